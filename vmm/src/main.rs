@@ -1,0 +1,2 @@
+//! The `kemari` binary.
+fn main() {}
