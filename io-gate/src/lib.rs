@@ -1,1 +1,73 @@
-//! Skeleton.
+//! The vocabulary of a virtual device whose every outward effect is a token spent at a gate.
+//!
+//! A device sees [`Chain`] (what the guest asks), [`Gate`] (the only way out) and answers with a
+//! [`Verdict`]. It holds no descriptor, no socket and no callback: [`EffectToken`] is the only
+//! value from which an effect can be made, it lives no longer than the call it was issued in, and
+//! staging it is the only source of [`Verdict::Held`]. What is staged is data; it leaves the
+//! machine when the far side of the gate has been shown a [`Committed`](host::Committed) proof, which only the
+//! one [`CommitAuthority`](host::CommitAuthority) of the virtual machine can make.
+//!
+//! ```
+//! use io_gate::{Chain, DeviceError, Gate, NetTx, Port, Verdict};
+//!
+//! /// What a network device does with a frame from the guest.
+//! fn transmit<'e>(chain: &mut Chain<'_>, gate: &mut Gate<'e>) -> Result<Verdict<'e>, DeviceError> {
+//!     let frame = chain.take_payload(chain.readable())?;
+//!     Ok(gate.token::<NetTx>().stage(Port(0), frame))
+//! }
+//! ```
+//!
+//! A token is spent once, by value:
+//!
+//! ```compile_fail,E0382
+//! # use io_gate::{Chain, DeviceError, Gate, NetTx, Port, Verdict};
+//! fn twice<'e>(chain: &mut Chain<'_>, gate: &mut Gate<'e>) -> Result<Verdict<'e>, DeviceError> {
+//!     let frame = chain.take_payload(chain.readable())?;
+//!     let token = gate.token::<NetTx>();
+//!     let _ = token.stage(Port(0), frame.clone());
+//!     Ok(token.stage(Port(0), frame))
+//! }
+//! ```
+//!
+//! and cannot be kept for later:
+//!
+//! ```compile_fail
+//! # use io_gate::{EffectToken, Gate, NetTx};
+//! struct Hoarder { kept: Option<EffectToken<'static, 'static, NetTx>> }
+//! fn hoard(device: &mut Hoarder, gate: &mut Gate<'_>) {
+//!     device.kept = Some(gate.token::<NetTx>());
+//! }
+//! ```
+//!
+//! The module [`host`] is for the far side (a VMM and its backends), not for devices.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod chain;
+mod commit;
+mod device;
+mod effect;
+mod gate;
+mod ledger;
+mod state;
+
+pub use chain::{Chain, ChainError, GuestRange, Payload, Space};
+pub use device::{Device, DeviceError, Identity, Intake, Outcome, RegisterDevice, Verdict};
+pub use effect::{
+    BlockDiscard, BlockFlush, BlockWrite, BlockWriteZeroes, ConsoleTx, EffectKind, NetTx, Port,
+    Power, PowerEvent,
+};
+pub use gate::{EffectToken, Gate};
+pub use state::{Fields, SavedState, StateError, Value};
+
+/// The far side of the gate: what a VMM uses to lend gates to devices and to let committed effects
+/// out. Device code has no business here, and the project's lint says so.
+pub mod host {
+    pub use crate::chain::{GuestBytes, MemoryFault};
+    pub use crate::commit::{Alone, CommitAuthority, Committed, Epoch, Term};
+    pub use crate::effect::{EffectId, EffectOp, InputOp, Origin, Record, Request};
+    pub use crate::ledger::{ChainOutcome, Counts, Ledger, Performable, new_gate};
+}

@@ -1,0 +1,303 @@
+//! One descriptor chain as a device sees it: bytes to read, room to write, and ranges to pass on.
+
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+/// A piece of guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestRange {
+    /// Guest physical address.
+    pub addr: u64,
+    /// Length in bytes.
+    pub len: u32,
+}
+
+/// The bytes of an effect: a part of a chain, left where it lies, or bytes made by the device.
+/// A device cannot name guest memory that no chain has given it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payload(PayloadBytes);
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum PayloadBytes {
+    Guest(Vec<GuestRange>),
+    Inline(Vec<u8>),
+}
+
+impl Payload {
+    /// Bytes that the device itself has made.
+    #[must_use]
+    pub fn inline(bytes: Vec<u8>) -> Self {
+        Self(PayloadBytes::Inline(bytes))
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match &self.0 {
+            PayloadBytes::Guest(ranges) => total(ranges),
+            PayloadBytes::Inline(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The guest memory it lies in, if it does.
+    #[must_use]
+    pub fn guest_ranges(&self) -> Option<&[GuestRange]> {
+        match &self.0 {
+            PayloadBytes::Guest(ranges) => Some(ranges),
+            PayloadBytes::Inline(_) => None,
+        }
+    }
+
+    /// The bytes, if the device made them.
+    #[must_use]
+    pub fn inline_bytes(&self) -> Option<&[u8]> {
+        match &self.0 {
+            PayloadBytes::Guest(_) => None,
+            PayloadBytes::Inline(bytes) => Some(bytes),
+        }
+    }
+}
+
+/// Room in a chain for the result of an input.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Space(Vec<GuestRange>);
+
+impl Space {
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        total(&self.0)
+    }
+
+    /// Whether there is no room.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The guest memory it stands for.
+    #[must_use]
+    pub fn guest_ranges(&self) -> &[GuestRange] {
+        &self.0
+    }
+}
+
+/// Why a chain could not give what the device asked of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChainError {
+    /// The device wanted more readable bytes than the guest gave.
+    ShortRead {
+        /// Bytes wanted.
+        wanted: usize,
+        /// Bytes left.
+        left: usize,
+    },
+    /// The device wanted more room than the guest gave.
+    ShortWrite {
+        /// Bytes wanted.
+        wanted: usize,
+        /// Bytes left.
+        left: usize,
+    },
+    /// A descriptor points outside guest memory.
+    OutsideMemory(u64),
+}
+
+impl core::fmt::Display for ChainError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::ShortRead { wanted, left } => {
+                write!(f, "expected {wanted} readable bytes in the chain, found {left}")
+            }
+            Self::ShortWrite { wanted, left } => {
+                write!(f, "expected {wanted} writable bytes in the chain, found {left}")
+            }
+            Self::OutsideMemory(addr) => write!(f, "descriptor outside guest memory at {addr:#x}"),
+        }
+    }
+}
+
+impl core::error::Error for ChainError {}
+
+/// An access outside guest memory, at this guest physical address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryFault(pub u64);
+
+/// Guest memory, as the far side lends it to a chain. Its writes mark pages dirty (P8).
+pub trait GuestBytes {
+    /// Copies out of guest memory.
+    ///
+    /// # Errors
+    /// [`MemoryFault`] when any byte lies outside.
+    fn read_at(&self, addr: u64, into: &mut [u8]) -> Result<(), MemoryFault>;
+
+    /// Copies into guest memory and marks it dirty.
+    ///
+    /// # Errors
+    /// [`MemoryFault`] when any byte lies outside.
+    fn write_at(&self, addr: u64, from: &[u8]) -> Result<(), MemoryFault>;
+}
+
+/// One descriptor chain: the driver's readable part, then its writable part (virtio 1.2, 2.7.4).
+/// Both are consumed front to back.
+pub struct Chain<'c> {
+    memory: &'c dyn GuestBytes,
+    readable: Cursor,
+    writable: Cursor,
+    written: usize,
+}
+
+impl<'c> Chain<'c> {
+    /// A chain over ranges that the far side has already checked to lie in guest memory.
+    #[must_use]
+    pub fn new(
+        memory: &'c dyn GuestBytes,
+        readable: Vec<GuestRange>,
+        writable: Vec<GuestRange>,
+    ) -> Self {
+        Self {
+            memory,
+            readable: Cursor::new(readable),
+            writable: Cursor::new(writable),
+            written: 0,
+        }
+    }
+
+    /// Readable bytes not yet consumed.
+    #[must_use]
+    pub fn readable(&self) -> usize {
+        self.readable.left
+    }
+
+    /// Room not yet consumed, in bytes.
+    #[must_use]
+    pub fn writable(&self) -> usize {
+        self.writable.left
+    }
+
+    /// Bytes written through [`write`](Self::write) so far.
+    #[must_use]
+    pub fn written(&self) -> usize {
+        self.written
+    }
+
+    /// Reads the next `into.len()` bytes.
+    ///
+    /// # Errors
+    /// [`ChainError::ShortRead`] when fewer are left; nothing is consumed then.
+    pub fn read(&mut self, into: &mut [u8]) -> Result<(), ChainError> {
+        let pieces = self.take_readable(into.len())?;
+        let mut rest = into;
+        for piece in pieces {
+            let (now, later) = rest.split_at_mut(piece.len as usize);
+            self.memory
+                .read_at(piece.addr, now)
+                .map_err(|MemoryFault(addr)| ChainError::OutsideMemory(addr))?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Writes the next bytes of the writable part.
+    ///
+    /// # Errors
+    /// [`ChainError::ShortWrite`] when there is less room; nothing is written then.
+    pub fn write(&mut self, from: &[u8]) -> Result<(), ChainError> {
+        let pieces = self.take_writable(from.len())?;
+        let mut rest = from;
+        for piece in pieces {
+            let (now, later) = rest.split_at(piece.len as usize);
+            self.memory
+                .write_at(piece.addr, now)
+                .map_err(|MemoryFault(addr)| ChainError::OutsideMemory(addr))?;
+            rest = later;
+        }
+        self.written += from.len();
+        Ok(())
+    }
+
+    /// Passes the next `len` readable bytes on to an effect, without copying them.
+    ///
+    /// # Errors
+    /// [`ChainError::ShortRead`] when fewer are left.
+    pub fn take_payload(&mut self, len: usize) -> Result<Payload, ChainError> {
+        Ok(Payload(PayloadBytes::Guest(self.take_readable(len)?)))
+    }
+
+    /// Passes the next `len` bytes of room on to an input.
+    ///
+    /// # Errors
+    /// [`ChainError::ShortWrite`] when there is less.
+    pub fn take_space(&mut self, len: usize) -> Result<Space, ChainError> {
+        Ok(Space(self.take_writable(len)?))
+    }
+
+    /// Steps over the next `len` bytes of room, for instance to a status byte at the end.
+    ///
+    /// # Errors
+    /// [`ChainError::ShortWrite`] when there is less.
+    pub fn skip_writable(&mut self, len: usize) -> Result<(), ChainError> {
+        self.take_writable(len).map(|_| ())
+    }
+
+    fn take_readable(&mut self, wanted: usize) -> Result<Vec<GuestRange>, ChainError> {
+        let left = self.readable.left;
+        self.readable.take(wanted).ok_or(ChainError::ShortRead { wanted, left })
+    }
+
+    fn take_writable(&mut self, wanted: usize) -> Result<Vec<GuestRange>, ChainError> {
+        let left = self.writable.left;
+        self.writable.take(wanted).ok_or(ChainError::ShortWrite { wanted, left })
+    }
+}
+
+/// A position in a list of ranges.
+struct Cursor {
+    ranges: Vec<GuestRange>,
+    index: usize,
+    offset: u32,
+    left: usize,
+}
+
+impl Cursor {
+    fn new(ranges: Vec<GuestRange>) -> Self {
+        let left = total(&ranges);
+        Self { ranges, index: 0, offset: 0, left }
+    }
+
+    fn take(&mut self, wanted: usize) -> Option<Vec<GuestRange>> {
+        if wanted > self.left {
+            return None;
+        }
+        let mut taken = Vec::new();
+        let mut missing = wanted;
+        while missing > 0 {
+            let range = self.ranges[self.index];
+            let here = range.len - self.offset;
+            let len = here.min(u32::try_from(missing).unwrap_or(u32::MAX));
+            if len > 0 {
+                taken.push(GuestRange { addr: range.addr + u64::from(self.offset), len });
+            }
+            missing -= len as usize;
+            if len == here {
+                self.index += 1;
+                self.offset = 0;
+            } else {
+                self.offset += len;
+            }
+        }
+        self.left -= wanted;
+        Some(taken)
+    }
+}
+
+fn total(ranges: &[GuestRange]) -> usize {
+    ranges.iter().map(|range| range.len as usize).sum()
+}

@@ -1,0 +1,131 @@
+//! The right to let effects out: one authority per virtual machine, and the proofs it makes.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+/// A numbered stretch of guest execution, ended by a checkpoint. Epoch 0 is the first.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// The epoch after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl core::fmt::Display for Epoch {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A number that grows with every change of who may perform effects for a virtual machine (P2).
+/// Term 0 means that no arbiter was asked.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Term(pub u64);
+
+impl Term {
+    /// The term that whoever takes over has to win.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl core::fmt::Display for Term {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Tells the gates of one process apart, so that a proof opens only the gate it was made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GateId(u64);
+
+impl GateId {
+    pub(crate) fn unique() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// The one authority over a gate: made with it by [`new_gate`](crate::host::new_gate), handed by
+/// move to the protocol core, neither `Clone` nor constructible elsewhere (P1).
+///
+/// ```compile_fail,E0599
+/// # let (_ledger, authority) = io_gate::host::new_gate();
+/// let second = authority.clone();
+/// ```
+#[derive(Debug)]
+pub struct CommitAuthority {
+    gate: GateId,
+    acknowledged: Option<Epoch>,
+}
+
+impl CommitAuthority {
+    pub(crate) fn new(gate: GateId) -> Self {
+        Self { gate, acknowledged: None }
+    }
+
+    /// The standby has acknowledged the whole of `epoch`: proof for its effects and all before it.
+    ///
+    /// # Panics
+    /// When epochs are acknowledged out of order: the protocol core is wrong and P1 is at stake.
+    #[must_use]
+    pub fn acknowledged(&mut self, epoch: Epoch) -> Committed {
+        assert!(
+            self.acknowledged.is_none_or(|last| last < epoch),
+            "P1: epoch {epoch} acknowledged after {:?}",
+            self.acknowledged
+        );
+        self.acknowledged = Some(epoch);
+        Committed { gate: self.gate, epoch }
+    }
+
+    /// The machine has the right to run alone in `term` (P2): proof for everything staged until
+    /// the gate is made to hold again.
+    #[must_use]
+    pub fn alone(&mut self, term: Term) -> Alone {
+        // A later session with a standby counts its epochs on from the gate's own number.
+        Alone { gate: self.gate, term }
+    }
+}
+
+/// Proof that everything up to an epoch may leave. Spent by value on release.
+#[derive(Debug)]
+#[must_use = "effects stay held until the proof is spent on the ledger"]
+pub struct Committed {
+    pub(crate) gate: GateId,
+    pub(crate) epoch: Epoch,
+}
+
+impl Committed {
+    /// The last epoch that the proof covers.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+}
+
+/// Proof that the machine may perform effects with no standby to wait for.
+#[derive(Debug)]
+#[must_use = "the gate holds until the proof is spent on the ledger"]
+pub struct Alone {
+    pub(crate) gate: GateId,
+    pub(crate) term: Term,
+}
+
+impl Alone {
+    /// The term in which the right was won.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.term
+    }
+}

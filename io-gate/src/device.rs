@@ -1,0 +1,193 @@
+//! What a device is: the contract between its author and the far side of the gate.
+
+use alloc::string::String;
+use core::marker::PhantomData;
+
+use crate::chain::{Chain, ChainError};
+use crate::effect::Port;
+use crate::gate::{Brand, Gate};
+use crate::state::{SavedState, StateError};
+
+/// What a device is called, and how its saved state is told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The kind, for instance `virtio-blk`: also the kind of its [`SavedState`].
+    pub kind: &'static str,
+    /// The virtio device number (virtio 1.2, section 5); 0 for a device that is not virtio.
+    pub virtio_id: u32,
+    /// The version of its saved state.
+    pub state_version: u16,
+}
+
+/// What becomes of a chain. `Held` and `Pending` come from the gate alone, and are branded with
+/// the session they were made in: a device can neither make nor keep one.
+#[must_use = "the far side has to know what becomes of the chain"]
+#[derive(Debug)]
+pub enum Verdict<'e> {
+    /// The chain goes back to the driver now, with this many bytes written.
+    Done(u32),
+    /// An effect is staged; [`Device::complete`] is called when it has been performed.
+    Held(Held<'e>),
+    /// An input was asked for; [`Device::complete`] is called when it is there.
+    Pending(Pending<'e>),
+}
+
+/// Proof that an effect was staged in this session.
+#[derive(Debug)]
+pub struct Held<'e>(Brand<'e>);
+
+/// Proof that an input was asked for in this session.
+#[derive(Debug)]
+pub struct Pending<'e>(Brand<'e>);
+
+impl<'e> Held<'e> {
+    pub(crate) fn new(brand: PhantomData<fn(&'e ()) -> &'e ()>) -> Self {
+        Self(brand)
+    }
+}
+
+impl<'e> Pending<'e> {
+    pub(crate) fn new(brand: PhantomData<fn(&'e ()) -> &'e ()>) -> Self {
+        Self(brand)
+    }
+}
+
+/// How a staged effect or an input ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Performed; for an input, this many bytes are in the chain.
+    Success(u32),
+    /// The backend failed.
+    Failed,
+    /// The backend cannot do this at all.
+    Unsupported,
+}
+
+/// How much of inbound data a device took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Intake {
+    /// Bytes written into the chain.
+    pub used: u32,
+    /// Bytes of the data that were consumed; the rest is offered again.
+    pub consumed: usize,
+}
+
+/// A device could make nothing of a request. The chain goes back empty, and the error is logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceError {
+    /// The chain is not of the shape that the device's specification asks for.
+    Chain(ChainError),
+    /// Anything else: what was expected and what was found.
+    Malformed(String),
+}
+
+impl From<ChainError> for DeviceError {
+    fn from(error: ChainError) -> Self {
+        Self::Chain(error)
+    }
+}
+
+impl core::fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Chain(error) => error.fmt(f),
+            Self::Malformed(what) => f.write_str(what),
+        }
+    }
+}
+
+impl core::error::Error for DeviceError {}
+
+/// A virtio device. Every method is called with the machine's other requests to this device held
+/// off; none may block.
+pub trait Device: Send {
+    /// What it is.
+    fn identity(&self) -> Identity;
+
+    /// The feature bits it offers, without those of the ring and of the transport.
+    fn features(&self) -> u64;
+
+    /// The largest size of each of its virtqueues.
+    fn queues(&self) -> &[u16];
+
+    /// Reads its configuration space (virtio 1.2, 2.5); bytes beyond its end read as zero.
+    fn read_config(&self, offset: u64, into: &mut [u8]);
+
+    /// The driver writes to the configuration space.
+    fn write_config(&mut self, offset: u64, from: &[u8], gate: &mut Gate<'_>);
+
+    /// The driver has accepted `features` and is ready.
+    fn activate(&mut self, features: u64);
+
+    /// Back to the state before the driver was there. Its requests in flight are dropped.
+    fn reset(&mut self);
+
+    /// The driver has made a chain available on `queue`.
+    ///
+    /// # Errors
+    /// When nothing can be made of the chain.
+    fn process<'e>(
+        &mut self,
+        queue: u16,
+        chain: &mut Chain<'_>,
+        gate: &mut Gate<'e>,
+    ) -> Result<Verdict<'e>, DeviceError>;
+
+    /// What a chain of `queue` waited for is over: writes what the driver expects (a status, say)
+    /// and gives the number of bytes written to the chain in all. The chain is offered from its
+    /// beginning, perhaps in another process than the one that staged.
+    fn complete(&mut self, queue: u16, chain: &mut Chain<'_>, outcome: Outcome) -> u32;
+
+    /// The queue that takes data arriving at `port`; none if the port is for output only.
+    fn intake_queue(&self, port: Port) -> Option<u16>;
+
+    /// Data has arrived at `port`, and the driver has room for it in `chain`.
+    ///
+    /// # Errors
+    /// When the chain does not fit the data: it goes back empty, and the data is dropped.
+    fn intake(
+        &mut self,
+        port: Port,
+        data: &[u8],
+        chain: &mut Chain<'_>,
+    ) -> Result<Intake, DeviceError>;
+
+    /// The device's own state: everything that a guest could tell the difference by.
+    fn save(&self) -> SavedState;
+
+    /// Takes on a saved state, on an instance built as the saved one was.
+    ///
+    /// # Errors
+    /// Another kind or version, a missing or a left-over field, a value out of range.
+    fn restore(&mut self, state: &SavedState) -> Result<(), StateError>;
+}
+
+/// A device that is driven by registers: a serial port, a power button.
+pub trait RegisterDevice: Send {
+    /// What it is.
+    fn identity(&self) -> Identity;
+
+    /// The guest reads a register.
+    fn read(&mut self, offset: u64, into: &mut [u8], gate: &mut Gate<'_>);
+
+    /// The guest writes a register.
+    fn write(&mut self, offset: u64, from: &[u8], gate: &mut Gate<'_>);
+
+    /// Data has arrived at `port`; gives the number of bytes consumed. The rest is offered again.
+    fn intake(&mut self, port: Port, data: &[u8]) -> usize;
+
+    /// Whether it has asked for an interrupt since it was last asked.
+    fn take_interrupt(&mut self) -> bool;
+
+    /// Back to the state after power-on.
+    fn reset(&mut self);
+
+    /// As [`Device::save`].
+    fn save(&self) -> SavedState;
+
+    /// As [`Device::restore`].
+    ///
+    /// # Errors
+    /// As [`Device::restore`].
+    fn restore(&mut self, state: &SavedState) -> Result<(), StateError>;
+}

@@ -1,0 +1,220 @@
+//! The sealed family of outward effects, and the records by which they are kept and replayed.
+
+use serde::{Deserialize, Serialize};
+
+use crate::chain::{Payload, Space};
+use crate::commit::Epoch;
+
+/// One of a device's own backends, counted from 0. Which file or interface is behind it only the
+/// far side of the gate knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Port(pub u8);
+
+/// What the guest wants done to the machine itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PowerEvent {
+    /// Power off.
+    Off,
+    /// Reset.
+    Reset,
+}
+
+pub(crate) mod sealed {
+    /// Keeps [`super::EffectKind`] closed: a new way out is a change to this crate.
+    pub trait Sealed {}
+}
+
+/// A kind of outward effect. Sealed: the kinds are the ones listed here.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a kind of outward effect",
+    label = "the gate issues tokens for `NetTx`, `BlockWrite`, `BlockFlush`, `BlockDiscard`, `BlockWriteZeroes`, `ConsoleTx` and `Power` only",
+    note = "a device reaches the outside only through these; a new kind is added in `io-gate`, with its backend in `io-gate-host`"
+)]
+pub trait EffectKind: sealed::Sealed {}
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {$(
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub enum $name {}
+        impl sealed::Sealed for $name {}
+        impl EffectKind for $name {}
+    )+};
+}
+
+kinds! {
+    /// A network frame leaves.
+    NetTx,
+    /// Sectors of a disk are written.
+    BlockWrite,
+    /// What was written is made durable.
+    BlockFlush,
+    /// Sectors are given up.
+    BlockDiscard,
+    /// Sectors become zero.
+    BlockWriteZeroes,
+    /// Bytes appear on a console.
+    ConsoleTx,
+    /// The machine powers off or resets.
+    Power,
+}
+
+/// The name of one effect or input: unique and growing within a virtual machine, across failovers.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct EffectId(pub u64);
+
+/// Which request of which device asked for an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Origin {
+    /// A descriptor chain, to be completed when the operation has been performed.
+    Chain {
+        /// The device's slot in the machine.
+        slot: u16,
+        /// The virtqueue.
+        queue: u16,
+        /// The index of the chain's first descriptor.
+        head: u16,
+    },
+    /// A register access or a device's own doing: nothing waits for it.
+    Detached {
+        /// The device's slot in the machine.
+        slot: u16,
+    },
+}
+
+impl Origin {
+    /// The slot of the device that asked.
+    #[must_use]
+    pub fn slot(&self) -> u16 {
+        match *self {
+            Self::Chain { slot, .. } | Self::Detached { slot } => slot,
+        }
+    }
+}
+
+/// An outward effect, as data. Sectors are of 512 bytes (virtio 1.2, 5.2.4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EffectOp {
+    /// Send a frame, virtio-net header first.
+    NetTx {
+        /// The backend.
+        port: Port,
+        /// Header and frame.
+        frame: Payload,
+    },
+    /// Write to a disk.
+    BlockWrite {
+        /// The backend.
+        port: Port,
+        /// First sector.
+        sector: u64,
+        /// What to write: a multiple of 512 bytes.
+        data: Payload,
+    },
+    /// Make a disk's completed writes durable.
+    BlockFlush {
+        /// The backend.
+        port: Port,
+    },
+    /// Give up sectors.
+    BlockDiscard {
+        /// The backend.
+        port: Port,
+        /// First sector.
+        sector: u64,
+        /// How many.
+        sectors: u64,
+    },
+    /// Make sectors read as zero.
+    BlockWriteZeroes {
+        /// The backend.
+        port: Port,
+        /// First sector.
+        sector: u64,
+        /// How many.
+        sectors: u64,
+        /// Whether the space may be given up.
+        unmap: bool,
+    },
+    /// Show bytes on a console.
+    ConsoleTx {
+        /// The backend.
+        port: Port,
+        /// The bytes.
+        bytes: Payload,
+    },
+    /// Power off or reset the machine.
+    Power(PowerEvent),
+}
+
+impl EffectOp {
+    /// The bytes that the effect carries out, if it carries any.
+    #[must_use]
+    pub fn payload(&self) -> Option<&Payload> {
+        match self {
+            Self::NetTx { frame: bytes, .. }
+            | Self::BlockWrite { data: bytes, .. }
+            | Self::ConsoleTx { bytes, .. } => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// The backend that the effect goes to; none for a power event.
+    #[must_use]
+    pub fn port(&self) -> Option<Port> {
+        match *self {
+            Self::NetTx { port, .. }
+            | Self::BlockWrite { port, .. }
+            | Self::BlockFlush { port }
+            | Self::BlockDiscard { port, .. }
+            | Self::BlockWriteZeroes { port, .. }
+            | Self::ConsoleTx { port, .. } => Some(port),
+            Self::Power(_) => None,
+        }
+    }
+}
+
+/// An input: it changes nothing outside, so it is performed at once, but what it brings is written
+/// to guest memory by the far side, which marks it dirty (P8).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InputOp {
+    /// Read from a disk.
+    BlockRead {
+        /// The backend.
+        port: Port,
+        /// First sector.
+        sector: u64,
+        /// Where it goes.
+        into: Space,
+    },
+    /// Random bytes.
+    Entropy {
+        /// Where they go.
+        into: Space,
+    },
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Held until committed.
+    Effect(EffectOp),
+    /// Performed at once.
+    Input(InputOp),
+}
+
+/// One request in flight: what a checkpoint carries of it, and what a takeover performs again.
+/// The bytes of a descriptor chain are not in it: they are in the checkpoint's guest memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its name.
+    pub id: EffectId,
+    /// The epoch in which it was staged.
+    pub epoch: Epoch,
+    /// Who waits for it.
+    pub origin: Origin,
+    /// What to do.
+    pub request: Request,
+}

@@ -1,0 +1,145 @@
+//! The gate as a device sees it: it issues tokens, and takes requests for input.
+
+use core::marker::PhantomData;
+
+use crate::chain::{Payload, Space};
+use crate::device::{Held, Pending, Verdict};
+use crate::effect::{
+    BlockDiscard, BlockFlush, BlockWrite, BlockWriteZeroes, ConsoleTx, EffectKind, EffectOp,
+    InputOp, NetTx, Origin, Port, Power, PowerEvent,
+};
+use crate::ledger::Ledger;
+
+/// The brand of one session at the gate. Invariant, so that nothing issued in one session passes
+/// for a thing of another (P1).
+pub(crate) type Brand<'e> = PhantomData<fn(&'e ()) -> &'e ()>;
+
+/// The only way out of a device, lent for one call.
+pub struct Gate<'e> {
+    ledger: &'e mut Ledger,
+    origin: Origin,
+    brand: Brand<'e>,
+}
+
+impl<'e> Gate<'e> {
+    pub(crate) fn new(ledger: &'e mut Ledger, origin: Origin) -> Self {
+        Self { ledger, origin, brand: PhantomData }
+    }
+
+    /// The right to one effect, now. A token that is dropped unspent is counted as returned.
+    #[must_use = "a token does nothing until it is staged"]
+    pub fn token<K: EffectKind>(&mut self) -> EffectToken<'_, 'e, K> {
+        self.ledger.count_issued();
+        EffectToken {
+            ledger: self.ledger,
+            origin: self.origin,
+            spent: false,
+            brand: PhantomData,
+            kind: PhantomData,
+        }
+    }
+
+    /// Reads from a disk into the chain. The chain is completed when the data is there.
+    pub fn block_read(&mut self, port: Port, sector: u64, into: Space) -> Verdict<'e> {
+        self.input(InputOp::BlockRead { port, sector, into })
+    }
+
+    /// Fills the chain with random bytes.
+    pub fn entropy(&mut self, into: Space) -> Verdict<'e> {
+        self.input(InputOp::Entropy { into })
+    }
+
+    fn input(&mut self, op: InputOp) -> Verdict<'e> {
+        self.ledger.request_input(self.origin, op);
+        Verdict::Pending(Pending::new(PhantomData))
+    }
+}
+
+/// The right to cause one effect of kind `K`: issued by [`Gate::token`], spent by value.
+#[must_use = "a token does nothing until it is staged"]
+pub struct EffectToken<'g, 'e, K: EffectKind> {
+    ledger: &'g mut Ledger,
+    origin: Origin,
+    spent: bool,
+    brand: Brand<'e>,
+    kind: PhantomData<K>,
+}
+
+impl<K: EffectKind> Drop for EffectToken<'_, '_, K> {
+    fn drop(&mut self) {
+        if !self.spent {
+            self.ledger.count_returned();
+        }
+    }
+}
+
+impl<'e, K: EffectKind> EffectToken<'_, 'e, K> {
+    fn hold(mut self, op: EffectOp) -> Verdict<'e> {
+        self.spent = true;
+        let origin = self.origin;
+        self.ledger.stage(origin, op);
+        Verdict::Held(Held::new(self.brand))
+    }
+
+    /// Stages an effect that no chain waits for. Its bytes must be the device's own: a chain that
+    /// is completed at once gives its memory back to the guest.
+    fn detach(mut self, op: EffectOp) {
+        self.spent = true;
+        let slot = self.origin.slot();
+        self.ledger.stage(Origin::Detached { slot }, op);
+    }
+}
+
+impl<'e> EffectToken<'_, 'e, NetTx> {
+    /// Stages a frame (virtio-net header first); the chain is completed when it has left.
+    pub fn stage(self, port: Port, frame: Payload) -> Verdict<'e> {
+        self.hold(EffectOp::NetTx { port, frame })
+    }
+}
+
+impl<'e> EffectToken<'_, 'e, BlockWrite> {
+    /// Stages a write; the chain is completed when it has been performed.
+    pub fn stage(self, port: Port, sector: u64, data: Payload) -> Verdict<'e> {
+        self.hold(EffectOp::BlockWrite { port, sector, data })
+    }
+}
+
+impl<'e> EffectToken<'_, 'e, BlockFlush> {
+    /// Stages a flush; the chain is completed when what was written before is durable (P3).
+    pub fn stage(self, port: Port) -> Verdict<'e> {
+        self.hold(EffectOp::BlockFlush { port })
+    }
+}
+
+impl<'e> EffectToken<'_, 'e, BlockDiscard> {
+    /// Stages a discard of `sectors` sectors.
+    pub fn stage(self, port: Port, sector: u64, sectors: u64) -> Verdict<'e> {
+        self.hold(EffectOp::BlockDiscard { port, sector, sectors })
+    }
+}
+
+impl<'e> EffectToken<'_, 'e, BlockWriteZeroes> {
+    /// Stages the zeroing of `sectors` sectors; `unmap` allows giving up the space.
+    pub fn stage(self, port: Port, sector: u64, sectors: u64, unmap: bool) -> Verdict<'e> {
+        self.hold(EffectOp::BlockWriteZeroes { port, sector, sectors, unmap })
+    }
+}
+
+impl<'e> EffectToken<'_, 'e, ConsoleTx> {
+    /// Stages console output out of a chain.
+    pub fn stage(self, port: Port, bytes: Payload) -> Verdict<'e> {
+        self.hold(EffectOp::ConsoleTx { port, bytes })
+    }
+
+    /// Stages console output that no chain waits for, such as a byte written to a register.
+    pub fn emit(self, port: Port, bytes: alloc::vec::Vec<u8>) {
+        self.detach(EffectOp::ConsoleTx { port, bytes: Payload::inline(bytes) });
+    }
+}
+
+impl EffectToken<'_, '_, Power> {
+    /// Stages a power event.
+    pub fn emit(self, event: PowerEvent) {
+        self.detach(EffectOp::Power(event));
+    }
+}

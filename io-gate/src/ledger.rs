@@ -1,0 +1,398 @@
+//! The ledger behind the gate: what was staged, in which epoch, and what may leave.
+//!
+//! Invariants, asserted in release builds too (P1, P5):
+//! - tokens issued = staged + returned, at the end of every session and of every epoch;
+//! - staged + adopted = performed + replayed + cancelled + in flight;
+//! - nothing becomes [`Performable`] without a [`Committed`] or [`Alone`] proof of this very gate.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::commit::{Alone, CommitAuthority, Committed, Epoch, GateId, Term};
+use crate::device::{DeviceError, Verdict};
+use crate::effect::{EffectId, EffectOp, InputOp, Origin, Record, Request};
+use crate::gate::Gate;
+
+/// Makes a gate that holds, and the one authority over it.
+#[must_use]
+pub fn new_gate() -> (Ledger, CommitAuthority) {
+    let gate = GateId::unique();
+    (Ledger::new(gate), CommitAuthority::new(gate))
+}
+
+/// How many of what have passed; see the module's invariants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Tokens issued to devices.
+    pub issued: u64,
+    /// Tokens spent on an effect.
+    pub staged: u64,
+    /// Tokens dropped unspent.
+    pub returned: u64,
+    /// Effects performed and settled.
+    pub performed: u64,
+    /// Effects of a former owner of the machine, taken over and settled here.
+    pub replayed: u64,
+    /// Effects dropped without being performed: the machine lost its right to (P2), or was reset.
+    pub cancelled: u64,
+}
+
+/// What became of a descriptor chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChainOutcome {
+    /// It goes back to the driver, with this many bytes written.
+    Done(u32),
+    /// It goes back when this request is settled.
+    Waiting(EffectId),
+}
+
+/// An effect or input that may be performed now: the only form in which one leaves the ledger.
+#[derive(Clone, Debug)]
+pub struct Performable {
+    record: Arc<Record>,
+    copy: Option<Arc<[u8]>>,
+    /// Whether it was settled already if a copy is wanted.
+    copied: bool,
+    replay: bool,
+}
+
+impl Performable {
+    /// What to perform, and who waits for it.
+    #[must_use]
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The payload as it was when it was staged, where a copy was taken.
+    #[must_use]
+    pub fn copy(&self) -> Option<&[u8]> {
+        self.copy.as_deref()
+    }
+
+    /// Whether a former owner of the machine may have performed it already.
+    #[must_use]
+    pub fn is_replay(&self) -> bool {
+        self.replay
+    }
+}
+
+/// The state of one gate: plain data, no descriptor, no callback.
+#[derive(Debug)]
+pub struct Ledger {
+    gate: GateId,
+    epoch: Epoch,
+    alone: Option<Term>,
+    next_id: u64,
+    /// Effects staged and not yet allowed to leave, oldest first.
+    held: VecDeque<Performable>,
+    /// Inputs asked for and not yet handed to a backend.
+    inputs: VecDeque<Performable>,
+    /// Effects and inputs that are not settled: what a checkpoint has to carry.
+    in_flight: BTreeMap<EffectId, InFlight>,
+    /// Effects taken over from a checkpoint.
+    adopted: u64,
+    /// Tokens issued in the current session and neither staged nor dropped.
+    tokens_out: u64,
+    counts: Counts,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    record: Arc<Record>,
+    replay: bool,
+}
+
+impl Ledger {
+    fn new(gate: GateId) -> Self {
+        Self {
+            gate,
+            epoch: Epoch(0),
+            alone: None,
+            next_id: 1,
+            held: VecDeque::new(),
+            inputs: VecDeque::new(),
+            in_flight: BTreeMap::new(),
+            adopted: 0,
+            tokens_out: 0,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Lends the gate for one descriptor chain and says what became of it.
+    ///
+    /// # Errors
+    /// The device's own error: it could make nothing of the chain.
+    ///
+    /// # Panics
+    /// When the device breaks the gate's invariants: a token neither staged nor dropped
+    /// (`mem::forget`), or a verdict that does not fit what was asked of the gate.
+    pub fn chain_session(
+        &mut self,
+        origin: Origin,
+        call: impl for<'e> FnOnce(&mut Gate<'e>) -> Result<Verdict<'e>, DeviceError>,
+    ) -> Result<ChainOutcome, DeviceError> {
+        let first = EffectId(self.next_id);
+        let verdict = call(&mut Gate::new(self, origin)).map(|verdict| match verdict {
+            Verdict::Done(len) => Some(len),
+            Verdict::Held(_) | Verdict::Pending(_) => None,
+        });
+        self.assert_tokens_balanced();
+        let waiting: Vec<EffectId> = self
+            .in_flight
+            .range(first..)
+            .filter(|(_, entry)| entry.record.origin == origin)
+            .map(|(id, _)| *id)
+            .collect();
+        match verdict {
+            Ok(Some(len)) => {
+                assert!(
+                    waiting.is_empty(),
+                    "P5: a chain was called done with {waiting:?} in flight"
+                );
+                Ok(ChainOutcome::Done(len))
+            }
+            Ok(None) => {
+                assert!(
+                    waiting.len() == 1,
+                    "P5: a chain must wait for one request, not {waiting:?}"
+                );
+                Ok(ChainOutcome::Waiting(waiting[0]))
+            }
+            Err(error) => {
+                waiting.iter().for_each(|id| self.cancel(*id));
+                Err(error)
+            }
+        }
+    }
+
+    /// Lends the gate for a register access or for inbound data: nothing waits for its effects.
+    ///
+    /// # Panics
+    /// As [`chain_session`](Self::chain_session).
+    pub fn detached_session<R>(
+        &mut self,
+        slot: u16,
+        call: impl for<'e> FnOnce(&mut Gate<'e>) -> R,
+    ) -> R {
+        let result = call(&mut Gate::new(self, Origin::Detached { slot }));
+        self.assert_tokens_balanced();
+        result
+    }
+
+    /// The epoch to which what is staged now belongs.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Whether effects wait for an acknowledgement.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.alone.is_none()
+    }
+
+    /// Effects that wait to be released.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// What has passed so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Ends the current epoch and begins the next. The guest must be paused: what is staged before
+    /// the call belongs to the checkpoint, what is staged after it does not (P1).
+    ///
+    /// # Panics
+    /// When the counts do not add up.
+    pub fn seal(&mut self) -> Epoch {
+        self.assert_balanced();
+        let sealed = self.epoch;
+        self.epoch = sealed.next();
+        sealed
+    }
+
+    /// Everything asked for and not settled, oldest first: the checkpoint's list of requests in
+    /// flight.
+    #[must_use]
+    pub fn in_flight(&self) -> Vec<Record> {
+        self.in_flight.values().map(|entry| (*entry.record).clone()).collect()
+    }
+
+    /// The number that the next effect will get: part of the checkpoint, so that names stay
+    /// unique across failovers.
+    #[must_use]
+    pub fn next_id(&self) -> EffectId {
+        EffectId(self.next_id)
+    }
+
+    /// Spends a proof that epochs up to one are committed: their effects may be performed, in
+    /// order.
+    ///
+    /// # Panics
+    /// When the proof is another gate's.
+    pub fn release(&mut self, proof: Committed) -> Vec<Performable> {
+        assert!(proof.gate == self.gate, "P1: a proof for another gate");
+        let covered = self.held.partition_point(|held| held.record.epoch <= proof.epoch);
+        self.held.drain(..covered).collect()
+    }
+
+    /// Spends a proof that the machine may run alone (P2): everything held may be performed, and
+    /// whatever is staged from now on, until [`hold`](Self::hold).
+    ///
+    /// # Panics
+    /// When the proof is another gate's.
+    pub fn run_alone(&mut self, proof: Alone) -> Vec<Performable> {
+        assert!(proof.gate == self.gate, "P2: a proof for another gate");
+        self.alone = Some(proof.term);
+        self.held.drain(..).collect()
+    }
+
+    /// Makes the gate hold what is staged from now on. Always safe, so it needs no proof.
+    pub fn hold(&mut self) {
+        self.alone = None;
+    }
+
+    /// What may be performed at once after a session: inputs always, effects when the machine
+    /// runs alone.
+    pub fn take_ready(&mut self) -> Vec<Performable> {
+        let mut ready: Vec<Performable> = self.inputs.drain(..).collect();
+        if self.alone.is_some() {
+            ready.extend(self.held.drain(..));
+        }
+        ready
+    }
+
+    /// Lets `copy` keep the payload of every held effect of which no copy was taken yet, as it is
+    /// now: a guest that changes a buffer it has given away must not change what a committed
+    /// effect carries (P1).
+    pub fn copy_held(&mut self, mut copy: impl FnMut(&Record) -> Option<Vec<u8>>) {
+        for held in self.held.iter_mut().rev() {
+            if held.copied {
+                break;
+            }
+            held.copied = true;
+            held.copy = copy(&held.record).map(Arc::from);
+        }
+    }
+
+    /// An effect or input has been performed and its outcome has reached whoever waits for it.
+    ///
+    /// # Panics
+    /// When it is not in flight: it would have been performed twice.
+    pub fn settle(&mut self, done: &Performable) {
+        let id = done.record.id;
+        let entry = self.in_flight.remove(&id);
+        let entry = entry.unwrap_or_else(|| panic!("P2: {id:?} settled, but not in flight"));
+        match (&entry.record.request, entry.replay) {
+            (Request::Input(_), _) => {}
+            (Request::Effect(_), false) => self.counts.performed += 1,
+            (Request::Effect(_), true) => self.counts.replayed += 1,
+        }
+    }
+
+    /// Drops everything that has not left: the machine was reset, or it lost the right to perform.
+    pub fn cancel_held(&mut self) {
+        let ids: Vec<EffectId> = self.held.iter().map(|held| held.record.id).collect();
+        ids.into_iter().for_each(|id| self.cancel(id));
+    }
+
+    /// Takes over the requests in flight of a checkpoint: they are held, as replays, until a proof
+    /// is spent; inputs are asked for again.
+    ///
+    /// # Panics
+    /// When this gate has been used already.
+    pub fn adopt(&mut self, epoch: Epoch, next_id: EffectId, in_flight: Vec<Record>) {
+        assert!(self.in_flight.is_empty(), "P2: a gate in use cannot adopt another's requests");
+        self.epoch = epoch.next();
+        self.next_id = next_id.0;
+        for record in in_flight {
+            let record = Arc::new(record);
+            let id = record.id;
+            let queue = match record.request {
+                Request::Effect(_) => {
+                    self.adopted += 1;
+                    &mut self.held
+                }
+                Request::Input(_) => &mut self.inputs,
+            };
+            // The chain's bytes in the restored memory are the checkpoint's own: no copy needed.
+            queue.push_back(Performable {
+                record: record.clone(),
+                copy: None,
+                copied: true,
+                replay: true,
+            });
+            self.in_flight.insert(id, InFlight { record, replay: true });
+        }
+    }
+
+    pub(crate) fn count_issued(&mut self) {
+        self.counts.issued += 1;
+        self.tokens_out += 1;
+    }
+
+    pub(crate) fn count_returned(&mut self) {
+        self.tokens_out -= 1;
+        self.counts.returned += 1;
+    }
+
+    pub(crate) fn stage(&mut self, origin: Origin, op: EffectOp) {
+        assert!(self.tokens_out > 0, "P5: an effect without a token");
+        self.tokens_out -= 1;
+        self.counts.staged += 1;
+        let staged = self.record(origin, Request::Effect(op));
+        self.held.push_back(staged);
+    }
+
+    pub(crate) fn request_input(&mut self, origin: Origin, op: InputOp) {
+        let asked = self.record(origin, Request::Input(op));
+        self.inputs.push_back(asked);
+    }
+
+    fn record(&mut self, origin: Origin, request: Request) -> Performable {
+        let id = EffectId(self.next_id);
+        self.next_id += 1;
+        let record = Arc::new(Record { id, epoch: self.epoch, origin, request });
+        self.in_flight.insert(id, InFlight { record: record.clone(), replay: false });
+        Performable { record, copy: None, copied: false, replay: false }
+    }
+
+    fn cancel(&mut self, id: EffectId) {
+        self.held.retain(|held| held.record.id != id);
+        self.inputs.retain(|input| input.record.id != id);
+        if let Some(entry) = self.in_flight.remove(&id)
+            && matches!(entry.record.request, Request::Effect(_))
+        {
+            self.counts.cancelled += 1;
+        }
+    }
+
+    fn assert_tokens_balanced(&self) {
+        let Counts { issued, staged, returned, .. } = self.counts;
+        assert!(
+            issued == staged + returned && self.tokens_out == 0,
+            "P5: {issued} tokens issued, {staged} staged, {returned} returned"
+        );
+    }
+
+    fn assert_balanced(&self) {
+        self.assert_tokens_balanced();
+        let Counts { staged, performed, replayed, cancelled, .. } = self.counts;
+        let waiting = self
+            .in_flight
+            .values()
+            .filter(|entry| matches!(entry.record.request, Request::Effect(_)))
+            .count() as u64;
+        assert!(
+            staged + self.adopted == performed + replayed + cancelled + waiting,
+            "P5: {staged} staged and {} adopted, but {performed} performed, {replayed} replayed, \
+             {cancelled} cancelled, {waiting} in flight",
+            self.adopted
+        );
+    }
+}
