@@ -1,0 +1,72 @@
+//! Why bytes are not a message, a record or a page of this crate.
+
+use core::fmt;
+
+/// Why bytes were refused, or could not be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FormatError {
+    /// Another length than the format has.
+    Length {
+        /// The length that the format (and its length field) asks for.
+        expected: usize,
+        /// The length that was given.
+        found: usize,
+    },
+    /// The first four bytes are those of something else.
+    Magic {
+        /// The magic number of the format.
+        expected: u32,
+        /// The number that was found.
+        found: u32,
+    },
+    /// Another version of this crate wrote it.
+    Version {
+        /// The version that is understood.
+        expected: u8,
+        /// The version that was found.
+        found: u8,
+    },
+    /// The checksum over the bytes is not the one they carry.
+    Checksum {
+        /// The checksum of the bytes.
+        expected: u32,
+        /// The checksum that they carry.
+        found: u32,
+    },
+    /// An operation code that does not exist, or that cannot stand here.
+    UnknownOp(u8),
+    /// A status code that does not exist.
+    UnknownStatus(u8),
+    /// A flag that does not exist.
+    UnknownFlags(u8),
+    /// A payload that is longer than [`crate::MAX_PAYLOAD`], or that stands where none belongs.
+    Payload(usize),
+    /// A reserved field or an unused argument is not zero.
+    Reserved,
+}
+
+impl fmt::Display for FormatError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Length { expected, found } => {
+                write!(f, "expected {expected} bytes, found {found}")
+            }
+            Self::Magic { expected, found } => {
+                write!(f, "expected magic {expected:#010x}, found {found:#010x}")
+            }
+            Self::Version { expected, found } => {
+                write!(f, "expected format version {expected}, found {found}")
+            }
+            Self::Checksum { expected, found } => {
+                write!(f, "expected checksum {expected:#010x}, found {found:#010x}")
+            }
+            Self::UnknownOp(code) => write!(f, "unknown operation code {code}"),
+            Self::UnknownStatus(code) => write!(f, "unknown status code {code}"),
+            Self::UnknownFlags(flags) => write!(f, "unknown flags {flags:#04x}"),
+            Self::Payload(length) => write!(f, "a payload of {length} bytes does not fit here"),
+            Self::Reserved => write!(f, "a reserved field is not zero"),
+        }
+    }
+}
+
+impl core::error::Error for FormatError {}

@@ -1,0 +1,160 @@
+//! The operations a client can ask for, and which of them change state.
+
+use crate::FormatError;
+
+/// The longest payload of [`Op::Append`].
+pub const MAX_PAYLOAD: usize = 1024;
+
+/// The flag of [`Op::Append`] and [`Op::Put`]: flush the disk before the operation is applied and answered.
+pub const FLAG_FLUSH: u8 = 1;
+
+/// The bytes that [`Op::Put`] leaves in the log: key and value.
+pub const PUT_PAYLOAD_LEN: usize = 12;
+
+/// An operation's code on the wire and in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum OpCode {
+    /// See [`Op::Ping`].
+    Ping = 1,
+    /// See [`Op::Append`].
+    Append = 2,
+    /// See [`Op::Put`].
+    Put = 3,
+    /// See [`Op::Get`].
+    Get = 4,
+    /// See [`Op::SetDirty`].
+    SetDirty = 5,
+    /// See [`Op::Verify`].
+    Verify = 6,
+    /// See [`Op::PowerOff`].
+    PowerOff = 7,
+    /// See [`Op::Reset`].
+    Reset = 8,
+    /// See [`Op::ConsoleMark`].
+    ConsoleMark = 9,
+}
+
+impl OpCode {
+    /// Whether the operation is logged, counted and chained.
+    pub const fn changes_state(self) -> bool {
+        matches!(self, Self::Append | Self::Put)
+    }
+}
+
+impl TryFrom<u8> for OpCode {
+    type Error = FormatError;
+
+    fn try_from(code: u8) -> Result<Self, FormatError> {
+        Ok(match code {
+            1 => Self::Ping,
+            2 => Self::Append,
+            3 => Self::Put,
+            4 => Self::Get,
+            5 => Self::SetDirty,
+            6 => Self::Verify,
+            7 => Self::PowerOff,
+            8 => Self::Reset,
+            9 => Self::ConsoleMark,
+            _ => return Err(FormatError::UnknownOp(code)),
+        })
+    }
+}
+
+/// An operation with its arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op<'a> {
+    /// Answers with the counters only; the reply's `value` is the number of CPUs.
+    Ping,
+    /// Logs `payload` on disk, waits for the device to complete the write (and a flush, when asked), then applies it
+    /// and answers. The reply's `value` is the record's index, which is also `applied`.
+    Append {
+        /// At most [`MAX_PAYLOAD`] bytes.
+        payload: &'a [u8],
+        /// Flush before answering.
+        flush: bool,
+    },
+    /// Sets `key` to `value`, logged on disk like [`Op::Append`]. The reply's `value` is the value set.
+    Put {
+        /// The key.
+        key: u32,
+        /// Its new value.
+        value: u64,
+        /// Flush before answering.
+        flush: bool,
+    },
+    /// Reads `key`; the reply's `value` is its value, or the status is `NotFound`.
+    Get {
+        /// The key.
+        key: u32,
+    },
+    /// Dirties memory in the background from now on; a rate of 0 stops it. The reply's `value` is the size of the
+    /// region that the guest uses, in pages (its memory bounds it).
+    SetDirty {
+        /// How many pages to rewrite in a second.
+        pages_per_second: u32,
+        /// How many pages to cycle through; 0 keeps the present region.
+        region_pages: u32,
+    },
+    /// The guest checks its memory patterns, its table and the end of its log on disk. The reply's `value` is the
+    /// number of faults that this check found.
+    Verify,
+    /// Answers, then powers the machine off.
+    PowerOff,
+    /// Answers, then resets the machine.
+    Reset,
+    /// Prints the line `MARK <number>` on the serial line and on the virtio console.
+    ConsoleMark {
+        /// The number to print.
+        number: u64,
+    },
+}
+
+impl Op<'_> {
+    /// The operation's code.
+    pub const fn code(&self) -> OpCode {
+        match self {
+            Self::Ping => OpCode::Ping,
+            Self::Append { .. } => OpCode::Append,
+            Self::Put { .. } => OpCode::Put,
+            Self::Get { .. } => OpCode::Get,
+            Self::SetDirty { .. } => OpCode::SetDirty,
+            Self::Verify => OpCode::Verify,
+            Self::PowerOff => OpCode::PowerOff,
+            Self::Reset => OpCode::Reset,
+            Self::ConsoleMark { .. } => OpCode::ConsoleMark,
+        }
+    }
+
+    /// Whether the disk is to be flushed before the operation is applied.
+    pub const fn wants_flush(&self) -> bool {
+        matches!(self, Self::Append { flush: true, .. } | Self::Put { flush: true, .. })
+    }
+
+    /// Gives `use_payload` the bytes that are logged and chained for this operation: the payload of an append, key and
+    /// value (little endian) of a put, nothing otherwise.
+    pub fn with_log_payload<R>(&self, use_payload: impl FnOnce(&[u8]) -> R) -> R {
+        match *self {
+            Self::Append { payload, .. } => use_payload(payload),
+            Self::Put { key, value, .. } => use_payload(&put_payload(key, value)),
+            _ => use_payload(&[]),
+        }
+    }
+}
+
+/// What the log holds for a put.
+pub fn put_payload(key: u32, value: u64) -> [u8; PUT_PAYLOAD_LEN] {
+    let mut payload = [0; PUT_PAYLOAD_LEN];
+    payload[..4].copy_from_slice(&key.to_le_bytes());
+    payload[4..].copy_from_slice(&value.to_le_bytes());
+    payload
+}
+
+/// Key and value of a put's logged payload, or `None` where the payload has another length.
+pub fn parse_put_payload(payload: &[u8]) -> Option<(u32, u64)> {
+    if payload.len() != PUT_PAYLOAD_LEN {
+        return None;
+    }
+    let (key, value) = payload.split_at(4);
+    Some((u32::from_le_bytes(key.try_into().ok()?), u64::from_le_bytes(value.try_into().ok()?)))
+}
