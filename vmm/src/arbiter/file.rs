@@ -1,0 +1,236 @@
+//! The `file:` arbiter: one file per term in a directory that both hosts see.
+//!
+//! A term is won by `link(2)` of a complete, synced record to its name: it fails when the name
+//! exists, on local file systems and on NFS alike, and no reader ever sees half a record (P2).
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use io_gate::host::Term;
+use io_gate_host::Fence;
+use tempfile::NamedTempFile;
+
+use super::{Arbiter, ArbiterError, TermRecord, Verdict};
+
+/// See the module.
+#[derive(Debug)]
+pub struct FileArbiter {
+    dir: PathBuf,
+    vm: String,
+    holder: String,
+    fence: Arc<TermFence>,
+}
+
+impl FileArbiter {
+    /// Opens the terms of `vm` below `base`, for a claimant called `holder`.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or written.
+    pub fn open(base: &Path, vm: &str, holder: String) -> Result<Self, ArbiterError> {
+        let dir = base.join(vm);
+        fs::create_dir_all(&dir).map_err(at("cannot make", &dir))?;
+        let fence = Arc::new(TermFence { dir: dir.clone(), term: AtomicU64::new(0) });
+        Ok(Self { dir, vm: vm.to_owned(), holder, fence })
+    }
+
+    fn record(&self, term: Term) -> Result<Option<TermRecord>, ArbiterError> {
+        let path = term_path(&self.dir, term);
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .map_err(|source| ArbiterError::Record { path, source }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(at("cannot read", &path)(error)),
+        }
+    }
+
+    fn highest(&self) -> Result<Option<Term>, ArbiterError> {
+        let mut highest = None;
+        for entry in fs::read_dir(&self.dir).map_err(at("cannot list", &self.dir))? {
+            let entry = entry.map_err(at("cannot list", &self.dir))?;
+            let number = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.strip_prefix("term-")?.strip_suffix(".json")?.parse().ok());
+            highest = highest.max(number.map(Term));
+        }
+        Ok(highest)
+    }
+
+    /// A complete, synced record under a name of its own.
+    fn write_temporary(&self, term: Term, why: &str) -> Result<NamedTempFile, ArbiterError> {
+        let won_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let record = TermRecord {
+            vm: self.vm.clone(),
+            term: term.0,
+            holder: self.holder.clone(),
+            why: why.to_owned(),
+            won_at,
+        };
+        let text = serde_json::to_vec_pretty(&record)
+            .map_err(|source| ArbiterError::Record { path: self.dir.clone(), source })?;
+        let write = || -> io::Result<NamedTempFile> {
+            let mut file = NamedTempFile::with_prefix_in("claim-", &self.dir)?;
+            file.write_all(&text)?;
+            file.as_file().sync_all()?;
+            Ok(file)
+        };
+        write().map_err(at("cannot write in", &self.dir))
+    }
+
+    fn sync_directory(&self) -> Result<(), ArbiterError> {
+        File::open(&self.dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(at("cannot sync", &self.dir))
+    }
+
+    fn ended_path(&self, term: Term) -> PathBuf {
+        self.dir.join(format!("ended-{:020}", term.0))
+    }
+}
+
+impl Arbiter for FileArbiter {
+    fn claim(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError> {
+        let temporary = self.write_temporary(term, why)?;
+        let path = term_path(&self.dir, term);
+        let linked = fs::hard_link(temporary.path(), &path);
+        drop(temporary);
+        // Over NFS the answer to a link that succeeded can be lost: the record decides, not it.
+        let record = self.record(term)?;
+        match (linked, record) {
+            (_, Some(record)) if record.holder == self.holder => {
+                self.sync_directory()?;
+                self.fence.term.store(term.0, Ordering::SeqCst);
+                Ok(Verdict::Granted)
+            }
+            (_, Some(record)) => Ok(Verdict::Denied(record)),
+            (Err(error), None) => Err(at("cannot create", &path)(error)),
+            (Ok(()), None) => Err(at("lost", &path)(io::ErrorKind::NotFound.into())),
+        }
+    }
+
+    fn begin(&self, seize: bool) -> Result<Term, ArbiterError> {
+        let term = match self.highest()? {
+            None => Term(1),
+            Some(last) => {
+                if !seize
+                    && !self.ended_path(last).exists()
+                    && let Some(record) = self.record(last)?
+                {
+                    return Err(ArbiterError::Taken(record));
+                }
+                last.next()
+            }
+        };
+        match self.claim(term, "start")? {
+            Verdict::Granted => Ok(term),
+            Verdict::Denied(record) => Err(ArbiterError::Taken(record)),
+        }
+    }
+
+    fn end(&self, term: Term) -> Result<(), ArbiterError> {
+        let path = self.ended_path(term);
+        File::create(&path).map_err(at("cannot write", &path))?;
+        self.sync_directory()
+    }
+
+    fn fence(&self) -> Arc<dyn Fence> {
+        self.fence.clone()
+    }
+}
+
+/// Whether nobody has won a later term: asked before each effect (P2). A directory that does not
+/// answer counts as a no: who cannot ask must hold.
+#[derive(Debug)]
+struct TermFence {
+    dir: PathBuf,
+    term: AtomicU64,
+}
+
+impl Fence for TermFence {
+    fn may_perform(&self) -> bool {
+        let next = Term(self.term.load(Ordering::SeqCst)).next();
+        matches!(term_path(&self.dir, next).try_exists(), Ok(false)) && self.dir.exists()
+    }
+}
+
+fn term_path(dir: &Path, term: Term) -> PathBuf {
+    dir.join(format!("term-{:020}.json", term.0))
+}
+
+fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ArbiterError + use<> {
+    let path = path.to_owned();
+    move |source| ArbiterError::Directory { what, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::sync::Barrier;
+
+    use super::*;
+
+    fn arbiter(dir: &Path, holder: &str) -> FileArbiter {
+        FileArbiter::open(dir, "vm", holder.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn p2_one_of_many_claimants_wins_each_term() {
+        let dir = tempfile::tempdir().unwrap();
+        for term in 1..20 {
+            let barrier = Barrier::new(4);
+            let winners: usize = std::thread::scope(|scope| {
+                let claims: Vec<_> = (0..4)
+                    .map(|i| {
+                        let (barrier, dir) = (&barrier, dir.path());
+                        scope.spawn(move || {
+                            let arbiter = arbiter(dir, &format!("h{i}"));
+                            barrier.wait();
+                            arbiter.claim(Term(term), "test").unwrap() == Verdict::Granted
+                        })
+                    })
+                    .collect();
+                claims.into_iter().map(|claim| usize::from(claim.join().unwrap())).sum()
+            });
+            assert_eq!(winners, 1, "term {term}");
+        }
+    }
+
+    #[test]
+    fn p2_the_fence_falls_when_a_later_term_is_won() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (arbiter(dir.path(), "a"), arbiter(dir.path(), "b"));
+        assert_eq!(a.begin(false).unwrap(), Term(1));
+        assert!(a.fence().may_perform());
+        assert_eq!(b.claim(Term(2), "suspicion").unwrap(), Verdict::Granted);
+        assert!(!a.fence().may_perform());
+        assert!(b.fence().may_perform());
+        assert!(matches!(a.claim(Term(2), "late"), Ok(Verdict::Denied(r)) if r.holder == "b"));
+    }
+
+    #[test]
+    fn a_vanished_directory_closes_the_fence() {
+        let dir = tempfile::tempdir().unwrap();
+        let a = arbiter(dir.path(), "a");
+        a.begin(false).unwrap();
+        fs::remove_dir_all(dir.path().join("vm")).unwrap();
+        assert!(!a.fence().may_perform());
+    }
+
+    #[test]
+    fn a_fresh_start_respects_the_holder_unless_it_seizes_or_the_machine_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (arbiter(dir.path(), "a"), arbiter(dir.path(), "b"));
+        a.begin(false).unwrap();
+        let refusal = b.begin(false).unwrap_err().to_string();
+        assert!(refusal.contains("held by a") && refusal.contains("--seize"), "{refusal}");
+        assert_eq!(b.begin(true).unwrap(), Term(2));
+        b.end(Term(2)).unwrap();
+        assert_eq!(a.begin(false).unwrap(), Term(3));
+    }
+}

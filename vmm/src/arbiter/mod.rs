@@ -1,0 +1,133 @@
+//! Arbiters: who may perform effects for a virtual machine, as a compare-and-swap on a term (P2).
+
+mod file;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use io_gate::host::Term;
+use io_gate_host::Fence;
+use serde::{Deserialize, Serialize};
+
+pub use file::FileArbiter;
+
+/// Which arbiter to ask, as given on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ArbiterSpec {
+    /// None: whoever suspects the other holds its output until the operator decides.
+    None,
+    /// A directory that both hosts see.
+    File(PathBuf),
+}
+
+impl std::str::FromStr for ArbiterSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            None if text == "none" => Ok(Self::None),
+            Some(("file", dir)) if !dir.is_empty() => Ok(Self::File(PathBuf::from(dir))),
+            _ => Err(format!(
+                "expected `file:DIRECTORY` (a directory that both hosts see) or `none`, found `{text}`"
+            )),
+        }
+    }
+}
+
+/// One term of one virtual machine, and who won it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TermRecord {
+    /// The virtual machine.
+    pub vm: String,
+    /// The term.
+    pub term: u64,
+    /// Role, host and process of the winner, for people to read.
+    pub holder: String,
+    /// What made it ask.
+    pub why: String,
+    /// When it won, in seconds since 1970 by the winner's clock; for people to read.
+    pub won_at: u64,
+}
+
+impl std::fmt::Display for TermRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "term {} is held by {}", self.term, self.holder)
+    }
+}
+
+/// How an arbiter answered a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The claimant holds the term.
+    Granted,
+    /// Somebody else does.
+    Denied(TermRecord),
+}
+
+/// An arbiter could not be asked, or gave an answer that makes no sense. The claimant has won
+/// nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ArbiterError {
+    /// The arbiter's directory does not answer as it should.
+    #[error("arbiter {what} {path}: {source}; check that the directory of --arbiter file:DIR exists, is writable and is the same on both hosts")]
+    Directory {
+        /// What was tried.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A record is not readable.
+    #[error("arbiter record {path} is damaged: {source}; it must be JSON as written by kemari")]
+    Record {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// A fresh start of a virtual machine that somebody holds.
+    #[error("virtual machine `{}`: {}; if that machine is known to be dead, start with --seize", .0.vm, .0)]
+    Taken(TermRecord),
+}
+
+/// Something to ask for terms.
+pub trait Arbiter: Send + Sync {
+    /// Claims `term`: granted to the first who asks, and to the same holder again.
+    ///
+    /// # Errors
+    /// When the arbiter cannot be asked: nothing was won.
+    fn claim(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError>;
+
+    /// Begins a virtual machine's life under this arbiter and gives its first term here.
+    ///
+    /// # Errors
+    /// [`ArbiterError::Taken`] when somebody holds it and `seize` is not set.
+    fn begin(&self, seize: bool) -> Result<Term, ArbiterError>;
+
+    /// The virtual machine has ended in `term`: its name is free again.
+    ///
+    /// # Errors
+    /// When the arbiter cannot be asked.
+    fn end(&self, term: Term) -> Result<(), ArbiterError>;
+
+    /// The check before each effect, for a machine that performs in the term last won.
+    fn fence(&self) -> Arc<dyn Fence>;
+}
+
+/// The fence of a machine with no arbiter: nobody can have taken its place.
+#[derive(Debug)]
+pub struct NoFence;
+
+impl Fence for NoFence {
+    fn may_perform(&self) -> bool {
+        true
+    }
+}
+
+/// How this process calls itself in a term's record.
+#[must_use]
+pub fn holder_name(role: &str) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{role}@{} (pid {})", host.trim(), std::process::id())
+}
