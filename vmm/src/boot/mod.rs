@@ -1,0 +1,148 @@
+//! From a kernel file to a machine that is ready to run: the image, initrd and command line in guest memory, the tables
+//! that the entry protocol asks for, and the first vCPU's registers.
+
+pub mod acpi;
+mod error;
+mod image;
+mod linux64;
+mod pvh;
+mod registers;
+
+pub use acpi::AcpiError;
+pub use error::BootError;
+
+use std::path::Path;
+
+use kvm_ioctls::VcpuFd;
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::layout::{self, MmioWindow};
+use crate::memory::{self, GuestMemory};
+
+/// What to boot, and the machine that the tables describe.
+#[derive(Clone, Copy, Debug)]
+pub struct BootConfig<'a> {
+    /// A bzImage or a 64-bit ELF image (with the PVH note, or entered by the 64-bit boot protocol).
+    pub kernel: &'a Path,
+    /// An initial RAM disk.
+    pub initrd: Option<&'a Path>,
+    /// The kernel's command line.
+    pub cmdline: &'a str,
+    /// Number of vCPUs.
+    pub cpus: u32,
+    /// The virtio-mmio windows that hold a device.
+    pub windows: &'a [MmioWindow],
+}
+
+/// How the first vCPU enters the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// PVH: 32-bit protected mode without paging, EBX points to the start info.
+    Pvh {
+        /// Where execution starts.
+        rip: u64,
+    },
+    /// The 64-bit Linux boot protocol: long mode, RSI points to the zero page.
+    Linux64 {
+        /// Where execution starts.
+        rip: u64,
+    },
+}
+
+/// An initrd in guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Initrd {
+    addr: u64,
+    size: u64,
+}
+
+/// Loads everything into guest memory and returns how to enter it.
+pub fn load(memory: &GuestMemory, config: &BootConfig<'_>) -> Result<Entry, BootError> {
+    let kernel = image::load_kernel(memory, config.kernel)?;
+    write_cmdline(memory, config.cmdline, kernel.cmdline_max())?;
+    let initrd = config.initrd.map(|path| image::load_initrd(memory, path, &kernel)).transpose()?;
+    let rsdp = acpi::build(memory, config.windows, config.cpus)?;
+    let entry = kernel.entry();
+    match entry {
+        Entry::Pvh { .. } => pvh::write_start_info(memory, initrd, rsdp)?,
+        Entry::Linux64 { .. } => {
+            let cmdline_len = config.cmdline.len();
+            linux64::write_zero_page(memory, kernel.setup_header(), cmdline_len, initrd, rsdp)?;
+            linux64::write_page_tables(memory)?;
+        }
+    }
+    registers::write_gdt(memory, entry)?;
+    Ok(entry)
+}
+
+/// Sets the first vCPU's registers; the others wait for their start-up interrupt.
+pub fn set_entry_registers(fd: &VcpuFd, entry: Entry) -> Result<(), BootError> {
+    registers::set(fd, entry)
+}
+
+/// Writes the command line with its NUL.
+fn write_cmdline(memory: &GuestMemory, cmdline: &str, max: usize) -> Result<(), BootError> {
+    if cmdline.len() > max {
+        return Err(BootError::CmdlineTooLong { found: cmdline.len(), max });
+    }
+    if cmdline.bytes().any(|b| b == 0) {
+        return Err(BootError::CmdlineNul);
+    }
+    let mut bytes = cmdline.as_bytes().to_vec();
+    bytes.push(0);
+    put_slice(memory, &bytes, layout::CMDLINE_ADDR)
+}
+
+/// One entry of the memory map that the guest is given; both protocols use the E820 numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct MapEntry {
+    addr: u64,
+    size: u64,
+    kind: u32,
+}
+
+const MAP_RAM: u32 = 1;
+const MAP_RESERVED: u32 = 2;
+
+/// The memory map: conventional memory, the ACPI area, RAM from 1 MiB, RAM from 4 GiB.
+fn memory_map(size: u64) -> Vec<MapEntry> {
+    let ram = |addr, end: u64| MapEntry { addr, size: end - addr, kind: MAP_RAM };
+    let mut map = vec![
+        ram(0, layout::EBDA_START),
+        MapEntry {
+            addr: layout::ACPI_START,
+            size: layout::ACPI_END - layout::ACPI_START,
+            kind: MAP_RESERVED,
+        },
+    ];
+    for (start, len) in layout::ram_ranges(size) {
+        map.push(ram(start.max(layout::HIGH_MEMORY_START), start + len));
+    }
+    map
+}
+
+fn map_of(memory: &GuestMemory) -> Vec<MapEntry> {
+    memory_map(memory::total_size(memory))
+}
+
+fn put_slice(memory: &GuestMemory, bytes: &[u8], addr: u64) -> Result<(), BootError> {
+    memory
+        .write_slice(bytes, GuestAddress(addr))
+        .map_err(|e| BootError::Write { addr, reason: e.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_map_skips_the_holes() {
+        let map = memory_map(5 << 30);
+        assert_eq!(map.len(), 4);
+        assert_eq!(map[0], MapEntry { addr: 0, size: layout::EBDA_START, kind: MAP_RAM });
+        assert_eq!(map[2].addr, 1 << 20);
+        assert_eq!(map[2].addr + map[2].size, layout::LOW_RAM_END);
+        assert_eq!((map[3].addr, map[3].size), (4 << 30, 2 << 30));
+        assert!(map.windows(2).all(|w| w[0].addr + w[0].size <= w[1].addr));
+    }
+}

@@ -1,0 +1,102 @@
+//! KVM: opening it, what it must be able to do, and the virtual machine made from it.
+
+pub mod compat;
+pub mod cpuid;
+pub mod exit;
+pub mod msr;
+pub mod state;
+pub mod vcpus;
+pub mod vm;
+
+pub use compat::{CompatInfo, Mismatch};
+pub use exit::{ExitHandler, FatalExit};
+pub use state::{ClockPolicy, StateError, VcpuState, VmState};
+pub use vcpus::{VcpuError, VcpuSet};
+pub use vm::{Vm, VmError, VmOptions};
+
+use std::io::ErrorKind;
+use std::os::fd::FromRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+
+use kvm_ioctls::{Cap, Kvm};
+
+const KVM_PATH: &str = "/dev/kvm";
+const API_VERSION: i32 = 12;
+
+/// Why KVM cannot be used, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is no device.
+    #[error(
+        "{KVM_PATH} does not exist: enable virtualization (VT-x / AMD-V) in the firmware, then `modprobe kvm-intel` or \
+         `modprobe kvm-amd`; inside a virtual machine or container, its host must pass {KVM_PATH} through"
+    )]
+    Missing,
+    /// The device may not be opened by this user.
+    #[error(
+        "no permission for {KVM_PATH}: add the user to its group (`sudo usermod -aG kvm $USER`, then log in again)"
+    )]
+    Permission,
+    /// Another error of `open`.
+    #[error("cannot open {KVM_PATH}: {0}")]
+    Open(std::io::Error),
+    /// Not the stable API.
+    #[error(
+        "{KVM_PATH} speaks API version {found}, expected {API_VERSION}: use Linux 2.6.22 or newer"
+    )]
+    ApiVersion {
+        /// What the host has.
+        found: i32,
+    },
+    /// A capability that the monitor cannot do without.
+    #[error("this host's KVM lacks {name} ({why}): use a newer kernel")]
+    Capability {
+        /// The capability's name in the KVM API.
+        name: &'static str,
+        /// What it is needed for.
+        why: &'static str,
+    },
+}
+
+/// Capabilities that the monitor cannot do without.
+const REQUIRED: &[(Cap, &str, &str)] = &[
+    (Cap::Irqchip, "KVM_CAP_IRQCHIP", "interrupt controllers in the kernel"),
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY", "guest memory"),
+    (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR", "real mode on Intel"),
+    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID", "CPUID for the guest"),
+    (Cap::MpState, "KVM_CAP_MP_STATE", "saving vCPUs"),
+    (Cap::VcpuEvents, "KVM_CAP_VCPU_EVENTS", "saving pending exceptions"),
+    (Cap::Debugregs, "KVM_CAP_DEBUGREGS", "saving debug registers"),
+    (Cap::Xsave, "KVM_CAP_XSAVE", "saving vector registers"),
+    (Cap::AdjustClock, "KVM_CAP_ADJUST_CLOCK", "a clock that survives takeover"),
+    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT", "pausing without a race"),
+];
+
+/// Opens `/dev/kvm` and checks that it can do what the monitor needs.
+pub fn open() -> Result<Kvm, OpenError> {
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_CLOEXEC)
+        .open(KVM_PATH)
+        .map_err(|e| match e.kind() {
+            ErrorKind::NotFound => OpenError::Missing,
+            ErrorKind::PermissionDenied => OpenError::Permission,
+            // ENODEV / ENXIO: the node is there, the module is not.
+            _ if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => OpenError::Missing,
+            _ => OpenError::Open(e),
+        })?;
+    let fd = std::os::fd::IntoRawFd::into_raw_fd(file);
+    // SAFETY: the descriptor was just opened on /dev/kvm, and ownership passes to the Kvm object.
+    let kvm = unsafe { Kvm::from_raw_fd(fd) };
+    let found = kvm.get_api_version();
+    if found != API_VERSION {
+        return Err(OpenError::ApiVersion { found });
+    }
+    for &(cap, name, why) in REQUIRED {
+        if !kvm.check_extension(cap) {
+            return Err(OpenError::Capability { name, why });
+        }
+    }
+    Ok(kvm)
+}

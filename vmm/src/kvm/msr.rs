@@ -1,0 +1,72 @@
+//! Model-specific registers: the values a vCPU starts with, and the list of those that are saved.
+
+use kvm_bindings::{MsrList, Msrs, kvm_msr_entry};
+use kvm_ioctls::{Kvm, VcpuFd};
+
+use super::vm::{VmError, ioctl_error};
+
+/// The time stamp counter.
+pub(crate) const IA32_TSC: u32 = 0x10;
+const IA32_MISC_ENABLE: u32 = 0x1a0;
+/// Fast string operations: Linux drops `rep movsb` copies without it.
+const MISC_ENABLE_FAST_STRING: u64 = 1;
+const IA32_MTRR_DEF_TYPE: u32 = 0x2ff;
+/// MTRRs on, everything write-back: Linux turns PAT off where MTRRs are off.
+const MTRR_ENABLE_WRITE_BACK: u64 = (1 << 11) | 6;
+
+/// KVM's wall clock registers, old and new number. Restoring them makes KVM write the wall clock into guest memory at the
+/// address the guest gave at boot, which may have another use by now; guests read it once and never again.
+const KVM_WALL_CLOCK: [u32; 2] = [0x11, 0x4b56_4d00];
+/// SMM is not offered to guests; setting its base is refused without it.
+const IA32_SMBASE: u32 = 0x9e;
+
+/// Sets what firmware would have set. Not every host has each of them: one that refuses is left as KVM resets it.
+pub(crate) fn set_boot_defaults(fd: &VcpuFd) {
+    for (index, data) in
+        [(IA32_MISC_ENABLE, MISC_ENABLE_FAST_STRING), (IA32_MTRR_DEF_TYPE, MTRR_ENABLE_WRITE_BACK)]
+    {
+        if !set_one(fd, index, data) {
+            log::debug!("this host refuses MSR {index:#x} = {data:#x}");
+        }
+    }
+}
+
+fn set_one(fd: &VcpuFd, index: u32, data: u64) -> bool {
+    let entry = kvm_msr_entry { index, data, ..Default::default() };
+    Msrs::from_entries(&[entry]).is_ok_and(|msrs| fd.set_msrs(&msrs).is_ok_and(|n| n == 1))
+}
+
+fn get_one(fd: &VcpuFd, index: u32) -> Option<u64> {
+    let entry = kvm_msr_entry { index, ..Default::default() };
+    let mut msrs = Msrs::from_entries(&[entry]).ok()?;
+    match fd.get_msrs(&mut msrs) {
+        Ok(1) => msrs.as_slice().first().map(|e| e.data),
+        _ => None,
+    }
+}
+
+/// The registers that KVM says are to be saved, less those that must not be restored.
+fn candidates(kvm: &Kvm) -> Result<Vec<u32>, VmError> {
+    let list: MsrList = kvm.get_msr_index_list().map_err(ioctl_error("KVM_GET_MSR_INDEX_LIST"))?;
+    let mut list: Vec<u32> = list
+        .as_slice()
+        .iter()
+        .copied()
+        .filter(|m| !KVM_WALL_CLOCK.contains(m) && *m != IA32_SMBASE)
+        .collect();
+    list.sort_unstable();
+    list.dedup();
+    Ok(list)
+}
+
+/// The registers that can be read from *and* written to `fd`, a vCPU that has not run yet: what a save contains.
+///
+/// KVM lists registers that a given CPUID model lacks; one of those would stop the single KVM_GET_MSRS of a save half-way.
+pub(crate) fn saveable(kvm: &Kvm, fd: &VcpuFd) -> Result<Vec<u32>, VmError> {
+    let mut list = candidates(kvm)?;
+    list.retain(|&index| {
+        // Every KVM has the TSC, and writing it here would start this vCPU out of step with the others.
+        index == IA32_TSC || get_one(fd, index).is_some_and(|data| set_one(fd, index, data))
+    });
+    Ok(list)
+}

@@ -1,0 +1,420 @@
+//! The state of a machine as KVM holds it: what is read from a paused machine, and the order in which it is put back.
+
+use kvm_bindings::{
+    KVM_CAP_ADJUST_CLOCK, KVM_CLOCK_REALTIME, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
+    KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_MSR_ENTRIES, Msrs, kvm_clock_data, kvm_debugregs, kvm_irqchip,
+    kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_pit_state2, kvm_regs, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs,
+};
+use kvm_ioctls::{Cap, Kvm, VcpuFd};
+use serde::{Deserialize, Serialize};
+use vmm_sys_util::ioctl::{ioctl_with_mut_ptr, ioctl_with_ptr};
+
+use super::vcpus::{VcpuError, VcpuSet};
+use super::vm::Vm;
+use super::{msr, vm};
+
+use self::request::{KVM_GET_XSAVE, KVM_GET_XSAVE2, KVM_SET_XSAVE};
+
+/// The ioctls that kvm-ioctls does not have with a buffer of the caller's size.
+#[allow(missing_docs)] // the macros make functions of the ioctls' own names and take no comment
+mod request {
+    use kvm_bindings::kvm_xsave;
+    use vmm_sys_util::{ioctl_ior_nr, ioctl_iow_nr};
+
+    const KVMIO: u32 = 0xae;
+    ioctl_ior_nr!(KVM_GET_XSAVE, KVMIO, 0xa4, kvm_xsave);
+    ioctl_iow_nr!(KVM_SET_XSAVE, KVMIO, 0xa5, kvm_xsave);
+    ioctl_ior_nr!(KVM_GET_XSAVE2, KVMIO, 0xcf, kvm_xsave);
+}
+
+/// Size of the XSAVE area before KVM_CAP_XSAVE2, and the least that KVM_SET_XSAVE reads.
+const XSAVE_MIN: usize = 4096;
+
+/// Why state could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// An ioctl failed.
+    #[error("{call}: {source}")]
+    Ioctl {
+        /// The ioctl's name.
+        call: &'static str,
+        /// What the kernel says.
+        source: std::io::Error,
+    },
+    /// A register could not be read.
+    #[error("KVM_GET_MSRS stopped at MSR {index:#x}")]
+    GetMsr {
+        /// The register.
+        index: u32,
+    },
+    /// A register could not be written.
+    #[error(
+        "KVM_SET_MSRS refused MSR {index:#x} = {data:#x}: the hosts' processors or kernels differ"
+    )]
+    SetMsr {
+        /// The register.
+        index: u32,
+        /// The value.
+        data: u64,
+    },
+    /// The XSAVE area does not fit this host.
+    #[error(
+        "saved XSAVE area of {found} bytes, this host takes {expected}: the hosts' processors differ"
+    )]
+    XsaveSize {
+        /// What the host takes.
+        expected: usize,
+        /// What was saved.
+        found: usize,
+    },
+    /// The number of vCPUs differs.
+    #[error(
+        "saved state of {found} vCPUs, the machine has {expected}: start both sides with the same --cpus"
+    )]
+    VcpuCount {
+        /// vCPUs of the machine.
+        expected: usize,
+        /// vCPUs in the saved state.
+        found: usize,
+    },
+    /// One side has a PIT and the other has none.
+    #[error("saved state {}, the machine {}: both sides must be started alike", has_pit(*.found), has_pit(*.expected))]
+    Pit {
+        /// Whether the machine has one.
+        expected: bool,
+        /// Whether the saved state has one.
+        found: bool,
+    },
+    /// The vCPUs were not paused.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    /// The machine could not be asked.
+    #[error(transparent)]
+    Vm(#[from] vm::VmError),
+}
+
+fn has_pit(yes: bool) -> &'static str {
+    if yes { "has a PIT" } else { "has no PIT" }
+}
+
+fn ioctl_error(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> StateError {
+    move |e| StateError::Ioctl { call, source: std::io::Error::from_raw_os_error(e.errno()) }
+}
+
+/// What of a vCPU is saved on this host; found out once, so that a save asks KVM as few questions as possible.
+pub struct SavePlan {
+    /// The MSRs, in as few calls as KVM allows, each entry's value still to be filled in.
+    msrs: Vec<Msrs>,
+    xsave_size: usize,
+    xsave2: bool,
+    xcrs: bool,
+    tsc_khz: bool,
+    tsc_control: bool,
+}
+
+impl SavePlan {
+    /// Makes the plan from a vCPU that has its CPUID and has not run yet.
+    pub fn new(kvm: &Kvm, vm: &Vm, vcpu: &VcpuFd) -> Result<SavePlan, StateError> {
+        let list = msr::saveable(kvm, vcpu)?;
+        let msrs = list
+            .chunks(KVM_MAX_MSR_ENTRIES)
+            .map(|chunk| msr_request(chunk.iter().map(|&index| (index, 0))))
+            .collect();
+        let xsave_size = vm.fd().check_extension_int(Cap::Xsave2).max(0) as usize;
+        Ok(SavePlan {
+            msrs,
+            xsave_size: xsave_size.max(XSAVE_MIN),
+            xsave2: xsave_size > 0,
+            xcrs: kvm.check_extension(Cap::Xcrs),
+            tsc_khz: kvm.check_extension(Cap::GetTscKhz),
+            tsc_control: kvm.check_extension(Cap::TscControl),
+        })
+    }
+
+    /// The registers that a save contains.
+    pub fn msr_indices(&self) -> Vec<u32> {
+        self.msrs.iter().flat_map(|m| m.as_slice().iter().map(|e| e.index)).collect()
+    }
+
+    /// Bytes of the XSAVE area.
+    pub fn xsave_size(&self) -> usize {
+        self.xsave_size
+    }
+
+    /// Whether the guest's TSC frequency can differ from the host's.
+    pub fn tsc_control(&self) -> bool {
+        self.tsc_control
+    }
+}
+
+fn msr_request(entries: impl Iterator<Item = (u32, u64)>) -> Msrs {
+    let entries: Vec<_> =
+        entries.map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() }).collect();
+    Msrs::from_entries(&entries).expect("the caller cut the list at KVM_MAX_MSR_ENTRIES")
+}
+
+/// All of one vCPU that the guest or KVM could tell from a fresh one, CPUID excepted (the handshake compares that).
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct VcpuState {
+    mp_state: kvm_mp_state,
+    regs: kvm_regs,
+    sregs: kvm_sregs,
+    /// The XSAVE area without its trailing zeros: unused vector state is not worth sending.
+    xsave: Vec<u8>,
+    xcrs: Option<kvm_xcrs>,
+    debugregs: kvm_debugregs,
+    lapic: kvm_lapic_state,
+    msrs: Vec<(u32, u64)>,
+    events: kvm_vcpu_events,
+    tsc_khz: Option<u32>,
+}
+
+impl VcpuState {
+    /// Reads a paused vCPU.
+    ///
+    /// Order: KVM_GET_MP_STATE first, because it takes in pending INIT and start-up interrupts and so changes other state.
+    /// KVM_GET_LAPIC before the MSRs: it brings the APIC's timer registers up to date, the deadline MSR among them.
+    /// KVM_GET_VCPU_EVENTS last: it tells what the calls before it may still have queued.
+    pub fn save(fd: &VcpuFd, plan: &SavePlan) -> Result<VcpuState, StateError> {
+        Ok(VcpuState {
+            mp_state: fd.get_mp_state().map_err(ioctl_error("KVM_GET_MP_STATE"))?,
+            regs: fd.get_regs().map_err(ioctl_error("KVM_GET_REGS"))?,
+            sregs: fd.get_sregs().map_err(ioctl_error("KVM_GET_SREGS"))?,
+            xsave: get_xsave(fd, plan)?,
+            xcrs: match plan.xcrs {
+                true => Some(fd.get_xcrs().map_err(ioctl_error("KVM_GET_XCRS"))?),
+                false => None,
+            },
+            debugregs: fd.get_debug_regs().map_err(ioctl_error("KVM_GET_DEBUGREGS"))?,
+            tsc_khz: match plan.tsc_khz {
+                // A host whose TSC is unstable has no frequency to tell; the guest does not use its TSC then.
+                true => fd.get_tsc_khz().ok(),
+                false => None,
+            },
+            lapic: fd.get_lapic().map_err(ioctl_error("KVM_GET_LAPIC"))?,
+            msrs: get_msrs(fd, plan)?,
+            events: fd.get_vcpu_events().map_err(ioctl_error("KVM_GET_VCPU_EVENTS"))?,
+        })
+    }
+
+    /// Writes a vCPU that was made like the saved one (same index, same CPUID) and does not run.
+    ///
+    /// Order, with KVM's reasons:
+    /// - the TSC frequency before the TSC itself, which is converted with it;
+    /// - REGS before VCPU_EVENTS: KVM_SET_REGS drops pending exceptions, which the events bring back;
+    /// - SREGS before LAPIC: the APIC base in SREGS decides whether there is an APIC to restore and of which kind;
+    /// - LAPIC before MSRs: the TSC deadline takes only when the APIC timer is in that mode already;
+    /// - VCPU_EVENTS last, after everything that could inject or drop an event.
+    pub fn restore(&self, fd: &VcpuFd, plan: &SavePlan) -> Result<(), StateError> {
+        self.restore_tsc_khz(fd, plan)?;
+        fd.set_mp_state(self.mp_state).map_err(ioctl_error("KVM_SET_MP_STATE"))?;
+        fd.set_regs(&self.regs).map_err(ioctl_error("KVM_SET_REGS"))?;
+        fd.set_sregs(&self.sregs).map_err(ioctl_error("KVM_SET_SREGS"))?;
+        set_xsave(fd, plan, &self.xsave)?;
+        if let Some(xcrs) = &self.xcrs {
+            fd.set_xcrs(xcrs).map_err(ioctl_error("KVM_SET_XCRS"))?;
+        }
+        fd.set_debug_regs(&self.debugregs).map_err(ioctl_error("KVM_SET_DEBUGREGS"))?;
+        fd.set_lapic(&self.lapic).map_err(ioctl_error("KVM_SET_LAPIC"))?;
+        set_msrs(fd, &self.msrs)?;
+        fd.set_vcpu_events(&self.events).map_err(ioctl_error("KVM_SET_VCPU_EVENTS"))?;
+        // Tells a guest that uses kvmclock that it did not run for a while, so that its watchdogs stay quiet (KVM API,
+        // KVM_KVMCLOCK_CTRL). EINVAL: it does not use kvmclock.
+        if let Err(e) = fd.kvmclock_ctrl() {
+            log::debug!("KVM_KVMCLOCK_CTRL: {e}");
+        }
+        Ok(())
+    }
+
+    fn restore_tsc_khz(&self, fd: &VcpuFd, plan: &SavePlan) -> Result<(), StateError> {
+        let Some(saved) = self.tsc_khz else {
+            return Ok(());
+        };
+        if plan.tsc_control && fd.get_tsc_khz().ok() != Some(saved) {
+            fd.set_tsc_khz(saved).map_err(ioctl_error("KVM_SET_TSC_KHZ"))?;
+        }
+        Ok(())
+    }
+
+    /// Where the guest was: for messages and debugging.
+    pub fn rip(&self) -> u64 {
+        self.regs.rip
+    }
+
+    /// The general registers.
+    pub fn regs(&self) -> &kvm_regs {
+        &self.regs
+    }
+
+    /// The state as it would be sent, but without what advances while the guest does not run (the TSC and counters of the
+    /// host): two saves of a machine that did not run in between are equal in it.
+    pub fn without_clocks(&self) -> VcpuState {
+        let mut state = self.clone();
+        state.msrs.retain(|&(index, _)| index != msr::IA32_TSC);
+        // The APIC timer's current count, at 0x390, is computed from the host's clock when it is read.
+        state.lapic.regs[0x390..0x394].fill(0);
+        state
+    }
+}
+
+fn get_xsave(fd: &VcpuFd, plan: &SavePlan) -> Result<Vec<u8>, StateError> {
+    let mut area = vec![0u8; plan.xsave_size];
+    let (request, call) = if plan.xsave2 {
+        (KVM_GET_XSAVE2(), "KVM_GET_XSAVE2")
+    } else {
+        (KVM_GET_XSAVE(), "KVM_GET_XSAVE")
+    };
+    // SAFETY: `fd` is a vCPU's descriptor. KVM_GET_XSAVE writes 4096 bytes, KVM_GET_XSAVE2 as many as KVM_CAP_XSAVE2 says;
+    // `area` has at least that many, see SavePlan::new. The kernel copies bytes: alignment does not matter.
+    let ret = unsafe { ioctl_with_mut_ptr(fd, request, area.as_mut_ptr()) };
+    if ret != 0 {
+        return Err(StateError::Ioctl { call, source: std::io::Error::last_os_error() });
+    }
+    let used = area.iter().rposition(|&b| b != 0).map_or(0, |i| i + 1);
+    area.truncate(used);
+    Ok(area)
+}
+
+fn set_xsave(fd: &VcpuFd, plan: &SavePlan, saved: &[u8]) -> Result<(), StateError> {
+    if saved.len() > plan.xsave_size {
+        return Err(StateError::XsaveSize { expected: plan.xsave_size, found: saved.len() });
+    }
+    let mut area = vec![0u8; plan.xsave_size];
+    area[..saved.len()].copy_from_slice(saved);
+    // SAFETY: `fd` is a vCPU's descriptor; KVM_SET_XSAVE reads as many bytes as KVM_CAP_XSAVE2 says, at least 4096, and
+    // `area` has them.
+    let ret = unsafe { ioctl_with_ptr(fd, KVM_SET_XSAVE(), area.as_ptr()) };
+    if ret != 0 {
+        return Err(StateError::Ioctl {
+            call: "KVM_SET_XSAVE",
+            source: std::io::Error::last_os_error(),
+        });
+    }
+    Ok(())
+}
+
+fn get_msrs(fd: &VcpuFd, plan: &SavePlan) -> Result<Vec<(u32, u64)>, StateError> {
+    let mut all = Vec::new();
+    for template in &plan.msrs {
+        let mut request = template.clone();
+        let got = fd.get_msrs(&mut request).map_err(ioctl_error("KVM_GET_MSRS"))?;
+        // KVM stops at the first register that it cannot read, and says how many it did read.
+        if let Some(entry) = request.as_slice().get(got) {
+            return Err(StateError::GetMsr { index: entry.index });
+        }
+        all.extend(request.as_slice().iter().map(|e| (e.index, e.data)));
+    }
+    Ok(all)
+}
+
+fn set_msrs(fd: &VcpuFd, msrs: &[(u32, u64)]) -> Result<(), StateError> {
+    for chunk in msrs.chunks(KVM_MAX_MSR_ENTRIES) {
+        let request = msr_request(chunk.iter().copied());
+        let set = fd.set_msrs(&request).map_err(ioctl_error("KVM_SET_MSRS"))?;
+        if let Some(&(index, data)) = chunk.get(set) {
+            return Err(StateError::SetMsr { index, data });
+        }
+    }
+    Ok(())
+}
+
+impl VcpuSet {
+    /// Reads all vCPUs; they must be paused.
+    pub fn save(&self, plan: &SavePlan) -> Result<Vec<VcpuState>, StateError> {
+        (0..self.len()).map(|i| self.with_vcpu(i, |fd| VcpuState::save(fd, plan))?).collect()
+    }
+
+    /// Writes all vCPUs; they must be paused, and [`VmState::restore`] must have come before.
+    pub fn restore(&self, plan: &SavePlan, states: &[VcpuState]) -> Result<(), StateError> {
+        if states.len() != self.len() {
+            return Err(StateError::VcpuCount { expected: self.len(), found: states.len() });
+        }
+        for (i, state) in states.iter().enumerate() {
+            self.with_vcpu(i, |fd| state.restore(fd, plan))??;
+        }
+        Ok(())
+    }
+}
+
+/// What the guest's clock does at a takeover. It never steps back under either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockPolicy {
+    /// Goes on from the saved value: the time of the takeover did not happen.
+    Continue,
+    /// Adds the real time that passed since the save, where both hosts' kernels can tell it (Linux 5.16); the hosts' own
+    /// clocks must be synchronized, and a step backwards between them is ignored by KVM.
+    CatchUp,
+}
+
+/// The state of a machine outside its vCPUs: interrupt controllers, timer, clock.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VmState {
+    irqchips: Vec<kvm_irqchip>,
+    pit: Option<kvm_pit_state2>,
+    clock: kvm_clock_data,
+}
+
+const IRQCHIPS: [u32; 3] = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
+
+impl VmState {
+    /// Reads a machine whose vCPUs are paused.
+    pub fn save(vm: &Vm) -> Result<VmState, StateError> {
+        let fd = vm.fd();
+        let irqchips = IRQCHIPS
+            .iter()
+            .map(|&chip_id| {
+                let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+                fd.get_irqchip(&mut chip).map_err(ioctl_error("KVM_GET_IRQCHIP"))?;
+                Ok(chip)
+            })
+            .collect::<Result<_, StateError>>()?;
+        let pit = match vm.options().pit {
+            true => Some(fd.get_pit2().map_err(ioctl_error("KVM_GET_PIT2"))?),
+            false => None,
+        };
+        // Last, so that the clock is not behind anything that the state above saw.
+        let clock = fd.get_clock().map_err(ioctl_error("KVM_GET_CLOCK"))?;
+        Ok(VmState { irqchips, pit, clock })
+    }
+
+    /// Writes a fresh machine, before its vCPUs are restored: their MSRs make KVM publish its clock in guest memory, and
+    /// it must be the right one by then.
+    pub fn restore(&self, vm: &Vm, policy: ClockPolicy) -> Result<(), StateError> {
+        let fd = vm.fd();
+        if self.pit.is_some() != vm.options().pit {
+            return Err(StateError::Pit { expected: vm.options().pit, found: self.pit.is_some() });
+        }
+        let clock =
+            self.clock_to_set(fd.check_extension_raw(u64::from(KVM_CAP_ADJUST_CLOCK)), policy);
+        fd.set_clock(&clock).map_err(ioctl_error("KVM_SET_CLOCK"))?;
+        for chip in &self.irqchips {
+            fd.set_irqchip(chip).map_err(ioctl_error("KVM_SET_IRQCHIP"))?;
+        }
+        if let Some(pit) = &self.pit {
+            fd.set_pit2(pit).map_err(ioctl_error("KVM_SET_PIT2"))?;
+        }
+        Ok(())
+    }
+
+    /// With KVM_CLOCK_REALTIME KVM itself adds the time since `realtime`, and nothing if that lies in its future: the
+    /// clock is never set below the saved value (KVM API, KVM_SET_CLOCK).
+    fn clock_to_set(&self, host_flags: i32, policy: ClockPolicy) -> kvm_clock_data {
+        let both = self.clock.flags & host_flags.max(0) as u32;
+        let flags = match policy {
+            ClockPolicy::CatchUp => both & KVM_CLOCK_REALTIME,
+            ClockPolicy::Continue => 0,
+        };
+        kvm_clock_data {
+            clock: self.clock.clock,
+            realtime: self.clock.realtime,
+            flags,
+            ..Default::default()
+        }
+    }
+
+    /// The guest's kvmclock in nanoseconds when it was saved.
+    pub fn clock_ns(&self) -> u64 {
+        self.clock.clock
+    }
+}

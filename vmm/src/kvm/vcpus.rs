@@ -1,0 +1,410 @@
+//! The vCPU threads: running the guest, serving its exits, and parking all of them at a point where their state is whole.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::thread::JoinHandle;
+
+use kvm_bindings::{KVM_EXIT_IO_IN, kvm_run};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use super::exit::{ExitHandler, FatalExit};
+
+/// Why the vCPUs could not be started or used.
+#[derive(Debug, thiserror::Error)]
+pub enum VcpuError {
+    /// A thread could not be made.
+    #[error("cannot start the thread of vCPU {vcpu}: {source}")]
+    Spawn {
+        /// Which.
+        vcpu: usize,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The signal that interrupts KVM_RUN could not be set up.
+    #[error("cannot install the handler of the vCPU kick signal: {0}")]
+    Signal(std::io::Error),
+    /// State was asked for while the guest runs.
+    #[error("the vCPUs are running: pause them before their state is read or written")]
+    Running,
+    /// There is no such vCPU.
+    #[error("vCPU {vcpu} of {count} does not exist")]
+    NoSuchVcpu {
+        /// Asked for.
+        vcpu: usize,
+        /// How many there are.
+        count: usize,
+    },
+}
+
+/// What the vCPU threads are to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Run,
+    Park,
+    Stop,
+}
+
+struct Control {
+    order: Order,
+    /// vCPUs that are not in their run loop: parked, dead, or ended. Their descriptors are free.
+    out: usize,
+}
+
+struct Shared {
+    control: Mutex<Control>,
+    /// Told when `order` changes; the vCPU threads wait on it.
+    order_changed: Condvar,
+    /// Told when `out` reaches the number of vCPUs; whoever pauses waits on it.
+    all_out: Condvar,
+    vcpus: Vec<Vcpu>,
+    handler: Arc<dyn ExitHandler>,
+}
+
+struct Vcpu {
+    /// Locked by the vCPU's thread while it runs the guest, free while it is parked.
+    fd: Mutex<VcpuFd>,
+    immediate_exit: ImmediateExit,
+}
+
+/// The flag in the shared `kvm_run` page that makes the next KVM_RUN return at once (KVM API, immediate_exit).
+struct ImmediateExit(NonNull<AtomicU8>);
+
+// SAFETY: the pointer leads into the kvm_run mapping of the VcpuFd that lives in the same `Vcpu`, which is unmapped only
+// when that is dropped; all accesses through it are atomic, and the kernel reads the flag once per KVM_RUN.
+unsafe impl Send for ImmediateExit {}
+// SAFETY: as for Send.
+unsafe impl Sync for ImmediateExit {}
+
+impl ImmediateExit {
+    fn of(fd: &mut VcpuFd) -> Self {
+        let run: *mut kvm_run = fd.get_kvm_run();
+        // SAFETY: `run` points to a mapped kvm_run, so the address of its field is valid and not null. AtomicU8 has the
+        // layout of u8.
+        let flag = unsafe { NonNull::new_unchecked((&raw mut (*run).immediate_exit).cast()) };
+        ImmediateExit(flag)
+    }
+
+    fn set(&self, on: bool) {
+        // SAFETY: see the comment at `Send`: the mapping outlives `self`.
+        let flag = unsafe { self.0.as_ref() };
+        flag.store(u8::from(on), Ordering::SeqCst);
+    }
+}
+
+/// A poisoned lock is taken anyway: a vCPU thread that panicked is reported as fatal, and the others must still be paused.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The vCPUs of a machine and their threads. They start parked.
+///
+/// All methods may be called from any thread that is not a vCPU's.
+pub struct VcpuSet {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl VcpuSet {
+    /// Starts one thread per vCPU, parked: set or restore their state, then [`resume`](Self::resume).
+    pub fn spawn(fds: Vec<VcpuFd>, handler: Arc<dyn ExitHandler>) -> Result<VcpuSet, VcpuError> {
+        install_kick_handler()?;
+        let vcpus = fds
+            .into_iter()
+            .map(|mut fd| Vcpu { immediate_exit: ImmediateExit::of(&mut fd), fd: Mutex::new(fd) })
+            .collect();
+        let shared = Arc::new(Shared {
+            control: Mutex::new(Control { order: Order::Park, out: 0 }),
+            order_changed: Condvar::new(),
+            all_out: Condvar::new(),
+            vcpus,
+            handler,
+        });
+        let mut set = VcpuSet { shared, threads: Vec::new() };
+        for index in 0..set.len() {
+            let shared = Arc::clone(&set.shared);
+            let thread = std::thread::Builder::new()
+                .name(format!("vcpu{index}"))
+                .spawn(move || shared.thread_main(index))
+                .map_err(|source| VcpuError::Spawn { vcpu: index, source })?;
+            set.threads.push(thread);
+        }
+        set.wait_all_out();
+        Ok(set)
+    }
+
+    /// Number of vCPUs.
+    pub fn len(&self) -> usize {
+        self.shared.vcpus.len()
+    }
+
+    /// Whether there is no vCPU; a machine has at least one.
+    pub fn is_empty(&self) -> bool {
+        self.shared.vcpus.is_empty()
+    }
+
+    /// Takes all vCPUs out of the guest and returns when each has finished its pending I/O and is parked.
+    ///
+    /// All are kicked before any is waited for, so the pause lasts as long as the slowest, not as long as all together.
+    pub fn pause(&self) {
+        self.order(Order::Park);
+        self.wait_all_out();
+    }
+
+    /// Lets the vCPUs run.
+    pub fn resume(&self) {
+        let mut control = lock(&self.shared.control);
+        if control.order == Order::Park {
+            control.order = Order::Run;
+            self.shared.order_changed.notify_all();
+        }
+    }
+
+    /// Whether the vCPUs are parked by [`pause`](Self::pause) or have not been started.
+    pub fn is_paused(&self) -> bool {
+        let control = lock(&self.shared.control);
+        control.order != Order::Run && control.out == self.len()
+    }
+
+    /// Ends the threads. The vCPUs' state can still be read.
+    pub fn stop(&mut self) {
+        self.order(Order::Stop);
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                log::error!("a vCPU thread ended in a panic");
+            }
+        }
+    }
+
+    /// Gives access to a parked vCPU.
+    pub fn with_vcpu<R>(
+        &self,
+        index: usize,
+        f: impl FnOnce(&mut VcpuFd) -> R,
+    ) -> Result<R, VcpuError> {
+        let vcpu = self
+            .shared
+            .vcpus
+            .get(index)
+            .ok_or(VcpuError::NoSuchVcpu { vcpu: index, count: self.len() })?;
+        if !self.is_paused() {
+            return Err(VcpuError::Running);
+        }
+        Ok(f(&mut lock(&vcpu.fd)))
+    }
+
+    fn order(&self, order: Order) {
+        lock(&self.shared.control).order = order;
+        self.shared.order_changed.notify_all();
+        for (vcpu, thread) in self.shared.vcpus.iter().zip(&self.threads) {
+            // The flag first, the signal second: a vCPU between its check of the order and KVM_RUN sees the flag; one
+            // inside KVM_RUN, which has read the flag already, is taken out by the signal.
+            vcpu.immediate_exit.set(true);
+            if let Err(e) = thread.kill(SIGRTMIN()) {
+                log::error!("cannot signal a vCPU thread: {e}");
+            }
+        }
+    }
+
+    fn wait_all_out(&self) {
+        let mut control = lock(&self.shared.control);
+        while control.out < self.len() {
+            control = self.shared.all_out.wait(control).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for VcpuSet {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The kick signal only has to interrupt KVM_RUN; its handler does nothing, and must not restart the call.
+fn install_kick_handler() -> Result<(), VcpuError> {
+    extern "C" fn kicked(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+    static ONCE: Once = Once::new();
+    let mut result = Ok(());
+    ONCE.call_once(|| {
+        result = register_signal_handler(SIGRTMIN(), kicked)
+            .map_err(|e| VcpuError::Signal(std::io::Error::from_raw_os_error(e.errno())));
+    });
+    result
+}
+
+/// What became of one KVM_RUN.
+enum Ran {
+    /// An exit was served.
+    Served,
+    /// KVM_RUN was interrupted; no I/O is pending.
+    Interrupted,
+    /// The vCPU is finished.
+    Fatal(FatalExit),
+}
+
+impl Shared {
+    fn thread_main(&self, index: usize) {
+        let run = catch_unwind(AssertUnwindSafe(|| self.run_until_stopped(index)));
+        let exit = match run {
+            Ok(None) => return,
+            Ok(Some(exit)) => exit,
+            Err(_) => FatalExit::Panicked,
+        };
+        // Before the handler is told: whomever it tells may pause or save the machine.
+        self.count_out();
+        log::error!("vCPU {index}: {exit}");
+        self.handler.on_fatal(index, exit);
+    }
+
+    /// Runs the vCPU when told to. Returns when told to stop, counted as out; or with the reason why it cannot go on,
+    /// not counted yet.
+    fn run_until_stopped(&self, index: usize) -> Option<FatalExit> {
+        let vcpu = &self.vcpus[index];
+        loop {
+            self.count_out();
+            if self.wait_for_order() == Order::Stop {
+                return None;
+            }
+            let mut fd = lock(&vcpu.fd);
+            if let Some(exit) = self.run_until_parked(vcpu, &mut fd) {
+                return Some(exit);
+            }
+        }
+    }
+
+    fn count_out(&self) {
+        let mut control = lock(&self.control);
+        control.out += 1;
+        if control.out == self.vcpus.len() {
+            self.all_out.notify_all();
+        }
+    }
+
+    /// Waits while the order is to park; leaves `out` unless the order is to stop.
+    fn wait_for_order(&self) -> Order {
+        let mut control = lock(&self.control);
+        while control.order == Order::Park {
+            control = self.order_changed.wait(control).unwrap_or_else(PoisonError::into_inner);
+        }
+        if control.order == Order::Run {
+            control.out -= 1;
+        }
+        control.order
+    }
+
+    fn must_park(&self) -> bool {
+        lock(&self.control).order != Order::Run
+    }
+
+    fn run_until_parked(&self, vcpu: &Vcpu, fd: &mut VcpuFd) -> Option<FatalExit> {
+        // Cleared before the order is read, so that an order given after the reading sets it again.
+        vcpu.immediate_exit.set(false);
+        while !self.must_park() {
+            if let Ran::Fatal(exit) = self.run_once(fd) {
+                return Some(exit);
+            }
+        }
+        // KVM API, KVM_RUN: for KVM_EXIT_IO, KVM_EXIT_MMIO and others "the corresponding operations are complete (and
+        // guest state is consistent) only after userspace has re-entered the kernel with KVM_RUN". With immediate_exit
+        // it completes them and returns EINTR; completing one half of an access may lead to an exit for the other half.
+        vcpu.immediate_exit.set(true);
+        loop {
+            match self.run_once(fd) {
+                Ran::Served => {}
+                Ran::Interrupted => break,
+                Ran::Fatal(exit) => return Some(exit),
+            }
+        }
+        vcpu.immediate_exit.set(false);
+        None
+    }
+
+    fn run_once(&self, fd: &mut VcpuFd) -> Ran {
+        let handler = &*self.handler;
+        let reason = match fd.run() {
+            Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => {
+                serve_pio(fd, handler);
+                return Ran::Served;
+            }
+            Ok(VcpuExit::MmioRead(addr, data)) => {
+                handler.mmio_read(addr, data);
+                return Ran::Served;
+            }
+            Ok(VcpuExit::MmioWrite(addr, data)) => {
+                handler.mmio_write(addr, data);
+                return Ran::Served;
+            }
+            // Nothing to do: HLT reaches user space only without an in-kernel APIC, the others are KVM's housekeeping.
+            Ok(
+                VcpuExit::Hlt | VcpuExit::IrqWindowOpen | VcpuExit::SetTpr | VcpuExit::IoapicEoi(_),
+            ) => {
+                return Ran::Served;
+            }
+            Ok(VcpuExit::Intr) => return Ran::Interrupted,
+            Ok(VcpuExit::SystemEvent(kind, _)) => {
+                return Ran::Fatal(FatalExit::SystemEvent { kind });
+            }
+            Ok(_) => None,
+            Err(e) => match e.errno() {
+                libc::EINTR => return Ran::Interrupted,
+                // A vCPU that waits for its start-up interrupt was woken for nothing.
+                libc::EAGAIN => return Ran::Served,
+                errno => Some(errno),
+            },
+        };
+        Ran::Fatal(fatal_exit(fd, reason))
+    }
+}
+
+/// Serves a port exit, one element at a time: `rep ins` and `rep outs` bring several in one exit.
+fn serve_pio(fd: &mut VcpuFd, handler: &dyn ExitHandler) {
+    let run: *mut kvm_run = fd.get_kvm_run();
+    // SAFETY: the exit reason is KVM_EXIT_IO, so `io` is the union's valid member.
+    let io = unsafe { (*run).__bindgen_anon_1.io };
+    let size = usize::from(io.size).max(1);
+    // SAFETY: KVM puts `count` elements of `size` bytes at `data_offset` inside the mapped kvm_run area; nobody else
+    // accesses them until the next KVM_RUN, which needs `fd`, borrowed here.
+    let data = unsafe {
+        std::slice::from_raw_parts_mut(
+            run.cast::<u8>().add(io.data_offset as usize),
+            size * io.count as usize,
+        )
+    };
+    for element in data.chunks_exact_mut(size) {
+        if u32::from(io.direction) == KVM_EXIT_IO_IN {
+            handler.pio_in(io.port, element);
+        } else {
+            handler.pio_out(io.port, element);
+        }
+    }
+}
+
+/// Tells what stopped the vCPU; `errno` is the error of KVM_RUN, if it is that.
+fn fatal_exit(fd: &mut VcpuFd, errno: Option<i32>) -> FatalExit {
+    let rip = fd.get_regs().map_or(0, |r| r.rip);
+    if let Some(errno) = errno {
+        return FatalExit::RunFailed { rip, errno };
+    }
+    let run = fd.get_kvm_run();
+    match run.exit_reason {
+        kvm_bindings::KVM_EXIT_SHUTDOWN => FatalExit::TripleFault { rip },
+        kvm_bindings::KVM_EXIT_INTERNAL_ERROR => {
+            // SAFETY: the exit reason says that `internal` is the union's valid member.
+            let internal = unsafe { run.__bindgen_anon_1.internal };
+            let count = (internal.ndata as usize).min(internal.data.len());
+            FatalExit::InternalError {
+                rip,
+                suberror: internal.suberror,
+                data: internal.data[..count].to_vec(),
+            }
+        }
+        kvm_bindings::KVM_EXIT_FAIL_ENTRY => {
+            // SAFETY: the exit reason says that `fail_entry` is the union's valid member.
+            let fail = unsafe { run.__bindgen_anon_1.fail_entry };
+            FatalExit::FailEntry { rip, reason: fail.hardware_entry_failure_reason }
+        }
+        reason => FatalExit::Unexpected { rip, reason },
+    }
+}

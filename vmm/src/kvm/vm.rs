@@ -1,0 +1,204 @@
+//! One virtual machine: its memory slots, interrupt controllers, timer and vCPUs, made from KVM in the order KVM asks for.
+
+use std::sync::Arc;
+
+use kvm_bindings::{
+    CpuId, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
+    KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_pit_config,
+    kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+
+use super::cpuid;
+use super::msr;
+use crate::layout;
+use crate::memory::{DirtyTracker, GuestMemory};
+
+/// How the machine is to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct VmOptions {
+    /// Number of vCPUs.
+    pub cpus: u32,
+    /// Whether to have KVM's 8254 timer. Stock kernels calibrate their clocks by it; a guest that knows it is virtual can
+    /// do without, and then its state need not be saved.
+    pub pit: bool,
+}
+
+/// Why the machine could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum VmError {
+    /// More vCPUs than KVM or 8-bit APIC ids allow.
+    #[error("{wanted} vCPUs: this host's KVM takes 1 to {max}: change --cpus")]
+    Cpus {
+        /// What was asked for.
+        wanted: u32,
+        /// What is possible.
+        max: u32,
+    },
+    /// An ioctl failed.
+    #[error("{call}: {source}")]
+    Ioctl {
+        /// The ioctl's name.
+        call: &'static str,
+        /// What the kernel says.
+        source: std::io::Error,
+    },
+    /// CPUID has more leaves than KVM takes.
+    #[error("CPUID has too many leaves for KVM_SET_CPUID2")]
+    Cpuid,
+}
+
+/// Turns the error of `call` into a [`VmError`].
+pub(crate) fn ioctl_error(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> VmError {
+    move |e| VmError::Ioctl { call, source: std::io::Error::from_raw_os_error(e.errno()) }
+}
+
+/// Largest number of vCPUs with 8-bit APIC ids: 0xff is the broadcast address.
+const MAX_APIC_ID_CPUS: u32 = 254;
+
+/// A virtual machine in KVM.
+pub struct Vm {
+    fd: Arc<VmFd>,
+    memory: GuestMemory,
+    options: VmOptions,
+    manual_protect: bool,
+    cpuid: CpuId,
+}
+
+impl Vm {
+    /// Makes a VM around `memory`; no dirty logging yet.
+    ///
+    /// Order (KVM API): the TSS and identity map before any vCPU; the irqchip before vCPUs, whose local APICs are part of
+    /// it; the PIT after the irqchip it interrupts.
+    pub fn new(kvm: &Kvm, memory: GuestMemory, options: VmOptions) -> Result<Vm, VmError> {
+        let max = (kvm.get_max_vcpus() as u32).min(MAX_APIC_ID_CPUS);
+        if options.cpus == 0 || options.cpus > max {
+            return Err(VmError::Cpus { wanted: options.cpus, max });
+        }
+        let fd = kvm.create_vm().map_err(ioctl_error("KVM_CREATE_VM"))?;
+        fd.set_identity_map_address(layout::KVM_IDENTITY_MAP_ADDR)
+            .map_err(ioctl_error("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        fd.set_tss_address(layout::KVM_TSS_ADDR as usize)
+            .map_err(ioctl_error("KVM_SET_TSS_ADDR"))?;
+        fd.create_irq_chip().map_err(ioctl_error("KVM_CREATE_IRQCHIP"))?;
+        let pit = options.pit && kvm.check_extension(Cap::Pit2);
+        if pit {
+            // The speaker port 0x61 is in the kernel too: Linux calibrates the TSC by it.
+            let config = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+            fd.create_pit2(config).map_err(ioctl_error("KVM_CREATE_PIT2"))?;
+        }
+        let cpuid = cpuid::supported(kvm)
+            .map_err(|source| VmError::Ioctl { call: "KVM_GET_SUPPORTED_CPUID", source })?;
+        let manual_protect = enable_manual_protect(&fd);
+        let vm = Vm {
+            fd: Arc::new(fd),
+            memory,
+            options: VmOptions { pit, ..options },
+            manual_protect,
+            cpuid,
+        };
+        vm.set_memory_slots(0)?;
+        Ok(vm)
+    }
+
+    /// Makes the vCPUs with their CPUID, reset state and local interrupt pins; call it once.
+    pub fn create_vcpus(&self) -> Result<Vec<VcpuFd>, VmError> {
+        (0..self.options.cpus).map(|i| self.create_vcpu(i)).collect()
+    }
+
+    fn create_vcpu(&self, index: u32) -> Result<VcpuFd, VmError> {
+        let fd = self.fd.create_vcpu(u64::from(index)).map_err(ioctl_error("KVM_CREATE_VCPU"))?;
+        let cpuid =
+            cpuid::for_vcpu(&self.cpuid, index, self.options.cpus).map_err(|_| VmError::Cpuid)?;
+        fd.set_cpuid2(&cpuid).map_err(ioctl_error("KVM_SET_CPUID2"))?;
+        msr::set_boot_defaults(&fd);
+        set_local_interrupts(&fd)?;
+        Ok(fd)
+    }
+
+    /// The VM's descriptor, for interrupts and routing.
+    pub fn fd(&self) -> &Arc<VmFd> {
+        &self.fd
+    }
+
+    /// Guest RAM.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// How the machine was made; `pit` says whether there really is one.
+    pub fn options(&self) -> VmOptions {
+        self.options
+    }
+
+    /// The CPUID leaves that KVM supports on this host.
+    pub fn supported_cpuid(&self) -> &CpuId {
+        &self.cpuid
+    }
+
+    /// Makes KVM log the vCPUs' writes; may be called while they run. Pages written before are not in the log: a pre-copy
+    /// starts with [`DirtyTracker::mark_all`].
+    pub fn start_dirty_log(&self) -> Result<(), VmError> {
+        self.set_memory_slots(KVM_MEM_LOG_DIRTY_PAGES)
+    }
+
+    /// Makes KVM stop logging: the guest runs at full speed again.
+    pub fn stop_dirty_log(&self) -> Result<(), VmError> {
+        self.set_memory_slots(0)
+    }
+
+    /// The collector of dirty pages; meaningful between [`start_dirty_log`](Self::start_dirty_log) and
+    /// [`stop_dirty_log`](Self::stop_dirty_log). Have one per VM: each look resets what the next one sees.
+    pub fn dirty_tracker(&self) -> DirtyTracker {
+        DirtyTracker::new(Arc::clone(&self.fd), &self.memory, self.manual_protect)
+    }
+
+    /// Registers every region of RAM as a slot, or changes the flags of the slots that are there.
+    fn set_memory_slots(&self, flags: u32) -> Result<(), VmError> {
+        for (slot, region) in (0..).zip(self.memory.iter()) {
+            let slot = kvm_userspace_memory_region {
+                slot,
+                flags,
+                guest_phys_addr: region.start_addr().raw_value(),
+                memory_size: region.len(),
+                userspace_addr: region.get_mmap().as_ptr() as u64,
+            };
+            // SAFETY: the region is mapped memory of exactly this size; `self.memory` keeps it mapped for as long as the
+            // VM's descriptor is held by this object, and DirtyTracker, the other holder, keeps the mappings as well.
+            unsafe { self.fd.set_user_memory_region(slot) }
+                .map_err(ioctl_error("KVM_SET_USER_MEMORY_REGION"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Asks KVM to leave clearing the log to us (KVM_CLEAR_DIRTY_LOG): reading it is then cheap, and only the pages that were
+/// really dirty are write-protected again. Without it, reading clears.
+fn enable_manual_protect(fd: &VmFd) -> bool {
+    let supported = fd.check_extension_raw(u64::from(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2));
+    if supported & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE as i32 == 0 {
+        return false;
+    }
+    let mut cap = kvm_enable_cap { cap: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, ..Default::default() };
+    cap.args[0] = u64::from(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
+    fd.enable_cap(&cap).is_ok()
+}
+
+/// Offsets of LVT0 and LVT1 in the local APIC's register page.
+const APIC_LVT0: usize = 0x350;
+const APIC_LVT1: usize = 0x360;
+/// LVT delivery modes: from the 8259, and NMI.
+const LVT_EXTINT: u32 = 0x700;
+const LVT_NMI: u32 = 0x400;
+
+/// Wires the local interrupt pins as a PC's firmware does: LINT0 takes the 8259's interrupts, LINT1 is NMI.
+fn set_local_interrupts(fd: &VcpuFd) -> Result<(), VmError> {
+    let mut lapic = fd.get_lapic().map_err(ioctl_error("KVM_GET_LAPIC"))?;
+    for (offset, value) in [(APIC_LVT0, LVT_EXTINT), (APIC_LVT1, LVT_NMI)] {
+        for (i, byte) in value.to_le_bytes().into_iter().enumerate() {
+            lapic.regs[offset + i] = byte as _;
+        }
+    }
+    fd.set_lapic(&lapic).map_err(ioctl_error("KVM_SET_LAPIC"))
+}

@@ -1,0 +1,146 @@
+//! The guest's address map: where RAM, device windows, I/O ports and boot structures are, and why there.
+//!
+//! Both machines of a pair use the same map; a change here changes the machine layout that the handshake compares.
+
+/// Guest page size; the unit of dirty tracking and of transfer.
+pub const PAGE_SIZE: u64 = 4096;
+
+/// First address after low RAM. 3 GiB leaves room below 4 GiB for device windows and the interrupt controllers, all of
+/// which are reached by 32-bit addresses.
+pub const LOW_RAM_END: u64 = 0xc000_0000;
+/// First address of RAM that did not fit below the hole.
+pub const HIGH_RAM_START: u64 = 0x1_0000_0000;
+
+/// First virtio-mmio window. Inside the hole, 256 MiB above its start, so that low RAM may grow without moving it.
+pub const VIRTIO_MMIO_BASE: u64 = 0xd000_0000;
+/// Size of one virtio-mmio window: one page, so that a window can be given to user space by page tables alone.
+pub const VIRTIO_MMIO_SIZE: u64 = 0x1000;
+/// Most virtio-mmio windows of a machine: one per free I/O APIC pin.
+pub const VIRTIO_MMIO_MAX: usize = VIRTIO_MMIO_GSIS.len();
+/// The interrupt of window n. Pins 0-4 belong to the timer, keyboard, cascade and serial ports, 8 to the clock chip, 9 to
+/// ACPI's SCI: a level-triggered pin that must not be shared with an edge-triggered one.
+const VIRTIO_MMIO_GSIS: [u32; 17] =
+    [5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23];
+
+/// Address and interrupt of the virtio-mmio window `index`; `None` when the machine has no such window.
+pub fn virtio_mmio_window(index: usize) -> Option<MmioWindow> {
+    let gsi = *VIRTIO_MMIO_GSIS.get(index)?;
+    Some(MmioWindow {
+        base: VIRTIO_MMIO_BASE + index as u64 * VIRTIO_MMIO_SIZE,
+        size: VIRTIO_MMIO_SIZE,
+        gsi,
+    })
+}
+
+/// One memory-mapped device window and its edge-triggered interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MmioWindow {
+    /// First guest physical address.
+    pub base: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// The I/O APIC pin.
+    pub gsi: u32,
+}
+
+/// First port of the first serial line, where every guest looks for it.
+pub const COM1_PORT: u16 = 0x3f8;
+/// Ports of one 16550.
+pub const COM1_PORTS: u16 = 8;
+/// Interrupt of the first serial line (the PC's IRQ 4).
+pub const COM1_GSI: u32 = 4;
+
+/// ACPI PM1a event block: status (2 bytes) and enable (2 bytes).
+pub const PM1A_EVT_PORT: u16 = 0x600;
+/// Length of the PM1a event block.
+pub const PM1A_EVT_LEN: u8 = 4;
+/// ACPI PM1a control block: writing `SLP_EN | 5 << 10` powers the machine off.
+pub const PM1A_CNT_PORT: u16 = 0x604;
+/// Length of the PM1a control block.
+pub const PM1A_CNT_LEN: u8 = 2;
+/// `SLP_TYP` of the soft-off state, as the DSDT's `_S5` says.
+pub const S5_SLP_TYP: u8 = 5;
+/// ACPI's system control interrupt, where the PC has always had it.
+pub const SCI_GSI: u32 = 9;
+
+/// The keyboard controller's command port. There is no keyboard; writing [`I8042_RESET`] to it resets the machine.
+pub const I8042_PORT: u16 = 0x64;
+/// The command that pulses the reset line.
+pub const I8042_RESET: u8 = 0xfe;
+
+/// I/O APIC registers, at the PC's address, which KVM's in-kernel I/O APIC cannot change.
+pub const IOAPIC_ADDR: u32 = 0xfec0_0000;
+/// Local APIC registers, at their reset address.
+pub const LAPIC_ADDR: u32 = 0xfee0_0000;
+
+/// One page for KVM's real-mode identity map on Intel (KVM API, KVM_SET_IDENTITY_MAP_ADDR); below the TSS.
+pub const KVM_IDENTITY_MAP_ADDR: u64 = 0xfffb_c000;
+/// Three pages for KVM's TSS on Intel (KVM API, KVM_SET_TSS_ADDR); must lie in the first 4 GiB and outside any slot.
+pub const KVM_TSS_ADDR: u64 = 0xfffb_d000;
+
+/// Boot GDT for the 64-bit entry. Below the first page table; the real-mode interrupt vectors end at 0x400.
+pub const BOOT_GDT_ADDR: u64 = 0x500;
+/// PVH start info, in the otherwise unused memory above the GDT.
+pub const PVH_INFO_ADDR: u64 = 0x6000;
+/// PVH module list (the initrd).
+pub const PVH_MODULES_ADDR: u64 = 0x6040;
+/// PVH memory map.
+pub const PVH_MEMMAP_ADDR: u64 = 0x6800;
+/// The "zero page" (`struct boot_params`) of the Linux boot protocol.
+pub const ZERO_PAGE_ADDR: u64 = 0x7000;
+/// Initial stack pointer; the page below is free, and kernels set their own stack at once.
+pub const BOOT_STACK_ADDR: u64 = 0x8ff0;
+/// Boot page tables: PML4, one PDPT, four page directories that map the first 4 GiB one to one.
+pub const BOOT_PML4_ADDR: u64 = 0x9000;
+/// The page-directory-pointer table.
+pub const BOOT_PDPT_ADDR: u64 = 0xa000;
+/// First of four page directories (0xb000 to 0xefff).
+pub const BOOT_PD_ADDR: u64 = 0xb000;
+/// The kernel's command line.
+pub const CMDLINE_ADDR: u64 = 0x2_0000;
+/// Longest command line with its terminating NUL: Linux's own COMMAND_LINE_SIZE on x86.
+pub const CMDLINE_MAX: usize = 2048;
+
+/// End of conventional memory, where a PC's extended BIOS data area begins; told to the guest as the end of usable RAM.
+pub const EBDA_START: u64 = 0x9_fc00;
+/// ACPI tables begin with the RSDP here, inside the area that operating systems search for it.
+pub const ACPI_START: u64 = 0xe_0000;
+/// End of the ACPI area.
+pub const ACPI_END: u64 = 0x10_0000;
+/// RAM above the PC's hole; kernels are loaded here or higher.
+pub const HIGH_MEMORY_START: u64 = 0x10_0000;
+
+/// Address ranges of RAM, ascending, for a guest with `size` bytes: `(start, length)`.
+pub fn ram_ranges(size: u64) -> Vec<(u64, u64)> {
+    if size <= LOW_RAM_END {
+        vec![(0, size)]
+    } else {
+        vec![(0, LOW_RAM_END), (HIGH_RAM_START, size - LOW_RAM_END)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ram_is_split_around_the_hole() {
+        assert_eq!(ram_ranges(256 << 20), [(0, 256 << 20)]);
+        assert_eq!(ram_ranges(LOW_RAM_END), [(0, LOW_RAM_END)]);
+        assert_eq!(ram_ranges(4 << 30), [(0, 3 << 30), (HIGH_RAM_START, 1 << 30)]);
+    }
+
+    #[test]
+    fn windows_have_pins_of_their_own() {
+        let windows: Vec<_> = (0..VIRTIO_MMIO_MAX).filter_map(virtio_mmio_window).collect();
+        assert_eq!(windows.len(), VIRTIO_MMIO_MAX);
+        assert_eq!(windows[0].base, 0xd000_0000);
+        assert_eq!(windows[0].gsi, 5);
+        for (i, w) in windows.iter().enumerate() {
+            assert!(w.gsi != SCI_GSI && w.gsi != COM1_GSI && w.gsi < 24);
+            assert!(w.base + w.size <= u64::from(IOAPIC_ADDR));
+            assert!(windows[..i].iter().all(|o| o.gsi != w.gsi && o.base + o.size <= w.base));
+        }
+        assert_eq!(virtio_mmio_window(VIRTIO_MMIO_MAX), None);
+    }
+}

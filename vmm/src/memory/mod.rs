@@ -1,0 +1,178 @@
+//! Guest RAM: how it is mapped into this process and given to KVM, and which pages of it changed.
+
+mod dirty;
+
+pub use dirty::{DirtyError, DirtyTracker};
+
+use std::num::NonZeroUsize;
+
+use vm_memory::bitmap::AtomicBitmap;
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
+
+use crate::layout;
+
+/// Guest RAM whose writes by this process are marked in a bitmap (P8).
+pub type GuestMemory = vm_memory::GuestMemoryMmap<AtomicBitmap>;
+
+/// Why guest memory could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The size is zero or no multiple of the page size.
+    #[error(
+        "guest memory of {size} bytes: expected a multiple of 4 KiB, at least 2 MiB: change --memory"
+    )]
+    BadSize {
+        /// The size asked for.
+        size: u64,
+    },
+    /// The host has less memory available than the guest is to get.
+    #[error("guest memory {}, host has {} available: lower --memory", mib(*.wanted), mib(*.available))]
+    TooLarge {
+        /// Bytes asked for.
+        wanted: u64,
+        /// Bytes that the host could give now.
+        available: u64,
+    },
+    /// The host's available memory could not be read.
+    #[error("cannot read the host's available memory from /proc/meminfo: {0}")]
+    Meminfo(String),
+    /// `mmap` failed.
+    #[error("cannot map {} of guest memory: {reason}: lower --memory or raise the limit on locked or virtual memory", mib(*.size))]
+    Map {
+        /// Bytes of the region.
+        size: u64,
+        /// What vm-memory or the kernel says.
+        reason: String,
+    },
+}
+
+/// A byte count as people read it: whole GiB where it is at least ten of them, else MiB.
+fn mib(bytes: u64) -> String {
+    if bytes >= 10 << 30 { format!("{} GiB", bytes >> 30) } else { format!("{} MiB", bytes >> 20) }
+}
+
+/// How guest memory is to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryOptions {
+    /// Bytes of RAM.
+    pub size: u64,
+    /// Ask for transparent huge pages: fewer faults and cheaper copies, but more memory touched per page fault.
+    pub huge_pages: bool,
+}
+
+/// Maps guest RAM at the addresses of [`layout::ram_ranges`], all zero.
+///
+/// Private, anonymous and not reserved: pages that the guest never touches cost nothing, and no other process can change
+/// them behind dirty tracking (P8).
+pub fn create(options: MemoryOptions) -> Result<GuestMemory, MemoryError> {
+    check_size(options.size, available_memory()?)?;
+    let mut regions = Vec::new();
+    for (start, len) in layout::ram_ranges(options.size) {
+        regions.push(map_region(start, len, options.huge_pages)?);
+    }
+    GuestMemory::from_regions(regions)
+        .map_err(|e| MemoryError::Map { size: options.size, reason: e.to_string() })
+}
+
+fn check_size(size: u64, available: u64) -> Result<(), MemoryError> {
+    if size < 2 << 20 || !size.is_multiple_of(layout::PAGE_SIZE) {
+        return Err(MemoryError::BadSize { size });
+    }
+    if size > available {
+        return Err(MemoryError::TooLarge { wanted: size, available });
+    }
+    Ok(())
+}
+
+fn map_region(
+    start: u64,
+    len: u64,
+    huge_pages: bool,
+) -> Result<GuestRegionMmap<AtomicBitmap>, MemoryError> {
+    let fail = |reason: String| MemoryError::Map { size: len, reason };
+    let page = NonZeroUsize::new(layout::PAGE_SIZE as usize).expect("the page size is not zero");
+    let bitmap = AtomicBitmap::new(len as usize, page);
+    let mapping = MmapRegionBuilder::new_with_bitmap(len as usize, bitmap)
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
+        .build()
+        .map_err(|e| fail(e.to_string()))?;
+    // Guest memory has no place in a core dump: it is large, and it is the guest's own.
+    advise(&mapping, libc::MADV_DONTDUMP, "MADV_DONTDUMP");
+    if huge_pages {
+        advise(&mapping, libc::MADV_HUGEPAGE, "MADV_HUGEPAGE");
+    }
+    GuestRegionMmap::new(mapping, GuestAddress(start))
+        .ok_or_else(|| fail("the region ends beyond the address space".into()))
+}
+
+/// Gives the kernel advice that is worth a log line, not a failure, when refused (a kernel may lack huge pages).
+fn advise(mapping: &vm_memory::MmapRegion<AtomicBitmap>, advice: libc::c_int, name: &str) {
+    // SAFETY: the range is exactly the mapping just made, which outlives the call; neither piece of advice changes the
+    // contents of memory.
+    let ret = unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), advice) };
+    if ret != 0 {
+        log::warn!("guest memory: {name}: {}", std::io::Error::last_os_error());
+    }
+}
+
+/// Memory that the host can give without swapping, by the kernel's own estimate.
+fn available_memory() -> Result<u64, MemoryError> {
+    let text = std::fs::read_to_string("/proc/meminfo")
+        .map_err(|e| MemoryError::Meminfo(e.to_string()))?;
+    parse_available(&text).ok_or_else(|| MemoryError::Meminfo("it has no MemAvailable line".into()))
+}
+
+fn parse_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find(|l| l.starts_with("MemAvailable:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// Bytes of RAM in `memory`.
+pub fn total_size(memory: &GuestMemory) -> u64 {
+    memory.iter().map(GuestMemoryRegion::len).sum()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use vm_memory::Bytes;
+
+    #[test]
+    fn too_much_memory_names_both_sides_and_the_flag() {
+        let error = check_size(64 << 30, 23 << 30).unwrap_err().to_string();
+        assert_eq!(error, "guest memory 64 GiB, host has 23 GiB available: lower --memory");
+        assert!(matches!(
+            create(MemoryOptions { size: 1 << 60, huge_pages: false }),
+            Err(MemoryError::TooLarge { .. })
+        ));
+        assert!(matches!(check_size(5000, 1 << 30), Err(MemoryError::BadSize { .. })));
+    }
+
+    #[test]
+    fn meminfo_is_read() {
+        assert_eq!(parse_available("MemTotal: 9 kB\nMemAvailable:   8 kB\n"), Some(8192));
+        assert_eq!(parse_available("MemTotal: 9 kB\n"), None);
+        assert!(available_memory().unwrap() > 0);
+    }
+
+    #[test]
+    fn memory_around_the_hole_is_mapped_and_zero() {
+        // Not reserved: mapping 3 GiB and a bit costs nothing until it is touched.
+        let size = layout::LOW_RAM_END + (8 << 20);
+        if available_memory().unwrap() < size {
+            eprintln!("skipped: the host has less than {} available", mib(size));
+            return;
+        }
+        let memory = create(MemoryOptions { size, huge_pages: true }).unwrap();
+        assert_eq!(total_size(&memory), size);
+        let high = GuestAddress(layout::HIGH_RAM_START + 4096);
+        assert_eq!(memory.read_obj::<u64>(high).unwrap(), 0);
+        memory.write_obj(7u64, high).unwrap();
+        assert_eq!(memory.read_obj::<u64>(high).unwrap(), 7);
+        assert!(memory.read_obj::<u64>(GuestAddress(layout::LOW_RAM_END)).is_err());
+    }
+}
