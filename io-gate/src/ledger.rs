@@ -51,7 +51,7 @@ pub enum ChainOutcome {
 #[derive(Clone, Debug)]
 pub struct Performable {
     record: Arc<Record>,
-    copy: Option<Arc<[u8]>>,
+    copy: Option<Arc<Vec<u8>>>,
     /// Whether it was settled already if a copy is wanted.
     copied: bool,
     replay: bool,
@@ -67,7 +67,7 @@ impl Performable {
     /// The payload as it was when it was staged, where a copy was taken.
     #[must_use]
     pub fn copy(&self) -> Option<&[u8]> {
-        self.copy.as_deref()
+        self.copy.as_deref().map(Vec::as_slice)
     }
 
     /// Whether a former owner of the machine may have performed it already.
@@ -138,29 +138,24 @@ impl Ledger {
             Verdict::Held(_) | Verdict::Pending(_) => None,
         });
         self.assert_tokens_balanced();
-        let waiting: Vec<EffectId> = self
-            .in_flight
-            .range(first..)
-            .filter(|(_, entry)| entry.record.origin == origin)
-            .map(|(id, _)| *id)
-            .collect();
         match verdict {
             Ok(Some(len)) => {
-                assert!(
-                    waiting.is_empty(),
-                    "P5: a chain was called done with {waiting:?} in flight"
-                );
+                let waiting = self.waiting_since(first, origin).count();
+                assert!(waiting == 0, "P5: a chain was called done with {waiting} in flight");
                 Ok(ChainOutcome::Done(len))
             }
             Ok(None) => {
-                assert!(
-                    waiting.len() == 1,
-                    "P5: a chain must wait for one request, not {waiting:?}"
-                );
-                Ok(ChainOutcome::Waiting(waiting[0]))
+                let mut waiting = self.waiting_since(first, origin);
+                match (waiting.next(), waiting.next()) {
+                    (Some(id), None) => Ok(ChainOutcome::Waiting(id)),
+                    (one, more) => {
+                        panic!("P5: a chain must wait for one request, not {one:?}, {more:?}")
+                    }
+                }
             }
             Err(error) => {
-                waiting.iter().for_each(|id| self.cancel(*id));
+                let waiting: Vec<EffectId> = self.waiting_since(first, origin).collect();
+                waiting.into_iter().for_each(|id| self.cancel(id));
                 Err(error)
             }
         }
@@ -196,6 +191,12 @@ impl Ledger {
     #[must_use]
     pub fn held(&self) -> usize {
         self.held.len()
+    }
+
+    /// Effects of one epoch that wait to be released.
+    #[must_use]
+    pub fn held_in(&self, epoch: Epoch) -> usize {
+        self.held.iter().rev().take_while(|held| held.record.epoch >= epoch).count()
     }
 
     /// What has passed so far.
@@ -257,6 +258,12 @@ impl Ledger {
         self.alone = None;
     }
 
+    /// Whether [`take_ready`](Self::take_ready) would give anything.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        !self.inputs.is_empty() || (self.alone.is_some() && !self.held.is_empty())
+    }
+
     /// What may be performed at once after a session: inputs always, effects when the machine
     /// runs alone.
     pub fn take_ready(&mut self) -> Vec<Performable> {
@@ -276,7 +283,7 @@ impl Ledger {
                 break;
             }
             held.copied = true;
-            held.copy = copy(&held.record).map(Arc::from);
+            held.copy = copy(&held.record).map(Arc::new);
         }
     }
 
@@ -298,6 +305,20 @@ impl Ledger {
     /// Drops everything that has not left: the machine was reset, or it lost the right to perform.
     pub fn cancel_held(&mut self) {
         let ids: Vec<EffectId> = self.held.iter().map(|held| held.record.id).collect();
+        ids.into_iter().for_each(|id| self.cancel(id));
+    }
+
+    /// Drops the requests of a slot's descriptor chains that have not left: its driver has reset
+    /// the device, and owns the memory they point to again.
+    pub fn cancel_chains_of(&mut self, slot: u16) {
+        let waits = |entry: &Performable| matches!(entry.record.origin, Origin::Chain { slot: of, .. } if of == slot);
+        let ids: Vec<EffectId> = self
+            .held
+            .iter()
+            .chain(&self.inputs)
+            .filter(|entry| waits(entry))
+            .map(|entry| entry.record.id)
+            .collect();
         ids.into_iter().for_each(|id| self.cancel(id));
     }
 
@@ -360,6 +381,17 @@ impl Ledger {
         let record = Arc::new(Record { id, epoch: self.epoch, origin, request });
         self.in_flight.insert(id, InFlight { record: record.clone(), replay: false });
         Performable { record, copy: None, copied: false, replay: false }
+    }
+
+    fn waiting_since(
+        &self,
+        first: EffectId,
+        origin: Origin,
+    ) -> impl Iterator<Item = EffectId> + '_ {
+        self.in_flight
+            .range(first..)
+            .filter(move |(_, entry)| entry.record.origin == origin)
+            .map(|(id, _)| *id)
     }
 
     fn cancel(&mut self, id: EffectId) {

@@ -1,1 +1,30 @@
-//! Skeleton.
+//! The far side of the gate: it drives devices, holds what they stage, and performs what is
+//! committed. The only crate that owns descriptors for anything a guest can cause (P5).
+
+pub mod adapter;
+pub mod backend;
+mod chain_walk;
+mod completion;
+mod core;
+mod fence;
+mod gate_host;
+mod guest_memory;
+mod inputs;
+mod lane;
+mod latency;
+mod perform;
+mod rate_limit;
+mod register_slot;
+mod ring;
+mod slot_state;
+mod virtio_slot;
+
+pub use backend::Backend;
+pub use completion::{Completion, Interrupt};
+pub use fence::{Fence, Unfenced};
+pub use gate_host::{GateHost, Sealed};
+pub use guest_memory::GuestMemory;
+pub use latency::{EffectClass, LatencySummary};
+pub use register_slot::RegisterSlot;
+pub use slot_state::{QueueSaved, RegisterState, SlotError, SlotState};
+pub use virtio_slot::VirtioSlot;

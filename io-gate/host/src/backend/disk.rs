@@ -1,0 +1,275 @@
+//! A raw disk: a file or a block device, read and written by one thread.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use io_gate::Outcome;
+
+use crate::guest_memory::Gather;
+
+/// Bytes in a sector, everywhere in virtio (virtio 1.2, 5.2.4).
+pub const SECTOR: u64 = 512;
+/// As much as one gathering system call takes.
+const MAX_PIECES: usize = libc::UIO_MAXIOV as usize;
+/// Zeroes are written in pieces of this size where the file system has no better way.
+const ZEROES: usize = 256 * 1024;
+
+/// How a disk is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskOptions {
+    /// Never write to it.
+    pub read_only: bool,
+    /// Take a lock, so that no two machines use it: for writing, against all others; for reading,
+    /// against writers.
+    pub lock: bool,
+}
+
+/// Why a disk cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// The file cannot be opened.
+    #[error("disk {path}: cannot open it: {error}; check the path in --disk and its permissions")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        error: io::Error,
+    },
+    /// It is neither a file nor a block device.
+    #[error("disk {path}: expected a regular file or a block device; check the path in --disk")]
+    Kind {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is too small to hold anything.
+    #[error("disk {path}: expected at least 512 bytes, found {bytes}; make the image larger")]
+    Empty {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        bytes: u64,
+    },
+    /// Another process has it locked.
+    #[error(
+        "disk {path}: another process uses it; look for a `kemari` with this disk, here or on a host that shares it (`fuser -v {path}`, `lslocks`), and stop it first"
+    )]
+    Locked {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file system cannot lock.
+    #[error("disk {path}: cannot lock it: {error}")]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        error: io::Error,
+    },
+}
+
+/// An open disk.
+#[derive(Debug)]
+pub struct Disk {
+    file: File,
+    path: PathBuf,
+    sectors: u64,
+    read_only: bool,
+}
+
+impl Disk {
+    /// Opens a raw image or a block device.
+    ///
+    /// # Errors
+    /// See [`DiskError`].
+    pub fn open(path: &Path, options: DiskOptions) -> Result<Self, DiskError> {
+        let failed = |error| DiskError::Open { path: path.to_owned(), error };
+        let mut file =
+            OpenOptions::new().read(true).write(!options.read_only).open(path).map_err(failed)?;
+        let kind = file.metadata().map_err(failed)?.file_type();
+        if !kind.is_file() && !is_block_device(kind) {
+            return Err(DiskError::Kind { path: path.to_owned() });
+        }
+        if options.lock {
+            lock(&file, path, options.read_only)?;
+        }
+        // A block device's metadata has no length.
+        let bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
+        if bytes < SECTOR {
+            return Err(DiskError::Empty { path: path.to_owned(), bytes });
+        }
+        let sectors = bytes / SECTOR;
+        Ok(Self { file, path: path.to_owned(), sectors, read_only: options.read_only })
+    }
+
+    /// Its size in sectors of 512 bytes.
+    #[must_use]
+    pub fn sectors(&self) -> u64 {
+        self.sectors
+    }
+
+    /// Whether it is never written.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    pub(crate) fn read(&self, sector: u64, into: &mut [u8]) -> io::Result<()> {
+        let at = self.range(sector, into.len() as u64)?;
+        self.file.read_exact_at(into, at)
+    }
+
+    pub(crate) fn write(&self, sector: u64, mut bytes: Gather<'_>) -> io::Result<()> {
+        self.writable()?;
+        let mut at = self.range(sector, bytes.len() as u64)?;
+        while bytes.len() > 0 {
+            let written = self.write_some(at, &bytes)?;
+            bytes.advance(written);
+            at += written as u64;
+        }
+        Ok(())
+    }
+
+    fn write_some(&self, at: u64, bytes: &Gather<'_>) -> io::Result<usize> {
+        let pieces = &bytes.pieces()[..bytes.pieces().len().min(MAX_PIECES)];
+        let offset = libc::off_t::try_from(at).map_err(|_| out_of_range())?;
+        loop {
+            // SAFETY: the pieces are valid for reads while `bytes` borrows them, and there are at
+            // most UIO_MAXIOV of them.
+            let written = unsafe {
+                libc::pwritev(
+                    self.file.as_raw_fd(),
+                    pieces.as_ptr(),
+                    pieces.len() as libc::c_int,
+                    offset,
+                )
+            };
+            match usize::try_from(written) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => return Ok(written),
+                Err(_) => {
+                    let error = io::Error::last_os_error();
+                    if error.kind() != io::ErrorKind::Interrupted {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    pub(crate) fn discard(&self, sector: u64, sectors: u64) -> io::Result<()> {
+        self.writable()?;
+        let (at, len) = self.sector_range(sector, sectors)?;
+        self.allocate(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, at, len)
+    }
+
+    pub(crate) fn write_zeroes(&self, sector: u64, sectors: u64, unmap: bool) -> io::Result<()> {
+        self.writable()?;
+        let (at, len) = self.sector_range(sector, sectors)?;
+        let mode = if unmap { libc::FALLOC_FL_PUNCH_HOLE } else { libc::FALLOC_FL_ZERO_RANGE };
+        match self.allocate(mode | libc::FALLOC_FL_KEEP_SIZE, at, len) {
+            Err(error) if is_unsupported(&error) => self.write_zeroes_plainly(at, len),
+            result => result,
+        }
+    }
+
+    fn write_zeroes_plainly(&self, mut at: u64, len: u64) -> io::Result<()> {
+        let zeroes = vec![0; ZEROES.min(len as usize)];
+        let end = at + len;
+        while at < end {
+            let piece = zeroes.len().min((end - at) as usize);
+            self.file.write_all_at(&zeroes[..piece], at)?;
+            at += piece as u64;
+        }
+        Ok(())
+    }
+
+    fn allocate(&self, mode: libc::c_int, at: u64, len: u64) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        loop {
+            // SAFETY: a system call on our own descriptor, without pointers.
+            let result = unsafe {
+                libc::fallocate(self.file.as_raw_fd(), mode, at as libc::off_t, len as libc::off_t)
+            };
+            if result == 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Logs a failure and says what the guest is told.
+    pub(crate) fn failed(&self, what: &str, sector: u64, error: &io::Error) -> Outcome {
+        if is_unsupported(error) {
+            log::debug!("disk {}: {what}: {error}", self.path.display());
+            return Outcome::Unsupported;
+        }
+        log::warn!("disk {}: {what} at sector {sector}: {error}", self.path.display());
+        Outcome::Failed
+    }
+
+    fn writable(&self) -> io::Result<()> {
+        if self.read_only {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "opened read-only"));
+        }
+        Ok(())
+    }
+
+    fn sector_range(&self, sector: u64, sectors: u64) -> io::Result<(u64, u64)> {
+        let len = sectors.checked_mul(SECTOR).ok_or_else(out_of_range)?;
+        Ok((self.range(sector, len)?, len))
+    }
+
+    /// The offset of a range, which must lie on the disk: a write never makes the file longer.
+    fn range(&self, sector: u64, len: u64) -> io::Result<u64> {
+        let at = sector.checked_mul(SECTOR).ok_or_else(out_of_range)?;
+        match at.checked_add(len) {
+            Some(end) if end <= self.sectors * SECTOR => Ok(at),
+            _ => Err(out_of_range()),
+        }
+    }
+}
+
+fn out_of_range() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "beyond the end of the disk")
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV))
+}
+
+fn is_block_device(kind: std::fs::FileType) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    kind.is_block_device()
+}
+
+/// An open-file-description lock: it goes when the last descriptor is closed, so a machine that
+/// was killed leaves none behind.
+fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), DiskError> {
+    let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
+    // SAFETY: all-zero bytes are a valid `flock`: it is plain numbers.
+    let mut whole: libc::flock = unsafe { std::mem::zeroed() };
+    whole.l_type = kind as libc::c_short;
+    whole.l_whence = libc::SEEK_SET as libc::c_short;
+    // SAFETY: `whole` is a valid `flock` for the duration of the call.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &whole) };
+    if result == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    Err(match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::EACCES) => DiskError::Locked { path: path.to_owned() },
+        _ => DiskError::Lock { path: path.to_owned(), error },
+    })
+}

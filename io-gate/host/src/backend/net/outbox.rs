@@ -1,0 +1,78 @@
+//! Frames that a socket could not take at once: a bounded queue, emptied when it can.
+
+use std::collections::VecDeque;
+
+/// More than this is dropped: the peer does not read.
+const MAX_BYTES: usize = 8 * 1024 * 1024;
+
+/// What is still to be sent, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    messages: VecDeque<Vec<u8>>,
+    /// Bytes of the first message that have left.
+    sent: usize,
+    bytes: usize,
+    dropped: u64,
+}
+
+impl Outbox {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Whether one more message of this length is taken; counts it as dropped if not.
+    pub(crate) fn has_room(&mut self, len: usize) -> bool {
+        let room = self.bytes + len <= MAX_BYTES;
+        if !room {
+            self.dropped += 1;
+        }
+        room
+    }
+
+    /// Adds a message, of which a part may have left already if it is the only one.
+    pub(crate) fn push(&mut self, message: Vec<u8>, sent: usize) {
+        debug_assert!(sent == 0 || self.messages.is_empty(), "only the first is sent in part");
+        if self.messages.is_empty() {
+            self.sent = sent;
+        }
+        self.bytes += message.len();
+        self.messages.push_back(message);
+    }
+
+    /// The rest of the first message.
+    pub(crate) fn front(&self) -> Option<&[u8]> {
+        self.messages.front().map(|message| &message[self.sent..])
+    }
+
+    /// Bytes of the first message have left.
+    pub(crate) fn advance(&mut self, count: usize) {
+        self.sent += count;
+        if self.front().is_some_and(<[u8]>::is_empty) {
+            self.pop();
+        }
+    }
+
+    /// Takes the first message out.
+    pub(crate) fn pop(&mut self) {
+        if let Some(message) = self.messages.pop_front() {
+            self.bytes -= message.len();
+        }
+        self.sent = 0;
+    }
+
+    /// The connection is gone, and all that is queued with it.
+    pub(crate) fn clear(&mut self) {
+        self.dropped += self.messages.len() as u64;
+        self.messages.clear();
+        self.bytes = 0;
+        self.sent = 0;
+    }
+
+    pub(crate) fn count_drop(&mut self) {
+        self.dropped += 1;
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}

@@ -1,0 +1,268 @@
+//! Frames over a Unix stream socket, each behind its length; connects again when the peer goes.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::timerfd::TimerFd;
+
+use super::outbox::Outbox;
+use super::{MAX_FRAME, NetError, VNET_HEADER};
+use crate::guest_memory::Gather;
+use crate::inputs::{Inputs, Role, Token, Watch};
+
+/// How often a connection is tried.
+const RETRY: Duration = Duration::from_millis(100);
+/// Bytes of the length in front of a frame.
+const PREFIX: usize = 4;
+/// How much is read from the socket at once.
+const READ: usize = 128 * 1024;
+/// What the socket is asked to buffer; the system grants less if it must.
+const SEND_BUFFER: libc::c_int = 1024 * 1024;
+
+/// The backend.
+pub(crate) struct Stream {
+    path: PathBuf,
+    // Before what it watches, so that it is dropped first.
+    timer_watch: Option<Watch>,
+    timer: TimerFd,
+    place: Option<(Inputs, Token)>,
+    link: Option<Link>,
+    outbox: Outbox,
+    input_wanted: bool,
+    /// Whether the operator has been told that the peer is away.
+    told: bool,
+}
+
+struct Link {
+    // Before the socket, so that it is dropped first.
+    watch: Watch,
+    socket: UnixStream,
+    received: Vec<u8>,
+    /// Where the next frame begins in `received`.
+    at: usize,
+}
+
+impl Stream {
+    pub(crate) fn new(path: &Path) -> Result<Self, NetError> {
+        if path.as_os_str().len() > super::dgram::MAX_PATH {
+            return Err(NetError::Path { path: path.to_owned() });
+        }
+        let timer = TimerFd::new().map_err(io::Error::from)?;
+        Ok(Self {
+            path: path.to_owned(),
+            timer_watch: None,
+            timer,
+            place: None,
+            link: None,
+            outbox: Outbox::default(),
+            input_wanted: true,
+            told: false,
+        })
+    }
+
+    pub(crate) fn attach(&mut self, inputs: &Inputs, token: Token) -> io::Result<()> {
+        let mut watch = inputs.watch(self.timer.as_raw_fd(), Token { role: Role::Timer, ..token });
+        watch.want(EventSet::IN)?;
+        self.timer_watch = Some(watch);
+        self.place = Some((inputs.clone(), token));
+        self.connect();
+        Ok(())
+    }
+
+    pub(crate) fn send(&mut self, frame: Gather<'_>) {
+        if self.link.is_none() {
+            self.outbox.count_drop();
+            return;
+        }
+        // The limit was checked by the caller.
+        let prefix = (frame.len() as u32).to_be_bytes();
+        let mut message = Gather::of_slice(&prefix);
+        message.append(frame);
+        let frame = message;
+        if !self.outbox.is_empty() {
+            self.queue(&frame, 0);
+            return;
+        }
+        match self.send_some(&frame) {
+            Ok(sent) if sent == frame.len() => {}
+            Ok(sent) => self.queue(&frame, sent),
+            Err(error) => self.disconnect(&error.to_string()),
+        }
+    }
+
+    pub(crate) fn receive(&mut self, into: &mut Vec<u8>) -> bool {
+        loop {
+            let Some(link) = &mut self.link else { return false };
+            match link.next_frame(into) {
+                Ok(true) => return true,
+                Ok(false) => {}
+                Err(reason) => {
+                    self.disconnect(&reason);
+                    return false;
+                }
+            }
+            match link.fill() {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(error) => {
+                    self.disconnect(&error.to_string());
+                    return false;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn handle(&mut self, role: Role, events: EventSet) -> bool {
+        if role == Role::Timer {
+            // Reading it stops it from being ready.
+            let _ = self.timer.wait();
+            self.connect();
+            return self.link.is_some();
+        }
+        if events.contains(EventSet::OUT) {
+            self.send_queued();
+        }
+        events.intersects(EventSet::IN | EventSet::HANG_UP | EventSet::ERROR)
+    }
+
+    pub(crate) fn want_input(&mut self, wanted: bool) {
+        self.input_wanted = wanted;
+        self.update_watch();
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.outbox.dropped()
+    }
+
+    fn connect(&mut self) {
+        let Some((inputs, token)) = &self.place else { return };
+        if self.link.is_some() {
+            return;
+        }
+        match connect(&self.path) {
+            Ok(socket) => {
+                log::info!("net stream={}: connected", self.path.display());
+                let watch = inputs.watch(socket.as_raw_fd(), *token);
+                self.link = Some(Link { watch, socket, received: Vec::new(), at: 0 });
+                self.told = false;
+                self.update_watch();
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.told, true) {
+                    log::warn!(
+                        "net stream={}: {error}; frames are dropped until the peer listens there",
+                        self.path.display()
+                    );
+                }
+                self.try_later();
+            }
+        }
+    }
+
+    fn disconnect(&mut self, reason: &str) {
+        log::warn!("net stream={}: {reason}; connecting again", self.path.display());
+        self.link = None;
+        self.outbox.clear();
+        self.told = true;
+        self.try_later();
+    }
+
+    fn try_later(&mut self) {
+        if let Err(error) = self.timer.reset(RETRY, None) {
+            log::error!("net stream={}: cannot set a timer: {error}", self.path.display());
+        }
+    }
+
+    fn queue(&mut self, frame: &Gather<'_>, sent: usize) {
+        // What has left in part must be finished, or the peer loses its place.
+        if sent > 0 || self.outbox.has_room(frame.len()) {
+            self.outbox.push(frame.to_vec(usize::MAX), sent);
+            self.update_watch();
+        }
+    }
+
+    fn send_queued(&mut self) {
+        while let (Some(link), Some(front)) = (&self.link, self.outbox.front()) {
+            match send(&link.socket, &Gather::of_slice(front)) {
+                Ok(0) => break,
+                Ok(sent) => self.outbox.advance(sent),
+                Err(error) => return self.disconnect(&error.to_string()),
+            }
+        }
+        self.update_watch();
+    }
+
+    fn send_some(&self, bytes: &Gather<'_>) -> io::Result<usize> {
+        self.link.as_ref().map_or(Ok(0), |link| send(&link.socket, bytes))
+    }
+
+    fn update_watch(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        let mut wanted = EventSet::empty();
+        wanted.set(EventSet::IN, self.input_wanted);
+        wanted.set(EventSet::OUT, !self.outbox.is_empty());
+        if let Err(error) = link.watch.want(wanted) {
+            self.disconnect(&error.to_string());
+        }
+    }
+}
+
+impl Link {
+    /// Takes the next whole frame out of what was received; an error if there cannot be one.
+    fn next_frame(&mut self, into: &mut Vec<u8>) -> Result<bool, String> {
+        let rest = &self.received[self.at..];
+        let Some((prefix, rest)) = rest.split_first_chunk::<PREFIX>() else { return Ok(false) };
+        let len = u32::from_be_bytes(*prefix) as usize;
+        if len == 0 || len > MAX_FRAME {
+            return Err(format!("expected a frame of 1 to {MAX_FRAME} bytes, found {len}"));
+        }
+        let Some(frame) = rest.get(..len) else { return Ok(false) };
+        into.clear();
+        into.resize(VNET_HEADER, 0);
+        into.extend_from_slice(frame);
+        self.at += PREFIX + len;
+        Ok(true)
+    }
+
+    /// Reads what the socket has; whether there was anything.
+    fn fill(&mut self) -> io::Result<bool> {
+        self.received.drain(..self.at);
+        self.at = 0;
+        let had = self.received.len();
+        self.received.resize(had + READ, 0);
+        let got = recv(&self.socket, &mut self.received[had..]);
+        self.received.truncate(had + got.as_ref().ok().copied().flatten().unwrap_or(0));
+        match got? {
+            None => Ok(false),
+            Some(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer has closed")),
+            Some(_) => Ok(true),
+        }
+    }
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// Connects without waiting for the peer to accept.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let socket = super::dgram::socket(libc::SOCK_STREAM)?;
+    super::dgram::connect(&socket, path)?;
+    super::dgram::set_send_buffer(&socket, SEND_BUFFER);
+    Ok(UnixStream::from(socket))
+}
+
+/// Sends what the socket takes now: 0 if it takes nothing.
+fn send(socket: &UnixStream, bytes: &Gather<'_>) -> io::Result<usize> {
+    super::dgram::send_message(socket.as_raw_fd(), bytes).map(|sent| sent.unwrap_or(0))
+}
+
+fn recv(socket: &UnixStream, into: &mut [u8]) -> io::Result<Option<usize>> {
+    super::dgram::receive_message(socket.as_raw_fd(), into)
+}

@@ -1,0 +1,127 @@
+//! Walks a descriptor chain of a guest that is not to be trusted (virtio 1.2, 2.7.5).
+
+use io_gate::GuestRange;
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::guest_memory::{GuestMemory, contains};
+
+/// The longest indirect table that is accepted. Drivers use at most the queue size.
+const MAX_INDIRECT: u32 = 1024;
+const DESCRIPTOR_SIZE: u32 = 16;
+
+/// The two parts of a chain.
+#[derive(Debug, Default)]
+pub(crate) struct Walked {
+    pub(crate) readable: Vec<GuestRange>,
+    pub(crate) writable: Vec<GuestRange>,
+}
+
+/// What is wrong with a chain.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum WalkError {
+    #[error("expected a descriptor index below {size}, found {index}")]
+    Index { index: u16, size: u16 },
+    #[error("expected at most {size} descriptors, found a longer chain or a loop")]
+    TooLong { size: u16 },
+    #[error("expected descriptors in guest memory, found {addr:#x}+{len:#x}")]
+    Outside { addr: u64, len: u32 },
+    #[error("expected all readable descriptors first, found one after a writable descriptor")]
+    Order,
+    #[error("expected at most 2^32 - 1 bytes in a chain, found more")]
+    TooManyBytes,
+    #[error("expected an indirect table of 1 to {MAX_INDIRECT} descriptors, found {len} bytes")]
+    IndirectLength { len: u32 },
+    #[error("expected an indirect descriptor alone and not nested, found it combined")]
+    IndirectPlace,
+}
+
+/// Where a walk reads descriptors.
+struct Table {
+    addr: u64,
+    size: u16,
+}
+
+/// Walks the chain that begins at `head` of a descriptor table.
+pub(crate) fn walk(
+    memory: &GuestMemory,
+    table: u64,
+    size: u16,
+    head: u16,
+) -> Result<Walked, WalkError> {
+    let mut walked = Walked::default();
+    let mut table = Table { addr: table, size };
+    let mut indirect = false;
+    let mut bytes = 0_u32;
+    let mut next = head;
+    let mut left = size;
+    loop {
+        left = left.checked_sub(1).ok_or(WalkError::TooLong { size: table.size })?;
+        let descriptor = read(memory, &table, next)?;
+        if descriptor.refers_to_indirect_table() {
+            if indirect || descriptor.has_next() {
+                return Err(WalkError::IndirectPlace);
+            }
+            table = indirect_table(memory, &descriptor)?;
+            left = table.size;
+            next = 0;
+            indirect = true;
+            continue;
+        }
+        let range = GuestRange { addr: descriptor.addr().0, len: descriptor.len() };
+        bytes = bytes.checked_add(range.len).ok_or(WalkError::TooManyBytes)?;
+        walked.add(memory, range, descriptor.is_write_only())?;
+        if !descriptor.has_next() {
+            return Ok(walked);
+        }
+        next = descriptor.next();
+    }
+}
+
+impl Walked {
+    fn add(
+        &mut self,
+        memory: &GuestMemory,
+        range: GuestRange,
+        writable: bool,
+    ) -> Result<(), WalkError> {
+        if !writable && !self.writable.is_empty() {
+            return Err(WalkError::Order);
+        }
+        if range.len == 0 {
+            return Ok(());
+        }
+        if !contains(memory, range) {
+            return Err(WalkError::Outside { addr: range.addr, len: range.len });
+        }
+        if writable {
+            self.writable.push(range)
+        } else {
+            self.readable.push(range)
+        }
+        Ok(())
+    }
+}
+
+fn read(memory: &GuestMemory, table: &Table, index: u16) -> Result<Descriptor, WalkError> {
+    if index >= table.size {
+        return Err(WalkError::Index { index, size: table.size });
+    }
+    let outside = WalkError::Outside { addr: table.addr, len: DESCRIPTOR_SIZE };
+    let offset = u64::from(index) * u64::from(DESCRIPTOR_SIZE);
+    let Some(addr) = table.addr.checked_add(offset) else { return Err(outside) };
+    memory.read_obj(GuestAddress(addr)).map_err(|_| outside)
+}
+
+fn indirect_table(memory: &GuestMemory, descriptor: &Descriptor) -> Result<Table, WalkError> {
+    let len = descriptor.len();
+    let count = len / DESCRIPTOR_SIZE;
+    if len % DESCRIPTOR_SIZE != 0 || count == 0 || count > MAX_INDIRECT {
+        return Err(WalkError::IndirectLength { len });
+    }
+    let addr = descriptor.addr().0;
+    if !contains(memory, GuestRange { addr, len }) {
+        return Err(WalkError::Outside { addr, len });
+    }
+    Ok(Table { addr, size: count as u16 })
+}

@@ -1,0 +1,470 @@
+//! The host side of one gate: one ledger, the backends behind it, and who performs what.
+//!
+//! Locks are taken in this order: a slot (by its owner), `performer`, the ledger, one backend.
+//! Effects of one backend are performed in the order of their release (P1), because releasing and
+//! performing, or queueing for a lane, happen under `performer`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::time::Instant;
+
+use io_gate::host::{
+    Alone, Committed, Counts, EffectId, EffectOp, Epoch, InputOp, Ledger, Performable, Record,
+    Request,
+};
+use io_gate::{Outcome, Port, PowerEvent};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::backend::{Attached, Backend};
+use crate::completion::{Completion, Kind, Performed};
+use crate::core::{Core, POISONED, event, signal};
+use crate::fence::Fence;
+use crate::guest_memory::{GuestMemory, copy_out};
+use crate::inputs::{Inputs, Role, Token};
+use crate::latency::{Latencies, LatencySummary};
+use crate::perform;
+
+/// What [`GateHost::seal`] gives for the checkpoint.
+#[derive(Debug)]
+pub struct Sealed {
+    /// The epoch that has ended.
+    pub epoch: Epoch,
+    /// Everything asked for and not settled, oldest first.
+    pub in_flight: Vec<Record>,
+    /// The number that the next request gets.
+    pub next_id: EffectId,
+    /// How many effects the sealed epoch holds back.
+    pub staged: usize,
+}
+
+/// The gate's host side; shared by the device thread, the vCPU threads and the link thread.
+pub struct GateHost {
+    core: Arc<Core>,
+    performer: Mutex<()>,
+    latencies: Mutex<Latencies>,
+    held_event: EventFd,
+    held_signalled: AtomicBool,
+    inputs: Inputs,
+    // After `inputs`, so that watches are dropped while its descriptor is open.
+    attached: RwLock<BTreeMap<(u16, Port), Arc<Attached>>>,
+}
+
+impl GateHost {
+    /// A gate without backends, that holds.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn new(
+        ledger: Ledger,
+        memory: Arc<GuestMemory>,
+        fence: Arc<dyn Fence>,
+    ) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            core: Arc::new(Core::new(ledger, memory, fence)?),
+            performer: Mutex::new(()),
+            latencies: Mutex::new(Latencies::new()),
+            held_event: event()?,
+            held_signalled: AtomicBool::new(false),
+            inputs: Inputs::new()?,
+            attached: RwLock::new(BTreeMap::new()),
+        }))
+    }
+
+    /// Puts a backend behind a port of a slot. A port without one answers that it cannot.
+    ///
+    /// # Errors
+    /// When the port has a backend already, or the process is out of threads or descriptors.
+    pub fn attach(&self, slot: u16, port: Port, backend: Backend) -> io::Result<()> {
+        let mut attached = self.attached.write().expect(POISONED);
+        if attached.contains_key(&(slot, port)) {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                format!("slot {slot}, port {}: expected no backend yet, found one", port.0),
+            ));
+        }
+        let token = Token { slot, port, role: Role::Data };
+        let backend = Attached::new(backend, &self.core, &self.inputs, token)?;
+        attached.insert((slot, port), Arc::new(backend));
+        Ok(())
+    }
+
+    /// Ends the current epoch. Called on the device thread with the guest paused.
+    ///
+    /// # Panics
+    /// When the gate's counts do not add up (P5).
+    #[must_use]
+    pub fn seal(&self) -> Sealed {
+        let mut ledger = self.core.ledger();
+        let staged = ledger.held_in(ledger.epoch());
+        let epoch = ledger.seal();
+        self.held_signalled.store(false, Ordering::Release);
+        Sealed { epoch, in_flight: ledger.in_flight(), next_id: ledger.next_id(), staged }
+    }
+
+    /// Spends a proof: performs the effects that it covers, in order, disks on their lanes.
+    pub fn release(&self, proof: Committed) {
+        let performer = self.performer();
+        let batch = self.core.ledger().release(proof);
+        self.note_released(&batch);
+        self.perform_all(&performer, batch);
+    }
+
+    /// Spends a proof: performs everything that is held, replays first, and lets everything after
+    /// it straight through until [`hold`](Self::hold).
+    pub fn run_alone(&self, proof: Alone) {
+        let performer = self.performer();
+        let mut ledger = self.core.ledger();
+        let mut batch = ledger.run_alone(proof);
+        batch.extend(ledger.take_ready());
+        drop(ledger);
+        self.note_released(&batch);
+        self.perform_all(&performer, batch);
+    }
+
+    /// Makes the gate hold what is staged from now on.
+    pub fn hold(&self) {
+        let performer = self.performer();
+        // What was staged while the gate was open leaves first: it has no copy, and it is not to
+        // wait for a standby that knows nothing of it.
+        let mut ledger = self.core.ledger();
+        let batch = ledger.take_ready();
+        ledger.hold();
+        drop(ledger);
+        self.perform_all(&performer, batch);
+        self.held_signalled.store(false, Ordering::Release);
+    }
+
+    /// Whether effects wait for an acknowledgement.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.core.ledger().holds()
+    }
+
+    /// Effects that wait to be released.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.core.ledger().held()
+    }
+
+    /// What has passed so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.core.ledger().counts()
+    }
+
+    /// The epoch to which what is staged now belongs.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.core.ledger().epoch()
+    }
+
+    /// Takes over the requests in flight of a checkpoint; [`run_alone`](Self::run_alone) performs
+    /// them again.
+    ///
+    /// # Panics
+    /// When this gate has been used already.
+    pub fn adopt(&self, epoch: Epoch, next_id: EffectId, in_flight: Vec<Record>) {
+        self.core.ledger().adopt(epoch, next_id, in_flight);
+    }
+
+    /// The right to perform is lost (P2): nothing is performed ever again.
+    pub fn set_fenced_off(&self) {
+        self.core.fence_off();
+    }
+
+    /// Whether the right to perform has been lost.
+    #[must_use]
+    pub fn is_fenced_off(&self) -> bool {
+        self.core.is_fenced_off()
+    }
+
+    /// Signalled when the right to perform has been lost.
+    #[must_use]
+    pub fn fenced_event(&self) -> &EventFd {
+        self.core.fenced_event()
+    }
+
+    /// Whether every disk request that was released has been performed.
+    #[must_use]
+    pub fn lanes_idle(&self) -> bool {
+        self.every_attached().iter().all(|backend| backend.is_idle())
+    }
+
+    /// Waits until everything that was released has been performed and consoles have taken their
+    /// output: for a clean shutdown.
+    pub fn drain(&self) {
+        let _performer = self.performer();
+        self.every_attached().iter().for_each(|backend| backend.drain());
+    }
+
+    /// Signalled when an effect is held: at most once between two calls of [`seal`](Self::seal).
+    #[must_use]
+    pub fn held_event(&self) -> &EventFd {
+        &self.held_event
+    }
+
+    /// Signalled when completions wait for the device thread.
+    #[must_use]
+    pub fn completions_event(&self) -> &EventFd {
+        self.core.completions_event()
+    }
+
+    /// Takes the completions that wait, and resets their event. Each is to be given to the slot
+    /// that it names, before the next [`seal`](Self::seal).
+    #[must_use]
+    pub fn take_completions(&self) -> Vec<Completion> {
+        self.core.take_completions()
+    }
+
+    /// Drops a completion whose slot does not exist (a checkpoint of another machine).
+    pub fn discard(&self, completion: Completion) {
+        if let Kind::Performed(done) = completion.0 {
+            self.settle(&done);
+        }
+    }
+
+    /// A descriptor that is readable when a backend has something for the device thread: input,
+    /// room for output, a connection to try again.
+    #[must_use]
+    pub fn inputs_fd(&self) -> RawFd {
+        self.inputs.fd()
+    }
+
+    /// The ports that have input. What a backend does for itself (sending the rest of its output,
+    /// connecting again) is done here.
+    #[must_use]
+    pub fn ready_inputs(&self) -> Vec<(u16, Port)> {
+        let mut ready = Vec::new();
+        for (token, events) in self.inputs.ready() {
+            let Some(backend) = self.backend(token.slot, token.port) else { continue };
+            if backend.handle(token.role, events) {
+                ready.push((token.slot, token.port));
+            }
+        }
+        ready
+    }
+
+    /// Tells the network where the slot's MAC address now is: one RARP broadcast, as other
+    /// hypervisors send after a migration. The caller repeats it. It carries nothing of the guest,
+    /// so it waits for no acknowledgement, but the fence is asked (P2).
+    pub fn announce(&self, slot: u16) {
+        let _performer = self.performer();
+        if !self.core.permitted() {
+            return;
+        }
+        for ((_, _), backend) in
+            self.attached.read().expect(POISONED).range((slot, Port(0))..=(slot, Port(u8::MAX)))
+        {
+            backend.announce();
+        }
+    }
+
+    /// Signalled when a power event has been performed.
+    #[must_use]
+    pub fn power_event(&self) -> &EventFd {
+        self.core.power_event()
+    }
+
+    /// Takes the power events that have been performed, and resets their event.
+    #[must_use]
+    pub fn take_power_events(&self) -> Vec<PowerEvent> {
+        self.core.take_power_events()
+    }
+
+    /// How long effects have waited at the gate, by class.
+    #[must_use]
+    pub fn latencies(&self) -> Vec<LatencySummary> {
+        self.latencies.lock().expect(POISONED).summaries()
+    }
+
+    /// Frames that were dropped because a network backend could not take them.
+    #[must_use]
+    pub fn dropped_frames(&self) -> u64 {
+        self.every_attached().iter().map(|backend| backend.dropped_frames()).sum()
+    }
+
+    pub(crate) fn memory(&self) -> &Arc<GuestMemory> {
+        &self.core.memory
+    }
+
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.core.ledger()
+    }
+
+    /// Ends the staging that was done under one hold of the ledger's lock: what is held is copied,
+    /// so that the guest cannot change it any more (P1); what may leave at once is performed.
+    /// Completions of `own` slot are given back, since its owner is the caller.
+    pub(crate) fn end_staging(
+        &self,
+        mut ledger: MutexGuard<'_, Ledger>,
+        own: u16,
+    ) -> Vec<Performed> {
+        if ledger.holds() && ledger.held() > 0 {
+            self.copy_held(&mut ledger);
+        }
+        let ready = ledger.has_ready();
+        drop(ledger);
+        if ready { self.flush(own) } else { Vec::new() }
+    }
+
+    fn copy_held(&self, ledger: &mut Ledger) {
+        let mut staged = Vec::new();
+        ledger.copy_held(|record| {
+            staged.push(record.id);
+            let Request::Effect(op) = &record.request else { return None };
+            let ranges = op.payload()?.guest_ranges()?;
+            copy_out(&self.core.memory, ranges).ok()
+        });
+        if staged.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let mut latencies = self.latencies.lock().expect(POISONED);
+        staged.iter().rev().for_each(|id| latencies.staged(*id, now));
+        drop(latencies);
+        if !self.held_signalled.swap(true, Ordering::AcqRel) {
+            signal(&self.held_event);
+        }
+    }
+
+    fn flush(&self, own: u16) -> Vec<Performed> {
+        let performer = self.performer();
+        let batch = self.core.ledger().take_ready();
+        let mut done = Vec::new();
+        for request in batch {
+            if let Some(performed) = self.perform(&performer, request) {
+                if performed.request.record().origin.slot() == own {
+                    done.push(performed);
+                } else {
+                    self.core.post(Completion(Kind::Performed(performed)));
+                }
+            }
+        }
+        done
+    }
+
+    fn perform_all(&self, performer: &MutexGuard<'_, ()>, batch: Vec<Performable>) {
+        for request in batch {
+            if let Some(performed) = self.perform(performer, request) {
+                self.core.post(Completion(Kind::Performed(performed)));
+            }
+        }
+    }
+
+    /// Performs a request, or queues it for its disk's lane. Gives what a chain waits for.
+    fn perform(&self, _: &MutexGuard<'_, ()>, request: Performable) -> Option<Performed> {
+        let record = request.record();
+        let slot = record.origin.slot();
+        let (outcome, data) = match &record.request {
+            Request::Effect(EffectOp::Power(event)) => {
+                if !self.core.permitted() {
+                    return None;
+                }
+                self.core.power(*event);
+                (Outcome::Success(0), Vec::new())
+            }
+            Request::Input(InputOp::Entropy { into }) => perform::entropy(&self.core.memory, into),
+            Request::Effect(op) => {
+                let backend = self.backend(slot, op.port()?);
+                match backend.as_deref() {
+                    Some(Attached::Disk(lane)) => {
+                        lane.push(request);
+                        return None;
+                    }
+                    Some(other) => {
+                        if !self.core.permitted() {
+                            return None;
+                        }
+                        (other.send(&self.core.memory, &request, op), Vec::new())
+                    }
+                    None => (Outcome::Unsupported, Vec::new()),
+                }
+            }
+            Request::Input(InputOp::BlockRead { port, .. }) => {
+                match self.backend(slot, *port).as_deref() {
+                    Some(Attached::Disk(lane)) => {
+                        lane.push(request);
+                        return None;
+                    }
+                    _ => (Outcome::Unsupported, Vec::new()),
+                }
+            }
+        };
+        self.core.settle_detached(Performed { request, outcome, data })
+    }
+
+    fn note_released(&self, batch: &[Performable]) {
+        let now = Instant::now();
+        let mut latencies = self.latencies.lock().expect(POISONED);
+        batch.iter().for_each(|request| latencies.released(request.record(), now));
+    }
+
+    pub(crate) fn settle(&self, done: &Performed) {
+        self.core.ledger().settle(&done.request);
+    }
+
+    /// The driver of a slot has reset its device: afterwards none of its chains is in flight, and
+    /// nothing reads or writes the memory they point to. What was released is performed first.
+    pub(crate) fn forget_chains(&self, slot: u16) {
+        let _performer = self.performer();
+        for ((_, _), backend) in
+            self.attached.read().expect(POISONED).range((slot, Port(0))..=(slot, Port(u8::MAX)))
+        {
+            backend.drain_requests();
+        }
+        let mut ledger = self.core.ledger();
+        ledger.cancel_chains_of(slot);
+        for completion in self.core.take_completions_of(slot) {
+            if let Kind::Performed(done) = completion.0 {
+                ledger.settle(&done.request);
+            }
+        }
+    }
+
+    /// A queue is to be processed again soon.
+    pub(crate) fn post_again(&self, slot: u16, queue: u16) {
+        self.core.post(Completion::again(slot, queue));
+    }
+
+    /// The driver's choice of features, for backends that can take work off it.
+    pub(crate) fn negotiated(&self, slot: u16, features: u64) {
+        for ((_, _), backend) in
+            self.attached.read().expect(POISONED).range((slot, Port(0))..=(slot, Port(u8::MAX)))
+        {
+            backend.negotiated(features);
+        }
+    }
+
+    /// Takes input that waits at a port, if any: its length.
+    pub(crate) fn receive(&self, slot: u16, port: Port, into: &mut Vec<u8>) -> bool {
+        self.backend(slot, port).is_some_and(|backend| backend.receive(into))
+    }
+
+    /// Whether input of a port is wanted now.
+    pub(crate) fn want_input(&self, slot: u16, port: Port, wanted: bool) {
+        if let Some(backend) = self.backend(slot, port) {
+            backend.want_input(wanted);
+        }
+    }
+
+    fn performer(&self) -> MutexGuard<'_, ()> {
+        self.performer.lock().expect(POISONED)
+    }
+
+    fn backend(&self, slot: u16, port: Port) -> Option<Arc<Attached>> {
+        self.attached.read().expect(POISONED).get(&(slot, port)).cloned()
+    }
+
+    fn every_attached(&self) -> Vec<Arc<Attached>> {
+        self.attached.read().expect(POISONED).values().cloned().collect()
+    }
+}
+
+impl std::fmt::Debug for GateHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GateHost").field("counts", &self.counts()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,113 @@
+//! One nested epoll descriptor for everything that the backends wait for.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use io_gate::Port;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+/// How many events are taken at once.
+const BATCH: usize = 32;
+
+/// What a descriptor of a backend is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Its data: input, and room for output.
+    Data,
+    /// A second descriptor, for output only.
+    Output,
+    /// A timer: try to connect again.
+    Timer,
+}
+
+/// Which descriptor of which backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Token {
+    pub(crate) slot: u16,
+    pub(crate) port: Port,
+    pub(crate) role: Role,
+}
+
+impl Token {
+    fn pack(self) -> u64 {
+        u64::from(self.slot) << 16 | u64::from(self.port.0) << 8 | self.role as u64
+    }
+
+    fn unpack(data: u64) -> Self {
+        let role = match data & 0xff {
+            0 => Role::Data,
+            1 => Role::Output,
+            _ => Role::Timer,
+        };
+        Self { slot: (data >> 16) as u16, port: Port((data >> 8) as u8), role }
+    }
+}
+
+/// The nested epoll descriptor.
+#[derive(Clone)]
+pub(crate) struct Inputs(Arc<Epoll>);
+
+impl Inputs {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self(Arc::new(Epoll::new()?)))
+    }
+
+    pub(crate) fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// What is ready now; does not wait.
+    pub(crate) fn ready(&self) -> Vec<(Token, EventSet)> {
+        let mut events = [EpollEvent::default(); BATCH];
+        match self.0.wait(0, &mut events) {
+            Ok(count) => events[..count]
+                .iter()
+                .map(|event| (Token::unpack(event.data()), event.event_set()))
+                .collect(),
+            Err(error) => {
+                if error.kind() != io::ErrorKind::Interrupted {
+                    log::error!("epoll_wait on the inputs: {error}");
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    pub(crate) fn watch(&self, fd: RawFd, token: Token) -> Watch {
+        Watch { epoll: self.0.clone(), fd, token, wanted: EventSet::empty() }
+    }
+}
+
+/// The interest in one descriptor. It must be dropped before the descriptor is closed.
+pub(crate) struct Watch {
+    epoll: Arc<Epoll>,
+    fd: RawFd,
+    token: Token,
+    wanted: EventSet,
+}
+
+impl Watch {
+    /// Changes what is waited for. With nothing wanted the descriptor is taken out altogether:
+    /// epoll reports a hang-up even to those who want nothing.
+    pub(crate) fn want(&mut self, wanted: EventSet) -> io::Result<()> {
+        if wanted == self.wanted {
+            return Ok(());
+        }
+        let operation = match (self.wanted.is_empty(), wanted.is_empty()) {
+            (true, _) => ControlOperation::Add,
+            (false, true) => ControlOperation::Delete,
+            (false, false) => ControlOperation::Modify,
+        };
+        self.epoll.ctl(operation, self.fd, EpollEvent::new(wanted, self.token.pack()))?;
+        self.wanted = wanted;
+        Ok(())
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // Fails only when the descriptor is gone already, and then it is out of the set.
+        let _ = self.want(EventSet::empty());
+    }
+}

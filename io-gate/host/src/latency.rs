@@ -1,0 +1,115 @@
+//! How long effects wait at the gate: from staging to release, by class of effect.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use io_gate::host::{EffectId, EffectOp, Record, Request};
+
+/// Longer waits than this count as this long.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// A class of effects, for statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EffectClass {
+    /// Network frames.
+    Network,
+    /// Disk writes.
+    Write,
+    /// Disk flushes.
+    Flush,
+    /// Discards and writes of zeroes.
+    Discard,
+    /// Console output.
+    Console,
+    /// Power events.
+    Power,
+}
+
+impl EffectClass {
+    /// Every class.
+    pub const ALL: [Self; 6] =
+        [Self::Network, Self::Write, Self::Flush, Self::Discard, Self::Console, Self::Power];
+
+    fn of(record: &Record) -> Option<Self> {
+        let Request::Effect(op) = &record.request else { return None };
+        Some(match op {
+            EffectOp::NetTx { .. } => Self::Network,
+            EffectOp::BlockWrite { .. } => Self::Write,
+            EffectOp::BlockFlush { .. } => Self::Flush,
+            EffectOp::BlockDiscard { .. } | EffectOp::BlockWriteZeroes { .. } => Self::Discard,
+            EffectOp::ConsoleTx { .. } => Self::Console,
+            EffectOp::Power(_) => Self::Power,
+        })
+    }
+}
+
+/// The distribution of waits of one class, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LatencySummary {
+    /// Of which class.
+    pub class: EffectClass,
+    /// How many effects.
+    pub count: u64,
+    /// The median.
+    pub p50: u64,
+    /// Nine of ten are below.
+    pub p90: u64,
+    /// Ninety-nine of a hundred are below.
+    pub p99: u64,
+    /// The longest.
+    pub max: u64,
+}
+
+/// Waits of effects while the gate holds.
+#[derive(Debug)]
+pub(crate) struct Latencies {
+    /// When what is held was staged, oldest first, as the ledger keeps it.
+    staged: VecDeque<(EffectId, Instant)>,
+    waits: [Histogram<u64>; EffectClass::ALL.len()],
+}
+
+impl Latencies {
+    pub(crate) fn new() -> Self {
+        let longest = LONGEST.as_micros() as u64;
+        let empty = || {
+            Histogram::new_with_bounds(1, longest, 2).expect("the bounds are constants in range")
+        };
+        Self { staged: VecDeque::new(), waits: std::array::from_fn(|_| empty()) }
+    }
+
+    pub(crate) fn staged(&mut self, id: EffectId, now: Instant) {
+        self.staged.push_back((id, now));
+    }
+
+    pub(crate) fn released(&mut self, record: &Record, now: Instant) {
+        // What was cancelled in between is stepped over.
+        while let Some((id, since)) = self.staged.front().copied() {
+            if id > record.id {
+                return;
+            }
+            self.staged.pop_front();
+            if id == record.id
+                && let Some(class) = EffectClass::of(record)
+            {
+                let wait = now.saturating_duration_since(since).min(LONGEST).as_micros() as u64;
+                self.waits[class as usize].saturating_record(wait.max(1));
+            }
+        }
+    }
+
+    pub(crate) fn summaries(&self) -> Vec<LatencySummary> {
+        let classes = EffectClass::ALL.into_iter().zip(&self.waits);
+        classes
+            .filter(|(_, waits)| !waits.is_empty())
+            .map(|(class, waits)| LatencySummary {
+                class,
+                count: waits.len(),
+                p50: waits.value_at_quantile(0.5),
+                p90: waits.value_at_quantile(0.9),
+                p99: waits.value_at_quantile(0.99),
+                max: waits.max(),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,99 @@
+//! Performs one request on its backend.
+
+use io_gate::host::{EffectOp, InputOp, MemoryFault, Performable, Request};
+use io_gate::{Outcome, Payload, Space};
+
+use crate::backend::disk::Disk;
+use crate::guest_memory::{Gather, GuestMemory, contains};
+
+/// The bytes that a request carries out: the copy taken when it was staged (P1), the device's own
+/// bytes, or the guest's memory.
+pub(crate) fn bytes_of<'m>(
+    memory: &'m GuestMemory,
+    request: &'m Performable,
+    payload: &'m Payload,
+) -> Result<Gather<'m>, MemoryFault> {
+    if let Some(copy) = request.copy() {
+        return Ok(Gather::of_slice(copy));
+    }
+    if let Some(bytes) = payload.inline_bytes() {
+        return Ok(Gather::of_slice(bytes));
+    }
+    Gather::of_guest(memory, payload.guest_ranges().unwrap_or_default())
+}
+
+/// Performs a disk request. What an input brings is given back, not written to guest memory:
+/// this is not the device thread.
+pub(crate) fn on_disk(
+    memory: &GuestMemory,
+    disk: &Disk,
+    request: &Performable,
+) -> (Outcome, Vec<u8>) {
+    match &request.record().request {
+        Request::Input(InputOp::BlockRead { sector, into, .. }) => {
+            read(memory, disk, *sector, into)
+        }
+        Request::Effect(op) => (effect(memory, disk, request, op), Vec::new()),
+        Request::Input(InputOp::Entropy { .. }) => (Outcome::Unsupported, Vec::new()),
+    }
+}
+
+fn read(memory: &GuestMemory, disk: &Disk, sector: u64, into: &Space) -> (Outcome, Vec<u8>) {
+    // The space may come from another host's checkpoint: nothing is allocated before it is checked.
+    if !into.guest_ranges().iter().all(|range| contains(memory, *range)) {
+        return (Outcome::Failed, Vec::new());
+    }
+    let mut data = vec![0; into.len()];
+    match disk.read(sector, &mut data) {
+        Ok(()) => (Outcome::Success(data.len() as u32), data),
+        Err(error) => (disk.failed("read", sector, &error), Vec::new()),
+    }
+}
+
+fn effect(memory: &GuestMemory, disk: &Disk, request: &Performable, op: &EffectOp) -> Outcome {
+    let (what, sector, result) = match op {
+        EffectOp::BlockWrite { sector, data, .. } => {
+            let Ok(bytes) = bytes_of(memory, request, data) else { return Outcome::Failed };
+            ("write", *sector, disk.write(*sector, bytes))
+        }
+        EffectOp::BlockFlush { .. } => ("flush", 0, disk.flush()),
+        EffectOp::BlockDiscard { sector, sectors, .. } => {
+            ("discard", *sector, disk.discard(*sector, *sectors))
+        }
+        EffectOp::BlockWriteZeroes { sector, sectors, unmap, .. } => {
+            ("write zeroes", *sector, disk.write_zeroes(*sector, *sectors, *unmap))
+        }
+        EffectOp::NetTx { .. } | EffectOp::ConsoleTx { .. } | EffectOp::Power(_) => {
+            return Outcome::Unsupported;
+        }
+    };
+    match result {
+        Ok(()) => Outcome::Success(0),
+        Err(error) => disk.failed(what, sector, &error),
+    }
+}
+
+/// Random bytes from the host.
+pub(crate) fn entropy(memory: &GuestMemory, into: &Space) -> (Outcome, Vec<u8>) {
+    if !into.guest_ranges().iter().all(|range| contains(memory, *range)) {
+        return (Outcome::Failed, Vec::new());
+    }
+    let mut data = vec![0_u8; into.len()];
+    let mut filled = 0;
+    while filled < data.len() {
+        let rest = &mut data[filled..];
+        // SAFETY: the pointer and the length describe `rest`, which is ours to write.
+        let got = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
+        match usize::try_from(got) {
+            Ok(got) => filled += got,
+            Err(_) => {
+                let error = std::io::Error::last_os_error();
+                if error.kind() != std::io::ErrorKind::Interrupted {
+                    log::warn!("getrandom: {error}");
+                    return (Outcome::Failed, Vec::new());
+                }
+            }
+        }
+    }
+    (Outcome::Success(data.len() as u32), data)
+}

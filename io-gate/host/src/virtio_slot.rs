@@ -1,0 +1,621 @@
+//! One virtio device in its slot: its virtqueues, its driver's state, and how requests pass
+//! between the two and the gate.
+//!
+//! Guest memory is written here and nowhere else in this crate, always through vm-memory (P8).
+
+use std::sync::Arc;
+
+use io_gate::host::{ChainOutcome, EffectId, InputOp, Origin, Request};
+use io_gate::{Chain, Device, Identity, Outcome, Port};
+use virtio_queue::QueueT;
+
+use crate::completion::{Completion, Interrupt, Kind, Performed};
+use crate::gate_host::GateHost;
+use crate::guest_memory::{View, copy_in};
+use crate::rate_limit::RateLimit;
+use crate::ring::Ring;
+use crate::slot_state::{SlotError, SlotState};
+
+/// `VIRTIO_F_INDIRECT_DESC`, `VIRTIO_F_EVENT_IDX`, `VIRTIO_F_VERSION_1` (virtio 1.2, 6).
+const INDIRECT_DESC: u64 = 1 << 28;
+const EVENT_IDX: u64 = 1 << 29;
+const VERSION_1: u64 = 1 << 32;
+/// Ports that a device is asked about.
+const MAX_PORTS: u8 = 16;
+/// A queue is processed this many times its size before others have their turn.
+const ROUNDS: u32 = 4;
+
+/// A virtio device in its slot of the machine. Owned by the transport.
+pub struct VirtioSlot {
+    slot: u16,
+    device: Box<dyn Device>,
+    gate: Arc<GateHost>,
+    rings: Vec<Ring>,
+    intakes: Vec<InputPort>,
+    features: u64,
+    active: bool,
+    needs_reset: bool,
+    config_generation: u32,
+    /// Requests with smaller numbers were made before the last reset.
+    life: EffectId,
+    warnings: RateLimit,
+    scratch: Vec<u8>,
+}
+
+/// A port that takes input, its queue, and what of the input the driver has not yet taken.
+struct InputPort {
+    port: Port,
+    queue: u16,
+    pending: Vec<u8>,
+}
+
+/// What one round over a queue has left.
+enum Round {
+    /// Nothing to do.
+    Empty,
+    /// There may be more.
+    More,
+}
+
+impl VirtioSlot {
+    /// Puts a device into a slot.
+    ///
+    /// # Panics
+    /// When the device's queue sizes are no powers of two.
+    #[must_use]
+    pub fn new(slot: u16, device: Box<dyn Device>, gate: Arc<GateHost>) -> Self {
+        let rings = device.queues().iter().map(|size| Ring::new(*size)).collect();
+        let intakes = (0..MAX_PORTS)
+            .map(Port)
+            .filter_map(|port| {
+                let queue = device.intake_queue(port)?;
+                Some(InputPort { port, queue, pending: Vec::new() })
+            })
+            .collect();
+        Self {
+            slot,
+            device,
+            gate,
+            rings,
+            intakes,
+            features: 0,
+            active: false,
+            needs_reset: false,
+            config_generation: 0,
+            life: EffectId(0),
+            warnings: RateLimit::default(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn slot(&self) -> u16 {
+        self.slot
+    }
+
+    /// What the device is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.device.identity()
+    }
+
+    /// The features that are offered: the device's and the rings'.
+    #[must_use]
+    pub fn device_features(&self) -> u64 {
+        self.device.features() | VERSION_1 | EVENT_IDX | INDIRECT_DESC
+    }
+
+    /// The features that the driver has accepted.
+    #[must_use]
+    pub fn driver_features(&self) -> u64 {
+        self.features
+    }
+
+    /// Whether the driver may have these features.
+    ///
+    /// # Errors
+    /// When they were not offered, or lack `VERSION_1`.
+    pub fn check_features(&self, features: u64) -> Result<(), SlotError> {
+        let offered = self.device_features();
+        if features & !offered != 0 || features & VERSION_1 == 0 {
+            return Err(SlotError::Features { slot: self.slot, offered, found: features });
+        }
+        Ok(())
+    }
+
+    /// How many virtqueues there are.
+    #[must_use]
+    pub fn queue_count(&self) -> usize {
+        self.rings.len()
+    }
+
+    /// The largest size of a virtqueue; 0 if there is none of that number.
+    #[must_use]
+    pub fn queue_max_size(&self, queue: u16) -> u16 {
+        self.rings.get(usize::from(queue)).map_or(0, Ring::max_size)
+    }
+
+    /// The size of a virtqueue; 0 if there is none of that number.
+    #[must_use]
+    pub fn queue_size(&self, queue: u16) -> u16 {
+        self.rings.get(usize::from(queue)).map_or(0, Ring::size)
+    }
+
+    /// Whether a virtqueue is enabled.
+    #[must_use]
+    pub fn queue_ready(&self, queue: u16) -> bool {
+        self.rings.get(usize::from(queue)).is_some_and(Ring::is_ready)
+    }
+
+    /// The driver chooses a size.
+    pub fn set_queue_size(&mut self, queue: u16, size: u16) {
+        self.set_up(queue, |ring| ring.queue().set_size(size));
+    }
+
+    /// The driver enables or disables a virtqueue.
+    pub fn set_queue_ready(&mut self, queue: u16, ready: bool) {
+        // A queue can be disabled while the driver is up, not changed.
+        if let Some(ring) = self.rings.get_mut(usize::from(queue)) {
+            ring.queue().set_ready(ready);
+        }
+    }
+
+    /// The driver sets a half, or both, of the descriptor table's address.
+    pub fn set_queue_desc(&mut self, queue: u16, low: Option<u32>, high: Option<u32>) {
+        self.set_up(queue, |ring| ring.queue().set_desc_table_address(low, high));
+    }
+
+    /// The driver sets a half, or both, of the available ring's address.
+    pub fn set_queue_avail(&mut self, queue: u16, low: Option<u32>, high: Option<u32>) {
+        self.set_up(queue, |ring| ring.queue().set_avail_ring_address(low, high));
+    }
+
+    /// The driver sets a half, or both, of the used ring's address.
+    pub fn set_queue_used(&mut self, queue: u16, low: Option<u32>, high: Option<u32>) {
+        self.set_up(queue, |ring| ring.queue().set_used_ring_address(low, high));
+    }
+
+    fn set_up(&mut self, queue: u16, change: impl FnOnce(&mut Ring)) {
+        match self.rings.get_mut(usize::from(queue)) {
+            Some(ring) if !ring.is_ready() => change(ring),
+            _ => self.warnings.warn(|| {
+                format!("slot {}: a virtqueue in use or unknown ({queue}) is set up", self.slot)
+            }),
+        }
+    }
+
+    /// The driver is ready, with the features it accepts.
+    ///
+    /// # Errors
+    /// When the features or a virtqueue are not as they must be; the device stays down.
+    pub fn driver_ok(&mut self, features: u64) -> Result<(), SlotError> {
+        self.check_features(features)?;
+        self.check_rings()?;
+        let event_idx = features & EVENT_IDX != 0;
+        self.rings.iter_mut().for_each(|ring| ring.queue().set_event_idx(event_idx));
+        self.features = features;
+        self.active = true;
+        self.needs_reset = false;
+        self.device.activate(features);
+        self.gate.negotiated(self.slot, features);
+        Ok(())
+    }
+
+    fn check_rings(&self) -> Result<(), SlotError> {
+        for (queue, ring) in self.rings.iter().enumerate().filter(|(_, ring)| ring.is_ready()) {
+            ring.check(self.gate.memory()).map_err(|reason| SlotError::Queue {
+                slot: self.slot,
+                queue,
+                reason,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The driver resets the device. Afterwards nothing of its requests is in flight: what was
+    /// released is performed first, what is held is dropped, no completion comes any more.
+    pub fn reset(&mut self) {
+        self.gate.forget_chains(self.slot);
+        self.life = self.gate.ledger().next_id();
+        self.rings.iter_mut().for_each(Ring::reset);
+        self.intakes.iter_mut().for_each(|input| input.pending.clear());
+        self.features = 0;
+        self.active = false;
+        self.needs_reset = false;
+        self.device.reset();
+        self.gate.negotiated(self.slot, 0);
+    }
+
+    /// Whether the driver has broken the rings: `DEVICE_NEEDS_RESET` in the device status.
+    #[must_use]
+    pub fn needs_reset(&self) -> bool {
+        self.needs_reset
+    }
+
+    /// A number that changes with the configuration space.
+    #[must_use]
+    pub fn config_generation(&self) -> u32 {
+        self.config_generation
+    }
+
+    /// The driver reads its configuration space.
+    pub fn read_config(&self, offset: u64, into: &mut [u8]) {
+        self.device.read_config(offset, into);
+    }
+
+    /// The driver writes to its configuration space.
+    pub fn write_config(&mut self, offset: u64, from: &[u8]) -> Interrupt {
+        let gate = self.gate.clone();
+        let mut ledger = gate.ledger();
+        ledger.detached_session(self.slot, |gate| self.device.write_config(offset, from, gate));
+        let done = gate.end_staging(ledger, self.slot);
+        self.complete_all(done)
+    }
+
+    /// The driver has notified a virtqueue: processes what is available, or, on a queue for
+    /// input, takes what waits.
+    pub fn kick(&mut self, queue: u16) -> Interrupt {
+        if !self.usable(queue) {
+            return Interrupt::NONE;
+        }
+        if self.intakes.iter().any(|input| input.queue == queue) {
+            return self.take_input_of(queue);
+        }
+        self.process_queue(queue)
+    }
+
+    /// Processes whatever is available on any queue: notifications are not part of a saved state.
+    pub fn retry_all(&mut self) -> Interrupt {
+        let queues = 0..self.rings.len() as u16;
+        queues.fold(Interrupt::NONE, |raised, queue| raised.or(self.kick(queue)))
+    }
+
+    /// A request is over: the chain that waits for it goes back to the driver. Called on the
+    /// device thread.
+    pub fn complete(&mut self, completion: Completion) -> Interrupt {
+        match completion.0 {
+            Kind::Again { queue, .. } => self.kick(queue),
+            Kind::Performed(done) => {
+                let queue = done.chain().map(|(queue, _)| queue);
+                self.complete_one(done);
+                queue.map_or(Interrupt::NONE, |queue| self.interrupt(queue))
+            }
+        }
+    }
+
+    /// A backend has input for a port.
+    pub fn intake(&mut self, port: Port) -> Interrupt {
+        match self.intakes.iter().position(|input| input.port == port) {
+            Some(index) if self.usable(self.intakes[index].queue) => self.take_input(index),
+            // Nobody to take it: it waits at the backend until the driver is up and notifies.
+            _ => {
+                self.gate.want_input(self.slot, port, false);
+                Interrupt::NONE
+            }
+        }
+    }
+
+    /// Everything that a guest could tell the difference by.
+    #[must_use]
+    pub fn save(&self) -> SlotState {
+        SlotState {
+            features: self.features,
+            active: self.active,
+            needs_reset: self.needs_reset,
+            config_generation: self.config_generation,
+            life: self.life.0,
+            queues: self.rings.iter().map(Ring::save).collect(),
+            pending_input: self
+                .intakes
+                .iter()
+                .filter(|input| !input.pending.is_empty())
+                .map(|input| (input.port.0, input.pending.clone()))
+                .collect(),
+            device: self.device.save(),
+        }
+    }
+
+    /// Takes on a saved state. Afterwards [`retry_all`](Self::retry_all) is due, and an interrupt
+    /// to be on the safe side.
+    ///
+    /// # Errors
+    /// When the state is another device's or cannot be; the slot is unchanged then, but for the
+    /// device, which is to be thrown away.
+    pub fn restore(&mut self, state: &SlotState) -> Result<(), SlotError> {
+        if state.queues.len() != self.rings.len() {
+            return Err(SlotError::QueueCount {
+                slot: self.slot,
+                expected: self.rings.len(),
+                found: state.queues.len(),
+            });
+        }
+        let mut rings = Vec::with_capacity(self.rings.len());
+        for (queue, (ring, saved)) in self.rings.iter().zip(&state.queues).enumerate() {
+            let fault = |reason| SlotError::Queue { slot: self.slot, queue, reason };
+            let ring = ring.from_saved(saved).map_err(fault)?;
+            if ring.is_ready() {
+                ring.check(self.gate.memory()).map_err(fault)?;
+            }
+            rings.push(ring);
+        }
+        if state.active {
+            self.check_features(state.features)?;
+        }
+        self.device
+            .restore(&state.device)
+            .map_err(|error| SlotError::Device { slot: self.slot, error })?;
+        self.rings = rings;
+        self.features = state.features;
+        self.active = state.active;
+        self.needs_reset = state.needs_reset;
+        self.config_generation = state.config_generation;
+        self.life = EffectId(state.life);
+        for input in &mut self.intakes {
+            let saved = state.pending_input.iter().find(|(port, _)| *port == input.port.0);
+            input.pending = saved.map(|(_, bytes)| bytes.clone()).unwrap_or_default();
+        }
+        self.negotiate();
+        Ok(())
+    }
+
+    /// Tells the backends which features the driver has accepted: after backends were attached to
+    /// a slot whose state was restored before.
+    pub fn negotiate(&self) {
+        self.gate.negotiated(self.slot, self.features);
+    }
+
+    fn usable(&self, queue: u16) -> bool {
+        self.active
+            && !self.needs_reset
+            && self.rings.get(usize::from(queue)).is_some_and(Ring::is_ready)
+    }
+
+    fn process_queue(&mut self, queue: u16) -> Interrupt {
+        let size = u32::from(self.rings[usize::from(queue)].size());
+        let mut left = size * ROUNDS;
+        loop {
+            match self.round(queue, &mut left) {
+                Ok(Round::Empty) => break,
+                Ok(Round::More) if left == 0 => {
+                    self.gate.post_again(self.slot, queue);
+                    break;
+                }
+                Ok(Round::More) => {}
+                Err(error) => return self.broken(queue, &error),
+            }
+        }
+        self.interrupt(queue)
+    }
+
+    /// Processes what is available, under one hold of the ledger's lock.
+    fn round(&mut self, queue: u16, left: &mut u32) -> Result<Round, virtio_queue::Error> {
+        let gate = self.gate.clone();
+        let memory = gate.memory();
+        let ring = &mut self.rings[usize::from(queue)];
+        ring.stop_notifications(memory)?;
+        let mut ledger = gate.ledger();
+        let mut failed = None;
+        while *left > 0 {
+            let head = match ring.pop(memory) {
+                Ok(Some(head)) => head,
+                Ok(None) => break,
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            };
+            *left -= 1;
+            let origin = Origin::Chain { slot: self.slot, queue, head };
+            let device = &mut self.device;
+            let outcome = match ring.walk(memory, head) {
+                Ok(walked) => {
+                    let view = View(memory);
+                    let mut chain = Chain::new(&view, walked.readable, walked.writable);
+                    ledger
+                        .chain_session(origin, |gate| device.process(queue, &mut chain, gate))
+                        .map_err(|error| error.to_string())
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            let given_back = match outcome {
+                Ok(ChainOutcome::Waiting(_)) => Ok(()),
+                Ok(ChainOutcome::Done(len)) => ring.give_back(memory, head, len),
+                Err(reason) => {
+                    let slot = self.slot;
+                    self.warnings.warn(|| {
+                        format!("slot {slot}, virtqueue {queue}: bad chain {head}: {reason}")
+                    });
+                    ring.give_back(memory, head, 0)
+                }
+            };
+            if let Err(error) = given_back {
+                failed = Some(error);
+                break;
+            }
+        }
+        // What was staged before a ring turned out to be broken still counts.
+        let done = gate.end_staging(ledger, self.slot);
+        for one in done {
+            self.complete_one(one);
+        }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let ring = &mut self.rings[usize::from(queue)];
+        Ok(if ring.want_notifications(memory)? { Round::More } else { Round::Empty })
+    }
+
+    fn complete_all(&mut self, done: Vec<Performed>) -> Interrupt {
+        let mut raised = Interrupt::NONE;
+        for one in done {
+            raised = raised.or(self.complete(Completion(Kind::Performed(one))));
+        }
+        raised
+    }
+
+    /// Gives a chain back. The request is settled with it, in the same step as far as a
+    /// checkpoint can tell: both are done on the thread that takes checkpoints.
+    fn complete_one(&mut self, done: Performed) {
+        if let Some((queue, head)) = done.chain()
+            && done.request.record().id >= self.life
+            && self.usable(queue)
+            && let Err(error) = self.give_back(queue, head, &done)
+        {
+            let _ = self.broken(queue, &error);
+        }
+        self.gate.settle(&done);
+    }
+
+    fn give_back(
+        &mut self,
+        queue: u16,
+        head: u16,
+        done: &Performed,
+    ) -> Result<(), virtio_queue::Error> {
+        let memory = self.gate.memory();
+        let ring = &mut self.rings[usize::from(queue)];
+        let mut outcome = done.outcome;
+        if let (Outcome::Success(_), Request::Input(op)) = (outcome, &done.request.record().request)
+        {
+            let (InputOp::BlockRead { into, .. } | InputOp::Entropy { into }) = op;
+            if copy_in(memory, into.guest_ranges(), &done.data).is_err() {
+                outcome = Outcome::Failed;
+            }
+        }
+        // The guest may have changed the chain in the meantime: then nobody is told the status.
+        let len = match ring.walk(memory, head) {
+            Ok(walked) => {
+                let view = View(memory);
+                let mut chain = Chain::new(&view, walked.readable, walked.writable);
+                self.device.complete(queue, &mut chain, outcome)
+            }
+            Err(error) => {
+                let slot = self.slot;
+                self.warnings.warn(|| {
+                    format!("slot {slot}, virtqueue {queue}: chain {head} was changed while in use: {error}")
+                });
+                0
+            }
+        };
+        ring.give_back(memory, head, len)
+    }
+
+    fn take_input_of(&mut self, queue: u16) -> Interrupt {
+        let mut raised = Interrupt::NONE;
+        for index in 0..self.intakes.len() {
+            if self.intakes[index].queue == queue {
+                raised = raised.or(self.take_input(index));
+            }
+        }
+        raised
+    }
+
+    fn take_input(&mut self, index: usize) -> Interrupt {
+        let queue = self.intakes[index].queue;
+        let port = self.intakes[index].port;
+        match self.move_input(index) {
+            Ok(wanted) => {
+                self.gate.want_input(self.slot, port, wanted);
+                self.interrupt(queue)
+            }
+            Err(error) => self.broken(queue, &error),
+        }
+    }
+
+    /// Moves waiting input into available chains. Whether more input is wanted: not while the
+    /// driver has no room; its next notification asks again.
+    fn move_input(&mut self, index: usize) -> Result<bool, virtio_queue::Error> {
+        let gate = self.gate.clone();
+        let memory = gate.memory();
+        let (port, queue) = (self.intakes[index].port, self.intakes[index].queue);
+        let size = self.rings[usize::from(queue)].size();
+        let mut left = u32::from(size) * ROUNDS;
+        let mut data = std::mem::take(&mut self.scratch);
+        self.rings[usize::from(queue)].stop_notifications(memory)?;
+        let wanted = loop {
+            let ring = &mut self.rings[usize::from(queue)];
+            if !ring.has_available(memory)? && !ring.want_notifications(memory)? {
+                break false;
+            }
+            if left == 0 {
+                gate.post_again(self.slot, queue);
+                break true;
+            }
+            left -= 1;
+            let pending = &mut self.intakes[index].pending;
+            if !pending.is_empty() {
+                std::mem::swap(&mut data, pending);
+                pending.clear();
+            } else if !gate.receive(self.slot, port, &mut data) {
+                break true;
+            }
+            let consumed = self.fill_chain(index, &data)?;
+            if consumed < data.len() {
+                self.intakes[index].pending.extend_from_slice(&data[consumed..]);
+            }
+        };
+        self.scratch = data;
+        Ok(wanted)
+    }
+
+    /// Offers input to the device with the next chain; how much of it is done with.
+    fn fill_chain(&mut self, index: usize, data: &[u8]) -> Result<usize, virtio_queue::Error> {
+        let memory = self.gate.memory();
+        let (port, queue) = (self.intakes[index].port, self.intakes[index].queue);
+        let ring = &mut self.rings[usize::from(queue)];
+        let Some(head) = ring.pop(memory)? else { return Ok(0) };
+        let slot = self.slot;
+        let walked = match ring.walk(memory, head) {
+            Ok(walked) => walked,
+            Err(error) => {
+                self.warnings
+                    .warn(|| format!("slot {slot}, virtqueue {queue}: bad chain {head}: {error}"));
+                ring.give_back(memory, head, 0)?;
+                return Ok(0);
+            }
+        };
+        let view = View(memory);
+        let mut chain = Chain::new(&view, walked.readable, walked.writable);
+        let (used, consumed) = match self.device.intake(port, data, &mut chain) {
+            Ok(intake) => (intake.used, intake.consumed),
+            Err(error) => {
+                self.warnings
+                    .warn(|| format!("slot {slot}, virtqueue {queue}: input is dropped: {error}"));
+                (0, data.len())
+            }
+        };
+        ring.give_back(memory, head, used)?;
+        Ok(consumed)
+    }
+
+    fn interrupt(&mut self, queue: u16) -> Interrupt {
+        let memory = self.gate.memory();
+        let Some(ring) = self.rings.get_mut(usize::from(queue)) else { return Interrupt::NONE };
+        match ring.take_interrupt(memory) {
+            Ok(used) => Interrupt { used, config: false },
+            Err(error) => self.broken(queue, &error),
+        }
+    }
+
+    /// The driver has broken a ring: the device does nothing more until it is reset.
+    fn broken(&mut self, queue: u16, error: &virtio_queue::Error) -> Interrupt {
+        log::warn!(
+            "slot {}, virtqueue {queue}: {error}; the device does nothing until its driver resets it",
+            self.slot
+        );
+        self.needs_reset = true;
+        self.config_generation = self.config_generation.wrapping_add(1);
+        Interrupt { used: false, config: true }
+    }
+}
+
+impl std::fmt::Debug for VirtioSlot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VirtioSlot")
+            .field("slot", &self.slot)
+            .field("device", &self.device.identity())
+            .field("active", &self.active)
+            .finish_non_exhaustive()
+    }
+}
