@@ -1,0 +1,42 @@
+//! Running other programs, with errors that show what they said.
+
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// How many lines of a failed program's output an error shows.
+const SHOWN_LINES: usize = 15;
+
+fn describe(command: &Command) -> String {
+    let mut words = vec![command.get_program().to_string_lossy().into_owned()];
+    words.extend(command.get_args().map(|a| a.to_string_lossy().into_owned()));
+    words.join(" ")
+}
+
+fn finish(command: &mut Command) -> Result<Output> {
+    let what = describe(command);
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start `{what}`: is the program installed?"))?;
+    if output.status.success() {
+        return Ok(output);
+    }
+    let said = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    let said = String::from_utf8_lossy(&said);
+    let lines: Vec<&str> = said.lines().collect();
+    let tail = lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n");
+    bail!("`{what}` ended with {}; it said:\n{tail}", output.status)
+}
+
+/// Runs a program to its end; its output is shown only if it fails.
+pub fn run(command: &mut Command) -> Result<()> {
+    finish(command).map(|_| ())
+}
+
+/// Runs a program and returns what it wrote to its standard output.
+pub fn output(command: &mut Command) -> Result<String> {
+    let output = finish(command)?;
+    String::from_utf8(output.stdout)
+        .with_context(|| format!("`{}` wrote something that is not UTF-8", describe(command)))
+}

@@ -1,0 +1,190 @@
+//! The Debian archive that guests are made from: fixed release, this machine's mirror, package lists of our own.
+//!
+//! The machine's own package sources stay as they are; the lists live in the cache.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail};
+
+use super::cache::{Cache, Inputs};
+use super::command::{output, run};
+
+/// The release that guests are made from.
+pub const SUITE: &str = "bookworm";
+/// Where a newer QEMU comes from.
+pub const BACKPORTS: &str = "bookworm-backports";
+
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Lists older than this are refreshed, so that guests get security updates.
+const LISTS_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The packages whose versions decide whether something cached is still current.
+const WATCHED: &[&str] =
+    &["linux-image-cloud-amd64", "busybox-static", "redis-server", "libc6", "iproute2", "util-linux"];
+
+/// Access to the archive.
+#[derive(Debug)]
+pub struct Archive {
+    dir: PathBuf,
+    mirror: String,
+    versions: BTreeMap<String, String>,
+}
+
+impl Archive {
+    /// Opens the archive's lists in the cache; refreshes them if they are missing or old.
+    pub fn open(cache: &Cache, say: &dyn Fn(&str)) -> Result<Self> {
+        super::ensure_packages(&["apt", "debian-archive-keyring"], say)?;
+        let mut archive = Self {
+            dir: cache.dir().join("apt"),
+            mirror: find_mirror()?,
+            versions: BTreeMap::new(),
+        };
+        archive.refresh_lists(say)?;
+        archive.versions = archive.read_versions()?;
+        Ok(archive)
+    }
+
+    /// The lines of a `sources.list` for the release and its security updates.
+    pub fn sources(&self) -> Vec<String> {
+        let line = |uri: &str, suite: &str| format!("deb [signed-by={KEYRING}] {uri} {suite} main");
+        let mut lines = vec![line(&self.mirror, SUITE)];
+        if let Some(security) = security_mirror() {
+            lines.push(line(&security, &format!("{SUITE}-security")));
+        }
+        lines
+    }
+
+    /// The version that the archive offers now, for the inputs of an artefact.
+    pub fn version(&self, package: &str) -> Result<String> {
+        self.versions.get(package).cloned().with_context(|| {
+            format!(
+                "the archive at {} offers no {package} in {SUITE}; remove {} to read its lists again",
+                self.mirror,
+                self.dir.display()
+            )
+        })
+    }
+
+    /// `version` of several packages, as inputs of an artefact.
+    pub fn inputs(&self, packages: &[&str]) -> Result<Inputs> {
+        packages.iter().map(|p| Ok(((*p).to_owned(), self.version(p)?))).collect()
+    }
+
+    /// The packages that a package depends on.
+    pub fn depends(&self, package: &str) -> Result<Vec<String>> {
+        let text = output(self.apt("apt-cache").args(["depends", package]))?;
+        let names = text.lines().filter_map(|l| l.trim().strip_prefix("Depends: "));
+        Ok(names.map(str::to_owned).collect())
+    }
+
+    /// Downloads packages and unpacks them into `into`. Nothing is installed.
+    ///
+    /// A package is given as `apt-get download` takes it: `name` or `name/suite`.
+    pub fn unpack(&self, packages: &[&str], into: &Path) -> Result<()> {
+        super::ensure_packages(&["dpkg"], &|_| {})?;
+        let debs = self.dir.join("debs");
+        if debs.exists() {
+            fs::remove_dir_all(&debs)?;
+        }
+        fs::create_dir_all(&debs)?;
+        fs::create_dir_all(into)?;
+        // apt checks each file against the signed lists.
+        run(self.apt("apt-get").current_dir(&debs).args(["-qq", "download"]).args(packages))?;
+        for deb in fs::read_dir(&debs)?.flatten() {
+            run(Command::new("dpkg-deb").arg("-x").arg(deb.path()).arg(into))?;
+        }
+        fs::remove_dir_all(&debs)?;
+        Ok(())
+    }
+
+    fn refresh_lists(&self, say: &dyn Fn(&str)) -> Result<()> {
+        let stamp = self.dir.join("refreshed");
+        let mut sources = self.sources();
+        sources.push(format!("deb [signed-by={KEYRING}] {} {BACKPORTS} main", self.mirror));
+        let sources = sources.join("\n") + "\n";
+        let known = fs::read_to_string(&stamp).is_ok_and(|s| s == sources);
+        let age = fs::metadata(&stamp).and_then(|m| m.modified()).ok();
+        let age = age.and_then(|t| SystemTime::now().duration_since(t).ok());
+        if known && age.is_some_and(|a| a < LISTS_AGE) {
+            return Ok(());
+        }
+        say(&format!("reading the package lists of Debian {SUITE}"));
+        for part in ["lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(self.dir.join(part))?;
+        }
+        // What is installed here must not decide what goes into a guest.
+        fs::write(self.dir.join("status"), "")?;
+        fs::write(self.dir.join("sources.list"), &sources)?;
+        match run(self.apt("apt-get").args(["-qq", "update"])) {
+            Ok(()) => {}
+            Err(why) if known => say(&format!("going on with the lists there are: {why:#}")),
+            Err(why) => return Err(why).context("reading Debian's package lists (network needed once)"),
+        }
+        Ok(fs::write(&stamp, &sources)?)
+    }
+
+    fn read_versions(&self) -> Result<BTreeMap<String, String>> {
+        let text = output(self.apt("apt-cache").arg("policy").args(WATCHED))?;
+        let mut versions = BTreeMap::new();
+        let mut package = "";
+        for line in text.lines() {
+            if let Some(name) = line.strip_suffix(':').filter(|n| !n.starts_with(' ')) {
+                package = name;
+            } else if let Some(version) = line.trim().strip_prefix("Candidate: ")
+                && version != "(none)"
+            {
+                versions.insert(package.to_owned(), version.to_owned());
+            }
+        }
+        Ok(versions)
+    }
+
+    /// An apt program that uses the lists in the cache only.
+    fn apt(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        let mut option = |name: &str, value: &Path| {
+            command.arg("-o").arg(format!("{name}={}", value.display()));
+        };
+        option("Dir::Etc::sourcelist", &self.dir.join("sources.list"));
+        option("Dir::Etc::sourceparts", Path::new("/dev/null"));
+        option("Dir::State::lists", &self.dir.join("lists"));
+        option("Dir::State::status", &self.dir.join("status"));
+        option("Dir::Cache", &self.dir.join("cache"));
+        option("Dir::Cache::pkgcache", Path::new("pkgcache.bin"));
+        option("Dir::Cache::srcpkgcache", Path::new("srcpkgcache.bin"));
+        option("APT::Sandbox::User", Path::new("root"));
+        option("APT::Architecture", Path::new("amd64"));
+        command.env("LC_ALL", "C");
+        command
+    }
+}
+
+/// The mirror that this machine's apt uses for Debian; `KEMARI_DEBIAN_MIRROR` names another.
+fn find_mirror() -> Result<String> {
+    if let Ok(mirror) = std::env::var("KEMARI_DEBIAN_MIRROR") {
+        return Ok(mirror);
+    }
+    match index_targets("$(REPO_URI)", |label| label == "Debian") {
+        Some(mirror) => Ok(mirror),
+        None => bail!(
+            "apt on this machine knows no Debian archive (`apt-get indextargets` shows none); run \
+             `apt-get update`, or set KEMARI_DEBIAN_MIRROR to the URL of a Debian mirror"
+        ),
+    }
+}
+
+fn security_mirror() -> Option<String> {
+    index_targets("$(REPO_URI)", |label| label == "Debian-Security")
+}
+
+fn index_targets(format: &str, label: impl Fn(&str) -> bool) -> Option<String> {
+    let format = format!("$(LABEL)|{format}");
+    let text = output(Command::new("apt-get").args(["indextargets", "--format", &format])).ok()?;
+    text.lines()
+        .filter_map(|line| line.split_once('|'))
+        .find(|(found, _)| label(found))
+        .map(|(_, value)| value.to_owned())
+}

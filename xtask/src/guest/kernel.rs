@@ -1,0 +1,224 @@
+//! Debian's stock cloud kernel, downloaded and unpacked: nothing is installed on this machine.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::Preparation;
+use super::cache::Inputs;
+use super::command::run;
+
+/// Modules that a guest or the nested lab loads. Those that a kernel has built in are skipped.
+const MODULES: &[&str] = &[
+    // the guest's devices
+    "virtio_mmio", "virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio-rng", "ext4",
+    "crc32c-intel",
+    // the nested lab's
+    "kvm-amd", "kvm-intel", "tun", "bridge", "veth", "dummy", "sch_netem", "sch_plug",
+];
+
+/// A prepared kernel.
+#[derive(Debug)]
+pub struct Kernel {
+    dir: PathBuf,
+    /// The kernel's release, which names its directory of modules.
+    pub release: String,
+}
+
+impl Kernel {
+    /// The kernel as Debian ships it.
+    pub fn vmlinuz(&self) -> PathBuf {
+        self.dir.join("vmlinuz")
+    }
+
+    /// The ELF file inside `vmlinuz`.
+    pub fn vmlinux(&self) -> PathBuf {
+        self.dir.join("vmlinux")
+    }
+
+    /// A root with `lib/modules/RELEASE`: the modules there are, and how they depend on each other.
+    pub fn modules(&self) -> PathBuf {
+        self.dir.join("modules")
+    }
+
+    /// The static busybox that goes with it.
+    pub fn busybox(&self) -> PathBuf {
+        self.dir.join("busybox")
+    }
+
+    /// What identifies this kernel among the inputs of things made from it.
+    pub fn inputs(&self) -> Inputs {
+        let key = self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Inputs::from([("kernel".to_owned(), key)])
+    }
+}
+
+/// Downloads and unpacks the kernel, or takes it from the cache.
+pub fn prepare(p: &Preparation<'_>) -> Result<Kernel> {
+    let mut inputs = p.archive.inputs(&["linux-image-cloud-amd64", "busybox-static"])?;
+    inputs.insert("modules".into(), MODULES.join(" "));
+    let dir = p.cache.artefact("kernel", &inputs, p.say, |dir| build(p, dir))?;
+    let release = fs::read_to_string(dir.join("release"))?;
+    Ok(Kernel { dir, release })
+}
+
+fn build(p: &Preparation<'_>, dir: &Path) -> Result<()> {
+    let meta = "linux-image-cloud-amd64";
+    let depends = p.archive.depends(meta)?;
+    let package = depends
+        .iter()
+        .find(|d| d.starts_with("linux-image-"))
+        .with_context(|| format!("{meta} depends on no kernel image, only on {depends:?}"))?;
+    let unpacked = dir.join("unpacked");
+    p.archive.unpack(&[package, "busybox-static"], &unpacked)?;
+
+    let release = package.trim_start_matches("linux-image-").to_owned();
+    fs::write(dir.join("release"), &release)?;
+    let vmlinuz = dir.join("vmlinuz");
+    fs::copy(unpacked.join(format!("boot/vmlinuz-{release}")), &vmlinuz)?;
+    fs::write(dir.join("vmlinux"), extract_vmlinux(&fs::read(&vmlinuz)?, p.say)?)?;
+    fs::copy(unpacked.join("bin/busybox"), dir.join("busybox"))?;
+    select_modules(&unpacked, dir, &release, p.say)?;
+    fs::remove_dir_all(&unpacked)?;
+    Ok(())
+}
+
+/// Copies the wanted modules and what they depend on, uncompressed.
+fn select_modules(unpacked: &Path, dir: &Path, release: &str, say: &dyn Fn(&str)) -> Result<()> {
+    let tree = unpacked.join("lib/modules").join(release);
+    decompress_modules(&tree, say)?;
+    depmod(dir, unpacked, release)?;
+    let table = fs::read_to_string(tree.join("modules.dep"))?;
+    let selected = dir.join("modules/lib/modules").join(release);
+    for module in MODULES {
+        for file in with_dependencies(&table, module) {
+            let to = selected.join(file);
+            fs::create_dir_all(to.parent().context("a module lies in a directory")?)?;
+            fs::copy(tree.join(file), &to).with_context(|| format!("module {file}"))?;
+        }
+    }
+    for list in ["modules.order", "modules.builtin", "modules.builtin.modinfo"] {
+        fs::copy(tree.join(list), selected.join(list))?;
+    }
+    depmod(dir, &dir.join("modules"), release)
+}
+
+fn depmod(dir: &Path, root: &Path, release: &str) -> Result<()> {
+    run(Command::new(dir.join("busybox")).arg("depmod").arg("-b").arg(root).arg(release))
+}
+
+/// Later kernels of Debian ship `.ko.xz`; busybox's depmod wants them plain.
+fn decompress_modules(tree: &Path, say: &dyn Fn(&str)) -> Result<()> {
+    let mut compressed = Vec::new();
+    find_compressed(tree, &mut compressed)?;
+    if compressed.is_empty() {
+        return Ok(());
+    }
+    super::ensure_packages(&["xz-utils"], say)?;
+    run(Command::new("xz").arg("-d").args(&compressed))
+}
+
+fn find_compressed(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            find_compressed(&entry.path(), found)?;
+        } else if entry.file_name().to_string_lossy().ends_with(".ko.xz") {
+            found.push(entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// The files of a module and of all it depends on, by `modules.dep`; none if the kernel has it built in.
+fn with_dependencies<'a>(table: &'a str, module: &str) -> Vec<&'a str> {
+    let wanted = module.replace('-', "_");
+    let line = table.lines().filter_map(|l| l.split_once(':')).find(|(file, _)| {
+        let name = file.rsplit('/').next().unwrap_or(file);
+        name.trim_end_matches(".ko").replace('-', "_") == wanted
+    });
+    line.map_or_else(Vec::new, |(file, others)| {
+        std::iter::once(file).chain(others.split_whitespace()).collect()
+    })
+}
+
+/// Takes the ELF file out of a bzImage, by the offsets of its boot header (the kernel's `x86/boot.rst`).
+fn extract_vmlinux(image: &[u8], say: &dyn Fn(&str)) -> Result<Vec<u8>> {
+    let payload = payload(image).context("the kernel image has no readable boot header")?;
+    let (tool, package, payload) = match payload {
+        // xz complains about the four bytes of size that follow the payload.
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => ("xz", "xz-utils", &payload[..payload.len() - 4]),
+        [0x1f, 0x8b, ..] => ("gzip", "gzip", payload),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => ("zstd", "zstd", payload),
+        [0x02, 0x21, 0x4c, 0x18, ..] => ("lz4", "lz4", payload),
+        _ => bail!(
+            "the kernel's payload begins with {:02x?}: expected xz, gzip, zstd or lz4",
+            &payload[..payload.len().min(6)]
+        ),
+    };
+    super::ensure_packages(&[package], say)?;
+    let elf = decompress(tool, payload)?;
+    ensure!(elf.starts_with(b"\x7fELF"), "{tool} made {} bytes that are no ELF file", elf.len());
+    Ok(elf)
+}
+
+fn payload(image: &[u8]) -> Option<&[u8]> {
+    let word = |at: usize| -> Option<usize> {
+        let bytes = image.get(at..at + 4)?.try_into().ok()?;
+        usize::try_from(u32::from_le_bytes(bytes)).ok()
+    };
+    if image.get(0x202..0x206)? != b"HdrS" {
+        return None;
+    }
+    let setup_sectors = match image[0x1f1] {
+        0 => 4,
+        n => usize::from(n),
+    };
+    let start = (setup_sectors + 1) * 512 + word(0x248)?;
+    image.get(start..start + word(0x24c)?)
+}
+
+/// Runs a decompressor. Its exit status says nothing here: it complains about what follows the payload.
+fn decompress(tool: &str, input: &[u8]) -> Result<Vec<u8>> {
+    let mut child = Command::new(tool)
+        .arg("-dc")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| format!("cannot start `{tool}`"))?;
+    let mut stdin = child.stdin.take().context("a pipe to the decompressor")?;
+    let input = input.to_vec();
+    // The write fails with EPIPE when the tool stops at the end of the payload; the caller checks what came out.
+    let writer = std::thread::spawn(move || stdin.write_all(&input));
+    let output = child.wait_with_output()?;
+    let _ = writer.join();
+    Ok(output.stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = "kernel/a/virtio_blk.ko: kernel/b/virtio_ring.ko kernel/b/virtio.ko\n\
+                         kernel/c/virtio-rng.ko: kernel/b/virtio.ko\n";
+
+    #[test]
+    fn modules_come_with_their_dependencies_and_either_spelling() {
+        assert_eq!(
+            with_dependencies(TABLE, "virtio-blk"),
+            ["kernel/a/virtio_blk.ko", "kernel/b/virtio_ring.ko", "kernel/b/virtio.ko"]
+        );
+        assert_eq!(with_dependencies(TABLE, "virtio_rng").len(), 2);
+        assert!(with_dependencies(TABLE, "ext4").is_empty(), "built in: nothing to load");
+    }
+
+    #[test]
+    fn a_file_that_is_no_kernel_has_no_payload() {
+        assert!(payload(b"too short").is_none());
+        assert!(payload(&[0; 4096]).is_none());
+    }
+}

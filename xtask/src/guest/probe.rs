@@ -1,0 +1,59 @@
+//! Does this machine's `/dev/kvm` run stock kernels directly? The monitor knows: `kemari probe --json`.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+/// What a machine's `/dev/kvm` is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostKvm {
+    /// There is none, or it may not be opened.
+    None,
+    /// Only ring 3 runs at native speed: good for the micro-guest, not for a stock kernel.
+    #[serde(rename = "ring3-only")]
+    RingThreeOnly,
+    /// Stock kernels run.
+    Full,
+}
+
+/// What the probe found, and why it says so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// The finding.
+    pub kvm: HostKvm,
+    /// The reason, for people.
+    pub reason: String,
+}
+
+/// Asks the monitor what this machine's `/dev/kvm` is good for.
+pub fn probe_host(kemari: &Path) -> Result<Probe> {
+    let text = super::output(Command::new(kemari).args(["probe", "--json"]))?;
+    parse(&text)
+}
+
+fn parse(text: &str) -> Result<Probe> {
+    serde_json::from_str(text.trim()).with_context(|| {
+        format!("`kemari probe --json`: expected {{\"kvm\": ..., \"reason\": ...}}, found {text:?}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn reads_the_three_findings_and_refuses_others() {
+        for (word, kvm) in
+            [("none", HostKvm::None), ("ring3-only", HostKvm::RingThreeOnly), ("full", HostKvm::Full)]
+        {
+            let text = format!("{{\"kvm\": \"{word}\", \"reason\": \"r\"}}\n");
+            assert_eq!(parse(&text).unwrap(), Probe { kvm, reason: "r".into() });
+        }
+        assert!(parse("{\"kvm\": \"maybe\", \"reason\": \"r\"}").is_err());
+        assert!(parse("").is_err());
+    }
+}
