@@ -1,1 +1,31 @@
-//! Skeleton.
+//! Virtual devices. Each is plain data and the rules of its specification: what the guest asks for
+//! arrives as a chain or a register access, and what is to happen outside is staged at the gate.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod block;
+mod console;
+mod entropy;
+mod net;
+mod power;
+mod reset;
+
+pub use block::{Block, BlockConfig};
+pub use console::Console;
+pub use entropy::Entropy;
+pub use net::{Net, NetConfig};
+pub use power::PowerControl;
+pub use reset::ResetControl;
+
+/// Copies the part of a register block that a read at `offset` covers; the rest reads as zero.
+fn read_bytes(block: &[u8], offset: u64, into: &mut [u8]) {
+    into.fill(0);
+    let Some(rest) = usize::try_from(offset).ok().and_then(|offset| block.get(offset..)) else {
+        return;
+    };
+    let len = rest.len().min(into.len());
+    into[..len].copy_from_slice(&rest[..len]);
+}

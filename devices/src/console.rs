@@ -1,0 +1,115 @@
+//! A virtio console with one port (virtio 1.2, 5.3).
+
+use io_gate::{
+    Chain, ConsoleTx, Device, DeviceError, Gate, Identity, Intake, Outcome, Port, SavedState,
+    StateError, Verdict,
+};
+
+use crate::read_bytes;
+
+const IDENTITY: Identity = Identity { kind: "virtio-console", virtio_id: 3, state_version: 1 };
+
+const QUEUE_SIZE: u16 = 64;
+const RECEIVE: u16 = 0;
+/// The terminal behind it.
+const TERMINAL: Port = Port(0);
+/// More than this in one chain is refused: it would have to be buffered.
+const MAX_OUTPUT: usize = 64 * 1024;
+
+/// A virtio console.
+#[derive(Debug, Default)]
+pub struct Console {
+    features: u64,
+}
+
+impl Console {
+    /// A console on the terminal behind port 0.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Device for Console {
+    fn identity(&self) -> Identity {
+        IDENTITY
+    }
+
+    fn features(&self) -> u64 {
+        // Neither a size nor several ports nor emergency output.
+        0
+    }
+
+    fn queues(&self) -> &[u16] {
+        &[QUEUE_SIZE, QUEUE_SIZE]
+    }
+
+    fn read_config(&self, offset: u64, into: &mut [u8]) {
+        read_bytes(&[], offset, into);
+    }
+
+    fn write_config(&mut self, _offset: u64, _from: &[u8], _gate: &mut Gate<'_>) {
+        // Nothing in it can be written: emergency output is not offered.
+    }
+
+    fn activate(&mut self, features: u64) {
+        self.features = features;
+    }
+
+    fn reset(&mut self) {
+        self.features = 0;
+    }
+
+    fn process<'e>(
+        &mut self,
+        queue: u16,
+        chain: &mut Chain<'_>,
+        gate: &mut Gate<'e>,
+    ) -> Result<Verdict<'e>, DeviceError> {
+        if queue == RECEIVE {
+            return Err(DeviceError::Malformed("expected no request on the receive queue".into()));
+        }
+        let len = chain.readable();
+        if len > MAX_OUTPUT {
+            return Err(DeviceError::Malformed(alloc::format!(
+                "expected at most {MAX_OUTPUT} bytes of output in a chain, found {len}"
+            )));
+        }
+        if len == 0 {
+            return Ok(Verdict::Done(0));
+        }
+        let bytes = chain.take_payload(len)?;
+        Ok(gate.token::<ConsoleTx>().stage(TERMINAL, bytes))
+    }
+
+    fn complete(&mut self, _queue: u16, _chain: &mut Chain<'_>, _outcome: Outcome) -> u32 {
+        0
+    }
+
+    fn intake_queue(&self, port: Port) -> Option<u16> {
+        (port == TERMINAL).then_some(RECEIVE)
+    }
+
+    fn intake(
+        &mut self,
+        _port: Port,
+        data: &[u8],
+        chain: &mut Chain<'_>,
+    ) -> Result<Intake, DeviceError> {
+        let len = data.len().min(chain.writable());
+        chain.write(&data[..len])?;
+        Ok(Intake { used: len as u32, consumed: len })
+    }
+
+    fn save(&self) -> SavedState {
+        SavedState::new(&IDENTITY).number("features", self.features)
+    }
+
+    fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
+        let mut fields = state.open(&IDENTITY)?;
+        let features = fields.number("features")?;
+        fields.close()?;
+        self.features = features;
+        Ok(())
+    }
+}

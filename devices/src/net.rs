@@ -1,0 +1,187 @@
+//! A virtio network interface (virtio 1.2, 5.1): one queue in, one queue out.
+
+use alloc::format;
+
+use io_gate::{
+    Chain, Device, DeviceError, Gate, Identity, Intake, NetTx, Outcome, Port, SavedState,
+    StateError, Verdict,
+};
+
+use crate::read_bytes;
+
+const IDENTITY: Identity = Identity { kind: "virtio-net", virtio_id: 1, state_version: 1 };
+
+const QUEUE_SIZE: u16 = 256;
+const RECEIVE: u16 = 0;
+/// The network behind it.
+const NETWORK: Port = Port(0);
+
+// Feature bits (5.1.3).
+const F_CSUM: u64 = 1 << 0;
+const F_GUEST_CSUM: u64 = 1 << 1;
+const F_MAC: u64 = 1 << 5;
+const F_GUEST_TSO4: u64 = 1 << 7;
+const F_GUEST_TSO6: u64 = 1 << 8;
+const F_GUEST_ECN: u64 = 1 << 9;
+const F_HOST_TSO4: u64 = 1 << 11;
+const F_HOST_TSO6: u64 = 1 << 12;
+const F_HOST_ECN: u64 = 1 << 13;
+const F_STATUS: u64 = 1 << 16;
+const OFFLOADS: u64 = F_CSUM
+    | F_GUEST_CSUM
+    | F_GUEST_TSO4
+    | F_GUEST_TSO6
+    | F_GUEST_ECN
+    | F_HOST_TSO4
+    | F_HOST_TSO6
+    | F_HOST_ECN;
+
+/// The link is up (5.1.4).
+const S_LINK_UP: u16 = 1;
+
+/// The header in front of every frame, and where its count of buffers is (5.1.6).
+const HEADER: usize = 12;
+const NUM_BUFFERS: usize = 10;
+/// The longest frame with its header: 64 KiB of segments and the headers in front of them.
+const MAX_FRAME: usize = HEADER + 65550;
+
+/// What a network interface is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetConfig {
+    /// Its address.
+    pub mac: [u8; 6],
+    /// Whether what is behind it does checksums and segmentation.
+    pub offloads: bool,
+}
+
+/// A virtio network interface.
+#[derive(Debug)]
+pub struct Net {
+    config: NetConfig,
+    features: u64,
+}
+
+impl Net {
+    /// An interface of this kind to the network behind port 0.
+    #[must_use]
+    pub fn new(config: NetConfig) -> Self {
+        Self { config, features: 0 }
+    }
+}
+
+impl Device for Net {
+    fn identity(&self) -> Identity {
+        IDENTITY
+    }
+
+    fn features(&self) -> u64 {
+        F_MAC | F_STATUS | if self.config.offloads { OFFLOADS } else { 0 }
+    }
+
+    fn queues(&self) -> &[u16] {
+        &[QUEUE_SIZE, QUEUE_SIZE]
+    }
+
+    fn read_config(&self, offset: u64, into: &mut [u8]) {
+        let mut space = [0; 8];
+        space[..6].copy_from_slice(&self.config.mac);
+        space[6..].copy_from_slice(&S_LINK_UP.to_le_bytes());
+        read_bytes(&space, offset, into);
+    }
+
+    fn write_config(&mut self, _offset: u64, _from: &[u8], _gate: &mut Gate<'_>) {
+        // The address can be written by old drivers only, which are not supported.
+    }
+
+    fn activate(&mut self, features: u64) {
+        self.features = features;
+    }
+
+    fn reset(&mut self) {
+        self.features = 0;
+    }
+
+    fn process<'e>(
+        &mut self,
+        queue: u16,
+        chain: &mut Chain<'_>,
+        gate: &mut Gate<'e>,
+    ) -> Result<Verdict<'e>, DeviceError> {
+        if queue == RECEIVE {
+            return Err(DeviceError::Malformed("expected no request on the receive queue".into()));
+        }
+        let len = chain.readable();
+        if len <= HEADER || len > MAX_FRAME {
+            return Err(DeviceError::Malformed(format!(
+                "expected a frame of {} to {MAX_FRAME} bytes with its header, found {len}",
+                HEADER + 1
+            )));
+        }
+        let frame = chain.take_payload(len)?;
+        Ok(gate.token::<NetTx>().stage(NETWORK, frame))
+    }
+
+    fn complete(&mut self, _queue: u16, _chain: &mut Chain<'_>, _outcome: Outcome) -> u32 {
+        // Nobody is told whether a frame arrived.
+        0
+    }
+
+    fn intake_queue(&self, port: Port) -> Option<u16> {
+        (port == NETWORK).then_some(RECEIVE)
+    }
+
+    fn intake(
+        &mut self,
+        _port: Port,
+        data: &[u8],
+        chain: &mut Chain<'_>,
+    ) -> Result<Intake, DeviceError> {
+        let Some((header, frame)) = data.split_first_chunk::<HEADER>() else {
+            return Err(DeviceError::Malformed(format!(
+                "expected a frame with its header of {HEADER} bytes, found {}",
+                data.len()
+            )));
+        };
+        let mut header = *header;
+        // A frame has one buffer: merging them was not offered (5.1.6.4.1).
+        header[NUM_BUFFERS..].copy_from_slice(&1_u16.to_le_bytes());
+        if chain.writable() < data.len() {
+            return Err(DeviceError::Malformed(format!(
+                "expected room for a frame of {} bytes, found {}",
+                data.len(),
+                chain.writable()
+            )));
+        }
+        chain.write(&header)?;
+        chain.write(frame)?;
+        Ok(Intake { used: data.len() as u32, consumed: data.len() })
+    }
+
+    fn save(&self) -> SavedState {
+        SavedState::new(&IDENTITY)
+            .bytes("mac", &self.config.mac)
+            .number("offloads", self.config.offloads.into())
+            .number("features", self.features)
+    }
+
+    fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
+        let mut fields = state.open(&IDENTITY)?;
+        let mac = fields.bytes("mac")?;
+        let mac = <[u8; 6]>::try_from(mac.as_slice())
+            .map_err(|_| fields.invalid("mac", "6 bytes", &format!("{} bytes", mac.len())))?;
+        let offloads = fields.number("offloads")? != 0;
+        let features = fields.number("features")?;
+        // A guest that relies on offloads cannot go on without them.
+        if features & OFFLOADS != 0 && !self.config.offloads {
+            return Err(fields.invalid(
+                "features",
+                "no offloads (this backend has none)",
+                &format!("{features:#x}"),
+            ));
+        }
+        fields.close()?;
+        let offloads = offloads && self.config.offloads;
+        *self = Self { config: NetConfig { mac, offloads }, features };
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+//! The fixed power registers of ACPI (ACPI 6.5, 4.8.3): enough to power off.
+
+use io_gate::{Gate, Identity, Port, Power, PowerEvent, RegisterDevice, SavedState, StateError};
+
+use crate::read_bytes;
+
+const IDENTITY: Identity = Identity { kind: "acpi-power", virtio_id: 0, state_version: 1 };
+
+// Offsets in its window: the event block (status, enable), then the control block.
+const STATUS: usize = 0;
+const ENABLE: usize = 2;
+const CONTROL: usize = 4;
+const WINDOW: usize = 6;
+
+// The control register's bits.
+const SCI_ENABLE: u16 = 1;
+const SLEEP_ENABLE: u16 = 1 << 13;
+const SLEEP_TYPE_SHIFT: u16 = 10;
+const SLEEP_TYPE_MASK: u16 = 0b111;
+
+/// The PM1a event and control registers in one window of 6 bytes.
+#[derive(Debug, Default)]
+pub struct PowerControl {
+    status: u16,
+    enable: u16,
+    control: u16,
+}
+
+impl PowerControl {
+    /// The length of its window.
+    pub const WINDOW: u64 = WINDOW as u64;
+    /// The sleep type that stands for S5 (soft off): the `_S5_` object of the ACPI tables has to
+    /// name it.
+    pub const S5_SLEEP_TYPE: u8 = 5;
+
+    /// The registers as after power-on.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn window(&self) -> [u8; WINDOW] {
+        let mut window = [0; WINDOW];
+        window[STATUS..ENABLE].copy_from_slice(&self.status.to_le_bytes());
+        window[ENABLE..CONTROL].copy_from_slice(&self.enable.to_le_bytes());
+        // The machine is always in ACPI mode.
+        window[CONTROL..].copy_from_slice(&(self.control | SCI_ENABLE).to_le_bytes());
+        window
+    }
+
+    fn write_control(&mut self, value: u16, gate: &mut Gate<'_>) {
+        // The bit that starts the transition always reads as zero.
+        self.control = value & !SLEEP_ENABLE;
+        let sleep_type = (value >> SLEEP_TYPE_SHIFT) & SLEEP_TYPE_MASK;
+        if value & SLEEP_ENABLE == 0 {
+            return;
+        }
+        if sleep_type == u16::from(Self::S5_SLEEP_TYPE) {
+            gate.token::<Power>().emit(PowerEvent::Off);
+        } else {
+            log::warn!("acpi-power: expected sleep type 5 (off), found {sleep_type}: ignored");
+        }
+    }
+}
+
+impl RegisterDevice for PowerControl {
+    fn identity(&self) -> Identity {
+        IDENTITY
+    }
+
+    fn read(&mut self, offset: u64, into: &mut [u8], _gate: &mut Gate<'_>) {
+        read_bytes(&self.window(), offset, into);
+    }
+
+    fn write(&mut self, offset: u64, from: &[u8], gate: &mut Gate<'_>) {
+        let Some(offset) = usize::try_from(offset).ok().filter(|offset| *offset < WINDOW) else {
+            return;
+        };
+        // Any width is allowed: what is not written keeps its value.
+        let mut window = self.window();
+        // Writing ones clears status bits, so bytes that are not written must be zero there.
+        window[STATUS..ENABLE].fill(0);
+        let len = from.len().min(WINDOW - offset);
+        window[offset..offset + len].copy_from_slice(&from[..len]);
+        self.status &= !u16::from_le_bytes([window[0], window[1]]);
+        self.enable = u16::from_le_bytes([window[2], window[3]]);
+        if offset + len > CONTROL {
+            self.write_control(u16::from_le_bytes([window[4], window[5]]), gate);
+        }
+    }
+
+    fn intake(&mut self, _port: Port, data: &[u8]) -> usize {
+        data.len()
+    }
+
+    fn take_interrupt(&mut self) -> bool {
+        false
+    }
+
+    fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    fn save(&self) -> SavedState {
+        SavedState::new(&IDENTITY)
+            .number("status", self.status.into())
+            .number("enable", self.enable.into())
+            .number("control", self.control.into())
+    }
+
+    fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
+        let mut fields = state.open(&IDENTITY)?;
+        let restored = Self {
+            status: fields.small("status")?,
+            enable: fields.small("enable")?,
+            control: fields.small("control")?,
+        };
+        fields.close()?;
+        *self = restored;
+        Ok(())
+    }
+}
