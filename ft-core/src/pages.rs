@@ -1,0 +1,333 @@
+//! Batches of guest pages: the body of `Bulk` and `Pages` frames.
+//!
+//! For each page a little-endian `u64`: its guest address, with the encoding in the low 12 bits;
+//! then what the encoding says:
+//!
+//! | encoding | is | bytes that follow |
+//! | --- | --- | --- |
+//! | 0 | raw | 4096 |
+//! | 1 | zero | none |
+//! | 2 | LZ4 block | `u16` length, then so many |
+//! | 3 | reserved for a difference to the last checkpoint (XOR) | not accepted |
+//!
+//! Addresses ascend, each is of a page that lies in guest memory.
+
+use alloc::vec::Vec;
+
+use io_gate::host::{Epoch, Term};
+
+use crate::handshake::MemoryRegion;
+use crate::wire::{Header, Kind, WireError};
+
+/// Bytes of a page.
+pub const PAGE_SIZE: usize = 4096;
+
+/// The contents of a page.
+pub type Page = [u8; PAGE_SIZE];
+
+const ENTRY: usize = 8;
+const RAW: u64 = 0;
+const ZERO: u64 = 1;
+const LZ4: u64 = 2;
+const XOR_DELTA: u64 = 3;
+
+/// An LZ4 block that saves less than this is not worth its decompression.
+const WORTHWHILE: usize = PAGE_SIZE * 7 / 8;
+
+/// Whether pages are made smaller before they are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// Only zero pages are left out: for links faster than a core can compress.
+    #[default]
+    None,
+    /// LZ4, where it helps.
+    Lz4,
+}
+
+/// A body of pages does not keep its format. Nothing of it may be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PagesError {
+    /// It ends in the middle of a page.
+    #[error("page {address:#x}: {expected} bytes expected, {found} left in the frame")]
+    Torn {
+        /// The page, or 0 when not even the address was whole.
+        address: u64,
+        /// Needed.
+        expected: usize,
+        /// There.
+        found: usize,
+    },
+    /// Not in guest memory.
+    #[error("page {address:#x} is not in guest memory: the two machines' layouts differ")]
+    Outside {
+        /// The page.
+        address: u64,
+    },
+    /// Out of order, or twice.
+    #[error("page {address:#x} comes after page {previous:#x}: addresses must ascend")]
+    Order {
+        /// The page.
+        address: u64,
+        /// The one before.
+        previous: u64,
+    },
+    /// Not one of the encodings.
+    #[error("page {address:#x} has the unknown encoding {encoding}")]
+    Encoding {
+        /// The page.
+        address: u64,
+        /// The encoding.
+        encoding: u64,
+    },
+    /// Compressed bytes that do not give a page.
+    #[error("page {address:#x} does not decompress to 4096 bytes")]
+    Lz4 {
+        /// The page.
+        address: u64,
+    },
+}
+
+/// Whether a page has no bit set.
+#[must_use]
+pub fn is_zero(page: &Page) -> bool {
+    // Blocks of 128 bytes, so that the compiler can use its widest registers, and a page that is
+    // not zero is mostly left after the first.
+    page.chunks_exact(128).all(|block| {
+        block
+            .chunks_exact(16)
+            .fold(0, |bits, word| {
+                bits | u128::from_ne_bytes(word.try_into().expect("the chunk is of 16 bytes"))
+            })
+            .eq(&0)
+    })
+}
+
+/// Builds one frame of pages in place, in a buffer that is used again and again: the only copy of a
+/// page is the one out of guest memory.
+#[derive(Debug)]
+pub struct PageFrame<'a> {
+    out: &'a mut Vec<u8>,
+    start: usize,
+    kind: Kind,
+    epoch: Epoch,
+    term: Term,
+    compression: Compression,
+    pages: u64,
+    last: Option<u64>,
+}
+
+impl<'a> PageFrame<'a> {
+    /// Begins a frame at the end of `out`; `kind` is [`Kind::Bulk`] or [`Kind::Pages`].
+    ///
+    /// # Panics
+    /// When the kind is another.
+    pub fn begin(
+        out: &'a mut Vec<u8>,
+        kind: Kind,
+        epoch: Epoch,
+        term: Term,
+        compression: Compression,
+    ) -> Self {
+        assert!(matches!(kind, Kind::Bulk | Kind::Pages), "{kind:?} frames carry no pages");
+        let start = Header::reserve(out);
+        Self { out, start, kind, epoch, term, compression, pages: 0, last: None }
+    }
+
+    /// Whether one more page might not fit: finish, and begin the next frame.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let body = self.out.len() - self.start - crate::wire::HEADER_LEN;
+        body + ENTRY + PAGE_SIZE > self.kind.max_body() as usize
+    }
+
+    /// Pages so far.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// Adds the page at `address`; `fill` writes its contents into the frame.
+    ///
+    /// # Errors
+    /// The error of `fill`: the page is then not in the frame.
+    ///
+    /// # Panics
+    /// When the frame is full, or the address is not of a page, or not above the one before it.
+    pub fn push<E>(
+        &mut self,
+        address: u64,
+        fill: impl FnOnce(&mut Page) -> Result<(), E>,
+    ) -> Result<(), E> {
+        assert!(!self.is_full(), "a page frame takes no more");
+        assert!(address.is_multiple_of(PAGE_SIZE as u64), "{address:#x} is not a page's address");
+        assert!(self.last.is_none_or(|last| last < address), "{address:#x} after {:?}", self.last);
+        let at = self.out.len();
+        self.out.resize(at + ENTRY + PAGE_SIZE, 0);
+        let page: &mut Page = (&mut self.out[at + ENTRY..])
+            .try_into()
+            .expect("the buffer was made longer by an entry and a page");
+        if let Err(error) = fill(page) {
+            self.out.truncate(at);
+            return Err(error);
+        }
+        let encoding = self.shrink(at);
+        self.out[at..at + ENTRY].copy_from_slice(&(address | encoding).to_le_bytes());
+        self.pages += 1;
+        self.last = Some(address);
+        Ok(())
+    }
+
+    /// Replaces the page at the end of the buffer by something shorter, if there is.
+    fn shrink(&mut self, at: usize) -> u64 {
+        let data = at + ENTRY;
+        let page: &Page = (&self.out[data..]).try_into().expect("the page is last in the buffer");
+        if is_zero(page) {
+            self.out.truncate(data);
+            return ZERO;
+        }
+        if self.compression == Compression::Lz4 {
+            let mut block = [0; lz4_flex::block::get_maximum_output_size(PAGE_SIZE)];
+            if let Ok(len) = lz4_flex::block::compress_into(page, &mut block)
+                && len < WORTHWHILE
+            {
+                self.out.truncate(data);
+                let prefix = u16::try_from(len).expect("shorter than a page");
+                self.out.extend_from_slice(&prefix.to_le_bytes());
+                self.out.extend_from_slice(&block[..len]);
+                return LZ4;
+            }
+        }
+        RAW
+    }
+
+    /// Ends the frame: what was appended to the buffer is ready to be sent.
+    ///
+    /// # Errors
+    /// Never in practice: [`push`](Self::push) keeps within the limit.
+    pub fn finish(self) -> Result<Header, WireError> {
+        Header::finish(self.out, self.start, self.kind, self.epoch, self.term)
+    }
+}
+
+/// A body of pages that has been checked from end to end, compressed pages too: what it gives can
+/// be applied (P4).
+#[derive(Clone, Copy, Debug)]
+pub struct PageBatch<'a> {
+    body: &'a [u8],
+    pages: u64,
+}
+
+impl<'a> PageBatch<'a> {
+    /// Checks a body against the layout of guest memory.
+    ///
+    /// # Errors
+    /// When anything in it is not as it must be.
+    pub fn parse(body: &'a [u8], memory: &[MemoryRegion]) -> Result<Self, PagesError> {
+        let mut rest = body;
+        let mut pages = 0;
+        let mut previous = None;
+        let mut region = 0;
+        let mut scratch = [0; PAGE_SIZE];
+        while !rest.is_empty() {
+            let (address, contents) = split(&mut rest)?;
+            if let Some(previous) = previous.filter(|previous| *previous >= address) {
+                return Err(PagesError::Order { address, previous });
+            }
+            // Addresses ascend and so do regions: one walk over both.
+            while memory.get(region).is_some_and(|region| is_past(region, address)) {
+                region += 1;
+            }
+            if !memory.get(region).is_some_and(|region| contains(region, address)) {
+                return Err(PagesError::Outside { address });
+            }
+            if let Contents::Lz4(block) = contents {
+                decompress(block, &mut scratch).ok_or(PagesError::Lz4 { address })?;
+            }
+            previous = Some(address);
+            pages += 1;
+        }
+        Ok(Self { body, pages })
+    }
+
+    /// A body that [`parse`](Self::parse) has accepted before.
+    pub(crate) fn checked(body: &'a [u8], pages: u64) -> Self {
+        Self { body, pages }
+    }
+
+    /// How many pages.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// Gives each page's address and contents, in order.
+    ///
+    /// # Errors
+    /// The first error of `apply`; the pages after it are not given.
+    pub fn for_each<E>(&self, mut apply: impl FnMut(u64, &Page) -> Result<(), E>) -> Result<(), E> {
+        let mut rest = self.body;
+        let mut scratch = [0; PAGE_SIZE];
+        while !rest.is_empty() {
+            let (address, contents) = split(&mut rest).expect("checked by parse");
+            match contents {
+                Contents::Raw(page) => apply(address, page)?,
+                Contents::Zero => apply(address, &[0; PAGE_SIZE])?,
+                Contents::Lz4(block) => {
+                    decompress(block, &mut scratch).expect("checked by parse");
+                    apply(address, &scratch)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+enum Contents<'a> {
+    Raw(&'a Page),
+    Zero,
+    Lz4(&'a [u8]),
+}
+
+fn split<'a>(rest: &mut &'a [u8]) -> Result<(u64, Contents<'a>), PagesError> {
+    let word = take(rest, ENTRY, 0)?;
+    let word = u64::from_le_bytes(word.try_into().expect("eight bytes were taken"));
+    let encoding = word % PAGE_SIZE as u64;
+    let address = word - encoding;
+    let contents = match encoding {
+        RAW => {
+            let page = take(rest, PAGE_SIZE, address)?;
+            Contents::Raw(page.try_into().expect("a page's bytes were taken"))
+        }
+        ZERO => Contents::Zero,
+        LZ4 => {
+            let len = take(rest, 2, address)?;
+            let len = usize::from(u16::from_le_bytes([len[0], len[1]]));
+            Contents::Lz4(take(rest, len, address)?)
+        }
+        XOR_DELTA.. => return Err(PagesError::Encoding { address, encoding }),
+    };
+    Ok((address, contents))
+}
+
+fn take<'a>(rest: &mut &'a [u8], len: usize, address: u64) -> Result<&'a [u8], PagesError> {
+    let found = rest.len();
+    let (taken, after) =
+        rest.split_at_checked(len).ok_or(PagesError::Torn { address, expected: len, found })?;
+    *rest = after;
+    Ok(taken)
+}
+
+fn is_past(region: &MemoryRegion, address: u64) -> bool {
+    region.start.saturating_add(region.len) <= address
+}
+
+fn contains(region: &MemoryRegion, address: u64) -> bool {
+    address.checked_sub(region.start).is_some_and(|offset| {
+        region.len >= PAGE_SIZE as u64 && offset <= region.len - PAGE_SIZE as u64
+    })
+}
+
+fn decompress(block: &[u8], page: &mut Page) -> Option<()> {
+    let len = lz4_flex::block::decompress_into(block, page).ok()?;
+    (len == PAGE_SIZE).then_some(())
+}

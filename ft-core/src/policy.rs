@@ -1,0 +1,240 @@
+//! When to end an epoch: output-triggered (Kemari), with a timer as upper bound (Remus), a budget
+//! of dirty pages, and hardly anything at all for an idle guest.
+//!
+//! Output waits for the checkpoint that contains its cause, so the sooner after it the epoch ends,
+//! the shorter the latency; but each checkpoint costs a pause. [`PolicyOptions::linger`] lets
+//! effects that come together share one, [`PolicyOptions::min_gap`] bounds the share of time spent
+//! in pauses. The timer bounds what is executed again after a takeover, which nobody outside can
+//! see: it may stretch freely while the guest does nothing.
+
+use core::time::Duration;
+
+use crate::time::Time;
+
+/// What to tune.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyOptions {
+    /// No two epochs begin closer to each other than this.
+    pub min_gap: Duration,
+    /// No epoch of a busy guest lasts longer than this.
+    pub interval: Duration,
+    /// No epoch of an idle guest lasts longer than this.
+    pub idle_interval: Duration,
+    /// How long the first held effect waits for others to join it, while the guest is busy.
+    pub linger: Duration,
+    /// Dirty pages at which an epoch ends before its time: bounds the pause and the standby's
+    /// memory.
+    pub dirty_budget: u64,
+    /// Epochs sealed and not acknowledged: at so many the guest runs on without a new one.
+    pub max_in_flight: usize,
+}
+
+impl Default for PolicyOptions {
+    fn default() -> Self {
+        Self {
+            min_gap: Duration::from_micros(500),
+            interval: Duration::from_millis(25),
+            idle_interval: Duration::from_secs(1),
+            linger: Duration::from_micros(100),
+            dirty_budget: 8192,
+            max_in_flight: 2,
+        }
+    }
+}
+
+/// What the guest and the link are doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PolicyInputs {
+    /// Effects staged in the current epoch.
+    pub held: usize,
+    /// When the first of them was staged.
+    pub first_held_at: Option<Time>,
+    /// Pages written since the last seal, as far as known; at least 1 when the guest has run and
+    /// nothing better is known.
+    pub dirty_pages: u64,
+    /// Epochs sealed and not acknowledged.
+    pub in_flight: usize,
+    /// When the last epoch was sealed.
+    pub last_seal: Time,
+    /// Whether all virtual CPUs are halted.
+    pub guest_idle: bool,
+}
+
+/// Why an epoch ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SealReason {
+    /// Effects wait for it.
+    Output,
+    /// Too many pages are dirty.
+    DirtyBudget,
+    /// It has lasted long enough.
+    Timer,
+}
+
+/// What to do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// End the epoch.
+    SealNow(SealReason),
+    /// Ask again then, or earlier when an input changes.
+    WaitUntil(Time),
+    /// Ask again when an acknowledgement arrives.
+    Wait,
+}
+
+/// The policy; it has no state of its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EpochPolicy {
+    options: PolicyOptions,
+}
+
+impl EpochPolicy {
+    /// One with these options.
+    #[must_use]
+    pub fn new(options: PolicyOptions) -> Self {
+        Self { options }
+    }
+
+    /// Its options.
+    #[must_use]
+    pub fn options(&self) -> &PolicyOptions {
+        &self.options
+    }
+
+    /// Whether the epoch ends now.
+    #[must_use]
+    pub fn next(&self, now: Time, inputs: &PolicyInputs) -> Decision {
+        if inputs.in_flight >= self.options.max_in_flight {
+            return Decision::Wait;
+        }
+        let (due, reason) = [self.output_due(now, inputs), self.budget_due(inputs)]
+            .into_iter()
+            .flatten()
+            .chain([self.timer_due(inputs)])
+            .min_by_key(|(due, _)| *due)
+            .expect("the timer is always due at some time");
+        let due = due.max(inputs.last_seal + self.options.min_gap);
+        if due <= now { Decision::SealNow(reason) } else { Decision::WaitUntil(due) }
+    }
+
+    fn output_due(&self, now: Time, inputs: &PolicyInputs) -> Option<(Time, SealReason)> {
+        if inputs.held == 0 {
+            return None;
+        }
+        let first = inputs.first_held_at.unwrap_or(now);
+        // Nothing will join the effects of a guest that has stopped to wait for their outcome.
+        let linger = if inputs.guest_idle { Duration::ZERO } else { self.options.linger };
+        Some((first + linger, SealReason::Output))
+    }
+
+    fn budget_due(&self, inputs: &PolicyInputs) -> Option<(Time, SealReason)> {
+        (inputs.dirty_pages >= self.options.dirty_budget)
+            .then_some((inputs.last_seal, SealReason::DirtyBudget))
+    }
+
+    fn timer_due(&self, inputs: &PolicyInputs) -> (Time, SealReason) {
+        let quiet = inputs.guest_idle || inputs.dirty_pages == 0;
+        let interval = if quiet {
+            self.options.idle_interval.max(self.options.interval)
+        } else {
+            self.options.interval
+        };
+        (inputs.last_seal + interval, SealReason::Timer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+    const US: u64 = 1_000;
+
+    fn policy() -> EpochPolicy {
+        EpochPolicy::new(PolicyOptions {
+            min_gap: Duration::from_millis(1),
+            interval: Duration::from_millis(25),
+            idle_interval: Duration::from_millis(1000),
+            linger: Duration::from_micros(200),
+            dirty_budget: 100,
+            max_in_flight: 2,
+        })
+    }
+
+    fn busy() -> PolicyInputs {
+        PolicyInputs { dirty_pages: 1, last_seal: Time(100 * MS), ..PolicyInputs::default() }
+    }
+
+    fn next(now: u64, inputs: PolicyInputs) -> Decision {
+        policy().next(Time(now), &inputs)
+    }
+
+    #[test]
+    fn output_ends_an_epoch_after_lingering() {
+        let inputs = PolicyInputs { held: 1, first_held_at: Some(Time(110 * MS)), ..busy() };
+        let due = Time(110 * MS + 200 * US);
+        assert_eq!(next(110 * MS, inputs), Decision::WaitUntil(due));
+        assert_eq!(next(due.0, inputs), Decision::SealNow(SealReason::Output));
+        let halted = PolicyInputs { guest_idle: true, ..inputs };
+        assert_eq!(next(110 * MS, halted), Decision::SealNow(SealReason::Output));
+    }
+
+    #[test]
+    fn epochs_keep_their_distance() {
+        let inputs = PolicyInputs {
+            held: 9,
+            first_held_at: Some(Time(100 * MS)),
+            dirty_pages: 200,
+            ..busy()
+        };
+        assert_eq!(next(100 * MS + 500 * US, inputs), Decision::WaitUntil(Time(101 * MS)));
+        assert!(matches!(next(101 * MS, inputs), Decision::SealNow(_)));
+    }
+
+    #[test]
+    fn the_timer_bounds_a_busy_epoch_and_stretches_for_an_idle_guest() {
+        assert_eq!(next(124 * MS, busy()), Decision::WaitUntil(Time(125 * MS)));
+        assert_eq!(next(125 * MS, busy()), Decision::SealNow(SealReason::Timer));
+        for quiet in
+            [PolicyInputs { dirty_pages: 0, ..busy() }, PolicyInputs { guest_idle: true, ..busy() }]
+        {
+            assert_eq!(next(125 * MS, quiet), Decision::WaitUntil(Time(1100 * MS)));
+        }
+    }
+
+    #[test]
+    fn an_idle_guest_makes_hardly_any_checkpoints() {
+        let mut inputs = PolicyInputs { dirty_pages: 3, guest_idle: true, ..busy() };
+        let (mut now, mut seals) = (inputs.last_seal, 0);
+        let end = now + Duration::from_secs(10);
+        while now < end {
+            match policy().next(now, &inputs) {
+                Decision::SealNow(_) => {
+                    seals += 1;
+                    inputs.last_seal = now;
+                }
+                Decision::WaitUntil(due) => now = due,
+                Decision::Wait => unreachable!("nothing is in flight"),
+            }
+        }
+        assert!(seals <= 10, "{seals} checkpoints in ten idle seconds");
+    }
+
+    #[test]
+    fn the_dirty_budget_ends_an_epoch() {
+        let inputs = PolicyInputs { dirty_pages: 100, ..busy() };
+        assert_eq!(next(102 * MS, inputs), Decision::SealNow(SealReason::DirtyBudget));
+    }
+
+    #[test]
+    fn too_many_in_flight_stop_everything() {
+        let inputs = PolicyInputs {
+            in_flight: 2,
+            held: 5,
+            first_held_at: Some(Time(0)),
+            dirty_pages: 1000,
+            ..busy()
+        };
+        assert_eq!(next(900 * MS, inputs), Decision::Wait);
+    }
+}

@@ -1,0 +1,790 @@
+//! The primary: the machine that runs the guest. It owns the commit authority of the gate, so that
+//! every effect that leaves was let out here (P1), and it alone decides when it may run alone (P2).
+//!
+//! ```text
+//!   begin, after_takeover
+//!        |
+//!        v      connected        welcome         pre-copy done       sealed           ack
+//!  +-> ALONE ------------> JOINING ----> COPYING ----------> SEALING ------> ARMING -----> PROTECTED
+//!  |   ^  ^                   |             |                   |              |              | |
+//!  |   |  +-- link lost ------+-------------+-------------------+              |              | |
+//!  |   |      (no standby can hold a checkpoint: no one need be asked)         |              | |
+//!  |   |                                                                       |              | |
+//!  |   +-- the standby says Bye: it has given its checkpoint up ---------------+--------------+ |
+//!  |   |                                                                       |              | |
+//!  |   +------------------------- Bye ------------------ DETACHING <-----------+-- run alone -+ |
+//!  |                                                        |                  |              | |
+//!  |        granted                                         v    link lost, silence           | |
+//!  +------------------------ DOUBTING, the arbiter asked <--+------------------+--------------+ |
+//!  |                             |       ^ unreachable: asked again later                       |
+//!  |                      denied v       +---                                                   |
+//!  |                          STOPPED (fenced)      <-- fenced, power-off, operator's stop -----+
+//!  |   run alone                                          (from every state)
+//!  +------------- WAITING FOR THE OPERATOR <-- as DOUBTING, where there is no arbiter
+//! ```
+//!
+//! The gate is open in ALONE, JOINING and COPYING, and holds in all other states. From SEALED on
+//! (not only from the moment the checkpoint's end is sent: the driver may be sending it already) a
+//! standby may hold a complete checkpoint of this term and may win the next one: from there, the
+//! way back to ALONE leads through the arbiter, or through the standby's own word that it has given
+//! its checkpoint up.
+
+mod io;
+#[cfg(test)]
+mod tests;
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use io_gate::host::{CommitAuthority, Epoch, Term};
+
+pub use io::{Action, Event, Report};
+
+use crate::handshake::{self, Hello};
+use crate::standby::TakenOver;
+use crate::wire::{ByeReason, Frame, Heartbeat, Message, Outgoing, PROTOCOL, WireError};
+use crate::{Backoff, Illegal, LinkId, Time};
+
+/// What to tune, and how the machine is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrimaryOptions {
+    /// Whether there is an arbiter to ask. Without one an operator decides.
+    pub arbiter: bool,
+    /// Whether to look for a standby from the start.
+    pub protect: bool,
+    /// How often to give a sign of life.
+    pub heartbeat_interval: Duration,
+    /// How long the standby may be silent, once it may hold a checkpoint.
+    pub heartbeat_timeout: Duration,
+    /// How long it may be silent before that: nothing is held up by it then.
+    pub setup_timeout: Duration,
+    /// How long to wait before an arbiter that did not answer is asked again.
+    pub arbiter_retry: Backoff,
+    /// How long to wait before a standby that could not be joined is tried again.
+    pub connect_retry: Backoff,
+    /// Epochs sealed and not acknowledged, at most.
+    pub max_in_flight: usize,
+}
+
+impl Default for PrimaryOptions {
+    fn default() -> Self {
+        Self {
+            arbiter: true,
+            protect: true,
+            heartbeat_interval: Duration::from_millis(50),
+            heartbeat_timeout: Duration::from_millis(500),
+            setup_timeout: Duration::from_secs(10),
+            arbiter_retry: Backoff {
+                first: Duration::from_millis(50),
+                longest: Duration::from_secs(2),
+            },
+            connect_retry: Backoff {
+                first: Duration::from_millis(200),
+                longest: Duration::from_secs(5),
+            },
+            max_in_flight: 2,
+        }
+    }
+}
+
+/// The states; see the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Runs with no standby; the gate is open.
+    Alone,
+    /// Waits for a standby's answer; the gate is open.
+    Joining,
+    /// Sends memory while the guest runs; the gate is open.
+    Copying,
+    /// The first checkpoint is being taken.
+    Sealing,
+    /// The first checkpoint is on its way.
+    Arming,
+    /// A standby holds a checkpoint.
+    Protected,
+    /// The standby was asked to give its checkpoint up.
+    Detaching,
+    /// The standby is out of reach, and the arbiter was asked.
+    Doubting,
+    /// The standby is out of reach, and there is no arbiter.
+    WaitingForOperator,
+    /// Performs nothing more.
+    Stopped,
+}
+
+impl Phase {
+    /// Its name, as in the status.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Alone => "alone",
+            Self::Joining => "joining",
+            Self::Copying => "copying",
+            Self::Sealing => "sealing",
+            Self::Arming => "arming",
+            Self::Protected => "protected",
+            Self::Detaching => "detaching",
+            Self::Doubting => "doubting",
+            Self::WaitingForOperator => "waiting-for-operator",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// Whether a standby may hold a complete checkpoint of this term, and so may win the next (P2).
+    #[must_use]
+    pub const fn standby_may_take_over(self) -> bool {
+        matches!(
+            self,
+            Self::Arming
+                | Self::Protected
+                | Self::Detaching
+                | Self::Doubting
+                | Self::WaitingForOperator
+        )
+    }
+}
+
+/// The connection with one standby.
+#[derive(Debug)]
+struct Session {
+    link: LinkId,
+    hello: Box<Hello>,
+    heard: Time,
+    beat: Time,
+    beats: u64,
+    /// When the standby has to have given its checkpoint up.
+    detach_by: Option<Time>,
+}
+
+/// A question to the arbiter.
+#[derive(Debug)]
+struct Asking {
+    why: String,
+    failures: u32,
+    /// When to ask again; none while an answer is awaited.
+    retry: Option<Time>,
+}
+
+/// When to look for a standby.
+#[derive(Debug)]
+enum Search {
+    /// Not at all.
+    Off,
+    /// From this moment on.
+    At(Time),
+    /// The driver is trying.
+    Trying,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Primary {
+    authority: CommitAuthority,
+    options: PrimaryOptions,
+    term: Term,
+    phase: Phase,
+    session: Option<Session>,
+    asking: Option<Asking>,
+    search: Search,
+    search_failures: u32,
+    sealed: Option<Epoch>,
+    acknowledged: Option<Epoch>,
+    in_flight: VecDeque<(Epoch, Time)>,
+    reason: Option<String>,
+}
+
+type Result<T = Vec<Action>> = core::result::Result<T, Illegal>;
+
+impl Primary {
+    /// A machine that begins its life in `term`, which it has won; or in term 0, where there is no
+    /// arbiter.
+    #[must_use]
+    pub fn begin(
+        authority: CommitAuthority,
+        options: PrimaryOptions,
+        term: Term,
+        now: Time,
+    ) -> (Self, Vec<Action>) {
+        Self::start(authority, options, term, None, now)
+    }
+
+    /// A machine that goes on from a standby's last checkpoint. The gate has adopted its requests.
+    #[must_use]
+    pub fn after_takeover(
+        authority: CommitAuthority,
+        options: PrimaryOptions,
+        taken: TakenOver,
+        now: Time,
+    ) -> (Self, Vec<Action>) {
+        let (term, epoch) = (taken.term(), taken.epoch());
+        Self::start(authority, options, term, Some(epoch), now)
+    }
+
+    fn start(
+        mut authority: CommitAuthority,
+        options: PrimaryOptions,
+        term: Term,
+        sealed: Option<Epoch>,
+        now: Time,
+    ) -> (Self, Vec<Action>) {
+        let mut actions = Vec::from([Action::RunAlone(authority.alone(term))]);
+        let mut primary = Self {
+            authority,
+            options,
+            term,
+            phase: Phase::Alone,
+            session: None,
+            asking: None,
+            search: if options.protect { Search::At(now) } else { Search::Off },
+            search_failures: 0,
+            sealed,
+            acknowledged: None,
+            in_flight: VecDeque::new(),
+            reason: None,
+        };
+        primary.look_for_standby(now, &mut actions);
+        (primary, actions)
+    }
+
+    /// The state.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The term in which the machine runs.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// The epoch sealed last.
+    #[must_use]
+    pub fn sealed(&self) -> Option<Epoch> {
+        self.sealed
+    }
+
+    /// The epoch acknowledged last.
+    #[must_use]
+    pub fn acknowledged(&self) -> Option<Epoch> {
+        self.acknowledged
+    }
+
+    /// Epochs sealed and not acknowledged.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Why the machine is in its state, where there is more to say than the state's name.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    /// Whether the driver may seal an epoch now: not without a standby, and not while too many are
+    /// unacknowledged. The first one of a session is sealed on [`Action::SealFirst`] only.
+    #[must_use]
+    pub fn may_seal(&self) -> bool {
+        matches!(self.phase, Phase::Arming | Phase::Protected | Phase::Detaching)
+            && self.in_flight.len() < self.options.max_in_flight
+    }
+
+    /// When the next [`Event::Tick`] is due; it does no harm earlier.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        let session = self.session.as_ref().map(|session| {
+            let silent = session.heard + self.patience();
+            let beat = (self.phase != Phase::Joining)
+                .then(|| session.beat + self.options.heartbeat_interval);
+            [beat, session.detach_by].into_iter().flatten().fold(silent, Time::min)
+        });
+        let retry = self.asking.as_ref().and_then(|asking| asking.retry);
+        let search = match self.search {
+            Search::At(time) if self.phase == Phase::Alone => Some(time),
+            _ => None,
+        };
+        [session, retry, search].into_iter().flatten().min()
+    }
+
+    /// Takes one event, gives the actions to perform, in order.
+    ///
+    /// # Errors
+    /// When the driver gives an event that the state does not allow; nothing has changed then.
+    pub fn handle(&mut self, now: Time, event: Event) -> Result {
+        let mut actions = Vec::new();
+        let out = &mut actions;
+        if self.phase == Phase::Stopped {
+            return Err(self.illegal(&event, "a stopped machine is given no more events"));
+        }
+        match event {
+            Event::StandbyConnected { link, hello } => self.connected(now, link, hello, out)?,
+            Event::ConnectFailed { reason } => self.connect_failed(now, reason, out)?,
+            Event::Frame { link, frame } => {
+                if self.is_current(link) {
+                    self.frame(now, frame, out);
+                }
+            }
+            Event::Garbled { link, error } => {
+                if self.is_current(link) {
+                    self.garbled(now, &error, out);
+                }
+            }
+            Event::LinkLost { link, reason } => {
+                if self.is_current(link) {
+                    self.lose(now, format!("the link to the standby was lost: {reason}"), out);
+                }
+            }
+            Event::PrecopyDone => self.precopy_done(out)?,
+            Event::Sealed { epoch } => self.on_sealed(now, epoch)?,
+            Event::Tick => self.tick(now, out),
+            Event::ArbiterGranted { term } => self.granted(now, term, out)?,
+            Event::ArbiterDenied { term, holder } => self.denied(term, &holder, out)?,
+            Event::ArbiterUnreachable { reason } => self.unreachable(now, reason, out)?,
+            Event::OperatorProtect => self.protect(now, out)?,
+            Event::OperatorRunAlone => self.operator_alone(now, out)?,
+            Event::OperatorStop => {
+                let reason = "stopped by the operator".to_string();
+                self.leave(ByeReason::Stopped, reason, out);
+            }
+            Event::GuestPoweredOff => {
+                self.leave(ByeReason::PoweredOff, "the guest has powered off".to_string(), out);
+            }
+            Event::Fenced { reason } => self.fence(reason, out),
+        }
+        Ok(actions)
+    }
+
+    fn illegal(&self, event: &Event, expected: &'static str) -> Illegal {
+        Illegal { machine: "the primary", state: self.phase.name(), event: event.name(), expected }
+    }
+
+    fn illegal_named(&self, event: &'static str, expected: &'static str) -> Illegal {
+        Illegal { machine: "the primary", state: self.phase.name(), event, expected }
+    }
+
+    /// A link that this machine has closed may still have something to say: it is ignored.
+    fn is_current(&self, link: LinkId) -> bool {
+        self.session.as_ref().is_some_and(|session| session.link == link)
+    }
+
+    fn patience(&self) -> Duration {
+        if self.phase.standby_may_take_over() {
+            self.options.heartbeat_timeout
+        } else {
+            self.options.setup_timeout
+        }
+    }
+
+    // ---- a standby is looked for and joined ----
+
+    fn look_for_standby(&mut self, now: Time, out: &mut Vec<Action>) {
+        if self.phase == Phase::Alone
+            && let Search::At(time) = self.search
+            && time <= now
+        {
+            self.search = Search::Trying;
+            out.push(Action::Connect);
+        }
+    }
+
+    fn search_later(&mut self, now: Time) {
+        if !matches!(self.search, Search::Off) {
+            self.search_failures += 1;
+            self.search = Search::At(now + self.options.connect_retry.after(self.search_failures));
+        }
+    }
+
+    fn protect(&mut self, now: Time, out: &mut Vec<Action>) -> Result<()> {
+        if self.phase != Phase::Alone {
+            return Err(self.illegal_named(
+                "operator: protect",
+                "only a machine that runs alone looks for a standby",
+            ));
+        }
+        self.search_failures = 0;
+        if !matches!(self.search, Search::Trying) {
+            self.search = Search::At(now);
+        }
+        self.look_for_standby(now, out);
+        Ok(())
+    }
+
+    fn connect_failed(&mut self, now: Time, reason: String, out: &mut Vec<Action>) -> Result<()> {
+        if !matches!(self.search, Search::Trying) {
+            return Err(self.illegal_named("connect failed", "no connection was asked for"));
+        }
+        self.search_later(now);
+        self.reason = Some(format!("no standby: {reason}"));
+        out.push(Action::Report(Report::NoStandby { reason }));
+        Ok(())
+    }
+
+    fn connected(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        mut hello: Box<Hello>,
+        out: &mut Vec<Action>,
+    ) -> Result<()> {
+        if self.phase != Phase::Alone {
+            return Err(self.illegal_named("standby connected", "one standby at a time"));
+        }
+        hello.protocol = PROTOCOL;
+        hello.term = self.term;
+        // A connection made by the other side counts as what was looked for.
+        if matches!(self.search, Search::Trying | Search::At(_)) {
+            self.search = Search::Trying;
+        }
+        self.phase = Phase::Joining;
+        self.reason = None;
+        self.session = Some(Session {
+            link,
+            hello: hello.clone(),
+            heard: now,
+            beat: now,
+            beats: 0,
+            detach_by: None,
+        });
+        self.send(Epoch(0), Message::Hello(hello), out);
+        Ok(())
+    }
+
+    fn welcomed(&mut self, now: Time, theirs: Hello, out: &mut Vec<Action>) {
+        let Some(session) = &self.session else { return };
+        if theirs.session != session.hello.session {
+            let (expected, found) = (session.hello.session, theirs.session);
+            let why = format!("the standby answers session {found:#x}, this is {expected:#x}");
+            return self.break_off(now, why, out);
+        }
+        if let Err(refusal) = handshake::compare(&session.hello, &theirs) {
+            return self.break_off(now, refusal.to_string(), out);
+        }
+        let (link, options) = (session.link, session.hello.options);
+        self.phase = Phase::Copying;
+        out.push(Action::Report(Report::Joined { release: theirs.release }));
+        out.push(Action::StartPrecopy { link, options });
+    }
+
+    fn precopy_done(&mut self, out: &mut Vec<Action>) -> Result<()> {
+        let Some(session) = self.session.as_ref().filter(|_| self.phase == Phase::Copying) else {
+            return Err(self.illegal_named("pre-copy done", "no pre-copy is under way"));
+        };
+        let link = session.link;
+        self.phase = Phase::Sealing;
+        // From here on effects belong to an epoch that a standby will acknowledge.
+        out.push(Action::Hold);
+        out.push(Action::SealFirst { link });
+        Ok(())
+    }
+
+    fn on_sealed(&mut self, now: Time, epoch: Epoch) -> Result<()> {
+        if self.phase != Phase::Sealing && !self.may_seal() {
+            return Err(self.illegal_named(
+                "sealed",
+                "no epoch is sealed without a standby, or while too many are unacknowledged",
+            ));
+        }
+        let follows = match self.sealed {
+            // The gate counts across sessions; what was sealed and not sent is a gap.
+            Some(last) if self.phase == Phase::Sealing => epoch > last,
+            Some(last) => epoch == last.next(),
+            None => true,
+        };
+        if !follows {
+            return Err(self.illegal_named("sealed", "epochs are sealed in order, without a gap"));
+        }
+        self.sealed = Some(epoch);
+        self.in_flight.push_back((epoch, now));
+        if self.phase == Phase::Sealing {
+            self.phase = Phase::Arming;
+            // From now on silence means more, so it is counted from now.
+            if let Some(session) = &mut self.session {
+                session.heard = session.heard.max(now);
+            }
+        }
+        Ok(())
+    }
+
+    // ---- what the standby says ----
+
+    fn frame(&mut self, now: Time, frame: Frame, out: &mut Vec<Action>) {
+        // A process that slept must not take an old acknowledgement for a sign that nothing has
+        // happened meanwhile (P2).
+        if self.is_silent(now) {
+            return self.lose_silent(now, out);
+        }
+        let Frame { header, message } = frame;
+        let kind = message.kind().name();
+        if let Message::Refuse { reason } = message {
+            return self.refused(now, reason, out);
+        }
+        if header.term != self.term {
+            let (found, ours) = (header.term, self.term);
+            let why = format!("the standby speaks of term {found}, this is term {ours}");
+            return self.break_off(now, why, out);
+        }
+        if let Some(session) = &mut self.session {
+            session.heard = now;
+        }
+        let running = self.phase != Phase::Joining;
+        match message {
+            Message::Welcome(theirs) if !running => self.welcomed(now, *theirs, out),
+            Message::Ack if self.phase.standby_may_take_over() => self.ack(now, header.epoch, out),
+            Message::Verified(verified) if self.phase.standby_may_take_over() => {
+                let epoch = header.epoch;
+                out.push(Action::Report(Report::Verified { epoch, verified }));
+            }
+            Message::Heartbeat(beat) if running => {
+                self.send(Epoch(0), Message::HeartbeatReply(beat), out);
+            }
+            Message::HeartbeatReply(_) if running => {}
+            Message::Bye(reason) if reason != ByeReason::Detach => self.renounced(now, reason, out),
+            _ => {
+                let why = format!("the standby sent {kind} in state {}", self.phase.name());
+                self.break_off(now, why, out);
+            }
+        }
+    }
+
+    fn ack(&mut self, now: Time, epoch: Epoch, out: &mut Vec<Action>) {
+        let expected = self.in_flight.front().copied();
+        let Some((_, sealed_at)) = expected.filter(|(front, _)| *front == epoch) else {
+            let expected = match expected {
+                Some((front, _)) => format!("epoch {front} is the next"),
+                None => "none is outstanding".to_string(),
+            };
+            let why = format!("the standby acknowledges epoch {epoch}, but {expected}");
+            return self.break_off(now, why, out);
+        };
+        self.in_flight.pop_front();
+        self.acknowledged = Some(epoch);
+        let proof = self.authority.acknowledged(epoch);
+        out.push(Action::Release { proof, latency: now.since(sealed_at) });
+        if self.phase == Phase::Arming {
+            self.phase = Phase::Protected;
+            self.search_failures = 0;
+            out.push(Action::Report(Report::Protected { epoch }));
+        }
+    }
+
+    fn refused(&mut self, now: Time, reason: String, out: &mut Vec<Action>) {
+        if self.phase == Phase::Joining {
+            // It will hardly change its mind soon.
+            self.search_failures = self.search_failures.max(8);
+        }
+        self.lose(now, format!("the standby refuses: {reason}"), out);
+    }
+
+    fn garbled(&mut self, now: Time, error: &WireError, out: &mut Vec<Action>) {
+        self.lose(now, format!("from the standby: {error}"), out);
+    }
+
+    /// The standby has said that it will not take over: nobody else can run this machine now.
+    fn renounced(&mut self, now: Time, reason: ByeReason, out: &mut Vec<Action>) {
+        let held = !matches!(self.phase, Phase::Joining | Phase::Copying);
+        let why = match reason {
+            ByeReason::Detached => "the standby has given its checkpoint up",
+            _ => "the standby was stopped by its operator",
+        };
+        self.close(why.to_string(), out);
+        self.go_alone(now, held, why.to_string(), out);
+    }
+
+    // ---- the link is lost ----
+
+    /// Tells the standby why, and goes on as if the link was lost.
+    fn break_off(&mut self, now: Time, why: String, out: &mut Vec<Action>) {
+        self.send(Epoch(0), Message::Refuse { reason: why.clone() }, out);
+        self.lose(now, why, out);
+    }
+
+    fn lose(&mut self, now: Time, why: String, out: &mut Vec<Action>) {
+        let (armed, held) = (self.phase.standby_may_take_over(), self.phase == Phase::Sealing);
+        if armed {
+            out.push(Action::Hold);
+        }
+        self.close(why.clone(), out);
+        out.push(Action::Report(Report::LinkLost { reason: why.clone() }));
+        if armed {
+            self.doubt(why, out);
+        } else {
+            self.go_alone(now, held, why, out);
+        }
+    }
+
+    fn close(&mut self, reason: String, out: &mut Vec<Action>) {
+        if let Some(session) = self.session.take() {
+            out.push(Action::CloseLink { link: session.link, reason });
+        }
+        self.in_flight.clear();
+    }
+
+    fn go_alone(&mut self, now: Time, held: bool, why: String, out: &mut Vec<Action>) {
+        self.phase = Phase::Alone;
+        self.asking = None;
+        self.reason = Some(why);
+        self.search_later(now);
+        if held {
+            out.push(Action::RunAlone(self.authority.alone(self.term)));
+        }
+    }
+
+    fn doubt(&mut self, why: String, out: &mut Vec<Action>) {
+        self.reason = Some(why.clone());
+        if self.options.arbiter {
+            self.phase = Phase::Doubting;
+            out.push(Action::AskArbiter { term: self.term.next(), why: why.clone() });
+            self.asking = Some(Asking { why, failures: 0, retry: None });
+        } else {
+            self.phase = Phase::WaitingForOperator;
+            out.push(Action::Report(Report::WaitingForOperator { reason: why }));
+        }
+    }
+
+    fn is_silent(&self, now: Time) -> bool {
+        self.session.as_ref().is_some_and(|session| now.since(session.heard) > self.patience())
+    }
+
+    fn lose_silent(&mut self, now: Time, out: &mut Vec<Action>) {
+        let patience = self.patience();
+        self.lose(now, format!("no word from the standby for {patience:?}"), out);
+    }
+
+    fn tick(&mut self, now: Time, out: &mut Vec<Action>) {
+        if self.is_silent(now) {
+            self.lose_silent(now, out);
+        }
+        let overdue = |session: &Session| session.detach_by.is_some_and(|by| by <= now);
+        if self.session.as_ref().is_some_and(overdue) {
+            self.lose(now, "the standby does not give its checkpoint up".to_string(), out);
+        }
+        self.give_sign_of_life(now, out);
+        if let Some(asking) = &mut self.asking
+            && asking.retry.is_some_and(|time| time <= now)
+        {
+            asking.retry = None;
+            out.push(Action::AskArbiter { term: self.term.next(), why: asking.why.clone() });
+        }
+        self.look_for_standby(now, out);
+    }
+
+    fn give_sign_of_life(&mut self, now: Time, out: &mut Vec<Action>) {
+        let interval = self.options.heartbeat_interval;
+        if let Some(session) = &mut self.session
+            && self.phase != Phase::Joining
+            && session.beat + interval <= now
+        {
+            session.beat = now;
+            session.beats += 1;
+            let beat = Heartbeat { sequence: session.beats, sent: now.0 };
+            self.send(Epoch(0), Message::Heartbeat(beat), out);
+        }
+    }
+
+    // ---- the arbiter and the operator ----
+
+    fn check_answer(&self, event: &'static str, term: Option<Term>) -> Result<()> {
+        let awaited = self.asking.as_ref().is_some_and(|asking| asking.retry.is_none());
+        if !awaited || term.is_some_and(|term| term != self.term.next()) {
+            return Err(self.illegal_named(event, "the arbiter was not asked for this term"));
+        }
+        Ok(())
+    }
+
+    fn granted(&mut self, now: Time, term: Term, out: &mut Vec<Action>) -> Result<()> {
+        self.check_answer("arbiter: granted", Some(term))?;
+        self.win(now, out);
+        Ok(())
+    }
+
+    /// The next term is this machine's: no standby of the old term can take over any more.
+    fn win(&mut self, now: Time, out: &mut Vec<Action>) {
+        self.term = self.term.next();
+        let why = self.reason.take().unwrap_or_default();
+        out.push(Action::Report(Report::RunsAlone { term: self.term, reason: why.clone() }));
+        self.go_alone(now, true, why, out);
+    }
+
+    fn denied(&mut self, term: Term, holder: &str, out: &mut Vec<Action>) -> Result<()> {
+        self.check_answer("arbiter: denied", Some(term))?;
+        self.fence(format!("term {term} is held by {holder}"), out);
+        Ok(())
+    }
+
+    fn unreachable(&mut self, now: Time, reason: String, out: &mut Vec<Action>) -> Result<()> {
+        self.check_answer("arbiter: unreachable", None)?;
+        if let Some(asking) = &mut self.asking {
+            asking.failures += 1;
+            asking.retry = Some(now + self.options.arbiter_retry.after(asking.failures));
+        }
+        out.push(Action::Report(Report::ArbiterUnreachable { reason }));
+        Ok(())
+    }
+
+    fn operator_alone(&mut self, now: Time, out: &mut Vec<Action>) -> Result<()> {
+        match self.phase {
+            Phase::Joining | Phase::Copying | Phase::Sealing => {
+                self.send(Epoch(0), Message::Bye(ByeReason::Detach), out);
+                let held = self.phase == Phase::Sealing;
+                self.search = Search::Off;
+                let why = "detached by the operator".to_string();
+                self.close(why.clone(), out);
+                self.go_alone(now, held, why, out);
+                Ok(())
+            }
+            // The standby's word makes the arbiter unnecessary; if it does not come, he is asked.
+            Phase::Arming | Phase::Protected => {
+                self.send(Epoch(0), Message::Bye(ByeReason::Detach), out);
+                self.phase = Phase::Detaching;
+                self.search = Search::Off;
+                if let Some(session) = &mut self.session {
+                    session.detach_by = Some(now + self.options.setup_timeout);
+                }
+                Ok(())
+            }
+            Phase::WaitingForOperator => {
+                self.win(now, out);
+                Ok(())
+            }
+            Phase::Alone => {
+                self.search = Search::Off;
+                Ok(())
+            }
+            Phase::Detaching | Phase::Doubting | Phase::Stopped => Err(self.illegal_named(
+                "operator: run alone",
+                "the standby or the arbiter has been asked, and its answer decides",
+            )),
+        }
+    }
+
+    fn leave(&mut self, bye: ByeReason, reason: String, out: &mut Vec<Action>) {
+        self.send(Epoch(0), Message::Bye(bye), out);
+        self.stop(reason, false, out);
+    }
+
+    fn fence(&mut self, reason: String, out: &mut Vec<Action>) {
+        out.push(Action::Hold);
+        self.stop(reason, true, out);
+    }
+
+    fn stop(&mut self, reason: String, fenced: bool, out: &mut Vec<Action>) {
+        self.close(reason.clone(), out);
+        self.phase = Phase::Stopped;
+        self.asking = None;
+        self.search = Search::Off;
+        self.reason = Some(reason.clone());
+        out.push(Action::Stop { reason, fenced });
+    }
+
+    fn send(&self, epoch: Epoch, message: Message, out: &mut Vec<Action>) {
+        if let Some(session) = &self.session {
+            let frame = Outgoing { epoch, term: self.term, message };
+            out.push(Action::Send { link: session.link, frame });
+        }
+    }
+}

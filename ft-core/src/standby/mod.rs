@@ -1,0 +1,692 @@
+//! The standby: the machine that holds the last acknowledged checkpoint. It acknowledges only what
+//! it has received whole, has verified, and can apply (P4), and takes over only in a term that it
+//! has won (P2).
+//!
+//! ```text
+//!              connected             Hello fits              first checkpoint
+//!  WAITING ----------------> GREETING ---------> FILLING ----- checked ------> READY <--+ checked:
+//!    ^ ^ ^                      |                   |                           | | |   | Ack, Apply
+//!    | | +-- refused, lost -----+                   |                           | | +---+
+//!    | +---- lost: Discard -------------------------+                           | |
+//!    | +---- Bye (detach): Bye, Discard ----------------------------------------+ |
+//!    |                                                                            |
+//!    |    denied: Discard                         lost, silence, a corrupt stream v
+//!    +------------------------- DOUBTING, the arbiter asked <---------------------+
+//!    |                            |       ^ unreachable: asked again later        |
+//!    |                    granted v       +---                                    |
+//!    |                          ACTIVE (TakeOver)                                 |
+//!    |                            ^ take over                                     |
+//!    |                            |                                               |
+//!    +-- discard, or a Hello -- WAITING FOR THE OPERATOR <-- where there is no arbiter
+//!        of a later term
+//!
+//!  From every state: STOPPED, by Bye (powered off, stopped) or by the operator.
+//! ```
+//!
+//! What is being received is staged apart: a stream that is torn, corrupt or out of order drops
+//! what is staged, and changes nothing of the checkpoint that was acknowledged. While FILLING there
+//! is none, so memory is written as it comes.
+
+mod io;
+mod staging;
+#[cfg(test)]
+mod tests;
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use io_gate::host::{Epoch, Term};
+
+pub use io::{Action, Event, Report, TakenOver};
+pub use staging::{CheckedPages, Checkpoint};
+
+use crate::handshake::{self, Hello};
+use crate::wire::{ByeReason, Frame, Hashes, Message, Outgoing, PROTOCOL, Verified, WireError};
+use crate::{Backoff, Illegal, LinkId, Time};
+use staging::Staging;
+
+/// What to tune, and how the machine is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StandbyOptions {
+    /// Whether there is an arbiter to ask. Without one an operator decides.
+    pub arbiter: bool,
+    /// How long the primary may be silent, once there is a checkpoint.
+    pub heartbeat_timeout: Duration,
+    /// How long it may be silent before that.
+    pub setup_timeout: Duration,
+    /// How long to wait before an arbiter that did not answer is asked again.
+    pub arbiter_retry: Backoff,
+    /// Bytes of a checkpoint beyond the size of guest memory: what is staged is never more.
+    pub staging_slack: u64,
+}
+
+impl Default for StandbyOptions {
+    fn default() -> Self {
+        Self {
+            arbiter: true,
+            heartbeat_timeout: Duration::from_millis(500),
+            setup_timeout: Duration::from_secs(10),
+            arbiter_retry: Backoff {
+                first: Duration::from_millis(50),
+                longest: Duration::from_secs(2),
+            },
+            staging_slack: 32 << 20,
+        }
+    }
+}
+
+/// The states; see the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Holds nothing, waits for a primary.
+    Waiting,
+    /// A primary has connected.
+    Greeting,
+    /// Memory comes in; there is no complete checkpoint yet.
+    Filling,
+    /// Holds a complete checkpoint, receives the next.
+    Ready,
+    /// The primary is out of reach, and the arbiter was asked.
+    Doubting,
+    /// The primary is out of reach, and there is no arbiter.
+    WaitingForOperator,
+    /// Has taken over: the machine goes on as a primary.
+    Active,
+    /// Does nothing more.
+    Stopped,
+}
+
+impl Phase {
+    /// Its name, as in the status.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Greeting => "greeting",
+            Self::Filling => "filling",
+            Self::Ready => "ready",
+            Self::Doubting => "doubting",
+            Self::WaitingForOperator => "waiting-for-operator",
+            Self::Active => "active",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// The connection with one primary.
+#[derive(Debug)]
+struct Session {
+    link: LinkId,
+    heard: Time,
+    /// What the primary has said of itself.
+    hello: Option<Box<Hello>>,
+    staging: Staging,
+    /// Given to the driver to see whether it can be applied.
+    checking: Option<Arc<Checkpoint>>,
+    /// What the primary's machine hashed to, when the driver still has to hash its own.
+    to_verify: Option<(Epoch, Hashes)>,
+}
+
+impl Session {
+    fn new(link: LinkId, now: Time) -> Self {
+        Self {
+            link,
+            heard: now,
+            hello: None,
+            staging: Staging::default(),
+            checking: None,
+            to_verify: None,
+        }
+    }
+}
+
+/// What is held, and of whom.
+#[derive(Clone, Debug)]
+struct Holding {
+    name: String,
+    /// The primary's term.
+    term: Term,
+    /// The last checkpoint acknowledged.
+    epoch: Epoch,
+}
+
+/// A question to the arbiter.
+#[derive(Debug)]
+struct Asking {
+    why: String,
+    failures: u32,
+    /// When to ask again; none while an answer is awaited.
+    retry: Option<Time>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Standby {
+    options: StandbyOptions,
+    phase: Phase,
+    /// The highest term heard of: an older primary has been replaced (P2).
+    term: Term,
+    /// While waiting for the operator: a primary that wants to join, not yet known to be newer.
+    session: Option<Session>,
+    holding: Option<Holding>,
+    asking: Option<Asking>,
+    reason: Option<String>,
+}
+
+type Result<T = Vec<Action>> = core::result::Result<T, Illegal>;
+
+impl Standby {
+    /// One that holds nothing, and knows of no term.
+    #[must_use]
+    pub fn new(options: StandbyOptions) -> Self {
+        Self {
+            options,
+            phase: Phase::Waiting,
+            term: Term(0),
+            session: None,
+            holding: None,
+            asking: None,
+            reason: None,
+        }
+    }
+
+    /// The state.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The highest term heard of.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// The last checkpoint acknowledged, if one is held.
+    #[must_use]
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.holding.as_ref().map(|holding| holding.epoch)
+    }
+
+    /// Bytes of a checkpoint that is not whole yet.
+    #[must_use]
+    pub fn staged_bytes(&self) -> u64 {
+        self.session.as_ref().map_or(0, |session| session.staging.bytes())
+    }
+
+    /// Why the machine is in its state, where there is more to say than the state's name.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    /// When the next [`Event::Tick`] is due; it does no harm earlier. Frames that have come are to
+    /// be given before it.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        let session = self.session.as_ref().map(|session| session.heard + self.patience());
+        let retry = self.asking.as_ref().and_then(|asking| asking.retry);
+        [session, retry].into_iter().flatten().min()
+    }
+
+    /// Takes one event, gives the actions to perform, in order.
+    ///
+    /// # Errors
+    /// When the driver gives an event that the state does not allow; nothing has changed then.
+    pub fn handle(&mut self, now: Time, event: Event) -> Result {
+        let mut actions = Vec::new();
+        let out = &mut actions;
+        if matches!(self.phase, Phase::Stopped | Phase::Active) {
+            return Err(self.illegal(event.name(), "this standby has ended"));
+        }
+        match event {
+            Event::Connected { link } => self.connected(now, link, out)?,
+            Event::Frame { link, frame } => {
+                if self.is_current(link) {
+                    self.check_not_checking(&frame)?;
+                    self.frame(now, frame, out);
+                }
+            }
+            Event::Garbled { link, error } => {
+                if self.is_current(link) {
+                    self.garbled(&error, out);
+                }
+            }
+            Event::LinkLost { link, reason } => {
+                if self.is_current(link) {
+                    self.lose(format!("the link to the primary was lost: {reason}"), out);
+                }
+            }
+            Event::Described { ours } => self.described(*ours, out)?,
+            Event::CannotHost { reason } => {
+                self.check_described("cannot host")?;
+                self.break_off(reason, out);
+            }
+            Event::Applicable { epoch } => self.applicable(epoch, out)?,
+            Event::NotApplicable { epoch, reason } => {
+                self.checking("not applicable", epoch)?;
+                self.break_off(format!("checkpoint {epoch} cannot be applied: {reason}"), out);
+            }
+            Event::Hashed { epoch, hashes } => self.hashed(epoch, hashes, out)?,
+            Event::Tick => self.tick(now, out),
+            Event::ArbiterGranted { term } => self.granted(term, out)?,
+            Event::ArbiterDenied { term, holder } => self.denied(term, &holder, out)?,
+            Event::ArbiterUnreachable { reason } => self.unreachable(now, reason, out)?,
+            Event::OperatorTakeOver => self.operator_take_over(out)?,
+            Event::OperatorDiscard => self.operator_discard(out)?,
+            Event::OperatorStop => {
+                self.send(Message::Bye(ByeReason::Stopped), out);
+                self.stop("stopped by the operator".to_string(), out);
+            }
+        }
+        Ok(actions)
+    }
+
+    fn illegal(&self, event: &'static str, expected: &'static str) -> Illegal {
+        Illegal { machine: "the standby", state: self.phase.name(), event, expected }
+    }
+
+    /// A link that this machine has closed may still have something to say: it is ignored.
+    fn is_current(&self, link: LinkId) -> bool {
+        self.session.as_ref().is_some_and(|session| session.link == link)
+    }
+
+    fn patience(&self) -> Duration {
+        match self.phase {
+            Phase::Ready => self.options.heartbeat_timeout,
+            _ => self.options.setup_timeout,
+        }
+    }
+
+    // ---- a primary connects ----
+
+    fn connected(&mut self, now: Time, link: LinkId, out: &mut Vec<Action>) -> Result<()> {
+        if self.is_current(link) {
+            return Err(self.illegal("connected", "the name of a link is never used twice"));
+        }
+        match self.phase {
+            Phase::Waiting => {
+                self.phase = Phase::Greeting;
+                self.session = Some(Session::new(link, now));
+            }
+            // The primary may have been allowed to go on: its Hello will tell.
+            Phase::WaitingForOperator if self.session.is_none() => {
+                self.session = Some(Session::new(link, now));
+            }
+            _ => {
+                let reason = format!(
+                    "this standby is {}: one primary at a time, try again later",
+                    self.phase.name()
+                );
+                let message = Message::Refuse { reason: reason.clone() };
+                let frame = Outgoing { epoch: Epoch(0), term: self.term, message };
+                out.push(Action::Send { link, frame });
+                out.push(Action::CloseLink { link, reason });
+            }
+        }
+        Ok(())
+    }
+
+    fn hello(&mut self, hello: Box<Hello>, out: &mut Vec<Action>) {
+        if hello.term < self.term {
+            let why = format!(
+                "term: the primary acts in term {}, but this standby has heard of term {}: that \
+                 primary has been replaced, stop it",
+                hello.term, self.term
+            );
+            return self.break_off(why, out);
+        }
+        if let Some(holding) = &self.holding {
+            // Whoever acts in a later term was allowed to go on without this checkpoint.
+            if hello.name != holding.name || hello.term <= holding.term {
+                let why = format!(
+                    "this standby holds epoch {} of `{}` in term {} and waits for its operator \
+                     (`take-over` or `discard`)",
+                    holding.epoch, holding.name, holding.term
+                );
+                return self.break_off(why, out);
+            }
+            let reason = format!("the primary goes on in term {}", hello.term);
+            self.discard(reason, out);
+            self.phase = Phase::Greeting;
+        }
+        if let Some(session) = &mut self.session {
+            session.hello = Some(hello.clone());
+        }
+        out.push(Action::Describe { hello });
+    }
+
+    fn check_described(&self, event: &'static str) -> Result<()> {
+        let asked = self.session.as_ref().is_some_and(|session| session.hello.is_some());
+        if self.phase == Phase::Greeting && asked {
+            Ok(())
+        } else {
+            Err(self.illegal(event, "no description was asked for"))
+        }
+    }
+
+    fn described(&mut self, mut ours: Hello, out: &mut Vec<Action>) -> Result<()> {
+        self.check_described("described")?;
+        let Some(hello) = self.session.as_ref().and_then(|session| session.hello.clone()) else {
+            return Ok(());
+        };
+        ours.protocol = PROTOCOL;
+        ours.term = hello.term;
+        ours.session = hello.session;
+        ours.options = hello.options;
+        if let Err(refusal) = handshake::compare(&hello, &ours) {
+            self.break_off(refusal.to_string(), out);
+            return Ok(());
+        }
+        self.term = hello.term;
+        if let Some(session) = &mut self.session {
+            let slack = self.options.staging_slack;
+            session.staging = Staging::new(hello.layout.clone(), slack);
+        }
+        self.phase = Phase::Filling;
+        self.reason = None;
+        self.send(Message::Welcome(Box::new(ours)), out);
+        out.push(Action::Report(Report::Filling { term: hello.term, release: hello.release }));
+        Ok(())
+    }
+
+    // ---- what the primary says ----
+
+    fn check_not_checking(&self, frame: &Frame) -> Result<()> {
+        let checking = self.session.as_ref().is_some_and(|session| session.checking.is_some());
+        let data = matches!(
+            frame.message,
+            Message::Bulk(_) | Message::Pages(_) | Message::State(_) | Message::End(_)
+        );
+        if checking && data {
+            return Err(self.illegal("frame", "a Check is answered before more data is given"));
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, now: Time, frame: Frame, out: &mut Vec<Action>) {
+        let Frame { header, message } = frame;
+        let kind = message.kind().name();
+        if let Message::Refuse { reason } = message {
+            return self.lose(format!("the primary refuses: {reason}"), out);
+        }
+        let Some(session) = &mut self.session else { return };
+        let expected = session.hello.as_ref().map(|hello| hello.term);
+        if let Some(expected) = expected.filter(|term| *term != header.term) {
+            let found = header.term;
+            let why = format!("the primary speaks of term {found}, this session is of {expected}");
+            return self.break_off(why, out);
+        }
+        session.heard = now;
+        let greeted = expected.is_some();
+        match (self.phase, message) {
+            (Phase::Greeting | Phase::WaitingForOperator, Message::Hello(hello)) if !greeted => {
+                self.hello(hello, out);
+            }
+            (Phase::Greeting | Phase::Filling | Phase::Ready, Message::Bye(reason)) => {
+                self.bye(reason, out);
+            }
+            (Phase::Filling | Phase::Ready, Message::Heartbeat(beat)) => {
+                self.send(Message::HeartbeatReply(beat), out);
+            }
+            (Phase::Filling | Phase::Ready, Message::HeartbeatReply(_)) => {}
+            (Phase::Filling | Phase::Ready, message) => {
+                let last = self.holding.as_ref().map(|holding| holding.epoch);
+                match session.staging.take(last, &header, message) {
+                    Ok(staging::Step::Staged) => {}
+                    Ok(staging::Step::Bulk(pages)) => out.push(Action::ApplyBulk(pages)),
+                    Ok(staging::Step::Whole(checkpoint)) => {
+                        let checkpoint = Arc::new(checkpoint);
+                        session.checking = Some(checkpoint.clone());
+                        out.push(Action::Check(checkpoint));
+                    }
+                    Err(error) => self.break_off(format!("{kind}: {error}"), out),
+                }
+            }
+            _ => {
+                let why = format!("the primary sent {kind} in state {}", self.phase.name());
+                self.break_off(why, out);
+            }
+        }
+    }
+
+    fn checking(&self, event: &'static str, epoch: Epoch) -> Result<Arc<Checkpoint>> {
+        let checking = self.session.as_ref().and_then(|session| session.checking.clone());
+        checking
+            .filter(|checkpoint| checkpoint.epoch() == epoch)
+            .ok_or_else(|| self.illegal(event, "this checkpoint is not being checked"))
+    }
+
+    /// P4: acknowledged is what came whole, was verified, and can be applied; and nothing else is
+    /// ever applied.
+    fn applicable(&mut self, epoch: Epoch, out: &mut Vec<Action>) -> Result<()> {
+        let checkpoint = self.checking("applicable", epoch)?;
+        let Some(session) = &mut self.session else { return Ok(()) };
+        let Some(hello) = &session.hello else { return Ok(()) };
+        let (name, term, link) = (hello.name.clone(), hello.term, session.link);
+        session.checking = None;
+        session.to_verify = checkpoint.hashes().map(|hashes| (epoch, hashes));
+        if self.phase == Phase::Filling {
+            self.phase = Phase::Ready;
+            out.push(Action::Report(Report::Ready { epoch }));
+        }
+        self.holding = Some(Holding { name, term, epoch });
+        let frame = Outgoing { epoch, term, message: Message::Ack };
+        out.push(Action::Send { link, frame });
+        out.push(Action::Apply(checkpoint));
+        Ok(())
+    }
+
+    fn hashed(&mut self, epoch: Epoch, standby: Hashes, out: &mut Vec<Action>) -> Result<()> {
+        let awaited = self.session.as_ref().and_then(|session| session.to_verify);
+        let Some((_, primary)) = awaited.filter(|(awaited, _)| *awaited == epoch) else {
+            return Err(self.illegal("hashed", "no hashes of this epoch are awaited"));
+        };
+        let verified = Verified { agree: primary == standby, primary, standby };
+        if let Some(session) = &mut self.session {
+            session.to_verify = None;
+            let message = Message::Verified(verified);
+            let frame = Outgoing { epoch, term: self.term, message };
+            out.push(Action::Send { link: session.link, frame });
+        }
+        out.push(Action::Report(Report::Verified { epoch, verified }));
+        Ok(())
+    }
+
+    fn bye(&mut self, reason: ByeReason, out: &mut Vec<Action>) {
+        let why = match reason {
+            ByeReason::PoweredOff => "the guest has powered off",
+            ByeReason::Stopped => "the primary was stopped by its operator",
+            ByeReason::Detach => "the primary runs alone by its operator's wish",
+            ByeReason::Detached => {
+                let why = "the primary says Bye as a standby does".to_string();
+                return self.break_off(why, out);
+            }
+        };
+        if reason == ByeReason::Detach {
+            // After this word the primary goes on at once: the checkpoint must never be used.
+            self.send(Message::Bye(ByeReason::Detached), out);
+            self.close(why, out);
+            self.discard(why.to_string(), out);
+            self.phase = Phase::Waiting;
+        } else {
+            self.stop(why.to_string(), out);
+        }
+    }
+
+    // ---- the link is lost ----
+
+    fn garbled(&mut self, error: &WireError, out: &mut Vec<Action>) {
+        self.break_off(format!("from the primary: {error}"), out);
+    }
+
+    /// Tells the primary why, and goes on as if the link was lost.
+    fn break_off(&mut self, why: String, out: &mut Vec<Action>) {
+        self.send(Message::Refuse { reason: why.clone() }, out);
+        self.lose(why, out);
+    }
+
+    fn lose(&mut self, why: String, out: &mut Vec<Action>) {
+        self.close(&why, out);
+        out.push(Action::Report(Report::LinkLost { reason: why.clone() }));
+        match self.phase {
+            Phase::Ready => self.doubt(why, out),
+            Phase::Filling => {
+                self.discard(why, out);
+                self.phase = Phase::Waiting;
+            }
+            Phase::Greeting => {
+                self.reason = Some(why);
+                self.phase = Phase::Waiting;
+            }
+            // A primary that could not join changes nothing for who waits.
+            _ => {}
+        }
+    }
+
+    fn doubt(&mut self, why: String, out: &mut Vec<Action>) {
+        self.reason = Some(why.clone());
+        if self.options.arbiter {
+            self.phase = Phase::Doubting;
+            self.asking = Some(Asking { why: why.clone(), failures: 0, retry: None });
+            self.ask(why, out);
+        } else {
+            self.phase = Phase::WaitingForOperator;
+            out.push(Action::Report(Report::WaitingForOperator { reason: why }));
+        }
+    }
+
+    /// Claims the term after the one in which the checkpoint was made, and never a later one: who
+    /// has won that term has gone on from this checkpoint or without it, and it is stale.
+    fn ask(&self, why: String, out: &mut Vec<Action>) {
+        if let Some(holding) = &self.holding {
+            out.push(Action::AskArbiter { term: holding.term.next(), why });
+        }
+    }
+
+    fn close(&mut self, reason: &str, out: &mut Vec<Action>) {
+        if let Some(session) = self.session.take() {
+            out.push(Action::CloseLink { link: session.link, reason: reason.to_string() });
+        }
+    }
+
+    fn discard(&mut self, reason: String, out: &mut Vec<Action>) {
+        self.holding = None;
+        self.reason = Some(reason.clone());
+        out.push(Action::Discard { reason });
+    }
+
+    fn stop(&mut self, reason: String, out: &mut Vec<Action>) {
+        self.close(&reason, out);
+        self.phase = Phase::Stopped;
+        self.holding = None;
+        self.asking = None;
+        self.reason = Some(reason.clone());
+        out.push(Action::Stop { reason });
+    }
+
+    fn tick(&mut self, now: Time, out: &mut Vec<Action>) {
+        let patience = self.patience();
+        if self.session.as_ref().is_some_and(|session| now.since(session.heard) > patience) {
+            self.lose(format!("no word from the primary for {patience:?}"), out);
+        }
+        if let Some(asking) = &mut self.asking
+            && asking.retry.is_some_and(|time| time <= now)
+        {
+            asking.retry = None;
+            let why = asking.why.clone();
+            self.ask(why, out);
+        }
+    }
+
+    // ---- the arbiter and the operator ----
+
+    fn check_answer(&self, event: &'static str, term: Option<Term>) -> Result<()> {
+        let awaited = self.asking.as_ref().is_some_and(|asking| asking.retry.is_none());
+        let asked = self.holding.as_ref().map(|holding| holding.term.next());
+        if !awaited || term.is_some_and(|term| Some(term) != asked) {
+            return Err(self.illegal(event, "the arbiter was not asked for this term"));
+        }
+        Ok(())
+    }
+
+    fn granted(&mut self, term: Term, out: &mut Vec<Action>) -> Result<()> {
+        self.check_answer("arbiter: granted", Some(term))?;
+        self.take_over(out);
+        Ok(())
+    }
+
+    fn take_over(&mut self, out: &mut Vec<Action>) {
+        let Some(holding) = &self.holding else { return };
+        let (term, epoch) = (holding.term.next(), holding.epoch);
+        self.close("taking over", out);
+        self.phase = Phase::Active;
+        self.term = term;
+        self.asking = None;
+        let reason = self.reason.clone().unwrap_or_default();
+        out.push(Action::TakeOver { taken: TakenOver::new(term, epoch), reason });
+    }
+
+    fn denied(&mut self, term: Term, holder: &str, out: &mut Vec<Action>) -> Result<()> {
+        self.check_answer("arbiter: denied", Some(term))?;
+        self.asking = None;
+        self.term = self.term.max(term);
+        self.discard(format!("term {term} is held by {holder}"), out);
+        self.phase = Phase::Waiting;
+        Ok(())
+    }
+
+    fn unreachable(&mut self, now: Time, reason: String, out: &mut Vec<Action>) -> Result<()> {
+        self.check_answer("arbiter: unreachable", None)?;
+        if let Some(asking) = &mut self.asking {
+            asking.failures += 1;
+            asking.retry = Some(now + self.options.arbiter_retry.after(asking.failures));
+        }
+        out.push(Action::Report(Report::ArbiterUnreachable { reason }));
+        Ok(())
+    }
+
+    fn operator_take_over(&mut self, out: &mut Vec<Action>) -> Result<()> {
+        match self.phase {
+            Phase::WaitingForOperator => {
+                self.take_over(out);
+                Ok(())
+            }
+            // A planned move: the arbiter makes the primary stop, as it would after a failure.
+            Phase::Ready if self.options.arbiter => {
+                let why = "the operator wants this side to take over".to_string();
+                self.close(&why, out);
+                self.doubt(why, out);
+                Ok(())
+            }
+            _ => Err(self.illegal(
+                "operator: take over",
+                "only a standby with a checkpoint takes over; without an arbiter only when the \
+                 primary is out of reach",
+            )),
+        }
+    }
+
+    fn operator_discard(&mut self, out: &mut Vec<Action>) -> Result<()> {
+        if self.phase != Phase::WaitingForOperator {
+            return Err(self.illegal("operator: discard", "no checkpoint waits for an operator"));
+        }
+        self.close("the operator gives the checkpoint up", out);
+        self.discard("the operator has given the checkpoint up".to_string(), out);
+        self.phase = Phase::Waiting;
+        Ok(())
+    }
+
+    fn send(&self, message: Message, out: &mut Vec<Action>) {
+        if let Some(session) = &self.session {
+            // Before it has said in which term it acts, the primary does not look at ours.
+            let term = session.hello.as_ref().map_or(self.term, |hello| hello.term);
+            let frame = Outgoing { epoch: Epoch(0), term, message };
+            out.push(Action::Send { link: session.link, frame });
+        }
+    }
+}

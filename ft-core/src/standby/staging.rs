@@ -1,0 +1,213 @@
+//! Where a checkpoint is gathered until it is whole: nothing in here has been acknowledged (P4).
+
+use alloc::vec::Vec;
+
+use io_gate::host::Epoch;
+
+use crate::handshake::MachineLayout;
+use crate::pages::{Page, PageBatch, PagesError};
+use crate::wire::{Data, EpochDigest, Hashes, Header, Kind, Message};
+
+/// Pages that were checked from end to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedPages {
+    data: Data,
+    pages: u64,
+}
+
+impl CheckedPages {
+    fn check(data: Data, layout: &MachineLayout) -> Result<Self, PagesError> {
+        let pages = PageBatch::parse(&data.0, &layout.memory)?.pages();
+        Ok(Self { data, pages })
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// Gives each page's address and contents, in order.
+    ///
+    /// # Errors
+    /// The first error of `apply`.
+    pub fn for_each<E>(&self, apply: impl FnMut(u64, &Page) -> Result<(), E>) -> Result<(), E> {
+        PageBatch::checked(&self.data.0, self.pages).for_each(apply)
+    }
+}
+
+/// A checkpoint that came whole, and whose parts are as they were sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    epoch: Epoch,
+    pages: Vec<CheckedPages>,
+    state: Vec<Data>,
+    hashes: Option<Hashes>,
+}
+
+impl Checkpoint {
+    /// The epoch that it ends.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// How many pages it brings.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        self.pages.iter().map(CheckedPages::pages).sum()
+    }
+
+    /// Gives each page's address and contents, in the order in which they were sent.
+    ///
+    /// # Errors
+    /// The first error of `apply`.
+    pub fn for_each_page<E>(
+        &self,
+        mut apply: impl FnMut(u64, &Page) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.pages.iter().try_for_each(|pages| pages.for_each(&mut apply))
+    }
+
+    /// The state of the machine other than its memory, in the parts in which it was sent.
+    pub fn state(&self) -> impl Iterator<Item = &[u8]> {
+        self.state.iter().map(|part| part.0.as_slice())
+    }
+
+    /// What the primary's machine hashes to.
+    #[must_use]
+    pub fn hashes(&self) -> Option<Hashes> {
+        self.hashes
+    }
+}
+
+/// What a frame has led to.
+pub(super) enum Step {
+    /// More is needed.
+    Staged,
+    /// To be applied at once.
+    Bulk(CheckedPages),
+    /// The checkpoint is whole.
+    Whole(Checkpoint),
+}
+
+/// The stream is not that of a checkpoint.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StagingError {
+    #[error("{0}")]
+    Pages(#[from] PagesError),
+    #[error("it is of epoch {found}, epoch {expected} is the next")]
+    Epoch { found: Epoch, expected: Epoch },
+    #[error("memory was sent as for a first checkpoint, but one is held or under way")]
+    LateBulk,
+    #[error("the checkpoint grows beyond {limit} bytes: more than guest memory and its state")]
+    TooBig { limit: u64 },
+    #[error("epoch {epoch} does not add up: frames are missing, doubled, or not in order")]
+    Digest { epoch: Epoch },
+    #[error("epoch {epoch} brings no machine state")]
+    NoState { epoch: Epoch },
+    #[error("it is not part of a checkpoint")]
+    Unexpected,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Staging {
+    layout: MachineLayout,
+    limit: u64,
+    epoch: Option<Epoch>,
+    pages: Vec<CheckedPages>,
+    state: Vec<Data>,
+    bytes: u64,
+    digest: EpochDigest,
+}
+
+impl Staging {
+    pub(super) fn new(layout: MachineLayout, slack: u64) -> Self {
+        // A page's entry takes eight bytes beside its contents.
+        let memory = layout.memory_size();
+        let limit = memory.saturating_add(memory / 512).saturating_add(slack);
+        Self { layout, limit, ..Self::default() }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes one frame; `last` is the checkpoint that is held.
+    pub(super) fn take(
+        &mut self,
+        last: Option<Epoch>,
+        header: &Header,
+        message: Message,
+    ) -> Result<Step, StagingError> {
+        if header.kind == Kind::Bulk {
+            if last.is_some() || self.epoch.is_some() {
+                return Err(StagingError::LateBulk);
+            }
+        } else {
+            self.follow(last, header.epoch)?;
+        }
+        match message {
+            Message::Bulk(data) => {
+                let pages = CheckedPages::check(data, &self.layout)?;
+                self.digest.add(header, pages.pages());
+                Ok(Step::Bulk(pages))
+            }
+            Message::Pages(data) => {
+                self.grow(&data)?;
+                let pages = CheckedPages::check(data, &self.layout)?;
+                self.digest.add(header, pages.pages());
+                self.pages.push(pages);
+                Ok(Step::Staged)
+            }
+            Message::State(data) => {
+                self.grow(&data)?;
+                self.digest.add(header, 0);
+                self.state.push(data);
+                Ok(Step::Staged)
+            }
+            Message::End(end) => {
+                let epoch = header.epoch;
+                if self.digest.end(epoch, end.hashes) != end {
+                    return Err(StagingError::Digest { epoch });
+                }
+                if self.state.is_empty() {
+                    return Err(StagingError::NoState { epoch });
+                }
+                Ok(Step::Whole(self.whole(epoch, end.hashes)))
+            }
+            _ => Err(StagingError::Unexpected),
+        }
+    }
+
+    fn follow(&mut self, last: Option<Epoch>, found: Epoch) -> Result<(), StagingError> {
+        let expected = self.epoch.or(last.map(Epoch::next)).unwrap_or(found);
+        if found != expected {
+            return Err(StagingError::Epoch { found, expected });
+        }
+        self.epoch = Some(found);
+        Ok(())
+    }
+
+    fn grow(&mut self, data: &Data) -> Result<(), StagingError> {
+        // Every frame counts for something: so many empty ones must not be a way around the limit.
+        const OVERHEAD: u64 = 64;
+        self.bytes = self.bytes.saturating_add(data.0.len() as u64).saturating_add(OVERHEAD);
+        if self.bytes > self.limit {
+            return Err(StagingError::TooBig { limit: self.limit });
+        }
+        Ok(())
+    }
+
+    fn whole(&mut self, epoch: Epoch, hashes: Option<Hashes>) -> Checkpoint {
+        self.epoch = None;
+        self.bytes = 0;
+        Checkpoint {
+            epoch,
+            pages: core::mem::take(&mut self.pages),
+            state: core::mem::take(&mut self.state),
+            hashes,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Transitions, legal and not.

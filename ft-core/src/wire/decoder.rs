@@ -1,0 +1,73 @@
+//! A decoder for bytes that come in pieces of any size.
+
+use alloc::vec::Vec;
+
+use super::header::{HEADER_LEN, Header, WireError};
+use super::message::Frame;
+
+/// Takes bytes, gives frames. What it holds never exceeds one header and one body within its
+/// kind's limit, and grows with what has come, not with what was announced. After an error it gives
+/// nothing more: where the next frame begins is not known.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    head: Vec<u8>,
+    header: Option<Header>,
+    body: Vec<u8>,
+    failed: Option<WireError>,
+}
+
+impl Decoder {
+    /// One that has seen nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes bytes from the front of `bytes` until a frame is whole or they are used up.
+    ///
+    /// # Errors
+    /// When the bytes are not those of a frame; the same error again ever after.
+    pub fn decode(&mut self, bytes: &mut &[u8]) -> Result<Option<Frame>, WireError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let result = self.step(bytes);
+        if let Err(error) = &result {
+            self.failed = Some(error.clone());
+        }
+        result
+    }
+
+    /// Whether bytes of a frame that is not whole have come.
+    #[must_use]
+    pub fn is_torn(&self) -> bool {
+        self.failed.is_some() || self.header.is_some() || !self.head.is_empty()
+    }
+
+    fn step(&mut self, bytes: &mut &[u8]) -> Result<Option<Frame>, WireError> {
+        let header = match self.header {
+            Some(header) => header,
+            None => {
+                move_up_to(bytes, &mut self.head, HEADER_LEN);
+                let Ok(head) = <&[u8; HEADER_LEN]>::try_from(self.head.as_slice()) else {
+                    return Ok(None);
+                };
+                *self.header.insert(Header::parse(head)?)
+            }
+        };
+        move_up_to(bytes, &mut self.body, header.body_len as usize);
+        if self.body.len() < header.body_len as usize {
+            return Ok(None);
+        }
+        self.header = None;
+        self.head.clear();
+        Frame::verify(header, core::mem::take(&mut self.body)).map(Some)
+    }
+}
+
+fn move_up_to(from: &mut &[u8], to: &mut Vec<u8>, len: usize) {
+    let count = (len - to.len()).min(from.len());
+    let (taken, rest) = from.split_at(count);
+    to.extend_from_slice(taken);
+    *from = rest;
+}

@@ -1,0 +1,298 @@
+//! The header of a frame, its checksum, and the limits on the length of each kind.
+
+use alloc::vec::Vec;
+
+use io_gate::host::{Epoch, Term};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+/// How every frame begins.
+pub const MAGIC: [u8; 4] = *b"KMRI";
+
+/// The version of the protocol spoken by this release.
+pub const PROTOCOL: u16 = 1;
+
+/// Bytes of a header.
+pub const HEADER_LEN: usize = 40;
+
+/// Where the checksum is: what is before it is covered by it.
+const CHECKSUM_AT: usize = 32;
+
+const KIB: u32 = 1024;
+
+/// What a frame carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u16)]
+pub enum Kind {
+    /// The primary says what it is.
+    Hello = 1,
+    /// The standby fits, and says what it is.
+    Welcome = 2,
+    /// The sender does not go on, and says why.
+    Refuse = 3,
+    /// Pages sent while the guest runs, before the first checkpoint.
+    Bulk = 4,
+    /// Pages of a checkpoint.
+    Pages = 5,
+    /// The state of the machine other than its memory.
+    State = 6,
+    /// A checkpoint is whole.
+    End = 7,
+    /// A checkpoint is acknowledged.
+    Ack = 8,
+    /// The standby has compared its hashes.
+    Verified = 9,
+    /// The sender lives.
+    Heartbeat = 10,
+    /// So does the other.
+    HeartbeatReply = 11,
+    /// The sender leaves on purpose.
+    Bye = 12,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 12] = [
+        Self::Hello,
+        Self::Welcome,
+        Self::Refuse,
+        Self::Bulk,
+        Self::Pages,
+        Self::State,
+        Self::End,
+        Self::Ack,
+        Self::Verified,
+        Self::Heartbeat,
+        Self::HeartbeatReply,
+        Self::Bye,
+    ];
+
+    /// The longest body of this kind: nothing longer is read, sent, or allocated for.
+    #[must_use]
+    pub const fn max_body(self) -> u32 {
+        match self {
+            Self::Hello | Self::Welcome => 1024 * KIB,
+            Self::Bulk | Self::Pages => 4 * 1024 * KIB,
+            Self::State => 16 * 1024 * KIB,
+            Self::Refuse => 64 * KIB,
+            Self::End | Self::Verified | Self::Bye => KIB,
+            Self::Heartbeat | Self::HeartbeatReply => 64,
+            Self::Ack => 0,
+        }
+    }
+
+    /// Its name, for messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hello => "Hello",
+            Self::Welcome => "Welcome",
+            Self::Refuse => "Refuse",
+            Self::Bulk => "Bulk",
+            Self::Pages => "Pages",
+            Self::State => "State",
+            Self::End => "End",
+            Self::Ack => "Ack",
+            Self::Verified => "Verified",
+            Self::Heartbeat => "Heartbeat",
+            Self::HeartbeatReply => "HeartbeatReply",
+            Self::Bye => "Bye",
+        }
+    }
+
+    fn from_number(number: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u16 == number)
+    }
+}
+
+/// What came over the wire is not what this protocol allows.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// Not a frame at all.
+    #[error(
+        "a frame begins with {MAGIC:02x?} (\"KMRI\"), found {found:02x?}: is the other end of the link a kemari of this virtual machine?"
+    )]
+    Magic {
+        /// What was there.
+        found: [u8; 4],
+    },
+    /// Another release.
+    #[error(
+        "protocol: this side speaks version {PROTOCOL}, the other {found}: run the same release on both hosts"
+    )]
+    Version {
+        /// What the other side speaks.
+        found: u16,
+    },
+    /// A kind that this version does not have.
+    #[error("frame kind {found} is unknown in protocol version {PROTOCOL}")]
+    Kind {
+        /// The number.
+        found: u16,
+    },
+    /// Reserved bits that are not zero.
+    #[error("reserved header field: expected 0, found {found:#x}")]
+    Reserved {
+        /// What was there.
+        found: u32,
+    },
+    /// A length above its kind's limit.
+    #[error("{} of {found} bytes: at most {} are allowed", kind.name(), kind.max_body())]
+    TooLong {
+        /// The kind.
+        kind: Kind,
+        /// The length.
+        found: u64,
+    },
+    /// A body that is not as long as its header says.
+    #[error("{}: the header announces {expected} bytes, found {found}", kind.name())]
+    Length {
+        /// The kind.
+        kind: Kind,
+        /// What the header says.
+        expected: u32,
+        /// What there was.
+        found: usize,
+    },
+    /// The bytes were changed on the way.
+    #[error("{}: checksum {expected:016x} expected, {found:016x} found: the bytes changed on the way", kind.name())]
+    Checksum {
+        /// The kind.
+        kind: Kind,
+        /// What the header says.
+        expected: u64,
+        /// What the bytes give.
+        found: u64,
+    },
+    /// A body that does not decode.
+    #[error("{} does not decode: {reason}", kind.name())]
+    Body {
+        /// The kind.
+        kind: Kind,
+        /// Why.
+        reason: &'static str,
+    },
+}
+
+/// A header whose fields are within their limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The version that the sender speaks.
+    pub version: u16,
+    /// What the body is.
+    pub kind: Kind,
+    /// How long it is.
+    pub body_len: u32,
+    /// The epoch that the frame is about; 0 where it is about none.
+    pub epoch: Epoch,
+    /// The term in which the sender acts.
+    pub term: Term,
+    /// Of header and body.
+    pub checksum: u64,
+}
+
+impl Header {
+    /// Reads and checks a header. What it promises about the body is for [`verify`](Self::verify).
+    ///
+    /// # Errors
+    /// When a field is not one that this protocol allows.
+    pub fn parse(bytes: &[u8; HEADER_LEN]) -> Result<Self, WireError> {
+        let magic: [u8; 4] = field(bytes, 0);
+        if magic != MAGIC {
+            return Err(WireError::Magic { found: magic });
+        }
+        let version = u16::from_le_bytes(field(bytes, 4));
+        let number = u16::from_le_bytes(field(bytes, 6));
+        // A refusal is read from any release: it says what does not fit.
+        if version != PROTOCOL && number != Kind::Refuse as u16 {
+            return Err(WireError::Version { found: version });
+        }
+        let kind = Kind::from_number(number).ok_or(WireError::Kind { found: number })?;
+        let body_len = u32::from_le_bytes(field(bytes, 8));
+        if body_len > kind.max_body() {
+            return Err(WireError::TooLong { kind, found: u64::from(body_len) });
+        }
+        let reserved = u32::from_le_bytes(field(bytes, 12));
+        if reserved != 0 {
+            return Err(WireError::Reserved { found: reserved });
+        }
+        Ok(Self {
+            version,
+            kind,
+            body_len,
+            epoch: Epoch(u64::from_le_bytes(field(bytes, 16))),
+            term: Term(u64::from_le_bytes(field(bytes, 24))),
+            checksum: u64::from_le_bytes(field(bytes, CHECKSUM_AT)),
+        })
+    }
+
+    /// Checks a body against its header: its length and the checksum of both.
+    ///
+    /// # Errors
+    /// When they do not belong together.
+    pub fn verify(&self, body: &[u8]) -> Result<(), WireError> {
+        if body.len() != self.body_len as usize {
+            return Err(WireError::Length {
+                kind: self.kind,
+                expected: self.body_len,
+                found: body.len(),
+            });
+        }
+        let found = checksum(&self.covered(), body);
+        if found != self.checksum {
+            return Err(WireError::Checksum { kind: self.kind, expected: self.checksum, found });
+        }
+        Ok(())
+    }
+
+    /// Leaves room for a header at the end of `out`, for [`finish`](Self::finish) to fill.
+    pub fn reserve(out: &mut Vec<u8>) -> usize {
+        let start = out.len();
+        out.resize(start + HEADER_LEN, 0);
+        start
+    }
+
+    /// Fills the header at `start`: everything after it in `out` is the body, checksummed in place.
+    ///
+    /// # Errors
+    /// When the body is longer than its kind allows.
+    pub fn finish(
+        out: &mut [u8],
+        start: usize,
+        kind: Kind,
+        epoch: Epoch,
+        term: Term,
+    ) -> Result<Self, WireError> {
+        let (head, body) = out[start..].split_at_mut(HEADER_LEN);
+        let body_len = u32::try_from(body.len())
+            .ok()
+            .filter(|len| *len <= kind.max_body())
+            .ok_or(WireError::TooLong { kind, found: body.len() as u64 })?;
+        let mut header = Self { version: PROTOCOL, kind, body_len, epoch, term, checksum: 0 };
+        let covered = header.covered();
+        header.checksum = checksum(&covered, body);
+        head[..CHECKSUM_AT].copy_from_slice(&covered);
+        head[CHECKSUM_AT..].copy_from_slice(&header.checksum.to_le_bytes());
+        Ok(header)
+    }
+
+    fn covered(&self) -> [u8; CHECKSUM_AT] {
+        let mut bytes = [0; CHECKSUM_AT];
+        bytes[..4].copy_from_slice(&MAGIC);
+        bytes[4..6].copy_from_slice(&self.version.to_le_bytes());
+        bytes[6..8].copy_from_slice(&(self.kind as u16).to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.body_len.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.epoch.0.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.term.0.to_le_bytes());
+        bytes
+    }
+}
+
+fn field<const N: usize>(bytes: &[u8; HEADER_LEN], at: usize) -> [u8; N] {
+    let mut field = [0; N];
+    field.copy_from_slice(&bytes[at..at + N]);
+    field
+}
+
+fn checksum(covered: &[u8; CHECKSUM_AT], body: &[u8]) -> u64 {
+    xxh3_64_with_seed(body, xxh3_64(covered))
+}
