@@ -1,0 +1,72 @@
+//! What the guest remembers of each client: its last request and the reply, so that a repetition changes nothing.
+
+use crate::packet::Peer;
+use kemari_workload::{MAX_CLIENTS, REPLY_LEN};
+
+#[derive(Clone, Copy)]
+struct Client {
+    id: u32,
+    used: bool,
+    seq: u64,
+    answered: bool,
+    reply: [u8; REPLY_LEN],
+    peer: Peer,
+}
+
+/// What a request is, by its client and number.
+pub enum Seen<'a> {
+    /// New: to be done, for the client at this place.
+    New(usize),
+    /// A repetition of what was answered, with this.
+    Answered(&'a [u8; REPLY_LEN]),
+    /// A repetition of what is being done.
+    UnderWay,
+    /// Older than the client's last.
+    Stale,
+    /// One client too many.
+    NoRoom,
+}
+
+/// All clients; zeros are nobody yet.
+pub struct Clients {
+    clients: [Client; MAX_CLIENTS],
+}
+
+impl Clients {
+    /// Looks the request up. Its answer goes to where it came from last.
+    pub fn look_up(&mut self, id: u32, seq: u64, peer: &Peer) -> Seen<'_> {
+        let place = (0..MAX_CLIENTS)
+            .map(|step| (id as usize).wrapping_add(step) % MAX_CLIENTS)
+            .find(|&place| !self.clients[place].used || self.clients[place].id == id);
+        let Some(place) = place else {
+            return Seen::NoRoom;
+        };
+        let client = &mut self.clients[place];
+        if !client.used || seq > client.seq {
+            return Seen::New(place);
+        }
+        if seq < client.seq {
+            return Seen::Stale;
+        }
+        client.peer = *peer;
+        if client.answered { Seen::Answered(&client.reply) } else { Seen::UnderWay }
+    }
+
+    /// The request `seq` of the client `id` at `place` is being done from now on.
+    pub fn begin(&mut self, place: usize, id: u32, seq: u64, peer: &Peer) {
+        let client = &mut self.clients[place];
+        (client.id, client.used, client.seq) = (id, true, seq);
+        (client.answered, client.peer) = (false, *peer);
+    }
+
+    /// The request `seq` of the client at `place` is answered: where to, unless the client has gone on.
+    pub fn finish(&mut self, place: usize, seq: u64, reply: &[u8; REPLY_LEN]) -> Option<Peer> {
+        let client = &mut self.clients[place];
+        if client.seq != seq {
+            return None;
+        }
+        client.answered = true;
+        client.reply = *reply;
+        Some(client.peer)
+    }
+}

@@ -1,0 +1,84 @@
+//! What ring 3 can do on this machine: port I/O, the time stamp counter, and the services of `boot.s`.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+unsafe extern "C" {
+    /// Interrupts so far, counted by `boot.s`.
+    #[link_name = "wake_count"]
+    static WAKE_COUNT: AtomicU64;
+}
+
+/// Reads a byte from an I/O port.
+pub fn in_byte(port: u16) -> u8 {
+    let value;
+    // SAFETY: the guest has no memory that a port could change behind the compiler's back.
+    unsafe { asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack)) };
+    value
+}
+
+/// Writes a byte to an I/O port.
+pub fn out_byte(port: u16, value: u8) {
+    // SAFETY: as for `in_byte`.
+    unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack)) };
+}
+
+/// Writes a 16-bit word to an I/O port.
+pub fn out_word(port: u16, value: u16) {
+    // SAFETY: as for `in_byte`.
+    unsafe { asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack)) };
+}
+
+/// The time stamp counter, read after all earlier instructions.
+pub fn time_stamp() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: reads a counter, and orders loads.
+    unsafe { asm!("lfence", "rdtsc", out("eax") low, out("edx") high, options(nostack)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Interrupts that any CPU has taken so far.
+pub fn wake_count() -> u64 {
+    // SAFETY: `boot.s` defines it, 8 bytes, aligned, and changes it by locked increments only.
+    unsafe { WAKE_COUNT.load(Ordering::SeqCst) }
+}
+
+/// Sleeps until an interrupt, or not at all when `wake_count` is no longer `seen`.
+pub fn halt_unless_woken(seen: u64) {
+    // SAFETY: service 0 of `boot.s`; changes only flags (the interrupt stubs keep all registers).
+    unsafe { asm!("int3", in("eax") 0, in("r8") seen) };
+}
+
+/// Sleeps for good.
+pub fn halt_forever() -> ! {
+    loop {
+        halt_unless_woken(wake_count());
+    }
+}
+
+/// CPUID as ring 0 sees it (a host need not filter ring 3's): eax, ebx, ecx, edx.
+pub fn cpuid(leaf: u32) -> [u32; 4] {
+    let (a, b, c, d);
+    // SAFETY: service 1 of `boot.s`; its outputs and its scratch register are all named.
+    unsafe {
+        asm!("int3", inout("eax") 1 => a, inout("r8d") leaf => b, inout("ecx") 0 => c, out("edx") d, out("r9") _);
+    }
+    [a, b, c, d]
+}
+
+/// Writes a model-specific register.
+///
+/// # Safety
+/// The register must exist, and what the CPU then does to memory must be what the caller owns.
+pub unsafe fn write_msr(register: u32, value: u64) {
+    // SAFETY: service 3 of `boot.s`, on the caller's word.
+    unsafe { asm!("int3", inout("eax") 3 => _, in("ecx") register, in("r8") value, out("rdx") _) };
+}
+
+/// Reads a model-specific register, which must exist.
+pub fn read_msr(register: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: service 2 of `boot.s`; a register that does not exist ends in a reported fault, not in a wrong value.
+    unsafe { asm!("int3", inout("eax") 2 => low, in("ecx") register, out("edx") high) };
+    u64::from(high) << 32 | u64::from(low)
+}

@@ -1,0 +1,192 @@
+//! Background memory dirtying, at a commanded rate, by pages that tell on themselves.
+//!
+//! A page holds its index and generation and a pattern of both (`kemari_workload::page`). The generation that it must
+//! hold stands in an array elsewhere: a page that went back alone, or that was torn, differs from it (P4, P8).
+
+use crate::faults;
+use crate::pvh::Region;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use kemari_workload::page::{self, Page};
+
+const DEFAULT_REGION: u64 = 4096;
+/// The work that may be behind, in nanoseconds of the rate: more (after a pause of the machine) is forgotten.
+const MAX_DEBT_NS: u64 = 100_000_000;
+const SECOND_NS: u64 = 1_000_000_000;
+
+static PAGES: AtomicU64 = AtomicU64::new(0);
+static GENERATIONS: AtomicU64 = AtomicU64::new(0);
+static CAPACITY: AtomicU64 = AtomicU64::new(0);
+static WORKERS: AtomicUsize = AtomicUsize::new(1);
+
+static RATE: AtomicU32 = AtomicU32::new(0);
+static REGION_PAGES: AtomicU32 = AtomicU32::new(0);
+static WRITTEN: AtomicU64 = AtomicU64::new(0);
+
+static PAUSE: AtomicBool = AtomicBool::new(false);
+static PARKED: AtomicUsize = AtomicUsize::new(0);
+
+/// Sets the memory to use and the number of workers, before any of them.
+pub fn set_up(memory: Region, workers: usize) {
+    let length = memory.end.saturating_sub(memory.start);
+    let capacity = (length / (size_of::<Page>() + size_of::<u64>()) as u64)
+        .saturating_sub(1)
+        .min(u64::from(u32::MAX));
+    let generations = memory.start;
+    let pages = (generations + capacity * size_of::<u64>() as u64).next_multiple_of(4096);
+    for index in 0..capacity {
+        // SAFETY: inside `memory`, which is spare RAM, mapped one to one; nobody else has it yet.
+        unsafe { (generations as *mut u64).add(index as usize).write(0) };
+    }
+    GENERATIONS.store(generations, Ordering::SeqCst);
+    PAGES.store(pages, Ordering::SeqCst);
+    CAPACITY.store(capacity, Ordering::SeqCst);
+    WORKERS.store(workers, Ordering::SeqCst);
+    REGION_PAGES.store(capacity.min(DEFAULT_REGION) as u32, Ordering::SeqCst);
+}
+
+/// Commands a rate, and a region unless it is 0; says how many pages the region then has.
+pub fn command(pages_per_second: u32, region_pages: u32) -> u32 {
+    if region_pages != 0 {
+        let capacity = CAPACITY.load(Ordering::SeqCst) as u32;
+        REGION_PAGES.store(region_pages.min(capacity), Ordering::SeqCst);
+    }
+    RATE.store(pages_per_second, Ordering::SeqCst);
+    REGION_PAGES.load(Ordering::SeqCst)
+}
+
+/// How many pages were dirtied so far.
+pub fn written() -> u64 {
+    WRITTEN.load(Ordering::SeqCst)
+}
+
+/// A page and the generation that it must hold.
+fn slot(index: u64) -> (*mut Page, *mut u64) {
+    assert!(index < CAPACITY.load(Ordering::Relaxed));
+    let page = PAGES.load(Ordering::Relaxed) as *mut Page;
+    let generation = GENERATIONS.load(Ordering::Relaxed) as *mut u64;
+    (page.wrapping_add(index as usize), generation.wrapping_add(index as usize))
+}
+
+/// Checks page `index`; true means that it is what was written last.
+///
+/// # Safety
+/// No other CPU may work on the page.
+unsafe fn check(index: u64) -> bool {
+    let (page, generation) = slot(index);
+    // SAFETY: both are inside the memory of `set_up`, and ours alone by the caller's word.
+    let (page, generation) = unsafe { (&*page, *generation) };
+    if generation == 0 || page::check(page, index, generation) {
+        return true;
+    }
+    faults::bad_page(index, generation, page::identify(page));
+    false
+}
+
+/// Rewrites page `index` with its next generation. A bad page is counted once: then it is good again.
+///
+/// # Safety
+/// As for [`check`].
+unsafe fn rewrite(index: u64) {
+    // SAFETY: the caller's word.
+    unsafe { check(index) };
+    let (page, generation) = slot(index);
+    // SAFETY: as in `check`.
+    unsafe {
+        page::fill(&mut *page, index, *generation + 1);
+        *generation += 1;
+    }
+    WRITTEN.fetch_add(1, Ordering::Relaxed);
+}
+
+/// One CPU's share of the work: every page whose index is its number, modulo the number of workers.
+pub struct Worker {
+    number: u64,
+    workers: u64,
+    next: u64,
+    rate: u64,
+    since: u64,
+    done: u64,
+}
+
+impl Worker {
+    /// Worker `number`, from 0.
+    pub fn new(number: usize) -> Self {
+        Self {
+            number: number as u64,
+            workers: WORKERS.load(Ordering::SeqCst) as u64,
+            next: number as u64,
+            rate: 0,
+            since: 0,
+            done: 0,
+        }
+    }
+
+    /// Dirties what is due at `now`, at most `limit` pages or until asked to park; true means that some was.
+    pub fn step(&mut self, now: u64, limit: u32) -> bool {
+        let due = self.due(now).min(u64::from(limit));
+        let mut any = false;
+        for _ in 0..due {
+            if PAUSE.load(Ordering::SeqCst) {
+                break;
+            }
+            if self.next >= u64::from(REGION_PAGES.load(Ordering::Relaxed)) {
+                self.next = self.number;
+                if self.next >= u64::from(REGION_PAGES.load(Ordering::Relaxed)) {
+                    break;
+                }
+            }
+            // SAFETY: the index is ours by the rule of the type, and nobody verifies while we have not parked.
+            unsafe { rewrite(self.next) };
+            self.next += self.workers;
+            self.done += 1;
+            any = true;
+        }
+        any
+    }
+
+    fn due(&mut self, now: u64) -> u64 {
+        let rate = u64::from(RATE.load(Ordering::Relaxed));
+        if rate != self.rate {
+            (self.rate, self.since, self.done) = (rate, now, 0);
+        }
+        let elapsed = u128::from(now - self.since);
+        let per_round = u128::from(SECOND_NS) * u128::from(self.workers);
+        let total = (elapsed * u128::from(rate) / per_round) as u64;
+        let due = total - self.done.min(total);
+        let most = rate * MAX_DEBT_NS / SECOND_NS + 1;
+        if due > most {
+            self.done = total - most;
+        }
+        due.min(most)
+    }
+}
+
+/// Waits here while the first CPU verifies.
+pub fn park_if_asked() {
+    if !PAUSE.load(Ordering::SeqCst) {
+        return;
+    }
+    PARKED.fetch_add(1, Ordering::SeqCst);
+    while PAUSE.load(Ordering::SeqCst) {
+        core::hint::spin_loop();
+    }
+    PARKED.fetch_sub(1, Ordering::SeqCst);
+}
+
+/// Checks every page while `others` workers are parked, and says how many are bad. The first CPU's only.
+pub fn verify(others: usize) -> u64 {
+    // Those of the last time have to have left before PARKED means anything.
+    while PARKED.load(Ordering::SeqCst) != 0 {
+        core::hint::spin_loop();
+    }
+    PAUSE.store(true, Ordering::SeqCst);
+    while PARKED.load(Ordering::SeqCst) != others {
+        core::hint::spin_loop();
+    }
+    let capacity = CAPACITY.load(Ordering::SeqCst);
+    // SAFETY: all workers are parked, or are this CPU.
+    let bad = (0..capacity).filter(|&index| !unsafe { check(index) });
+    let count = bad.count() as u64;
+    PAUSE.store(false, Ordering::SeqCst);
+    count
+}

@@ -1,0 +1,364 @@
+//! The log on disk: operations are written in the order of their index, several at a time, and become applied in that
+//! order too, each when its own write (and flush) is complete.
+
+use crate::faults;
+use crate::virtio::blk::{Blk, Kind, MAX_SLOTS};
+use kemari_workload::record::{SCRATCH_SECTORS, SCRATCH_START, SECTOR_LEN, SLOT_LEN};
+use kemari_workload::{CHAIN_START, OpCode, Record, Request, log_capacity, log_sector};
+
+/// The slots at the end: one for flushes, one for requests that are waited for.
+const RESERVED: usize = 2;
+/// Fewer records would let writes under way overlap.
+const MIN_CAPACITY: u64 = MAX_SLOTS as u64;
+/// The records that a verification reads back.
+const READ_BACK: u64 = 8;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Writing,
+    Written,
+    Flushing,
+    Durable,
+    Failed,
+}
+
+/// An operation that was accepted and is not applied yet.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    /// The client's place.
+    pub client: usize,
+    /// The client's number for it.
+    pub client_id: u32,
+    /// The client's number of the request.
+    pub seq: u64,
+    /// What it does.
+    pub op: OpCode,
+    /// Of a put.
+    pub key: u32,
+    /// Of a put.
+    pub value: u64,
+    /// The number of operations applied with it.
+    pub index: u64,
+    /// The chain after it.
+    pub chain: u64,
+    flush: bool,
+    phase: Phase,
+}
+
+/// What became of the oldest operation.
+pub enum Outcome {
+    /// It is on disk: to be applied.
+    Durable(Entry),
+    /// It is not, and never will be.
+    Failed(Entry),
+}
+
+/// The log.
+pub struct Log {
+    blk: Blk,
+    boot_id: u64,
+    capacity: u64,
+    slots: usize,
+    entries: [Option<Entry>; MAX_SLOTS],
+    /// The last index and chain that were given to an operation, and those of the last that came out durable.
+    accepted: (u64, u64),
+    durable: (u64, u64),
+    failing: bool,
+    flushing: bool,
+}
+
+impl Log {
+    /// The log on `blk`, or `None` where the disk cannot hold one.
+    pub fn new(blk: Blk, boot_id: u64) -> Option<Self> {
+        let capacity = log_capacity(blk.sectors);
+        if blk.read_only() || capacity < MIN_CAPACITY || blk.slots() <= RESERVED {
+            return None;
+        }
+        Some(Self {
+            slots: blk.slots() - RESERVED,
+            blk,
+            boot_id,
+            capacity,
+            entries: [None; MAX_SLOTS],
+            accepted: (0, CHAIN_START),
+            durable: (0, CHAIN_START),
+            failing: false,
+            flushing: false,
+        })
+    }
+
+    /// The disk's size.
+    pub fn sectors(&self) -> u64 {
+        self.blk.sectors
+    }
+
+    fn slot_of(&self, index: u64) -> usize {
+        (index % self.slots as u64) as usize
+    }
+
+    fn flush_slot(&self) -> usize {
+        self.slots
+    }
+
+    fn wait_slot(&self) -> usize {
+        self.slots + 1
+    }
+
+    /// Whether another operation can be accepted now.
+    pub fn has_room(&self) -> bool {
+        let next = self.slot_of(self.accepted.0 + 1);
+        !self.failing && self.entries[next].is_none() && self.blk.is_free(next)
+    }
+
+    /// How many accepted operations put something.
+    pub fn puts_under_way(&self) -> usize {
+        let entries = self.entries.iter().flatten();
+        entries.filter(|entry| entry.op == OpCode::Put).count()
+    }
+
+    /// Starts the write of a request that changes state; there is room.
+    pub fn accept(&mut self, client: usize, request: &Request<'_>) {
+        let index = self.accepted.0 + 1;
+        let chain = request.chain_after(self.accepted.1);
+        self.accepted = (index, chain);
+        let (key, value) = match request.op {
+            kemari_workload::Op::Put { key, value, .. } => (key, value),
+            _ => (0, 0),
+        };
+        let slot = self.slot_of(index);
+        self.entries[slot] = Some(Entry {
+            client,
+            client_id: request.client,
+            seq: request.seq,
+            op: request.op.code(),
+            key,
+            value,
+            index,
+            chain,
+            flush: request.op.wants_flush() && self.blk.has_flush(),
+            phase: Phase::Writing,
+        });
+        let boot_id = self.boot_id;
+        let data = self.blk.data(slot);
+        let length = request.op.with_log_payload(|payload| {
+            let record = Record {
+                index,
+                client: request.client,
+                seq: request.seq,
+                op: request.op.code(),
+                chain,
+                boot_id,
+                payload,
+            };
+            record.encode(data).expect("a request that was decoded fits a record")
+        });
+        let sector = log_sector(index, self.capacity);
+        self.blk.submit(slot, Kind::Write, sector, length);
+    }
+
+    /// Takes what the disk has completed; true means that there was something.
+    pub fn poll(&mut self) -> bool {
+        if !self.blk.poll() {
+            return false;
+        }
+        self.take_flush();
+        for slot in 0..self.slots {
+            let Some(entry) = &mut self.entries[slot] else {
+                continue;
+            };
+            match self.blk.take_result(slot) {
+                None => continue,
+                Some(false) => entry.phase = Phase::Failed,
+                Some(true) if entry.flush => entry.phase = Phase::Written,
+                Some(true) => entry.phase = Phase::Durable,
+            }
+        }
+        self.start_flush();
+        true
+    }
+
+    fn take_flush(&mut self) {
+        let Some(ok) = self.blk.take_result(self.flush_slot()) else {
+            return;
+        };
+        self.flushing = false;
+        let phase = if ok { Phase::Durable } else { Phase::Failed };
+        for entry in self.entries.iter_mut().flatten() {
+            if entry.phase == Phase::Flushing {
+                entry.phase = phase;
+            }
+        }
+    }
+
+    /// One flush for all writes that were completed before it.
+    fn start_flush(&mut self) {
+        if self.flushing {
+            return;
+        }
+        for entry in self.entries.iter_mut().flatten() {
+            if entry.phase == Phase::Written {
+                entry.phase = Phase::Flushing;
+                self.flushing = true;
+            }
+        }
+        if self.flushing {
+            self.blk.submit_flush(self.slots);
+        }
+    }
+
+    /// The oldest operation, once its fate is known. After a failure all that were accepted later fail too (their
+    /// chains build on it), and the log goes on from the last that is durable.
+    pub fn take_outcome(&mut self) -> Option<Outcome> {
+        let slot = self.slot_of(self.durable.0 + 1);
+        if !self.failing {
+            let entry = self.entries[slot]?;
+            match entry.phase {
+                Phase::Durable => {
+                    self.entries[slot] = None;
+                    self.durable = (entry.index, entry.chain);
+                    return Some(Outcome::Durable(entry));
+                }
+                Phase::Failed => {
+                    faults::bad_disk("write failed", log_sector(entry.index, self.capacity));
+                    self.failing = true;
+                }
+                _ => return None,
+            }
+        }
+        self.take_failed()
+    }
+
+    fn take_failed(&mut self) -> Option<Outcome> {
+        for slot in 0..self.slots {
+            let Some(entry) = self.entries[slot] else {
+                continue;
+            };
+            if matches!(entry.phase, Phase::Writing | Phase::Flushing) {
+                continue;
+            }
+            self.entries[slot] = None;
+            return Some(Outcome::Failed(entry));
+        }
+        if self.entries.iter().all(Option::is_none) {
+            self.failing = false;
+            self.accepted = self.durable;
+        }
+        None
+    }
+
+    /// Tells the disk of new requests.
+    pub fn notify(&mut self) {
+        self.blk.notify();
+    }
+
+    /// Asks for interrupts, or not to; true means that something is there already.
+    pub fn want_interrupts(&mut self, wanted: bool) -> bool {
+        self.blk.want_interrupts(wanted)
+    }
+
+    /// Takes back the disk's interrupt.
+    pub fn acknowledge_interrupt(&self) {
+        self.blk.acknowledge_interrupt();
+    }
+
+    /// Reads the last records back, and exercises the disk's other requests; says how many faults there were.
+    pub fn verify(&mut self) -> u64 {
+        let bad = self.verify_records();
+        bad + self.verify_id() + self.verify_scratch()
+    }
+
+    fn read(&mut self, sector: u64) -> Option<[u8; SLOT_LEN]> {
+        let slot = self.wait_slot();
+        // What stands there from before must not pass for what the disk gave.
+        self.blk.data(slot).fill(0xa5);
+        self.blk.submit(slot, Kind::Read, sector, SLOT_LEN);
+        self.blk.wait(slot).then(|| *self.blk.data(slot))
+    }
+
+    /// The last records, newest first: each is what was written, and the chain runs through them.
+    fn verify_records(&mut self) -> u64 {
+        let (last, mut chain) = self.durable;
+        let mut bad = 0;
+        // Older slots may be under way for new records when the log is short.
+        let room = self.capacity - MIN_CAPACITY.min(self.capacity - 1);
+        let mut follower: Option<[u8; SLOT_LEN]> = None;
+        for index in (1..=last).rev().take(READ_BACK.min(room) as usize) {
+            let sector = log_sector(index, self.capacity);
+            let Some(data) = self.read(sector) else {
+                faults::bad_disk("read failed", sector);
+                return bad + 1;
+            };
+            let record = match Record::decode(&data) {
+                Ok(record) => record,
+                Err(_) => {
+                    faults::bad_disk("no record where one was written", sector);
+                    return bad + 1;
+                }
+            };
+            let chained = match &follower {
+                None => record.chain == chain,
+                Some(next) => Record::decode(next).is_ok_and(|next| next.follows(record.chain)),
+            };
+            if record.index != index || record.boot_id != self.boot_id || !chained {
+                faults::bad_disk("another record than was written", sector);
+                bad += 1;
+            }
+            chain = record.chain;
+            follower = Some(data);
+        }
+        // The first record follows the start of the chain.
+        if let Some(data) = follower
+            && let Ok(record) = Record::decode(&data)
+            && record.index == 1
+            && !record.follows(CHAIN_START)
+        {
+            faults::bad_disk("the first record does not start the chain", LOG_FIRST);
+            bad += 1;
+        }
+        let _ = chain;
+        bad
+    }
+
+    fn verify_id(&mut self) -> u64 {
+        let slot = self.wait_slot();
+        self.blk.submit_id(slot);
+        if self.blk.wait(slot) {
+            return 0;
+        }
+        faults::bad_disk("cannot tell its name", 0);
+        1
+    }
+
+    /// Writes a pattern to the scratch sectors, zeroes and drops them where the disk can, and looks.
+    fn verify_scratch(&mut self) -> u64 {
+        let slot = self.wait_slot();
+        let pattern = (self.boot_id as u8) | 1;
+        let sectors = (SLOT_LEN / SECTOR_LEN) as u32;
+        self.blk.data(slot).fill(pattern);
+        self.blk.submit(slot, Kind::Write, SCRATCH_START, SLOT_LEN);
+        if !self.blk.wait(slot) || self.read(SCRATCH_START) != Some([pattern; SLOT_LEN]) {
+            faults::bad_disk("scratch is not what was written", SCRATCH_START);
+            return 1;
+        }
+        if self.blk.has_write_zeroes() {
+            self.blk.submit_range(slot, Kind::WriteZeroes, SCRATCH_START, sectors);
+            if !self.blk.wait(slot) || self.read(SCRATCH_START) != Some([0; SLOT_LEN]) {
+                faults::bad_disk("scratch was not zeroed", SCRATCH_START);
+                return 1;
+            }
+        }
+        if self.blk.has_discard() {
+            // What a dropped sector reads as is left open (5.2.6.2): only the status counts.
+            let count = SCRATCH_SECTORS as u32;
+            self.blk.submit_range(slot, Kind::Discard, SCRATCH_START, count);
+            if !self.blk.wait(slot) {
+                faults::bad_disk("scratch was not dropped", SCRATCH_START);
+                return 1;
+            }
+        }
+        0
+    }
+}
+
+/// The sector that is named where the chain's start is wrong.
+const LOG_FIRST: u64 = kemari_workload::record::LOG_START;

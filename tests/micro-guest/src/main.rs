@@ -1,0 +1,169 @@
+//! A bare-metal guest that lets an outside observer tell any loss, rollback or repetition.
+//!
+//! It needs nothing but a PVH loader and virtio-mmio devices (virtio v1.2), does its work in ring 3, and serves the
+//! operations of `kemari-workload` over UDP. See README.md.
+
+#![no_std]
+#![no_main]
+
+mod acpi;
+mod clients;
+mod clock;
+mod cpu;
+mod dirty;
+mod fault;
+mod faults;
+mod lapic;
+mod log;
+mod memory;
+mod options;
+mod packet;
+mod physical;
+mod power;
+mod pvh;
+mod serial;
+mod service;
+mod smp;
+mod table;
+mod virtio;
+
+use clients::Clients;
+use clock::Clock;
+use log::Log;
+use options::Options;
+use packet::Own;
+use pvh::BootInfo;
+use service::{Ending, Parts, Service};
+use table::Table;
+use virtio::blk::{self, Blk};
+use virtio::console::{self, Console};
+use virtio::entropy::{self, Entropy};
+use virtio::net::{self, Net};
+use virtio::transport::Transport;
+
+core::arch::global_asm!(include_str!("boot.s"), options(att_syntax));
+
+/// How long to look for work before sleeping.
+const POLL_NS: u64 = 50_000;
+/// The pages to dirty between two looks for work, where one CPU does all.
+const DIRTY_SLICE: u32 = 16;
+
+/// The devices that were found.
+#[derive(Default)]
+struct Found {
+    net: Option<Net>,
+    blk: Option<Blk>,
+    console: Option<Console>,
+    entropy: Option<Entropy>,
+}
+
+/// Where `boot.s` goes, in ring 3, on the first CPU.
+#[unsafe(no_mangle)]
+extern "C" fn bsp_main(start_info: u64) -> ! {
+    let start_stamp = cpu::time_stamp();
+    let info = BootInfo::read(start_info);
+    let options = Options::parse(info.command_line());
+    let mut clock = Clock::start(memory::allocate());
+    lapic::start_timer();
+    memory::map_high(info.regions());
+    if !options.quiet {
+        let mebibytes = memory::total(info.regions()) >> 20;
+        say!("micro-guest: {mebibytes} MiB, clock {}", clock.name());
+        say!("micro-guest: {}", info.command_line());
+    }
+    let mut found = find_devices(&options);
+    let random = found.entropy.as_mut().map_or(0, Entropy::number);
+    let boot_id = kemari_workload::chain_after(start_stamp, 0, random, 0, clock.now());
+    let cpus = start_cpus(&info, &options, &mut clock);
+    dirty::set_up(memory::spare(info.regions()), (cpus - 1).max(1));
+    dirty::command(options.dirty, options.region);
+    let service = assemble(found, &options, boot_id, cpus);
+    smp::release(options.hot);
+    run(service, clock, cpus, options.hot)
+}
+
+fn find_devices(options: &Options<'_>) -> Found {
+    let mut found = Found::default();
+    for device in options.devices() {
+        let Some((transport, id)) = Transport::probe(device.base) else {
+            continue;
+        };
+        if !options.quiet {
+            let (base, irq) = (device.base, device.irq);
+            say!("micro-guest: virtio device {id} at {base:#x}, irq {irq}");
+        }
+        match id {
+            net::DEVICE_ID if found.net.is_none() => found.net = Some(Net::start(transport)),
+            blk::DEVICE_ID if found.blk.is_none() => found.blk = Some(Blk::start(transport)),
+            console::DEVICE_ID if found.console.is_none() => {
+                found.console = Some(Console::start(transport));
+            }
+            entropy::DEVICE_ID if found.entropy.is_none() => {
+                found.entropy = Some(Entropy::start(transport));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn start_cpus(info: &BootInfo, options: &Options<'_>, clock: &mut Clock) -> usize {
+    let from_acpi = acpi::processors(info.rsdp);
+    let by_number: [u32; smp::MAX_CPUS] = core::array::from_fn(|id| id as u32);
+    let ids = match &from_acpi {
+        Some(processors) => processors.ids(),
+        None => &by_number[..1],
+    };
+    let ids = match options.cpus {
+        Some(wanted) if wanted > ids.len() => &by_number[..wanted.min(smp::MAX_CPUS)],
+        Some(wanted) => &ids[..wanted.max(1)],
+        None => ids,
+    };
+    smp::start(ids, clock)
+}
+
+fn assemble(found: Found, options: &Options<'_>, boot_id: u64, cpus: usize) -> Service {
+    let own = Own { mac: found.net.as_ref().map_or([0; 6], |net| net.mac), ip: options.ip };
+    let disk = found.blk.as_ref().map_or(0, |blk| blk.sectors);
+    let parts = Parts {
+        log: found.blk.and_then(|blk| Log::new(blk, boot_id)),
+        net: found.net,
+        console: found.console,
+        own,
+        boot_id,
+        cpus,
+    };
+    let mut service =
+        Service::new(parts, memory::allocate::<Clients>(), memory::allocate::<Table>());
+    service.announce();
+    let [a, b, c, d, e, f] = own.mac;
+    let [i, j, k, l] = own.ip;
+    say!(
+        "micro-guest ready mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} ip={i}.{j}.{k}.{l} cpus={cpus} disk={disk}"
+    );
+    service
+}
+
+fn run(mut service: Service, mut clock: Clock, cpus: usize, hot: bool) -> ! {
+    let mut worker = (cpus == 1).then(|| dirty::Worker::new(0));
+    let mut last_work = clock.now();
+    loop {
+        let seen = cpu::wake_count();
+        let mut busy = service.poll(&mut clock);
+        if let Some(ending) = service.ending() {
+            match ending {
+                Ending::PowerOff => power::off(),
+                Ending::Reset => power::reset(),
+            }
+        }
+        let now = clock.now();
+        if let Some(worker) = &mut worker {
+            busy |= worker.step(now, DIRTY_SLICE);
+        }
+        if busy {
+            last_work = now;
+        } else if !hot && now - last_work > POLL_NS {
+            cpu::halt_unless_woken(seen);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The guest's command line.
+//!
+//! `virtio_mmio.device=SIZE@BASE:IRQ` (Linux's syntax, once per device), `ip=A.B.C.D`, `smp=N`, `dirty=PAGES_PER_SECOND`,
+//! `region=PAGES`, `log=quiet`, `poll=hot`. Others are not the guest's, and ignored.
+
+use crate::say;
+
+/// One `virtio_mmio.device=`.
+#[derive(Clone, Copy)]
+pub struct MmioDevice {
+    /// Where its registers are.
+    pub base: u64,
+    /// Its interrupt line.
+    pub irq: u32,
+}
+
+/// The options.
+pub struct Options<'a> {
+    command_line: &'a str,
+    /// The guest's address; 10.0.2.15 unless told.
+    pub ip: [u8; 4],
+    /// The number of CPUs to use, where told.
+    pub cpus: Option<usize>,
+    /// Pages to dirty in a second from the start.
+    pub dirty: u32,
+    /// Pages of the region that is dirtied; 0 lets the guest choose.
+    pub region: u32,
+    /// No boot messages but the last.
+    pub quiet: bool,
+    /// Never halt.
+    pub hot: bool,
+}
+
+impl<'a> Options<'a> {
+    /// Reads them. A value that is none is said and ignored: a guest that runs tells more than one that does not.
+    pub fn parse(command_line: &'a str) -> Self {
+        let mut options = Self {
+            command_line,
+            ip: [10, 0, 2, 15],
+            cpus: None,
+            dirty: 0,
+            region: 0,
+            quiet: false,
+            hot: false,
+        };
+        for (name, value) in pairs(command_line) {
+            if !options.set(name, value) {
+                say!("micro-guest: cannot use {name}={value}");
+            }
+        }
+        options
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> bool {
+        match name {
+            "ip" => parse_ip(value).map(|ip| self.ip = ip).is_some(),
+            "smp" => value.parse().map(|count| self.cpus = Some(count)).is_ok(),
+            "dirty" => value.parse().map(|rate| self.dirty = rate).is_ok(),
+            "region" => value.parse().map(|pages| self.region = pages).is_ok(),
+            "log" => {
+                self.quiet = value == "quiet";
+                self.quiet
+            }
+            "poll" => {
+                self.hot = value == "hot";
+                self.hot
+            }
+            "virtio_mmio.device" => parse_device(value).is_some(),
+            _ => true,
+        }
+    }
+
+    /// The virtio-mmio devices, in order.
+    pub fn devices(&self) -> impl Iterator<Item = MmioDevice> + 'a {
+        pairs(self.command_line)
+            .filter(|(name, _)| *name == "virtio_mmio.device")
+            .filter_map(|(_, value)| parse_device(value))
+    }
+}
+
+fn pairs(command_line: &str) -> impl Iterator<Item = (&str, &str)> {
+    command_line.split_ascii_whitespace().filter_map(|word| word.split_once('='))
+}
+
+fn parse_ip(text: &str) -> Option<[u8; 4]> {
+    let mut ip = [0; 4];
+    let mut parts = text.split('.');
+    for byte in &mut ip {
+        *byte = parts.next()?.parse().ok()?;
+    }
+    parts.next().is_none().then_some(ip)
+}
+
+/// `SIZE@BASE:IRQ` or `SIZE@BASE:IRQ:ID`.
+fn parse_device(text: &str) -> Option<MmioDevice> {
+    let (size, rest) = text.split_once('@')?;
+    parse_number(size)?;
+    let mut parts = rest.split(':');
+    let device = MmioDevice {
+        base: parse_number(parts.next()?)?,
+        irq: u32::try_from(parse_number(parts.next()?)?).ok()?,
+    };
+    Some(device)
+}
+
+/// A number as Linux's memparse reads it: decimal or 0x, with K, M or G after it.
+fn parse_number(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.as_bytes().last()? {
+        b'K' | b'k' => (&text[..text.len() - 1], 10),
+        b'M' | b'm' => (&text[..text.len() - 1], 20),
+        b'G' | b'g' => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let number = match digits.strip_prefix("0x") {
+        Some(hexadecimal) => u64::from_str_radix(hexadecimal, 16).ok()?,
+        None => digits.parse().ok()?,
+    };
+    number.checked_shl(shift)
+}

@@ -1,0 +1,333 @@
+//! The workload: requests in, operations applied once, replies out.
+
+use crate::clients::{Clients, Seen};
+use crate::clock::Clock;
+use crate::log::{Entry, Log, Outcome};
+use crate::packet::{self, Own, Peer, Received};
+use crate::table::Table;
+use crate::virtio::console::Console;
+use crate::virtio::net::{self, Net};
+use crate::{dirty, faults, say};
+use core::fmt::Write as _;
+use kemari_workload::{
+    CHAIN_START, GUEST_PORT, MAX_KEYS, Op, OpCode, REPLY_LEN, Reply, Request, Status,
+};
+
+/// What was asked of the machine as a whole.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Power off.
+    PowerOff,
+    /// Reset.
+    Reset,
+}
+
+/// The devices and the state.
+pub struct Service {
+    net: Option<Net>,
+    console: Option<Console>,
+    log: Option<Log>,
+    own: Own,
+    clients: &'static mut Clients,
+    table: &'static mut Table,
+    boot_id: u64,
+    cpus: usize,
+    applied: u64,
+    chain: u64,
+    ending: Option<Ending>,
+}
+
+/// What the service is made of.
+pub struct Parts {
+    /// The network, to be asked over.
+    pub net: Option<Net>,
+    /// The console, for marks.
+    pub console: Option<Console>,
+    /// The log.
+    pub log: Option<Log>,
+    /// Our addresses.
+    pub own: Own,
+    /// Drawn at the start.
+    pub boot_id: u64,
+    /// The CPUs that run.
+    pub cpus: usize,
+}
+
+impl Service {
+    /// The service, with nothing applied.
+    pub fn new(parts: Parts, clients: &'static mut Clients, table: &'static mut Table) -> Self {
+        let Parts { net, console, log, own, boot_id, cpus } = parts;
+        Self {
+            net,
+            console,
+            log,
+            own,
+            clients,
+            table,
+            boot_id,
+            cpus,
+            applied: 0,
+            chain: CHAIN_START,
+            ending: None,
+        }
+    }
+
+    /// Tells the network where we are.
+    pub fn announce(&mut self) {
+        let own = self.own;
+        if let Some(net) = &mut self.net {
+            net.send(|out| packet::write_announcement(out, &own));
+            net.notify();
+        }
+    }
+
+    /// Does what there is to do; true means that there was something.
+    pub fn poll(&mut self, clock: &mut Clock) -> bool {
+        let mut busy = self.poll_net(clock);
+        busy |= self.poll_log(clock);
+        if let Some(console) = &mut self.console {
+            busy |= console.poll();
+        }
+        if let Some(log) = &mut self.log {
+            log.notify();
+        }
+        if let Some(net) = &mut self.net {
+            net.notify();
+        }
+        busy
+    }
+
+    /// What was asked of the machine, once the answer to it has left.
+    pub fn ending(&mut self) -> Option<Ending> {
+        let ending = self.ending?;
+        let sent = self.net.as_mut().is_none_or(Net::all_sent);
+        sent.then_some(ending)
+    }
+
+    /// Asks the devices for interrupts, or not to; true means that there is something to do already.
+    pub fn want_interrupts(&mut self, wanted: bool) -> bool {
+        let mut work = false;
+        if let Some(net) = &mut self.net {
+            work |= net.want_interrupts(wanted);
+        }
+        if let Some(log) = &mut self.log {
+            work |= log.want_interrupts(wanted);
+        }
+        work
+    }
+
+    /// Takes back the devices' interrupts.
+    pub fn acknowledge_interrupts(&self) {
+        if let Some(net) = &self.net {
+            net.acknowledge_interrupt();
+        }
+        if let Some(log) = &self.log {
+            log.acknowledge_interrupt();
+        }
+    }
+
+    fn poll_net(&mut self, clock: &mut Clock) -> bool {
+        const BATCH: usize = 32;
+        let mut frame = net::frame_buffer();
+        for taken in 0..BATCH {
+            let Some(net) = &mut self.net else {
+                return false;
+            };
+            let Some(length) = net.take_frame(&mut frame) else {
+                return taken != 0;
+            };
+            let own = self.own;
+            match packet::read(&frame[..length], &own) {
+                Some(Received::Arp(peer)) => {
+                    net.send(|out| packet::write_arp(out, &own, &peer));
+                }
+                Some(Received::Echo(peer, message)) => {
+                    net.send(|out| packet::write_echo(out, &own, &peer, message));
+                }
+                Some(Received::Udp { peer, port: GUEST_PORT, payload }) => {
+                    if let Ok(request) = Request::decode(payload) {
+                        self.serve(&request, &peer, clock);
+                    }
+                }
+                _ => {}
+            }
+        }
+        true
+    }
+
+    fn send(&mut self, peer: &Peer, reply: &[u8; REPLY_LEN]) {
+        let own = self.own;
+        if let Some(net) = &mut self.net {
+            // Without a free buffer the reply is dropped: the client asks again.
+            net.send(|out| packet::write_udp(out, &own, peer, GUEST_PORT, reply));
+        }
+    }
+
+    fn serve(&mut self, request: &Request<'_>, peer: &Peer, clock: &mut Clock) {
+        let (client, seq, op) = (request.client, request.seq, request.op.code());
+        match self.clients.look_up(client, seq, peer) {
+            Seen::New(place) => self.begin(place, request, peer, clock),
+            Seen::Answered(reply) => {
+                let reply = *reply;
+                self.send(peer, &reply);
+            }
+            Seen::UnderWay => {}
+            Seen::Stale => {
+                let reply = self.reply(client, seq, op, Status::Stale, 0, clock);
+                self.send(peer, &reply.encode());
+            }
+            Seen::NoRoom => {
+                let reply = self.reply(client, seq, op, Status::TooManyClients, 0, clock);
+                self.send(peer, &reply.encode());
+            }
+        }
+    }
+
+    fn begin(&mut self, place: usize, request: &Request<'_>, peer: &Peer, clock: &mut Clock) {
+        let code = request.op.code();
+        if !code.changes_state() {
+            self.clients.begin(place, request.client, request.seq, peer);
+            let (status, value) = self.perform(&request.op);
+            let reply = self.reply(request.client, request.seq, code, status, value, clock);
+            self.finish(place, &reply);
+            return;
+        }
+        let refusal = match &self.log {
+            None => Some(Status::NoDisk),
+            // Neither begun nor answered: the client asks again.
+            Some(log) if !log.has_room() => return,
+            Some(log) => self.lacks_room(log, &request.op),
+        };
+        self.clients.begin(place, request.client, request.seq, peer);
+        match (&mut self.log, refusal) {
+            (Some(log), None) => log.accept(place, request),
+            (_, refusal) => {
+                let status = refusal.unwrap_or(Status::NoDisk);
+                let reply = self.reply(request.client, request.seq, code, status, 0, clock);
+                self.finish(place, &reply);
+            }
+        }
+    }
+
+    /// Room in the table is reserved when a put is accepted: each one under way may bring a new key.
+    fn lacks_room(&self, log: &Log, op: &Op<'_>) -> Option<Status> {
+        let Op::Put { key, .. } = *op else {
+            return None;
+        };
+        let full = self.table.len() + log.puts_under_way() >= MAX_KEYS;
+        (full && self.table.get(key).is_none()).then_some(Status::Full)
+    }
+
+    fn perform(&mut self, op: &Op<'_>) -> (Status, u64) {
+        match *op {
+            Op::Get { key } => match self.table.get(key) {
+                Some(value) => (Status::Ok, value),
+                None => (Status::NotFound, 0),
+            },
+            Op::SetDirty { pages_per_second, region_pages } => {
+                (Status::Ok, u64::from(dirty::command(pages_per_second, region_pages)))
+            }
+            Op::Verify => (Status::Ok, self.verify()),
+            Op::PowerOff => {
+                self.ending = Some(Ending::PowerOff);
+                (Status::Ok, 0)
+            }
+            Op::Reset => {
+                self.ending = Some(Ending::Reset);
+                (Status::Ok, 0)
+            }
+            Op::ConsoleMark { number } => {
+                say!("MARK {number}");
+                if let Some(console) = &mut self.console {
+                    // The console cannot fail.
+                    let _ = writeln!(Line(console), "MARK {number}");
+                }
+                (Status::Ok, number)
+            }
+            // The last two are not performed here but logged.
+            Op::Ping | Op::Append { .. } | Op::Put { .. } => (Status::Ok, self.cpus as u64),
+        }
+    }
+
+    fn verify(&mut self) -> u64 {
+        let pages = dirty::verify(self.cpus - 1);
+        let entries = self.table.verify();
+        let records = self.log.as_mut().map_or(0, Log::verify);
+        pages + entries + records
+    }
+
+    fn poll_log(&mut self, clock: &mut Clock) -> bool {
+        let Some(log) = &mut self.log else {
+            return false;
+        };
+        let busy = log.poll();
+        while let Some(outcome) = self.log.as_mut().and_then(Log::take_outcome) {
+            let (entry, status, value) = match outcome {
+                Outcome::Durable(entry) => {
+                    let value = self.apply(&entry);
+                    (entry, Status::Ok, value)
+                }
+                Outcome::Failed(entry) => (entry, Status::DiskError, 0),
+            };
+            let reply = self.reply(entry.client_id, entry.seq, entry.op, status, value, clock);
+            self.finish(entry.client, &reply);
+        }
+        busy
+    }
+
+    fn apply(&mut self, entry: &Entry) -> u64 {
+        assert!(
+            entry.index == self.applied + 1,
+            "operation {} follows {}",
+            entry.index,
+            self.applied
+        );
+        (self.applied, self.chain) = (entry.index, entry.chain);
+        if entry.op == OpCode::Put {
+            self.table.put(entry.key, entry.value);
+            return entry.value;
+        }
+        entry.index
+    }
+
+    fn reply(
+        &self,
+        client: u32,
+        seq: u64,
+        op: OpCode,
+        status: Status,
+        value: u64,
+        clock: &mut Clock,
+    ) -> Reply {
+        Reply {
+            client,
+            seq,
+            op,
+            status,
+            applied: self.applied,
+            chain: self.chain,
+            clock_ns: clock.now(),
+            dirty_pages: dirty::written(),
+            faults: faults::count(),
+            value,
+            boot_id: self.boot_id,
+        }
+    }
+
+    fn finish(&mut self, place: usize, reply: &Reply) {
+        let bytes = reply.encode();
+        if let Some(peer) = self.clients.finish(place, reply.seq, &bytes) {
+            self.send(&peer, &bytes);
+        }
+    }
+}
+
+/// Collects a line, so that it goes to the console in one piece.
+struct Line<'a>(&'a mut Console);
+
+impl core::fmt::Write for Line<'_> {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        self.0.write(text.as_bytes());
+        Ok(())
+    }
+}

@@ -1,0 +1,76 @@
+//! The other CPUs: started one after the other, they do nothing but dirty memory.
+
+use crate::clock::Clock;
+use crate::dirty::{self, Worker};
+use crate::{cpu, lapic, memory, say};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+/// The most CPUs; `boot.s` has tables for so many.
+pub const MAX_CPUS: usize = 4;
+
+/// Where a CPU starts, in real mode; `boot.s` knows it too.
+const TRAMPOLINE: usize = 0x10000;
+
+static ALIVE: AtomicUsize = AtomicUsize::new(0);
+static WORK: AtomicBool = AtomicBool::new(false);
+static HOT: AtomicBool = AtomicBool::new(false);
+
+unsafe extern "C" {
+    #[link_name = "ap_index"]
+    static AP_INDEX: AtomicU64;
+    static ap_trampoline: u8;
+    static ap_trampoline_end: u8;
+}
+
+/// Starts the CPUs of `ids` but this one, and says how many run then, this one included.
+pub fn start(ids: &[u32], clock: &mut Clock) -> usize {
+    copy_trampoline();
+    let own = lapic::id();
+    let others = ids.iter().filter(|&&id| id != own).take(MAX_CPUS - 1);
+    for (place, &id) in others.enumerate() {
+        // SAFETY: `boot.s` defines it, 8 bytes, aligned; a CPU reads it once, before it counts itself alive.
+        unsafe { AP_INDEX.store(place as u64 + 1, Ordering::SeqCst) };
+        let is_up = || ALIVE.load(Ordering::SeqCst) == place + 1;
+        if !lapic::start_cpu(id, TRAMPOLINE, clock, is_up) {
+            say!("micro-guest: CPU {id} did not start");
+            break;
+        }
+    }
+    1 + ALIVE.load(Ordering::SeqCst)
+}
+
+fn copy_trampoline() {
+    // SAFETY: the page at TRAMPOLINE is RAM below 1 MiB that nothing of the guest uses, and the loader's tables were
+    // copied before; the symbols bound the code in `boot.s`.
+    unsafe {
+        let start = &raw const ap_trampoline;
+        let length = (&raw const ap_trampoline_end).offset_from_unsigned(start);
+        core::ptr::copy_nonoverlapping(start, TRAMPOLINE as *mut u8, length);
+    }
+}
+
+/// Lets the other CPUs work; the region that is dirtied is known now.
+pub fn release(hot: bool) {
+    HOT.store(hot, Ordering::SeqCst);
+    WORK.store(true, Ordering::SeqCst);
+}
+
+/// Where `boot.s` goes on a CPU that was started.
+#[unsafe(no_mangle)]
+extern "C" fn ap_main(index: usize) -> ! {
+    lapic::start_timer();
+    let mut clock = Clock::start(memory::allocate());
+    ALIVE.store(index, Ordering::SeqCst);
+    while !WORK.load(Ordering::SeqCst) {
+        core::hint::spin_loop();
+    }
+    let mut worker = Worker::new(index - 1);
+    let hot = HOT.load(Ordering::SeqCst);
+    loop {
+        dirty::park_if_asked();
+        let seen = cpu::wake_count();
+        if !worker.step(clock.now(), u32::MAX) && !hot {
+            cpu::halt_unless_woken(seen);
+        }
+    }
+}

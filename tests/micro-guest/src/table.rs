@@ -1,0 +1,63 @@
+//! The guest's key-value table, in memory, each entry with a check.
+
+use crate::faults;
+use kemari_workload::{MAX_KEYS, chain_after};
+
+#[derive(Clone, Copy)]
+struct Entry {
+    key: u32,
+    used: bool,
+    value: u64,
+    check: u64,
+}
+
+/// The table: open addressing, nothing is ever removed; zeros are an empty one.
+pub struct Table {
+    entries: [Entry; MAX_KEYS],
+    count: usize,
+}
+
+fn check_of(key: u32, value: u64) -> u64 {
+    chain_after(value, key, 0, 0, 0)
+}
+
+impl Table {
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The place of `key`, or the free one where it would go.
+    fn place(&self, key: u32) -> Option<usize> {
+        let start = check_of(key, 0) as usize;
+        (0..MAX_KEYS)
+            .map(|step| start.wrapping_add(step) % MAX_KEYS)
+            .find(|&place| !self.entries[place].used || self.entries[place].key == key)
+    }
+
+    /// The value of `key`; a damaged entry is a fault.
+    pub fn get(&self, key: u32) -> Option<u64> {
+        let entry = &self.entries[self.place(key)?];
+        if entry.used && entry.check != check_of(key, entry.value) {
+            faults::bad_entry(key);
+        }
+        entry.used.then_some(entry.value)
+    }
+
+    /// Sets `key` to `value`; the caller has seen to it that there is room.
+    pub fn put(&mut self, key: u32, value: u64) {
+        let place = self.place(key).expect("room is reserved when a put is accepted");
+        if !self.entries[place].used {
+            self.count += 1;
+        }
+        self.entries[place] = Entry { key, used: true, value, check: check_of(key, value) };
+    }
+
+    /// Checks all entries, and says how many are damaged.
+    pub fn verify(&self) -> u64 {
+        let damaged =
+            |entry: &&Entry| entry.used && entry.check != check_of(entry.key, entry.value);
+        let bad = self.entries.iter().filter(damaged);
+        bad.inspect(|entry| faults::bad_entry(entry.key)).count() as u64
+    }
+}

@@ -1,0 +1,8 @@
+//! Virtio drivers, by polling, over the MMIO transport (virtio specification v1.2).
+
+pub mod blk;
+pub mod console;
+pub mod entropy;
+pub mod net;
+pub mod queue;
+pub mod transport;

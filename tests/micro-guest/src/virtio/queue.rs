@@ -1,0 +1,191 @@
+//! The split virtqueue (virtio v1.2, 2.7).
+
+use crate::memory::{self, Zeroed};
+use crate::virtio::transport::{QUEUE_NOTIFY, Transport};
+use core::sync::atomic::{Ordering, fence};
+
+/// The most entries of a queue.
+pub const MAX_SIZE: usize = 256;
+
+// 2.7.5, descriptor flags.
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+// 2.7.6 and 2.7.8.
+const AVAIL_NO_INTERRUPT: u16 = 1;
+const USED_NO_NOTIFY: u16 = 1;
+
+#[repr(C, align(16))]
+struct Descriptor {
+    address: u64,
+    length: u32,
+    flags: u16,
+    next: u16,
+}
+
+#[repr(C, align(2))]
+struct Available {
+    flags: u16,
+    index: u16,
+    ring: [u16; MAX_SIZE],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct UsedElement {
+    id: u32,
+    length: u32,
+}
+
+#[repr(C, align(4))]
+struct Used {
+    flags: u16,
+    index: u16,
+    ring: [UsedElement; MAX_SIZE],
+}
+
+#[repr(C, align(4096))]
+struct Memory {
+    descriptors: [Descriptor; MAX_SIZE],
+    available: Available,
+    used: Used,
+}
+
+// SAFETY: integers only.
+unsafe impl Zeroed for Memory {}
+
+/// A part of a request's buffer.
+#[derive(Clone, Copy)]
+pub struct Part {
+    /// Where it is.
+    pub address: u64,
+    /// How long it is.
+    pub length: u32,
+    /// Whether the device writes to it.
+    pub writable: bool,
+}
+
+/// A queue. Its owner decides which descriptors a request uses.
+pub struct Queue {
+    transport: Transport,
+    index: u32,
+    size: u16,
+    memory: *mut Memory,
+    published: u16,
+    notified: u16,
+    seen: u16,
+}
+
+impl Queue {
+    pub(super) fn new(transport: Transport, index: u32, size: u16) -> Self {
+        assert!(
+            size.is_power_of_two() && usize::from(size) <= MAX_SIZE,
+            "a queue of {size} entries"
+        );
+        let mut queue = Self {
+            transport,
+            index,
+            size,
+            memory: memory::allocate::<Memory>(),
+            published: 0,
+            notified: 0,
+            seen: 0,
+        };
+        queue.want_interrupts(false);
+        queue
+    }
+
+    pub(super) fn addresses(&self) -> [u64; 3] {
+        // SAFETY: places inside the allocation; nothing is read.
+        unsafe {
+            [
+                (&raw const (*self.memory).descriptors) as u64,
+                (&raw const (*self.memory).available) as u64,
+                (&raw const (*self.memory).used) as u64,
+            ]
+        }
+    }
+
+    /// How many descriptors there are.
+    pub fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// Asks the device for interrupts, or not to (2.7.7): a hint.
+    pub fn want_interrupts(&mut self, wanted: bool) {
+        let flags = if wanted { 0 } else { AVAIL_NO_INTERRUPT };
+        // SAFETY: our allocation; the device reads it whenever it likes, hence volatile.
+        unsafe { (&raw mut (*self.memory).available.flags).write_volatile(flags) };
+        // What follows (a look at the used ring) must not be done before the device can see it.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Offers the chain of `parts`, in the descriptors from `first` on, which must be free. The device hears of it at
+    /// the next [`Queue::notify`].
+    pub fn offer(&mut self, first: u16, parts: &[Part]) {
+        for (place, part) in parts.iter().enumerate() {
+            let number = first + place as u16;
+            assert!(number < self.size, "descriptor {number} of {}", self.size);
+            let more = place + 1 < parts.len();
+            let descriptor = Descriptor {
+                address: part.address,
+                length: part.length,
+                flags: if more { NEXT } else { 0 } | if part.writable { WRITE } else { 0 },
+                next: if more { number + 1 } else { 0 },
+            };
+            // SAFETY: our allocation, and the descriptor is free: the device does not look at it.
+            unsafe {
+                (&raw mut (*self.memory).descriptors[usize::from(number)])
+                    .write_volatile(descriptor);
+            }
+        }
+        let place = usize::from(self.published % self.size);
+        self.published = self.published.wrapping_add(1);
+        // SAFETY: our allocation. 2.7.13: the entry and the descriptors are visible before the index.
+        unsafe {
+            (&raw mut (*self.memory).available.ring[place]).write_volatile(first);
+            fence(Ordering::SeqCst);
+            (&raw mut (*self.memory).available.index).write_volatile(self.published);
+        }
+    }
+
+    /// Tells the device of what was offered since the last time, unless it does not want to know (2.7.10).
+    pub fn notify(&mut self) {
+        if self.notified == self.published {
+            return;
+        }
+        self.notified = self.published;
+        fence(Ordering::SeqCst);
+        // SAFETY: our allocation; the device writes it, hence volatile.
+        let flags = unsafe { (&raw const (*self.memory).used.flags).read_volatile() };
+        if flags & USED_NO_NOTIFY == 0 {
+            self.transport.write(QUEUE_NOTIFY, self.index);
+        }
+    }
+
+    /// Whether the device has used something that was not taken yet.
+    pub fn has_used(&self) -> bool {
+        // SAFETY: our allocation; the device writes it, hence volatile.
+        unsafe { (&raw const (*self.memory).used.index).read_volatile() != self.seen }
+    }
+
+    /// The next chain that the device has used: its first descriptor and the bytes written.
+    pub fn take_used(&mut self) -> Option<(u16, u32)> {
+        if !self.has_used() {
+            return None;
+        }
+        // 2.7.14: the element is read after the index.
+        fence(Ordering::SeqCst);
+        let place = usize::from(self.seen % self.size);
+        // SAFETY: our allocation; the device is done with this element.
+        let element = unsafe { (&raw const (*self.memory).used.ring[place]).read_volatile() };
+        self.seen = self.seen.wrapping_add(1);
+        assert!(
+            element.id < u32::from(self.size),
+            "queue {}: the device used descriptor {} of {}",
+            self.index,
+            element.id,
+            self.size
+        );
+        Some((element.id as u16, element.length))
+    }
+}

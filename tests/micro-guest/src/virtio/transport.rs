@@ -1,0 +1,152 @@
+//! The MMIO transport (virtio v1.2, 4.2), version 2 only, and the start of a device (3.1.1).
+
+use crate::virtio::queue::Queue;
+
+// 4.2.2, MMIO device register layout.
+const MAGIC: usize = 0x000;
+const VERSION: usize = 0x004;
+const DEVICE_ID: usize = 0x008;
+const DEVICE_FEATURES: usize = 0x010;
+const DEVICE_FEATURES_SEL: usize = 0x014;
+const DRIVER_FEATURES: usize = 0x020;
+const DRIVER_FEATURES_SEL: usize = 0x024;
+const QUEUE_SEL: usize = 0x030;
+const QUEUE_NUM_MAX: usize = 0x034;
+const QUEUE_NUM: usize = 0x038;
+const QUEUE_READY: usize = 0x044;
+pub(super) const QUEUE_NOTIFY: usize = 0x050;
+const INTERRUPT_ACK: usize = 0x064;
+const STATUS: usize = 0x070;
+const QUEUE_DESCRIPTORS: usize = 0x080;
+const QUEUE_DRIVER: usize = 0x090;
+const QUEUE_DEVICE: usize = 0x0a0;
+const CONFIG_GENERATION: usize = 0x0fc;
+const CONFIG: usize = 0x100;
+
+const MAGIC_VALUE: u32 = 0x7472_6976;
+const MODERN: u32 = 2;
+
+// 2.1, device status field.
+const ACKNOWLEDGE: u32 = 1;
+const DRIVER: u32 = 2;
+const DRIVER_OK: u32 = 4;
+const FEATURES_OK: u32 = 8;
+
+/// VIRTIO_F_VERSION_1 (6).
+const VERSION_1: u64 = 1 << 32;
+
+/// A device's registers.
+#[derive(Clone, Copy)]
+pub struct Transport {
+    base: usize,
+}
+
+impl Transport {
+    /// The device at `base` and its ID (5), or `None` where there is none.
+    pub fn probe(base: u64) -> Option<(Self, u32)> {
+        let transport = Self { base: usize::try_from(base).ok()? };
+        // 4.2.2.2: look at nothing else before these, and ignore device ID 0.
+        if transport.read(MAGIC) != MAGIC_VALUE {
+            return None;
+        }
+        let version = transport.read(VERSION);
+        assert!(
+            version == MODERN,
+            "virtio-mmio at {base:#x}: expected version {MODERN}, found {version} (QEMU: -global \
+             virtio-mmio.force-legacy=false)"
+        );
+        let id = transport.read(DEVICE_ID);
+        (id != 0).then_some((transport, id))
+    }
+
+    pub(super) fn read(&self, register: usize) -> u32 {
+        // SAFETY: a register of the device that the command line names and the magic number confirms.
+        unsafe { ((self.base + register) as *const u32).read_volatile() }
+    }
+
+    pub(super) fn write(&self, register: usize, value: u32) {
+        // SAFETY: as for `read`; queues that a device is told about are its own for good.
+        unsafe { ((self.base + register) as *mut u32).write_volatile(value) }
+    }
+
+    fn write_pair(&self, register: usize, value: u64) {
+        self.write(register, value as u32);
+        self.write(register + 4, (value >> 32) as u32);
+    }
+
+    /// Resets the device and agrees on features: `wanted` of those that it offers, and version 1.
+    pub fn negotiate(&self, wanted: u64) -> u64 {
+        self.write(STATUS, 0);
+        while self.read(STATUS) != 0 {
+            core::hint::spin_loop();
+        }
+        self.write(STATUS, ACKNOWLEDGE);
+        self.write(STATUS, ACKNOWLEDGE | DRIVER);
+        self.write(DEVICE_FEATURES_SEL, 0);
+        let low = u64::from(self.read(DEVICE_FEATURES));
+        self.write(DEVICE_FEATURES_SEL, 1);
+        let offered = u64::from(self.read(DEVICE_FEATURES)) << 32 | low;
+        assert!(offered & VERSION_1 != 0, "the device is not of version 1");
+        let features = offered & (wanted | VERSION_1);
+        self.write(DRIVER_FEATURES_SEL, 0);
+        self.write(DRIVER_FEATURES, features as u32);
+        self.write(DRIVER_FEATURES_SEL, 1);
+        self.write(DRIVER_FEATURES, (features >> 32) as u32);
+        self.write(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK);
+        assert!(
+            self.read(STATUS) & FEATURES_OK != 0,
+            "the device refuses the features {features:#x}"
+        );
+        features
+    }
+
+    /// Sets up queue `index` with at most `wanted` entries (4.2.3.2).
+    pub fn queue(&self, index: u32, wanted: u16) -> Queue {
+        self.write(QUEUE_SEL, index);
+        assert!(self.read(QUEUE_READY) == 0, "queue {index} is in use");
+        let most = self.read(QUEUE_NUM_MAX);
+        assert!(most != 0, "the device has no queue {index}");
+        let size = most.min(u32::from(wanted)) as u16;
+        let queue = Queue::new(*self, index, size);
+        let [descriptors, driver, device] = queue.addresses();
+        self.write(QUEUE_NUM, u32::from(size));
+        self.write_pair(QUEUE_DESCRIPTORS, descriptors);
+        self.write_pair(QUEUE_DRIVER, driver);
+        self.write_pair(QUEUE_DEVICE, device);
+        self.write(QUEUE_READY, 1);
+        queue
+    }
+
+    /// Lets the device work.
+    pub fn start(&self) {
+        self.write(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+    }
+
+    /// Takes back the device's interrupt (2.3, 4.2.2): used buffer and configuration change.
+    pub fn acknowledge_interrupt(&self) {
+        self.write(INTERRUPT_ACK, 3);
+    }
+
+    /// A 64-bit field of the device's configuration, read until it is whole (2.5.1).
+    pub fn config_u64(&self, offset: usize) -> u64 {
+        loop {
+            let before = self.read(CONFIG_GENERATION);
+            let low = self.read(CONFIG + offset);
+            let high = self.read(CONFIG + offset + 4);
+            if self.read(CONFIG_GENERATION) == before {
+                return u64::from(high) << 32 | u64::from(low);
+            }
+        }
+    }
+
+    /// A 32-bit field of the device's configuration.
+    pub fn config_u32(&self, offset: usize) -> u32 {
+        self.read(CONFIG + offset)
+    }
+
+    /// A byte of the device's configuration.
+    pub fn config_u8(&self, offset: usize) -> u8 {
+        // SAFETY: as for `read`; 4.2.2.2 asks for accesses of the field's own width.
+        unsafe { ((self.base + CONFIG + offset) as *const u8).read_volatile() }
+    }
+}
