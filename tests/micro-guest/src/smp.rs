@@ -58,8 +58,9 @@ pub fn release(hot: bool) {
 /// Where `boot.s` goes on a CPU that was started.
 #[unsafe(no_mangle)]
 extern "C" fn ap_main(index: usize) -> ! {
-    lapic::start_timer();
+    // In this order: the clock may use the timer to measure itself.
     let mut clock = Clock::start(memory::allocate());
+    lapic::start_timer();
     ALIVE.store(index, Ordering::SeqCst);
     while !WORK.load(Ordering::SeqCst) {
         core::hint::spin_loop();
