@@ -1,0 +1,172 @@
+//! What of a machine goes into a checkpoint besides its memory, and how a machine takes it on.
+
+use ft_core::Epoch;
+use ft_core::pages::PAGE_SIZE;
+use io_gate::host::{EffectId, Record};
+use io_gate_host::Sealed;
+use serde::{Deserialize, Serialize};
+use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use crate::kvm::{ClockPolicy, VcpuState, VmState};
+use crate::machine::{DeviceRecord, Machine, MachineError};
+use crate::memory::GuestMemory;
+
+/// A blob of machine state does not fit this machine.
+#[derive(Debug, thiserror::Error)]
+pub enum StateBlobError {
+    /// It is no machine state.
+    #[error("the machine state does not decode: {0}; run the same release on both sides")]
+    Decode(postcard::Error),
+    /// It cannot be encoded.
+    #[error("the machine state cannot be encoded: {0}")]
+    Encode(postcard::Error),
+    /// It is another machine's.
+    #[error("the machine state has {found} vCPUs, expected {expected}")]
+    Cpus {
+        /// What this machine has.
+        expected: usize,
+        /// What the state has.
+        found: usize,
+    },
+    /// Part of the machine refuses it.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// KVM refuses it.
+    #[error(transparent)]
+    Kvm(#[from] crate::kvm::StateError),
+}
+
+/// A machine at the end of an epoch, without its memory.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MachineState {
+    epoch: Epoch,
+    next_id: EffectId,
+    in_flight: Vec<Record>,
+    vcpus: Vec<VcpuState>,
+    vm: VmState,
+    devices: Vec<DeviceRecord>,
+}
+
+impl MachineState {
+    /// Reads a paused machine whose epoch has just been sealed.
+    ///
+    /// The vCPUs come first: reading them takes in events that are pending for them (KVM API,
+    /// KVM_GET_MP_STATE), which the interrupt controllers must then no longer show.
+    ///
+    /// # Errors
+    /// When KVM or a device cannot be read.
+    pub fn capture(machine: &Machine, sealed: Sealed) -> Result<Self, StateBlobError> {
+        Ok(Self {
+            epoch: sealed.epoch,
+            next_id: sealed.next_id,
+            in_flight: sealed.in_flight,
+            vcpus: machine.vcpus().save(machine.plan())?,
+            vm: VmState::save(machine.vm())?,
+            devices: machine.save_devices()?,
+        })
+    }
+
+    /// The bytes for the wire.
+    ///
+    /// # Errors
+    /// When a part of the state cannot be encoded.
+    pub fn encode(&self) -> Result<Vec<u8>, StateBlobError> {
+        postcard::to_allocvec(self).map_err(StateBlobError::Encode)
+    }
+
+    /// Decodes a blob and checks that it is this machine's.
+    ///
+    /// # Errors
+    /// When it does not decode, or has other parts than `machine`.
+    pub fn decode(blob: &[u8], machine: &Machine) -> Result<Self, StateBlobError> {
+        let state: Self = postcard::from_bytes(blob).map_err(StateBlobError::Decode)?;
+        let expected = machine.vcpus().len();
+        if state.vcpus.len() != expected {
+            return Err(StateBlobError::Cpus { expected, found: state.vcpus.len() });
+        }
+        Ok(state)
+    }
+
+    /// Whether the machine can take it on: its devices do, on trial. They are overwritten by the
+    /// next trial or by [`restore`](Self::restore).
+    ///
+    /// # Errors
+    /// Which part does not fit, and why.
+    pub fn try_on(&self, machine: &Machine) -> Result<(), StateBlobError> {
+        Ok(machine.restore_devices(&self.devices)?)
+    }
+
+    /// Puts a machine that has never run into this state; its memory is the checkpoint's already.
+    /// Gives the requests in flight to the gate, which holds them.
+    ///
+    /// # Errors
+    /// When KVM or a device refuses.
+    pub fn restore(self, machine: &Machine) -> Result<usize, StateBlobError> {
+        self.restore_kvm(machine)?;
+        machine.restore_devices(&self.devices)?;
+        let replays = self.in_flight.len();
+        machine.gate().adopt(self.epoch, self.next_id, self.in_flight);
+        Ok(replays)
+    }
+
+    fn restore_kvm(&self, machine: &Machine) -> Result<(), StateBlobError> {
+        // The clock goes on from the checkpoint and never steps back.
+        self.vm.restore(machine.vm(), ClockPolicy::CatchUp)?;
+        machine.vcpus().restore(machine.plan(), &self.vcpus)?;
+        Ok(())
+    }
+
+    /// A hash of everything that two machines must have alike. The clocks are left out: they go on
+    /// while a machine is looked at.
+    ///
+    /// # Errors
+    /// When a part of the state cannot be encoded.
+    pub fn hash(&self) -> Result<u64, StateBlobError> {
+        let vcpus: Vec<VcpuState> = self.vcpus.iter().map(VcpuState::without_clocks).collect();
+        let parts = (self.epoch, self.next_id, &self.in_flight, vcpus, &self.devices);
+        let bytes = postcard::to_allocvec(&parts).map_err(StateBlobError::Encode)?;
+        Ok(xxh3_64(&bytes))
+    }
+
+    /// The hash of what `machine` makes of this state when it takes it on: devices and vCPUs are
+    /// written and read back.
+    ///
+    /// # Errors
+    /// When KVM or a device refuses.
+    pub fn hash_after_restore(&self, machine: &Machine) -> Result<u64, StateBlobError> {
+        self.restore_kvm(machine)?;
+        machine.restore_devices(&self.devices)?;
+        let back = Self {
+            vcpus: machine.vcpus().save(machine.plan())?,
+            devices: machine.save_devices()?,
+            ..self.clone()
+        };
+        back.hash()
+    }
+
+    /// The epoch that it ends.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+}
+
+/// A hash of all of guest memory.
+///
+/// # Errors
+/// When memory cannot be read.
+pub fn hash_memory(memory: &GuestMemory) -> Result<u64, vm_memory::GuestMemoryError> {
+    let mut hash = Xxh3::new();
+    let mut chunk = vec![0; 64 * PAGE_SIZE];
+    for region in memory.iter() {
+        let mut offset = 0;
+        while offset < region.len() {
+            let len = chunk.len().min((region.len() - offset) as usize);
+            region.read_slice(&mut chunk[..len], MemoryRegionAddress(offset))?;
+            hash.update(&chunk[..len]);
+            offset += len as u64;
+        }
+    }
+    Ok(hash.digest())
+}

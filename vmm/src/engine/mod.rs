@@ -1,0 +1,330 @@
+//! The primary's engine: it drives the protocol core with KVM, the link, the arbiter and the clock.
+//!
+//! ```text
+//!   device thread   Sealer: policy, pause, collect, resume ──► sender thread ──► link
+//!   reader thread   link ──► frames ──┐
+//!   ticker thread   deadlines ────────┼──► Engine::event ──► Primary ──► actions, performed
+//!   arbiter thread  answers ──────────┘     (one lock)                    in order under it
+//! ```
+//!
+//! Lock order: the core, then whatever an action needs (the gate's locks, a channel). Nothing that
+//! holds a device slot or the ledger calls [`Engine::event`].
+
+mod checkpoint;
+mod precopy;
+mod sealer;
+mod sender;
+mod session;
+mod status;
+
+pub use checkpoint::{MachineState, StateBlobError, hash_memory};
+pub use sealer::Sealer;
+pub(crate) use session::{ReadEnd, read_frames};
+pub use status::{EngineStats, Takeover};
+
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ft_core::primary::{Action, Event, Phase, Primary, PrimaryOptions};
+use ft_core::standby::TakenOver;
+use ft_core::{LinkId, Term, Time};
+use io_gate::host::CommitAuthority;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::arbiter::{Arbiter, Verdict};
+use crate::link::LinkAddr;
+use crate::machine::Machine;
+
+/// What of the protection an operator can tune.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// The virtual machine's name.
+    pub name: String,
+    /// Where the standby is; none: not protected until `kemari ctl protect`.
+    pub standby: Option<LinkAddr>,
+    /// Whether plain TCP may leave this host.
+    pub allow_plain: bool,
+    /// Whether both sides hash everything at each epoch.
+    pub verify: bool,
+    /// The protocol core's options.
+    pub primary: PrimaryOptions,
+    /// When epochs end.
+    pub policy: ft_core::policy::PolicyOptions,
+}
+
+/// What the engine tells the process around it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EngineEvent {
+    /// The machine is over: it was fenced, or ended on purpose.
+    Stopped {
+        /// Why.
+        reason: String,
+        /// Whether another machine has taken its place.
+        fenced: bool,
+    },
+}
+
+/// See the module.
+pub struct Engine {
+    machine: Arc<Machine>,
+    arbiter: Option<Arc<dyn Arbiter>>,
+    options: EngineOptions,
+    origin: Instant,
+    core: Mutex<Core>,
+    deadline_changed: Condvar,
+    /// Wakes the [`Sealer`] on the device thread: a checkpoint is wanted, or an answer came.
+    seal_event: EventFd,
+    stats: Mutex<EngineStats>,
+    outside: Sender<EngineEvent>,
+}
+
+struct Core {
+    primary: Primary,
+    standby: Option<LinkAddr>,
+    session: Option<session::Session>,
+    seal_first: bool,
+    next_link: u64,
+    stopped: bool,
+}
+
+impl Engine {
+    /// An engine for a machine that starts its life in `term`.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors or threads.
+    pub fn begin(
+        machine: Arc<Machine>,
+        authority: CommitAuthority,
+        arbiter: Option<Arc<dyn Arbiter>>,
+        term: Term,
+        options: EngineOptions,
+        outside: Sender<EngineEvent>,
+    ) -> std::io::Result<Arc<Self>> {
+        let start = |origin: Time, options: &EngineOptions| {
+            Primary::begin(authority, options.primary, term, origin)
+        };
+        Self::start(machine, arbiter, options, outside, start)
+    }
+
+    /// An engine for a machine that this process has just taken over.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub fn after_takeover(
+        machine: Arc<Machine>,
+        authority: CommitAuthority,
+        arbiter: Option<Arc<dyn Arbiter>>,
+        taken: TakenOver,
+        options: EngineOptions,
+        outside: Sender<EngineEvent>,
+    ) -> std::io::Result<Arc<Self>> {
+        let start = |origin: Time, options: &EngineOptions| {
+            Primary::after_takeover(authority, options.primary, taken, origin)
+        };
+        Self::start(machine, arbiter, options, outside, start)
+    }
+
+    fn start(
+        machine: Arc<Machine>,
+        arbiter: Option<Arc<dyn Arbiter>>,
+        mut options: EngineOptions,
+        outside: Sender<EngineEvent>,
+        start: impl FnOnce(Time, &EngineOptions) -> (Primary, Vec<Action>),
+    ) -> std::io::Result<Arc<Self>> {
+        options.primary.arbiter = arbiter.is_some();
+        options.primary.protect = options.standby.is_some();
+        let (primary, actions) = start(Time(0), &options);
+        let engine = Arc::new(Self {
+            machine,
+            arbiter,
+            origin: Instant::now(),
+            core: Mutex::new(Core {
+                primary,
+                standby: options.standby.clone(),
+                session: None,
+                seal_first: false,
+                next_link: 1,
+                stopped: false,
+            }),
+            options,
+            deadline_changed: Condvar::new(),
+            seal_event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
+            stats: Mutex::new(EngineStats::default()),
+            outside,
+        });
+        engine.perform(&mut engine.lock(), actions);
+        let ticker = engine.clone();
+        std::thread::Builder::new().name("ticker".to_owned()).spawn(move || ticker.tick())?;
+        Ok(engine)
+    }
+
+    /// Tells the core what has happened, and does what it says.
+    pub fn event(self: &Arc<Self>, event: Event) {
+        let mut core = self.lock();
+        self.event_locked(&mut core, event);
+    }
+
+    fn event_locked(self: &Arc<Self>, core: &mut Core, event: Event) {
+        if core.stopped {
+            return;
+        }
+        let actions = core.primary.handle(self.now(), event);
+        match actions {
+            Ok(actions) => self.perform(core, actions),
+            // A race between two threads of ours, such as an answer to a link that is gone.
+            Err(illegal) => log::debug!("{illegal}"),
+        }
+        self.deadline_changed.notify_all();
+    }
+
+    /// As [`event`](Self::event), for an operator, who is told what is not allowed.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn command(self: &Arc<Self>, event: Event) -> Result<(), String> {
+        let mut core = self.lock();
+        let actions = core.primary.handle(self.now(), event).map_err(|illegal| illegal.to_string())?;
+        self.perform(&mut core, actions);
+        self.deadline_changed.notify_all();
+        Ok(())
+    }
+
+    /// Looks for a standby at `addr` from now on.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn protect(self: &Arc<Self>, addr: LinkAddr) -> Result<(), String> {
+        self.lock().standby = Some(addr);
+        self.command(Event::OperatorProtect)
+    }
+
+    /// The machine that it protects.
+    pub fn machine(&self) -> &Arc<Machine> {
+        &self.machine
+    }
+
+    /// The state of the protection.
+    pub fn phase(&self) -> Phase {
+        self.lock().primary.phase()
+    }
+
+    fn perform(self: &Arc<Self>, core: &mut Core, actions: Vec<Action>) {
+        for action in actions {
+            self.perform_one(core, action);
+        }
+    }
+
+    fn perform_one(self: &Arc<Self>, core: &mut Core, action: Action) {
+        let gate = self.machine.gate();
+        match action {
+            Action::Connect => self.connect(core),
+            Action::Send { link, frame } => {
+                if let Some(session) = core.session_of(link) {
+                    session.send_control(&frame);
+                }
+            }
+            Action::CloseLink { link, reason } => {
+                log::debug!("link {} closed: {reason}", link.0);
+                if core.session_of(link).is_some() {
+                    // Its sender drains what was queued before, then closes.
+                    core.session = None;
+                }
+                core.seal_first = false;
+            }
+            Action::StartPrecopy { link, options } => {
+                if let Some(session) = core.session_of(link) {
+                    session.start_precopy(options);
+                }
+            }
+            Action::SealFirst { .. } => {
+                core.seal_first = true;
+                self.wake_sealer();
+            }
+            Action::Hold => gate.hold(),
+            Action::Release { proof, latency } => {
+                gate.release(proof);
+                self.stats().commit_latency.add_time(latency);
+                // A slot in the pipeline is free again.
+                self.wake_sealer();
+            }
+            Action::RunAlone(proof) => gate.run_alone(proof),
+            Action::AskArbiter { term, why } => self.ask_arbiter(term, why),
+            Action::Stop { reason, fenced } => self.stop(core, reason, fenced),
+            Action::Report(report) => {
+                self.stats().report(&report);
+                log::info!("{report}");
+            }
+        }
+    }
+
+    fn stop(&self, core: &mut Core, reason: String, fenced: bool) {
+        core.stopped = true;
+        core.session = None;
+        if fenced {
+            self.machine.gate().set_fenced_off();
+        }
+        // The process may be ending already, and then nobody listens.
+        let _ = self.outside.send(EngineEvent::Stopped { reason, fenced });
+    }
+
+    fn ask_arbiter(self: &Arc<Self>, term: Term, why: String) {
+        let Some(arbiter) = self.arbiter.clone() else { return };
+        let engine = self.clone();
+        let ask = move || {
+            let event = match arbiter.claim(term, &why) {
+                Ok(Verdict::Granted) => Event::ArbiterGranted { term },
+                Ok(Verdict::Denied(record)) => Event::ArbiterDenied { term, holder: record.holder },
+                Err(error) => Event::ArbiterUnreachable { reason: error.to_string() },
+            };
+            engine.event(event);
+        };
+        let spawned = std::thread::Builder::new().name("arbiter".to_owned()).spawn(ask);
+        if let Err(error) = spawned {
+            // Output stays held; the core asks again only on an answer, so this is the end.
+            log::error!("cannot start a thread to ask the arbiter, output stays held: {error}");
+        }
+    }
+
+    fn tick(self: &Arc<Self>) {
+        let mut core = self.lock();
+        while !core.stopped {
+            let now = self.now();
+            let deadline = core.primary.next_deadline();
+            match deadline {
+                Some(deadline) if deadline <= now => self.event_locked(&mut core, Event::Tick),
+                _ => {
+                    let wait = deadline.map_or(Duration::from_secs(3600), |d| d.since(now));
+                    core = self
+                        .deadline_changed
+                        .wait_timeout(core, wait)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0;
+                }
+            }
+        }
+    }
+
+    fn wake_sealer(&self) {
+        // The counter cannot overflow in the life of a machine, and a full one wakes as well.
+        let _ = self.seal_event.write(1);
+    }
+
+    fn now(&self) -> Time {
+        Time(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stats(&self) -> MutexGuard<'_, EngineStats> {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Core {
+    fn session_of(&self, link: LinkId) -> Option<&session::Session> {
+        self.session.as_ref().filter(|session| session.link() == link)
+    }
+}

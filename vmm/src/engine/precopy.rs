@@ -1,0 +1,69 @@
+//! Pre-copy: guest memory goes to a fresh standby while the guest runs, until little is left.
+
+use std::io;
+use std::sync::mpsc::Receiver;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ft_core::pages::{PAGE_SIZE, Page};
+use ft_core::wire::Kind;
+use vm_memory::{Bytes, GuestAddress};
+
+use super::Engine;
+use super::sender::{Item, Output};
+
+/// Rounds after which the rest is sent with the guest paused, however much it is.
+const MAX_ROUNDS: usize = 12;
+/// So few dirty pages are sent with the guest paused.
+const FEW_PAGES: usize = 512;
+/// Pages between two looks at what else is to be sent.
+const SLICE: usize = 256;
+
+/// Sends all of memory, then what was written meanwhile, and so on. `false`: the session is over.
+///
+/// The pages are read while the guest writes them, so a page may be sent torn; but it is marked
+/// dirty again by the very write that tore it, because the log is cleared before it is read, and
+/// no checkpoint is complete before it has been sent again (P4).
+pub(super) fn precopy(
+    engine: &Arc<Engine>,
+    out: &mut Output,
+    items: &Receiver<Item>,
+) -> io::Result<bool> {
+    let machine = engine.machine();
+    let begun = Instant::now();
+    machine.vm().start_dirty_log().map_err(io::Error::other)?;
+    machine.dirty().mark_all();
+    let (epoch, term) = (machine.gate().epoch(), engine.lock().primary.term());
+    let mut sent = 0;
+    let mut last = usize::MAX;
+    for round in 1..=MAX_ROUNDS {
+        let frames = machine.dirty().collect().map_err(io::Error::other)?.to_vec();
+        // A set that no longer shrinks is the guest's working set: more rounds only repeat it.
+        let stuck = round > 2 && frames.len() * 10 > last * 9;
+        if round > 1 && (frames.len() <= FEW_PAGES || stuck || round == MAX_ROUNDS) {
+            // They belong to the first checkpoint.
+            machine.dirty().mark(&frames);
+            break;
+        }
+        last = frames.len();
+        sent += frames.len();
+        for slice in frames.chunks(SLICE) {
+            let mut numbers = slice.iter().copied();
+            out.pages(Kind::Bulk, epoch, term, || {
+                let number = numbers.next()?;
+                let memory = machine.memory();
+                Some((number, move |page: &mut Page| {
+                    memory
+                        .read_slice(page, GuestAddress(number * PAGE_SIZE as u64))
+                        .map_err(io::Error::other)
+                }))
+            })?;
+            out.flush()?;
+            if !out.interleave(items)? {
+                return Ok(false);
+            }
+        }
+    }
+    log::info!("pre-copy: {sent} pages in {} ms", begun.elapsed().as_millis());
+    Ok(true)
+}

@@ -1,0 +1,249 @@
+//! The sealer: ends epochs, on the device thread, so that no device worker is in the middle of a
+//! request when a checkpoint is taken.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use event_manager::{EventOps, Events, MutEventSubscriber};
+use ft_core::Time;
+use ft_core::pages::PAGE_SIZE;
+use ft_core::policy::{Decision, EpochPolicy, PolicyInputs};
+use ft_core::primary::Event;
+use ft_core::wire::Hashes;
+use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::timerfd::TimerFd;
+
+use super::checkpoint::{MachineState, hash_memory};
+use super::sender::{Checkpoint, Item};
+use super::{Core, Engine};
+
+/// A guest that has written no more pages than this in an epoch is as good as idle: its timer tick
+/// and little else.
+const IDLE_PAGES: u64 = 24;
+
+/// Subscribes to the device thread's loop.
+pub struct Sealer {
+    engine: Arc<Engine>,
+    policy: EpochPolicy,
+    timer: TimerFd,
+    last_seal: Time,
+    last_dirty: u64,
+    first_held_at: Option<Time>,
+}
+
+impl Sealer {
+    /// The sealer of an engine.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn new(engine: Arc<Engine>) -> io::Result<Self> {
+        let policy = EpochPolicy::new(engine.options.policy);
+        Ok(Self {
+            engine,
+            policy,
+            timer: TimerFd::new().map_err(|error| io::Error::from_raw_os_error(error.errno()))?,
+            last_seal: Time(0),
+            last_dirty: 0,
+            first_held_at: None,
+        })
+    }
+
+    fn look(&mut self) {
+        let engine = self.engine.clone();
+        let (seal_first, may_seal, in_flight) = {
+            let mut core = engine.lock();
+            let first = std::mem::take(&mut core.seal_first);
+            (first, core.primary.may_seal(), core.primary.in_flight())
+        };
+        if seal_first {
+            return self.seal();
+        }
+        if !may_seal {
+            return;
+        }
+        let now = engine.now();
+        let held = engine.machine.gate().held();
+        self.first_held_at = match held {
+            0 => None,
+            _ => self.first_held_at.or(Some(now)),
+        };
+        let inputs = PolicyInputs {
+            held,
+            first_held_at: self.first_held_at,
+            dirty_pages: self.last_dirty.max(1),
+            in_flight,
+            last_seal: self.last_seal,
+            guest_idle: self.last_dirty <= IDLE_PAGES,
+        };
+        match self.policy.next(now, &inputs) {
+            Decision::SealNow(_) => self.seal(),
+            Decision::WaitUntil(time) => self.look_again_in(time.since(now)),
+            // An acknowledgement wakes this thread.
+            Decision::Wait => {}
+        }
+    }
+
+    fn look_again_in(&mut self, wait: Duration) {
+        // A timer of zero would never fire.
+        let wait = wait.max(Duration::from_micros(1));
+        if let Err(error) = self.timer.reset(wait, None) {
+            log::error!("cannot set the epoch timer, the epoch ends at once: {error}");
+            self.seal();
+        }
+    }
+
+    fn seal(&mut self) {
+        let paused = Instant::now();
+        self.engine.machine.vcpus().pause();
+        let sealed = self.engine.seal_paused(paused);
+        self.engine.machine.vcpus().resume();
+        match sealed {
+            Ok(Some((checkpoint, session))) => {
+                self.last_dirty = checkpoint.frames.len() as u64;
+                let mut stats = self.engine.stats();
+                stats.checkpoints += 1;
+                stats.pause.add_time(paused.elapsed());
+                stats.dirty_pages.add(self.last_dirty);
+                drop(stats);
+                session.send_checkpoint_if_current(&self.engine, checkpoint);
+            }
+            Ok(None) => {}
+            Err(error) => self.engine.give_session_up(&error),
+        }
+        self.last_seal = self.engine.now();
+        self.first_held_at = None;
+        // What the pipeline allows next is known when the answer comes; until then the timer.
+        self.look_again_in(self.policy.options().min_gap);
+    }
+}
+
+/// Where a checkpoint is to go.
+struct Destination(ft_core::LinkId);
+
+impl Destination {
+    fn send_checkpoint_if_current(&self, engine: &Engine, checkpoint: Checkpoint) {
+        if let Some(session) = engine.lock().session_of(self.0) {
+            session.send_checkpoint(Item::Checkpoint(Box::new(checkpoint)));
+        }
+    }
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+impl Engine {
+    /// Takes the checkpoint of a paused machine. None when the session has ended meanwhile.
+    fn seal_paused(
+        self: &Arc<Self>,
+        begun: Instant,
+    ) -> Result<Option<(Checkpoint, Destination)>, Failure> {
+        let kicked = Instant::now();
+        let sealed = self.machine.gate().seal();
+        let epoch = sealed.epoch;
+        let state = MachineState::capture(&self.machine, sealed)?;
+        let saved = Instant::now();
+        // After the vCPUs: KVM itself writes guest memory while they are read (P8).
+        let (mut frames, mut contents) = self.buffers();
+        self.machine.dirty().collect_into(&mut frames)?;
+        let collected = Instant::now();
+        self.copy_pages(&frames, &mut contents)?;
+        let copied = Instant::now();
+        let hashes = match self.options.verify {
+            true => Some(Hashes { memory: hash_memory(self.machine.memory())?, state: state.hash()? }),
+            false => None,
+        };
+        let blob = state.encode()?;
+        {
+            let mut stats = self.stats();
+            stats.kick.add_time(kicked - begun);
+            stats.save.add_time(saved - kicked);
+            stats.collect.add_time(collected - saved);
+            stats.copy.add_time(copied - collected);
+        }
+        let mut core = self.lock();
+        let core: &mut Core = &mut core;
+        let term = core.primary.term();
+        let Some(link) = core.session.as_ref().map(super::session::Session::link) else {
+            return Ok(None);
+        };
+        match core.primary.handle(self.now(), Event::Sealed { epoch }) {
+            Ok(actions) => self.perform(core, actions),
+            Err(illegal) => {
+                // The session ended between the decision and now: the next one begins anew.
+                log::debug!("{illegal}");
+                return Ok(None);
+            }
+        }
+        self.deadline_changed.notify_all();
+        let checkpoint = Checkpoint { epoch, term, frames, contents, state: blob, hashes };
+        Ok(Some((checkpoint, Destination(link))))
+    }
+
+    fn copy_pages(&self, frames: &[u64], contents: &mut Vec<u8>) -> Result<(), Failure> {
+        contents.resize(frames.len() * PAGE_SIZE, 0);
+        let memory = self.machine.memory();
+        for (frame, page) in frames.iter().zip(contents.chunks_exact_mut(PAGE_SIZE)) {
+            memory.read_slice(page, GuestAddress(frame * PAGE_SIZE as u64))?;
+        }
+        Ok(())
+    }
+
+    /// The machine cannot be saved: there is no protection then, and the core decides what follows.
+    fn give_session_up(self: &Arc<Self>, error: &Failure) {
+        log::error!("no checkpoint could be taken: {error}");
+        let link = self.lock().session.as_ref().map(super::session::Session::link);
+        if let Some(link) = link {
+            let reason = format!("no checkpoint could be taken: {error}");
+            self.event(Event::LinkLost { link, reason });
+        }
+    }
+
+    /// Buffers of an earlier checkpoint, so that a pause does not begin with fresh memory.
+    fn buffers(&self) -> (Vec<u64>, Vec<u8>) {
+        self.stats().spare.pop().unwrap_or_default()
+    }
+
+    pub(super) fn recycle(&self, mut frames: Vec<u64>, contents: Vec<u8>) {
+        /// Buffers larger than this go back to the system.
+        const KEEP: usize = 64 << 20;
+        if contents.capacity() <= KEEP {
+            frames.clear();
+            let mut stats = self.stats();
+            if stats.spare.len() < 4 {
+                stats.spare.push((frames, contents));
+            }
+        }
+    }
+}
+
+impl MutEventSubscriber for Sealer {
+    fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
+        // Each of the three only says "look": what there is to do is asked of the core.
+        let fd = events.fd();
+        let gate = self.engine.machine.gate().clone();
+        if fd == gate.held_event().as_raw_fd() {
+            let _ = gate.held_event().read();
+        } else if fd == self.engine.seal_event.as_raw_fd() {
+            let _ = self.engine.seal_event.read();
+        } else {
+            let _ = self.timer.wait();
+        }
+        self.look();
+    }
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        let gate = self.engine.machine.gate().clone();
+        for fd in [
+            gate.held_event().as_raw_fd(),
+            self.engine.seal_event.as_raw_fd(),
+            self.timer.as_raw_fd(),
+        ] {
+            let event = Events::new_raw(fd, EventSet::IN);
+            if let Err(error) = ops.add(event) {
+                log::error!("cannot watch for the end of an epoch: {error}");
+            }
+        }
+    }
+}

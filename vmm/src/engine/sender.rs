@@ -1,0 +1,167 @@
+//! The sender: encodes and writes what one session has to say, in order.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
+
+use ft_core::handshake::SessionOptions;
+use ft_core::pages::{Compression, PAGE_SIZE, Page, PageFrame};
+use ft_core::primary::Event;
+use ft_core::wire::{Data, EpochDigest, Hashes, Header, Kind, Message, Outgoing};
+use ft_core::{Epoch, LinkId, Term};
+
+use super::Engine;
+use crate::link::Link;
+
+/// Something to send.
+pub(super) enum Item {
+    /// A whole frame.
+    Control(Vec<u8>),
+    /// All of guest memory, while the guest runs.
+    Precopy(SessionOptions),
+    /// A checkpoint.
+    Checkpoint(Box<Checkpoint>),
+}
+
+/// What was copied while the guest was paused.
+pub(super) struct Checkpoint {
+    pub(super) epoch: Epoch,
+    pub(super) term: Term,
+    /// Page numbers, ascending.
+    pub(super) frames: Vec<u64>,
+    /// The pages' contents, in the same order.
+    pub(super) contents: Vec<u8>,
+    /// The rest of the machine.
+    pub(super) state: Vec<u8>,
+    pub(super) hashes: Option<Hashes>,
+}
+
+/// A peer that takes nothing for so long is gone, whatever TCP still hopes for.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Large writes: one system call for many pages.
+const FLUSH_AT: usize = 1 << 20;
+/// How long a closing session may take to send its last words.
+const CLOSING: Duration = Duration::from_millis(500);
+
+/// The thread of one session's sender.
+pub(super) fn send(engine: &Arc<Engine>, id: LinkId, link: Link, items: &Receiver<Item>) {
+    let mut out = Output { link, buffer: Vec::new(), digest: EpochDigest::default(), sent: 0 };
+    let done = out.link.set_write_timeout(Some(WRITE_TIMEOUT)).and_then(|()| out.run(engine, items));
+    // The session was dropped, or the link is broken: either way the reader is to end too.
+    out.link.shutdown();
+    if let Err(error) = done {
+        engine.event(Event::LinkLost { link: id, reason: error.to_string() });
+    }
+}
+
+/// The link and what is on its way to it.
+pub(super) struct Output {
+    link: Link,
+    buffer: Vec<u8>,
+    digest: EpochDigest,
+    sent: u64,
+}
+
+impl Output {
+    fn run(&mut self, engine: &Arc<Engine>, items: &Receiver<Item>) -> io::Result<()> {
+        while let Ok(item) = items.recv() {
+            match item {
+                Item::Control(frame) => self.write_frame(&frame)?,
+                Item::Checkpoint(checkpoint) => self.checkpoint(engine, *checkpoint)?,
+                Item::Precopy(_) => {
+                    if super::precopy::precopy(engine, self, items)? {
+                        engine.event(Event::PrecopyDone);
+                    }
+                }
+            }
+        }
+        self.link.set_write_timeout(Some(CLOSING))?;
+        self.flush()
+    }
+
+    /// Sends the control frames that have come meanwhile. Gives `false` when the session is over.
+    pub(super) fn interleave(&mut self, items: &Receiver<Item>) -> io::Result<bool> {
+        loop {
+            match items.try_recv() {
+                Ok(Item::Control(frame)) => self.write_frame(&frame)?,
+                Ok(_) => log::error!("a checkpoint came in the middle of a pre-copy; dropped"),
+                Err(TryRecvError::Empty) => return Ok(true),
+                Err(TryRecvError::Disconnected) => return Ok(false),
+            }
+        }
+    }
+
+    fn write_frame(&mut self, frame: &[u8]) -> io::Result<()> {
+        self.flush()?;
+        self.link.write_all(frame)
+    }
+
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.link.write_all(&self.buffer)?;
+        self.sent += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, engine: &Arc<Engine>, checkpoint: Checkpoint) -> io::Result<()> {
+        self.sent = 0;
+        let Checkpoint { epoch, term, frames, contents, state, hashes } = checkpoint;
+        let (pages, rest) = contents.as_chunks::<PAGE_SIZE>();
+        assert!(rest.is_empty() && pages.len() == frames.len(), "P4: a page for every number");
+        let mut copies = frames.iter().copied().zip(pages);
+        self.pages(Kind::Pages, epoch, term, || copies.next().map(|(frame, page)| {
+            (frame, |into: &mut Page| -> Result<(), io::Error> {
+                *into = *page;
+                Ok(())
+            })
+        }))?;
+        self.data(epoch, term, Message::State(Data(state)))?;
+        let end = Message::End(self.digest.end(epoch, hashes));
+        Outgoing { epoch, term, message: end }.encode(&mut self.buffer).map_err(io::Error::other)?;
+        self.flush()?;
+        engine.stats().epoch_bytes.add(self.sent);
+        engine.recycle(frames, contents);
+        Ok(())
+    }
+
+    fn data(&mut self, epoch: Epoch, term: Term, message: Message) -> io::Result<()> {
+        let header = Outgoing { epoch, term, message }
+            .encode(&mut self.buffer)
+            .map_err(io::Error::other)?;
+        self.digest.add(&header, 0);
+        Ok(())
+    }
+
+    /// Sends pages in as few frames as their limit allows; `next` gives page numbers, ascending,
+    /// and who fills the page.
+    pub(super) fn pages<F>(
+        &mut self,
+        kind: Kind,
+        epoch: Epoch,
+        term: Term,
+        mut next: impl FnMut() -> Option<(u64, F)>,
+    ) -> io::Result<()>
+    where
+        F: FnOnce(&mut Page) -> Result<(), io::Error>,
+    {
+        let mut pending = next();
+        while pending.is_some() {
+            let mut frame =
+                PageFrame::begin(&mut self.buffer, kind, epoch, term, Compression::None);
+            while !frame.is_full()
+                && let Some((number, fill)) = pending.take()
+            {
+                frame.push(number * PAGE_SIZE as u64, fill)?;
+                pending = next();
+            }
+            let pages = frame.pages();
+            let header: Header = frame.finish().map_err(io::Error::other)?;
+            self.digest.add(&header, pages);
+            if self.buffer.len() >= FLUSH_AT {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+}

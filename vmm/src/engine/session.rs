@@ -1,0 +1,155 @@
+//! One connection with a standby: its reader, its sender, and how they end.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+use ft_core::handshake::{Hello, SessionOptions};
+use ft_core::primary::Event;
+use ft_core::wire::{Frame, HEADER_LEN, Header, Outgoing, PROTOCOL, WireError};
+use ft_core::{LinkId, Term};
+
+use super::sender::{Item, send};
+use super::{Core, Engine};
+use crate::link::Link;
+
+/// How long to wait for a standby to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The sending half of a connection. Dropping it closes the connection when all that was queued
+/// has been sent.
+pub(super) struct Session {
+    link: LinkId,
+    queue: Sender<Item>,
+}
+
+impl Session {
+    pub(super) fn link(&self) -> LinkId {
+        self.link
+    }
+
+    pub(super) fn send_control(&self, frame: &Outgoing) {
+        let mut bytes = Vec::new();
+        match frame.encode(&mut bytes) {
+            Ok(_) => self.push(Item::Control(bytes)),
+            Err(error) => log::error!("a message that is too long was not sent: {error}"),
+        }
+    }
+
+    pub(super) fn start_precopy(&self, options: SessionOptions) {
+        self.push(Item::Precopy(options));
+    }
+
+    pub(super) fn send_checkpoint(&self, item: Item) {
+        self.push(item);
+    }
+
+    fn push(&self, item: Item) {
+        // A sender that has given up has told the core that the link is lost.
+        let _ = self.queue.send(item);
+    }
+}
+
+impl Engine {
+    /// Tries to reach the standby in a thread of its own: that may take seconds.
+    pub(super) fn connect(self: &Arc<Self>, core: &mut Core) {
+        let Some(addr) = core.standby.clone() else { return };
+        let link_id = LinkId(core.next_link);
+        core.next_link += 1;
+        let engine = self.clone();
+        let connect = move || match addr.connect(CONNECT_TIMEOUT, engine.options.allow_plain) {
+            Ok(link) => engine.run_session(link_id, link),
+            Err(error) => engine.event(Event::ConnectFailed { reason: error.to_string() }),
+        };
+        let spawned = std::thread::Builder::new().name("link".to_owned()).spawn(connect);
+        if let Err(error) = spawned {
+            log::error!("cannot start a thread for the link: {error}");
+        }
+    }
+
+    /// Joins the standby and reads what it says until the link ends.
+    fn run_session(self: &Arc<Self>, link_id: LinkId, link: Link) {
+        let writer = match link.try_clone() {
+            Ok(writer) => writer,
+            Err(error) => {
+                return self.event(Event::ConnectFailed { reason: error.to_string() });
+            }
+        };
+        let (queue, items) = channel();
+        let engine = self.clone();
+        let sender = std::thread::Builder::new()
+            .name("sender".to_owned())
+            .spawn(move || send(&engine, link_id, writer, &items));
+        if let Err(error) = sender {
+            return self.event(Event::ConnectFailed { reason: error.to_string() });
+        }
+        {
+            let mut core = self.lock();
+            core.session = Some(Session { link: link_id, queue });
+            let hello = Box::new(self.hello(core.primary.term(), link_id));
+            self.event_locked(&mut core, Event::StandbyConnected { link: link_id, hello });
+        }
+        let end = read_frames(link, |frame| {
+            self.event(Event::Frame { link: link_id, frame });
+        });
+        self.event(match end {
+            ReadEnd::Garbled(error) => Event::Garbled { link: link_id, error },
+            ReadEnd::Lost(reason) => Event::LinkLost { link: link_id, reason },
+        });
+    }
+
+    fn hello(&self, term: Term, link: LinkId) -> Hello {
+        Hello {
+            protocol: PROTOCOL,
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            name: self.options.name.clone(),
+            term,
+            // Unlike in every earlier session of this virtual machine: terms never repeat, and
+            // links do not within one process.
+            session: (u64::from(std::process::id()) << 32) ^ (term.0 << 16) ^ link.0,
+            arbiter: if self.arbiter.is_some() { "file" } else { "none" }.to_owned(),
+            layout: self.machine.layout(),
+            facts: self.machine.facts(),
+            options: SessionOptions { verify: self.options.verify },
+        }
+    }
+}
+
+/// How reading a link ended.
+pub(crate) enum ReadEnd {
+    /// Something came that is no frame.
+    Garbled(WireError),
+    /// Nothing more comes.
+    Lost(String),
+}
+
+/// Reads frames until the link ends. Memory is allocated only after a header has passed its
+/// checks, which bound the length of every kind of frame.
+pub(crate) fn read_frames(mut link: impl Read, mut each: impl FnMut(Frame)) -> ReadEnd {
+    loop {
+        let mut header = [0; HEADER_LEN];
+        if let Err(error) = link.read_exact(&mut header) {
+            return ReadEnd::Lost(read_error(&error));
+        }
+        let header = match Header::parse(&header) {
+            Ok(header) => header,
+            Err(error) => return ReadEnd::Garbled(error),
+        };
+        let mut body = vec![0; header.length as usize];
+        if let Err(error) = link.read_exact(&mut body) {
+            return ReadEnd::Lost(read_error(&error));
+        }
+        match Frame::verify(header, body) {
+            Ok(frame) => each(frame),
+            Err(error) => return ReadEnd::Garbled(error),
+        }
+    }
+}
+
+fn read_error(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => "the other side has closed it".to_owned(),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,96 @@
+//! What the engine has measured, and the status that an operator sees.
+
+use ft_core::primary::Report;
+use serde_json::{Value, json};
+
+use super::Engine;
+use crate::stats::Distribution;
+
+/// Counted since the process began to run the guest.
+#[derive(Debug, Default)]
+pub struct EngineStats {
+    pub(super) checkpoints: u64,
+    pub(super) pause: Distribution,
+    pub(super) kick: Distribution,
+    pub(super) save: Distribution,
+    pub(super) collect: Distribution,
+    pub(super) copy: Distribution,
+    pub(super) commit_latency: Distribution,
+    pub(super) epoch_bytes: Distribution,
+    pub(super) dirty_pages: Distribution,
+    pub(super) verified: u64,
+    pub(super) mismatches: u64,
+    /// Buffers for the next checkpoints; not a measurement, but under the same short lock.
+    pub(super) spare: Vec<(Vec<u64>, Vec<u8>)>,
+    takeover: Option<Takeover>,
+}
+
+/// What taking over has cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Takeover {
+    /// From the grant to the guest's running on, in microseconds.
+    pub micros: u64,
+    /// Requests in flight that were performed again.
+    pub replayed: usize,
+}
+
+impl EngineStats {
+    pub(super) fn report(&mut self, report: &Report) {
+        if let Report::Verified { verified, .. } = report {
+            self.verified += 1;
+            self.mismatches += u64::from(!verified.agree);
+        }
+    }
+}
+
+impl Engine {
+    /// Notes how this machine came to run.
+    pub fn note_takeover(&self, takeover: Takeover) {
+        self.stats().takeover = Some(takeover);
+    }
+
+    /// The status as JSON.
+    pub fn status(&self) -> Value {
+        let (state, term, sealed, acknowledged, reason) = {
+            let core = self.lock();
+            let primary = &core.primary;
+            (
+                primary.phase().name(),
+                primary.term().0,
+                primary.sealed().map_or(0, |epoch| epoch.0),
+                primary.acknowledged().map_or(0, |epoch| epoch.0),
+                primary.reason().map(str::to_owned),
+            )
+        };
+        let gate = self.machine.gate();
+        let counts = gate.counts();
+        let stats = self.stats();
+        json!({
+            "role": "primary",
+            "state": state,
+            "name": self.options.name,
+            "term": term,
+            "epoch": sealed,
+            "acknowledged": acknowledged,
+            "checkpoints": stats.checkpoints,
+            "pause_us": stats.pause.summary(),
+            "pause_parts_us": {
+                "kick": stats.kick.summary(),
+                "save": stats.save.summary(),
+                "collect": stats.collect.summary(),
+                "copy": stats.copy.summary(),
+            },
+            "commit_latency_us": stats.commit_latency.summary(),
+            "epoch_bytes": stats.epoch_bytes.summary(),
+            "dirty_pages": stats.dirty_pages.summary(),
+            "verify": { "checked": stats.verified, "mismatches": stats.mismatches },
+            "takeover_us": stats.takeover.map(|takeover| takeover.micros),
+            "replayed": counts.replayed,
+            "in_flight_at_takeover": stats.takeover.map(|takeover| takeover.replayed),
+            "released": counts.performed,
+            "held": gate.held(),
+            "pid": std::process::id(),
+            "reason": reason,
+        })
+    }
+}

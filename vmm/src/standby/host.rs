@@ -1,0 +1,20 @@
+//! How a standby comes to a machine like the primary's.
+
+use std::sync::Arc;
+
+use ft_core::handshake::MachineLayout;
+use io_gate::host::CommitAuthority;
+
+use crate::machine::Machine;
+
+/// Why this side cannot have a machine like the primary's.
+pub type HostError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Makes machines of the primary's size with this side's own backends.
+pub trait MachineFactory: Send {
+    /// A machine that has not run, and the authority over its gate.
+    ///
+    /// # Errors
+    /// Why it cannot be had here, and what to change.
+    fn build(&self, layout: &MachineLayout) -> Result<(Arc<Machine>, CommitAuthority), HostError>;
+}

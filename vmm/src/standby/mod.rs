@@ -1,0 +1,462 @@
+//! The standby's driver: it receives checkpoints for the protocol core, applies them to a machine
+//! that does not run, and hands the machine over when the core has won the right to it.
+//!
+//! ```text
+//!   acceptor thread ─ links ─┐
+//!   reader thread ─ frames ──┼─► events (bounded) ─► this thread: Standby ─► actions
+//!   arbiter, operator ───────┘                        machine, memory, acknowledgements
+//! ```
+
+mod host;
+mod status;
+
+use std::io::Write;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ft_core::handshake::Hello;
+use ft_core::standby::{
+    Action, CheckedPages, Checkpoint, Event, Report, Standby, StandbyOptions, TakenOver,
+};
+use ft_core::wire::{Hashes, Outgoing, PROTOCOL};
+use ft_core::{LinkId, Term, Time};
+use io_gate::host::CommitAuthority;
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::arbiter::{Arbiter, Verdict};
+use crate::engine::{MachineState, ReadEnd, hash_memory, read_frames};
+use crate::link::{Link, LinkListener};
+use crate::machine::Machine;
+
+pub use host::{HostError, MachineFactory};
+pub use status::StandbyStatus;
+
+/// Frames that wait for this thread, at most: the rest waits in the socket (constant memory).
+const QUEUE: usize = 64;
+/// A primary that does not take an acknowledgement for so long is given up.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What this side says of itself, and what it can be tuned by.
+#[derive(Clone, Debug)]
+pub struct StandbyConfig {
+    /// The virtual machine's name.
+    pub name: String,
+    /// The protocol core's options.
+    pub options: StandbyOptions,
+}
+
+/// What happens to a standby: for the threads that feed it.
+pub enum Input {
+    /// For the core.
+    Event(Event),
+    /// Somebody has connected.
+    Link(Link, String),
+}
+
+/// How a standby ends.
+pub enum End {
+    /// It has the right to go on with the guest.
+    TakeOver(Box<Inheritance>),
+    /// It was told to end.
+    Stopped(String),
+}
+
+/// A machine to go on with, and the right to.
+pub struct Inheritance {
+    /// The machine; its memory is the checkpoint's.
+    pub machine: Arc<Machine>,
+    /// Over the machine's gate.
+    pub authority: CommitAuthority,
+    /// The checkpoint's other state.
+    pub state: MachineState,
+    /// The right.
+    pub taken: TakenOver,
+    /// What led to it.
+    pub reason: String,
+    /// When the right was won.
+    pub won_at: Instant,
+}
+
+struct Hosted {
+    machine: Arc<Machine>,
+    authority: CommitAuthority,
+    /// The state of the checkpoint that was tried last, and of the one that was applied last.
+    tried: Option<MachineState>,
+    applied: Option<MachineState>,
+}
+
+/// See the module.
+pub struct StandbyDriver {
+    config: StandbyConfig,
+    arbiter: Option<Arc<dyn Arbiter>>,
+    factory: Box<dyn MachineFactory>,
+    core: Standby,
+    hosted: Option<Hosted>,
+    link: Option<(LinkId, Link)>,
+    next_link: u64,
+    origin: Instant,
+    inputs: SyncSender<Input>,
+    queue: Receiver<Input>,
+    status: Arc<Mutex<StandbyStatus>>,
+}
+
+impl StandbyDriver {
+    /// A standby that makes its machines by `factory`.
+    pub fn new(
+        mut config: StandbyConfig,
+        arbiter: Option<Arc<dyn Arbiter>>,
+        factory: Box<dyn MachineFactory>,
+    ) -> Self {
+        config.options.arbiter = arbiter.is_some();
+        let (inputs, queue) = sync_channel(QUEUE);
+        Self {
+            core: Standby::new(config.options),
+            status: Arc::new(Mutex::new(StandbyStatus::new(&config.name))),
+            config,
+            arbiter,
+            factory,
+            hosted: None,
+            link: None,
+            next_link: 1,
+            origin: Instant::now(),
+            inputs,
+            queue,
+        }
+    }
+
+    /// Where the operator's wishes go.
+    pub fn inputs(&self) -> SyncSender<Input> {
+        self.inputs.clone()
+    }
+
+    /// What an operator may see of it.
+    pub fn status(&self) -> Arc<Mutex<StandbyStatus>> {
+        self.status.clone()
+    }
+
+    /// Runs until the standby takes over or is told to end.
+    ///
+    /// # Errors
+    /// When the process is out of threads.
+    pub fn run(mut self, listener: LinkListener) -> std::io::Result<End> {
+        let inputs = self.inputs.clone();
+        std::thread::Builder::new()
+            .name("acceptor".to_owned())
+            .spawn(move || accept(&listener, &inputs))?;
+        loop {
+            let event = match self.next_input() {
+                Some(Input::Event(event)) => event,
+                Some(Input::Link(link, peer)) => match self.admit(link, &peer) {
+                    Some(event) => event,
+                    None => continue,
+                },
+                None => Event::Tick,
+            };
+            if let Some(end) = self.event(event) {
+                return Ok(end);
+            }
+        }
+    }
+
+    /// The next input; none when the core's deadline has passed and no input waits: frames that
+    /// have come are given before a tick, or a busy standby would suspect a primary that speaks.
+    fn next_input(&self) -> Option<Input> {
+        match self.queue.try_recv() {
+            Ok(input) => return Some(input),
+            Err(TryRecvError::Empty) => {}
+            Err(TryRecvError::Disconnected) => unreachable!("this thread holds a sender itself"),
+        }
+        let wait = match self.core.next_deadline() {
+            Some(deadline) => deadline.since(self.now()),
+            None => Duration::from_secs(3600),
+        };
+        match self.queue.recv_timeout(wait) {
+            Ok(input) => Some(input),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => {
+                unreachable!("this thread holds a sender itself")
+            }
+        }
+    }
+
+    /// Starts to read from a link.
+    fn admit(&mut self, link: Link, peer: &str) -> Option<Event> {
+        let id = LinkId(self.next_link);
+        self.next_link += 1;
+        let inputs = self.inputs.clone();
+        let reader = link.set_write_timeout(Some(WRITE_TIMEOUT)).and_then(|()| link.try_clone());
+        let started = reader.and_then(|reader| {
+            std::thread::Builder::new()
+                .name("reader".to_owned())
+                .spawn(move || read(reader, id, &inputs))
+        });
+        if let Err(error) = started {
+            log::warn!("a connection from {peer} could not be served: {error}");
+            return None;
+        }
+        log::info!("connection from {peer}");
+        if self.link.is_some() {
+            // The core answers on this link and has it closed: keep the current one's place.
+            self.refuse_second(id, link);
+            return None;
+        }
+        self.link = Some((id, link));
+        Some(Event::Connected { link: id })
+    }
+
+    /// One primary at a time: whoever else connects is told so, by the core's own words.
+    fn refuse_second(&mut self, id: LinkId, link: Link) {
+        let current = self.link.replace((id, link));
+        let end = self.event(Event::Connected { link: id });
+        debug_assert!(end.is_none(), "a new connection ends no standby");
+        if self.link.is_none() {
+            self.link = current;
+        } else if let Some((_, old)) = current {
+            // The core has taken the newcomer: a primary of a later term.
+            old.shutdown();
+        }
+    }
+
+    fn event(&mut self, event: Event) -> Option<End> {
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            match self.core.handle(self.now(), event) {
+                Ok(actions) => {
+                    for action in actions {
+                        match self.perform(action) {
+                            Next::Nothing => {}
+                            Next::Event(event) => events.insert(0, event),
+                            Next::End(end) => return Some(end),
+                        }
+                    }
+                }
+                Err(illegal) => log::debug!("{illegal}"),
+            }
+        }
+        self.status().update(&self.core);
+        None
+    }
+
+    fn perform(&mut self, action: Action) -> Next {
+        match action {
+            Action::Describe { hello } => Next::Event(self.describe(&hello)),
+            Action::Send { link, frame } => self.send(link, &frame),
+            Action::CloseLink { link, reason } => {
+                if self.link.as_ref().is_some_and(|(id, _)| *id == link)
+                    && let Some((_, link)) = self.link.take()
+                {
+                    log::info!("link closed: {reason}");
+                    link.shutdown();
+                }
+                Next::Nothing
+            }
+            Action::ApplyBulk(pages) => self.apply_bulk(&pages),
+            Action::Check(checkpoint) => Next::Event(self.check(&checkpoint)),
+            Action::Apply(checkpoint) => self.apply(&checkpoint),
+            Action::AskArbiter { term, why } => {
+                self.ask_arbiter(term, why);
+                Next::Nothing
+            }
+            Action::TakeOver { taken, reason } => self.take_over(taken, reason),
+            Action::Discard { reason } => {
+                log::info!("checkpoint discarded: {reason}");
+                self.hosted = None;
+                Next::Nothing
+            }
+            Action::Stop { reason } => Next::End(End::Stopped(reason)),
+            Action::Report(report) => {
+                if let Report::Verified { verified, .. } = &report {
+                    self.status().verified(verified.agree);
+                }
+                match &report {
+                    Report::Verified { verified, .. } if verified.agree => log::debug!("{report}"),
+                    _ => log::info!("{report}"),
+                }
+                Next::Nothing
+            }
+        }
+    }
+
+    fn describe(&mut self, hello: &Hello) -> Event {
+        self.hosted = None;
+        match self.factory.build(&hello.layout) {
+            Ok((machine, authority)) => {
+                let ours = Hello {
+                    protocol: PROTOCOL,
+                    release: env!("CARGO_PKG_VERSION").to_owned(),
+                    name: self.config.name.clone(),
+                    term: hello.term,
+                    session: hello.session,
+                    arbiter: if self.arbiter.is_some() { "file" } else { "none" }.to_owned(),
+                    layout: machine.layout(),
+                    facts: machine.facts(),
+                    options: hello.options,
+                };
+                self.hosted = Some(Hosted { machine, authority, tried: None, applied: None });
+                Event::Described { ours: Box::new(ours) }
+            }
+            Err(error) => Event::CannotHost { reason: error.to_string() },
+        }
+    }
+
+    fn send(&mut self, to: LinkId, frame: &Outgoing) -> Next {
+        let Some((id, link)) = self.link.as_mut().filter(|(id, _)| *id == to) else {
+            return Next::Nothing;
+        };
+        let mut bytes = Vec::new();
+        let sent = frame
+            .encode(&mut bytes)
+            .map_err(std::io::Error::other)
+            .and_then(|_| link.write_all(&bytes));
+        match sent {
+            Ok(()) => Next::Nothing,
+            Err(error) => Next::Event(Event::LinkLost { link: *id, reason: error.to_string() }),
+        }
+    }
+
+    fn apply_bulk(&mut self, pages: &CheckedPages) -> Next {
+        if let Some(hosted) = &self.hosted {
+            let written = pages.for_each(|address, page| write_page(&hosted.machine, address, page));
+            written.expect("P4: the core has checked every address against the machine's layout");
+        }
+        Next::Nothing
+    }
+
+    /// Whether the checkpoint can be applied (P4): its state decodes, and the devices take it on.
+    fn check(&mut self, checkpoint: &Checkpoint) -> Event {
+        let epoch = checkpoint.epoch();
+        let refuse = |reason: String| Event::NotApplicable { epoch, reason };
+        let Some(hosted) = &mut self.hosted else {
+            return refuse("there is no machine for it".to_owned());
+        };
+        let blob: Vec<u8> = checkpoint.state().flatten().copied().collect();
+        let tried = MachineState::decode(&blob, &hosted.machine)
+            .and_then(|state| state.try_on(&hosted.machine).map(|()| state));
+        match tried {
+            Ok(state) if state.epoch() == epoch => {
+                hosted.tried = Some(state);
+                Event::Applicable { epoch }
+            }
+            Ok(state) => refuse(format!("its state is of epoch {}", state.epoch())),
+            Err(error) => refuse(error.to_string()),
+        }
+    }
+
+    fn apply(&mut self, checkpoint: &Checkpoint) -> Next {
+        let Some(hosted) = &mut self.hosted else {
+            unreachable!("a checkpoint is applied after it was checked against the machine");
+        };
+        let applied = checkpoint
+            .for_each_page(|address, page| write_page(&hosted.machine, address, page));
+        applied.expect("P4: the core has checked every address against the machine's layout");
+        hosted.applied = hosted.tried.take();
+        self.status().applied(checkpoint.pages());
+        match checkpoint.hashes() {
+            None => Next::Nothing,
+            Some(_) => match self.hash() {
+                Ok(hashes) => Next::Event(Event::Hashed { epoch: checkpoint.epoch(), hashes }),
+                Err(reason) => {
+                    log::error!("the machine could not be hashed: {reason}");
+                    Next::Nothing
+                }
+            },
+        }
+    }
+
+    fn hash(&self) -> Result<Hashes, Box<dyn std::error::Error>> {
+        let hosted = self.hosted.as_ref().ok_or("there is no machine")?;
+        let state = hosted.applied.as_ref().ok_or("there is no checkpoint")?;
+        Ok(Hashes {
+            memory: hash_memory(hosted.machine.memory())?,
+            state: state.hash_after_restore(&hosted.machine)?,
+        })
+    }
+
+    fn ask_arbiter(&self, term: Term, why: String) {
+        let Some(arbiter) = self.arbiter.clone() else { return };
+        let inputs = self.inputs.clone();
+        let ask = move || {
+            let event = match arbiter.claim(term, &why) {
+                Ok(Verdict::Granted) => Event::ArbiterGranted { term },
+                Ok(Verdict::Denied(record)) => Event::ArbiterDenied { term, holder: record.holder },
+                Err(error) => Event::ArbiterUnreachable { reason: error.to_string() },
+            };
+            // A standby that has ended needs no answer.
+            let _ = inputs.send(Input::Event(event));
+        };
+        if let Err(error) = std::thread::Builder::new().name("arbiter".to_owned()).spawn(ask) {
+            log::error!("cannot start a thread to ask the arbiter: {error}");
+        }
+    }
+
+    fn take_over(&mut self, taken: TakenOver, reason: String) -> Next {
+        if let Some((_, link)) = self.link.take() {
+            link.shutdown();
+        }
+        let Some(Hosted { machine, authority, applied: Some(state), .. }) = self.hosted.take()
+        else {
+            unreachable!("P4: the core takes over only after a checkpoint was applied");
+        };
+        assert!(state.epoch() == taken.epoch(), "P4: the checkpoint applied is the one taken over");
+        let won_at = Instant::now();
+        Next::End(End::TakeOver(Box::new(Inheritance {
+            machine,
+            authority,
+            state,
+            taken,
+            reason,
+            won_at,
+        })))
+    }
+
+    fn status(&self) -> std::sync::MutexGuard<'_, StandbyStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Time {
+        Time(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+enum Next {
+    Nothing,
+    Event(Event),
+    End(End),
+}
+
+fn write_page(
+    machine: &Machine,
+    address: u64,
+    page: &ft_core::pages::Page,
+) -> Result<(), vm_memory::GuestMemoryError> {
+    machine.memory().write_slice(page, GuestAddress(address))
+}
+
+fn accept(listener: &LinkListener, inputs: &SyncSender<Input>) {
+    loop {
+        match listener.accept() {
+            Ok((link, peer)) => {
+                if inputs.send(Input::Link(link, peer)).is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                log::error!("no more connections are accepted: {error}");
+                return;
+            }
+        }
+    }
+}
+
+fn read(link: Link, id: LinkId, inputs: &SyncSender<Input>) {
+    // A standby that has ended reads no more.
+    let end = read_frames(link, |frame| {
+        let _ = inputs.send(Input::Event(Event::Frame { link: id, frame }));
+    });
+    let event = match end {
+        ReadEnd::Garbled(error) => Event::Garbled { link: id, error },
+        ReadEnd::Lost(reason) => Event::LinkLost { link: id, reason },
+    };
+    let _ = inputs.send(Input::Event(event));
+}
