@@ -55,7 +55,8 @@ struct Region {
 /// Collects and resets the dirty pages of one VM.
 ///
 /// P8: whoever writes guest memory in this process does it through vm-memory; KVM logs the rest. Nothing is lost between
-/// two looks: KVM clears exactly the bits that it told, and each word of vm-memory's bitmap is swapped atomically.
+/// two looks: KVM clears exactly the bits that it told, and each word of vm-memory's bitmap is swapped atomically. A page may
+/// be told without having changed (KVM does so when the guest first reads a page and it is mapped writable at once).
 pub struct DirtyTracker {
     vm: Arc<VmFd>,
     manual_protect: bool,

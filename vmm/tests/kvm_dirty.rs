@@ -1,0 +1,186 @@
+//! P8 on real KVM: dirty tracking finds every page that the guest or this process wrote, and no other.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::mpsc::Receiver;
+
+use common::{CODE, DONE, Event, enter, handler, memory, open, run, vm};
+use kemari_vmm::kvm::VcpuSet;
+use kemari_vmm::memory::DirtyTracker;
+use kvm_bindings::kvm_regs;
+use vm_memory::{Bytes, GuestAddress};
+
+const PAGE: u64 = 4096;
+
+/// `1: mov [rdi], rcx; add rdi, rdx; dec rcx; jnz 1b; mov [rbx], rcx; jmp $`
+const WRITE_PAGES: &[u8] = &[
+    0x48, 0x89, 0x0f, 0x48, 0x01, 0xd7, 0x48, 0xff, 0xc9, 0x75, 0xf5, 0x48, 0x89, 0x0b, 0xeb, 0xfe,
+];
+
+/// `1: mov rdi, rsi; mov rcx, r8; 2: inc rax; mov [rdi], rax; add rdi, rdx; dec rcx; jnz 2b; jmp 1b`
+const WRITE_FOREVER: &[u8] = &[
+    0x48, 0x89, 0xf7, 0x4c, 0x89, 0xc1, 0x48, 0xff, 0xc0, 0x48, 0x89, 0x07, 0x48, 0x01, 0xd7, 0x48,
+    0xff, 0xc9, 0x75, 0xf2, 0xeb, 0xea,
+];
+
+/// Runs the guest once, so that its code is mapped: KVM may map a page writable, and so call it dirty, when the guest
+/// first reads it.
+fn warm_up(set: &VcpuSet, events: &Receiver<Event>, tracker: &mut DirtyTracker) {
+    set.with_vcpu(0, |fd| enter(fd, write_pages(0x70_0000, 1, PAGE))).unwrap();
+    assert_eq!(run(set, events), Event::Done(0));
+    let frames = tracker.collect().unwrap();
+    assert!(frames.contains(&0x700), "{frames:?}");
+}
+
+fn write_pages(start: u64, count: u64, stride: u64) -> kvm_regs {
+    kvm_regs { rdi: start, rcx: count, rdx: stride, rbx: DONE, ..Default::default() }
+}
+
+#[test]
+fn p8_exactly_the_written_pages_are_found() {
+    let kvm = open();
+    let vm = vm(&kvm, memory(64 << 20), WRITE_PAGES, 1);
+    let (handler, events) = handler();
+    let set = VcpuSet::spawn(vm.create_vcpus().unwrap(), handler).unwrap();
+    vm.start_dirty_log().unwrap();
+    let mut tracker = vm.dirty_tracker();
+    warm_up(&set, &events, &mut tracker);
+    assert_eq!(tracker.collect().unwrap(), &[] as &[u64], "clean after a look");
+
+    for (start, count, stride) in
+        [(0x10_0000, 1, 1), (0x20_0000, 700, 1), (0x80_0000, 60, 67), (0x20_0000, 700, 1)]
+    {
+        set.with_vcpu(0, |fd| enter(fd, write_pages(start, count, stride * PAGE))).unwrap();
+        assert_eq!(run(&set, &events), Event::Done(0));
+        let expected: Vec<u64> = (0..count).map(|i| start / PAGE + i * stride).collect();
+        assert_eq!(tracker.collect().unwrap(), expected);
+        assert_eq!(tracker.collect().unwrap(), &[] as &[u64], "cleared by the look");
+    }
+}
+
+#[test]
+fn p8_writes_of_this_process_are_found_and_merged_with_the_guests() {
+    let kvm = open();
+    let vm = vm(&kvm, memory(64 << 20), WRITE_PAGES, 1);
+    let (handler, events) = handler();
+    let set = VcpuSet::spawn(vm.create_vcpus().unwrap(), handler).unwrap();
+    vm.start_dirty_log().unwrap();
+    let mut tracker = vm.dirty_tracker();
+    let boot = tracker.collect().unwrap().to_vec();
+    assert!(boot.contains(&(CODE / PAGE)), "what the loader wrote is dirty: {boot:?}");
+
+    warm_up(&set, &events, &mut tracker);
+
+    // One page by both, one by each; a write across a page border dirties both pages.
+    let border = GuestAddress(0x30_0000 - 4);
+    vm.memory().write_obj(1u64, border).unwrap();
+    vm.memory().write_obj(1u8, GuestAddress((64 << 20) - 1)).unwrap();
+    set.with_vcpu(0, |fd| enter(fd, write_pages(0x30_0000, 2, PAGE))).unwrap();
+    assert_eq!(run(&set, &events), Event::Done(0));
+    assert_eq!(tracker.collect().unwrap(), [0x2ff, 0x300, 0x301, (64 << 8) - 1]);
+    assert_eq!(tracker.collect().unwrap(), &[] as &[u64]);
+    vm.memory().write_obj(2u64, border).unwrap();
+    assert_eq!(tracker.collect().unwrap(), [0x2ff, 0x300], "found again when written again");
+}
+
+#[test]
+fn pages_marked_by_hand_come_back_once() {
+    let kvm = open();
+    // 2 MiB and 3 pages: the last word of the bitmap is not full.
+    let vm = vm(&kvm, memory((2 << 20) + 3 * PAGE), WRITE_PAGES, 1);
+    vm.start_dirty_log().unwrap();
+    let mut tracker = vm.dirty_tracker();
+    tracker.mark_all();
+    let all: Vec<u64> = (0..515).collect();
+    assert_eq!(tracker.collect().unwrap(), all);
+    assert_eq!(tracker.collect().unwrap(), &[] as &[u64]);
+    tracker.mark(&[514, 7]);
+    vm.memory().write_obj(1u8, GuestAddress(8 * PAGE)).unwrap();
+    assert_eq!(tracker.collect().unwrap(), [7, 8, 514], "a failed transfer is merged back");
+    assert_eq!(tracker.collect().unwrap(), &[] as &[u64]);
+}
+
+#[test]
+fn memory_above_four_gib_has_its_own_page_numbers() {
+    let kvm = open();
+    let vm = vm(&kvm, memory((3 << 30) + (8 << 20)), WRITE_PAGES, 1);
+    let (handler, events) = handler();
+    let set = VcpuSet::spawn(vm.create_vcpus().unwrap(), handler).unwrap();
+    vm.start_dirty_log().unwrap();
+    let mut tracker = vm.dirty_tracker();
+    warm_up(&set, &events, &mut tracker);
+    set.with_vcpu(0, |fd| enter(fd, write_pages((4 << 30) + 5 * PAGE, 2, PAGE))).unwrap();
+    assert_eq!(run(&set, &events), Event::Done(0));
+    vm.memory().write_obj(1u8, GuestAddress(9 * PAGE)).unwrap();
+    assert_eq!(tracker.collect().unwrap(), [9, 0x10_0005, 0x10_0006]);
+}
+
+/// Pre-copy: a copy that is fed by collected pages while the guest writes is exact after one look at the paused guest.
+#[test]
+fn p8_a_live_copy_converges() {
+    const START: u64 = 0x40_0000;
+    const PAGES: u64 = 1000;
+    let kvm = open();
+    let vm = vm(&kvm, memory(32 << 20), WRITE_FOREVER, 1);
+    let (handler, _events) = handler();
+    let set = VcpuSet::spawn(vm.create_vcpus().unwrap(), handler).unwrap();
+    let regs = kvm_regs { rsi: START, r8: PAGES, rdx: PAGE, ..Default::default() };
+    set.with_vcpu(0, |fd| enter(fd, regs)).unwrap();
+    set.resume();
+
+    // Logging starts while the guest runs.
+    vm.start_dirty_log().unwrap();
+    let mut tracker = vm.dirty_tracker();
+    tracker.mark_all();
+    let mut copy = vec![0u8; 32 << 20];
+    let mut copy_pages = |frames: &[u64]| {
+        for &frame in frames {
+            let at = (frame * PAGE) as usize;
+            vm.memory()
+                .read_slice(&mut copy[at..at + PAGE as usize], GuestAddress(frame * PAGE))
+                .unwrap();
+        }
+    };
+    copy_pages(tracker.collect().unwrap());
+    let mut live = 0;
+    // Until the guest was seen writing in twenty looks.
+    while live < 20 {
+        let frames = tracker.collect().unwrap();
+        live += u32::from(!frames.is_empty());
+        copy_pages(frames);
+    }
+    set.pause();
+    copy_pages(tracker.collect().unwrap());
+    let mut real = vec![0u8; 32 << 20];
+    vm.memory().read_slice(&mut real, GuestAddress(0)).unwrap();
+    assert!(copy == real, "the copy differs from guest memory");
+
+    // Without the log the guest's writes are no longer seen.
+    vm.stop_dirty_log().unwrap();
+    assert!(tracker.collect().is_err(), "KVM has no log now");
+}
+
+/// Not a check: what a look costs.
+#[test]
+fn cost_of_a_look() {
+    let kvm = open();
+    for mib in [256u64, 2048] {
+        let vm = vm(&kvm, memory(mib << 20), WRITE_PAGES, 1);
+        let (handler, events) = handler();
+        let set = VcpuSet::spawn(vm.create_vcpus().unwrap(), handler).unwrap();
+        vm.start_dirty_log().unwrap();
+        let mut tracker = vm.dirty_tracker();
+        warm_up(&set, &events, &mut tracker);
+        for count in [0u64, 1, 100, 10_000] {
+            if count > 0 {
+                set.with_vcpu(0, |fd| enter(fd, write_pages(1 << 20, count, PAGE))).unwrap();
+                assert_eq!(run(&set, &events), Event::Done(0));
+            }
+            let start = std::time::Instant::now();
+            let found = tracker.collect().unwrap().len();
+            println!("{mib} MiB, {found} dirty pages: {:?}", start.elapsed());
+            assert_eq!(found as u64, count);
+        }
+    }
+}
