@@ -21,7 +21,8 @@
 
 .set VECTOR_SERVICE, 3
 .set VECTOR_TIMER, 0x41
-.set VECTOR_DEVICE, 0x42
+.set VECTOR_NET, 0x42
+.set VECTOR_DISK, 0x43
 .set VECTOR_SPURIOUS, 0xff
 
 # XEN_ELFNOTE_PHYS32_ENTRY: where the loader enters, in 32-bit protected mode, %ebx = start info.
@@ -198,7 +199,13 @@ stubs:
     .balign 16
     .if vector == VECTOR_SERVICE
         jmp service
-    .elseif vector == VECTOR_TIMER || vector == VECTOR_DEVICE
+    .elseif vector == VECTOR_TIMER
+        jmp wake
+    .elseif vector == VECTOR_NET
+        lock incq net_interrupts
+        jmp wake
+    .elseif vector == VECTOR_DISK
+        lock incq disk_interrupts
         jmp wake
     .elseif vector == 2 || vector == VECTOR_SPURIOUS
         iretq
@@ -228,8 +235,6 @@ service:
     je 1f
     cmp $2, %eax
     je 2f
-    cmp $3, %eax
-    je 3f
     # 0: halt until an interrupt, unless wake_count is no longer %r8. STI holds interrupts back until HLT waits.
     cmp wake_count, %r8
     jne 5f
@@ -243,11 +248,8 @@ service:
     mov %ebx, %r8d
     mov %r9, %rbx
     iretq
-    # 2: RDMSR of %ecx.
-2:  rdmsr
-    iretq
-    # 3: WRMSR of %ecx with %r8.
-3:  mov %r8, %rax
+    # 2: WRMSR of %ecx with %r8.
+2:  mov %r8, %rax
     mov %r8, %rdx
     shr $32, %rdx
     wrmsr
@@ -304,6 +306,12 @@ ap_index:
     .quad 0
 .globl wake_count
 wake_count:
+    .quad 0
+.globl net_interrupts
+net_interrupts:
+    .quad 0
+.globl disk_interrupts
+disk_interrupts:
     .quad 0
 
 # One task state segment per CPU: the ring-0 stack, and a bitmap of zeros that lets ring 3 do port I/O.

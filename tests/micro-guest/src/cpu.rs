@@ -7,25 +7,26 @@ unsafe extern "C" {
     /// Interrupts so far, counted by `boot.s`.
     #[link_name = "wake_count"]
     static WAKE_COUNT: AtomicU64;
+    #[link_name = "net_interrupts"]
+    static NET_INTERRUPTS: AtomicU64;
+    #[link_name = "disk_interrupts"]
+    static DISK_INTERRUPTS: AtomicU64;
 }
 
-/// Reads a byte from an I/O port.
-pub fn in_byte(port: u16) -> u8 {
-    let value;
-    // SAFETY: the guest has no memory that a port could change behind the compiler's back.
-    unsafe { asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack)) };
-    value
-}
+/// The network's interrupt vector; `boot.s` knows it too.
+pub const NET_VECTOR: u8 = 0x42;
+/// The disk's interrupt vector; `boot.s` knows it too.
+pub const DISK_VECTOR: u8 = 0x43;
 
 /// Writes a byte to an I/O port.
 pub fn out_byte(port: u16, value: u8) {
-    // SAFETY: as for `in_byte`.
+    // SAFETY: the guest has no memory that a port could change behind the compiler's back.
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack)) };
 }
 
 /// Writes a 16-bit word to an I/O port.
 pub fn out_word(port: u16, value: u16) {
-    // SAFETY: as for `in_byte`.
+    // SAFETY: as for `out_byte`.
     unsafe { asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack)) };
 }
 
@@ -41,6 +42,18 @@ pub fn time_stamp() -> u64 {
 pub fn wake_count() -> u64 {
     // SAFETY: `boot.s` defines it, 8 bytes, aligned, and changes it by locked increments only.
     unsafe { WAKE_COUNT.load(Ordering::SeqCst) }
+}
+
+/// The network's interrupts so far (vector [`NET_VECTOR`]).
+pub fn net_interrupts() -> u64 {
+    // SAFETY: as for `wake_count`.
+    unsafe { NET_INTERRUPTS.load(Ordering::SeqCst) }
+}
+
+/// The disk's interrupts so far (vector [`DISK_VECTOR`]).
+pub fn disk_interrupts() -> u64 {
+    // SAFETY: as for `wake_count`.
+    unsafe { DISK_INTERRUPTS.load(Ordering::SeqCst) }
 }
 
 /// Sleeps until an interrupt, or not at all when `wake_count` is no longer `seen`.
@@ -71,14 +84,6 @@ pub fn cpuid(leaf: u32) -> [u32; 4] {
 /// # Safety
 /// The register must exist, and what the CPU then does to memory must be what the caller owns.
 pub unsafe fn write_msr(register: u32, value: u64) {
-    // SAFETY: service 3 of `boot.s`, on the caller's word.
-    unsafe { asm!("int3", inout("eax") 3 => _, in("ecx") register, in("r8") value, out("rdx") _) };
-}
-
-/// Reads a model-specific register, which must exist.
-pub fn read_msr(register: u32) -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: service 2 of `boot.s`; a register that does not exist ends in a reported fault, not in a wrong value.
-    unsafe { asm!("int3", inout("eax") 2 => low, in("ecx") register, out("edx") high) };
-    u64::from(high) << 32 | u64::from(low)
+    // SAFETY: service 2 of `boot.s`, on the caller's word.
+    unsafe { asm!("int3", inout("eax") 2 => _, in("ecx") register, in("r8") value, out("rdx") _) };
 }

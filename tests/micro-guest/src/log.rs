@@ -87,11 +87,6 @@ impl Log {
         })
     }
 
-    /// The disk's size.
-    pub fn sectors(&self) -> u64 {
-        self.blk.sectors
-    }
-
     fn slot_of(&self, index: u64) -> usize {
         (index % self.slots as u64) as usize
     }

@@ -13,6 +13,7 @@ mod cpu;
 mod dirty;
 mod fault;
 mod faults;
+mod ioapic;
 mod lapic;
 mod log;
 mod memory;
@@ -27,8 +28,10 @@ mod smp;
 mod table;
 mod virtio;
 
+use acpi::Processors;
 use clients::Clients;
 use clock::Clock;
+use ioapic::IoApic;
 use log::Log;
 use options::Options;
 use packet::Own;
@@ -72,10 +75,13 @@ extern "C" fn bsp_main(start_info: u64) -> ! {
         say!("micro-guest: {mebibytes} MiB, clock {}", clock.name());
         say!("micro-guest: {}", info.command_line());
     }
-    let mut found = find_devices(&options);
+    let processors = acpi::processors(info.rsdp);
+    let io_apic = processors.as_ref().and_then(|found| found.io_apic);
+    let io_apic = IoApic::new(io_apic.unwrap_or(ioapic::DEFAULT_BASE));
+    let mut found = find_devices(&options, &io_apic);
     let random = found.entropy.as_mut().map_or(0, Entropy::number);
     let boot_id = kemari_workload::chain_after(start_stamp, 0, random, 0, clock.now());
-    let cpus = start_cpus(&info, &options, &mut clock);
+    let cpus = start_cpus(processors, &options, &mut clock);
     dirty::set_up(memory::spare(info.regions()), (cpus - 1).max(1));
     dirty::command(options.dirty, options.region);
     let service = assemble(found, &options, boot_id, cpus);
@@ -83,7 +89,7 @@ extern "C" fn bsp_main(start_info: u64) -> ! {
     run(service, clock, cpus, options.hot)
 }
 
-fn find_devices(options: &Options<'_>) -> Found {
+fn find_devices(options: &Options<'_>, io_apic: &IoApic) -> Found {
     let mut found = Found::default();
     for device in options.devices() {
         let Some((transport, id)) = Transport::probe(device.base) else {
@@ -94,8 +100,14 @@ fn find_devices(options: &Options<'_>) -> Found {
             say!("micro-guest: virtio device {id} at {base:#x}, irq {irq}");
         }
         match id {
-            net::DEVICE_ID if found.net.is_none() => found.net = Some(Net::start(transport)),
-            blk::DEVICE_ID if found.blk.is_none() => found.blk = Some(Blk::start(transport)),
+            net::DEVICE_ID if found.net.is_none() => {
+                found.net = Some(Net::start(transport));
+                io_apic.route(device.irq, cpu::NET_VECTOR);
+            }
+            blk::DEVICE_ID if found.blk.is_none() => {
+                found.blk = Some(Blk::start(transport));
+                io_apic.route(device.irq, cpu::DISK_VECTOR);
+            }
             console::DEVICE_ID if found.console.is_none() => {
                 found.console = Some(Console::start(transport));
             }
@@ -108,8 +120,7 @@ fn find_devices(options: &Options<'_>) -> Found {
     found
 }
 
-fn start_cpus(info: &BootInfo, options: &Options<'_>, clock: &mut Clock) -> usize {
-    let from_acpi = acpi::processors(info.rsdp);
+fn start_cpus(from_acpi: Option<Processors>, options: &Options<'_>, clock: &mut Clock) -> usize {
     let by_number: [u32; smp::MAX_CPUS] = core::array::from_fn(|id| id as u32);
     let ids = match &from_acpi {
         Some(processors) => processors.ids(),
@@ -150,6 +161,7 @@ fn run(mut service: Service, mut clock: Clock, cpus: usize, hot: bool) -> ! {
     let mut last_work = clock.now();
     loop {
         let seen = cpu::wake_count();
+        service.acknowledge_interrupts();
         let mut busy = service.poll(&mut clock);
         if let Some(ending) = service.ending() {
             match ending {
@@ -164,7 +176,10 @@ fn run(mut service: Service, mut clock: Clock, cpus: usize, hot: bool) -> ! {
         if busy {
             last_work = now;
         } else if !hot && now - last_work > POLL_NS {
-            cpu::halt_unless_woken(seen);
+            if !service.want_interrupts(true) {
+                cpu::halt_unless_woken(seen);
+            }
+            service.want_interrupts(false);
         }
     }
 }

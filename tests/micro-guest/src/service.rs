@@ -7,7 +7,7 @@ use crate::packet::{self, Own, Peer, Received};
 use crate::table::Table;
 use crate::virtio::console::Console;
 use crate::virtio::net::{self, Net};
-use crate::{dirty, faults, say};
+use crate::{cpu, dirty, faults, say};
 use core::fmt::Write as _;
 use kemari_workload::{
     CHAIN_START, GUEST_PORT, MAX_KEYS, Op, OpCode, REPLY_LEN, Reply, Request, Status,
@@ -35,6 +35,8 @@ pub struct Service {
     applied: u64,
     chain: u64,
     ending: Option<Ending>,
+    /// Interrupts of the network and the disk that were taken back.
+    acknowledged: (u64, u64),
 }
 
 /// What the service is made of.
@@ -69,6 +71,7 @@ impl Service {
             applied: 0,
             chain: CHAIN_START,
             ending: None,
+            acknowledged: (0, 0),
         }
     }
 
@@ -116,14 +119,16 @@ impl Service {
         work
     }
 
-    /// Takes back the devices' interrupts.
-    pub fn acknowledge_interrupts(&self) {
-        if let Some(net) = &self.net {
-            net.acknowledge_interrupt();
+    /// Takes back the interrupts that came since the last time, so that a device that holds its line lets it go.
+    pub fn acknowledge_interrupts(&mut self) {
+        let (net, disk) = (cpu::net_interrupts(), cpu::disk_interrupts());
+        if let Some(device) = self.net.as_ref().filter(|_| net != self.acknowledged.0) {
+            device.acknowledge_interrupt();
         }
-        if let Some(log) = &self.log {
+        if let Some(log) = self.log.as_ref().filter(|_| disk != self.acknowledged.1) {
             log.acknowledge_interrupt();
         }
+        self.acknowledged = (net, disk);
     }
 
     fn poll_net(&mut self, clock: &mut Clock) -> bool {
@@ -240,7 +245,7 @@ impl Service {
                 say!("MARK {number}");
                 if let Some(console) = &mut self.console {
                     // The console cannot fail.
-                    let _ = writeln!(Line(console), "MARK {number}");
+                    let _ = writeln!(console, "MARK {number}");
                 }
                 (Status::Ok, number)
             }
@@ -319,15 +324,5 @@ impl Service {
         if let Some(peer) = self.clients.finish(place, reply.seq, &bytes) {
             self.send(&peer, &bytes);
         }
-    }
-}
-
-/// Collects a line, so that it goes to the console in one piece.
-struct Line<'a>(&'a mut Console);
-
-impl core::fmt::Write for Line<'_> {
-    fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        self.0.write(text.as_bytes());
-        Ok(())
     }
 }

@@ -139,11 +139,6 @@ impl Transport {
         }
     }
 
-    /// A 32-bit field of the device's configuration.
-    pub fn config_u32(&self, offset: usize) -> u32 {
-        self.read(CONFIG + offset)
-    }
-
     /// A byte of the device's configuration.
     pub fn config_u8(&self, offset: usize) -> u8 {
         // SAFETY: as for `read`; 4.2.2.2 asks for accesses of the field's own width.

@@ -1,0 +1,52 @@
+//! The interrupt controller for device lines: a device's interrupt ends the first CPU's sleep early.
+//!
+//! Edge triggered, whatever the device does: a device that holds its line is acknowledged before the next sleep, and
+//! the timer ends a sleep that an edge was lost for.
+
+use crate::lapic;
+
+/// Where it is unless ACPI says otherwise.
+pub const DEFAULT_BASE: u64 = 0xfec0_0000;
+
+const SELECT: u64 = 0x00;
+const WINDOW: u64 = 0x10;
+const VERSION: u32 = 1;
+const REDIRECTION: u32 = 0x10;
+
+/// The controller.
+pub struct IoApic {
+    base: u64,
+}
+
+impl IoApic {
+    /// The controller at `base`.
+    pub const fn new(base: u64) -> Self {
+        Self { base }
+    }
+
+    fn write(&self, register: u32, value: u32) {
+        // SAFETY: the controller's registers, mapped one to one; it never writes to memory.
+        unsafe {
+            ((self.base + SELECT) as *mut u32).write_volatile(register);
+            ((self.base + WINDOW) as *mut u32).write_volatile(value);
+        }
+    }
+
+    fn read(&self, register: u32) -> u32 {
+        // SAFETY: as for `write`.
+        unsafe {
+            ((self.base + SELECT) as *mut u32).write_volatile(register);
+            ((self.base + WINDOW) as *const u32).read_volatile()
+        }
+    }
+
+    /// Routes line `pin` to `vector` of this CPU; a line that it does not have is left to the timer.
+    pub fn route(&self, pin: u32, vector: u8) {
+        let last = self.read(VERSION) >> 16 & 0xff;
+        if pin > last {
+            return;
+        }
+        self.write(REDIRECTION + 2 * pin + 1, lapic::id() << 24);
+        self.write(REDIRECTION + 2 * pin, u32::from(vector));
+    }
+}
