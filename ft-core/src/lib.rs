@@ -31,6 +31,8 @@ pub mod pages;
 pub mod policy;
 pub mod primary;
 pub mod standby;
+#[cfg(test)]
+mod testing;
 mod time;
 pub mod wire;
 

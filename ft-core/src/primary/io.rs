@@ -48,7 +48,8 @@ pub enum Event {
     },
     /// So little is dirty that the guest can be paused to send the rest.
     PrecopyDone,
-    /// An epoch was sealed; its frames will be sent, and may be on their way already.
+    /// An epoch was sealed. Given before the first of its frames is sent: from now on a standby may
+    /// come to hold a checkpoint (P2).
     Sealed {
         /// Which.
         epoch: Epoch,

@@ -23,11 +23,10 @@
 //!  +------------- WAITING FOR THE OPERATOR <-- as DOUBTING, where there is no arbiter
 //! ```
 //!
-//! The gate is open in ALONE, JOINING and COPYING, and holds in all other states. From SEALED on
-//! (not only from the moment the checkpoint's end is sent: the driver may be sending it already) a
-//! standby may hold a complete checkpoint of this term and may win the next one: from there, the
-//! way back to ALONE leads through the arbiter, or through the standby's own word that it has given
-//! its checkpoint up.
+//! The gate is open in ALONE, JOINING and COPYING, and holds in all other states. From ARMING
+//! on a standby may hold a complete checkpoint of this term and may win the next one: from there,
+//! the way back to ALONE leads through the arbiter, or through the standby's own word that it has
+//! given its checkpoint up.
 
 mod io;
 #[cfg(test)]

@@ -1,1 +1,441 @@
 //! Transitions, legal and not.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::format;
+
+use io_gate::host::new_gate;
+
+use super::*;
+use crate::testing::{MS, SESSION, frame, hello};
+use crate::wire::{Hashes, Verified};
+
+extern crate std;
+
+const LINK: LinkId = LinkId(1);
+
+struct Pair {
+    primary: Primary,
+    now: u64,
+}
+
+fn options(arbiter: bool) -> PrimaryOptions {
+    PrimaryOptions { arbiter, ..PrimaryOptions::default() }
+}
+
+impl Pair {
+    fn alone(arbiter: bool) -> Self {
+        let (_ledger, authority) = new_gate();
+        let (primary, actions) = Primary::begin(authority, options(arbiter), Term(1), Time(0));
+        assert!(matches!(&actions[..], [Action::RunAlone(proof), Action::Connect]
+            if proof.term() == Term(1)));
+        Self { primary, now: 0 }
+    }
+
+    fn at(arbiter: bool, phase: Phase) -> Self {
+        let mut pair = Self::alone(arbiter);
+        let mut steps = [
+            Phase::Joining,
+            Phase::Copying,
+            Phase::Sealing,
+            Phase::Arming,
+            Phase::Protected,
+            Phase::Detaching,
+        ]
+        .into_iter();
+        while pair.primary.phase() != phase {
+            match steps.next().expect("a phase on the way") {
+                Phase::Joining => {
+                    pair.give(Event::StandbyConnected { link: LINK, hello: hello() });
+                }
+                Phase::Copying => {
+                    pair.say(0, Message::Welcome(hello()));
+                }
+                Phase::Sealing => {
+                    pair.give(Event::PrecopyDone);
+                }
+                Phase::Arming => {
+                    pair.give(Event::Sealed { epoch: Epoch(5) });
+                }
+                Phase::Protected => {
+                    pair.say(5, Message::Ack);
+                }
+                _ => {
+                    pair.give(Event::OperatorRunAlone);
+                }
+            }
+        }
+        pair
+    }
+
+    fn doubting() -> Self {
+        let mut pair = Self::at(true, Phase::Protected);
+        pair.give(lost());
+        pair
+    }
+
+    fn waiting() -> Self {
+        let mut pair = Self::at(false, Phase::Protected);
+        pair.give(lost());
+        pair
+    }
+
+    fn give(&mut self, event: Event) -> Vec<Action> {
+        self.primary.handle(Time(self.now), event).unwrap()
+    }
+
+    fn say(&mut self, epoch: u64, message: Message) -> Vec<Action> {
+        let term = self.primary.term().0;
+        self.give(Event::Frame { link: LINK, frame: frame(epoch, term, message) })
+    }
+
+    fn refused(&mut self, event: Event) -> Illegal {
+        let before = self.primary.phase();
+        let illegal = self.primary.handle(Time(self.now), event).unwrap_err();
+        assert_eq!(self.primary.phase(), before);
+        assert_eq!(illegal.state, before.name());
+        illegal
+    }
+
+    fn phase(&self) -> Phase {
+        self.primary.phase()
+    }
+}
+
+fn lost() -> Event {
+    Event::LinkLost { link: LINK, reason: "reset by peer".into() }
+}
+
+fn names(actions: &[Action]) -> Vec<String> {
+    actions
+        .iter()
+        .map(|action| match action {
+            Action::Send { frame, .. } => format!("send {}", frame.message.kind().name()),
+            Action::Release { proof, .. } => format!("release {}", proof.epoch()),
+            Action::RunAlone(proof) => format!("alone {}", proof.term()),
+            Action::AskArbiter { term, .. } => format!("ask {term}"),
+            Action::Stop { fenced, .. } => format!("stop fenced={fenced}"),
+            Action::CloseLink { .. } => "close".into(),
+            Action::Connect => "connect".into(),
+            Action::StartPrecopy { .. } => "precopy".into(),
+            Action::SealFirst { .. } => "seal first".into(),
+            Action::Hold => "hold".into(),
+            Action::Report(_) => "report".into(),
+        })
+        .collect()
+}
+
+fn effects(actions: &[Action]) -> Vec<String> {
+    names(actions).into_iter().filter(|name| name != "report").collect()
+}
+
+#[test]
+fn the_way_to_protection() {
+    let mut pair = Pair::alone(true);
+    let out = pair.give(Event::StandbyConnected { link: LINK, hello: hello() });
+    assert_eq!(effects(&out), ["send Hello"]);
+    assert_eq!(pair.phase(), Phase::Joining);
+    let out = pair.say(0, Message::Welcome(hello()));
+    assert_eq!(effects(&out), ["precopy"]);
+    assert_eq!(pair.phase(), Phase::Copying);
+    assert!(!pair.primary.may_seal());
+    assert_eq!(effects(&pair.give(Event::PrecopyDone)), ["hold", "seal first"]);
+    assert_eq!(effects(&pair.give(Event::Sealed { epoch: Epoch(5) })), [""; 0]);
+    assert_eq!(pair.phase(), Phase::Arming);
+    assert_eq!(effects(&pair.say(5, Message::Ack)), ["release 5"]);
+    assert_eq!(pair.phase(), Phase::Protected);
+    assert_eq!(pair.primary.acknowledged(), Some(Epoch(5)));
+}
+
+#[test]
+fn before_a_checkpoint_can_be_held_nobody_is_asked() {
+    for phase in [Phase::Joining, Phase::Copying] {
+        let mut pair = Pair::at(true, phase);
+        assert_eq!(effects(&pair.give(lost())), ["close"], "{phase:?}");
+        assert_eq!((pair.phase(), pair.primary.term()), (Phase::Alone, Term(1)));
+    }
+    let mut pair = Pair::at(true, Phase::Sealing);
+    assert_eq!(effects(&pair.give(lost())), ["close", "alone 1"]);
+}
+
+#[test]
+fn p2_after_it_the_next_term_must_be_won() {
+    for phase in [Phase::Arming, Phase::Protected, Phase::Detaching] {
+        let mut pair = Pair::at(true, phase);
+        assert_eq!(effects(&pair.give(lost())), ["hold", "close", "ask 2"], "{phase:?}");
+        assert_eq!(pair.phase(), Phase::Doubting);
+        let out = pair.give(Event::ArbiterGranted { term: Term(2) });
+        assert_eq!(effects(&out), ["alone 2"]);
+        assert_eq!((pair.phase(), pair.primary.term()), (Phase::Alone, Term(2)));
+    }
+}
+
+#[test]
+fn p2_who_loses_the_term_stops_for_ever() {
+    let mut pair = Pair::doubting();
+    let out = pair.give(Event::ArbiterDenied { term: Term(2), holder: "standby@b".into() });
+    assert_eq!(effects(&out), ["hold", "stop fenced=true"]);
+    assert_eq!(pair.primary.reason(), Some("term 2 is held by standby@b"));
+    pair.refused(Event::Tick);
+    pair.refused(Event::ArbiterGranted { term: Term(2) });
+}
+
+#[test]
+fn p1_an_arbiter_that_does_not_answer_is_asked_again_and_nothing_leaves() {
+    let mut pair = Pair::doubting();
+    let mut delays = Vec::new();
+    for _ in 0..8 {
+        let out = pair.give(Event::ArbiterUnreachable { reason: "timeout".into() });
+        assert_eq!(effects(&out), [""; 0]);
+        pair.refused(Event::ArbiterGranted { term: Term(2) });
+        let retry = pair.primary.next_deadline().unwrap();
+        delays.push((retry.0 - pair.now) / MS);
+        pair.now = retry.0;
+        assert_eq!(effects(&pair.give(Event::Tick)), ["ask 2"]);
+        assert_eq!(effects(&pair.give(Event::Tick)), [""; 0], "one question at a time");
+    }
+    assert_eq!(delays, [50, 100, 200, 400, 800, 1600, 2000, 2000]);
+    assert_eq!(effects(&pair.give(Event::ArbiterGranted { term: Term(2) })), ["alone 2"]);
+}
+
+#[test]
+fn p2_without_an_arbiter_the_operator_decides() {
+    let mut pair = Pair::waiting();
+    assert_eq!(pair.phase(), Phase::WaitingForOperator);
+    assert_eq!(effects(&pair.give(Event::Tick)), [""; 0]);
+    assert_eq!(effects(&pair.give(Event::OperatorRunAlone)), ["alone 2"]);
+    let mut pair = Pair::waiting();
+    assert_eq!(effects(&pair.give(Event::OperatorStop)), ["stop fenced=false"]);
+}
+
+#[test]
+fn the_operator_does_not_overrule_an_arbiter() {
+    let illegal = Pair::doubting().refused(Event::OperatorRunAlone);
+    assert_eq!(
+        illegal.to_string(),
+        "the primary in state `doubting` was given `operator: run alone`: the standby or the \
+         arbiter has been asked, and its answer decides"
+    );
+}
+
+#[test]
+fn p1_acknowledgements_come_in_order_and_for_sealed_epochs_only() {
+    for (sealed, acked) in [(6, 5), (6, 7), (7, 7)] {
+        let mut pair = Pair::at(true, Phase::Protected);
+        for epoch in 6..=sealed {
+            pair.give(Event::Sealed { epoch: Epoch(epoch) });
+        }
+        let out = pair.say(acked, Message::Ack);
+        assert_eq!(effects(&out), ["send Refuse", "hold", "close", "ask 2"], "{sealed} {acked}");
+    }
+}
+
+#[test]
+fn p1_an_acknowledgement_before_anything_was_sealed_releases_nothing() {
+    for phase in [Phase::Joining, Phase::Copying, Phase::Sealing] {
+        let mut pair = Pair::at(true, phase);
+        let out = pair.say(5, Message::Ack);
+        assert!(!names(&out).iter().any(|name| name.starts_with("release")), "{phase:?}");
+        assert_eq!(pair.phase(), Phase::Alone);
+    }
+}
+
+#[test]
+fn p2_another_term_in_a_frame_breaks_the_link() {
+    let mut pair = Pair::at(true, Phase::Protected);
+    pair.give(Event::Sealed { epoch: Epoch(6) });
+    let out = pair.give(Event::Frame { link: LINK, frame: frame(6, 2, Message::Ack) });
+    assert_eq!(effects(&out), ["send Refuse", "hold", "close", "ask 2"]);
+}
+
+#[test]
+fn p2_who_slept_takes_no_old_acknowledgement() {
+    let mut pair = Pair::at(true, Phase::Protected);
+    pair.give(Event::Sealed { epoch: Epoch(6) });
+    pair.now = 501 * MS;
+    assert_eq!(effects(&pair.say(6, Message::Ack)), ["hold", "close", "ask 2"]);
+}
+
+#[test]
+fn back_pressure() {
+    let mut pair = Pair::at(true, Phase::Protected);
+    for epoch in [6, 7] {
+        assert!(pair.primary.may_seal());
+        pair.give(Event::Sealed { epoch: Epoch(epoch) });
+    }
+    assert!(!pair.primary.may_seal());
+    pair.refused(Event::Sealed { epoch: Epoch(8) });
+    pair.say(6, Message::Ack);
+    assert!(pair.primary.may_seal());
+}
+
+#[test]
+fn epochs_are_sealed_without_a_gap() {
+    let mut pair = Pair::at(true, Phase::Protected);
+    pair.refused(Event::Sealed { epoch: Epoch(7) });
+    pair.refused(Event::Sealed { epoch: Epoch(5) });
+    let mut pair = Pair::alone(true);
+    pair.refused(Event::Sealed { epoch: Epoch(0) });
+}
+
+#[test]
+fn epoch_numbers_continue_in_the_next_session() {
+    let mut pair = Pair::doubting();
+    pair.give(Event::ArbiterGranted { term: Term(2) });
+    let link = LinkId(2);
+    pair.give(Event::StandbyConnected { link, hello: hello() });
+    let mut welcome = hello();
+    welcome.term = Term(2);
+    pair.give(Event::Frame { link, frame: frame(0, 2, Message::Welcome(welcome)) });
+    pair.give(Event::PrecopyDone);
+    pair.refused(Event::Sealed { epoch: Epoch(5) });
+    pair.give(Event::Sealed { epoch: Epoch(9) });
+    let out = pair.give(Event::Frame { link, frame: frame(9, 2, Message::Ack) });
+    assert_eq!(effects(&out), ["release 9"]);
+}
+
+#[test]
+fn silence_is_suspicious_and_signs_of_life_are_not() {
+    let mut pair = Pair::at(true, Phase::Protected);
+    for beat in 1..=20 {
+        pair.now = pair.primary.next_deadline().unwrap().0;
+        let out = pair.give(Event::Tick);
+        let [Action::Send { frame, .. }] = &out[..] else { panic!("{out:?}") };
+        let Message::Heartbeat(sent) = frame.message else { panic!("{frame:?}") };
+        assert_eq!((sent.sequence, sent.sent), (beat, pair.now));
+        assert_eq!(effects(&pair.say(0, Message::HeartbeatReply(sent))), [""; 0]);
+    }
+    pair.now += 500 * MS;
+    assert_eq!(effects(&pair.give(Event::Tick)), ["send Heartbeat"]);
+    pair.now += 1;
+    assert_eq!(effects(&pair.give(Event::Tick)), ["hold", "close", "ask 2"]);
+}
+
+#[test]
+fn a_standby_is_looked_for_until_it_is_found() {
+    let mut pair = Pair::alone(true);
+    let mut delays = Vec::new();
+    for _ in 0..6 {
+        pair.give(Event::ConnectFailed { reason: "connection refused".into() });
+        let next = pair.primary.next_deadline().unwrap();
+        assert_eq!(effects(&pair.give(Event::Tick)), [""; 0], "not before its time");
+        delays.push((next.0 - pair.now) / MS);
+        pair.now = next.0;
+        assert_eq!(effects(&pair.give(Event::Tick)), ["connect"]);
+    }
+    assert_eq!(delays, [200, 400, 800, 1600, 3200, 5000]);
+    pair.give(Event::ConnectFailed { reason: "connection refused".into() });
+    pair.refused(Event::ConnectFailed { reason: "again".into() });
+    assert_eq!(effects(&pair.give(Event::OperatorProtect)), ["connect"]);
+    pair.give(Event::StandbyConnected { link: LINK, hello: hello() });
+    pair.refused(Event::OperatorProtect);
+    pair.refused(Event::StandbyConnected { link: LinkId(2), hello: hello() });
+}
+
+#[test]
+fn a_standby_that_does_not_fit_is_refused_and_one_may_refuse() {
+    let mut pair = Pair::at(true, Phase::Joining);
+    let mut other = hello();
+    other.layout.cpus = 4;
+    assert_eq!(effects(&pair.say(0, Message::Welcome(other))), ["send Refuse", "close"]);
+    assert!(pair.primary.reason().unwrap().contains("cpus: primary 1, standby 4"));
+    let mut pair = Pair::at(true, Phase::Joining);
+    let mut stranger = hello();
+    stranger.session = SESSION + 1;
+    assert_eq!(effects(&pair.say(0, Message::Welcome(stranger))), ["send Refuse", "close"]);
+    let mut pair = Pair::at(true, Phase::Joining);
+    let reason = "protocol: primary 1, standby 9".to_string();
+    assert_eq!(effects(&pair.say(0, Message::Refuse { reason })), ["close"]);
+    assert_eq!(pair.phase(), Phase::Alone);
+}
+
+#[test]
+fn a_planned_detach_needs_no_arbiter_when_the_standby_agrees() {
+    let mut pair = Pair::at(true, Phase::Protected);
+    assert_eq!(effects(&pair.give(Event::OperatorRunAlone)), ["send Bye"]);
+    let out = pair.say(0, Message::Bye(ByeReason::Detached));
+    assert_eq!(effects(&out), ["close", "alone 1"]);
+    assert_eq!(pair.primary.next_deadline(), None, "no standby is wanted any more");
+}
+
+#[test]
+fn p2_a_detach_without_the_standbys_word_goes_to_the_arbiter() {
+    let mut pair = Pair::at(true, Phase::Detaching);
+    let (mut asked, mut beats) = (false, 0);
+    while !asked && beats < 1000 {
+        pair.now = pair.primary.next_deadline().unwrap().0;
+        let out = effects(&pair.give(Event::Tick));
+        asked = out.contains(&"ask 2".into());
+        if !asked {
+            beats += 1;
+            pair.say(0, Message::HeartbeatReply(Heartbeat { sequence: beats, sent: 0 }));
+        }
+    }
+    assert!(asked && beats > 100, "after {beats} signs of life");
+}
+
+#[test]
+fn a_standby_that_leaves_on_purpose_frees_the_primary() {
+    let mut pair = Pair::at(true, Phase::Protected);
+    let out = pair.say(0, Message::Bye(ByeReason::Stopped));
+    assert_eq!(effects(&out), ["close", "alone 1"]);
+    assert!(pair.primary.next_deadline().is_some(), "another standby is looked for");
+}
+
+#[test]
+fn power_off_and_stop_tell_the_standby() {
+    for event in [Event::GuestPoweredOff, Event::OperatorStop] {
+        let mut pair = Pair::at(true, Phase::Protected);
+        assert_eq!(effects(&pair.give(event)), ["send Bye", "close", "stop fenced=false"]);
+        assert_eq!(pair.phase(), Phase::Stopped);
+    }
+    assert_eq!(effects(&Pair::alone(true).give(Event::OperatorStop)), ["stop fenced=false"]);
+}
+
+#[test]
+fn p2_a_fence_that_has_fallen_stops_at_once() {
+    for phase in [Phase::Alone, Phase::Protected] {
+        let mut pair = Pair::at(true, phase);
+        let out = pair.give(Event::Fenced { reason: "term 2 is held by b".into() });
+        let names = effects(&out);
+        assert_eq!(names.first().unwrap(), "hold");
+        assert_eq!(names.last().unwrap(), "stop fenced=true");
+    }
+}
+
+#[test]
+fn what_a_closed_link_still_says_is_ignored() {
+    let mut pair = Pair::doubting();
+    assert!(pair.give(lost()).is_empty());
+    assert!(pair.say(6, Message::Ack).is_empty());
+    let error = WireError::Magic { found: [0; 4] };
+    assert!(pair.give(Event::Garbled { link: LINK, error }).is_empty());
+}
+
+#[test]
+fn garbage_is_a_lost_link() {
+    let mut pair = Pair::at(true, Phase::Protected);
+    let error = WireError::Magic { found: [0; 4] };
+    let out = pair.give(Event::Garbled { link: LINK, error });
+    assert_eq!(effects(&out), ["hold", "close", "ask 2"]);
+}
+
+#[test]
+fn comparisons_are_reported() {
+    let mut pair = Pair::at(true, Phase::Protected);
+    let hashes = Hashes { memory: 1, state: 2 };
+    let verified = Verified { agree: true, primary: hashes, standby: hashes };
+    let out = pair.say(5, Message::Verified(verified));
+    let [Action::Report(report)] = &out[..] else { panic!("{out:?}") };
+    assert!(report.to_string().starts_with("epoch 5: hashes agree: primary memory 0000"));
+}
+
+#[test]
+fn answers_that_nobody_asked_for_are_illegal() {
+    let mut pair = Pair::at(true, Phase::Protected);
+    pair.refused(Event::ArbiterGranted { term: Term(2) });
+    pair.refused(Event::ArbiterUnreachable { reason: "?".into() });
+    pair.refused(Event::PrecopyDone);
+    let mut pair = Pair::doubting();
+    pair.refused(Event::ArbiterGranted { term: Term(3) });
+    pair.refused(Event::ArbiterDenied { term: Term(1), holder: "b".into() });
+}

@@ -23,6 +23,8 @@
 //!  From every state: STOPPED, by Bye (powered off, stopped) or by the operator.
 //! ```
 //!
+//! Where the operator wants a takeover, READY goes to DOUBTING too, with the link still up.
+//!
 //! What is being received is staged apart: a stream that is torn, corrupt or out of order drops
 //! what is staged, and changes nothing of the checkpoint that was acknowledged. While FILLING there
 //! is none, so memory is written as it comes.
@@ -297,7 +299,7 @@ impl Standby {
 
     fn patience(&self) -> Duration {
         match self.phase {
-            Phase::Ready => self.options.heartbeat_timeout,
+            Phase::Ready | Phase::Doubting => self.options.heartbeat_timeout,
             _ => self.options.setup_timeout,
         }
     }
@@ -350,6 +352,7 @@ impl Standby {
                 );
                 return self.break_off(why, out);
             }
+            self.term = hello.term;
             let reason = format!("the primary goes on in term {}", hello.term);
             self.discard(reason, out);
             self.phase = Phase::Greeting;
@@ -424,7 +427,9 @@ impl Standby {
         session.heard = now;
         let greeted = expected.is_some();
         match (self.phase, message) {
-            (Phase::Greeting | Phase::WaitingForOperator, Message::Hello(hello)) if !greeted => {
+            (Phase::Greeting | Phase::WaitingForOperator, Message::Hello(hello))
+                if !greeted && hello.term == header.term =>
+            {
                 self.hello(hello, out);
             }
             (Phase::Greeting | Phase::Filling | Phase::Ready, Message::Bye(reason)) => {
@@ -434,6 +439,11 @@ impl Standby {
                 self.send(Message::HeartbeatReply(beat), out);
             }
             (Phase::Filling | Phase::Ready, Message::HeartbeatReply(_)) => {}
+            (Phase::Doubting, Message::Heartbeat(beat)) => {
+                self.send(Message::HeartbeatReply(beat), out);
+            }
+            // The arbiter was asked on the operator's wish: too late to receive, or to renounce.
+            (Phase::Doubting, _) => {}
             (Phase::Filling | Phase::Ready, message) => {
                 let last = self.holding.as_ref().map(|holding| holding.epoch);
                 match session.staging.take(last, &header, message) {
@@ -465,6 +475,7 @@ impl Standby {
     /// ever applied.
     fn applicable(&mut self, epoch: Epoch, out: &mut Vec<Action>) -> Result<()> {
         let checkpoint = self.checking("applicable", epoch)?;
+        debug_assert!(matches!(self.phase, Phase::Filling | Phase::Ready), "{:?}", self.phase);
         let Some(session) = &mut self.session else { return Ok(()) };
         let Some(hello) = &session.hello else { return Ok(()) };
         let (name, term, link) = (hello.name.clone(), hello.term, session.link);
@@ -543,7 +554,8 @@ impl Standby {
                 self.reason = Some(why);
                 self.phase = Phase::Waiting;
             }
-            // A primary that could not join changes nothing for who waits.
+            // A primary that could not join changes nothing for who waits; nor does a lost link
+            // when the arbiter was asked already.
             _ => {}
         }
     }
@@ -635,6 +647,7 @@ impl Standby {
         self.check_answer("arbiter: denied", Some(term))?;
         self.asking = None;
         self.term = self.term.max(term);
+        self.close("another side holds the next term", out);
         self.discard(format!("term {term} is held by {holder}"), out);
         self.phase = Phase::Waiting;
         Ok(())
@@ -656,11 +669,15 @@ impl Standby {
                 self.take_over(out);
                 Ok(())
             }
-            // A planned move: the arbiter makes the primary stop, as it would after a failure.
+            // A planned move: the arbiter makes the primary stop, as it would after a failure. The
+            // link stays up, so that the primary does not ask at the same time; but from now on
+            // nothing is acknowledged: what is held when the term is won must be the last.
             Phase::Ready if self.options.arbiter => {
-                let why = "the operator wants this side to take over".to_string();
-                self.close(&why, out);
-                self.doubt(why, out);
+                if let Some(session) = &mut self.session {
+                    session.checking = None;
+                    session.to_verify = None;
+                }
+                self.doubt("the operator wants this side to take over".to_string(), out);
                 Ok(())
             }
             _ => Err(self.illegal(

@@ -1,1 +1,467 @@
 //! Transitions, legal and not.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::format;
+
+use super::*;
+use crate::pages::{Compression, PAGE_SIZE, PageFrame};
+use crate::testing::{MS, decode, frame, hello};
+use crate::wire::{Data, End, EpochDigest, Heartbeat, Kind};
+
+extern crate std;
+
+const LINK: LinkId = LinkId(1);
+
+struct Pair {
+    standby: Standby,
+    now: u64,
+    /// The primary's side of the digest.
+    digest: EpochDigest,
+}
+
+impl Pair {
+    fn waiting(arbiter: bool) -> Self {
+        let standby = Standby::new(StandbyOptions { arbiter, ..StandbyOptions::default() });
+        Self { standby, now: 0, digest: EpochDigest::default() }
+    }
+
+    fn filling(arbiter: bool) -> Self {
+        let mut pair = Self::waiting(arbiter);
+        pair.give(Event::Connected { link: LINK });
+        pair.say(0, Message::Hello(hello()));
+        let out = pair.give(Event::Described { ours: hello() });
+        assert_eq!(effects(&out), ["send Welcome"]);
+        pair
+    }
+
+    /// Holds epoch 5 of term 1.
+    fn ready(arbiter: bool) -> Self {
+        let mut pair = Self::filling(arbiter);
+        pair.checkpoint(5);
+        assert_eq!(
+            effects(&pair.give(Event::Applicable { epoch: Epoch(5) })),
+            ["send Ack", "apply 5"]
+        );
+        pair
+    }
+
+    fn doubting() -> Self {
+        let mut pair = Self::ready(true);
+        assert_eq!(effects(&pair.give(lost())), ["close", "ask 2"]);
+        pair
+    }
+
+    fn give(&mut self, event: Event) -> Vec<Action> {
+        self.standby.handle(Time(self.now), event).unwrap()
+    }
+
+    fn say(&mut self, epoch: u64, message: Message) -> Vec<Action> {
+        self.give(Event::Frame { link: LINK, frame: frame(epoch, 1, message) })
+    }
+
+    fn pages(&mut self, kind: Kind, epoch: u64) -> Frame {
+        let mut bytes = Vec::new();
+        let mut pages =
+            PageFrame::begin(&mut bytes, kind, Epoch(epoch), Term(1), Compression::None);
+        for page in [1, 2] {
+            let fill = |to: &mut [u8; PAGE_SIZE]| {
+                to.fill(u8::try_from(epoch).unwrap());
+                Ok::<_, ()>(())
+            };
+            pages.push(page * PAGE_SIZE as u64, fill).unwrap();
+        }
+        let header = pages.finish().unwrap();
+        self.digest.add(&header, 2);
+        decode(&bytes)
+    }
+
+    fn state(&mut self, epoch: u64) -> Frame {
+        let frame = frame(epoch, 1, Message::State(Data(Vec::from([epoch as u8]))));
+        self.digest.add(&frame.header, 0);
+        frame
+    }
+
+    /// Sends the data of a checkpoint, and gives its end.
+    fn data(&mut self, epoch: u64) -> End {
+        let pages = self.pages(Kind::Pages, epoch);
+        assert!(self.give(Event::Frame { link: LINK, frame: pages }).is_empty());
+        let state = self.state(epoch);
+        assert!(self.give(Event::Frame { link: LINK, frame: state }).is_empty());
+        let hashes = Hashes { memory: epoch, state: epoch };
+        self.digest.end(Epoch(epoch), Some(hashes))
+    }
+
+    /// Sends a whole checkpoint.
+    fn checkpoint(&mut self, epoch: u64) {
+        let end = self.data(epoch);
+        assert_eq!(effects(&self.say(epoch, Message::End(end))), [format!("check {epoch}")]);
+    }
+
+    fn refused(&mut self, event: Event) -> Illegal {
+        let before = self.standby.phase();
+        let illegal = self.standby.handle(Time(self.now), event).unwrap_err();
+        assert_eq!(self.standby.phase(), before);
+        assert_eq!(illegal.state, before.name());
+        illegal
+    }
+
+    fn phase(&self) -> Phase {
+        self.standby.phase()
+    }
+}
+
+fn lost() -> Event {
+    Event::LinkLost { link: LINK, reason: "reset by peer".into() }
+}
+
+fn effects(actions: &[Action]) -> Vec<String> {
+    actions
+        .iter()
+        .filter_map(|action| {
+            Some(match action {
+                Action::Describe { .. } => "describe".into(),
+                Action::Send { frame, .. } => format!("send {}", frame.message.kind().name()),
+                Action::CloseLink { .. } => "close".into(),
+                Action::ApplyBulk(_) => "bulk".into(),
+                Action::Check(checkpoint) => format!("check {}", checkpoint.epoch()),
+                Action::Apply(checkpoint) => format!("apply {}", checkpoint.epoch()),
+                Action::AskArbiter { term, .. } => format!("ask {term}"),
+                Action::TakeOver { taken, .. } => {
+                    format!("take over {} at {}", taken.term(), taken.epoch())
+                }
+                Action::Discard { .. } => "discard".into(),
+                Action::Stop { .. } => "stop".into(),
+                Action::Report(_) => return None,
+            })
+        })
+        .collect()
+}
+
+#[test]
+fn the_way_to_a_checkpoint() {
+    let mut pair = Pair::waiting(true);
+    assert!(pair.give(Event::Connected { link: LINK }).is_empty());
+    assert_eq!(pair.phase(), Phase::Greeting);
+    assert_eq!(effects(&pair.say(0, Message::Hello(hello()))), ["describe"]);
+    assert_eq!(effects(&pair.give(Event::Described { ours: hello() })), ["send Welcome"]);
+    assert_eq!(pair.phase(), Phase::Filling);
+    let bulk = pair.pages(Kind::Bulk, 0);
+    let out = pair.give(Event::Frame { link: LINK, frame: bulk });
+    let [Action::ApplyBulk(pages)] = &out[..] else { panic!("{out:?}") };
+    assert_eq!(pages.pages(), 2);
+    pair.checkpoint(5);
+    assert_eq!((pair.phase(), pair.standby.epoch()), (Phase::Filling, None));
+    let out = pair.give(Event::Applicable { epoch: Epoch(5) });
+    assert_eq!(effects(&out), ["send Ack", "apply 5"]);
+    assert_eq!((pair.phase(), pair.standby.epoch()), (Phase::Ready, Some(Epoch(5))));
+    pair.checkpoint(6);
+    assert_eq!(pair.standby.epoch(), Some(Epoch(5)), "not before it can be applied");
+    let out = pair.give(Event::Applicable { epoch: Epoch(6) });
+    let Some(Action::Apply(checkpoint)) = out.last() else { panic!("{out:?}") };
+    let mut seen = Vec::new();
+    checkpoint
+        .for_each_page(|address, page| {
+            seen.push((address, page[0]));
+            Ok::<_, ()>(())
+        })
+        .unwrap();
+    assert_eq!(seen, [(4096, 6), (8192, 6)]);
+    assert_eq!(checkpoint.state().collect::<Vec<_>>(), [&[6]]);
+}
+
+#[test]
+fn p4_before_the_first_checkpoint_a_lost_link_leaves_nothing() {
+    let mut pair = Pair::filling(true);
+    assert_eq!(effects(&pair.give(lost())), ["close", "discard"]);
+    assert_eq!(pair.phase(), Phase::Waiting);
+    let mut pair = Pair::filling(true);
+    pair.checkpoint(5);
+    assert_eq!(effects(&pair.give(lost())), ["close", "discard"]);
+    pair.refused(Event::Applicable { epoch: Epoch(5) });
+}
+
+#[test]
+fn p2_after_it_the_next_term_must_be_won() {
+    let mut pair = Pair::doubting();
+    assert_eq!(effects(&pair.give(Event::ArbiterGranted { term: Term(2) })), ["take over 2 at 5"]);
+    assert_eq!(pair.phase(), Phase::Active);
+    pair.refused(Event::Tick);
+    let mut pair = Pair::doubting();
+    let out = pair.give(Event::ArbiterDenied { term: Term(2), holder: "a".into() });
+    assert_eq!(effects(&out), ["discard"]);
+    assert_eq!(
+        (pair.phase(), pair.standby.term(), pair.standby.epoch()),
+        (Phase::Waiting, Term(2), None)
+    );
+}
+
+#[test]
+fn an_arbiter_that_does_not_answer_is_asked_again() {
+    let mut pair = Pair::doubting();
+    assert!(effects(&pair.give(Event::ArbiterUnreachable { reason: "timeout".into() })).is_empty());
+    assert_eq!(effects(&pair.give(Event::Tick)), [""; 0]);
+    pair.now = pair.standby.next_deadline().unwrap().0;
+    assert_eq!(effects(&pair.give(Event::Tick)), ["ask 2"]);
+    pair.refused(Event::ArbiterGranted { term: Term(3) });
+}
+
+#[test]
+fn p4_a_torn_epoch_changes_nothing_acknowledged() {
+    let mut pair = Pair::ready(true);
+    pair.data(6);
+    assert!(pair.standby.staged_bytes() > 8192);
+    assert_eq!(effects(&pair.give(lost())), ["close", "ask 2"]);
+    let out = pair.give(Event::ArbiterGranted { term: Term(2) });
+    assert_eq!(effects(&out), ["take over 2 at 5"]);
+}
+
+#[test]
+fn p4_a_stream_that_does_not_add_up_is_a_lost_link() {
+    let broken = ["send Refuse", "close", "ask 2"];
+    type Change = fn(&mut End);
+    let changes: [Change; 4] = [
+        |end| end.pages += 1,
+        |end| end.digest ^= 1,
+        |end| end.previous = None,
+        |end| end.previous = Some(Epoch(4)),
+    ];
+    for change in changes {
+        let mut pair = Pair::ready(true);
+        let mut end = pair.data(6);
+        change(&mut end);
+        assert_eq!(effects(&pair.say(6, Message::End(end))), broken);
+        assert_eq!(pair.standby.epoch(), Some(Epoch(5)));
+    }
+    // An epoch left out, or sent again.
+    for epoch in [5, 7] {
+        let mut pair = Pair::ready(true);
+        let state = pair.state(epoch);
+        assert_eq!(effects(&pair.give(Event::Frame { link: LINK, frame: state })), broken);
+    }
+    // A frame twice.
+    let mut pair = Pair::ready(true);
+    let state = pair.state(6);
+    pair.give(Event::Frame { link: LINK, frame: state.clone() });
+    pair.give(Event::Frame { link: LINK, frame: state });
+    let end = pair.digest.end(Epoch(6), None);
+    assert_eq!(effects(&pair.say(6, Message::End(end))), broken);
+    // No state.
+    let mut pair = Pair::ready(true);
+    let pages = pair.pages(Kind::Pages, 6);
+    pair.give(Event::Frame { link: LINK, frame: pages });
+    let end = pair.digest.end(Epoch(6), None);
+    assert_eq!(effects(&pair.say(6, Message::End(end))), broken);
+    // Memory as for a first checkpoint would spoil the one that is held.
+    let mut pair = Pair::ready(true);
+    let bulk = pair.pages(Kind::Bulk, 6);
+    assert_eq!(effects(&pair.give(Event::Frame { link: LINK, frame: bulk })), broken);
+    // Pages that are none.
+    let mut pair = Pair::ready(true);
+    assert_eq!(effects(&pair.say(6, Message::Pages(Data(Vec::from([1; 9]))))), broken);
+    // Another term.
+    let mut pair = Pair::ready(true);
+    let other = frame(6, 2, Message::State(Data(Vec::new())));
+    assert_eq!(effects(&pair.give(Event::Frame { link: LINK, frame: other })), broken);
+}
+
+#[test]
+fn p4_what_cannot_be_applied_is_not_acknowledged() {
+    let mut pair = Pair::ready(true);
+    pair.checkpoint(6);
+    pair.refused(Event::Applicable { epoch: Epoch(5) });
+    let out = pair.give(Event::NotApplicable { epoch: Epoch(6), reason: "unknown field".into() });
+    assert_eq!(effects(&out), ["send Refuse", "close", "ask 2"]);
+    assert_eq!(pair.standby.epoch(), Some(Epoch(5)));
+}
+
+#[test]
+fn a_check_is_answered_before_more_data() {
+    let mut pair = Pair::ready(true);
+    pair.checkpoint(6);
+    let state = pair.state(7);
+    pair.refused(Event::Frame { link: LINK, frame: state.clone() });
+    let beat = Heartbeat { sequence: 1, sent: 0 };
+    assert_eq!(effects(&pair.say(0, Message::Heartbeat(beat))), ["send HeartbeatReply"]);
+    pair.give(Event::Applicable { epoch: Epoch(6) });
+    assert!(pair.give(Event::Frame { link: LINK, frame: state }).is_empty());
+}
+
+#[test]
+fn what_is_staged_is_bounded() {
+    let mut pair = Pair::ready(true);
+    let part = Data(alloc::vec![0; 16 << 20]);
+    let limit = hello().layout.memory_size() + (32 << 20) + 4096;
+    let mut out = Vec::new();
+    for _ in 0..3 {
+        out = pair.say(6, Message::State(part.clone()));
+        assert!(pair.standby.staged_bytes() <= limit);
+    }
+    assert_eq!(effects(&out), ["send Refuse", "close", "ask 2"]);
+    assert!(pair.standby.reason().unwrap().contains("grows beyond"));
+}
+
+#[test]
+fn p2_an_older_primary_is_turned_away() {
+    let mut pair = Pair::doubting();
+    pair.give(Event::ArbiterDenied { term: Term(2), holder: "a".into() });
+    let link = LinkId(2);
+    pair.give(Event::Connected { link });
+    let out = pair.give(Event::Frame { link, frame: frame(0, 1, Message::Hello(hello())) });
+    assert_eq!(effects(&out), ["send Refuse", "close"]);
+    assert!(
+        pair.standby
+            .reason()
+            .unwrap()
+            .contains("acts in term 1, but this standby has heard of term 2")
+    );
+    assert_eq!(pair.phase(), Phase::Waiting);
+    let link = LinkId(3);
+    pair.give(Event::Connected { link });
+    let mut newer = hello();
+    newer.term = Term(2);
+    let out = pair.give(Event::Frame { link, frame: frame(0, 2, Message::Hello(newer)) });
+    assert_eq!(effects(&out), ["describe"]);
+}
+
+#[test]
+fn machines_that_do_not_fit_are_refused() {
+    let greeting = || {
+        let mut pair = Pair::waiting(true);
+        pair.give(Event::Connected { link: LINK });
+        pair.say(0, Message::Hello(hello()));
+        pair
+    };
+    let mut pair = greeting();
+    let mut ours = hello();
+    ours.layout.cpus = 2;
+    assert_eq!(effects(&pair.give(Event::Described { ours })), ["send Refuse", "close"]);
+    assert!(pair.standby.reason().unwrap().contains("cpus: primary 1, standby 2"));
+    let mut pair = greeting();
+    let out = pair.give(Event::CannotHost { reason: "memory: 8 GiB of 4 GiB".into() });
+    assert_eq!(effects(&out), ["send Refuse", "close"]);
+    let mut pair = Pair::waiting(true);
+    pair.refused(Event::Described { ours: hello() });
+    // A release whose protocol this one does not speak is told so.
+    pair.give(Event::Connected { link: LINK });
+    let error = WireError::Version { found: 9 };
+    let out = pair.give(Event::Garbled { link: LINK, error });
+    let Some(Action::Send { frame, .. }) = out.first() else { panic!("{out:?}") };
+    let Message::Refuse { reason } = &frame.message else { panic!("{frame:?}") };
+    assert!(reason.contains("version 1, the other 9: run the same release"), "{reason}");
+}
+
+#[test]
+fn one_primary_at_a_time() {
+    let mut pair = Pair::ready(true);
+    let out = pair.give(Event::Connected { link: LinkId(2) });
+    assert_eq!(effects(&out), ["send Refuse", "close"]);
+    assert!(matches!(out[0], Action::Send { link: LinkId(2), .. }));
+    assert_eq!(pair.phase(), Phase::Ready);
+    pair.refused(Event::Connected { link: LINK });
+}
+
+#[test]
+fn silence_is_suspicious_and_signs_of_life_are_not() {
+    let mut pair = Pair::ready(true);
+    for sequence in 0..20 {
+        pair.now += 400 * MS;
+        assert!(pair.give(Event::Tick).is_empty());
+        let beat = Heartbeat { sequence, sent: 3 };
+        let out = pair.say(0, Message::Heartbeat(beat));
+        assert!(matches!(&out[..], [Action::Send { frame, .. }]
+            if frame.message == Message::HeartbeatReply(beat)));
+    }
+    pair.now += 500 * MS + 1;
+    assert_eq!(effects(&pair.give(Event::Tick)), ["close", "ask 2"]);
+    let mut pair = Pair::filling(true);
+    pair.now += 10_000 * MS + 1;
+    assert_eq!(effects(&pair.give(Event::Tick)), ["close", "discard"]);
+}
+
+#[test]
+fn p2_who_leaves_on_purpose_is_not_replaced() {
+    for reason in [ByeReason::PoweredOff, ByeReason::Stopped] {
+        let mut pair = Pair::ready(true);
+        assert_eq!(effects(&pair.say(0, Message::Bye(reason))), ["close", "stop"]);
+    }
+    let mut pair = Pair::ready(true);
+    let out = pair.say(0, Message::Bye(ByeReason::Detach));
+    assert_eq!(effects(&out), ["send Bye", "close", "discard"]);
+    assert_eq!((pair.phase(), pair.standby.epoch()), (Phase::Waiting, None));
+    assert!(pair.give(lost()).is_empty());
+}
+
+#[test]
+fn p2_without_an_arbiter_the_operator_decides() {
+    let mut pair = Pair::ready(false);
+    pair.refused(Event::OperatorTakeOver);
+    assert_eq!(effects(&pair.give(lost())), ["close"]);
+    assert_eq!(pair.phase(), Phase::WaitingForOperator);
+    let out = pair.give(Event::OperatorTakeOver);
+    assert_eq!(effects(&out), ["take over 2 at 5"]);
+    let mut pair = Pair::ready(false);
+    pair.give(lost());
+    assert_eq!(effects(&pair.give(Event::OperatorDiscard)), ["discard"]);
+    assert_eq!(pair.phase(), Phase::Waiting);
+    Pair::ready(true).refused(Event::OperatorDiscard);
+}
+
+#[test]
+fn p2_while_the_operator_is_awaited_only_a_newer_primary_of_this_machine_may_join() {
+    let join = |term: u64, name: &str| {
+        let mut pair = Pair::ready(false);
+        pair.give(lost());
+        let link = LinkId(2);
+        assert!(pair.give(Event::Connected { link }).is_empty());
+        let mut newer = hello();
+        newer.term = Term(term);
+        newer.name = name.into();
+        let out = pair.give(Event::Frame { link, frame: frame(0, term, Message::Hello(newer)) });
+        (effects(&out), pair.phase(), pair.standby.epoch())
+    };
+    let held = (
+        ["send Refuse", "close"].map(String::from).to_vec(),
+        Phase::WaitingForOperator,
+        Some(Epoch(5)),
+    );
+    assert_eq!(join(1, "vm"), held);
+    assert_eq!(join(2, "web"), held);
+    let joined = (["discard", "describe"].map(String::from).to_vec(), Phase::Greeting, None);
+    assert_eq!(join(2, "vm"), joined);
+}
+
+#[test]
+fn a_planned_move_acknowledges_nothing_more() {
+    let mut pair = Pair::ready(true);
+    pair.checkpoint(6);
+    assert_eq!(effects(&pair.give(Event::OperatorTakeOver)), ["ask 2"]);
+    pair.refused(Event::Applicable { epoch: Epoch(6) });
+    let beat = Heartbeat { sequence: 1, sent: 0 };
+    assert_eq!(effects(&pair.say(0, Message::Heartbeat(beat))), ["send HeartbeatReply"]);
+    let state = pair.state(7);
+    assert!(pair.give(Event::Frame { link: LINK, frame: state }).is_empty());
+    assert!(pair.say(0, Message::Bye(ByeReason::Detach)).is_empty(), "too late to renounce");
+    let out = pair.give(Event::ArbiterGranted { term: Term(2) });
+    assert_eq!(effects(&out), ["close", "take over 2 at 5"]);
+}
+
+#[test]
+fn hashes_are_compared() {
+    for (hash, agree) in [(5, true), (4, false)] {
+        let mut pair = Pair::ready(true);
+        pair.refused(Event::Hashed { epoch: Epoch(4), hashes: Hashes { memory: 5, state: 5 } });
+        let hashes = Hashes { memory: hash, state: 5 };
+        let out = pair.give(Event::Hashed { epoch: Epoch(5), hashes });
+        let Some(Action::Send { frame, .. }) = out.first() else { panic!("{out:?}") };
+        let Message::Verified(verified) = frame.message else { panic!("{frame:?}") };
+        assert_eq!((verified.agree, frame.epoch), (agree, Epoch(5)));
+        pair.refused(Event::Hashed { epoch: Epoch(5), hashes });
+    }
+}
+
+#[test]
+fn the_operator_stops_it() {
+    let mut pair = Pair::ready(true);
+    assert_eq!(effects(&pair.give(Event::OperatorStop)), ["send Bye", "close", "stop"]);
+    pair.refused(Event::OperatorStop);
+}

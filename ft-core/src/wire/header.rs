@@ -14,6 +14,9 @@ pub const PROTOCOL: u16 = 1;
 /// Bytes of a header.
 pub const HEADER_LEN: usize = 40;
 
+/// Epochs and terms below this can be counted on from without overflow.
+const MAX_NUMBER: u64 = 1 << 62;
+
 /// Where the checksum is: what is before it is covered by it.
 const CHECKSUM_AT: usize = 32;
 
@@ -135,6 +138,14 @@ pub enum WireError {
         /// What was there.
         found: u32,
     },
+    /// An epoch or term that no machine reaches by counting.
+    #[error("epoch {epoch}, term {term}: numbers from {MAX_NUMBER} on are not used")]
+    Number {
+        /// The epoch.
+        epoch: u64,
+        /// The term.
+        term: u64,
+    },
     /// A length above its kind's limit.
     #[error("{} of {found} bytes: at most {} are allowed", kind.name(), kind.max_body())]
     TooLong {
@@ -215,12 +226,17 @@ impl Header {
         if reserved != 0 {
             return Err(WireError::Reserved { found: reserved });
         }
+        let epoch = u64::from_le_bytes(field(bytes, 16));
+        let term = u64::from_le_bytes(field(bytes, 24));
+        if epoch >= MAX_NUMBER || term >= MAX_NUMBER {
+            return Err(WireError::Number { epoch, term });
+        }
         Ok(Self {
             version,
             kind,
             body_len,
-            epoch: Epoch(u64::from_le_bytes(field(bytes, 16))),
-            term: Term(u64::from_le_bytes(field(bytes, 24))),
+            epoch: Epoch(epoch),
+            term: Term(term),
             checksum: u64::from_le_bytes(field(bytes, CHECKSUM_AT)),
         })
     }
