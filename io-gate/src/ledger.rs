@@ -267,11 +267,23 @@ impl Ledger {
     /// What may be performed at once after a session: inputs always, effects when the machine
     /// runs alone.
     pub fn take_ready(&mut self) -> Vec<Performable> {
-        let mut ready: Vec<Performable> = self.inputs.drain(..).collect();
-        if self.alone.is_some() {
-            ready.extend(self.held.drain(..));
+        if self.alone.is_none() {
+            return self.inputs.drain(..).collect();
         }
-        ready
+        // In the order in which they were asked for: a driver may expect no more, but a real disk
+        // does no less.
+        let mut ready = Vec::with_capacity(self.inputs.len() + self.held.len());
+        loop {
+            let input = self.inputs.front().map(|next| next.record.id);
+            let effect = self.held.front().map(|next| next.record.id);
+            let input_first = match (input, effect) {
+                (None, None) => return ready,
+                (Some(input), Some(effect)) => input < effect,
+                (input, _) => input.is_some(),
+            };
+            let queue = if input_first { &mut self.inputs } else { &mut self.held };
+            ready.extend(queue.pop_front());
+        }
     }
 
     /// Lets `copy` keep the payload of every held effect of which no copy was taken yet, as it is

@@ -2,6 +2,7 @@
 
 mod dgram;
 mod outbox;
+mod socket;
 mod stream;
 mod tap;
 

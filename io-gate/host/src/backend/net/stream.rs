@@ -10,7 +10,7 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::outbox::Outbox;
-use super::{MAX_FRAME, NetError, VNET_HEADER};
+use super::{MAX_FRAME, NetError, VNET_HEADER, socket};
 use crate::guest_memory::Gather;
 use crate::inputs::{Inputs, Role, Token, Watch};
 
@@ -20,8 +20,6 @@ const RETRY: Duration = Duration::from_millis(100);
 const PREFIX: usize = 4;
 /// How much is read from the socket at once.
 const READ: usize = 128 * 1024;
-/// What the socket is asked to buffer; the system grants less if it must.
-const SEND_BUFFER: libc::c_int = 1024 * 1024;
 
 /// The backend.
 pub(crate) struct Stream {
@@ -48,7 +46,7 @@ struct Link {
 
 impl Stream {
     pub(crate) fn new(path: &Path) -> Result<Self, NetError> {
-        if path.as_os_str().len() > super::dgram::MAX_PATH {
+        if path.as_os_str().len() > socket::MAX_PATH {
             return Err(NetError::Path { path: path.to_owned() });
         }
         let timer = TimerFd::new().map_err(io::Error::from)?;
@@ -252,17 +250,16 @@ impl std::fmt::Debug for Stream {
 
 /// Connects without waiting for the peer to accept.
 fn connect(path: &Path) -> io::Result<UnixStream> {
-    let socket = super::dgram::socket(libc::SOCK_STREAM)?;
-    super::dgram::connect(&socket, path)?;
-    super::dgram::set_send_buffer(&socket, SEND_BUFFER);
+    let socket = socket::open(libc::SOCK_STREAM)?;
+    socket::connect(&socket, path)?;
     Ok(UnixStream::from(socket))
 }
 
 /// Sends what the socket takes now: 0 if it takes nothing.
 fn send(socket: &UnixStream, bytes: &Gather<'_>) -> io::Result<usize> {
-    super::dgram::send_message(socket.as_raw_fd(), bytes).map(|sent| sent.unwrap_or(0))
+    socket::send_message(socket.as_raw_fd(), bytes).map(|sent| sent.unwrap_or(0))
 }
 
 fn recv(socket: &UnixStream, into: &mut [u8]) -> io::Result<Option<usize>> {
-    super::dgram::receive_message(socket.as_raw_fd(), into)
+    socket::receive_message(socket.as_raw_fd(), into)
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use vmm_sys_util::epoll::EventSet;
 
-use super::dgram::outcome;
+use super::socket::outcome;
 use super::{MAX_FRAME, NetError, VNET_HEADER};
 use crate::guest_memory::Gather;
 use crate::inputs::{Inputs, Token, Watch};

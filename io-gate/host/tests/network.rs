@@ -1,0 +1,368 @@
+//! A network interface behind the gate: order, holding, input, and peers that come and go.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::sync::Arc;
+
+use common::{Driver, QUEUE_SIZE, SLOT, VERSION_1, complete, guest_memory, wait_readable};
+use devices::NetConfig;
+use io_gate::Port;
+use io_gate::host::{CommitAuthority, Term, new_gate};
+use io_gate_host::backend::net::{MAX_FRAME, Net};
+use io_gate_host::{Backend, GateHost, GuestMemory, Unfenced, VirtioSlot};
+use vm_memory::{Bytes, GuestAddress};
+
+const HEADER: usize = 12;
+const MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
+const RECEIVE: u16 = 0;
+const TRANSMIT: u16 = 1;
+const BUFFERS: u64 = 0x100_000;
+const BUFFER: u64 = 0x12_000;
+
+struct NetMachine {
+    memory: Arc<GuestMemory>,
+    gate: Arc<GateHost>,
+    authority: CommitAuthority,
+    slot: VirtioSlot,
+    receive: Driver,
+    transmit: Driver,
+    buffers: u64,
+}
+
+impl NetMachine {
+    fn new(net: Net) -> Self {
+        let memory = guest_memory();
+        let (ledger, authority) = new_gate();
+        let gate = GateHost::new(ledger, memory.clone(), Arc::new(Unfenced)).unwrap();
+        let config = NetConfig { mac: net.mac(), offloads: net.has_offloads() };
+        gate.attach(SLOT, Port(0), Backend::Net(net)).unwrap();
+        let mut slot = VirtioSlot::new(SLOT, Box::new(devices::Net::new(config)), gate.clone());
+        let receive = Driver::new(&memory, 0x1000);
+        let transmit = Driver::new(&memory, 0x8000);
+        receive.install(&mut slot, RECEIVE);
+        transmit.install(&mut slot, TRANSMIT);
+        slot.driver_ok(VERSION_1).unwrap();
+        Self { memory, gate, authority, slot, receive, transmit, buffers: 0 }
+    }
+
+    fn alone(net: Net) -> Self {
+        let mut machine = Self::new(net);
+        machine.gate.run_alone(machine.authority.alone(Term(1)));
+        machine
+    }
+
+    fn buffer(&mut self) -> u64 {
+        self.buffers += 1;
+        BUFFERS + BUFFER * (self.buffers % 24)
+    }
+
+    /// Makes a frame available for sending, in two pieces.
+    fn offer(&mut self, frame: &[u8]) -> u64 {
+        let at = self.buffer();
+        self.memory.write_slice(&[0; HEADER], GuestAddress(at)).unwrap();
+        self.memory.write_slice(frame, GuestAddress(at + HEADER as u64)).unwrap();
+        self.transmit.add(&[(at, HEADER as u32), (at + HEADER as u64, frame.len() as u32)], &[]);
+        at
+    }
+
+    /// Gives the device room for a frame.
+    fn room(&mut self, len: u32) -> u64 {
+        let at = self.buffer();
+        self.receive.add(&[], &[(at, len)]);
+        at
+    }
+
+    /// Waits for input and lets the slot take it.
+    fn take_input(&mut self) -> bool {
+        wait_readable(self.gate.inputs_fd());
+        let mut used = false;
+        for (slot, port) in self.gate.ready_inputs() {
+            assert_eq!((slot, port), (SLOT, Port(0)));
+            used |= self.slot.intake(port).used;
+        }
+        used
+    }
+}
+
+fn listen() -> (tempfile::TempDir, UnixListener) {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(dir.path().join("net")).unwrap();
+    (dir, listener)
+}
+
+fn stream_net(dir: &tempfile::TempDir) -> Net {
+    Net::stream(&dir.path().join("net"), MAC).unwrap()
+}
+
+fn read_frame(peer: &mut UnixStream) -> Vec<u8> {
+    let mut prefix = [0; 4];
+    peer.read_exact(&mut prefix).unwrap();
+    let mut frame = vec![0; u32::from_be_bytes(prefix) as usize];
+    peer.read_exact(&mut frame).unwrap();
+    frame
+}
+
+fn write_frame(peer: &mut UnixStream, frame: &[u8]) {
+    peer.write_all(&(frame.len() as u32).to_be_bytes()).unwrap();
+    peer.write_all(frame).unwrap();
+}
+
+/// P6: alone, frames leave in the notification itself, in order, and their chains come back.
+#[test]
+fn frames_leave_at_once_and_in_order_when_alone() {
+    let (dir, listener) = listen();
+    let mut machine = NetMachine::alone(stream_net(&dir));
+    let (mut peer, _) = listener.accept().unwrap();
+    for n in 0..5_u8 {
+        machine.offer(&[n; 100]);
+    }
+    assert!(machine.slot.kick(TRANSMIT).used);
+    assert_eq!(machine.transmit.used().len(), 5);
+    for n in 0..5_u8 {
+        assert_eq!(read_frame(&mut peer), [n; 100]);
+    }
+    assert_eq!(machine.gate.counts().performed, 5);
+    assert_eq!(machine.gate.dropped_frames(), 0);
+}
+
+/// P1: held frames leave with the commit of their epoch, as they were when they were staged.
+#[test]
+fn held_frames_leave_with_their_epoch() {
+    let (dir, listener) = listen();
+    let mut machine = NetMachine::new(stream_net(&dir));
+    let (mut peer, _) = listener.accept().unwrap();
+    let first = machine.offer(&[1; 64]);
+    assert!(!machine.slot.kick(TRANSMIT).any());
+    machine.memory.write_slice(&[9; 64], GuestAddress(first + HEADER as u64)).unwrap();
+    let sealed = machine.gate.seal();
+    machine.offer(&[2; 64]);
+    let _ = machine.slot.kick(TRANSMIT);
+    peer.set_nonblocking(true).unwrap();
+    assert!(peer.read(&mut [0; 1]).is_err(), "nothing has left yet");
+    peer.set_nonblocking(false).unwrap();
+
+    machine.gate.release(machine.authority.acknowledged(sealed.epoch));
+    assert_eq!(read_frame(&mut peer), [1; 64]);
+    assert_eq!(machine.gate.held(), 1);
+    assert!(complete(&machine.gate, &mut machine.slot, 1).used);
+    let next = machine.gate.seal();
+    machine.gate.release(machine.authority.acknowledged(next.epoch));
+    assert_eq!(read_frame(&mut peer), [2; 64]);
+}
+
+/// A batch larger than the socket's buffer waits in the gate; nothing is lost, nothing blocks.
+#[test]
+fn a_peer_that_reads_late_loses_nothing() {
+    let (dir, listener) = listen();
+    let mut machine = NetMachine::alone(stream_net(&dir));
+    let (mut peer, _) = listener.accept().unwrap();
+    let frame = |n: u8| vec![n; 60_000];
+    for n in 0..40_u8 {
+        machine.offer(&frame(n));
+        assert!(machine.slot.kick(TRANSMIT).used);
+    }
+    let reader = std::thread::spawn(move || {
+        (0..40_u8).for_each(|n| assert!(read_frame(&mut peer) == frame(n), "frame {n}"));
+    });
+    while !reader.is_finished() {
+        wait_readable_or_done(&machine.gate, &reader);
+        let _ = machine.gate.ready_inputs();
+    }
+    reader.join().unwrap();
+    assert_eq!(machine.gate.dropped_frames(), 0);
+}
+
+/// Waits for the gate to have something to do, or for the peer to have seen everything: closing
+/// its end wakes the gate too.
+fn wait_readable_or_done(gate: &GateHost, reader: &std::thread::JoinHandle<()>) {
+    if !reader.is_finished() {
+        wait_readable(gate.inputs_fd());
+    }
+}
+
+#[test]
+fn input_is_taken_as_far_as_there_is_room() {
+    let (dir, listener) = listen();
+    let mut machine = NetMachine::alone(stream_net(&dir));
+    let (mut peer, _) = listener.accept().unwrap();
+    let rooms = [machine.room(2048), machine.room(2048)];
+    for n in 1..=3_u8 {
+        write_frame(&mut peer, &[n; 200]);
+    }
+    assert!(machine.take_input());
+    assert_eq!(machine.receive.used(), [(0, 212), (1, 212)]);
+    for (n, room) in (1_u8..).zip(rooms) {
+        let mut got = [0; 212];
+        machine.memory.read_slice(&mut got, GuestAddress(room)).unwrap();
+        assert_eq!(got[..HEADER], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+        assert_eq!(got[HEADER..], [n; 200]);
+    }
+    // The third waits without keeping the thread busy, until the driver makes room and says so.
+    write_frame(&mut peer, &[4; 200]);
+    assert!(!common::is_readable(machine.gate.inputs_fd()));
+    let third = machine.room(2048);
+    assert!(machine.slot.kick(RECEIVE).used);
+    assert_eq!(machine.memory.read_obj::<u8>(GuestAddress(third + 12)).unwrap(), 3);
+    machine.room(2048);
+    let _ = machine.slot.kick(RECEIVE);
+    if machine.receive.used().len() < 2 {
+        assert!(machine.take_input());
+    }
+}
+
+/// A frame that does not fit the driver's buffer is dropped; the next one arrives.
+#[test]
+fn a_frame_that_does_not_fit_is_dropped() {
+    let (dir, listener) = listen();
+    let mut machine = NetMachine::alone(stream_net(&dir));
+    let (mut peer, _) = listener.accept().unwrap();
+    machine.room(64);
+    machine.room(2048);
+    write_frame(&mut peer, &[1; 1000]);
+    write_frame(&mut peer, &[2; 1000]);
+    machine.take_input();
+    assert_eq!(machine.receive.used(), [(0, 0), (1, 1012)]);
+}
+
+/// Frames go nowhere while the peer is away, like on an unplugged cable; it may come back.
+#[test]
+fn a_peer_may_go_and_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut machine = NetMachine::alone(stream_net(&dir));
+    machine.offer(&[1; 100]);
+    assert!(machine.slot.kick(TRANSMIT).used, "the chain comes back");
+    assert_eq!(machine.gate.dropped_frames(), 1);
+
+    for round in 2..4_u8 {
+        let path = dir.path().join("net");
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let mut peer = loop {
+            wait_readable(machine.gate.inputs_fd());
+            let _ = machine.gate.ready_inputs();
+            if let Ok((peer, _)) = listener.accept() {
+                break peer;
+            }
+        };
+        peer.set_nonblocking(false).unwrap();
+        machine.offer(&[round; 100]);
+        assert!(machine.slot.kick(TRANSMIT).used);
+        assert_eq!(read_frame(&mut peer), [round; 100]);
+        drop((peer, listener));
+        std::fs::remove_file(path).unwrap();
+        // The gate notices on its own, from the closed connection.
+        machine.room(2048);
+        machine.take_input();
+    }
+}
+
+/// A peer that talks nonsense is disconnected; the guest sees nothing of it.
+#[test]
+fn an_impossible_length_ends_the_connection() {
+    let (dir, listener) = listen();
+    let mut machine = NetMachine::alone(stream_net(&dir));
+    let (mut peer, _) = listener.accept().unwrap();
+    machine.room(2048);
+    peer.write_all(&(MAX_FRAME as u32 + 1).to_be_bytes()).unwrap();
+    assert!(!machine.take_input());
+    assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0, "the connection is closed");
+    let (mut again, _) = {
+        wait_readable(machine.gate.inputs_fd());
+        let _ = machine.gate.ready_inputs();
+        listener.accept().unwrap()
+    };
+    write_frame(&mut again, &[5; 60]);
+    while machine.receive.used().is_empty() {
+        machine.take_input();
+    }
+}
+
+#[test]
+fn datagrams_carry_frames_both_ways() {
+    let dir = tempfile::tempdir().unwrap();
+    let (local, remote) = (dir.path().join("local"), dir.path().join("remote"));
+    let peer = UnixDatagram::bind(&remote).unwrap();
+    let mut machine = NetMachine::alone(Net::dgram(&local, &remote, MAC).unwrap());
+    peer.connect(&local).unwrap();
+    // More than the peer's queue takes at once.
+    for n in 0..QUEUE_SIZE as u8 * 4 {
+        machine.offer(&[n; 80]);
+        assert!(machine.slot.kick(TRANSMIT).used);
+    }
+    let mut frame = [0; 200];
+    peer.set_nonblocking(true).unwrap();
+    for n in 0..QUEUE_SIZE as u8 * 4 {
+        let len = loop {
+            match peer.recv(&mut frame) {
+                Ok(len) => break len,
+                Err(_) => {
+                    wait_readable(machine.gate.inputs_fd());
+                    let _ = machine.gate.ready_inputs();
+                }
+            }
+        };
+        assert_eq!((len, frame[0]), (80, n));
+    }
+    machine.room(2048);
+    peer.send(&[7; 90]).unwrap();
+    assert!(machine.take_input());
+    assert_eq!(machine.receive.used(), [(0, 102)]);
+    drop(machine);
+    assert!(!local.exists());
+}
+
+/// After a takeover the network learns where the guest's address is now.
+#[test]
+fn an_announcement_is_a_rarp_broadcast() {
+    let (dir, listener) = listen();
+    let machine = NetMachine::new(stream_net(&dir));
+    let (mut peer, _) = listener.accept().unwrap();
+    machine.gate.announce(SLOT);
+    let frame = read_frame(&mut peer);
+    assert_eq!(frame.len(), 60);
+    assert_eq!(frame[..6], [0xff; 6]);
+    assert_eq!(frame[6..12], MAC);
+    assert_eq!(frame[12..14], [0x80, 0x35]);
+    assert_eq!(frame[22..28], MAC);
+    machine.gate.set_fenced_off();
+    machine.gate.announce(SLOT);
+    peer.set_nonblocking(true).unwrap();
+    assert!(peer.read(&mut [0; 1]).is_err(), "P2: fenced off, it announces nothing");
+}
+
+/// A frame in flight is sent again by whoever takes over.
+#[test]
+fn held_frames_survive_a_crash() {
+    let (dir, listener) = listen();
+    let mut machine = NetMachine::new(stream_net(&dir));
+    let _first = listener.accept().unwrap();
+    machine.offer(&[6; 70]);
+    let _ = machine.slot.kick(TRANSMIT);
+    let sealed = machine.gate.seal();
+    let saved = machine.slot.save();
+    let NetMachine { memory, slot, gate, mut transmit, .. } = machine;
+    drop((slot, gate));
+
+    let net = stream_net(&dir);
+    let (ledger, mut authority) = new_gate();
+    let gate = GateHost::new(ledger, memory, Arc::new(Unfenced)).unwrap();
+    let config = NetConfig { mac: [2; 6], offloads: false };
+    let mut slot = VirtioSlot::new(SLOT, Box::new(devices::Net::new(config)), gate.clone());
+    slot.restore(&saved).unwrap();
+    gate.adopt(sealed.epoch, sealed.next_id, sealed.in_flight);
+    gate.attach(SLOT, Port(0), Backend::Net(net)).unwrap();
+    let (mut peer, _) = listener.accept().unwrap();
+    gate.run_alone(authority.alone(Term(2)));
+    assert_eq!(read_frame(&mut peer), [6; 70]);
+    assert!(common::is_readable(gate.completions_event().as_raw_fd()));
+    assert!(complete(&gate, &mut slot, 1).used);
+    assert_eq!(transmit.used().len(), 1);
+    // The address is the guest's, not this instance's.
+    let mut mac = [0; 6];
+    slot.read_config(0, &mut mac);
+    assert_eq!(mac, MAC);
+}
