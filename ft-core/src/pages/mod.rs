@@ -331,3 +331,6 @@ fn decompress(block: &[u8], page: &mut Page) -> Option<()> {
     let len = lz4_flex::block::decompress_into(block, page).ok()?;
     (len == PAGE_SIZE).then_some(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,6 +44,12 @@ impl Decoder {
         self.failed.is_some() || self.header.is_some() || !self.head.is_empty()
     }
 
+    /// Bytes of memory in use, for what was not given out yet.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.head.capacity() + self.body.capacity()
+    }
+
     fn step(&mut self, bytes: &mut &[u8]) -> Result<Option<Frame>, WireError> {
         let header = match self.header {
             Some(header) => header,

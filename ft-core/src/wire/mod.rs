@@ -12,6 +12,8 @@
 mod decoder;
 mod header;
 mod message;
+#[cfg(test)]
+mod tests;
 
 pub use decoder::Decoder;
 pub use header::{HEADER_LEN, Header, Kind, MAGIC, PROTOCOL, WireError};

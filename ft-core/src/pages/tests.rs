@@ -1,0 +1,201 @@
+//! There and back, and everything that a body of pages must not be.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::convert::Infallible;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::wire::HEADER_LEN;
+
+const MEMORY: [MemoryRegion; 2] =
+    [MemoryRegion { start: 0x1000, len: 0x10000 }, MemoryRegion { start: 0x10_0000, len: 0x2000 }];
+
+type Pages = Vec<(u64, Box<Page>)>;
+
+fn build(pages: &[(u64, Box<Page>)], compression: Compression) -> Vec<u8> {
+    let mut out = vec![0xee; 3];
+    let mut frame = PageFrame::begin(&mut out, Kind::Pages, Epoch(1), Term(1), compression);
+    for (address, page) in pages {
+        frame
+            .push(*address, |to| {
+                to.copy_from_slice(page.as_slice());
+                Ok::<_, Infallible>(())
+            })
+            .unwrap();
+    }
+    assert_eq!(frame.pages(), pages.len() as u64);
+    let header = frame.finish().unwrap();
+    header.verify(&out[3 + HEADER_LEN..]).unwrap();
+    out.split_off(3 + HEADER_LEN)
+}
+
+fn read(body: &[u8]) -> Result<Pages, PagesError> {
+    let batch = PageBatch::parse(body, &MEMORY)?;
+    let mut pages = Vec::new();
+    batch
+        .for_each(|address, page| {
+            pages.push((address, Box::new(*page)));
+            Ok::<_, Infallible>(())
+        })
+        .unwrap();
+    assert_eq!(batch.pages(), pages.len() as u64);
+    Ok(pages)
+}
+
+fn page(of: impl Fn(usize) -> u8) -> Box<Page> {
+    let mut page = Box::new([0; PAGE_SIZE]);
+    page.iter_mut().enumerate().for_each(|(at, byte)| *byte = of(at));
+    page
+}
+
+/// Bytes that do not compress.
+fn noise(seed: u64) -> Box<Page> {
+    page(|at| xxhash_rust::xxh3::xxh3_64_with_seed(&at.to_le_bytes(), seed) as u8)
+}
+
+#[test]
+fn every_encoding_comes_back_as_it_was() {
+    let pages: Pages = vec![
+        (0x1000, noise(1)),
+        (0x2000, page(|_| 0)),
+        (0x3000, page(|at| (at / 64) as u8)),
+        (0x10000, page(|_| 0xff)),
+        (0x10_1000, noise(2)),
+    ];
+    let plain = build(&pages, Compression::None);
+    assert_eq!(plain.len(), 5 * 8 + 4 * PAGE_SIZE);
+    assert_eq!(read(&plain).unwrap(), pages);
+    let packed = build(&pages, Compression::Lz4);
+    assert!(packed.len() < 5 * 8 + 2 * PAGE_SIZE + 1000, "{}", packed.len());
+    assert_eq!(read(&packed).unwrap(), pages);
+}
+
+#[test]
+fn a_page_with_one_bit_is_not_zero() {
+    assert!(is_zero(&[0; PAGE_SIZE]));
+    for at in 0..PAGE_SIZE {
+        let mut page = [0; PAGE_SIZE];
+        page[at] = 0x80;
+        assert!(!is_zero(&page), "byte {at}");
+    }
+}
+
+#[test]
+fn a_frame_says_when_it_is_full_and_a_failed_page_leaves_no_trace() {
+    let mut out = Vec::new();
+    let mut frame = PageFrame::begin(&mut out, Kind::Bulk, Epoch(0), Term(0), Compression::None);
+    let mut address = 0;
+    while !frame.is_full() {
+        assert_eq!(frame.push(address, |_| Err("bad memory")), Err("bad memory"));
+        frame
+            .push(address, |to| {
+                to[0] = 1;
+                Ok::<_, ()>(())
+            })
+            .unwrap();
+        address += 4096;
+    }
+    assert_eq!(frame.pages(), 1022);
+    let header = frame.finish().unwrap();
+    assert!(header.body_len <= Kind::Bulk.max_body());
+    let memory = [MemoryRegion { start: 0, len: 1 << 30 }];
+    assert_eq!(PageBatch::parse(&out[HEADER_LEN..], &memory).unwrap().pages(), 1022);
+}
+
+#[test]
+fn p4_a_body_that_keeps_not_its_format_is_refused_whole() {
+    let entry = |word: u64| word.to_le_bytes().to_vec();
+    let cases: [(Vec<u8>, PagesError); 9] = [
+        (vec![1, 2, 3], PagesError::Torn { address: 0, expected: 8, found: 3 }),
+        (
+            [entry(0x1000), vec![1; 4095]].concat(),
+            PagesError::Torn { address: 0x1000, expected: 4096, found: 4095 },
+        ),
+        (entry(0x1002), PagesError::Torn { address: 0x1000, expected: 2, found: 0 }),
+        (
+            [entry(0x1002), vec![5, 0, 1]].concat(),
+            PagesError::Torn { address: 0x1000, expected: 5, found: 1 },
+        ),
+        (entry(0x11001), PagesError::Outside { address: 0x11000 }),
+        (
+            [entry(0x2001), entry(0x1001)].concat(),
+            PagesError::Order { address: 0x1000, previous: 0x2000 },
+        ),
+        (
+            [entry(0x2001), entry(0x2001)].concat(),
+            PagesError::Order { address: 0x2000, previous: 0x2000 },
+        ),
+        (entry(0x1003), PagesError::Encoding { address: 0x1000, encoding: 3 }),
+        ([entry(0x1002), vec![2, 0, 0x10, 7]].concat(), PagesError::Lz4 { address: 0x1000 }),
+    ];
+    for (body, expected) in cases {
+        assert_eq!(read(&body).unwrap_err(), expected);
+    }
+    for outside in [0, 0x10_2000, 0xffff_ffff_ffff_f000] {
+        let error = read(&entry(outside | ZERO)).unwrap_err();
+        assert_eq!(error, PagesError::Outside { address: outside });
+    }
+}
+
+#[test]
+fn regions_that_make_no_sense_contain_nothing() {
+    let strange = [
+        MemoryRegion { start: u64::MAX - 10, len: u64::MAX },
+        MemoryRegion { start: 0x5000, len: 10 },
+    ];
+    for address in [0x5000_u64, 0xffff_ffff_ffff_f000] {
+        let body = (address | ZERO).to_le_bytes();
+        assert!(PageBatch::parse(&body, &strange).is_err());
+    }
+}
+
+fn any_pages() -> impl Strategy<Value = Pages> {
+    let contents = prop_oneof![
+        Just(page(|_| 0)),
+        any::<u64>().prop_map(noise),
+        (any::<u8>(), 1..512usize)
+            .prop_map(|(byte, step)| { page(|at| if at % step == 0 { byte } else { 7 }) }),
+    ];
+    prop::collection::btree_map(1..=16u64, contents, 0..10)
+        .prop_map(|pages| pages.into_iter().map(|(n, page)| (n * 0x1000, page)).collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_pages_come_back(pages in any_pages(), lz4 in any::<bool>()) {
+        let compression = if lz4 { Compression::Lz4 } else { Compression::None };
+        prop_assert_eq!(read(&build(&pages, compression)).unwrap(), pages);
+    }
+
+    #[test]
+    fn any_bytes_at_all_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..9000)) {
+        let _ = read(&bytes);
+    }
+
+    #[test]
+    fn changed_bodies_do_no_harm(
+        pages in any_pages(), at in any::<prop::sample::Index>(), byte: u8, cut in any::<prop::sample::Index>(),
+    ) {
+        let mut body = build(&pages, Compression::Lz4);
+        if !body.is_empty() {
+            let at = at.index(body.len());
+            body[at] = byte;
+            let _ = read(&body);
+            body.truncate(cut.index(body.len()));
+        }
+        // What is taken lies in memory and ascends, whatever came.
+        if let Ok(pages) = read(&body) {
+            prop_assert!(pages.is_sorted_by(|a, b| a.0 < b.0));
+            let inside = |address: u64| MEMORY.iter().any(|r| {
+                (r.start..r.start + r.len).contains(&address)
+            });
+            prop_assert!(pages.iter().all(|(address, _)| inside(*address)));
+        }
+    }
+}

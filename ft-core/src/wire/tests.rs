@@ -1,0 +1,223 @@
+//! Every kind there and back, every byte changed on the way, and bytes of any kind at all.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use io_gate::host::{Epoch, Term};
+use proptest::prelude::*;
+
+use super::*;
+use crate::testing::{decode, hello};
+
+fn every_message() -> Vec<Message> {
+    let hashes = Hashes { memory: 1, state: u64::MAX };
+    let beat = Heartbeat { sequence: 3, sent: 4 };
+    let end = End { pages: 2, digest: 3, previous: Some(Epoch(4)), hashes: Some(hashes) };
+    let all = vec![
+        Message::Hello(hello()),
+        Message::Welcome(hello()),
+        Message::Refuse { reason: "memory: 1, 2".into() },
+        Message::Bulk(Data(vec![1; 100])),
+        Message::Pages(Data(vec![2; 5000])),
+        Message::State(Data(vec![3; 10])),
+        Message::End(end),
+        Message::Ack,
+        Message::Verified(Verified { agree: false, primary: hashes, standby: hashes }),
+        Message::Heartbeat(beat),
+        Message::HeartbeatReply(beat),
+        Message::Bye(ByeReason::Detach),
+    ];
+    let kinds: Vec<Kind> = all.iter().map(Message::kind).collect();
+    assert_eq!(kinds, Kind::ALL);
+    all
+}
+
+fn encode(message: Message) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Outgoing { epoch: Epoch(7), term: Term(8), message }.encode(&mut bytes).unwrap();
+    bytes
+}
+
+/// Decodes a whole stream, given in pieces of at most `piece` bytes.
+fn decode_all(bytes: &[u8], piece: usize) -> Result<Vec<Frame>, WireError> {
+    let mut decoder = Decoder::new();
+    let mut frames = Vec::new();
+    for mut part in bytes.chunks(piece) {
+        while !part.is_empty() {
+            frames.extend(decoder.decode(&mut part)?);
+        }
+    }
+    Ok(frames)
+}
+
+#[test]
+fn every_message_comes_back_as_it_was() {
+    for message in every_message() {
+        let frame = decode(&encode(message.clone()));
+        assert_eq!((frame.header.epoch, frame.header.term), (Epoch(7), Term(8)));
+        assert_eq!(frame.message, message);
+    }
+}
+
+#[test]
+fn frames_are_found_in_pieces_of_any_size() {
+    let stream: Vec<u8> = every_message().into_iter().flat_map(encode).collect();
+    for piece in [1, 3, 40, 41, 4096, usize::MAX] {
+        let frames = decode_all(&stream, piece).unwrap();
+        let messages: Vec<Message> = frames.into_iter().map(|frame| frame.message).collect();
+        assert_eq!(messages, every_message(), "in pieces of {piece}");
+    }
+}
+
+#[test]
+fn p4_every_changed_bit_is_found() {
+    for message in every_message() {
+        let good = encode(message);
+        for at in 0..good.len().min(300) {
+            for bit in 0..8 {
+                let mut bad = good.clone();
+                bad[at] ^= 1 << bit;
+                match decode_all(&bad, usize::MAX) {
+                    Err(_) => {}
+                    // A length that grew: the frame is not whole yet.
+                    Ok(frames) => assert!(frames.is_empty() && (8..12).contains(&at), "byte {at}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_errors_say_what_is_wrong() {
+    let header = |change: fn(&mut [u8; HEADER_LEN])| {
+        let mut head: [u8; HEADER_LEN] = encode(Message::Ack).try_into().unwrap();
+        change(&mut head);
+        Header::parse(&head).unwrap_err()
+    };
+    assert!(matches!(header(|h| h[0] = b'G'), WireError::Magic { .. }));
+    assert_eq!(header(|h| h[4] = 9), WireError::Version { found: 9 });
+    assert_eq!(header(|h| h[6] = 99), WireError::Kind { found: 99 });
+    assert_eq!(header(|h| h[12] = 1), WireError::Reserved { found: 1 });
+    assert_eq!(header(|h| h[8] = 1), WireError::TooLong { kind: Kind::Ack, found: 1 });
+    assert!(matches!(header(|h| h[31] = 0x80), WireError::Number { .. }));
+    assert!(matches!(header(|h| h[23] = 0x40), WireError::Number { .. }));
+    let text = header(|h| h[4] = 9).to_string();
+    assert!(text.contains("version 1, the other 9: run the same release"), "{text}");
+}
+
+#[test]
+fn a_refusal_is_read_from_any_release() {
+    let message = Message::Refuse { reason: "protocol: primary 1, standby 9".into() };
+    let mut bytes = encode(message.clone());
+    bytes[4] = 9;
+    // The other release computes the checksum over its own header.
+    let mut covered: Vec<u8> = bytes[..32].to_vec();
+    let seed = xxhash_rust::xxh3::xxh3_64(&covered);
+    let sum = xxhash_rust::xxh3::xxh3_64_with_seed(&bytes[HEADER_LEN..], seed);
+    covered.extend(sum.to_le_bytes());
+    bytes[..HEADER_LEN].copy_from_slice(&covered);
+    assert_eq!(decode(&bytes).message, message);
+}
+
+#[test]
+fn nothing_longer_than_its_limit_is_sent() {
+    let mut out = vec![9];
+    let message = Message::State(Data(vec![0; (16 << 20) + 1]));
+    let outgoing = Outgoing { epoch: Epoch(0), term: Term(0), message };
+    assert!(matches!(outgoing.encode(&mut out), Err(WireError::TooLong { .. })));
+    assert_eq!(out, [9], "the buffer is as before");
+    let reason: String = "ä".repeat(100_000);
+    let Message::Refuse { reason } = decode(&encode(Message::Refuse { reason })).message else {
+        panic!("another message")
+    };
+    assert!(reason.len() > 60_000 && reason.chars().all(|letter| letter == 'ä'));
+}
+
+#[test]
+fn an_announced_length_allocates_nothing() {
+    let mut bytes = encode(Message::State(Data(vec![0; 16 << 20])));
+    bytes.truncate(HEADER_LEN + 10);
+    let mut decoder = Decoder::new();
+    assert_eq!(decoder.decode(&mut bytes.as_slice()), Ok(None));
+    assert!(decoder.held() < 1024, "{} bytes held", decoder.held());
+}
+
+#[test]
+fn after_an_error_nothing_is_given() {
+    let mut decoder = Decoder::new();
+    let garbage = [0; HEADER_LEN];
+    let error = decoder.decode(&mut garbage.as_slice()).unwrap_err();
+    let good = encode(Message::Ack);
+    assert_eq!(decoder.decode(&mut good.as_slice()), Err(error));
+    assert!(decoder.is_torn());
+}
+
+#[test]
+fn the_digest_knows_order_number_and_pages() {
+    let header = |message| decode(&encode(message)).header;
+    let (a, b) = (header(Message::State(Data(vec![1]))), header(Message::State(Data(vec![2]))));
+    let end = |frames: &[(&Header, u64)]| {
+        let mut digest = EpochDigest::default();
+        frames.iter().for_each(|(header, pages)| digest.add(header, *pages));
+        digest.end(Epoch(1), None)
+    };
+    let reference = end(&[(&a, 1), (&b, 2)]);
+    for other in [
+        end(&[(&b, 2), (&a, 1)]),
+        end(&[(&a, 1)]),
+        end(&[(&a, 1), (&b, 2), (&b, 2)]),
+        end(&[(&a, 2), (&b, 1)]),
+    ] {
+        assert_ne!(reference.digest, other.digest);
+    }
+    assert_eq!(reference.pages, 3);
+}
+
+/// A header with good fields and any body: what a fuzzer would take long to find.
+fn plausible() -> impl Strategy<Value = Vec<u8>> {
+    let body = prop::collection::vec(any::<u8>(), 0..2000);
+    (0..Kind::ALL.len(), body, any::<u64>(), any::<u64>(), any::<bool>()).prop_map(
+        |(kind, mut body, epoch, term, good)| {
+            let kind = Kind::ALL[kind];
+            body.truncate(kind.max_body() as usize);
+            let mut out = Vec::new();
+            let start = Header::reserve(&mut out);
+            out.extend(body);
+            let (epoch, term) = (Epoch(epoch >> 2), Term(term >> 2));
+            Header::finish(&mut out, start, kind, epoch, term).unwrap();
+            if !good {
+                let at = out.len() / 2;
+                out[at] ^= 1;
+            }
+            out
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_at_all_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = decode_all(&bytes, 7);
+    }
+
+    #[test]
+    fn any_body_in_a_good_frame_does_no_harm(
+        frames in prop::collection::vec(plausible(), 1..4), piece in 1..3000usize,
+    ) {
+        let bytes: Vec<u8> = frames.concat();
+        let mut decoder = Decoder::new();
+        'stream: for mut part in bytes.chunks(piece) {
+            while !part.is_empty() {
+                if decoder.decode(&mut part).is_err() {
+                    break 'stream;
+                }
+                // Vec at most doubles.
+                prop_assert!(decoder.held() <= 2 * bytes.len() + 128);
+            }
+        }
+    }
+}
