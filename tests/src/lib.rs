@@ -1,1 +1,10 @@
-//! Skeleton.
+//! Outside observers and the harness that runs, breaks and judges a pair.
+//!
+//! Nothing here links the product: it is run as processes, told what to do on the command line, watched through its
+//! status, and judged by what leaves it: frames on a [`switch`], answers to a [`client`], bytes on a [`disk`].
+
+#![forbid(unsafe_code)]
+
+pub mod capture;
+pub mod packet;
+pub mod switch;

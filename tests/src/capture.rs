@@ -1,0 +1,72 @@
+//! The packet capture: every frame that crossed the switch, with its time and the cable it came from.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+/// An Ethernet address.
+pub type Mac = [u8; 6];
+
+/// What the switch did with a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It left by the port of its destination, or by all ports.
+    Forwarded,
+    /// It came in on a cable that was cut.
+    Cut,
+}
+
+/// One frame, as it came into the switch.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame {
+    /// When.
+    pub at: Instant,
+    /// The port it came in on.
+    pub port: usize,
+    /// Which of the port's connections it came from: a program that is started anew gets a new number.
+    pub connection: u32,
+    /// Who it says sent it.
+    pub source: Mac,
+    /// A hash over the whole frame.
+    pub hash: u64,
+    /// What became of it.
+    pub fate: Fate,
+}
+
+impl Frame {
+    /// Describes `bytes`, which came in on `port`; `None` where they are shorter than an Ethernet header.
+    pub fn describe(port: usize, connection: u32, bytes: &[u8], fate: Fate) -> Option<Self> {
+        let source = bytes.get(6..12)?.try_into().ok()?;
+        let hash = xxh3_64(bytes);
+        Some(Self { at: Instant::now(), port, connection, source, hash, fate })
+    }
+}
+
+/// How many frames repeat an earlier one of the same bytes.
+pub fn repeated<'a>(frames: impl Iterator<Item = &'a Frame>) -> u64 {
+    let mut seen: HashMap<u64, u64> = HashMap::new();
+    frames.for_each(|frame| *seen.entry(frame.hash).or_default() += 1);
+    seen.values().map(|count| count - 1).sum()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_equal_bytes_repeat() {
+        let frame = |last| {
+            let mut bytes = [0; 60];
+            bytes[59] = last;
+            Frame::describe(0, 0, &bytes, Fate::Forwarded).unwrap()
+        };
+        assert_eq!(repeated([frame(1), frame(2), frame(1), frame(1)].iter()), 2);
+    }
+
+    #[test]
+    fn a_runt_is_no_frame() {
+        assert!(Frame::describe(0, 0, &[0; 11], Fate::Forwarded).is_none());
+    }
+}

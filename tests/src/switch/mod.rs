@@ -1,0 +1,208 @@
+//! A learning Ethernet switch in user space: the network that both hosts of a pair and the client are plugged into.
+//!
+//! A port is a listening Unix stream socket that speaks the framing of QEMU's `-netdev stream` and of passt. The
+//! switch learns addresses like a real one and does not forget them when a cable goes dead: a takeover that does not
+//! announce itself stays visible as a gap. It records every frame, and can cut a cable without telling either end.
+
+mod port;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::capture::{Fate, Frame, Mac};
+use port::{FrameReader, Link, Port};
+
+/// The switch; its sockets go away with it.
+#[derive(Debug)]
+pub struct Switch {
+    fabric: Arc<Fabric>,
+    sockets: Vec<PathBuf>,
+    acceptors: Vec<JoinHandle<()>>,
+}
+
+impl Switch {
+    /// Makes a switch with one socket for each of `names` in `dir`. A port's number is its place in `names`.
+    ///
+    /// # Errors
+    /// When a socket cannot be made.
+    pub fn new(dir: &Path, names: &[&str]) -> io::Result<Self> {
+        let fabric = Arc::new(Fabric::default());
+        let mut switch = Self { fabric, sockets: Vec::new(), acceptors: Vec::new() };
+        for name in names {
+            let path = dir.join(format!("{name}.net"));
+            let listener = UnixListener::bind(&path)?;
+            let port = switch.fabric.add_port(Link::Down);
+            let fabric = Arc::clone(&switch.fabric);
+            switch.sockets.push(path);
+            switch.acceptors.push(thread::spawn(move || accept(&fabric, &listener, port)));
+        }
+        Ok(switch)
+    }
+
+    /// The socket of `port`.
+    pub fn socket(&self, port: usize) -> &Path {
+        &self.sockets[port]
+    }
+
+    /// A cable for a program in this process.
+    pub fn plug_in(&self) -> Cable {
+        let (sender, frames) = mpsc::channel();
+        let port = self.fabric.add_port(Link::Internal(sender));
+        Cable { fabric: Arc::clone(&self.fabric), port, frames }
+    }
+
+    /// Pulls the cable of `port`; neither end is told.
+    pub fn cut(&self, port: usize) {
+        self.fabric.state().ports[port].cut = true;
+    }
+
+    /// Plugs the cable of `port` in again.
+    pub fn heal(&self, port: usize) {
+        self.fabric.state().ports[port].cut = false;
+    }
+
+    /// The frames since the last call.
+    pub fn take_capture(&self) -> Vec<Frame> {
+        std::mem::take(&mut self.fabric.state().capture)
+    }
+
+    /// Reads the capture without taking it.
+    pub fn with_capture<R>(&self, read: impl FnOnce(&[Frame]) -> R) -> R {
+        read(&self.fabric.state().capture)
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        self.fabric.closed.store(true, Ordering::SeqCst);
+        for (path, acceptor) in self.sockets.iter().zip(self.acceptors.drain(..)) {
+            // Wakes the acceptor, which then sees that the switch is closed.
+            let woken = UnixStream::connect(path).is_ok();
+            let _ = std::fs::remove_file(path);
+            if woken {
+                let _ = acceptor.join();
+            }
+        }
+        self.fabric.state().ports.iter_mut().for_each(Port::unplug);
+    }
+}
+
+/// One end of a cable, held by a program in this process.
+#[derive(Debug)]
+pub struct Cable {
+    fabric: Arc<Fabric>,
+    port: usize,
+    frames: Receiver<Vec<u8>>,
+}
+
+impl Cable {
+    /// Sends a frame.
+    pub fn send(&self, frame: &[u8]) {
+        self.fabric.pass(self.port, 0, frame);
+    }
+
+    /// The next frame, or `None` when none came within `timeout`.
+    pub fn receive(&self, timeout: Duration) -> Option<Vec<u8>> {
+        match self.frames.recv_timeout(timeout) {
+            Ok(frame) => Some(frame),
+            Err(RecvTimeoutError::Timeout) => None,
+            // The switch is gone: no frame will ever come, and the caller's clock must run all the same.
+            Err(RecvTimeoutError::Disconnected) => {
+                thread::sleep(timeout);
+                None
+            }
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Fabric {
+    state: Mutex<State>,
+    closed: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ports: Vec<Port>,
+    addresses: HashMap<Mac, usize>,
+    capture: Vec<Frame>,
+}
+
+impl Fabric {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no thread panics while it holds the switch")
+    }
+
+    fn add_port(&self, link: Link) -> usize {
+        let mut state = self.state();
+        state.ports.push(Port::new(link));
+        state.ports.len() - 1
+    }
+
+    /// Records a frame that came in and passes it on.
+    fn pass(&self, from: usize, connection: u32, bytes: &[u8]) {
+        let mut state = self.state();
+        let fate = if state.ports[from].cut { Fate::Cut } else { Fate::Forwarded };
+        let Some(frame) = Frame::describe(from, connection, bytes, fate) else { return };
+        state.capture.push(frame);
+        if fate == Fate::Cut {
+            return;
+        }
+        state.addresses.insert(frame.source, from);
+        let destination: Mac = bytes[..6].try_into().expect("a described frame has a header");
+        match state.addresses.get(&destination).copied() {
+            Some(to) if to == from => {}
+            Some(to) => state.ports[to].send(bytes),
+            None => state.flood(from, bytes),
+        }
+    }
+}
+
+impl State {
+    fn flood(&mut self, from: usize, bytes: &[u8]) {
+        for (number, port) in self.ports.iter_mut().enumerate() {
+            if number != from {
+                port.send(bytes);
+            }
+        }
+    }
+}
+
+/// Accepts the programs that plug into `port`, one after the other; the newest gets the frames.
+fn accept(fabric: &Arc<Fabric>, listener: &UnixListener, port: usize) {
+    let mut connection = 0;
+    while let Ok((socket, _)) = listener.accept() {
+        if fabric.closed.load(Ordering::SeqCst) {
+            return;
+        }
+        connection += 1;
+        let Ok(output) = socket.try_clone() else { continue };
+        fabric.state().ports[port].connect(output, connection);
+        let fabric = Arc::clone(fabric);
+        thread::spawn(move || read_frames(&fabric, socket, port, connection));
+    }
+}
+
+fn read_frames(fabric: &Fabric, socket: UnixStream, port: usize, connection: u32) {
+    let mut reader = FrameReader::new(socket);
+    loop {
+        match reader.next_frame() {
+            Ok(Some(frame)) => fabric.pass(port, connection, frame),
+            Ok(None) => break,
+            Err(error) => {
+                log::warn!("switch port {port}: {error}");
+                break;
+            }
+        }
+    }
+    fabric.state().ports[port].disconnect(connection);
+}

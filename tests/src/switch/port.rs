@@ -1,0 +1,156 @@
+//! One port of the switch: its framing, and a sender that never waits for a receiver that is stopped.
+
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::Sender;
+
+use rustix::io::Errno;
+use rustix::net::SendFlags;
+
+/// The longest frame: an IPv4 datagram of 64 KiB (segmentation left to the far side) with its Ethernet header.
+const MAX_FRAME: usize = 65536 + 14;
+const LENGTH: usize = 4;
+
+/// What is plugged into a port.
+#[derive(Debug)]
+pub(super) enum Link {
+    Down,
+    Socket(SocketLink),
+    Internal(Sender<Vec<u8>>),
+}
+
+#[derive(Debug)]
+pub(super) struct Port {
+    link: Link,
+    pub(super) cut: bool,
+}
+
+impl Port {
+    pub(super) fn new(link: Link) -> Self {
+        Self { link, cut: false }
+    }
+
+    pub(super) fn connect(&mut self, socket: UnixStream, connection: u32) {
+        self.link = Link::Socket(SocketLink { socket, connection, unsent: Vec::new() });
+    }
+
+    /// The program of `connection` is gone; a newer one may already be there.
+    pub(super) fn disconnect(&mut self, connection: u32) {
+        if matches!(&self.link, Link::Socket(link) if link.connection == connection) {
+            self.link = Link::Down;
+        }
+    }
+
+    pub(super) fn unplug(&mut self) {
+        if let Link::Socket(link) = std::mem::replace(&mut self.link, Link::Down) {
+            let _ = link.socket.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    /// Sends a frame, or drops it where a real switch would: cable cut, nobody there, or its queue full.
+    pub(super) fn send(&mut self, frame: &[u8]) {
+        if self.cut {
+            return;
+        }
+        match &mut self.link {
+            Link::Down => {}
+            Link::Socket(link) => link.send(frame),
+            // A receiver that is gone hears nothing.
+            Link::Internal(sender) => drop(sender.send(frame.to_vec())),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct SocketLink {
+    socket: UnixStream,
+    connection: u32,
+    /// The rest of a frame of which only a part fitted into the socket; it must leave before the next frame.
+    unsent: Vec<u8>,
+}
+
+impl SocketLink {
+    fn send(&mut self, frame: &[u8]) {
+        if !self.unsent.is_empty() {
+            let sent = self.send_now(&self.unsent);
+            self.unsent.drain(..sent);
+            if !self.unsent.is_empty() {
+                return;
+            }
+        }
+        let mut message = Vec::with_capacity(LENGTH + frame.len());
+        message.extend_from_slice(&(frame.len() as u32).to_be_bytes());
+        message.extend_from_slice(frame);
+        let sent = self.send_now(&message);
+        if sent != 0 {
+            self.unsent.extend_from_slice(&message[sent..]);
+        }
+    }
+
+    /// How many bytes went out without waiting. An error counts as none: the reader of this connection ends it.
+    fn send_now(&self, bytes: &[u8]) -> usize {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        loop {
+            match rustix::net::send(&self.socket, bytes, flags) {
+                Ok(sent) => return sent,
+                Err(Errno::INTR) => {}
+                Err(_) => return 0,
+            }
+        }
+    }
+}
+
+/// Cuts a byte stream into frames.
+#[derive(Debug)]
+pub(super) struct FrameReader {
+    socket: UnixStream,
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl FrameReader {
+    pub(super) fn new(socket: UnixStream) -> Self {
+        Self { socket, buffer: vec![0; 4 * (LENGTH + MAX_FRAME)], start: 0, end: 0 }
+    }
+
+    /// The next frame, or `None` at the end of the stream.
+    pub(super) fn next_frame(&mut self) -> io::Result<Option<&[u8]>> {
+        if !self.fill(LENGTH)? {
+            return Ok(None);
+        }
+        let mut length = [0; LENGTH];
+        length.copy_from_slice(&self.buffer[self.start..self.start + LENGTH]);
+        let length = u32::from_be_bytes(length) as usize;
+        if length > MAX_FRAME {
+            let reason = format!("expected a frame of at most {MAX_FRAME} bytes, found {length}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        }
+        if !self.fill(LENGTH + length)? {
+            return Ok(None);
+        }
+        let frame = self.start + LENGTH..self.start + LENGTH + length;
+        self.start = frame.end;
+        Ok(Some(&self.buffer[frame]))
+    }
+
+    /// Reads until `wanted` bytes are there; `false` when the stream ends before.
+    fn fill(&mut self, wanted: usize) -> io::Result<bool> {
+        if self.start + wanted > self.buffer.len() {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        while self.end - self.start < wanted {
+            match self.socket.read(&mut self.buffer[self.end..]) {
+                Ok(0) => return Ok(false),
+                Ok(count) => self.end += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // A killed program resets its socket: the same as its end.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+}
