@@ -345,3 +345,259 @@ fn u64_at(bytes: &[u8; 16], at: usize) -> u64 {
     word.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(word)
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use io_gate::host::{ChainOutcome, EffectOp, InputOp, Request};
+
+    use super::*;
+    use crate::test_support::{Memory, Pieces, TestGate, chain};
+
+    const HEADER_AT: u64 = 0x100;
+    const STATUS_AT: u64 = 0x200;
+    const DATA_AT: u64 = 0x1000;
+
+    fn disk() -> Block {
+        Block::new(BlockConfig { sectors: 1000, read_only: false, serial: b"disk".to_vec() })
+    }
+
+    struct Bench {
+        memory: Memory,
+        gate: TestGate,
+        device: Block,
+    }
+
+    impl Bench {
+        fn new(device: Block) -> Self {
+            Self { memory: Memory::new(), gate: TestGate::open(), device }
+        }
+
+        /// Has a request processed whose chain is `readable` and `writable` behind the header and
+        /// before the status.
+        fn request(
+            &mut self,
+            kind: u32,
+            sector: u64,
+            readable: Pieces<'_>,
+            writable: Pieces<'_>,
+        ) -> Result<ChainOutcome, DeviceError> {
+            let mut header = kind.to_le_bytes().to_vec();
+            header.extend([0; 4]);
+            header.extend(sector.to_le_bytes());
+            self.memory.put(HEADER_AT as usize, &header);
+            self.memory.put(STATUS_AT as usize, &[0xaa]);
+            let readable = [&[(HEADER_AT, 16)], readable].concat();
+            let writable = [writable, &[(STATUS_AT, 1)]].concat();
+            let chain = chain(&self.memory, &readable, &writable);
+            self.gate.process(&mut self.device, 0, chain)
+        }
+
+        fn status(&self) -> u8 {
+            self.memory.get(STATUS_AT as usize, 1)[0]
+        }
+
+        fn refuses(&mut self, status: u8, kind: u32, sector: u64, readable: Pieces<'_>) {
+            let outcome = self.request(kind, sector, readable, &[]);
+            assert_eq!(outcome, Ok(ChainOutcome::Done(1)));
+            assert_eq!(self.status(), status);
+            assert!(self.gate.requests().is_empty());
+        }
+
+        fn segment(&self, sector: u64, sectors: u32, flags: u32) {
+            let at = DATA_AT as usize;
+            self.memory.put(at, &sector.to_le_bytes());
+            self.memory.put(at + 8, &sectors.to_le_bytes());
+            self.memory.put(at + 12, &flags.to_le_bytes());
+        }
+    }
+
+    #[test]
+    fn a_write_is_staged_with_its_data_in_place() {
+        let mut bench = Bench::new(disk());
+        let outcome = bench.request(T_OUT, 9, &[(DATA_AT, 512), (DATA_AT + 4096, 512)], &[]);
+        assert!(matches!(outcome, Ok(ChainOutcome::Waiting(_))));
+        let requests = bench.gate.requests();
+        let [Request::Effect(EffectOp::BlockWrite { sector: 9, data, .. })] = requests.as_slice()
+        else {
+            panic!("{requests:?}")
+        };
+        assert_eq!((data.len(), data.guest_ranges().map(<[_]>::len)), (1024, Some(2)));
+    }
+
+    #[test]
+    fn a_read_asks_for_all_but_the_status() {
+        let mut bench = Bench::new(disk());
+        let outcome = bench.request(T_IN, 3, &[], &[(DATA_AT, 1024)]);
+        assert!(matches!(outcome, Ok(ChainOutcome::Waiting(_))));
+        let requests = bench.gate.requests();
+        let [Request::Input(InputOp::BlockRead { sector: 3, into, .. })] = requests.as_slice()
+        else {
+            panic!("{requests:?}")
+        };
+        assert_eq!(into.len(), 1024);
+    }
+
+    /// The status may share a descriptor with the data.
+    #[test]
+    fn a_status_in_the_datas_descriptor_is_found() {
+        let mut bench = Bench::new(disk());
+        bench.memory.put(HEADER_AT as usize, &[0; 16]);
+        let whole = chain(&bench.memory, &[(HEADER_AT, 16)], &[(DATA_AT, 513)]);
+        let outcome = bench.gate.process(&mut bench.device, 0, whole);
+        assert!(matches!(outcome, Ok(ChainOutcome::Waiting(_))));
+        let mut whole = chain(&bench.memory, &[(HEADER_AT, 16)], &[(DATA_AT, 513)]);
+        bench.memory.put(DATA_AT as usize + 512, &[0xaa]);
+        assert_eq!(bench.device.complete(0, &mut whole, Outcome::Success(512)), 513);
+        assert_eq!(bench.memory.get(DATA_AT as usize + 512, 1), [S_OK]);
+    }
+
+    #[test]
+    fn a_flush_is_staged() {
+        let mut bench = Bench::new(disk());
+        assert!(matches!(bench.request(T_FLUSH, 0, &[], &[]), Ok(ChainOutcome::Waiting(_))));
+        let requests = bench.gate.requests();
+        assert!(matches!(requests.as_slice(), [Request::Effect(EffectOp::BlockFlush { .. })]));
+    }
+
+    #[test]
+    fn discards_and_zeroes_carry_their_range() {
+        let mut bench = Bench::new(disk());
+        bench.segment(10, 20, 0);
+        let outcome = bench.request(T_DISCARD, 0, &[(DATA_AT, 16)], &[]);
+        assert!(matches!(outcome, Ok(ChainOutcome::Waiting(_))));
+        bench.segment(30, 40, FLAG_UNMAP);
+        let outcome = bench.request(T_WRITE_ZEROES, 0, &[(DATA_AT, 16)], &[]);
+        assert!(matches!(outcome, Ok(ChainOutcome::Waiting(_))));
+        let requests = bench.gate.requests();
+        let expected = [
+            Request::Effect(EffectOp::BlockDiscard { port: DISK, sector: 10, sectors: 20 }),
+            Request::Effect(EffectOp::BlockWriteZeroes {
+                port: DISK,
+                sector: 30,
+                sectors: 40,
+                unmap: true,
+            }),
+        ];
+        assert_eq!(requests, expected);
+    }
+
+    #[test]
+    fn impossible_requests_fail_with_a_status() {
+        let mut bench = Bench::new(disk());
+        bench.refuses(S_IOERR, T_OUT, 1000, &[(DATA_AT, 512)]);
+        bench.refuses(S_IOERR, T_OUT, u64::MAX, &[(DATA_AT, 512)]);
+        bench.refuses(S_IOERR, T_OUT, 0, &[(DATA_AT, 511)]);
+        bench.refuses(S_IOERR, T_OUT, 0, &[]);
+        bench.refuses(S_IOERR, T_IN, 0, &[]);
+        bench.refuses(S_UNSUPP, 99, 0, &[]);
+        bench.segment(0, 8, 0);
+        bench.refuses(S_IOERR, T_DISCARD, 0, &[(DATA_AT, 15)]);
+        bench.refuses(S_IOERR, T_DISCARD, 0, &[(DATA_AT, 32)]);
+        bench.segment(0, 8, 1);
+        bench.refuses(S_UNSUPP, T_DISCARD, 0, &[(DATA_AT, 16)]);
+        bench.segment(0, 8, 2);
+        bench.refuses(S_UNSUPP, T_WRITE_ZEROES, 0, &[(DATA_AT, 16)]);
+        for (sector, sectors) in [(0, 0), (999, 2), (u64::MAX, 8), (0, u32::MAX)] {
+            bench.segment(sector, sectors, 0);
+            bench.refuses(S_IOERR, T_DISCARD, 0, &[(DATA_AT, 16)]);
+        }
+    }
+
+    #[test]
+    fn chains_of_no_shape_are_errors() {
+        let mut bench = Bench::new(disk());
+        for (readable, writable) in [
+            (vec![], vec![]),
+            (vec![(HEADER_AT, 16)], vec![]),
+            (vec![(HEADER_AT, 15)], vec![(STATUS_AT, 1)]),
+            (vec![], vec![(STATUS_AT, 1)]),
+        ] {
+            let chain = chain(&bench.memory, &readable, &writable);
+            assert!(bench.gate.process(&mut bench.device, 0, chain).is_err());
+        }
+        assert!(bench.gate.requests().is_empty());
+    }
+
+    #[test]
+    fn a_read_only_disk_refuses_to_change() {
+        let config = BlockConfig { read_only: true, ..disk().config };
+        let mut bench = Bench::new(Block::new(config));
+        assert_eq!(bench.device.features() & (F_RO | F_DISCARD | F_WRITE_ZEROES), F_RO);
+        bench.refuses(S_IOERR, T_OUT, 0, &[(DATA_AT, 512)]);
+        bench.segment(0, 8, 0);
+        bench.refuses(S_IOERR, T_DISCARD, 0, &[(DATA_AT, 16)]);
+        bench.refuses(S_IOERR, T_WRITE_ZEROES, 0, &[(DATA_AT, 16)]);
+    }
+
+    #[test]
+    fn the_serial_number_is_told() {
+        let mut bench = Bench::new(disk());
+        let outcome = bench.request(T_GET_ID, 0, &[], &[(DATA_AT, 20)]);
+        assert_eq!(outcome, Ok(ChainOutcome::Done(21)));
+        assert_eq!(&bench.memory.get(DATA_AT as usize, 5), b"disk\0");
+        assert_eq!(bench.status(), S_OK);
+    }
+
+    #[test]
+    fn outcomes_become_statuses() {
+        let mut bench = Bench::new(disk());
+        for (outcome, status, len) in [
+            (Outcome::Success(512), S_OK, 513),
+            (Outcome::Success(0), S_OK, 1),
+            (Outcome::Failed, S_IOERR, 1),
+            (Outcome::Unsupported, S_UNSUPP, 1),
+        ] {
+            let mut whole =
+                chain(&bench.memory, &[(HEADER_AT, 16)], &[(DATA_AT, 512), (STATUS_AT, 1)]);
+            assert_eq!(bench.device.complete(0, &mut whole, outcome), len);
+            assert_eq!(bench.status(), status);
+        }
+        // The driver has taken the room for the status away.
+        let mut none = chain(&bench.memory, &[(HEADER_AT, 16)], &[]);
+        assert_eq!(bench.device.complete(0, &mut none, Outcome::Success(0)), 0);
+    }
+
+    #[test]
+    fn the_configuration_space_is_as_specified() {
+        let device = disk();
+        let mut capacity = [0; 8];
+        device.read_config(0, &mut capacity);
+        assert_eq!(u64::from_le_bytes(capacity), 1000);
+        let mut segments = [0; 4];
+        device.read_config(40, &mut segments);
+        assert_eq!(u32::from_le_bytes(segments), 1);
+        let mut beyond = [0xaa; 8];
+        device.read_config(58, &mut beyond);
+        assert_eq!(beyond, [0; 8]);
+        device.read_config(u64::MAX, &mut beyond);
+        assert_eq!(beyond, [0; 8]);
+    }
+
+    #[test]
+    fn its_state_comes_back() {
+        let mut device = disk();
+        device.activate(0x201);
+        let saved = device.save();
+        let mut other = Block::new(BlockConfig { serial: b"other".to_vec(), ..disk().config });
+        assert_eq!(other.restore(&saved), Ok(()));
+        assert_eq!(other.save(), saved);
+        let mut smaller = Block::new(BlockConfig { sectors: 999, ..disk().config });
+        assert!(smaller.restore(&saved).is_err());
+        assert!(disk().restore(&saved.number("more", 1)).is_err());
+    }
+
+    /// A request in flight is completed by a device that was restored from its state.
+    #[test]
+    fn a_restored_device_completes_what_was_in_flight() {
+        let mut bench = Bench::new(disk());
+        let _ = bench.request(T_OUT, 0, &[(DATA_AT, 512)], &[]);
+        let saved = bench.device.save();
+        bench.device = disk();
+        assert_eq!(bench.device.restore(&saved), Ok(()));
+        let mut whole = chain(&bench.memory, &[(HEADER_AT, 16), (DATA_AT, 512)], &[(STATUS_AT, 1)]);
+        assert_eq!(bench.device.complete(0, &mut whole, Outcome::Success(0)), 1);
+        assert_eq!(bench.status(), S_OK);
+    }
+}

@@ -113,3 +113,48 @@ impl Device for Console {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use io_gate::host::{ChainOutcome, EffectOp, Request};
+
+    use super::*;
+    use crate::test_support::{Memory, TestGate, chain};
+
+    #[test]
+    fn output_is_staged_and_input_fills_chains() {
+        let (memory, mut gate, mut device) = (Memory::new(), TestGate::open(), Console::new());
+        let outcome = gate.process(&mut device, 1, chain(&memory, &[(0, 5)], &[]));
+        assert!(matches!(outcome, Ok(ChainOutcome::Waiting(_))));
+        let requests = gate.requests();
+        assert!(matches!(
+            requests.as_slice(),
+            [Request::Effect(EffectOp::ConsoleTx { bytes, .. })] if bytes.len() == 5
+        ));
+        let empty = gate.process(&mut device, 1, chain(&memory, &[], &[]));
+        assert_eq!(empty, Ok(ChainOutcome::Done(0)));
+        let mut room = chain(&memory, &[], &[(0x10, 3)]);
+        assert_eq!(
+            device.intake(TERMINAL, b"hello", &mut room),
+            Ok(Intake { used: 3, consumed: 3 })
+        );
+        assert_eq!(memory.get(0x10, 3), b"hel");
+    }
+
+    #[test]
+    fn chains_of_no_shape_are_errors() {
+        let (memory, mut gate, mut device) = (Memory::new(), TestGate::open(), Console::new());
+        let long = chain(&memory, &[(0, MAX_OUTPUT as u32 + 1)], &[]);
+        assert!(gate.process(&mut device, 1, long).is_err());
+        assert!(gate.process(&mut device, 0, chain(&memory, &[(0, 1)], &[])).is_err());
+    }
+
+    #[test]
+    fn its_state_comes_back() {
+        let mut device = Console::new();
+        device.activate(5);
+        let mut other = Console::new();
+        assert_eq!(other.restore(&device.save()), Ok(()));
+        assert_eq!(other.save(), device.save());
+    }
+}

@@ -104,3 +104,43 @@ impl Device for Entropy {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use io_gate::host::{ChainOutcome, InputOp, Request};
+
+    use super::*;
+    use crate::test_support::{Memory, TestGate, chain};
+
+    #[test]
+    fn it_asks_for_as_much_as_there_is_room() {
+        let (memory, mut gate, mut device) = (Memory::new(), TestGate::open(), Entropy::new());
+        for (room, expected) in [(64, 64), (MAX_BYTES as u32 + 1, MAX_BYTES)] {
+            let outcome = gate.process(&mut device, 0, chain(&memory, &[], &[(0, room)]));
+            assert!(matches!(outcome, Ok(ChainOutcome::Waiting(_))));
+            let requests = gate.requests();
+            assert!(matches!(
+                requests.as_slice(),
+                [Request::Input(InputOp::Entropy { into })] if into.len() == expected
+            ));
+        }
+        let mut whole = chain(&memory, &[], &[(0, 64)]);
+        assert_eq!(device.complete(0, &mut whole, Outcome::Success(64)), 64);
+        assert_eq!(device.complete(0, &mut whole, Outcome::Failed), 0);
+    }
+
+    #[test]
+    fn a_chain_without_room_is_an_error() {
+        let (memory, mut gate, mut device) = (Memory::new(), TestGate::open(), Entropy::new());
+        assert!(gate.process(&mut device, 0, chain(&memory, &[(0, 8)], &[])).is_err());
+    }
+
+    #[test]
+    fn its_state_comes_back() {
+        let mut device = Entropy::new();
+        device.activate(5);
+        let mut other = Entropy::new();
+        assert_eq!(other.restore(&device.save()), Ok(()));
+        assert_eq!(other.save(), device.save());
+    }
+}

@@ -12,6 +12,8 @@ mod entropy;
 mod net;
 mod power;
 mod reset;
+#[cfg(test)]
+mod test_support;
 
 pub use block::{Block, BlockConfig};
 pub use console::Console;

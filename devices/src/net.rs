@@ -185,3 +185,82 @@ impl Device for Net {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use io_gate::host::{ChainOutcome, EffectOp, Request};
+
+    use super::*;
+    use crate::test_support::{Memory, TestGate, chain};
+
+    const PLAIN: NetConfig = NetConfig { mac: [2, 0, 0, 0, 0, 1], offloads: false };
+
+    #[test]
+    fn a_frame_is_staged_with_its_header() {
+        let (memory, mut gate, mut device) = (Memory::new(), TestGate::open(), Net::new(PLAIN));
+        let outcome = gate.process(&mut device, 1, chain(&memory, &[(0, 12), (64, 60)], &[]));
+        assert!(matches!(outcome, Ok(ChainOutcome::Waiting(_))));
+        let requests = gate.requests();
+        let [Request::Effect(EffectOp::NetTx { port: NETWORK, frame })] = requests.as_slice()
+        else {
+            panic!("{requests:?}")
+        };
+        assert_eq!(frame.len(), 72);
+        let mut whole = chain(&memory, &[(0, 12), (64, 60)], &[]);
+        assert_eq!(device.complete(1, &mut whole, Outcome::Failed), 0);
+    }
+
+    #[test]
+    fn frames_of_no_shape_are_errors() {
+        let (memory, mut gate, mut device) = (Memory::new(), TestGate::open(), Net::new(PLAIN));
+        for (queue, len) in [(1, 0), (1, 12), (1, MAX_FRAME as u32 + 1), (0, 100)] {
+            let outcome = gate.process(&mut device, queue, chain(&memory, &[(0, len)], &[]));
+            assert!(outcome.is_err(), "queue {queue}, {len} bytes");
+        }
+        assert!(gate.requests().is_empty());
+    }
+
+    #[test]
+    fn input_fills_one_chain() {
+        let (memory, mut device) = (Memory::new(), Net::new(PLAIN));
+        let mut data = [7; 112];
+        data[..HEADER].fill(0);
+        let mut room = chain(&memory, &[], &[(0x100, 12), (0x200, 1000)]);
+        let intake = device.intake(NETWORK, &data, &mut room);
+        assert_eq!(intake, Ok(Intake { used: 112, consumed: 112 }));
+        assert_eq!(memory.get(0x100, 12), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+        assert_eq!(memory.get(0x200, 101)[99..], [7, 0]);
+        let mut small = chain(&memory, &[], &[(0x100, 111)]);
+        assert!(device.intake(NETWORK, &data, &mut small).is_err());
+        assert!(device.intake(NETWORK, &data[..11], &mut small).is_err());
+        assert_eq!(device.intake_queue(NETWORK), Some(0));
+        assert_eq!(device.intake_queue(Port(1)), None);
+    }
+
+    #[test]
+    fn the_address_and_the_link_can_be_read() {
+        let mut space = [0xaa; 10];
+        Net::new(PLAIN).read_config(0, &mut space);
+        assert_eq!(space, [2, 0, 0, 0, 0, 1, 1, 0, 0, 0]);
+    }
+
+    #[test]
+    fn offloads_follow_the_backend() {
+        let able = Net::new(NetConfig { offloads: true, ..PLAIN });
+        assert_eq!(able.features(), F_MAC | F_STATUS | OFFLOADS);
+        assert_eq!(Net::new(PLAIN).features(), F_MAC | F_STATUS);
+    }
+
+    #[test]
+    fn its_state_comes_back() {
+        let mut device = Net::new(NetConfig { offloads: true, ..PLAIN });
+        device.activate(F_MAC | F_CSUM);
+        let saved = device.save();
+        let mut able = Net::new(NetConfig { mac: [4; 6], offloads: true });
+        assert_eq!(able.restore(&saved), Ok(()));
+        assert_eq!(able.save(), saved);
+        // The driver counts on an offload that this backend does not have.
+        assert!(Net::new(PLAIN).restore(&saved).is_err());
+        assert!(able.restore(&SavedState::new(&IDENTITY)).is_err());
+    }
+}

@@ -120,3 +120,58 @@ impl RegisterDevice for PowerControl {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use io_gate::host::{EffectOp, Request};
+
+    use super::*;
+    use crate::test_support::TestGate;
+
+    #[test]
+    fn sleep_type_5_powers_off() {
+        let (mut gate, mut device) = (TestGate::open(), PowerControl::new());
+        gate.write_register(&mut device, 4, &(5_u16 << 10).to_le_bytes());
+        assert!(gate.requests().is_empty(), "the type alone starts nothing");
+        gate.write_register(&mut device, 4, &(3_u16 << 10 | SLEEP_ENABLE).to_le_bytes());
+        assert!(gate.requests().is_empty(), "another type is not off");
+        gate.write_register(&mut device, 4, &(5_u16 << 10 | SLEEP_ENABLE).to_le_bytes());
+        assert_eq!(gate.requests(), [Request::Effect(EffectOp::Power(PowerEvent::Off))]);
+        let control: [u8; 2] = gate.read_register(&mut device, 4);
+        assert_eq!(u16::from_le_bytes(control), 5 << 10 | SCI_ENABLE);
+    }
+
+    #[test]
+    fn bytes_can_be_written_one_by_one() {
+        let (mut gate, mut device) = (TestGate::open(), PowerControl::new());
+        gate.write_register(&mut device, 2, &[0x21]);
+        gate.write_register(&mut device, 3, &[0x01]);
+        assert_eq!(gate.read_register::<2>(&mut device, 2), [0x21, 0x01]);
+        gate.write_register(&mut device, 5, &[0x34]);
+        assert_eq!(gate.requests(), [Request::Effect(EffectOp::Power(PowerEvent::Off))]);
+    }
+
+    #[test]
+    fn accesses_beyond_the_window_do_nothing() {
+        let (mut gate, mut device) = (TestGate::open(), PowerControl::new());
+        gate.write_register(&mut device, 6, &[0xff; 4]);
+        gate.write_register(&mut device, u64::MAX, &[0xff]);
+        assert_eq!(gate.read_register::<8>(&mut device, 0), [0, 0, 0, 0, 1, 0, 0, 0]);
+        gate.write_register(&mut device, 0, &[0xff; 4]);
+        assert_eq!(gate.read_register::<4>(&mut device, 0), [0, 0, 0xff, 0xff]);
+    }
+
+    #[test]
+    fn its_state_comes_back() {
+        let (mut gate, mut device) = (TestGate::open(), PowerControl::new());
+        gate.write_register(&mut device, 2, &[0x21, 0x01, 0, 4]);
+        let mut other = PowerControl::new();
+        assert_eq!(other.restore(&device.save()), Ok(()));
+        assert_eq!(other.save(), device.save());
+        let wide = SavedState::new(&IDENTITY)
+            .number("status", 1 << 16)
+            .number("enable", 0)
+            .number("control", 0);
+        assert!(other.restore(&wide).is_err());
+    }
+}

@@ -55,3 +55,24 @@ impl RegisterDevice for ResetControl {
         state.open(&IDENTITY)?.close()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use io_gate::host::{EffectOp, Request};
+
+    use super::*;
+    use crate::test_support::TestGate;
+
+    #[test]
+    fn the_pulse_command_resets_and_no_other() {
+        let (mut gate, mut device) = (TestGate::open(), ResetControl::new());
+        gate.write_register(&mut device, 0, &[0xd1]);
+        gate.write_register(&mut device, 0, &[]);
+        gate.write_register(&mut device, 1, &[0xfe]);
+        assert!(gate.requests().is_empty());
+        gate.write_register(&mut device, 0, &[0xfe]);
+        assert_eq!(gate.requests(), [Request::Effect(EffectOp::Power(PowerEvent::Reset))]);
+        assert_eq!(gate.read_register::<1>(&mut device, 0), [0]);
+        assert_eq!(device.restore(&device.save()), Ok(()));
+    }
+}

@@ -1,0 +1,108 @@
+//! What the unit tests of devices share: a guest memory of their own, and one-call sessions.
+
+use alloc::vec;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use io_gate::host::{
+    ChainOutcome, GuestBytes, Ledger, MemoryFault, Origin, Performable, Request, Term, new_gate,
+};
+use io_gate::{Chain, Device, DeviceError, GuestRange, RegisterDevice};
+
+/// Guest memory: bytes from address 0.
+pub(crate) struct Memory(RefCell<Vec<u8>>);
+
+impl Memory {
+    pub(crate) fn new() -> Self {
+        Self(RefCell::new(vec![0; 1 << 20]))
+    }
+
+    pub(crate) fn put(&self, addr: usize, bytes: &[u8]) {
+        self.0.borrow_mut()[addr..addr + bytes.len()].copy_from_slice(bytes);
+    }
+
+    pub(crate) fn get(&self, addr: usize, len: usize) -> Vec<u8> {
+        self.0.borrow()[addr..addr + len].to_vec()
+    }
+}
+
+impl GuestBytes for Memory {
+    fn read_at(&self, addr: u64, into: &mut [u8]) -> Result<(), MemoryFault> {
+        let start = addr as usize;
+        let memory = self.0.borrow();
+        let bytes = memory.get(start..start + into.len()).ok_or(MemoryFault(addr))?;
+        into.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn write_at(&self, addr: u64, from: &[u8]) -> Result<(), MemoryFault> {
+        let start = addr as usize;
+        let mut memory = self.0.borrow_mut();
+        let bytes = memory.get_mut(start..start + from.len()).ok_or(MemoryFault(addr))?;
+        bytes.copy_from_slice(from);
+        Ok(())
+    }
+}
+
+pub(crate) type Pieces<'a> = &'a [(u64, u32)];
+
+pub(crate) fn chain<'m>(
+    memory: &'m Memory,
+    readable: Pieces<'_>,
+    writable: Pieces<'_>,
+) -> Chain<'m> {
+    let ranges = |pieces: Pieces<'_>| {
+        pieces.iter().map(|(addr, len)| GuestRange { addr: *addr, len: *len }).collect()
+    };
+    Chain::new(memory, ranges(readable), ranges(writable))
+}
+
+/// A gate, and everything that was let through it.
+pub(crate) struct TestGate {
+    pub(crate) ledger: Ledger,
+}
+
+impl TestGate {
+    /// A gate that lets everything through.
+    pub(crate) fn open() -> Self {
+        let (mut ledger, mut authority) = new_gate();
+        let _ = ledger.run_alone(authority.alone(Term(0)));
+        Self { ledger }
+    }
+
+    /// Has a device process one chain.
+    pub(crate) fn process(
+        &mut self,
+        device: &mut dyn Device,
+        queue: u16,
+        mut chain: Chain<'_>,
+    ) -> Result<ChainOutcome, DeviceError> {
+        let origin = Origin::Chain { slot: 0, queue, head: 0 };
+        self.ledger.chain_session(origin, |gate| device.process(queue, &mut chain, gate))
+    }
+
+    pub(crate) fn write_register(
+        &mut self,
+        device: &mut dyn RegisterDevice,
+        offset: u64,
+        bytes: &[u8],
+    ) {
+        self.ledger.detached_session(0, |gate| device.write(offset, bytes, gate));
+    }
+
+    pub(crate) fn read_register<const N: usize>(
+        &mut self,
+        device: &mut dyn RegisterDevice,
+        offset: u64,
+    ) -> [u8; N] {
+        let mut bytes = [0xaa; N];
+        self.ledger.detached_session(0, |gate| device.read(offset, &mut bytes, gate));
+        bytes
+    }
+
+    /// What has come through since the last call.
+    pub(crate) fn requests(&mut self) -> Vec<Request> {
+        let ready = self.ledger.take_ready();
+        ready.iter().map(Performable::record).map(|record| record.request.clone()).collect()
+    }
+}

@@ -1,0 +1,325 @@
+//! The ledger's invariants: tokens, epochs, proofs, replays.
+#![allow(clippy::unwrap_used)]
+
+use io_gate::host::{
+    Alone, ChainOutcome, CommitAuthority, Committed, EffectId, Epoch, Ledger, Origin, Performable,
+    Record, Request, Term, new_gate,
+};
+use io_gate::{
+    BlockFlush, BlockWrite, ConsoleTx, DeviceError, NetTx, Payload, Port, Power, PowerEvent,
+    Verdict,
+};
+use proptest::prelude::*;
+
+const PORT: Port = Port(0);
+
+fn origin(head: u16) -> Origin {
+    Origin::Chain { slot: 1, queue: 0, head }
+}
+
+/// Stages a frame out of a chain.
+fn stage(ledger: &mut Ledger, head: u16) -> EffectId {
+    let outcome = ledger
+        .chain_session(origin(head), |gate| {
+            Ok(gate.token::<NetTx>().stage(PORT, Payload::inline(vec![head as u8])))
+        })
+        .unwrap();
+    match outcome {
+        ChainOutcome::Waiting(id) => id,
+        ChainOutcome::Done(_) => panic!("a staged effect waits"),
+    }
+}
+
+fn ids(batch: &[Performable]) -> Vec<u64> {
+    batch.iter().map(|request| request.record().id.0).collect()
+}
+
+#[test]
+fn tokens_are_counted() {
+    let (mut ledger, _authority) = new_gate();
+    stage(&mut ledger, 0);
+    // Issued and given back.
+    let outcome = ledger.chain_session(origin(1), |gate| {
+        drop(gate.token::<BlockWrite>());
+        Ok(Verdict::Done(1))
+    });
+    assert_eq!(outcome.unwrap(), ChainOutcome::Done(1));
+    ledger.detached_session(2, |gate| {
+        gate.token::<ConsoleTx>().emit(PORT, b"x".to_vec());
+        gate.token::<Power>().emit(PowerEvent::Off);
+    });
+    let counts = ledger.counts();
+    assert_eq!((counts.issued, counts.staged, counts.returned), (4, 3, 1));
+    assert_eq!(ledger.held(), 3);
+    assert_eq!(ledger.seal(), Epoch(0));
+}
+
+/// P5: a device that forgets a token has an effect that nobody counts; it does not get away.
+#[test]
+#[should_panic(expected = "P5: 1 tokens issued, 0 staged, 0 returned")]
+fn forgetting_a_token_panics() {
+    let (mut ledger, _authority) = new_gate();
+    ledger.detached_session(0, |gate| std::mem::forget(gate.token::<NetTx>()));
+}
+
+#[test]
+#[should_panic(expected = "P5: a chain must wait for one request")]
+fn a_chain_that_stages_twice_panics() {
+    let (mut ledger, _authority) = new_gate();
+    let _ = ledger.chain_session(origin(0), |gate| {
+        let _ = gate.token::<BlockFlush>().stage(PORT);
+        Ok(gate.token::<BlockFlush>().stage(PORT))
+    });
+}
+
+#[test]
+#[should_panic(expected = "P5: a chain was called done with 1 in flight")]
+fn a_chain_that_stages_and_is_called_done_panics() {
+    let (mut ledger, _authority) = new_gate();
+    let _ = ledger.chain_session(origin(0), |gate| {
+        let _ = gate.token::<BlockFlush>().stage(PORT);
+        Ok(Verdict::Done(0))
+    });
+}
+
+/// What a device staged before it failed does not leave.
+#[test]
+fn an_error_cancels_what_was_staged() {
+    let (mut ledger, mut authority) = new_gate();
+    let result = ledger.chain_session(origin(0), |gate| {
+        let _ = gate.token::<BlockFlush>().stage(PORT);
+        Err(DeviceError::Malformed("no".into()))
+    });
+    assert!(result.is_err());
+    assert_eq!((ledger.held(), ledger.counts().cancelled), (0, 1));
+    assert!(ledger.in_flight().is_empty());
+    ledger.seal();
+    assert!(ledger.release(authority.acknowledged(Epoch(0))).is_empty());
+}
+
+/// P1: a proof covers its epoch and those before, in the order of staging.
+#[test]
+fn effects_leave_in_epoch_order() {
+    let (mut ledger, mut authority) = new_gate();
+    stage(&mut ledger, 0);
+    stage(&mut ledger, 1);
+    assert_eq!(ledger.seal(), Epoch(0));
+    stage(&mut ledger, 2);
+    assert_eq!(ledger.held_in(Epoch(1)), 1);
+    assert_eq!(ledger.seal(), Epoch(1));
+    stage(&mut ledger, 3);
+    assert!(ledger.take_ready().is_empty());
+    // Group commit: epoch 1 covers epoch 0.
+    assert_eq!(ids(&ledger.release(authority.acknowledged(Epoch(1)))), [1, 2, 3]);
+    assert_eq!(ledger.held(), 1);
+    // Released, not settled: still in flight.
+    assert_eq!(ledger.in_flight().len(), 4);
+}
+
+#[test]
+#[should_panic(expected = "P1: a proof for another gate")]
+fn another_gates_commit_opens_nothing() {
+    let (mut ledger, _authority) = new_gate();
+    let (_, mut other): (Ledger, CommitAuthority) = new_gate();
+    let proof: Committed = other.acknowledged(Epoch(0));
+    let _ = ledger.release(proof);
+}
+
+#[test]
+#[should_panic(expected = "P2: a proof for another gate")]
+fn another_gates_right_to_run_alone_opens_nothing() {
+    let (mut ledger, _authority) = new_gate();
+    let (_, mut other) = new_gate();
+    let proof: Alone = other.alone(Term(1));
+    let _ = ledger.run_alone(proof);
+}
+
+#[test]
+#[should_panic(expected = "P1: epoch 3 acknowledged after")]
+fn epochs_are_acknowledged_once_and_in_order() {
+    let (_ledger, mut authority) = new_gate();
+    let _ = authority.acknowledged(Epoch(3));
+    let _ = authority.acknowledged(Epoch(3));
+}
+
+#[test]
+fn alone_everything_passes_until_the_gate_holds_again() {
+    let (mut ledger, mut authority) = new_gate();
+    stage(&mut ledger, 0);
+    assert!(ledger.holds());
+    assert_eq!(ids(&ledger.run_alone(authority.alone(Term(1)))), [1]);
+    assert!(!ledger.holds());
+    assert!(!ledger.has_ready());
+    stage(&mut ledger, 1);
+    assert!(ledger.has_ready());
+    assert_eq!(ids(&ledger.take_ready()), [2]);
+    ledger.hold();
+    stage(&mut ledger, 2);
+    assert!(!ledger.has_ready());
+    assert!(ledger.take_ready().is_empty());
+}
+
+/// P1: the copy is taken once, when it is asked for first, and stays.
+#[test]
+fn a_held_payload_is_copied_once() {
+    let (mut ledger, mut authority) = new_gate();
+    stage(&mut ledger, 0);
+    ledger.copy_held(|_| Some(vec![1]));
+    stage(&mut ledger, 1);
+    let mut asked = Vec::new();
+    ledger.copy_held(|record: &Record| {
+        asked.push(record.id.0);
+        Some(vec![2])
+    });
+    assert_eq!(asked, [2]);
+    let sealed = ledger.seal();
+    let batch = ledger.release(authority.acknowledged(sealed));
+    assert_eq!(batch[0].copy(), Some([1].as_slice()));
+    assert_eq!(batch[1].copy(), Some([2].as_slice()));
+}
+
+#[test]
+#[should_panic(expected = "P2: EffectId(1) settled, but not in flight")]
+fn settling_twice_panics() {
+    let (mut ledger, mut authority) = new_gate();
+    stage(&mut ledger, 0);
+    let batch = ledger.run_alone(authority.alone(Term(1)));
+    ledger.settle(&batch[0]);
+    ledger.settle(&batch[0]);
+}
+
+/// P3: what is in flight crosses to another process as data, is performed there once more, and is
+/// counted as a replay; names go on.
+#[test]
+fn requests_in_flight_are_adopted_and_replayed() {
+    let (mut ledger, mut authority) = new_gate();
+    stage(&mut ledger, 0);
+    ledger.chain_session(origin(7), |gate| Ok(gate.token::<BlockFlush>().stage(PORT))).unwrap();
+    let sealed = ledger.seal();
+    let (next_id, in_flight) = (ledger.next_id(), ledger.in_flight());
+    // Released but not yet told to the driver: in flight all the same.
+    let _ = ledger.release(authority.acknowledged(sealed));
+    assert_eq!(ledger.in_flight(), in_flight);
+
+    let wire = postcard::to_allocvec(&in_flight).unwrap();
+    let arrived: Vec<Record> = postcard::from_bytes(&wire).unwrap();
+    assert_eq!(arrived, in_flight);
+    let (mut heir, mut authority) = new_gate();
+    heir.adopt(sealed, next_id, arrived);
+    assert_eq!((heir.epoch(), heir.held(), heir.holds()), (sealed.next(), 2, true));
+    assert!(heir.take_ready().is_empty(), "P2: nothing leaves before the right is won");
+    let batch = heir.run_alone(authority.alone(Term(2)));
+    assert_eq!(ids(&batch), [1, 2]);
+    assert!(batch.iter().all(Performable::is_replay));
+    batch.iter().for_each(|request| heir.settle(request));
+    assert_eq!(stage(&mut heir, 1), next_id);
+    heir.seal();
+    let counts = heir.counts();
+    assert_eq!((counts.replayed, counts.performed, counts.staged), (2, 0, 1));
+}
+
+#[test]
+#[should_panic(expected = "P2: a gate in use cannot adopt")]
+fn a_gate_in_use_adopts_nothing() {
+    let (mut ledger, _authority) = new_gate();
+    stage(&mut ledger, 0);
+    let in_flight = ledger.in_flight();
+    ledger.adopt(Epoch(4), EffectId(9), in_flight);
+}
+
+/// A reset of one device drops its chains, not what it does on its own, nor another's.
+#[test]
+fn a_reset_cancels_the_chains_of_one_slot() {
+    let (mut ledger, mut authority) = new_gate();
+    stage(&mut ledger, 0);
+    ledger.detached_session(1, |gate| gate.token::<ConsoleTx>().emit(PORT, vec![0]));
+    let other = Origin::Chain { slot: 2, queue: 0, head: 0 };
+    ledger.chain_session(other, |gate| Ok(gate.token::<BlockFlush>().stage(PORT))).unwrap();
+    ledger.cancel_chains_of(1);
+    assert_eq!(ledger.counts().cancelled, 1);
+    let sealed = ledger.seal();
+    assert_eq!(ids(&ledger.release(authority.acknowledged(sealed))), [2, 3]);
+}
+
+/// One step of a random history.
+#[derive(Clone, Debug)]
+enum Step {
+    Stage,
+    Return,
+    Emit,
+    Seal,
+    Acknowledge,
+    Alone,
+    Hold,
+    Settle,
+    CancelHeld,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        5 => Just(Step::Stage),
+        1 => Just(Step::Return),
+        2 => Just(Step::Emit),
+        3 => Just(Step::Seal),
+        3 => Just(Step::Acknowledge),
+        1 => Just(Step::Alone),
+        1 => Just(Step::Hold),
+        5 => Just(Step::Settle),
+        1 => Just(Step::CancelHeld),
+    ]
+}
+
+proptest! {
+    /// P1, P5: whatever happens, an effect leaves at most once, in the order of staging, and never
+    /// before a proof covers it; and the counts add up (seal asserts it).
+    #[test]
+    fn no_history_breaks_the_order(steps in prop::collection::vec(step(), 1..200)) {
+        let (mut ledger, mut authority) = new_gate();
+        let mut sealed = Vec::new();
+        let mut acknowledged: Option<Epoch> = None;
+        let mut left: Vec<Performable> = Vec::new();
+        let mut last = 0;
+        let mut term = 0;
+        for step in steps {
+            let batch = match step {
+                Step::Stage => { stage(&mut ledger, 3); ledger.take_ready() }
+                Step::Return => {
+                    ledger.detached_session(0, |gate| drop(gate.token::<NetTx>()));
+                    Vec::new()
+                }
+                Step::Emit => {
+                    ledger.detached_session(0, |gate| gate.token::<ConsoleTx>().emit(PORT, vec![]));
+                    ledger.take_ready()
+                }
+                Step::Seal => { sealed.push(ledger.seal()); Vec::new() }
+                Step::Acknowledge => match sealed.pop() {
+                    Some(epoch) => {
+                        sealed.clear();
+                        acknowledged = Some(epoch);
+                        ledger.release(authority.acknowledged(epoch))
+                    }
+                    None => Vec::new(),
+                },
+                Step::Alone => { term += 1; ledger.run_alone(authority.alone(Term(term))) }
+                Step::Hold => { ledger.hold(); Vec::new() }
+                Step::Settle => {
+                    if !left.is_empty() { ledger.settle(&left.remove(0)); }
+                    Vec::new()
+                }
+                Step::CancelHeld => { ledger.cancel_held(); Vec::new() }
+            };
+            for request in &batch {
+                let record = request.record();
+                prop_assert!(record.id.0 > last, "left twice or out of order");
+                last = record.id.0;
+                let covered = acknowledged.is_some_and(|epoch| record.epoch <= epoch);
+                prop_assert!(covered || !ledger.holds(), "left without a proof");
+                prop_assert!(matches!(record.request, Request::Effect(_)));
+            }
+            left.extend(batch);
+        }
+        ledger.seal();
+        let counts = ledger.counts();
+        prop_assert_eq!(counts.issued, counts.staged + counts.returned);
+    }
+}
