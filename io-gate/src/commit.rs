@@ -78,7 +78,6 @@ impl CommitAuthority {
     ///
     /// # Panics
     /// When epochs are acknowledged out of order: the protocol core is wrong and P1 is at stake.
-    #[must_use]
     pub fn acknowledged(&mut self, epoch: Epoch) -> Committed {
         assert!(
             self.acknowledged.is_none_or(|last| last < epoch),
@@ -91,7 +90,6 @@ impl CommitAuthority {
 
     /// The machine has the right to run alone in `term` (P2): proof for everything staged until
     /// the gate is made to hold again.
-    #[must_use]
     pub fn alone(&mut self, term: Term) -> Alone {
         // A later session with a standby counts its epochs on from the gate's own number.
         Alone { gate: self.gate, term }

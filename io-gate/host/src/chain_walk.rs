@@ -116,7 +116,7 @@ fn read(memory: &GuestMemory, table: &Table, index: u16) -> Result<Descriptor, W
 fn indirect_table(memory: &GuestMemory, descriptor: &Descriptor) -> Result<Table, WalkError> {
     let len = descriptor.len();
     let count = len / DESCRIPTOR_SIZE;
-    if len % DESCRIPTOR_SIZE != 0 || count == 0 || count > MAX_INDIRECT {
+    if !len.is_multiple_of(DESCRIPTOR_SIZE) || count == 0 || count > MAX_INDIRECT {
         return Err(WalkError::IndirectLength { len });
     }
     let addr = descriptor.addr().0;

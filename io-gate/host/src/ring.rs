@@ -118,7 +118,7 @@ impl Ring {
     }
 
     /// The ring of a saved state, which has to be of this one's largest size.
-    pub(crate) fn from_saved(&self, saved: &QueueSaved) -> Result<Self, String> {
+    pub(crate) fn restored(&self, saved: &QueueSaved) -> Result<Self, String> {
         if saved.max_size != self.max_size() {
             return Err(format!(
                 "expected a largest size of {}, found {}",

@@ -333,7 +333,7 @@ impl VirtioSlot {
         let mut rings = Vec::with_capacity(self.rings.len());
         for (queue, (ring, saved)) in self.rings.iter().zip(&state.queues).enumerate() {
             let fault = |reason| SlotError::Queue { slot: self.slot, queue, reason };
-            let ring = ring.from_saved(saved).map_err(fault)?;
+            let ring = ring.restored(saved).map_err(fault)?;
             if ring.is_ready() {
                 ring.check(self.gate.memory()).map_err(fault)?;
             }

@@ -126,7 +126,9 @@ impl RegisterDevice for Serial {
                 fields.invalid("in_buffer", "what fits the chip", &describe(&error))
             })?;
         fields.close()?;
-        line.0.fetch_or(interrupt, Ordering::Relaxed);
+        // vm-superio asks for an interrupt again when it is restored; what was saved counts, or the
+        // two sides would differ.
+        line.0.store(interrupt, Ordering::Relaxed);
         *self = Self { uart, line };
         Ok(())
     }

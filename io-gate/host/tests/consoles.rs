@@ -1,0 +1,165 @@
+//! Consoles, the serial port, power, and random bytes behind the gate.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use common::{Driver, SLOT, VERSION_1, complete, guest_memory, wait_readable};
+use devices::{Console, Entropy, PowerControl, ResetControl};
+use io_gate::host::{CommitAuthority, Term, new_gate};
+use io_gate::{Port, PowerEvent};
+use io_gate_host::adapter::Serial;
+use io_gate_host::backend::console::Console as Terminal;
+use io_gate_host::{Backend, GateHost, RegisterSlot, Unfenced, VirtioSlot};
+use vm_memory::{Bytes, GuestAddress};
+
+const DATA: u64 = 0;
+const LINE_STATUS: u64 = 5;
+const DATA_READY: u8 = 1;
+
+fn gate() -> (Arc<GateHost>, CommitAuthority) {
+    let (ledger, authority) = new_gate();
+    (GateHost::new(ledger, guest_memory(), Arc::new(Unfenced)).unwrap(), authority)
+}
+
+fn serial_on_a_file() -> (tempfile::NamedTempFile, Arc<GateHost>, CommitAuthority, RegisterSlot) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let (gate, authority) = gate();
+    let console = Terminal::file(file.path(), false).unwrap();
+    gate.attach(SLOT, Port(0), Backend::Console(console)).unwrap();
+    let slot = RegisterSlot::new(SLOT, Box::new(Serial::new()), gate.clone());
+    (file, gate, authority, slot)
+}
+
+fn print(slot: &mut RegisterSlot, text: &str) {
+    for byte in text.bytes() {
+        let _ = slot.write(DATA, &[byte]);
+    }
+}
+
+/// P1: what the guest prints appears when its epoch is committed.
+#[test]
+fn serial_output_is_held_like_any_other() {
+    let (file, gate, mut authority, mut slot) = serial_on_a_file();
+    print(&mut slot, "hello");
+    assert_eq!((gate.held(), std::fs::read(file.path()).unwrap().len()), (5, 0));
+    let sealed = gate.seal();
+    print(&mut slot, ", later");
+    gate.release(authority.acknowledged(sealed.epoch));
+    assert_eq!(std::fs::read(file.path()).unwrap(), b"hello");
+    gate.run_alone(authority.alone(Term(1)));
+    assert_eq!(std::fs::read(file.path()).unwrap(), b"hello, later");
+    print(&mut slot, "!");
+    assert_eq!(std::fs::read(file.path()).unwrap(), b"hello, later!");
+    // Nothing waits for them, so they are settled as they are performed.
+    assert!(gate.seal().in_flight.is_empty());
+    assert_eq!(gate.counts().performed, 13);
+}
+
+/// P3: output that was held is printed by whoever takes over; the chip's state comes along.
+#[test]
+fn serial_output_survives_a_crash() {
+    let (_file, gate, _authority, mut slot) = serial_on_a_file();
+    assert!(slot.write(1, &[3]), "the transmitter is empty, and now it may say so");
+    print(&mut slot, "abc");
+    let sealed = gate.seal();
+    let saved = slot.save();
+
+    let (file, heir, mut authority, mut slot) = serial_on_a_file();
+    slot.restore(&saved).unwrap();
+    assert_eq!(slot.save(), saved);
+    heir.adopt(sealed.epoch, sealed.next_id, sealed.in_flight);
+    heir.run_alone(authority.alone(Term(2)));
+    assert_eq!(std::fs::read(file.path()).unwrap(), b"abc");
+    let mut enabled = [0];
+    let _ = slot.read(1, &mut enabled);
+    assert_eq!(enabled, [3]);
+}
+
+#[test]
+fn a_console_file_is_appended_to_or_begun_anew() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for (append, expected) in [(false, "x"), (true, "xx"), (false, "x")] {
+        let (gate, mut authority) = gate();
+        let console = Terminal::file(file.path(), append).unwrap();
+        gate.attach(SLOT, Port(0), Backend::Console(console)).unwrap();
+        gate.run_alone(authority.alone(Term(1)));
+        let mut slot = RegisterSlot::new(SLOT, Box::new(Serial::new()), gate);
+        print(&mut slot, "x");
+        assert_eq!(std::fs::read_to_string(file.path()).unwrap(), expected);
+    }
+    let missing = Terminal::file(std::path::Path::new("/nonexistent/file"), false).unwrap_err();
+    assert!(missing.to_string().contains("/nonexistent/file"), "{missing}");
+}
+
+/// A register that nothing is behind: the effect is counted, and nobody is troubled.
+#[test]
+fn output_to_nowhere_is_settled() {
+    let (gate, mut authority) = gate();
+    gate.run_alone(authority.alone(Term(1)));
+    let mut slot = RegisterSlot::new(SLOT, Box::new(Serial::new()), gate.clone());
+    print(&mut slot, "x");
+    assert!(gate.seal().in_flight.is_empty());
+    let mut status = [0];
+    let _ = slot.read(LINE_STATUS, &mut status);
+    assert_eq!(status[0] & DATA_READY, 0);
+}
+
+#[test]
+fn a_virtio_console_prints_its_chains() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let (ledger, mut authority) = new_gate();
+    let memory = guest_memory();
+    let gate = GateHost::new(ledger, memory.clone(), Arc::new(Unfenced)).unwrap();
+    let console = Terminal::file(file.path(), false).unwrap();
+    gate.attach(SLOT, Port(0), Backend::Console(console)).unwrap();
+    let mut slot = VirtioSlot::new(SLOT, Box::new(Console::new()), gate.clone());
+    let mut driver = Driver::new(&memory, 0x1000);
+    driver.install(&mut slot, 1);
+    slot.driver_ok(VERSION_1).unwrap();
+    memory.write_slice(b"one two", GuestAddress(0x8000)).unwrap();
+    driver.add(&[(0x8000, 4), (0x8004, 3)], &[]);
+    assert!(!slot.kick(1).any());
+    let sealed = gate.seal();
+    gate.release(authority.acknowledged(sealed.epoch));
+    assert!(complete(&gate, &mut slot, 1).used);
+    assert_eq!(driver.used(), [(0, 0)]);
+    assert_eq!(std::fs::read(file.path()).unwrap(), b"one two");
+}
+
+/// P1: power events are effects: they wait like the rest.
+#[test]
+fn power_events_are_held() {
+    let (gate, mut authority) = gate();
+    let mut power = RegisterSlot::new(7, Box::new(PowerControl::new()), gate.clone());
+    let mut reset = RegisterSlot::new(8, Box::new(ResetControl::new()), gate.clone());
+    let _ = power.write(4, &(5_u16 << 10 | 1 << 13).to_le_bytes());
+    assert!(gate.take_power_events().is_empty());
+    let sealed = gate.seal();
+    gate.release(authority.acknowledged(sealed.epoch));
+    wait_readable(gate.power_event().as_raw_fd());
+    assert_eq!(gate.take_power_events(), [PowerEvent::Off]);
+    gate.run_alone(authority.alone(Term(1)));
+    let _ = reset.write(0, &[0xfe]);
+    assert_eq!(gate.take_power_events(), [PowerEvent::Reset]);
+}
+
+#[test]
+fn random_bytes_come_at_once_though_effects_are_held() {
+    let (ledger, _authority) = new_gate();
+    let memory = guest_memory();
+    let gate = GateHost::new(ledger, memory.clone(), Arc::new(Unfenced)).unwrap();
+    let mut slot = VirtioSlot::new(SLOT, Box::new(Entropy::new()), gate.clone());
+    let mut driver = Driver::new(&memory, 0x1000);
+    driver.install(&mut slot, 0);
+    slot.driver_ok(VERSION_1).unwrap();
+    driver.add(&[], &[(0x8000, 64)]);
+    assert!(slot.kick(0).used);
+    assert_eq!(driver.used(), [(0, 64)]);
+    let mut bytes = [0; 64];
+    memory.read_slice(&mut bytes, GuestAddress(0x8000)).unwrap();
+    assert_ne!(bytes, [0; 64]);
+    assert!(gate.seal().in_flight.is_empty());
+}

@@ -1,0 +1,124 @@
+//! A tap interface, in a network namespace of the test's own. It needs the right to make one: where
+//! there is none, the test says so and ends.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+
+use common::{Driver, SLOT, guest_memory, wait_readable};
+use devices::NetConfig;
+use io_gate::Port;
+use io_gate::host::{Term, new_gate};
+use io_gate_host::backend::net::Net;
+use io_gate_host::{Backend, GateHost, Unfenced, VirtioSlot};
+use vm_memory::{Bytes, GuestAddress};
+
+const HEADER: usize = 12;
+const MAC: [u8; 6] = [0x52, 0x54, 0, 9, 9, 9];
+/// An Ethernet type that is free for local experiments.
+const EXPERIMENT: u16 = 0x88b5;
+
+fn own_namespace() -> bool {
+    // SAFETY: a system call without pointers; it changes this thread only.
+    unsafe { libc::unshare(libc::CLONE_NEWNET) == 0 }
+}
+
+/// A socket that sees every frame of an interface, which it takes up first.
+fn packet_socket(name: &str) -> OwnedFd {
+    // SAFETY: system calls with pointers to valid structures that live through them.
+    unsafe {
+        let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK;
+        let protocol = libc::c_int::from(EXPERIMENT.to_be());
+        let socket = OwnedFd::from_raw_fd(libc::socket(libc::AF_PACKET, kind, protocol));
+        let mut request: libc::ifreq = std::mem::zeroed();
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+        assert_eq!(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request), 0);
+        assert_eq!(libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX, &raw mut request), 0);
+        let mut address: libc::sockaddr_ll = std::mem::zeroed();
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_protocol = EXPERIMENT.to_be();
+        address.sll_ifindex = request.ifr_ifru.ifru_ifindex;
+        let len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        assert_eq!(libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len), 0);
+        socket
+    }
+}
+
+fn frame(fill: u8) -> Vec<u8> {
+    let mut frame = vec![0xff; 6];
+    frame.extend(MAC);
+    frame.extend(EXPERIMENT.to_be_bytes());
+    frame.resize(100, fill);
+    frame
+}
+
+#[test]
+fn frames_cross_a_tap_interface_both_ways() {
+    if !own_namespace() {
+        eprintln!("not tested: no right to make a network namespace (run as root)");
+        return;
+    }
+    let net = Net::tap("gatetest0", MAC).unwrap();
+    assert!(net.has_offloads());
+    let outside = packet_socket("gatetest0");
+    let memory = guest_memory();
+    let (ledger, mut authority) = new_gate();
+    let gate = GateHost::new(ledger, memory.clone(), Arc::new(Unfenced)).unwrap();
+    gate.run_alone(authority.alone(Term(1)));
+    gate.attach(SLOT, Port(0), Backend::Net(net)).unwrap();
+    let device = devices::Net::new(NetConfig { mac: MAC, offloads: true });
+    let mut slot = VirtioSlot::new(SLOT, Box::new(device), gate.clone());
+    let mut receive = Driver::new(&memory, 0x1000);
+    let mut transmit = Driver::new(&memory, 0x8000);
+    receive.install(&mut slot, 0);
+    transmit.install(&mut slot, 1);
+    let offered = slot.device_features();
+    slot.driver_ok(offered & !common::EVENT_IDX).unwrap();
+
+    memory.write_slice(&[0; HEADER], GuestAddress(0x10_000)).unwrap();
+    memory.write_slice(&frame(3), GuestAddress(0x10_000 + HEADER as u64)).unwrap();
+    transmit.add(&[(0x10_000, HEADER as u32 + 100)], &[]);
+    assert!(slot.kick(1).used);
+    assert_eq!(gate.dropped_frames(), 0);
+    wait_readable(outside.as_raw_fd());
+    let mut seen = [0_u8; 200];
+    // SAFETY: the pointer and the length describe `seen`.
+    let len = unsafe { libc::recv(outside.as_raw_fd(), seen.as_mut_ptr().cast(), seen.len(), 0) };
+    assert!(seen[..usize::try_from(len).unwrap()] == frame(3));
+
+    let sent = frame(4);
+    // SAFETY: the pointer and the length describe `sent`.
+    let len = unsafe { libc::send(outside.as_raw_fd(), sent.as_ptr().cast(), sent.len(), 0) };
+    assert_eq!(len, 100);
+    // The host's own chatter (neighbour discovery) may come first.
+    let mut arrived = false;
+    for _ in 0..20 {
+        receive.add(&[], &[(0x20_000, 70_000)]);
+        if receive_one(&gate, &mut slot, &mut receive) {
+            let mut got = vec![0; 100];
+            memory.read_slice(&mut got, GuestAddress(0x20_000 + HEADER as u64)).unwrap();
+            if got == sent {
+                arrived = true;
+                break;
+            }
+        }
+    }
+    assert!(arrived);
+}
+
+fn receive_one(gate: &GateHost, slot: &mut VirtioSlot, driver: &mut Driver) -> bool {
+    let _ = slot.kick(0);
+    if driver.used().is_empty() {
+        wait_readable(gate.inputs_fd());
+        for (_, port) in gate.ready_inputs() {
+            let _ = slot.intake(port);
+        }
+        return !driver.used().is_empty();
+    }
+    true
+}
