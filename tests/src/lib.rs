@@ -6,5 +6,6 @@
 #![forbid(unsafe_code)]
 
 pub mod capture;
+pub mod client;
 pub mod packet;
 pub mod switch;

@@ -1,0 +1,375 @@
+//! What the clients saw, and every contradiction in it: the judge of P1 and P3 from outside.
+//!
+//! Each operation is checked against what had been answered before it was first sent: the count of applied operations
+//! never falls behind that (nothing acknowledged is lost or rolled back), no number is given twice (nothing is applied
+//! twice), and the hash chain over all operations is the one recomputed here.
+
+use std::fmt;
+
+use kemari_workload::{CHAIN_START, OpCode, Reply, Status, chain_after};
+
+/// A state-changing operation that was acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied {
+    /// Who asked.
+    pub client: u32,
+    /// The client's number of it.
+    pub seq: u64,
+    /// What it was.
+    pub op: OpCode,
+    /// The hash of what it logged.
+    pub payload_hash: u64,
+    /// The chain after it.
+    pub chain: u64,
+}
+
+/// What had been answered to anybody when an operation was first sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Floor {
+    applied: u64,
+    clock_ns: u64,
+    dirty_pages: u64,
+}
+
+/// A contradiction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Violation {
+    /// The guest counts fewer operations than it had acknowledged before, or gave a number a second time.
+    RolledBack(String),
+    /// An acknowledged operation is not part of the history.
+    Lost(String),
+    /// An operation took effect more than once.
+    AppliedTwice(String),
+    /// The guest's clock stepped back.
+    Clock(String),
+    /// The guest was started anew.
+    Restarted(String),
+    /// The guest found a fault in itself: memory, log or clock.
+    Fault(String),
+    /// An answer that no correct guest gives.
+    Wrong(String),
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RolledBack(what) => write!(f, "rolled back: {what}"),
+            Self::Lost(what) => write!(f, "lost: {what}"),
+            Self::AppliedTwice(what) => write!(f, "applied twice: {what}"),
+            Self::Clock(what) => write!(f, "clock stepped back: {what}"),
+            Self::Restarted(what) => write!(f, "restarted: {what}"),
+            Self::Fault(what) => write!(f, "fault in the guest: {what}"),
+            Self::Wrong(what) => write!(f, "wrong answer: {what}"),
+        }
+    }
+}
+
+/// One request as the history needs it.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// Who asks.
+    pub client: u32,
+    /// The client's number of it.
+    pub seq: u64,
+    /// What it is.
+    pub op: OpCode,
+    /// The hash of what it logs.
+    pub payload_hash: u64,
+    /// What had been answered when it was first sent.
+    pub floor: Floor,
+    /// What a get must answer: the value that this client put last, `Some(None)` where it never did.
+    pub expected: Option<Option<u64>>,
+}
+
+/// The history of all clients of one guest.
+#[derive(Debug, Default)]
+pub struct History {
+    /// Place `n` holds operation `n + 1`.
+    applied: Vec<Option<Applied>>,
+    /// How many operations from the first are known and have the right chain.
+    verified: u64,
+    boot_id: Option<u64>,
+    highest: Floor,
+    faults: u64,
+    violations: Vec<Violation>,
+}
+
+impl History {
+    /// What has been answered so far.
+    pub fn floor(&self) -> Floor {
+        self.highest
+    }
+
+    /// The highest number of an acknowledged operation.
+    pub fn acknowledged(&self) -> u64 {
+        self.applied.len() as u64
+    }
+
+    /// The acknowledged operation number `index` (the first is 1).
+    pub fn applied(&self, index: u64) -> Option<Applied> {
+        *self.applied.get(usize::try_from(index.checked_sub(1)?).ok()?)?
+    }
+
+    /// The guest's start, once it has answered.
+    pub fn boot_id(&self) -> Option<u64> {
+        self.boot_id
+    }
+
+    /// The contradictions since the last call.
+    pub fn take_violations(&mut self) -> Vec<Violation> {
+        std::mem::take(&mut self.violations)
+    }
+
+    /// Notes something that no correct guest sends.
+    pub fn note(&mut self, violation: Violation) {
+        self.violations.push(violation);
+    }
+
+    /// Takes in the first answer to `asked`.
+    pub fn answered(&mut self, asked: &Asked, reply: &Reply) {
+        self.check_guest(asked, reply);
+        self.check_order(asked, reply);
+        self.check_result(asked, reply);
+        if asked.op.changes_state() && reply.status == Status::Ok {
+            self.record(asked, reply);
+        }
+        self.highest.applied = self.highest.applied.max(reply.applied);
+        self.highest.clock_ns = self.highest.clock_ns.max(reply.clock_ns);
+        self.highest.dirty_pages = self.highest.dirty_pages.max(reply.dirty_pages);
+    }
+
+    /// Takes in a further answer to a request that was answered before: it must tell the same story.
+    pub fn answered_again(&mut self, reply: &Reply) {
+        if !reply.op.changes_state() || reply.status != Status::Ok {
+            return;
+        }
+        let same = self.applied(reply.applied).is_some_and(|known| {
+            (known.client, known.seq, known.chain) == (reply.client, reply.seq, reply.chain)
+        });
+        if !same {
+            self.note(Violation::AppliedTwice(format!(
+                "request {} of client {} is answered again, now as operation {}",
+                reply.seq, reply.client, reply.applied
+            )));
+        }
+    }
+
+    /// Whether every acknowledged operation is known and in the chain; notes those that are not. True statements can be
+    /// made only when no request is outstanding.
+    pub fn check_complete(&mut self) {
+        if self.verified < self.acknowledged() {
+            let missing = self.verified + 1;
+            let total = self.acknowledged();
+            self.note(Violation::Lost(format!(
+                "{total} operations are counted, but nobody was answered for number {missing}"
+            )));
+        }
+    }
+
+    fn check_guest(&mut self, asked: &Asked, reply: &Reply) {
+        let first = *self.boot_id.get_or_insert(reply.boot_id);
+        if first != reply.boot_id {
+            let found = reply.boot_id;
+            self.boot_id = Some(found);
+            self.note(Violation::Restarted(format!("boot id {first:#x} became {found:#x}")));
+        }
+        if reply.faults > self.faults {
+            self.faults = reply.faults;
+            let (faults, seq) = (reply.faults, asked.seq);
+            self.note(Violation::Fault(format!(
+                "it counts {faults} when it answers request {seq}"
+            )));
+        }
+    }
+
+    fn check_order(&mut self, asked: &Asked, reply: &Reply) {
+        let Asked { client, seq, op, floor, .. } = *asked;
+        let least = floor.applied + u64::from(op.changes_state() && reply.status == Status::Ok);
+        if reply.applied < least {
+            let found = reply.applied;
+            self.note(Violation::RolledBack(format!(
+                "request {seq} of client {client} was sent after operation {} was acknowledged; \
+                 expected to be answered at {least} or later, found {found}",
+                floor.applied
+            )));
+        }
+        if reply.clock_ns < floor.clock_ns {
+            let back = floor.clock_ns - reply.clock_ns;
+            self.note(Violation::Clock(format!(
+                "by {back} ns at request {seq} of client {client}"
+            )));
+        }
+        if reply.dirty_pages < floor.dirty_pages {
+            let (before, found) = (floor.dirty_pages, reply.dirty_pages);
+            self.note(Violation::RolledBack(format!("{before} pages dirtied became {found}")));
+        }
+    }
+
+    fn check_result(&mut self, asked: &Asked, reply: &Reply) {
+        let Asked { client, seq, op, .. } = *asked;
+        let found = (reply.status, reply.value);
+        let right = match asked.expected {
+            Some(Some(value)) => found == (Status::Ok, value),
+            Some(None) => reply.status == Status::NotFound,
+            None => reply.status == Status::Ok,
+        };
+        if !right {
+            let expected = asked.expected;
+            self.note(Violation::Wrong(format!(
+                "{op:?}, request {seq} of client {client}: {found:?}, expected value {expected:?}"
+            )));
+        }
+        if op == OpCode::Verify && reply.status == Status::Ok && reply.value != 0 {
+            self.note(Violation::Fault(format!("its own check finds {} faults", reply.value)));
+        }
+    }
+
+    fn record(&mut self, asked: &Asked, reply: &Reply) {
+        let Asked { client, seq, op, payload_hash, .. } = *asked;
+        let entry = Applied { client, seq, op, payload_hash, chain: reply.chain };
+        let Some(place) =
+            reply.applied.checked_sub(1).and_then(|place| usize::try_from(place).ok())
+        else {
+            return self.note(Violation::Wrong(format!("request {seq}: applied as operation 0")));
+        };
+        // A number this far out of the sequence is nonsense, not a gap that others will fill.
+        if place > self.applied.len() + kemari_workload::MAX_CLIENTS {
+            let expected = self.applied.len() + 1;
+            return self.note(Violation::Wrong(format!(
+                "expected about operation {expected}, found {}",
+                reply.applied
+            )));
+        }
+        if place >= self.applied.len() {
+            self.applied.resize(place + 1, None);
+        }
+        if let Some(before) = self.applied[place].replace(entry) {
+            self.note(Violation::RolledBack(format!(
+                "operation {} was request {} of client {}, now it is request {seq} of client {client}",
+                reply.applied, before.seq, before.client
+            )));
+        }
+        self.verify_chain();
+    }
+
+    /// Recomputes the chain as far as all operations are known.
+    fn verify_chain(&mut self) {
+        while let Some(next) = self.applied(self.verified + 1) {
+            let before = self.applied(self.verified).map_or(CHAIN_START, |last| last.chain);
+            let Applied { client, seq, op, payload_hash, chain } = next;
+            let expected = chain_after(before, client, seq, op as u8, payload_hash);
+            self.verified += 1;
+            if chain != expected {
+                let index = self.verified;
+                self.note(Violation::Lost(format!(
+                    "operation {index} does not follow its predecessor: expected chain {expected:#x}, found {chain:#x}"
+                )));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(seq: u64, op: OpCode, floor: Floor) -> Asked {
+        Asked { client: 1, seq, op, payload_hash: seq, floor, expected: None }
+    }
+
+    fn reply(asked: &Asked, applied: u64, before: u64) -> Reply {
+        Reply {
+            client: asked.client,
+            seq: asked.seq,
+            op: asked.op,
+            status: Status::Ok,
+            applied,
+            chain: chain_after(before, asked.client, asked.seq, asked.op as u8, asked.payload_hash),
+            clock_ns: 100 * applied,
+            dirty_pages: 0,
+            faults: 0,
+            value: 0,
+            boot_id: 7,
+        }
+    }
+
+    /// A history of `count` right answers.
+    fn history(count: u64) -> (History, u64) {
+        let (mut history, mut chain) = (History::default(), CHAIN_START);
+        for seq in 1..=count {
+            let asked = asked(seq, OpCode::Append, history.floor());
+            let reply = reply(&asked, seq, chain);
+            chain = reply.chain;
+            history.answered(&asked, &reply);
+        }
+        (history, chain)
+    }
+
+    fn violations_of(change: impl FnOnce(&mut Reply)) -> Vec<Violation> {
+        let (mut history, chain) = history(5);
+        let asked = asked(6, OpCode::Append, history.floor());
+        let mut reply = reply(&asked, 6, chain);
+        change(&mut reply);
+        history.answered(&asked, &reply);
+        history.check_complete();
+        history.take_violations()
+    }
+
+    #[test]
+    fn a_right_history_has_no_violation() {
+        assert_eq!(violations_of(|_| {}), []);
+    }
+
+    #[test]
+    fn a_lost_operation_shows() {
+        let found = violations_of(|reply| reply.applied = 5);
+        assert!(matches!(found[0], Violation::RolledBack(_)), "{found:?}");
+    }
+
+    #[test]
+    fn a_forked_history_shows() {
+        let found = violations_of(|reply| reply.chain ^= 1);
+        assert!(matches!(found[..], [Violation::Lost(_)]), "{found:?}");
+    }
+
+    #[test]
+    fn an_operation_of_nobody_shows() {
+        let found = violations_of(|reply| reply.applied = 7);
+        assert!(matches!(found[..], [Violation::Lost(_)]), "{found:?}");
+    }
+
+    #[test]
+    fn clock_restart_fault_and_error_show() {
+        let found = violations_of(|reply| reply.clock_ns = 1);
+        assert!(matches!(found[..], [Violation::Clock(_)]), "{found:?}");
+        let found = violations_of(|reply| reply.boot_id = 8);
+        assert!(matches!(found[..], [Violation::Restarted(_)]), "{found:?}");
+        let found = violations_of(|reply| reply.faults = 1);
+        assert!(matches!(found[..], [Violation::Fault(_)]), "{found:?}");
+        let found = violations_of(|reply| reply.status = Status::Stale);
+        assert!(matches!(found[..], [Violation::Wrong(_)]), "{found:?}");
+    }
+
+    #[test]
+    fn the_same_answer_again_is_no_second_effect() {
+        let (mut history, chain) = history(5);
+        let asked = asked(6, OpCode::Append, history.floor());
+        let first = reply(&asked, 6, chain);
+        history.answered(&asked, &first);
+        history.answered_again(&first);
+        assert_eq!(history.take_violations(), []);
+        history.answered_again(&Reply { applied: 7, ..first });
+        assert!(matches!(history.take_violations()[..], [Violation::AppliedTwice(_)]));
+    }
+
+    #[test]
+    fn a_get_must_answer_what_was_put() {
+        let mut history = History::default();
+        let mut get = asked(1, OpCode::Get, history.floor());
+        get.expected = Some(Some(5));
+        let mut answer = reply(&get, 0, 0);
+        answer.value = 4;
+        history.answered(&get, &answer);
+        assert!(matches!(history.take_violations()[..], [Violation::Wrong(_)]));
+    }
+}

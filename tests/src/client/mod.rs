@@ -1,0 +1,159 @@
+//! The outside client: it speaks the micro-guest's protocol over the switch as several client ids, never gives up on a
+//! request, and checks every answer against the history.
+
+pub mod history;
+mod session;
+mod window;
+mod writer;
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use kemari_workload::{Op, Reply};
+
+use crate::packet::Host;
+use crate::switch::Cable;
+use history::{History, Violation};
+use session::Session;
+pub use window::Window;
+
+/// Who the client is, whom it asks, and how much.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    /// The client's own addresses.
+    pub own: Host,
+    /// The guest's address.
+    pub guest: Ipv4Addr,
+    /// How many client ids ask at the same time.
+    pub writers: u32,
+    /// What the workload is drawn from.
+    pub seed: u64,
+    /// An unanswered request is repeated after this time.
+    pub resend: Duration,
+}
+
+/// A client in a thread of its own. It asks from the start, and stops when dropped.
+#[derive(Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+    orders: Sender<Order>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A request of the harness.
+#[derive(Debug)]
+pub(crate) struct Order {
+    op: Op<'static>,
+    waiter: Sender<Reply>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    answered: Condvar,
+    stop: AtomicBool,
+    /// No new requests of the workload are made.
+    hold: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    history: History,
+    window: Window,
+    operations: u64,
+    outstanding: usize,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no thread panics while it holds the history")
+    }
+}
+
+impl Client {
+    /// Starts asking over `cable`.
+    pub fn start(cable: Cable, config: ClientConfig) -> Self {
+        let shared = Arc::new(Shared::default());
+        let (orders, inbox) = mpsc::channel();
+        let session = Session::new(cable, config, Arc::clone(&shared), inbox);
+        let thread = Some(thread::spawn(move || session.run()));
+        Self { shared, orders, thread }
+    }
+
+    /// How many operations were answered so far.
+    pub fn operations(&self) -> u64 {
+        self.shared.state().operations
+    }
+
+    /// Waits until `count` operations were answered in all; `false` when `timeout` comes first.
+    pub fn wait_operations(&self, count: u64, timeout: Duration) -> bool {
+        self.wait(timeout, |state| state.operations >= count)
+    }
+
+    /// Starts a new window, and gives the one that ends.
+    pub fn next_window(&self) -> Window {
+        let mut state = self.shared.state();
+        std::mem::replace(&mut state.window, Window::starting_now())
+    }
+
+    /// Has the guest do `op`; the answer is checked like all others. `None` when none came within `timeout`.
+    pub fn ask(&self, op: Op<'static>, timeout: Duration) -> Option<Reply> {
+        let (waiter, reply): (_, Receiver<Reply>) = mpsc::channel();
+        self.orders.send(Order { op, waiter }).ok()?;
+        reply.recv_timeout(timeout).ok()
+    }
+
+    /// Makes no new requests of the workload, and waits until all are answered; `false` when `timeout` comes first.
+    pub fn hold(&self, timeout: Duration) -> bool {
+        self.shared.hold.store(true, Ordering::SeqCst);
+        self.wait(timeout, |state| state.outstanding == 0)
+    }
+
+    /// Goes on after [`Self::hold`].
+    pub fn go_on(&self) {
+        self.shared.hold.store(false, Ordering::SeqCst);
+    }
+
+    /// The contradictions since the last call.
+    pub fn take_violations(&self) -> Vec<Violation> {
+        self.shared.state().history.take_violations()
+    }
+
+    /// Checks that no acknowledged operation is missing; nothing may be outstanding.
+    pub fn check_complete(&self) {
+        self.shared.state().history.check_complete();
+    }
+
+    /// Reads the history.
+    pub fn with_history<R>(&self, read: impl FnOnce(&History) -> R) -> R {
+        read(&self.shared.state().history)
+    }
+
+    fn wait(&self, timeout: Duration, done: impl Fn(&State) -> bool) -> bool {
+        let deadline = Instant::now() + timeout;
+        let mut state = self.shared.state();
+        while !done(&state) {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
+            let (next, _) = self
+                .shared
+                .answered
+                .wait_timeout(state, left)
+                .expect("no thread panics while it holds the history");
+            state = next;
+        }
+        true
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The client's loop: finds the guest by ARP, sends, repeats, and gives every answer to the history.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use kemari_workload::{GUEST_PORT, Reply};
+
+use super::history::Violation;
+use super::writer::Writer;
+use super::{ClientConfig, Order, Shared};
+use crate::packet::{Host, Incoming};
+use crate::switch::Cable;
+
+const OWN_PORT: u16 = 40_000;
+/// The longest time that an order or a stop waits to be seen.
+const TICK: Duration = Duration::from_millis(5);
+
+pub(super) struct Session {
+    cable: Cable,
+    config: ClientConfig,
+    shared: Arc<Shared>,
+    orders: Receiver<Order>,
+    /// The guest, once it has told its Ethernet address.
+    guest: Option<Host>,
+    last_question: Option<Instant>,
+    /// The first works on the harness's orders, the others make the load.
+    writers: Vec<Writer>,
+}
+
+impl Session {
+    pub(super) fn new(
+        cable: Cable,
+        config: ClientConfig,
+        shared: Arc<Shared>,
+        orders: Receiver<Order>,
+    ) -> Self {
+        let writers = (0..=config.writers).map(|client| Writer::new(client, config.seed)).collect();
+        Self { cable, config, shared, orders, guest: None, last_question: None, writers }
+    }
+
+    pub(super) fn run(mut self) {
+        while !self.shared.stop.load(Ordering::SeqCst) {
+            match self.guest {
+                None => self.ask_for_guest(),
+                Some(_) => self.send_what_is_due(),
+            }
+            if let Some(frame) = self.cable.receive(TICK) {
+                self.take_in(&frame);
+            }
+        }
+    }
+
+    fn ask_for_guest(&mut self) {
+        if self.last_question.is_none_or(|last| last.elapsed() >= self.config.resend) {
+            self.last_question = Some(Instant::now());
+            self.cable.send(&self.config.own.arp_request(self.config.guest));
+        }
+    }
+
+    fn send_what_is_due(&mut self) {
+        self.take_order();
+        let held = self.shared.hold.load(Ordering::SeqCst);
+        let mut outstanding = 0;
+        for place in 0..self.writers.len() {
+            self.send_for(place, held);
+            outstanding += usize::from(self.writers[place].outstanding.is_some());
+        }
+        self.shared.state().outstanding = outstanding;
+        if outstanding == 0 {
+            self.shared.answered.notify_all();
+        }
+    }
+
+    fn take_order(&mut self) {
+        let operator = &mut self.writers[0];
+        if operator.outstanding.is_none()
+            && let Ok(order) = self.orders.try_recv()
+        {
+            let floor = self.shared.state().history.floor();
+            operator.ask(&order.op, floor, Some(order.waiter));
+            self.send(0, Instant::now());
+        }
+    }
+
+    fn send_for(&mut self, place: usize, held: bool) {
+        let now = Instant::now();
+        let writer = &mut self.writers[place];
+        match &writer.outstanding {
+            Some(waiting) if now - waiting.last_sent >= self.config.resend => {
+                self.shared.state().window.resent += 1;
+                self.send(place, now);
+            }
+            None if place != 0 && !held => {
+                let floor = self.shared.state().history.floor();
+                writer.next_request(floor);
+                self.send(place, now);
+            }
+            _ => {}
+        }
+    }
+
+    fn send(&mut self, place: usize, now: Instant) {
+        let Some(guest) = self.guest else { return };
+        if let Some(message) = self.writers[place].sending(now) {
+            self.cable.send(&self.config.own.udp(guest, OWN_PORT, GUEST_PORT, message));
+        }
+    }
+
+    fn take_in(&mut self, frame: &[u8]) {
+        let own = self.config.own;
+        match own.parse(frame) {
+            Some(Incoming::ArpRequest(asker)) => self.cable.send(&own.arp_reply(asker)),
+            Some(Incoming::ArpReply(host)) if host.ip == self.config.guest => {
+                self.guest = Some(host)
+            }
+            Some(Incoming::Udp { from, source_port: GUEST_PORT, port: OWN_PORT, payload })
+                if from == self.config.guest =>
+            {
+                self.take_reply(payload);
+            }
+            _ => {}
+        }
+    }
+
+    fn take_reply(&mut self, payload: &[u8]) {
+        let reply = match Reply::decode(payload) {
+            Ok(reply) => reply,
+            Err(error) => {
+                let garbage = Violation::Wrong(format!("a reply that cannot be read: {error}"));
+                return self.shared.state().history.note(garbage);
+            }
+        };
+        let mut state = self.shared.state();
+        let Some(writer) =
+            self.writers.get_mut(reply.client as usize).filter(|writer| writer.knows(reply.seq))
+        else {
+            let (client, seq) = (reply.client, reply.seq);
+            let nobody = format!("request {seq} of client {client} was never sent, but answered");
+            return state.history.note(Violation::Wrong(nobody));
+        };
+        state.window.surplus_answers += u64::from(writer.count_answer(reply.seq));
+        match writer.answered(&reply) {
+            Some(request) => {
+                state.history.answered(&request.asked, &reply);
+                state.window.answer(request.first_sent);
+                state.operations += 1;
+                self.shared.answered.notify_all();
+                // The harness may have stopped waiting.
+                request.waiter.map(|waiter| waiter.send(reply));
+            }
+            None => state.history.answered_again(&reply),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! One client id: it has one request outstanding, repeats it until it is answered, and knows what it put.
+
+use std::collections::HashMap;
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+
+use kemari_workload::{MAX_PAYLOAD, MAX_REQUEST_LEN, Op, Reply, Request, payload_hash};
+
+use super::history::{Asked, Floor};
+
+const KEYS: u32 = 8;
+/// A reply to a request further back than this comes from a queue that no switch has.
+const REMEMBERED: usize = 64;
+
+/// A request on its way.
+#[derive(Debug)]
+pub(super) struct Outstanding {
+    pub(super) asked: Asked,
+    pub(super) message: Vec<u8>,
+    pub(super) first_sent: Instant,
+    pub(super) last_sent: Instant,
+    /// Who waits for the answer, where it is the harness.
+    pub(super) waiter: Option<Sender<Reply>>,
+    put: Option<(u32, u64)>,
+}
+
+/// How often a request was sent and answered.
+#[derive(Debug, Default, Clone, Copy)]
+struct Count {
+    seq: u64,
+    sent: u64,
+    answered: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    client: u32,
+    seq: u64,
+    random: fastrand::Rng,
+    table: HashMap<u32, u64>,
+    pub(super) outstanding: Option<Outstanding>,
+    recent: Vec<Count>,
+}
+
+impl Writer {
+    pub(super) fn new(client: u32, seed: u64) -> Self {
+        let random = fastrand::Rng::with_seed(seed.wrapping_add(u64::from(client)));
+        Self {
+            client,
+            seq: 0,
+            random,
+            table: HashMap::new(),
+            outstanding: None,
+            recent: vec![Count::default(); REMEMBERED],
+        }
+    }
+
+    /// Makes the next request of the workload: mostly appends and puts, some of them flushed, and reads of what was put.
+    pub(super) fn next_request(&mut self, floor: Floor) {
+        let flush = self.random.u32(..4) == 0;
+        let key = (self.client << 8) | self.random.u32(..KEYS);
+        match self.random.u32(..8) {
+            0..3 => {
+                let length = self.random.usize(..=MAX_PAYLOAD);
+                let payload: Vec<u8> =
+                    std::iter::repeat_with(|| self.random.u8(..)).take(length).collect();
+                self.ask(&Op::Append { payload: &payload, flush }, floor, None);
+            }
+            3..6 => {
+                let value = self.random.u64(..);
+                self.ask(&Op::Put { key, value, flush }, floor, None);
+            }
+            6 => self.ask(&Op::Get { key }, floor, None),
+            _ => self.ask(&Op::Ping, floor, None),
+        }
+    }
+
+    /// Makes a request of the harness's choice.
+    pub(super) fn ask(&mut self, op: &Op<'_>, floor: Floor, waiter: Option<Sender<Reply>>) {
+        self.seq += 1;
+        let (client, seq) = (self.client, self.seq);
+        let mut message = vec![0; MAX_REQUEST_LEN];
+        let length = Request { client, seq, op: *op }
+            .encode(&mut message)
+            .expect("the payload is within the limit and the buffer suffices");
+        message.truncate(length);
+        let (put, expected) = match *op {
+            Op::Put { key, value, .. } => (Some((key, value)), None),
+            Op::Get { key } => (None, Some(self.table.get(&key).copied())),
+            _ => (None, None),
+        };
+        let asked = Asked {
+            client,
+            seq,
+            op: op.code(),
+            payload_hash: op.with_log_payload(payload_hash),
+            floor,
+            expected,
+        };
+        let now = Instant::now();
+        self.recent[seq as usize % REMEMBERED] = Count { seq, sent: 0, answered: 0 };
+        self.outstanding =
+            Some(Outstanding { asked, message, first_sent: now, last_sent: now, waiter, put });
+    }
+
+    /// Notes that the outstanding request was sent (again), and gives its bytes.
+    pub(super) fn sending(&mut self, now: Instant) -> Option<&[u8]> {
+        let outstanding = self.outstanding.as_mut()?;
+        outstanding.last_sent = now;
+        self.recent[outstanding.asked.seq as usize % REMEMBERED].sent += 1;
+        Some(&outstanding.message)
+    }
+
+    /// Takes the outstanding request, if `reply` answers it.
+    pub(super) fn answered(&mut self, reply: &Reply) -> Option<Outstanding> {
+        let asked = &self.outstanding.as_ref()?.asked;
+        if (asked.seq, asked.op) != (reply.seq, reply.op) {
+            return None;
+        }
+        let outstanding = self.outstanding.take()?;
+        if let Some((key, value)) = outstanding.put {
+            self.table.insert(key, value);
+        }
+        Some(outstanding)
+    }
+
+    /// Counts an answer; `true` when there are now more answers than there were questions.
+    pub(super) fn count_answer(&mut self, seq: u64) -> bool {
+        let count = &mut self.recent[seq as usize % REMEMBERED];
+        if count.seq != seq {
+            return false;
+        }
+        count.answered += 1;
+        count.answered > count.sent
+    }
+
+    /// Whether this client ever sent request `seq`.
+    pub(super) fn knows(&self, seq: u64) -> bool {
+        (1..=self.seq).contains(&seq)
+    }
+}
