@@ -17,10 +17,10 @@ const MANIFEST: &str = "manifest.json";
 const UNFINISHED: &str = ".unfinished-";
 
 /// What an artefact is made of: names and versions, or names and hashes.
-pub type Inputs = BTreeMap<String, String>;
+pub(crate) type Inputs = BTreeMap<String, String>;
 
 /// The directory for prepared artefacts: `$KEMARI_CACHE`, else `$XDG_CACHE_HOME/kemari`, else `~/.cache/kemari`.
-pub fn cache_dir() -> Result<PathBuf> {
+pub(crate) fn cache_dir() -> Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let dir = set("KEMARI_CACHE")
         .or_else(|| set("XDG_CACHE_HOME").map(|d| d.join("kemari")))
@@ -45,15 +45,16 @@ struct FileRecord {
 
 /// An opened cache. One process at a time builds; the others wait for it.
 #[derive(Debug)]
-pub struct Cache {
+pub(crate) struct Cache {
     dir: PathBuf,
     _lock: File,
 }
 
 impl Cache {
     /// Opens (and makes) the cache, and removes what an interrupted preparation left behind.
-    pub fn open(dir: &Path, say: &dyn Fn(&str)) -> Result<Self> {
-        let make = || format!("cannot use {} as a cache; KEMARI_CACHE names another", dir.display());
+    pub(crate) fn open(dir: &Path, say: &dyn Fn(&str)) -> Result<Self> {
+        let make =
+            || format!("cannot use {} as a cache; KEMARI_CACHE names another", dir.display());
         fs::create_dir_all(dir).with_context(make)?;
         let lock = File::create(dir.join("lock")).with_context(make)?;
         if lock.try_lock().is_err() {
@@ -69,14 +70,14 @@ impl Cache {
     }
 
     /// The directory that the cache lives in.
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// Returns the artefact made from `inputs`; builds it if it is missing, damaged, or made from other inputs.
     ///
     /// `build` fills the directory it is given. Older artefacts of the same name are removed afterwards.
-    pub fn artefact(
+    pub(crate) fn artefact(
         &self,
         name: &str,
         inputs: &Inputs,
@@ -87,7 +88,9 @@ impl Cache {
         match verify(&place, inputs) {
             Ok(()) => return Ok(place),
             Err(_) if !place.exists() => {}
-            Err(why) => say(&format!("{name}: the cached copy is not usable ({why:#}); rebuilding")),
+            Err(why) => {
+                say(&format!("{name}: the cached copy is not usable ({why:#}); rebuilding"))
+            }
         }
         let started = std::time::Instant::now();
         say(&format!("{name}: preparing"));
@@ -177,7 +180,7 @@ fn verify(place: &Path, inputs: &Inputs) -> Result<()> {
 }
 
 /// The sha256 of a file, in hexadecimal.
-pub fn sha256_file(path: &Path) -> Result<String> {
+pub(crate) fn sha256_file(path: &Path) -> Result<String> {
     let mut file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
@@ -191,7 +194,7 @@ pub fn sha256_file(path: &Path) -> Result<String> {
 }
 
 /// The sha256 of a text, in hexadecimal.
-pub fn sha256_text(text: &str) -> String {
+pub(crate) fn sha256_text(text: &str) -> String {
     hex(&Sha256::digest(text))
 }
 

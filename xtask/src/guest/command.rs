@@ -30,12 +30,12 @@ fn finish(command: &mut Command) -> Result<Output> {
 }
 
 /// Runs a program to its end; its output is shown only if it fails.
-pub fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     finish(command).map(|_| ())
 }
 
 /// Runs a program and returns what it wrote to its standard output.
-pub fn output(command: &mut Command) -> Result<String> {
+pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = finish(command)?;
     String::from_utf8(output.stdout)
         .with_context(|| format!("`{}` wrote something that is not UTF-8", describe(command)))

@@ -12,7 +12,7 @@ const SYMLINK: u32 = 0o120_000;
 
 /// An archive in memory. Parent directories are added by themselves; all is owned by root, with time 0.
 #[derive(Debug, Default)]
-pub struct Archive {
+pub(crate) struct Archive {
     bytes: Vec<u8>,
     directories: BTreeSet<String>,
     inodes: u32,
@@ -20,7 +20,7 @@ pub struct Archive {
 
 impl Archive {
     /// Adds a directory and its parents.
-    pub fn directory(&mut self, path: &str) {
+    pub(crate) fn directory(&mut self, path: &str) {
         let path = path.trim_matches('/');
         if path.is_empty() || self.directories.contains(path) {
             return;
@@ -31,28 +31,28 @@ impl Archive {
     }
 
     /// Adds a regular file.
-    pub fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
+    pub(crate) fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
         let path = path.trim_matches('/');
         self.parents_of(path);
         self.entry(path, REGULAR | mode, content);
     }
 
     /// Adds a symbolic link.
-    pub fn symlink(&mut self, path: &str, target: &str) {
+    pub(crate) fn symlink(&mut self, path: &str, target: &str) {
         let path = path.trim_matches('/');
         self.parents_of(path);
         self.entry(path, SYMLINK | 0o777, target.as_bytes());
     }
 
     /// Adds a file of this machine.
-    pub fn copy(&mut self, path: &str, mode: u32, from: &Path) -> Result<()> {
+    pub(crate) fn copy(&mut self, path: &str, mode: u32, from: &Path) -> Result<()> {
         let content = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
         self.file(path, mode, &content);
         Ok(())
     }
 
     /// Adds a directory of this machine with all that is in it.
-    pub fn copy_tree(&mut self, path: &str, from: &Path) -> Result<()> {
+    pub(crate) fn copy_tree(&mut self, path: &str, from: &Path) -> Result<()> {
         self.directory(path);
         let mut entries: Vec<_> = fs::read_dir(from)
             .with_context(|| format!("cannot read {}", from.display()))?
@@ -70,14 +70,14 @@ impl Archive {
     }
 
     /// The finished archive.
-    pub fn finish(mut self) -> Vec<u8> {
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, &[]);
         self.bytes
     }
 
     fn parents_of(&mut self, path: &str) {
         if let Some((parent, _)) = path.rsplit_once('/') {
-            self.directory(&parent.to_owned());
+            self.directory(parent);
         }
     }
 

@@ -14,20 +14,26 @@ use super::cache::{Cache, Inputs};
 use super::command::{output, run};
 
 /// The release that guests are made from.
-pub const SUITE: &str = "bookworm";
+pub(crate) const SUITE: &str = "bookworm";
 /// Where a newer QEMU comes from.
-pub const BACKPORTS: &str = "bookworm-backports";
+pub(crate) const BACKPORTS: &str = "bookworm-backports";
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Lists older than this are refreshed, so that guests get security updates.
 const LISTS_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The packages whose versions decide whether something cached is still current.
-const WATCHED: &[&str] =
-    &["linux-image-cloud-amd64", "busybox-static", "redis-server", "libc6", "iproute2", "util-linux"];
+const WATCHED: &[&str] = &[
+    "linux-image-cloud-amd64",
+    "busybox-static",
+    "redis-server",
+    "libc6",
+    "iproute2",
+    "util-linux",
+];
 
 /// Access to the archive.
 #[derive(Debug)]
-pub struct Archive {
+pub(crate) struct Archive {
     dir: PathBuf,
     mirror: String,
     versions: BTreeMap<String, String>,
@@ -35,11 +41,11 @@ pub struct Archive {
 
 impl Archive {
     /// Opens the archive's lists in the cache; refreshes them if they are missing or old.
-    pub fn open(cache: &Cache, say: &dyn Fn(&str)) -> Result<Self> {
+    pub(crate) fn open(cache: &Cache, say: &dyn Fn(&str)) -> Result<Self> {
         super::ensure_packages(&["apt", "debian-archive-keyring"], say)?;
         let mut archive = Self {
             dir: cache.dir().join("apt"),
-            mirror: find_mirror()?,
+            mirror: find_mirror(say)?,
             versions: BTreeMap::new(),
         };
         archive.refresh_lists(say)?;
@@ -48,17 +54,17 @@ impl Archive {
     }
 
     /// The lines of a `sources.list` for the release and its security updates.
-    pub fn sources(&self) -> Vec<String> {
+    pub(crate) fn sources(&self) -> Vec<String> {
         let line = |uri: &str, suite: &str| format!("deb [signed-by={KEYRING}] {uri} {suite} main");
         let mut lines = vec![line(&self.mirror, SUITE)];
-        if let Some(security) = security_mirror() {
+        if let Some(security) = repository("Debian-Security") {
             lines.push(line(&security, &format!("{SUITE}-security")));
         }
         lines
     }
 
     /// The version that the archive offers now, for the inputs of an artefact.
-    pub fn version(&self, package: &str) -> Result<String> {
+    pub(crate) fn version(&self, package: &str) -> Result<String> {
         self.versions.get(package).cloned().with_context(|| {
             format!(
                 "the archive at {} offers no {package} in {SUITE}; remove {} to read its lists again",
@@ -69,12 +75,12 @@ impl Archive {
     }
 
     /// `version` of several packages, as inputs of an artefact.
-    pub fn inputs(&self, packages: &[&str]) -> Result<Inputs> {
+    pub(crate) fn inputs(&self, packages: &[&str]) -> Result<Inputs> {
         packages.iter().map(|p| Ok(((*p).to_owned(), self.version(p)?))).collect()
     }
 
     /// The packages that a package depends on.
-    pub fn depends(&self, package: &str) -> Result<Vec<String>> {
+    pub(crate) fn depends(&self, package: &str) -> Result<Vec<String>> {
         let text = output(self.apt("apt-cache").args(["depends", package]))?;
         let names = text.lines().filter_map(|l| l.trim().strip_prefix("Depends: "));
         Ok(names.map(str::to_owned).collect())
@@ -83,7 +89,7 @@ impl Archive {
     /// Downloads packages and unpacks them into `into`. Nothing is installed.
     ///
     /// A package is given as `apt-get download` takes it: `name` or `name/suite`.
-    pub fn unpack(&self, packages: &[&str], into: &Path) -> Result<()> {
+    pub(crate) fn unpack(&self, packages: &[&str], into: &Path) -> Result<()> {
         super::ensure_packages(&["dpkg"], &|_| {})?;
         let debs = self.dir.join("debs");
         if debs.exists() {
@@ -121,7 +127,9 @@ impl Archive {
         match run(self.apt("apt-get").args(["-qq", "update"])) {
             Ok(()) => {}
             Err(why) if known => say(&format!("going on with the lists there are: {why:#}")),
-            Err(why) => return Err(why).context("reading Debian's package lists (network needed once)"),
+            Err(why) => {
+                return Err(why).context("reading Debian's package lists (network needed once)");
+            }
         }
         Ok(fs::write(&stamp, &sources)?)
     }
@@ -163,11 +171,16 @@ impl Archive {
 }
 
 /// The mirror that this machine's apt uses for Debian; `KEMARI_DEBIAN_MIRROR` names another.
-fn find_mirror() -> Result<String> {
+fn find_mirror(say: &dyn Fn(&str)) -> Result<String> {
     if let Ok(mirror) = std::env::var("KEMARI_DEBIAN_MIRROR") {
         return Ok(mirror);
     }
-    match index_targets("$(REPO_URI)", |label| label == "Debian") {
+    if let Some(mirror) = repository("Debian") {
+        return Ok(mirror);
+    }
+    // A machine that never read its package lists does not know which of its sources is Debian.
+    super::packages::update_lists(say)?;
+    match repository("Debian") {
         Some(mirror) => Ok(mirror),
         None => bail!(
             "apt on this machine knows no Debian archive (`apt-get indextargets` shows none); run \
@@ -176,15 +189,12 @@ fn find_mirror() -> Result<String> {
     }
 }
 
-fn security_mirror() -> Option<String> {
-    index_targets("$(REPO_URI)", |label| label == "Debian-Security")
-}
-
-fn index_targets(format: &str, label: impl Fn(&str) -> bool) -> Option<String> {
-    let format = format!("$(LABEL)|{format}");
-    let text = output(Command::new("apt-get").args(["indextargets", "--format", &format])).ok()?;
+/// The address of the repository that carries a label, among those that this machine's apt uses.
+fn repository(label: &str) -> Option<String> {
+    let format = "$(LABEL)|$(REPO_URI)";
+    let text = output(Command::new("apt-get").args(["indextargets", "--format", format])).ok()?;
     text.lines()
         .filter_map(|line| line.split_once('|'))
-        .find(|(found, _)| label(found))
-        .map(|(_, value)| value.to_owned())
+        .find(|(found, _)| *found == label)
+        .map(|(_, address)| address.to_owned())
 }

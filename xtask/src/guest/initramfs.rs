@@ -13,7 +13,7 @@ use super::kernel::Kernel;
 const INIT: &str = include_str!("../../../tests/linux-guest/initramfs-init");
 
 /// Makes the initramfs, or takes it from the cache.
-pub fn prepare(p: &Preparation<'_>, kernel: &Kernel) -> Result<PathBuf> {
+pub(crate) fn prepare(p: &Preparation<'_>, kernel: &Kernel) -> Result<PathBuf> {
     let mut inputs = kernel.inputs();
     inputs.insert("init".into(), sha256_text(INIT));
     let dir = p.cache.artefact("guest-initramfs", &inputs, p.say, |dir| {

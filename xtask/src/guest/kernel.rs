@@ -14,55 +14,65 @@ use super::command::run;
 /// Modules that a guest or the nested lab loads. Those that a kernel has built in are skipped.
 const MODULES: &[&str] = &[
     // the guest's devices
-    "virtio_mmio", "virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio-rng", "ext4",
+    "virtio_mmio",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_console",
+    "virtio-rng",
+    "ext4",
     "crc32c-intel",
     // the nested lab's
-    "kvm-amd", "kvm-intel", "tun", "bridge", "veth", "dummy", "sch_netem", "sch_plug",
+    "kvm-amd",
+    "kvm-intel",
+    "tun",
+    "bridge",
+    "veth",
+    "dummy",
+    "sch_netem",
+    "sch_plug",
 ];
 
 /// A prepared kernel.
 #[derive(Debug)]
-pub struct Kernel {
+pub(crate) struct Kernel {
     dir: PathBuf,
-    /// The kernel's release, which names its directory of modules.
-    pub release: String,
 }
 
 impl Kernel {
     /// The kernel as Debian ships it.
-    pub fn vmlinuz(&self) -> PathBuf {
+    pub(crate) fn vmlinuz(&self) -> PathBuf {
         self.dir.join("vmlinuz")
     }
 
     /// The ELF file inside `vmlinuz`.
-    pub fn vmlinux(&self) -> PathBuf {
+    pub(crate) fn vmlinux(&self) -> PathBuf {
         self.dir.join("vmlinux")
     }
 
     /// A root with `lib/modules/RELEASE`: the modules there are, and how they depend on each other.
-    pub fn modules(&self) -> PathBuf {
+    pub(crate) fn modules(&self) -> PathBuf {
         self.dir.join("modules")
     }
 
     /// The static busybox that goes with it.
-    pub fn busybox(&self) -> PathBuf {
+    pub(crate) fn busybox(&self) -> PathBuf {
         self.dir.join("busybox")
     }
 
     /// What identifies this kernel among the inputs of things made from it.
-    pub fn inputs(&self) -> Inputs {
+    pub(crate) fn inputs(&self) -> Inputs {
         let key = self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Inputs::from([("kernel".to_owned(), key)])
     }
 }
 
 /// Downloads and unpacks the kernel, or takes it from the cache.
-pub fn prepare(p: &Preparation<'_>) -> Result<Kernel> {
+pub(crate) fn prepare(p: &Preparation<'_>) -> Result<Kernel> {
     let mut inputs = p.archive.inputs(&["linux-image-cloud-amd64", "busybox-static"])?;
     inputs.insert("modules".into(), MODULES.join(" "));
     let dir = p.cache.artefact("kernel", &inputs, p.say, |dir| build(p, dir))?;
-    let release = fs::read_to_string(dir.join("release"))?;
-    Ok(Kernel { dir, release })
+    Ok(Kernel { dir })
 }
 
 fn build(p: &Preparation<'_>, dir: &Path) -> Result<()> {
@@ -76,7 +86,6 @@ fn build(p: &Preparation<'_>, dir: &Path) -> Result<()> {
     p.archive.unpack(&[package, "busybox-static"], &unpacked)?;
 
     let release = package.trim_start_matches("linux-image-").to_owned();
-    fs::write(dir.join("release"), &release)?;
     let vmlinuz = dir.join("vmlinuz");
     fs::copy(unpacked.join(format!("boot/vmlinuz-{release}")), &vmlinuz)?;
     fs::write(dir.join("vmlinux"), extract_vmlinux(&fs::read(&vmlinuz)?, p.say)?)?;

@@ -2,72 +2,64 @@
 //!
 //! Everything here is data for tests and demonstrations. The monitor itself needs none of it.
 
-pub mod cache;
+pub(crate) mod cache;
 mod command;
-pub mod cpio;
-pub mod debian;
-pub mod initramfs;
-pub mod kernel;
-pub mod packages;
-pub mod probe;
-pub mod rootfs;
+pub(crate) mod cpio;
+pub(crate) mod debian;
+pub(crate) mod initramfs;
+pub(crate) mod kernel;
+pub(crate) mod packages;
+pub(crate) mod probe;
+pub(crate) mod rootfs;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 
-pub use cache::cache_dir;
-pub use command::{output, run};
-pub use packages::ensure_packages;
-pub use probe::{HostKvm, Probe, probe_host};
+pub(crate) use cache::cache_dir;
+pub(crate) use command::{output, run};
+pub(crate) use packages::ensure_packages;
+pub(crate) use probe::{HostKvm, Probe, probe_host};
 
 use cache::Cache;
 use debian::Archive;
 
 /// One preparation: the cache and the Debian archive it is filled from.
-pub struct Preparation<'a> {
+pub(crate) struct Preparation<'a> {
     /// Told what is being done, one line at a time.
-    pub say: &'a dyn Fn(&str),
+    pub(crate) say: &'a dyn Fn(&str),
     /// Where prepared artefacts live.
-    pub cache: Cache,
+    pub(crate) cache: Cache,
     /// Where packages come from.
-    pub archive: Archive,
+    pub(crate) archive: Archive,
 }
 
 /// A stock Linux guest, ready to be copied and booted.
 #[derive(Debug, Clone)]
-pub struct LinuxGuest {
+pub(crate) struct LinuxGuest {
     /// The kernel as Debian ships it (bzImage).
-    pub vmlinuz: PathBuf,
+    pub(crate) vmlinuz: PathBuf,
     /// The same kernel as an ELF file with a PVH note.
-    pub vmlinux: PathBuf,
+    pub(crate) vmlinux: PathBuf,
     /// The initramfs: busybox, the virtio drivers, and a script that mounts `/dev/vda`.
-    pub initramfs: PathBuf,
+    pub(crate) initramfs: PathBuf,
     /// The pristine root file system (ext4). Never boot it: boot a copy.
-    pub rootfs: PathBuf,
-    /// The kernel's release, such as `6.1.0-42-cloud-amd64`.
-    pub release: String,
+    pub(crate) rootfs: PathBuf,
 }
 
 impl<'a> Preparation<'a> {
     /// Opens the cache and the package lists; refreshes the lists if they are missing or old.
-    pub fn begin(say: &'a dyn Fn(&str)) -> Result<Self> {
+    pub(crate) fn begin(say: &'a dyn Fn(&str)) -> Result<Self> {
         let cache = Cache::open(&cache_dir()?, say)?;
         let archive = Archive::open(&cache, say)?;
         Ok(Self { say, cache, archive })
     }
 
     /// The kernel, the initramfs and the root file system of the Linux guest.
-    pub fn linux_guest(&self) -> Result<LinuxGuest> {
+    pub(crate) fn linux_guest(&self) -> Result<LinuxGuest> {
         let kernel = kernel::prepare(self)?;
         let initramfs = initramfs::prepare(self, &kernel)?;
         let rootfs = rootfs::prepare(self)?;
-        Ok(LinuxGuest {
-            vmlinuz: kernel.vmlinuz(),
-            vmlinux: kernel.vmlinux(),
-            initramfs,
-            rootfs,
-            release: kernel.release.clone(),
-        })
+        Ok(LinuxGuest { vmlinuz: kernel.vmlinuz(), vmlinux: kernel.vmlinux(), initramfs, rootfs })
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use super::command::{output, run};
 
 /// Makes sure that packages are installed: as root by installing what is missing, otherwise by saying what to run.
-pub fn ensure_packages(wanted: &[&str], say: &dyn Fn(&str)) -> Result<()> {
+pub(crate) fn ensure_packages(wanted: &[&str], say: &dyn Fn(&str)) -> Result<()> {
     let missing = missing(wanted)?;
     if missing.is_empty() {
         return Ok(());
@@ -22,8 +22,8 @@ pub fn ensure_packages(wanted: &[&str], say: &dyn Fn(&str)) -> Result<()> {
              install them with: sudo apt-get update && sudo apt-get install --no-install-recommends {list}"
         );
     }
+    update_lists(say)?;
     say(&format!("installing packages: {list}"));
-    update_once()?;
     run(apt_get().args(["install", "-y", "-qq", "--no-install-recommends"]).args(&missing))
         .with_context(|| format!("installing the Debian packages {list}"))
 }
@@ -58,11 +58,12 @@ fn apt_get() -> Command {
     command
 }
 
-/// `apt-get update`, at most once in the life of this process.
-fn update_once() -> Result<()> {
+/// `apt-get update`, at most once in the life of this process, if it is permitted.
+pub(super) fn update_lists(say: &dyn Fn(&str)) -> Result<()> {
     static DONE: OnceLock<()> = OnceLock::new();
-    if DONE.get().is_none() {
-        run(apt_get().args(["update", "-qq"])).context("refreshing this machine's package lists")?;
+    if DONE.get().is_none() && is_root()? {
+        say("reading this machine's package lists (apt-get update)");
+        run(apt_get().args(["update", "-qq"])).context("reading this machine's package lists")?;
         let _ = DONE.set(());
     }
     Ok(())

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// What a machine's `/dev/kvm` is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum HostKvm {
+pub(crate) enum HostKvm {
     /// There is none, or it may not be opened.
     None,
     /// Only ring 3 runs at native speed: good for the micro-guest, not for a stock kernel.
@@ -21,15 +21,15 @@ pub enum HostKvm {
 
 /// What the probe found, and why it says so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Probe {
+pub(crate) struct Probe {
     /// The finding.
-    pub kvm: HostKvm,
+    pub(crate) kvm: HostKvm,
     /// The reason, for people.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 /// Asks the monitor what this machine's `/dev/kvm` is good for.
-pub fn probe_host(kemari: &Path) -> Result<Probe> {
+pub(crate) fn probe_host(kemari: &Path) -> Result<Probe> {
     let text = super::output(Command::new(kemari).args(["probe", "--json"]))?;
     parse(&text)
 }
@@ -47,9 +47,11 @@ mod tests {
 
     #[test]
     fn reads_the_three_findings_and_refuses_others() {
-        for (word, kvm) in
-            [("none", HostKvm::None), ("ring3-only", HostKvm::RingThreeOnly), ("full", HostKvm::Full)]
-        {
+        for (word, kvm) in [
+            ("none", HostKvm::None),
+            ("ring3-only", HostKvm::RingThreeOnly),
+            ("full", HostKvm::Full),
+        ] {
             let text = format!("{{\"kvm\": \"{word}\", \"reason\": \"r\"}}\n");
             assert_eq!(parse(&text).unwrap(), Probe { kvm, reason: "r".into() });
         }

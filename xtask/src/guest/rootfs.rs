@@ -18,7 +18,8 @@ const POWEROFF: &str = include_str!("../../../tests/linux-guest/poweroff");
 const REDIS: &str = include_str!("../../../tests/linux-guest/redis.conf");
 
 /// What the guest has beyond Debian's minimal base.
-const PACKAGES: &str = "redis-server,iproute2,iputils-ping,busybox-static,e2fsprogs,login,util-linux,procps";
+const PACKAGES: &str =
+    "redis-server,iproute2,iputils-ping,busybox-static,e2fsprogs,login,util-linux,procps";
 /// Left out: nobody reads them in a guest that lives for a minute.
 const LEFT_OUT: &[&str] =
     &["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*"];
@@ -26,7 +27,7 @@ const LEFT_OUT: &[&str] =
 const SIZE: &str = "400M";
 
 /// Makes the root file system, or takes it from the cache.
-pub fn prepare(p: &Preparation<'_>) -> Result<PathBuf> {
+pub(crate) fn prepare(p: &Preparation<'_>) -> Result<PathBuf> {
     let mut inputs = p.archive.inputs(&["redis-server", "libc6", "iproute2", "util-linux"])?;
     inputs.insert("packages".into(), format!("{SUITE}: {PACKAGES}"));
     inputs.insert("size".into(), SIZE.into());

@@ -1,0 +1,199 @@
+//! One QEMU process: its serial console line by line, its monitor, its end.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::scratch::Scratch;
+use super::{LabImages, LabSpec, Stalled};
+
+/// A running QEMU. Killed, by its own pid, when dropped; the kernel kills it when this process dies.
+#[derive(Debug)]
+pub(super) struct Machine {
+    child: Child,
+    input: ChildStdin,
+    lines: Receiver<String>,
+    started: Instant,
+    monitor: PathBuf,
+    errors: PathBuf,
+}
+
+impl Machine {
+    /// Starts QEMU.
+    pub(super) fn start(images: &LabImages, spec: &LabSpec, scratch: &Scratch) -> Result<Self> {
+        let monitor = scratch.path("monitor");
+        let errors = scratch.path("qemu-errors");
+        let mut command = command(images, spec, scratch, &monitor);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&errors)?);
+        let (to_us, from_reader) = mpsc::channel();
+        let (to_lines, lines) = mpsc::channel();
+        // The kernel sends the parent-death signal when the *thread* that started QEMU ends: so the thread that
+        // reads QEMU's output to its end starts it.
+        std::thread::Builder::new()
+            .name(format!("lab-{}", spec.name))
+            .spawn(move || spawn_and_read(command, &to_us, &to_lines))?;
+        let (child, input) = from_reader.recv().context("the lab's reader ended")??;
+        Ok(Self { child, input, lines, started: Instant::now(), monitor, errors })
+    }
+
+    /// The next line of the serial console. Silence for `stall`, or no end within `timeout`, is an error.
+    pub(super) fn next_line(&mut self, timeout: Duration, stall: Duration) -> Result<String> {
+        let left = timeout.saturating_sub(self.started.elapsed());
+        match self.lines.recv_timeout(stall.min(left)) {
+            Ok(line) => Ok(line),
+            Err(RecvTimeoutError::Timeout) if left <= stall => {
+                bail!("not finished after {} s; LabSpec::timeout allows more", timeout.as_secs())
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                bail!(Stalled(format!("no output for {} s", stall.as_secs())))
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                let status = self.child.wait()?;
+                bail!("QEMU ended early ({status}); it said:\n{}", self.error_text())
+            }
+        }
+    }
+
+    /// Waits until QEMU has ended by itself.
+    pub(super) fn wait_for_power_off(&mut self, limit: Duration) -> Result<()> {
+        let until = Instant::now() + limit;
+        loop {
+            // The reader hangs up when QEMU has closed its output, which it does by ending.
+            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(_) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => bail!("the lab did not power off"),
+            }
+        }
+        let status: ExitStatus = self.child.wait()?;
+        ensure!(status.success(), "QEMU ended with {status}; it said:\n{}", self.error_text());
+        Ok(())
+    }
+
+    /// Types into the serial console.
+    #[allow(dead_code, reason = "for labs of two hosts")]
+    pub(super) fn type_in(&mut self, text: &[u8]) -> Result<()> {
+        self.input.write_all(text).context("the lab's serial console")?;
+        Ok(self.input.flush()?)
+    }
+
+    /// Sends one command to the human monitor and returns its answer.
+    #[allow(dead_code, reason = "for labs of two hosts")]
+    pub(super) fn monitor(&self, command: &str) -> Result<String> {
+        let mut stream = UnixStream::connect(&self.monitor).context("QEMU's monitor")?;
+        writeln!(stream, "{command}")?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut answer = Vec::new();
+        match stream.read_to_end(&mut answer) {
+            Ok(_) => {}
+            // A command that ends QEMU resets the connection.
+            Err(why) if why.kind() == ErrorKind::ConnectionReset => {}
+            Err(why) => return Err(why).context("QEMU's monitor"),
+        }
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    /// Ends QEMU at once.
+    pub(super) fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// An error unless QEMU has ended.
+    pub(super) fn ensure_ended(&mut self) -> Result<()> {
+        ensure!(
+            self.child.try_wait()?.is_some(),
+            "the lab still runs and may still write its disk"
+        );
+        Ok(())
+    }
+
+    fn error_text(&self) -> String {
+        let text = fs::read_to_string(&self.errors).unwrap_or_default();
+        // The emulator lists what the named processor has and it has not; nothing here depends on those.
+        text.lines().filter(|l| !l.contains("TCG doesn't support")).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // Nothing can be done about an error here, and a process that has ended already gives none.
+        let _ = self.kill();
+    }
+}
+
+type Spawned = Result<(Child, ChildStdin)>;
+
+fn spawn_and_read(mut command: Command, to_us: &Sender<Spawned>, lines: &Sender<String>) {
+    let output = match spawn(&mut command) {
+        Ok((child, input, output)) => {
+            if to_us.send(Ok((child, input))).is_err() {
+                return;
+            }
+            output
+        }
+        Err(why) => {
+            let _ = to_us.send(Err(why));
+            return;
+        }
+    };
+    let mut output = BufReader::new(output);
+    let mut line = Vec::new();
+    while output.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+        let text = String::from_utf8_lossy(&line);
+        // Nobody listens any more when the lab is being dropped; QEMU must not block on a full pipe until then.
+        let _ = lines.send(text.trim_end_matches(['\r', '\n']).to_owned());
+        line.clear();
+    }
+}
+
+fn spawn(command: &mut Command) -> Result<(Child, ChildStdin, ChildStdout)> {
+    let mut child = command.spawn().context("cannot start QEMU through `setpriv` (util-linux)")?;
+    let input = child.stdin.take().context("QEMU's standard input")?;
+    let output = child.stdout.take().context("QEMU's standard output")?;
+    Ok((child, input, output))
+}
+
+fn command(
+    images: &LabImages,
+    spec: &LabSpec,
+    scratch: &Scratch,
+    monitor: &std::path::Path,
+) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).args(&images.qemu);
+    // q35, because on microvm the calibration of the PIT fails now and then under the emulator. One processor, also for
+    // guests with two: with two, one boot of some ninety hung.
+    command.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "EPYC", "-smp", "1"]);
+    command.args(["-m", &format!("{}M", spec.memory_mib)]);
+    command.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
+    command.arg("-kernel").arg(&images.kernel).arg("-initrd").arg(&images.initramfs);
+    command.args(["-append", "console=ttyS0 quiet panic=-1 tsc=reliable"]);
+    command.arg("-monitor").arg(format!("unix:{},server=on,wait=off", monitor.display()));
+    let mut drive = |id: &str, path: &std::path::Path, options: &str| {
+        command.args(["-device", &format!("virtio-blk-pci,drive={id}")]);
+        command
+            .arg("-drive")
+            .arg(format!("if=none,id={id},format=raw,{options},file={}", path.display()));
+    };
+    drive("userland", &images.userland, "readonly=on");
+    // Flushes of the lab's disk need not reach this machine's: a killed QEMU loses the lab's page cache, not ours.
+    drive("scratch", &scratch.disk(), "cache=unsafe");
+    for (number, link) in spec.links.iter().enumerate() {
+        let listen = if link.listen { "on" } else { "off" };
+        command.arg("-netdev").arg(format!(
+            "stream,id=n{number},server={listen},addr.type=unix,addr.path={}",
+            link.socket.display()
+        ));
+        command.args(["-device", &format!("virtio-net-pci,netdev=n{number},mac={}", link.mac)]);
+    }
+    command
+}

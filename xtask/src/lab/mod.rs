@@ -1,0 +1,272 @@
+//! The nested lab: an emulated AMD machine with SVM, in which a stock Debian kernel offers a real `/dev/kvm`.
+//!
+//! For machines whose own `/dev/kvm` cannot run a stock kernel, or that have none. QEMU's emulator runs the lab's host
+//! ("L1"): Debian's kernel, busybox, and the tools of the Linux guest's root file system. A command given by the caller
+//! runs there and may start guests ("L2"). It is slow (some twenty times slower than hardware) and correct.
+//!
+//! Inside, a command finds `/scratch` (a disk of its own with the caller's files, where it starts), `/dev/kvm`, tun,
+//! bridge and veth, and Debian's `ip`, `e2fsck`, `redis-cli` and the like, from the guest's image under `/debian`.
+
+mod image;
+mod machine;
+mod qemu;
+mod scratch;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::guest::{LinuxGuest, Preparation, kernel};
+use machine::Machine;
+use scratch::Scratch;
+
+/// What the lab is made of; cached.
+#[derive(Debug, Clone)]
+pub(crate) struct LabImages {
+    /// QEMU, with the options that name its data directories.
+    qemu: Vec<String>,
+    kernel: PathBuf,
+    initramfs: PathBuf,
+    userland: PathBuf,
+}
+
+impl LabImages {
+    /// Prepares QEMU and the lab's initramfs, or takes them from the cache.
+    pub(crate) fn prepare(p: &Preparation<'_>, guest: &LinuxGuest) -> Result<Self> {
+        crate::guest::ensure_packages(&["e2fsprogs", "util-linux"], p.say)?;
+        let kernel = kernel::prepare(p)?;
+        Ok(Self {
+            qemu: qemu::prepare(p)?,
+            kernel: kernel.vmlinux(),
+            initramfs: image::prepare(p, &kernel)?,
+            userland: guest.rootfs.clone(),
+        })
+    }
+}
+
+/// A network cable between two labs: a Unix socket that one side listens at.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    /// Where the socket is.
+    pub(crate) socket: PathBuf,
+    /// Whether this side listens. Boot that side first.
+    pub(crate) listen: bool,
+    /// The MAC address of this side's `eth0`, `eth1`, ...
+    pub(crate) mac: String,
+}
+
+/// What to boot, and what to run in it.
+#[derive(Debug, Clone)]
+pub(crate) struct LabSpec {
+    /// Appears in messages.
+    pub(crate) name: String,
+    /// The lab's memory.
+    pub(crate) memory_mib: u32,
+    /// Size of `/scratch`; it is sparse.
+    pub(crate) scratch_mib: u32,
+    /// Files for `/scratch`: where they are, and their names there. Permissions are kept.
+    pub(crate) files: Vec<(PathBuf, String)>,
+    /// The shell command that runs in `/scratch`.
+    pub(crate) command: String,
+    /// Cables to other labs; inside, `eth0` and so on, in this order.
+    pub(crate) links: Vec<Link>,
+    /// The command must end within this time.
+    pub(crate) timeout: Duration,
+    /// A lab that says nothing for this long has stalled.
+    pub(crate) stall: Duration,
+    /// How often a stalled lab is started again.
+    pub(crate) retries: u32,
+}
+
+impl LabSpec {
+    /// A lab that runs one command, with the usual sizes and times.
+    pub(crate) fn new(name: &str, command: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            memory_mib: 2048,
+            scratch_mib: 2048,
+            files: Vec::new(),
+            command: command.to_owned(),
+            links: Vec::new(),
+            timeout: Duration::from_secs(600),
+            stall: Duration::from_secs(90),
+            retries: 1,
+        }
+    }
+
+    /// Puts a file into `/scratch`.
+    pub(crate) fn file(mut self, from: impl Into<PathBuf>, name: &str) -> Self {
+        self.files.push((from.into(), name.to_owned()));
+        self
+    }
+
+    /// Puts a Linux guest into `/scratch`: `vmlinuz`, `vmlinux`, `initramfs.cpio`, and a copy of the root file system
+    /// under each of the given names.
+    pub(crate) fn linux_guest(self, guest: &LinuxGuest, disks: &[&str]) -> Self {
+        let spec = self
+            .file(&guest.vmlinuz, "vmlinuz")
+            .file(&guest.vmlinux, "vmlinux")
+            .file(&guest.initramfs, "initramfs.cpio");
+        disks.iter().fold(spec, |spec, disk| spec.file(&guest.rootfs, disk))
+    }
+}
+
+/// How a lab did not come to its end.
+#[derive(Debug)]
+struct Stalled(String);
+
+impl std::fmt::Display for Stalled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the nested lab stalled: {}", self.0)
+    }
+}
+
+impl std::error::Error for Stalled {}
+
+/// A lab that is up. Dropping it ends its QEMU and removes its scratch disk.
+#[derive(Debug)]
+pub(crate) struct Lab {
+    machine: Machine,
+    scratch: Scratch,
+    spec: LabSpec,
+    /// How long it took to boot.
+    pub(crate) boot_time: Duration,
+}
+
+/// What a lab says first, when `/dev/kvm` is there and the command starts.
+const UP: &str = "LAB up ";
+/// What a lab says last, with the command's exit status.
+const EXIT: &str = "LAB exit ";
+/// What a lab says when it cannot do its work.
+const FAILED: &str = "LAB failed";
+/// What a kernel says when it makes no progress.
+const STALL_SIGNS: &[&str] = &[
+    "rcu_sched self-detected stall",
+    "detected stalls on CPU",
+    "rcu_preempt detected",
+    "soft lockup",
+];
+
+impl Lab {
+    /// Boots a lab until its command starts. A boot that stalls is repeated, and said so.
+    ///
+    /// `on_line` gets every line of the lab's serial console, without its end.
+    #[allow(dead_code, reason = "for labs of two hosts")]
+    pub(crate) fn boot(
+        images: &LabImages,
+        spec: &LabSpec,
+        on_line: &mut dyn FnMut(&str),
+    ) -> Result<Self> {
+        retry(spec, on_line, |on_line| Self::boot_once(images, spec, on_line))
+    }
+
+    fn boot_once(
+        images: &LabImages,
+        spec: &LabSpec,
+        on_line: &mut dyn FnMut(&str),
+    ) -> Result<Self> {
+        let scratch = Scratch::make(spec)?;
+        let machine = Machine::start(images, spec, &scratch)?;
+        let mut lab = Self { machine, scratch, spec: spec.clone(), boot_time: Duration::ZERO };
+        let started = Instant::now();
+        lab.wait_for(UP, on_line)?;
+        lab.boot_time = started.elapsed();
+        Ok(lab)
+    }
+
+    /// Waits for the command's end; returns its exit status.
+    pub(crate) fn run(&mut self, on_line: &mut dyn FnMut(&str)) -> Result<i32> {
+        let status = self.wait_for(EXIT, on_line)?;
+        let status = status.trim().parse().with_context(|| format!("exit status {status:?}"))?;
+        self.machine.wait_for_power_off(self.spec.stall)?;
+        Ok(status)
+    }
+
+    /// Waits for a line that begins with `marker` and returns what follows it.
+    pub(crate) fn wait_for(
+        &mut self,
+        marker: &str,
+        on_line: &mut dyn FnMut(&str),
+    ) -> Result<String> {
+        loop {
+            let line = self.machine.next_line(self.spec.timeout, self.spec.stall)?;
+            on_line(&line);
+            if let Some(rest) = line.strip_prefix(marker) {
+                return Ok(rest.to_owned());
+            }
+            if line.starts_with(FAILED) {
+                bail!("lab {}: {line}", self.spec.name);
+            }
+            if STALL_SIGNS.iter().any(|sign| line.contains(sign)) {
+                bail!(Stalled(line));
+            }
+            if line.starts_with(EXIT) {
+                bail!(
+                    "lab {}: its command ended before it said {marker:?}: {line}",
+                    self.spec.name
+                );
+            }
+        }
+    }
+
+    /// Types into the lab's serial console: the standard input of its command.
+    #[allow(dead_code, reason = "for labs of two hosts")]
+    pub(crate) fn type_in(&mut self, text: &[u8]) -> Result<()> {
+        self.machine.type_in(text)
+    }
+
+    /// Sends a command to QEMU's monitor, such as `set_link n0 off`; returns what it answers.
+    #[allow(dead_code, reason = "for labs of two hosts")]
+    pub(crate) fn monitor(&self, command: &str) -> Result<String> {
+        self.machine.monitor(command)
+    }
+
+    /// The power of this host fails: its page cache is lost, what its disk acknowledged is not.
+    #[allow(dead_code, reason = "for labs of two hosts")]
+    pub(crate) fn fail_power(&mut self) -> Result<()> {
+        self.machine.kill()
+    }
+
+    /// Reads a file of `/scratch`, after the lab has ended.
+    pub(crate) fn fetch(&mut self, name: &str) -> Result<Vec<u8>> {
+        self.machine.ensure_ended()?;
+        self.scratch.fetch(name)
+    }
+}
+
+/// Boots a lab, runs its command to the end, and returns the exit status and the ended lab (for `fetch`).
+///
+/// A stall at any time starts all of it once more, in a fresh lab, and says so.
+pub(crate) fn run(
+    images: &LabImages,
+    spec: &LabSpec,
+    on_line: &mut dyn FnMut(&str),
+) -> Result<(i32, Lab)> {
+    retry(spec, on_line, |on_line| {
+        let mut lab = Lab::boot_once(images, spec, on_line)?;
+        let status = lab.run(on_line)?;
+        Ok((status, lab))
+    })
+}
+
+/// Repeats what ended in a stall: the emulator is known to stall now and then. Nothing else is repeated.
+fn retry<T>(
+    spec: &LabSpec,
+    on_line: &mut dyn FnMut(&str),
+    mut attempt: impl FnMut(&mut dyn FnMut(&str)) -> Result<T>,
+) -> Result<T> {
+    let mut left = spec.retries;
+    loop {
+        match attempt(on_line) {
+            Err(why) if left > 0 && why.is::<Stalled>() => {
+                left -= 1;
+                on_line(&format!("LAB retry of {}: {why:#}", spec.name));
+            }
+            other => return other.with_context(|| format!("nested lab {}", spec.name)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+//! A lab's own directory on this machine and its scratch disk: the caller's files go in, results come out.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, bail};
+
+use super::LabSpec;
+use crate::guest::{output, run};
+
+/// The caller's command, in the scratch disk.
+const COMMAND: &str = "lab-command";
+
+/// Removed with all that is in it when dropped.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    dir: PathBuf,
+}
+
+impl Scratch {
+    /// Makes the directory and an ext4 disk with the caller's files in it.
+    pub(super) fn make(spec: &LabSpec) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("kemari-lab-{}-{number}", std::process::id()));
+        fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let scratch = Self { dir };
+        let tree = scratch.path("tree");
+        fs::create_dir(&tree)?;
+        for (from, name) in &spec.files {
+            // Copies, not links: two names of one file would be one file in the disk as well.
+            run(Command::new("cp")
+                .args(["--sparse=always", "--reflink=auto", "--preserve=mode"])
+                .args([from, &tree.join(name)]))?;
+        }
+        fs::write(tree.join(COMMAND), format!("{}\n", spec.command))?;
+        run(Command::new("mke2fs")
+            .args(["-q", "-t", "ext4", "-m", "0", "-L", "lab-scratch", "-d"])
+            .args([&tree, &scratch.disk()])
+            .arg(format!("{}M", spec.scratch_mib)))
+        .context("making the lab's scratch disk (LabSpec::scratch_mib says how large)")?;
+        fs::remove_dir_all(&tree)?;
+        Ok(scratch)
+    }
+
+    /// A path in the lab's directory.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// The disk's image.
+    pub(super) fn disk(&self) -> PathBuf {
+        self.path("scratch.ext4")
+    }
+
+    /// Reads a file out of the disk. The lab must have ended.
+    pub(super) fn fetch(&self, name: &str) -> Result<Vec<u8>> {
+        replay_journal(&self.disk())?;
+        let to = self.path("fetched");
+        let _ = fs::remove_file(&to);
+        let request = format!("dump \"/{name}\" \"{}\"", to.display());
+        let said = output(Command::new("debugfs").args(["-R", &request]).arg(self.disk()))?;
+        match fs::read(&to) {
+            Ok(content) if said.is_empty() => Ok(content),
+            _ => bail!("the lab left no file {name} in /scratch {said}"),
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// After a power failure the disk's journal holds what the directory does not show yet.
+fn replay_journal(disk: &Path) -> Result<()> {
+    let status = Command::new("e2fsck").args(["-p"]).arg(disk).output()?.status;
+    match status.code() {
+        Some(0 | 1) => Ok(()),
+        _ => bail!("e2fsck of the lab's scratch disk ended with {status}"),
+    }
+}
