@@ -5,7 +5,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bed;
 pub mod capture;
 pub mod client;
+pub mod disk;
 pub mod packet;
+pub mod process;
 pub mod switch;

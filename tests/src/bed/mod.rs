@@ -1,0 +1,201 @@
+//! The two hosts: a network namespace each with a cable between them where we may, else loopback with a relay between
+//! them. Either way the replication link can be cut without telling anybody.
+
+mod namespaces;
+mod relay;
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::process::tied_to_us;
+use namespaces::Namespaces;
+use relay::Relay;
+
+/// One of the two hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// Where the virtual machine starts.
+    A,
+    /// Where its first standby is.
+    B,
+}
+
+impl Host {
+    /// The other one.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+
+    /// Its place in a pair of things.
+    pub const fn index(self) -> usize {
+        match self {
+            Self::A => 0,
+            Self::B => 1,
+        }
+    }
+
+    /// A name for files and people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::A => "a",
+            Self::B => "b",
+        }
+    }
+}
+
+/// The hosts and the replication link between them. They go away when dropped.
+#[derive(Debug)]
+pub enum Bed {
+    /// Each host is a network namespace.
+    Namespaces(Namespaces),
+    /// Both hosts are on loopback, each standby behind a relay.
+    Loopback {
+        /// The relay in front of each host's standby.
+        relays: [Relay; 2],
+        /// Why there are no namespaces.
+        reason: String,
+    },
+}
+
+impl Bed {
+    /// Namespaces where permitted, else loopback.
+    ///
+    /// # Errors
+    /// When not even loopback can be had.
+    pub fn new() -> Result<Self> {
+        match Namespaces::new() {
+            Ok(namespaces) => Ok(Self::Namespaces(namespaces)),
+            Err(error) => Self::loopback(format!("{error:#}")),
+        }
+    }
+
+    /// Loopback, because of `reason`.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub fn loopback(reason: String) -> Result<Self> {
+        Ok(Self::Loopback { relays: [Relay::new()?, Relay::new()?], reason })
+    }
+
+    /// What it is, for people.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Namespaces(namespaces) => format!(
+                "two network namespaces ({}, {}) and a cable between them",
+                namespaces.name(Host::A),
+                namespaces.name(Host::B)
+            ),
+            Self::Loopback { reason, .. } => {
+                format!("one loopback and a relay that can go silent (no namespaces: {reason})")
+            }
+        }
+    }
+
+    /// A command that runs `program` on `host` and dies with us.
+    pub fn command(&self, host: Host, program: &Path) -> Command {
+        match self {
+            Self::Namespaces(namespaces) => {
+                let mut command = tied_to_us(Path::new("ip"));
+                command.args(["netns", "exec", namespaces.name(host)]).arg(program);
+                command
+            }
+            Self::Loopback { .. } => tied_to_us(program),
+        }
+    }
+
+    /// Where a standby on `host` listens.
+    pub fn listen_address(&self, host: Host) -> String {
+        match self {
+            Self::Namespaces(namespaces) => namespaces.address(host),
+            Self::Loopback { relays, .. } => relays[host.index()].target().to_string(),
+        }
+    }
+
+    /// Where the other host finds the standby on `host`.
+    pub fn dial_address(&self, host: Host) -> String {
+        match self {
+            Self::Namespaces(namespaces) => namespaces.address(host),
+            Self::Loopback { relays, .. } => relays[host.index()].address().to_string(),
+        }
+    }
+
+    /// Cuts the replication link both ways, silently.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn cut_replication(&self) -> Result<()> {
+        match self {
+            Self::Namespaces(namespaces) => namespaces.cut(),
+            Self::Loopback { relays, .. } => {
+                relays.iter().for_each(|relay| relay.set_cut(true));
+                Ok(())
+            }
+        }
+    }
+
+    /// Heals the replication link.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn heal_replication(&self) -> Result<()> {
+        match self {
+            Self::Namespaces(namespaces) => namespaces.heal(),
+            Self::Loopback { relays, .. } => {
+                relays.iter().for_each(|relay| relay.set_cut(false));
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A cut is silent and a heal delivers what was sent meanwhile, in both directions.
+    #[test]
+    fn the_relay_cuts_silently() {
+        let bed = Bed::loopback("a test".to_owned()).unwrap();
+        let listener = TcpListener::bind(bed.listen_address(Host::B)).unwrap();
+        let mut near = TcpStream::connect(bed.dial_address(Host::B)).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        near.write_all(b"1").unwrap();
+        let mut byte = [0];
+        far.read_exact(&mut byte).unwrap();
+        bed.cut_replication().unwrap();
+        near.write_all(b"2").unwrap();
+        far.write_all(b"3").unwrap();
+        for socket in [&mut near, &mut far] {
+            socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            let error = socket.read(&mut byte).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}");
+            socket.set_read_timeout(None).unwrap();
+        }
+        bed.heal_replication().unwrap();
+        far.read_exact(&mut byte).unwrap();
+        assert_eq!(byte, *b"2");
+        near.read_exact(&mut byte).unwrap();
+        assert_eq!(byte, *b"3");
+    }
+
+    /// Whoever has left takes the connection along.
+    #[test]
+    fn the_relay_passes_an_end_on() {
+        let bed = Bed::loopback("a test".to_owned()).unwrap();
+        let listener = TcpListener::bind(bed.listen_address(Host::A)).unwrap();
+        let near = TcpStream::connect(bed.dial_address(Host::A)).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        drop(near);
+        assert_eq!(far.read(&mut [0]).unwrap(), 0);
+    }
+}

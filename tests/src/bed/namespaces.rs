@@ -1,0 +1,128 @@
+//! Two network namespaces joined by a cable, for who may make them.
+
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, bail};
+
+use super::Host;
+
+const PREFIX: &str = "kemari";
+const PORT: u16 = 7001;
+const IP: [&str; 2] = ["198.18.0.1", "198.18.0.2"];
+const MAC: [&str; 2] = ["02:6b:00:00:00:01", "02:6b:00:00:00:02"];
+/// An address that nobody has: what is sent to it is lost on the way.
+const NOBODY: &str = "02:6b:00:00:00:ff";
+const DEVICE: &str = "peer";
+
+/// The namespaces. They go away when dropped.
+#[derive(Debug)]
+pub struct Namespaces {
+    names: [String; 2],
+}
+
+impl Namespaces {
+    pub(super) fn new() -> Result<Self> {
+        remove_orphans();
+        let names = [Host::A, Host::B]
+            .map(|host| format!("{PREFIX}-{}-{}", std::process::id(), host.name()));
+        // From here on, dropping removes what was made.
+        let namespaces = Self { names };
+        for name in &namespaces.names {
+            ip(&["netns", "add", name])?;
+        }
+        namespaces.join()?;
+        namespaces.heal()?;
+        Ok(namespaces)
+    }
+
+    fn join(&self) -> Result<()> {
+        let [a, b] = &self.names;
+        let [near, far] = [["netns", a, "address", MAC[0]], ["netns", b, "address", MAC[1]]];
+        let mut link = vec!["link", "add", DEVICE];
+        link.extend(near);
+        link.extend(["type", "veth", "peer", "name", DEVICE]);
+        link.extend(far);
+        ip(&link)?;
+        for host in [Host::A, Host::B] {
+            let name = self.name(host);
+            let address = format!("{}/24", IP[host.index()]);
+            ip(&["-n", name, "address", "add", &address, "dev", DEVICE])?;
+            ip(&["-n", name, "link", "set", DEVICE, "up"])?;
+            ip(&["-n", name, "link", "set", "lo", "up"])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn name(&self, host: Host) -> &str {
+        &self.names[host.index()]
+    }
+
+    pub(super) fn address(&self, host: Host) -> String {
+        format!("{}:{PORT}", IP[host.index()])
+    }
+
+    pub(super) fn cut(&self) -> Result<()> {
+        self.set_neighbours([NOBODY, NOBODY])
+    }
+
+    pub(super) fn heal(&self) -> Result<()> {
+        self.set_neighbours([MAC[1], MAC[0]])
+    }
+
+    /// Tells each host the other's Ethernet address. The cable stays up: a wrong address loses every packet, and no
+    /// end is told, which taking the device down would do.
+    fn set_neighbours(&self, addresses: [&str; 2]) -> Result<()> {
+        for (host, address) in [Host::A, Host::B].into_iter().zip(addresses) {
+            let peer = IP[host.other().index()];
+            let name = self.name(host);
+            let entry = [
+                "neighbour",
+                "replace",
+                peer,
+                "lladdr",
+                address,
+                "dev",
+                DEVICE,
+                "nud",
+                "permanent",
+            ];
+            ip(&[&["-n", name][..], &entry[..]].concat())?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = run_ip(&["netns", "delete", name]);
+        }
+    }
+}
+
+/// Removes namespaces whose maker is gone: it was killed before it could.
+fn remove_orphans() {
+    let Ok(listed) = run_ip(&["netns", "list"]) else { return };
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    for name in listed.lines().filter_map(|line| line.split_whitespace().next()) {
+        let maker = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.strip_prefix('-')?.split('-').next()?.parse::<u32>().ok());
+        if maker.is_some_and(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = run_ip(&["netns", "delete", name]);
+        }
+    }
+}
+
+fn run_ip(arguments: &[&str]) -> Result<Output> {
+    Command::new("ip").args(arguments).output().context("cannot run `ip` (Debian package iproute2)")
+}
+
+fn ip(arguments: &[&str]) -> Result<()> {
+    let output = run_ip(arguments)?;
+    if !output.status.success() {
+        let reason = String::from_utf8_lossy(&output.stderr);
+        bail!("`ip {}` failed: {}", arguments.join(" "), reason.trim());
+    }
+    Ok(())
+}

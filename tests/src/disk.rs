@@ -1,0 +1,149 @@
+//! Reads the guest's log off the disk image: every acknowledged operation must be there, whole, and nothing else.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use kemari_workload::record::{SECTOR_LEN, SLOT_LEN};
+use kemari_workload::{CHAIN_START, Record, log_capacity, log_sector};
+
+use crate::client::history::{Applied, History};
+
+/// Operations that may be on disk before anybody was answered: one for each client id.
+const UNANSWERED: u64 = kemari_workload::MAX_CLIENTS as u64;
+
+/// A disk image, and how far it was checked.
+#[derive(Debug)]
+pub struct DiskLog {
+    image: File,
+    capacity: u64,
+    checked: u64,
+}
+
+/// What a check found.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct DiskFindings {
+    /// Records that were read and compared.
+    pub checked: u64,
+    /// Acknowledged operations that the log overwrote, as it wraps, before they could be checked.
+    pub overwritten: u64,
+    /// What is wrong.
+    pub violations: Vec<String>,
+}
+
+impl DiskLog {
+    /// Opens the image of a disk that the guest logs on.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is too small for a log.
+    pub fn open(path: &Path) -> Result<Self> {
+        let open = || format!("cannot open the disk image {}", path.display());
+        let image = File::open(path).with_context(open)?;
+        let sectors = image.metadata().with_context(open)?.len() / SECTOR_LEN as u64;
+        let capacity = log_capacity(sectors);
+        ensure!(capacity > UNANSWERED, "the disk image {} is too small for a log", path.display());
+        Ok(Self { image, capacity, checked: 0 })
+    }
+
+    /// Checks what was acknowledged since the last check.
+    ///
+    /// # Errors
+    /// When the image cannot be read.
+    pub fn check_new(&mut self, history: &History) -> Result<DiskFindings> {
+        let last = history.acknowledged();
+        let findings = self.check(history, self.checked + 1)?;
+        self.checked = last;
+        Ok(findings)
+    }
+
+    /// Checks all that the log still holds; the guest must be off.
+    ///
+    /// # Errors
+    /// When the image cannot be read.
+    pub fn check_all(&mut self, history: &History) -> Result<DiskFindings> {
+        let mut findings = self.check(history, 1)?;
+        // What the log no longer holds was checked before.
+        findings.overwritten = 0;
+        Ok(findings)
+    }
+
+    fn check(&self, history: &History, first: u64) -> Result<DiskFindings> {
+        let last = history.acknowledged();
+        let still_there = (last + UNANSWERED).saturating_sub(self.capacity) + 1;
+        let mut findings = DiskFindings {
+            overwritten: still_there.saturating_sub(first).min(last),
+            ..DiskFindings::default()
+        };
+        for index in first.max(still_there)..=last {
+            // An answer that is still on its way; the history notes it when it never comes.
+            let Some(expected) = history.applied(index) else { continue };
+            findings.checked += 1;
+            let slot = self.read(index)?;
+            if let Err(wrong) = compare(index, &expected, history.boot_id(), &slot) {
+                findings.violations.push(wrong);
+            }
+        }
+        self.check_beyond(history, last, &mut findings)?;
+        Ok(findings)
+    }
+
+    /// Beyond the acknowledged there may be operations that nobody was answered for, but they must follow.
+    fn check_beyond(
+        &self,
+        history: &History,
+        last: u64,
+        findings: &mut DiskFindings,
+    ) -> Result<()> {
+        let mut chain = history.applied(last).map_or(CHAIN_START, |last| last.chain);
+        let mut unbroken = true;
+        for index in last + 1..=last + UNANSWERED {
+            let slot = self.read(index)?;
+            let record = Record::decode(&slot).ok().filter(|record| {
+                record.index == index && Some(record.boot_id) == history.boot_id()
+            });
+            match record {
+                Some(record) if unbroken && record.follows(chain) => chain = record.chain,
+                Some(_) if unbroken => findings.violations.push(format!(
+                    "record {index} on disk does not follow the acknowledged history"
+                )),
+                Some(_) => findings
+                    .violations
+                    .push(format!("record {index} is on disk, but not the one before it")),
+                None => unbroken = false,
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, index: u64) -> Result<[u8; SLOT_LEN]> {
+        let mut slot = [0; SLOT_LEN];
+        let offset = log_sector(index, self.capacity) * SECTOR_LEN as u64;
+        self.image.read_exact_at(&mut slot, offset).context("cannot read the disk image")?;
+        Ok(slot)
+    }
+}
+
+fn compare(
+    index: u64,
+    expected: &Applied,
+    boot_id: Option<u64>,
+    slot: &[u8],
+) -> Result<(), String> {
+    let record = Record::decode(slot).map_err(|error| {
+        format!("operation {index} was acknowledged, but its record is torn or missing: {error}")
+    })?;
+    let found = Applied {
+        client: record.client,
+        seq: record.seq,
+        op: record.op,
+        payload_hash: kemari_workload::payload_hash(record.payload),
+        chain: record.chain,
+    };
+    if record.index != index || found != *expected || Some(record.boot_id) != boot_id {
+        return Err(format!(
+            "operation {index} was acknowledged as {expected:?}; on disk is {record:?}"
+        ));
+    }
+    Ok(())
+}

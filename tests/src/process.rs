@@ -1,0 +1,213 @@
+//! Child processes: started in a group of their own, heard line by line, stopped and killed by id, never left behind.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+
+/// A running child. It is killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    pid: Pid,
+    exit: Option<ExitStatus>,
+    heard: Arc<Heard>,
+    log: PathBuf,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    said: Mutex<Said>,
+    more: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Said {
+    lines: Vec<String>,
+    ended: bool,
+}
+
+impl Process {
+    /// Starts `command`; its standard error is heard and also written to `log`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(name: &str, mut command: Command, log: &Path) -> Result<Self> {
+        let file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+        // A group of its own: Ctrl-C on the terminal is for the harness, which ends its children in order.
+        command.process_group(0).stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start {name}: {}", command.get_program().display()))?;
+        let stderr = child.stderr.take().context("the child's standard error is a pipe")?;
+        let pid = Pid::from_child(&child);
+        let heard = Arc::new(Heard::default());
+        let listener = Arc::clone(&heard);
+        thread::spawn(move || listen(stderr, file, &listener));
+        Ok(Self { name: name.to_owned(), child, pid, exit: None, heard, log: log.to_owned() })
+    }
+
+    /// What the harness calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where its standard error is kept.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Sends SIGKILL and waits for the end.
+    pub fn kill(&mut self) -> Option<ExitStatus> {
+        self.signal(Signal::KILL);
+        self.wait_exit(Duration::from_secs(30))
+    }
+
+    /// Sends `signal`, unless the child is known to have ended.
+    pub fn signal(&mut self, signal: Signal) {
+        // Only an unreaped child's id is surely still its own.
+        if self.exit.is_none() {
+            let _ = kill_process(self.pid, signal);
+        }
+    }
+
+    /// How it ended, if it did.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        if self.exit.is_none() {
+            self.exit = self.child.try_wait().ok().flatten();
+        }
+        self.exit
+    }
+
+    /// Waits for the end; `None` when `timeout` comes first.
+    pub fn wait_exit(&mut self, timeout: Duration) -> Option<ExitStatus> {
+        if self.exited().is_none() {
+            self.poll_exit(timeout).ok()?;
+        }
+        self.exited()
+    }
+
+    fn poll_exit(&self, timeout: Duration) -> io::Result<()> {
+        let descriptor = pidfd_open(self.pid, PidfdFlags::empty())?;
+        let mut wanted = [PollFd::new(&descriptor, PollFlags::IN)];
+        let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
+        poll(&mut wanted, Some(&timeout))?;
+        Ok(())
+    }
+
+    /// What it said so far.
+    pub fn lines(&self) -> Vec<String> {
+        self.said().lines.clone()
+    }
+
+    /// Waits for a line that contains `text`; `None` when `timeout` or the child's end comes first.
+    pub fn wait_line(&self, text: &str, timeout: Duration) -> Option<String> {
+        let deadline = Instant::now() + timeout;
+        let mut said = self.said();
+        loop {
+            if let Some(line) = said.lines.iter().find(|line| line.contains(text)) {
+                return Some(line.clone());
+            }
+            let left = deadline.checked_duration_since(Instant::now()).filter(|_| !said.ended)?;
+            said = self.heard.more.wait_timeout(said, left).expect("the listener does not panic").0;
+        }
+    }
+
+    fn said(&self) -> std::sync::MutexGuard<'_, Said> {
+        self.heard.said.lock().expect("the listener does not panic")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.exited().is_none() {
+            self.kill();
+        }
+    }
+}
+
+fn listen(stderr: ChildStderr, mut file: File, heard: &Heard) {
+    for line in BufReader::new(stderr).split(b'\n') {
+        let Ok(line) = line else { break };
+        let line = String::from_utf8_lossy(&line).into_owned();
+        // The copy is for people; what is judged is what was heard.
+        let _ = writeln!(file, "{line}");
+        heard.said.lock().expect("no holder panics").lines.push(line);
+        heard.more.notify_all();
+    }
+    heard.said.lock().expect("no holder panics").ended = true;
+    heard.more.notify_all();
+}
+
+/// `command`, so that it dies with this process however that ends, where the system's `setpriv` can arrange it.
+pub fn tied_to_us(program: &Path) -> Command {
+    let setpriv = Path::new("/usr/bin/setpriv");
+    if !setpriv.exists() {
+        return Command::new(program);
+    }
+    let mut command = Command::new(setpriv);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn shell(script: &str) -> (Process, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = tied_to_us(Path::new("/bin/sh"));
+        command.args(["-c", script]);
+        (Process::start("shell", command, &dir.path().join("log")).unwrap(), dir)
+    }
+
+    #[test]
+    fn lines_and_exit_code_are_seen() {
+        let (mut process, _dir) = shell("echo one >&2; echo two >&2; exit 3");
+        assert_eq!(process.wait_line("tw", LONG).unwrap(), "two");
+        assert_eq!(process.wait_exit(LONG).unwrap().code(), Some(3));
+        assert_eq!(std::fs::read_to_string(process.log()).unwrap(), "one\ntwo\n");
+    }
+
+    #[test]
+    fn a_line_that_never_comes_ends_with_the_child() {
+        let (process, _dir) = shell("echo one >&2");
+        assert_eq!(process.wait_line("two", LONG), None);
+    }
+
+    #[test]
+    fn a_stopped_child_can_be_waited_for_and_killed() {
+        let (mut process, _dir) = shell("echo up >&2; exec sleep 100");
+        process.wait_line("up", LONG).unwrap();
+        process.signal(Signal::STOP);
+        assert!(process.wait_exit(Duration::from_millis(50)).is_none());
+        assert!(process.kill().is_some());
+    }
+
+    #[test]
+    fn a_dropped_child_is_gone() {
+        let (process, _dir) = shell("echo up >&2; exec sleep 100");
+        process.wait_line("up", LONG).unwrap();
+        let proc = PathBuf::from(format!("/proc/{}", process.pid()));
+        assert!(proc.exists());
+        drop(process);
+        assert!(!proc.exists());
+    }
+}
