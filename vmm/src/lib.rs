@@ -1,7 +1,12 @@
 //! A KVM virtual machine monitor whose guests survive the death of their host.
 
+pub mod arbiter;
 pub mod boot;
+pub mod cli;
+pub mod config;
 pub mod kvm;
 pub mod layout;
+pub mod link;
+pub mod machine;
 pub mod memory;
 pub mod probe;

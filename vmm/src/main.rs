@@ -1,2 +1,5 @@
-//! The `kemari` binary.
-fn main() {}
+//! The `kemari` binary; all of it is in the library.
+
+fn main() -> std::process::ExitCode {
+    kemari_vmm::cli::main()
+}

@@ -51,6 +51,8 @@ struct Control {
     order: Order,
     /// vCPUs that are not in their run loop: parked, dead, or ended. Their descriptors are free.
     out: usize,
+    /// How often the dead were revived.
+    revivals: u64,
 }
 
 struct Shared {
@@ -116,7 +118,7 @@ impl VcpuSet {
             .map(|mut fd| Vcpu { immediate_exit: ImmediateExit::of(&mut fd), fd: Mutex::new(fd) })
             .collect();
         let shared = Arc::new(Shared {
-            control: Mutex::new(Control { order: Order::Park, out: 0 }),
+            control: Mutex::new(Control { order: Order::Park, out: 0, revivals: 0 }),
             order_changed: Condvar::new(),
             all_out: Condvar::new(),
             vcpus,
@@ -166,6 +168,13 @@ impl VcpuSet {
     pub fn is_paused(&self) -> bool {
         let control = lock(&self.shared.control);
         control.order != Order::Run && control.out == self.len()
+    }
+
+    /// Lets vCPUs that could not go on run again at the next [`resume`](Self::resume): their state has been set anew, as a
+    /// reset does. The vCPUs are to be paused.
+    pub fn revive(&self) {
+        lock(&self.shared.control).revivals += 1;
+        self.shared.order_changed.notify_all();
     }
 
     /// Ends the threads. The vCPUs' state can still be read.
@@ -246,24 +255,43 @@ enum Ran {
 
 impl Shared {
     fn thread_main(&self, index: usize) {
-        let run = catch_unwind(AssertUnwindSafe(|| self.run_until_stopped(index)));
-        let exit = match run {
-            Ok(None) => return,
-            Ok(Some(exit)) => exit,
-            Err(_) => FatalExit::Panicked,
-        };
-        // Before the handler is told: whomever it tells may pause or save the machine.
-        self.count_out();
-        log::error!("vCPU {index}: {exit}");
-        self.handler.on_fatal(index, exit);
+        let mut counted = false;
+        loop {
+            let run = catch_unwind(AssertUnwindSafe(|| self.run_until_stopped(index, counted)));
+            let exit = match run {
+                Ok(None) => return,
+                Ok(Some(exit)) => exit,
+                Err(_) => FatalExit::Panicked,
+            };
+            // Before the handler is told: whomever it tells may pause, save or revive the machine.
+            let revivals = lock(&self.control).revivals;
+            self.count_out();
+            log::error!("vCPU {index}: {exit}");
+            self.handler.on_fatal(index, exit);
+            if !self.wait_for_revival(revivals) {
+                return;
+            }
+            counted = true;
+        }
     }
 
-    /// Runs the vCPU when told to. Returns when told to stop, counted as out; or with the reason why it cannot go on,
-    /// not counted yet.
-    fn run_until_stopped(&self, index: usize) -> Option<FatalExit> {
+    /// Waits, counted as out, until the dead are revived; `false` when told to stop.
+    fn wait_for_revival(&self, revivals: u64) -> bool {
+        let mut control = lock(&self.control);
+        while control.revivals == revivals && control.order != Order::Stop {
+            control = self.order_changed.wait(control).unwrap_or_else(PoisonError::into_inner);
+        }
+        control.order != Order::Stop
+    }
+
+    /// Runs the vCPU when told to; `counted`: it is counted as out already. Returns when told to stop, counted as out; or
+    /// with the reason why it cannot go on, not counted yet.
+    fn run_until_stopped(&self, index: usize, mut counted: bool) -> Option<FatalExit> {
         let vcpu = &self.vcpus[index];
         loop {
-            self.count_out();
+            if !std::mem::take(&mut counted) {
+                self.count_out();
+            }
             if self.wait_for_order() == Order::Stop {
                 return None;
             }

@@ -1,0 +1,248 @@
+//! The flags of every command, and how they become configurations.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser};
+
+use crate::arbiter::ArbiterSpec;
+use crate::config::{BootSource, ConsoleConfig, DiskConfig, MachineConfig, NetConfig, parse_name};
+use crate::link::LinkAddr;
+
+/// A KVM virtual machine monitor whose guests survive the death of their host.
+#[derive(Debug, Parser)]
+#[command(name = "kemari", version, about, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Subcommand,
+}
+
+/// The commands.
+#[derive(Debug, clap::Subcommand)]
+pub enum Subcommand {
+    /// Run a virtual machine; protected if there is a standby.
+    Run(Box<RunArgs>),
+    /// Wait for a primary, hold its last checkpoint, and take over when it dies.
+    Standby(Box<StandbyArgs>),
+    /// Ask or tell a running `kemari` something through its control socket.
+    Ctl(CtlArgs),
+    /// Tell what this host's KVM can run.
+    Probe(ProbeArgs),
+}
+
+/// The kernel; on a standby needed for a reset of the guest after it took over.
+#[derive(Debug, Args)]
+pub struct BootArgs {
+    /// Kernel: a bzImage or a 64-bit ELF image (PVH).
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk.
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    #[arg(long, value_name = "STRING", default_value = "", requires = "kernel", allow_hyphen_values = true)]
+    pub cmdline: String,
+}
+
+impl BootArgs {
+    fn source(&self) -> Option<BootSource> {
+        self.kernel.as_ref().map(|kernel| BootSource {
+            kernel: kernel.clone(),
+            initrd: self.initrd.clone(),
+            cmdline: self.cmdline.clone(),
+        })
+    }
+}
+
+/// The devices; to be given alike on both sides.
+#[derive(Debug, Args)]
+pub struct GuestDevices {
+    /// A disk: `path=FILE[,readonly=on][,serial=TEXT]`. May be given several times.
+    #[arg(long = "disk", value_name = "SPEC")]
+    pub disks: Vec<DiskConfig>,
+    /// A network interface: `tap=IFNAME`, `stream=SOCKET` or `dgram=LOCAL:PEER`, then perhaps `,mac=XX:..`. Several times.
+    #[arg(long = "net", value_name = "SPEC")]
+    pub nets: Vec<NetConfig>,
+    /// A source of random bytes (virtio-rng).
+    #[arg(long)]
+    pub rng: bool,
+    /// A virtio console: `stdio`, `file=PATH`, or `none` for one that nobody listens to.
+    #[arg(long, value_name = "SPEC")]
+    pub virtio_console: Option<ConsoleConfig>,
+    /// What is behind the serial line: `stdio` (Ctrl-A x quits), `file=PATH` or `none`.
+    #[arg(long, value_name = "SPEC", default_value = "stdio")]
+    pub serial: ConsoleConfig,
+}
+
+/// Protection of a running guest by a standby.
+#[derive(Debug, Args)]
+pub struct ProtectionArgs {
+    /// Where the standby listens: HOST:PORT or unix:PATH.
+    #[arg(long, value_name = "ADDR")]
+    pub standby: Option<LinkAddr>,
+    /// Who decides which side may go on alone: `file:DIR` (a directory that both hosts see) or `none` (the operator).
+    #[arg(long, value_name = "SPEC", default_value = "none")]
+    pub arbiter: ArbiterSpec,
+    /// Begin even though the arbiter says that somebody runs this machine, who is known to be dead.
+    #[arg(long)]
+    pub seize: bool,
+    /// The longest time between two checkpoints of a busy guest, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub epoch_interval: u64,
+    /// How often to show the other side that this one lives, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub heartbeat_interval: u64,
+    /// After how long a silence to suspect that the other side is dead, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    pub heartbeat_timeout: u64,
+    /// How many checkpoints may be under way at once.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub max_in_flight: u32,
+    /// Hash all memory and state on both sides at every checkpoint and compare (slow; for tests).
+    #[arg(long)]
+    pub verify: bool,
+    /// Allow a connection over the network that is neither encrypted nor authenticated.
+    #[arg(long)]
+    pub insecure_plain_tcp: bool,
+    /// Listen here for `kemari ctl`.
+    #[arg(long, value_name = "SOCKET")]
+    pub control: Option<PathBuf>,
+    /// Write this process's id here; removed at the end.
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+}
+
+/// `kemari run`
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The machine's name; both sides and the arbiter know it by it.
+    #[arg(long, default_value = "default", value_parser = parse_name)]
+    pub name: String,
+    /// What to boot.
+    #[command(flatten)]
+    pub boot: BootArgs,
+    /// Guest memory in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u64).range(2..=1 << 24))]
+    pub memory: u64,
+    /// Number of vCPUs.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=254))]
+    pub cpus: u32,
+    /// The devices.
+    #[command(flatten)]
+    pub devices: GuestDevices,
+    /// Protection.
+    #[command(flatten)]
+    pub protection: ProtectionArgs,
+}
+
+impl RunArgs {
+    /// The machine that is asked for.
+    #[must_use]
+    pub fn machine(&self) -> MachineConfig {
+        machine(&self.name, self.memory << 20, self.cpus, &self.boot, &self.devices)
+    }
+}
+
+/// `kemari standby`
+#[derive(Debug, Args)]
+pub struct StandbyArgs {
+    /// Where to wait for the primary: HOST:PORT or unix:PATH.
+    #[arg(long, value_name = "ADDR")]
+    pub listen: LinkAddr,
+    /// The machine's name, as the primary has it.
+    #[arg(long, default_value = "default", value_parser = parse_name)]
+    pub name: String,
+    /// What to boot when the guest resets after a takeover.
+    #[command(flatten)]
+    pub boot: BootArgs,
+    /// The devices, as the primary has them.
+    #[command(flatten)]
+    pub devices: GuestDevices,
+    /// Protection; `--standby` is whom to protect the guest with after a takeover.
+    #[command(flatten)]
+    pub protection: ProtectionArgs,
+}
+
+impl StandbyArgs {
+    /// A machine of the primary's size with this side's own backends.
+    #[must_use]
+    pub fn machine(&self, memory: u64, cpus: u32) -> MachineConfig {
+        machine(&self.name, memory, cpus, &self.boot, &self.devices)
+    }
+}
+
+fn machine(name: &str, memory: u64, cpus: u32, boot: &BootArgs, devices: &GuestDevices) -> MachineConfig {
+    MachineConfig {
+        name: name.to_owned(),
+        memory,
+        cpus,
+        boot: boot.source(),
+        disks: devices.disks.clone(),
+        nets: devices.nets.clone(),
+        rng: devices.rng,
+        virtio_console: devices.virtio_console.clone(),
+        serial: devices.serial.clone(),
+    }
+}
+
+/// `kemari ctl`
+#[derive(Debug, Args)]
+pub struct CtlArgs {
+    /// The control socket of a running `kemari`.
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// What to ask or tell.
+    #[command(subcommand)]
+    pub command: CtlCommand,
+}
+
+/// What can be asked or told; the answer is JSON.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Subcommand)]
+pub enum CtlCommand {
+    /// What goes on.
+    Status,
+    /// Protect the machine with the standby at this address.
+    Protect {
+        /// HOST:PORT or unix:PATH
+        addr: String,
+    },
+    /// The operator has decided that the primary goes on without its standby.
+    RunAlone,
+    /// The operator has decided that the standby takes over.
+    TakeOver,
+    /// End the machine in good order.
+    PowerOff,
+}
+
+/// `kemari probe`
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ProbeArgs {
+    /// One line of JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_machine_is_read() {
+        let line = "kemari run --kernel k --cmdline -x=1 --memory 64 --cpus 2 --disk path=d --net stream=s --rng --serial none";
+        let Subcommand::Run(args) = Cli::try_parse_from(line.split(' ')).unwrap().command else { unreachable!("it is a run") };
+        let machine = args.machine();
+        assert_eq!((machine.memory, machine.cpus, machine.rng), (64 << 20, 2, true));
+        assert_eq!(machine.boot.unwrap().cmdline, "-x=1");
+        assert_eq!((machine.disks.len(), machine.nets.len()), (1, 1));
+        assert_eq!(args.protection.epoch_interval, 25);
+    }
+}

@@ -1,0 +1,71 @@
+//! The command line: what can be asked for, and what becomes of the process.
+
+mod args;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+pub use args::{Cli, CtlArgs, CtlCommand, GuestDevices, ProbeArgs, ProtectionArgs, RunArgs, StandbyArgs, Subcommand};
+
+use crate::machine::MachineError;
+
+/// A mistake in the command line, or in a file that it names.
+const EXIT_USAGE: u8 = 2;
+const EXIT_FAILED: u8 = 1;
+
+/// Why a command could not do its work; printed as one line.
+#[derive(Debug)]
+pub struct CliError {
+    message: String,
+    code: u8,
+}
+
+impl CliError {
+    /// The operator has to change something.
+    #[must_use]
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { message: message.into(), code: EXIT_USAGE }
+    }
+
+    /// Something failed.
+    #[must_use]
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self { message: message.into(), code: EXIT_FAILED }
+    }
+}
+
+impl From<MachineError> for CliError {
+    fn from(error: MachineError) -> Self {
+        if error.is_usage() { Self::usage(error.to_string()) } else { Self::failed(error.to_string()) }
+    }
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).format_target(false).init();
+    // Mistakes in the command line are clap's to report; it exits with 2.
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Subcommand::Run(args) => run::run(&args),
+        Subcommand::Standby(_) => Err(CliError::usage("this build has no `kemari standby` yet")),
+        Subcommand::Ctl(_) => Err(CliError::usage("this build has no `kemari ctl` yet")),
+        Subcommand::Probe(args) => probe(&args),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("kemari: {}", error.message);
+            ExitCode::from(error.code)
+        }
+    }
+}
+
+fn probe(args: &ProbeArgs) -> Result<u8, CliError> {
+    let probe = crate::probe::probe();
+    let text = if args.json { serde_json::to_string(&probe) } else { serde_json::to_string_pretty(&probe) };
+    println!("{}", text.map_err(|error| CliError::failed(format!("the probe's result is not JSON: {error}")))?);
+    Ok(0)
+}

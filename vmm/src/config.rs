@@ -1,0 +1,306 @@
+//! What a machine is made of, as the command line says it; every value is checked here, before anything is opened.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// One virtual machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineConfig {
+    /// Its name: in log lines, and what an arbiter knows it by.
+    pub name: String,
+    /// Guest memory in bytes.
+    pub memory: u64,
+    /// Number of vCPUs.
+    pub cpus: u32,
+    /// What to boot; a standby needs it for a reset after takeover only.
+    pub boot: Option<BootSource>,
+    /// Disks, in the order of their virtio-mmio windows.
+    pub disks: Vec<DiskConfig>,
+    /// Network interfaces, after the disks.
+    pub nets: Vec<NetConfig>,
+    /// Whether there is a source of random bytes.
+    pub rng: bool,
+    /// The virtio console, if there is one.
+    pub virtio_console: Option<ConsoleConfig>,
+    /// What is behind the serial line.
+    pub serial: ConsoleConfig,
+}
+
+/// Where the guest's kernel comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootSource {
+    /// A bzImage or an ELF image.
+    pub kernel: PathBuf,
+    /// An initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    pub cmdline: String,
+}
+
+/// Why a configuration makes no sense; says which flag to change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+impl MachineConfig {
+    /// Checks what no single flag can tell.
+    ///
+    /// # Errors
+    /// The first thing that does not fit.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let stdio = ConsoleConfig::Stdio;
+        if self.serial == stdio && self.virtio_console == Some(stdio) {
+            return Err(ConfigError(
+                "--serial stdio and --virtio-console stdio: there is one standard input: give one of them `none` or `file=PATH`".into(),
+            ));
+        }
+        let macs: BTreeSet<[u8; 6]> = (0..self.nets.len()).map(|i| self.mac(i)).collect();
+        if macs.len() < self.nets.len() {
+            return Err(ConfigError("two --net have the same mac: give each its own".into()));
+        }
+        let mut disks = BTreeSet::new();
+        if let Some(twice) = self.disks.iter().find(|disk| !disks.insert(&disk.path)) {
+            return Err(ConfigError(format!(
+                "--disk {}: given twice: a disk can be in the machine once",
+                twice.path.display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// The address of a network interface: the one given, or one made from the machine's name, so that both hosts of a
+    /// pair have the same without being told.
+    #[must_use]
+    pub fn mac(&self, net: usize) -> [u8; 6] {
+        if let Some(mac) = self.nets.get(net).and_then(|net| net.mac) {
+            return mac;
+        }
+        let hash = xxhash_rust::xxh3::xxh3_64(self.name.as_bytes()).to_le_bytes();
+        // 0x52 has the bit of a locally administered address, and is no group.
+        [0x52, 0x54, 0x00, hash[0], hash[1], hash[2].wrapping_add(net as u8)]
+    }
+}
+
+/// `path=FILE[,readonly=on][,serial=TEXT]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskConfig {
+    /// A raw image or a block device.
+    pub path: PathBuf,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// The serial number that the guest sees.
+    pub serial: String,
+}
+
+/// Virtio's limit for a disk's serial number.
+const SERIAL_MAX: usize = 20;
+
+impl FromStr for DiskConfig {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (mut path, mut read_only, mut serial) = (None, false, String::new());
+        for (key, value) in pairs(text) {
+            match (key, value) {
+                ("path", Some(value)) if !value.is_empty() => path = Some(PathBuf::from(value)),
+                ("readonly", Some("on")) => read_only = true,
+                ("readonly", Some("off")) => read_only = false,
+                ("serial", Some(value)) if value.len() <= SERIAL_MAX && value.is_ascii() => value.clone_into(&mut serial),
+                ("serial", Some(value)) => {
+                    return Err(format!("expected a serial of at most {SERIAL_MAX} ASCII characters, found `{value}`"));
+                }
+                _ => return Err(unknown("path=FILE[,readonly=on][,serial=TEXT]", text)),
+            }
+        }
+        let path = path.ok_or_else(|| unknown("path=FILE[,readonly=on][,serial=TEXT]", text))?;
+        Ok(Self { path, read_only, serial })
+    }
+}
+
+/// What is behind a network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetBackend {
+    /// A tap interface.
+    Tap(String),
+    /// A listening Unix stream socket.
+    Stream(PathBuf),
+    /// Two Unix datagram sockets: ours, theirs.
+    Dgram(PathBuf, PathBuf),
+}
+
+/// `tap=IFNAME|stream=PATH|dgram=LOCAL:PEER[,mac=XX:XX:XX:XX:XX:XX]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetConfig {
+    /// What is behind it.
+    pub backend: NetBackend,
+    /// The guest's address; made from the machine's name if not given.
+    pub mac: Option<[u8; 6]>,
+}
+
+const NET_FORM: &str = "tap=IFNAME, stream=SOCKETPATH or dgram=LOCALPATH:PEERPATH, then perhaps ,mac=XX:XX:XX:XX:XX:XX";
+/// The kernel's limit for the name of an interface (IFNAMSIZ without the NUL).
+const IFNAME_MAX: usize = 15;
+
+impl FromStr for NetConfig {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (mut backend, mut mac) = (None, None);
+        for (key, value) in pairs(text) {
+            let value = value.filter(|value| !value.is_empty()).ok_or_else(|| unknown(NET_FORM, text))?;
+            let found = match key {
+                "tap" if value.len() <= IFNAME_MAX => NetBackend::Tap(value.to_owned()),
+                "tap" => return Err(format!("expected an interface name of at most {IFNAME_MAX} bytes, found `{value}`")),
+                "stream" => NetBackend::Stream(PathBuf::from(value)),
+                "dgram" => {
+                    let (local, peer) = value.split_once(':').ok_or_else(|| unknown(NET_FORM, text))?;
+                    NetBackend::Dgram(PathBuf::from(local), PathBuf::from(peer))
+                }
+                "mac" => {
+                    mac = Some(parse_mac(value)?);
+                    continue;
+                }
+                _ => return Err(unknown(NET_FORM, text)),
+            };
+            if backend.replace(found).is_some() {
+                return Err(unknown(NET_FORM, text));
+            }
+        }
+        Ok(Self { backend: backend.ok_or_else(|| unknown(NET_FORM, text))?, mac })
+    }
+}
+
+fn parse_mac(text: &str) -> Result<[u8; 6], String> {
+    let bad = || format!("expected a MAC address such as 52:54:00:12:34:56 (not a group address), found `{text}`");
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        let part = parts.next().filter(|part| part.len() == 2).ok_or_else(bad)?;
+        *byte = u8::from_str_radix(part, 16).map_err(|_| bad())?;
+    }
+    if parts.next().is_some() || mac[0] & 1 != 0 || mac == [0; 6] {
+        return Err(bad());
+    }
+    Ok(mac)
+}
+
+/// What is behind a console: `stdio`, `file=PATH` or `none`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConsoleConfig {
+    /// This process's standard input and output.
+    Stdio,
+    /// A file that takes the output; there is no input.
+    File(PathBuf),
+    /// Nothing: the device is there, what it says is thrown away.
+    None,
+}
+
+impl FromStr for ConsoleConfig {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            None if text == "stdio" => Ok(Self::Stdio),
+            None if text == "none" => Ok(Self::None),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(PathBuf::from(path))),
+            _ => Err(format!("expected `stdio`, `file=PATH` or `none`, found `{text}`")),
+        }
+    }
+}
+
+/// Splits `a=b,c=d`.
+fn pairs(text: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    text.split(',').map(|part| match part.split_once('=') {
+        Some((key, value)) => (key, Some(value)),
+        None => (part, None),
+    })
+}
+
+fn unknown(form: &str, found: &str) -> String {
+    format!("expected {form}; found `{found}`")
+}
+
+/// Checks the name of a machine: it becomes part of file names.
+///
+/// # Errors
+/// What names may look like.
+pub fn parse_name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if text.is_empty() || text.len() > 64 || text.starts_with('.') || !text.chars().all(fits) {
+        return Err(format!("expected 1 to 64 letters, digits, `-`, `_` or `.`, found `{text}`"));
+    }
+    Ok(text.to_owned())
+}
+
+/// The path of a file as a user would look for it, for messages.
+#[must_use]
+pub fn show(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    fn disk(text: &str) -> Result<DiskConfig, String> {
+        text.parse()
+    }
+
+    fn net(text: &str) -> Result<NetConfig, String> {
+        text.parse()
+    }
+
+    #[test]
+    fn disks_are_read() {
+        let found = disk("path=/a/b.img,readonly=on,serial=abc").unwrap();
+        assert_eq!(found, DiskConfig { path: "/a/b.img".into(), read_only: true, serial: "abc".into() });
+        for bad in ["", "/a/b.img", "path=", "path=x,readonly=yes", "path=x,size=3", "path=x,serial=123456789012345678901"] {
+            assert!(disk(bad).unwrap_err().contains("expected"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn networks_are_read() {
+        assert_eq!(net("tap=tap0").unwrap().backend, NetBackend::Tap("tap0".into()));
+        let found = net("stream=/s,mac=52:54:00:12:34:56").unwrap();
+        assert_eq!(found.backend, NetBackend::Stream("/s".into()));
+        assert_eq!(found.mac, Some([0x52, 0x54, 0, 0x12, 0x34, 0x56]));
+        assert_eq!(net("dgram=/a:/b").unwrap().backend, NetBackend::Dgram("/a".into(), "/b".into()));
+        for bad in ["", "tap=", "stream", "dgram=/a", "tap=a,stream=/b", "tap=t,mac=53:54:00:12:34:56", "tap=t,mac=1:2", "tap=interface-that-is-too-long"] {
+            assert!(net(bad).unwrap_err().contains("expected"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn consoles_and_names_are_read() {
+        assert_eq!("file=/x".parse(), Ok(ConsoleConfig::File("/x".into())));
+        assert!("pty".parse::<ConsoleConfig>().unwrap_err().contains("pty"));
+        assert!(parse_name("vm-1").is_ok());
+        assert!(parse_name("../x").is_err());
+    }
+
+    #[test]
+    fn what_no_single_flag_can_tell_is_checked() {
+        let good = MachineConfig {
+            name: "vm".into(),
+            memory: 1 << 28,
+            cpus: 1,
+            boot: None,
+            disks: vec![],
+            nets: vec![net("stream=/a").unwrap(), net("stream=/b").unwrap()],
+            rng: true,
+            virtio_console: None,
+            serial: ConsoleConfig::Stdio,
+        };
+        good.check().unwrap();
+        assert_ne!(good.mac(0), good.mac(1));
+        let both = MachineConfig { virtio_console: Some(ConsoleConfig::Stdio), ..good.clone() };
+        assert!(both.check().unwrap_err().0.contains("--virtio-console"));
+        let mut twice = good;
+        twice.disks = vec![disk("path=a").unwrap(), disk("path=a").unwrap()];
+        assert!(twice.check().unwrap_err().0.contains("given twice"));
+    }
+}

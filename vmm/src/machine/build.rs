@@ -1,0 +1,133 @@
+//! Putting a machine together.
+
+use std::io;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use io_gate::host::Ledger;
+use io_gate_host::{Fence, GateHost};
+
+use super::bus::Bus;
+use super::device_set::{AttachOptions, DeviceSet, DeviceSetupError, DevicesRestoreError};
+use super::device_thread::{DeviceThread, LoopEnded, PowerEvents};
+use super::events::Events;
+use super::{Machine, PowerOn};
+use crate::boot::BootError;
+use crate::config::{ConfigError, MachineConfig};
+use crate::kvm::state::SavePlan;
+use crate::kvm::{self, CompatInfo, OpenError, StateError, VcpuError, VcpuSet, Vm, VmError, VmOptions, VmState};
+use crate::memory::{self, MemoryError, MemoryOptions};
+
+/// Why a machine could not be made, booted or restored.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// The configuration makes no sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// KVM cannot be used.
+    #[error(transparent)]
+    Kvm(#[from] OpenError),
+    /// KVM refuses this machine.
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    /// Guest memory cannot be had.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Devices, or what is behind them.
+    #[error(transparent)]
+    Devices(#[from] DeviceSetupError),
+    /// The state of the devices was refused.
+    #[error(transparent)]
+    RestoreDevices(#[from] DevicesRestoreError),
+    /// The vCPUs.
+    #[error(transparent)]
+    Vcpus(#[from] VcpuError),
+    /// KVM's part of the state.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The guest cannot be booted.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// There is nothing to boot.
+    #[error("there is no kernel to boot: give --kernel FILE (a standby needs it for a reset of the guest after it took over)")]
+    NoKernel,
+    /// Guest memory could not be cleared for a reset.
+    #[error("guest memory cannot be written: {0}")]
+    Access(#[from] vm_memory::GuestMemoryError),
+    /// The device thread is gone.
+    #[error(transparent)]
+    Loop(#[from] LoopEnded),
+    /// The process is out of something.
+    #[error("cannot set up the machine: {0}")]
+    System(#[from] io::Error),
+}
+
+impl MachineError {
+    /// Whether the operator has to change the command line or a file it names (exit code 2), or something failed.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::Config(_) | Self::Kvm(_) | Self::Memory(_) | Self::Boot(_) | Self::NoKernel => true,
+            Self::Vm(error) => matches!(error, VmError::Cpus { .. }),
+            Self::Devices(error) => !matches!(error, DeviceSetupError::System(_) | DeviceSetupError::Overlap(_)),
+            _ => false,
+        }
+    }
+}
+
+impl Machine {
+    /// Makes a machine of these parts over a gate's ledger. Nothing is attached to its devices, nothing is loaded, and
+    /// its vCPUs are parked. Needs no more of the outside than the sizes of the disks.
+    ///
+    /// # Errors
+    /// See [`MachineError`]; nothing is left behind then.
+    pub fn build(config: MachineConfig, ledger: Ledger, fence: Arc<dyn Fence>) -> Result<Arc<Self>, MachineError> {
+        config.check()?;
+        let kvm = kvm::open()?;
+        // Huge pages: fewer faults in the guest, and cheaper copies at checkpoints.
+        let ram = memory::create(MemoryOptions { size: config.memory, huge_pages: true })?;
+        // The PIT: stock kernels calibrate their clocks by it.
+        let vm = Arc::new(Vm::new(&kvm, ram.clone(), VmOptions { cpus: config.cpus, pit: true })?);
+        let ram = Arc::new(ram);
+        let gate = GateHost::new(ledger, ram.clone(), fence)?;
+        let events = Arc::new(Events::new()?);
+        let devices = Arc::new(DeviceSet::new(&config, &vm, gate.clone(), events.clone())?);
+        let fds = vm.create_vcpus()?;
+        let first = fds.first().ok_or(VcpuError::NoSuchVcpu { vcpu: 0, count: 0 })?;
+        let plan = SavePlan::new(&kvm, &vm, first)?;
+        let facts = CompatInfo::new(&kvm, &vm, first, &plan);
+        let bus = Arc::new(Bus::new(devices.io_manager()?, events.clone()));
+        let vcpus = VcpuSet::spawn(fds, bus)?;
+        let power_on = PowerOn { vcpus: vcpus.save(&plan)?, vm: VmState::save(&vm)? };
+        let dirty = Mutex::new(vm.dirty_tracker());
+        let machine = Arc::new(Self {
+            config,
+            memory: ram,
+            gate,
+            devices,
+            events,
+            dirty,
+            plan,
+            facts,
+            power_on,
+            device_thread: DeviceThread::start()?,
+            started: AtomicBool::new(false),
+            fence_hook: OnceLock::new(),
+            vcpus,
+            vm,
+        });
+        let power_events = PowerEvents::new(&machine);
+        machine.device_loop().post(move |context| {
+            context.add(Box::new(power_events));
+        });
+        Ok(machine)
+    }
+
+    /// Opens what is behind the devices: all or nothing. On a standby this is left until it takes over.
+    ///
+    /// # Errors
+    /// What cannot be opened.
+    pub fn attach_backends(&self, options: AttachOptions) -> Result<(), MachineError> {
+        Ok(self.devices.attach(&self.config, options)?)
+    }
+}

@@ -1,0 +1,420 @@
+//! The machine's devices: which there are, in which slots, what is behind them, and their saved state.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use devices::{Block, BlockConfig, Console, Entropy, Net, NetConfig, PowerControl, ResetControl};
+use io_gate::{Device, Port, RegisterDevice};
+use io_gate_host::adapter::Serial;
+use io_gate_host::backend::console::{Console as ConsoleBackend, ConsoleError};
+use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions};
+use io_gate_host::backend::net::{Net as NetBackendOpen, NetError};
+use io_gate_host::{Backend, GateHost, RegisterSlot, RegisterState, SlotError, VirtioSlot};
+use serde::{Deserialize, Serialize};
+use vm_device::bus::{MmioAddress, MmioRange, PioAddress, PioRange};
+use vm_device::device_manager::{IoManager, MmioManager, PioManager};
+
+use super::bus::QuietPort;
+use super::events::Events;
+use super::interrupt::IrqLine;
+use super::register_port::RegisterPort;
+use super::virtio_mmio::{TransportError, TransportState, VirtioMmio};
+use crate::config::{ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
+use crate::kvm::Vm;
+use crate::layout;
+
+/// Slots of the register devices.
+const SERIAL_SLOT: u16 = 0;
+const POWER_SLOT: u16 = 1;
+const RESET_SLOT: u16 = 2;
+/// The slot of the device in virtio-mmio window 0; the others follow.
+pub const FIRST_VIRTIO_SLOT: u16 = 16;
+/// The clock chip's ports: the FADT says that there is none, but kernels knock.
+const CMOS_PORT: u16 = 0x70;
+const CMOS_PORTS: u16 = 2;
+
+/// The backend of a device with one.
+const PORT: Port = Port(0);
+
+/// Why the devices or what is behind them could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceSetupError {
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A disk image that is cut off.
+    #[error("disk {path}: expected a multiple of 512 bytes, found {bytes}: round it up with `truncate -s %512 {path}`")]
+    DiskSize {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        bytes: u64,
+    },
+    /// A disk without write permission.
+    #[error("disk {path}: it cannot be written: {error}; make it writable, or add `,readonly=on` to its --disk")]
+    DiskReadOnly {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        error: std::io::Error,
+    },
+    /// A network.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// A console.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// More devices than windows.
+    #[error("{wanted} virtio devices: the machine has {} windows: leave out some --disk or --net", layout::VIRTIO_MMIO_MAX)]
+    TooMany {
+        /// How many.
+        wanted: usize,
+    },
+    /// Two devices at one address: a mistake in the layout.
+    #[error("devices overlap: {0}")]
+    Overlap(String),
+    /// The process is out of something.
+    #[error("cannot set up devices: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// The state of one device, as a checkpoint has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRecord {
+    /// Its slot.
+    pub slot: u16,
+    /// Its state.
+    pub state: DeviceState,
+}
+
+/// What a device's state consists of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceState {
+    /// A virtio device with its transport.
+    Virtio(TransportState),
+    /// A device that is driven by registers.
+    Registers(RegisterState),
+}
+
+/// Why a saved state of the devices was refused. Nothing of the guest may run on what is left then.
+#[derive(Debug, thiserror::Error)]
+pub enum DevicesRestoreError {
+    /// The devices are not the same.
+    #[error(
+        "saved devices: expected slots {expected:?}, found {found:?}; give --disk, --net, --rng and --virtio-console alike on both sides"
+    )]
+    Slots {
+        /// What this machine has.
+        expected: Vec<u16>,
+        /// What was saved.
+        found: Vec<u16>,
+    },
+    /// A slot holds a register device on one side and a virtio device on the other.
+    #[error("slot {slot}: expected the state of {expected}, found another device's; give both sides the same devices in the same order")]
+    Kind {
+        /// Which.
+        slot: u16,
+        /// What is in the slot here.
+        expected: &'static str,
+    },
+    /// A virtio device refuses.
+    #[error(transparent)]
+    Virtio(#[from] TransportError),
+    /// A register device refuses.
+    #[error(transparent)]
+    Register(#[from] SlotError),
+}
+
+/// How backends are opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttachOptions {
+    /// Lock the disks against other machines.
+    pub lock_disks: bool,
+    /// Add to console files instead of beginning anew.
+    pub append: bool,
+}
+
+/// The devices.
+pub struct DeviceSet {
+    gate: Arc<GateHost>,
+    events: Arc<Events>,
+    virtio: Vec<Arc<VirtioMmio>>,
+    registers: Vec<Arc<RegisterPort>>,
+    details: Vec<(u16, String)>,
+    attached: Mutex<bool>,
+}
+
+impl DeviceSet {
+    /// Makes the devices that `config` asks for, without what is behind them.
+    pub(super) fn new(
+        config: &MachineConfig,
+        vm: &Vm,
+        gate: Arc<GateHost>,
+        events: Arc<Events>,
+    ) -> Result<Self, DeviceSetupError> {
+        let mut set = Self {
+            gate,
+            events,
+            virtio: Vec::new(),
+            registers: Vec::new(),
+            details: Vec::new(),
+            attached: Mutex::new(false),
+        };
+        for (device, detail) in virtio_devices(config)? {
+            set.add_virtio(vm, device, detail)?;
+        }
+        let serial_irq = IrqLine::new(vm.fd().clone(), layout::COM1_GSI);
+        set.add_register(SERIAL_SLOT, Box::new(Serial::new()), Some(serial_irq));
+        set.add_register(POWER_SLOT, Box::new(PowerControl::new()), None);
+        set.add_register(RESET_SLOT, Box::new(ResetControl::new()), None);
+        Ok(set)
+    }
+
+    fn add_virtio(&mut self, vm: &Vm, device: Box<dyn Device>, detail: String) -> Result<(), DeviceSetupError> {
+        let index = self.virtio.len();
+        let window = layout::virtio_mmio_window(index).ok_or(DeviceSetupError::TooMany { wanted: index + 1 })?;
+        let slot = FIRST_VIRTIO_SLOT + index as u16;
+        let irq = IrqLine::new(vm.fd().clone(), window.gsi);
+        let transport = VirtioMmio::new(window, irq, VirtioSlot::new(slot, device, self.gate.clone()))?;
+        transport.register_kicks(vm.fd());
+        self.virtio.push(Arc::new(transport));
+        self.details.push((slot, detail));
+        Ok(())
+    }
+
+    fn add_register(&mut self, slot: u16, device: Box<dyn RegisterDevice>, irq: Option<IrqLine>) {
+        let slot = RegisterSlot::new(slot, device, self.gate.clone());
+        self.registers.push(Arc::new(RegisterPort::new(slot, irq)));
+    }
+
+    /// Puts the devices on the buses.
+    pub(super) fn io_manager(&self) -> Result<IoManager, DeviceSetupError> {
+        let overlap = |e: vm_device::bus::Error| DeviceSetupError::Overlap(e.to_string());
+        let mut io = IoManager::new();
+        let ports = [
+            (layout::COM1_PORT, layout::COM1_PORTS),
+            (layout::PM1A_EVT_PORT, PowerControl::WINDOW as u16),
+            (layout::I8042_PORT, 1),
+        ];
+        for ((base, size), device) in ports.into_iter().zip(&self.registers) {
+            let range = PioRange::new(PioAddress(base), size).map_err(overlap)?;
+            io.register_pio(range, device.clone()).map_err(overlap)?;
+        }
+        let cmos = PioRange::new(PioAddress(CMOS_PORT), CMOS_PORTS).map_err(overlap)?;
+        io.register_pio(cmos, Arc::new(QuietPort)).map_err(overlap)?;
+        for device in &self.virtio {
+            let window = device.window();
+            let range = MmioRange::new(MmioAddress(window.base), window.size).map_err(overlap)?;
+            io.register_mmio(range, device.clone()).map_err(overlap)?;
+        }
+        Ok(io)
+    }
+
+    /// Opens what is behind the devices: files, sockets, interfaces. All are opened before the first is attached.
+    pub(super) fn attach(&self, config: &MachineConfig, options: AttachOptions) -> Result<(), DeviceSetupError> {
+        let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        if *attached {
+            return Ok(());
+        }
+        let mut opened = Vec::new();
+        let mut slot = FIRST_VIRTIO_SLOT;
+        for disk in &config.disks {
+            opened.push((slot, Backend::Disk(open_disk(disk, options.lock_disks)?)));
+            slot += 1;
+        }
+        for (index, net) in config.nets.iter().enumerate() {
+            opened.push((slot, Backend::Net(open_net(&net.backend, config.mac(index))?)));
+            slot += 1;
+        }
+        slot += u16::from(config.rng);
+        if let Some(console) = &config.virtio_console {
+            opened.push((slot, Backend::Console(open_console(console, options.append)?)));
+        }
+        opened.push((SERIAL_SLOT, Backend::Console(open_console(&config.serial, options.append)?)));
+        for (slot, backend) in opened {
+            self.gate.attach(slot, PORT, backend)?;
+        }
+        *attached = true;
+        self.virtio.iter().for_each(|device| device.negotiate());
+        Ok(())
+    }
+
+    pub(super) fn gate(&self) -> &Arc<GateHost> {
+        &self.gate
+    }
+
+    pub(super) fn events(&self) -> &Arc<Events> {
+        &self.events
+    }
+
+    /// The virtio devices, by window.
+    #[must_use]
+    pub fn virtio(&self) -> &[Arc<VirtioMmio>] {
+        &self.virtio
+    }
+
+    /// The register devices.
+    #[must_use]
+    pub fn registers(&self) -> &[Arc<RegisterPort>] {
+        &self.registers
+    }
+
+    /// What the handshake shows of a virtio device besides its kind: size, address.
+    #[must_use]
+    pub fn detail(&self, slot: u16) -> &str {
+        self.details.iter().find(|(of, _)| *of == slot).map_or("", |(_, detail)| detail)
+    }
+
+    /// Gives each finished request to its device. Device thread.
+    pub fn take_completions(&self) {
+        for completion in self.gate.take_completions() {
+            match self.virtio_of(completion.slot()) {
+                Some(device) => device.complete(completion),
+                None => self.gate.discard(completion),
+            }
+        }
+    }
+
+    /// Gives waiting input to the devices. Device thread.
+    pub(super) fn take_inputs(&self) {
+        for (slot, port) in self.gate.ready_inputs() {
+            if let Some(device) = self.virtio_of(slot) {
+                device.intake(port);
+            } else if let Some(device) = self.registers.iter().find(|device| device.slot() == slot) {
+                device.intake(port);
+            }
+        }
+    }
+
+    /// The driver has notified a queue. Device thread.
+    pub(super) fn kick(&self, device: usize, queue: u16) {
+        let Some(device) = self.virtio.get(device) else { return };
+        if let Some(kick) = device.kicks().get(usize::from(queue)) {
+            // Before the queue is looked at, so that a later notification signals again.
+            let _ = kick.read();
+        }
+        device.kick(queue);
+    }
+
+    fn virtio_of(&self, slot: u16) -> Option<&Arc<VirtioMmio>> {
+        self.virtio.get(usize::from(slot.checked_sub(FIRST_VIRTIO_SLOT)?))
+    }
+
+    /// Power-on state of every device.
+    pub(super) fn reset(&self) {
+        self.virtio.iter().for_each(|device| device.reset());
+        self.registers.iter().for_each(|device| device.reset());
+    }
+
+    /// Everything that a guest could tell the difference by. Device thread, vCPUs paused.
+    #[must_use]
+    pub(super) fn save(&self) -> Vec<DeviceRecord> {
+        let virtio = self
+            .virtio
+            .iter()
+            .map(|device| DeviceRecord { slot: device.slot(), state: DeviceState::Virtio(device.save()) });
+        let registers = self
+            .registers
+            .iter()
+            .map(|device| DeviceRecord { slot: device.slot(), state: DeviceState::Registers(device.save()) });
+        virtio.chain(registers).collect()
+    }
+
+    pub(super) fn restore(&self, records: &[DeviceRecord]) -> Result<(), DevicesRestoreError> {
+        let virtio = self.virtio.iter().map(|device| device.slot());
+        let registers = self.registers.iter().map(|device| device.slot());
+        let expected: Vec<u16> = virtio.chain(registers).collect();
+        let found: Vec<u16> = records.iter().map(|record| record.slot).collect();
+        if expected != found {
+            return Err(DevicesRestoreError::Slots { expected, found });
+        }
+        let (virtio, registers) = records.split_at(self.virtio.len());
+        for (device, record) in self.virtio.iter().zip(virtio) {
+            let DeviceState::Virtio(state) = &record.state else { return Err(other_kind(record, device.identity().kind)) };
+            device.restore(state)?;
+        }
+        for (device, record) in self.registers.iter().zip(registers) {
+            let DeviceState::Registers(state) = &record.state else { return Err(other_kind(record, device.identity().kind)) };
+            device.restore(state)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at every queue, and interrupts every driver. Device thread, after a restore.
+    pub(super) fn retry(&self) {
+        self.virtio.iter().for_each(|device| device.retry());
+    }
+}
+
+fn other_kind(record: &DeviceRecord, expected: &'static str) -> DevicesRestoreError {
+    DevicesRestoreError::Kind { slot: record.slot, expected }
+}
+
+/// The virtio devices in the order of their windows: disks, networks, random bytes, console.
+fn virtio_devices(config: &MachineConfig) -> Result<Vec<(Box<dyn Device>, String)>, DeviceSetupError> {
+    let mut devices: Vec<(Box<dyn Device>, String)> = Vec::new();
+    for disk in &config.disks {
+        // Opened for its size only: the lock and the right to write are asked for when it is attached.
+        let sectors = disk_sectors(disk)?;
+        let device = Block::new(BlockConfig {
+            sectors,
+            read_only: disk.read_only,
+            serial: disk.serial.clone().into_bytes(),
+        });
+        let access = if disk.read_only { "read-only" } else { "writable" };
+        devices.push((Box::new(device), format!("{sectors} sectors, {access}, serial `{}`", disk.serial)));
+    }
+    for (index, net) in config.nets.iter().enumerate() {
+        let mac = config.mac(index);
+        let offloads = matches!(net.backend, NetBackend::Tap(_));
+        let text = mac.map(|byte| format!("{byte:02x}")).join(":");
+        devices.push((Box::new(Net::new(NetConfig { mac, offloads })), format!("mac {text}")));
+    }
+    if config.rng {
+        devices.push((Box::new(Entropy::new()), String::new()));
+    }
+    if config.virtio_console.is_some() {
+        devices.push((Box::new(Console::new()), String::new()));
+    }
+    if devices.len() > layout::VIRTIO_MMIO_MAX {
+        return Err(DeviceSetupError::TooMany { wanted: devices.len() });
+    }
+    Ok(devices)
+}
+
+fn disk_sectors(config: &DiskConfig) -> Result<u64, DeviceSetupError> {
+    let disk = Disk::open(&config.path, DiskOptions { read_only: true, lock: false })?;
+    let metadata = std::fs::metadata(&config.path)?;
+    if metadata.is_file() && metadata.len() % 512 != 0 {
+        return Err(DeviceSetupError::DiskSize { path: config.path.clone(), bytes: metadata.len() });
+    }
+    Ok(disk.sectors())
+}
+
+fn open_disk(config: &DiskConfig, lock: bool) -> Result<Disk, DeviceSetupError> {
+    let refused = [libc::EACCES, libc::EPERM, libc::EROFS];
+    Disk::open(&config.path, DiskOptions { read_only: config.read_only, lock }).map_err(|error| match error {
+        DiskError::Open { path, error }
+            if !config.read_only && error.raw_os_error().is_some_and(|code| refused.contains(&code)) =>
+        {
+            DeviceSetupError::DiskReadOnly { path, error }
+        }
+        error => error.into(),
+    })
+}
+
+fn open_net(backend: &NetBackend, mac: [u8; 6]) -> Result<NetBackendOpen, NetError> {
+    match backend {
+        NetBackend::Tap(name) => NetBackendOpen::tap(name, mac),
+        NetBackend::Stream(path) => NetBackendOpen::stream(path, mac),
+        NetBackend::Dgram(local, peer) => NetBackendOpen::dgram(local, peer, mac),
+    }
+}
+
+fn open_console(config: &ConsoleConfig, append: bool) -> Result<ConsoleBackend, ConsoleError> {
+    match config {
+        ConsoleConfig::Stdio => Ok(ConsoleBackend::stdio()),
+        ConsoleConfig::File(path) => ConsoleBackend::file(path, append),
+        ConsoleConfig::None => Ok(ConsoleBackend::none()),
+    }
+}

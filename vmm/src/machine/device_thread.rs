@@ -1,0 +1,235 @@
+//! The device thread: one event loop that works off the guest's requests, brings it input, and is where everything else
+//! happens that must not happen between two halves of a request: checkpoints, resets, restores.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
+use std::thread::JoinHandle;
+
+use event_manager::{EventManager, EventOps, EventSet, Events as Ready, MutEventSubscriber, SubscriberId, SubscriberOps};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::Machine;
+use super::device_set::DeviceSet;
+
+/// Something that the loop watches.
+pub type Subscriber = Box<dyn MutEventSubscriber + Send>;
+type Command = Box<dyn FnOnce(&mut LoopContext<'_>) + Send>;
+
+/// The loop, as a command sees it: between two events, on the device thread.
+pub struct LoopContext<'l> {
+    manager: &'l mut EventManager<Subscriber>,
+}
+
+impl LoopContext<'_> {
+    /// Watches more.
+    pub fn add(&mut self, subscriber: Subscriber) -> SubscriberId {
+        self.manager.add_subscriber(subscriber)
+    }
+
+    /// Watches it no longer.
+    pub fn remove(&mut self, id: SubscriberId) -> Option<Subscriber> {
+        self.manager.remove_subscriber(id).ok()
+    }
+}
+
+/// The way to the device thread from any other.
+#[derive(Clone)]
+pub struct LoopHandle(Arc<Shared>);
+
+struct Shared {
+    commands: Mutex<VecDeque<Command>>,
+    event: EventFd,
+    stopping: AtomicBool,
+}
+
+/// The device thread has ended, so it cannot be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the device thread has ended")]
+pub struct LoopEnded;
+
+impl LoopHandle {
+    fn new() -> io::Result<Self> {
+        Ok(Self(Arc::new(Shared {
+            commands: Mutex::new(VecDeque::new()),
+            event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+            stopping: AtomicBool::new(false),
+        })))
+    }
+
+    /// Has `command` run on the device thread, in order, between two events; does not wait for it.
+    pub fn post(&self, command: impl FnOnce(&mut LoopContext<'_>) + Send + 'static) {
+        self.0.commands.lock().unwrap_or_else(PoisonError::into_inner).push_back(Box::new(command));
+        self.wake();
+    }
+
+    /// Has `command` run on the device thread and waits for what it gives. Not to be called on the device thread.
+    ///
+    /// # Errors
+    /// When the thread has ended, or ends before it comes to the command.
+    pub fn call<R: Send + 'static>(
+        &self,
+        command: impl FnOnce(&mut LoopContext<'_>) -> R + Send + 'static,
+    ) -> Result<R, LoopEnded> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        self.post(move |context| {
+            // Fails when the caller is gone, and then nobody wants to know.
+            let _ = sender.send(command(context));
+        });
+        receiver.recv().map_err(|_| LoopEnded)
+    }
+
+    fn wake(&self) {
+        // Fails only when the counter is at its limit, and then it is readable anyway.
+        let _ = self.0.event.write(1);
+    }
+
+    fn next(&self) -> Option<Command> {
+        self.0.commands.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+}
+
+/// The thread; ended by [`stop`](Self::stop).
+pub(super) struct DeviceThread {
+    handle: LoopHandle,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl DeviceThread {
+    /// Starts it, with nothing to watch yet but its commands.
+    pub(super) fn start() -> io::Result<Self> {
+        let handle = LoopHandle::new()?;
+        let mut manager = EventManager::<Subscriber>::new().map_err(|e| io::Error::other(e.to_string()))?;
+        manager.add_subscriber(Box::new(Wake(handle.clone())));
+        let own = handle.clone();
+        let thread = std::thread::Builder::new().name("devices".into()).spawn(move || run(manager, &own))?;
+        Ok(Self { handle, thread: Mutex::new(Some(thread)) })
+    }
+
+    pub(super) fn handle(&self) -> &LoopHandle {
+        &self.handle
+    }
+
+    /// Ends the thread after the event it is at. Commands that wait are dropped. On the device thread itself: it ends
+    /// when it gets there.
+    pub(super) fn stop(&self) {
+        self.handle.0.stopping.store(true, Ordering::Release);
+        self.handle.wake();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.thread().id() != std::thread::current().id()
+            && thread.join().is_err()
+        {
+            log::error!("the device thread ended in a panic");
+        }
+    }
+}
+
+fn run(mut manager: EventManager<Subscriber>, handle: &LoopHandle) {
+    while !handle.0.stopping.load(Ordering::Acquire) {
+        if let Err(error) = manager.run() {
+            log::error!("the device thread cannot wait for events: {error}");
+            break;
+        }
+        while let Some(command) = handle.next() {
+            command(&mut LoopContext { manager: &mut manager });
+        }
+    }
+    // Whoever waits for an answer learns that there is none.
+    handle.0.commands.lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
+/// Watches a descriptor, or says why it cannot: then the machine is deaf on that side.
+fn watch(ops: &mut EventOps<'_>, events: Ready) {
+    if let Err(error) = ops.add(events) {
+        log::error!("the device thread cannot watch descriptor {}: {error}", events.fd());
+    }
+}
+
+/// Only wakes the loop, which then looks for commands.
+struct Wake(LoopHandle);
+
+impl MutEventSubscriber for Wake {
+    fn process(&mut self, _events: Ready, _ops: &mut EventOps<'_>) {
+        // Fails only when nothing was signalled.
+        let _ = self.0.0.event.read();
+    }
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        watch(ops, Ready::new(&self.0.0.event, EventSet::IN));
+    }
+}
+
+/// The guest's notifications, finished requests, and input. Watched from the moment the guest runs: before, on a standby,
+/// nothing may change guest memory but checkpoints.
+pub(super) struct DeviceEvents {
+    devices: Arc<DeviceSet>,
+}
+
+impl DeviceEvents {
+    pub(super) fn new(devices: Arc<DeviceSet>) -> Self {
+        Self { devices }
+    }
+}
+
+const COMPLETIONS: u32 = u32::MAX;
+const INPUTS: u32 = u32::MAX - 1;
+
+impl MutEventSubscriber for DeviceEvents {
+    fn process(&mut self, events: Ready, _ops: &mut EventOps<'_>) {
+        match events.data() {
+            COMPLETIONS => self.devices.take_completions(),
+            INPUTS => self.devices.take_inputs(),
+            kick => self.devices.kick((kick >> 16) as usize, kick as u16),
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        let gate = self.devices.gate();
+        watch(ops, Ready::with_data(gate.completions_event(), COMPLETIONS, EventSet::IN));
+        watch(ops, Ready::with_data_raw(gate.inputs_fd(), INPUTS, EventSet::IN));
+        for (index, device) in (0_u32..).zip(self.devices.virtio()) {
+            for (queue, kick) in (0_u32..).zip(device.kicks()) {
+                watch(ops, Ready::with_data(kick, index << 16 | queue, EventSet::IN));
+            }
+        }
+    }
+}
+
+/// Power events that the gate has let out, vCPUs that ended, and the loss of the right to perform.
+pub(super) struct PowerEvents {
+    devices: Arc<DeviceSet>,
+    /// Not a strong reference: the machine owns the thread, and must be able to end.
+    machine: Weak<Machine>,
+}
+
+impl PowerEvents {
+    pub(super) fn new(machine: &Arc<Machine>) -> Self {
+        Self { devices: machine.devices.clone(), machine: Arc::downgrade(machine) }
+    }
+}
+
+impl MutEventSubscriber for PowerEvents {
+    fn process(&mut self, _events: Ready, ops: &mut EventOps<'_>) {
+        let Some(machine) = self.machine.upgrade() else { return };
+        if self.devices.gate().is_fenced_off() {
+            // It stays signalled; once is enough.
+            let _ = ops.remove(Ready::empty(self.devices.gate().fenced_event()));
+            machine.on_fenced_off();
+        }
+        for event in self.devices.gate().take_power_events() {
+            machine.on_power(event);
+        }
+        for event in machine.events().take() {
+            machine.on_event(event);
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        let gate = self.devices.gate();
+        watch(ops, Ready::new(gate.power_event(), EventSet::IN));
+        watch(ops, Ready::new(gate.fenced_event(), EventSet::IN));
+        watch(ops, Ready::new(self.devices.events().event(), EventSet::IN));
+    }
+}

@@ -1,0 +1,131 @@
+//! What happens to the machine as a whole, and how its end reaches the thread that waits for it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::kvm::FatalExit;
+
+/// Something for the device thread to react to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MachineEvent {
+    /// A vCPU cannot go on.
+    Fatal {
+        /// Which.
+        vcpu: usize,
+        /// Why.
+        exit: FatalExit,
+    },
+}
+
+/// How the machine ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The guest, or the operator, has powered it off.
+    PoweredOff,
+    /// A signal asked for it.
+    Signal(i32),
+    /// Somebody else has the right to run the guest (P2).
+    Fenced(String),
+    /// It could not go on.
+    Failed(String),
+}
+
+impl Ended {
+    /// The process's exit code.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::PoweredOff => 0,
+            Self::Signal(number) => 128_u8.saturating_add(u8::try_from(*number).unwrap_or(u8::MAX)),
+            Self::Fenced(_) => 3,
+            Self::Failed(_) => 1,
+        }
+    }
+}
+
+/// The machine's events and its end.
+pub struct Events {
+    queue: Mutex<VecDeque<MachineEvent>>,
+    event: EventFd,
+    ended: Mutex<Option<Ended>>,
+    ended_changed: Condvar,
+}
+
+impl Events {
+    /// None yet.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            queue: Mutex::new(VecDeque::new()),
+            event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+            ended: Mutex::new(None),
+            ended_changed: Condvar::new(),
+        })
+    }
+
+    /// Tells the device thread.
+    pub(super) fn post(&self, event: MachineEvent) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
+        // Fails only when the counter is at its limit, and then it is readable anyway.
+        let _ = self.event.write(1);
+    }
+
+    /// Readable when there are events.
+    pub(super) fn event(&self) -> &EventFd {
+        &self.event
+    }
+
+    pub(super) fn take(&self) -> Vec<MachineEvent> {
+        // Fails only when nothing was signalled.
+        let _ = self.event.read();
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+    }
+
+    /// The machine has ended. The first reason counts.
+    pub fn end(&self, ended: Ended) {
+        let mut slot = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_none() {
+            *slot = Some(ended);
+            self.ended_changed.notify_all();
+        }
+    }
+
+    /// Waits for the end.
+    #[must_use]
+    pub fn wait(&self) -> Ended {
+        let mut slot = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(ended) = &*slot {
+                return ended.clone();
+            }
+            slot = self.ended_changed.wait(slot).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The end, if it has come.
+    #[must_use]
+    pub fn ended(&self) -> Option<Ended> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_end_counts_and_has_a_code() {
+        let events = Events::new().expect("a descriptor");
+        assert_eq!(events.ended(), None);
+        events.end(Ended::Signal(15));
+        events.end(Ended::PoweredOff);
+        assert_eq!(events.wait(), Ended::Signal(15));
+        assert_eq!(Ended::Signal(2).exit_code(), 130);
+        assert_eq!(Ended::Fenced(String::new()).exit_code(), 3);
+    }
+}

@@ -1,0 +1,32 @@
+//! The interrupt line of one device: an edge on a pin of KVM's interrupt controllers.
+
+use std::sync::Arc;
+
+use kvm_ioctls::VmFd;
+
+/// One edge-triggered pin.
+///
+/// Pulsed by `KVM_IRQ_LINE`, not by an irqfd: the ioctl returns when the edge is in the controllers' state, so that a
+/// checkpoint taken afterwards has it. An irqfd injects from a kernel worker, at a time nobody knows.
+#[derive(Clone)]
+pub struct IrqLine {
+    vm: Arc<VmFd>,
+    gsi: u32,
+}
+
+impl IrqLine {
+    /// The pin `gsi` of a machine.
+    #[must_use]
+    pub fn new(vm: Arc<VmFd>, gsi: u32) -> Self {
+        Self { vm, gsi }
+    }
+
+    /// Raises and lowers the line.
+    pub fn pulse(&self) {
+        for level in [true, false] {
+            if let Err(error) = self.vm.set_irq_line(self.gsi, level) {
+                log::error!("KVM_IRQ_LINE, pin {}: {error}", self.gsi);
+            }
+        }
+    }
+}

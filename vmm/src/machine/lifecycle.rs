@@ -1,0 +1,194 @@
+//! Boot, start, reset and end of a machine.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use io_gate::PowerEvent;
+use io_gate::host::{CommitAuthority, Term};
+use kvm_bindings::KVM_SYSTEM_EVENT_RESET;
+use vm_memory::{Address, Bytes, GuestMemoryBackend, GuestMemoryRegion};
+
+use super::device_thread::DeviceEvents;
+use super::{Ended, Machine, MachineError, MachineEvent};
+use crate::boot::{self, BootConfig};
+use crate::kvm::{ClockPolicy, FatalExit};
+use crate::layout::PAGE_SIZE;
+
+impl Machine {
+    /// Loads the kernel and sets the first vCPU to enter it. vCPUs paused.
+    ///
+    /// # Errors
+    /// When there is no kernel, or it cannot be booted.
+    pub fn boot(&self) -> Result<(), MachineError> {
+        let source = self.config.boot.as_ref().ok_or(MachineError::NoKernel)?;
+        let windows: Vec<_> = self.devices.virtio().iter().map(|device| device.window()).collect();
+        let config = BootConfig {
+            kernel: &source.kernel,
+            initrd: source.initrd.as_deref(),
+            cmdline: &source.cmdline,
+            cpus: self.vcpus.len() as u32,
+            windows: &windows,
+        };
+        let entry = boot::load(&self.memory, &config)?;
+        self.vcpus.with_vcpu(0, |fd| boot::set_entry_registers(fd, entry))??;
+        Ok(())
+    }
+
+    /// Lets the guest run for the first time: after [`boot`](Self::boot), or after a restore and
+    /// [`attach_backends`](Self::attach_backends). Not on the device thread.
+    ///
+    /// # Errors
+    /// When the device thread is gone.
+    pub fn start(self: &Arc<Self>) -> Result<(), MachineError> {
+        if self.started.swap(true, Ordering::AcqRel) {
+            self.vcpus.resume();
+            return Ok(());
+        }
+        let machine = self.clone();
+        // On the device thread, so that no event is served before the queues were looked at.
+        self.device_loop().call(move |context| {
+            context.add(Box::new(DeviceEvents::new(machine.devices.clone())));
+            // A fresh machine has no driver yet; a restored one may have lost notifications and interrupts.
+            machine.raise_all_interrupts();
+            machine.vcpus.resume();
+        })?;
+        Ok(())
+    }
+
+    /// Looks at every queue and interrupts every driver: notifications and interrupts between a checkpoint and the
+    /// takeover may be lost. Device thread; part of [`start`](Self::start).
+    pub fn raise_all_interrupts(&self) {
+        self.devices.retry();
+    }
+
+    /// Whether the guest has been started.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
+    /// Back to power-on, and boots again. Device thread. Memory is written through vm-memory only, so that it is tracked
+    /// like everything else (P8).
+    ///
+    /// # Errors
+    /// When there is no kernel, or KVM refuses; the machine stays paused then.
+    pub fn reset(&self) -> Result<(), MachineError> {
+        self.vcpus.pause();
+        if self.config.boot.is_none() {
+            return Err(MachineError::NoKernel);
+        }
+        self.devices.reset();
+        self.power_on.vm.restore(&self.vm, ClockPolicy::Continue)?;
+        self.vcpus.restore(&self.plan, &self.power_on.vcpus)?;
+        self.clear_memory()?;
+        self.boot()?;
+        self.vcpus.revive();
+        self.vcpus.resume();
+        Ok(())
+    }
+
+    /// Makes memory what it was at power-on: an image is loaded over zeros, not over the former guest's data. Pages that
+    /// are zero are left alone, so that they are neither allocated nor marked.
+    fn clear_memory(&self) -> Result<(), MachineError> {
+        let zeros = [0_u8; PAGE_SIZE as usize];
+        let mut page = zeros;
+        for region in self.memory.iter() {
+            for offset in (0..region.len()).step_by(PAGE_SIZE as usize) {
+                let address = region.start_addr().unchecked_add(offset);
+                self.memory.read_slice(&mut page, address)?;
+                if page != zeros {
+                    self.memory.write_slice(&zeros, address)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the machine has ended: by its guest, a signal, a failure, the loss of its right, or
+    /// [`end`](Self::end).
+    #[must_use]
+    pub fn wait(&self) -> Ended {
+        self.events.wait()
+    }
+
+    /// Ends the machine: whoever [`wait`](Self::wait)s goes on. The first reason counts.
+    pub fn end(&self, ended: Ended) {
+        self.events.end(ended);
+    }
+
+    /// Stops everything: vCPUs, then what was released is performed, then the device thread. What is still held at the
+    /// gate is never performed (P1). Not on the device thread.
+    pub fn stop(&self) {
+        self.vcpus.pause();
+        self.gate.drain();
+        self.device_thread.stop();
+    }
+
+    /// What to do when the right to perform is lost (P2), instead of ending the machine: the first hook counts.
+    pub fn set_fence_hook(&self, hook: impl Fn() + Send + Sync + 'static) {
+        if self.fence_hook.set(Box::new(hook)).is_err() {
+            log::error!("a second fence hook was given, and is not used");
+        }
+    }
+
+    pub(super) fn on_fenced_off(&self) {
+        match self.fence_hook.get() {
+            Some(hook) => hook(),
+            None => self.end(Ended::Fenced("the right to run this machine is lost; nothing more is performed".into())),
+        }
+    }
+
+    /// The gate has let a power event out. Device thread.
+    pub(super) fn on_power(&self, event: PowerEvent) {
+        match event {
+            PowerEvent::Off => self.end(Ended::PoweredOff),
+            PowerEvent::Reset => self.reset_or_end("the guest resets itself"),
+        }
+    }
+
+    /// Something has happened to a vCPU. Device thread.
+    pub(super) fn on_event(&self, event: MachineEvent) {
+        let MachineEvent::Fatal { vcpu, exit } = event;
+        match exit {
+            FatalExit::TripleFault { .. } | FatalExit::SystemEvent { kind: KVM_SYSTEM_EVENT_RESET } => {
+                self.reset_or_end(&format!("vCPU {vcpu}: {exit}"));
+            }
+            exit => {
+                self.vcpus.pause();
+                self.end(Ended::Failed(format!("vCPU {vcpu} cannot go on: {exit}{}", hint(&exit))));
+            }
+        }
+    }
+
+    fn reset_or_end(&self, why: &str) {
+        if self.events.ended().is_some() {
+            return;
+        }
+        log::info!("{why}: resetting the machine");
+        if let Err(error) = self.reset() {
+            self.end(Ended::Failed(format!("{why}, but the machine cannot be reset and is powered off: {error}")));
+        }
+    }
+}
+
+fn hint(exit: &FatalExit) -> &'static str {
+    match exit {
+        FatalExit::InternalError { suberror: 1, .. } => {
+            "; this host's KVM emulates part of the guest: `kemari probe` tells what it can run"
+        }
+        FatalExit::Panicked => "; this is a fault of kemari: please report the messages above",
+        _ => "",
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.device_thread.stop();
+    }
+}
+
+/// Fault tolerance off: the machine runs alone in term 0, which no arbiter was asked for, and the gate lets everything
+/// through (P6).
+pub fn unprotected(machine: &Machine, authority: &mut CommitAuthority) {
+    machine.gate.run_alone(authority.alone(Term(0)));
+}

@@ -1,0 +1,208 @@
+//! One virtual machine: memory, vCPUs, devices and the gate, put together, started, paused, saved, reset and ended.
+//!
+//! Threads and locks: `docs/threads.md`.
+
+mod build;
+mod bus;
+mod device_set;
+mod device_thread;
+mod events;
+mod interrupt;
+mod lifecycle;
+mod register_port;
+pub mod signals;
+mod virtio_mmio;
+
+pub use build::MachineError;
+pub use device_set::{
+    AttachOptions, DeviceRecord, DeviceSet, DeviceSetupError, DeviceState, DevicesRestoreError, FIRST_VIRTIO_SLOT,
+};
+pub use device_thread::{LoopContext, LoopEnded, LoopHandle, Subscriber};
+pub use events::{Ended, Events, MachineEvent};
+pub use lifecycle::unprotected;
+pub use virtio_mmio::{Registers, TransportError, TransportState};
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use ft_core::handshake::{DeviceLayout, MachineLayout, MemoryRegion};
+use io_gate::Identity;
+use io_gate_host::GateHost;
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+
+use crate::config::MachineConfig;
+use crate::kvm::state::SavePlan;
+use crate::kvm::{CompatInfo, VcpuSet, VcpuState, Vm, VmState};
+use crate::layout;
+use crate::memory::{DirtyTracker, GuestMemory};
+use device_thread::DeviceThread;
+
+/// A machine. Shared by the threads around it; what must happen on the device thread says so.
+pub struct Machine {
+    config: MachineConfig,
+    memory: Arc<GuestMemory>,
+    gate: Arc<GateHost>,
+    devices: Arc<DeviceSet>,
+    events: Arc<Events>,
+    dirty: Mutex<DirtyTracker>,
+    plan: SavePlan,
+    facts: CompatInfo,
+    power_on: PowerOn,
+    device_thread: DeviceThread,
+    started: AtomicBool,
+    fence_hook: OnceLock<FenceHook>,
+    // The threads end before the machine they run on.
+    vcpus: VcpuSet,
+    vm: Arc<Vm>,
+}
+
+type FenceHook = Box<dyn Fn() + Send + Sync>;
+
+/// What KVM's part of the machine was after it was made: what a reset goes back to.
+struct PowerOn {
+    vcpus: Vec<VcpuState>,
+    vm: VmState,
+}
+
+impl Machine {
+    /// How it was asked for.
+    #[must_use]
+    pub fn config(&self) -> &MachineConfig {
+        &self.config
+    }
+
+    /// Guest memory.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
+    }
+
+    /// The gate.
+    #[must_use]
+    pub fn gate(&self) -> &Arc<GateHost> {
+        &self.gate
+    }
+
+    /// The vCPUs.
+    #[must_use]
+    pub fn vcpus(&self) -> &VcpuSet {
+        &self.vcpus
+    }
+
+    /// KVM's machine.
+    #[must_use]
+    pub fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
+    /// What of a vCPU is saved on this host.
+    #[must_use]
+    pub fn plan(&self) -> &SavePlan {
+        &self.plan
+    }
+
+    /// Which pages changed. One look at a time: each resets what the next one sees.
+    pub fn dirty(&self) -> MutexGuard<'_, DirtyTracker> {
+        self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The devices.
+    #[must_use]
+    pub fn devices(&self) -> &Arc<DeviceSet> {
+        &self.devices
+    }
+
+    /// What happens to the machine as a whole.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// The way to the device thread.
+    #[must_use]
+    pub fn device_loop(&self) -> &LoopHandle {
+        self.device_thread.handle()
+    }
+
+    /// What the two machines of a pair must have alike; the handshake compares it.
+    #[must_use]
+    pub fn layout(&self) -> MachineLayout {
+        let memory = self.memory.iter();
+        let virtio = self.devices.virtio().iter().map(|device| {
+            let slot = device.slot();
+            describe(slot, device.identity(), device.features(), self.devices.detail(slot))
+        });
+        let registers =
+            self.devices.registers().iter().map(|device| describe(device.slot(), device.identity(), 0, ""));
+        MachineLayout {
+            memory: memory
+                .map(|region| MemoryRegion { start: region.start_addr().raw_value(), len: region.len() })
+                .collect(),
+            cpus: self.vcpus.len() as u32,
+            page_size: layout::PAGE_SIZE as u32,
+            devices: virtio.chain(registers).collect(),
+        }
+    }
+
+    /// Facts of the host that a guest depends on; the handshake compares them.
+    #[must_use]
+    pub fn facts(&self) -> Vec<(String, String)> {
+        let info = &self.facts;
+        let mut facts = vec![
+            ("processor vendor".to_owned(), info.vendor.clone()),
+            ("processor signature".to_owned(), format!("{:#010x}", info.signature)),
+            ("size of the XSAVE area".to_owned(), info.xsave_size.to_string()),
+            ("KVM capabilities".to_owned(), info.capabilities.join(" ")),
+            ("saved MSRs".to_owned(), format!("{} with digest {:016x}", info.msr_count, info.msr_digest)),
+            ("8254 timer".to_owned(), self.vm.options().pit.to_string()),
+            ("TSC".to_owned(), tsc_fact(info)),
+        ];
+        facts.extend(info.features.iter().map(|word| {
+            let name = format!("CPUID leaf {:#x}.{} register {}", word.function, word.index, word.register);
+            (name, format!("{:#010x}", word.value))
+        }));
+        facts
+    }
+
+    /// The host as a guest sees it, for a finer comparison than [`facts`](Self::facts).
+    #[must_use]
+    pub fn compat(&self) -> &CompatInfo {
+        &self.facts
+    }
+
+    /// The state of all devices. Device thread, vCPUs paused.
+    ///
+    /// # Errors
+    /// None today: saving is total. Kept fallible because the checkpoint's callers treat it as a step that can fail.
+    pub fn save_devices(&self) -> Result<Vec<DeviceRecord>, MachineError> {
+        Ok(self.devices.save())
+    }
+
+    /// Takes on the state of all devices: of a machine that has not started, or whose vCPUs are paused.
+    ///
+    /// # Errors
+    /// When it was saved from other devices, another release, or cannot be.
+    pub fn restore_devices(&self, records: &[DeviceRecord]) -> Result<(), MachineError> {
+        Ok(self.devices.restore(records)?)
+    }
+}
+
+fn describe(slot: u16, identity: Identity, features: u64, detail: &str) -> DeviceLayout {
+    DeviceLayout {
+        slot,
+        kind: identity.kind.to_owned(),
+        state_version: identity.state_version.into(),
+        features,
+        detail: detail.to_owned(),
+    }
+}
+
+/// TSC frequencies that can be imitated need not be compared; others to 5 MHz, since every boot measures anew.
+fn tsc_fact(info: &CompatInfo) -> String {
+    const STEP_KHZ: u32 = 5000;
+    match info.tsc_khz {
+        Some(_) if info.tsc_control => "any frequency, by scaling".to_owned(),
+        Some(khz) => format!("about {} MHz", (khz + STEP_KHZ / 2) / STEP_KHZ * STEP_KHZ / 1000),
+        None => "of unknown frequency".to_owned(),
+    }
+}

@@ -1,0 +1,28 @@
+//! Signals that ask the process to end: the first ends the machine in good order, the second at once.
+
+use io_gate_host::backend::terminal::RawMode;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// Calls `first` in a thread of its own when SIGINT, SIGTERM or SIGHUP arrives. A second signal ends the process: the
+/// orderly end hangs on a disk that does not answer, say.
+///
+/// # Errors
+/// When the handlers cannot be installed.
+pub fn watch(first: impl FnOnce(i32) + Send + 'static) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut first = Some(first);
+        for number in signals.forever() {
+            match first.take() {
+                Some(first) => first(number),
+                None => {
+                    RawMode::restore();
+                    log::error!("signal {number} again: ending at once");
+                    std::process::exit(128 + number);
+                }
+            }
+        }
+    })?;
+    Ok(())
+}

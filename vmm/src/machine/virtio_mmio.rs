@@ -1,0 +1,421 @@
+//! The virtio-mmio transport, version 2 (virtio 1.2, section 4.2): one window of registers over one device slot.
+
+use std::sync::{Mutex, MutexGuard};
+
+use io_gate::{Identity, Port};
+use io_gate_host::{Completion, Interrupt, SlotError, SlotState, VirtioSlot};
+use kvm_ioctls::{IoEventAddress, VmFd};
+use serde::{Deserialize, Serialize};
+use vm_device::DeviceMmio;
+use vm_device::bus::{MmioAddress, MmioAddressOffset};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::interrupt::IrqLine;
+use crate::layout::MmioWindow;
+
+/// `virt`, little endian.
+const MAGIC: u32 = 0x7472_6976;
+const VERSION: u32 = 2;
+/// Any value does; drivers show it to people.
+const VENDOR: u32 = u32::from_le_bytes(*b"KEMA");
+
+/// Offsets of the registers (virtio 1.2, table 4.1).
+mod reg {
+    pub(super) const MAGIC: u64 = 0x00;
+    pub(super) const VERSION: u64 = 0x04;
+    pub(super) const DEVICE_ID: u64 = 0x08;
+    pub(super) const VENDOR_ID: u64 = 0x0c;
+    pub(super) const DEVICE_FEATURES: u64 = 0x10;
+    pub(super) const DEVICE_FEATURES_SEL: u64 = 0x14;
+    pub(super) const DRIVER_FEATURES: u64 = 0x20;
+    pub(super) const DRIVER_FEATURES_SEL: u64 = 0x24;
+    pub(super) const QUEUE_SEL: u64 = 0x30;
+    pub(super) const QUEUE_SIZE_MAX: u64 = 0x34;
+    pub(super) const QUEUE_SIZE: u64 = 0x38;
+    pub(super) const QUEUE_READY: u64 = 0x44;
+    pub(super) const QUEUE_NOTIFY: u64 = 0x50;
+    pub(super) const INTERRUPT_STATUS: u64 = 0x60;
+    pub(super) const INTERRUPT_ACK: u64 = 0x64;
+    pub(super) const STATUS: u64 = 0x70;
+    pub(super) const QUEUE_DESC_LOW: u64 = 0x80;
+    pub(super) const QUEUE_DESC_HIGH: u64 = 0x84;
+    pub(super) const QUEUE_DRIVER_LOW: u64 = 0x90;
+    pub(super) const QUEUE_DRIVER_HIGH: u64 = 0x94;
+    pub(super) const QUEUE_DEVICE_LOW: u64 = 0xa0;
+    pub(super) const QUEUE_DEVICE_HIGH: u64 = 0xa4;
+    pub(super) const SHM_SEL: u64 = 0xac;
+    pub(super) const SHM_FIRST: u64 = 0xb0;
+    pub(super) const SHM_LAST: u64 = 0xbc;
+    pub(super) const CONFIG_GENERATION: u64 = 0xfc;
+    pub(super) const CONFIG: u64 = 0x100;
+}
+
+/// Bits of the device status (virtio 1.2, 2.1).
+mod status {
+    pub(super) const DRIVER_OK: u32 = 4;
+    pub(super) const FEATURES_OK: u32 = 8;
+    pub(super) const NEEDS_RESET: u32 = 64;
+    /// What a driver may set: ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, FAILED.
+    pub(super) const DRIVER_BITS: u32 = 1 | 2 | DRIVER_OK | FEATURES_OK | 128;
+}
+
+/// Bits of the interrupt status.
+const INTERRUPT_USED: u32 = 1;
+const INTERRUPT_CONFIG: u32 = 2;
+
+/// Another layout of [`TransportState`] gets another number.
+const TRANSPORT_STATE_VERSION: u16 = 1;
+
+/// Everything of a window and its slot that a guest could tell the difference by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransportState {
+    /// The layout of this structure.
+    pub version: u16,
+    /// The registers.
+    pub registers: Registers,
+    /// The rings and the device.
+    pub slot: SlotState,
+}
+
+/// The transport's own registers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registers {
+    /// Device status, as the driver has set it.
+    pub status: u32,
+    /// Which half of the device's features is shown.
+    pub device_features_sel: u32,
+    /// Which half of the driver's features is written.
+    pub driver_features_sel: u32,
+    /// The features that the driver has written.
+    pub driver_features: u64,
+    /// Which virtqueue is set up.
+    pub queue_sel: u32,
+    /// Interrupts that were not acknowledged.
+    pub interrupt_status: u32,
+}
+
+/// Why a saved state was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// Another layout.
+    #[error("virtio-mmio state: expected version {TRANSPORT_STATE_VERSION}, found {found}; run the same release on both sides")]
+    Version {
+        /// What was saved.
+        found: u16,
+    },
+    /// The slot refuses.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+}
+
+/// One window with its device.
+///
+/// The mutex is the slot's lock of the order in `docs/threads.md`: vCPU threads take it for register accesses, the device
+/// thread for everything else, and nobody holds two.
+pub struct VirtioMmio {
+    window: MmioWindow,
+    irq: IrqLine,
+    inner: Mutex<Inner>,
+    kicks: Vec<EventFd>,
+}
+
+struct Inner {
+    slot: VirtioSlot,
+    registers: Registers,
+}
+
+impl VirtioMmio {
+    /// Puts a slot behind a window.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn new(window: MmioWindow, irq: IrqLine, slot: VirtioSlot) -> std::io::Result<Self> {
+        let kicks = (0..slot.queue_count()).map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)).collect::<Result<_, _>>()?;
+        Ok(Self { window, irq, inner: Mutex::new(Inner { slot, registers: Registers::default() }), kicks })
+    }
+
+    /// Makes KVM signal the device thread when the driver notifies a queue, instead of an exit. Where KVM refuses, the
+    /// exit does: it is slower, not wrong.
+    pub fn register_kicks(&self, vm: &VmFd) {
+        let address = IoEventAddress::Mmio(self.window.base + reg::QUEUE_NOTIFY);
+        for (queue, kick) in (0_u32..).zip(&self.kicks) {
+            if let Err(error) = vm.register_ioevent(kick, &address, queue) {
+                log::warn!("virtio-mmio at {:#x}: no ioeventfd for queue {queue}: {error}", self.window.base);
+            }
+        }
+    }
+
+    /// The descriptors by which the driver notifies each queue.
+    #[must_use]
+    pub fn kicks(&self) -> &[EventFd] {
+        &self.kicks
+    }
+
+    /// Its window.
+    #[must_use]
+    pub fn window(&self) -> MmioWindow {
+        self.window
+    }
+
+    /// Its slot's number.
+    #[must_use]
+    pub fn slot(&self) -> u16 {
+        self.lock().slot.slot()
+    }
+
+    /// What the device is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.lock().slot.identity()
+    }
+
+    /// The features that it offers.
+    #[must_use]
+    pub fn features(&self) -> u64 {
+        self.lock().slot.device_features()
+    }
+
+    /// The driver has notified a queue. Device thread.
+    pub fn kick(&self, queue: u16) {
+        self.with_slot(|slot| slot.kick(queue));
+    }
+
+    /// A request is over. Device thread.
+    pub fn complete(&self, completion: Completion) {
+        self.with_slot(|slot| slot.complete(completion));
+    }
+
+    /// A backend has input. Device thread.
+    pub fn intake(&self, port: Port) {
+        self.with_slot(|slot| slot.intake(port));
+    }
+
+    /// After a restore: notifications and interrupts of the time between the checkpoint and the failure may be lost, so
+    /// every queue is looked at and the driver is interrupted. A driver must bear interrupts for nothing.
+    pub fn retry(&self) {
+        let mut inner = self.lock();
+        if inner.registers.status & status::DRIVER_OK == 0 {
+            return;
+        }
+        let raised = inner.slot.retry_all();
+        self.raise(&mut inner, raised.or(Interrupt { used: true, config: false }));
+    }
+
+    /// Tells the backends what the driver accepted: after they were attached to a restored slot.
+    pub fn negotiate(&self) {
+        self.lock().slot.negotiate();
+    }
+
+    /// Power-on state.
+    pub fn reset(&self) {
+        self.lock().reset();
+        // Notifications of the former guest are not this one's.
+        for kick in &self.kicks {
+            // Fails only when nothing was signalled.
+            let _ = kick.read();
+        }
+    }
+
+    /// Everything that a guest could tell the difference by.
+    #[must_use]
+    pub fn save(&self) -> TransportState {
+        let inner = self.lock();
+        TransportState { version: TRANSPORT_STATE_VERSION, registers: inner.registers, slot: inner.slot.save() }
+    }
+
+    /// Takes on a saved state; [`retry`](Self::retry) is due before the guest runs.
+    ///
+    /// # Errors
+    /// When the state is another device's, another version's, or cannot be.
+    pub fn restore(&self, state: &TransportState) -> Result<(), TransportError> {
+        if state.version != TRANSPORT_STATE_VERSION {
+            return Err(TransportError::Version { found: state.version });
+        }
+        let mut inner = self.lock();
+        inner.slot.restore(&state.slot)?;
+        inner.registers = state.registers;
+        Ok(())
+    }
+
+    fn with_slot(&self, call: impl FnOnce(&mut VirtioSlot) -> Interrupt) {
+        let mut inner = self.lock();
+        let raised = call(&mut inner.slot);
+        self.raise(&mut inner, raised);
+    }
+
+    /// The status bit first, the edge second: a driver that reacts at once must find the reason.
+    fn raise(&self, inner: &mut Inner, raised: Interrupt) {
+        if raised.any() {
+            let used = if raised.used { INTERRUPT_USED } else { 0 };
+            let config = if raised.config { INTERRUPT_CONFIG } else { 0 };
+            inner.registers.interrupt_status |= used | config;
+            self.irq.pulse();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("a panic inside a device ends the machine")
+    }
+}
+
+impl Inner {
+    fn read(&self, offset: u64) -> u32 {
+        let queue = self.queue();
+        match offset {
+            reg::MAGIC => MAGIC,
+            reg::VERSION => VERSION,
+            reg::DEVICE_ID => self.slot.identity().virtio_id,
+            reg::VENDOR_ID => VENDOR,
+            reg::DEVICE_FEATURES => half(self.slot.device_features(), self.registers.device_features_sel),
+            reg::QUEUE_SIZE_MAX => queue.map_or(0, |queue| self.slot.queue_max_size(queue)).into(),
+            reg::QUEUE_READY => queue.is_some_and(|queue| self.slot.queue_ready(queue)).into(),
+            reg::INTERRUPT_STATUS => self.registers.interrupt_status,
+            reg::STATUS => {
+                let broken = if self.slot.needs_reset() { status::NEEDS_RESET } else { 0 };
+                self.registers.status | broken
+            }
+            // No shared memory: all ones as length and base (virtio 1.2, 4.2.2).
+            reg::SHM_FIRST..=reg::SHM_LAST => u32::MAX,
+            reg::CONFIG_GENERATION => self.slot.config_generation(),
+            // Write-only and unknown registers.
+            _ => 0,
+        }
+    }
+
+    /// Serves a register write; what to interrupt for.
+    fn write(&mut self, offset: u64, value: u32) -> Interrupt {
+        match offset {
+            reg::DEVICE_FEATURES_SEL => self.registers.device_features_sel = value,
+            reg::DRIVER_FEATURES_SEL => self.registers.driver_features_sel = value,
+            reg::DRIVER_FEATURES => self.accept_features(value),
+            reg::QUEUE_SEL => self.registers.queue_sel = value,
+            reg::INTERRUPT_ACK => self.registers.interrupt_status &= !value,
+            reg::STATUS => return self.set_status(value),
+            reg::QUEUE_NOTIFY => return u16::try_from(value).map_or(Interrupt::NONE, |queue| self.slot.kick(queue)),
+            _ => {
+                if let Some(queue) = self.queue() {
+                    self.set_up_queue(queue, offset, value);
+                }
+            }
+        }
+        Interrupt::NONE
+    }
+
+    fn queue(&self) -> Option<u16> {
+        u16::try_from(self.registers.queue_sel).ok().filter(|queue| usize::from(*queue) < self.slot.queue_count())
+    }
+
+    fn set_up_queue(&mut self, queue: u16, offset: u64, value: u32) {
+        let slot = &mut self.slot;
+        match offset {
+            reg::QUEUE_SIZE => slot.set_queue_size(queue, u16::try_from(value).unwrap_or(0)),
+            reg::QUEUE_READY => slot.set_queue_ready(queue, value & 1 != 0),
+            reg::QUEUE_DESC_LOW => slot.set_queue_desc(queue, Some(value), None),
+            reg::QUEUE_DESC_HIGH => slot.set_queue_desc(queue, None, Some(value)),
+            reg::QUEUE_DRIVER_LOW => slot.set_queue_avail(queue, Some(value), None),
+            reg::QUEUE_DRIVER_HIGH => slot.set_queue_avail(queue, None, Some(value)),
+            reg::QUEUE_DEVICE_LOW => slot.set_queue_used(queue, Some(value), None),
+            reg::QUEUE_DEVICE_HIGH => slot.set_queue_used(queue, None, Some(value)),
+            reg::SHM_SEL => {}
+            _ => log::debug!("slot {}: write of {value:#x} to register {offset:#x}", slot.slot()),
+        }
+    }
+
+    /// Features are settled once the device has said FEATURES_OK (virtio 1.2, 2.2.1).
+    fn accept_features(&mut self, value: u32) {
+        if self.registers.status & status::FEATURES_OK != 0 {
+            return;
+        }
+        let shift = match self.registers.driver_features_sel {
+            0 => 0,
+            1 => 32,
+            _ => return,
+        };
+        let kept = self.registers.driver_features & !(u64::from(u32::MAX) << shift);
+        self.registers.driver_features = kept | u64::from(value) << shift;
+    }
+
+    /// Zero resets; otherwise bits are only ever added (virtio 1.2, 2.1.1 and 3.1.1).
+    fn set_status(&mut self, value: u32) -> Interrupt {
+        if value == 0 {
+            self.reset();
+            return Interrupt::NONE;
+        }
+        let added = value & status::DRIVER_BITS & !self.registers.status;
+        self.registers.status |= added & !(status::FEATURES_OK | status::DRIVER_OK);
+        if added & status::FEATURES_OK != 0 {
+            match self.slot.check_features(self.registers.driver_features) {
+                Ok(()) => self.registers.status |= status::FEATURES_OK,
+                // The driver reads the status back, and sees that the bit is missing.
+                Err(error) => log::warn!("features refused: {error}"),
+            }
+        }
+        if added & status::DRIVER_OK != 0 {
+            return self.start();
+        }
+        Interrupt::NONE
+    }
+
+    fn start(&mut self) -> Interrupt {
+        if self.registers.status & status::FEATURES_OK == 0 {
+            log::warn!("slot {}: DRIVER_OK before FEATURES_OK is ignored", self.slot.slot());
+            return Interrupt::NONE;
+        }
+        match self.slot.driver_ok(self.registers.driver_features) {
+            Ok(()) => {
+                self.registers.status |= status::DRIVER_OK;
+                // What was made available, or arrived, before the driver was up.
+                self.slot.retry_all()
+            }
+            Err(error) => {
+                log::warn!("the device does not start: {error}");
+                self.registers.status |= status::NEEDS_RESET;
+                Interrupt { used: false, config: true }
+            }
+        }
+    }
+
+    fn reset(&mut self) {
+        self.slot.reset();
+        self.registers = Registers::default();
+    }
+}
+
+fn half(features: u64, selector: u32) -> u32 {
+    match selector {
+        0 => features as u32,
+        1 => (features >> 32) as u32,
+        _ => 0,
+    }
+}
+
+impl DeviceMmio for VirtioMmio {
+    fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
+        let inner = self.lock();
+        if offset >= reg::CONFIG {
+            data.fill(0);
+            inner.slot.read_config(offset - reg::CONFIG, data);
+            return;
+        }
+        // Registers are 32 bits wide and aligned (virtio 1.2, 4.2.2.2); anything else reads as zero.
+        data.fill(0);
+        if offset % 4 == 0
+            && let Some(register) = data.first_chunk_mut::<4>()
+        {
+            *register = inner.read(offset).to_le_bytes();
+        }
+    }
+
+    fn mmio_write(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
+        let mut inner = self.lock();
+        let raised = if offset >= reg::CONFIG {
+            inner.slot.write_config(offset - reg::CONFIG, data)
+        } else {
+            match <[u8; 4]>::try_from(data) {
+                Ok(bytes) if offset % 4 == 0 => inner.write(offset, u32::from_le_bytes(bytes)),
+                _ => Interrupt::NONE,
+            }
+        };
+        self.raise(&mut inner, raised);
+    }
+}
