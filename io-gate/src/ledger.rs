@@ -9,6 +9,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use crate::chain::Payload;
 use crate::commit::{Alone, CommitAuthority, Committed, Epoch, GateId, Term};
 use crate::device::{DeviceError, Verdict};
 use crate::effect::{EffectId, EffectOp, InputOp, Origin, Record, Request};
@@ -86,6 +87,8 @@ pub struct Ledger {
     next_id: u64,
     /// Effects staged and not yet allowed to leave, oldest first.
     held: VecDeque<Performable>,
+    /// Bytes that the held effects carry.
+    held_bytes: usize,
     /// Inputs asked for and not yet handed to a backend.
     inputs: VecDeque<Performable>,
     /// Effects and inputs that are not settled: what a checkpoint has to carry.
@@ -111,6 +114,7 @@ impl Ledger {
             alone: None,
             next_id: 1,
             held: VecDeque::new(),
+            held_bytes: 0,
             inputs: VecDeque::new(),
             in_flight: BTreeMap::new(),
             adopted: 0,
@@ -199,6 +203,12 @@ impl Ledger {
         self.held.iter().rev().take_while(|held| held.record.epoch >= epoch).count()
     }
 
+    /// Bytes that the effects that wait to be released carry.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
     /// What has passed so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
@@ -239,7 +249,9 @@ impl Ledger {
     pub fn release(&mut self, proof: Committed) -> Vec<Performable> {
         assert!(proof.gate == self.gate, "P1: a proof for another gate");
         let covered = self.held.partition_point(|held| held.record.epoch <= proof.epoch);
-        self.held.drain(..covered).collect()
+        let batch: Vec<Performable> = self.held.drain(..covered).collect();
+        self.held_bytes -= batch.iter().map(|held| carried(&held.record)).sum::<usize>();
+        batch
     }
 
     /// Spends a proof that the machine may run alone (P2): everything held may be performed, and
@@ -250,6 +262,7 @@ impl Ledger {
     pub fn run_alone(&mut self, proof: Alone) -> Vec<Performable> {
         assert!(proof.gate == self.gate, "P2: a proof for another gate");
         self.alone = Some(proof.term);
+        self.held_bytes = 0;
         self.held.drain(..).collect()
     }
 
@@ -277,13 +290,15 @@ impl Ledger {
             let input = self.inputs.front().map(|next| next.record.id);
             let effect = self.held.front().map(|next| next.record.id);
             let input_first = match (input, effect) {
-                (None, None) => return ready,
+                (None, None) => break,
                 (Some(input), Some(effect)) => input < effect,
                 (input, _) => input.is_some(),
             };
             let queue = if input_first { &mut self.inputs } else { &mut self.held };
             ready.extend(queue.pop_front());
         }
+        self.held_bytes = 0;
+        ready
     }
 
     /// Lets `copy` keep the payload of every held effect of which no copy was taken yet, as it is
@@ -338,9 +353,12 @@ impl Ledger {
     /// is spent; inputs are asked for again.
     ///
     /// # Panics
-    /// When this gate has been used already.
+    /// When this gate has been used already, or [`check_in_flight`] was not heeded.
     pub fn adopt(&mut self, epoch: Epoch, next_id: EffectId, in_flight: Vec<Record>) {
         assert!(self.in_flight.is_empty(), "P2: a gate in use cannot adopt another's requests");
+        if let Err(error) = check_in_flight(epoch, next_id, &in_flight) {
+            panic!("P4: a checkpoint that cannot be applied was accepted: {error}");
+        }
         self.epoch = epoch.next();
         self.next_id = next_id.0;
         for record in in_flight {
@@ -349,6 +367,7 @@ impl Ledger {
             let queue = match record.request {
                 Request::Effect(_) => {
                     self.adopted += 1;
+                    self.held_bytes += carried(&record);
                     &mut self.held
                 }
                 Request::Input(_) => &mut self.inputs,
@@ -379,6 +398,7 @@ impl Ledger {
         self.tokens_out -= 1;
         self.counts.staged += 1;
         let staged = self.record(origin, Request::Effect(op));
+        self.held_bytes += carried(&staged.record);
         self.held.push_back(staged);
     }
 
@@ -407,7 +427,13 @@ impl Ledger {
     }
 
     fn cancel(&mut self, id: EffectId) {
-        self.held.retain(|held| held.record.id != id);
+        self.held.retain(|held| {
+            let stays = held.record.id != id;
+            if !stays {
+                self.held_bytes -= carried(&held.record);
+            }
+            stays
+        });
         self.inputs.retain(|input| input.record.id != id);
         if let Some(entry) = self.in_flight.remove(&id)
             && matches!(entry.record.request, Request::Effect(_))
@@ -439,4 +465,59 @@ impl Ledger {
             self.adopted
         );
     }
+}
+
+/// The bytes that an effect carries.
+fn carried(record: &Record) -> usize {
+    match &record.request {
+        Request::Effect(op) => op.payload().map_or(0, Payload::len),
+        Request::Input(_) => 0,
+    }
+}
+
+/// Why a list of requests in flight cannot be of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InFlightError {
+    /// The names do not grow, or reach beyond the next one to be given.
+    Order(EffectId),
+    /// A request is of a later epoch than the checkpoint.
+    Epoch(EffectId),
+}
+
+impl core::fmt::Display for InFlightError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Order(EffectId(id)) => {
+                write!(f, "expected growing numbers of requests in flight, found {id} out of order")
+            }
+            Self::Epoch(EffectId(id)) => {
+                write!(f, "expected requests of the sealed epoch or before, found {id} of a later")
+            }
+        }
+    }
+}
+
+impl core::error::Error for InFlightError {}
+
+/// Whether a checkpoint's requests in flight can be adopted: to be asked before it is acknowledged
+/// (P4), since [`Ledger::adopt`] takes no other.
+///
+/// # Errors
+/// See [`InFlightError`].
+pub fn check_in_flight(
+    epoch: Epoch,
+    next_id: EffectId,
+    in_flight: &[Record],
+) -> Result<(), InFlightError> {
+    let mut last = None;
+    for record in in_flight {
+        if last.is_some_and(|last| record.id <= last) || record.id >= next_id {
+            return Err(InFlightError::Order(record.id));
+        }
+        if record.epoch > epoch {
+            return Err(InFlightError::Epoch(record.id));
+        }
+        last = Some(record.id);
+    }
+    Ok(())
 }

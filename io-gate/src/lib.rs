@@ -69,5 +69,7 @@ pub mod host {
     pub use crate::chain::{GuestBytes, MemoryFault};
     pub use crate::commit::{Alone, CommitAuthority, Committed, Epoch, Term};
     pub use crate::effect::{EffectId, EffectOp, InputOp, Origin, Record, Request};
-    pub use crate::ledger::{ChainOutcome, Counts, Ledger, Performable, new_gate};
+    pub use crate::ledger::{
+        ChainOutcome, Counts, InFlightError, Ledger, Performable, check_in_flight, new_gate,
+    };
 }

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use io_gate::host::{
-    Alone, ChainOutcome, CommitAuthority, Committed, EffectId, Epoch, Ledger, Origin, Performable,
-    Record, Request, Term, new_gate,
+    Alone, ChainOutcome, CommitAuthority, Committed, EffectId, Epoch, InFlightError, Ledger,
+    Origin, Performable, Record, Request, Term, check_in_flight, new_gate,
 };
 use io_gate::{
     BlockFlush, BlockWrite, ConsoleTx, DeviceError, NetTx, Payload, Port, Power, PowerEvent,
@@ -225,6 +225,45 @@ fn a_gate_in_use_adopts_nothing() {
     stage(&mut ledger, 0);
     let in_flight = ledger.in_flight();
     ledger.adopt(Epoch(4), EffectId(9), in_flight);
+}
+
+/// P4: a list that no ledger can have written is refused before it is acknowledged.
+#[test]
+fn an_impossible_list_of_requests_is_refused() {
+    let (mut ledger, _authority) = new_gate();
+    stage(&mut ledger, 0);
+    stage(&mut ledger, 1);
+    let good = ledger.in_flight();
+    let check = |epoch, next, list: &[Record]| check_in_flight(Epoch(epoch), EffectId(next), list);
+    assert_eq!(check(0, 3, &good), Ok(()));
+    assert_eq!(check(0, 2, &good), Err(InFlightError::Order(EffectId(2))));
+    let twice = [good[0].clone(), good[0].clone()];
+    assert_eq!(check(0, 3, &twice), Err(InFlightError::Order(EffectId(1))));
+    let mut later = good.clone();
+    later[1].epoch = Epoch(1);
+    assert_eq!(check(0, 3, &later), Err(InFlightError::Epoch(EffectId(2))));
+}
+
+#[test]
+fn held_bytes_are_known() {
+    let (mut ledger, mut authority) = new_gate();
+    let emit = |ledger: &mut Ledger, len| {
+        ledger.detached_session(1, |gate| gate.token::<ConsoleTx>().emit(PORT, vec![0; len]));
+    };
+    emit(&mut ledger, 10);
+    let sealed = ledger.seal();
+    emit(&mut ledger, 5);
+    stage(&mut ledger, 0);
+    assert_eq!(ledger.held_bytes(), 16);
+    ledger.cancel_chains_of(1);
+    assert_eq!(ledger.held_bytes(), 15);
+    let _ = ledger.release(authority.acknowledged(sealed));
+    assert_eq!(ledger.held_bytes(), 5);
+    let _ = ledger.run_alone(authority.alone(Term(1)));
+    emit(&mut ledger, 7);
+    assert_eq!(ledger.held_bytes(), 7);
+    let _ = ledger.take_ready();
+    assert_eq!(ledger.held_bytes(), 0);
 }
 
 /// A reset of one device drops its chains, not what it does on its own, nor another's.

@@ -4,7 +4,7 @@
 //! Effects of one backend are performed in the order of their release (P1), because releasing and
 //! performing, or queueing for a lane, happen under `performer`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +27,9 @@ use crate::inputs::{Inputs, Role, Token};
 use crate::latency::{Latencies, LatencySummary};
 use crate::perform;
 
+/// The most that held effects may carry before queues have to wait.
+const MAX_HELD_BYTES: usize = 256 << 20;
+
 /// What [`GateHost::seal`] gives for the checkpoint.
 #[derive(Debug)]
 pub struct Sealed {
@@ -48,7 +51,10 @@ pub struct GateHost {
     held_event: EventFd,
     held_signalled: AtomicBool,
     inputs: Inputs,
-    // After `inputs`, so that watches are dropped while its descriptor is open.
+    /// The features that each slot's driver has accepted, for backends attached later.
+    negotiated: Mutex<BTreeMap<u16, u64>>,
+    /// Queues that were left alone because too much is held; a release takes them up again.
+    stalled: Mutex<BTreeSet<(u16, u16)>>,
     attached: RwLock<BTreeMap<(u16, Port), Arc<Attached>>>,
 }
 
@@ -69,6 +75,8 @@ impl GateHost {
             held_event: event()?,
             held_signalled: AtomicBool::new(false),
             inputs: Inputs::new()?,
+            negotiated: Mutex::new(BTreeMap::new()),
+            stalled: Mutex::new(BTreeSet::new()),
             attached: RwLock::new(BTreeMap::new()),
         }))
     }
@@ -87,6 +95,9 @@ impl GateHost {
         }
         let token = Token { slot, port, role: Role::Data };
         let backend = Attached::new(backend, &self.core, &self.inputs, token)?;
+        if let Some(features) = self.negotiated.lock().expect(POISONED).get(&slot) {
+            backend.negotiated(*features);
+        }
         attached.insert((slot, port), Arc::new(backend));
         Ok(())
     }
@@ -110,6 +121,7 @@ impl GateHost {
         let batch = self.core.ledger().release(proof);
         self.note_released(&batch);
         self.perform_all(&performer, batch);
+        self.take_up_stalled();
     }
 
     /// Spends a proof: performs everything that is held, replays first, and lets everything after
@@ -122,6 +134,7 @@ impl GateHost {
         drop(ledger);
         self.note_released(&batch);
         self.perform_all(&performer, batch);
+        self.take_up_stalled();
     }
 
     /// Makes the gate hold what is staged from now on.
@@ -422,6 +435,23 @@ impl GateHost {
                 ledger.settle(&done.request);
             }
         }
+        drop(ledger);
+        self.take_up_stalled();
+    }
+
+    /// Whether so much is held that queues have to wait; the queue is then taken up again after
+    /// the next release. A guest cannot make the machine buffer without end (P7).
+    pub(crate) fn stalls(&self, ledger: &Ledger, slot: u16, queue: u16) -> bool {
+        let full = ledger.holds() && ledger.held_bytes() >= MAX_HELD_BYTES;
+        if full {
+            self.stalled.lock().expect(POISONED).insert((slot, queue));
+        }
+        full
+    }
+
+    fn take_up_stalled(&self) {
+        let stalled = std::mem::take(&mut *self.stalled.lock().expect(POISONED));
+        stalled.into_iter().for_each(|(slot, queue)| self.post_again(slot, queue));
     }
 
     /// A queue is to be processed again soon.
@@ -431,6 +461,7 @@ impl GateHost {
 
     /// The driver's choice of features, for backends that can take work off it.
     pub(crate) fn negotiated(&self, slot: u16, features: u64) {
+        self.negotiated.lock().expect(POISONED).insert(slot, features);
         for ((_, _), backend) in
             self.attached.read().expect(POISONED).range((slot, Port(0))..=(slot, Port(u8::MAX)))
         {

@@ -6,6 +6,9 @@ use io_gate::{Outcome, Payload, Space};
 use crate::backend::disk::Disk;
 use crate::guest_memory::{Gather, GuestMemory, contains};
 
+/// The longest input: as much as a disk lets one request read.
+const MAX_INPUT: usize = 16 << 20;
+
 /// The bytes that a request carries out: the copy taken when it was staged (P1), the device's own
 /// bytes, or the guest's memory.
 pub(crate) fn bytes_of<'m>(
@@ -38,9 +41,14 @@ pub(crate) fn on_disk(
     }
 }
 
+/// Whether a space lies in guest memory and is of a length that a device asks for.
+fn fits(memory: &GuestMemory, into: &Space) -> bool {
+    into.guest_ranges().iter().all(|range| contains(memory, *range)) && into.len() <= MAX_INPUT
+}
+
 fn read(memory: &GuestMemory, disk: &Disk, sector: u64, into: &Space) -> (Outcome, Vec<u8>) {
     // The space may come from another host's checkpoint: nothing is allocated before it is checked.
-    if !into.guest_ranges().iter().all(|range| contains(memory, *range)) {
+    if !fits(memory, into) {
         return (Outcome::Failed, Vec::new());
     }
     let mut data = vec![0; into.len()];
@@ -75,7 +83,7 @@ fn effect(memory: &GuestMemory, disk: &Disk, request: &Performable, op: &EffectO
 
 /// Random bytes from the host.
 pub(crate) fn entropy(memory: &GuestMemory, into: &Space) -> (Outcome, Vec<u8>) {
-    if !into.guest_ranges().iter().all(|range| contains(memory, *range)) {
+    if !fits(memory, into) {
         return (Outcome::Failed, Vec::new());
     }
     let mut data = vec![0_u8; into.len()];

@@ -102,6 +102,8 @@ impl RegisterSlot {
     /// Back to the state after power-on.
     pub fn reset(&mut self) {
         self.device.reset();
+        self.pending.clear();
+        self.gate.want_input(self.slot, INPUT, true);
     }
 
     /// Everything that a guest could tell the difference by.

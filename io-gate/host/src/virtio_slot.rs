@@ -355,14 +355,8 @@ impl VirtioSlot {
             let saved = state.pending_input.iter().find(|(port, _)| *port == input.port.0);
             input.pending = saved.map(|(_, bytes)| bytes.clone()).unwrap_or_default();
         }
-        self.negotiate();
-        Ok(())
-    }
-
-    /// Tells the backends which features the driver has accepted: after backends were attached to
-    /// a slot whose state was restored before.
-    pub fn negotiate(&self) {
         self.gate.negotiated(self.slot, self.features);
+        Ok(())
     }
 
     fn usable(&self, queue: u16) -> bool {
@@ -385,7 +379,9 @@ impl VirtioSlot {
                 Err(error) => return self.broken(queue, &error),
             }
         }
-        self.interrupt(queue)
+        // What was let through may have ended requests of other queues too.
+        let queues = 0..self.rings.len() as u16;
+        queues.fold(Interrupt::NONE, |raised, queue| raised.or(self.interrupt(queue)))
     }
 
     /// Processes what is available, under one hold of the ledger's lock.
@@ -396,7 +392,12 @@ impl VirtioSlot {
         ring.stop_notifications(memory)?;
         let mut ledger = gate.ledger();
         let mut failed = None;
+        let mut stalled = false;
         while *left > 0 {
+            if gate.stalls(&ledger, self.slot, queue) {
+                stalled = true;
+                break;
+            }
             let head = match ring.pop(memory) {
                 Ok(Some(head)) => head,
                 Ok(None) => break,
@@ -441,6 +442,10 @@ impl VirtioSlot {
         }
         if let Some(error) = failed {
             return Err(error);
+        }
+        if stalled {
+            // Without notifications: the release brings the queue back.
+            return Ok(Round::Empty);
         }
         let ring = &mut self.rings[usize::from(queue)];
         Ok(if ring.want_notifications(memory)? { Round::More } else { Round::Empty })

@@ -484,3 +484,34 @@ fn a_restored_slot_finds_lost_notifications() {
     let _ = complete(&gate, &mut slot, 1);
     assert_eq!(machine.status(status), OK);
 }
+
+/// P7: a guest whose output is held cannot make the machine buffer without end: its queue waits,
+/// and is taken up again when something was released.
+#[test]
+fn a_queue_waits_when_too_much_is_held() {
+    const LARGE: u32 = 16_646_144;
+    let image = image(u64::from(LARGE) / 512);
+    let memory = Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), 32 << 20)]).unwrap());
+    let (gate, mut authority, mut slot) = disk_slot(&memory, &image, Arc::new(Unfenced));
+    let mut driver = Driver::new(&memory, RING);
+    driver.install(&mut slot, 0);
+    slot.driver_ok(VERSION_1).unwrap();
+    memory.write_slice(&[1, 0, 0, 0], GuestAddress(0x8000)).unwrap();
+    // Chains with one table, all the same: the guest need not care.
+    let mut held = Vec::new();
+    for _ in 0..40 {
+        driver
+            .add_indirect(0x9000, &[(0x8000, 16, false), (DATA, LARGE, false), (0x8100, 1, true)]);
+        let _ = slot.kick(0);
+        held.push(gate.held());
+        if held.len() > 1 && held[held.len() - 2] == gate.held() {
+            break;
+        }
+    }
+    assert!(gate.held() < 20, "held: {held:?}");
+    let before = gate.held();
+    let sealed = gate.seal();
+    gate.release(authority.acknowledged(sealed.epoch));
+    let _ = complete(&gate, &mut slot, before + 1);
+    assert_eq!(gate.held(), 1, "the chain that had to wait");
+}

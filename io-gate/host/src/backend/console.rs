@@ -83,12 +83,12 @@ impl Console {
         match &mut self.0 {
             Kind::None => {}
             Kind::File(file) => {
-                if let Err(error) = file.write_all(&bytes.to_vec(usize::MAX)) {
+                if let Err(error) = file.write_all(&bytes.to_vec(MAX_QUEUED)) {
                     log::warn!("console: cannot write to its file: {error}");
                     return Outcome::Failed;
                 }
             }
-            Kind::Stdio(stdio) => stdio.write(&bytes.to_vec(usize::MAX)),
+            Kind::Stdio(stdio) => stdio.write(&bytes.to_vec(MAX_QUEUED)),
         }
         Outcome::Success(0)
     }
