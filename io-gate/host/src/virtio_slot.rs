@@ -355,8 +355,14 @@ impl VirtioSlot {
             let saved = state.pending_input.iter().find(|(port, _)| *port == input.port.0);
             input.pending = saved.map(|(_, bytes)| bytes.clone()).unwrap_or_default();
         }
-        self.gate.negotiated(self.slot, self.features);
+        self.negotiate();
         Ok(())
+    }
+
+    /// Tells the backends again which features the driver has accepted. Backends that are attached
+    /// later are told by the gate.
+    pub fn negotiate(&self) {
+        self.gate.negotiated(self.slot, self.features);
     }
 
     fn usable(&self, queue: u16) -> bool {
