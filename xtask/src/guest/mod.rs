@@ -19,7 +19,7 @@ use anyhow::Result;
 pub(crate) use cache::cache_dir;
 pub(crate) use command::{output, run};
 pub(crate) use packages::ensure_packages;
-pub(crate) use probe::{HostKvm, Probe, probe_host};
+pub(crate) use probe::{HostKvm, probe_host};
 
 use cache::Cache;
 use debian::Archive;

@@ -41,8 +41,9 @@ fn build(p: &Preparation<'_>, dir: &Path) -> Result<()> {
     if !is_root()? {
         bail!(
             "making a Debian root file system needs root (its files belong to several users); run \
-             the same command once as root with KEMARI_CACHE={}, then as yourself",
-            p.cache.dir().display()
+             the same command once by `sudo --preserve-env`, with KEMARI_CACHE={dir}, and then \
+             `sudo chown -R \"$USER\" {dir}`",
+            dir = p.cache.dir().display()
         );
     }
     super::ensure_packages(&["mmdebstrap", "e2fsprogs"], p.say)?;

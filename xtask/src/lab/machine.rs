@@ -6,6 +6,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
@@ -14,12 +15,17 @@ use anyhow::{Context, Result, bail, ensure};
 use super::scratch::Scratch;
 use super::{LabImages, LabSpec, Stalled};
 
+/// How long a signal may go unnoticed while nothing is said.
+const SIGNAL_LATENCY: Duration = Duration::from_millis(100);
+
 /// A running QEMU. Killed, by its own pid, when dropped; the kernel kills it when this process dies.
 #[derive(Debug)]
 pub(super) struct Machine {
     child: Child,
     input: ChildStdin,
     lines: Receiver<String>,
+    /// Dropped with the machine; the thread that started QEMU lives until then.
+    _alive: Sender<()>,
     started: Instant,
     monitor: PathBuf,
     errors: PathBuf,
@@ -34,27 +40,24 @@ impl Machine {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&errors)?);
         let (to_us, from_reader) = mpsc::channel();
         let (to_lines, lines) = mpsc::channel();
-        // The kernel sends the parent-death signal when the *thread* that started QEMU ends: so the thread that
-        // reads QEMU's output to its end starts it.
-        std::thread::Builder::new()
-            .name(format!("lab-{}", spec.name))
-            .spawn(move || spawn_and_read(command, &to_us, &to_lines))?;
+        let (alive, until_dropped) = mpsc::channel::<()>();
+        // The kernel sends the parent-death signal when the *thread* that started QEMU ends, so that thread is one of
+        // our own: it reads QEMU's output, and then waits until the machine is dropped.
+        std::thread::Builder::new().name(format!("lab-{}", spec.name)).spawn(move || {
+            spawn_and_read(command, &to_us, to_lines);
+            // Ends with an error when the other side is dropped: that is the event.
+            let _ = until_dropped.recv();
+        })?;
         let (child, input) = from_reader.recv().context("the lab's reader ended")??;
-        Ok(Self { child, input, lines, started: Instant::now(), monitor, errors })
+        let started = Instant::now();
+        Ok(Self { child, input, lines, _alive: alive, started, monitor, errors })
     }
 
-    /// The next line of the serial console. Silence for `stall`, or no end within `timeout`, is an error.
-    pub(super) fn next_line(&mut self, timeout: Duration, stall: Duration) -> Result<String> {
-        let left = timeout.saturating_sub(self.started.elapsed());
-        match self.lines.recv_timeout(stall.min(left)) {
-            Ok(line) => Ok(line),
-            Err(RecvTimeoutError::Timeout) if left <= stall => {
-                bail!("not finished after {} s; LabSpec::timeout allows more", timeout.as_secs())
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                bail!(Stalled(format!("no output for {} s", stall.as_secs())))
-            }
-            Err(RecvTimeoutError::Disconnected) => {
+    /// The next line of the serial console. Too long a silence, or no end within the time allowed, is an error.
+    pub(super) fn next_line(&mut self, spec: &LabSpec) -> Result<String> {
+        match self.receive(spec)? {
+            Some(line) => Ok(line),
+            None => {
                 let status = self.child.wait()?;
                 bail!("QEMU ended early ({status}); it said:\n{}", self.error_text())
             }
@@ -62,19 +65,32 @@ impl Machine {
     }
 
     /// Waits until QEMU has ended by itself.
-    pub(super) fn wait_for_power_off(&mut self, limit: Duration) -> Result<()> {
-        let until = Instant::now() + limit;
-        loop {
-            // The reader hangs up when QEMU has closed its output, which it does by ending.
-            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(_) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => bail!("the lab did not power off"),
-            }
-        }
+    pub(super) fn wait_for_power_off(&mut self, spec: &LabSpec) -> Result<()> {
+        while self.receive(spec)?.is_some() {}
         let status: ExitStatus = self.child.wait()?;
         ensure!(status.success(), "QEMU ended with {status}; it said:\n{}", self.error_text());
         Ok(())
+    }
+
+    /// The next line; none when QEMU has closed its output, which it does by ending.
+    fn receive(&self, spec: &LabSpec) -> Result<Option<String>> {
+        let silent_since = Instant::now();
+        loop {
+            match self.lines.recv_timeout(SIGNAL_LATENCY) {
+                Ok(line) => return Ok(Some(line)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if spec.interrupted.load(Ordering::Relaxed) {
+                bail!("interrupted");
+            }
+            if self.started.elapsed() > spec.timeout {
+                bail!("no end after {} s; LabSpec::timeout allows more", spec.timeout.as_secs());
+            }
+            if silent_since.elapsed() > spec.stall {
+                bail!(Stalled(format!("no output for {} s", spec.stall.as_secs())));
+            }
+        }
     }
 
     /// Types into the serial console.
@@ -132,7 +148,7 @@ impl Drop for Machine {
 
 type Spawned = Result<(Child, ChildStdin)>;
 
-fn spawn_and_read(mut command: Command, to_us: &Sender<Spawned>, lines: &Sender<String>) {
+fn spawn_and_read(mut command: Command, to_us: &Sender<Spawned>, lines: Sender<String>) {
     let output = match spawn(&mut command) {
         Ok((child, input, output)) => {
             if to_us.send(Ok((child, input))).is_err() {

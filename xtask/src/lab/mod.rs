@@ -13,6 +13,8 @@ mod qemu;
 mod scratch;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -77,6 +79,8 @@ pub(crate) struct LabSpec {
     pub(crate) stall: Duration,
     /// How often a stalled lab is started again.
     pub(crate) retries: u32,
+    /// Set by a signal handler: the lab is then given up, with an error.
+    pub(crate) interrupted: Arc<AtomicBool>,
 }
 
 impl LabSpec {
@@ -92,6 +96,7 @@ impl LabSpec {
             timeout: Duration::from_secs(600),
             stall: Duration::from_secs(90),
             retries: 1,
+            interrupted: Arc::default(),
         }
     }
 
@@ -179,7 +184,7 @@ impl Lab {
     pub(crate) fn run(&mut self, on_line: &mut dyn FnMut(&str)) -> Result<i32> {
         let status = self.wait_for(EXIT, on_line)?;
         let status = status.trim().parse().with_context(|| format!("exit status {status:?}"))?;
-        self.machine.wait_for_power_off(self.spec.stall)?;
+        self.machine.wait_for_power_off(&self.spec)?;
         Ok(status)
     }
 
@@ -190,7 +195,7 @@ impl Lab {
         on_line: &mut dyn FnMut(&str),
     ) -> Result<String> {
         loop {
-            let line = self.machine.next_line(self.spec.timeout, self.spec.stall)?;
+            let line = self.machine.next_line(&self.spec)?;
             on_line(&line);
             if let Some(rest) = line.strip_prefix(marker) {
                 return Ok(rest.to_owned());

@@ -12,6 +12,8 @@ use crate::guest::{output, run};
 
 /// The caller's command, in the scratch disk.
 const COMMAND: &str = "lab-command";
+/// The directory's name: this, the number of the process, and a count.
+const PREFIX: &str = "kemari-lab-";
 
 /// Removed with all that is in it when dropped.
 #[derive(Debug)]
@@ -24,7 +26,8 @@ impl Scratch {
     pub(super) fn make(spec: &LabSpec) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("kemari-lab-{}-{number}", std::process::id()));
+        remove_abandoned();
+        let dir = std::env::temp_dir().join(format!("{PREFIX}{}-{number}", std::process::id()));
         fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let scratch = Self { dir };
         let tree = scratch.path("tree");
@@ -72,6 +75,19 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Removes the directories of processes that were killed and could not do it themselves.
+fn remove_abandoned() {
+    let entries = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        if process.is_some_and(|p| !Path::new("/proc").join(p).exists()) {
+            // Another process may be doing the same; what is left is found next time.
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
