@@ -115,16 +115,6 @@ pub trait Arbiter: Send + Sync {
     fn fence(&self) -> Arc<dyn Fence>;
 }
 
-/// The fence of a machine with no arbiter: nobody can have taken its place.
-#[derive(Debug)]
-pub struct NoFence;
-
-impl Fence for NoFence {
-    fn may_perform(&self) -> bool {
-        true
-    }
-}
-
 /// How this process calls itself in a term's record.
 #[must_use]
 pub fn holder_name(role: &str) -> String {

@@ -1,7 +1,10 @@
 //! The command line: what can be asked for, and what becomes of the process.
 
 mod args;
+mod ctl;
+mod guest;
 mod run;
+mod standby;
 
 use std::process::ExitCode;
 
@@ -50,8 +53,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Subcommand::Run(args) => run::run(&args),
-        Subcommand::Standby(_) => Err(CliError::usage("this build has no `kemari standby` yet")),
-        Subcommand::Ctl(_) => Err(CliError::usage("this build has no `kemari ctl` yet")),
+        Subcommand::Standby(args) => standby::standby(&args),
+        Subcommand::Ctl(args) => ctl::ctl(&args),
         Subcommand::Probe(args) => probe(&args),
     };
     match result {

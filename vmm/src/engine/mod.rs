@@ -22,7 +22,6 @@ pub use sealer::Sealer;
 pub(crate) use session::{ReadEnd, read_frames};
 pub use status::{EngineStats, Takeover};
 
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,7 +33,10 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::arbiter::{Arbiter, Verdict};
 use crate::link::LinkAddr;
-use crate::machine::Machine;
+use crate::machine::{Ended, Machine};
+
+/// How long the end of a machine waits for its standby to be told.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What of the protection an operator can tune.
 #[derive(Clone, Debug)]
@@ -53,18 +55,6 @@ pub struct EngineOptions {
     pub policy: ft_core::policy::PolicyOptions,
 }
 
-/// What the engine tells the process around it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EngineEvent {
-    /// The machine is over: it was fenced, or ended on purpose.
-    Stopped {
-        /// Why.
-        reason: String,
-        /// Whether another machine has taken its place.
-        fenced: bool,
-    },
-}
-
 /// See the module.
 pub struct Engine {
     machine: Arc<Machine>,
@@ -76,7 +66,6 @@ pub struct Engine {
     /// Wakes the [`Sealer`] on the device thread: a checkpoint is wanted, or an answer came.
     seal_event: EventFd,
     stats: Mutex<EngineStats>,
-    outside: Sender<EngineEvent>,
 }
 
 struct Core {
@@ -99,12 +88,11 @@ impl Engine {
         arbiter: Option<Arc<dyn Arbiter>>,
         term: Term,
         options: EngineOptions,
-        outside: Sender<EngineEvent>,
     ) -> std::io::Result<Arc<Self>> {
         let start = |origin: Time, options: &EngineOptions| {
             Primary::begin(authority, options.primary, term, origin)
         };
-        Self::start(machine, arbiter, options, outside, start)
+        Self::start(machine, arbiter, options, start)
     }
 
     /// An engine for a machine that this process has just taken over.
@@ -117,19 +105,17 @@ impl Engine {
         arbiter: Option<Arc<dyn Arbiter>>,
         taken: TakenOver,
         options: EngineOptions,
-        outside: Sender<EngineEvent>,
     ) -> std::io::Result<Arc<Self>> {
         let start = |origin: Time, options: &EngineOptions| {
             Primary::after_takeover(authority, options.primary, taken, origin)
         };
-        Self::start(machine, arbiter, options, outside, start)
+        Self::start(machine, arbiter, options, start)
     }
 
     fn start(
         machine: Arc<Machine>,
         arbiter: Option<Arc<dyn Arbiter>>,
         mut options: EngineOptions,
-        outside: Sender<EngineEvent>,
         start: impl FnOnce(Time, &EngineOptions) -> (Primary, Vec<Action>),
     ) -> std::io::Result<Arc<Self>> {
         options.primary.arbiter = arbiter.is_some();
@@ -151,7 +137,14 @@ impl Engine {
             deadline_changed: Condvar::new(),
             seal_event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
             stats: Mutex::new(EngineStats::default()),
-            outside,
+        });
+        // P2: an effect that the fence has stopped is as good as the arbiter's own word.
+        let fenced = Arc::downgrade(&engine);
+        engine.machine.set_fence_hook(move || {
+            if let Some(engine) = fenced.upgrade() {
+                let reason = "another machine holds a newer term".to_owned();
+                engine.event(Event::Fenced { reason });
+            }
         });
         engine.perform(&mut engine.lock(), actions);
         let ticker = engine.clone();
@@ -199,9 +192,24 @@ impl Engine {
         self.command(Event::OperatorProtect)
     }
 
+    /// The machine has ended: tells the standby why, so that it does not take over.
+    pub fn finish(self: &Arc<Self>, event: Event) {
+        let closed = self.lock().session.as_ref().map(session::Session::closed);
+        self.event(event);
+        if let Some(closed) = closed {
+            // Only so that the last words leave before the process does.
+            let _ = closed.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(LAST_WORDS);
+        }
+    }
+
     /// The machine that it protects.
     pub fn machine(&self) -> &Arc<Machine> {
         &self.machine
+    }
+
+    /// The term in which the machine runs.
+    pub fn term(&self) -> Term {
+        self.lock().primary.term()
     }
 
     /// The state of the protection.
@@ -232,9 +240,9 @@ impl Engine {
                 }
                 core.seal_first = false;
             }
-            Action::StartPrecopy { link, options } => {
+            Action::StartPrecopy { link, .. } => {
                 if let Some(session) = core.session_of(link) {
-                    session.start_precopy(options);
+                    session.start_precopy();
                 }
             }
             Action::SealFirst { .. } => {
@@ -263,9 +271,8 @@ impl Engine {
         core.session = None;
         if fenced {
             self.machine.gate().set_fenced_off();
+            self.machine.end(Ended::Fenced(reason));
         }
-        // The process may be ending already, and then nobody listens.
-        let _ = self.outside.send(EngineEvent::Stopped { reason, fenced });
     }
 
     fn ask_arbiter(self: &Arc<Self>, term: Term, why: String) {

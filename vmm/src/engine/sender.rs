@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
-use ft_core::handshake::SessionOptions;
 use ft_core::pages::{Compression, PAGE_SIZE, Page, PageFrame};
 use ft_core::primary::Event;
 use ft_core::wire::{Data, EpochDigest, Hashes, Header, Kind, Message, Outgoing};
@@ -19,7 +18,7 @@ pub(super) enum Item {
     /// A whole frame.
     Control(Vec<u8>),
     /// All of guest memory, while the guest runs.
-    Precopy(SessionOptions),
+    Precopy,
     /// A checkpoint.
     Checkpoint(Box<Checkpoint>),
 }
@@ -69,7 +68,7 @@ impl Output {
             match item {
                 Item::Control(frame) => self.write_frame(&frame)?,
                 Item::Checkpoint(checkpoint) => self.checkpoint(engine, *checkpoint)?,
-                Item::Precopy(_) => {
+                Item::Precopy => {
                     if super::precopy::precopy(engine, self, items)? {
                         engine.event(Event::PrecopyDone);
                     }

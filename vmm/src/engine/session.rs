@@ -1,8 +1,8 @@
 //! One connection with a standby: its reader, its sender, and how they end.
 
 use std::io::Read;
-use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ft_core::handshake::{Hello, SessionOptions};
@@ -22,11 +22,20 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) struct Session {
     link: LinkId,
     queue: Sender<Item>,
+    closed: Closed,
 }
+
+/// Ends when the sender has: nothing ever comes.
+type Closed = Arc<Mutex<Receiver<()>>>;
 
 impl Session {
     pub(super) fn link(&self) -> LinkId {
         self.link
+    }
+
+    /// What ends when all that was queued has been sent, and the connection is closed.
+    pub(super) fn closed(&self) -> Closed {
+        self.closed.clone()
     }
 
     pub(super) fn send_control(&self, frame: &Outgoing) {
@@ -37,8 +46,8 @@ impl Session {
         }
     }
 
-    pub(super) fn start_precopy(&self, options: SessionOptions) {
-        self.push(Item::Precopy(options));
+    pub(super) fn start_precopy(&self) {
+        self.push(Item::Precopy);
     }
 
     pub(super) fn send_checkpoint(&self, item: Item) {
@@ -77,16 +86,19 @@ impl Engine {
             }
         };
         let (queue, items) = channel();
+        let (open, closed) = channel::<()>();
         let engine = self.clone();
-        let sender = std::thread::Builder::new()
-            .name("sender".to_owned())
-            .spawn(move || send(&engine, link_id, writer, &items));
+        let sender = std::thread::Builder::new().name("sender".to_owned()).spawn(move || {
+            send(&engine, link_id, writer, &items);
+            drop(open);
+        });
         if let Err(error) = sender {
             return self.event(Event::ConnectFailed { reason: error.to_string() });
         }
         {
             let mut core = self.lock();
-            core.session = Some(Session { link: link_id, queue });
+            let closed = Arc::new(Mutex::new(closed));
+            core.session = Some(Session { link: link_id, queue, closed });
             let hello = Box::new(self.hello(core.primary.term(), link_id));
             self.event_locked(&mut core, Event::StandbyConnected { link: link_id, hello });
         }
@@ -136,7 +148,7 @@ pub(crate) fn read_frames(mut link: impl Read, mut each: impl FnMut(Frame)) -> R
             Ok(header) => header,
             Err(error) => return ReadEnd::Garbled(error),
         };
-        let mut body = vec![0; header.length as usize];
+        let mut body = vec![0; header.body_len as usize];
         if let Err(error) = link.read_exact(&mut body) {
             return ReadEnd::Lost(read_error(&error));
         }

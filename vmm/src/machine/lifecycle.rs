@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use io_gate::PowerEvent;
-use io_gate::host::{CommitAuthority, Term};
 use kvm_bindings::KVM_SYSTEM_EVENT_RESET;
 use vm_memory::{Address, Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
@@ -185,10 +184,4 @@ impl Drop for Machine {
     fn drop(&mut self) {
         self.device_thread.stop();
     }
-}
-
-/// Fault tolerance off: the machine runs alone in term 0, which no arbiter was asked for, and the gate lets everything
-/// through (P6).
-pub fn unprotected(machine: &Machine, authority: &mut CommitAuthority) {
-    machine.gate.run_alone(authority.alone(Term(0)));
 }

@@ -19,7 +19,6 @@ pub use device_set::{
 };
 pub use device_thread::{LoopContext, LoopEnded, LoopHandle, Subscriber};
 pub use events::{Ended, Events, MachineEvent};
-pub use lifecycle::unprotected;
 pub use virtio_mmio::{Registers, TransportError, TransportState};
 
 use std::sync::atomic::AtomicBool;

@@ -234,7 +234,7 @@ impl StandbyDriver {
                 Err(illegal) => log::debug!("{illegal}"),
             }
         }
-        self.status().update(&self.core);
+        self.shown().update(&self.core);
         None
     }
 
@@ -267,7 +267,7 @@ impl StandbyDriver {
             Action::Stop { reason } => Next::End(End::Stopped(reason)),
             Action::Report(report) => {
                 if let Report::Verified { verified, .. } = &report {
-                    self.status().verified(verified.agree);
+                    self.shown().verified(verified.agree);
                 }
                 match &report {
                     Report::Verified { verified, .. } if verified.agree => log::debug!("{report}"),
@@ -351,7 +351,7 @@ impl StandbyDriver {
             .for_each_page(|address, page| write_page(&hosted.machine, address, page));
         applied.expect("P4: the core has checked every address against the machine's layout");
         hosted.applied = hosted.tried.take();
-        self.status().applied(checkpoint.pages());
+        self.shown().applied(checkpoint.pages());
         match checkpoint.hashes() {
             None => Next::Nothing,
             Some(_) => match self.hash() {
@@ -410,7 +410,7 @@ impl StandbyDriver {
         })))
     }
 
-    fn status(&self) -> std::sync::MutexGuard<'_, StandbyStatus> {
+    fn shown(&self) -> std::sync::MutexGuard<'_, StandbyStatus> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

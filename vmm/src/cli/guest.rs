@@ -1,0 +1,206 @@
+//! A guest that runs in this process, from its first or taken-over instruction to its end: what
+//! `kemari run` and a standby that has taken over have in common.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ft_core::Term;
+use ft_core::policy::PolicyOptions;
+use ft_core::primary::{Event, PrimaryOptions};
+use io_gate_host::backend::terminal::RawMode;
+use io_gate_host::{Fence, Unfenced};
+use serde_json::{Value, json};
+
+use super::{CliError, ProtectionArgs};
+use crate::arbiter::{Arbiter, ArbiterSpec, FileArbiter, holder_name};
+use crate::config::{ConsoleConfig, MachineConfig};
+use crate::control::{Command, ControlSocket, Handler};
+use crate::engine::{Engine, EngineOptions, Sealer};
+use crate::link::LinkAddr;
+use crate::machine::{Ended, Machine};
+
+/// The arbiter that was asked for.
+pub(super) fn open_arbiter(
+    args: &ProtectionArgs,
+    name: &str,
+    role: &str,
+) -> Result<Option<Arc<dyn Arbiter>>, CliError> {
+    match &args.arbiter {
+        ArbiterSpec::None => Ok(None),
+        ArbiterSpec::File(dir) => {
+            let arbiter = FileArbiter::open(dir, name, holder_name(role))
+                .map_err(|error| CliError::usage(error.to_string()))?;
+            Ok(Some(Arc::new(arbiter)))
+        }
+    }
+}
+
+/// The check before each effect.
+pub(super) fn fence(arbiter: Option<&Arc<dyn Arbiter>>) -> Arc<dyn Fence> {
+    match arbiter {
+        Some(arbiter) => arbiter.fence(),
+        None => Arc::new(Unfenced),
+    }
+}
+
+/// How the engine is to be run.
+pub(super) fn engine_options(args: &ProtectionArgs, name: &str) -> EngineOptions {
+    let max_in_flight = args.max_in_flight as usize;
+    EngineOptions {
+        name: name.to_owned(),
+        standby: args.standby.clone(),
+        allow_plain: args.insecure_plain_tcp,
+        verify: args.verify,
+        primary: PrimaryOptions {
+            heartbeat_interval: Duration::from_millis(args.heartbeat_interval),
+            heartbeat_timeout: Duration::from_millis(args.heartbeat_timeout),
+            // Before there is a checkpoint nothing waits for the other side.
+            setup_timeout: Duration::from_millis(args.heartbeat_timeout.saturating_mul(20)),
+            max_in_flight,
+            ..PrimaryOptions::default()
+        },
+        policy: PolicyOptions {
+            interval: Duration::from_millis(args.epoch_interval),
+            max_in_flight,
+            ..PolicyOptions::default()
+        },
+    }
+}
+
+/// Has the engine end epochs on the device thread.
+pub(super) fn install_sealer(engine: &Arc<Engine>) -> Result<(), CliError> {
+    let sealer = Sealer::new(engine.clone())
+        .map_err(|error| CliError::failed(format!("cannot set up checkpoints: {error}")))?;
+    let added = engine.machine().device_loop().call(move |context| {
+        context.add(Box::new(sealer));
+    });
+    added.map_err(|error| CliError::failed(error.to_string()))
+}
+
+/// Waits for the end of a guest that runs, and puts everything away in good order.
+pub(super) fn to_the_end(
+    engine: &Arc<Engine>,
+    arbiter: Option<&Arc<dyn Arbiter>>,
+    terminal: Option<RawMode>,
+) -> u8 {
+    let machine = engine.machine();
+    let ended = machine.wait();
+    machine.stop();
+    let term = engine.term();
+    match &ended {
+        // The standby is told, or it would bring the guest back.
+        Ended::PoweredOff => engine.finish(Event::GuestPoweredOff),
+        Ended::Signal(_) => engine.finish(Event::OperatorStop),
+        // It is to take over.
+        Ended::Failed(_) | Ended::Fenced(_) => {}
+    }
+    if matches!(ended, Ended::PoweredOff | Ended::Signal(_)) {
+        free_name(arbiter, term);
+    }
+    drop(terminal);
+    report(&ended)
+}
+
+/// Nobody holds the virtual machine any more: a fresh start needs no `--seize`.
+fn free_name(arbiter: Option<&Arc<dyn Arbiter>>, term: Term) {
+    if let Some(arbiter) = arbiter
+        && let Err(error) = arbiter.end(term)
+    {
+        log::warn!("the machine's end could not be recorded, the next start needs --seize: {error}");
+    }
+}
+
+/// One line on how the machine ended; its exit code.
+fn report(ended: &Ended) -> u8 {
+    match ended {
+        Ended::PoweredOff => log::info!("powered off"),
+        Ended::Signal(number) => log::info!("ended by signal {number}"),
+        Ended::Fenced(reason) => log::error!(
+            "fenced: {reason}; this primary performs nothing more and exits"
+        ),
+        Ended::Failed(reason) => log::error!("{reason}"),
+    }
+    ended.exit_code()
+}
+
+/// Makes the terminal raw if the guest's console is on it.
+pub(super) fn enter_terminal(config: &MachineConfig) -> Result<Option<RawMode>, CliError> {
+    let stdio = ConsoleConfig::Stdio;
+    if config.serial != stdio && config.virtio_console != Some(stdio) {
+        return Ok(None);
+    }
+    RawMode::enter()
+        .map(Some)
+        .map_err(|error| CliError::failed(format!("cannot make the terminal raw: {error}")))
+}
+
+/// What the control socket answers while the guest runs here.
+pub(super) fn control_handler(engine: &Arc<Engine>) -> Handler {
+    let engine = engine.clone();
+    Arc::new(move |command| control(&engine, command))
+}
+
+fn control(engine: &Arc<Engine>, command: Command) -> Result<Value, String> {
+    match command {
+        Command::Status => return Ok(engine.status()),
+        Command::Protect { standby } => engine.protect(standby.parse::<LinkAddr>()?)?,
+        Command::RunAlone => engine.command(Event::OperatorRunAlone)?,
+        Command::TakeOver => {
+            return Err("expected a standby, found the side that runs the guest".to_owned());
+        }
+        Command::PowerOff => engine.machine().end(Ended::PoweredOff),
+    }
+    Ok(json!({ "done": true }))
+}
+
+/// The control socket, if one was asked for.
+pub(super) fn listen_control(
+    args: &ProtectionArgs,
+    handler: Handler,
+) -> Result<Option<ControlSocket>, CliError> {
+    args.control
+        .as_deref()
+        .map(|path| ControlSocket::listen(path, handler))
+        .transpose()
+        .map_err(CliError::usage)
+}
+
+/// Tells the networks where the guest's addresses now are, several times: a broadcast can be lost.
+pub(super) fn announce(machine: &Arc<Machine>) {
+    /// As QEMU does after a migration: five rounds, ever further apart.
+    const ROUNDS: u64 = 5;
+    const FIRST_GAP: Duration = Duration::from_millis(50);
+    let machine = machine.clone();
+    let rounds = move || {
+        for round in 1..=ROUNDS {
+            for device in machine.devices().virtio() {
+                machine.gate().announce(device.slot());
+            }
+            std::thread::sleep(FIRST_GAP * u32::try_from(round).unwrap_or(1));
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("announce".to_owned()).spawn(rounds) {
+        log::warn!("the guest's new place was not announced to the network: {error}");
+    }
+}
+
+/// A file with this process's id, for as long as the process lives.
+pub(super) struct PidFile(PathBuf);
+
+impl PidFile {
+    pub(super) fn write(path: &Path) -> Result<Self, CliError> {
+        fs::write(path, format!("{}\n", std::process::id())).map_err(|error| {
+            CliError::usage(format!("cannot write --pid-file {}: {error}", path.display()))
+        })?;
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // It may have been removed by whoever read it.
+        let _ = fs::remove_file(&self.0);
+    }
+}

@@ -1,0 +1,157 @@
+//! `kemari standby`.
+
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ft_core::handshake::MachineLayout;
+use ft_core::standby::{Event, StandbyOptions};
+use io_gate::host::{CommitAuthority, new_gate};
+use io_gate_host::Fence;
+use serde_json::json;
+
+use super::guest::{self, PidFile};
+use super::{CliError, StandbyArgs};
+use crate::arbiter::Arbiter;
+use crate::config::MachineConfig;
+use crate::control::{Command, ControlSocket, Handler};
+use crate::engine::{Engine, Takeover};
+use crate::kvm;
+use crate::machine::{AttachOptions, Ended, Machine, MachineError, signals};
+use crate::standby::{
+    End, HostError, Inheritance, Input, MachineFactory, StandbyConfig, StandbyDriver, StandbyStatus,
+};
+
+/// Holds a primary's checkpoints until there is nothing more to do, or runs its guest to the end.
+pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
+    let protection = &args.protection;
+    // What can be wrong here is found now, not when the primary dies.
+    kvm::open().map_err(MachineError::from)?;
+    // The primary's size is not known yet; the rest is checked with any.
+    args.machine(2 << 20, 1).check().map_err(MachineError::from)?;
+    let arbiter = guest::open_arbiter(protection, &args.name, "standby")?;
+    let listener = args
+        .listen
+        .listen(protection.insecure_plain_tcp)
+        .map_err(|error| CliError::usage(error.to_string()))?;
+    let _pid_file = protection.pid_file.as_deref().map(PidFile::write).transpose()?;
+    let factory = Factory {
+        fence: guest::fence(arbiter.as_ref()),
+        config: {
+            let template = args.machine(0, 0);
+            Box::new(move |memory, cpus| MachineConfig { memory, cpus, ..template.clone() })
+        },
+    };
+    let driver =
+        StandbyDriver::new(standby_config(args), arbiter.clone(), Box::new(factory));
+    let running: Running = Arc::new(Mutex::new(None));
+    watch_signals(driver.inputs(), running.clone())?;
+    let control = guest::listen_control(
+        protection,
+        control_handler(driver.inputs(), driver.status()),
+    )?;
+    log::info!("standby for `{}`: listening on {}", args.name, args.listen);
+    let end = driver
+        .run(listener)
+        .map_err(|error| CliError::failed(format!("cannot serve the standby: {error}")))?;
+    match end {
+        End::Stopped(reason) => {
+            log::info!("standby ended: {reason}");
+            Ok(0)
+        }
+        End::TakeOver(inheritance) => {
+            take_over(args, *inheritance, arbiter.as_ref(), control.as_ref(), &running)
+        }
+    }
+}
+
+/// The machine that runs here once this side has taken over; signals end it instead of the standby.
+type Running = Arc<Mutex<Option<Arc<Machine>>>>;
+
+fn take_over(
+    args: &StandbyArgs,
+    inheritance: Inheritance,
+    arbiter: Option<&Arc<dyn Arbiter>>,
+    control: Option<&ControlSocket>,
+    running: &Running,
+) -> Result<u8, CliError> {
+    let Inheritance { machine, authority, state, taken, reason, won_at } = inheritance;
+    let (term, epoch) = (taken.term(), taken.epoch());
+    *running.lock().unwrap_or_else(PoisonError::into_inner) = Some(machine.clone());
+    let replays = state.restore(&machine).map_err(|error| CliError::failed(error.to_string()))?;
+    // After the restore: the backends have to know what the guest's drivers have negotiated.
+    machine.attach_backends(AttachOptions { lock_disks: false, append: true })?;
+    let terminal = guest::enter_terminal(machine.config())?;
+    let options = guest::engine_options(&args.protection, &args.name);
+    // From here on the requests in flight are performed again (P3): the term is won (P2).
+    let engine =
+        Engine::after_takeover(machine.clone(), authority, arbiter.cloned(), taken, options)
+            .map_err(|error| CliError::failed(format!("cannot start the engine: {error}")))?;
+    guest::install_sealer(&engine)?;
+    guest::announce(&machine);
+    machine.start()?;
+    let micros = u64::try_from(won_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+    engine.note_takeover(Takeover { micros, replayed: replays });
+    log::info!("took over in term {term} at epoch {epoch}: {replays} requests replayed, {micros} us ({reason})");
+    if let Some(control) = control {
+        control.replace_handler(guest::control_handler(&engine));
+    }
+    Ok(guest::to_the_end(&engine, arbiter, terminal))
+}
+
+fn standby_config(args: &StandbyArgs) -> StandbyConfig {
+    let timeout = Duration::from_millis(args.protection.heartbeat_timeout);
+    StandbyConfig {
+        name: args.name.clone(),
+        options: StandbyOptions {
+            heartbeat_timeout: timeout,
+            setup_timeout: timeout.saturating_mul(20),
+            ..StandbyOptions::default()
+        },
+    }
+}
+
+struct Factory {
+    fence: Arc<dyn Fence>,
+    config: Box<dyn Fn(u64, u32) -> MachineConfig + Send>,
+}
+
+impl MachineFactory for Factory {
+    fn build(&self, layout: &MachineLayout) -> Result<(Arc<Machine>, CommitAuthority), HostError> {
+        let (ledger, authority) = new_gate();
+        let config = (self.config)(layout.memory_size(), layout.cpus);
+        let machine = Machine::build(config, ledger, self.fence.clone())?;
+        Ok((machine, authority))
+    }
+}
+
+fn watch_signals(inputs: SyncSender<Input>, running: Running) -> Result<(), CliError> {
+    let stop = move |number| {
+        match &*running.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(machine) => machine.end(Ended::Signal(number)),
+            // A standby that has ended needs no stopping.
+            None => drop(inputs.send(Input::Event(Event::OperatorStop))),
+        }
+    };
+    signals::watch(stop)
+        .map_err(|error| CliError::failed(format!("cannot install signal handlers: {error}")))
+}
+
+fn control_handler(inputs: SyncSender<Input>, status: Arc<Mutex<StandbyStatus>>) -> Handler {
+    Arc::new(move |command| {
+        let event = match command {
+            Command::Status => {
+                return Ok(status.lock().unwrap_or_else(PoisonError::into_inner).json());
+            }
+            Command::TakeOver => Event::OperatorTakeOver,
+            Command::PowerOff => Event::OperatorStop,
+            Command::Protect { .. } | Command::RunAlone => {
+                return Err("expected the side that runs the guest, found a standby".to_owned());
+            }
+        };
+        inputs
+            .send(Input::Event(event))
+            .map_err(|_| "this standby has ended".to_owned())?;
+        Ok(json!({ "done": true }))
+    })
+}
