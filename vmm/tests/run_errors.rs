@@ -1,0 +1,231 @@
+//! What `kemari run` says when something is wrong: one line that says what to do, exit code 2, and nothing left behind.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod micro;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use micro::KEMARI;
+
+fn kemari(arguments: &[&str]) -> Command {
+    let mut command = Command::new(KEMARI);
+    command.args(arguments).stdin(Stdio::null()).env("RUST_LOG", "info");
+    command
+}
+
+/// Runs it to its end, which has to be an error of the operator's.
+#[track_caller]
+fn refused(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(2), "{text}");
+    assert!(stdout.is_empty(), "the guest has run");
+    assert!(!text.contains("panicked"), "{text}");
+    text
+}
+
+/// As [`refused`], for the program's own messages: one line.
+#[track_caller]
+fn refused_in_a_line(command: &mut Command, expected: &[&str]) {
+    let text = refused(command);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.starts_with("kemari: "), "{text}");
+    for part in expected {
+        assert!(text.contains(part), "expected `{part}` in: {text}");
+    }
+}
+
+fn run(flags: &[&str]) -> Command {
+    let mut command = kemari(&["run", "--serial", "none", "--memory", "64", "--kernel"]);
+    command.arg(micro::image()).args(flags);
+    command
+}
+
+fn run_kernel(kernel: &Path, flags: &[&str]) -> Command {
+    let mut command = kemari(&["run", "--serial", "none", "--memory", "64", "--kernel"]);
+    command.arg(kernel).args(flags);
+    command
+}
+
+/// Runs `command` in mount and user namespaces of its own after a line of shell. Skips where they are not permitted.
+fn in_namespace(shell: &str, flags: &[&str]) -> Option<Command> {
+    let permitted = Command::new("unshare").args(["-Urm", "true"]).output().is_ok_and(|out| out.status.success());
+    if !permitted {
+        eprintln!("skipped: this machine permits no user namespaces");
+        return None;
+    }
+    let mut command = Command::new("unshare");
+    command.args(["-Urm", "sh", "-ec", &format!("{shell}; exec \"$@\"")]).arg("sh").arg(KEMARI);
+    command.args(["run", "--serial", "none", "--memory", "64", "--kernel"]).arg(micro::image()).args(flags);
+    command.stdin(Stdio::null());
+    Some(command)
+}
+
+#[test]
+fn no_kernel() {
+    refused_in_a_line(&mut kemari(&["run", "--serial", "none"]), &["--kernel FILE"]);
+}
+
+#[test]
+fn a_kernel_that_is_not_there() {
+    refused_in_a_line(&mut run_kernel(Path::new("/nowhere/vmlinux"), &[]), &["/nowhere/vmlinux", "No such file", "--kernel"]);
+}
+
+#[test]
+fn a_kernel_that_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notes.txt");
+    fs::write(&path, "no kernel at all, but long enough to be looked at\n".repeat(100)).unwrap();
+    refused_in_a_line(&mut run_kernel(&path, &[]), &["not a kernel", "bzImage", "--kernel"]);
+    fs::write(&path, "").unwrap();
+    refused_in_a_line(&mut run_kernel(&path, &[]), &["--kernel"]);
+    refused_in_a_line(&mut run_kernel(dir.path(), &[]), &["--kernel"]);
+}
+
+#[test]
+fn an_initrd_that_is_not_there_or_too_large() {
+    refused_in_a_line(&mut run(&["--initrd", "/nowhere/initrd"]), &["/nowhere/initrd", "--initrd"]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("initrd");
+    fs::File::create(&path).unwrap().set_len(1 << 30).unwrap();
+    refused_in_a_line(&mut run(&["--initrd", path.to_str().unwrap()]), &["raise --memory"]);
+}
+
+#[test]
+fn a_disk_that_cannot_be_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk.img");
+    let flag = format!("path={}", disk.display());
+    refused_in_a_line(&mut run(&["--disk", &flag]), &["disk.img", "No such file", "--disk"]);
+    fs::write(&disk, [0; 1000]).unwrap();
+    refused_in_a_line(&mut run(&["--disk", &flag]), &["multiple of 512", "found 1000", "truncate -s %512"]);
+    fs::write(&disk, []).unwrap();
+    refused_in_a_line(&mut run(&["--disk", &flag]), &["at least 512 bytes"]);
+    refused_in_a_line(&mut run(&["--disk", &format!("path={}", dir.path().display())]), &["--disk"]);
+    refused_in_a_line(&mut run(&["--disk", &flag, "--disk", &flag]), &["given twice"]);
+}
+
+#[test]
+fn a_disk_that_is_read_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk.img");
+    fs::write(&disk, [0; 4096]).unwrap();
+    fs::set_permissions(&disk, fs::Permissions::from_mode(0o444)).unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let flag = format!("path={}", disk.display());
+    // Root may write in spite of the mode: a read-only mount stops it.
+    let shell = format!("mount --bind {0} {0} && mount -o remount,bind,ro {0}", dir.path().display());
+    let Some(mut command) = in_namespace(&shell, &["--disk", &flag]) else { return };
+    refused_in_a_line(&mut command, &["cannot be written", ",readonly=on"]);
+}
+
+#[test]
+fn a_disk_that_another_machine_uses() {
+    let mut guest = micro::Guest::boot(1);
+    guest.ask(kemari_workload::Op::Ping);
+    let flag = format!("path={}", guest.dir.path().join("disk.img").display());
+    refused_in_a_line(&mut run(&["--disk", &flag]), &["another process uses it"]);
+    refused_in_a_line(&mut run(&["--disk", &format!("{flag},readonly=on")]), &["another process uses it"]);
+}
+
+#[test]
+fn a_tap_that_cannot_be_had() {
+    // Without privileges nobody may make one.
+    let mut command = run(&["--net", "tap=kemari-none0"]);
+    // SAFETY: prctl and setresuid are async-signal-safe system calls on the child itself; nothing else happens between
+    // fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            for result in [libc::setresgid(65534, 65534, 65534), libc::setresuid(65534, 65534, 65534)] {
+                if result != 0 && libc::geteuid() == 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+    let text = command.output().map(|out| String::from_utf8_lossy(&out.stderr).into_owned());
+    let Ok(text) = text else {
+        eprintln!("skipped: this machine does not let the test become another user");
+        return;
+    };
+    // That user may lack the right to /dev/kvm as well: then that is what it is told, first.
+    assert!(text.contains("tap=kemari-none0") || text.contains("no permission for /dev/kvm"), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+}
+
+#[test]
+fn kvm_that_is_missing_or_forbidden() {
+    if let Some(mut command) = in_namespace("mount -t tmpfs none /dev", &[]) {
+        // The namespace's /dev is empty: even standard input comes from outside.
+        refused_in_a_line(&mut command, &["/dev/kvm does not exist", "modprobe"]);
+    }
+    let shell = "mount -t tmpfs none /dev && mknod /dev/kvm c 10 232 2>/dev/null || : >/dev/kvm; chmod 0 /dev/kvm";
+    let Some(mut command) = in_namespace(shell, &[]) else { return };
+    let text = refused(&mut command);
+    assert!(text.contains("/dev/kvm"), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+}
+
+#[test]
+fn more_memory_than_the_host_has() {
+    let mut command = kemari(&["run", "--serial", "none", "--memory", "16777216", "--kernel"]);
+    command.arg(micro::image());
+    refused_in_a_line(&mut command, &["16384 GiB", "available", "lower --memory"]);
+}
+
+#[test]
+fn values_that_make_no_sense() {
+    for (flags, expected) in [
+        (&["--memory", "many"][..], "--memory"),
+        (&["--memory", "0"], "--memory"),
+        (&["--cpus", "0"], "--cpus"),
+        (&["--cpus", "255"], "--cpus"),
+        (&["--disk", "disk.img"], "path=FILE"),
+        (&["--disk", "path=a,readonly=perhaps"], "readonly=on"),
+        (&["--net", "user"], "stream=SOCKETPATH"),
+        (&["--net", "tap=t,mac=xx"], "MAC address"),
+        (&["--net", "tap=t,mac=01:00:00:00:00:01"], "group address"),
+        (&["--serial", "pty"], "file=PATH"),
+        (&["--name", "a/b"], "letters"),
+        (&["--standby", "nonsense"], "HOST:PORT"),
+        (&["--arbiter", "oracle"], "file:DIRECTORY"),
+        (&["--no-such-flag"], "--no-such-flag"),
+    ] {
+        let text = refused(&mut run(flags));
+        assert!(text.contains(expected), "{flags:?}: {text}");
+    }
+}
+
+#[test]
+fn what_no_single_flag_can_tell() {
+    let stdio = ["--serial", "stdio", "--virtio-console", "stdio"];
+    let mut command = kemari(&["run", "--memory", "64", "--kernel"]);
+    command.arg(micro::image()).args(stdio);
+    refused_in_a_line(&mut command, &["one standard input"]);
+    let nets = ["--net", "stream=/a,mac=52:54:00:00:00:01", "--net", "stream=/b,mac=52:54:00:00:00:01"];
+    refused_in_a_line(&mut run(&nets), &["same mac"]);
+    let many: Vec<String> = (0..18).flat_map(|i| ["--net".to_owned(), format!("stream=/s{i}")]).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    refused_in_a_line(&mut run(&many), &["18 virtio devices", "17 windows"]);
+}
+
+#[test]
+fn places_that_cannot_be_written() {
+    refused_in_a_line(&mut run(&["--pid-file", "/nowhere/pid"]), &["/nowhere/pid"]);
+    let mut command = kemari(&["run", "--memory", "64", "--serial", "file=/nowhere/log", "--kernel"]);
+    command.arg(micro::image());
+    refused_in_a_line(&mut command, &["/nowhere/log"]);
+    refused_in_a_line(&mut run(&["--net", "dgram=/nowhere/a:/nowhere/b"]), &["/nowhere/a", "--net"]);
+}
+
+#[test]
+fn a_command_line_that_is_too_long() {
+    let long = "x".repeat(4096);
+    refused_in_a_line(&mut run(&["--cmdline", &long]), &["4096 bytes", "--cmdline"]);
+}
