@@ -5,47 +5,47 @@ use serde::{Deserialize, Serialize};
 
 use crate::random::Random;
 
-pub const PAGES: usize = 4;
+pub(crate) const PAGES: usize = 4;
 
 /// Everything but memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Registers {
-    pub history: u64,
-    pub outputs: u64,
-    pub last_output: u64,
+pub(crate) struct Registers {
+    pub(crate) history: u64,
+    pub(crate) outputs: u64,
+    pub(crate) last_output: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Guest {
-    pub registers: Registers,
-    pub memory: Vec<[u8; 4096]>,
-    pub dirty: [bool; PAGES],
+pub(crate) struct Guest {
+    pub(crate) registers: Registers,
+    pub(crate) memory: Vec<[u8; 4096]>,
+    pub(crate) dirty: [bool; PAGES],
 }
 
 /// One output: it names the one before, so that an observer sees any that is lost or rolled back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Output {
-    pub serial: u64,
-    pub after: u64,
-    pub history: u64,
+pub(crate) struct Output {
+    pub(crate) serial: u64,
+    pub(crate) after: u64,
+    pub(crate) history: u64,
 }
 
 /// What a checkpoint carries beside memory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct State {
-    pub registers: Registers,
-    pub in_flight: Vec<Record>,
-    pub next_id: EffectId,
+pub(crate) struct State {
+    pub(crate) registers: Registers,
+    pub(crate) in_flight: Vec<Record>,
+    pub(crate) next_id: EffectId,
 }
 
 impl Guest {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let memory = vec![[0; 4096]; PAGES];
         Self { registers: Registers::default(), memory, dirty: [false; PAGES] }
     }
 
     /// Runs on with unforeseeable input, so that no two executions are the same.
-    pub fn run(&mut self, random: &mut Random) {
+    pub(crate) fn run(&mut self, random: &mut Random) {
         let registers = &mut self.registers;
         registers.history = registers.history.rotate_left(5) ^ random.next();
         let page = random.index(PAGES);
@@ -54,7 +54,7 @@ impl Guest {
         self.dirty[page] = true;
     }
 
-    pub fn output(&mut self) -> Vec<u8> {
+    pub(crate) fn output(&mut self) -> Vec<u8> {
         let registers = &mut self.registers;
         registers.outputs += 1;
         let output = Output {
@@ -67,7 +67,7 @@ impl Guest {
     }
 }
 
-pub fn output_of(record: &Record) -> Output {
+pub(crate) fn output_of(record: &Record) -> Output {
     let Request::Effect(EffectOp::ConsoleTx { bytes, .. }) = &record.request else {
         panic!("not an output: {record:?}")
     };

@@ -6,24 +6,24 @@ use crate::guest::{Guest, Output};
 
 /// How often what happened, over all seeds.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    pub outputs: u64,
-    pub replays: u64,
-    pub released: u64,
-    pub protected: u64,
-    pub applied: u64,
-    pub takeovers: u64,
-    pub ran_alone: u64,
-    pub fenced: u64,
-    pub discarded: u64,
-    pub renounced: u64,
-    pub garbled: u64,
-    pub torn: u64,
-    pub not_applicable: u64,
-    pub verified: u64,
-    pub operator_waits: u64,
-    pub unreachable: u64,
-    pub reprotected: u64,
+pub(crate) struct Tally {
+    pub(crate) outputs: u64,
+    pub(crate) replays: u64,
+    pub(crate) released: u64,
+    pub(crate) protected: u64,
+    pub(crate) applied: u64,
+    pub(crate) takeovers: u64,
+    pub(crate) ran_alone: u64,
+    pub(crate) fenced: u64,
+    pub(crate) discarded: u64,
+    pub(crate) renounced: u64,
+    pub(crate) garbled: u64,
+    pub(crate) torn: u64,
+    pub(crate) not_applicable: u64,
+    pub(crate) verified: u64,
+    pub(crate) operator_waits: u64,
+    pub(crate) unreachable: u64,
+    pub(crate) reprotected: u64,
 }
 
 impl Tally {
@@ -49,7 +49,7 @@ impl Tally {
         ]
     }
 
-    pub fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q] = other.fields();
         self.outputs += a;
         self.replays += b;
@@ -70,16 +70,16 @@ impl Tally {
         self.reprotected += q;
     }
 
-    pub fn assert_all_happened(&self) {
+    pub(crate) fn assert_all_happened(&self) {
         assert!(self.fields().iter().all(|count| *count > 0), "some never happened: {self:?}");
     }
 }
 
 #[derive(Default)]
-pub struct Judge {
-    pub tally: Tally,
+pub(crate) struct Judge {
+    pub(crate) tally: Tally,
     /// Who holds which term: the arbiter's book.
-    pub terms: BTreeMap<u64, usize>,
+    pub(crate) terms: BTreeMap<u64, usize>,
     /// Who has acted in which term.
     active: BTreeMap<u64, usize>,
     /// Acknowledgements that a standby has sent, by term and epoch.
@@ -92,40 +92,40 @@ pub struct Judge {
 
 impl Judge {
     /// Grants a term to the first who asks.
-    pub fn claim(&mut self, term: u64, node: usize) -> usize {
+    pub(crate) fn claim(&mut self, term: u64, node: usize) -> usize {
         *self.terms.entry(term).or_insert(node)
     }
 
     /// The fence: nobody has won a later term.
-    pub fn may_perform(&self, term: u64) -> bool {
+    pub(crate) fn may_perform(&self, term: u64) -> bool {
         self.terms.keys().next_back().is_none_or(|last| *last <= term)
     }
 
     /// P2: a term is one node's, and that node has won it.
-    pub fn acts(&mut self, term: u64, node: usize) {
+    pub(crate) fn acts(&mut self, term: u64, node: usize) {
         let first = *self.active.entry(term).or_insert(node);
         assert_eq!(first, node, "P2: two machines act in term {term}");
         assert_eq!(self.terms.get(&term), Some(&node), "P2: term {term} was not won");
     }
 
-    pub fn acknowledges(&mut self, term: u64, epoch: u64) {
+    pub(crate) fn acknowledges(&mut self, term: u64, epoch: u64) {
         assert!(self.sealed.contains_key(&(term, epoch)), "P4: ({term}, {epoch}) never sealed");
         self.acknowledged.insert((term, epoch));
     }
 
     /// P1: what is released was acknowledged before.
-    pub fn releases(&mut self, term: u64, epoch: u64) {
+    pub(crate) fn releases(&mut self, term: u64, epoch: u64) {
         let known = self.acknowledged.contains(&(term, epoch));
         assert!(known, "P1: epoch {epoch} of term {term} released, but never acknowledged");
         self.tally.released += 1;
     }
 
-    pub fn seals(&mut self, term: u64, epoch: u64, guest: Guest) {
+    pub(crate) fn seals(&mut self, term: u64, epoch: u64, guest: Guest) {
         assert!(self.sealed.insert((term, epoch), guest).is_none(), "epoch {epoch} sealed twice");
     }
 
     /// P4: what is applied is what was sealed.
-    pub fn applies(&mut self, term: u64, epoch: u64, guest: &Guest) {
+    pub(crate) fn applies(&mut self, term: u64, epoch: u64, guest: &Guest) {
         let sealed = &self.sealed[&(term, epoch)];
         assert!(
             sealed.memory == guest.memory && sealed.registers == guest.registers,
@@ -136,7 +136,7 @@ impl Judge {
 
     /// What the outside sees must be the output of one machine that never failed: each output
     /// once and in order, but for repetitions of what was in flight at a takeover.
-    pub fn sees(&mut self, output: Output, replay: bool) {
+    pub(crate) fn sees(&mut self, output: Output, replay: bool) {
         self.tally.outputs += 1;
         let last = self.seen.last().copied();
         if last.is_some_and(|last| output.serial <= last.serial) {

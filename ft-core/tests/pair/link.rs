@@ -6,24 +6,24 @@ use ft_core::LinkId;
 use ft_core::wire::Decoder;
 
 /// One end. End 0 is the primary's.
-pub struct End {
-    pub node: usize,
-    pub id: LinkId,
-    pub open: bool,
-    pub decoder: Decoder,
+pub(crate) struct End {
+    pub(crate) node: usize,
+    pub(crate) id: LinkId,
+    pub(crate) open: bool,
+    pub(crate) decoder: Decoder,
     /// Bytes on their way to this end.
-    pub incoming: VecDeque<u8>,
-    pub stalled_until: u64,
+    pub(crate) incoming: VecDeque<u8>,
+    pub(crate) stalled_until: u64,
 }
 
-pub struct Link {
-    pub ends: [End; 2],
+pub(crate) struct Link {
+    pub(crate) ends: [End; 2],
     /// No byte gets through any more; the ends find out one by one.
-    pub broken: bool,
+    pub(crate) broken: bool,
 }
 
 impl Link {
-    pub fn new(nodes: [usize; 2], ids: [LinkId; 2]) -> Self {
+    pub(crate) fn new(nodes: [usize; 2], ids: [LinkId; 2]) -> Self {
         let end = |at: usize| End {
             node: nodes[at],
             id: ids[at],
@@ -35,18 +35,18 @@ impl Link {
         Self { ends: [end(0), end(1)], broken: false }
     }
 
-    pub fn send(&mut self, from: usize, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, from: usize, bytes: &[u8]) {
         if !self.broken {
             self.ends[1 - from].incoming.extend(bytes);
         }
     }
 
-    pub fn close(&mut self, end: usize) {
+    pub(crate) fn close(&mut self, end: usize) {
         self.ends[end].open = false;
         self.ends[end].incoming.clear();
     }
 
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.ends.iter().all(|end| !end.open)
     }
 }

@@ -7,36 +7,35 @@ use io_gate::host::{Ledger, Performable};
 
 use crate::guest::Guest;
 
-pub struct Active {
-    pub core: Primary,
-    pub ledger: Ledger,
-    pub guest: Guest,
-    pub digest: EpochDigest,
+pub(crate) struct Active {
+    pub(crate) core: Primary,
+    pub(crate) ledger: Ledger,
+    pub(crate) guest: Guest,
+    pub(crate) digest: EpochDigest,
     /// The next page to be sent while the guest runs.
-    pub precopy: Option<usize>,
-    pub verify: bool,
+    pub(crate) precopy: Option<usize>,
+    pub(crate) verify: bool,
     /// Performed, and the guest does not know yet.
-    pub unsettled: Vec<Performable>,
+    pub(crate) unsettled: Vec<Performable>,
 }
 
-pub struct Passive {
-    pub core: Standby,
-    pub guest: Guest,
+pub(crate) struct Passive {
+    pub(crate) core: Standby,
+    pub(crate) guest: Guest,
     /// Of the last checkpoint applied.
-    pub state: Option<crate::guest::State>,
-    pub checks: Option<u64>,
+    pub(crate) state: Option<crate::guest::State>,
 }
 
-pub enum Role {
+pub(crate) enum Role {
     Active(Box<Active>),
     Passive(Box<Passive>),
     Gone,
 }
 
-pub struct Node {
-    pub role: Role,
-    pub asleep_until: u64,
+pub(crate) struct Node {
+    pub(crate) role: Role,
+    pub(crate) asleep_until: u64,
     /// What was asked of the arbiter.
-    pub asked: Option<u64>,
-    pub started: u64,
+    pub(crate) asked: Option<u64>,
+    pub(crate) started: u64,
 }

@@ -20,7 +20,7 @@ use crate::random::Random;
 const MS: u64 = 1_000_000;
 const NODES: usize = 3;
 
-pub struct World {
+pub(crate) struct World {
     random: Random,
     trace: bool,
     now: u64,
@@ -46,7 +46,7 @@ macro_rules! trace {
 }
 
 impl World {
-    pub fn new(seed: u64, trace: bool) -> Self {
+    pub(crate) fn new(seed: u64, trace: bool) -> Self {
         let mut random = Random::new(seed);
         let arbiter = !random.one_in(4);
         let mut world = Self {
@@ -110,8 +110,7 @@ impl World {
         let options = StandbyOptions { arbiter: self.arbiter, ..StandbyOptions::default() };
         let (core, guest) = (Standby::new(options), Guest::new());
         self.nodes[node].started += 1;
-        self.nodes[node].role =
-            Role::Passive(Box::new(Passive { core, guest, state: None, checks: None }));
+        self.nodes[node].role = Role::Passive(Box::new(Passive { core, guest, state: None }));
         trace!(self, "{node} starts as a standby");
     }
 
@@ -536,7 +535,7 @@ impl World {
 
     // ---- what happens by itself ----
 
-    pub fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         self.now += self.random.below(2 * MS);
         let node = self.random.index(NODES);
         let asleep = self.nodes[node].asleep_until > self.now;
@@ -758,7 +757,7 @@ impl World {
         self.give(node, Event::Standby(standby::Event::OperatorTakeOver));
     }
 
-    pub fn finish(self) -> Tally {
+    pub(crate) fn finish(self) -> Tally {
         self.judge.tally
     }
 }
