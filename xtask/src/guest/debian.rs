@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -21,6 +22,8 @@ pub(crate) const BACKPORTS: &str = "bookworm-backports";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Lists older than this are refreshed, so that guests get security updates.
 const LISTS_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// What apt answered about the watched packages.
+const VERSIONS: &str = "versions";
 /// The packages whose versions decide whether something cached is still current.
 const WATCHED: &[&str] = &[
     "linux-image-cloud-amd64",
@@ -111,7 +114,8 @@ impl Archive {
         let mut sources = self.sources();
         sources.push(format!("deb [signed-by={KEYRING}] {} {BACKPORTS} main", self.mirror));
         let sources = sources.join("\n") + "\n";
-        let known = fs::read_to_string(&stamp).is_ok_and(|s| s == sources);
+        let current = format!("{sources}# {}\n", WATCHED.join(" "));
+        let known = fs::read_to_string(&stamp).is_ok_and(|s| s == current);
         let age = fs::metadata(&stamp).and_then(|m| m.modified()).ok();
         let age = age.and_then(|t| SystemTime::now().duration_since(t).ok());
         if known && age.is_some_and(|a| a < LISTS_AGE) {
@@ -120,6 +124,11 @@ impl Archive {
         say(&format!("reading the package lists of Debian {SUITE}"));
         for part in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(self.dir.join(part))?;
+        }
+        if let Err(why) = fs::remove_file(self.dir.join(VERSIONS))
+            && why.kind() != ErrorKind::NotFound
+        {
+            return Err(why).context("forgetting the old package versions");
         }
         // What is installed here must not decide what goes into a guest.
         fs::write(self.dir.join("status"), "")?;
@@ -131,23 +140,21 @@ impl Archive {
                 return Err(why).context("reading Debian's package lists (network needed once)");
             }
         }
-        Ok(fs::write(&stamp, &sources)?)
+        Ok(fs::write(&stamp, &current)?)
     }
 
+    /// What the lists offer. Asking apt takes a second, so the answer is kept until the lists are refreshed.
     fn read_versions(&self) -> Result<BTreeMap<String, String>> {
-        let text = output(self.apt("apt-cache").arg("policy").args(WATCHED))?;
-        let mut versions = BTreeMap::new();
-        let mut package = "";
-        for line in text.lines() {
-            if let Some(name) = line.strip_suffix(':').filter(|n| !n.starts_with(' ')) {
-                package = name;
-            } else if let Some(version) = line.trim().strip_prefix("Candidate: ")
-                && version != "(none)"
-            {
-                versions.insert(package.to_owned(), version.to_owned());
+        let kept = self.dir.join(VERSIONS);
+        let text = match fs::read_to_string(&kept) {
+            Ok(text) => text,
+            Err(_) => {
+                let text = output(self.apt("apt-cache").arg("policy").args(WATCHED))?;
+                fs::write(&kept, &text)?;
+                text
             }
-        }
-        Ok(versions)
+        };
+        Ok(parse_policy(&text))
     }
 
     /// An apt program that uses the lists in the cache only.
@@ -197,4 +204,34 @@ fn repository(label: &str) -> Option<String> {
         .filter_map(|line| line.split_once('|'))
         .find(|(found, _)| *found == label)
         .map(|(_, address)| address.to_owned())
+}
+
+/// The candidate versions in the answer of `apt-cache policy`.
+fn parse_policy(text: &str) -> BTreeMap<String, String> {
+    let mut versions = BTreeMap::new();
+    let mut package = "";
+    for line in text.lines() {
+        if let Some(name) = line.strip_suffix(':').filter(|n| !n.starts_with(' ')) {
+            package = name;
+        } else if let Some(version) = line.trim().strip_prefix("Candidate: ")
+            && version != "(none)"
+        {
+            versions.insert(package.to_owned(), version.to_owned());
+        }
+    }
+    versions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_candidates() {
+        let text = "libc6:\n  Installed: (none)\n  Candidate: 2.36-9\n  Version table:\n     2.36-9 500\n\
+                    nonesuch:\n  Installed: (none)\n  Candidate: (none)\n";
+        let versions = parse_policy(text);
+        assert_eq!(versions.get("libc6").map(String::as_str), Some("2.36-9"));
+        assert_eq!(versions.len(), 1);
+    }
 }

@@ -90,7 +90,7 @@ fn two_hosts_see_each_other_until_the_link_or_the_power_fails() {
     let mut b = Lab::boot(&images, &spec("b", 2, 1, false), &mut show).unwrap();
     a.wait_for("LINK-UP", &mut show).unwrap();
     b.wait_for("LINK-UP", &mut show).unwrap();
-    let mut sees = |b: &mut Lab| {
+    let sees = |b: &mut Lab| {
         b.type_in(b"look\n").unwrap();
         let mut seen = None;
         while seen.is_none() {
