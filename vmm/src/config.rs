@@ -106,9 +106,13 @@ impl FromStr for DiskConfig {
                 ("path", Some(value)) if !value.is_empty() => path = Some(PathBuf::from(value)),
                 ("readonly", Some("on")) => read_only = true,
                 ("readonly", Some("off")) => read_only = false,
-                ("serial", Some(value)) if value.len() <= SERIAL_MAX && value.is_ascii() => value.clone_into(&mut serial),
+                ("serial", Some(value)) if value.len() <= SERIAL_MAX && value.is_ascii() => {
+                    value.clone_into(&mut serial)
+                }
                 ("serial", Some(value)) => {
-                    return Err(format!("expected a serial of at most {SERIAL_MAX} ASCII characters, found `{value}`"));
+                    return Err(format!(
+                        "expected a serial of at most {SERIAL_MAX} ASCII characters, found `{value}`"
+                    ));
                 }
                 _ => return Err(unknown("path=FILE[,readonly=on][,serial=TEXT]", text)),
             }
@@ -148,13 +152,19 @@ impl FromStr for NetConfig {
     fn from_str(text: &str) -> Result<Self, String> {
         let (mut backend, mut mac) = (None, None);
         for (key, value) in pairs(text) {
-            let value = value.filter(|value| !value.is_empty()).ok_or_else(|| unknown(NET_FORM, text))?;
+            let value =
+                value.filter(|value| !value.is_empty()).ok_or_else(|| unknown(NET_FORM, text))?;
             let found = match key {
                 "tap" if value.len() <= IFNAME_MAX => NetBackend::Tap(value.to_owned()),
-                "tap" => return Err(format!("expected an interface name of at most {IFNAME_MAX} bytes, found `{value}`")),
+                "tap" => {
+                    return Err(format!(
+                        "expected an interface name of at most {IFNAME_MAX} bytes, found `{value}`"
+                    ));
+                }
                 "stream" => NetBackend::Stream(PathBuf::from(value)),
                 "dgram" => {
-                    let (local, peer) = value.split_once(':').ok_or_else(|| unknown(NET_FORM, text))?;
+                    let (local, peer) =
+                        value.split_once(':').ok_or_else(|| unknown(NET_FORM, text))?;
                     NetBackend::Dgram(PathBuf::from(local), PathBuf::from(peer))
                 }
                 "mac" => {
@@ -172,7 +182,11 @@ impl FromStr for NetConfig {
 }
 
 fn parse_mac(text: &str) -> Result<[u8; 6], String> {
-    let bad = || format!("expected a MAC address such as 52:54:00:12:34:56 (not a group address), found `{text}`");
+    let bad = || {
+        format!(
+            "expected a MAC address such as 52:54:00:12:34:56 (not a group address), found `{text}`"
+        )
+    };
     let mut mac = [0; 6];
     let mut parts = text.split(':');
     for byte in &mut mac {
@@ -256,8 +270,18 @@ mod tests {
     #[test]
     fn disks_are_read() {
         let found = disk("path=/a/b.img,readonly=on,serial=abc").unwrap();
-        assert_eq!(found, DiskConfig { path: "/a/b.img".into(), read_only: true, serial: "abc".into() });
-        for bad in ["", "/a/b.img", "path=", "path=x,readonly=yes", "path=x,size=3", "path=x,serial=123456789012345678901"] {
+        assert_eq!(
+            found,
+            DiskConfig { path: "/a/b.img".into(), read_only: true, serial: "abc".into() }
+        );
+        for bad in [
+            "",
+            "/a/b.img",
+            "path=",
+            "path=x,readonly=yes",
+            "path=x,size=3",
+            "path=x,serial=123456789012345678901",
+        ] {
             assert!(disk(bad).unwrap_err().contains("expected"), "{bad}");
         }
     }
@@ -268,8 +292,20 @@ mod tests {
         let found = net("stream=/s,mac=52:54:00:12:34:56").unwrap();
         assert_eq!(found.backend, NetBackend::Stream("/s".into()));
         assert_eq!(found.mac, Some([0x52, 0x54, 0, 0x12, 0x34, 0x56]));
-        assert_eq!(net("dgram=/a:/b").unwrap().backend, NetBackend::Dgram("/a".into(), "/b".into()));
-        for bad in ["", "tap=", "stream", "dgram=/a", "tap=a,stream=/b", "tap=t,mac=53:54:00:12:34:56", "tap=t,mac=1:2", "tap=interface-that-is-too-long"] {
+        assert_eq!(
+            net("dgram=/a:/b").unwrap().backend,
+            NetBackend::Dgram("/a".into(), "/b".into())
+        );
+        for bad in [
+            "",
+            "tap=",
+            "stream",
+            "dgram=/a",
+            "tap=a,stream=/b",
+            "tap=t,mac=53:54:00:12:34:56",
+            "tap=t,mac=1:2",
+            "tap=interface-that-is-too-long",
+        ] {
             assert!(net(bad).unwrap_err().contains("expected"), "{bad}");
         }
     }

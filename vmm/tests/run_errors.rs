@@ -54,14 +54,20 @@ fn run_kernel(kernel: &Path, flags: &[&str]) -> Command {
 
 /// Runs `command` in mount and user namespaces of its own after a line of shell. Skips where they are not permitted.
 fn in_namespace(shell: &str, flags: &[&str]) -> Option<Command> {
-    let permitted = Command::new("unshare").args(["-Urm", "true"]).output().is_ok_and(|out| out.status.success());
+    let permitted = Command::new("unshare")
+        .args(["-Urm", "true"])
+        .output()
+        .is_ok_and(|out| out.status.success());
     if !permitted {
         eprintln!("skipped: this machine permits no user namespaces");
         return None;
     }
     let mut command = Command::new("unshare");
     command.args(["-Urm", "sh", "-ec", &format!("{shell}; exec \"$@\"")]).arg("sh").arg(KEMARI);
-    command.args(["run", "--serial", "none", "--memory", "64", "--kernel"]).arg(micro::image()).args(flags);
+    command
+        .args(["run", "--serial", "none", "--memory", "64", "--kernel"])
+        .arg(micro::image())
+        .args(flags);
     command.stdin(Stdio::null());
     Some(command)
 }
@@ -73,7 +79,10 @@ fn no_kernel() {
 
 #[test]
 fn a_kernel_that_is_not_there() {
-    refused_in_a_line(&mut run_kernel(Path::new("/nowhere/vmlinux"), &[]), &["/nowhere/vmlinux", "No such file", "--kernel"]);
+    refused_in_a_line(
+        &mut run_kernel(Path::new("/nowhere/vmlinux"), &[]),
+        &["/nowhere/vmlinux", "No such file", "--kernel"],
+    );
 }
 
 #[test]
@@ -103,10 +112,16 @@ fn a_disk_that_cannot_be_used() {
     let flag = format!("path={}", disk.display());
     refused_in_a_line(&mut run(&["--disk", &flag]), &["disk.img", "No such file", "--disk"]);
     fs::write(&disk, [0; 1000]).unwrap();
-    refused_in_a_line(&mut run(&["--disk", &flag]), &["multiple of 512", "found 1000", "truncate -s %512"]);
+    refused_in_a_line(
+        &mut run(&["--disk", &flag]),
+        &["multiple of 512", "found 1000", "truncate -s %512"],
+    );
     fs::write(&disk, []).unwrap();
     refused_in_a_line(&mut run(&["--disk", &flag]), &["at least 512 bytes"]);
-    refused_in_a_line(&mut run(&["--disk", &format!("path={}", dir.path().display())]), &["--disk"]);
+    refused_in_a_line(
+        &mut run(&["--disk", &format!("path={}", dir.path().display())]),
+        &["--disk"],
+    );
     refused_in_a_line(&mut run(&["--disk", &flag, "--disk", &flag]), &["given twice"]);
 }
 
@@ -119,7 +134,8 @@ fn a_disk_that_is_read_only() {
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let flag = format!("path={}", disk.display());
     // Root may write in spite of the mode: a read-only mount stops it.
-    let shell = format!("mount --bind {0} {0} && mount -o remount,bind,ro {0}", dir.path().display());
+    let shell =
+        format!("mount --bind {0} {0} && mount -o remount,bind,ro {0}", dir.path().display());
     let Some(mut command) = in_namespace(&shell, &["--disk", &flag]) else { return };
     refused_in_a_line(&mut command, &["cannot be written", ",readonly=on"]);
 }
@@ -130,7 +146,10 @@ fn a_disk_that_another_machine_uses() {
     guest.ask(kemari_workload::Op::Ping);
     let flag = format!("path={}", guest.dir.path().join("disk.img").display());
     refused_in_a_line(&mut run(&["--disk", &flag]), &["another process uses it"]);
-    refused_in_a_line(&mut run(&["--disk", &format!("{flag},readonly=on")]), &["another process uses it"]);
+    refused_in_a_line(
+        &mut run(&["--disk", &format!("{flag},readonly=on")]),
+        &["another process uses it"],
+    );
 }
 
 #[test]
@@ -141,7 +160,9 @@ fn a_tap_that_cannot_be_had() {
     // fork and exec.
     unsafe {
         command.pre_exec(|| {
-            for result in [libc::setresgid(65534, 65534, 65534), libc::setresuid(65534, 65534, 65534)] {
+            for result in
+                [libc::setresgid(65534, 65534, 65534), libc::setresuid(65534, 65534, 65534)]
+            {
                 if result != 0 && libc::geteuid() == 0 {
                     return Err(std::io::Error::last_os_error());
                 }
@@ -155,7 +176,10 @@ fn a_tap_that_cannot_be_had() {
         return;
     };
     // That user may lack the right to /dev/kvm as well: then that is what it is told, first.
-    assert!(text.contains("tap=kemari-none0") || text.contains("no permission for /dev/kvm"), "{text}");
+    assert!(
+        text.contains("tap=kemari-none0") || text.contains("no permission for /dev/kvm"),
+        "{text}"
+    );
     assert_eq!(text.lines().count(), 1, "{text}");
 }
 
@@ -208,9 +232,11 @@ fn what_no_single_flag_can_tell() {
     let mut command = kemari(&["run", "--memory", "64", "--kernel"]);
     command.arg(micro::image()).args(stdio);
     refused_in_a_line(&mut command, &["one standard input"]);
-    let nets = ["--net", "stream=/a,mac=52:54:00:00:00:01", "--net", "stream=/b,mac=52:54:00:00:00:01"];
+    let nets =
+        ["--net", "stream=/a,mac=52:54:00:00:00:01", "--net", "stream=/b,mac=52:54:00:00:00:01"];
     refused_in_a_line(&mut run(&nets), &["same mac"]);
-    let many: Vec<String> = (0..18).flat_map(|i| ["--net".to_owned(), format!("stream=/s{i}")]).collect();
+    let many: Vec<String> =
+        (0..18).flat_map(|i| ["--net".to_owned(), format!("stream=/s{i}")]).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     refused_in_a_line(&mut run(&many), &["18 virtio devices", "17 windows"]);
 }
@@ -218,10 +244,14 @@ fn what_no_single_flag_can_tell() {
 #[test]
 fn places_that_cannot_be_written() {
     refused_in_a_line(&mut run(&["--pid-file", "/nowhere/pid"]), &["/nowhere/pid"]);
-    let mut command = kemari(&["run", "--memory", "64", "--serial", "file=/nowhere/log", "--kernel"]);
+    let mut command =
+        kemari(&["run", "--memory", "64", "--serial", "file=/nowhere/log", "--kernel"]);
     command.arg(micro::image());
     refused_in_a_line(&mut command, &["/nowhere/log"]);
-    refused_in_a_line(&mut run(&["--net", "dgram=/nowhere/a:/nowhere/b"]), &["/nowhere/a", "--net"]);
+    refused_in_a_line(
+        &mut run(&["--net", "dgram=/nowhere/a:/nowhere/b"]),
+        &["/nowhere/a", "--net"],
+    );
 }
 
 #[test]

@@ -30,7 +30,13 @@ fn serve_and_power_off(cpus: u32) {
         let reply = guest.ask(Op::Append { payload: &payload, flush: number % 10 == 0 });
         assert_eq!(reply.applied, number);
         // The reply's own sequence number: the first was the ping.
-        chain = kemari_workload::chain_after(chain, 1, reply.seq, Op::Append { payload: &payload, flush: false }.code() as u8, payload_hash(&payload));
+        chain = kemari_workload::chain_after(
+            chain,
+            1,
+            reply.seq,
+            Op::Append { payload: &payload, flush: false }.code() as u8,
+            payload_hash(&payload),
+        );
         assert_eq!(reply.chain, chain);
         appended.push((reply.applied, chain));
     }
@@ -64,7 +70,10 @@ fn reset(cpus: u32) {
     let mut guest = Guest::boot(cpus);
     let mut boots = vec![guest.ask(Op::Ping).boot_id];
     for _ in 0..3 {
-        assert_eq!(guest.ask(Op::Append { payload: b"forgotten by the reset", flush: true }).applied, 1);
+        assert_eq!(
+            guest.ask(Op::Append { payload: b"forgotten by the reset", flush: true }).applied,
+            1
+        );
         guest.tell(Op::Reset);
         let mut reply = guest.ask(Op::Ping);
         // Until the reset is carried out, the former guest may answer.

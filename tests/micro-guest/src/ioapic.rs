@@ -3,7 +3,18 @@
 //! Edge triggered, whatever the device does: a device that holds its line is acknowledged before the next sleep, and
 //! the timer ends a sleep that an edge was lost for.
 
-use crate::lapic;
+use crate::{cpu, lapic};
+
+/// The mask registers of the two old controllers (8259), which see every device line as well.
+const OLD_MASKS: [u16; 2] = [0x21, 0xa1];
+
+/// Silences the old controllers: a PC wires them to the local APIC, and unmasked they would deliver
+/// each device line a second time, at a vector that means an exception.
+pub fn silence_old_controllers() {
+    for port in OLD_MASKS {
+        cpu::out_byte(port, 0xff);
+    }
+}
 
 /// Where it is unless ACPI says otherwise.
 pub const DEFAULT_BASE: u64 = 0xfec0_0000;

@@ -66,6 +66,7 @@ extern "C" fn bsp_main(start_info: u64) -> ! {
     let start_stamp = cpu::time_stamp();
     let info = BootInfo::read(start_info);
     let options = Options::parse(info.command_line());
+    ioapic::silence_old_controllers();
     // In this order: the clock may use the timer to measure itself.
     let mut clock = Clock::start(memory::allocate());
     lapic::start_timer();

@@ -40,7 +40,13 @@ pub struct BootArgs {
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub initrd: Option<PathBuf>,
     /// The kernel's command line.
-    #[arg(long, value_name = "STRING", default_value = "", requires = "kernel", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "STRING",
+        default_value = "",
+        requires = "kernel",
+        allow_hyphen_values = true
+    )]
     pub cmdline: String,
 }
 
@@ -171,7 +177,13 @@ impl StandbyArgs {
     }
 }
 
-fn machine(name: &str, memory: u64, cpus: u32, boot: &BootArgs, devices: &GuestDevices) -> MachineConfig {
+fn machine(
+    name: &str,
+    memory: u64,
+    cpus: u32,
+    boot: &BootArgs,
+    devices: &GuestDevices,
+) -> MachineConfig {
     MachineConfig {
         name: name.to_owned(),
         memory,
@@ -238,7 +250,9 @@ mod tests {
     #[test]
     fn a_machine_is_read() {
         let line = "kemari run --kernel k --cmdline -x=1 --memory 64 --cpus 2 --disk path=d --net stream=s --rng --serial none";
-        let Subcommand::Run(args) = Cli::try_parse_from(line.split(' ')).unwrap().command else { unreachable!("it is a run") };
+        let Subcommand::Run(args) = Cli::try_parse_from(line.split(' ')).unwrap().command else {
+            unreachable!("it is a run")
+        };
         let machine = args.machine();
         assert_eq!((machine.memory, machine.cpus, machine.rng), (64 << 20, 2, true));
         assert_eq!(machine.boot.unwrap().cmdline, "-x=1");

@@ -108,7 +108,9 @@ fn free_name(arbiter: Option<&Arc<dyn Arbiter>>, term: Term) {
     if let Some(arbiter) = arbiter
         && let Err(error) = arbiter.end(term)
     {
-        log::warn!("the machine's end could not be recorded, the next start needs --seize: {error}");
+        log::warn!(
+            "the machine's end could not be recorded, the next start needs --seize: {error}"
+        );
     }
 }
 
@@ -117,9 +119,9 @@ fn report(ended: &Ended) -> u8 {
     match ended {
         Ended::PoweredOff => log::info!("powered off"),
         Ended::Signal(number) => log::info!("ended by signal {number}"),
-        Ended::Fenced(reason) => log::error!(
-            "fenced: {reason}; this primary performs nothing more and exits"
-        ),
+        Ended::Fenced(reason) => {
+            log::error!("fenced: {reason}; this primary performs nothing more and exits")
+        }
         Ended::Failed(reason) => log::error!("{reason}"),
     }
     ended.exit_code()

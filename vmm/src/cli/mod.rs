@@ -9,8 +9,12 @@ mod standby;
 use std::process::ExitCode;
 
 use clap::Parser;
+use io_gate_host::backend::terminal::RawMode;
 
-pub use args::{Cli, CtlArgs, CtlCommand, GuestDevices, ProbeArgs, ProtectionArgs, RunArgs, StandbyArgs, Subcommand};
+pub use args::{
+    Cli, CtlArgs, CtlCommand, GuestDevices, ProbeArgs, ProtectionArgs, RunArgs, StandbyArgs,
+    Subcommand,
+};
 
 use crate::machine::MachineError;
 
@@ -41,14 +45,21 @@ impl CliError {
 
 impl From<MachineError> for CliError {
     fn from(error: MachineError) -> Self {
-        if error.is_usage() { Self::usage(error.to_string()) } else { Self::failed(error.to_string()) }
+        if error.is_usage() {
+            Self::usage(error.to_string())
+        } else {
+            Self::failed(error.to_string())
+        }
     }
 }
 
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).format_target(false).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+        .format_target(false)
+        .init();
+    end_on_panic();
     // Mistakes in the command line are clap's to report; it exits with 2.
     let cli = Cli::parse();
     let result = match cli.command {
@@ -66,9 +77,27 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// A broken invariant must end the whole machine, not one of its threads: the others would go on with
+/// half of it, and a standby would never be told that this side is dead.
+fn end_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        RawMode::restore();
+        print(panic);
+        std::process::abort();
+    }));
+}
+
 fn probe(args: &ProbeArgs) -> Result<u8, CliError> {
     let probe = crate::probe::probe();
-    let text = if args.json { serde_json::to_string(&probe) } else { serde_json::to_string_pretty(&probe) };
-    println!("{}", text.map_err(|error| CliError::failed(format!("the probe's result is not JSON: {error}")))?);
+    let text = if args.json {
+        serde_json::to_string(&probe)
+    } else {
+        serde_json::to_string_pretty(&probe)
+    };
+    println!(
+        "{}",
+        text.map_err(|error| CliError::failed(format!("the probe's result is not JSON: {error}")))?
+    );
     Ok(0)
 }

@@ -42,14 +42,11 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
             Box::new(move |memory, cpus| MachineConfig { memory, cpus, ..template.clone() })
         },
     };
-    let driver =
-        StandbyDriver::new(standby_config(args), arbiter.clone(), Box::new(factory));
+    let driver = StandbyDriver::new(standby_config(args), arbiter.clone(), Box::new(factory));
     let running: Running = Arc::new(Mutex::new(None));
     watch_signals(driver.inputs(), running.clone())?;
-    let control = guest::listen_control(
-        protection,
-        control_handler(driver.inputs(), driver.status()),
-    )?;
+    let control =
+        guest::listen_control(protection, control_handler(driver.inputs(), driver.status()))?;
     log::info!("standby for `{}`: listening on {}", args.name, args.listen);
     let end = driver
         .run(listener)
@@ -92,7 +89,9 @@ fn take_over(
     machine.start()?;
     let micros = u64::try_from(won_at.elapsed().as_micros()).unwrap_or(u64::MAX);
     engine.note_takeover(Takeover { micros, replayed: replays });
-    log::info!("took over in term {term} at epoch {epoch}: {replays} requests replayed, {micros} us ({reason})");
+    log::info!(
+        "took over in term {term} at epoch {epoch}: {replays} requests replayed, {micros} us ({reason})"
+    );
     if let Some(control) = control {
         control.replace_handler(guest::control_handler(&engine));
     }
@@ -149,9 +148,7 @@ fn control_handler(inputs: SyncSender<Input>, status: Arc<Mutex<StandbyStatus>>)
                 return Err("expected the side that runs the guest, found a standby".to_owned());
             }
         };
-        inputs
-            .send(Input::Event(event))
-            .map_err(|_| "this standby has ended".to_owned())?;
+        inputs.send(Input::Event(event)).map_err(|_| "this standby has ended".to_owned())?;
         Ok(json!({ "done": true }))
     })
 }

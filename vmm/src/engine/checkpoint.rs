@@ -2,7 +2,7 @@
 
 use ft_core::Epoch;
 use ft_core::pages::PAGE_SIZE;
-use io_gate::host::{EffectId, Record};
+use io_gate::host::{EffectId, InFlightError, Record, check_in_flight};
 use io_gate_host::Sealed;
 use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
@@ -29,6 +29,9 @@ pub enum StateBlobError {
         /// What the state has.
         found: usize,
     },
+    /// Its requests in flight cannot be.
+    #[error("the requests in flight of the machine state: {0}")]
+    InFlight(InFlightError),
     /// Part of the machine refuses it.
     #[error(transparent)]
     Machine(#[from] MachineError),
@@ -94,6 +97,8 @@ impl MachineState {
     /// # Errors
     /// Which part does not fit, and why.
     pub fn try_on(&self, machine: &Machine) -> Result<(), StateBlobError> {
+        check_in_flight(self.epoch, self.next_id, &self.in_flight)
+            .map_err(StateBlobError::InFlight)?;
         Ok(machine.restore_devices(&self.devices)?)
     }
 

@@ -16,7 +16,9 @@ use super::{Machine, PowerOn};
 use crate::boot::BootError;
 use crate::config::{ConfigError, MachineConfig};
 use crate::kvm::state::SavePlan;
-use crate::kvm::{self, CompatInfo, OpenError, StateError, VcpuError, VcpuSet, Vm, VmError, VmOptions, VmState};
+use crate::kvm::{
+    self, CompatInfo, OpenError, StateError, VcpuError, VcpuSet, Vm, VmError, VmOptions, VmState,
+};
 use crate::memory::{self, MemoryError, MemoryOptions};
 
 /// Why a machine could not be made, booted or restored.
@@ -50,7 +52,9 @@ pub enum MachineError {
     #[error(transparent)]
     Boot(#[from] BootError),
     /// There is nothing to boot.
-    #[error("there is no kernel to boot: give --kernel FILE (a standby needs it for a reset of the guest after it took over)")]
+    #[error(
+        "there is no kernel to boot: give --kernel FILE (a standby needs it for a reset of the guest after it took over)"
+    )]
     NoKernel,
     /// Guest memory could not be cleared for a reset.
     #[error("guest memory cannot be written: {0}")]
@@ -68,9 +72,13 @@ impl MachineError {
     #[must_use]
     pub fn is_usage(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Kvm(_) | Self::Memory(_) | Self::Boot(_) | Self::NoKernel => true,
+            Self::Config(_) | Self::Kvm(_) | Self::Memory(_) | Self::Boot(_) | Self::NoKernel => {
+                true
+            }
             Self::Vm(error) => matches!(error, VmError::Cpus { .. }),
-            Self::Devices(error) => !matches!(error, DeviceSetupError::System(_) | DeviceSetupError::Overlap(_)),
+            Self::Devices(error) => {
+                !matches!(error, DeviceSetupError::System(_) | DeviceSetupError::Overlap(_))
+            }
             _ => false,
         }
     }
@@ -82,7 +90,11 @@ impl Machine {
     ///
     /// # Errors
     /// See [`MachineError`]; nothing is left behind then.
-    pub fn build(config: MachineConfig, ledger: Ledger, fence: Arc<dyn Fence>) -> Result<Arc<Self>, MachineError> {
+    pub fn build(
+        config: MachineConfig,
+        ledger: Ledger,
+        fence: Arc<dyn Fence>,
+    ) -> Result<Arc<Self>, MachineError> {
         config.check()?;
         let kvm = kvm::open()?;
         // Huge pages: fewer faults in the guest, and cheaper copies at checkpoints.

@@ -43,7 +43,9 @@ pub enum DeviceSetupError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// A disk image that is cut off.
-    #[error("disk {path}: expected a multiple of 512 bytes, found {bytes}: round it up with `truncate -s %512 {path}`")]
+    #[error(
+        "disk {path}: expected a multiple of 512 bytes, found {bytes}: round it up with `truncate -s %512 {path}`"
+    )]
     DiskSize {
         /// The file.
         path: PathBuf,
@@ -51,7 +53,9 @@ pub enum DeviceSetupError {
         bytes: u64,
     },
     /// A disk without write permission.
-    #[error("disk {path}: it cannot be written: {error}; make it writable, or add `,readonly=on` to its --disk")]
+    #[error(
+        "disk {path}: it cannot be written: {error}; make it writable, or add `,readonly=on` to its --disk"
+    )]
     DiskReadOnly {
         /// The file.
         path: PathBuf,
@@ -65,7 +69,10 @@ pub enum DeviceSetupError {
     #[error(transparent)]
     Console(#[from] ConsoleError),
     /// More devices than windows.
-    #[error("{wanted} virtio devices: the machine has {} windows: leave out some --disk or --net", layout::VIRTIO_MMIO_MAX)]
+    #[error(
+        "{wanted} virtio devices: the machine has {} windows: leave out some --disk or --net",
+        layout::VIRTIO_MMIO_MAX
+    )]
     TooMany {
         /// How many.
         wanted: usize,
@@ -110,7 +117,9 @@ pub enum DevicesRestoreError {
         found: Vec<u16>,
     },
     /// A slot holds a register device on one side and a virtio device on the other.
-    #[error("slot {slot}: expected the state of {expected}, found another device's; give both sides the same devices in the same order")]
+    #[error(
+        "slot {slot}: expected the state of {expected}, found another device's; give both sides the same devices in the same order"
+    )]
     Kind {
         /// Which.
         slot: u16,
@@ -170,12 +179,19 @@ impl DeviceSet {
         Ok(set)
     }
 
-    fn add_virtio(&mut self, vm: &Vm, device: Box<dyn Device>, detail: String) -> Result<(), DeviceSetupError> {
+    fn add_virtio(
+        &mut self,
+        vm: &Vm,
+        device: Box<dyn Device>,
+        detail: String,
+    ) -> Result<(), DeviceSetupError> {
         let index = self.virtio.len();
-        let window = layout::virtio_mmio_window(index).ok_or(DeviceSetupError::TooMany { wanted: index + 1 })?;
+        let window = layout::virtio_mmio_window(index)
+            .ok_or(DeviceSetupError::TooMany { wanted: index + 1 })?;
         let slot = FIRST_VIRTIO_SLOT + index as u16;
         let irq = IrqLine::new(vm.fd().clone(), window.gsi);
-        let transport = VirtioMmio::new(window, irq, VirtioSlot::new(slot, device, self.gate.clone()))?;
+        let transport =
+            VirtioMmio::new(window, irq, VirtioSlot::new(slot, device, self.gate.clone()))?;
         transport.register_kicks(vm.fd());
         self.virtio.push(Arc::new(transport));
         self.details.push((slot, detail));
@@ -211,7 +227,11 @@ impl DeviceSet {
     }
 
     /// Opens what is behind the devices: files, sockets, interfaces. All are opened before the first is attached.
-    pub(super) fn attach(&self, config: &MachineConfig, options: AttachOptions) -> Result<(), DeviceSetupError> {
+    pub(super) fn attach(
+        &self,
+        config: &MachineConfig,
+        options: AttachOptions,
+    ) -> Result<(), DeviceSetupError> {
         let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
         if *attached {
             return Ok(());
@@ -280,7 +300,8 @@ impl DeviceSet {
         for (slot, port) in self.gate.ready_inputs() {
             if let Some(device) = self.virtio_of(slot) {
                 device.intake(port);
-            } else if let Some(device) = self.registers.iter().find(|device| device.slot() == slot) {
+            } else if let Some(device) = self.registers.iter().find(|device| device.slot() == slot)
+            {
                 device.intake(port);
             }
         }
@@ -309,14 +330,14 @@ impl DeviceSet {
     /// Everything that a guest could tell the difference by. Device thread, vCPUs paused.
     #[must_use]
     pub(super) fn save(&self) -> Vec<DeviceRecord> {
-        let virtio = self
-            .virtio
-            .iter()
-            .map(|device| DeviceRecord { slot: device.slot(), state: DeviceState::Virtio(device.save()) });
-        let registers = self
-            .registers
-            .iter()
-            .map(|device| DeviceRecord { slot: device.slot(), state: DeviceState::Registers(device.save()) });
+        let virtio = self.virtio.iter().map(|device| DeviceRecord {
+            slot: device.slot(),
+            state: DeviceState::Virtio(device.save()),
+        });
+        let registers = self.registers.iter().map(|device| DeviceRecord {
+            slot: device.slot(),
+            state: DeviceState::Registers(device.save()),
+        });
         virtio.chain(registers).collect()
     }
 
@@ -330,11 +351,15 @@ impl DeviceSet {
         }
         let (virtio, registers) = records.split_at(self.virtio.len());
         for (device, record) in self.virtio.iter().zip(virtio) {
-            let DeviceState::Virtio(state) = &record.state else { return Err(other_kind(record, device.identity().kind)) };
+            let DeviceState::Virtio(state) = &record.state else {
+                return Err(other_kind(record, device.identity().kind));
+            };
             device.restore(state)?;
         }
         for (device, record) in self.registers.iter().zip(registers) {
-            let DeviceState::Registers(state) = &record.state else { return Err(other_kind(record, device.identity().kind)) };
+            let DeviceState::Registers(state) = &record.state else {
+                return Err(other_kind(record, device.identity().kind));
+            };
             device.restore(state)?;
         }
         Ok(())
@@ -351,7 +376,9 @@ fn other_kind(record: &DeviceRecord, expected: &'static str) -> DevicesRestoreEr
 }
 
 /// The virtio devices in the order of their windows: disks, networks, random bytes, console.
-fn virtio_devices(config: &MachineConfig) -> Result<Vec<(Box<dyn Device>, String)>, DeviceSetupError> {
+fn virtio_devices(
+    config: &MachineConfig,
+) -> Result<Vec<(Box<dyn Device>, String)>, DeviceSetupError> {
     let mut devices: Vec<(Box<dyn Device>, String)> = Vec::new();
     for disk in &config.disks {
         // Opened for its size only: the lock and the right to write are asked for when it is attached.
@@ -362,7 +389,10 @@ fn virtio_devices(config: &MachineConfig) -> Result<Vec<(Box<dyn Device>, String
             serial: disk.serial.clone().into_bytes(),
         });
         let access = if disk.read_only { "read-only" } else { "writable" };
-        devices.push((Box::new(device), format!("{sectors} sectors, {access}, serial `{}`", disk.serial)));
+        devices.push((
+            Box::new(device),
+            format!("{sectors} sectors, {access}, serial `{}`", disk.serial),
+        ));
     }
     for (index, net) in config.nets.iter().enumerate() {
         let mac = config.mac(index);
@@ -386,20 +416,26 @@ fn disk_sectors(config: &DiskConfig) -> Result<u64, DeviceSetupError> {
     let disk = Disk::open(&config.path, DiskOptions { read_only: true, lock: false })?;
     let metadata = std::fs::metadata(&config.path)?;
     if metadata.is_file() && metadata.len() % 512 != 0 {
-        return Err(DeviceSetupError::DiskSize { path: config.path.clone(), bytes: metadata.len() });
+        return Err(DeviceSetupError::DiskSize {
+            path: config.path.clone(),
+            bytes: metadata.len(),
+        });
     }
     Ok(disk.sectors())
 }
 
 fn open_disk(config: &DiskConfig, lock: bool) -> Result<Disk, DeviceSetupError> {
     let refused = [libc::EACCES, libc::EPERM, libc::EROFS];
-    Disk::open(&config.path, DiskOptions { read_only: config.read_only, lock }).map_err(|error| match error {
-        DiskError::Open { path, error }
-            if !config.read_only && error.raw_os_error().is_some_and(|code| refused.contains(&code)) =>
-        {
-            DeviceSetupError::DiskReadOnly { path, error }
+    Disk::open(&config.path, DiskOptions { read_only: config.read_only, lock }).map_err(|error| {
+        match error {
+            DiskError::Open { path, error }
+                if !config.read_only
+                    && error.raw_os_error().is_some_and(|code| refused.contains(&code)) =>
+            {
+                DeviceSetupError::DiskReadOnly { path, error }
+            }
+            error => error.into(),
         }
-        error => error.into(),
     })
 }
 

@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::thread::JoinHandle;
 
-use event_manager::{EventManager, EventOps, EventSet, Events as Ready, MutEventSubscriber, SubscriberId, SubscriberOps};
+use event_manager::{
+    EventManager, EventOps, EventSet, Events as Ready, MutEventSubscriber, SubscriberId,
+    SubscriberOps,
+};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::Machine;
@@ -100,10 +103,12 @@ impl DeviceThread {
     /// Starts it, with nothing to watch yet but its commands.
     pub(super) fn start() -> io::Result<Self> {
         let handle = LoopHandle::new()?;
-        let mut manager = EventManager::<Subscriber>::new().map_err(|e| io::Error::other(e.to_string()))?;
+        let mut manager =
+            EventManager::<Subscriber>::new().map_err(|e| io::Error::other(e.to_string()))?;
         manager.add_subscriber(Box::new(Wake(handle.clone())));
         let own = handle.clone();
-        let thread = std::thread::Builder::new().name("devices".into()).spawn(move || run(manager, &own))?;
+        let thread =
+            std::thread::Builder::new().name("devices".into()).spawn(move || run(manager, &own))?;
         Ok(Self { handle, thread: Mutex::new(Some(thread)) })
     }
 

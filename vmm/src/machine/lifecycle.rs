@@ -133,7 +133,9 @@ impl Machine {
     pub(super) fn on_fenced_off(&self) {
         match self.fence_hook.get() {
             Some(hook) => hook(),
-            None => self.end(Ended::Fenced("the right to run this machine is lost; nothing more is performed".into())),
+            None => self.end(Ended::Fenced(
+                "the right to run this machine is lost; nothing more is performed".into(),
+            )),
         }
     }
 
@@ -149,7 +151,8 @@ impl Machine {
     pub(super) fn on_event(&self, event: MachineEvent) {
         let MachineEvent::Fatal { vcpu, exit } = event;
         match exit {
-            FatalExit::TripleFault { .. } | FatalExit::SystemEvent { kind: KVM_SYSTEM_EVENT_RESET } => {
+            FatalExit::TripleFault { .. }
+            | FatalExit::SystemEvent { kind: KVM_SYSTEM_EVENT_RESET } => {
                 self.reset_or_end(&format!("vCPU {vcpu}: {exit}"));
             }
             exit => {
@@ -165,7 +168,9 @@ impl Machine {
         }
         log::info!("{why}: resetting the machine");
         if let Err(error) = self.reset() {
-            self.end(Ended::Failed(format!("{why}, but the machine cannot be reset and is powered off: {error}")));
+            self.end(Ended::Failed(format!(
+                "{why}, but the machine cannot be reset and is powered off: {error}"
+            )));
         }
     }
 }

@@ -15,7 +15,8 @@ mod virtio_mmio;
 
 pub use build::MachineError;
 pub use device_set::{
-    AttachOptions, DeviceRecord, DeviceSet, DeviceSetupError, DeviceState, DevicesRestoreError, FIRST_VIRTIO_SLOT,
+    AttachOptions, DeviceRecord, DeviceSet, DeviceSetupError, DeviceState, DevicesRestoreError,
+    FIRST_VIRTIO_SLOT,
 };
 pub use device_thread::{LoopContext, LoopEnded, LoopHandle, Subscriber};
 pub use events::{Ended, Events, MachineEvent};
@@ -131,11 +132,17 @@ impl Machine {
             let slot = device.slot();
             describe(slot, device.identity(), device.features(), self.devices.detail(slot))
         });
-        let registers =
-            self.devices.registers().iter().map(|device| describe(device.slot(), device.identity(), 0, ""));
+        let registers = self
+            .devices
+            .registers()
+            .iter()
+            .map(|device| describe(device.slot(), device.identity(), 0, ""));
         MachineLayout {
             memory: memory
-                .map(|region| MemoryRegion { start: region.start_addr().raw_value(), len: region.len() })
+                .map(|region| MemoryRegion {
+                    start: region.start_addr().raw_value(),
+                    len: region.len(),
+                })
                 .collect(),
             cpus: self.vcpus.len() as u32,
             page_size: layout::PAGE_SIZE as u32,
@@ -152,12 +159,18 @@ impl Machine {
             ("processor signature".to_owned(), format!("{:#010x}", info.signature)),
             ("size of the XSAVE area".to_owned(), info.xsave_size.to_string()),
             ("KVM capabilities".to_owned(), info.capabilities.join(" ")),
-            ("saved MSRs".to_owned(), format!("{} with digest {:016x}", info.msr_count, info.msr_digest)),
+            (
+                "saved MSRs".to_owned(),
+                format!("{} with digest {:016x}", info.msr_count, info.msr_digest),
+            ),
             ("8254 timer".to_owned(), self.vm.options().pit.to_string()),
             ("TSC".to_owned(), tsc_fact(info)),
         ];
         facts.extend(info.features.iter().map(|word| {
-            let name = format!("CPUID leaf {:#x}.{} register {}", word.function, word.index, word.register);
+            let name = format!(
+                "CPUID leaf {:#x}.{} register {}",
+                word.function, word.index, word.register
+            );
             (name, format!("{:#010x}", word.value))
         }));
         facts

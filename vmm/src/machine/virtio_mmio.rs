@@ -98,7 +98,9 @@ pub struct Registers {
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// Another layout.
-    #[error("virtio-mmio state: expected version {TRANSPORT_STATE_VERSION}, found {found}; run the same release on both sides")]
+    #[error(
+        "virtio-mmio state: expected version {TRANSPORT_STATE_VERSION}, found {found}; run the same release on both sides"
+    )]
     Version {
         /// What was saved.
         found: u16,
@@ -130,8 +132,15 @@ impl VirtioMmio {
     /// # Errors
     /// When the process is out of descriptors.
     pub fn new(window: MmioWindow, irq: IrqLine, slot: VirtioSlot) -> std::io::Result<Self> {
-        let kicks = (0..slot.queue_count()).map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)).collect::<Result<_, _>>()?;
-        Ok(Self { window, irq, inner: Mutex::new(Inner { slot, registers: Registers::default() }), kicks })
+        let kicks = (0..slot.queue_count())
+            .map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            window,
+            irq,
+            inner: Mutex::new(Inner { slot, registers: Registers::default() }),
+            kicks,
+        })
     }
 
     /// Makes KVM signal the device thread when the driver notifies a queue, instead of an exit. Where KVM refuses, the
@@ -140,7 +149,10 @@ impl VirtioMmio {
         let address = IoEventAddress::Mmio(self.window.base + reg::QUEUE_NOTIFY);
         for (queue, kick) in (0_u32..).zip(&self.kicks) {
             if let Err(error) = vm.register_ioevent(kick, &address, queue) {
-                log::warn!("virtio-mmio at {:#x}: no ioeventfd for queue {queue}: {error}", self.window.base);
+                log::warn!(
+                    "virtio-mmio at {:#x}: no ioeventfd for queue {queue}: {error}",
+                    self.window.base
+                );
             }
         }
     }
@@ -220,7 +232,11 @@ impl VirtioMmio {
     #[must_use]
     pub fn save(&self) -> TransportState {
         let inner = self.lock();
-        TransportState { version: TRANSPORT_STATE_VERSION, registers: inner.registers, slot: inner.slot.save() }
+        TransportState {
+            version: TRANSPORT_STATE_VERSION,
+            registers: inner.registers,
+            slot: inner.slot.save(),
+        }
     }
 
     /// Takes on a saved state; [`retry`](Self::retry) is due before the guest runs.
@@ -266,7 +282,9 @@ impl Inner {
             reg::VERSION => VERSION,
             reg::DEVICE_ID => self.slot.identity().virtio_id,
             reg::VENDOR_ID => VENDOR,
-            reg::DEVICE_FEATURES => half(self.slot.device_features(), self.registers.device_features_sel),
+            reg::DEVICE_FEATURES => {
+                half(self.slot.device_features(), self.registers.device_features_sel)
+            }
             reg::QUEUE_SIZE_MAX => queue.map_or(0, |queue| self.slot.queue_max_size(queue)).into(),
             reg::QUEUE_READY => queue.is_some_and(|queue| self.slot.queue_ready(queue)).into(),
             reg::INTERRUPT_STATUS => self.registers.interrupt_status,
@@ -291,7 +309,9 @@ impl Inner {
             reg::QUEUE_SEL => self.registers.queue_sel = value,
             reg::INTERRUPT_ACK => self.registers.interrupt_status &= !value,
             reg::STATUS => return self.set_status(value),
-            reg::QUEUE_NOTIFY => return u16::try_from(value).map_or(Interrupt::NONE, |queue| self.slot.kick(queue)),
+            reg::QUEUE_NOTIFY => {
+                return u16::try_from(value).map_or(Interrupt::NONE, |queue| self.slot.kick(queue));
+            }
             _ => {
                 if let Some(queue) = self.queue() {
                     self.set_up_queue(queue, offset, value);
@@ -302,7 +322,9 @@ impl Inner {
     }
 
     fn queue(&self) -> Option<u16> {
-        u16::try_from(self.registers.queue_sel).ok().filter(|queue| usize::from(*queue) < self.slot.queue_count())
+        u16::try_from(self.registers.queue_sel)
+            .ok()
+            .filter(|queue| usize::from(*queue) < self.slot.queue_count())
     }
 
     fn set_up_queue(&mut self, queue: u16, offset: u64, value: u32) {

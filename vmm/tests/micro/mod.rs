@@ -1,6 +1,11 @@
 //! The micro-guest, run by the real binary on the real `/dev/kvm`, and a host on its network that asks it things.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "a test's tool: each test file uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "a test's tool: each test file uses its part"
+)]
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -30,13 +35,23 @@ pub fn image() -> &'static Path {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("micro-guest");
         let status = Command::new(env!("CARGO"))
             .current_dir(&source)
-            .args(["build", "--quiet", "--release", "--target", "x86_64-unknown-none", "--target-dir"])
+            .args([
+                "build",
+                "--quiet",
+                "--release",
+                "--target",
+                "x86_64-unknown-none",
+                "--target-dir",
+            ])
             .arg(&target)
             .env_remove("CARGO_TARGET_DIR")
             .env_remove("RUSTFLAGS")
             .status()
             .unwrap();
-        assert!(status.success(), "the micro-guest does not build: `rustup target add x86_64-unknown-none`?");
+        assert!(
+            status.success(),
+            "the micro-guest does not build: `rustup target add x86_64-unknown-none`?"
+        );
         target.join("x86_64-unknown-none/release/micro-guest")
     })
 }
@@ -68,7 +83,12 @@ impl Guest {
         let devices: Vec<String> = [5, 6, 7, 10]
             .iter()
             .enumerate()
-            .map(|(index, irq)| format!("virtio_mmio.device=0x1000@{:#x}:{irq}", 0xd000_0000_u64 + index as u64 * 0x1000))
+            .map(|(index, irq)| {
+                format!(
+                    "virtio_mmio.device=0x1000@{:#x}:{irq}",
+                    0xd000_0000_u64 + index as u64 * 0x1000
+                )
+            })
             .collect();
         let mut command = Command::new(KEMARI);
         command
@@ -94,13 +114,18 @@ impl Guest {
 
     /// The content of a file in the test's directory.
     pub fn text(&self, name: &str) -> String {
-        String::from_utf8_lossy(&std::fs::read(self.dir.path().join(name)).unwrap_or_default()).into_owned()
+        String::from_utf8_lossy(&std::fs::read(self.dir.path().join(name)).unwrap_or_default())
+            .into_owned()
     }
 
     /// Asks until the guest answers.
     pub fn ask(&mut self, op: Op<'_>) -> Reply {
         self.try_ask(op, PATIENCE).unwrap_or_else(|| {
-            panic!("no answer to {op:?}; serial:\n{}\nlog:\n{}", self.serial(), self.process.lines().join("\n"))
+            panic!(
+                "no answer to {op:?}; serial:\n{}\nlog:\n{}",
+                self.serial(),
+                self.process.lines().join("\n")
+            )
         })
     }
 
@@ -114,7 +139,9 @@ impl Guest {
         while Instant::now() < deadline {
             match self.peer {
                 None => self.cable.send(&OWN.arp_request(GUEST_IP)),
-                Some(guest) => self.cable.send(&OWN.udp(guest, OWN_PORT, GUEST_PORT, &message[..len])),
+                Some(guest) => {
+                    self.cable.send(&OWN.udp(guest, OWN_PORT, GUEST_PORT, &message[..len]))
+                }
             }
             if let Some(reply) = self.listen(&request) {
                 return Some(reply);
@@ -134,7 +161,8 @@ impl Guest {
 
     fn listen(&mut self, request: &Request<'_>) -> Option<Reply> {
         let until = Instant::now() + RESEND;
-        while let Some(frame) = self.cable.receive(until.saturating_duration_since(Instant::now())) {
+        while let Some(frame) = self.cable.receive(until.saturating_duration_since(Instant::now()))
+        {
             match OWN.parse(&frame) {
                 Some(Incoming::ArpRequest(asker)) => self.cable.send(&OWN.arp_reply(asker)),
                 Some(Incoming::ArpReply(guest)) => {

@@ -1,0 +1,266 @@
+//! A machine on the real `/dev/kvm`, driven through its library interface: the registers of virtio-mmio, saved state,
+//! the device thread, resets.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use io_gate::host::new_gate;
+use io_gate_host::Unfenced;
+use kemari_vmm::config::{BootSource, ConsoleConfig, MachineConfig};
+use kemari_vmm::machine::{
+    AttachOptions, DeviceRecord, DeviceState, Ended, Machine, MachineError, VirtioMmio,
+};
+use vm_device::DeviceMmio;
+use vm_device::bus::MmioAddress;
+
+const VERSION_1: u64 = 1 << 32;
+const ACKNOWLEDGE_DRIVER: u32 = 1 | 2;
+const DRIVER_OK: u32 = 4;
+const FEATURES_OK: u32 = 8;
+const NEEDS_RESET: u32 = 64;
+
+fn config(dir: &Path) -> MachineConfig {
+    let disk = dir.join("disk.img");
+    std::fs::File::create(&disk).unwrap().set_len(1 << 20).unwrap();
+    MachineConfig {
+        name: "test".into(),
+        memory: 16 << 20,
+        cpus: 1,
+        boot: None,
+        disks: vec![format!("path={},serial=abc", disk.display()).parse().unwrap()],
+        nets: vec![
+            format!("stream={},mac=52:54:00:12:34:56", dir.join("net").display()).parse().unwrap(),
+        ],
+        rng: true,
+        virtio_console: Some(ConsoleConfig::None),
+        serial: ConsoleConfig::File(dir.join("serial")),
+    }
+}
+
+fn build(config: MachineConfig) -> Arc<Machine> {
+    let (ledger, mut authority) = new_gate();
+    let machine = Machine::build(config, ledger, Arc::new(Unfenced)).unwrap();
+    machine.gate().run_alone(authority.alone(io_gate::host::Term(0)));
+    machine
+}
+
+fn read(device: &VirtioMmio, offset: u64) -> u32 {
+    let mut bytes = [0; 4];
+    device.mmio_read(MmioAddress(device.window().base), offset, &mut bytes);
+    u32::from_le_bytes(bytes)
+}
+
+fn write(device: &VirtioMmio, offset: u64, value: u32) {
+    device.mmio_write(MmioAddress(device.window().base), offset, &value.to_le_bytes());
+}
+
+fn set_features(device: &VirtioMmio, features: u64) {
+    for half in [0, 1] {
+        write(device, 0x24, half);
+        write(device, 0x20, (features >> (32 * half)) as u32);
+    }
+}
+
+fn features(device: &VirtioMmio) -> u64 {
+    [0, 1].into_iter().fold(0, |all, half| {
+        write(device, 0x14, half);
+        all | u64::from(read(device, 0x10)) << (32 * half)
+    })
+}
+
+/// Sets a virtqueue up at an address of guest memory.
+fn set_queue(device: &VirtioMmio, queue: u32, address: u32) {
+    write(device, 0x30, queue);
+    write(device, 0x38, 16);
+    for (offset, address) in [(0x80, address), (0x90, address + 0x1000), (0xa0, address + 0x2000)] {
+        write(device, offset, address);
+        write(device, offset + 4, 0);
+    }
+    write(device, 0x44, 1);
+}
+
+#[test]
+fn every_window_identifies_its_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = build(config(dir.path()));
+    let ids: Vec<u32> =
+        machine.devices().virtio().iter().map(|device| read(device, 0x08)).collect();
+    assert_eq!(ids, [2, 1, 4, 3], "disk, network, random bytes, console");
+    for device in machine.devices().virtio() {
+        assert_eq!((read(device, 0x00), read(device, 0x04)), (u32::from_le_bytes(*b"virt"), 2));
+        assert_ne!(features(device) & VERSION_1, 0);
+        assert_eq!(read(device, 0xb0), u32::MAX, "no shared memory");
+        write(device, 0x30, 99);
+        assert_eq!(read(device, 0x34), 0, "no such queue");
+    }
+    let disk = &machine.devices().virtio()[0];
+    assert_eq!(read(disk, 0x100), 2048, "the capacity in sectors");
+    let mut byte = [0];
+    disk.mmio_read(MmioAddress(disk.window().base), 0x00, &mut byte);
+    assert_eq!(byte, [0], "registers are read as 32 bits");
+}
+
+#[test]
+fn features_that_were_not_offered_are_refused_and_a_reset_begins_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = build(config(dir.path()));
+    let device = &machine.devices().virtio()[0];
+    write(device, 0x70, ACKNOWLEDGE_DRIVER);
+    set_features(device, VERSION_1 | 1 << 63);
+    write(device, 0x70, ACKNOWLEDGE_DRIVER | FEATURES_OK);
+    assert_eq!(read(device, 0x70), ACKNOWLEDGE_DRIVER, "FEATURES_OK does not stick");
+    set_features(device, 0);
+    write(device, 0x70, ACKNOWLEDGE_DRIVER | FEATURES_OK);
+    assert_eq!(read(device, 0x70), ACKNOWLEDGE_DRIVER, "nor without VERSION_1");
+    set_features(device, VERSION_1);
+    write(device, 0x70, ACKNOWLEDGE_DRIVER | DRIVER_OK);
+    assert_eq!(read(device, 0x70), ACKNOWLEDGE_DRIVER, "no start before FEATURES_OK");
+    write(device, 0x70, ACKNOWLEDGE_DRIVER | FEATURES_OK);
+    assert_eq!(read(device, 0x70), ACKNOWLEDGE_DRIVER | FEATURES_OK);
+    set_queue(device, 0, 0x10_0000);
+    write(device, 0x70, ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK);
+    assert_eq!(read(device, 0x70), ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK);
+    write(device, 0x70, 0);
+    assert_eq!((read(device, 0x70), read(device, 0x44), read(device, 0x60)), (0, 0, 0));
+}
+
+#[test]
+fn a_queue_outside_of_memory_needs_a_reset() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = build(config(dir.path()));
+    let device = &machine.devices().virtio()[0];
+    set_features(device, VERSION_1);
+    write(device, 0x70, ACKNOWLEDGE_DRIVER | FEATURES_OK);
+    set_queue(device, 0, 0x4000_0000);
+    write(device, 0x70, ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK);
+    assert_ne!(read(device, 0x70) & NEEDS_RESET, 0);
+    assert_eq!(read(device, 0x60), 2, "the driver is told by a configuration interrupt");
+    write(device, 0x64, 2);
+    assert_eq!(read(device, 0x60), 0);
+    write(device, 0x70, 0);
+    assert_eq!(read(device, 0x70), 0);
+}
+
+#[test]
+fn saved_state_is_taken_on_by_another_machine_like_it_and_refused_by_others() {
+    let (dir, other_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let machine = build(config(dir.path()));
+    let device = &machine.devices().virtio()[0];
+    set_features(device, VERSION_1);
+    write(device, 0x70, ACKNOWLEDGE_DRIVER | FEATURES_OK);
+    set_queue(device, 0, 0x10_0000);
+    write(device, 0x70, ACKNOWLEDGE_DRIVER | FEATURES_OK | DRIVER_OK);
+    let saved = machine.save_devices().unwrap();
+
+    let other = build(config(other_dir.path()));
+    assert_eq!(machine.layout(), other.layout());
+    assert_eq!(machine.facts(), other.facts());
+    other.restore_devices(&saved).unwrap();
+    assert_eq!(other.save_devices().unwrap(), saved);
+
+    let refused =
+        |records: Vec<DeviceRecord>| other.restore_devices(&records).unwrap_err().to_string();
+    let mut records = saved.clone();
+    records.remove(2);
+    assert!(refused(records).contains("expected slots"));
+    let mut records = saved.clone();
+    let DeviceState::Virtio(state) = &mut records[0].state else { panic!("the first is virtio") };
+    state.version += 1;
+    assert!(refused(records).contains("expected version 1, found 2"));
+    let mut records = saved.clone();
+    let (first, second) = (records[0].state.clone(), records[1].state.clone());
+    (records[0].state, records[1].state) = (second, first);
+    let text = refused(records);
+    assert!(text.contains("virtqueue") || text.contains("virtio-blk"), "{text}");
+    // And none of that has left the machine unusable.
+    other.restore_devices(&saved).unwrap();
+    assert_eq!(other.save_devices().unwrap(), saved);
+}
+
+#[test]
+fn layouts_tell_machines_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = build(config(dir.path())).layout();
+    let more = MachineConfig { memory: 32 << 20, rng: false, ..config(dir.path()) };
+    let two = build(more).layout();
+    assert_ne!(one.memory, two.memory);
+    assert_ne!(one.devices.len(), two.devices.len());
+    assert!(one.devices.iter().any(|device| device.detail == "mac 52:54:00:12:34:56"), "{one:?}");
+}
+
+#[test]
+fn a_reset_without_a_kernel_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = build(config(dir.path()));
+    let inner = machine.clone();
+    let error = machine.device_loop().call(move |_| inner.reset()).unwrap().unwrap_err();
+    assert!(matches!(error, MachineError::NoKernel), "{error}");
+}
+
+#[test]
+fn whoever_asks_a_device_thread_that_has_ended_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = build(config(dir.path()));
+    assert_eq!(machine.device_loop().call(|_| 7), Ok(7));
+    let handle = machine.device_loop().clone();
+    machine.stop();
+    drop(machine);
+    assert!(handle.call(|_| 7).is_err());
+}
+
+/// An ELF image with a PVH note whose entry is `code`.
+fn pvh_image(code: &[u8]) -> Vec<u8> {
+    const LOAD: u32 = 0x10_0000;
+    let note_at = 64 + 2 * 56_u64;
+    let note: Vec<u8> = [4_u32, 4, 18, u32::from_le_bytes(*b"Xen\0"), LOAD]
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .collect();
+    let code_at = note_at + note.len() as u64;
+    let mut image = b"\x7fELF\x02\x01\x01".to_vec();
+    image.resize(16, 0);
+    image.extend([2_u16, 62].iter().flat_map(|half| half.to_le_bytes()));
+    image.extend(1_u32.to_le_bytes());
+    image.extend([u64::from(LOAD), 64, 0].iter().flat_map(|word| word.to_le_bytes()));
+    image.extend(0_u32.to_le_bytes());
+    image.extend([64_u16, 56, 2, 64, 0, 0].iter().flat_map(|half| half.to_le_bytes()));
+    for (kind, at, address, len) in
+        [(1_u32, code_at, u64::from(LOAD), code.len() as u64), (4, note_at, 0, note.len() as u64)]
+    {
+        image.extend([kind, 7].iter().flat_map(|word| word.to_le_bytes()));
+        image
+            .extend([at, address, address, len, len, 4].iter().flat_map(|word| word.to_le_bytes()));
+    }
+    image.extend(note);
+    image.extend(code);
+    image
+}
+
+#[test]
+fn a_triple_fault_resets_the_machine() {
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = dir.path().join("kernel");
+    // Says `B` on the serial line, then executes what is no instruction, with no interrupt descriptors to handle it.
+    let code = [0x66, 0xba, 0xf8, 0x03, 0xb0, b'B', 0xee, 0x0f, 0x0b];
+    std::fs::write(&kernel, pvh_image(&code)).unwrap();
+    let boot = Some(BootSource { kernel, initrd: None, cmdline: String::new() });
+    let machine = build(MachineConfig { boot, ..config(dir.path()) });
+    machine.attach_backends(AttachOptions { lock_disks: true, append: false }).unwrap();
+    machine.boot().unwrap();
+    machine.start().unwrap();
+    let serial = dir.path().join("serial");
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    // A reset is nothing that the outside is told: its effect is looked for.
+    while std::fs::read(&serial).unwrap().len() < 3 {
+        assert!(std::time::Instant::now() < deadline, "{:?}", machine.events().ended());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(std::fs::read(&serial).unwrap().iter().all(|byte| *byte == b'B'));
+    assert_eq!(machine.events().ended(), None);
+    machine.end(Ended::PoweredOff);
+    assert_eq!(machine.wait(), Ended::PoweredOff);
+    machine.stop();
+}
