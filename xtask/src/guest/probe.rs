@@ -13,7 +13,7 @@ pub(crate) enum HostKvm {
     /// There is none, or it may not be opened.
     None,
     /// Only ring 3 runs at native speed: good for the micro-guest, not for a stock kernel.
-    #[serde(rename = "ring3-only")]
+    #[serde(rename = "ring3-only", alias = "ring3_only")]
     RingThreeOnly,
     /// Stock kernels run.
     Full,
