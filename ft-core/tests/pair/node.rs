@@ -1,5 +1,6 @@
 //! A process: one of the two machines, with the driver around it.
 
+use ft_core::Epoch;
 use ft_core::primary::Primary;
 use ft_core::standby::Standby;
 use ft_core::wire::EpochDigest;
@@ -24,6 +25,8 @@ pub(crate) struct Passive {
     pub(crate) guest: Guest,
     /// Of the last checkpoint applied.
     pub(crate) state: Option<crate::guest::State>,
+    /// A check that is under way: no more data is given until it is answered.
+    pub(crate) check: Option<Epoch>,
 }
 
 pub(crate) enum Role {

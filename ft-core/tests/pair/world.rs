@@ -110,7 +110,8 @@ impl World {
         let options = StandbyOptions { arbiter: self.arbiter, ..StandbyOptions::default() };
         let (core, guest) = (Standby::new(options), Guest::new());
         self.nodes[node].started += 1;
-        self.nodes[node].role = Role::Passive(Box::new(Passive { core, guest, state: None }));
+        self.nodes[node].role =
+            Role::Passive(Box::new(Passive { core, guest, state: None, check: None }));
         trace!(self, "{node} starts as a standby");
     }
 
@@ -334,6 +335,11 @@ impl World {
                 trace!(self, "{node} standby closes: {reason}");
                 self.close(link);
                 let passive = self.passive(node);
+                // Another link may have been turned away: the check then goes on.
+                use standby::Phase;
+                if !matches!(passive.core.phase(), Phase::Filling | Phase::Ready) {
+                    passive.check = None;
+                }
                 if passive.core.staged_bytes() == 0 && passive.core.epoch().is_some() {
                     self.judge.tally.torn += 1;
                 }
@@ -346,13 +352,10 @@ impl World {
                 let decodes =
                     checkpoint.state().all(|part| postcard::from_bytes::<State>(part).is_ok());
                 assert!(decodes, "the checksums have let something through");
-                let epoch = checkpoint.epoch();
-                events.push_back(Event::Standby(if self.random.one_in(100) {
-                    self.judge.tally.not_applicable += 1;
-                    E::NotApplicable { epoch, reason: "no room".into() }
-                } else {
-                    E::Applicable { epoch }
-                }));
+                self.passive(node).check = Some(checkpoint.epoch());
+                if self.random.one_in(2) {
+                    events.push_back(self.check(node));
+                }
             }
             Action::Apply(checkpoint) => {
                 let passive = self.passive(node);
@@ -397,6 +400,21 @@ impl World {
                 }
             }
         }
+    }
+
+    /// The answer to a check.
+    fn check(&mut self, node: usize) -> Event {
+        let epoch = self.passive(node).check.take().expect("a check is under way");
+        Event::Standby(if self.random.one_in(100) {
+            self.judge.tally.not_applicable += 1;
+            standby::Event::NotApplicable { epoch, reason: "no room".into() }
+        } else {
+            standby::Event::Applicable { epoch }
+        })
+    }
+
+    fn is_checking(&self, node: usize) -> bool {
+        matches!(&self.nodes[node].role, Role::Passive(passive) if passive.check.is_some())
     }
 
     fn take_over(&mut self, node: usize, taken: standby::TakenOver) {
@@ -494,12 +512,17 @@ impl World {
             return;
         }
         if end.incoming.is_empty() {
+            // A broken link is known at once, whatever is under way.
             if over {
                 link.close(side);
                 self.give(node, Self::event(side, (id, Err(Lost::Closed))));
             }
             return;
         }
+        if self.is_checking(node) {
+            return;
+        }
+        let end = &mut self.links[at].ends[side];
         let len =
             if whole { end.incoming.len() } else { 1 + self.random.index(end.incoming.len()) };
         let bytes: Vec<u8> = end.incoming.drain(..len).collect();
@@ -522,6 +545,11 @@ impl World {
                         self.judge.tally.renounced += 1;
                     }
                     self.give(node, Self::event(side, (id, Ok(frame))));
+                    if self.is_checking(node) {
+                        let end = &mut self.links[at].ends[side];
+                        bytes.iter().rev().for_each(|byte| end.incoming.push_front(*byte));
+                        return;
+                    }
                 }
                 Err(error) => {
                     self.judge.tally.garbled += 1;
@@ -562,6 +590,10 @@ impl World {
 
     /// The guest runs, and the engine with it.
     fn work(&mut self, node: usize) {
+        if self.is_checking(node) {
+            let answer = self.check(node);
+            return self.give(node, answer);
+        }
         if !matches!(self.nodes[node].role, Role::Active(_)) {
             return;
         }
@@ -720,6 +752,7 @@ impl World {
             Role::Passive(passive) => match passive.core.phase() {
                 SP::WaitingForOperator => self.decide(node),
                 SP::Ready if choice == 0 && self.arbiter => {
+                    self.passive(node).check = None;
                     self.give(node, Event::Standby(S::OperatorTakeOver));
                 }
                 SP::Ready | SP::Filling if choice == 1 => {
