@@ -9,6 +9,7 @@ use kemari_workload::record::{SECTOR_LEN, SLOT_LEN};
 use kemari_workload::{CHAIN_START, Record, log_capacity, log_sector};
 
 use crate::client::history::{Applied, History};
+use crate::findings::{Finding, Kind};
 
 /// Operations that may be on disk before anybody was answered: one for each client id.
 const UNANSWERED: u64 = kemari_workload::MAX_CLIENTS as u64;
@@ -29,7 +30,7 @@ pub struct DiskFindings {
     /// Acknowledged operations that the log overwrote, as it wraps, before they could be checked.
     pub overwritten: u64,
     /// What is wrong.
-    pub violations: Vec<String>,
+    pub findings: Vec<Finding>,
 }
 
 impl DiskLog {
@@ -81,7 +82,7 @@ impl DiskLog {
             findings.checked += 1;
             let slot = self.read(index)?;
             if let Err(wrong) = compare(index, &expected, history.boot_id(), &slot) {
-                findings.violations.push(wrong);
+                findings.findings.push(Finding::new(Kind::Lost, wrong));
             }
         }
         self.check_beyond(history, last, &mut findings)?;
@@ -104,12 +105,14 @@ impl DiskLog {
             });
             match record {
                 Some(record) if unbroken && record.follows(chain) => chain = record.chain,
-                Some(_) if unbroken => findings.violations.push(format!(
-                    "record {index} on disk does not follow the acknowledged history"
-                )),
-                Some(_) => findings
-                    .violations
-                    .push(format!("record {index} is on disk, but not the one before it")),
+                Some(_) => {
+                    let why =
+                        if unbroken { "it does not follow" } else { "its predecessor is not" };
+                    let what = format!(
+                        "record {index} is on disk beyond the acknowledged history, but {why}"
+                    );
+                    findings.findings.push(Finding::new(Kind::RolledBack, what));
+                }
                 None => unbroken = false,
             }
         }

@@ -1,2 +1,35 @@
-//! The project commands.
-fn main() {}
+//! The project's own commands: `cargo xtask run-pair` runs the main job, `cargo xtask test` runs every test.
+
+mod build;
+mod run_pair;
+mod stop;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// The project's own commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Command {
+    /// Run a pair, break it under load, and judge what an outside client saw.
+    RunPair(run_pair::Arguments),
+    /// Run all tests; what they need is prepared.
+    Test(test::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Command::parse() {
+        Command::RunPair(arguments) => run_pair::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

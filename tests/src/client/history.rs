@@ -4,9 +4,9 @@
 //! never falls behind that (nothing acknowledged is lost or rolled back), no number is given twice (nothing is applied
 //! twice), and the hash chain over all operations is the one recomputed here.
 
-use std::fmt;
-
 use kemari_workload::{CHAIN_START, OpCode, Reply, Status, chain_after};
+
+use crate::findings::{Finding, Kind};
 
 /// A state-changing operation that was acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,39 +29,6 @@ pub struct Floor {
     applied: u64,
     clock_ns: u64,
     dirty_pages: u64,
-}
-
-/// A contradiction.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Violation {
-    /// The guest counts fewer operations than it had acknowledged before, or gave a number a second time.
-    RolledBack(String),
-    /// An acknowledged operation is not part of the history.
-    Lost(String),
-    /// An operation took effect more than once.
-    AppliedTwice(String),
-    /// The guest's clock stepped back.
-    Clock(String),
-    /// The guest was started anew.
-    Restarted(String),
-    /// The guest found a fault in itself: memory, log or clock.
-    Fault(String),
-    /// An answer that no correct guest gives.
-    Wrong(String),
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::RolledBack(what) => write!(f, "rolled back: {what}"),
-            Self::Lost(what) => write!(f, "lost: {what}"),
-            Self::AppliedTwice(what) => write!(f, "applied twice: {what}"),
-            Self::Clock(what) => write!(f, "clock stepped back: {what}"),
-            Self::Restarted(what) => write!(f, "restarted: {what}"),
-            Self::Fault(what) => write!(f, "fault in the guest: {what}"),
-            Self::Wrong(what) => write!(f, "wrong answer: {what}"),
-        }
-    }
 }
 
 /// One request as the history needs it.
@@ -91,7 +58,7 @@ pub struct History {
     boot_id: Option<u64>,
     highest: Floor,
     faults: u64,
-    violations: Vec<Violation>,
+    findings: Vec<Finding>,
 }
 
 impl History {
@@ -116,13 +83,13 @@ impl History {
     }
 
     /// The contradictions since the last call.
-    pub fn take_violations(&mut self) -> Vec<Violation> {
-        std::mem::take(&mut self.violations)
+    pub fn take_findings(&mut self) -> Vec<Finding> {
+        std::mem::take(&mut self.findings)
     }
 
     /// Notes something that no correct guest sends.
-    pub fn note(&mut self, violation: Violation) {
-        self.violations.push(violation);
+    pub fn note(&mut self, finding: Finding) {
+        self.findings.push(finding);
     }
 
     /// Takes in the first answer to `asked`.
@@ -147,10 +114,13 @@ impl History {
             (known.client, known.seq, known.chain) == (reply.client, reply.seq, reply.chain)
         });
         if !same {
-            self.note(Violation::AppliedTwice(format!(
-                "request {} of client {} is answered again, now as operation {}",
-                reply.seq, reply.client, reply.applied
-            )));
+            self.note(Finding::new(
+                Kind::Duplicated,
+                format!(
+                    "request {} of client {} is answered again, now as operation {}",
+                    reply.seq, reply.client, reply.applied
+                ),
+            ));
         }
     }
 
@@ -160,9 +130,12 @@ impl History {
         if self.verified < self.acknowledged() {
             let missing = self.verified + 1;
             let total = self.acknowledged();
-            self.note(Violation::Lost(format!(
-                "{total} operations are counted, but nobody was answered for number {missing}"
-            )));
+            self.note(Finding::new(
+                Kind::Lost,
+                format!(
+                    "{total} operations are counted, but nobody was answered for number {missing}"
+                ),
+            ));
         }
     }
 
@@ -171,14 +144,15 @@ impl History {
         if first != reply.boot_id {
             let found = reply.boot_id;
             self.boot_id = Some(found);
-            self.note(Violation::Restarted(format!("boot id {first:#x} became {found:#x}")));
+            self.note(Finding::new(Kind::Lost, format!("boot id {first:#x} became {found:#x}")));
         }
         if reply.faults > self.faults {
             self.faults = reply.faults;
             let (faults, seq) = (reply.faults, asked.seq);
-            self.note(Violation::Fault(format!(
-                "it counts {faults} when it answers request {seq}"
-            )));
+            self.note(Finding::new(
+                Kind::Corrupt,
+                format!("it counts {faults} when it answers request {seq}"),
+            ));
         }
     }
 
@@ -187,7 +161,7 @@ impl History {
         let least = floor.applied + u64::from(op.changes_state() && reply.status == Status::Ok);
         if reply.applied < least {
             let found = reply.applied;
-            self.note(Violation::RolledBack(format!(
+            self.note(Finding::new(Kind::RolledBack, format!(
                 "request {seq} of client {client} was sent after operation {} was acknowledged; \
                  expected to be answered at {least} or later, found {found}",
                 floor.applied
@@ -195,13 +169,17 @@ impl History {
         }
         if reply.clock_ns < floor.clock_ns {
             let back = floor.clock_ns - reply.clock_ns;
-            self.note(Violation::Clock(format!(
-                "by {back} ns at request {seq} of client {client}"
-            )));
+            self.note(Finding::new(
+                Kind::RolledBack,
+                format!("by {back} ns at request {seq} of client {client}"),
+            ));
         }
         if reply.dirty_pages < floor.dirty_pages {
             let (before, found) = (floor.dirty_pages, reply.dirty_pages);
-            self.note(Violation::RolledBack(format!("{before} pages dirtied became {found}")));
+            self.note(Finding::new(
+                Kind::RolledBack,
+                format!("{before} pages dirtied became {found}"),
+            ));
         }
     }
 
@@ -215,12 +193,15 @@ impl History {
         };
         if !right {
             let expected = asked.expected;
-            self.note(Violation::Wrong(format!(
+            self.note(Finding::new(Kind::Behaviour, format!(
                 "{op:?}, request {seq} of client {client}: {found:?}, expected value {expected:?}"
             )));
         }
         if op == OpCode::Verify && reply.status == Status::Ok && reply.value != 0 {
-            self.note(Violation::Fault(format!("its own check finds {} faults", reply.value)));
+            self.note(Finding::new(
+                Kind::Corrupt,
+                format!("its own check finds {} faults", reply.value),
+            ));
         }
     }
 
@@ -230,21 +211,24 @@ impl History {
         let Some(place) =
             reply.applied.checked_sub(1).and_then(|place| usize::try_from(place).ok())
         else {
-            return self.note(Violation::Wrong(format!("request {seq}: applied as operation 0")));
+            return self.note(Finding::new(
+                Kind::Behaviour,
+                format!("request {seq}: applied as operation 0"),
+            ));
         };
         // A number this far out of the sequence is nonsense, not a gap that others will fill.
         if place > self.applied.len() + kemari_workload::MAX_CLIENTS {
             let expected = self.applied.len() + 1;
-            return self.note(Violation::Wrong(format!(
-                "expected about operation {expected}, found {}",
-                reply.applied
-            )));
+            return self.note(Finding::new(
+                Kind::Behaviour,
+                format!("expected about operation {expected}, found {}", reply.applied),
+            ));
         }
         if place >= self.applied.len() {
             self.applied.resize(place + 1, None);
         }
         if let Some(before) = self.applied[place].replace(entry) {
-            self.note(Violation::RolledBack(format!(
+            self.note(Finding::new(Kind::RolledBack, format!(
                 "operation {} was request {} of client {}, now it is request {seq} of client {client}",
                 reply.applied, before.seq, before.client
             )));
@@ -261,7 +245,7 @@ impl History {
             self.verified += 1;
             if chain != expected {
                 let index = self.verified;
-                self.note(Violation::Lost(format!(
+                self.note(Finding::new(Kind::Lost, format!(
                     "operation {index} does not follow its predecessor: expected chain {expected:#x}, found {chain:#x}"
                 )));
             }
@@ -305,49 +289,49 @@ mod tests {
         (history, chain)
     }
 
-    fn violations_of(change: impl FnOnce(&mut Reply)) -> Vec<Violation> {
+    fn findings_of(change: impl FnOnce(&mut Reply)) -> Vec<Finding> {
         let (mut history, chain) = history(5);
         let asked = asked(6, OpCode::Append, history.floor());
         let mut reply = reply(&asked, 6, chain);
         change(&mut reply);
         history.answered(&asked, &reply);
         history.check_complete();
-        history.take_violations()
+        history.take_findings()
     }
 
     #[test]
     fn a_right_history_has_no_violation() {
-        assert_eq!(violations_of(|_| {}), []);
+        assert_eq!(findings_of(|_| {}), []);
     }
 
     #[test]
     fn a_lost_operation_shows() {
-        let found = violations_of(|reply| reply.applied = 5);
-        assert!(matches!(found[0], Violation::RolledBack(_)), "{found:?}");
+        let found = findings_of(|reply| reply.applied = 5);
+        assert!(matches!(found[0], Finding { kind: Kind::RolledBack, .. }), "{found:?}");
     }
 
     #[test]
     fn a_forked_history_shows() {
-        let found = violations_of(|reply| reply.chain ^= 1);
-        assert!(matches!(found[..], [Violation::Lost(_)]), "{found:?}");
+        let found = findings_of(|reply| reply.chain ^= 1);
+        assert!(matches!(found[..], [Finding { kind: Kind::Lost, .. }]), "{found:?}");
     }
 
     #[test]
     fn an_operation_of_nobody_shows() {
-        let found = violations_of(|reply| reply.applied = 7);
-        assert!(matches!(found[..], [Violation::Lost(_)]), "{found:?}");
+        let found = findings_of(|reply| reply.applied = 7);
+        assert!(matches!(found[..], [Finding { kind: Kind::Lost, .. }]), "{found:?}");
     }
 
     #[test]
     fn clock_restart_fault_and_error_show() {
-        let found = violations_of(|reply| reply.clock_ns = 1);
-        assert!(matches!(found[..], [Violation::Clock(_)]), "{found:?}");
-        let found = violations_of(|reply| reply.boot_id = 8);
-        assert!(matches!(found[..], [Violation::Restarted(_)]), "{found:?}");
-        let found = violations_of(|reply| reply.faults = 1);
-        assert!(matches!(found[..], [Violation::Fault(_)]), "{found:?}");
-        let found = violations_of(|reply| reply.status = Status::Stale);
-        assert!(matches!(found[..], [Violation::Wrong(_)]), "{found:?}");
+        let found = findings_of(|reply| reply.clock_ns = 1);
+        assert!(matches!(found[..], [Finding { kind: Kind::RolledBack, .. }]), "{found:?}");
+        let found = findings_of(|reply| reply.boot_id = 8);
+        assert!(matches!(found[..], [Finding { kind: Kind::Lost, .. }]), "{found:?}");
+        let found = findings_of(|reply| reply.faults = 1);
+        assert!(matches!(found[..], [Finding { kind: Kind::Corrupt, .. }]), "{found:?}");
+        let found = findings_of(|reply| reply.status = Status::Stale);
+        assert!(matches!(found[..], [Finding { kind: Kind::Behaviour, .. }]), "{found:?}");
     }
 
     #[test]
@@ -357,9 +341,9 @@ mod tests {
         let first = reply(&asked, 6, chain);
         history.answered(&asked, &first);
         history.answered_again(&first);
-        assert_eq!(history.take_violations(), []);
+        assert_eq!(history.take_findings(), []);
         history.answered_again(&Reply { applied: 7, ..first });
-        assert!(matches!(history.take_violations()[..], [Violation::AppliedTwice(_)]));
+        assert!(matches!(history.take_findings()[..], [Finding { kind: Kind::Duplicated, .. }]));
     }
 
     #[test]
@@ -370,6 +354,6 @@ mod tests {
         let mut answer = reply(&get, 0, 0);
         answer.value = 4;
         history.answered(&get, &answer);
-        assert!(matches!(history.take_violations()[..], [Violation::Wrong(_)]));
+        assert!(matches!(history.take_findings()[..], [Finding { kind: Kind::Behaviour, .. }]));
     }
 }

@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 
 use kemari_workload::{Op, Reply};
 
+use crate::findings::Finding;
 use crate::packet::Host;
 use crate::switch::Cable;
-use history::{History, Violation};
+use history::History;
 use session::Session;
 pub use window::Window;
 
@@ -119,8 +120,8 @@ impl Client {
     }
 
     /// The contradictions since the last call.
-    pub fn take_violations(&self) -> Vec<Violation> {
-        self.shared.state().history.take_violations()
+    pub fn take_findings(&self) -> Vec<Finding> {
+        self.shared.state().history.take_findings()
     }
 
     /// Checks that no acknowledged operation is missing; nothing may be outstanding.

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use kemari_workload::{GUEST_PORT, Reply};
 
-use super::history::Violation;
 use super::writer::Writer;
 use super::{ClientConfig, Order, Shared};
+use crate::findings::{Finding, Kind};
 use crate::packet::{Host, Incoming};
 use crate::switch::Cable;
 
@@ -128,7 +128,8 @@ impl Session {
         let reply = match Reply::decode(payload) {
             Ok(reply) => reply,
             Err(error) => {
-                let garbage = Violation::Wrong(format!("a reply that cannot be read: {error}"));
+                let garbage =
+                    Finding::new(Kind::Behaviour, format!("a reply that cannot be read: {error}"));
                 return self.shared.state().history.note(garbage);
             }
         };
@@ -138,7 +139,7 @@ impl Session {
         else {
             let (client, seq) = (reply.client, reply.seq);
             let nobody = format!("request {seq} of client {client} was never sent, but answered");
-            return state.history.note(Violation::Wrong(nobody));
+            return state.history.note(Finding::new(Kind::Behaviour, nobody));
         };
         state.window.surplus_answers += u64::from(writer.count_answer(reply.seq));
         match writer.answered(&reply) {

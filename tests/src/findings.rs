@@ -1,0 +1,53 @@
+//! What broke, by the kind that a report counts.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// The kinds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Something acknowledged is gone (P3).
+    Lost,
+    /// The guest went back behind what it had shown (P1).
+    RolledBack,
+    /// An operation took effect more than once.
+    Duplicated,
+    /// Both hosts performed effects (P2).
+    TwoActive,
+    /// Memory or state differs, or the guest found a fault in itself (P4, P8).
+    Corrupt,
+    /// A part of the pair did not do what it should.
+    Behaviour,
+}
+
+/// One thing that broke.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Its kind.
+    pub kind: Kind,
+    /// What was expected and what was found.
+    pub what: String,
+}
+
+impl Finding {
+    /// A finding.
+    pub fn new(kind: Kind, what: impl Into<String>) -> Self {
+        Self { kind, what: what.into() }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Lost => "lost",
+            Kind::RolledBack => "rolled back",
+            Kind::Duplicated => "duplicated",
+            Kind::TwoActive => "two active",
+            Kind::Corrupt => "corrupt",
+            Kind::Behaviour => "behaviour",
+        };
+        write!(f, "{kind}: {}", self.what)
+    }
+}

@@ -1,0 +1,119 @@
+//! The micro-guest as the guest of a pair: its command line, its addresses, and its observer.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use kemari_workload::{Op, Reply};
+
+use crate::client::{Client, ClientConfig, Window};
+use crate::disk::{DiskFindings, DiskLog};
+use crate::findings::{Finding, Kind};
+use crate::packet::Host;
+use crate::pair::config::GuestConfig;
+use crate::pair::observer::{DiskCheck, Observer};
+use crate::switch::Cable;
+
+const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+const CLIENT: Host = Host { mac: [2, 0, 0, 0, 0, 0xc1], ip: Ipv4Addr::new(10, 0, 2, 2) };
+/// Where the monitor puts virtio-mmio devices: disk, network, entropy. A stock kernel reads it in ACPI's DSDT, which this
+/// guest cannot.
+const DEVICES: [&str; 3] = ["4K@0xd0000000:5", "4K@0xd0001000:6", "4K@0xd0002000:7"];
+
+/// How large the guest's disk is.
+pub const DISK_BYTES: u64 = 256 << 20;
+
+/// The load on the guest.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    /// How many client ids ask at the same time.
+    pub writers: u32,
+    /// What the workload is drawn from.
+    pub seed: u64,
+    /// Pages that the guest dirties in a second, besides.
+    pub dirty: u32,
+    /// An unanswered request is repeated after this time.
+    pub resend: Duration,
+}
+
+/// The guest's part of a run.
+pub fn guest(kernel: PathBuf, memory: u64, cpus: u32, load: Load) -> GuestConfig {
+    let mut words: Vec<String> =
+        DEVICES.iter().map(|device| format!("virtio_mmio.device={device}")).collect();
+    words.extend([format!("ip={GUEST}"), format!("smp={cpus}"), format!("dirty={}", load.dirty)]);
+    GuestConfig { kernel, initrd: None, command_line: words.join(" "), memory, cpus }
+}
+
+/// The observer of a micro-guest.
+#[derive(Debug)]
+pub struct MicroObserver {
+    client: Client,
+    disk: DiskLog,
+}
+
+impl MicroObserver {
+    /// Starts to ask over `cable`; the guest's disk is `image`.
+    ///
+    /// # Errors
+    /// When the image cannot be read.
+    pub fn start(cable: Cable, load: Load, image: &Path) -> Result<Self> {
+        let Load { writers, seed, resend, .. } = load;
+        let config = ClientConfig { own: CLIENT, guest: GUEST, writers, seed, resend };
+        Ok(Self { client: Client::start(cable, config), disk: DiskLog::open(image)? })
+    }
+
+    fn verify(&self, patience: Duration) -> Result<Reply> {
+        self.client.ask(Op::Verify, patience).context("the guest does not answer to `verify`")
+    }
+
+    fn findings(&self, disk: DiskFindings) -> Vec<Finding> {
+        let mut findings = self.client.take_findings();
+        findings.extend(disk.findings);
+        if disk.overwritten > 0 {
+            let what = format!(
+                "{} records were overwritten before they could be checked: the disk is too small for this load",
+                disk.overwritten
+            );
+            findings.push(Finding::new(Kind::Behaviour, what));
+        }
+        findings
+    }
+}
+
+impl Observer for MicroObserver {
+    fn answered(&self) -> u64 {
+        self.client.operations()
+    }
+
+    fn wait_answered(&self, count: u64, timeout: Duration) -> bool {
+        self.client.wait_operations(count, timeout)
+    }
+
+    fn next_window(&self) -> Window {
+        self.client.next_window()
+    }
+
+    fn check(&mut self, patience: Duration) -> Result<Vec<Finding>> {
+        self.verify(patience)?;
+        let disk = self.client.with_history(|history| self.disk.check_new(history))?;
+        Ok(self.findings(disk))
+    }
+
+    fn finish(&mut self, patience: Duration) -> Result<Vec<Finding>> {
+        self.verify(patience)?;
+        if !self.client.hold(patience) {
+            bail!("requests stay unanswered");
+        }
+        self.client.check_complete();
+        // The answer may be lost with the machine: what counts is that it goes off.
+        self.client.ask(Op::PowerOff, Duration::from_secs(1));
+        Ok(self.client.take_findings())
+    }
+
+    fn check_disk(&mut self) -> Result<DiskCheck> {
+        let found = self.client.with_history(|history| self.disk.check_all(history))?;
+        let what = format!("{} log records read back, whole and in the chain", found.checked);
+        Ok(DiskCheck { what, findings: self.findings(found) })
+    }
+}

@@ -1,0 +1,103 @@
+//! What to run as a pair, how to break it, and how patient to be.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde::Serialize;
+
+/// How a round breaks the pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kill {
+    /// SIGKILL to the primary: the standby takes over.
+    Primary,
+    /// SIGKILL to the standby: the primary goes on alone.
+    Standby,
+    /// The replication link and the primary's cable go silent: exactly one side goes on.
+    BothLinks,
+    /// The primary stops, the standby takes over, and the primary wakes up again.
+    PausePrimary,
+}
+
+impl Kill {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Primary, Self::Standby, Self::BothLinks, Self::PausePrimary];
+
+    /// As on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Standby => "standby",
+            Self::BothLinks => "both-links",
+            Self::PausePrimary => "pause-primary",
+        }
+    }
+}
+
+impl FromStr for Kill {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|kill| kill.name() == text).ok_or_else(|| {
+            format!("expected {}, found `{text}`", Self::ALL.map(Self::name).join(", "))
+        })
+    }
+}
+
+/// The guest.
+#[derive(Debug, Clone)]
+pub struct GuestConfig {
+    /// Its kernel.
+    pub kernel: PathBuf,
+    /// Its initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// Memory in MiB.
+    pub memory: u64,
+    /// Number of vCPUs.
+    pub cpus: u32,
+}
+
+/// A run.
+#[derive(Debug, Clone)]
+pub struct PairConfig {
+    /// The `kemari` binary.
+    pub kemari: PathBuf,
+    /// The guest.
+    pub guest: GuestConfig,
+    /// How to break the pair: one after the other, round by round.
+    pub kills: Vec<Kill>,
+    /// How many rounds.
+    pub rounds: u32,
+    /// What the moments of the kills are drawn from.
+    pub seed: u64,
+    /// Compare memory and state of both sides at every checkpoint.
+    pub verify: bool,
+    /// How many times slower than an ordinary machine this one is.
+    pub slow: u32,
+    /// Do not use network namespaces.
+    pub loopback: bool,
+    /// Further flags of `kemari run` and `kemari standby`.
+    pub flags: Vec<String>,
+}
+
+impl PairConfig {
+    /// Checks what no single field can tell.
+    ///
+    /// # Errors
+    /// The first thing that makes no sense.
+    pub fn check(&self) -> Result<()> {
+        ensure!(!self.kills.is_empty(), "--kill: expected at least one way to break the pair");
+        ensure!(self.rounds > 0, "--rounds: expected at least 1, found 0");
+        ensure!(self.slow > 0, "--slow: expected at least 1, found 0");
+        Ok(())
+    }
+
+    /// `time` of an ordinary machine on this one.
+    pub fn scaled(&self, time: Duration) -> Duration {
+        time * self.slow
+    }
+}

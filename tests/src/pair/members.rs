@@ -1,0 +1,151 @@
+//! The processes of a pair: their command lines, their status, and how they end.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::config::PairConfig;
+use super::status::{Status, control};
+use crate::bed::{Bed, Host};
+use crate::process::Process;
+use crate::switch::Switch;
+
+const NAME: &str = "pair";
+/// The guest's Ethernet address; both hosts give it the same.
+const MAC: &str = "52:54:00:4b:45:4d";
+
+/// A `kemari` process on a host.
+#[derive(Debug)]
+pub(super) struct Member {
+    /// Where it runs.
+    pub(super) host: Host,
+    /// The process.
+    pub(super) process: Process,
+    socket: PathBuf,
+    kemari: PathBuf,
+}
+
+impl Member {
+    /// Its status.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(super) fn status(&self) -> Result<Status> {
+        Status::ask(&self.kemari, &self.socket)
+    }
+
+    /// Has it do something.
+    ///
+    /// # Errors
+    /// When it does not answer, or refuses.
+    pub(super) fn control(&self, arguments: &[&str]) -> Result<()> {
+        control(&self.kemari, &self.socket, arguments).map(drop)
+    }
+}
+
+/// Starts the processes of one pair.
+#[derive(Debug)]
+pub(super) struct Launcher<'a> {
+    config: &'a PairConfig,
+    bed: &'a Bed,
+    switch: &'a Switch,
+    dir: &'a Path,
+    started: u32,
+}
+
+impl<'a> Launcher<'a> {
+    /// All files of the run live in `dir`.
+    pub(super) fn new(
+        config: &'a PairConfig,
+        bed: &'a Bed,
+        switch: &'a Switch,
+        dir: &'a Path,
+    ) -> Self {
+        Self { config, bed, switch, dir, started: 0 }
+    }
+
+    /// The disk that both hosts see.
+    pub(super) fn disk(&self) -> PathBuf {
+        self.dir.join("disk.img")
+    }
+
+    /// Starts the guest on `host`, protected by a standby on the other.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(super) fn start_primary(&mut self, host: Host) -> Result<Member> {
+        let guest = &self.config.guest;
+        let mut arguments = vec!["run".to_owned()];
+        arguments.extend(["--memory".to_owned(), guest.memory.to_string()]);
+        arguments.extend(["--cpus".to_owned(), guest.cpus.to_string()]);
+        arguments.extend(["--standby".to_owned(), self.bed.dial_address(host.other())]);
+        self.start(host, "primary", arguments)
+    }
+
+    /// Starts a standby on `host`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(super) fn start_standby(&mut self, host: Host) -> Result<Member> {
+        let listen = self.bed.listen_address(host);
+        self.start(host, "standby", vec!["standby".to_owned(), "--listen".to_owned(), listen])
+    }
+
+    fn start(&mut self, host: Host, role: &str, arguments: Vec<String>) -> Result<Member> {
+        self.started += 1;
+        let name = format!("{:02}-{role}-{}", self.started, host.name());
+        let socket = self.dir.join(format!("{name}.ctl"));
+        let mut command = self.bed.command(host, &self.config.kemari);
+        command.args(arguments).args(self.common(host, &name)).arg("--control").arg(&socket);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let log = self.dir.join(format!("{name}.log"));
+        let process = Process::start(&name, command, &log)?;
+        Ok(Member { host, process, socket, kemari: self.config.kemari.clone() })
+    }
+
+    /// The flags that both roles have.
+    fn common(&self, host: Host, name: &str) -> Vec<String> {
+        let path = |file: &str| self.dir.join(file).display().to_string();
+        let guest = &self.config.guest;
+        let heartbeat =
+            |milliseconds| self.config.scaled(Duration::from_millis(milliseconds)).as_millis();
+        let mut flags = vec![
+            format!("--name={NAME}"),
+            format!("--kernel={}", guest.kernel.display()),
+            format!("--cmdline={}", guest.command_line),
+            format!("--disk=path={}", self.disk().display()),
+            format!("--net=stream={},mac={MAC}", self.switch.socket(host.index()).display()),
+            format!("--serial=file={}", path(&format!("{name}.serial"))),
+            format!("--arbiter=file:{}", path("arbiter")),
+            format!("--heartbeat-interval={}", heartbeat(50)),
+            format!("--heartbeat-timeout={}", heartbeat(500)),
+            "--rng".to_owned(),
+            "--insecure-plain-tcp".to_owned(),
+        ];
+        flags.extend(guest.initrd.iter().map(|initrd| format!("--initrd={}", initrd.display())));
+        flags.extend(self.config.verify.then(|| "--verify".to_owned()));
+        flags.extend(self.config.flags.iter().cloned());
+        flags
+    }
+
+    /// Tells the host that runs the guest about the standby on the other.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub(super) fn protect(&self, active: &Member) -> Result<()> {
+        let address = self.bed.dial_address(active.host.other());
+        active.control(&["protect", &address]).context("the guest cannot be protected again")
+    }
+
+    /// The hosts.
+    pub(super) fn bed(&self) -> &Bed {
+        self.bed
+    }
+
+    /// The network.
+    pub(super) fn switch(&self) -> &Switch {
+        self.switch
+    }
+}

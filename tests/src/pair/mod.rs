@@ -1,0 +1,148 @@
+//! Runs a pair, breaks it round by round under an outside client, and judges what that client saw.
+
+pub mod config;
+mod members;
+pub mod observer;
+pub mod report;
+mod round;
+pub mod status;
+mod watch;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::bed::{Bed, Host};
+use crate::findings::{Finding, Kind};
+use crate::switch::Switch;
+use config::PairConfig;
+use members::{Launcher, Member};
+use observer::Observer;
+use report::RunReport;
+use watch::Watch;
+
+/// How long an ordinary machine may take for anything that is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whom a run tells how it goes.
+pub trait Progress {
+    /// What is being done now.
+    fn step(&self, what: &str);
+    /// A line to keep.
+    fn line(&self, line: &str);
+}
+
+/// Everything a run needs from outside.
+pub struct Surroundings<'a> {
+    /// How to run and break the pair.
+    pub config: &'a PairConfig,
+    /// An existing, empty directory for all files, which holds the disk already (`disk.img`).
+    pub dir: &'a Path,
+    /// The switch that the observer is plugged into; its ports 0 and 1 are the hosts.
+    pub switch: &'a Switch,
+    /// Whom to tell.
+    pub progress: &'a dyn Progress,
+    /// Set when the run is to end early.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// Runs a pair to the end of its rounds. An error is a run that could not be judged; what broke is in the report.
+///
+/// # Errors
+/// When the pair does not come up, or gets stuck.
+pub fn run(surroundings: &Surroundings<'_>, observer: &mut dyn Observer) -> Result<RunReport> {
+    let config = surroundings.config;
+    config.check()?;
+    let bed = if config.loopback { Bed::loopback("not wanted".to_owned())? } else { Bed::new()? };
+    surroundings.progress.line(&format!("hosts: {}", bed.describe()));
+    let launcher = Launcher::new(config, &bed, surroundings.switch, surroundings.dir);
+    let watch = Watch::new(Arc::clone(&surroundings.stop), config.scaled(PATIENCE));
+    let mut pair = Pair::start(surroundings, launcher, watch, observer)?;
+    let mut report = RunReport { seed: config.seed, bed: bed.describe(), ..RunReport::default() };
+    for number in 1..=config.rounds {
+        let round = pair.round(number).with_context(|| format!("round {number}"))?;
+        surroundings.progress.line(&round.to_string());
+        let broken = !round.findings.is_empty();
+        report.rounds.push(round);
+        if broken {
+            // What came after would be judged against a history that is broken already.
+            return Ok(report);
+        }
+    }
+    pair.finish(&mut report)?;
+    Ok(report)
+}
+
+/// A protected pair between two rounds.
+struct Pair<'a> {
+    surroundings: &'a Surroundings<'a>,
+    launcher: Launcher<'a>,
+    watch: Watch,
+    observer: &'a mut dyn Observer,
+    random: fastrand::Rng,
+    active: Member,
+    passive: Member,
+}
+
+impl<'a> Pair<'a> {
+    fn start(
+        surroundings: &'a Surroundings<'a>,
+        mut launcher: Launcher<'a>,
+        watch: Watch,
+        observer: &'a mut dyn Observer,
+    ) -> Result<Self> {
+        let config = surroundings.config;
+        surroundings.progress.step("starting standby and primary");
+        let mut passive = launcher.start_standby(Host::B)?;
+        watch.until("the standby listens", &mut [&mut passive], |members| {
+            Ok(members[0].status().is_ok().then_some(()))
+        })?;
+        let active = launcher.start_primary(Host::A)?;
+        let random = fastrand::Rng::with_seed(config.seed);
+        let mut pair = Self { surroundings, launcher, watch, observer, random, active, passive };
+        surroundings.progress.step("the guest boots, and its memory is copied to the standby");
+        pair.wait_protected()?;
+        pair.wait_answers(1, "the guest answers")?;
+        Ok(pair)
+    }
+
+    fn wait_protected(&mut self) -> Result<()> {
+        self.watch.until(
+            "the guest is protected",
+            &mut [&mut self.active, &mut self.passive],
+            |members| Ok(members[0].status()?.is_protected().then_some(())),
+        )
+    }
+
+    /// Waits for `more` answers beyond those that were given so far.
+    fn wait_answers(&mut self, more: u64, what: &str) -> Result<()> {
+        let wanted = self.observer.answered() + more;
+        let observer = &*self.observer;
+        self.watch.until(what, &mut [&mut self.active], |_| {
+            Ok(observer.wait_answered(wanted, Duration::from_millis(50)).then_some(()))
+        })
+    }
+
+    /// Powers the guest off, and looks at how everything ended.
+    fn finish(mut self, report: &mut RunReport) -> Result<()> {
+        self.surroundings.progress.step("the guest powers itself off");
+        let patience = self.watch.patience();
+        report.findings.extend(self.observer.finish(patience)?);
+        report.operations = self.observer.answered();
+        let exit = self.active.process.wait_exit(patience);
+        let exit = exit.context("the guest was told to power off, but its monitor goes on")?;
+        if exit.code() != Some(0) {
+            let what = format!("expected exit code 0 after power-off, found {exit}");
+            report.findings.push(Finding::new(Kind::Behaviour, what));
+        }
+        let left = self.passive.process.wait_exit(patience);
+        ensure!(left.is_some(), "the guest is off, but its standby goes on");
+        let disk = self.observer.check_disk()?;
+        report.disk = disk.what;
+        report.findings.extend(disk.findings);
+        Ok(())
+    }
+}

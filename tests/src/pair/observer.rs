@@ -1,0 +1,47 @@
+//! What a run needs of whoever watches the guest from outside.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::client::Window;
+use crate::findings::Finding;
+
+/// An outside client that loads the guest, and checks what it answers and what its disk holds.
+pub trait Observer {
+    /// How many operations were answered so far.
+    fn answered(&self) -> u64;
+
+    /// Waits until `count` operations were answered in all; `false` when `timeout` comes first.
+    fn wait_answered(&self, count: u64, timeout: Duration) -> bool;
+
+    /// Starts a new window, and gives the one that ends.
+    fn next_window(&self) -> Window;
+
+    /// What went wrong since the last check; the guest goes on.
+    ///
+    /// # Errors
+    /// When it cannot be checked.
+    fn check(&mut self, patience: Duration) -> Result<Vec<Finding>>;
+
+    /// Ends the load, checks that nothing acknowledged is missing, and has the guest power itself off.
+    ///
+    /// # Errors
+    /// When it cannot be checked.
+    fn finish(&mut self, patience: Duration) -> Result<Vec<Finding>>;
+
+    /// What is wrong with the disk, now that the guest is off.
+    ///
+    /// # Errors
+    /// When it cannot be checked.
+    fn check_disk(&mut self) -> Result<DiskCheck>;
+}
+
+/// What a last look at the disk found.
+#[derive(Debug, Clone, Default)]
+pub struct DiskCheck {
+    /// What was looked at, for people.
+    pub what: String,
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+}

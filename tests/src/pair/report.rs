@@ -1,0 +1,190 @@
+//! What a run found, for people and as JSON.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::config::Kill;
+use super::status::Quantiles;
+use crate::findings::{Finding, Kind};
+
+/// One round.
+#[derive(Debug, Clone, Serialize)]
+pub struct RoundReport {
+    /// Its number; the first is 1.
+    pub round: u32,
+    /// How the pair was broken.
+    pub kill: Kill,
+    /// When, in milliseconds after the round began.
+    pub killed_after_ms: u64,
+    /// The host that ran the guest before.
+    pub before: &'static str,
+    /// The host that ran it afterwards.
+    pub after: &'static str,
+    /// Operations answered before the kill.
+    pub operations_before: u64,
+    /// Operations answered after it.
+    pub operations_after: u64,
+    /// The longest silence that the client saw around the kill, in milliseconds.
+    pub longest_gap_ms: f64,
+    /// The client's latency before the kill, in microseconds.
+    pub latency_us: Quantiles,
+    /// From suspicion to the running guest, as the standby measured it, in microseconds.
+    pub takeover_us: Option<u64>,
+    /// Effects performed again at the takeover, as they might not have been.
+    pub replayed: u64,
+    /// Answers that the client got more often than it had asked.
+    pub duplicate_answers: u64,
+    /// Checkpoints in the life of the process that ran the guest before.
+    pub checkpoints: u64,
+    /// How long the guest stood still for a checkpoint, in microseconds.
+    pub pause_us: Quantiles,
+    /// From the staging of an effect to its acknowledged checkpoint, in microseconds.
+    pub commit_latency_us: Quantiles,
+    /// Checkpoints whose hashes were compared.
+    pub verified: u64,
+    /// Until the guest was protected again, in milliseconds.
+    pub protected_again_ms: Option<u64>,
+    /// What broke.
+    pub findings: Vec<Finding>,
+}
+
+/// A whole run.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct RunReport {
+    /// What the moments of the kills were drawn from.
+    pub seed: u64,
+    /// What the hosts were.
+    pub bed: String,
+    /// The rounds that were judged.
+    pub rounds: Vec<RoundReport>,
+    /// Operations acknowledged in all.
+    pub operations: u64,
+    /// What was looked at on the disk at the end.
+    pub disk: String,
+    /// What broke outside of any round.
+    pub findings: Vec<Finding>,
+}
+
+impl RunReport {
+    /// Whether nothing broke.
+    pub fn held(&self) -> bool {
+        self.all_findings().next().is_none() && !self.rounds.is_empty()
+    }
+
+    /// Everything that broke, with its round where it has one.
+    pub fn all_findings(&self) -> impl Iterator<Item = (Option<u32>, &Finding)> {
+        let of_rounds = self.rounds.iter().flat_map(|round| {
+            round.findings.iter().map(move |finding| (Some(round.round), finding))
+        });
+        of_rounds.chain(self.findings.iter().map(|finding| (None, finding)))
+    }
+
+    fn count(&self, kind: Kind) -> usize {
+        self.all_findings().filter(|(_, finding)| finding.kind == kind).count()
+    }
+
+    fn sum(&self, of: impl Fn(&RoundReport) -> u64) -> u64 {
+        self.rounds.iter().map(of).sum()
+    }
+
+    fn typical(&self, of: impl Fn(&RoundReport) -> u64) -> u64 {
+        let mut values: Vec<u64> = self.rounds.iter().map(of).collect();
+        values.sort_unstable();
+        values.get(values.len() / 2).copied().unwrap_or_default()
+    }
+
+    fn worst(&self, of: impl Fn(&RoundReport) -> u64) -> u64 {
+        self.rounds.iter().map(of).max().unwrap_or_default()
+    }
+}
+
+/// The head of the table of rounds.
+pub const TABLE_HEAD: &str = "\
+round  kill           host   ops before  ops after  gap ms  takeover ms  pause us p50/p99  commit us p50/p99  again ms";
+
+impl fmt::Display for RoundReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+        let takeover = or_dash(self.takeover_us.map(|us| format!("{:.1}", us as f64 / 1000.0)));
+        let again = or_dash(self.protected_again_ms.map(|ms| ms.to_string()));
+        write!(
+            f,
+            "{:>5}  {:<13}  {}->{}   {:>10}  {:>9}  {:>6.0}  {:>11}  {:>7}/{:<8}  {:>8}/{:<8}  {:>8}",
+            self.round,
+            self.kill.name(),
+            self.before,
+            self.after,
+            self.operations_before,
+            self.operations_after,
+            self.longest_gap_ms,
+            takeover,
+            self.pause_us.p50,
+            self.pause_us.p99,
+            self.commit_latency_us.p50,
+            self.commit_latency_us.p99,
+            again,
+        )
+    }
+}
+
+impl fmt::Display for RunReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gap = self.rounds.iter().map(|round| round.longest_gap_ms).fold(0.0, f64::max);
+        let takeover = |of: fn(&RoundReport) -> Option<u64>| {
+            let mut all: Vec<u64> = self.rounds.iter().filter_map(of).collect();
+            all.sort_unstable();
+            let milliseconds = |us: Option<&u64>| us.map_or(0.0, |us| *us as f64 / 1000.0);
+            (milliseconds(all.get(all.len() / 2)), milliseconds(all.last()))
+        };
+        let (takeover_typical, takeover_worst) = takeover(|round| round.takeover_us);
+        let before = self.sum(|round| round.operations_before);
+        let after = self.sum(|round| round.operations_after);
+        writeln!(
+            f,
+            "operations         {before} before the kills, {after} after, {} in all",
+            self.operations
+        )?;
+        writeln!(f, "longest gap        {gap:.0} ms")?;
+        writeln!(f, "lost               {}", self.count(Kind::Lost))?;
+        writeln!(f, "rolled back        {}", self.count(Kind::RolledBack))?;
+        writeln!(
+            f,
+            "duplicated         {} operations; {} answers repeated, {} effects performed again at a takeover",
+            self.count(Kind::Duplicated),
+            self.sum(|round| round.duplicate_answers),
+            self.sum(|round| round.replayed),
+        )?;
+        writeln!(
+            f,
+            "checkpoints        {}, {} of them compared",
+            self.sum(|round| round.checkpoints),
+            self.sum(|round| round.verified)
+        )?;
+        writeln!(
+            f,
+            "pause              p50 {} us, p99 {} us (median of the rounds; worst {} us)",
+            self.typical(|round| round.pause_us.p50),
+            self.typical(|round| round.pause_us.p99),
+            self.worst(|round| round.pause_us.max),
+        )?;
+        writeln!(
+            f,
+            "commit latency     p50 {} us, p99 {} us (median of the rounds; worst {} us)",
+            self.typical(|round| round.commit_latency_us.p50),
+            self.typical(|round| round.commit_latency_us.p99),
+            self.worst(|round| round.commit_latency_us.max),
+        )?;
+        writeln!(
+            f,
+            "takeover           {takeover_typical:.1} ms typically, {takeover_worst:.1} ms at worst"
+        )?;
+        writeln!(f, "disk               {}", self.disk)?;
+        for (round, finding) in self.all_findings() {
+            let place = round.map_or_else(String::new, |round| format!("round {round}: "));
+            writeln!(f, "BROKEN             {place}{finding}")?;
+        }
+        let verdict = if self.held() { "every promise held" } else { "NOT every promise held" };
+        write!(f, "{} rounds, seed {}: {verdict}", self.rounds.len(), self.seed)
+    }
+}

@@ -1,0 +1,271 @@
+//! One round: load, a kill at a random moment, more load, a verdict, and protection by a fresh standby.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+
+use super::Pair;
+use super::config::Kill;
+use super::members::Member;
+use super::report::RoundReport;
+use super::status::{Quantiles, Status};
+use crate::bed::Host;
+use crate::client::Window;
+use crate::findings::{Finding, Kind};
+use crate::judge::Succession;
+
+/// Exit code of a primary that lost the right to run.
+const FENCED: i32 = 3;
+/// The kill comes this long after the round's begin.
+const LEAD: std::ops::Range<u64> = 100..900;
+/// A paused primary sleeps on for this long after the takeover.
+const OVERSLEEP: std::ops::Range<u64> = 0..300;
+/// Operations that must be answered after the kill.
+const OPERATIONS_AFTER: u64 = 100;
+
+/// What became of the pair.
+struct Outcome {
+    moved: bool,
+    takeover: Option<Status>,
+    findings: Vec<Finding>,
+}
+
+impl Pair<'_> {
+    /// Plays and judges round `number`; the pair is protected before and after it.
+    pub(super) fn round(&mut self, number: u32) -> Result<RoundReport> {
+        let config = self.surroundings.config;
+        let kill = config.kills[(number as usize - 1) % config.kills.len()];
+        let lead = self.scaled_random(LEAD);
+        self.step(number, &format!("load, then kill {}", kill.name()));
+        self.observer.next_window();
+        self.launcher.switch().take_capture();
+        self.watch.pass(lead, &mut [&mut self.active, &mut self.passive])?;
+        let status = self.active.status()?;
+        let before = self.observer.next_window();
+        let host_before = self.active.host;
+
+        let outcome = self.kill(kill)?;
+        self.step(number, "load goes on");
+        self.wait_answers(OPERATIONS_AFTER, "the guest answers after the kill")?;
+        let after = self.observer.next_window();
+        let mut report = self.describe(number, kill, lead, &status, (&before, &after));
+        report.before = host_before.name();
+        self.judge(host_before, &outcome, &before, &after, &status, &mut report)?;
+        if report.findings.is_empty() {
+            self.step(number, "a fresh standby");
+            report.protected_again_ms = Some(self.protect_again()?.as_millis() as u64);
+        }
+        Ok(report)
+    }
+
+    fn step(&self, number: u32, what: &str) {
+        self.surroundings.progress.step(&format!("round {number}: {what}"));
+    }
+
+    fn scaled_random(&mut self, milliseconds: std::ops::Range<u64>) -> Duration {
+        let time = Duration::from_millis(self.random.u64(milliseconds));
+        self.surroundings.config.scaled(time)
+    }
+
+    /// Breaks the pair; afterwards `active` runs the guest and `passive` is what was lost.
+    fn kill(&mut self, kill: Kill) -> Result<Outcome> {
+        match kill {
+            Kill::Primary => self.kill_primary(),
+            Kill::Standby => self.kill_standby(),
+            Kill::BothLinks => self.cut_both_links(),
+            Kill::PausePrimary => self.pause_primary(),
+        }
+    }
+
+    fn kill_primary(&mut self) -> Result<Outcome> {
+        self.active.process.kill();
+        let takeover = self.wait_takeover()?;
+        Ok(self.moved(takeover))
+    }
+
+    fn kill_standby(&mut self) -> Result<Outcome> {
+        self.passive.process.kill();
+        self.watch.until("the primary goes on alone", &mut [&mut self.active], |members| {
+            Ok((members[0].status()?.state() == "alone").then_some(()))
+        })?;
+        Ok(Outcome { moved: false, takeover: None, findings: Vec::new() })
+    }
+
+    fn pause_primary(&mut self) -> Result<Outcome> {
+        self.active.process.signal(Signal::STOP);
+        let takeover = self.wait_takeover()?;
+        self.wait_answers(1, "the guest answers from its new host")?;
+        let oversleep = self.scaled_random(OVERSLEEP);
+        self.watch.pass(oversleep, &mut [&mut self.passive])?;
+        self.active.process.signal(Signal::CONT);
+        let mut outcome = self.moved(takeover);
+        outcome.findings.extend(self.loser_ends());
+        Ok(outcome)
+    }
+
+    fn cut_both_links(&mut self) -> Result<Outcome> {
+        let cable = self.active.host.index();
+        self.launcher.bed().cut_replication()?;
+        self.launcher.switch().cut(cable);
+        let decided = self.wait_decision();
+        let outcome = match decided? {
+            Some(takeover) => {
+                let mut outcome = self.moved(takeover);
+                outcome.findings.extend(self.loser_ends());
+                outcome
+            }
+            None => {
+                let findings = self.standby_gives_up()?;
+                Outcome { moved: false, takeover: None, findings }
+            }
+        };
+        self.launcher.switch().heal(cable);
+        self.launcher.bed().heal_replication()?;
+        Ok(outcome)
+    }
+
+    /// Waits until one side of a cut pair goes on: the standby's status when it is the standby.
+    fn wait_decision(&mut self) -> Result<Option<Status>> {
+        self.watch.until("one side goes on", &mut [], |_| {
+            let standby = self.passive.status().ok().filter(Status::runs_guest);
+            if let Some(standby) = standby {
+                return Ok(Some(Some(standby)));
+            }
+            let primary = self.active.status().ok();
+            Ok(primary.is_some_and(|primary| primary.state() == "alone").then_some(None))
+        })
+    }
+
+    fn wait_takeover(&mut self) -> Result<Status> {
+        self.watch.until("the standby takes over", &mut [&mut self.passive], |members| {
+            Ok(Some(members[0].status()?).filter(Status::runs_guest))
+        })
+    }
+
+    fn moved(&mut self, takeover: Status) -> Outcome {
+        std::mem::swap(&mut self.active, &mut self.passive);
+        Outcome { moved: true, takeover: Some(takeover), findings: Vec::new() }
+    }
+
+    /// The old primary, which has lost the right to run, must find out and end.
+    fn loser_ends(&mut self) -> Option<Finding> {
+        let loser = &mut self.passive.process;
+        let exit = loser.wait_exit(self.watch.patience());
+        let code = exit.and_then(|exit| exit.code());
+        let said = loser.lines().iter().any(|line| line.contains("fenced"));
+        if (code, said) == (Some(FENCED), true) {
+            return None;
+        }
+        let ended = exit.map_or_else(|| "it goes on".to_owned(), |exit| exit.to_string());
+        let last = loser.lines().pop().unwrap_or_default();
+        let what = format!(
+            "the primary that lost the right to run must exit with code {FENCED} and say `fenced`; found: {ended}, \
+             last words: {last}"
+        );
+        Some(Finding::new(Kind::TwoActive, what))
+    }
+
+    /// The standby that was refused the right to run must not run the guest.
+    fn standby_gives_up(&mut self) -> Result<Vec<Finding>> {
+        let passive = &mut self.passive;
+        self.watch.until("the refused standby stops or waits", &mut [], |_| {
+            if passive.process.exited().is_some() {
+                return Ok(Some(Vec::new()));
+            }
+            let status = passive.status()?;
+            let gave_up = matches!(status.state(), "waiting" | "stopped");
+            Ok(gave_up.then(Vec::new))
+        })
+    }
+
+    fn describe(
+        &self,
+        round: u32,
+        kill: Kill,
+        lead: Duration,
+        status: &Status,
+        (before, after): (&Window, &Window),
+    ) -> RoundReport {
+        let longest = before.longest_gap.max(after.longest_gap);
+        RoundReport {
+            round,
+            kill,
+            killed_after_ms: lead.as_millis() as u64,
+            before: "",
+            after: self.active.host.name(),
+            operations_before: before.operations,
+            operations_after: after.operations,
+            longest_gap_ms: longest.as_secs_f64() * 1000.0,
+            latency_us: quantiles(before),
+            takeover_us: None,
+            replayed: 0,
+            duplicate_answers: before.surplus_answers + after.surplus_answers,
+            checkpoints: status.number("checkpoints"),
+            pause_us: status.quantiles("pause_us"),
+            commit_latency_us: status.quantiles("commit_latency_us"),
+            verified: status.verified().0,
+            protected_again_ms: None,
+            findings: Vec::new(),
+        }
+    }
+
+    fn judge(
+        &mut self,
+        before: Host,
+        outcome: &Outcome,
+        early: &Window,
+        late: &Window,
+        status: &Status,
+        report: &mut RoundReport,
+    ) -> Result<()> {
+        if let Some(takeover) = &outcome.takeover {
+            report.takeover_us = takeover.takeover_us();
+            report.replayed = takeover.number("replayed");
+        }
+        report.findings.extend(outcome.findings.iter().cloned());
+        report.findings.extend(self.observer.check(self.watch.patience())?);
+        let succession = Succession {
+            before: before.index(),
+            other: before.other().index(),
+            moved: outcome.moved,
+        };
+        report.findings.extend(succession.check(&self.launcher.switch().take_capture()));
+        let surplus = early.surplus_answers + if outcome.moved { 0 } else { late.surplus_answers };
+        if surplus > 0 {
+            let what = format!(
+                "{surplus} answers came more often than they were asked for, without a takeover"
+            );
+            report.findings.push(Finding::new(Kind::Duplicated, what));
+        }
+        let (compared, different) = status.verified();
+        if different > 0 {
+            let what = format!("{different} of {compared} checkpoints differ between both sides");
+            report.findings.push(Finding::new(Kind::Corrupt, what));
+        }
+        Ok(())
+    }
+
+    /// Starts a fresh standby where the lost side was; how long until the guest was protected.
+    fn protect_again(&mut self) -> Result<Duration> {
+        let begin = Instant::now();
+        let host = self.active.host.other();
+        self.passive.process.kill();
+        let mut fresh: Member = self.launcher.start_standby(host)?;
+        self.watch.until("the fresh standby listens", &mut [&mut fresh], |members| {
+            Ok(members[0].status().is_ok().then_some(()))
+        })?;
+        self.passive = fresh;
+        self.launcher.protect(&self.active)?;
+        self.wait_protected().context("protection by a fresh standby")?;
+        Ok(begin.elapsed())
+    }
+}
+
+fn quantiles(window: &Window) -> Quantiles {
+    Quantiles {
+        p50: window.latency.value_at_quantile(0.5),
+        p99: window.latency.value_at_quantile(0.99),
+        max: window.latency.max(),
+    }
+}

@@ -1,0 +1,94 @@
+//! What `kemari ctl status` says.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use serde_json::Value;
+
+/// A distribution's quantiles, in the unit of the measure.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Quantiles {
+    /// The median.
+    pub p50: u64,
+    /// The 99th percentile.
+    pub p99: u64,
+    /// The largest.
+    pub max: u64,
+}
+
+/// One status.
+#[derive(Debug, Clone)]
+pub struct Status(Value);
+
+impl Status {
+    /// Asks the process behind `socket`.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn ask(kemari: &Path, socket: &Path) -> Result<Self> {
+        control(kemari, socket, &["status"]).map(Self)
+    }
+
+    /// The state's name; empty where there is none.
+    pub fn state(&self) -> &str {
+        self.0["state"].as_str().unwrap_or_default()
+    }
+
+    /// Whether it runs the guest.
+    pub fn runs_guest(&self) -> bool {
+        self.0["role"] == "primary" || self.state() == "active"
+    }
+
+    /// Whether the guest is held by a standby as well.
+    pub fn is_protected(&self) -> bool {
+        self.state() == "protected"
+    }
+
+    /// A number at the top; 0 where there is none.
+    pub fn number(&self, name: &str) -> u64 {
+        self.0[name].as_u64().unwrap_or_default()
+    }
+
+    /// The time from suspicion to the running guest, if it took over.
+    pub fn takeover_us(&self) -> Option<u64> {
+        self.0["takeover_us"].as_u64()
+    }
+
+    /// The quantiles of a measure.
+    pub fn quantiles(&self, name: &str) -> Quantiles {
+        let number = |quantile: &str| self.0[name][quantile].as_u64().unwrap_or_default();
+        Quantiles { p50: number("p50"), p99: number("p99"), max: number("max") }
+    }
+
+    /// Checkpoints that were compared, and those that differed.
+    pub fn verified(&self) -> (u64, u64) {
+        let number = |name: &str| self.0["verify"][name].as_u64().unwrap_or_default();
+        (number("checked"), number("mismatches"))
+    }
+
+    /// All of it.
+    pub fn json(&self) -> &Value {
+        &self.0
+    }
+}
+
+/// Has the process behind `socket` do something; its answer.
+///
+/// # Errors
+/// When it does not answer, or refuses.
+pub fn control(kemari: &Path, socket: &Path, arguments: &[&str]) -> Result<Value> {
+    let output = Command::new(kemari)
+        .args(["ctl", "--socket"])
+        .arg(socket)
+        .args(arguments)
+        .output()
+        .with_context(|| format!("cannot run {}", kemari.display()))?;
+    if !output.status.success() {
+        let reason = String::from_utf8_lossy(&output.stderr);
+        bail!("`kemari ctl {}` failed: {}", arguments.join(" "), reason.trim());
+    }
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("`kemari ctl {}` did not print JSON", arguments.join(" ")))
+}

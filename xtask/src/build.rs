@@ -1,0 +1,90 @@
+//! Builds what the other commands run: the `kemari` binary and the micro-guest.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// The micro-guest's target: no operating system below it.
+const BARE_TARGET: &str = "x86_64-unknown-none";
+
+/// The repository.
+pub(crate) fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("this crate is one directory below the repository")
+}
+
+/// The directory that cargo builds into.
+pub(crate) fn target_dir() -> PathBuf {
+    let default = || repository().join("target");
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(default, PathBuf::from)
+}
+
+/// `cargo`, in the repository.
+pub(crate) fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(repository());
+    cargo
+}
+
+/// Runs `command`, whose output the person at the terminal sees.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let words: Vec<_> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let what = words.join(" ");
+    let status = command.status().with_context(|| format!("cannot start `{what}`"))?;
+    ensure!(status.success(), "`{what}` failed ({status})");
+    Ok(())
+}
+
+/// Builds the release of `kemari` and says where it is.
+pub(crate) fn kemari() -> Result<PathBuf> {
+    run(cargo().args([
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "kemari-vmm",
+        "--bin",
+        "kemari",
+    ]))?;
+    Ok(target_dir().join("release/kemari"))
+}
+
+/// Builds the micro-guest and says where it is.
+pub(crate) fn micro_guest() -> Result<PathBuf> {
+    ensure_bare_target()?;
+    let dir = target_dir().join("micro-guest");
+    // Run in its directory, where its own cargo configuration is found.
+    let source = repository().join("tests/micro-guest");
+    let mut build = cargo();
+    build.current_dir(source).args(["build", "--quiet", "--release", "--target", BARE_TARGET]);
+    run(build.arg("--target-dir").arg(&dir))?;
+    Ok(dir.join(BARE_TARGET).join("release/micro-guest"))
+}
+
+/// Installs the bare target, which the micro-guest and the check of `devices` need.
+pub(crate) fn ensure_bare_target() -> Result<()> {
+    let installed = Command::new("rustc")
+        .current_dir(repository())
+        .args(["--print", "target-libdir", "--target", BARE_TARGET])
+        .output()
+        .context("cannot run rustc")?;
+    let libraries = String::from_utf8_lossy(&installed.stdout);
+    if Path::new(libraries.trim()).is_dir() {
+        return Ok(());
+    }
+    eprintln!("installing the Rust target {BARE_TARGET}");
+    let added =
+        run(Command::new("rustup").current_dir(repository()).args(["target", "add", BARE_TARGET]));
+    if let Err(error) = added {
+        bail!(
+            "{error:#}; the micro-guest needs this target: run `rustup target add {BARE_TARGET}`, or install your \
+             distribution's package of Rust's standard library for it"
+        );
+    }
+    Ok(())
+}
