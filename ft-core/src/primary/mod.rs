@@ -168,17 +168,6 @@ struct Asking {
     retry: Option<Time>,
 }
 
-/// When to look for a standby.
-#[derive(Debug)]
-enum Search {
-    /// Not at all.
-    Off,
-    /// From this moment on.
-    At(Time),
-    /// The driver is trying.
-    Trying,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct Primary {
@@ -188,7 +177,10 @@ pub struct Primary {
     phase: Phase,
     session: Option<Session>,
     asking: Option<Asking>,
-    search: Search,
+    /// From when on to look for a standby; none: not at all.
+    search: Option<Time>,
+    /// The driver is trying to reach one.
+    trying: bool,
     search_failures: u32,
     sealed: Option<Epoch>,
     acknowledged: Option<Epoch>,
@@ -238,7 +230,8 @@ impl Primary {
             phase: Phase::Alone,
             session: None,
             asking: None,
-            search: if options.protect { Search::At(now) } else { Search::Off },
+            search: options.protect.then_some(now),
+            trying: false,
             search_failures: 0,
             sealed,
             acknowledged: None,
@@ -303,10 +296,7 @@ impl Primary {
             [beat, session.detach_by].into_iter().flatten().fold(silent, Time::min)
         });
         let retry = self.asking.as_ref().and_then(|asking| asking.retry);
-        let search = match self.search {
-            Search::At(time) if self.phase == Phase::Alone => Some(time),
-            _ => None,
-        };
+        let search = self.search.filter(|_| self.phase == Phase::Alone && !self.trying);
         [session, retry, search].into_iter().flatten().min()
     }
 
@@ -382,19 +372,17 @@ impl Primary {
     // ---- a standby is looked for and joined ----
 
     fn look_for_standby(&mut self, now: Time, out: &mut Vec<Action>) {
-        if self.phase == Phase::Alone
-            && let Search::At(time) = self.search
-            && time <= now
-        {
-            self.search = Search::Trying;
+        let due = self.search.is_some_and(|time| time <= now);
+        if self.phase == Phase::Alone && due && !self.trying {
+            self.trying = true;
             out.push(Action::Connect);
         }
     }
 
     fn search_later(&mut self, now: Time) {
-        if !matches!(self.search, Search::Off) {
+        if self.search.is_some() {
             self.search_failures += 1;
-            self.search = Search::At(now + self.options.connect_retry.after(self.search_failures));
+            self.search = Some(now + self.options.connect_retry.after(self.search_failures));
         }
     }
 
@@ -406,17 +394,16 @@ impl Primary {
             ));
         }
         self.search_failures = 0;
-        if !matches!(self.search, Search::Trying) {
-            self.search = Search::At(now);
-        }
+        self.search = Some(now);
         self.look_for_standby(now, out);
         Ok(())
     }
 
     fn connect_failed(&mut self, now: Time, reason: String, out: &mut Vec<Action>) -> Result<()> {
-        if !matches!(self.search, Search::Trying) {
+        if !self.trying {
             return Err(self.illegal_named("connect failed", "no connection was asked for"));
         }
+        self.trying = false;
         self.search_later(now);
         self.reason = Some(format!("no standby: {reason}"));
         out.push(Action::Report(Report::NoStandby { reason }));
@@ -435,9 +422,11 @@ impl Primary {
         }
         hello.protocol = PROTOCOL;
         hello.term = self.term;
-        // A connection made by the other side counts as what was looked for.
-        if matches!(self.search, Search::Trying | Search::At(_)) {
-            self.search = Search::Trying;
+        // One that was not asked for is as welcome; one that is not wanted any more is not.
+        if core::mem::take(&mut self.trying) && self.search.is_none() {
+            let reason = "the operator wants no standby any more".to_string();
+            out.push(Action::CloseLink { link, reason });
+            return Ok(());
         }
         self.phase = Phase::Joining;
         self.reason = None;
@@ -730,7 +719,7 @@ impl Primary {
             Phase::Joining | Phase::Copying | Phase::Sealing => {
                 self.send(Epoch(0), Message::Bye(ByeReason::Detach), out);
                 let held = self.phase == Phase::Sealing;
-                self.search = Search::Off;
+                self.search = None;
                 let why = "detached by the operator".to_string();
                 self.close(why.clone(), out);
                 self.go_alone(now, held, why, out);
@@ -740,7 +729,7 @@ impl Primary {
             Phase::Arming | Phase::Protected => {
                 self.send(Epoch(0), Message::Bye(ByeReason::Detach), out);
                 self.phase = Phase::Detaching;
-                self.search = Search::Off;
+                self.search = None;
                 if let Some(session) = &mut self.session {
                     session.detach_by = Some(now + self.options.setup_timeout);
                 }
@@ -751,7 +740,7 @@ impl Primary {
                 Ok(())
             }
             Phase::Alone => {
-                self.search = Search::Off;
+                self.search = None;
                 Ok(())
             }
             Phase::Detaching | Phase::Doubting | Phase::Stopped => Err(self.illegal_named(
@@ -775,7 +764,7 @@ impl Primary {
         self.close(reason.clone(), out);
         self.phase = Phase::Stopped;
         self.asking = None;
-        self.search = Search::Off;
+        self.search = None;
         self.reason = Some(reason.clone());
         out.push(Action::Stop { reason, fenced });
     }

@@ -332,6 +332,18 @@ fn a_standby_is_looked_for_until_it_is_found() {
 }
 
 #[test]
+fn an_operator_who_changes_his_mind_gets_one_connection_at_a_time() {
+    let mut pair = Pair::alone(true);
+    assert!(pair.give(Event::OperatorRunAlone).is_empty());
+    assert!(pair.give(Event::OperatorProtect).is_empty(), "the first attempt is under way");
+    assert!(pair.give(Event::OperatorRunAlone).is_empty());
+    let out = pair.give(Event::StandbyConnected { link: LINK, hello: hello() });
+    assert_eq!(effects(&out), ["close"]);
+    assert_eq!(pair.phase(), Phase::Alone);
+    assert_eq!(effects(&pair.give(Event::OperatorProtect)), ["connect"]);
+}
+
+#[test]
 fn a_standby_that_does_not_fit_is_refused_and_one_may_refuse() {
     let mut pair = Pair::at(true, Phase::Joining);
     let mut other = hello();

@@ -742,6 +742,9 @@ impl World {
                 let phase = active.core.phase();
                 match phase {
                     PP::WaitingForOperator => self.decide(node),
+                    PP::Alone if choice == 0 => {
+                        self.give(node, Event::Primary(P::OperatorRunAlone));
+                    }
                     PP::Alone => self.give(node, Event::Primary(P::OperatorProtect)),
                     PP::Arming | PP::Protected | PP::Copying if choice == 0 => {
                         self.give(node, Event::Primary(P::OperatorRunAlone));
