@@ -375,11 +375,12 @@ fn other_kind(record: &DeviceRecord, expected: &'static str) -> DevicesRestoreEr
     DevicesRestoreError::Kind { slot: record.slot, expected }
 }
 
+/// A device, and what the handshake shows of it besides its kind.
+type Described = (Box<dyn Device>, String);
+
 /// The virtio devices in the order of their windows: disks, networks, random bytes, console.
-fn virtio_devices(
-    config: &MachineConfig,
-) -> Result<Vec<(Box<dyn Device>, String)>, DeviceSetupError> {
-    let mut devices: Vec<(Box<dyn Device>, String)> = Vec::new();
+fn virtio_devices(config: &MachineConfig) -> Result<Vec<Described>, DeviceSetupError> {
+    let mut devices: Vec<Described> = Vec::new();
     for disk in &config.disks {
         // Opened for its size only: the lock and the right to write are asked for when it is attached.
         let sectors = disk_sectors(disk)?;
@@ -415,7 +416,7 @@ fn virtio_devices(
 fn disk_sectors(config: &DiskConfig) -> Result<u64, DeviceSetupError> {
     let disk = Disk::open(&config.path, DiskOptions { read_only: true, lock: false })?;
     let metadata = std::fs::metadata(&config.path)?;
-    if metadata.is_file() && metadata.len() % 512 != 0 {
+    if metadata.is_file() && !metadata.len().is_multiple_of(512) {
         return Err(DeviceSetupError::DiskSize {
             path: config.path.clone(),
             bytes: metadata.len(),

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::thread::JoinHandle;
 
 use event_manager::{
@@ -42,7 +42,8 @@ impl LoopContext<'_> {
 pub struct LoopHandle(Arc<Shared>);
 
 struct Shared {
-    commands: Mutex<VecDeque<Command>>,
+    /// None when the thread has ended: a command that comes later is dropped, and whoever waits for it is told.
+    commands: Mutex<Option<VecDeque<Command>>>,
     event: EventFd,
     stopping: AtomicBool,
 }
@@ -55,7 +56,7 @@ pub struct LoopEnded;
 impl LoopHandle {
     fn new() -> io::Result<Self> {
         Ok(Self(Arc::new(Shared {
-            commands: Mutex::new(VecDeque::new()),
+            commands: Mutex::new(Some(VecDeque::new())),
             event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
             stopping: AtomicBool::new(false),
         })))
@@ -63,7 +64,9 @@ impl LoopHandle {
 
     /// Has `command` run on the device thread, in order, between two events; does not wait for it.
     pub fn post(&self, command: impl FnOnce(&mut LoopContext<'_>) + Send + 'static) {
-        self.0.commands.lock().unwrap_or_else(PoisonError::into_inner).push_back(Box::new(command));
+        if let Some(commands) = &mut *self.commands() {
+            commands.push_back(Box::new(command));
+        }
         self.wake();
     }
 
@@ -88,8 +91,12 @@ impl LoopHandle {
         let _ = self.0.event.write(1);
     }
 
+    fn commands(&self) -> MutexGuard<'_, Option<VecDeque<Command>>> {
+        self.0.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn next(&self) -> Option<Command> {
-        self.0.commands.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        self.commands().as_mut()?.pop_front()
     }
 }
 
@@ -142,7 +149,9 @@ fn run(mut manager: EventManager<Subscriber>, handle: &LoopHandle) {
         }
     }
     // Whoever waits for an answer learns that there is none.
-    handle.0.commands.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    let left = handle.commands().take();
+    // With the lock released: a command may hold the machine, whose end comes back here.
+    drop(left);
 }
 
 /// Watches a descriptor, or says why it cannot: then the machine is deaf on that side.

@@ -20,7 +20,8 @@ pub use device_set::{
 };
 pub use device_thread::{LoopContext, LoopEnded, LoopHandle, Subscriber};
 pub use events::{Ended, Events, MachineEvent};
-pub use virtio_mmio::{Registers, TransportError, TransportState};
+pub use register_port::RegisterPort;
+pub use virtio_mmio::{Registers, TransportError, TransportState, VirtioMmio};
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};

@@ -421,7 +421,7 @@ impl DeviceMmio for VirtioMmio {
         }
         // Registers are 32 bits wide and aligned (virtio 1.2, 4.2.2.2); anything else reads as zero.
         data.fill(0);
-        if offset % 4 == 0
+        if offset.is_multiple_of(4)
             && let Some(register) = data.first_chunk_mut::<4>()
         {
             *register = inner.read(offset).to_le_bytes();
@@ -434,7 +434,9 @@ impl DeviceMmio for VirtioMmio {
             inner.slot.write_config(offset - reg::CONFIG, data)
         } else {
             match <[u8; 4]>::try_from(data) {
-                Ok(bytes) if offset % 4 == 0 => inner.write(offset, u32::from_le_bytes(bytes)),
+                Ok(bytes) if offset.is_multiple_of(4) => {
+                    inner.write(offset, u32::from_le_bytes(bytes))
+                }
                 _ => Interrupt::NONE,
             }
         };
