@@ -74,6 +74,8 @@ pub struct PairConfig {
     pub rounds: u32,
     /// What the moments of the kills are drawn from.
     pub seed: u64,
+    /// The load before a kill lasts this long, and a random time more.
+    pub load: Duration,
     /// Compare memory and state of both sides at every checkpoint.
     pub verify: bool,
     /// How many times slower than an ordinary machine this one is.

@@ -36,7 +36,7 @@ impl Pair<'_> {
     pub(super) fn round(&mut self, number: u32) -> Result<RoundReport> {
         let config = self.surroundings.config;
         let kill = config.kills[(number as usize - 1) % config.kills.len()];
-        let lead = self.scaled_random(LEAD);
+        let lead = config.load + self.scaled_random(LEAD);
         self.step(number, &format!("load, then kill {}", kill.name()));
         self.observer.next_window();
         self.launcher.switch().take_capture();
@@ -238,6 +238,13 @@ impl Pair<'_> {
             );
             report.findings.push(Finding::new(Kind::Duplicated, what));
         }
+        if early.operations == 0 {
+            let what = format!(
+                "no operation was answered in {} ms under protection",
+                report.killed_after_ms
+            );
+            report.findings.push(Finding::new(Kind::Behaviour, what));
+        }
         let (compared, different) = status.verified();
         if different > 0 {
             let what = format!("{different} of {compared} checkpoints differ between both sides");
@@ -256,7 +263,11 @@ impl Pair<'_> {
             Ok(members[0].status().is_ok().then_some(()))
         })?;
         self.passive = fresh;
-        self.launcher.protect(&self.active)?;
+        let told = self.launcher.protect(&self.active);
+        // A primary that was given this address from the start may have found the fresh standby by itself.
+        if self.active.status()?.state() == "alone" {
+            told?;
+        }
         self.wait_protected().context("protection by a fresh standby")?;
         Ok(begin.elapsed())
     }

@@ -46,6 +46,9 @@ pub(crate) struct Arguments {
     /// What the moments of the kills are drawn from; the same seed, the same moments.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Milliseconds of load before each kill, to which a random time is added.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    load: u64,
     /// vCPUs of the guest.
     #[arg(long, default_value_t = 1)]
     cpus: u32,
@@ -89,7 +92,7 @@ impl Arguments {
             .collect()
     }
 
-    fn load(&self) -> Load {
+    fn client_load(&self) -> Load {
         let resend = Duration::from_millis(50) * self.slow;
         Load { writers: self.writers, seed: self.seed, dirty: self.dirty, resend }
     }
@@ -97,10 +100,11 @@ impl Arguments {
     fn config(&self, kemari: PathBuf, kernel: PathBuf) -> Result<PairConfig> {
         Ok(PairConfig {
             kemari,
-            guest: micro::guest(kernel, self.memory, self.cpus, self.load()),
+            guest: micro::guest(kernel, self.memory, self.cpus, self.client_load()),
             kills: self.kills()?,
             rounds: self.rounds,
             seed: self.seed,
+            load: Duration::from_millis(self.load),
             verify: self.verify,
             slow: self.slow,
             loopback: self.loopback,
@@ -150,7 +154,7 @@ fn run_micro(
     let disk = File::create(&image).and_then(|disk| disk.set_len(micro::DISK_BYTES));
     disk.with_context(|| format!("cannot make {}", image.display()))?;
     let switch = Switch::new(dir, &["a", "b"]).context("cannot make the switch")?;
-    let mut observer = MicroObserver::start(switch.plug_in(), arguments.load(), &image)?;
+    let mut observer = MicroObserver::start(switch.plug_in(), arguments.client_load(), &image)?;
     terminal.line(TABLE_HEAD);
     let surroundings = Surroundings { config, dir, switch: &switch, progress: terminal, stop };
     pair::run(&surroundings, &mut observer)
