@@ -166,9 +166,8 @@ impl Guest {
             match OWN.parse(&frame) {
                 Some(Incoming::ArpRequest(asker)) => self.cable.send(&OWN.arp_reply(asker)),
                 Some(Incoming::ArpReply(guest)) => {
-                    if self.peer.replace(guest).is_none() {
-                        return None;
-                    }
+                    // The first answer tells where to send the request; the caller sends it.
+                    self.peer.replace(guest)?;
                 }
                 Some(Incoming::Udp { port: OWN_PORT, payload, .. }) => {
                     let reply = Reply::decode(payload).unwrap();
