@@ -100,6 +100,20 @@ fn a_reset_boots_the_guest_anew_on_two_cpus() {
 }
 
 #[test]
+fn the_sockets_of_a_network_go_away_with_the_machine() {
+    // A second network, on datagram sockets; the guest uses the first.
+    let sockets = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (sockets.path().join("ours"), sockets.path().join("theirs"));
+    let flag = format!("dgram={}:{}", ours.display(), theirs.display());
+    let mut guest = Guest::boot_with(1, &["--net", &flag]);
+    guest.ask(Op::Ping);
+    assert!(ours.exists());
+    guest.process.signal(Signal::TERM);
+    assert_eq!(guest.wait_exit().code(), Some(143));
+    assert!(!ours.exists(), "the socket is left behind");
+}
+
+#[test]
 fn a_signal_ends_the_machine_in_good_order() {
     for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
         let mut guest = Guest::boot(1);

@@ -121,6 +121,7 @@ impl Machine {
         self.vcpus.pause();
         self.gate.drain();
         self.device_thread.stop();
+        self.devices.remove_sockets(&self.config);
     }
 
     /// What to do when the right to perform is lost (P2), instead of ending the machine: the first hook counts.
