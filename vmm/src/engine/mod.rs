@@ -257,7 +257,7 @@ impl Engine {
                 self.wake_sealer();
             }
             Action::RunAlone(proof) => gate.run_alone(proof),
-            Action::AskArbiter { term, why } => self.ask_arbiter(term, why),
+            Action::AskArbiter { term, why } => self.ask_arbiter(core, term, why),
             Action::Stop { reason, fenced } => self.stop(core, reason, fenced),
             Action::Report(report) => {
                 self.stats().report(&report);
@@ -275,7 +275,8 @@ impl Engine {
         }
     }
 
-    fn ask_arbiter(self: &Arc<Self>, term: Term, why: String) {
+    /// Asks in a thread of its own: a directory on a network may take its time.
+    fn ask_arbiter(self: &Arc<Self>, core: &mut Core, term: Term, why: String) {
         let Some(arbiter) = self.arbiter.clone() else { return };
         let engine = self.clone();
         let ask = move || {
@@ -288,8 +289,8 @@ impl Engine {
         };
         let spawned = std::thread::Builder::new().name("arbiter".to_owned()).spawn(ask);
         if let Err(error) = spawned {
-            // Output stays held; the core asks again only on an answer, so this is the end.
-            log::error!("cannot start a thread to ask the arbiter, output stays held: {error}");
+            let reason = format!("no thread to ask it with: {error}");
+            self.event_locked(core, Event::ArbiterUnreachable { reason });
         }
     }
 

@@ -148,7 +148,11 @@ impl Engine {
         let (mut frames, mut contents) = self.buffers();
         self.machine.dirty().collect_into(&mut frames)?;
         let collected = Instant::now();
-        self.copy_pages(&frames, &mut contents)?;
+        let copied = self.copy_pages(&frames, &mut contents);
+        if let Err(error) = copied {
+            self.machine.dirty().mark(&frames);
+            return Err(error);
+        }
         let copied = Instant::now();
         let hashes = match self.options.verify {
             true => Some(Hashes { memory: hash_memory(self.machine.memory())?, state: state.hash()? }),
@@ -165,17 +169,22 @@ impl Engine {
         let mut core = self.lock();
         let core: &mut Core = &mut core;
         let term = core.primary.term();
-        let Some(link) = core.session.as_ref().map(super::session::Session::link) else {
+        let sealed = match core.session.as_ref().map(super::session::Session::link) {
+            Some(link) => core
+                .primary
+                .handle(self.now(), Event::Sealed { epoch })
+                .map(|actions| (link, actions))
+                .inspect_err(|illegal| log::debug!("{illegal}"))
+                .ok(),
+            None => None,
+        };
+        let Some((link, actions)) = sealed else {
+            // The session ended between the decision and now. The next one may have begun to copy
+            // memory already: what was taken from the log is still to be sent (P4).
+            self.machine.dirty().mark(&frames);
             return Ok(None);
         };
-        match core.primary.handle(self.now(), Event::Sealed { epoch }) {
-            Ok(actions) => self.perform(core, actions),
-            Err(illegal) => {
-                // The session ended between the decision and now: the next one begins anew.
-                log::debug!("{illegal}");
-                return Ok(None);
-            }
-        }
+        self.perform(core, actions);
         self.deadline_changed.notify_all();
         let checkpoint = Checkpoint { epoch, term, frames, contents, state: blob, hashes };
         Ok(Some((checkpoint, Destination(link))))
@@ -228,7 +237,9 @@ impl MutEventSubscriber for Sealer {
         } else if fd == self.engine.seal_event.as_raw_fd() {
             let _ = self.engine.seal_event.read();
         } else {
-            let _ = self.timer.wait();
+            // Not read: an event served before this one may have set it anew, and the read would
+            // then block the device thread. Clearing takes back what has expired; `look` sets it.
+            let _ = self.timer.clear();
         }
         self.look();
     }

@@ -97,10 +97,18 @@ impl Engine {
         }
         {
             let mut core = self.lock();
-            let closed = Arc::new(Mutex::new(closed));
-            core.session = Some(Session { link: link_id, queue, closed });
             let hello = Box::new(self.hello(core.primary.term(), link_id));
-            self.event_locked(&mut core, Event::StandbyConnected { link: link_id, hello });
+            let connected = Event::StandbyConnected { link: link_id, hello };
+            match core.primary.handle(self.now(), connected) {
+                Ok(actions) => {
+                    let closed = Arc::new(Mutex::new(closed));
+                    core.session = Some(Session { link: link_id, queue, closed });
+                    self.perform(&mut core, actions);
+                    self.deadline_changed.notify_all();
+                }
+                // The operator has changed his mind: dropping the queue closes the link.
+                Err(illegal) => return log::debug!("{illegal}"),
+            }
         }
         let end = read_frames(link, |frame| {
             self.event(Event::Frame { link: link_id, frame });

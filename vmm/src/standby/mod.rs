@@ -254,10 +254,7 @@ impl StandbyDriver {
             Action::ApplyBulk(pages) => self.apply_bulk(&pages),
             Action::Check(checkpoint) => Next::Event(self.check(&checkpoint)),
             Action::Apply(checkpoint) => self.apply(&checkpoint),
-            Action::AskArbiter { term, why } => {
-                self.ask_arbiter(term, why);
-                Next::Nothing
-            }
+            Action::AskArbiter { term, why } => self.ask_arbiter(term, why),
             Action::TakeOver { taken, reason } => self.take_over(taken, reason),
             Action::Discard { reason } => {
                 log::info!("checkpoint discarded: {reason}");
@@ -373,8 +370,8 @@ impl StandbyDriver {
         })
     }
 
-    fn ask_arbiter(&self, term: Term, why: String) {
-        let Some(arbiter) = self.arbiter.clone() else { return };
+    fn ask_arbiter(&self, term: Term, why: String) -> Next {
+        let Some(arbiter) = self.arbiter.clone() else { return Next::Nothing };
         let inputs = self.inputs.clone();
         let ask = move || {
             let event = match arbiter.claim(term, &why) {
@@ -385,8 +382,12 @@ impl StandbyDriver {
             // A standby that has ended needs no answer.
             let _ = inputs.send(Input::Event(event));
         };
-        if let Err(error) = std::thread::Builder::new().name("arbiter".to_owned()).spawn(ask) {
-            log::error!("cannot start a thread to ask the arbiter: {error}");
+        match std::thread::Builder::new().name("arbiter".to_owned()).spawn(ask) {
+            Ok(_) => Next::Nothing,
+            Err(error) => {
+                let reason = format!("no thread to ask it with: {error}");
+                Next::Event(Event::ArbiterUnreachable { reason })
+            }
         }
     }
 

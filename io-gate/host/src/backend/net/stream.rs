@@ -116,8 +116,8 @@ impl Stream {
 
     pub(crate) fn handle(&mut self, role: Role, events: EventSet) -> bool {
         if role == Role::Timer {
-            // Reading it stops it from being ready.
-            let _ = self.timer.wait();
+            // Not read: it may have been set anew since it expired, and the read would block.
+            let _ = self.timer.clear();
             self.connect();
             return self.link.is_some();
         }
