@@ -49,8 +49,9 @@ impl ControlSocket {
     /// # Errors
     /// When the socket cannot be made.
     pub fn listen(path: &Path, handler: Handler) -> Result<Self, String> {
-        let listener = bind(path)
-            .map_err(|error| format!("cannot listen on control socket {}: {error}", path.display()))?;
+        let listener = bind(path).map_err(|error| {
+            format!("cannot listen on control socket {}: {error}", path.display())
+        })?;
         let handler = Arc::new(Mutex::new(handler));
         let shared = handler.clone();
         std::thread::Builder::new()
@@ -105,7 +106,9 @@ fn answer(client: &UnixStream, handler: &Mutex<Handler>) -> io::Result<()> {
     let current = handler.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let answer = match serde_json::from_str::<Command>(&line) {
         Ok(command) => current(command),
-        Err(error) => Err(format!("expected a JSON command such as {{\"command\":\"status\"}}: {error}")),
+        Err(error) => {
+            Err(format!("expected a JSON command such as {{\"command\":\"status\"}}: {error}"))
+        }
     };
     let answer = answer.unwrap_or_else(|error| json!({ "error": error }));
     let mut out = client;
@@ -126,7 +129,10 @@ pub fn request(path: &Path, command: &Command) -> Result<Value, String> {
         Ok(line)
     };
     let line = talk().map_err(|error| {
-        format!("no answer from {}: {error}; is that the --control of a running kemari?", path.display())
+        format!(
+            "no answer from {}: {error}; is that the --control of a running kemari?",
+            path.display()
+        )
     })?;
     let answer: Value = serde_json::from_str(&line)
         .map_err(|error| format!("{} gave no JSON: {error}", path.display()))?;

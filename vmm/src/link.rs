@@ -61,7 +61,9 @@ pub enum LinkError {
         hint: &'static str,
     },
     /// Guest memory would cross a network in clear.
-    #[error("{0} is not a loopback address, and the link carries the whole guest in clear: use a tunnel, or pass --insecure-plain-tcp if the network is yours alone")]
+    #[error(
+        "{0} is not a loopback address, and the link carries the whole guest in clear: use a tunnel, or pass --insecure-plain-tcp if the network is yours alone"
+    )]
     Plain(SocketAddr),
 }
 
@@ -78,9 +80,7 @@ impl LinkAddr {
             hint: "; check that `kemari standby --listen` runs there and the address is right",
         };
         match self {
-            Self::Unix(path) => {
-                UnixStream::connect(path).map(Link::Unix).map_err(failed)
-            }
+            Self::Unix(path) => UnixStream::connect(path).map(Link::Unix).map_err(failed),
             Self::Tcp(addr) => {
                 let addr = resolve(addr).map_err(failed)?;
                 check_plain(addr, allow_plain)?;
@@ -100,7 +100,9 @@ impl LinkAddr {
             what: "cannot listen on",
             addr: self.clone(),
             hint: match source.kind() {
-                io::ErrorKind::AddrInUse => "; another process has it: choose another --listen, or end that process",
+                io::ErrorKind::AddrInUse => {
+                    "; another process has it: choose another --listen, or end that process"
+                }
                 io::ErrorKind::AddrNotAvailable => "; --listen must name an address of this host",
                 _ => "",
             },

@@ -63,7 +63,8 @@ impl FileArbiter {
 
     /// A complete, synced record under a name of its own.
     fn write_temporary(&self, term: Term, why: &str) -> Result<NamedTempFile, ArbiterError> {
-        let won_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let won_at =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let record = TermRecord {
             vm: self.vm.clone(),
             term: term.0,
@@ -83,9 +84,7 @@ impl FileArbiter {
     }
 
     fn sync_directory(&self) -> Result<(), ArbiterError> {
-        File::open(&self.dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(at("cannot sync", &self.dir))
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(at("cannot sync", &self.dir))
     }
 
     fn ended_path(&self, term: Term) -> PathBuf {

@@ -69,7 +69,9 @@ pub enum Verdict {
 #[derive(Debug, thiserror::Error)]
 pub enum ArbiterError {
     /// The arbiter's directory does not answer as it should.
-    #[error("arbiter {what} {path}: {source}; check that the directory of --arbiter file:DIR exists, is writable and is the same on both hosts")]
+    #[error(
+        "arbiter {what} {path}: {source}; check that the directory of --arbiter file:DIR exists, is writable and is the same on both hosts"
+    )]
     Directory {
         /// What was tried.
         what: &'static str,

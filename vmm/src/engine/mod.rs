@@ -177,7 +177,8 @@ impl Engine {
     /// A sentence for the operator.
     pub fn command(self: &Arc<Self>, event: Event) -> Result<(), String> {
         let mut core = self.lock();
-        let actions = core.primary.handle(self.now(), event).map_err(|illegal| illegal.to_string())?;
+        let actions =
+            core.primary.handle(self.now(), event).map_err(|illegal| illegal.to_string())?;
         self.perform(&mut core, actions);
         self.deadline_changed.notify_all();
         Ok(())

@@ -1,8 +1,8 @@
 //! Pre-copy: guest memory goes to a fresh standby while the guest runs, until little is left.
 
 use std::io;
-use std::sync::mpsc::Receiver;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use ft_core::pages::{PAGE_SIZE, Page};

@@ -155,7 +155,9 @@ impl Engine {
         }
         let copied = Instant::now();
         let hashes = match self.options.verify {
-            true => Some(Hashes { memory: hash_memory(self.machine.memory())?, state: state.hash()? }),
+            true => {
+                Some(Hashes { memory: hash_memory(self.machine.memory())?, state: state.hash()? })
+            }
             false => None,
         };
         let blob = state.encode()?;

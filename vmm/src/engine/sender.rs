@@ -46,7 +46,8 @@ const CLOSING: Duration = Duration::from_millis(500);
 /// The thread of one session's sender.
 pub(super) fn send(engine: &Arc<Engine>, id: LinkId, link: Link, items: &Receiver<Item>) {
     let mut out = Output { link, buffer: Vec::new(), digest: EpochDigest::default(), sent: 0 };
-    let done = out.link.set_write_timeout(Some(WRITE_TIMEOUT)).and_then(|()| out.run(engine, items));
+    let done =
+        out.link.set_write_timeout(Some(WRITE_TIMEOUT)).and_then(|()| out.run(engine, items));
     // The session was dropped, or the link is broken: either way the reader is to end too.
     out.link.shutdown();
     if let Err(error) = done {
@@ -109,15 +110,19 @@ impl Output {
         let (pages, rest) = contents.as_chunks::<PAGE_SIZE>();
         assert!(rest.is_empty() && pages.len() == frames.len(), "P4: a page for every number");
         let mut copies = frames.iter().copied().zip(pages);
-        self.pages(Kind::Pages, epoch, term, || copies.next().map(|(frame, page)| {
-            (frame, |into: &mut Page| -> Result<(), io::Error> {
-                *into = *page;
-                Ok(())
+        self.pages(Kind::Pages, epoch, term, || {
+            copies.next().map(|(frame, page)| {
+                (frame, |into: &mut Page| -> Result<(), io::Error> {
+                    *into = *page;
+                    Ok(())
+                })
             })
-        }))?;
+        })?;
         self.data(epoch, term, Message::State(Data(state)))?;
         let end = Message::End(self.digest.end(epoch, hashes));
-        Outgoing { epoch, term, message: end }.encode(&mut self.buffer).map_err(io::Error::other)?;
+        Outgoing { epoch, term, message: end }
+            .encode(&mut self.buffer)
+            .map_err(io::Error::other)?;
         self.flush()?;
         engine.stats().epoch_bytes.add(self.sent);
         engine.recycle(frames, contents);
@@ -125,9 +130,8 @@ impl Output {
     }
 
     fn data(&mut self, epoch: Epoch, term: Term, message: Message) -> io::Result<()> {
-        let header = Outgoing { epoch, term, message }
-            .encode(&mut self.buffer)
-            .map_err(io::Error::other)?;
+        let header =
+            Outgoing { epoch, term, message }.encode(&mut self.buffer).map_err(io::Error::other)?;
         self.digest.add(&header, 0);
         Ok(())
     }

@@ -314,7 +314,8 @@ impl StandbyDriver {
 
     fn apply_bulk(&mut self, pages: &CheckedPages) -> Next {
         if let Some(hosted) = &self.hosted {
-            let written = pages.for_each(|address, page| write_page(&hosted.machine, address, page));
+            let written =
+                pages.for_each(|address, page| write_page(&hosted.machine, address, page));
             written.expect("P4: the core has checked every address against the machine's layout");
         }
         Next::Nothing
@@ -344,8 +345,8 @@ impl StandbyDriver {
         let Some(hosted) = &mut self.hosted else {
             unreachable!("a checkpoint is applied after it was checked against the machine");
         };
-        let applied = checkpoint
-            .for_each_page(|address, page| write_page(&hosted.machine, address, page));
+        let applied =
+            checkpoint.for_each_page(|address, page| write_page(&hosted.machine, address, page));
         applied.expect("P4: the core has checked every address against the machine's layout");
         hosted.applied = hosted.tried.take();
         self.shown().applied(checkpoint.pages());
