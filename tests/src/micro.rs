@@ -42,7 +42,14 @@ pub fn guest(kernel: PathBuf, memory: u64, cpus: u32, load: Load) -> GuestConfig
     let mut words: Vec<String> =
         DEVICES.iter().map(|device| format!("virtio_mmio.device={device}")).collect();
     words.extend([format!("ip={GUEST}"), format!("smp={cpus}"), format!("dirty={}", load.dirty)]);
-    GuestConfig { kernel, initrd: None, command_line: words.join(" "), memory, cpus }
+    GuestConfig {
+        kernel,
+        initrd: None,
+        command_line: words.join(" "),
+        memory,
+        cpus,
+        boots_protected: true,
+    }
 }
 
 /// The observer of a micro-guest.

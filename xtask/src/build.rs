@@ -54,6 +54,25 @@ pub(crate) fn kemari() -> Result<PathBuf> {
     Ok(target_dir().join("release/kemari"))
 }
 
+/// Builds `kemari` and this program so that they need no libraries, for the nested lab; says in which directory they are.
+pub(crate) fn static_programs() -> Result<PathBuf> {
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--release", "--target", TARGET]);
+    build.args([
+        "--package",
+        "kemari-vmm",
+        "--package",
+        "xtask",
+        "--bin",
+        "kemari",
+        "--bin",
+        "xtask",
+    ]);
+    run(build.env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
+    Ok(target_dir().join(TARGET).join("release"))
+}
+
 /// Builds the micro-guest and says where it is.
 pub(crate) fn micro_guest() -> Result<PathBuf> {
     ensure_bare_target()?;

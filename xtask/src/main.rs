@@ -1,6 +1,8 @@
 //! The project's own commands: `cargo xtask run-pair` runs the main job, `cargo xtask test` runs every test.
 
 mod build;
+mod guest;
+mod lab;
 mod run_pair;
 mod stop;
 mod test;

@@ -6,8 +6,11 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+/// Set when the work is to end early.
+pub(crate) type Flag = Arc<AtomicBool>;
+
 /// A flag that is set by the first Ctrl-C (or SIGTERM, SIGHUP); the second ends the process at once.
-pub(crate) fn flag() -> Result<Arc<AtomicBool>> {
+pub(crate) fn flag() -> Result<Flag> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         // In this order: the first signal finds the flag clear and only sets it.

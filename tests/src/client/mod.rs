@@ -98,7 +98,7 @@ impl Client {
     /// Starts a new window, and gives the one that ends.
     pub fn next_window(&self) -> Window {
         let mut state = self.shared.state();
-        std::mem::replace(&mut state.window, Window::starting_now())
+        std::mem::take(&mut state.window)
     }
 
     /// Has the guest do `op`; the answer is checked like all others. `None` when none came within `timeout`.

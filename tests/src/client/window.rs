@@ -42,20 +42,11 @@ impl Window {
         }
     }
 
-    pub(super) fn answer(&mut self, first_sent: Instant) {
+    pub(crate) fn answer(&mut self, first_sent: Instant) {
         let now = Instant::now();
         self.operations += 1;
         self.longest_gap = self.longest_gap.max(now - self.last_answer);
         self.last_answer = now;
         self.latency.saturating_record((now - first_sent).as_micros() as u64);
-    }
-
-    /// Adds what `later` measured.
-    pub fn add(&mut self, later: &Self) {
-        self.operations += later.operations;
-        self.resent += later.resent;
-        self.surplus_answers += later.surplus_answers;
-        self.longest_gap = self.longest_gap.max(later.longest_gap);
-        self.latency.add(&later.latency).expect("all windows have the same bounds");
     }
 }

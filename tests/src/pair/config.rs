@@ -59,6 +59,8 @@ pub struct GuestConfig {
     pub memory: u64,
     /// Number of vCPUs.
     pub cpus: u32,
+    /// Whether protection begins at once; otherwise when the guest serves.
+    pub boots_protected: bool,
 }
 
 /// A run.
@@ -74,6 +76,8 @@ pub struct PairConfig {
     pub rounds: u32,
     /// What the moments of the kills are drawn from.
     pub seed: u64,
+    /// Operations that must be answered after a kill.
+    pub operations_after: u64,
     /// The load before a kill lasts this long, and a random time more.
     pub load: Duration,
     /// Compare memory and state of both sides at every checkpoint.

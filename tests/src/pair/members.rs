@@ -71,7 +71,7 @@ impl<'a> Launcher<'a> {
         self.dir.join("disk.img")
     }
 
-    /// Starts the guest on `host`, protected by a standby on the other.
+    /// Starts the guest on `host`.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -80,7 +80,9 @@ impl<'a> Launcher<'a> {
         let mut arguments = vec!["run".to_owned()];
         arguments.extend(["--memory".to_owned(), guest.memory.to_string()]);
         arguments.extend(["--cpus".to_owned(), guest.cpus.to_string()]);
-        arguments.extend(["--standby".to_owned(), self.bed.dial_address(host.other())]);
+        if guest.boots_protected {
+            arguments.extend(["--standby".to_owned(), self.bed.dial_address(host.other())]);
+        }
         self.start(host, "primary", arguments)
     }
 

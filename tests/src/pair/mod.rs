@@ -103,9 +103,13 @@ impl<'a> Pair<'a> {
         let active = launcher.start_primary(Host::A)?;
         let random = fastrand::Rng::with_seed(config.seed);
         let mut pair = Self { surroundings, launcher, watch, observer, random, active, passive };
-        surroundings.progress.step("the guest boots, and its memory is copied to the standby");
-        pair.wait_protected()?;
+        surroundings.progress.step("the guest boots");
         pair.wait_answers(1, "the guest answers")?;
+        surroundings.progress.step("the guest's memory is copied to the standby");
+        if !config.guest.boots_protected {
+            pair.launcher.protect(&pair.active)?;
+        }
+        pair.wait_protected()?;
         Ok(pair)
     }
 

@@ -21,9 +21,6 @@ const FENCED: i32 = 3;
 const LEAD: std::ops::Range<u64> = 100..900;
 /// A paused primary sleeps on for this long after the takeover.
 const OVERSLEEP: std::ops::Range<u64> = 0..300;
-/// Operations that must be answered after the kill.
-const OPERATIONS_AFTER: u64 = 100;
-
 /// What became of the pair.
 struct Outcome {
     moved: bool,
@@ -47,7 +44,7 @@ impl Pair<'_> {
 
         let outcome = self.kill(kill)?;
         self.step(number, "load goes on");
-        self.wait_answers(OPERATIONS_AFTER, "the guest answers after the kill")?;
+        self.wait_answers(config.operations_after, "the guest answers after the kill")?;
         let after = self.observer.next_window();
         let mut report = self.describe(number, kill, lead, &status, (&before, &after));
         report.before = host_before.name();

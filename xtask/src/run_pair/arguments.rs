@@ -1,0 +1,126 @@
+//! The flags of `run-pair`, and how they become a configuration.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use kemari_tests::micro::{self, Load};
+use kemari_tests::pair::config::{GuestConfig, Kill, PairConfig};
+
+/// The guests there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Guest {
+    /// The embedded bare-metal guest; takes seconds.
+    Micro,
+    /// A stock Debian kernel with Redis on ext4; directly where /dev/kvm can, else in the nested lab.
+    Linux,
+}
+
+/// What to run.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Arguments {
+    /// The guest.
+    #[arg(long, value_enum, default_value = "micro")]
+    pub(crate) guest: Guest,
+    /// How to break the pair; several, or `all`, take turns.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "primary",
+        value_name = "primary|standby|both-links|pause-primary|all"
+    )]
+    pub(crate) kill: Vec<String>,
+    /// How often.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) rounds: u32,
+    /// What the moments of the kills are drawn from; the same seed, the same moments.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Milliseconds of load before each kill, to which a random time is added.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pub(crate) load: u64,
+    /// vCPUs of the guest.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) cpus: u32,
+    /// Memory of the guest in MiB [default: 64; Linux: 128].
+    #[arg(long)]
+    pub(crate) memory: Option<u64>,
+    /// Clients that ask at the same time.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) writers: u32,
+    /// Pages that the micro-guest dirties in a second, besides its work.
+    #[arg(long, value_name = "PAGES_PER_S", default_value_t = 2000)]
+    pub(crate) dirty: u32,
+    /// Compare memory and state of both sides at every checkpoint.
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Write the report to this file as well.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// How many times longer to wait for everything than on an ordinary machine.
+    #[arg(long, value_name = "FACTOR", default_value_t = 1)]
+    pub(crate) slow: u32,
+    /// Do not use network namespaces.
+    #[arg(long)]
+    pub(crate) loopback: bool,
+    /// Keep the logs and the disk of a good run too.
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Run the Linux guest in the nested lab even where /dev/kvm could run it directly.
+    #[arg(long)]
+    pub(crate) lab: bool,
+    /// A directory that has all programs and images already: how the nested lab is told.
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub(crate) prebuilt: Option<PathBuf>,
+    /// Further flags for `kemari run` and `kemari standby`.
+    #[arg(last = true)]
+    pub(crate) flags: Vec<String>,
+}
+
+impl Arguments {
+    /// The ways to break the pair.
+    pub(crate) fn kills(&self) -> Result<Vec<Kill>> {
+        if self.kill.iter().any(|kill| kill == "all") {
+            return Ok(Kill::ALL.to_vec());
+        }
+        self.kill
+            .iter()
+            .map(|kill| kill.parse().map_err(|error| anyhow::anyhow!("--kill: {error}, or all")))
+            .collect()
+    }
+
+    /// The load on a micro-guest.
+    pub(crate) fn micro_load(&self) -> Load {
+        let resend = Duration::from_millis(50) * self.slow;
+        Load { writers: self.writers, seed: self.seed, dirty: self.dirty, resend }
+    }
+
+    /// A run of the micro-guest.
+    pub(crate) fn micro_config(&self, kemari: PathBuf, kernel: PathBuf) -> Result<PairConfig> {
+        let guest = micro::guest(kernel, self.memory.unwrap_or(64), self.cpus, self.micro_load());
+        self.config(kemari, guest, 100)
+    }
+
+    /// A run of any guest.
+    pub(crate) fn config(
+        &self,
+        kemari: PathBuf,
+        guest: GuestConfig,
+        operations_after: u64,
+    ) -> Result<PairConfig> {
+        Ok(PairConfig {
+            kemari,
+            guest,
+            kills: self.kills()?,
+            rounds: self.rounds,
+            seed: self.seed,
+            operations_after,
+            load: Duration::from_millis(self.load),
+            verify: self.verify,
+            slow: self.slow,
+            loopback: self.loopback,
+            flags: self.flags.clone(),
+        })
+    }
+}

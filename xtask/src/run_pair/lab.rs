@@ -1,0 +1,76 @@
+//! A run with the stock Debian guest in the nested lab: this same program runs there, with everything beside it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use kemari_tests::pair::Progress;
+
+use super::Arguments;
+use super::progress::Terminal;
+use crate::guest::{LinuxGuest, Preparation};
+use crate::lab::{self, LabImages, LabSpec};
+use crate::{build, stop};
+
+/// The name of the guest's root file system in the lab.
+pub(super) const ROOT: &str = "root.ext4";
+const REPORT: &str = "report.json";
+/// The lab is an emulator.
+const SLOW: u32 = 10;
+const TIMEOUT: Duration = Duration::from_secs(1800);
+/// The longest silent step is the boot of the guest.
+const STALL: Duration = Duration::from_secs(300);
+
+/// Runs it; `true` when every promise held.
+pub(super) fn run(
+    arguments: &Arguments,
+    preparation: &Preparation<'_>,
+    guest: &LinuxGuest,
+    terminal: &Terminal,
+    stop: stop::Flag,
+) -> Result<bool> {
+    let images = LabImages::prepare(preparation, guest)?;
+    terminal.step("building static programs for the lab");
+    let programs = build::static_programs()?;
+    let mut spec = LabSpec::new("pair", &command(arguments))
+        .linux_guest(guest, &[ROOT])
+        .file(programs.join("kemari"), "kemari")
+        .file(programs.join("xtask"), "xtask");
+    spec.timeout = TIMEOUT;
+    spec.stall = STALL;
+    spec.interrupted = stop;
+    terminal.step("the lab boots");
+    let mut started = false;
+    let (status, mut lab) = lab::run(&images, &spec, &mut |line| {
+        started |= line.starts_with("LAB up");
+        if started {
+            terminal.line(&format!("  {line}"));
+        }
+    })?;
+    terminal.finish();
+    if let Some(path) = &arguments.json {
+        let report = lab.fetch(REPORT).context("the run in the lab wrote no report")?;
+        std::fs::write(path, report)
+            .with_context(|| format!("--json: cannot write {}", path.display()))?;
+    }
+    Ok(status == 0)
+}
+
+/// What runs in the lab.
+fn command(arguments: &Arguments) -> String {
+    let Arguments { rounds, seed, cpus, writers, load, .. } = arguments;
+    let mut words = vec![
+        "TMPDIR=/scratch ./xtask run-pair --guest linux --prebuilt /scratch".to_owned(),
+        format!(
+            "--json {REPORT} --kill {} --rounds {rounds} --seed {seed}",
+            arguments.kill.join(",")
+        ),
+        format!("--cpus {cpus} --writers {writers} --load {load} --slow {}", arguments.slow * SLOW),
+    ];
+    words.extend(arguments.memory.map(|memory| format!("--memory {memory}")));
+    words.extend(arguments.verify.then(|| "--verify".to_owned()));
+    words.extend(arguments.loopback.then(|| "--loopback".to_owned()));
+    if !arguments.flags.is_empty() {
+        words.push(format!("-- {}", arguments.flags.join(" ")));
+    }
+    words.join(" ")
+}
