@@ -25,7 +25,7 @@ pub use status::{EngineStats, Takeover};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ft_core::primary::{Action, Event, Phase, Primary, PrimaryOptions};
+use ft_core::primary::{Action, Event, Phase, Primary, PrimaryOptions, Report};
 use ft_core::standby::TakenOver;
 use ft_core::{LinkId, Term, Time};
 use io_gate::host::CommitAuthority;
@@ -262,7 +262,12 @@ impl Engine {
             Action::Stop { reason, fenced } => self.stop(core, reason, fenced),
             Action::Report(report) => {
                 self.stats().report(&report);
-                log::info!("{report}");
+                match &report {
+                    Report::Verified { verified, .. } if verified.agree => log::debug!("{report}"),
+                    Report::Verified { .. } => log::error!("{report}"),
+                    Report::Joined { .. } | Report::Protected { .. } => log::info!("{report}"),
+                    _ => log::warn!("{report}"),
+                }
             }
         }
     }

@@ -1,10 +1,15 @@
 //! Signals that ask the process to end: the first ends the machine in good order, the second at once.
 
+use std::time::{Duration, Instant};
+
 use io_gate_host::backend::terminal::RawMode;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// Calls `first` in a thread of its own when SIGINT, SIGTERM or SIGHUP arrives. A second signal ends the process: the
+/// A supervisor may send one signal twice, to the process and to its group; a person needs longer to decide.
+const ONE_SIGNAL: Duration = Duration::from_secs(1);
+
+/// Calls `first` in a thread of its own when SIGINT, SIGTERM or SIGHUP arrives. A later signal ends the process: the
 /// orderly end hangs on a disk that does not answer, say.
 ///
 /// # Errors
@@ -13,9 +18,14 @@ pub fn watch(first: impl FnOnce(i32) + Send + 'static) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         let mut first = Some(first);
+        let mut came = Instant::now();
         for number in signals.forever() {
             match first.take() {
-                Some(first) => first(number),
+                Some(first) => {
+                    came = Instant::now();
+                    first(number);
+                }
+                None if came.elapsed() < ONE_SIGNAL => {}
                 None => {
                     RawMode::restore();
                     log::error!("signal {number} again: ending at once");

@@ -268,7 +268,9 @@ impl StandbyDriver {
                 }
                 match &report {
                     Report::Verified { verified, .. } if verified.agree => log::debug!("{report}"),
-                    _ => log::info!("{report}"),
+                    Report::Verified { .. } => log::error!("{report}"),
+                    Report::Filling { .. } | Report::Ready { .. } => log::info!("{report}"),
+                    _ => log::warn!("{report}"),
                 }
                 Next::Nothing
             }
