@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 /// The micro-guest's target: no operating system below it.
-const BARE_TARGET: &str = "x86_64-unknown-none";
+pub(crate) const BARE_TARGET: &str = "x86_64-unknown-none";
 
 /// The repository.
 pub(crate) fn repository() -> &'static Path {

@@ -1,7 +1,7 @@
 //! Ctrl-C: a flag that long work looks at, so that it ends in order and leaves nothing behind.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -11,6 +11,10 @@ pub(crate) type Flag = Arc<AtomicBool>;
 
 /// A flag that is set by the first Ctrl-C (or SIGTERM, SIGHUP); the second ends the process at once.
 pub(crate) fn flag() -> Result<Flag> {
+    static FLAG: OnceLock<Flag> = OnceLock::new();
+    if let Some(flag) = FLAG.get() {
+        return Ok(Arc::clone(flag));
+    }
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         // In this order: the first signal finds the flag clear and only sets it.
@@ -18,5 +22,5 @@ pub(crate) fn flag() -> Result<Flag> {
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
             .context("cannot listen to signals")?;
     }
-    Ok(stop)
+    Ok(Arc::clone(FLAG.get_or_init(|| stop)))
 }

@@ -1,92 +1,124 @@
-//! `cargo xtask test`: every test there is, from unit tests to pairs of real processes.
+//! `cargo xtask test`: every test there is, from unit tests to pairs of real processes and a stock Debian guest.
 
-use std::process::Command;
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use clap::Args;
+use anyhow::{Result, ensure};
+use clap::{Args, Parser};
 
-use crate::build;
+use crate::{build, run_pair, stop};
 
 /// Which tests.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Leave the stock Debian guest out; said loudly at the end.
-    #[arg(long)]
-    skip_linux: bool,
+    /// Only the steps whose name contains this.
+    #[arg(value_name = "NAME")]
+    only: Option<String>,
 }
 
-/// One command that passes or fails.
+/// One step of the tests.
 struct Step {
     name: &'static str,
-    command: Command,
+    run: fn() -> Result<bool>,
 }
+
+/// From cheap to real: what fails early costs little.
+const STEPS: &[Step] = &[
+    Step { name: "unit, property and process tests", run: workspace },
+    Step { name: "io-gate and devices on a target that has no std", run: bare },
+    Step { name: "pair: every kill, one vCPU", run: pair_one },
+    Step { name: "pair: every kill, two vCPUs, every checkpoint compared", run: pair_two },
+    Step { name: "pair: over loopback, without namespaces", run: pair_loopback },
+    Step { name: "Debian: every kill, one vCPU", run: debian_one },
+    Step { name: "Debian: two vCPUs, every checkpoint compared", run: debian_two },
+];
 
 /// Runs the tests; `true` when all passed.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
-    build::ensure_bare_target()?;
+    let begin = Instant::now();
+    let wanted = |step: &&Step| arguments.only.as_ref().is_none_or(|only| step.name.contains(only));
+    let steps: Vec<&Step> = STEPS.iter().filter(wanted).collect();
+    ensure!(!steps.is_empty(), "no step has this in its name; there are: {}", names());
     let mut failed = Vec::new();
-    let steps = steps(arguments)?;
-    let count = steps.len();
-    for mut step in steps {
+    for step in &steps {
         println!("\n=== {}", step.name);
         let begun = Instant::now();
-        let status = step.command.status().with_context(|| format!("cannot run {}", step.name))?;
-        println!("=== {}: {status}, {} s", step.name, begun.elapsed().as_secs());
-        if !status.success() {
+        let passed = (step.run)().unwrap_or_else(|error| {
+            println!("error: {error:#}");
+            false
+        });
+        println!("=== {}: {} in {}", step.name, verdict(passed), seconds(begun.elapsed()));
+        ensure!(!stop::flag()?.load(Ordering::SeqCst), "interrupted");
+        if !passed {
             failed.push(step.name);
         }
     }
-    if arguments.skip_linux {
-        println!("\nNOT TESTED: the stock Debian guest, as --skip-linux asked for");
+    let (count, time) = (steps.len(), seconds(begin.elapsed()));
+    match failed.as_slice() {
+        [] => println!("\nall tests passed: {count} steps in {time}"),
+        _ => {
+            println!("\n{} of {count} steps FAILED in {time}: {}", failed.len(), failed.join("; "))
+        }
     }
-    failed.iter().for_each(|name| println!("FAILED: {name}"));
-    println!("\n{} passed, {} failed", count - failed.len(), failed.len());
     Ok(failed.is_empty())
 }
 
-fn steps(arguments: &Arguments) -> Result<Vec<Step>> {
-    let mut steps = vec![
-        Step {
-            name: "devices without std",
-            command: cargo(&[
-                "check",
-                "--quiet",
-                "--locked",
-                "--package=io-gate",
-                "--package=kemari-devices",
-                "--target=x86_64-unknown-none",
-            ]),
-        },
-        Step {
-            name: "unit, property and integration tests",
-            command: cargo(&["test", "--quiet", "--locked", "--workspace", "--no-fail-fast"]),
-        },
-        pair("a pair, each kind of kill in turn", &["--kill=all", "--rounds=12", "--seed=1"])?,
-        pair(
-            "a pair with two vCPUs, compared at every checkpoint",
-            &["--kill=all", "--rounds=4", "--seed=2", "--cpus=2", "--verify"],
-        )?,
-    ];
-    if !arguments.skip_linux {
-        steps.push(pair("a pair with a stock Debian guest", &["--guest=linux", "--rounds=1"])?);
-        steps.push(pair(
-            "a pair with a stock Debian guest on two vCPUs",
-            &["--guest=linux", "--rounds=1", "--cpus=2"],
-        )?);
+fn names() -> String {
+    STEPS.iter().map(|step| step.name).collect::<Vec<_>>().join("; ")
+}
+
+const fn verdict(passed: bool) -> &'static str {
+    if passed { "passed" } else { "FAILED" }
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{} min {:02} s", time.as_secs() / 60, time.as_secs() % 60)
+}
+
+fn workspace() -> Result<bool> {
+    build::micro_guest()?;
+    build::run(build::cargo().args(["test", "--workspace", "--locked", "--quiet"]))?;
+    Ok(true)
+}
+
+fn bare() -> Result<bool> {
+    build::ensure_bare_target()?;
+    build::run(
+        build::cargo()
+            .args(["check", "--quiet", "--locked", "--target", build::BARE_TARGET])
+            .args(["--package", "kemari-devices", "--package", "io-gate"]),
+    )?;
+    Ok(true)
+}
+
+fn pair_one() -> Result<bool> {
+    pair("--kill all --rounds 8 --seed 1")
+}
+
+fn pair_two() -> Result<bool> {
+    pair("--kill all --rounds 8 --seed 2 --cpus 2 --verify")
+}
+
+fn pair_loopback() -> Result<bool> {
+    pair("--kill all --rounds 4 --seed 3 --loopback")
+}
+
+fn debian_one() -> Result<bool> {
+    pair("--guest linux --kill all --rounds 4 --seed 4")
+}
+
+fn debian_two() -> Result<bool> {
+    pair("--guest linux --kill primary --rounds 2 --seed 5 --cpus 2 --verify")
+}
+
+/// `run-pair` as from the command line.
+fn pair(flags: &str) -> Result<bool> {
+    #[derive(Debug, Parser)]
+    struct RunPair {
+        #[command(flatten)]
+        arguments: run_pair::Arguments,
     }
-    Ok(steps)
-}
-
-fn cargo(arguments: &[&str]) -> Command {
-    let mut command = build::cargo();
-    command.args(arguments);
-    command
-}
-
-/// This very program, as `run-pair`.
-fn pair(name: &'static str, arguments: &[&str]) -> Result<Step> {
-    let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
-    command.current_dir(build::repository()).arg("run-pair").args(arguments);
-    Ok(Step { name, command })
+    println!("cargo xtask run-pair {flags}");
+    let words = std::iter::once("run-pair").chain(flags.split_whitespace());
+    run_pair::run(&RunPair::try_parse_from(words)?.arguments)
 }

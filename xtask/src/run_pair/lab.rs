@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use kemari_tests::pair::Progress;
 
 use super::Arguments;
-use super::progress::Terminal;
+use super::progress::{STEP, Terminal};
 use crate::guest::{LinuxGuest, Preparation};
 use crate::lab::{self, LabImages, LabSpec};
 use crate::{build, stop};
@@ -40,12 +40,15 @@ pub(super) fn run(
     spec.interrupted = stop;
     terminal.step("the lab boots");
     let mut started = false;
-    let (status, mut lab) = lab::run(&images, &spec, &mut |line| {
+    let mut show = |line: &str| {
         started |= line.starts_with("LAB up");
-        if started {
-            terminal.line(&format!("  {line}"));
+        match line.strip_prefix(STEP) {
+            Some(step) => terminal.step(&format!("lab: {step}")),
+            None if started => terminal.line(&format!("  {line}")),
+            None => {}
         }
-    })?;
+    };
+    let (status, mut lab) = lab::run(&images, &spec, &mut show)?;
     terminal.finish();
     if let Some(path) = &arguments.json {
         let report = lab.fetch(REPORT).context("the run in the lab wrote no report")?;

@@ -6,14 +6,18 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use kemari_tests::pair::Progress;
 
+/// How a step is told where there is no terminal.
+pub(super) const STEP: &str = "... ";
+
 /// Standard output and error.
 pub(super) struct Terminal {
     bar: Option<ProgressBar>,
 }
 
 impl Terminal {
-    pub(super) fn new() -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+    /// With a spinner, if there is a terminal and `animated` says so.
+    pub(super) fn new(animated: bool) -> Self {
+        let bar = (animated && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::new_spinner();
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
@@ -33,7 +37,7 @@ impl Progress for Terminal {
     fn step(&self, what: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(what.to_owned()),
-            None => eprintln!("... {what}"),
+            None => eprintln!("{STEP}{what}"),
         }
     }
 
