@@ -34,10 +34,7 @@ fn main() -> Result<()> {
     client.wait_operations(u64::MAX, Duration::from_secs(seconds.parse()?));
     let window = client.next_window();
     let verified = client.ask(Op::Verify, PATIENCE).context("no answer to Verify")?;
-    let answered = client.hold(PATIENCE);
-    println!("{:?} {}", verified, client.operations());
-    client.take_findings().iter().take(5).for_each(|violation| println!("{violation}"));
-    ensure!(answered, "requests stay unanswered");
+    ensure!(client.hold(PATIENCE), "requests stay unanswered: {:?}", client.outstanding());
     client.check_complete();
     let mut log = DiskLog::open(Path::new(disk))?;
     let findings = client.with_history(|history| log.check_all(history))?;

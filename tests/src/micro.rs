@@ -110,7 +110,7 @@ impl Observer for MicroObserver {
     fn finish(&mut self, patience: Duration) -> Result<Vec<Finding>> {
         self.verify(patience)?;
         if !self.client.hold(patience) {
-            bail!("requests stay unanswered");
+            bail!("requests stay unanswered: {:?}", self.client.outstanding());
         }
         self.client.check_complete();
         // The answer may be lost with the machine: what counts is that it goes off.

@@ -18,7 +18,7 @@ use kemari_workload::{Op, Reply};
 use crate::findings::Finding;
 use crate::packet::Host;
 use crate::switch::Cable;
-use history::History;
+use history::{Asked, History};
 use session::Session;
 pub use window::Window;
 
@@ -66,7 +66,7 @@ pub(crate) struct State {
     history: History,
     window: Window,
     operations: u64,
-    outstanding: usize,
+    outstanding: Vec<Asked>,
 }
 
 impl Shared {
@@ -111,7 +111,12 @@ impl Client {
     /// Makes no new requests of the workload, and waits until all are answered; `false` when `timeout` comes first.
     pub fn hold(&self, timeout: Duration) -> bool {
         self.shared.hold.store(true, Ordering::SeqCst);
-        self.wait(timeout, |state| state.outstanding == 0)
+        self.wait(timeout, |state| state.outstanding.is_empty())
+    }
+
+    /// The requests that were sent and not answered yet.
+    pub fn outstanding(&self) -> Vec<Asked> {
+        self.shared.state().outstanding.clone()
     }
 
     /// Goes on after [`Self::hold`].

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use kemari_workload::{GUEST_PORT, Reply};
 
+use super::history::Asked;
 use super::writer::Writer;
 use super::{ClientConfig, Order, Shared};
 use crate::findings::{Finding, Kind};
@@ -62,13 +63,17 @@ impl Session {
     fn send_what_is_due(&mut self) {
         self.take_order();
         let held = self.shared.hold.load(Ordering::SeqCst);
-        let mut outstanding = 0;
         for place in 0..self.writers.len() {
             self.send_for(place, held);
-            outstanding += usize::from(self.writers[place].outstanding.is_some());
         }
+        let outstanding: Vec<Asked> = self
+            .writers
+            .iter()
+            .filter_map(|writer| Some(writer.outstanding.as_ref()?.asked))
+            .collect();
+        let nothing = outstanding.is_empty();
         self.shared.state().outstanding = outstanding;
-        if outstanding == 0 {
+        if nothing {
             self.shared.answered.notify_all();
         }
     }
