@@ -134,7 +134,12 @@ impl<'a> Pair<'a> {
     fn finish(mut self, report: &mut RunReport) -> Result<()> {
         self.surroundings.progress.step("the guest powers itself off");
         let patience = self.watch.patience();
-        report.findings.extend(self.observer.finish(patience)?);
+        let finished = self.observer.finish(patience);
+        // Where the answers stopped as the monitor ended, that is the reason to tell.
+        let finished = finished.or_else(|silence| {
+            self.watch.check_running(&mut [&mut self.active, &mut self.passive]).and(Err(silence))
+        });
+        report.findings.extend(finished?);
         report.operations = self.observer.answered();
         let exit = self.active.process.wait_exit(patience);
         let exit = exit.context("the guest was told to power off, but its monitor goes on")?;

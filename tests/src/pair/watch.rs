@@ -64,6 +64,11 @@ impl Watch {
         Ok(())
     }
 
+    /// An error when one of `members` has ended.
+    pub(super) fn check_running(&self, members: &mut [&mut Member]) -> Result<()> {
+        members.iter_mut().try_for_each(|member| still_runs(member, "it runs"))
+    }
+
     fn check_stop(&self) -> Result<()> {
         ensure!(!self.stop.load(Ordering::SeqCst), "interrupted");
         Ok(())
