@@ -65,6 +65,8 @@ pub struct Log {
     durable: (u64, u64),
     failing: bool,
     flushing: bool,
+    /// A verification waited for the disk: what else was completed meanwhile is still to be taken.
+    waited: bool,
 }
 
 impl Log {
@@ -84,6 +86,7 @@ impl Log {
             durable: (0, CHAIN_START),
             failing: false,
             flushing: false,
+            waited: false,
         })
     }
 
@@ -153,7 +156,8 @@ impl Log {
 
     /// Takes what the disk has completed; true means that there was something.
     pub fn poll(&mut self) -> bool {
-        if !self.blk.poll() {
+        let completed = self.blk.poll();
+        if !completed && !core::mem::take(&mut self.waited) {
             return false;
         }
         self.take_flush();
@@ -258,6 +262,7 @@ impl Log {
 
     /// Reads the last records back, and exercises the disk's other requests; says how many faults there were.
     pub fn verify(&mut self) -> u64 {
+        self.waited = true;
         let bad = self.verify_records();
         bad + self.verify_id() + self.verify_scratch()
     }
