@@ -1,6 +1,8 @@
 //! `cargo xtask run-pair`: one command that builds, runs, breaks and judges a pair.
 
 mod arguments;
+#[cfg(test)]
+mod boot_tests;
 mod lab;
 mod linux;
 mod micro;

@@ -1,0 +1,28 @@
+//! A stock kernel that loses its host while it boots, over tap interfaces; in the nested lab.
+#![allow(clippy::unwrap_used)]
+
+use crate::build;
+use crate::guest::Preparation;
+use crate::lab::{self, LabImages, LabSpec};
+
+#[test]
+#[ignore = "boots an emulated host with guests in it"]
+fn a_stock_kernel_survives_the_death_of_its_host_while_it_boots() {
+    let say = |line: &str| println!("{line}");
+    let preparation = Preparation::begin(&say).unwrap();
+    let guest = preparation.linux_guest().unwrap();
+    let images = LabImages::prepare(&preparation, &guest).unwrap();
+    let programs = build::static_programs().unwrap();
+    let script = build::repository().join("tests/linux-guest/failover-while-booting");
+    let spec = LabSpec::new("boot", "sh ./failover-while-booting 1:1 2:4 1:6")
+        .linux_guest(&guest, &["root.ext4"])
+        .file(programs.join("kemari"), "kemari")
+        .file(script, "failover-while-booting");
+    let mut passed = 0;
+    let mut show = |line: &str| {
+        println!("{line}");
+        passed += usize::from(line.starts_with("PASSED"));
+    };
+    let (status, _) = lab::run(&images, &spec, &mut show).unwrap();
+    assert_eq!((status, passed), (0, 3));
+}
