@@ -38,6 +38,7 @@ const STEPS: &[Step] = &[
         linux: false,
     },
     Step { name: "pair: over loopback, without namespaces", run: pair_loopback, linux: false },
+    Step { name: "Debian: the nested lab, a login at the serial console", run: lab, linux: true },
     Step { name: "Debian: every kill, one vCPU", run: debian_one, linux: true },
     Step { name: "Debian: two vCPUs, every checkpoint compared", run: debian_two, linux: true },
 ];
@@ -120,6 +121,16 @@ fn pair_two() -> Result<bool> {
 
 fn pair_loopback() -> Result<bool> {
     pair("--kill all --rounds 4 --seed 3 --loopback")
+}
+
+fn lab() -> Result<bool> {
+    build::run(build::cargo().args(["test", "--quiet", "--locked", "--package", "xtask"]).args([
+        "--",
+        "--ignored",
+        "--test-threads",
+        "1",
+    ]))?;
+    Ok(true)
 }
 
 fn debian_one() -> Result<bool> {

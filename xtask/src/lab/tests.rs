@@ -115,3 +115,45 @@ fn two_hosts_see_each_other_until_the_link_or_the_power_fails() {
     drop(b);
     std::fs::remove_file(socket).unwrap();
 }
+
+/// `kemari run` is a monitor by itself: a person logs in at the serial console of a stock Debian guest, and finds disk
+/// and network at work.
+#[test]
+#[ignore = "boots an emulated host with a guest in it"]
+fn a_person_logs_in_at_the_serial_console_of_an_unprotected_guest() {
+    let say = |line: &str| println!("{line}");
+    let p = Preparation::begin(&say).unwrap();
+    let guest = p.linux_guest().unwrap();
+    let images = LabImages::prepare(&p, &guest).unwrap();
+    drop(p);
+    // The outside of the guest's network is another Redis, on the host's side of the tap.
+    let command = "ip tuntap add t0 mode tap vnet_hdr && ip addr add 10.77.0.1/24 dev t0 && ip link set t0 up && \
+                   redis-server --bind 10.77.0.1 --port 7000 --protected-mode no --daemonize yes --save '' > /dev/null && \
+                   ./kemari run --kernel vmlinuz --initrd initramfs.cpio --memory 160 --cpus 2 --rng \
+                       --disk path=root.ext4,serial=kemari-root --net tap=t0 \
+                       --cmdline 'console=ttyS0 quiet panic=-1 kemari.ip=10.77.0.2/24'; \
+                   echo \"MONITOR ENDED $?\"; e2fsck -fn root.ext4";
+    let programs = crate::build::static_programs().unwrap();
+    let mut spec = LabSpec::new("login", command)
+        .linux_guest(&guest, &["root.ext4"])
+        .file(programs.join("kemari"), "kemari");
+    spec.stall = Duration::from_secs(180);
+    let status = retry(&spec, &mut show, |_| {
+        let mut lab = Lab::boot_once(&images, &spec, &mut show)?;
+        lab.wait_for("Debian ", &mut show)?;
+        lab.type_in(b"root\n")?;
+        // The shell puts escapes before the first line of what a command says: that line is left empty.
+        lab.type_in(b"printf '\\nLOGGED IN as %s, %s cpus\\n' $(id -un) $(nproc)\n")?;
+        assert_eq!(lab.wait_for("LOGGED IN as ", &mut show)?, "root, 2 cpus");
+        lab.type_in(
+            b"printf '\\nDISK %s\\n' $(cat /sys/block/vda/serial); echo kept > /root/kept; sync\n",
+        )?;
+        assert_eq!(lab.wait_for("DISK ", &mut show)?, "kemari-root");
+        lab.type_in(b"printf '\\nNET %s\\n' $(redis-cli -h 10.77.0.1 -p 7000 incr visits)\n")?;
+        assert_eq!(lab.wait_for("NET ", &mut show)?, "1");
+        lab.type_in(b"poweroff\n")?;
+        assert_eq!(lab.wait_for("MONITOR ENDED ", &mut show)?, "0");
+        lab.run(&mut show)
+    });
+    assert_eq!(status.unwrap(), 0, "the file system is clean after the power-off");
+}
