@@ -138,7 +138,7 @@ fn debian_one() -> Result<bool> {
 }
 
 fn debian_two() -> Result<bool> {
-    pair("--guest linux --kill primary --rounds 2 --seed 5 --cpus 2 --verify")
+    pair("--guest linux --kill primary --rounds 1 --seed 5 --cpus 2 --verify")
 }
 
 /// `run-pair` as from the command line.
