@@ -53,6 +53,8 @@ pub(super) struct Launcher<'a> {
     switch: &'a Switch,
     dir: &'a Path,
     started: u32,
+    /// The guest's serial line is on pipes, not in a file.
+    console: bool,
 }
 
 impl<'a> Launcher<'a> {
@@ -63,7 +65,13 @@ impl<'a> Launcher<'a> {
         switch: &'a Switch,
         dir: &'a Path,
     ) -> Self {
-        Self { config, bed, switch, dir, started: 0 }
+        Self { config, bed, switch, dir, started: 0, console: false }
+    }
+
+    /// From now on the guest's serial line is on the standard input and output of who runs it.
+    pub(super) fn with_console(mut self) -> Self {
+        self.console = true;
+        self
     }
 
     /// The disk that both hosts see.
@@ -101,7 +109,8 @@ impl<'a> Launcher<'a> {
         let socket = self.dir.join(format!("{name}.ctl"));
         let mut command = self.bed.command(host, &self.config.kemari);
         command.args(arguments).args(self.common(host, &name)).arg("--control").arg(&socket);
-        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let end = || if self.console { Stdio::piped() } else { Stdio::null() };
+        command.stdin(end()).stdout(end());
         let log = self.dir.join(format!("{name}.log"));
         let process = Process::start(&name, command, &log)?;
         Ok(Member { host, process, socket, kemari: self.config.kemari.clone() })
@@ -119,7 +128,10 @@ impl<'a> Launcher<'a> {
             format!("--cmdline={}", guest.command_line),
             format!("--disk=path={}", self.disk().display()),
             format!("--net=stream={},mac={MAC}", self.switch.socket(host.index()).display()),
-            format!("--serial=file={}", path(&format!("{name}.serial"))),
+            match self.console {
+                true => "--serial=stdio".to_owned(),
+                false => format!("--serial=file={}", path(&format!("{name}.serial"))),
+            },
             format!("--arbiter=file:{}", path("arbiter")),
             format!("--heartbeat-interval={}", heartbeat(50)),
             format!("--heartbeat-timeout={}", heartbeat(500)),

@@ -1,6 +1,7 @@
 //! Runs a pair, breaks it round by round under an outside client, and judges what that client saw.
 
 pub mod config;
+pub mod interactive;
 mod members;
 pub mod observer;
 pub mod report;

@@ -55,6 +55,9 @@ pub(crate) struct Arguments {
     /// Compare memory and state of both sides at every checkpoint.
     #[arg(long)]
     pub(crate) verify: bool,
+    /// No load and no rounds: the guest's console on this terminal, and keys that kill either side.
+    #[arg(long, conflicts_with_all = ["json", "rounds", "kill"])]
+    pub(crate) interactive: bool,
     /// Write the report to this file as well.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use kemari_tests::linux;
+use kemari_tests::pair::config::PairConfig;
 use kemari_tests::pair::report::{RunReport, TABLE_HEAD};
 use kemari_tests::pair::{self, Progress, Surroundings};
 use kemari_tests::switch::Switch;
@@ -76,12 +77,30 @@ pub(super) fn run(
 ) -> Result<RunReport> {
     let image = dir.join("disk.img");
     files.make_disk(&image)?;
-    let memory = arguments.memory.unwrap_or(MEMORY);
-    let guest = linux::guest(files.kernel.clone(), files.initramfs.clone(), memory, arguments.cpus);
-    let config = &arguments.config(files.kemari.clone(), guest, OPERATIONS_AFTER)?;
+    let config = &config(arguments, files)?;
     let switch = Switch::new(dir, &["a", "b"]).context("cannot make the switch")?;
     let mut observer = linux::observer(switch.plug_in(), arguments.writers, arguments.seed, &image);
     terminal.line(TABLE_HEAD);
     let surroundings = Surroundings { config, dir, switch: &switch, progress: terminal, stop };
     pair::run(&surroundings, &mut observer)
+}
+
+/// Lets a person play with it in `dir`.
+pub(super) fn play(
+    arguments: &Arguments,
+    files: &Files,
+    dir: &Path,
+    terminal: &Terminal,
+    stop: stop::Flag,
+) -> Result<()> {
+    files.make_disk(&dir.join("disk.img"))?;
+    let mut config = config(arguments, files)?;
+    config.guest.boots_protected = true;
+    super::interactive::run(&config, dir, terminal, stop)
+}
+
+fn config(arguments: &Arguments, files: &Files) -> Result<PairConfig> {
+    let memory = arguments.memory.unwrap_or(MEMORY);
+    let guest = linux::guest(files.kernel.clone(), files.initramfs.clone(), memory, arguments.cpus);
+    arguments.config(files.kemari.clone(), guest, OPERATIONS_AFTER)
 }

@@ -3,6 +3,7 @@
 mod arguments;
 #[cfg(test)]
 mod boot_tests;
+mod interactive;
 mod lab;
 mod linux;
 mod micro;
@@ -31,6 +32,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
             terminal.step("building kemari and the micro-guest");
             let (kemari, kernel) = (build::kemari()?, build::micro_guest()?);
             let config = arguments.micro_config(kemari, kernel)?;
+            if arguments.interactive {
+                return play(&terminal, |dir| interactive::run(&config, dir, &terminal, stop));
+            }
             in_directory(arguments, &terminal, |dir| {
                 micro::run(arguments, &config, dir, &terminal, stop)
             })
@@ -58,12 +62,34 @@ fn run_linux(arguments: &Arguments, terminal: &Terminal, stop: stop::Flag) -> Re
     if probe.kvm == crate::guest::HostKvm::Full && !arguments.lab {
         terminal.line(&format!("guest: Debian on this machine's /dev/kvm ({})", probe.reason));
         let files = linux::Files::cached(kemari, &guest);
+        if arguments.interactive {
+            return play(terminal, |dir| linux::play(arguments, &files, dir, terminal, stop));
+        }
         return in_directory(arguments, terminal, |dir| {
             linux::run(arguments, &files, dir, terminal, stop)
         });
     }
+    ensure!(
+        !arguments.interactive,
+        "--interactive with --guest linux needs a /dev/kvm that runs stock kernels, and here is none ({}); \
+         --guest micro works",
+        probe.reason
+    );
+    ensure!(
+        !arguments.interactive,
+        "--interactive: expected a /dev/kvm that runs a stock kernel itself, found {}: leave --guest linux out",
+        probe.reason
+    );
     terminal.line(&format!("guest: Debian in the nested lab ({})", probe.reason));
     lab::run(arguments, &preparation, &guest, terminal, stop)
+}
+
+/// Lets a person play in a directory of its own, which goes away in any case.
+fn play(terminal: &Terminal, work: impl FnOnce(&Path) -> Result<()>) -> Result<bool> {
+    let dir = tempfile::Builder::new().prefix("kemari-pair-").tempdir();
+    let dir = dir.context("cannot make a directory for the run; TMPDIR names another place")?;
+    terminal.finish();
+    work(dir.path()).map(|()| true)
 }
 
 /// Runs `work` in a directory of its own, which stays when something broke; prints the report.

@@ -1,0 +1,76 @@
+//! `run-pair --interactive`: the terminal of a person who kills.
+
+use std::fs::File;
+use std::io::{IsTerminal, Read, Write, stdin, stdout};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+
+use anyhow::{Context, Result, ensure};
+use kemari_tests::micro;
+use kemari_tests::pair::config::PairConfig;
+use kemari_tests::pair::{Surroundings, interactive};
+use kemari_tests::switch::Switch;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+
+use super::progress::Terminal;
+use crate::stop;
+
+/// Runs it in `dir`, on the disk image there, or on an empty one.
+pub(super) fn run(
+    config: &PairConfig,
+    dir: &Path,
+    terminal: &Terminal,
+    stop: stop::Flag,
+) -> Result<()> {
+    ensure!(stdin().is_terminal(), "--interactive: expected a terminal on standard input");
+    let image = dir.join("disk.img");
+    if !image.exists() {
+        let disk = File::create(&image).and_then(|disk| disk.set_len(micro::DISK_BYTES));
+        disk.with_context(|| format!("cannot make {}", image.display()))?;
+    }
+    let switch = Switch::new(dir, &["a", "b"]).context("cannot make the switch")?;
+    let surroundings = Surroundings { config, dir, switch: &switch, progress: terminal, stop };
+    let _raw = Raw::enter()?;
+    interactive::run(&surroundings, &keys()?, show)
+}
+
+/// What is typed, read in a thread of its own.
+fn keys() -> Result<Receiver<Vec<u8>>> {
+    let (typed, keys) = channel();
+    let read = move || {
+        let mut buffer = [0; 256];
+        while let Ok(len @ 1..) = stdin().read(&mut buffer) {
+            if typed.send(buffer[..len].to_vec()).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("keys".to_owned()).spawn(read)?;
+    Ok(keys)
+}
+
+fn show(bytes: &[u8]) {
+    let mut screen = stdout().lock();
+    // A terminal that is gone is found out by the reader of keys.
+    let _ = screen.write_all(bytes).and_then(|()| screen.flush());
+}
+
+/// The terminal as it was, to be restored.
+struct Raw(Termios);
+
+impl Raw {
+    fn enter() -> Result<Self> {
+        let before = tcgetattr(stdin()).context("cannot read the terminal's settings")?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(stdin(), OptionalActions::Now, &raw).context("cannot make the terminal raw")?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // A terminal that is gone needs no restoring.
+        let _ = tcsetattr(stdin(), OptionalActions::Now, &self.0);
+    }
+}
