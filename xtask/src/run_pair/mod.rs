@@ -11,6 +11,7 @@ mod progress;
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, ensure};
 use kemari_tests::pair::Progress;
@@ -103,7 +104,9 @@ fn in_directory(
     let result = work(dir.path());
     terminal.finish();
     let held = result.as_ref().is_ok_and(RunReport::held);
-    if !held || arguments.keep {
+    // Ctrl-C leaves nothing behind.
+    let interrupted = stop::flag()?.load(Ordering::SeqCst);
+    if arguments.keep || !held && !interrupted {
         println!("logs, serial lines and the disk are kept in {}", dir.keep().display());
     }
     let report = result?;
