@@ -98,8 +98,13 @@ impl DiskLog {
     ) -> Result<()> {
         let mut chain = history.applied(last).map_or(CHAIN_START, |last| last.chain);
         let mut unbroken = true;
-        for index in last + 1..=last + UNANSWERED {
-            let slot = self.read(index)?;
+        // The guest may be writing: it writes in order, so read against the order, whatever is seen was preceded by all
+        // that is read after it.
+        let mut beyond = Vec::new();
+        for index in (last + 1..=last + UNANSWERED).rev() {
+            beyond.push((index, self.read(index)?));
+        }
+        for (index, slot) in beyond.into_iter().rev() {
             let record = Record::decode(&slot).ok().filter(|record| {
                 record.index == index && Some(record.boot_id) == history.boot_id()
             });
