@@ -16,6 +16,7 @@ use io_gate::host::{
     Request,
 };
 use io_gate::{Outcome, Port, PowerEvent};
+use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::backend::{Attached, Backend};
@@ -162,6 +163,13 @@ impl GateHost {
         self.core.ledger().held()
     }
 
+    /// Effects of the current epoch that wait to be released.
+    #[must_use]
+    pub fn held_in_epoch(&self) -> usize {
+        let ledger = self.core.ledger();
+        ledger.held_in(ledger.epoch())
+    }
+
     /// What has passed so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
@@ -210,7 +218,9 @@ impl GateHost {
     /// output: for a clean shutdown.
     pub fn drain(&self) {
         let _performer = self.performer();
-        self.every_attached().iter().for_each(|backend| backend.drain());
+        if self.core.permitted() {
+            self.every_attached().iter().for_each(|backend| backend.drain());
+        }
     }
 
     /// Signalled when an effect is held: at most once between two calls of [`seal`](Self::seal).
@@ -253,6 +263,10 @@ impl GateHost {
         let mut ready = Vec::new();
         for (token, events) in self.inputs.ready() {
             let Some(backend) = self.backend(token.slot, token.port) else { continue };
+            // P2: what an earlier effect has left in an outbox leaves by the same rule.
+            if events.contains(EventSet::OUT) && !self.core.permitted() {
+                continue;
+            }
             if backend.handle(token.role, events) {
                 ready.push((token.slot, token.port));
             }

@@ -33,18 +33,35 @@ impl FileArbiter {
     pub fn open(base: &Path, vm: &str, holder: String) -> Result<Self, ArbiterError> {
         let dir = base.join(vm);
         fs::create_dir_all(&dir).map_err(at("cannot make", &dir))?;
-        let fence = Arc::new(TermFence { dir: dir.clone(), term: AtomicU64::new(0) });
+        let fence = Arc::new(TermFence {
+            dir: dir.clone(),
+            term: AtomicU64::new(0),
+            holder: holder.clone(),
+        });
         Ok(Self { dir, vm: vm.to_owned(), holder, fence })
     }
 
     fn record(&self, term: Term) -> Result<Option<TermRecord>, ArbiterError> {
+        read_record(&self.dir, term)
+    }
+
+    /// Takes `term` if nobody has it.
+    fn take(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError> {
+        let temporary = self.write_temporary(term, why)?;
         let path = term_path(&self.dir, term);
-        match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map(Some)
-                .map_err(|source| ArbiterError::Record { path, source }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(at("cannot read", &path)(error)),
+        let linked = fs::hard_link(temporary.path(), &path);
+        drop(temporary);
+        // Over NFS the answer to a link that succeeded can be lost: the record decides, not it.
+        let record = self.record(term)?;
+        match (linked, record) {
+            (_, Some(record)) if record.holder == self.holder => {
+                self.sync_directory()?;
+                self.fence.term.store(term.0, Ordering::SeqCst);
+                Ok(Verdict::Granted)
+            }
+            (_, Some(record)) => Ok(Verdict::Denied(record)),
+            (Err(error), None) => Err(at("cannot create", &path)(error)),
+            (Ok(()), None) => Err(at("lost", &path)(io::ErrorKind::NotFound.into())),
         }
     }
 
@@ -94,22 +111,18 @@ impl FileArbiter {
 
 impl Arbiter for FileArbiter {
     fn claim(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError> {
-        let temporary = self.write_temporary(term, why)?;
-        let path = term_path(&self.dir, term);
-        let linked = fs::hard_link(temporary.path(), &path);
-        drop(temporary);
-        // Over NFS the answer to a link that succeeded can be lost: the record decides, not it.
-        let record = self.record(term)?;
-        match (linked, record) {
-            (_, Some(record)) if record.holder == self.holder => {
-                self.sync_directory()?;
-                self.fence.term.store(term.0, Ordering::SeqCst);
-                Ok(Verdict::Granted)
-            }
-            (_, Some(record)) => Ok(Verdict::Denied(record)),
-            (Err(error), None) => Err(at("cannot create", &path)(error)),
-            (Ok(()), None) => Err(at("lost", &path)(io::ErrorKind::NotFound.into())),
+        let before = Term(term.0.saturating_sub(1));
+        // P2: whoever joined this machine has a term in this very directory; a directory without it is
+        // another one, and its word is worth nothing.
+        let Some(record) = self.record(before)? else {
+            return Err(ArbiterError::Stranger { dir: self.dir.clone(), term: before.0 });
+        };
+        if self.ended_path(before).exists() {
+            // The machine ended in good order, and its standby was not reached: nobody brings it back.
+            let why = format!("{} ended the machine", record.holder);
+            return Ok(Verdict::Denied(TermRecord { why, ..record }));
         }
+        self.take(term, why)
     }
 
     fn begin(&self, seize: bool) -> Result<Term, ArbiterError> {
@@ -125,7 +138,7 @@ impl Arbiter for FileArbiter {
                 last.next()
             }
         };
-        match self.claim(term, "start")? {
+        match self.take(term, "start")? {
             Verdict::Granted => Ok(term),
             Verdict::Denied(record) => Err(ArbiterError::Taken(record)),
         }
@@ -148,12 +161,32 @@ impl Arbiter for FileArbiter {
 struct TermFence {
     dir: PathBuf,
     term: AtomicU64,
+    holder: String,
 }
 
 impl Fence for TermFence {
     fn may_perform(&self) -> bool {
         let next = Term(self.term.load(Ordering::SeqCst)).next();
-        matches!(term_path(&self.dir, next).try_exists(), Ok(false)) && self.dir.exists()
+        match term_path(&self.dir, next).try_exists() {
+            Ok(false) => self.dir.exists(),
+            // Won by this very process, which is about to learn of it.
+            Ok(true) => matches!(
+                read_record(&self.dir, next),
+                Ok(Some(record)) if record.holder == self.holder
+            ),
+            Err(_) => false,
+        }
+    }
+}
+
+fn read_record(dir: &Path, term: Term) -> Result<Option<TermRecord>, ArbiterError> {
+    let path = term_path(dir, term);
+    match fs::read(&path) {
+        Ok(text) => serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|source| ArbiterError::Record { path, source }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(at("cannot read", &path)(error)),
     }
 }
 
@@ -181,7 +214,8 @@ mod tests {
     #[test]
     fn p2_one_of_many_claimants_wins_each_term() {
         let dir = tempfile::tempdir().unwrap();
-        for term in 1..20 {
+        arbiter(dir.path(), "first").begin(false).unwrap();
+        for term in 2..20 {
             let barrier = Barrier::new(4);
             let winners: usize = std::thread::scope(|scope| {
                 let claims: Vec<_> = (0..4)
@@ -231,5 +265,44 @@ mod tests {
         assert_eq!(b.begin(true).unwrap(), Term(2));
         b.end(Term(2)).unwrap();
         assert_eq!(a.begin(false).unwrap(), Term(3));
+    }
+
+    #[test]
+    fn p2_a_directory_that_never_heard_of_the_machine_grants_nothing() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        arbiter(here.path(), "a").begin(false).unwrap();
+        let refusal =
+            arbiter(there.path(), "b").claim(Term(2), "suspicion").unwrap_err().to_string();
+        assert!(refusal.contains("same directory"), "{refusal}");
+    }
+
+    #[test]
+    fn a_machine_that_has_ended_is_not_brought_back_by_its_standby() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (arbiter(dir.path(), "a"), arbiter(dir.path(), "b"));
+        let term = a.begin(false).unwrap();
+        a.end(term).unwrap();
+        assert!(matches!(b.claim(term.next(), "silence"), Ok(Verdict::Denied(_))));
+    }
+
+    #[test]
+    fn p2_the_fence_stays_open_for_whoever_wins() {
+        let dir = tempfile::tempdir().unwrap();
+        let a = arbiter(dir.path(), "a");
+        a.begin(false).unwrap();
+        let fence = a.fence();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    assert!(fence.may_perform(), "closed while its own holder wins");
+                }
+            });
+            for term in 2..40 {
+                assert_eq!(a.claim(Term(term), "again").unwrap(), Verdict::Granted);
+            }
+            stop.store(true, Ordering::SeqCst);
+            watcher.join().unwrap();
+        });
     }
 }

@@ -3,7 +3,7 @@
 mod file;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use io_gate::host::Term;
 use io_gate_host::Fence;
@@ -88,6 +88,16 @@ pub enum ArbiterError {
         /// What is wrong.
         source: serde_json::Error,
     },
+    /// The directory does not know the term that came before.
+    #[error(
+        "{dir} has no record of term {term}: --arbiter must name the same directory on both hosts"
+    )]
+    Stranger {
+        /// The virtual machine's directory.
+        dir: PathBuf,
+        /// The term.
+        term: u64,
+    },
     /// A fresh start of a virtual machine that somebody holds.
     #[error("virtual machine `{}`: {}; if that machine is known to be dead, start with --seize", .0.vm, .0)]
     Taken(TermRecord),
@@ -117,9 +127,13 @@ pub trait Arbiter: Send + Sync {
     fn fence(&self) -> Arc<dyn Fence>;
 }
 
-/// How this process calls itself in a term's record.
+/// How this process calls itself in a term's record: nobody else is called so, even where hosts and
+/// containers share names and process ids (P2).
 #[must_use]
 pub fn holder_name(role: &str) -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{role}@{} (pid {})", host.trim(), std::process::id())
+    static NONCE: OnceLock<String> = OnceLock::new();
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let host = read("/proc/sys/kernel/hostname");
+    let nonce = NONCE.get_or_init(|| read("/proc/sys/kernel/random/uuid"));
+    format!("{role}@{host} (pid {}, {nonce})", std::process::id())
 }

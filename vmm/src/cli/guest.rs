@@ -104,7 +104,7 @@ pub(super) fn to_the_end(
 }
 
 /// Nobody holds the virtual machine any more: a fresh start needs no `--seize`.
-fn free_name(arbiter: Option<&Arc<dyn Arbiter>>, term: Term) {
+pub(super) fn free_name(arbiter: Option<&Arc<dyn Arbiter>>, term: Term) {
     if let Some(arbiter) = arbiter
         && let Err(error) = arbiter.end(term)
     {

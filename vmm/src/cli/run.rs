@@ -19,20 +19,24 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     let machine = Machine::build(args.machine(), ledger, guest::fence(arbiter.as_ref()))?;
     // Everything that can be wrong is found before anything is visible outside.
     machine.boot()?;
-    // A standby must be able to open the disks while this process still has them open: of a pair,
-    // the arbiter says who may write.
-    let lock_disks = arbiter.is_none() && protection.standby.is_none();
-    machine.attach_backends(AttachOptions { lock_disks, append: false })?;
-    let _pid_file = protection.pid_file.as_deref().map(PidFile::write).transpose()?;
-    let ender = machine.clone();
-    signals::watch(move |number| ender.end(Ended::Signal(number)))
-        .map_err(|error| CliError::failed(format!("cannot install signal handlers: {error}")))?;
+    // Before any file or socket is touched that another process may be running this machine with.
     let term = match &arbiter {
         Some(arbiter) => {
             arbiter.begin(protection.seize).map_err(|error| CliError::usage(error.to_string()))?
         }
         None => Term(0),
     };
+    // A standby must be able to open the disks while this process still has them open: of a pair,
+    // the arbiter says who may write.
+    let lock_disks = arbiter.is_none() && protection.standby.is_none();
+    if let Err(error) = machine.attach_backends(AttachOptions { lock_disks, append: false }) {
+        guest::free_name(arbiter.as_ref(), term);
+        return Err(error.into());
+    }
+    let _pid_file = protection.pid_file.as_deref().map(PidFile::write).transpose()?;
+    let ender = machine.clone();
+    signals::watch(move |number| ender.end(Ended::Signal(number)))
+        .map_err(|error| CliError::failed(format!("cannot install signal handlers: {error}")))?;
     let terminal = guest::enter_terminal(machine.config())?;
     let options = guest::engine_options(protection, &args.name);
     let engine = Engine::begin(machine.clone(), authority, arbiter.clone(), term, options)

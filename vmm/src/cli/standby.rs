@@ -77,7 +77,7 @@ fn take_over(
     *running.lock().unwrap_or_else(PoisonError::into_inner) = Some(machine.clone());
     let replays = state.restore(&machine).map_err(|error| CliError::failed(error.to_string()))?;
     // After the restore: the backends have to know what the guest's drivers have negotiated.
-    machine.attach_backends(AttachOptions { lock_disks: false, append: true })?;
+    attach(&machine)?;
     let terminal = guest::enter_terminal(machine.config())?;
     let options = guest::engine_options(&args.protection, &args.name);
     // From here on the requests in flight are performed again (P3): the term is won (P2).
@@ -96,6 +96,21 @@ fn take_over(
         control.replace_handler(guest::control_handler(&engine));
     }
     Ok(guest::to_the_end(&engine, arbiter, terminal))
+}
+
+/// Opens what is behind the devices, however long it takes: the guest is here and nowhere else (P7).
+fn attach(machine: &Machine) -> Result<(), CliError> {
+    const RETRY: Duration = Duration::from_secs(1);
+    loop {
+        match machine.attach_backends(AttachOptions { lock_disks: false, append: true }) {
+            Ok(()) => return Ok(()),
+            Err(error) if machine.events().ended().is_some() => return Err(error.into()),
+            Err(error) => {
+                log::error!("the guest cannot go on yet, put this right and it will: {error}")
+            }
+        }
+        std::thread::sleep(RETRY);
+    }
 }
 
 fn standby_config(args: &StandbyArgs) -> StandbyConfig {

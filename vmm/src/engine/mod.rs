@@ -189,8 +189,12 @@ impl Engine {
     /// # Errors
     /// A sentence for the operator.
     pub fn protect(self: &Arc<Self>, addr: LinkAddr) -> Result<(), String> {
-        self.lock().standby = Some(addr);
-        self.command(Event::OperatorProtect)
+        let before = self.lock().standby.replace(addr);
+        let asked = self.command(Event::OperatorProtect);
+        if asked.is_err() {
+            self.lock().standby = before;
+        }
+        asked
     }
 
     /// The machine has ended: tells the standby why, so that it does not take over.

@@ -65,7 +65,8 @@ impl Sealer {
             return;
         }
         let now = engine.now();
-        let held = engine.machine.gate().held();
+        // What earlier epochs hold waits for its acknowledgement, not for a checkpoint.
+        let held = engine.machine.gate().held_in_epoch();
         self.first_held_at = match held {
             0 => None,
             _ => self.first_held_at.or(Some(now)),

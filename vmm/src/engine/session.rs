@@ -73,7 +73,8 @@ impl Engine {
         };
         let spawned = std::thread::Builder::new().name("link".to_owned()).spawn(connect);
         if let Err(error) = spawned {
-            log::error!("cannot start a thread for the link: {error}");
+            let reason = format!("no thread for the link: {error}");
+            self.event_locked(core, Event::ConnectFailed { reason });
         }
     }
 

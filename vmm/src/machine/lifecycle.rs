@@ -118,9 +118,10 @@ impl Machine {
     /// Stops everything: vCPUs, then what was released is performed, then the device thread. What is still held at the
     /// gate is never performed (P1). Not on the device thread.
     pub fn stop(&self) {
+        // The device thread first: at the end of a checkpoint it would let the vCPUs run again.
+        self.device_thread.stop();
         self.vcpus.pause();
         self.gate.drain();
-        self.device_thread.stop();
         self.devices.remove_sockets(&self.config);
     }
 

@@ -34,6 +34,8 @@ pub use status::StandbyStatus;
 
 /// Frames that wait for this thread, at most: the rest waits in the socket (constant memory).
 const QUEUE: usize = 64;
+/// How long to wait after a connection that could not be accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// A primary that does not take an acknowledgement for so long is given up.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -445,9 +447,10 @@ fn accept(listener: &LinkListener, inputs: &SyncSender<Input>) {
                     return;
                 }
             }
+            // One connection that went wrong, or a shortage that passes.
             Err(error) => {
-                log::error!("no more connections are accepted: {error}");
-                return;
+                log::error!("a connection could not be accepted: {error}");
+                std::thread::sleep(ACCEPT_AGAIN);
             }
         }
     }
