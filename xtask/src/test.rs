@@ -40,7 +40,7 @@ const STEPS: &[Step] = &[
     Step { name: "pair: over loopback, without namespaces", run: pair_loopback, linux: false },
     Step { name: "Debian: the nested lab, a login at the serial console", run: lab, linux: true },
     Step { name: "Debian: every kill, one vCPU", run: debian_one, linux: true },
-    Step { name: "Debian: two vCPUs, every checkpoint compared", run: debian_two, linux: true },
+    Step { name: "Debian: two vCPUs", run: debian_two, linux: true },
 ];
 
 /// Runs the tests; `true` when all passed.
@@ -138,7 +138,7 @@ fn debian_one() -> Result<bool> {
 }
 
 fn debian_two() -> Result<bool> {
-    pair("--guest linux --kill primary --rounds 1 --seed 5 --cpus 2 --verify")
+    pair("--guest linux --kill primary --rounds 1 --seed 5 --cpus 2")
 }
 
 /// `run-pair` as from the command line.
