@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use io_gate::host::{Ledger, Origin, Performable};
 use io_gate::{Outcome, PowerEvent};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::completion::{Completion, Kind, Performed};
+use crate::descriptors::event;
 use crate::fence::Fence;
 use crate::guest_memory::GuestMemory;
 
@@ -141,10 +142,6 @@ impl Core {
         drain(&self.power_event);
         self.power.lock().expect(POISONED).drain(..).collect()
     }
-}
-
-pub(crate) fn event() -> io::Result<EventFd> {
-    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
 }
 
 /// Wakes whoever waits for an event.

@@ -21,7 +21,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::backend::{Attached, Backend};
 use crate::completion::{Completion, Kind, Performed};
-use crate::core::{Core, POISONED, event, signal};
+use crate::core::{Core, POISONED, signal};
+use crate::descriptors::event;
 use crate::fence::Fence;
 use crate::guest_memory::{GuestMemory, copy_out};
 use crate::inputs::{Inputs, Role, Token};

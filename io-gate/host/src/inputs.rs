@@ -7,6 +7,8 @@ use std::sync::Arc;
 use io_gate::Port;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
+use crate::descriptors;
+
 /// How many events are taken at once.
 const BATCH: usize = 32;
 
@@ -50,7 +52,7 @@ pub(crate) struct Inputs(Arc<Epoll>);
 
 impl Inputs {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self(Arc::new(Epoll::new()?)))
+        Ok(Self(Arc::new(descriptors::epoll()?)))
     }
 
     pub(crate) fn fd(&self) -> RawFd {

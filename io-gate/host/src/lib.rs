@@ -6,6 +6,7 @@ pub mod backend;
 mod chain_walk;
 mod completion;
 mod core;
+mod descriptors;
 mod fence;
 mod gate_host;
 mod guest_memory;

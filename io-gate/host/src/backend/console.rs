@@ -1,6 +1,6 @@
 //! Consoles: the process's own terminal, a file, or nothing.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use io_gate::Outcome;
 use vmm_sys_util::epoll::EventSet;
 
+use crate::descriptors::{self, CONSOLE_INPUT, CONSOLE_OUTPUT};
 use crate::guest_memory::Gather;
 use crate::inputs::{Inputs, Role, Token, Watch};
 
@@ -62,12 +63,7 @@ impl Console {
     /// # Errors
     /// When it cannot be opened for writing.
     pub fn file(path: &Path, append: bool) -> Result<Self, ConsoleError> {
-        let file = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .append(append)
-            .truncate(!append)
-            .open(path)
+        let file = descriptors::console_file(path, append)
             .map_err(|error| ConsoleError { path: path.to_owned(), error })?;
         Ok(Self(Kind::File(file)))
     }
@@ -137,9 +133,8 @@ struct Stdio {
 
 impl Stdio {
     fn attach(&mut self, inputs: &Inputs, token: Token) {
-        self.output =
-            Some(inputs.watch(libc::STDOUT_FILENO, Token { role: Role::Output, ..token }));
-        let mut input = inputs.watch(libc::STDIN_FILENO, token);
+        self.output = Some(inputs.watch(CONSOLE_OUTPUT, Token { role: Role::Output, ..token }));
+        let mut input = inputs.watch(CONSOLE_INPUT, token);
         match input.want(EventSet::IN) {
             Ok(()) => {
                 self.input = Some(input);
@@ -163,11 +158,10 @@ impl Stdio {
 
     fn send_queued(&mut self, patience_ms: libc::c_int) {
         let mut sent = 0;
-        while sent < self.queued.len() && ready(libc::STDOUT_FILENO, libc::POLLOUT, patience_ms) {
+        while sent < self.queued.len() && ready(CONSOLE_OUTPUT, libc::POLLOUT, patience_ms) {
             let piece = &self.queued[sent..self.queued.len().min(sent + PIECE)];
             // SAFETY: the pointer and the length describe `piece`.
-            let count =
-                unsafe { libc::write(libc::STDOUT_FILENO, piece.as_ptr().cast(), piece.len()) };
+            let count = unsafe { libc::write(CONSOLE_OUTPUT, piece.as_ptr().cast(), piece.len()) };
             match usize::try_from(count) {
                 Ok(count) => sent += count,
                 Err(_) => match io::Error::last_os_error().kind() {
@@ -190,12 +184,12 @@ impl Stdio {
 
     fn receive(&mut self, into: &mut Vec<u8>) -> bool {
         into.clear();
-        if self.ended || !ready(libc::STDIN_FILENO, libc::POLLIN, 0) {
+        if self.ended || !ready(CONSOLE_INPUT, libc::POLLIN, 0) {
             return false;
         }
         let mut keys = [0_u8; INPUT];
         // SAFETY: the pointer and the length describe `keys`.
-        let got = unsafe { libc::read(libc::STDIN_FILENO, keys.as_mut_ptr().cast(), keys.len()) };
+        let got = unsafe { libc::read(CONSOLE_INPUT, keys.as_mut_ptr().cast(), keys.len()) };
         match usize::try_from(got) {
             Ok(0) => {
                 self.ended = true;

@@ -1,6 +1,6 @@
 //! A raw disk: a file or a block device, read and written by one thread.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use io_gate::Outcome;
 
+use crate::descriptors;
 use crate::guest_memory::Gather;
 
 /// Bytes in a sector, everywhere in virtio (virtio 1.2, 5.2.4).
@@ -86,8 +87,7 @@ impl Disk {
     /// See [`DiskError`].
     pub fn open(path: &Path, options: DiskOptions) -> Result<Self, DiskError> {
         let failed = |error| DiskError::Open { path: path.to_owned(), error };
-        let mut file =
-            OpenOptions::new().read(true).write(!options.read_only).open(path).map_err(failed)?;
+        let mut file = descriptors::disk(path, options.read_only).map_err(failed)?;
         let kind = file.metadata().map_err(failed)?.file_type();
         if !kind.is_file() && !is_block_device(kind) {
             return Err(DiskError::Kind { path: path.to_owned() });

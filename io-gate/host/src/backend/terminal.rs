@@ -4,6 +4,7 @@ use std::io;
 use std::sync::{Mutex, Once, PoisonError};
 
 use super::console::is_terminal;
+use crate::descriptors::CONSOLE_INPUT;
 
 /// How the terminal was before, while it is raw. In a static, so that the panic hook finds it.
 static BEFORE: Mutex<Option<libc::termios>> = Mutex::new(None);
@@ -67,7 +68,7 @@ fn attributes() -> io::Result<libc::termios> {
     // SAFETY: all-zero bytes are a valid `termios`: it is plain numbers.
     let mut attributes: libc::termios = unsafe { std::mem::zeroed() };
     // SAFETY: `attributes` is a valid `termios` to write to.
-    match unsafe { libc::tcgetattr(libc::STDIN_FILENO, &raw mut attributes) } {
+    match unsafe { libc::tcgetattr(CONSOLE_INPUT, &raw mut attributes) } {
         0 => Ok(attributes),
         _ => Err(io::Error::last_os_error()),
     }
@@ -75,7 +76,7 @@ fn attributes() -> io::Result<libc::termios> {
 
 fn set(attributes: &libc::termios) -> io::Result<()> {
     // SAFETY: `attributes` is a valid `termios`.
-    match unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, attributes) } {
+    match unsafe { libc::tcsetattr(CONSOLE_INPUT, libc::TCSANOW, attributes) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

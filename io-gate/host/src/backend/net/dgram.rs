@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use vmm_sys_util::epoll::EventSet;
 
 use super::outbox::Outbox;
-use super::socket::{self, MAX_PATH, receive_message, send_message};
+use super::socket::{receive_message, send_message};
 use super::{MAX_FRAME, NetError, VNET_HEADER};
+use crate::descriptors::{self, MAX_SOCKET_PATH};
 use crate::guest_memory::Gather;
 use crate::inputs::{Inputs, Role, Token, Watch};
 
@@ -28,7 +29,7 @@ pub(crate) struct Dgram {
 impl Dgram {
     pub(crate) fn open(local: &Path, peer: &Path) -> Result<Self, NetError> {
         for path in [local, peer] {
-            if path.as_os_str().len() > MAX_PATH {
+            if path.as_os_str().len() > MAX_SOCKET_PATH {
                 return Err(NetError::Path { path: path.to_owned() });
             }
         }
@@ -37,8 +38,8 @@ impl Dgram {
         if std::fs::symlink_metadata(local).is_ok_and(|found| found.file_type().is_socket()) {
             std::fs::remove_file(local).map_err(|error| failed("cannot remove it", error))?;
         }
-        let socket = socket::open(libc::SOCK_DGRAM)?;
-        socket::bind(&socket, local).map_err(|error| failed("cannot bind it", error))?;
+        let socket =
+            descriptors::datagrams(local).map_err(|error| failed("cannot bind it", error))?;
         Ok(Self {
             watch: None,
             socket,
@@ -71,7 +72,7 @@ impl Dgram {
     /// Whether it has left; an error when the peer is away.
     fn send_now(&mut self, frame: &Gather<'_>) -> io::Result<bool> {
         if !self.connected {
-            socket::connect(&self.socket, &self.peer)?;
+            descriptors::connect_datagrams(&self.socket, &self.peer)?;
             self.connected = true;
         }
         match send_message(self.socket.as_raw_fd(), frame) {

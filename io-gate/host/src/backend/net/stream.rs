@@ -11,6 +11,7 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use super::outbox::Outbox;
 use super::{MAX_FRAME, NetError, VNET_HEADER, socket};
+use crate::descriptors::{self, MAX_SOCKET_PATH};
 use crate::guest_memory::Gather;
 use crate::inputs::{Inputs, Role, Token, Watch};
 
@@ -46,10 +47,10 @@ struct Link {
 
 impl Stream {
     pub(crate) fn new(path: &Path) -> Result<Self, NetError> {
-        if path.as_os_str().len() > socket::MAX_PATH {
+        if path.as_os_str().len() > MAX_SOCKET_PATH {
             return Err(NetError::Path { path: path.to_owned() });
         }
-        let timer = TimerFd::new().map_err(io::Error::from)?;
+        let timer = descriptors::timer()?;
         Ok(Self {
             path: path.to_owned(),
             timer_watch: None,
@@ -141,7 +142,7 @@ impl Stream {
         if self.link.is_some() {
             return;
         }
-        match connect(&self.path) {
+        match descriptors::stream(&self.path) {
             Ok(socket) => {
                 log::info!("net stream={}: connected", self.path.display());
                 let watch = inputs.watch(socket.as_raw_fd(), *token);
@@ -246,13 +247,6 @@ impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Stream").field("path", &self.path).finish_non_exhaustive()
     }
-}
-
-/// Connects without waiting for the peer to accept.
-fn connect(path: &Path) -> io::Result<UnixStream> {
-    let socket = socket::open(libc::SOCK_STREAM)?;
-    socket::connect(&socket, path)?;
-    Ok(UnixStream::from(socket))
 }
 
 /// Sends what the socket takes now: 0 if it takes nothing.

@@ -1,15 +1,15 @@
 //! A tap interface with virtio-net headers, so that the host's kernel does checksums and
 //! segmentation for the guest.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 
 use vmm_sys_util::epoll::EventSet;
 
 use super::socket::outcome;
 use super::{MAX_FRAME, NetError, VNET_HEADER};
+use crate::descriptors;
 use crate::guest_memory::Gather;
 use crate::inputs::{Inputs, Token, Watch};
 
@@ -35,12 +35,7 @@ impl Tap {
             hint: hint(&error),
             error,
         };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open("/dev/net/tun")
-            .map_err(|error| failed("cannot open /dev/net/tun", error))?;
+        let file = descriptors::tun().map_err(|error| failed("cannot open /dev/net/tun", error))?;
         let mut request = interface(name)
             .ok_or_else(|| failed("bad interface name", io::ErrorKind::InvalidInput.into()))?;
         request.ifr_ifru.ifru_flags =

@@ -1,0 +1,132 @@
+//! Every descriptor that this crate opens or is handed: nothing else in it may.
+//!
+//! Whoever wants to know what a guest can reach through its devices reads this file (P5): one
+//! function for each kind, with what it is for. `cargo xtask gate` checks that no other module
+//! opens one. None is opened by a thread that runs device code: backends are opened by the thread
+//! that sets the machine up, and opened again (a peer that went away) by their lane.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use vmm_sys_util::epoll::Epoll;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::timerfd::TimerFd;
+
+/// Handed to the process by whoever started it: keys for a console on stdio.
+pub(crate) const CONSOLE_INPUT: RawFd = libc::STDIN_FILENO;
+/// Handed to the process by whoever started it: what a console on stdio shows.
+pub(crate) const CONSOLE_OUTPUT: RawFd = libc::STDOUT_FILENO;
+
+/// The longest path of a Unix socket: its address has 108 bytes with the final zero.
+pub(crate) const MAX_SOCKET_PATH: usize = 107;
+/// What a socket is asked to buffer; the system grants less if it must.
+const SEND_BUFFER: libc::c_int = 1024 * 1024;
+
+/// A disk image or block device, for its lane to read and write. Never made here: a disk that is
+/// not there is a mistake.
+pub(crate) fn disk(path: &Path, read_only: bool) -> io::Result<File> {
+    OpenOptions::new().read(true).write(!read_only).open(path)
+}
+
+/// What a console on a file shows is written here.
+pub(crate) fn console_file(path: &Path, append: bool) -> io::Result<File> {
+    OpenOptions::new().create(true).write(true).append(append).truncate(!append).open(path)
+}
+
+/// The device by which a tap interface is attached to; it reaches nothing before that.
+pub(crate) fn tun() -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")
+}
+
+/// A stream to the peer of a network, which need not accept it at once. Called again by the lane
+/// whenever the peer went away.
+pub(crate) fn stream(peer: &Path) -> io::Result<UnixStream> {
+    let socket = unix_socket(libc::SOCK_STREAM)?;
+    connect(&socket, peer)?;
+    Ok(UnixStream::from(socket))
+}
+
+/// A datagram socket of a network at its own address; it reaches its peer by
+/// [`connect_datagrams`].
+pub(crate) fn datagrams(local: &Path) -> io::Result<OwnedFd> {
+    let socket = unix_socket(libc::SOCK_DGRAM)?;
+    let (address, len) = address(local)?;
+    // SAFETY: `address` is a valid socket address of `len` bytes for the duration of the call.
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) })?;
+    Ok(socket)
+}
+
+/// Points a datagram socket at its peer, anew whenever the peer has made its socket anew.
+pub(crate) fn connect_datagrams(socket: &OwnedFd, peer: &Path) -> io::Result<()> {
+    connect(socket, peer)
+}
+
+/// A counter by which threads of this process wake each other. It reaches nobody else.
+pub(crate) fn event() -> io::Result<EventFd> {
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+}
+
+/// The set of descriptors whose input is waited for.
+pub(crate) fn epoll() -> io::Result<Epoll> {
+    Epoll::new()
+}
+
+/// A timer: when to try a connection again.
+pub(crate) fn timer() -> io::Result<TimerFd> {
+    TimerFd::new().map_err(io::Error::from)
+}
+
+/// A Unix socket that never blocks.
+fn unix_socket(kind: libc::c_int) -> io::Result<OwnedFd> {
+    let kind = kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: a system call without pointers.
+    let fd = unsafe { libc::socket(libc::AF_UNIX, kind, 0) };
+    check(fd)?;
+    // SAFETY: the system has just given us this descriptor; nobody else owns it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    set_send_buffer(&socket, SEND_BUFFER);
+    Ok(socket)
+}
+
+fn connect(socket: &OwnedFd, path: &Path) -> io::Result<()> {
+    let (address, len) = address(path)?;
+    // SAFETY: `address` is a valid socket address of `len` bytes for the duration of the call.
+    check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), len) })
+}
+
+/// A larger buffer only makes it less likely that frames have to wait, so failing is no error.
+fn set_send_buffer(socket: &OwnedFd, bytes: libc::c_int) {
+    // SAFETY: the pointer and the length describe `bytes`, which lives through the call.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_SNDBUF,
+            (&raw const bytes).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        );
+    }
+}
+
+fn address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.len() > MAX_SOCKET_PATH || bytes.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a socket path"));
+    }
+    // SAFETY: all-zero bytes are a valid `sockaddr_un`: it is plain numbers.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
+        *to = *from as libc::c_char;
+    }
+    Ok((address, size_of::<libc::sockaddr_un>() as libc::socklen_t))
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
