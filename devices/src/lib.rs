@@ -11,7 +11,6 @@ mod console;
 mod entropy;
 mod net;
 mod power;
-mod reset;
 #[cfg(test)]
 mod test_support;
 
@@ -20,7 +19,6 @@ pub use console::Console;
 pub use entropy::Entropy;
 pub use net::{Net, NetConfig};
 pub use power::PowerControl;
-pub use reset::ResetControl;
 
 /// Copies the part of a register block that a read at `offset` covers; the rest reads as zero.
 fn read_bytes(block: &[u8], offset: u64, into: &mut [u8]) {

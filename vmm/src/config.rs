@@ -21,6 +21,8 @@ pub struct MachineConfig {
     pub nets: Vec<NetConfig>,
     /// Whether there is a source of random bytes.
     pub rng: bool,
+    /// Whether there is a real-time clock (PL031).
+    pub rtc: bool,
     /// The virtio console, if there is one.
     pub virtio_console: Option<ConsoleConfig>,
     /// What is behind the serial line.
@@ -328,6 +330,7 @@ mod tests {
             disks: vec![],
             nets: vec![net("stream=/a").unwrap(), net("stream=/b").unwrap()],
             rng: true,
+            rtc: false,
             virtio_console: None,
             serial: ConsoleConfig::Stdio,
         };

@@ -63,6 +63,13 @@ pub const S5_SLP_TYP: u8 = 5;
 /// ACPI's system control interrupt, where the PC has always had it.
 pub const SCI_GSI: u32 = 9;
 
+/// The real-time clock's window, of its own: the virtio windows below may grow in number.
+pub const RTC_BASE: u64 = 0xd010_0000;
+/// Its length: what the chip has (a PL031's 4 KiB).
+pub const RTC_SIZE: u64 = 0x1000;
+
+/// The keyboard controller's data port.
+pub const I8042_DATA_PORT: u16 = 0x60;
 /// The keyboard controller's command port. There is no keyboard; writing [`I8042_RESET`] to it resets the machine.
 pub const I8042_PORT: u16 = 0x64;
 /// The command that pulses the reset line.

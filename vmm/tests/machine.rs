@@ -35,6 +35,7 @@ fn config(dir: &Path) -> MachineConfig {
             format!("stream={},mac=52:54:00:12:34:56", dir.join("net").display()).parse().unwrap(),
         ],
         rng: true,
+        rtc: true,
         virtio_console: Some(ConsoleConfig::None),
         serial: ConsoleConfig::File(dir.join("serial")),
     }
@@ -241,11 +242,28 @@ fn pvh_image(code: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_triple_fault_resets_the_machine() {
+    // Says `B` on the serial line, then executes what is no instruction, with no interrupt descriptors to handle it.
+    speaks_again_after_its_reset(&[0x66, 0xba, 0xf8, 0x03, 0xb0, b'B', 0xee, 0x0f, 0x0b], b'B');
+}
+
+#[test]
+fn a_guest_finds_the_clock_and_resets_by_the_keyboard_controller() {
+    let code = [
+        0xa1, 0xe0, 0x0f, 0x10,
+        0xd0, // mov eax, [0xd0100fe0]: the chip's identification, 0x31
+        0x66, 0xba, 0xf8, 0x03, 0xee, // mov dx, 0x3f8; out dx, al
+        0xb0, 0xfe, 0xe6, 0x60, // mov al, 0xfe; out 0x60, al: nothing there
+        0xe6, 0x64, // out 0x64, al: the reset
+        0xf4, 0xeb, 0xfd, // hlt; jmp
+    ];
+    speaks_again_after_its_reset(&code, b'1');
+}
+
+/// Runs a guest that says `word` and then resets the machine.
+fn speaks_again_after_its_reset(code: &[u8], word: u8) {
     let dir = tempfile::tempdir().unwrap();
     let kernel = dir.path().join("kernel");
-    // Says `B` on the serial line, then executes what is no instruction, with no interrupt descriptors to handle it.
-    let code = [0x66, 0xba, 0xf8, 0x03, 0xb0, b'B', 0xee, 0x0f, 0x0b];
-    std::fs::write(&kernel, pvh_image(&code)).unwrap();
+    std::fs::write(&kernel, pvh_image(code)).unwrap();
     let boot = Some(BootSource { kernel, initrd: None, cmdline: String::new() });
     let machine = build(MachineConfig { boot, ..config(dir.path()) });
     machine.attach_backends(AttachOptions { lock_disks: true, append: false }).unwrap();
@@ -258,7 +276,7 @@ fn a_triple_fault_resets_the_machine() {
         assert!(std::time::Instant::now() < deadline, "{:?}", machine.events().ended());
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert!(std::fs::read(&serial).unwrap().iter().all(|byte| *byte == b'B'));
+    assert!(std::fs::read(&serial).unwrap().iter().all(|byte| *byte == word));
     assert_eq!(machine.events().ended(), None);
     machine.end(Ended::PoweredOff);
     assert_eq!(machine.wait(), Ended::PoweredOff);

@@ -7,10 +7,10 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use common::{Driver, SLOT, VERSION_1, complete, guest_memory, wait_readable};
-use devices::{Console, Entropy, PowerControl, ResetControl};
+use devices::{Console, Entropy, PowerControl};
 use io_gate::host::{CommitAuthority, Term, new_gate};
 use io_gate::{Port, PowerEvent};
-use io_gate_host::adapter::Serial;
+use io_gate_host::adapter::{I8042, Serial};
 use io_gate_host::backend::console::Console as Terminal;
 use io_gate_host::{Backend, GateHost, RegisterSlot, Unfenced, VirtioSlot};
 use vm_memory::{Bytes, GuestAddress};
@@ -134,7 +134,7 @@ fn a_virtio_console_prints_its_chains() {
 fn power_events_are_held() {
     let (gate, mut authority) = gate();
     let mut power = RegisterSlot::new(7, Box::new(PowerControl::new()), gate.clone());
-    let mut reset = RegisterSlot::new(8, Box::new(ResetControl::new()), gate.clone());
+    let mut reset = RegisterSlot::new(8, Box::new(I8042::new()), gate.clone());
     let _ = power.write(4, &(5_u16 << 10 | 1 << 13).to_le_bytes());
     assert!(gate.take_power_events().is_empty());
     let sealed = gate.seal();
@@ -142,7 +142,7 @@ fn power_events_are_held() {
     wait_readable(gate.power_event().as_raw_fd());
     assert_eq!(gate.take_power_events(), [PowerEvent::Off]);
     gate.run_alone(authority.alone(Term(1)));
-    let _ = reset.write(0, &[0xfe]);
+    let _ = reset.write(4, &[0xfe]);
     assert_eq!(gate.take_power_events(), [PowerEvent::Reset]);
 }
 

@@ -136,6 +136,7 @@ impl<'a> Launcher<'a> {
             format!("--heartbeat-interval={}", heartbeat(50)),
             format!("--heartbeat-timeout={}", heartbeat(500)),
             "--rng".to_owned(),
+            "--rtc".to_owned(),
             "--insecure-plain-tcp".to_owned(),
         ];
         flags.extend(guest.initrd.iter().map(|initrd| format!("--initrd={}", initrd.display())));

@@ -72,6 +72,9 @@ pub struct GuestDevices {
     /// A source of random bytes (virtio-rng).
     #[arg(long)]
     pub rng: bool,
+    /// A real-time clock (PL031) at address 0xd0100000.
+    #[arg(long)]
+    pub rtc: bool,
     /// A virtio console: `stdio`, `file=PATH`, or `none` for one that nobody listens to.
     #[arg(long, value_name = "SPEC")]
     pub virtio_console: Option<ConsoleConfig>,
@@ -192,6 +195,7 @@ fn machine(
         disks: devices.disks.clone(),
         nets: devices.nets.clone(),
         rng: devices.rng,
+        rtc: devices.rtc,
         virtio_console: devices.virtio_console.clone(),
         serial: devices.serial.clone(),
     }

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use devices::{Block, BlockConfig, Console, Entropy, Net, NetConfig, PowerControl, ResetControl};
+use devices::{Block, BlockConfig, Console, Entropy, Net, NetConfig, PowerControl};
 use io_gate::{Device, Port, RegisterDevice};
-use io_gate_host::adapter::Serial;
+use io_gate_host::adapter::{I8042, Rtc, Serial};
 use io_gate_host::backend::console::{Console as ConsoleBackend, ConsoleError};
 use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions};
 use io_gate_host::backend::net::{Net as NetBackendOpen, NetError};
@@ -17,7 +17,7 @@ use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use super::bus::QuietPort;
 use super::events::Events;
 use super::interrupt::IrqLine;
-use super::register_port::RegisterPort;
+use super::register_port::{Place, RegisterPort};
 use super::virtio_mmio::{TransportError, TransportState, VirtioMmio};
 use crate::config::{ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
 use crate::kvm::Vm;
@@ -27,6 +27,7 @@ use crate::layout;
 const SERIAL_SLOT: u16 = 0;
 const POWER_SLOT: u16 = 1;
 const RESET_SLOT: u16 = 2;
+const RTC_SLOT: u16 = 3;
 /// The slot of the device in virtio-mmio window 0; the others follow.
 pub const FIRST_VIRTIO_SLOT: u16 = 16;
 /// The clock chip's ports: the FADT says that there is none, but kernels knock.
@@ -108,7 +109,7 @@ pub enum DeviceState {
 pub enum DevicesRestoreError {
     /// The devices are not the same.
     #[error(
-        "saved devices: expected slots {expected:?}, found {found:?}; give --disk, --net, --rng and --virtio-console alike on both sides"
+        "saved devices: expected slots {expected:?}, found {found:?}; give --disk, --net, --rng, --rtc and --virtio-console alike on both sides"
     )]
     Slots {
         /// What this machine has.
@@ -173,9 +174,19 @@ impl DeviceSet {
             set.add_virtio(vm, device, detail)?;
         }
         let serial_irq = IrqLine::new(vm.fd().clone(), layout::COM1_GSI);
-        set.add_register(SERIAL_SLOT, Box::new(Serial::new()), Some(serial_irq));
-        set.add_register(POWER_SLOT, Box::new(PowerControl::new()), None);
-        set.add_register(RESET_SLOT, Box::new(ResetControl::new()), None);
+        let serial_ports = Place::ports(layout::COM1_PORT, layout::COM1_PORTS);
+        set.add_register(SERIAL_SLOT, Box::new(Serial::new()), &[serial_ports], Some(serial_irq));
+        let power_ports = Place::ports(layout::PM1A_EVT_PORT, PowerControl::WINDOW as u16);
+        set.add_register(POWER_SLOT, Box::new(PowerControl::new()), &[power_ports], None);
+        // Between its two ports lie those of others.
+        let keyboard_ports = [layout::I8042_DATA_PORT, layout::I8042_PORT].map(|port| {
+            Place::Ports { first: port, count: 1, offset: (port - layout::I8042_DATA_PORT).into() }
+        });
+        set.add_register(RESET_SLOT, Box::new(I8042::new()), &keyboard_ports, None);
+        if config.rtc {
+            let window = Place::window(layout::RTC_BASE, layout::RTC_SIZE);
+            set.add_register(RTC_SLOT, Box::new(Rtc::new()), &[window], None);
+        }
         Ok(set)
     }
 
@@ -198,23 +209,23 @@ impl DeviceSet {
         Ok(())
     }
 
-    fn add_register(&mut self, slot: u16, device: Box<dyn RegisterDevice>, irq: Option<IrqLine>) {
+    fn add_register(
+        &mut self,
+        slot: u16,
+        device: Box<dyn RegisterDevice>,
+        places: &[Place],
+        irq: Option<IrqLine>,
+    ) {
         let slot = RegisterSlot::new(slot, device, self.gate.clone());
-        self.registers.push(Arc::new(RegisterPort::new(slot, irq)));
+        self.registers.push(Arc::new(RegisterPort::new(slot, places, irq)));
     }
 
     /// Puts the devices on the buses.
     pub(super) fn io_manager(&self) -> Result<IoManager, DeviceSetupError> {
         let overlap = |e: vm_device::bus::Error| DeviceSetupError::Overlap(e.to_string());
         let mut io = IoManager::new();
-        let ports = [
-            (layout::COM1_PORT, layout::COM1_PORTS),
-            (layout::PM1A_EVT_PORT, PowerControl::WINDOW as u16),
-            (layout::I8042_PORT, 1),
-        ];
-        for ((base, size), device) in ports.into_iter().zip(&self.registers) {
-            let range = PioRange::new(PioAddress(base), size).map_err(overlap)?;
-            io.register_pio(range, device.clone()).map_err(overlap)?;
+        for device in &self.registers {
+            device.put_on(&mut io).map_err(overlap)?;
         }
         let cmos = PioRange::new(PioAddress(CMOS_PORT), CMOS_PORTS).map_err(overlap)?;
         io.register_pio(cmos, Arc::new(QuietPort)).map_err(overlap)?;

@@ -1,25 +1,109 @@
-//! A register device at its I/O ports.
+//! A register device at its I/O ports or in its address windows.
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use io_gate::{Identity, Port};
 use io_gate_host::{RegisterSlot, RegisterState, SlotError};
-use vm_device::DevicePio;
-use vm_device::bus::{PioAddress, PioAddressOffset};
+use vm_device::bus::{
+    self, MmioAddress, MmioAddressOffset, MmioRange, PioAddress, PioAddressOffset, PioRange,
+};
+use vm_device::device_manager::{IoManager, MmioManager, PioManager};
+use vm_device::{DeviceMmio, DevicePio};
 
 use super::interrupt::IrqLine;
+
+/// Where the guest finds registers of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// I/O ports.
+    Ports {
+        /// The first.
+        first: u16,
+        /// How many.
+        count: u16,
+        /// The first one's offset in the device.
+        offset: u64,
+    },
+    /// Guest physical addresses.
+    Window {
+        /// The first.
+        base: u64,
+        /// How many bytes.
+        size: u64,
+    },
+}
+
+impl Place {
+    /// All of a device's ports.
+    #[must_use]
+    pub fn ports(first: u16, count: u16) -> Self {
+        Self::Ports { first, count, offset: 0 }
+    }
+
+    /// A device's only window.
+    #[must_use]
+    pub fn window(base: u64, size: u64) -> Self {
+        Self::Window { base, size }
+    }
+
+    /// The device's own offset of an access at a port.
+    fn of_port(self, base: u16, offset: u16) -> Option<u64> {
+        match self {
+            Self::Ports { first, offset: skip, .. } if first == base => {
+                Some(skip + u64::from(offset))
+            }
+            _ => None,
+        }
+    }
+}
 
 /// One register device. Its mutex has the same place in the order of locks as that of a virtio window.
 pub struct RegisterPort {
     slot: Mutex<RegisterSlot>,
+    places: Vec<Place>,
     irq: Option<IrqLine>,
 }
 
 impl RegisterPort {
-    /// Puts a slot behind ports; `irq` if it interrupts.
+    /// Puts a slot behind ports or windows; `irq` if it interrupts.
     #[must_use]
-    pub fn new(slot: RegisterSlot, irq: Option<IrqLine>) -> Self {
-        Self { slot: Mutex::new(slot), irq }
+    pub fn new(slot: RegisterSlot, places: &[Place], irq: Option<IrqLine>) -> Self {
+        Self { slot: Mutex::new(slot), places: places.to_vec(), irq }
+    }
+
+    /// Puts it on the buses.
+    ///
+    /// # Errors
+    /// When another device is there.
+    pub fn put_on(self: &Arc<Self>, io: &mut IoManager) -> Result<(), bus::Error> {
+        for place in &self.places {
+            match *place {
+                Place::Ports { first, count, .. } => {
+                    io.register_pio(PioRange::new(PioAddress(first), count)?, self.clone())?;
+                }
+                Place::Window { base, size } => {
+                    io.register_mmio(MmioRange::new(MmioAddress(base), size)?, self.clone())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        let mut slot = self.lock();
+        let raised = slot.read(offset, data);
+        self.raise(raised);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let mut slot = self.lock();
+        let raised = slot.write(offset, data);
+        self.raise(raised);
+    }
+
+    fn port_offset(&self, base: PioAddress, offset: PioAddressOffset) -> u64 {
+        let found = self.places.iter().find_map(|place| place.of_port(base.0, offset));
+        found.expect("the bus calls with the ranges that were registered")
     }
 
     /// Its slot's number.
@@ -72,15 +156,21 @@ impl RegisterPort {
 }
 
 impl DevicePio for RegisterPort {
-    fn pio_read(&self, _base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
-        let mut slot = self.lock();
-        let raised = slot.read(u64::from(offset), data);
-        self.raise(raised);
+    fn pio_read(&self, base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
+        self.read(self.port_offset(base, offset), data);
     }
 
-    fn pio_write(&self, _base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
-        let mut slot = self.lock();
-        let raised = slot.write(u64::from(offset), data);
-        self.raise(raised);
+    fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
+        self.write(self.port_offset(base, offset), data);
+    }
+}
+
+impl DeviceMmio for RegisterPort {
+    fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
+        self.read(offset, data);
+    }
+
+    fn mmio_write(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
+        self.write(offset, data);
     }
 }

@@ -1,5 +1,142 @@
 //! Devices of other crates, taken in behind the gate without being rewritten.
+//!
+//! Such a device is given [`Wires`]: a writer that only remembers, and lines that only remember that
+//! they were asked for. After each access [`Adapter`] looks at what is on the wires and spends
+//! tokens for it. What is left to say about a device is [`Foreign`]: how it is accessed, and what
+//! its saved state is.
 
+mod i8042;
+mod rtc;
+mod rust_vmm;
 mod serial;
+mod wires;
 
+use io_gate::{
+    ConsoleTx, Fields, Gate, Identity, Port, Power, PowerEvent, RegisterDevice, SavedState,
+    StateError,
+};
+
+pub use i8042::I8042;
+pub use rtc::Rtc;
+pub use rust_vmm::{Keep, MmioDevice, PioDevice};
 pub use serial::Serial;
+pub use wires::{Line, StagingWriter, Wires};
+
+/// Where what a device writes goes.
+const OUTPUT: Port = Port(0);
+
+/// What there is to say about a device of another crate.
+///
+/// It must reach the outside by its [`Wires`] only. A device that opens files of its own is no
+/// candidate: nothing could hold back what it does.
+pub trait Foreign: Sized + Send {
+    /// What it is.
+    const IDENTITY: Identity;
+
+    /// The device as it is after power-on.
+    fn power_on(wires: &Wires) -> Self;
+
+    /// The guest reads a register.
+    fn read(&mut self, offset: u64, into: &mut [u8]);
+
+    /// The guest writes a register.
+    fn write(&mut self, offset: u64, from: &[u8]);
+
+    /// Input has arrived; gives the number of bytes consumed. The rest is offered again.
+    fn intake(&mut self, data: &[u8]) -> usize;
+
+    /// Adds to `state` everything that a guest could tell the difference by, without the wires.
+    fn save(&self, state: SavedState) -> SavedState;
+
+    /// The device as it was saved. What it puts on the wires by being restored is taken off again.
+    ///
+    /// # Errors
+    /// A missing field, a value out of range.
+    fn restore(fields: &mut Fields, wires: &Wires) -> Result<Self, StateError>;
+}
+
+/// A device of another crate as a register device of this machine.
+pub struct Adapter<F> {
+    device: F,
+    wires: Wires,
+}
+
+impl<F: Foreign> Adapter<F> {
+    /// The device as it is after power-on.
+    #[must_use]
+    pub fn new() -> Self {
+        let wires = Wires::default();
+        Self { device: F::power_on(&wires), wires }
+    }
+
+    /// Stages what the device has put on its wires.
+    fn stage(&self, gate: &mut Gate<'_>) {
+        let written = self.wires.output.take();
+        if !written.is_empty() {
+            gate.token::<ConsoleTx>().emit(OUTPUT, written);
+        }
+        if self.wires.reset.take() {
+            gate.token::<Power>().emit(PowerEvent::Reset);
+        }
+    }
+}
+
+impl<F: Foreign> Default for Adapter<F> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<F: Foreign> RegisterDevice for Adapter<F> {
+    fn identity(&self) -> Identity {
+        F::IDENTITY
+    }
+
+    fn read(&mut self, offset: u64, into: &mut [u8], gate: &mut Gate<'_>) {
+        self.device.read(offset, into);
+        self.stage(gate);
+    }
+
+    fn write(&mut self, offset: u64, from: &[u8], gate: &mut Gate<'_>) {
+        self.device.write(offset, from);
+        self.stage(gate);
+    }
+
+    fn intake(&mut self, _port: Port, data: &[u8]) -> usize {
+        self.device.intake(data).min(data.len())
+    }
+
+    fn take_interrupt(&mut self) -> bool {
+        self.wires.interrupt.take()
+    }
+
+    fn reset(&mut self) {
+        *self = Self::new();
+    }
+
+    fn save(&self) -> SavedState {
+        // The other wires are empty between two accesses.
+        self.device
+            .save(SavedState::new(&F::IDENTITY))
+            .number("interrupt", self.wires.interrupt.is_raised().into())
+    }
+
+    fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
+        let mut fields = state.open(&F::IDENTITY)?;
+        let interrupt = fields.small::<u8>("interrupt")?;
+        if interrupt > 1 {
+            return Err(fields.invalid("interrupt", "0 or 1", "another number"));
+        }
+        let wires = Wires::default();
+        let device = F::restore(&mut fields, &wires)?;
+        fields.close()?;
+        // A device may ask for an interrupt again, or print, when it is restored; what was saved
+        // counts, or the two sides would differ.
+        wires.clear();
+        if interrupt == 1 {
+            wires.interrupt.raise();
+        }
+        *self = Self { device, wires };
+        Ok(())
+    }
+}

@@ -1,0 +1,143 @@
+//! Devices in the style of rust-vmm: what implements `vm_device::MutDevicePio` or `MutDeviceMmio`.
+//!
+//! Such a device is taken in as it is. What its traits do not tell, its saved state above all, is
+//! said by a [`Keep`] of whoever takes it in:
+//!
+//! ```
+//! use io_gate::{Fields, Identity, SavedState, StateError};
+//! use io_gate_host::adapter::{Adapter, Keep, PioDevice, Wires};
+//! use std::io::Write;
+//! use vm_device::MutDevicePio;
+//! use vm_device::bus::{PioAddress, PioAddressOffset};
+//!
+//! // A device that somebody else wrote: port 0 takes letters for a printer, port 1 counts them.
+//! struct Printer<W> { paper: W, count: u8 }
+//! # impl<W: Write> MutDevicePio for Printer<W> {
+//! #     fn pio_read(&mut self, _: PioAddress, _: PioAddressOffset, data: &mut [u8]) { data[0] = self.count }
+//! #     fn pio_write(&mut self, _: PioAddress, _: PioAddressOffset, data: &[u8]) {
+//! #         self.paper.write_all(data).unwrap();
+//! #         self.count += 1;
+//! #     }
+//! # }
+//!
+//! /// What there is to say about it.
+//! struct KeepPrinter;
+//! impl Keep for KeepPrinter {
+//!     type Device = Printer<io_gate_host::adapter::StagingWriter>;
+//!     const IDENTITY: Identity = Identity { kind: "printer", virtio_id: 0, state_version: 1 };
+//!     fn power_on(wires: &Wires) -> Self::Device {
+//!         Printer { paper: wires.output.clone(), count: 0 }
+//!     }
+//!     fn save(device: &Self::Device, state: SavedState) -> SavedState {
+//!         state.number("count", device.count.into())
+//!     }
+//!     fn restore(fields: &mut Fields, wires: &Wires) -> Result<Self::Device, StateError> {
+//!         Ok(Printer { paper: wires.output.clone(), count: fields.small("count")? })
+//!     }
+//! }
+//!
+//! // What it prints is held until it is committed.
+//! let printer: Adapter<PioDevice<KeepPrinter>> = Adapter::new();
+//! ```
+
+use io_gate::{Fields, Identity, SavedState, StateError};
+use vm_device::bus::{MmioAddress, PioAddress};
+use vm_device::{MutDeviceMmio, MutDevicePio};
+
+use super::{Foreign, Wires};
+
+/// What a device's own traits do not tell.
+pub trait Keep: Send {
+    /// The device.
+    type Device: Send;
+
+    /// What it is.
+    const IDENTITY: Identity;
+
+    /// As [`Foreign::power_on`].
+    fn power_on(wires: &Wires) -> Self::Device;
+
+    /// As [`Foreign::save`].
+    fn save(device: &Self::Device, state: SavedState) -> SavedState;
+
+    /// As [`Foreign::restore`].
+    ///
+    /// # Errors
+    /// As [`Foreign::restore`].
+    fn restore(fields: &mut Fields, wires: &Wires) -> Result<Self::Device, StateError>;
+}
+
+/// A device behind I/O ports. It is told that its ports begin at 0.
+pub struct PioDevice<K: Keep>(K::Device);
+
+/// A device behind an address window. It is told that its window begins at 0.
+pub struct MmioDevice<K: Keep>(K::Device);
+
+impl<K: Keep> Foreign for PioDevice<K>
+where
+    K::Device: MutDevicePio,
+{
+    const IDENTITY: Identity = K::IDENTITY;
+
+    fn power_on(wires: &Wires) -> Self {
+        Self(K::power_on(wires))
+    }
+
+    fn read(&mut self, offset: u64, into: &mut [u8]) {
+        into.fill(0);
+        if let Ok(offset) = u16::try_from(offset) {
+            self.0.pio_read(PioAddress(0), offset, into);
+        }
+    }
+
+    fn write(&mut self, offset: u64, from: &[u8]) {
+        if let Ok(offset) = u16::try_from(offset) {
+            self.0.pio_write(PioAddress(0), offset, from);
+        }
+    }
+
+    fn intake(&mut self, data: &[u8]) -> usize {
+        // The traits of vm-device know no input.
+        data.len()
+    }
+
+    fn save(&self, state: SavedState) -> SavedState {
+        K::save(&self.0, state)
+    }
+
+    fn restore(fields: &mut Fields, wires: &Wires) -> Result<Self, StateError> {
+        K::restore(fields, wires).map(Self)
+    }
+}
+
+impl<K: Keep> Foreign for MmioDevice<K>
+where
+    K::Device: MutDeviceMmio,
+{
+    const IDENTITY: Identity = K::IDENTITY;
+
+    fn power_on(wires: &Wires) -> Self {
+        Self(K::power_on(wires))
+    }
+
+    fn read(&mut self, offset: u64, into: &mut [u8]) {
+        into.fill(0);
+        self.0.mmio_read(MmioAddress(0), offset, into);
+    }
+
+    fn write(&mut self, offset: u64, from: &[u8]) {
+        self.0.mmio_write(MmioAddress(0), offset, from);
+    }
+
+    fn intake(&mut self, data: &[u8]) -> usize {
+        data.len()
+    }
+
+    fn save(&self, state: SavedState) -> SavedState {
+        K::save(&self.0, state)
+    }
+
+    fn restore(fields: &mut Fields, wires: &Wires) -> Result<Self, StateError> {
+        K::restore(fields, wires).map(Self)
+    }
+}
