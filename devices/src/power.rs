@@ -1,6 +1,8 @@
 //! The fixed power registers of ACPI (ACPI 6.5, 4.8.3): enough to power off.
 
-use io_gate::{Gate, Identity, Port, Power, PowerEvent, RegisterDevice, SavedState, StateError};
+use io_gate::{
+    Gate, Identity, LineState, Port, Power, PowerEvent, RegisterDevice, SavedState, StateError,
+};
 
 use crate::read_bytes;
 
@@ -89,12 +91,12 @@ impl RegisterDevice for PowerControl {
         }
     }
 
-    fn intake(&mut self, _port: Port, data: &[u8]) -> usize {
+    fn intake(&mut self, _port: Port, data: &[u8], _gate: &mut Gate<'_>) -> usize {
         data.len()
     }
 
-    fn take_interrupt(&mut self) -> bool {
-        false
+    fn line(&mut self) -> LineState {
+        LineState::Quiet
     }
 
     fn reset(&mut self) {

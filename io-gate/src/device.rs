@@ -162,7 +162,19 @@ pub trait Device: Send {
     fn restore(&mut self, state: &SavedState) -> Result<(), StateError>;
 }
 
-/// A device that is driven by registers: a serial port, a power button.
+/// What a device's interrupt line does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineState {
+    /// Nothing: no interrupt was asked for since the last question, or there is no line.
+    Quiet,
+    /// One edge: an interrupt was asked for since the last question.
+    Pulse,
+    /// A level-triggered line: asserted or not, for as long as the device says so.
+    Level(bool),
+}
+
+/// A device that is driven by registers: a serial port, a power button, a network card with rings of
+/// its own.
 pub trait RegisterDevice: Send {
     /// What it is.
     fn identity(&self) -> Identity;
@@ -173,11 +185,13 @@ pub trait RegisterDevice: Send {
     /// The guest writes a register.
     fn write(&mut self, offset: u64, from: &[u8], gate: &mut Gate<'_>);
 
-    /// Data has arrived at `port`; gives the number of bytes consumed. The rest is offered again.
-    fn intake(&mut self, port: Port, data: &[u8]) -> usize;
+    /// Data has arrived at `port`; gives the number of bytes consumed. The rest is offered again
+    /// after the next register access.
+    fn intake(&mut self, port: Port, data: &[u8], gate: &mut Gate<'_>) -> usize;
 
-    /// Whether it has asked for an interrupt since it was last asked.
-    fn take_interrupt(&mut self) -> bool;
+    /// What its interrupt line does now. Asked after every call that can change it; a [`LineState::Pulse`]
+    /// is told once.
+    fn line(&mut self) -> LineState;
 
     /// Back to the state after power-on.
     fn reset(&mut self);

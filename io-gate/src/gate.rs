@@ -2,7 +2,7 @@
 
 use core::marker::PhantomData;
 
-use crate::chain::{Payload, Space};
+use crate::chain::{GuestBytes, MemoryFault, Payload, Space};
 use crate::device::{Held, Pending, Verdict};
 use crate::effect::{
     BlockDiscard, BlockFlush, BlockWrite, BlockWriteZeroes, ConsoleTx, EffectKind, EffectOp,
@@ -18,12 +18,36 @@ pub(crate) type Brand<'e> = PhantomData<fn(&'e ()) -> &'e ()>;
 pub struct Gate<'e> {
     ledger: &'e mut Ledger,
     origin: Origin,
+    /// Guest memory, for a bus master only: every write through it is marked dirty (P8).
+    memory: Option<&'e dyn GuestBytes>,
     brand: Brand<'e>,
 }
 
 impl<'e> Gate<'e> {
-    pub(crate) fn new(ledger: &'e mut Ledger, origin: Origin) -> Self {
-        Self { ledger, origin, brand: PhantomData }
+    pub(crate) fn new(
+        ledger: &'e mut Ledger,
+        origin: Origin,
+        memory: Option<&'e dyn GuestBytes>,
+    ) -> Self {
+        Self { ledger, origin, memory, brand: PhantomData }
+    }
+
+    /// Reads guest memory, as a bus master does. A device that serves descriptor chains has no such
+    /// right: its memory is what the chain lends.
+    ///
+    /// # Errors
+    /// [`MemoryFault`] when any byte lies outside guest memory, and always for a device that is not
+    /// (now) allowed to master the bus.
+    pub fn dma_read(&self, addr: u64, into: &mut [u8]) -> Result<(), MemoryFault> {
+        self.memory.ok_or(MemoryFault(addr))?.read_at(addr, into)
+    }
+
+    /// Writes guest memory, as a bus master does. What is written is marked dirty (P8).
+    ///
+    /// # Errors
+    /// As [`dma_read`](Self::dma_read).
+    pub fn dma_write(&mut self, addr: u64, from: &[u8]) -> Result<(), MemoryFault> {
+        self.memory.ok_or(MemoryFault(addr))?.write_at(addr, from)
     }
 
     /// The right to one effect, now. A token that is dropped unspent is counted as returned.
@@ -94,6 +118,12 @@ impl<'e> EffectToken<'_, 'e, NetTx> {
     /// Stages a frame (virtio-net header first); the chain is completed when it has left.
     pub fn stage(self, port: Port, frame: Payload) -> Verdict<'e> {
         self.hold(EffectOp::NetTx { port, frame })
+    }
+
+    /// Stages a frame (virtio-net header first) that no chain waits for, such as one that a bus
+    /// master has read from a ring of its own.
+    pub fn emit(self, port: Port, frame: alloc::vec::Vec<u8>) {
+        self.detach(EffectOp::NetTx { port, frame: Payload::inline(frame) });
     }
 }
 

@@ -9,7 +9,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::chain::Payload;
+use crate::chain::{GuestBytes, Payload};
 use crate::commit::{Alone, CommitAuthority, Committed, Epoch, GateId, Term};
 use crate::device::{DeviceError, Verdict};
 use crate::effect::{EffectId, EffectOp, InputOp, Origin, Record, Request};
@@ -137,7 +137,7 @@ impl Ledger {
         call: impl for<'e> FnOnce(&mut Gate<'e>) -> Result<Verdict<'e>, DeviceError>,
     ) -> Result<ChainOutcome, DeviceError> {
         let first = EffectId(self.next_id);
-        let verdict = call(&mut Gate::new(self, origin)).map(|verdict| match verdict {
+        let verdict = call(&mut Gate::new(self, origin, None)).map(|verdict| match verdict {
             Verdict::Done(len) => Some(len),
             Verdict::Held(_) | Verdict::Pending(_) => None,
         });
@@ -174,7 +174,30 @@ impl Ledger {
         slot: u16,
         call: impl for<'e> FnOnce(&mut Gate<'e>) -> R,
     ) -> R {
-        let result = call(&mut Gate::new(self, Origin::Detached { slot }));
+        self.session(slot, None, call)
+    }
+
+    /// As [`detached_session`](Self::detached_session), and lends guest memory too: for a device that
+    /// masters the bus, and for no other.
+    ///
+    /// # Panics
+    /// As [`chain_session`](Self::chain_session).
+    pub fn bus_master_session<R>(
+        &mut self,
+        slot: u16,
+        memory: &dyn GuestBytes,
+        call: impl for<'e> FnOnce(&mut Gate<'e>) -> R,
+    ) -> R {
+        self.session(slot, Some(memory), call)
+    }
+
+    fn session<R>(
+        &mut self,
+        slot: u16,
+        memory: Option<&dyn GuestBytes>,
+        call: impl for<'e> FnOnce(&mut Gate<'e>) -> R,
+    ) -> R {
+        let result = call(&mut Gate::new(self, Origin::Detached { slot }, memory));
         self.assert_tokens_balanced();
         result
     }

@@ -54,8 +54,10 @@ mod gate;
 mod ledger;
 mod state;
 
-pub use chain::{Chain, ChainError, GuestRange, Payload, Space};
-pub use device::{Device, DeviceError, Identity, Intake, Outcome, RegisterDevice, Verdict};
+pub use chain::{Chain, ChainError, GuestRange, MemoryFault, Payload, Space};
+pub use device::{
+    Device, DeviceError, Identity, Intake, LineState, Outcome, RegisterDevice, Verdict,
+};
 pub use effect::{
     BlockDiscard, BlockFlush, BlockWrite, BlockWriteZeroes, ConsoleTx, EffectKind, NetTx, Port,
     Power, PowerEvent,

@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use io_gate::host::{
-    Alone, ChainOutcome, CommitAuthority, Committed, EffectId, Epoch, InFlightError, Ledger,
-    Origin, Performable, Record, Request, Term, check_in_flight, new_gate,
+    Alone, ChainOutcome, CommitAuthority, Committed, EffectId, EffectOp, Epoch, GuestBytes,
+    InFlightError, Ledger, MemoryFault, Origin, Performable, Record, Request, Term,
+    check_in_flight, new_gate,
 };
 use io_gate::{
     BlockFlush, BlockWrite, ConsoleTx, DeviceError, NetTx, Payload, Port, Power, PowerEvent,
@@ -361,4 +362,62 @@ proptest! {
         let counts = ledger.counts();
         prop_assert_eq!(counts.issued, counts.staged + counts.returned);
     }
+}
+
+/// Guest memory of one page.
+struct Page(std::cell::RefCell<[u8; 4096]>);
+
+impl GuestBytes for Page {
+    fn read_at(&self, addr: u64, into: &mut [u8]) -> Result<(), MemoryFault> {
+        let page = self.0.borrow();
+        let bytes = page.get(addr as usize..).and_then(|rest| rest.get(..into.len()));
+        into.copy_from_slice(bytes.ok_or(MemoryFault(addr))?);
+        Ok(())
+    }
+
+    fn write_at(&self, addr: u64, from: &[u8]) -> Result<(), MemoryFault> {
+        let mut page = self.0.borrow_mut();
+        let bytes = page.get_mut(addr as usize..).and_then(|rest| rest.get_mut(..from.len()));
+        bytes.ok_or(MemoryFault(addr))?.copy_from_slice(from);
+        Ok(())
+    }
+}
+
+/// P8: guest memory is lent to a bus master, through the far side, and to nobody else.
+#[test]
+fn only_a_bus_master_reaches_guest_memory() {
+    let (mut ledger, _authority) = new_gate();
+    let page = Page(std::cell::RefCell::new([7; 4096]));
+    let mut byte = [0];
+    ledger.detached_session(1, |gate| {
+        assert_eq!(gate.dma_read(16, &mut byte), Err(MemoryFault(16)));
+        assert_eq!(gate.dma_write(16, &[9]), Err(MemoryFault(16)));
+    });
+    let outcome = ledger.chain_session(Origin::Chain { slot: 1, queue: 0, head: 0 }, |gate| {
+        assert_eq!(gate.dma_write(16, &[9]), Err(MemoryFault(16)));
+        Ok(Verdict::Done(0))
+    });
+    assert_eq!(outcome, Ok(ChainOutcome::Done(0)));
+    assert_eq!((byte, page.0.borrow()[16]), ([0], 7));
+    ledger.bus_master_session(1, &page, |gate| {
+        assert_eq!(gate.dma_read(16, &mut byte), Ok(()));
+        assert_eq!(gate.dma_write(16, &[9]), Ok(()));
+        assert_eq!(gate.dma_write(4096, &[9]), Err(MemoryFault(4096)));
+    });
+    assert_eq!((byte, page.0.borrow()[16]), ([7], 9));
+}
+
+/// P1: a frame that no chain waits for is held like any other, and carries its bytes with it.
+#[test]
+fn a_detached_frame_is_held_with_its_bytes() {
+    let (mut ledger, _authority) = new_gate();
+    ledger.detached_session(3, |gate| gate.token::<NetTx>().emit(PORT, vec![5; 72]));
+    assert!(ledger.take_ready().is_empty());
+    let in_flight = ledger.in_flight();
+    let [record] = in_flight.as_slice() else { panic!("{in_flight:?}") };
+    assert_eq!(record.origin, Origin::Detached { slot: 3 });
+    let Request::Effect(EffectOp::NetTx { frame, .. }) = &record.request else {
+        panic!("{record:?}")
+    };
+    assert_eq!(frame.inline_bytes(), Some(&[5; 72][..]));
 }

@@ -2,20 +2,26 @@
 
 use std::sync::Arc;
 
-use io_gate::{Identity, Port, RegisterDevice};
+use io_gate::{Gate, Identity, LineState, Port, RegisterDevice};
 
+use crate::completion::{Completion, Kind};
 use crate::gate_host::GateHost;
+use crate::guest_memory::View;
 use crate::slot_state::{RegisterState, SlotError};
 
 /// The port through which a register device takes input.
 const INPUT: Port = Port(0);
 
-/// A register device in its slot of the machine. Its methods say whether its interrupt line is to
-/// be pulsed.
+/// How many pieces of input are offered in a row, so that the outside cannot keep the thread busy.
+const ROUNDS: usize = 1024;
+
+/// A register device in its slot of the machine. Its methods say what its interrupt line does.
 pub struct RegisterSlot {
     slot: u16,
     device: Box<dyn RegisterDevice>,
     gate: Arc<GateHost>,
+    /// Whether the device may reach guest memory now.
+    bus_master: bool,
     /// Input that the device had no room for.
     pending: Vec<u8>,
     scratch: Vec<u8>,
@@ -25,7 +31,7 @@ impl RegisterSlot {
     /// Puts a device into a slot.
     #[must_use]
     pub fn new(slot: u16, device: Box<dyn RegisterDevice>, gate: Arc<GateHost>) -> Self {
-        Self { slot, device, gate, pending: Vec::new(), scratch: Vec::new() }
+        Self { slot, device, gate, bus_master: false, pending: Vec::new(), scratch: Vec::new() }
     }
 
     /// Its number.
@@ -40,48 +46,70 @@ impl RegisterSlot {
         self.device.identity()
     }
 
-    /// The guest reads a register. Whether to interrupt.
-    #[must_use]
-    pub fn read(&mut self, offset: u64, into: &mut [u8]) -> bool {
-        let gate = self.gate.clone();
-        let mut ledger = gate.ledger();
-        ledger.detached_session(self.slot, |gate| self.device.read(offset, into, gate));
-        self.end(ledger);
-        // A read may have made room.
-        if !self.pending.is_empty() {
-            self.move_input();
-        }
-        self.device.take_interrupt()
+    /// Lets the device reach guest memory, or not: the bus that it sits on decides, as its driver
+    /// has told that bus. Register devices begin without.
+    pub fn set_bus_master(&mut self, allowed: bool) {
+        self.bus_master = allowed;
     }
 
-    /// The guest writes a register. Whether to interrupt.
+    /// What the interrupt line does, without any access: after a restore.
     #[must_use]
-    pub fn write(&mut self, offset: u64, from: &[u8]) -> bool {
-        let gate = self.gate.clone();
-        let mut ledger = gate.ledger();
-        ledger.detached_session(self.slot, |gate| self.device.write(offset, from, gate));
-        self.end(ledger);
-        self.device.take_interrupt()
+    pub fn line(&mut self) -> LineState {
+        self.device.line()
     }
 
-    fn end(&self, ledger: std::sync::MutexGuard<'_, io_gate::host::Ledger>) {
-        let done = self.gate.end_staging(ledger, self.slot);
-        debug_assert!(done.is_empty(), "no chain waits for a register device");
+    /// The guest reads a register.
+    #[must_use]
+    pub fn read(&mut self, offset: u64, into: &mut [u8]) -> LineState {
+        self.session(|device, gate| device.read(offset, into, gate));
+        self.retry_input();
+        self.device.line()
     }
 
-    /// A backend has input for a port. Whether to interrupt.
+    /// The guest writes a register.
     #[must_use]
-    pub fn intake(&mut self, port: Port) -> bool {
+    pub fn write(&mut self, offset: u64, from: &[u8]) -> LineState {
+        self.session(|device, gate| device.write(offset, from, gate));
+        self.retry_input();
+        self.device.line()
+    }
+
+    /// A backend has input for a port.
+    #[must_use]
+    pub fn intake(&mut self, port: Port) -> LineState {
         if port == INPUT {
             self.move_input();
         } else {
             self.gate.want_input(self.slot, port, false);
         }
-        self.device.take_interrupt()
+        self.device.line()
+    }
+
+    /// One call of the device, with the gate lent to it.
+    fn session<R>(&mut self, call: impl FnOnce(&mut dyn RegisterDevice, &mut Gate<'_>) -> R) -> R {
+        let gate = self.gate.clone();
+        let mut ledger = gate.ledger();
+        let device = self.device.as_mut();
+        let result = if self.bus_master {
+            let memory = View(gate.memory());
+            ledger.bus_master_session(self.slot, &memory, |gate| call(device, gate))
+        } else {
+            ledger.detached_session(self.slot, |gate| call(device, gate))
+        };
+        let done = gate.end_staging(ledger, self.slot);
+        debug_assert!(done.is_empty(), "no chain waits for a register device");
+        result
+    }
+
+    /// An access may have made room.
+    fn retry_input(&mut self) {
+        if !self.pending.is_empty() {
+            self.move_input();
+        }
     }
 
     fn move_input(&mut self) {
-        loop {
+        for _ in 0..ROUNDS {
             if self.pending.is_empty() && !self.gate.receive(self.slot, INPUT, &mut self.scratch) {
                 self.gate.want_input(self.slot, INPUT, true);
                 return;
@@ -89,20 +117,36 @@ impl RegisterSlot {
             if self.pending.is_empty() {
                 std::mem::swap(&mut self.pending, &mut self.scratch);
             }
-            let consumed = self.device.intake(INPUT, &self.pending).min(self.pending.len());
-            self.pending.drain(..consumed);
+            let data = std::mem::take(&mut self.pending);
+            let consumed = self.session(|device, gate| device.intake(INPUT, &data, gate));
+            self.pending = data;
+            self.pending.drain(..consumed.min(self.pending.len()));
             if !self.pending.is_empty() {
-                // No room: the backend is asked again when the guest has read something.
+                // No room: the backend is asked again when the guest has made some.
                 self.gate.want_input(self.slot, INPUT, false);
                 return;
             }
         }
+        self.gate.want_input(self.slot, INPUT, true);
+        self.gate.post_again(self.slot, u16::from(INPUT.0));
+    }
+
+    /// A completion of this slot: the device was left with input to take.
+    #[must_use]
+    pub fn complete(&mut self, completion: Completion) -> LineState {
+        match completion.0 {
+            Kind::Again { .. } => self.move_input(),
+            // Nothing of a register device waits; what does not belong here is settled all the same.
+            Kind::Performed(done) => self.gate.settle(&done),
+        }
+        self.device.line()
     }
 
     /// Back to the state after power-on.
     pub fn reset(&mut self) {
         self.device.reset();
         self.pending.clear();
+        self.bus_master = false;
         self.gate.want_input(self.slot, INPUT, true);
     }
 

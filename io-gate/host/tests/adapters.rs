@@ -6,7 +6,9 @@ use std::io::Write;
 use std::sync::Arc;
 
 use io_gate::host::{CommitAuthority, Term, new_gate};
-use io_gate::{Fields, Identity, Port, PowerEvent, RegisterDevice, SavedState, StateError};
+use io_gate::{
+    Fields, Identity, LineState, Port, PowerEvent, RegisterDevice, SavedState, StateError,
+};
 use io_gate_host::adapter::{
     Adapter, I8042, Keep, Line, MmioDevice, PioDevice, Rtc, Serial, StagingWriter, Wires,
 };
@@ -122,11 +124,11 @@ impl Bench {
 /// P1, P3: held until it is committed; printed by the heir, who knows what was counted.
 fn a_stranger_survives(new: fn() -> Bench) {
     let mut bench = new();
-    assert!(!bench.slot.write(0, b"a"));
+    assert_eq!(bench.slot.write(0, b"a"), LineState::Quiet);
     let sealed = bench.gate.seal();
     bench.gate.release(bench.authority.acknowledged(sealed.epoch));
     assert_eq!(bench.printed(), "a");
-    assert!(bench.slot.write(0, b"b\n"), "the end of a line interrupts");
+    assert_eq!(bench.slot.write(0, b"b\n"), LineState::Pulse, "the end of a line interrupts");
     let sealed = bench.gate.seal();
     let saved = bench.slot.save();
     assert_eq!((bench.printed().as_str(), bench.letters()), ("a", 3));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use common::{Driver, SLOT, VERSION_1, complete, guest_memory, wait_readable};
 use devices::{Console, Entropy, PowerControl};
 use io_gate::host::{CommitAuthority, Term, new_gate};
-use io_gate::{Port, PowerEvent};
+use io_gate::{LineState, Port, PowerEvent};
 use io_gate_host::adapter::{I8042, Serial};
 use io_gate_host::backend::console::Console as Terminal;
 use io_gate_host::{Backend, GateHost, RegisterSlot, Unfenced, VirtioSlot};
@@ -62,7 +62,11 @@ fn serial_output_is_held_like_any_other() {
 #[test]
 fn serial_output_survives_a_crash() {
     let (_file, gate, _authority, mut slot) = serial_on_a_file();
-    assert!(slot.write(1, &[3]), "the transmitter is empty, and now it may say so");
+    assert_eq!(
+        slot.write(1, &[3]),
+        LineState::Pulse,
+        "the transmitter is empty, and now it may say so"
+    );
     print(&mut slot, "abc");
     let sealed = gate.seal();
     let saved = slot.save();

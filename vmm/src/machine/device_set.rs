@@ -313,9 +313,14 @@ impl DeviceSet {
     /// Gives each finished request to its device. Device thread.
     pub fn take_completions(&self) {
         for completion in self.gate.take_completions() {
-            match self.virtio_of(completion.slot()) {
-                Some(device) => device.complete(completion),
-                None => self.gate.discard(completion),
+            let slot = completion.slot();
+            if let Some(device) = self.virtio_of(slot) {
+                device.complete(completion);
+            } else if let Some(device) = self.registers.iter().find(|device| device.slot() == slot)
+            {
+                device.complete(completion);
+            } else {
+                self.gate.discard(completion);
             }
         }
     }
@@ -392,6 +397,7 @@ impl DeviceSet {
 
     /// Looks at every queue, and interrupts every driver. Device thread, after a restore.
     pub(super) fn retry(&self) {
+        self.registers.iter().for_each(|device| device.drive_line());
         self.virtio.iter().for_each(|device| device.retry());
     }
 }

@@ -1,10 +1,10 @@
-//! The interrupt line of one device: an edge on a pin of KVM's interrupt controllers.
+//! The interrupt line of one device: an edge or a level on a pin of KVM's interrupt controllers.
 
 use std::sync::Arc;
 
 use kvm_ioctls::VmFd;
 
-/// One edge-triggered pin.
+/// One pin.
 ///
 /// Pulsed by `KVM_IRQ_LINE`, not by an irqfd: the ioctl returns when the edge is in the controllers' state, so that a
 /// checkpoint taken afterwards has it. An irqfd injects from a kernel worker, at a time nobody knows.
@@ -23,10 +23,14 @@ impl IrqLine {
 
     /// Raises and lowers the line.
     pub fn pulse(&self) {
-        for level in [true, false] {
-            if let Err(error) = self.vm.set_irq_line(self.gsi, level) {
-                log::error!("KVM_IRQ_LINE, pin {}: {error}", self.gsi);
-            }
+        self.set(true);
+        self.set(false);
+    }
+
+    /// Holds a level-triggered line high or low. Asserted means high: KVM ignores the polarity that the guest gives a pin.
+    pub fn set(&self, level: bool) {
+        if let Err(error) = self.vm.set_irq_line(self.gsi, level) {
+            log::error!("KVM_IRQ_LINE, pin {}: {error}", self.gsi);
         }
     }
 }

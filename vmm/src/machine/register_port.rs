@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use io_gate::{Identity, Port};
-use io_gate_host::{RegisterSlot, RegisterState, SlotError};
+use io_gate::{Identity, LineState, Port};
+use io_gate_host::{Completion, RegisterSlot, RegisterState, SlotError};
 use vm_device::bus::{
     self, MmioAddress, MmioAddressOffset, MmioRange, PioAddress, PioAddressOffset, PioRange,
 };
@@ -91,14 +91,14 @@ impl RegisterPort {
 
     fn read(&self, offset: u64, data: &mut [u8]) {
         let mut slot = self.lock();
-        let raised = slot.read(offset, data);
-        self.raise(raised);
+        let line = slot.read(offset, data);
+        self.drive(line);
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
         let mut slot = self.lock();
-        let raised = slot.write(offset, data);
-        self.raise(raised);
+        let line = slot.write(offset, data);
+        self.drive(line);
     }
 
     fn port_offset(&self, base: PioAddress, offset: PioAddressOffset) -> u64 {
@@ -121,13 +121,31 @@ impl RegisterPort {
     /// A backend has input. Device thread.
     pub fn intake(&self, port: Port) {
         let mut slot = self.lock();
-        let raised = slot.intake(port);
-        self.raise(raised);
+        let line = slot.intake(port);
+        self.drive(line);
+    }
+
+    /// The device was left with something to do. Device thread.
+    pub fn complete(&self, completion: Completion) {
+        let mut slot = self.lock();
+        let line = slot.complete(completion);
+        self.drive(line);
+    }
+
+    /// Puts the interrupt line where the device has it: after a restore, which brings the interrupt
+    /// controllers' state but not what drives their pins.
+    pub fn drive_line(&self) {
+        let mut slot = self.lock();
+        let line = slot.line();
+        self.drive(line);
     }
 
     /// Power-on state.
     pub fn reset(&self) {
-        self.lock().reset();
+        let mut slot = self.lock();
+        slot.reset();
+        let line = slot.line();
+        self.drive(line);
     }
 
     /// Everything that a guest could tell the difference by.
@@ -144,9 +162,13 @@ impl RegisterPort {
         self.lock().restore(state)
     }
 
-    fn raise(&self, raised: bool) {
-        if let (true, Some(irq)) = (raised, &self.irq) {
-            irq.pulse();
+    /// Called with the slot locked, so that the line changes in the order of what caused it.
+    fn drive(&self, line: LineState) {
+        let Some(irq) = &self.irq else { return };
+        match line {
+            LineState::Quiet => {}
+            LineState::Pulse => irq.pulse(),
+            LineState::Level(asserted) => irq.set(asserted),
         }
     }
 

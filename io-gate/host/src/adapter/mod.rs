@@ -12,8 +12,8 @@ mod serial;
 mod wires;
 
 use io_gate::{
-    ConsoleTx, Fields, Gate, Identity, Port, Power, PowerEvent, RegisterDevice, SavedState,
-    StateError,
+    ConsoleTx, Fields, Gate, Identity, LineState, Port, Power, PowerEvent, RegisterDevice,
+    SavedState, StateError,
 };
 
 pub use i8042::I8042;
@@ -102,12 +102,12 @@ impl<F: Foreign> RegisterDevice for Adapter<F> {
         self.stage(gate);
     }
 
-    fn intake(&mut self, _port: Port, data: &[u8]) -> usize {
+    fn intake(&mut self, _port: Port, data: &[u8], _gate: &mut Gate<'_>) -> usize {
         self.device.intake(data).min(data.len())
     }
 
-    fn take_interrupt(&mut self) -> bool {
-        self.wires.interrupt.take()
+    fn line(&mut self) -> LineState {
+        if self.wires.interrupt.take() { LineState::Pulse } else { LineState::Quiet }
     }
 
     fn reset(&mut self) {
