@@ -6,11 +6,11 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use io_gate::host::{Ledger, Origin, Performable};
+use io_gate::host::{Ledger, Origin};
 use io_gate::{Outcome, PowerEvent};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::completion::{Completion, Kind, Performed};
+use crate::completion::{Completion, Performed};
 use crate::descriptors::event;
 use crate::fence::Fence;
 use crate::guest_memory::GuestMemory;
@@ -81,15 +81,9 @@ impl Core {
         &self.fenced_event
     }
 
-    /// A request has been performed. Whoever waits for it is told on the device thread, and it
-    /// stays in flight until then: a checkpoint taken before must carry it (P3).
-    pub(crate) fn finish(&self, request: Performable, outcome: Outcome, data: Vec<u8>) {
-        if let Some(done) = self.settle_detached(Performed { request, outcome, data }) {
-            self.post(Completion(Kind::Performed(done)));
-        }
-    }
-
-    /// Settles a request that nothing waits for; gives back any other.
+    /// Settles a request that nothing waits for; gives back any other. Whoever waits for that one
+    /// is told on the device thread, and it stays in flight until then: a checkpoint taken before
+    /// must carry it (P3).
     pub(crate) fn settle_detached(&self, done: Performed) -> Option<Performed> {
         if let Origin::Detached { slot } = done.request.record().origin {
             if done.outcome == Outcome::Failed {
@@ -102,9 +96,16 @@ impl Core {
     }
 
     pub(crate) fn post(&self, completion: Completion) {
+        self.post_all(&mut vec![completion]);
+    }
+
+    pub(crate) fn post_all(&self, completions: &mut Vec<Completion>) {
+        if completions.is_empty() {
+            return;
+        }
         let mut waiting = self.completions.lock().expect(POISONED);
         let first = waiting.is_empty();
-        waiting.push(completion);
+        waiting.append(completions);
         drop(waiting);
         if first {
             signal(&self.completions_event);

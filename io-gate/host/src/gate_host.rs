@@ -16,16 +16,16 @@ use io_gate::host::{
     Request,
 };
 use io_gate::{Outcome, Port, PowerEvent};
-use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::backend::{Attached, Backend};
+use crate::backend::{Attached, Backend, Sink};
 use crate::completion::{Completion, Kind, Performed};
 use crate::core::{Core, POISONED, signal};
 use crate::descriptors::event;
 use crate::fence::Fence;
 use crate::guest_memory::{GuestMemory, copy_out};
 use crate::inputs::{Inputs, Role, Token};
+use crate::lane::{Job, Lane, LaneStart};
 use crate::latency::{Latencies, LatencySummary};
 use crate::perform;
 
@@ -53,6 +53,9 @@ pub struct GateHost {
     held_event: EventFd,
     held_signalled: AtomicBool,
     inputs: Inputs,
+    /// Performs power events, which have no backend.
+    power: Lane,
+    lane_start: LaneStart,
     /// The features that each slot's driver has accepted, for backends attached later.
     negotiated: Mutex<BTreeMap<u16, u64>>,
     /// Queues that were left alone because too much is held; a release takes them up again.
@@ -64,14 +67,33 @@ impl GateHost {
     /// A gate without backends, that holds.
     ///
     /// # Errors
-    /// When the process is out of descriptors.
+    /// When the process is out of descriptors or threads.
     pub fn new(
         ledger: Ledger,
         memory: Arc<GuestMemory>,
         fence: Arc<dyn Fence>,
     ) -> io::Result<Arc<Self>> {
+        Self::with_lane_start(ledger, memory, fence, Arc::new(|| {}))
+    }
+
+    /// As [`new`](Self::new); each thread that performs effects calls `lane_start` before anything
+    /// else.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors or threads.
+    pub fn with_lane_start(
+        ledger: Ledger,
+        memory: Arc<GuestMemory>,
+        fence: Arc<dyn Fence>,
+        lane_start: LaneStart,
+    ) -> io::Result<Arc<Self>> {
+        let core = Arc::new(Core::new(ledger, memory, fence)?);
+        let sink = Arc::new(Sink::Power);
+        let power = Lane::start("power".to_owned(), core.clone(), sink, lane_start.clone())?;
         Ok(Arc::new(Self {
-            core: Arc::new(Core::new(ledger, memory, fence)?),
+            core,
+            power,
+            lane_start,
             performer: Mutex::new(()),
             latencies: Mutex::new(Latencies::new()),
             held_event: event()?,
@@ -96,7 +118,7 @@ impl GateHost {
             ));
         }
         let token = Token { slot, port, role: Role::Data };
-        let backend = Attached::new(backend, &self.core, &self.inputs, token)?;
+        let backend = Attached::new(backend, &self.core, &self.inputs, token, &self.lane_start)?;
         if let Some(features) = self.negotiated.lock().expect(POISONED).get(&slot) {
             backend.negotiated(*features);
         }
@@ -117,12 +139,12 @@ impl GateHost {
         Sealed { epoch, in_flight: ledger.in_flight(), next_id: ledger.next_id(), staged }
     }
 
-    /// Spends a proof: performs the effects that it covers, in order, disks on their lanes.
+    /// Spends a proof: the effects that it covers are performed, in order, by their lanes.
     pub fn release(&self, proof: Committed) {
         let performer = self.performer();
         let batch = self.core.ledger().release(proof);
         self.note_released(&batch);
-        self.perform_all(&performer, batch);
+        self.hand_over_all(&performer, batch);
         self.take_up_stalled();
     }
 
@@ -135,7 +157,7 @@ impl GateHost {
         batch.extend(ledger.take_ready());
         drop(ledger);
         self.note_released(&batch);
-        self.perform_all(&performer, batch);
+        self.hand_over_all(&performer, batch);
         self.take_up_stalled();
     }
 
@@ -148,7 +170,7 @@ impl GateHost {
         let batch = ledger.take_ready();
         ledger.hold();
         drop(ledger);
-        self.perform_all(&performer, batch);
+        self.hand_over_all(&performer, batch);
         self.held_signalled.store(false, Ordering::Release);
     }
 
@@ -209,19 +231,23 @@ impl GateHost {
         self.core.fenced_event()
     }
 
-    /// Whether every disk request that was released has been performed.
+    /// Whether everything that was released has been performed.
     #[must_use]
     pub fn lanes_idle(&self) -> bool {
-        self.every_attached().iter().all(|backend| backend.is_idle())
+        self.power.is_idle() && self.every_attached().iter().all(|backend| backend.lane().is_idle())
     }
 
     /// Waits until everything that was released has been performed and consoles have taken their
     /// output: for a clean shutdown.
     pub fn drain(&self) {
         let _performer = self.performer();
-        if self.core.permitted() {
-            self.every_attached().iter().for_each(|backend| backend.drain());
+        if !self.core.permitted() {
+            return;
         }
+        let attached = self.every_attached();
+        attached.iter().for_each(|backend| backend.lane().push([Job::Finish]));
+        attached.iter().for_each(|backend| backend.lane().drain());
+        self.power.drain();
     }
 
     /// Signalled when an effect is held: at most once between two calls of [`seal`](Self::seal).
@@ -258,16 +284,12 @@ impl GateHost {
     }
 
     /// The ports that have input. What a backend does for itself (sending the rest of its output,
-    /// connecting again) is done here.
+    /// connecting again) its lane is told to do.
     #[must_use]
     pub fn ready_inputs(&self) -> Vec<(u16, Port)> {
         let mut ready = Vec::new();
         for (token, events) in self.inputs.ready() {
             let Some(backend) = self.backend(token.slot, token.port) else { continue };
-            // P2: what an earlier effect has left in an outbox leaves by the same rule.
-            if events.contains(EventSet::OUT) && !self.core.permitted() {
-                continue;
-            }
             if backend.handle(token.role, events) {
                 ready.push((token.slot, token.port));
             }
@@ -280,14 +302,7 @@ impl GateHost {
     /// so it waits for no acknowledgement, but the fence is asked (P2).
     pub fn announce(&self, slot: u16) {
         let _performer = self.performer();
-        if !self.core.permitted() {
-            return;
-        }
-        for ((_, _), backend) in
-            self.attached.read().expect(POISONED).range((slot, Port(0))..=(slot, Port(u8::MAX)))
-        {
-            backend.announce();
-        }
+        self.of_slot(slot).iter().for_each(|backend| backend.announce());
     }
 
     /// Signalled when a power event has been performed.
@@ -361,67 +376,67 @@ impl GateHost {
     fn flush(&self, own: u16) -> Vec<Performed> {
         let performer = self.performer();
         let batch = self.core.ledger().take_ready();
+        let mut own_done = Vec::new();
+        for done in self.hand_over(&performer, batch) {
+            if done.request.record().origin.slot() == own {
+                own_done.push(done);
+            } else {
+                self.core.post(Completion(Kind::Performed(done)));
+            }
+        }
+        own_done
+    }
+
+    fn hand_over_all(&self, performer: &MutexGuard<'_, ()>, batch: Vec<Performable>) {
+        for done in self.hand_over(performer, batch) {
+            self.core.post(Completion(Kind::Performed(done)));
+        }
+    }
+
+    /// Hands requests to their lanes, each lane its part of the batch in one piece (P1: the order
+    /// of release is the order of performing). What needs no lane is done here: it is given back
+    /// if a chain waits for it.
+    fn hand_over(
+        &self,
+        _: &MutexGuard<'_, ()>,
+        batch: Vec<Performable>,
+    ) -> impl Iterator<Item = Performed> {
         let mut done = Vec::new();
+        let mut power = Vec::new();
+        let mut lanes: Vec<(Arc<Attached>, Vec<Job>)> = Vec::new();
         for request in batch {
-            if let Some(performed) = self.perform(&performer, request) {
-                if performed.request.record().origin.slot() == own {
-                    done.push(performed);
-                } else {
-                    self.core.post(Completion(Kind::Performed(performed)));
+            let record = request.record();
+            let port = match &record.request {
+                Request::Effect(EffectOp::Power(_)) => {
+                    power.push(Job::Perform(request));
+                    continue;
+                }
+                Request::Input(InputOp::Entropy { into }) => {
+                    let (outcome, data) = perform::entropy(&self.core.memory, into);
+                    done.push(Performed { request, outcome, data });
+                    continue;
+                }
+                Request::Input(InputOp::BlockRead { port, .. }) => Some(*port),
+                Request::Effect(op) => op.port(),
+            };
+            match port.and_then(|port| self.backend(record.origin.slot(), port)) {
+                Some(backend) => {
+                    let job = Job::Perform(request);
+                    match lanes.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &backend)) {
+                        Some((_, jobs)) => jobs.push(job),
+                        None => lanes.push((backend, vec![job])),
+                    }
+                }
+                None => {
+                    let outcome = Outcome::Unsupported;
+                    done.push(Performed { request, outcome, data: Vec::new() });
                 }
             }
         }
-        done
-    }
-
-    fn perform_all(&self, performer: &MutexGuard<'_, ()>, batch: Vec<Performable>) {
-        for request in batch {
-            if let Some(performed) = self.perform(performer, request) {
-                self.core.post(Completion(Kind::Performed(performed)));
-            }
-        }
-    }
-
-    /// Performs a request, or queues it for its disk's lane. Gives what a chain waits for.
-    fn perform(&self, _: &MutexGuard<'_, ()>, request: Performable) -> Option<Performed> {
-        let record = request.record();
-        let slot = record.origin.slot();
-        let (outcome, data) = match &record.request {
-            Request::Effect(EffectOp::Power(event)) => {
-                if !self.core.permitted() {
-                    return None;
-                }
-                self.core.power(*event);
-                (Outcome::Success(0), Vec::new())
-            }
-            Request::Input(InputOp::Entropy { into }) => perform::entropy(&self.core.memory, into),
-            Request::Effect(op) => {
-                let backend = self.backend(slot, op.port()?);
-                match backend.as_deref() {
-                    Some(Attached::Disk(lane)) => {
-                        lane.push(request);
-                        return None;
-                    }
-                    Some(other) => {
-                        if !self.core.permitted() {
-                            return None;
-                        }
-                        (other.send(&self.core.memory, &request, op), Vec::new())
-                    }
-                    None => (Outcome::Unsupported, Vec::new()),
-                }
-            }
-            Request::Input(InputOp::BlockRead { port, .. }) => {
-                match self.backend(slot, *port).as_deref() {
-                    Some(Attached::Disk(lane)) => {
-                        lane.push(request);
-                        return None;
-                    }
-                    _ => (Outcome::Unsupported, Vec::new()),
-                }
-            }
-        };
-        self.core.settle_detached(Performed { request, outcome, data })
+        lanes.into_iter().for_each(|(backend, jobs)| backend.lane().push(jobs));
+        self.power.push(power);
+        let core = self.core.clone();
+        done.into_iter().filter_map(move |done| core.settle_detached(done))
     }
 
     fn note_released(&self, batch: &[Performable]) {
@@ -438,11 +453,7 @@ impl GateHost {
     /// nothing reads or writes the memory they point to. What was released is performed first.
     pub(crate) fn forget_chains(&self, slot: u16) {
         let _performer = self.performer();
-        for ((_, _), backend) in
-            self.attached.read().expect(POISONED).range((slot, Port(0))..=(slot, Port(u8::MAX)))
-        {
-            backend.drain_requests();
-        }
+        self.of_slot(slot).iter().for_each(|backend| backend.lane().drain());
         let mut ledger = self.core.ledger();
         ledger.cancel_chains_of(slot);
         for completion in self.core.take_completions_of(slot) {
@@ -477,11 +488,7 @@ impl GateHost {
     /// The driver's choice of features, for backends that can take work off it.
     pub(crate) fn negotiated(&self, slot: u16, features: u64) {
         self.negotiated.lock().expect(POISONED).insert(slot, features);
-        for ((_, _), backend) in
-            self.attached.read().expect(POISONED).range((slot, Port(0))..=(slot, Port(u8::MAX)))
-        {
-            backend.negotiated(features);
-        }
+        self.of_slot(slot).iter().for_each(|backend| backend.negotiated(features));
     }
 
     /// Takes input that waits at a port, if any: its length.
@@ -502,6 +509,12 @@ impl GateHost {
 
     fn backend(&self, slot: u16, port: Port) -> Option<Arc<Attached>> {
         self.attached.read().expect(POISONED).get(&(slot, port)).cloned()
+    }
+
+    fn of_slot(&self, slot: u16) -> Vec<Arc<Attached>> {
+        let attached = self.attached.read().expect(POISONED);
+        let ports = (slot, Port(0))..=(slot, Port(u8::MAX));
+        attached.range(ports).map(|(_, backend)| backend.clone()).collect()
     }
 
     fn every_attached(&self) -> Vec<Arc<Attached>> {

@@ -1,4 +1,7 @@
-//! One disk's lane: a thread that performs the disk's requests in the order of their release.
+//! One backend's lane: a thread that performs the backend's effects in the order of their release.
+//!
+//! No thread that runs device code writes to a descriptor: it hands what may leave to a lane (P5).
+//! A batch is handed over with at most one wake-up, however many requests it has.
 
 use std::collections::VecDeque;
 use std::io;
@@ -7,11 +10,29 @@ use std::thread::JoinHandle;
 
 use io_gate::host::{Performable, Request};
 
-use crate::backend::disk::Disk;
+use crate::backend::Sink;
+use crate::completion::{Completion, Kind, Performed};
 use crate::core::{Core, POISONED};
-use crate::perform;
 
-/// A disk and the thread that works on it.
+/// Called by each lane's thread before it does anything else: the place to give up rights.
+pub type LaneStart = Arc<dyn Fn() + Send + Sync>;
+
+/// What a lane is asked to do.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// Perform a request.
+    Perform(Performable),
+    /// The driver has accepted these features.
+    Negotiated(u64),
+    /// The backend needs attention of its own: the rest of its output, a connection.
+    Attend,
+    /// Tell the network where the guest's address is.
+    Announce,
+    /// The machine ends in good order: wait a while for what is queued to be taken.
+    Finish,
+}
+
+/// A backend's thread.
 pub(crate) struct Lane {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -19,53 +40,83 @@ pub(crate) struct Lane {
 
 struct Shared {
     state: Mutex<State>,
-    changed: Condvar,
+    /// The lane waits on it for work.
+    work: Condvar,
+    /// Others wait on it for the lane to be idle.
+    idle: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Performable>,
+    queue: VecDeque<Job>,
     busy: bool,
     stop: bool,
+    /// Whether the lane waits: waking it is a system call, and is left out when it does not.
+    waits: bool,
+    drainers: usize,
+}
+
+impl State {
+    fn is_idle(&self) -> bool {
+        self.queue.is_empty() && !self.busy
+    }
 }
 
 impl Lane {
-    pub(crate) fn start(name: String, core: Arc<Core>, disk: Disk) -> io::Result<Self> {
-        let shared =
-            Arc::new(Shared { state: Mutex::new(State::default()), changed: Condvar::new() });
+    pub(crate) fn start(
+        name: String,
+        core: Arc<Core>,
+        sink: Arc<Sink>,
+        start: LaneStart,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State::default()),
+            work: Condvar::new(),
+            idle: Condvar::new(),
+        });
         let work = shared.clone();
-        let thread =
-            std::thread::Builder::new().name(name).spawn(move || work.run(&core, &disk))?;
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            start();
+            work.run(&core, &sink);
+        })?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Adds a request; the lane keeps the order in which it is called.
-    pub(crate) fn push(&self, request: Performable) {
-        self.shared.lock().queue.push_back(request);
-        self.shared.changed.notify_all();
+    /// Adds jobs; the lane keeps the order in which it is called.
+    pub(crate) fn push(&self, jobs: impl IntoIterator<Item = Job>) {
+        let mut state = self.shared.lock();
+        state.queue.extend(jobs);
+        let wake = state.waits && !state.queue.is_empty();
+        // Cleared by whoever wakes it, so that a second batch before it runs costs no wake-up.
+        state.waits &= !wake;
+        drop(state);
+        if wake {
+            self.shared.work.notify_one();
+        }
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        let state = self.shared.lock();
-        state.queue.is_empty() && !state.busy
+        self.shared.lock().is_idle()
     }
 
-    /// Waits until everything pushed so far has been performed.
+    /// Waits until everything pushed so far has been done.
     pub(crate) fn drain(&self) {
-        let state = self.shared.lock();
-        let idle = |state: &mut State| state.busy || !state.queue.is_empty();
-        drop(self.shared.changed.wait_while(state, idle).expect(POISONED));
+        let mut state = self.shared.lock();
+        state.drainers += 1;
+        let mut state =
+            self.shared.idle.wait_while(state, |state| !state.is_idle()).expect(POISONED);
+        state.drainers -= 1;
     }
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
         self.shared.lock().stop = true;
-        self.shared.changed.notify_all();
+        self.shared.work.notify_one();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            log::error!("a disk lane has panicked");
+            log::error!("a lane has panicked");
         }
     }
 }
@@ -75,31 +126,68 @@ impl Shared {
         self.state.lock().expect(POISONED)
     }
 
-    fn run(&self, core: &Core, disk: &Disk) {
-        while let Some(request) = self.next() {
-            perform_one(core, disk, request);
-            self.lock().busy = false;
-            self.changed.notify_all();
+    fn run(&self, core: &Core, sink: &Sink) {
+        let mut jobs = VecDeque::new();
+        let mut done = Vec::new();
+        while self.next(&mut jobs) {
+            for job in jobs.drain(..) {
+                done.extend(do_one(core, sink, job));
+                // A disk takes its time over each request; frames are finished as a batch, so that
+                // the device thread is woken, and the driver interrupted, once.
+                if sink.is_slow() {
+                    core.post_all(&mut done);
+                }
+            }
+            core.post_all(&mut done);
         }
     }
 
-    /// The next request; none when the lane is to stop and nothing is left to perform.
-    fn next(&self) -> Option<Performable> {
-        let state = self.lock();
-        let wait = |state: &mut State| state.queue.is_empty() && !state.stop;
-        let mut state = self.changed.wait_while(state, wait).expect(POISONED);
-        let request = state.queue.pop_front()?;
-        state.busy = true;
-        Some(request)
+    /// Takes what there is to do; `false` when the lane is to stop and nothing is left.
+    fn next(&self, jobs: &mut VecDeque<Job>) -> bool {
+        let mut state = self.lock();
+        state.busy = false;
+        if state.queue.is_empty() && state.drainers > 0 {
+            self.idle.notify_all();
+        }
+        while state.queue.is_empty() && !state.stop {
+            state.waits = true;
+            state = self.work.wait(state).expect(POISONED);
+        }
+        state.waits = false;
+        std::mem::swap(jobs, &mut state.queue);
+        state.busy = !jobs.is_empty();
+        state.busy
     }
 }
 
-fn perform_one(core: &Core, disk: &Disk, request: Performable) {
-    // An effect that is not permitted stays in flight for ever: nobody may be told that it
-    // happened (P2), and whoever holds the right performs it.
-    if matches!(request.record().request, Request::Effect(_)) && !core.permitted() {
-        return;
+/// Does one job; gives what a descriptor chain waits for.
+fn do_one(core: &Core, sink: &Sink, job: Job) -> Option<Completion> {
+    // P2: asked right before each effect. One that is not permitted stays in flight for ever:
+    // nobody may be told that it happened, and whoever holds the right performs it.
+    if job.reaches_out() && !core.permitted() {
+        return None;
     }
-    let (outcome, data) = perform::on_disk(&core.memory, disk, &request);
-    core.finish(request, outcome, data);
+    match job {
+        Job::Perform(request) => {
+            let (outcome, data) = sink.perform(core, &request);
+            let done = core.settle_detached(Performed { request, outcome, data })?;
+            return Some(Completion(Kind::Performed(done)));
+        }
+        Job::Negotiated(features) => sink.negotiated(features),
+        Job::Attend => sink.attend(),
+        Job::Announce => sink.announce(),
+        Job::Finish => sink.finish(),
+    }
+    None
+}
+
+impl Job {
+    /// Whether it may let something out, so that the fence has to be asked.
+    fn reaches_out(&self) -> bool {
+        match self {
+            Self::Perform(request) => matches!(request.record().request, Request::Effect(_)),
+            Self::Attend | Self::Announce | Self::Finish => true,
+            Self::Negotiated(_) => false,
+        }
+    }
 }

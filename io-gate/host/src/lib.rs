@@ -25,6 +25,7 @@ pub use completion::{Completion, Interrupt};
 pub use fence::{Fence, Unfenced};
 pub use gate_host::{GateHost, Sealed};
 pub use guest_memory::GuestMemory;
+pub use lane::LaneStart;
 pub use latency::{EffectClass, LatencySummary};
 pub use register_slot::RegisterSlot;
 pub use slot_state::{QueueSaved, RegisterState, SlotError, SlotState};

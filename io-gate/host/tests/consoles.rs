@@ -33,6 +33,12 @@ fn serial_on_a_file() -> (tempfile::NamedTempFile, Arc<GateHost>, CommitAuthorit
     (file, gate, authority, slot)
 }
 
+/// What the file has when everything that was released has been performed.
+fn shown(gate: &GateHost, file: &tempfile::NamedTempFile) -> String {
+    gate.drain();
+    std::fs::read_to_string(file.path()).unwrap()
+}
+
 fn print(slot: &mut RegisterSlot, text: &str) {
     for byte in text.bytes() {
         let _ = slot.write(DATA, &[byte]);
@@ -44,15 +50,15 @@ fn print(slot: &mut RegisterSlot, text: &str) {
 fn serial_output_is_held_like_any_other() {
     let (file, gate, mut authority, mut slot) = serial_on_a_file();
     print(&mut slot, "hello");
-    assert_eq!((gate.held(), std::fs::read(file.path()).unwrap().len()), (5, 0));
+    assert_eq!((gate.held(), shown(&gate, &file).len()), (5, 0));
     let sealed = gate.seal();
     print(&mut slot, ", later");
     gate.release(authority.acknowledged(sealed.epoch));
-    assert_eq!(std::fs::read(file.path()).unwrap(), b"hello");
+    assert_eq!(shown(&gate, &file), "hello");
     gate.run_alone(authority.alone(Term(1)));
-    assert_eq!(std::fs::read(file.path()).unwrap(), b"hello, later");
+    assert_eq!(shown(&gate, &file), "hello, later");
     print(&mut slot, "!");
-    assert_eq!(std::fs::read(file.path()).unwrap(), b"hello, later!");
+    assert_eq!(shown(&gate, &file), "hello, later!");
     // Nothing waits for them, so they are settled as they are performed.
     assert!(gate.seal().in_flight.is_empty());
     assert_eq!(gate.counts().performed, 13);
@@ -76,7 +82,7 @@ fn serial_output_survives_a_crash() {
     assert_eq!(slot.save(), saved);
     heir.adopt(sealed.epoch, sealed.next_id, sealed.in_flight);
     heir.run_alone(authority.alone(Term(2)));
-    assert_eq!(std::fs::read(file.path()).unwrap(), b"abc");
+    assert_eq!(shown(&heir, &file), "abc");
     let mut enabled = [0];
     let _ = slot.read(1, &mut enabled);
     assert_eq!(enabled, [3]);
@@ -90,9 +96,9 @@ fn a_console_file_is_appended_to_or_begun_anew() {
         let console = Terminal::file(file.path(), append).unwrap();
         gate.attach(SLOT, Port(0), Backend::Console(console)).unwrap();
         gate.run_alone(authority.alone(Term(1)));
-        let mut slot = RegisterSlot::new(SLOT, Box::new(Serial::new()), gate);
+        let mut slot = RegisterSlot::new(SLOT, Box::new(Serial::new()), gate.clone());
         print(&mut slot, "x");
-        assert_eq!(std::fs::read_to_string(file.path()).unwrap(), expected);
+        assert_eq!(shown(&gate, &file), expected);
     }
     let missing = Terminal::file(std::path::Path::new("/nonexistent/file"), false).unwrap_err();
     assert!(missing.to_string().contains("/nonexistent/file"), "{missing}");
@@ -147,6 +153,7 @@ fn power_events_are_held() {
     assert_eq!(gate.take_power_events(), [PowerEvent::Off]);
     gate.run_alone(authority.alone(Term(1)));
     let _ = reset.write(4, &[0xfe]);
+    wait_readable(gate.power_event().as_raw_fd());
     assert_eq!(gate.take_power_events(), [PowerEvent::Reset]);
 }
 

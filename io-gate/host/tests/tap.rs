@@ -83,7 +83,8 @@ fn frames_cross_a_tap_interface_both_ways() {
     memory.write_slice(&[0; HEADER], GuestAddress(0x10_000)).unwrap();
     memory.write_slice(&frame(3), GuestAddress(0x10_000 + HEADER as u64)).unwrap();
     transmit.add(&[(0x10_000, HEADER as u32 + 100)], &[]);
-    assert!(slot.kick(1).used);
+    let raised = slot.kick(1);
+    assert!(raised.or(common::complete_sent(&gate, &mut slot)).used);
     assert_eq!(gate.dropped_frames(), 0);
     wait_readable(outside.as_raw_fd());
     let mut seen = [0_u8; 200];

@@ -89,13 +89,22 @@ impl Console {
         Outcome::Success(0)
     }
 
-    pub(crate) fn handle(&mut self, role: Role, events: EventSet) -> bool {
-        let Kind::Stdio(stdio) = &mut self.0 else { return false };
+    /// An event: whether the lane has to attend to it, and whether input waits.
+    pub(crate) fn handle(&mut self, role: Role, events: EventSet) -> (bool, bool) {
+        let Kind::Stdio(stdio) = &mut self.0 else { return (false, false) };
         if role == Role::Output {
-            stdio.send_queued(0);
-            return false;
+            // Until the lane has sent something, the descriptor would only be ready again.
+            stdio.watch_output(false);
+            return (true, false);
         }
-        events.intersects(EventSet::IN | EventSet::HANG_UP | EventSet::ERROR)
+        (false, events.intersects(EventSet::IN | EventSet::HANG_UP | EventSet::ERROR))
+    }
+
+    /// Sends what is queued. Lane.
+    pub(crate) fn attend(&mut self) {
+        if let Kind::Stdio(stdio) = &mut self.0 {
+            stdio.send_queued(0);
+        }
     }
 
     pub(crate) fn receive(&mut self, into: &mut Vec<u8>) -> bool {
@@ -173,7 +182,11 @@ impl Stdio {
             }
         }
         self.queued.drain(..sent);
-        let wanted = if self.queued.is_empty() { EventSet::empty() } else { EventSet::OUT };
+        self.watch_output(!self.queued.is_empty());
+    }
+
+    fn watch_output(&mut self, wanted: bool) {
+        let wanted = if wanted { EventSet::OUT } else { EventSet::empty() };
         if let Some(output) = &mut self.output
             && output.want(wanted).is_err()
         {

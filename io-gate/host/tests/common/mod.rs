@@ -294,6 +294,13 @@ pub fn complete(gate: &GateHost, slot: &mut VirtioSlot, count: usize) -> Interru
     raised
 }
 
+/// Waits for the lanes and gives the slot what they have finished.
+pub fn complete_sent(gate: &GateHost, slot: &mut VirtioSlot) -> Interrupt {
+    gate.drain();
+    let done = gate.take_completions().into_iter();
+    done.fold(Interrupt::NONE, |raised, completion| raised.or(slot.complete(completion)))
+}
+
 pub fn wait_completions(gate: &GateHost, count: usize) -> Vec<Completion> {
     let mut completions = Vec::new();
     while completions.len() < count {

@@ -12,7 +12,7 @@ use super::socket::{receive_message, send_message};
 use super::{MAX_FRAME, NetError, VNET_HEADER};
 use crate::descriptors::{self, MAX_SOCKET_PATH};
 use crate::guest_memory::Gather;
-use crate::inputs::{Inputs, Role, Token, Watch};
+use crate::inputs::{Inputs, Token, Watch};
 
 /// The backend.
 pub(crate) struct Dgram {
@@ -24,6 +24,8 @@ pub(crate) struct Dgram {
     connected: bool,
     outbox: Outbox,
     input_wanted: bool,
+    /// Whether the lane has been told that there is room.
+    attended: bool,
 }
 
 impl Dgram {
@@ -48,6 +50,7 @@ impl Dgram {
             connected: false,
             outbox: Outbox::default(),
             input_wanted: true,
+            attended: false,
         })
     }
 
@@ -108,21 +111,30 @@ impl Dgram {
         }
     }
 
-    pub(crate) fn handle(&mut self, _role: Role, events: EventSet) -> bool {
-        if events.contains(EventSet::OUT) {
-            while let Some(front) = self.outbox.front() {
-                match send_message(self.socket.as_raw_fd(), &Gather::of_slice(front)) {
-                    Ok(Some(_)) => self.outbox.pop(),
-                    Ok(None) => break,
-                    Err(_) => {
-                        self.connected = false;
-                        self.outbox.clear();
-                    }
-                }
-            }
+    pub(crate) fn handle(&mut self, events: EventSet) -> (bool, bool) {
+        let room = events.contains(EventSet::OUT);
+        if room {
+            // Until the lane has sent something, the socket would only be ready again.
+            self.attended = true;
             self.update_watch();
         }
-        events.contains(EventSet::IN)
+        (room, events.contains(EventSet::IN))
+    }
+
+    /// Sends what is queued. Lane.
+    pub(crate) fn attend(&mut self) {
+        self.attended = false;
+        while let Some(front) = self.outbox.front() {
+            match send_message(self.socket.as_raw_fd(), &Gather::of_slice(front)) {
+                Ok(Some(_)) => self.outbox.pop(),
+                Ok(None) => break,
+                Err(_) => {
+                    self.connected = false;
+                    self.outbox.clear();
+                }
+            }
+        }
+        self.update_watch();
     }
 
     pub(crate) fn want_input(&mut self, wanted: bool) {
@@ -138,7 +150,7 @@ impl Dgram {
         let Some(watch) = &mut self.watch else { return };
         let mut wanted = EventSet::empty();
         wanted.set(EventSet::IN, self.input_wanted);
-        wanted.set(EventSet::OUT, !self.outbox.is_empty());
+        wanted.set(EventSet::OUT, !self.outbox.is_empty() && !self.attended);
         if let Err(error) = watch.want(wanted) {
             log::error!("net dgram={}: epoll_ctl: {error}", self.local.display());
         }

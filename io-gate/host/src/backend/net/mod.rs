@@ -151,12 +151,28 @@ impl Net {
         }
     }
 
-    pub(crate) fn handle(&mut self, role: Role, events: EventSet) -> bool {
+    /// An event: whether the lane has to attend to it, and whether input waits.
+    pub(crate) fn handle(&mut self, role: Role, events: EventSet) -> (bool, bool) {
         match &mut self.kind {
-            Kind::Tap(_) => true,
+            Kind::Tap(_) => (false, true),
             Kind::Stream(stream) => stream.handle(role, events),
-            Kind::Dgram(dgram) => dgram.handle(role, events),
+            Kind::Dgram(dgram) => dgram.handle(events),
         }
+    }
+
+    /// Sends what is queued, connects again. Lane.
+    pub(crate) fn attend(&mut self) {
+        match &mut self.kind {
+            Kind::Tap(_) => {}
+            Kind::Stream(stream) => stream.attend(),
+            Kind::Dgram(dgram) => dgram.attend(),
+        }
+    }
+
+    /// Whether a read has found that the connection is of no use any more: the lane is to replace
+    /// it.
+    pub(crate) fn is_broken(&self) -> bool {
+        matches!(&self.kind, Kind::Stream(stream) if stream.is_broken())
     }
 
     pub(crate) fn want_input(&mut self, wanted: bool) {

@@ -32,6 +32,10 @@ pub(crate) struct Stream {
     link: Option<Link>,
     outbox: Outbox,
     input_wanted: bool,
+    /// Why the connection is of no use any more, from a read; the lane replaces it.
+    broken: Option<String>,
+    /// Whether the lane has been told that there is room.
+    attended: bool,
     /// Whether the operator has been told that the peer is away.
     told: bool,
 }
@@ -59,6 +63,8 @@ impl Stream {
             link: None,
             outbox: Outbox::default(),
             input_wanted: true,
+            broken: None,
+            attended: false,
             told: false,
         })
     }
@@ -94,38 +100,48 @@ impl Stream {
     }
 
     pub(crate) fn receive(&mut self, into: &mut Vec<u8>) -> bool {
-        loop {
-            let Some(link) = &mut self.link else { return false };
-            match link.next_frame(into) {
-                Ok(true) => return true,
-                Ok(false) => {}
-                Err(reason) => {
-                    self.disconnect(&reason);
-                    return false;
-                }
-            }
-            match link.fill() {
-                Ok(true) => {}
-                Ok(false) => return false,
-                Err(error) => {
-                    self.disconnect(&error.to_string());
-                    return false;
-                }
+        if self.is_broken() {
+            return false;
+        }
+        let Some(link) = &mut self.link else { return false };
+        match link.receive(into) {
+            Ok(received) => received,
+            Err(reason) => {
+                self.broken = Some(reason);
+                self.update_watch();
+                false
             }
         }
     }
 
-    pub(crate) fn handle(&mut self, role: Role, events: EventSet) -> bool {
+    /// Whether the lane has to replace the connection.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.is_some()
+    }
+
+    pub(crate) fn handle(&mut self, role: Role, events: EventSet) -> (bool, bool) {
         if role == Role::Timer {
             // Not read: it may have been set anew since it expired, and the read would block.
             let _ = self.timer.clear();
-            self.connect();
-            return self.link.is_some();
+            return (true, false);
         }
-        if events.contains(EventSet::OUT) {
-            self.send_queued();
+        let room = events.contains(EventSet::OUT);
+        if room {
+            // Until the lane has sent something, the socket would only be ready again.
+            self.attended = true;
+            self.update_watch();
         }
-        events.intersects(EventSet::IN | EventSet::HANG_UP | EventSet::ERROR)
+        (room, events.intersects(EventSet::IN | EventSet::HANG_UP | EventSet::ERROR))
+    }
+
+    /// Replaces a connection that is broken or missing; sends what is queued. Lane.
+    pub(crate) fn attend(&mut self) {
+        self.attended = false;
+        if let Some(reason) = self.broken.take() {
+            return self.disconnect(&reason);
+        }
+        self.connect();
+        self.send_queued();
     }
 
     pub(crate) fn want_input(&mut self, wanted: bool) {
@@ -165,6 +181,7 @@ impl Stream {
     fn disconnect(&mut self, reason: &str) {
         log::warn!("net stream={}: {reason}; connecting again", self.path.display());
         self.link = None;
+        self.broken = None;
         self.outbox.clear();
         self.told = true;
         self.try_later();
@@ -202,15 +219,28 @@ impl Stream {
     fn update_watch(&mut self) {
         let Some(link) = &mut self.link else { return };
         let mut wanted = EventSet::empty();
-        wanted.set(EventSet::IN, self.input_wanted);
-        wanted.set(EventSet::OUT, !self.outbox.is_empty());
+        let usable = self.broken.is_none();
+        wanted.set(EventSet::IN, self.input_wanted && usable);
+        wanted.set(EventSet::OUT, !self.outbox.is_empty() && !self.attended && usable);
         if let Err(error) = link.watch.want(wanted) {
-            self.disconnect(&error.to_string());
+            log::error!("net stream={}: epoll_ctl: {error}", self.path.display());
         }
     }
 }
 
 impl Link {
+    /// Takes the next frame, reading what the socket has; an error if there cannot be another.
+    fn receive(&mut self, into: &mut Vec<u8>) -> Result<bool, String> {
+        loop {
+            if self.next_frame(into)? {
+                return Ok(true);
+            }
+            if !self.fill().map_err(|error| error.to_string())? {
+                return Ok(false);
+            }
+        }
+    }
+
     /// Takes the next whole frame out of what was received; an error if there cannot be one.
     fn next_frame(&mut self, into: &mut Vec<u8>) -> Result<bool, String> {
         let rest = &self.received[self.at..];
