@@ -3,8 +3,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant};
 
 use io_gate::host::{Ledger, Origin};
 use io_gate::{Outcome, PowerEvent};
@@ -12,17 +13,23 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::completion::{Completion, Performed};
 use crate::descriptors::event;
-use crate::fence::Fence;
+use crate::fence::{Fence, Permission};
 use crate::guest_memory::GuestMemory;
 
 /// A broken invariant of the gate panics with its lock held; nothing may go on after that.
 pub(crate) const POISONED: &str = "another thread has found the gate's invariants broken";
+
+/// How long to wait at most before a fence that could not tell is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(10);
 
 pub(crate) struct Core {
     pub(crate) memory: Arc<GuestMemory>,
     fence: Arc<dyn Fence>,
     fenced_off: AtomicBool,
     fenced_event: EventFd,
+    /// Threads that wait for the fence to answer.
+    waiting: AtomicUsize,
+    give_up_at: OnceLock<Instant>,
     ledger: Mutex<Ledger>,
     completions: Mutex<Vec<Completion>>,
     completions_event: EventFd,
@@ -41,6 +48,8 @@ impl Core {
             fence,
             fenced_off: AtomicBool::new(false),
             fenced_event: event()?,
+            waiting: AtomicUsize::new(0),
+            give_up_at: OnceLock::new(),
             ledger: Mutex::new(ledger),
             completions: Mutex::new(Vec::new()),
             completions_event: event()?,
@@ -53,16 +62,45 @@ impl Core {
         self.ledger.lock().expect(POISONED)
     }
 
-    /// P2: asked right before each effect is performed. Once the answer was no, it stays no.
+    /// P2: asked right before each effect is performed. Once the answer was no, it stays no. While
+    /// nobody can tell, the effect waits here, and with it everything behind it in its lane: it is
+    /// neither performed nor dropped, and service goes on when the arbiter is back.
     pub(crate) fn permitted(&self) -> bool {
-        if self.is_fenced_off() {
-            return false;
+        let mut waiting = None;
+        loop {
+            if self.is_fenced_off() {
+                return false;
+            }
+            match self.fence.ask() {
+                Permission::Granted => return true,
+                Permission::Lost => {
+                    log::warn!("effects are fenced off: {}", self.fence.reason());
+                    self.fence_off();
+                    return false;
+                }
+                Permission::Unknown if self.has_given_up() => return false,
+                Permission::Unknown => {
+                    waiting.get_or_insert_with(|| Waiting::begin(self));
+                    self.fence.wait(ASK_AGAIN);
+                }
+            }
         }
-        let permitted = self.fence.may_perform();
-        if !permitted {
-            self.fence_off();
-        }
-        permitted
+    }
+
+    /// Whether effects wait for the fence.
+    pub(crate) fn waits_for_fence(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
+    }
+
+    /// The machine ends: what waits for the fence does so no longer than `patience`, and is then
+    /// left in flight, as at a power failure (P1: nothing is let out because the machine ends).
+    pub(crate) fn give_up_after(&self, patience: Duration) {
+        // The first call counts.
+        let _ = self.give_up_at.set(Instant::now() + patience);
+    }
+
+    fn has_given_up(&self) -> bool {
+        self.give_up_at.get().is_some_and(|at| Instant::now() >= *at)
     }
 
     pub(crate) fn is_fenced_off(&self) -> bool {
@@ -154,4 +192,27 @@ pub(crate) fn signal(event: &EventFd) {
 fn drain(event: &EventFd) {
     // Fails only when nothing was signalled.
     let _ = event.read();
+}
+
+/// A thread that waits for the fence; one line tells of all of them.
+struct Waiting<'c> {
+    core: &'c Core,
+    since: Instant,
+}
+
+impl<'c> Waiting<'c> {
+    fn begin(core: &'c Core) -> Self {
+        if core.waiting.fetch_add(1, Ordering::AcqRel) == 0 {
+            log::warn!("effects are held: {}", core.fence.reason());
+        }
+        Self { core, since: Instant::now() }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.core.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
+            log::info!("effects are held no longer, after {:?}", self.since.elapsed());
+        }
+    }
 }

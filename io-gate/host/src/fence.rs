@@ -1,9 +1,34 @@
 //! The question that is asked before anything is let out: may this machine still perform?
 
+use std::time::Duration;
+
+/// The answer to [`Fence::ask`]. It holds for the moment of asking, not for later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permission {
+    /// This machine has the right: perform now.
+    Granted,
+    /// Somebody else has, or may have, the right for good: this machine performs nothing, ever again.
+    Lost,
+    /// Nobody can tell now. What was to be performed waits, and the fence is asked again: the right
+    /// may come back (a lease that is renewed when its arbiter is back) or turn out to be lost.
+    Unknown,
+}
+
 /// Asked right before each effect is performed (P2).
 pub trait Fence: Send + Sync {
-    /// Whether this machine still has the right to perform effects.
-    fn may_perform(&self) -> bool;
+    /// Whether this machine has the right to perform effects now.
+    fn ask(&self) -> Permission;
+
+    /// Waits until the answer may have changed, no longer than `longest`. Called after
+    /// [`Permission::Unknown`], by threads that perform effects.
+    fn wait(&self, longest: Duration) {
+        std::thread::sleep(longest);
+    }
+
+    /// Why the last answer was not [`Permission::Granted`], for people.
+    fn reason(&self) -> String {
+        "the right to perform effects is not held".to_owned()
+    }
 }
 
 /// The fence of a machine that shares its right with nobody: no arbiter, no standby.
@@ -11,7 +36,7 @@ pub trait Fence: Send + Sync {
 pub struct Unfenced;
 
 impl Fence for Unfenced {
-    fn may_perform(&self) -> bool {
-        true
+    fn ask(&self) -> Permission {
+        Permission::Granted
     }
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use io_gate::host::{
     Alone, Committed, Counts, EffectId, EffectOp, Epoch, InputOp, Ledger, Performable, Record,
@@ -31,6 +31,9 @@ use crate::perform;
 
 /// The most that held effects may carry before queues have to wait.
 const MAX_HELD_BYTES: usize = 256 << 20;
+
+/// How long the end of a machine waits for a fence that cannot tell.
+const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What [`GateHost::seal`] gives for the checkpoint.
 #[derive(Debug)]
@@ -225,6 +228,12 @@ impl GateHost {
         self.core.is_fenced_off()
     }
 
+    /// Whether released effects wait because nobody can tell whether this machine may perform them.
+    #[must_use]
+    pub fn waits_for_fence(&self) -> bool {
+        self.core.waits_for_fence()
+    }
+
     /// Signalled when the right to perform has been lost.
     #[must_use]
     pub fn fenced_event(&self) -> &EventFd {
@@ -238,8 +247,10 @@ impl GateHost {
     }
 
     /// Waits until everything that was released has been performed and consoles have taken their
-    /// output: for a clean shutdown.
+    /// output: for a clean shutdown. Where nobody can tell whether this machine may perform, the wait
+    /// has an end, and what was not performed by then never is.
     pub fn drain(&self) {
+        self.core.give_up_after(LAST_PATIENCE);
         let _performer = self.performer();
         if !self.core.permitted() {
             return;

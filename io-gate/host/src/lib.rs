@@ -22,7 +22,7 @@ mod virtio_slot;
 
 pub use backend::Backend;
 pub use completion::{Completion, Interrupt};
-pub use fence::{Fence, Unfenced};
+pub use fence::{Fence, Permission, Unfenced};
 pub use gate_host::{GateHost, Sealed};
 pub use guest_memory::GuestMemory;
 pub use lane::LaneStart;

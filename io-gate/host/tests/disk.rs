@@ -196,6 +196,32 @@ fn nothing_is_performed_when_the_fence_says_no() {
     assert_eq!(std::fs::read(image.path()).unwrap(), vec![0; SECTORS as usize * 512]);
 }
 
+/// P2: while nobody can tell who has the right, nothing is performed and nothing is dropped; when
+/// the arbiter is back, everything is performed in order.
+#[test]
+fn effects_wait_for_a_fence_that_cannot_tell() {
+    let image = image(SECTORS);
+    let mut machine = DiskMachine::new(&image);
+    machine.fill(DATA, &[6; 512]);
+    machine.fence.1.store(true, Ordering::SeqCst);
+    let status = machine.write(0, DATA, 512);
+    let _ = machine.kick();
+    let _ = machine.gate.seal();
+    machine.commit(Epoch(0));
+    while !machine.gate.waits_for_fence() {
+        std::thread::yield_now();
+    }
+    assert_eq!(std::fs::read(image.path()).unwrap()[..512], [0; 512]);
+    assert!(!machine.gate.is_fenced_off());
+    assert_eq!(machine.gate.counts().cancelled, 0);
+
+    machine.fence.1.store(false, Ordering::SeqCst);
+    assert!(machine.complete(1).used);
+    assert_eq!(machine.status(status), OK);
+    assert_eq!(std::fs::read(image.path()).unwrap()[..512], [6; 512]);
+    assert!(!machine.gate.waits_for_fence());
+}
+
 /// P1: a guest that changes a buffer it has given away does not change what was committed.
 #[test]
 fn a_held_write_is_what_it_was_when_it_was_staged() {

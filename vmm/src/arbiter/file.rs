@@ -2,16 +2,22 @@
 //!
 //! A term is won by `link(2)` of a complete, synced record to its name: it fails when the name
 //! exists, on local file systems and on NFS alike, and no reader ever sees half a record (P2).
+//!
+//! There is no lease: the right to perform is read from the directory before each effect. Between
+//! that answer and the effect lies a window, of a few microseconds unless the process is stopped
+//! exactly there. `etcd:` closes it up to the length of one system call; the fence record beside
+//! each disk image narrows it for writes.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use io_gate::host::Term;
-use io_gate_host::Fence;
+use io_gate_host::{Fence, Permission};
+use rustix::fs::{AtFlags, StatxFlags};
 use tempfile::NamedTempFile;
 
 use super::{Arbiter, ArbiterError, TermRecord, Verdict};
@@ -37,7 +43,10 @@ impl FileArbiter {
             dir: dir.clone(),
             term: AtomicU64::new(0),
             holder: holder.clone(),
+            trouble: Mutex::default(),
         });
+        // The name of the machine's directory is to survive a power failure as its records do.
+        sync_directory(base)?;
         Ok(Self { dir, vm: vm.to_owned(), holder, fence })
     }
 
@@ -55,8 +64,8 @@ impl FileArbiter {
         let record = self.record(term)?;
         match (linked, record) {
             (_, Some(record)) if record.holder == self.holder => {
-                self.sync_directory()?;
-                self.fence.term.store(term.0, Ordering::SeqCst);
+                sync_directory(&self.dir)?;
+                self.fence.term.fetch_max(term.0, Ordering::SeqCst);
                 Ok(Verdict::Granted)
             }
             (_, Some(record)) => Ok(Verdict::Denied(record)),
@@ -66,6 +75,7 @@ impl FileArbiter {
     }
 
     fn highest(&self) -> Result<Option<Term>, ArbiterError> {
+        revalidate(&self.dir).map_err(at("cannot look at", &self.dir))?;
         let mut highest = None;
         for entry in fs::read_dir(&self.dir).map_err(at("cannot list", &self.dir))? {
             let entry = entry.map_err(at("cannot list", &self.dir))?;
@@ -100,18 +110,19 @@ impl FileArbiter {
         write().map_err(at("cannot write in", &self.dir))
     }
 
-    fn sync_directory(&self) -> Result<(), ArbiterError> {
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(at("cannot sync", &self.dir))
-    }
-
     fn ended_path(&self, term: Term) -> PathBuf {
         self.dir.join(format!("ended-{:020}", term.0))
     }
 }
 
 impl Arbiter for FileArbiter {
+    fn kind(&self) -> &'static str {
+        "file"
+    }
+
     fn claim(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError> {
         let before = Term(term.0.saturating_sub(1));
+        revalidate(&self.dir).map_err(at("cannot look at", &self.dir))?;
         // P2: whoever joined this machine has a term in this very directory; a directory without it is
         // another one, and its word is worth nothing.
         let Some(record) = self.record(before)? else {
@@ -147,7 +158,7 @@ impl Arbiter for FileArbiter {
     fn end(&self, term: Term) -> Result<(), ArbiterError> {
         let path = self.ended_path(term);
         File::create(&path).map_err(at("cannot write", &path))?;
-        self.sync_directory()
+        sync_directory(&self.dir)
     }
 
     fn fence(&self) -> Arc<dyn Fence> {
@@ -155,28 +166,68 @@ impl Arbiter for FileArbiter {
     }
 }
 
-/// Whether nobody has won a later term: asked before each effect (P2). A directory that does not
-/// answer counts as a no: who cannot ask must hold.
+/// Whether nobody has won a later term: asked before each effect (P2). There is no lease here: the
+/// directory's own answer decides each time, and one that does not answer leaves it open.
 #[derive(Debug)]
 struct TermFence {
     dir: PathBuf,
     term: AtomicU64,
     holder: String,
+    trouble: Mutex<String>,
+}
+
+impl TermFence {
+    fn look(&self) -> Result<Permission, ArbiterError> {
+        let ours = Term(self.term.load(Ordering::SeqCst));
+        revalidate(&self.dir).map_err(at("cannot look at", &self.dir))?;
+        if let Some(next) = read_record(&self.dir, ours.next())? {
+            // Or won by this very process, which is about to learn of it.
+            return Ok(if next.holder == self.holder {
+                Permission::Granted
+            } else {
+                self.note(next.to_string());
+                Permission::Lost
+            });
+        }
+        // Not the directory in which this term was won: a file system that is not mounted now, say.
+        let path = term_path(&self.dir, ours);
+        match path.try_exists().map_err(at("cannot look at", &path))? {
+            true => Ok(Permission::Granted),
+            false => Err(ArbiterError::Stranger { dir: self.dir.clone(), term: ours.0 }),
+        }
+    }
+
+    fn note(&self, trouble: String) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
 }
 
 impl Fence for TermFence {
-    fn may_perform(&self) -> bool {
-        let next = Term(self.term.load(Ordering::SeqCst)).next();
-        match term_path(&self.dir, next).try_exists() {
-            Ok(false) => self.dir.exists(),
-            // Won by this very process, which is about to learn of it.
-            Ok(true) => matches!(
-                read_record(&self.dir, next),
-                Ok(Some(record)) if record.holder == self.holder
-            ),
-            Err(_) => false,
-        }
+    fn ask(&self) -> Permission {
+        self.look().unwrap_or_else(|error| {
+            self.note(error.to_string());
+            Permission::Unknown
+        })
     }
+
+    fn reason(&self) -> String {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Has the file system ask its server. An NFS client keeps what it knows of a directory for up to a
+/// minute (`acdirmax`), the absence of names included, and would go on to say that a term is free
+/// which is not. `AT_STATX_FORCE_SYNC` is the documented way to have it look (statx(2)); names are
+/// looked up again when the directory turns out to have changed. Mounted with `nocto` or
+/// `lookupcache=all`, this still holds.
+fn revalidate(dir: &Path) -> io::Result<()> {
+    let flags = AtFlags::STATX_FORCE_SYNC;
+    rustix::fs::statx(rustix::fs::CWD, dir, flags, StatxFlags::MTIME | StatxFlags::CTIME)?;
+    Ok(())
+}
+
+fn sync_directory(dir: &Path) -> Result<(), ArbiterError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(at("cannot sync", dir))
 }
 
 fn read_record(dir: &Path, term: Term) -> Result<Option<TermRecord>, ArbiterError> {
@@ -239,20 +290,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (arbiter(dir.path(), "a"), arbiter(dir.path(), "b"));
         assert_eq!(a.begin(false).unwrap(), Term(1));
-        assert!(a.fence().may_perform());
+        assert_eq!(a.fence().ask(), Permission::Granted);
         assert_eq!(b.claim(Term(2), "suspicion").unwrap(), Verdict::Granted);
-        assert!(!a.fence().may_perform());
-        assert!(b.fence().may_perform());
+        assert_eq!(a.fence().ask(), Permission::Lost);
+        assert_eq!(b.fence().ask(), Permission::Granted);
         assert!(matches!(a.claim(Term(2), "late"), Ok(Verdict::Denied(r)) if r.holder == "b"));
     }
 
     #[test]
-    fn a_vanished_directory_closes_the_fence() {
+    fn effects_wait_while_the_directory_is_away() {
         let dir = tempfile::tempdir().unwrap();
         let a = arbiter(dir.path(), "a");
         a.begin(false).unwrap();
-        fs::remove_dir_all(dir.path().join("vm")).unwrap();
-        assert!(!a.fence().may_perform());
+        let (there, away) = (dir.path().join("vm"), dir.path().join("away"));
+        fs::rename(&there, &away).unwrap();
+        assert_eq!(a.fence().ask(), Permission::Unknown);
+        assert!(a.fence().reason().contains("cannot look at"), "{}", a.fence().reason());
+        // An empty directory, as a file system leaves that is not mounted.
+        fs::create_dir(&there).unwrap();
+        assert_eq!(a.fence().ask(), Permission::Unknown);
+        fs::remove_dir(&there).unwrap();
+        fs::rename(&away, &there).unwrap();
+        assert_eq!(a.fence().ask(), Permission::Granted);
     }
 
     #[test]
@@ -295,7 +354,8 @@ mod tests {
         std::thread::scope(|scope| {
             let watcher = scope.spawn(|| {
                 while !stop.load(Ordering::SeqCst) {
-                    assert!(fence.may_perform(), "closed while its own holder wins");
+                    let answer = fence.ask();
+                    assert_eq!(answer, Permission::Granted, "closed while its own holder wins");
                 }
             });
             for term in 2..40 {

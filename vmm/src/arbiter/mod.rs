@@ -105,6 +105,9 @@ pub enum ArbiterError {
 
 /// Something to ask for terms.
 pub trait Arbiter: Send + Sync {
+    /// Its kind, which both sides of a pair must have alike: `file`, `etcd`.
+    fn kind(&self) -> &'static str;
+
     /// Claims `term`: granted to the first who asks, and to the same holder again.
     ///
     /// # Errors

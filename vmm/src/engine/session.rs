@@ -129,7 +129,7 @@ impl Engine {
             // Unlike in every earlier session of this virtual machine: terms never repeat, and
             // links do not within one process.
             session: (u64::from(std::process::id()) << 32) ^ (term.0 << 16) ^ link.0,
-            arbiter: if self.arbiter.is_some() { "file" } else { "none" }.to_owned(),
+            arbiter: self.arbiter.as_ref().map_or("none", |arbiter| arbiter.kind()).to_owned(),
             layout: self.machine.layout(),
             facts: self.machine.facts(),
             options: SessionOptions { verify: self.options.verify },

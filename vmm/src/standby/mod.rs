@@ -289,7 +289,11 @@ impl StandbyDriver {
                     name: self.config.name.clone(),
                     term: hello.term,
                     session: hello.session,
-                    arbiter: if self.arbiter.is_some() { "file" } else { "none" }.to_owned(),
+                    arbiter: self
+                        .arbiter
+                        .as_ref()
+                        .map_or("none", |arbiter| arbiter.kind())
+                        .to_owned(),
                     layout: machine.layout(),
                     facts: machine.facts(),
                     options: hello.options,

@@ -9,7 +9,9 @@ use devices::{Block, BlockConfig};
 use io_gate::Port;
 use io_gate::host::{CommitAuthority, Epoch, Term, new_gate};
 use io_gate_host::backend::disk::{Disk, DiskOptions};
-use io_gate_host::{Backend, Completion, Fence, GateHost, GuestMemory, Interrupt, VirtioSlot};
+use io_gate_host::{
+    Backend, Completion, Fence, GateHost, GuestMemory, Interrupt, Permission, VirtioSlot,
+};
 use tempfile::NamedTempFile;
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
@@ -52,12 +54,16 @@ pub fn is_readable(fd: RawFd) -> bool {
     epoll.wait(0, &mut [EpollEvent::default()]).unwrap() == 1
 }
 
-/// A fence that the test opens and closes.
-pub struct Switch(pub AtomicBool);
+/// A fence that the test opens and closes, and one that may not know.
+pub struct Switch(pub AtomicBool, pub AtomicBool);
 
 impl Fence for Switch {
-    fn may_perform(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+    fn ask(&self) -> Permission {
+        match (self.1.load(Ordering::SeqCst), self.0.load(Ordering::SeqCst)) {
+            (true, _) => Permission::Unknown,
+            (false, true) => Permission::Granted,
+            (false, false) => Permission::Lost,
+        }
     }
 }
 
@@ -215,7 +221,7 @@ pub fn disk_slot(
 impl DiskMachine {
     pub fn new(image: &NamedTempFile) -> Self {
         let memory = guest_memory();
-        let fence = Arc::new(Switch(AtomicBool::new(true)));
+        let fence = Arc::new(Switch(AtomicBool::new(true), AtomicBool::new(false)));
         let (gate, authority, mut slot) = disk_slot(&memory, image, fence.clone());
         let driver = Driver::new(&memory, RING);
         driver.install(&mut slot, 0);
