@@ -110,7 +110,9 @@ impl Bench {
         Self { paper, gate, authority, slot }
     }
 
+    /// What is on the paper when everything that was released has been performed.
     fn printed(&self) -> String {
+        self.gate.drain();
         std::fs::read_to_string(self.paper.path()).unwrap()
     }
 
@@ -164,8 +166,10 @@ fn a_reset_waits_for_its_epoch() {
     heir.slot.restore(&bench.slot.save()).unwrap();
     heir.gate.adopt(sealed.epoch, sealed.next_id, sealed.in_flight);
     heir.gate.run_alone(heir.authority.alone(Term(2)));
+    heir.gate.drain();
     assert_eq!(heir.gate.take_power_events(), [PowerEvent::Reset]);
     bench.gate.release(bench.authority.acknowledged(sealed.epoch));
+    bench.gate.drain();
     assert_eq!(bench.gate.take_power_events(), [PowerEvent::Reset]);
 }
 
