@@ -11,6 +11,8 @@ pub struct MachineConfig {
     pub name: String,
     /// Guest memory in bytes.
     pub memory: u64,
+    /// The file that guest memory is in, shared with whoever maps it; none: nobody else can. Not with fault tolerance.
+    pub memory_file: Option<PathBuf>,
     /// Number of vCPUs.
     pub cpus: u32,
     /// What to boot; a standby needs it for a reset after takeover only.
@@ -81,6 +83,48 @@ impl MachineConfig {
         let hash = xxhash_rust::xxh3::xxh3_64(self.name.as_bytes()).to_le_bytes();
         // 0x52 has the bit of a locally administered address, and is no group.
         [0x52, 0x54, 0x00, hash[0], hash[1], hash[2].wrapping_add(net as u8)]
+    }
+}
+
+/// `MIB[,file=PATH,share=on]`, or `size=MIB` for the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryConfig {
+    /// Bytes.
+    pub size: u64,
+    /// The file that it is in.
+    pub file: Option<PathBuf>,
+}
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        Self { size: 512 << 20, file: None }
+    }
+}
+
+const MEMORY_FORM: &str = "MIB (2 to 16777216), then perhaps ,file=PATH,share=on";
+
+impl FromStr for MemoryConfig {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (mut memory, mut shared) = (Self::default(), false);
+        for (key, value) in pairs(text) {
+            match (key, value) {
+                (mib, None) | ("size", Some(mib)) => {
+                    let mib = mib.parse().ok().filter(|mib| (2..=1 << 24).contains(mib));
+                    memory.size =
+                        mib.map(|mib: u64| mib << 20).ok_or_else(|| unknown(MEMORY_FORM, text))?;
+                }
+                ("file", Some(path)) if !path.is_empty() => memory.file = Some(path.into()),
+                ("share" | "shared", Some("on")) => shared = true,
+                _ => return Err(unknown(MEMORY_FORM, text)),
+            }
+        }
+        if shared != memory.file.is_some() {
+            // A private mapping of a file would be neither the file's nor the guest's alone.
+            return Err(unknown(MEMORY_FORM, text));
+        }
+        Ok(memory)
     }
 }
 
@@ -325,6 +369,7 @@ mod tests {
         let good = MachineConfig {
             name: "vm".into(),
             memory: 1 << 28,
+            memory_file: None,
             cpus: 1,
             boot: None,
             disks: vec![],

@@ -14,3 +14,4 @@ pub mod memory;
 pub mod probe;
 pub mod standby;
 pub mod stats;
+pub mod ungated;

@@ -28,6 +28,7 @@ fn config(dir: &Path) -> MachineConfig {
     MachineConfig {
         name: "test".into(),
         memory: 16 << 20,
+        memory_file: None,
         cpus: 1,
         boot: None,
         disks: vec![format!("path={},serial=abc", disk.display()).parse().unwrap()],

@@ -38,6 +38,12 @@ pub(crate) fn console_file(path: &Path, append: bool) -> io::Result<File> {
     OpenOptions::new().create(true).write(true).append(append).truncate(!append).open(path)
 }
 
+/// Guest memory that other processes may map: every store of the guest's is a write to it. Nobody
+/// but the owner may look into a guest.
+pub(crate) fn memory_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
 /// The device by which a tap interface is attached to; it reaches nothing before that.
 pub(crate) fn tun() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")

@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser};
 
 use crate::arbiter::ArbiterSpec;
-use crate::config::{BootSource, ConsoleConfig, DiskConfig, MachineConfig, NetConfig, parse_name};
+use crate::config::{
+    BootSource, ConsoleConfig, DiskConfig, MachineConfig, MemoryConfig, NetConfig, parse_name,
+};
 use crate::link::LinkAddr;
+use crate::ungated::{Asked, Found, Refusal, Ungated};
 
 /// A KVM virtual machine monitor whose guests survive the death of their host.
 #[derive(Debug, Parser)]
@@ -65,10 +68,10 @@ impl BootArgs {
 pub struct GuestDevices {
     /// A disk: `path=FILE[,readonly=on][,serial=TEXT]`. May be given several times.
     #[arg(long = "disk", value_name = "SPEC")]
-    pub disks: Vec<DiskConfig>,
+    pub disks: Vec<Asked<DiskConfig>>,
     /// A network interface: `tap=IFNAME`, `stream=SOCKET` or `dgram=LOCAL:PEER`, then perhaps `,mac=XX:..`. Several times.
     #[arg(long = "net", value_name = "SPEC")]
-    pub nets: Vec<NetConfig>,
+    pub nets: Vec<Asked<NetConfig>>,
     /// A source of random bytes (virtio-rng).
     #[arg(long)]
     pub rng: bool,
@@ -81,6 +84,56 @@ pub struct GuestDevices {
     /// What is behind the serial line: `stdio` (Ctrl-A x quits), `file=PATH` or `none`.
     #[arg(long, value_name = "SPEC", default_value = "stdio")]
     pub serial: ConsoleConfig,
+    /// What this program does not have.
+    #[command(flatten)]
+    pub ungated: UngatedDevices,
+}
+
+/// Flags of other monitors for what no gate can stand before: known so that who gives them is told why not.
+#[derive(Debug, Args)]
+pub struct UngatedDevices {
+    /// A device of the host's.
+    #[arg(long, value_name = "SPEC", hide = true)]
+    pub vfio: Vec<String>,
+    /// Hardware that works virtqueues.
+    #[arg(long, value_name = "SPEC", hide = true)]
+    pub vdpa: Vec<String>,
+    /// A file in guest memory.
+    #[arg(long, value_name = "SPEC", hide = true)]
+    pub pmem: Vec<String>,
+    /// A descriptor that the guest signals.
+    #[arg(long, value_name = "SPEC", hide = true)]
+    pub ioeventfd: Vec<String>,
+    /// A descriptor that interrupts the guest.
+    #[arg(long, value_name = "SPEC", hide = true)]
+    pub irqfd: Vec<String>,
+}
+
+impl GuestDevices {
+    /// The first thing that was asked for and cannot be gated.
+    fn ungated(&self) -> Option<Found> {
+        let flags = &self.ungated;
+        let of_flags = [
+            (&flags.vfio, "vfio", Ungated::Vfio),
+            (&flags.vdpa, "vdpa", Ungated::Vdpa),
+            (&flags.pmem, "pmem", Ungated::Pmem),
+            (&flags.ioeventfd, "ioeventfd", Ungated::ForeignEvents),
+            (&flags.irqfd, "irqfd", Ungated::ForeignEvents),
+        ];
+        let of_flags = of_flags.into_iter().find_map(|(values, flag, kind)| {
+            let spelled = format!("--{flag} {}", values.first()?);
+            Some(Found { kind, spelled })
+        });
+        let spelled = |flag: &'static str| {
+            move |found: &Found| Found {
+                spelled: format!("{flag} {}", found.spelled),
+                ..found.clone()
+            }
+        };
+        of_flags
+            .or_else(|| self.nets.iter().find_map(Asked::ungated).map(spelled("--net")))
+            .or_else(|| self.disks.iter().find_map(Asked::ungated).map(spelled("--disk")))
+    }
 }
 
 /// Protection of a running guest by a standby.
@@ -130,9 +183,9 @@ pub struct RunArgs {
     /// What to boot.
     #[command(flatten)]
     pub boot: BootArgs,
-    /// Guest memory in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u64).range(2..=1 << 24))]
-    pub memory: u64,
+    /// Guest memory in MiB; `MIB,file=PATH,share=on` has it in a file that other processes can map (not with fault tolerance).
+    #[arg(long, value_name = "MIB", default_value = "512")]
+    pub memory: MemoryConfig,
     /// Number of vCPUs.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=254))]
     pub cpus: u32,
@@ -148,8 +201,32 @@ impl RunArgs {
     /// The machine that is asked for.
     #[must_use]
     pub fn machine(&self) -> MachineConfig {
-        machine(&self.name, self.memory << 20, self.cpus, &self.boot, &self.devices)
+        let mut machine =
+            machine(&self.name, self.memory.size, self.cpus, &self.boot, &self.devices);
+        machine.memory_file.clone_from(&self.memory.file);
+        machine
     }
+
+    /// Why what is asked for cannot be run; before anything is opened.
+    ///
+    /// # Errors
+    /// The first thing that no gate can stand before.
+    pub fn check_gated(&self) -> Result<(), Refusal> {
+        let protection = &self.protection;
+        let fault_tolerance =
+            protection.standby.is_some() || protection.arbiter != ArbiterSpec::None;
+        refuse(self.devices.ungated(), fault_tolerance)?;
+        refuse(Ungated::of(&self.machine()).map(in_memory), fault_tolerance)
+    }
+}
+
+fn refuse(found: Option<Found>, fault_tolerance: bool) -> Result<(), Refusal> {
+    found.and_then(|found| found.refusal(fault_tolerance)).map_or(Ok(()), Err)
+}
+
+/// Names the flag as well.
+fn in_memory(found: Found) -> Found {
+    Found { spelled: format!("--memory {}", found.spelled), ..found }
 }
 
 /// `kemari standby`
@@ -164,6 +241,9 @@ pub struct StandbyArgs {
     /// What to boot when the guest resets after a takeover.
     #[command(flatten)]
     pub boot: BootArgs,
+    /// The primary's is what counts.
+    #[arg(long, value_name = "MIB", hide = true)]
+    pub memory: Option<MemoryConfig>,
     /// The devices, as the primary has them.
     #[command(flatten)]
     pub devices: GuestDevices,
@@ -177,6 +257,21 @@ impl StandbyArgs {
     #[must_use]
     pub fn machine(&self, memory: u64, cpus: u32) -> MachineConfig {
         machine(&self.name, memory, cpus, &self.boot, &self.devices)
+    }
+
+    /// As [`RunArgs::check_gated`].
+    ///
+    /// # Errors
+    /// As [`RunArgs::check_gated`]; a size of its own is another mistake.
+    pub fn check_gated(&self) -> Result<(), String> {
+        refuse(self.devices.ungated(), true).map_err(|refusal| refusal.to_string())?;
+        let Some(memory) = &self.memory else { return Ok(()) };
+        let file = memory.file.as_ref().map(|path| Found {
+            kind: Ungated::SharedMemory,
+            spelled: format!("--memory file={}", path.display()),
+        });
+        refuse(file, true).map_err(|refusal| refusal.to_string())?;
+        Err("--memory: a standby has as much as its primary: leave it out".to_owned())
     }
 }
 
@@ -192,8 +287,9 @@ fn machine(
         memory,
         cpus,
         boot: boot.source(),
-        disks: devices.disks.clone(),
-        nets: devices.nets.clone(),
+        memory_file: None,
+        disks: devices.disks.iter().filter_map(Asked::gated).cloned().collect(),
+        nets: devices.nets.iter().filter_map(Asked::gated).cloned().collect(),
         rng: devices.rng,
         rtc: devices.rtc,
         virtio_console: devices.virtio_console.clone(),

@@ -10,6 +10,7 @@ use crate::machine::{AttachOptions, Ended, Machine, MachineError, signals};
 
 /// Runs a machine to its end; gives the exit code.
 pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
+    args.check_gated().map_err(|refusal| CliError::usage(refusal.to_string()))?;
     if args.boot.kernel.is_none() {
         return Err(MachineError::NoKernel.into());
     }

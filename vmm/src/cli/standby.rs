@@ -24,6 +24,7 @@ use crate::standby::{
 
 /// Holds a primary's checkpoints until there is nothing more to do, or runs its guest to the end.
 pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
+    args.check_gated().map_err(CliError::usage)?;
     let protection = &args.protection;
     // What can be wrong here is found now, not when the primary dies.
     kvm::open().map_err(MachineError::from)?;

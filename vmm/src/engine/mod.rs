@@ -34,6 +34,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::arbiter::{Arbiter, Verdict};
 use crate::link::LinkAddr;
 use crate::machine::{Ended, Machine};
+use crate::ungated::Ungated;
 
 /// How long the end of a machine waits for its standby to be told.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -189,6 +190,10 @@ impl Engine {
     /// # Errors
     /// A sentence for the operator.
     pub fn protect(self: &Arc<Self>, addr: LinkAddr) -> Result<(), String> {
+        let ungated = Ungated::of(self.machine.config()).and_then(|found| found.refusal(true));
+        if let Some(refusal) = ungated {
+            return Err(refusal.to_string());
+        }
         let before = self.lock().standby.replace(addr);
         let asked = self.command(Event::OperatorProtect);
         if asked.is_err() {

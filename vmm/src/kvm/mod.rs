@@ -4,12 +4,14 @@ pub mod compat;
 pub mod cpuid;
 pub mod exit;
 pub mod msr;
+mod notify;
 pub mod state;
 pub mod vcpus;
 pub mod vm;
 
 pub use compat::{CompatInfo, Mismatch};
 pub use exit::{ExitHandler, FatalExit};
+pub use notify::{Kick, Pins};
 pub use state::{ClockPolicy, StateError, VcpuState, VmState};
 pub use vcpus::{VcpuError, VcpuSet};
 pub use vm::{Vm, VmError, VmOptions};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use kvm_bindings::{
     CpuId, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
-    KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_pit_config,
-    kvm_userspace_memory_region,
+    KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY,
+    kvm_enable_cap, kvm_irqchip, kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
@@ -117,9 +117,21 @@ impl Vm {
         Ok(fd)
     }
 
-    /// The VM's descriptor, for interrupts and routing.
-    pub fn fd(&self) -> &Arc<VmFd> {
+    /// The VM's descriptor: it stays in this module, since by it a descriptor of anybody's could be bound (P5).
+    pub(super) fn fd(&self) -> &Arc<VmFd> {
         &self.fd
+    }
+
+    /// Masks both 8259s, as a PC's firmware leaves them. KVM makes them unmasked with vector 0, so that a guest that uses
+    /// the I/O APIC only, and never looks at them, would take a device's interrupt for a processor exception.
+    pub fn mask_legacy_interrupts(&self) -> Result<(), VmError> {
+        for chip_id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
+            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+            self.fd.get_irqchip(&mut chip).map_err(ioctl_error("KVM_GET_IRQCHIP"))?;
+            chip.chip.pic.imr = 0xff;
+            self.fd.set_irqchip(&chip).map_err(ioctl_error("KVM_SET_IRQCHIP"))?;
+        }
+        Ok(())
     }
 
     /// Guest RAM.

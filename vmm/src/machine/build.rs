@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use io_gate::host::Ledger;
 use io_gate_host::{Fence, GateHost};
-use kvm_bindings::{KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_irqchip};
 
 use super::bus::Bus;
 use super::device_set::{AttachOptions, DeviceSet, DeviceSetupError, DevicesRestoreError};
@@ -98,10 +97,14 @@ impl Machine {
         config.check()?;
         let kvm = kvm::open()?;
         // Huge pages: fewer faults in the guest, and cheaper copies at checkpoints.
-        let ram = memory::create(MemoryOptions { size: config.memory, huge_pages: true })?;
+        let options = MemoryOptions { size: config.memory, huge_pages: true };
+        let ram = match &config.memory_file {
+            None => memory::create(options)?,
+            Some(path) => memory::create_in_file(options, path)?,
+        };
         // The PIT: stock kernels calibrate their clocks by it.
         let vm = Arc::new(Vm::new(&kvm, ram.clone(), VmOptions { cpus: config.cpus, pit: true })?);
-        mask_legacy_interrupts(&vm)?;
+        vm.mask_legacy_interrupts()?;
         let ram = Arc::new(ram);
         let gate = GateHost::new(ledger, ram.clone(), fence)?;
         let events = Arc::new(Events::new()?);
@@ -144,20 +147,4 @@ impl Machine {
     pub fn attach_backends(&self, options: AttachOptions) -> Result<(), MachineError> {
         Ok(self.devices.attach(&self.config, options)?)
     }
-}
-
-/// Masks both 8259s, as a PC's firmware leaves them. KVM makes them unmasked with vector 0, so that a guest that uses the
-/// I/O APIC only, and never looks at them, would take a device's interrupt for a processor exception.
-fn mask_legacy_interrupts(vm: &Vm) -> Result<(), VmError> {
-    for chip_id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
-        let mut chip = kvm_irqchip { chip_id, ..Default::default() };
-        vm.fd().get_irqchip(&mut chip).map_err(ioctl_error("KVM_GET_IRQCHIP"))?;
-        chip.chip.pic.imr = 0xff;
-        vm.fd().set_irqchip(&chip).map_err(ioctl_error("KVM_SET_IRQCHIP"))?;
-    }
-    Ok(())
-}
-
-fn ioctl_error(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> VmError {
-    move |error| VmError::Ioctl { call, source: io::Error::from_raw_os_error(error.errno()) }
 }

@@ -173,7 +173,7 @@ impl DeviceSet {
         for (device, detail) in virtio_devices(config)? {
             set.add_virtio(vm, device, detail)?;
         }
-        let serial_irq = IrqLine::new(vm.fd().clone(), layout::COM1_GSI);
+        let serial_irq = IrqLine::new(vm.pins(), layout::COM1_GSI);
         let serial_ports = Place::ports(layout::COM1_PORT, layout::COM1_PORTS);
         set.add_register(SERIAL_SLOT, Box::new(Serial::new()), &[serial_ports], Some(serial_irq));
         let power_ports = Place::ports(layout::PM1A_EVT_PORT, PowerControl::WINDOW as u16);
@@ -200,10 +200,10 @@ impl DeviceSet {
         let window = layout::virtio_mmio_window(index)
             .ok_or(DeviceSetupError::TooMany { wanted: index + 1 })?;
         let slot = FIRST_VIRTIO_SLOT + index as u16;
-        let irq = IrqLine::new(vm.fd().clone(), window.gsi);
+        let irq = IrqLine::new(vm.pins(), window.gsi);
         let transport =
             VirtioMmio::new(window, irq, VirtioSlot::new(slot, device, self.gate.clone()))?;
-        transport.register_kicks(vm.fd());
+        transport.register_kicks(vm);
         self.virtio.push(Arc::new(transport));
         self.details.push((slot, detail));
         Ok(())
@@ -342,7 +342,7 @@ impl DeviceSet {
         let Some(device) = self.virtio.get(device) else { return };
         if let Some(kick) = device.kicks().get(usize::from(queue)) {
             // Before the queue is looked at, so that a later notification signals again.
-            let _ = kick.read();
+            kick.take();
         }
         device.kick(queue);
     }

@@ -1,8 +1,6 @@
 //! The interrupt line of one device: an edge or a level on a pin of KVM's interrupt controllers.
 
-use std::sync::Arc;
-
-use kvm_ioctls::VmFd;
+use crate::kvm::Pins;
 
 /// One pin.
 ///
@@ -10,15 +8,15 @@ use kvm_ioctls::VmFd;
 /// checkpoint taken afterwards has it. An irqfd injects from a kernel worker, at a time nobody knows.
 #[derive(Clone)]
 pub struct IrqLine {
-    vm: Arc<VmFd>,
+    pins: Pins,
     gsi: u32,
 }
 
 impl IrqLine {
     /// The pin `gsi` of a machine.
     #[must_use]
-    pub fn new(vm: Arc<VmFd>, gsi: u32) -> Self {
-        Self { vm, gsi }
+    pub fn new(pins: Pins, gsi: u32) -> Self {
+        Self { pins, gsi }
     }
 
     /// Raises and lowers the line.
@@ -29,7 +27,7 @@ impl IrqLine {
 
     /// Holds a level-triggered line high or low. Asserted means high: KVM ignores the polarity that the guest gives a pin.
     pub fn set(&self, level: bool) {
-        if let Err(error) = self.vm.set_irq_line(self.gsi, level) {
+        if let Err(error) = self.pins.set(self.gsi, level) {
             log::error!("KVM_IRQ_LINE, pin {}: {error}", self.gsi);
         }
     }

@@ -4,13 +4,13 @@ use std::sync::{Mutex, MutexGuard};
 
 use io_gate::{Identity, Port};
 use io_gate_host::{Completion, Interrupt, SlotError, SlotState, VirtioSlot};
-use kvm_ioctls::{IoEventAddress, VmFd};
+use kvm_ioctls::IoEventAddress;
 use serde::{Deserialize, Serialize};
 use vm_device::DeviceMmio;
 use vm_device::bus::{MmioAddress, MmioAddressOffset};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::interrupt::IrqLine;
+use crate::kvm::{Kick, Vm};
 use crate::layout::MmioWindow;
 
 /// `virt`, little endian.
@@ -118,7 +118,7 @@ pub struct VirtioMmio {
     window: MmioWindow,
     irq: IrqLine,
     inner: Mutex<Inner>,
-    kicks: Vec<EventFd>,
+    kicks: Vec<Kick>,
 }
 
 struct Inner {
@@ -132,9 +132,7 @@ impl VirtioMmio {
     /// # Errors
     /// When the process is out of descriptors.
     pub fn new(window: MmioWindow, irq: IrqLine, slot: VirtioSlot) -> std::io::Result<Self> {
-        let kicks = (0..slot.queue_count())
-            .map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC))
-            .collect::<Result<_, _>>()?;
+        let kicks = (0..slot.queue_count()).map(|_| Kick::new()).collect::<Result<_, _>>()?;
         Ok(Self {
             window,
             irq,
@@ -145,10 +143,10 @@ impl VirtioMmio {
 
     /// Makes KVM signal the device thread when the driver notifies a queue, instead of an exit. Where KVM refuses, the
     /// exit does: it is slower, not wrong.
-    pub fn register_kicks(&self, vm: &VmFd) {
+    pub fn register_kicks(&self, vm: &Vm) {
         let address = IoEventAddress::Mmio(self.window.base + reg::QUEUE_NOTIFY);
         for (queue, kick) in (0_u32..).zip(&self.kicks) {
-            if let Err(error) = vm.register_ioevent(kick, &address, queue) {
+            if let Err(error) = vm.bind_kick(kick, &address, queue) {
                 log::warn!(
                     "virtio-mmio at {:#x}: no ioeventfd for queue {queue}: {error}",
                     self.window.base
@@ -159,7 +157,7 @@ impl VirtioMmio {
 
     /// The descriptors by which the driver notifies each queue.
     #[must_use]
-    pub fn kicks(&self) -> &[EventFd] {
+    pub fn kicks(&self) -> &[Kick] {
         &self.kicks
     }
 
@@ -223,8 +221,7 @@ impl VirtioMmio {
         self.lock().reset();
         // Notifications of the former guest are not this one's.
         for kick in &self.kicks {
-            // Fails only when nothing was signalled.
-            let _ = kick.read();
+            kick.take();
         }
     }
 

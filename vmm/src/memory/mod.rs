@@ -5,10 +5,13 @@ mod dirty;
 pub use dirty::{DirtyError, DirtyTracker};
 
 use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
 
+use io_gate_host::backend::memory::{MemoryFileError, memory_file};
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use crate::layout;
 
@@ -37,6 +40,9 @@ pub enum MemoryError {
     /// The host's available memory could not be read.
     #[error("cannot read the host's available memory from /proc/meminfo: {0}")]
     Meminfo(String),
+    /// The file it is to be in cannot be used.
+    #[error(transparent)]
+    File(#[from] MemoryFileError),
     /// `mmap` failed.
     #[error("cannot map {} of guest memory: {reason}: lower --memory or raise the limit on locked or virtual memory", mib(*.size))]
     Map {
@@ -67,9 +73,28 @@ pub struct MemoryOptions {
 /// them behind dirty tracking (P8).
 pub fn create(options: MemoryOptions) -> Result<GuestMemory, MemoryError> {
     check_size(options.size, available_memory()?)?;
+    map_regions(options, |_| None)
+}
+
+/// As [`create`], in a file that other processes can map. What they do to it is not tracked, so that such a guest cannot be
+/// protected: see [`crate::ungated`].
+pub fn create_in_file(options: MemoryOptions, path: &Path) -> Result<GuestMemory, MemoryError> {
+    check_size(options.size, available_memory()?)?;
+    let file = Arc::new(memory_file(path, options.size)?);
+    let options = MemoryOptions { huge_pages: false, ..options };
+    map_regions(options, |offset| Some(FileOffset::from_arc(Arc::clone(&file), offset)))
+}
+
+/// Maps every range; `backing` says where in which file a region begins, by the bytes before it.
+fn map_regions(
+    options: MemoryOptions,
+    backing: impl Fn(u64) -> Option<FileOffset>,
+) -> Result<GuestMemory, MemoryError> {
     let mut regions = Vec::new();
+    let mut before = 0;
     for (start, len) in layout::ram_ranges(options.size) {
-        regions.push(map_region(start, len, options.huge_pages)?);
+        regions.push(map_region(start, len, backing(before), options.huge_pages)?);
+        before += len;
     }
     GuestMemory::from_regions(regions)
         .map_err(|e| MemoryError::Map { size: options.size, reason: e.to_string() })
@@ -88,16 +113,21 @@ fn check_size(size: u64, available: u64) -> Result<(), MemoryError> {
 fn map_region(
     start: u64,
     len: u64,
+    backing: Option<FileOffset>,
     huge_pages: bool,
 ) -> Result<GuestRegionMmap<AtomicBitmap>, MemoryError> {
     let fail = |reason: String| MemoryError::Map { size: len, reason };
     let page = NonZeroUsize::new(layout::PAGE_SIZE as usize).expect("the page size is not zero");
     let bitmap = AtomicBitmap::new(len as usize, page);
-    let mapping = MmapRegionBuilder::new_with_bitmap(len as usize, bitmap)
-        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-        .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
-        .build()
-        .map_err(|e| fail(e.to_string()))?;
+    let builder = MmapRegionBuilder::new_with_bitmap(len as usize, bitmap)
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
+    let private = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let mapping = match backing {
+        None => builder.with_mmap_flags(private),
+        Some(file) => builder.with_file_offset(file).with_mmap_flags(libc::MAP_SHARED),
+    }
+    .build()
+    .map_err(|e| fail(e.to_string()))?;
     // Guest memory has no place in a core dump: it is large, and it is the guest's own.
     advise(&mapping, libc::MADV_DONTDUMP, "MADV_DONTDUMP");
     if huge_pages {

@@ -90,9 +90,10 @@ impl Guest {
                 )
             })
             .collect();
+        let memory: &[&str] = if flags.contains(&"--memory") { &[] } else { &["--memory", "64"] };
         let mut command = Command::new(KEMARI);
         command
-            .args(["run", "--memory", "64", "--rng", "--cpus", &cpus.to_string()])
+            .args(["run", "--rng", "--cpus", &cpus.to_string()])
             .arg("--kernel")
             .arg(image())
             .args(["--cmdline", &devices.join(" ")])
@@ -101,6 +102,7 @@ impl Guest {
             .args(["--serial", &format!("file={}", dir.path().join("serial").display())])
             .args(["--virtio-console", &format!("file={}", dir.path().join("console").display())])
             .args(["--pid-file", &dir.path().join("pid").display().to_string()])
+            .args(memory)
             .args(flags)
             .stdin(Stdio::null());
         let process = Process::start("kemari", command, &dir.path().join("log")).unwrap();

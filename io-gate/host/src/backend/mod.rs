@@ -1,7 +1,8 @@
-//! What is behind the gate: disks, networks, consoles. All opening happens here.
+//! What is behind the gate: disks, networks, consoles; and what no gate can be before: shared guest memory. All opening happens here.
 
 pub mod console;
 pub mod disk;
+pub mod memory;
 pub mod net;
 pub mod terminal;
 

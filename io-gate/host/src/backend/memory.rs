@@ -1,0 +1,84 @@
+//! Guest memory in a file that other processes may map: for those who want to look into a guest, and
+//! do not want it to survive its host.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use crate::descriptors;
+
+/// Why a file cannot hold guest memory.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryFileError {
+    /// It cannot be opened or made as long as needed.
+    #[error("guest memory in {path}: {error}; change file= of --memory")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        error: std::io::Error,
+    },
+    /// It is something else.
+    #[error(
+        "guest memory in {path}: expected a new file, an empty one, or one of {expected} bytes, found {found} bytes; remove it, or change file= of --memory"
+    )]
+    Length {
+        /// The file.
+        path: PathBuf,
+        /// Bytes of guest memory.
+        expected: u64,
+        /// Bytes of the file.
+        found: u64,
+    },
+    /// Another machine's memory is in it.
+    #[error("guest memory in {path}: another process uses it; change file= of --memory")]
+    Busy {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Opens or makes a file of `bytes` zeros. It stays locked for as long as it is open.
+///
+/// # Errors
+/// When it is there and is something else, or in use.
+pub fn memory_file(path: &Path, bytes: u64) -> Result<File, MemoryFileError> {
+    let io = |error| MemoryFileError::Io { path: path.to_owned(), error };
+    let file = descriptors::memory_file(path).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(MemoryFileError::Busy { path: path.to_owned() });
+        }
+        Err(TryLockError::Error(error)) => return Err(io(error)),
+    }
+    let found = file.metadata().map_err(io)?.len();
+    if found != 0 && found != bytes {
+        return Err(MemoryFileError::Length { path: path.to_owned(), expected: bytes, found });
+    }
+    // Memory is zero at power-on, whatever an earlier guest has left.
+    file.set_len(0).and_then(|()| file.set_len(bytes)).map_err(io)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    #[test]
+    fn only_what_was_guest_memory_is_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ram");
+        let file = memory_file(&path, 8192).unwrap();
+        assert!(matches!(memory_file(&path, 8192), Err(MemoryFileError::Busy { .. })));
+        drop(file);
+        std::fs::write(&path, [7; 8192]).unwrap();
+        drop(memory_file(&path, 8192).unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), [0; 8192]);
+        let other = memory_file(&path, 4096).unwrap_err().to_string();
+        assert!(other.contains("4096 bytes, found 8192"), "{other}");
+        assert_eq!(std::fs::read(&path).unwrap().len(), 8192);
+        assert!(matches!(memory_file(dir.path(), 4096), Err(MemoryFileError::Io { .. })));
+    }
+}

@@ -1,0 +1,106 @@
+//! What KVM exchanges with user space without an exit: pins it is told to move, and descriptors of
+//! our own that it signals. A descriptor of anybody else's has no way in (P5).
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use kvm_ioctls::{IoEventAddress, VmFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::Vm;
+
+/// A counter that KVM adds to when the guest writes to a register (KVM API, KVM_IOEVENTFD).
+///
+/// It is made here and nowhere else, so that what the guest's write wakes is a thread of this
+/// process, which looks at the queue and stages what it finds. A descriptor that somebody else
+/// holds, by which the guest would reach him past the gate, cannot be bound:
+///
+/// ```compile_fail,E0308
+/// use kemari_vmm::kvm::Vm;
+/// use kvm_ioctls::IoEventAddress;
+/// use vmm_sys_util::eventfd::EventFd;
+///
+/// fn bind(vm: &Vm, foreign: &EventFd) -> std::io::Result<()> {
+///     vm.bind_kick(foreign, &IoEventAddress::Mmio(0xd000_0050), 0)
+/// }
+/// ```
+///
+/// One of our own can:
+///
+/// ```
+/// use kemari_vmm::kvm::{Kick, Vm};
+/// use kvm_ioctls::IoEventAddress;
+///
+/// fn bind(vm: &Vm, own: &Kick) -> std::io::Result<()> {
+///     vm.bind_kick(own, &IoEventAddress::Mmio(0xd000_0050), 0)
+/// }
+/// ```
+///
+/// Nor is there a way around by KVM's own descriptor, which is not given away:
+///
+/// ```compile_fail,E0624
+/// use kemari_vmm::kvm::Vm;
+/// use vmm_sys_util::eventfd::EventFd;
+///
+/// fn bind(vm: &Vm, foreign: &EventFd) {
+///     vm.fd().register_irqfd(foreign, 5).unwrap();
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Kick(EventFd);
+
+impl Kick {
+    /// A new counter, at zero.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn new() -> io::Result<Self> {
+        EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map(Self)
+    }
+
+    /// Sets it back to zero: a later notification signals again.
+    pub fn take(&self) {
+        // It has nothing to say if nobody has notified.
+        let _ = self.0.read();
+    }
+}
+
+/// For waiting until it is signalled.
+impl AsRawFd for Kick {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl Vm {
+    /// Makes KVM signal `kick` when the guest writes `value` to `address`, instead of an exit.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn bind_kick(&self, kick: &Kick, address: &IoEventAddress, value: u32) -> io::Result<()> {
+        self.fd()
+            .register_ioevent(&kick.0, address, value)
+            .map_err(|error| io::Error::from_raw_os_error(error.errno()))
+    }
+
+    /// The pins of its interrupt controllers.
+    #[must_use]
+    pub fn pins(&self) -> Pins {
+        Pins(self.fd().clone())
+    }
+}
+
+/// The pins of a machine's interrupt controllers, and nothing else of it.
+#[derive(Clone)]
+pub struct Pins(Arc<VmFd>);
+
+impl Pins {
+    /// Sets the level of the pin `gsi` (KVM API, KVM_IRQ_LINE).
+    ///
+    /// # Errors
+    /// When there is no such pin.
+    pub fn set(&self, gsi: u32, level: bool) -> io::Result<()> {
+        self.0.set_irq_line(gsi, level).map_err(|error| io::Error::from_raw_os_error(error.errno()))
+    }
+}
