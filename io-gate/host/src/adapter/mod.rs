@@ -102,8 +102,11 @@ impl<F: Foreign> RegisterDevice for Adapter<F> {
         self.stage(gate);
     }
 
-    fn intake(&mut self, _port: Port, data: &[u8], _gate: &mut Gate<'_>) -> usize {
-        self.device.intake(data).min(data.len())
+    fn intake(&mut self, _port: Port, data: &[u8], gate: &mut Gate<'_>) -> usize {
+        let taken = self.device.intake(data).min(data.len());
+        // Some devices answer what they take in: an echo.
+        self.stage(gate);
+        taken
     }
 
     fn line(&mut self) -> LineState {
