@@ -5,9 +5,10 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use io_gate::host::{
-    ChainOutcome, GuestBytes, Ledger, MemoryFault, Origin, Performable, Request, Term, new_gate,
+    ChainOutcome, GuestBytes, GuestRange, Ledger, MemoryFault, Origin, Performable, Request, Term,
+    lend_chain, new_gate,
 };
-use io_gate::{Chain, Device, DeviceError, GuestRange, RegisterDevice};
+use io_gate::{Chain, Device, DeviceError, RegisterDevice};
 
 /// Guest memory: bytes from address 0.
 pub(crate) struct Memory(RefCell<Vec<u8>>);
@@ -54,7 +55,7 @@ pub(crate) fn chain<'m>(
     let ranges = |pieces: Pieces<'_>| {
         pieces.iter().map(|(addr, len)| GuestRange { addr: *addr, len: *len }).collect()
     };
-    Chain::new(memory, ranges(readable), ranges(writable))
+    lend_chain(memory, ranges(readable), ranges(writable))
 }
 
 /// A gate, and everything that was let through it.

@@ -14,8 +14,18 @@ pub struct GuestRange {
 }
 
 /// The bytes of an effect: a part of a chain, left where it lies, or bytes made by the device.
-/// A device cannot name guest memory that no chain has given it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A device cannot name guest memory that no chain has given it: only [`Chain::take_payload`] makes
+/// a payload of guest memory, and a payload cannot be deserialized by itself.
+///
+/// ```compile_fail,E0277
+/// use io_gate::Payload;
+/// use serde::Deserialize;
+///
+/// fn forge<'de>(bytes: impl serde::Deserializer<'de>) -> Option<Payload> {
+///     Payload::deserialize(bytes).ok()
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payload(PayloadBytes);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,8 +75,8 @@ impl Payload {
     }
 }
 
-/// Room in a chain for the result of an input.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Room in a chain for the result of an input. Only [`Chain::take_space`] makes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Space(Vec<GuestRange>);
 
 impl Space {
@@ -154,22 +164,17 @@ pub struct Chain<'c> {
     written: usize,
 }
 
-impl<'c> Chain<'c> {
-    /// A chain over ranges that the far side has already checked to lie in guest memory.
-    #[must_use]
-    pub fn new(
-        memory: &'c dyn GuestBytes,
-        readable: Vec<GuestRange>,
-        writable: Vec<GuestRange>,
-    ) -> Self {
-        Self {
-            memory,
-            readable: Cursor::new(readable),
-            writable: Cursor::new(writable),
-            written: 0,
-        }
-    }
+/// A chain over ranges that the far side has already checked to lie in guest memory.
+#[must_use]
+pub fn lend_chain(
+    memory: &dyn GuestBytes,
+    readable: Vec<GuestRange>,
+    writable: Vec<GuestRange>,
+) -> Chain<'_> {
+    Chain { memory, readable: Cursor::new(readable), writable: Cursor::new(writable), written: 0 }
+}
 
+impl Chain<'_> {
     /// Readable bytes not yet consumed.
     #[must_use]
     pub fn readable(&self) -> usize {
@@ -295,6 +300,39 @@ impl Cursor {
         }
         self.left -= wanted;
         Some(taken)
+    }
+}
+
+/// How a payload travels in a record. `Payload` itself is neither `Serialize` nor `Deserialize`, or
+/// a device could name any guest memory by deserializing one.
+pub(crate) mod payload_in_record {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{Payload, PayloadBytes};
+
+    pub(crate) fn serialize<S: Serializer>(payload: &Payload, to: S) -> Result<S::Ok, S::Error> {
+        payload.0.serialize(to)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Payload, D::Error> {
+        PayloadBytes::deserialize(from).map(Payload)
+    }
+}
+
+/// As [`payload_in_record`], for the room of an input.
+pub(crate) mod space_in_record {
+    use alloc::vec::Vec;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Space;
+
+    pub(crate) fn serialize<S: Serializer>(space: &Space, to: S) -> Result<S::Ok, S::Error> {
+        space.0.serialize(to)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Space, D::Error> {
+        Vec::deserialize(from).map(Space)
     }
 }
 

@@ -1,7 +1,6 @@
 //! What a device is: the contract between its author and the far side of the gate.
 
 use alloc::string::String;
-use core::marker::PhantomData;
 
 use crate::chain::{Chain, ChainError};
 use crate::effect::Port;
@@ -41,13 +40,13 @@ pub struct Held<'e>(Brand<'e>);
 pub struct Pending<'e>(Brand<'e>);
 
 impl<'e> Held<'e> {
-    pub(crate) fn new(brand: PhantomData<fn(&'e ()) -> &'e ()>) -> Self {
+    pub(crate) fn new(brand: Brand<'e>) -> Self {
         Self(brand)
     }
 }
 
 impl<'e> Pending<'e> {
-    pub(crate) fn new(brand: PhantomData<fn(&'e ()) -> &'e ()>) -> Self {
+    pub(crate) fn new(brand: Brand<'e>) -> Self {
         Self(brand)
     }
 }

@@ -2,13 +2,23 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::chain::{Payload, Space};
+use crate::chain::{Payload, Space, payload_in_record, space_in_record};
 use crate::commit::Epoch;
 
 /// One of a device's own backends, counted from 0. Which file or interface is behind it only the
 /// far side of the gate knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Port(pub u8);
+
+/// One stream of a virtio socket (virtio 1.2, 5.10): which of the guest's ports talks to which of
+/// the host's. The context identifiers are the machine's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct VsockStream {
+    /// The guest's end.
+    pub guest_port: u32,
+    /// The host's end.
+    pub host_port: u32,
+}
 
 /// What the guest wants done to the machine itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +37,7 @@ pub(crate) mod sealed {
 /// A kind of outward effect. Sealed: the kinds are the ones listed here.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a kind of outward effect",
-    label = "the gate issues tokens for `NetTx`, `BlockWrite`, `BlockFlush`, `BlockDiscard`, `BlockWriteZeroes`, `ConsoleTx` and `Power` only",
+    label = "the gate issues tokens for `NetTx`, `BlockWrite`, `BlockFlush`, `BlockDiscard`, `BlockWriteZeroes`, `ConsoleTx`, `VsockTx` and `Power` only",
     note = "a device reaches the outside only through these; a new kind is added in `io-gate`, with its backend in `io-gate-host`"
 )]
 pub trait EffectKind: sealed::Sealed {}
@@ -55,6 +65,8 @@ kinds! {
     BlockWriteZeroes,
     /// Bytes appear on a console.
     ConsoleTx,
+    /// Bytes leave on a stream of a virtio socket.
+    VsockTx,
     /// The machine powers off or resets.
     Power,
 }
@@ -102,6 +114,7 @@ pub enum EffectOp {
         /// The backend.
         port: Port,
         /// Header and frame.
+        #[serde(with = "payload_in_record")]
         frame: Payload,
     },
     /// Write to a disk.
@@ -111,6 +124,7 @@ pub enum EffectOp {
         /// First sector.
         sector: u64,
         /// What to write: a multiple of 512 bytes.
+        #[serde(with = "payload_in_record")]
         data: Payload,
     },
     /// Make a disk's completed writes durable.
@@ -143,10 +157,22 @@ pub enum EffectOp {
         /// The backend.
         port: Port,
         /// The bytes.
+        #[serde(with = "payload_in_record")]
         bytes: Payload,
     },
     /// Power off or reset the machine.
     Power(PowerEvent),
+    /// Send bytes on a stream of a virtio socket. A stream is opened by the first bytes of it, and
+    /// empty bytes end it.
+    VsockTx {
+        /// The backend.
+        port: Port,
+        /// Which stream.
+        stream: VsockStream,
+        /// The bytes, without the packet's header.
+        #[serde(with = "payload_in_record")]
+        bytes: Payload,
+    },
 }
 
 impl EffectOp {
@@ -156,8 +182,12 @@ impl EffectOp {
         match self {
             Self::NetTx { frame: bytes, .. }
             | Self::BlockWrite { data: bytes, .. }
-            | Self::ConsoleTx { bytes, .. } => Some(bytes),
-            _ => None,
+            | Self::ConsoleTx { bytes, .. }
+            | Self::VsockTx { bytes, .. } => Some(bytes),
+            Self::BlockFlush { .. }
+            | Self::BlockDiscard { .. }
+            | Self::BlockWriteZeroes { .. }
+            | Self::Power(_) => None,
         }
     }
 
@@ -170,7 +200,8 @@ impl EffectOp {
             | Self::BlockFlush { port }
             | Self::BlockDiscard { port, .. }
             | Self::BlockWriteZeroes { port, .. }
-            | Self::ConsoleTx { port, .. } => Some(port),
+            | Self::ConsoleTx { port, .. }
+            | Self::VsockTx { port, .. } => Some(port),
             Self::Power(_) => None,
         }
     }
@@ -187,11 +218,13 @@ pub enum InputOp {
         /// First sector.
         sector: u64,
         /// Where it goes.
+        #[serde(with = "space_in_record")]
         into: Space,
     },
     /// Random bytes.
     Entropy {
         /// Where they go.
+        #[serde(with = "space_in_record")]
         into: Space,
     },
 }

@@ -6,13 +6,17 @@ use crate::chain::{GuestBytes, MemoryFault, Payload, Space};
 use crate::device::{Held, Pending, Verdict};
 use crate::effect::{
     BlockDiscard, BlockFlush, BlockWrite, BlockWriteZeroes, ConsoleTx, EffectKind, EffectOp,
-    InputOp, NetTx, Origin, Port, Power, PowerEvent,
+    InputOp, NetTx, Origin, Port, Power, PowerEvent, VsockStream, VsockTx,
 };
 use crate::ledger::Ledger;
 
 /// The brand of one session at the gate. Invariant, so that nothing issued in one session passes
-/// for a thing of another (P1).
-pub(crate) type Brand<'e> = PhantomData<fn(&'e ()) -> &'e ()>;
+/// for a thing of another (P1); and of one thread, since a session ends on the thread it began on.
+pub(crate) type Brand<'e> = PhantomData<(fn(&'e ()) -> &'e (), LentToOneThread)>;
+
+/// Named, so that the compiler's message says why a token cannot be sent to another thread.
+#[derive(Debug)]
+pub(crate) struct LentToOneThread(PhantomData<*const ()>);
 
 /// The only way out of a device, lent for one call.
 pub struct Gate<'e> {
@@ -164,6 +168,14 @@ impl<'e> EffectToken<'_, 'e, ConsoleTx> {
     /// Stages console output that no chain waits for, such as a byte written to a register.
     pub fn emit(self, port: Port, bytes: alloc::vec::Vec<u8>) {
         self.detach(EffectOp::ConsoleTx { port, bytes: Payload::inline(bytes) });
+    }
+}
+
+impl<'e> EffectToken<'_, 'e, VsockTx> {
+    /// Stages bytes of a stream; the chain is completed when they have left. The first bytes of a
+    /// stream open it, empty ones end it.
+    pub fn stage(self, port: Port, stream: VsockStream, bytes: Payload) -> Verdict<'e> {
+        self.hold(EffectOp::VsockTx { port, stream, bytes })
     }
 }
 

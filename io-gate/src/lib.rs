@@ -54,13 +54,13 @@ mod gate;
 mod ledger;
 mod state;
 
-pub use chain::{Chain, ChainError, GuestRange, MemoryFault, Payload, Space};
+pub use chain::{Chain, ChainError, MemoryFault, Payload, Space};
 pub use device::{
     Device, DeviceError, Identity, Intake, LineState, Outcome, RegisterDevice, Verdict,
 };
 pub use effect::{
     BlockDiscard, BlockFlush, BlockWrite, BlockWriteZeroes, ConsoleTx, EffectKind, NetTx, Port,
-    Power, PowerEvent,
+    Power, PowerEvent, VsockStream, VsockTx,
 };
 pub use gate::{EffectToken, Gate};
 pub use state::{Fields, SavedState, StateError, Value};
@@ -68,7 +68,7 @@ pub use state::{Fields, SavedState, StateError, Value};
 /// The far side of the gate: what a VMM uses to lend gates to devices and to let committed effects
 /// out. Device code has no business here, and the project's lint says so.
 pub mod host {
-    pub use crate::chain::{GuestBytes, MemoryFault};
+    pub use crate::chain::{GuestBytes, GuestRange, MemoryFault, lend_chain};
     pub use crate::commit::{Alone, CommitAuthority, Committed, Epoch, Term};
     pub use crate::effect::{EffectId, EffectOp, InputOp, Origin, Record, Request};
     pub use crate::ledger::{

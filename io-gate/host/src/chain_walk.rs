@@ -1,6 +1,6 @@
 //! Walks a descriptor chain of a guest that is not to be trusted (virtio 1.2, 2.7.5).
 
-use io_gate::GuestRange;
+use io_gate::host::GuestRange;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
 

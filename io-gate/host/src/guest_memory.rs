@@ -2,8 +2,7 @@
 
 use std::marker::PhantomData;
 
-use io_gate::GuestRange;
-use io_gate::host::{GuestBytes, MemoryFault};
+use io_gate::host::{GuestBytes, GuestRange, MemoryFault};
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 

@@ -24,12 +24,21 @@ pub enum EffectClass {
     Console,
     /// Power events.
     Power,
+    /// Bytes on streams of virtio sockets.
+    Vsock,
 }
 
 impl EffectClass {
     /// Every class.
-    pub const ALL: [Self; 6] =
-        [Self::Network, Self::Write, Self::Flush, Self::Discard, Self::Console, Self::Power];
+    pub const ALL: [Self; 7] = [
+        Self::Network,
+        Self::Write,
+        Self::Flush,
+        Self::Discard,
+        Self::Console,
+        Self::Power,
+        Self::Vsock,
+    ];
 
     fn of(record: &Record) -> Option<Self> {
         let Request::Effect(op) = &record.request else { return None };
@@ -40,6 +49,7 @@ impl EffectClass {
             EffectOp::BlockDiscard { .. } | EffectOp::BlockWriteZeroes { .. } => Self::Discard,
             EffectOp::ConsoleTx { .. } => Self::Console,
             EffectOp::Power(_) => Self::Power,
+            EffectOp::VsockTx { .. } => Self::Vsock,
         })
     }
 }

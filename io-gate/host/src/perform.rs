@@ -71,9 +71,10 @@ fn effect(memory: &GuestMemory, disk: &Disk, request: &Performable, op: &EffectO
         EffectOp::BlockWriteZeroes { sector, sectors, unmap, .. } => {
             ("write zeroes", *sector, disk.write_zeroes(*sector, *sectors, *unmap))
         }
-        EffectOp::NetTx { .. } | EffectOp::ConsoleTx { .. } | EffectOp::Power(_) => {
-            return Outcome::Unsupported;
-        }
+        EffectOp::NetTx { .. }
+        | EffectOp::ConsoleTx { .. }
+        | EffectOp::VsockTx { .. }
+        | EffectOp::Power(_) => return Outcome::Unsupported,
     };
     match result {
         Ok(()) => Outcome::Success(0),

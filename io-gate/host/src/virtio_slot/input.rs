@@ -1,6 +1,6 @@
 //! Input for a driver: from a backend into chains that it has made available.
 
-use io_gate::Chain;
+use io_gate::host::lend_chain;
 
 use super::{ROUNDS, VirtioSlot};
 use crate::completion::Interrupt;
@@ -82,7 +82,7 @@ impl VirtioSlot {
             }
         };
         let view = View(memory);
-        let mut chain = Chain::new(&view, walked.readable, walked.writable);
+        let mut chain = lend_chain(&view, walked.readable, walked.writable);
         let (used, consumed) = match self.device.intake(port, data, &mut chain) {
             Ok(intake) => (intake.used, intake.consumed),
             Err(error) => {

@@ -1,7 +1,7 @@
 //! Requests of a driver: from the available ring to the gate, and back to the used ring.
 
-use io_gate::host::{ChainOutcome, InputOp, Origin, Request};
-use io_gate::{Chain, Outcome};
+use io_gate::Outcome;
+use io_gate::host::{ChainOutcome, InputOp, Origin, Request, lend_chain};
 
 use super::{ROUNDS, VirtioSlot};
 use crate::completion::{Completion, Interrupt, Kind, Performed};
@@ -63,7 +63,7 @@ impl VirtioSlot {
             let outcome = match ring.walk(memory, head) {
                 Ok(walked) => {
                     let view = View(memory);
-                    let mut chain = Chain::new(&view, walked.readable, walked.writable);
+                    let mut chain = lend_chain(&view, walked.readable, walked.writable);
                     ledger
                         .chain_session(origin, |gate| device.process(queue, &mut chain, gate))
                         .map_err(|error| error.to_string())
@@ -143,7 +143,7 @@ impl VirtioSlot {
         let len = match ring.walk(memory, head) {
             Ok(walked) => {
                 let view = View(memory);
-                let mut chain = Chain::new(&view, walked.readable, walked.writable);
+                let mut chain = lend_chain(&view, walked.readable, walked.writable);
                 self.device.complete(queue, &mut chain, outcome)
             }
             Err(error) => {
