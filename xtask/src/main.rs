@@ -4,6 +4,7 @@ mod build;
 mod guest;
 mod lab;
 mod run_pair;
+mod sim;
 mod stop;
 mod test;
 
@@ -17,6 +18,8 @@ use clap::Parser;
 enum Command {
     /// Run a pair, break it under load, and judge what an outside client saw.
     RunPair(run_pair::Arguments),
+    /// Run the protocol core in a simulated world that fails; `cargo xtask sim --help` tells more.
+    Sim(sim::Arguments),
     /// Run all tests; what they need is prepared.
     Test(test::Arguments),
 }
@@ -24,6 +27,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::RunPair(arguments) => run_pair::run(&arguments),
+        Command::Sim(arguments) => sim::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
     };
     match result {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use clap::{Args, Parser};
 
-use crate::{build, run_pair, stop};
+use crate::{build, run_pair, sim, stop};
 
 /// Which tests.
 #[derive(Debug, Args)]
@@ -31,6 +31,8 @@ struct Step {
 const STEPS: &[Step] = &[
     Step { name: "unit, property and process tests", run: workspace, linux: false },
     Step { name: "io-gate and devices on a target that has no std", run: bare, linux: false },
+    Step { name: "simulation: a fixed set of seeds", run: sim_fixed, linux: false },
+    Step { name: "simulation: fresh seeds", run: sim_fresh, linux: false },
     Step { name: "pair: every kill, one vCPU", run: pair_one, linux: false },
     Step {
         name: "pair: every kill, two vCPUs, every checkpoint compared",
@@ -109,6 +111,14 @@ fn bare() -> Result<bool> {
             .args(["--package", "kemari-devices", "--package", "io-gate"]),
     )?;
     Ok(true)
+}
+
+fn sim_fixed() -> Result<bool> {
+    sim::run_with(["--first", "1", "--seeds", "20000"])
+}
+
+fn sim_fresh() -> Result<bool> {
+    sim::run_with(["--seeds", "20000"])
 }
 
 fn pair_one() -> Result<bool> {

@@ -6,7 +6,7 @@ use crate::guest::{Guest, Output};
 
 /// How often what happened, over all seeds.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
+pub struct Tally {
     pub(crate) outputs: u64,
     pub(crate) replays: u64,
     pub(crate) released: u64,
@@ -49,7 +49,8 @@ impl Tally {
         ]
     }
 
-    pub(crate) fn add(&mut self, other: &Self) {
+    /// Adds what happened in another world.
+    pub fn add(&mut self, other: &Self) {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q] = other.fields();
         self.outputs += a;
         self.replays += b;
@@ -70,7 +71,11 @@ impl Tally {
         self.reprotected += q;
     }
 
-    pub(crate) fn assert_all_happened(&self) {
+    /// What never happened was not tested.
+    ///
+    /// # Panics
+    /// When something never happened.
+    pub fn assert_all_happened(&self) {
         assert!(self.fields().iter().all(|count| *count > 0), "some never happened: {self:?}");
     }
 }

@@ -1,0 +1,102 @@
+//! `cargo xtask sim` runs this: many worlds, from seeds.
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use kemari_sim::{Tally, run, try_run};
+
+/// Run the protocol core in a simulated world that fails, and watch it from outside.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask sim", bin_name = "cargo xtask sim")]
+struct Arguments {
+    /// How many worlds.
+    #[arg(long, default_value_t = 10_000)]
+    seeds: u64,
+    /// Run this one only, and print what happens in it.
+    #[arg(long, conflicts_with_all = ["seeds", "minutes"])]
+    seed: Option<u64>,
+    /// Run for so long, whatever the number of worlds.
+    #[arg(long, conflicts_with = "seeds")]
+    minutes: Option<u64>,
+    /// The first seed; without it a fresh one, which is printed.
+    #[arg(long)]
+    first: Option<u64>,
+    /// Worlds at once [default: one per core].
+    #[arg(long)]
+    jobs: Option<usize>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Some(seed) = arguments.seed {
+        let tally = run(seed, true);
+        println!("seed {seed} keeps every promise: {tally:?}");
+        return ExitCode::SUCCESS;
+    }
+    // A violation is told once, with its seed, and not where it was found.
+    std::panic::set_hook(Box::new(|_| {}));
+    if many(&arguments) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn fresh() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis() % 1_000_000_000).unwrap_or_default() * 1_000_000
+}
+
+fn many(arguments: &Arguments) -> bool {
+    let first = arguments.first.unwrap_or_else(fresh);
+    let end = arguments.minutes.map(|minutes| Duration::from_secs(60 * minutes));
+    let seeds = if end.is_some() { u64::MAX } else { arguments.seeds };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let (begun, next) = (Instant::now(), AtomicU64::new(0));
+    let (all, broken) = (Mutex::new(Tally::default()), Mutex::new(Vec::new()));
+    let bar = progress(end.map_or(seeds, |_| u64::MAX));
+    println!("seeds from {first} on");
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.jobs.unwrap_or(cores) {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    if at >= seeds || end.is_some_and(|end| begun.elapsed() > end) {
+                        return;
+                    }
+                    let lock = "no thread panics while it holds this lock";
+                    match try_run(first + at) {
+                        Ok(tally) => all.lock().expect(lock).add(&tally),
+                        Err(why) => broken.lock().expect(lock).push((first + at, why)),
+                    }
+                    bar.inc(1);
+                }
+            });
+        }
+    });
+    let ran = bar.position();
+    bar.finish_and_clear();
+    let time = begun.elapsed().as_secs_f64();
+    println!(
+        "{ran} seeds in {time:.1} s ({:.0} a minute): {:?}",
+        ran as f64 / time * 60.0,
+        all.into_inner().expect("the threads have ended")
+    );
+    let broken = broken.into_inner().expect("the threads have ended");
+    for (seed, why) in broken.iter().take(10) {
+        println!("VIOLATION: {why}\n  replay: cargo xtask sim --seed {seed}");
+    }
+    println!("{} violations", broken.len());
+    broken.is_empty()
+}
+
+fn progress(seeds: u64) -> ProgressBar {
+    let (bar, template) = if seeds == u64::MAX {
+        (ProgressBar::new_spinner(), "{spinner} {pos} seeds, {per_sec}, {elapsed}")
+    } else {
+        (ProgressBar::new(seeds), "{wide_bar} {pos}/{len} seeds, {per_sec}, {eta} left")
+    };
+    bar.with_style(
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+    )
+}
