@@ -1,6 +1,7 @@
 //! One descriptor chain as a device sees it: bytes to read, room to write, and ranges to pass on.
 
 use alloc::vec::Vec;
+use core::marker::PhantomData;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,18 +16,20 @@ pub struct GuestRange {
 
 /// The bytes of an effect: a part of a chain, left where it lies, or bytes made by the device.
 /// A device cannot name guest memory that no chain has given it: only [`Chain::take_payload`] makes
-/// a payload of guest memory, and a payload cannot be deserialized by itself.
+/// a payload of guest memory, and a payload cannot be deserialized by itself. Nor can it keep one
+/// past the call in which the chain was lent (`'c`): the memory is the driver's again as soon as the
+/// chain is completed, and what a replay would send then is not what was staged (P1).
 ///
 /// ```compile_fail,E0277
 /// use io_gate::Payload;
 /// use serde::Deserialize;
 ///
-/// fn forge<'de>(bytes: impl serde::Deserializer<'de>) -> Option<Payload> {
+/// fn forge<'de>(bytes: impl serde::Deserializer<'de>) -> Option<Payload<'static>> {
 ///     Payload::deserialize(bytes).ok()
 /// }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Payload(PayloadBytes);
+pub struct Payload<'c>(PayloadBytes, PhantomData<&'c ()>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum PayloadBytes {
@@ -34,11 +37,16 @@ enum PayloadBytes {
     Inline(Vec<u8>),
 }
 
-impl Payload {
+impl Payload<'_> {
     /// Bytes that the device itself has made.
     #[must_use]
     pub fn inline(bytes: Vec<u8>) -> Self {
-        Self(PayloadBytes::Inline(bytes))
+        Self(PayloadBytes::Inline(bytes), PhantomData)
+    }
+
+    /// The form in which it is kept in a record: the far side holds the chain for as long.
+    pub(crate) fn for_record(self) -> Payload<'static> {
+        Payload(self.0, PhantomData)
     }
 
     /// Length in bytes.
@@ -75,11 +83,17 @@ impl Payload {
     }
 }
 
-/// Room in a chain for the result of an input. Only [`Chain::take_space`] makes one.
+/// Room in a chain for the result of an input. Only [`Chain::take_space`] makes one, and it cannot be
+/// kept past the call in which the chain was lent (`'c`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Space(Vec<GuestRange>);
+pub struct Space<'c>(Vec<GuestRange>, PhantomData<&'c ()>);
 
-impl Space {
+impl Space<'_> {
+    /// As [`Payload::for_record`].
+    pub(crate) fn for_record(self) -> Space<'static> {
+        Space(self.0, PhantomData)
+    }
+
     /// Length in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -174,7 +188,7 @@ pub fn lend_chain(
     Chain { memory, readable: Cursor::new(readable), writable: Cursor::new(writable), written: 0 }
 }
 
-impl Chain<'_> {
+impl<'c> Chain<'c> {
     /// Readable bytes not yet consumed.
     #[must_use]
     pub fn readable(&self) -> usize {
@@ -232,16 +246,16 @@ impl Chain<'_> {
     ///
     /// # Errors
     /// [`ChainError::ShortRead`] when fewer are left.
-    pub fn take_payload(&mut self, len: usize) -> Result<Payload, ChainError> {
-        Ok(Payload(PayloadBytes::Guest(self.take_readable(len)?)))
+    pub fn take_payload(&mut self, len: usize) -> Result<Payload<'c>, ChainError> {
+        Ok(Payload(PayloadBytes::Guest(self.take_readable(len)?), PhantomData))
     }
 
     /// Passes the next `len` bytes of room on to an input.
     ///
     /// # Errors
     /// [`ChainError::ShortWrite`] when there is less.
-    pub fn take_space(&mut self, len: usize) -> Result<Space, ChainError> {
-        Ok(Space(self.take_writable(len)?))
+    pub fn take_space(&mut self, len: usize) -> Result<Space<'c>, ChainError> {
+        Ok(Space(self.take_writable(len)?, PhantomData))
     }
 
     /// Steps over the next `len` bytes of room, for instance to a status byte at the end.
@@ -306,33 +320,43 @@ impl Cursor {
 /// How a payload travels in a record. `Payload` itself is neither `Serialize` nor `Deserialize`, or
 /// a device could name any guest memory by deserializing one.
 pub(crate) mod payload_in_record {
+    use core::marker::PhantomData;
+
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     use super::{Payload, PayloadBytes};
 
-    pub(crate) fn serialize<S: Serializer>(payload: &Payload, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(
+        payload: &Payload<'_>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
         payload.0.serialize(to)
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Payload, D::Error> {
-        PayloadBytes::deserialize(from).map(Payload)
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Payload<'static>, D::Error> {
+        Ok(Payload(PayloadBytes::deserialize(from)?, PhantomData))
     }
 }
 
 /// As [`payload_in_record`], for the room of an input.
 pub(crate) mod space_in_record {
     use alloc::vec::Vec;
+    use core::marker::PhantomData;
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     use super::Space;
 
-    pub(crate) fn serialize<S: Serializer>(space: &Space, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(space: &Space<'_>, to: S) -> Result<S::Ok, S::Error> {
         space.0.serialize(to)
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Space, D::Error> {
-        Vec::deserialize(from).map(Space)
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Space<'static>, D::Error> {
+        Ok(Space(Vec::deserialize(from)?, PhantomData))
     }
 }
 

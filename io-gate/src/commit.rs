@@ -67,11 +67,12 @@ impl GateId {
 pub struct CommitAuthority {
     gate: GateId,
     acknowledged: Option<Epoch>,
+    term: Term,
 }
 
 impl CommitAuthority {
     pub(crate) fn new(gate: GateId) -> Self {
-        Self { gate, acknowledged: None }
+        Self { gate, acknowledged: None, term: Term(0) }
     }
 
     /// The standby has acknowledged the whole of `epoch`: proof for its effects and all before it.
@@ -90,7 +91,12 @@ impl CommitAuthority {
 
     /// The machine has the right to run alone in `term` (P2): proof for everything staged until
     /// the gate is made to hold again.
+    ///
+    /// # Panics
+    /// When the term is older than one that was won before: terms only grow (P2).
     pub fn alone(&mut self, term: Term) -> Alone {
+        assert!(self.term <= term, "P2: the right to run alone in term {term} after {}", self.term);
+        self.term = term;
         // A later session with a standby counts its epochs on from the gate's own number.
         Alone { gate: self.gate, term }
     }

@@ -115,7 +115,7 @@ pub enum EffectOp {
         port: Port,
         /// Header and frame.
         #[serde(with = "payload_in_record")]
-        frame: Payload,
+        frame: Payload<'static>,
     },
     /// Write to a disk.
     BlockWrite {
@@ -125,7 +125,7 @@ pub enum EffectOp {
         sector: u64,
         /// What to write: a multiple of 512 bytes.
         #[serde(with = "payload_in_record")]
-        data: Payload,
+        data: Payload<'static>,
     },
     /// Make a disk's completed writes durable.
     BlockFlush {
@@ -158,7 +158,7 @@ pub enum EffectOp {
         port: Port,
         /// The bytes.
         #[serde(with = "payload_in_record")]
-        bytes: Payload,
+        bytes: Payload<'static>,
     },
     /// Power off or reset the machine.
     Power(PowerEvent),
@@ -171,14 +171,14 @@ pub enum EffectOp {
         stream: VsockStream,
         /// The bytes, without the packet's header.
         #[serde(with = "payload_in_record")]
-        bytes: Payload,
+        bytes: Payload<'static>,
     },
 }
 
 impl EffectOp {
     /// The bytes that the effect carries out, if it carries any.
     #[must_use]
-    pub fn payload(&self) -> Option<&Payload> {
+    pub fn payload(&self) -> Option<&Payload<'static>> {
         match self {
             Self::NetTx { frame: bytes, .. }
             | Self::BlockWrite { data: bytes, .. }
@@ -219,13 +219,13 @@ pub enum InputOp {
         sector: u64,
         /// Where it goes.
         #[serde(with = "space_in_record")]
-        into: Space,
+        into: Space<'static>,
     },
     /// Random bytes.
     Entropy {
         /// Where they go.
         #[serde(with = "space_in_record")]
-        into: Space,
+        into: Space<'static>,
     },
 }
 

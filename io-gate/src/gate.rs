@@ -68,13 +68,13 @@ impl<'e> Gate<'e> {
     }
 
     /// Reads from a disk into the chain. The chain is completed when the data is there.
-    pub fn block_read(&mut self, port: Port, sector: u64, into: Space) -> Verdict<'e> {
-        self.input(InputOp::BlockRead { port, sector, into })
+    pub fn block_read(&mut self, port: Port, sector: u64, into: Space<'_>) -> Verdict<'e> {
+        self.input(InputOp::BlockRead { port, sector, into: into.for_record() })
     }
 
     /// Fills the chain with random bytes.
-    pub fn entropy(&mut self, into: Space) -> Verdict<'e> {
-        self.input(InputOp::Entropy { into })
+    pub fn entropy(&mut self, into: Space<'_>) -> Verdict<'e> {
+        self.input(InputOp::Entropy { into: into.for_record() })
     }
 
     fn input(&mut self, op: InputOp) -> Verdict<'e> {
@@ -120,8 +120,8 @@ impl<'e, K: EffectKind> EffectToken<'_, 'e, K> {
 
 impl<'e> EffectToken<'_, 'e, NetTx> {
     /// Stages a frame (virtio-net header first); the chain is completed when it has left.
-    pub fn stage(self, port: Port, frame: Payload) -> Verdict<'e> {
-        self.hold(EffectOp::NetTx { port, frame })
+    pub fn stage(self, port: Port, frame: Payload<'_>) -> Verdict<'e> {
+        self.hold(EffectOp::NetTx { port, frame: frame.for_record() })
     }
 
     /// Stages a frame (virtio-net header first) that no chain waits for, such as one that a bus
@@ -133,8 +133,8 @@ impl<'e> EffectToken<'_, 'e, NetTx> {
 
 impl<'e> EffectToken<'_, 'e, BlockWrite> {
     /// Stages a write; the chain is completed when it has been performed.
-    pub fn stage(self, port: Port, sector: u64, data: Payload) -> Verdict<'e> {
-        self.hold(EffectOp::BlockWrite { port, sector, data })
+    pub fn stage(self, port: Port, sector: u64, data: Payload<'_>) -> Verdict<'e> {
+        self.hold(EffectOp::BlockWrite { port, sector, data: data.for_record() })
     }
 }
 
@@ -161,8 +161,8 @@ impl<'e> EffectToken<'_, 'e, BlockWriteZeroes> {
 
 impl<'e> EffectToken<'_, 'e, ConsoleTx> {
     /// Stages console output out of a chain.
-    pub fn stage(self, port: Port, bytes: Payload) -> Verdict<'e> {
-        self.hold(EffectOp::ConsoleTx { port, bytes })
+    pub fn stage(self, port: Port, bytes: Payload<'_>) -> Verdict<'e> {
+        self.hold(EffectOp::ConsoleTx { port, bytes: bytes.for_record() })
     }
 
     /// Stages console output that no chain waits for, such as a byte written to a register.
@@ -174,8 +174,8 @@ impl<'e> EffectToken<'_, 'e, ConsoleTx> {
 impl<'e> EffectToken<'_, 'e, VsockTx> {
     /// Stages bytes of a stream; the chain is completed when they have left. The first bytes of a
     /// stream open it, empty ones end it.
-    pub fn stage(self, port: Port, stream: VsockStream, bytes: Payload) -> Verdict<'e> {
-        self.hold(EffectOp::VsockTx { port, stream, bytes })
+    pub fn stage(self, port: Port, stream: VsockStream, bytes: Payload<'_>) -> Verdict<'e> {
+        self.hold(EffectOp::VsockTx { port, stream, bytes: bytes.for_record() })
     }
 }
 

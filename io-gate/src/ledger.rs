@@ -10,7 +10,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::chain::{GuestBytes, Payload};
-use crate::commit::{Alone, CommitAuthority, Committed, Epoch, GateId, Term};
+use crate::commit::{Alone, CommitAuthority, Committed, Epoch, GateId};
 use crate::device::{DeviceError, Verdict};
 use crate::effect::{EffectId, EffectOp, InputOp, Origin, Record, Request};
 use crate::gate::Gate;
@@ -49,7 +49,13 @@ pub enum ChainOutcome {
 }
 
 /// An effect or input that may be performed now: the only form in which one leaves the ledger.
-#[derive(Clone, Debug)]
+///
+/// An effect takes this form against a proof alone, spent by value: [`Committed`] on
+/// [`Ledger::release`], or [`Alone`] on [`Ledger::run_alone`]. It is not `Clone`, and settling takes
+/// it by value, so it is settled once. One that is never settled stays in flight: whoever may not
+/// perform it any more (P2) just drops it.
+#[derive(Debug)]
+#[must_use = "an effect that is released has to be performed, then settled on the ledger"]
 pub struct Performable {
     record: Arc<Record>,
     copy: Option<Arc<Vec<u8>>>,
@@ -83,7 +89,8 @@ impl Performable {
 pub struct Ledger {
     gate: GateId,
     epoch: Epoch,
-    alone: Option<Term>,
+    /// The proof by which effects pass at once, for as long as they do.
+    alone: Option<Alone>,
     next_id: u64,
     /// Effects staged and not yet allowed to leave, oldest first.
     held: VecDeque<Performable>,
@@ -268,9 +275,16 @@ impl Ledger {
     /// order.
     ///
     /// # Panics
-    /// When the proof is another gate's.
+    /// When the proof is another gate's, or of an epoch that is not sealed.
     pub fn release(&mut self, proof: Committed) -> Vec<Performable> {
         assert!(proof.gate == self.gate, "P1: a proof for another gate");
+        assert!(
+            proof.epoch < self.epoch,
+            "P1: a proof for epoch {}, but epoch {} is not sealed yet; the protocol core has taken \
+             an acknowledgement for another's",
+            proof.epoch,
+            self.epoch
+        );
         let covered = self.held.partition_point(|held| held.record.epoch <= proof.epoch);
         let batch: Vec<Performable> = self.held.drain(..covered).collect();
         self.held_bytes -= batch.iter().map(|held| carried(&held.record)).sum::<usize>();
@@ -284,7 +298,7 @@ impl Ledger {
     /// When the proof is another gate's.
     pub fn run_alone(&mut self, proof: Alone) -> Vec<Performable> {
         assert!(proof.gate == self.gate, "P2: a proof for another gate");
-        self.alone = Some(proof.term);
+        self.alone = Some(proof);
         self.held_bytes = 0;
         self.held.drain(..).collect()
     }
@@ -340,8 +354,8 @@ impl Ledger {
     /// An effect or input has been performed and its outcome has reached whoever waits for it.
     ///
     /// # Panics
-    /// When it is not in flight: it would have been performed twice.
-    pub fn settle(&mut self, done: &Performable) {
+    /// When it is not in flight on this ledger: it was cancelled, or it is another gate's.
+    pub fn settle(&mut self, done: Performable) {
         let id = done.record.id;
         let entry = self.in_flight.remove(&id);
         let entry = entry.unwrap_or_else(|| panic!("P2: {id:?} settled, but not in flight"));
@@ -469,7 +483,11 @@ impl Ledger {
         let Counts { issued, staged, returned, .. } = self.counts;
         assert!(
             issued == staged + returned && self.tokens_out == 0,
-            "P5: {issued} tokens issued, {staged} staged, {returned} returned"
+            "P5: {issued} tokens issued, {staged} staged, {returned} returned, {} missing in epoch \
+             {}; look for a device that forgets a token (mem::forget, ManuallyDrop, Box::leak, a \
+             cycle of Rc) instead of staging or dropping it",
+            self.tokens_out,
+            self.epoch
         );
     }
 
@@ -484,8 +502,10 @@ impl Ledger {
         assert!(
             staged + self.adopted == performed + replayed + cancelled + waiting,
             "P5: {staged} staged and {} adopted, but {performed} performed, {replayed} replayed, \
-             {cancelled} cancelled, {waiting} in flight",
-            self.adopted
+             {cancelled} cancelled and {waiting} in flight at the end of epoch {}; look for an \
+             effect that is settled by hand, or for a ledger that is changed past its methods",
+            self.adopted,
+            self.epoch
         );
     }
 }

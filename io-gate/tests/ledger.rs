@@ -8,7 +8,7 @@ use io_gate::host::{
 };
 use io_gate::{
     BlockFlush, BlockWrite, ConsoleTx, DeviceError, NetTx, Payload, Port, Power, PowerEvent,
-    Verdict,
+    Verdict, VsockStream, VsockTx,
 };
 use proptest::prelude::*;
 
@@ -181,12 +181,67 @@ fn a_held_payload_is_copied_once() {
 
 #[test]
 #[should_panic(expected = "P2: EffectId(1) settled, but not in flight")]
-fn settling_twice_panics() {
+fn another_gates_effect_settles_nothing() {
     let (mut ledger, mut authority) = new_gate();
     stage(&mut ledger, 0);
     let batch = ledger.run_alone(authority.alone(Term(1)));
-    ledger.settle(&batch[0]);
-    ledger.settle(&batch[0]);
+    let (mut other, _authority) = new_gate();
+    batch.into_iter().for_each(|request| other.settle(request));
+}
+
+/// P1: a proof is of a sealed epoch; what is staged now is not covered by a number made up.
+#[test]
+#[should_panic(expected = "P1: a proof for epoch 0, but epoch 0 is not sealed yet")]
+fn a_proof_of_the_running_epoch_opens_nothing() {
+    let (mut ledger, mut authority) = new_gate();
+    stage(&mut ledger, 0);
+    let _ = ledger.release(authority.acknowledged(Epoch(0)));
+}
+
+#[test]
+#[should_panic(expected = "P2: the right to run alone in term 1 after 2")]
+fn terms_only_grow() {
+    let (_ledger, mut authority) = new_gate();
+    let _ = authority.alone(Term(2));
+    let _ = authority.alone(Term(1));
+}
+
+/// P5: a panic on the way cannot hide a forgotten token: the next seal finds it, in release builds too.
+#[test]
+fn a_token_forgotten_before_a_panic_is_found_at_the_next_seal() {
+    let (mut ledger, _authority) = new_gate();
+    let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        ledger.detached_session(0, |gate| {
+            std::mem::forget(gate.token::<NetTx>());
+            panic!("the device gives up");
+        });
+    }));
+    assert!(run.is_err());
+    let seal = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| ledger.seal()));
+    let message = *seal.unwrap_err().downcast::<String>().unwrap();
+    assert!(message.contains("1 tokens issued, 0 staged, 0 returned, 1 missing"), "{message}");
+    assert!(message.contains("mem::forget"), "{message}");
+}
+
+/// Bytes on a stream are held, kept and replayed like any other effect.
+#[test]
+fn bytes_of_a_stream_are_held_and_travel() {
+    let (mut ledger, mut authority) = new_gate();
+    let stream = VsockStream { guest_port: 1024, host_port: 5 };
+    let outcome = ledger.chain_session(origin(4), |gate| {
+        Ok(gate.token::<VsockTx>().stage(PORT, stream, Payload::inline(b"hello".to_vec())))
+    });
+    assert_eq!(outcome, Ok(ChainOutcome::Waiting(EffectId(1))));
+    assert!(ledger.take_ready().is_empty());
+    let wire = postcard::to_allocvec(&ledger.in_flight()).unwrap();
+    let sealed = ledger.seal();
+    let batch = ledger.release(authority.acknowledged(sealed));
+    let arrived: Vec<Record> = postcard::from_bytes(&wire).unwrap();
+    assert_eq!(&arrived[0], batch[0].record());
+    let Request::Effect(op) = &arrived[0].request else { panic!("{arrived:?}") };
+    assert!(matches!(op, EffectOp::VsockTx { stream: of, .. } if *of == stream));
+    assert_eq!(op.payload().and_then(Payload::inline_bytes), Some(b"hello".as_slice()));
+    assert_eq!((op.port(), ledger.held_bytes()), (Some(PORT), 0));
 }
 
 /// P3: what is in flight crosses to another process as data, is performed there once more, and is
@@ -212,7 +267,7 @@ fn requests_in_flight_are_adopted_and_replayed() {
     let batch = heir.run_alone(authority.alone(Term(2)));
     assert_eq!(ids(&batch), [1, 2]);
     assert!(batch.iter().all(Performable::is_replay));
-    batch.iter().for_each(|request| heir.settle(request));
+    batch.into_iter().for_each(|request| heir.settle(request));
     assert_eq!(stage(&mut heir, 1), next_id);
     heir.seal();
     let counts = heir.counts();
@@ -343,7 +398,7 @@ proptest! {
                 Step::Alone => { term += 1; ledger.run_alone(authority.alone(Term(term))) }
                 Step::Hold => { ledger.hold(); Vec::new() }
                 Step::Settle => {
-                    if !left.is_empty() { ledger.settle(&left.remove(0)); }
+                    if !left.is_empty() { ledger.settle(left.remove(0)); }
                     Vec::new()
                 }
                 Step::CancelHeld => { ledger.cancel_held(); Vec::new() }

@@ -127,7 +127,7 @@ impl Core {
             if done.outcome == Outcome::Failed {
                 log::warn!("slot {slot}: an effect that nothing waits for has failed");
             }
-            self.ledger().settle(&done.request);
+            self.ledger().settle(done.request);
             return None;
         }
         Some(done)

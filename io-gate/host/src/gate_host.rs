@@ -283,7 +283,7 @@ impl GateHost {
     /// Drops a completion whose slot does not exist (a checkpoint of another machine).
     pub fn discard(&self, completion: Completion) {
         if let Kind::Performed(done) = completion.0 {
-            self.settle(&done);
+            self.settle(done);
         }
     }
 
@@ -456,8 +456,8 @@ impl GateHost {
         batch.iter().for_each(|request| latencies.released(request.record(), now));
     }
 
-    pub(crate) fn settle(&self, done: &Performed) {
-        self.core.ledger().settle(&done.request);
+    pub(crate) fn settle(&self, done: Performed) {
+        self.core.ledger().settle(done.request);
     }
 
     /// The driver of a slot has reset its device: afterwards none of its chains is in flight, and
@@ -469,7 +469,7 @@ impl GateHost {
         ledger.cancel_chains_of(slot);
         for completion in self.core.take_completions_of(slot) {
             if let Kind::Performed(done) = completion.0 {
-                ledger.settle(&done.request);
+                ledger.settle(done.request);
             }
         }
         drop(ledger);

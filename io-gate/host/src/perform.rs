@@ -14,7 +14,7 @@ const MAX_INPUT: usize = 16 << 20;
 pub(crate) fn bytes_of<'m>(
     memory: &'m GuestMemory,
     request: &'m Performable,
-    payload: &'m Payload,
+    payload: &'m Payload<'_>,
 ) -> Result<Gather<'m>, MemoryFault> {
     if let Some(copy) = request.copy() {
         return Ok(Gather::of_slice(copy));
@@ -42,11 +42,11 @@ pub(crate) fn on_disk(
 }
 
 /// Whether a space lies in guest memory and is of a length that a device asks for.
-fn fits(memory: &GuestMemory, into: &Space) -> bool {
+fn fits(memory: &GuestMemory, into: &Space<'_>) -> bool {
     into.guest_ranges().iter().all(|range| contains(memory, *range)) && into.len() <= MAX_INPUT
 }
 
-fn read(memory: &GuestMemory, disk: &Disk, sector: u64, into: &Space) -> (Outcome, Vec<u8>) {
+fn read(memory: &GuestMemory, disk: &Disk, sector: u64, into: &Space<'_>) -> (Outcome, Vec<u8>) {
     // The space may come from another host's checkpoint: nothing is allocated before it is checked.
     if !fits(memory, into) {
         return (Outcome::Failed, Vec::new());
@@ -83,7 +83,7 @@ fn effect(memory: &GuestMemory, disk: &Disk, request: &Performable, op: &EffectO
 }
 
 /// Random bytes from the host.
-pub(crate) fn entropy(memory: &GuestMemory, into: &Space) -> (Outcome, Vec<u8>) {
+pub(crate) fn entropy(memory: &GuestMemory, into: &Space<'_>) -> (Outcome, Vec<u8>) {
     if !fits(memory, into) {
         return (Outcome::Failed, Vec::new());
     }

@@ -137,7 +137,7 @@ impl RegisterSlot {
         match completion.0 {
             Kind::Again { .. } => self.move_input(),
             // Nothing of a register device waits; what does not belong here is settled all the same.
-            Kind::Performed(done) => self.gate.settle(&done),
+            Kind::Performed(done) => self.gate.settle(done),
         }
         self.device.line()
     }

@@ -271,7 +271,7 @@ impl World {
     fn settle(&mut self, node: usize) {
         let active = self.active(node);
         for item in std::mem::take(&mut active.unsettled) {
-            active.ledger.settle(&item);
+            active.ledger.settle(item);
         }
     }
 

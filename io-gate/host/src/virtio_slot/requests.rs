@@ -120,7 +120,7 @@ impl VirtioSlot {
         {
             let _ = self.broken(queue, &error);
         }
-        self.gate.settle(&done);
+        self.gate.settle(done);
     }
 
     fn give_back(
