@@ -46,11 +46,22 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// Bytes came, perhaps not yet a whole frame: over a slow link one takes its time.
+    Progress {
+        /// From where.
+        link: LinkId,
+    },
     /// So little is dirty that the guest can be paused to send the rest.
-    PrecopyDone,
+    PrecopyDone {
+        /// The link that memory was sent over.
+        link: LinkId,
+    },
     /// An epoch was sealed. Given before the first of its frames is sent: from now on a standby may
     /// come to hold a checkpoint (P2).
     Sealed {
+        /// The link that it is to be sent over. Where that is gone it must not be sent: the event is
+        /// refused.
+        link: LinkId,
         /// Which.
         epoch: Epoch,
     },
@@ -99,7 +110,8 @@ impl Event {
             Self::Frame { .. } => "frame",
             Self::Garbled { .. } => "garbled frame",
             Self::LinkLost { .. } => "link lost",
-            Self::PrecopyDone => "pre-copy done",
+            Self::Progress { .. } => "progress",
+            Self::PrecopyDone { .. } => "pre-copy done",
             Self::Sealed { .. } => "sealed",
             Self::Tick => "tick",
             Self::ArbiterGranted { .. } => "arbiter: granted",

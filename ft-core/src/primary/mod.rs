@@ -254,6 +254,12 @@ impl Primary {
         self.term
     }
 
+    /// The link to the standby, if there is one.
+    #[must_use]
+    pub fn link(&self) -> Option<LinkId> {
+        self.session.as_ref().map(|session| session.link)
+    }
+
     /// The epoch sealed last.
     #[must_use]
     pub fn sealed(&self) -> Option<Epoch> {
@@ -328,8 +334,17 @@ impl Primary {
                     self.lose(now, format!("the link to the standby was lost: {reason}"), out);
                 }
             }
-            Event::PrecopyDone => self.precopy_done(out)?,
-            Event::Sealed { epoch } => self.on_sealed(now, epoch)?,
+            Event::Progress { link } => {
+                if self.is_current(link) {
+                    self.progress(now, out);
+                }
+            }
+            Event::PrecopyDone { link } => {
+                if self.is_current(link) {
+                    self.precopy_done(out)?;
+                }
+            }
+            Event::Sealed { link, epoch } => self.on_sealed(now, link, epoch)?,
             Event::Tick => self.tick(now, out),
             Event::ArbiterGranted { term } => self.granted(now, term, out)?,
             Event::ArbiterDenied { term, holder } => self.denied(term, &holder, out)?,
@@ -470,7 +485,13 @@ impl Primary {
         Ok(())
     }
 
-    fn on_sealed(&mut self, now: Time, epoch: Epoch) -> Result<()> {
+    fn on_sealed(&mut self, now: Time, link: LinkId, epoch: Epoch) -> Result<()> {
+        if !self.is_current(link) {
+            // Memory that was marked clean for a session that is over is not in the next one's (P4).
+            return Err(
+                self.illegal_named("sealed", "the session that it was sealed for has ended")
+            );
+        }
         if self.phase != Phase::Sealing && !self.may_seal() {
             return Err(self.illegal_named(
                 "sealed",
@@ -499,6 +520,16 @@ impl Primary {
     }
 
     // ---- what the standby says ----
+
+    /// The standby lives: something of it gets through.
+    fn progress(&mut self, now: Time, out: &mut Vec<Action>) {
+        if self.is_silent(now) {
+            return self.lose_silent(now, out);
+        }
+        if let Some(session) = &mut self.session {
+            session.heard = now;
+        }
+    }
 
     fn frame(&mut self, now: Time, frame: Frame, out: &mut Vec<Action>) {
         // A process that slept must not take an old acknowledgement for a sign that nothing has

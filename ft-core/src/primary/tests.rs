@@ -51,10 +51,10 @@ impl Pair {
                     pair.say(0, Message::Welcome(hello()));
                 }
                 Phase::Sealing => {
-                    pair.give(Event::PrecopyDone);
+                    pair.give(Event::PrecopyDone { link: LINK });
                 }
                 Phase::Arming => {
-                    pair.give(Event::Sealed { epoch: Epoch(5) });
+                    pair.give(Event::Sealed { link: LINK, epoch: Epoch(5) });
                 }
                 Phase::Protected => {
                     pair.say(5, Message::Ack);
@@ -138,8 +138,8 @@ fn the_way_to_protection() {
     assert_eq!(effects(&out), ["precopy"]);
     assert_eq!(pair.phase(), Phase::Copying);
     assert!(!pair.primary.may_seal());
-    assert_eq!(effects(&pair.give(Event::PrecopyDone)), ["hold", "seal first"]);
-    assert_eq!(effects(&pair.give(Event::Sealed { epoch: Epoch(5) })), [""; 0]);
+    assert_eq!(effects(&pair.give(Event::PrecopyDone { link: LINK })), ["hold", "seal first"]);
+    assert_eq!(effects(&pair.give(Event::Sealed { link: LINK, epoch: Epoch(5) })), [""; 0]);
     assert_eq!(pair.phase(), Phase::Arming);
     assert_eq!(effects(&pair.say(5, Message::Ack)), ["release 5"]);
     assert_eq!(pair.phase(), Phase::Protected);
@@ -222,7 +222,7 @@ fn p1_acknowledgements_come_in_order_and_for_sealed_epochs_only() {
     for (sealed, acked) in [(6, 5), (6, 7), (7, 7)] {
         let mut pair = Pair::at(true, Phase::Protected);
         for epoch in 6..=sealed {
-            pair.give(Event::Sealed { epoch: Epoch(epoch) });
+            pair.give(Event::Sealed { link: LINK, epoch: Epoch(epoch) });
         }
         let out = pair.say(acked, Message::Ack);
         assert_eq!(effects(&out), ["send Refuse", "hold", "close", "ask 2"], "{sealed} {acked}");
@@ -242,7 +242,7 @@ fn p1_an_acknowledgement_before_anything_was_sealed_releases_nothing() {
 #[test]
 fn p2_another_term_in_a_frame_breaks_the_link() {
     let mut pair = Pair::at(true, Phase::Protected);
-    pair.give(Event::Sealed { epoch: Epoch(6) });
+    pair.give(Event::Sealed { link: LINK, epoch: Epoch(6) });
     let out = pair.give(Event::Frame { link: LINK, frame: frame(6, 2, Message::Ack) });
     assert_eq!(effects(&out), ["send Refuse", "hold", "close", "ask 2"]);
 }
@@ -250,7 +250,7 @@ fn p2_another_term_in_a_frame_breaks_the_link() {
 #[test]
 fn p2_who_slept_takes_no_old_acknowledgement() {
     let mut pair = Pair::at(true, Phase::Protected);
-    pair.give(Event::Sealed { epoch: Epoch(6) });
+    pair.give(Event::Sealed { link: LINK, epoch: Epoch(6) });
     pair.now = 501 * MS;
     assert_eq!(effects(&pair.say(6, Message::Ack)), ["hold", "close", "ask 2"]);
 }
@@ -260,10 +260,10 @@ fn back_pressure() {
     let mut pair = Pair::at(true, Phase::Protected);
     for epoch in [6, 7] {
         assert!(pair.primary.may_seal());
-        pair.give(Event::Sealed { epoch: Epoch(epoch) });
+        pair.give(Event::Sealed { link: LINK, epoch: Epoch(epoch) });
     }
     assert!(!pair.primary.may_seal());
-    pair.refused(Event::Sealed { epoch: Epoch(8) });
+    pair.refused(Event::Sealed { link: LINK, epoch: Epoch(8) });
     pair.say(6, Message::Ack);
     assert!(pair.primary.may_seal());
 }
@@ -271,10 +271,10 @@ fn back_pressure() {
 #[test]
 fn epochs_are_sealed_without_a_gap() {
     let mut pair = Pair::at(true, Phase::Protected);
-    pair.refused(Event::Sealed { epoch: Epoch(7) });
-    pair.refused(Event::Sealed { epoch: Epoch(5) });
+    pair.refused(Event::Sealed { link: LINK, epoch: Epoch(7) });
+    pair.refused(Event::Sealed { link: LINK, epoch: Epoch(5) });
     let mut pair = Pair::alone(true);
-    pair.refused(Event::Sealed { epoch: Epoch(0) });
+    pair.refused(Event::Sealed { link: LINK, epoch: Epoch(0) });
 }
 
 #[test]
@@ -286,11 +286,44 @@ fn epoch_numbers_continue_in_the_next_session() {
     let mut welcome = hello();
     welcome.term = Term(2);
     pair.give(Event::Frame { link, frame: frame(0, 2, Message::Welcome(welcome)) });
-    pair.give(Event::PrecopyDone);
-    pair.refused(Event::Sealed { epoch: Epoch(5) });
-    pair.give(Event::Sealed { epoch: Epoch(9) });
+    pair.give(Event::PrecopyDone { link });
+    pair.refused(Event::Sealed { link, epoch: Epoch(5) });
+    pair.give(Event::Sealed { link, epoch: Epoch(9) });
     let out = pair.give(Event::Frame { link, frame: frame(9, 2, Message::Ack) });
     assert_eq!(effects(&out), ["release 9"]);
+}
+
+/// P4: what the driver did for a session that has ended counts for no other one.
+#[test]
+fn p4_what_comes_late_of_an_old_link_is_not_the_new_ones() {
+    let mut pair = Pair::at(true, Phase::Copying);
+    assert_eq!(effects(&pair.give(lost())), ["close"]);
+    let link = LinkId(2);
+    pair.give(Event::StandbyConnected { link, hello: hello() });
+    pair.give(Event::Frame { link, frame: frame(0, 1, Message::Welcome(hello())) });
+    assert_eq!(effects(&pair.give(Event::PrecopyDone { link: LINK })), [""; 0]);
+    assert_eq!(pair.phase(), Phase::Copying, "memory has not been sent over this link");
+    pair.give(Event::PrecopyDone { link });
+    pair.refused(Event::Sealed { link: LINK, epoch: Epoch(5) });
+    assert_eq!(pair.phase(), Phase::Sealing);
+    pair.give(Event::Sealed { link, epoch: Epoch(6) });
+    let out = pair.give(Event::Frame { link, frame: frame(6, 1, Message::Ack) });
+    assert_eq!(effects(&out), ["release 6"]);
+}
+
+/// Over a slow link a frame takes longer than patience lasts: its bytes are a sign of life.
+#[test]
+fn bytes_are_a_sign_of_life() {
+    let mut pair = Pair::at(true, Phase::Protected);
+    for _ in 0..10 {
+        pair.now += 400 * MS;
+        assert_eq!(effects(&pair.give(Event::Progress { link: LINK })), [""; 0]);
+    }
+    assert_eq!(pair.phase(), Phase::Protected);
+    // P2: not for who slept, and not those of another link.
+    pair.give(Event::Progress { link: LinkId(9) });
+    pair.now += 501 * MS;
+    assert_eq!(effects(&pair.give(Event::Progress { link: LINK })), ["hold", "close", "ask 2"]);
 }
 
 #[test]
@@ -446,7 +479,7 @@ fn answers_that_nobody_asked_for_are_illegal() {
     let mut pair = Pair::at(true, Phase::Protected);
     pair.refused(Event::ArbiterGranted { term: Term(2) });
     pair.refused(Event::ArbiterUnreachable { reason: "?".into() });
-    pair.refused(Event::PrecopyDone);
+    pair.refused(Event::PrecopyDone { link: LINK });
     let mut pair = Pair::doubting();
     pair.refused(Event::ArbiterGranted { term: Term(3) });
     pair.refused(Event::ArbiterDenied { term: Term(1), holder: "b".into() });

@@ -26,6 +26,11 @@ pub enum Event {
         /// The frame.
         frame: Frame,
     },
+    /// Bytes came, perhaps not yet a whole frame: over a slow link one takes its time.
+    Progress {
+        /// From where.
+        link: LinkId,
+    },
     /// Something came that is no frame; nothing more can be read from the link.
     Garbled {
         /// From where.
@@ -103,6 +108,7 @@ impl Event {
         match self {
             Self::Connected { .. } => "connected",
             Self::Frame { .. } => "frame",
+            Self::Progress { .. } => "progress",
             Self::Garbled { .. } => "garbled frame",
             Self::LinkLost { .. } => "link lost",
             Self::Described { .. } => "described",

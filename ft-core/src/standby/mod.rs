@@ -47,7 +47,9 @@ pub use io::{Action, Event, Report, TakenOver};
 pub use staging::{CheckedPages, Checkpoint};
 
 use crate::handshake::{self, Hello};
-use crate::wire::{ByeReason, Frame, Hashes, Message, Outgoing, PROTOCOL, Verified, WireError};
+use crate::wire::{
+    ByeReason, Frame, Hashes, Heartbeat, Message, Outgoing, PROTOCOL, Verified, WireError,
+};
 use crate::{Backoff, Illegal, LinkId, Time};
 use staging::Staging;
 
@@ -56,6 +58,9 @@ use staging::Staging;
 pub struct StandbyOptions {
     /// Whether there is an arbiter to ask. Without one an operator decides.
     pub arbiter: bool,
+    /// How often to give a sign of life while data comes in: behind it, the primary's heartbeats
+    /// wait for their answers.
+    pub heartbeat_interval: Duration,
     /// How long the primary may be silent, once there is a checkpoint.
     pub heartbeat_timeout: Duration,
     /// How long it may be silent before that.
@@ -70,6 +75,7 @@ impl Default for StandbyOptions {
     fn default() -> Self {
         Self {
             arbiter: true,
+            heartbeat_interval: Duration::from_millis(50),
             heartbeat_timeout: Duration::from_millis(500),
             setup_timeout: Duration::from_secs(10),
             arbiter_retry: Backoff {
@@ -124,6 +130,9 @@ impl Phase {
 struct Session {
     link: LinkId,
     heard: Time,
+    /// The last sign of life given without being asked, and how many there were.
+    beat: Time,
+    beats: u64,
     /// What the primary has said of itself.
     hello: Option<Box<Hello>>,
     staging: Staging,
@@ -138,6 +147,8 @@ impl Session {
         Self {
             link,
             heard: now,
+            beat: now,
+            beats: 0,
             hello: None,
             staging: Staging::default(),
             checking: None,
@@ -251,6 +262,11 @@ impl Standby {
                 if self.is_current(link) {
                     self.check_not_checking(&frame)?;
                     self.frame(now, frame, out);
+                }
+            }
+            Event::Progress { link } => {
+                if self.is_current(link) {
+                    self.progress(now, out);
                 }
             }
             Event::Garbled { link, error } => {
@@ -411,6 +427,30 @@ impl Standby {
         Ok(())
     }
 
+    /// The primary lives, and so does this side: while bytes come that are not yet all.
+    fn progress(&mut self, now: Time, out: &mut Vec<Action>) {
+        let interval = self.options.heartbeat_interval;
+        let Some(session) = &mut self.session else { return };
+        session.heard = now;
+        if session.beat + interval <= now {
+            session.beat = now;
+            out.extend(self.sign_of_life(now).map(|(link, frame)| Action::Send { link, frame }));
+        }
+    }
+
+    /// What to send while the driver is busy with an action for longer than a heartbeat's interval
+    /// and so gives no events. None before and after a session that a primary relies upon.
+    pub fn sign_of_life(&mut self, now: Time) -> Option<(LinkId, Outgoing)> {
+        if !matches!(self.phase, Phase::Filling | Phase::Ready | Phase::Doubting) {
+            return None;
+        }
+        let session = self.session.as_mut()?;
+        let term = session.hello.as_ref()?.term;
+        session.beats += 1;
+        let message = Message::Heartbeat(Heartbeat { sequence: session.beats, sent: now.0 });
+        Some((session.link, Outgoing { epoch: Epoch(0), term, message }))
+    }
+
     fn frame(&mut self, now: Time, frame: Frame, out: &mut Vec<Action>) {
         let Frame { header, message } = frame;
         let kind = message.kind().name();
@@ -445,6 +485,8 @@ impl Standby {
             // The arbiter was asked on the operator's wish: too late to receive, or to renounce.
             (Phase::Doubting, _) => {}
             (Phase::Filling | Phase::Ready, message) => {
+                self.progress(now, out);
+                let Some(session) = &mut self.session else { return };
                 let last = self.holding.as_ref().map(|holding| holding.epoch);
                 match session.staging.take(last, &header, message) {
                     Ok(staging::Step::Staged) => {}

@@ -378,6 +378,31 @@ fn silence_is_suspicious_and_signs_of_life_are_not() {
     assert_eq!(effects(&pair.give(Event::Tick)), ["close", "discard"]);
 }
 
+/// Over a slow link a frame takes longer than patience lasts, and heartbeats wait behind it.
+#[test]
+fn while_bytes_come_both_sides_live() {
+    let mut pair = Pair::ready(true);
+    for beat in 1..=20 {
+        pair.now += 60 * MS;
+        let out = pair.give(Event::Progress { link: LINK });
+        let [Action::Send { frame, .. }] = &out[..] else { panic!("{out:?}") };
+        let heartbeat = Heartbeat { sequence: beat, sent: pair.now };
+        assert_eq!(frame.message, Message::Heartbeat(heartbeat));
+        // Not more often than the interval.
+        assert!(pair.give(Event::Progress { link: LINK }).is_empty());
+        assert!(pair.give(Event::Tick).is_empty());
+    }
+    // Whole frames of data are signs of life, too.
+    pair.now += 60 * MS;
+    let state = pair.state(6);
+    let out = pair.give(Event::Frame { link: LINK, frame: state });
+    assert_eq!(effects(&out), ["send Heartbeat"]);
+    pair.now += 501 * MS;
+    assert!(pair.give(Event::Progress { link: LinkId(9) }).is_empty());
+    assert_eq!(effects(&pair.give(Event::Tick)), ["close", "ask 2"]);
+    assert_eq!(Pair::waiting(true).standby.sign_of_life(Time(0)), None);
+}
+
 #[test]
 fn p2_who_leaves_on_purpose_is_not_replaced() {
     for reason in [ByeReason::PoweredOff, ByeReason::Stopped] {

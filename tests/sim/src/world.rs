@@ -279,10 +279,11 @@ impl World {
     fn seal(&mut self, node: usize) -> Event {
         let active = self.active(node);
         let (epoch, term) = (active.ledger.seal(), active.core.term());
+        let link = active.core.link().expect("an epoch is sealed for a session");
         let guest = active.guest.clone();
         trace!(self, "{node} seals epoch {epoch} of term {term}");
         self.judge.seals(term.0, epoch.0, guest);
-        Event::Primary(primary::Event::Sealed { epoch })
+        Event::Primary(primary::Event::Sealed { link, epoch })
     }
 
     fn drain_then_send(&mut self, node: usize, events: &mut VecDeque<Event>) {
@@ -631,7 +632,8 @@ impl World {
         let active = self.active(node);
         let page = active.precopy.take().expect("asked before");
         if page == PAGES {
-            return self.give(node, Event::Primary(primary::Event::PrecopyDone));
+            let link = active.core.link().expect("memory is sent in a session");
+            return self.give(node, Event::Primary(primary::Event::PrecopyDone { link }));
         }
         active.precopy = Some(page + 1);
         let mut bytes = Vec::new();

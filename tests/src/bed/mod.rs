@@ -7,7 +7,7 @@ mod relay;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::process::tied_to_us;
 use namespaces::Namespaces;
@@ -133,6 +133,20 @@ impl Bed {
             Self::Namespaces(namespaces) => namespaces.cut(),
             Self::Loopback { relays, .. } => {
                 relays.iter().for_each(|relay| relay.set_cut(true));
+                Ok(())
+            }
+        }
+    }
+
+    /// Lets so many bytes a second through the replication link, each way; none: as many as come.
+    ///
+    /// # Errors
+    /// On namespaces: there is no relay between them.
+    pub fn throttle_replication(&self, bytes_per_second: Option<u64>) -> Result<()> {
+        match self {
+            Self::Namespaces(_) => bail!("expected a bed on loopback, found namespaces"),
+            Self::Loopback { relays, .. } => {
+                relays.iter().for_each(|relay| relay.set_rate(bytes_per_second));
                 Ok(())
             }
         }

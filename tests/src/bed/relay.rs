@@ -1,9 +1,11 @@
-//! A TCP relay that can go silent: what both sides send stays where it is until the link heals.
+//! A TCP relay that can go silent, or slow: what both sides send stays where it is until the link heals, or has the time.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -15,10 +17,15 @@ pub struct Relay {
     gate: Arc<Gate>,
 }
 
+/// Bytes that are under way in one direction, at most.
+const BUFFER: usize = 256 * 1024;
+
 #[derive(Debug, Default)]
 struct Gate {
     state: Mutex<GateState>,
     changed: Condvar,
+    /// Bytes a second, each way; 0: as many as come.
+    rate: AtomicU64,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +40,18 @@ impl Gate {
     fn set(&self, state: GateState) {
         *self.state.lock().expect("no holder panics") = state;
         self.changed.notify_all();
+    }
+
+    /// How many bytes to take at once, at most, and how long each of them takes.
+    fn pace(&self) -> (usize, Duration) {
+        match self.rate.load(Ordering::Relaxed) {
+            0 => (BUFFER, Duration::ZERO),
+            // So little that a slow link is smooth: fifty portions a second.
+            rate => (
+                usize::try_from(rate / 50).unwrap_or(BUFFER).clamp(1, BUFFER),
+                Duration::from_secs(1) / u32::try_from(rate).unwrap_or(u32::MAX),
+            ),
+        }
     }
 
     /// Waits while the link is cut; `false` when the relay is gone.
@@ -68,6 +87,10 @@ impl Relay {
         self.target
     }
 
+    pub(super) fn set_rate(&self, bytes_per_second: Option<u64>) {
+        self.gate.rate.store(bytes_per_second.unwrap_or(0), Ordering::Relaxed);
+    }
+
     pub(super) fn set_cut(&self, cut: bool) {
         self.gate.set(if cut { GateState::Cut } else { GateState::Open });
     }
@@ -100,8 +123,11 @@ fn accept(listener: &TcpListener, target: SocketAddr, gate: &Arc<Gate>) {
 }
 
 fn pump(mut from: TcpStream, mut to: TcpStream, gate: &Gate) {
-    let mut buffer = vec![0; 256 * 1024];
-    while let Ok(count) = from.read(&mut buffer) {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let (portion, each) = gate.pace();
+        let Ok(count) = from.read(&mut buffer[..portion]) else { break };
+        thread::sleep(each * u32::try_from(count).unwrap_or(u32::MAX));
         if !gate.passes() || count == 0 || to.write_all(&buffer[..count]).is_err() {
             break;
         }

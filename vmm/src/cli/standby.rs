@@ -119,6 +119,7 @@ fn standby_config(args: &StandbyArgs) -> StandbyConfig {
     StandbyConfig {
         name: args.name.clone(),
         options: StandbyOptions {
+            heartbeat_interval: Duration::from_millis(args.protection.heartbeat_interval),
             heartbeat_timeout: timeout,
             setup_timeout: timeout.saturating_mul(20),
             ..StandbyOptions::default()

@@ -19,7 +19,7 @@ mod status;
 
 pub use checkpoint::{MachineState, StateBlobError, hash_memory};
 pub use sealer::Sealer;
-pub(crate) use session::{ReadEnd, read_frames};
+pub(crate) use session::{ReadEnd, Watched, read_frames};
 pub use status::{EngineStats, Takeover};
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

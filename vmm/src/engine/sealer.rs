@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
-use ft_core::Time;
 use ft_core::pages::PAGE_SIZE;
 use ft_core::policy::{Decision, EpochPolicy, PolicyInputs};
 use ft_core::primary::Event;
 use ft_core::wire::Hashes;
+use ft_core::{LinkId, Time};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::timerfd::TimerFd;
@@ -53,16 +53,15 @@ impl Sealer {
 
     fn look(&mut self) {
         let engine = self.engine.clone();
-        let (seal_first, may_seal, in_flight) = {
+        let (seal_first, may_seal, in_flight, link) = {
             let mut core = engine.lock();
             let first = std::mem::take(&mut core.seal_first);
-            (first, core.primary.may_seal(), core.primary.in_flight())
+            let primary = &core.primary;
+            (first, primary.may_seal(), primary.in_flight(), primary.link())
         };
+        let Some(link) = link.filter(|_| seal_first || may_seal) else { return };
         if seal_first {
-            return self.seal();
-        }
-        if !may_seal {
-            return;
+            return self.seal(link);
         }
         let now = engine.now();
         // What earlier epochs hold waits for its acknowledgement, not for a checkpoint.
@@ -80,54 +79,51 @@ impl Sealer {
             guest_idle: self.last_dirty <= IDLE_PAGES,
         };
         match self.policy.next(now, &inputs) {
-            Decision::SealNow(_) => self.seal(),
-            Decision::WaitUntil(time) => self.look_again_in(time.since(now)),
+            Decision::SealNow(_) => self.seal(link),
+            Decision::WaitUntil(time) => {
+                if let Err(error) = self.look_again_in(time.since(now)) {
+                    log::error!("cannot set the epoch timer, the epoch ends at once: {error}");
+                    self.seal(link);
+                }
+            }
             // An acknowledgement wakes this thread.
             Decision::Wait => {}
         }
     }
 
-    fn look_again_in(&mut self, wait: Duration) {
+    fn look_again_in(&mut self, wait: Duration) -> io::Result<()> {
         // A timer of zero would never fire.
         let wait = wait.max(Duration::from_micros(1));
-        if let Err(error) = self.timer.reset(wait, None) {
-            log::error!("cannot set the epoch timer, the epoch ends at once: {error}");
-            self.seal();
-        }
+        self.timer.reset(wait, None).map_err(|error| io::Error::from_raw_os_error(error.errno()))
     }
 
-    fn seal(&mut self) {
+    /// Ends the epoch, for the session over `link`.
+    fn seal(&mut self, link: LinkId) {
         let paused = Instant::now();
         self.engine.machine.vcpus().pause();
-        let sealed = self.engine.seal_paused(paused);
+        let sealed = self.engine.seal_paused(link, paused);
         self.engine.machine.vcpus().resume();
         match sealed {
-            Ok(Some((checkpoint, session))) => {
+            Ok(Some(checkpoint)) => {
                 self.last_dirty = checkpoint.frames.len() as u64;
                 let mut stats = self.engine.stats();
                 stats.checkpoints += 1;
                 stats.pause.add_time(paused.elapsed());
                 stats.dirty_pages.add(self.last_dirty);
                 drop(stats);
-                session.send_checkpoint_if_current(&self.engine, checkpoint);
+                if let Some(session) = self.engine.lock().session_of(link) {
+                    session.send_checkpoint(Item::Checkpoint(Box::new(checkpoint)));
+                }
             }
             Ok(None) => {}
-            Err(error) => self.engine.give_session_up(&error),
+            Err(error) => self.engine.give_session_up(link, &error),
         }
         self.last_seal = self.engine.now();
         self.first_held_at = None;
         // What the pipeline allows next is known when the answer comes; until then the timer.
-        self.look_again_in(self.policy.options().min_gap);
-    }
-}
-
-/// Where a checkpoint is to go.
-struct Destination(ft_core::LinkId);
-
-impl Destination {
-    fn send_checkpoint_if_current(&self, engine: &Engine, checkpoint: Checkpoint) {
-        if let Some(session) = engine.lock().session_of(self.0) {
-            session.send_checkpoint(Item::Checkpoint(Box::new(checkpoint)));
+        if let Err(error) = self.look_again_in(self.policy.options().min_gap) {
+            // An answer, or held output, wakes this thread as well.
+            log::error!("cannot set the epoch timer: {error}");
         }
     }
 }
@@ -135,11 +131,12 @@ impl Destination {
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 impl Engine {
-    /// Takes the checkpoint of a paused machine. None when the session has ended meanwhile.
+    /// Takes the checkpoint of a paused machine for the session over `link`. None when that has ended meanwhile.
     fn seal_paused(
         self: &Arc<Self>,
+        link: LinkId,
         begun: Instant,
-    ) -> Result<Option<(Checkpoint, Destination)>, Failure> {
+    ) -> Result<Option<Checkpoint>, Failure> {
         let kicked = Instant::now();
         let sealed = self.machine.gate().seal();
         let epoch = sealed.epoch;
@@ -172,16 +169,8 @@ impl Engine {
         let mut core = self.lock();
         let core: &mut Core = &mut core;
         let term = core.primary.term();
-        let sealed = match core.session.as_ref().map(super::session::Session::link) {
-            Some(link) => core
-                .primary
-                .handle(self.now(), Event::Sealed { epoch })
-                .map(|actions| (link, actions))
-                .inspect_err(|illegal| log::debug!("{illegal}"))
-                .ok(),
-            None => None,
-        };
-        let Some((link, actions)) = sealed else {
+        let sealed = core.primary.handle(self.now(), Event::Sealed { link, epoch });
+        let Ok(actions) = sealed.inspect_err(|illegal| log::debug!("{illegal}")) else {
             // The session ended between the decision and now. The next one may have begun to copy
             // memory already: what was taken from the log is still to be sent (P4).
             self.machine.dirty().mark(&frames);
@@ -189,8 +178,7 @@ impl Engine {
         };
         self.perform(core, actions);
         self.deadline_changed.notify_all();
-        let checkpoint = Checkpoint { epoch, term, frames, contents, state: blob, hashes };
-        Ok(Some((checkpoint, Destination(link))))
+        Ok(Some(Checkpoint { epoch, term, frames, contents, state: blob, hashes }))
     }
 
     fn copy_pages(&self, frames: &[u64], contents: &mut Vec<u8>) -> Result<(), Failure> {
@@ -203,13 +191,10 @@ impl Engine {
     }
 
     /// The machine cannot be saved: there is no protection then, and the core decides what follows.
-    fn give_session_up(self: &Arc<Self>, error: &Failure) {
-        log::error!("no checkpoint could be taken: {error}");
-        let link = self.lock().session.as_ref().map(super::session::Session::link);
-        if let Some(link) = link {
-            let reason = format!("no checkpoint could be taken: {error}");
-            self.event(Event::LinkLost { link, reason });
-        }
+    fn give_session_up(self: &Arc<Self>, link: LinkId, error: &Failure) {
+        let reason = format!("no checkpoint could be taken: {error}");
+        log::error!("{reason}");
+        self.event(Event::LinkLost { link, reason });
     }
 
     /// Buffers of an earlier checkpoint, so that a pause does not begin with fresh memory.

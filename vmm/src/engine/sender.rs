@@ -47,7 +47,7 @@ const CLOSING: Duration = Duration::from_millis(500);
 pub(super) fn send(engine: &Arc<Engine>, id: LinkId, link: Link, items: &Receiver<Item>) {
     let mut out = Output { link, buffer: Vec::new(), digest: EpochDigest::default(), sent: 0 };
     let done =
-        out.link.set_write_timeout(Some(WRITE_TIMEOUT)).and_then(|()| out.run(engine, items));
+        out.link.set_write_timeout(Some(WRITE_TIMEOUT)).and_then(|()| out.run(engine, id, items));
     // The session was dropped, or the link is broken: either way the reader is to end too.
     out.link.shutdown();
     if let Err(error) = done {
@@ -64,14 +64,19 @@ pub(super) struct Output {
 }
 
 impl Output {
-    fn run(&mut self, engine: &Arc<Engine>, items: &Receiver<Item>) -> io::Result<()> {
+    fn run(
+        &mut self,
+        engine: &Arc<Engine>,
+        link: LinkId,
+        items: &Receiver<Item>,
+    ) -> io::Result<()> {
         while let Ok(item) = items.recv() {
             match item {
                 Item::Control(frame) => self.write_frame(&frame)?,
                 Item::Checkpoint(checkpoint) => self.checkpoint(engine, *checkpoint)?,
                 Item::Precopy => {
                     if super::precopy::precopy(engine, self, items)? {
-                        engine.event(Event::PrecopyDone);
+                        engine.event(Event::PrecopyDone { link });
                     }
                 }
             }

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ft_core::handshake::{Hello, SessionOptions};
 use ft_core::primary::Event;
@@ -111,7 +111,9 @@ impl Engine {
                 Err(illegal) => return log::debug!("{illegal}"),
             }
         }
-        let end = read_frames(link, |frame| {
+        let every = self.options.primary.heartbeat_interval;
+        let progress = || self.event(Event::Progress { link: link_id });
+        let end = read_frames(Watched::new(link, every, progress), |frame| {
             self.event(Event::Frame { link: link_id, frame });
         });
         self.event(match end {
@@ -134,6 +136,32 @@ impl Engine {
             facts: self.machine.facts(),
             options: SessionOptions { verify: self.options.verify },
         }
+    }
+}
+
+/// A link that tells that bytes come, not more often than `every`: over a slow link a frame takes
+/// longer than patience lasts.
+pub(crate) struct Watched<R, F> {
+    link: R,
+    every: Duration,
+    told: Instant,
+    progress: F,
+}
+
+impl<R, F: FnMut()> Watched<R, F> {
+    pub(crate) fn new(link: R, every: Duration, progress: F) -> Self {
+        Self { link, every, told: Instant::now(), progress }
+    }
+}
+
+impl<R: Read, F: FnMut()> Read for Watched<R, F> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.link.read(into)?;
+        if count > 0 && self.told.elapsed() >= self.every {
+            self.told = Instant::now();
+            (self.progress)();
+        }
+        Ok(count)
     }
 }
 

@@ -8,6 +8,7 @@
 //! ```
 
 mod host;
+mod pulse;
 mod status;
 
 use std::io::Write;
@@ -25,15 +26,19 @@ use io_gate::host::CommitAuthority;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::arbiter::{Arbiter, Verdict};
-use crate::engine::{MachineState, ReadEnd, hash_memory, read_frames};
+use crate::engine::{MachineState, ReadEnd, Watched, hash_memory, read_frames};
 use crate::link::{Link, LinkListener};
 use crate::machine::Machine;
+
+use pulse::Pulse;
 
 pub use host::{HostError, MachineFactory};
 pub use status::StandbyStatus;
 
 /// Frames that wait for this thread, at most: the rest waits in the socket (constant memory).
 const QUEUE: usize = 64;
+/// A checkpoint of so many pages is done with long before anybody misses this side.
+const FEW_PAGES: u64 = 1024;
 /// How long to wait after a connection that could not be accepted.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// A primary that does not take an acknowledgement for so long is given up.
@@ -101,6 +106,7 @@ pub struct StandbyDriver {
     inputs: SyncSender<Input>,
     queue: Receiver<Input>,
     status: Arc<Mutex<StandbyStatus>>,
+    pulse: Pulse,
 }
 
 impl StandbyDriver {
@@ -124,6 +130,7 @@ impl StandbyDriver {
             origin: Instant::now(),
             inputs,
             queue,
+            pulse: Pulse::default(),
         }
     }
 
@@ -146,6 +153,8 @@ impl StandbyDriver {
         std::thread::Builder::new()
             .name("acceptor".to_owned())
             .spawn(move || accept(&listener, &inputs))?;
+        let options = &self.config.options;
+        self.pulse = Pulse::start(options.heartbeat_interval, options.setup_timeout)?;
         loop {
             let event = match self.next_input() {
                 Some(Input::Event(event)) => event,
@@ -187,11 +196,12 @@ impl StandbyDriver {
         let id = LinkId(self.next_link);
         self.next_link += 1;
         let inputs = self.inputs.clone();
+        let every = self.config.options.heartbeat_interval;
         let reader = link.set_write_timeout(Some(WRITE_TIMEOUT)).and_then(|()| link.try_clone());
         let started = reader.and_then(|reader| {
             std::thread::Builder::new()
                 .name("reader".to_owned())
-                .spawn(move || read(reader, id, &inputs))
+                .spawn(move || read(reader, id, every, &inputs))
         });
         if let Err(error) = started {
             log::warn!("a connection from {peer} could not be served: {error}");
@@ -254,8 +264,18 @@ impl StandbyDriver {
                 Next::Nothing
             }
             Action::ApplyBulk(pages) => self.apply_bulk(&pages),
-            Action::Check(checkpoint) => Next::Event(self.check(&checkpoint)),
-            Action::Apply(checkpoint) => self.apply(&checkpoint),
+            Action::Check(checkpoint) => {
+                self.give_signs_of_life(&checkpoint);
+                let checked = self.check(&checkpoint);
+                self.pulse.stop();
+                Next::Event(checked)
+            }
+            Action::Apply(checkpoint) => {
+                self.give_signs_of_life(&checkpoint);
+                let applied = self.apply(&checkpoint);
+                self.pulse.stop();
+                applied
+            }
             Action::AskArbiter { term, why } => self.ask_arbiter(term, why),
             Action::TakeOver { taken, reason } => self.take_over(taken, reason),
             Action::Discard { reason } => {
@@ -327,6 +347,27 @@ impl StandbyDriver {
             written.expect("P4: the core has checked every address against the machine's layout");
         }
         Next::Nothing
+    }
+
+    /// Until the pulse is stopped: this thread is about to do work that may take long, and hears
+    /// and says nothing meanwhile.
+    fn give_signs_of_life(&mut self, checkpoint: &Checkpoint) {
+        let first = self.hosted.as_ref().is_some_and(|hosted| hosted.applied.is_none());
+        if !first && checkpoint.pages() <= FEW_PAGES && checkpoint.hashes().is_none() {
+            return;
+        }
+        let now = self.now();
+        let Some((id, frame)) = self.core.sign_of_life(now) else { return };
+        let Some((_, link)) = self.link.as_ref().filter(|(current, _)| *current == id) else {
+            return;
+        };
+        let mut bytes = Vec::new();
+        // A link that cannot be written to is found out by whoever reads it.
+        if frame.encode(&mut bytes).is_ok()
+            && let Ok(link) = link.try_clone()
+        {
+            self.pulse.give(link, bytes);
+        }
     }
 
     /// Whether the checkpoint can be applied (P4): its state decodes, and the devices take it on.
@@ -460,9 +501,12 @@ fn accept(listener: &LinkListener, inputs: &SyncSender<Input>) {
     }
 }
 
-fn read(link: Link, id: LinkId, inputs: &SyncSender<Input>) {
+fn read(link: Link, id: LinkId, every: Duration, inputs: &SyncSender<Input>) {
     // A standby that has ended reads no more.
-    let end = read_frames(link, |frame| {
+    let progress = || {
+        let _ = inputs.send(Input::Event(Event::Progress { link: id }));
+    };
+    let end = read_frames(Watched::new(link, every, progress), |frame| {
         let _ = inputs.send(Input::Event(Event::Frame { link: id, frame }));
     });
     let event = match end {

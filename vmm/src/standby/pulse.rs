@@ -1,0 +1,91 @@
+//! Signs of life while the standby's thread is busy: a large checkpoint takes time to check, to apply and to hash, and a
+//! primary that hears nothing would think that its standby is dead.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::link::Link;
+
+/// A thread that repeats one frame. Nothing else is written to the link meanwhile.
+#[derive(Default)]
+pub(super) struct Pulse(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    work: Option<Work>,
+    over: bool,
+}
+
+struct Work {
+    link: Link,
+    frame: Vec<u8>,
+    begun: Instant,
+    beat: Instant,
+}
+
+impl Pulse {
+    /// Starts the thread: it gives a sign every `interval`, but for no longer than `patience`: work that takes longer has
+    /// gone wrong, and the primary is to find out.
+    ///
+    /// # Errors
+    /// When the process is out of threads.
+    pub(super) fn start(interval: Duration, patience: Duration) -> io::Result<Self> {
+        let shared = Arc::<Shared>::default();
+        let thread = shared.clone();
+        std::thread::Builder::new()
+            .name("pulse".to_owned())
+            .spawn(move || thread.run(interval, patience))?;
+        Ok(Self(shared))
+    }
+
+    /// From now on `frame` is sent again and again, the first time after an interval.
+    pub(super) fn give(&self, link: Link, frame: Vec<u8>) {
+        let now = Instant::now();
+        self.0.lock().work = Some(Work { link, frame, begun: now, beat: now });
+    }
+
+    /// Not any more. When this returns, no frame is under way.
+    pub(super) fn stop(&self) {
+        self.0.lock().work = None;
+    }
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        self.0.lock().over = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Shared {
+    fn run(&self, interval: Duration, patience: Duration) {
+        let mut state = self.lock();
+        while !state.over {
+            if let Some(work) = &mut state.work
+                && work.beat.elapsed() >= interval
+                && work.begun.elapsed() <= patience
+            {
+                work.beat = Instant::now();
+                // A link that is broken is found out by whoever reads it.
+                let _ = work.link.write_all(&work.frame);
+            }
+            // Nobody is woken when work begins: most of it is over before this thread would be awake.
+            state = self
+                .changed
+                .wait_timeout(state, interval)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

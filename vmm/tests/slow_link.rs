@@ -1,0 +1,69 @@
+//! A pair over a link so slow that one epoch takes longer than patience lasts: it stays protected (P7).
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod micro;
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use kemari_tests::bed::{Bed, Host};
+use kemari_tests::pair::status::Status;
+use kemari_tests::process::Process;
+use kemari_workload::Op;
+use micro::{KEMARI, PATIENCE};
+
+/// Milliseconds.
+const HEARTBEAT: [&str; 4] = ["--heartbeat-interval", "20", "--heartbeat-timeout", "250"];
+/// An epoch of this guest brings a MiB.
+const DIRTY_PAGES: u32 = 256;
+const BYTES_PER_SECOND: u64 = 3 << 19;
+
+#[test]
+fn an_epoch_may_take_longer_than_patience_lasts() {
+    let bed = Bed::loopback("it is to be slow".to_owned()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let arbiter = format!("file:{}", path("arbiter"));
+    let control = path("control");
+    let common = [&HEARTBEAT[..], &["--arbiter", &arbiter, "--insecure-plain-tcp"]].concat();
+
+    let dial = bed.dial_address(Host::B);
+    let flags = ["--control", control.as_str(), "--max-in-flight", "1"];
+    let mut guest = micro::Guest::boot_with(1, &[&common[..], &flags].concat());
+    guest.ask(Op::Ping);
+
+    let mut command = bed.command(Host::B, Path::new(KEMARI));
+    let disk = guest.dir.path().join("disk.img");
+    command
+        .args(["standby", "--listen", &bed.listen_address(Host::B), "--rng"])
+        .args(["--disk", &format!("path={},serial=micro", disk.display())])
+        .args(["--net", &format!("stream={}", path("nobody"))])
+        .args(["--serial", "none", "--virtio-console", "none"])
+        .args(&common)
+        .stdin(Stdio::null());
+    let standby = Process::start("standby", command, &dir.path().join("standby.log")).unwrap();
+    standby.wait_line("listening on", PATIENCE).unwrap();
+    let socket = Path::new(&control);
+    kemari_tests::pair::status::control(Path::new(KEMARI), socket, &["protect", &dial]).unwrap();
+    guest.process.wait_line("protected: the standby holds", PATIENCE).unwrap();
+
+    bed.throttle_replication(Some(BYTES_PER_SECOND)).unwrap();
+    guest.ask(Op::SetDirty { pages_per_second: 10_000, region_pages: DIRTY_PAGES });
+    for _ in 0..2 {
+        guest.ask(Op::Append { payload: b"over a slow link", flush: true });
+    }
+    let status = Status::ask(Path::new(KEMARI), socket).unwrap();
+    let said = [guest.process.lines(), standby.lines()].concat().join("\n");
+    assert!(status.is_protected(), "{:?}\n{said}", status.json());
+    assert!(!said.contains("unprotected") && !said.contains("lost the primary"), "{said}");
+    // It really was slow: answers have waited for longer than either side waits for a word.
+    let commit = status.quantiles("commit_latency_us").max;
+    let patience = Duration::from_millis(250).as_micros();
+    assert!(u128::from(commit) > 2 * patience, "{commit} us; {:?}", status.json());
+
+    // What is silent is found out all the same.
+    bed.cut_replication().unwrap();
+    guest.process.wait_line("unprotected", PATIENCE).unwrap();
+    drop(standby);
+}
