@@ -9,6 +9,7 @@ pub mod bed;
 pub mod capture;
 pub mod client;
 pub mod disk;
+pub mod etcd;
 pub mod findings;
 pub mod judge;
 pub mod linux;

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 
 use crate::process::tied_to_us;
 use namespaces::Namespaces;
-use relay::Relay;
+pub use relay::Relay;
 
 /// One of the two hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -23,6 +23,8 @@ const BUFFER: usize = 256 * 1024;
 #[derive(Debug, Default)]
 struct Gate {
     state: Mutex<GateState>,
+    /// How long everything takes on its way, in milliseconds.
+    delay: AtomicU64,
     changed: Condvar,
     /// Bytes a second, each way; 0: as many as come.
     rate: AtomicU64,
@@ -67,19 +69,26 @@ impl Gate {
 
 impl Relay {
     pub(super) fn new() -> Result<Self> {
-        let bind =
-            || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on 127.0.0.1");
+        // The port is free again for the standby that will listen there.
+        Self::to(bind()?.local_addr()?)
+    }
+
+    /// A relay in front of `target`.
+    ///
+    /// # Errors
+    /// When it cannot listen on the loopback interface.
+    pub fn to(target: SocketAddr) -> Result<Self> {
         let listener = bind()?;
         let address = listener.local_addr()?;
-        // The port is free again for the standby that will listen there.
-        let target = bind()?.local_addr()?;
         let gate = Arc::new(Gate::default());
         let shared = Arc::clone(&gate);
         thread::spawn(move || accept(&listener, target, &shared));
         Ok(Self { address, target, gate })
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
@@ -91,8 +100,15 @@ impl Relay {
         self.gate.rate.store(bytes_per_second.unwrap_or(0), Ordering::Relaxed);
     }
 
-    pub(super) fn set_cut(&self, cut: bool) {
+    /// Cuts the link silently, or heals it.
+    pub fn set_cut(&self, cut: bool) {
         self.gate.set(if cut { GateState::Cut } else { GateState::Open });
+    }
+
+    /// From now on everything takes so long on its way.
+    pub fn set_delay(&self, delay: Duration) {
+        let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        self.gate.delay.store(millis, Ordering::SeqCst);
     }
 }
 
@@ -102,6 +118,10 @@ impl Drop for Relay {
         // Wakes the acceptor, which then sees that the relay is closed.
         let _ = TcpStream::connect(self.address);
     }
+}
+
+fn bind() -> Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on 127.0.0.1")
 }
 
 fn accept(listener: &TcpListener, target: SocketAddr, gate: &Arc<Gate>) {
@@ -127,7 +147,9 @@ fn pump(mut from: TcpStream, mut to: TcpStream, gate: &Gate) {
     loop {
         let (portion, each) = gate.pace();
         let Ok(count) = from.read(&mut buffer[..portion]) else { break };
-        thread::sleep(each * u32::try_from(count).unwrap_or(u32::MAX));
+        // A slow network is what this is; nothing waits for it to be over.
+        let delay = Duration::from_millis(gate.delay.load(Ordering::SeqCst));
+        thread::sleep(delay + each * u32::try_from(count).unwrap_or(u32::MAX));
         if !gate.passes() || count == 0 || to.write_all(&buffer[..count]).is_err() {
             break;
         }

@@ -1,6 +1,12 @@
 //! Arbiters: who may perform effects for a virtual machine, as a compare-and-swap on a term (P2).
 
+#[cfg(feature = "etcd")]
+mod clock;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod file;
+#[cfg(feature = "etcd")]
+mod lease;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -9,6 +15,8 @@ use io_gate::host::Term;
 use io_gate_host::Fence;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "etcd")]
+pub use etcd::{EtcdArbiter, EtcdOptions};
 pub use file::FileArbiter;
 
 /// Which arbiter to ask, as given on the command line.
@@ -18,6 +26,8 @@ pub enum ArbiterSpec {
     None,
     /// A directory that both hosts see.
     File(PathBuf),
+    /// An etcd cluster: the client addresses of its members, `HOST:PORT`.
+    Etcd(Vec<String>),
 }
 
 impl std::str::FromStr for ArbiterSpec {
@@ -27,11 +37,20 @@ impl std::str::FromStr for ArbiterSpec {
         match text.split_once(':') {
             None if text == "none" => Ok(Self::None),
             Some(("file", dir)) if !dir.is_empty() => Ok(Self::File(PathBuf::from(dir))),
+            Some(("etcd", members)) if members.split(',').all(is_address) => {
+                Ok(Self::Etcd(members.split(',').map(str::to_owned).collect()))
+            }
             _ => Err(format!(
-                "expected `file:DIRECTORY` (a directory that both hosts see) or `none`, found `{text}`"
+                "expected `etcd:HOST:PORT,...`, `file:DIRECTORY` (a directory that both hosts see) or `none`, found \
+                 `{text}`"
             )),
         }
     }
+}
+
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
 /// One term of one virtual machine, and who won it.
@@ -79,6 +98,14 @@ pub enum ArbiterError {
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// etcd does not answer as it should.
+    #[error("etcd at {endpoint}: {problem}")]
+    Etcd {
+        /// Which member, or all of them.
+        endpoint: String,
+        /// What was expected and found, and what to change.
+        problem: String,
     },
     /// A record is not readable.
     #[error("arbiter record {path} is damaged: {source}; it must be JSON as written by kemari")]

@@ -142,9 +142,13 @@ pub struct ProtectionArgs {
     /// Where the standby listens: HOST:PORT or unix:PATH.
     #[arg(long, value_name = "ADDR")]
     pub standby: Option<LinkAddr>,
-    /// Who decides which side may go on alone: `file:DIR` (a directory that both hosts see) or `none` (the operator).
+    /// Who decides which side may go on alone: `etcd:HOST:PORT,...`, `file:DIR` (a directory that both hosts see) or
+    /// `none` (the operator).
     #[arg(long, value_name = "SPEC", default_value = "none")]
     pub arbiter: ArbiterSpec,
+    /// How to reach an arbiter on the network.
+    #[command(flatten)]
+    pub arbiter_access: ArbiterAccess,
     /// Begin even though the arbiter says that somebody runs this machine, who is known to be dead.
     #[arg(long)]
     pub seize: bool,
@@ -172,6 +176,30 @@ pub struct ProtectionArgs {
     /// Write this process's id here; removed at the end.
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
+}
+
+/// How to reach an arbiter on the network.
+#[derive(Debug, Args)]
+pub struct ArbiterAccess {
+    /// etcd: the certificate authority that vouches for it (PEM). Without, the connection is plain.
+    #[arg(long, value_name = "FILE")]
+    pub arbiter_ca: Option<PathBuf>,
+    /// etcd: this side's certificate (PEM).
+    #[arg(long, value_name = "FILE", requires_all = ["arbiter_key", "arbiter_ca"])]
+    pub arbiter_cert: Option<PathBuf>,
+    /// etcd: the private key of --arbiter-cert (PEM).
+    #[arg(long, value_name = "FILE", requires = "arbiter_cert")]
+    pub arbiter_key: Option<PathBuf>,
+    /// etcd: the user; the password is read from --arbiter-password-file or from KEMARI_ARBITER_PASSWORD.
+    #[arg(long, value_name = "NAME")]
+    pub arbiter_user: Option<String>,
+    /// etcd: the file with the user's password.
+    #[arg(long, value_name = "FILE", requires = "arbiter_user")]
+    pub arbiter_password_file: Option<PathBuf>,
+    /// etcd: so long a side may perform effects without asking again, in milliseconds. A takeover waits for the other
+    /// side's to end; output pauses when etcd is slower.
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    pub arbiter_lease: u64,
 }
 
 /// `kemari run`

@@ -14,28 +14,12 @@ use io_gate_host::{Fence, Unfenced};
 use serde_json::{Value, json};
 
 use super::{CliError, ProtectionArgs};
-use crate::arbiter::{Arbiter, ArbiterSpec, FileArbiter, holder_name};
+use crate::arbiter::Arbiter;
 use crate::config::{ConsoleConfig, MachineConfig};
 use crate::control::{Command, ControlSocket, Handler};
 use crate::engine::{Engine, EngineOptions, Sealer};
 use crate::link::LinkAddr;
 use crate::machine::{Ended, Machine};
-
-/// The arbiter that was asked for.
-pub(super) fn open_arbiter(
-    args: &ProtectionArgs,
-    name: &str,
-    role: &str,
-) -> Result<Option<Arc<dyn Arbiter>>, CliError> {
-    match &args.arbiter {
-        ArbiterSpec::None => Ok(None),
-        ArbiterSpec::File(dir) => {
-            let arbiter = FileArbiter::open(dir, name, holder_name(role))
-                .map_err(|error| CliError::usage(error.to_string()))?;
-            Ok(Some(Arc::new(arbiter)))
-        }
-    }
-}
 
 /// The check before each effect.
 pub(super) fn fence(arbiter: Option<&Arc<dyn Arbiter>>) -> Arc<dyn Fence> {

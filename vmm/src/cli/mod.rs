@@ -1,5 +1,6 @@
 //! The command line: what can be asked for, and what becomes of the process.
 
+mod arbiter;
 mod args;
 mod ctl;
 mod guest;

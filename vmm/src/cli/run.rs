@@ -4,7 +4,7 @@ use ft_core::Term;
 use io_gate::host::new_gate;
 
 use super::guest::{self, PidFile};
-use super::{CliError, RunArgs};
+use super::{CliError, RunArgs, arbiter};
 use crate::engine::Engine;
 use crate::machine::{AttachOptions, Ended, Machine, MachineError, signals};
 
@@ -15,7 +15,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
         return Err(MachineError::NoKernel.into());
     }
     let protection = &args.protection;
-    let arbiter = guest::open_arbiter(protection, &args.name, "primary")?;
+    let arbiter = arbiter::open(protection, &args.name, "primary")?;
     let (ledger, authority) = new_gate();
     let machine = Machine::build(args.machine(), ledger, guest::fence(arbiter.as_ref()))?;
     // Everything that can be wrong is found before anything is visible outside.

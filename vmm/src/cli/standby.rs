@@ -11,7 +11,7 @@ use io_gate_host::Fence;
 use serde_json::json;
 
 use super::guest::{self, PidFile};
-use super::{CliError, StandbyArgs};
+use super::{CliError, StandbyArgs, arbiter};
 use crate::arbiter::Arbiter;
 use crate::config::MachineConfig;
 use crate::control::{Command, ControlSocket, Handler};
@@ -30,7 +30,7 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     kvm::open().map_err(MachineError::from)?;
     // The primary's size is not known yet; the rest is checked with any.
     args.machine(2 << 20, 1).check().map_err(MachineError::from)?;
-    let arbiter = guest::open_arbiter(protection, &args.name, "standby")?;
+    let arbiter = arbiter::open(protection, &args.name, "standby")?;
     let listener = args
         .listen
         .listen(protection.insecure_plain_tcp)

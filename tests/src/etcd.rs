@@ -1,0 +1,196 @@
+//! A real etcd server as arbiter: started in a directory of its own, stopped, killed, started again.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
+
+use crate::process::{Process, tied_to_us};
+
+/// How long a server may take to serve.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A port that was free may be taken before the server has it.
+const PORTS_TRIED: u32 = 5;
+
+/// Files for TLS: etcd serves with them, and lets in only whom the same authority vouches for.
+#[derive(Debug, Clone)]
+pub struct ServerTls {
+    /// The authority's certificate.
+    pub ca: PathBuf,
+    /// The server's certificate.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// One server. It ends when dropped.
+#[derive(Debug)]
+pub struct Etcd {
+    dir: PathBuf,
+    client: SocketAddr,
+    peer: SocketAddr,
+    tls: Option<ServerTls>,
+    starts: u32,
+    /// How it is started where it is not to run right here: program and arguments before etcd's own.
+    prefix: Vec<String>,
+    process: Option<Process>,
+}
+
+impl Etcd {
+    /// Starts a server on the loopback interface, with its data in `dir`.
+    ///
+    /// # Errors
+    /// When there is no etcd on this machine, or it does not come up.
+    pub fn start(dir: &Path, tls: Option<ServerTls>) -> Result<Self> {
+        Self::start_at(dir, tls, Ipv4Addr::LOCALHOST, Vec::new())
+    }
+
+    /// As [`start`](Self::start), on an address of a namespace that `prefix` enters.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_at(
+        dir: &Path,
+        tls: Option<ServerTls>,
+        address: Ipv4Addr,
+        prefix: Vec<String>,
+    ) -> Result<Self> {
+        ensure!(
+            Path::new(PROGRAM).exists(),
+            "expected etcd's server at {PROGRAM}, found none; install it: apt-get install etcd-server"
+        );
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        for _ in 0..PORTS_TRIED {
+            let mut etcd = Self {
+                dir: dir.to_owned(),
+                client: SocketAddr::from((address, free_port()?)),
+                peer: SocketAddr::from((address, free_port()?)),
+                tls: tls.clone(),
+                starts: 0,
+                prefix: prefix.clone(),
+                process: None,
+            };
+            if etcd.restart().is_ok() {
+                return Ok(etcd);
+            }
+            let _ = std::fs::remove_dir_all(etcd.data());
+        }
+        bail!("etcd does not start; see {}", dir.display())
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// Starts it again, with its data, and waits until it serves.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn restart(&mut self) -> Result<()> {
+        self.kill();
+        self.starts += 1;
+        let process = Process::start("etcd", self.command()?, &self.log())?;
+        self.process = Some(process);
+        self.wait_serving()
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.join(format!("etcd-{}.log", self.starts))
+    }
+
+    fn command(&self) -> Result<Command> {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let client = format!("{scheme}://{}", self.client);
+        let peer = format!("http://{}", self.peer);
+        let mut command = match self.prefix.split_first() {
+            Some((program, arguments)) => {
+                let mut command = tied_to_us(Path::new(program));
+                command.args(arguments).arg(PROGRAM);
+                command
+            }
+            None => tied_to_us(Path::new(PROGRAM)),
+        };
+        let data = self.data();
+        std::fs::create_dir_all(&data)?;
+        command
+            .args(["--name", "arbiter", "--data-dir"])
+            .arg(&data)
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("arbiter={peer}")]);
+        if let Some(tls) = &self.tls {
+            command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(&tls.ca);
+            command.arg("--cert-file").arg(&tls.certificate).arg("--key-file").arg(&tls.key);
+        }
+        let output = File::create(self.dir.join(format!("etcd-{}.out", self.starts)))?;
+        command.stdin(Stdio::null()).stdout(output);
+        Ok(command)
+    }
+
+    /// It serves when it says so: etcd 3.4 and later write this line.
+    fn wait_serving(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            let process = self.process.as_mut().context("it was just started")?;
+            if let Some(status) = process.exited() {
+                let said = process.lines().join("\n");
+                bail!("etcd has ended ({status}):\n{said}");
+            }
+            let ready = process.lines().iter().any(|line| line.contains("ready to serve client"));
+            if ready && self.connects() {
+                return Ok(());
+            }
+            // It is another program's start that is waited for, and there is nothing to be woken by.
+            thread::sleep(Duration::from_millis(10));
+        }
+        bail!("etcd does not serve within {PATIENCE:?}; see {}", self.log().display())
+    }
+
+    /// In a namespace of its own it cannot be reached from here, and its word must do.
+    fn connects(&self) -> bool {
+        !self.prefix.is_empty()
+            || TcpStream::connect_timeout(&self.client, Duration::from_secs(1)).is_ok()
+    }
+
+    /// Kills it; its data stays.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// Stops it as it is (SIGSTOP): connections stay, and nobody answers.
+    pub fn pause(&mut self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&mut self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        if let Some(process) = &mut self.process {
+            process.signal(signal);
+        }
+    }
+
+    /// Where clients find it.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.client
+    }
+}
+
+/// Where Debian's package `etcd-server` has it.
+const PROGRAM: &str = "/usr/bin/etcd";
+
+fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port can be had")?;
+    Ok(listener.local_addr()?.port())
+}

@@ -1,0 +1,103 @@
+//! The `etcd:` arbiter: a term is won by a transaction on a key, and held by a lease (P2).
+//!
+//! This is a blocking front; etcd's client and its runtime live on one thread of their own (`worker`),
+//! and nothing else in the program knows of either. Why a lease is never held by two is shown in the
+//! module `lease`; what is written, in `store`.
+//!
+//! etcd's own leases are not used: they count whole seconds, are judged by the clock of etcd's leader,
+//! and are lengthened by every election.
+
+mod options;
+mod store;
+mod worker;
+
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
+
+use io_gate::host::Term;
+use io_gate_host::Fence;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use super::lease::Lease;
+use super::{Arbiter, ArbiterError, Verdict};
+pub use options::EtcdOptions;
+use store::Store;
+use worker::{Command, Worker};
+
+/// See the module.
+#[derive(Debug)]
+pub struct EtcdArbiter {
+    commands: UnboundedSender<Command>,
+    lease: Arc<Lease>,
+    endpoints: String,
+    patience: Duration,
+}
+
+impl EtcdArbiter {
+    /// Connects as `holder`, to hold terms of the virtual machine `vm`.
+    ///
+    /// # Errors
+    /// When no member answers, or refuses this side.
+    pub fn open(options: EtcdOptions, vm: &str, holder: String) -> Result<Self, ArbiterError> {
+        /// Every member may be asked a few times, and each time be silent.
+        const ROUNDS: u32 = 12;
+        let endpoints = options.endpoints.join(",");
+        let members = u32::try_from(options.endpoints.len()).unwrap_or(u32::MAX);
+        let patience = options.patience().saturating_mul(members.saturating_mul(ROUNDS));
+        let lease = Arc::new(Lease::new(options.lease));
+        let (commands, received) = unbounded_channel();
+        let problem = |error: std::io::Error| ArbiterError::Etcd {
+            endpoint: endpoints.clone(),
+            problem: format!("expected a thread to ask it with, found: {error}"),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .thread_name("arbiter-dns")
+            .build()
+            .map_err(problem)?;
+        let worker = Worker::new(Store::new(options, vm), vm.to_owned(), holder, lease.clone());
+        std::thread::Builder::new()
+            .name("arbiter".to_owned())
+            .spawn(move || runtime.block_on(worker.run(received)))
+            .map_err(problem)?;
+        let arbiter = Self { commands, lease, endpoints, patience };
+        arbiter.ask(Command::Look)?;
+        Ok(arbiter)
+    }
+
+    fn ask<T>(
+        &self,
+        command: impl FnOnce(SyncSender<Result<T, ArbiterError>>) -> Command,
+    ) -> Result<T, ArbiterError> {
+        let (answer, answered) = sync_channel(1);
+        let silent = |found: &str| ArbiterError::Etcd {
+            endpoint: self.endpoints.clone(),
+            problem: format!("expected an answer within {:?}, found {found}", self.patience),
+        };
+        self.commands.send(command(answer)).map_err(|_| silent("its thread has ended"))?;
+        answered.recv_timeout(self.patience).map_err(|_| silent("none"))?
+    }
+}
+
+impl Arbiter for EtcdArbiter {
+    fn kind(&self) -> &'static str {
+        "etcd"
+    }
+
+    fn claim(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError> {
+        self.ask(|answer| Command::Claim(term, why.to_owned(), answer))
+    }
+
+    fn begin(&self, seize: bool) -> Result<Term, ArbiterError> {
+        self.ask(|answer| Command::Begin(seize, answer))
+    }
+
+    fn end(&self, term: Term) -> Result<(), ArbiterError> {
+        self.ask(|answer| Command::End(term, answer))
+    }
+
+    fn fence(&self) -> Arc<dyn Fence> {
+        self.lease.clone()
+    }
+}

@@ -1,0 +1,99 @@
+//! The arbiter that the command line asks for.
+
+use std::sync::Arc;
+
+use super::{CliError, ProtectionArgs};
+use crate::arbiter::{Arbiter, ArbiterSpec, FileArbiter, holder_name};
+
+/// Opens it, for the virtual machine `name`.
+pub(super) fn open(
+    args: &ProtectionArgs,
+    name: &str,
+    role: &str,
+) -> Result<Option<Arc<dyn Arbiter>>, CliError> {
+    match &args.arbiter {
+        ArbiterSpec::None => Ok(None),
+        ArbiterSpec::File(dir) => {
+            let arbiter = FileArbiter::open(dir, name, holder_name(role))
+                .map_err(|error| CliError::usage(error.to_string()))?;
+            Ok(Some(Arc::new(arbiter)))
+        }
+        ArbiterSpec::Etcd(members) => etcd(args, members, name, role).map(Some),
+    }
+}
+
+#[cfg(not(feature = "etcd"))]
+fn etcd(_: &ProtectionArgs, _: &[String], _: &str, _: &str) -> Result<Arc<dyn Arbiter>, CliError> {
+    Err(CliError::usage(
+        "--arbiter etcd: this `kemari` was built without it; install protoc (apt: protobuf-compiler) and build with \
+         the feature `etcd`, which is on by default"
+            .to_owned(),
+    ))
+}
+
+#[cfg(feature = "etcd")]
+fn etcd(
+    args: &ProtectionArgs,
+    members: &[String],
+    name: &str,
+    role: &str,
+) -> Result<Arc<dyn Arbiter>, CliError> {
+    use crate::arbiter::{EtcdArbiter, EtcdOptions};
+
+    let access = &args.arbiter_access;
+    if access.arbiter_ca.is_none() && !args.insecure_plain_tcp {
+        check_loopback(members)?;
+    }
+    let options = EtcdOptions {
+        endpoints: members.to_vec(),
+        ca: access.arbiter_ca.clone(),
+        identity: access.arbiter_cert.clone().zip(access.arbiter_key.clone()),
+        user: user(access)?,
+        lease: std::time::Duration::from_millis(access.arbiter_lease),
+    };
+    let arbiter = EtcdArbiter::open(options, name, holder_name(role))
+        .map_err(|error| CliError::usage(error.to_string()))?;
+    Ok(Arc::new(arbiter))
+}
+
+/// Whoever can change what etcd says decides who runs the guest.
+#[cfg(feature = "etcd")]
+fn check_loopback(members: &[String]) -> Result<(), CliError> {
+    use std::net::IpAddr;
+
+    let is_loopback = |member: &String| {
+        let host = member.rsplit_once(':').map_or(member.as_str(), |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    };
+    match members.iter().find(|member| !is_loopback(member)) {
+        None => Ok(()),
+        Some(member) => Err(CliError::usage(format!(
+            "etcd at {member}: expected TLS to an address that is not loopback, found no --arbiter-ca: give it, or pass \
+             --insecure-plain-tcp if the network is yours alone"
+        ))),
+    }
+}
+
+#[cfg(feature = "etcd")]
+fn user(access: &super::args::ArbiterAccess) -> Result<Option<(String, String)>, CliError> {
+    /// Not on the command line, which every process of the host can read.
+    const VARIABLE: &str = "KEMARI_ARBITER_PASSWORD";
+    let Some(name) = &access.arbiter_user else { return Ok(None) };
+    let password = match &access.arbiter_password_file {
+        Some(path) => std::fs::read_to_string(path)
+            .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
+            .map_err(|error| {
+                CliError::usage(format!(
+                    "--arbiter-password-file: expected a readable file at {}, found: {error}",
+                    path.display()
+                ))
+            })?,
+        None => std::env::var(VARIABLE).map_err(|_| {
+            CliError::usage(format!(
+                "--arbiter-user {name}: expected its password, found none: give --arbiter-password-file or set {VARIABLE}"
+            ))
+        })?,
+    };
+    Ok(Some((name.clone(), password)))
+}
