@@ -8,6 +8,7 @@ extern crate alloc;
 
 mod block;
 mod console;
+mod e1000;
 mod entropy;
 mod net;
 mod power;
@@ -16,6 +17,7 @@ mod test_support;
 
 pub use block::{Block, BlockConfig};
 pub use console::Console;
+pub use e1000::E1000;
 pub use entropy::Entropy;
 pub use net::{Net, NetConfig};
 pub use power::PowerControl;

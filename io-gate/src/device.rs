@@ -188,6 +188,15 @@ pub trait RegisterDevice: Send {
     /// after the next register access.
     fn intake(&mut self, port: Port, data: &[u8], gate: &mut Gate<'_>) -> usize;
 
+    /// Goes on with what an access has left to do, and says whether more is left. Called after every
+    /// access and every intake, and again for as long as there is more: a device with rings does its
+    /// work here, a bounded piece at a time, and stops when [`Gate::is_full`]. A device whose
+    /// accesses are done when they return has nothing to do here.
+    fn proceed(&mut self, gate: &mut Gate<'_>) -> bool {
+        let _ = gate;
+        false
+    }
+
     /// What its interrupt line does now. Asked after every call that can change it; a [`LineState::Pulse`]
     /// is told once.
     fn line(&mut self) -> LineState;

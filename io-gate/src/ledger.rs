@@ -22,6 +22,9 @@ pub fn new_gate() -> (Ledger, CommitAuthority) {
     (Ledger::new(gate), CommitAuthority::new(gate))
 }
 
+/// The most that held effects may carry before a device that can wait has to.
+const MAX_DETACHED_BYTES: usize = 4 << 20;
+
 /// How many of what have passed; see the module's invariants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -237,6 +240,14 @@ impl Ledger {
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.held_bytes
+    }
+
+    /// Whether a device that can wait has to, before it stages more of what no chain waits for: a
+    /// guest cannot make the machine buffer without end (P7), and such effects travel with every
+    /// checkpoint until they have left.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.holds() && self.held_bytes >= MAX_DETACHED_BYTES
     }
 
     /// What has passed so far.

@@ -486,6 +486,15 @@ impl GateHost {
         full
     }
 
+    /// A register device has more to do: soon, or after the next release if it has to wait for that.
+    pub(crate) fn proceed_later(&self, ledger: &Ledger, slot: u16) {
+        if ledger.is_full() {
+            self.stalled.lock().expect(POISONED).insert((slot, 0));
+        } else {
+            self.post_again(slot, 0);
+        }
+    }
+
     fn take_up_stalled(&self) {
         let stalled = std::mem::take(&mut *self.stalled.lock().expect(POISONED));
         stalled.into_iter().for_each(|(slot, queue)| self.post_again(slot, queue));

@@ -85,17 +85,29 @@ impl RegisterSlot {
         self.device.line()
     }
 
-    /// One call of the device, with the gate lent to it.
+    /// Goes on with what the device has left to do: after a restore, and when the gate asks.
+    #[must_use]
+    pub fn proceed(&mut self) -> LineState {
+        self.session(|_, _| ());
+        self.retry_input();
+        self.device.line()
+    }
+
+    /// One call of the device, with the gate lent to it, and what it does because of it.
     fn session<R>(&mut self, call: impl FnOnce(&mut dyn RegisterDevice, &mut Gate<'_>) -> R) -> R {
         let gate = self.gate.clone();
         let mut ledger = gate.ledger();
         let device = self.device.as_mut();
-        let result = if self.bus_master {
+        let call = |gate: &mut Gate<'_>| (call(device, gate), device.proceed(gate));
+        let (result, more) = if self.bus_master {
             let memory = View(gate.memory());
-            ledger.bus_master_session(self.slot, &memory, |gate| call(device, gate))
+            ledger.bus_master_session(self.slot, &memory, call)
         } else {
-            ledger.detached_session(self.slot, |gate| call(device, gate))
+            ledger.detached_session(self.slot, call)
         };
+        if more {
+            gate.proceed_later(&ledger, self.slot);
+        }
         let done = gate.end_staging(ledger, self.slot);
         debug_assert!(done.is_empty(), "no chain waits for a register device");
         result
@@ -128,14 +140,17 @@ impl RegisterSlot {
             }
         }
         self.gate.want_input(self.slot, INPUT, true);
-        self.gate.post_again(self.slot, u16::from(INPUT.0));
+        self.gate.post_again(self.slot, 0);
     }
 
     /// A completion of this slot: the device was left with input to take.
     #[must_use]
     pub fn complete(&mut self, completion: Completion) -> LineState {
         match completion.0 {
-            Kind::Again { .. } => self.move_input(),
+            Kind::Again { .. } => {
+                self.session(|_, _| ());
+                self.move_input();
+            }
             // Nothing of a register device waits; what does not belong here is settled all the same.
             Kind::Performed(done) => self.gate.settle(done),
         }

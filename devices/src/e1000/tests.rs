@@ -1,0 +1,1 @@
+//! The card as its driver sees it.
