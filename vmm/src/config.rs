@@ -179,16 +179,28 @@ pub enum NetBackend {
     Dgram(PathBuf, PathBuf),
 }
 
-/// `tap=IFNAME|stream=PATH|dgram=LOCAL:PEER[,mac=XX:XX:XX:XX:XX:XX]`
+/// Which network card the guest sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NetModel {
+    /// virtio-net.
+    #[default]
+    Virtio,
+    /// Intel's 82540EM on a PCI bus, for guests that know no virtio.
+    E1000,
+}
+
+/// `tap=IFNAME|stream=PATH|dgram=LOCAL:PEER[,mac=XX:XX:XX:XX:XX:XX][,model=virtio|e1000]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetConfig {
     /// What is behind it.
     pub backend: NetBackend,
     /// The guest's address; made from the machine's name if not given.
     pub mac: Option<[u8; 6]>,
+    /// The card.
+    pub model: NetModel,
 }
 
-const NET_FORM: &str = "tap=IFNAME, stream=SOCKETPATH or dgram=LOCALPATH:PEERPATH, then perhaps ,mac=XX:XX:XX:XX:XX:XX";
+const NET_FORM: &str = "tap=IFNAME, stream=SOCKETPATH or dgram=LOCALPATH:PEERPATH, then perhaps ,mac=XX:XX:XX:XX:XX:XX and ,model=virtio or ,model=e1000";
 /// The kernel's limit for the name of an interface (IFNAMSIZ without the NUL).
 const IFNAME_MAX: usize = 15;
 
@@ -196,7 +208,7 @@ impl FromStr for NetConfig {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (mut backend, mut mac) = (None, None);
+        let (mut backend, mut mac, mut model) = (None, None, NetModel::default());
         for (key, value) in pairs(text) {
             let value =
                 value.filter(|value| !value.is_empty()).ok_or_else(|| unknown(NET_FORM, text))?;
@@ -217,13 +229,25 @@ impl FromStr for NetConfig {
                     mac = Some(parse_mac(value)?);
                     continue;
                 }
+                "model" => {
+                    model = match value {
+                        "virtio" => NetModel::Virtio,
+                        "e1000" => NetModel::E1000,
+                        _ => {
+                            return Err(format!(
+                                "expected model=virtio or model=e1000, found `{value}`"
+                            ));
+                        }
+                    };
+                    continue;
+                }
                 _ => return Err(unknown(NET_FORM, text)),
             };
             if backend.replace(found).is_some() {
                 return Err(unknown(NET_FORM, text));
             }
         }
-        Ok(Self { backend: backend.ok_or_else(|| unknown(NET_FORM, text))?, mac })
+        Ok(Self { backend: backend.ok_or_else(|| unknown(NET_FORM, text))?, mac, model })
     }
 }
 
@@ -342,8 +366,11 @@ mod tests {
             net("dgram=/a:/b").unwrap().backend,
             NetBackend::Dgram("/a".into(), "/b".into())
         );
+        assert_eq!(found.model, NetModel::Virtio);
+        assert_eq!(net("tap=t,model=e1000").unwrap().model, NetModel::E1000);
         for bad in [
             "",
+            "tap=t,model=rtl8139",
             "tap=",
             "stream",
             "dgram=/a",

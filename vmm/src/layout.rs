@@ -19,8 +19,51 @@ pub const VIRTIO_MMIO_SIZE: u64 = 0x1000;
 pub const VIRTIO_MMIO_MAX: usize = VIRTIO_MMIO_GSIS.len();
 /// The interrupt of window n. Pins 0-4 belong to the timer, keyboard, cascade and serial ports, 8 to the clock chip, 9 to
 /// ACPI's SCI: a level-triggered pin that must not be shared with an edge-triggered one.
-const VIRTIO_MMIO_GSIS: [u32; 17] =
-    [5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23];
+/// The last two are PCI's, whose interrupts are level-triggered.
+const VIRTIO_MMIO_GSIS: [u32; 15] = [5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21];
+
+/// The PCI configuration ports: address and data (PCI 3.0, 3.2.2.3.2).
+pub const PCI_CONFIG_PORT: u16 = 0xcf8;
+/// How many.
+pub const PCI_CONFIG_PORTS: u16 = 8;
+/// Where memory windows of PCI devices may lie: above the virtio-mmio windows, with room for both.
+pub const PCI_MMIO_BASE: u64 = 0xe000_0000;
+/// Its length in bytes.
+pub const PCI_MMIO_SIZE: u64 = 0x0100_0000;
+/// Where I/O windows of PCI devices may lie: where PC firmware puts them.
+pub const PCI_IO_BASE: u16 = 0xc000;
+/// How many ports.
+pub const PCI_IO_SIZE: u16 = 0x1000;
+/// Most PCI devices of a machine: one per I/O APIC pin that is theirs, so that no line is shared.
+pub const PCI_MAX: usize = PCI_GSIS.len();
+/// The interrupts of PCI devices.
+const PCI_GSIS: [u32; 2] = [22, 23];
+/// Room for each device's windows; they have to be smaller.
+const PCI_MEMORY_STEP: u64 = 0x10_0000;
+const PCI_IO_STEP: u16 = 0x100;
+
+/// Where a PCI device's windows are at power-on, and its level-triggered interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PciPlace {
+    /// Its device number on bus 0.
+    pub device: u8,
+    /// First address of its memory window.
+    pub memory: u64,
+    /// First port of its I/O window.
+    pub io: u16,
+    /// The I/O APIC pin.
+    pub gsi: u32,
+}
+
+/// The places of PCI devices; the host bridge is device 0.
+pub fn pci_places() -> impl Iterator<Item = PciPlace> {
+    (0_u8..).zip(PCI_GSIS).map(|(index, gsi)| PciPlace {
+        device: index + 1,
+        memory: PCI_MMIO_BASE + u64::from(index) * PCI_MEMORY_STEP,
+        io: PCI_IO_BASE + u16::from(index) * PCI_IO_STEP,
+        gsi,
+    })
+}
 
 /// Address and interrupt of the virtio-mmio window `index`; `None` when the machine has no such window.
 pub fn virtio_mmio_window(index: usize) -> Option<MmioWindow> {
@@ -147,7 +190,16 @@ mod tests {
             assert!(w.gsi != SCI_GSI && w.gsi != COM1_GSI && w.gsi < 24);
             assert!(w.base + w.size <= u64::from(IOAPIC_ADDR));
             assert!(windows[..i].iter().all(|o| o.gsi != w.gsi && o.base + o.size <= w.base));
+            assert!(w.base + w.size <= RTC_BASE);
         }
+        const { assert!(RTC_BASE + RTC_SIZE <= PCI_MMIO_BASE) };
+        const { assert!(PCI_MMIO_BASE + PCI_MMIO_SIZE <= IOAPIC_ADDR as u64) };
+        for place in pci_places() {
+            assert!(place.gsi < 24 && windows.iter().all(|w| w.gsi != place.gsi));
+            assert!(place.memory + PCI_MEMORY_STEP <= PCI_MMIO_BASE + PCI_MMIO_SIZE);
+            assert!(place.io + PCI_IO_STEP <= PCI_IO_BASE + PCI_IO_SIZE);
+        }
+        assert_eq!(pci_places().count(), PCI_MAX);
         assert_eq!(virtio_mmio_window(VIRTIO_MMIO_MAX), None);
     }
 }

@@ -14,7 +14,7 @@ fn memory(mib: u64) -> GuestMemory {
 }
 
 fn config<'a>(kernel: &'a Path, initrd: Option<&'a Path>, cmdline: &'a str) -> BootConfig<'a> {
-    BootConfig { kernel, initrd, cmdline, cpus: 1, windows: &[] }
+    BootConfig { kernel, initrd, cmdline, cpus: 1, windows: &[], pci: false }
 }
 
 struct Files(TempDir);

@@ -4,7 +4,8 @@
 //! Not "hardware-reduced" ACPI: with that, Linux powers off by other registers than PM1a, and `_S5` has no effect.
 
 use acpi_tables::aml::{
-    Device, EISAName, IO, Interrupt, Memory32Fixed, Name, ONE, Package, ResourceTemplate, ZERO,
+    AddressSpace as Range, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed,
+    Name, ONE, Package, PackageBuilder, ResourceTemplate, ZERO,
 };
 use acpi_tables::facs::FACS;
 use acpi_tables::fadt::{FADTBuilder, Flags};
@@ -63,10 +64,17 @@ pub enum AcpiError {
 }
 
 /// Writes all tables and returns the address of the RSDP, which comes first.
-pub fn build(memory: &GuestMemory, windows: &[MmioWindow], cpus: u32) -> Result<u64, AcpiError> {
+///
+/// A host bridge is told of only where there is one (`pci`): a machine without is as it was before there were any.
+pub fn build(
+    memory: &GuestMemory,
+    windows: &[MmioWindow],
+    pci: bool,
+    cpus: u32,
+) -> Result<u64, AcpiError> {
     let mut area = Area { next: layout::ACPI_START + ALIGNMENT, tables: Vec::new() };
     let facs = area.add(bytes(&FACS::new()));
-    let dsdt = area.add(dsdt(windows));
+    let dsdt = area.add(dsdt(windows, pci));
     let fadt = area.add(fadt(facs, dsdt));
     let madt = area.add(madt(cpus));
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
@@ -169,7 +177,7 @@ fn table(signature: [u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
     sdt.as_slice().to_vec()
 }
 
-fn dsdt(windows: &[MmioWindow]) -> Vec<u8> {
+fn dsdt(windows: &[MmioWindow], pci: bool) -> Vec<u8> {
     let mut body = Vec::new();
     // SLP_TYP for PM1a and PM1b, and two reserved elements.
     Name::new(
@@ -180,6 +188,9 @@ fn dsdt(windows: &[MmioWindow]) -> Vec<u8> {
     com1(&mut body);
     for (index, window) in windows.iter().enumerate() {
         virtio_mmio(&mut body, index, window);
+    }
+    if pci {
+        pci_bus(&mut body);
     }
     table(*b"DSDT", 2, &body)
 }
@@ -231,6 +242,54 @@ fn virtio_mmio(sink: &mut Vec<u8>, index: usize, window: &MmioWindow) {
     .to_aml_bytes(sink);
 }
 
+/// A host bridge with configuration mechanism #1, the ranges that its devices' windows may lie in, and their interrupts:
+/// pin A of device n is wired to a pin of the I/O APIC of its own. An entry without a link device means level triggered
+/// and active low (PCI's INTx#; ACPI 6.5, 6.2.13), and KVM ignores the polarity.
+fn pci_bus(sink: &mut Vec<u8>) {
+    let routes: Vec<[u32; 4]> = layout::pci_places()
+        .map(|place| [u32::from(place.device) << 16 | 0xffff, 0, 0, place.gsi])
+        .collect();
+    let mut table = PackageBuilder::new();
+    for route in &routes {
+        table.add_element(&Package::new(route.iter().map(|field| field as &dyn Aml).collect()));
+    }
+    let memory_end = (layout::PCI_MMIO_BASE + layout::PCI_MMIO_SIZE - 1) as u32;
+    let io_end = layout::PCI_IO_BASE + (layout::PCI_IO_SIZE - 1);
+    Device::new(
+        "_SB_.PCI0".into(),
+        vec![
+            &Name::new("_HID".into(), &EISAName::new("PNP0A03")),
+            &Name::new("_UID".into(), &ZERO),
+            &Name::new("_ADR".into(), &ZERO),
+            &Name::new("_BBN".into(), &ZERO),
+            // Cache-coherent DMA.
+            &Name::new("_CCA".into(), &ONE),
+            &Name::new(
+                "_CRS".into(),
+                &ResourceTemplate::new(vec![
+                    &Range::new_bus_number(0_u16, 0),
+                    &IO::new(
+                        layout::PCI_CONFIG_PORT,
+                        layout::PCI_CONFIG_PORT,
+                        1,
+                        layout::PCI_CONFIG_PORTS as u8,
+                    ),
+                    &Range::new_io(layout::PCI_IO_BASE, io_end, None),
+                    &Range::new_memory(
+                        AddressSpaceCacheable::NotCacheable,
+                        true,
+                        layout::PCI_MMIO_BASE as u32,
+                        memory_end,
+                        None,
+                    ),
+                ]),
+            ),
+            &Name::new("_PRT".into(), &table),
+        ],
+    )
+    .to_aml_bytes(sink);
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -239,9 +298,13 @@ mod tests {
     use std::process::Command;
 
     fn built(windows: usize, cpus: u32) -> GuestMemory {
+        with_pci(windows, false, cpus)
+    }
+
+    fn with_pci(windows: usize, pci: bool, cpus: u32) -> GuestMemory {
         let memory = create(MemoryOptions { size: 2 << 20, huge_pages: false }).unwrap();
         let windows: Vec<_> = (0..windows).filter_map(layout::virtio_mmio_window).collect();
-        assert_eq!(build(&memory, &windows, cpus).unwrap(), layout::ACPI_START);
+        assert_eq!(build(&memory, &windows, pci, cpus).unwrap(), layout::ACPI_START);
         memory
     }
 
@@ -325,8 +388,13 @@ mod tests {
             eprintln!("skipped: iasl is not installed (apt-get install acpica-tools)");
             return;
         }
-        let tables = walk(&built(2, 2));
+        let tables = walk(&with_pci(2, true, 2));
         let dsdt = disassemble(&tables[2]);
+        for expected in ["PNP0A03", "_PRT", "0x0001FFFF", "0x0002FFFF", "0x16", "0x17", "0x0CF8"] {
+            assert!(dsdt.contains(expected), "{expected} is missing from:\n{dsdt}");
+        }
+        let without = disassemble(&walk(&built(2, 2))[2]);
+        assert!(!without.contains("PCI0"), "{without}");
         for expected in [
             "_S5",
             "PNP0501",

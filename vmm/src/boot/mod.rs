@@ -32,6 +32,8 @@ pub struct BootConfig<'a> {
     pub cpus: u32,
     /// The virtio-mmio windows that hold a device.
     pub windows: &'a [MmioWindow],
+    /// Whether there is a PCI bus.
+    pub pci: bool,
 }
 
 /// How the first vCPU enters the guest.
@@ -61,7 +63,7 @@ pub fn load(memory: &GuestMemory, config: &BootConfig<'_>) -> Result<Entry, Boot
     let kernel = image::load_kernel(memory, config.kernel)?;
     write_cmdline(memory, config.cmdline, kernel.cmdline_max())?;
     let initrd = config.initrd.map(|path| image::load_initrd(memory, path, &kernel)).transpose()?;
-    let rsdp = acpi::build(memory, config.windows, config.cpus)?;
+    let rsdp = acpi::build(memory, config.windows, config.pci, config.cpus)?;
     let entry = kernel.entry();
     match entry {
         Entry::Pvh { .. } => pvh::write_start_info(memory, initrd, rsdp)?,

@@ -69,7 +69,8 @@ pub struct GuestDevices {
     /// A disk: `path=FILE[,readonly=on][,serial=TEXT]`. May be given several times.
     #[arg(long = "disk", value_name = "SPEC")]
     pub disks: Vec<Asked<DiskConfig>>,
-    /// A network interface: `tap=IFNAME`, `stream=SOCKET` or `dgram=LOCAL:PEER`, then perhaps `,mac=XX:..`. Several times.
+    /// A network interface: `tap=IFNAME`, `stream=SOCKET` or `dgram=LOCAL:PEER`, then perhaps `,mac=XX:..` and
+    /// `,model=e1000` (default: `virtio`). Several times.
     #[arg(long = "net", value_name = "SPEC")]
     pub nets: Vec<Asked<NetConfig>>,
     /// A source of random bytes (virtio-rng).

@@ -161,8 +161,8 @@ pub(super) fn announce(machine: &Arc<Machine>) {
     let machine = machine.clone();
     let rounds = move || {
         for round in 1..=ROUNDS {
-            for device in machine.devices().virtio() {
-                machine.gate().announce(device.slot());
+            for slot in machine.devices().slots() {
+                machine.gate().announce(slot);
             }
             std::thread::sleep(FIRST_GAP * u32::try_from(round).unwrap_or(1));
         }

@@ -378,6 +378,14 @@ impl VmState {
         Ok(VmState { irqchips, pit, clock })
     }
 
+    /// The pins of the I/O APIC at which an interrupt waits or a level is asserted, as bits (its IRR).
+    #[must_use]
+    pub fn asserted_pins(&self) -> u32 {
+        let chips = self.irqchips.iter().filter(|chip| chip.chip_id == KVM_IRQCHIP_IOAPIC);
+        // SAFETY: KVM_GET_IRQCHIP has filled the I/O APIC's part of the union; any bits are a number.
+        chips.fold(0, |pins, chip| pins | unsafe { chip.chip.ioapic.irr })
+    }
+
     /// Writes a fresh machine, before its vCPUs are restored: their MSRs make KVM publish its clock in guest memory, and
     /// it must be the right one by then.
     pub fn restore(&self, vm: &Vm, policy: ClockPolicy) -> Result<(), StateError> {

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use devices::{Block, BlockConfig, Console, Entropy, Net, NetConfig, PowerControl};
+use devices::{Block, BlockConfig, Console, E1000, Entropy, Net, NetConfig, PowerControl};
+use ft_core::handshake::DeviceLayout;
 use io_gate::{Device, Port, RegisterDevice};
 use io_gate_host::adapter::{I8042, Rtc, Serial};
 use io_gate_host::backend::console::{Console as ConsoleBackend, ConsoleError};
@@ -17,9 +18,10 @@ use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use super::bus::QuietPort;
 use super::events::Events;
 use super::interrupt::IrqLine;
+use super::pci::{Description, PciBus, PciError, PciState};
 use super::register_port::{Place, RegisterPort};
 use super::virtio_mmio::{TransportError, TransportState, VirtioMmio};
-use crate::config::{ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
+use crate::config::{ConsoleConfig, DiskConfig, MachineConfig, NetBackend, NetModel};
 use crate::kvm::Vm;
 use crate::layout;
 
@@ -28,7 +30,22 @@ const SERIAL_SLOT: u16 = 0;
 const POWER_SLOT: u16 = 1;
 const RESET_SLOT: u16 = 2;
 const RTC_SLOT: u16 = 3;
-/// The slot of the device in virtio-mmio window 0; the others follow.
+/// The slot of the PCI bus.
+const PCI_SLOT: u16 = 8;
+/// The kind of its saved state, and of what the handshake shows of it.
+pub(super) const PCI_KIND: &str = "pci";
+/// What the e1000 says of itself on the bus.
+const E1000_CARD: Description = Description {
+    vendor: E1000::VENDOR_ID,
+    device: E1000::DEVICE_ID,
+    revision: 2,
+    // A network card, Ethernet.
+    class: 0x02_0000,
+    memory: E1000::WINDOW as u32,
+    io: E1000::IO_WINDOW as u32,
+    interrupt: true,
+};
+/// The slot of the first disk, network, random bytes or console; the others follow.
 pub const FIRST_VIRTIO_SLOT: u16 = 16;
 /// The clock chip's ports: the FADT says that there is none, but kernels knock.
 const CMOS_PORT: u16 = 0x70;
@@ -69,6 +86,15 @@ pub enum DeviceSetupError {
     /// A console.
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    /// More PCI devices than interrupts for them.
+    #[error(
+        "{wanted} PCI devices: the machine has room for {}: leave out some --net with model=e1000",
+        layout::PCI_MAX
+    )]
+    TooManyPci {
+        /// How many.
+        wanted: usize,
+    },
     /// More devices than windows.
     #[error(
         "{wanted} virtio devices: the machine has {} windows: leave out some --disk or --net",
@@ -102,6 +128,8 @@ pub enum DeviceState {
     Virtio(TransportState),
     /// A device that is driven by registers.
     Registers(RegisterState),
+    /// The PCI bus.
+    Pci(PciState),
 }
 
 /// Why a saved state of the devices was refused. Nothing of the guest may run on what is left then.
@@ -133,6 +161,9 @@ pub enum DevicesRestoreError {
     /// A register device refuses.
     #[error(transparent)]
     Register(#[from] SlotError),
+    /// The PCI bus refuses.
+    #[error(transparent)]
+    Pci(#[from] PciError),
 }
 
 /// How backends are opened.
@@ -149,6 +180,7 @@ pub struct DeviceSet {
     gate: Arc<GateHost>,
     events: Arc<Events>,
     virtio: Vec<Arc<VirtioMmio>>,
+    pci: Option<Arc<PciBus>>,
     registers: Vec<Arc<RegisterPort>>,
     details: Vec<(u16, String)>,
     attached: Mutex<bool>,
@@ -166,12 +198,28 @@ impl DeviceSet {
             gate,
             events,
             virtio: Vec::new(),
+            pci: None,
             registers: Vec::new(),
             details: Vec::new(),
             attached: Mutex::new(false),
         };
-        for (device, detail) in virtio_devices(config)? {
-            set.add_virtio(vm, device, detail)?;
+        let mut cards = Vec::new();
+        for (slot, (device, detail)) in (FIRST_VIRTIO_SLOT..).zip(planned_devices(config)?) {
+            match device {
+                Planned::Virtio(device) => set.add_virtio(vm, slot, device, detail)?,
+                Planned::Pci(description, device) => {
+                    let place = layout::pci_places().nth(cards.len());
+                    let place =
+                        place.ok_or(DeviceSetupError::TooManyPci { wanted: cards.len() + 1 })?;
+                    let irq = IrqLine::new(vm.pins(), place.gsi);
+                    let port = set.add_register(slot, device, &[], Some(irq));
+                    set.details.push((slot, format!("{detail}, PCI 00:{:02x}.0", place.device)));
+                    cards.push((description, port));
+                }
+            }
+        }
+        if !cards.is_empty() {
+            set.pci = Some(Arc::new(PciBus::new(cards)));
         }
         let serial_irq = IrqLine::new(vm.pins(), layout::COM1_GSI);
         let serial_ports = Place::ports(layout::COM1_PORT, layout::COM1_PORTS);
@@ -193,13 +241,13 @@ impl DeviceSet {
     fn add_virtio(
         &mut self,
         vm: &Vm,
+        slot: u16,
         device: Box<dyn Device>,
         detail: String,
     ) -> Result<(), DeviceSetupError> {
         let index = self.virtio.len();
         let window = layout::virtio_mmio_window(index)
             .ok_or(DeviceSetupError::TooMany { wanted: index + 1 })?;
-        let slot = FIRST_VIRTIO_SLOT + index as u16;
         let irq = IrqLine::new(vm.pins(), window.gsi);
         let transport =
             VirtioMmio::new(window, irq, VirtioSlot::new(slot, device, self.gate.clone()))?;
@@ -215,9 +263,11 @@ impl DeviceSet {
         device: Box<dyn RegisterDevice>,
         places: &[Place],
         irq: Option<IrqLine>,
-    ) {
+    ) -> Arc<RegisterPort> {
         let slot = RegisterSlot::new(slot, device, self.gate.clone());
-        self.registers.push(Arc::new(RegisterPort::new(slot, places, irq)));
+        let port = Arc::new(RegisterPort::new(slot, places, irq));
+        self.registers.push(port.clone());
+        port
     }
 
     /// Puts the devices on the buses.
@@ -226,6 +276,9 @@ impl DeviceSet {
         let mut io = IoManager::new();
         for device in &self.registers {
             device.put_on(&mut io).map_err(overlap)?;
+        }
+        if let Some(pci) = &self.pci {
+            pci.put_on(&mut io).map_err(overlap)?;
         }
         let cmos = PioRange::new(PioAddress(CMOS_PORT), CMOS_PORTS).map_err(overlap)?;
         io.register_pio(cmos, Arc::new(QuietPort)).map_err(overlap)?;
@@ -298,6 +351,18 @@ impl DeviceSet {
         &self.virtio
     }
 
+    /// The slots of all devices that may have something behind them.
+    pub fn slots(&self) -> impl Iterator<Item = u16> + '_ {
+        let virtio = self.virtio.iter().map(|device| device.slot());
+        virtio.chain(self.registers.iter().map(|device| device.slot()))
+    }
+
+    /// The PCI bus, if there is one.
+    #[must_use]
+    pub fn pci(&self) -> Option<&Arc<PciBus>> {
+        self.pci.as_ref()
+    }
+
     /// The register devices.
     #[must_use]
     pub fn registers(&self) -> &[Arc<RegisterPort>] {
@@ -348,13 +413,19 @@ impl DeviceSet {
     }
 
     fn virtio_of(&self, slot: u16) -> Option<&Arc<VirtioMmio>> {
-        self.virtio.get(usize::from(slot.checked_sub(FIRST_VIRTIO_SLOT)?))
+        self.virtio.iter().find(|device| device.slot() == slot)
+    }
+
+    /// What the handshake shows of the PCI bus, if there is one.
+    pub(super) fn pci_layout(&self) -> Option<DeviceLayout> {
+        self.pci.as_ref().map(|pci| pci.layout(PCI_SLOT))
     }
 
     /// Power-on state of every device.
     pub(super) fn reset(&self) {
         self.virtio.iter().for_each(|device| device.reset());
         self.registers.iter().for_each(|device| device.reset());
+        self.pci.iter().for_each(|pci| pci.reset());
     }
 
     /// Everything that a guest could tell the difference by. Device thread, vCPUs paused.
@@ -368,13 +439,18 @@ impl DeviceSet {
             slot: device.slot(),
             state: DeviceState::Registers(device.save()),
         });
-        virtio.chain(registers).collect()
+        let pci = self
+            .pci
+            .iter()
+            .map(|pci| DeviceRecord { slot: PCI_SLOT, state: DeviceState::Pci(pci.save()) });
+        virtio.chain(registers).chain(pci).collect()
     }
 
     pub(super) fn restore(&self, records: &[DeviceRecord]) -> Result<(), DevicesRestoreError> {
         let virtio = self.virtio.iter().map(|device| device.slot());
         let registers = self.registers.iter().map(|device| device.slot());
-        let expected: Vec<u16> = virtio.chain(registers).collect();
+        let pci = self.pci.iter().map(|_| PCI_SLOT);
+        let expected: Vec<u16> = virtio.chain(registers).chain(pci).collect();
         let found: Vec<u16> = records.iter().map(|record| record.slot).collect();
         if expected != found {
             return Err(DevicesRestoreError::Slots { expected, found });
@@ -386,18 +462,26 @@ impl DeviceSet {
             };
             device.restore(state)?;
         }
+        let (registers, pci) = registers.split_at(self.registers.len());
         for (device, record) in self.registers.iter().zip(registers) {
             let DeviceState::Registers(state) = &record.state else {
                 return Err(other_kind(record, device.identity().kind));
             };
             device.restore(state)?;
         }
+        // After the devices: it gives them their right to guest memory.
+        for (bus, record) in self.pci.iter().zip(pci) {
+            let DeviceState::Pci(state) = &record.state else {
+                return Err(other_kind(record, PCI_KIND));
+            };
+            bus.restore(state)?;
+        }
         Ok(())
     }
 
     /// Looks at every queue, and interrupts every driver. Device thread, after a restore.
     pub(super) fn retry(&self) {
-        self.registers.iter().for_each(|device| device.drive_line());
+        self.registers.iter().for_each(|device| device.retry());
         self.virtio.iter().for_each(|device| device.retry());
     }
 }
@@ -406,11 +490,18 @@ fn other_kind(record: &DeviceRecord, expected: &'static str) -> DevicesRestoreEr
     DevicesRestoreError::Kind { slot: record.slot, expected }
 }
 
-/// A device, and what the handshake shows of it besides its kind.
-type Described = (Box<dyn Device>, String);
+/// A device before it has a place.
+enum Planned {
+    Virtio(Box<dyn Device>),
+    Pci(Description, Box<dyn RegisterDevice>),
+}
 
-/// The virtio devices in the order of their windows: disks, networks, random bytes, console.
-fn virtio_devices(config: &MachineConfig) -> Result<Vec<Described>, DeviceSetupError> {
+/// A device, and what the handshake shows of it besides its kind.
+type Described = (Planned, String);
+
+/// The devices in the order of their slots: disks, networks, random bytes, console. A network has the same slot whatever
+/// its model, so that the handshake tells both models where they differ.
+fn planned_devices(config: &MachineConfig) -> Result<Vec<Described>, DeviceSetupError> {
     let mut devices: Vec<Described> = Vec::new();
     for disk in &config.disks {
         // Opened for its size only: the lock and the right to write are asked for when it is attached.
@@ -422,7 +513,7 @@ fn virtio_devices(config: &MachineConfig) -> Result<Vec<Described>, DeviceSetupE
         });
         let access = if disk.read_only { "read-only" } else { "writable" };
         devices.push((
-            Box::new(device),
+            Planned::Virtio(Box::new(device)),
             format!("{sectors} sectors, {access}, serial `{}`", disk.serial),
         ));
     }
@@ -430,16 +521,21 @@ fn virtio_devices(config: &MachineConfig) -> Result<Vec<Described>, DeviceSetupE
         let mac = config.mac(index);
         let offloads = matches!(net.backend, NetBackend::Tap(_));
         let text = mac.map(|byte| format!("{byte:02x}")).join(":");
-        devices.push((Box::new(Net::new(NetConfig { mac, offloads })), format!("mac {text}")));
+        let device = match net.model {
+            NetModel::Virtio => Planned::Virtio(Box::new(Net::new(NetConfig { mac, offloads }))),
+            NetModel::E1000 => Planned::Pci(E1000_CARD, Box::new(E1000::new(mac))),
+        };
+        devices.push((device, format!("mac {text}")));
     }
     if config.rng {
-        devices.push((Box::new(Entropy::new()), String::new()));
+        devices.push((Planned::Virtio(Box::new(Entropy::new())), String::new()));
     }
     if config.virtio_console.is_some() {
-        devices.push((Box::new(Console::new()), String::new()));
+        devices.push((Planned::Virtio(Box::new(Console::new())), String::new()));
     }
-    if devices.len() > layout::VIRTIO_MMIO_MAX {
-        return Err(DeviceSetupError::TooMany { wanted: devices.len() });
+    let virtio = devices.iter().filter(|(device, _)| matches!(device, Planned::Virtio(_))).count();
+    if virtio > layout::VIRTIO_MMIO_MAX {
+        return Err(DeviceSetupError::TooMany { wanted: virtio });
     }
     Ok(devices)
 }

@@ -27,6 +27,7 @@ impl Machine {
             cmdline: &source.cmdline,
             cpus: self.vcpus.len() as u32,
             windows: &windows,
+            pci: self.devices.pci().is_some(),
         };
         let entry = boot::load(&self.memory, &config)?;
         self.vcpus.with_vcpu(0, |fd| boot::set_entry_registers(fd, entry))??;

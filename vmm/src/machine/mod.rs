@@ -9,6 +9,7 @@ mod device_thread;
 mod events;
 mod interrupt;
 mod lifecycle;
+mod pci;
 mod register_port;
 pub mod signals;
 mod virtio_mmio;
@@ -20,6 +21,7 @@ pub use device_set::{
 };
 pub use device_thread::{LoopContext, LoopEnded, LoopHandle, Subscriber};
 pub use events::{Ended, Events, MachineEvent};
+pub use pci::{Description, FunctionState, PciBus, PciError, PciState};
 pub use register_port::RegisterPort;
 pub use virtio_mmio::{Registers, TransportError, TransportState, VirtioMmio};
 
@@ -133,11 +135,11 @@ impl Machine {
             let slot = device.slot();
             describe(slot, device.identity(), device.features(), self.devices.detail(slot))
         });
-        let registers = self
-            .devices
-            .registers()
-            .iter()
-            .map(|device| describe(device.slot(), device.identity(), 0, ""));
+        let registers = self.devices.registers().iter().map(|device| {
+            let slot = device.slot();
+            describe(slot, device.identity(), 0, self.devices.detail(slot))
+        });
+        let pci = self.devices.pci_layout();
         MachineLayout {
             memory: memory
                 .map(|region| MemoryRegion {
@@ -147,7 +149,7 @@ impl Machine {
                 .collect(),
             cpus: self.vcpus.len() as u32,
             page_size: layout::PAGE_SIZE as u32,
-            devices: virtio.chain(registers).collect(),
+            devices: virtio.chain(registers).chain(pci).collect(),
         }
     }
 

@@ -89,13 +89,15 @@ impl RegisterPort {
         Ok(())
     }
 
-    fn read(&self, offset: u64, data: &mut [u8]) {
+    /// The guest reads at an offset of the device.
+    pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
         let mut slot = self.lock();
         let line = slot.read(offset, data);
         self.drive(line);
     }
 
-    fn write(&self, offset: u64, data: &[u8]) {
+    /// The guest writes at an offset of the device.
+    pub(super) fn write(&self, offset: u64, data: &[u8]) {
         let mut slot = self.lock();
         let line = slot.write(offset, data);
         self.drive(line);
@@ -132,12 +134,18 @@ impl RegisterPort {
         self.drive(line);
     }
 
-    /// Puts the interrupt line where the device has it: after a restore, which brings the interrupt
-    /// controllers' state but not what drives their pins.
-    pub fn drive_line(&self) {
+    /// Goes on where the device stopped, and puts the interrupt line where the device has it: after a
+    /// restore, which brings the interrupt controllers' state but not what drives their pins. Device
+    /// thread.
+    pub fn retry(&self) {
         let mut slot = self.lock();
-        let line = slot.line();
+        let line = slot.proceed();
         self.drive(line);
+    }
+
+    /// Lets the device reach guest memory, or not.
+    pub(super) fn set_bus_master(&self, allowed: bool) {
+        self.lock().set_bus_master(allowed);
     }
 
     /// Power-on state.
