@@ -7,6 +7,7 @@
 
 pub mod bed;
 pub mod capture;
+pub mod certs;
 pub mod client;
 pub mod disk;
 pub mod etcd;

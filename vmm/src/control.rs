@@ -24,6 +24,8 @@ pub enum Command {
     RunAlone,
     /// The operator has decided that the standby takes over.
     TakeOver,
+    /// New keys for the link, without ending it.
+    RotateKeys,
     /// End the virtual machine in an orderly way.
     PowerOff,
 }

@@ -1,6 +1,7 @@
 //! The project's own commands: `cargo xtask run-pair` runs the main job, `cargo xtask test` runs every test.
 
 mod build;
+mod certs;
 mod guest;
 mod lab;
 mod run_pair;
@@ -20,6 +21,8 @@ enum Command {
     RunPair(run_pair::Arguments),
     /// Run the protocol core in a simulated world that fails; `cargo xtask sim --help` tells more.
     Sim(sim::Arguments),
+    /// Write credentials for trials of an encrypted link.
+    Certs(certs::Arguments),
     /// Run all tests; what they need is prepared.
     Test(test::Arguments),
 }
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::RunPair(arguments) => run_pair::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
+        Command::Certs(arguments) => certs::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
     };
     match result {

@@ -168,6 +168,12 @@ pub struct ProtectionArgs {
     /// Hash all memory and state on both sides at every checkpoint and compare (slow; for tests).
     #[arg(long)]
     pub verify: bool,
+    /// Encrypt and authenticate the link: a directory with `ca.pem`, `cert.pem` and `key.pem`. On both sides.
+    #[arg(long, value_name = "DIR", conflicts_with = "insecure_plain_tcp")]
+    pub tls: Option<PathBuf>,
+    /// The name that the other side's certificate has to carry [default: of a standby, the host it is called by].
+    #[arg(long, value_name = "NAME", requires = "tls")]
+    pub tls_peer: Option<String>,
     /// Allow a connection over the network that is neither encrypted nor authenticated.
     #[arg(long)]
     pub insecure_plain_tcp: bool,
@@ -351,6 +357,8 @@ pub enum CtlCommand {
     RunAlone,
     /// The operator has decided that the standby takes over.
     TakeOver,
+    /// Use new keys on the link from here on, without ending it. Certificates are read anew by each new connection.
+    RotateKeys,
     /// End the machine in good order.
     PowerOff,
 }

@@ -10,6 +10,7 @@ pub(super) fn ctl(args: &CtlArgs) -> Result<u8, CliError> {
         CtlCommand::Protect { addr } => Command::Protect { standby: addr.clone() },
         CtlCommand::RunAlone => Command::RunAlone,
         CtlCommand::TakeOver => Command::TakeOver,
+        CtlCommand::RotateKeys => Command::RotateKeys,
         CtlCommand::PowerOff => Command::PowerOff,
     };
     let answer = request(&args.socket, &command).map_err(CliError::failed)?;

@@ -18,7 +18,7 @@ use crate::arbiter::Arbiter;
 use crate::config::{ConsoleConfig, MachineConfig};
 use crate::control::{Command, ControlSocket, Handler};
 use crate::engine::{Engine, EngineOptions, Sealer};
-use crate::link::LinkAddr;
+use crate::link::{Credentials, LinkAddr, LinkSecurity};
 use crate::machine::{Ended, Machine};
 
 /// The check before each effect.
@@ -29,13 +29,28 @@ pub(super) fn fence(arbiter: Option<&Arc<dyn Arbiter>>) -> Arc<dyn Fence> {
     }
 }
 
+/// How links are to be secured. What can be wrong with the files is found now.
+pub(super) fn link_security(args: &ProtectionArgs) -> Result<LinkSecurity, CliError> {
+    let tls = args
+        .tls
+        .as_deref()
+        .map(|dir| Credentials::open(dir, args.tls_peer.as_deref()))
+        .transpose()
+        .map_err(|error| CliError::usage(error.to_string()))?;
+    Ok(LinkSecurity { tls, allow_plain: args.insecure_plain_tcp })
+}
+
 /// How the engine is to be run.
-pub(super) fn engine_options(args: &ProtectionArgs, name: &str) -> EngineOptions {
+pub(super) fn engine_options(
+    args: &ProtectionArgs,
+    name: &str,
+    security: LinkSecurity,
+) -> EngineOptions {
     let max_in_flight = args.max_in_flight as usize;
     EngineOptions {
         name: name.to_owned(),
         standby: args.standby.clone(),
-        allow_plain: args.insecure_plain_tcp,
+        security,
         verify: args.verify,
         primary: PrimaryOptions {
             heartbeat_interval: Duration::from_millis(args.heartbeat_interval),
@@ -136,6 +151,7 @@ fn control(engine: &Arc<Engine>, command: Command) -> Result<Value, String> {
         Command::TakeOver => {
             return Err("expected a standby, found the side that runs the guest".to_owned());
         }
+        Command::RotateKeys => engine.rotate_keys()?,
         Command::PowerOff => engine.machine().end(Ended::PoweredOff),
     }
     Ok(json!({ "done": true }))

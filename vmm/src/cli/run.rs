@@ -16,6 +16,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     }
     let protection = &args.protection;
     let arbiter = arbiter::open(protection, &args.name, "primary")?;
+    let security = guest::link_security(protection)?;
     let (ledger, authority) = new_gate();
     let machine = Machine::build(args.machine(), ledger, guest::fence(arbiter.as_ref()))?;
     // Everything that can be wrong is found before anything is visible outside.
@@ -39,7 +40,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     signals::watch(move |number| ender.end(Ended::Signal(number)))
         .map_err(|error| CliError::failed(format!("cannot install signal handlers: {error}")))?;
     let terminal = guest::enter_terminal(machine.config())?;
-    let options = guest::engine_options(protection, &args.name);
+    let options = guest::engine_options(protection, &args.name, security);
     let engine = Engine::begin(machine.clone(), authority, arbiter.clone(), term, options)
         .map_err(|error| CliError::failed(format!("cannot start the engine: {error}")))?;
     guest::install_sealer(&engine)?;

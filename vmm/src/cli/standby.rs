@@ -15,7 +15,7 @@ use super::{CliError, StandbyArgs, arbiter};
 use crate::arbiter::Arbiter;
 use crate::config::MachineConfig;
 use crate::control::{Command, ControlSocket, Handler};
-use crate::engine::{Engine, Takeover};
+use crate::engine::{Engine, EngineOptions, Takeover};
 use crate::kvm;
 use crate::machine::{AttachOptions, Ended, Machine, MachineError, signals};
 use crate::standby::{
@@ -31,10 +31,9 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     // The primary's size is not known yet; the rest is checked with any.
     args.machine(2 << 20, 1).check().map_err(MachineError::from)?;
     let arbiter = arbiter::open(protection, &args.name, "standby")?;
-    let listener = args
-        .listen
-        .listen(protection.insecure_plain_tcp)
-        .map_err(|error| CliError::usage(error.to_string()))?;
+    let security = guest::link_security(protection)?;
+    let listener =
+        args.listen.listen(security.clone()).map_err(|error| CliError::usage(error.to_string()))?;
     let _pid_file = protection.pid_file.as_deref().map(PidFile::write).transpose()?;
     let factory = Factory {
         fence: guest::fence(arbiter.as_ref()),
@@ -58,7 +57,8 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
             Ok(0)
         }
         End::TakeOver(inheritance) => {
-            take_over(args, *inheritance, arbiter.as_ref(), control.as_ref(), &running)
+            let options = guest::engine_options(protection, &args.name, security);
+            take_over(options, *inheritance, arbiter.as_ref(), control.as_ref(), &running)
         }
     }
 }
@@ -67,7 +67,7 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
 type Running = Arc<Mutex<Option<Arc<Machine>>>>;
 
 fn take_over(
-    args: &StandbyArgs,
+    options: EngineOptions,
     inheritance: Inheritance,
     arbiter: Option<&Arc<dyn Arbiter>>,
     control: Option<&ControlSocket>,
@@ -80,7 +80,6 @@ fn take_over(
     // After the restore: the backends have to know what the guest's drivers have negotiated.
     attach(&machine)?;
     let terminal = guest::enter_terminal(machine.config())?;
-    let options = guest::engine_options(&args.protection, &args.name);
     // From here on the requests in flight are performed again (P3): the term is won (P2).
     let engine =
         Engine::after_takeover(machine.clone(), authority, arbiter.cloned(), taken, options)
@@ -155,17 +154,18 @@ fn watch_signals(inputs: SyncSender<Input>, running: Running) -> Result<(), CliE
 
 fn control_handler(inputs: SyncSender<Input>, status: Arc<Mutex<StandbyStatus>>) -> Handler {
     Arc::new(move |command| {
-        let event = match command {
+        let input = match command {
             Command::Status => {
                 return Ok(status.lock().unwrap_or_else(PoisonError::into_inner).json());
             }
-            Command::TakeOver => Event::OperatorTakeOver,
-            Command::PowerOff => Event::OperatorStop,
+            Command::TakeOver => Input::Event(Event::OperatorTakeOver),
+            Command::PowerOff => Input::Event(Event::OperatorStop),
+            Command::RotateKeys => Input::RotateKeys,
             Command::Protect { .. } | Command::RunAlone => {
                 return Err("expected the side that runs the guest, found a standby".to_owned());
             }
         };
-        inputs.send(Input::Event(event)).map_err(|_| "this standby has ended".to_owned())?;
+        inputs.send(input).map_err(|_| "this standby has ended".to_owned())?;
         Ok(json!({ "done": true }))
     })
 }

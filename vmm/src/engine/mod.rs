@@ -32,7 +32,7 @@ use io_gate::host::CommitAuthority;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::arbiter::{Arbiter, Verdict};
-use crate::link::LinkAddr;
+use crate::link::{LinkAddr, LinkSecurity};
 use crate::machine::{Ended, Machine};
 use crate::ungated::Ungated;
 
@@ -46,8 +46,8 @@ pub struct EngineOptions {
     pub name: String,
     /// Where the standby is; none: not protected until `kemari ctl protect`.
     pub standby: Option<LinkAddr>,
-    /// Whether plain TCP may leave this host.
-    pub allow_plain: bool,
+    /// How the link is secured.
+    pub security: LinkSecurity,
     /// Whether both sides hash everything at each epoch.
     pub verify: bool,
     /// The protocol core's options.

@@ -17,6 +17,8 @@ use crate::link::Link;
 pub(super) enum Item {
     /// A whole frame.
     Control(Vec<u8>),
+    /// New keys for the link.
+    RotateKeys,
     /// All of guest memory, while the guest runs.
     Precopy,
     /// A checkpoint.
@@ -74,6 +76,7 @@ impl Output {
             match item {
                 Item::Control(frame) => self.write_frame(&frame)?,
                 Item::Checkpoint(checkpoint) => self.checkpoint(engine, *checkpoint)?,
+                Item::RotateKeys => self.rotate_keys()?,
                 Item::Precopy => {
                     if super::precopy::precopy(engine, self, items)? {
                         engine.event(Event::PrecopyDone { link });
@@ -90,6 +93,7 @@ impl Output {
         loop {
             match items.try_recv() {
                 Ok(Item::Control(frame)) => self.write_frame(&frame)?,
+                Ok(Item::RotateKeys) => self.rotate_keys()?,
                 Ok(_) => log::error!("a checkpoint came in the middle of a pre-copy; dropped"),
                 Err(TryRecvError::Empty) => return Ok(true),
                 Err(TryRecvError::Disconnected) => return Ok(false),
@@ -100,6 +104,12 @@ impl Output {
     fn write_frame(&mut self, frame: &[u8]) -> io::Result<()> {
         self.flush()?;
         self.link.write_all(frame)
+    }
+
+    fn rotate_keys(&mut self) -> io::Result<()> {
+        self.link.rotate_keys()?;
+        log::info!("the link has new keys");
+        Ok(())
     }
 
     pub(super) fn flush(&mut self) -> io::Result<()> {

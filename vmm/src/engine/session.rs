@@ -54,6 +54,10 @@ impl Session {
         self.push(item);
     }
 
+    pub(super) fn rotate_keys(&self) {
+        self.push(Item::RotateKeys);
+    }
+
     fn push(&self, item: Item) {
         // A sender that has given up has told the core that the link is lost.
         let _ = self.queue.send(item);
@@ -61,13 +65,27 @@ impl Session {
 }
 
 impl Engine {
+    /// New keys for the link, if it has any.
+    ///
+    /// # Errors
+    /// When there is no link, or it is not encrypted.
+    pub fn rotate_keys(&self) -> Result<(), String> {
+        if self.options.security.tls.is_none() {
+            return Err("expected a link with --tls, found one without".to_owned());
+        }
+        let core = self.lock();
+        let session = core.session.as_ref();
+        session.ok_or("expected a link to a standby, found none")?.rotate_keys();
+        Ok(())
+    }
+
     /// Tries to reach the standby in a thread of its own: that may take seconds.
     pub(super) fn connect(self: &Arc<Self>, core: &mut Core) {
         let Some(addr) = core.standby.clone() else { return };
         let link_id = LinkId(core.next_link);
         core.next_link += 1;
         let engine = self.clone();
-        let connect = move || match addr.connect(CONNECT_TIMEOUT, engine.options.allow_plain) {
+        let connect = move || match addr.connect(CONNECT_TIMEOUT, &engine.options.security) {
             Ok(link) => engine.run_session(link_id, link),
             Err(error) => engine.event(Event::ConnectFailed { reason: error.to_string() }),
         };

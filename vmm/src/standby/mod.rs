@@ -12,6 +12,7 @@ mod pulse;
 mod status;
 
 use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::arbiter::{Arbiter, Verdict};
 use crate::engine::{MachineState, ReadEnd, Watched, hash_memory, read_frames};
-use crate::link::{Link, LinkListener};
+use crate::link::{Link, LinkListener, Stranger};
 use crate::machine::Machine;
 
 use pulse::Pulse;
@@ -41,6 +42,8 @@ const QUEUE: usize = 64;
 const FEW_PAGES: u64 = 1024;
 /// How long to wait after a connection that could not be accepted.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// How many may be connected without having shown who they are.
+const STRANGERS: usize = 16;
 /// A primary that does not take an acknowledgement for so long is given up.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -57,8 +60,10 @@ pub struct StandbyConfig {
 pub enum Input {
     /// For the core.
     Event(Event),
-    /// Somebody has connected.
+    /// Somebody has connected, and may.
     Link(Link, String),
+    /// The operator wants new keys on the link.
+    RotateKeys,
 }
 
 /// How a standby ends.
@@ -162,6 +167,10 @@ impl StandbyDriver {
                     Some(event) => event,
                     None => continue,
                 },
+                Some(Input::RotateKeys) => {
+                    self.rotate_keys();
+                    continue;
+                }
                 None => Event::Tick,
             };
             if let Some(end) = self.event(event) {
@@ -207,7 +216,8 @@ impl StandbyDriver {
             log::warn!("a connection from {peer} could not be served: {error}");
             return None;
         }
-        log::info!("connection from {peer}");
+        let secured = if link.is_secured() { "TLS" } else { "not encrypted" };
+        log::info!("connection from {peer} ({secured})");
         if self.link.is_some() {
             // The core answers on this link and has it closed: keep the current one's place.
             self.refuse_second(id, link);
@@ -227,6 +237,15 @@ impl StandbyDriver {
         } else if let Some((_, old)) = current {
             // The core has taken the newcomer: a primary of a later term.
             old.shutdown();
+        }
+    }
+
+    fn rotate_keys(&self) {
+        let Some((_, link)) = &self.link else { return log::warn!("no link to have new keys") };
+        match link.rotate_keys() {
+            Ok(()) => log::info!("the link has new keys"),
+            // Its reader finds the same, and tells the core.
+            Err(error) => log::warn!("the link has no new keys: {error}"),
         }
     }
 
@@ -484,14 +503,35 @@ fn write_page(
     machine.memory().write_slice(page, GuestAddress(address))
 }
 
+/// Lets in who shows who he is, in a thread of its own: one who says nothing must not keep others out.
+fn admit_stranger(stranger: Stranger, others: &Arc<AtomicUsize>, inputs: &SyncSender<Input>) {
+    let peer = stranger.peer().to_owned();
+    if others.fetch_add(1, Ordering::Relaxed) >= STRANGERS {
+        others.fetch_sub(1, Ordering::Relaxed);
+        return log::warn!(
+            "connection from {peer} closed: {STRANGERS} others have not shown yet who they are"
+        );
+    }
+    let (inputs, counter) = (inputs.clone(), others.clone());
+    let admit = move || {
+        match stranger.admit() {
+            // A standby that has ended needs no link.
+            Ok(link) => drop(inputs.send(Input::Link(link, peer))),
+            Err(error) => log::warn!("connection refused: {error}"),
+        }
+        counter.fetch_sub(1, Ordering::Relaxed);
+    };
+    if let Err(error) = std::thread::Builder::new().name("stranger".to_owned()).spawn(admit) {
+        others.fetch_sub(1, Ordering::Relaxed);
+        log::error!("no thread for a connection: {error}");
+    }
+}
+
 fn accept(listener: &LinkListener, inputs: &SyncSender<Input>) {
+    let strangers = Arc::new(AtomicUsize::new(0));
     loop {
         match listener.accept() {
-            Ok((link, peer)) => {
-                if inputs.send(Input::Link(link, peer)).is_err() {
-                    return;
-                }
-            }
+            Ok(stranger) => admit_stranger(stranger, &strangers, inputs),
             // One connection that went wrong, or a shortage that passes.
             Err(error) => {
                 log::error!("a connection could not be accepted: {error}");

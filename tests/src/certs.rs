@@ -1,0 +1,90 @@
+//! Certificates for trials: an authority, and a directory of credentials for each host.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose,
+};
+
+/// An authority that lives as long as this value: its key is written nowhere.
+#[derive(Debug)]
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    /// A new authority, which no other host believes yet.
+    ///
+    /// # Errors
+    /// When no key can be made.
+    pub fn new(name: &str) -> Result<Self> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        Ok(Self(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?))
+    }
+
+    /// Its certificate.
+    #[must_use]
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// Writes `ca.pem`, `cert.pem` and `key.pem` for a host that is called by any of `names`.
+    ///
+    /// # Errors
+    /// When a name cannot be in a certificate, or a file cannot be written.
+    pub fn issue(&self, dir: &Path, names: &[String]) -> Result<()> {
+        let first = names.first().context("expected at least one name for the certificate")?;
+        let mut params = CertificateParams::new(names.to_vec())
+            .with_context(|| format!("expected DNS names or IP addresses, found {names:?}"))?;
+        params.distinguished_name.push(DnType::CommonName, first.as_str());
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        // Either side may come to be the one that listens.
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.0)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        write(&dir.join("ca.pem"), &self.pem(), 0o644)?;
+        write(&dir.join("cert.pem"), &certificate.pem(), 0o644)?;
+        write(&dir.join("key.pem"), &key.serialize_pem(), 0o600)
+    }
+}
+
+/// Writes a whole set below `dir`: one directory for each host.
+///
+/// # Errors
+/// When there is one already, or it cannot be written.
+pub fn write_set(dir: &Path, hosts: &[Vec<String>]) -> Result<Vec<PathBuf>> {
+    let authority = Authority::new("kemari trial authority")?;
+    let mut written = Vec::new();
+    for names in hosts {
+        let name = names.first().context("expected a name for each host")?;
+        let host = dir.join(name);
+        anyhow::ensure!(
+            !host.exists(),
+            "{}: expected no such directory, found one: remove it, or choose another",
+            host.display()
+        );
+        authority.issue(&host, names)?;
+        written.push(host);
+    }
+    Ok(written)
+}
+
+/// Replaces a file as a whole, so that who reads it meanwhile sees the old one or the new one.
+fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
+    let new = path.with_extension("new");
+    // One that was left behind has its own permissions.
+    let _ = fs::remove_file(&new);
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new);
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    written
+        .and_then(|()| fs::rename(&new, path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}

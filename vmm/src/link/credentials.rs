@@ -1,0 +1,171 @@
+//! What a side of the link is known by, and whom it believes: a key, its certificate, and an authority.
+//!
+//! The files are read again for each connection, so that certificates are renewed by replacing the files: the connection
+//! that protects a guest lives on, and the next one shows the new certificate.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+/// The authority that both sides' certificates come from.
+const AUTHORITY: &str = "ca.pem";
+/// This side's certificate, and what lies between it and the authority.
+const CERTIFICATE: &str = "cert.pem";
+/// This side's private key.
+const KEY: &str = "key.pem";
+
+/// A directory with `ca.pem`, `cert.pem` and `key.pem`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    dir: PathBuf,
+    peer: Option<String>,
+}
+
+/// Why a directory of credentials cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    /// A file is missing or not PEM.
+    #[error(
+        "--tls: expected {what} in {path}, found {found}; `cargo xtask certs` writes a set for trials"
+    )]
+    File {
+        /// What should be in it.
+        what: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// What is the matter.
+        found: String,
+    },
+    /// The files do not belong together.
+    #[error(
+        "--tls {dir}: expected a key, its certificate and an authority that belong together, found {found}"
+    )]
+    Mismatch {
+        /// Where.
+        dir: PathBuf,
+        /// What TLS says of them.
+        found: String,
+    },
+    /// The peer's name is none.
+    #[error("--tls-peer: expected a DNS name or an IP address, found `{0}`")]
+    Name(String),
+}
+
+impl Credentials {
+    /// Credentials in `dir`; `peer` is the name that the other side's certificate has to carry.
+    ///
+    /// # Errors
+    /// When a file cannot be used: now, not when the standby is needed.
+    pub fn open(dir: &Path, peer: Option<&str>) -> Result<Self, CredentialsError> {
+        let credentials = Self { dir: dir.to_owned(), peer: peer.map(str::to_owned) };
+        credentials.client()?;
+        credentials.server()?;
+        credentials.peer_name()?;
+        Ok(credentials)
+    }
+
+    /// The name that the other side has to show, if one was given.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub(super) fn peer_name(&self) -> Result<Option<ServerName<'static>>, CredentialsError> {
+        self.peer.as_deref().map(server_name).transpose()
+    }
+
+    /// For the side that connects.
+    pub(super) fn client(&self) -> Result<Arc<ClientConfig>, CredentialsError> {
+        let (chain, key) = self.identity()?;
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|error| self.mismatch(&error))?
+            .with_root_certificates(self.authority()?)
+            .with_client_auth_cert(chain, key)
+            .map_err(|error| self.mismatch(&error))?;
+        // Every session is authenticated anew: nothing of an old one opens a new one.
+        config.resumption = Resumption::disabled();
+        Ok(Arc::new(config))
+    }
+
+    /// For the side that listens. Whoever connects must show a certificate of the authority.
+    pub(super) fn server(&self) -> Result<Arc<ServerConfig>, CredentialsError> {
+        let (chain, key) = self.identity()?;
+        let authority = Arc::new(self.authority()?);
+        let clients = WebPkiClientVerifier::builder_with_provider(authority, provider())
+            .build()
+            .map_err(|error| self.mismatch(&error))?;
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|error| self.mismatch(&error))?
+            .with_client_cert_verifier(clients)
+            .with_single_cert(chain, key)
+            .map_err(|error| self.mismatch(&error))?;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Arc::new(config))
+    }
+
+    fn identity(
+        &self,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CredentialsError> {
+        let chain = self.certificates(CERTIFICATE, "this host's certificate")?;
+        let path = self.dir.join(KEY);
+        let key = PrivateKeyDer::from_pem_file(&path)
+            .map_err(|error| unusable("this host's private key", path, &error))?;
+        Ok((chain, key))
+    }
+
+    fn authority(&self) -> Result<RootCertStore, CredentialsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in self.certificates(AUTHORITY, "the authority's certificate")? {
+            roots.add(certificate).map_err(|error| self.mismatch(&error))?;
+        }
+        Ok(roots)
+    }
+
+    fn certificates(
+        &self,
+        file: &str,
+        what: &'static str,
+    ) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
+        let path = self.dir.join(file);
+        let read = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect);
+        let certificates: Vec<_> = read.map_err(|error| unusable(what, path.clone(), &error))?;
+        if certificates.is_empty() {
+            return Err(unusable(what, path, &pem::Error::NoItemsFound));
+        }
+        Ok(certificates)
+    }
+
+    fn mismatch(&self, found: &dyn fmt::Display) -> CredentialsError {
+        CredentialsError::Mismatch { dir: self.dir.clone(), found: found.to_string() }
+    }
+}
+
+/// A name that a certificate can carry.
+pub(super) fn server_name(text: &str) -> Result<ServerName<'static>, CredentialsError> {
+    // An IPv6 address stands in brackets where a port follows.
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    ServerName::try_from(bare.to_owned()).map_err(|_| CredentialsError::Name(text.to_owned()))
+}
+
+fn unusable(what: &'static str, path: PathBuf, error: &pem::Error) -> CredentialsError {
+    let found = match error {
+        pem::Error::NoItemsFound => "no such PEM section".to_owned(),
+        pem::Error::Io(error) if error.kind() == io::ErrorKind::NotFound => "no file".to_owned(),
+        other => other.to_string(),
+    };
+    CredentialsError::File { what, path, found }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}

@@ -1,0 +1,351 @@
+//! The replication link: addresses, and byte streams over TLS, TCP or a Unix socket.
+
+mod credentials;
+mod stream;
+mod tls;
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use credentials::{Credentials, CredentialsError};
+use stream::Stream;
+use tls::{HandshakeError, Session};
+
+/// How links are secured. A Unix socket is left as it is: the file system says who may connect.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkSecurity {
+    /// TLS on every TCP connection.
+    pub tls: Option<Credentials>,
+    /// Without TLS: whether plain TCP may leave this host.
+    pub allow_plain: bool,
+}
+
+/// Where the other side is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkAddr {
+    /// `HOST:PORT`.
+    Tcp(String),
+    /// `unix:PATH`.
+    Unix(PathBuf),
+}
+
+impl std::str::FromStr for LinkAddr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() {
+                Err("expected `unix:PATH`, found no path".to_owned())
+            } else {
+                Ok(Self::Unix(PathBuf::from(path)))
+            };
+        }
+        match text.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+                Ok(Self::Tcp(text.to_owned()))
+            }
+            _ => Err(format!("expected `HOST:PORT` or `unix:PATH`, found `{text}`")),
+        }
+    }
+}
+
+impl std::fmt::Display for LinkAddr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(addr) => f.write_str(addr),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Why a link could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// Name resolution, connecting or listening failed.
+    #[error("{what} {addr}: {source}{hint}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With which address.
+        addr: LinkAddr,
+        /// What the system said.
+        source: io::Error,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// Guest memory would cross a network in clear.
+    #[error(
+        "{0} is not a loopback address, and the link would carry the whole guest in clear: give both sides --tls DIR, or pass --insecure-plain-tcp if the network is yours alone"
+    )]
+    Plain(SocketAddr),
+    /// The two sides did not come to trust each other.
+    #[error(
+        "no TLS with {peer}: {found}; both sides need --tls with certificates of the same authority, and the standby's must carry the name it is called by (or --tls-peer says which)"
+    )]
+    Tls {
+        /// The other side.
+        peer: String,
+        /// What went wrong.
+        found: String,
+    },
+}
+
+impl LinkAddr {
+    /// Connects, waiting at most `timeout`, and secures the connection.
+    ///
+    /// # Errors
+    /// When nobody listens there, plain TCP is not allowed to that address, or the other side is not who it should be.
+    pub fn connect(&self, timeout: Duration, security: &LinkSecurity) -> Result<Link, LinkError> {
+        let failed = |source: io::Error| LinkError::Io {
+            what: "cannot reach the standby at",
+            addr: self.clone(),
+            source,
+            hint: "; check that `kemari standby --listen` runs there and the address is right",
+        };
+        match self {
+            Self::Unix(path) => {
+                UnixStream::connect(path).map(|s| Link::plain(Stream::Unix(s))).map_err(failed)
+            }
+            Self::Tcp(addr) => {
+                let socket = resolve(addr).map_err(failed)?;
+                check_plain(socket, security)?;
+                let stream = TcpStream::connect_timeout(&socket, timeout).map_err(failed)?;
+                stream.set_nodelay(true).map_err(failed)?;
+                let stream = Stream::Tcp(stream);
+                let Some(credentials) = &security.tls else { return Ok(Link::plain(stream)) };
+                let host = addr.rsplit_once(':').map_or(addr.as_str(), |(host, _)| host);
+                Session::connect(&stream, credentials, host)
+                    .map(|session| Link::secured(stream, session))
+                    .map_err(|error| no_tls(addr, &error))
+            }
+        }
+    }
+
+    /// Listens.
+    ///
+    /// # Errors
+    /// When the address is taken, or plain TCP is not allowed on it.
+    pub fn listen(&self, security: LinkSecurity) -> Result<LinkListener, LinkError> {
+        let failed = |source: io::Error| LinkError::Io {
+            what: "cannot listen on",
+            addr: self.clone(),
+            hint: match source.kind() {
+                io::ErrorKind::AddrInUse => {
+                    "; another process has it: choose another --listen, or end that process"
+                }
+                io::ErrorKind::AddrNotAvailable => "; --listen must name an address of this host",
+                _ => "",
+            },
+            source,
+        };
+        let socket = match self {
+            Self::Unix(path) => {
+                Listener::Unix(UnixListener::bind(path).map_err(failed)?, path.clone())
+            }
+            Self::Tcp(addr) => {
+                let addr = resolve(addr).map_err(failed)?;
+                check_plain(addr, &security)?;
+                Listener::Tcp(TcpListener::bind(addr).map_err(failed)?)
+            }
+        };
+        Ok(LinkListener { socket, security })
+    }
+}
+
+fn resolve(addr: &str) -> io::Result<SocketAddr> {
+    addr.to_socket_addrs()?.next().ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+fn check_plain(addr: SocketAddr, security: &LinkSecurity) -> Result<(), LinkError> {
+    let loopback = match addr.ip() {
+        IpAddr::V4(ip) => ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_loopback(),
+    };
+    if loopback || security.allow_plain || security.tls.is_some() {
+        Ok(())
+    } else {
+        Err(LinkError::Plain(addr))
+    }
+}
+
+fn no_tls(peer: &str, error: &HandshakeError) -> LinkError {
+    let found = match error {
+        HandshakeError::Io(error) if timed_out(error) => "no answer in time".to_owned(),
+        HandshakeError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "a connection that was closed in the middle of the handshake".to_owned()
+        }
+        HandshakeError::Tls(rustls::Error::InvalidMessage(_)) => {
+            "something that is not TLS".to_owned()
+        }
+        other => other.to_string(),
+    };
+    LinkError::Tls { peer: peer.to_owned(), found }
+}
+
+fn timed_out(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// Waits for the other side.
+#[derive(Debug)]
+pub struct LinkListener {
+    socket: Listener,
+    security: LinkSecurity,
+}
+
+#[derive(Debug)]
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+impl LinkListener {
+    /// The next connection, of which nothing is known yet.
+    ///
+    /// # Errors
+    /// As `accept(2)`.
+    pub fn accept(&self) -> io::Result<Stranger> {
+        let (stream, peer, tls) = match &self.socket {
+            Listener::Tcp(listener) => {
+                let (stream, peer) = listener.accept()?;
+                stream.set_nodelay(true)?;
+                (Stream::Tcp(stream), peer.to_string(), self.security.tls.clone())
+            }
+            Listener::Unix(listener, path) => {
+                let (stream, _) = listener.accept()?;
+                (Stream::Unix(stream), format!("unix:{}", path.display()), None)
+            }
+        };
+        Ok(Stranger { stream, peer, tls })
+    }
+}
+
+impl AsFd for LinkListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Listener::Tcp(listener) => listener.as_fd(),
+            Listener::Unix(listener, _) => listener.as_fd(),
+        }
+    }
+}
+
+impl Drop for LinkListener {
+    fn drop(&mut self) {
+        if let Listener::Unix(_, path) = &self.socket {
+            // Best effort: a stale socket file is refused by the next bind with a clear error.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Somebody who has connected and has not shown who he is.
+#[derive(Debug)]
+pub struct Stranger {
+    stream: Stream,
+    peer: String,
+    tls: Option<Credentials>,
+}
+
+impl Stranger {
+    /// Where the connection comes from.
+    #[must_use]
+    pub fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// Has him show who he is, which takes seconds at most.
+    ///
+    /// # Errors
+    /// When he cannot.
+    pub fn admit(self) -> Result<Link, LinkError> {
+        let Some(credentials) = &self.tls else { return Ok(Link::plain(self.stream)) };
+        Session::accept(&self.stream, credentials)
+            .map_err(|error| no_tls(&self.peer, &error))
+            .map(|session| Link::secured(self.stream, session))
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Link {
+    stream: Stream,
+    tls: Option<Arc<Session>>,
+}
+
+impl Link {
+    fn plain(stream: Stream) -> Self {
+        Self { stream, tls: None }
+    }
+
+    fn secured(stream: Stream, session: Session) -> Self {
+        Self { stream, tls: Some(Arc::new(session)) }
+    }
+
+    /// A second handle to the same connection, so that one thread reads and another writes.
+    ///
+    /// # Errors
+    /// When the process has no descriptors left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { stream: self.stream.try_clone()?, tls: self.tls.clone() })
+    }
+
+    /// Ends the connection for both handles: blocked reads and writes return.
+    pub fn shutdown(&self) {
+        self.stream.shutdown();
+    }
+
+    /// How long a write may block before it fails.
+    ///
+    /// # Errors
+    /// As `setsockopt(2)`.
+    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.set_write_timeout(timeout)
+    }
+
+    /// Whether the other side has shown who it is, and nobody else can read along.
+    #[must_use]
+    pub fn is_secured(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Has both sides use new keys from here on; nothing is lost or waits. Does nothing on a link without TLS.
+    ///
+    /// # Errors
+    /// As [`Write::write`].
+    pub fn rotate_keys(&self) -> io::Result<()> {
+        self.tls.as_ref().map_or(Ok(()), |session| session.rotate_keys(&self.stream))
+    }
+}
+
+impl Read for Link {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match &self.tls {
+            Some(session) => session.read(&self.stream, into),
+            None => self.stream.read_now(into),
+        }
+    }
+}
+
+impl Write for Link {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        match &self.tls {
+            Some(session) => session.write(&self.stream, from),
+            None => self.stream.write_now(from),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}

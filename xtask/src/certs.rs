@@ -1,0 +1,30 @@
+//! `cargo xtask certs`: credentials for trials of `--tls`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use kemari_tests::certs;
+
+/// What to write.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Where: each host gets a directory of its own in it, to be copied to that host for `--tls`.
+    dir: PathBuf,
+    /// A host, by all the names and addresses it is called by: `NAME[,NAME]...`. Once for each host.
+    #[arg(long = "host", value_name = "NAMES", required = true)]
+    hosts: Vec<String>,
+}
+
+/// Writes them, and says how they are used.
+pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
+    let hosts: Vec<Vec<String>> =
+        arguments.hosts.iter().map(|names| names.split(',').map(str::to_owned).collect()).collect();
+    for dir in certs::write_set(&arguments.dir, &hosts)? {
+        println!("{}: for `--tls` on that host", dir.display());
+    }
+    println!(
+        "These are for trials: the authority's key is gone, no further certificate can be made. docs/security.md says what to do in production."
+    );
+    Ok(true)
+}
