@@ -84,6 +84,8 @@ pub struct PairConfig {
     pub verify: bool,
     /// How many times slower than an ordinary machine this one is.
     pub slow: u32,
+    /// Encrypt and authenticate the replication link.
+    pub tls: bool,
     /// Do not use network namespaces.
     pub loopback: bool,
     /// Further flags of `kemari run` and `kemari standby`.

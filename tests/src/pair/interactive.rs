@@ -35,7 +35,7 @@ pub fn run(
     let config = surroundings.config;
     let bed = if config.loopback { Bed::loopback("not wanted".to_owned())? } else { Bed::new()? };
     let launcher =
-        Launcher::new(config, &bed, surroundings.switch, surroundings.dir).with_console();
+        Launcher::new(config, &bed, surroundings.switch, surroundings.dir)?.with_console();
     let watch = Watch::new(surroundings.stop.clone(), config.scaled(PATIENCE));
     Playing::start(launcher, watch, show)?.play(surroundings, keys)
 }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use super::config::PairConfig;
 use super::status::{Status, control};
 use crate::bed::{Bed, Host};
+use crate::certs::Authority;
 use crate::process::Process;
 use crate::switch::Switch;
 
@@ -59,13 +60,29 @@ pub(super) struct Launcher<'a> {
 
 impl<'a> Launcher<'a> {
     /// All files of the run live in `dir`.
+    ///
+    /// # Errors
+    /// When the hosts' credentials cannot be made.
     pub(super) fn new(
         config: &'a PairConfig,
         bed: &'a Bed,
         switch: &'a Switch,
         dir: &'a Path,
-    ) -> Self {
-        Self { config, bed, switch, dir, started: 0, console: false }
+    ) -> Result<Self> {
+        let launcher = Self { config, bed, switch, dir, started: 0, console: false };
+        if config.tls {
+            let authority = Authority::new("run-pair")?;
+            for host in [Host::A, Host::B] {
+                let called = bed.dial_address(host);
+                let name = called.rsplit_once(':').map_or(called.as_str(), |(name, _)| name);
+                authority.issue(&launcher.credentials(host), &[name.to_owned()])?;
+            }
+        }
+        Ok(launcher)
+    }
+
+    fn credentials(&self, host: Host) -> PathBuf {
+        self.dir.join(format!("tls-{}", host.name()))
     }
 
     /// From now on the guest's serial line is on the standard input and output of who runs it.
@@ -137,7 +154,10 @@ impl<'a> Launcher<'a> {
             format!("--heartbeat-timeout={}", heartbeat(500)),
             "--rng".to_owned(),
             "--rtc".to_owned(),
-            "--insecure-plain-tcp".to_owned(),
+            match self.config.tls {
+                true => format!("--tls={}", self.credentials(host).display()),
+                false => "--insecure-plain-tcp".to_owned(),
+            },
         ];
         flags.extend(guest.initrd.iter().map(|initrd| format!("--initrd={}", initrd.display())));
         flags.extend(self.config.verify.then(|| "--verify".to_owned()));

@@ -59,7 +59,7 @@ pub fn run(surroundings: &Surroundings<'_>, observer: &mut dyn Observer) -> Resu
     config.check()?;
     let bed = if config.loopback { Bed::loopback("not wanted".to_owned())? } else { Bed::new()? };
     surroundings.progress.line(&format!("hosts: {}", bed.describe()));
-    let launcher = Launcher::new(config, &bed, surroundings.switch, surroundings.dir);
+    let launcher = Launcher::new(config, &bed, surroundings.switch, surroundings.dir)?;
     let watch = Watch::new(Arc::clone(&surroundings.stop), config.scaled(PATIENCE));
     let mut pair = Pair::start(surroundings, launcher, watch, observer)?;
     let mut report = RunReport { seed: config.seed, bed: bed.describe(), ..RunReport::default() };

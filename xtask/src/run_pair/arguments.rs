@@ -64,6 +64,9 @@ pub(crate) struct Arguments {
     /// How many times longer to wait for everything than on an ordinary machine.
     #[arg(long, value_name = "FACTOR", default_value_t = 1)]
     pub(crate) slow: u32,
+    /// Encrypt and authenticate the replication link, with credentials made for this run.
+    #[arg(long)]
+    pub(crate) tls: bool,
     /// Do not use network namespaces.
     #[arg(long)]
     pub(crate) loopback: bool,
@@ -122,6 +125,7 @@ impl Arguments {
             load: Duration::from_millis(self.load),
             verify: self.verify,
             slow: self.slow,
+            tls: self.tls,
             loopback: self.loopback,
             flags: self.flags.clone(),
         })
