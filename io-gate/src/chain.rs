@@ -155,6 +155,10 @@ impl core::error::Error for ChainError {}
 pub struct MemoryFault(pub u64);
 
 /// Guest memory, as the far side lends it to a chain. Its writes mark pages dirty (P8).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be lent to a chain as guest memory",
+    note = "the far side implements `GuestBytes` for its view of guest memory; its writes must mark pages dirty"
+)]
 pub trait GuestBytes {
     /// Copies out of guest memory.
     ///

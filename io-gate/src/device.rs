@@ -31,25 +31,16 @@ pub enum Verdict<'e> {
     Pending(Pending<'e>),
 }
 
-/// Proof that an effect was staged in this session.
+/// Proof that an effect was staged in this session: staging a token is its only source.
 #[derive(Debug)]
-pub struct Held<'e>(Brand<'e>);
+#[must_use = "the far side has to know that the chain waits"]
+pub struct Held<'e>(pub(crate) Brand<'e>);
 
-/// Proof that an input was asked for in this session.
+/// Proof that an input was asked for in this session: [`Gate::block_read`] and [`Gate::entropy`] are
+/// its only sources.
 #[derive(Debug)]
-pub struct Pending<'e>(Brand<'e>);
-
-impl<'e> Held<'e> {
-    pub(crate) fn new(brand: Brand<'e>) -> Self {
-        Self(brand)
-    }
-}
-
-impl<'e> Pending<'e> {
-    pub(crate) fn new(brand: Brand<'e>) -> Self {
-        Self(brand)
-    }
-}
+#[must_use = "the far side has to know that the chain waits"]
+pub struct Pending<'e>(pub(crate) Brand<'e>);
 
 /// How a staged effect or an input ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +90,11 @@ impl core::error::Error for DeviceError {}
 
 /// A virtio device. Every method is called with the machine's other requests to this device held
 /// off; none may block.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a virtio device",
+    label = "`io_gate::Device` is not implemented for it",
+    note = "a virtio device implements `io_gate::Device`; one that is driven by registers, `io_gate::RegisterDevice`"
+)]
 pub trait Device: Send {
     /// What it is.
     fn identity(&self) -> Identity;
@@ -174,6 +170,11 @@ pub enum LineState {
 
 /// A device that is driven by registers: a serial port, a power button, a network card with rings of
 /// its own.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a device that is driven by registers",
+    label = "`io_gate::RegisterDevice` is not implemented for it",
+    note = "a device that is driven by registers implements `io_gate::RegisterDevice`; a virtio device, `io_gate::Device`"
+)]
 pub trait RegisterDevice: Send {
     /// What it is.
     fn identity(&self) -> Identity;

@@ -87,7 +87,7 @@ impl<'e> Gate<'e> {
 
     fn input(&mut self, op: InputOp) -> Verdict<'e> {
         self.ledger.request_input(self.origin, op);
-        Verdict::Pending(Pending::new(PhantomData))
+        Verdict::Pending(Pending(PhantomData))
     }
 }
 
@@ -114,7 +114,7 @@ impl<'e, K: EffectKind> EffectToken<'_, 'e, K> {
         self.spent = true;
         let origin = self.origin;
         self.ledger.stage(origin, op);
-        Verdict::Held(Held::new(self.brand))
+        Verdict::Held(Held(self.brand))
     }
 
     /// Stages an effect that no chain waits for. Its bytes must be the device's own: a chain that

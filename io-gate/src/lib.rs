@@ -56,7 +56,8 @@ mod state;
 
 pub use chain::{Chain, ChainError, MemoryFault, Payload, Space};
 pub use device::{
-    Device, DeviceError, Identity, Intake, LineState, Outcome, RegisterDevice, Verdict,
+    Device, DeviceError, Held, Identity, Intake, LineState, Outcome, Pending, RegisterDevice,
+    Verdict,
 };
 pub use effect::{
     BlockDiscard, BlockFlush, BlockWrite, BlockWriteZeroes, ConsoleTx, EffectKind, NetTx, Port,

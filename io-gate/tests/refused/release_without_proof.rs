@@ -1,0 +1,9 @@
+//! The number of an epoch proves nothing.
+
+use io_gate::host::{Epoch, Ledger};
+
+pub fn release(ledger: &mut Ledger, epoch: Epoch) {
+    let _ = ledger.release(epoch);
+}
+
+fn main() {}

@@ -1,0 +1,10 @@
+//! There is no token out of nothing.
+
+use io_gate::{ConsoleTx, EffectToken, Port};
+
+pub fn forge() {
+    let token: EffectToken<'_, '_, ConsoleTx> = Default::default();
+    token.emit(Port(0), b"from nowhere".to_vec());
+}
+
+fn main() {}
