@@ -1,7 +1,9 @@
-//! The project's own commands: `cargo xtask run-pair` runs the main job, `cargo xtask test` runs every test.
+//! The project's own commands: `cargo xtask run-pair` runs the main job, `cargo xtask test` runs every test,
+//! `cargo xtask gate` checks that the gate is the only way out of a device.
 
 mod build;
 mod certs;
+mod gate;
 mod guest;
 mod lab;
 mod run_pair;
@@ -25,6 +27,8 @@ enum Command {
     Certs(certs::Arguments),
     /// Run all tests; what they need is prepared.
     Test(test::Arguments),
+    /// Check that the gate is the only way out of a device.
+    Gate(gate::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -33,6 +37,7 @@ fn main() -> ExitCode {
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Certs(arguments) => certs::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Gate(arguments) => return gate::run(&arguments),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

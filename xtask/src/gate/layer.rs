@@ -1,0 +1,82 @@
+//! The layers of the gate's check: each looks at the same crates in another way, and by itself.
+
+use std::fmt;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// A way of looking. The order is that of the report.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Layer {
+    /// The crates as rustc compiles them.
+    Types,
+    /// What they depend on, against the allow-list in gate.toml.
+    Graph,
+    /// Compiled for a target that has no operating system.
+    Bare,
+    /// Compiled for Linux without std.
+    LinuxCore,
+    /// What the compiler lets through, in the source.
+    Source,
+    /// The same after macro expansion.
+    Expanded,
+    /// Symbols and instructions of the compiled code.
+    Symbols,
+    /// Clippy's disallowed methods, types and macros.
+    Clippy,
+    /// Who opens descriptors, or is handed one.
+    Descriptors,
+}
+
+impl Layer {
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Types,
+        Self::Graph,
+        Self::Bare,
+        Self::LinuxCore,
+        Self::Source,
+        Self::Expanded,
+        Self::Symbols,
+        Self::Clippy,
+        Self::Descriptors,
+    ];
+
+    /// Its name on the command line and in reports.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Types => "types",
+            Self::Graph => "graph",
+            Self::Bare => "bare",
+            Self::LinuxCore => "linux-core",
+            Self::Source => "source",
+            Self::Expanded => "expanded",
+            Self::Symbols => "symbols",
+            Self::Clippy => "clippy",
+            Self::Descriptors => "descriptors",
+        }
+    }
+
+    /// What it looks at, for the report.
+    pub(crate) const fn about(self) -> &'static str {
+        match self {
+            Self::Types => "compiles",
+            Self::Graph => "dependencies against the allow-list",
+            Self::Bare => "compiles with no operating system (x86_64-unknown-none)",
+            Self::LinuxCore => "compiles for Linux with core and alloc alone",
+            Self::Source => "what the compiler lets through, in the source",
+            Self::Expanded => "what macros expand to",
+            Self::Symbols => "symbols and instructions of the compiled code",
+            Self::Clippy => "disallowed methods, types and macros",
+            Self::Descriptors => "who opens descriptors",
+        }
+    }
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}

@@ -1,0 +1,193 @@
+//! `cargo xtask gate`: checks that the gate is the only way out of a device (P5), in layers that look at the same
+//! crates in different ways, and teaches whoever tried another way.
+
+mod clippy;
+mod compile;
+mod descriptors;
+mod expanded;
+mod finding;
+mod graph;
+mod layer;
+mod policy;
+mod report;
+mod rules;
+mod source;
+mod subject;
+mod symbols;
+mod types;
+mod without_std;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+
+use self::finding::Outcome;
+use self::layer::Layer;
+use self::report::Looked;
+use self::subject::Subject;
+use crate::build;
+
+/// What to check, and how to say what was found.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Only this layer; may be given more than once.
+    #[arg(long, value_name = "NAME")]
+    layer: Vec<Layer>,
+    /// All layers but this one; may be given more than once.
+    #[arg(long, value_name = "NAME", conflicts_with = "layer")]
+    without: Vec<Layer>,
+    /// Check this package instead of those that gate.toml names.
+    #[arg(long, value_name = "NAME")]
+    package: Option<String>,
+    /// The Cargo.toml of the package, or of its workspace, if it is not in this one.
+    #[arg(long, value_name = "FILE")]
+    manifest_path: Option<PathBuf>,
+    /// A further allow-list, in the format of gate.toml.
+    #[arg(long, value_name = "FILE")]
+    allow: Option<PathBuf>,
+    /// Write everything that was found to the standard output, as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Write everything that was found to a file, as SARIF 2.1.0.
+    #[arg(long, value_name = "FILE")]
+    sarif: Option<PathBuf>,
+    /// Write what was found as annotations of GitHub's checks as well.
+    #[arg(long)]
+    github: bool,
+}
+
+/// 0 when nothing was found, 1 when something was, 2 when a layer could not look.
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    match check(arguments) {
+        Ok(Verdict::Passed) => ExitCode::SUCCESS,
+        Ok(Verdict::Failed) => ExitCode::FAILURE,
+        Ok(Verdict::Unknown) => ExitCode::from(2),
+        Err(error) => {
+            eprintln!("error: the gate could not be checked: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Checks the tree as `cargo xtask gate` does; `true` when nothing was found.
+pub(crate) fn tree_passes() -> Result<bool> {
+    let subject = Subject::tree(build::repository(), None, vec!["--locked"])?;
+    let looked = look(&subject, &Layer::ALL);
+    print!("{}", report::human(&looked));
+    Ok(matches!(verdict(&looked), Verdict::Passed))
+}
+
+/// What all layers together say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Passed,
+    Failed,
+    /// A layer could not look, so nobody knows.
+    Unknown,
+}
+
+fn check(arguments: &Arguments) -> Result<Verdict> {
+    let begin = Instant::now();
+    let layers: Vec<Layer> = Layer::ALL
+        .into_iter()
+        .filter(|layer| arguments.layer.is_empty() || arguments.layer.contains(layer))
+        .filter(|layer| !arguments.without.contains(layer))
+        .collect();
+    ensure!(!layers.is_empty(), "no layer is left to look");
+    let subject = subject(arguments)?;
+    let looked = look(&subject, &layers);
+    if arguments.json {
+        println!("{:#}", report::json(&subject, &looked));
+    } else {
+        println!("the gate of {} ({})", subject.packages.join(", "), subject.root.display());
+        if let Some(path) = &arguments.allow {
+            println!("with the further allow-list {}", path.display());
+        }
+        print!("{}", report::human(&looked));
+    }
+    if arguments.github {
+        report::annotations(&looked).iter().for_each(|line| println!("{line}"));
+    }
+    if let Some(path) = &arguments.sarif {
+        report::write_sarif(path, &looked)?;
+    }
+    let verdict = verdict(&looked);
+    if !arguments.json {
+        let left: Vec<&str> = Layer::ALL
+            .iter()
+            .filter(|layer| !layers.contains(layer))
+            .map(|layer| layer.name())
+            .collect();
+        if !left.is_empty() {
+            println!("\nNOT LOOKED AT: {}", left.join(", "));
+        }
+        let said = match verdict {
+            Verdict::Passed => "the gate is the only way out",
+            Verdict::Failed => "there is another way out, or what looks like one",
+            Verdict::Unknown => "a layer could not look: nothing is known",
+        };
+        println!("\n{said} ({:.1} s)", begin.elapsed().as_secs_f64());
+    }
+    Ok(verdict)
+}
+
+fn subject(arguments: &Arguments) -> Result<Subject> {
+    let root = build::repository();
+    let (package, allow) = (arguments.package.as_deref(), arguments.allow.as_deref());
+    match (&arguments.manifest_path, package) {
+        (Some(manifest), package) => Subject::package_of(root, manifest, package, allow),
+        (None, Some(package)) => {
+            Subject::package_of(root, &root.join("Cargo.toml"), Some(package), allow)
+        }
+        (None, None) => Subject::tree(root, allow, vec!["--locked"]),
+    }
+}
+
+/// Has the layers look, at once; in the order of the report.
+fn look(subject: &Subject, layers: &[Layer]) -> Vec<Looked> {
+    std::thread::scope(|scope| {
+        let running: Vec<_> = layers
+            .iter()
+            .map(|&layer| (layer, scope.spawn(move || look_once(subject, layer))))
+            .collect();
+        let ended = |(layer, thread): (Layer, std::thread::ScopedJoinHandle<'_, Looked>)| {
+            thread.join().unwrap_or_else(|_| Looked {
+                layer,
+                outcome: Outcome::Broken("it panicked".to_owned()),
+                time: std::time::Duration::ZERO,
+            })
+        };
+        running.into_iter().map(ended).collect()
+    })
+}
+
+fn look_once(subject: &Subject, layer: Layer) -> Looked {
+    let begin = Instant::now();
+    let outcome = match layer {
+        Layer::Types => types::look(subject),
+        Layer::Graph => graph::look(subject),
+        Layer::Bare => without_std::look_bare(subject),
+        Layer::LinuxCore => without_std::look_linux(subject),
+        Layer::Source => source::look(subject),
+        Layer::Expanded => expanded::look(subject),
+        Layer::Symbols => symbols::look(subject),
+        Layer::Clippy => clippy::look(subject),
+        Layer::Descriptors => descriptors::look(subject),
+    };
+    let outcome = outcome.unwrap_or_else(|error| Outcome::Broken(format!("{error:#}")));
+    Looked { layer, outcome, time: begin.elapsed() }
+}
+
+fn verdict(looked: &[Looked]) -> Verdict {
+    let found = looked.iter().any(|looked| !looked.outcome.findings().is_empty());
+    let broken = looked.iter().any(|looked| matches!(looked.outcome, Outcome::Broken(_)));
+    let missed = looked.iter().any(|looked| matches!(looked.outcome, Outcome::NotReached(_)));
+    match (broken, found, missed) {
+        (true, _, _) | (false, false, true) => Verdict::Unknown,
+        (false, true, _) => Verdict::Failed,
+        (false, false, false) => Verdict::Passed,
+    }
+}

@@ -1,0 +1,84 @@
+//! The layer `source`: what the compiler lets through, looked for in every file of the crates.
+
+mod files;
+mod names;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+pub(crate) use self::files::{Module, for_tests, modules};
+pub(crate) use self::scan::{Mode, Scan};
+use super::finding::{Finding, Outcome, Place};
+use super::policy::Exception;
+use super::rules;
+use super::subject::{Subject, package_dir};
+
+/// Looks.
+pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
+    let mut findings = Vec::new();
+    for package in subject.checked()? {
+        let directory = package_dir(package);
+        let modules = modules(package)?;
+        for module in modules.iter().filter(|module| !module.test) {
+            let shown = subject.shown(&module.file);
+            if !module.file.starts_with(directory) {
+                let what = format!("`{}` is compiled into `{}`", shown.display(), package.name);
+                findings.push(Finding::new(&rules::OUTSIDE, Some(Place::line(&shown, 1)), what));
+            }
+            findings.extend(scan_file(module, shown)?);
+        }
+        for file in files::unreached(directory, &modules)? {
+            let place = Place::line(subject.shown(&file), 1);
+            findings.push(Finding::new(&rules::UNREACHED, Some(place), "no `mod` names this file"));
+        }
+    }
+    Ok(Outcome::Looked(except(subject, findings)))
+}
+
+fn scan_file(module: &Module, shown: PathBuf) -> Result<Vec<Finding>> {
+    let text = fs::read_to_string(&module.file)
+        .with_context(|| format!("cannot read {}", module.file.display()))?;
+    let parsed = match syn::parse_file(&text) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            let place = Place::line(shown, error.span().start().line);
+            return Ok(vec![Finding::new(&rules::PARSE, Some(place), error.to_string())]);
+        }
+    };
+    let mut scan = Scan::new(Mode::Source, shown);
+    if module.path.is_empty() {
+        scan.crate_root(&parsed);
+    }
+    Ok(scan.run(&parsed))
+}
+
+/// Takes away what gate.toml allows, and adds what it allows without need.
+pub(crate) fn except(subject: &Subject, findings: Vec<Finding>) -> Vec<Finding> {
+    let exceptions = &subject.policy.exception;
+    let mut used = vec![false; exceptions.len()];
+    let mut left: Vec<Finding> = findings
+        .into_iter()
+        .filter(|finding| {
+            let fits = |exception: &Exception| covers(exception, finding);
+            let found = exceptions.iter().position(fits);
+            found.inspect(|&index| used[index] = true).is_none()
+        })
+        .collect();
+    let stale = exceptions.iter().zip(used).filter(|(_, used)| !used && subject.whole);
+    left.extend(stale.map(|(exception, _)| {
+        let what = format!("{} in {} is not needed", exception.rule, exception.file.display());
+        Finding::new(&rules::EXCEPTION_STALE, Some(Place::line("gate.toml", 1)), what)
+    }));
+    left
+}
+
+fn covers(exception: &Exception, finding: &Finding) -> bool {
+    exception.rule == finding.rule
+        && finding.what.contains(&exception.about)
+        && finding.place.as_ref().is_some_and(|place| place.file == exception.file)
+}

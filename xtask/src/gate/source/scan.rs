@@ -1,0 +1,558 @@
+//! One walk over the syntax of a file, or of a crate after expansion.
+
+use std::path::PathBuf;
+
+use proc_macro2::{Span, TokenStream, TokenTree};
+use syn::punctuated::Punctuated;
+use syn::spanned::Spanned;
+use syn::visit::{self, Visit};
+use syn::{
+    Attribute, Block, Expr, FnArg, GenericParam, Generics, Item, ItemUse, Macro, Meta,
+    Path as SynPath, Signature, Stmt, Token, TypeParamBound, UseTree, Visibility,
+};
+
+use super::files::for_tests;
+use super::names;
+use crate::gate::finding::{Finding, Place};
+use crate::gate::layer::Layer;
+use crate::gate::rules::{self, Rule};
+
+/// What is walked over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// A file as somebody wrote it.
+    Source,
+    /// A crate as the compiler sees it. What derives write is in it, so some rules are not looked for.
+    Expanded,
+}
+
+/// Rules that only what somebody wrote can break.
+const WRITTEN: [&str; 9] = [
+    "source/cfg",
+    "source/include",
+    "source/path-attribute",
+    "source/macro",
+    "source/lint-attribute",
+    "source/rename",
+    "source/crate-attribute",
+    "source/logger",
+    "source/generic-device",
+];
+/// Bounds by which nobody can hand in an effect.
+const PLAIN_BOUNDS: [&str; 20] = [
+    "Into",
+    "From",
+    "TryFrom",
+    "TryInto",
+    "AsRef",
+    "Copy",
+    "Clone",
+    "Debug",
+    "Display",
+    "PartialEq",
+    "Eq",
+    "PartialOrd",
+    "Ord",
+    "Hash",
+    "Default",
+    "Sized",
+    "Send",
+    "Sync",
+    "EffectKind",
+    "IntoIterator",
+];
+
+/// Names that are in what `derive` writes for comparing enums; a hand that writes them needs an unstable feature.
+const DERIVED: [&[&str]; 2] =
+    [&["core", "intrinsics", "discriminant_value"], &["core", "intrinsics", "unreachable"]];
+
+/// A walk.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    mode: Mode,
+    file: PathBuf,
+    /// The modules around, for code after expansion.
+    modules: Vec<String>,
+    /// The innermost function or type.
+    item: String,
+    found: Vec<(Vec<String>, String, Finding)>,
+}
+
+impl Scan {
+    /// A walk over `file`, which is shown by this name.
+    pub(crate) fn new(mode: Mode, file: PathBuf) -> Self {
+        Self { mode, file, modules: Vec::new(), item: String::new(), found: Vec::new() }
+    }
+
+    /// Walks, and gives what was found.
+    pub(crate) fn run(self, parsed: &syn::File) -> Vec<Finding> {
+        self.run_within(parsed).into_iter().map(|(_, _, finding)| finding).collect()
+    }
+
+    /// Walks, and gives what was found with the modules and the item around it.
+    pub(crate) fn run_within(mut self, parsed: &syn::File) -> Vec<(Vec<String>, String, Finding)> {
+        self.visit_file(parsed);
+        self.found
+    }
+
+    /// The attributes that a crate's root must have.
+    pub(crate) fn crate_root(&mut self, parsed: &syn::File) {
+        let has = |name: &str, inside: &str| {
+            parsed.attrs.iter().any(|attribute| {
+                attribute.path().is_ident(name)
+                    && match &attribute.meta {
+                        Meta::List(list) => list.tokens.to_string().contains(inside),
+                        _ => inside.is_empty(),
+                    }
+            })
+        };
+        if !has("no_std", "") {
+            self.report(
+                &rules::CRATE_ROOT,
+                Span::call_site(),
+                "the crate does not say `#![no_std]`",
+            );
+        }
+        if !has("forbid", "unsafe_code") {
+            let what = "the crate does not say `#![forbid(unsafe_code)]`";
+            self.report(&rules::CRATE_ROOT, Span::call_site(), what);
+        }
+    }
+
+    fn report(&mut self, rule: &'static Rule, span: Span, what: impl Into<String>) {
+        if self.mode == Mode::Expanded && WRITTEN.contains(&rule.id) {
+            return;
+        }
+        let start = span.start();
+        let place = Place { file: self.file.clone(), line: start.line, column: start.column + 1 };
+        let finding = Finding::new(rule, Some(place), what);
+        let finding = match self.mode {
+            Mode::Source => finding,
+            Mode::Expanded => finding.seen_by(Layer::Expanded),
+        };
+        self.found.push((self.modules.clone(), self.item.clone(), finding));
+    }
+
+    fn names(&mut self, segments: &[String], span: Span) {
+        if let Some(rule) = names::path(segments) {
+            let what = format!("`{}`", segments.join("::"));
+            self.report(rule, span, what);
+        }
+    }
+
+    /// The names that a `use` brings in, one by one.
+    fn uses(&mut self, tree: &UseTree, before: &[String]) {
+        let with = |name: &syn::Ident| -> Vec<String> {
+            before.iter().cloned().chain([name.to_string()]).collect()
+        };
+        match tree {
+            UseTree::Path(path) => self.uses(&path.tree, &with(&path.ident)),
+            UseTree::Name(name) => self.names(&with(&name.ident), name.ident.span()),
+            UseTree::Rename(rename) => {
+                let segments = with(&rename.ident);
+                self.names(&segments, rename.ident.span());
+                let root = |name: &String| names::ROOTS.contains(&name.as_str());
+                if segments.len() <= 2 && segments.first().is_some_and(root) && rename.rename != "_"
+                {
+                    let what = format!("`use {} as {}`", segments.join("::"), rename.rename);
+                    self.report(&rules::RENAME, rename.ident.span(), what);
+                }
+            }
+            UseTree::Glob(glob) => {
+                let root = |name: &String| names::ROOTS.contains(&name.as_str());
+                self.names(before, glob.span());
+                if before.first().is_some_and(root) {
+                    let what = format!("`use {}::*`", before.join("::"));
+                    self.report(&rules::RENAME, glob.span(), what);
+                }
+            }
+            UseTree::Group(group) => group.items.iter().for_each(|tree| self.uses(tree, before)),
+        }
+    }
+
+    /// Tokens that are no expressions: looked through for words.
+    fn tokens(&mut self, tokens: TokenStream) {
+        let mut before: Vec<String> = Vec::new();
+        for token in tokens {
+            match token {
+                TokenTree::Group(group) => {
+                    before.clear();
+                    self.tokens(group.stream());
+                }
+                TokenTree::Ident(word) => {
+                    let name = word.to_string();
+                    match name.as_str() {
+                        "unsafe" => self.report(
+                            &rules::UNSAFE,
+                            word.span(),
+                            "`unsafe` in the arguments of a macro",
+                        ),
+                        "extern" => self.report(
+                            &rules::EXTERN_BLOCK,
+                            word.span(),
+                            "`extern` in the arguments of a macro",
+                        ),
+                        "static" => self.report(
+                            &rules::STATIC,
+                            word.span(),
+                            "`static` in the arguments of a macro",
+                        ),
+                        "dyn" => self.report(
+                            &rules::DYN,
+                            word.span(),
+                            "`dyn` in the arguments of a macro",
+                        ),
+                        _ => {}
+                    }
+                    before.push(name);
+                    self.names(&before.clone(), word.span());
+                }
+                TokenTree::Punct(mark) if mark.as_char() == ':' => {}
+                _ => before.clear(),
+            }
+        }
+    }
+
+    fn generics(&mut self, generics: &Generics, of: &str) {
+        for parameter in &generics.params {
+            let GenericParam::Type(parameter) = parameter else { continue };
+            let in_where = generics.where_clause.iter().flat_map(|clause| &clause.predicates);
+            let bounds: Vec<String> = parameter
+                .bounds
+                .iter()
+                .chain(
+                    in_where
+                        .filter_map(|predicate| {
+                            match predicate {
+                                syn::WherePredicate::Type(predicate)
+                                    if is_ident(&predicate.bounded_ty, &parameter.ident) =>
+                                {
+                                    Some(&predicate.bounds)
+                                }
+                                _ => None,
+                            }
+                            .map(|bounds| bounds.iter())
+                        })
+                        .flatten(),
+                )
+                .filter_map(bound)
+                .collect();
+            let plain = |bound: &String| PLAIN_BOUNDS.contains(&bound.as_str());
+            if bounds.is_empty() || !bounds.iter().all(plain) {
+                let what = format!("{of} has the type parameter `{}`", parameter.ident);
+                self.report(&rules::GENERIC, parameter.span(), what);
+            }
+        }
+    }
+
+    /// What a public function lets others hand in.
+    fn arguments(&mut self, signature: &Signature) {
+        let of = format!("the public function `{}`", signature.ident);
+        self.generics(&signature.generics, &of);
+        for argument in &signature.inputs {
+            let FnArg::Typed(argument) = argument else { continue };
+            let mut finder = ImplTrait::default();
+            finder.visit_type(&argument.ty);
+            if let Some(bound) = finder.bound {
+                self.report(&rules::DYN, argument.span(), format!("{of} takes any `{bound}`"));
+            }
+        }
+    }
+
+    fn signature(&mut self, signature: &Signature) {
+        if let Some(word) = &signature.unsafety {
+            self.report(&rules::UNSAFE, word.span(), format!("`unsafe fn {}`", signature.ident));
+        }
+        if let Some(abi) = &signature.abi {
+            self.report(
+                &rules::EXTERN_BLOCK,
+                abi.span(),
+                format!("`extern fn {}`", signature.ident),
+            );
+        }
+        if let Some(word) = &signature.asyncness {
+            self.report(&rules::DYN, word.span(), format!("`async fn {}`", signature.ident));
+        }
+    }
+
+    fn waits(&mut self, body: &Block, span: Span) {
+        let idle = |statement: &Stmt| matches!(statement, Stmt::Expr(Expr::Block(block), _) if block.block.stmts.is_empty());
+        if body.stmts.iter().all(idle) {
+            self.report(&rules::SPIN, span, "a loop that does nothing but wait");
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Scan {
+    fn visit_item(&mut self, item: &'ast Item) {
+        if for_tests(attributes(item)) {
+            return;
+        }
+        let before = self.item.clone();
+        match item {
+            Item::Mod(item) => {
+                self.modules.push(item.ident.to_string());
+                visit::visit_item_mod(self, item);
+                self.modules.pop();
+                return;
+            }
+            Item::Fn(item) => {
+                self.item = item.sig.ident.to_string();
+                if matches!(item.vis, Visibility::Public(_)) {
+                    self.arguments(&item.sig);
+                }
+            }
+            Item::Struct(item) => {
+                self.item = item.ident.to_string();
+                if matches!(item.vis, Visibility::Public(_)) {
+                    self.generics(&item.generics, &format!("the public type `{}`", item.ident));
+                }
+            }
+            Item::Enum(item) => {
+                self.item = item.ident.to_string();
+                if matches!(item.vis, Visibility::Public(_)) {
+                    self.generics(&item.generics, &format!("the public type `{}`", item.ident));
+                }
+            }
+            Item::Static(item) => {
+                self.report(&rules::STATIC, item.span(), format!("`static {}`", item.ident));
+            }
+            Item::ExternCrate(item) if item.ident != "alloc" && item.ident != "core" => {
+                let listed = self.mode == Mode::Expanded && item.ident == "serde";
+                if !listed {
+                    self.report(
+                        &rules::EXTERN_CRATE,
+                        item.span(),
+                        format!("`extern crate {}`", item.ident),
+                    );
+                }
+            }
+            Item::ForeignMod(item) => {
+                self.report(&rules::EXTERN_BLOCK, item.span(), "a block of foreign functions")
+            }
+            Item::Macro(item) if item.ident.is_some() => {
+                let name = item.ident.as_ref().map(ToString::to_string).unwrap_or_default();
+                self.report(
+                    &rules::MACRO,
+                    item.span(),
+                    format!("the macro `{name}!` is defined here"),
+                );
+            }
+            Item::Impl(item) => {
+                if let Some(word) = &item.unsafety {
+                    // What `derive(Clone)` writes for plain types.
+                    let derived =
+                        item.trait_.as_ref().and_then(|(_, path, _)| path.segments.last());
+                    let derived = self.mode == Mode::Expanded
+                        && derived.is_some_and(|name| name.ident == "TrivialClone");
+                    if !(derived && item.items.is_empty()) {
+                        self.report(&rules::UNSAFE, word.span(), "an `unsafe impl`");
+                    }
+                }
+            }
+            Item::Trait(item) => {
+                if let Some(word) = &item.unsafety {
+                    self.report(&rules::UNSAFE, word.span(), "an `unsafe trait`");
+                }
+            }
+            Item::Verbatim(tokens) => self.tokens(tokens.clone()),
+            _ => {}
+        }
+        visit::visit_item(self, item);
+        self.item = before;
+    }
+
+    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+        if for_tests(&item.attrs) {
+            return;
+        }
+        let before = std::mem::replace(&mut self.item, item.sig.ident.to_string());
+        if matches!(item.vis, Visibility::Public(_)) {
+            self.arguments(&item.sig);
+        }
+        visit::visit_impl_item_fn(self, item);
+        self.item = before;
+    }
+
+    fn visit_signature(&mut self, signature: &'ast Signature) {
+        self.signature(signature);
+        visit::visit_signature(self, signature);
+    }
+
+    fn visit_attribute(&mut self, attribute: &'ast Attribute) {
+        let name = attribute
+            .path()
+            .segments
+            .last()
+            .map(|segment| segment.ident.to_string())
+            .unwrap_or_default();
+        let listed = names::ATTRIBUTES.iter().find(|(listed, _)| *listed == name);
+        if let Some((_, rule)) = listed {
+            self.report(rule, attribute.span(), format!("`#[{}]`", shown(attribute)));
+        } else if name == "cfg" && !for_tests(std::slice::from_ref(attribute)) {
+            self.report(&rules::CFG, attribute.span(), format!("`#[{}]`", shown(attribute)));
+        }
+    }
+
+    fn visit_item_use(&mut self, item: &'ast ItemUse) {
+        self.uses(&item.tree, &[]);
+        visit::visit_item_use(self, item);
+    }
+
+    fn visit_path(&mut self, path: &'ast SynPath) {
+        let segments: Vec<String> =
+            path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        let names: Vec<&str> = segments.iter().map(String::as_str).collect();
+        if !(self.mode == Mode::Expanded && DERIVED.contains(&names.as_slice())) {
+            self.names(&segments, path.span());
+        }
+        // A marker is a type, not a value: a function in it is never called.
+        if names.last() != Some(&"PhantomData") {
+            visit::visit_path(self, path);
+        }
+    }
+
+    fn visit_expr_unsafe(&mut self, expression: &'ast syn::ExprUnsafe) {
+        if !(self.mode == Mode::Expanded && derived(&expression.block)) {
+            self.report(&rules::UNSAFE, expression.unsafe_token.span, "an `unsafe` block");
+        }
+        visit::visit_expr_unsafe(self, expression);
+    }
+
+    fn visit_expr_async(&mut self, expression: &'ast syn::ExprAsync) {
+        self.report(&rules::DYN, expression.span(), "an `async` block");
+        visit::visit_expr_async(self, expression);
+    }
+
+    fn visit_expr_method_call(&mut self, call: &'ast syn::ExprMethodCall) {
+        if ["spin_loop", "set_logger"].iter().any(|name| call.method == name) {
+            self.report(&rules::SPIN, call.span(), format!("`.{}()`", call.method));
+        }
+        visit::visit_expr_method_call(self, call);
+    }
+
+    fn visit_expr_loop(&mut self, expression: &'ast syn::ExprLoop) {
+        self.waits(&expression.body, expression.span());
+        visit::visit_expr_loop(self, expression);
+    }
+
+    fn visit_expr_while(&mut self, expression: &'ast syn::ExprWhile) {
+        self.waits(&expression.body, expression.span());
+        visit::visit_expr_while(self, expression);
+    }
+
+    fn visit_expr_raw_addr(&mut self, expression: &'ast syn::ExprRawAddr) {
+        self.report(&rules::POINTER, expression.span(), "a raw pointer is taken");
+        visit::visit_expr_raw_addr(self, expression);
+    }
+
+    fn visit_type_ptr(&mut self, pointer: &'ast syn::TypePtr) {
+        self.report(&rules::POINTER, pointer.span(), "a raw pointer");
+        visit::visit_type_ptr(self, pointer);
+    }
+
+    fn visit_type_trait_object(&mut self, object: &'ast syn::TypeTraitObject) {
+        let bound = object.bounds.iter().find_map(bound).unwrap_or_default();
+        // What `derive(Debug)` writes for a struct of many fields.
+        if !(self.mode == Mode::Expanded && bound == "Debug") {
+            self.report(&rules::DYN, object.span(), format!("`dyn {bound}`"));
+        }
+        visit::visit_type_trait_object(self, object);
+    }
+
+    fn visit_type_bare_fn(&mut self, pointer: &'ast syn::TypeBareFn) {
+        self.report(&rules::DYN, pointer.span(), "a function pointer");
+        visit::visit_type_bare_fn(self, pointer);
+    }
+
+    fn visit_macro(&mut self, call: &'ast Macro) {
+        let name =
+            call.path.segments.last().map(|segment| segment.ident.to_string()).unwrap_or_default();
+        if let Some((_, rule)) = names::MACROS.iter().find(|(listed, _)| *listed == name) {
+            self.report(rule, call.span(), format!("`{name}!`"));
+        }
+        // The body of a definition is looked at where it is expanded.
+        if name != "macro_rules" {
+            match call.parse_body_with(Punctuated::<Expr, Token![,]>::parse_terminated) {
+                Ok(arguments) => arguments.iter().for_each(|argument| self.visit_expr(argument)),
+                Err(_) => self.tokens(call.tokens.clone()),
+            }
+        }
+        visit::visit_macro(self, call);
+    }
+}
+
+/// The first `impl Trait` in a type whose bound is not plain.
+#[derive(Default)]
+struct ImplTrait {
+    bound: Option<String>,
+}
+
+impl<'ast> Visit<'ast> for ImplTrait {
+    fn visit_type_impl_trait(&mut self, found: &'ast syn::TypeImplTrait) {
+        let plain = |bound: &String| PLAIN_BOUNDS.contains(&bound.as_str());
+        self.bound = self
+            .bound
+            .take()
+            .or_else(|| found.bounds.iter().filter_map(bound).find(|bound| !plain(bound)));
+        visit::visit_type_impl_trait(self, found);
+    }
+}
+
+/// Whether a block is the one that `derive(PartialEq)` writes: `::core::intrinsics::unreachable()` alone.
+fn derived(block: &Block) -> bool {
+    let [Stmt::Expr(Expr::Call(call), None)] = block.stmts.as_slice() else { return false };
+    let Expr::Path(path) = &*call.func else { return false };
+    let names: Vec<String> =
+        path.path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+    path.path.leading_colon.is_some() && names == DERIVED[1] && call.args.is_empty()
+}
+
+fn bound(bound: &TypeParamBound) -> Option<String> {
+    match bound {
+        TypeParamBound::Trait(bound) => {
+            bound.path.segments.last().map(|segment| segment.ident.to_string())
+        }
+        _ => None,
+    }
+}
+
+fn is_ident(ty: &syn::Type, ident: &syn::Ident) -> bool {
+    matches!(ty, syn::Type::Path(path) if path.path.is_ident(ident))
+}
+
+fn shown(attribute: &Attribute) -> String {
+    let name = attribute
+        .path()
+        .segments
+        .iter()
+        .map(|segment| segment.ident.to_string())
+        .collect::<Vec<_>>()
+        .join("::");
+    match &attribute.meta {
+        Meta::Path(_) => name,
+        Meta::List(list) => format!("{name}({})", list.tokens),
+        Meta::NameValue(_) => format!("{name} = ..."),
+    }
+}
+
+fn attributes(item: &Item) -> &[Attribute] {
+    match item {
+        Item::Const(item) => &item.attrs,
+        Item::Enum(item) => &item.attrs,
+        Item::ExternCrate(item) => &item.attrs,
+        Item::Fn(item) => &item.attrs,
+        Item::ForeignMod(item) => &item.attrs,
+        Item::Impl(item) => &item.attrs,
+        Item::Macro(item) => &item.attrs,
+        Item::Mod(item) => &item.attrs,
+        Item::Static(item) => &item.attrs,
+        Item::Struct(item) => &item.attrs,
+        Item::Trait(item) => &item.attrs,
+        Item::TraitAlias(item) => &item.attrs,
+        Item::Type(item) => &item.attrs,
+        Item::Union(item) => &item.attrs,
+        Item::Use(item) => &item.attrs,
+        _ => &[],
+    }
+}

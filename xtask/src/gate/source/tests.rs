@@ -1,0 +1,94 @@
+//! What the scan of the source finds, and what it lets be.
+
+use super::{Mode, Scan};
+
+fn broken(mode: Mode, text: &str) -> Vec<&'static str> {
+    let parsed = syn::parse_file(text).expect("the test's source is valid");
+    let mut rules: Vec<_> =
+        Scan::new(mode, "lib.rs".into()).run(&parsed).iter().map(|finding| finding.rule).collect();
+    rules.dedup();
+    rules
+}
+
+#[test]
+fn each_rule_is_broken_by_what_it_is_about() {
+    let cases = [
+        ("extern crate std;", "source/extern-crate"),
+        ("fn a() { let _ = std::fs::write(1, 2); }", "source/std"),
+        ("use std::{fs, io};", "source/std"),
+        ("#[cfg(target_os = \"linux\")] fn a() {}", "source/cfg"),
+        ("#[cfg(not(test))] fn a() {}", "source/cfg"),
+        ("#[cfg(feature = \"x\")] fn a() {}", "source/cfg"),
+        ("#[cfg_attr(unix, path = \"a.rs\")] fn a() {}", "source/cfg"),
+        ("fn a() { if cfg!(debug_assertions) {} }", "source/cfg"),
+        ("include!(\"a.rs\");", "source/include"),
+        ("#[path = \"../a.rs\"] mod a;", "source/path-attribute"),
+        ("macro_rules! a { () => {} }", "source/macro"),
+        ("#[allow(dead_code)] fn a() {}", "source/lint-attribute"),
+        ("fn a() { unsafe { b() } }", "source/unsafe"),
+        ("unsafe impl A for B {}", "source/unsafe"),
+        ("fn a() { b!(c, { unsafe { d() } }); }", "source/unsafe"),
+        ("fn a() { b!(c => unsafe { d() }); }", "source/unsafe"),
+        ("unsafe extern \"C\" { fn write(); }", "source/extern"),
+        ("extern \"C\" fn a() {}", "source/extern"),
+        ("#[unsafe(no_mangle)] fn a() {}", "source/export"),
+        ("fn a() { core::arch::asm!(\"syscall\"); }", "source/asm"),
+        ("static A: u8 = 0;", "source/static"),
+        ("fn a(b: T) { core::mem::forget(b) }", "source/forget"),
+        ("use core::mem::{self, forget as drop_it};", "source/forget"),
+        ("fn a() { Box::leak(b); }", "source/forget"),
+        ("struct A { out: Box<dyn Write> }", "source/object"),
+        ("struct A { out: fn(u8) }", "source/object"),
+        ("impl A { pub fn new(out: impl FnMut(u8)) -> Self { A } }", "source/object"),
+        ("pub struct A<W: Write> { out: W }", "source/generic-device"),
+        ("pub struct A<W> where W: Write { out: W }", "source/generic-device"),
+        ("struct A { out: Arc<u8> }", "source/shared"),
+        ("struct A { out: core::cell::Cell<u8> }", "source/shared"),
+        ("fn a(b: *mut u8) {}", "source/raw-pointer"),
+        ("use io_gate::host::Ledger;", "source/far-side"),
+        ("use io_gate::{Gate, host::Ledger};", "source/far-side"),
+        ("fn a() { io_gate::host::new_gate(); }", "source/far-side"),
+        ("use io_gate as g;", "source/rename"),
+        ("use io_gate::*;", "source/rename"),
+        ("fn a() { while !ready() {} }", "source/spin"),
+        ("fn a() { loop {} }", "source/spin"),
+        ("fn a() { log::logger().log(r); }", "source/logger"),
+        ("#![feature(x)]", "source/crate-attribute"),
+    ];
+    for (text, rule) in cases {
+        assert!(
+            broken(Mode::Source, text).contains(&rule),
+            "{text}: {:?}",
+            broken(Mode::Source, text)
+        );
+    }
+}
+
+#[test]
+fn ordinary_devices_and_their_tests_break_nothing() {
+    let cases = [
+        "#![no_std] #![forbid(unsafe_code)] extern crate alloc; use io_gate::{Chain, Gate};",
+        "#[cfg(test)] mod tests { use io_gate::host::Ledger; use super::*; static A: u8 = 0; }",
+        "pub struct A { features: u64 } impl A { pub fn new(name: impl Into<String>) -> Self { A } }",
+        "fn each(mut f: impl FnMut(u8)) { f(1) }",
+        "fn a() { log::warn!(\"{} of {b}\", c.d()); let e = alloc::vec![0; 4]; assert!(matches!(e, F | G)); }",
+        "struct A<'a>(core::marker::PhantomData<fn(&'a ()) -> &'a ()>);",
+        "fn a() { loop { if b() { break; } } while c() { d(); } }",
+    ];
+    for text in cases {
+        assert_eq!(broken(Mode::Source, text), [] as [&str; 0], "{text}");
+    }
+}
+
+#[test]
+fn what_derives_write_is_let_be_after_expansion_and_nothing_else() {
+    let derived = "#[automatically_derived] impl PartialEq for A { fn eq(&self, o: &Self) -> bool {
+        let t = ::core::intrinsics::discriminant_value(self);
+        match (self, o) { _ => unsafe { ::core::intrinsics::unreachable() } } } }
+        const _: () = { extern crate serde as _serde; };";
+    assert_eq!(broken(Mode::Expanded, derived), [] as [&str; 0]);
+    let forged =
+        "fn a(p: usize) { unsafe { ::core::intrinsics::unreachable(); *(p as *mut u8) = 1 } }";
+    assert_eq!(broken(Mode::Expanded, forged), ["source/unsafe", "source/raw-pointer"]);
+    assert_eq!(broken(Mode::Expanded, "extern crate std;"), ["source/extern-crate"]);
+}

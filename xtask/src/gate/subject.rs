@@ -1,0 +1,163 @@
+//! What is checked: a workspace, the packages in it that every layer looks at, and what is allowed to them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use cargo_metadata::{Metadata, MetadataCommand, Package};
+
+use super::policy::Policy;
+
+/// The target that ships.
+pub(crate) const LINUX: &str = "x86_64-unknown-linux-gnu";
+
+/// What is checked.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    /// The workspace; places are shown relative to it.
+    pub(crate) root: PathBuf,
+    /// The manifest that cargo is given.
+    pub(crate) manifest: PathBuf,
+    /// Packages that every layer looks at.
+    pub(crate) packages: Vec<String>,
+    /// Packages that are compiled by `types` as well.
+    pub(crate) compiled: Vec<String>,
+    /// Directories in which only listed places may have to do with descriptors.
+    pub(crate) descriptor_sources: Vec<PathBuf>,
+    /// What is allowed.
+    pub(crate) policy: Policy,
+    /// Whether entries of the policy that nothing needs are findings: they are for the tree that the
+    /// policy was written for.
+    pub(crate) whole: bool,
+    /// All packages of the workspace and their dependencies.
+    pub(crate) metadata: Metadata,
+    /// Where the layers build.
+    pub(crate) target: PathBuf,
+    /// Flags for every call of cargo.
+    pub(crate) cargo_flags: Vec<&'static str>,
+}
+
+impl Subject {
+    /// The tree at `root`, checked as its own `gate.toml` says.
+    pub(crate) fn tree(
+        root: &Path,
+        allow: Option<&Path>,
+        cargo_flags: Vec<&'static str>,
+    ) -> Result<Self> {
+        let mut policy = Policy::read(&root.join("gate.toml"))?;
+        if let Some(path) = allow {
+            policy.extend(Policy::read(path)?);
+        }
+        let manifest = root.join("Cargo.toml");
+        let metadata = metadata(&manifest, &cargo_flags)?;
+        let subjects = policy.gate.clone();
+        let subject = Self {
+            root: root.to_owned(),
+            manifest,
+            packages: subjects.packages,
+            compiled: subjects.compiled,
+            descriptor_sources: subjects.descriptor_sources,
+            whole: allow.is_none(),
+            target: metadata.target_directory.as_std_path().join("gate"),
+            policy,
+            metadata,
+            cargo_flags,
+        };
+        for name in subject.packages.iter().chain(&subject.compiled) {
+            subject.package(name)?;
+        }
+        Ok(subject)
+    }
+
+    /// One package, of any workspace, with the policy of the tree at `tree`.
+    pub(crate) fn package_of(
+        tree: &Path,
+        manifest: &Path,
+        name: Option<&str>,
+        allow: Option<&Path>,
+    ) -> Result<Self> {
+        let mut policy = Policy::read(&tree.join("gate.toml"))?;
+        if let Some(path) = allow {
+            policy.extend(Policy::read(path)?);
+        }
+        let manifest = manifest
+            .canonicalize()
+            .with_context(|| format!("there is no manifest {}", manifest.display()))?;
+        let metadata = metadata(&manifest, &[])?;
+        let found = metadata.packages.iter().find(|package| match name {
+            Some(name) => package.name == name && metadata.workspace_members.contains(&package.id),
+            None => package.manifest_path == manifest,
+        });
+        let package = found.with_context(|| {
+            format!(
+                "{} has no package {}",
+                manifest.display(),
+                name.unwrap_or("of its own: name it by --package")
+            )
+        })?;
+        let directory = package_dir(package);
+        Ok(Self {
+            root: metadata.workspace_root.clone().into_std_path_buf(),
+            manifest: package.manifest_path.clone().into_std_path_buf(),
+            packages: vec![package.name.to_string()],
+            compiled: Vec::new(),
+            descriptor_sources: vec![directory.join("src")],
+            whole: false,
+            target: metadata.target_directory.as_std_path().join("gate"),
+            policy,
+            cargo_flags: Vec::new(),
+            metadata,
+        })
+    }
+
+    /// A package of the workspace.
+    pub(crate) fn package(&self, name: &str) -> Result<&Package> {
+        self.metadata
+            .packages
+            .iter()
+            .find(|package| package.name == name && package.source.is_none())
+            .with_context(|| format!("there is no package `{name}` in {}", self.manifest.display()))
+    }
+
+    /// The packages that every layer looks at.
+    pub(crate) fn checked(&self) -> Result<Vec<&Package>> {
+        self.packages.iter().map(|name| self.package(name)).collect()
+    }
+
+    /// `path` as it is shown.
+    pub(crate) fn shown(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = path.as_ref();
+        path.strip_prefix(&self.root).unwrap_or(path).to_owned()
+    }
+
+    /// `cargo`, at the root, with nothing of the caller's environment that changes what is compiled.
+    pub(crate) fn cargo(&self, command: &str) -> Command {
+        let mut cargo = bare_cargo();
+        cargo.current_dir(&self.root).arg(command).args(&self.cargo_flags);
+        cargo.arg("--manifest-path").arg(&self.manifest);
+        cargo
+    }
+}
+
+/// Where a package is.
+pub(crate) fn package_dir(package: &Package) -> &Path {
+    package.manifest_path.parent().map_or_else(|| Path::new("."), |dir| dir.as_std_path())
+}
+
+/// `cargo` with nothing of the caller's environment that changes what is compiled.
+fn bare_cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "RUSTC_BOOTSTRAP"]
+    {
+        cargo.env_remove(name);
+    }
+    cargo
+}
+
+fn metadata(manifest: &Path, flags: &[&str]) -> Result<Metadata> {
+    ensure!(manifest.is_file(), "there is no manifest {}", manifest.display());
+    let mut command = MetadataCommand::new();
+    command.manifest_path(manifest);
+    command.other_options(flags.iter().map(|flag| (*flag).to_owned()).collect::<Vec<_>>());
+    command.exec().with_context(|| format!("cargo cannot read {}", manifest.display()))
+}
