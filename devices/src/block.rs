@@ -291,7 +291,7 @@ impl Device for Block {
         let mut fields = state.open(&IDENTITY)?;
         let config = BlockConfig {
             sectors: fields.number("sectors")?,
-            read_only: fields.number("read_only")? != 0,
+            read_only: fields.flag("read_only")?,
             serial: fields.bytes("serial")?,
         };
         let features = fields.number("features")?;

@@ -9,7 +9,7 @@ use io_gate::{
 
 use crate::read_bytes;
 
-const IDENTITY: Identity = Identity { kind: "virtio-net", virtio_id: 1, state_version: 1 };
+const IDENTITY: Identity = Identity { kind: "virtio-net", virtio_id: 1, state_version: 2 };
 
 const QUEUE_SIZE: u16 = 256;
 const RECEIVE: u16 = 0;
@@ -158,10 +158,7 @@ impl Device for Net {
     }
 
     fn save(&self) -> SavedState {
-        SavedState::new(&IDENTITY)
-            .bytes("mac", &self.config.mac)
-            .number("offloads", self.config.offloads.into())
-            .number("features", self.features)
+        SavedState::new(&IDENTITY).bytes("mac", &self.config.mac).number("features", self.features)
     }
 
     fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
@@ -169,7 +166,6 @@ impl Device for Net {
         let mac = fields.bytes("mac")?;
         let mac = <[u8; 6]>::try_from(mac.as_slice())
             .map_err(|_| fields.invalid("mac", "6 bytes", &format!("{} bytes", mac.len())))?;
-        let offloads = fields.number("offloads")? != 0;
         let features = fields.number("features")?;
         // A guest that relies on offloads cannot go on without them.
         if features & OFFLOADS != 0 && !self.config.offloads {
@@ -180,8 +176,8 @@ impl Device for Net {
             ));
         }
         fields.close()?;
-        let offloads = offloads && self.config.offloads;
-        *self = Self { config: NetConfig { mac, offloads }, features };
+        // What is offered is the backend's; the guest's is what it has accepted.
+        *self = Self { config: NetConfig { mac, ..self.config }, features };
         Ok(())
     }
 }

@@ -120,6 +120,18 @@ impl Fields {
             .map_err(|_| self.invalid(name, core::any::type_name::<T>(), "a larger number"))
     }
 
+    /// Takes a number that stands for no (0) or yes (1).
+    ///
+    /// # Errors
+    /// As [`number`](Self::number), and when it is neither.
+    pub fn flag(&mut self, name: &str) -> Result<bool, StateError> {
+        match self.number(name)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(self.invalid(name, "0 or 1", "a larger number")),
+        }
+    }
+
     /// Takes raw bytes.
     ///
     /// # Errors

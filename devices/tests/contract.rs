@@ -1,0 +1,154 @@
+//! Every device keeps the contract.
+
+use io_gate::Port;
+use io_gate_contract::{RegisterContract, VirtioContract};
+use kemari_devices::{Block, BlockConfig, Console, E1000, Entropy, Net, NetConfig, PowerControl};
+
+const PORT: Port = Port(0);
+
+/// A request header of virtio-blk (virtio 1.2, 5.2.6).
+fn header(kind: u32, sector: u64) -> Vec<u8> {
+    [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat()
+}
+
+fn block(read_only: bool) -> VirtioContract {
+    let (input, output, flush, identify, discard, zero) = (0, 1, 4, 8, 11, 13);
+    let range = |sector: u64, sectors: u32, flags: u32| {
+        [&sector.to_le_bytes()[..], &sectors.to_le_bytes(), &flags.to_le_bytes()].concat()
+    };
+    let write = |sector: u64, fill: u8| [header(output, sector), vec![fill; 1024]].concat();
+    VirtioContract::new(move || {
+        let serial = b"contract".to_vec();
+        Box::new(Block::new(BlockConfig { sectors: 64, read_only, serial }))
+    })
+    .request(0, &write(3, 0xaa), 1)
+    .request(0, &header(input, 3), 1025)
+    .request(0, &header(flush, 0), 1)
+    .request(0, &header(identify, 0), 21)
+    .request(0, &[header(discard, 0), range(8, 8, 0)].concat(), 1)
+    .request(0, &[header(zero, 0), range(16, 4, 1)].concat(), 1)
+    .request(0, &write(63, 0xbb), 1)
+    .request(0, &write(1 << 40, 0xcc), 1)
+    .request(0, &header(99, 0), 1)
+}
+
+#[test]
+fn block_keeps_it() {
+    block(false).check();
+}
+
+#[test]
+fn block_keeps_it_read_only() {
+    block(true).check();
+}
+
+fn net(offloads: bool) -> VirtioContract {
+    let frame = |fill: u8, len: usize| [vec![0; 12], vec![fill; len]].concat();
+    VirtioContract::new(move || Box::new(Net::new(NetConfig { mac: [2, 0, 0, 0, 0, 1], offloads })))
+        .request(1, &frame(1, 60), 0)
+        .input(PORT, &frame(2, 60), 1600)
+        .request(1, &frame(3, 1514), 0)
+        .input(PORT, &frame(4, 1514), 1600)
+        .request(1, &frame(5, 0), 0)
+        .request(1, &frame(6, 60), 0)
+}
+
+#[test]
+fn net_keeps_it() {
+    net(false).check();
+}
+
+#[test]
+fn net_keeps_it_with_offloads() {
+    net(true).check();
+}
+
+#[test]
+fn console_keeps_it() {
+    VirtioContract::new(|| Box::new(Console::new()))
+        .request(1, b"login: ", 0)
+        .input(PORT, b"root\n", 3)
+        .request(1, b"a longer line of output than the others\n", 0)
+        .request(1, b"", 0)
+        .check();
+}
+
+#[test]
+fn entropy_keeps_it() {
+    VirtioContract::new(|| Box::new(Entropy::new()))
+        .request(0, b"", 64)
+        .request(0, b"", 1)
+        .request(0, b"", 4096)
+        .check();
+}
+
+#[test]
+fn power_control_keeps_it() {
+    RegisterContract::new(|| Box::new(PowerControl::new()))
+        .window(PowerControl::WINDOW)
+        .read(4, 2)
+        .write(2, &[0x20, 0x01])
+        .read(2, 2)
+        // The sleep type of soft-off without the bit that starts it, then with it.
+        .write(4, &(5_u16 << 10).to_le_bytes())
+        .write(4, &(5_u16 << 10 | 1 << 13).to_le_bytes())
+        .read(0, 4)
+        .check();
+}
+
+mod e1000 {
+    //! The e1000's registers that the example needs (82540EM manual, table 13-2).
+    pub(crate) const STATUS: u64 = 0x8;
+    pub(crate) const EERD: u64 = 0x14;
+    pub(crate) const ICR: u64 = 0xc0;
+    pub(crate) const IMS: u64 = 0xd0;
+    pub(crate) const RCTL: u64 = 0x100;
+    pub(crate) const TCTL: u64 = 0x400;
+    pub(crate) const RDBAL: u64 = 0x2800;
+    pub(crate) const RDLEN: u64 = 0x2808;
+    pub(crate) const RDT: u64 = 0x2818;
+    pub(crate) const TDBAL: u64 = 0x3800;
+    pub(crate) const TDLEN: u64 = 0x3808;
+    pub(crate) const TDT: u64 = 0x3818;
+}
+
+/// A legacy transmit descriptor: end of packet, insert the checksum of the frame, report status.
+fn transmit(addr: u64, len: u16) -> Vec<u8> {
+    [&addr.to_le_bytes()[..], &len.to_le_bytes(), &[0, 0b1011, 0, 0, 0, 0]].concat()
+}
+
+#[test]
+fn e1000_keeps_it() {
+    use e1000::*;
+    let frame: Vec<u8> =
+        [vec![0xff; 6], vec![2, 0, 0, 0, 0, 9], vec![8, 0], vec![0x11; 50]].concat();
+    let inbound = [vec![0; 12], frame.clone()].concat();
+    let set = |contract: RegisterContract, register: u64, value: u32| {
+        contract.write(register, &value.to_le_bytes())
+    };
+    let mut contract = RegisterContract::new(|| Box::new(E1000::new([2, 0, 0, 0, 0, 9])))
+        .window(E1000::WINDOW)
+        .bus_master()
+        .memory(0x1_0000, &[transmit(0x2_0000, 64), transmit(0x2_0000, 60)].concat())
+        .memory(0x2_0000, &frame)
+        .memory(0x3_0000, &0x4_0000_u64.to_le_bytes())
+        .memory(0x3_0010, &0x4_1000_u64.to_le_bytes())
+        .read(STATUS, 4);
+    let rings = [
+        (EERD, 1),
+        (IMS, 0x9f),
+        (TDBAL, 0x1_0000),
+        (TDLEN, 128),
+        (TCTL, 0b1010),
+        (RDBAL, 0x3_0000),
+        (RDLEN, 128),
+        (RCTL, 0x8002),
+        (RDT, 2),
+        (TDT, 1),
+    ];
+    for (register, value) in rings {
+        contract = set(contract, register, value);
+    }
+    contract = contract.read(ICR, 4).input(PORT, &inbound).read(ICR, 4);
+    set(contract, TDT, 2).input(PORT, &inbound).read(ICR, 4).read(EERD, 4).check();
+}

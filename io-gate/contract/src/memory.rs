@@ -1,0 +1,82 @@
+//! A guest's memory, and where the suite puts each request in it.
+
+use std::cell::RefCell;
+use std::fmt::Write;
+
+use io_gate::Payload;
+use io_gate::host::{GuestBytes, GuestRange, MemoryFault};
+
+/// Bytes from address 0. Beyond its end there is nothing.
+#[derive(Clone)]
+pub(crate) struct Memory(RefCell<Vec<u8>>);
+
+impl Memory {
+    pub(crate) fn new(len: usize) -> Self {
+        Self(RefCell::new(vec![0; len]))
+    }
+
+    pub(crate) fn put(&self, addr: u64, bytes: &[u8]) {
+        let start = addr as usize;
+        self.0.borrow_mut()[start..start + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// The bytes of all ranges; what lies outside is left out.
+    pub(crate) fn gather(&self, ranges: &[GuestRange]) -> Vec<u8> {
+        let memory = self.0.borrow();
+        let within = |range: &GuestRange| {
+            let start = usize::try_from(range.addr).ok()?;
+            memory.get(start..start.checked_add(range.len as usize)?)
+        };
+        ranges.iter().filter_map(within).flatten().copied().collect()
+    }
+
+    /// Fills ranges with bytes that depend on `seed` alone; what lies outside is left out.
+    pub(crate) fn fill(&self, ranges: &[GuestRange], seed: u64) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        for range in ranges {
+            let bytes: Vec<u8> = (0..range.len).map(|_| random.u8(..)).collect();
+            let _ = self.write_at(range.addr, &bytes);
+        }
+    }
+
+    /// The bytes of a payload, in short.
+    pub(crate) fn describe(&self, payload: &Payload<'_>) -> String {
+        match (payload.inline_bytes(), payload.guest_ranges()) {
+            (Some(bytes), _) => brief(bytes),
+            (None, Some(ranges)) => brief(&self.gather(ranges)),
+            (None, None) => brief(&[]),
+        }
+    }
+}
+
+impl GuestBytes for Memory {
+    fn read_at(&self, addr: u64, into: &mut [u8]) -> Result<(), MemoryFault> {
+        let start = usize::try_from(addr).map_err(|_| MemoryFault(addr))?;
+        let end = start.checked_add(into.len()).ok_or(MemoryFault(addr))?;
+        into.copy_from_slice(self.0.borrow().get(start..end).ok_or(MemoryFault(addr))?);
+        Ok(())
+    }
+
+    fn write_at(&self, addr: u64, from: &[u8]) -> Result<(), MemoryFault> {
+        let start = usize::try_from(addr).map_err(|_| MemoryFault(addr))?;
+        let end = start.checked_add(from.len()).ok_or(MemoryFault(addr))?;
+        let mut memory = self.0.borrow_mut();
+        memory.get_mut(start..end).ok_or(MemoryFault(addr))?.copy_from_slice(from);
+        Ok(())
+    }
+}
+
+/// Bytes for a line of a log: all that are told apart are told apart.
+pub(crate) fn brief(bytes: &[u8]) -> String {
+    let mut text = format!("{} bytes", bytes.len());
+    for byte in bytes.iter().take(24) {
+        let _ = write!(text, " {byte:02x}");
+    }
+    if bytes.len() > 24 {
+        let sum = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
+            (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let _ = write!(text, " .. (sum {sum:016x})");
+    }
+    text
+}

@@ -1,0 +1,63 @@
+//! What the suites of virtio and of register devices share: how a run is guarded, logged and compared.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use crate::violation::{Rule, Violation};
+
+/// A device that has not returned after so long never will.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Everything that a guest or the outside could see, in order.
+pub(crate) type Log = Vec<String>;
+
+/// Runs `check` where neither a panic nor an endless loop of the device can take the test along.
+pub(crate) fn guarded(
+    check: impl FnOnce() -> Result<(), Violation> + Send + 'static,
+) -> Result<(), Violation> {
+    let (done, ended) = channel();
+    let worker = std::thread::spawn(move || {
+        let result = catch_unwind(AssertUnwindSafe(check)).unwrap_or_else(|panic| {
+            Rule::NoPanic.broken(format!("a panic: {}", panic_text(panic.as_ref())))
+        });
+        // Nobody waits for one who is late.
+        let _ = done.send(result);
+    });
+    match ended.recv_timeout(DEADLINE) {
+        Ok(result) => {
+            let joined = worker.join();
+            debug_assert!(joined.is_ok(), "its panics are caught");
+            result
+        }
+        Err(RecvTimeoutError::Timeout) => {
+            Rule::Returns.broken(format!("no answer in {} s", DEADLINE.as_secs()))
+        }
+        Err(RecvTimeoutError::Disconnected) => Rule::NoPanic.broken("a panic without a word"),
+    }
+}
+
+/// Runs one step; a panic becomes a violation that says what was asked.
+pub(crate) fn step<R>(asked: &str, run: impl FnOnce() -> R) -> Result<R, Violation> {
+    catch_unwind(AssertUnwindSafe(run)).or_else(|panic| {
+        Rule::NoPanic.broken(format!("{asked}: a panic: {}", panic_text(panic.as_ref())))
+    })
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word").to_owned()
+}
+
+/// Whether two logs are the same; else the first lines that are not.
+pub(crate) fn same(rule: Rule, when: &str, expected: &Log, found: &Log) -> Result<(), Violation> {
+    let end = "nothing more".to_owned();
+    for at in 0..expected.len().max(found.len()) {
+        let (expected, found) = (expected.get(at), found.get(at));
+        if expected != found {
+            let (expected, found) = (expected.unwrap_or(&end), found.unwrap_or(&end));
+            return rule.broken(format!("{when}: expected `{expected}`, found `{found}`"));
+        }
+    }
+    Ok(())
+}

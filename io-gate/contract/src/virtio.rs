@@ -1,0 +1,229 @@
+//! The contract of a virtio device.
+
+mod chaos;
+mod world;
+
+use std::sync::Arc;
+
+use io_gate::{Device, Outcome, Port, SavedState, StateError};
+
+use crate::saved::{self, Stateful};
+use crate::suite::{Log, guarded, same};
+use crate::violation::{Rule, Violation};
+use world::World;
+
+/// Makes the device as a machine does at power-on.
+pub(crate) type Make = Arc<dyn Fn() -> Box<dyn Device> + Send + Sync>;
+
+/// One thing that happens to a device.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Request { queue: u16, readable: Vec<u8>, room: usize },
+    Input { port: Port, data: Vec<u8>, room: usize },
+    Config { offset: u64, bytes: Vec<u8> },
+}
+
+/// A virtio device, and an example of what a driver does with it.
+#[derive(Clone)]
+pub struct VirtioContract {
+    make: Make,
+    steps: Vec<Step>,
+}
+
+/// When requests in flight are performed.
+#[derive(Clone, Copy, Debug)]
+enum Pace {
+    AtOnce,
+    TwoBehind,
+    AtTheEnd,
+}
+
+/// What is done with a world.
+#[derive(Clone, Copy)]
+enum Move {
+    Step(usize),
+    Settle,
+}
+
+const OUTCOMES: [Outcome; 3] = [Outcome::Success(0), Outcome::Failed, Outcome::Unsupported];
+
+impl VirtioContract {
+    /// The contract of the device that `make` makes, each time as it is after power-on.
+    #[must_use]
+    pub fn new(make: impl Fn() -> Box<dyn Device> + Send + Sync + 'static) -> Self {
+        Self { make: Arc::new(make), steps: Vec::new() }
+    }
+
+    /// The driver makes a chain available: bytes for the device to read, and room in bytes for it to write.
+    #[must_use]
+    pub fn request(mut self, queue: u16, readable: &[u8], room: usize) -> Self {
+        self.steps.push(Step::Request { queue, readable: readable.to_vec(), room });
+        self
+    }
+
+    /// Data arrives at a port, and the driver offers chains with `room` bytes each.
+    #[must_use]
+    pub fn input(mut self, port: Port, data: &[u8], room: usize) -> Self {
+        self.steps.push(Step::Input { port, data: data.to_vec(), room });
+        self
+    }
+
+    /// The driver writes to the configuration space.
+    #[must_use]
+    pub fn configure(mut self, offset: u64, bytes: &[u8]) -> Self {
+        self.steps.push(Step::Config { offset, bytes: bytes.to_vec() });
+        self
+    }
+
+    /// Checks all of it.
+    ///
+    /// # Panics
+    /// When the device breaks the contract; the message says which rule, what was seen, and what to change.
+    #[track_caller]
+    pub fn check(self) {
+        if let Err(violation) = self.try_check() {
+            panic!("\n{violation}\n");
+        }
+    }
+
+    /// As [`check`](Self::check).
+    ///
+    /// # Errors
+    /// The first breach.
+    pub fn try_check(self) -> Result<(), Violation> {
+        guarded(move || {
+            if self.steps.is_empty() {
+                return Rule::Script.broken("an example without a single request");
+            }
+            self.check_continuity()?;
+            self.check_state()?;
+            self.check_reset()?;
+            self.check_features()?;
+            chaos::check(&self.make, &self.steps)
+        })
+    }
+
+    fn world(&self) -> World {
+        World::new((self.make)(), self.steps.len())
+    }
+
+    fn moves(&self, pace: Pace) -> Vec<Move> {
+        let mut moves = Vec::new();
+        for index in 0..self.steps.len() {
+            moves.push(Move::Step(index));
+            let due = match pace {
+                Pace::AtOnce => true,
+                Pace::TwoBehind => index >= 2,
+                Pace::AtTheEnd => false,
+            };
+            moves.extend(due.then_some(Move::Settle));
+        }
+        moves.extend(self.steps.iter().map(|_| Move::Settle));
+        moves
+    }
+
+    fn play(&self, world: &mut World, moves: &[Move], outcome: Outcome) -> Result<(), Violation> {
+        for next in moves {
+            match *next {
+                Move::Step(index) => world.take(index, &self.steps[index])?,
+                Move::Settle => world.settle_oldest(outcome)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Restored at any point, it goes on as before; and twice the same is the same.
+    fn check_continuity(&self) -> Result<(), Violation> {
+        for pace in [Pace::AtOnce, Pace::TwoBehind, Pace::AtTheEnd] {
+            for outcome in OUTCOMES {
+                let moves = self.moves(pace);
+                let mut reference = self.world();
+                self.play(&mut reference, &moves, outcome)?;
+                let mut again = self.world();
+                self.play(&mut again, &moves, outcome)?;
+                let when = format!("the example played twice ({pace:?}, {outcome:?})");
+                same(Rule::Determinism, &when, &reference.log, &again.log)?;
+                for cut in 0..=moves.len() {
+                    let when = format!(
+                        "saved and restored after {cut} of {} steps ({pace:?}, {outcome:?})",
+                        moves.len()
+                    );
+                    let mut before = self.world();
+                    self.play(&mut before, &moves[..cut], outcome)?;
+                    let mut after = before.move_to((self.make)(), &when)?;
+                    self.play(&mut after, &moves[cut..], outcome)?;
+                    same(Rule::Continuity, &when, &reference.log, &after.log)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_state(&self) -> Result<(), Violation> {
+        for pace in [Pace::AtOnce, Pace::AtTheEnd] {
+            let mut world = self.world();
+            // Half-way, with requests in flight.
+            let moves = self.moves(pace);
+            self.play(&mut world, &moves[..moves.len() / 2], Outcome::Success(0))?;
+            saved::check(&mut world)?;
+        }
+        saved::check(&mut self.world())
+    }
+
+    fn check_reset(&self) -> Result<(), Violation> {
+        let power_on = (self.make)().save();
+        let mut fresh = self.world();
+        self.play(&mut fresh, &self.moves(Pace::AtOnce), Outcome::Success(0))?;
+        let moves = self.moves(Pace::AtTheEnd);
+        for cut in 0..=moves.len() {
+            let when = format!("reset after {cut} of {} steps", moves.len());
+            let mut world = self.world();
+            self.play(&mut world, &moves[..cut], Outcome::Success(0))?;
+            if world.reset() != power_on {
+                return Rule::Reset
+                    .broken(format!("{when}: the saved state is not the one after power-on"));
+            }
+            world.activate();
+            world.log = Log::new();
+            self.play(&mut world, &self.moves(Pace::AtOnce), Outcome::Success(0))?;
+            same(Rule::Reset, &when, &fresh.log, &world.log)?;
+        }
+        Ok(())
+    }
+
+    fn check_features(&self) -> Result<(), Violation> {
+        let offered = (self.make)().features();
+        let single = (0..64).map(|bit| 1_u64 << bit).filter(|bit| offered & bit != 0);
+        let all_but_one =
+            (0..64).map(|bit| offered & !(1_u64 << bit)).filter(|set| *set != offered);
+        for set in [0, offered].into_iter().chain(single).chain(all_but_one) {
+            let mut device = (self.make)();
+            device.activate(set);
+            let first = device.save();
+            device.reset();
+            device.activate(offered);
+            device.reset();
+            device.activate(set);
+            if device.save() != first {
+                return Rule::Features
+                    .broken(format!("{set:#x} accepted again after a reset gives another state"));
+            }
+            if device.features() != offered {
+                return Rule::Features.broken(format!("with {set:#x} accepted it offers others"));
+            }
+            let mut world = World::with(device, self.steps.len());
+            self.play(&mut world, &self.moves(Pace::TwoBehind), Outcome::Success(0))?;
+        }
+        Ok(())
+    }
+}
+
+impl Stateful for World {
+    fn save(&self) -> SavedState {
+        self.device.save()
+    }
+
+    fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
+        self.device.restore(state)
+    }
+}

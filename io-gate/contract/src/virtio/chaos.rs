@@ -1,0 +1,90 @@
+//! Requests that no good driver makes.
+
+use io_gate::Outcome;
+use io_gate::host::GuestRange;
+
+use super::world::{Place, World};
+use super::{Make, Step};
+use crate::violation::Violation;
+
+const SEEDS: u64 = 40;
+const REQUESTS: u16 = 60;
+/// Lengths at which parsers go wrong.
+const LENGTHS: [usize; 16] =
+    [0, 1, 2, 3, 4, 8, 12, 15, 16, 17, 31, 512, 513, 4096, 65_536, 100_000];
+
+/// Throws them at a device; whatever it makes of them, it must go on, and the gate's counts must add up.
+pub(super) fn check(make: &Make, steps: &[Step]) -> Result<(), Violation> {
+    let queues = make().queues().len() as u16;
+    for seed in 0..SEEDS {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut world = World::new(make(), 4);
+        for head in 0..REQUESTS {
+            if queues > 0 {
+                let place = malformed(&world, steps, &mut random);
+                world.request(random.u16(0..queues), head, place)?;
+                world.end_of_step()?;
+            }
+            if random.bool() {
+                let outcomes = [Outcome::Success(0), Outcome::Failed, Outcome::Unsupported];
+                world.settle_oldest(outcomes[random.usize(0..outcomes.len())])?;
+            }
+            if random.u8(0..16) == 0 {
+                let bytes: Vec<u8> = (0..random.usize(0..9)).map(|_| random.u8(..)).collect();
+                let offset = [0, 1, 7, 60, 4095, u64::MAX][random.usize(0..6)];
+                world.take(0, &Step::Config { offset, bytes })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A request of the example with some of it wrong, or one that is wrong all over.
+fn malformed(world: &World, steps: &[Step], random: &mut fastrand::Rng) -> Place {
+    let requests: Vec<(&Vec<u8>, usize)> = steps
+        .iter()
+        .filter_map(|step| match step {
+            Step::Request { readable, room, .. } => Some((readable, *room)),
+            Step::Input { .. } | Step::Config { .. } => None,
+        })
+        .collect();
+    let (mut bytes, mut room) = match requests.get(random.usize(0..=requests.len())) {
+        Some((bytes, room)) => ((*bytes).clone(), *room),
+        None => {
+            let len = LENGTHS[random.usize(0..LENGTHS.len())];
+            ((0..len).map(|_| random.u8(..)).collect(), LENGTHS[random.usize(0..LENGTHS.len())])
+        }
+    };
+    for _ in 0..random.usize(0..4) {
+        match random.u8(0..4) {
+            0 => bytes.truncate(random.usize(0..=bytes.len())),
+            1 => room = LENGTHS[random.usize(0..LENGTHS.len())],
+            2 if !bytes.is_empty() => {
+                let at = random.usize(0..bytes.len());
+                bytes[at] = random.u8(..);
+            }
+            _ => bytes.extend((0..random.usize(0..20)).map(|_| random.u8(..))),
+        }
+    }
+    world.memory.put(0, &bytes);
+    let mut place =
+        Place { readable: cut(0, bytes.len(), random), writable: cut(256 << 10, room, random) };
+    if random.u8(0..8) == 0 {
+        // Beyond the end of memory: a driver that lies, or a device that was given another's chain.
+        let outside = GuestRange { addr: 1 << 40, len: random.u32(1..600) };
+        if random.bool() { &mut place.readable } else { &mut place.writable }.push(outside);
+    }
+    place
+}
+
+/// Descriptors of random lengths, some of them empty.
+fn cut(mut addr: u64, mut len: usize, random: &mut fastrand::Rng) -> Vec<GuestRange> {
+    let mut ranges = Vec::new();
+    while len > 0 || random.u8(0..6) == 0 {
+        let here = if random.bool() { len } else { random.usize(0..=len) };
+        ranges.push(GuestRange { addr, len: here as u32 });
+        addr += here as u64;
+        len -= here;
+    }
+    ranges
+}

@@ -1,0 +1,304 @@
+//! A machine around one virtio device: chains in a memory, a ledger, and backends that do what they are asked.
+
+use std::collections::BTreeMap;
+
+use io_gate::host::{
+    Alone, ChainOutcome, EffectId, Epoch, GuestRange, InputOp, Ledger, Origin, Performable, Record,
+    Request, Term, lend_chain, new_gate,
+};
+use io_gate::{Chain, Device, Outcome, Port, SavedState};
+
+use super::Step;
+use crate::memory::{Memory, brief};
+use crate::suite::{Log, step};
+use crate::violation::{Rule, Violation};
+
+/// Memory of each step's own.
+const AREA: u64 = 256 << 10;
+/// How much of the configuration space is looked at.
+const CONFIG: usize = 64;
+const SLOT: u16 = 7;
+
+/// Where a request lies.
+#[derive(Clone, Default)]
+pub(super) struct Place {
+    pub(super) readable: Vec<GuestRange>,
+    pub(super) writable: Vec<GuestRange>,
+}
+
+impl Place {
+    fn room(&self) -> usize {
+        self.writable.iter().map(|range| range.len as usize).sum()
+    }
+}
+
+pub(super) struct World {
+    pub(super) device: Box<dyn Device>,
+    pub(super) log: Log,
+    pub(super) memory: Memory,
+    ledger: Ledger,
+    /// Asked for and not performed, oldest first.
+    pending: Vec<Performable>,
+    /// The chains that wait, by their heads.
+    waiting: BTreeMap<u16, (u16, Place)>,
+}
+
+impl World {
+    /// A machine with a driver that has accepted everything.
+    pub(super) fn new(mut device: Box<dyn Device>, steps: usize) -> Self {
+        device.activate(device.features());
+        Self::with(device, steps)
+    }
+
+    /// A machine whose driver has accepted what it wants.
+    pub(super) fn with(device: Box<dyn Device>, steps: usize) -> Self {
+        let (mut ledger, alone) = open_gate();
+        let none = ledger.run_alone(alone);
+        debug_assert!(none.is_empty(), "a fresh gate holds nothing");
+        let memory = Memory::new((steps as u64 * AREA) as usize);
+        Self {
+            device,
+            log: Log::new(),
+            memory,
+            ledger,
+            pending: Vec::new(),
+            waiting: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn activate(&mut self) {
+        self.device.activate(self.device.features());
+    }
+
+    /// Plays one step of the example.
+    pub(super) fn take(&mut self, index: usize, next: &Step) -> Result<(), Violation> {
+        let head = index as u16;
+        match next {
+            Step::Request { queue, readable, room } => {
+                let place = self.place(head, readable, *room)?;
+                self.request(*queue, head, place)?;
+            }
+            Step::Input { port, data, room } => self.input(head, *port, data, *room)?,
+            Step::Config { offset, bytes } => {
+                step(&format!("config write at {offset:#x}"), || {
+                    self.ledger.detached_session(SLOT, |gate| {
+                        self.device.write_config(*offset, bytes, gate);
+                    });
+                })?;
+            }
+        }
+        self.end_of_step()
+    }
+
+    /// Puts a request into its memory, in pieces as drivers use them.
+    fn place(&self, head: u16, readable: &[u8], room: usize) -> Result<Place, Violation> {
+        if readable.len() + room > AREA as usize {
+            return Rule::Script.broken(format!(
+                "a request of {} and {room} bytes: expected at most {AREA} in all",
+                readable.len()
+            ));
+        }
+        let base = u64::from(head) * AREA;
+        self.memory.put(base, readable);
+        Ok(Place {
+            readable: pieces(base, readable.len(), 16),
+            writable: pieces(base + readable.len() as u64, room, room.saturating_sub(1)),
+        })
+    }
+
+    pub(super) fn request(&mut self, queue: u16, head: u16, place: Place) -> Result<(), Violation> {
+        let asked = format!(
+            "a chain on queue {queue} with {} and room for {} bytes",
+            brief(&self.memory.gather(&place.readable)),
+            place.room()
+        );
+        let origin = Origin::Chain { slot: SLOT, queue, head };
+        let outcome = step(&asked, || {
+            let mut chain = lend(&self.memory, &place);
+            self.ledger.chain_session(origin, |gate| self.device.process(queue, &mut chain, gate))
+        })?;
+        match outcome {
+            Ok(ChainOutcome::Done(used)) => self.completed("done", head, used, &place)?,
+            Ok(ChainOutcome::Waiting(_)) => {
+                self.waiting.insert(head, (queue, place));
+            }
+            Err(error) => self.log.push(format!("chain {head}: refused: {error}")),
+        }
+        Ok(())
+    }
+
+    fn completed(
+        &mut self,
+        how: &str,
+        head: u16,
+        used: u32,
+        place: &Place,
+    ) -> Result<(), Violation> {
+        if used as usize > place.room() {
+            return Rule::Room
+                .broken(format!("chain {head}: {used} bytes written, room for {}", place.room()));
+        }
+        let written = brief(&self.memory.gather(&place.writable));
+        self.log.push(format!("chain {head}: {how}, {used} used: {written}"));
+        Ok(())
+    }
+
+    fn input(&mut self, head: u16, port: Port, data: &[u8], room: usize) -> Result<(), Violation> {
+        if self.device.intake_queue(port).is_none() {
+            return Rule::Script.broken(format!("input at port {}, which takes none", port.0));
+        }
+        let mut rest = data;
+        while !rest.is_empty() {
+            let place = self.place(head, &[], room)?;
+            let taken = step(&format!("{} bytes of input", rest.len()), || {
+                let mut chain = lend(&self.memory, &place);
+                self.device.intake(port, rest, &mut chain)
+            })?;
+            match taken {
+                Ok(intake) if intake.consumed > rest.len() => {
+                    return Rule::TakesInput.broken(format!(
+                        "{} of {} bytes taken",
+                        intake.consumed,
+                        rest.len()
+                    ));
+                }
+                Ok(intake) if intake.consumed == 0 => {
+                    return Rule::TakesInput.broken(format!(
+                        "none of {} bytes taken, with room for {room}",
+                        rest.len()
+                    ));
+                }
+                Ok(intake) => {
+                    rest = &rest[intake.consumed..];
+                    self.completed("input", head, intake.used, &place)?;
+                }
+                Err(error) => {
+                    self.log.push(format!("input {head}: refused: {error}"));
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Performs the oldest request in flight, if there is one.
+    pub(super) fn settle_oldest(&mut self, outcome: Outcome) -> Result<(), Violation> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let request = self.pending.remove(0);
+        let Origin::Chain { head, .. } = request.record().origin else {
+            self.ledger.settle(request);
+            return Ok(());
+        };
+        let Some((queue, place)) = self.waiting.remove(&head) else {
+            unreachable!("a chain waits until its request is settled");
+        };
+        let outcome = self.perform(head, request.record(), outcome);
+        let used = step(&format!("completion of chain {head} ({outcome:?})"), || {
+            self.device.complete(queue, &mut lend(&self.memory, &place), outcome)
+        })?;
+        self.completed("completed", head, used, &place)?;
+        self.ledger.settle(request);
+        self.end_of_step()
+    }
+
+    /// Does what is asked, the same each time.
+    fn perform(&self, head: u16, record: &Record, outcome: Outcome) -> Outcome {
+        let Request::Input(InputOp::BlockRead { into, .. } | InputOp::Entropy { into }) =
+            &record.request
+        else {
+            return outcome;
+        };
+        match outcome {
+            Outcome::Success(_) => {
+                self.memory.fill(into.guest_ranges(), head.into());
+                Outcome::Success(into.len() as u32)
+            }
+            other => other,
+        }
+    }
+
+    /// Notes what was asked of the outside, and has the gate check its counts.
+    pub(super) fn end_of_step(&mut self) -> Result<(), Violation> {
+        for request in self.ledger.take_ready() {
+            let line = self.describe(request.record());
+            self.log.push(line);
+            self.pending.push(request);
+        }
+        let mut config = [0; CONFIG];
+        step("a read of the configuration space", || self.device.read_config(0, &mut config))?;
+        self.log.push(format!("configuration: {}", brief(&config)));
+        step("the end of a step", || self.ledger.seal())?;
+        Ok(())
+    }
+
+    fn describe(&self, record: &Record) -> String {
+        let who = match record.origin {
+            Origin::Chain { head, .. } => format!("chain {head}"),
+            Origin::Detached { .. } => "detached".to_owned(),
+        };
+        match &record.request {
+            Request::Effect(op) => {
+                let bytes = op.payload().map(|payload| self.memory.describe(payload));
+                format!("{who}: stages {op:?}: {}", bytes.unwrap_or_default())
+            }
+            Request::Input(op) => format!("{who}: asks for {op:?}"),
+        }
+    }
+
+    /// What a failover does: another machine, the saved state, and the requests in flight.
+    pub(super) fn move_to(
+        mut self,
+        mut device: Box<dyn Device>,
+        when: &str,
+    ) -> Result<Self, Violation> {
+        let (state, in_flight) = (self.device.save(), self.ledger.in_flight());
+        let (epoch, next): (Epoch, EffectId) = (self.ledger.seal(), self.ledger.next_id());
+        if let Err(error) = device.restore(&state) {
+            return Rule::RoundTrip.broken(format!("{when}: its own state was refused: {error}"));
+        }
+        if device.save() != state {
+            return Rule::RoundTrip
+                .broken(format!("{when}: saved {state:?}, after restoring {:?}", device.save()));
+        }
+        let (mut ledger, alone) = open_gate();
+        ledger.adopt(epoch, next, in_flight);
+        let mut pending = ledger.run_alone(alone);
+        pending.extend(ledger.take_ready());
+        pending.sort_by_key(|request| request.record().id);
+        (self.device, self.ledger, self.pending) = (device, ledger, pending);
+        Ok(self)
+    }
+
+    /// The driver resets the device; gives its state then.
+    pub(super) fn reset(&mut self) -> SavedState {
+        self.device.reset();
+        // What the far side does with requests that have not left, and here none has.
+        let dropped = std::mem::take(&mut self.pending);
+        dropped.into_iter().for_each(|request| self.ledger.settle(request));
+        self.waiting.clear();
+        self.device.save()
+    }
+}
+
+fn open_gate() -> (Ledger, Alone) {
+    let (ledger, mut authority) = new_gate();
+    let alone = authority.alone(Term(1));
+    (ledger, alone)
+}
+
+fn lend<'m>(memory: &'m Memory, place: &Place) -> Chain<'m> {
+    lend_chain(memory, place.readable.clone(), place.writable.clone())
+}
+
+/// Two descriptors: the first `first` bytes, and the rest.
+fn pieces(addr: u64, len: usize, first: usize) -> Vec<GuestRange> {
+    let first = first.min(len) as u32;
+    let rest = len as u32 - first;
+    [(addr, first), (addr + u64::from(first), rest)]
+        .into_iter()
+        .filter(|(_, len)| *len > 0)
+        .map(|(addr, len)| GuestRange { addr, len })
+        .collect()
+}

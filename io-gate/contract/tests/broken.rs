@@ -1,0 +1,258 @@
+//! The suite has to be able to fail: devices that break one rule each, and the one that breaks none.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use io_gate::{
+    Chain, ConsoleTx, Device, DeviceError, Gate, Identity, Intake, LineState, Outcome, Port,
+    RegisterDevice, SavedState, StateError, Verdict,
+};
+use io_gate_contract::{RegisterContract, VirtioContract};
+
+const ECHO: Identity = Identity { kind: "echo", virtio_id: 63, state_version: 1 };
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    None,
+    ForgetsAField,
+    RemembersARequest,
+    ResetsHalf,
+    PanicsOnAShortChain,
+    ForgetsAToken,
+    ClaimsTooMuch,
+    AcceptsAnything,
+    ChangesBeforeItRefuses,
+    Loops,
+    TakesNoInput,
+}
+
+/// Prints what it is told, after the number of the request; answers with that number.
+struct Echo {
+    fault: Fault,
+    count: u64,
+    features: u64,
+    /// What a request in flight needs later: not in the saved state, and that is the fault.
+    remembered: u8,
+}
+
+fn echo(fault: Fault) -> VirtioContract {
+    VirtioContract::new(move || Box::new(Echo { fault, count: 0, features: 0, remembered: 0 }))
+        .request(0, b"first", 8)
+        .request(0, b"second, and longer than sixteen bytes", 8)
+        .input(Port(0), b"from outside", 4)
+        .request(0, b"third", 8)
+}
+
+impl Device for Echo {
+    fn identity(&self) -> Identity {
+        ECHO
+    }
+    fn features(&self) -> u64 {
+        0b101
+    }
+    fn queues(&self) -> &[u16] {
+        &[16, 16]
+    }
+    fn read_config(&self, _: u64, into: &mut [u8]) {
+        into.fill(self.count as u8);
+    }
+    fn write_config(&mut self, _: u64, _: &[u8], _: &mut Gate<'_>) {}
+    fn activate(&mut self, features: u64) {
+        self.features = features;
+    }
+    fn reset(&mut self) {
+        if self.fault != Fault::ResetsHalf {
+            self.count = 0;
+        }
+        (self.features, self.remembered) = (0, 0);
+    }
+    fn process<'e>(
+        &mut self,
+        _: u16,
+        chain: &mut Chain<'_>,
+        gate: &mut Gate<'e>,
+    ) -> Result<Verdict<'e>, DeviceError> {
+        let mut first = [0];
+        match self.fault {
+            Fault::PanicsOnAShortChain => chain.read(&mut first).unwrap(),
+            _ => chain.read(&mut first)?,
+        }
+        let text = chain.take_payload(chain.readable())?;
+        self.count += 1;
+        self.remembered = first[0];
+        if self.fault == Fault::ForgetsAToken && self.count == 2 {
+            std::mem::forget(gate.token::<ConsoleTx>());
+        }
+        while self.fault == Fault::Loops && text.len() > 16 {
+            std::hint::spin_loop();
+        }
+        Ok(gate.token::<ConsoleTx>().stage(Port(0), text))
+    }
+    fn complete(&mut self, _: u16, chain: &mut Chain<'_>, _: Outcome) -> u32 {
+        let mut first = [0];
+        if chain.read(&mut first).is_err() {
+            return 0;
+        }
+        let answer = match self.fault {
+            Fault::RemembersARequest => self.remembered,
+            _ => first[0],
+        };
+        let written = chain.write(&[answer]).map_or(0, |()| 1);
+        if self.fault == Fault::ClaimsTooMuch { 4096 } else { written }
+    }
+    fn intake_queue(&self, port: Port) -> Option<u16> {
+        (port == Port(0)).then_some(1)
+    }
+    fn intake(
+        &mut self,
+        _: Port,
+        data: &[u8],
+        chain: &mut Chain<'_>,
+    ) -> Result<Intake, DeviceError> {
+        if self.fault == Fault::TakesNoInput {
+            return Ok(Intake { used: 0, consumed: 0 });
+        }
+        let len = data.len().min(chain.writable());
+        chain.write(&data[..len])?;
+        Ok(Intake { used: len as u32, consumed: len })
+    }
+    fn save(&self) -> SavedState {
+        let state = SavedState::new(&ECHO).number("features", self.features);
+        if self.fault == Fault::ForgetsAField { state } else { state.number("count", self.count) }
+    }
+    fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
+        if self.fault == Fault::AcceptsAnything {
+            self.count = state.open(&ECHO)?.number("count").unwrap_or(0);
+            self.features = state.open(&ECHO)?.number("features").unwrap_or(0);
+            return Ok(());
+        }
+        let mut fields = state.open(&ECHO)?;
+        let features = fields.number("features")?;
+        if self.fault == Fault::ChangesBeforeItRefuses {
+            self.features = 77;
+        }
+        if self.fault != Fault::ForgetsAField {
+            let count = fields.number("count")?;
+            fields.close()?;
+            self.count = count;
+        }
+        self.features = features;
+        Ok(())
+    }
+}
+
+/// What is said of a device with `fault`.
+#[track_caller]
+fn said(fault: Fault) -> String {
+    echo(fault).try_check().unwrap_err().to_string()
+}
+
+#[test]
+fn a_good_device_passes() {
+    echo(Fault::None).check();
+}
+
+#[test]
+fn each_fault_is_found_and_named() {
+    let expected = [
+        (Fault::ForgetsAField, "goes on as if nothing had happened"),
+        (Fault::RemembersARequest, "goes on as if nothing had happened"),
+        (Fault::ResetsHalf, "state after power-on"),
+        (Fault::PanicsOnAShortChain, "a panic"),
+        (Fault::ForgetsAToken, "P5: "),
+        (Fault::ClaimsTooMuch, "4096 bytes written, room for 8"),
+        (Fault::AcceptsAnything, "is an error of `restore`"),
+        (Fault::ChangesBeforeItRefuses, "leaves the device as it was"),
+        (Fault::TakesNoInput, "takes input"),
+    ];
+    for (fault, words) in expected {
+        let said = said(fault);
+        assert!(said.contains(words), "{fault:?}: expected `{words}` in:\n{said}");
+    }
+}
+
+#[test]
+#[ignore = "takes the two minutes after which a device counts as lost"]
+fn a_device_that_never_returns_is_found() {
+    assert!(said(Fault::Loops).contains("every call returns"));
+}
+
+const DIAL: Identity = Identity { kind: "dial", virtio_id: 0, state_version: 1 };
+
+/// A register that prints what is written to it and asks for an interrupt.
+#[derive(Default)]
+struct Dial {
+    value: u8,
+    interrupt: bool,
+    loses_interrupts: bool,
+    counts_forever: bool,
+}
+
+impl RegisterDevice for Dial {
+    fn identity(&self) -> Identity {
+        DIAL
+    }
+    fn read(&mut self, _: u64, into: &mut [u8], _: &mut Gate<'_>) {
+        into.fill(self.value);
+    }
+    fn write(&mut self, _: u64, from: &[u8], gate: &mut Gate<'_>) {
+        let Some(value) = from.first() else { return };
+        self.value = self.value.wrapping_add(*value);
+        self.interrupt = true;
+        gate.token::<ConsoleTx>().emit(Port(0), vec![self.value]);
+    }
+    fn intake(&mut self, _: Port, data: &[u8], _: &mut Gate<'_>) -> usize {
+        data.len()
+    }
+    fn proceed(&mut self, _: &mut Gate<'_>) -> bool {
+        self.counts_forever
+    }
+    fn line(&mut self) -> LineState {
+        if self.value >= 4 { LineState::Level(true) } else { LineState::Level(self.interrupt) }
+    }
+    fn reset(&mut self) {
+        (self.value, self.interrupt) = (0, false);
+    }
+    fn save(&self) -> SavedState {
+        let state = SavedState::new(&DIAL).number("value", self.value.into());
+        if self.loses_interrupts { state } else { state.number("interrupt", self.interrupt.into()) }
+    }
+    fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
+        let mut fields = state.open(&DIAL)?;
+        let value = fields.small("value")?;
+        let interrupt = match self.loses_interrupts {
+            true => false,
+            false => match fields.number("interrupt")? {
+                0 => false,
+                1 => true,
+                _ => return Err(fields.invalid("interrupt", "0 or 1", "another number")),
+            },
+        };
+        fields.close()?;
+        (self.value, self.interrupt) = (value, interrupt);
+        Ok(())
+    }
+}
+
+fn dial(make: impl Fn() -> Dial + Send + Sync + 'static) -> RegisterContract {
+    RegisterContract::new(move || Box::new(make()))
+        .write(0, &[1])
+        .read(0, 1)
+        .input(Port(0), b"x")
+        .write(0, &[2])
+        .read(0, 4)
+}
+
+#[test]
+fn a_good_register_device_passes() {
+    dial(Dial::default).check();
+}
+
+#[test]
+fn faults_of_register_devices_are_found() {
+    let lost = dial(|| Dial { loses_interrupts: true, ..Dial::default() });
+    let said = lost.try_check().unwrap_err().to_string();
+    assert!(said.contains("line: Level"), "{said}");
+    let busy = dial(|| Dial { counts_forever: true, ..Dial::default() });
+    let said = busy.try_check().unwrap_err().to_string();
+    assert!(said.contains("every call returns"), "{said}");
+}
