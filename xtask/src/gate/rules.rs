@@ -128,6 +128,12 @@ rules! {
     POINTER: Source, "source/raw-pointer",
         "A raw pointer can name memory that is mapped to a file or a device.",
         "Guest memory is reached through `Chain`, which also marks it as changed.";
+    LENT: Source, "source/lent-memory",
+        "A reference that a device keeps is memory of somebody else's: guest memory written through it is not marked as changed, and no checkpoint has it.",
+        "Own what you keep. Guest memory is reached through `Chain`, for one call.";
+    MESSAGE: Source, "source/message",
+        "A message is text for the people who run the machine: with the guest's bytes in it, it is a way out that nothing holds back.",
+        "Say what was expected and what was found, by numbers and names: plain `{name}` placeholders, no `{:?}`, no calls. The guest's data leaves by an effect.";
     HOST: Source, "source/far-side",
         "`io_gate::host` is the far side of the gate: with it a device could let its own effects out.",
         "A device needs `Chain`, `Gate` and `Verdict` only. Tests may use the far side, under `cfg(test)`.";

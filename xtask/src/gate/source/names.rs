@@ -91,6 +91,26 @@ pub(super) const MACROS: &[(&str, &Rule)] = &[
     ("dbg", &rules::STD),
 ];
 
+/// Macros that write a message, with the place of the message among their arguments.
+pub(super) const MESSAGES: &[(&str, usize)] = &[
+    ("error", 0),
+    ("warn", 0),
+    ("info", 0),
+    ("debug", 0),
+    ("trace", 0),
+    ("log", 1),
+    ("panic", 0),
+    ("unreachable", 0),
+    ("todo", 0),
+    ("unimplemented", 0),
+    ("assert", 1),
+    ("debug_assert", 1),
+    ("assert_eq", 2),
+    ("assert_ne", 2),
+    ("debug_assert_eq", 2),
+    ("debug_assert_ne", 2),
+];
+
 /// Attributes that break a rule.
 pub(super) const ATTRIBUTES: &[(&str, &Rule)] = &[
     ("cfg_attr", &rules::CFG),

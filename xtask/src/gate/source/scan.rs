@@ -7,8 +7,8 @@ use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::{
-    Attribute, Block, Expr, FnArg, GenericParam, Generics, Item, ItemUse, Macro, Meta,
-    Path as SynPath, Signature, Stmt, Token, TypeParamBound, UseTree, Visibility,
+    Attribute, Block, Expr, ExprLit, Field, FnArg, GenericParam, Generics, Item, ItemUse, Lit,
+    Macro, Meta, Path as SynPath, Signature, Stmt, Token, TypeParamBound, UseTree, Visibility,
 };
 
 use super::files::for_tests;
@@ -27,7 +27,7 @@ pub(crate) enum Mode {
 }
 
 /// Rules that only what somebody wrote can break.
-const WRITTEN: [&str; 9] = [
+const WRITTEN: [&str; 11] = [
     "source/cfg",
     "source/include",
     "source/path-attribute",
@@ -37,7 +37,11 @@ const WRITTEN: [&str; 9] = [
     "source/crate-attribute",
     "source/logger",
     "source/generic-device",
+    "source/message",
+    "source/lent-memory",
 ];
+/// Bounds of a type that a device is made of: what a type parameter does is its user's code.
+const SEALED_BOUNDS: [&str; 1] = ["EffectKind"];
 /// Bounds by which nobody can hand in an effect.
 const PLAIN_BOUNDS: [&str; 20] = [
     "Into",
@@ -213,7 +217,7 @@ impl Scan {
         }
     }
 
-    fn generics(&mut self, generics: &Generics, of: &str) {
+    fn generics(&mut self, generics: &Generics, plain_bounds: &[&str], of: &str) {
         for parameter in &generics.params {
             let GenericParam::Type(parameter) = parameter else { continue };
             let in_where = generics.where_clause.iter().flat_map(|clause| &clause.predicates);
@@ -237,7 +241,7 @@ impl Scan {
                 )
                 .filter_map(bound)
                 .collect();
-            let plain = |bound: &String| PLAIN_BOUNDS.contains(&bound.as_str());
+            let plain = |bound: &String| plain_bounds.contains(&bound.as_str());
             if bounds.is_empty() || !bounds.iter().all(plain) {
                 let what = format!("{of} has the type parameter `{}`", parameter.ident);
                 self.report(&rules::GENERIC, parameter.span(), what);
@@ -248,7 +252,7 @@ impl Scan {
     /// What a public function lets others hand in.
     fn arguments(&mut self, signature: &Signature) {
         let of = format!("the public function `{}`", signature.ident);
-        self.generics(&signature.generics, &of);
+        self.generics(&signature.generics, &PLAIN_BOUNDS, &of);
         for argument in &signature.inputs {
             let FnArg::Typed(argument) = argument else { continue };
             let mut finder = ImplTrait::default();
@@ -272,6 +276,46 @@ impl Scan {
         }
         if let Some(word) = &signature.asyncness {
             self.report(&rules::DYN, word.span(), format!("`async fn {}`", signature.ident));
+        }
+    }
+
+    /// What a public type keeps from one call to the next.
+    fn kept<'f>(
+        &mut self,
+        generics: &Generics,
+        name: &syn::Ident,
+        fields: impl Iterator<Item = &'f Field>,
+    ) {
+        let of = format!("the public type `{name}`");
+        self.generics(generics, &SEALED_BOUNDS, &of);
+        for field in fields {
+            let mut finder = MutableReference::default();
+            finder.visit_type(&field.ty);
+            if finder.found {
+                self.report(&rules::LENT, field.ty.span(), format!("{of} keeps a `&mut`"));
+            }
+        }
+    }
+
+    /// Looks at the message of a macro: plain placeholders, and nothing that is made on the way.
+    fn message(&mut self, macro_name: &str, arguments: &[Expr]) {
+        let Some((_, first)) = names::MESSAGES.iter().find(|(name, _)| *name == macro_name) else {
+            return;
+        };
+        // `target: "..."` is an expression to nobody, so the macro's tokens are looked at instead.
+        let mut message = arguments.iter().skip(*first);
+        let Some(text) = message.next() else { return };
+        let Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) = text else {
+            let what = format!("the message of `{macro_name}!` is not a literal");
+            return self.report(&rules::MESSAGE, text.span(), what);
+        };
+        if shows_by_debug(&text.value()) {
+            let what = format!("the message of `{macro_name}!` shows something by `{{:?}}`");
+            self.report(&rules::MESSAGE, text.span(), what);
+        }
+        for value in message.filter(|value| !is_plain(value)) {
+            let what = format!("the message of `{macro_name}!` calls something");
+            self.report(&rules::MESSAGE, value.span(), what);
         }
     }
 
@@ -305,13 +349,17 @@ impl<'ast> Visit<'ast> for Scan {
             Item::Struct(item) => {
                 self.item = item.ident.to_string();
                 if matches!(item.vis, Visibility::Public(_)) {
-                    self.generics(&item.generics, &format!("the public type `{}`", item.ident));
+                    self.kept(&item.generics, &item.ident, item.fields.iter());
                 }
             }
             Item::Enum(item) => {
                 self.item = item.ident.to_string();
                 if matches!(item.vis, Visibility::Public(_)) {
-                    self.generics(&item.generics, &format!("the public type `{}`", item.ident));
+                    self.kept(
+                        &item.generics,
+                        &item.ident,
+                        item.variants.iter().flat_map(|variant| &variant.fields),
+                    );
                 }
             }
             Item::Static(item) => {
@@ -425,6 +473,13 @@ impl<'ast> Visit<'ast> for Scan {
     }
 
     fn visit_expr_method_call(&mut self, call: &'ast syn::ExprMethodCall) {
+        let literal = |value: &Expr| matches!(value, Expr::Lit(_));
+        if ["expect", "expect_err"].iter().any(|name| call.method == name)
+            && !call.args.iter().all(literal)
+        {
+            let what = format!("the message of `.{}()` is not a literal", call.method);
+            self.report(&rules::MESSAGE, call.span(), what);
+        }
         if ["spin_loop", "set_logger"].iter().any(|name| call.method == name) {
             self.report(&rules::SPIN, call.span(), format!("`.{}()`", call.method));
         }
@@ -474,8 +529,18 @@ impl<'ast> Visit<'ast> for Scan {
         // The body of a definition is looked at where it is expanded.
         if name != "macro_rules" {
             match call.parse_body_with(Punctuated::<Expr, Token![,]>::parse_terminated) {
-                Ok(arguments) => arguments.iter().for_each(|argument| self.visit_expr(argument)),
-                Err(_) => self.tokens(call.tokens.clone()),
+                Ok(arguments) => {
+                    let arguments: Vec<Expr> = arguments.into_iter().collect();
+                    self.message(&name, &arguments);
+                    arguments.iter().for_each(|argument| self.visit_expr(argument));
+                }
+                Err(_) => {
+                    if names::MESSAGES.iter().any(|(listed, _)| *listed == name) {
+                        let what = format!("the arguments of `{name}!` are more than a message");
+                        self.report(&rules::MESSAGE, call.span(), what);
+                    }
+                    self.tokens(call.tokens.clone());
+                }
             }
         }
         visit::visit_macro(self, call);
@@ -496,6 +561,45 @@ impl<'ast> Visit<'ast> for ImplTrait {
             .take()
             .or_else(|| found.bounds.iter().filter_map(bound).find(|bound| !plain(bound)));
         visit::visit_type_impl_trait(self, found);
+    }
+}
+
+/// Whether there is a `&mut` in a type.
+#[derive(Default)]
+struct MutableReference {
+    found: bool,
+}
+
+impl<'ast> Visit<'ast> for MutableReference {
+    fn visit_type_reference(&mut self, reference: &'ast syn::TypeReference) {
+        self.found |= reference.mutability.is_some();
+        visit::visit_type_reference(self, reference);
+    }
+}
+
+/// Whether a format string has a placeholder with a `?` in it.
+fn shows_by_debug(text: &str) -> bool {
+    let text = text.replace("{{", "");
+    text.split('{').skip(1).any(|rest| {
+        let placeholder = rest.split('}').next().unwrap_or_default();
+        placeholder.split_once(':').is_some_and(|(_, format)| format.contains('?'))
+    })
+}
+
+/// Whether a value in a message is named only, not made.
+fn is_plain(value: &Expr) -> bool {
+    match value {
+        Expr::Path(_) | Expr::Lit(_) => true,
+        Expr::Field(field) => is_plain(&field.base),
+        Expr::Reference(reference) => is_plain(&reference.expr),
+        Expr::Unary(unary) => is_plain(&unary.expr),
+        Expr::Cast(cast) => is_plain(&cast.expr),
+        Expr::Paren(inner) => is_plain(&inner.expr),
+        Expr::Index(index) => is_plain(&index.expr) && is_plain(&index.index),
+        Expr::Binary(binary) => is_plain(&binary.left) && is_plain(&binary.right),
+        // `name = value`, a named argument.
+        Expr::Assign(named) => is_plain(&named.right),
+        _ => false,
     }
 }
 

@@ -54,6 +54,17 @@ fn each_rule_is_broken_by_what_it_is_about() {
         ("fn a() { loop {} }", "source/spin"),
         ("fn a() { log::logger().log(r); }", "source/logger"),
         ("#![feature(x)]", "source/crate-attribute"),
+        ("pub struct A { memory: &'static mut [u8] }", "source/lent-memory"),
+        ("pub enum A<'a> { B(Option<&'a mut u8>) }", "source/lent-memory"),
+        ("pub struct A<T: From<u8>> { out: T }", "source/generic-device"),
+        ("fn a() { log::info!(\"{b:02x?}\"); }", "source/message"),
+        ("fn a() { log::info!(\"{:?}\", b); }", "source/message"),
+        ("fn a() { warn!(\"{}\", String::from_utf8_lossy(b)); }", "source/message"),
+        ("fn a() { log::warn!(target: b, \"c\"); }", "source/message"),
+        ("fn a() { log::log!(b, c); }", "source/message"),
+        ("fn a() { panic!(\"{}\", b.c()); }", "source/message"),
+        ("fn a() { assert!(b, \"{c:?}\"); }", "source/message"),
+        ("fn a() { b.expect(c); }", "source/message"),
     ];
     for (text, rule) in cases {
         assert!(
@@ -71,7 +82,7 @@ fn ordinary_devices_and_their_tests_break_nothing() {
         "#[cfg(test)] mod tests { use io_gate::host::Ledger; use super::*; static A: u8 = 0; }",
         "pub struct A { features: u64 } impl A { pub fn new(name: impl Into<String>) -> Self { A } }",
         "fn each(mut f: impl FnMut(u8)) { f(1) }",
-        "fn a() { log::warn!(\"{} of {b}\", c.d()); let e = alloc::vec![0; 4]; assert!(matches!(e, F | G)); }",
+        "fn a() { log::warn!(\"{:#x} of {b}, {c}\", d.e as u8, c = 1); let e = alloc::vec![0; 4]; assert!(matches!(e, F | G)); }",
         "struct A<'a>(core::marker::PhantomData<fn(&'a ()) -> &'a ()>);",
         "fn a() { loop { if b() { break; } } while c() { d(); } }",
     ];

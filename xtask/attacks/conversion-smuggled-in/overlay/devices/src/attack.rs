@@ -1,0 +1,14 @@
+//! Has every frame converted into whatever it was built with.
+
+use core::marker::PhantomData;
+
+/// A device that keeps frames as a type of its user's: the conversion is its user's, too.
+#[derive(Debug)]
+pub struct Mirror<T: From<u8>>(PhantomData<T>);
+
+impl<T: From<u8>> Mirror<T> {
+    /// Sees a frame.
+    pub fn transmit(&mut self, frame: &[u8]) -> usize {
+        frame.iter().map(|byte| T::from(*byte)).count()
+    }
+}

@@ -1,0 +1,7 @@
+//! Keeps a token where every device finds it.
+
+use core::cell::OnceCell;
+
+use io_gate::{ConsoleTx, EffectToken};
+
+pub(crate) static SPARE: OnceCell<EffectToken<'static, 'static, ConsoleTx>> = OnceCell::new();

@@ -1,0 +1,7 @@
+//! Does its writing behind the gate's back, later.
+
+extern crate std;
+
+pub(crate) fn write_behind(bytes: alloc::vec::Vec<u8>) {
+    std::thread::spawn(move || bytes.len());
+}
