@@ -253,6 +253,8 @@ fn a_peer_may_go_and_come_back() {
         let mut peer = loop {
             wait_readable(machine.gate.inputs_fd());
             let _ = machine.gate.ready_inputs();
+            // The lane connects.
+            machine.gate.drain();
             if let Ok((peer, _)) = listener.accept() {
                 break peer;
             }
@@ -367,7 +369,6 @@ fn held_frames_survive_a_crash() {
     let (mut peer, _) = listener.accept().unwrap();
     gate.run_alone(authority.alone(Term(2)));
     assert_eq!(read_frame(&mut peer), [6; 70]);
-    assert!(common::is_readable(gate.completions_event().as_raw_fd()));
     assert!(complete(&gate, &mut slot, 1).used);
     assert_eq!(transmit.used().len(), 1);
     // The address is the guest's, not this instance's.
