@@ -9,6 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::seccomp::{self, Role};
+
 /// What an operator may ask for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
@@ -58,7 +60,10 @@ impl ControlSocket {
         let shared = handler.clone();
         std::thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || serve(&listener, &shared))
+            .spawn(move || {
+                seccomp::enter(Role::Control, &[]);
+                serve(&listener, &shared);
+            })
             .map_err(|error| format!("cannot start the control thread: {error}"))?;
         Ok(Self { path: path.to_owned(), handler })
     }

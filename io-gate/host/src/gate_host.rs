@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::{Duration, Instant};
@@ -271,6 +271,19 @@ impl GateHost {
     #[must_use]
     pub fn completions_event(&self) -> &EventFd {
         self.core.completions_event()
+    }
+
+    /// The counters by which this crate wakes other threads: all that a thread which runs device
+    /// code has to write to.
+    #[must_use]
+    pub fn wakes(&self) -> Vec<RawFd> {
+        let own = [
+            self.held_event.as_raw_fd(),
+            self.completions_event().as_raw_fd(),
+            self.power_event().as_raw_fd(),
+            self.fenced_event().as_raw_fd(),
+        ];
+        own.to_vec()
     }
 
     /// Takes the completions that wait, and resets their event. Each is to be given to the slot

@@ -65,15 +65,18 @@ impl Kernel {
     }
 }
 
-pub(super) fn load_kernel(memory: &GuestMemory, path: &Path) -> Result<Kernel, BootError> {
-    let mut file = open("kernel", path)?;
-    match detect(&mut file, path)? {
-        Format::Elf => load_elf(memory, &mut file, path),
-        Format::BzImage => load_bzimage(memory, &mut file, path),
+pub(super) fn load_kernel(
+    memory: &GuestMemory,
+    path: &Path,
+    file: &mut File,
+) -> Result<Kernel, BootError> {
+    match detect(file, path)? {
+        Format::Elf => load_elf(memory, file, path),
+        Format::BzImage => load_bzimage(memory, file, path),
     }
 }
 
-fn open(what: &'static str, path: &Path) -> Result<File, BootError> {
+pub(super) fn open(what: &'static str, path: &Path) -> Result<File, BootError> {
     let unreadable = |source| BootError::Unreadable { what, path: path.to_owned(), source };
     let file = File::open(path).map_err(unreadable)?;
     if file.metadata().map_err(unreadable)?.is_dir() {
@@ -85,11 +88,9 @@ fn open(what: &'static str, path: &Path) -> Result<File, BootError> {
 /// Looks at the magic numbers: ELF's at 0, Linux's `HdrS` at 0x202.
 fn detect(file: &mut File, path: &Path) -> Result<Format, BootError> {
     let mut head = Vec::new();
-    file.take(0x206).read_to_end(&mut head).map_err(|source| BootError::Unreadable {
-        what: "kernel",
-        path: path.to_owned(),
-        source,
-    })?;
+    // It may have been read before.
+    let read = file.rewind().and_then(|()| file.take(0x206).read_to_end(&mut head));
+    read.map_err(|source| BootError::Unreadable { what: "kernel", path: path.to_owned(), source })?;
     let refuse =
         |found: &str| Err(BootError::NotAKernel { path: path.to_owned(), found: found.to_owned() });
     if head.get(0x202..0x206) == Some(b"HdrS") {
@@ -180,9 +181,9 @@ fn low_ram_end(memory: &GuestMemory) -> u64 {
 pub(super) fn load_initrd(
     memory: &GuestMemory,
     path: &Path,
+    file: &mut File,
     kernel: &Kernel,
 ) -> Result<Initrd, BootError> {
-    let mut file = open("initrd", path)?;
     let unreadable =
         |source| BootError::Unreadable { what: "initrd", path: path.to_owned(), source };
     let size = file.seek(SeekFrom::End(0)).map_err(unreadable)?;
@@ -198,7 +199,7 @@ pub(super) fn load_initrd(
         });
     }
     memory
-        .read_exact_volatile_from(GuestAddress(addr), &mut file, size as usize)
+        .read_exact_volatile_from(GuestAddress(addr), file, size as usize)
         .map_err(|e| unreadable(std::io::Error::other(e)))?;
     Ok(Initrd { addr, size })
 }

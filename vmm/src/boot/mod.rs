@@ -11,6 +11,7 @@ mod registers;
 pub use acpi::AcpiError;
 pub use error::BootError;
 
+use std::fs::File;
 use std::path::Path;
 
 use kvm_ioctls::VcpuFd;
@@ -58,11 +59,58 @@ struct Initrd {
     size: u64,
 }
 
+/// The files of a boot, open: a reset loads them again on a thread that may not open anything.
+#[derive(Debug)]
+pub struct Images {
+    kernel: File,
+    initrd: Option<File>,
+}
+
+impl Images {
+    /// Opens what `config` names.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn open(config: &BootConfig<'_>) -> Result<Self, BootError> {
+        Self::open_files(config.kernel, config.initrd)
+    }
+
+    /// Opens a kernel and perhaps an initrd.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn open_files(kernel: &Path, initrd: Option<&Path>) -> Result<Self, BootError> {
+        Ok(Self {
+            kernel: image::open("kernel", kernel)?,
+            initrd: initrd.map(|path| image::open("initrd", path)).transpose()?,
+        })
+    }
+}
+
 /// Loads everything into guest memory and returns how to enter it.
+///
+/// # Errors
+/// See [`BootError`].
 pub fn load(memory: &GuestMemory, config: &BootConfig<'_>) -> Result<Entry, BootError> {
-    let kernel = image::load_kernel(memory, config.kernel)?;
+    load_images(memory, config, &mut Images::open(config)?)
+}
+
+/// [`load`], from files that are open already.
+///
+/// # Errors
+/// See [`BootError`].
+pub fn load_images(
+    memory: &GuestMemory,
+    config: &BootConfig<'_>,
+    images: &mut Images,
+) -> Result<Entry, BootError> {
+    let kernel = image::load_kernel(memory, config.kernel, &mut images.kernel)?;
     write_cmdline(memory, config.cmdline, kernel.cmdline_max())?;
-    let initrd = config.initrd.map(|path| image::load_initrd(memory, path, &kernel)).transpose()?;
+    let initrd = config
+        .initrd
+        .zip(images.initrd.as_mut())
+        .map(|(path, file)| image::load_initrd(memory, path, file, &kernel))
+        .transpose()?;
     let rsdp = acpi::build(memory, config.windows, config.pci, config.cpus)?;
     let entry = kernel.entry();
     match entry {

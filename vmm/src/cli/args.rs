@@ -9,6 +9,7 @@ use crate::config::{
     BootSource, ConsoleConfig, DiskConfig, MachineConfig, MemoryConfig, NetConfig, parse_name,
 };
 use crate::link::LinkAddr;
+use crate::seccomp::Mode;
 use crate::ungated::{Asked, Found, Refusal, Ungated};
 
 /// A KVM virtual machine monitor whose guests survive the death of their host.
@@ -177,6 +178,10 @@ pub struct ProtectionArgs {
     /// Allow a connection over the network that is neither encrypted nor authenticated.
     #[arg(long)]
     pub insecure_plain_tcp: bool,
+    /// What to do about a thread that makes a system call which is not of its role: end the process, have the kernel
+    /// note it, or have no filters.
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = Mode::On)]
+    pub seccomp: Mode,
     /// Listen here for `kemari ctl`.
     #[arg(long, value_name = "SOCKET")]
     pub control: Option<PathBuf>,

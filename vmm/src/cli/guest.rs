@@ -20,6 +20,7 @@ use crate::control::{Command, ControlSocket, Handler};
 use crate::engine::{Engine, EngineOptions, Sealer};
 use crate::link::{Credentials, LinkAddr, LinkSecurity};
 use crate::machine::{Ended, Machine};
+use crate::seccomp::{self, Role};
 
 /// The check before each effect.
 pub(super) fn fence(arbiter: Option<&Arc<dyn Arbiter>>) -> Arc<dyn Fence> {
@@ -85,6 +86,9 @@ pub(super) fn to_the_end(
     terminal: Option<RawMode>,
 ) -> u8 {
     let machine = engine.machine();
+    // Whichever thread were to let go of it last would have to take it apart, and most may not: it
+    // goes with the process.
+    std::mem::forget(engine.clone());
     let ended = machine.wait();
     machine.stop();
     let term = engine.term();
@@ -176,6 +180,7 @@ pub(super) fn announce(machine: &Arc<Machine>) {
     const FIRST_GAP: Duration = Duration::from_millis(50);
     let machine = machine.clone();
     let rounds = move || {
+        seccomp::enter(Role::Timer, &machine.wakes());
         for round in 1..=ROUNDS {
             for slot in machine.devices().slots() {
                 machine.gate().announce(slot);

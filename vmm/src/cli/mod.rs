@@ -18,6 +18,7 @@ pub use args::{
 };
 
 use crate::machine::MachineError;
+use crate::{logging, seccomp};
 
 /// A mistake in the command line, or in a file that it names.
 const EXIT_USAGE: u8 = 2;
@@ -57,9 +58,7 @@ impl From<MachineError> for CliError {
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
-        .format_target(false)
-        .init();
+    logging::start();
     end_on_panic();
     // Mistakes in the command line are clap's to report; it exits with 2.
     let cli = Cli::parse();
@@ -69,6 +68,7 @@ pub fn main() -> ExitCode {
         Subcommand::Ctl(args) => ctl::ctl(&args),
         Subcommand::Probe(args) => probe(&args),
     };
+    logging::flush();
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -83,10 +83,22 @@ pub fn main() -> ExitCode {
 fn end_on_panic() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        logging::panicked(|| {
+            let thread = std::thread::current();
+            format!("thread '{}' {panic}", thread.name().unwrap_or("?"))
+        });
         RawMode::restore();
         print(panic);
         std::process::abort();
     }));
+}
+
+/// Gives up what the product does not need: before anything is opened, and before there are other
+/// threads.
+fn confine(mode: seccomp::Mode) -> Result<(), CliError> {
+    seccomp::start(mode).map_err(|error| CliError::failed(error.to_string()))?;
+    logging::start_writer()
+        .map_err(|error| CliError::failed(format!("cannot start the log's thread: {error}")))
 }
 
 fn probe(args: &ProbeArgs) -> Result<u8, CliError> {

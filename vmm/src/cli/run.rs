@@ -15,6 +15,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
         return Err(MachineError::NoKernel.into());
     }
     let protection = &args.protection;
+    super::confine(protection.seccomp)?;
     let arbiter = arbiter::open(protection, &args.name, "primary")?;
     let security = guest::link_security(protection)?;
     let (ledger, authority) = new_gate();

@@ -26,6 +26,7 @@ use crate::standby::{
 pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     args.check_gated().map_err(CliError::usage)?;
     let protection = &args.protection;
+    super::confine(protection.seccomp)?;
     // What can be wrong here is found now, not when the primary dies.
     kvm::open().map_err(MachineError::from)?;
     // The primary's size is not known yet; the rest is checked with any.

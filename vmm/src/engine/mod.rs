@@ -22,6 +22,7 @@ pub use sealer::Sealer;
 pub(crate) use session::{ReadEnd, Watched, read_frames};
 pub use status::{EngineStats, Takeover};
 
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::arbiter::{Arbiter, Verdict};
 use crate::link::{LinkAddr, LinkSecurity};
 use crate::machine::{Ended, Machine};
+use crate::seccomp::{self, Launcher, Role};
 use crate::ungated::Ungated;
 
 /// How long the end of a machine waits for its standby to be told.
@@ -67,6 +69,8 @@ pub struct Engine {
     /// Wakes the [`Sealer`] on the device thread: a checkpoint is wanted, or an answer came.
     seal_event: EventFd,
     stats: Mutex<EngineStats>,
+    /// Starts threads that connect and ask: whoever drives the engine may have given that up.
+    launcher: Launcher,
 }
 
 struct Core {
@@ -138,7 +142,9 @@ impl Engine {
             deadline_changed: Condvar::new(),
             seal_event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
             stats: Mutex::new(EngineStats::default()),
+            launcher: Launcher::start()?,
         });
+        engine.machine.add_wake(engine.seal_event.as_raw_fd());
         // P2: an effect that the fence has stopped is as good as the arbiter's own word.
         let fenced = Arc::downgrade(&engine);
         engine.machine.set_fence_hook(move || {
@@ -149,7 +155,10 @@ impl Engine {
         });
         engine.perform(&mut engine.lock(), actions);
         let ticker = engine.clone();
-        std::thread::Builder::new().name("ticker".to_owned()).spawn(move || ticker.tick())?;
+        std::thread::Builder::new().name("ticker".to_owned()).spawn(move || {
+            seccomp::enter(Role::Timer, &ticker.machine.wakes());
+            ticker.tick();
+        })?;
         Ok(engine)
     }
 
@@ -267,7 +276,7 @@ impl Engine {
                 self.wake_sealer();
             }
             Action::RunAlone(proof) => gate.run_alone(proof),
-            Action::AskArbiter { term, why } => self.ask_arbiter(core, term, why),
+            Action::AskArbiter { term, why } => self.ask_arbiter(term, why),
             Action::Stop { reason, fenced } => self.stop(core, reason, fenced),
             Action::Report(report) => {
                 self.stats().report(&report);
@@ -291,7 +300,7 @@ impl Engine {
     }
 
     /// Asks in a thread of its own: a directory on a network may take its time.
-    fn ask_arbiter(self: &Arc<Self>, core: &mut Core, term: Term, why: String) {
+    fn ask_arbiter(self: &Arc<Self>, term: Term, why: String) {
         let Some(arbiter) = self.arbiter.clone() else { return };
         let engine = self.clone();
         let ask = move || {
@@ -302,11 +311,11 @@ impl Engine {
             };
             engine.event(event);
         };
-        let spawned = std::thread::Builder::new().name("arbiter".to_owned()).spawn(ask);
-        if let Err(error) = spawned {
+        let engine = self.clone();
+        self.launcher.launch("arbiter", ask, move |error| {
             let reason = format!("no thread to ask it with: {error}");
-            self.event_locked(core, Event::ArbiterUnreachable { reason });
-        }
+            engine.event(Event::ArbiterUnreachable { reason });
+        });
     }
 
     fn tick(self: &Arc<Self>) {

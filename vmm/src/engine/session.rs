@@ -13,6 +13,7 @@ use ft_core::{LinkId, Term};
 use super::sender::{Item, send};
 use super::{Core, Engine};
 use crate::link::Link;
+use crate::seccomp::{self, Role};
 
 /// How long to wait for a standby to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -89,11 +90,11 @@ impl Engine {
             Ok(link) => engine.run_session(link_id, link),
             Err(error) => engine.event(Event::ConnectFailed { reason: error.to_string() }),
         };
-        let spawned = std::thread::Builder::new().name("link".to_owned()).spawn(connect);
-        if let Err(error) = spawned {
+        let engine = self.clone();
+        self.launcher.launch("link", connect, move |error| {
             let reason = format!("no thread for the link: {error}");
-            self.event_locked(core, Event::ConnectFailed { reason });
-        }
+            engine.event(Event::ConnectFailed { reason });
+        });
     }
 
     /// Joins the standby and reads what it says until the link ends.
@@ -108,12 +109,14 @@ impl Engine {
         let (open, closed) = channel::<()>();
         let engine = self.clone();
         let sender = std::thread::Builder::new().name("sender".to_owned()).spawn(move || {
+            seccomp::enter(Role::LinkSender, &[]);
             send(&engine, link_id, writer, &items);
             drop(open);
         });
         if let Err(error) = sender {
             return self.event(Event::ConnectFailed { reason: error.to_string() });
         }
+        seccomp::enter(Role::LinkReader, &self.machine.wakes());
         {
             let mut core = self.lock();
             let hello = Box::new(self.hello(core.primary.term(), link_id));

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use kvm_bindings::{KVM_EXIT_IO_IN, kvm_run};
@@ -63,6 +63,7 @@ struct Shared {
     all_out: Condvar,
     vcpus: Vec<Vcpu>,
     handler: Arc<dyn ExitHandler>,
+    before_first_run: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 struct Vcpu {
@@ -123,6 +124,7 @@ impl VcpuSet {
             all_out: Condvar::new(),
             vcpus,
             handler,
+            before_first_run: OnceLock::new(),
         });
         let mut set = VcpuSet { shared, threads: Vec::new() };
         for index in 0..set.len() {
@@ -145,6 +147,13 @@ impl VcpuSet {
     /// Whether there is no vCPU; a machine has at least one.
     pub fn is_empty(&self) -> bool {
         self.shared.vcpus.is_empty()
+    }
+
+    /// Has each vCPU's thread call this before it first enters the guest. The first one given
+    /// counts; given before [`resume`](Self::resume).
+    pub fn before_first_run(&self, call: impl Fn() + Send + Sync + 'static) {
+        // A machine is started once.
+        let _ = self.shared.before_first_run.set(Box::new(call));
     }
 
     /// Takes all vCPUs out of the guest and returns when each has finished its pending I/O and is parked.
@@ -256,8 +265,11 @@ enum Ran {
 impl Shared {
     fn thread_main(&self, index: usize) {
         let mut counted = false;
+        let mut first = true;
         loop {
-            let run = catch_unwind(AssertUnwindSafe(|| self.run_until_stopped(index, counted)));
+            let run = catch_unwind(AssertUnwindSafe(|| {
+                self.run_until_stopped(index, counted, &mut first)
+            }));
             let exit = match run {
                 Ok(None) => return,
                 Ok(Some(exit)) => exit,
@@ -286,7 +298,12 @@ impl Shared {
 
     /// Runs the vCPU when told to; `counted`: it is counted as out already. Returns when told to stop, counted as out; or
     /// with the reason why it cannot go on, not counted yet.
-    fn run_until_stopped(&self, index: usize, mut counted: bool) -> Option<FatalExit> {
+    fn run_until_stopped(
+        &self,
+        index: usize,
+        mut counted: bool,
+        first: &mut bool,
+    ) -> Option<FatalExit> {
         let vcpu = &self.vcpus[index];
         loop {
             if !std::mem::take(&mut counted) {
@@ -294,6 +311,11 @@ impl Shared {
             }
             if self.wait_for_order() == Order::Stop {
                 return None;
+            }
+            if std::mem::take(first)
+                && let Some(call) = self.before_first_run.get()
+            {
+                call();
             }
             let mut fd = lock(&vcpu.fd);
             if let Some(exit) = self.run_until_parked(vcpu, &mut fd) {

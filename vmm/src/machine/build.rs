@@ -1,6 +1,7 @@
 //! Putting a machine together.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -19,6 +20,7 @@ use crate::kvm::{
     self, CompatInfo, OpenError, StateError, VcpuError, VcpuSet, Vm, VmError, VmOptions, VmState,
 };
 use crate::memory::{self, MemoryError, MemoryOptions};
+use crate::seccomp::{self, Role};
 
 /// Why a machine could not be made, booted or restored.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +108,8 @@ impl Machine {
         let vm = Arc::new(Vm::new(&kvm, ram.clone(), VmOptions { cpus: config.cpus, pit: true })?);
         vm.mask_legacy_interrupts()?;
         let ram = Arc::new(ram);
-        let gate = GateHost::new(ledger, ram.clone(), fence)?;
+        let lane_start = Arc::new(|| seccomp::enter(Role::Lane, &[]));
+        let gate = GateHost::with_lane_start(ledger, ram.clone(), fence, lane_start)?;
         let events = Arc::new(Events::new()?);
         let devices = Arc::new(DeviceSet::new(&config, &vm, gate.clone(), events.clone())?);
         let fds = vm.create_vcpus()?;
@@ -117,6 +120,9 @@ impl Machine {
         let vcpus = VcpuSet::spawn(fds, bus)?;
         let power_on = PowerOn { vcpus: vcpus.save(&plan)?, vm: VmState::save(&vm)? };
         let dirty = Mutex::new(vm.dirty_tracker());
+        let device_thread = DeviceThread::start()?;
+        let mut wakes = gate.wakes();
+        wakes.extend([events.event().as_raw_fd(), device_thread.handle().wake_fd()]);
         let machine = Arc::new(Self {
             config,
             memory: ram,
@@ -127,9 +133,11 @@ impl Machine {
             plan,
             facts,
             power_on,
-            device_thread: DeviceThread::start()?,
+            device_thread,
             started: AtomicBool::new(false),
             fence_hook: OnceLock::new(),
+            wakes: Mutex::new(wakes),
+            images: Mutex::new(None),
             vcpus,
             vm,
         });

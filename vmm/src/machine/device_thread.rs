@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::thread::JoinHandle;
@@ -86,6 +87,10 @@ impl LoopHandle {
         receiver.recv().map_err(|_| LoopEnded)
     }
 
+    pub(super) fn wake_fd(&self) -> RawFd {
+        self.0.event.as_raw_fd()
+    }
+
     fn wake(&self) {
         // Fails only when the counter is at its limit, and then it is readable anyway.
         let _ = self.0.event.write(1);
@@ -100,10 +105,13 @@ impl LoopHandle {
     }
 }
 
+/// What the thread leaves behind: it may not close descriptors, so whoever joins it does.
+type Leftovers = (EventManager<Subscriber>, Option<VecDeque<Command>>);
+
 /// The thread; ended by [`stop`](Self::stop).
 pub(super) struct DeviceThread {
     handle: LoopHandle,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<JoinHandle<Leftovers>>>,
 }
 
 impl DeviceThread {
@@ -129,16 +137,21 @@ impl DeviceThread {
         self.handle.0.stopping.store(true, Ordering::Release);
         self.handle.wake();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread
-            && thread.thread().id() != std::thread::current().id()
-            && thread.join().is_err()
-        {
-            log::error!("the device thread ended in a panic");
+        match thread {
+            // It cannot wait for itself, nor close what it leaves: that goes with the process.
+            Some(thread) if thread.thread().id() == std::thread::current().id() => {
+                std::mem::forget(thread);
+            }
+            Some(thread) => match thread.join() {
+                Ok(leftovers) => drop(leftovers),
+                Err(_) => log::error!("the device thread ended in a panic"),
+            },
+            None => {}
         }
     }
 }
 
-fn run(mut manager: EventManager<Subscriber>, handle: &LoopHandle) {
+fn run(mut manager: EventManager<Subscriber>, handle: &LoopHandle) -> Leftovers {
     while !handle.0.stopping.load(Ordering::Acquire) {
         if let Err(error) = manager.run() {
             log::error!("the device thread cannot wait for events: {error}");
@@ -148,10 +161,10 @@ fn run(mut manager: EventManager<Subscriber>, handle: &LoopHandle) {
             command(&mut LoopContext { manager: &mut manager });
         }
     }
-    // Whoever waits for an answer learns that there is none.
+    // Whoever waits for an answer learns that there is none when these are dropped: by another
+    // thread, since a command may hold the machine, whose end comes back here.
     let left = handle.commands().take();
-    // With the lock released: a command may hold the machine, whose end comes back here.
-    drop(left);
+    (manager, left)
 }
 
 /// Watches a descriptor, or says why it cannot: then the machine is deaf on that side.

@@ -1,7 +1,7 @@
 //! Boot, start, reset and end of a machine.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use io_gate::PowerEvent;
 use kvm_bindings::KVM_SYSTEM_EVENT_RESET;
@@ -9,9 +9,10 @@ use vm_memory::{Address, Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::device_thread::DeviceEvents;
 use super::{Ended, Machine, MachineError, MachineEvent};
-use crate::boot::{self, BootConfig};
+use crate::boot::{self, BootConfig, Images};
 use crate::kvm::{ClockPolicy, FatalExit};
 use crate::layout::PAGE_SIZE;
+use crate::seccomp::{self, Role};
 
 impl Machine {
     /// Loads the kernel and sets the first vCPU to enter it. vCPUs paused.
@@ -29,7 +30,12 @@ impl Machine {
             windows: &windows,
             pci: self.devices.pci().is_some(),
         };
-        let entry = boot::load(&self.memory, &config)?;
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        let images = match &mut *images {
+            Some(images) => images,
+            none => none.insert(Images::open(&config)?),
+        };
+        let entry = boot::load_images(&self.memory, &config, images)?;
         self.vcpus.with_vcpu(0, |fd| boot::set_entry_registers(fd, entry))??;
         Ok(())
     }
@@ -44,15 +50,37 @@ impl Machine {
             self.vcpus.resume();
             return Ok(());
         }
+        self.confine_vcpus();
+        self.open_images();
         let machine = self.clone();
         // On the device thread, so that no event is served before the queues were looked at.
         self.device_loop().call(move |context| {
+            seccomp::enter(Role::Device, &machine.wakes());
             context.add(Box::new(DeviceEvents::new(machine.devices.clone())));
             // A fresh machine has no driver yet; a restored one may have lost notifications and interrupts.
             machine.raise_all_interrupts();
             machine.vcpus.resume();
         })?;
         Ok(())
+    }
+
+    /// Each vCPU's thread gives up what it does not need before it first enters the guest.
+    fn confine_vcpus(&self) {
+        let wakes = self.wakes();
+        self.vcpus.before_first_run(move || seccomp::enter(Role::Vcpu, &wakes));
+    }
+
+    /// Opens what a reset boots, since the device thread may not. A machine that was taken over can
+    /// do without until then.
+    fn open_images(&self) {
+        let Some(source) = &self.config.boot else { return };
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        if images.is_none() {
+            match Images::open_files(&source.kernel, source.initrd.as_deref()) {
+                Ok(opened) => *images = Some(opened),
+                Err(error) => log::warn!("{error}: the guest cannot be reset"),
+            }
+        }
     }
 
     /// Looks at every queue and interrupts every driver: notifications and interrupts between a checkpoint and the

@@ -25,6 +25,7 @@ pub use pci::{Description, FunctionState, PciBus, PciError, PciState};
 pub use register_port::RegisterPort;
 pub use virtio_mmio::{Registers, TransportError, TransportState, VirtioMmio};
 
+use std::os::fd::RawFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -33,6 +34,7 @@ use io_gate::Identity;
 use io_gate_host::GateHost;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
+use crate::boot::Images;
 use crate::config::MachineConfig;
 use crate::kvm::state::SavePlan;
 use crate::kvm::{CompatInfo, VcpuSet, VcpuState, Vm, VmState};
@@ -54,6 +56,10 @@ pub struct Machine {
     device_thread: DeviceThread,
     started: AtomicBool,
     fence_hook: OnceLock<FenceHook>,
+    /// The counters by which its threads wake each other.
+    wakes: Mutex<Vec<RawFd>>,
+    /// What to boot, opened before the device thread gives up the right to.
+    images: Mutex<Option<Images>>,
     // The threads end before the machine they run on.
     vcpus: VcpuSet,
     vm: Arc<Vm>,
@@ -119,6 +125,18 @@ impl Machine {
     #[must_use]
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// The counters by which the machine's threads wake each other: all that those which run
+    /// devices may write to.
+    #[must_use]
+    pub fn wakes(&self) -> Vec<RawFd> {
+        self.wakes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// One more of them; before [`start`](Self::start).
+    pub fn add_wake(&self, event: RawFd) {
+        self.wakes.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }
 
     /// The way to the device thread.

@@ -6,6 +6,9 @@ use io_gate_host::backend::terminal::RawMode;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::logging;
+use crate::seccomp::{self, Role};
+
 /// A supervisor may send one signal twice, to the process and to its group; a person needs longer to decide.
 const ONE_SIGNAL: Duration = Duration::from_secs(1);
 
@@ -17,6 +20,7 @@ const ONE_SIGNAL: Duration = Duration::from_secs(1);
 pub fn watch(first: impl FnOnce(i32) + Send + 'static) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
+        seccomp::enter(Role::Signals, &[]);
         let mut first = Some(first);
         let mut came = Instant::now();
         for number in signals.forever() {
@@ -29,6 +33,7 @@ pub fn watch(first: impl FnOnce(i32) + Send + 'static) -> std::io::Result<()> {
                 None => {
                     RawMode::restore();
                     log::error!("signal {number} again: ending at once");
+                    logging::flush();
                     std::process::exit(128 + number);
                 }
             }

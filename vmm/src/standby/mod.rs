@@ -30,6 +30,7 @@ use crate::arbiter::{Arbiter, Verdict};
 use crate::engine::{MachineState, ReadEnd, Watched, hash_memory, read_frames};
 use crate::link::{Link, LinkListener, Stranger};
 use crate::machine::Machine;
+use crate::seccomp::{self, Role};
 
 use pulse::Pulse;
 
@@ -155,9 +156,10 @@ impl StandbyDriver {
     /// When the process is out of threads.
     pub fn run(mut self, listener: LinkListener) -> std::io::Result<End> {
         let inputs = self.inputs.clone();
-        std::thread::Builder::new()
-            .name("acceptor".to_owned())
-            .spawn(move || accept(&listener, &inputs))?;
+        std::thread::Builder::new().name("acceptor".to_owned()).spawn(move || {
+            seccomp::enter(Role::Control, &[]);
+            accept(&listener, &inputs);
+        })?;
         let options = &self.config.options;
         self.pulse = Pulse::start(options.heartbeat_interval, options.setup_timeout)?;
         loop {
@@ -208,9 +210,10 @@ impl StandbyDriver {
         let every = self.config.options.heartbeat_interval;
         let reader = link.set_write_timeout(Some(WRITE_TIMEOUT)).and_then(|()| link.try_clone());
         let started = reader.and_then(|reader| {
-            std::thread::Builder::new()
-                .name("reader".to_owned())
-                .spawn(move || read(reader, id, every, &inputs))
+            std::thread::Builder::new().name("reader".to_owned()).spawn(move || {
+                seccomp::enter(Role::LinkReader, &[]);
+                read(reader, id, every, &inputs);
+            })
         });
         if let Err(error) = started {
             log::warn!("a connection from {peer} could not be served: {error}");

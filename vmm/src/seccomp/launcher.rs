@@ -1,0 +1,47 @@
+//! Starts threads on behalf of threads that have given up the right to.
+
+use std::io;
+use std::sync::mpsc::{Sender, channel};
+
+type Work = Box<dyn FnOnce() + Send>;
+type Failed = Box<dyn FnOnce(io::Error) + Send>;
+
+struct Order {
+    name: &'static str,
+    work: Work,
+    failed: Failed,
+}
+
+/// A thread that starts others: they inherit its filter, which is the process's, and not that of
+/// whoever asked.
+pub struct Launcher(Sender<Order>);
+
+impl Launcher {
+    /// Starts it. To be called by `main`, or another thread of that role.
+    ///
+    /// # Errors
+    /// When the process is out of threads.
+    pub fn start() -> io::Result<Self> {
+        let (sender, orders) = channel::<Order>();
+        std::thread::Builder::new().name("launcher".to_owned()).spawn(move || {
+            super::enter(super::Role::Main, &[]);
+            while let Ok(Order { name, work, failed }) = orders.recv() {
+                if let Err(error) = std::thread::Builder::new().name(name.to_owned()).spawn(work) {
+                    failed(error);
+                }
+            }
+        })?;
+        Ok(Self(sender))
+    }
+
+    /// Has `work` done in a thread of this name; `failed` is called when there can be none.
+    pub fn launch(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() + Send + 'static,
+        failed: impl FnOnce(io::Error) + Send + 'static,
+    ) {
+        // Fails only when the launcher has panicked, which ends the process.
+        let _ = self.0.send(Order { name, work: Box::new(work), failed: Box::new(failed) });
+    }
+}

@@ -1,0 +1,193 @@
+//! What each thread may ask of the kernel: an allow-list of system calls per role (P5).
+//!
+//! The types keep a device from naming an operation that reaches the outside; this layer keeps the
+//! threads that run devices from carrying one out, whatever code they were made to run. `main`
+//! gives up rights for the whole process before it starts another thread ([`start`]); each thread
+//! then gives up what its role does not need, once what it needs is open ([`enter`]). Filters are
+//! inherited and add up, so whoever needs more than a device thread is started by the
+//! [`Launcher`], never by a device thread.
+//!
+//! A call that is not allowed ends the process with [`EXIT_CODE`], after one line that names the
+//! call, the thread and its role. For a pair that is a crash of this host: the standby takes over,
+//! and nothing of it has left.
+
+mod alarm;
+mod filter;
+mod launcher;
+mod names;
+
+use std::cell::Cell;
+use std::os::fd::RawFd;
+use std::sync::OnceLock;
+
+pub use alarm::EXIT_CODE;
+pub use launcher::Launcher;
+
+/// What to do about system calls that a thread's role does not allow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// End the process.
+    #[default]
+    On,
+    /// Let it pass; the kernel notes it (`dmesg`, `journalctl -k`).
+    Log,
+    /// No filters.
+    Off,
+}
+
+/// What a thread is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Sets the machine up and takes it down; whatever starts threads or opens things.
+    Main,
+    /// The device loop: device code, checkpoints, the timers of the engine.
+    Device,
+    /// Runs the guest, and device code for register accesses.
+    Vcpu,
+    /// Performs effects on one backend.
+    Lane,
+    /// Writes to the standby.
+    LinkSender,
+    /// Reads from the other side.
+    LinkReader,
+    /// Accepts connections and answers them.
+    Control,
+    /// Waits for signals.
+    Signals,
+    /// Waits for time to pass.
+    Timer,
+    /// Writes the log lines of threads that may not.
+    Log,
+}
+
+impl Role {
+    /// As messages name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Main => "main",
+            Self::Device => "device",
+            Self::Vcpu => "vcpu",
+            Self::Lane => "lane",
+            Self::LinkSender => "link-sender",
+            Self::LinkReader => "link-reader",
+            Self::Control => "control",
+            Self::Signals => "signals",
+            Self::Timer => "timer",
+            Self::Log => "log",
+        }
+    }
+}
+
+/// Why a thread could not give up rights.
+#[derive(Debug, thiserror::Error)]
+pub enum SeccompError {
+    /// The filter could not be made: a mistake in the lists.
+    #[error("the seccomp filter for role {role} cannot be made: {source}")]
+    Build {
+        /// Whose.
+        role: &'static str,
+        /// What is wrong.
+        source: seccompiler::BackendError,
+    },
+    /// The kernel refuses it.
+    #[error(
+        "the kernel refuses the seccomp filter for role {role}: {source}; it needs CONFIG_SECCOMP_FILTER, and no outer sandbox that forbids seccomp(2); --seccomp off runs without"
+    )]
+    Install {
+        /// Whose.
+        role: &'static str,
+        /// What the kernel says.
+        source: seccompiler::Error,
+    },
+    /// The handler of violations could not be installed.
+    #[error("cannot install the handler of seccomp violations: {0}")]
+    Handler(std::io::Error),
+}
+
+static MODE: OnceLock<Mode> = OnceLock::new();
+
+/// Who a thread is, for the handler of violations: no allocation, no destructor.
+#[derive(Clone, Copy)]
+struct Who {
+    role: Role,
+    name: [u8; 16],
+}
+
+thread_local! {
+    static WHO: Cell<Who> = const { Cell::new(Who { role: Role::Main, name: [0; 16] }) };
+}
+
+/// Gives up what no part of the product needs, for this thread and all that it starts. Called by
+/// `main` before there is another thread; without it [`enter`] only notes the role.
+///
+/// # Errors
+/// See [`SeccompError`].
+pub fn start(mode: Mode) -> Result<(), SeccompError> {
+    if mode == Mode::On {
+        alarm::install().map_err(SeccompError::Handler)?;
+    }
+    // The first call counts: a process has one mode.
+    if MODE.set(mode).is_ok() && mode != Mode::Off {
+        install(Role::Main, &[])?;
+    }
+    match mode {
+        Mode::On => log::debug!("seccomp: each thread is held to the system calls of its role"),
+        Mode::Log => log::warn!(
+            "seccomp: violations are noted by the kernel and let pass (--seccomp log); look at `dmesg`"
+        ),
+        Mode::Off => log::warn!("seccomp: off; device threads are not confined"),
+    }
+    Ok(())
+}
+
+/// This thread is in `role` from now on, and can do no more than that needs. `events`: the
+/// counters by which it wakes other threads of this process, the only descriptors that a `device`
+/// or `vcpu` thread may write to.
+///
+/// # Panics
+/// When the kernel refuses: nothing may run with rights that it was to give up.
+pub fn enter(role: Role, events: &[RawFd]) {
+    let mut name = [0; 16];
+    let thread = std::thread::current();
+    // One byte less, so that there is a final zero.
+    for (to, from) in name[..15].iter_mut().zip(thread.name().unwrap_or("?").bytes()) {
+        *to = from;
+    }
+    WHO.set(Who { role, name });
+    if role != Role::Main {
+        block_ending_signals();
+    }
+    if MODE.get().is_some_and(|mode| *mode != Mode::Off)
+        && let Err(error) = install(role, events)
+    {
+        panic!("{error}");
+    }
+}
+
+/// Whether this thread may not write to standard error: its log lines take another way.
+#[must_use]
+pub fn is_mute() -> bool {
+    let mute = matches!(WHO.get().role, Role::Device | Role::Vcpu);
+    mute && MODE.get() == Some(&Mode::On)
+}
+
+/// The handler of signals that ask for the end writes to a pipe, which is for `main` to do and not
+/// for any thread that the kernel happens to choose.
+fn block_ending_signals() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // Blocked already: all the better.
+        let _ = vmm_sys_util::signal::block_signal(signal);
+    }
+}
+
+fn install(role: Role, events: &[RawFd]) -> Result<(), SeccompError> {
+    let log = MODE.get() == Some(&Mode::Log);
+    let Some(program) = filter::program(role, events, log)
+        .map_err(|source| SeccompError::Build { role: role.name(), source })?
+    else {
+        return Ok(());
+    };
+    seccompiler::apply_filter(&program)
+        .map_err(|source| SeccompError::Install { role: role.name(), source })
+}

@@ -1,0 +1,307 @@
+//! P5 at run time: device code that was made to run hostile code is stopped by the kernel, with a line
+//! that says who tried what; what it is there for still works.
+//!
+//! Each case is a process of its own, whose device thread is the product's own.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+use io_gate::host::{Term, new_gate};
+use io_gate::{
+    Chain, ConsoleTx, Device, DeviceError, Gate, Identity, Intake, Outcome, Port, SavedState,
+    StateError, Verdict,
+};
+use io_gate_host::backend::console::Console;
+use io_gate_host::{Backend, Unfenced, VirtioSlot};
+use kemari_vmm::config::{ConsoleConfig, MachineConfig};
+use kemari_vmm::logging;
+use kemari_vmm::machine::{AttachOptions, Machine};
+use kemari_vmm::seccomp::{self, EXIT_CODE, Mode, Role};
+
+/// The directory of the case, its attack, its role and its mode: how the child learns what to do.
+const CASE: &str = "KEMARI_SECCOMP_CASE";
+const SLOT: u16 = 99;
+const BEFORE: &str = "not for guests";
+
+/// What device code may try, and the system call that it comes down to.
+const ATTACKS: [(&str, &str); 14] = [
+    ("write", "write"),
+    ("write as if to a counter", "write"),
+    ("positioned write", "pwrite64"),
+    ("gathering write", "writev"),
+    ("write to standard error", "write"),
+    ("map a file", "mmap"),
+    ("open", "openat"),
+    ("socket", "socket"),
+    ("send", "sendto"),
+    ("copy a descriptor", "dup"),
+    ("close", "close"),
+    ("a request that is not KVM's", "ioctl"),
+    ("io_uring", "io_uring_setup"),
+    ("end somebody else", "kill"),
+];
+
+/// A device with a way out of safe Rust.
+struct Hostile {
+    attack: &'static str,
+    file: RawFd,
+    socket: RawFd,
+}
+
+impl Hostile {
+    fn attack(&self) -> libc::c_long {
+        const BYTES: &[u8; 8] = b"smuggled";
+        let bytes = BYTES.as_ptr();
+        let piece = libc::iovec { iov_base: bytes.cast_mut().cast(), iov_len: BYTES.len() };
+        // SAFETY: every pointer is to memory that lives through the call.
+        unsafe {
+            match self.attack {
+                "write" => libc::syscall(libc::SYS_write, self.file, bytes, 7),
+                "write as if to a counter" => libc::syscall(libc::SYS_write, self.file, bytes, 8),
+                "positioned write" => libc::syscall(libc::SYS_pwrite64, self.file, bytes, 8, 0),
+                "gathering write" => {
+                    libc::syscall(libc::SYS_writev, self.file, &raw const piece, 1)
+                }
+                "write to standard error" => libc::syscall(libc::SYS_write, 2, bytes, 8),
+                "map a file" => {
+                    let prot = libc::PROT_READ | libc::PROT_WRITE;
+                    libc::syscall(libc::SYS_mmap, 0, 4096, prot, libc::MAP_SHARED, self.file, 0)
+                }
+                "open" => libc::syscall(
+                    libc::SYS_openat,
+                    libc::AT_FDCWD,
+                    c"/etc/hostname".as_ptr(),
+                    libc::O_RDONLY,
+                ),
+                "socket" => libc::syscall(libc::SYS_socket, libc::AF_INET, libc::SOCK_DGRAM, 0),
+                "send" => libc::syscall(libc::SYS_sendto, self.socket, bytes, 8, 0, 0, 0),
+                "copy a descriptor" => libc::syscall(libc::SYS_dup, self.file),
+                "close" => libc::syscall(libc::SYS_close, self.file),
+                "a request that is not KVM's" => {
+                    libc::syscall(libc::SYS_ioctl, self.socket, libc::FIONBIO, &raw const piece)
+                }
+                "io_uring" => libc::syscall(libc::SYS_io_uring_setup, 1, &raw const piece),
+                "end somebody else" => libc::syscall(libc::SYS_kill, 1, 0),
+                other => panic!("no such attack: {other}"),
+            }
+        }
+    }
+}
+
+impl Device for Hostile {
+    fn identity(&self) -> Identity {
+        Identity { kind: "hostile", virtio_id: 63, state_version: 1 }
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queues(&self) -> &[u16] {
+        &[]
+    }
+
+    fn read_config(&self, _offset: u64, _into: &mut [u8]) {}
+
+    fn write_config(&mut self, _offset: u64, _from: &[u8], gate: &mut Gate<'_>) {
+        match self.attack {
+            "nothing" => {}
+            "log" => log::info!("a line of a device"),
+            "the gate" => gate.token::<ConsoleTx>().emit(Port(0), b"by the gate".to_vec()),
+            _ => drop(self.attack()),
+        }
+    }
+
+    fn activate(&mut self, _features: u64) {}
+
+    fn reset(&mut self) {}
+
+    fn process<'e>(
+        &mut self,
+        _queue: u16,
+        _chain: &mut Chain<'_>,
+        _gate: &mut Gate<'e>,
+    ) -> Result<Verdict<'e>, DeviceError> {
+        Err(DeviceError::Malformed("it has no queue".to_owned()))
+    }
+
+    fn complete(&mut self, _queue: u16, _chain: &mut Chain<'_>, _outcome: Outcome) -> u32 {
+        0
+    }
+
+    fn intake_queue(&self, _port: Port) -> Option<u16> {
+        None
+    }
+
+    fn intake(
+        &mut self,
+        _port: Port,
+        data: &[u8],
+        _chain: &mut Chain<'_>,
+    ) -> Result<Intake, DeviceError> {
+        Ok(Intake { used: 0, consumed: data.len() })
+    }
+
+    fn save(&self) -> SavedState {
+        SavedState::new(&self.identity())
+    }
+
+    fn restore(&mut self, _state: &SavedState) -> Result<(), StateError> {
+        Ok(())
+    }
+}
+
+fn machine(dir: &Path) -> Arc<Machine> {
+    let config = MachineConfig {
+        name: "test".into(),
+        memory: 16 << 20,
+        cpus: 1,
+        boot: None,
+        disks: Vec::new(),
+        nets: Vec::new(),
+        rng: false,
+        rtc: false,
+        virtio_console: None,
+        serial: ConsoleConfig::File(dir.join("serial")),
+    };
+    let (ledger, mut authority) = new_gate();
+    let machine = Machine::build(config, ledger, Arc::new(Unfenced)).unwrap();
+    machine.attach_backends(AttachOptions { lock_disks: false, append: false }).unwrap();
+    let console = Console::file(&dir.join("console"), false).unwrap();
+    machine.gate().attach(SLOT, Port(0), Backend::Console(console)).unwrap();
+    machine.gate().run_alone(authority.alone(Term(0)));
+    machine.start().unwrap();
+    machine
+}
+
+/// Not a test: the process of one case.
+#[test]
+#[ignore = "the other process of the tests in this file"]
+fn child() {
+    let case = std::env::var(CASE).unwrap();
+    let [dir, role, mode, attack]: [&str; 4] =
+        case.split('\n').collect::<Vec<_>>().try_into().unwrap();
+    let dir = Path::new(dir);
+    logging::start();
+    let mode = match mode {
+        "off" => Mode::Off,
+        "log" => Mode::Log,
+        _ => Mode::On,
+    };
+    seccomp::start(mode).unwrap();
+    logging::start_writer().unwrap();
+    let file = File::options().read(true).write(true).open(dir.join("file")).unwrap();
+    let (socket, _peer) = UnixStream::pair().unwrap();
+    let known = ["nothing", "log", "the gate"].into_iter().chain(ATTACKS.map(|(attack, _)| attack));
+    let attack = known.into_iter().find(|known| *known == attack).unwrap();
+    let machine = machine(dir);
+    let hostile = Hostile { attack, file: file.as_raw_fd(), socket: socket.as_raw_fd() };
+    let mut slot = VirtioSlot::new(SLOT, Box::new(hostile), machine.gate().clone());
+    match role {
+        "device" => {
+            machine.device_loop().call(move |_| slot.write_config(0, &[0]).any()).unwrap();
+        }
+        _ => {
+            let wakes = machine.wakes();
+            let run = move || {
+                seccomp::enter(Role::Vcpu, &wakes);
+                let _ = slot.write_config(0, &[0]);
+            };
+            let thread = std::thread::Builder::new().name("vcpu9".to_owned()).spawn(run).unwrap();
+            thread.join().unwrap();
+        }
+    }
+    machine.stop();
+    logging::flush();
+    eprintln!("it survived");
+    // Without libtest's own threads and summaries.
+    std::process::exit(0);
+}
+
+struct Case {
+    dir: tempfile::TempDir,
+    output: Output,
+    stderr: String,
+}
+
+fn run(role: &str, mode: &str, attack: &str) -> Case {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("file"), BEFORE).unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "child", "--nocapture"])
+        .env(CASE, [dir.path().to_str().unwrap(), role, mode, attack].join("\n"))
+        .env("RUST_LOG", "info")
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    Case { dir, output, stderr }
+}
+
+impl Case {
+    fn file(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("file")).unwrap()
+    }
+
+    #[track_caller]
+    fn assert_stopped(&self, thread: &str, role: &str, call: &str) {
+        let expected = format!("thread `{thread}` (role {role}) tried the system call {call} (");
+        assert!(self.stderr.contains(&expected), "expected `{expected}`, found: {}", self.stderr);
+        assert!(!self.stderr.contains("it survived"), "{}", self.stderr);
+        assert!(!self.stderr.contains("smuggled"), "{}", self.stderr);
+        assert_eq!(self.output.status.code(), Some(EXIT_CODE.into()), "{}", self.stderr);
+        assert_eq!(self.file(), BEFORE);
+    }
+
+    #[track_caller]
+    fn assert_survived(&self) {
+        assert!(self.output.status.success(), "{}: {}", self.output.status, self.stderr);
+        assert!(self.stderr.contains("it survived"), "{}", self.stderr);
+    }
+}
+
+#[test]
+fn p5_a_device_thread_is_stopped_when_it_reaches_out() {
+    for (attack, call) in ATTACKS {
+        run("device", "on", attack).assert_stopped("devices", "device", call);
+    }
+}
+
+#[test]
+fn p5_a_vcpu_thread_is_stopped_when_it_reaches_out() {
+    for (attack, call) in ATTACKS {
+        run("vcpu", "on", attack).assert_stopped("vcpu9", "vcpu", call);
+    }
+}
+
+/// The attacks are real: without the filters they get through.
+#[test]
+fn without_the_filters_the_attacks_succeed() {
+    for mode in ["off", "log"] {
+        for attack in ["write", "positioned write", "gathering write"] {
+            let case = run("device", mode, attack);
+            case.assert_survived();
+            assert!(case.file().starts_with("smuggle"), "{mode}, {attack}: {}", case.file());
+        }
+    }
+}
+
+/// What a device is there for works, and its log lines are written by another thread.
+#[test]
+fn the_gate_and_the_log_are_open() {
+    for role in ["device", "vcpu"] {
+        run(role, "on", "nothing").assert_survived();
+        let case = run(role, "on", "the gate");
+        case.assert_survived();
+        let console = std::fs::read_to_string(case.dir.path().join("console")).unwrap();
+        assert_eq!(console, "by the gate");
+        let case = run(role, "on", "log");
+        case.assert_survived();
+        assert!(case.stderr.contains("a line of a device"), "{}", case.stderr);
+    }
+}
