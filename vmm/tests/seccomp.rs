@@ -161,6 +161,7 @@ fn machine(dir: &Path) -> Arc<Machine> {
     let config = MachineConfig {
         name: "test".into(),
         memory: 16 << 20,
+        memory_file: None,
         cpus: 1,
         boot: None,
         disks: Vec::new(),

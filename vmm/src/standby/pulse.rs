@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::link::Link;
+use crate::seccomp::{self, Role};
 
 /// A thread that repeats one frame. Nothing else is written to the link meanwhile.
 #[derive(Default)]
@@ -39,9 +40,10 @@ impl Pulse {
     pub(super) fn start(interval: Duration, patience: Duration) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         let thread = shared.clone();
-        std::thread::Builder::new()
-            .name("pulse".to_owned())
-            .spawn(move || thread.run(interval, patience))?;
+        std::thread::Builder::new().name("pulse".to_owned()).spawn(move || {
+            seccomp::enter(Role::LinkSender, &[]);
+            thread.run(interval, patience);
+        })?;
         Ok(Self(shared))
     }
 
