@@ -255,16 +255,17 @@ fn rules(role: Role, events: &[RawFd]) -> Result<Rules, BackendError> {
         }
         Role::LinkSender => {
             rules.allow(&[SYS_write, SYS_writev, SYS_sendto, SYS_sendmsg]);
-            rules.allow(&[SYS_setsockopt, SYS_shutdown]);
+            rules.allow(&[SYS_setsockopt, SYS_shutdown, SYS_poll, SYS_ppoll]);
             rules.close()?;
             rules.kvm(KVM_MEMORY)?;
             rules.kvm(KVM_DIRTY)?;
         }
         Role::LinkReader => {
-            rules.allow(&[SYS_read, SYS_recvfrom, SYS_shutdown]);
+            rules.allow(&[SYS_read, SYS_recvfrom, SYS_poll, SYS_ppoll, SYS_setsockopt]);
+            rules.allow(&[SYS_shutdown]);
             rules.close()?;
-            rules.wake(events)?;
-            rules.stderr()?;
+            // TLS answers while it reads: alerts, new keys.
+            rules.allow(&[SYS_write, SYS_writev, SYS_sendto]);
         }
         Role::Control => {
             rules.allow(&[SYS_accept4, SYS_accept, SYS_setsockopt, SYS_shutdown]);

@@ -157,7 +157,8 @@ impl StandbyDriver {
     pub fn run(mut self, listener: LinkListener) -> std::io::Result<End> {
         let inputs = self.inputs.clone();
         std::thread::Builder::new().name("acceptor".to_owned()).spawn(move || {
-            seccomp::enter(Role::Control, &[]);
+            // It starts a thread for each stranger.
+            seccomp::enter(Role::Main, &[]);
             accept(&listener, &inputs);
         })?;
         let options = &self.config.options;
@@ -517,6 +518,7 @@ fn admit_stranger(stranger: Stranger, others: &Arc<AtomicUsize>, inputs: &SyncSe
     }
     let (inputs, counter) = (inputs.clone(), others.clone());
     let admit = move || {
+        seccomp::enter(Role::Main, &[]);
         match stranger.admit() {
             // A standby that has ended needs no link.
             Ok(link) => drop(inputs.send(Input::Link(link, peer))),
