@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use crate::chain::{GuestBytes, Payload};
 use crate::commit::{Alone, CommitAuthority, Committed, Epoch, GateId};
 use crate::device::{DeviceError, Verdict};
-use crate::effect::{EffectId, EffectOp, InputOp, Origin, Record, Request};
+use crate::effect::{EffectId, EffectOp, InputOp, Origin, PowerEvent, Record, Request};
 use crate::gate::Gate;
 
 /// Makes a gate that holds, and the one authority over it.
@@ -380,6 +380,15 @@ impl Ledger {
     /// Drops everything that has not left: the machine was reset, or it lost the right to perform.
     pub fn cancel_held(&mut self) {
         let ids: Vec<EffectId> = self.held.iter().map(|held| held.record.id).collect();
+        ids.into_iter().for_each(|id| self.cancel(id));
+    }
+
+    /// Drops resets of the machine that have not left: it has just been reset, and what asked for
+    /// them is gone. A power-off stays: it was asked for, and has not happened.
+    pub fn cancel_resets(&mut self) {
+        let reset = Request::Effect(EffectOp::Power(PowerEvent::Reset));
+        let held = self.held.iter().filter(|held| held.record.request == reset);
+        let ids: Vec<EffectId> = held.map(|held| held.record.id).collect();
         ids.into_iter().for_each(|id| self.cancel(id));
     }
 

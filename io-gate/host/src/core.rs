@@ -177,6 +177,21 @@ impl Core {
         &self.power_event
     }
 
+    pub(crate) fn forget_resets(&self) {
+        self.power.lock().expect(POISONED).retain(|event| *event != PowerEvent::Reset);
+    }
+
+    pub(crate) fn next_power_event(&self) -> Option<PowerEvent> {
+        // The event first: what comes after the look signals again.
+        drain(&self.power_event);
+        let mut waiting = self.power.lock().expect(POISONED);
+        let event = waiting.pop_front();
+        if !waiting.is_empty() {
+            signal(&self.power_event);
+        }
+        event
+    }
+
     pub(crate) fn take_power_events(&self) -> Vec<PowerEvent> {
         drain(&self.power_event);
         self.power.lock().expect(POISONED).drain(..).collect()

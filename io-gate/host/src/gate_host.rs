@@ -341,6 +341,21 @@ impl GateHost {
         self.core.take_power_events()
     }
 
+    /// Takes the first of the power events that have been performed.
+    #[must_use]
+    pub fn next_power_event(&self) -> Option<PowerEvent> {
+        self.core.next_power_event()
+    }
+
+    /// The machine has been reset: whatever else asked for that before, several times over while
+    /// it was held, is not performed any more.
+    pub fn forget_resets(&self) {
+        let _performer = self.performer();
+        self.power.drain();
+        self.core.forget_resets();
+        self.core.ledger().cancel_resets();
+    }
+
     /// How long effects have waited at the gate, by class.
     #[must_use]
     pub fn latencies(&self) -> Vec<LatencySummary> {

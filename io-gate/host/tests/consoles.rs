@@ -174,3 +174,30 @@ fn random_bytes_come_at_once_though_effects_are_held() {
     assert_ne!(bytes, [0; 64]);
     assert!(gate.seal().in_flight.is_empty());
 }
+
+/// A guest asks to be reset until it is: once it was, the rest is cancelled, and a power-off is not.
+#[test]
+fn a_reset_takes_back_those_that_wait() {
+    let (gate, mut authority) = gate();
+    let mut power = RegisterSlot::new(7, Box::new(PowerControl::new()), gate.clone());
+    let mut reset = RegisterSlot::new(8, Box::new(I8042::new()), gate.clone());
+    for _ in 0..3 {
+        let _ = reset.write(4, &[0xfe]);
+    }
+    let sealed = gate.seal();
+    for _ in 0..4 {
+        let _ = reset.write(4, &[0xfe]);
+    }
+    let _ = power.write(4, &(5_u16 << 10 | 1 << 13).to_le_bytes());
+    gate.release(authority.acknowledged(sealed.epoch));
+    wait_readable(gate.power_event().as_raw_fd());
+    assert_eq!(gate.next_power_event(), Some(PowerEvent::Reset));
+    gate.forget_resets();
+    assert_eq!(gate.next_power_event(), None);
+    gate.run_alone(authority.alone(Term(1)));
+    gate.drain();
+    assert_eq!(gate.take_power_events(), [PowerEvent::Off]);
+    let counts = gate.counts();
+    assert_eq!((counts.performed, counts.cancelled), (4, 4));
+    let _ = gate.seal();
+}

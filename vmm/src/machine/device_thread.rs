@@ -245,7 +245,8 @@ impl MutEventSubscriber for PowerEvents {
             let _ = ops.remove(Ready::empty(self.devices.gate().fenced_event()));
             machine.on_fenced_off();
         }
-        for event in self.devices.gate().take_power_events() {
+        // One at a time: a reset takes back others that wait.
+        while let Some(event) = self.devices.gate().next_power_event() {
             machine.on_power(event);
         }
         for event in machine.events().take() {

@@ -106,6 +106,7 @@ impl Machine {
             return Err(MachineError::NoKernel);
         }
         self.devices.reset();
+        self.gate.forget_resets();
         self.power_on.vm.restore(&self.vm, ClockPolicy::Continue)?;
         self.vcpus.restore(&self.plan, &self.power_on.vcpus)?;
         self.clear_memory()?;
