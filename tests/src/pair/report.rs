@@ -94,6 +94,21 @@ impl RunReport {
         values.get(values.len() / 2).copied().unwrap_or_default()
     }
 
+    /// How long takeovers took, where there was one.
+    fn takeovers(&self) -> String {
+        let mut all: Vec<u64> = self.rounds.iter().filter_map(|round| round.takeover_us).collect();
+        all.sort_unstable();
+        let milliseconds = |us: u64| us as f64 / 1000.0;
+        match (all.get(all.len() / 2), all.last()) {
+            (Some(typical), Some(worst)) => format!(
+                "{:.1} ms typically, {:.1} ms at worst",
+                milliseconds(*typical),
+                milliseconds(*worst)
+            ),
+            _ => "none".to_owned(),
+        }
+    }
+
     fn worst(&self, of: impl Fn(&RoundReport) -> u64) -> u64 {
         self.rounds.iter().map(of).max().unwrap_or_default()
     }
@@ -131,13 +146,6 @@ impl fmt::Display for RoundReport {
 impl fmt::Display for RunReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let gap = self.rounds.iter().map(|round| round.longest_gap_ms).fold(0.0, f64::max);
-        let takeover = |of: fn(&RoundReport) -> Option<u64>| {
-            let mut all: Vec<u64> = self.rounds.iter().filter_map(of).collect();
-            all.sort_unstable();
-            let milliseconds = |us: Option<&u64>| us.map_or(0.0, |us| *us as f64 / 1000.0);
-            (milliseconds(all.get(all.len() / 2)), milliseconds(all.last()))
-        };
-        let (takeover_typical, takeover_worst) = takeover(|round| round.takeover_us);
         let before = self.sum(|round| round.operations_before);
         let after = self.sum(|round| round.operations_after);
         writeln!(
@@ -175,10 +183,7 @@ impl fmt::Display for RunReport {
             self.typical(|round| round.commit_latency_us.p99),
             self.worst(|round| round.commit_latency_us.max),
         )?;
-        writeln!(
-            f,
-            "takeover           {takeover_typical:.1} ms typically, {takeover_worst:.1} ms at worst"
-        )?;
+        writeln!(f, "takeover           {}", self.takeovers())?;
         writeln!(f, "disk               {}", self.disk)?;
         for (round, finding) in self.all_findings() {
             let place = round.map_or_else(String::new, |round| format!("round {round}: "));
@@ -186,5 +191,40 @@ impl fmt::Display for RunReport {
         }
         let verdict = if self.held() { "every promise held" } else { "NOT every promise held" };
         write!(f, "{} rounds, seed {}: {verdict}", self.rounds.len(), self.seed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takeovers_that_did_not_happen_have_no_time() {
+        let mut report = RunReport::default();
+        assert!(report.to_string().contains("takeover           none\n"), "{report}");
+        for takeover_us in [None, Some(1500), Some(2500), Some(9000)] {
+            report.rounds.push(RoundReport {
+                round: 1,
+                kill: Kill::Primary,
+                killed_after_ms: 0,
+                before: "a",
+                after: "b",
+                operations_before: 0,
+                operations_after: 0,
+                longest_gap_ms: 0.0,
+                latency_us: Quantiles::default(),
+                takeover_us,
+                replayed: 0,
+                duplicate_answers: 0,
+                checkpoints: 0,
+                pause_us: Quantiles::default(),
+                commit_latency_us: Quantiles::default(),
+                verified: 0,
+                protected_again_ms: None,
+                findings: Vec::new(),
+            });
+        }
+        let text = report.to_string();
+        assert!(text.contains("takeover           2.5 ms typically, 9.0 ms at worst\n"), "{text}");
     }
 }

@@ -7,7 +7,7 @@ use kemari_tests::pair::Progress;
 
 use super::Arguments;
 use super::progress::{STEP, Terminal};
-use crate::guest::{LinuxGuest, Preparation};
+use crate::guest::LinuxGuest;
 use crate::lab::{self, LabImages, LabSpec};
 use crate::{build, stop};
 
@@ -23,12 +23,11 @@ const STALL: Duration = Duration::from_secs(300);
 /// Runs it; `true` when every promise held.
 pub(super) fn run(
     arguments: &Arguments,
-    preparation: &Preparation<'_>,
+    images: &LabImages,
     guest: &LinuxGuest,
     terminal: &Terminal,
     stop: stop::Flag,
 ) -> Result<bool> {
-    let images = LabImages::prepare(preparation, guest)?;
     terminal.step("building static programs for the lab");
     let programs = build::static_programs()?;
     let mut spec = LabSpec::new("pair", &command(arguments))
@@ -48,7 +47,7 @@ pub(super) fn run(
             None => {}
         }
     };
-    let (status, mut lab) = lab::run(&images, &spec, &mut show)?;
+    let (status, mut lab) = lab::run(images, &spec, &mut show)?;
     terminal.finish();
     if let Some(path) = &arguments.json {
         let report = lab.fetch(REPORT).context("the run in the lab wrote no report")?;

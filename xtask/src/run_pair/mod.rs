@@ -17,6 +17,8 @@ use anyhow::{Context, Result, ensure};
 use kemari_tests::pair::Progress;
 use kemari_tests::pair::report::RunReport;
 
+use crate::guest::{LinuxGuest, Preparation};
+use crate::lab::LabImages;
 use crate::{build, stop};
 pub(crate) use arguments::{Arguments, Guest};
 use progress::Terminal;
@@ -56,33 +58,35 @@ fn run_linux(arguments: &Arguments, terminal: &Terminal, stop: stop::Flag) -> Re
     terminal.step("building kemari");
     let kemari = build::kemari()?;
     let probe = crate::guest::probe_host(&kemari)?;
-    terminal.step("preparing the Debian guest");
-    let say = |line: &str| terminal.line(line);
-    let preparation = crate::guest::Preparation::begin(&say)?;
-    let guest = preparation.linux_guest()?;
-    if probe.kvm == crate::guest::HostKvm::Full && !arguments.lab {
-        terminal.line(&format!("guest: Debian on this machine's /dev/kvm ({})", probe.reason));
-        let files = linux::Files::cached(kemari, &guest);
-        if arguments.interactive {
-            return play(terminal, |dir| linux::play(arguments, &files, dir, terminal, stop));
-        }
-        return in_directory(arguments, terminal, |dir| {
-            linux::run(arguments, &files, dir, terminal, stop)
-        });
-    }
+    let direct = probe.kvm == crate::guest::HostKvm::Full && !arguments.lab;
     ensure!(
-        !arguments.interactive,
+        direct || !arguments.interactive,
         "--interactive with --guest linux needs a /dev/kvm that runs stock kernels, and here is none ({}); \
          --guest micro works",
         probe.reason
     );
-    ensure!(
-        !arguments.interactive,
-        "--interactive: expected a /dev/kvm that runs a stock kernel itself, found {}: leave --guest linux out",
-        probe.reason
-    );
-    terminal.line(&format!("guest: Debian in the nested lab ({})", probe.reason));
-    lab::run(arguments, &preparation, &guest, terminal, stop)
+    terminal.step("preparing the Debian guest");
+    let (guest, lab) = prepare_linux(terminal, !direct)?;
+    if let Some(images) = lab {
+        terminal.line(&format!("guest: Debian in the nested lab ({})", probe.reason));
+        return lab::run(arguments, &images, &guest, terminal, stop);
+    }
+    terminal.line(&format!("guest: Debian on this machine's /dev/kvm ({})", probe.reason));
+    let files = linux::Files::cached(kemari, &guest);
+    if arguments.interactive {
+        return play(terminal, |dir| linux::play(arguments, &files, dir, terminal, stop));
+    }
+    in_directory(arguments, terminal, |dir| linux::run(arguments, &files, dir, terminal, stop))
+}
+
+/// The guest, and the nested lab's own images where it is to run there. The lock on the cache ends with this function:
+/// another run need not wait for the whole of this one.
+fn prepare_linux(terminal: &Terminal, in_lab: bool) -> Result<(LinuxGuest, Option<LabImages>)> {
+    let say = |line: &str| terminal.line(line);
+    let preparation = Preparation::begin(&say)?;
+    let guest = preparation.linux_guest()?;
+    let lab = in_lab.then(|| LabImages::prepare(&preparation, &guest)).transpose()?;
+    Ok((guest, lab))
 }
 
 /// Lets a person play in a directory of its own, which goes away in any case.
