@@ -24,6 +24,8 @@ pub struct Hello {
     pub arbiter: String,
     /// The machine's parts.
     pub layout: MachineLayout,
+    /// Where the bytes of the disks are that the guest can write, by slot.
+    pub disks: Vec<DiskStorage>,
     /// Facts of the host that must be equal: CPU features, capabilities of KVM.
     pub facts: Vec<(String, String)>,
     /// How the primary wants the session run.
@@ -82,6 +84,34 @@ pub struct DeviceLayout {
     pub detail: String,
 }
 
+/// Where a disk's bytes are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStorage {
+    /// The disk's slot.
+    pub slot: u16,
+    /// Where.
+    pub storage: Storage,
+}
+
+/// Ways in which a pair has a disk. The primary chooses one for each; both have to have the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Storage {
+    /// Both hosts see the same bytes.
+    Shared {
+        /// What this side finds beside or in it, which no other disk has: the primary's was written
+        /// for this session.
+        mark: String,
+    },
+}
+
+impl core::fmt::Display for Storage {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Shared { mark } => write!(f, "shared, {mark}"),
+        }
+    }
+}
+
 /// The two sides do not fit: each reason names both sides' values and what to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal(pub Vec<String>);
@@ -122,6 +152,7 @@ pub fn compare(primary: &Hello, standby: &Hello) -> Result<(), Refusal> {
         ));
     }
     compare_layouts(&primary.layout, &standby.layout, &mut reasons);
+    compare_disks(&primary.disks, &standby.disks, &mut reasons);
     compare_facts(&primary.facts, &standby.facts, &mut reasons);
     if reasons.is_empty() { Ok(()) } else { Err(Refusal(reasons)) }
 }
@@ -161,6 +192,26 @@ fn compare_layouts(primary: &MachineLayout, standby: &MachineLayout, reasons: &m
                  same order, from the same release",
                 describe_devices(&ours),
                 describe_devices(&theirs)
+            ));
+        }
+    }
+}
+
+/// P3: a write that the primary has acknowledged is in the disk that the standby would go on with.
+fn compare_disks(primary: &[DiskStorage], standby: &[DiskStorage], reasons: &mut Vec<String>) {
+    let mut slots: Vec<u16> = primary.iter().chain(standby).map(|disk| disk.slot).collect();
+    slots.sort_unstable();
+    slots.dedup();
+    for slot in slots {
+        let of = |disks: &[DiskStorage]| {
+            let found = disks.iter().find(|disk| disk.slot == slot);
+            found.map_or_else(|| "none".to_string(), |disk| disk.storage.to_string())
+        };
+        let (ours, theirs) = (of(primary), of(standby));
+        if ours != theirs {
+            reasons.push(format!(
+                "disk in slot {slot}: primary {ours}; standby {theirs}: they do not see the same \
+                 disk: give both the one image on storage that both hosts share, not a copy"
             ));
         }
     }
@@ -254,6 +305,10 @@ mod tests {
                     detail: "mac=02:00:00:00:00:01".into(),
                 }]),
             },
+            disks: Vec::from([DiskStorage {
+                slot: 3,
+                storage: Storage::Shared { mark: "mark 1".into() },
+            }]),
             facts: Vec::from([("cpu".into(), "avx2".into())]),
             options: SessionOptions::default(),
         }
@@ -276,7 +331,7 @@ mod tests {
     #[test]
     fn each_difference_names_both_values_and_what_to_change() {
         let text = refused(|other| other.protocol = 9);
-        assert!(text.contains("primary 1, standby 9: run the same release"), "{text}");
+        assert!(text.contains("primary 2, standby 9: run the same release"), "{text}");
         let text = refused(|other| other.name = "web".into());
         assert!(text.contains("primary `vm`, standby `web`") && text.contains("--name"), "{text}");
         let text = refused(|other| other.arbiter = "none".into());
@@ -303,6 +358,17 @@ mod tests {
         assert!(text.contains("virtio-net v2"), "{text}");
         let text = refused(|other| other.layout.devices[0].features = 0);
         assert!(text.contains("features 0x0"), "{text}");
+        let text = refused(|other| {
+            let Storage::Shared { mark } = &mut other.disks[0].storage;
+            *mark = "mark 2".into();
+        });
+        assert!(
+            text.contains("disk in slot 3: primary shared, mark 1; standby shared, mark 2")
+                && text.contains("not a copy"),
+            "{text}"
+        );
+        let text = refused(|other| other.disks.clear());
+        assert!(text.contains("mark 1; standby none"), "{text}");
         let text = refused(|other| other.facts[0].1 = "sse2".into());
         assert!(text.contains("cpu: primary has avx2, standby has sse2"), "{text}");
         let text = refused(|other| other.facts.clear());

@@ -25,6 +25,7 @@ pub(crate) fn hello() -> Box<Hello> {
             page_size: 4096,
             devices: Vec::new(),
         },
+        disks: Vec::new(),
         facts: Vec::new(),
         options: SessionOptions { verify: true },
     })

@@ -592,9 +592,17 @@ impl Primary {
     }
 
     fn refused(&mut self, now: Time, reason: String, out: &mut Vec<Action>) {
-        if self.phase == Phase::Joining {
+        if matches!(self.phase, Phase::Joining | Phase::Arming) {
             // It will hardly change its mind soon.
             self.search_failures = self.search_failures.max(8);
+        }
+        if self.phase == Phase::Arming {
+            // P2: it speaks in order, and has acknowledged nothing before this word. A standby that
+            // refuses its first checkpoint drops it, and has none to take over with.
+            let why = format!("the standby refuses: {reason}");
+            self.close(why.clone(), out);
+            out.push(Action::Report(Report::LinkLost { reason: why.clone() }));
+            return self.go_alone(now, true, why, out);
         }
         self.lose(now, format!("the standby refuses: {reason}"), out);
     }

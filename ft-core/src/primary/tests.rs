@@ -393,6 +393,20 @@ fn a_standby_that_does_not_fit_is_refused_and_one_may_refuse() {
     assert_eq!(pair.phase(), Phase::Alone);
 }
 
+/// P2: whoever has acknowledged nothing has nothing to take over with, by its own word.
+#[test]
+fn a_standby_that_refuses_its_first_checkpoint_stops_nobody() {
+    let mut pair = Pair::at(true, Phase::Arming);
+    let out = pair.say(0, Message::Refuse { reason: "MSR 0x10".into() });
+    assert_eq!(effects(&out), ["close", "alone 1"]);
+    assert_eq!(pair.phase(), Phase::Alone);
+    assert!(pair.primary.reason().unwrap().contains("MSR 0x10"));
+    // A checkpoint that was acknowledged makes the difference.
+    let mut pair = Pair::at(true, Phase::Protected);
+    let out = pair.say(0, Message::Refuse { reason: "MSR 0x10".into() });
+    assert_eq!(effects(&out), ["hold", "close", "ask 2"]);
+}
+
 #[test]
 fn a_planned_detach_needs_no_arbiter_when_the_standby_agrees() {
     let mut pair = Pair::at(true, Phase::Protected);

@@ -129,6 +129,7 @@ impl World {
                 page_size: 4096,
                 devices: Vec::new(),
             },
+            disks: Vec::new(),
             facts: Vec::new(),
             options: SessionOptions { verify: self.random.one_in(2) },
         })

@@ -1,5 +1,6 @@
 //! Arbiters: who may perform effects for a virtual machine, as a compare-and-swap on a term (P2).
 
+mod ask;
 #[cfg(feature = "etcd")]
 mod clock;
 #[cfg(feature = "etcd")]
@@ -15,6 +16,7 @@ use io_gate::host::Term;
 use io_gate_host::Fence;
 use serde::{Deserialize, Serialize};
 
+pub use ask::{Answer, ask};
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdArbiter, EtcdOptions};
 pub use file::FileArbiter;

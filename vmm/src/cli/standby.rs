@@ -137,6 +137,7 @@ impl MachineFactory for Factory {
         let (ledger, authority) = new_gate();
         let config = (self.config)(layout.memory_size(), layout.cpus);
         let machine = Machine::build(config, ledger, self.fence.clone())?;
+        machine.check_backends()?;
         Ok((machine, authority))
     }
 }

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::kvm::{ClockPolicy, VcpuState, VmState};
+use crate::kvm::trial::{TrialError, try_state};
+use crate::kvm::{self, ClockPolicy, VcpuState, VmState};
 use crate::machine::{DeviceRecord, Machine, MachineError};
 use crate::memory::GuestMemory;
 
@@ -35,6 +36,9 @@ pub enum StateBlobError {
     /// Part of the machine refuses it.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// KVM refuses it, on trial.
+    #[error(transparent)]
+    Trial(#[from] TrialError),
     /// KVM refuses it.
     #[error(transparent)]
     Kvm(#[from] crate::kvm::StateError),
@@ -100,6 +104,17 @@ impl MachineState {
         check_in_flight(self.epoch, self.next_id, &self.in_flight)
             .map_err(StateBlobError::InFlight)?;
         Ok(machine.restore_devices(&self.devices)?)
+    }
+
+    /// Whether this host's KVM takes it, on a machine made for the trial. Takes milliseconds: for a
+    /// session's first checkpoint.
+    ///
+    /// # Errors
+    /// What KVM refuses.
+    pub fn try_on_kvm(&self, machine: &Machine) -> Result<(), StateBlobError> {
+        let kvm = kvm::open().map_err(MachineError::from)?;
+        let (memory, options) = (machine.config().memory, machine.vm().options());
+        Ok(try_state(&kvm, memory, options, &self.vm, &self.vcpus)?)
     }
 
     /// Puts a machine that has never run into this state; its memory is the checkpoint's already.

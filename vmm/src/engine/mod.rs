@@ -19,7 +19,7 @@ mod status;
 
 pub use checkpoint::{MachineState, StateBlobError, hash_memory};
 pub use sealer::Sealer;
-pub(crate) use session::{ReadEnd, Watched, read_frames};
+pub(crate) use session::{ReadEnd, Watched, describe, read_frames};
 pub use status::{EngineStats, Takeover};
 
 use std::os::fd::AsRawFd;
@@ -32,7 +32,7 @@ use ft_core::{LinkId, Term, Time};
 use io_gate::host::CommitAuthority;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::arbiter::{Arbiter, Verdict};
+use crate::arbiter::{Answer, Arbiter, ask};
 use crate::link::{LinkAddr, LinkSecurity};
 use crate::machine::{Ended, Machine};
 use crate::seccomp::{self, Launcher, Role};
@@ -299,23 +299,20 @@ impl Engine {
         }
     }
 
-    /// Asks in a thread of its own: a directory on a network may take its time.
+    /// Asks in a thread of its own: see [`ask`].
     fn ask_arbiter(self: &Arc<Self>, term: Term, why: String) {
         let Some(arbiter) = self.arbiter.clone() else { return };
-        let engine = self.clone();
-        let ask = move || {
-            let event = match arbiter.claim(term, &why) {
-                Ok(Verdict::Granted) => Event::ArbiterGranted { term },
-                Ok(Verdict::Denied(record)) => Event::ArbiterDenied { term, holder: record.holder },
-                Err(error) => Event::ArbiterUnreachable { reason: error.to_string() },
-            };
-            engine.event(event);
+        let event = move |answer| match answer {
+            Answer::Granted => Event::ArbiterGranted { term },
+            Answer::Denied { holder } => Event::ArbiterDenied { term, holder },
+            Answer::Unreachable { reason } => Event::ArbiterUnreachable { reason },
         };
-        let engine = self.clone();
-        self.launcher.launch("arbiter", ask, move |error| {
-            let reason = format!("no thread to ask it with: {error}");
-            engine.event(Event::ArbiterUnreachable { reason });
-        });
+        let (asking, failed) = (self.clone(), self.clone());
+        self.launcher.launch(
+            "arbiter",
+            move || asking.event(event(ask(&*arbiter, term, &why))),
+            move |error| failed.event(event(Answer::no_thread(&error))),
+        );
     }
 
     fn tick(self: &Arc<Self>) {

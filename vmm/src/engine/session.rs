@@ -5,14 +5,17 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ft_core::handshake::{Hello, SessionOptions};
+use ft_core::handshake::{DiskStorage, Hello, SessionOptions};
 use ft_core::primary::Event;
 use ft_core::wire::{Frame, HEADER_LEN, Header, Outgoing, PROTOCOL, WireError};
 use ft_core::{LinkId, Term};
 
 use super::sender::{Item, send};
 use super::{Core, Engine};
+use crate::arbiter::Arbiter;
 use crate::link::Link;
+use crate::machine::Machine;
+use crate::machine::storage::mark_disks;
 use crate::seccomp::{self, Role};
 
 /// How long to wait for a standby to accept a connection.
@@ -99,6 +102,13 @@ impl Engine {
 
     /// Joins the standby and reads what it says until the link ends.
     fn run_session(self: &Arc<Self>, link_id: LinkId, link: Link) {
+        // First: without any lock, as storage may take its time, and while this thread may open files.
+        let disks = match mark_disks(self.machine.config()) {
+            Ok(disks) => disks,
+            Err(error) => {
+                return self.event(Event::ConnectFailed { reason: error.to_string() });
+            }
+        };
         let writer = match link.try_clone() {
             Ok(writer) => writer,
             Err(error) => {
@@ -119,7 +129,7 @@ impl Engine {
         seccomp::enter(Role::LinkReader, &self.machine.wakes());
         {
             let mut core = self.lock();
-            let hello = Box::new(self.hello(core.primary.term(), link_id));
+            let hello = Box::new(self.hello(core.primary.term(), link_id, disks));
             let connected = Event::StandbyConnected { link: link_id, hello };
             match core.primary.handle(self.now(), connected) {
                 Ok(actions) => {
@@ -143,20 +153,36 @@ impl Engine {
         });
     }
 
-    fn hello(&self, term: Term, link: LinkId) -> Hello {
+    fn hello(&self, term: Term, link: LinkId, disks: Vec<DiskStorage>) -> Hello {
         Hello {
-            protocol: PROTOCOL,
-            release: env!("CARGO_PKG_VERSION").to_owned(),
-            name: self.options.name.clone(),
             term,
             // Unlike in every earlier session of this virtual machine: terms never repeat, and
             // links do not within one process.
             session: (u64::from(std::process::id()) << 32) ^ (term.0 << 16) ^ link.0,
-            arbiter: self.arbiter.as_ref().map_or("none", |arbiter| arbiter.kind()).to_owned(),
-            layout: self.machine.layout(),
-            facts: self.machine.facts(),
             options: SessionOptions { verify: self.options.verify },
+            ..describe(&self.machine, &self.options.name, self.arbiter.as_ref(), disks)
         }
+    }
+}
+
+/// What either side says of itself; term, session and options are the primary's to choose.
+pub(crate) fn describe(
+    machine: &Machine,
+    name: &str,
+    arbiter: Option<&Arc<dyn Arbiter>>,
+    disks: Vec<DiskStorage>,
+) -> Hello {
+    Hello {
+        protocol: PROTOCOL,
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        name: name.to_owned(),
+        term: Term(0),
+        session: 0,
+        arbiter: arbiter.map_or("none", |arbiter| arbiter.kind()).to_owned(),
+        layout: machine.layout(),
+        disks,
+        facts: machine.facts(),
+        options: SessionOptions::default(),
     }
 }
 

@@ -6,6 +6,7 @@ pub mod exit;
 pub mod msr;
 mod notify;
 pub mod state;
+pub mod trial;
 pub mod vcpus;
 pub mod vm;
 

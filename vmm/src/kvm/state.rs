@@ -237,6 +237,12 @@ impl VcpuState {
         Ok(())
     }
 
+    /// A register that no processor has, or another value of one.
+    #[cfg(test)]
+    pub(super) fn add_msr(&mut self, index: u32, data: u64) {
+        self.msrs.push((index, data));
+    }
+
     /// Where the guest was: for messages and debugging.
     pub fn rip(&self) -> u64 {
         self.regs.rip

@@ -148,6 +148,15 @@ impl Machine {
         Ok(machine)
     }
 
+    /// Sees whether [`attach_backends`](Self::attach_backends) would find what it needs, and leaves nothing open: on a
+    /// standby, long before it takes over.
+    ///
+    /// # Errors
+    /// What could not be opened.
+    pub fn check_backends(&self) -> Result<(), MachineError> {
+        Ok(self.devices.check_backends(&self.config)?)
+    }
+
     /// Opens what is behind the devices: all or nothing. On a standby this is left until it takes over.
     ///
     /// # Errors

@@ -290,6 +290,25 @@ impl DeviceSet {
         Ok(io)
     }
 
+    /// Opens what can be opened twice, and closes it again: the right to write a disk or a console, the way to a tap.
+    /// Sockets are not tried: whoever listens may take one connection only.
+    pub(super) fn check_backends(&self, config: &MachineConfig) -> Result<(), DeviceSetupError> {
+        for disk in &config.disks {
+            open_disk(disk, false)?;
+        }
+        for (index, net) in config.nets.iter().enumerate() {
+            if matches!(net.backend, NetBackend::Tap(_)) {
+                open_net(&net.backend, config.mac(index))?;
+            }
+        }
+        for console in config.virtio_console.iter().chain([&config.serial]) {
+            if matches!(console, ConsoleConfig::File(_)) {
+                open_console(console, true)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Opens what is behind the devices: files, sockets, interfaces. All are opened before the first is attached.
     pub(super) fn attach(
         &self,

@@ -12,6 +12,7 @@ mod lifecycle;
 mod pci;
 mod register_port;
 pub mod signals;
+pub(crate) mod storage;
 mod virtio_mmio;
 
 pub use build::MachineError;

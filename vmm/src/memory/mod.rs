@@ -76,6 +76,11 @@ pub fn create(options: MemoryOptions) -> Result<GuestMemory, MemoryError> {
     map_regions(options, |_| None)
 }
 
+/// As [`create`], for a machine that never runs: next to nothing of it will be touched, so that nothing need be free.
+pub(crate) fn create_scratch(size: u64) -> Result<GuestMemory, MemoryError> {
+    map_regions(MemoryOptions { size, huge_pages: false }, |_| None)
+}
+
 /// As [`create`], in a file that other processes can map. What they do to it is not tracked, so that such a guest cannot be
 /// protected: see [`crate::ungated`].
 pub fn create_in_file(options: MemoryOptions, path: &Path) -> Result<GuestMemory, MemoryError> {

@@ -21,15 +21,16 @@ use ft_core::handshake::Hello;
 use ft_core::standby::{
     Action, CheckedPages, Checkpoint, Event, Report, Standby, StandbyOptions, TakenOver,
 };
-use ft_core::wire::{Hashes, Outgoing, PROTOCOL};
+use ft_core::wire::{Hashes, Outgoing};
 use ft_core::{LinkId, Term, Time};
 use io_gate::host::CommitAuthority;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::arbiter::{Arbiter, Verdict};
-use crate::engine::{MachineState, ReadEnd, Watched, hash_memory, read_frames};
+use crate::arbiter::{Answer, Arbiter, ask};
+use crate::engine::{MachineState, ReadEnd, Watched, describe, hash_memory, read_frames};
 use crate::link::{Link, LinkListener, Stranger};
 use crate::machine::Machine;
+use crate::machine::storage::read_marks;
 use crate::seccomp::{self, Role};
 
 use pulse::Pulse;
@@ -326,21 +327,9 @@ impl StandbyDriver {
         self.hosted = None;
         match self.factory.build(&hello.layout) {
             Ok((machine, authority)) => {
-                let ours = Hello {
-                    protocol: PROTOCOL,
-                    release: env!("CARGO_PKG_VERSION").to_owned(),
-                    name: self.config.name.clone(),
-                    term: hello.term,
-                    session: hello.session,
-                    arbiter: self
-                        .arbiter
-                        .as_ref()
-                        .map_or("none", |arbiter| arbiter.kind())
-                        .to_owned(),
-                    layout: machine.layout(),
-                    facts: machine.facts(),
-                    options: hello.options,
-                };
+                // Term, session and options are the primary's: the core fills them in.
+                let disks = read_marks(machine.config());
+                let ours = describe(&machine, &self.config.name, self.arbiter.as_ref(), disks);
                 self.hosted = Some(Hosted { machine, authority, tried: None, applied: None });
                 Event::Described { ours: Box::new(ours) }
             }
@@ -393,7 +382,8 @@ impl StandbyDriver {
         }
     }
 
-    /// Whether the checkpoint can be applied (P4): its state decodes, and the devices take it on.
+    /// Whether the checkpoint can be applied (P4): its state decodes, and the devices and KVM take
+    /// it on.
     fn check(&mut self, checkpoint: &Checkpoint) -> Event {
         let epoch = checkpoint.epoch();
         let refuse = |reason: String| Event::NotApplicable { epoch, reason };
@@ -401,8 +391,15 @@ impl StandbyDriver {
             return refuse("there is no machine for it".to_owned());
         };
         let blob: Vec<u8> = checkpoint.state().flatten().copied().collect();
-        let tried = MachineState::decode(&blob, &hosted.machine)
-            .and_then(|state| state.try_on(&hosted.machine).map(|()| state));
+        let first = hosted.applied.is_none();
+        let tried = MachineState::decode(&blob, &hosted.machine).and_then(|state| {
+            state.try_on(&hosted.machine)?;
+            if first {
+                // What KVM takes once it takes again: the registers are the same ones every time.
+                state.try_on_kvm(&hosted.machine)?;
+            }
+            Ok(state)
+        });
         match tried {
             Ok(state) if state.epoch() == epoch => {
                 hosted.tried = Some(state);
@@ -445,22 +442,19 @@ impl StandbyDriver {
 
     fn ask_arbiter(&self, term: Term, why: String) -> Next {
         let Some(arbiter) = self.arbiter.clone() else { return Next::Nothing };
-        let inputs = self.inputs.clone();
-        let ask = move || {
-            let event = match arbiter.claim(term, &why) {
-                Ok(Verdict::Granted) => Event::ArbiterGranted { term },
-                Ok(Verdict::Denied(record)) => Event::ArbiterDenied { term, holder: record.holder },
-                Err(error) => Event::ArbiterUnreachable { reason: error.to_string() },
-            };
-            // A standby that has ended needs no answer.
-            let _ = inputs.send(Input::Event(event));
+        let event = move |answer| match answer {
+            Answer::Granted => Event::ArbiterGranted { term },
+            Answer::Denied { holder } => Event::ArbiterDenied { term, holder },
+            Answer::Unreachable { reason } => Event::ArbiterUnreachable { reason },
         };
-        match std::thread::Builder::new().name("arbiter".to_owned()).spawn(ask) {
+        let inputs = self.inputs.clone();
+        let asking = move || {
+            // A standby that has ended needs no answer.
+            let _ = inputs.send(Input::Event(event(ask(&*arbiter, term, &why))));
+        };
+        match std::thread::Builder::new().name("arbiter".to_owned()).spawn(asking) {
             Ok(_) => Next::Nothing,
-            Err(error) => {
-                let reason = format!("no thread to ask it with: {error}");
-                Next::Event(Event::ArbiterUnreachable { reason })
-            }
+            Err(error) => Next::Event(event(Answer::no_thread(&error))),
         }
     }
 

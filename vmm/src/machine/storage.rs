@@ -1,0 +1,159 @@
+//! Whether both hosts see the same disk: the primary leaves a mark beside each image that is new for every session, and the
+//! standby reads what it finds there.
+//!
+//! Neither the path, nor the size, nor the inode number tells: a copy has the same size, and two hosts number the files of
+//! a shared file system as they like. A mark that was written a moment ago is found by whoever sees the same directory, and
+//! in no copy, since that was made earlier. It is a file of its own because an image may be any bytes, and because not all
+//! file systems that are shared have extended attributes.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use ft_core::handshake::{DiskStorage, Storage};
+
+use super::device_set::FIRST_VIRTIO_SLOT;
+use crate::config::MachineConfig;
+
+/// What the name of an image is followed by in that of its mark.
+const SUFFIX: &str = ".kemari-mark";
+/// Longer than any mark.
+const MAX_MARK: usize = 64;
+
+/// A disk could not be marked.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "disk {disk}: its mark {mark} cannot be written: {error}; a standby can only tell by it that it sees the same disk: make the directory writable"
+)]
+pub(crate) struct MarkError {
+    disk: PathBuf,
+    mark: PathBuf,
+    error: io::Error,
+}
+
+/// Marks every disk that the guest can write, anew.
+///
+/// # Errors
+/// When a mark cannot be written.
+pub(crate) fn mark_disks(config: &MachineConfig) -> Result<Vec<DiskStorage>, MarkError> {
+    each_disk(config, |path| match device_identity(path) {
+        Some(identity) => Ok(identity),
+        None => write_mark(path),
+    })
+}
+
+/// Reads what a primary has left.
+#[must_use]
+pub(crate) fn read_marks(config: &MachineConfig) -> Vec<DiskStorage> {
+    let read = |path: &Path| -> Result<String, std::convert::Infallible> {
+        Ok(device_identity(path).unwrap_or_else(|| read_mark(path)))
+    };
+    match each_disk(config, read) {
+        Ok(disks) => disks,
+        Err(never) => match never {},
+    }
+}
+
+/// A disk that nobody writes may as well be a copy.
+fn each_disk<E>(
+    config: &MachineConfig,
+    mut mark: impl FnMut(&Path) -> Result<String, E>,
+) -> Result<Vec<DiskStorage>, E> {
+    (FIRST_VIRTIO_SLOT..)
+        .zip(&config.disks)
+        .filter(|(_, disk)| !disk.read_only)
+        .map(|(slot, disk)| {
+            Ok(DiskStorage { slot, storage: Storage::Shared { mark: mark(&disk.path)? } })
+        })
+        .collect()
+}
+
+/// Beside the image itself: each host may have a symbolic link of its own to it.
+fn mark_path(disk: &Path) -> PathBuf {
+    let mut path = fs::canonicalize(disk).unwrap_or_else(|_| disk.to_owned()).into_os_string();
+    path.push(SUFFIX);
+    path.into()
+}
+
+fn write_mark(disk: &Path) -> Result<String, MarkError> {
+    let path = mark_path(disk);
+    let write = || -> io::Result<String> {
+        let mark = fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned();
+        // Written in place and closed: what is opened after that shows it, on NFS too.
+        let mut file = File::create(&path)?;
+        file.write_all(mark.as_bytes())?;
+        file.sync_all()?;
+        Ok(format!("mark {mark}"))
+    };
+    write().map_err(|error| MarkError { disk: disk.to_owned(), mark: path.clone(), error })
+}
+
+fn read_mark(disk: &Path) -> String {
+    let path = mark_path(disk);
+    match fs::read_to_string(&path) {
+        Ok(mark) if mark.len() <= MAX_MARK => format!("mark {}", mark.trim()),
+        Ok(_) => format!("no mark in {}", path.display()),
+        Err(error) => format!("no mark in {} ({error})", path.display()),
+    }
+}
+
+/// What a block device is called wherever it is attached to: there is no place beside it for a mark.
+fn device_identity(disk: &Path) -> Option<String> {
+    let metadata = fs::metadata(disk).ok().filter(|data| data.file_type().is_block_device())?;
+    let (major, minor) = (libc::major(metadata.rdev()), libc::minor(metadata.rdev()));
+    let name = |file: &str| {
+        let text = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/{file}")).ok()?;
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+    };
+    let name = ["wwid", "device/wwid", "dm/uuid"].into_iter().find_map(name);
+    // Without one nothing can be compared; sizes are, elsewhere.
+    Some(name.map_or("block device without a name".to_owned(), |name| format!("device {name}")))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+    use crate::config::ConsoleConfig;
+
+    fn machine(disk: &Path, flags: &str) -> MachineConfig {
+        MachineConfig {
+            name: "vm".into(),
+            memory: 16 << 20,
+            memory_file: None,
+            cpus: 1,
+            boot: None,
+            disks: vec![format!("path={}{flags}", disk.display()).parse().unwrap()],
+            nets: vec![],
+            rng: false,
+            rtc: false,
+            virtio_console: None,
+            serial: ConsoleConfig::None,
+        }
+    }
+
+    #[test]
+    fn a_copy_is_told_from_the_disk_itself() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (disk, copy) = (one.path().join("disk"), other.path().join("disk"));
+        let link = other.path().join("link");
+        fs::write(&disk, [0; 512]).unwrap();
+        std::os::unix::fs::symlink(&disk, &link).unwrap();
+        let first = mark_disks(&machine(&disk, "")).unwrap();
+        assert_eq!(first, read_marks(&machine(&disk, "")));
+        assert_eq!(first, read_marks(&machine(&link, "")));
+        // Even a copy with everything beside it was made before the next session began.
+        for file in ["disk", "disk.kemari-mark"] {
+            fs::copy(one.path().join(file), other.path().join(file)).unwrap();
+        }
+        let second = mark_disks(&machine(&disk, "")).unwrap();
+        assert_ne!(second, first);
+        assert_eq!(read_marks(&machine(&copy, "")), first);
+        assert_eq!(read_marks(&machine(&disk, "")), second);
+        assert!(mark_disks(&machine(&disk, ",readonly=on")).unwrap().is_empty());
+        let nowhere = mark_disks(&machine(Path::new("/nowhere/disk"), "")).unwrap_err();
+        assert!(nowhere.to_string().contains("/nowhere/disk.kemari-mark"), "{nowhere}");
+    }
+}

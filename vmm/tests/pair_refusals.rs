@@ -1,0 +1,107 @@
+//! What a standby could not go on with it refuses when a primary joins, not when it is dead: another disk, one that it may
+//! not write, a console that cannot be opened.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod micro;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use kemari_tests::pair::status::control;
+use kemari_tests::process::Process;
+use kemari_workload::Op;
+use micro::{KEMARI, PATIENCE};
+
+/// A guest that looks for standbys at `unix:DIR/link` when it is told to.
+struct Bench {
+    dir: tempfile::TempDir,
+    guest: micro::Guest,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("control").display().to_string();
+        let arbiter = format!("file:{}", dir.path().join("arbiter").display());
+        let flags = ["--control", &socket, "--arbiter", &arbiter];
+        let mut guest = micro::Guest::boot_with(1, &flags);
+        guest.ask(Op::Ping);
+        Self { dir, guest }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    /// The flags of a standby that fits, but for its disk and its console.
+    fn standby(&self, disk: &Path, serial: &str) -> Vec<String> {
+        let disk = format!("--disk=path={},serial=micro", disk.display());
+        let net = format!("--net=stream={}", self.path("nobody"));
+        let (listen, arbiter) = (
+            format!("--listen=unix:{}", self.path("link")),
+            format!("--arbiter=file:{}", self.path("arbiter")),
+        );
+        ["standby", "--rng", "--virtio-console=none", &listen, &arbiter, &disk, &net, serial]
+            .map(str::to_owned)
+            .to_vec()
+    }
+
+    /// Has the guest protected by what `command` runs: the primary says why not, and the guest goes on.
+    #[track_caller]
+    fn refused(&mut self, mut command: Command, expected: &[&str]) {
+        command.stdin(Stdio::null());
+        let standby = Process::start("standby", command, Path::new(&self.path("log"))).unwrap();
+        standby.wait_line("listening on", PATIENCE).unwrap();
+        let link = format!("unix:{}", self.path("link"));
+        let socket = self.path("control");
+        control(Path::new(KEMARI), Path::new(&socket), &["protect", &link]).unwrap();
+        let line = self.guest.process.wait_line("the standby refuses", PATIENCE).unwrap();
+        for part in expected {
+            assert!(line.contains(part), "expected `{part}` in: {line}");
+        }
+        self.guest.ask(Op::Ping);
+    }
+
+    fn disk(&self) -> std::path::PathBuf {
+        self.guest.dir.path().join("disk.img")
+    }
+}
+
+/// P3: what the guest was told is on disk would not be there.
+#[test]
+fn a_copy_of_the_disk() {
+    let mut bench = Bench::new();
+    let copy = bench.dir.path().join("copy.img");
+    std::fs::copy(bench.disk(), &copy).unwrap();
+    let mut command = Command::new(KEMARI);
+    command.args(bench.standby(&copy, "--serial=none"));
+    let copys = format!("no mark in {}", copy.display());
+    bench.refused(command, &["disk in slot 16: primary shared, mark ", &copys, "not a copy"]);
+}
+
+#[test]
+fn a_console_that_cannot_be_opened() {
+    let mut bench = Bench::new();
+    let mut command = Command::new(KEMARI);
+    command.args(bench.standby(&bench.disk(), "--serial=file=/nowhere/log"));
+    bench.refused(command, &["/nowhere/log"]);
+}
+
+#[test]
+fn a_disk_that_the_standby_may_not_write() {
+    let permitted = Command::new("unshare")
+        .args(["-Urm", "true"])
+        .output()
+        .is_ok_and(|out| out.status.success());
+    if !permitted {
+        eprintln!("skipped: this machine permits no user namespaces");
+        return;
+    }
+    let mut bench = Bench::new();
+    let dir = bench.guest.dir.path().display().to_string();
+    let shell = format!("mount --bind {dir} {dir} && mount -o remount,bind,ro {dir}; exec \"$@\"");
+    let mut command = Command::new("unshare");
+    command.args(["-Urm", "sh", "-ec", &shell]).arg("sh").arg(KEMARI);
+    command.args(bench.standby(&bench.disk(), "--serial=none"));
+    bench.refused(command, &["disk.img", "cannot be written"]);
+}
