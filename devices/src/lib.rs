@@ -6,6 +6,7 @@
 
 extern crate alloc;
 
+mod beeper;
 mod block;
 mod console;
 mod e1000;
@@ -15,6 +16,7 @@ mod power;
 #[cfg(test)]
 mod test_support;
 
+pub use beeper::Beeper;
 pub use block::{Block, BlockConfig};
 pub use console::Console;
 pub use e1000::E1000;

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use crate::machine::catalog;
+
 /// One virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineConfig {
@@ -27,6 +29,8 @@ pub struct MachineConfig {
     pub rtc: bool,
     /// The virtio console, if there is one.
     pub virtio_console: Option<ConsoleConfig>,
+    /// Devices asked for by name, after all others.
+    pub devices: Vec<DeviceConfig>,
     /// What is behind the serial line.
     pub serial: ConsoleConfig,
 }
@@ -269,6 +273,52 @@ fn parse_mac(text: &str) -> Result<[u8; 6], String> {
     Ok(mac)
 }
 
+/// `NAME[,console=SPEC|,disk=path=FILE..|,tap=..|,stream=..|,dgram=..]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceConfig {
+    /// Its name in the catalogue.
+    pub name: String,
+    /// What is behind its port 0.
+    pub backend: Option<DeviceBackend>,
+}
+
+/// What can be behind a device that is asked for by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceBackend {
+    /// What its console output and input are.
+    Console(ConsoleConfig),
+    /// Its disk.
+    Disk(DiskConfig),
+    /// Its network.
+    Net(NetBackend),
+}
+
+impl FromStr for DeviceConfig {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, rest) = match text.split_once(',') {
+            Some((name, rest)) => (name, Some(rest)),
+            None => (text, None),
+        };
+        if catalog::find(name).is_none() {
+            return Err(format!("expected one of {}, found `{name}`", catalog::names()));
+        }
+        let backend = rest.map(|rest| match rest.split_once('=') {
+            Some(("console", spec)) => spec.parse().map(DeviceBackend::Console),
+            Some(("disk", spec)) => spec.parse().map(DeviceBackend::Disk),
+            Some(("tap" | "stream" | "dgram", _)) => {
+                rest.parse().map(|net: NetConfig| DeviceBackend::Net(net.backend))
+            }
+            _ => Err(unknown(
+                "NAME, NAME,console=SPEC, NAME,disk=path=FILE or NAME,stream=SOCKETPATH",
+                text,
+            )),
+        });
+        Ok(Self { name: name.to_owned(), backend: backend.transpose()? })
+    }
+}
+
 /// What is behind a console: `stdio`, `file=PATH` or `none`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConsoleConfig {
@@ -403,6 +453,7 @@ mod tests {
             nets: vec![net("stream=/a").unwrap(), net("stream=/b").unwrap()],
             rng: true,
             rtc: false,
+            devices: Vec::new(),
             virtio_console: None,
             serial: ConsoleConfig::Stdio,
         };

@@ -134,6 +134,7 @@ impl Bench {
             rng: false,
             rtc: false,
             virtio_console: None,
+            devices: vec![],
             serial: ConsoleConfig::File(serial.clone()),
         };
         let (ledger, authority) = new_gate();

@@ -38,6 +38,7 @@ fn config(dir: &Path) -> MachineConfig {
         rng: true,
         rtc: true,
         virtio_console: Some(ConsoleConfig::None),
+        devices: vec!["beeper".parse().unwrap()],
         serial: ConsoleConfig::File(dir.join("serial")),
     }
 }

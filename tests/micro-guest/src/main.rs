@@ -42,6 +42,7 @@ use virtio::blk::{self, Blk};
 use virtio::console::{self, Console};
 use virtio::entropy::{self, Entropy};
 use virtio::net::{self, Net};
+use virtio::other::Other;
 use virtio::transport::Transport;
 
 core::arch::global_asm!(include_str!("boot.s"), options(att_syntax));
@@ -58,6 +59,7 @@ struct Found {
     blk: Option<Blk>,
     console: Option<Console>,
     entropy: Option<Entropy>,
+    other: Option<Other>,
 }
 
 /// Where `boot.s` goes, in ring 3, on the first CPU.
@@ -94,6 +96,9 @@ fn find_devices(options: &Options<'_>, io_apic: &IoApic) -> Found {
     let mut found = Found::default();
     for device in options.devices() {
         let Some((transport, id)) = Transport::probe(device.base) else {
+            if options.exercise {
+                found.other = Some(Other::at(device.base));
+            }
             continue;
         };
         if !options.quiet {
@@ -115,6 +120,7 @@ fn find_devices(options: &Options<'_>, io_apic: &IoApic) -> Found {
             entropy::DEVICE_ID if found.entropy.is_none() => {
                 found.entropy = Some(Entropy::start(transport));
             }
+            _ if options.exercise => found.other = Some(Other::start(transport)),
             _ => {}
         }
     }
@@ -142,6 +148,7 @@ fn assemble(found: Found, options: &Options<'_>, boot_id: u64, cpus: usize) -> S
         log: found.blk.and_then(|blk| Log::new(blk, boot_id)),
         net: found.net,
         console: found.console,
+        other: found.other,
         own,
         boot_id,
         cpus,

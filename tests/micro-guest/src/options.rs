@@ -1,7 +1,7 @@
 //! The guest's command line.
 //!
 //! `virtio_mmio.device=SIZE@BASE:IRQ` (Linux's syntax, once per device), `ip=A.B.C.D`, `smp=N`, `dirty=PAGES_PER_SECOND`,
-//! `region=PAGES`, `log=quiet`, `poll=hot`. Others are not the guest's, and ignored.
+//! `region=PAGES`, `log=quiet`, `poll=hot`, `exercise=on`. Others are not the guest's, and ignored.
 
 use crate::say;
 
@@ -29,6 +29,8 @@ pub struct Options<'a> {
     pub quiet: bool,
     /// Never halt.
     pub hot: bool,
+    /// Drive a device that is none of the known ones.
+    pub exercise: bool,
 }
 
 impl<'a> Options<'a> {
@@ -42,6 +44,7 @@ impl<'a> Options<'a> {
             region: 0,
             quiet: false,
             hot: false,
+            exercise: false,
         };
         for (name, value) in pairs(command_line) {
             if !options.set(name, value) {
@@ -64,6 +67,10 @@ impl<'a> Options<'a> {
             "poll" => {
                 self.hot = value == "hot";
                 self.hot
+            }
+            "exercise" => {
+                self.exercise = value == "on";
+                self.exercise
             }
             "virtio_mmio.device" => parse_device(value).is_some(),
             _ => true,

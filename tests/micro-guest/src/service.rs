@@ -7,6 +7,7 @@ use crate::packet::{self, Own, Peer, Received};
 use crate::table::Table;
 use crate::virtio::console::Console;
 use crate::virtio::net::{self, Net};
+use crate::virtio::other::Other;
 use crate::{cpu, dirty, faults, say};
 use core::fmt::Write as _;
 use kemari_workload::{
@@ -26,6 +27,7 @@ pub enum Ending {
 pub struct Service {
     net: Option<Net>,
     console: Option<Console>,
+    other: Option<Other>,
     log: Option<Log>,
     own: Own,
     clients: &'static mut Clients,
@@ -45,6 +47,8 @@ pub struct Parts {
     pub net: Option<Net>,
     /// The console, for marks.
     pub console: Option<Console>,
+    /// A device of an unknown kind, to be driven.
+    pub other: Option<Other>,
     /// The log.
     pub log: Option<Log>,
     /// Our addresses.
@@ -58,10 +62,11 @@ pub struct Parts {
 impl Service {
     /// The service, with nothing applied.
     pub fn new(parts: Parts, clients: &'static mut Clients, table: &'static mut Table) -> Self {
-        let Parts { net, console, log, own, boot_id, cpus } = parts;
+        let Parts { net, console, other, log, own, boot_id, cpus } = parts;
         Self {
             net,
             console,
+            other,
             log,
             own,
             clients,
@@ -90,6 +95,9 @@ impl Service {
         busy |= self.poll_log(clock);
         if let Some(console) = &mut self.console {
             busy |= console.poll();
+        }
+        if let Some(other) = &mut self.other {
+            busy |= other.poll(clock.now());
         }
         if let Some(log) = &mut self.log {
             log.notify();

@@ -6,7 +6,8 @@ use clap::{Args, Parser};
 
 use crate::arbiter::ArbiterSpec;
 use crate::config::{
-    BootSource, ConsoleConfig, DiskConfig, MachineConfig, MemoryConfig, NetConfig, parse_name,
+    BootSource, ConsoleConfig, DeviceConfig, DiskConfig, MachineConfig, MemoryConfig, NetConfig,
+    parse_name,
 };
 use crate::link::LinkAddr;
 use crate::seccomp::Mode;
@@ -83,6 +84,9 @@ pub struct GuestDevices {
     /// A virtio console: `stdio`, `file=PATH`, or `none` for one that nobody listens to.
     #[arg(long, value_name = "SPEC")]
     pub virtio_console: Option<ConsoleConfig>,
+    /// A device by its name, and what is behind it: `NAME[,console=SPEC]`. Several times.
+    #[arg(long = "device", value_name = "SPEC")]
+    pub devices: Vec<Asked<DeviceConfig>>,
     /// What is behind the serial line: `stdio` (Ctrl-A x quits), `file=PATH` or `none`.
     #[arg(long, value_name = "SPEC", default_value = "stdio")]
     pub serial: ConsoleConfig,
@@ -134,6 +138,7 @@ impl GuestDevices {
         };
         of_flags
             .or_else(|| self.nets.iter().find_map(Asked::ungated).map(spelled("--net")))
+            .or_else(|| self.devices.iter().find_map(Asked::ungated).map(spelled("--device")))
             .or_else(|| self.disks.iter().find_map(Asked::ungated).map(spelled("--disk")))
     }
 }
@@ -333,6 +338,7 @@ fn machine(
         rng: devices.rng,
         rtc: devices.rtc,
         virtio_console: devices.virtio_console.clone(),
+        devices: devices.devices.iter().filter_map(Asked::gated).cloned().collect(),
         serial: devices.serial.clone(),
     }
 }

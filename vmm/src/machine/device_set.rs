@@ -16,14 +16,17 @@ use vm_device::bus::{MmioAddress, MmioRange, PioAddress, PioRange};
 use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 
 use super::bus::QuietPort;
+use super::catalog::{self, Make};
 use super::events::Events;
 use super::interrupt::IrqLine;
 use super::pci::{Description, PciBus, PciError, PciState};
 use super::register_port::{Place, RegisterPort};
 use super::virtio_mmio::{TransportError, TransportState, VirtioMmio};
-use crate::config::{ConsoleConfig, DiskConfig, MachineConfig, NetBackend, NetModel};
+use crate::config::{
+    ConsoleConfig, DeviceBackend, DiskConfig, MachineConfig, NetBackend, NetModel,
+};
 use crate::kvm::Vm;
-use crate::layout;
+use crate::layout::{self, MmioWindow};
 
 /// Slots of the register devices.
 const SERIAL_SLOT: u16 = 0;
@@ -95,9 +98,15 @@ pub enum DeviceSetupError {
         /// How many.
         wanted: usize,
     },
+    /// A device that is in no catalogue.
+    #[error("--device: expected one of {}, found `{name}`", catalog::names())]
+    Unknown {
+        /// What was asked for.
+        name: String,
+    },
     /// More devices than windows.
     #[error(
-        "{wanted} virtio devices: the machine has {} windows: leave out some --disk or --net",
+        "{wanted} devices: the machine has {} windows: leave out some --disk, --net or --device",
         layout::VIRTIO_MMIO_MAX
     )]
     TooMany {
@@ -137,7 +146,7 @@ pub enum DeviceState {
 pub enum DevicesRestoreError {
     /// The devices are not the same.
     #[error(
-        "saved devices: expected slots {expected:?}, found {found:?}; give --disk, --net, --rng, --rtc and --virtio-console alike on both sides"
+        "saved devices: expected slots {expected:?}, found {found:?}; give --disk, --net, --rng, --rtc, --virtio-console and --device alike on both sides"
     )]
     Slots {
         /// What this machine has.
@@ -180,6 +189,8 @@ pub struct DeviceSet {
     gate: Arc<GateHost>,
     events: Arc<Events>,
     virtio: Vec<Arc<VirtioMmio>>,
+    /// Windows given to devices so far.
+    windows: usize,
     pci: Option<Arc<PciBus>>,
     registers: Vec<Arc<RegisterPort>>,
     details: Vec<(u16, String)>,
@@ -198,6 +209,7 @@ impl DeviceSet {
             gate,
             events,
             virtio: Vec::new(),
+            windows: 0,
             pci: None,
             registers: Vec::new(),
             details: Vec::new(),
@@ -207,6 +219,13 @@ impl DeviceSet {
         for (slot, (device, detail)) in (FIRST_VIRTIO_SLOT..).zip(planned_devices(config)?) {
             match device {
                 Planned::Virtio(device) => set.add_virtio(vm, slot, device, detail)?,
+                Planned::Registers(device) => {
+                    let window = set.next_window()?;
+                    let place = Place::window(window.base, window.size);
+                    let irq = IrqLine::new(vm.pins(), window.gsi);
+                    set.add_register(slot, device, &[place], Some(irq));
+                    set.details.push((slot, detail));
+                }
                 Planned::Pci(description, device) => {
                     let place = layout::pci_places().nth(cards.len());
                     let place =
@@ -238,6 +257,13 @@ impl DeviceSet {
         Ok(set)
     }
 
+    fn next_window(&mut self) -> Result<MmioWindow, DeviceSetupError> {
+        let wanted = self.windows + 1;
+        let window = layout::virtio_mmio_window(self.windows);
+        self.windows = wanted;
+        window.ok_or(DeviceSetupError::TooMany { wanted })
+    }
+
     fn add_virtio(
         &mut self,
         vm: &Vm,
@@ -245,9 +271,7 @@ impl DeviceSet {
         device: Box<dyn Device>,
         detail: String,
     ) -> Result<(), DeviceSetupError> {
-        let index = self.virtio.len();
-        let window = layout::virtio_mmio_window(index)
-            .ok_or(DeviceSetupError::TooMany { wanted: index + 1 })?;
+        let window = self.next_window()?;
         let irq = IrqLine::new(vm.pins(), window.gsi);
         let transport =
             VirtioMmio::new(window, irq, VirtioSlot::new(slot, device, self.gate.clone()))?;
@@ -332,6 +356,13 @@ impl DeviceSet {
         slot += u16::from(config.rng);
         if let Some(console) = &config.virtio_console {
             opened.push((slot, Backend::Console(open_console(console, options.append)?)));
+            slot += 1;
+        }
+        for (slot, device) in (slot..).zip(&config.devices) {
+            let mac = config.mac(config.nets.len());
+            if let Some(backend) = &device.backend {
+                opened.push((slot, open_named(backend, mac, options)?));
+            }
         }
         opened.push((SERIAL_SLOT, Backend::Console(open_console(&config.serial, options.append)?)));
         for (slot, backend) in opened {
@@ -512,13 +543,14 @@ fn other_kind(record: &DeviceRecord, expected: &'static str) -> DevicesRestoreEr
 /// A device before it has a place.
 enum Planned {
     Virtio(Box<dyn Device>),
+    Registers(Box<dyn RegisterDevice>),
     Pci(Description, Box<dyn RegisterDevice>),
 }
 
 /// A device, and what the handshake shows of it besides its kind.
 type Described = (Planned, String);
 
-/// The devices in the order of their slots: disks, networks, random bytes, console. A network has the same slot whatever
+/// The devices in the order of their slots: disks, networks, random bytes, console, those asked for by name. A network has the same slot whatever
 /// its model, so that the handshake tells both models where they differ.
 fn planned_devices(config: &MachineConfig) -> Result<Vec<Described>, DeviceSetupError> {
     let mut devices: Vec<Described> = Vec::new();
@@ -552,9 +584,18 @@ fn planned_devices(config: &MachineConfig) -> Result<Vec<Described>, DeviceSetup
     if config.virtio_console.is_some() {
         devices.push((Planned::Virtio(Box::new(Console::new())), String::new()));
     }
-    let virtio = devices.iter().filter(|(device, _)| matches!(device, Planned::Virtio(_))).count();
-    if virtio > layout::VIRTIO_MMIO_MAX {
-        return Err(DeviceSetupError::TooMany { wanted: virtio });
+    for named in &config.devices {
+        let device = match catalog::find(&named.name).map(|entry| entry.make) {
+            Some(Make::Virtio(make)) => Planned::Virtio(make()),
+            Some(Make::Registers(make)) => Planned::Registers(make()),
+            None => return Err(DeviceSetupError::Unknown { name: named.name.clone() }),
+        };
+        devices.push((device, named.name.clone()));
+    }
+    let in_windows =
+        devices.iter().filter(|(device, _)| !matches!(device, Planned::Pci(..))).count();
+    if in_windows > layout::VIRTIO_MMIO_MAX {
+        return Err(DeviceSetupError::TooMany { wanted: in_windows });
     }
     Ok(devices)
 }
@@ -592,6 +633,18 @@ fn open_net(backend: &NetBackend, mac: [u8; 6]) -> Result<NetBackendOpen, NetErr
         NetBackend::Stream(path) => NetBackendOpen::stream(path, mac),
         NetBackend::Dgram(local, peer) => NetBackendOpen::dgram(local, peer, mac),
     }
+}
+
+fn open_named(
+    backend: &DeviceBackend,
+    mac: [u8; 6],
+    options: AttachOptions,
+) -> Result<Backend, DeviceSetupError> {
+    Ok(match backend {
+        DeviceBackend::Console(console) => Backend::Console(open_console(console, options.append)?),
+        DeviceBackend::Disk(disk) => Backend::Disk(open_disk(disk, options.lock_disks)?),
+        DeviceBackend::Net(net) => Backend::Net(open_net(net, mac)?),
+    })
 }
 
 fn open_console(config: &ConsoleConfig, append: bool) -> Result<ConsoleBackend, ConsoleError> {

@@ -4,6 +4,7 @@
 
 mod build;
 mod bus;
+pub mod catalog;
 mod device_set;
 mod device_thread;
 mod events;

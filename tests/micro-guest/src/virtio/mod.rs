@@ -4,5 +4,6 @@ pub mod blk;
 pub mod console;
 pub mod entropy;
 pub mod net;
+pub mod other;
 pub mod queue;
 pub mod transport;
