@@ -11,6 +11,7 @@ pub mod certs;
 pub mod client;
 pub mod disk;
 pub mod etcd;
+pub mod exercise;
 pub mod findings;
 pub mod judge;
 pub mod linux;

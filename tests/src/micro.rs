@@ -52,6 +52,11 @@ pub fn guest(kernel: PathBuf, memory: u64, cpus: u32, load: Load) -> GuestConfig
     }
 }
 
+/// Has the guest drive one more device, which it need not know.
+pub fn exercise(guest: &mut GuestConfig) {
+    guest.command_line.push_str(" virtio_mmio.device=4K@0xd0003000:10 exercise=on");
+}
+
 /// The observer of a micro-guest.
 #[derive(Debug)]
 pub struct MicroObserver {

@@ -86,6 +86,8 @@ pub struct PairConfig {
     pub slow: u32,
     /// Encrypt and authenticate the replication link.
     pub tls: bool,
+    /// A device of the catalogue that the guest drives, with a console behind it.
+    pub device: Option<String>,
     /// Do not use network namespaces.
     pub loopback: bool,
     /// Further flags of `kemari run` and `kemari standby`.

@@ -91,6 +91,11 @@ impl<'a> Launcher<'a> {
         self
     }
 
+    /// What the device under test has printed, on whichever host.
+    pub(super) fn device_output(&self) -> PathBuf {
+        self.dir.join("device.out")
+    }
+
     /// The disk that both hosts see.
     pub(super) fn disk(&self) -> PathBuf {
         self.dir.join("disk.img")
@@ -161,6 +166,10 @@ impl<'a> Launcher<'a> {
         ];
         flags.extend(guest.initrd.iter().map(|initrd| format!("--initrd={}", initrd.display())));
         flags.extend(self.config.verify.then(|| "--verify".to_owned()));
+        if let Some(device) = &self.config.device {
+            flags
+                .push(format!("--device={device},console=file={}", self.device_output().display()));
+        }
         flags.extend(self.config.flags.iter().cloned());
         flags
     }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::bed::{Bed, Host};
+use crate::exercise;
 use crate::findings::{Finding, Kind};
 use crate::switch::Switch;
 use config::PairConfig;
@@ -150,6 +151,12 @@ impl<'a> Pair<'a> {
         }
         let left = self.passive.process.wait_exit(patience);
         ensure!(left.is_some(), "the guest is off, but its standby goes on");
+        if self.surroundings.config.device.is_some() {
+            let takeovers = u64::from(self.surroundings.config.rounds);
+            let (seen, findings) = exercise::check(&self.launcher.device_output(), takeovers)?;
+            report.device = Some(seen);
+            report.findings.extend(findings);
+        }
         let disk = self.observer.check_disk()?;
         report.disk = disk.what;
         report.findings.extend(disk.findings);

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::config::Kill;
 use super::status::Quantiles;
+use crate::exercise::Exercise;
 use crate::findings::{Finding, Kind};
 
 /// One round.
@@ -60,6 +61,8 @@ pub struct RunReport {
     pub rounds: Vec<RoundReport>,
     /// Operations acknowledged in all.
     pub operations: u64,
+    /// What the device under test has printed, if there was one.
+    pub device: Option<Exercise>,
     /// What was looked at on the disk at the end.
     pub disk: String,
     /// What broke outside of any round.
@@ -185,6 +188,12 @@ impl fmt::Display for RunReport {
         )?;
         writeln!(f, "takeover           {}", self.takeovers())?;
         writeln!(f, "disk               {}", self.disk)?;
+        if let Some(Exercise { lines, repeated }) = self.device {
+            writeln!(
+                f,
+                "device             {lines} lines, none missing; {repeated} steps back at takeovers"
+            )?;
+        }
         for (round, finding) in self.all_findings() {
             let place = round.map_or_else(String::new, |round| format!("round {round}: "));
             writeln!(f, "BROKEN             {place}{finding}")?;

@@ -67,6 +67,9 @@ pub(crate) struct Arguments {
     /// Encrypt and authenticate the replication link, with credentials made for this run.
     #[arg(long)]
     pub(crate) tls: bool,
+    /// Put a device of `kemari run --device` into the machine, drive it, and judge what it prints (micro-guest only).
+    #[arg(long, value_name = "NAME")]
+    pub(crate) device: Option<String>,
     /// Do not use network namespaces.
     #[arg(long)]
     pub(crate) loopback: bool,
@@ -104,7 +107,11 @@ impl Arguments {
 
     /// A run of the micro-guest.
     pub(crate) fn micro_config(&self, kemari: PathBuf, kernel: PathBuf) -> Result<PairConfig> {
-        let guest = micro::guest(kernel, self.memory.unwrap_or(64), self.cpus, self.micro_load());
+        let mut guest =
+            micro::guest(kernel, self.memory.unwrap_or(64), self.cpus, self.micro_load());
+        if self.device.is_some() {
+            micro::exercise(&mut guest);
+        }
         self.config(kemari, guest, 100)
     }
 
@@ -126,6 +133,7 @@ impl Arguments {
             verify: self.verify,
             slow: self.slow,
             tls: self.tls,
+            device: self.device.clone(),
             loopback: self.loopback,
             flags: self.flags.clone(),
         })
