@@ -128,6 +128,7 @@ mod tests {
             disks: vec![format!("path={}{flags}", disk.display()).parse().unwrap()],
             nets: vec![],
             rng: false,
+            devices: Vec::new(),
             rtc: false,
             virtio_console: None,
             serial: ConsoleConfig::None,
