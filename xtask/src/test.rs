@@ -31,6 +31,7 @@ struct Step {
 const STEPS: &[Step] = &[
     Step { name: "unit, property and process tests", run: workspace, linux: false },
     Step { name: "gate: the gate is the only way out of a device", run: gate, linux: false },
+    Step { name: "gate: every known attack is caught", run: attacks, linux: false },
     Step { name: "simulation: a fixed set of seeds", run: sim_fixed, linux: false },
     Step { name: "simulation: fresh seeds", run: sim_fresh, linux: false },
     Step { name: "pair: every kill, one vCPU", run: pair_one, linux: false },
@@ -105,6 +106,10 @@ fn workspace() -> Result<bool> {
 
 fn gate() -> Result<bool> {
     gate::tree_passes()
+}
+
+fn attacks() -> Result<bool> {
+    gate::self_test_passes()
 }
 
 fn sim_fixed() -> Result<bool> {

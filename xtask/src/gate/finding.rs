@@ -54,6 +54,11 @@ impl Finding {
         }
     }
 
+    /// Everything that it says, for a search.
+    pub(crate) fn text(&self) -> String {
+        format!("{}: {}. {} {}", self.rule, self.what, self.why, self.instead)
+    }
+
     /// The same breach, seen by another layer.
     pub(crate) fn seen_by(mut self, layer: Layer) -> Self {
         self.layer = layer;

@@ -11,6 +11,7 @@ mod layer;
 mod policy;
 mod report;
 mod rules;
+mod self_test;
 mod source;
 mod subject;
 mod symbols;
@@ -48,6 +49,12 @@ pub(crate) struct Arguments {
     /// A further allow-list, in the format of gate.toml.
     #[arg(long, value_name = "FILE")]
     allow: Option<PathBuf>,
+    /// Apply every known attack to a scratch copy instead, and see that each is caught by the layers that claim it.
+    #[arg(long, conflicts_with_all = ["layer", "package", "manifest_path", "allow", "json", "sarif", "github"])]
+    self_test: bool,
+    /// With --self-test: only attacks whose name contains this; may be given more than once.
+    #[arg(long, value_name = "NAME", requires = "self_test")]
+    attack: Vec<String>,
     /// Write everything that was found to the standard output, as JSON.
     #[arg(long)]
     json: bool,
@@ -80,6 +87,11 @@ pub(crate) fn tree_passes() -> Result<bool> {
     Ok(matches!(verdict(&looked), Verdict::Passed))
 }
 
+/// Runs every known attack; `true` when each was caught by the layers that claim it.
+pub(crate) fn self_test_passes() -> Result<bool> {
+    self_test::run(&[], &[])
+}
+
 /// What all layers together say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
@@ -90,6 +102,10 @@ enum Verdict {
 }
 
 fn check(arguments: &Arguments) -> Result<Verdict> {
+    if arguments.self_test {
+        let passed = self_test::run(&arguments.attack, &arguments.without)?;
+        return Ok(if passed { Verdict::Passed } else { Verdict::Failed });
+    }
     let begin = Instant::now();
     let layers: Vec<Layer> = Layer::ALL
         .into_iter()

@@ -157,7 +157,9 @@ fn bare_cargo() -> Command {
 fn metadata(manifest: &Path, flags: &[&str]) -> Result<Metadata> {
     ensure!(manifest.is_file(), "there is no manifest {}", manifest.display());
     let mut command = MetadataCommand::new();
+    // The configuration of cargo is that of the directory it is run in.
     command.manifest_path(manifest);
+    command.current_dir(manifest.parent().unwrap_or_else(|| Path::new(".")));
     command.other_options(flags.iter().map(|flag| (*flag).to_owned()).collect::<Vec<_>>());
     command.exec().with_context(|| format!("cargo cannot read {}", manifest.display()))
 }

@@ -134,7 +134,13 @@ impl Library {
         let archive = ArchiveFile::parse(data.as_slice())
             .with_context(|| format!("{} is no library", path.display()))?;
         let file = path.file_stem().unwrap_or_default().to_string_lossy();
-        let name = file.trim_start_matches("lib").split('-').next().unwrap_or_default().to_owned();
+        let name = file
+            .strip_prefix("lib")
+            .unwrap_or(&file)
+            .split('-')
+            .next()
+            .unwrap_or_default()
+            .to_owned();
         let mut library = Self { name, ..Self::default() };
         for member in archive.members() {
             let member = member?;

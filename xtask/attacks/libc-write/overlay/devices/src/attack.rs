@@ -1,0 +1,5 @@
+//! Writes to descriptor 1.
+
+pub(crate) fn shout(bytes: &[u8]) {
+    let _ = unsafe { libc::write(1, bytes.as_ptr().cast(), bytes.len()) };
+}

@@ -1,0 +1,3 @@
+//! Out of the reviewer's sight.
+
+pub(crate) const GREETING: &[u8] = b"hello";

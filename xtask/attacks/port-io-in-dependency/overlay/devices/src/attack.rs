@@ -1,0 +1,5 @@
+//! Beeps.
+
+pub(crate) fn bell() {
+    log::beep();
+}

@@ -1,0 +1,3 @@
+//! Saves typing.
+
+conveniences::device!();

@@ -1,0 +1,3 @@
+//! One line away from being code.
+
+pub(crate) fn shout() {}

@@ -1,0 +1,170 @@
+//! An attack: what it changes, who has to catch it, and what the finding has to say.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+use serde::Deserialize;
+
+use super::scratch::{self, Tree};
+use crate::gate::layer::Layer;
+
+/// Who catches attacks: a layer of the lint, or the gate's own counting while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) enum Catcher {
+    /// A layer of the lint.
+    Layer(Layer),
+    /// What the gate asserts while it runs.
+    Counts,
+}
+
+impl TryFrom<String> for Catcher {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        if name == "counts" {
+            return Ok(Self::Counts);
+        }
+        Layer::from_str(&name, false).map(Self::Layer)
+    }
+}
+
+impl fmt::Display for Catcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Layer(layer) => layer.fmt(f),
+            Self::Counts => f.pad("counts"),
+        }
+    }
+}
+
+/// `attack.toml`; `xtask/attacks/README.md` says what each field means.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Attack {
+    /// Its directory's name.
+    #[serde(skip)]
+    pub(crate) name: String,
+    /// Where it is.
+    #[serde(skip)]
+    directory: PathBuf,
+    pub(crate) title: String,
+    #[serde(default)]
+    pub(crate) caught_by: Vec<Catcher>,
+    #[serde(default)]
+    pub(crate) says: String,
+    #[serde(default)]
+    pub(crate) only: bool,
+    pub(crate) not_claimed: Option<String>,
+    #[serde(default)]
+    releases: Vec<String>,
+    #[serde(default)]
+    edit: Vec<Edit>,
+    #[serde(default)]
+    append: Vec<Append>,
+    pub(crate) test: Option<Test>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Edit {
+    file: PathBuf,
+    find: String,
+    replace: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Append {
+    file: PathBuf,
+    text: String,
+}
+
+/// A test that passes when the attack succeeds.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Test {
+    pub(crate) package: String,
+    pub(crate) name: String,
+}
+
+impl Attack {
+    /// All attacks below a directory, by name.
+    pub(crate) fn all(directory: &Path) -> Result<Vec<Self>> {
+        let mut attacks = Vec::new();
+        for entry in fs::read_dir(directory)
+            .with_context(|| format!("cannot read {}", directory.display()))?
+        {
+            let directory = entry?.path();
+            if directory.is_dir() {
+                attacks.push(Self::read(&directory)?);
+            }
+        }
+        attacks.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(attacks)
+    }
+
+    fn read(directory: &Path) -> Result<Self> {
+        let path = directory.join("attack.toml");
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut attack: Self =
+            toml::from_str(&text).with_context(|| format!("{} is not valid", path.display()))?;
+        attack.name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        attack.directory = directory.to_owned();
+        let claimed = !attack.caught_by.is_empty() && !attack.says.is_empty();
+        ensure!(
+            claimed != attack.not_claimed.is_some(),
+            "{}: expected `caught_by` and `says`, or `not_claimed`",
+            path.display()
+        );
+        ensure!(
+            !attack.only || attack.caught_by.len() == 1,
+            "{}: `only` is for one layer",
+            path.display()
+        );
+        let counted = attack.caught_by.contains(&Catcher::Counts);
+        ensure!(attack.test.is_some() || !counted, "{}: `counts` needs a [test]", path.display());
+        Ok(attack)
+    }
+
+    /// The tree with the attack in it. `registry` has the unpacked sources of dependencies by name.
+    pub(crate) fn apply(&self, clean: &Tree, registry: &BTreeMap<String, PathBuf>) -> Result<Tree> {
+        let mut tree = clean.clone();
+        for name in &self.releases {
+            let source =
+                registry.get(name).with_context(|| format!("nothing depends on `{name}`"))?;
+            scratch::release(&mut tree, name, source, &self.name)
+                .with_context(|| format!("{}: a release of `{name}`", self.name))?;
+        }
+        let overlay = self.directory.join("overlay");
+        if overlay.is_dir() {
+            scratch::read(&overlay, &overlay, &mut tree)?;
+        }
+        for edit in &self.edit {
+            let text = self.text(&tree, &edit.file)?;
+            let times = text.matches(&edit.find).count();
+            if times != 1 {
+                let (file, find) = (edit.file.display(), &edit.find);
+                bail!("{}: expected `{find}` once in {file}, found it {times} times", self.name);
+            }
+            tree.insert(edit.file.clone(), text.replace(&edit.find, &edit.replace).into_bytes());
+        }
+        for append in &self.append {
+            let text = self.text(&tree, &append.file)? + "\n" + &append.text + "\n";
+            tree.insert(append.file.clone(), text.into_bytes());
+        }
+        Ok(tree)
+    }
+
+    fn text(&self, tree: &Tree, file: &Path) -> Result<String> {
+        let bytes = tree
+            .get(file)
+            .with_context(|| format!("{}: there is no {}", self.name, file.display()))?;
+        Ok(String::from_utf8(bytes.clone())?)
+    }
+}

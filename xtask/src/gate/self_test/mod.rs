@@ -1,0 +1,186 @@
+//! `cargo xtask gate --self-test`: every known attack is applied to a scratch copy of the tree, and must be caught by
+//! the layers that claim it. Taking away any one layer must let some attack through, or the layer is not needed.
+
+mod attack;
+mod scratch;
+mod verdict;
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use self::attack::{Attack, Catcher, Test};
+use self::scratch::Scratch;
+use self::verdict::{Fate, Wrong, judge, let_through};
+use super::finding::{Finding, Outcome};
+use super::layer::Layer;
+use super::report;
+use super::subject::{LINUX, Subject};
+use crate::build;
+
+/// Runs the attacks whose name contains one of `only`, as if `without` were not there; `true` when all went as it should.
+pub(crate) fn run(only: &[String], without: &[Layer]) -> Result<bool> {
+    let begin = Instant::now();
+    let subject = Subject::tree(build::repository(), None, vec!["--locked"])?;
+    let mut attacks = Attack::all(&build::repository().join("xtask/attacks"))?;
+    let all = attacks.len();
+    attacks.retain(|attack| only.is_empty() || only.iter().any(|only| attack.name.contains(only)));
+    ensure!(!attacks.is_empty(), "no attack has this in its name");
+    let mut bed = Bed::new(&subject)?;
+    bed.clean(without)?;
+    println!("the clean copy passes ({:.0} s)\n", begin.elapsed().as_secs_f64());
+    let (mut judged, mut failed) = (Vec::new(), 0);
+    for attack in attacks {
+        let begun = Instant::now();
+        let fate = bed.suffer(&attack, without);
+        let wrong = judge(&attack, &fate, None);
+        failed += usize::from(!wrong.is_empty());
+        say(&attack, &fate, &wrong, begun.elapsed().as_secs_f64());
+        judged.push((attack, fate));
+    }
+    let needed = if judged.len() == all && without.is_empty() {
+        layers_are_needed(&judged)
+    } else {
+        println!("\nNOT SHOWN: that every layer is needed, which takes all attacks and all layers");
+        true
+    };
+    let (count, time) = (judged.len(), begin.elapsed().as_secs_f64());
+    match failed {
+        0 => println!("\n{count} attacks, all as claimed, in {time:.0} s"),
+        _ => println!("\n{failed} of {count} attacks did NOT go as claimed, in {time:.0} s"),
+    }
+    Ok(failed == 0 && needed)
+}
+
+/// Shows for each layer what would get through without it.
+fn layers_are_needed(judged: &[(Attack, Fate)]) -> bool {
+    println!("\nwithout one layer, the self-test fails, since these would get through:");
+    let mut all = true;
+    for layer in Layer::ALL {
+        let through = let_through(judged, layer);
+        if through.is_empty() {
+            println!("  {layer:<12} NOTHING: no attack shows that this layer is needed");
+            all = false;
+        } else {
+            println!("  {layer:<12} {}", through.join(", "));
+        }
+    }
+    all
+}
+
+fn say(attack: &Attack, fate: &Fate, wrong: &[Wrong], seconds: f64) {
+    let caught: Vec<String> = fate.caught.keys().map(ToString::to_string).collect();
+    let by = match (&attack.not_claimed, caught.is_empty()) {
+        (Some(reason), true) => format!("passes, and is not claimed: {reason}"),
+        (_, true) => "PASSES".to_owned(),
+        (_, false) => format!("caught by {}", caught.join(", ")),
+    };
+    println!("{:<34} {seconds:>5.1} s  {by}", attack.name);
+    for wrong in wrong {
+        match wrong {
+            Wrong::Passes => println!("    WRONG: nobody catches it: {}", attack.title),
+            Wrong::Other(what) => println!("    WRONG: {what}"),
+        }
+    }
+    if !wrong.is_empty() {
+        for (catcher, said) in &fate.caught {
+            let first: String = said.lines().next().unwrap_or_default().chars().take(300).collect();
+            println!("      {catcher}: {first}");
+        }
+    }
+}
+
+/// The scratch copy, and where it is built.
+struct Bed {
+    scratch: Scratch,
+    target: std::path::PathBuf,
+}
+
+impl Bed {
+    fn new(subject: &Subject) -> Result<Self> {
+        let here = subject.target.join("self-test");
+        let scratch = Scratch::new(subject, here.join("tree"))?;
+        Ok(Self { scratch, target: here.join("build") })
+    }
+
+    fn subject(&self) -> Result<Subject> {
+        let mut subject = Subject::tree(&self.scratch.root, None, vec!["--offline"])?;
+        subject.target.clone_from(&self.target);
+        Ok(subject)
+    }
+
+    /// The copy without an attack: if anything is found there, no attack can be judged.
+    fn clean(&mut self, without: &[Layer]) -> Result<()> {
+        let clean = self.scratch.clean.clone();
+        self.scratch.write(&clean)?;
+        let looked = super::look(&self.subject()?, &left(without));
+        let passed = looked
+            .iter()
+            .all(|looked| matches!(&looked.outcome, Outcome::Looked(found) if found.is_empty()));
+        if !passed {
+            print!("{}", report::human(&looked));
+            bail!("the copy has findings without an attack");
+        }
+        Ok(())
+    }
+
+    fn suffer(&mut self, attack: &Attack, without: &[Layer]) -> Fate {
+        let mut fate = Fate::default();
+        if let Err(error) = self.try_suffer(attack, without, &mut fate) {
+            fate.broken.push(format!("{error:#}"));
+        }
+        fate
+    }
+
+    fn try_suffer(&mut self, attack: &Attack, without: &[Layer], fate: &mut Fate) -> Result<()> {
+        let tree = attack.apply(&self.scratch.clean, &self.scratch.registry)?;
+        self.scratch.write(&tree)?;
+        self.scratch.forget_lock();
+        let subject = self.subject()?;
+        for looked in super::look(&subject, &left(without)) {
+            match looked.outcome {
+                Outcome::Looked(found) if found.is_empty() => {}
+                Outcome::Looked(found) => {
+                    let said: Vec<String> = found.iter().map(Finding::text).collect();
+                    fate.caught.insert(Catcher::Layer(looked.layer), said.join("\n"));
+                }
+                // It says nothing of the attack: `types` does.
+                Outcome::NotReached(_) => {}
+                Outcome::Broken(why) => {
+                    fate.broken.push(format!("`{}` could not run: {why}", looked.layer))
+                }
+            }
+        }
+        if let Some(test) = &attack.test
+            && let Some(said) = self.counted(test)?
+        {
+            fate.caught.insert(Catcher::Counts, said);
+        }
+        Ok(())
+    }
+
+    /// What the attack's own test said, if it failed: the gate stopped it.
+    fn counted(&self, test: &Test) -> Result<Option<String>> {
+        let built = self.test(test, &["--no-run"])?;
+        let said = String::from_utf8_lossy(&built.stderr);
+        ensure!(built.status.success(), "its test cannot be built: {}", said.trim());
+        let ran = self.test(test, &[])?;
+        let said = [ran.stdout, ran.stderr].concat();
+        Ok((!ran.status.success()).then(|| String::from_utf8_lossy(&said).into_owned()))
+    }
+
+    fn test(&self, test: &Test, more: &[&str]) -> Result<std::process::Output> {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(&self.scratch.root).env_remove("RUSTFLAGS");
+        cargo.args(["test", "--offline", "--quiet", "--target", LINUX, "--package", &test.package]);
+        cargo.args(["--test", &test.name]).args(more);
+        cargo.arg("--target-dir").arg(Path::new(&self.target).join("check"));
+        cargo.output().context("cannot run cargo test")
+    }
+}
+
+fn left(without: &[Layer]) -> Vec<Layer> {
+    Layer::ALL.into_iter().filter(|layer| !without.contains(layer)).collect()
+}

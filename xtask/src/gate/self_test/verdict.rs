@@ -1,0 +1,121 @@
+//! Judges what became of the attacks, with all layers and with each one taken away.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::attack::{Attack, Catcher};
+use crate::gate::layer::Layer;
+
+/// What became of an attack: who caught it, and everything that each said.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fate {
+    /// What each catcher said.
+    pub(crate) caught: BTreeMap<Catcher, String>,
+    /// What could not be done.
+    pub(crate) broken: Vec<String>,
+}
+
+impl Fate {
+    /// The same, had there not been this layer. Layers look each for itself, so taking away what one said is
+    /// the same as not having it look.
+    fn without(&self, layer: Option<Layer>) -> BTreeSet<Catcher> {
+        let gone = layer.map(Catcher::Layer);
+        self.caught.keys().copied().filter(|catcher| Some(*catcher) != gone).collect()
+    }
+}
+
+/// What is wrong with the outcome of an attack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Wrong {
+    /// Nobody caught it.
+    Passes,
+    /// Anything else.
+    Other(String),
+}
+
+/// What is wrong, had there not been `gone`.
+pub(crate) fn judge(attack: &Attack, fate: &Fate, gone: Option<Layer>) -> Vec<Wrong> {
+    let caught = fate.without(gone);
+    let mut wrong: Vec<Wrong> = fate.broken.iter().cloned().map(Wrong::Other).collect();
+    if attack.not_claimed.is_some() {
+        if !caught.is_empty() {
+            let what = "is on the list of what we do not claim, and was caught: take it off";
+            wrong.push(Wrong::Other(what.to_owned()));
+        }
+        return wrong;
+    }
+    if caught.is_empty() {
+        wrong.push(Wrong::Passes);
+    }
+    for claimed in &attack.caught_by {
+        if !caught.contains(claimed) {
+            wrong.push(Wrong::Other(format!("`{claimed}` claims it, and did not catch it")));
+        }
+    }
+    let said = |catcher: &Catcher| {
+        fate.caught.get(catcher).is_some_and(|said| said.contains(&attack.says))
+    };
+    if !attack.caught_by.iter().any(|catcher| caught.contains(catcher) && said(catcher)) {
+        wrong.push(Wrong::Other(format!("nobody who claims it says `{}`", attack.says)));
+    }
+    if attack.only && caught.len() > 1 {
+        wrong.push(Wrong::Other("more than one layer catches it".to_owned()));
+    }
+    wrong
+}
+
+/// The attacks that get through when a layer is taken away.
+pub(crate) fn let_through<'a>(judged: &'a [(Attack, Fate)], gone: Layer) -> Vec<&'a str> {
+    let passes = |(attack, fate): &&(Attack, Fate)| {
+        judge(attack, fate, Some(gone)).contains(&Wrong::Passes)
+            && !judge(attack, fate, None).contains(&Wrong::Passes)
+    };
+    judged.iter().filter(passes).map(|(attack, _)| attack.name.as_str()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attack(more: &str) -> Attack {
+        toml::from_str(&format!("title = \"t\"\n{more}")).expect("the test's attack is valid")
+    }
+
+    fn fate(caught: &[(Catcher, &str)]) -> Fate {
+        let caught = caught.iter().map(|(catcher, said)| (*catcher, (*said).to_owned())).collect();
+        Fate { caught, broken: Vec::new() }
+    }
+
+    const GRAPH: Catcher = Catcher::Layer(Layer::Graph);
+    const SOURCE: Catcher = Catcher::Layer(Layer::Source);
+
+    #[test]
+    fn an_attack_that_passes_is_wrong_unless_nobody_claims_it() {
+        let claimed = attack("caught_by = [\"graph\"]\nsays = \"listed\"");
+        assert!(judge(&claimed, &fate(&[]), None).contains(&Wrong::Passes));
+        assert_eq!(judge(&claimed, &fate(&[(GRAPH, "not listed")]), None), []);
+        let unclaimed = attack("not_claimed = \"hostile\"");
+        assert_eq!(judge(&unclaimed, &fate(&[]), None), []);
+        assert_ne!(judge(&unclaimed, &fate(&[(GRAPH, "x")]), None), []);
+    }
+
+    #[test]
+    fn another_layer_another_message_or_one_too_many_is_wrong() {
+        let claimed = attack("caught_by = [\"graph\"]\nsays = \"listed\"\nonly = true");
+        assert_ne!(judge(&claimed, &fate(&[(SOURCE, "listed")]), None), []);
+        assert_ne!(judge(&claimed, &fate(&[(GRAPH, "bad")]), None), []);
+        assert_ne!(judge(&claimed, &fate(&[(GRAPH, "listed"), (SOURCE, "x")]), None), []);
+    }
+
+    #[test]
+    fn a_layer_is_needed_when_an_attack_gets_through_without_it() {
+        let judged = vec![
+            (attack("caught_by = [\"graph\"]\nsays = \"a\""), fate(&[(GRAPH, "a")])),
+            (
+                attack("caught_by = [\"source\"]\nsays = \"a\""),
+                fate(&[(GRAPH, "a"), (SOURCE, "a")]),
+            ),
+        ];
+        assert_eq!(let_through(&judged, Layer::Graph).len(), 1);
+        assert!(let_through(&judged, Layer::Source).is_empty());
+    }
+}
