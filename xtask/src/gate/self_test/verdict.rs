@@ -64,7 +64,7 @@ pub(crate) fn judge(attack: &Attack, fate: &Fate, gone: Option<Layer>) -> Vec<Wr
 }
 
 /// The attacks that get through when a layer is taken away.
-pub(crate) fn let_through<'a>(judged: &'a [(Attack, Fate)], gone: Layer) -> Vec<&'a str> {
+pub(crate) fn let_through(judged: &[(Attack, Fate)], gone: Layer) -> Vec<&str> {
     let passes = |(attack, fate): &&(Attack, Fate)| {
         judge(attack, fate, Some(gone)).contains(&Wrong::Passes)
             && !judge(attack, fate, None).contains(&Wrong::Passes)
