@@ -47,7 +47,14 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     let mut cargo = subject.cargo("build");
     // Optimized, since only then each crate has its own instances of generic functions: otherwise one that uses
     // std's could not be told from one that calls std.
-    let flags = ["-Clink-dead-code", "-Cdebuginfo=0", "-Copt-level=2", "-Cembed-bitcode=no"];
+    let flags = [
+        "-Clink-dead-code",
+        "-Cdebuginfo=0",
+        "-Copt-level=2",
+        "-Ccodegen-units=1",
+        "-Clto=off",
+        "-Cembed-bitcode=no",
+    ];
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     cargo.args(["--lib", "--all-features", "--target", LINUX]);
     for name in &subject.packages {
