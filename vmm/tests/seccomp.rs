@@ -159,6 +159,7 @@ impl Device for Hostile {
 
 fn machine(dir: &Path) -> Arc<Machine> {
     let config = MachineConfig {
+        devices: Vec::new(),
         name: "test".into(),
         memory: 16 << 20,
         memory_file: None,
