@@ -44,6 +44,7 @@ const STEPS: &[Step] = &[
     Step { name: "Debian: the nested lab, a login at the serial console", run: lab, linux: true },
     Step { name: "Debian: every kill, one vCPU", run: debian_one, linux: true },
     Step { name: "Debian: two vCPUs", run: debian_two, linux: true },
+    Step { name: "Debian: its own driver for an e1000", run: debian_e1000, linux: true },
 ];
 
 /// Runs the tests; `true` when all passed.
@@ -148,6 +149,10 @@ fn debian_one() -> Result<bool> {
 
 fn debian_two() -> Result<bool> {
     pair("--guest linux --kill primary --rounds 1 --seed 5 --cpus 2")
+}
+
+fn debian_e1000() -> Result<bool> {
+    pair("--guest linux --net-model e1000 --kill primary --rounds 2 --seed 6")
 }
 
 /// `run-pair` as from the command line.

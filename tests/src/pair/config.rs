@@ -46,6 +46,26 @@ impl FromStr for Kill {
     }
 }
 
+/// The guest's network card.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum NetModel {
+    /// virtio-net.
+    #[default]
+    Virtio,
+    /// Intel's 82540EM.
+    E1000,
+}
+
+impl NetModel {
+    /// As on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Virtio => "virtio",
+            Self::E1000 => "e1000",
+        }
+    }
+}
+
 /// The guest.
 #[derive(Debug, Clone)]
 pub struct GuestConfig {
@@ -90,6 +110,8 @@ pub struct PairConfig {
     pub device: Option<String>,
     /// Do not use network namespaces.
     pub loopback: bool,
+    /// The guest's network card.
+    pub net_model: NetModel,
     /// Further flags of `kemari run` and `kemari standby`.
     pub flags: Vec<String>,
 }

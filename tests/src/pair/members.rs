@@ -149,7 +149,11 @@ impl<'a> Launcher<'a> {
             format!("--kernel={}", guest.kernel.display()),
             format!("--cmdline={}", guest.command_line),
             format!("--disk=path={}", self.disk().display()),
-            format!("--net=stream={},mac={MAC}", self.switch.socket(host.index()).display()),
+            format!(
+                "--net=stream={},mac={MAC},model={}",
+                self.switch.socket(host.index()).display(),
+                self.config.net_model.name()
+            ),
             match self.console {
                 true => "--serial=stdio".to_owned(),
                 false => format!("--serial=file={}", path(&format!("{name}.serial"))),

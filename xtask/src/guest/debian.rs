@@ -27,6 +27,7 @@ const VERSIONS: &str = "versions";
 /// The packages whose versions decide whether something cached is still current.
 const WATCHED: &[&str] = &[
     "linux-image-cloud-amd64",
+    "linux-image-amd64",
     "busybox-static",
     "redis-server",
     "libc6",

@@ -16,10 +16,15 @@ const INIT: &str = include_str!("../../../tests/linux-guest/initramfs-init");
 pub(crate) fn prepare(p: &Preparation<'_>, kernel: &Kernel) -> Result<PathBuf> {
     let mut inputs = kernel.inputs();
     inputs.insert("init".into(), sha256_text(INIT));
-    let dir = p.cache.artefact("guest-initramfs", &inputs, p.say, |dir| {
-        let archive = base(kernel, INIT)?;
-        Ok(fs::write(dir.join("initramfs.cpio"), archive.finish())?)
-    })?;
+    let dir = p.cache.artefact(
+        &format!("guest-initramfs{}", kernel.choice().suffix()),
+        &inputs,
+        p.say,
+        |dir| {
+            let archive = base(kernel, INIT)?;
+            Ok(fs::write(dir.join("initramfs.cpio"), archive.finish())?)
+        },
+    )?;
     Ok(dir.join("initramfs.cpio"))
 }
 

@@ -1,4 +1,4 @@
-//! Debian's stock cloud kernel, downloaded and unpacked: nothing is installed on this machine.
+//! Debian's stock kernels, downloaded and unpacked: nothing is installed on this machine.
 
 use std::fs;
 use std::io::Write;
@@ -33,13 +33,65 @@ const MODULES: &[&str] = &[
     "sch_plug",
 ];
 
+/// Modules that a guest with the generic kernel loads: its own, and those of cards that no cloud has.
+const GENERIC_MODULES: &[&str] = &[
+    "virtio_mmio",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_console",
+    "virtio-rng",
+    "ext4",
+    "crc32c-intel",
+    "e1000",
+];
+
+/// Which of Debian's kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KernelChoice {
+    /// The one for clouds: small, boots fast, knows virtio.
+    Cloud,
+    /// The one for every machine, with drivers for real cards.
+    Generic,
+}
+
+impl KernelChoice {
+    /// The package that depends on the newest image.
+    const fn package(self) -> &'static str {
+        match self {
+            Self::Cloud => "linux-image-cloud-amd64",
+            Self::Generic => "linux-image-amd64",
+        }
+    }
+
+    const fn modules(self) -> &'static [&'static str] {
+        match self {
+            Self::Cloud => MODULES,
+            Self::Generic => GENERIC_MODULES,
+        }
+    }
+
+    /// What the names of things made from it end in.
+    pub(crate) const fn suffix(self) -> &'static str {
+        match self {
+            Self::Cloud => "",
+            Self::Generic => "-generic",
+        }
+    }
+}
+
 /// A prepared kernel.
 #[derive(Debug)]
 pub(crate) struct Kernel {
     dir: PathBuf,
+    choice: KernelChoice,
 }
 
 impl Kernel {
+    /// Which it is.
+    pub(crate) fn choice(&self) -> KernelChoice {
+        self.choice
+    }
+
     /// The kernel as Debian ships it.
     pub(crate) fn vmlinuz(&self) -> PathBuf {
         self.dir.join("vmlinuz")
@@ -68,15 +120,16 @@ impl Kernel {
 }
 
 /// Downloads and unpacks the kernel, or takes it from the cache.
-pub(crate) fn prepare(p: &Preparation<'_>) -> Result<Kernel> {
-    let mut inputs = p.archive.inputs(&["linux-image-cloud-amd64", "busybox-static"])?;
-    inputs.insert("modules".into(), MODULES.join(" "));
-    let dir = p.cache.artefact("kernel", &inputs, p.say, |dir| build(p, dir))?;
-    Ok(Kernel { dir })
+pub(crate) fn prepare(p: &Preparation<'_>, choice: KernelChoice) -> Result<Kernel> {
+    let mut inputs = p.archive.inputs(&[choice.package(), "busybox-static"])?;
+    inputs.insert("modules".into(), choice.modules().join(" "));
+    let name = format!("kernel{}", choice.suffix());
+    let dir = p.cache.artefact(&name, &inputs, p.say, |dir| build(p, choice, dir))?;
+    Ok(Kernel { dir, choice })
 }
 
-fn build(p: &Preparation<'_>, dir: &Path) -> Result<()> {
-    let meta = "linux-image-cloud-amd64";
+fn build(p: &Preparation<'_>, choice: KernelChoice, dir: &Path) -> Result<()> {
+    let meta = choice.package();
     let depends = p.archive.depends(meta)?;
     let package = depends
         .iter()
@@ -90,19 +143,24 @@ fn build(p: &Preparation<'_>, dir: &Path) -> Result<()> {
     fs::copy(unpacked.join(format!("boot/vmlinuz-{release}")), &vmlinuz)?;
     fs::write(dir.join("vmlinux"), extract_vmlinux(&fs::read(&vmlinuz)?, p.say)?)?;
     fs::copy(unpacked.join("bin/busybox"), dir.join("busybox"))?;
-    select_modules(&unpacked, dir, &release, p.say)?;
+    select_modules(&unpacked, dir, (&release, choice.modules()), p.say)?;
     fs::remove_dir_all(&unpacked)?;
     Ok(())
 }
 
 /// Copies the wanted modules and what they depend on, uncompressed.
-fn select_modules(unpacked: &Path, dir: &Path, release: &str, say: &dyn Fn(&str)) -> Result<()> {
+fn select_modules(
+    unpacked: &Path,
+    dir: &Path,
+    (release, modules): (&str, &[&str]),
+    say: &dyn Fn(&str),
+) -> Result<()> {
     let tree = unpacked.join("lib/modules").join(release);
     decompress_modules(&tree, say)?;
     depmod(dir, unpacked, release)?;
     let table = fs::read_to_string(tree.join("modules.dep"))?;
     let selected = dir.join("modules/lib/modules").join(release);
-    for module in MODULES {
+    for module in modules {
         for file in with_dependencies(&table, module) {
             let to = selected.join(file);
             fs::create_dir_all(to.parent().context("a module lies in a directory")?)?;

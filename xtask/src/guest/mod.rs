@@ -18,6 +18,7 @@ use anyhow::Result;
 
 pub(crate) use cache::cache_dir;
 pub(crate) use command::{output, run};
+pub(crate) use kernel::KernelChoice;
 pub(crate) use packages::ensure_packages;
 pub(crate) use probe::{HostKvm, probe_host};
 
@@ -55,9 +56,9 @@ impl<'a> Preparation<'a> {
         Ok(Self { say, cache, archive })
     }
 
-    /// The kernel, the initramfs and the root file system of the Linux guest.
-    pub(crate) fn linux_guest(&self) -> Result<LinuxGuest> {
-        let kernel = kernel::prepare(self)?;
+    /// A kernel, the initramfs that goes with it, and the root file system of the Linux guest.
+    pub(crate) fn linux_guest(&self, choice: KernelChoice) -> Result<LinuxGuest> {
+        let kernel = kernel::prepare(self, choice)?;
         let initramfs = initramfs::prepare(self, &kernel)?;
         let rootfs = rootfs::prepare(self)?;
         Ok(LinuxGuest { vmlinuz: kernel.vmlinuz(), vmlinux: kernel.vmlinux(), initramfs, rootfs })

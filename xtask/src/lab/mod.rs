@@ -37,7 +37,7 @@ impl LabImages {
     /// Prepares QEMU and the lab's initramfs, or takes them from the cache.
     pub(crate) fn prepare(p: &Preparation<'_>, guest: &LinuxGuest) -> Result<Self> {
         crate::guest::ensure_packages(&["e2fsprogs", "util-linux"], p.say)?;
-        let kernel = kernel::prepare(p)?;
+        let kernel = kernel::prepare(p, kernel::KernelChoice::Cloud)?;
         Ok(Self {
             qemu: qemu::prepare(p)?,
             kernel: kernel.vmlinux(),

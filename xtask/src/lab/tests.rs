@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::guest::KernelChoice;
 
 #[test]
 fn only_a_stall_is_repeated_and_it_is_said() {
@@ -35,7 +36,7 @@ fn another_error_is_not_repeated_and_a_stall_not_for_ever() {
 fn images() -> LabImages {
     let say = |line: &str| println!("{line}");
     let p = Preparation::begin(&say).unwrap();
-    let guest = p.linux_guest().unwrap();
+    let guest = p.linux_guest(KernelChoice::Cloud).unwrap();
     LabImages::prepare(&p, &guest).unwrap()
 }
 
@@ -123,7 +124,7 @@ fn two_hosts_see_each_other_until_the_link_or_the_power_fails() {
 fn a_person_logs_in_at_the_serial_console_of_an_unprotected_guest() {
     let say = |line: &str| println!("{line}");
     let p = Preparation::begin(&say).unwrap();
-    let guest = p.linux_guest().unwrap();
+    let guest = p.linux_guest(KernelChoice::Cloud).unwrap();
     let images = LabImages::prepare(&p, &guest).unwrap();
     drop(p);
     // The outside of the guest's network is another Redis, on the host's side of the tap.

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use kemari_tests::micro::{self, Load};
-use kemari_tests::pair::config::{GuestConfig, Kill, PairConfig};
+use kemari_tests::pair::config::{self, GuestConfig, Kill, PairConfig};
 
 /// The guests there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -17,12 +17,33 @@ pub(crate) enum Guest {
     Linux,
 }
 
+/// The network cards there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NetModel {
+    /// virtio-net.
+    Virtio,
+    /// Intel's 82540EM on a PCI bus, with the kernel's own driver; Linux only.
+    E1000,
+}
+
+impl From<NetModel> for config::NetModel {
+    fn from(model: NetModel) -> Self {
+        match model {
+            NetModel::Virtio => Self::Virtio,
+            NetModel::E1000 => Self::E1000,
+        }
+    }
+}
+
 /// What to run.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Arguments {
     /// The guest.
     #[arg(long, value_enum, default_value = "micro")]
     pub(crate) guest: Guest,
+    /// The guest's network card.
+    #[arg(long, value_enum, default_value = "virtio")]
+    pub(crate) net_model: NetModel,
     /// How to break the pair; several, or `all`, take turns.
     #[arg(
         long,
@@ -107,6 +128,10 @@ impl Arguments {
 
     /// A run of the micro-guest.
     pub(crate) fn micro_config(&self, kemari: PathBuf, kernel: PathBuf) -> Result<PairConfig> {
+        ensure!(
+            self.net_model == NetModel::Virtio,
+            "--net-model e1000: the micro-guest has no driver for it: add --guest linux"
+        );
         let mut guest =
             micro::guest(kernel, self.memory.unwrap_or(64), self.cpus, self.micro_load());
         if self.device.is_some() {
@@ -135,6 +160,7 @@ impl Arguments {
             tls: self.tls,
             device: self.device.clone(),
             loopback: self.loopback,
+            net_model: self.net_model.into(),
             flags: self.flags.clone(),
         })
     }

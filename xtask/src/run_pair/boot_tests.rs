@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::build;
-use crate::guest::Preparation;
+use crate::guest::{KernelChoice, Preparation};
 use crate::lab::{self, LabImages, LabSpec};
 
 #[test]
@@ -10,7 +10,7 @@ use crate::lab::{self, LabImages, LabSpec};
 fn a_stock_kernel_survives_the_death_of_its_host_while_it_boots() {
     let say = |line: &str| println!("{line}");
     let preparation = Preparation::begin(&say).unwrap();
-    let guest = preparation.linux_guest().unwrap();
+    let guest = preparation.linux_guest(KernelChoice::Cloud).unwrap();
     let images = LabImages::prepare(&preparation, &guest).unwrap();
     let programs = build::static_programs().unwrap();
     let script = build::repository().join("tests/linux-guest/failover-while-booting");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use kemari_tests::pair::Progress;
+use kemari_tests::pair::{Progress, config};
 
 use super::Arguments;
 use super::progress::{STEP, Terminal};
@@ -68,6 +68,7 @@ fn command(arguments: &Arguments) -> String {
         ),
         format!("--cpus {cpus} --writers {writers} --load {load} --slow {}", arguments.slow * SLOW),
     ];
+    words.push(format!("--net-model {}", config::NetModel::from(arguments.net_model).name()));
     words.extend(arguments.memory.map(|memory| format!("--memory {memory}")));
     words.extend(arguments.verify.then(|| "--verify".to_owned()));
     words.extend(arguments.loopback.then(|| "--loopback".to_owned()));

@@ -17,10 +17,10 @@ use anyhow::{Context, Result, ensure};
 use kemari_tests::pair::Progress;
 use kemari_tests::pair::report::RunReport;
 
-use crate::guest::{LinuxGuest, Preparation};
+use crate::guest::{KernelChoice, LinuxGuest, Preparation};
 use crate::lab::LabImages;
 use crate::{build, stop};
-pub(crate) use arguments::{Arguments, Guest};
+pub(crate) use arguments::{Arguments, Guest, NetModel};
 use progress::Terminal;
 
 /// Runs a pair; `true` when every promise held.
@@ -66,7 +66,7 @@ fn run_linux(arguments: &Arguments, terminal: &Terminal, stop: stop::Flag) -> Re
         probe.reason
     );
     terminal.step("preparing the Debian guest");
-    let (guest, lab) = prepare_linux(terminal, !direct)?;
+    let (guest, lab) = prepare_linux(terminal, arguments.net_model, !direct)?;
     if let Some(images) = lab {
         terminal.line(&format!("guest: Debian in the nested lab ({})", probe.reason));
         return lab::run(arguments, &images, &guest, terminal, stop);
@@ -81,10 +81,19 @@ fn run_linux(arguments: &Arguments, terminal: &Terminal, stop: stop::Flag) -> Re
 
 /// The guest, and the nested lab's own images where it is to run there. The lock on the cache ends with this function:
 /// another run need not wait for the whole of this one.
-fn prepare_linux(terminal: &Terminal, in_lab: bool) -> Result<(LinuxGuest, Option<LabImages>)> {
+fn prepare_linux(
+    terminal: &Terminal,
+    model: NetModel,
+    in_lab: bool,
+) -> Result<(LinuxGuest, Option<LabImages>)> {
     let say = |line: &str| terminal.line(line);
     let preparation = Preparation::begin(&say)?;
-    let guest = preparation.linux_guest()?;
+    // The cloud kernel has no drivers but those of clouds.
+    let kernel = match model {
+        NetModel::Virtio => KernelChoice::Cloud,
+        NetModel::E1000 => KernelChoice::Generic,
+    };
+    let guest = preparation.linux_guest(kernel)?;
     let lab = in_lab.then(|| LabImages::prepare(&preparation, &guest)).transpose()?;
     Ok((guest, lab))
 }
