@@ -6,6 +6,7 @@ mod certs;
 mod gate;
 mod guest;
 mod lab;
+mod new_device;
 mod run_pair;
 mod sim;
 mod stop;
@@ -23,6 +24,8 @@ enum Command {
     RunPair(run_pair::Arguments),
     /// Run the protocol core in a simulated world that fails; `cargo xtask sim --help` tells more.
     Sim(sim::Arguments),
+    /// Write a new device: its code, its tests, its entry in the catalogue.
+    NewDevice(new_device::Arguments),
     /// Write credentials for trials of an encrypted link.
     Certs(certs::Arguments),
     /// Run all tests; what they need is prepared.
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::RunPair(arguments) => run_pair::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
+        Command::NewDevice(arguments) => new_device::run(&arguments),
         Command::Certs(arguments) => certs::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Gate(arguments) => return gate::run(&arguments),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use clap::{Args, Parser};
 
-use crate::{build, gate, run_pair, sim, stop};
+use crate::{build, gate, new_device, run_pair, sim, stop};
 
 /// Which tests.
 #[derive(Debug, Args)]
@@ -34,6 +34,7 @@ const STEPS: &[Step] = &[
     Step { name: "gate: every known attack is caught", run: attacks, linux: false },
     Step { name: "simulation: a fixed set of seeds", run: sim_fixed, linux: false },
     Step { name: "simulation: fresh seeds", run: sim_fresh, linux: false },
+    Step { name: "new-device: one of each kind", run: new_device::prove, linux: false },
     Step { name: "pair: every kill, one vCPU", run: pair_one, linux: false },
     Step {
         name: "pair: every kill, two vCPUs, every checkpoint compared",

@@ -18,7 +18,7 @@ mod symbols;
 mod types;
 mod without_std;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -81,7 +81,12 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
 
 /// Checks the tree as `cargo xtask gate` does; `true` when nothing was found.
 pub(crate) fn tree_passes() -> Result<bool> {
-    let subject = Subject::tree(build::repository(), None, vec!["--locked"])?;
+    passes_at(build::repository())
+}
+
+/// Checks a copy of the tree; `true` when nothing was found.
+pub(crate) fn passes_at(root: &Path) -> Result<bool> {
+    let subject = Subject::tree(root, None, vec!["--locked"])?;
     let looked = look(&subject, &Layer::ALL);
     print!("{}", report::human(&looked));
     Ok(matches!(verdict(&looked), Verdict::Passed))

@@ -91,6 +91,9 @@ pub(crate) struct Arguments {
     /// Put a device of `kemari run --device` into the machine, drive it, and judge what it prints (micro-guest only).
     #[arg(long, value_name = "NAME")]
     pub(crate) device: Option<String>,
+    /// Run this program, instead of building it.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(crate) kemari: Option<PathBuf>,
     /// Do not use network namespaces.
     #[arg(long)]
     pub(crate) loopback: bool,

@@ -33,7 +33,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         (Guest::Micro, _) => {
             check_kvm()?;
             terminal.step("building kemari and the micro-guest");
-            let (kemari, kernel) = (build::kemari()?, build::micro_guest()?);
+            let kemari = arguments.kemari.clone().map_or_else(build::kemari, Ok)?;
+            let kernel = build::micro_guest()?;
             let config = arguments.micro_config(kemari, kernel)?;
             if arguments.interactive {
                 return play(&terminal, |dir| interactive::run(&config, dir, &terminal, stop));

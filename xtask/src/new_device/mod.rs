@@ -1,0 +1,176 @@
+//! `cargo xtask new-device`: a device that compiles, keeps the contract and is in the catalogue, to be made one's own.
+
+mod name;
+mod proof;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+
+use name::Name;
+pub(crate) use proof::prove;
+
+const LIBRARY: &str = "devices/src/lib.rs";
+const CATALOGUE: &str = "vmm/src/machine/catalog.rs";
+/// Where the catalogue grows.
+const MARK: &str = "    // New devices go above this line.";
+const GUIDE: &str = "docs/write-a-device.md";
+
+/// How a device is driven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// By registers in a window of addresses.
+    Mmio,
+    /// By virtqueues.
+    Virtio,
+}
+
+impl Kind {
+    fn device(self) -> &'static str {
+        match self {
+            Self::Mmio => include_str!("templates/mmio.rs"),
+            Self::Virtio => include_str!("templates/virtio.rs"),
+        }
+    }
+
+    fn test(self) -> &'static str {
+        match self {
+            Self::Mmio => include_str!("templates/mmio_test.rs"),
+            Self::Virtio => include_str!("templates/virtio_test.rs"),
+        }
+    }
+
+    fn make(self) -> &'static str {
+        match self {
+            Self::Mmio => "Registers",
+            Self::Virtio => "Virtio",
+        }
+    }
+}
+
+/// What to write.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Its name, as a Rust module is called: `pager`, `rain_gauge`.
+    name: String,
+    /// How it is driven.
+    #[arg(long, value_enum)]
+    kind: Kind,
+    /// Write nothing, say what would be written.
+    #[arg(long)]
+    dry_run: bool,
+    /// The workspace to write to [default: the one that this was built from].
+    #[arg(long, value_name = "DIR", hide = true)]
+    workspace: Option<PathBuf>,
+}
+
+/// Writes the device, and says what to do next.
+pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
+    let name = Name::parse(&arguments.name)?;
+    let root = arguments.workspace.clone().unwrap_or_else(|| crate::build::repository().to_owned());
+    let changes = plan(&root, &name, arguments.kind)?;
+    for Change { path, new, .. } in &changes {
+        let verb = if *new { "writes" } else { "adds a line to" };
+        println!("{verb} {}", path.display());
+    }
+    if arguments.dry_run {
+        println!("(--dry-run: nothing was written)");
+        return Ok(true);
+    }
+    for Change { path, text, .. } in &changes {
+        let path = root.join(path);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    println!(
+        "\nIt works as it is:\n\
+         \x20   cargo test -p kemari-devices --test {name}          # the contract of a device\n\
+         \x20   cargo xtask gate                                    # nothing gets past the gate\n\
+         \x20   cargo xtask run-pair --device {name} --rounds 2     # it survives its host\n\
+         Next: make it your own, in devices/src/{name}.rs; \"Make it your own\" in {GUIDE} goes on from here."
+    );
+    Ok(true)
+}
+
+/// A file as it is to be.
+struct Change {
+    path: PathBuf,
+    text: String,
+    new: bool,
+}
+
+fn plan(root: &Path, name: &Name, kind: Kind) -> Result<Vec<Change>> {
+    let fill = |template: &str| {
+        template.replace("@NAME@", name.module()).replace("@TYPE@", name.type_name())
+    };
+    let library = read(root, LIBRARY)?;
+    let catalogue = read(root, CATALOGUE)?;
+    let device = PathBuf::from(format!("devices/src/{name}.rs"));
+    let test = PathBuf::from(format!("devices/tests/{name}.rs"));
+    for path in [&device, &test, &PathBuf::from(format!("devices/src/{name}"))] {
+        ensure!(
+            !root.join(path).exists(),
+            "{}: expected nothing there, found a file: choose another name, or remove it",
+            path.display()
+        );
+    }
+    ensure!(
+        !exports(&library, name.type_name()),
+        "{LIBRARY}: expected no `{}`, found one: choose another name",
+        name.type_name()
+    );
+    Ok(vec![
+        Change { path: device, text: fill(kind.device()), new: true },
+        Change { path: test, text: fill(kind.test()), new: true },
+        Change { path: LIBRARY.into(), text: with_module(&library, name)?, new: false },
+        Change { path: CATALOGUE.into(), text: with_entry(&catalogue, name, kind)?, new: false },
+    ])
+}
+
+fn read(root: &Path, path: &str) -> Result<String> {
+    fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {path}"))
+}
+
+/// Whether the library has something of that name.
+fn exports(library: &str, type_name: &str) -> bool {
+    library.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == type_name)
+}
+
+/// The library with the new module, where its order has it.
+fn with_module(library: &str, name: &Name) -> Result<String> {
+    let declared = insert_sorted(library, "mod ", &format!("mod {name};"))?;
+    insert_sorted(&declared, "pub use ", &format!("pub use {name}::{};", name.type_name()))
+}
+
+/// Adds a line among those that begin alike, which are sorted.
+fn insert_sorted(text: &str, prefix: &str, line: &str) -> Result<String> {
+    let lines: Vec<&str> = text.lines().collect();
+    let alike = |at: &usize| {
+        // A module for tests only stands apart.
+        lines[*at].starts_with(prefix) && !(*at > 0 && lines[at - 1].starts_with("#["))
+    };
+    let group: Vec<usize> = (0..lines.len()).filter(alike).collect();
+    let last = *group
+        .last()
+        .with_context(|| format!("{LIBRARY}: expected `{prefix}` lines, found none"))?;
+    let at = group.iter().copied().find(|at| lines[*at] > line).unwrap_or(last + 1);
+    let mut lines = lines;
+    lines.insert(at, line);
+    Ok(lines.join("\n") + "\n")
+}
+
+fn with_entry(catalogue: &str, name: &Name, kind: Kind) -> Result<String> {
+    let entry = format!(
+        "    Entry {{ name: \"{name}\", make: Make::{}(|| Box::new(devices::{}::new())) }},\n",
+        kind.make(),
+        name.type_name()
+    );
+    let at = catalogue.find(MARK).with_context(|| {
+        format!("{CATALOGUE}: expected the line `{}`, found none: put it back", MARK.trim())
+    })?;
+    let (before, after) = catalogue.split_at(at);
+    Ok(format!("{before}{entry}{after}"))
+}

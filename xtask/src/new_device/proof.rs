@@ -1,0 +1,88 @@
+//! The proof of the scaffold: a device of each kind, in a copy of this workspace, goes the way that its author is told to.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+
+use super::{Arguments, Kind, run};
+use crate::build::{self, repository};
+use crate::{gate, run_pair};
+
+/// One of each kind.
+const DEVICES: [(&str, Kind); 2] = [("pager", Kind::Virtio), ("rain_gauge", Kind::Mmio)];
+
+/// Writes them, has them checked, and kills their hosts; `true` when they keep every promise.
+pub(crate) fn prove() -> Result<bool> {
+    let scratch = copy_of_this_workspace()?;
+    for (name, kind) in DEVICES {
+        let workspace = Some(scratch.path().to_owned());
+        run(&Arguments { name: name.to_owned(), kind, dry_run: false, workspace })?;
+    }
+    let tests =
+        ["test", "--quiet", "-p", "kemari-devices", "--test", "pager", "--test", "rain_gauge"];
+    let lints =
+        ["clippy", "--quiet", "-p", "kemari-devices", "--all-targets", "--", "-D", "warnings"];
+    let program = ["build", "--quiet", "--release", "-p", "kemari-vmm", "--bin", "kemari"];
+    for arguments in [&["fmt", "--all", "--", "--check"][..], &tests, &lints, &program] {
+        build::run(&mut cargo(scratch.path(), arguments))?;
+    }
+    if !gate::passes_at(scratch.path())? {
+        return Ok(false);
+    }
+    let kemari = target().join("release/kemari");
+    let mut held = true;
+    for (name, _) in DEVICES {
+        held &= survives(name, &kemari)?;
+    }
+    Ok(held)
+}
+
+/// Runs a pair with the device attached, and kills the primary.
+fn survives(device: &str, kemari: &Path) -> Result<bool> {
+    #[derive(Debug, Parser)]
+    struct RunPair {
+        #[command(flatten)]
+        arguments: run_pair::Arguments,
+    }
+    let kemari = kemari.display().to_string();
+    let words =
+        ["run-pair", "--device", device, "--kill", "primary", "--rounds", "2", "--kemari", &kemari];
+    run_pair::run(&RunPair::try_parse_from(words)?.arguments)
+}
+
+/// What git has of this workspace, changed files included.
+fn copy_of_this_workspace() -> Result<tempfile::TempDir> {
+    let dir = tempfile::tempdir()?;
+    let listed = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard", "-z"])
+        .current_dir(repository())
+        .output()
+        .context("cannot run git")?;
+    ensure!(listed.status.success(), "expected the sources in a git repository, found none");
+    let files = String::from_utf8(listed.stdout)?;
+    for file in files.split('\0').filter(|file| !file.is_empty()) {
+        let (from, to) = (repository().join(file), dir.path().join(file));
+        // One that was removed is listed still; a link is copied as what it points to.
+        if from.is_file() {
+            if let Some(parent) = to.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            fs::copy(&from, &to).with_context(|| format!("cannot copy {file}"))?;
+        }
+    }
+    Ok(dir)
+}
+
+/// A directory to build into that outlives the copy: what other crates need is built once.
+fn target() -> std::path::PathBuf {
+    build::target_dir().join("new-device")
+}
+
+fn cargo(workspace: &Path, arguments: &[&str]) -> Command {
+    let mut cargo = build::cargo();
+    cargo.current_dir(workspace).args(arguments).env("CARGO_TARGET_DIR", target());
+    cargo
+}

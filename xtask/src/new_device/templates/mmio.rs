@@ -1,0 +1,80 @@
+//! @NAME@: say here what it is, and which specification it follows.
+
+use io_gate::{
+    ConsoleTx, Gate, Identity, LineState, Port, RegisterDevice, SavedState, StateError,
+};
+
+use crate::read_bytes;
+
+const IDENTITY: Identity = Identity { kind: "@NAME@", virtio_id: 0, state_version: 1 };
+
+/// What it prints appears here.
+const OUTPUT: Port = Port(0);
+
+/// A byte written here is printed; it asks for an interrupt after each line. Reads as zero.
+const DATA: u64 = 0;
+/// How many bytes were printed: 8 bytes, to be read only.
+const COUNT: u64 = 8;
+
+/// Two registers: one to print with, and one that counts.
+#[derive(Debug, Default)]
+pub struct @TYPE@ {
+    count: u64,
+    interrupt: bool,
+}
+
+impl @TYPE@ {
+    /// The device as it is after power-on.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl RegisterDevice for @TYPE@ {
+    fn identity(&self) -> Identity {
+        IDENTITY
+    }
+
+    fn read(&mut self, offset: u64, into: &mut [u8], _gate: &mut Gate<'_>) {
+        match offset.checked_sub(COUNT) {
+            Some(within) => read_bytes(&self.count.to_le_bytes(), within, into),
+            None => into.fill(0),
+        }
+    }
+
+    fn write(&mut self, offset: u64, from: &[u8], gate: &mut Gate<'_>) {
+        let (DATA, Some(byte)) = (offset, from.first()) else { return };
+        self.count = self.count.wrapping_add(1);
+        self.interrupt |= *byte == b'\n';
+        gate.token::<ConsoleTx>().emit(OUTPUT, alloc::vec![*byte]);
+    }
+
+    fn intake(&mut self, _port: Port, data: &[u8], _gate: &mut Gate<'_>) -> usize {
+        // Nothing comes in: what does is thrown away.
+        data.len()
+    }
+
+    fn line(&mut self) -> LineState {
+        if core::mem::take(&mut self.interrupt) { LineState::Pulse } else { LineState::Quiet }
+    }
+
+    fn reset(&mut self) {
+        *self = Self::new();
+    }
+
+    fn save(&self) -> SavedState {
+        SavedState::new(&IDENTITY)
+            .number("count", self.count)
+            .number("interrupt", self.interrupt.into())
+    }
+
+    fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
+        let mut fields = state.open(&IDENTITY)?;
+        let count = fields.number("count")?;
+        let interrupt = fields.flag("interrupt")?;
+        fields.close()?;
+        *self = Self { count, interrupt };
+        Ok(())
+    }
+}

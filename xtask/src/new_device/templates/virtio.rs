@@ -1,0 +1,115 @@
+//! @NAME@: say here what it is, and which specification it follows.
+
+use io_gate::{
+    Chain, ConsoleTx, Device, DeviceError, Gate, Identity, Intake, Outcome, Port, SavedState,
+    StateError, Verdict,
+};
+
+use crate::read_bytes;
+
+/// No number of virtio's own (virtio 1.2, 5): give it its specification's.
+const IDENTITY: Identity = Identity { kind: "@NAME@", virtio_id: 0xff00, state_version: 1 };
+
+const QUEUE_SIZE: u16 = 64;
+/// What it prints appears here.
+const OUTPUT: Port = Port(0);
+/// The longest text in one request.
+const MAX_TEXT: usize = 4096;
+
+/// The driver's answer when its text was printed, and when it was not.
+const PRINTED: u8 = 0;
+const LOST: u8 = 1;
+
+/// A request is text to read and a byte of room for the answer.
+#[derive(Debug, Default)]
+pub struct @TYPE@ {
+    features: u64,
+    /// Requests taken so far; the driver reads it in the configuration space.
+    count: u64,
+}
+
+impl @TYPE@ {
+    /// The device as it is after power-on.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Device for @TYPE@ {
+    fn identity(&self) -> Identity {
+        IDENTITY
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queues(&self) -> &[u16] {
+        &[QUEUE_SIZE]
+    }
+
+    fn read_config(&self, offset: u64, into: &mut [u8]) {
+        read_bytes(&self.count.to_le_bytes(), offset, into);
+    }
+
+    fn write_config(&mut self, _offset: u64, _from: &[u8], _gate: &mut Gate<'_>) {
+        // Nothing in it can be written.
+    }
+
+    fn activate(&mut self, features: u64) {
+        self.features = features;
+    }
+
+    fn reset(&mut self) {
+        *self = Self::new();
+    }
+    fn process<'e>(
+        &mut self,
+        _queue: u16,
+        chain: &mut Chain<'_>,
+        gate: &mut Gate<'e>,
+    ) -> Result<Verdict<'e>, DeviceError> {
+        let len = chain.readable();
+        if len == 0 || len > MAX_TEXT {
+            return Err(DeviceError::Malformed(alloc::format!(
+                "expected 1 to {MAX_TEXT} bytes of text, found {len}"
+            )));
+        }
+        let text = chain.take_payload(len)?;
+        self.count = self.count.wrapping_add(1);
+        Ok(gate.token::<ConsoleTx>().stage(OUTPUT, text))
+    }
+
+    fn complete(&mut self, _queue: u16, chain: &mut Chain<'_>, outcome: Outcome) -> u32 {
+        let answer = if matches!(outcome, Outcome::Success(_)) { PRINTED } else { LOST };
+        // A driver that gave no room wants no answer.
+        chain.write(&[answer]).map_or(0, |()| 1)
+    }
+
+    fn intake_queue(&self, _port: Port) -> Option<u16> {
+        None
+    }
+
+    fn intake(
+        &mut self,
+        _port: Port,
+        data: &[u8],
+        _chain: &mut Chain<'_>,
+    ) -> Result<Intake, DeviceError> {
+        // Nothing comes in: what does is thrown away.
+        Ok(Intake { used: 0, consumed: data.len() })
+    }
+    fn save(&self) -> SavedState {
+        SavedState::new(&IDENTITY).number("features", self.features).number("count", self.count)
+    }
+
+    fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
+        let mut fields = state.open(&IDENTITY)?;
+        let features = fields.number("features")?;
+        let count = fields.number("count")?;
+        fields.close()?;
+        *self = Self { features, count };
+        Ok(())
+    }
+}
