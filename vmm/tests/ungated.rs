@@ -10,13 +10,16 @@ use kemari_workload::Op;
 use micro::KEMARI;
 
 /// Every kind, as users of this and other monitors spell it: flags, and how it is called.
-const KINDS: [(&[&str], &str); 14] = [
+const KINDS: [(&[&str], &str); 17] = [
     (&["--net", "tap=tap0,vhost=on"], "vhost-net"),
     (&["--net", "vhost-user=/run/vu.sock"], "vhost-user"),
     (&["--net", "vhost_user=true,socket=/run/vu.sock"], "vhost-user"),
     (&["--disk", "vhost-user=/run/vu.sock"], "vhost-user"),
     (&["--vfio", "0000:01:00.0"], "VFIO"),
     (&["--net", "vfio=0000:01:00.0"], "VFIO"),
+    (&["--device", "vfio=0000:01:00.0"], "VFIO"),
+    (&["--device", "vfio-pci,host=01:00.0"], "VFIO"),
+    (&["--device", "vhost-user-blk,socket=/run/vu.sock"], "vhost-user"),
     (&["--vdpa", "path=/dev/vhost-vdpa-0"], "vDPA"),
     (&["--net", "vhost-vdpa=/dev/vhost-vdpa-0"], "vDPA"),
     (&["--net", "vdpa=/dev/vhost-vdpa-0"], "vDPA"),
