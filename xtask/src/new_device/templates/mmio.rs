@@ -1,8 +1,6 @@
 //! @NAME@: say here what it is, and which specification it follows.
 
-use io_gate::{
-    ConsoleTx, Gate, Identity, LineState, Port, RegisterDevice, SavedState, StateError,
-};
+use io_gate::{ConsoleTx, Gate, Identity, LineState, Port, RegisterDevice, SavedState, StateError};
 
 use crate::read_bytes;
 
