@@ -122,20 +122,33 @@ fn two_hosts_see_each_other_until_the_link_or_the_power_fails() {
 #[test]
 #[ignore = "boots an emulated host with a guest in it"]
 fn a_person_logs_in_at_the_serial_console_of_an_unprotected_guest() {
+    log_in(KernelChoice::Cloud, "virtio", "virtio_net");
+}
+
+/// The same with a card of twenty years ago, and the driver that Debian has for it.
+#[test]
+#[ignore = "boots an emulated host with a guest in it"]
+fn a_person_logs_in_at_a_guest_with_an_e1000() {
+    log_in(KernelChoice::Generic, "e1000", "e1000");
+}
+
+fn log_in(kernel: KernelChoice, model: &str, driver: &str) {
     let say = |line: &str| println!("{line}");
     let p = Preparation::begin(&say).unwrap();
-    let guest = p.linux_guest(KernelChoice::Cloud).unwrap();
+    let guest = p.linux_guest(kernel).unwrap();
     let images = LabImages::prepare(&p, &guest).unwrap();
     drop(p);
     // The outside of the guest's network is another Redis, on the host's side of the tap.
-    let command = "ip tuntap add t0 mode tap vnet_hdr && ip addr add 10.77.0.1/24 dev t0 && ip link set t0 up && \
+    let command = format!(
+        "ip tuntap add t0 mode tap vnet_hdr && ip addr add 10.77.0.1/24 dev t0 && ip link set t0 up && \
                    redis-server --bind 10.77.0.1 --port 7000 --protected-mode no --daemonize yes --save '' > /dev/null && \
                    ./kemari run --kernel vmlinuz --initrd initramfs.cpio --memory 160 --cpus 2 --rng \
-                       --disk path=root.ext4,serial=kemari-root --net tap=t0 \
+                       --disk path=root.ext4,serial=kemari-root --net tap=t0,model={model} \
                        --cmdline 'console=ttyS0 quiet panic=-1 kemari.ip=10.77.0.2/24'; \
-                   echo \"MONITOR ENDED $?\"; e2fsck -fn root.ext4";
+                   echo \"MONITOR ENDED $?\"; e2fsck -fn root.ext4"
+    );
     let programs = crate::build::static_programs().unwrap();
-    let mut spec = LabSpec::new("login", command)
+    let mut spec = LabSpec::new("login", &command)
         .linux_guest(&guest, &["root.ext4"])
         .file(programs.join("kemari"), "kemari");
     spec.stall = Duration::from_secs(180);
@@ -152,6 +165,10 @@ fn a_person_logs_in_at_the_serial_console_of_an_unprotected_guest() {
         assert_eq!(lab.wait_for("DISK ", &mut show)?, "kemari-root");
         lab.type_in(b"printf '\\nNET %s\\n' $(redis-cli -h 10.77.0.1 -p 7000 incr visits)\n")?;
         assert_eq!(lab.wait_for("NET ", &mut show)?, "1");
+        lab.type_in(
+            b"printf '\\nDRIVER %s\\n' $(ls /sys/class/net/eth0/device/driver/module/drivers)\n",
+        )?;
+        assert!(lab.wait_for("DRIVER ", &mut show)?.ends_with(&format!(":{driver}")));
         lab.type_in(b"poweroff\n")?;
         assert_eq!(lab.wait_for("MONITOR ENDED ", &mut show)?, "0");
         lab.run(&mut show)
