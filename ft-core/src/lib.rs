@@ -7,7 +7,8 @@
 //! - [`primary`]: the machine that runs the guest, and holds the commit authority (P1, P2);
 //! - [`standby`]: the machine that holds the last acknowledged checkpoint (P4);
 //! - [`policy`]: when to end an epoch;
-//! - [`arbiter`]: what is asked of an arbiter, and what it may answer (P2).
+//! - [`arbiter`]: what is asked of an arbiter, and what it may answer (P2);
+//! - [`lease`]: until when what it has answered holds (P2).
 //!
 //! Both machines are driven the same way:
 //!
@@ -26,7 +27,9 @@
 extern crate alloc;
 
 pub mod arbiter;
+pub mod bugs;
 pub mod handshake;
+pub mod lease;
 pub mod pages;
 pub mod policy;
 pub mod primary;
@@ -36,6 +39,7 @@ mod testing;
 mod time;
 pub mod wire;
 
+pub(crate) use bugs::deliberate;
 pub use io_gate::host::{Epoch, Term};
 pub use time::{Backoff, Time};
 

@@ -17,3 +17,8 @@ pub mod seccomp;
 pub mod standby;
 pub mod stats;
 pub mod ungated;
+
+const _: () = assert!(
+    !ft_core::bugs::COMPILED_IN,
+    "the feature `deliberate-bugs` of ft-core is for the simulation: build kemari without it"
+);

@@ -35,6 +35,7 @@ const STEPS: &[Step] = &[
     Step { name: "simulation: a fixed set of seeds", run: sim_fixed, linux: false },
     Step { name: "simulation: fresh seeds", run: sim_fresh, linux: false },
     Step { name: "new-device: one of each kind", run: new_device::prove, linux: false },
+    Step { name: "simulation: every deliberate bug is found", run: sim_bugs, linux: false },
     Step { name: "pair: every kill, one vCPU", run: pair_one, linux: false },
     Step {
         name: "pair: every kill, two vCPUs, every checkpoint compared",
@@ -115,11 +116,15 @@ fn attacks() -> Result<bool> {
 }
 
 fn sim_fixed() -> Result<bool> {
-    sim::run_with(["--first", "1", "--seeds", "20000"])
+    sim::run_with(["--first", "1", "--seeds", "10000"])
 }
 
 fn sim_fresh() -> Result<bool> {
-    sim::run_with(["--seeds", "20000"])
+    sim::run_with(["--seeds", "10000"])
+}
+
+fn sim_bugs() -> Result<bool> {
+    sim::run_with(["--bugs", "--rounds", "1"])
 }
 
 fn pair_one() -> Result<bool> {

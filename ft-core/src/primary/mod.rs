@@ -46,7 +46,7 @@ pub use io::{Action, Event, Report};
 use crate::handshake::{self, Hello};
 use crate::standby::TakenOver;
 use crate::wire::{ByeReason, Frame, Heartbeat, Message, Outgoing, PROTOCOL, WireError};
-use crate::{Backoff, Illegal, LinkId, Time};
+use crate::{Backoff, Illegal, LinkId, Time, deliberate};
 
 /// What to tune, and how the machine is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -358,6 +358,7 @@ impl Primary {
             Event::GuestPoweredOff => {
                 self.leave(ByeReason::PoweredOff, "the guest has powered off".to_string(), out);
             }
+            Event::Fenced { .. } if deliberate!(IgnoreFence) => {}
             Event::Fenced { reason } => self.fence(reason, out),
         }
         Ok(actions)
@@ -373,7 +374,8 @@ impl Primary {
 
     /// A link that this machine has closed may still have something to say: it is ignored.
     fn is_current(&self, link: LinkId) -> bool {
-        self.session.as_ref().is_some_and(|session| session.link == link)
+        (deliberate!(KeepOldAcks) && self.session.is_some())
+            || self.session.as_ref().is_some_and(|session| session.link == link)
     }
 
     fn patience(&self) -> Duration {
@@ -480,7 +482,9 @@ impl Primary {
         let link = session.link;
         self.phase = Phase::Sealing;
         // From here on effects belong to an epoch that a standby will acknowledge.
-        out.push(Action::Hold);
+        if !deliberate!(NoHold) {
+            out.push(Action::Hold);
+        }
         out.push(Action::SealFirst { link });
         Ok(())
     }
@@ -542,7 +546,7 @@ impl Primary {
         if let Message::Refuse { reason } = message {
             return self.refused(now, reason, out);
         }
-        if header.term != self.term {
+        if header.term != self.term && !deliberate!(SkipTermCheck) {
             let (found, ours) = (header.term, self.term);
             let why = format!("the standby speaks of term {found}, this is term {ours}");
             return self.break_off(now, why, out);
@@ -561,7 +565,13 @@ impl Primary {
             Message::Heartbeat(beat) if running => {
                 self.send(Epoch(0), Message::HeartbeatReply(beat), out);
             }
-            Message::HeartbeatReply(_) if running => {}
+            Message::HeartbeatReply(_) if running => {
+                if deliberate!(HeartbeatAsAck)
+                    && let Some((front, _)) = self.in_flight.front().copied()
+                {
+                    self.ack(now, front, out);
+                }
+            }
             Message::Bye(reason) if reason != ByeReason::Detach => self.renounced(now, reason, out),
             _ => {
                 let why = format!("the standby sent {kind} in state {}", self.phase.name());
@@ -582,7 +592,8 @@ impl Primary {
         };
         self.in_flight.pop_front();
         self.acknowledged = Some(epoch);
-        let proof = self.authority.acknowledged(epoch);
+        let early = deliberate!(ReleaseEarly) && self.in_flight.len() == 1;
+        let proof = self.authority.acknowledged(if early { epoch.next() } else { epoch });
         out.push(Action::Release { proof, latency: now.since(sealed_at) });
         if self.phase == Phase::Arming {
             self.phase = Phase::Protected;
@@ -635,6 +646,9 @@ impl Primary {
         if armed {
             out.push(Action::Hold);
         }
+        if armed && deliberate!(FlushOnLinkError) {
+            out.push(Action::RunAlone(self.authority.alone(self.term)));
+        }
         self.close(why.clone(), out);
         out.push(Action::Report(Report::LinkLost { reason: why.clone() }));
         if armed {
@@ -647,6 +661,9 @@ impl Primary {
     fn close(&mut self, reason: String, out: &mut Vec<Action>) {
         if let Some(session) = self.session.take() {
             out.push(Action::CloseLink { link: session.link, reason });
+        }
+        if deliberate!(KeepOldAcks) {
+            return;
         }
         self.in_flight.clear();
     }
@@ -663,6 +680,11 @@ impl Primary {
 
     fn doubt(&mut self, why: String, out: &mut Vec<Action>) {
         self.reason = Some(why.clone());
+        if self.options.arbiter && deliberate!(AloneWithoutArbiter) {
+            self.term = self.term.next();
+            self.phase = Phase::Alone;
+            return out.push(Action::RunAlone(self.authority.alone(self.term)));
+        }
         if self.options.arbiter {
             self.phase = Phase::Doubting;
             out.push(Action::AskArbiter { term: self.term.next(), why: why.clone() });
@@ -731,7 +753,9 @@ impl Primary {
 
     /// The next term is this machine's: no standby of the old term can take over any more.
     fn win(&mut self, now: Time, out: &mut Vec<Action>) {
-        self.term = self.term.next();
+        if !deliberate!(ReuseTerm) {
+            self.term = self.term.next();
+        }
         let why = self.reason.take().unwrap_or_default();
         out.push(Action::Report(Report::RunsAlone { term: self.term, reason: why.clone() }));
         self.go_alone(now, true, why, out);
@@ -739,6 +763,9 @@ impl Primary {
 
     fn denied(&mut self, term: Term, holder: &str, out: &mut Vec<Action>) -> Result<()> {
         self.check_answer("arbiter: denied", Some(term))?;
+        if deliberate!(IgnoreFence) {
+            return Ok(());
+        }
         self.fence(format!("term {term} is held by {holder}"), out);
         Ok(())
     }

@@ -50,7 +50,7 @@ use crate::handshake::{self, Hello};
 use crate::wire::{
     ByeReason, Frame, Hashes, Heartbeat, Message, Outgoing, PROTOCOL, Verified, WireError,
 };
-use crate::{Backoff, Illegal, LinkId, Time};
+use crate::{Backoff, Illegal, LinkId, Time, deliberate};
 use staging::Staging;
 
 /// What to tune, and how the machine is set up.
@@ -350,7 +350,7 @@ impl Standby {
     }
 
     fn hello(&mut self, hello: Box<Hello>, out: &mut Vec<Action>) {
-        if hello.term < self.term {
+        if hello.term < self.term && !deliberate!(AcceptOlderTerm) {
             let why = format!(
                 "term: the primary acts in term {}, but this standby has heard of term {}: that \
                  primary has been replaced, stop it",
@@ -494,6 +494,14 @@ impl Standby {
                     Ok(staging::Step::Whole(checkpoint)) => {
                         let checkpoint = Arc::new(checkpoint);
                         session.checking = Some(checkpoint.clone());
+                        if deliberate!(AckBeforeCheck) {
+                            let frame = Outgoing {
+                                epoch: header.epoch,
+                                term: header.term,
+                                message: Message::Ack,
+                            };
+                            out.push(Action::Send { link: session.link, frame });
+                        }
                         out.push(Action::Check(checkpoint));
                     }
                     Err(error) => self.break_off(format!("{kind}: {error}"), out),
@@ -529,7 +537,9 @@ impl Standby {
         }
         self.holding = Some(Holding { name, term, epoch });
         let frame = Outgoing { epoch, term, message: Message::Ack };
-        out.push(Action::Send { link, frame });
+        if !deliberate!(AckBeforeCheck) {
+            out.push(Action::Send { link, frame });
+        }
         out.push(Action::Apply(checkpoint));
         Ok(())
     }
@@ -563,6 +573,10 @@ impl Standby {
         if reason == ByeReason::Detach {
             // After this word the primary goes on at once: the checkpoint must never be used.
             self.send(Message::Bye(ByeReason::Detached), out);
+            if deliberate!(RenounceAndKeep) && self.phase == Phase::Ready {
+                self.close(why, out);
+                return self.doubt(why.to_string(), out);
+            }
             self.close(why, out);
             self.discard(why.to_string(), out);
             self.phase = Phase::Waiting;
@@ -604,6 +618,9 @@ impl Standby {
 
     fn doubt(&mut self, why: String, out: &mut Vec<Action>) {
         self.reason = Some(why.clone());
+        if self.options.arbiter && deliberate!(TakeOverWithoutArbiter) {
+            return self.take_over(out);
+        }
         if self.options.arbiter {
             self.phase = Phase::Doubting;
             self.asking = Some(Asking { why: why.clone(), failures: 0, retry: None });
@@ -677,6 +694,7 @@ impl Standby {
     fn take_over(&mut self, out: &mut Vec<Action>) {
         let Some(holding) = &self.holding else { return };
         let (term, epoch) = (holding.term.next(), holding.epoch);
+        let term = if deliberate!(ReuseTerm) { holding.term } else { term };
         self.close("taking over", out);
         self.phase = Phase::Active;
         self.term = term;
@@ -687,6 +705,10 @@ impl Standby {
 
     fn denied(&mut self, term: Term, holder: &str, out: &mut Vec<Action>) -> Result<()> {
         self.check_answer("arbiter: denied", Some(term))?;
+        if deliberate!(DeniedIsGranted) {
+            self.take_over(out);
+            return Ok(());
+        }
         self.asking = None;
         self.term = self.term.max(term);
         self.close("another side holds the next term", out);
@@ -697,6 +719,10 @@ impl Standby {
 
     fn unreachable(&mut self, now: Time, reason: String, out: &mut Vec<Action>) -> Result<()> {
         self.check_answer("arbiter: unreachable", None)?;
+        if deliberate!(UnreachableIsGranted) {
+            self.take_over(out);
+            return Ok(());
+        }
         if let Some(asking) = &mut self.asking {
             asking.failures += 1;
             asking.retry = Some(now + self.options.arbiter_retry.after(asking.failures));

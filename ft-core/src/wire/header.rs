@@ -20,6 +20,9 @@ const MAX_NUMBER: u64 = 1 << 62;
 /// Where the checksum is: what is before it is covered by it.
 const CHECKSUM_AT: usize = 32;
 
+/// Where the header's own checksum is.
+const CHECK_AT: usize = 12;
+
 const KIB: u32 = 1024;
 
 /// What a frame carries.
@@ -132,10 +135,15 @@ pub enum WireError {
         /// The number.
         found: u16,
     },
-    /// Reserved bits that are not zero.
-    #[error("reserved header field: expected 0, found {found:#x}")]
-    Reserved {
-        /// What was there.
+    /// The header was changed on the way: what it says of the length of its body is not believed, or
+    /// everything that follows would be waited for in vain (P7).
+    #[error(
+        "header checksum {expected:08x} expected, {found:08x} found: the bytes changed on the way"
+    )]
+    Header {
+        /// What the header says.
+        expected: u32,
+        /// What its bytes give.
         found: u32,
     },
     /// An epoch or term that no machine reaches by counting.
@@ -222,14 +230,15 @@ impl Header {
         if body_len > kind.max_body() {
             return Err(WireError::TooLong { kind, found: u64::from(body_len) });
         }
-        let reserved = u32::from_le_bytes(field(bytes, 12));
-        if reserved != 0 {
-            return Err(WireError::Reserved { found: reserved });
-        }
         let epoch = u64::from_le_bytes(field(bytes, 16));
         let term = u64::from_le_bytes(field(bytes, 24));
         if epoch >= MAX_NUMBER || term >= MAX_NUMBER {
             return Err(WireError::Number { epoch, term });
+        }
+        let expected = u32::from_le_bytes(field(bytes, CHECK_AT));
+        let found = check(bytes);
+        if found != expected {
+            return Err(WireError::Header { expected, found });
         }
         Ok(Self {
             version,
@@ -299,6 +308,8 @@ impl Header {
         bytes[8..12].copy_from_slice(&self.body_len.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.epoch.0.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.term.0.to_le_bytes());
+        let check = check(&bytes);
+        bytes[CHECK_AT..CHECK_AT + 4].copy_from_slice(&check.to_le_bytes());
         bytes
     }
 }
@@ -307,6 +318,14 @@ fn field<const N: usize>(bytes: &[u8; HEADER_LEN], at: usize) -> [u8; N] {
     let mut field = [0; N];
     field.copy_from_slice(&bytes[at..at + N]);
     field
+}
+
+/// The low half of the XXH3-64 of the fields around it, but for the checksum of all.
+fn check(header: &[u8]) -> u32 {
+    let mut fields = [0; CHECKSUM_AT - 4];
+    fields[..CHECK_AT].copy_from_slice(&header[..CHECK_AT]);
+    fields[CHECK_AT..].copy_from_slice(&header[CHECK_AT + 4..CHECKSUM_AT]);
+    xxh3_64(&fields) as u32
 }
 
 fn checksum(covered: &[u8; CHECKSUM_AT], body: &[u8]) -> u64 {

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!  0      4        6       8            12        16       24      32         40
-//!  | KMRI | version | kind | body length | zero    | epoch  | term  | checksum | body ...
+//!  | KMRI | version | kind | body length | check   | epoch  | term  | checksum | body ...
 //! ```
 //!
 //! Little-endian. The checksum is XXH3-64 of the body, seeded with the XXH3-64 of the 32 bytes
-//! before it. The layout of the header, and the kinds `Hello` and `Refuse`, are the same in every
+//! before it; the check is the low half of the XXH3-64 of the header's other fields before the
+//! checksum, so that a length is believed before its body is there. The layout of the header, and the kinds `Hello` and `Refuse`, are the same in every
 //! version, so that releases that do not fit can tell each other so.
 
 mod decoder;

@@ -1,18 +1,65 @@
-//! A guest whose every output depends on all that it did before.
+//! A guest whose every output depends on all that it did before, with a disk driver that knows what
+//! it may find on its disk, and a memory of which it remembers what must be in it.
 
-use io_gate::host::{EffectId, EffectOp, Record, Request};
+use io_gate::Outcome;
+use io_gate::host::{EffectId, Record};
 use serde::{Deserialize, Serialize};
 
-use crate::random::Random;
+use crate::random::{Random, mix};
 
 pub(crate) const PAGES: usize = 4;
+pub(crate) const SECTORS: usize = 5;
+/// Requests that the guest has under way at once, at most.
+const DEPTH: usize = 6;
+
+/// What a sector holds. Tags are never used twice, and 0 is what it holds in the beginning.
+pub(crate) type Tag = u64;
+
+/// What the guest knows of a sector.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SectorView {
+    /// The last write that completed.
+    pub(crate) completed: Tag,
+    serial: u64,
+    /// Writes that failed since: nobody knows what they left behind.
+    failed: Vec<Tag>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Wanted {
+    Packet,
+    Write {
+        sector: usize,
+        serial: u64,
+        tag: Tag,
+    },
+    /// With what had completed when it was asked for: that must be durable afterwards.
+    Flush {
+        covers: [Tag; SECTORS],
+    },
+    Read {
+        sector: usize,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Outstanding {
+    pub(crate) head: u16,
+    pub(crate) wanted: Wanted,
+}
 
 /// Everything but memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Registers {
     pub(crate) history: u64,
-    pub(crate) outputs: u64,
-    pub(crate) last_output: u64,
+    outputs: u64,
+    last_output: u64,
+    writes: u64,
+    next_head: u16,
+    pub(crate) sectors: [SectorView; SECTORS],
+    pub(crate) outstanding: Vec<Outstanding>,
+    /// What was written last to each page.
+    marks: [(u16, u64); PAGES],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,12 +93,26 @@ impl Guest {
 
     /// Runs on with unforeseeable input, so that no two executions are the same.
     pub(crate) fn run(&mut self, random: &mut Random) {
-        let registers = &mut self.registers;
-        registers.history = registers.history.rotate_left(5) ^ random.next();
+        for (page, (at, value)) in self.registers.marks.iter().enumerate() {
+            let at = usize::from(*at);
+            let found = &self.memory[page][at..at + 8];
+            assert!(found == value.to_le_bytes(), "P4: the guest finds its page {page} changed");
+        }
+        self.take_in(random.next());
         let page = random.index(PAGES);
         let at = random.index(500) * 8;
-        self.memory[page][at..at + 8].copy_from_slice(&registers.history.to_le_bytes());
+        let value = self.registers.history;
+        self.memory[page][at..at + 8].copy_from_slice(&value.to_le_bytes());
+        self.registers.marks[page] = (at as u16, value);
         self.dirty[page] = true;
+    }
+
+    fn take_in(&mut self, input: u64) {
+        self.registers.history = mix(self.registers.history, input);
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        self.registers.outstanding.len() >= DEPTH
     }
 
     pub(crate) fn output(&mut self) -> Vec<u8> {
@@ -65,11 +126,62 @@ impl Guest {
         registers.last_output = registers.history;
         postcard::to_allocvec(&output).unwrap()
     }
-}
 
-pub(crate) fn output_of(record: &Record) -> Output {
-    let Request::Effect(EffectOp::ConsoleTx { bytes, .. }) = &record.request else {
-        panic!("not an output: {record:?}")
-    };
-    postcard::from_bytes(bytes.inline_bytes().unwrap()).unwrap()
+    /// The next write: its sector and its bytes.
+    pub(crate) fn write(&mut self, random: &mut Random) -> (Wanted, Vec<u8>) {
+        let registers = &mut self.registers;
+        registers.writes += 1;
+        let (sector, serial) = (random.index(SECTORS), registers.writes);
+        let tag = mix(registers.history, serial) | 1;
+        let mut bytes = vec![0; 512];
+        bytes[..8].copy_from_slice(&tag.to_le_bytes());
+        bytes[8..16].copy_from_slice(&serial.to_le_bytes());
+        (Wanted::Write { sector, serial, tag }, bytes)
+    }
+
+    pub(crate) fn flush(&self) -> Wanted {
+        Wanted::Flush { covers: std::array::from_fn(|at| self.registers.sectors[at].completed) }
+    }
+
+    pub(crate) fn ask(&mut self, wanted: Wanted) -> u16 {
+        let registers = &mut self.registers;
+        registers.next_head = (registers.next_head + 1) % 1024;
+        let head = registers.next_head;
+        registers.outstanding.push(Outstanding { head, wanted });
+        head
+    }
+
+    /// A request comes back.
+    pub(crate) fn complete(&mut self, head: u16, outcome: Outcome, data: Option<Tag>) -> Wanted {
+        let at = self.registers.outstanding.iter().position(|one| one.head == head);
+        let at = at.unwrap_or_else(|| panic!("P3: request {head} completed, but not asked for"));
+        if let (Wanted::Read { sector }, Some(tag)) = (&self.registers.outstanding[at].wanted, data)
+        {
+            assert!(
+                self.may_find(*sector, tag),
+                "P3: the guest reads {tag:x} from sector {sector}, and knows {:x}",
+                self.registers.sectors[*sector].completed
+            );
+        }
+        let wanted = self.registers.outstanding.remove(at).wanted;
+        if let Wanted::Write { sector, serial, tag } = wanted {
+            let view = &mut self.registers.sectors[sector];
+            if !matches!(outcome, Outcome::Success(_)) {
+                view.failed.push(tag);
+            } else if serial > view.serial {
+                *view = SectorView { completed: tag, serial, failed: Vec::new() };
+            }
+        }
+        self.take_in(u64::from(head) ^ data.unwrap_or(7));
+        wanted
+    }
+
+    /// Whether a sector may hold this, as far as the guest can know.
+    pub(crate) fn may_find(&self, sector: usize, tag: Tag) -> bool {
+        let view = &self.registers.sectors[sector];
+        let under_way = |one: &Outstanding| matches!(one.wanted, Wanted::Write { sector: of, tag: is, .. } if of == sector && is == tag);
+        view.completed == tag
+            || view.failed.contains(&tag)
+            || self.registers.outstanding.iter().any(under_way)
+    }
 }

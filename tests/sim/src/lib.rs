@@ -1,39 +1,64 @@
-//! Both machines against each other, from a seed: real gates, the real wire, a guest whose output
-//! depends on all its history, links that tear and flip bits, processes that sleep and die, an
-//! arbiter that does not always answer; and an outside observer who must not notice (P1, P2, P4, P7).
+//! Machines, hosts, a network, an arbiter and a storage that run and fail from a seed, around the
+//! real protocol core, the real gate and the real wire; and an outside observer who must not notice
+//! (P1, P2, P3, P4, P7). See `docs/simulation.md`.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a violation, told with its seed")]
 
+/// Whether a deliberate bug is active; `false`, and no code, without the feature `bugs`.
+#[cfg(feature = "bugs")]
+macro_rules! deliberate {
+    ($bug:ident) => {
+        ft_core::bugs::is(ft_core::bugs::Bug::$bug)
+    };
+}
+
+#[cfg(not(feature = "bugs"))]
+macro_rules! deliberate {
+    ($bug:ident) => {
+        false
+    };
+}
+
+mod arbiter;
 mod guest;
-mod judge;
 mod link;
 mod node;
+mod observer;
+mod plan;
 mod random;
+mod storage;
+mod tally;
 mod world;
 
-pub use judge::Tally;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub use plan::{Fault, Planned, shrink};
+pub use tally::Tally;
 use world::World;
 
-const STEPS: usize = 3000;
+/// Steps in which things go wrong.
+const STEPS: u64 = 1500;
+
+/// The plan of a seed.
+#[must_use]
+pub fn plan(seed: u64) -> Vec<Planned> {
+    plan::plan(seed, STEPS, world::NODES)
+}
 
 /// Runs one world to its end.
 ///
 /// # Panics
 /// When a promise is broken.
 #[must_use]
-pub fn run(seed: u64, trace: bool) -> Tally {
-    let mut world = World::new(seed, trace);
-    for _ in 0..STEPS {
-        world.step();
-    }
-    world.finish()
+pub fn run(seed: u64, plan: &[Planned], trace: bool) -> Tally {
+    World::new(seed, plan, trace).run(STEPS)
 }
 
 /// Runs one world, and says what broke, if anything did.
 ///
 /// # Errors
 /// The promise that was broken, in words.
-pub fn try_run(seed: u64) -> Result<Tally, String> {
-    std::panic::catch_unwind(|| run(seed, false)).map_err(|cause| {
+pub fn try_run(seed: u64, plan: &[Planned]) -> Result<Tally, String> {
+    catch_unwind(AssertUnwindSafe(|| run(seed, plan, false))).map_err(|cause| {
         let text = cause.downcast_ref::<String>().cloned();
         text.or_else(|| cause.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
     })

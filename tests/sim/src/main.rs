@@ -1,5 +1,18 @@
 //! `cargo xtask sim` runs this: many worlds, from seeds.
 
+#[cfg(feature = "bugs")]
+mod bugs;
+#[cfg(not(feature = "bugs"))]
+mod bugs {
+    //! This build cannot be told to be wrong.
+
+    /// Says how to have one that can.
+    pub(crate) fn run(_: &crate::Arguments) -> bool {
+        eprintln!("built without the feature `bugs`: run `cargo xtask sim --bugs`");
+        false
+    }
+}
+
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use kemari_sim::{Tally, run, try_run};
+use kemari_sim::{Tally, plan, run, shrink, try_run};
 
 /// Run the protocol core in a simulated world that fails, and watch it from outside.
 #[derive(Debug, Parser)]
@@ -25,6 +38,15 @@ struct Arguments {
     /// The first seed; without it a fresh one, which is printed.
     #[arg(long)]
     first: Option<u64>,
+    /// Put in one deliberate bug after the other, and see that each is found.
+    #[arg(long, conflicts_with_all = ["seed", "minutes"])]
+    bugs: bool,
+    /// Only the deliberate bugs whose name contains this.
+    #[arg(long, requires = "bugs")]
+    only: Option<String>,
+    /// How often each deliberate bug is looked for, with other seeds.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
     /// Worlds at once [default: one per core].
     #[arg(long)]
     jobs: Option<usize>,
@@ -33,13 +55,36 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(seed) = arguments.seed {
-        let tally = run(seed, true);
-        println!("seed {seed} keeps every promise: {tally:?}");
-        return ExitCode::SUCCESS;
+        return one(seed);
     }
     // A violation is told once, with its seed, and not where it was found.
     std::panic::set_hook(Box::new(|_| {}));
-    if many(&arguments) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let good = if arguments.bugs { bugs::run(&arguments) } else { many(&arguments) };
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs one world with a trace; where it breaks a promise, the smallest plan that does so.
+fn one(seed: u64) -> ExitCode {
+    std::panic::set_hook(Box::new(|_| {}));
+    let whole = plan(seed);
+    let Err(why) = try_run(seed, &whole) else {
+        println!("seed {seed} keeps every promise: {:?}", run(seed, &whole, true));
+        return ExitCode::SUCCESS;
+    };
+    let kind = |why: &str| why.split(':').next().unwrap_or_default().to_owned();
+    let same = |plan: &[_]| try_run(seed, plan).is_err_and(|other| kind(&other) == kind(&why));
+    let smallest = shrink(whole.clone(), same);
+    println!("seed {seed}: {why}");
+    println!("{} of {} faults are enough:", smallest.len(), whole.len());
+    for planned in &smallest {
+        println!("  {planned}");
+    }
+    let trace = || run(seed, &smallest, true);
+    drop(std::panic::catch_unwind(trace));
+    if let Err(why) = try_run(seed, &smallest) {
+        println!("VIOLATION: {why}");
+    }
+    ExitCode::FAILURE
 }
 
 fn fresh() -> u64 {
@@ -60,12 +105,15 @@ fn many(arguments: &Arguments) -> bool {
         for _ in 0..arguments.jobs.unwrap_or(cores) {
             scope.spawn(|| {
                 loop {
+                    if end.is_some_and(|end| begun.elapsed() > end) {
+                        return;
+                    }
                     let at = next.fetch_add(1, Ordering::Relaxed);
-                    if at >= seeds || end.is_some_and(|end| begun.elapsed() > end) {
+                    if at >= seeds {
                         return;
                     }
                     let lock = "no thread panics while it holds this lock";
-                    match try_run(first + at) {
+                    match try_run(first + at, &plan(first + at)) {
                         Ok(tally) => all.lock().expect(lock).add(&tally),
                         Err(why) => broken.lock().expect(lock).push((first + at, why)),
                     }

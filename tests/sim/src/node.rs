@@ -1,12 +1,25 @@
-//! A process: one of the two machines, with the driver around it.
+//! A host, and the process on it: one of the machines, with the driver around it.
 
-use ft_core::Epoch;
-use ft_core::primary::Primary;
-use ft_core::standby::Standby;
+use std::collections::{HashMap, VecDeque};
+
+use ft_core::primary::{self, Primary};
+use ft_core::standby::{self, Standby};
 use ft_core::wire::EpochDigest;
+use ft_core::{Epoch, LinkId, Time};
+use io_gate::Outcome;
 use io_gate::host::{Ledger, Performable};
 
-use crate::guest::Guest;
+use crate::arbiter::Client;
+use crate::guest::{Guest, State, Tag};
+
+/// One thing that the driver does next. A process can die, or be stopped, between any two.
+pub(crate) enum Task {
+    Primary(primary::Event),
+    Standby(standby::Event),
+    PrimaryDoes(primary::Action),
+    StandbyDoes(standby::Action),
+    Send(LinkId, Vec<u8>),
+}
 
 pub(crate) struct Active {
     pub(crate) core: Primary,
@@ -16,17 +29,31 @@ pub(crate) struct Active {
     /// The next page to be sent while the guest runs.
     pub(crate) precopy: Option<usize>,
     pub(crate) verify: bool,
+    /// Released, to be performed in order: packets and console, and the disk's.
+    pub(crate) net: VecDeque<Performable>,
+    pub(crate) disk: VecDeque<Performable>,
+    /// The disk's lane waits for the storage.
+    pub(crate) disk_busy: bool,
     /// Performed, and the guest does not know yet.
-    pub(crate) unsettled: Vec<Performable>,
+    pub(crate) performed: VecDeque<(Performable, Outcome, Option<Tag>)>,
+    /// The fence has said no: nothing is performed any more.
+    pub(crate) fenced_off: bool,
+    /// A session has failed, and what it took from the dirty log is not in the next one's.
+    pub(crate) sessions: u64,
+    /// Only where a deliberate bug has the host keep writes in its own cache.
+    pub(crate) host_cache: HashMap<usize, (Tag, u64)>,
 }
 
 pub(crate) struct Passive {
     pub(crate) core: Standby,
     pub(crate) guest: Guest,
-    /// Of the last checkpoint applied.
-    pub(crate) state: Option<crate::guest::State>,
+    /// Of the last checkpoint applied: its term, its epoch.
+    pub(crate) applied: Option<(u64, u64, State)>,
+    /// The checkpoint that the core holds was made in this term.
+    pub(crate) held_term: u64,
     /// A check that is under way: no more data is given until it is answered.
-    pub(crate) check: Option<Epoch>,
+    pub(crate) check: Option<(Epoch, bool)>,
+    pub(crate) heard_term: u64,
 }
 
 pub(crate) enum Role {
@@ -37,8 +64,27 @@ pub(crate) enum Role {
 
 pub(crate) struct Node {
     pub(crate) role: Role,
+    /// Unlike that of any other process, ever.
+    pub(crate) process: u64,
+    pub(crate) client: Client,
+    pub(crate) tasks: VecDeque<Task>,
     pub(crate) asleep_until: u64,
-    /// What was asked of the arbiter.
-    pub(crate) asked: Option<u64>,
-    pub(crate) started: u64,
+    /// After so many tasks the process dies, or sleeps for a time.
+    pub(crate) fuse: Option<(u64, Option<u64>)>,
+    /// This host's clocks: their rate in parts per million, and what was added to the one that the
+    /// protocol core is given (which stands still while the host is suspended).
+    pub(crate) rate: u64,
+    pub(crate) added: i64,
+}
+
+impl Node {
+    /// The clock that leases are counted by: it only drifts.
+    pub(crate) fn boot_time(&self, now: u64) -> Time {
+        Time(1_000_000_000 + now / 1_000_000 * self.rate + now % 1_000_000 * self.rate / 1_000_000)
+    }
+
+    /// The clock that the protocol core is given.
+    pub(crate) fn core_time(&self, now: u64) -> Time {
+        Time(self.boot_time(now).0.saturating_add_signed(self.added))
+    }
 }

@@ -21,7 +21,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
 
 /// As from the command line.
 pub(crate) fn run_with<'a>(flags: impl IntoIterator<Item = &'a str>) -> Result<bool> {
+    let flags: Vec<&str> = flags.into_iter().collect();
     let mut cargo = build::cargo();
-    cargo.args(["run", "--quiet", "--release", "--locked", "--package", "kemari-sim", "--"]);
-    Ok(cargo.args(flags).status()?.success())
+    cargo.args(["run", "--quiet", "--release", "--locked", "--package", "kemari-sim"]);
+    if flags.contains(&"--bugs") {
+        // Built in a directory of its own: nothing that can be told to be wrong lies beside the product.
+        cargo.args(["--features", "bugs", "--target-dir"]).arg(build::target_dir().join("bugs"));
+    }
+    Ok(cargo.arg("--").args(flags).status()?.success())
 }

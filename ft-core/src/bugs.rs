@@ -1,0 +1,117 @@
+//! Deliberate bugs, one at a time, for the simulation to find. Compiled with the feature
+//! `deliberate-bugs` only: the product refuses to build with it.
+
+#[cfg(feature = "deliberate-bugs")]
+mod switch {
+    use core::sync::atomic::{AtomicUsize, Ordering};
+
+    macro_rules! bugs {
+        ($($(#[doc = $doc:literal])+ $name:ident),+ $(,)?) => {
+            /// What is wrong.
+            #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+            pub enum Bug { $($(#[doc = $doc])+ $name),+ }
+
+            /// All of them, with what each does.
+            pub const ALL: &[(Bug, &str)] = &[$((Bug::$name, concat!($($doc),+))),+];
+        };
+    }
+
+    bugs! {
+        /// the standby acknowledges before it has looked whether it can apply
+        AckBeforeCheck,
+        /// the standby acknowledges a checkpoint of which frames are missing
+        AckTorn,
+        /// the standby takes a checkpoint that does not follow on the last
+        ApplyOutOfOrder,
+        /// pages are applied before the whole checkpoint is there
+        ApplyBeforeWhole,
+        /// the primary lets everything out when the link is lost
+        FlushOnLinkError,
+        /// the primary runs alone without asking the arbiter
+        AloneWithoutArbiter,
+        /// the standby takes over without asking the arbiter
+        TakeOverWithoutArbiter,
+        /// an acknowledgement releases one epoch more
+        ReleaseEarly,
+        /// a heartbeat counts as an acknowledgement
+        HeartbeatAsAck,
+        /// the primary does not look at the term of what it receives
+        SkipTermCheck,
+        /// acknowledgements of a former connection count for the new one
+        KeepOldAcks,
+        /// a machine that wins goes on in the term that it had
+        ReuseTerm,
+        /// the standby takes a primary of a term before the one it has heard of
+        AcceptOlderTerm,
+        /// the standby says that it gave its checkpoint up, and keeps it
+        RenounceAndKeep,
+        /// the gate is not made to hold before the first checkpoint
+        NoHold,
+        /// a machine that has lost the right goes on
+        IgnoreFence,
+        /// a claim that is denied is taken for granted
+        DeniedIsGranted,
+        /// an arbiter that does not answer is taken to agree
+        UnreachableIsGranted,
+        /// a lease counts from its answer
+        LeaseFromAnswer,
+        /// who wins a term does not wait for the former holder's lease
+        WinnerDoesNotWait,
+        /// effects are performed without asking the fence
+        PerformWithoutFence,
+        /// the storage does not look at the term of a write
+        StorageWithoutTerm,
+        /// a new session begins without the pages that a failed one took
+        LoseDirtySet,
+        /// requests in flight are dropped at a takeover
+        DropInFlight,
+        /// requests in flight are performed in the wrong order at a takeover
+        ReplayBackwards,
+        /// a write completes before it has reached the storage, and no flush waits for it
+        CompleteEarly,
+        /// a flush completes without being performed
+        FlushSkipped,
+        /// a write completes when it is in the host's own cache
+        WriteBackCache,
+        /// epochs are counted from 0 after a takeover
+        EpochFromZero,
+        /// an effect that was not permitted is told to the guest as performed
+        TellUnperformed,
+    }
+
+    static ACTIVE: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+    /// Makes one bug active, or none, in the whole process.
+    pub fn set(bug: Option<Bug>) {
+        ACTIVE.store(bug.map_or(usize::MAX, |bug| bug as usize), Ordering::SeqCst);
+    }
+
+    /// Whether it is the active one.
+    #[must_use]
+    pub fn is(bug: Bug) -> bool {
+        ACTIVE.load(Ordering::Relaxed) == bug as usize
+    }
+}
+
+#[cfg(feature = "deliberate-bugs")]
+pub use switch::{ALL, Bug, is, set};
+
+/// Whether this build can be told to be wrong. The product asserts that it cannot.
+pub const COMPILED_IN: bool = cfg!(feature = "deliberate-bugs");
+
+/// Whether a deliberate bug is active; `false`, and no code, without the feature.
+#[cfg(feature = "deliberate-bugs")]
+macro_rules! deliberate {
+    ($bug:ident) => {
+        $crate::bugs::is($crate::bugs::Bug::$bug)
+    };
+}
+
+#[cfg(not(feature = "deliberate-bugs"))]
+macro_rules! deliberate {
+    ($bug:ident) => {
+        false
+    };
+}
+
+pub(crate) use deliberate;

@@ -1,0 +1,68 @@
+//! One deliberate bug after the other: how many seeds it takes until the observer sees it.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use ft_core::bugs::{ALL, set};
+use kemari_sim::{plan, try_run};
+
+use crate::{Arguments, fresh};
+
+/// A bug that so many worlds do not show is one that the simulation cannot see.
+const LIMIT: u64 = 100_000;
+
+/// Looks for each, several times; whether each was found every time.
+pub(crate) fn run(arguments: &Arguments) -> bool {
+    let first = arguments.first.unwrap_or_else(fresh);
+    println!("seeds from {first} on; the median is of {} searches", arguments.rounds);
+    println!("{:>7} {:>7}  {:<24} what is wrong, and how it shows", "median", "most", "bug");
+    let wanted =
+        |name: &str| arguments.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
+    let (mut found, mut all) = (0, 0);
+    for (bug, text) in ALL {
+        let name = format!("{bug:?}");
+        if !wanted(&name) {
+            continue;
+        }
+        set(Some(*bug));
+        let rounds =
+            (0..arguments.rounds as u64).map(|round| search(arguments, first + round * LIMIT));
+        let mut rounds: Vec<(u64, String)> = rounds.collect();
+        set(None);
+        rounds.sort();
+        all += 1;
+        let missed = rounds.iter().any(|(seeds, _)| *seeds > LIMIT);
+        found += usize::from(!missed);
+        let (median, most) = (&rounds[rounds.len() / 2], rounds[rounds.len() - 1].0);
+        let verdict = if missed { "NOT FOUND" } else { median.1.as_str() };
+        println!("{:>7} {most:>7}  {name:<24} {}: {verdict}", median.0, text.trim());
+    }
+    println!("{found} of {all} deliberate bugs are found");
+    found == all
+}
+
+/// How many worlds it takes, and what the observer says.
+fn search(arguments: &Arguments, first: u64) -> (u64, String) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let (next, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    let best = Mutex::new((LIMIT + 1, String::new()));
+    let lock = "no thread panics while it holds this lock";
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.jobs.unwrap_or(cores) {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    if at >= LIMIT {
+                        return;
+                    }
+                    if let Err(why) = try_run(first + at, &plan(first + at)) {
+                        done.store(true, Ordering::Relaxed);
+                        let mut best = best.lock().expect(lock);
+                        *best = (*best).clone().min((at + 1, why));
+                    }
+                }
+            });
+        }
+    });
+    best.into_inner().expect(lock)
+}

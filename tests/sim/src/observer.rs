@@ -1,0 +1,110 @@
+//! The outside observer: it sees what leaves, and everything else, and says which promise is broken.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::guest::{Guest, Output, Registers};
+use crate::tally::Tally;
+
+/// What was sealed, by what it comes to.
+#[derive(Debug, PartialEq, Eq)]
+struct Sealed {
+    memory: u64,
+    registers: Registers,
+}
+
+#[derive(Default)]
+pub(crate) struct Observer {
+    pub(crate) tally: Tally,
+    /// Which process has acted in which term.
+    active: BTreeMap<u64, u64>,
+    /// The highest term in which an effect was performed, and by whom.
+    performed: (u64, u64),
+    /// Acknowledgements that a standby has sent, by term and epoch.
+    acknowledged: BTreeSet<(u64, u64)>,
+    sealed: HashMap<(u64, u64), Sealed>,
+    /// The checkpoint that a term began from.
+    bases: BTreeMap<u64, u64>,
+    /// What the outside has seen.
+    seen: Vec<Output>,
+}
+
+fn hash(guest: &Guest) -> u64 {
+    guest.memory.iter().fold(17, |sum, page| xxhash_rust::xxh3::xxh3_64_with_seed(page, sum))
+}
+
+impl Observer {
+    /// P2: a term is one process's, and that process has won it.
+    pub(crate) fn acts(&mut self, term: u64, process: u64, winner: Option<u64>) {
+        let first = *self.active.entry(term).or_insert(process);
+        assert!(first == process, "P2: two machines act in term {term}");
+        assert!(winner == Some(process), "P2: term {term} was not won by who acts in it");
+    }
+
+    pub(crate) fn begins_from(&mut self, term: u64, epoch: u64) {
+        self.bases.insert(term, epoch);
+        self.tally.late_terms += u64::from(term > 3);
+    }
+
+    pub(crate) fn acknowledges(&mut self, term: u64, epoch: u64) {
+        let known = self.sealed.contains_key(&(term, epoch));
+        assert!(known, "P4: epoch {epoch} of term {term} acknowledged, but never sealed");
+        self.acknowledged.insert((term, epoch));
+    }
+
+    /// P1: what is released was acknowledged before.
+    pub(crate) fn releases(&mut self, term: u64, epoch: u64) {
+        let known = self.acknowledged.contains(&(term, epoch));
+        assert!(known, "P1: epoch {epoch} of term {term} released, but never acknowledged");
+        self.tally.released += 1;
+    }
+
+    pub(crate) fn seals(&mut self, term: u64, epoch: u64, guest: &Guest) {
+        let sealed = Sealed { memory: hash(guest), registers: guest.registers.clone() };
+        let before = self.sealed.insert((term, epoch), sealed);
+        assert!(before.is_none(), "P1: epoch {epoch} of term {term} sealed twice");
+    }
+
+    /// P4: what is applied, and what is gone on from, is what was sealed.
+    pub(crate) fn is_as_sealed(&self, term: u64, epoch: u64, guest: &Guest, what: &str) {
+        let same = self.sealed.get(&(term, epoch)).is_some_and(|sealed| {
+            sealed.memory == hash(guest) && sealed.registers == guest.registers
+        });
+        assert!(same, "P4: epoch {epoch} of term {term} {what}, but is not what was sealed");
+    }
+
+    /// An effect is performed. P2: terms never go back; and what an earlier term still performs is in
+    /// the checkpoint that the later one began from (P1).
+    pub(crate) fn performs(&mut self, process: u64, term: u64, epoch: u64) {
+        // What a process began in a term before its own next one may end later.
+        let (last, by) = self.performed;
+        assert!(term >= last || process == by, "P2: an effect of term {term} after one of {last}");
+        self.performed = self.performed.max((term, process));
+        for (won, base) in self.bases.range(term + 1..) {
+            assert!(
+                epoch <= *base,
+                "P1: an effect of epoch {epoch}, term {term}, is not in what term {won} began from"
+            );
+        }
+    }
+
+    /// What the outside sees must be the output of one machine that never failed: each output once
+    /// and in order, but for repetitions of what was in flight at a takeover.
+    pub(crate) fn sees(&mut self, output: Output, replay: bool) {
+        self.tally.packets += 1;
+        let last = self.seen.last().copied();
+        if last.is_some_and(|last| output.serial <= last.serial) {
+            let before = self.seen[output.serial as usize - 1];
+            assert!(output == before, "P1: history was rewritten");
+            assert!(replay, "P1: {output:?} was repeated without a takeover");
+            return;
+        }
+        let (serial, history) = last.map_or((0, 0), |last| (last.serial, last.history));
+        assert!(output.serial == serial + 1, "P1: an output was lost");
+        assert!(output.after == history, "P1: what was seen was rolled back");
+        self.seen.push(output);
+    }
+
+    pub(crate) fn outputs(&self) -> usize {
+        self.seen.len()
+    }
+}

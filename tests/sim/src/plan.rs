@@ -1,0 +1,137 @@
+//! What goes wrong in a world, and when: made from the seed before it begins, so that a fault can be
+//! left out, and the smallest plan that still breaks a promise be found.
+
+use crate::random::{Random, mix};
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A process dies; its kernel closes its connections.
+    Crash(usize),
+    /// A process dies after so many more steps of its driver.
+    CrashAfter(usize, u64),
+    /// A host loses power: nobody is told.
+    PowerOff(usize),
+    /// A process is stopped for some milliseconds (SIGSTOP).
+    Pause(usize, u64),
+    /// The same, after so many more steps of its driver.
+    PauseAfter(usize, u64, u64),
+    /// A host is suspended: its monotonic clock stands still meanwhile.
+    Suspend(usize, u64),
+    /// A host's clock jumps ahead by some milliseconds.
+    Jump(usize, u64),
+    /// A connection breaks; what is under way is cut somewhere.
+    Break(usize),
+    /// A connection carries nothing in one direction for some milliseconds.
+    Stall(usize, usize, u64),
+    /// A host hears nothing from another for some milliseconds.
+    Partition(usize, usize, u64),
+    /// A bit flips on its way.
+    Flip(usize, usize),
+    /// Bytes are missing from the end of a frame.
+    Truncate(usize, usize),
+    /// So many frames vanish.
+    Drop(usize, usize, usize),
+    /// A frame comes twice.
+    Double(usize, usize),
+    /// Two frames change places.
+    Swap(usize, usize),
+    /// A frame of some earlier time comes again.
+    Replay(usize, usize, usize),
+    /// The standby's next acknowledgement comes as of another term, before it was given.
+    Forge(usize, u64),
+    /// The arbiter does not answer for some milliseconds.
+    ArbiterDown(u64),
+    /// A host cannot reach the arbiter for some milliseconds.
+    ArbiterCut(usize, u64),
+    /// The storage takes no more for some milliseconds.
+    Full(u64),
+    /// The operator does something.
+    Operator(usize, u64),
+    /// A standby starts where nothing runs.
+    Start(usize),
+}
+
+/// When what goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// The step of the world.
+    pub step: u64,
+    /// What.
+    pub fault: Fault,
+}
+
+impl core::fmt::Display for Planned {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "step {:>4}: {:?}", self.step, self.fault)
+    }
+}
+
+/// The plan of a seed, for a world of so many steps.
+#[must_use]
+pub(crate) fn plan(seed: u64, steps: u64, nodes: usize) -> Vec<Planned> {
+    let mut random = Random::new(mix(seed, u64::MAX));
+    let most = [4, 12, 40][random.index(3)];
+    let count = random.below(most);
+    let mut plan: Vec<Planned> = (0..count)
+        .map(|_| Planned { step: 20 + random.below(steps - 20), fault: fault(&mut random, nodes) })
+        .collect();
+    plan.sort_by_key(|planned| planned.step);
+    plan
+}
+
+fn fault(random: &mut Random, nodes: usize) -> Fault {
+    let kind = random.below(40);
+    let (node, other, side) = (random.index(nodes), random.index(nodes), random.index(2));
+    let longest = if random.one_in(3) { 900 } else { 250 };
+    let time = random.below(longest);
+    let some = random.below(20);
+    match kind {
+        0..3 => Fault::Crash(node),
+        3..6 => Fault::CrashAfter(node, some),
+        6 => Fault::PowerOff(node),
+        7..9 => Fault::Pause(node, time),
+        9..11 => Fault::PauseAfter(node, some, time),
+        11 => Fault::Suspend(node, time),
+        12 => Fault::Jump(node, time),
+        13..15 => Fault::Break(random.index(8)),
+        15..17 => Fault::Stall(random.index(8), side, time),
+        17..20 => Fault::Partition(node, other, time),
+        20..22 => Fault::Flip(random.index(8), side),
+        22 => Fault::Truncate(random.index(8), side),
+        23..25 => Fault::Drop(random.index(8), side, 1 + random.index(4)),
+        25 => Fault::Double(random.index(8), side),
+        26 => Fault::Swap(random.index(8), side),
+        27..29 => Fault::Replay(random.index(8), side, random.index(64)),
+        29 => Fault::Forge(random.index(8), random.below(2)),
+        30..32 => Fault::ArbiterDown(time),
+        32 => Fault::ArbiterCut(node, time),
+        33 => Fault::Full(time),
+        34..37 => Fault::Operator(node, random.below(6)),
+        _ => Fault::Start(node),
+    }
+}
+
+/// The smallest part of a plan that is still `bad`, by leaving out ever smaller parts of it
+/// (delta debugging).
+pub fn shrink(mut plan: Vec<Planned>, mut bad: impl FnMut(&[Planned]) -> bool) -> Vec<Planned> {
+    let mut size = plan.len().div_ceil(2);
+    while size > 0 {
+        let mut at = 0;
+        let before = plan.len();
+        while at < plan.len() {
+            let mut rest = plan.clone();
+            rest.drain(at..(at + size).min(plan.len()));
+            if bad(&rest) {
+                plan = rest;
+            } else {
+                at += size;
+            }
+        }
+        if size == 1 && plan.len() == before {
+            break;
+        }
+        size = if plan.len() < before { size } else { size / 2 }.min(plan.len());
+    }
+    plan
+}

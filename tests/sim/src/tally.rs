@@ -1,0 +1,82 @@
+//! How often what happened: what never happened was not tested.
+
+macro_rules! tally {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
+        /// How often what happened.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Tally { $($(#[$doc])* pub $name: u64),+ }
+
+        impl Tally {
+            /// Adds what happened in another world.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)+
+            }
+
+            /// The names of what never happened.
+            #[must_use]
+            pub fn missing(&self) -> Vec<&'static str> {
+                [$((stringify!($name), self.$name)),+]
+                    .into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
+            }
+        }
+    };
+}
+
+tally! {
+    /// Packets and console bytes that the outside saw.
+    packets,
+    /// Writes that reached the storage.
+    writes,
+    /// Flushes that reached it.
+    flushes,
+    /// Sectors that a guest read and found right.
+    reads,
+    /// Effects performed again after a takeover.
+    replays,
+    /// Requests that failed as the storage was full.
+    disk_full,
+    /// Stale writes that the storage refused.
+    storage_refused,
+    /// Proofs spent on acknowledged epochs.
+    released,
+    /// Checkpoints applied.
+    applied,
+    /// Sessions that reached their first acknowledgement.
+    protected,
+    /// The same, after a takeover or a loss.
+    reprotected,
+    /// Takeovers.
+    takeovers,
+    /// Takeovers in term 4 or later.
+    late_terms,
+    /// Times that a machine won the right to run alone.
+    ran_alone,
+    /// Machines that found that they had lost the right.
+    fenced,
+    /// Effects that waited, as nobody could tell who has the right.
+    fence_unknown,
+    /// Checkpoints given up.
+    discarded,
+    /// Standbys that gave their checkpoint up by their own word.
+    renounced,
+    /// Streams with something in them that is no frame.
+    garbled,
+    /// Frames from a connection that was closed.
+    stale_frames,
+    /// Checkpoints that could not be applied.
+    not_applicable,
+    /// Hashes compared.
+    verified,
+    /// Waits for the operator.
+    operator_waits,
+    /// Claims without an answer.
+    unreachable,
+    /// Claims carried out after their client had given up.
+    late_claims,
+    /// Processes that died.
+    crashes,
+    /// Worlds in which all power was lost.
+    blackouts,
+    /// Worlds that had to recover, and did.
+    recovered,
+}

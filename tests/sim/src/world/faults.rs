@@ -1,0 +1,141 @@
+//! What goes wrong, as it is planned.
+
+use ft_core::Term;
+use ft_core::wire::{Message, Outgoing};
+
+use super::{MS, World, trace};
+use crate::link::Chunk;
+use crate::node::Role;
+use crate::plan::Fault;
+
+impl World {
+    pub(super) fn fail(&mut self, fault: Fault) {
+        trace!(self, "FAULT {fault:?}");
+        match fault {
+            Fault::Crash(node) => self.kill(node, false),
+            Fault::CrashAfter(node, steps) => self.nodes[node].fuse = Some((steps, None)),
+            Fault::PowerOff(node) => self.kill(node, true),
+            Fault::Pause(node, time) => self.nodes[node].asleep_until = self.now + time * MS,
+            Fault::PauseAfter(node, steps, time) => {
+                self.nodes[node].fuse = Some((steps, Some(time * MS)));
+            }
+            Fault::Suspend(node, time) => {
+                self.nodes[node].asleep_until = self.now + time * MS;
+                self.nodes[node].added -= (time * MS / 1_000_000 * self.nodes[node].rate) as i64;
+            }
+            Fault::Jump(node, time) => self.nodes[node].added += (time * MS) as i64,
+            Fault::Break(link) => self.break_link(link),
+            Fault::Partition(from, to, time) => self.parted[from][to] = self.now + time * MS,
+            Fault::ArbiterDown(time) => self.register.down_until = self.now + time * MS,
+            Fault::ArbiterCut(node, time) => self.cut[node] = self.now + time * MS,
+            Fault::Full(time) => self.storage.full_until = self.now + time * MS,
+            Fault::Operator(node, choice) => {
+                if self.is_awake(node) && self.nodes[node].tasks.is_empty() {
+                    self.operate(node, choice);
+                }
+            }
+            Fault::Start(node) => {
+                if matches!(self.nodes[node].role, Role::Gone) {
+                    self.start_standby(node);
+                }
+            }
+            Fault::Forge(link, later) => self.forge(link, later),
+            Fault::Stall(link, side, time) => {
+                let until = self.now + time * MS;
+                self.on_wire(link, side, |_, end| end.stalled_until = until);
+            }
+            _ => self.tamper(fault),
+        }
+    }
+
+    fn break_link(&mut self, link: usize) {
+        if self.links.is_empty() {
+            return;
+        }
+        let at = link % self.links.len();
+        self.links[at].broken = true;
+        for end in 0..2 {
+            // What was on its way may still arrive, whole or torn.
+            let incoming = &mut self.links[at].ends[end].incoming;
+            let rest = self.random.index(incoming.len() + 1);
+            incoming.truncate(rest);
+            if let Some(last) = incoming.back_mut() {
+                let rest = self.random.index(last.bytes.len() + 1);
+                last.bytes.truncate(rest);
+            }
+        }
+    }
+
+    fn on_wire(
+        &mut self,
+        link: usize,
+        side: usize,
+        change: impl FnOnce(&mut crate::random::Random, &mut crate::link::End),
+    ) {
+        if !self.links.is_empty() {
+            let at = link % self.links.len();
+            change(&mut self.random, &mut self.links[at].ends[side]);
+        }
+    }
+
+    /// What a hostile or faulty network does to what it carries.
+    fn tamper(&mut self, fault: Fault) {
+        let now = self.now;
+        match fault {
+            Fault::Flip(link, side) => self.on_wire(link, side, |random, end| {
+                if let Some(chunk) = end.incoming.front_mut().filter(|one| !one.bytes.is_empty()) {
+                    let at = random.index(chunk.bytes.len());
+                    chunk.bytes[at] ^= 1 << random.below(8);
+                }
+            }),
+            Fault::Truncate(link, side) => self.on_wire(link, side, |random, end| {
+                if let Some(chunk) = end.incoming.front_mut() {
+                    let len = random.index(chunk.bytes.len() + 1);
+                    chunk.bytes.truncate(len);
+                }
+            }),
+            Fault::Drop(link, side, count) => self.on_wire(link, side, |_, end| {
+                for _ in 0..count {
+                    end.incoming.pop_front();
+                }
+            }),
+            Fault::Double(link, side) => self.on_wire(link, side, |_, end| {
+                if let Some(chunk) = end.incoming.front().cloned() {
+                    end.incoming.push_front(chunk);
+                }
+            }),
+            Fault::Swap(link, side) => self.on_wire(link, side, |_, end| {
+                if end.incoming.len() > 1 {
+                    end.incoming.swap(0, 1);
+                }
+            }),
+            Fault::Replay(link, side, which) => {
+                let len = self.captured[side].len();
+                if len > 0 {
+                    let bytes = self.captured[side][which % len].clone();
+                    self.on_wire(link, side, |_, end| {
+                        end.incoming.push_front(Chunk { arrives: now, bytes });
+                    });
+                }
+            }
+            _ => unreachable!("handled before"),
+        }
+    }
+
+    /// An acknowledgement that no standby gave, in another term than the primary's.
+    fn forge(&mut self, link: usize, later: u64) {
+        if self.links.is_empty() {
+            return;
+        }
+        let at = link % self.links.len();
+        let Role::Active(active) = &self.nodes[self.links[at].ends[0].node].role else { return };
+        let waiting = active.core.in_flight() as u64;
+        let (Some(sealed), 1..) = (active.core.sealed(), waiting) else { return };
+        let term = Term((active.core.term().0 + 2 * later).saturating_sub(1));
+        let epoch = ft_core::Epoch(sealed.0 + 1 - waiting);
+        let mut bytes = Vec::new();
+        Outgoing { epoch, term, message: Message::Ack }.encode(&mut bytes).unwrap();
+        let arrives = self.now;
+        self.links[at].ends[0].incoming.push_front(Chunk { arrives, bytes });
+    }
+}

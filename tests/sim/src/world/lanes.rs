@@ -1,0 +1,248 @@
+//! What performs the effects: a lane for packets and console, a lane for the disk, and the storage.
+
+use ft_core::lease::Right;
+use ft_core::primary::Event as P;
+use io_gate::Outcome;
+use io_gate::host::{EffectOp, InputOp, Origin, Performable, Request};
+
+use super::{MS, World, trace};
+use crate::guest::Output;
+use crate::node::{Role, Task};
+use crate::storage::{Answer, Landing, Operation};
+
+fn operation(item: &Performable) -> Option<Operation> {
+    match &item.record().request {
+        Request::Effect(EffectOp::BlockWrite { sector, data, .. }) => {
+            let bytes = data.inline_bytes().unwrap();
+            let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+            Some(Operation::Write { sector: *sector as usize, tag: word(0), serial: word(8) })
+        }
+        Request::Effect(EffectOp::BlockFlush { .. }) => Some(Operation::Flush),
+        Request::Input(InputOp::BlockRead { sector, .. }) => {
+            Some(Operation::Read { sector: *sector as usize })
+        }
+        _ => None,
+    }
+}
+
+fn output(item: &Performable) -> Output {
+    let bytes = match &item.record().request {
+        Request::Effect(EffectOp::ConsoleTx { bytes, .. }) => bytes,
+        Request::Effect(EffectOp::NetTx { frame, .. }) => frame,
+        other => panic!("not an output: {other:?}"),
+    };
+    postcard::from_bytes(bytes.inline_bytes().unwrap()).unwrap()
+}
+
+impl World {
+    /// What was released goes into its lane.
+    pub(super) fn enqueue(&mut self, node: usize, mut items: Vec<Performable>) {
+        let replays = items.iter().filter(|item| item.is_replay()).count();
+        if replays > 1 && deliberate!(ReplayBackwards) {
+            items.reverse();
+        }
+        let active = self.active(node);
+        for item in items {
+            match operation(&item) {
+                Some(_) => active.disk.push_back(item),
+                None => active.net.push_back(item),
+            }
+        }
+    }
+
+    /// Asked right before each effect (P2).
+    fn may_perform(&mut self, node: usize) -> Right {
+        let (host, readable) = (&self.nodes[node], self.register.down_until <= self.now);
+        let Role::Active(active) = &host.role else { return Right::Lost };
+        let register = (readable && self.cut[node] <= self.now).then_some(&self.register);
+        let now = host.boot_time(self.now);
+        let right = host.client.may_perform(now, active.core.term().0, register);
+        if deliberate!(PerformWithoutFence) {
+            return Right::Held;
+        }
+        match right {
+            Right::Held => {}
+            Right::Lapsed => self.observer.tally.fence_unknown += 1,
+            Right::Lost => self.fenced(node),
+        }
+        right
+    }
+
+    fn fenced(&mut self, node: usize) {
+        let active = self.active(node);
+        if std::mem::replace(&mut active.fenced_off, true) {
+            return;
+        }
+        trace!(self, "{node} is fenced off");
+        let active = self.active(node);
+        active.ledger.cancel_held();
+        active.net.clear();
+        active.disk.clear();
+        let reason = "another machine has the right".to_string();
+        self.give(node, Task::Primary(P::Fenced { reason }));
+    }
+
+    /// One step of one lane.
+    pub(super) fn perform(&mut self, node: usize) {
+        if !self.is_active(node) || self.active(node).fenced_off || !self.burn(node) {
+            return;
+        }
+        if self.random.one_in(2) {
+            self.perform_net(node);
+        } else {
+            self.perform_disk(node);
+        }
+    }
+
+    fn perform_net(&mut self, node: usize) {
+        if self.active(node).net.is_empty() {
+            return;
+        }
+        let right = self.may_perform(node);
+        let unperformed = right == Right::Lapsed && deliberate!(TellUnperformed);
+        if right != Right::Held && !unperformed {
+            return;
+        }
+        let Some(item) = self.active(node).net.pop_front() else { return };
+        if !unperformed {
+            let term = self.active(node).core.term().0;
+            let process = self.nodes[node].process;
+            self.watch(process, term, &item);
+            self.observer.sees(output(&item), item.is_replay());
+        }
+        let active = self.active(node);
+        match item.record().origin {
+            Origin::Detached { .. } => active.ledger.settle(item),
+            Origin::Chain { .. } => {
+                active.performed.push_back((item, Outcome::Success(0), None));
+            }
+        }
+    }
+
+    /// P1, P2: nobody who could take this machine's place lacks what the effect comes from.
+    fn watch(&mut self, process: u64, term: u64, item: &Performable) {
+        let epoch = item.record().epoch.0;
+        self.observer.performs(process, term, epoch);
+        self.observer.tally.replays += u64::from(item.is_replay());
+        for host in &self.nodes {
+            let Role::Passive(passive) = &host.role else { continue };
+            let Some(held) = passive.core.epoch().filter(|_| passive.held_term == term) else {
+                continue;
+            };
+            assert!(
+                item.is_replay() || epoch <= held.0,
+                "P1: an effect of epoch {epoch}, term {term}, while a standby holds epoch {held}"
+            );
+        }
+    }
+
+    fn perform_disk(&mut self, node: usize) {
+        let active = self.active(node);
+        if active.disk_busy {
+            return;
+        }
+        let Some(item) = active.disk.front() else { return };
+        let effect = matches!(item.record().request, Request::Effect(_));
+        let mut unperformed = false;
+        if effect {
+            let right = self.may_perform(node);
+            unperformed = right == Right::Lapsed && deliberate!(TellUnperformed);
+            if right != Right::Held && !unperformed {
+                return;
+            }
+        }
+        let active = self.active(node);
+        let Some(item) = active.disk.pop_front() else { return };
+        let operation = operation(&item).expect("only such are in this lane");
+        let skipped = deliberate!(FlushSkipped) && matches!(operation, Operation::Flush);
+        if unperformed || skipped {
+            return active.performed.push_back((item, Outcome::Success(0), None));
+        }
+        if matches!(operation, Operation::Write { .. }) && deliberate!(CompleteEarly) {
+            active.performed.push_back((item, Outcome::Success(0), None));
+            let lands = self.now + self.random.below(20 * MS);
+            return self.storage.late.push((lands, operation));
+        }
+        if deliberate!(WriteBackCache) {
+            match operation {
+                Operation::Write { sector, tag, serial } => {
+                    active.host_cache.insert(sector, (tag, serial));
+                    return active.performed.push_back((item, Outcome::Success(0), None));
+                }
+                Operation::Read { sector } if active.host_cache.contains_key(&sector) => {
+                    let tag = active.host_cache.get(&sector).map(|cached| cached.0);
+                    return active.performed.push_back((item, Outcome::Success(512), tag));
+                }
+                Operation::Flush => {
+                    let cached = std::mem::take(&mut active.host_cache);
+                    let now = self.now;
+                    for (sector, (tag, serial)) in cached {
+                        let write = Operation::Write { sector, tag, serial };
+                        self.storage.take(now, u64::MAX, &write);
+                    }
+                }
+                Operation::Read { .. } => {}
+            }
+        }
+        let active = self.active(node);
+        active.disk_busy = true;
+        let term = active.core.term().0;
+        let process = self.nodes[node].process;
+        let slow = if self.random.one_in(12) { 400 } else { 4 };
+        let lands = self.now + self.random.below(slow * MS);
+        let landing = Landing { process, node, term, operation, request: item, lands };
+        self.storage.landing.push(landing);
+    }
+
+    /// Requests reach the storage, even those of the dead.
+    pub(super) fn land(&mut self) {
+        let now = self.now;
+        while let Some(at) = self.storage.late.iter().position(|late| late.0 <= now) {
+            let (_, write) = self.storage.late.swap_remove(at);
+            self.storage.take(now, u64::MAX, &write);
+        }
+        let due = |landing: &Landing| landing.lands <= now;
+        while let Some(at) = self.storage.landing.iter().position(due) {
+            let landing = self.storage.landing.swap_remove(at);
+            let answer = self.storage.take(now, landing.term, &landing.operation);
+            let write = !matches!(landing.operation, Operation::Read { .. });
+            let alive =
+                self.nodes[landing.node].process == landing.process && self.is_active(landing.node);
+            if write && answer == Answer::Done {
+                // A machine that won its next term while the request was on its way is the same one.
+                let term =
+                    if alive { self.active(landing.node).core.term().0 } else { landing.term };
+                self.watch(landing.process, term, &landing.request);
+                let tally = &mut self.observer.tally;
+                match landing.operation {
+                    Operation::Flush => tally.flushes += 1,
+                    _ => tally.writes += 1,
+                }
+            }
+            if alive {
+                self.landed(landing, answer);
+            } else if answer == Answer::Fenced {
+                self.observer.tally.storage_refused += 1;
+            }
+        }
+    }
+
+    fn landed(&mut self, landing: Landing, answer: Answer) {
+        let node = landing.node;
+        let active = self.active(node);
+        active.disk_busy = false;
+        let (outcome, data) = match answer {
+            Answer::Done => (Outcome::Success(0), None),
+            Answer::Read(tag) => (Outcome::Success(512), Some(tag)),
+            Answer::Full => {
+                self.observer.tally.disk_full += 1;
+                (Outcome::Failed, None)
+            }
+            Answer::Fenced => {
+                self.observer.tally.storage_refused += 1;
+                return self.fenced(node);
+            }
+        };
+        self.active(node).performed.push_back((landing.request, outcome, data));
+    }
+}

@@ -1,0 +1,596 @@
+//! The world: hosts, time, and whose turn it is.
+
+mod faults;
+mod lanes;
+mod network;
+mod primary;
+mod standby;
+
+use ft_core::handshake::{Hello, MachineLayout, MemoryRegion, SessionOptions};
+use ft_core::primary::{Event as P, Phase as PrimaryPhase, Primary, PrimaryOptions};
+use ft_core::standby::{Event as S, Phase as StandbyPhase, Standby, StandbyOptions};
+use ft_core::wire::PROTOCOL;
+use ft_core::{Backoff, Term};
+use io_gate::host::new_gate;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::arbiter::{self, Client, Kind, Outcome, Register};
+use crate::guest::{Guest, PAGES};
+use crate::link::Link;
+use crate::node::{Active, Node, Passive, Role, Task};
+use crate::observer::Observer;
+use crate::plan::Planned;
+use crate::random::{Random, mix};
+use crate::storage::{Operation, Storage};
+use crate::tally::Tally;
+
+pub(crate) const NODES: usize = 3;
+const MS: u64 = 1_000_000;
+/// Steps that a world has to recover once nothing fails any more.
+const RECOVERY: u64 = 12_000;
+
+macro_rules! trace {
+    ($world:expr, $($text:tt)*) => {
+        if $world.trace {
+            println!("{:>5} {:>8} us  {}", $world.at, $world.now / 1000, format_args!($($text)*));
+        }
+    };
+}
+pub(crate) use trace;
+
+pub(crate) struct World {
+    seed: u64,
+    plan: VecDeque<Planned>,
+    trace: bool,
+    random: Random,
+    at: u64,
+    now: u64,
+    kind: Kind,
+    register: Register,
+    storage: Storage,
+    nodes: Vec<Node>,
+    links: Vec<Link>,
+    next_link: u64,
+    next_process: u64,
+    /// Until when nothing gets from one host to another, and to the arbiter.
+    parted: [[u64; NODES]; NODES],
+    cut: [u64; NODES],
+    /// Frames that were sent, for a network that sends them again: by the end that they went to.
+    captured: [VecDeque<Vec<u8>>; 2],
+    observer: Observer,
+    /// Nothing fails any more.
+    healing: bool,
+}
+
+const fn backoff(first: u64, longest: u64) -> Backoff {
+    Backoff { first: Duration::from_millis(first), longest: Duration::from_millis(longest) }
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, plan: &[Planned], trace: bool) -> Self {
+        let mut random = Random::new(mix(seed, u64::MAX - 1));
+        let kind = [Kind::None, Kind::File, Kind::File, Kind::Lease, Kind::Lease][random.index(5)];
+        let nodes = (0..NODES)
+            .map(|_| Node {
+                role: Role::Gone,
+                process: 0,
+                client: Client::new(kind, 0),
+                tasks: VecDeque::new(),
+                asleep_until: 0,
+                fuse: None,
+                // Clocks that are two per cent off: forty times worse than Linux lets them be.
+                rate: 980_000 + random.below(40_001),
+                added: 0,
+            })
+            .collect();
+        let mut world = Self {
+            seed,
+            plan: plan.iter().copied().collect(),
+            trace,
+            random,
+            at: 0,
+            now: 1000 * MS,
+            kind,
+            register: Register::default(),
+            storage: Storage::default(),
+            nodes,
+            links: Vec::new(),
+            next_link: 1,
+            next_process: 1,
+            parted: [[0; NODES]; NODES],
+            cut: [0; NODES],
+            captured: Default::default(),
+            observer: Observer::default(),
+            healing: false,
+        };
+        trace!(world, "arbiter: {kind:?}");
+        world.begin();
+        world.start_standby(1);
+        if world.random.one_in(2) {
+            world.start_standby(2);
+        }
+        world
+    }
+
+    fn primary_options(&self) -> PrimaryOptions {
+        PrimaryOptions {
+            arbiter: self.kind != Kind::None,
+            protect: true,
+            heartbeat_interval: Duration::from_millis(20),
+            heartbeat_timeout: Duration::from_millis(200),
+            setup_timeout: Duration::from_millis(600),
+            arbiter_retry: backoff(20, 200),
+            connect_retry: backoff(20, 300),
+            max_in_flight: 3,
+        }
+    }
+
+    fn standby_options(&self) -> StandbyOptions {
+        StandbyOptions {
+            arbiter: self.kind != Kind::None,
+            heartbeat_timeout: Duration::from_millis(200),
+            heartbeat_interval: Duration::from_millis(20),
+            setup_timeout: Duration::from_millis(600),
+            arbiter_retry: backoff(20, 200),
+            ..StandbyOptions::default()
+        }
+    }
+
+    fn new_process(&mut self, node: usize) {
+        let process = self.next_process;
+        self.next_process += 1;
+        let host = &mut self.nodes[node];
+        host.process = process;
+        host.client = Client::new(self.kind, process);
+        host.tasks.clear();
+        host.fuse = None;
+        host.asleep_until = 0;
+    }
+
+    fn begin(&mut self) {
+        self.new_process(0);
+        self.register.claim(1, self.nodes[0].process);
+        let now = self.nodes[0].boot_time(self.now);
+        self.nodes[0].client.begin(now);
+        let (ledger, authority) = new_gate();
+        let now = self.nodes[0].core_time(self.now);
+        let (core, actions) = Primary::begin(authority, self.primary_options(), Term(1), now);
+        self.activate(0, core, ledger, Guest::new(), actions);
+        self.run_tasks(0);
+    }
+
+    fn activate(
+        &mut self,
+        node: usize,
+        core: Primary,
+        ledger: io_gate::host::Ledger,
+        guest: Guest,
+        actions: Vec<ft_core::primary::Action>,
+    ) {
+        let host = &mut self.nodes[node];
+        host.role = Role::Active(Box::new(Active {
+            core,
+            ledger,
+            guest,
+            digest: ft_core::wire::EpochDigest::default(),
+            precopy: None,
+            verify: false,
+            net: VecDeque::new(),
+            disk: VecDeque::new(),
+            disk_busy: false,
+            performed: VecDeque::new(),
+            fenced_off: false,
+            sessions: 0,
+            host_cache: std::collections::HashMap::new(),
+        }));
+        host.tasks.clear();
+        host.tasks.extend(actions.into_iter().map(Task::PrimaryDoes));
+    }
+
+    fn start_standby(&mut self, node: usize) {
+        self.new_process(node);
+        self.nodes[node].role = Role::Passive(Box::new(Passive {
+            core: Standby::new(self.standby_options()),
+            guest: Guest::new(),
+            applied: None,
+            held_term: 0,
+            check: None,
+            heard_term: 0,
+        }));
+        trace!(self, "{node} starts as a standby, process {}", self.nodes[node].process);
+    }
+
+    fn hello(&mut self) -> Box<Hello> {
+        Box::new(Hello {
+            protocol: PROTOCOL,
+            release: String::new(),
+            name: "vm".into(),
+            term: Term(0),
+            session: self.random.next(),
+            arbiter: "sim".into(),
+            layout: MachineLayout {
+                memory: vec![MemoryRegion { start: 0, len: PAGES as u64 * 4096 }],
+                cpus: 1,
+                page_size: 4096,
+                devices: Vec::new(),
+            },
+            facts: Vec::new(),
+            disks: Vec::new(),
+            options: SessionOptions { verify: self.random.one_in(2) },
+        })
+    }
+
+    // ---- the drivers ----
+
+    fn give(&mut self, node: usize, task: Task) {
+        self.nodes[node].tasks.push_back(task);
+        self.run_tasks(node);
+    }
+
+    /// Whether the process can do something now.
+    fn is_awake(&self, node: usize) -> bool {
+        self.nodes[node].asleep_until <= self.now
+    }
+
+    /// Burns the fuse by one step; the process dies or stops when it is at its end.
+    fn burn(&mut self, node: usize) -> bool {
+        let Some((left, sleep)) = self.nodes[node].fuse else { return true };
+        if left > 0 {
+            self.nodes[node].fuse = Some((left - 1, sleep));
+            return true;
+        }
+        self.nodes[node].fuse = None;
+        if let Some(time) = sleep {
+            trace!(self, "{node} is stopped for {} ms in the middle of what it does", time / MS);
+            self.nodes[node].asleep_until = self.now + time;
+        } else {
+            trace!(self, "{node} dies in the middle of what it does");
+            self.kill(node, false);
+        }
+        false
+    }
+
+    /// Does what is to be done, one after the other, unless the process dies or is stopped.
+    fn run_tasks(&mut self, node: usize) {
+        while self.is_awake(node) && !self.nodes[node].tasks.is_empty() {
+            if !self.burn(node) {
+                return;
+            }
+            let Some(task) = self.nodes[node].tasks.pop_front() else { return };
+            self.run_task(node, task);
+        }
+    }
+
+    fn run_task(&mut self, node: usize, task: Task) {
+        let now = self.nodes[node].core_time(self.now);
+        match (&mut self.nodes[node].role, task) {
+            (Role::Active(active), Task::Primary(event)) => {
+                if !matches!(event, P::Tick | P::Frame { .. } | P::Progress { .. }) {
+                    trace!(self, "{node} primary <- {event:?}");
+                }
+                let actions = active.core.handle(now, event).unwrap_or_else(|illegal| {
+                    panic!("the driver was refused: {illegal}");
+                });
+                self.first(node, actions.into_iter().map(Task::PrimaryDoes));
+            }
+            (Role::Passive(passive), Task::Standby(event)) => {
+                if !matches!(event, S::Tick | S::Frame { .. } | S::Progress { .. }) {
+                    trace!(self, "{node} standby <- {event:?}");
+                }
+                let actions = passive.core.handle(now, event).unwrap_or_else(|illegal| {
+                    panic!("the driver was refused: {illegal}");
+                });
+                self.first(node, actions.into_iter().map(Task::StandbyDoes));
+            }
+            (Role::Active(_), Task::PrimaryDoes(action)) => self.primary_does(node, action),
+            (Role::Passive(_), Task::StandbyDoes(action)) => self.standby_does(node, action),
+            (_, Task::Send(link, bytes)) => self.send_bytes(link, bytes),
+            // Its process has another role now.
+            _ => {}
+        }
+    }
+
+    /// Puts tasks before all others, in their order.
+    fn first(&mut self, node: usize, tasks: impl DoubleEndedIterator<Item = Task>) {
+        for task in tasks.rev() {
+            self.nodes[node].tasks.push_front(task);
+        }
+    }
+
+    fn active(&mut self, node: usize) -> &mut Active {
+        match &mut self.nodes[node].role {
+            Role::Active(active) => active,
+            _ => panic!("node {node} is no primary"),
+        }
+    }
+
+    fn passive(&mut self, node: usize) -> &mut Passive {
+        match &mut self.nodes[node].role {
+            Role::Passive(passive) => passive,
+            _ => panic!("node {node} is no standby"),
+        }
+    }
+
+    fn is_active(&self, node: usize) -> bool {
+        matches!(self.nodes[node].role, Role::Active(_))
+    }
+
+    // ---- time ----
+
+    pub(crate) fn run(mut self, steps: u64) -> Tally {
+        while self.at < steps {
+            self.step();
+            if self.at.is_multiple_of(64) && self.successors().is_empty() {
+                break;
+            }
+        }
+        self.heal();
+        let expected = !self.successors().is_empty();
+        let (seen, end) = (self.observer.outputs(), self.at + RECOVERY);
+        while expected && (self.observer.outputs() < seen + 3 || self.has_stale()) {
+            // What can still go on may die of its own, but then for a reason.
+            if self.successors().is_empty() {
+                break;
+            }
+            assert!(self.at < end, "P7: nothing fails any more, and the machine does not go on");
+            self.step();
+        }
+        self.observer.tally.recovered += u64::from(expected);
+        if self.random.one_in(3) {
+            trace!(self, "all power is lost");
+            self.observer.tally.blackouts += 1;
+            self.storage.lose_power(&mut self.random);
+        }
+        self.observer.tally
+    }
+
+    fn heal(&mut self) {
+        trace!(self, "nothing fails any more");
+        self.healing = true;
+        self.plan.clear();
+        self.parted = Default::default();
+        self.cut = Default::default();
+        self.register.down_until = 0;
+        self.storage.full_until = 0;
+        for node in &mut self.nodes {
+            node.asleep_until = 0;
+            node.fuse = None;
+        }
+        for end in self.links.iter_mut().flat_map(|link| &mut link.ends) {
+            end.stalled_until = 0;
+        }
+    }
+
+    /// Who can go on with the guest: the holder of the last term, or, if it is dead, a standby with a
+    /// checkpoint of that term.
+    fn successors(&self) -> Vec<usize> {
+        let (last, holder) = self.register.last();
+        let can = |node: &usize| {
+            let host = &self.nodes[*node];
+            match &host.role {
+                Role::Gone => false,
+                Role::Active(_) => host.process == holder,
+                Role::Passive(passive) => {
+                    passive.core.epoch().is_some()
+                        && passive.core.phase() != StandbyPhase::Filling
+                        && (passive.held_term == last || host.process == holder)
+                }
+            }
+        };
+        (0..NODES).filter(can).collect()
+    }
+
+    /// Whether a machine still acts that has been replaced: it must find out (P2).
+    fn has_stale(&self) -> bool {
+        let (_, holder) = self.register.last();
+        self.nodes.iter().any(|host| matches!(host.role, Role::Active(_)) && host.process != holder)
+    }
+
+    fn step(&mut self) {
+        self.at += 1;
+        self.random = Random::new(mix(self.seed, self.at));
+        self.now += self.random.below(3 * MS / 2);
+        while self.plan.front().is_some_and(|planned| planned.step <= self.at) {
+            if let Some(planned) = self.plan.pop_front() {
+                self.fail(planned.fault);
+            }
+        }
+        let node = self.random.index(NODES);
+        match self.random.below(100) {
+            0..38 => self.deliver(),
+            38..50 => self.when_awake(node, Self::tick),
+            50..76 => self.when_awake(node, Self::work),
+            76..84 => self.when_awake(node, Self::ask_arbiter),
+            84..94 => self.when_awake(node, Self::perform),
+            94..96 => self.now += self.random.below(20 * MS),
+            96..98 if self.healing => self.when_awake(node, Self::decide_waiting),
+            _ => {}
+        }
+        self.land();
+        self.serve();
+    }
+
+    /// What was begun is ended before anything else.
+    fn when_awake(&mut self, node: usize, then: fn(&mut Self, usize)) {
+        if !self.is_awake(node) {
+            return;
+        }
+        self.run_tasks(node);
+        if self.is_awake(node) && self.nodes[node].tasks.is_empty() {
+            then(self, node);
+        }
+    }
+
+    fn tick(&mut self, node: usize) {
+        match &self.nodes[node].role {
+            Role::Active(_) => self.give(node, Task::Primary(P::Tick)),
+            Role::Passive(_) => self.give(node, Task::Standby(S::Tick)),
+            Role::Gone => {}
+        }
+    }
+
+    // ---- the arbiter ----
+
+    fn serve(&mut self) {
+        let served = self.register.serve(self.now, &self.cut, &mut self.random);
+        for number in served {
+            let waits = self.nodes.iter().any(|host| host.client.asked() == Some(number));
+            self.observer.tally.late_claims += u64::from(!waits);
+        }
+    }
+
+    fn ask_arbiter(&mut self, node: usize) {
+        let now = self.nodes[node].boot_time(self.now);
+        if matches!(self.nodes[node].role, Role::Gone) {
+            return;
+        }
+        let asked = self.nodes[node].client.asked();
+        let reply = asked.and_then(|number| self.register.take_reply(number, self.now, &self.cut));
+        let client = &mut self.nodes[node].client;
+        let (outcome, question) = match reply {
+            Some(reply) => client.take(reply, now),
+            None => client.tick(now),
+        };
+        if let Some(question) = question {
+            let due = self.now + arbiter::delay(&mut self.random);
+            let from = (node, self.nodes[node].process);
+            let number = self.register.ask(from, question, due);
+            self.nodes[node].client.has_asked(number, question, now);
+        }
+        if let Some(outcome) = outcome {
+            self.answer(node, outcome);
+        }
+    }
+
+    fn answer(&mut self, node: usize, outcome: Outcome) {
+        let reason = || "no answer".to_string();
+        let holder = || "somebody else".to_string();
+        let task = match (self.is_active(node), outcome) {
+            (true, Outcome::Granted(term)) => Task::Primary(P::ArbiterGranted { term: Term(term) }),
+            (true, Outcome::Denied(term)) => {
+                Task::Primary(P::ArbiterDenied { term: Term(term), holder: holder() })
+            }
+            (true, Outcome::Unreachable) => {
+                Task::Primary(P::ArbiterUnreachable { reason: reason() })
+            }
+            (false, Outcome::Granted(term)) => {
+                Task::Standby(S::ArbiterGranted { term: Term(term) })
+            }
+            (false, Outcome::Denied(term)) => {
+                Task::Standby(S::ArbiterDenied { term: Term(term), holder: holder() })
+            }
+            (false, Outcome::Unreachable) => {
+                Task::Standby(S::ArbiterUnreachable { reason: reason() })
+            }
+        };
+        if outcome == Outcome::Unreachable {
+            self.observer.tally.unreachable += 1;
+        }
+        self.give(node, task);
+    }
+
+    // ---- the operator ----
+
+    fn decide_waiting(&mut self, node: usize) {
+        match &self.nodes[node].role {
+            Role::Active(active) if active.core.phase() == PrimaryPhase::WaitingForOperator => {
+                self.decide(node);
+            }
+            Role::Passive(passive) if passive.core.phase() == StandbyPhase::WaitingForOperator => {
+                self.decide(node);
+            }
+            _ => {}
+        }
+    }
+
+    fn operate(&mut self, node: usize, choice: u64) {
+        match &self.nodes[node].role {
+            Role::Active(active) => match (active.core.phase(), choice) {
+                (PrimaryPhase::WaitingForOperator, _) => self.decide(node),
+                (PrimaryPhase::Alone, 1..) => self.give(node, Task::Primary(P::OperatorProtect)),
+                (
+                    PrimaryPhase::Alone
+                    | PrimaryPhase::Joining
+                    | PrimaryPhase::Copying
+                    | PrimaryPhase::Arming
+                    | PrimaryPhase::Protected,
+                    0..3,
+                ) => self.give(node, Task::Primary(P::OperatorRunAlone)),
+                _ => {}
+            },
+            Role::Passive(passive) => match (passive.core.phase(), choice) {
+                (StandbyPhase::WaitingForOperator, _) => self.decide(node),
+                (StandbyPhase::Ready, 0..3) if self.kind != Kind::None => {
+                    self.passive(node).check = None;
+                    self.give(node, Task::Standby(S::OperatorTakeOver));
+                }
+                (StandbyPhase::Ready | StandbyPhase::Filling, 3) => {
+                    self.give(node, Task::Standby(S::OperatorStop));
+                }
+                _ => {}
+            },
+            Role::Gone => {}
+        }
+    }
+
+    /// Without an arbiter: the operator chooses one side, and pulls the plug of the other first.
+    fn decide(&mut self, node: usize) {
+        let (term, primary) = match &self.nodes[node].role {
+            Role::Active(active) => (active.core.term().0 + 1, true),
+            Role::Passive(passive) => (passive.held_term + 1, false),
+            Role::Gone => return,
+        };
+        let process = self.nodes[node].process;
+        if self.register.claim(term, process) != process {
+            let task = if primary {
+                Task::Primary(P::OperatorStop)
+            } else {
+                Task::Standby(S::OperatorDiscard)
+            };
+            return self.give(node, task);
+        }
+        if primary {
+            return self.give(node, Task::Primary(P::OperatorRunAlone));
+        }
+        for other in 0..NODES {
+            if self.is_active(other) {
+                self.kill(other, true);
+            }
+        }
+        self.give(node, Task::Standby(S::OperatorTakeOver));
+    }
+
+    fn kill(&mut self, node: usize, silent: bool) {
+        if matches!(self.nodes[node].role, Role::Gone) {
+            return;
+        }
+        self.observer.tally.crashes += 1;
+        let cache = match &mut self.nodes[node].role {
+            Role::Active(active) => std::mem::take(&mut active.host_cache),
+            _ => Default::default(),
+        };
+        if !silent {
+            // A kernel that lives writes its cache out.
+            for (sector, (tag, serial)) in cache {
+                let write = Operation::Write { sector, tag, serial };
+                self.storage.take(self.now, u64::MAX, &write);
+            }
+        }
+        let host = &mut self.nodes[node];
+        host.role = Role::Gone;
+        host.tasks.clear();
+        host.fuse = None;
+        host.asleep_until = 0;
+        for link in &mut self.links {
+            for end in 0..2 {
+                if link.ends[end].node == node {
+                    if silent && link.ends[end].open {
+                        link.ends[1 - end].silent = true;
+                    }
+                    link.close(end, false);
+                }
+            }
+        }
+    }
+}

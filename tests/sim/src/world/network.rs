@@ -1,0 +1,218 @@
+//! What goes from host to host.
+
+use ft_core::LinkId;
+use ft_core::primary::Event as P;
+use ft_core::standby::Event as S;
+use ft_core::wire::{Frame, HEADER_LEN, Header, Message, Outgoing, WireError};
+
+use super::{MS, NODES, World, trace};
+use crate::link::{Chunk, Link};
+use crate::node::{Role, Task};
+
+/// Frames that the network remembers.
+const CAPTURED: usize = 64;
+
+enum News {
+    Frame(Frame),
+    Progress,
+    Garbled(WireError),
+    Lost,
+}
+
+fn task(side: usize, link: LinkId, news: News) -> Task {
+    let reason = || "closed".to_string();
+    match (side, news) {
+        (0, News::Frame(frame)) => Task::Primary(P::Frame { link, frame }),
+        (0, News::Progress) => Task::Primary(P::Progress { link }),
+        (0, News::Garbled(error)) => Task::Primary(P::Garbled { link, error }),
+        (0, News::Lost) => Task::Primary(P::LinkLost { link, reason: reason() }),
+        (_, News::Frame(frame)) => Task::Standby(S::Frame { link, frame }),
+        (_, News::Progress) => Task::Standby(S::Progress { link }),
+        (_, News::Garbled(error)) => Task::Standby(S::Garbled { link, error }),
+        (_, News::Lost) => Task::Standby(S::LinkLost { link, reason: reason() }),
+    }
+}
+
+impl World {
+    pub(super) fn connect(&mut self, node: usize) -> P {
+        let targets: Vec<usize> = (0..NODES)
+            .filter(|at| matches!(self.nodes[*at].role, Role::Passive(_)))
+            .filter(|at| self.parted[*at][node] <= self.now && self.parted[node][*at] <= self.now)
+            .collect();
+        if targets.is_empty() || self.random.one_in(6) {
+            return P::ConnectFailed { reason: "connection refused".into() };
+        }
+        let target = targets[self.random.index(targets.len())];
+        let ids = [LinkId(self.next_link), LinkId(self.next_link + 1)];
+        self.next_link += 2;
+        let processes = [self.nodes[node].process, self.nodes[target].process];
+        self.links.push(Link::new([node, target], processes, ids));
+        P::StandbyConnected { link: ids[0], hello: self.hello() }
+    }
+
+    fn find(&self, id: LinkId) -> Option<(usize, usize)> {
+        self.links.iter().enumerate().find_map(|(at, link)| {
+            link.ends.iter().position(|end| end.open && end.id == id).map(|end| (at, end))
+        })
+    }
+
+    pub(super) fn send(&mut self, id: LinkId, frame: &Outgoing) {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes).unwrap();
+        self.send_bytes(id, bytes);
+    }
+
+    /// One frame.
+    pub(super) fn send_bytes(&mut self, id: LinkId, bytes: Vec<u8>) {
+        let Some((link, end)) = self.find(id) else { return };
+        let slow = if self.random.one_in(20) { 30 } else { 3 };
+        let arrives = self.now + self.random.below(slow * MS);
+        let captured = &mut self.captured[1 - end];
+        captured.push_back(bytes.clone());
+        if captured.len() > CAPTURED {
+            captured.pop_front();
+        }
+        self.links[link].send(end, bytes, arrives);
+    }
+
+    pub(super) fn close(&mut self, id: LinkId) {
+        let lingers = self.random.one_in(3);
+        if let Some((link, end)) = self.find(id) {
+            self.links[link].close(end, lingers);
+        }
+    }
+
+    /// Some bytes arrive at one end, or the news that no more will.
+    pub(super) fn deliver(&mut self) {
+        self.links.retain(|link| !link.is_over());
+        if self.links.is_empty() {
+            return;
+        }
+        let at = self.random.index(self.links.len());
+        let side = self.random.index(2);
+        let link = &mut self.links[at];
+        let other = &link.ends[1 - side];
+        let (other_open, other_node) = (other.open, other.node);
+        let end = &mut link.ends[side];
+        let (node, id) = (end.node, end.id);
+        let parted = self.parted[other_node][node] > self.now;
+        if !(end.open || end.lingers) || end.stalled_until > self.now || parted {
+            return;
+        }
+        if end.process != self.nodes[node].process || matches!(self.nodes[node].role, Role::Gone) {
+            end.open = false;
+            end.lingers = false;
+            return;
+        }
+        if !self.is_awake(node) {
+            return;
+        }
+        self.run_tasks(node);
+        if !self.is_ready(node) {
+            return;
+        }
+        let link = &mut self.links[at];
+        if side == 1 && !link.accepted {
+            link.accepted = true;
+            if matches!(self.nodes[node].role, Role::Passive(_)) {
+                self.give(node, Task::Standby(S::Connected { link: id }));
+            } else {
+                link.close(1, false);
+            }
+            return;
+        }
+        let over = link.broken || !other_open;
+        let end = &mut link.ends[side];
+        if end.incoming.is_empty() {
+            if !end.open {
+                end.lingers = false;
+            } else if over && !end.silent {
+                link.close(side, false);
+                self.give(node, task(side, id, News::Lost));
+            }
+            return;
+        }
+        self.take_chunk(at, side);
+    }
+
+    fn is_ready(&self, node: usize) -> bool {
+        let checking =
+            matches!(&self.nodes[node].role, Role::Passive(passive) if passive.check.is_some());
+        self.is_awake(node) && self.nodes[node].tasks.is_empty() && !checking
+    }
+
+    fn take_chunk(&mut self, at: usize, side: usize) {
+        let whole = !self.random.one_in(4);
+        let now = self.now;
+        let end = &mut self.links[at].ends[side];
+        let (node, id, process) = (end.node, end.id, end.process);
+        let Some(mut chunk) = end.incoming.pop_front() else { return };
+        if chunk.arrives > now {
+            end.incoming.push_front(chunk);
+            return;
+        }
+        let len = if whole { chunk.bytes.len() } else { self.random.index(chunk.bytes.len() + 1) };
+        let rest = chunk.bytes.split_off(len);
+        let end = &mut self.links[at].ends[side];
+        if !rest.is_empty() {
+            end.incoming.push_front(Chunk { arrives: now, bytes: rest });
+        }
+        let mut bytes = chunk.bytes.as_slice();
+        let mut frames = 0;
+        while !bytes.is_empty() {
+            let end = &mut self.links[at].ends[side];
+            let stale = !end.open;
+            if stale && !end.lingers {
+                return;
+            }
+            match end.decoder.decode(&mut bytes) {
+                Ok(None) => {}
+                Ok(Some(frame)) => {
+                    frames += 1;
+                    self.observer.tally.stale_frames += u64::from(stale);
+                    self.note_frame(node, side, &frame);
+                    self.give(node, task(side, id, News::Frame(frame)));
+                }
+                Err(error) => {
+                    trace!(self, "{node} garbled: {error}");
+                    self.observer.tally.garbled += 1;
+                    self.links[at].close(side, false);
+                    self.give(node, task(side, id, News::Garbled(error)));
+                    return;
+                }
+            }
+            if !self.is_ready(node) || self.nodes[node].process != process {
+                if !bytes.is_empty() {
+                    let rest = Chunk { arrives: now, bytes: bytes.to_vec() };
+                    self.links[at].ends[side].incoming.push_front(rest);
+                }
+                return;
+            }
+        }
+        if frames == 0 {
+            self.give(node, task(side, id, News::Progress));
+        }
+    }
+
+    fn note_frame(&mut self, node: usize, side: usize, frame: &Frame) {
+        if !matches!(frame.message, Message::Heartbeat(_) | Message::HeartbeatReply(_)) {
+            let (kind, header) = (frame.message.kind().name(), frame.header);
+            trace!(self, "{node} receives {kind}, epoch {}, term {}", header.epoch, header.term);
+        }
+        if side == 0 && matches!(frame.message, Message::Bye(_)) {
+            self.observer.tally.renounced += 1;
+        }
+    }
+}
+
+/// The frames in a buffer.
+pub(super) fn split(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    while let Some(head) = bytes.first_chunk::<HEADER_LEN>() {
+        let len = HEADER_LEN + Header::parse(head).unwrap().body_len as usize;
+        let (frame, rest) = bytes.split_at(len);
+        frames.push(frame.to_vec());
+        bytes = rest;
+    }
+    frames
+}

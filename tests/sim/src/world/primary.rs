@@ -1,0 +1,302 @@
+//! The driver of a primary, and the guest that it runs.
+
+use ft_core::pages::{Compression, PageFrame};
+use ft_core::primary::{Action, Event as P, Report};
+use ft_core::wire::{Data, EpochDigest, Hashes, Kind, Message, Outgoing};
+use ft_core::{Epoch, LinkId, Term};
+use io_gate::host::{GuestBytes, GuestRange, MemoryFault, Origin, lend_chain};
+use io_gate::{BlockFlush, BlockWrite, ConsoleTx, NetTx, Payload, Port};
+
+use super::network::split;
+use super::{World, trace};
+use crate::guest::{Guest, PAGES, State, Wanted};
+use crate::node::{Role, Task};
+use crate::random::Random;
+
+/// Room of a chain whose bytes this simulation keeps elsewhere.
+struct Nowhere;
+
+impl GuestBytes for Nowhere {
+    fn read_at(&self, addr: u64, _into: &mut [u8]) -> Result<(), MemoryFault> {
+        Err(MemoryFault(addr))
+    }
+
+    fn write_at(&self, addr: u64, _from: &[u8]) -> Result<(), MemoryFault> {
+        Err(MemoryFault(addr))
+    }
+}
+
+impl World {
+    pub(super) fn primary_does(&mut self, node: usize, action: Action) {
+        match action {
+            Action::Connect => {
+                let event = self.connect(node);
+                self.nodes[node].tasks.push_back(Task::Primary(event));
+            }
+            Action::Send { link, frame } => self.send(link, &frame),
+            Action::CloseLink { link, reason } => {
+                trace!(self, "{node} primary closes: {reason}");
+                self.close(link);
+                self.active(node).precopy = None;
+            }
+            Action::StartPrecopy { options, .. } => {
+                let active = self.active(node);
+                active.digest = EpochDigest::default();
+                active.verify = options.verify;
+                active.sessions += 1;
+                if deliberate!(LoseDirtySet) && active.sessions > 1 {
+                    active.precopy = Some(PAGES);
+                    return;
+                }
+                active.precopy = Some(0);
+                active.guest.dirty = [false; PAGES];
+            }
+            Action::SealFirst { link } => self.seal(node, link),
+            Action::Hold => self.active(node).ledger.hold(),
+            Action::Release { proof, .. } => {
+                let term = self.active(node).core.term().0;
+                self.observer.releases(term, proof.epoch().0);
+                let released = self.active(node).ledger.release(proof);
+                self.enqueue(node, released);
+            }
+            Action::RunAlone(proof) => {
+                trace!(self, "{node} runs alone in term {}", proof.term());
+                let (term, process) = (proof.term().0, self.nodes[node].process);
+                let winner = self.register.winners.get(&term).copied();
+                self.observer.acts(term, process, winner);
+                self.observer.tally.ran_alone += 1;
+                let released = self.active(node).ledger.run_alone(proof);
+                self.enqueue(node, released);
+            }
+            Action::AskArbiter { term, .. } => self.nodes[node].client.wanted = Some(term.0),
+            Action::Stop { reason, fenced } => {
+                trace!(self, "{node} primary stops, fenced {fenced}: {reason}");
+                if fenced {
+                    self.observer.tally.fenced += 1;
+                    let (last, holder) = self.register.last();
+                    let (term, process) =
+                        (self.active(node).core.term().0, self.nodes[node].process);
+                    assert!(
+                        last > term && holder != process,
+                        "P7: a machine was fenced, but nobody has taken its place"
+                    );
+                }
+                self.kill(node, false);
+            }
+            Action::Report(report) => {
+                trace!(self, "{node} primary: {report}");
+                self.note(&report);
+            }
+        }
+    }
+
+    fn note(&mut self, report: &Report) {
+        let tally = &mut self.observer.tally;
+        match report {
+            Report::Protected { .. } => {
+                tally.protected += 1;
+                tally.reprotected += u64::from(tally.takeovers + tally.ran_alone > 1);
+            }
+            Report::Verified { verified, .. } => {
+                assert!(verified.agree, "P8: {verified:?}");
+                tally.verified += 1;
+            }
+            Report::WaitingForOperator { .. } => tally.operator_waits += 1,
+            _ => {}
+        }
+    }
+
+    /// The guest runs, and the engine with it.
+    pub(super) fn work(&mut self, node: usize) {
+        match &self.nodes[node].role {
+            Role::Passive(passive) if passive.check.is_some() => return self.answer_check(node),
+            Role::Active(_) => {}
+            _ => return,
+        }
+        self.settle(node);
+        self.run_guest(node);
+        if !self.is_active(node) || !self.nodes[node].tasks.is_empty() {
+            return;
+        }
+        if self.active(node).precopy.is_some() {
+            return self.precopy(node);
+        }
+        let seals = self.random.one_in(2);
+        let active = self.active(node);
+        if seals && active.core.may_seal() {
+            let link = active.core.link().expect("an epoch is sealed for a session");
+            self.seal(node, link);
+            self.run_tasks(node);
+        }
+    }
+
+    fn run_guest(&mut self, node: usize) {
+        let mut random = Random::new(self.random.next());
+        let active = self.active(node);
+        active.guest.run(&mut random);
+        let (guest, ledger) = (&mut active.guest, &mut active.ledger);
+        let chain = |head| Origin::Chain { slot: 1, queue: 0, head };
+        let staged = match random.below(10) {
+            0..2 => {
+                let bytes = guest.output();
+                ledger.detached_session(0, |gate| gate.token::<ConsoleTx>().emit(Port(0), bytes));
+                Ok(())
+            }
+            _ if guest.is_busy() => Ok(()),
+            2..4 => {
+                let bytes = guest.output();
+                let head = guest.ask(Wanted::Packet);
+                let frame = Payload::inline(bytes);
+                let stage = ledger.chain_session(chain(head), |gate| {
+                    Ok(gate.token::<NetTx>().stage(Port(0), frame))
+                });
+                stage.map(drop)
+            }
+            4..6 => {
+                let (wanted, bytes) = guest.write(&mut random);
+                let Wanted::Write { sector, .. } = wanted else { unreachable!("it is a write") };
+                let head = guest.ask(wanted);
+                let data = Payload::inline(bytes);
+                let stage = ledger.chain_session(chain(head), |gate| {
+                    Ok(gate.token::<BlockWrite>().stage(Port(0), sector as u64, data))
+                });
+                stage.map(drop)
+            }
+            6 => {
+                let wanted = guest.flush();
+                let head = guest.ask(wanted);
+                let stage = ledger.chain_session(chain(head), |gate| {
+                    Ok(gate.token::<BlockFlush>().stage(Port(0)))
+                });
+                stage.map(drop)
+            }
+            7 => {
+                let sector = random.index(crate::guest::SECTORS);
+                let head = guest.ask(Wanted::Read { sector });
+                let room = vec![GuestRange { addr: 0, len: 512 }];
+                let mut lent = lend_chain(&Nowhere, Vec::new(), room);
+                let space = lent.take_space(512).unwrap();
+                let stage = ledger.chain_session(chain(head), |gate| {
+                    Ok(gate.block_read(Port(0), sector as u64, space))
+                });
+                stage.map(drop)
+            }
+            _ => Ok(()),
+        };
+        staged.unwrap();
+        let ready = self.active(node).ledger.take_ready();
+        self.enqueue(node, ready);
+    }
+
+    /// The guest learns of what has been done.
+    fn settle(&mut self, node: usize) {
+        if self.random.one_in(3) {
+            return;
+        }
+        while let Some((item, outcome, data)) = self.active(node).performed.pop_front() {
+            let origin = item.record().origin;
+            let active = self.active(node);
+            active.ledger.settle(item);
+            let Origin::Chain { head, .. } = origin else { continue };
+            match active.guest.complete(head, outcome, data) {
+                Wanted::Flush { covers } if matches!(outcome, io_gate::Outcome::Success(_)) => {
+                    self.storage.saw_flushed(&covers);
+                }
+                Wanted::Read { .. } => self.observer.tally.reads += 1,
+                _ => {}
+            }
+        }
+        self.look_at_disk(node);
+    }
+
+    /// P3: the disk holds what the guest saw complete, or what it has under way.
+    fn look_at_disk(&mut self, node: usize) {
+        let process = self.nodes[node].process;
+        let last = self.register.last();
+        let content = self.storage.content;
+        let active = self.active(node);
+        if last != (active.core.term().0, process) || active.fenced_off {
+            return;
+        }
+        for (sector, tag) in content.into_iter().enumerate() {
+            let tag = active.host_cache.get(&sector).map_or(tag, |cached| cached.0);
+            assert!(
+                active.guest.may_find(sector, tag),
+                "P3: sector {sector} holds {tag:x}, and the guest saw {:x} complete",
+                active.guest.registers.sectors[sector].completed
+            );
+        }
+    }
+
+    /// Ends the epoch: what it comes to is captured now, and sent once the core knows of it.
+    fn seal(&mut self, node: usize, link: LinkId) {
+        let lz4 = self.random.one_in(2);
+        let Role::Active(active) = &mut self.nodes[node].role else { return };
+        let (epoch, term) = (active.ledger.seal(), active.core.term());
+        let mut bytes = Vec::new();
+        let dirty = std::mem::take(&mut active.guest.dirty);
+        let pages = (0..PAGES).filter(|page| dirty[*page]);
+        let (guest, digest) = (&active.guest, &mut active.digest);
+        send_pages(guest, digest, Kind::Pages, (epoch, term), lz4, pages, &mut bytes);
+        let state = State {
+            registers: guest.registers.clone(),
+            in_flight: active.ledger.in_flight(),
+            next_id: active.ledger.next_id(),
+        };
+        let message = Message::State(Data(postcard::to_allocvec(&state).unwrap()));
+        let header = Outgoing { epoch, term, message }.encode(&mut bytes).unwrap();
+        digest.add(&header, 0);
+        let hashes = active.verify.then(|| hashes(guest));
+        let message = Message::End(digest.end(epoch, hashes));
+        Outgoing { epoch, term, message }.encode(&mut bytes).unwrap();
+        self.observer.seals(term.0, epoch.0, guest);
+        trace!(self, "{node} seals epoch {epoch} of term {term}");
+        let frames = split(&bytes).into_iter().map(|frame| Task::Send(link, frame));
+        let sealed = Task::Primary(P::Sealed { link, epoch });
+        let tasks: Vec<Task> = std::iter::once(sealed).chain(frames).collect();
+        self.first(node, tasks.into_iter());
+    }
+
+    fn precopy(&mut self, node: usize) {
+        let active = self.active(node);
+        let page = active.precopy.take().expect("asked before");
+        let link = active.core.link().expect("memory is sent in a session");
+        if page == PAGES {
+            return self.give(node, Task::Primary(P::PrecopyDone { link }));
+        }
+        active.precopy = Some(page + 1);
+        let mut bytes = Vec::new();
+        let about = (active.ledger.epoch(), active.core.term());
+        let pages = std::iter::once(page);
+        send_pages(&active.guest, &mut active.digest, Kind::Bulk, about, true, pages, &mut bytes);
+        self.give(node, Task::Send(link, bytes));
+    }
+}
+
+fn send_pages(
+    guest: &Guest,
+    digest: &mut EpochDigest,
+    kind: Kind,
+    (epoch, term): (Epoch, Term),
+    lz4: bool,
+    pages: impl Iterator<Item = usize>,
+    bytes: &mut Vec<u8>,
+) {
+    let compression = if lz4 { Compression::Lz4 } else { Compression::None };
+    let mut frame = PageFrame::begin(bytes, kind, epoch, term, compression);
+    for page in pages {
+        let fill = |to: &mut [u8; 4096]| {
+            to.copy_from_slice(&guest.memory[page]);
+            Ok::<_, ()>(())
+        };
+        frame.push(page as u64 * 4096, fill).unwrap();
+    }
+    let pages = frame.pages();
+    digest.add(&frame.finish().unwrap(), pages);
+}
+
+pub(super) fn hashes(guest: &Guest) -> Hashes {
+    let memory =
+        guest.memory.iter().fold(17, |sum, page| xxhash_rust::xxh3::xxh3_64_with_seed(page, sum));
+    Hashes { memory, state: guest.registers.history }
+}

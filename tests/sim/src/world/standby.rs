@@ -1,0 +1,154 @@
+//! The driver of a standby.
+
+use ft_core::primary::Primary;
+use ft_core::standby::{Action, Event as S, Phase, Report, TakenOver};
+use ft_core::wire::Message;
+use io_gate::host::{check_in_flight, new_gate};
+
+use super::primary::hashes;
+use super::{World, trace};
+use crate::guest::{Guest, State};
+use crate::node::Task;
+
+fn write(memory: &mut [[u8; 4096]], address: u64, page: &[u8; 4096]) -> Result<(), String> {
+    let to = memory.get_mut(address as usize / 4096).ok_or("outside of memory")?;
+    *to = *page;
+    Ok(())
+}
+
+impl World {
+    pub(super) fn standby_does(&mut self, node: usize, action: Action) {
+        match action {
+            Action::Describe { hello } => {
+                let event = if self.random.one_in(20) {
+                    S::CannotHost { reason: "no memory".into() }
+                } else {
+                    S::Described { ours: hello }
+                };
+                self.nodes[node].tasks.push_back(Task::Standby(event));
+            }
+            Action::Send { link, frame } => {
+                if frame.message == Message::Ack {
+                    self.observer.acknowledges(frame.term.0, frame.epoch.0);
+                    self.passive(node).held_term = frame.term.0;
+                }
+                self.send(link, &frame);
+            }
+            Action::CloseLink { link, reason } => {
+                trace!(self, "{node} standby closes: {reason}");
+                self.close(link);
+                let passive = self.passive(node);
+                // Another link may have been turned away: the check then goes on.
+                if !matches!(passive.core.phase(), Phase::Filling | Phase::Ready) {
+                    passive.check = None;
+                }
+            }
+            Action::ApplyBulk(pages) => {
+                let memory = &mut self.passive(node).guest.memory;
+                pages.for_each(|address, page| write(memory, address, page)).unwrap();
+            }
+            Action::Check(checkpoint) => {
+                let mut parts = checkpoint.state();
+                let state: State = postcard::from_bytes(parts.next().unwrap())
+                    .expect("P4: the checksums have let something through");
+                let fits = check_in_flight(checkpoint.epoch(), state.next_id, &state.in_flight);
+                assert!(fits.is_ok(), "P4: a checkpoint that cannot be applied was sent: {fits:?}");
+                let room = !self.random.one_in(80);
+                self.passive(node).check = Some((checkpoint.epoch(), room));
+            }
+            Action::Apply(checkpoint) => {
+                let passive = self.passive(node);
+                let (term, epoch) = (passive.held_term, checkpoint.epoch());
+                let memory = &mut passive.guest.memory;
+                checkpoint.for_each_page(|address, page| write(memory, address, page)).unwrap();
+                let state: State =
+                    postcard::from_bytes(checkpoint.state().next().unwrap()).unwrap();
+                passive.guest.registers = state.registers.clone();
+                passive.applied = Some((term, epoch.0, state));
+                let hashes = checkpoint.hashes().map(|_| hashes(&passive.guest));
+                self.check_applied(node, "was applied");
+                self.observer.tally.applied += 1;
+                if let Some(hashes) = hashes {
+                    let event = Task::Standby(S::Hashed { epoch, hashes });
+                    self.nodes[node].tasks.push_back(event);
+                }
+            }
+            Action::AskArbiter { term, .. } => self.nodes[node].client.wanted = Some(term.0),
+            Action::TakeOver { taken, reason } => {
+                trace!(self, "{node} takes over in term {}: {reason}", taken.term());
+                self.take_over(node, taken);
+            }
+            Action::Discard { reason } => {
+                trace!(self, "{node} standby discards: {reason}");
+                self.observer.tally.discarded += 1;
+                let passive = self.passive(node);
+                passive.guest = Guest::new();
+                passive.applied = None;
+            }
+            Action::Stop { reason } => {
+                trace!(self, "{node} standby stops: {reason}");
+                self.kill(node, false);
+            }
+            Action::Report(report) => {
+                trace!(self, "{node} standby: {report}");
+                self.note_standby(node, &report);
+            }
+        }
+    }
+
+    fn note_standby(&mut self, node: usize, report: &Report) {
+        match report {
+            Report::Filling { term, .. } => {
+                let heard = &mut self.passive(node).heard_term;
+                assert!(
+                    *heard <= term.0,
+                    "P2: a standby that has heard of term {heard} follows a primary of term {term}"
+                );
+                *heard = term.0;
+            }
+            Report::WaitingForOperator { .. } => self.observer.tally.operator_waits += 1,
+            _ => {}
+        }
+    }
+
+    fn check_applied(&mut self, node: usize, what: &str) {
+        let crate::node::Role::Passive(passive) = &self.nodes[node].role else { return };
+        let (term, epoch, state) = passive.applied.as_ref().expect("P4: no checkpoint is held");
+        assert!(state.registers == passive.guest.registers, "P4: half of a checkpoint {what}");
+        self.observer.is_as_sealed(*term, *epoch, &passive.guest, what);
+    }
+
+    pub(super) fn answer_check(&mut self, node: usize) {
+        let (epoch, room) = self.passive(node).check.take().expect("a check is under way");
+        let event = if room {
+            S::Applicable { epoch }
+        } else {
+            self.observer.tally.not_applicable += 1;
+            S::NotApplicable { epoch, reason: "no room".into() }
+        };
+        self.give(node, Task::Standby(event));
+    }
+
+    fn take_over(&mut self, node: usize, taken: TakenOver) {
+        self.check_applied(node, "was gone on from");
+        self.observer.tally.takeovers += 1;
+        let (process, won) = (self.nodes[node].process, taken.term().0);
+        let winner = self.register.winners.get(&won).copied();
+        self.observer.acts(won, process, winner);
+        let options = self.primary_options();
+        let now = self.nodes[node].core_time(self.now);
+        let passive = self.passive(node);
+        let guest = passive.guest.clone();
+        let (_, epoch, state) = passive.applied.take().expect("looked at above");
+        assert_eq!(epoch, taken.epoch().0, "P4: another checkpoint is applied than is held");
+        self.observer.begins_from(won, epoch);
+        // The storage hears of the term before anything else is done with it.
+        self.storage.term = self.storage.term.max(won);
+        let (mut ledger, authority) = new_gate();
+        let in_flight = if deliberate!(DropInFlight) { Vec::new() } else { state.in_flight };
+        let base = if deliberate!(EpochFromZero) { ft_core::Epoch(0) } else { taken.epoch() };
+        ledger.adopt(base, state.next_id, in_flight);
+        let (core, actions) = Primary::after_takeover(authority, options, taken, now);
+        self.activate(node, core, ledger, guest, actions);
+    }
+}
