@@ -1,0 +1,193 @@
+//! The guide in docs/ names files, anchors, refusals and attacks: this sees that each is there, and that none is left out.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::build::repository;
+
+const REFUSED: &str = "io-gate/tests/refused";
+const ATTACKS: &str = "xtask/attacks";
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = repository().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Names in a directory that end in `end`, without it.
+fn names(directory: &str, end: &str) -> BTreeSet<String> {
+    let names: BTreeSet<String> = fs::read_dir(repository().join(directory))
+        .unwrap()
+        .filter_map(|entry| {
+            entry.unwrap().file_name().to_str()?.strip_suffix(end).map(str::to_owned)
+        })
+        .collect();
+    assert!(!names.is_empty(), "{directory}: expected files, found none");
+    names
+}
+
+/// What stands between `open` and `close`, each time.
+fn between<'t>(text: &'t str, open: &str, close: char) -> Vec<&'t str> {
+    text.split(open).skip(1).filter_map(|rest| rest.split(close).next()).collect()
+}
+
+/// All chapters, and the text of each.
+fn chapters() -> Vec<(String, String)> {
+    let files = names("docs", ".md").into_iter().filter(|name| name != "SUMMARY");
+    files.map(|name| (format!("{name}.md"), read(format!("docs/{name}.md")))).collect()
+}
+
+/// The lines of an anchor.
+fn anchored(text: &str, anchor: &str) -> Option<String> {
+    let named = |line: &str, mark: &str| {
+        line.split_once(mark).is_some_and(|(_, name)| name.trim() == anchor)
+    };
+    let lines: Vec<&str> = text.lines().collect();
+    let begin = lines.iter().position(|line| named(line, "ANCHOR: "))?;
+    let end = lines.iter().position(|line| named(line, "ANCHOR_END: "))?;
+    let inside = lines.get(begin + 1..end)?;
+    (!inside.is_empty()).then(|| inside.join("\n"))
+}
+
+#[test]
+fn every_chapter_is_in_the_summary() {
+    let summary = read("docs/SUMMARY.md");
+    let listed: BTreeSet<&str> = between(&summary, "](", ')').into_iter().collect();
+    let there = chapters();
+    let there: BTreeSet<&str> = there.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(listed, there, "docs/SUMMARY.md lists what is not there, or leaves something out");
+}
+
+#[test]
+fn everything_included_is_there() {
+    let mut seen = 0;
+    for (chapter, text) in chapters() {
+        for include in between(&text, "{{#include ", '}') {
+            let (path, anchor) = match include.split_once(':') {
+                Some((path, anchor)) => (path, Some(anchor)),
+                None => (include, None),
+            };
+            let included = read(Path::new("docs").join(path));
+            if let Some(anchor) = anchor {
+                assert!(
+                    anchored(&included, anchor).is_some(),
+                    "docs/{chapter}: expected lines between `ANCHOR: {anchor}` and `ANCHOR_END: {anchor}` in {path}, found none"
+                );
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 0, "expected code that is included, found none");
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut texts = chapters();
+    for (name, text) in &mut texts {
+        *name = format!("docs/{name}");
+        assert!(!text.is_empty(), "{name} is empty");
+    }
+    texts.extend(["README.md", "CONTRIBUTING.md"].map(|name| (name.to_owned(), read(name))));
+    for (name, text) in texts {
+        for link in between(&text, "](", ')') {
+            let path = link.split('#').next().unwrap();
+            if path.is_empty() || link.contains("://") {
+                continue;
+            }
+            let target: PathBuf = repository().join(&name).with_file_name(path);
+            assert!(target.exists(), "{name}: the link `{link}` leads nowhere");
+        }
+    }
+}
+
+#[test]
+fn every_refusal_is_explained() {
+    let chapter = read("docs/what-is-refused.md");
+    for name in names(REFUSED, ".rs") {
+        for end in ["rs", "stderr"] {
+            let include = format!("{{{{#include ../{REFUSED}/{name}.{end}}}}}");
+            assert!(chapter.contains(&include), "docs/what-is-refused.md: expected {include}");
+        }
+    }
+}
+
+#[test]
+fn every_attack_is_in_the_table() {
+    let refused = read("docs/what-is-refused.md");
+    let not_claimed = read("docs/not-claimed.md");
+    let table: BTreeSet<&str> = between(&refused, "\n| `", '\n').into_iter().collect();
+    let mut expected = 0;
+    for name in names(ATTACKS, "") {
+        if !repository().join(ATTACKS).join(&name).is_dir() {
+            continue;
+        }
+        expected += 1;
+        let attack: toml::Table =
+            read(format!("{ATTACKS}/{name}/attack.toml")).parse().unwrap_or_default();
+        let title = attack["title"].as_str().unwrap();
+        let caught = match attack.get("not_claimed") {
+            Some(why) => {
+                let why = why.as_str().unwrap();
+                let row = not_claimed.lines().any(|line| {
+                    line.starts_with(&format!("| `{name}` | "))
+                        && line.ends_with(&format!("| {why} |"))
+                });
+                assert!(row, "docs/not-claimed.md: expected a row of `{name}` that ends in: {why}");
+                "passes: [not claimed](not-claimed.md#attacks-that-pass)".to_owned()
+            }
+            None => {
+                let layers = attack["caught_by"].as_array().unwrap().iter();
+                let quoted: Vec<_> =
+                    layers.map(|layer| format!("`{}`", layer.as_str().unwrap())).collect();
+                quoted.join(", ")
+            }
+        };
+        let row = format!("{name}` | {title} | {caught} |");
+        assert!(
+            table.contains(row.as_str()),
+            "docs/what-is-refused.md: expected the row\n| `{row}"
+        );
+    }
+    let rows = refused.split("| attack |").nth(1).unwrap().matches("\n| `").count();
+    assert_eq!(rows, expected, "docs/what-is-refused.md lists attacks that are not there");
+}
+
+#[test]
+fn everything_ungated_is_named() {
+    let source = read("vmm/src/ungated.rs");
+    let chapter = read("docs/not-claimed.md");
+    let names: Vec<&str> = source
+        .split("=> (\n")
+        .skip(1)
+        .filter_map(|row| row.trim_start().strip_prefix('"')?.split('"').next())
+        .collect();
+    assert!(!names.is_empty(), "vmm/src/ungated.rs: expected rows that begin with a name");
+    for name in names {
+        assert!(
+            chapter.contains(&format!("\n| {name} | ")),
+            "docs/not-claimed.md: expected a row of `{name}`"
+        );
+    }
+}
+
+/// The guide shows pieces of a device of this tree, and says that a new device has the same.
+#[test]
+fn a_new_device_is_as_the_guide_shows_it() {
+    let chapter = read("docs/write-a-device.md");
+    assert!(
+        chapter.contains("\n## Make it your own\n"),
+        "cargo xtask new-device names this section"
+    );
+    let example = read("devices/src/beeper.rs");
+    let written = read("xtask/src/new_device/templates/virtio.rs");
+    for anchor in ["process", "state"] {
+        assert!(chapter.contains(&format!("beeper.rs:{anchor}}}}}")), "{anchor} is not shown");
+        let shown = anchored(&example, anchor).unwrap();
+        assert!(
+            written.contains(&shown),
+            "the template differs from what the guide shows:\n{shown}"
+        );
+    }
+}
