@@ -39,7 +39,7 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
             }
             continue;
         };
-        findings.extend(source(package, listed, &place, &lock));
+        findings.extend(source(subject, package, listed, &place, &lock));
         findings.extend(build_script(package, &place, listed.build_script));
         findings.extend(self::features(name, features, listed, &place));
         if is(package, &TargetKind::ProcMacro) && !listed.proc_macro {
@@ -152,12 +152,18 @@ fn build_script(package: &Package, place: &Place, allowed: bool) -> Option<Findi
     has.then(|| Finding::new(&rules::GRAPH_BUILD_SCRIPT, Some(place.clone()), what))
 }
 
-fn source(package: &Package, listed: &Allowed, place: &Place, lock: &Lock) -> Option<Finding> {
+fn source(
+    subject: &Subject,
+    package: &Package,
+    listed: &Allowed,
+    place: &Place,
+    lock: &Lock,
+) -> Option<Finding> {
     let (name, version) = (&package.name, &package.version);
     let at = Some(place.clone());
     match (&package.source, listed.source) {
-        (None, Source::Path) => None,
-        (None, Source::Registry) => {
+        (None, Source::Path) if subject.is_scanned(package) => None,
+        (None, _) => {
             let what = format!(
                 "`{name}` {version} comes from the path {}",
                 package_dir(package).display()

@@ -57,7 +57,7 @@ rules! {
         "Write the code out. `serde_derive` is listed because its output is known and scanned.";
     GRAPH_SOURCE: Graph, "graph/source",
         "Only a registry with checksums in Cargo.lock gives the same code to everyone; a path or a git branch can change under the review.",
-        "Depend on a release on crates.io. A crate of this tree is listed in gate.toml with `source = \"path\"`, and is scanned as a device is.";
+        "Depend on a release on crates.io. A crate of this tree is listed in gate.toml with `source = \"path\"` and among `packages`, which are scanned as devices are.";
     GRAPH_CHECKSUM: Graph, "graph/checksum",
         "Without a checksum in Cargo.lock nobody knows whether the code is what was reviewed.",
         "Run `cargo generate-lockfile` against crates.io and commit Cargo.lock.";

@@ -16,6 +16,8 @@ pub(crate) const LINUX: &str = "x86_64-unknown-linux-gnu";
 pub(crate) struct Subject {
     /// The workspace; places are shown relative to it.
     pub(crate) root: PathBuf,
+    /// The tree that the policy is of.
+    pub(crate) tree: PathBuf,
     /// The manifest that cargo is given.
     pub(crate) manifest: PathBuf,
     /// Packages that every layer looks at.
@@ -53,6 +55,7 @@ impl Subject {
         let subjects = policy.gate.clone();
         let subject = Self {
             root: root.to_owned(),
+            tree: root.to_owned(),
             manifest,
             packages: subjects.packages,
             compiled: subjects.compiled,
@@ -98,6 +101,7 @@ impl Subject {
         let directory = package_dir(package);
         Ok(Self {
             root: metadata.workspace_root.clone().into_std_path_buf(),
+            tree: tree.to_owned(),
             manifest: package.manifest_path.clone().into_std_path_buf(),
             packages: vec![package.name.to_string()],
             compiled: Vec::new(),
@@ -122,6 +126,14 @@ impl Subject {
     /// The packages that every layer looks at.
     pub(crate) fn checked(&self) -> Result<Vec<&Package>> {
         self.packages.iter().map(|name| self.package(name)).collect()
+    }
+
+    /// Whether a crate that comes from a path is looked at as a device is: here, or when the policy's own tree is.
+    pub(crate) fn is_scanned(&self, package: &Package) -> bool {
+        let name = package.name.to_string();
+        let own = self.policy.gate.packages.contains(&name)
+            && package_dir(package).starts_with(&self.tree);
+        own || self.packages.contains(&name)
     }
 
     /// `path` as it is shown.
