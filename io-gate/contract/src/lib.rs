@@ -4,10 +4,12 @@
 //! device's code can be sure of:
 //!
 //! - saved and restored between any two steps, with requests in flight, the device goes on as if nothing had happened;
+//!   in the example, and among random requests;
 //! - a saved state of another kind or version, with a field missing, left over, of another type or out of range, is
-//!   refused, and leaves the device as it was;
+//!   refused, and leaves the device as it was; one that is accepted is one that the device can go on from;
 //! - a reset brings back the state after power-on;
-//! - malformed requests do not panic, loop, or write more than there is room for;
+//! - malformed requests and input, and chains that change while a request is in flight, do not make it panic, loop, or
+//!   write more than there is room for;
 //! - every set of offered features can be accepted, and accepted again after a reset;
 //! - the gate's counts add up at the end of every step: no token forgotten, nothing completed twice;
 //! - the same requests cause the same effects.

@@ -33,7 +33,8 @@ impl Memory {
     /// Fills ranges with bytes that depend on `seed` alone; what lies outside is left out.
     pub(crate) fn fill(&self, ranges: &[GuestRange], seed: u64) {
         let mut random = fastrand::Rng::with_seed(seed);
-        for range in ranges {
+        let end = self.0.borrow().len() as u64;
+        for range in ranges.iter().filter(|range| range.addr + u64::from(range.len) <= end) {
             let bytes: Vec<u8> = (0..range.len).map(|_| random.u8(..)).collect();
             let _ = self.write_at(range.addr, &bytes);
         }

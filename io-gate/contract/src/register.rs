@@ -19,6 +19,8 @@ const MEMORY: usize = 1 << 20;
 const ROUNDS: usize = 1 << 16;
 const SEEDS: u64 = 60;
 const ACCESSES: usize = 200;
+/// Lengths of input at which parsers go wrong: nothing, less than a header, a frame, more than a frame.
+const LENGTHS: [usize; 8] = [0, 1, 11, 12, 13, 72, 1526, 20_000];
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -142,9 +144,18 @@ impl RegisterContract {
         for played in [0, self.steps.len() / 2, self.steps.len()] {
             let mut world = self.world();
             self.play(&mut world, 0..played)?;
-            saved::check(&mut world)?;
+            saved::check(&mut world, |state| self.go_on_from(state))?;
         }
         Ok(())
+    }
+
+    /// Plays the example with a device that has taken on `state`.
+    fn go_on_from(&self, state: &SavedState) -> Result<(), Violation> {
+        let mut device = (self.make)();
+        if let Err(error) = device.restore(state) {
+            return Rule::RoundTrip.broken(format!("another instance refused it: {error}"));
+        }
+        self.play(&mut World::new(device, self.bus_master), 0..self.steps.len())
     }
 
     fn check_reset(&self) -> Result<(), Violation> {
@@ -168,30 +179,59 @@ impl RegisterContract {
         Ok(())
     }
 
-    /// Accesses that no good driver makes, between those of the example.
+    /// Accesses that no good driver makes, between those of the example; and the same with another
+    /// machine that goes on somewhere among them.
     fn check_chaos(&self) -> Result<(), Violation> {
         for seed in 0..SEEDS {
-            let mut random = fastrand::Rng::with_seed(seed);
-            let mut world = self.world();
-            for _ in 0..ACCESSES {
-                let next = match random.u8(0..8) {
-                    0 | 1 => self.steps[random.usize(0..self.steps.len())].clone(),
-                    2..=4 => Step::Write {
-                        offset: self.offset(&mut random),
-                        bytes: bytes(random.usize(0..9), &mut random),
-                    },
-                    5 | 6 => {
-                        Step::Read { offset: self.offset(&mut random), len: random.usize(0..9) }
-                    }
-                    _ => Step::Memory {
-                        addr: random.u64(0..MEMORY as u64 - 64),
-                        bytes: bytes(random.usize(0..64), &mut random),
-                    },
-                };
-                world.take(&next)?;
-            }
+            let whole = self.chaos(seed, None)?;
+            let cut = fastrand::Rng::with_seed(!seed).usize(0..ACCESSES);
+            let when = format!("saved and restored after {cut} random accesses (seed {seed})");
+            same(Rule::Continuity, &when, &whole, &self.chaos(seed, Some((cut, &when)))?)?;
         }
         Ok(())
+    }
+
+    /// What random accesses cause, with a move to another machine after some of them.
+    fn chaos(&self, seed: u64, cut: Option<(usize, &str)>) -> Result<Log, Violation> {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut world = self.world();
+        for access in 0..ACCESSES {
+            if let Some((at, when)) = cut
+                && at == access
+            {
+                world = world.move_to((self.make)(), when)?;
+            }
+            world.take(&self.random_step(&mut random))?;
+        }
+        Ok(world.log)
+    }
+
+    fn random_step(&self, random: &mut fastrand::Rng) -> Step {
+        match random.u8(0..9) {
+            0 | 1 => self.steps[random.usize(0..self.steps.len())].clone(),
+            2..=4 => Step::Write {
+                offset: self.offset(random),
+                bytes: bytes(random.usize(0..9), random),
+            },
+            5 | 6 => Step::Read { offset: self.offset(random), len: random.usize(0..9) },
+            7 => {
+                let len = LENGTHS[random.usize(0..LENGTHS.len())];
+                Step::Input { port: self.port(), data: bytes(len, random) }
+            }
+            _ => Step::Memory {
+                addr: random.u64(0..MEMORY as u64 - 64),
+                bytes: bytes(random.usize(0..64), random),
+            },
+        }
+    }
+
+    /// Where input arrives in the example; else where the first backend would be.
+    fn port(&self) -> Port {
+        let mut inputs = self.steps.iter().filter_map(|step| match step {
+            Step::Input { port, .. } => Some(*port),
+            Step::Read { .. } | Step::Write { .. } | Step::Memory { .. } => None,
+        });
+        inputs.next().unwrap_or(Port(0))
     }
 
     fn offset(&self, random: &mut fastrand::Rng) -> u64 {

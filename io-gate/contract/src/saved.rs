@@ -18,8 +18,12 @@ struct Spoiled {
     always_wrong: bool,
 }
 
-/// Offers every spoiled form of the state of `device` to it. Those that it takes on it must have understood.
-pub(crate) fn check(device: &mut dyn Stateful) -> Result<(), Violation> {
+/// Offers every spoiled form of the state of `device` to it. Those that it takes on it must have understood, and
+/// `go_on` says whether a device can live with one: the state comes from a peer that may lie.
+pub(crate) fn check(
+    device: &mut dyn Stateful,
+    go_on: impl Fn(&SavedState) -> Result<(), Violation>,
+) -> Result<(), Violation> {
     let good = device.save();
     for Spoiled { how, state, always_wrong } in spoil(&good) {
         match device.restore(&state) {
@@ -28,7 +32,11 @@ pub(crate) fn check(device: &mut dyn Stateful) -> Result<(), Violation> {
                 return Rule::UnchangedByRefusal.broken(format!("{how}: refused, but changed"));
             }
             Ok(()) if always_wrong => return Rule::StateRefused.broken(format!("{how}: accepted")),
-            Ok(()) if device.save() == state => {}
+            Ok(()) if device.save() == state => {
+                if let Err(Violation { seen, .. }) = go_on(&state) {
+                    return Rule::StateRefused.broken(format!("{how}: accepted, and then {seen}"));
+                }
+            }
             Ok(()) => {
                 return Rule::StateRefused.broken(format!("{how}: accepted as another value"));
             }
@@ -46,6 +54,9 @@ fn spoil(good: &SavedState) -> Vec<Spoiled> {
     let mut all = vec![
         with(&document, "another kind", true, |d| d["kind"] = json!("something-else")),
         with(&document, "a later version", true, |d| d["version"] = json!(0xffff)),
+        with(&document, "an earlier version", true, |d| {
+            d["version"] = json!(good.version().wrapping_sub(1));
+        }),
         with(&document, "a left-over field", true, |d| {
             if let Some(fields) = d["fields"].as_array_mut() {
                 fields.push(json!(["left-over", { "Number": 0 }]));
@@ -58,6 +69,11 @@ fn spoil(good: &SavedState) -> Vec<Spoiled> {
         all.push(with(&document, &format!("`{name}` missing"), true, |d| {
             if let Some(fields) = d["fields"].as_array_mut() {
                 fields.remove(index);
+            }
+        }));
+        all.push(with(&document, &format!("`{name}` twice"), true, |d| {
+            if let Some(fields) = d["fields"].as_array_mut() {
+                fields.push(field.clone());
             }
         }));
         if let Some(number) = field[1]["Number"].as_u64() {

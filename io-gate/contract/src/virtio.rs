@@ -165,9 +165,19 @@ impl VirtioContract {
             // Half-way, with requests in flight.
             let moves = self.moves(pace);
             self.play(&mut world, &moves[..moves.len() / 2], Outcome::Success(0))?;
-            saved::check(&mut world)?;
+            saved::check(&mut world, |state| self.go_on_from(state))?;
         }
-        saved::check(&mut self.world())
+        saved::check(&mut self.world(), |state| self.go_on_from(state))
+    }
+
+    /// Plays the example with a device that has taken on `state`.
+    fn go_on_from(&self, state: &SavedState) -> Result<(), Violation> {
+        let mut device = (self.make)();
+        if let Err(error) = device.restore(state) {
+            return Rule::RoundTrip.broken(format!("another instance refused it: {error}"));
+        }
+        let mut world = World::with(device, self.steps.len());
+        self.play(&mut world, &self.moves(Pace::TwoBehind), Outcome::Success(0))
     }
 
     fn check_reset(&self) -> Result<(), Violation> {

@@ -23,6 +23,13 @@ enum Fault {
     ChangesBeforeItRefuses,
     Loops,
     TakesNoInput,
+    CompletesTwice,
+    RemembersAcrossReset,
+    ForgetsWhatTheExampleLeavesOut,
+    PanicsOnLongInput,
+    PanicsOnAChangedChain,
+    CannotGoOn,
+    TakesAnEarlierVersion,
 }
 
 /// Prints what it is told, after the number of the request; answers with that number.
@@ -32,10 +39,14 @@ struct Echo {
     features: u64,
     /// What a request in flight needs later: not in the saved state, and that is the fault.
     remembered: u8,
+    /// As well. What no example has is a request of one byte.
+    tiny: u64,
+    resets: u64,
 }
 
 fn echo(fault: Fault) -> VirtioContract {
-    VirtioContract::new(move || Box::new(Echo { fault, count: 0, features: 0, remembered: 0 }))
+    let echo = move || Echo { fault, count: 0, features: 0, remembered: 0, tiny: 0, resets: 0 };
+    VirtioContract::new(move || Box::new(echo()))
         .request(0, b"first", 8)
         .request(0, b"second, and longer than sixteen bytes", 8)
         .input(Port(0), b"from outside", 4)
@@ -53,7 +64,7 @@ impl Device for Echo {
         &[16, 16]
     }
     fn read_config(&self, _: u64, into: &mut [u8]) {
-        into.fill(self.count as u8);
+        into.fill(self.count.wrapping_add(self.tiny) as u8);
     }
     fn write_config(&mut self, _: u64, _: &[u8], _: &mut Gate<'_>) {}
     fn activate(&mut self, features: u64) {
@@ -63,7 +74,8 @@ impl Device for Echo {
         if self.fault != Fault::ResetsHalf {
             self.count = 0;
         }
-        (self.features, self.remembered) = (0, 0);
+        (self.features, self.remembered, self.tiny) = (0, 0, 0);
+        self.resets += 1;
     }
     fn process<'e>(
         &mut self,
@@ -77,7 +89,13 @@ impl Device for Echo {
             _ => chain.read(&mut first)?,
         }
         let text = chain.take_payload(chain.readable())?;
-        self.count += 1;
+        self.count = match self.fault {
+            Fault::CannotGoOn => self.count + 1,
+            _ => self.count.wrapping_add(1),
+        };
+        if self.fault == Fault::ForgetsWhatTheExampleLeavesOut && text.len() <= 1 {
+            self.tiny += 1;
+        }
         self.remembered = first[0];
         if self.fault == Fault::ForgetsAToken && self.count == 2 {
             std::mem::forget(gate.token::<ConsoleTx>());
@@ -85,15 +103,19 @@ impl Device for Echo {
         while self.fault == Fault::Loops && text.len() > 16 {
             std::hint::spin_loop();
         }
-        Ok(gate.token::<ConsoleTx>().stage(Port(0), text))
+        let held = gate.token::<ConsoleTx>().stage(Port(0), text);
+        if self.fault == Fault::CompletesTwice { Ok(Verdict::Done(0)) } else { Ok(held) }
     }
     fn complete(&mut self, _: u16, chain: &mut Chain<'_>, _: Outcome) -> u32 {
         let mut first = [0];
-        if chain.read(&mut first).is_err() {
-            return 0;
+        match chain.read(&mut first) {
+            Err(error) if self.fault == Fault::PanicsOnAChangedChain => panic!("{error}"),
+            Err(_) => return 0,
+            Ok(()) => {}
         }
         let answer = match self.fault {
             Fault::RemembersARequest => self.remembered,
+            Fault::RemembersAcrossReset => first[0] ^ self.resets as u8,
             _ => first[0],
         };
         let written = chain.write(&[answer]).map_or(0, |()| 1);
@@ -111,6 +133,9 @@ impl Device for Echo {
         if self.fault == Fault::TakesNoInput {
             return Ok(Intake { used: 0, consumed: 0 });
         }
+        if self.fault == Fault::PanicsOnLongInput {
+            [0; 4096][..data.len()].copy_from_slice(data);
+        }
         let len = data.len().min(chain.writable());
         chain.write(&data[..len])?;
         Ok(Intake { used: len as u32, consumed: len })
@@ -125,7 +150,11 @@ impl Device for Echo {
             self.features = state.open(&ECHO)?.number("features").unwrap_or(0);
             return Ok(());
         }
-        let mut fields = state.open(&ECHO)?;
+        let version = match self.fault {
+            Fault::TakesAnEarlierVersion => state.version().min(ECHO.state_version),
+            _ => ECHO.state_version,
+        };
+        let mut fields = state.open(&Identity { state_version: version, ..ECHO })?;
         let features = fields.number("features")?;
         if self.fault == Fault::ChangesBeforeItRefuses {
             self.features = 77;
@@ -163,6 +192,13 @@ fn each_fault_is_found_and_named() {
         (Fault::AcceptsAnything, "is an error of `restore`"),
         (Fault::ChangesBeforeItRefuses, "leaves the device as it was"),
         (Fault::TakesNoInput, "takes input"),
+        (Fault::CompletesTwice, "P5: a chain was called done with 1 in flight"),
+        (Fault::RemembersAcrossReset, "reset after 0 of"),
+        (Fault::ForgetsWhatTheExampleLeavesOut, "random requests"),
+        (Fault::PanicsOnLongInput, "bytes of input at port 0"),
+        (Fault::PanicsOnAChangedChain, "completion of chain"),
+        (Fault::CannotGoOn, "`count` = 0xffffffffffffffff: accepted, and then"),
+        (Fault::TakesAnEarlierVersion, "an earlier version: accepted"),
     ];
     for (fault, words) in expected {
         let said = said(fault);
@@ -185,6 +221,9 @@ struct Dial {
     interrupt: bool,
     loses_interrupts: bool,
     counts_forever: bool,
+    panics_on_input: bool,
+    /// Writes beyond the first register: shown by reads, and the saved state leaves it out.
+    odd: Option<u8>,
 }
 
 impl RegisterDevice for Dial {
@@ -192,15 +231,21 @@ impl RegisterDevice for Dial {
         DIAL
     }
     fn read(&mut self, _: u64, into: &mut [u8], _: &mut Gate<'_>) {
-        into.fill(self.value);
+        into.fill(self.value.wrapping_add(self.odd.unwrap_or(0)));
     }
-    fn write(&mut self, _: u64, from: &[u8], gate: &mut Gate<'_>) {
+    fn write(&mut self, offset: u64, from: &[u8], gate: &mut Gate<'_>) {
         let Some(value) = from.first() else { return };
+        if let (1.., Some(odd)) = (offset, &mut self.odd) {
+            *odd = odd.wrapping_add(1);
+        }
         self.value = self.value.wrapping_add(*value);
         self.interrupt = true;
         gate.token::<ConsoleTx>().emit(Port(0), vec![self.value]);
     }
     fn intake(&mut self, _: Port, data: &[u8], _: &mut Gate<'_>) -> usize {
+        if self.panics_on_input {
+            [0; 16][..data.len()].copy_from_slice(data);
+        }
         data.len()
     }
     fn proceed(&mut self, _: &mut Gate<'_>) -> bool {
@@ -211,6 +256,7 @@ impl RegisterDevice for Dial {
     }
     fn reset(&mut self) {
         (self.value, self.interrupt) = (0, false);
+        self.odd = self.odd.map(|_| 0);
     }
     fn save(&self) -> SavedState {
         let state = SavedState::new(&DIAL).number("value", self.value.into());
@@ -252,6 +298,12 @@ fn faults_of_register_devices_are_found() {
     let lost = dial(|| Dial { loses_interrupts: true, ..Dial::default() });
     let said = lost.try_check().unwrap_err().to_string();
     assert!(said.contains("line: Level"), "{said}");
+    let long = dial(|| Dial { panics_on_input: true, ..Dial::default() });
+    let said = long.try_check().unwrap_err().to_string();
+    assert!(said.contains("input at port 0"), "{said}");
+    let odd = dial(|| Dial { odd: Some(0), ..Dial::default() });
+    let said = odd.try_check().unwrap_err().to_string();
+    assert!(said.contains("random accesses"), "{said}");
     let busy = dial(|| Dial { counts_forever: true, ..Dial::default() });
     let said = busy.try_check().unwrap_err().to_string();
     assert!(said.contains("every call returns"), "{said}");

@@ -1,11 +1,12 @@
 //! Requests that no good driver makes.
 
-use io_gate::Outcome;
 use io_gate::host::GuestRange;
+use io_gate::{Outcome, Port};
 
 use super::world::{Place, World};
 use super::{Make, Step};
-use crate::violation::Violation;
+use crate::suite::{Log, same};
+use crate::violation::{Rule, Violation};
 
 const SEEDS: u64 = 40;
 const REQUESTS: u16 = 60;
@@ -13,30 +14,63 @@ const REQUESTS: u16 = 60;
 const LENGTHS: [usize; 16] =
     [0, 1, 2, 3, 4, 8, 12, 15, 16, 17, 31, 512, 513, 4096, 65_536, 100_000];
 
-/// Throws them at a device; whatever it makes of them, it must go on, and the gate's counts must add up.
+/// Throws them at a device; whatever it makes of them, it must go on, and the gate's counts must add up. And the same
+/// with another machine that goes on somewhere among them.
 pub(super) fn check(make: &Make, steps: &[Step]) -> Result<(), Violation> {
-    let queues = make().queues().len() as u16;
     for seed in 0..SEEDS {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let mut world = World::new(make(), 4);
-        for head in 0..REQUESTS {
-            if queues > 0 {
-                let place = malformed(&world, steps, &mut random);
-                world.request(random.u16(0..queues), head, place)?;
-                world.end_of_step()?;
-            }
-            if random.bool() {
-                let outcomes = [Outcome::Success(0), Outcome::Failed, Outcome::Unsupported];
-                world.settle_oldest(outcomes[random.usize(0..outcomes.len())])?;
-            }
-            if random.u8(0..16) == 0 {
-                let bytes: Vec<u8> = (0..random.usize(0..9)).map(|_| random.u8(..)).collect();
-                let offset = [0, 1, 7, 60, 4095, u64::MAX][random.usize(0..6)];
-                world.take(0, &Step::Config { offset, bytes })?;
-            }
-        }
+        let whole = play(make, steps, seed, None)?;
+        let cut = fastrand::Rng::with_seed(!seed).u16(0..REQUESTS);
+        let when = format!("saved and restored after {cut} random requests (seed {seed})");
+        let moved = play(make, steps, seed, Some((cut, &when)))?;
+        same(Rule::Continuity, &when, &whole, &moved)?;
     }
     Ok(())
+}
+
+/// What random requests cause, with a move to another machine before one of them.
+fn play(
+    make: &Make,
+    steps: &[Step],
+    seed: u64,
+    cut: Option<(u16, &str)>,
+) -> Result<Log, Violation> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut world = World::new(make(), 4);
+    let queues = world.device.queues().len() as u16;
+    let ports: Vec<Port> =
+        (0..4).map(Port).filter(|port| world.device.intake_queue(*port).is_some()).collect();
+    for head in 0..REQUESTS {
+        if let Some((at, when)) = cut
+            && at == head
+        {
+            world = world.move_to(make(), when)?;
+        }
+        if queues > 0 {
+            let place = malformed(&world, steps, &mut random);
+            world.request(random.u16(0..queues), head, place)?;
+            world.end_of_step()?;
+        }
+        if let Some(port) = random.choice(&ports) {
+            let len = LENGTHS[random.usize(0..LENGTHS.len())];
+            let data: Vec<u8> = (0..len).map(|_| random.u8(..)).collect();
+            let place = malformed(&world, steps, &mut random);
+            world.offer(*port, &data, &place)?;
+        }
+        if random.u8(0..8) == 0 {
+            let place = malformed(&world, steps, &mut random);
+            world.swap_oldest(place);
+        }
+        if random.bool() {
+            let outcomes = [Outcome::Success(0), Outcome::Failed, Outcome::Unsupported];
+            world.settle_oldest(outcomes[random.usize(0..outcomes.len())])?;
+        }
+        if random.u8(0..16) == 0 {
+            let bytes: Vec<u8> = (0..random.usize(0..9)).map(|_| random.u8(..)).collect();
+            let offset = [0, 1, 7, 8, 60, 4095, u64::MAX][random.usize(0..7)];
+            world.take(0, &Step::Config { offset, bytes })?;
+        }
+    }
+    Ok(world.log)
 }
 
 /// A request of the example with some of it wrong, or one that is wrong all over.
@@ -67,11 +101,17 @@ fn malformed(world: &World, steps: &[Step], random: &mut fastrand::Rng) -> Place
         }
     }
     world.memory.put(0, &bytes);
-    let mut place =
-        Place { readable: cut(0, bytes.len(), random), writable: cut(256 << 10, room, random) };
+    let mut place = Place {
+        readable: cut(0, bytes.len(), random),
+        writable: cut(256 << 10, room, random),
+        changed: false,
+    };
     if random.u8(0..8) == 0 {
         // Beyond the end of memory: a driver that lies, or a device that was given another's chain.
-        let outside = GuestRange { addr: 1 << 40, len: random.u32(1..600) };
+        // The far side lets chains of up to 2^32 - 1 bytes through.
+        let most = u32::MAX - (bytes.len() + room) as u32;
+        let len = if random.bool() { most } else { random.u32(1..600) };
+        let outside = GuestRange { addr: 1 << 40, len };
         if random.bool() { &mut place.readable } else { &mut place.writable }.push(outside);
     }
     place

@@ -24,6 +24,8 @@ const SLOT: u16 = 7;
 pub(super) struct Place {
     pub(super) readable: Vec<GuestRange>,
     pub(super) writable: Vec<GuestRange>,
+    /// The driver changed it while the device had it: what the device wrote may be elsewhere.
+    pub(super) changed: bool,
 }
 
 impl Place {
@@ -103,6 +105,7 @@ impl World {
         Ok(Place {
             readable: pieces(base, readable.len(), 16),
             writable: pieces(base + readable.len() as u64, room, room.saturating_sub(1)),
+            changed: false,
         })
     }
 
@@ -134,7 +137,7 @@ impl World {
         used: u32,
         place: &Place,
     ) -> Result<(), Violation> {
-        if used as usize > place.room() {
+        if used as usize > place.room() && !place.changed {
             return Rule::Room
                 .broken(format!("chain {head}: {used} bytes written, room for {}", place.room()));
         }
@@ -179,6 +182,44 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// What a driver must not do and can: the chain of the oldest request in flight is another now.
+    pub(super) fn swap_oldest(&mut self, place: Place) {
+        let origin = self.pending.first().map(|request| request.record().origin);
+        if let Some(Origin::Chain { head, .. }) = origin
+            && let Some((_, waiting)) = self.waiting.get_mut(&head)
+        {
+            *waiting = Place { changed: true, ..place };
+        }
+    }
+
+    /// Offers data once, with a chain that need not have room for it. It may be thrown away.
+    pub(super) fn offer(
+        &mut self,
+        port: Port,
+        data: &[u8],
+        place: &Place,
+    ) -> Result<(), Violation> {
+        let asked = format!(
+            "{} bytes of input at port {}, with room for {}",
+            data.len(),
+            port.0,
+            place.room()
+        );
+        let taken =
+            step(&asked, || self.device.intake(port, data, &mut lend(&self.memory, place)))?;
+        match taken {
+            Ok(intake) if intake.consumed > data.len() => {
+                return Rule::TakesInput.broken(format!("{asked}: {} taken", intake.consumed));
+            }
+            Ok(intake) => {
+                self.log.push(format!("{asked}: {} taken", intake.consumed));
+                self.completed("input", u16::MAX, intake.used, place)?;
+            }
+            Err(error) => self.log.push(format!("{asked}: refused: {error}")),
+        }
+        self.end_of_step()
     }
 
     /// Performs the oldest request in flight, if there is one.
