@@ -32,6 +32,7 @@ const STEPS: &[Step] = &[
     Step { name: "unit, property and process tests", run: workspace, linux: false },
     Step { name: "gate: the gate is the only way out of a device", run: gate, linux: false },
     Step { name: "gate: every known attack is caught", run: attacks, linux: false },
+    Step { name: "model: commit and takeover, exhaustively", run: model, linux: false },
     Step { name: "simulation: a fixed set of seeds", run: sim_fixed, linux: false },
     Step { name: "simulation: fresh seeds", run: sim_fresh, linux: false },
     Step { name: "new-device: one of each kind", run: new_device::prove, linux: false },
@@ -113,6 +114,10 @@ fn gate() -> Result<bool> {
 
 fn attacks() -> Result<bool> {
     gate::self_test_passes()
+}
+
+fn model() -> Result<bool> {
+    sim::run_with(["--model"])
 }
 
 fn sim_fixed() -> Result<bool> {

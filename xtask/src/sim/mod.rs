@@ -23,6 +23,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
 pub(crate) fn run_with<'a>(flags: impl IntoIterator<Item = &'a str>) -> Result<bool> {
     let flags: Vec<&str> = flags.into_iter().collect();
     let mut cargo = build::cargo();
+    if let Some(at) = flags.iter().position(|flag| *flag == "--model") {
+        cargo.args(["run", "--quiet", "--release", "--locked", "--package", "kemari-model", "--"]);
+        return Ok(cargo.args(&flags[..at]).args(&flags[at + 1..]).status()?.success());
+    }
     cargo.args(["run", "--quiet", "--release", "--locked", "--package", "kemari-sim"]);
     if flags.contains(&"--bugs") {
         // Built in a directory of its own: nothing that can be told to be wrong lies beside the product.
