@@ -69,7 +69,7 @@ impl Etcd {
             let mut etcd = Self {
                 dir: dir.to_owned(),
                 client: SocketAddr::from((address, free_port()?)),
-                peer: SocketAddr::from((address, free_port()?)),
+                peer: SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)),
                 tls: tls.clone(),
                 starts: 0,
                 prefix: prefix.clone(),
@@ -106,6 +106,7 @@ impl Etcd {
     fn command(&self) -> Result<Command> {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let client = format!("{scheme}://{}", self.client);
+        let told = format!("{scheme}://127.0.0.1:{}", self.client.port());
         let peer = format!("http://{}", self.peer);
         let mut command = match self.prefix.split_first() {
             Some((program, arguments)) => {
@@ -120,7 +121,7 @@ impl Etcd {
         command
             .args(["--name", "arbiter", "--data-dir"])
             .arg(&data)
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &told])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("arbiter={peer}")]);
         if let Some(tls) = &self.tls {

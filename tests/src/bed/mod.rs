@@ -108,6 +108,24 @@ impl Bed {
         }
     }
 
+    /// How a program is started where the arbiter is; nothing where that is here.
+    pub fn arbiter_prefix(&self) -> Vec<String> {
+        match self {
+            Self::Namespaces(namespaces) => {
+                ["/usr/sbin/ip", "netns", "exec", namespaces.arbiter()].map(str::to_owned).to_vec()
+            }
+            Self::Loopback { .. } => Vec::new(),
+        }
+    }
+
+    /// The address at which `host` finds the arbiter.
+    pub fn arbiter_address(&self, host: Host) -> &str {
+        match self {
+            Self::Namespaces(namespaces) => namespaces.arbiter_address(host),
+            Self::Loopback { .. } => "127.0.0.1",
+        }
+    }
+
     /// Where a standby on `host` listens.
     pub fn listen_address(&self, host: Host) -> String {
         match self {

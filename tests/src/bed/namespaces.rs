@@ -1,4 +1,4 @@
-//! Two network namespaces joined by a cable, for who may make them.
+//! Two network namespaces joined by a cable, and a third for the arbiter, for who may make them.
 
 use std::process::{Command, Output};
 
@@ -13,11 +13,15 @@ const MAC: [&str; 2] = ["02:6b:00:00:00:01", "02:6b:00:00:00:02"];
 /// An address that nobody has: what is sent to it is lost on the way.
 const NOBODY: &str = "02:6b:00:00:00:ff";
 const DEVICE: &str = "peer";
+/// The networks that join each host with the arbiter: the host's address, and the arbiter's.
+const ARBITER_NETS: [[&str; 2]; 2] = [["198.18.1.1", "198.18.1.9"], ["198.18.2.1", "198.18.2.9"]];
+const ARBITER_DEVICE: &str = "arbiter";
 
 /// The namespaces. They go away when dropped.
 #[derive(Debug)]
 pub struct Namespaces {
     names: [String; 2],
+    arbiter: String,
 }
 
 impl Namespaces {
@@ -25,12 +29,14 @@ impl Namespaces {
         remove_orphans();
         let names = [Host::A, Host::B]
             .map(|host| format!("{PREFIX}-{}-{}", std::process::id(), host.name()));
+        let arbiter = format!("{PREFIX}-{}-arbiter", std::process::id());
         // From here on, dropping removes what was made.
-        let namespaces = Self { names };
-        for name in &namespaces.names {
+        let namespaces = Self { names, arbiter };
+        for name in namespaces.all() {
             ip(&["netns", "add", name])?;
         }
         namespaces.join()?;
+        namespaces.join_arbiter()?;
         namespaces.heal()?;
         Ok(namespaces)
     }
@@ -51,6 +57,39 @@ impl Namespaces {
             ip(&["-n", name, "link", "set", "lo", "up"])?;
         }
         Ok(())
+    }
+
+    fn all(&self) -> impl Iterator<Item = &String> {
+        self.names.iter().chain([&self.arbiter])
+    }
+
+    /// A cable from each host to the arbiter's namespace: cutting the one between the hosts leaves them.
+    fn join_arbiter(&self) -> Result<()> {
+        ip(&["-n", &self.arbiter, "link", "set", "lo", "up"])?;
+        for host in [Host::A, Host::B] {
+            let [near, far] = ARBITER_NETS[host.index()];
+            let (name, end) = (self.name(host), host.name());
+            let mut link = vec!["link", "add", ARBITER_DEVICE, "netns", name];
+            link.extend(["type", "veth", "peer", "name", end, "netns", &self.arbiter]);
+            ip(&link)?;
+            for (namespace, address, device) in
+                [(name, near, ARBITER_DEVICE), (&self.arbiter, far, end)]
+            {
+                let address = format!("{address}/24");
+                ip(&["-n", namespace, "address", "add", &address, "dev", device])?;
+                ip(&["-n", namespace, "link", "set", device, "up"])?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn arbiter(&self) -> &str {
+        &self.arbiter
+    }
+
+    /// Where `host` finds the arbiter.
+    pub(super) fn arbiter_address(&self, host: Host) -> &'static str {
+        ARBITER_NETS[host.index()][1]
     }
 
     pub(super) fn name(&self, host: Host) -> &str {
@@ -94,7 +133,7 @@ impl Namespaces {
 
 impl Drop for Namespaces {
     fn drop(&mut self) {
-        for name in &self.names {
+        for name in self.all() {
             let _ = run_ip(&["netns", "delete", name]);
         }
     }

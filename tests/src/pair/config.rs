@@ -19,11 +19,22 @@ pub enum Kill {
     BothLinks,
     /// The primary stops, the standby takes over, and the primary wakes up again.
     PausePrimary,
+    /// The arbiter goes away and comes back: nothing leaves meanwhile, and the guest goes on.
+    Arbiter,
+    /// The arbiter goes away, the primary dies, the arbiter comes back: only then the standby goes on.
+    PrimaryWithoutArbiter,
 }
 
 impl Kill {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Primary, Self::Standby, Self::BothLinks, Self::PausePrimary];
+    pub const ALL: [Self; 6] = [
+        Self::Primary,
+        Self::Standby,
+        Self::BothLinks,
+        Self::PausePrimary,
+        Self::Arbiter,
+        Self::PrimaryWithoutArbiter,
+    ];
 
     /// As on the command line.
     pub const fn name(self) -> &'static str {
@@ -32,6 +43,8 @@ impl Kill {
             Self::Standby => "standby",
             Self::BothLinks => "both-links",
             Self::PausePrimary => "pause-primary",
+            Self::Arbiter => "arbiter",
+            Self::PrimaryWithoutArbiter => "primary-without-arbiter",
         }
     }
 }
@@ -64,6 +77,16 @@ impl NetModel {
             Self::E1000 => "e1000",
         }
     }
+}
+
+/// Who decides which side goes on alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ArbiterKind {
+    /// A directory that both hosts see.
+    #[default]
+    File,
+    /// A real etcd server, started for the run.
+    Etcd,
 }
 
 /// The guest.
@@ -112,6 +135,8 @@ pub struct PairConfig {
     pub loopback: bool,
     /// The guest's network card.
     pub net_model: NetModel,
+    /// The arbiter.
+    pub arbiter: ArbiterKind,
     /// Further flags of `kemari run` and `kemari standby`.
     pub flags: Vec<String>,
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::arbiter::Arbiter;
 use super::config::PairConfig;
 use super::status::{Status, control};
 use crate::bed::{Bed, Host};
@@ -53,23 +54,25 @@ pub(super) struct Launcher<'a> {
     bed: &'a Bed,
     switch: &'a Switch,
     dir: &'a Path,
+    arbiter: Arbiter,
     started: u32,
     /// The guest's serial line is on pipes, not in a file.
     console: bool,
 }
 
 impl<'a> Launcher<'a> {
-    /// All files of the run live in `dir`.
+    /// All files of the run live in `dir`. Starts the arbiter.
     ///
     /// # Errors
-    /// When the hosts' credentials cannot be made.
+    /// When the hosts' credentials cannot be made, or the arbiter cannot be had.
     pub(super) fn new(
         config: &'a PairConfig,
         bed: &'a Bed,
         switch: &'a Switch,
         dir: &'a Path,
     ) -> Result<Self> {
-        let launcher = Self { config, bed, switch, dir, started: 0, console: false };
+        let arbiter = Arbiter::start(config, bed, dir)?;
+        let launcher = Self { config, bed, switch, dir, arbiter, started: 0, console: false };
         if config.tls {
             let authority = Authority::new("run-pair")?;
             for host in [Host::A, Host::B] {
@@ -83,6 +86,11 @@ impl<'a> Launcher<'a> {
 
     fn credentials(&self, host: Host) -> PathBuf {
         self.dir.join(format!("tls-{}", host.name()))
+    }
+
+    /// Who decides which side goes on alone.
+    pub(super) fn arbiter(&mut self) -> &mut Arbiter {
+        &mut self.arbiter
     }
 
     /// From now on the guest's serial line is on the standard input and output of who runs it.
@@ -158,7 +166,6 @@ impl<'a> Launcher<'a> {
                 true => "--serial=stdio".to_owned(),
                 false => format!("--serial=file={}", path(&format!("{name}.serial"))),
             },
-            format!("--arbiter=file:{}", path("arbiter")),
             format!("--heartbeat-interval={}", heartbeat(50)),
             format!("--heartbeat-timeout={}", heartbeat(500)),
             "--rng".to_owned(),
@@ -168,6 +175,7 @@ impl<'a> Launcher<'a> {
                 false => "--insecure-plain-tcp".to_owned(),
             },
         ];
+        flags.extend(self.arbiter.flags(self.bed, host));
         flags.extend(guest.initrd.iter().map(|initrd| format!("--initrd={}", initrd.display())));
         flags.extend(self.config.verify.then(|| "--verify".to_owned()));
         if let Some(device) = &self.config.device {

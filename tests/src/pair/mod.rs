@@ -1,5 +1,6 @@
 //! Runs a pair, breaks it round by round under an outside client, and judges what that client saw.
 
+mod arbiter;
 pub mod config;
 pub mod interactive;
 mod members;

@@ -23,6 +23,12 @@ const LEAD: std::ops::Range<u64> = 100..900;
 const LEADS: u32 = 8;
 /// A paused primary sleeps on for this long after the takeover.
 const OVERSLEEP: std::ops::Range<u64> = 0..300;
+/// How long an arbiter is away, when all that was to happen has happened.
+const OUTAGE: Duration = Duration::from_millis(1500);
+/// What left before effects were held has arrived after so long.
+const UNDER_WAY: Duration = Duration::from_millis(300);
+/// The state of a standby that has asked the arbiter.
+const ASKING: &str = "doubting";
 /// What became of the pair.
 struct Outcome {
     moved: bool,
@@ -90,6 +96,8 @@ impl Pair<'_> {
             Kill::Standby => self.kill_standby(),
             Kill::BothLinks => self.cut_both_links(),
             Kill::PausePrimary => self.pause_primary(),
+            Kill::Arbiter => self.arbiter_away(),
+            Kill::PrimaryWithoutArbiter => self.primary_without_arbiter(),
         }
     }
 
@@ -116,6 +124,64 @@ impl Pair<'_> {
         self.active.process.signal(Signal::CONT);
         let mut outcome = self.moved(takeover);
         outcome.findings.extend(self.loser_ends());
+        Ok(outcome)
+    }
+
+    /// Nobody can be asked for a while: nothing leaves, nothing is lost, and nobody takes over.
+    fn arbiter_away(&mut self) -> Result<Outcome> {
+        self.launcher.arbiter().go_away()?;
+        self.watch.until(
+            "the primary holds its effects, as the arbiter is gone",
+            &mut [&mut self.active, &mut self.passive],
+            |members| Ok(members[0].status()?.holds_effects().then_some(())),
+        )?;
+        let mut findings = self.nothing_leaves()?;
+        let states = [self.active.status()?, self.passive.status()?];
+        if !states[0].is_protected() || states[1].runs_guest() {
+            let what = format!(
+                "while the arbiter is away, expected the pair to stay as it is, found primary {}, standby {}",
+                states[0].state(),
+                states[1].state()
+            );
+            findings.push(Finding::new(Kind::Behaviour, what));
+        }
+        self.launcher.arbiter().come_back()?;
+        Ok(Outcome { moved: false, takeover: None, findings })
+    }
+
+    /// Effects are held: what was under way then has arrived after a while, and no more comes.
+    fn nothing_leaves(&mut self) -> Result<Vec<Finding>> {
+        let members = &mut [&mut self.active, &mut self.passive];
+        let config = self.surroundings.config;
+        self.watch.pass(config.scaled(UNDER_WAY), members)?;
+        let before = self.observer.answered();
+        self.watch.pass(config.scaled(OUTAGE), members)?;
+        let answers = self.observer.answered() - before;
+        if answers == 0 {
+            return Ok(Vec::new());
+        }
+        let what = format!("{answers} answers came while nobody could tell who may perform (P2)");
+        Ok(vec![Finding::new(Kind::TwoActive, what)])
+    }
+
+    /// The standby suspects rightly, and may not go on before the arbiter says so.
+    fn primary_without_arbiter(&mut self) -> Result<Outcome> {
+        self.launcher.arbiter().go_away()?;
+        self.active.process.kill();
+        self.watch.until("the standby asks the arbiter", &mut [&mut self.passive], |members| {
+            Ok((members[0].status()?.state() == ASKING).then_some(()))
+        })?;
+        let config = self.surroundings.config;
+        self.watch.pass(config.scaled(OUTAGE), &mut [&mut self.passive])?;
+        let mut findings = Vec::new();
+        if self.passive.status()?.runs_guest() {
+            let what = "the standby took over without asking the arbiter (P2)";
+            findings.push(Finding::new(Kind::TwoActive, what));
+        }
+        self.launcher.arbiter().come_back()?;
+        let takeover = self.wait_takeover()?;
+        let mut outcome = self.moved(takeover);
+        outcome.findings.extend(findings);
         Ok(outcome)
     }
 

@@ -46,6 +46,11 @@ impl Status {
         self.state() == "protected"
     }
 
+    /// Whether effects wait because nobody can tell whether they may be performed.
+    pub fn holds_effects(&self) -> bool {
+        self.0["waits_for_arbiter"] == true
+    }
+
     /// A number at the top; 0 where there is none.
     pub fn number(&self, name: &str) -> u64 {
         self.0[name].as_u64().unwrap_or_default()

@@ -89,6 +89,7 @@ impl Engine {
             "in_flight_at_takeover": stats.takeover.map(|takeover| takeover.replayed),
             "released": counts.performed,
             "held": gate.held(),
+            "waits_for_arbiter": gate.waits_for_fence(),
             "pid": std::process::id(),
             "reason": reason,
         })

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use kemari_tests::micro::{self, Load};
-use kemari_tests::pair::config::{self, GuestConfig, Kill, PairConfig};
+use kemari_tests::pair::config::{self, ArbiterKind, GuestConfig, Kill, PairConfig};
 
 /// The guests there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -35,6 +35,15 @@ impl From<NetModel> for config::NetModel {
     }
 }
 
+/// The arbiters there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ArbiterChoice {
+    /// A directory.
+    File,
+    /// A real etcd server, started for the run (Debian package etcd-server).
+    Etcd,
+}
+
 /// What to run.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Arguments {
@@ -49,7 +58,7 @@ pub(crate) struct Arguments {
         long,
         value_delimiter = ',',
         default_value = "primary",
-        value_name = "primary|standby|both-links|pause-primary|all"
+        value_name = "primary|standby|both-links|pause-primary|arbiter|primary-without-arbiter|all"
     )]
     pub(crate) kill: Vec<String>,
     /// How often.
@@ -97,6 +106,9 @@ pub(crate) struct Arguments {
     /// Do not use network namespaces.
     #[arg(long)]
     pub(crate) loopback: bool,
+    /// Who decides which side goes on alone.
+    #[arg(long, value_enum, default_value = "file")]
+    pub(crate) arbiter: ArbiterChoice,
     /// Keep the logs and the disk of a good run too.
     #[arg(long)]
     pub(crate) keep: bool,
@@ -164,6 +176,10 @@ impl Arguments {
             device: self.device.clone(),
             loopback: self.loopback,
             net_model: self.net_model.into(),
+            arbiter: match self.arbiter {
+                ArbiterChoice::File => ArbiterKind::File,
+                ArbiterChoice::Etcd => ArbiterKind::Etcd,
+            },
             flags: self.flags.clone(),
         })
     }
