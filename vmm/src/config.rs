@@ -132,7 +132,19 @@ impl FromStr for MemoryConfig {
     }
 }
 
-/// `path=FILE[,readonly=on][,serial=TEXT]`
+/// Where the record is of the term that may write to a disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum FenceRecord {
+    /// Beside an image; a block device has none.
+    #[default]
+    Beside,
+    /// In this file.
+    At(PathBuf),
+    /// Nowhere.
+    Off,
+}
+
+/// `path=FILE[,readonly=on][,serial=TEXT][,fence=FILE|off]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskConfig {
     /// A raw image or a block device.
@@ -141,6 +153,8 @@ pub struct DiskConfig {
     pub read_only: bool,
     /// The serial number that the guest sees.
     pub serial: String,
+    /// Where there is an arbiter: the second line of fencing.
+    pub fence: FenceRecord,
 }
 
 /// Virtio's limit for a disk's serial number.
@@ -150,12 +164,18 @@ impl FromStr for DiskConfig {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        const FORM: &str = "path=FILE[,readonly=on][,serial=TEXT][,fence=FILE|off]";
         let (mut path, mut read_only, mut serial) = (None, false, String::new());
+        let mut fence = FenceRecord::default();
         for (key, value) in pairs(text) {
             match (key, value) {
                 ("path", Some(value)) if !value.is_empty() => path = Some(PathBuf::from(value)),
                 ("readonly", Some("on")) => read_only = true,
                 ("readonly", Some("off")) => read_only = false,
+                ("fence", Some("off")) => fence = FenceRecord::Off,
+                ("fence", Some(value)) if !value.is_empty() => {
+                    fence = FenceRecord::At(PathBuf::from(value));
+                }
                 ("serial", Some(value)) if value.len() <= SERIAL_MAX && value.is_ascii() => {
                     value.clone_into(&mut serial)
                 }
@@ -164,11 +184,11 @@ impl FromStr for DiskConfig {
                         "expected a serial of at most {SERIAL_MAX} ASCII characters, found `{value}`"
                     ));
                 }
-                _ => return Err(unknown("path=FILE[,readonly=on][,serial=TEXT]", text)),
+                _ => return Err(unknown(FORM, text)),
             }
         }
-        let path = path.ok_or_else(|| unknown("path=FILE[,readonly=on][,serial=TEXT]", text))?;
-        Ok(Self { path, read_only, serial })
+        let path = path.ok_or_else(|| unknown(FORM, text))?;
+        Ok(Self { path, read_only, serial, fence })
     }
 }
 
@@ -392,10 +412,18 @@ mod tests {
         let found = disk("path=/a/b.img,readonly=on,serial=abc").unwrap();
         assert_eq!(
             found,
-            DiskConfig { path: "/a/b.img".into(), read_only: true, serial: "abc".into() }
+            DiskConfig {
+                path: "/a/b.img".into(),
+                read_only: true,
+                serial: "abc".into(),
+                fence: FenceRecord::Off
+            }
         );
+        assert_eq!(disk("path=x,fence=off").unwrap().fence, FenceRecord::Off);
+        assert_eq!(disk("path=x,fence=/y").unwrap().fence, FenceRecord::At("/y".into()));
         for bad in [
             "",
+            "path=x,fence=",
             "/a/b.img",
             "path=",
             "path=x,readonly=yes",

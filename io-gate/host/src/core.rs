@@ -11,6 +11,7 @@ use io_gate::host::{Ledger, Origin};
 use io_gate::{Outcome, PowerEvent};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::backend::disk::Disk;
 use crate::completion::{Completion, Performed};
 use crate::descriptors::event;
 use crate::fence::{Fence, Permission};
@@ -66,25 +67,55 @@ impl Core {
     /// nobody can tell, the effect waits here, and with it everything behind it in its lane: it is
     /// neither performed nor dropped, and service goes on when the arbiter is back.
     pub(crate) fn permitted(&self) -> bool {
+        self.permitted_by(&|| (self.fence.ask(), None))
+    }
+
+    /// As [`permitted`](Self::permitted), and the record beside the disk agrees: asked right before
+    /// each system call that writes to it.
+    pub(crate) fn permitted_to_write(&self, disk: &Disk) -> bool {
+        let Some(record) = disk.fence() else { return self.permitted() };
+        self.permitted_by(&|| {
+            let (answer, Some(term)) = (self.fence.ask(), self.fence.term()) else {
+                return (self.fence.ask(), None);
+            };
+            if answer != Permission::Granted {
+                return (answer, None);
+            }
+            match record.ask(term) {
+                Ok(Permission::Granted) => (Permission::Granted, None),
+                Ok(answer) => (answer, Some("the disk's fence record is of a later term".into())),
+                Err(error) => (Permission::Unknown, Some(error.to_string())),
+            }
+        })
+    }
+
+    fn permitted_by(&self, ask: &dyn Fn() -> (Permission, Option<String>)) -> bool {
         let mut waiting = None;
         loop {
             if self.is_fenced_off() {
                 return false;
             }
-            match self.fence.ask() {
+            let (answer, reason) = ask();
+            let reason = || reason.unwrap_or_else(|| self.fence.reason());
+            match answer {
                 Permission::Granted => return true,
                 Permission::Lost => {
-                    log::warn!("effects are fenced off: {}", self.fence.reason());
+                    log::warn!("effects are fenced off: {}", reason());
                     self.fence_off();
                     return false;
                 }
                 Permission::Unknown if self.has_given_up() => return false,
                 Permission::Unknown => {
-                    waiting.get_or_insert_with(|| Waiting::begin(self));
+                    waiting.get_or_insert_with(|| Waiting::begin(self, reason()));
                     self.fence.wait(ASK_AGAIN);
                 }
             }
         }
+    }
+
+    /// Whether terms decide who may perform, so that records beside disks have one to carry.
+    pub(crate) fn has_term(&self) -> bool {
+        self.fence.term().is_some()
     }
 
     /// Whether effects wait for the fence.
@@ -216,9 +247,9 @@ struct Waiting<'c> {
 }
 
 impl<'c> Waiting<'c> {
-    fn begin(core: &'c Core) -> Self {
+    fn begin(core: &'c Core, reason: String) -> Self {
         if core.waiting.fetch_add(1, Ordering::AcqRel) == 0 {
-            log::warn!("effects are held: {}", core.fence.reason());
+            log::warn!("effects are held: {reason}");
         }
         Self { core, since: Instant::now() }
     }

@@ -33,6 +33,16 @@ pub(crate) fn disk(path: &Path, read_only: bool) -> io::Result<File> {
     OpenOptions::new().read(true).write(!read_only).open(path)
 }
 
+/// The record of who may write to a disk, beside it; made here where there is none yet.
+pub(crate) fn fence_record(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// Makes a new name in a directory durable.
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
 /// What a console on a file shows is written here.
 pub(crate) fn console_file(path: &Path, append: bool) -> io::Result<File> {
     OpenOptions::new().create(true).write(true).append(append).truncate(!append).open(path)

@@ -25,6 +25,11 @@ pub trait Fence: Send + Sync {
         std::thread::sleep(longest);
     }
 
+    /// The term in which this machine performs, where terms decide: storage is marked with it.
+    fn term(&self) -> Option<u64> {
+        None
+    }
+
     /// Why the last answer was not [`Permission::Granted`], for people.
     fn reason(&self) -> String {
         "the right to perform effects is not held".to_owned()

@@ -228,6 +228,13 @@ impl GateHost {
         self.core.is_fenced_off()
     }
 
+    /// Whether terms decide who may perform: then a disk that others can reach is to have a record of
+    /// the term beside it ([`DiskFence`](crate::backend::disk_fence::DiskFence)).
+    #[must_use]
+    pub fn has_term(&self) -> bool {
+        self.core.has_term()
+    }
+
     /// Whether released effects wait because nobody can tell whether this machine may perform them.
     #[must_use]
     pub fn waits_for_fence(&self) -> bool {

@@ -169,7 +169,7 @@ fn do_one(core: &Core, sink: &Sink, job: Job) -> Option<Completion> {
     }
     match job {
         Job::Perform(request) => {
-            let (outcome, data) = sink.perform(core, &request);
+            let (outcome, data) = sink.perform(core, &request)?;
             let done = core.settle_detached(Performed { request, outcome, data })?;
             return Some(Completion(Kind::Performed(done)));
         }

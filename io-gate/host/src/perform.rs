@@ -3,7 +3,8 @@
 use io_gate::host::{EffectOp, InputOp, MemoryFault, Performable, Request};
 use io_gate::{Outcome, Payload, Space};
 
-use crate::backend::disk::Disk;
+use crate::backend::disk::{Disk, WriteError};
+use crate::core::Core;
 use crate::guest_memory::{Gather, GuestMemory, contains};
 
 /// The longest input: as much as a disk lets one request read.
@@ -26,19 +27,21 @@ pub(crate) fn bytes_of<'m>(
 }
 
 /// Performs a disk request. What an input brings is given back, not written to guest memory:
-/// this is not the device thread.
+/// this is not the device thread. None for an effect that is not permitted any more (P2): part of
+/// it may have been written, and whoever holds the right writes all of it again.
 pub(crate) fn on_disk(
-    memory: &GuestMemory,
+    core: &Core,
     disk: &Disk,
     request: &Performable,
-) -> (Outcome, Vec<u8>) {
-    match &request.record().request {
+) -> Option<(Outcome, Vec<u8>)> {
+    let memory = &core.memory;
+    Some(match &request.record().request {
         Request::Input(InputOp::BlockRead { sector, into, .. }) => {
             read(memory, disk, *sector, into)
         }
-        Request::Effect(op) => (effect(memory, disk, request, op), Vec::new()),
+        Request::Effect(op) => (effect(core, disk, request, op)?, Vec::new()),
         Request::Input(InputOp::Entropy { .. }) => (Outcome::Unsupported, Vec::new()),
-    }
+    })
 }
 
 /// Whether a space lies in guest memory and is of a length that a device asks for.
@@ -58,27 +61,31 @@ fn read(memory: &GuestMemory, disk: &Disk, sector: u64, into: &Space<'_>) -> (Ou
     }
 }
 
-fn effect(memory: &GuestMemory, disk: &Disk, request: &Performable, op: &EffectOp) -> Outcome {
+fn effect(core: &Core, disk: &Disk, request: &Performable, op: &EffectOp) -> Option<Outcome> {
+    let may = || core.permitted_to_write(disk);
     let (what, sector, result) = match op {
         EffectOp::BlockWrite { sector, data, .. } => {
-            let Ok(bytes) = bytes_of(memory, request, data) else { return Outcome::Failed };
-            ("write", *sector, disk.write(*sector, bytes))
+            let Ok(bytes) = bytes_of(&core.memory, request, data) else {
+                return Some(Outcome::Failed);
+            };
+            ("write", *sector, disk.write(*sector, bytes, &may))
         }
-        EffectOp::BlockFlush { .. } => ("flush", 0, disk.flush()),
+        EffectOp::BlockFlush { .. } => ("flush", 0, disk.flush().map_err(WriteError::Io)),
         EffectOp::BlockDiscard { sector, sectors, .. } => {
-            ("discard", *sector, disk.discard(*sector, *sectors))
+            ("discard", *sector, disk.discard(*sector, *sectors, &may))
         }
         EffectOp::BlockWriteZeroes { sector, sectors, unmap, .. } => {
-            ("write zeroes", *sector, disk.write_zeroes(*sector, *sectors, *unmap))
+            ("write zeroes", *sector, disk.write_zeroes(*sector, *sectors, *unmap, &may))
         }
         EffectOp::NetTx { .. }
         | EffectOp::ConsoleTx { .. }
         | EffectOp::VsockTx { .. }
-        | EffectOp::Power(_) => return Outcome::Unsupported,
+        | EffectOp::Power(_) => return Some(Outcome::Unsupported),
     };
     match result {
-        Ok(()) => Outcome::Success(0),
-        Err(error) => disk.failed(what, sector, &error),
+        Ok(()) => Some(Outcome::Success(0)),
+        Err(WriteError::Io(error)) => Some(disk.failed(what, sector, &error)),
+        Err(WriteError::Fenced) => None,
     }
 }
 

@@ -11,9 +11,14 @@ use common::{
     DATA, DiskMachine, Driver, EVENT_IDX, RING, SECTORS, SLOT, VERSION_1, complete, disk_slot,
     image, is_readable, wait_readable,
 };
-use io_gate::host::{Epoch, Term};
+use devices::{Block, BlockConfig};
+use io_gate::Port;
+use io_gate::host::{Epoch, Term, new_gate};
 use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions};
-use io_gate_host::{GuestMemory, SlotState, Unfenced};
+use io_gate_host::backend::disk_fence::DiskFence;
+use io_gate_host::{
+    Backend, Fence, GateHost, GuestMemory, Permission, SlotState, Unfenced, VirtioSlot,
+};
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
@@ -194,6 +199,59 @@ fn nothing_is_performed_when_the_fence_says_no() {
     assert_eq!(machine.status(status), UNTOUCHED);
     assert!(machine.driver.used().is_empty());
     assert_eq!(std::fs::read(image.path()).unwrap(), vec![0; SECTORS as usize * 512]);
+}
+
+/// A fence that always says yes, in a term: an arbiter's answer that is out of date.
+struct Stale(u64);
+
+impl Fence for Stale {
+    fn ask(&self) -> Permission {
+        Permission::Granted
+    }
+
+    fn term(&self) -> Option<u64> {
+        Some(self.0)
+    }
+}
+
+/// P2, the second line: the record beside the disk stops a machine that another has succeeded, even
+/// when its own fence says yes; flushes and reads change nothing and are not asked about.
+#[test]
+fn a_later_term_on_the_disk_stops_an_earlier_one() {
+    let image = image(SECTORS);
+    let record = DiskFence::beside(image.path());
+    let open = |term| {
+        let memory = common::guest_memory();
+        let (ledger, mut authority) = new_gate();
+        let gate = GateHost::new(ledger, memory.clone(), Arc::new(Stale(term))).unwrap();
+        assert!(gate.has_term());
+        let disk = Disk::open(image.path(), DiskOptions::default()).unwrap();
+        let disk = disk.fenced_by(DiskFence::open(&record, "vm").unwrap());
+        let config = BlockConfig { sectors: SECTORS, read_only: false, serial: Vec::new() };
+        gate.attach(SLOT, Port(0), Backend::Disk(disk)).unwrap();
+        let mut slot = VirtioSlot::new(SLOT, Box::new(Block::new(config)), gate.clone());
+        let driver = Driver::new(&memory, RING);
+        driver.install(&mut slot, 0);
+        slot.driver_ok(VERSION_1).unwrap();
+        gate.run_alone(authority.alone(Term(term)));
+        let fence = Arc::new(common::Switch(true.into(), false.into()));
+        DiskMachine::of(memory, gate, authority, slot, driver, fence)
+    };
+    let (mut old, mut new) = (open(1), open(2));
+    for (machine, byte) in [(&mut old, 1), (&mut new, 2)] {
+        machine.fill(DATA, &[byte; 512]);
+        let status = machine.write(0, DATA, 512);
+        let _ = machine.kick();
+        let _ = machine.complete(1);
+        assert_eq!(machine.status(status), OK);
+    }
+    let late = old.write(0, DATA, 512);
+    let _ = old.kick();
+    wait_readable(old.gate.fenced_event().as_raw_fd());
+    old.gate.drain();
+    assert_eq!(old.status(late), UNTOUCHED);
+    assert_eq!(std::fs::read(image.path()).unwrap()[..512], [2; 512]);
+    std::fs::remove_file(record).unwrap();
 }
 
 /// P2: while nobody can tell who has the right, nothing is performed and nothing is dropped; when

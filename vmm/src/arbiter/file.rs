@@ -210,6 +210,10 @@ impl Fence for TermFence {
         })
     }
 
+    fn term(&self) -> Option<u64> {
+        Some(self.term.load(Ordering::SeqCst))
+    }
+
     fn reason(&self) -> String {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -48,6 +48,8 @@ struct State {
     ends: Boottime,
     /// What keeps the lease from being renewed.
     trouble: String,
+    /// The term won last.
+    term: u64,
 }
 
 impl Lease {
@@ -57,6 +59,7 @@ impl Lease {
             begins: Boottime::default(),
             ends: Boottime::default(),
             trouble: "no term has been won here".to_owned(),
+            term: 0,
         };
         Self { length, state: Mutex::new(state), changed: Condvar::new() }
     }
@@ -65,9 +68,10 @@ impl Lease {
         self.length
     }
 
-    /// A term was won, of which effects may be performed from `begins` on.
-    pub(super) fn won(&self, begins: Option<Boottime>) {
+    /// `term` was won, in which effects may be performed from `begins` on.
+    pub(super) fn won(&self, term: u64, begins: Option<Boottime>) {
         let mut state = self.lock();
+        state.term = state.term.max(term);
         state.begins = state.begins.max(begins.unwrap_or_default());
         state.trouble = "the lease of the former holder may not have ended yet".to_owned();
         self.changed.notify_all();
@@ -118,6 +122,10 @@ impl Fence for Lease {
         drop(self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner));
     }
 
+    fn term(&self) -> Option<u64> {
+        Some(self.lock().term)
+    }
+
     fn reason(&self) -> String {
         let state = self.lock();
         state.lost.as_ref().unwrap_or(&state.trouble).clone()
@@ -138,7 +146,7 @@ mod tests {
     fn p2_the_holder_stops_a_guard_before_its_lease_ends() {
         let lease = Lease::new(LENGTH);
         assert_eq!(lease.ask_at(at(0)), Permission::Unknown);
-        lease.won(None);
+        lease.won(1, None);
         lease.renewed(at(100));
         assert_eq!(lease.ask_at(at(799)), Permission::Granted);
         assert_eq!(lease.ask_at(at(800)), Permission::Unknown);
@@ -150,13 +158,13 @@ mod tests {
     #[test]
     fn p2_a_winner_waits_for_the_former_lease_and_its_next_term_does_not_shorten_that() {
         let lease = Lease::new(LENGTH);
-        lease.won(Some(at(1000)));
+        lease.won(1, Some(at(1000)));
         lease.renewed(at(500));
         assert_eq!(lease.ask_at(at(999)), Permission::Unknown);
         assert_eq!(lease.ask_at(at(1000)), Permission::Granted);
         let lease = Lease::new(LENGTH);
-        lease.won(Some(at(1000)));
-        lease.won(None);
+        lease.won(1, Some(at(1000)));
+        lease.won(1, None);
         lease.renewed(at(500));
         assert_eq!(lease.ask_at(at(999)), Permission::Unknown);
     }
@@ -164,7 +172,7 @@ mod tests {
     #[test]
     fn p2_a_confirmation_that_comes_out_of_order_shortens_nothing_and_a_loss_is_for_good() {
         let lease = Lease::new(LENGTH);
-        lease.won(None);
+        lease.won(1, None);
         lease.renewed(at(500));
         lease.renewed(at(100));
         assert_eq!(lease.ask_at(at(1199)), Permission::Granted);

@@ -9,6 +9,7 @@ use io_gate::{Device, Port, RegisterDevice};
 use io_gate_host::adapter::{I8042, Rtc, Serial};
 use io_gate_host::backend::console::{Console as ConsoleBackend, ConsoleError};
 use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions};
+use io_gate_host::backend::disk_fence::DiskFence;
 use io_gate_host::backend::net::{Net as NetBackendOpen, NetError};
 use io_gate_host::{Backend, GateHost, RegisterSlot, RegisterState, SlotError, VirtioSlot};
 use serde::{Deserialize, Serialize};
@@ -23,7 +24,7 @@ use super::pci::{Description, PciBus, PciError, PciState};
 use super::register_port::{Place, RegisterPort};
 use super::virtio_mmio::{TransportError, TransportState, VirtioMmio};
 use crate::config::{
-    ConsoleConfig, DeviceBackend, DiskConfig, MachineConfig, NetBackend, NetModel,
+    ConsoleConfig, DeviceBackend, DiskConfig, FenceRecord, MachineConfig, NetBackend, NetModel,
 };
 use crate::kvm::Vm;
 use crate::layout::{self, MmioWindow};
@@ -346,7 +347,11 @@ impl DeviceSet {
         let mut opened = Vec::new();
         let mut slot = FIRST_VIRTIO_SLOT;
         for disk in &config.disks {
-            opened.push((slot, Backend::Disk(open_disk(disk, options.lock_disks)?)));
+            let mut opened_disk = open_disk(disk, options.lock_disks)?;
+            if let Some(record) = fence_record(disk).filter(|_| self.gate.has_term()) {
+                opened_disk = opened_disk.fenced_by(DiskFence::open(&record, &config.name)?);
+            }
+            opened.push((slot, Backend::Disk(opened_disk)));
             slot += 1;
         }
         for (index, net) in config.nets.iter().enumerate() {
@@ -625,6 +630,19 @@ fn open_disk(config: &DiskConfig, lock: bool) -> Result<Disk, DeviceSetupError> 
             error => error.into(),
         }
     })
+}
+
+/// Where the record is of who may write to a disk. A device's own place is no place for it: `/dev` is
+/// another on every host.
+fn fence_record(disk: &DiskConfig) -> Option<PathBuf> {
+    match &disk.fence {
+        _ if disk.read_only => None,
+        FenceRecord::Off => None,
+        FenceRecord::At(path) => Some(path.clone()),
+        FenceRecord::Beside => std::fs::metadata(&disk.path)
+            .is_ok_and(|metadata| metadata.is_file())
+            .then(|| DiskFence::beside(&disk.path)),
+    }
 }
 
 fn open_net(backend: &NetBackend, mac: [u8; 6]) -> Result<NetBackendOpen, NetError> {

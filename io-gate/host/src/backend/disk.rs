@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use io_gate::Outcome;
 
+use super::disk_fence::DiskFence;
 use crate::descriptors;
 use crate::guest_memory::Gather;
 
@@ -61,6 +62,14 @@ pub enum DiskError {
         /// The file.
         path: PathBuf,
     },
+    /// The record of who may write to it cannot be used.
+    #[error("the fence record {path}: {error}; `fence=off` in --disk does without")]
+    Fence {
+        /// The record.
+        path: PathBuf,
+        /// What is wrong.
+        error: io::Error,
+    },
     /// The file system cannot lock.
     #[error("disk {path}: cannot lock it: {error}")]
     Lock {
@@ -78,6 +87,28 @@ pub struct Disk {
     path: PathBuf,
     sectors: u64,
     read_only: bool,
+    fence: Option<DiskFence>,
+}
+
+/// Why a write was not carried out.
+#[derive(Debug)]
+pub(crate) enum WriteError {
+    /// It is not permitted (P2). Part of it may have been written before that.
+    Fenced,
+    Io(io::Error),
+}
+
+impl From<io::Error> for WriteError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Asked right before each system call that writes (P2).
+pub(crate) type May<'a> = &'a dyn Fn() -> bool;
+
+fn ask(may: May<'_>) -> Result<(), WriteError> {
+    if may() { Ok(()) } else { Err(WriteError::Fenced) }
 }
 
 impl Disk {
@@ -101,7 +132,18 @@ impl Disk {
             return Err(DiskError::Empty { path: path.to_owned(), bytes });
         }
         let sectors = bytes / SECTOR;
-        Ok(Self { file, path: path.to_owned(), sectors, read_only: options.read_only })
+        Ok(Self { file, path: path.to_owned(), sectors, read_only: options.read_only, fence: None })
+    }
+
+    /// Has a record say who may write to it.
+    #[must_use]
+    pub fn fenced_by(mut self, fence: DiskFence) -> Self {
+        self.fence = Some(fence);
+        self
+    }
+
+    pub(crate) fn fence(&self) -> Option<&DiskFence> {
+        self.fence.as_ref()
     }
 
     /// Its size in sectors of 512 bytes.
@@ -121,10 +163,16 @@ impl Disk {
         self.file.read_exact_at(into, at)
     }
 
-    pub(crate) fn write(&self, sector: u64, mut bytes: Gather<'_>) -> io::Result<()> {
+    pub(crate) fn write(
+        &self,
+        sector: u64,
+        mut bytes: Gather<'_>,
+        may: May<'_>,
+    ) -> Result<(), WriteError> {
         self.writable()?;
         let mut at = self.range(sector, bytes.len() as u64)?;
         while bytes.len() > 0 {
+            ask(may)?;
             let written = self.write_some(at, &bytes)?;
             bytes.advance(written);
             at += written as u64;
@@ -163,29 +211,42 @@ impl Disk {
         self.file.sync_data()
     }
 
-    pub(crate) fn discard(&self, sector: u64, sectors: u64) -> io::Result<()> {
+    pub(crate) fn discard(
+        &self,
+        sector: u64,
+        sectors: u64,
+        may: May<'_>,
+    ) -> Result<(), WriteError> {
         self.writable()?;
         let (at, len) = self.sector_range(sector, sectors)?;
-        self.allocate(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, at, len)
+        ask(may)?;
+        Ok(self.allocate(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, at, len)?)
     }
 
-    pub(crate) fn write_zeroes(&self, sector: u64, sectors: u64, unmap: bool) -> io::Result<()> {
+    pub(crate) fn write_zeroes(
+        &self,
+        sector: u64,
+        sectors: u64,
+        unmap: bool,
+        may: May<'_>,
+    ) -> Result<(), WriteError> {
         self.writable()?;
         let (at, len) = self.sector_range(sector, sectors)?;
         let mode = if unmap { libc::FALLOC_FL_PUNCH_HOLE } else { libc::FALLOC_FL_ZERO_RANGE };
+        ask(may)?;
         match self.allocate(mode | libc::FALLOC_FL_KEEP_SIZE, at, len) {
-            Err(error) if is_unsupported(&error) => self.write_zeroes_plainly(at, len),
-            result => result,
+            Err(error) if is_unsupported(&error) => self.write_zeroes_plainly(at, len, may),
+            result => Ok(result?),
         }
     }
 
-    fn write_zeroes_plainly(&self, mut at: u64, len: u64) -> io::Result<()> {
+    fn write_zeroes_plainly(&self, mut at: u64, len: u64, may: May<'_>) -> Result<(), WriteError> {
         let zeroes = vec![0; ZEROES.min(len as usize)];
         let end = at + len;
         while at < end {
             let piece = zeroes.len().min((end - at) as usize);
-            self.file.write_all_at(&zeroes[..piece], at)?;
-            at += piece as u64;
+            ask(may)?;
+            at += self.file.write_at(&zeroes[..piece], at)? as u64;
         }
         Ok(())
     }
@@ -258,18 +319,40 @@ fn is_block_device(kind: std::fs::FileType) -> bool {
 /// was killed leaves none behind.
 fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), DiskError> {
     let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
+    let Err(error) = set_lock(file, libc::F_OFD_SETLK, kind) else { return Ok(()) };
+    Err(match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::EACCES) => DiskError::Locked { path: path.to_owned() },
+        _ => DiskError::Lock { path: path.to_owned(), error },
+    })
+}
+
+fn set_lock(file: &File, command: libc::c_int, kind: libc::c_int) -> io::Result<()> {
     // SAFETY: all-zero bytes are a valid `flock`: it is plain numbers.
     let mut whole: libc::flock = unsafe { std::mem::zeroed() };
     whole.l_type = kind as libc::c_short;
     whole.l_whence = libc::SEEK_SET as libc::c_short;
     // SAFETY: `whole` is a valid `flock` for the duration of the call.
-    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &whole) };
-    if result == 0 {
-        return Ok(());
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), command, &whole) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A lock on a file, given back when dropped.
+pub(super) struct Locked<'f>(&'f File);
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        // It goes with the descriptor at the latest.
+        let _ = set_lock(self.0, libc::F_OFD_SETLK, libc::F_UNLCK);
     }
-    let error = io::Error::last_os_error();
-    Err(match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::EACCES) => DiskError::Locked { path: path.to_owned() },
-        _ => DiskError::Lock { path: path.to_owned(), error },
-    })
+}
+
+/// Locks a file, waiting for whoever has it locked; none where the file system has no locks.
+pub(super) fn lock_waiting(file: &File) -> Option<Locked<'_>> {
+    loop {
+        match set_lock(file, libc::F_OFD_SETLKW, libc::F_WRLCK) {
+            Ok(()) => return Some(Locked(file)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
 }

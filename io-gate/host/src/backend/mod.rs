@@ -2,6 +2,7 @@
 
 pub mod console;
 pub mod disk;
+pub mod disk_fence;
 pub mod memory;
 pub mod net;
 pub mod terminal;
@@ -45,14 +46,14 @@ pub(crate) struct Attached {
 }
 
 impl Sink {
-    /// Performs one request. Lane.
-    pub(crate) fn perform(&self, core: &Core, request: &Performable) -> (Outcome, Vec<u8>) {
+    /// Performs one request; none when it turns out not to be permitted any more. Lane.
+    pub(crate) fn perform(&self, core: &Core, request: &Performable) -> Option<(Outcome, Vec<u8>)> {
         match self {
-            Self::Disk(disk) => perform::on_disk(&core.memory, disk, request),
-            _ => match &request.record().request {
+            Self::Disk(disk) => perform::on_disk(core, disk, request),
+            _ => Some(match &request.record().request {
                 Request::Effect(op) => (self.send(core, request, op), Vec::new()),
                 Request::Input(_) => (Outcome::Unsupported, Vec::new()),
-            },
+            }),
         }
     }
 

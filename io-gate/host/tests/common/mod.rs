@@ -226,6 +226,18 @@ impl DiskMachine {
         let driver = Driver::new(&memory, RING);
         driver.install(&mut slot, 0);
         slot.driver_ok(VERSION_1).unwrap();
+        Self::of(memory, gate, authority, slot, driver, fence)
+    }
+
+    /// A machine of parts that the test has made.
+    pub fn of(
+        memory: Arc<GuestMemory>,
+        gate: Arc<GateHost>,
+        authority: CommitAuthority,
+        slot: VirtioSlot,
+        driver: Driver,
+        fence: Arc<Switch>,
+    ) -> Self {
         Self { memory, gate, authority, slot, driver, fence, requests: 0 }
     }
 

@@ -117,6 +117,7 @@ impl Worker {
             }
             Renewal::Found(Some(found)) if found.held.record.holder == self.holder => {
                 // A claim of this process whose answer was lost has been carried out after all.
+                self.lease.won(found.held.record.term, None);
                 self.mine = Some(found);
                 Ok(())
             }
@@ -215,10 +216,10 @@ impl Worker {
     /// former holder's lease is waited for from now on.
     async fn adopt(&mut self, current: Written) -> Result<Verdict, ArbiterError> {
         let known = self.mine.as_ref().is_some_and(|mine| mine.value == current.value);
-        if !known && self.mine.is_none() {
-            let length = Duration::from_millis(current.held.lease_ms);
-            self.lease.won(Some(Boottime::now() + length));
-        }
+        let waits = !known && self.mine.is_none();
+        let length = Duration::from_millis(current.held.lease_ms);
+        let begins = waits.then(|| Boottime::now() + length);
+        self.lease.won(current.held.record.term, begins);
         self.mine = Some(current.clone());
         self.renew(&current).await?;
         Ok(Verdict::Granted)
@@ -240,7 +241,7 @@ impl Worker {
         let since = self.seen.as_ref().map_or_else(Boottime::now, |seen| seen.since);
         // P2: others may perform as long as their lease runs; one's own goes over into the new term.
         let waits = former.filter(|held| !held.ended && held.record.holder != self.holder);
-        self.lease.won(waits.map(|held| since + Duration::from_millis(held.lease_ms)));
+        self.lease.won(term.0, waits.map(|held| since + Duration::from_millis(held.lease_ms)));
         self.lease.renewed(sent);
         self.mine = Some(new);
         Ok(true)
