@@ -250,6 +250,9 @@ fn rules(role: Role, events: &[RawFd]) -> Result<Rules, BackendError> {
             rules.allow(INPUT);
             rules.open_to_read()?;
             rules.close()?;
+            // The record beside a disk is raised to a new term by one machine at a time.
+            rules.allow_if(SYS_fcntl, &[(1, Width::Dword, Op::Eq, F_OFD_SETLK as u64)])?;
+            rules.allow_if(SYS_fcntl, &[(1, Width::Dword, Op::Eq, F_OFD_SETLKW as u64)])?;
             // What the tap may hand over (TUNSETOFFLOAD).
             rules.allow_if(SYS_ioctl, &[(1, Width::Dword, Op::Eq, TUNSETOFFLOAD)])?;
         }
