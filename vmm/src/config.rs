@@ -416,7 +416,7 @@ mod tests {
                 path: "/a/b.img".into(),
                 read_only: true,
                 serial: "abc".into(),
-                fence: FenceRecord::Off
+                fence: FenceRecord::Beside
             }
         );
         assert_eq!(disk("path=x,fence=off").unwrap().fence, FenceRecord::Off);
