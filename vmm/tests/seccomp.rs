@@ -113,6 +113,11 @@ impl Device for Hostile {
         match self.attack {
             "nothing" => {}
             "log" => log::info!("a line of a device"),
+            "much memory" => {
+                // Below the size for which the allocator asks the kernel each time, and given back all at once.
+                let blocks: Vec<Vec<u8>> = (0..64).map(|_| vec![1; 100 << 10]).collect();
+                drop(std::hint::black_box(blocks));
+            }
             "the gate" => gate.token::<ConsoleTx>().emit(Port(0), b"by the gate".to_vec()),
             _ => drop(self.attack()),
         }
@@ -200,7 +205,9 @@ fn child() {
     logging::start_writer().unwrap();
     let file = File::options().read(true).write(true).open(dir.join("file")).unwrap();
     let (socket, _peer) = UnixStream::pair().unwrap();
-    let known = ["nothing", "log", "the gate"].into_iter().chain(ATTACKS.map(|(attack, _)| attack));
+    let known = ["nothing", "log", "much memory", "the gate"]
+        .into_iter()
+        .chain(ATTACKS.map(|(attack, _)| attack));
     let attack = known.into_iter().find(|known| *known == attack).unwrap();
     let machine = machine(dir);
     let hostile = Hostile { attack, file: file.as_raw_fd(), socket: socket.as_raw_fd() };
@@ -298,6 +305,7 @@ fn without_the_filters_the_attacks_succeed() {
 fn the_gate_and_the_log_are_open() {
     for role in ["device", "vcpu"] {
         run(role, "on", "nothing").assert_survived();
+        run(role, "on", "much memory").assert_survived();
         let case = run(role, "on", "the gate");
         case.assert_survived();
         let console = std::fs::read_to_string(case.dir.path().join("console")).unwrap();

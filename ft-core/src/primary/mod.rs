@@ -607,14 +607,8 @@ impl Primary {
             // It will hardly change its mind soon.
             self.search_failures = self.search_failures.max(8);
         }
-        if self.phase == Phase::Arming {
-            // P2: it speaks in order, and has acknowledged nothing before this word. A standby that
-            // refuses its first checkpoint drops it, and has none to take over with.
-            let why = format!("the standby refuses: {reason}");
-            self.close(why.clone(), out);
-            out.push(Action::Report(Report::LinkLost { reason: why.clone() }));
-            return self.go_alone(now, true, why, out);
-        }
+        // P1: while a first checkpoint is under way this word opens nothing by itself. It may be an earlier session's, played
+        // again (simulation, seed 426238321002812), and the standby may hold that checkpoint by now.
         self.lose(now, format!("the standby refuses: {reason}"), out);
     }
 

@@ -12,6 +12,7 @@
 //! and nothing of it has left.
 
 mod alarm;
+mod allocator;
 mod filter;
 mod launcher;
 mod names;
@@ -129,6 +130,7 @@ pub fn start(mode: Mode) -> Result<(), SeccompError> {
     }
     // The first call counts: a process has one mode.
     if MODE.set(mode).is_ok() && mode != Mode::Off {
+        allocator::settle();
         install(Role::Main, &[])?;
     }
     match mode {
