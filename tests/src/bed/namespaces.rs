@@ -68,7 +68,8 @@ impl Namespaces {
         ip(&["-n", &self.arbiter, "link", "set", "lo", "up"])?;
         for host in [Host::A, Host::B] {
             let [near, far] = ARBITER_NETS[host.index()];
-            let (name, end) = (self.name(host), host.name());
+            // A name that is no beginning of a keyword of `ip`.
+            let (name, end) = (self.name(host), &format!("host-{}", host.name()));
             let mut link = vec!["link", "add", ARBITER_DEVICE, "netns", name];
             link.extend(["type", "veth", "peer", "name", end, "netns", &self.arbiter]);
             ip(&link)?;
@@ -77,7 +78,7 @@ impl Namespaces {
             {
                 let address = format!("{address}/24");
                 ip(&["-n", namespace, "address", "add", &address, "dev", device])?;
-                ip(&["-n", namespace, "link", "set", device, "up"])?;
+                ip(&["-n", namespace, "link", "set", "dev", device, "up"])?;
             }
         }
         Ok(())
