@@ -27,6 +27,8 @@ mod switch {
         ApplyBeforeWhole,
         /// the primary lets everything out when the link is lost
         FlushOnLinkError,
+        /// a standby's Bye to an earlier session counts for this one
+        AnyonesBye,
         /// the primary runs alone without asking the arbiter
         AloneWithoutArbiter,
         /// the standby takes over without asking the arbiter

@@ -59,6 +59,8 @@ pub struct PrimaryOptions {
     pub heartbeat_interval: Duration,
     /// How long the standby may be silent, once it may hold a checkpoint.
     pub heartbeat_timeout: Duration,
+    /// How long a checkpoint may be unacknowledged by a standby that lives: output waits for it (P7).
+    pub ack_timeout: Duration,
     /// How long it may be silent before that: nothing is held up by it then.
     pub setup_timeout: Duration,
     /// How long to wait before an arbiter that did not answer is asked again.
@@ -76,6 +78,7 @@ impl Default for PrimaryOptions {
             protect: true,
             heartbeat_interval: Duration::from_millis(50),
             heartbeat_timeout: Duration::from_millis(500),
+            ack_timeout: Duration::from_secs(30),
             setup_timeout: Duration::from_secs(10),
             arbiter_retry: Backoff {
                 first: Duration::from_millis(50),
@@ -301,9 +304,10 @@ impl Primary {
                 .then(|| session.beat + self.options.heartbeat_interval);
             [beat, session.detach_by].into_iter().flatten().fold(silent, Time::min)
         });
+        let ack = self.in_flight.front().map(|(_, sealed)| *sealed + self.options.ack_timeout);
         let retry = self.asking.as_ref().and_then(|asking| asking.retry);
         let search = self.search.filter(|_| self.phase == Phase::Alone && !self.trying);
-        [session, retry, search].into_iter().flatten().min()
+        [session, ack, retry, search].into_iter().flatten().min()
     }
 
     /// Takes one event, gives the actions to perform, in order.
@@ -572,7 +576,9 @@ impl Primary {
                     self.ack(now, front, out);
                 }
             }
-            Message::Bye(reason) if reason != ByeReason::Detach => self.renounced(now, reason, out),
+            Message::Bye { reason, session } if reason != ByeReason::Detach => {
+                self.bye(now, reason, session, out);
+            }
             _ => {
                 let why = format!("the standby sent {kind} in state {}", self.phase.name());
                 self.break_off(now, why, out);
@@ -614,6 +620,17 @@ impl Primary {
 
     fn garbled(&mut self, now: Time, error: &WireError, out: &mut Vec<Action>) {
         self.lose(now, format!("from the standby: {error}"), out);
+    }
+
+    /// Its word counts for the session that it was said in, and for no other (P1).
+    fn bye(&mut self, now: Time, reason: ByeReason, said: u64, out: &mut Vec<Action>) {
+        let session = self.session.as_ref().map(|session| session.hello.session);
+        if session == Some(said) || deliberate!(AnyonesBye) {
+            return self.renounced(now, reason, out);
+        }
+        let expected = session.unwrap_or_default();
+        let why = format!("the standby says Bye to session {said:#x}, this is {expected:#x}");
+        self.break_off(now, why, out);
     }
 
     /// The standby has said that it will not take over: nobody else can run this machine now.
@@ -706,6 +723,7 @@ impl Primary {
         if self.session.as_ref().is_some_and(overdue) {
             self.lose(now, "the standby does not give its checkpoint up".to_string(), out);
         }
+        self.give_up_waiting(now, out);
         self.give_sign_of_life(now, out);
         if let Some(asking) = &mut self.asking
             && asking.retry.is_some_and(|time| time <= now)
@@ -714,6 +732,17 @@ impl Primary {
             out.push(Action::AskArbiter { term: self.term.next(), why: asking.why.clone() });
         }
         self.look_for_standby(now, out);
+    }
+
+    /// P7: a standby that lives and does not acknowledge would hold output for ever. It may have
+    /// taken the checkpoint all the same, so the arbiter decides.
+    fn give_up_waiting(&mut self, now: Time, out: &mut Vec<Action>) {
+        let limit = self.options.ack_timeout;
+        let Some((epoch, sealed)) = self.in_flight.front().copied() else { return };
+        if now.since(sealed) >= limit {
+            let why = format!("epoch {epoch} has not been acknowledged for {limit:?}");
+            self.break_off(now, why, out);
+        }
     }
 
     fn give_sign_of_life(&mut self, now: Time, out: &mut Vec<Action>) {
@@ -777,7 +806,7 @@ impl Primary {
     fn operator_alone(&mut self, now: Time, out: &mut Vec<Action>) -> Result<()> {
         match self.phase {
             Phase::Joining | Phase::Copying | Phase::Sealing => {
-                self.send(Epoch(0), Message::Bye(ByeReason::Detach), out);
+                self.say_bye(ByeReason::Detach, out);
                 let held = self.phase == Phase::Sealing;
                 self.search = None;
                 let why = "detached by the operator".to_string();
@@ -787,7 +816,7 @@ impl Primary {
             }
             // The standby's word makes the arbiter unnecessary; if it does not come, he is asked.
             Phase::Arming | Phase::Protected => {
-                self.send(Epoch(0), Message::Bye(ByeReason::Detach), out);
+                self.say_bye(ByeReason::Detach, out);
                 self.phase = Phase::Detaching;
                 self.search = None;
                 if let Some(session) = &mut self.session {
@@ -811,7 +840,7 @@ impl Primary {
     }
 
     fn leave(&mut self, bye: ByeReason, reason: String, out: &mut Vec<Action>) {
-        self.send(Epoch(0), Message::Bye(bye), out);
+        self.say_bye(bye, out);
         self.stop(reason, false, out);
     }
 
@@ -827,6 +856,13 @@ impl Primary {
         self.search = None;
         self.reason = Some(reason.clone());
         out.push(Action::Stop { reason, fenced });
+    }
+
+    fn say_bye(&self, reason: ByeReason, out: &mut Vec<Action>) {
+        if let Some(session) = &self.session {
+            let session = session.hello.session;
+            self.send(Epoch(0), Message::Bye { reason, session }, out);
+        }
     }
 
     fn send(&self, epoch: Epoch, message: Message, out: &mut Vec<Action>) {

@@ -408,7 +408,7 @@ fn a_standby_that_refuses_its_first_checkpoint_opens_nothing() {
 fn a_planned_detach_needs_no_arbiter_when_the_standby_agrees() {
     let mut pair = Pair::at(true, Phase::Protected);
     assert_eq!(effects(&pair.give(Event::OperatorRunAlone)), ["send Bye"]);
-    let out = pair.say(0, Message::Bye(ByeReason::Detached));
+    let out = pair.say(0, bye(ByeReason::Detached));
     assert_eq!(effects(&out), ["close", "alone 1"]);
     assert_eq!(pair.primary.next_deadline(), None, "no standby is wanted any more");
 }
@@ -432,7 +432,7 @@ fn p2_a_detach_without_the_standbys_word_goes_to_the_arbiter() {
 #[test]
 fn a_standby_that_leaves_on_purpose_frees_the_primary() {
     let mut pair = Pair::at(true, Phase::Protected);
-    let out = pair.say(0, Message::Bye(ByeReason::Stopped));
+    let out = pair.say(0, bye(ByeReason::Stopped));
     assert_eq!(effects(&out), ["close", "alone 1"]);
     assert!(pair.primary.next_deadline().is_some(), "another standby is looked for");
 }
@@ -494,4 +494,39 @@ fn answers_that_nobody_asked_for_are_illegal() {
     let mut pair = Pair::doubting();
     pair.refused(Event::ArbiterGranted { term: Term(3) });
     pair.refused(Event::ArbiterDenied { term: Term(1), holder: "b".into() });
+}
+
+fn bye(reason: ByeReason) -> Message {
+    Message::Bye { reason, session: SESSION }
+}
+
+/// P1: on a link that does not authenticate the word of an earlier session can be played again, when the standby of this
+/// one holds a checkpoint.
+#[test]
+fn p1_a_bye_to_another_session_opens_nothing() {
+    for (phase, reason) in
+        [(Phase::Protected, ByeReason::Detached), (Phase::Detaching, ByeReason::Stopped)]
+    {
+        let mut pair = Pair::at(true, phase);
+        let out = pair.say(0, Message::Bye { reason, session: SESSION - 1 });
+        assert_eq!(effects(&out), ["send Refuse", "hold", "close", "ask 2"]);
+    }
+}
+
+/// P7: output waits for the acknowledgement, so there is an end to the waiting.
+#[test]
+fn p7_a_standby_that_lives_and_never_acknowledges_is_given_up() {
+    let mut pair = Pair::at(true, Phase::Arming);
+    let limit = u64::try_from(PrimaryOptions::default().ack_timeout.as_nanos()).unwrap();
+    for beats in 1.. {
+        pair.now = pair.primary.next_deadline().unwrap().0;
+        let out = effects(&pair.give(Event::Tick));
+        if pair.now >= limit {
+            assert_eq!(out, ["send Refuse", "hold", "close", "ask 2"]);
+            assert!(pair.primary.reason().unwrap().contains("epoch 5 has not been acknowledged"));
+            break;
+        }
+        assert_eq!(pair.phase(), Phase::Arming);
+        pair.say(0, Message::HeartbeatReply(Heartbeat { sequence: beats, sent: 0 }));
+    }
 }

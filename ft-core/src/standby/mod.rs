@@ -297,7 +297,7 @@ impl Standby {
             Event::OperatorTakeOver => self.operator_take_over(out)?,
             Event::OperatorDiscard => self.operator_discard(out)?,
             Event::OperatorStop => {
-                self.send(Message::Bye(ByeReason::Stopped), out);
+                self.say_bye(ByeReason::Stopped, out);
                 self.stop("stopped by the operator".to_string(), out);
             }
         }
@@ -472,8 +472,8 @@ impl Standby {
             {
                 self.hello(hello, out);
             }
-            (Phase::Greeting | Phase::Filling | Phase::Ready, Message::Bye(reason)) => {
-                self.bye(reason, out);
+            (Phase::Greeting | Phase::Filling | Phase::Ready, Message::Bye { reason, session }) => {
+                self.bye(reason, session, out);
             }
             (Phase::Filling | Phase::Ready, Message::Heartbeat(beat)) => {
                 self.send(Message::HeartbeatReply(beat), out);
@@ -560,7 +560,14 @@ impl Standby {
         Ok(())
     }
 
-    fn bye(&mut self, reason: ByeReason, out: &mut Vec<Action>) {
+    fn bye(&mut self, reason: ByeReason, said: u64, out: &mut Vec<Action>) {
+        // A checkpoint is not given up for a word of another session (P4).
+        let session = self.session_number();
+        if session != Some(said) {
+            let expected = session.map_or("none yet".to_string(), |number| format!("{number:#x}"));
+            let why = format!("the primary says Bye to session {said:#x}, this is {expected}");
+            return self.break_off(why, out);
+        }
         let why = match reason {
             ByeReason::PoweredOff => "the guest has powered off",
             ByeReason::Stopped => "the primary was stopped by its operator",
@@ -572,7 +579,7 @@ impl Standby {
         };
         if reason == ByeReason::Detach {
             // After this word the primary goes on at once: the checkpoint must never be used.
-            self.send(Message::Bye(ByeReason::Detached), out);
+            self.say_bye(ByeReason::Detached, out);
             if deliberate!(RenounceAndKeep) && self.phase == Phase::Ready {
                 self.close(why, out);
                 return self.doubt(why.to_string(), out);
@@ -764,6 +771,16 @@ impl Standby {
         self.discard("the operator has given the checkpoint up".to_string(), out);
         self.phase = Phase::Waiting;
         Ok(())
+    }
+
+    /// Before the primary has said which session this is, there is none to leave: 0 says so.
+    fn say_bye(&self, reason: ByeReason, out: &mut Vec<Action>) {
+        let session = self.session_number().unwrap_or(0);
+        self.send(Message::Bye { reason, session }, out);
+    }
+
+    fn session_number(&self) -> Option<u64> {
+        Some(self.session.as_ref()?.hello.as_ref()?.session)
     }
 
     fn send(&self, message: Message, out: &mut Vec<Action>) {

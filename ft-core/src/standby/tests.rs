@@ -5,7 +5,7 @@ use std::format;
 
 use super::*;
 use crate::pages::{Compression, PAGE_SIZE, PageFrame};
-use crate::testing::{MS, decode, frame, hello};
+use crate::testing::{MS, SESSION, decode, frame, hello};
 use crate::wire::{Data, End, EpochDigest, Heartbeat, Kind};
 
 extern crate std;
@@ -347,7 +347,7 @@ fn machines_that_do_not_fit_are_refused() {
     let out = pair.give(Event::Garbled { link: LINK, error });
     let Some(Action::Send { frame, .. }) = out.first() else { panic!("{out:?}") };
     let Message::Refuse { reason } = &frame.message else { panic!("{frame:?}") };
-    assert!(reason.contains("version 2, the other 9: run the same release"), "{reason}");
+    assert!(reason.contains("version 3, the other 9: run the same release"), "{reason}");
 }
 
 #[test]
@@ -407,10 +407,10 @@ fn while_bytes_come_both_sides_live() {
 fn p2_who_leaves_on_purpose_is_not_replaced() {
     for reason in [ByeReason::PoweredOff, ByeReason::Stopped] {
         let mut pair = Pair::ready(true);
-        assert_eq!(effects(&pair.say(0, Message::Bye(reason))), ["close", "stop"]);
+        assert_eq!(effects(&pair.say(0, bye(reason))), ["close", "stop"]);
     }
     let mut pair = Pair::ready(true);
-    let out = pair.say(0, Message::Bye(ByeReason::Detach));
+    let out = pair.say(0, bye(ByeReason::Detach));
     assert_eq!(effects(&out), ["send Bye", "close", "discard"]);
     assert_eq!((pair.phase(), pair.standby.epoch()), (Phase::Waiting, None));
     assert!(pair.give(lost()).is_empty());
@@ -465,7 +465,7 @@ fn a_planned_move_acknowledges_nothing_more() {
     assert_eq!(effects(&pair.say(0, Message::Heartbeat(beat))), ["send HeartbeatReply"]);
     let state = pair.state(7);
     assert!(pair.give(Event::Frame { link: LINK, frame: state }).is_empty());
-    assert!(pair.say(0, Message::Bye(ByeReason::Detach)).is_empty(), "too late to renounce");
+    assert!(pair.say(0, bye(ByeReason::Detach)).is_empty(), "too late to renounce");
     let out = pair.give(Event::ArbiterGranted { term: Term(2) });
     assert_eq!(effects(&out), ["close", "take over 2 at 5"]);
 }
@@ -489,4 +489,19 @@ fn the_operator_stops_it() {
     let mut pair = Pair::ready(true);
     assert_eq!(effects(&pair.give(Event::OperatorStop)), ["send Bye", "close", "stop"]);
     pair.refused(Event::OperatorStop);
+}
+
+fn bye(reason: ByeReason) -> Message {
+    Message::Bye { reason, session: SESSION }
+}
+
+/// P4: a checkpoint is not given up for a word of another session.
+#[test]
+fn p4_a_bye_to_another_session_discards_nothing() {
+    for reason in [ByeReason::Detach, ByeReason::PoweredOff, ByeReason::Stopped] {
+        let mut pair = Pair::ready(true);
+        let out = pair.say(0, Message::Bye { reason, session: SESSION - 1 });
+        assert_eq!(effects(&out), ["send Refuse", "close", "ask 2"]);
+        assert!(pair.standby.epoch().is_some());
+    }
 }

@@ -40,7 +40,13 @@ pub enum Message {
     /// The answer: the same values.
     HeartbeatReply(Heartbeat),
     /// The sender leaves on purpose.
-    Bye(ByeReason),
+    Bye {
+        /// Why.
+        reason: ByeReason,
+        /// The session that it leaves, as in its [`Hello`]: a word of an earlier one, played again
+        /// on a link that does not authenticate, opens and ends nothing (P1, P7).
+        session: u64,
+    },
 }
 
 /// The body of a frame that is not a message of this crate's own, kept as it came.
@@ -175,7 +181,7 @@ impl Message {
             Self::Verified(_) => Kind::Verified,
             Self::Heartbeat(_) => Kind::Heartbeat,
             Self::HeartbeatReply(_) => Kind::HeartbeatReply,
-            Self::Bye(_) => Kind::Bye,
+            Self::Bye { .. } => Kind::Bye,
         }
     }
 
@@ -192,7 +198,7 @@ impl Message {
             Self::Ack => Ok(()),
             Self::Verified(verified) => append(kind, verified, out),
             Self::Heartbeat(beat) | Self::HeartbeatReply(beat) => append(kind, beat, out),
-            Self::Bye(reason) => append(kind, reason, out),
+            Self::Bye { reason, session } => append(kind, &(reason, session), out),
         }
     }
 
@@ -209,7 +215,10 @@ impl Message {
             Kind::Verified => Self::Verified(whole(kind, &body)?),
             Kind::Heartbeat => Self::Heartbeat(whole(kind, &body)?),
             Kind::HeartbeatReply => Self::HeartbeatReply(whole(kind, &body)?),
-            Kind::Bye => Self::Bye(whole(kind, &body)?),
+            Kind::Bye => {
+                let (reason, session) = whole(kind, &body)?;
+                Self::Bye { reason, session }
+            }
         })
     }
 }

@@ -9,7 +9,7 @@ use kemari_sim::{plan, try_run};
 use crate::{Arguments, fresh};
 
 /// A bug that so many worlds do not show is one that the simulation cannot see.
-const LIMIT: u64 = 100_000;
+const LIMIT: u64 = 1_000_000;
 
 /// Looks for each, several times; whether each was found every time.
 pub(crate) fn run(arguments: &Arguments) -> bool {

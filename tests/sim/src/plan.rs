@@ -102,7 +102,7 @@ fn fault(random: &mut Random, nodes: usize) -> Fault {
         23..25 => Fault::Drop(random.index(8), side, 1 + random.index(4)),
         25 => Fault::Double(random.index(8), side),
         26 => Fault::Swap(random.index(8), side),
-        27..29 => Fault::Replay(random.index(8), side, random.index(64)),
+        27..29 => Fault::Replay(random.index(8), side, random.index(128)),
         29 => Fault::Forge(random.index(8), random.below(2)),
         30..32 => Fault::ArbiterDown(time),
         32 => Fault::ArbiterCut(node, time),

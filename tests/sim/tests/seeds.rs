@@ -5,7 +5,7 @@ use kemari_sim::{Tally, plan, run, shrink, try_run};
 #[test]
 fn p1_p2_p3_p4_p7_hold_whatever_fails() {
     let mut all = Tally::default();
-    for seed in 0..400 {
+    for seed in 0..1500 {
         match try_run(seed, &plan(seed)) {
             Ok(tally) => all.add(&tally),
             Err(why) => panic!("{why}: replay with `cargo xtask sim --seed {seed}`"),

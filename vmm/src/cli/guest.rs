@@ -56,6 +56,7 @@ pub(super) fn engine_options(
         primary: PrimaryOptions {
             heartbeat_interval: Duration::from_millis(args.heartbeat_interval),
             heartbeat_timeout: Duration::from_millis(args.heartbeat_timeout),
+            ack_timeout: Duration::from_millis(args.ack_timeout),
             // Before there is a checkpoint nothing waits for the other side.
             setup_timeout: Duration::from_millis(args.heartbeat_timeout.saturating_mul(20)),
             max_in_flight,

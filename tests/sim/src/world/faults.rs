@@ -110,9 +110,10 @@ impl World {
                 }
             }),
             Fault::Replay(link, side, which) => {
-                let len = self.captured[side].len();
-                if len > 0 {
-                    let bytes = self.captured[side][which % len].clone();
+                let words = &self.last_words[side];
+                let from =
+                    if which % 2 == 0 && !words.is_empty() { words } else { &self.captured[side] };
+                if let Some(bytes) = from.get(which / 2 % from.len().max(1)).cloned() {
                     self.on_wire(link, side, |_, end| {
                         end.incoming.push_front(Chunk { arrives: now, bytes });
                     });

@@ -58,6 +58,8 @@ pub(crate) struct World {
     cut: [u64; NODES],
     /// Frames that were sent, for a network that sends them again: by the end that they went to.
     captured: [VecDeque<Vec<u8>>; 2],
+    /// The last words of sessions: rare among what was captured, and what ends or opens most.
+    last_words: [VecDeque<Vec<u8>>; 2],
     observer: Observer,
     /// Nothing fails any more.
     healing: bool,
@@ -101,6 +103,7 @@ impl World {
             parted: [[0; NODES]; NODES],
             cut: [0; NODES],
             captured: Default::default(),
+            last_words: Default::default(),
             observer: Observer::default(),
             healing: false,
         };
@@ -119,6 +122,7 @@ impl World {
             protect: true,
             heartbeat_interval: Duration::from_millis(20),
             heartbeat_timeout: Duration::from_millis(200),
+            ack_timeout: Duration::from_millis(1500),
             setup_timeout: Duration::from_millis(600),
             arbiter_retry: backoff(20, 200),
             connect_retry: backoff(20, 300),

@@ -1,5 +1,7 @@
 //! What goes from host to host.
 
+use std::collections::VecDeque;
+
 use ft_core::LinkId;
 use ft_core::primary::Event as P;
 use ft_core::standby::Event as S;
@@ -59,6 +61,11 @@ impl World {
     pub(super) fn send(&mut self, id: LinkId, frame: &Outgoing) {
         let mut bytes = Vec::new();
         frame.encode(&mut bytes).unwrap();
+        if let (Message::Bye { .. } | Message::Refuse { .. }, Some((_, end))) =
+            (&frame.message, self.find(id))
+        {
+            remember(&mut self.last_words[1 - end], &bytes);
+        }
         self.send_bytes(id, bytes);
     }
 
@@ -67,11 +74,7 @@ impl World {
         let Some((link, end)) = self.find(id) else { return };
         let slow = if self.random.one_in(20) { 30 } else { 3 };
         let arrives = self.now + self.random.below(slow * MS);
-        let captured = &mut self.captured[1 - end];
-        captured.push_back(bytes.clone());
-        if captured.len() > CAPTURED {
-            captured.pop_front();
-        }
+        remember(&mut self.captured[1 - end], &bytes);
         self.links[link].send(end, bytes, arrives);
     }
 
@@ -199,9 +202,16 @@ impl World {
             let (kind, header) = (frame.message.kind().name(), frame.header);
             trace!(self, "{node} receives {kind}, epoch {}, term {}", header.epoch, header.term);
         }
-        if side == 0 && matches!(frame.message, Message::Bye(_)) {
+        if side == 0 && matches!(frame.message, Message::Bye { .. }) {
             self.observer.tally.renounced += 1;
         }
+    }
+}
+
+fn remember(captured: &mut VecDeque<Vec<u8>>, bytes: &[u8]) {
+    captured.push_back(bytes.to_vec());
+    if captured.len() > CAPTURED {
+        captured.pop_front();
     }
 }
 
