@@ -144,7 +144,7 @@ pub enum FenceRecord {
     Off,
 }
 
-/// `path=FILE[,readonly=on][,serial=TEXT][,fence=FILE|off]`
+/// `path=FILE[,readonly=on][,serial=TEXT][,cache=writethrough|writeback][,fence=FILE|off]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskConfig {
     /// A raw image or a block device.
@@ -153,8 +153,31 @@ pub struct DiskConfig {
     pub read_only: bool,
     /// The serial number that the guest sees.
     pub serial: String,
+    /// When a write counts as complete.
+    pub cache: DiskCache,
     /// Where there is an arbiter: the second line of fencing.
     pub fence: FenceRecord,
+}
+
+/// When a write to a disk counts as complete, without a flush.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiskCache {
+    /// With fault tolerance as `writethrough`, without it as `writeback`.
+    #[default]
+    Auto,
+    /// When it is in the storage (`O_DSYNC`).
+    WriteThrough,
+    /// When it is in the host's page cache. With fault tolerance only for storage whose cache does
+    /// not die with the host: the guest goes on elsewhere and will not write again (P3).
+    WriteBack,
+}
+
+impl DiskCache {
+    /// Whether to write through, where another machine may go on from the disk or not.
+    #[must_use]
+    pub const fn write_through(self, shared: bool) -> bool {
+        matches!((self, shared), (Self::WriteThrough, _) | (Self::Auto, true))
+    }
 }
 
 /// Virtio's limit for a disk's serial number.
@@ -164,14 +187,17 @@ impl FromStr for DiskConfig {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const FORM: &str = "path=FILE[,readonly=on][,serial=TEXT][,fence=FILE|off]";
+        const FORM: &str =
+            "path=FILE[,readonly=on][,serial=TEXT][,cache=writethrough|writeback][,fence=FILE|off]";
         let (mut path, mut read_only, mut serial) = (None, false, String::new());
-        let mut fence = FenceRecord::default();
+        let (mut cache, mut fence) = (DiskCache::default(), FenceRecord::default());
         for (key, value) in pairs(text) {
             match (key, value) {
                 ("path", Some(value)) if !value.is_empty() => path = Some(PathBuf::from(value)),
                 ("readonly", Some("on")) => read_only = true,
                 ("readonly", Some("off")) => read_only = false,
+                ("cache", Some("writethrough")) => cache = DiskCache::WriteThrough,
+                ("cache", Some("writeback")) => cache = DiskCache::WriteBack,
                 ("fence", Some("off")) => fence = FenceRecord::Off,
                 ("fence", Some(value)) if !value.is_empty() => {
                     fence = FenceRecord::At(PathBuf::from(value));
@@ -188,7 +214,7 @@ impl FromStr for DiskConfig {
             }
         }
         let path = path.ok_or_else(|| unknown(FORM, text))?;
-        Ok(Self { path, read_only, serial, fence })
+        Ok(Self { path, read_only, serial, cache, fence })
     }
 }
 
@@ -416,14 +442,18 @@ mod tests {
                 path: "/a/b.img".into(),
                 read_only: true,
                 serial: "abc".into(),
+                cache: DiskCache::Auto,
                 fence: FenceRecord::Beside
             }
         );
+        assert_eq!(disk("path=x,cache=writethrough").unwrap().cache, DiskCache::WriteThrough);
+        assert_eq!(disk("path=x,cache=writeback").unwrap().cache, DiskCache::WriteBack);
         assert_eq!(disk("path=x,fence=off").unwrap().fence, FenceRecord::Off);
         assert_eq!(disk("path=x,fence=/y").unwrap().fence, FenceRecord::At("/y".into()));
         for bad in [
             "",
             "path=x,fence=",
+            "path=x,cache=none",
             "/a/b.img",
             "path=",
             "path=x,readonly=yes",
@@ -432,6 +462,16 @@ mod tests {
         ] {
             assert!(disk(bad).unwrap_err().contains("expected"), "{bad}");
         }
+    }
+
+    /// P3: the page cache dies with the host, and the guest does not.
+    #[test]
+    fn p3_a_disk_that_another_machine_goes_on_from_is_written_through() {
+        let writes_through = |text: &str| disk(text).unwrap().cache.write_through(true);
+        assert!(writes_through("path=x"));
+        assert!(!writes_through("path=x,cache=writeback"));
+        assert!(!disk("path=x").unwrap().cache.write_through(false));
+        assert!(disk("path=x,cache=writethrough").unwrap().cache.write_through(false));
     }
 
     #[test]

@@ -147,7 +147,7 @@ impl Bench {
     }
 
     fn start(&self) {
-        self.machine.attach_backends(AttachOptions { lock_disks: false, append: false }).unwrap();
+        self.machine.attach_backends(AttachOptions { shared_disks: true, append: false }).unwrap();
         self.machine.boot().unwrap();
         self.machine.start().unwrap();
     }

@@ -268,7 +268,7 @@ fn speaks_again_after_its_reset(code: &[u8], word: u8) {
     std::fs::write(&kernel, pvh_image(code)).unwrap();
     let boot = Some(BootSource { kernel, initrd: None, cmdline: String::new() });
     let machine = build(MachineConfig { boot, ..config(dir.path()) });
-    machine.attach_backends(AttachOptions { lock_disks: true, append: false }).unwrap();
+    machine.attach_backends(AttachOptions { shared_disks: false, append: false }).unwrap();
     machine.boot().unwrap();
     machine.start().unwrap();
     let serial = dir.path().join("serial");

@@ -179,7 +179,7 @@ fn machine(dir: &Path) -> Arc<Machine> {
     };
     let (ledger, mut authority) = new_gate();
     let machine = Machine::build(config, ledger, Arc::new(Unfenced)).unwrap();
-    machine.attach_backends(AttachOptions { lock_disks: false, append: false }).unwrap();
+    machine.attach_backends(AttachOptions { shared_disks: true, append: false }).unwrap();
     let console = Console::file(&dir.join("console"), false).unwrap();
     machine.gate().attach(SLOT, Port(0), Backend::Console(console)).unwrap();
     machine.gate().run_alone(authority.alone(Term(0)));

@@ -29,8 +29,9 @@ const SEND_BUFFER: libc::c_int = 1024 * 1024;
 
 /// A disk image or block device, for its lane to read and write. Never made here: a disk that is
 /// not there is a mistake.
-pub(crate) fn disk(path: &Path, read_only: bool) -> io::Result<File> {
-    OpenOptions::new().read(true).write(!read_only).open(path)
+pub(crate) fn disk(path: &Path, read_only: bool, write_through: bool) -> io::Result<File> {
+    let flags = if write_through { libc::O_DSYNC } else { 0 };
+    OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path)
 }
 
 /// The record of who may write to a disk, beside it; made here where there is none yet.

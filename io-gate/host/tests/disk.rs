@@ -521,7 +521,7 @@ fn interrupts_follow_the_event_index() {
 #[test]
 fn a_locked_image_is_refused_by_name() {
     let image = image(SECTORS);
-    let options = DiskOptions { read_only: false, lock: true };
+    let options = DiskOptions { lock: true, ..DiskOptions::default() };
     let first = Disk::open(image.path(), options).unwrap();
     let error = Disk::open(image.path(), options).unwrap_err();
     assert!(matches!(&error, DiskError::Locked { .. }));
@@ -598,4 +598,32 @@ fn a_queue_waits_when_too_much_is_held() {
     gate.release(authority.acknowledged(sealed.epoch));
     let _ = complete(&gate, &mut slot, before + 1);
     assert_eq!(gate.held(), 1, "the chain that had to wait");
+}
+
+/// P3: what the guest saw complete is not in a page cache that dies with this host.
+#[test]
+fn p3_a_disk_that_is_written_through_is_opened_so() {
+    for write_through in [true, false] {
+        let image = image(SECTORS);
+        let options = DiskOptions { write_through, ..DiskOptions::default() };
+        let _disk = Disk::open(image.path(), options).unwrap();
+        let flags = flags_of(image.path());
+        let through = flags.iter().filter(|flags| *flags & libc::O_DSYNC != 0).count();
+        assert_eq!(through, usize::from(write_through), "{flags:x?}");
+    }
+}
+
+/// How this process has the file open, each time that it has.
+fn flags_of(path: &std::path::Path) -> Vec<i32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd").unwrap() {
+        let entry = entry.unwrap();
+        if std::fs::read_link(entry.path()).is_ok_and(|target| target == path) {
+            let info = std::path::Path::new("/proc/self/fdinfo").join(entry.file_name());
+            let info = std::fs::read_to_string(info).unwrap();
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+            found.push(i32::from_str_radix(flags.trim(), 8).unwrap());
+        }
+    }
+    found
 }

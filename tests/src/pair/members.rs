@@ -156,7 +156,8 @@ impl<'a> Launcher<'a> {
             format!("--name={NAME}"),
             format!("--kernel={}", guest.kernel.display()),
             format!("--cmdline={}", guest.command_line),
-            format!("--disk=path={}", self.disk().display()),
+            // Both hosts are one kernel here: its page cache does not die with either (P3).
+            format!("--disk=path={},cache=writeback", self.disk().display()),
             format!(
                 "--net=stream={},mac={MAC},model={}",
                 self.switch.socket(host.index()).display(),

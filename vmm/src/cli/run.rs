@@ -31,8 +31,8 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     };
     // A standby must be able to open the disks while this process still has them open: of a pair,
     // the arbiter says who may write.
-    let lock_disks = arbiter.is_none() && protection.standby.is_none();
-    if let Err(error) = machine.attach_backends(AttachOptions { lock_disks, append: false }) {
+    let shared_disks = arbiter.is_some() || protection.standby.is_some();
+    if let Err(error) = machine.attach_backends(AttachOptions { shared_disks, append: false }) {
         guest::free_name(arbiter.as_ref(), term);
         return Err(error.into());
     }

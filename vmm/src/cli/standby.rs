@@ -103,7 +103,7 @@ fn take_over(
 fn attach(machine: &Machine) -> Result<(), CliError> {
     const RETRY: Duration = Duration::from_secs(1);
     loop {
-        match machine.attach_backends(AttachOptions { lock_disks: false, append: true }) {
+        match machine.attach_backends(AttachOptions { shared_disks: true, append: true }) {
             Ok(()) => return Ok(()),
             Err(error) if machine.events().ended().is_some() => return Err(error.into()),
             Err(error) => {

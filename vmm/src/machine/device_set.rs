@@ -179,8 +179,9 @@ pub enum DevicesRestoreError {
 /// How backends are opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttachOptions {
-    /// Lock the disks against other machines.
-    pub lock_disks: bool,
+    /// Another machine may go on from the same disks: they are not locked against it, and a write
+    /// that the guest has seen complete must be where that machine finds it (P3).
+    pub shared_disks: bool,
     /// Add to console files instead of beginning anew.
     pub append: bool,
 }
@@ -319,7 +320,7 @@ impl DeviceSet {
     /// Sockets are not tried: whoever listens may take one connection only.
     pub(super) fn check_backends(&self, config: &MachineConfig) -> Result<(), DeviceSetupError> {
         for disk in &config.disks {
-            open_disk(disk, false)?;
+            open_disk(disk, true)?;
         }
         for (index, net) in config.nets.iter().enumerate() {
             if matches!(net.backend, NetBackend::Tap(_)) {
@@ -347,7 +348,7 @@ impl DeviceSet {
         let mut opened = Vec::new();
         let mut slot = FIRST_VIRTIO_SLOT;
         for disk in &config.disks {
-            let mut opened_disk = open_disk(disk, options.lock_disks)?;
+            let mut opened_disk = open_disk(disk, options.shared_disks)?;
             if let Some(record) = fence_record(disk).filter(|_| self.gate.has_term()) {
                 opened_disk = opened_disk.fenced_by(DiskFence::open(&record, &config.name)?);
             }
@@ -606,7 +607,7 @@ fn planned_devices(config: &MachineConfig) -> Result<Vec<Described>, DeviceSetup
 }
 
 fn disk_sectors(config: &DiskConfig) -> Result<u64, DeviceSetupError> {
-    let disk = Disk::open(&config.path, DiskOptions { read_only: true, lock: false })?;
+    let disk = Disk::open(&config.path, DiskOptions { read_only: true, ..DiskOptions::default() })?;
     let metadata = std::fs::metadata(&config.path)?;
     if metadata.is_file() && !metadata.len().is_multiple_of(512) {
         return Err(DeviceSetupError::DiskSize {
@@ -617,18 +618,21 @@ fn disk_sectors(config: &DiskConfig) -> Result<u64, DeviceSetupError> {
     Ok(disk.sectors())
 }
 
-fn open_disk(config: &DiskConfig, lock: bool) -> Result<Disk, DeviceSetupError> {
+fn open_disk(config: &DiskConfig, shared: bool) -> Result<Disk, DeviceSetupError> {
     let refused = [libc::EACCES, libc::EPERM, libc::EROFS];
-    Disk::open(&config.path, DiskOptions { read_only: config.read_only, lock }).map_err(|error| {
-        match error {
-            DiskError::Open { path, error }
-                if !config.read_only
-                    && error.raw_os_error().is_some_and(|code| refused.contains(&code)) =>
-            {
-                DeviceSetupError::DiskReadOnly { path, error }
-            }
-            error => error.into(),
+    let options = DiskOptions {
+        read_only: config.read_only,
+        lock: !shared,
+        write_through: config.cache.write_through(shared),
+    };
+    Disk::open(&config.path, options).map_err(|error| match error {
+        DiskError::Open { path, error }
+            if !config.read_only
+                && error.raw_os_error().is_some_and(|code| refused.contains(&code)) =>
+        {
+            DeviceSetupError::DiskReadOnly { path, error }
         }
+        error => error.into(),
     })
 }
 
@@ -660,7 +664,7 @@ fn open_named(
 ) -> Result<Backend, DeviceSetupError> {
     Ok(match backend {
         DeviceBackend::Console(console) => Backend::Console(open_console(console, options.append)?),
-        DeviceBackend::Disk(disk) => Backend::Disk(open_disk(disk, options.lock_disks)?),
+        DeviceBackend::Disk(disk) => Backend::Disk(open_disk(disk, options.shared_disks)?),
         DeviceBackend::Net(net) => Backend::Net(open_net(net, mac)?),
     })
 }

@@ -27,6 +27,9 @@ pub struct DiskOptions {
     /// Take a lock, so that no two machines use it: for writing, against all others; for reading,
     /// against writers.
     pub lock: bool,
+    /// A write completes when it is in the storage, not when it is in this host's page cache, which
+    /// dies with the host.
+    pub write_through: bool,
 }
 
 /// Why a disk cannot be opened.
@@ -87,6 +90,7 @@ pub struct Disk {
     path: PathBuf,
     sectors: u64,
     read_only: bool,
+    write_through: bool,
     fence: Option<DiskFence>,
 }
 
@@ -118,7 +122,8 @@ impl Disk {
     /// See [`DiskError`].
     pub fn open(path: &Path, options: DiskOptions) -> Result<Self, DiskError> {
         let failed = |error| DiskError::Open { path: path.to_owned(), error };
-        let mut file = descriptors::disk(path, options.read_only).map_err(failed)?;
+        let mut file =
+            descriptors::disk(path, options.read_only, options.write_through).map_err(failed)?;
         let kind = file.metadata().map_err(failed)?.file_type();
         if !kind.is_file() && !is_block_device(kind) {
             return Err(DiskError::Kind { path: path.to_owned() });
@@ -132,7 +137,8 @@ impl Disk {
             return Err(DiskError::Empty { path: path.to_owned(), bytes });
         }
         let sectors = bytes / SECTOR;
-        Ok(Self { file, path: path.to_owned(), sectors, read_only: options.read_only, fence: None })
+        let DiskOptions { read_only, write_through, .. } = options;
+        Ok(Self { file, path: path.to_owned(), sectors, read_only, write_through, fence: None })
     }
 
     /// Has a record say who may write to it.
@@ -261,13 +267,15 @@ impl Disk {
                 libc::fallocate(self.file.as_raw_fd(), mode, at as libc::off_t, len as libc::off_t)
             };
             if result == 0 {
-                return Ok(());
+                break;
             }
             let error = io::Error::last_os_error();
             if error.kind() != io::ErrorKind::Interrupted {
                 return Err(error);
             }
         }
+        // The descriptor's O_DSYNC is about writes only.
+        if self.write_through { self.file.sync_data() } else { Ok(()) }
     }
 
     /// Logs a failure and says what the guest is told.
