@@ -43,7 +43,9 @@ fn judge(bytes: &[u8], takeovers: u64) -> (Exercise, Vec<Finding>) {
             next = (0..furthest).filter(fits).map(|place| place + 1).collect();
         }
         let Some(last) = next.iter().copied().max() else {
-            let what = format!("byte {at} of the device's output belongs nowhere: {byte:#04x}");
+            let what = format!(
+                "byte {at} of the device's output belongs nowhere: {byte:#04x}; expected the guest's numbered lines, unchanged (a device that prints something else is tested by its contract)"
+            );
             return (Exercise::default(), vec![Finding::new(Kind::Corrupt, what)]);
         };
         furthest = furthest.max(last);

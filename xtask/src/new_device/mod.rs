@@ -89,7 +89,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         "\nIt works as it is:\n\
          \x20   cargo test -p kemari-devices --test {name}          # the contract of a device\n\
          \x20   cargo xtask gate                                    # nothing gets past the gate\n\
-         \x20   cargo xtask run-pair --device {name} --rounds 2     # it survives its host\n\
+         \x20   cargo xtask run-pair --device {name} --kill primary --rounds 2     # it survives its host\n\
          Next: make it your own, in devices/src/{name}.rs; \"Make it your own\" in {GUIDE} goes on from here."
     );
     Ok(true)
@@ -148,15 +148,15 @@ fn with_module(library: &str, name: &Name) -> Result<String> {
 /// Adds a line among those that begin alike, which are sorted.
 fn insert_sorted(text: &str, prefix: &str, line: &str) -> Result<String> {
     let lines: Vec<&str> = text.lines().collect();
-    let alike = |at: &usize| {
-        // A module for tests only stands apart.
-        lines[*at].starts_with(prefix) && !(*at > 0 && lines[at - 1].starts_with("#["))
-    };
-    let group: Vec<usize> = (0..lines.len()).filter(alike).collect();
+    let group: Vec<usize> = (0..lines.len()).filter(|at| lines[*at].starts_with(prefix)).collect();
     let last = *group
         .last()
         .with_context(|| format!("{LIBRARY}: expected `{prefix}` lines, found none"))?;
-    let at = group.iter().copied().find(|at| lines[*at] > line).unwrap_or(last + 1);
+    let mut at = group.iter().copied().find(|at| lines[*at] > line).unwrap_or(last + 1);
+    // An attribute belongs to the line below it.
+    while at > 0 && at <= last && lines[at - 1].starts_with("#[") {
+        at -= 1;
+    }
     let mut lines = lines;
     lines.insert(at, line);
     Ok(lines.join("\n") + "\n")

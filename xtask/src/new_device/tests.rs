@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use super::name::Name;
-use super::{CATALOGUE, Kind, LIBRARY, plan};
+use super::{CATALOGUE, Kind, LIBRARY, plan, with_module};
 use crate::build::repository;
 
 #[test]
@@ -35,4 +35,18 @@ fn the_lines_are_where_they_belong() {
     let entry =
         "Entry { name: \"pager\", make: Make::Registers(|| Box::new(devices::Pager::new())) },";
     assert!(text(CATALOGUE).contains(entry));
+}
+
+/// A reader's first device, `ticker_tape`, was written between an attribute's neighbours, where rustfmt does not have it.
+#[test]
+fn an_attribute_stays_with_its_module() {
+    let library = "mod power;\n#[cfg(test)]\nmod test_support;\n\npub use power::Power;\n";
+    for (name, expected) in [
+        ("rain_gauge", "mod power;\nmod rain_gauge;\n#[cfg(test)]\nmod test_support;\n\n"),
+        ("ticker_tape", "mod power;\n#[cfg(test)]\nmod test_support;\nmod ticker_tape;\n\n"),
+        ("alarm", "mod alarm;\nmod power;\n#[cfg(test)]\nmod test_support;\n\n"),
+    ] {
+        let text = with_module(library, &Name::parse(name).unwrap()).unwrap();
+        assert!(text.starts_with(expected), "{text}");
+    }
 }

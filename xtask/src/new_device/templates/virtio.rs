@@ -64,6 +64,7 @@ impl Device for @TYPE@ {
     fn reset(&mut self) {
         *self = Self::new();
     }
+
     fn process<'e>(
         &mut self,
         _queue: u16,
@@ -100,6 +101,7 @@ impl Device for @TYPE@ {
         // Nothing comes in: what does is thrown away.
         Ok(Intake { used: 0, consumed: data.len() })
     }
+
     fn save(&self) -> SavedState {
         SavedState::new(&IDENTITY).number("features", self.features).number("count", self.count)
     }
