@@ -7,6 +7,7 @@ mod tests;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
@@ -85,6 +86,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         let path = root.join(path);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    format(&root, &changes)?;
     println!(
         "\nIt works as it is:\n\
          \x20   cargo test -p kemari-devices --test {name}          # the contract of a device\n\
@@ -93,6 +95,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
          Next: make it your own, in devices/src/{name}.rs; \"Make it your own\" in {GUIDE} goes on from here."
     );
     Ok(true)
+}
+
+/// Where a line is broken depends on how long the name is.
+fn format(root: &Path, changes: &[Change]) -> Result<()> {
+    let files = changes.iter().map(|change| root.join(&change.path));
+    let status = Command::new("rustfmt").args(["--edition", "2024"]).args(files).status();
+    let formatted = status.context("cannot run rustfmt: `rustup component add rustfmt`")?;
+    ensure!(formatted.success(), "rustfmt does not take what was written");
+    Ok(())
 }
 
 /// A file as it is to be.
