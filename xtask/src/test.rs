@@ -36,7 +36,7 @@ const STEPS: &[Step] = &[
     Step { name: "simulation: a fixed set of seeds", run: sim_fixed, linux: false },
     Step { name: "simulation: fresh seeds", run: sim_fresh, linux: false },
     Step { name: "new-device: one of each kind", run: new_device::prove, linux: false },
-    Step { name: "simulation: every deliberate bug is found", run: sim_bugs, linux: false },
+    Step { name: "simulation: deliberate bugs are found", run: sim_bugs, linux: false },
     Step { name: "pair: every kill, one vCPU", run: pair_one, linux: false },
     Step {
         name: "pair: every kill, two vCPUs, every checkpoint compared",
@@ -129,7 +129,9 @@ fn sim_fresh() -> Result<bool> {
 }
 
 fn sim_bugs() -> Result<bool> {
-    sim::run_with(["--bugs", "--rounds", "1"])
+    // These two need most of a million worlds, and minutes each: unit tests of ft-core see them at every run.
+    let rare = ["--except", "KeepOldAcks", "--except", "AcceptOlderTerm"];
+    sim::run_with(["--bugs", "--rounds", "1"].into_iter().chain(rare))
 }
 
 fn pair_one() -> Result<bool> {

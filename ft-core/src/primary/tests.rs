@@ -530,3 +530,20 @@ fn p7_a_standby_that_lives_and_never_acknowledges_is_given_up() {
         pair.say(0, Message::HeartbeatReply(Heartbeat { sequence: beats, sent: 0 }));
     }
 }
+
+/// P1: an acknowledgement that comes over a link of a former session counts for nothing.
+#[test]
+fn p1_what_a_former_link_still_says_is_not_heard() {
+    for phase in [Phase::Arming, Phase::Protected] {
+        let mut pair = Pair::at(true, phase);
+        if phase == Phase::Protected {
+            pair.give(Event::Sealed { link: LINK, epoch: Epoch(6) });
+        }
+        let (acknowledged, in_flight) = (pair.primary.acknowledged(), pair.primary.in_flight());
+        let next = if phase == Phase::Arming { 5 } else { 6 };
+        let frame = frame(next, 1, Message::Ack);
+        assert!(pair.give(Event::Frame { link: LinkId(9), frame }).is_empty());
+        assert_eq!(pair.primary.acknowledged(), acknowledged);
+        assert_eq!((pair.primary.in_flight(), pair.phase()), (in_flight, phase));
+    }
+}
