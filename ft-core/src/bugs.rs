@@ -29,6 +29,8 @@ mod switch {
         FlushOnLinkError,
         /// a standby's Bye to an earlier session counts for this one
         AnyonesBye,
+        /// the standby takes a checkpoint that was said in an earlier session
+        TakeReplay,
         /// the primary runs alone without asking the arbiter
         AloneWithoutArbiter,
         /// the standby takes over without asking the arbiter
@@ -39,8 +41,8 @@ mod switch {
         HeartbeatAsAck,
         /// the primary does not look at the term of what it receives
         SkipTermCheck,
-        /// acknowledgements of a former connection count for the new one
-        KeepOldAcks,
+        /// an acknowledgement counts for the next epoch, whichever it names
+        CountAcks,
         /// a machine that wins goes on in the term that it had
         ReuseTerm,
         /// the standby takes a primary of a term before the one it has heard of

@@ -18,8 +18,11 @@ pub struct Hello {
     pub name: String,
     /// The term in which the primary acts; from a standby, the primary's.
     pub term: Term,
-    /// The primary's number for this session, echoed by the standby.
+    /// The primary's number for this session, echoed by the standby: what names it was not said in an earlier one.
     pub session: u64,
+    /// The standby's number for this session, unlike that of any other, ever; 0 from a primary, which names it in all that
+    /// must not be heard again in another session: [`End`](crate::wire::End) and [`Bye`](crate::wire::Message::Bye).
+    pub standby_session: u64,
     /// Which kind of arbiter this side asks: `none`, `file`, `etcd`.
     pub arbiter: String,
     /// The machine's parts.
@@ -292,6 +295,7 @@ mod tests {
             name: "vm".into(),
             term: Term(1),
             session: 7,
+            standby_session: 8,
             arbiter: "file".into(),
             layout: MachineLayout {
                 memory: Vec::from([MemoryRegion { start: 0, len: 512 << 20 }]),
@@ -331,7 +335,7 @@ mod tests {
     #[test]
     fn each_difference_names_both_values_and_what_to_change() {
         let text = refused(|other| other.protocol = 9);
-        assert!(text.contains("primary 3, standby 9: run the same release"), "{text}");
+        assert!(text.contains("primary 4, standby 9: run the same release"), "{text}");
         let text = refused(|other| other.name = "web".into());
         assert!(text.contains("primary `vm`, standby `web`") && text.contains("--name"), "{text}");
         let text = refused(|other| other.arbiter = "none".into());

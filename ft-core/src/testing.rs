@@ -10,6 +10,8 @@ use crate::wire::{Frame, HEADER_LEN, Header, Message, Outgoing, PROTOCOL};
 
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const SESSION: u64 = 77;
+/// The standby's number for it.
+pub(crate) const STANDBY_SESSION: u64 = 88;
 
 pub(crate) fn hello() -> Box<Hello> {
     Box::new(Hello {
@@ -18,6 +20,7 @@ pub(crate) fn hello() -> Box<Hello> {
         name: "vm".into(),
         term: Term(1),
         session: SESSION,
+        standby_session: STANDBY_SESSION,
         arbiter: "file".into(),
         layout: MachineLayout {
             memory: Vec::from([MemoryRegion { start: 0, len: 64 << 10 }]),

@@ -153,6 +153,8 @@ pub enum Action {
         link: LinkId,
         /// How the session is run.
         options: SessionOptions,
+        /// The standby's number for it, for [`EpochDigest::new`](crate::wire::EpochDigest::new).
+        session: u64,
     },
     /// Take the first checkpoint of the session; answer [`Event::Sealed`], then send it.
     SealFirst {

@@ -160,6 +160,8 @@ struct Session {
     beats: u64,
     /// When the standby has to have given its checkpoint up.
     detach_by: Option<Time>,
+    /// The standby's number for this session, once it has welcomed us.
+    theirs: Option<u64>,
 }
 
 /// A question to the arbiter.
@@ -378,8 +380,7 @@ impl Primary {
 
     /// A link that this machine has closed may still have something to say: it is ignored.
     fn is_current(&self, link: LinkId) -> bool {
-        (deliberate!(KeepOldAcks) && self.session.is_some())
-            || self.session.as_ref().is_some_and(|session| session.link == link)
+        self.session.as_ref().is_some_and(|session| session.link == link)
     }
 
     fn patience(&self) -> Duration {
@@ -458,13 +459,14 @@ impl Primary {
             beat: now,
             beats: 0,
             detach_by: None,
+            theirs: None,
         });
         self.send(Epoch(0), Message::Hello(hello), out);
         Ok(())
     }
 
     fn welcomed(&mut self, now: Time, theirs: Hello, out: &mut Vec<Action>) {
-        let Some(session) = &self.session else { return };
+        let Some(session) = &mut self.session else { return };
         if theirs.session != session.hello.session {
             let (expected, found) = (session.hello.session, theirs.session);
             let why = format!("the standby answers session {found:#x}, this is {expected:#x}");
@@ -474,9 +476,11 @@ impl Primary {
             return self.break_off(now, refusal.to_string(), out);
         }
         let (link, options) = (session.link, session.hello.options);
+        let number = theirs.standby_session;
+        session.theirs = Some(number);
         self.phase = Phase::Copying;
         out.push(Action::Report(Report::Joined { release: theirs.release }));
-        out.push(Action::StartPrecopy { link, options });
+        out.push(Action::StartPrecopy { link, options, session: number });
     }
 
     fn precopy_done(&mut self, out: &mut Vec<Action>) -> Result<()> {
@@ -588,6 +592,10 @@ impl Primary {
 
     fn ack(&mut self, now: Time, epoch: Epoch, out: &mut Vec<Action>) {
         let expected = self.in_flight.front().copied();
+        let epoch = match expected {
+            Some((front, _)) if deliberate!(CountAcks) => front,
+            _ => epoch,
+        };
         let Some((_, sealed_at)) = expected.filter(|(front, _)| *front == epoch) else {
             let expected = match expected {
                 Some((front, _)) => format!("epoch {front} is the next"),
@@ -672,9 +680,6 @@ impl Primary {
     fn close(&mut self, reason: String, out: &mut Vec<Action>) {
         if let Some(session) = self.session.take() {
             out.push(Action::CloseLink { link: session.link, reason });
-        }
-        if deliberate!(KeepOldAcks) {
-            return;
         }
         self.in_flight.clear();
     }
@@ -860,7 +865,7 @@ impl Primary {
 
     fn say_bye(&self, reason: ByeReason, out: &mut Vec<Action>) {
         if let Some(session) = &self.session {
-            let session = session.hello.session;
+            let session = session.theirs.unwrap_or(0);
             self.send(Epoch(0), Message::Bye { reason, session }, out);
         }
     }

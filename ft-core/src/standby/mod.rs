@@ -135,6 +135,8 @@ struct Session {
     beats: u64,
     /// What the primary has said of itself.
     hello: Option<Box<Hello>>,
+    /// Our number for this session, once it was told.
+    number: Option<u64>,
     staging: Staging,
     /// Given to the driver to see whether it can be applied.
     checking: Option<Arc<Checkpoint>>,
@@ -150,6 +152,7 @@ impl Session {
             beat: now,
             beats: 0,
             hello: None,
+            number: None,
             staging: Staging::default(),
             checking: None,
             to_verify: None,
@@ -397,6 +400,7 @@ impl Standby {
         ours.term = hello.term;
         ours.session = hello.session;
         ours.options = hello.options;
+        let number = ours.standby_session;
         if let Err(refusal) = handshake::compare(&hello, &ours) {
             self.break_off(refusal.to_string(), out);
             return Ok(());
@@ -404,7 +408,8 @@ impl Standby {
         self.term = hello.term;
         if let Some(session) = &mut self.session {
             let slack = self.options.staging_slack;
-            session.staging = Staging::new(hello.layout.clone(), slack);
+            session.staging = Staging::new(hello.layout.clone(), slack, number);
+            session.number = Some(number);
         }
         self.phase = Phase::Filling;
         self.reason = None;
@@ -561,8 +566,11 @@ impl Standby {
     }
 
     fn bye(&mut self, reason: ByeReason, said: u64, out: &mut Vec<Action>) {
+        let session = self.session.as_ref().and_then(|session| session.number);
+        if said == 0 {
+            return self.lose("the primary left before it was answered".to_string(), out);
+        }
         // A checkpoint is not given up for a word of another session (P4).
-        let session = self.session_number();
         if session != Some(said) {
             let expected = session.map_or("none yet".to_string(), |number| format!("{number:#x}"));
             let why = format!("the primary says Bye to session {said:#x}, this is {expected}");
@@ -775,12 +783,9 @@ impl Standby {
 
     /// Before the primary has said which session this is, there is none to leave: 0 says so.
     fn say_bye(&self, reason: ByeReason, out: &mut Vec<Action>) {
-        let session = self.session_number().unwrap_or(0);
+        let hello = self.session.as_ref().and_then(|session| session.hello.as_ref());
+        let session = hello.map_or(0, |hello| hello.session);
         self.send(Message::Bye { reason, session }, out);
-    }
-
-    fn session_number(&self) -> Option<u64> {
-        Some(self.session.as_ref()?.hello.as_ref()?.session)
     }
 
     fn send(&self, message: Message, out: &mut Vec<Action>) {

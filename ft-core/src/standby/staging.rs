@@ -103,6 +103,8 @@ pub(super) enum StagingError {
     LateBulk,
     #[error("the checkpoint grows beyond {limit} bytes: more than guest memory and its state")]
     TooBig { limit: u64 },
+    #[error("it is of session {found:#x}, this is {expected:#x}")]
+    Session { found: u64, expected: u64 },
     #[error("epoch {epoch} does not add up: frames are missing, doubled, or not in order")]
     Digest { epoch: Epoch },
     #[error("epoch {epoch} brings no machine state")]
@@ -124,11 +126,11 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    pub(super) fn new(layout: MachineLayout, slack: u64) -> Self {
+    pub(super) fn new(layout: MachineLayout, slack: u64, session: u64) -> Self {
         // A page's entry takes eight bytes beside its contents.
         let memory = layout.memory_size();
         let limit = memory.saturating_add(memory / 512).saturating_add(slack);
-        Self { layout, limit, ..Self::default() }
+        Self { layout, limit, digest: EpochDigest::new(session), ..Self::default() }
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -176,6 +178,13 @@ impl Staging {
                 let mut digest = self.digest.end(epoch, end.hashes);
                 if deliberate!(ApplyOutOfOrder) {
                     digest.previous = end.previous;
+                }
+                if deliberate!(TakeReplay) {
+                    digest.session = end.session;
+                }
+                if digest.session != end.session {
+                    let (found, expected) = (end.session, digest.session);
+                    return Err(StagingError::Session { found, expected });
                 }
                 if digest != end && !deliberate!(AckTorn) {
                     return Err(StagingError::Digest { epoch });

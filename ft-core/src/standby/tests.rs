@@ -5,7 +5,7 @@ use std::format;
 
 use super::*;
 use crate::pages::{Compression, PAGE_SIZE, PageFrame};
-use crate::testing::{MS, SESSION, decode, frame, hello};
+use crate::testing::{MS, SESSION, STANDBY_SESSION, decode, frame, hello};
 use crate::wire::{Data, End, EpochDigest, Heartbeat, Kind};
 
 extern crate std;
@@ -22,7 +22,7 @@ struct Pair {
 impl Pair {
     fn waiting(arbiter: bool) -> Self {
         let standby = Standby::new(StandbyOptions { arbiter, ..StandbyOptions::default() });
-        Self { standby, now: 0, digest: EpochDigest::default() }
+        Self { standby, now: 0, digest: EpochDigest::new(STANDBY_SESSION) }
     }
 
     fn filling(arbiter: bool) -> Self {
@@ -347,7 +347,7 @@ fn machines_that_do_not_fit_are_refused() {
     let out = pair.give(Event::Garbled { link: LINK, error });
     let Some(Action::Send { frame, .. }) = out.first() else { panic!("{out:?}") };
     let Message::Refuse { reason } = &frame.message else { panic!("{frame:?}") };
-    assert!(reason.contains("version 3, the other 9: run the same release"), "{reason}");
+    assert!(reason.contains("version 4, the other 9: run the same release"), "{reason}");
 }
 
 #[test]
@@ -492,7 +492,7 @@ fn the_operator_stops_it() {
 }
 
 fn bye(reason: ByeReason) -> Message {
-    Message::Bye { reason, session: SESSION }
+    Message::Bye { reason, session: STANDBY_SESSION }
 }
 
 /// P4: a checkpoint is not given up for a word of another session.
@@ -500,8 +500,29 @@ fn bye(reason: ByeReason) -> Message {
 fn p4_a_bye_to_another_session_discards_nothing() {
     for reason in [ByeReason::Detach, ByeReason::PoweredOff, ByeReason::Stopped] {
         let mut pair = Pair::ready(true);
-        let out = pair.say(0, Message::Bye { reason, session: SESSION - 1 });
+        let out = pair.say(0, Message::Bye { reason, session: SESSION });
         assert_eq!(effects(&out), ["send Refuse", "close", "ask 2"]);
         assert!(pair.standby.epoch().is_some());
     }
+}
+
+/// P1: on a link that does not authenticate a whole session can be played again to a standby that waits. It says what a
+/// primary of this machine said, word for word, and must not become a checkpoint to take over from.
+#[test]
+fn p1_a_session_played_again_leads_to_no_checkpoint() {
+    let mut pair = Pair::filling(true);
+    pair.digest = EpochDigest::new(STANDBY_SESSION + 1);
+    let end = pair.data(5);
+    assert_eq!(effects(&pair.say(5, Message::End(end))), ["send Refuse", "close", "discard"]);
+    assert!(pair.standby.reason().unwrap().contains("End: it is of session 0x59, this is 0x58"));
+    assert_eq!((pair.phase(), pair.standby.epoch()), (Phase::Waiting, None));
+}
+
+/// A primary that leaves before it has heard our number names none: that ends its session and nothing else.
+#[test]
+fn a_bye_before_the_welcome_was_heard_ends_the_session() {
+    let mut pair = Pair::filling(true);
+    let out = pair.say(0, Message::Bye { reason: ByeReason::PoweredOff, session: 0 });
+    assert_eq!(effects(&out), ["close", "discard"]);
+    assert_eq!(pair.standby.phase(), Phase::Waiting);
 }

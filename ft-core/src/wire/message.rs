@@ -43,8 +43,8 @@ pub enum Message {
     Bye {
         /// Why.
         reason: ByeReason,
-        /// The session that it leaves, as in its [`Hello`]: a word of an earlier one, played again
-        /// on a link that does not authenticate, opens and ends nothing (P1, P7).
+        /// The session that it leaves, by the number that its hearer has given it: a word of an earlier one, played again
+        /// on a link that does not authenticate, opens and ends nothing (P1, P7). 0 when that number is not known yet.
         session: u64,
     },
 }
@@ -56,6 +56,9 @@ pub struct Data(pub Vec<u8>);
 /// A checkpoint is whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
+    /// The standby's number for this session: a checkpoint of an earlier one, played again to a standby that waits on a
+    /// link that does not authenticate, is none (P1: it would take over from there).
+    pub session: u64,
     /// Pages in its [`Message::Bulk`] and [`Message::Pages`] frames.
     pub pages: u64,
     /// Over the checksums of all data frames since the last `End`, in order.
@@ -256,12 +259,19 @@ fn whole<'a, T: Deserialize<'a>>(kind: Kind, body: &'a [u8]) -> Result<T, WireEr
 /// Ties the data frames of one checkpoint together, in order: both sides keep one per session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EpochDigest {
+    session: u64,
     digest: u64,
     pages: u64,
     previous: Option<Epoch>,
 }
 
 impl EpochDigest {
+    /// For a session, by the standby's number.
+    #[must_use]
+    pub fn new(session: u64) -> Self {
+        Self { session, ..Self::default() }
+    }
+
     /// Counts in a data frame ([`Kind::Bulk`], [`Kind::Pages`], [`Kind::State`]) of so many pages.
     pub fn add(&mut self, header: &Header, pages: u64) {
         let mut bytes = [0; 16];
@@ -273,9 +283,9 @@ impl EpochDigest {
 
     /// The end of `epoch`, and the beginning of the next.
     pub fn end(&mut self, epoch: Epoch, hashes: Option<Hashes>) -> End {
-        let end = End { pages: self.pages, digest: self.digest, previous: self.previous, hashes };
-        *self = Self { digest: 0, pages: 0, previous: Some(epoch) };
-        end
+        let Self { session, digest, pages, previous } = *self;
+        *self = Self { session, digest: 0, pages: 0, previous: Some(epoch) };
+        End { session, pages, digest, previous, hashes }
     }
 
     /// The epoch that ended last.

@@ -14,7 +14,8 @@ use crate::testing::{decode, hello};
 fn every_message() -> Vec<Message> {
     let hashes = Hashes { memory: 1, state: u64::MAX };
     let beat = Heartbeat { sequence: 3, sent: 4 };
-    let end = End { pages: 2, digest: 3, previous: Some(Epoch(4)), hashes: Some(hashes) };
+    let end =
+        End { session: 5, pages: 2, digest: 3, previous: Some(Epoch(4)), hashes: Some(hashes) };
     let all = vec![
         Message::Hello(hello()),
         Message::Welcome(hello()),
@@ -102,7 +103,7 @@ fn the_errors_say_what_is_wrong() {
     assert!(matches!(header(|h| h[31] = 0x80), WireError::Number { .. }));
     assert!(matches!(header(|h| h[23] = 0x40), WireError::Number { .. }));
     let text = header(|h| h[4] = 9).to_string();
-    assert!(text.contains("version 3, the other 9: run the same release"), "{text}");
+    assert!(text.contains("version 4, the other 9: run the same release"), "{text}");
 }
 
 #[test]

@@ -41,9 +41,6 @@ struct Arguments {
     /// Put in one deliberate bug after the other, and see that each is found.
     #[arg(long, conflicts_with_all = ["seed", "minutes"])]
     bugs: bool,
-    /// Leave out the deliberate bug of this name; said loudly at the end. May be given several times.
-    #[arg(long, value_name = "NAME")]
-    except: Vec<String>,
     /// Only the deliberate bugs whose name contains this.
     #[arg(long, requires = "bugs")]
     only: Option<String>,

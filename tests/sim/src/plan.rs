@@ -38,8 +38,12 @@ pub enum Fault {
     Swap(usize, usize),
     /// A frame of some earlier time comes again.
     Replay(usize, usize, usize),
+    /// Somebody connects to the standby on a host, and says again what a primary said in an earlier session.
+    Impostor(usize, usize),
     /// The standby's next acknowledgement comes as of another term, before it was given.
     Forge(usize, u64),
+    /// The standby on a host lives, and does not come to its checks for some milliseconds.
+    Hang(usize, u64),
     /// The arbiter does not answer for some milliseconds.
     ArbiterDown(u64),
     /// A host cannot reach the arbiter for some milliseconds.
@@ -81,7 +85,7 @@ pub(crate) fn plan(seed: u64, steps: u64, nodes: usize) -> Vec<Planned> {
 }
 
 fn fault(random: &mut Random, nodes: usize) -> Fault {
-    let kind = random.below(40);
+    let kind = random.below(43);
     let (node, other, side) = (random.index(nodes), random.index(nodes), random.index(2));
     let longest = if random.one_in(3) { 900 } else { 250 };
     let time = random.below(longest);
@@ -108,6 +112,8 @@ fn fault(random: &mut Random, nodes: usize) -> Fault {
         32 => Fault::ArbiterCut(node, time),
         33 => Fault::Full(time),
         34..37 => Fault::Operator(node, random.below(6)),
+        37..39 => Fault::Impostor(node, random.index(8)),
+        39 => Fault::Hang(node, time),
         _ => Fault::Start(node),
     }
 }

@@ -55,6 +55,10 @@ tally! {
     fenced,
     /// Effects that waited, as nobody could tell who has the right.
     fence_unknown,
+    /// Earlier sessions that somebody played again to a standby.
+    impostors,
+    /// Standbys that lived, did not acknowledge, and were given up.
+    given_up,
     /// Checkpoints given up.
     discarded,
     /// Standbys that gave their checkpoint up by their own word.

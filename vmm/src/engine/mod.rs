@@ -19,7 +19,7 @@ mod status;
 
 pub use checkpoint::{MachineState, StateBlobError, hash_memory};
 pub use sealer::Sealer;
-pub(crate) use session::{ReadEnd, Watched, describe, read_frames};
+pub(crate) use session::{ReadEnd, Watched, describe, new_session_number, read_frames};
 pub use status::{EngineStats, Takeover};
 
 use std::os::fd::AsRawFd;
@@ -259,9 +259,9 @@ impl Engine {
                 }
                 core.seal_first = false;
             }
-            Action::StartPrecopy { link, .. } => {
+            Action::StartPrecopy { link, session: number, .. } => {
                 if let Some(session) = core.session_of(link) {
-                    session.start_precopy();
+                    session.start_precopy(number);
                 }
             }
             Action::SealFirst { .. } => {

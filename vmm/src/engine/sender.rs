@@ -20,7 +20,10 @@ pub(super) enum Item {
     /// New keys for the link.
     RotateKeys,
     /// All of guest memory, while the guest runs.
-    Precopy,
+    Precopy {
+        /// The standby's number for the session.
+        session: u64,
+    },
     /// A checkpoint.
     Checkpoint(Box<Checkpoint>),
 }
@@ -77,7 +80,8 @@ impl Output {
                 Item::Control(frame) => self.write_frame(&frame)?,
                 Item::Checkpoint(checkpoint) => self.checkpoint(engine, *checkpoint)?,
                 Item::RotateKeys => self.rotate_keys()?,
-                Item::Precopy => {
+                Item::Precopy { session } => {
+                    self.digest = EpochDigest::new(session);
                     if super::precopy::precopy(engine, self, items)? {
                         engine.event(Event::PrecopyDone { link });
                     }

@@ -1,5 +1,6 @@
 //! One connection with a standby: its reader, its sender, and how they end.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::Read;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -50,8 +51,8 @@ impl Session {
         }
     }
 
-    pub(super) fn start_precopy(&self) {
-        self.push(Item::Precopy);
+    pub(super) fn start_precopy(&self, session: u64) {
+        self.push(Item::Precopy { session });
     }
 
     pub(super) fn send_checkpoint(&self, item: Item) {
@@ -129,7 +130,7 @@ impl Engine {
         seccomp::enter(Role::LinkReader, &self.machine.wakes());
         {
             let mut core = self.lock();
-            let hello = Box::new(self.hello(core.primary.term(), link_id, disks));
+            let hello = Box::new(self.hello(core.primary.term(), disks));
             let connected = Event::StandbyConnected { link: link_id, hello };
             match core.primary.handle(self.now(), connected) {
                 Ok(actions) => {
@@ -153,16 +154,20 @@ impl Engine {
         });
     }
 
-    fn hello(&self, term: Term, link: LinkId, disks: Vec<DiskStorage>) -> Hello {
+    fn hello(&self, term: Term, disks: Vec<DiskStorage>) -> Hello {
         Hello {
             term,
-            // Unlike in every earlier session of this virtual machine: terms never repeat, and
-            // links do not within one process.
-            session: (u64::from(std::process::id()) << 32) ^ (term.0 << 16) ^ link.0,
+            session: new_session_number(),
             options: SessionOptions { verify: self.options.verify },
             ..describe(&self.machine, &self.options.name, self.arbiter.as_ref(), disks)
         }
     }
+}
+
+/// Unlike that of any other session, ever: what was said in one is not heard in another (P1).
+pub(crate) fn new_session_number() -> u64 {
+    // Keyed by the operating system's randomness.
+    RandomState::new().hash_one(std::process::id()).max(1)
 }
 
 /// What either side says of itself; term, session and options are the primary's to choose.
@@ -178,6 +183,7 @@ pub(crate) fn describe(
         name: name.to_owned(),
         term: Term(0),
         session: 0,
+        standby_session: 0,
         arbiter: arbiter.map_or("none", |arbiter| arbiter.kind()).to_owned(),
         layout: machine.layout(),
         disks,

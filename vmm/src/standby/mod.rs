@@ -27,7 +27,9 @@ use io_gate::host::CommitAuthority;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::arbiter::{Answer, Arbiter, ask};
-use crate::engine::{MachineState, ReadEnd, Watched, describe, hash_memory, read_frames};
+use crate::engine::{
+    MachineState, ReadEnd, Watched, describe, hash_memory, new_session_number, read_frames,
+};
 use crate::link::{Link, LinkListener, Stranger};
 use crate::machine::Machine;
 use crate::machine::storage::read_marks;
@@ -329,7 +331,10 @@ impl StandbyDriver {
             Ok((machine, authority)) => {
                 // Term, session and options are the primary's: the core fills them in.
                 let disks = read_marks(machine.config());
-                let ours = describe(&machine, &self.config.name, self.arbiter.as_ref(), disks);
+                let ours = Hello {
+                    standby_session: new_session_number(),
+                    ..describe(&machine, &self.config.name, self.arbiter.as_ref(), disks)
+                };
                 self.hosted = Some(Hosted { machine, authority, tried: None, applied: None });
                 Event::Described { ours: Box::new(ours) }
             }

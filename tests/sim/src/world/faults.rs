@@ -19,6 +19,7 @@ impl World {
             Fault::PauseAfter(node, steps, time) => {
                 self.nodes[node].fuse = Some((steps, Some(time * MS)));
             }
+            Fault::Hang(node, time) => self.nodes[node].hangs_until = self.now + time * MS,
             Fault::Suspend(node, time) => {
                 self.nodes[node].asleep_until = self.now + time * MS;
                 self.nodes[node].added -= (time * MS / 1_000_000 * self.nodes[node].rate) as i64;
@@ -40,6 +41,7 @@ impl World {
                 }
             }
             Fault::Forge(link, later) => self.forge(link, later),
+            Fault::Impostor(node, which) => self.impersonate(node, which),
             Fault::Stall(link, side, time) => {
                 let until = self.now + time * MS;
                 self.on_wire(link, side, |_, end| end.stalled_until = until);

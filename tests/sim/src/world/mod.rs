@@ -24,6 +24,7 @@ use crate::plan::Planned;
 use crate::random::{Random, mix};
 use crate::storage::{Operation, Storage};
 use crate::tally::Tally;
+use network::Recorded;
 
 pub(crate) const NODES: usize = 3;
 const MS: u64 = 1_000_000;
@@ -60,6 +61,8 @@ pub(crate) struct World {
     captured: [VecDeque<Vec<u8>>; 2],
     /// The last words of sessions: rare among what was captured, and what ends or opens most.
     last_words: [VecDeque<Vec<u8>>; 2],
+    /// What primaries said in the last sessions, from the first word on.
+    recorded: VecDeque<Recorded>,
     observer: Observer,
     /// Nothing fails any more.
     healing: bool,
@@ -80,6 +83,7 @@ impl World {
                 client: Client::new(kind, 0),
                 tasks: VecDeque::new(),
                 asleep_until: 0,
+                hangs_until: 0,
                 fuse: None,
                 // Clocks that are two per cent off: forty times worse than Linux lets them be.
                 rate: 980_000 + random.below(40_001),
@@ -104,6 +108,7 @@ impl World {
             cut: [0; NODES],
             captured: Default::default(),
             last_words: Default::default(),
+            recorded: VecDeque::new(),
             observer: Observer::default(),
             healing: false,
         };
@@ -122,7 +127,7 @@ impl World {
             protect: true,
             heartbeat_interval: Duration::from_millis(20),
             heartbeat_timeout: Duration::from_millis(200),
-            ack_timeout: Duration::from_millis(1500),
+            ack_timeout: Duration::from_millis(400),
             setup_timeout: Duration::from_millis(600),
             arbiter_retry: backoff(20, 200),
             connect_retry: backoff(20, 300),
@@ -150,6 +155,7 @@ impl World {
         host.tasks.clear();
         host.fuse = None;
         host.asleep_until = 0;
+        host.hangs_until = 0;
     }
 
     fn begin(&mut self) {
@@ -211,7 +217,8 @@ impl World {
             release: String::new(),
             name: "vm".into(),
             term: Term(0),
-            session: self.random.next(),
+            session: self.random.next().max(1),
+            standby_session: 0,
             arbiter: "sim".into(),
             layout: MachineLayout {
                 memory: vec![MemoryRegion { start: 0, len: PAGES as u64 * 4096 }],
@@ -359,6 +366,7 @@ impl World {
         self.storage.full_until = 0;
         for node in &mut self.nodes {
             node.asleep_until = 0;
+            node.hangs_until = 0;
             node.fuse = None;
         }
         for end in self.links.iter_mut().flat_map(|link| &mut link.ends) {
@@ -586,6 +594,7 @@ impl World {
         host.tasks.clear();
         host.fuse = None;
         host.asleep_until = 0;
+        host.hangs_until = 0;
         for link in &mut self.links {
             for end in 0..2 {
                 if link.ends[end].node == node {

@@ -13,6 +13,18 @@ use crate::node::{Role, Task};
 
 /// Frames that the network remembers.
 const CAPTURED: usize = 64;
+/// Sessions that it remembers, and frames of each.
+const SESSIONS: usize = 6;
+const RECORDED: usize = 96;
+
+/// One session as its standby heard it.
+pub(super) struct Recorded {
+    link: LinkId,
+    frames: Vec<Vec<u8>>,
+}
+
+/// The process of somebody who is no part of the machine.
+const NOBODY: u64 = 0;
 
 enum News {
     Frame(Frame),
@@ -75,7 +87,41 @@ impl World {
         let slow = if self.random.one_in(20) { 30 } else { 3 };
         let arrives = self.now + self.random.below(slow * MS);
         remember(&mut self.captured[1 - end], &bytes);
+        if end == 0 {
+            self.record(id, &bytes);
+        }
         self.links[link].send(end, bytes, arrives);
+    }
+
+    fn record(&mut self, link: LinkId, bytes: &[u8]) {
+        if let Some(session) = self.recorded.iter_mut().find(|session| session.link == link) {
+            if session.frames.len() < RECORDED {
+                session.frames.push(bytes.to_vec());
+            }
+            return;
+        }
+        self.recorded.push_back(Recorded { link, frames: vec![bytes.to_vec()] });
+        if self.recorded.len() > SESSIONS {
+            self.recorded.pop_front();
+        }
+    }
+
+    /// Somebody who has listened connects to a standby, says again all that a primary said in an earlier session, and goes.
+    pub(super) fn impersonate(&mut self, node: usize, which: usize) {
+        let listens = matches!(self.nodes[node].role, Role::Passive(_));
+        let count = self.recorded.len();
+        if !listens || count == 0 {
+            return;
+        }
+        let ids = [LinkId(self.next_link), LinkId(self.next_link + 1)];
+        self.next_link += 2;
+        let mut link = Link::new([node, node], [NOBODY, self.nodes[node].process], ids);
+        for bytes in &self.recorded[which % count].frames {
+            link.send(0, bytes.clone(), self.now);
+        }
+        link.close(0, false);
+        self.links.push(link);
+        self.observer.tally.impostors += 1;
     }
 
     pub(super) fn close(&mut self, id: LinkId) {

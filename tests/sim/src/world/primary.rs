@@ -39,9 +39,9 @@ impl World {
                 self.close(link);
                 self.active(node).precopy = None;
             }
-            Action::StartPrecopy { options, .. } => {
+            Action::StartPrecopy { options, session, .. } => {
                 let active = self.active(node);
-                active.digest = EpochDigest::default();
+                active.digest = EpochDigest::new(session);
                 active.verify = options.verify;
                 active.sessions += 1;
                 if deliberate!(LoseDirtySet) && active.sessions > 1 {
@@ -100,6 +100,9 @@ impl World {
             Report::Verified { verified, .. } => {
                 assert!(verified.agree, "P8: {verified:?}");
                 tally.verified += 1;
+            }
+            Report::LinkLost { reason } if reason.contains("has not been acknowledged") => {
+                tally.given_up += 1;
             }
             Report::WaitingForOperator { .. } => tally.operator_waits += 1,
             _ => {}

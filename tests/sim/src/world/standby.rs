@@ -19,7 +19,8 @@ fn write(memory: &mut [[u8; 4096]], address: u64, page: &[u8; 4096]) -> Result<(
 impl World {
     pub(super) fn standby_does(&mut self, node: usize, action: Action) {
         match action {
-            Action::Describe { hello } => {
+            Action::Describe { mut hello } => {
+                hello.standby_session = self.random.next().max(1);
                 let event = if self.random.one_in(20) {
                     S::CannotHost { reason: "no memory".into() }
                 } else {
@@ -118,7 +119,18 @@ impl World {
         self.observer.is_as_sealed(*term, *epoch, &passive.guest, what);
     }
 
+    /// What takes long gives signs of life meanwhile.
+    fn show_life(&mut self, node: usize) {
+        let now = self.nodes[node].core_time(self.now);
+        if let Some((link, frame)) = self.passive(node).core.sign_of_life(now) {
+            self.send(link, &frame);
+        }
+    }
+
     pub(super) fn answer_check(&mut self, node: usize) {
+        if self.nodes[node].hangs_until > self.now {
+            return self.show_life(node);
+        }
         let (epoch, room) = self.passive(node).check.take().expect("a check is under way");
         let event = if room {
             S::Applicable { epoch }
