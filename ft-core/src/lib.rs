@@ -7,8 +7,7 @@
 //! - [`primary`]: the machine that runs the guest, and holds the commit authority (P1, P2);
 //! - [`standby`]: the machine that holds the last acknowledged checkpoint (P4);
 //! - [`policy`]: when to end an epoch;
-//! - [`arbiter`]: what is asked of an arbiter, and what it may answer (P2);
-//! - [`lease`]: until when what it has answered holds (P2).
+//! - [`arbiter`]: what is asked of an arbiter, and until when what it has answered holds (P2).
 //!
 //! Both machines are driven the same way:
 //!
@@ -29,7 +28,6 @@ extern crate alloc;
 pub mod arbiter;
 pub mod bugs;
 pub mod handshake;
-pub mod lease;
 pub mod pages;
 pub mod policy;
 pub mod primary;

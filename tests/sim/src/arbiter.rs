@@ -1,39 +1,31 @@
-//! The arbiter, and the client that each process has of it: a register of terms that answers late,
-//! or not, or to a client that has given up; with leases, or asked before every effect.
+//! The arbiter, and the client that each process has of it: a register of terms that answers late, or not, or to a client
+//! that has given up; with leases, or asked before every effect.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ft_core::Time;
-use ft_core::lease::{Lease, Right};
+use ft_core::arbiter::{
+    Client as LeaseClient, ClientOptions, Held, Question as LeaseQuestion, Reply as LeaseReply,
+    Right, Snapshot, Success, Told, Wish, Written,
+};
+use ft_core::{Term, Time};
 
 use crate::random::Random;
 
 /// What is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Question {
     /// `file`: take the term if nobody has it.
     Claim { term: u64 },
-    /// `etcd`: read the last term and the holder's beat.
-    Look,
-    /// Take the next term if all is as it was when last looked at.
-    Take { term: u64, last: u64, beat: u64 },
-    /// Beat, if the last term is still this one.
-    Renew { term: u64 },
+    /// `etcd`: as the protocol core's client asks.
+    Lease(Box<LeaseQuestion>),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Reply {
     /// Who has the term that was asked for.
     Holder(u64),
-    Seen {
-        last: u64,
-        holder: u64,
-        beat: u64,
-    },
-    Taken(bool),
-    /// Whether it was renewed; else who has the last term.
-    Renewed(Result<(), (u64, u64)>),
+    Lease(LeaseReply<()>),
 }
 
 /// On its way to the register, or back.
@@ -51,7 +43,9 @@ pub(crate) struct Letter {
 pub(crate) struct Register {
     /// Who has won which term.
     pub(crate) winners: BTreeMap<u64, u64>,
-    pub(crate) beat: u64,
+    /// With leases: the record of the last term, and the beat.
+    record: Option<Written>,
+    beat: i64,
     pub(crate) down_until: u64,
     pub(crate) letters: Vec<Letter>,
     next: u64,
@@ -68,23 +62,33 @@ impl Register {
     }
 
     fn answer(&mut self, process: u64, question: Question) -> Reply {
-        let (last, holder) = self.last();
         match question {
             Question::Claim { term } => Reply::Holder(self.claim(term, process)),
-            Question::Look => Reply::Seen { last, holder, beat: self.beat },
-            Question::Take { term, last: seen, beat } => {
-                let same = seen == last && beat == self.beat;
-                if same {
-                    self.claim(term, process);
-                    self.beat += 1;
+            Question::Lease(question) => Reply::Lease(self.answer_lease(process, *question)),
+        }
+    }
+
+    /// As etcd does, by transactions on two keys.
+    fn answer_lease(&mut self, process: u64, question: LeaseQuestion) -> LeaseReply<()> {
+        match question {
+            LeaseQuestion::Look => {
+                LeaseReply::Looked(Snapshot { term: self.record.clone(), beat: self.beat })
+            }
+            LeaseQuestion::Replace { seen, new } => {
+                if seen.term != self.record || seen.beat != self.beat {
+                    return LeaseReply::Replaced(None);
                 }
-                Reply::Taken(same)
+                let winner = self.claim(new.record.term, process);
+                assert!(winner == process, "P2: term {} is won twice", new.record.term);
+                self.beat += 1;
+                self.record = Some(written(new));
+                LeaseReply::Replaced(self.record.clone())
             }
-            Question::Renew { term } => {
-                let mine = last == term && holder == process;
-                self.beat += u64::from(mine);
-                Reply::Renewed(if mine { Ok(()) } else { Err((last, holder)) })
+            LeaseQuestion::Renew(mine) if self.record.as_ref() == Some(&mine) => {
+                self.beat += 1;
+                LeaseReply::Renewed
             }
+            LeaseQuestion::Renew(_) => LeaseReply::Found(self.record.clone()),
         }
     }
 
@@ -100,7 +104,8 @@ impl Register {
         let mut at = 0;
         while at < self.letters.len() {
             if due(&self.letters[at]) {
-                let (process, question) = (self.letters[at].process, self.letters[at].question);
+                let (process, question) =
+                    (self.letters[at].process, self.letters[at].question.clone());
                 let reply = self.answer(process, question);
                 served.push(self.letters[at].number);
                 if random.one_in(10) {
@@ -135,6 +140,12 @@ impl Register {
     }
 }
 
+/// How a record is written: a term is won once, so its number stands for it.
+fn written(held: Held) -> Written {
+    let value = held.record.term.to_le_bytes().to_vec();
+    Written { held, value }
+}
+
 /// Mostly soon; now and then after the client has lost its patience.
 pub(crate) fn delay(random: &mut Random) -> u64 {
     let longest = if random.one_in(8) { 300_000_000 } else { 8_000_000 };
@@ -161,37 +172,44 @@ pub(crate) enum Outcome {
 pub(crate) struct Client {
     kind: Kind,
     process: u64,
-    /// The term that the protocol core wants.
+    /// The term that the protocol core wants, and whether it has been asked for.
     pub(crate) wanted: Option<u64>,
-    asked: Option<(u64, Question, Time)>,
-    seen: Option<(u64, u64, u64, Time)>,
-    pub(crate) mine: Option<u64>,
-    pub(crate) lease: Lease,
-    next_beat: Time,
+    wished: bool,
+    asked: Option<(u64, Time)>,
+    lease: LeaseClient,
 }
 
 const LEASE: Duration = Duration::from_millis(240);
 const PATIENCE: Duration = Duration::from_millis(90);
 
 impl Client {
-    pub(crate) fn new(kind: Kind, process: u64) -> Self {
-        Self {
-            kind,
-            process,
-            wanted: None,
-            asked: None,
-            seen: None,
-            mine: None,
-            lease: Lease::new(LEASE),
-            next_beat: Time(0),
-        }
+    pub(crate) fn new(kind: Kind, process: u64, now: Time) -> Self {
+        let options = ClientOptions {
+            vm: "vm".into(),
+            holder: process.to_string(),
+            lease: LEASE,
+            interval: LEASE / 4,
+            retry: LEASE / 8,
+        };
+        let lease = LeaseClient::new(options, now);
+        Self { kind, process, wanted: None, wished: false, asked: None, lease }
     }
 
-    /// The first of all terms.
-    pub(crate) fn begin(&mut self, now: Time) {
-        self.mine = Some(1);
-        self.lease.won(None);
-        self.lease.renewed(now, now);
+    /// Wins the first of all terms.
+    pub(crate) fn begin(&mut self, register: &mut Register, now: Time) {
+        if self.kind != Kind::Lease {
+            register.claim(1, self.process);
+            return;
+        }
+        self.lease.wish(Wish::Begin { seize: false }).unwrap();
+        loop {
+            let question = self.lease.next(now).expect("not all has been asked");
+            let reply = register.answer_lease(self.process, question);
+            if let Some(told) = self.lease.reply(now, reply).unwrap() {
+                assert_eq!(told, Told::Wish(Ok(Success::Began(Term(1)))));
+                return;
+            }
+        }
     }
 
     pub(crate) fn asked(&self) -> Option<u64> {
@@ -200,89 +218,66 @@ impl Client {
 
     /// Gives up what takes too long; asks what is to be asked. What is given up may still happen.
     pub(crate) fn tick(&mut self, now: Time) -> (Option<Outcome>, Option<Question>) {
-        if self.asked.is_some_and(|(_, _, sent)| now.since(sent) > PATIENCE) {
+        let mut outcome = None;
+        if self.asked.is_some_and(|(_, sent)| now.since(sent) > PATIENCE) {
             self.asked = None;
-            self.next_beat = now + LEASE / 8;
-            if self.wanted.take().is_some() {
-                return (Some(Outcome::Unreachable), None);
-            }
+            outcome = self.failed(now);
         }
-        if self.asked.is_some() {
-            return (None, None);
-        }
-        let question = match (self.kind, self.wanted) {
-            (Kind::None, _) | (Kind::File, None) => return (None, None),
-            (Kind::File, Some(term)) => Question::Claim { term },
-            (Kind::Lease, Some(_)) => Question::Look,
-            (Kind::Lease, None) if now < self.next_beat => return (None, None),
-            (Kind::Lease, None) => match self.mine {
-                Some(term) => Question::Renew { term },
-                None => Question::Look,
-            },
-        };
-        (None, Some(question))
+        let question =
+            if self.asked.is_none() && outcome.is_none() { self.question(now) } else { None };
+        (outcome, question)
     }
 
-    pub(crate) fn has_asked(&mut self, number: u64, question: Question, now: Time) {
-        self.asked = Some((number, question, now));
-        self.next_beat = now + LEASE / 4;
+    fn failed(&mut self, now: Time) -> Option<Outcome> {
+        if self.kind == Kind::Lease {
+            return self.take_lease(now, LeaseReply::Failed(()));
+        }
+        self.wanted.take().map(|_| Outcome::Unreachable)
+    }
+
+    fn question(&mut self, now: Time) -> Option<Question> {
+        match (self.kind, self.wanted) {
+            (Kind::None, _) | (Kind::File, None) => None,
+            (Kind::File, Some(term)) => Some(Question::Claim { term }),
+            (Kind::Lease, wanted) => {
+                if let (Some(term), false) = (wanted, self.wished) {
+                    let wish = Wish::Claim { term: Term(term), why: String::new() };
+                    self.lease.wish(wish).unwrap();
+                    self.wished = true;
+                }
+                self.lease.next(now).map(|question| Question::Lease(Box::new(question)))
+            }
+        }
+    }
+
+    pub(crate) fn has_asked(&mut self, number: u64, now: Time) {
+        self.asked = Some((number, now));
     }
 
     /// An answer to what was asked last.
     pub(crate) fn take(&mut self, reply: Reply, now: Time) -> (Option<Outcome>, Option<Question>) {
-        let Some((_, question, sent)) = self.asked.take() else { return (None, None) };
-        match reply {
-            Reply::Holder(holder) => (self.answer(holder == self.process), None),
-            Reply::Seen { last, holder, beat } => {
-                let same = |seen: (u64, u64, u64, Time)| (seen.0, seen.2) == (last, beat);
-                if !self.seen.is_some_and(same) {
-                    self.seen = Some((last, holder, beat, now));
-                }
-                let Some(term) = self.wanted else { return (None, None) };
-                if last == term && holder == self.process {
-                    // Won earlier, and the answer got lost: when is not known.
-                    if self.mine.is_none() {
-                        self.lease.won(Some(now));
-                    }
-                    self.mine = Some(term);
-                    (None, Some(Question::Renew { term }))
-                } else if last >= term {
-                    (self.answer(false), None)
-                } else {
-                    (None, Some(Question::Take { term, last, beat }))
-                }
-            }
-            Reply::Taken(false) => (None, Some(Question::Look)),
-            Reply::Taken(true) => {
-                let (_, holder, _, since) = self.seen.expect("it was looked at before");
-                self.lease.won((holder != self.process).then_some(since));
-                self.lease.renewed(sent, now);
-                self.mine = self.wanted;
-                (self.answer(true), None)
-            }
-            Reply::Renewed(Ok(())) => {
-                self.lease.renewed(sent, now);
-                let renewed =
-                    matches!(question, Question::Renew { term } if Some(term) == self.wanted);
-                (renewed.then(|| self.answer(true)).flatten(), None)
-            }
-            Reply::Renewed(Err((last, holder))) => {
-                if holder == self.process {
-                    self.mine = Some(last);
-                } else if self.mine.is_some_and(|mine| last >= mine) {
-                    self.lease.lost();
-                    self.mine = None;
-                }
-                (None, None)
-            }
+        self.asked = None;
+        let outcome = match reply {
+            Reply::Holder(holder) => self.answer(holder == self.process),
+            Reply::Lease(reply) => self.take_lease(now, reply),
+        };
+        let question = if outcome.is_none() { self.question(now) } else { None };
+        (outcome, question)
+    }
+
+    fn take_lease(&mut self, now: Time, reply: LeaseReply<()>) -> Option<Outcome> {
+        let Some(Told::Wish(result)) = self.lease.reply(now, reply).unwrap() else { return None };
+        self.wished = false;
+        match result {
+            Ok(Success::Granted) => self.answer(true),
+            Ok(Success::Denied(_)) => self.answer(false),
+            Ok(other) => panic!("a claim came to {other:?}"),
+            Err(_) => self.wanted.take().map(|_| Outcome::Unreachable),
         }
     }
 
     fn answer(&mut self, won: bool) -> Option<Outcome> {
         let term = self.wanted.take()?;
-        if won {
-            self.mine = Some(term);
-        }
         Some(if won { Outcome::Granted(term) } else { Outcome::Denied(term) })
     }
 
@@ -290,7 +285,7 @@ impl Client {
     pub(crate) fn may_perform(&self, now: Time, term: u64, register: Option<&Register>) -> Right {
         match self.kind {
             Kind::None => Right::Held,
-            Kind::Lease => self.lease.ask(now),
+            Kind::Lease => self.lease.lease().ask(now),
             Kind::File => match register.map(|register| register.winners.get(&(term + 1))) {
                 None => Right::Lapsed,
                 Some(Some(process)) if *process != self.process => Right::Lost,

@@ -14,12 +14,12 @@ use std::sync::{Arc, OnceLock};
 
 use io_gate::host::Term;
 use io_gate_host::Fence;
-use serde::{Deserialize, Serialize};
 
 pub use ask::{Answer, ask};
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdArbiter, EtcdOptions};
 pub use file::FileArbiter;
+pub use ft_core::arbiter::TermRecord;
 
 /// Which arbiter to ask, as given on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,27 +53,6 @@ impl std::str::FromStr for ArbiterSpec {
 fn is_address(text: &str) -> bool {
     text.rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-}
-
-/// One term of one virtual machine, and who won it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TermRecord {
-    /// The virtual machine.
-    pub vm: String,
-    /// The term.
-    pub term: u64,
-    /// Role, host and process of the winner, for people to read.
-    pub holder: String,
-    /// What made it ask.
-    pub why: String,
-    /// When it won, in seconds since 1970 by the winner's clock; for people to read.
-    pub won_at: u64,
-}
-
-impl std::fmt::Display for TermRecord {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "term {} is held by {}", self.term, self.holder)
-    }
 }
 
 /// How an arbiter answered a claim.

@@ -1,6 +1,6 @@
 //! What performs the effects: a lane for packets and console, a lane for the disk, and the storage.
 
-use ft_core::lease::Right;
+use ft_core::arbiter::Right;
 use ft_core::primary::Event as P;
 use io_gate::Outcome;
 use io_gate::host::{EffectOp, InputOp, Origin, Performable, Request};

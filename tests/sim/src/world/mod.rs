@@ -10,7 +10,7 @@ use ft_core::handshake::{Hello, MachineLayout, MemoryRegion, SessionOptions};
 use ft_core::primary::{Event as P, Phase as PrimaryPhase, Primary, PrimaryOptions};
 use ft_core::standby::{Event as S, Phase as StandbyPhase, Standby, StandbyOptions};
 use ft_core::wire::PROTOCOL;
-use ft_core::{Backoff, Term};
+use ft_core::{Backoff, Term, Time};
 use io_gate::host::new_gate;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -80,7 +80,7 @@ impl World {
             .map(|_| Node {
                 role: Role::Gone,
                 process: 0,
-                client: Client::new(kind, 0),
+                client: Client::new(kind, 0, Time(0)),
                 tasks: VecDeque::new(),
                 asleep_until: 0,
                 hangs_until: 0,
@@ -151,7 +151,7 @@ impl World {
         self.next_process += 1;
         let host = &mut self.nodes[node];
         host.process = process;
-        host.client = Client::new(self.kind, process);
+        host.client = Client::new(self.kind, process, host.boot_time(self.now));
         host.tasks.clear();
         host.fuse = None;
         host.asleep_until = 0;
@@ -160,9 +160,8 @@ impl World {
 
     fn begin(&mut self) {
         self.new_process(0);
-        self.register.claim(1, self.nodes[0].process);
         let now = self.nodes[0].boot_time(self.now);
-        self.nodes[0].client.begin(now);
+        self.nodes[0].client.begin(&mut self.register, now);
         let (ledger, authority) = new_gate();
         let now = self.nodes[0].core_time(self.now);
         let (core, actions) = Primary::begin(authority, self.primary_options(), Term(1), now);
@@ -468,7 +467,7 @@ impl World {
             let due = self.now + arbiter::delay(&mut self.random);
             let from = (node, self.nodes[node].process);
             let number = self.register.ask(from, question, due);
-            self.nodes[node].client.has_asked(number, question, now);
+            self.nodes[node].client.has_asked(number, now);
         }
         if let Some(outcome) = outcome {
             self.answer(node, outcome);

@@ -1,8 +1,8 @@
 //! The `etcd:` arbiter: a term is won by a transaction on a key, and held by a lease (P2).
 //!
 //! This is a blocking front; etcd's client and its runtime live on one thread of their own (`worker`),
-//! and nothing else in the program knows of either. Why a lease is never held by two is shown in the
-//! module `lease`; what is written, in `store`.
+//! and nothing else in the program knows of either. What is asked and when, and why a lease is never held by two, is
+//! [`ft_core::arbiter`]'s, which the simulation runs as well; what is written, in `store`.
 //!
 //! etcd's own leases are not used: they count whole seconds, are judged by the clock of etcd's leader,
 //! and are lengthened by every election.
@@ -15,11 +15,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
+use ft_core::arbiter::Client;
 use io_gate::host::Term;
 use io_gate_host::Fence;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use super::lease::Lease;
+use super::clock::boottime;
+use super::lease::SharedLease;
 use super::{Arbiter, ArbiterError, Verdict};
 pub use options::EtcdOptions;
 use store::Store;
@@ -29,7 +31,7 @@ use worker::{Command, Worker};
 #[derive(Debug)]
 pub struct EtcdArbiter {
     commands: UnboundedSender<Command>,
-    lease: Arc<Lease>,
+    lease: Arc<SharedLease>,
     endpoints: String,
     patience: Duration,
 }
@@ -45,7 +47,7 @@ impl EtcdArbiter {
         let endpoints = options.endpoints.join(",");
         let members = u32::try_from(options.endpoints.len()).unwrap_or(u32::MAX);
         let patience = options.patience().saturating_mul(members.saturating_mul(ROUNDS));
-        let lease = Arc::new(Lease::new(options.lease));
+        let lease = Arc::new(SharedLease::new(options.lease));
         let (commands, received) = unbounded_channel();
         let problem = |error: std::io::Error| ArbiterError::Etcd {
             endpoint: endpoints.clone(),
@@ -56,7 +58,8 @@ impl EtcdArbiter {
             .thread_name("arbiter-dns")
             .build()
             .map_err(problem)?;
-        let worker = Worker::new(Store::new(options, vm), vm.to_owned(), holder, lease.clone());
+        let client = Client::new(options.client(vm, holder), boottime());
+        let worker = Worker::new(Store::new(options, vm), client, lease.clone());
         std::thread::Builder::new()
             .name("arbiter".to_owned())
             .spawn(move || runtime.block_on(worker.run(received)))

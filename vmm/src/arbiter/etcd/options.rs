@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use etcd_client::ConnectOptions;
+use ft_core::arbiter::ClientOptions;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 /// What the command line says about etcd, besides the addresses.
@@ -17,7 +18,7 @@ pub struct EtcdOptions {
     pub identity: Option<(PathBuf, PathBuf)>,
     /// Who this side is, where etcd asks for a user: name and password.
     pub user: Option<(String, String)>,
-    /// How long a lease is; see the module `lease`.
+    /// How long a lease is; see [`ft_core::arbiter::Lease`].
     pub lease: Duration,
 }
 
@@ -46,14 +47,15 @@ impl EtcdOptions {
         self.lease / share
     }
 
-    /// How often the holder renews, and how often others look.
-    pub(super) fn interval(&self) -> Duration {
-        self.lease / 4
-    }
-
-    /// How soon to try again what has failed.
-    pub(super) fn retry(&self) -> Duration {
-        self.lease / 8
+    /// The times of whoever holds or watches a lease.
+    pub(super) fn client(&self, vm: &str, holder: String) -> ClientOptions {
+        ClientOptions {
+            vm: vm.to_owned(),
+            holder,
+            lease: self.lease,
+            interval: self.lease / 4,
+            retry: self.lease / 8,
+        }
     }
 }
 

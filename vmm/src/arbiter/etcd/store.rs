@@ -8,53 +8,19 @@
 //! record, also after etcd was restored from a backup.
 
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use etcd_client::{Channel, Client, Compare, CompareOp, Error, Txn, TxnOp, TxnOpResponse};
-use serde::{Deserialize, Serialize};
+use ft_core::arbiter::{Held, Reply, Snapshot, Written};
 use tonic::transport::Endpoint;
 
 use super::EtcdOptions;
-use crate::arbiter::{ArbiterError, TermRecord};
-
-/// What the term's key holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Held {
-    #[serde(flatten)]
-    pub(super) record: TermRecord,
-    /// The longest lease that anyone may have who has held this or an earlier term, in milliseconds:
-    /// so long after the last renewal nobody performs any more.
-    pub(super) lease_ms: u64,
-    /// The machine has ended in good order: no lease has to be waited for.
-    pub(super) ended: bool,
-}
-
-/// A record, and how it is written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Written {
-    pub(super) held: Held,
-    pub(super) value: Vec<u8>,
-}
-
-/// Both keys at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Snapshot {
-    pub(super) term: Option<Written>,
-    /// The beat's mod revision; 0 where there is none.
-    pub(super) beat: i64,
-}
-
-/// What became of a renewal.
-#[derive(Debug)]
-pub(super) enum Renewal {
-    Renewed,
-    /// The term's record is not the holder's any more.
-    Found(Option<Written>),
-}
+use crate::arbiter::ArbiterError;
 
 /// A connection with one member at a time.
 pub(super) struct Store {
     options: EtcdOptions,
+    vm: String,
     term_key: String,
     beat_key: String,
     /// Which of the endpoints is asked.
@@ -66,7 +32,11 @@ impl Store {
     pub(super) fn new(options: EtcdOptions, vm: &str) -> Self {
         let term_key = format!("/kemari/{vm}/term");
         let beat_key = format!("/kemari/{vm}/beat");
-        Self { options, term_key, beat_key, current: 0, client: None }
+        Self { options, vm: vm.to_owned(), term_key, beat_key, current: 0, client: None }
+    }
+
+    pub(super) fn vm(&self) -> &str {
+        &self.vm
     }
 
     pub(super) fn options(&self) -> &EtcdOptions {
@@ -107,7 +77,10 @@ impl Store {
     }
 
     /// Writes the beat if the term's record is still `mine`.
-    pub(super) async fn renew(&mut self, mine: &Written) -> Result<Renewal, ArbiterError> {
+    pub(super) async fn renew(
+        &mut self,
+        mine: &Written,
+    ) -> Result<Reply<ArbiterError>, ArbiterError> {
         let still = Compare::value(self.term_key.as_str(), CompareOp::Equal, mine.value.clone());
         let txn = Txn::new()
             .when(vec![still])
@@ -118,18 +91,23 @@ impl Store {
             )])
             .or_else(vec![TxnOp::get(self.term_key.as_str(), None)]);
         match self.txn(txn).await? {
-            (true, _) => Ok(Renewal::Renewed),
+            (true, _) => Ok(Reply::Renewed),
             (false, answers) => match answers.as_slice() {
                 [TxnOpResponse::Get(term)] => {
                     let found = term.kvs().first().map(|pair| self.decode(pair.value()));
-                    Ok(Renewal::Found(found.transpose()?))
+                    Ok(Reply::Found(found.transpose()?))
                 }
                 _ => Err(self.wrong("one value", "something else")),
             },
         }
     }
 
-    pub(super) fn encode(&self, held: Held) -> Result<Written, ArbiterError> {
+    /// How `held` is to be written, with the time for people to read.
+    pub(super) fn encode(&self, mut held: Held) -> Result<Written, ArbiterError> {
+        if held.record.won_at == 0 {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            held.record.won_at = now.map_or(0, |since| since.as_secs());
+        }
         let value = serde_json::to_vec(&held).map_err(|source| self.damaged(source))?;
         Ok(Written { held, value })
     }

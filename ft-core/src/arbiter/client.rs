@@ -1,0 +1,491 @@
+//! The client of an arbiter with leases: claims terms, renews the lease, and watches the one who holds it (P2).
+//!
+//! ```text
+//!              next(now)                 reply(now, ..)
+//!   RESTING --------------> ASKING ---------------------> RESTING, and what to tell
+//!      ^  a beat is due, or a wish       a wish takes several questions:
+//!      +--- wish(..)                     look -> replace (-> look again, if something had changed)
+//!                                        look -> renew   (the term is ours: an answer was lost)
+//! ```
+//!
+//! One question at a time: a renewal and a claim never overlap, so that what a renewal finds is never this process's own
+//! claim under way, but for one whose answer was lost.
+
+use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use core::time::Duration;
+
+use io_gate::host::Term;
+
+use super::{Held, Lease, Question, Reply, Snapshot, TermRecord, Written};
+use crate::{Illegal, Time};
+
+/// A claim that meets a renewal by the holder is made again; no more often than this.
+const ROUNDS: usize = 8;
+
+/// Who this is, and its times.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// The virtual machine.
+    pub vm: String,
+    /// This process; see [`TermRecord::holder`].
+    pub holder: String,
+    /// How long a lease runs from one renewal.
+    pub lease: Duration,
+    /// How often the holder renews, and how often others look.
+    pub interval: Duration,
+    /// How soon to try again what has failed.
+    pub retry: Duration,
+}
+
+/// What is wanted of the arbiter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// To know that it answers.
+    Look,
+    /// To win a term: the one after the current one, or one that was won already.
+    Claim {
+        /// Which.
+        term: Term,
+        /// What made us ask.
+        why: String,
+    },
+    /// To begin the life of a virtual machine.
+    Begin {
+        /// Although somebody holds it.
+        seize: bool,
+    },
+    /// To say that the machine has ended in this term.
+    End {
+        /// Which.
+        term: Term,
+    },
+}
+
+/// What a wish came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Success {
+    /// It answers.
+    Looked,
+    /// The term is ours.
+    Granted,
+    /// It is somebody else's, or the machine has ended.
+    Denied(TermRecord),
+    /// Somebody holds the machine that was to be begun.
+    Taken(TermRecord),
+    /// The machine begins in this term.
+    Began(Term),
+    /// Everybody can read that the machine has ended.
+    Ended,
+}
+
+/// Why it came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble<E> {
+    /// The register did not answer; what was asked may still be carried out.
+    Failed(E),
+    /// The term that must be there is not: the register was set back, or is another one.
+    Missing {
+        /// The term.
+        expected: u64,
+        /// What is there.
+        found: Option<Box<TermRecord>>,
+    },
+    /// The register changed in every round.
+    Changing,
+}
+
+/// What is to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told<E> {
+    /// A renewal, or a look at the one who renews.
+    Beat(Result<(), Trouble<E>>),
+    /// The wish is over.
+    Wish(Result<Success, Trouble<E>>),
+}
+
+#[derive(Debug)]
+struct Wanted {
+    wish: Wish,
+    rounds: usize,
+    step: Step,
+}
+
+#[derive(Debug)]
+enum Step {
+    Look,
+    Replace(Snapshot, Held),
+    Renew(Written),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    beat: bool,
+    sent: Time,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Client {
+    options: ClientOptions,
+    lease: Lease,
+    /// Why the right is gone for good.
+    lost: Option<String>,
+    /// The highest term won.
+    term: u64,
+    /// The record of the term that this process holds.
+    mine: Option<Written>,
+    /// What the register last showed, and when it was first seen so.
+    seen: Option<(Snapshot, Time)>,
+    wanted: Option<Wanted>,
+    asked: Option<Asked>,
+    due: Time,
+}
+
+impl Client {
+    /// One that holds nothing.
+    #[must_use]
+    pub fn new(options: ClientOptions, now: Time) -> Self {
+        Self {
+            lease: Lease::new(options.lease),
+            lost: None,
+            term: 0,
+            mine: None,
+            seen: None,
+            wanted: None,
+            asked: None,
+            due: now + options.interval,
+            options,
+        }
+    }
+
+    /// The right to perform effects.
+    #[must_use]
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Why the right is gone for good, once it is.
+    #[must_use]
+    pub fn lost(&self) -> Option<&str> {
+        self.lost.as_deref()
+    }
+
+    /// The highest term that this process has won; 0: none.
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// When to call [`Self::next`] at the latest.
+    #[must_use]
+    pub fn next_deadline(&self) -> Time {
+        self.due
+    }
+
+    /// Takes a wish; [`Self::next`] gives the questions that it needs.
+    ///
+    /// # Errors
+    /// When there is one already.
+    pub fn wish(&mut self, wish: Wish) -> Result<(), Illegal> {
+        if self.wanted.is_some() {
+            return Err(self.illegal("wish", "one wish at a time"));
+        }
+        if let Wish::End { .. } = wish {
+            // Before others are told that they need not wait.
+            self.lose("the machine has ended".to_owned());
+            self.mine = None;
+        }
+        self.wanted = Some(Wanted { wish, rounds: ROUNDS, step: Step::Look });
+        Ok(())
+    }
+
+    /// What to ask now; to be sent after `now`, not before. None while an answer is awaited, or nothing is to be done.
+    pub fn next(&mut self, now: Time) -> Option<Question> {
+        if self.asked.is_some() {
+            return None;
+        }
+        // A renewal that is due goes first: commands can wait, the lease does not. But not between a look and what it
+        // leads to, which would then find the beat changed.
+        let midway = self.wanted.as_ref().is_some_and(|wanted| !matches!(wanted.step, Step::Look));
+        if self.due <= now && !midway {
+            self.asked = Some(Asked { beat: true, sent: now });
+            return Some(self.mine.clone().map_or(Question::Look, Question::Renew));
+        }
+        let wanted = self.wanted.as_ref()?;
+        self.asked = Some(Asked { beat: false, sent: now });
+        Some(match &wanted.step {
+            Step::Look => Question::Look,
+            Step::Replace(seen, new) => Question::Replace { seen: seen.clone(), new: new.clone() },
+            Step::Renew(mine) => Question::Renew(mine.clone()),
+        })
+    }
+
+    /// The answer to the last question.
+    ///
+    /// # Errors
+    /// When nothing was asked that is answered so.
+    pub fn reply<E>(&mut self, now: Time, reply: Reply<E>) -> Result<Option<Told<E>>, Illegal> {
+        let Some(Asked { beat, sent }) = self.asked else {
+            return Err(self.illegal("reply", "nothing was asked"));
+        };
+        let told = if beat {
+            let result = self.beaten(now, sent, reply)?;
+            self.due = match &result {
+                Ok(()) => sent + self.options.interval,
+                Err(_) => now + self.options.retry,
+            };
+            Some(Told::Beat(result))
+        } else {
+            self.advance(now, sent, reply)?.map(Told::Wish)
+        };
+        self.asked = None;
+        if matches!(told, Some(Told::Wish(_))) {
+            self.wanted = None;
+        }
+        Ok(told)
+    }
+
+    fn illegal(&self, event: &'static str, expected: &'static str) -> Illegal {
+        let state = if self.asked.is_some() { "asking" } else { "resting" };
+        Illegal { machine: "the arbiter's client", state, event, expected }
+    }
+
+    fn lose(&mut self, why: String) {
+        self.lease.lost();
+        self.lost.get_or_insert(why);
+    }
+
+    // ---- the lease ----
+
+    fn beaten<E>(
+        &mut self,
+        now: Time,
+        sent: Time,
+        reply: Reply<E>,
+    ) -> Result<Result<(), Trouble<E>>, Illegal> {
+        Ok(match reply {
+            Reply::Failed(error) => Err(Trouble::Failed(error)),
+            Reply::Looked(snapshot) if self.mine.is_none() => {
+                self.saw(now, snapshot);
+                Ok(())
+            }
+            reply => self.renewed(now, sent, reply)?,
+        })
+    }
+
+    fn renewed<E>(
+        &mut self,
+        now: Time,
+        sent: Time,
+        reply: Reply<E>,
+    ) -> Result<Result<(), Trouble<E>>, Illegal> {
+        let Some(mine) = &self.mine else {
+            return Err(self.illegal("reply", "no renewal was asked for"));
+        };
+        let expected = mine.held.record.term;
+        match reply {
+            Reply::Renewed => self.lease.renewed(sent, now),
+            Reply::Found(Some(found)) if found.held.record.holder == self.options.holder => {
+                // A claim of this process whose answer was lost has been carried out after all.
+                self.won(found, None);
+            }
+            Reply::Found(Some(found)) if found.held.record.term >= expected => {
+                self.lose(found.held.record.to_string());
+                self.mine = None;
+            }
+            Reply::Found(found) => return Ok(Err(missing(expected, found.as_ref()))),
+            Reply::Failed(error) => return Ok(Err(Trouble::Failed(error))),
+            _ => return Err(self.illegal("reply", "a renewal is answered by Renewed or Found")),
+        }
+        Ok(Ok(()))
+    }
+
+    fn won(&mut self, record: Written, begins: Option<Time>) {
+        self.term = self.term.max(record.held.record.term);
+        self.lease.won(begins);
+        self.mine = Some(record);
+    }
+
+    /// Keeps count of how long it has been so: the lease of whoever beats is judged by it.
+    fn saw(&mut self, now: Time, snapshot: Snapshot) {
+        if self.seen.as_ref().is_none_or(|(seen, _)| *seen != snapshot) {
+            self.seen = Some((snapshot, now));
+        }
+    }
+
+    // ---- wishes ----
+
+    fn advance<E>(
+        &mut self,
+        now: Time,
+        sent: Time,
+        reply: Reply<E>,
+    ) -> Result<Option<Result<Success, Trouble<E>>>, Illegal> {
+        let Some(Wanted { wish, step, .. }) = &self.wanted else {
+            return Err(self.illegal("reply", "nothing was wished for"));
+        };
+        Ok(match (step, reply) {
+            (_, Reply::Failed(error)) => Some(Err(Trouble::Failed(error))),
+            (Step::Look, Reply::Looked(snapshot)) => {
+                let wish = wish.clone();
+                self.saw(now, snapshot.clone());
+                self.decide(now, &wish, snapshot)
+            }
+            (Step::Replace(..), Reply::Replaced(None)) => self.again(),
+            (Step::Replace(seen, _), Reply::Replaced(Some(written))) => {
+                let former = seen.term.as_ref().map(|term| term.held.clone());
+                Some(Ok(self.replaced(now, sent, former.as_ref(), written)))
+            }
+            (Step::Renew(_), reply @ (Reply::Renewed | Reply::Found(_))) => {
+                let granted = self.granted();
+                Some(self.renewed(now, sent, reply)?.map(|()| granted))
+            }
+            _ => return Err(self.illegal("reply", "another question was asked")),
+        })
+    }
+
+    /// Somebody was faster: everything is looked at again.
+    fn again<E>(&mut self) -> Option<Result<Success, Trouble<E>>> {
+        let wanted = self.wanted.as_mut()?;
+        wanted.rounds -= 1;
+        wanted.step = Step::Look;
+        (wanted.rounds == 0).then_some(Err(Trouble::Changing))
+    }
+
+    fn go_on<E>(&mut self, step: Step) -> Option<Result<Success, Trouble<E>>> {
+        if let Some(wanted) = &mut self.wanted {
+            wanted.step = step;
+        }
+        None
+    }
+
+    fn decide<E>(
+        &mut self,
+        now: Time,
+        wish: &Wish,
+        snapshot: Snapshot,
+    ) -> Option<Result<Success, Trouble<E>>> {
+        match wish {
+            Wish::Look => Some(Ok(Success::Looked)),
+            Wish::Claim { term, why } => self.claim(now, *term, why, snapshot),
+            Wish::Begin { seize } => self.begin(now, *seize, snapshot),
+            Wish::End { term } => self.end(*term, snapshot),
+        }
+    }
+
+    fn claim<E>(
+        &mut self,
+        now: Time,
+        term: Term,
+        why: &str,
+        snapshot: Snapshot,
+    ) -> Option<Result<Success, Trouble<E>>> {
+        let before = term.0 - 1;
+        let Some(current) = &snapshot.term else { return Some(Err(missing(before, None))) };
+        let record = &current.held.record;
+        if record.term == term.0 && record.holder == self.options.holder {
+            return self.adopt(now, current.clone());
+        }
+        if record.term >= term.0 {
+            return Some(Ok(Success::Denied(record.clone())));
+        }
+        if record.term + 1 != term.0 {
+            return Some(Err(missing(before, Some(current))));
+        }
+        if current.held.ended {
+            // The machine ended in good order, and its standby was not reached: nobody brings it back.
+            let why = format!("{} ended the machine", record.holder);
+            return Some(Ok(Success::Denied(TermRecord { why, ..record.clone() })));
+        }
+        let new = self.held(Some(&current.held), term, why);
+        self.go_on(Step::Replace(snapshot, new))
+    }
+
+    fn begin<E>(
+        &mut self,
+        now: Time,
+        seize: bool,
+        snapshot: Snapshot,
+    ) -> Option<Result<Success, Trouble<E>>> {
+        let term = match &snapshot.term {
+            None => Term(1),
+            Some(current) if current.held.record.holder == self.options.holder => {
+                return self.adopt(now, current.clone());
+            }
+            Some(current) if !current.held.ended && !seize => {
+                return Some(Ok(Success::Taken(current.held.record.clone())));
+            }
+            Some(current) => Term(current.held.record.term).next(),
+        };
+        let new = self.held(snapshot.term.as_ref().map(|term| &term.held), term, "start");
+        self.go_on(Step::Replace(snapshot, new))
+    }
+
+    fn end<E>(&mut self, term: Term, snapshot: Snapshot) -> Option<Result<Success, Trouble<E>>> {
+        let ours =
+            |held: &Held| held.record.term == term.0 && held.record.holder == self.options.holder;
+        match &snapshot.term {
+            Some(current) if ours(&current.held) && current.held.ended => Some(Ok(Success::Ended)),
+            Some(current) if ours(&current.held) => {
+                let new = Held { ended: true, ..current.held.clone() };
+                self.go_on(Step::Replace(snapshot, new))
+            }
+            found => Some(Err(missing(term.0, found.as_ref()))),
+        }
+    }
+
+    /// A term won earlier by this process, whose answer was lost. When it was won is not known, so the former holder's
+    /// lease is waited for from now on.
+    fn adopt<E>(&mut self, now: Time, current: Written) -> Option<Result<Success, Trouble<E>>> {
+        let waits = self.mine.is_none();
+        let begins = now + Duration::from_millis(current.held.lease_ms);
+        self.won(current.clone(), waits.then_some(begins));
+        self.go_on(Step::Renew(current))
+    }
+
+    fn replaced(
+        &mut self,
+        now: Time,
+        sent: Time,
+        former: Option<&Held>,
+        written: Written,
+    ) -> Success {
+        if written.held.ended {
+            return Success::Ended;
+        }
+        let since = self.seen.as_ref().map_or(now, |(_, since)| *since);
+        // P2: others may perform as long as their lease runs; one's own goes over into the new term.
+        let waits = former.filter(|held| !held.ended && held.record.holder != self.options.holder);
+        let begins = waits.map(|held| since + Duration::from_millis(held.lease_ms));
+        self.won(written, begins);
+        self.lease.renewed(sent, now);
+        self.granted()
+    }
+
+    fn granted(&self) -> Success {
+        match self.wanted.as_ref().map(|wanted| &wanted.wish) {
+            Some(Wish::Begin { .. }) => Success::Began(Term(self.term)),
+            _ => Success::Granted,
+        }
+    }
+
+    fn held(&self, former: Option<&Held>, term: Term, why: &str) -> Held {
+        let record = TermRecord {
+            vm: self.options.vm.clone(),
+            term: term.0,
+            holder: self.options.holder.clone(),
+            why: why.to_owned(),
+            won_at: 0,
+        };
+        let own = u64::try_from(self.lease.length().as_millis()).unwrap_or(u64::MAX);
+        let earlier = former.filter(|held| !held.ended).map_or(0, |held| held.lease_ms);
+        Held { record, lease_ms: own.max(earlier), ended: false }
+    }
+}
+
+fn missing<E>(expected: u64, found: Option<&Written>) -> Trouble<E> {
+    Trouble::Missing { expected, found: found.map(|found| Box::new(found.held.record.clone())) }
+}

@@ -1,0 +1,267 @@
+//! The client against a register that answers as it is told to.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use super::*;
+use crate::Time;
+use alloc::string::ToString;
+use core::time::Duration;
+use io_gate::host::Term;
+
+const MS: u64 = 1_000_000;
+const LEASE: u64 = 800;
+
+fn at(millis: u64) -> Time {
+    Time(millis * MS)
+}
+
+fn client(holder: &str) -> Client {
+    let lease = Duration::from_millis(LEASE);
+    let options = ClientOptions {
+        vm: "vm".into(),
+        holder: holder.into(),
+        lease,
+        interval: lease / 4,
+        retry: lease / 8,
+    };
+    Client::new(options, at(0))
+}
+
+/// What etcd does.
+#[derive(Default)]
+struct Register {
+    record: Option<Written>,
+    beat: i64,
+}
+
+impl Register {
+    fn answer(&mut self, question: Question) -> Reply<()> {
+        match question {
+            Question::Look => {
+                Reply::Looked(Snapshot { term: self.record.clone(), beat: self.beat })
+            }
+            Question::Replace { seen, new } => {
+                if seen.term != self.record || seen.beat != self.beat {
+                    return Reply::Replaced(None);
+                }
+                self.beat += 1;
+                let value = alloc::format!("{new:?}").into_bytes();
+                self.record = Some(Written { held: new, value });
+                Reply::Replaced(self.record.clone())
+            }
+            Question::Renew(mine) if self.record.as_ref() == Some(&mine) => {
+                self.beat += 1;
+                Reply::Renewed
+            }
+            Question::Renew(_) => Reply::Found(self.record.clone()),
+        }
+    }
+
+    /// Asks until there is something to tell.
+    fn serve(&mut self, client: &mut Client, now: Time) -> Option<Told<()>> {
+        while let Some(question) = client.next(now) {
+            let reply = self.answer(question);
+            if let Some(told) = client.reply(now, reply).unwrap() {
+                return Some(told);
+            }
+        }
+        None
+    }
+
+    fn grant(
+        &mut self,
+        client: &mut Client,
+        now: Time,
+        wish: Wish,
+    ) -> Result<Success, Trouble<()>> {
+        client.wish(wish).unwrap();
+        loop {
+            match self.serve(client, now) {
+                Some(Told::Wish(result)) => return result,
+                Some(Told::Beat(result)) => result.unwrap(),
+                None => panic!("the wish was forgotten"),
+            }
+        }
+    }
+}
+
+fn claim(term: u64) -> Wish {
+    Wish::Claim { term: Term(term), why: "test".to_string() }
+}
+
+fn begin() -> Wish {
+    Wish::Begin { seize: false }
+}
+
+#[test]
+fn p2_a_term_is_won_once_and_the_winner_waits_for_the_former_lease() {
+    let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
+    assert_eq!(register.grant(&mut a, at(0), begin()), Ok(Success::Began(Term(1))));
+    assert_eq!(a.lease().ask(at(1)), Right::Held);
+    assert!(matches!(register.grant(&mut b, at(10), begin()), Ok(Success::Taken(_))));
+    // Both want the next term; b has seen the beat since 10.
+    assert_eq!(register.grant(&mut b, at(50), claim(2)), Ok(Success::Granted));
+    assert!(matches!(register.grant(&mut a, at(60), claim(2)), Ok(Success::Denied(record))
+        if record.holder == "b"));
+    assert_eq!(b.lease().ask(at(10 + LEASE - 1)), Right::Lapsed);
+    assert_eq!(b.lease().begins(), at(10 + LEASE));
+    // The former holder learns of it when its renewal is due, and not later than its lease ends.
+    assert_eq!(a.lease().ask(at(LEASE - LEASE / 8)), Right::Lapsed);
+    assert_eq!(register.serve(&mut a, at(200)), Some(Told::Beat(Ok(()))));
+    assert_eq!((a.lease().ask(at(201)), a.lost()), (Right::Lost, Some("term 2 is held by b")));
+    assert_eq!((a.term(), b.term()), (1, 2));
+}
+
+#[test]
+fn its_own_next_term_is_won_without_a_gap() {
+    let (mut register, mut a) = (Register::default(), client("a"));
+    register.grant(&mut a, at(0), begin()).unwrap();
+    register.grant(&mut a, at(100), claim(2)).unwrap();
+    assert_eq!(a.lease().ask(at(101)), Right::Held);
+    assert_eq!(a.lease().begins(), at(0));
+}
+
+/// P2: what a renewal brings counts from when it was sent, whenever its answer comes.
+#[test]
+fn p2_a_renewal_counts_from_sending() {
+    let (mut register, mut a) = (Register::default(), client("a"));
+    register.grant(&mut a, at(0), begin()).unwrap();
+    assert_eq!(a.next_deadline(), at(200));
+    assert_eq!(a.next(at(199)), None);
+    let question = a.next(at(200)).unwrap();
+    assert_eq!(a.next(at(201)), None, "one question at a time");
+    let reply = register.answer(question);
+    assert_eq!(a.reply(at(650), reply), Ok(Some(Told::Beat(Ok(())))));
+    assert_eq!(a.lease().ask(at(200 + 699)), Right::Held);
+    assert_eq!(a.lease().ask(at(200 + 700)), Right::Lapsed);
+    // Late: the next is due at once. It fails, and is tried again soon.
+    assert_eq!(a.next_deadline(), at(400));
+    a.next(at(650)).unwrap();
+    assert_eq!(a.reply(at(700), Reply::Failed(())), Ok(Some(Told::Beat(Err(Trouble::Failed(()))))));
+    assert_eq!(a.next_deadline(), at(800));
+}
+
+/// A claim that was carried out, and whose answer was lost, is found by the next renewal or claim.
+#[test]
+fn a_lost_answer_is_found_again() {
+    for again in [false, true] {
+        let (mut register, mut a) = (Register::default(), client("a"));
+        register.grant(&mut a, at(0), begin()).unwrap();
+        a.wish(claim(2)).unwrap();
+        for _ in 0..2 {
+            let question = a.next(at(10)).unwrap();
+            let reply = register.answer(question.clone());
+            let lost = matches!(question, Question::Replace { .. });
+            let told = a.reply(at(20), if lost { Reply::Failed(()) } else { reply }).unwrap();
+            assert_eq!(told.is_some(), lost);
+        }
+        assert_eq!(a.term(), 1);
+        if again {
+            assert_eq!(register.grant(&mut a, at(30), claim(2)), Ok(Success::Granted));
+        } else {
+            assert_eq!(register.serve(&mut a, at(200)), Some(Told::Beat(Ok(()))));
+        }
+        assert_eq!((a.term(), a.lost()), (2, None));
+        assert_eq!(a.lease().begins(), at(0), "nobody else has performed meanwhile");
+    }
+}
+
+/// P2: when a stranger's claim was won is not known to it, so it waits a whole lease from when it finds out.
+#[test]
+fn p2_a_stranger_that_finds_that_it_has_won_waits() {
+    let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
+    register.grant(&mut a, at(0), begin()).unwrap();
+    b.wish(claim(2)).unwrap();
+    let mut told = None;
+    while told.is_none() {
+        let question = b.next(at(10)).unwrap();
+        let reply = register.answer(question.clone());
+        let lost = matches!(question, Question::Replace { .. });
+        told = b.reply(at(10), if lost { Reply::Failed(()) } else { reply }).unwrap();
+    }
+    assert_eq!(register.grant(&mut b, at(100), claim(2)), Ok(Success::Granted));
+    assert_eq!(b.lease().begins(), at(100 + LEASE));
+}
+
+#[test]
+fn a_claim_that_meets_a_renewal_is_made_again_and_not_for_ever() {
+    let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
+    register.grant(&mut a, at(0), begin()).unwrap();
+    b.wish(claim(2)).unwrap();
+    let mut rounds = 0;
+    let told = loop {
+        let question = b.next(at(1)).unwrap();
+        let renewed = register.beat + 1;
+        if matches!(question, Question::Replace { .. }) {
+            register.beat = renewed;
+            rounds += 1;
+        }
+        let reply = register.answer(question);
+        if let Some(told) = b.reply(at(1), reply).unwrap() {
+            break told;
+        }
+    };
+    assert_eq!((told, rounds), (Told::Wish(Err(Trouble::Changing)), 8));
+}
+
+#[test]
+fn a_register_that_went_back_grants_nothing() {
+    let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
+    let missing = |result: Result<Success, Trouble<()>>, term| {
+        assert!(matches!(result, Err(Trouble::Missing { expected, .. }) if expected == term));
+    };
+    missing(register.grant(&mut b, at(0), claim(2)), 1);
+    register.grant(&mut a, at(0), begin()).unwrap();
+    missing(register.grant(&mut b, at(0), claim(3)), 2);
+    let backup = register.record.clone();
+    register.grant(&mut a, at(0), claim(2)).unwrap();
+    register.record = backup;
+    // Its own earlier record is there: nothing tells that from a claim of its own, and nobody else has won.
+    assert_eq!(register.serve(&mut a, at(200)), Some(Told::Beat(Ok(()))));
+    register.record = None;
+    let told = register.serve(&mut a, at(400));
+    assert!(matches!(told, Some(Told::Beat(Err(Trouble::Missing { .. })))), "{told:?}");
+}
+
+#[test]
+fn a_machine_that_has_ended_is_not_brought_back_and_its_name_is_free() {
+    let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
+    register.grant(&mut a, at(0), begin()).unwrap();
+    a.wish(Wish::End { term: Term(1) }).unwrap();
+    assert_eq!(a.lease().ask(at(1)), Right::Lost, "before others are told");
+    a.next(at(1)).unwrap();
+    let failed = Told::Wish(Err(Trouble::Failed(())));
+    assert_eq!(a.reply(at(1), Reply::Failed(())), Ok(Some(failed)));
+    let end = Wish::End { term: Term(1) };
+    assert_eq!(register.grant(&mut a, at(2), end.clone()), Ok(Success::Ended));
+    assert_eq!(
+        register.grant(&mut a, at(3), end),
+        Ok(Success::Ended),
+        "its answer may have been lost"
+    );
+    assert!(matches!(register.grant(&mut b, at(4), claim(2)), Ok(Success::Denied(record))
+        if record.why.contains("ended the machine")));
+    assert_eq!(register.grant(&mut b, at(5), begin()), Ok(Success::Began(Term(2))));
+    assert_eq!(b.lease().ask(at(6)), Right::Held, "nobody's lease is waited for");
+}
+
+#[test]
+fn what_was_not_asked_is_not_answered() {
+    let mut a = client("a");
+    let illegal = a.reply(at(0), Reply::<()>::Renewed).unwrap_err();
+    assert_eq!((illegal.state, illegal.event), ("resting", "reply"));
+    a.wish(begin()).unwrap();
+    assert_eq!(a.wish(begin()).unwrap_err().expected, "one wish at a time");
+    a.next(at(0)).unwrap();
+    assert!(a.reply(at(0), Reply::<()>::Renewed).is_err());
+    let empty = Snapshot { term: None, beat: 0 };
+    assert_eq!(a.reply(at(0), Reply::<()>::Looked(empty)), Ok(None), "the machine has not changed");
+}
+
+/// The proof's bound, by numbers: clocks that are wrong by 5 %, both to the bad side.
+#[test]
+fn p2_the_guard_covers_clocks_that_are_five_per_cent_off() {
+    let mut lease = Lease::new(Duration::from_millis(LEASE));
+    lease.renewed(at(0), at(0));
+    let holder_ends = (0..LEASE).take_while(|millis| lease.ask(at(*millis)) == Right::Held).count();
+    assert!(holder_ends as f64 * 1.05 < LEASE as f64 * 0.95);
+}
