@@ -169,7 +169,7 @@ impl Ledger {
             }
             Err(error) => {
                 let waiting: Vec<EffectId> = self.waiting_since(first, origin).collect();
-                waiting.into_iter().for_each(|id| self.cancel(id));
+                self.cancel_all(waiting);
                 Err(error)
             }
         }
@@ -378,32 +378,34 @@ impl Ledger {
     }
 
     /// Drops everything that has not left: the machine was reset, or it lost the right to perform.
-    pub fn cancel_held(&mut self) {
-        let ids: Vec<EffectId> = self.held.iter().map(|held| held.record.id).collect();
-        ids.into_iter().for_each(|id| self.cancel(id));
+    /// Gives the names of the effects.
+    pub fn cancel_held(&mut self) -> Vec<EffectId> {
+        let ids = self.held.iter().map(|held| held.record.id).collect();
+        self.cancel_all(ids)
     }
 
     /// Drops resets of the machine that have not left: it has just been reset, and what asked for
-    /// them is gone. A power-off stays: it was asked for, and has not happened.
-    pub fn cancel_resets(&mut self) {
+    /// them is gone. A power-off stays: it was asked for, and has not happened. Gives the names of
+    /// the effects.
+    pub fn cancel_resets(&mut self) -> Vec<EffectId> {
         let reset = Request::Effect(EffectOp::Power(PowerEvent::Reset));
         let held = self.held.iter().filter(|held| held.record.request == reset);
-        let ids: Vec<EffectId> = held.map(|held| held.record.id).collect();
-        ids.into_iter().for_each(|id| self.cancel(id));
+        let ids = held.map(|held| held.record.id).collect();
+        self.cancel_all(ids)
     }
 
     /// Drops the requests of a slot's descriptor chains that have not left: its driver has reset
-    /// the device, and owns the memory they point to again.
-    pub fn cancel_chains_of(&mut self, slot: u16) {
+    /// the device, and owns the memory they point to again. Gives the names of the effects.
+    pub fn cancel_chains_of(&mut self, slot: u16) -> Vec<EffectId> {
         let waits = |entry: &Performable| matches!(entry.record.origin, Origin::Chain { slot: of, .. } if of == slot);
-        let ids: Vec<EffectId> = self
+        let ids = self
             .held
             .iter()
             .chain(&self.inputs)
             .filter(|entry| waits(entry))
             .map(|entry| entry.record.id)
             .collect();
-        ids.into_iter().for_each(|id| self.cancel(id));
+        self.cancel_all(ids)
     }
 
     /// Takes over the requests in flight of a checkpoint: they are held, as replays, until a proof
@@ -483,7 +485,14 @@ impl Ledger {
             .map(|(id, _)| *id)
     }
 
-    fn cancel(&mut self, id: EffectId) {
+    /// Drops what has not left; gives the effects among it.
+    fn cancel_all(&mut self, mut ids: Vec<EffectId>) -> Vec<EffectId> {
+        ids.retain(|id| self.cancel(*id));
+        ids
+    }
+
+    /// Whether it was an effect.
+    fn cancel(&mut self, id: EffectId) -> bool {
         self.held.retain(|held| {
             let stays = held.record.id != id;
             if !stays {
@@ -492,11 +501,10 @@ impl Ledger {
             stays
         });
         self.inputs.retain(|input| input.record.id != id);
-        if let Some(entry) = self.in_flight.remove(&id)
-            && matches!(entry.record.request, Request::Effect(_))
-        {
-            self.counts.cancelled += 1;
-        }
+        let entry = self.in_flight.remove(&id);
+        let effect = entry.is_some_and(|entry| matches!(entry.record.request, Request::Effect(_)));
+        self.counts.cancelled += u64::from(effect);
+        effect
     }
 
     fn assert_tokens_balanced(&self) {

@@ -16,6 +16,7 @@ use crate::completion::{Completion, Performed};
 use crate::descriptors::event;
 use crate::fence::{Fence, Permission};
 use crate::guest_memory::GuestMemory;
+use crate::observer::Observer;
 
 /// A broken invariant of the gate panics with its lock held; nothing may go on after that.
 pub(crate) const POISONED: &str = "another thread has found the gate's invariants broken";
@@ -26,6 +27,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(10);
 pub(crate) struct Core {
     pub(crate) memory: Arc<GuestMemory>,
     fence: Arc<dyn Fence>,
+    observer: Option<Arc<dyn Observer>>,
     fenced_off: AtomicBool,
     fenced_event: EventFd,
     /// Threads that wait for the fence to answer.
@@ -43,10 +45,12 @@ impl Core {
         ledger: Ledger,
         memory: Arc<GuestMemory>,
         fence: Arc<dyn Fence>,
+        observer: Option<Arc<dyn Observer>>,
     ) -> io::Result<Self> {
         Ok(Self {
             memory,
             fence,
+            observer,
             fenced_off: AtomicBool::new(false),
             fenced_event: event()?,
             waiting: AtomicUsize::new(0),
@@ -61,6 +65,16 @@ impl Core {
 
     pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().expect(POISONED)
+    }
+
+    /// Who is told what happens to effects.
+    pub(crate) fn observer(&self) -> Option<&dyn Observer> {
+        self.observer.as_deref()
+    }
+
+    /// The term in which the fence permits, where there are terms.
+    pub(crate) fn term(&self) -> Option<u64> {
+        self.fence.term()
     }
 
     /// P2: asked right before each effect is performed. Once the answer was no, it stays no. While
@@ -141,7 +155,13 @@ impl Core {
     /// P2: from now on nothing is performed. What is held is dropped; the ledger counts it.
     pub(crate) fn fence_off(&self) {
         if !self.fenced_off.swap(true, Ordering::AcqRel) {
-            self.ledger().cancel_held();
+            let mut ledger = self.ledger();
+            let cancelled = ledger.cancel_held();
+            if let Some(observer) = self.observer() {
+                observer.cancelled(&cancelled);
+                observer.fenced_off();
+            }
+            drop(ledger);
             signal(&self.fenced_event);
         }
     }

@@ -27,6 +27,7 @@ use crate::guest_memory::{GuestMemory, copy_out};
 use crate::inputs::{Inputs, Role, Token};
 use crate::lane::{Job, Lane, LaneStart};
 use crate::latency::{Latencies, LatencySummary};
+use crate::observer::{Noted, Observer};
 use crate::perform;
 
 /// The most that held effects may carry before queues have to wait.
@@ -90,7 +91,21 @@ impl GateHost {
         fence: Arc<dyn Fence>,
         lane_start: LaneStart,
     ) -> io::Result<Arc<Self>> {
-        let core = Arc::new(Core::new(ledger, memory, fence)?);
+        Self::with_observer(ledger, memory, fence, lane_start, None)
+    }
+
+    /// As [`with_lane_start`](Self::with_lane_start); `observer` is told what happens to effects.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors or threads.
+    pub fn with_observer(
+        ledger: Ledger,
+        memory: Arc<GuestMemory>,
+        fence: Arc<dyn Fence>,
+        lane_start: LaneStart,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> io::Result<Arc<Self>> {
+        let core = Arc::new(Core::new(ledger, memory, fence, observer)?);
         let sink = Arc::new(Sink::Power);
         let power = Lane::start("power".to_owned(), core.clone(), sink, lane_start.clone())?;
         Ok(Arc::new(Self {
@@ -156,8 +171,12 @@ impl GateHost {
     pub fn run_alone(&self, proof: Alone) {
         let performer = self.performer();
         let mut ledger = self.core.ledger();
+        if let Some(observer) = self.core.observer() {
+            observer.opened(proof.term());
+        }
         let mut batch = ledger.run_alone(proof);
         batch.extend(ledger.take_ready());
+        self.tell_staged(&batch);
         drop(ledger);
         self.note_released(&batch);
         self.hand_over_all(&performer, batch);
@@ -171,6 +190,12 @@ impl GateHost {
         // wait for a standby that knows nothing of it.
         let mut ledger = self.core.ledger();
         let batch = ledger.take_ready();
+        self.tell_staged(&batch);
+        if let Some(observer) = self.core.observer()
+            && !ledger.holds()
+        {
+            observer.held(ledger.next_id());
+        }
         ledger.hold();
         drop(ledger);
         self.hand_over_all(&performer, batch);
@@ -214,6 +239,10 @@ impl GateHost {
     /// # Panics
     /// When this gate has been used already.
     pub fn adopt(&self, epoch: Epoch, next_id: EffectId, in_flight: Vec<Record>) {
+        if let Some(observer) = self.core.observer() {
+            let effects: Vec<Noted> = in_flight.iter().filter_map(Noted::of).collect();
+            observer.adopted(&effects, next_id);
+        }
         self.core.ledger().adopt(epoch, next_id, in_flight);
     }
 
@@ -360,7 +389,9 @@ impl GateHost {
         let _performer = self.performer();
         self.power.drain();
         self.core.forget_resets();
-        self.core.ledger().cancel_resets();
+        let mut ledger = self.core.ledger();
+        let cancelled = ledger.cancel_resets();
+        self.tell_cancelled(&cancelled);
     }
 
     /// How long effects have waited at the gate, by class.
@@ -401,14 +432,24 @@ impl GateHost {
 
     fn copy_held(&self, ledger: &mut Ledger) {
         let mut staged = Vec::new();
+        let observer = self.core.observer();
+        let mut noted = Vec::new();
         ledger.copy_held(|record| {
             staged.push(record.id);
+            if observer.is_some() {
+                noted.extend(Noted::of(record));
+            }
             let Request::Effect(op) = &record.request else { return None };
             let ranges = op.payload()?.guest_ranges()?;
             copy_out(&self.core.memory, ranges).ok()
         });
         if staged.is_empty() {
             return;
+        }
+        if let Some(observer) = observer {
+            // Copied newest first.
+            noted.reverse();
+            observer.staged(&noted);
         }
         let now = Instant::now();
         let mut latencies = self.latencies.lock().expect(POISONED);
@@ -421,7 +462,10 @@ impl GateHost {
 
     fn flush(&self, own: u16) -> Vec<Performed> {
         let performer = self.performer();
-        let batch = self.core.ledger().take_ready();
+        let mut ledger = self.core.ledger();
+        let batch = ledger.take_ready();
+        self.tell_staged(&batch);
+        drop(ledger);
         let mut own_done = Vec::new();
         for done in self.hand_over(&performer, batch) {
             if done.request.record().origin.slot() == own {
@@ -474,6 +518,11 @@ impl GateHost {
                     }
                 }
                 None => {
+                    if let (Some(observer), Some(effect)) =
+                        (self.core.observer(), Noted::of(record))
+                    {
+                        observer.returned(effect);
+                    }
                     let outcome = Outcome::Unsupported;
                     done.push(Performed { request, outcome, data: Vec::new() });
                 }
@@ -483,6 +532,21 @@ impl GateHost {
         self.power.push(power);
         let core = self.core.clone();
         done.into_iter().filter_map(move |done| core.settle_detached(done))
+    }
+
+    /// What passes an open gate is told of as it passes. With the ledger's lock held, so that what
+    /// is staged later is told of later.
+    fn tell_staged(&self, batch: &[Performable]) {
+        let Some(observer) = self.core.observer() else { return };
+        let own = batch.iter().filter(|request| !request.is_replay());
+        let effects: Vec<Noted> = own.filter_map(|request| Noted::of(request.record())).collect();
+        observer.staged(&effects);
+    }
+
+    fn tell_cancelled(&self, effects: &[EffectId]) {
+        if let Some(observer) = self.core.observer() {
+            observer.cancelled(effects);
+        }
     }
 
     fn note_released(&self, batch: &[Performable]) {
@@ -501,7 +565,8 @@ impl GateHost {
         let _performer = self.performer();
         self.of_slot(slot).iter().for_each(|backend| backend.lane().drain());
         let mut ledger = self.core.ledger();
-        ledger.cancel_chains_of(slot);
+        let cancelled = ledger.cancel_chains_of(slot);
+        self.tell_cancelled(&cancelled);
         for completion in self.core.take_completions_of(slot) {
             if let Kind::Performed(done) = completion.0 {
                 ledger.settle(done.request);

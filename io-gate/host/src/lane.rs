@@ -8,11 +8,13 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
+use io_gate::Outcome;
 use io_gate::host::{Performable, Request};
 
 use crate::backend::Sink;
 use crate::completion::{Completion, Kind, Performed};
 use crate::core::{Core, POISONED};
+use crate::observer::Noted;
 
 /// Called by each lane's thread before it does anything else: the place to give up rights.
 pub type LaneStart = Arc<dyn Fn() + Send + Sync>;
@@ -169,7 +171,7 @@ fn do_one(core: &Core, sink: &Sink, job: Job) -> Option<Completion> {
     }
     match job {
         Job::Perform(request) => {
-            let (outcome, data) = sink.perform(core, &request)?;
+            let (outcome, data) = perform(core, sink, &request)?;
             let done = core.settle_detached(Performed { request, outcome, data })?;
             return Some(Completion(Kind::Performed(done)));
         }
@@ -179,6 +181,21 @@ fn do_one(core: &Core, sink: &Sink, job: Job) -> Option<Completion> {
         Job::Finish => sink.finish(),
     }
     None
+}
+
+/// Performs a request, and tells the observer of an effect before it happens: what is performed
+/// is on the record by then. None when it is not permitted any more.
+fn perform(core: &Core, sink: &Sink, request: &Performable) -> Option<(Outcome, Vec<u8>)> {
+    let Some(observer) = core.observer() else { return sink.perform(core, request) };
+    let Some(effect) = Noted::of(request.record()) else { return sink.perform(core, request) };
+    if !observer.performing(effect, request.is_replay(), core.term()) {
+        return None;
+    }
+    let performed = sink.perform(core, request);
+    if performed.is_none() {
+        observer.withheld(effect);
+    }
+    performed
 }
 
 impl Job {
