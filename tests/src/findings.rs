@@ -12,6 +12,8 @@ pub enum Kind {
     Lost,
     /// The guest went back behind what it had shown (P1).
     RolledBack,
+    /// Something left before its checkpoint was acknowledged (P1).
+    Unacknowledged,
     /// An operation took effect more than once.
     Duplicated,
     /// Both hosts performed effects (P2).
@@ -43,6 +45,7 @@ impl fmt::Display for Finding {
         let kind = match self.kind {
             Kind::Lost => "lost",
             Kind::RolledBack => "rolled back",
+            Kind::Unacknowledged => "unacknowledged",
             Kind::Duplicated => "duplicated",
             Kind::TwoActive => "two active",
             Kind::Corrupt => "corrupt",

@@ -129,6 +129,8 @@ pub struct PairConfig {
     pub slow: u32,
     /// Encrypt and authenticate the replication link.
     pub tls: bool,
+    /// Both sides keep audit logs, which are judged at the end.
+    pub audit: bool,
     /// A device of the catalogue that the guest drives, with a console behind it.
     pub device: Option<String>,
     /// Do not use network namespaces.

@@ -56,6 +56,8 @@ pub(super) struct Launcher<'a> {
     dir: &'a Path,
     arbiter: Arbiter,
     started: u32,
+    /// The audit logs of all that were started.
+    audits: Vec<PathBuf>,
     /// The guest's serial line is on pipes, not in a file.
     console: bool,
 }
@@ -72,7 +74,9 @@ impl<'a> Launcher<'a> {
         dir: &'a Path,
     ) -> Result<Self> {
         let arbiter = Arbiter::start(config, bed, dir)?;
-        let launcher = Self { config, bed, switch, dir, arbiter, started: 0, console: false };
+        let audits = Vec::new();
+        let launcher =
+            Self { config, bed, switch, dir, arbiter, started: 0, audits, console: false };
         if config.tls {
             let authority = Authority::new("run-pair")?;
             for host in [Host::A, Host::B] {
@@ -102,6 +106,11 @@ impl<'a> Launcher<'a> {
     /// What the device under test has printed, on whichever host.
     pub(super) fn device_output(&self) -> PathBuf {
         self.dir.join("device.out")
+    }
+
+    /// The audit logs of all that were started, dead or alive.
+    pub(super) fn audits(&self) -> &[PathBuf] {
+        &self.audits
     }
 
     /// The disk that both hosts see.
@@ -139,6 +148,11 @@ impl<'a> Launcher<'a> {
         let socket = self.dir.join(format!("{name}.ctl"));
         let mut command = self.bed.command(host, &self.config.kemari);
         command.args(arguments).args(self.common(host, &name)).arg("--control").arg(&socket);
+        if self.config.audit {
+            let audit = self.dir.join(format!("{name}.audit"));
+            command.arg("--audit").arg(&audit);
+            self.audits.push(audit);
+        }
         let end = || if self.console { Stdio::piped() } else { Stdio::null() };
         command.stdin(end()).stdout(end());
         let log = self.dir.join(format!("{name}.log"));

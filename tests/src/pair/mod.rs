@@ -1,6 +1,7 @@
 //! Runs a pair, breaks it round by round under an outside client, and judges what that client saw.
 
 mod arbiter;
+mod audit;
 pub mod config;
 pub mod interactive;
 mod members;
@@ -156,6 +157,13 @@ impl<'a> Pair<'a> {
             let takeovers = u64::from(self.surroundings.config.rounds);
             let (seen, findings) = exercise::check(&self.launcher.device_output(), takeovers)?;
             report.device = Some(seen);
+            report.findings.extend(findings);
+        }
+        if self.surroundings.config.audit {
+            self.surroundings.progress.step("the audit logs are judged");
+            let config = self.surroundings.config;
+            let (line, findings) = audit::judge(&config.kemari, self.launcher.audits())?;
+            report.audit = Some(line);
             report.findings.extend(findings);
         }
         let disk = self.observer.check_disk()?;

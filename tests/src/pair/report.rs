@@ -63,6 +63,8 @@ pub struct RunReport {
     pub operations: u64,
     /// What the device under test has printed, if there was one.
     pub device: Option<Exercise>,
+    /// What the audit logs prove, if there were any.
+    pub audit: Option<String>,
     /// What was looked at on the disk at the end.
     pub disk: String,
     /// What broke outside of any round.
@@ -193,6 +195,9 @@ impl fmt::Display for RunReport {
                 f,
                 "device             {lines} lines, none missing; {repeated} steps back at takeovers"
             )?;
+        }
+        if let Some(audit) = &self.audit {
+            writeln!(f, "audit              {audit}")?;
         }
         for (round, finding) in self.all_findings() {
             let place = round.map_or_else(String::new, |round| format!("round {round}: "));

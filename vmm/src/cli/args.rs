@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser};
 
 use crate::arbiter::ArbiterSpec;
+use crate::audit::AuditSpec;
 use crate::config::{
     BootSource, ConsoleConfig, DeviceConfig, DiskConfig, MachineConfig, MemoryConfig, NetConfig,
     parse_name,
@@ -31,6 +32,8 @@ pub enum Subcommand {
     Standby(Box<StandbyArgs>),
     /// Ask or tell a running `kemari` something through its control socket.
     Ctl(CtlArgs),
+    /// Prove from audit logs that no promise was broken, or show what is in one.
+    Audit(AuditArgs),
     /// Tell what this host's KVM can run.
     Probe(ProbeArgs),
 }
@@ -191,6 +194,10 @@ pub struct ProtectionArgs {
     /// note it, or have no filters.
     #[arg(long, value_name = "MODE", value_enum, default_value_t = Mode::On)]
     pub seccomp: Mode,
+    /// Record what becomes of every effect, for `kemari audit`: `FILE[,size=64MiB][,keep=4]`. The files are FILE.<run>.<number>,
+    /// of this size each, so many of them for each run of this command.
+    #[arg(long, value_name = "SPEC")]
+    pub audit: Option<AuditSpec>,
     /// Listen here for `kemari ctl`.
     #[arg(long, value_name = "SOCKET")]
     pub control: Option<PathBuf>,
@@ -376,6 +383,31 @@ pub enum CtlCommand {
     RotateKeys,
     /// End the machine in good order.
     PowerOff,
+}
+
+/// `kemari audit`
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// What to do with the logs.
+    #[command(subcommand)]
+    pub command: AuditCommand,
+}
+
+/// What can be done with logs.
+#[derive(Debug, clap::Subcommand)]
+pub enum AuditCommand {
+    /// Prove P1 (nothing leaves before its checkpoint is acknowledged) and P2 (one performs). Exit codes: 0 proved, 1 broken,
+    /// 2 what was named are no logs, 3 incomplete.
+    Verify {
+        /// What was given to --audit on each host that the virtual machine has had: primary, standby, and every later one.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// One line for each record.
+    Show {
+        /// What was given to --audit, or one of the files.
+        file: PathBuf,
+    },
 }
 
 /// `kemari probe`

@@ -10,11 +10,12 @@ use ft_core::Term;
 use ft_core::policy::PolicyOptions;
 use ft_core::primary::{Event, PrimaryOptions};
 use io_gate_host::backend::terminal::RawMode;
-use io_gate_host::{Fence, Unfenced};
+use io_gate_host::{Fence, Observer, Unfenced};
 use serde_json::{Value, json};
 
 use super::{CliError, ProtectionArgs};
 use crate::arbiter::Arbiter;
+use crate::audit::Recorder;
 use crate::config::{ConsoleConfig, MachineConfig};
 use crate::control::{Command, ControlSocket, Handler};
 use crate::engine::{Engine, EngineOptions, Sealer};
@@ -28,6 +29,11 @@ pub(super) fn fence(arbiter: Option<&Arc<dyn Arbiter>>) -> Arc<dyn Fence> {
         Some(arbiter) => arbiter.fence(),
         None => Arc::new(Unfenced),
     }
+}
+
+/// Who is told what happens to effects.
+pub(super) fn observer(recorder: Option<&Arc<Recorder>>) -> Option<Arc<dyn Observer>> {
+    recorder.map(|recorder| recorder.clone() as Arc<dyn Observer>)
 }
 
 /// How links are to be secured. What can be wrong with the files is found now.
@@ -46,12 +52,14 @@ pub(super) fn engine_options(
     args: &ProtectionArgs,
     name: &str,
     security: LinkSecurity,
+    audit: Option<Arc<Recorder>>,
 ) -> EngineOptions {
     let max_in_flight = args.max_in_flight as usize;
     EngineOptions {
         name: name.to_owned(),
         standby: args.standby.clone(),
         security,
+        audit,
         verify: args.verify,
         primary: PrimaryOptions {
             heartbeat_interval: Duration::from_millis(args.heartbeat_interval),

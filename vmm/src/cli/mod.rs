@@ -2,6 +2,7 @@
 
 mod arbiter;
 mod args;
+mod audit;
 mod ctl;
 mod guest;
 mod run;
@@ -13,8 +14,8 @@ use clap::Parser;
 use io_gate_host::backend::terminal::RawMode;
 
 pub use args::{
-    Cli, CtlArgs, CtlCommand, GuestDevices, ProbeArgs, ProtectionArgs, RunArgs, StandbyArgs,
-    Subcommand,
+    AuditArgs, AuditCommand, Cli, CtlArgs, CtlCommand, GuestDevices, ProbeArgs, ProtectionArgs,
+    RunArgs, StandbyArgs, Subcommand,
 };
 
 use crate::machine::MachineError;
@@ -66,6 +67,7 @@ pub fn main() -> ExitCode {
         Subcommand::Run(args) => run::run(&args),
         Subcommand::Standby(args) => standby::standby(&args),
         Subcommand::Ctl(args) => ctl::ctl(&args),
+        Subcommand::Audit(args) => audit::audit(&args),
         Subcommand::Probe(args) => probe(&args),
     };
     logging::flush();

@@ -3,8 +3,9 @@
 use ft_core::Term;
 use io_gate::host::new_gate;
 
-use super::guest::{self, PidFile};
-use super::{CliError, RunArgs, arbiter};
+use super::guest::{self, PidFile, observer};
+use super::{CliError, RunArgs, arbiter, audit};
+use crate::audit::{Event, Side, Won};
 use crate::engine::Engine;
 use crate::machine::{AttachOptions, Ended, Machine, MachineError, signals};
 
@@ -18,8 +19,12 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     super::confine(protection.seccomp)?;
     let arbiter = arbiter::open(protection, &args.name, "primary")?;
     let security = guest::link_security(protection)?;
+    let log = audit::start(protection, &args.name, Side::Primary)?;
+    let recorder = audit::recorder(log.as_ref());
     let (ledger, authority) = new_gate();
-    let machine = Machine::build(args.machine(), ledger, guest::fence(arbiter.as_ref()))?;
+    let fence = guest::fence(arbiter.as_ref());
+    let machine =
+        Machine::build_audited(args.machine(), ledger, fence, observer(recorder.as_ref()))?;
     // Everything that can be wrong is found before anything is visible outside.
     machine.boot()?;
     // Before any file or socket is touched that another process may be running this machine with.
@@ -29,6 +34,10 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
         }
         None => Term(0),
     };
+    if let Some(recorder) = &recorder {
+        let how = Won::Begin;
+        recorder.record(Event::TermWon { how, term: term.0, epoch: 0, session: 0, next: 1 });
+    }
     // A standby must be able to open the disks while this process still has them open: of a pair,
     // the arbiter says who may write.
     let shared_disks = arbiter.is_some() || protection.standby.is_some();
@@ -41,7 +50,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     signals::watch(move |number| ender.end(Ended::Signal(number)))
         .map_err(|error| CliError::failed(format!("cannot install signal handlers: {error}")))?;
     let terminal = guest::enter_terminal(machine.config())?;
-    let options = guest::engine_options(protection, &args.name, security);
+    let options = guest::engine_options(protection, &args.name, security, recorder);
     let engine = Engine::begin(machine.clone(), authority, arbiter.clone(), term, options)
         .map_err(|error| CliError::failed(format!("cannot start the engine: {error}")))?;
     guest::install_sealer(&engine)?;

@@ -7,12 +7,13 @@ use std::time::Duration;
 use ft_core::handshake::MachineLayout;
 use ft_core::standby::{Event, StandbyOptions};
 use io_gate::host::{CommitAuthority, new_gate};
-use io_gate_host::Fence;
+use io_gate_host::{Fence, Observer};
 use serde_json::json;
 
 use super::guest::{self, PidFile};
-use super::{CliError, StandbyArgs, arbiter};
+use super::{CliError, StandbyArgs, arbiter, audit};
 use crate::arbiter::Arbiter;
+use crate::audit::{Recorder, Side};
 use crate::config::MachineConfig;
 use crate::control::{Command, ControlSocket, Handler};
 use crate::engine::{Engine, EngineOptions, Takeover};
@@ -35,15 +36,22 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     let security = guest::link_security(protection)?;
     let listener =
         args.listen.listen(security.clone()).map_err(|error| CliError::usage(error.to_string()))?;
+    let log = audit::start(protection, &args.name, Side::Standby)?;
+    let recorder = audit::recorder(log.as_ref());
     let _pid_file = protection.pid_file.as_deref().map(PidFile::write).transpose()?;
     let factory = Factory {
         fence: guest::fence(arbiter.as_ref()),
+        observer: guest::observer(recorder.as_ref()),
         config: {
             let template = args.machine(0, 0);
             Box::new(move |memory, cpus| MachineConfig { memory, cpus, ..template.clone() })
         },
     };
-    let driver = StandbyDriver::new(standby_config(args), arbiter.clone(), Box::new(factory));
+    let driver = StandbyDriver::new(
+        standby_config(args, recorder.clone()),
+        arbiter.clone(),
+        Box::new(factory),
+    );
     let running: Running = Arc::new(Mutex::new(None));
     watch_signals(driver.inputs(), running.clone())?;
     let control =
@@ -58,7 +66,7 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
             Ok(0)
         }
         End::TakeOver(inheritance) => {
-            let options = guest::engine_options(protection, &args.name, security);
+            let options = guest::engine_options(protection, &args.name, security, recorder);
             take_over(options, *inheritance, arbiter.as_ref(), control.as_ref(), &running)
         }
     }
@@ -114,10 +122,11 @@ fn attach(machine: &Machine) -> Result<(), CliError> {
     }
 }
 
-fn standby_config(args: &StandbyArgs) -> StandbyConfig {
+fn standby_config(args: &StandbyArgs, audit: Option<Arc<Recorder>>) -> StandbyConfig {
     let timeout = Duration::from_millis(args.protection.heartbeat_timeout);
     StandbyConfig {
         name: args.name.clone(),
+        audit,
         options: StandbyOptions {
             heartbeat_interval: Duration::from_millis(args.protection.heartbeat_interval),
             heartbeat_timeout: timeout,
@@ -129,6 +138,7 @@ fn standby_config(args: &StandbyArgs) -> StandbyConfig {
 
 struct Factory {
     fence: Arc<dyn Fence>,
+    observer: Option<Arc<dyn Observer>>,
     config: Box<dyn Fn(u64, u32) -> MachineConfig + Send>,
 }
 
@@ -136,7 +146,8 @@ impl MachineFactory for Factory {
     fn build(&self, layout: &MachineLayout) -> Result<(Arc<Machine>, CommitAuthority), HostError> {
         let (ledger, authority) = new_gate();
         let config = (self.config)(layout.memory_size(), layout.cpus);
-        let machine = Machine::build(config, ledger, self.fence.clone())?;
+        let (fence, observer) = (self.fence.clone(), self.observer.clone());
+        let machine = Machine::build_audited(config, ledger, fence, observer)?;
         machine.check_backends()?;
         Ok((machine, authority))
     }

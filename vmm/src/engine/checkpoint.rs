@@ -156,6 +156,12 @@ impl MachineState {
         Self { devices, ..self.clone() }.hash()
     }
 
+    /// The effect that is the first not in it.
+    #[must_use]
+    pub fn next_id(&self) -> EffectId {
+        self.next_id
+    }
+
     /// The epoch that it ends.
     #[must_use]
     pub fn epoch(&self) -> Epoch {

@@ -28,11 +28,13 @@ use std::time::{Duration, Instant};
 
 use ft_core::primary::{Action, Event, Phase, Primary, PrimaryOptions, Report};
 use ft_core::standby::TakenOver;
+use ft_core::wire::{ByeReason, Message};
 use ft_core::{LinkId, Term, Time};
 use io_gate::host::CommitAuthority;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::arbiter::{Answer, Arbiter, ask};
+use crate::audit::{self, Recorder, Won};
 use crate::link::{LinkAddr, LinkSecurity};
 use crate::machine::{Ended, Machine};
 use crate::seccomp::{self, Launcher, Role};
@@ -50,6 +52,8 @@ pub struct EngineOptions {
     pub standby: Option<LinkAddr>,
     /// How the link is secured.
     pub security: LinkSecurity,
+    /// Where it is recorded what each side did, and when.
+    pub audit: Option<Arc<Recorder>>,
     /// Whether both sides hash everything at each epoch.
     pub verify: bool,
     /// The protocol core's options.
@@ -172,6 +176,9 @@ impl Engine {
         if core.stopped {
             return;
         }
+        if let Event::Frame { link, frame } = &event {
+            self.record_bye(core, *link, &frame.message);
+        }
         let actions = core.primary.handle(self.now(), event);
         match actions {
             Ok(actions) => self.perform(core, actions),
@@ -253,7 +260,8 @@ impl Engine {
             }
             Action::CloseLink { link, reason } => {
                 log::debug!("link {} closed: {reason}", link.0);
-                if core.session_of(link).is_some() {
+                if let Some(session) = core.session_of(link) {
+                    self.record(audit::Event::Left { session: session.number() });
                     // Its sender drains what was queued before, then closes.
                     core.session = None;
                 }
@@ -270,6 +278,7 @@ impl Engine {
             }
             Action::Hold => gate.hold(),
             Action::Release { proof, latency } => {
+                self.record_ack(core, proof.epoch());
                 gate.release(proof);
                 self.stats().commit_latency.add_time(latency);
                 // A slot in the pipeline is free again.
@@ -279,6 +288,11 @@ impl Engine {
             Action::AskArbiter { term, why } => self.ask_arbiter(term, why),
             Action::Stop { reason, fenced } => self.stop(core, reason, fenced),
             Action::Report(report) => {
+                if let Report::RunsAlone { term, .. } = &report {
+                    let (how, term) = (Won::Alone, term.0);
+                    let won = audit::Event::TermWon { how, term, epoch: 0, session: 0, next: 0 };
+                    self.record(won);
+                }
                 self.stats().report(&report);
                 match &report {
                     Report::Verified { verified, .. } if verified.agree => log::debug!("{report}"),
@@ -287,6 +301,30 @@ impl Engine {
                     _ => log::warn!("{report}"),
                 }
             }
+        }
+    }
+
+    fn record(&self, event: audit::Event) {
+        if let Some(audit) = &self.options.audit {
+            audit.record(event);
+        }
+    }
+
+    /// P1: on record before anything is let out by it.
+    fn record_ack(&self, core: &Core, epoch: ft_core::Epoch) {
+        if let Some(session) = &core.session {
+            let (term, session) = (core.primary.term().0, session.number());
+            self.record(audit::Event::AckReceived { epoch: epoch.0, term, session });
+        }
+    }
+
+    /// P2: a standby gives up the right to take over, which may open the gate.
+    fn record_bye(&self, core: &Core, link: LinkId, message: &Message) {
+        if let Message::Bye { reason, session } = message
+            && *reason != ByeReason::Detach
+            && core.session_of(link).is_some()
+        {
+            self.record(audit::Event::HeardGivenUp { session: *session });
         }
     }
 

@@ -19,6 +19,7 @@ use vmm_sys_util::timerfd::TimerFd;
 use super::checkpoint::{MachineState, hash_memory};
 use super::sender::{Checkpoint, Item};
 use super::{Core, Engine};
+use crate::audit;
 
 /// A guest that has written no more pages than this in an epoch is as good as idle: its timer tick
 /// and little else.
@@ -139,7 +140,7 @@ impl Engine {
     ) -> Result<Option<Checkpoint>, Failure> {
         let kicked = Instant::now();
         let sealed = self.machine.gate().seal();
-        let epoch = sealed.epoch;
+        let (epoch, next) = (sealed.epoch, sealed.next_id);
         let state = MachineState::capture(&self.machine, sealed)?;
         let saved = Instant::now();
         // After the vCPUs: KVM itself writes guest memory while they are read (P8).
@@ -176,6 +177,10 @@ impl Engine {
             self.machine.dirty().mark(&frames);
             return Ok(None);
         };
+        if let Some(session) = core.session_of(link) {
+            let (epoch, term, session) = (epoch.0, term.0, session.number());
+            self.record(audit::Event::Sealed { epoch, term, session, next: next.0 });
+        }
         self.perform(core, actions);
         self.deadline_changed.notify_all();
         Ok(Some(Checkpoint { epoch, term, frames, contents, state: blob, hashes }))

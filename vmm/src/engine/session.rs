@@ -14,6 +14,7 @@ use ft_core::{LinkId, Term};
 use super::sender::{Item, send};
 use super::{Core, Engine};
 use crate::arbiter::Arbiter;
+use crate::audit;
 use crate::link::Link;
 use crate::machine::Machine;
 use crate::machine::storage::mark_disks;
@@ -26,6 +27,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// has been sent.
 pub(super) struct Session {
     link: LinkId,
+    number: u64,
     queue: Sender<Item>,
     closed: Closed,
 }
@@ -36,6 +38,11 @@ type Closed = Arc<Mutex<Receiver<()>>>;
 impl Session {
     pub(super) fn link(&self) -> LinkId {
         self.link
+    }
+
+    /// Its name, on both sides.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     /// What ends when all that was queued has been sent, and the connection is closed.
@@ -131,11 +138,13 @@ impl Engine {
         {
             let mut core = self.lock();
             let hello = Box::new(self.hello(core.primary.term(), disks));
+            let (number, term) = (hello.session, hello.term.0);
             let connected = Event::StandbyConnected { link: link_id, hello };
             match core.primary.handle(self.now(), connected) {
                 Ok(actions) => {
                     let closed = Arc::new(Mutex::new(closed));
-                    core.session = Some(Session { link: link_id, queue, closed });
+                    core.session = Some(Session { link: link_id, number, queue, closed });
+                    self.record(audit::Event::Joined { term, session: number });
                     self.perform(&mut core, actions);
                     self.deadline_changed.notify_all();
                 }

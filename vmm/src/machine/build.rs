@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use io_gate::host::Ledger;
-use io_gate_host::{Fence, GateHost};
+use io_gate_host::{Fence, GateHost, Observer};
 
 use super::bus::Bus;
 use super::device_set::{AttachOptions, DeviceSet, DeviceSetupError, DevicesRestoreError};
@@ -96,6 +96,19 @@ impl Machine {
         ledger: Ledger,
         fence: Arc<dyn Fence>,
     ) -> Result<Arc<Self>, MachineError> {
+        Self::build_audited(config, ledger, fence, None)
+    }
+
+    /// As [`build`](Self::build); `observer` is told what becomes of every effect.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    pub fn build_audited(
+        config: MachineConfig,
+        ledger: Ledger,
+        fence: Arc<dyn Fence>,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Result<Arc<Self>, MachineError> {
         config.check()?;
         let kvm = kvm::open()?;
         // Huge pages: fewer faults in the guest, and cheaper copies at checkpoints.
@@ -109,7 +122,7 @@ impl Machine {
         vm.mask_legacy_interrupts()?;
         let ram = Arc::new(ram);
         let lane_start = Arc::new(|| seccomp::enter(Role::Lane, &[]));
-        let gate = GateHost::with_lane_start(ledger, ram.clone(), fence, lane_start)?;
+        let gate = GateHost::with_observer(ledger, ram.clone(), fence, lane_start, observer)?;
         let events = Arc::new(Events::new()?);
         let devices = Arc::new(DeviceSet::new(&config, &vm, gate.clone(), events.clone())?);
         let fds = vm.create_vcpus()?;

@@ -288,6 +288,13 @@ fn rules(role: Role, events: &[RawFd]) -> Result<Rules, BackendError> {
             rules.stderr()?;
             rules.restore_terminal()?;
         }
+        Role::Audit => {
+            // Its files are open: it writes them, and empties the oldest.
+            rules.allow(&[SYS_pwrite64, SYS_ftruncate]);
+            rules.stderr()?;
+            // They close with the log.
+            rules.close()?;
+        }
     }
     Ok(rules)
 }
@@ -419,7 +426,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: [Role; 10] = [
+    const ALL: [Role; 11] = [
         Role::Main,
         Role::Device,
         Role::Vcpu,
@@ -430,6 +437,7 @@ mod tests {
         Role::Signals,
         Role::Timer,
         Role::Log,
+        Role::Audit,
     ];
 
     /// Filters add up: what `main` gives up, nobody has.

@@ -59,6 +59,8 @@ pub enum Role {
     Timer,
     /// Writes the log lines of threads that may not.
     Log,
+    /// Writes the audit log.
+    Audit,
 }
 
 impl Role {
@@ -76,6 +78,7 @@ impl Role {
             Self::Signals => "signals",
             Self::Timer => "timer",
             Self::Log => "log",
+            Self::Audit => "audit",
         }
     }
 }

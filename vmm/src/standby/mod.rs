@@ -21,12 +21,13 @@ use ft_core::handshake::Hello;
 use ft_core::standby::{
     Action, CheckedPages, Checkpoint, Event, Report, Standby, StandbyOptions, TakenOver,
 };
-use ft_core::wire::{Hashes, Outgoing};
+use ft_core::wire::{Hashes, Message, Outgoing};
 use ft_core::{LinkId, Term, Time};
 use io_gate::host::CommitAuthority;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::arbiter::{Answer, Arbiter, ask};
+use crate::audit::{self, Recorder, Won};
 use crate::engine::{
     MachineState, ReadEnd, Watched, describe, hash_memory, new_session_number, read_frames,
 };
@@ -58,6 +59,8 @@ pub struct StandbyConfig {
     pub name: String,
     /// The protocol core's options.
     pub options: StandbyOptions,
+    /// Where it is recorded what this side did, and when.
+    pub audit: Option<Arc<Recorder>>,
 }
 
 /// What happens to a standby: for the threads that feed it.
@@ -110,6 +113,8 @@ pub struct StandbyDriver {
     core: Standby,
     hosted: Option<Hosted>,
     link: Option<(LinkId, Link)>,
+    /// The session that was accepted last, and its link.
+    session: (LinkId, u64),
     next_link: u64,
     origin: Instant,
     inputs: SyncSender<Input>,
@@ -135,6 +140,7 @@ impl StandbyDriver {
             factory,
             hosted: None,
             link: None,
+            session: (LinkId(0), 0),
             next_link: 1,
             origin: Instant::now(),
             inputs,
@@ -282,10 +288,14 @@ impl StandbyDriver {
             Action::Send { link, frame } => self.send(link, &frame),
             Action::CloseLink { link, reason } => {
                 if self.link.as_ref().is_some_and(|(id, _)| *id == link)
-                    && let Some((_, link)) = self.link.take()
+                    && let Some((id, link)) = self.link.take()
                 {
                     log::info!("link closed: {reason}");
                     link.shutdown();
+                    // Not so for a second primary that was turned away.
+                    if id == self.session.0 {
+                        self.record(audit::Event::Left { session: self.session.1 });
+                    }
                 }
                 Next::Nothing
             }
@@ -306,6 +316,7 @@ impl StandbyDriver {
             Action::TakeOver { taken, reason } => self.take_over(taken, reason),
             Action::Discard { reason } => {
                 log::info!("checkpoint discarded: {reason}");
+                self.record(audit::Event::Discarded { session: self.session.1 });
                 self.hosted = None;
                 Next::Nothing
             }
@@ -342,7 +353,38 @@ impl StandbyDriver {
         }
     }
 
+    fn record(&self, event: audit::Event) {
+        if let Some(audit) = &self.config.audit {
+            audit.record(event);
+        }
+    }
+
+    /// What lets the primary do something is on record before it is said (P1).
+    fn record_word(&mut self, link: LinkId, frame: &Outgoing) {
+        let Some(audit) = self.config.audit.clone() else { return };
+        let (epoch, term) = (frame.epoch.0, frame.term.0);
+        match &frame.message {
+            Message::Welcome(ours) => {
+                self.session = (link, ours.session);
+                audit.record(audit::Event::Accepted { term, session: ours.session });
+            }
+            Message::Ack => {
+                let tried = self.hosted.as_ref().and_then(|hosted| hosted.tried.as_ref());
+                let next = tried.map_or(0, |state| state.next_id().0);
+                let session = self.session.1;
+                audit.settle(audit::Event::AckSent { epoch, term, session, next });
+            }
+            Message::Bye { session, .. } => {
+                audit.settle(audit::Event::GaveUp { session: *session });
+            }
+            _ => {}
+        }
+    }
+
     fn send(&mut self, to: LinkId, frame: &Outgoing) -> Next {
+        if self.link.as_ref().is_some_and(|(id, _)| *id == to) {
+            self.record_word(to, frame);
+        }
         let Some((id, link)) = self.link.as_mut().filter(|(id, _)| *id == to) else {
             return Next::Nothing;
         };
@@ -473,6 +515,13 @@ impl StandbyDriver {
         };
         assert!(state.epoch() == taken.epoch(), "P4: the checkpoint applied is the one taken over");
         let won_at = Instant::now();
+        self.record(audit::Event::TermWon {
+            how: Won::TakeOver,
+            term: taken.term().0,
+            epoch: taken.epoch().0,
+            session: self.session.1,
+            next: state.next_id().0,
+        });
         Next::End(End::TakeOver(Box::new(Inheritance {
             machine,
             authority,

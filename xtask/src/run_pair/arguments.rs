@@ -97,6 +97,9 @@ pub(crate) struct Arguments {
     /// Encrypt and authenticate the replication link, with credentials made for this run.
     #[arg(long)]
     pub(crate) tls: bool,
+    /// Have both sides record what becomes of every effect, and prove P1 and P2 from the records at the end.
+    #[arg(long)]
+    pub(crate) audit: bool,
     /// Put a device of `kemari run --device` into the machine, drive it, and judge what it prints (micro-guest only).
     #[arg(long, value_name = "NAME")]
     pub(crate) device: Option<String>,
@@ -173,6 +176,7 @@ impl Arguments {
             verify: self.verify,
             slow: self.slow,
             tls: self.tls,
+            audit: self.audit,
             device: self.device.clone(),
             loopback: self.loopback,
             net_model: self.net_model.into(),

@@ -71,6 +71,7 @@ fn command(arguments: &Arguments) -> String {
     words.push(format!("--net-model {}", config::NetModel::from(arguments.net_model).name()));
     words.extend(arguments.memory.map(|memory| format!("--memory {memory}")));
     words.extend(arguments.verify.then(|| "--verify".to_owned()));
+    words.extend(arguments.audit.then(|| "--audit".to_owned()));
     words.extend(arguments.loopback.then(|| "--loopback".to_owned()));
     if !arguments.flags.is_empty() {
         words.push(format!("-- {}", arguments.flags.join(" ")));

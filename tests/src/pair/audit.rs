@@ -1,0 +1,34 @@
+//! Judges the audit logs of every process of a run by `kemari audit verify`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::findings::{Finding, Kind};
+
+/// What the logs prove, in one line; and what they do not. All processes have ended.
+///
+/// # Errors
+/// When they cannot be read.
+pub(super) fn judge(kemari: &Path, logs: &[PathBuf]) -> Result<(String, Vec<Finding>)> {
+    let output = Command::new(kemari)
+        .args(["audit", "verify"])
+        .args(logs)
+        .output()
+        .with_context(|| format!("cannot run {}", kemari.display()))?;
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let kind = match output.status.code() {
+        Some(0) => return Ok((said, Vec::new())),
+        Some(1) if said.starts_with("P2") => Kind::TwoActive,
+        Some(1) => Kind::Unacknowledged,
+        Some(3) => Kind::Behaviour,
+        _ => bail!(
+            "`kemari audit verify` failed ({}): {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        ),
+    };
+    let line = said.lines().next().unwrap_or_default().to_owned();
+    Ok((line, vec![Finding::new(kind, said)]))
+}

@@ -1,0 +1,581 @@
+//! The format: a header for each file, then records of one size, each with its checksum.
+//!
+//! Little-endian. The checksums are XXH3-64, as on the wire.
+
+use io_gate_host::Op;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// How every file begins.
+const MAGIC: [u8; 8] = *b"KMRAUDIT";
+/// The version of the format.
+const VERSION: u32 = 1;
+/// Bytes of a file's header.
+pub const HEADER_LEN: usize = 512;
+/// Bytes of a record.
+pub const RECORD_LEN: usize = 64;
+/// The checksum is last.
+const CHECK_LEN: usize = 8;
+/// Names that are longer are cut.
+const NAME_MAX: usize = 64;
+const HOLDER_MAX: usize = 240;
+const BOOT_MAX: usize = 40;
+
+/// Which command wrote a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// `kemari run`
+    Primary,
+    /// `kemari standby`, which may have taken over.
+    Standby,
+}
+
+impl Side {
+    /// Its name, for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Standby => "standby",
+        }
+    }
+}
+
+/// What a file says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The virtual machine's name.
+    pub vm: String,
+    /// Host and process, as the arbiter knows them; unlike any other process's.
+    pub holder: String,
+    /// The boot of the host: times of one boot are of one clock.
+    pub boot: String,
+    /// Which command wrote it.
+    pub side: Side,
+    /// The file's number in its log; the first is 0.
+    pub number: u64,
+    /// When the log began: CLOCK_REALTIME, nanoseconds.
+    pub realtime: u64,
+    /// When the log began: CLOCK_MONOTONIC, nanoseconds.
+    pub monotonic: u64,
+}
+
+/// How a term was won.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Won {
+    /// The machine begins its life.
+    Begin,
+    /// A standby goes on with the guest.
+    TakeOver,
+    /// A primary goes on without its standby.
+    Alone,
+}
+
+impl Won {
+    const ALL: [Self; 3] = [Self::Begin, Self::TakeOver, Self::Alone];
+
+    /// For people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Begin => "begins",
+            Self::TakeOver => "takes over",
+            Self::Alone => "goes on alone",
+        }
+    }
+}
+
+/// What has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A term was won, or given: 0 where there is no arbiter. A takeover goes on from an epoch of a session; the next
+    /// effect of its own is `next`.
+    TermWon {
+        /// How.
+        how: Won,
+        /// Which.
+        term: u64,
+        /// A takeover's checkpoint.
+        epoch: u64,
+        /// A takeover's session.
+        session: u64,
+        /// A takeover's next effect.
+        next: u64,
+    },
+    /// The gate opens, by the right of a term.
+    Opened {
+        /// Which.
+        term: u64,
+    },
+    /// The gate, which was open, holds; effects below `next` have passed it.
+    Held {
+        /// The next effect.
+        next: u64,
+    },
+    /// A primary begins a session with a standby.
+    Joined {
+        /// Its term.
+        term: u64,
+        /// The session.
+        session: u64,
+    },
+    /// A standby accepts a session of a primary.
+    Accepted {
+        /// The primary's term.
+        term: u64,
+        /// The session.
+        session: u64,
+    },
+    /// A primary seals an epoch, whose checkpoint will be sent.
+    Sealed {
+        /// The epoch.
+        epoch: u64,
+        /// The primary's term.
+        term: u64,
+        /// The session.
+        session: u64,
+        /// The checkpoint holds the effects below.
+        next: u64,
+    },
+    /// A primary has the acknowledgement of an epoch; nothing was released by it yet.
+    AckReceived {
+        /// The epoch.
+        epoch: u64,
+        /// The primary's term.
+        term: u64,
+        /// The session.
+        session: u64,
+    },
+    /// A standby has verified a checkpoint, and is about to acknowledge it.
+    AckSent {
+        /// The epoch.
+        epoch: u64,
+        /// The primary's term.
+        term: u64,
+        /// The session.
+        session: u64,
+        /// The checkpoint holds the effects below.
+        next: u64,
+    },
+    /// A standby says that it gives up what it holds of a session.
+    GaveUp {
+        /// The session.
+        session: u64,
+    },
+    /// A primary hears that its standby has given up what it held.
+    HeardGivenUp {
+        /// The session.
+        session: u64,
+    },
+    /// The link of a session is closed on this side.
+    Left {
+        /// The session.
+        session: u64,
+    },
+    /// A standby drops its checkpoint, never to use it.
+    Discarded {
+        /// Of which session.
+        session: u64,
+    },
+    /// A device has staged an effect.
+    Staged {
+        /// Its name.
+        id: u64,
+        /// The device's slot.
+        slot: u16,
+        /// What it does.
+        op: Op,
+        /// The epoch in which it was staged.
+        epoch: u64,
+        /// The effect staged before it; 0: none.
+        previous: u64,
+    },
+    /// An effect of a former owner was taken over.
+    Adopted {
+        /// Its name.
+        id: u64,
+        /// The device's slot.
+        slot: u16,
+        /// What it does.
+        op: Op,
+        /// The epoch in which it was staged.
+        epoch: u64,
+    },
+    /// An effect is performed: the fence has permitted it, the system call is next.
+    Performing {
+        /// Its name.
+        id: u64,
+        /// The device's slot.
+        slot: u16,
+        /// What it does.
+        op: Op,
+        /// The epoch in which it was staged.
+        epoch: u64,
+        /// The term for which the fence has permitted it.
+        term: u64,
+        /// A former owner may have performed it.
+        replay: bool,
+    },
+    /// The right was lost while an effect was performed; part of it may be.
+    Withheld {
+        /// Its name.
+        id: u64,
+    },
+    /// An effect went back to its device: nothing is behind it.
+    Returned {
+        /// Its name.
+        id: u64,
+    },
+    /// An effect was dropped while it was held.
+    Cancelled {
+        /// Its name.
+        id: u64,
+    },
+    /// The right to perform is lost.
+    Fenced,
+    /// The buffer was full: so many records are missing here.
+    Dropped {
+        /// How many.
+        count: u64,
+    },
+    /// The process ends in good order; nothing follows.
+    Ended,
+}
+
+/// One record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its number in the log; the first is 0.
+    pub sequence: u64,
+    /// When: CLOCK_MONOTONIC, nanoseconds.
+    pub time: u64,
+    /// What.
+    pub event: Event,
+}
+
+/// What is in a file is not of this format.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FormatError {
+    /// Not a file of an audit log.
+    #[error(
+        "expected a file of an audit log, which begins with \"KMRAUDIT\"; found something else"
+    )]
+    Magic,
+    /// Of another release.
+    #[error(
+        "expected version {VERSION} of the audit log's format, found {0}: use the kemari that wrote it"
+    )]
+    Version(u32),
+    /// A checksum does not fit.
+    #[error(
+        "checksum {expected:016x} expected, {found:016x} found: the bytes have changed since they were written"
+    )]
+    Checksum {
+        /// As written.
+        expected: u64,
+        /// Of what is there.
+        found: u64,
+    },
+    /// A value that is never written.
+    #[error("{what}: found {found}, which is never written")]
+    Value {
+        /// Where.
+        what: &'static str,
+        /// What.
+        found: u64,
+    },
+}
+
+/// The numbers of a record, whatever they are of the event's kind.
+#[derive(Default)]
+struct Fields {
+    kind: u8,
+    /// What the effect does, or how a term was won.
+    op: u8,
+    slot: u16,
+    flags: u32,
+    id: u64,
+    epoch: u64,
+    term: u64,
+    extra: u64,
+}
+
+/// The flag of a replay.
+const REPLAY: u32 = 1;
+
+impl Event {
+    fn fields(&self) -> Fields {
+        let none = Fields::default();
+        match *self {
+            Self::TermWon { how, term, epoch, session, next } => {
+                Fields { kind: 1, op: how as u8, id: next, epoch, term, extra: session, ..none }
+            }
+            Self::Opened { term } => Fields { kind: 2, term, ..none },
+            Self::Held { next } => Fields { kind: 3, id: next, ..none },
+            Self::Joined { term, session } => Fields { kind: 4, term, extra: session, ..none },
+            Self::Accepted { term, session } => Fields { kind: 5, term, extra: session, ..none },
+            Self::Sealed { epoch, term, session, next } => {
+                Fields { kind: 6, id: next, epoch, term, extra: session, ..none }
+            }
+            Self::AckReceived { epoch, term, session } => {
+                Fields { kind: 7, epoch, term, extra: session, ..none }
+            }
+            Self::AckSent { epoch, term, session, next } => {
+                Fields { kind: 8, id: next, epoch, term, extra: session, ..none }
+            }
+            Self::GaveUp { session } => Fields { kind: 9, extra: session, ..none },
+            Self::HeardGivenUp { session } => Fields { kind: 10, extra: session, ..none },
+            Self::Left { session } => Fields { kind: 11, extra: session, ..none },
+            Self::Discarded { session } => Fields { kind: 12, extra: session, ..none },
+            Self::Staged { id, slot, op, epoch, previous } => {
+                Fields { kind: 13, op: op as u8, slot, id, epoch, extra: previous, ..none }
+            }
+            Self::Adopted { id, slot, op, epoch } => {
+                Fields { kind: 14, op: op as u8, slot, id, epoch, ..none }
+            }
+            Self::Performing { id, slot, op, epoch, term, replay } => {
+                let flags = if replay { REPLAY } else { 0 };
+                Fields { kind: 15, op: op as u8, slot, flags, id, epoch, term, ..none }
+            }
+            Self::Withheld { id } => Fields { kind: 16, id, ..none },
+            Self::Returned { id } => Fields { kind: 17, id, ..none },
+            Self::Cancelled { id } => Fields { kind: 18, id, ..none },
+            Self::Fenced => Fields { kind: 19, ..none },
+            Self::Dropped { count } => Fields { kind: 20, id: count, ..none },
+            Self::Ended => Fields { kind: 21, ..none },
+        }
+    }
+
+    fn from_fields(fields: &Fields) -> Result<Self, FormatError> {
+        let Fields { kind, op: number, slot, flags, id, epoch, term, extra } = *fields;
+        let bad = |what, found| Err(FormatError::Value { what, found });
+        let op = Op::ALL.into_iter().find(|op| *op as u8 == number);
+        let session = extra;
+        Ok(match (kind, op) {
+            (1, _) => match Won::ALL.into_iter().find(|how| *how as u8 == number) {
+                Some(how) => Self::TermWon { how, term, epoch, session, next: id },
+                None => return bad("how a term was won", number.into()),
+            },
+            (2, _) => Self::Opened { term },
+            (3, _) => Self::Held { next: id },
+            (4, _) => Self::Joined { term, session },
+            (5, _) => Self::Accepted { term, session },
+            (6, _) => Self::Sealed { epoch, term, session, next: id },
+            (7, _) => Self::AckReceived { epoch, term, session },
+            (8, _) => Self::AckSent { epoch, term, session, next: id },
+            (9, _) => Self::GaveUp { session },
+            (10, _) => Self::HeardGivenUp { session },
+            (11, _) => Self::Left { session },
+            (12, _) => Self::Discarded { session },
+            (13, Some(op)) => Self::Staged { id, slot, op, epoch, previous: extra },
+            (14, Some(op)) => Self::Adopted { id, slot, op, epoch },
+            (15, Some(op)) => {
+                Self::Performing { id, slot, op, epoch, term, replay: flags & REPLAY != 0 }
+            }
+            (13..=15, None) => return bad("what an effect does", number.into()),
+            (16, _) => Self::Withheld { id },
+            (17, _) => Self::Returned { id },
+            (18, _) => Self::Cancelled { id },
+            (19, _) => Self::Fenced,
+            (20, _) => Self::Dropped { count: id },
+            (21, _) => Self::Ended,
+            _ => return bad("the kind of a record", kind.into()),
+        })
+    }
+}
+
+impl Entry {
+    /// The record's bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; RECORD_LEN] {
+        let Fields { kind, op, slot, flags, id, epoch, term, extra } = self.event.fields();
+        let mut bytes = [0; RECORD_LEN];
+        let mut put = Put(&mut bytes, 0);
+        put.bytes(&[kind, op]);
+        put.bytes(&slot.to_le_bytes());
+        put.bytes(&flags.to_le_bytes());
+        for number in [self.sequence, self.time, id, epoch, term, extra] {
+            put.bytes(&number.to_le_bytes());
+        }
+        seal(&mut bytes);
+        bytes
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// When its checksum does not fit, or it is of no kind that is known.
+    pub fn decode(bytes: &[u8; RECORD_LEN]) -> Result<Self, FormatError> {
+        check(bytes)?;
+        let mut get = Get(bytes, 0);
+        let [kind, op] = get.bytes();
+        let slot = u16::from_le_bytes(get.bytes());
+        let flags = u32::from_le_bytes(get.bytes());
+        let (sequence, time) = (get.number(), get.number());
+        let (id, epoch, term, extra) = (get.number(), get.number(), get.number(), get.number());
+        let fields = Fields { kind, op, slot, flags, id, epoch, term, extra };
+        Ok(Self { sequence, time, event: Event::from_fields(&fields)? })
+    }
+}
+
+impl Header {
+    /// The header's bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; HEADER_LEN] {
+        let mut bytes = [0; HEADER_LEN];
+        let mut put = Put(&mut bytes, 0);
+        put.bytes(&MAGIC);
+        put.bytes(&VERSION.to_le_bytes());
+        put.bytes(&[self.side as u8, 0, 0, 0]);
+        for number in [self.number, self.realtime, self.monotonic] {
+            put.bytes(&number.to_le_bytes());
+        }
+        put.text(&self.vm, NAME_MAX);
+        put.text(&self.boot, BOOT_MAX);
+        put.text(&self.holder, HOLDER_MAX);
+        seal(&mut bytes);
+        bytes
+    }
+
+    /// Reads a header.
+    ///
+    /// # Errors
+    /// When it is none, or of another version, or damaged.
+    pub fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Self, FormatError> {
+        let mut get = Get(bytes, 0);
+        if get.bytes() != MAGIC {
+            return Err(FormatError::Magic);
+        }
+        let version = u32::from_le_bytes(get.bytes());
+        if version != VERSION {
+            return Err(FormatError::Version(version));
+        }
+        check(bytes)?;
+        let [side, ..] = get.bytes::<4>();
+        let side = match side {
+            0 => Side::Primary,
+            1 => Side::Standby,
+            found => return Err(FormatError::Value { what: "the side", found: found.into() }),
+        };
+        let (number, realtime, monotonic) = (get.number(), get.number(), get.number());
+        let (vm, boot, holder) = (get.text(NAME_MAX), get.text(BOOT_MAX), get.text(HOLDER_MAX));
+        Ok(Self { vm, holder, boot, side, number, realtime, monotonic })
+    }
+}
+
+struct Put<'b>(&'b mut [u8], usize);
+
+impl Put<'_> {
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.0[self.1..][..bytes.len()].copy_from_slice(bytes);
+        self.1 += bytes.len();
+    }
+
+    /// Of a fixed length, the rest zero.
+    fn text(&mut self, text: &str, max: usize) {
+        let cut = text.floor_char_boundary(max);
+        self.0[self.1..][..cut].copy_from_slice(&text.as_bytes()[..cut]);
+        self.1 += max;
+    }
+}
+
+struct Get<'b>(&'b [u8], usize);
+
+impl Get<'_> {
+    fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        bytes.copy_from_slice(&self.0[self.1..][..N]);
+        self.1 += N;
+        bytes
+    }
+
+    fn number(&mut self) -> u64 {
+        u64::from_le_bytes(self.bytes())
+    }
+
+    fn text(&mut self, max: usize) -> String {
+        let bytes = &self.0[self.1..][..max];
+        self.1 += max;
+        let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(max);
+        String::from_utf8_lossy(&bytes[..end]).into_owned()
+    }
+}
+
+fn seal(bytes: &mut [u8]) {
+    let (covered, check) = bytes.split_at_mut(bytes.len() - CHECK_LEN);
+    check.copy_from_slice(&xxh3_64(covered).to_le_bytes());
+}
+
+fn check(bytes: &[u8]) -> Result<(), FormatError> {
+    let (covered, check) = bytes.split_at(bytes.len() - CHECK_LEN);
+    let expected = Get(check, 0).number();
+    let found = xxh3_64(covered);
+    if expected == found { Ok(()) } else { Err(FormatError::Checksum { expected, found }) }
+}
+
+impl std::fmt::Display for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Self::TermWon { how: Won::TakeOver, term, epoch, session, next } => write!(
+                f,
+                "takes over in term {term} from epoch {epoch} of session {session:#x}; its own effects begin at {next}"
+            ),
+            Self::TermWon { how, term, .. } => write!(f, "{} in term {term}", how.name()),
+            Self::Opened { term } => write!(f, "gate opened by the right of term {term}"),
+            Self::Held { next } => write!(f, "gate holds from effect {next} on"),
+            Self::Joined { term, session } => {
+                write!(f, "session {session:#x} begun with a standby, term {term}")
+            }
+            Self::Accepted { term, session } => {
+                write!(f, "session {session:#x} of a primary accepted, term {term}")
+            }
+            Self::Sealed { epoch, term, session, next } => write!(
+                f,
+                "epoch {epoch} sealed, with effects below {next}; session {session:#x}, term {term}"
+            ),
+            Self::AckReceived { epoch, term, session } => {
+                write!(f, "ACK of epoch {epoch} received; session {session:#x}, term {term}")
+            }
+            Self::AckSent { epoch, term, session, next } => write!(
+                f,
+                "checkpoint {epoch} verified, with effects below {next}: ACK; session {session:#x}, term {term}"
+            ),
+            Self::GaveUp { session } => write!(f, "session {session:#x} given up"),
+            Self::HeardGivenUp { session } => {
+                write!(f, "the standby has given session {session:#x} up")
+            }
+            Self::Left { session } => write!(f, "session {session:#x} left"),
+            Self::Discarded { session } => {
+                write!(f, "the checkpoint of session {session:#x} discarded")
+            }
+            Self::Staged { id, slot, op, epoch, .. } => {
+                write!(f, "effect {id} staged: {} of slot {slot}, epoch {epoch}", op.name())
+            }
+            Self::Adopted { id, slot, op, epoch } => {
+                write!(f, "effect {id} taken over: {} of slot {slot}, epoch {epoch}", op.name())
+            }
+            Self::Performing { id, slot, op, epoch, term, replay } => {
+                let again = if replay { " as a replay" } else { "" };
+                let op = op.name();
+                write!(
+                    f,
+                    "effect {id} performed{again} in term {term}: {op} of slot {slot}, epoch {epoch}"
+                )
+            }
+            Self::Withheld { id } => write!(f, "effect {id} withheld: the right was lost"),
+            Self::Returned { id } => {
+                write!(f, "effect {id} returned to its device: nothing is behind it")
+            }
+            Self::Cancelled { id } => write!(f, "effect {id} cancelled"),
+            Self::Fenced => f.write_str("fenced: the right to perform is lost"),
+            Self::Dropped { count } => write!(f, "{count} records were DROPPED here"),
+            Self::Ended => f.write_str("end of the log"),
+        }
+    }
+}
+
+impl std::fmt::Display for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (seconds, nanos) = (self.time / 1_000_000_000, self.time % 1_000_000_000);
+        write!(f, "#{} {seconds}.{nanos:09} {}", self.sequence, self.event)
+    }
+}

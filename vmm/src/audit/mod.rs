@@ -1,0 +1,26 @@
+//! The audit log: what each side did with every effect, and when, so that P1 and P2 can be proven from
+//! the files of a pair after the fact.
+//!
+//! ```text
+//!   gate, engine, standby ──► Recorder (one buffer, fixed size) ──► thread `audit` ──► FILE.<run>.<n>
+//!                                                                        files opened at the start
+//! ```
+//!
+//! The order of the records in one log is the order in which things happened on that side: what permits
+//! something is recorded before it is acted upon, and an effect is recorded right before it is performed.
+//! So a log that is cut off is the beginning of a true history. See `docs/audit.md`.
+
+mod files;
+mod format;
+mod reader;
+mod recorder;
+mod verify;
+
+#[cfg(test)]
+mod tests;
+
+pub use files::{AuditError, AuditSpec};
+pub use format::{Entry, Event, FormatError, HEADER_LEN, Header, RECORD_LEN, Side, Won};
+pub use reader::{Log, ReadError, read};
+pub use recorder::{AuditLog, Recorder};
+pub use verify::{Counts, Verdict, verify};

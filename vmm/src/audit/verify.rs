@@ -1,0 +1,196 @@
+//! Proves P1 and P2 from the logs of a virtual machine's hosts, or names what breaks them.
+//!
+//! By the order of evidence, not by comparing clocks of two hosts: a log is in the order in which things
+//! happened on its side, and what one side received the other has sent before. In the primary's log the
+//! acknowledgement comes before what it lets out; the standby's log holds the same acknowledgement,
+//! which it sent after it had the checkpoint. Only where two logs are of one boot of one host are
+//! their clocks compared: they are the same clock.
+
+mod index;
+mod walk;
+
+use super::format::{Entry, Event};
+use super::reader::Log;
+use index::Index;
+use walk::{Stop, Walk, Walked};
+
+/// What was counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Effects performed.
+    pub performed: u64,
+    /// Of these, after the acknowledgement of a standby, which is in the standby's log.
+    pub after_ack: u64,
+    /// Of these, by the right to run alone.
+    pub alone: u64,
+    /// Of these, performed again, or for the first time, after a takeover.
+    pub replayed: u64,
+    /// Takeovers.
+    pub takeovers: u64,
+    /// Logs.
+    pub logs: u64,
+    /// Logs without a last record: their process died, or goes on.
+    pub cut: u64,
+}
+
+/// What the logs prove.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// P1 and P2 held for all that is recorded.
+    Proved(Counts),
+    /// A promise was broken.
+    Broken(Box<Breach>),
+    /// Nothing is known to be broken, but not all of it can be proven.
+    Incomplete {
+        /// What is missing.
+        reasons: Vec<String>,
+        /// What was counted.
+        counts: Counts,
+    },
+}
+
+impl Verdict {
+    /// The exit code of `kemari audit verify`.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Proved(_) => 0,
+            Self::Broken(_) => 1,
+            Self::Incomplete { .. } => 3,
+        }
+    }
+}
+
+/// The first thing that breaks a promise, and the records that show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Breach {
+    /// `P1` or `P2`.
+    pub promise: &'static str,
+    /// What was expected, and what was found.
+    pub what: String,
+    /// The logs' names, and their records.
+    pub records: Vec<(String, Entry)>,
+}
+
+/// A record, by its log's and its own place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    log: usize,
+    at: usize,
+}
+
+fn breach(promise: &'static str, what: String, logs: &[Log], places: &[Place]) -> Box<Breach> {
+    let record = |place: &Place| (logs[place.log].name.clone(), logs[place.log].entries[place.at]);
+    Box::new(Breach { promise, what, records: places.iter().map(record).collect() })
+}
+
+/// Judges the logs of all hosts that a virtual machine has had.
+#[must_use]
+pub fn verify(logs: &[Log]) -> Verdict {
+    let index = Index::new(logs);
+    if let Some(breach) = index.term_won_twice() {
+        return Verdict::Broken(breach);
+    }
+    let mut counts = Counts { logs: logs.len() as u64, ..Counts::default() };
+    let mut reasons = Vec::new();
+    let mut walked = Vec::new();
+    for (number, log) in logs.iter().enumerate() {
+        counts.cut += u64::from(!log.has_ended());
+        reasons.extend(log.hole.iter().map(|hole| format!("{}: {hole}", log.name)));
+        // Without its beginning nothing can be said of what follows.
+        if log.header.number > 0 {
+            walked.push(Walked::default());
+            continue;
+        }
+        match Walk::new(&index, number).run(&mut counts) {
+            Ok(done) => {
+                reasons.extend(done.missing.iter().take(1).cloned());
+                walked.push(done);
+            }
+            Err(Stop(breach)) => return Verdict::Broken(breach),
+        }
+    }
+    if let Some(breach) = across(&index, &walked) {
+        return Verdict::Broken(breach);
+    }
+    if logs.iter().all(|log| log.entries.is_empty()) {
+        reasons.push("there is no record".to_owned());
+    }
+    match reasons.is_empty() {
+        true => Verdict::Proved(counts),
+        false => Verdict::Incomplete { reasons, counts },
+    }
+}
+
+/// What no log shows alone: two hosts that perform for one virtual machine (P2).
+fn across(index: &Index<'_>, walked: &[Walked]) -> Option<Box<Breach>> {
+    for won in index.terms() {
+        let event = index.event(won);
+        if let Event::TermWon { next, session, epoch, .. } = event
+            && let Some(parent) = index.takeover_parent(&event)
+            && let Some(first) = walked[parent].first_performed_from(next)
+        {
+            let what = format!(
+                "expected that the primary of session {session:#x} has performed no effect that the checkpoint of epoch \
+                 {epoch}, from which its standby went on, does not have; found one"
+            );
+            let place = Place { log: parent, at: first };
+            return Some(breach("P1", what, index.logs, &[place, won]));
+        }
+        let Event::TermWon { term, .. } = event else { continue };
+        let since = index.entry(won).time;
+        for (log, walk) in walked.iter().enumerate() {
+            if log == won.log || !index.same_clock(log, won.log) || !index.related(log, won.log) {
+                continue;
+            }
+            let late = walk
+                .last_performed
+                .iter()
+                .find(|(of, at)| **of < term && index.entry(Place { log, at: **at }).time > since);
+            if let Some((old, at)) = late {
+                let what = format!(
+                    "expected nothing to be performed in term {old} once term {term} was won; found it, by the clock of \
+                     the one host that both ran on"
+                );
+                return Some(breach("P2", what, index.logs, &[Place { log, at: *at }, won]));
+            }
+        }
+    }
+    None
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} effects performed: {} each after its ACK, {} by the right to run alone; {} replayed in {} takeovers; {} logs",
+            self.performed, self.after_ack, self.alone, self.replayed, self.takeovers, self.logs
+        )?;
+        match self.cut {
+            0 => Ok(()),
+            cut => write!(f, ", {cut} of them without a last record: proven as far as they go"),
+        }
+    }
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Proved(counts) => write!(f, "P1 and P2 proved: {counts}"),
+            Self::Broken(breach) => {
+                write!(f, "{} BROKEN: {}", breach.promise, breach.what)?;
+                for (log, entry) in &breach.records {
+                    write!(f, "\n  {log}: {entry}")?;
+                }
+                Ok(())
+            }
+            Self::Incomplete { reasons, counts } => {
+                write!(f, "incomplete: {}", reasons.join("; "))?;
+                write!(f, "\n  of what is there nothing is broken: {counts}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! `kemari audit`, and the log that `--audit` asks for.
+
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::args::{AuditArgs, AuditCommand};
+use super::{CliError, ProtectionArgs};
+use crate::audit::{self, AuditLog, Log, Recorder, Side, verify};
+
+/// Begins the log, if one was asked for.
+pub(super) fn start(
+    args: &ProtectionArgs,
+    name: &str,
+    side: Side,
+) -> Result<Option<AuditLog>, CliError> {
+    args.audit
+        .as_ref()
+        .map(|spec| AuditLog::start(spec, name, side))
+        .transpose()
+        .map_err(|error| CliError::usage(error.to_string()))
+}
+
+/// Where the records go.
+pub(super) fn recorder(log: Option<&AuditLog>) -> Option<Arc<Recorder>> {
+    log.map(AuditLog::recorder)
+}
+
+/// Answers from the files of a log.
+pub(super) fn audit(args: &AuditArgs) -> Result<u8, CliError> {
+    match &args.command {
+        AuditCommand::Verify { files } => judge(files),
+        AuditCommand::Show { file } => show(&read(std::slice::from_ref(file))?),
+    }
+}
+
+fn read(files: &[PathBuf]) -> Result<Vec<Log>, CliError> {
+    let mut logs = Vec::new();
+    for file in files {
+        logs.extend(audit::read(file).map_err(|error| CliError::usage(error.to_string()))?);
+    }
+    Ok(logs)
+}
+
+fn judge(files: &[PathBuf]) -> Result<u8, CliError> {
+    let logs = read(files)?;
+    if let [first, rest @ ..] = logs.as_slice()
+        && let Some(other) = rest.iter().find(|log| log.header.vm != first.header.vm)
+    {
+        return Err(CliError::usage(format!(
+            "expected logs of one virtual machine, found `{}` in {} and `{}` in {}",
+            first.header.vm, first.name, other.header.vm, other.name
+        )));
+    }
+    let verdict = verify(&logs);
+    println!("{verdict}");
+    Ok(verdict.exit_code())
+}
+
+fn show(logs: &[Log]) -> Result<u8, CliError> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut print = || {
+        for log in logs {
+            let header = &log.header;
+            writeln!(
+                out,
+                "{}: `{}`, {}, boot {}",
+                log.name, header.vm, header.holder, header.boot
+            )?;
+            for entry in &log.entries {
+                writeln!(out, "{entry}")?;
+            }
+            if let Some(hole) = &log.hole {
+                writeln!(out, "INCOMPLETE: {hole}")?;
+            }
+        }
+        out.flush()
+    };
+    match print() {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(CliError::failed(format!("cannot print the log: {error}")))
+        }
+        _ => Ok(0),
+    }
+}
