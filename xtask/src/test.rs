@@ -37,7 +37,7 @@ const STEPS: &[Step] = &[
     Step { name: "simulation: fresh seeds", run: sim_fresh, linux: false },
     Step { name: "new-device: one of each kind", run: new_device::prove, linux: false },
     Step { name: "simulation: deliberate bugs are found", run: sim_bugs, linux: false },
-    Step { name: "pair: every kill, one vCPU", run: pair_one, linux: false },
+    Step { name: "pair: every kill, one vCPU, audited", run: pair_one, linux: false },
     Step {
         name: "pair: every kill, two vCPUs, every checkpoint compared",
         run: pair_two,
@@ -133,7 +133,7 @@ fn sim_bugs() -> Result<bool> {
 }
 
 fn pair_one() -> Result<bool> {
-    pair("--kill all --rounds 8 --seed 1")
+    pair("--kill all --rounds 8 --seed 1 --audit")
 }
 
 fn pair_two() -> Result<bool> {

@@ -137,23 +137,37 @@ fn across(index: &Index<'_>, walked: &[Walked]) -> Option<Box<Breach>> {
             let place = Place { log: parent, at: first };
             return Some(breach("P1", what, index.logs, &[place, won]));
         }
-        let Event::TermWon { term, .. } = event else { continue };
-        let since = index.entry(won).time;
-        for (log, walk) in walked.iter().enumerate() {
-            if log == won.log || !index.same_clock(log, won.log) || !index.related(log, won.log) {
-                continue;
-            }
-            let late = walk
-                .last_performed
-                .iter()
-                .find(|(of, at)| **of < term && index.entry(Place { log, at: **at }).time > since);
-            if let Some((old, at)) = late {
-                let what = format!(
-                    "expected nothing to be performed in term {old} once term {term} was won; found it, by the clock of \
-                     the one host that both ran on"
-                );
-                return Some(breach("P2", what, index.logs, &[Place { log, at: *at }, won]));
-            }
+        if let Event::TermWon { term, .. } = event
+            && let Some(breach) = by_one_clock(index, walked, won.log, term)
+        {
+            return Some(breach);
+        }
+    }
+    None
+}
+
+/// P2 where two hosts are one, as in a trial: nothing in an old term once something was performed in
+/// a later one. (That the later one was won is not enough: its effects wait for the old one's lease.)
+fn by_one_clock(
+    index: &Index<'_>,
+    walked: &[Walked],
+    heir: usize,
+    term: u64,
+) -> Option<Box<Breach>> {
+    let (_, first) = walked[heir].first_performed.range(term..).next()?;
+    let first = Place { log: heir, at: *first };
+    let since = index.entry(first).time;
+    let others = walked.iter().enumerate().filter(|(log, _)| {
+        *log != heir && index.same_clock(*log, heir) && index.related(*log, heir)
+    });
+    for (log, walk) in others {
+        let old = walk.last_performed.range(..term).map(|(_, at)| Place { log, at: *at });
+        if let Some(late) = old.into_iter().find(|late| index.entry(*late).time > since) {
+            let what = format!(
+                "expected nothing to be performed in an older term once an effect was performed in term {term}; found it, \
+                 by the clock of the one host that both ran on"
+            );
+            return Some(breach("P2", what, index.logs, &[late, first]));
         }
     }
     None

@@ -524,7 +524,9 @@ fn p2_two_hosts_perform_by_one_clock() {
             let Event::TermWon { session, .. } = logs[log].entries[at].event else {
                 unreachable!()
             };
-            let since = logs[log].entries[at].time;
+            let performs = |entry: &&Entry| matches!(entry.event, Event::Performing { .. });
+            let Some(first) = logs[log].entries[at..].iter().find(performs) else { return false };
+            let since = first.time;
             let joined = |event: &Event| matches!(event, Event::Joined { session: of, .. } if *of == session);
             let (parent, _) = places(logs, joined)[0];
             logs[parent].header.boot = logs[log].header.boot.clone();

@@ -16,6 +16,8 @@ pub(super) struct Walked {
     pub(super) missing: Vec<String>,
     /// Which effects were performed, and where that is recorded.
     performed: BTreeMap<u64, usize>,
+    /// Of each term, the first effect performed in it.
+    pub(super) first_performed: BTreeMap<u64, usize>,
     /// Of each term, the last effect performed in it.
     pub(super) last_performed: BTreeMap<u64, usize>,
 }
@@ -112,6 +114,7 @@ impl<'i, 'l> Walk<'i, 'l> {
             if let Event::Performing { id, term, .. } = entry.event
                 && !self.withheld.contains(&id)
             {
+                self.done.first_performed.entry(term).or_insert(at);
                 self.done.last_performed.insert(term, at);
             }
         }
