@@ -20,4 +20,5 @@ pub mod packet;
 pub mod pair;
 pub mod process;
 pub mod redis;
+pub mod small_disk;
 pub mod switch;

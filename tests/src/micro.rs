@@ -106,6 +106,14 @@ impl Observer for MicroObserver {
         self.client.next_window()
     }
 
+    fn disk_fails(&self, fails: bool) {
+        self.client.disk_fails(fails);
+    }
+
+    fn disk_errors(&self) -> u64 {
+        self.client.with_history(|history| history.disk_errors())
+    }
+
     fn check(&mut self, patience: Duration) -> Result<Vec<Finding>> {
         self.verify(patience)?;
         let disk = self.client.with_history(|history| self.disk.check_new(history))?;

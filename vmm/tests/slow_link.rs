@@ -63,7 +63,7 @@ fn an_epoch_may_take_longer_than_patience_lasts() {
     assert!(u128::from(commit) > 2 * patience, "{commit} us; {:?}", status.json());
 
     // What is silent is found out all the same.
-    bed.cut_replication().unwrap();
+    bed.cut_replication(&[Host::A, Host::B]).unwrap();
     guest.process.wait_line("unprotected", PATIENCE).unwrap();
     drop(standby);
 }

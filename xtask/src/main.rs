@@ -13,6 +13,7 @@ mod run_pair;
 mod sim;
 mod stop;
 mod test;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,8 @@ use clap::Parser;
 enum Command {
     /// Run a pair, break it under load, and judge what an outside client saw.
     RunPair(run_pair::Arguments),
+    /// Run pair after pair, break them by real faults at random moments, and judge what an outside client saw.
+    Torture(torture::Arguments),
     /// Run the protocol core in a simulated world that fails; `cargo xtask sim --help` tells more.
     Sim(sim::Arguments),
     /// Write a new device: its code, its tests, its entry in the catalogue.
@@ -39,6 +42,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::RunPair(arguments) => run_pair::run(&arguments),
+        Command::Torture(arguments) => torture::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
         Command::NewDevice(arguments) => new_device::run(&arguments),
         Command::Certs(arguments) => certs::run(&arguments),

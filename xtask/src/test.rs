@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use clap::{Args, Parser};
+use clap::Args;
 
 use crate::{build, gate, new_device, run_pair, sim, stop};
 
@@ -168,12 +168,6 @@ fn debian_e1000() -> Result<bool> {
 
 /// `run-pair` as from the command line.
 fn pair(flags: &str) -> Result<bool> {
-    #[derive(Debug, Parser)]
-    struct RunPair {
-        #[command(flatten)]
-        arguments: run_pair::Arguments,
-    }
     println!("cargo xtask run-pair {flags}");
-    let words = std::iter::once("run-pair").chain(flags.split_whitespace());
-    run_pair::run(&RunPair::try_parse_from(words)?.arguments)
+    run_pair::run(&run_pair::parse(flags)?)
 }

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 
 use crate::process::tied_to_us;
 use namespaces::Namespaces;
-pub use relay::Relay;
+pub use relay::{Direction, Relay};
 
 /// One of the two hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -142,15 +142,18 @@ impl Bed {
         }
     }
 
-    /// Cuts the replication link both ways, silently.
+    /// Cuts the replication link silently: what these hosts send is lost, or comes when it heals.
     ///
     /// # Errors
     /// When the system refuses.
-    pub fn cut_replication(&self) -> Result<()> {
+    pub fn cut_replication(&self, senders: &[Host]) -> Result<()> {
         match self {
-            Self::Namespaces(namespaces) => namespaces.cut(),
+            Self::Namespaces(namespaces) => namespaces.cut(senders),
             Self::Loopback { relays, .. } => {
-                relays.iter().for_each(|relay| relay.set_cut(true));
+                for sender in senders {
+                    relays[sender.other().index()].cut(Direction::Forth);
+                    relays[sender.index()].cut(Direction::Back);
+                }
                 Ok(())
             }
         }
@@ -161,12 +164,36 @@ impl Bed {
     /// # Errors
     /// On namespaces: there is no relay between them.
     pub fn throttle_replication(&self, bytes_per_second: Option<u64>) -> Result<()> {
+        for relay in self.relays()? {
+            relay.set_rate(bytes_per_second);
+        }
+        Ok(())
+    }
+
+    /// After so many more bytes from this host a bit is flipped.
+    ///
+    /// # Errors
+    /// On namespaces: there is no relay between them.
+    pub fn corrupt_replication(&self, sender: Host, after: u32) -> Result<()> {
+        let relays = self.relays()?;
+        relays[sender.other().index()].flip(Direction::Forth, after);
+        relays[sender.index()].flip(Direction::Back, after);
+        Ok(())
+    }
+
+    /// Nothing is flipped any more.
+    ///
+    /// # Errors
+    /// On namespaces: there is no relay between them.
+    pub fn stop_corrupting(&self) -> Result<()> {
+        self.relays()?.iter().for_each(Relay::stop_flipping);
+        Ok(())
+    }
+
+    fn relays(&self) -> Result<&[Relay; 2]> {
         match self {
             Self::Namespaces(_) => bail!("expected a bed on loopback, found namespaces"),
-            Self::Loopback { relays, .. } => {
-                relays.iter().for_each(|relay| relay.set_rate(bytes_per_second));
-                Ok(())
-            }
+            Self::Loopback { relays, .. } => Ok(relays),
         }
     }
 
@@ -204,7 +231,7 @@ mod tests {
         near.write_all(b"1").unwrap();
         let mut byte = [0];
         far.read_exact(&mut byte).unwrap();
-        bed.cut_replication().unwrap();
+        bed.cut_replication(&[Host::A, Host::B]).unwrap();
         near.write_all(b"2").unwrap();
         far.write_all(b"3").unwrap();
         for socket in [&mut near, &mut far] {
@@ -218,6 +245,48 @@ mod tests {
         assert_eq!(byte, *b"2");
         near.read_exact(&mut byte).unwrap();
         assert_eq!(byte, *b"3");
+    }
+
+    /// What one host sends is held, and what the other sends passes.
+    #[test]
+    fn the_relay_cuts_one_way() {
+        for (sender, other) in [(Host::A, Host::B), (Host::B, Host::A)] {
+            let bed = Bed::loopback("a test".to_owned()).unwrap();
+            let listener = TcpListener::bind(bed.listen_address(Host::B)).unwrap();
+            let a = TcpStream::connect(bed.dial_address(Host::B)).unwrap();
+            let (b, _) = listener.accept().unwrap();
+            let mut ends = [a, b];
+            // The relay has joined both ends.
+            let mut byte = [0];
+            ends[0].write_all(b"1").unwrap();
+            ends[1].read_exact(&mut byte).unwrap();
+            bed.cut_replication(&[sender]).unwrap();
+            for host in [sender, other] {
+                ends[host.index()].write_all(host.name().as_bytes()).unwrap();
+            }
+            ends[sender.index()].read_exact(&mut byte).unwrap();
+            assert_eq!(byte, other.name().as_bytes());
+            let deaf = &mut ends[other.index()];
+            deaf.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            assert_eq!(deaf.read(&mut byte).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        }
+    }
+
+    #[test]
+    fn the_relay_flips_one_bit_of_what_one_host_sends() {
+        let bed = Bed::loopback("a test".to_owned()).unwrap();
+        let listener = TcpListener::bind(bed.listen_address(Host::B)).unwrap();
+        let mut near = TcpStream::connect(bed.dial_address(Host::B)).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        bed.corrupt_replication(Host::A, 5).unwrap();
+        let (mut forth, mut back) = ([0; 9], [0; 9]);
+        for part in [&[0; 3][..], &[0; 6]] {
+            near.write_all(part).unwrap();
+        }
+        far.write_all(&[0; 9]).unwrap();
+        far.read_exact(&mut forth).unwrap();
+        near.read_exact(&mut back).unwrap();
+        assert_eq!((forth, back), ([0, 0, 0, 0, 0, 1 << 5, 0, 0, 0], [0; 9]));
     }
 
     /// Whoever has left takes the connection along.

@@ -101,12 +101,16 @@ impl Namespaces {
         format!("{}:{PORT}", IP[host.index()])
     }
 
-    pub(super) fn cut(&self) -> Result<()> {
-        self.set_neighbours([NOBODY, NOBODY])
+    /// What these hosts send to each other is lost.
+    pub(super) fn cut(&self, senders: &[Host]) -> Result<()> {
+        let address = |host: Host| {
+            if senders.contains(&host) { NOBODY } else { MAC[host.other().index()] }
+        };
+        self.set_neighbours([address(Host::A), address(Host::B)])
     }
 
     pub(super) fn heal(&self) -> Result<()> {
-        self.set_neighbours([MAC[1], MAC[0]])
+        self.cut(&[])
     }
 
     /// Tells each host the other's Ethernet address. The cable stays up: a wrong address loses every packet, and no

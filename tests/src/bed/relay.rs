@@ -1,8 +1,9 @@
-//! A TCP relay that can go silent, or slow: what both sides send stays where it is until the link heals, or has the time.
+//! A TCP relay that can go silent in either direction, be slow, or flip a bit: what is sent stays where it is until the
+//! link heals, or has the time.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -20,7 +21,16 @@ pub struct Relay {
 /// Bytes that are under way in one direction, at most.
 const BUFFER: usize = 256 * 1024;
 
-#[derive(Debug, Default)]
+/// Which way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From whoever connects to whoever listens.
+    Forth,
+    /// The other way.
+    Back,
+}
+
+#[derive(Debug)]
 struct Gate {
     state: Mutex<GateState>,
     /// How long everything takes on its way, in milliseconds.
@@ -28,20 +38,45 @@ struct Gate {
     changed: Condvar,
     /// Bytes a second, each way; 0: as many as come.
     rate: AtomicU64,
+    /// After so many more bytes one bit is flipped, by direction; below 0: never.
+    flip: [AtomicI64; 2],
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum GateState {
-    #[default]
-    Open,
-    Cut,
-    Closed,
+struct GateState {
+    /// By direction.
+    cut: [bool; 2],
+    closed: bool,
 }
 
 impl Gate {
-    fn set(&self, state: GateState) {
-        *self.state.lock().expect("no holder panics") = state;
+    fn new() -> Self {
+        Self {
+            state: Mutex::default(),
+            delay: AtomicU64::new(0),
+            changed: Condvar::new(),
+            rate: AtomicU64::new(0),
+            flip: [const { AtomicI64::new(-1) }; 2],
+        }
+    }
+
+    fn set(&self, change: impl FnOnce(&mut GateState)) {
+        change(&mut self.state.lock().expect("no holder panics"));
         self.changed.notify_all();
+    }
+
+    /// Flips a bit of what passes in a direction, when its time has come.
+    fn tamper(&self, direction: Direction, bytes: &mut [u8]) {
+        let count = i64::try_from(bytes.len()).expect("a buffer's length");
+        let left = &self.flip[direction as usize];
+        let before = left.load(Ordering::SeqCst);
+        if before < 0 {
+            return;
+        }
+        if let Some(byte) = usize::try_from(before).ok().and_then(|at| bytes.get_mut(at)) {
+            *byte ^= 1 << (before % 8);
+        }
+        left.store((before - count).max(-1), Ordering::SeqCst);
     }
 
     /// How many bytes to take at once, at most, and how long each of them takes.
@@ -56,14 +91,13 @@ impl Gate {
         }
     }
 
-    /// Waits while the link is cut; `false` when the relay is gone.
-    fn passes(&self) -> bool {
+    /// Waits while the link is cut in one of these directions; `false` when the relay is gone.
+    fn passes(&self, directions: &[Direction]) -> bool {
+        let cut = |state: &mut GateState| {
+            !state.closed && directions.iter().any(|direction| state.cut[*direction as usize])
+        };
         let state = self.state.lock().expect("no holder panics");
-        let state = self
-            .changed
-            .wait_while(state, |state| *state == GateState::Cut)
-            .expect("no holder panics");
-        *state == GateState::Open
+        !self.changed.wait_while(state, cut).expect("no holder panics").closed
     }
 }
 
@@ -80,7 +114,7 @@ impl Relay {
     pub fn to(target: SocketAddr) -> Result<Self> {
         let listener = bind()?;
         let address = listener.local_addr()?;
-        let gate = Arc::new(Gate::default());
+        let gate = Arc::new(Gate::new());
         let shared = Arc::clone(&gate);
         thread::spawn(move || accept(&listener, target, &shared));
         Ok(Self { address, target, gate })
@@ -102,7 +136,22 @@ impl Relay {
 
     /// Cuts the link silently, or heals it.
     pub fn set_cut(&self, cut: bool) {
-        self.gate.set(if cut { GateState::Cut } else { GateState::Open });
+        self.gate.set(|state| state.cut = [cut; 2]);
+    }
+
+    /// Cuts it silently in one direction.
+    pub fn cut(&self, direction: Direction) {
+        self.gate.set(|state| state.cut[direction as usize] = true);
+    }
+
+    /// After so many more bytes in this direction one bit is flipped.
+    pub fn flip(&self, direction: Direction, after: u32) {
+        self.gate.flip[direction as usize].store(i64::from(after), Ordering::SeqCst);
+    }
+
+    /// Nothing is flipped any more.
+    pub fn stop_flipping(&self) {
+        self.gate.flip.iter().for_each(|left| left.store(-1, Ordering::SeqCst));
     }
 
     /// From now on everything takes so long on its way.
@@ -114,7 +163,7 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.gate.set(GateState::Closed);
+        self.gate.set(|state| state.closed = true);
         // Wakes the acceptor, which then sees that the relay is closed.
         let _ = TcpStream::connect(self.address);
     }
@@ -126,7 +175,7 @@ fn bind() -> Result<TcpListener> {
 
 fn accept(listener: &TcpListener, target: SocketAddr, gate: &Arc<Gate>) {
     while let Ok((near, _)) = listener.accept() {
-        if !gate.passes() {
+        if !gate.passes(&[Direction::Forth, Direction::Back]) {
             return;
         }
         // No standby there: the caller's connection ends, as if refused.
@@ -135,14 +184,16 @@ fn accept(listener: &TcpListener, target: SocketAddr, gate: &Arc<Gate>) {
             let _ = socket.set_nodelay(true);
         }
         let (Ok(near_too), Ok(far_too)) = (near.try_clone(), far.try_clone()) else { continue };
-        for (from, to) in [(near, far), (far_too, near_too)] {
+        for (from, to, direction) in
+            [(near, far, Direction::Forth), (far_too, near_too, Direction::Back)]
+        {
             let gate = Arc::clone(gate);
-            thread::spawn(move || pump(from, to, &gate));
+            thread::spawn(move || pump(from, to, direction, &gate));
         }
     }
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, gate: &Gate) {
+fn pump(mut from: TcpStream, mut to: TcpStream, direction: Direction, gate: &Gate) {
     let mut buffer = vec![0; BUFFER];
     loop {
         let (portion, each) = gate.pace();
@@ -150,7 +201,8 @@ fn pump(mut from: TcpStream, mut to: TcpStream, gate: &Gate) {
         // A slow network is what this is; nothing waits for it to be over.
         let delay = Duration::from_millis(gate.delay.load(Ordering::SeqCst));
         thread::sleep(delay + each * u32::try_from(count).unwrap_or(u32::MAX));
-        if !gate.passes() || count == 0 || to.write_all(&buffer[..count]).is_err() {
+        gate.tamper(direction, &mut buffer[..count]);
+        if !gate.passes(&[direction]) || count == 0 || to.write_all(&buffer[..count]).is_err() {
             break;
         }
     }

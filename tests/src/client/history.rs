@@ -29,6 +29,7 @@ pub struct Floor {
     applied: u64,
     clock_ns: u64,
     dirty_pages: u64,
+    disk_fails: bool,
 }
 
 /// One request as the history needs it.
@@ -58,13 +59,16 @@ pub struct History {
     boot_id: Option<u64>,
     highest: Floor,
     faults: u64,
+    /// Writes that failed, and whether the disk gives reason for it.
+    disk_errors: u64,
+    disk_fails: bool,
     findings: Vec<Finding>,
 }
 
 impl History {
     /// What has been answered so far.
     pub fn floor(&self) -> Floor {
-        self.highest
+        Floor { disk_fails: self.disk_fails, ..self.highest }
     }
 
     /// The highest number of an acknowledged operation.
@@ -80,6 +84,16 @@ impl History {
     /// The guest's start, once it has answered.
     pub fn boot_id(&self) -> Option<u64> {
         self.boot_id
+    }
+
+    /// From now on writes may fail, or may not; what was asked while they might may still be answered so.
+    pub fn disk_fails(&mut self, fails: bool) {
+        self.disk_fails = fails;
+    }
+
+    /// Writes that failed.
+    pub fn disk_errors(&self) -> u64 {
+        self.disk_errors
     }
 
     /// The contradictions since the last call.
@@ -186,6 +200,12 @@ impl History {
     fn check_result(&mut self, asked: &Asked, reply: &Reply) {
         let Asked { client, seq, op, .. } = *asked;
         let found = (reply.status, reply.value);
+        if reply.status == Status::DiskError && op.changes_state() {
+            self.disk_errors += 1;
+            if asked.floor.disk_fails || self.disk_fails {
+                return;
+            }
+        }
         let right = match asked.expected {
             Some(Some(value)) => found == (Status::Ok, value),
             Some(None) => reply.status == Status::NotFound,
@@ -355,5 +375,20 @@ mod tests {
         answer.value = 4;
         history.answered(&get, &answer);
         assert!(matches!(history.take_findings()[..], [Finding { kind: Kind::Behaviour, .. }]));
+    }
+
+    #[test]
+    fn a_write_may_fail_while_the_disk_does_and_at_no_other_time() {
+        let failed = |asked_then: bool, answered_then: bool| {
+            let (mut history, _) = history(5);
+            history.disk_fails(asked_then);
+            let asked = asked(6, OpCode::Append, history.floor());
+            history.disk_fails(answered_then);
+            let reply = Reply { status: Status::DiskError, ..reply(&asked, 5, 0) };
+            history.answered(&asked, &reply);
+            assert_eq!(history.disk_errors(), 1);
+            history.take_findings().len()
+        };
+        assert_eq!([failed(true, false), failed(false, true), failed(false, false)], [0, 0, 1]);
     }
 }

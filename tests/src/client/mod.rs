@@ -139,6 +139,11 @@ impl Client {
         read(&self.shared.state().history)
     }
 
+    /// From now on writes may fail, or may not.
+    pub fn disk_fails(&self, fails: bool) {
+        self.shared.state().history.disk_fails(fails);
+    }
+
     fn wait(&self, timeout: Duration, done: impl Fn(&State) -> bool) -> bool {
         let deadline = Instant::now() + timeout;
         let mut state = self.shared.state();

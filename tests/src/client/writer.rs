@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
-use kemari_workload::{MAX_PAYLOAD, MAX_REQUEST_LEN, Op, Reply, Request, payload_hash};
+use kemari_workload::{MAX_PAYLOAD, MAX_REQUEST_LEN, Op, Reply, Request, Status, payload_hash};
 
 use super::history::{Asked, Floor};
 
@@ -118,7 +118,7 @@ impl Writer {
             return None;
         }
         let outstanding = self.outstanding.take()?;
-        if let Some((key, value)) = outstanding.put {
+        if let Some((key, value)) = outstanding.put.filter(|_| reply.status == Status::Ok) {
             self.table.insert(key, value);
         }
         Some(outstanding)

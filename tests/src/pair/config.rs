@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 
 /// How a round breaks the pair.
@@ -19,6 +19,20 @@ pub enum Kill {
     BothLinks,
     /// The primary stops, the standby takes over, and the primary wakes up again.
     PausePrimary,
+    /// The standby stops, the primary goes on alone, and the standby wakes up again.
+    PauseStandby,
+    /// The replication link goes silent; both sides still reach the network: exactly one side goes on.
+    Link,
+    /// What the primary sends to the standby is lost, and what the standby sends arrives.
+    LinkToStandby,
+    /// What the standby sends to the primary is lost, and what the primary sends arrives.
+    LinkToPrimary,
+    /// A bit flips on the replication link: nobody takes it for what was sent.
+    Corrupt,
+    /// The replication link is slow for a while: the guest goes on.
+    Throttle,
+    /// The disk takes no more for a while: the guest is told so, goes on, and loses nothing.
+    DiskFull,
     /// The arbiter goes away and comes back: nothing leaves meanwhile, and the guest goes on.
     Arbiter,
     /// The arbiter goes away, the primary dies, the arbiter comes back: only then the standby goes on.
@@ -27,24 +41,59 @@ pub enum Kill {
 
 impl Kill {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 13] = [
         Self::Primary,
         Self::Standby,
         Self::BothLinks,
         Self::PausePrimary,
         Self::Arbiter,
         Self::PrimaryWithoutArbiter,
+        Self::PauseStandby,
+        Self::Link,
+        Self::LinkToStandby,
+        Self::LinkToPrimary,
+        Self::Corrupt,
+        Self::Throttle,
+        Self::DiskFull,
     ];
+
+    /// Those that every run can have, whatever its hosts are: what `all` means.
+    pub fn everywhere() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().take(6)
+    }
+
+    /// Whether it takes a relay between the hosts, as there is on loopback.
+    pub const fn needs_relay(self) -> bool {
+        matches!(self, Self::Corrupt | Self::Throttle)
+    }
 
     /// As on the command line.
     pub const fn name(self) -> &'static str {
+        self.describe().0
+    }
+
+    /// What it does, in a line.
+    pub const fn what(self) -> &'static str {
+        self.describe().1
+    }
+
+    const fn describe(self) -> (&'static str, &'static str) {
         match self {
-            Self::Primary => "primary",
-            Self::Standby => "standby",
-            Self::BothLinks => "both-links",
-            Self::PausePrimary => "pause-primary",
-            Self::Arbiter => "arbiter",
-            Self::PrimaryWithoutArbiter => "primary-without-arbiter",
+            Self::Primary => ("primary", "the primary dies"),
+            Self::Standby => ("standby", "the standby dies"),
+            Self::BothLinks => ("both-links", "the primary reaches neither standby nor network"),
+            Self::PausePrimary => ("pause-primary", "the primary stops, and wakes up replaced"),
+            Self::Arbiter => ("arbiter", "the arbiter goes away, and comes back"),
+            Self::PrimaryWithoutArbiter => {
+                ("primary-without-arbiter", "the primary dies while the arbiter is away")
+            }
+            Self::PauseStandby => ("pause-standby", "the standby stops, and wakes up given up"),
+            Self::Link => ("link", "the replication link is cut both ways"),
+            Self::LinkToStandby => ("link-to-standby", "it is cut one way: the standby is deaf"),
+            Self::LinkToPrimary => ("link-to-primary", "it is cut one way: the primary is deaf"),
+            Self::Corrupt => ("corrupt", "a bit flips on the replication link (loopback)"),
+            Self::Throttle => ("throttle", "the replication link is slow for a while (loopback)"),
+            Self::DiskFull => ("disk-full", "the disk takes no more for a while (as root)"),
         }
     }
 }
@@ -151,6 +200,13 @@ impl PairConfig {
     pub fn check(&self) -> Result<()> {
         ensure!(!self.kills.is_empty(), "--kill: expected at least one way to break the pair");
         ensure!(self.rounds > 0, "--rounds: expected at least 1, found 0");
+        let relayed = self.kills.iter().find(|kill| kill.needs_relay());
+        if let (Some(kill), false) = (relayed, self.loopback) {
+            bail!(
+                "--kill {}: it takes the relay between two hosts on loopback: add --loopback",
+                kill.name()
+            );
+        }
         ensure!(self.slow > 0, "--slow: expected at least 1, found 0");
         Ok(())
     }

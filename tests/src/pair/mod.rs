@@ -21,6 +21,7 @@ use anyhow::{Context, Result, ensure};
 use crate::bed::{Bed, Host};
 use crate::exercise;
 use crate::findings::{Finding, Kind};
+use crate::small_disk::SmallDisk;
 use crate::switch::Switch;
 use config::PairConfig;
 use members::{Launcher, Member};
@@ -47,6 +48,8 @@ pub struct Surroundings<'a> {
     pub dir: &'a Path,
     /// The switch that the observer is plugged into; its ports 0 and 1 are the hosts.
     pub switch: &'a Switch,
+    /// The file system that the disk is on, where it is one that can be filled.
+    pub small_disk: Option<&'a SmallDisk>,
     /// Whom to tell.
     pub progress: &'a dyn Progress,
     /// Set when the run is to end early.

@@ -18,6 +18,15 @@ pub trait Observer {
     /// Starts a new window, and gives the one that ends.
     fn next_window(&self) -> Window;
 
+    /// From now on the guest's writes may fail, or may not: the harness fills its disk. Where there is no word for it,
+    /// such a disk is not had.
+    fn disk_fails(&self, _fails: bool) {}
+
+    /// How many writes failed so far, by the guest's own word.
+    fn disk_errors(&self) -> u64 {
+        0
+    }
+
     /// What went wrong since the last check; the guest goes on.
     ///
     /// # Errors

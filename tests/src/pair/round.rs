@@ -27,8 +27,17 @@ const OVERSLEEP: std::ops::Range<u64> = 0..300;
 const OUTAGE: Duration = Duration::from_millis(1500);
 /// What left before effects were held has arrived after so long.
 const UNDER_WAY: Duration = Duration::from_millis(300);
+/// A bit flips after so many bytes.
+const CORRUPT_AFTER: std::ops::Range<u32> = 0..200_000;
+/// Bytes a second of a slow link.
+const SLOW: std::ops::Range<u64> = 400_000..8_000_000;
+/// How long it is slow, in milliseconds.
+const SLOW_FOR: std::ops::Range<u64> = 300..1500;
+/// How long a disk is full, in milliseconds.
+const FULL_FOR: std::ops::Range<u64> = 50..800;
 /// The state of a standby that has asked the arbiter.
 const ASKING: &str = "doubting";
+
 /// What became of the pair.
 struct Outcome {
     moved: bool,
@@ -96,6 +105,13 @@ impl Pair<'_> {
             Kill::Standby => self.kill_standby(),
             Kill::BothLinks => self.cut_both_links(),
             Kill::PausePrimary => self.pause_primary(),
+            Kill::PauseStandby => self.pause_standby(),
+            Kill::Link => self.cut_link(&[Host::A, Host::B]),
+            Kill::LinkToStandby => self.cut_link(&[self.active.host]),
+            Kill::LinkToPrimary => self.cut_link(&[self.active.host.other()]),
+            Kill::Corrupt => self.corrupt(),
+            Kill::Throttle => self.throttle(),
+            Kill::DiskFull => self.disk_full(),
             Kill::Arbiter => self.arbiter_away(),
             Kill::PrimaryWithoutArbiter => self.primary_without_arbiter(),
         }
@@ -187,34 +203,130 @@ impl Pair<'_> {
 
     fn cut_both_links(&mut self) -> Result<Outcome> {
         let cable = self.active.host.index();
-        self.launcher.bed().cut_replication()?;
         self.launcher.switch().cut(cable);
-        let decided = self.wait_decision();
-        let outcome = match decided? {
-            Some(takeover) => {
-                let mut outcome = self.moved(takeover);
-                outcome.findings.extend(self.loser_ends());
-                outcome
-            }
+        let outcome = self.cut_link(&[Host::A, Host::B]);
+        self.launcher.switch().heal(cable);
+        outcome
+    }
+
+    /// What these hosts send to each other is lost: one side goes on, and the other finds out while it is so.
+    fn cut_link(&mut self, senders: &[Host]) -> Result<Outcome> {
+        let term = self.active.status()?.number("term");
+        self.launcher.bed().cut_replication(senders)?;
+        let outcome = match self.wait_decision(term)? {
+            Some(takeover) => self.moved_from_the_living(takeover),
             None => {
                 let findings = self.standby_gives_up()?;
                 Outcome { moved: false, takeover: None, findings }
             }
         };
-        self.launcher.switch().heal(cable);
         self.launcher.bed().heal_replication()?;
         Ok(outcome)
     }
 
-    /// Waits until one side of a cut pair goes on: the standby's status when it is the standby.
-    fn wait_decision(&mut self) -> Result<Option<Status>> {
+    fn moved_from_the_living(&mut self, takeover: Status) -> Outcome {
+        let mut outcome = self.moved(takeover);
+        outcome.findings.extend(self.loser_ends());
+        outcome
+    }
+
+    /// A bit flips somewhere in what one side sends: that ends the session, and one side goes on.
+    fn corrupt(&mut self) -> Result<Outcome> {
+        let term = self.active.status()?.number("term");
+        let sender = if self.random.bool() { Host::A } else { Host::B };
+        let after = self.random.u32(CORRUPT_AFTER);
+        self.launcher.bed().corrupt_replication(sender, after)?;
+        let decided = self.wait_decision(term);
+        self.launcher.bed().stop_corrupting()?;
+        Ok(match decided? {
+            Some(takeover) => self.moved_from_the_living(takeover),
+            // The link is whole again: the primary may have joined its standby anew already.
+            None => Outcome { moved: false, takeover: None, findings: Vec::new() },
+        })
+    }
+
+    /// However slow the link is, the guest goes on; whether it stays protected is left open.
+    fn throttle(&mut self) -> Result<Outcome> {
+        let term = self.active.status()?.number("term");
+        let rate = self.random.u64(SLOW);
+        let time = self.scaled_random(SLOW_FOR);
+        self.launcher.bed().throttle_replication(Some(rate))?;
+        let slow = self.live_through(time);
+        self.launcher.bed().throttle_replication(None)?;
+        slow?;
+        let decided = self.watch.until("the pair has settled", &mut [], |_| {
+            if let Some(standby) = self.passive.status().ok().filter(Status::runs_guest) {
+                return Ok(Some(Some(standby)));
+            }
+            let primary = self.active.status().ok();
+            Ok(primary.filter(|status| is_settled(status, term)).map(|_| None))
+        })?;
+        Ok(match decided {
+            Some(takeover) => self.moved_from_the_living(takeover),
+            None => Outcome { moved: false, takeover: None, findings: Vec::new() },
+        })
+    }
+
+    fn live_through(&mut self, time: Duration) -> Result<()> {
+        self.watch.pass(time, &mut [])?;
+        let wanted = self.observer.answered() + 1;
+        let observer = &*self.observer;
+        self.watch.until("the guest answers over a slow link", &mut [], |_| {
+            Ok(observer.wait_answered(wanted, Duration::from_millis(50)).then_some(()))
+        })
+    }
+
+    /// The guest is told that its writes fail, and nothing that it was told to be written is missing.
+    fn disk_full(&mut self) -> Result<Outcome> {
+        let disk = self.surroundings.small_disk;
+        let disk = disk.context("--kill disk-full: expected a disk of limited size, found none")?;
+        let time = self.scaled_random(FULL_FOR);
+        let before = self.observer.disk_errors();
+        self.observer.disk_fails(true);
+        disk.fill()?;
+        let (observer, members) = (&*self.observer, &mut [&mut self.active, &mut self.passive]);
+        let told = self.watch.until("the guest is told that its disk is full", members, |_| {
+            Ok((observer.disk_errors() > before).then_some(()))
+        });
+        let passed = told.and_then(|()| self.watch.pass(time, members));
+        disk.empty()?;
+        passed?;
+        self.observer.disk_fails(false);
+        let status = self.active.status()?;
+        let mut findings = Vec::new();
+        if !status.is_protected() {
+            let what = format!(
+                "a full disk is the guest's trouble, not the pair's: expected it protected, found {}",
+                status.state()
+            );
+            findings.push(Finding::new(Kind::Behaviour, what));
+        }
+        Ok(Outcome { moved: false, takeover: None, findings })
+    }
+
+    /// The primary gives its standby up; the standby finds out when it wakes, and does not run the guest.
+    fn pause_standby(&mut self) -> Result<Outcome> {
+        let term = self.active.status()?.number("term");
+        self.passive.process.signal(Signal::STOP);
+        self.watch.until("the primary goes on alone", &mut [&mut self.active], |members| {
+            Ok((members[0].status()?.number("term") > term).then_some(()))
+        })?;
+        let oversleep = self.scaled_random(OVERSLEEP);
+        self.watch.pass(oversleep, &mut [&mut self.active])?;
+        self.passive.process.signal(Signal::CONT);
+        let findings = self.standby_gives_up()?;
+        Ok(Outcome { moved: false, takeover: None, findings })
+    }
+
+    /// Waits until one side of a pair that doubts goes on: the standby's status when it is the standby.
+    fn wait_decision(&mut self, term: u64) -> Result<Option<Status>> {
         self.watch.until("one side goes on", &mut [], |_| {
             let standby = self.passive.status().ok().filter(Status::runs_guest);
             if let Some(standby) = standby {
                 return Ok(Some(Some(standby)));
             }
             let primary = self.active.status().ok();
-            Ok(primary.is_some_and(|primary| primary.state() == "alone").then_some(None))
+            Ok(primary.is_some_and(|primary| primary.number("term") > term).then_some(None))
         })
     }
 
@@ -247,7 +359,8 @@ impl Pair<'_> {
         Some(Finding::new(Kind::TwoActive, what))
     }
 
-    /// The standby that was refused the right to run must not run the guest.
+    /// The standby that was refused the right to run must not run the guest. Where the link works again, the primary may
+    /// have found it meanwhile.
     fn standby_gives_up(&mut self) -> Result<Vec<Finding>> {
         let passive = &mut self.passive;
         self.watch.until("the refused standby stops or waits", &mut [], |_| {
@@ -255,7 +368,7 @@ impl Pair<'_> {
                 return Ok(Some(Vec::new()));
             }
             let status = passive.status()?;
-            let gave_up = matches!(status.state(), "waiting" | "stopped");
+            let gave_up = !status.runs_guest() && status.state() != ASKING;
             Ok(gave_up.then(Vec::new))
         })
     }
@@ -360,4 +473,9 @@ fn quantiles(window: &Window) -> Quantiles {
         p99: window.latency.value_at_quantile(0.99),
         max: window.latency.max(),
     }
+}
+
+/// Protected as before, or gone on alone and what comes of that.
+fn is_settled(primary: &Status, term: u64) -> bool {
+    primary.is_protected() || primary.number("term") > term
 }

@@ -53,13 +53,8 @@ pub(crate) struct Arguments {
     /// The guest's network card.
     #[arg(long, value_enum, default_value = "virtio")]
     pub(crate) net_model: NetModel,
-    /// How to break the pair; several, or `all`, take turns.
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "primary",
-        value_name = "primary|standby|both-links|pause-primary|arbiter|primary-without-arbiter|all"
-    )]
+    /// How to break the pair; several, or `all`, take turns. `cargo xtask torture --list` tells of each.
+    #[arg(long, value_delimiter = ',', default_value = "primary", value_name = "KIND|all")]
     pub(crate) kill: Vec<String>,
     /// How often.
     #[arg(long, default_value_t = 3)]
@@ -130,7 +125,7 @@ impl Arguments {
     /// The ways to break the pair.
     pub(crate) fn kills(&self) -> Result<Vec<Kill>> {
         if self.kill.iter().any(|kill| kill == "all") {
-            return Ok(Kill::ALL.to_vec());
+            return Ok(Kill::everywhere().collect());
         }
         self.kill
             .iter()

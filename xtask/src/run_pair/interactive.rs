@@ -29,7 +29,8 @@ pub(super) fn run(
         disk.with_context(|| format!("cannot make {}", image.display()))?;
     }
     let switch = Switch::new(dir, &["a", "b"]).context("cannot make the switch")?;
-    let surroundings = Surroundings { config, dir, switch: &switch, progress: terminal, stop };
+    let surroundings =
+        Surroundings { config, dir, switch: &switch, small_disk: None, progress: terminal, stop };
     let _raw = Raw::enter()?;
     interactive::run(&surroundings, &keys()?, show)
 }

@@ -81,7 +81,8 @@ pub(super) fn run(
     let switch = Switch::new(dir, &["a", "b"]).context("cannot make the switch")?;
     let mut observer = linux::observer(switch.plug_in(), arguments.writers, arguments.seed, &image);
     terminal.line(TABLE_HEAD);
-    let surroundings = Surroundings { config, dir, switch: &switch, progress: terminal, stop };
+    let surroundings =
+        Surroundings { config, dir, switch: &switch, small_disk: None, progress: terminal, stop };
     pair::run(&surroundings, &mut observer)
 }
 

@@ -14,7 +14,9 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, ensure};
+use clap::Parser;
 use kemari_tests::pair::Progress;
+use kemari_tests::pair::config::PairConfig;
 use kemari_tests::pair::report::RunReport;
 
 use crate::guest::{KernelChoice, LinuxGuest, Preparation};
@@ -23,6 +25,17 @@ use crate::{build, stop};
 pub(crate) use arguments::{Arguments, Guest, NetModel};
 use progress::Terminal;
 
+/// The flags of a command line.
+pub(crate) fn parse(flags: &str) -> Result<Arguments> {
+    #[derive(Debug, Parser)]
+    struct RunPair {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+    let words = std::iter::once("run-pair").chain(flags.split_whitespace());
+    Ok(RunPair::try_parse_from(words)?.arguments)
+}
+
 /// Runs a pair; `true` when every promise held.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let stop = stop::flag()?;
@@ -30,28 +43,36 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let terminal = Terminal::new(arguments.prebuilt.is_none());
     arguments.kills()?;
     match (arguments.guest, &arguments.prebuilt) {
-        (Guest::Micro, _) => {
-            check_kvm()?;
-            terminal.step("building kemari and the micro-guest");
-            let kemari = arguments.kemari.clone().map_or_else(build::kemari, Ok)?;
-            let kernel = build::micro_guest()?;
-            let config = arguments.micro_config(kemari, kernel)?;
-            if arguments.interactive {
-                return play(&terminal, |dir| interactive::run(&config, dir, &terminal, stop));
-            }
-            in_directory(arguments, &terminal, |dir| {
-                micro::run(arguments, &config, dir, &terminal, stop)
-            })
+        (Guest::Micro, _) if arguments.interactive => {
+            let config = micro_config(arguments, &terminal)?;
+            play(&terminal, |dir| interactive::run(&config, dir, &terminal, stop))
         }
+        (Guest::Micro, _) => Ok(micro(arguments, &terminal, stop)?.held()),
         (Guest::Linux, Some(prebuilt)) => {
             check_kvm()?;
             let files = linux::Files::prebuilt(prebuilt);
-            in_directory(arguments, &terminal, |dir| {
-                linux::run(arguments, &files, dir, &terminal, stop)
-            })
+            let work = |dir: &Path| linux::run(arguments, &files, dir, &terminal, stop);
+            Ok(in_directory(arguments, &terminal, work)?.held())
         }
         (Guest::Linux, None) => run_linux(arguments, &terminal, stop),
     }
+}
+
+/// Runs a pair with the micro-guest; what became of it, which is printed as well.
+pub(crate) fn micro_pair(arguments: &Arguments) -> Result<RunReport> {
+    micro(arguments, &Terminal::new(true), stop::flag()?)
+}
+
+fn micro(arguments: &Arguments, terminal: &Terminal, stop: stop::Flag) -> Result<RunReport> {
+    let config = micro_config(arguments, terminal)?;
+    in_directory(arguments, terminal, |dir| micro::run(arguments, &config, dir, terminal, stop))
+}
+
+fn micro_config(arguments: &Arguments, terminal: &Terminal) -> Result<PairConfig> {
+    check_kvm()?;
+    terminal.step("building kemari and the micro-guest");
+    let kemari = arguments.kemari.clone().map_or_else(build::kemari, Ok)?;
+    arguments.micro_config(kemari, build::micro_guest()?)
 }
 
 /// Directly on `/dev/kvm` where that can run a stock kernel, else in the nested lab.
@@ -77,7 +98,8 @@ fn run_linux(arguments: &Arguments, terminal: &Terminal, stop: stop::Flag) -> Re
     if arguments.interactive {
         return play(terminal, |dir| linux::play(arguments, &files, dir, terminal, stop));
     }
-    in_directory(arguments, terminal, |dir| linux::run(arguments, &files, dir, terminal, stop))
+    let work = |dir: &Path| linux::run(arguments, &files, dir, terminal, stop);
+    Ok(in_directory(arguments, terminal, work)?.held())
 }
 
 /// The guest, and the nested lab's own images where it is to run there. The lock on the cache ends with this function:
@@ -112,7 +134,7 @@ fn in_directory(
     arguments: &Arguments,
     terminal: &Terminal,
     work: impl FnOnce(&Path) -> Result<RunReport>,
-) -> Result<bool> {
+) -> Result<RunReport> {
     let dir = tempfile::Builder::new().prefix("kemari-pair-").tempdir();
     let dir = dir.context("cannot make a directory for the run; TMPDIR names another place")?;
     let result = work(dir.path());
@@ -128,7 +150,7 @@ fn in_directory(
     if let Some(path) = &arguments.json {
         write_json(path, &report)?;
     }
-    Ok(held)
+    Ok(report)
 }
 
 fn check_kvm() -> Result<()> {

@@ -1,0 +1,106 @@
+//! A file system of limited size for the guest's disk, which can be filled and emptied while the guest runs.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
+/// Room beyond that of the whole disk, which the filler takes as well.
+const MARGIN: u64 = 32 << 20;
+const STEPS: [u64; 3] = [16 << 20, 1 << 20, 4096];
+
+/// See the module. It goes away when dropped.
+#[derive(Debug)]
+pub struct SmallDisk {
+    dir: PathBuf,
+}
+
+impl SmallDisk {
+    /// A tmpfs at `dir`, which is made, with room for a disk of so many bytes.
+    ///
+    /// # Errors
+    /// For who may not mount.
+    pub fn mount(dir: &Path, bytes: u64) -> Result<Self> {
+        fs::create_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let output = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={},mode=700", bytes + MARGIN), "kemari"])
+            .arg(dir)
+            .output()
+            .context("cannot run `mount`")?;
+        if !output.status.success() {
+            let reason = String::from_utf8_lossy(&output.stderr);
+            bail!("a disk of limited size needs root: {}", reason.trim());
+        }
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.dir.join("filler")
+    }
+
+    /// Leaves no room for anything that is not there yet.
+    ///
+    /// # Errors
+    /// When anything else than that is in the way.
+    pub fn fill(&self) -> Result<()> {
+        let path = self.filler();
+        let file =
+            File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let mut taken = 0;
+        for step in STEPS {
+            loop {
+                match fallocate(&file, FallocateFlags::empty(), taken, step) {
+                    Ok(()) => taken += step,
+                    Err(Errno::NOSPC) => break,
+                    Err(error) => bail!("cannot fill {}: {error}", path.display()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the room back.
+    ///
+    /// # Errors
+    /// When the filler cannot be removed.
+    pub fn empty(&self) -> Result<()> {
+        fs::remove_file(self.filler()).context("cannot empty the disk's file system")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Those who still have files open keep them until they close them.
+        let _ = Command::new("umount").arg("-l").arg(&self.dir).stderr(Stdio::null()).status();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Needs root, as the hosts in namespaces do.
+    #[test]
+    fn it_is_full_and_empty_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = match SmallDisk::mount(&dir.path().join("disk"), 1 << 20) {
+            Ok(disk) => disk,
+            Err(error) => {
+                assert!(!rustix::process::geteuid().is_root(), "{error:#}");
+                eprintln!("NOT TESTED: {error:#}");
+                return;
+            }
+        };
+        let write = || fs::write(dir.path().join("disk/file"), [7; 8192]);
+        write().unwrap();
+        disk.fill().unwrap();
+        let other = fs::write(dir.path().join("disk/other"), [7; 8192]);
+        assert_eq!(other.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+        disk.empty().unwrap();
+        fs::write(dir.path().join("disk/other"), [7; 8192]).unwrap();
+    }
+}

@@ -1,0 +1,98 @@
+//! What each pair is, and how it is broken: from the seed and its number alone.
+
+use kemari_tests::pair::config::Kill;
+
+/// Seeds of neighbouring pairs have nothing in common.
+const STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// See the module.
+pub(super) struct Plan {
+    pub(super) faults: Vec<Kill>,
+    pub(super) seed: u64,
+    pub(super) rounds: u32,
+}
+
+impl Plan {
+    /// The flags of `run-pair` for a pair.
+    pub(super) fn pair(&self, number: u64) -> String {
+        let mut random =
+            fastrand::Rng::with_seed(self.seed.wrapping_add(number.wrapping_mul(STRIDE)));
+        let relayed = self.faults.iter().any(|kill| kill.needs_relay());
+        let direct = self.faults.iter().any(|kill| !kill.needs_relay());
+        let loopback = relayed && (!direct || random.bool());
+        let mut faults: Vec<Kill> =
+            self.faults.iter().copied().filter(|kill| loopback || !kill.needs_relay()).collect();
+        let mut kills = Vec::new();
+        while kills.len() < self.rounds as usize {
+            random.shuffle(&mut faults);
+            kills.extend(faults.iter().map(|kill| kill.name()));
+        }
+        kills.truncate(self.rounds as usize);
+        let mut flags = format!(
+            "--kill {} --rounds {} --seed {} --cpus {}",
+            kills.join(","),
+            self.rounds,
+            random.u32(..),
+            random.u32(1..3),
+        );
+        let (etcd, tls) = (random.bool(), random.bool());
+        for (wanted, flag) in [
+            (loopback, " --loopback"),
+            (etcd, " --arbiter etcd"),
+            // The etcd of a run in namespaces is not on loopback, and speaks plain.
+            (tls && (loopback || !etcd), " --tls"),
+        ] {
+            flags.push_str(if wanted { flag } else { "" });
+        }
+        flags
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn plan(faults: &[Kill]) -> Plan {
+        Plan { faults: faults.to_vec(), seed: 7, rounds: 25 }
+    }
+
+    #[test]
+    fn a_plan_is_the_same_again_and_every_pair_another() {
+        let plan = plan(&Kill::ALL);
+        assert_eq!(plan.pair(3), plan.pair(3));
+        assert_ne!(plan.pair(3), plan.pair(4));
+        assert_ne!(plan.pair(3), Plan { seed: 8, ..plan }.pair(3));
+    }
+
+    /// What `run-pair` is given, it takes; and nothing that there is is left out for long.
+    #[test]
+    fn a_few_pairs_have_every_fault_and_every_kind_of_hosts() {
+        let plan = plan(&Kill::ALL);
+        let mut lines = String::new();
+        for number in 1..12 {
+            let flags = plan.pair(number);
+            let arguments = crate::run_pair::parse(&flags).unwrap();
+            let config = arguments.micro_config("kemari".into(), "kernel".into()).unwrap();
+            config.check().unwrap();
+            assert_eq!(config.kills.len(), 25);
+            lines += &flags;
+        }
+        for kill in Kill::ALL {
+            assert!(lines.contains(kill.name()), "{} never happens", kill.name());
+        }
+        for flag in ["--loopback", "--tls", "--arbiter etcd", "--cpus 1", "--cpus 2"] {
+            assert!(lines.contains(flag), "{flag} never happens");
+        }
+    }
+
+    #[test]
+    fn what_needs_no_relay_may_be_in_namespaces_and_what_does_never_is() {
+        let pairs = |faults: &[Kill]| -> Vec<bool> {
+            let plan = plan(faults);
+            (1..9).map(|number| plan.pair(number).contains("--loopback")).collect()
+        };
+        assert_eq!(pairs(&[Kill::Primary]), [false; 8]);
+        assert_eq!(pairs(&[Kill::Corrupt]), [true; 8]);
+    }
+}

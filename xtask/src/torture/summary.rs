@@ -1,0 +1,136 @@
+//! What all pairs together came to.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use kemari_tests::pair::config::Kill;
+use kemari_tests::pair::report::RunReport;
+use serde::Serialize;
+
+/// One kind of fault.
+#[derive(Debug, Default, Serialize)]
+struct Row {
+    fault: &'static str,
+    rounds: usize,
+    failovers: usize,
+    /// From suspicion to the running guest, in microseconds.
+    takeover_us: Vec<u64>,
+    longest_gap_ms: f64,
+    /// Until the guest was protected again, in milliseconds, at worst.
+    protected_again_ms: u64,
+    violations: usize,
+}
+
+/// See the module.
+#[derive(Debug, Serialize)]
+pub(super) struct Summary {
+    seed: u64,
+    pairs: usize,
+    operations: u64,
+    rows: Vec<Row>,
+    /// What broke outside of any round.
+    violations: usize,
+}
+
+impl Summary {
+    pub(super) fn new(seed: u64) -> Self {
+        let row = |kill: Kill| Row { fault: kill.name(), ..Row::default() };
+        let rows = Kill::ALL.map(row).into();
+        Self { seed, pairs: 0, operations: 0, rows, violations: 0 }
+    }
+
+    pub(super) fn add(&mut self, report: &RunReport) {
+        self.pairs += 1;
+        self.operations += report.operations;
+        self.violations += report.findings.len();
+        for round in &report.rounds {
+            let name = round.kill.name();
+            let Some(row) = self.rows.iter_mut().find(|row| row.fault == name) else { continue };
+            row.rounds += 1;
+            row.failovers += usize::from(round.before != round.after);
+            row.takeover_us.extend(round.takeover_us);
+            row.longest_gap_ms = row.longest_gap_ms.max(round.longest_gap_ms);
+            row.protected_again_ms =
+                row.protected_again_ms.max(round.protected_again_ms.unwrap_or(0));
+            row.violations += round.findings.len();
+        }
+    }
+
+    fn sum(&self, of: impl Fn(&Row) -> usize) -> usize {
+        self.rows.iter().map(of).sum()
+    }
+
+    pub(super) fn failovers(&self) -> usize {
+        self.sum(|row| row.failovers)
+    }
+
+    fn all_violations(&self) -> usize {
+        self.violations + self.sum(|row| row.violations)
+    }
+
+    /// Whether nothing broke, and something was tried.
+    pub(super) fn held(&self) -> bool {
+        self.all_violations() == 0 && self.sum(|row| row.rounds) > 0
+    }
+
+    /// All of it in a line.
+    pub(super) fn line(&self, time: Duration) -> String {
+        let mut takeovers: Vec<u64> =
+            self.rows.iter().flat_map(|row| &row.takeover_us).copied().collect();
+        takeovers.sort_unstable();
+        let (p50, p99) = (quantile(&takeovers, 50), quantile(&takeovers, 99));
+        format!(
+            "seed {}: {} failovers in {} faults on {} pairs, {} operations, {} min {:02} s; takeover p50 {p50:.1} ms, \
+             p99 {p99:.1} ms; {} violations",
+            self.seed,
+            self.failovers(),
+            self.sum(|row| row.rounds),
+            self.pairs,
+            self.operations,
+            time.as_secs() / 60,
+            time.as_secs() % 60,
+            self.all_violations(),
+        )
+    }
+
+    /// A line for each kind of fault.
+    pub(super) fn table(&self) -> String {
+        let mut text = format!(
+            "{:<24} {:>6} {:>9} {:>20} {:>14} {:>15} {:>10}\n",
+            "fault",
+            "times",
+            "failovers",
+            "takeover ms p50/p99",
+            "longest gap ms",
+            "protected after",
+            "violations"
+        );
+        for row in self.rows.iter().filter(|row| row.rounds > 0) {
+            let mut takeovers = row.takeover_us.clone();
+            takeovers.sort_unstable();
+            let takeover = if takeovers.is_empty() {
+                "-".to_owned()
+            } else {
+                format!("{:.1}/{:.1}", quantile(&takeovers, 50), quantile(&takeovers, 99))
+            };
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                "{:<24} {:>6} {:>9} {takeover:>20} {:>14.0} {:>12} ms {:>10}",
+                row.fault,
+                row.rounds,
+                row.failovers,
+                row.longest_gap_ms,
+                row.protected_again_ms,
+                row.violations
+            );
+        }
+        text
+    }
+}
+
+/// In milliseconds, of sorted microseconds.
+fn quantile(sorted: &[u64], percent: usize) -> f64 {
+    let at = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
+    sorted.get(at).map_or(0.0, |us| *us as f64 / 1000.0)
+}
