@@ -9,8 +9,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::format::{HEADER_LEN, Header, RECORD_LEN};
+use super::format::{Entry, HEADER_LEN, Header, RECORD_LEN};
 
+/// Records of one system call.
+const AT_ONCE: usize = 4096;
 const DEFAULT_SIZE: u64 = 64 << 20;
 const DEFAULT_KEEP: u32 = 4;
 const FORM: &str = "FILE[,size=64MiB][,keep=4] (size: 16KiB to 1024GiB each; keep: 2 to 64 files)";
@@ -97,6 +99,7 @@ pub(super) struct Files {
     /// Which file is written, and where it goes on.
     current: usize,
     at: u64,
+    bytes: Vec<u8>,
 }
 
 impl Files {
@@ -109,7 +112,8 @@ impl Files {
             files.push(create(&path).map_err(at("create", &path))?);
             paths.push(path);
         }
-        let mut made = Self { files, paths, size: spec.size, header, current: 0, at: 0 };
+        let mut made =
+            Self { files, paths, size: spec.size, header, current: 0, at: 0, bytes: Vec::new() };
         made.begin().map_err(at("write", &spec.base))?;
         Ok(made)
     }
@@ -136,18 +140,21 @@ impl Files {
         Ok(())
     }
 
-    /// Appends whole records. What was written of them when it fails is written over by the next.
-    pub(super) fn append(&mut self, mut records: &[u8]) -> io::Result<()> {
-        while !records.is_empty() {
-            let room = self.size.saturating_sub(self.at) as usize / RECORD_LEN * RECORD_LEN;
+    /// Appends records. What was written of them when it fails is written over by the next.
+    pub(super) fn append(&mut self, mut entries: &[Entry]) -> io::Result<()> {
+        while !entries.is_empty() {
+            let room = self.size.saturating_sub(self.at) as usize / RECORD_LEN;
             if room == 0 {
                 self.rotate()?;
                 continue;
             }
-            let (now, later) = records.split_at(room.min(records.len()));
-            self.files[self.current].write_all_at(now, self.at)?;
-            self.at += now.len() as u64;
-            records = later;
+            let (now, later) = entries.split_at(room.min(entries.len()).min(AT_ONCE));
+            self.bytes.clear();
+            now.iter().for_each(|entry| self.bytes.extend(entry.encode()));
+            self.files[self.current].write_all_at(&self.bytes, self.at)?;
+            self.at += self.bytes.len() as u64;
+            now.iter().for_each(|entry| self.header.before.take(entry));
+            entries = later;
         }
         Ok(())
     }

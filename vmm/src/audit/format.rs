@@ -5,6 +5,8 @@
 use io_gate_host::Op;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::summary::Summary;
+
 /// How every file begins.
 const MAGIC: [u8; 8] = *b"KMRAUDIT";
 /// The version of the format.
@@ -57,6 +59,8 @@ pub struct Header {
     pub realtime: u64,
     /// When the log began: CLOCK_MONOTONIC, nanoseconds.
     pub monotonic: u64,
+    /// What came before the file.
+    pub before: Summary,
 }
 
 /// How a term was won.
@@ -432,6 +436,9 @@ impl Header {
         put.text(&self.vm, NAME_MAX);
         put.text(&self.boot, BOOT_MAX);
         put.text(&self.holder, HOLDER_MAX);
+        for number in self.before.to_numbers() {
+            put.bytes(&number.to_le_bytes());
+        }
         seal(&mut bytes);
         bytes
     }
@@ -458,7 +465,8 @@ impl Header {
         };
         let (number, realtime, monotonic) = (get.number(), get.number(), get.number());
         let (vm, boot, holder) = (get.text(NAME_MAX), get.text(BOOT_MAX), get.text(HOLDER_MAX));
-        Ok(Self { vm, holder, boot, side, number, realtime, monotonic })
+        let before = Summary::from_numbers(std::array::from_fn(|_| get.number()));
+        Ok(Self { vm, holder, boot, side, number, realtime, monotonic, before })
     }
 }
 

@@ -14,6 +14,7 @@ mod files;
 mod format;
 mod reader;
 mod recorder;
+mod summary;
 mod verify;
 
 #[cfg(test)]
@@ -23,4 +24,5 @@ pub use files::{AuditError, AuditSpec};
 pub use format::{Entry, Event, FormatError, HEADER_LEN, Header, RECORD_LEN, Side, Won};
 pub use reader::{Log, ReadError, read};
 pub use recorder::{AuditLog, Recorder};
+pub use summary::Summary;
 pub use verify::{Counts, Verdict, verify};

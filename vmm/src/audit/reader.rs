@@ -1,7 +1,8 @@
 //! Reads logs: the files of each run in their order, the records up to the first that is not whole.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use super::files::parse_suffix;
@@ -16,11 +17,17 @@ pub struct Log {
     pub header: Header,
     /// What is whole, from the beginning or from what rotation has left.
     pub entries: Vec<Entry>,
-    /// Why there is, or was, more than can be read; none: it is complete, or was cut off at its end.
+    /// Why there is more than can be read; none: it is complete, or was cut off at its end.
     pub hole: Option<String>,
 }
 
 impl Log {
+    /// Whether rotation has taken its beginning.
+    #[must_use]
+    pub fn is_rotated(&self) -> bool {
+        self.header.number > 0
+    }
+
     /// Whether the process ended in good order, its log with it.
     #[must_use]
     pub fn has_ended(&self) -> bool {
@@ -100,46 +107,36 @@ fn unreadable(path: &Path) -> impl Fn(std::io::Error) -> ReadError + use<> {
     move |source| ReadError::Read { path: path.clone(), source }
 }
 
-/// One file.
-struct Part {
-    path: PathBuf,
-    header: Header,
-    bytes: Vec<u8>,
-}
-
 fn read_run(name: String, files: Vec<PathBuf>) -> Result<Option<Log>, ReadError> {
-    let mut parts = Vec::new();
+    let mut parts: Vec<(Header, PathBuf)> = Vec::new();
     for path in files {
-        let bytes = fs::read(&path).map_err(unreadable(&path))?;
-        // Made, and never begun; or its host lost power as it was.
-        let Some((header, records)) = bytes.split_first_chunk::<HEADER_LEN>() else { continue };
-        let header = Header::decode(header)
+        let mut file = File::open(&path).map_err(unreadable(&path))?;
+        let mut bytes = [0; HEADER_LEN];
+        match file.read_exact(&mut bytes) {
+            Ok(()) => {}
+            // Made, and never begun; or its host lost power as it was.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => continue,
+            Err(error) => return Err(unreadable(&path)(error)),
+        }
+        let header = Header::decode(&bytes)
             .map_err(|source| ReadError::Format { path: path.display().to_string(), source })?;
-        let bytes = records.to_vec();
-        parts.push(Part { path, header, bytes });
+        parts.push((header, path));
     }
-    parts.sort_by_key(|part| part.header.number);
+    parts.sort_by_key(|(header, _)| header.number);
     join(name, &parts)
 }
 
-fn join(name: String, parts: &[Part]) -> Result<Option<Log>, ReadError> {
-    let Some(first) = parts.first() else { return Ok(None) };
-    let header = first.header.clone();
-    let mut log = Log { name, header, entries: Vec::new(), hole: None };
-    if log.header.number > 0 {
-        let what = "its beginning was rotated away: give --audit more of size or keep";
-        log.hole = Some(what.to_owned());
-    }
-    for (index, part) in parts.iter().enumerate() {
-        let path = part.path.display();
-        if (&part.header.holder, part.header.monotonic)
-            != (&log.header.holder, log.header.monotonic)
-        {
-            return Err(ReadError::Mixed(path.to_string()));
+fn join(name: String, parts: &[(Header, PathBuf)]) -> Result<Option<Log>, ReadError> {
+    let Some((first, _)) = parts.first() else { return Ok(None) };
+    let mut log = Log { name, header: first.clone(), entries: Vec::new(), hole: None };
+    for (index, (header, path)) in parts.iter().enumerate() {
+        if (&header.holder, header.monotonic) != (&first.holder, first.monotonic) {
+            return Err(ReadError::Mixed(path.display().to_string()));
         }
+        let bytes = fs::read(path).map_err(unreadable(path))?;
         let last = index + 1 == parts.len();
-        if let Err(hole) = log.take(&part.bytes, last) {
-            log.hole = log.hole.or(Some(format!("{hole} ({path})")));
+        if let Err(hole) = log.take(bytes.get(HEADER_LEN..).unwrap_or_default(), last) {
+            log.hole = Some(format!("{hole} ({})", path.display()));
             break;
         }
     }
@@ -158,7 +155,7 @@ impl Log {
                 Err(error) => return Err(format!("record {}: {error}", self.next())),
             };
             let expected = self.next();
-            if entry.sequence != expected && !(self.entries.is_empty() && self.hole.is_some()) {
+            if entry.sequence != expected {
                 let found = entry.sequence;
                 return Err(format!("expected record {expected}, found record {found}"));
             }
@@ -176,7 +173,7 @@ impl Log {
     }
 
     fn next(&self) -> u64 {
-        self.entries.last().map_or(0, |entry| entry.sequence + 1)
+        self.entries.last().map_or(self.header.before.next, |entry| entry.sequence + 1)
     }
 }
 

@@ -13,7 +13,8 @@ use io_gate_host::{Noted, Observer};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::files::{AuditError, AuditSpec, Files};
-use super::format::{Entry, Event, Header, RECORD_LEN, Side};
+use super::format::{Entry, Event, Header, Side};
+use super::summary::Summary;
 use crate::arbiter::holder_name;
 use crate::seccomp::{self, Role};
 
@@ -35,6 +36,30 @@ pub struct Recorder {
     written: Condvar,
     /// When the log began, by two clocks that run alike.
     origin: (Instant, u64),
+    /// Taken before the state's lock, never while that is held.
+    writer: Mutex<Writer>,
+}
+
+/// Whoever holds it writes.
+struct Writer {
+    files: Files,
+    taken: Vec<Entry>,
+    failing: bool,
+}
+
+impl Writer {
+    fn write(&mut self) {
+        let result = self.files.append(&self.taken);
+        self.taken.clear();
+        match &result {
+            Err(error) if !self.failing => log::error!(
+                "the audit log cannot be written, so it will be incomplete: {error}; make room"
+            ),
+            Ok(()) if self.failing => log::warn!("the audit log is written again"),
+            _ => {}
+        }
+        self.failing = result.is_err();
+    }
 }
 
 struct State {
@@ -60,7 +85,7 @@ struct State {
 }
 
 impl Recorder {
-    fn new(monotonic: u64) -> Self {
+    fn new(monotonic: u64, files: Files) -> Self {
         Self {
             state: Mutex::new(State {
                 waiting: Vec::with_capacity(CAPACITY),
@@ -78,6 +103,11 @@ impl Recorder {
             work: Condvar::new(),
             written: Condvar::new(),
             origin: (Instant::now(), monotonic),
+            writer: Mutex::new(Writer {
+                files,
+                taken: Vec::with_capacity(CAPACITY),
+                failing: false,
+            }),
         }
     }
 
@@ -91,8 +121,8 @@ impl Recorder {
         self.wake(state);
     }
 
-    /// As [`record`](Self::record), and waits a moment until the record is with the kernel, where the
-    /// death of this process does not reach it. Not for a thread that runs the guest.
+    /// As [`record`](Self::record), and sees that the record is with the kernel, where the death of this
+    /// process does not reach it. Not for a thread that runs the guest.
     pub fn settle(&self, event: Event) {
         let mut state = self.lock();
         state.push(self.now(), event);
@@ -100,6 +130,23 @@ impl Recorder {
             return self.wake(state);
         }
         let target = state.next;
+        drop(state);
+        // By this thread itself: to wake the writer and be woken takes many times as long.
+        match self.writer.try_lock() {
+            Ok(mut writer) => {
+                let begun = Instant::now();
+                self.flush(&mut writer);
+                if begun.elapsed() > SETTLE {
+                    self.lock().late = true;
+                }
+            }
+            // It writes right now, and what is missing next.
+            Err(_) => self.wait_written(target),
+        }
+    }
+
+    fn wait_written(&self, target: u64) {
+        let mut state = self.lock();
         state.urgent = true;
         state.writer_waits = false;
         self.work.notify_one();
@@ -107,7 +154,7 @@ impl Recorder {
             .written
             .wait_timeout_while(state, SETTLE, |state| state.written < target)
             .unwrap_or_else(PoisonError::into_inner);
-        state.late = timeout.timed_out();
+        state.late |= timeout.timed_out();
     }
 
     fn now(&self) -> u64 {
@@ -127,43 +174,35 @@ impl Recorder {
         }
     }
 
-    fn write(&self, mut files: Files) {
+    fn write(&self) {
         seccomp::enter(Role::Audit, &[]);
-        let mut entries = Vec::with_capacity(CAPACITY);
-        let mut bytes = Vec::with_capacity(CAPACITY * RECORD_LEN);
-        let mut failing = false;
-        while let Some(until) = self.take(&mut entries) {
-            bytes.clear();
-            entries.drain(..).for_each(|entry: Entry| bytes.extend(entry.encode()));
-            let result = files.append(&bytes);
-            match &result {
-                Err(error) if !failing => {
-                    log::error!(
-                        "the audit log cannot be written, so it will be incomplete: {error}; make room"
-                    );
-                }
-                Ok(()) if failing => log::warn!("the audit log is written again"),
-                _ => {}
-            }
-            failing = result.is_err();
-            let mut state = self.lock();
-            // What could not be written leaves a gap in the numbers, which a reader finds.
-            state.written = until;
-            state.late &= state.waiting.len() > CAPACITY / 2;
-            if std::mem::take(&mut state.urgent) {
-                self.written.notify_all();
-            }
+        while self.wait_for_work() {
+            self.flush(&mut self.writer.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }
 
-    /// Waits for records, and a little for more of them; gives the number of the next one that is
-    /// not among them. None when there will be no more.
-    fn take(&self, into: &mut Vec<Entry>) -> Option<u64> {
+    /// Writes what waits. Records are taken by whoever holds the writer: so they stay in order.
+    fn flush(&self, writer: &mut Writer) {
+        let mut state = self.lock();
+        std::mem::swap(&mut state.waiting, &mut writer.taken);
+        let until = state.next;
+        drop(state);
+        writer.write();
+        let mut state = self.lock();
+        // What could not be written leaves a gap in the numbers, which a reader finds.
+        state.written = until;
+        state.late &= state.waiting.len() > CAPACITY / 2;
+        if std::mem::take(&mut state.urgent) {
+            self.written.notify_all();
+        }
+    }
+
+    /// Waits for records, and a little for more of them. False when there will be no more.
+    fn wait_for_work(&self) -> bool {
         let mut state = self.lock();
         while state.waiting.is_empty() {
             if state.ended {
-                self.written.notify_all();
-                return None;
+                return false;
             }
             state.writer_waits = true;
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -171,12 +210,9 @@ impl Recorder {
         state.writer_waits = false;
         let gather =
             |state: &mut State| !state.urgent && !state.ended && state.waiting.len() < CAPACITY / 2;
-        let (mut state, _) = self
-            .work
-            .wait_timeout_while(state, GATHER, gather)
-            .unwrap_or_else(PoisonError::into_inner);
-        std::mem::swap(&mut state.waiting, into);
-        Some(state.next)
+        let gathered = self.work.wait_timeout_while(state, GATHER, gather);
+        drop(gathered.unwrap_or_else(PoisonError::into_inner));
+        true
     }
 
     /// The last record, and waits until it is written.
@@ -313,14 +349,15 @@ impl AuditLog {
             number: 0,
             realtime: nanos(ClockId::Realtime),
             monotonic,
+            before: Summary::default(),
         };
         let files = Files::create(spec, header)?;
         let spare = files.paths().to_vec();
-        let recorder = Arc::new(Recorder::new(monotonic));
+        let recorder = Arc::new(Recorder::new(monotonic, files));
         let writer = recorder.clone();
         std::thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || writer.write(files))
+            .spawn(move || writer.write())
             .map_err(|source| AuditError {
                 what: "start the thread that writes",
                 path: spec.base.display().to_string(),

@@ -23,6 +23,7 @@ fn header() -> Header {
         number: 0,
         realtime: 3,
         monotonic: 4,
+        before: Summary::default(),
     }
 }
 
@@ -35,8 +36,7 @@ fn staged(sequence: u64) -> Entry {
 /// Writes so many records and gives the first file.
 fn written(dir: &Path, records: u64) -> PathBuf {
     let mut files = Files::create(&spec(dir, 1 << 20, 2), header()).unwrap();
-    let bytes: Vec<u8> = (0..records).flat_map(|number| staged(number).encode()).collect();
-    files.append(&bytes).unwrap();
+    files.append(&(0..records).map(staged).collect::<Vec<_>>()).unwrap();
     dir.join("log.1.0")
 }
 
@@ -161,17 +161,19 @@ fn rotation_keeps_the_newest_and_says_that_the_oldest_are_gone() {
     let size = (HEADER_LEN + 5 * RECORD_LEN) as u64;
     let mut files = Files::create(&spec(dir.path(), size, 3), header()).unwrap();
     for number in 0..12 {
-        files.append(&staged(number).encode()).unwrap();
+        files.append(&[staged(number)]).unwrap();
     }
     let log = read_one(dir.path());
     assert_eq!((log.hole, log.entries.len()), (None, 12));
     // In one piece that is more than a file takes.
-    let bytes: Vec<u8> = (12..18).flat_map(|number| staged(number).encode()).collect();
-    files.append(&bytes).unwrap();
+    files.append(&(12..18).map(staged).collect::<Vec<_>>()).unwrap();
     let log = read_one(dir.path());
     assert_eq!(log.entries, (5..18).map(staged).collect::<Vec<_>>());
-    assert!(log.hole.unwrap().contains("rotated away"));
-    assert!(matches!(verify(&[read_one(dir.path())]), Verdict::Incomplete { .. }));
+    let before = Summary { next: 5, last: 5, ..Summary::default() };
+    assert_eq!((log.hole.as_ref(), log.header.before), (None, before));
+    let verdict = verify(std::slice::from_ref(&log), false);
+    assert!(verdict.to_string().contains("before record 5 was rotated away"), "{verdict}");
+    assert!(matches!(verify(&[log], true), Verdict::Proved(_)));
 }
 
 #[test]
@@ -263,5 +265,5 @@ fn what_does_not_fit_is_counted() {
     let told = log.entries.len() as u64 - 1 + count;
     assert!((given..=given + 1).contains(&told), "{told}");
     assert!(log.hole.as_ref().unwrap().contains(&format!("{count} records were dropped")));
-    assert!(matches!(verify(&[log]), Verdict::Incomplete { .. }));
+    assert!(matches!(verify(&[log], true), Verdict::Incomplete { .. }));
 }

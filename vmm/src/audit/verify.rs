@@ -23,6 +23,8 @@ pub struct Counts {
     pub after_ack: u64,
     /// Of these, by the right to run alone.
     pub alone: u64,
+    /// Of these, by what rotation has taken.
+    pub earlier: u64,
     /// Of these, performed again, or for the first time, after a takeover.
     pub replayed: u64,
     /// Takeovers.
@@ -84,9 +86,10 @@ fn breach(promise: &'static str, what: String, logs: &[Log], places: &[Place]) -
     Box::new(Breach { promise, what, records: places.iter().map(record).collect() })
 }
 
-/// Judges the logs of all hosts that a virtual machine has had.
+/// Judges the logs of all hosts that a virtual machine has had. `allow_rotated`: what rotation has
+/// taken is not missed.
 #[must_use]
-pub fn verify(logs: &[Log]) -> Verdict {
+pub fn verify(logs: &[Log], allow_rotated: bool) -> Verdict {
     let index = Index::new(logs);
     if let Some(breach) = index.term_won_twice() {
         return Verdict::Broken(breach);
@@ -97,14 +100,18 @@ pub fn verify(logs: &[Log]) -> Verdict {
     for (number, log) in logs.iter().enumerate() {
         counts.cut += u64::from(!log.has_ended());
         reasons.extend(log.hole.iter().map(|hole| format!("{}: {hole}", log.name)));
-        // Without its beginning nothing can be said of what follows.
-        if log.header.number > 0 {
-            walked.push(Walked::default());
-            continue;
+        if log.is_rotated() && !allow_rotated {
+            let next = log.header.before.next;
+            reasons.push(format!(
+                "{}: what came before record {next} was rotated away (--rotated does without; more of size and keep \
+                 would have kept it)",
+                log.name
+            ));
         }
         match Walk::new(&index, number).run(&mut counts) {
             Ok(done) => {
-                reasons.extend(done.missing.iter().take(1).cloned());
+                let missing = done.missing.iter().filter(|gone| !(gone.rotated && allow_rotated));
+                reasons.extend(missing.take(1).map(|gone| gone.what.clone()));
                 walked.push(done);
             }
             Err(Stop(breach)) => return Verdict::Broken(breach),
@@ -177,8 +184,16 @@ impl std::fmt::Display for Counts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} effects performed: {} each after its ACK, {} by the right to run alone; {} replayed in {} takeovers; {} logs",
-            self.performed, self.after_ack, self.alone, self.replayed, self.takeovers, self.logs
+            "{} effects performed: {} each after its ACK, {} by the right to run alone",
+            self.performed, self.after_ack, self.alone
+        )?;
+        if self.earlier > 0 {
+            write!(f, ", {} by what was rotated away", self.earlier)?;
+        }
+        write!(
+            f,
+            "; {} replayed in {} takeovers; {} logs",
+            self.replayed, self.takeovers, self.logs
         )?;
         match self.cut {
             0 => Ok(()),

@@ -402,6 +402,9 @@ pub enum AuditCommand {
         /// What was given to --audit on each host that the virtual machine has had: primary, standby, and every later one.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
+        /// Judge what rotation has left; that it has taken what came before is no reason for 3.
+        #[arg(long)]
+        rotated: bool,
     },
     /// One line for each record.
     Show {

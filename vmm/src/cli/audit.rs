@@ -29,7 +29,7 @@ pub(super) fn recorder(log: Option<&AuditLog>) -> Option<Arc<Recorder>> {
 /// Answers from the files of a log.
 pub(super) fn audit(args: &AuditArgs) -> Result<u8, CliError> {
     match &args.command {
-        AuditCommand::Verify { files } => judge(files),
+        AuditCommand::Verify { files, rotated } => judge(files, *rotated),
         AuditCommand::Show { file } => show(&read(std::slice::from_ref(file))?),
     }
 }
@@ -42,7 +42,7 @@ fn read(files: &[PathBuf]) -> Result<Vec<Log>, CliError> {
     Ok(logs)
 }
 
-fn judge(files: &[PathBuf]) -> Result<u8, CliError> {
+fn judge(files: &[PathBuf], rotated: bool) -> Result<u8, CliError> {
     let logs = read(files)?;
     if let [first, rest @ ..] = logs.as_slice()
         && let Some(other) = rest.iter().find(|log| log.header.vm != first.header.vm)
@@ -52,7 +52,7 @@ fn judge(files: &[PathBuf]) -> Result<u8, CliError> {
             first.header.vm, first.name, other.header.vm, other.name
         )));
     }
-    let verdict = verify(&logs);
+    let verdict = verify(&logs, rotated);
     println!("{verdict}");
     Ok(verdict.exit_code())
 }

@@ -1,6 +1,6 @@
 //! What all logs say of terms and sessions, to be found by number.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Breach, Place, breach};
 use crate::audit::format::{Entry, Event, Won};
@@ -27,7 +27,7 @@ pub(super) struct Index<'l> {
     /// The primary's log of a session.
     joined: HashMap<u64, usize>,
     accepted: HashMap<u64, Accepted>,
-    gave_up: HashMap<u64, Place>,
+    gave_up: HashSet<u64>,
     won: Vec<Place>,
     /// Logs of one virtual machine's life have one number.
     life: Vec<usize>,
@@ -40,18 +40,37 @@ impl<'l> Index<'l> {
             acks: HashMap::new(),
             joined: HashMap::new(),
             accepted: HashMap::new(),
-            gave_up: HashMap::new(),
+            gave_up: HashSet::new(),
             won: Vec::new(),
             life: (0..logs.len()).collect(),
         };
         for (log, of) in logs.iter().enumerate() {
-            let mut current = None;
+            let mut current = index.recall(log);
             for (at, entry) in of.entries.iter().enumerate() {
                 index.take(Place { log, at }, &entry.event, &mut current);
             }
         }
         index.relate();
         index
+    }
+
+    /// The session in which a log's beginning was rotated away, if it is a standby's.
+    fn recall(&mut self, log: usize) -> Option<u64> {
+        let before = &self.logs[log].header.before;
+        self.gave_up.insert(before.gave_up);
+        let session = before.session;
+        if session == 0 {
+            return None;
+        }
+        if before.leads {
+            self.joined.insert(session, log);
+            return None;
+        }
+        // Of it only the end is known.
+        let last_ack = (before.ack_session == session).then(|| before.ack_epoch.checked_sub(1));
+        let accepted = Accepted { log, over: false, last_ack: last_ack.flatten() };
+        self.accepted.insert(session, accepted);
+        Some(session)
     }
 
     fn take(&mut self, place: Place, event: &Event, current: &mut Option<u64>) {
@@ -69,7 +88,7 @@ impl<'l> Index<'l> {
                 }
             }
             Event::GaveUp { session } => {
-                self.gave_up.insert(session, place);
+                self.gave_up.insert(session);
                 self.close(Some(session));
             }
             Event::Left { session } | Event::Discarded { session } => self.close(Some(session)),
@@ -156,16 +175,33 @@ impl<'l> Index<'l> {
     pub(super) fn why_no_ack(&self, (_, session, epoch): Ack) -> Result<String, String> {
         let what = format!("the ACK of epoch {epoch}");
         match self.accepted.get(&session) {
-            Some(accepted) if accepted.last_ack > Some(epoch) => Err(format!(
-                "the standby's log, {}, goes on without {what}",
-                self.logs[accepted.log].name
-            )),
+            Some(accepted) if accepted.last_ack > Some(epoch) && !self.is_lost(accepted, epoch) => {
+                Err(format!(
+                    "the standby's log, {}, goes on without {what}",
+                    self.logs[accepted.log].name
+                ))
+            }
+            Some(accepted) if self.is_lost(accepted, epoch) => {
+                Ok(format!("{}: {what} was rotated away", self.logs[accepted.log].name))
+            }
             _ => self.why_not(session, &what),
         }
     }
 
-    pub(super) fn gave_up(&self, session: u64) -> Option<Place> {
-        self.gave_up.get(&session).copied()
+    /// Whether the record of this epoch was rotated away.
+    fn is_lost(&self, accepted: &Accepted, epoch: u64) -> bool {
+        let log = &self.logs[accepted.log];
+        log.is_rotated() && epoch < log.header.before.ack_epoch
+    }
+
+    /// Whether an acknowledgement was in what rotation has taken from the standby's log.
+    pub(super) fn is_rotated_away(&self, (_, session, epoch): Ack) -> bool {
+        self.accepted.get(&session).is_some_and(|accepted| self.is_lost(accepted, epoch))
+    }
+
+    /// Whether its standby has said that it gives the session up.
+    pub(super) fn gave_up(&self, session: u64) -> bool {
+        self.gave_up.contains(&session)
     }
 
     /// As [`why_no_ack`](Self::why_no_ack), for anything else that a standby says.
@@ -176,7 +212,7 @@ impl<'l> Index<'l> {
             ));
         };
         let log = &self.logs[accepted.log];
-        if accepted.over && log.header.number == 0 {
+        if accepted.over {
             return Err(format!("the standby's log, {}, goes on without {what}", log.name));
         }
         Ok(format!("{}: ends before {what} of session {session:#x}", log.name))

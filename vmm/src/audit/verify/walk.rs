@@ -5,15 +5,23 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::index::Index;
 use super::{Breach, Counts, Place, breach};
 use crate::audit::format::{Event, Won};
+use crate::audit::summary::Summary;
 
 /// A promise is broken: no further.
 pub(super) struct Stop(pub(super) Box<Breach>);
+
+/// Evidence that is not there.
+pub(super) struct Missing {
+    pub(super) what: String,
+    /// Rotation has taken it.
+    pub(super) rotated: bool,
+}
 
 /// What a walk has found out.
 #[derive(Default)]
 pub(super) struct Walked {
     /// Evidence that is not there.
-    pub(super) missing: Vec<String>,
+    pub(super) missing: Vec<Missing>,
     /// Which effects were performed, and where that is recorded.
     performed: BTreeMap<u64, usize>,
     /// Of each term, the first effect performed in it.
@@ -50,6 +58,8 @@ pub(super) struct Walk<'i, 'l> {
     passed: u64,
     term: u64,
     won: HashSet<u64>,
+    /// What rotation has taken.
+    before: Summary,
     /// Epochs acknowledged, in their order, and where that is recorded.
     acked: BTreeMap<u64, usize>,
     sealed: HashMap<(u64, u64), usize>,
@@ -72,26 +82,40 @@ pub(super) struct Walk<'i, 'l> {
 
 type Step = Result<(), Stop>;
 
+/// What lets an effect out.
+enum By {
+    /// An acknowledgement, on both sides' record.
+    Ack,
+    /// The right to run alone.
+    Right,
+    /// An acknowledgement that rotation has taken, here or from the standby's log.
+    Earlier,
+}
+
 impl<'i, 'l> Walk<'i, 'l> {
     pub(super) fn new(index: &'i Index<'l>, log: usize) -> Self {
+        let before = index.logs[log].header.before;
+        // The first record there is stands for those that are gone.
+        let first = |true_then: bool| true_then.then_some(0);
         Self {
             index,
             log,
             at: 0,
-            open: false,
-            passed: 0,
-            term: 0,
-            won: HashSet::from([0]),
+            before,
+            open: before.open,
+            passed: before.passed,
+            term: before.term,
+            won: HashSet::from([0, before.term]),
             acked: BTreeMap::new(),
             sealed: HashMap::new(),
-            armed: None,
-            right: false,
-            heard: HashSet::new(),
-            given_up: HashSet::new(),
-            fenced: None,
-            ack_sent: None,
-            took_over: None,
-            last: 0,
+            armed: (before.armed != 0).then_some((before.armed, 0)),
+            right: before.right,
+            heard: HashSet::from([before.heard]),
+            given_up: HashSet::from([before.gave_up]),
+            fenced: first(before.fenced),
+            ack_sent: before.ack_epoch.checked_sub(1).map(|epoch| (before.ack_session, epoch)),
+            took_over: first(before.took_over),
+            last: before.last,
             effects: HashMap::new(),
             withheld: HashSet::new(),
             done: Walked::default(),
@@ -229,9 +253,9 @@ impl<'i, 'l> Walk<'i, 'l> {
                 );
                 return Err(self.stop("P1", what, &[since]));
             }
-            if self.index.gave_up(session).is_none() {
+            if !self.index.gave_up(session) {
                 match self.index.why_not(session, what) {
-                    Ok(missing) => self.done.missing.push(missing),
+                    Ok(what) => self.done.missing.push(Missing { what, rotated: false }),
                     Err(found) => {
                         let what = format!("expected the standby's word {what}, found {found}");
                         return Err(self.stop("P1", what, &[since]));
@@ -244,7 +268,7 @@ impl<'i, 'l> Walk<'i, 'l> {
     }
 
     fn ack_received(&mut self, session: u64, epoch: u64) -> Step {
-        if self.sealed.remove(&(session, epoch)).is_none() {
+        if self.sealed.remove(&(session, epoch)).is_none() && epoch >= self.before.sealed {
             let what = format!(
                 "expected an ACK of an epoch that was sealed for session {session:#x} and not acknowledged yet, found one \
                  of epoch {epoch}"
@@ -317,6 +341,10 @@ impl<'i, 'l> Walk<'i, 'l> {
             );
             return Err(self.stop("P2", what, &[]));
         }
+        if id <= self.before.last && !self.effects.contains_key(&id) {
+            // Staged, or taken over, in what rotation has taken.
+            self.know(id, epoch, replay);
+        }
         let Some(effect) = self.effects.get(&id).copied() else {
             let what = format!(
                 "expected that effect {id} was staged or taken over before it was performed, found no record of it"
@@ -337,10 +365,10 @@ impl<'i, 'l> Walk<'i, 'l> {
             let what = format!("expected effect {id} as it was staged, found another performed");
             return Err(self.stop("P2", what, &[effect.at]));
         }
-        if self.acknowledged(id, effect)? {
-            counts.after_ack += 1;
-        } else {
-            counts.alone += 1;
+        match self.let_out(id, effect)? {
+            By::Ack => counts.after_ack += 1,
+            By::Right => counts.alone += 1,
+            By::Earlier => counts.earlier += 1,
         }
         counts.performed += 1;
         counts.replayed += u64::from(replay);
@@ -351,14 +379,17 @@ impl<'i, 'l> Walk<'i, 'l> {
         Ok(())
     }
 
-    /// P1: whether an acknowledgement lets it out; if not, the right to run alone must.
-    fn acknowledged(&mut self, id: u64, effect: Effect) -> Result<bool, Stop> {
+    /// P1: an acknowledgement lets it out, or the right to run alone.
+    fn let_out(&mut self, id: u64, effect: Effect) -> Result<By, Stop> {
         let alone = self.open || id < self.passed;
         // By the first that covers it: that is the one that has let it out.
         let Some((epoch, at)) = self.acked.range(effect.epoch..).next().map(|(e, a)| (*e, *a))
         else {
             if alone {
-                return Ok(false);
+                return Ok(By::Right);
+            }
+            if effect.epoch < self.before.acked {
+                return Ok(By::Earlier);
             }
             let what = format!(
                 "expected that epoch {} or a later one was acknowledged before effect {id} was performed, found no ACK \
@@ -374,8 +405,8 @@ impl<'i, 'l> Walk<'i, 'l> {
         };
         let ack = (term, session, epoch);
         match self.index.ack(ack) {
-            Some((_, next)) if id < next => Ok(true),
-            _ if alone => Ok(false),
+            Some((_, next)) if id < next => Ok(By::Ack),
+            _ if alone => Ok(By::Right),
             Some((sent, next)) => {
                 let what = format!(
                     "expected the checkpoint that was acknowledged to hold effect {id}, found that it holds those below \
@@ -387,9 +418,10 @@ impl<'i, 'l> Walk<'i, 'l> {
                 Err(Stop(breach))
             }
             None => match self.index.why_no_ack(ack) {
-                Ok(missing) => {
-                    self.done.missing.push(missing);
-                    Ok(true)
+                Ok(what) => {
+                    let rotated = self.index.is_rotated_away(ack);
+                    self.done.missing.push(Missing { what, rotated });
+                    Ok(if rotated { By::Earlier } else { By::Ack })
                 }
                 Err(found) => {
                     let what =
