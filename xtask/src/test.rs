@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use crate::{build, gate, new_device, run_pair, sim, stop};
+use crate::{build, gate, new_device, run_pair, sim, stop, torture};
 
 /// Which tests.
 #[derive(Debug, Args)]
@@ -44,6 +44,7 @@ const STEPS: &[Step] = &[
         linux: false,
     },
     Step { name: "pair: over loopback, without namespaces", run: pair_loopback, linux: false },
+    Step { name: "torture: real faults from a seed", run: torture_pairs, linux: false },
     Step { name: "Debian: the nested lab, a login at the serial console", run: lab, linux: true },
     Step { name: "Debian: every kill, one vCPU", run: debian_one, linux: true },
     Step { name: "Debian: two vCPUs", run: debian_two, linux: true },
@@ -142,6 +143,10 @@ fn pair_two() -> Result<bool> {
 
 fn pair_loopback() -> Result<bool> {
     pair("--kill all --rounds 4 --seed 3 --loopback")
+}
+
+fn torture_pairs() -> Result<bool> {
+    torture::run_with("--minutes 2 --seed 1 --rounds 20")
 }
 
 fn lab() -> Result<bool> {

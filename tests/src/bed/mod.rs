@@ -126,6 +126,29 @@ impl Bed {
         }
     }
 
+    /// What `host` sends to the arbiter is lost.
+    ///
+    /// # Errors
+    /// On loopback, where whoever made the arbiter has the relays to it, or when the system refuses.
+    pub fn cut_arbiter(&self, host: Host) -> Result<()> {
+        self.namespaces()?.cut_arbiter(host)
+    }
+
+    /// `host` reaches the arbiter again.
+    ///
+    /// # Errors
+    /// As [`cut_arbiter`](Self::cut_arbiter).
+    pub fn heal_arbiter(&self, host: Host) -> Result<()> {
+        self.namespaces()?.heal_arbiter(host)
+    }
+
+    fn namespaces(&self) -> Result<&Namespaces> {
+        match self {
+            Self::Namespaces(namespaces) => Ok(namespaces),
+            Self::Loopback { .. } => bail!("expected a bed of namespaces, found loopback"),
+        }
+    }
+
     /// Where a standby on `host` listens.
     pub fn listen_address(&self, host: Host) -> String {
         match self {

@@ -93,6 +93,23 @@ impl Namespaces {
         ARBITER_NETS[host.index()][1]
     }
 
+    /// Loses what `host` sends to the arbiter, as [`cut`](Self::cut) does between the hosts.
+    pub(super) fn cut_arbiter(&self, host: Host) -> Result<()> {
+        let entry = ["lladdr", NOBODY, "nud", "permanent"];
+        self.arbiters_neighbour(host, "replace", &entry)
+    }
+
+    /// Forgets the wrong address: the right one is asked for.
+    pub(super) fn heal_arbiter(&self, host: Host) -> Result<()> {
+        self.arbiters_neighbour(host, "delete", &[])
+    }
+
+    fn arbiters_neighbour(&self, host: Host, what: &str, entry: &[&str]) -> Result<()> {
+        let arbiter = self.arbiter_address(host);
+        let head = ["-n", self.name(host), "neighbour", what, arbiter, "dev", ARBITER_DEVICE];
+        ip(&[&head[..], entry].concat())
+    }
+
     pub(super) fn name(&self, host: Host) -> &str {
         &self.names[host.index()]
     }

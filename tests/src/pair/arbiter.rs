@@ -1,24 +1,43 @@
-//! The arbiter of a run: a directory or a real etcd, which can go away and come back.
+//! The arbiter of a run: a directory or a real etcd, which can go away, fall silent, or be out of one host's reach, and
+//! come back.
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use super::config::{ArbiterKind, PairConfig};
-use crate::bed::{Bed, Host};
+use crate::bed::{Bed, Host, Relay};
 use crate::etcd::Etcd;
 
 /// The lease at etcd, on an ordinary machine.
 const LEASE: Duration = Duration::from_secs(1);
 
+/// How it fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outage {
+    /// It is gone: a directory that is not there, a server that refuses connections.
+    Gone,
+    /// It is there and of no use: a directory that errs, a server that never answers.
+    Silent,
+    /// This host does not reach it; the other does.
+    CutFrom(Host),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) enum Arbiter {
+    /// A directory, which each host finds by a link of its own.
     File(PathBuf),
-    Etcd { server: Box<Etcd>, lease: Duration },
+    Etcd {
+        server: Box<Etcd>,
+        lease: Duration,
+        /// On loopback each host finds it behind a relay of its own.
+        relays: Option<[Relay; 2]>,
+    },
 }
 
 impl Arbiter {
@@ -29,6 +48,8 @@ impl Arbiter {
                 let terms = dir.join("arbiter");
                 fs::create_dir_all(&terms)
                     .with_context(|| format!("cannot make {}", terms.display()))?;
+                link(&terms, Host::A)?;
+                link(&terms, Host::B)?;
                 Ok(Self::File(terms))
             }
             ArbiterKind::Etcd => {
@@ -39,8 +60,11 @@ impl Arbiter {
                 );
                 let address =
                     if prefix.is_empty() { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
-                let server = Etcd::start_at(&dir.join("etcd"), None, address, prefix)?;
-                Ok(Self::Etcd { server: Box::new(server), lease: config.scaled(LEASE) })
+                let here = prefix.is_empty();
+                let server = Box::new(Etcd::start_at(&dir.join("etcd"), None, address, prefix)?);
+                let relay = || Relay::to(server.address());
+                let relays = if here { Some([relay()?, relay()?]) } else { None };
+                Ok(Self::Etcd { server, lease: config.scaled(LEASE), relays })
             }
         }
     }
@@ -48,33 +72,65 @@ impl Arbiter {
     /// The flags that tell `kemari` on `host` of it.
     pub(super) fn flags(&self, bed: &Bed, host: Host) -> Vec<String> {
         match self {
-            Self::File(dir) => vec![format!("--arbiter=file:{}", dir.display())],
-            Self::Etcd { server, lease } => {
-                let (address, port) = (bed.arbiter_address(host), server.address().port());
+            Self::File(dir) => vec![format!("--arbiter=file:{}", link_of(dir, host).display())],
+            Self::Etcd { server, lease, relays } => {
+                let at = match relays {
+                    Some(relays) => relays[host.index()].address().to_string(),
+                    None => format!("{}:{}", bed.arbiter_address(host), server.address().port()),
+                };
                 vec![
-                    format!("--arbiter=etcd:{address}:{port}"),
+                    format!("--arbiter=etcd:{at}"),
                     format!("--arbiter-lease={}", lease.as_millis()),
                 ]
             }
         }
     }
 
-    /// It is gone: nobody can ask it.
-    pub(super) fn go_away(&mut self) -> Result<()> {
-        match self {
-            Self::File(dir) => move_directory(dir, &away(dir)),
-            Self::Etcd { server, .. } => {
+    /// It fails.
+    pub(super) fn fail(&mut self, bed: &Bed, outage: Outage) -> Result<()> {
+        match (self, outage) {
+            (Self::File(dir), Outage::Gone) => move_directory(dir, &away(dir)),
+            (Self::File(dir), Outage::Silent) => {
+                move_directory(dir, &away(dir))?;
+                // Whatever is asked of a directory, a file in its place answers with an error.
+                fs::write(&*dir, "").with_context(|| format!("cannot make {}", dir.display()))
+            }
+            (Self::File(dir), Outage::CutFrom(host)) => unlink(&link_of(dir, host)),
+            (Self::Etcd { server, .. }, Outage::Gone) => {
                 server.kill();
                 Ok(())
             }
+            (Self::Etcd { server, .. }, Outage::Silent) => {
+                server.pause();
+                Ok(())
+            }
+            (Self::Etcd { relays: Some(relays), .. }, Outage::CutFrom(host)) => {
+                relays[host.index()].set_cut(true);
+                Ok(())
+            }
+            (Self::Etcd { relays: None, .. }, Outage::CutFrom(host)) => bed.cut_arbiter(host),
         }
     }
 
-    /// It is back, and knows what it knew.
-    pub(super) fn come_back(&mut self) -> Result<()> {
-        match self {
-            Self::File(dir) => move_directory(&away(dir), dir),
-            Self::Etcd { server, .. } => server.restart(),
+    /// It is as before, and knows what it knew.
+    pub(super) fn recover(&mut self, bed: &Bed, outage: Outage) -> Result<()> {
+        match (self, outage) {
+            (Self::File(dir), Outage::Gone) => move_directory(&away(dir), dir),
+            (Self::File(dir), Outage::Silent) => {
+                unlink(dir)?;
+                move_directory(&away(dir), dir)
+            }
+            (Self::File(dir), Outage::CutFrom(host)) => link(dir, host),
+            (Self::Etcd { server, .. }, Outage::Gone) => server.restart(),
+            (Self::Etcd { server, .. }, Outage::Silent) => {
+                server.resume();
+                Ok(())
+            }
+            (Self::Etcd { relays: Some(relays), .. }, Outage::CutFrom(host)) => {
+                relays[host.index()].set_cut(false);
+                Ok(())
+            }
+            (Self::Etcd { relays: None, .. }, Outage::CutFrom(host)) => bed.heal_arbiter(host),
         }
     }
 }
@@ -83,7 +139,60 @@ fn away(dir: &Path) -> PathBuf {
     dir.with_extension("away")
 }
 
+/// By what name `host` knows the directory.
+fn link_of(dir: &Path, host: Host) -> PathBuf {
+    dir.with_extension(host.name())
+}
+
+fn link(dir: &Path, host: Host) -> Result<()> {
+    let link = link_of(dir, host);
+    symlink(dir, &link).with_context(|| format!("cannot make {}", link.display()))
+}
+
+fn unlink(path: &Path) -> Result<()> {
+    fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
+}
+
 fn move_directory(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to)
         .with_context(|| format!("cannot move {} to {}", from.display(), to.display()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+
+    /// What each host is told when it lists the directory.
+    fn seen(dir: &Path) -> [Option<ErrorKind>; 2] {
+        [Host::A, Host::B].map(|host| fs::read_dir(link_of(dir, host)).err().map(|e| e.kind()))
+    }
+
+    #[test]
+    fn a_directory_fails_as_told_and_comes_back_with_what_it_held() {
+        let scratch = tempfile::tempdir().unwrap();
+        let terms = scratch.path().join("arbiter");
+        fs::create_dir(&terms).unwrap();
+        fs::write(terms.join("term"), "1").unwrap();
+        link(&terms, Host::A).unwrap();
+        link(&terms, Host::B).unwrap();
+        let bed = Bed::loopback("a test".to_owned()).unwrap();
+        let mut arbiter = Arbiter::File(terms.clone());
+        let (gone, errs) = (Some(ErrorKind::NotFound), Some(ErrorKind::NotADirectory));
+        for (outage, expected) in [
+            (Outage::Gone, [gone, gone]),
+            (Outage::Silent, [errs, errs]),
+            (Outage::CutFrom(Host::A), [gone, None]),
+            (Outage::CutFrom(Host::B), [None, gone]),
+        ] {
+            arbiter.fail(&bed, outage).unwrap();
+            assert_eq!(seen(&terms), expected, "{outage:?}");
+            arbiter.recover(&bed, outage).unwrap();
+            for host in [Host::A, Host::B] {
+                assert_eq!(fs::read(link_of(&terms, host).join("term")).unwrap(), b"1");
+            }
+        }
+    }
 }

@@ -37,11 +37,19 @@ pub enum Kill {
     Arbiter,
     /// The arbiter goes away, the primary dies, the arbiter comes back: only then the standby goes on.
     PrimaryWithoutArbiter,
+    /// The arbiter is there and answers nobody: as if it had gone away.
+    ArbiterSilent,
+    /// The primary alone does not reach the arbiter: it may not perform, and the pair stays as it is.
+    ArbiterFromPrimary,
+    /// The standby alone does not reach the arbiter, which nobody notices; then the primary dies, and the standby waits.
+    StandbyWithoutArbiter,
+    /// The primary reaches neither standby nor arbiter, but the network: it holds its effects until it learns its fate.
+    PrimaryCutOff,
 }
 
 impl Kill {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 17] = [
         Self::Primary,
         Self::Standby,
         Self::BothLinks,
@@ -55,6 +63,10 @@ impl Kill {
         Self::Corrupt,
         Self::Throttle,
         Self::DiskFull,
+        Self::ArbiterSilent,
+        Self::ArbiterFromPrimary,
+        Self::StandbyWithoutArbiter,
+        Self::PrimaryCutOff,
     ];
 
     /// Those that every run can have, whatever its hosts are: what `all` means.
@@ -94,6 +106,18 @@ impl Kill {
             Self::Corrupt => ("corrupt", "a bit flips on the replication link (loopback)"),
             Self::Throttle => ("throttle", "the replication link is slow for a while (loopback)"),
             Self::DiskFull => ("disk-full", "the disk takes no more for a while (as root)"),
+            Self::ArbiterSilent => ("arbiter-silent", "the arbiter answers nobody, or errs"),
+            Self::ArbiterFromPrimary => {
+                ("arbiter-from-primary", "the primary alone does not reach the arbiter")
+            }
+            Self::StandbyWithoutArbiter => (
+                "standby-without-arbiter",
+                "the standby does not reach the arbiter, and the primary dies",
+            ),
+            Self::PrimaryCutOff => (
+                "primary-cut-off",
+                "the primary reaches its clients, but no standby and no arbiter",
+            ),
         }
     }
 }

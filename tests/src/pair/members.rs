@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::arbiter::Arbiter;
+use super::arbiter::{Arbiter, Outage};
 use super::config::PairConfig;
 use super::status::{Status, control};
 use crate::bed::{Bed, Host};
@@ -92,9 +92,14 @@ impl<'a> Launcher<'a> {
         self.dir.join(format!("tls-{}", host.name()))
     }
 
-    /// Who decides which side goes on alone.
-    pub(super) fn arbiter(&mut self) -> &mut Arbiter {
-        &mut self.arbiter
+    /// Who decides which side goes on alone fails.
+    pub(super) fn fail_arbiter(&mut self, outage: Outage) -> Result<()> {
+        self.arbiter.fail(self.bed, outage)
+    }
+
+    /// It is as before.
+    pub(super) fn recover_arbiter(&mut self, outage: Outage) -> Result<()> {
+        self.arbiter.recover(self.bed, outage)
     }
 
     /// From now on the guest's serial line is on the standard input and output of who runs it.

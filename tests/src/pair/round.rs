@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use rustix::process::Signal;
 
 use super::Pair;
+use super::arbiter::Outage;
 use super::config::Kill;
 use super::members::Member;
 use super::report::RoundReport;
@@ -112,8 +113,15 @@ impl Pair<'_> {
             Kill::Corrupt => self.corrupt(),
             Kill::Throttle => self.throttle(),
             Kill::DiskFull => self.disk_full(),
-            Kill::Arbiter => self.arbiter_away(),
-            Kill::PrimaryWithoutArbiter => self.primary_without_arbiter(),
+            Kill::Arbiter => self.arbiter_away(Outage::Gone),
+            Kill::ArbiterSilent => self.arbiter_away(Outage::Silent),
+            Kill::ArbiterFromPrimary => self.arbiter_away(Outage::CutFrom(self.active.host)),
+            Kill::PrimaryWithoutArbiter => {
+                self.launcher.fail_arbiter(Outage::Gone)?;
+                self.primary_dies_during(Outage::Gone)
+            }
+            Kill::StandbyWithoutArbiter => self.standby_without_arbiter(),
+            Kill::PrimaryCutOff => self.primary_cut_off(),
         }
     }
 
@@ -144,8 +152,8 @@ impl Pair<'_> {
     }
 
     /// Nobody can be asked for a while: nothing leaves, nothing is lost, and nobody takes over.
-    fn arbiter_away(&mut self) -> Result<Outcome> {
-        self.launcher.arbiter().go_away()?;
+    fn arbiter_away(&mut self, outage: Outage) -> Result<Outcome> {
+        self.launcher.fail_arbiter(outage)?;
         self.watch.until(
             "the primary holds its effects, as the arbiter is gone",
             &mut [&mut self.active, &mut self.passive],
@@ -161,7 +169,7 @@ impl Pair<'_> {
             );
             findings.push(Finding::new(Kind::Behaviour, what));
         }
-        self.launcher.arbiter().come_back()?;
+        self.launcher.recover_arbiter(outage)?;
         Ok(Outcome { moved: false, takeover: None, findings })
     }
 
@@ -181,8 +189,7 @@ impl Pair<'_> {
     }
 
     /// The standby suspects rightly, and may not go on before the arbiter says so.
-    fn primary_without_arbiter(&mut self) -> Result<Outcome> {
-        self.launcher.arbiter().go_away()?;
+    fn primary_dies_during(&mut self, outage: Outage) -> Result<Outcome> {
         self.active.process.kill();
         self.watch.until("the standby asks the arbiter", &mut [&mut self.passive], |members| {
             Ok((members[0].status()?.state() == ASKING).then_some(()))
@@ -194,10 +201,48 @@ impl Pair<'_> {
             let what = "the standby took over without asking the arbiter (P2)";
             findings.push(Finding::new(Kind::TwoActive, what));
         }
-        self.launcher.arbiter().come_back()?;
+        self.launcher.recover_arbiter(outage)?;
         let takeover = self.wait_takeover()?;
         let mut outcome = self.moved(takeover);
         outcome.findings.extend(findings);
+        Ok(outcome)
+    }
+
+    /// A standby that could not take over is still a standby: the guest goes on under its protection, until it is needed.
+    fn standby_without_arbiter(&mut self) -> Result<Outcome> {
+        let outage = Outage::CutFrom(self.passive.host);
+        self.launcher.fail_arbiter(outage)?;
+        let time = self.surroundings.config.scaled(OUTAGE);
+        self.watch.pass(time, &mut [&mut self.active, &mut self.passive])?;
+        self.wait_answers(1, "the guest answers while its standby does not reach the arbiter")?;
+        let mut findings = Vec::new();
+        let state = self.active.status()?;
+        if !state.is_protected() {
+            let what = format!(
+                "its standby does not reach the arbiter: expected the guest protected still, found {}",
+                state.state()
+            );
+            findings.push(Finding::new(Kind::Behaviour, what));
+        }
+        let mut outcome = self.primary_dies_during(outage)?;
+        outcome.findings.extend(findings);
+        Ok(outcome)
+    }
+
+    /// The one fault in which a replaced primary lives, and its clients reach it: nothing but its own conscience keeps it
+    /// from answering them (P2).
+    fn primary_cut_off(&mut self) -> Result<Outcome> {
+        let outage = Outage::CutFrom(self.active.host);
+        self.launcher.fail_arbiter(outage)?;
+        self.launcher.bed().cut_replication(&[Host::A, Host::B])?;
+        let takeover = self.wait_takeover()?;
+        let mut outcome = self.moved(takeover);
+        self.wait_answers(1, "the guest answers from its new host")?;
+        let time = self.surroundings.config.scaled(UNDER_WAY) + self.scaled_random(OVERSLEEP);
+        self.watch.pass(time, &mut [&mut self.active])?;
+        self.launcher.bed().heal_replication()?;
+        self.launcher.recover_arbiter(outage)?;
+        outcome.findings.extend(self.loser_ends());
         Ok(outcome)
     }
 

@@ -4,16 +4,17 @@
 mod plan;
 mod summary;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use clap::Args;
+use clap::{Args, Parser};
 use kemari_tests::pair::config::Kill;
+use kemari_tests::pair::report::RunReport;
 
-use crate::{run_pair, stop};
-use plan::Plan;
+use crate::{build, run_pair, stop};
+use plan::{Link, Plan};
 use summary::Summary;
 
 /// How long, and which faults.
@@ -34,6 +35,15 @@ pub(crate) struct Arguments {
     /// Faults in the life of one pair, at most.
     #[arg(long, value_name = "COUNT", default_value_t = 25)]
     rounds: u32,
+    /// Encrypt and authenticate every replication link [default: every other one].
+    #[arg(long, conflicts_with = "plain")]
+    tls: bool,
+    /// Encrypt none.
+    #[arg(long)]
+    plain: bool,
+    /// Run this program, instead of building it.
+    #[arg(long, value_name = "FILE", hide = true)]
+    kemari: Option<PathBuf>,
     /// Say what kinds of fault there are.
     #[arg(long)]
     list: bool,
@@ -49,6 +59,15 @@ impl Arguments {
         }
         let parse = |name: &String| name.parse().map_err(|error| anyhow!("--fault: {error}"));
         self.fault.iter().map(parse).collect()
+    }
+
+    fn plan(&self) -> Result<Plan> {
+        let link = match (self.tls, self.plain) {
+            (true, _) => Link::Tls,
+            (_, true) => Link::Plain,
+            _ => Link::Either,
+        };
+        Ok(Plan { faults: self.faults()?, seed: self.seed, rounds: self.rounds, link })
     }
 
     fn is_over(&self, begun: Instant, summary: &Summary) -> bool {
@@ -67,20 +86,34 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         return Ok(true);
     }
     ensure!(arguments.rounds > 0, "--rounds: expected at least 1, found 0");
-    let plan = Plan { faults: arguments.faults()?, seed: arguments.seed, rounds: arguments.rounds };
+    let plan = arguments.plan()?;
+    // Once, not for each pair: a long run is of one program, whatever becomes of the tree meanwhile.
+    let kemari = arguments.kemari.clone().map_or_else(build::kemari, Ok)?;
     let (begun, stop) = (Instant::now(), stop::flag()?);
     let mut summary = Summary::new(arguments.seed);
+    let mut broken = None;
     for number in 1.. {
         let flags = plan.pair(number);
         println!("\npair {number}: cargo xtask run-pair {flags}");
-        let report = run_pair::micro_pair(&run_pair::parse(&flags)?);
+        let report = run_one(&flags, &kemari);
         if stop.load(Ordering::SeqCst) {
             println!("interrupted: the last pair does not count");
             break;
         }
-        summary.add(&report.with_context(|| format!("pair {number}: {flags}"))?);
+        match report {
+            Ok(report) => {
+                summary.add(&report);
+                broken = first_violation(&report).map(|what| anyhow!(what));
+            }
+            Err(error) => broken = Some(error),
+        }
         println!("so far: {}", summary.line(begun.elapsed()));
-        if !summary.held() || arguments.is_over(begun, &summary) {
+        if let Some(reason) = broken.take() {
+            let again = format!("pair {number}; again: cargo xtask run-pair {flags}");
+            broken = Some(reason.context(again));
+            break;
+        }
+        if arguments.is_over(begun, &summary) {
             break;
         }
     }
@@ -90,5 +123,42 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         std::fs::write(path, text)
             .with_context(|| format!("--json: cannot write {}", path.display()))?;
     }
-    Ok(summary.held())
+    match broken {
+        Some(reason) => Err(reason),
+        None => Ok(summary.held()),
+    }
+}
+
+/// As from the command line.
+pub(crate) fn run_with(flags: &str) -> Result<bool> {
+    #[derive(Debug, Parser)]
+    struct Torture {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+    println!("cargo xtask torture {flags}");
+    let words = std::iter::once("torture").chain(flags.split_whitespace());
+    run(&Torture::try_parse_from(words)?.arguments)
+}
+
+fn run_one(flags: &str, kemari: &Path) -> Result<RunReport> {
+    let mut arguments = run_pair::parse(flags)?;
+    arguments.kemari = Some(kemari.to_owned());
+    run_pair::micro_pair(&arguments)
+}
+
+/// The first thing that broke in a pair, and under which fault.
+fn first_violation(report: &RunReport) -> Option<String> {
+    let (round, finding) = report.all_findings().next()?;
+    let fault = round
+        .and_then(|number| report.rounds.iter().find(|round| round.round == number))
+        .map(|round| {
+            format!(
+                "round {}, {} {} ms after its begin",
+                round.round,
+                round.kill.name(),
+                round.killed_after_ms
+            )
+        });
+    Some(format!("{}: {finding}", fault.as_deref().unwrap_or("at the end")))
 }

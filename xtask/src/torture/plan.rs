@@ -5,11 +5,21 @@ use kemari_tests::pair::config::Kill;
 /// Seeds of neighbouring pairs have nothing in common.
 const STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
 
+/// Whether replication links are encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Link {
+    /// Drawn for each pair.
+    Either,
+    Tls,
+    Plain,
+}
+
 /// See the module.
 pub(super) struct Plan {
     pub(super) faults: Vec<Kill>,
     pub(super) seed: u64,
     pub(super) rounds: u32,
+    pub(super) link: Link,
 }
 
 impl Plan {
@@ -36,12 +46,15 @@ impl Plan {
             random.u32(1..3),
         );
         let (etcd, tls) = (random.bool(), random.bool());
-        for (wanted, flag) in [
-            (loopback, " --loopback"),
-            (etcd, " --arbiter etcd"),
-            // The etcd of a run in namespaces is not on loopback, and speaks plain.
-            (tls && (loopback || !etcd), " --tls"),
-        ] {
+        // The etcd of a run in namespaces is not on loopback, and speaks plain.
+        let (etcd, tls) = match self.link {
+            Link::Either => (etcd, tls && (loopback || !etcd)),
+            Link::Tls => (etcd && loopback, true),
+            Link::Plain => (etcd, false),
+        };
+        for (wanted, flag) in
+            [(loopback, " --loopback"), (etcd, " --arbiter etcd"), (tls, " --tls")]
+        {
             flags.push_str(if wanted { flag } else { "" });
         }
         flags
@@ -54,7 +67,7 @@ mod tests {
     use super::*;
 
     fn plan(faults: &[Kill]) -> Plan {
-        Plan { faults: faults.to_vec(), seed: 7, rounds: 25 }
+        Plan { faults: faults.to_vec(), seed: 7, rounds: 25, link: Link::Either }
     }
 
     #[test]
@@ -83,6 +96,22 @@ mod tests {
         }
         for flag in ["--loopback", "--tls", "--arbiter etcd", "--cpus 1", "--cpus 2"] {
             assert!(lines.contains(flag), "{flag} never happens");
+        }
+    }
+
+    #[test]
+    fn links_are_as_wanted_and_both_arbiters_still_happen() {
+        for (link, tls) in [(Link::Tls, true), (Link::Plain, false)] {
+            let plan = Plan { link, ..plan(&Kill::ALL) };
+            let pairs: Vec<String> = (1..12).map(|number| plan.pair(number)).collect();
+            assert!(pairs.iter().all(|flags| flags.contains("--tls") == tls), "{pairs:?}");
+            for arbiter in [true, false] {
+                assert!(pairs.iter().any(|flags| flags.contains("etcd") == arbiter));
+            }
+            for flags in pairs {
+                let arguments = crate::run_pair::parse(&flags).unwrap();
+                arguments.micro_config("kemari".into(), "kernel".into()).unwrap().check().unwrap();
+            }
         }
     }
 
