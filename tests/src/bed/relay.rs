@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -38,8 +38,17 @@ struct Gate {
     changed: Condvar,
     /// Bytes a second, each way; 0: as many as come.
     rate: AtomicU64,
-    /// After so many more bytes one bit is flipped, by direction; below 0: never.
-    flip: [AtomicI64; 2],
+    /// By direction.
+    flips: Mutex<[Option<Flip>; 2]>,
+}
+
+/// One bit that is going to be flipped: which one does not depend on how the stream is portioned.
+#[derive(Debug, Clone, Copy)]
+struct Flip {
+    /// Bytes that pass before.
+    left: usize,
+    /// The bit of the byte.
+    mask: u8,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +65,7 @@ impl Gate {
             delay: AtomicU64::new(0),
             changed: Condvar::new(),
             rate: AtomicU64::new(0),
-            flip: [const { AtomicI64::new(-1) }; 2],
+            flips: Mutex::default(),
         }
     }
 
@@ -67,16 +76,15 @@ impl Gate {
 
     /// Flips a bit of what passes in a direction, when its time has come.
     fn tamper(&self, direction: Direction, bytes: &mut [u8]) {
-        let count = i64::try_from(bytes.len()).expect("a buffer's length");
-        let left = &self.flip[direction as usize];
-        let before = left.load(Ordering::SeqCst);
-        if before < 0 {
-            return;
-        }
-        if let Some(byte) = usize::try_from(before).ok().and_then(|at| bytes.get_mut(at)) {
-            *byte ^= 1 << (before % 8);
-        }
-        left.store((before - count).max(-1), Ordering::SeqCst);
+        let flip = &mut self.flips.lock().expect("no holder panics")[direction as usize];
+        let Some(Flip { left, mask }) = *flip else { return };
+        *flip = match bytes.get_mut(left) {
+            Some(byte) => {
+                *byte ^= mask;
+                None
+            }
+            None => Some(Flip { left: left - bytes.len(), mask }),
+        };
     }
 
     /// How many bytes to take at once, at most, and how long each of them takes.
@@ -146,12 +154,13 @@ impl Relay {
 
     /// After so many more bytes in this direction one bit is flipped.
     pub fn flip(&self, direction: Direction, after: u32) {
-        self.gate.flip[direction as usize].store(i64::from(after), Ordering::SeqCst);
+        let flip = Flip { left: after as usize, mask: 1 << (after % 8) };
+        self.gate.flips.lock().expect("no holder panics")[direction as usize] = Some(flip);
     }
 
     /// Nothing is flipped any more.
     pub fn stop_flipping(&self) {
-        self.gate.flip.iter().for_each(|left| left.store(-1, Ordering::SeqCst));
+        *self.gate.flips.lock().expect("no holder panics") = [None; 2];
     }
 
     /// From now on everything takes so long on its way.
@@ -208,5 +217,22 @@ fn pump(mut from: TcpStream, mut to: TcpStream, direction: Direction, gate: &Gat
     }
     for socket in [from, to] {
         let _ = socket.shutdown(Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However the stream comes, it is the same bit: a seed plays again.
+    #[test]
+    fn the_flipped_bit_is_the_same_in_every_portion() {
+        for portion in 1..=9 {
+            let relay = Relay::to(SocketAddr::from((Ipv4Addr::LOCALHOST, 1))).expect("a relay");
+            relay.flip(Direction::Forth, 5);
+            let mut bytes = [0; 9];
+            bytes.chunks_mut(portion).for_each(|part| relay.gate.tamper(Direction::Forth, part));
+            assert_eq!(bytes, [0, 0, 0, 0, 0, 1 << 5, 0, 0, 0], "by {portion}");
+        }
     }
 }
