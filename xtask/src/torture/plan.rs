@@ -39,7 +39,7 @@ impl Plan {
         }
         kills.truncate(self.rounds as usize);
         let mut flags = format!(
-            "--kill {} --rounds {} --seed {} --cpus {}",
+            "--audit --kill {} --rounds {} --seed {} --cpus {}",
             kills.join(","),
             self.rounds,
             random.u32(..),
