@@ -32,6 +32,8 @@ pub struct RoundReport {
     pub latency_us: Quantiles,
     /// From suspicion to the running guest, as the standby measured it, in microseconds.
     pub takeover_us: Option<u64>,
+    /// Whether a side that lives has lost the right to run: a fenced primary, or a standby that was given up.
+    pub refused: bool,
     /// Effects performed again at the takeover, as they might not have been.
     pub replayed: u64,
     /// Answers that the client got more often than it had asked.
@@ -228,6 +230,7 @@ mod tests {
                 longest_gap_ms: 0.0,
                 latency_us: Quantiles::default(),
                 takeover_us,
+                refused: false,
                 replayed: 0,
                 duplicate_answers: 0,
                 checkpoints: 0,

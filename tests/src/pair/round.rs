@@ -40,8 +40,11 @@ const FULL_FOR: std::ops::Range<u64> = 50..800;
 const ASKING: &str = "doubting";
 
 /// What became of the pair.
+#[derive(Default)]
 struct Outcome {
     moved: bool,
+    /// A side that lives has lost the right to run.
+    refused: bool,
     takeover: Option<Status>,
     findings: Vec<Finding>,
 }
@@ -136,7 +139,7 @@ impl Pair<'_> {
         self.watch.until("the primary goes on alone", &mut [&mut self.active], |members| {
             Ok((members[0].status()?.state() == "alone").then_some(()))
         })?;
-        Ok(Outcome { moved: false, takeover: None, findings: Vec::new() })
+        Ok(Outcome::default())
     }
 
     fn pause_primary(&mut self) -> Result<Outcome> {
@@ -147,7 +150,7 @@ impl Pair<'_> {
         self.watch.pass(oversleep, &mut [&mut self.passive])?;
         self.active.process.signal(Signal::CONT);
         let mut outcome = self.moved(takeover);
-        outcome.findings.extend(self.loser_ends());
+        self.refuse_loser(&mut outcome);
         Ok(outcome)
     }
 
@@ -170,7 +173,7 @@ impl Pair<'_> {
             findings.push(Finding::new(Kind::Behaviour, what));
         }
         self.launcher.recover_arbiter(outage)?;
-        Ok(Outcome { moved: false, takeover: None, findings })
+        Ok(Outcome { findings, ..Outcome::default() })
     }
 
     /// Effects are held: what was under way then has arrived after a while, and no more comes.
@@ -242,7 +245,7 @@ impl Pair<'_> {
         self.watch.pass(time, &mut [&mut self.active])?;
         self.launcher.bed().heal_replication()?;
         self.launcher.recover_arbiter(outage)?;
-        outcome.findings.extend(self.loser_ends());
+        self.refuse_loser(&mut outcome);
         Ok(outcome)
     }
 
@@ -262,7 +265,7 @@ impl Pair<'_> {
             Some(takeover) => self.moved_from_the_living(takeover),
             None => {
                 let findings = self.standby_gives_up()?;
-                Outcome { moved: false, takeover: None, findings }
+                Outcome { refused: true, findings, ..Outcome::default() }
             }
         };
         self.launcher.bed().heal_replication()?;
@@ -271,7 +274,7 @@ impl Pair<'_> {
 
     fn moved_from_the_living(&mut self, takeover: Status) -> Outcome {
         let mut outcome = self.moved(takeover);
-        outcome.findings.extend(self.loser_ends());
+        self.refuse_loser(&mut outcome);
         outcome
     }
 
@@ -286,7 +289,7 @@ impl Pair<'_> {
         Ok(match decided? {
             Some(takeover) => self.moved_from_the_living(takeover),
             // The link is whole again: the primary may have joined its standby anew already.
-            None => Outcome { moved: false, takeover: None, findings: Vec::new() },
+            None => Outcome::default(),
         })
     }
 
@@ -308,7 +311,7 @@ impl Pair<'_> {
         })?;
         Ok(match decided {
             Some(takeover) => self.moved_from_the_living(takeover),
-            None => Outcome { moved: false, takeover: None, findings: Vec::new() },
+            None => Outcome::default(),
         })
     }
 
@@ -346,7 +349,7 @@ impl Pair<'_> {
             );
             findings.push(Finding::new(Kind::Behaviour, what));
         }
-        Ok(Outcome { moved: false, takeover: None, findings })
+        Ok(Outcome { findings, ..Outcome::default() })
     }
 
     /// The primary gives its standby up; the standby finds out when it wakes, and does not run the guest.
@@ -360,7 +363,7 @@ impl Pair<'_> {
         self.watch.pass(oversleep, &mut [&mut self.active])?;
         self.passive.process.signal(Signal::CONT);
         let findings = self.standby_gives_up()?;
-        Ok(Outcome { moved: false, takeover: None, findings })
+        Ok(Outcome { refused: true, findings, ..Outcome::default() })
     }
 
     /// Waits until one side of a pair that doubts goes on: the standby's status when it is the standby.
@@ -383,7 +386,12 @@ impl Pair<'_> {
 
     fn moved(&mut self, takeover: Status) -> Outcome {
         std::mem::swap(&mut self.active, &mut self.passive);
-        Outcome { moved: true, takeover: Some(takeover), findings: Vec::new() }
+        Outcome { moved: true, takeover: Some(takeover), ..Outcome::default() }
+    }
+
+    fn refuse_loser(&mut self, outcome: &mut Outcome) {
+        outcome.refused = true;
+        outcome.findings.extend(self.loser_ends());
     }
 
     /// The old primary, which has lost the right to run, must find out and end.
@@ -438,6 +446,7 @@ impl Pair<'_> {
             longest_gap_ms: longest.as_secs_f64() * 1000.0,
             latency_us: quantiles(before),
             takeover_us: None,
+            refused: false,
             replayed: 0,
             duplicate_answers: before.surplus_answers + after.surplus_answers,
             checkpoints: status.number("checkpoints"),
@@ -462,6 +471,7 @@ impl Pair<'_> {
             report.takeover_us = takeover.takeover_us();
             report.replayed = takeover.number("replayed");
         }
+        report.refused = outcome.refused;
         report.findings.extend(outcome.findings.iter().cloned());
         report.findings.extend(self.observer.check(self.watch.patience())?);
         let succession = Succession {

@@ -162,3 +162,31 @@ fn first_violation(report: &RunReport) -> Option<String> {
         });
     Some(format!("{}: {finding}", fault.as_deref().unwrap_or("at the end")))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use kemari_tests::findings::{Finding, Kind};
+
+    use super::*;
+
+    #[test]
+    fn what_breaks_is_told_and_counted() {
+        let mut report = RunReport::default();
+        assert_eq!(first_violation(&report), None);
+        report.findings.push(Finding::new(Kind::Lost, "operation 7"));
+        report.findings.push(Finding::new(Kind::Behaviour, "exit code 1"));
+        assert_eq!(first_violation(&report).unwrap(), "at the end: lost: operation 7");
+        let mut summary = Summary::new(1);
+        summary.add(&report);
+        assert!(!summary.held());
+        assert!(summary.line(Duration::ZERO).ends_with("; 2 violations"));
+    }
+
+    #[test]
+    fn a_fault_that_there_is_not_is_refused() {
+        let error = run_with("--fault thunder").unwrap_err().to_string();
+        assert!(error.contains("--fault: expected primary, standby"), "{error}");
+        assert!(run_with("--tls --plain").is_err());
+    }
+}

@@ -13,6 +13,8 @@ struct Row {
     fault: &'static str,
     rounds: usize,
     failovers: usize,
+    /// How often a side that lived lost the right to run.
+    refused: usize,
     /// From suspicion to the running guest, in microseconds.
     takeover_us: Vec<u64>,
     longest_gap_ms: f64,
@@ -48,6 +50,7 @@ impl Summary {
             let Some(row) = self.rows.iter_mut().find(|row| row.fault == name) else { continue };
             row.rounds += 1;
             row.failovers += usize::from(round.before != round.after);
+            row.refused += usize::from(round.refused);
             row.takeover_us.extend(round.takeover_us);
             row.longest_gap_ms = row.longest_gap_ms.max(round.longest_gap_ms);
             row.protected_again_ms =
@@ -96,10 +99,11 @@ impl Summary {
     /// A line for each kind of fault.
     pub(super) fn table(&self) -> String {
         let mut text = format!(
-            "{:<24} {:>6} {:>9} {:>20} {:>14} {:>15} {:>10}\n",
+            "{:<24} {:>6} {:>9} {:>8} {:>20} {:>14} {:>15} {:>10}\n",
             "fault",
             "times",
             "failovers",
+            "refused",
             "takeover ms p50/p99",
             "longest gap ms",
             "protected after",
@@ -116,10 +120,11 @@ impl Summary {
             // Writing to a string cannot fail.
             let _ = writeln!(
                 text,
-                "{:<24} {:>6} {:>9} {takeover:>20} {:>14.0} {:>12} ms {:>10}",
+                "{:<24} {:>6} {:>9} {:>8} {takeover:>20} {:>14.0} {:>12} ms {:>10}",
                 row.fault,
                 row.rounds,
                 row.failovers,
+                row.refused,
                 row.longest_gap_ms,
                 row.protected_again_ms,
                 row.violations
