@@ -27,6 +27,7 @@ use config::PairConfig;
 use members::{Launcher, Member};
 use observer::Observer;
 use report::RunReport;
+use round::FENCED;
 use watch::Watch;
 
 /// How long an ordinary machine may take for anything that is waited for.
@@ -92,6 +93,8 @@ struct Pair<'a> {
     random: fastrand::Rng,
     active: Member,
     passive: Member,
+    /// Takeovers that no fault asked for.
+    unasked: u32,
 }
 
 impl<'a> Pair<'a> {
@@ -109,7 +112,8 @@ impl<'a> Pair<'a> {
         })?;
         let active = launcher.start_primary(Host::A)?;
         let random = fastrand::Rng::with_seed(config.seed);
-        let mut pair = Self { surroundings, launcher, watch, observer, random, active, passive };
+        let mut pair =
+            Self { surroundings, launcher, watch, observer, random, active, passive, unasked: 0 };
         surroundings.progress.step("the guest boots");
         pair.wait_answers(1, "the guest answers")?;
         surroundings.progress.step("the guest's memory is copied to the standby");
@@ -148,6 +152,13 @@ impl<'a> Pair<'a> {
         });
         report.findings.extend(finished?);
         report.operations = self.observer.answered();
+        if self.active.process.wait_exit(patience).and_then(|exit| exit.code()) == Some(FENCED) {
+            // It was too busy for a sign of life in time: its standby went on, and off.
+            std::mem::swap(&mut self.active, &mut self.passive);
+            report.findings.extend(self.loser_ends());
+            self.unasked += 1;
+        }
+        report.unasked = self.unasked;
         let exit = self.active.process.wait_exit(patience);
         let exit = exit.context("the guest was told to power off, but its monitor goes on")?;
         if exit.code() != Some(0) {

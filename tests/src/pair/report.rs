@@ -61,6 +61,8 @@ pub struct RunReport {
     pub bed: String,
     /// The rounds that were judged.
     pub rounds: Vec<RoundReport>,
+    /// Takeovers that no fault asked for: a side was too busy for a sign of life in time.
+    pub unasked: u32,
     /// Operations acknowledged in all.
     pub operations: u64,
     /// What the device under test has printed, if there was one.
@@ -191,6 +193,9 @@ impl fmt::Display for RunReport {
             self.worst(|round| round.commit_latency_us.max),
         )?;
         writeln!(f, "takeover           {}", self.takeovers())?;
+        if self.unasked > 0 {
+            writeln!(f, "unasked            {} takeovers: a host was too busy", self.unasked)?;
+        }
         writeln!(f, "disk               {}", self.disk)?;
         if let Some(Exercise { lines, repeated }) = self.device {
             writeln!(

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 
 use super::Pair;
@@ -17,7 +17,7 @@ use crate::findings::{Finding, Kind};
 use crate::judge::Succession;
 
 /// Exit code of a primary that lost the right to run.
-const FENCED: i32 = 3;
+pub(super) const FENCED: i32 = 3;
 /// The kill comes this long after the round's begin.
 const LEAD: std::ops::Range<u64> = 100..900;
 /// How often that time is given, at most, to a guest whose every checkpoint is compared.
@@ -56,9 +56,14 @@ impl Pair<'_> {
         let kill = config.kills[(number as usize - 1) % config.kills.len()];
         let lead = config.load + self.scaled_random(LEAD);
         self.step(number, &format!("load, then kill {}", kill.name()));
-        self.observer.next_window();
-        self.launcher.switch().take_capture();
-        let lead = self.load(lead)?;
+        let lead = loop {
+            self.observer.next_window();
+            self.launcher.switch().take_capture();
+            match self.load(lead) {
+                Ok(lead) => break lead,
+                Err(error) => self.follow_unasked(error)?,
+            }
+        };
         let status = self.active.status()?;
         let before = self.observer.next_window();
         let host_before = self.active.host;
@@ -118,7 +123,7 @@ impl Pair<'_> {
             Kill::DiskFull => self.disk_full(),
             Kill::Arbiter => self.arbiter_away(Outage::Gone),
             Kill::ArbiterSilent => self.arbiter_away(Outage::Silent),
-            Kill::ArbiterFromPrimary => self.arbiter_away(Outage::CutFrom(self.active.host)),
+            Kill::ArbiterFromPrimary => self.arbiter_from_primary(),
             Kill::PrimaryWithoutArbiter => {
                 self.launcher.fail_arbiter(Outage::Gone)?;
                 self.primary_dies_during(Outage::Gone)
@@ -176,13 +181,57 @@ impl Pair<'_> {
         Ok(Outcome { findings, ..Outcome::default() })
     }
 
+    /// As when it is gone; but the standby still reaches it, and may win, should it suspect the primary meanwhile.
+    fn arbiter_from_primary(&mut self) -> Result<Outcome> {
+        let outage = Outage::CutFrom(self.active.host);
+        self.launcher.fail_arbiter(outage)?;
+        let held = self.watch.until(
+            "the primary holds its effects, as it does not reach the arbiter",
+            &mut [],
+            |_| {
+                let replaced = self.passive.status().is_ok_and(|standby| standby.runs_guest());
+                let holds = self.active.status().is_ok_and(|primary| primary.holds_effects());
+                Ok((replaced || holds).then_some(!replaced))
+            },
+        )?;
+        let mut findings = if held { self.nothing_leaves()? } else { Vec::new() };
+        let joined = |member: &Member| member.status().is_ok_and(|status| status.is_protected());
+        let takeover = if joined(&self.active) { None } else { Some(self.wait_takeover()?) };
+        self.launcher.recover_arbiter(outage)?;
+        let Some(takeover) = takeover else {
+            return Ok(Outcome { findings, ..Outcome::default() });
+        };
+        // Then answers came from the new host; the old one's frames are judged by the capture.
+        findings.clear();
+        Ok(self.moved_from_the_living(takeover))
+    }
+
+    /// A host that is too busy for a sign of life in time is replaced, though no fault asked for it. That breaks no promise: it
+    /// is judged as any takeover, counted, and followed. Another `error` is one.
+    fn follow_unasked(&mut self, error: anyhow::Error) -> Result<()> {
+        if !self.passive.status().is_ok_and(|standby| standby.runs_guest()) {
+            return Err(error);
+        }
+        let (before, other) = (self.active.host.index(), self.passive.host.index());
+        let takeover = self.wait_takeover()?;
+        let mut outcome = self.moved_from_the_living(takeover);
+        self.wait_answers(1, "the guest answers from a host that took over unasked")?;
+        let frames = self.launcher.switch().take_capture();
+        outcome.findings.extend(Succession { before, other, moved: true }.check(&frames));
+        if let Some(finding) = outcome.findings.first() {
+            bail!("a takeover that no fault asked for: {finding}");
+        }
+        self.unasked += 1;
+        self.surroundings.progress.line("the guest moved, though no fault asked for it");
+        self.protect_again().map(drop)
+    }
+
     /// Effects are held: what was under way then has arrived after a while, and no more comes.
     fn nothing_leaves(&mut self) -> Result<Vec<Finding>> {
-        let members = &mut [&mut self.active, &mut self.passive];
         let config = self.surroundings.config;
-        self.watch.pass(config.scaled(UNDER_WAY), members)?;
+        self.watch.pass(config.scaled(UNDER_WAY), &mut [])?;
         let before = self.observer.answered();
-        self.watch.pass(config.scaled(OUTAGE), members)?;
+        self.watch.pass(config.scaled(OUTAGE), &mut [])?;
         let answers = self.observer.answered() - before;
         if answers == 0 {
             return Ok(Vec::new());
@@ -395,7 +444,7 @@ impl Pair<'_> {
     }
 
     /// The old primary, which has lost the right to run, must find out and end.
-    fn loser_ends(&mut self) -> Option<Finding> {
+    pub(super) fn loser_ends(&mut self) -> Option<Finding> {
         let loser = &mut self.passive.process;
         let exit = loser.wait_exit(self.watch.patience());
         let code = exit.and_then(|exit| exit.code());

@@ -29,6 +29,8 @@ pub(super) struct Summary {
     seed: u64,
     pairs: usize,
     operations: u64,
+    /// Takeovers that no fault asked for.
+    unasked: u32,
     rows: Vec<Row>,
     /// What broke outside of any round.
     violations: usize,
@@ -38,12 +40,13 @@ impl Summary {
     pub(super) fn new(seed: u64) -> Self {
         let row = |kill: Kill| Row { fault: kill.name(), ..Row::default() };
         let rows = Kill::ALL.map(row).into();
-        Self { seed, pairs: 0, operations: 0, rows, violations: 0 }
+        Self { seed, pairs: 0, operations: 0, unasked: 0, rows, violations: 0 }
     }
 
     pub(super) fn add(&mut self, report: &RunReport) {
         self.pairs += 1;
         self.operations += report.operations;
+        self.unasked += report.unasked;
         self.violations += report.findings.len();
         for round in &report.rounds {
             let name = round.kill.name();
@@ -84,7 +87,7 @@ impl Summary {
         let (p50, p99) = (quantile(&takeovers, 50), quantile(&takeovers, 99));
         format!(
             "seed {}: {} failovers in {} faults on {} pairs, {} operations, {} min {:02} s; takeover p50 {p50:.1} ms, \
-             p99 {p99:.1} ms; {} violations",
+             p99 {p99:.1} ms; {} takeovers unasked; {} violations",
             self.seed,
             self.failovers(),
             self.sum(|row| row.rounds),
@@ -92,6 +95,7 @@ impl Summary {
             self.operations,
             time.as_secs() / 60,
             time.as_secs() % 60,
+            self.unasked,
             self.all_violations(),
         )
     }
