@@ -79,6 +79,11 @@ impl Kill {
         matches!(self, Self::Corrupt | Self::Throttle)
     }
 
+    /// Whether it takes the right to mount.
+    pub const fn needs_root(self) -> bool {
+        matches!(self, Self::DiskFull)
+    }
+
     /// As on the command line.
     pub const fn name(self) -> &'static str {
         self.describe().0
