@@ -5,6 +5,7 @@
 mod book;
 mod build;
 mod certs;
+mod fuzz;
 mod gate;
 mod guest;
 mod lab;
@@ -29,6 +30,8 @@ enum Command {
     Torture(torture::Arguments),
     /// Run the protocol core in a simulated world that fails; `cargo xtask sim --help` tells more.
     Sim(sim::Arguments),
+    /// Throw bytes that nobody should send at everything that takes some.
+    Fuzz(fuzz::Arguments),
     /// Write a new device: its code, its tests, its entry in the catalogue.
     NewDevice(new_device::Arguments),
     /// Write credentials for trials of an encrypted link.
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::RunPair(arguments) => run_pair::run(&arguments),
         Command::Torture(arguments) => torture::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::NewDevice(arguments) => new_device::run(&arguments),
         Command::Certs(arguments) => certs::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),

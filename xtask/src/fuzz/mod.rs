@@ -1,0 +1,211 @@
+//! `cargo xtask fuzz`: libFuzzer on the targets of `tests/fuzz`, guided by coverage, on the stable compiler.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+
+use crate::build;
+
+/// What cargo-fuzz asks of the compiler, without the sanitizers, which only a nightly one has.
+const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions";
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+/// No input takes so long.
+const TIMEOUT: &str = "-timeout=20";
+/// Nor so much memory, in MiB.
+const MEMORY: &str = "-rss_limit_mb=1024";
+
+/// Which targets, and for how long.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Only this target; may be given several times. See --list.
+    #[arg(long, value_name = "NAME")]
+    target: Vec<String>,
+    /// Minutes for each target.
+    #[arg(long, default_value_t = 1)]
+    minutes: u64,
+    /// What the changes are drawn from; 0: the clock.
+    #[arg(long, default_value_t = 0)]
+    seed: u32,
+    /// Say what targets there are.
+    #[arg(long)]
+    list: bool,
+    /// Run one target on this file only, as after a finding.
+    #[arg(long, value_name = "FILE", requires = "target")]
+    replay: Option<PathBuf>,
+}
+
+/// A target, by its own word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Target {
+    name: String,
+    what: String,
+}
+
+/// Fuzzes; `true` when nothing was found.
+pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
+    let programs = Programs::build()?;
+    let all = programs.targets()?;
+    if arguments.list {
+        for target in all {
+            println!("{:<16} {}", target.name, target.what);
+        }
+        return Ok(true);
+    }
+    let targets = wanted(&all, &arguments.target)?;
+    if let Some(file) = &arguments.replay {
+        return Ok(programs.engine(&targets[0]).arg(file).status()?.success());
+    }
+    let (mut found, mut executions, begun) = (Vec::new(), 0, Instant::now());
+    for target in targets {
+        let outcome = fuzz(&programs, &target, arguments)?;
+        let time = outcome.time.as_secs_f64().max(0.001);
+        println!(
+            "{:<16} {:>10} executions in {time:.0} s ({:.0} a second), {} inputs kept: {}",
+            target.name,
+            outcome.executions,
+            outcome.executions as f64 / time,
+            outcome.kept,
+            if outcome.finding.is_some() { "FOUND SOMETHING" } else { "nothing found" },
+        );
+        executions += outcome.executions;
+        found.extend(outcome.finding.map(|finding| (target.name, finding)));
+    }
+    let minutes = begun.elapsed().as_secs() / 60;
+    println!("{executions} executions in {minutes} min, {} findings", found.len());
+    for (name, file) in &found {
+        println!("replay: cargo xtask fuzz --target {name} --replay {}", file.display());
+    }
+    Ok(found.is_empty())
+}
+
+fn wanted(all: &[Target], names: &[String]) -> Result<Vec<Target>> {
+    if names.is_empty() {
+        return Ok(all.to_vec());
+    }
+    let named = |name: &String| match all.iter().find(|target| target.name == *name) {
+        Some(target) => Ok(target.clone()),
+        None => {
+            let names: Vec<&str> = all.iter().map(|target| target.name.as_str()).collect();
+            bail!("--target: expected one of {}, found `{name}`", names.join(", "))
+        }
+    };
+    names.iter().map(named).collect()
+}
+
+/// The engine, and the program that knows the targets; in a directory of their own, as counters are in nothing else.
+/// Nothing of the product is linked here: this command line works where the product does not compile.
+struct Programs {
+    dir: PathBuf,
+}
+
+impl Programs {
+    fn build() -> Result<Self> {
+        let dir = build::target_dir().join("fuzz");
+        println!("building the targets with coverage counters");
+        let mut cargo = build::cargo();
+        cargo
+            .args(["build", "--release", "--locked", "--package", "kemari-fuzz", "--bins"])
+            .args(["--features", "engine", "--target", TRIPLE, "--target-dir"])
+            .arg(&dir)
+            .env("RUSTFLAGS", COVERAGE);
+        build::run(&mut cargo)?;
+        Ok(Self { dir: dir.join(TRIPLE).join("release") })
+    }
+
+    fn targets(&self) -> Result<Vec<Target>> {
+        let output = Command::new(self.dir.join("kemari-fuzz-targets")).output()?;
+        ensure!(output.status.success(), "the targets cannot be listed");
+        let lines = String::from_utf8(output.stdout)?;
+        let targets = lines.lines().filter_map(|line| line.split_once('\t'));
+        Ok(targets
+            .map(|(name, what)| Target { name: name.to_owned(), what: what.to_owned() })
+            .collect())
+    }
+
+    fn write_seeds(&self, target: &Target, dir: &Path) -> Result<()> {
+        let mut command = Command::new(self.dir.join("kemari-fuzz-targets"));
+        ensure!(
+            command.arg(&target.name).arg(dir).status()?.success(),
+            "{}: its seeds cannot be written",
+            target.name
+        );
+        Ok(())
+    }
+
+    fn engine(&self, target: &Target) -> Command {
+        let mut command = Command::new(self.dir.join("kemari-fuzz"));
+        command.env("KEMARI_FUZZ_TARGET", &target.name).args([TIMEOUT, MEMORY]);
+        command
+    }
+}
+
+struct Outcome {
+    executions: u64,
+    time: Duration,
+    kept: usize,
+    finding: Option<PathBuf>,
+}
+
+fn fuzz(programs: &Programs, target: &Target, arguments: &Arguments) -> Result<Outcome> {
+    let base = build::target_dir().join("fuzz-corpus").join(&target.name);
+    let (grown, findings) = (base.join("grown"), base.join("findings"));
+    for dir in [&grown, &findings] {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    programs.write_seeds(target, &grown)?;
+    let before = files(&findings)?;
+    let kept = build::repository().join("tests/fuzz/corpus").join(&target.name);
+    let mut command = programs.engine(target);
+    command.arg(format!("-max_total_time={}", 60 * arguments.minutes));
+    command.arg(format!("-seed={}", arguments.seed)).arg("-print_final_stats=1");
+    command.arg(format!("-artifact_prefix={}/", findings.display())).arg(&grown);
+    if kept.is_dir() {
+        command.arg(kept);
+    }
+    let begun = Instant::now();
+    let output = command.output().context("cannot run the engine")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let finding = files(&findings)?.into_iter().find(|file| !before.contains(file));
+    if finding.is_some() || !output.status.success() {
+        let lines: Vec<&str> = said.lines().filter(|line| !line.starts_with('#')).collect();
+        println!("{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+    }
+    ensure!(
+        output.status.success() || finding.is_some(),
+        "{}: the engine failed, and left no input behind",
+        target.name
+    );
+    let executions = said
+        .lines()
+        .find_map(|line| line.strip_prefix("stat::number_of_executed_units:"))
+        .and_then(|count| count.trim().parse().ok())
+        .unwrap_or_default();
+    Ok(Outcome { executions, time: begun.elapsed(), kept: files(&grown)?.len(), finding })
+}
+
+fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries =
+        std::fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
+    entries.map(|entry| Ok(entry?.path())).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_that_is_not_there_is_refused_by_its_name_and_without_a_name_all_are_meant() {
+        let target = |name: &str| Target { name: name.into(), what: String::new() };
+        let all = [target("wire"), target("pages")];
+        assert_eq!(wanted(&all, &[]).unwrap(), all);
+        assert_eq!(wanted(&all, &["pages".to_owned()]).unwrap(), [target("pages")]);
+        let error = wanted(&all, &["wires".to_owned()]).unwrap_err().to_string();
+        assert!(error.contains("expected one of wire, pages, found `wires`"), "{error}");
+    }
+}
