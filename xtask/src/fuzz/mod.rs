@@ -48,8 +48,8 @@ struct Target {
 
 /// Fuzzes; `true` when nothing was found.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
-    let programs = Programs::build()?;
-    let all = programs.targets()?;
+    let engine = Engine::build()?;
+    let all = engine.targets()?;
     if arguments.list {
         for target in all {
             println!("{:<16} {}", target.name, target.what);
@@ -58,11 +58,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     }
     let targets = wanted(&all, &arguments.target)?;
     if let Some(file) = &arguments.replay {
-        return Ok(programs.engine(&targets[0]).arg(file).status()?.success());
+        return Ok(engine.on(&targets[0]).arg(file).status()?.success());
     }
     let (mut found, mut executions, begun) = (Vec::new(), 0, Instant::now());
     for target in targets {
-        let outcome = fuzz(&programs, &target, arguments)?;
+        let outcome = fuzz(&engine, &target, arguments)?;
         let time = outcome.time.as_secs_f64().max(0.001);
         println!(
             "{:<16} {:>10} executions in {time:.0} s ({:.0} a second), {} inputs kept: {}",
@@ -97,28 +97,34 @@ fn wanted(all: &[Target], names: &[String]) -> Result<Vec<Target>> {
     names.iter().map(named).collect()
 }
 
-/// The engine, and the program that knows the targets; in a directory of their own, as counters are in nothing else.
-/// Nothing of the product is linked here: this command line works where the product does not compile.
-struct Programs {
-    dir: PathBuf,
-}
+/// The engine, which knows the targets; built in a directory of its own, as counters are in nothing else. It is not linked
+/// here: the other commands work where the product does not compile.
+struct Engine(PathBuf);
 
-impl Programs {
+impl Engine {
     fn build() -> Result<Self> {
         let dir = build::target_dir().join("fuzz");
         println!("building the targets with coverage counters");
         let mut cargo = build::cargo();
         cargo
-            .args(["build", "--release", "--locked", "--package", "kemari-fuzz", "--bins"])
-            .args(["--features", "engine", "--target", TRIPLE, "--target-dir"])
+            .args(["build", "--release", "--locked", "--package", "kemari-fuzz"])
+            .args([
+                "--bin",
+                "kemari-fuzz",
+                "--features",
+                "engine",
+                "--target",
+                TRIPLE,
+                "--target-dir",
+            ])
             .arg(&dir)
             .env("RUSTFLAGS", COVERAGE);
         build::run(&mut cargo)?;
-        Ok(Self { dir: dir.join(TRIPLE).join("release") })
+        Ok(Self(dir.join(TRIPLE).join("release/kemari-fuzz")))
     }
 
     fn targets(&self) -> Result<Vec<Target>> {
-        let output = Command::new(self.dir.join("kemari-fuzz-targets")).output()?;
+        let output = Command::new(&self.0).env("KEMARI_FUZZ_LIST", "1").output()?;
         ensure!(output.status.success(), "the targets cannot be listed");
         let lines = String::from_utf8(output.stdout)?;
         let targets = lines.lines().filter_map(|line| line.split_once('\t'));
@@ -128,17 +134,13 @@ impl Programs {
     }
 
     fn write_seeds(&self, target: &Target, dir: &Path) -> Result<()> {
-        let mut command = Command::new(self.dir.join("kemari-fuzz-targets"));
-        ensure!(
-            command.arg(&target.name).arg(dir).status()?.success(),
-            "{}: its seeds cannot be written",
-            target.name
-        );
+        let done = self.on(target).env("KEMARI_FUZZ_SEEDS", dir).status()?;
+        ensure!(done.success(), "{}: its seeds cannot be written", target.name);
         Ok(())
     }
 
-    fn engine(&self, target: &Target) -> Command {
-        let mut command = Command::new(self.dir.join("kemari-fuzz"));
+    fn on(&self, target: &Target) -> Command {
+        let mut command = Command::new(&self.0);
         command.env("KEMARI_FUZZ_TARGET", &target.name).args([TIMEOUT, MEMORY]);
         command
     }
@@ -151,16 +153,16 @@ struct Outcome {
     finding: Option<PathBuf>,
 }
 
-fn fuzz(programs: &Programs, target: &Target, arguments: &Arguments) -> Result<Outcome> {
+fn fuzz(engine: &Engine, target: &Target, arguments: &Arguments) -> Result<Outcome> {
     let base = build::target_dir().join("fuzz-corpus").join(&target.name);
     let (grown, findings) = (base.join("grown"), base.join("findings"));
     for dir in [&grown, &findings] {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
-    programs.write_seeds(target, &grown)?;
+    engine.write_seeds(target, &grown)?;
     let before = files(&findings)?;
     let kept = build::repository().join("tests/fuzz/corpus").join(&target.name);
-    let mut command = programs.engine(target);
+    let mut command = engine.on(target);
     command.arg(format!("-max_total_time={}", 60 * arguments.minutes));
     command.arg(format!("-seed={}", arguments.seed)).arg("-print_final_stats=1");
     command.arg(format!("-artifact_prefix={}/", findings.display())).arg(&grown);
