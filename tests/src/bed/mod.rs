@@ -312,6 +312,27 @@ mod tests {
         assert_eq!((forth, back), ([0, 0, 0, 0, 0, 1 << 5, 0, 0, 0], [0; 9]));
     }
 
+    /// What comes takes at least its time; how much longer is the machine's business.
+    #[test]
+    fn the_relay_is_no_faster_than_told() {
+        let bed = Bed::loopback("a test".to_owned()).unwrap();
+        let listener = TcpListener::bind(bed.listen_address(Host::B)).unwrap();
+        let mut near = TcpStream::connect(bed.dial_address(Host::B)).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        let mut bytes = [0; 40_000];
+        bed.throttle_replication(Some(200_000)).unwrap();
+        // The relay may be waiting for this one since before it was told.
+        near.write_all(&bytes[..1]).unwrap();
+        far.read_exact(&mut bytes[..1]).unwrap();
+        let begun = std::time::Instant::now();
+        near.write_all(&bytes).unwrap();
+        far.read_exact(&mut bytes).unwrap();
+        assert!(begun.elapsed() >= Duration::from_millis(200), "{:?}", begun.elapsed());
+        bed.throttle_replication(None).unwrap();
+        near.write_all(&bytes).unwrap();
+        far.read_exact(&mut bytes).unwrap();
+    }
+
     /// Whoever has left takes the connection along.
     #[test]
     fn the_relay_passes_an_end_on() {
