@@ -123,7 +123,7 @@ impl Pair<'_> {
             Kill::DiskFull => self.disk_full(),
             Kill::Arbiter => self.arbiter_away(Outage::Gone),
             Kill::ArbiterSilent => self.arbiter_away(Outage::Silent),
-            Kill::ArbiterFromPrimary => self.arbiter_from_primary(),
+            Kill::ArbiterFromPrimary => self.arbiter_away(Outage::CutFrom(self.active.host)),
             Kill::PrimaryWithoutArbiter => {
                 self.launcher.fail_arbiter(Outage::Gone)?;
                 self.primary_dies_during(Outage::Gone)
@@ -159,57 +159,55 @@ impl Pair<'_> {
         Ok(outcome)
     }
 
-    /// Nobody can be asked for a while: nothing leaves, nothing is lost, and nobody takes over.
+    /// The primary cannot ask for a while: it performs nothing, and nothing is lost. Where the standby cannot ask either, nobody
+    /// takes over. Should they suspect each other meanwhile, the arbiter decides when it is back.
     fn arbiter_away(&mut self, outage: Outage) -> Result<Outcome> {
+        let term = self.active.status()?.number("term");
+        let standby_asks = matches!(outage, Outage::CutFrom(_));
         self.launcher.fail_arbiter(outage)?;
         self.watch.until(
-            "the primary holds its effects, as the arbiter is gone",
-            &mut [&mut self.active, &mut self.passive],
-            |members| Ok(members[0].status()?.holds_effects().then_some(())),
-        )?;
-        let mut findings = self.nothing_leaves()?;
-        let states = [self.active.status()?, self.passive.status()?];
-        if !states[0].is_protected() || states[1].runs_guest() {
-            let what = format!(
-                "while the arbiter is away, expected the pair to stay as it is, found primary {}, standby {}",
-                states[0].state(),
-                states[1].state()
-            );
-            findings.push(Finding::new(Kind::Behaviour, what));
-        }
-        self.launcher.recover_arbiter(outage)?;
-        Ok(Outcome { findings, ..Outcome::default() })
-    }
-
-    /// As when it is gone; but the standby still reaches it, and may win, should it suspect the primary meanwhile.
-    fn arbiter_from_primary(&mut self) -> Result<Outcome> {
-        let outage = Outage::CutFrom(self.active.host);
-        self.launcher.fail_arbiter(outage)?;
-        let held = self.watch.until(
-            "the primary holds its effects, as it does not reach the arbiter",
+            "the primary holds its effects, as it cannot ask the arbiter",
             &mut [],
             |_| {
-                let replaced = self.passive.status().is_ok_and(|standby| standby.runs_guest());
+                let replaced = standby_asks && is_running(&self.passive);
                 let holds = self.active.status().is_ok_and(|primary| primary.holds_effects());
-                Ok((replaced || holds).then_some(!replaced))
+                Ok((holds || replaced).then_some(()))
             },
         )?;
-        let mut findings = if held { self.nothing_leaves()? } else { Vec::new() };
-        let joined = |member: &Member| member.status().is_ok_and(|status| status.is_protected());
-        let takeover = if joined(&self.active) { None } else { Some(self.wait_takeover()?) };
+        let mut findings = self.nothing_leaves()?;
+        let replaced = is_running(&self.passive);
+        if replaced && standby_asks {
+            // Then answers came from the new host; the old one's frames are judged by the capture.
+            findings.clear();
+        } else if replaced || self.active.status()?.number("term") > term {
+            let what = "a term was won while nobody could ask the arbiter (P2)";
+            findings.push(Finding::new(Kind::TwoActive, what));
+        }
+        let joined = self.active.status().is_ok_and(|primary| primary.is_protected());
         self.launcher.recover_arbiter(outage)?;
-        let Some(takeover) = takeover else {
+        if joined {
             return Ok(Outcome { findings, ..Outcome::default() });
-        };
-        // Then answers came from the new host; the old one's frames are judged by the capture.
-        findings.clear();
-        Ok(self.moved_from_the_living(takeover))
+        }
+        let mut outcome = self.decided(term)?;
+        outcome.findings.extend(findings);
+        Ok(outcome)
+    }
+
+    /// One side goes on, and the other finds out.
+    fn decided(&mut self, term: u64) -> Result<Outcome> {
+        Ok(match self.wait_decision(term)? {
+            Some(takeover) => self.moved_from_the_living(takeover),
+            None => {
+                let findings = self.standby_gives_up()?;
+                Outcome { refused: true, findings, ..Outcome::default() }
+            }
+        })
     }
 
     /// A host that is too busy for a sign of life in time is replaced, though no fault asked for it. That breaks no promise: it
     /// is judged as any takeover, counted, and followed. Another `error` is one.
     fn follow_unasked(&mut self, error: anyhow::Error) -> Result<()> {
-        if !self.passive.status().is_ok_and(|standby| standby.runs_guest()) {
+        if !is_running(&self.passive) {
             return Err(error);
         }
         let (before, other) = (self.active.host.index(), self.passive.host.index());
@@ -310,13 +308,7 @@ impl Pair<'_> {
     fn cut_link(&mut self, senders: &[Host]) -> Result<Outcome> {
         let term = self.active.status()?.number("term");
         self.launcher.bed().cut_replication(senders)?;
-        let outcome = match self.wait_decision(term)? {
-            Some(takeover) => self.moved_from_the_living(takeover),
-            None => {
-                let findings = self.standby_gives_up()?;
-                Outcome { refused: true, findings, ..Outcome::default() }
-            }
-        };
+        let outcome = self.decided(term)?;
         self.launcher.bed().heal_replication()?;
         Ok(outcome)
     }
@@ -594,4 +586,8 @@ fn quantiles(window: &Window) -> Quantiles {
 /// Protected as before, or gone on alone and what comes of that.
 fn is_settled(primary: &Status, term: u64) -> bool {
     primary.is_protected() || primary.number("term") > term
+}
+
+fn is_running(member: &Member) -> bool {
+    member.status().is_ok_and(|status| status.runs_guest())
 }
