@@ -28,8 +28,10 @@ const OVERSLEEP: std::ops::Range<u64> = 0..300;
 const OUTAGE: Duration = Duration::from_millis(1500);
 /// What left before effects were held has arrived after so long.
 const UNDER_WAY: Duration = Duration::from_millis(300);
-/// A bit flips after so many bytes.
+/// A bit flips after so many bytes of the primary.
 const CORRUPT_AFTER: std::ops::Range<u32> = 0..200_000;
+/// And after so many of the standby, which has little to say.
+const CORRUPT_ACK_AFTER: std::ops::Range<u32> = 0..4000;
 /// Bytes a second of a slow link.
 const SLOW: std::ops::Range<u64> = 400_000..8_000_000;
 /// How long it is slow, in milliseconds.
@@ -323,7 +325,8 @@ impl Pair<'_> {
     fn corrupt(&mut self) -> Result<Outcome> {
         let term = self.active.status()?.number("term");
         let sender = if self.random.bool() { Host::A } else { Host::B };
-        let after = self.random.u32(CORRUPT_AFTER);
+        let range = if sender == self.active.host { CORRUPT_AFTER } else { CORRUPT_ACK_AFTER };
+        let after = self.random.u32(range);
         self.launcher.bed().corrupt_replication(sender, after)?;
         let decided = self.wait_decision(term);
         self.launcher.bed().stop_corrupting()?;
