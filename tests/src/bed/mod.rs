@@ -193,14 +193,19 @@ impl Bed {
         Ok(())
     }
 
-    /// After so many more bytes from this host a bit is flipped.
+    /// After so many more bytes from this host a bit is flipped, and again and again after `every` so many.
     ///
     /// # Errors
     /// On namespaces: there is no relay between them.
-    pub fn corrupt_replication(&self, sender: Host, after: u32) -> Result<()> {
+    pub fn corrupt_replication(
+        &self,
+        sender: Host,
+        after: u32,
+        every: Option<usize>,
+    ) -> Result<()> {
         let relays = self.relays()?;
-        relays[sender.other().index()].flip(Direction::Forth, after);
-        relays[sender.index()].flip(Direction::Back, after);
+        relays[sender.other().index()].flip(Direction::Forth, after, every);
+        relays[sender.index()].flip(Direction::Back, after, every);
         Ok(())
     }
 
@@ -301,7 +306,7 @@ mod tests {
         let listener = TcpListener::bind(bed.listen_address(Host::B)).unwrap();
         let mut near = TcpStream::connect(bed.dial_address(Host::B)).unwrap();
         let (mut far, _) = listener.accept().unwrap();
-        bed.corrupt_replication(Host::A, 5).unwrap();
+        bed.corrupt_replication(Host::A, 5, None).unwrap();
         let (mut forth, mut back) = ([0; 9], [0; 9]);
         for part in [&[0; 3][..], &[0; 6]] {
             near.write_all(part).unwrap();

@@ -49,6 +49,8 @@ struct Flip {
     left: usize,
     /// The bit of the byte.
     mask: u8,
+    /// Another one follows after so many bytes, and so on.
+    every: Option<usize>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -77,13 +79,17 @@ impl Gate {
     /// Flips a bit of what passes in a direction, when its time has come.
     fn tamper(&self, direction: Direction, bytes: &mut [u8]) {
         let flip = &mut self.flips.lock().expect("no holder panics")[direction as usize];
-        let Some(Flip { left, mask }) = *flip else { return };
+        let Some(Flip { left, mask, every }) = *flip else { return };
         *flip = match bytes.get_mut(left) {
             Some(byte) => {
                 *byte ^= mask;
-                None
+                every.map(|gap| Flip {
+                    left: (left + gap).saturating_sub(bytes.len()),
+                    mask,
+                    every,
+                })
             }
-            None => Some(Flip { left: left - bytes.len(), mask }),
+            None => Some(Flip { left: left - bytes.len(), mask, every }),
         };
     }
 
@@ -152,9 +158,9 @@ impl Relay {
         self.gate.set(|state| state.cut[direction as usize] = true);
     }
 
-    /// After so many more bytes in this direction one bit is flipped.
-    pub fn flip(&self, direction: Direction, after: u32) {
-        let flip = Flip { left: after as usize, mask: 1 << (after % 8) };
+    /// After so many more bytes in this direction one bit is flipped, and again and again after `every` so many.
+    pub fn flip(&self, direction: Direction, after: u32, every: Option<usize>) {
+        let flip = Flip { left: after as usize, mask: 1 << (after % 8), every };
         self.gate.flips.lock().expect("no holder panics")[direction as usize] = Some(flip);
     }
 
@@ -229,10 +235,25 @@ mod tests {
     fn the_flipped_bit_is_the_same_in_every_portion() {
         for portion in 1..=9 {
             let relay = Relay::to(SocketAddr::from((Ipv4Addr::LOCALHOST, 1))).expect("a relay");
-            relay.flip(Direction::Forth, 5);
+            relay.flip(Direction::Forth, 5, None);
             let mut bytes = [0; 9];
             bytes.chunks_mut(portion).for_each(|part| relay.gate.tamper(Direction::Forth, part));
             assert_eq!(bytes, [0, 0, 0, 0, 0, 1 << 5, 0, 0, 0], "by {portion}");
+        }
+    }
+    #[test]
+    fn flips_go_on_until_they_are_stopped() {
+        for portion in [1, 4, 5, 20] {
+            let relay = Relay::to(SocketAddr::from((Ipv4Addr::LOCALHOST, 1))).expect("a relay");
+            relay.flip(Direction::Back, 2, Some(5));
+            let mut bytes = [0; 20];
+            bytes.chunks_mut(portion).for_each(|part| relay.gate.tamper(Direction::Back, part));
+            assert_eq!(bytes[2], 1 << 2, "by {portion}");
+            assert!(portion > 5 || bytes[7] == 1 << 2, "by {portion}");
+            relay.stop_flipping();
+            bytes = [0; 20];
+            relay.gate.tamper(Direction::Back, &mut bytes);
+            assert_eq!(bytes, [0; 20]);
         }
     }
 }

@@ -32,6 +32,8 @@ const UNDER_WAY: Duration = Duration::from_millis(300);
 const CORRUPT_AFTER: std::ops::Range<u32> = 0..200_000;
 /// And after so many of the standby, which has little to say.
 const CORRUPT_ACK_AFTER: std::ops::Range<u32> = 0..4000;
+/// Where one may go unnoticed, another follows after so many bytes.
+const FLIP_EVERY: usize = 1009;
 /// Bytes a second of a slow link.
 const SLOW: std::ops::Range<u64> = 400_000..8_000_000;
 /// How long it is slow, in milliseconds.
@@ -327,7 +329,10 @@ impl Pair<'_> {
         let sender = if self.random.bool() { Host::A } else { Host::B };
         let range = if sender == self.active.host { CORRUPT_AFTER } else { CORRUPT_ACK_AFTER };
         let after = self.random.u32(range);
-        self.launcher.bed().corrupt_replication(sender, after)?;
+        // In the header of a TLS record there is a byte that every reader has to ignore (RFC 8446, 5.1): a bit of it may flip
+        // unnoticed, and changes nothing. On a plain link no bit may.
+        let every = self.surroundings.config.tls.then_some(FLIP_EVERY);
+        self.launcher.bed().corrupt_replication(sender, after, every)?;
         let decided = self.wait_decision(term);
         self.launcher.bed().stop_corrupting()?;
         Ok(match decided? {
