@@ -306,7 +306,9 @@ impl Cursor {
             let here = range.len - self.offset;
             let len = here.min(u32::try_from(missing).unwrap_or(u32::MAX));
             if len > 0 {
-                taken.push(GuestRange { addr: range.addr + u64::from(self.offset), len });
+                // Where a range runs past the last address, what is there is refused as outside of guest memory.
+                let addr = range.addr.saturating_add(u64::from(self.offset));
+                taken.push(GuestRange { addr, len });
             }
             missing -= len as usize;
             if len == here {

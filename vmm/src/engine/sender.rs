@@ -53,11 +53,12 @@ pub(super) fn send(engine: &Arc<Engine>, id: LinkId, link: Link, items: &Receive
     let mut out = Output { link, buffer: Vec::new(), digest: EpochDigest::default(), sent: 0 };
     let done =
         out.link.set_write_timeout(Some(WRITE_TIMEOUT)).and_then(|()| out.run(engine, id, items));
-    // The session was dropped, or the link is broken: either way the reader is to end too.
-    out.link.shutdown();
     if let Err(error) = done {
-        engine.event(Event::LinkLost { link: id, reason: error.to_string() });
+        log::info!("nothing more can be sent over link {}: {error}", id.0);
     }
+    // The session was dropped, or the link is broken: either way the reader is to end too. That it is lost is for the reader
+    // to say, after what has come: a standby that gives its checkpoint up says so, and closes (P7).
+    out.link.shutdown();
 }
 
 /// The link and what is on its way to it.

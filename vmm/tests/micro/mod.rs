@@ -24,7 +24,7 @@ const GUEST_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const OWN: Host = Host { mac: [0x52, 0x55, 0, 0, 0, 1], ip: Ipv4Addr::new(10, 0, 2, 1) };
 const OWN_PORT: u16 = 40_000;
 /// How long a guest may take to boot or to answer. Only failures take that long.
-pub const PATIENCE: Duration = Duration::from_secs(15);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 const RESEND: Duration = Duration::from_millis(200);
 
 /// Builds the micro-guest, once, outside of its source directory.
