@@ -24,6 +24,11 @@ pub(crate) const POISONED: &str = "another thread has found the gate's invariant
 /// How long to wait at most before a fence that could not tell is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(10);
 
+/// An answer that took longer says nothing about now (P2): a process that is stopped goes on behind the system call that it
+/// was in, and that of the fence is one. Far below the silence after which a standby asks for the right, and far above what
+/// a fence takes. Told by a clock that is read without a system call.
+const STALE: Duration = Duration::from_millis(100);
+
 pub(crate) struct Core {
     pub(crate) memory: Arc<GuestMemory>,
     fence: Arc<dyn Fence>,
@@ -109,10 +114,13 @@ impl Core {
             if self.is_fenced_off() {
                 return false;
             }
+            let asked = Instant::now();
             let (answer, reason) = ask();
             let reason = || reason.unwrap_or_else(|| self.fence.reason());
             match answer {
-                Permission::Granted => return true,
+                Permission::Granted if !is_stale(asked) => return true,
+                Permission::Granted if self.has_given_up() => return false,
+                Permission::Granted => {}
                 Permission::Lost => {
                     log::warn!("effects are fenced off: {}", reason());
                     self.fence_off();
@@ -281,4 +289,9 @@ impl Drop for Waiting<'_> {
             log::info!("effects are held no longer, after {:?}", self.since.elapsed());
         }
     }
+}
+
+/// Whether what was permitted at `since` has to be asked for again.
+pub(crate) fn is_stale(since: Instant) -> bool {
+    since.elapsed() > STALE
 }

@@ -7,13 +7,14 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use io_gate::Outcome;
 use io_gate::host::{Performable, Request};
 
 use crate::backend::Sink;
 use crate::completion::{Completion, Kind, Performed};
-use crate::core::{Core, POISONED};
+use crate::core::{Core, POISONED, is_stale};
 use crate::observer::Noted;
 
 /// Called by each lane's thread before it does anything else: the place to give up rights.
@@ -188,10 +189,13 @@ fn do_one(core: &Core, sink: &Sink, job: Job) -> Option<Completion> {
 fn perform(core: &Core, sink: &Sink, request: &Performable) -> Option<(Outcome, Vec<u8>)> {
     let Some(observer) = core.observer() else { return sink.perform(core, request) };
     let Some(effect) = Noted::of(request.record()) else { return sink.perform(core, request) };
+    let permitted = Instant::now();
     if !observer.performing(effect, request.is_replay(), core.term()) {
         return None;
     }
-    let performed = sink.perform(core, request);
+    // P2: this process may have been stopped while it told.
+    let performed =
+        if is_stale(permitted) && !core.permitted() { None } else { sink.perform(core, request) };
     if performed.is_none() {
         observer.withheld(effect);
     }

@@ -7,6 +7,8 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use common::{
     Driver, QUEUE_SIZE, SLOT, VERSION_1, complete, complete_sent, guest_memory, wait_readable,
@@ -15,7 +17,7 @@ use devices::NetConfig;
 use io_gate::Port;
 use io_gate::host::{CommitAuthority, Term, new_gate};
 use io_gate_host::backend::net::{MAX_FRAME, Net};
-use io_gate_host::{Backend, GateHost, GuestMemory, Unfenced, VirtioSlot};
+use io_gate_host::{Backend, Fence, GateHost, GuestMemory, Permission, Unfenced, VirtioSlot};
 use vm_memory::{Bytes, GuestAddress};
 
 const HEADER: usize = 12;
@@ -37,9 +39,13 @@ struct NetMachine {
 
 impl NetMachine {
     fn new(net: Net) -> Self {
+        Self::fenced(net, Arc::new(Unfenced))
+    }
+
+    fn fenced(net: Net, fence: Arc<dyn Fence>) -> Self {
         let memory = guest_memory();
         let (ledger, authority) = new_gate();
-        let gate = GateHost::new(ledger, memory.clone(), Arc::new(Unfenced)).unwrap();
+        let gate = GateHost::new(ledger, memory.clone(), fence).unwrap();
         let config = NetConfig { mac: net.mac(), offloads: net.has_offloads() };
         gate.attach(SLOT, Port(0), Backend::Net(net)).unwrap();
         let mut slot = VirtioSlot::new(SLOT, Box::new(devices::Net::new(config)), gate.clone());
@@ -136,6 +142,35 @@ fn frames_leave_at_once_and_in_order_when_alone() {
     }
     assert_eq!(machine.gate.counts().performed, 5);
     assert_eq!(machine.gate.dropped_frames(), 0);
+}
+
+/// Grants, and is stopped before its answer arrives; somebody else has the right when it goes on.
+struct Stopped(AtomicUsize);
+
+impl Fence for Stopped {
+    fn ask(&self) -> Permission {
+        if self.0.fetch_add(1, Ordering::SeqCst) > 0 {
+            return Permission::Lost;
+        }
+        // This is what a stopped process is: it stands still.
+        std::thread::sleep(Duration::from_millis(300));
+        Permission::Granted
+    }
+}
+
+/// P2: a process that is stopped goes on behind the system call that it was in: what the fence had said is of no use then.
+#[test]
+fn p2_a_permission_that_took_long_is_asked_for_again() {
+    let (dir, listener) = listen();
+    let mut machine = NetMachine::fenced(stream_net(&dir), Arc::new(Stopped(AtomicUsize::new(0))));
+    let (mut peer, _) = listener.accept().unwrap();
+    machine.gate.run_alone(machine.authority.alone(Term(1)));
+    machine.offer(&[1; 64]);
+    let _ = machine.slot.kick(TRANSMIT);
+    common::wait_readable(machine.gate.fenced_event().as_raw_fd());
+    peer.set_nonblocking(true).unwrap();
+    assert!(peer.read(&mut [0; 1]).is_err(), "nothing has left");
+    assert_eq!(machine.gate.counts().performed, 0);
 }
 
 /// P1: held frames leave with the commit of their epoch, as they were when they were staged.
