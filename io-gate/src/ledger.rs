@@ -553,7 +553,12 @@ pub enum InFlightError {
     Order(EffectId),
     /// A request is of a later epoch than the checkpoint.
     Epoch(EffectId),
+    /// The next name to be given is one that no machine reaches by counting.
+    Next(EffectId),
 }
+
+/// Names from here on are not used: whoever goes on from a checkpoint counts on, and must not come to the end.
+const MAX_ID: EffectId = EffectId(1 << 62);
 
 impl core::fmt::Display for InFlightError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
@@ -563,6 +568,9 @@ impl core::fmt::Display for InFlightError {
             }
             Self::Epoch(EffectId(id)) => {
                 write!(f, "expected requests of the sealed epoch or before, found {id} of a later")
+            }
+            Self::Next(EffectId(id)) => {
+                write!(f, "expected a next request below {}, found {id}", MAX_ID.0)
             }
         }
     }
@@ -580,6 +588,9 @@ pub fn check_in_flight(
     next_id: EffectId,
     in_flight: &[Record],
 ) -> Result<(), InFlightError> {
+    if next_id >= MAX_ID {
+        return Err(InFlightError::Next(next_id));
+    }
     let mut last = None;
     for record in in_flight {
         if last.is_some_and(|last| record.id <= last) || record.id >= next_id {

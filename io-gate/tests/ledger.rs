@@ -298,6 +298,8 @@ fn an_impossible_list_of_requests_is_refused() {
     let mut later = good.clone();
     later[1].epoch = Epoch(1);
     assert_eq!(check(0, 3, &later), Err(InFlightError::Epoch(EffectId(2))));
+    // Who takes it over has to be able to count on.
+    assert_eq!(check(0, u64::MAX, &good), Err(InFlightError::Next(EffectId(u64::MAX))));
 }
 
 #[test]
