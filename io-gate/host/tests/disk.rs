@@ -554,6 +554,38 @@ fn an_impossible_state_is_refused() {
     assert_eq!(slot.slot(), SLOT);
 }
 
+/// P7: however a guest leaves its virtqueues, its state is one that another machine takes on; what is said of a driver that
+/// is up is held to more.
+#[test]
+fn whatever_a_driver_sets_up_can_be_taken_on() {
+    let image = image(SECTORS);
+    let mut machine = DiskMachine::alone(&image);
+    let nowhere = |slot: &mut VirtioSlot| {
+        slot.set_queue_ready(0, false);
+        slot.set_queue_avail(0, None, Some(7));
+        slot.set_queue_ready(0, true);
+    };
+    let moves_on = |machine: &DiskMachine| {
+        let saved = machine.slot.save();
+        let (_gate, _authority, mut slot) =
+            disk_slot(&machine.memory, &common::image(SECTORS), machine.fence.clone());
+        slot.restore(&saved).unwrap();
+        assert_eq!(slot.save(), saved);
+    };
+    // While it is up such a virtqueue is not enabled.
+    nowhere(&mut machine.slot);
+    assert!(!machine.slot.queue_ready(0));
+    moves_on(&machine);
+    // Before it is up it is, until the driver says that it is done.
+    machine.slot.reset();
+    machine.driver.install(&mut machine.slot, 0);
+    nowhere(&mut machine.slot);
+    assert!(machine.slot.queue_ready(0));
+    moves_on(&machine);
+    machine.slot.driver_ok(VERSION_1).unwrap_err();
+    moves_on(&machine);
+}
+
 /// Requests that were made available but whose notification was lost are found after a restore.
 #[test]
 fn a_restored_slot_finds_lost_notifications() {

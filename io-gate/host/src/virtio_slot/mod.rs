@@ -147,11 +147,20 @@ impl VirtioSlot {
         self.set_up(queue, |ring| ring.queue().set_size(size));
     }
 
-    /// The driver enables or disables a virtqueue.
+    /// The driver enables or disables a virtqueue. While it is up it cannot enable one that does not lie in guest memory: the
+    /// virtqueues of a driver that is up are as [`driver_ok`](Self::driver_ok) has found them, and a saved state can be held to
+    /// that.
     pub fn set_queue_ready(&mut self, queue: u16, ready: bool) {
         // A queue can be disabled while the driver is up, not changed.
-        if let Some(ring) = self.rings.get_mut(usize::from(queue)) {
-            ring.queue().set_ready(ready);
+        let Some(ring) = self.rings.get_mut(usize::from(queue)) else { return };
+        ring.queue().set_ready(ready);
+        if ready
+            && self.active
+            && let Err(reason) = ring.check(self.gate.memory())
+        {
+            ring.queue().set_ready(false);
+            let slot = self.slot;
+            self.warnings.warn(|| format!("slot {slot}, virtqueue {queue}: not enabled: {reason}"));
         }
     }
 
@@ -328,7 +337,8 @@ impl VirtioSlot {
         for (queue, (ring, saved)) in self.rings.iter().zip(&state.queues).enumerate() {
             let fault = |reason| SlotError::Queue { slot: self.slot, queue, reason };
             let ring = ring.restored(saved).map_err(fault)?;
-            if ring.is_ready() {
+            // What a driver sets up before it is up may be anything: it is looked at when it comes up.
+            if state.active && ring.is_ready() {
                 ring.check(self.gate.memory()).map_err(fault)?;
             }
             rings.push(ring);
