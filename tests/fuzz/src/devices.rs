@@ -70,7 +70,7 @@ impl GuestBytes for Memory {
     }
 }
 
-fn virtio(which: u8) -> Box<dyn Device> {
+pub(crate) fn virtio(which: u8) -> Box<dyn Device> {
     match which % 5 {
         0 => Box::new(Block::new(BlockConfig {
             sectors: 128,

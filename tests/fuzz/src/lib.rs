@@ -4,6 +4,7 @@
 mod devices;
 mod operator;
 mod peers;
+mod rings;
 mod wire;
 
 /// A function that takes any bytes.
@@ -29,6 +30,7 @@ pub const TARGETS: &[Target] = &[
     devices::CHAINS,
     devices::REGISTERS,
     devices::STATES,
+    rings::RINGS,
     operator::FLAGS,
     operator::KERNELS,
     operator::CHECKPOINTS,
