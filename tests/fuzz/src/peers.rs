@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
 use ft_core::handshake::{Hello, MachineLayout, SessionOptions};
-use ft_core::pages::Compression;
+use ft_core::pages::{Compression, PageBatch};
 use ft_core::primary::{self, Primary, PrimaryOptions};
 use ft_core::standby::{self, Standby, StandbyOptions};
 use ft_core::wire::{
@@ -35,6 +35,8 @@ pub(crate) const PRIMARY: Target = Target {
 
 const SLACK: u64 = 64 << 10;
 const OURS: u64 = 9;
+/// The number that the hostile side's sessions have.
+const THEIRS: u64 = 5;
 const STEPS: usize = 64;
 
 pub(crate) fn hello(term: u64, session: u64, standby_session: u64) -> Hello {
@@ -169,6 +171,10 @@ struct StandbySide {
     now: Time,
     link: LinkId,
     connected: bool,
+    /// What this session has been sent, counted here too; and the epoch that was sent whole, and found applicable.
+    sent: EpochDigest,
+    whole: Option<Epoch>,
+    applicable: Option<Epoch>,
     /// The last checkpoint that was acknowledged, and that which was applied.
     acknowledged: Option<Epoch>,
     applied: Option<Epoch>,
@@ -185,6 +191,9 @@ fn against_standby(input: &mut Unstructured<'_>) -> Result<()> {
         now: Time(0),
         link: LinkId(0),
         connected: false,
+        sent: EpochDigest::new(OURS),
+        whole: None,
+        applicable: None,
         acknowledged: None,
         applied: None,
         todo: VecDeque::new(),
@@ -225,6 +234,7 @@ impl StandbySide {
             peer.term += 1;
         }
         peer.digest = EpochDigest::new(OURS);
+        (self.sent, self.whole, self.applicable) = (EpochDigest::new(OURS), None, None);
         self.give(standby::Event::Connected { link: self.link }, input)
     }
 
@@ -242,11 +252,29 @@ impl StandbySide {
                     if self.over {
                         break;
                     }
+                    self.count(&frame);
                     self.give(standby::Event::Frame { link, frame }, input)?;
                 }
                 Ok(())
             }
             Err(error) => self.give(standby::Event::Garbled { link, error }, input),
+        }
+    }
+
+    /// P4, without taking the standby's word: whether a checkpoint is whole.
+    fn count(&mut self, frame: &Frame) {
+        match &frame.message {
+            Message::Bulk(Data(body)) | Message::Pages(Data(body)) => {
+                let pages = PageBatch::parse(body, &memory()).map_or(0, |batch| batch.pages());
+                self.sent.add(&frame.header, pages);
+            }
+            Message::State(_) => self.sent.add(&frame.header, 0),
+            Message::End(end) => {
+                let epoch = frame.header.epoch;
+                let right = self.sent.end(epoch, end.hashes) == *end;
+                (self.whole, self.applicable) = (right.then_some(epoch), None);
+            }
+            _ => {}
         }
     }
 
@@ -278,11 +306,15 @@ impl StandbySide {
                 self.todo.push_back(if input.ratio(1, 12)? {
                     Event::NotApplicable { epoch, reason: "no".into() }
                 } else {
+                    self.applicable = Some(epoch);
                     Event::Applicable { epoch }
                 });
             }
             Action::Send { frame, .. } => {
                 if frame.message == Message::Ack {
+                    let epoch = Some(frame.epoch);
+                    assert_eq!(self.whole.take(), epoch, "P4: acknowledged, and not whole");
+                    assert_eq!(self.applicable.take(), epoch, "P4: acknowledged unseen");
                     self.acknowledged = Some(frame.epoch);
                 }
             }
@@ -319,7 +351,10 @@ impl StandbySide {
             Action::Stop { .. } => {
                 self.over = true;
             }
-            Action::ApplyBulk(_) | Action::Report(_) => {}
+            Action::ApplyBulk(_) => {
+                assert_eq!(self.applied, None, "P4: a checkpoint that is held is written over");
+            }
+            Action::Report(_) => {}
         }
         Ok(())
     }
@@ -335,6 +370,9 @@ struct PrimarySide {
     /// The epochs that were sealed for this session and not acknowledged, and those that were, by a frame of this session.
     sealed: Vec<u64>,
     heard: Vec<u64>,
+    /// Whether a standby holds a checkpoint that it has acknowledged, so that only the arbiter, or the word of that standby in
+    /// that session, lets this machine run alone (P2).
+    bound: bool,
     todo: VecDeque<primary::Event>,
     over: bool,
 }
@@ -351,6 +389,7 @@ fn against_primary(input: &mut Unstructured<'_>) -> Result<()> {
         epoch: 0,
         sealed: Vec::new(),
         heard: Vec::new(),
+        bound: false,
         todo: VecDeque::new(),
         over: false,
     };
@@ -406,6 +445,11 @@ impl PrimarySide {
                     if frame.message == Message::Ack && frame.header.term == self.primary.term() {
                         self.heard.push(frame.header.epoch.0);
                     }
+                    if let Message::Bye { session: THEIRS, .. } = frame.message
+                        && self.session
+                    {
+                        self.bound = false;
+                    }
                     self.give(primary::Event::Frame { link, frame }, input)?;
                 }
                 Ok(())
@@ -448,6 +492,11 @@ impl PrimarySide {
                 assert_eq!(self.sealed.first(), Some(&epoch), "P1: released, and not the next");
                 assert!(self.heard.contains(&epoch), "P1: epoch {epoch} was never acknowledged");
                 self.sealed.remove(0);
+                self.bound = true;
+            }
+            Action::RunAlone(_) => {
+                assert!(!self.bound, "P2: it runs alone, and nobody has allowed it");
+                self.sealed.clear();
             }
             Action::CloseLink { .. } => {
                 self.session = false;
@@ -457,11 +506,14 @@ impl PrimarySide {
                 self.todo.push_back(match input.int_in_range(0..=2)? {
                     0 => Event::ArbiterDenied { term, holder: "b".into() },
                     1 => Event::ArbiterUnreachable { reason: "no".into() },
-                    _ => Event::ArbiterGranted { term },
+                    _ => {
+                        self.bound = false;
+                        Event::ArbiterGranted { term }
+                    }
                 });
             }
             Action::Stop { .. } => self.over = true,
-            Action::Send { .. } | Action::Hold | Action::RunAlone(_) | Action::Report(_) => {}
+            Action::Send { .. } | Action::Hold | Action::Report(_) => {}
         }
         Ok(())
     }

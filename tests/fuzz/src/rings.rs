@@ -64,7 +64,7 @@ impl World {
 
     fn complete(&mut self) {
         for completion in self.gate.take_completions() {
-            self.slot.complete(completion);
+            let _ = self.slot.complete(completion);
         }
     }
 
@@ -108,7 +108,7 @@ impl World {
             // Its requests are the former's.
             self.slot.reset();
             self.slot = twin;
-            self.slot.retry_all();
+            let _ = self.slot.retry_all();
         }
         Ok(())
     }
@@ -225,24 +225,24 @@ fn rings(input: &mut Unstructured<'_>) -> Result<()> {
             4 => drop(world.slot.driver_ok(features)),
             5 => set_up(&mut world.slot, queue, input)?,
             6 => {
-                world.slot.write_config(input.arbitrary()?, &input.arbitrary::<[u8; 4]>()?);
+                let _ = world.slot.write_config(input.arbitrary()?, &input.arbitrary::<[u8; 4]>()?);
                 world.slot.read_config(input.arbitrary()?, &mut [0; 8]);
             }
             7 => {
-                world.slot.intake(Port(input.int_in_range(0..=2)?));
+                let _ = world.slot.intake(Port(input.int_in_range(0..=2)?));
             }
             8 => world.made_up(input)?,
             9 => world.slot.set_queue_ready(queue, input.arbitrary()?),
             10 => {
-                world.slot.retry_all();
+                let _ = world.slot.retry_all();
             }
             11 | 12 => {
-                world.slot.kick(queue);
+                let _ = world.slot.kick(queue);
             }
             _ => {
                 let queue = queue.min(queues.max(1) - 1);
                 offer(&world, queue, input)?;
-                world.slot.kick(queue);
+                let _ = world.slot.kick(queue);
             }
         }
         world.complete();
