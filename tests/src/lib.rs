@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bed;
+pub mod bench;
 pub mod capture;
 pub mod certs;
 pub mod client;
