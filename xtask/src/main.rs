@@ -1,6 +1,7 @@
 //! The project's own commands: `cargo xtask run-pair` runs the main job, `cargo xtask test` runs every test,
 //! `cargo xtask gate` checks that the gate is the only way out of a device.
 
+mod bench;
 #[cfg(test)]
 mod book;
 mod build;
@@ -30,6 +31,8 @@ enum Command {
     Torture(torture::Arguments),
     /// Run the protocol core in a simulated world that fails; `cargo xtask sim --help` tells more.
     Sim(sim::Arguments),
+    /// Put what the benchmark measured side by side.
+    Bench(bench::Arguments),
     /// Throw bytes that nobody should send at everything that takes some.
     Fuzz(fuzz::Arguments),
     /// Write a new device: its code, its tests, its entry in the catalogue.
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::RunPair(arguments) => run_pair::run(&arguments),
         Command::Torture(arguments) => torture::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::NewDevice(arguments) => new_device::run(&arguments),
         Command::Certs(arguments) => certs::run(&arguments),

@@ -1,0 +1,118 @@
+//! A table, whose columns are left out when they are empty.
+
+use super::text::{clean, markdown};
+
+/// A column.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::bench) struct Column {
+    title: &'static str,
+    right: bool,
+}
+
+impl Column {
+    /// For text.
+    pub(in crate::bench) const fn left(title: &'static str) -> Self {
+        Self { title, right: false }
+    }
+
+    /// For numbers.
+    pub(in crate::bench) const fn right(title: &'static str) -> Self {
+        Self { title, right: true }
+    }
+}
+
+/// What stands in a row.
+#[derive(Debug, Clone, Default)]
+pub(in crate::bench) struct Cell {
+    text: String,
+    strong: bool,
+}
+
+impl Cell {
+    /// Something to look at.
+    pub(in crate::bench) fn strong(text: &str) -> Self {
+        Self { text: text.to_owned(), strong: true }
+    }
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        Self { text, strong: false }
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+/// `N` columns.
+#[derive(Debug)]
+pub(in crate::bench) struct Table<const N: usize> {
+    columns: [Column; N],
+    rows: Vec<[Cell; N]>,
+}
+
+impl<const N: usize> Table<N> {
+    pub(in crate::bench) fn new(columns: [Column; N]) -> Self {
+        Self { columns, rows: Vec::new() }
+    }
+
+    pub(in crate::bench) fn push(&mut self, row: [Cell; N]) {
+        self.rows.push(row);
+    }
+
+    /// The columns in which something stands.
+    fn used(&self) -> Vec<usize> {
+        (0..N).filter(|at| self.rows.iter().any(|row| !row[*at].text.is_empty())).collect()
+    }
+
+    /// In columns of equal width; nothing at all without a row.
+    pub(in crate::bench) fn terminal(&self) -> String {
+        let used = self.used();
+        let titles = used.iter().map(|at| self.columns[*at].title.to_owned()).collect();
+        let rows =
+            self.rows.iter().map(|row| used.iter().map(|at| clean(&row[*at].text)).collect());
+        let lines: Vec<Vec<String>> = if used.is_empty() {
+            Vec::new()
+        } else {
+            std::iter::once(titles).chain(rows).collect()
+        };
+        let width = |at: usize| lines.iter().map(|line| line[at].chars().count()).max();
+        let widths: Vec<usize> = (0..used.len()).filter_map(width).collect();
+        let mut text = String::new();
+        for line in &lines {
+            let cells = line.iter().zip(&widths).zip(&used).map(|((cell, width), at)| {
+                if self.columns[*at].right {
+                    format!("{cell:>width$}")
+                } else {
+                    format!("{cell:<width$}")
+                }
+            });
+            text += cells.collect::<Vec<_>>().join("  ").trim_end();
+            text.push('\n');
+        }
+        text
+    }
+
+    /// In Markdown; nothing at all without a row.
+    pub(in crate::bench) fn markdown(&self) -> String {
+        let used = self.used();
+        if used.is_empty() {
+            return String::new();
+        }
+        let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+        let rule = |at: &usize| if self.columns[*at].right { "---:" } else { "---" }.to_owned();
+        let mut text = line(used.iter().map(|at| markdown(self.columns[*at].title)).collect());
+        text += &line(used.iter().map(rule).collect());
+        for row in &self.rows {
+            let cell = |at: &usize| match (markdown(&row[*at].text), row[*at].strong) {
+                (text, true) => format!("**{text}**"),
+                (text, false) => text,
+            };
+            text += &line(used.iter().map(cell).collect());
+        }
+        text
+    }
+}
