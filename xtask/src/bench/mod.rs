@@ -1,6 +1,8 @@
 //! `cargo xtask bench`: how fast a pair is, side by side with the limits of the machine it runs on.
 
 mod compare;
+#[allow(dead_code, reason = "the run that calls it comes with the rest of the suite")]
+mod peer;
 mod plot;
 mod report;
 

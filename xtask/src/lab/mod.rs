@@ -47,6 +47,11 @@ impl LabImages {
     }
 }
 
+/// QEMU's program and first options, for whoever needs one as new as the lab's.
+pub(crate) fn qemu(p: &Preparation<'_>) -> Result<Vec<String>> {
+    qemu::prepare(p)
+}
+
 /// A network cable between two labs: a Unix socket that one side listens at.
 #[derive(Debug, Clone)]
 pub(crate) struct Link {

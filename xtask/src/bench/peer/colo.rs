@@ -1,0 +1,240 @@
+//! QEMU's own fault tolerance, COLO (`docs/COLO-FT.txt` of QEMU): the pause of its checkpoints.
+//!
+//! COLO runs the guest on both sides and makes a checkpoint when their packets differ, or when a time has passed. Here it
+//! is the time alone that makes them: no packet is compared and none is held, so this is what its checkpoints cost at least.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use kemari_tests::bench::data::{Axis, Curve, Group, Line, Row, Unit};
+use kemari_tests::switch::Switch;
+use serde_json::{Value, json};
+
+use super::asker::Asker;
+use super::figures::Samples;
+use super::machine::{Machine, Model, Spec};
+use super::migration::dirty;
+
+/// How long the first transfer of the whole guest may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// From the end of one checkpoint to the next, in milliseconds.
+const DELAY: u32 = 10;
+/// The set is rewritten twice within that time.
+const REWRITES_PER_SECOND: u32 = 2 * 1000 / DELAY;
+/// So many checkpoints are too few to say anything.
+const FEWEST: usize = 3;
+/// The first ones write all of the guest's memory on the other side, and take a second now and then: they are not counted.
+const FIRST: u32 = 20;
+
+/// Checkpoints of a guest that rewrites a set of pages.
+#[derive(Debug, Default, PartialEq)]
+struct Checkpoints {
+    /// How long they were watched.
+    watched: Duration,
+    /// From each `STOP` to the `RESUME` after it.
+    pauses: Vec<Duration>,
+    /// From each `STOP` to the next.
+    periods: Vec<Duration>,
+}
+
+impl Checkpoints {
+    /// Of the primary's events, by name and time.
+    fn from_events<'e>(
+        watched: Duration,
+        events: impl Iterator<Item = (&'e str, Duration)>,
+    ) -> Self {
+        let mut found = Self { watched, ..Self::default() };
+        let (mut stopped, mut previous): (Option<Duration>, Option<Duration>) = (None, None);
+        for (name, at) in events {
+            match name {
+                "STOP" => {
+                    found.periods.extend(previous.and_then(|previous| at.checked_sub(previous)));
+                    (stopped, previous) = (Some(at), Some(at));
+                }
+                "RESUME" => {
+                    found.pauses.extend(stopped.take().and_then(|stop| at.checked_sub(stop)));
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// The share of the time in which the guest stood, in per cent.
+    fn stopped(&self) -> f64 {
+        let mean = |times: &[Duration]| {
+            times.iter().map(Duration::as_secs_f64).sum::<f64>() / times.len().max(1) as f64
+        };
+        100.0 * mean(&self.pauses) / mean(&self.periods)
+    }
+}
+
+/// Watches the checkpoints of a guest with a dirty set of each of `sets` pages, each for `time`.
+///
+/// # Errors
+/// When COLO does not come about, or ends.
+pub(super) fn measure(model: &Model<'_>, sets: &[u32], time: Duration) -> Result<Group> {
+    let switch = Switch::new(model.dir, &["colo-a", "colo-b"]).context("the switch")?;
+    // The secondary's own packets are not for anybody.
+    switch.cut(1);
+    let mut asker = Asker::new(&switch, 1, model.stop.clone());
+    let mut primary = model.start(&spec(&switch, 0))?;
+    let mut secondary = model.start(&spec(&switch, 1))?;
+    asker.find_guest()?;
+    let begun = begin(model, &mut primary, &mut secondary);
+    let begun = begun.and_then(|()| first_checkpoints(&mut primary));
+    begun.map_err(|error| secondary.explain(primary.explain(error)))?;
+    let mut found = Vec::new();
+    for &pages in sets {
+        let pages =
+            dirty(&mut asker, pages, REWRITES_PER_SECOND).context("the guest under COLO")?;
+        let checkpoints = observe(&mut primary, time);
+        let checkpoints = checkpoints.map_err(|error| secondary.explain(primary.explain(error)))?;
+        found.push((pages, checkpoints));
+    }
+    Ok(group(model.version, &found))
+}
+
+fn spec<'s>(switch: &'s Switch, side: usize) -> Spec<'s> {
+    Spec {
+        name: format!("colo-{side}"),
+        network: switch.socket(side),
+        disk: None,
+        incoming: side == 1,
+    }
+}
+
+/// Brings the guest to the secondary, from when on both run.
+fn begin(model: &Model<'_>, primary: &mut Machine, secondary: &mut Machine) -> Result<()> {
+    let enable = |name: &str| json!({ "capability": name, "state": true });
+    let both = json!({ "capabilities": [enable("events"), enable("x-colo")] });
+    for machine in [&mut *secondary, &mut *primary] {
+        let enabled = machine.qmp.execute("migrate-set-capabilities", both.clone());
+        enabled.context("this QEMU was built without COLO")?;
+    }
+    let parameters = json!({ "x-checkpoint-delay": DELAY, "max-bandwidth": 10_000_000_000_u64 });
+    primary.qmp.execute("migrate-set-parameters", parameters)?;
+    let socket = model.dir.join("colo.sock");
+    let uri = json!({ "uri": format!("unix:{}", socket.display()) });
+    secondary.qmp.execute("migrate-incoming", uri.clone())?;
+    primary.qmp.execute("migrate", uri)?;
+    let reached = primary.qmp.wait(PATIENCE, |event| {
+        ["colo", "failed", "completed"].iter().any(|status| event.is_migration(status))
+    })?;
+    match reached {
+        Some(event) if event.is_migration("colo") => Ok(()),
+        Some(event) => bail!("expected the state `colo`, found {}", event.data),
+        None => {
+            let state: Value = primary.qmp.execute("query-migrate", json!({}))?;
+            bail!("no state `colo` within {} s, but {}", PATIENCE.as_secs(), state["status"])
+        }
+    }
+}
+
+fn first_checkpoints(primary: &mut Machine) -> Result<()> {
+    for number in 1..=FIRST {
+        let resumed = primary.qmp.wait(PATIENCE, |event| event.name == "RESUME")?;
+        resumed.with_context(|| format!("COLO does not come to its checkpoint {number}"))?;
+    }
+    Ok(())
+}
+
+fn observe(primary: &mut Machine, time: Duration) -> Result<Checkpoints> {
+    // What happened before is of another set.
+    primary.qmp.forget()?;
+    let deadline = Instant::now() + time;
+    let mut events = Vec::new();
+    while let Some(left) = deadline.checked_duration_since(Instant::now()) {
+        let event = primary.qmp.wait(left, |_| true)?;
+        if let Some(event) = event {
+            ensure!(event.name != "COLO_EXIT", "COLO ended: {}", event.data);
+            events.push(event);
+        }
+    }
+    let found =
+        Checkpoints::from_events(time, events.iter().map(|event| (event.name.as_str(), event.at)));
+    let count = found.pauses.len();
+    ensure!(
+        count >= FEWEST && !found.periods.is_empty(),
+        "only {count} checkpoints within {:.1} s",
+        time.as_secs_f64()
+    );
+    Ok(found)
+}
+
+fn group(version: &str, found: &[(u64, Checkpoints)]) -> Group {
+    let points = found.iter().filter_map(|(pages, checkpoints)| {
+        Some((*pages as f64, micros(&checkpoints.pauses).spread()?.p50))
+    });
+    let axis = |title: &str| Axis { title: title.to_owned(), logarithmic: true };
+    let pause = Curve {
+        name: "peer-colo-pause".to_owned(),
+        title: "Pause of QEMU's COLO".to_owned(),
+        x: axis("pages that the guest keeps rewriting"),
+        y: axis("microseconds"),
+        lines: vec![Line { name: "guest stopped".to_owned(), points: points.collect() }],
+    };
+    Group {
+        name: "peer-colo".to_owned(),
+        title: "Peer: QEMU's COLO".to_owned(),
+        how: format!(
+            "The same guest under {version} (microvm, /dev/kvm) with the capability x-colo, both sides on this \
+             machine, over a Unix socket, x-checkpoint-delay {DELAY} ms. No packet is compared or held, so that time alone makes \
+             checkpoints. The pause is from QEMU's event STOP to RESUME at the primary; both sides run the guest \
+             meanwhile, as COLO does. The first {FIRST} checkpoints are not counted."
+        ),
+        rows: found.iter().flat_map(|(pages, checkpoints)| rows(*pages, checkpoints)).collect(),
+        curves: vec![pause],
+    }
+}
+
+fn rows(pages: u64, checkpoints: &Checkpoints) -> Vec<Row> {
+    let name = |what: &str| format!("{what}, {pages} pages");
+    let periods = micros(&checkpoints.periods);
+    let pause = micros(&checkpoints.pauses).row(name("pause"), Unit::Microseconds);
+    let period = periods.row(name("from checkpoint to checkpoint"), Unit::Microseconds);
+    let rate = checkpoints.pauses.len() as f64 / checkpoints.watched.as_secs_f64();
+    let rate = Row::new(name("checkpoints"), Unit::PerSecond, rate);
+    let stopped = Row::new(name("guest stopped"), Unit::Percent, checkpoints.stopped());
+    [pause, period, Some(rate), Some(stopped)].into_iter().flatten().collect()
+}
+
+fn micros(times: &[Duration]) -> Samples {
+    times.iter().map(|time| time.as_secs_f64() * 1e6).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_pause_is_from_stop_to_resume_and_a_period_from_stop_to_stop() {
+        // The window begins within a checkpoint, and ends within another.
+        let events = [("RESUME", 1), ("STOP", 10), ("OTHER", 11), ("RESUME", 14), ("STOP", 30)];
+        let found =
+            Checkpoints::from_events(at(40), events.into_iter().map(|(name, ms)| (name, at(ms))));
+        assert_eq!(
+            found,
+            Checkpoints { watched: at(40), pauses: vec![at(4)], periods: vec![at(20)] }
+        );
+        assert!((found.stopped() - 20.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn each_set_has_its_rows() {
+        let checkpoints =
+            || Checkpoints { watched: at(500), pauses: vec![at(4), at(6)], periods: vec![at(20)] };
+        let group = group("QEMU", &[(16, checkpoints()), (128, checkpoints())]);
+        let row = group.rows.iter().find(|row| row.name == "pause, 128 pages").unwrap();
+        assert_eq!((row.value, row.spread.unwrap().max), (4000.0, 6000.0));
+        let rate = group.rows.iter().find(|row| row.name == "checkpoints, 16 pages").unwrap();
+        assert_eq!(rate.value, 4.0);
+        assert_eq!(group.rows.len(), 8);
+        assert_eq!(group.curves[0].lines[0].points.len(), 2);
+    }
+}

@@ -1,0 +1,191 @@
+//! Peers, in the same run: what QEMU from Debian's packages takes for the same guest and the same dirty set.
+//!
+//! Three comparisons, each by itself: the pause of QEMU's live migration, that of QEMU's own fault tolerance (COLO), and
+//! requests to a guest without protection, under QEMU and under `kemari run`. What cannot be had here is skipped, with
+//! the reason and what to do about it.
+
+mod asker;
+mod colo;
+mod figures;
+mod machine;
+mod migration;
+mod plain;
+mod qmp;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use kemari_tests::bench::data::{Group, Skipped};
+
+use crate::guest::{Preparation, output};
+use crate::{lab, stop};
+use machine::Model;
+
+/// What is measured, and where.
+pub(super) struct Options<'a> {
+    /// The `kemari` binary.
+    pub(super) kemari: &'a Path,
+    /// The micro-guest.
+    pub(super) guest: &'a Path,
+    /// Where a directory for sockets and logs is made, which goes away; a short path, as sockets need.
+    pub(super) scratch: &'a Path,
+    /// The guest's memory in MiB.
+    pub(super) memory: u64,
+    /// The dirty sets, in pages.
+    pub(super) sets: &'a [u32],
+    /// The short run.
+    pub(super) quick: bool,
+    /// Set when the run is to end early.
+    pub(super) stop: stop::Flag,
+    /// Told what is being done.
+    pub(super) say: &'a dyn Fn(&str),
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Measured {
+    /// Figures.
+    pub(super) groups: Vec<Group>,
+    /// What could not be measured, and why.
+    pub(super) skipped: Vec<Skipped>,
+}
+
+impl Measured {
+    fn take(&mut self, what: &str, say: &dyn Fn(&str), found: Result<Group>) {
+        match found {
+            Ok(group) => self.groups.push(group),
+            Err(error) => {
+                let skipped = Skipped { what: what.to_owned(), why: format!("{error:#}") };
+                say(&format!("SKIPPED {}: {}", skipped.what, skipped.why));
+                self.skipped.push(skipped);
+            }
+        }
+    }
+}
+
+/// How much is measured.
+struct Amount {
+    /// Migrations of each dirty set.
+    migrations: u32,
+    /// How long COLO is watched with each dirty set.
+    checkpoints: Duration,
+    /// How often each monitor is started for requests.
+    rounds: u32,
+    /// How long each kind of request is made in a round.
+    requests: Duration,
+}
+
+impl Amount {
+    const fn of(quick: bool) -> Self {
+        let seconds = Duration::from_secs;
+        match quick {
+            true => Self {
+                migrations: 3,
+                checkpoints: seconds(2),
+                rounds: 3,
+                requests: Duration::from_millis(200),
+            },
+            false => {
+                Self { migrations: 15, checkpoints: seconds(10), rounds: 3, requests: seconds(3) }
+            }
+        }
+    }
+}
+
+/// Measures the peers. Whatever fails is among what was skipped.
+///
+/// # Errors
+/// When the run is to end early, or has no place for its files.
+pub(super) fn measure(options: &Options<'_>) -> Result<Measured> {
+    let dir = tempfile::Builder::new().prefix("peer-").tempdir_in(options.scratch);
+    let dir = dir.with_context(|| format!("no directory in {}", options.scratch.display()))?;
+    let mut measured = Measured::default();
+    let qemu = match Qemu::of_lab(options.say) {
+        Ok(qemu) => qemu,
+        Err(error) => {
+            measured.take("the comparison with QEMU", options.say, Err(error));
+            return Ok(measured);
+        }
+    };
+    let model = Model {
+        qemu: &qemu.command,
+        version: &qemu.version,
+        guest: options.guest,
+        memory: options.memory,
+        dir: dir.path(),
+        stop: options.stop.clone(),
+    };
+    let amount = Amount::of(options.quick);
+    let mut comparison = |what: &str, found: &mut dyn FnMut() -> Result<Group>| -> Result<()> {
+        (options.say)(&format!("peer: {what}"));
+        measured.take(what, options.say, found());
+        ensure!(!options.stop.load(Ordering::SeqCst), "interrupted");
+        Ok(())
+    };
+    comparison("QEMU and kemari without protection", &mut || {
+        plain::measure(&model, options.kemari, amount.rounds, amount.requests)
+    })?;
+    comparison("QEMU's live migration", &mut || {
+        migration::measure(&model, options.sets, amount.migrations)
+    })?;
+    comparison("QEMU's COLO", &mut || {
+        let first = match colo::measure(&model, options.sets, amount.checkpoints) {
+            Err(first) if !options.stop.load(Ordering::SeqCst) => first,
+            found => return found,
+        };
+        // There are versions in which it does not work: the distribution's own may be another.
+        let installed =
+            Qemu::installed().ok().filter(|installed| installed.version != qemu.version);
+        let Some(installed) = installed else { return Err(first.context(qemu.version.clone())) };
+        (options.say)(&format!("peer: {}: {first:#}; trying {}", qemu.version, installed.version));
+        let model =
+            Model { qemu: &installed.command, version: &installed.version, ..model.clone() };
+        colo::measure(&model, options.sets, amount.checkpoints)
+            .with_context(|| format!("{}: {first:#}; {}", qemu.version, installed.version))
+    })?;
+    Ok(measured)
+}
+
+/// A QEMU.
+struct Qemu {
+    /// The program and its first options.
+    command: Vec<String>,
+    /// What it calls itself.
+    version: String,
+}
+
+impl Qemu {
+    /// The one that the nested lab runs in.
+    fn of_lab(say: &dyn Fn(&str)) -> Result<Self> {
+        let preparation = Preparation::begin(say)?;
+        let command = lab::qemu(&preparation).context(
+            "it is made with QEMU 10 or newer from Debian's package qemu-system-x86 \
+             (apt-get install qemu-system-x86)",
+        )?;
+        Self::ask(command)
+    }
+
+    /// The one that is installed.
+    fn installed() -> Result<Self> {
+        Self::ask(vec!["qemu-system-x86_64".to_owned()])
+    }
+
+    fn ask(command: Vec<String>) -> Result<Self> {
+        let text = output(Command::new(&command[0]).arg("--version"))?;
+        let version =
+            name(&text).with_context(|| format!("{} --version said {text:?}", command[0]))?;
+        Ok(Self { command, version })
+    }
+}
+
+/// What QEMU calls itself, from what it says of its version.
+fn name(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("version ")?;
+    let number = rest.split_ascii_whitespace().next()?;
+    Some(format!("QEMU {number}"))
+}

@@ -1,0 +1,223 @@
+//! Without protection: requests to the same guest, under `kemari run` and under QEMU, by the same client.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use kemari_tests::bench::data::{Group, Row, Unit};
+use kemari_tests::micro::{self, Load};
+use kemari_tests::process::{Process, tied_to_us};
+use kemari_tests::switch::Switch;
+use kemari_workload::Op;
+
+use super::asker::{Asker, Exchange};
+use super::figures::Samples;
+use super::machine::{MAC, Machine, Model, Spec};
+
+/// How many ask at the same time where several do.
+const TOGETHER: usize = 16;
+/// Not measured: first touches of memory, and whatever else happens only once.
+const WARM_UP: Duration = Duration::from_millis(50);
+/// What a write leaves on the disk, besides its header.
+const PAYLOAD: [u8; 64] = [0x5a; 64];
+
+/// What is asked.
+struct Work {
+    name: &'static str,
+    op: Op<'static>,
+    /// How many ask at the same time.
+    ids: usize,
+    /// The rate is reported, not the latency.
+    rate: bool,
+}
+
+const WORKS: [Work; 5] = [
+    Work { name: "request, one at a time", op: Op::Ping, ids: 1, rate: false },
+    Work { name: "requests, one at a time", op: Op::Ping, ids: 1, rate: true },
+    Work { name: "requests, 16 at a time", op: Op::Ping, ids: TOGETHER, rate: true },
+    Work {
+        name: "write to disk",
+        op: Op::Append { payload: &PAYLOAD, flush: false },
+        ids: 1,
+        rate: false,
+    },
+    Work {
+        name: "write to disk with flush",
+        op: Op::Append { payload: &PAYLOAD, flush: true },
+        ids: 1,
+        rate: false,
+    },
+];
+
+/// The monitors, in the order in which they are measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Monitor {
+    Qemu,
+    Kemari,
+}
+
+impl Monitor {
+    const ALL: [Self; 2] = [Self::Qemu, Self::Kemari];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Qemu => "QEMU",
+            Self::Kemari => "kemari run",
+        }
+    }
+}
+
+/// A running monitor; it ends when dropped.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held for its end")]
+enum Running {
+    Qemu(Machine),
+    Kemari(Process),
+}
+
+/// What was found under one monitor: the samples of each work.
+type Found = [Samples; WORKS.len()];
+
+/// Asks the guest under each monitor in turn, `rounds` times, for `time` with each kind of work.
+///
+/// # Errors
+/// When a monitor cannot be started, or the guest does not answer.
+pub(super) fn measure(
+    model: &Model<'_>,
+    kemari: &Path,
+    rounds: u32,
+    time: Duration,
+) -> Result<Group> {
+    let mut found: [Found; 2] = Default::default();
+    for round in 0..rounds {
+        for (monitor, samples) in Monitor::ALL.into_iter().zip(&mut found) {
+            let name = format!("plain-{round}-{monitor:?}");
+            let one = visit(model, kemari, monitor, &name, time);
+            let one = one.with_context(|| format!("the guest under {}", monitor.name()))?;
+            samples.iter_mut().zip(one).for_each(|(all, one)| all.extend(one));
+        }
+    }
+    Ok(group(model.version, &found))
+}
+
+fn visit(
+    model: &Model<'_>,
+    kemari: &Path,
+    monitor: Monitor,
+    name: &str,
+    time: Duration,
+) -> Result<Found> {
+    let switch = Switch::new(model.dir, &[name]).context("the switch")?;
+    let mut asker = Asker::new(&switch, TOGETHER, model.stop.clone());
+    let disk = model.dir.join(format!("{name}.img"));
+    let image = File::create(&disk).and_then(|image| image.set_len(micro::DISK_BYTES));
+    image.with_context(|| format!("cannot make {}", disk.display()))?;
+    let network = switch.socket(0);
+    let _running = match monitor {
+        Monitor::Kemari => Running::Kemari(start_kemari(model, kemari, name, network, &disk)?),
+        Monitor::Qemu => {
+            let disk = Some(disk.as_path());
+            let spec = Spec { name: name.to_owned(), network, disk, incoming: false };
+            Running::Qemu(model.start(&spec)?)
+        }
+    };
+    asker.find_guest()?;
+    let mut found = Found::default();
+    for (work, samples) in WORKS.iter().zip(&mut found) {
+        asker.exchange(work.ids, work.op, WARM_UP)?;
+        *samples = work.samples(asker.exchange(work.ids, work.op, time)?);
+    }
+    Ok(found)
+}
+
+impl Work {
+    fn samples(&self, exchange: Exchange) -> Samples {
+        match self.rate {
+            true => [exchange.rate()].into_iter().collect(),
+            false => exchange.latency,
+        }
+    }
+
+    const fn unit(&self) -> Unit {
+        if self.rate { Unit::PerSecond } else { Unit::Microseconds }
+    }
+}
+
+fn start_kemari(
+    model: &Model<'_>,
+    kemari: &Path,
+    name: &str,
+    network: &Path,
+    disk: &Path,
+) -> Result<Process> {
+    let load = Load { writers: 0, seed: 0, dirty: 0, resend: Duration::ZERO };
+    let guest = micro::guest(PathBuf::from(model.guest), model.memory, 1, load);
+    let serial = model.dir.join(format!("{name}.serial"));
+    let mut command: Command = tied_to_us(kemari);
+    command.arg("run").arg(format!("--kernel={}", guest.kernel.display()));
+    command.arg(format!("--cmdline={}", guest.command_line));
+    command.arg(format!("--memory={}", guest.memory)).arg(format!("--cpus={}", guest.cpus));
+    command.arg(format!("--disk=path={},cache=writeback", disk.display()));
+    command.arg(format!("--net=stream={},mac={MAC}", network.display())).arg("--rng");
+    command.arg(format!("--serial=file={}", serial.display()));
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    Process::start(name, command, &model.dir.join(format!("{name}.log")))
+}
+
+fn group(version: &str, found: &[Found; 2]) -> Group {
+    let rows = WORKS.iter().enumerate().flat_map(|(place, work)| {
+        let row = |monitor: Monitor| {
+            found[monitor as usize][place]
+                .row(format!("{}: {}", work.name, monitor.name()), work.unit())
+        };
+        let (qemu, kemari) = (row(Monitor::Qemu), row(Monitor::Kemari));
+        let kemari = kemari.map(|ours| compared(ours, qemu.as_ref()));
+        [qemu, kemari].into_iter().flatten().collect::<Vec<_>>()
+    });
+    Group {
+        name: "peer-plain".to_owned(),
+        title: "Peer: QEMU without protection".to_owned(),
+        how: format!(
+            "The same guest with a disk, a network card and one vCPU under each monitor in turn ({version}, microvm, and \
+             `kemari run`), both plugged into the same user-space switch, nothing protected; the same client asks. \
+             Disks are raw files of this machine with cache=writeback."
+        ),
+        rows: rows.collect(),
+        curves: Vec::new(),
+    }
+}
+
+fn compared(ours: Row, qemu: Option<&Row>) -> Row {
+    match qemu {
+        Some(qemu) => ours.limit(qemu.value, "QEMU in the same run"),
+        None => ours,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_figures_stand_beside_qemus() {
+        let samples = |value: f64| std::array::from_fn(|_| Samples::from_iter([value]));
+        let group = group("QEMU", &[samples(100.0), samples(50.0)]);
+        assert_eq!(group.rows.len(), 2 * WORKS.len());
+        let ours = group.rows.iter().find(|row| row.name == "write to disk: kemari run").unwrap();
+        assert_eq!((ours.value, ours.ratio()), (50.0, Some(0.5)));
+        let names: std::collections::BTreeSet<_> = group.rows.iter().map(|row| &row.name).collect();
+        assert_eq!(names.len(), group.rows.len());
+    }
+
+    #[test]
+    fn a_rate_is_of_answers_and_time() {
+        let latency = Samples::from_iter([10.0, 20.0, 30.0]);
+        let exchange = Exchange { took: Duration::from_millis(500), latency };
+        assert_eq!(exchange.rate(), 6.0);
+        let rate = WORKS[1].samples(exchange).spread().unwrap();
+        assert_eq!((rate.count, rate.p50), (1, 6.0));
+    }
+}
