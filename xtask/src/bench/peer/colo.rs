@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use kemari_tests::bench::data::{Axis, Curve, Group, Line, Row, Unit};
 use kemari_tests::switch::Switch;
+use kemari_workload::Op;
 use serde_json::{Value, json};
 
 use super::asker::Asker;
@@ -18,9 +19,9 @@ use super::migration::dirty;
 /// How long the first transfer of the whole guest may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// From the end of one checkpoint to the next, in milliseconds.
-const DELAY: u32 = 10;
+pub(super) const DELAY: u32 = 10;
 /// The set is rewritten twice within that time.
-const REWRITES_PER_SECOND: u32 = 2 * 1000 / DELAY;
+pub(super) const REWRITES_PER_SECOND: u32 = 2 * 1000 / DELAY;
 /// So many checkpoints are too few to say anything.
 const FEWEST: usize = 3;
 /// The first ones write all of the guest's memory on the other side, and take a second now and then: they are not counted.
@@ -31,6 +32,8 @@ const FIRST: u32 = 20;
 struct Checkpoints {
     /// How long they were watched.
     watched: Duration,
+    /// How many pages the guest rewrote meanwhile.
+    rewritten: u64,
     /// From each `STOP` to the `RESUME` after it.
     pauses: Vec<Duration>,
     /// From each `STOP` to the next.
@@ -88,8 +91,10 @@ pub(super) fn measure(model: &Model<'_>, sets: &[u32], time: Duration) -> Result
     for &pages in sets {
         let pages =
             dirty(&mut asker, pages, REWRITES_PER_SECOND).context("the guest under COLO")?;
-        let checkpoints = observe(&mut primary, time);
-        let checkpoints = checkpoints.map_err(|error| secondary.explain(primary.explain(error)))?;
+        let before = asker.ask(Op::Ping)?.dirty_pages;
+        let mut checkpoints = observe(&mut primary, time)
+            .map_err(|error| secondary.explain(primary.explain(error)))?;
+        checkpoints.rewritten = asker.ask(Op::Ping)?.dirty_pages - before;
         found.push((pages, checkpoints));
     }
     Ok(group(model.version, &found))
@@ -176,7 +181,7 @@ fn group(version: &str, found: &[(u64, Checkpoints)]) -> Group {
     };
     Group {
         name: "peer-colo".to_owned(),
-        title: "Peer: QEMU's COLO".to_owned(),
+        title: "Peer: QEMU's COLO, and kemari at its pace".to_owned(),
         how: format!(
             "The same guest under {version} (microvm, /dev/kvm) with the capability x-colo, both sides on this \
              machine, over a Unix socket, x-checkpoint-delay {DELAY} ms. No packet is compared or held, so that time alone makes \
@@ -193,10 +198,13 @@ fn rows(pages: u64, checkpoints: &Checkpoints) -> Vec<Row> {
     let periods = micros(&checkpoints.periods);
     let pause = micros(&checkpoints.pauses).row(name("pause"), Unit::Microseconds);
     let period = periods.row(name("from checkpoint to checkpoint"), Unit::Microseconds);
-    let rate = checkpoints.pauses.len() as f64 / checkpoints.watched.as_secs_f64();
+    let per_second = |count: f64| count / checkpoints.watched.as_secs_f64();
+    let rate = per_second(checkpoints.pauses.len() as f64);
     let rate = Row::new(name("checkpoints"), Unit::PerSecond, rate);
+    let pages = per_second(checkpoints.rewritten as f64);
+    let pages = Row::new(name("pages rewritten"), Unit::PerSecond, pages);
     let stopped = Row::new(name("guest stopped"), Unit::Percent, checkpoints.stopped());
-    [pause, period, Some(rate), Some(stopped)].into_iter().flatten().collect()
+    [pause, period, Some(rate), Some(pages), Some(stopped)].into_iter().flatten().collect()
 }
 
 fn micros(times: &[Duration]) -> Samples {
@@ -220,21 +228,32 @@ mod tests {
             Checkpoints::from_events(at(40), events.into_iter().map(|(name, ms)| (name, at(ms))));
         assert_eq!(
             found,
-            Checkpoints { watched: at(40), pauses: vec![at(4)], periods: vec![at(20)] }
+            Checkpoints {
+                watched: at(40),
+                rewritten: 0,
+                pauses: vec![at(4)],
+                periods: vec![at(20)]
+            }
         );
         assert!((found.stopped() - 20.0).abs() < 1e-9);
     }
 
     #[test]
     fn each_set_has_its_rows() {
-        let checkpoints =
-            || Checkpoints { watched: at(500), pauses: vec![at(4), at(6)], periods: vec![at(20)] };
+        let checkpoints = || Checkpoints {
+            watched: at(500),
+            rewritten: 30,
+            pauses: vec![at(4), at(6)],
+            periods: vec![at(20)],
+        };
         let group = group("QEMU", &[(16, checkpoints()), (128, checkpoints())]);
         let row = group.rows.iter().find(|row| row.name == "pause, 128 pages").unwrap();
         assert_eq!((row.value, row.spread.unwrap().max), (4000.0, 6000.0));
         let rate = group.rows.iter().find(|row| row.name == "checkpoints, 16 pages").unwrap();
         assert_eq!(rate.value, 4.0);
-        assert_eq!(group.rows.len(), 8);
+        let pages = group.rows.iter().find(|row| row.name == "pages rewritten, 16 pages").unwrap();
+        assert_eq!(pages.value, 60.0);
+        assert_eq!(group.rows.len(), 10);
         assert_eq!(group.curves[0].lines[0].points.len(), 2);
     }
 }

@@ -123,7 +123,8 @@ impl Machine {
     }
 }
 
-fn said(process: &Process) -> String {
+/// The last of what a program said.
+pub(super) fn said(process: &Process) -> String {
     let lines = process.lines();
     let last = lines[lines.len().saturating_sub(5)..].join(" / ");
     match last.is_empty() {

@@ -7,8 +7,10 @@
 mod asker;
 mod colo;
 mod figures;
+mod kemari;
 mod machine;
 mod migration;
+mod ours;
 mod plain;
 mod qmp;
 #[cfg(test)]
@@ -24,6 +26,7 @@ use kemari_tests::bench::data::{Group, Skipped};
 
 use crate::guest::{Preparation, output};
 use crate::{lab, stop};
+use kemari::Kemari;
 use machine::Model;
 
 /// What is measured, and where.
@@ -120,6 +123,7 @@ pub(super) fn measure(options: &Options<'_>) -> Result<Measured> {
         dir: dir.path(),
         stop: options.stop.clone(),
     };
+    let kemari = Kemari { program: options.kemari, model: &model };
     let amount = Amount::of(options.quick);
     let mut comparison = |what: &str, found: &mut dyn FnMut() -> Result<Group>| -> Result<()> {
         (options.say)(&format!("peer: {what}"));
@@ -128,27 +132,33 @@ pub(super) fn measure(options: &Options<'_>) -> Result<Measured> {
         Ok(())
     };
     comparison("QEMU and kemari without protection", &mut || {
-        plain::measure(&model, options.kemari, amount.rounds, amount.requests)
+        plain::measure(kemari, amount.rounds, amount.requests)
     })?;
     comparison("QEMU's live migration", &mut || {
         migration::measure(&model, options.sets, amount.migrations)
     })?;
-    comparison("QEMU's COLO", &mut || {
-        let first = match colo::measure(&model, options.sets, amount.checkpoints) {
-            Err(first) if !options.stop.load(Ordering::SeqCst) => first,
-            found => return found,
-        };
-        // There are versions in which it does not work: the distribution's own may be another.
-        let installed =
-            Qemu::installed().ok().filter(|installed| installed.version != qemu.version);
-        let Some(installed) = installed else { return Err(first.context(qemu.version.clone())) };
-        (options.say)(&format!("peer: {}: {first:#}; trying {}", qemu.version, installed.version));
-        let model =
-            Model { qemu: &installed.command, version: &installed.version, ..model.clone() };
-        colo::measure(&model, options.sets, amount.checkpoints)
-            .with_context(|| format!("{}: {first:#}; {}", qemu.version, installed.version))
+    comparison("QEMU's COLO, and kemari at its pace", &mut || {
+        let mut group = colo(options, &model, amount.checkpoints)?;
+        ours::beside(&mut group, kemari, options.sets, amount.checkpoints)?;
+        Ok(group)
     })?;
     Ok(measured)
+}
+
+/// COLO, in whichever QEMU it works.
+fn colo(options: &Options<'_>, model: &Model<'_>, time: Duration) -> Result<Group> {
+    let first = match colo::measure(model, options.sets, time) {
+        Err(first) if !options.stop.load(Ordering::SeqCst) => first,
+        found => return found,
+    };
+    // There are versions in which it does not work: the distribution's own may be another.
+    let tried = model.version;
+    let installed = Qemu::installed().ok().filter(|installed| installed.version != tried);
+    let Some(installed) = installed else { return Err(first.context(tried.to_owned())) };
+    (options.say)(&format!("peer: {tried}: {first:#}; trying {}", installed.version));
+    let model = Model { qemu: &installed.command, version: &installed.version, ..model.clone() };
+    colo::measure(&model, options.sets, time)
+        .with_context(|| format!("{tried}: {first:#}; {}", installed.version))
 }
 
 /// A QEMU.

@@ -1,20 +1,19 @@
 //! Without protection: requests to the same guest, under `kemari run` and under QEMU, by the same client.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kemari_tests::bench::data::{Group, Row, Unit};
-use kemari_tests::micro::{self, Load};
-use kemari_tests::process::{Process, tied_to_us};
+use kemari_tests::micro;
+use kemari_tests::process::Process;
 use kemari_tests::switch::Switch;
 use kemari_workload::Op;
 
 use super::asker::{Asker, Exchange};
 use super::figures::Samples;
-use super::machine::{MAC, Machine, Model, Spec};
+use super::kemari::Kemari;
+use super::machine::{Machine, Spec};
 
 /// How many ask at the same time where several do.
 const TOGETHER: usize = 16;
@@ -84,31 +83,21 @@ type Found = [Samples; WORKS.len()];
 ///
 /// # Errors
 /// When a monitor cannot be started, or the guest does not answer.
-pub(super) fn measure(
-    model: &Model<'_>,
-    kemari: &Path,
-    rounds: u32,
-    time: Duration,
-) -> Result<Group> {
+pub(super) fn measure(kemari: Kemari<'_>, rounds: u32, time: Duration) -> Result<Group> {
     let mut found: [Found; 2] = Default::default();
     for round in 0..rounds {
         for (monitor, samples) in Monitor::ALL.into_iter().zip(&mut found) {
             let name = format!("plain-{round}-{monitor:?}");
-            let one = visit(model, kemari, monitor, &name, time);
+            let one = visit(kemari, monitor, &name, time);
             let one = one.with_context(|| format!("the guest under {}", monitor.name()))?;
             samples.iter_mut().zip(one).for_each(|(all, one)| all.extend(one));
         }
     }
-    Ok(group(model.version, &found))
+    Ok(group(kemari.model.version, &found))
 }
 
-fn visit(
-    model: &Model<'_>,
-    kemari: &Path,
-    monitor: Monitor,
-    name: &str,
-    time: Duration,
-) -> Result<Found> {
+fn visit(kemari: Kemari<'_>, monitor: Monitor, name: &str, time: Duration) -> Result<Found> {
+    let model = kemari.model;
     let switch = Switch::new(model.dir, &[name]).context("the switch")?;
     let mut asker = Asker::new(&switch, TOGETHER, model.stop.clone());
     let disk = model.dir.join(format!("{name}.img"));
@@ -116,7 +105,7 @@ fn visit(
     image.with_context(|| format!("cannot make {}", disk.display()))?;
     let network = switch.socket(0);
     let _running = match monitor {
-        Monitor::Kemari => Running::Kemari(start_kemari(model, kemari, name, network, &disk)?),
+        Monitor::Kemari => Running::Kemari(kemari.run(name, network, &disk)?),
         Monitor::Qemu => {
             let disk = Some(disk.as_path());
             let spec = Spec { name: name.to_owned(), network, disk, incoming: false };
@@ -143,27 +132,6 @@ impl Work {
     const fn unit(&self) -> Unit {
         if self.rate { Unit::PerSecond } else { Unit::Microseconds }
     }
-}
-
-fn start_kemari(
-    model: &Model<'_>,
-    kemari: &Path,
-    name: &str,
-    network: &Path,
-    disk: &Path,
-) -> Result<Process> {
-    let load = Load { writers: 0, seed: 0, dirty: 0, resend: Duration::ZERO };
-    let guest = micro::guest(PathBuf::from(model.guest), model.memory, 1, load);
-    let serial = model.dir.join(format!("{name}.serial"));
-    let mut command: Command = tied_to_us(kemari);
-    command.arg("run").arg(format!("--kernel={}", guest.kernel.display()));
-    command.arg(format!("--cmdline={}", guest.command_line));
-    command.arg(format!("--memory={}", guest.memory)).arg(format!("--cpus={}", guest.cpus));
-    command.arg(format!("--disk=path={},cache=writeback", disk.display()));
-    command.arg(format!("--net=stream={},mac={MAC}", network.display())).arg("--rng");
-    command.arg(format!("--serial=file={}", serial.display()));
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    Process::start(name, command, &model.dir.join(format!("{name}.log")))
 }
 
 fn group(version: &str, found: &[Found; 2]) -> Group {
