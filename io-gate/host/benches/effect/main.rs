@@ -1,0 +1,112 @@
+//! What one effect costs on its way through the gate, beside the same bytes on the same way without it:
+//! `cargo bench -p io-gate-host`. All figures are of one effect, out of batches of [`guest::BATCH`].
+//!
+//! `bare` walks the same chains and writes the same bytes to the same sink, on one thread. `open` is the gate without
+//! fault tolerance, `held` with it, each batch an epoch of its own. `time` is until the driver has its chains back;
+//! `processor` is what all threads together have used.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed measurement")]
+
+mod bare;
+mod gated;
+mod guest;
+mod ledger;
+
+use std::time::{Duration, Instant};
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
+use rustix::time::{ClockId, clock_gettime};
+
+use bare::Bare;
+use gated::Gated;
+use guest::{BATCH, Kind};
+
+/// What a batch took.
+#[derive(Clone, Copy)]
+struct Spent {
+    time: Duration,
+    processor: Duration,
+}
+
+fn spent(work: impl FnOnce()) -> Spent {
+    let (begun, used) = (Instant::now(), processor());
+    work();
+    let time = begun.elapsed();
+    Spent { time, processor: processor().saturating_sub(used) }
+}
+
+/// Of all threads of this process.
+fn processor() -> Duration {
+    let now = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// One clock's view of batch after batch, for a single effect.
+fn measure(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    size: usize,
+    batch: &mut dyn FnMut() -> Spent,
+) {
+    for clock in ["time", "processor"] {
+        let of = |spent: Spent| if clock == "time" { spent.time } else { spent.processor };
+        group.bench_function(BenchmarkId::new(format!("{name}, {clock}"), size), |bencher| {
+            bencher.iter_custom(|effects| {
+                let batches = effects.div_ceil(u64::from(BATCH));
+                let total: Duration = (0..batches).map(|_| of(batch())).sum();
+                total.mul_f64(effects as f64 / (batches * u64::from(BATCH)) as f64)
+            });
+        });
+    }
+}
+
+fn through_the_gate(criterion: &mut Criterion, title: &str, kind: Kind, sizes: &[usize]) {
+    let mut group = criterion.benchmark_group(title);
+    for size in sizes {
+        let mut bare = Bare::new(kind, *size);
+        measure(&mut group, "bare", *size, &mut || bare.batch());
+        let mut open = Gated::open(kind, *size);
+        measure(&mut group, "open", *size, &mut || open.batch());
+        let mut held = Gated::holding(kind, *size);
+        measure(&mut group, "held", *size, &mut || held.batch());
+    }
+    group.finish();
+}
+
+fn block_writes(criterion: &mut Criterion) {
+    // Whole sectors only.
+    through_the_gate(criterion, "block write", Kind::Block, &[512, 4096]);
+}
+
+fn frames(criterion: &mut Criterion) {
+    through_the_gate(criterion, "network frame", Kind::Network, &[64, 1500, 4096]);
+}
+
+/// Into nothing: what is left is the way there.
+fn console_output(criterion: &mut Criterion) {
+    through_the_gate(criterion, "console output", Kind::Console, &[64, 1500, 4096]);
+}
+
+fn ledger_alone(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("ledger");
+    for (name, mut ledger) in [("open", ledger::Alone::open()), ("held", ledger::Alone::holding())]
+    {
+        measure(&mut group, name, ledger::SIZE as usize, &mut || spent(|| ledger.batch()));
+    }
+    group.finish();
+}
+
+fn short() -> Criterion {
+    Criterion::default()
+        .sample_size(30)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+}
+
+criterion_group! {
+    name = effects;
+    config = short();
+    targets = ledger_alone, console_output, frames, block_writes
+}
+criterion_main!(effects);
