@@ -1,4 +1,4 @@
-//! A virtio disk (virtio 1.2, 5.2): one request queue.
+//! A virtio disk (virtio 1.2, 5.2): one request queue, or several.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -10,10 +10,11 @@ use io_gate::{
 
 use crate::read_bytes;
 
-const IDENTITY: Identity = Identity { kind: "virtio-blk", virtio_id: 2, state_version: 1 };
+const IDENTITY: Identity = Identity { kind: "virtio-blk", virtio_id: 2, state_version: 2 };
 
 const SECTOR: usize = 512;
 const QUEUE_SIZE: u16 = 256;
+const SIZES: &[u16] = &[QUEUE_SIZE; Block::MAX_QUEUES as usize];
 /// The disk behind it.
 const DISK: Port = Port(0);
 
@@ -23,6 +24,7 @@ const F_SEG_MAX: u64 = 1 << 2;
 const F_RO: u64 = 1 << 5;
 const F_BLK_SIZE: u64 = 1 << 6;
 const F_FLUSH: u64 = 1 << 9;
+const F_MQ: u64 = 1 << 12;
 const F_DISCARD: u64 = 1 << 13;
 const F_WRITE_ZEROES: u64 = 1 << 14;
 
@@ -61,6 +63,8 @@ pub struct BlockConfig {
     pub read_only: bool,
     /// Its serial number; the first 20 bytes count.
     pub serial: Vec<u8>,
+    /// How many request queues it has, 1 to [`Block::MAX_QUEUES`].
+    pub queues: u16,
 }
 
 /// A virtio disk.
@@ -76,9 +80,14 @@ struct Header {
 }
 
 impl Block {
-    /// A disk of this kind behind port 0.
+    /// The most request queues of a disk.
+    pub const MAX_QUEUES: u16 = 16;
+
+    /// A disk of this kind behind port 0. A number of queues that it cannot have becomes the nearest
+    /// that it can.
     #[must_use]
-    pub fn new(config: BlockConfig) -> Self {
+    pub fn new(mut config: BlockConfig) -> Self {
+        config.queues = config.queues.clamp(1, Self::MAX_QUEUES);
         Self { config, features: 0 }
     }
 
@@ -91,6 +100,7 @@ impl Block {
         put(8, &SIZE_MAX.to_le_bytes());
         put(12, &SEG_MAX.to_le_bytes());
         put(20, &(SECTOR as u32).to_le_bytes());
+        put(34, &self.config.queues.to_le_bytes()); // num_queues
         put(36, &MAX_RANGE_SECTORS.to_le_bytes()); // max_discard_sectors
         put(40, &1_u32.to_le_bytes()); // max_discard_seg
         put(44, &1_u32.to_le_bytes()); // discard_sector_alignment
@@ -209,11 +219,13 @@ impl Device for Block {
 
     fn features(&self) -> u64 {
         let common = F_SIZE_MAX | F_SEG_MAX | F_BLK_SIZE | F_FLUSH;
-        common | if self.config.read_only { F_RO } else { F_DISCARD | F_WRITE_ZEROES }
+        let several = if self.config.queues > 1 { F_MQ } else { 0 };
+        common | several | if self.config.read_only { F_RO } else { F_DISCARD | F_WRITE_ZEROES }
     }
 
     fn queues(&self) -> &[u16] {
-        &[QUEUE_SIZE]
+        // Requests of all queues are served alike: the order of those in flight is the driver's to see to.
+        &SIZES[..usize::from(self.config.queues)]
     }
 
     fn read_config(&self, offset: u64, into: &mut [u8]) {
@@ -284,6 +296,7 @@ impl Device for Block {
             .number("sectors", self.config.sectors)
             .number("read_only", self.config.read_only.into())
             .bytes("serial", &self.config.serial)
+            .number("queues", self.config.queues.into())
             .number("features", self.features)
     }
 
@@ -293,6 +306,7 @@ impl Device for Block {
             sectors: fields.number("sectors")?,
             read_only: fields.flag("read_only")?,
             serial: fields.bytes("serial")?,
+            queues: fields.small("queues")?,
         };
         let features = fields.number("features")?;
         if config.sectors != self.config.sectors || config.read_only != self.config.read_only {
@@ -301,6 +315,10 @@ impl Device for Block {
                 &format!("{} (read-only: {})", self.config.sectors, self.config.read_only),
                 &format!("{} (read-only: {})", config.sectors, config.read_only),
             ));
+        }
+        if config.queues != self.config.queues {
+            let (expected, found) = (self.config.queues, config.queues);
+            return Err(fields.invalid("queues", &format!("{expected}"), &format!("{found}")));
         }
         fields.close()?;
         // The serial number is the guest's to have seen: it comes with the state.
@@ -360,7 +378,8 @@ mod tests {
     const DATA_AT: u64 = 0x1000;
 
     fn disk() -> Block {
-        Block::new(BlockConfig { sectors: 1000, read_only: false, serial: b"disk".to_vec() })
+        let serial = b"disk".to_vec();
+        Block::new(BlockConfig { sectors: 1000, read_only: false, serial, queues: 1 })
     }
 
     struct Bench {
@@ -573,6 +592,25 @@ mod tests {
         assert_eq!(beyond, [0; 8]);
         device.read_config(u64::MAX, &mut beyond);
         assert_eq!(beyond, [0; 8]);
+    }
+
+    #[test]
+    fn it_has_as_many_queues_as_it_is_told() {
+        let with = |queues| Block::new(BlockConfig { queues, ..disk().config });
+        assert_eq!((disk().queues().len(), disk().features() & F_MQ), (1, 0));
+        let device = with(4);
+        assert_eq!((device.queues(), device.features() & F_MQ), (&[QUEUE_SIZE; 4][..], F_MQ));
+        let mut num_queues = [0; 2];
+        device.read_config(34, &mut num_queues);
+        assert_eq!(num_queues, [4, 0]);
+        assert_eq!((with(0).queues().len(), with(99).queues().len()), (1, 16));
+        // A request is the same on every queue.
+        let mut bench = Bench::new(with(4));
+        let _ = bench.request(T_FLUSH, 0, &[], &[]);
+        let whole = chain(&bench.memory, &[(HEADER_AT, 16)], &[(STATUS_AT, 1)]);
+        let outcome = bench.gate.process(&mut bench.device, 3, whole);
+        assert!(matches!(outcome, Ok(ChainOutcome::Waiting(_))));
+        assert!(with(2).restore(&device.save()).is_err());
     }
 
     #[test]

@@ -26,6 +26,7 @@ const F_GUEST_ECN: u64 = 1 << 9;
 const F_HOST_TSO4: u64 = 1 << 11;
 const F_HOST_TSO6: u64 = 1 << 12;
 const F_HOST_ECN: u64 = 1 << 13;
+const F_MRG_RXBUF: u64 = 1 << 15;
 const F_STATUS: u64 = 1 << 16;
 const OFFLOADS: u64 = F_CSUM
     | F_GUEST_CSUM
@@ -75,7 +76,7 @@ impl Device for Net {
     }
 
     fn features(&self) -> u64 {
-        F_MAC | F_STATUS | if self.config.offloads { OFFLOADS } else { 0 }
+        F_MAC | F_MRG_RXBUF | F_STATUS | if self.config.offloads { OFFLOADS } else { 0 }
     }
 
     fn queues(&self) -> &[u16] {
@@ -130,6 +131,10 @@ impl Device for Net {
         (port == NETWORK).then_some(RECEIVE)
     }
 
+    fn merges_input(&self, _port: Port) -> bool {
+        self.features & F_MRG_RXBUF != 0
+    }
+
     fn intake(
         &mut self,
         _port: Port,
@@ -143,8 +148,8 @@ impl Device for Net {
             )));
         };
         let mut header = *header;
-        // A frame has one buffer: merging them was not offered (5.1.6.4.1).
-        header[NUM_BUFFERS..].copy_from_slice(&1_u16.to_le_bytes());
+        // One, where the driver has not agreed to more (5.1.6.4).
+        header[NUM_BUFFERS..].copy_from_slice(&chain.merged().to_le_bytes());
         if chain.writable() < data.len() {
             return Err(DeviceError::Malformed(format!(
                 "expected room for a frame of {} bytes, found {}",
@@ -187,7 +192,7 @@ mod tests {
     use io_gate::host::{ChainOutcome, EffectOp, Request};
 
     use super::*;
-    use crate::test_support::{Memory, TestGate, chain};
+    use crate::test_support::{Memory, TestGate, chain, merged_chain};
 
     const PLAIN: NetConfig = NetConfig { mac: [2, 0, 0, 0, 0, 1], offloads: false };
 
@@ -233,6 +238,27 @@ mod tests {
         assert_eq!(device.intake_queue(Port(1)), None);
     }
 
+    /// 5.1.6.4: the header counts the buffers, and the frame goes on from one to the next.
+    #[test]
+    fn input_fills_several_chains_once_the_driver_agrees() {
+        let (memory, mut device) = (Memory::new(), Net::new(PLAIN));
+        assert!(!device.merges_input(NETWORK));
+        device.activate(F_MRG_RXBUF);
+        assert!(device.merges_input(NETWORK));
+        let mut data = [7; 112];
+        data[..HEADER].fill(0);
+        let mut room = merged_chain(&memory, &[(0x100, 50), (0x200, 50), (0x300, 50)], 3);
+        assert_eq!(
+            device.intake(NETWORK, &data, &mut room),
+            Ok(Intake { used: 112, consumed: 112 })
+        );
+        assert_eq!(memory.get(0x100, 13), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 7]);
+        assert_eq!(memory.get(0x200, 51)[49..], [7, 0]);
+        assert_eq!(memory.get(0x300, 13)[11..], [7, 0]);
+        device.reset();
+        assert!(!device.merges_input(NETWORK));
+    }
+
     #[test]
     fn the_address_and_the_link_can_be_read() {
         let mut space = [0xaa; 10];
@@ -243,8 +269,8 @@ mod tests {
     #[test]
     fn offloads_follow_the_backend() {
         let able = Net::new(NetConfig { offloads: true, ..PLAIN });
-        assert_eq!(able.features(), F_MAC | F_STATUS | OFFLOADS);
-        assert_eq!(Net::new(PLAIN).features(), F_MAC | F_STATUS);
+        assert_eq!(able.features(), F_MAC | F_MRG_RXBUF | F_STATUS | OFFLOADS);
+        assert_eq!(Net::new(PLAIN).features(), F_MAC | F_MRG_RXBUF | F_STATUS);
     }
 
     #[test]

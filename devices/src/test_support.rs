@@ -6,7 +6,7 @@ use core::cell::RefCell;
 
 use io_gate::host::{
     ChainOutcome, GuestBytes, GuestRange, Ledger, MemoryFault, Origin, Performable, Request, Term,
-    lend_chain, new_gate,
+    lend_chain, lend_merged, new_gate,
 };
 use io_gate::{Chain, Device, DeviceError, RegisterDevice};
 
@@ -56,6 +56,12 @@ pub(crate) fn chain<'m>(
         pieces.iter().map(|(addr, len)| GuestRange { addr: *addr, len: *len }).collect()
     };
     lend_chain(memory, ranges(readable), ranges(writable))
+}
+
+/// The room of `merged` chains.
+pub(crate) fn merged_chain<'m>(memory: &'m Memory, writable: Pieces<'_>, merged: u16) -> Chain<'m> {
+    let ranges = writable.iter().map(|(addr, len)| GuestRange { addr: *addr, len: *len });
+    lend_merged(memory, Vec::new(), ranges.collect(), merged)
 }
 
 /// A gate, and everything that was let through it.

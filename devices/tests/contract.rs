@@ -11,7 +11,7 @@ fn header(kind: u32, sector: u64) -> Vec<u8> {
     [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat()
 }
 
-fn block(read_only: bool) -> VirtioContract {
+fn block(read_only: bool, queues: u16) -> VirtioContract {
     let (input, output, flush, identify, discard, zero) = (0, 1, 4, 8, 11, 13);
     let range = |sector: u64, sectors: u32, flags: u32| {
         [&sector.to_le_bytes()[..], &sectors.to_le_bytes(), &flags.to_le_bytes()].concat()
@@ -19,7 +19,7 @@ fn block(read_only: bool) -> VirtioContract {
     let write = |sector: u64, fill: u8| [header(output, sector), vec![fill; 1024]].concat();
     VirtioContract::new(move || {
         let serial = b"contract".to_vec();
-        Box::new(Block::new(BlockConfig { sectors: 64, read_only, serial }))
+        Box::new(Block::new(BlockConfig { sectors: 64, read_only, serial, queues }))
     })
     .request(0, &write(3, 0xaa), 1)
     .request(0, &header(input, 3), 1025)
@@ -27,19 +27,24 @@ fn block(read_only: bool) -> VirtioContract {
     .request(0, &header(identify, 0), 21)
     .request(0, &[header(discard, 0), range(8, 8, 0)].concat(), 1)
     .request(0, &[header(zero, 0), range(16, 4, 1)].concat(), 1)
-    .request(0, &write(63, 0xbb), 1)
+    .request(queues - 1, &write(63, 0xbb), 1)
     .request(0, &write(1 << 40, 0xcc), 1)
     .request(0, &header(99, 0), 1)
 }
 
 #[test]
 fn block_keeps_it() {
-    block(false).check();
+    block(false, 1).check();
 }
 
 #[test]
 fn block_keeps_it_read_only() {
-    block(true).check();
+    block(true, 1).check();
+}
+
+#[test]
+fn block_keeps_it_with_several_queues() {
+    block(false, 4).check();
 }
 
 fn net(offloads: bool) -> VirtioContract {
@@ -49,6 +54,8 @@ fn net(offloads: bool) -> VirtioContract {
         .input(PORT, &frame(2, 60), 1600)
         .request(1, &frame(3, 1514), 0)
         .input(PORT, &frame(4, 1514), 1600)
+        // More than one chain holds: for a driver that merges its buffers, and for one that does not.
+        .input(PORT, &frame(7, 9000), 1536)
         .request(1, &frame(5, 0), 0)
         .request(1, &frame(6, 60), 0)
 }

@@ -134,6 +134,16 @@ pub enum ChainError {
     OutsideMemory(u64),
 }
 
+impl ChainError {
+    fn short_read((wanted, left): (usize, usize)) -> Self {
+        Self::ShortRead { wanted, left }
+    }
+
+    fn short_write((wanted, left): (usize, usize)) -> Self {
+        Self::ShortWrite { wanted, left }
+    }
+}
+
 impl core::fmt::Display for ChainError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
@@ -180,6 +190,7 @@ pub struct Chain<'c> {
     readable: Cursor,
     writable: Cursor,
     written: usize,
+    merged: u16,
 }
 
 /// A chain over ranges that the far side has already checked to lie in guest memory.
@@ -189,7 +200,26 @@ pub fn lend_chain(
     readable: Vec<GuestRange>,
     writable: Vec<GuestRange>,
 ) -> Chain<'_> {
-    Chain { memory, readable: Cursor::new(readable), writable: Cursor::new(writable), written: 0 }
+    lend_merged(memory, readable, writable, 1)
+}
+
+/// As [`lend_chain`], of the room of `merged` chains one after the other: for input to a device that
+/// [merges](crate::Device::merges_input).
+#[must_use]
+pub fn lend_merged(
+    memory: &dyn GuestBytes,
+    readable: Vec<GuestRange>,
+    writable: Vec<GuestRange>,
+    merged: u16,
+) -> Chain<'_> {
+    let (readable, writable) = (Cursor::new(readable), Cursor::new(writable));
+    Chain { memory, readable, writable, written: 0, merged }
+}
+
+/// The lists that a chain was made of, to be used again: one is walked for every request.
+#[must_use]
+pub fn take_back(chain: Chain<'_>) -> (Vec<GuestRange>, Vec<GuestRange>) {
+    (chain.readable.ranges, chain.writable.ranges)
 }
 
 impl<'c> Chain<'c> {
@@ -211,14 +241,22 @@ impl<'c> Chain<'c> {
         self.written
     }
 
+    /// How many of the driver's chains its room is made of: more than one only for input to a device
+    /// that [merges](crate::Device::merges_input).
+    #[must_use]
+    pub fn merged(&self) -> u16 {
+        self.merged
+    }
+
     /// Reads the next `into.len()` bytes.
     ///
     /// # Errors
     /// [`ChainError::ShortRead`] when fewer are left; nothing is consumed then.
     pub fn read(&mut self, into: &mut [u8]) -> Result<(), ChainError> {
-        let pieces = self.take_readable(into.len())?;
+        self.readable.check(into.len()).map_err(ChainError::short_read)?;
         let mut rest = into;
-        for piece in pieces {
+        while !rest.is_empty() {
+            let piece = self.readable.next(rest.len());
             let (now, later) = rest.split_at_mut(piece.len as usize);
             self.memory
                 .read_at(piece.addr, now)
@@ -233,9 +271,10 @@ impl<'c> Chain<'c> {
     /// # Errors
     /// [`ChainError::ShortWrite`] when there is less room; nothing is written then.
     pub fn write(&mut self, from: &[u8]) -> Result<(), ChainError> {
-        let pieces = self.take_writable(from.len())?;
+        self.writable.check(from.len()).map_err(ChainError::short_write)?;
         let mut rest = from;
-        for piece in pieces {
+        while !rest.is_empty() {
+            let piece = self.writable.next(rest.len());
             let (now, later) = rest.split_at(piece.len as usize);
             self.memory
                 .write_at(piece.addr, now)
@@ -251,7 +290,8 @@ impl<'c> Chain<'c> {
     /// # Errors
     /// [`ChainError::ShortRead`] when fewer are left.
     pub fn take_payload(&mut self, len: usize) -> Result<Payload<'c>, ChainError> {
-        Ok(Payload(PayloadBytes::Guest(self.take_readable(len)?), PhantomData))
+        self.readable.check(len).map_err(ChainError::short_read)?;
+        Ok(Payload(PayloadBytes::Guest(self.readable.take(len)), PhantomData))
     }
 
     /// Passes the next `len` bytes of room on to an input.
@@ -259,7 +299,8 @@ impl<'c> Chain<'c> {
     /// # Errors
     /// [`ChainError::ShortWrite`] when there is less.
     pub fn take_space(&mut self, len: usize) -> Result<Space<'c>, ChainError> {
-        Ok(Space(self.take_writable(len)?, PhantomData))
+        self.writable.check(len).map_err(ChainError::short_write)?;
+        Ok(Space(self.writable.take(len), PhantomData))
     }
 
     /// Steps over the next `len` bytes of room, for instance to a status byte at the end.
@@ -267,17 +308,12 @@ impl<'c> Chain<'c> {
     /// # Errors
     /// [`ChainError::ShortWrite`] when there is less.
     pub fn skip_writable(&mut self, len: usize) -> Result<(), ChainError> {
-        self.take_writable(len).map(|_| ())
-    }
-
-    fn take_readable(&mut self, wanted: usize) -> Result<Vec<GuestRange>, ChainError> {
-        let left = self.readable.left;
-        self.readable.take(wanted).ok_or(ChainError::ShortRead { wanted, left })
-    }
-
-    fn take_writable(&mut self, wanted: usize) -> Result<Vec<GuestRange>, ChainError> {
-        let left = self.writable.left;
-        self.writable.take(wanted).ok_or(ChainError::ShortWrite { wanted, left })
+        self.writable.check(len).map_err(ChainError::short_write)?;
+        let mut left = len;
+        while left > 0 {
+            left -= self.writable.next(left).len as usize;
+        }
+        Ok(())
     }
 }
 
@@ -295,31 +331,42 @@ impl Cursor {
         Self { ranges, index: 0, offset: 0, left }
     }
 
-    fn take(&mut self, wanted: usize) -> Option<Vec<GuestRange>> {
-        if wanted > self.left {
-            return None;
-        }
-        let mut taken = Vec::new();
-        let mut missing = wanted;
-        while missing > 0 {
+    /// Whether there are `wanted` bytes; if not, how many were wanted and how many there are.
+    fn check(&self, wanted: usize) -> Result<(), (usize, usize)> {
+        if wanted > self.left { Err((wanted, self.left)) } else { Ok(()) }
+    }
+
+    /// The next piece of `wanted` bytes, which must be there and more than none.
+    fn next(&mut self, wanted: usize) -> GuestRange {
+        loop {
             let range = self.ranges[self.index];
             let here = range.len - self.offset;
-            let len = here.min(u32::try_from(missing).unwrap_or(u32::MAX));
-            if len > 0 {
-                // Where a range runs past the last address, what is there is refused as outside of guest memory.
-                let addr = range.addr.saturating_add(u64::from(self.offset));
-                taken.push(GuestRange { addr, len });
-            }
-            missing -= len as usize;
+            let len = here.min(u32::try_from(wanted).unwrap_or(u32::MAX));
+            // Where a range runs past the last address, what is there is refused as outside of guest memory.
+            let addr = range.addr.saturating_add(u64::from(self.offset));
             if len == here {
                 self.index += 1;
                 self.offset = 0;
             } else {
                 self.offset += len;
             }
+            if len > 0 {
+                self.left -= len as usize;
+                return GuestRange { addr, len };
+            }
         }
-        self.left -= wanted;
-        Some(taken)
+    }
+
+    /// The next `wanted` bytes, which must be there.
+    fn take(&mut self, wanted: usize) -> Vec<GuestRange> {
+        let mut taken = Vec::new();
+        let mut missing = wanted;
+        while missing > 0 {
+            let piece = self.next(missing);
+            missing -= piece.len as usize;
+            taken.push(piece);
+        }
+        taken
     }
 }
 

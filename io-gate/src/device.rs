@@ -136,6 +136,14 @@ pub trait Device: Send {
     /// The queue that takes data arriving at `port`; none if the port is for output only.
     fn intake_queue(&self, port: Port) -> Option<u16>;
 
+    /// Whether data arriving at `port` may be spread over several chains, as the driver has agreed to:
+    /// [`intake`](Self::intake) is then lent as many as the data needs, as one [`Chain`] that says how
+    /// many it [is made of](Chain::merged), and takes all of the data. They go back together.
+    fn merges_input(&self, port: Port) -> bool {
+        let _ = port;
+        false
+    }
+
     /// Data has arrived at `port`, and the driver has room for it in `chain`.
     ///
     /// # Errors

@@ -69,7 +69,9 @@ pub use state::{Fields, SavedState, StateError, Value};
 /// The far side of the gate: what a VMM uses to lend gates to devices and to let committed effects
 /// out. Device code has no business here, and the project's lint says so.
 pub mod host {
-    pub use crate::chain::{GuestBytes, GuestRange, MemoryFault, lend_chain};
+    pub use crate::chain::{
+        GuestBytes, GuestRange, MemoryFault, lend_chain, lend_merged, take_back,
+    };
     pub use crate::commit::{Alone, CommitAuthority, Committed, Epoch, Term};
     pub use crate::effect::{EffectId, EffectOp, InputOp, Origin, Record, Request};
     pub use crate::ledger::{

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use devices::Block;
+
 use crate::machine::catalog;
 
 /// One virtual machine.
@@ -144,7 +146,7 @@ pub enum FenceRecord {
     Off,
 }
 
-/// `path=FILE[,readonly=on][,serial=TEXT][,cache=writethrough|writeback][,fence=FILE|off]`
+/// `path=FILE[,readonly=on][,serial=TEXT][,cache=writethrough|writeback][,direct=on][,queues=N][,fence=FILE|off]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskConfig {
     /// A raw image or a block device.
@@ -155,6 +157,10 @@ pub struct DiskConfig {
     pub serial: String,
     /// When a write counts as complete.
     pub cache: DiskCache,
+    /// Past the host's page cache (`O_DIRECT`).
+    pub direct: bool,
+    /// Request queues.
+    pub queues: u16,
     /// Where there is an arbiter: the second line of fencing.
     pub fence: FenceRecord,
 }
@@ -187,9 +193,9 @@ impl FromStr for DiskConfig {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const FORM: &str =
-            "path=FILE[,readonly=on][,serial=TEXT][,cache=writethrough|writeback][,fence=FILE|off]";
+        const FORM: &str = "path=FILE[,readonly=on][,serial=TEXT][,cache=writethrough|writeback][,direct=on][,queues=N][,fence=FILE|off]";
         let (mut path, mut read_only, mut serial) = (None, false, String::new());
+        let (mut direct, mut queues) = (false, 1);
         let (mut cache, mut fence) = (DiskCache::default(), FenceRecord::default());
         for (key, value) in pairs(text) {
             match (key, value) {
@@ -198,6 +204,9 @@ impl FromStr for DiskConfig {
                 ("readonly", Some("off")) => read_only = false,
                 ("cache", Some("writethrough")) => cache = DiskCache::WriteThrough,
                 ("cache", Some("writeback")) => cache = DiskCache::WriteBack,
+                ("direct", Some("on")) => direct = true,
+                ("direct", Some("off")) => direct = false,
+                ("queues", Some(value)) => queues = parse_queues(value, Block::MAX_QUEUES)?,
                 ("fence", Some("off")) => fence = FenceRecord::Off,
                 ("fence", Some(value)) if !value.is_empty() => {
                     fence = FenceRecord::At(PathBuf::from(value));
@@ -214,8 +223,14 @@ impl FromStr for DiskConfig {
             }
         }
         let path = path.ok_or_else(|| unknown(FORM, text))?;
-        Ok(Self { path, read_only, serial, cache, fence })
+        Ok(Self { path, read_only, serial, cache, direct, queues, fence })
     }
+}
+
+/// How many queues a device has: both sides of a pair have to say the same.
+fn parse_queues(text: &str, most: u16) -> Result<u16, String> {
+    let count = text.parse().ok().filter(|count| (1..=most).contains(count));
+    count.ok_or_else(|| format!("expected queues=1 to queues={most}, found `{text}`"))
 }
 
 /// What is behind a network interface.
@@ -443,6 +458,8 @@ mod tests {
                 read_only: true,
                 serial: "abc".into(),
                 cache: DiskCache::Auto,
+                direct: false,
+                queues: 1,
                 fence: FenceRecord::Beside
             }
         );
@@ -450,8 +467,13 @@ mod tests {
         assert_eq!(disk("path=x,cache=writeback").unwrap().cache, DiskCache::WriteBack);
         assert_eq!(disk("path=x,fence=off").unwrap().fence, FenceRecord::Off);
         assert_eq!(disk("path=x,fence=/y").unwrap().fence, FenceRecord::At("/y".into()));
+        let several = disk("path=x,direct=on,queues=4").unwrap();
+        assert_eq!((several.direct, several.queues), (true, 4));
         for bad in [
             "",
+            "path=x,queues=0",
+            "path=x,queues=17",
+            "path=x,direct=maybe",
             "path=x,fence=",
             "path=x,cache=none",
             "/a/b.img",

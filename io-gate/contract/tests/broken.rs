@@ -30,6 +30,7 @@ enum Fault {
     PanicsOnAChangedChain,
     CannotGoOn,
     TakesAnEarlierVersion,
+    TakesAPartOfWhatItMerges,
 }
 
 /// Prints what it is told, after the number of the request; answers with that number.
@@ -136,9 +137,15 @@ impl Device for Echo {
         if self.fault == Fault::PanicsOnLongInput {
             [0; 4096][..data.len()].copy_from_slice(data);
         }
-        let len = data.len().min(chain.writable());
+        let mut len = data.len().min(chain.writable());
+        if self.fault == Fault::TakesAPartOfWhatItMerges {
+            len = len.min(4);
+        }
         chain.write(&data[..len])?;
         Ok(Intake { used: len as u32, consumed: len })
+    }
+    fn merges_input(&self, _: Port) -> bool {
+        self.fault == Fault::TakesAPartOfWhatItMerges
     }
     fn save(&self) -> SavedState {
         let state = SavedState::new(&ECHO).number("features", self.features);
@@ -199,6 +206,7 @@ fn each_fault_is_found_and_named() {
         (Fault::PanicsOnAChangedChain, "completion of chain"),
         (Fault::CannotGoOn, "`count` = 0xffffffffffffffff: accepted, and then"),
         (Fault::TakesAnEarlierVersion, "an earlier version: accepted"),
+        (Fault::TakesAPartOfWhatItMerges, "in each of 3 chains"),
     ];
     for (fault, words) in expected {
         let said = said(fault);

@@ -10,11 +10,21 @@ use crate::guest_memory::{GuestMemory, contains};
 const MAX_INDIRECT: u32 = 1024;
 const DESCRIPTOR_SIZE: u32 = 16;
 
-/// The two parts of a chain.
+/// The two parts of a chain, or of several one after the other. Kept from one walk to the next, so that
+/// its lists are not made anew for every request.
 #[derive(Debug, Default)]
 pub(crate) struct Walked {
     pub(crate) readable: Vec<GuestRange>,
     pub(crate) writable: Vec<GuestRange>,
+}
+
+/// What a walk has added to the lists.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Extent {
+    /// Room in bytes.
+    pub(crate) room: u32,
+    /// Entries of the virtqueue's own descriptor table.
+    pub(crate) descriptors: u16,
 }
 
 /// What is wrong with a chain.
@@ -42,14 +52,16 @@ struct Table {
     size: u16,
 }
 
-/// Walks the chain that begins at `head` of a descriptor table.
+/// Walks the chain that begins at `head` of a descriptor table, and adds it to `walked`. On an error
+/// a part of it may have been added.
 pub(crate) fn walk(
     memory: &GuestMemory,
     table: u64,
     size: u16,
     head: u16,
-) -> Result<Walked, WalkError> {
-    let mut walked = Walked::default();
+    walked: &mut Walked,
+) -> Result<Extent, WalkError> {
+    let mut extent = Extent::default();
     let mut table = Table { addr: table, size };
     let mut indirect = false;
     let mut bytes = 0_u32;
@@ -58,6 +70,7 @@ pub(crate) fn walk(
     loop {
         left = left.checked_sub(1).ok_or(WalkError::TooLong { size: table.size })?;
         let descriptor = read(memory, &table, next)?;
+        extent.descriptors += u16::from(!indirect);
         if descriptor.refers_to_indirect_table() {
             if indirect || descriptor.has_next() {
                 return Err(WalkError::IndirectPlace);
@@ -70,36 +83,32 @@ pub(crate) fn walk(
         }
         let range = GuestRange { addr: descriptor.addr().0, len: descriptor.len() };
         bytes = bytes.checked_add(range.len).ok_or(WalkError::TooManyBytes)?;
-        walked.add(memory, range, descriptor.is_write_only())?;
+        let writable = descriptor.is_write_only();
+        if !writable && extent.room > 0 {
+            return Err(WalkError::Order);
+        }
+        if range.len > 0 {
+            if !contains(memory, range) {
+                return Err(WalkError::Outside { addr: range.addr, len: range.len });
+            }
+            if writable {
+                extent.room += range.len;
+                walked.writable.push(range);
+            } else {
+                walked.readable.push(range);
+            }
+        }
         if !descriptor.has_next() {
-            return Ok(walked);
+            return Ok(extent);
         }
         next = descriptor.next();
     }
 }
 
 impl Walked {
-    fn add(
-        &mut self,
-        memory: &GuestMemory,
-        range: GuestRange,
-        writable: bool,
-    ) -> Result<(), WalkError> {
-        if !writable && !self.writable.is_empty() {
-            return Err(WalkError::Order);
-        }
-        if range.len == 0 {
-            return Ok(());
-        }
-        if !contains(memory, range) {
-            return Err(WalkError::Outside { addr: range.addr, len: range.len });
-        }
-        if writable {
-            self.writable.push(range)
-        } else {
-            self.readable.push(range)
-        }
-        Ok(())
+    pub(crate) fn clear(&mut self) {
+        self.readable.clear();
+        self.writable.clear();
     }
 }
 

@@ -29,8 +29,19 @@ const SEND_BUFFER: libc::c_int = 1024 * 1024;
 
 /// A disk image or block device, for its lane to read and write. Never made here: a disk that is
 /// not there is a mistake.
-pub(crate) fn disk(path: &Path, read_only: bool, write_through: bool) -> io::Result<File> {
-    let flags = if write_through { libc::O_DSYNC } else { 0 };
+pub(crate) fn disk(
+    path: &Path,
+    read_only: bool,
+    write_through: bool,
+    direct: bool,
+) -> io::Result<File> {
+    let mut flags = 0;
+    if write_through {
+        flags |= libc::O_DSYNC;
+    }
+    if direct {
+        flags |= libc::O_DIRECT;
+    }
     OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path)
 }
 

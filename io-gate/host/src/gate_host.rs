@@ -36,6 +36,9 @@ const MAX_HELD_BYTES: usize = 256 << 20;
 /// How long the end of a machine waits for a fence that cannot tell.
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
+/// A backend, where it is, and its part of a batch.
+type Share = ((u16, Port), Arc<Attached>, Vec<Job>);
+
 /// What [`GateHost::seal`] gives for the checkpoint.
 #[derive(Debug)]
 pub struct Sealed {
@@ -493,7 +496,7 @@ impl GateHost {
     ) -> impl Iterator<Item = Performed> {
         let mut done = Vec::new();
         let mut power = Vec::new();
-        let mut lanes: Vec<(Arc<Attached>, Vec<Job>)> = Vec::new();
+        let mut lanes: Vec<Share> = Vec::new();
         for request in batch {
             let record = request.record();
             let port = match &record.request {
@@ -509,14 +512,14 @@ impl GateHost {
                 Request::Input(InputOp::BlockRead { port, .. }) => Some(*port),
                 Request::Effect(op) => op.port(),
             };
-            match port.and_then(|port| self.backend(record.origin.slot(), port)) {
-                Some(backend) => {
-                    let job = Job::Perform(request);
-                    match lanes.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &backend)) {
-                        Some((_, jobs)) => jobs.push(job),
-                        None => lanes.push((backend, vec![job])),
-                    }
-                }
+            let place = port.map(|port| (record.origin.slot(), port));
+            // Most of a batch is for one backend, which is looked up once.
+            if let Some((.., jobs)) = lanes.iter_mut().find(|(of, ..)| Some(*of) == place) {
+                jobs.push(Job::Perform(request));
+                continue;
+            }
+            match place.and_then(|place| Some((place, self.backend(place.0, place.1)?))) {
+                Some((place, backend)) => lanes.push((place, backend, vec![Job::Perform(request)])),
                 None => {
                     if let (Some(observer), Some(effect)) =
                         (self.core.observer(), Noted::of(record))
@@ -528,7 +531,7 @@ impl GateHost {
                 }
             }
         }
-        lanes.into_iter().for_each(|(backend, jobs)| backend.lane().push(jobs));
+        lanes.into_iter().for_each(|(_, backend, jobs)| backend.lane().push(jobs));
         self.power.push(power);
         let core = self.core.clone();
         done.into_iter().filter_map(move |done| core.settle_detached(done))
@@ -557,6 +560,14 @@ impl GateHost {
 
     pub(crate) fn settle(&self, done: Performed) {
         self.core.ledger().settle(done.request);
+    }
+
+    /// Settles requests under one hold of the ledger's lock.
+    pub(crate) fn settle_all(&self, done: Vec<Performable>) {
+        if !done.is_empty() {
+            let mut ledger = self.core.ledger();
+            done.into_iter().for_each(|request| ledger.settle(request));
+        }
     }
 
     /// The driver of a slot has reset its device: afterwards none of its chains is in flight, and

@@ -146,6 +146,12 @@ impl<'m> Gather<'m> {
     /// A copy of the first `max` bytes.
     pub(crate) fn to_vec(&self, max: usize) -> Vec<u8> {
         let mut bytes = vec![0_u8; self.len.min(max)];
+        self.copy_to(&mut bytes);
+        bytes
+    }
+
+    /// Copies the first bytes, as many as there is room for.
+    pub(crate) fn copy_to(&self, bytes: &mut [u8]) {
         let mut at = 0;
         for piece in &self.pieces {
             let len = piece.iov_len.min(bytes.len() - at);
@@ -161,6 +167,5 @@ impl<'m> Gather<'m> {
             }
             at += len;
         }
-        bytes
     }
 }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use io_gate::Outcome;
 use io_gate::host::{Performable, Request};
@@ -19,6 +19,10 @@ use crate::observer::Noted;
 
 /// Called by each lane's thread before it does anything else: the place to give up rights.
 pub type LaneStart = Arc<dyn Fn() + Send + Sync>;
+
+/// A disk's request that took longer than this is told of at once; what is done faster is told of
+/// together, so that the device thread is woken, and the driver interrupted, once.
+const PROMPT: Duration = Duration::from_micros(50);
 
 /// What a lane is asked to do.
 #[derive(Debug)]
@@ -133,12 +137,13 @@ impl Shared {
         let mut jobs = VecDeque::new();
         let mut done = Vec::new();
         while self.next(&mut jobs) {
+            let mut told = Instant::now();
             for job in jobs.drain(..) {
                 done.extend(do_one(core, sink, job));
-                // A disk takes its time over each request; frames are finished as a batch, so that
-                // the device thread is woken, and the driver interrupted, once.
-                if sink.is_slow() {
+                // Frames are always finished as a batch.
+                if sink.is_slow() && told.elapsed() >= PROMPT {
                     core.post_all(&mut done);
+                    told = Instant::now();
                 }
             }
             core.post_all(&mut done);

@@ -227,7 +227,8 @@ fn a_later_term_on_the_disk_stops_an_earlier_one() {
         assert!(gate.has_term());
         let disk = Disk::open(image.path(), DiskOptions::default()).unwrap();
         let disk = disk.fenced_by(DiskFence::open(&record, "vm").unwrap());
-        let config = BlockConfig { sectors: SECTORS, read_only: false, serial: Vec::new() };
+        let config =
+            BlockConfig { sectors: SECTORS, read_only: false, serial: Vec::new(), queues: 1 };
         gate.attach(SLOT, Port(0), Backend::Disk(disk)).unwrap();
         let mut slot = VirtioSlot::new(SLOT, Box::new(Block::new(config)), gate.clone());
         let driver = Driver::new(&memory, RING);

@@ -5,126 +5,21 @@ mod common;
 
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{
-    Driver, QUEUE_SIZE, SLOT, VERSION_1, complete, complete_sent, guest_memory, wait_readable,
+use common::net::{
+    HEADER, MAC, NetMachine, RECEIVE, TRANSMIT, listen, read_frame, stream_net, write_frame,
 };
+use common::{QUEUE_SIZE, SLOT, complete, wait_readable};
 use devices::NetConfig;
 use io_gate::Port;
-use io_gate::host::{CommitAuthority, Term, new_gate};
+use io_gate::host::{Term, new_gate};
 use io_gate_host::backend::net::{MAX_FRAME, Net};
-use io_gate_host::{Backend, Fence, GateHost, GuestMemory, Permission, Unfenced, VirtioSlot};
+use io_gate_host::{Backend, Fence, GateHost, Permission, Unfenced, VirtioSlot};
 use vm_memory::{Bytes, GuestAddress};
-
-const HEADER: usize = 12;
-const MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
-const RECEIVE: u16 = 0;
-const TRANSMIT: u16 = 1;
-const BUFFERS: u64 = 0x100_000;
-const BUFFER: u64 = 0x12_000;
-
-struct NetMachine {
-    memory: Arc<GuestMemory>,
-    gate: Arc<GateHost>,
-    authority: CommitAuthority,
-    slot: VirtioSlot,
-    receive: Driver,
-    transmit: Driver,
-    buffers: u64,
-}
-
-impl NetMachine {
-    fn new(net: Net) -> Self {
-        Self::fenced(net, Arc::new(Unfenced))
-    }
-
-    fn fenced(net: Net, fence: Arc<dyn Fence>) -> Self {
-        let memory = guest_memory();
-        let (ledger, authority) = new_gate();
-        let gate = GateHost::new(ledger, memory.clone(), fence).unwrap();
-        let config = NetConfig { mac: net.mac(), offloads: net.has_offloads() };
-        gate.attach(SLOT, Port(0), Backend::Net(net)).unwrap();
-        let mut slot = VirtioSlot::new(SLOT, Box::new(devices::Net::new(config)), gate.clone());
-        let receive = Driver::new(&memory, 0x1000);
-        let transmit = Driver::new(&memory, 0x8000);
-        receive.install(&mut slot, RECEIVE);
-        transmit.install(&mut slot, TRANSMIT);
-        slot.driver_ok(VERSION_1).unwrap();
-        Self { memory, gate, authority, slot, receive, transmit, buffers: 0 }
-    }
-
-    fn alone(net: Net) -> Self {
-        let mut machine = Self::new(net);
-        machine.gate.run_alone(machine.authority.alone(Term(1)));
-        machine
-    }
-
-    fn buffer(&mut self) -> u64 {
-        self.buffers += 1;
-        BUFFERS + BUFFER * (self.buffers % 24)
-    }
-
-    /// Makes a frame available for sending, in two pieces.
-    fn offer(&mut self, frame: &[u8]) -> u64 {
-        let at = self.buffer();
-        self.memory.write_slice(&[0; HEADER], GuestAddress(at)).unwrap();
-        self.memory.write_slice(frame, GuestAddress(at + HEADER as u64)).unwrap();
-        self.transmit.add(&[(at, HEADER as u32), (at + HEADER as u64, frame.len() as u32)], &[]);
-        at
-    }
-
-    /// Gives the device room for a frame.
-    fn room(&mut self, len: u32) -> u64 {
-        let at = self.buffer();
-        self.receive.add(&[], &[(at, len)]);
-        at
-    }
-
-    /// Notifies the device of what was offered, and lets it have what its lane has finished;
-    /// whether chains came back.
-    fn send(&mut self) -> bool {
-        let raised = self.slot.kick(TRANSMIT);
-        raised.or(complete_sent(&self.gate, &mut self.slot)).used
-    }
-
-    /// Waits for input and lets the slot take it.
-    fn take_input(&mut self) -> bool {
-        wait_readable(self.gate.inputs_fd());
-        let mut used = false;
-        for (slot, port) in self.gate.ready_inputs() {
-            assert_eq!((slot, port), (SLOT, Port(0)));
-            used |= self.slot.intake(port).used;
-        }
-        used
-    }
-}
-
-fn listen() -> (tempfile::TempDir, UnixListener) {
-    let dir = tempfile::tempdir().unwrap();
-    let listener = UnixListener::bind(dir.path().join("net")).unwrap();
-    (dir, listener)
-}
-
-fn stream_net(dir: &tempfile::TempDir) -> Net {
-    Net::stream(&dir.path().join("net"), MAC).unwrap()
-}
-
-fn read_frame(peer: &mut UnixStream) -> Vec<u8> {
-    let mut prefix = [0; 4];
-    peer.read_exact(&mut prefix).unwrap();
-    let mut frame = vec![0; u32::from_be_bytes(prefix) as usize];
-    peer.read_exact(&mut frame).unwrap();
-    frame
-}
-
-fn write_frame(peer: &mut UnixStream, frame: &[u8]) {
-    peer.write_all(&(frame.len() as u32).to_be_bytes()).unwrap();
-    peer.write_all(frame).unwrap();
-}
 
 /// P6: alone, frames leave without waiting for anything, in order, and their chains come back.
 #[test]

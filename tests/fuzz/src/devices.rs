@@ -76,10 +76,14 @@ pub(crate) fn virtio(which: u8) -> Box<dyn Device> {
             sectors: 128,
             read_only: false,
             serial: b"x".to_vec(),
+            queues: 1,
         })),
-        1 => {
-            Box::new(Block::new(BlockConfig { sectors: 128, read_only: true, serial: Vec::new() }))
-        }
+        1 => Box::new(Block::new(BlockConfig {
+            sectors: 128,
+            read_only: true,
+            serial: Vec::new(),
+            queues: 4,
+        })),
         2 => Box::new(Net::new(NetConfig { mac: MAC, offloads: true })),
         3 => Box::new(Console::new()),
         _ => Box::new(Entropy::new()),

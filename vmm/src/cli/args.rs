@@ -71,7 +71,8 @@ impl BootArgs {
 /// The devices; to be given alike on both sides.
 #[derive(Debug, Args)]
 pub struct GuestDevices {
-    /// A disk: `path=FILE[,readonly=on][,serial=TEXT][,cache=writethrough|writeback][,fence=FILE|off]`. May be given several times.
+    /// A disk: `path=FILE[,readonly=on][,serial=TEXT][,cache=writethrough|writeback][,direct=on][,queues=N][,fence=FILE|off]`. May be
+    /// given several times. `direct=on` reads and writes past the page cache (O_DIRECT).
     /// `fence` is where the record is of the term that may write; beside the image, unless given.
     #[arg(long = "disk", value_name = "SPEC")]
     pub disks: Vec<Asked<DiskConfig>>,

@@ -11,7 +11,9 @@ use io_gate_host::backend::console::{Console as ConsoleBackend, ConsoleError};
 use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions};
 use io_gate_host::backend::disk_fence::DiskFence;
 use io_gate_host::backend::net::{Net as NetBackendOpen, NetError};
-use io_gate_host::{Backend, GateHost, RegisterSlot, RegisterState, SlotError, VirtioSlot};
+use io_gate_host::{
+    Backend, Completion, GateHost, RegisterSlot, RegisterState, SlotError, VirtioSlot,
+};
 use serde::{Deserialize, Serialize};
 use vm_device::bus::{MmioAddress, MmioRange, PioAddress, PioRange};
 use vm_device::device_manager::{IoManager, MmioManager, PioManager};
@@ -431,17 +433,21 @@ impl DeviceSet {
         self.details.iter().find(|(of, _)| *of == slot).map_or("", |(_, detail)| detail)
     }
 
-    /// Gives each finished request to its device. Device thread.
+    /// Gives finished requests to their devices, each device all of its own at once. Device thread.
     pub fn take_completions(&self) {
-        for completion in self.gate.take_completions() {
-            let slot = completion.slot();
+        let mut completions = self.gate.take_completions();
+        // Those of one slot stay in their order.
+        completions.sort_by_key(Completion::slot);
+        let mut rest = completions.into_iter().peekable();
+        while let Some(slot) = rest.peek().map(Completion::slot) {
+            let own = std::iter::from_fn(|| rest.next_if(|next| next.slot() == slot));
             if let Some(device) = self.virtio_of(slot) {
-                device.complete(completion);
+                device.complete(own);
             } else if let Some(device) = self.registers.iter().find(|device| device.slot() == slot)
             {
-                device.complete(completion);
+                own.for_each(|completion| device.complete(completion));
             } else {
-                self.gate.discard(completion);
+                own.for_each(|completion| self.gate.discard(completion));
             }
         }
     }
@@ -567,11 +573,16 @@ fn planned_devices(config: &MachineConfig) -> Result<Vec<Described>, DeviceSetup
             sectors,
             read_only: disk.read_only,
             serial: disk.serial.clone().into_bytes(),
+            queues: disk.queues,
         });
         let access = if disk.read_only { "read-only" } else { "writable" };
         devices.push((
             Planned::Virtio(Box::new(device)),
-            format!("{sectors} sectors, {access}, serial `{}`", disk.serial),
+            format!(
+                "{sectors} sectors, {access}, serial `{}`{}",
+                disk.serial,
+                several(disk.queues, "request queues")
+            ),
         ));
     }
     for (index, net) in config.nets.iter().enumerate() {
@@ -606,6 +617,11 @@ fn planned_devices(config: &MachineConfig) -> Result<Vec<Described>, DeviceSetup
     Ok(devices)
 }
 
+/// What the handshake compares of a device with more than one queue.
+fn several(queues: u16, what: &str) -> String {
+    if queues > 1 { format!(", {queues} {what}") } else { String::new() }
+}
+
 fn disk_sectors(config: &DiskConfig) -> Result<u64, DeviceSetupError> {
     let disk = Disk::open(&config.path, DiskOptions { read_only: true, ..DiskOptions::default() })?;
     let metadata = std::fs::metadata(&config.path)?;
@@ -624,6 +640,7 @@ fn open_disk(config: &DiskConfig, shared: bool) -> Result<Disk, DeviceSetupError
         read_only: config.read_only,
         lock: !shared,
         write_through: config.cache.write_through(shared),
+        direct: config.direct,
     };
     Disk::open(&config.path, options).map_err(|error| match error {
         DiskError::Open { path, error }

@@ -115,6 +115,7 @@ pub enum TransportError {
 /// The mutex is the slot's lock of the order in `docs/threads.md`: vCPU threads take it for register accesses, the device
 /// thread for everything else, and nobody holds two.
 pub struct VirtioMmio {
+    slot: u16,
     window: MmioWindow,
     irq: IrqLine,
     inner: Mutex<Inner>,
@@ -134,6 +135,7 @@ impl VirtioMmio {
     pub fn new(window: MmioWindow, irq: IrqLine, slot: VirtioSlot) -> std::io::Result<Self> {
         let kicks = (0..slot.queue_count()).map(|_| Kick::new()).collect::<Result<_, _>>()?;
         Ok(Self {
+            slot: slot.slot(),
             window,
             irq,
             inner: Mutex::new(Inner { slot, registers: Registers::default() }),
@@ -170,7 +172,7 @@ impl VirtioMmio {
     /// Its slot's number.
     #[must_use]
     pub fn slot(&self) -> u16 {
-        self.lock().slot.slot()
+        self.slot
     }
 
     /// What the device is.
@@ -190,9 +192,9 @@ impl VirtioMmio {
         self.with_slot(|slot| slot.kick(queue));
     }
 
-    /// A request is over. Device thread.
-    pub fn complete(&self, completion: Completion) {
-        self.with_slot(|slot| slot.complete(completion));
+    /// Requests are over. Device thread.
+    pub fn complete(&self, completions: impl IntoIterator<Item = Completion>) {
+        self.with_slot(|slot| slot.complete_all(completions));
     }
 
     /// A backend has input. Device thread.

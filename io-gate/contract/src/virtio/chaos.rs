@@ -53,7 +53,10 @@ fn play(
         if let Some(port) = random.choice(&ports) {
             let len = LENGTHS[random.usize(0..LENGTHS.len())];
             let data: Vec<u8> = (0..len).map(|_| random.u8(..)).collect();
-            let place = malformed(&world, steps, &mut random);
+            let mut place = malformed(&world, steps, &mut random);
+            if world.device.merges_input(*port) {
+                place.merged = Some(random.u16(1..5));
+            }
             world.offer(*port, &data, &place)?;
         }
         if random.u8(0..8) == 0 {
@@ -105,6 +108,7 @@ fn malformed(world: &World, steps: &[Step], random: &mut fastrand::Rng) -> Place
         readable: cut(0, bytes.len(), random),
         writable: cut(256 << 10, room, random),
         changed: false,
+        merged: None,
     };
     if random.u8(0..8) == 0 {
         // Beyond the end of memory: a driver that lies, or a device that was given another's chain.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use io_gate::host::{
     Alone, ChainOutcome, EffectId, Epoch, GuestRange, InputOp, Ledger, Origin, Performable, Record,
-    Request, Term, lend_chain, new_gate,
+    Request, Term, lend_merged, new_gate,
 };
 use io_gate::{Chain, Device, Outcome, Port, SavedState};
 
@@ -26,6 +26,8 @@ pub(super) struct Place {
     pub(super) writable: Vec<GuestRange>,
     /// The driver changed it while the device had it: what the device wrote may be elsewhere.
     pub(super) changed: bool,
+    /// How many chains it is made of, where not one.
+    pub(super) merged: Option<u16>,
 }
 
 impl Place {
@@ -106,6 +108,7 @@ impl World {
             readable: pieces(base, readable.len(), 16),
             writable: pieces(base + readable.len() as u64, room, room.saturating_sub(1)),
             changed: false,
+            merged: None,
         })
     }
 
@@ -150,9 +153,13 @@ impl World {
         if self.device.intake_queue(port).is_none() {
             return Rule::Script.broken(format!("input at port {}, which takes none", port.0));
         }
+        let merges = self.device.merges_input(port);
         let mut rest = data;
         while !rest.is_empty() {
-            let place = self.place(head, &[], room)?;
+            // As many chains as hold all of it, for a device that asks for that.
+            let chains = if merges { rest.len().div_ceil(room.max(1)) } else { 1 };
+            let mut place = self.place(head, &[], room * chains)?;
+            place.merged = Some(chains as u16);
             let taken = step(&format!("{} bytes of input", rest.len()), || {
                 let mut chain = lend(&self.memory, &place);
                 self.device.intake(port, rest, &mut chain)
@@ -165,9 +172,10 @@ impl World {
                         rest.len()
                     ));
                 }
-                Ok(intake) if intake.consumed == 0 => {
+                Ok(intake) if intake.consumed == 0 || merges && intake.consumed < rest.len() => {
                     return Rule::TakesInput.broken(format!(
-                        "none of {} bytes taken, with room for {room}",
+                        "{} of {} bytes taken, with room for {room} in each of {chains} chains",
+                        intake.consumed,
                         rest.len()
                     ));
                 }
@@ -330,7 +338,8 @@ fn open_gate() -> (Ledger, Alone) {
 }
 
 fn lend<'m>(memory: &'m Memory, place: &Place) -> Chain<'m> {
-    lend_chain(memory, place.readable.clone(), place.writable.clone())
+    let merged = place.merged.unwrap_or(1);
+    lend_merged(memory, place.readable.clone(), place.writable.clone(), merged)
 }
 
 /// Two descriptors: the first `first` bytes, and the rest.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use io_gate::Outcome;
 
+use super::direct::Direct;
 use super::disk_fence::DiskFence;
 use crate::descriptors;
 use crate::guest_memory::Gather;
@@ -30,6 +31,8 @@ pub struct DiskOptions {
     /// A write completes when it is in the storage, not when it is in this host's page cache, which
     /// dies with the host.
     pub write_through: bool,
+    /// Read and write past the host's page cache (`O_DIRECT`).
+    pub direct: bool,
 }
 
 /// Why a disk cannot be opened.
@@ -55,6 +58,28 @@ pub enum DiskError {
         /// The file.
         path: PathBuf,
         /// Its length.
+        bytes: u64,
+    },
+    /// The file system has no `O_DIRECT`, or not for this file.
+    #[error(
+        "disk {path}: its file system refuses to read past the page cache (O_DIRECT): {error}; leave `direct=on` out of --disk, or put the image on another file system"
+    )]
+    Direct {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        error: io::Error,
+    },
+    /// The last block would be a part of one.
+    #[error(
+        "disk {path}: expected a multiple of {block} bytes, the blocks of its storage, found {bytes}; make the image larger, or leave `direct=on` out of --disk"
+    )]
+    Blocks {
+        /// The file.
+        path: PathBuf,
+        /// The size of a block.
+        block: u64,
+        /// The file's length.
         bytes: u64,
     },
     /// Another process has it locked.
@@ -91,6 +116,7 @@ pub struct Disk {
     sectors: u64,
     read_only: bool,
     write_through: bool,
+    direct: Option<Direct>,
     fence: Option<DiskFence>,
 }
 
@@ -111,7 +137,7 @@ impl From<io::Error> for WriteError {
 /// Asked right before each system call that writes (P2).
 pub(crate) type May<'a> = &'a dyn Fn() -> bool;
 
-fn ask(may: May<'_>) -> Result<(), WriteError> {
+pub(super) fn ask(may: May<'_>) -> Result<(), WriteError> {
     if may() { Ok(()) } else { Err(WriteError::Fenced) }
 }
 
@@ -121,9 +147,15 @@ impl Disk {
     /// # Errors
     /// See [`DiskError`].
     pub fn open(path: &Path, options: DiskOptions) -> Result<Self, DiskError> {
+        let DiskOptions { read_only, write_through, direct, .. } = options;
         let failed = |error| DiskError::Open { path: path.to_owned(), error };
+        let not_direct = |error| DiskError::Direct { path: path.to_owned(), error };
         let mut file =
-            descriptors::disk(path, options.read_only, options.write_through).map_err(failed)?;
+            descriptors::disk(path, read_only, write_through, direct).map_err(|error| {
+                // What a file system says that has no O_DIRECT (open(2)).
+                let refused = direct && error.raw_os_error() == Some(libc::EINVAL);
+                if refused { not_direct(error) } else { failed(error) }
+            })?;
         let kind = file.metadata().map_err(failed)?.file_type();
         if !kind.is_file() && !is_block_device(kind) {
             return Err(DiskError::Kind { path: path.to_owned() });
@@ -137,8 +169,14 @@ impl Disk {
             return Err(DiskError::Empty { path: path.to_owned(), bytes });
         }
         let sectors = bytes / SECTOR;
-        let DiskOptions { read_only, write_through, .. } = options;
-        Ok(Self { file, path: path.to_owned(), sectors, read_only, write_through, fence: None })
+        let direct = direct.then(|| Direct::probe(&file)).transpose().map_err(not_direct)?;
+        if let Some(block) = direct.as_ref().map(Direct::block)
+            && !bytes.is_multiple_of(block)
+        {
+            return Err(DiskError::Blocks { path: path.to_owned(), block, bytes });
+        }
+        let path = path.to_owned();
+        Ok(Self { file, path, sectors, read_only, write_through, direct, fence: None })
     }
 
     /// Has a record say who may write to it.
@@ -166,7 +204,10 @@ impl Disk {
 
     pub(crate) fn read(&self, sector: u64, into: &mut [u8]) -> io::Result<()> {
         let at = self.range(sector, into.len() as u64)?;
-        self.file.read_exact_at(into, at)
+        match &self.direct {
+            Some(direct) => direct.read(&self.file, at, into),
+            None => self.file.read_exact_at(into, at),
+        }
     }
 
     pub(crate) fn write(
@@ -178,8 +219,13 @@ impl Disk {
         self.writable()?;
         let mut at = self.range(sector, bytes.len() as u64)?;
         while bytes.len() > 0 {
-            ask(may)?;
-            let written = self.write_some(at, &bytes)?;
+            let written = match &self.direct {
+                Some(direct) => direct.write_some(&self.file, at, &bytes, may)?,
+                None => {
+                    ask(may)?;
+                    self.write_some(at, &bytes)?
+                }
+            };
             bytes.advance(written);
             at += written as u64;
         }
@@ -251,8 +297,13 @@ impl Disk {
         let end = at + len;
         while at < end {
             let piece = zeroes.len().min((end - at) as usize);
-            ask(may)?;
-            at += self.file.write_at(&zeroes[..piece], at)? as u64;
+            at += match &self.direct {
+                Some(direct) => direct.zero_some(&self.file, at, piece, may)?,
+                None => {
+                    ask(may)?;
+                    self.file.write_at(&zeroes[..piece], at)?
+                }
+            } as u64;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What is behind the gate: disks, networks, consoles; and what no gate can be before: shared guest memory. All opening happens here.
 
 pub mod console;
+mod direct;
 pub mod disk;
 pub mod disk_fence;
 pub mod memory;

@@ -12,6 +12,7 @@ use io_gate::host::EffectId;
 use io_gate::{Device, Identity, Port};
 use virtio_queue::QueueT;
 
+use crate::chain_walk::Walked;
 use crate::completion::{Completion, Interrupt, Kind};
 use crate::gate_host::GateHost;
 use crate::rate_limit::RateLimit;
@@ -41,7 +42,10 @@ pub struct VirtioSlot {
     /// Requests with smaller numbers were made before the last reset.
     life: EffectId,
     warnings: RateLimit,
+    // Used again and again, so that no request has to be given memory of its own.
     scratch: Vec<u8>,
+    walked: Walked,
+    heads: Vec<(u16, u32)>,
 }
 
 /// A port that takes input, its queue, and what of the input the driver has not yet taken.
@@ -79,6 +83,8 @@ impl VirtioSlot {
             life: EffectId(0),
             warnings: RateLimit::default(),
             scratch: Vec::new(),
+            walked: Walked::default(),
+            heads: Vec::new(),
         }
     }
 
@@ -253,7 +259,7 @@ impl VirtioSlot {
         let mut ledger = gate.ledger();
         ledger.detached_session(self.slot, |gate| self.device.write_config(offset, from, gate));
         let done = gate.end_staging(ledger, self.slot);
-        self.complete_all(done)
+        self.end_all(done)
     }
 
     /// The driver has notified a virtqueue: processes what is available, or, on a queue for
@@ -277,14 +283,22 @@ impl VirtioSlot {
     /// A request is over: the chain that waits for it goes back to the driver. Called on the
     /// device thread.
     pub fn complete(&mut self, completion: Completion) -> Interrupt {
-        match completion.0 {
-            Kind::Again { queue, .. } => self.kick(queue),
-            Kind::Performed(done) => {
-                let queue = done.chain().map(|(queue, _)| queue);
-                self.complete_one(done);
-                queue.map_or(Interrupt::NONE, |queue| self.interrupt(queue))
+        self.complete_all([completion])
+    }
+
+    /// Requests are over: their chains go back to the driver, which is interrupted once for all of them.
+    /// Called on the device thread.
+    pub fn complete_all(&mut self, completions: impl IntoIterator<Item = Completion>) -> Interrupt {
+        let mut raised = Interrupt::NONE;
+        let mut settled = Vec::new();
+        for completion in completions {
+            match completion.0 {
+                Kind::Again { queue, .. } => raised = raised.or(self.kick(queue)),
+                Kind::Performed(done) => settled.push(self.complete_one(done)),
             }
         }
+        self.gate.settle_all(settled);
+        raised.or(self.interrupts())
     }
 
     /// A backend has input for a port.
@@ -382,6 +396,11 @@ impl VirtioSlot {
             Ok(used) => Interrupt { used, config: false },
             Err(error) => self.broken(queue, &error),
         }
+    }
+
+    fn interrupts(&mut self) -> Interrupt {
+        let queues = 0..self.rings.len() as u16;
+        queues.fold(Interrupt::NONE, |raised, queue| raised.or(self.interrupt(queue)))
     }
 
     /// The driver has broken a ring: the device does nothing more until it is reset.

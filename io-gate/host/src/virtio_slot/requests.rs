@@ -1,7 +1,7 @@
 //! Requests of a driver: from the available ring to the gate, and back to the used ring.
 
 use io_gate::Outcome;
-use io_gate::host::{ChainOutcome, InputOp, Origin, Request, lend_chain};
+use io_gate::host::{ChainOutcome, InputOp, Origin, Performable, Request, lend_chain, take_back};
 
 use super::{ROUNDS, VirtioSlot};
 use crate::completion::{Completion, Interrupt, Kind, Performed};
@@ -31,8 +31,7 @@ impl VirtioSlot {
             }
         }
         // What was let through may have ended requests of other queues too.
-        let queues = 0..self.rings.len() as u16;
-        queues.fold(Interrupt::NONE, |raised, queue| raised.or(self.interrupt(queue)))
+        self.interrupts()
     }
 
     /// Processes what is available, under one hold of the ledger's lock.
@@ -60,16 +59,20 @@ impl VirtioSlot {
             *left -= 1;
             let origin = Origin::Chain { slot: self.slot, queue, head };
             let device = &mut self.device;
-            let outcome = match ring.walk(memory, head) {
-                Ok(walked) => {
+            let mut walked = std::mem::take(&mut self.walked);
+            walked.clear();
+            let outcome = match ring.walk(memory, head, &mut walked) {
+                Ok(_) => {
                     let view = View(memory);
                     let mut chain = lend_chain(&view, walked.readable, walked.writable);
-                    ledger
-                        .chain_session(origin, |gate| device.process(queue, &mut chain, gate))
-                        .map_err(|error| error.to_string())
+                    let outcome = ledger
+                        .chain_session(origin, |gate| device.process(queue, &mut chain, gate));
+                    (walked.readable, walked.writable) = take_back(chain);
+                    outcome.map_err(|error| error.to_string())
                 }
                 Err(error) => Err(error.to_string()),
             };
+            self.walked = walked;
             let given_back = match outcome {
                 Ok(ChainOutcome::Waiting(_)) => Ok(()),
                 Ok(ChainOutcome::Done(len)) => ring.give_back(memory, head, len),
@@ -88,9 +91,9 @@ impl VirtioSlot {
         }
         // What was staged before a ring turned out to be broken still counts.
         let done = gate.end_staging(ledger, self.slot);
-        for one in done {
-            self.complete_one(one);
-        }
+        let settled: Vec<Performable> =
+            done.into_iter().map(|one| self.complete_one(one)).collect();
+        self.gate.settle_all(settled);
         if let Some(error) = failed {
             return Err(error);
         }
@@ -102,17 +105,14 @@ impl VirtioSlot {
         Ok(if ring.want_notifications(memory)? { Round::More } else { Round::Empty })
     }
 
-    pub(super) fn complete_all(&mut self, done: Vec<Performed>) -> Interrupt {
-        let mut raised = Interrupt::NONE;
-        for one in done {
-            raised = raised.or(self.complete(Completion(Kind::Performed(one))));
-        }
-        raised
+    pub(super) fn end_all(&mut self, done: Vec<Performed>) -> Interrupt {
+        let performed = done.into_iter().map(|one| Completion(Kind::Performed(one)));
+        self.complete_all(performed)
     }
 
     /// Gives a chain back. The request is settled with it, in the same step as far as a
     /// checkpoint can tell: both are done on the thread that takes checkpoints.
-    pub(super) fn complete_one(&mut self, done: Performed) {
+    pub(super) fn complete_one(&mut self, done: Performed) -> Performable {
         if let Some((queue, head)) = done.chain()
             && done.request.record().id >= self.life
             && self.usable(queue)
@@ -120,7 +120,7 @@ impl VirtioSlot {
         {
             let _ = self.broken(queue, &error);
         }
-        self.gate.settle(done);
+        done.request
     }
 
     fn give_back(
@@ -140,11 +140,15 @@ impl VirtioSlot {
             }
         }
         // The guest may have changed the chain in the meantime: then nobody is told the status.
-        let len = match ring.walk(memory, head) {
-            Ok(walked) => {
+        let mut walked = std::mem::take(&mut self.walked);
+        walked.clear();
+        let len = match ring.walk(memory, head, &mut walked) {
+            Ok(_) => {
                 let view = View(memory);
                 let mut chain = lend_chain(&view, walked.readable, walked.writable);
-                self.device.complete(queue, &mut chain, outcome)
+                let len = self.device.complete(queue, &mut chain, outcome);
+                (walked.readable, walked.writable) = take_back(chain);
+                len
             }
             Err(error) => {
                 let slot = self.slot;
@@ -154,6 +158,7 @@ impl VirtioSlot {
                 0
             }
         };
+        self.walked = walked;
         ring.give_back(memory, head, len)
     }
 }

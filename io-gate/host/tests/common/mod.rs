@@ -1,6 +1,8 @@
 //! A driver for the tests: real virtqueues in real guest memory, and the far side around them.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod net;
+
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -208,11 +210,20 @@ pub fn disk_slot(
     image: &NamedTempFile,
     fence: Arc<dyn Fence>,
 ) -> (Arc<GateHost>, CommitAuthority, VirtioSlot) {
+    disk_slot_of(memory, Disk::open(image.path(), DiskOptions::default()).unwrap(), fence, 1)
+}
+
+/// As [`disk_slot`], of this disk and with this many request queues.
+pub fn disk_slot_of(
+    memory: &Arc<GuestMemory>,
+    disk: Disk,
+    fence: Arc<dyn Fence>,
+    queues: u16,
+) -> (Arc<GateHost>, CommitAuthority, VirtioSlot) {
     let (ledger, authority) = new_gate();
     let gate = GateHost::new(ledger, memory.clone(), fence).unwrap();
-    let disk = Disk::open(image.path(), DiskOptions::default()).unwrap();
-    let config =
-        BlockConfig { sectors: disk.sectors(), read_only: false, serial: b"serial-1".to_vec() };
+    let serial = b"serial-1".to_vec();
+    let config = BlockConfig { sectors: disk.sectors(), read_only: false, serial, queues };
     gate.attach(SLOT, Port(0), Backend::Disk(disk)).unwrap();
     let slot = VirtioSlot::new(SLOT, Box::new(Block::new(config)), gate.clone());
     (gate, authority, slot)
@@ -220,9 +231,14 @@ pub fn disk_slot(
 
 impl DiskMachine {
     pub fn new(image: &NamedTempFile) -> Self {
+        Self::with(Disk::open(image.path(), DiskOptions::default()).unwrap(), 1)
+    }
+
+    /// With this disk, and this many request queues, of which the first is set up.
+    pub fn with(disk: Disk, queues: u16) -> Self {
         let memory = guest_memory();
         let fence = Arc::new(Switch(AtomicBool::new(true), AtomicBool::new(false)));
-        let (gate, authority, mut slot) = disk_slot(&memory, image, fence.clone());
+        let (gate, authority, mut slot) = disk_slot_of(&memory, disk, fence.clone(), queues);
         let driver = Driver::new(&memory, RING);
         driver.install(&mut slot, 0);
         slot.driver_ok(VERSION_1).unwrap();
@@ -305,18 +321,13 @@ impl DiskMachine {
 }
 
 pub fn complete(gate: &GateHost, slot: &mut VirtioSlot, count: usize) -> Interrupt {
-    let mut raised = Interrupt::NONE;
-    for completion in wait_completions(gate, count) {
-        raised = raised.or(slot.complete(completion));
-    }
-    raised
+    slot.complete_all(wait_completions(gate, count))
 }
 
 /// Waits for the lanes and gives the slot what they have finished.
 pub fn complete_sent(gate: &GateHost, slot: &mut VirtioSlot) -> Interrupt {
     gate.drain();
-    let done = gate.take_completions().into_iter();
-    done.fold(Interrupt::NONE, |raised, completion| raised.or(slot.complete(completion)))
+    slot.complete_all(gate.take_completions())
 }
 
 pub fn wait_completions(gate: &GateHost, count: usize) -> Vec<Completion> {

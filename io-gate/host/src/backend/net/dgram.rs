@@ -97,12 +97,9 @@ impl Dgram {
 
     pub(crate) fn receive(&mut self, into: &mut Vec<u8>) -> bool {
         into.clear();
-        into.resize(VNET_HEADER + MAX_FRAME, 0);
-        match receive_message(self.socket.as_raw_fd(), &mut into[VNET_HEADER..]) {
-            Ok(Some(len)) if len > 0 => {
-                into.truncate(VNET_HEADER + len);
-                true
-            }
+        into.resize(VNET_HEADER, 0);
+        match receive_message(self.socket.as_raw_fd(), into, MAX_FRAME) {
+            Ok(Some(len)) if len > 0 => true,
             // An empty datagram is no frame; an error (the peer is gone) is no input either.
             _ => {
                 into.clear();

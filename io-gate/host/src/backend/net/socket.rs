@@ -30,13 +30,37 @@ pub(super) fn send_message(fd: RawFd, bytes: &Gather<'_>) -> io::Result<Option<u
     }
 }
 
-/// Receives what the socket has now; none if it has nothing.
-pub(super) fn receive_message(fd: RawFd, into: &mut [u8]) -> io::Result<Option<usize>> {
+/// Receives what the socket has now, at most `max` bytes, behind what is in `into`; none if it has nothing.
+pub(super) fn receive_message(
+    fd: RawFd,
+    into: &mut Vec<u8>,
+    max: usize,
+) -> io::Result<Option<usize>> {
+    append(fd, into, max, Some(libc::MSG_DONTWAIT))
+}
+
+/// Reads at most `max` bytes behind what is in `into`: from a socket with flags, from anything else
+/// without. The room is not cleared first, which for small frames would cost more than all the rest.
+pub(super) fn append(
+    fd: RawFd,
+    into: &mut Vec<u8>,
+    max: usize,
+    flags: Option<libc::c_int>,
+) -> io::Result<Option<usize>> {
+    into.reserve(max);
     loop {
-        // SAFETY: the pointer and the length describe `into`.
-        let got =
-            unsafe { libc::recv(fd, into.as_mut_ptr().cast(), into.len(), libc::MSG_DONTWAIT) };
+        let room = into.spare_capacity_mut().as_mut_ptr().cast();
+        let got = match flags {
+            // SAFETY: there is room for `max` bytes behind the pointer, which nobody else uses.
+            Some(flags) => unsafe { libc::recv(fd, room, max, flags) },
+            // SAFETY: as above.
+            None => unsafe { libc::read(fd, room, max) },
+        };
         if let Some(result) = outcome(got) {
+            if let Ok(Some(count)) = result {
+                // SAFETY: the system has written `count` bytes there, at most `max`.
+                unsafe { into.set_len(into.len() + count) };
+            }
             return result;
         }
     }

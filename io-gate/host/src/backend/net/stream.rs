@@ -261,11 +261,7 @@ impl Link {
     fn fill(&mut self) -> io::Result<bool> {
         self.received.drain(..self.at);
         self.at = 0;
-        let had = self.received.len();
-        self.received.resize(had + READ, 0);
-        let got = recv(&self.socket, &mut self.received[had..]);
-        self.received.truncate(had + got.as_ref().ok().copied().flatten().unwrap_or(0));
-        match got? {
+        match recv(&self.socket, &mut self.received)? {
             None => Ok(false),
             Some(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer has closed")),
             Some(_) => Ok(true),
@@ -284,6 +280,6 @@ fn send(socket: &UnixStream, bytes: &Gather<'_>) -> io::Result<usize> {
     socket::send_message(socket.as_raw_fd(), bytes).map(|sent| sent.unwrap_or(0))
 }
 
-fn recv(socket: &UnixStream, into: &mut [u8]) -> io::Result<Option<usize>> {
-    socket::receive_message(socket.as_raw_fd(), into)
+fn recv(socket: &UnixStream, into: &mut Vec<u8>) -> io::Result<Option<usize>> {
+    socket::receive_message(socket.as_raw_fd(), into, READ)
 }

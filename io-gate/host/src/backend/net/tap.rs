@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 
 use vmm_sys_util::epoll::EventSet;
 
-use super::socket::outcome;
+use super::socket::{append, outcome};
 use super::{MAX_FRAME, NetError, VNET_HEADER};
 use crate::descriptors;
 use crate::guest_memory::Gather;
@@ -105,20 +105,8 @@ impl Tap {
 
     pub(crate) fn receive(&mut self, into: &mut Vec<u8>) -> bool {
         into.clear();
-        into.resize(VNET_HEADER + MAX_FRAME, 0);
-        let got = loop {
-            // SAFETY: the pointer and the length describe `into`.
-            let got =
-                unsafe { libc::read(self.file.as_raw_fd(), into.as_mut_ptr().cast(), into.len()) };
-            if let Some(result) = outcome(got) {
-                break result;
-            }
-        };
-        match got {
-            Ok(Some(len)) if len > VNET_HEADER => {
-                into.truncate(len);
-                true
-            }
+        match append(self.file.as_raw_fd(), into, VNET_HEADER + MAX_FRAME, None) {
+            Ok(Some(len)) if len > VNET_HEADER => true,
             // Nothing there, or the interface is down.
             _ => {
                 into.clear();

@@ -1,0 +1,241 @@
+//! Reading and writing past the host's page cache (`O_DIRECT`): whole blocks of the storage, in memory
+//! that begins where a block may.
+//!
+//! A guest's sectors are of 512 bytes and its buffers lie anywhere, so all goes by way of a buffer of the
+//! disk's own. Where the storage's blocks are larger than a sector, the rest of a block is read before
+//! it is written: the one lane of a disk performs one request after another, so nobody else's write is
+//! lost by that.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, MutexGuard};
+
+use super::disk::{May, SECTOR, WriteError, ask};
+use crate::core::POISONED;
+use crate::guest_memory::Gather;
+
+/// The size of the buffer: as much as is read or written at once.
+const BUFFER: usize = 256 * 1024;
+/// Where memory has to begin for any storage that is known.
+const ALIGNMENT: usize = 4096;
+
+/// How a disk is read and written.
+#[derive(Debug)]
+pub(super) struct Direct {
+    /// The size of a block: 512 bytes, or a larger power of two.
+    block: u64,
+    buffer: Mutex<Buffer>,
+}
+
+/// Memory that begins at a multiple of [`ALIGNMENT`].
+#[derive(Debug)]
+struct Buffer {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Buffer {
+    fn new() -> Self {
+        let bytes = vec![0; BUFFER + ALIGNMENT];
+        let start = bytes.as_ptr().align_offset(ALIGNMENT);
+        Self { bytes, start }
+    }
+
+    fn slice(&mut self, len: usize) -> &mut [u8] {
+        &mut self.bytes[self.start..self.start + len]
+    }
+}
+
+/// A stretch of whole blocks, and where in it that lies which is wanted.
+struct Stretch {
+    at: u64,
+    len: usize,
+    skip: usize,
+    wanted: usize,
+}
+
+impl Direct {
+    /// Finds the size of a block: the smallest that can be read.
+    ///
+    /// # Errors
+    /// When none can.
+    pub(super) fn probe(file: &File) -> io::Result<Self> {
+        let mut buffer = Buffer::new();
+        let mut block = SECTOR as usize;
+        loop {
+            match file.read_at(buffer.slice(block), 0) {
+                Ok(_) => return Ok(Self { block: block as u64, buffer: Mutex::new(buffer) }),
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput && block < ALIGNMENT => {
+                    block *= 2;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The size of a block in bytes.
+    pub(super) fn block(&self) -> u64 {
+        self.block
+    }
+
+    pub(super) fn read(&self, file: &File, at: u64, into: &mut [u8]) -> io::Result<()> {
+        let mut buffer = self.buffer();
+        let (mut at, mut rest) = (at, into);
+        while !rest.is_empty() {
+            let piece = self.stretch(at, rest.len());
+            let blocks = buffer.slice(piece.len);
+            file.read_exact_at(blocks, piece.at)?;
+            let (now, later) = rest.split_at_mut(piece.wanted);
+            now.copy_from_slice(&blocks[piece.skip..piece.skip + piece.wanted]);
+            at += piece.wanted as u64;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Writes some of the bytes, at least one: how many.
+    pub(super) fn write_some(
+        &self,
+        file: &File,
+        at: u64,
+        bytes: &Gather<'_>,
+        may: May<'_>,
+    ) -> Result<usize, WriteError> {
+        let piece = self.stretch(at, bytes.len());
+        self.replace(file, &piece, may, |blocks| bytes.copy_to(blocks))
+    }
+
+    /// Writes some of `len` zeroes, at least one: how many.
+    pub(super) fn zero_some(
+        &self,
+        file: &File,
+        at: u64,
+        len: usize,
+        may: May<'_>,
+    ) -> Result<usize, WriteError> {
+        let piece = self.stretch(at, len);
+        self.replace(file, &piece, may, |blocks| blocks.fill(0))
+    }
+
+    fn replace(
+        &self,
+        file: &File,
+        piece: &Stretch,
+        may: May<'_>,
+        put: impl FnOnce(&mut [u8]),
+    ) -> Result<usize, WriteError> {
+        let mut buffer = self.buffer();
+        let blocks = buffer.slice(piece.len);
+        self.read_ends(file, piece, blocks)?;
+        put(&mut blocks[piece.skip..piece.skip + piece.wanted]);
+        // P2: after the reads, which may have taken long.
+        ask(may)?;
+        let written = file.write_at(blocks, piece.at)?;
+        match written.saturating_sub(piece.skip).min(piece.wanted) {
+            0 => Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+            written => Ok(written),
+        }
+    }
+
+    /// Reads the first and the last block of a stretch, where not all of them is to be replaced.
+    fn read_ends(&self, file: &File, piece: &Stretch, blocks: &mut [u8]) -> io::Result<()> {
+        let block = self.block as usize;
+        if piece.skip > 0 {
+            file.read_exact_at(&mut blocks[..block], piece.at)?;
+        }
+        let last = piece.len - block;
+        let whole = piece.skip + piece.wanted == piece.len;
+        if !whole && (last > 0 || piece.skip == 0) {
+            file.read_exact_at(&mut blocks[last..], piece.at + last as u64)?;
+        }
+        Ok(())
+    }
+
+    /// The whole blocks around `len` bytes at `at`, or around as many of them as the buffer holds.
+    fn stretch(&self, at: u64, len: usize) -> Stretch {
+        let start = at - at % self.block;
+        let skip = (at - start) as usize;
+        let wanted = len.min(BUFFER - skip);
+        let len = (skip + wanted).next_multiple_of(self.block as usize);
+        Stretch { at: start, len, skip, wanted }
+    }
+
+    fn buffer(&self) -> MutexGuard<'_, Buffer> {
+        self.buffer.lock().expect(POISONED)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    const LEN: usize = 1 << 20;
+
+    /// Storage with blocks of 4096 bytes; the page cache behind it does not mind.
+    fn large_blocks() -> (File, Direct, Vec<u8>) {
+        let file = tempfile::tempfile().unwrap();
+        let bytes: Vec<u8> = (0..LEN).map(|at| (at % 241) as u8).collect();
+        file.write_all_at(&bytes, 0).unwrap();
+        (file, Direct { block: 4096, buffer: Mutex::new(Buffer::new()) }, bytes)
+    }
+
+    fn whole(file: &File) -> Vec<u8> {
+        let mut bytes = vec![0; LEN];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    const PLACES: [(usize, usize); 9] = [
+        (0, 512),
+        (512, 512),
+        (3584, 512),
+        (3584, 1024),
+        (4096, 4096),
+        (4096, 512),
+        (512, 9 * 1024),
+        (512, 600 * 1024),
+        (LEN - 512, 512),
+    ];
+
+    #[test]
+    fn what_is_around_a_write_stays() {
+        for (at, len) in PLACES {
+            let (file, direct, mut expected) = large_blocks();
+            let new = vec![0xee; len];
+            let mut bytes = Gather::of_slice(&new);
+            let mut done = 0;
+            while bytes.len() > 0 {
+                let now = direct.write_some(&file, (at + done) as u64, &bytes, &|| true).unwrap();
+                bytes.advance(now);
+                done += now;
+            }
+            expected[at..at + len].fill(0xee);
+            assert!(whole(&file) == expected, "{len} bytes at {at}");
+            let zeroed = direct.zero_some(&file, at as u64, len, &|| true).unwrap();
+            expected[at..at + zeroed].fill(0);
+            assert!(whole(&file) == expected, "{zeroed} zeroes at {at}");
+        }
+    }
+
+    #[test]
+    fn any_sectors_can_be_read() {
+        let (file, direct, bytes) = large_blocks();
+        for (at, len) in PLACES {
+            let mut read = vec![0; len];
+            direct.read(&file, at as u64, &mut read).unwrap();
+            assert!(read == bytes[at..at + len], "{len} bytes at {at}");
+        }
+    }
+
+    /// P2: whoever may not write has not.
+    #[test]
+    fn p2_nothing_is_written_without_permission() {
+        let (file, direct, bytes) = large_blocks();
+        let refused = direct.zero_some(&file, 0, 512, &|| false);
+        assert!(matches!(refused, Err(WriteError::Fenced)));
+        assert!(whole(&file) == bytes);
+    }
+}

@@ -1,0 +1,91 @@
+//! A disk that is read and written past the host's page cache.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::path::Path;
+
+use common::{DATA, DiskMachine, SECTORS};
+use io_gate::host::Term;
+use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions};
+use tempfile::NamedTempFile;
+
+const DIRECT: DiskOptions =
+    DiskOptions { read_only: false, lock: false, write_through: false, direct: true };
+const DISCARD: u32 = 11;
+const WRITE_ZEROES: u32 = 13;
+
+/// Beside what the build makes: /tmp may be in memory, and have no storage to reach directly.
+fn image(bytes: u64) -> NamedTempFile {
+    let file = NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    file.as_file().set_len(bytes).unwrap();
+    file
+}
+
+fn open(image: &Path) -> Result<Disk, DiskError> {
+    Disk::open(image, DIRECT)
+}
+
+/// What the guest writes anywhere is where it belongs, and nothing else has changed.
+#[test]
+fn sectors_go_where_they_belong() {
+    let image = image(SECTORS * 512);
+    let mut machine = DiskMachine::with(open(image.path()).unwrap(), 1);
+    machine.gate.run_alone(machine.authority.alone(Term(1)));
+    let mut expected = vec![0; SECTORS as usize * 512];
+    // A buffer of the guest's that begins anywhere; more than is written at once, to the disk's end.
+    let places = [(3, 512), (8, 4096), (13, 1536), (100, 700 * 1024), (SECTORS - 1, 512)];
+    for (fill, (sector, len)) in (1_u8..).zip(places) {
+        let addr = DATA + 24;
+        let bytes: Vec<u8> = (0..len).map(|at| fill ^ (at % 199) as u8).collect();
+        machine.fill(addr, &bytes);
+        // Two pieces: a gathered write.
+        let (header, status) = machine.header(1, sector);
+        let first = (len / 3) as u32;
+        let rest = (addr + u64::from(first), len as u32 - first);
+        machine.driver.add(&[header, (addr, first), rest], &[status]);
+        let _ = machine.kick();
+        let _ = machine.complete(1);
+        assert_eq!(machine.status(status.0), 0);
+        expected[sector as usize * 512..][..len].copy_from_slice(&bytes);
+        assert!(std::fs::read(image.path()).unwrap() == expected, "{len} bytes at {sector}");
+        machine.fill(addr, &vec![0; len]);
+        let status = machine.read(sector, addr, len as u32);
+        let _ = machine.kick();
+        let _ = machine.complete(1);
+        assert_eq!(machine.status(status), 0);
+        assert!(machine.bytes(addr, len) == bytes, "{len} bytes read at {sector}");
+    }
+    for (kind, sector, sectors) in [(WRITE_ZEROES, 101_u64, 333_u32), (DISCARD, 9, 2)] {
+        let segment =
+            [&sector.to_le_bytes()[..], &sectors.to_le_bytes(), &0_u32.to_le_bytes()].concat();
+        machine.fill(DATA, &segment);
+        let (header, status) = machine.header(kind, 0);
+        machine.driver.add(&[header, (DATA, 16)], &[status]);
+        let _ = machine.kick();
+        let _ = machine.complete(1);
+        assert_eq!(machine.status(status.0), 0);
+        expected[sector as usize * 512..][..sectors as usize * 512].fill(0);
+        assert!(std::fs::read(image.path()).unwrap() == expected, "request {kind}");
+    }
+    assert_eq!(std::fs::metadata(image.path()).unwrap().len(), SECTORS * 512);
+}
+
+/// A file system without direct access says so at the start, with what to change.
+#[test]
+fn a_file_system_that_refuses_is_named() {
+    let options = DiskOptions { read_only: true, ..DIRECT };
+    let error = Disk::open(Path::new("/proc/cpuinfo"), options).unwrap_err();
+    assert!(matches!(error, DiskError::Direct { .. }), "{error}");
+    let told = error.to_string();
+    assert!(told.contains("/proc/cpuinfo") && told.contains("direct=on"), "{told}");
+}
+
+/// A block of the storage that the image has a part of could not be written without making it longer.
+#[test]
+fn an_image_is_whole_blocks() {
+    let image = image(512 * 9 + 100);
+    let error = open(image.path()).unwrap_err();
+    assert!(matches!(error, DiskError::Blocks { bytes: 4708, .. }), "{error}");
+    assert!(error.to_string().contains("make the image larger"), "{error}");
+}
