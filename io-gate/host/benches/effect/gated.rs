@@ -137,6 +137,7 @@ fn behind(kind: Kind) -> (Box<dyn Device>, Backend, Option<(UnixListener, TempDi
                 sectors: disk.sectors(),
                 read_only: false,
                 serial: b"bench".to_vec(),
+                queues: 1,
             };
             (Box::new(Block::new(config)), Backend::Disk(disk), None)
         }
