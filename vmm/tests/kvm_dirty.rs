@@ -84,6 +84,48 @@ fn p8_writes_of_this_process_are_found_and_merged_with_the_guests() {
     assert_eq!(tracker.collect().unwrap(), [0x2ff, 0x300], "found again when written again");
 }
 
+/// The log is cleared span by span where pages lie far apart: each of them is watched again.
+#[test]
+fn p8_pages_far_apart_are_found_again_when_written_again() {
+    let kvm = open();
+    let vm = vm(&kvm, memory(1 << 30), WRITE_PAGES, 1);
+    let (handler, events) = handler();
+    let set = VcpuSet::spawn(vm.create_vcpus().unwrap(), handler).unwrap();
+    vm.start_dirty_log().unwrap();
+    let mut tracker = vm.dirty_tracker();
+    warm_up(&set, &events, &mut tracker);
+    let last = (1 << 30) / PAGE - 1;
+    for _ in 0..3 {
+        let stride = 200 << 20;
+        set.with_vcpu(0, |fd| enter(fd, write_pages(0x80_0000, 5, stride))).unwrap();
+        assert_eq!(run(&set, &events), Event::Done(0));
+        set.with_vcpu(0, |fd| enter(fd, write_pages(last * PAGE, 1, PAGE))).unwrap();
+        assert_eq!(run(&set, &events), Event::Done(0));
+        let mut expected: Vec<u64> = (0..5).map(|i| (0x80_0000 + i * stride) / PAGE).collect();
+        expected.push(last);
+        assert_eq!(tracker.collect().unwrap(), expected);
+        assert_eq!(tracker.collect().unwrap(), &[] as &[u64], "cleared by the look");
+    }
+}
+
+#[test]
+fn p8_a_look_that_fails_loses_nothing() {
+    let kvm = open();
+    let vm = vm(&kvm, memory(16 << 20), WRITE_PAGES, 1);
+    vm.start_dirty_log().unwrap();
+    let mut tracker = vm.dirty_tracker();
+    tracker.collect().unwrap();
+    vm.memory().write_obj(1u8, GuestAddress(9 * PAGE)).unwrap();
+    tracker.mark(&[3]);
+    vm.stop_dirty_log().unwrap();
+    let mut frames = vec![77];
+    assert!(tracker.collect_into(&mut frames).is_err(), "KVM has no log now");
+    assert_eq!(frames, [77], "nothing was appended");
+    vm.start_dirty_log().unwrap();
+    tracker.collect_into(&mut frames).unwrap();
+    assert_eq!(frames, [77, 3, 9]);
+}
+
 #[test]
 fn pages_marked_by_hand_come_back_once() {
     let kvm = open();

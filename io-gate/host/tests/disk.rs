@@ -19,8 +19,7 @@ use io_gate_host::backend::disk_fence::DiskFence;
 use io_gate_host::{
     Backend, Fence, GateHost, GuestMemory, Permission, SlotState, Unfenced, VirtioSlot,
 };
-use vm_memory::bitmap::Bitmap;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 const OK: u8 = 0;
 const IOERR: u8 = 1;
@@ -320,10 +319,10 @@ fn a_completion_marks_exactly_what_it_wrote() {
 /// The pages marked dirty since the last call.
 fn take_dirty(memory: &GuestMemory) -> Vec<u64> {
     let region = memory.iter().next().unwrap();
-    let bitmap = (**region).bitmap();
-    let dirty =
-        (0..region.len() / 4096).filter(|page| bitmap.dirty_at(*page as usize * 4096)).collect();
-    bitmap.reset();
+    let mut dirty = Vec::new();
+    (**region).bitmap().take(|group, bits| {
+        dirty.extend((0..64).filter(|bit| bits >> bit & 1 == 1).map(|bit| group as u64 * 64 + bit));
+    });
     dirty
 }
 

@@ -61,9 +61,12 @@ impl Bench {
     /// The pages that the far side has written since the last call.
     fn take_dirty(&self) -> Vec<u64> {
         let region = self.memory.find_region(GuestAddress(0)).unwrap();
-        let words = region.get_mmap().bitmap().get_and_reset();
-        let pages = 0..64 * words.len() as u64;
-        pages.filter(|page| words[(page / 64) as usize] >> (page % 64) & 1 == 1).collect()
+        let mut dirty = Vec::new();
+        region.get_mmap().bitmap().take(|group, bits| {
+            let pages = (0..64).filter(|bit| bits >> bit & 1 == 1);
+            dirty.extend(pages.map(|bit| group as u64 * 64 + bit));
+        });
+        dirty
     }
 
     fn head(&mut self) -> u32 {

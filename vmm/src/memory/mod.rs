@@ -1,22 +1,21 @@
 //! Guest RAM: how it is mapped into this process and given to KVM, and which pages of it changed.
 
 mod dirty;
+mod dirty_set;
+mod kvm_log;
 
-pub use dirty::{DirtyError, DirtyTracker};
+pub use dirty::DirtyTracker;
+pub use io_gate_host::{GuestMemory, PageBitmap};
+pub use kvm_log::DirtyError;
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
 use io_gate_host::backend::memory::{MemoryFileError, memory_file};
-use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use crate::layout;
-
-/// Guest RAM whose writes by this process are marked in a bitmap (P8).
-pub type GuestMemory = vm_memory::GuestMemoryMmap<AtomicBitmap>;
 
 /// Why guest memory could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -120,10 +119,9 @@ fn map_region(
     len: u64,
     backing: Option<FileOffset>,
     huge_pages: bool,
-) -> Result<GuestRegionMmap<AtomicBitmap>, MemoryError> {
+) -> Result<GuestRegionMmap<PageBitmap>, MemoryError> {
     let fail = |reason: String| MemoryError::Map { size: len, reason };
-    let page = NonZeroUsize::new(layout::PAGE_SIZE as usize).expect("the page size is not zero");
-    let bitmap = AtomicBitmap::new(len as usize, page);
+    let bitmap = PageBitmap::new(len as usize);
     let builder = MmapRegionBuilder::new_with_bitmap(len as usize, bitmap)
         .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
     let private = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -143,7 +141,7 @@ fn map_region(
 }
 
 /// Gives the kernel advice that is worth a log line, not a failure, when refused (a kernel may lack huge pages).
-fn advise(mapping: &vm_memory::MmapRegion<AtomicBitmap>, advice: libc::c_int, name: &str) {
+fn advise(mapping: &vm_memory::MmapRegion<PageBitmap>, advice: libc::c_int, name: &str) {
     // SAFETY: the range is exactly the mapping just made, which outlives the call; neither piece of advice changes the
     // contents of memory.
     let ret = unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), advice) };

@@ -1,0 +1,103 @@
+//! KVM's log of what the vCPUs wrote to one memory slot, as a bitmap: read it, and have it begin anew.
+
+use kvm_bindings::{
+    kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1, kvm_dirty_log,
+    kvm_dirty_log__bindgen_ty_1,
+};
+use kvm_ioctls::VmFd;
+use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
+use vmm_sys_util::{ioctl_iow_nr, ioctl_iowr_nr};
+
+use super::dirty_set::DirtySet;
+
+const KVMIO: u32 = 0xae;
+ioctl_iow_nr!(KVM_GET_DIRTY_LOG, KVMIO, 0x42, kvm_dirty_log);
+ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
+
+/// Why the dirty pages could not be told.
+#[derive(Debug, thiserror::Error)]
+pub enum DirtyError {
+    /// KVM refused to give its log.
+    #[error("KVM_GET_DIRTY_LOG of memory slot {slot}: {source} (is dirty logging on?)")]
+    Get {
+        /// The slot.
+        slot: u32,
+        /// What the kernel says.
+        source: std::io::Error,
+    },
+    /// KVM refused to clear its log.
+    #[error("KVM_CLEAR_DIRTY_LOG of memory slot {slot}: {source}")]
+    Clear {
+        /// The slot.
+        slot: u32,
+        /// What the kernel says.
+        source: std::io::Error,
+    },
+}
+
+/// One clearing call passes over a gap of so many groups of 64 clean pages rather than to have another call made for what
+/// lies behind it: KVM copies and looks at each word that it is given, which for this many takes about as long as a call.
+const CLEAR_GAP: usize = 512;
+
+/// A memory slot that KVM logs.
+pub(super) struct KvmLog {
+    pub(super) slot: u32,
+    pub(super) pages: u64,
+}
+
+impl KvmLog {
+    /// Reads the log into `set`, over whatever is there (KVM API, KVM_GET_DIRTY_LOG).
+    pub(super) fn get(&self, vm: &VmFd, set: &mut DirtySet) -> Result<(), DirtyError> {
+        set.fill(|words| self.get_words(vm, words))
+    }
+
+    fn get_words(&self, vm: &VmFd, words: &mut [u64]) -> Result<(), DirtyError> {
+        assert_eq!(words.len() as u64, self.pages.div_ceil(64), "a bitmap of another slot");
+        let mut request = kvm_dirty_log {
+            slot: self.slot,
+            padding1: 0,
+            __bindgen_anon_1: kvm_dirty_log__bindgen_ty_1 {
+                dirty_bitmap: words.as_mut_ptr().cast(),
+            },
+        };
+        // SAFETY: `vm` is a VM's descriptor; KVM writes one bit per page of the slot, rounded up to whole longs, and
+        // `words` has exactly that many (the slot was registered from the same region).
+        let ret = unsafe { ioctl_with_mut_ref(vm, KVM_GET_DIRTY_LOG(), &mut request) };
+        if ret != 0 {
+            let source = std::io::Error::last_os_error();
+            return Err(DirtyError::Get { slot: self.slot, source });
+        }
+        Ok(())
+    }
+
+    /// Makes KVM watch the pages of `set` again, and no other: a page that the guest dirtied since the log was read keeps
+    /// its bit. Only spans of words that hold bits are passed, so few dirty pages cost little wherever they lie.
+    pub(super) fn clear(&self, vm: &VmFd, set: &DirtySet) -> Result<(), DirtyError> {
+        for span in set.spans(CLEAR_GAP) {
+            self.clear_words(vm, span.start as u64 * 64, set.words(span))?;
+        }
+        Ok(())
+    }
+
+    /// KVM API, KVM_CLEAR_DIRTY_LOG, from a page whose number is a multiple of 64.
+    fn clear_words(&self, vm: &VmFd, first_page: u64, words: &[u64]) -> Result<(), DirtyError> {
+        // num_pages must be a multiple of 64 unless the span reaches the end of the slot. It is a u32: 16 TiB.
+        let num_pages = (words.len() as u64 * 64).min(self.pages - first_page);
+        let request = kvm_clear_dirty_log {
+            slot: self.slot,
+            num_pages: num_pages as u32,
+            first_page,
+            __bindgen_anon_1: kvm_clear_dirty_log__bindgen_ty_1 {
+                dirty_bitmap: words.as_ptr().cast_mut().cast(),
+            },
+        };
+        // SAFETY: `vm` is a VM's descriptor; KVM only reads from the bitmap: `num_pages` bits, rounded up to whole longs,
+        // which are the words of `words`.
+        let ret = unsafe { ioctl_with_ref(vm, KVM_CLEAR_DIRTY_LOG(), &request) };
+        if ret != 0 {
+            let source = std::io::Error::last_os_error();
+            return Err(DirtyError::Clear { slot: self.slot, source });
+        }
+        Ok(())
+    }
+}
