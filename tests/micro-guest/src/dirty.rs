@@ -161,7 +161,7 @@ impl Worker {
     }
 }
 
-/// Waits here while the first CPU verifies.
+/// Waits here while the first CPU wants the pages for itself.
 pub fn park_if_asked() {
     if !PAUSE.load(Ordering::SeqCst) {
         return;
@@ -175,6 +175,23 @@ pub fn park_if_asked() {
 
 /// Checks every page while `others` workers are parked, and says how many are bad. The first CPU's only.
 pub fn verify(others: usize) -> u64 {
+    let capacity = CAPACITY.load(Ordering::SeqCst);
+    // SAFETY: all workers are parked, or are this CPU.
+    let bad = || (0..capacity).filter(|&index| !unsafe { check(index) }).count();
+    alone(others, bad) as u64
+}
+
+/// Rewrites the first `pages` pages, or all that there are, while `others` workers are parked; says how many. The first
+/// CPU's only.
+pub fn touch(pages: u32, others: usize) -> u64 {
+    let count = u64::from(pages).min(CAPACITY.load(Ordering::SeqCst));
+    // SAFETY: all workers are parked, or are this CPU.
+    alone(others, || (0..count).for_each(|index| unsafe { rewrite(index) }));
+    count
+}
+
+/// Does `work` while `others` workers are parked.
+fn alone<R>(others: usize, work: impl FnOnce() -> R) -> R {
     // Those of the last time have to have left before PARKED means anything.
     while PARKED.load(Ordering::SeqCst) != 0 {
         core::hint::spin_loop();
@@ -183,10 +200,7 @@ pub fn verify(others: usize) -> u64 {
     while PARKED.load(Ordering::SeqCst) != others {
         core::hint::spin_loop();
     }
-    let capacity = CAPACITY.load(Ordering::SeqCst);
-    // SAFETY: all workers are parked, or are this CPU.
-    let bad = (0..capacity).filter(|&index| !unsafe { check(index) });
-    let count = bad.count() as u64;
+    let result = work();
     PAUSE.store(false, Ordering::SeqCst);
-    count
+    result
 }

@@ -33,6 +33,8 @@ pub enum OpCode {
     Reset = 8,
     /// See [`Op::ConsoleMark`].
     ConsoleMark = 9,
+    /// See [`Op::Touch`].
+    Touch = 10,
 }
 
 impl OpCode {
@@ -56,6 +58,7 @@ impl TryFrom<u8> for OpCode {
             7 => Self::PowerOff,
             8 => Self::Reset,
             9 => Self::ConsoleMark,
+            10 => Self::Touch,
             _ => return Err(FormatError::UnknownOp(code)),
         })
     }
@@ -108,6 +111,12 @@ pub enum Op<'a> {
         /// The number to print.
         number: u64,
     },
+    /// Rewrites the first pages of the region of [`Op::SetDirty`] once, before it answers: so many pages are dirty in the
+    /// checkpoint that the answer waits for. The reply's `value` is how many there were (its memory bounds them).
+    Touch {
+        /// How many.
+        pages: u32,
+    },
 }
 
 impl Op<'_> {
@@ -123,6 +132,7 @@ impl Op<'_> {
             Self::PowerOff => OpCode::PowerOff,
             Self::Reset => OpCode::Reset,
             Self::ConsoleMark { .. } => OpCode::ConsoleMark,
+            Self::Touch { .. } => OpCode::Touch,
         }
     }
 

@@ -7,7 +7,7 @@
 //! | 8 | client (u32) |
 //! | 12 | payload length (u16), 0 (u16) |
 //! | 16 | seq (u64) |
-//! | 24 | first argument (u64): key, pages per second, mark |
+//! | 24 | first argument (u64): key, pages per second, mark, pages |
 //! | 32 | second argument (u64): value, region pages |
 //! | 40 | payload, then CRC-32 of all before it |
 
@@ -93,6 +93,7 @@ fn arguments<'a>(op: &Op<'a>) -> (u64, u64, &'a [u8]) {
             (u64::from(pages_per_second), u64::from(region_pages), &[])
         }
         Op::ConsoleMark { number } => (number, 0, &[]),
+        Op::Touch { pages } => (u64::from(pages), 0, &[]),
         Op::Ping | Op::Verify | Op::PowerOff | Op::Reset => (0, 0, &[]),
     }
 }
@@ -115,6 +116,7 @@ fn parse_op<'a>(message: &[u8], payload: &'a [u8]) -> Result<Op<'a>, FormatError
         OpCode::PowerOff => Op::PowerOff,
         OpCode::Reset => Op::Reset,
         OpCode::ConsoleMark => Op::ConsoleMark { number: first },
+        OpCode::Touch => Op::Touch { pages: first as u32 },
     };
     if flags & !FLAG_FLUSH != 0 || flush != op.wants_flush() {
         return Err(FormatError::UnknownFlags(flags));
@@ -133,7 +135,7 @@ fn parse_op<'a>(message: &[u8], payload: &'a [u8]) -> Result<Op<'a>, FormatError
 mod tests {
     use super::*;
 
-    const ALL: [Op<'static>; 11] = [
+    const ALL: [Op<'static>; 12] = [
         Op::Ping,
         Op::Append { payload: b"", flush: false },
         Op::Append { payload: &[7; MAX_PAYLOAD], flush: true },
@@ -145,6 +147,7 @@ mod tests {
         Op::Reset,
         Op::ConsoleMark { number: u64::MAX },
         Op::Put { key: 0, value: 0, flush: false },
+        Op::Touch { pages: u32::MAX },
     ];
 
     #[test]
