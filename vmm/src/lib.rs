@@ -9,6 +9,7 @@ pub mod control;
 pub mod engine;
 pub mod kvm;
 pub mod layout;
+pub mod limits;
 pub mod link;
 pub mod logging;
 pub mod machine;

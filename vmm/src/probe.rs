@@ -99,9 +99,10 @@ const PDPT: u64 = 0x3000;
 const PD: u64 = 0x4000;
 /// Guest virtual address that no page of RAM backs; a store to it is the guest's way to say that it is done.
 const DONE: u32 = 0x0080_0000;
-/// Present, writable, for user mode too.
-const USER: u64 = 7;
-const LARGE: u64 = 1 << 7;
+/// A page table entry: present, writable, for user mode too.
+pub(crate) const USER_PAGE: u64 = 7;
+/// A page directory entry that maps 2 MiB itself.
+pub(crate) const LARGE_PAGE: u64 = 1 << 7;
 
 /// Times the loop at privilege level `ring`.
 fn time_ring(kvm: &Kvm, ring: u8) -> Result<Duration, String> {
@@ -175,22 +176,23 @@ fn write_guest(memory: &GuestMemory) -> Result<(), vm_memory::GuestMemoryError> 
     code.extend(DONE.to_le_bytes());
     code.extend([0xeb, 0xfe]);
     memory.write_slice(&code, GuestAddress(CODE))?;
-    memory.write_obj(PDPT | USER, GuestAddress(PML4))?;
-    memory.write_obj(PD | USER, GuestAddress(PDPT))?;
+    memory.write_obj(PDPT | USER_PAGE, GuestAddress(PML4))?;
+    memory.write_obj(PD | USER_PAGE, GuestAddress(PDPT))?;
     for i in 0..8u64 {
-        memory.write_obj((i << 21) | USER | LARGE, GuestAddress(PD + i * 8))?;
+        memory.write_obj((i << 21) | USER_PAGE | LARGE_PAGE, GuestAddress(PD + i * 8))?;
     }
     Ok(())
 }
 
 fn enter(fd: &VcpuFd, ring: u8) -> Result<(), kvm_ioctls::Error> {
     let mut sregs = fd.get_sregs()?;
-    long_mode(&mut sregs, ring);
+    long_mode(&mut sregs, ring, PML4);
     fd.set_sregs(&sregs)?;
     fd.set_regs(&kvm_regs { rip: CODE, rflags: 2, ..Default::default() })
 }
 
-fn long_mode(sregs: &mut kvm_sregs, ring: u8) {
+/// Sets a vCPU up for 64-bit code at privilege level `ring`, with its page tables at `cr3`.
+pub(crate) fn long_mode(sregs: &mut kvm_sregs, ring: u8, cr3: u64) {
     let data = kvm_segment {
         limit: 0xffff_ffff,
         selector: if ring == 3 { 0x2b } else { 0x18 },
@@ -214,7 +216,7 @@ fn long_mode(sregs: &mut kvm_sregs, ring: u8) {
     }
     sregs.tr =
         kvm_segment { limit: 0x67, selector: 0x40, type_: 11, present: 1, ..Default::default() };
-    sregs.cr3 = PML4;
+    sregs.cr3 = cr3;
     sregs.cr4 |= 1 << 5; // PAE
     sregs.cr0 |= 1 | 1 << 31; // protected mode, paging
     sregs.efer |= 1 << 8 | 1 << 10; // long mode enabled and active

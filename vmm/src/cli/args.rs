@@ -415,11 +415,17 @@ pub enum AuditCommand {
 }
 
 /// `kemari probe`
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct ProbeArgs {
     /// One line of JSON.
     #[arg(long)]
     pub json: bool,
+    /// Measure how fast checkpoints could be taken and sent here at best, in microseconds: takes seconds.
+    #[arg(long)]
+    pub limits: bool,
+    /// The numbers of dirty pages to measure for.
+    #[arg(long, value_name = "COUNT", value_delimiter = ',', default_values_t = [16, 128, 1024], requires = "limits")]
+    pub pages: Vec<u64>,
 }
 
 #[cfg(test)]

@@ -104,15 +104,20 @@ fn confine(mode: seccomp::Mode) -> Result<(), CliError> {
 }
 
 fn probe(args: &ProbeArgs) -> Result<u8, CliError> {
-    let probe = crate::probe::probe();
-    let text = if args.json {
-        serde_json::to_string(&probe)
-    } else {
-        serde_json::to_string_pretty(&probe)
+    if args.limits {
+        let limits = crate::limits::limits(&args.pages)
+            .map_err(|error| CliError::failed(format!("the limits cannot be measured: {error}")))?;
+        return print_json(&limits, args.json);
+    }
+    print_json(&crate::probe::probe(), args.json)
+}
+
+fn print_json(result: &impl serde::Serialize, on_one_line: bool) -> Result<u8, CliError> {
+    let text = match on_one_line {
+        true => serde_json::to_string(result),
+        false => serde_json::to_string_pretty(result),
     };
-    println!(
-        "{}",
-        text.map_err(|error| CliError::failed(format!("the probe's result is not JSON: {error}")))?
-    );
+    let text = text.map_err(|error| CliError::failed(format!("the result is not JSON: {error}")))?;
+    println!("{text}");
     Ok(0)
 }

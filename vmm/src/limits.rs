@@ -1,0 +1,413 @@
+//! The limits of this machine, measured: no checkpoint can be taken or sent faster than these parts of it take alone.
+//!
+//! A tiny guest that writes one byte to each of some scattered pages runs on a KVM machine of its own; then the log of dirty
+//! pages is read and cleared, the pages are copied, and as many bytes go over loopback TCP and are acknowledged. Nothing of the
+//! product's own path is used where it could make a limit look worse than it is.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use kvm_bindings::{kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1, kvm_regs};
+use kvm_ioctls::VcpuFd;
+use serde::Serialize;
+use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::ioctl::ioctl_with_ref;
+
+use crate::kvm::state::SavePlan;
+use crate::kvm::{self, ExitHandler, FatalExit, VcpuSet, Vm, VmOptions, VmState};
+use crate::memory::{self, GuestMemory, MemoryOptions};
+use crate::probe::{LARGE_PAGE, USER_PAGE, long_mode};
+
+#[allow(missing_docs)] // the macro makes a function of the ioctl's own name and takes no comment
+mod request {
+    use kvm_bindings::kvm_clear_dirty_log;
+    use vmm_sys_util::ioctl_iowr_nr;
+
+    ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, 0xae, 0xc0, kvm_clear_dirty_log);
+}
+
+/// What the machine can do at best. Times in microseconds; medians.
+#[derive(Clone, Debug, Serialize)]
+pub struct Limits {
+    /// A guest leaves for user space by a register access and enters again.
+    pub exit_us: f64,
+    /// A guest that computes is taken out of the processor and its thread parked (KVM API, immediate_exit).
+    pub stop_us: f64,
+    /// KVM is asked for all state of one vCPU and of the interrupt controllers.
+    pub state_us: f64,
+    /// A message of 64 bytes over loopback TCP, and one back.
+    pub round_trip_us: f64,
+    /// By the number of dirty pages.
+    pub pages: Vec<PageLimits>,
+}
+
+/// What `count` scattered dirty pages cost at best.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct PageLimits {
+    /// How many.
+    pub count: u64,
+    /// KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG.
+    pub log_us: f64,
+    /// They are copied to memory that lies ready.
+    pub copy_us: f64,
+    /// Their bytes go over loopback TCP in one piece, and 64 bytes come back when all have arrived.
+    pub send_us: f64,
+}
+
+/// Why the limits could not be measured.
+pub type LimitsError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Each is measured so often, and the median counts.
+const ROUNDS: usize = 41;
+/// Rounds of what takes milliseconds.
+const FEW_ROUNDS: usize = 9;
+/// From so many pages on, one round takes milliseconds.
+const MANY_PAGES: u64 = 8192;
+/// The largest count: what the tiny guest's page tables reach.
+pub const MAX_PAGES: u64 = 100_000;
+const PAGE: u64 = 4096;
+/// Every second page is written: scattered, and no two share a huge page's neighbour.
+const STRIDE: u64 = 2;
+/// Where the pages begin.
+const DATA: u64 = 4 << 20;
+/// A guest that has not ended by then never will.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Measures for each of these counts of pages, each at most [`MAX_PAGES`].
+///
+/// # Errors
+/// When there is no KVM, or the kernel refuses something.
+pub fn limits(counts: &[u64]) -> Result<Limits, LimitsError> {
+    if let Some(count) = counts.iter().find(|count| !(1..=MAX_PAGES).contains(*count)) {
+        return Err(format!("--pages: expected 1 to {MAX_PAGES}, found {count}").into());
+    }
+    let most = counts.iter().copied().max().unwrap_or(1);
+    let mut bed = Bed::new(most)?;
+    let exit_us = bed.exit()?;
+    let stop_us = bed.stop()?;
+    let state_us = bed.state()?;
+    let mut wire = Wire::new()?;
+    let round_trip_us = median(ROUNDS * 5, || wire.send(64))?;
+    let mut pages = Vec::new();
+    for &count in counts {
+        let rounds = if count > MANY_PAGES { FEW_ROUNDS } else { ROUNDS };
+        let (log_us, copy_us) = bed.pages(count, rounds)?;
+        let send_us = median(rounds, || wire.send((count * PAGE) as usize))?;
+        pages.push(PageLimits { count, log_us, copy_us, send_us });
+    }
+    bed.set.stop();
+    Ok(Limits { exit_us, stop_us, state_us, round_trip_us, pages })
+}
+
+fn median<E>(rounds: usize, mut one: impl FnMut() -> Result<Duration, E>) -> Result<f64, E> {
+    let mut times = (0..rounds).map(|_| one()).collect::<Result<Vec<_>, E>>()?;
+    times.sort_unstable();
+    Ok(times[rounds / 2].as_secs_f64() * 1e6)
+}
+
+/// Where the guest's code and page tables are, all below [`DATA`].
+const CODE: u64 = 0x1000;
+const SPIN: u64 = 0x1100;
+const EXITS: u64 = 0x1200;
+const PML4: u64 = 0x2000;
+const PDPT: u64 = 0x3000;
+const PD: u64 = 0x4000;
+const OUTSIDE_PD: u64 = 0x5000;
+/// A guest virtual address (1 GiB) that no RAM is behind: a store to it leaves for user space.
+const DONE: u32 = 1 << 30;
+/// The guest physical address there, in the hole below 4 GiB.
+const HOLE: u64 = 0xd000_0000;
+/// Register accesses in one measurement.
+const ACCESSES: u32 = 200;
+
+/// A machine with the tiny guest.
+struct Bed {
+    vm: Vm,
+    memory: GuestMemory,
+    set: VcpuSet,
+    plan: SavePlan,
+    exits: Receiver<Exit>,
+    log_words: usize,
+    copies: Vec<u8>,
+}
+
+enum Exit {
+    /// The guest stored to [`DONE`].
+    Done(Instant),
+    Fatal(String),
+}
+
+impl Bed {
+    fn new(most: u64) -> Result<Self, LimitsError> {
+        let size = (DATA + most * STRIDE * PAGE).next_multiple_of(2 << 20);
+        let kvm = kvm::open()?;
+        let memory = memory::create(MemoryOptions { size, huge_pages: false })?;
+        write_guest(&memory)?;
+        let vm = Vm::new(&kvm, memory.clone(), VmOptions { cpus: 1, pit: false })?;
+        let fds = vm.create_vcpus()?;
+        let plan = SavePlan::new(&kvm, &vm, &fds[0])?;
+        vm.start_dirty_log()?;
+        let (sender, exits) = sync_channel(2 * ACCESSES as usize);
+        let set = VcpuSet::spawn(fds, Arc::new(Doors(sender)))?;
+        let log_words = (size / PAGE).div_ceil(64) as usize;
+        let copies = vec![1; (most * PAGE) as usize];
+        let bed = Self { vm, memory, set, plan, exits, log_words, copies };
+        // What was never touched is not what a running guest has: each page is there before anything is timed.
+        bed.run(CODE, most)?;
+        Ok(bed)
+    }
+
+    /// Lets the guest run at `code` with `count` in its counter until it says that it is done.
+    fn run(&self, code: u64, count: u64) -> Result<(), LimitsError> {
+        self.begin(code, count)?;
+        self.wait_done()?;
+        self.set.pause();
+        Ok(())
+    }
+
+    fn begin(&self, code: u64, count: u64) -> Result<(), LimitsError> {
+        self.set.with_vcpu(0, |fd| enter(fd, code, count))??;
+        self.set.resume();
+        Ok(())
+    }
+
+    fn wait_done(&self) -> Result<Instant, LimitsError> {
+        match self.exits.recv_timeout(DEADLINE) {
+            Ok(Exit::Done(at)) => Ok(at),
+            Ok(Exit::Fatal(reason)) => Err(reason.into()),
+            Err(_) => Err(format!("the guest does not end within {DEADLINE:?}").into()),
+        }
+    }
+
+    /// One exit: the mean of many in a row.
+    fn exit(&self) -> Result<f64, LimitsError> {
+        let mean = median(FEW_ROUNDS, || -> Result<Duration, LimitsError> {
+            self.begin(EXITS, u64::from(ACCESSES))?;
+            let first = self.wait_done()?;
+            let mut last = first;
+            for _ in 1..ACCESSES {
+                last = self.wait_done()?;
+            }
+            self.set.pause();
+            Ok((last - first) / (ACCESSES - 1))
+        })?;
+        Ok(mean)
+    }
+
+    fn stop(&self) -> Result<f64, LimitsError> {
+        median(ROUNDS * 3, || {
+            self.begin(SPIN, 1)?;
+            // It has been in the guest for a while, as one that is stopped has.
+            self.wait_done()?;
+            std::thread::sleep(Duration::from_micros(300));
+            let begun = Instant::now();
+            self.set.pause();
+            Ok(begun.elapsed())
+        })
+    }
+
+    fn state(&self) -> Result<f64, LimitsError> {
+        median(ROUNDS * 3, || {
+            let begun = Instant::now();
+            let state = (self.set.save(&self.plan)?, VmState::save(&self.vm)?);
+            let time = begun.elapsed();
+            drop(state);
+            Ok(time)
+        })
+    }
+
+    /// The log's time and the copies', for `count` pages.
+    fn pages(&mut self, count: u64, rounds: usize) -> Result<(f64, f64), LimitsError> {
+        let (mut logs, mut copies) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            self.run(CODE, count)?;
+            let begun = Instant::now();
+            let found = self.take_log()?;
+            let read = Instant::now();
+            self.copy(count)?;
+            copies.push(read.elapsed());
+            logs.push(read - begun);
+            if found < count {
+                return Err(format!("{count} pages were written, KVM tells of {found}").into());
+            }
+        }
+        let mut logs = logs.into_iter().map(Ok::<_, LimitsError>);
+        let mut copies = copies.into_iter().map(Ok::<_, LimitsError>);
+        let next = || -> LimitsError { "a round is missing".into() };
+        let log = median(rounds, || logs.next().ok_or_else(next)?)?;
+        let copy = median(rounds, || copies.next().ok_or_else(next)?)?;
+        Ok((log, copy))
+    }
+
+    /// KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG of the only slot; how many pages were in it.
+    fn take_log(&self) -> Result<u64, LimitsError> {
+        let mut log = self.vm.fd().get_dirty_log(0, self.log_words * 64 * PAGE as usize)?;
+        log.truncate(self.log_words);
+        let found = log.iter().map(|word| u64::from(word.count_ones())).sum();
+        let (Some(first), Some(last)) =
+            (log.iter().position(|word| *word != 0), log.iter().rposition(|word| *word != 0))
+        else {
+            return Ok(found);
+        };
+        let request = kvm_clear_dirty_log {
+            slot: 0,
+            num_pages: ((last + 1 - first) * 64) as u32,
+            first_page: first as u64 * 64,
+            __bindgen_anon_1: kvm_clear_dirty_log__bindgen_ty_1 {
+                dirty_bitmap: log[first..=last].as_mut_ptr().cast(),
+            },
+        };
+        // SAFETY: the descriptor is a VM's, and KVM reads `num_pages` bits, which are the words first..=last of `log`; the
+        // slot's size is a multiple of 2 MiB, so no span reaches beyond its end.
+        let ret = unsafe { ioctl_with_ref(self.vm.fd(), request::KVM_CLEAR_DIRTY_LOG(), &request) };
+        if ret != 0 {
+            return Err(format!("KVM_CLEAR_DIRTY_LOG: {}", io::Error::last_os_error()).into());
+        }
+        Ok(found)
+    }
+
+    fn copy(&mut self, count: u64) -> Result<(), LimitsError> {
+        let pages = self.copies.chunks_exact_mut(PAGE as usize).take(count as usize);
+        for (index, page) in pages.enumerate() {
+            let address = DATA + index as u64 * STRIDE * PAGE;
+            self.memory.read_slice(page, GuestAddress(address))?;
+        }
+        Ok(())
+    }
+}
+
+/// Notes the guest's stores to [`DONE`].
+struct Doors(SyncSender<Exit>);
+
+impl ExitHandler for Doors {
+    fn pio_in(&self, _: u16, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+
+    fn pio_out(&self, _: u16, _: &[u8]) {}
+
+    fn mmio_read(&self, _: u64, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+
+    fn mmio_write(&self, _: u64, _: &[u8]) {
+        // Full only when whoever measures has given up.
+        let _ = self.0.try_send(Exit::Done(Instant::now()));
+    }
+
+    fn on_fatal(&self, _: usize, exit: FatalExit) {
+        let _ = self.0.try_send(Exit::Fatal(exit.to_string()));
+    }
+}
+
+/// Three programs, and page tables that map the first GiB as it is and the hole behind it.
+fn write_guest(memory: &GuestMemory) -> Result<(), LimitsError> {
+    let done = DONE.to_le_bytes();
+    // 1: mov [rdi], al; add rdi, STRIDE pages; dec ecx; jnz 1b; mov [DONE], eax; jmp $
+    let mut code = vec![0x88, 0x07, 0x48, 0x81, 0xc7];
+    code.extend(((STRIDE * PAGE) as u32).to_le_bytes());
+    code.extend([0xff, 0xc9, 0x75, 0xf3, 0x89, 0x04, 0x25]);
+    code.extend(done);
+    code.extend([0xeb, 0xfe]);
+    memory.write_slice(&code, GuestAddress(CODE))?;
+    // mov [DONE], eax; 1: dec ecx; jmp 1b
+    let mut spin = vec![0x89, 0x04, 0x25];
+    spin.extend(done);
+    spin.extend([0xff, 0xc9, 0xeb, 0xfc]);
+    memory.write_slice(&spin, GuestAddress(SPIN))?;
+    // 1: mov [DONE], eax; dec ecx; jnz 1b; jmp $
+    let mut exits = vec![0x89, 0x04, 0x25];
+    exits.extend(done);
+    exits.extend([0xff, 0xc9, 0x75, 0xf5, 0xeb, 0xfe]);
+    memory.write_slice(&exits, GuestAddress(EXITS))?;
+    memory.write_obj(PDPT | USER_PAGE, GuestAddress(PML4))?;
+    memory.write_obj(PD | USER_PAGE, GuestAddress(PDPT))?;
+    memory.write_obj(OUTSIDE_PD | USER_PAGE, GuestAddress(PDPT + 8))?;
+    for i in 0..512 {
+        memory.write_obj((i << 21) | USER_PAGE | LARGE_PAGE, GuestAddress(PD + i * 8))?;
+    }
+    memory.write_obj(HOLE | USER_PAGE | LARGE_PAGE, GuestAddress(OUTSIDE_PD))?;
+    Ok(())
+}
+
+fn enter(fd: &VcpuFd, code: u64, count: u64) -> Result<(), kvm_ioctls::Error> {
+    let mut sregs = fd.get_sregs()?;
+    long_mode(&mut sregs, 3, PML4);
+    fd.set_sregs(&sregs)?;
+    let regs = kvm_regs { rip: code, rdi: DATA, rcx: count, rflags: 2, ..Default::default() };
+    fd.set_regs(&regs)
+}
+
+/// A connection over loopback with a peer that answers each message when all of it has come.
+struct Wire {
+    stream: TcpStream,
+    message: Vec<u8>,
+    answer: [u8; ANSWER],
+}
+
+const ANSWER: usize = 64;
+
+impl Wire {
+    fn new() -> io::Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        let stream = TcpStream::connect(listener.local_addr()?)?;
+        let (peer, _) = listener.accept()?;
+        for end in [&stream, &peer] {
+            end.set_nodelay(true)?;
+        }
+        std::thread::Builder::new().name("wire".to_owned()).spawn(move || answer(&peer))?;
+        Ok(Self { stream, message: Vec::new(), answer: [0; ANSWER] })
+    }
+
+    fn send(&mut self, len: usize) -> io::Result<Duration> {
+        self.message.resize(len, 7);
+        self.message[..8].copy_from_slice(&(len as u64).to_le_bytes());
+        let begun = Instant::now();
+        self.stream.write_all(&self.message)?;
+        self.stream.read_exact(&mut self.answer)?;
+        Ok(begun.elapsed())
+    }
+}
+
+/// The first eight bytes of a message are its length. Ends when the other side closes.
+fn answer(mut peer: &TcpStream) -> io::Result<()> {
+    let mut chunk = vec![0; 1 << 20];
+    loop {
+        let mut head = [0; 8];
+        peer.read_exact(&mut head)?;
+        let mut left = u64::from_le_bytes(head) as usize - head.len();
+        while left > 0 {
+            let most = left.min(chunk.len());
+            let count = peer.read(&mut chunk[..most])?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            left -= count;
+        }
+        peer.write_all(&[1; ANSWER])?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_has_limits() {
+        let limits = limits(&[16, 1000]).expect("these tests need /dev/kvm");
+        eprintln!("{limits:?}");
+        assert!(limits.exit_us > 0.0 && limits.stop_us > 0.0 && limits.state_us > 0.0);
+        let counts: Vec<u64> = limits.pages.iter().map(|pages| pages.count).collect();
+        assert_eq!(counts, [16, 1000]);
+        assert!(limits.pages.iter().all(|pages| pages.log_us > 0.0 && pages.copy_us > 0.0));
+    }
+
+    #[test]
+    fn a_count_beyond_what_can_be_measured_is_refused() {
+        let error = limits(&[MAX_PAGES + 1]).map(drop).expect_err("it is too many").to_string();
+        assert_eq!(error, "--pages: expected 1 to 100000, found 100001");
+    }
+}
