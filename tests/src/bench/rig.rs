@@ -1,0 +1,230 @@
+//! What is measured: a guest under one monitor, alone or protected by another, with the load of [`Asker`] on its network.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::param::clock_ticks_per_second;
+use serde_json::Value;
+
+use super::asker::Asker;
+use super::data::Spread;
+use super::wire::Socket;
+use crate::micro;
+use crate::pair::status::control;
+use crate::process::{Process, tied_to_us};
+
+/// How the guest is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Fault tolerance is off: no arbiter, no standby.
+    Off,
+    /// The gate is on: an arbiter is asked before every effect; there is no standby.
+    Alone,
+    /// By a standby.
+    Protected,
+}
+
+impl Mode {
+    /// For people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Alone => "no standby",
+            Self::Protected => "protected",
+        }
+    }
+}
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct RigConfig {
+    /// The `kemari` binary.
+    pub kemari: PathBuf,
+    /// The micro-guest.
+    pub kernel: PathBuf,
+    /// Protection.
+    pub mode: Mode,
+    /// Guest memory in MiB.
+    pub memory: u64,
+    /// vCPUs.
+    pub cpus: u32,
+    /// Further flags of `kemari run` and `kemari standby`.
+    pub flags: Vec<String>,
+}
+
+/// A running guest.
+pub struct Rig {
+    primary: Process,
+    standby: Option<Process>,
+    /// The load.
+    pub asker: Asker,
+    kemari: PathBuf,
+    socket: PathBuf,
+    standby_socket: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+/// Whatever is waited for comes within this time: copying the largest guest takes longest.
+const PATIENCE: Duration = Duration::from_secs(120);
+const NAME: &str = "bench";
+
+impl Rig {
+    /// Starts it, and waits until the guest answers, and is protected where it is to be.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start(config: &RigConfig) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("kemari-bench-").tempdir()?;
+        let at = |name: &str| dir.path().join(name);
+        std::fs::File::create(at("disk.img"))?.set_len(micro::DISK_BYTES)?;
+        let link = format!("unix:{}", at("link").display());
+        let mut standby = None;
+        if config.mode == Mode::Protected {
+            let role = ["standby".to_owned(), format!("--listen={link}")];
+            let process = start(config, dir.path(), "standby", &role, &at("standby.net"))?;
+            process.wait_line("listening", PATIENCE).context("the standby does not come up")?;
+            standby = Some(process);
+        }
+        let mut role = vec![
+            "run".to_owned(),
+            format!("--memory={}", config.memory),
+            format!("--cpus={}", config.cpus),
+        ];
+        role.extend((config.mode == Mode::Protected).then(|| format!("--standby={link}")));
+        let socket = Socket::listen(&at("primary.net"))?;
+        let mut primary = start(config, dir.path(), "primary", &role, &at("primary.net"))?;
+        let wire = socket.accept(PATIENCE, || still_runs(&mut primary))?;
+        let asker = Asker::find(wire, micro::CLIENT, micro::GUEST)?;
+        let mut rig = Self {
+            primary,
+            standby,
+            asker,
+            kemari: config.kemari.clone(),
+            socket: at("primary.ctl"),
+            standby_socket: at("standby.ctl"),
+            _dir: dir,
+        };
+        if config.mode == Mode::Protected {
+            rig.wait_protected()?;
+        }
+        Ok(rig)
+    }
+
+    fn wait_protected(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let status = self.status()?;
+            if status["state"] == "protected" {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < PATIENCE, "the guest is not protected: {status}");
+            still_runs(&mut self.primary)?;
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// What the primary says of itself.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn status(&self) -> Result<Value> {
+        control(&self.kemari, &self.socket, &["status"])
+    }
+
+    /// What is measured counts from now on.
+    ///
+    /// # Errors
+    /// When the primary does not answer.
+    pub fn reset_stats(&self) -> Result<()> {
+        control(&self.kemari, &self.socket, &["reset-stats"]).map(drop)
+    }
+
+    /// The processor time that both monitors have taken so far.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn processor_time(&self) -> Result<Duration> {
+        let standby = self.standby.as_ref().map_or(Ok(Duration::ZERO), processor_time);
+        Ok(processor_time(&self.primary)? + standby?)
+    }
+
+    /// Kills the primary, and waits until the standby runs the guest; what that one then says of itself.
+    ///
+    /// # Errors
+    /// When it does not take over.
+    pub fn fail_over(&mut self) -> Result<Value> {
+        self.primary.kill();
+        let begun = Instant::now();
+        loop {
+            let status = control(&self.kemari, &self.standby_socket, &["status"])?;
+            if status["role"] == "primary" {
+                return Ok(status);
+            }
+            ensure!(begun.elapsed() < PATIENCE, "the standby does not take over: {status}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn start(
+    config: &RigConfig,
+    dir: &Path,
+    name: &str,
+    role: &[String],
+    net: &Path,
+) -> Result<Process> {
+    let at = |file: &str| dir.join(file).display().to_string();
+    let mut command = tied_to_us(&config.kemari);
+    command.args(role).args([
+        format!("--name={NAME}"),
+        format!("--kernel={}", config.kernel.display()),
+        format!("--cmdline={}", micro::command_line(config.cpus)),
+        // One kernel: its page cache does not die with either process.
+        format!("--disk=path={},cache=writeback", at("disk.img")),
+        format!("--net=stream={},mac=52:54:00:4b:45:4d", net.display()),
+        "--rng".to_owned(),
+        format!("--serial=file={}", at(&format!("{name}.serial"))),
+        format!("--control={}", at(&format!("{name}.ctl"))),
+    ]);
+    if config.mode != Mode::Off {
+        std::fs::create_dir_all(dir.join("arbiter"))?;
+        command.arg(format!("--arbiter=file:{}", at("arbiter")));
+    }
+    command.args(&config.flags);
+    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    Process::start(name, command, &dir.join(format!("{name}.log")))
+}
+
+fn still_runs(process: &mut Process) -> Result<()> {
+    if let Some(exit) = process.exited() {
+        let last = process.lines().pop().unwrap_or_default();
+        bail!("{} has ended ({exit}); it last said: {last}", process.name());
+    }
+    Ok(())
+}
+
+/// proc(5), `/proc/PID/stat`: user and system time are the fields 14 and 15, in clock ticks.
+fn processor_time(process: &Process) -> Result<Duration> {
+    let text = std::fs::read_to_string(format!("/proc/{}/stat", process.pid()))?;
+    // The second field, the name, may contain anything, but no more parentheses come after it.
+    let rest = text.rsplit_once(')').context("/proc/PID/stat has no name")?.1;
+    let ticks: u64 =
+        rest.split_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<_, _>>()?;
+    Ok(Duration::from_secs_f64(ticks as f64 / clock_ticks_per_second() as f64))
+}
+
+/// A distribution of `kemari ctl status`.
+#[must_use]
+pub fn spread(status: &Value) -> Spread {
+    let number = |name: &str| status[name].as_f64().unwrap_or_default();
+    Spread {
+        count: status["count"].as_u64().unwrap_or_default(),
+        p50: number("p50"),
+        p90: number("p90"),
+        p99: number("p99"),
+        p999: number("p999"),
+        max: number("max"),
+    }
+}
