@@ -15,8 +15,10 @@ use crate::pair::config::GuestConfig;
 use crate::pair::observer::{DiskCheck, Observer};
 use crate::switch::Cable;
 
-const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
-const CLIENT: Host = Host { mac: [2, 0, 0, 0, 0, 0xc1], ip: Ipv4Addr::new(10, 0, 2, 2) };
+/// The guest's address.
+pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+/// The client's addresses.
+pub const CLIENT: Host = Host { mac: [2, 0, 0, 0, 0, 0xc1], ip: Ipv4Addr::new(10, 0, 2, 2) };
 /// Where the monitor puts virtio-mmio devices: disk, network, entropy. A stock kernel reads it in ACPI's DSDT, which this
 /// guest cannot.
 const DEVICES: [&str; 3] = ["4K@0xd0000000:5", "4K@0xd0001000:6", "4K@0xd0002000:7"];
@@ -39,17 +41,23 @@ pub struct Load {
 
 /// The guest's part of a run.
 pub fn guest(kernel: PathBuf, memory: u64, cpus: u32, load: Load) -> GuestConfig {
-    let mut words: Vec<String> =
-        DEVICES.iter().map(|device| format!("virtio_mmio.device={device}")).collect();
-    words.extend([format!("ip={GUEST}"), format!("smp={cpus}"), format!("dirty={}", load.dirty)]);
     GuestConfig {
         kernel,
         initrd: None,
-        command_line: words.join(" "),
+        command_line: format!("{} dirty={}", command_line(cpus), load.dirty),
         memory,
         cpus,
         boots_protected: true,
     }
+}
+
+/// The guest's command line: its devices (a disk, a network, entropy), its address and its CPUs.
+#[must_use]
+pub fn command_line(cpus: u32) -> String {
+    let mut words: Vec<String> =
+        DEVICES.iter().map(|device| format!("virtio_mmio.device={device}")).collect();
+    words.extend([format!("ip={GUEST}"), format!("smp={cpus}")]);
+    words.join(" ")
 }
 
 /// Has the guest drive one more device, which it need not know.

@@ -28,6 +28,8 @@ pub enum Command {
     TakeOver,
     /// New keys for the link, without ending it.
     RotateKeys,
+    /// Distributions of times and sizes begin anew.
+    ResetStats,
     /// End the virtual machine in an orderly way.
     PowerOff,
 }

@@ -45,6 +45,11 @@ impl Distribution {
         self.add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
     }
 
+    /// Forgets all values.
+    pub fn reset(&mut self) {
+        self.0.reset();
+    }
+
     /// The percentiles so far.
     #[must_use]
     pub fn summary(&self) -> Summary {

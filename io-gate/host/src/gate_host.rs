@@ -403,6 +403,11 @@ impl GateHost {
         self.latencies.lock().expect(POISONED).summaries()
     }
 
+    /// Waits count from now on.
+    pub fn reset_latencies(&self) {
+        self.latencies.lock().expect(POISONED).reset();
+    }
+
     /// Frames that were dropped because a network backend could not take them.
     #[must_use]
     pub fn dropped_frames(&self) -> u64 {

@@ -40,6 +40,20 @@ impl EffectClass {
         Self::Vsock,
     ];
 
+    /// A name for it: `network`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Network => "network",
+            Self::Write => "write",
+            Self::Flush => "flush",
+            Self::Discard => "discard",
+            Self::Console => "console",
+            Self::Power => "power",
+            Self::Vsock => "vsock",
+        }
+    }
+
     fn of(record: &Record) -> Option<Self> {
         let Request::Effect(op) = &record.request else { return None };
         Some(match op {
@@ -67,6 +81,8 @@ pub struct LatencySummary {
     pub p90: u64,
     /// Ninety-nine of a hundred are below.
     pub p99: u64,
+    /// 999 of a thousand are below.
+    pub p999: u64,
     /// The longest.
     pub max: u64,
 }
@@ -108,6 +124,11 @@ impl Latencies {
         }
     }
 
+    /// Forgets the waits that are over.
+    pub(crate) fn reset(&mut self) {
+        self.waits.iter_mut().for_each(Histogram::reset);
+    }
+
     pub(crate) fn summaries(&self) -> Vec<LatencySummary> {
         let classes = EffectClass::ALL.into_iter().zip(&self.waits);
         classes
@@ -118,6 +139,7 @@ impl Latencies {
                 p50: waits.value_at_quantile(0.5),
                 p90: waits.value_at_quantile(0.9),
                 p99: waits.value_at_quantile(0.99),
+                p999: waits.value_at_quantile(0.999),
                 max: waits.max(),
             })
             .collect()

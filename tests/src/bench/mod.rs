@@ -1,3 +1,95 @@
 //! The benchmark: real pairs with the micro-guest, measured side by side with the limits of the machine.
 
+pub mod asker;
 pub mod data;
+mod guest;
+mod limits;
+mod pages;
+pub mod rig;
+mod service;
+mod takeover;
+pub mod wire;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::pair::Progress;
+use data::Group;
+use rig::{Mode, RigConfig};
+
+/// What is measured, and how long.
+pub struct Bench<'a> {
+    /// The `kemari` binary.
+    pub kemari: &'a Path,
+    /// The micro-guest.
+    pub kernel: &'a Path,
+    /// Under two minutes in all.
+    pub quick: bool,
+    /// Further flags of `kemari run` and `kemari standby`.
+    pub flags: &'a [String],
+    /// Whom to tell how it goes.
+    pub progress: &'a dyn Progress,
+    /// Set when the run is to end early.
+    pub stop: Arc<AtomicBool>,
+}
+
+type Measure = fn(&Bench<'_>) -> Result<Vec<Group>>;
+
+/// The parts of the benchmark, by name.
+pub const PARTS: [(&str, Measure); 8] = [
+    ("checkpoint", |bench| pages::by_pages(bench).map(|(pages, limits)| vec![limits, pages])),
+    ("cpus", |bench| pages::by_cpus(bench).map(|group| vec![group])),
+    ("requests", |bench| service::network(bench).map(|group| vec![group])),
+    ("disk", |bench| service::disk(bench).map(|group| vec![group])),
+    ("guest", |bench| guest::progress(bench).map(|group| vec![group])),
+    ("idle", |bench| guest::idle(bench).map(|group| vec![group])),
+    ("memory", |bench| pages::by_memory(bench).map(|group| vec![group])),
+    ("takeover", |bench| takeover::takeover(bench).map(|group| vec![group])),
+];
+
+impl Bench<'_> {
+    /// Measures the parts that `wanted` names, or all when it names none.
+    ///
+    /// # Errors
+    /// When a name is none, or a part cannot be measured.
+    pub fn run(&self, wanted: &[String]) -> Result<Vec<Group>> {
+        let names: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
+        for name in wanted {
+            let known = names.contains(&name.as_str());
+            ensure!(known, "--only: expected {}, found `{name}`", names.join(", "));
+        }
+        let mut groups = Vec::new();
+        for (name, measure) in PARTS {
+            if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+                ensure!(!self.stop.load(Ordering::SeqCst), "interrupted");
+                groups.extend(measure(self).with_context(|| format!("measuring `{name}`"))?);
+            }
+        }
+        Ok(groups)
+    }
+
+    fn rig(&self, mode: Mode, memory: u64, cpus: u32) -> RigConfig {
+        RigConfig {
+            kemari: self.kemari.to_owned(),
+            kernel: self.kernel.to_owned(),
+            mode,
+            memory,
+            cpus,
+            flags: self.flags.to_vec(),
+        }
+    }
+
+    /// How long each load lasts.
+    fn stretch(&self) -> Duration {
+        if self.quick { Duration::from_millis(800) } else { Duration::from_secs(4) }
+    }
+
+    /// How often what is compared takes turns.
+    fn turns(&self) -> u32 {
+        if self.quick { 1 } else { 3 }
+    }
+}

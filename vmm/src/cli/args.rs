@@ -382,6 +382,8 @@ pub enum CtlCommand {
     TakeOver,
     /// Use new keys on the link from here on, without ending it. Certificates are read anew by each new connection.
     RotateKeys,
+    /// Begin the distributions of times and sizes in `status` anew.
+    ResetStats,
     /// End the machine in good order.
     PowerOff,
 }

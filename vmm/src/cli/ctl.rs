@@ -11,6 +11,7 @@ pub(super) fn ctl(args: &CtlArgs) -> Result<u8, CliError> {
         CtlCommand::RunAlone => Command::RunAlone,
         CtlCommand::TakeOver => Command::TakeOver,
         CtlCommand::RotateKeys => Command::RotateKeys,
+        CtlCommand::ResetStats => Command::ResetStats,
         CtlCommand::PowerOff => Command::PowerOff,
     };
     let answer = request(&args.socket, &command).map_err(CliError::failed)?;

@@ -165,6 +165,7 @@ fn control(engine: &Arc<Engine>, command: Command) -> Result<Value, String> {
             return Err("expected a standby, found the side that runs the guest".to_owned());
         }
         Command::RotateKeys => engine.rotate_keys()?,
+        Command::ResetStats => engine.reset_stats(),
         Command::PowerOff => engine.machine().end(Ended::PoweredOff),
     }
     Ok(json!({ "done": true }))

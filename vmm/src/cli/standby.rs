@@ -174,7 +174,7 @@ fn control_handler(inputs: SyncSender<Input>, status: Arc<Mutex<StandbyStatus>>)
             Command::TakeOver => Input::Event(Event::OperatorTakeOver),
             Command::PowerOff => Input::Event(Event::OperatorStop),
             Command::RotateKeys => Input::RotateKeys,
-            Command::Protect { .. } | Command::RunAlone => {
+            Command::Protect { .. } | Command::RunAlone | Command::ResetStats => {
                 return Err("expected the side that runs the guest, found a standby".to_owned());
             }
         };

@@ -11,13 +11,15 @@ use ft_core::pages::PAGE_SIZE;
 use ft_core::policy::{Decision, EpochPolicy, PolicyInputs};
 use ft_core::primary::Event;
 use ft_core::wire::Hashes;
-use ft_core::{LinkId, Time};
+use ft_core::{Epoch, LinkId, Time};
+use io_gate::host::EffectId;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::checkpoint::{MachineState, hash_memory};
 use super::sender::{Checkpoint, Item};
+use super::status::EngineStats;
 use super::{Core, Engine};
 use crate::audit;
 
@@ -100,26 +102,26 @@ impl Sealer {
 
     /// Ends the epoch, for the session over `link`.
     fn seal(&mut self, link: LinkId) {
-        let paused = Instant::now();
-        self.engine.machine.vcpus().pause();
-        let sealed = self.engine.seal_paused(link, paused);
-        self.engine.machine.vcpus().resume();
-        match sealed {
+        let engine = self.engine.clone();
+        let mut pause = Pause::begin();
+        engine.machine.vcpus().pause();
+        pause.kicked = Instant::now();
+        let taken = engine.take(&mut pause);
+        engine.machine.vcpus().resume();
+        pause.resumed = Instant::now();
+        // The guest runs again: what follows costs it nothing.
+        match taken.and_then(|taken| engine.seal_taken(link, taken)) {
             Ok(Some(checkpoint)) => {
                 self.last_dirty = checkpoint.frames.len() as u64;
-                let mut stats = self.engine.stats();
-                stats.checkpoints += 1;
-                stats.pause.add_time(paused.elapsed());
-                stats.dirty_pages.add(self.last_dirty);
-                drop(stats);
-                if let Some(session) = self.engine.lock().session_of(link) {
+                pause.note(&mut engine.stats(), self.last_dirty);
+                if let Some(session) = engine.lock().session_of(link) {
                     session.send_checkpoint(Item::Checkpoint(Box::new(checkpoint)));
                 }
             }
             Ok(None) => {}
-            Err(error) => self.engine.give_session_up(link, &error),
+            Err(error) => engine.give_session_up(link, &error),
         }
-        self.last_seal = self.engine.now();
+        self.last_seal = engine.now();
         self.first_held_at = None;
         // What the pipeline allows next is known when the answer comes; until then the timer.
         if let Err(error) = self.look_again_in(self.policy.options().min_gap) {
@@ -129,44 +131,95 @@ impl Sealer {
     }
 }
 
+/// When the parts of a pause ended.
+struct Pause {
+    begun: Instant,
+    kicked: Instant,
+    sealed: Instant,
+    saved: Instant,
+    collected: Instant,
+    copied: Instant,
+    resumed: Instant,
+}
+
+impl Pause {
+    fn begin() -> Self {
+        let begun = Instant::now();
+        Self {
+            begun,
+            kicked: begun,
+            sealed: begun,
+            saved: begun,
+            collected: begun,
+            copied: begun,
+            resumed: begun,
+        }
+    }
+
+    fn note(&self, stats: &mut EngineStats, dirty: u64) {
+        stats.checkpoints += 1;
+        stats.dirty_pages.add(dirty);
+        stats.pause.add_time(self.resumed - self.begun);
+        stats.kick.add_time(self.kicked - self.begun);
+        stats.seal.add_time(self.sealed - self.kicked);
+        stats.save.add_time(self.saved - self.sealed);
+        stats.collect.add_time(self.collected - self.saved);
+        stats.copy.add_time(self.copied - self.collected);
+        stats.resume.add_time(self.resumed - self.copied);
+    }
+}
+
+/// What was taken of the machine while it stood still.
+struct Taken {
+    epoch: Epoch,
+    next: EffectId,
+    state: MachineState,
+    frames: Vec<u64>,
+    contents: Vec<u8>,
+    hashes: Option<Hashes>,
+}
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 impl Engine {
-    /// Takes the checkpoint of a paused machine for the session over `link`. None when that has ended meanwhile.
-    fn seal_paused(
-        self: &Arc<Self>,
-        link: LinkId,
-        begun: Instant,
-    ) -> Result<Option<Checkpoint>, Failure> {
-        let kicked = Instant::now();
+    /// Takes the checkpoint of a paused machine.
+    fn take(&self, pause: &mut Pause) -> Result<Taken, Failure> {
         let sealed = self.machine.gate().seal();
         let (epoch, next) = (sealed.epoch, sealed.next_id);
+        pause.sealed = Instant::now();
         let state = MachineState::capture(&self.machine, sealed)?;
-        let saved = Instant::now();
+        pause.saved = Instant::now();
         // After the vCPUs: KVM itself writes guest memory while they are read (P8).
         let (mut frames, mut contents) = self.buffers();
         self.machine.dirty().collect_into(&mut frames)?;
-        let collected = Instant::now();
+        pause.collected = Instant::now();
         let copied = self.copy_pages(&frames, &mut contents);
-        if let Err(error) = copied {
-            self.machine.dirty().mark(&frames);
-            return Err(error);
-        }
-        let copied = Instant::now();
-        let hashes = match self.options.verify {
-            true => {
-                Some(Hashes { memory: hash_memory(self.machine.memory())?, state: state.hash()? })
+        pause.copied = Instant::now();
+        let hashes = copied.and_then(|()| self.hashes(&state));
+        match hashes {
+            Ok(hashes) => Ok(Taken { epoch, next, state, frames, contents, hashes }),
+            Err(error) => {
+                self.machine.dirty().mark(&frames);
+                Err(error)
             }
-            false => None,
-        };
-        let blob = state.encode()?;
-        {
-            let mut stats = self.stats();
-            stats.kick.add_time(kicked - begun);
-            stats.save.add_time(saved - kicked);
-            stats.collect.add_time(collected - saved);
-            stats.copy.add_time(copied - collected);
         }
+    }
+
+    fn hashes(&self, state: &MachineState) -> Result<Option<Hashes>, Failure> {
+        if !self.options.verify {
+            return Ok(None);
+        }
+        Ok(Some(Hashes { memory: hash_memory(self.machine.memory())?, state: state.hash()? }))
+    }
+
+    /// Tells the core of the checkpoint, which makes it one of the session over `link`. None when that has ended meanwhile.
+    fn seal_taken(
+        self: &Arc<Self>,
+        link: LinkId,
+        taken: Taken,
+    ) -> Result<Option<Checkpoint>, Failure> {
+        let Taken { epoch, next, state, frames, contents, hashes } = taken;
+        let encoded = state.encode().inspect_err(|_| self.machine.dirty().mark(&frames))?;
         let mut core = self.lock();
         let core: &mut Core = &mut core;
         let term = core.primary.term();
@@ -183,7 +236,7 @@ impl Engine {
         }
         self.perform(core, actions);
         self.deadline_changed.notify_all();
-        Ok(Some(Checkpoint { epoch, term, frames, contents, state: blob, hashes }))
+        Ok(Some(Checkpoint { epoch, term, frames, contents, state: encoded, hashes }))
     }
 
     fn copy_pages(&self, frames: &[u64], contents: &mut Vec<u8>) -> Result<(), Failure> {

@@ -1,10 +1,11 @@
 //! What the engine has measured, and the status that an operator sees.
 
 use ft_core::primary::Report;
+use io_gate_host::{GateHost, LatencySummary};
 use serde_json::{Value, json};
 
 use super::Engine;
-use crate::stats::Distribution;
+use crate::stats::{Distribution, Summary};
 
 /// Counted since the process began to run the guest.
 #[derive(Debug, Default)]
@@ -12,9 +13,11 @@ pub struct EngineStats {
     pub(super) checkpoints: u64,
     pub(super) pause: Distribution,
     pub(super) kick: Distribution,
+    pub(super) seal: Distribution,
     pub(super) save: Distribution,
     pub(super) collect: Distribution,
     pub(super) copy: Distribution,
+    pub(super) resume: Distribution,
     pub(super) commit_latency: Distribution,
     pub(super) epoch_bytes: Distribution,
     pub(super) dirty_pages: Distribution,
@@ -43,7 +46,49 @@ impl EngineStats {
     }
 }
 
+/// How long effects wait at the gate, by their class.
+fn effect_latencies(gate: &GateHost) -> Value {
+    let latencies = gate.latencies().into_iter().map(|latency| {
+        let LatencySummary { class, count, p50, p90, p99, p999, max } = latency;
+        (class.name().to_owned(), json!(Summary { count, p50, p90, p99, p999, max }))
+    });
+    Value::Object(latencies.collect())
+}
+
 impl Engine {
+    /// All distributions begin anew; counters go on.
+    pub fn reset_stats(&self) {
+        self.machine.gate().reset_latencies();
+        let mut stats = self.stats();
+        let EngineStats {
+            pause,
+            kick,
+            seal,
+            save,
+            collect,
+            copy,
+            resume,
+            commit_latency,
+            epoch_bytes,
+            dirty_pages,
+            ..
+        } = &mut *stats;
+        for distribution in [
+            pause,
+            kick,
+            seal,
+            save,
+            collect,
+            copy,
+            resume,
+            commit_latency,
+            epoch_bytes,
+            dirty_pages,
+        ] {
+            distribution.reset();
+        }
+    }
+
     /// Notes how this machine came to run.
     pub fn note_takeover(&self, takeover: Takeover) {
         self.stats().takeover = Some(takeover);
@@ -76,11 +121,14 @@ impl Engine {
             "pause_us": stats.pause.summary(),
             "pause_parts_us": {
                 "kick": stats.kick.summary(),
+                "seal": stats.seal.summary(),
                 "save": stats.save.summary(),
                 "collect": stats.collect.summary(),
                 "copy": stats.copy.summary(),
+                "resume": stats.resume.summary(),
             },
             "commit_latency_us": stats.commit_latency.summary(),
+            "effect_latency_us": effect_latencies(gate),
             "epoch_bytes": stats.epoch_bytes.summary(),
             "dirty_pages": stats.dirty_pages.summary(),
             "verify": { "checked": stats.verified, "mismatches": stats.mismatches },

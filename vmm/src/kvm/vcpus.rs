@@ -351,21 +351,25 @@ impl Shared {
     fn run_until_parked(&self, vcpu: &Vcpu, fd: &mut VcpuFd) -> Option<FatalExit> {
         // Cleared before the order is read, so that an order given after the reading sets it again.
         vcpu.immediate_exit.set(false);
+        let mut complete = false;
         while !self.must_park() {
-            if let Ran::Fatal(exit) = self.run_once(fd) {
-                return Some(exit);
-            }
+            complete = match self.run_once(fd) {
+                Ran::Served => false,
+                Ran::Interrupted => true,
+                Ran::Fatal(exit) => return Some(exit),
+            };
         }
         // KVM API, KVM_RUN: for KVM_EXIT_IO, KVM_EXIT_MMIO and others "the corresponding operations are complete (and
         // guest state is consistent) only after userspace has re-entered the kernel with KVM_RUN". With immediate_exit
         // it completes them and returns EINTR; completing one half of an access may lead to an exit for the other half.
+        // A KVM_RUN that was interrupted has completed what was pending when it began, and has brought nothing new.
         vcpu.immediate_exit.set(true);
-        loop {
-            match self.run_once(fd) {
-                Ran::Served => {}
-                Ran::Interrupted => break,
+        while !complete {
+            complete = match self.run_once(fd) {
+                Ran::Served => false,
+                Ran::Interrupted => true,
                 Ran::Fatal(exit) => return Some(exit),
-            }
+            };
         }
         vcpu.immediate_exit.set(false);
         None

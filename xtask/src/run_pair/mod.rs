@@ -23,7 +23,7 @@ use crate::guest::{KernelChoice, LinuxGuest, Preparation};
 use crate::lab::LabImages;
 use crate::{build, stop};
 pub(crate) use arguments::{Arguments, Guest, NetModel};
-use progress::Terminal;
+pub(crate) use progress::Terminal;
 
 /// The flags of a command line.
 pub(crate) fn parse(flags: &str) -> Result<Arguments> {
@@ -153,7 +153,8 @@ fn in_directory(
     Ok(report)
 }
 
-fn check_kvm() -> Result<()> {
+/// Whether `/dev/kvm` can be used; an error says what to do about it.
+pub(crate) fn check_kvm() -> Result<()> {
     let path = Path::new("/dev/kvm");
     ensure!(
         path.exists(),

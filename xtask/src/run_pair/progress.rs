@@ -10,13 +10,13 @@ use kemari_tests::pair::Progress;
 pub(super) const STEP: &str = "... ";
 
 /// Standard output and error.
-pub(super) struct Terminal {
+pub(crate) struct Terminal {
     bar: Option<ProgressBar>,
 }
 
 impl Terminal {
     /// With a spinner, if there is a terminal and `animated` says so.
-    pub(super) fn new(animated: bool) -> Self {
+    pub(crate) fn new(animated: bool) -> Self {
         let bar = (animated && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::new_spinner();
             bar.enable_steady_tick(Duration::from_millis(100));
@@ -26,7 +26,7 @@ impl Terminal {
     }
 
     /// Takes the spinner away.
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

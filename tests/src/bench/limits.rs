@@ -1,0 +1,71 @@
+//! The limits of the machine, as `kemari probe --limits` measures them.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+/// See `kemari probe --limits`; microseconds, medians.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Limits {
+    /// A guest leaves for user space and comes back.
+    pub exit_us: f64,
+    /// A guest that computes is taken out of the processor, and its thread parked.
+    pub stop_us: f64,
+    /// KVM tells the state of one vCPU and of the interrupt controllers.
+    pub state_us: f64,
+    /// 64 bytes there and back over loopback.
+    pub round_trip_us: f64,
+    /// By the number of pages.
+    pub pages: Vec<PageLimits>,
+}
+
+/// Of so many dirty pages.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct PageLimits {
+    /// How many.
+    pub count: u64,
+    /// The dirty log is read and cleared.
+    pub log_us: f64,
+    /// The pages are copied.
+    pub copy_us: f64,
+    /// Their bytes go over loopback, and an answer comes back.
+    pub send_us: f64,
+}
+
+impl PageLimits {
+    /// What no pause can be shorter than: they are found and copied.
+    #[must_use]
+    pub fn pause_us(&self) -> f64 {
+        self.log_us + self.copy_us
+    }
+}
+
+impl Limits {
+    /// Measures them for these numbers of pages.
+    ///
+    /// # Errors
+    /// When `kemari` cannot measure them.
+    pub fn measure(kemari: &Path, counts: &[u64]) -> Result<Self> {
+        let counts: Vec<String> = counts.iter().map(u64::to_string).collect();
+        let output = Command::new(kemari)
+            .args(["probe", "--json", "--limits", "--pages"])
+            .arg(counts.join(","))
+            .output()
+            .with_context(|| format!("cannot run {}", kemari.display()))?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`kemari probe --limits` failed: {}", error.trim());
+        serde_json::from_slice(&output.stdout)
+            .context("`kemari probe --limits` did not print its limits")
+    }
+
+    /// Of `count` pages, which were asked for.
+    ///
+    /// # Errors
+    /// When they were not.
+    pub fn of(&self, count: u64) -> Result<PageLimits> {
+        let found = self.pages.iter().find(|pages| pages.count == count);
+        found.copied().with_context(|| format!("no limits were measured for {count} pages"))
+    }
+}

@@ -1,0 +1,253 @@
+//! What a checkpoint costs, by the number of pages that are dirty in it and by the size of guest memory.
+//!
+//! The guest rewrites so many pages and then answers: the answer waits for a checkpoint that has these pages.
+
+use anyhow::{Context, Result};
+use kemari_workload::Op;
+use serde_json::Value;
+
+use super::asker::Length;
+use super::data::{Axis, Curve, Group, Line, Row, Spread, Target, Unit};
+use super::limits::Limits;
+use super::rig::{Mode, Rig, RigConfig, spread};
+use super::{Bench, Progress};
+
+/// What a run with one number of pages has shown.
+struct Point {
+    asked: u64,
+    dirty: u64,
+    pause: Spread,
+    parts: Vec<(&'static str, Spread)>,
+    commit: Spread,
+    sealed_to_ack: Spread,
+    bytes: Spread,
+    request: Spread,
+    rate: f64,
+}
+
+const PARTS: [&str; 6] = ["kick", "seal", "save", "collect", "copy", "resume"];
+
+/// Requests before anything counts: buffers, caches and page tables are then as they stay.
+const WARM_UP: u64 = 20;
+const LEAST_ANSWERS: u64 = 20;
+
+/// Runs with each number of pages, and lays the limits beside them.
+///
+/// # Errors
+/// When a guest cannot be run, or the limits cannot be measured.
+pub fn by_pages(bench: &Bench<'_>) -> Result<(Group, Group)> {
+    let counts: &[u32] = match bench.quick {
+        true => &[16, 128, 1024],
+        false => &[1, 16, 128, 1024, 8192, 100_000],
+    };
+    let mut points = Vec::new();
+    for &count in counts {
+        bench.progress.step(&format!("{count} dirty pages"));
+        let mut rig = Rig::start(&bench.rig(Mode::Protected, memory_for(count), 1))?;
+        points.push(measure(bench, &mut rig, count)?);
+    }
+    bench.progress.step("the limits of the machine");
+    let actual: Vec<u64> = points.iter().map(|point| point.dirty).collect();
+    let limits = Limits::measure(bench.kemari, &actual)?;
+    Ok((checkpoint_group(&points, &limits)?, limits_group(&limits)))
+}
+
+/// MiB of a guest that has room for so many pages besides itself.
+fn memory_for(pages: u32) -> u64 {
+    64.max(u64::from(pages) * 5 / 1024 + 64)
+}
+
+fn measure(bench: &Bench<'_>, rig: &mut Rig, pages: u32) -> Result<Point> {
+    let touch = |_| Op::Touch { pages };
+    rig.asker.run(1, Length::Answers(WARM_UP), touch)?;
+    rig.reset_stats()?;
+    let load = rig.asker.run(1, Length::Both(bench.stretch(), LEAST_ANSWERS), touch)?;
+    let status = rig.status()?;
+    let dirty = status["dirty_pages"]["p50"].as_u64().context("the status has no dirty pages")?;
+    Ok(Point {
+        asked: u64::from(pages),
+        dirty,
+        pause: spread(&status["pause_us"]),
+        parts: PARTS.map(|part| (part, spread(&status["pause_parts_us"][part]))).to_vec(),
+        commit: network_latency(&status),
+        sealed_to_ack: spread(&status["commit_latency_us"]),
+        bytes: spread(&status["epoch_bytes"]),
+        request: load.spread(),
+        rate: load.rate(),
+    })
+}
+
+/// How long frames of the guest waited, from staging to release.
+pub(super) fn network_latency(status: &Value) -> Spread {
+    spread(&status["effect_latency_us"]["network"])
+}
+
+fn checkpoint_group(points: &[Point], limits: &Limits) -> Result<Group> {
+    let mut group = Group {
+        name: "checkpoint".to_owned(),
+        title: "A checkpoint by its dirty pages".to_owned(),
+        how: "One client; for each request the guest rewrites so many pages, then answers. The pause is what the guest's processor \
+              is stopped for; the commit latency is what the answer waits at the gate, from staging to release. Limits: the same \
+              number of scattered pages found in KVM's log and copied (pause); that pause, and the pages' bytes over loopback with \
+              an answer (commit)."
+            .to_owned(),
+        ..Group::default()
+    };
+    for point in points {
+        let of = limits.of(point.dirty)?;
+        let named = |what: &str| format!("{what}, {} pages", point.asked);
+        let us = Unit::Microseconds;
+        let floor = of.pause_us() + limits.stop_us + limits.state_us;
+        group.rows.extend([
+            Row::new(named("pause"), us, point.pause.p50)
+                .spread(point.pause)
+                .limit(of.pause_us(), "dirty log + copies of these pages")
+                .target(Target::AtMost(2.0)),
+            Row::new(named("pause, with KVM's own part"), us, point.pause.p50).limit(
+                floor,
+                "guest stopped + its state read (KVM) + dirty log + copies",
+            ),
+            Row::new(named("commit latency"), us, point.commit.p50)
+                .spread(point.commit)
+                .limit(point.pause.p50 + of.send_us, "pause + bytes over the link + round trip")
+                .target(Target::AtMost(2.0)),
+            Row::new(named("sealed to acknowledged"), us, point.sealed_to_ack.p50)
+                .spread(point.sealed_to_ack)
+                .limit(of.send_us, "bytes over the link + round trip"),
+            Row::new(named("request"), us, point.request.p50).spread(point.request),
+            Row::new(named("requests"), Unit::PerSecond, point.rate),
+            Row::new(named("dirty"), Unit::Pages, point.dirty as f64),
+            Row::new(named("sent for a checkpoint"), Unit::Bytes, point.bytes.p50)
+                .spread(point.bytes)
+                .limit((point.dirty * 4096) as f64, "the dirty pages"),
+        ]);
+        for (part, spread) in &point.parts {
+            let name = named(&format!("pause: {part}"));
+            group.rows.push(Row::new(name, us, spread.p50).spread(*spread));
+        }
+    }
+    group.curves.push(pages_curve(points, limits)?);
+    Ok(group)
+}
+
+fn pages_curve(points: &[Point], limits: &Limits) -> Result<Curve> {
+    let line = |name: &str, value: &dyn Fn(&Point) -> f64| Line {
+        name: name.to_owned(),
+        points: points.iter().map(|point| (point.dirty as f64, value(point))).collect(),
+    };
+    let mut lines = vec![
+        line("pause, p50", &|point| point.pause.p50),
+        line("pause, p99", &|point| point.pause.p99),
+        line("commit latency, p50", &|point| point.commit.p50),
+    ];
+    let mut floor = Vec::new();
+    for point in points {
+        floor.push((point.dirty as f64, limits.of(point.dirty)?.pause_us()));
+    }
+    lines.push(Line { name: "limit: dirty log + copies".to_owned(), points: floor });
+    Ok(Curve {
+        name: "checkpoint-by-pages".to_owned(),
+        title: "Pause and commit latency by dirty pages".to_owned(),
+        x: Axis { title: "dirty pages in a checkpoint".to_owned(), logarithmic: true },
+        y: Axis { title: "microseconds".to_owned(), logarithmic: true },
+        lines,
+    })
+}
+
+fn limits_group(limits: &Limits) -> Group {
+    let us = Unit::Microseconds;
+    let mut rows = vec![
+        Row::new("exit to user space and back", us, limits.exit_us),
+        Row::new("a computing guest stopped, its thread parked", us, limits.stop_us),
+        Row::new("KVM tells the state of a vCPU and the interrupt controllers", us, limits.state_us),
+        Row::new("64 bytes there and back over loopback", us, limits.round_trip_us),
+    ];
+    for pages in &limits.pages {
+        let count = pages.count;
+        rows.extend([
+            Row::new(format!("dirty log read and cleared, {count} pages"), us, pages.log_us),
+            Row::new(format!("scattered copies, {count} pages"), us, pages.copy_us),
+            Row::new(format!("loopback with an answer, {count} pages"), us, pages.send_us),
+        ]);
+    }
+    Group {
+        name: "limits".to_owned(),
+        title: "The limits of this machine".to_owned(),
+        how: "`kemari probe --limits`: a tiny guest on a KVM machine of its own writes to every second page; medians.".to_owned(),
+        rows,
+        curves: Vec::new(),
+    }
+}
+
+/// The same checkpoint in ever larger guests.
+///
+/// # Errors
+/// When a guest cannot be run.
+pub fn by_memory(bench: &Bench<'_>) -> Result<Group> {
+    const PAGES: u32 = 128;
+    let sizes: &[u64] = match bench.quick {
+        true => &[64, 512, 2048],
+        false => &[64, 256, 1024, 4096, 8192, 16384],
+    };
+    let mut group = Group {
+        name: "memory".to_owned(),
+        title: "A checkpoint by the size of guest memory".to_owned(),
+        how: format!("As above with {PAGES} pages; the rest of guest memory was never touched. Ratios: to the smallest guest."),
+        ..Group::default()
+    };
+    let mut lines = [("pause, p50", Vec::new()), ("dirty set collected, p50", Vec::new())];
+    let mut first = None;
+    for &size in sizes {
+        bench.progress.step(&format!("{size} MiB of guest memory"));
+        let mut rig = Rig::start(&bench.rig(Mode::Protected, size, 1))?;
+        let point = measure(bench, &mut rig, PAGES)?;
+        let collect = point.parts.iter().find(|(part, _)| *part == "collect");
+        let collect = collect.map_or(0.0, |(_, spread)| spread.p50);
+        lines[0].1.push((size as f64, point.pause.p50));
+        lines[1].1.push((size as f64, collect));
+        let smallest = *first.get_or_insert(point.pause.p50);
+        group.rows.extend([
+            Row::new(format!("pause, {size} MiB"), Unit::Microseconds, point.pause.p50)
+                .spread(point.pause)
+                .limit(smallest, "the pause of the smallest guest"),
+            Row::new(format!("dirty set collected, {size} MiB"), Unit::Microseconds, collect),
+        ]);
+    }
+    group.curves.push(Curve {
+        name: "checkpoint-by-memory".to_owned(),
+        title: format!("A checkpoint of {PAGES} dirty pages by guest memory"),
+        x: Axis { title: "guest memory in MiB".to_owned(), logarithmic: true },
+        y: Axis { title: "microseconds".to_owned(), logarithmic: false },
+        lines: lines
+            .map(|(name, points)| Line { name: name.to_owned(), points })
+            .to_vec(),
+    });
+    Ok(group)
+}
+
+/// One vCPU and two.
+///
+/// # Errors
+/// When a guest cannot be run.
+pub fn by_cpus(bench: &Bench<'_>) -> Result<Group> {
+    let mut rows: Vec<Row> = Vec::new();
+    let mut first = None;
+    for cpus in [1, 2] {
+        bench.progress.step(&format!("{cpus} vCPUs"));
+        let mut rig = Rig::start(&bench.rig(Mode::Protected, 64, cpus))?;
+        let point = measure(bench, &mut rig, 16)?;
+        let one = *first.get_or_insert(point.pause.p50);
+        rows.push(
+            Row::new(format!("pause, {cpus} vCPUs"), Unit::Microseconds, point.pause.p50)
+                .spread(point.pause)
+                .limit(one, "one vCPU"),
+        );
+    }
+    Ok(Group {
+        name: "cpus".to_owned(),
+        title: "A checkpoint by the number of vCPUs".to_owned(),
+        how: "As above with 16 pages.".to_owned(),
+        rows,
+        curves: Vec::new(),
+    })
+}

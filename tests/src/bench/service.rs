@@ -1,0 +1,157 @@
+//! What a service's clients see: requests and answers over the network, and operations that are written to disk first.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use kemari_workload::Op;
+
+use super::asker::{Length, Load};
+use super::data::{Group, Row, Spread, Target, Unit};
+use super::rig::{Mode, Rig, spread};
+use super::{Bench, Progress};
+
+const MODES: [Mode; 3] = [Mode::Off, Mode::Alone, Mode::Protected];
+const WARM_UP: u64 = 50;
+
+/// One kind of load.
+struct Workload {
+    name: &'static str,
+    clients: u32,
+    op: Op<'static>,
+    /// Whether the goal for work of this kind is held against it.
+    judged: bool,
+}
+
+const PAYLOAD: [u8; 256] = [0x5a; 256];
+
+const NETWORK: [Workload; 3] = [
+    Workload { name: "ping", clients: 1, op: Op::Ping, judged: false },
+    Workload { name: "ping", clients: 16, op: Op::Ping, judged: false },
+    Workload { name: "ping", clients: 64, op: Op::Ping, judged: true },
+];
+
+const DISK: [Workload; 4] = [
+    Workload {
+        name: "write",
+        clients: 1,
+        op: Op::Append { payload: &PAYLOAD, flush: false },
+        judged: false,
+    },
+    Workload {
+        name: "write",
+        clients: 32,
+        op: Op::Append { payload: &PAYLOAD, flush: false },
+        judged: false,
+    },
+    Workload {
+        name: "write and flush",
+        clients: 1,
+        op: Op::Append { payload: &PAYLOAD, flush: true },
+        judged: false,
+    },
+    Workload {
+        name: "write and flush",
+        clients: 32,
+        op: Op::Append { payload: &PAYLOAD, flush: true },
+        judged: false,
+    },
+];
+
+/// Requests and answers.
+///
+/// # Errors
+/// When a guest cannot be run.
+pub fn network(bench: &Bench<'_>) -> Result<Group> {
+    let mut group = measure(bench, &NETWORK)?;
+    group.name = "requests".to_owned();
+    group.title = "Requests over the network".to_owned();
+    group.how = "So many clients, each with one request outstanding. The same guest with fault tolerance off, with an arbiter and \
+                 no standby, and protected, in turns; ratios: to off."
+        .to_owned();
+    Ok(group)
+}
+
+/// Operations that are on disk before they are answered.
+///
+/// # Errors
+/// When a guest cannot be run.
+pub fn disk(bench: &Bench<'_>) -> Result<Group> {
+    let mut group = measure(bench, &DISK)?;
+    group.name = "disk".to_owned();
+    group.title = "Operations logged on disk".to_owned();
+    group.how = "As above; for each request the guest writes a record of 512 bytes (and flushes the disk), then answers. The host's \
+                 page cache is the disk's (cache=writeback)."
+        .to_owned();
+    Ok(group)
+}
+
+fn measure(bench: &Bench<'_>, workloads: &[Workload]) -> Result<Group> {
+    let mut loads: BTreeMap<(usize, usize), Vec<Seen>> = BTreeMap::new();
+    for turn in 1..=bench.turns() {
+        for (place, mode) in MODES.into_iter().enumerate() {
+            let mut rig = Rig::start(&bench.rig(mode, 64, 1))?;
+            for (number, workload) in workloads.iter().enumerate() {
+                let Workload { name, clients, .. } = workload;
+                bench.progress.step(&format!("{name}, {clients} clients, {}, {turn}", mode.name()));
+                let seen = run(bench, &mut rig, workload)?;
+                loads.entry((number, place)).or_default().push(seen);
+            }
+        }
+    }
+    let mut group = Group::default();
+    for (number, workload) in workloads.iter().enumerate() {
+        let best = |place| median(&loads[&(number, place)]);
+        let off = best(0);
+        for (place, mode) in MODES.into_iter().enumerate() {
+            group.rows.extend(rows(workload, mode, &best(place), &off));
+        }
+    }
+    Ok(group)
+}
+
+#[derive(Debug, Clone)]
+struct Seen {
+    load: Load,
+    checkpoints: f64,
+    pause: Spread,
+}
+
+fn run(bench: &Bench<'_>, rig: &mut Rig, workload: &Workload) -> Result<Seen> {
+    let op = |_| workload.op;
+    rig.asker.run(workload.clients, Length::Answers(WARM_UP), op)?;
+    rig.reset_stats()?;
+    let load = rig.asker.run(workload.clients, Length::Time(bench.stretch()), op)?;
+    let status = rig.status()?;
+    let pause = spread(&status["pause_us"]);
+    Ok(Seen { checkpoints: pause.count as f64 / load.time.as_secs_f64(), load, pause })
+}
+
+/// The turn in the middle, by its rate.
+fn median(turns: &[Seen]) -> Seen {
+    let mut turns: Vec<&Seen> = turns.iter().collect();
+    turns.sort_by(|a, b| a.load.rate().total_cmp(&b.load.rate()));
+    turns[turns.len() / 2].clone()
+}
+
+fn rows(workload: &Workload, mode: Mode, seen: &Seen, off: &Seen) -> Vec<Row> {
+    let name = format!("{}, {} clients, {}", workload.name, workload.clients, mode.name());
+    let mut rate = Row::new(format!("{name}: rate"), Unit::PerSecond, seen.load.rate());
+    let latency = seen.load.spread();
+    let mut time = Row::new(format!("{name}: latency"), Unit::Microseconds, latency.p50).spread(latency);
+    if mode == Mode::Off {
+        return vec![rate, time];
+    }
+    rate = rate.limit(off.load.rate(), "off");
+    time = time.limit(off.load.spread().p50, "off");
+    if workload.judged && mode == Mode::Protected {
+        rate = rate.target(Target::AtLeast(0.8));
+    }
+    let mut rows = vec![rate, time];
+    if mode == Mode::Protected {
+        rows.push(Row::new(format!("{name}: checkpoints"), Unit::PerSecond, seen.checkpoints));
+        rows.push(
+            Row::new(format!("{name}: pause"), Unit::Microseconds, seen.pause.p50).spread(seen.pause),
+        );
+    }
+    rows
+}

@@ -1,0 +1,82 @@
+//! Measures: builds what is needed, runs the parts that are wanted, and describes the machine.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use kemari_tests::bench::Bench;
+use kemari_tests::bench::data::{FORMAT, Report};
+use kemari_tests::pair::Progress;
+
+use crate::run_pair::Terminal;
+use crate::{build, stop};
+
+/// What to measure.
+pub(super) struct Wanted<'a> {
+    pub(super) quick: bool,
+    pub(super) only: &'a [String],
+    pub(super) kemari: Option<PathBuf>,
+    pub(super) flags: &'a [String],
+}
+
+/// Measures it.
+pub(super) fn run(wanted: &Wanted<'_>, terminal: &Terminal) -> Result<Report> {
+    let stop = stop::flag()?;
+    crate::run_pair::check_kvm()?;
+    terminal.step("building kemari and the micro-guest");
+    let kemari = wanted.kemari.clone().map_or_else(build::kemari, Ok)?;
+    let kernel = build::micro_guest()?;
+    ensure!(kemari.exists(), "--kemari: expected a program, found no {}", kemari.display());
+    let begun = Instant::now();
+    let bench = Bench {
+        kemari: &kemari,
+        kernel: &kernel,
+        quick: wanted.quick,
+        flags: wanted.flags,
+        progress: terminal,
+        stop,
+    };
+    let groups = bench.run(wanted.only)?;
+    Ok(Report {
+        format: FORMAT,
+        revision: revision(),
+        machine: machine(&kemari),
+        quick: wanted.quick,
+        seconds: begun.elapsed().as_secs(),
+        groups,
+        skipped: Vec::new(),
+    })
+}
+
+/// The commit that is built; empty where that cannot be told.
+fn revision() -> String {
+    let git = |arguments: &[&str]| -> Option<String> {
+        let mut git = Command::new("git");
+        let output = git.arg("-C").arg(build::repository()).args(arguments).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| text.trim().to_owned())
+    };
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"]);
+    let mark = if changed.is_some_and(|changed| !changed.is_empty()) { "+" } else { "" };
+    git(&["rev-parse", "--short", "HEAD"]).map_or_else(String::new, |commit| commit + mark)
+}
+
+/// What names the machine.
+fn machine(kemari: &Path) -> BTreeMap<String, String> {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let facts = [
+        ("processor", field(&read("/proc/cpuinfo"), "model name")),
+        ("cores", Some(cores.to_string())),
+        ("memory", field(&read("/proc/meminfo"), "MemTotal")),
+        ("kernel", Some(read("/proc/sys/kernel/osrelease").trim().to_owned())),
+        ("kvm", crate::guest::probe_host(kemari).ok().map(|probe| probe.reason)),
+    ];
+    facts.into_iter().filter_map(|(name, fact)| Some((name.to_owned(), fact?))).collect()
+}
