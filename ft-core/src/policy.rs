@@ -2,9 +2,10 @@
 //! of dirty pages, and hardly anything at all for an idle guest.
 //!
 //! Output waits for the checkpoint that contains its cause, so the sooner after it the epoch ends,
-//! the shorter the latency; but each checkpoint costs a pause. [`PolicyOptions::linger`] lets
-//! effects that come together share one, [`PolicyOptions::min_gap`] bounds the share of time spent
-//! in pauses. The timer bounds what is executed again after a takeover, which nobody outside can
+//! the shorter the latency; but each checkpoint costs a pause. A guest that has fallen silent after
+//! its output most likely waits for what it leads to: the epoch ends at once
+//! ([`PolicyOptions::linger`]). One that puts out more and more shares its checkpoints among as many
+//! effects as keep the time in pauses below [`PolicyOptions::pause_percent`]. The timer bounds what is executed again after a takeover, which nobody outside can
 //! see: it may stretch freely while the guest does nothing.
 
 use core::time::Duration;
@@ -20,8 +21,12 @@ pub struct PolicyOptions {
     pub interval: Duration,
     /// No epoch of an idle guest lasts longer than this.
     pub idle_interval: Duration,
-    /// How long the first held effect waits for others to join it, while the guest is busy.
+    /// How long a busy guest puts nothing more out before it counts as waiting for its output.
     pub linger: Duration,
+    /// The share of time that a guest which puts out without end may spend in pauses, in hundredths.
+    pub pause_percent: u32,
+    /// The longest time that output waits for the sake of that share.
+    pub max_wait: Duration,
     /// Dirty pages at which an epoch ends before its time: bounds the pause and the standby's
     /// memory.
     pub dirty_budget: u64,
@@ -35,7 +40,9 @@ impl Default for PolicyOptions {
             min_gap: Duration::from_micros(500),
             interval: Duration::from_millis(25),
             idle_interval: Duration::from_secs(1),
-            linger: Duration::from_micros(100),
+            linger: Duration::from_micros(50),
+            pause_percent: 10,
+            max_wait: Duration::from_millis(3),
             dirty_budget: 8192,
             max_in_flight: 2,
         }
@@ -49,6 +56,10 @@ pub struct PolicyInputs {
     pub held: usize,
     /// When the first of them was staged.
     pub first_held_at: Option<Time>,
+    /// When the last of them was seen to have been staged.
+    pub last_held_at: Option<Time>,
+    /// How long the last pause was.
+    pub last_pause: Duration,
     /// Pages written since the last seal, as far as known; at least 1 when the guest has run and
     /// nothing better is known.
     pub dirty_pages: u64,
@@ -122,9 +133,19 @@ impl EpochPolicy {
             return None;
         }
         let first = inputs.first_held_at.unwrap_or(now);
-        // Nothing will join the effects of a guest that has stopped to wait for their outcome.
-        let linger = if inputs.guest_idle { Duration::ZERO } else { self.options.linger };
-        Some((first + linger, SealReason::Output))
+        if inputs.guest_idle {
+            // Nothing will join the effects of a guest that has stopped to wait for their outcome.
+            return Some((first, SealReason::Output));
+        }
+        let silent = inputs.last_held_at.unwrap_or(first) + self.options.linger;
+        let paced = (inputs.last_seal + self.pace(inputs.last_pause)).max(first);
+        let due = silent.min(paced).min(first + self.options.max_wait);
+        Some((due, SealReason::Output))
+    }
+
+    /// The time from seal to seal that leaves pauses like the last one their share.
+    fn pace(&self, pause: Duration) -> Duration {
+        pause * 100 / self.options.pause_percent.max(1)
     }
 
     fn budget_due(&self, inputs: &PolicyInputs) -> Option<(Time, SealReason)> {
@@ -156,6 +177,8 @@ mod tests {
             interval: Duration::from_millis(25),
             idle_interval: Duration::from_millis(1000),
             linger: Duration::from_micros(200),
+            pause_percent: 10,
+            max_wait: Duration::from_millis(3),
             dirty_budget: 100,
             max_in_flight: 2,
         })
@@ -171,12 +194,35 @@ mod tests {
 
     #[test]
     fn output_ends_an_epoch_after_lingering() {
-        let inputs = PolicyInputs { held: 1, first_held_at: Some(Time(110 * MS)), ..busy() };
+        let at = Some(Time(110 * MS));
+        // Its share of pauses would let it wait until 160 ms.
+        let last_pause = Duration::from_millis(6);
+        let inputs =
+            PolicyInputs { held: 1, first_held_at: at, last_held_at: at, last_pause, ..busy() };
         let due = Time(110 * MS + 200 * US);
         assert_eq!(next(110 * MS, inputs), Decision::WaitUntil(due));
         assert_eq!(next(due.0, inputs), Decision::SealNow(SealReason::Output));
         let halted = PolicyInputs { guest_idle: true, ..inputs };
         assert_eq!(next(110 * MS, halted), Decision::SealNow(SealReason::Output));
+    }
+
+    #[test]
+    fn output_without_end_waits_for_the_share_of_pauses_but_not_for_ever() {
+        let inputs = |now: u64, pause: u64| PolicyInputs {
+            held: 9,
+            first_held_at: Some(Time(101 * MS)),
+            last_held_at: Some(Time(now)),
+            last_pause: Duration::from_micros(pause),
+            ..busy()
+        };
+        // A pause of 0.2 ms in every 2 ms.
+        let paced = Decision::WaitUntil(Time(102 * MS));
+        assert_eq!(next(102 * MS - 100 * US, inputs(102 * MS - 100 * US, 200)), paced);
+        let output = Decision::SealNow(SealReason::Output);
+        assert_eq!(next(102 * MS, inputs(102 * MS, 200)), output);
+        // Pauses of 6 ms would have it wait for 60 ms: it waits for 3.
+        assert!(matches!(next(103 * MS, inputs(103 * MS, 6000)), Decision::WaitUntil(_)));
+        assert_eq!(next(104 * MS, inputs(104 * MS, 6000)), output);
     }
 
     #[test]

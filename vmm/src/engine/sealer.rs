@@ -34,7 +34,10 @@ pub struct Sealer {
     timer: TimerFd,
     last_seal: Time,
     last_dirty: u64,
+    last_pause: Duration,
     first_held_at: Option<Time>,
+    /// How many effects were held at the last look that found more than the one before, and when that was.
+    last_held: (usize, Option<Time>),
 }
 
 impl Sealer {
@@ -50,7 +53,9 @@ impl Sealer {
             timer: TimerFd::new().map_err(|error| io::Error::from_raw_os_error(error.errno()))?,
             last_seal: Time(0),
             last_dirty: 0,
+            last_pause: Duration::ZERO,
             first_held_at: None,
+            last_held: (0, None),
         })
     }
 
@@ -73,9 +78,14 @@ impl Sealer {
             0 => None,
             _ => self.first_held_at.or(Some(now)),
         };
+        if held != self.last_held.0 {
+            self.last_held = (held, Some(now));
+        }
         let inputs = PolicyInputs {
             held,
             first_held_at: self.first_held_at,
+            last_held_at: self.last_held.1,
+            last_pause: self.last_pause,
             dirty_pages: self.last_dirty.max(1),
             in_flight,
             last_seal: self.last_seal,
@@ -109,6 +119,7 @@ impl Sealer {
         let taken = engine.take(&mut pause);
         engine.machine.vcpus().resume();
         pause.resumed = Instant::now();
+        self.last_pause = pause.resumed - pause.begun;
         // The guest runs again: what follows costs it nothing.
         match taken.and_then(|taken| engine.seal_taken(link, taken)) {
             Ok(Some(checkpoint)) => {
@@ -123,6 +134,7 @@ impl Sealer {
         }
         self.last_seal = engine.now();
         self.first_held_at = None;
+        self.last_held = (0, None);
         // What the pipeline allows next is known when the answer comes; until then the timer.
         if let Err(error) = self.look_again_in(self.policy.options().min_gap) {
             // An answer, or held output, wakes this thread as well.
