@@ -3,8 +3,8 @@
 //!
 //! Output waits for the checkpoint that contains its cause, so the sooner after it the epoch ends,
 //! the shorter the latency; but each checkpoint costs a pause. A guest that has fallen silent after
-//! its output most likely waits for what it leads to: the epoch ends at once
-//! ([`PolicyOptions::linger`]). One that puts out more and more shares its checkpoints among as many
+//! its output ([`PolicyOptions::linger`]), or has put out as much as it did in the epochs before
+//! ([`PolicyInputs::expected`]), most likely waits for what it leads to: the epoch ends at once. One that puts out more and more shares its checkpoints among as many
 //! effects as keep the time in pauses below [`PolicyOptions::pause_percent`]. The timer bounds what is executed again after a takeover, which nobody outside can
 //! see: it may stretch freely while the guest does nothing.
 
@@ -58,6 +58,8 @@ pub struct PolicyInputs {
     pub first_held_at: Option<Time>,
     /// When the last of them was seen to have been staged.
     pub last_held_at: Option<Time>,
+    /// How many effects an epoch has had of late: so many, and no more are to be waited for.
+    pub expected: usize,
     /// How long the last pause was.
     pub last_pause: Duration,
     /// Pages written since the last seal, as far as known; at least 1 when the guest has run and
@@ -133,8 +135,7 @@ impl EpochPolicy {
             return None;
         }
         let first = inputs.first_held_at.unwrap_or(now);
-        if inputs.guest_idle {
-            // Nothing will join the effects of a guest that has stopped to wait for their outcome.
+        if inputs.held >= inputs.expected {
             return Some((first, SealReason::Output));
         }
         let silent = inputs.last_held_at.unwrap_or(first) + self.options.linger;
@@ -198,18 +199,19 @@ mod tests {
         // Its share of pauses would let it wait until 160 ms.
         let last_pause = Duration::from_millis(6);
         let inputs =
-            PolicyInputs { held: 1, first_held_at: at, last_held_at: at, last_pause, ..busy() };
+            PolicyInputs { held: 1, expected: 2, first_held_at: at, last_held_at: at, last_pause, ..busy() };
         let due = Time(110 * MS + 200 * US);
         assert_eq!(next(110 * MS, inputs), Decision::WaitUntil(due));
         assert_eq!(next(due.0, inputs), Decision::SealNow(SealReason::Output));
-        let halted = PolicyInputs { guest_idle: true, ..inputs };
-        assert_eq!(next(110 * MS, halted), Decision::SealNow(SealReason::Output));
+        let all = PolicyInputs { held: 2, ..inputs };
+        assert_eq!(next(110 * MS, all), Decision::SealNow(SealReason::Output));
     }
 
     #[test]
     fn output_without_end_waits_for_the_share_of_pauses_but_not_for_ever() {
         let inputs = |now: u64, pause: u64| PolicyInputs {
             held: 9,
+            expected: 10,
             first_held_at: Some(Time(101 * MS)),
             last_held_at: Some(Time(now)),
             last_pause: Duration::from_micros(pause),

@@ -35,6 +35,8 @@ pub struct Sealer {
     last_seal: Time,
     last_dirty: u64,
     last_pause: Duration,
+    /// See [`PolicyInputs::expected`].
+    expected: usize,
     first_held_at: Option<Time>,
     /// How many effects were held at the last look that found more than the one before, and when that was.
     last_held: (usize, Option<Time>),
@@ -54,6 +56,7 @@ impl Sealer {
             last_seal: Time(0),
             last_dirty: 0,
             last_pause: Duration::ZERO,
+            expected: 0,
             first_held_at: None,
             last_held: (0, None),
         })
@@ -85,6 +88,7 @@ impl Sealer {
             held,
             first_held_at: self.first_held_at,
             last_held_at: self.last_held.1,
+            expected: self.expected,
             last_pause: self.last_pause,
             dirty_pages: self.last_dirty.max(1),
             in_flight,
@@ -121,6 +125,10 @@ impl Sealer {
         pause.resumed = Instant::now();
         self.last_pause = pause.resumed - pause.begun;
         // The guest runs again: what follows costs it nothing.
+        if let Ok(taken) = &taken {
+            // The largest of late, which fades: one small epoch between large ones says little.
+            self.expected = taken.staged.max(self.expected * 3 / 4);
+        }
         match taken.and_then(|taken| engine.seal_taken(link, taken)) {
             Ok(Some(checkpoint)) => {
                 self.last_dirty = checkpoint.frames.len() as u64;
@@ -185,6 +193,8 @@ impl Pause {
 struct Taken {
     epoch: Epoch,
     next: EffectId,
+    /// Effects of the epoch.
+    staged: usize,
     state: MachineState,
     frames: Vec<u64>,
     contents: Vec<u8>,
@@ -197,7 +207,7 @@ impl Engine {
     /// Takes the checkpoint of a paused machine.
     fn take(&self, pause: &mut Pause) -> Result<Taken, Failure> {
         let sealed = self.machine.gate().seal();
-        let (epoch, next) = (sealed.epoch, sealed.next_id);
+        let (epoch, next, staged) = (sealed.epoch, sealed.next_id, sealed.staged);
         pause.sealed = Instant::now();
         let state = MachineState::capture(&self.machine, sealed)?;
         pause.saved = Instant::now();
@@ -209,7 +219,7 @@ impl Engine {
         pause.copied = Instant::now();
         let hashes = copied.and_then(|()| self.hashes(&state));
         match hashes {
-            Ok(hashes) => Ok(Taken { epoch, next, state, frames, contents, hashes }),
+            Ok(hashes) => Ok(Taken { epoch, next, staged, state, frames, contents, hashes }),
             Err(error) => {
                 self.machine.dirty().mark(&frames);
                 Err(error)
@@ -230,7 +240,7 @@ impl Engine {
         link: LinkId,
         taken: Taken,
     ) -> Result<Option<Checkpoint>, Failure> {
-        let Taken { epoch, next, state, frames, contents, hashes } = taken;
+        let Taken { epoch, next, state, frames, contents, hashes, staged: _ } = taken;
         let encoded = state.encode().inspect_err(|_| self.machine.dirty().mark(&frames))?;
         let mut core = self.lock();
         let core: &mut Core = &mut core;
