@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ft_core::handshake::Hello;
+use ft_core::pages::{PAGE_SIZE, is_zero};
 use ft_core::standby::{
     Action, CheckedPages, Checkpoint, Event, Report, Standby, StandbyOptions, TakenOver,
 };
@@ -402,7 +403,7 @@ impl StandbyDriver {
     fn apply_bulk(&mut self, pages: &CheckedPages) -> Next {
         if let Some(hosted) = &self.hosted {
             let written =
-                pages.for_each(|address, page| write_page(&hosted.machine, address, page));
+                pages.for_each(|address, page| fill_page(&hosted.machine, address, page));
             written.expect("P4: the core has checked every address against the machine's layout");
         }
         Next::Nothing
@@ -545,6 +546,23 @@ enum Next {
     Nothing,
     Event(Event),
     End(End),
+}
+
+/// As [`write_page`]; memory that is all zero already is left alone, so that what the guest never touched takes no memory of
+/// this host either.
+fn fill_page(
+    machine: &Machine,
+    address: u64,
+    page: &ft_core::pages::Page,
+) -> Result<(), vm_memory::GuestMemoryError> {
+    if is_zero(page) {
+        let mut present = [0; PAGE_SIZE];
+        machine.memory().read_slice(&mut present, GuestAddress(address))?;
+        if is_zero(&present) {
+            return Ok(());
+        }
+    }
+    write_page(machine, address, page)
 }
 
 fn write_page(
