@@ -31,7 +31,7 @@ enum Command {
     Torture(torture::Arguments),
     /// Run the protocol core in a simulated world that fails; `cargo xtask sim --help` tells more.
     Sim(sim::Arguments),
-    /// Put what the benchmark measured side by side.
+    /// Measure a pair side by side with the limits of the machine.
     Bench(bench::Arguments),
     /// Throw bytes that nobody should send at everything that takes some.
     Fuzz(fuzz::Arguments),

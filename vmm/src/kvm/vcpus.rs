@@ -2,9 +2,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::{KVM_EXIT_IO_IN, kvm_run};
 use kvm_ioctls::{VcpuExit, VcpuFd};
@@ -55,8 +56,17 @@ struct Control {
     revivals: u64,
 }
 
+/// How long to look for a change before sleeping on it: a pause for a checkpoint is shorter than it takes to wake a thread.
+const LOOK_FOR_OUT: Duration = Duration::from_micros(100);
+const LOOK_FOR_ORDER: Duration = Duration::from_micros(300);
+
 struct Shared {
     control: Mutex<Control>,
+    /// Changes with `control`, so that a thread can look for a change without the lock; what counts is `control`.
+    order_seen: AtomicU8,
+    out_seen: AtomicUsize,
+    /// Whether there are processors for threads that look: one more than there are vCPUs.
+    looks: bool,
     /// Told when `order` changes; the vCPU threads wait on it.
     order_changed: Condvar,
     /// Told when `out` reaches the number of vCPUs; whoever pauses waits on it.
@@ -114,11 +124,16 @@ impl VcpuSet {
     /// Starts one thread per vCPU, parked: set or restore their state, then [`resume`](Self::resume).
     pub fn spawn(fds: Vec<VcpuFd>, handler: Arc<dyn ExitHandler>) -> Result<VcpuSet, VcpuError> {
         install_kick_handler()?;
+        let count = fds.len();
         let vcpus = fds
             .into_iter()
             .map(|mut fd| Vcpu { immediate_exit: ImmediateExit::of(&mut fd), fd: Mutex::new(fd) })
             .collect();
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Arc::new(Shared {
+            order_seen: AtomicU8::new(Order::Park as u8),
+            out_seen: AtomicUsize::new(0),
+            looks: processors > count,
             control: Mutex::new(Control { order: Order::Park, out: 0, revivals: 0 }),
             order_changed: Condvar::new(),
             all_out: Condvar::new(),
@@ -168,7 +183,7 @@ impl VcpuSet {
     pub fn resume(&self) {
         let mut control = lock(&self.shared.control);
         if control.order == Order::Park {
-            control.order = Order::Run;
+            self.shared.set_order(&mut control, Order::Run);
             self.shared.order_changed.notify_all();
         }
     }
@@ -214,7 +229,7 @@ impl VcpuSet {
     }
 
     fn order(&self, order: Order) {
-        lock(&self.shared.control).order = order;
+        self.shared.set_order(&mut lock(&self.shared.control), order);
         self.shared.order_changed.notify_all();
         for (vcpu, thread) in self.shared.vcpus.iter().zip(&self.threads) {
             // The flag first, the signal second: a vCPU between its check of the order and KVM_RUN sees the flag; one
@@ -227,6 +242,8 @@ impl VcpuSet {
     }
 
     fn wait_all_out(&self) {
+        let all = self.len();
+        self.shared.look(LOOK_FOR_OUT, || self.shared.out_seen.load(Ordering::Acquire) == all);
         let mut control = lock(&self.shared.control);
         while control.out < self.len() {
             control = self.shared.all_out.wait(control).unwrap_or_else(PoisonError::into_inner);
@@ -324,9 +341,28 @@ impl Shared {
         }
     }
 
+    fn set_order(&self, control: &mut Control, order: Order) {
+        control.order = order;
+        self.order_seen.store(order as u8, Ordering::Release);
+    }
+
+    fn set_out(&self, control: &mut Control, out: usize) {
+        control.out = out;
+        self.out_seen.store(out, Ordering::Release);
+    }
+
+    /// Looks for `change` for a while, if there is a processor to spare.
+    fn look(&self, time: Duration, change: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while self.looks && !change() && begun.elapsed() < time {
+            std::hint::spin_loop();
+        }
+    }
+
     fn count_out(&self) {
         let mut control = lock(&self.control);
-        control.out += 1;
+        let out = control.out + 1;
+        self.set_out(&mut control, out);
         if control.out == self.vcpus.len() {
             self.all_out.notify_all();
         }
@@ -334,12 +370,14 @@ impl Shared {
 
     /// Waits while the order is to park; leaves `out` unless the order is to stop.
     fn wait_for_order(&self) -> Order {
+        self.look(LOOK_FOR_ORDER, || self.order_seen.load(Ordering::Acquire) != Order::Park as u8);
         let mut control = lock(&self.control);
         while control.order == Order::Park {
             control = self.order_changed.wait(control).unwrap_or_else(PoisonError::into_inner);
         }
         if control.order == Order::Run {
-            control.out -= 1;
+            let out = control.out - 1;
+            self.set_out(&mut control, out);
         }
         control.order
     }

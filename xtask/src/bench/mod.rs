@@ -5,18 +5,48 @@ mod compare;
 mod peer;
 mod plot;
 mod report;
+mod run;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
+use kemari_tests::bench::data::Report;
 
-/// What to do.
+use crate::run_pair::Terminal;
+
+/// What to do: to measure, unless something else is asked for.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    measure: Measure,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+}
+
+/// What to measure.
+#[derive(Debug, Args)]
+struct Measure {
+    /// Less of everything: under two minutes.
+    #[arg(long)]
+    quick: bool,
+    /// Write the report to this file as well.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw the curves into this directory.
+    #[arg(long, value_name = "DIRECTORY")]
+    plots: Option<PathBuf>,
+    /// Only these parts: checkpoint, cpus, requests, disk, guest, idle, memory, takeover.
+    #[arg(long, value_delimiter = ',', value_name = "PART")]
+    only: Vec<String>,
+    /// Measure this program, instead of building it.
+    #[arg(long, value_name = "FILE")]
+    kemari: Option<PathBuf>,
+    /// Further flags for `kemari run` and `kemari standby`.
+    #[arg(last = true)]
+    flags: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -43,19 +73,40 @@ struct Show {
 /// Runs the command; `false` when something got worse.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     match &arguments.command {
-        Command::Compare(it) => compare::run(&it.a, &it.b, it.tolerance),
-        Command::Show(it) => show(it),
+        None => measure(&arguments.measure),
+        Some(Command::Compare(it)) => compare::run(&it.a, &it.b, it.tolerance),
+        Some(Command::Show(it)) => show(it),
     }
+}
+
+/// What was measured, printed and written; a target that was missed is said, and no failure: machines differ.
+fn measure(wanted: &Measure) -> Result<bool> {
+    let terminal = Terminal::new(true);
+    let found = run::run(wanted, &terminal);
+    terminal.finish();
+    let found = found?;
+    print!("{}", report::print(&found));
+    if let Some(path) = &wanted.json {
+        let text = serde_json::to_string_pretty(&found)?;
+        fs::write(path, text)
+            .with_context(|| format!("--json: cannot write {}", path.display()))?;
+    }
+    draw(&found, wanted.plots.as_deref())?;
+    Ok(true)
+}
+
+fn draw(found: &Report, directory: Option<&Path>) -> Result<()> {
+    let Some(directory) = directory else { return Ok(()) };
+    for path in plot::write_all(found, directory)? {
+        println!("wrote {}", path.display());
+    }
+    Ok(())
 }
 
 fn show(show: &Show) -> Result<bool> {
     let found = report::read(&show.file)?;
     print!("{}", report::print(&found));
-    if let Some(directory) = &show.plots {
-        for path in plot::write_all(&found, directory)? {
-            println!("wrote {}", path.display());
-        }
-    }
+    draw(&found, show.plots.as_deref())?;
     if let Some(path) = &show.document {
         let text = fs::read_to_string(path)
             .with_context(|| format!("cannot read the document {}", path.display()))?;

@@ -1,7 +1,7 @@
 //! Measures: builds what is needed, runs the parts that are wanted, and describes the machine.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -10,19 +10,12 @@ use kemari_tests::bench::Bench;
 use kemari_tests::bench::data::{FORMAT, Report};
 use kemari_tests::pair::Progress;
 
+use super::Measure;
 use crate::run_pair::Terminal;
 use crate::{build, stop};
 
-/// What to measure.
-pub(super) struct Wanted<'a> {
-    pub(super) quick: bool,
-    pub(super) only: &'a [String],
-    pub(super) kemari: Option<PathBuf>,
-    pub(super) flags: &'a [String],
-}
-
 /// Measures it.
-pub(super) fn run(wanted: &Wanted<'_>, terminal: &Terminal) -> Result<Report> {
+pub(super) fn run(wanted: &Measure, terminal: &Terminal) -> Result<Report> {
     let stop = stop::flag()?;
     crate::run_pair::check_kvm()?;
     terminal.step("building kemari and the micro-guest");
@@ -34,11 +27,11 @@ pub(super) fn run(wanted: &Wanted<'_>, terminal: &Terminal) -> Result<Report> {
         kemari: &kemari,
         kernel: &kernel,
         quick: wanted.quick,
-        flags: wanted.flags,
+        flags: &wanted.flags,
         progress: terminal,
         stop,
     };
-    let groups = bench.run(wanted.only)?;
+    let groups = bench.run(&wanted.only)?;
     Ok(Report {
         format: FORMAT,
         revision: revision(),
