@@ -158,9 +158,7 @@ impl<'a> PageFrame<'a> {
         address: u64,
         fill: impl FnOnce(&mut Page) -> Result<(), E>,
     ) -> Result<(), E> {
-        assert!(!self.is_full(), "a page frame takes no more");
-        assert!(address.is_multiple_of(PAGE_SIZE as u64), "{address:#x} is not a page's address");
-        assert!(self.last.is_none_or(|last| last < address), "{address:#x} after {:?}", self.last);
+        self.check(address);
         let at = self.out.len();
         self.out.resize(at + ENTRY + PAGE_SIZE, 0);
         let page: &mut Page = (&mut self.out[at + ENTRY..])
@@ -170,11 +168,34 @@ impl<'a> PageFrame<'a> {
             self.out.truncate(at);
             return Err(error);
         }
+        self.enter(address, at);
+        Ok(())
+    }
+
+    /// As [`push`](Self::push), a page that lies ready.
+    ///
+    /// # Panics
+    /// As [`push`](Self::push).
+    pub fn push_copy(&mut self, address: u64, page: &Page) {
+        self.check(address);
+        let at = self.out.len();
+        self.out.extend_from_slice(&[0; ENTRY]);
+        self.out.extend_from_slice(page);
+        self.enter(address, at);
+    }
+
+    fn check(&self, address: u64) {
+        assert!(!self.is_full(), "a page frame takes no more");
+        assert!(address.is_multiple_of(PAGE_SIZE as u64), "{address:#x} is not a page's address");
+        assert!(self.last.is_none_or(|last| last < address), "{address:#x} after {:?}", self.last);
+    }
+
+    /// The page at the end of the buffer, whose entry is to be at `at`, is the frame's last.
+    fn enter(&mut self, address: u64, at: usize) {
         let encoding = self.shrink(at);
         self.out[at..at + ENTRY].copy_from_slice(&(address | encoding).to_le_bytes());
         self.pages += 1;
         self.last = Some(address);
-        Ok(())
     }
 
     /// Replaces the page at the end of the buffer by something shorter, if there is.

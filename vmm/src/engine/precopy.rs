@@ -34,6 +34,7 @@ pub(super) fn precopy(
     machine.vm().start_dirty_log().map_err(io::Error::other)?;
     machine.dirty().mark_all();
     let (epoch, term) = (machine.gate().epoch(), engine.lock().primary.term());
+    let memory = machine.memory();
     let mut sent = 0;
     let mut last = usize::MAX;
     for round in 1..=MAX_ROUNDS {
@@ -49,14 +50,12 @@ pub(super) fn precopy(
         sent += frames.len();
         for slice in frames.chunks(SLICE) {
             let mut numbers = slice.iter().copied();
-            out.pages(Kind::Bulk, epoch, term, || {
-                let number = numbers.next()?;
-                let memory = machine.memory();
-                Some((number, move |page: &mut Page| {
-                    memory
-                        .read_slice(page, GuestAddress(number * PAGE_SIZE as u64))
-                        .map_err(io::Error::other)
-                }))
+            out.pages(Kind::Bulk, epoch, term, |frame| {
+                let Some(number) = numbers.next() else { return Ok(false) };
+                let address = number * PAGE_SIZE as u64;
+                let read = |page: &mut Page| memory.read_slice(page, GuestAddress(address));
+                frame.push(address, read).map_err(io::Error::other)?;
+                Ok(true)
             })?;
             out.flush()?;
             if !out.interleave(items)? {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
-use ft_core::pages::{Compression, PAGE_SIZE, Page, PageFrame};
+use ft_core::pages::{Compression, PAGE_SIZE, PageFrame};
 use ft_core::primary::Event;
 use ft_core::wire::{Data, EpochDigest, Hashes, Header, Kind, Message, Outgoing};
 use ft_core::{Epoch, LinkId, Term};
@@ -43,8 +43,10 @@ pub(super) struct Checkpoint {
 
 /// A peer that takes nothing for so long is gone, whatever TCP still hopes for.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Pages in a frame, at most: while one frame is on its way the next one is made, and the one before is checked.
+const FRAME_PAGES: u64 = 64;
 /// Large writes: one system call for many pages.
-const FLUSH_AT: usize = 1 << 20;
+const FLUSH_AT: usize = FRAME_PAGES as usize * PAGE_SIZE;
 /// How long a closing session may take to send its last words.
 const CLOSING: Duration = Duration::from_millis(500);
 
@@ -130,13 +132,10 @@ impl Output {
         let (pages, rest) = contents.as_chunks::<PAGE_SIZE>();
         assert!(rest.is_empty() && pages.len() == frames.len(), "P4: a page for every number");
         let mut copies = frames.iter().copied().zip(pages);
-        self.pages(Kind::Pages, epoch, term, || {
-            copies.next().map(|(frame, page)| {
-                (frame, |into: &mut Page| -> Result<(), io::Error> {
-                    *into = *page;
-                    Ok(())
-                })
-            })
+        self.pages(Kind::Pages, epoch, term, |frame| {
+            let Some((number, page)) = copies.next() else { return Ok(false) };
+            frame.push_copy(number * PAGE_SIZE as u64, page);
+            Ok(true)
         })?;
         self.data(epoch, term, Message::State(Data(state)))?;
         let end = Message::End(self.digest.end(epoch, hashes));
@@ -156,29 +155,28 @@ impl Output {
         Ok(())
     }
 
-    /// Sends pages in as few frames as their limit allows; `next` gives page numbers, ascending,
-    /// and who fills the page.
-    pub(super) fn pages<F>(
+    /// Sends pages; `push` puts the next one into a frame, ascending, and says whether there was one.
+    pub(super) fn pages(
         &mut self,
         kind: Kind,
         epoch: Epoch,
         term: Term,
-        mut next: impl FnMut() -> Option<(u64, F)>,
-    ) -> io::Result<()>
-    where
-        F: FnOnce(&mut Page) -> Result<(), io::Error>,
-    {
-        let mut pending = next();
-        while pending.is_some() {
+        mut push: impl FnMut(&mut PageFrame<'_>) -> io::Result<bool>,
+    ) -> io::Result<()> {
+        let mut more = true;
+        while more {
+            let start = self.buffer.len();
             let mut frame =
                 PageFrame::begin(&mut self.buffer, kind, epoch, term, Compression::None);
-            while !frame.is_full()
-                && let Some((number, fill)) = pending.take()
-            {
-                frame.push(number * PAGE_SIZE as u64, fill)?;
-                pending = next();
+            while more && frame.pages() < FRAME_PAGES && !frame.is_full() {
+                more = push(&mut frame)?;
             }
             let pages = frame.pages();
+            if pages == 0 {
+                // The last frame was full to the last page.
+                self.buffer.truncate(start);
+                break;
+            }
             let header: Header = frame.finish().map_err(io::Error::other)?;
             self.digest.add(&header, pages);
             if self.buffer.len() >= FLUSH_AT {
