@@ -4,14 +4,18 @@
 //! pages is read and cleared, the pages are copied, and as many bytes go over loopback TCP and are acknowledged. Nothing of the
 //! product's own path is used where it could make a limit look worse than it is.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use kvm_bindings::{kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1, kvm_regs};
-use kvm_ioctls::VcpuFd;
+use kvm_bindings::{
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_MSR_ENTRIES, Msrs,
+    kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1, kvm_irqchip, kvm_msr_entry, kvm_regs,
+};
+use kvm_ioctls::{VcpuFd, VmFd};
 use serde::Serialize;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::ioctl::ioctl_with_ref;
@@ -38,6 +42,8 @@ pub struct Limits {
     pub stop_us: f64,
     /// KVM is asked for all state of one vCPU and of the interrupt controllers.
     pub state_us: f64,
+    /// Of these, each call by its name.
+    pub calls_us: BTreeMap<&'static str, f64>,
     /// A message of 64 bytes over loopback TCP, and one back.
     pub round_trip_us: f64,
     /// By the number of dirty pages.
@@ -89,6 +95,7 @@ pub fn limits(counts: &[u64]) -> Result<Limits, LimitsError> {
     let exit_us = bed.exit()?;
     let stop_us = bed.stop()?;
     let state_us = bed.state()?;
+    let calls_us = bed.calls()?;
     let mut wire = Wire::new()?;
     let round_trip_us = median(ROUNDS * 5, || wire.send(64))?;
     let mut pages = Vec::new();
@@ -99,7 +106,7 @@ pub fn limits(counts: &[u64]) -> Result<Limits, LimitsError> {
         pages.push(PageLimits { count, log_us, copy_us, send_us });
     }
     bed.set.stop();
-    Ok(Limits { exit_us, stop_us, state_us, round_trip_us, pages })
+    Ok(Limits { exit_us, stop_us, state_us, calls_us, round_trip_us, pages })
 }
 
 fn median<E>(rounds: usize, mut one: impl FnMut() -> Result<Duration, E>) -> Result<f64, E> {
@@ -217,6 +224,47 @@ impl Bed {
             drop(state);
             Ok(time)
         })
+    }
+
+    /// The calls by which KVM tells its state, each for itself.
+    fn calls(&self) -> Result<BTreeMap<&'static str, f64>, LimitsError> {
+        let msrs: Vec<_> = self.plan.msr_indices().into_iter().take(KVM_MAX_MSR_ENTRIES).collect();
+        let msrs: Vec<_> =
+            msrs.iter().map(|&index| kvm_msr_entry { index, ..Default::default() }).collect();
+        let msrs = Msrs::from_entries(&msrs).map_err(|error| format!("{error:?}"))?;
+        let vcpu = |call: &dyn Fn(&VcpuFd) -> Result<(), kvm_ioctls::Error>| {
+            median(ROUNDS, || -> Result<Duration, LimitsError> {
+                let begun = Instant::now();
+                self.set.with_vcpu(0, |fd| call(fd))??;
+                Ok(begun.elapsed())
+            })
+        };
+        let vm = |call: &dyn Fn(&VmFd) -> Result<(), kvm_ioctls::Error>| {
+            median(ROUNDS, || -> Result<Duration, LimitsError> {
+                let begun = Instant::now();
+                call(self.vm.fd())?;
+                Ok(begun.elapsed())
+            })
+        };
+        let chip = |chip_id| {
+            move |fd: &VmFd| fd.get_irqchip(&mut kvm_irqchip { chip_id, ..Default::default() })
+        };
+        Ok(BTreeMap::from([
+            ("KVM_GET_MP_STATE", vcpu(&|fd| fd.get_mp_state().map(drop))?),
+            ("KVM_GET_REGS", vcpu(&|fd| fd.get_regs().map(drop))?),
+            ("KVM_GET_SREGS", vcpu(&|fd| fd.get_sregs().map(drop))?),
+            ("KVM_GET_XSAVE", vcpu(&|fd| fd.get_xsave().map(drop))?),
+            ("KVM_GET_XCRS", vcpu(&|fd| fd.get_xcrs().map(drop))?),
+            ("KVM_GET_DEBUGREGS", vcpu(&|fd| fd.get_debug_regs().map(drop))?),
+            ("KVM_GET_TSC_KHZ", vcpu(&|fd| fd.get_tsc_khz().map(drop))?),
+            ("KVM_GET_LAPIC", vcpu(&|fd| fd.get_lapic().map(drop))?),
+            ("KVM_GET_MSRS", vcpu(&|fd| fd.get_msrs(&mut msrs.clone()).map(drop))?),
+            ("KVM_GET_VCPU_EVENTS", vcpu(&|fd| fd.get_vcpu_events().map(drop))?),
+            ("KVM_GET_IRQCHIP (PIC 1)", vm(&chip(KVM_IRQCHIP_PIC_MASTER))?),
+            ("KVM_GET_IRQCHIP (PIC 2)", vm(&chip(KVM_IRQCHIP_PIC_SLAVE))?),
+            ("KVM_GET_IRQCHIP (I/O APIC)", vm(&chip(KVM_IRQCHIP_IOAPIC))?),
+            ("KVM_GET_CLOCK", vm(&|fd| fd.get_clock().map(drop))?),
+        ]))
     }
 
     /// The log's time and the copies', for `count` pages.

@@ -1,5 +1,6 @@
 //! The limits of the machine, as `kemari probe --limits` measures them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
@@ -15,6 +16,8 @@ pub struct Limits {
     pub stop_us: f64,
     /// KVM tells the state of one vCPU and of the interrupt controllers.
     pub state_us: f64,
+    /// The calls of which `state_us` is made.
+    pub calls_us: BTreeMap<String, f64>,
     /// 64 bytes there and back over loopback.
     pub round_trip_us: f64,
     /// By the number of pages.

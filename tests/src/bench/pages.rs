@@ -162,6 +162,8 @@ fn limits_group(limits: &Limits) -> Group {
         Row::new("KVM tells the state of a vCPU and the interrupt controllers", us, limits.state_us),
         Row::new("64 bytes there and back over loopback", us, limits.round_trip_us),
     ];
+    let calls = limits.calls_us.iter();
+    rows.extend(calls.map(|(name, time)| Row::new(name.as_str(), us, *time)));
     for pages in &limits.pages {
         let count = pages.count;
         rows.extend([
