@@ -135,7 +135,7 @@ struct Bed {
     vm: Vm,
     memory: GuestMemory,
     set: VcpuSet,
-    plan: SavePlan,
+    plan: Arc<SavePlan>,
     exits: Receiver<Exit>,
     log_words: usize,
     copies: Vec<u8>,
@@ -155,7 +155,7 @@ impl Bed {
         write_guest(&memory)?;
         let vm = Vm::new(&kvm, memory.clone(), VmOptions { cpus: 1, pit: false })?;
         let fds = vm.create_vcpus()?;
-        let plan = SavePlan::new(&kvm, &vm, &fds[0])?;
+        let plan = Arc::new(SavePlan::new(&kvm, &vm, &fds[0])?);
         vm.start_dirty_log()?;
         let (sender, exits) = sync_channel(2 * ACCESSES as usize);
         let set = VcpuSet::spawn(fds, Arc::new(Doors(sender)))?;

@@ -1,5 +1,8 @@
 //! The state of a machine as KVM holds it: what is read from a paused machine, and the order in which it is put back.
 
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+
 use kvm_bindings::{
     KVM_CAP_ADJUST_CLOCK, KVM_CLOCK_REALTIME, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
     KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_MSR_ENTRIES, Msrs, kvm_clock_data, kvm_debugregs, kvm_irqchip,
@@ -327,8 +330,22 @@ fn set_msrs(fd: &VcpuFd, msrs: &[(u32, u64)]) -> Result<(), StateError> {
 
 impl VcpuSet {
     /// Reads all vCPUs; they must be paused.
-    pub fn save(&self, plan: &SavePlan) -> Result<Vec<VcpuState>, StateError> {
-        (0..self.len()).map(|i| self.with_vcpu(i, |fd| VcpuState::save(fd, plan))?).collect()
+    pub fn save(&self, plan: &Arc<SavePlan>) -> Result<Vec<VcpuState>, StateError> {
+        if !self.can_work() {
+            return (0..self.len())
+                .map(|i| self.with_vcpu(i, |fd| VcpuState::save(fd, plan))?)
+                .collect();
+        }
+        let (results, saved) = sync_channel(self.len());
+        let plan = Arc::clone(plan);
+        self.each(move |index, fd| {
+            // There is room for all, and the receiver waits.
+            let _ = results.send((index, VcpuState::save(fd, &plan)));
+        })?;
+        let mut states: Vec<_> = saved.into_iter().collect();
+        states.sort_by_key(|(index, _)| *index);
+        assert!(states.len() == self.len(), "P4: a checkpoint has every vCPU");
+        states.into_iter().map(|(_, state)| state).collect()
     }
 
     /// Writes all vCPUs; they must be paused, and [`VmState::restore`] must have come before.

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -54,7 +54,15 @@ struct Control {
     out: usize,
     /// How often the dead were revived.
     revivals: u64,
+    /// What each parked vCPU's thread is to do with it; each job has a number.
+    job: Option<Job>,
+    job_number: u64,
+    /// How many have done it.
+    done: usize,
 }
+
+/// Work with every parked vCPU, by its own thread.
+type Job = Arc<dyn Fn(usize, &mut VcpuFd) + Send + Sync>;
 
 /// How long to look for a change before sleeping on it: a pause for a checkpoint is shorter than it takes to wake a thread.
 const LOOK_FOR_OUT: Duration = Duration::from_micros(100);
@@ -65,6 +73,8 @@ struct Shared {
     /// Changes with `control`, so that a thread can look for a change without the lock; what counts is `control`.
     order_seen: AtomicU8,
     out_seen: AtomicUsize,
+    job_seen: AtomicU64,
+    done_seen: AtomicUsize,
     /// Whether there are processors for threads that look: one more than there are vCPUs.
     looks: bool,
     /// Told when `order` changes; the vCPU threads wait on it.
@@ -80,6 +90,8 @@ struct Vcpu {
     /// Locked by the vCPU's thread while it runs the guest, free while it is parked.
     fd: Mutex<VcpuFd>,
     immediate_exit: ImmediateExit,
+    /// The last job that its thread has taken.
+    job_taken: AtomicU64,
 }
 
 /// The flag in the shared `kvm_run` page that makes the next KVM_RUN return at once (KVM API, immediate_exit).
@@ -127,14 +139,27 @@ impl VcpuSet {
         let count = fds.len();
         let vcpus = fds
             .into_iter()
-            .map(|mut fd| Vcpu { immediate_exit: ImmediateExit::of(&mut fd), fd: Mutex::new(fd) })
+            .map(|mut fd| Vcpu {
+                immediate_exit: ImmediateExit::of(&mut fd),
+                fd: Mutex::new(fd),
+                job_taken: AtomicU64::new(0),
+            })
             .collect();
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Arc::new(Shared {
             order_seen: AtomicU8::new(Order::Park as u8),
             out_seen: AtomicUsize::new(0),
             looks: processors > count,
-            control: Mutex::new(Control { order: Order::Park, out: 0, revivals: 0 }),
+            job_seen: AtomicU64::new(0),
+            done_seen: AtomicUsize::new(0),
+            control: Mutex::new(Control {
+                order: Order::Park,
+                out: 0,
+                revivals: 0,
+                job: None,
+                job_number: 0,
+                done: 0,
+            }),
             order_changed: Condvar::new(),
             all_out: Condvar::new(),
             vcpus,
@@ -209,6 +234,42 @@ impl VcpuSet {
                 log::error!("a vCPU thread ended in a panic");
             }
         }
+    }
+
+    /// Has each vCPU's thread do `job` with it, all at the same time: what KVM has of a vCPU is nearest to the processor on
+    /// which it ran. They must be paused, and not stopped.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub fn each(
+        &self,
+        job: impl Fn(usize, &mut VcpuFd) + Send + Sync + 'static,
+    ) -> Result<(), VcpuError> {
+        let shared = &self.shared;
+        let mut control = lock(&shared.control);
+        if control.order != Order::Park || control.out != self.len() {
+            return Err(VcpuError::Running);
+        }
+        control.job = Some(Arc::new(job));
+        control.job_number += 1;
+        control.done = 0;
+        shared.done_seen.store(0, Ordering::Release);
+        shared.job_seen.store(control.job_number, Ordering::Release);
+        shared.order_changed.notify_all();
+        drop(control);
+        let all = self.len();
+        shared.look(LOOK_FOR_OUT, || shared.done_seen.load(Ordering::Acquire) == all);
+        let mut control = lock(&shared.control);
+        while control.done < all {
+            control = shared.all_out.wait(control).unwrap_or_else(PoisonError::into_inner);
+        }
+        control.job = None;
+        Ok(())
+    }
+
+    /// Whether [`each`](Self::each) can be used: their threads are there.
+    pub fn can_work(&self) -> bool {
+        lock(&self.shared.control).order != Order::Stop
     }
 
     /// Gives access to a parked vCPU.
@@ -297,7 +358,7 @@ impl Shared {
             self.count_out();
             log::error!("vCPU {index}: {exit}");
             self.handler.on_fatal(index, exit);
-            if !self.wait_for_revival(revivals) {
+            if !self.wait_for_revival(index, revivals) {
                 return;
             }
             counted = true;
@@ -305,11 +366,10 @@ impl Shared {
     }
 
     /// Waits, counted as out, until the dead are revived; `false` when told to stop.
-    fn wait_for_revival(&self, revivals: u64) -> bool {
-        let mut control = lock(&self.control);
-        while control.revivals == revivals && control.order != Order::Stop {
-            control = self.order_changed.wait(control).unwrap_or_else(PoisonError::into_inner);
-        }
+    fn wait_for_revival(&self, index: usize, revivals: u64) -> bool {
+        let control = self.wait_parked(index, |control| {
+            control.revivals != revivals || control.order == Order::Stop
+        });
         control.order != Order::Stop
     }
 
@@ -326,7 +386,7 @@ impl Shared {
             if !std::mem::take(&mut counted) {
                 self.count_out();
             }
-            if self.wait_for_order() == Order::Stop {
+            if self.wait_for_order(index) == Order::Stop {
                 return None;
             }
             if std::mem::take(first)
@@ -369,17 +429,59 @@ impl Shared {
     }
 
     /// Waits while the order is to park; leaves `out` unless the order is to stop.
-    fn wait_for_order(&self) -> Order {
-        self.look(LOOK_FOR_ORDER, || self.order_seen.load(Ordering::Acquire) != Order::Park as u8);
-        let mut control = lock(&self.control);
-        while control.order == Order::Park {
-            control = self.order_changed.wait(control).unwrap_or_else(PoisonError::into_inner);
-        }
+    fn wait_for_order(&self, index: usize) -> Order {
+        let mut control = self.wait_parked(index, |control| control.order != Order::Park);
         if control.order == Order::Run {
             let out = control.out - 1;
             self.set_out(&mut control, out);
         }
         control.order
+    }
+
+    /// Waits until `over`, and does the jobs that come meanwhile.
+    fn wait_parked(
+        &self,
+        index: usize,
+        over: impl Fn(&Control) -> bool,
+    ) -> MutexGuard<'_, Control> {
+        let vcpu = &self.vcpus[index];
+        let mut taken = vcpu.job_taken.load(Ordering::Relaxed);
+        let mut control = lock(&self.control);
+        loop {
+            if over(&control) {
+                return control;
+            }
+            if let Some(job) = control.job.clone().filter(|_| control.job_number != taken) {
+                taken = control.job_number;
+                vcpu.job_taken.store(taken, Ordering::Relaxed);
+                drop(control);
+                job(index, &mut lock(&vcpu.fd));
+                drop(job);
+                control = lock(&self.control);
+                control.done += 1;
+                self.done_seen.store(control.done, Ordering::Release);
+                if control.done == self.vcpus.len() {
+                    self.all_out.notify_all();
+                }
+            } else if self.looks {
+                drop(control);
+                let park = Order::Park as u8;
+                self.look(LOOK_FOR_ORDER, || {
+                    self.order_seen.load(Ordering::Acquire) != park
+                        || self.job_seen.load(Ordering::Acquire) != taken
+                });
+                control = lock(&self.control);
+                if !over(&control) && control.job_number == taken {
+                    control = self.sleep(control);
+                }
+            } else {
+                control = self.sleep(control);
+            }
+        }
+    }
+
+    fn sleep<'a>(&self, control: MutexGuard<'a, Control>) -> MutexGuard<'a, Control> {
+        self.order_changed.wait(control).unwrap_or_else(PoisonError::into_inner)
     }
 
     fn must_park(&self) -> bool {

@@ -127,7 +127,7 @@ impl Machine {
         let devices = Arc::new(DeviceSet::new(&config, &vm, gate.clone(), events.clone())?);
         let fds = vm.create_vcpus()?;
         let first = fds.first().ok_or(VcpuError::NoSuchVcpu { vcpu: 0, count: 0 })?;
-        let plan = SavePlan::new(&kvm, &vm, first)?;
+        let plan = Arc::new(SavePlan::new(&kvm, &vm, first)?);
         let facts = CompatInfo::new(&kvm, &vm, first, &plan);
         let bus = Arc::new(Bus::new(devices.io_manager()?, events.clone()));
         let vcpus = VcpuSet::spawn(fds, bus)?;

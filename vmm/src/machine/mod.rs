@@ -52,7 +52,7 @@ pub struct Machine {
     devices: Arc<DeviceSet>,
     events: Arc<Events>,
     dirty: Mutex<DirtyTracker>,
-    plan: SavePlan,
+    plan: Arc<SavePlan>,
     facts: CompatInfo,
     power_on: PowerOn,
     device_thread: DeviceThread,
@@ -108,7 +108,7 @@ impl Machine {
 
     /// What of a vCPU is saved on this host.
     #[must_use]
-    pub fn plan(&self) -> &SavePlan {
+    pub fn plan(&self) -> &Arc<SavePlan> {
         &self.plan
     }
 
