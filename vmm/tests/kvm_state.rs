@@ -39,7 +39,7 @@ struct Machine<'a> {
     kvm: &'a Kvm,
     vm: Vm,
     set: VcpuSet,
-    plan: SavePlan,
+    plan: Arc<SavePlan>,
     handler: Arc<Handler>,
     events: Receiver<Event>,
 }
@@ -48,7 +48,7 @@ impl<'a> Machine<'a> {
     fn new(kvm: &'a Kvm, code: &[u8], regs: &[kvm_regs]) -> Self {
         let vm = vm(kvm, memory(16 << 20), code, regs.len() as u32);
         let fds = vm.create_vcpus().unwrap();
-        let plan = SavePlan::new(kvm, &vm, &fds[0]).unwrap();
+        let plan = Arc::new(SavePlan::new(kvm, &vm, &fds[0]).unwrap());
         for (fd, regs) in fds.iter().zip(regs) {
             enter(fd, *regs);
         }
@@ -234,7 +234,7 @@ fn a_host_is_compatible_with_itself() {
     let info = || {
         let vm = vm(&kvm, memory(4 << 20), COUNT, 1);
         let fds = vm.create_vcpus().unwrap();
-        let plan = SavePlan::new(&kvm, &vm, &fds[0]).unwrap();
+        let plan = Arc::new(SavePlan::new(&kvm, &vm, &fds[0]).unwrap());
         CompatInfo::new(&kvm, &vm, &fds[0], &plan)
     };
     let (a, b) = (info(), info());
