@@ -1,7 +1,7 @@
 //! One connection with a standby: its reader, its sender, and how they end.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -235,9 +235,13 @@ pub(crate) enum ReadEnd {
     Lost(String),
 }
 
+/// Small frames come several to a system call; bodies that are larger are read in place.
+const READ_AHEAD: usize = 64 << 10;
+
 /// Reads frames until the link ends. Memory is allocated only after a header has passed its
 /// checks, which bound the length of every kind of frame.
-pub(crate) fn read_frames(mut link: impl Read, mut each: impl FnMut(Frame)) -> ReadEnd {
+pub(crate) fn read_frames(link: impl Read, mut each: impl FnMut(Frame)) -> ReadEnd {
+    let mut link = BufReader::with_capacity(READ_AHEAD, link);
     loop {
         let mut header = [0; HEADER_LEN];
         if let Err(error) = link.read_exact(&mut header) {
