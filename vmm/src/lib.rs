@@ -9,7 +9,6 @@ pub mod control;
 pub mod engine;
 pub mod kvm;
 pub mod layout;
-pub mod limits;
 pub mod link;
 pub mod logging;
 pub mod machine;

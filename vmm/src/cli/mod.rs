@@ -105,7 +105,7 @@ fn confine(mode: seccomp::Mode) -> Result<(), CliError> {
 
 fn probe(args: &ProbeArgs) -> Result<u8, CliError> {
     if args.limits {
-        let limits = crate::limits::limits(&args.pages)
+        let limits = crate::kvm::limits::limits(&args.pages)
             .map_err(|error| CliError::failed(format!("the limits cannot be measured: {error}")))?;
         return print_json(&limits, args.json);
     }

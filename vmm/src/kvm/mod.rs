@@ -3,6 +3,7 @@
 pub mod compat;
 pub mod cpuid;
 pub mod exit;
+pub mod limits;
 pub mod msr;
 mod notify;
 pub mod state;
