@@ -7,7 +7,7 @@ use kemari_workload::Op;
 
 use super::data::{Group, Row, Target, Unit};
 use super::rig::{Mode, Rig};
-use super::{Bench, Progress};
+use super::Bench;
 
 /// Faster than any guest: it never rests.
 const NEVER_RESTS: u32 = u32::MAX;
@@ -16,7 +16,7 @@ const NEVER_RESTS: u32 = u32::MAX;
 ///
 /// # Errors
 /// When a guest cannot be run.
-pub fn progress(bench: &Bench<'_>) -> Result<Group> {
+pub(super) fn progress(bench: &Bench<'_>) -> Result<Group> {
     let mut group = Group {
         name: "guest".to_owned(),
         title: "The guest's own work".to_owned(),
@@ -53,7 +53,7 @@ fn rewritten(bench: &Bench<'_>, mode: Mode, region: u32) -> Result<f64> {
 ///
 /// # Errors
 /// When a guest cannot be run.
-pub fn idle(bench: &Bench<'_>) -> Result<Group> {
+pub(super) fn idle(bench: &Bench<'_>) -> Result<Group> {
     let mut rows = Vec::new();
     for mode in [Mode::Off, Mode::Protected] {
         bench.progress.step(&format!("an idle guest, {}", mode.name()));

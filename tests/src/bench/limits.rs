@@ -9,38 +9,38 @@ use serde::Deserialize;
 
 /// See `kemari probe --limits`; microseconds, medians.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Limits {
+pub(super) struct Limits {
     /// A guest leaves for user space and comes back.
-    pub exit_us: f64,
+    pub(super) exit_us: f64,
     /// A guest that computes is taken out of the processor, and its thread parked.
-    pub stop_us: f64,
+    pub(super) stop_us: f64,
     /// KVM tells the state of one vCPU and of the interrupt controllers.
-    pub state_us: f64,
+    pub(super) state_us: f64,
     /// The calls of which `state_us` is made.
-    pub calls_us: BTreeMap<String, f64>,
+    pub(super) calls_us: BTreeMap<String, f64>,
     /// 64 bytes there and back over loopback.
-    pub round_trip_us: f64,
+    pub(super) round_trip_us: f64,
     /// By the number of pages.
-    pub pages: Vec<PageLimits>,
+    pub(super) pages: Vec<PageLimits>,
 }
 
 /// Of so many dirty pages.
 #[derive(Debug, Clone, Copy, Deserialize)]
-pub struct PageLimits {
+pub(super) struct PageLimits {
     /// How many.
-    pub count: u64,
+    pub(super) count: u64,
     /// The dirty log is read and cleared.
-    pub log_us: f64,
+    pub(super) log_us: f64,
     /// The pages are copied.
-    pub copy_us: f64,
+    pub(super) copy_us: f64,
     /// Their bytes go over loopback, and an answer comes back.
-    pub send_us: f64,
+    pub(super) send_us: f64,
 }
 
 impl PageLimits {
     /// What no pause can be shorter than: they are found and copied.
     #[must_use]
-    pub fn pause_us(&self) -> f64 {
+    pub(super) fn pause_us(&self) -> f64 {
         self.log_us + self.copy_us
     }
 }
@@ -50,7 +50,7 @@ impl Limits {
     ///
     /// # Errors
     /// When `kemari` cannot measure them.
-    pub fn measure(kemari: &Path, counts: &[u64]) -> Result<Self> {
+    pub(super) fn measure(kemari: &Path, counts: &[u64]) -> Result<Self> {
         let counts: Vec<String> = counts.iter().map(u64::to_string).collect();
         let output = Command::new(kemari)
             .args(["probe", "--json", "--limits", "--pages"])
@@ -67,7 +67,7 @@ impl Limits {
     ///
     /// # Errors
     /// When they were not.
-    pub fn of(&self, count: u64) -> Result<PageLimits> {
+    pub(super) fn of(&self, count: u64) -> Result<PageLimits> {
         let found = self.pages.iter().find(|pages| pages.count == count);
         found.copied().with_context(|| format!("no limits were measured for {count} pages"))
     }

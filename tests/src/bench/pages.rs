@@ -9,8 +9,8 @@ use serde_json::Value;
 use super::asker::Length;
 use super::data::{Axis, Curve, Group, Line, Row, Spread, Target, Unit};
 use super::limits::Limits;
-use super::rig::{Mode, Rig, RigConfig, spread};
-use super::{Bench, Progress};
+use super::rig::{Mode, Rig, spread};
+use super::Bench;
 
 /// What a run with one number of pages has shown.
 struct Point {
@@ -35,7 +35,7 @@ const LEAST_ANSWERS: u64 = 20;
 ///
 /// # Errors
 /// When a guest cannot be run, or the limits cannot be measured.
-pub fn by_pages(bench: &Bench<'_>) -> Result<(Group, Group)> {
+pub(super) fn by_pages(bench: &Bench<'_>) -> Result<(Group, Group)> {
     let counts: &[u32] = match bench.quick {
         true => &[16, 128, 1024],
         false => &[1, 16, 128, 1024, 8192, 100_000],
@@ -185,7 +185,7 @@ fn limits_group(limits: &Limits) -> Group {
 ///
 /// # Errors
 /// When a guest cannot be run.
-pub fn by_memory(bench: &Bench<'_>) -> Result<Group> {
+pub(super) fn by_memory(bench: &Bench<'_>) -> Result<Group> {
     const PAGES: u32 = 128;
     let sizes: &[u64] = match bench.quick {
         true => &[64, 512, 2048],
@@ -231,7 +231,7 @@ pub fn by_memory(bench: &Bench<'_>) -> Result<Group> {
 ///
 /// # Errors
 /// When a guest cannot be run.
-pub fn by_cpus(bench: &Bench<'_>) -> Result<Group> {
+pub(super) fn by_cpus(bench: &Bench<'_>) -> Result<Group> {
     let mut rows: Vec<Row> = Vec::new();
     let mut first = None;
     for cpus in [1, 2] {

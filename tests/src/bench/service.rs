@@ -8,7 +8,7 @@ use kemari_workload::Op;
 use super::asker::{Length, Load};
 use super::data::{Group, Row, Spread, Target, Unit};
 use super::rig::{Mode, Rig, spread};
-use super::{Bench, Progress};
+use super::Bench;
 
 const MODES: [Mode; 3] = [Mode::Off, Mode::Alone, Mode::Protected];
 const WARM_UP: u64 = 50;
@@ -61,7 +61,7 @@ const DISK: [Workload; 4] = [
 ///
 /// # Errors
 /// When a guest cannot be run.
-pub fn network(bench: &Bench<'_>) -> Result<Group> {
+pub(super) fn network(bench: &Bench<'_>) -> Result<Group> {
     let mut group = measure(bench, &NETWORK)?;
     group.name = "requests".to_owned();
     group.title = "Requests over the network".to_owned();
@@ -75,7 +75,7 @@ pub fn network(bench: &Bench<'_>) -> Result<Group> {
 ///
 /// # Errors
 /// When a guest cannot be run.
-pub fn disk(bench: &Bench<'_>) -> Result<Group> {
+pub(super) fn disk(bench: &Bench<'_>) -> Result<Group> {
     let mut group = measure(bench, &DISK)?;
     group.name = "disk".to_owned();
     group.title = "Operations logged on disk".to_owned();

@@ -17,7 +17,7 @@ use crate::switch::Switch;
 ///
 /// # Errors
 /// When a pair gets stuck, or breaks a promise.
-pub fn takeover(bench: &Bench<'_>) -> Result<Group> {
+pub(super) fn takeover(bench: &Bench<'_>) -> Result<Group> {
     bench.progress.step("takeovers");
     let dir = tempfile::Builder::new().prefix("kemari-bench-").tempdir()?;
     let image = dir.path().join("disk.img");

@@ -1,6 +1,6 @@
 //! The state of a machine as KVM holds it: what is read from a paused machine, and the order in which it is put back.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::mpsc::sync_channel;
 
 use kvm_bindings::{
@@ -114,6 +114,8 @@ pub struct SavePlan {
     xcrs: bool,
     tsc_khz: bool,
     tsc_control: bool,
+    /// The guest's TSC frequency, which only [`VcpuState::restore`] changes; none before it was asked for.
+    frequency: Mutex<Option<Option<u32>>>,
 }
 
 impl SavePlan {
@@ -132,12 +134,17 @@ impl SavePlan {
             xcrs: kvm.check_extension(Cap::Xcrs),
             tsc_khz: kvm.check_extension(Cap::GetTscKhz),
             tsc_control: kvm.check_extension(Cap::TscControl),
+            frequency: Mutex::new(None),
         })
     }
 
     /// The registers that a save contains.
     pub fn msr_indices(&self) -> Vec<u32> {
         self.msrs.iter().flat_map(|m| m.as_slice().iter().map(|e| e.index)).collect()
+    }
+
+    fn frequency(&self) -> MutexGuard<'_, Option<Option<u32>>> {
+        self.frequency.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes of the XSAVE area.
@@ -190,9 +197,9 @@ impl VcpuState {
                 false => None,
             },
             debugregs: fd.get_debug_regs().map_err(ioctl_error("KVM_GET_DEBUGREGS"))?,
+            // A host whose TSC is unstable has no frequency to tell; the guest does not use its TSC then.
             tsc_khz: match plan.tsc_khz {
-                // A host whose TSC is unstable has no frequency to tell; the guest does not use its TSC then.
-                true => fd.get_tsc_khz().ok(),
+                true => *plan.frequency().get_or_insert_with(|| fd.get_tsc_khz().ok()),
                 false => None,
             },
             lapic: fd.get_lapic().map_err(ioctl_error("KVM_GET_LAPIC"))?,
@@ -236,6 +243,7 @@ impl VcpuState {
         };
         if plan.tsc_control && fd.get_tsc_khz().ok() != Some(saved) {
             fd.set_tsc_khz(saved).map_err(ioctl_error("KVM_SET_TSC_KHZ"))?;
+            *plan.frequency() = None;
         }
         Ok(())
     }

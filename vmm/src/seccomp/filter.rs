@@ -77,13 +77,26 @@ const KVM_STATE: &[u64] = &[
     0xcc, 0xcd, // KVM_GET_SREGS2, KVM_SET_SREGS2
     0xcf, // KVM_GET_XSAVE2
 ];
+/// A vCPU's part of it, read for checkpoints by the vCPU's own thread.
+const VCPU_STATE: &[u64] = &[
+    0x81, // KVM_GET_REGS
+    0x83, // KVM_GET_SREGS
+    0x88, // KVM_GET_MSRS
+    0x8e, // KVM_GET_LAPIC
+    0x98, // KVM_GET_MP_STATE
+    0x9f, // KVM_GET_VCPU_EVENTS
+    0xa1, // KVM_GET_DEBUGREGS
+    0xa3, // KVM_GET_TSC_KHZ
+    0xa4, // KVM_GET_XSAVE
+    0xa6, // KVM_GET_XCRS
+    0xcf, // KVM_GET_XSAVE2
+];
 /// KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG.
 const KVM_DIRTY: &[u64] = &[0x42, 0xc0];
 /// KVM_SET_USER_MEMORY_REGION: switches the dirty log on.
 const KVM_MEMORY: &[u64] = &[0x46];
 const KVM_IRQ_LINE: u64 = 0x61;
 const KVM_RUN: u64 = 0x80;
-const KVM_GET_REGS: u64 = 0x81;
 /// Requests to a terminal, as different C libraries make them (ioctl_tty(2)), and to a tap.
 const TCSETS: u64 = 0x5402;
 const TCSETS2: u64 = 0x402c_542b;
@@ -240,7 +253,8 @@ fn rules(role: Role, events: &[RawFd]) -> Result<Rules, BackendError> {
             rules.allow(&[SYS_lseek, SYS_pread64, SYS_statx, SYS_fstat]);
         }
         Role::Vcpu => {
-            rules.kvm(&[KVM_RUN, KVM_IRQ_LINE, KVM_GET_REGS])?;
+            rules.kvm(&[KVM_RUN, KVM_IRQ_LINE])?;
+            rules.kvm(VCPU_STATE)?;
             rules.device_code(events)?;
         }
         Role::Lane => {
