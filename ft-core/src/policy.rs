@@ -198,8 +198,14 @@ mod tests {
         let at = Some(Time(110 * MS));
         // Its share of pauses would let it wait until 160 ms.
         let last_pause = Duration::from_millis(6);
-        let inputs =
-            PolicyInputs { held: 1, expected: 2, first_held_at: at, last_held_at: at, last_pause, ..busy() };
+        let inputs = PolicyInputs {
+            held: 1,
+            expected: 2,
+            first_held_at: at,
+            last_held_at: at,
+            last_pause,
+            ..busy()
+        };
         let due = Time(110 * MS + 200 * US);
         assert_eq!(next(110 * MS, inputs), Decision::WaitUntil(due));
         assert_eq!(next(due.0, inputs), Decision::SealNow(SealReason::Output));

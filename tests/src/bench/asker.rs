@@ -129,7 +129,12 @@ impl Asker {
                 self.repeat(now)?;
                 continue;
             };
-            ensure!(reply.status == Status::Ok, "{:?}: the guest says {:?}", reply.op, reply.status);
+            ensure!(
+                reply.status == Status::Ok,
+                "{:?}: the guest says {:?}",
+                reply.op,
+                reply.status
+            );
             heard = now;
             let client = &mut self.clients[place];
             client.waits = false;

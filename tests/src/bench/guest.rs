@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use kemari_workload::Op;
 
+use super::Bench;
 use super::data::{Group, Row, Target, Unit};
 use super::rig::{Mode, Rig};
-use super::Bench;
 
 /// Faster than any guest: it never rests.
 const NEVER_RESTS: u32 = u32::MAX;
@@ -74,7 +74,8 @@ pub(super) fn idle(bench: &Bench<'_>) -> Result<Group> {
     Ok(Group {
         name: "idle".to_owned(),
         title: "An idle guest".to_owned(),
-        how: "Processor time of both monitors, of one core, while the guest waits for interrupts.".to_owned(),
+        how: "Processor time of both monitors, of one core, while the guest waits for interrupts."
+            .to_owned(),
         rows,
         curves: Vec::new(),
     })

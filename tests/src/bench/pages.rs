@@ -6,11 +6,11 @@ use anyhow::{Context, Result};
 use kemari_workload::Op;
 use serde_json::Value;
 
+use super::Bench;
 use super::asker::Length;
 use super::data::{Axis, Curve, Group, Line, Row, Spread, Target, Unit};
 use super::limits::Limits;
 use super::rig::{Mode, Rig, spread};
-use super::Bench;
 
 /// What a run with one number of pages has shown.
 struct Point {
@@ -103,10 +103,8 @@ fn checkpoint_group(points: &[Point], limits: &Limits) -> Result<Group> {
                 .spread(point.pause)
                 .limit(of.pause_us(), "dirty log + copies of these pages")
                 .target(Target::AtMost(2.0)),
-            Row::new(named("pause, with KVM's own part"), us, point.pause.p50).limit(
-                floor,
-                "guest stopped + its state read (KVM) + dirty log + copies",
-            ),
+            Row::new(named("pause, with KVM's own part"), us, point.pause.p50)
+                .limit(floor, "guest stopped + its state read (KVM) + dirty log + copies"),
             Row::new(named("commit latency"), us, point.commit.p50)
                 .spread(point.commit)
                 .limit(point.pause.p50 + of.send_us, "pause + bytes over the link + round trip")
@@ -159,7 +157,11 @@ fn limits_group(limits: &Limits) -> Group {
     let mut rows = vec![
         Row::new("exit to user space and back", us, limits.exit_us),
         Row::new("a computing guest stopped, its thread parked", us, limits.stop_us),
-        Row::new("KVM tells the state of a vCPU and the interrupt controllers", us, limits.state_us),
+        Row::new(
+            "KVM tells the state of a vCPU and the interrupt controllers",
+            us,
+            limits.state_us,
+        ),
         Row::new("64 bytes there and back over loopback", us, limits.round_trip_us),
     ];
     let calls = limits.calls_us.iter();
@@ -194,7 +196,9 @@ pub(super) fn by_memory(bench: &Bench<'_>) -> Result<Group> {
     let mut group = Group {
         name: "memory".to_owned(),
         title: "A checkpoint by the size of guest memory".to_owned(),
-        how: format!("As above with {PAGES} pages; the rest of guest memory was never touched. Ratios: to the smallest guest."),
+        how: format!(
+            "As above with {PAGES} pages; the rest of guest memory was never touched. Ratios: to the smallest guest."
+        ),
         ..Group::default()
     };
     let mut lines = [("pause, p50", Vec::new()), ("dirty set collected, p50", Vec::new())];
@@ -220,9 +224,7 @@ pub(super) fn by_memory(bench: &Bench<'_>) -> Result<Group> {
         title: format!("A checkpoint of {PAGES} dirty pages by guest memory"),
         x: Axis { title: "guest memory in MiB".to_owned(), logarithmic: true },
         y: Axis { title: "microseconds".to_owned(), logarithmic: false },
-        lines: lines
-            .map(|(name, points)| Line { name: name.to_owned(), points })
-            .to_vec(),
+        lines: lines.map(|(name, points)| Line { name: name.to_owned(), points }).to_vec(),
     });
     Ok(group)
 }

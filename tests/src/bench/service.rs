@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use kemari_workload::Op;
 
+use super::Bench;
 use super::asker::{Length, Load};
 use super::data::{Group, Row, Spread, Target, Unit};
 use super::rig::{Mode, Rig, spread};
-use super::Bench;
 
 const MODES: [Mode; 3] = [Mode::Off, Mode::Alone, Mode::Protected];
 const WARM_UP: u64 = 50;
@@ -137,7 +137,8 @@ fn rows(workload: &Workload, mode: Mode, seen: &Seen, off: &Seen) -> Vec<Row> {
     let name = format!("{}, {} clients, {}", workload.name, workload.clients, mode.name());
     let mut rate = Row::new(format!("{name}: rate"), Unit::PerSecond, seen.load.rate());
     let latency = seen.load.spread();
-    let mut time = Row::new(format!("{name}: latency"), Unit::Microseconds, latency.p50).spread(latency);
+    let mut time =
+        Row::new(format!("{name}: latency"), Unit::Microseconds, latency.p50).spread(latency);
     if mode == Mode::Off {
         return vec![rate, time];
     }
@@ -150,7 +151,8 @@ fn rows(workload: &Workload, mode: Mode, seen: &Seen, off: &Seen) -> Vec<Row> {
     if mode == Mode::Protected {
         rows.push(Row::new(format!("{name}: checkpoints"), Unit::PerSecond, seen.checkpoints));
         rows.push(
-            Row::new(format!("{name}: pause"), Unit::Microseconds, seen.pause.p50).spread(seen.pause),
+            Row::new(format!("{name}: pause"), Unit::Microseconds, seen.pause.p50)
+                .spread(seen.pause),
         );
     }
     rows

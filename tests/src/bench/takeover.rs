@@ -22,8 +22,7 @@ pub(super) fn takeover(bench: &Bench<'_>) -> Result<Group> {
     let dir = tempfile::Builder::new().prefix("kemari-bench-").tempdir()?;
     let image = dir.path().join("disk.img");
     File::create(&image)?.set_len(micro::DISK_BYTES)?;
-    let load =
-        Load { writers: 4, seed: 1, dirty: 2000, resend: Duration::from_millis(50) };
+    let load = Load { writers: 4, seed: 1, dirty: 2000, resend: Duration::from_millis(50) };
     let switch = Switch::new(dir.path(), &["a", "b"])?;
     let mut observer = MicroObserver::start(switch.plug_in(), load, &image)?;
     let config = config(bench.kemari.to_owned(), bench.kernel.to_owned(), load, bench.quick);

@@ -44,11 +44,7 @@ impl Socket {
     ///
     /// # Errors
     /// When it does not come within `timeout`.
-    pub fn accept(
-        &self,
-        timeout: Duration,
-        mut alive: impl FnMut() -> Result<()>,
-    ) -> Result<Wire> {
+    pub fn accept(&self, timeout: Duration, mut alive: impl FnMut() -> Result<()>) -> Result<Wire> {
         let begun = Instant::now();
         while begun.elapsed() < timeout {
             match self.0.accept() {

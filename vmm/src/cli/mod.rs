@@ -117,7 +117,8 @@ fn print_json(result: &impl serde::Serialize, on_one_line: bool) -> Result<u8, C
         true => serde_json::to_string(result),
         false => serde_json::to_string_pretty(result),
     };
-    let text = text.map_err(|error| CliError::failed(format!("the result is not JSON: {error}")))?;
+    let text =
+        text.map_err(|error| CliError::failed(format!("the result is not JSON: {error}")))?;
     println!("{text}");
     Ok(0)
 }

@@ -1,7 +1,7 @@
 //! The state of a machine as KVM holds it: what is read from a paused machine, and the order in which it is put back.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::{
     KVM_CAP_ADJUST_CLOCK, KVM_CLOCK_REALTIME, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,

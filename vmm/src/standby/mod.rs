@@ -402,8 +402,7 @@ impl StandbyDriver {
 
     fn apply_bulk(&mut self, pages: &CheckedPages) -> Next {
         if let Some(hosted) = &self.hosted {
-            let written =
-                pages.for_each(|address, page| fill_page(&hosted.machine, address, page));
+            let written = pages.for_each(|address, page| fill_page(&hosted.machine, address, page));
             written.expect("P4: the core has checked every address against the machine's layout");
         }
         Next::Nothing
