@@ -1,0 +1,14 @@
+//! Techniques that the engine might use, each against the one that it uses: measurements for people, to be asked for by
+//! name (`cargo test --release -p kemari-vmm --test candidates -- --ignored --nocapture --test-threads 1 NAME`).
+//!
+//! Nothing here judges a time. What is checked is that each technique gives the right bytes. The figures, and what was
+//! made of them, are in `docs/candidates.md`.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod checksums;
+mod encoding;
+mod encodings;
+mod rounds;
+
+/// Bytes of a page.
+const PAGE: usize = 4096;

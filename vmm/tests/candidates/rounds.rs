@@ -1,0 +1,65 @@
+//! Times of several ways to do one thing, taken in turn, so that what else the machine does meets all of them alike.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// One way, by its name: it returns the time of the part that counts.
+pub(crate) type Way<'a> = (&'a str, Box<dyn FnMut() -> Duration + 'a>);
+
+/// The time of `work`.
+pub(crate) fn time<R>(work: impl FnOnce() -> R) -> Duration {
+    let start = Instant::now();
+    std::hint::black_box(work());
+    start.elapsed()
+}
+
+/// A way whose every part counts.
+pub(crate) fn way<'a, R>(name: &'a str, mut work: impl FnMut() -> R + 'a) -> Way<'a> {
+    (name, Box::new(move || time(&mut work)))
+}
+
+/// Runs every way once to warm up and then `rounds` times, in turn, each round beginning with another; gives their
+/// times in the order of `ways`.
+pub(crate) fn in_turn(rounds: usize, ways: &mut [Way<'_>]) -> Vec<Times> {
+    let count = ways.len();
+    let mut times = vec![Times::default(); count];
+    for (_, run) in ways.iter_mut() {
+        run();
+    }
+    for round in 0..rounds {
+        for at in (0..count).map(|i| (i + round) % count) {
+            times[at].0.push(ways[at].1());
+        }
+    }
+    times
+}
+
+/// How long each time took.
+#[derive(Clone, Default)]
+pub(crate) struct Times(pub(crate) Vec<Duration>);
+
+impl Times {
+    /// The time below which this part of them lies, in nanoseconds.
+    pub(crate) fn at(&self, part: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        sorted[((sorted.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e9
+    }
+
+    /// In nanoseconds.
+    pub(crate) fn median(&self) -> f64 {
+        self.at(0.5)
+    }
+}
+
+/// Median and 99th percentile, in microseconds.
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} / {:.1}", self.at(0.5) / 1e3, self.at(0.99) / 1e3)
+    }
+}
+
+/// The head of a table.
+pub(crate) fn head(columns: &[&str]) {
+    println!("\n| {} |\n|{}", columns.join(" | "), " --- |".repeat(columns.len()));
+}
