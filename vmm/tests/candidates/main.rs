@@ -6,9 +6,12 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod checksums;
+mod connections;
 mod encoding;
 mod encodings;
+mod peer;
 mod rounds;
+mod sending;
 
 /// Bytes of a page.
 const PAGE: usize = 4096;

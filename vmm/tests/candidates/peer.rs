@@ -1,0 +1,76 @@
+//! The other side of a loopback connection: takes what it is told to expect, and acknowledges it, on demand with a sum.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+/// A connection whose other side is a thread.
+pub(crate) struct Peer {
+    pub(crate) stream: TcpStream,
+    orders: Arc<Orders>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the other side is to do.
+#[derive(Default)]
+struct Orders {
+    expected: AtomicUsize,
+    sum: AtomicBool,
+}
+
+impl Peer {
+    /// One that takes at most so many bytes before it acknowledges.
+    pub(crate) fn new(most: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let there = listener.accept().unwrap().0;
+        stream.set_nodelay(true).unwrap();
+        there.set_nodelay(true).unwrap();
+        let orders: Arc<Orders> = Arc::default();
+        let theirs = Arc::clone(&orders);
+        let thread = std::thread::spawn(move || take(&there, &theirs, &mut vec![0; most]));
+        Self { stream, orders, thread: Some(thread) }
+    }
+
+    /// Says how many bytes come next, and whether the acknowledgement is to be their sum.
+    pub(crate) fn expect(&self, len: usize, sum: bool) {
+        self.orders.sum.store(sum, Ordering::Release);
+        self.orders.expected.store(len, Ordering::Release);
+    }
+
+    pub(crate) fn send(&self, bytes: &[u8]) {
+        (&self.stream).write_all(bytes).unwrap();
+    }
+
+    /// Waits until all that is expected has come.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        let mut sum = [0; 8];
+        (&self.stream).read_exact(&mut sum).unwrap();
+        u64::from_le_bytes(sum)
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.stream.shutdown(Shutdown::Both).unwrap();
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+fn take(mut from: &TcpStream, orders: &Orders, buffer: &mut [u8]) {
+    let mut got = 0;
+    while let Ok(len) = from.read(&mut buffer[got..])
+        && len > 0
+    {
+        got += len;
+        if got == orders.expected.load(Ordering::Acquire) {
+            let sum = orders.sum.load(Ordering::Acquire).then(|| xxh3_64(&buffer[..got]));
+            from.write_all(&sum.unwrap_or(0).to_le_bytes()).unwrap();
+            got = 0;
+        }
+    }
+}

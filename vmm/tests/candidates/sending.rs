@@ -1,0 +1,175 @@
+//! How pages that lie apart get into a socket: put together in a buffer first, gathered by the kernel, or not copied.
+
+use std::io::{self, IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::PAGE;
+use crate::peer::Peer;
+use crate::rounds::{head, in_turn, way};
+
+const MEMORY: usize = 64 << 20;
+// Of linux/errqueue.h.
+const ORIGIN_ZEROCOPY: u8 = 5;
+const ZEROCOPY_COPIED: u8 = 1;
+
+const COUNTS: [usize; 3] = [32, 144, 1024];
+
+/// Pages of a guest that is paused: they do not change meanwhile, or the checkpoint would be torn.
+struct Pages<'a>(Vec<&'a [u8]>);
+
+impl Pages<'_> {
+    fn bytes(&self) -> usize {
+        self.0.len() * PAGE
+    }
+
+    /// As the sender does today: put together, written in large pieces.
+    fn assembled(&self, peer: &Peer, buffer: &mut Vec<u8>, at_a_time: usize) {
+        for pages in self.0.chunks(at_a_time) {
+            buffer.clear();
+            pages.iter().for_each(|page| buffer.extend_from_slice(page));
+            peer.send(buffer);
+        }
+    }
+
+    fn gathered(&self, peer: &Peer, at_a_time: usize) {
+        for pages in self.0.chunks(at_a_time) {
+            let mut slices: Vec<_> = pages.iter().map(|page| IoSlice::new(page)).collect();
+            let mut rest = &mut slices[..];
+            while !rest.is_empty() {
+                let sent = (&peer.stream).write_vectored(rest).unwrap();
+                IoSlice::advance_slices(&mut rest, sent);
+            }
+        }
+    }
+
+    /// Gathered, and the kernel is asked to send from where they are (MSG_ZEROCOPY). Gives what it says of each call:
+    /// whether it copied all the same.
+    fn uncopied(&self, peer: &Peer, at_a_time: usize) -> Vec<bool> {
+        let mut calls = 0;
+        for pages in self.0.chunks(at_a_time) {
+            let mut slices: Vec<_> = pages.iter().map(|page| IoSlice::new(page)).collect();
+            let mut rest = &mut slices[..];
+            while !rest.is_empty() {
+                let sent = send_uncopied(peer, rest);
+                IoSlice::advance_slices(&mut rest, sent);
+                calls += 1;
+            }
+        }
+        let mut copied = Vec::new();
+        while copied.len() < calls {
+            notices(peer, &mut copied);
+        }
+        copied
+    }
+}
+
+fn send_uncopied(peer: &Peer, slices: &[IoSlice<'_>]) -> usize {
+    // SAFETY: all zero is an empty message.
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_iov = slices.as_ptr().cast_mut().cast();
+    message.msg_iovlen = slices.len();
+    // SAFETY: an `IoSlice` is laid out as an `iovec`; the pages outlive the call, and live on unchanged until the kernel
+    // has given notice, for which the caller waits.
+    let sent = unsafe { libc::sendmsg(peer.stream.as_raw_fd(), &message, libc::MSG_ZEROCOPY) };
+    usize::try_from(sent).unwrap_or_else(|_| panic!("{}", io::Error::last_os_error()))
+}
+
+/// Waits for notices that the kernel needs the pages no longer, and adds an entry for each call that they are about.
+fn notices(peer: &Peer, copied: &mut Vec<bool>) {
+    let mut poll = libc::pollfd { fd: peer.stream.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: one entry, which lives on.
+    assert_eq!(unsafe { libc::poll(&mut poll, 1, -1) }, 1);
+    let mut control = [0u64; 16];
+    // SAFETY: all zero is an empty message.
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    // SAFETY: the control buffer is as long as said, and aligned.
+    let got = unsafe { libc::recvmsg(peer.stream.as_raw_fd(), &mut message, libc::MSG_ERRQUEUE) };
+    assert_eq!(got, 0, "{}", io::Error::last_os_error());
+    // SAFETY: the kernel has filled the message in; a notice is a `sock_extended_err`.
+    let notice = unsafe {
+        let header = libc::CMSG_FIRSTHDR(&message);
+        assert!(!header.is_null());
+        libc::CMSG_DATA(header).cast::<libc::sock_extended_err>().read_unaligned()
+    };
+    assert_eq!((notice.ee_errno, notice.ee_origin), (0, ORIGIN_ZEROCOPY));
+    let was_copied = notice.ee_code == ZEROCOPY_COPIED;
+    (notice.ee_info..=notice.ee_data).for_each(|_| copied.push(was_copied));
+}
+
+fn peer(pages: &Pages<'_>) -> Peer {
+    let peer = Peer::new(pages.bytes());
+    peer.expect(pages.bytes(), true);
+    peer
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn sending() {
+    let mut memory = vec![0; MEMORY];
+    let mut random = fastrand::Rng::with_seed(5);
+    random.fill(&mut memory);
+    let columns = [
+        "pages",
+        "64 in a buffer us p50 / p99",
+        "256 in a buffer (today)",
+        "writev of 16",
+        "of 64",
+        "of 256",
+        "MSG_ZEROCOPY of 64",
+    ];
+    head(&[&columns[..], &["writev of 64 to today's", "copied in spite of MSG_ZEROCOPY"]].concat());
+    for count in COUNTS {
+        let mut at = random.choose_multiple(0..MEMORY / PAGE, count);
+        at.sort_unstable();
+        let pages = Pages(at.iter().map(|page| &memory[page * PAGE..][..PAGE]).collect());
+        let peers: Vec<Peer> = (0..6).map(|_| peer(&pages)).collect();
+        let on: libc::c_int = 1;
+        // SAFETY: the option is an int.
+        let set = unsafe {
+            libc::setsockopt(
+                peers[5].stream.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ZEROCOPY,
+                (&raw const on).cast(),
+                4,
+            )
+        };
+        assert_eq!(set, 0, "SO_ZEROCOPY: {}", io::Error::last_os_error());
+        let mut buffers = [Vec::with_capacity(64 * PAGE), Vec::with_capacity(256 * PAGE)];
+        let [small, large] = &mut buffers;
+        let mut copied = Vec::new();
+        let all = xxh3_64(&pages.0.concat());
+        let mut first = [true; 6];
+        let mut done = |i: usize| {
+            let sum = peers[i].acknowledged();
+            assert!(!std::mem::take(&mut first[i]) || sum == all, "other bytes than were sent");
+            peers[i].expect(pages.bytes(), false);
+        };
+        let done = std::cell::RefCell::new(&mut done);
+        let then = |i: usize| (done.borrow_mut())(i);
+        let times = in_turn(
+            301,
+            &mut [
+                way("64 in a buffer", || (pages.assembled(&peers[0], small, 64), then(0))),
+                way("256 in a buffer", || (pages.assembled(&peers[1], large, 256), then(1))),
+                way("writev 16", || (pages.gathered(&peers[2], 16), then(2))),
+                way("writev 64", || (pages.gathered(&peers[3], 64), then(3))),
+                way("writev 256", || (pages.gathered(&peers[4], 256), then(4))),
+                way("zerocopy", || (copied = pages.uncopied(&peers[5], 64), then(5))),
+            ],
+        );
+        let cells: Vec<String> = times.iter().map(ToString::to_string).collect();
+        let part = times[3].median() / times[1].median();
+        let was = copied.iter().filter(|copied| **copied).count();
+        println!(
+            "| {count} | {} | {part:.2} | {was} of {} calls |",
+            cells.join(" | "),
+            copied.len()
+        );
+    }
+}
