@@ -6,12 +6,18 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod checksums;
+#[path = "../common/mod.rs"]
+mod common;
 mod connections;
+mod cow;
+mod cow_guest;
+mod dirty_area;
 mod encoding;
 mod encodings;
 mod peer;
 mod rounds;
 mod sending;
+mod uffd;
 
 /// Bytes of a page.
 const PAGE: usize = 4096;
