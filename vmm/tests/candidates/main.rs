@@ -18,6 +18,9 @@ mod peer;
 mod rounds;
 mod sending;
 mod uffd;
+mod uring_disk;
+mod uring_socket;
+mod waking;
 
 /// Bytes of a page.
 const PAGE: usize = 4096;

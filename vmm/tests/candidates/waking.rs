@@ -1,0 +1,100 @@
+//! How soon a thread goes on after another has told it to: blocked in `epoll_wait` on an event, or spinning for a while
+//! first.
+
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::rounds::{Times, head};
+
+const ROUNDS: usize = 1000;
+/// Between one word and the next: as two effects of a guest might be apart.
+const APART: [Duration; 3] =
+    [Duration::from_micros(20), Duration::from_micros(100), Duration::from_millis(1)];
+
+/// What the waiting thread is told by.
+struct Bell {
+    event: EventFd,
+    rung: AtomicU64,
+    /// Whether the other sleeps, or is about to: then a word in memory is not enough.
+    sleeps: AtomicBool,
+}
+
+impl Bell {
+    /// Rings for the `n`th time; the event costs a system call, which one that spins can do without.
+    fn ring(&self, n: u64) {
+        self.rung.store(n, Ordering::SeqCst);
+        if self.sleeps.load(Ordering::SeqCst) {
+            self.event.write(1).unwrap();
+        }
+    }
+
+    /// Waits for the `n`th time; spins for `window` first. Gives whether that was enough.
+    fn wait(&self, epoll: &Epoll, n: u64, window: Duration) -> bool {
+        let until = Instant::now() + window;
+        while self.rung.load(Ordering::SeqCst) < n && Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        let soon = self.rung.load(Ordering::SeqCst) >= n;
+        self.sleeps.store(true, Ordering::SeqCst);
+        while self.rung.load(Ordering::SeqCst) < n {
+            epoll.wait(-1, &mut [EpollEvent::default()]).unwrap();
+            // An error says that there is nothing to take: it was rung without the event.
+            let _ = self.event.read();
+        }
+        self.sleeps.store(false, Ordering::SeqCst);
+        soon
+    }
+}
+
+/// The time from before the bell is rung until the other thread is awake, and which part of the waits needed no sleep.
+fn latency(apart: Duration, window: Duration) -> (Times, Times, f64) {
+    let event = EventFd::new(EFD_NONBLOCK).unwrap();
+    let bell = Bell { event, rung: AtomicU64::new(0), sleeps: AtomicBool::new(false) };
+    let (mut ringing, mut rung) = (Times::default(), Vec::new());
+    let woken = std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            let epoll = Epoll::new().unwrap();
+            let interest = EpollEvent::new(EventSet::IN, 0);
+            epoll.ctl(ControlOperation::Add, bell.event.as_raw_fd(), interest).unwrap();
+            let all = 1..=ROUNDS as u64;
+            all.map(|n| (bell.wait(&epoll, n, window), Instant::now())).collect::<Vec<_>>()
+        });
+        for n in 1..=ROUNDS as u64 {
+            let next = Instant::now() + apart;
+            while Instant::now() < next {
+                std::hint::spin_loop();
+            }
+            let start = Instant::now();
+            bell.ring(n);
+            ringing.0.push(start.elapsed());
+            rung.push(start);
+        }
+        waiter.join().unwrap()
+    });
+    assert_eq!(woken.len(), rung.len());
+    let times = rung.iter().zip(&woken).map(|(rung, (_, woken))| woken.duration_since(*rung));
+    let soon = woken.iter().filter(|(soon, _)| *soon).count() as f64 / ROUNDS as f64;
+    (Times(times.collect()), ringing, soon)
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn waking() {
+    head(&[
+        "told each",
+        "spins before it sleeps",
+        "until it goes on us p50 / p99",
+        "what ringing takes",
+        "did not sleep",
+    ]);
+    for apart in APART {
+        for window in [Duration::ZERO, Duration::from_micros(50), Duration::from_millis(10)] {
+            let (times, ringing, soon) = latency(apart, window);
+            println!("| {apart:?} | {window:?} | {times} | {ringing} | {:.0} % |", soon * 100.0);
+        }
+    }
+}
