@@ -10,14 +10,14 @@ use crate::rounds::{head, in_turn, way};
 const PAGES: usize = 1024;
 
 /// Pages of this test's own executable: code and data as machines have them.
-fn base() -> Vec<Page> {
+pub(crate) fn base() -> Vec<Page> {
     let file = std::fs::read("/proc/self/exe").unwrap();
     let full = file.as_chunks::<PAGE>().0.iter().filter(|page| !is_zero(page));
     full.copied().take(PAGES).collect()
 }
 
 /// What a guest may do to a page.
-fn change(page: &mut Page, how: &str, random: &mut fastrand::Rng) {
+pub(crate) fn change(page: &mut Page, how: &str, random: &mut fastrand::Rng) {
     match how {
         "8 bytes" => random.fill(&mut page[random.clone().usize(..PAGE / 8) * 8..][..8]),
         "10 %" => random.choose_multiple(0..64, 6).into_iter().for_each(|line| {

@@ -12,6 +12,7 @@ mod connections;
 mod cow;
 mod cow_guest;
 mod dirty_area;
+mod encoded_link;
 mod encoding;
 mod encodings;
 mod peer;

@@ -15,6 +15,9 @@ const ROUNDS: usize = 1000;
 const APART: [Duration; 3] =
     [Duration::from_micros(20), Duration::from_micros(100), Duration::from_millis(1)];
 
+const WINDOWS: [Duration; 3] =
+    [Duration::ZERO, Duration::from_micros(50), Duration::from_millis(10)];
+
 /// What the waiting thread is told by.
 struct Bell {
     event: EventFd,
@@ -50,19 +53,32 @@ impl Bell {
     }
 }
 
+/// Keeps this thread on one processor.
+fn stay_on(cpu: usize) {
+    // SAFETY: all zero is a set of no processors.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the number is below that of the set's bits.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the set is as long as said; 0 is this thread.
+    let ret = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) };
+    assert_eq!(ret, 0, "this needs processors 0 and 1: {}", std::io::Error::last_os_error());
+}
+
 /// The time from before the bell is rung until the other thread is awake, and which part of the waits needed no sleep.
-fn latency(apart: Duration, window: Duration) -> (Times, Times, f64) {
+fn latency(apart: Duration, window: Duration, own_cpus: bool) -> (Times, Times, f64) {
     let event = EventFd::new(EFD_NONBLOCK).unwrap();
     let bell = Bell { event, rung: AtomicU64::new(0), sleeps: AtomicBool::new(false) };
     let (mut ringing, mut rung) = (Times::default(), Vec::new());
     let woken = std::thread::scope(|scope| {
         let waiter = scope.spawn(|| {
+            own_cpus.then(|| stay_on(1));
             let epoll = Epoll::new().unwrap();
             let interest = EpollEvent::new(EventSet::IN, 0);
             epoll.ctl(ControlOperation::Add, bell.event.as_raw_fd(), interest).unwrap();
             let all = 1..=ROUNDS as u64;
             all.map(|n| (bell.wait(&epoll, n, window), Instant::now())).collect::<Vec<_>>()
         });
+        own_cpus.then(|| stay_on(0));
         for n in 1..=ROUNDS as u64 {
             let next = Instant::now() + apart;
             while Instant::now() < next {
@@ -85,16 +101,21 @@ fn latency(apart: Duration, window: Duration) -> (Times, Times, f64) {
 #[ignore = "a measurement"]
 fn waking() {
     head(&[
+        "processors",
         "told each",
         "spins before it sleeps",
         "until it goes on us p50 / p99",
         "what ringing takes",
         "did not sleep",
     ]);
-    for apart in APART {
-        for window in [Duration::ZERO, Duration::from_micros(50), Duration::from_millis(10)] {
-            let (times, ringing, soon) = latency(apart, window);
-            println!("| {apart:?} | {window:?} | {times} | {ringing} | {:.0} % |", soon * 100.0);
+    for (own, cpus) in [(true, "one each"), (false, "as it comes")] {
+        for apart in APART {
+            for window in WINDOWS {
+                let test = std::thread::spawn(move || latency(apart, window, own));
+                let (times, ringing, soon) = test.join().unwrap();
+                let soon = soon * 100.0;
+                println!("| {cpus} | {apart:?} | {window:?} | {times} | {ringing} | {soon:.0} % |");
+            }
         }
     }
 }
