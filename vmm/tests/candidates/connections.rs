@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::peer::Peer;
-use crate::rounds::{head, in_turn, way};
+use crate::rounds::{head, in_turn, on_one_side, way};
 
 const SIZES: [(&str, usize); 3] = [("137 kB", 137_000), ("600 kB", 600_000), ("4.3 MB", 4_300_000)];
 
@@ -31,11 +31,12 @@ fn transfer(peer: &Peer, bytes: &[u8], sum: bool) -> u64 {
 }
 
 impl Bundle {
-    fn new(bytes: &Arc<Vec<u8>>, connections: usize) -> Self {
+    fn new(bytes: &Arc<Vec<u8>>, connections: usize, cpu: Option<usize>) -> Self {
         let (done, sums) = channel();
         let others = (1..connections).map(|_| {
             let (order, orders) = channel::<Order>();
-            let (done, bytes, peer) = (done.clone(), Arc::clone(bytes), Peer::new(bytes.len()));
+            let (done, bytes, peer) =
+                (done.clone(), Arc::clone(bytes), Peer::new(bytes.len(), cpu));
             let run = move || {
                 for (range, sum) in orders {
                     done.send(transfer(&peer, &bytes[range], sum)).unwrap();
@@ -44,7 +45,7 @@ impl Bundle {
             (order, std::thread::spawn(run))
         });
         let others = others.collect();
-        Self { bytes: Arc::clone(bytes), first: Peer::new(bytes.len()), others, sums }
+        Self { bytes: Arc::clone(bytes), first: Peer::new(bytes.len(), cpu), others, sums }
     }
 
     /// Sends an equal part over each; gives the acknowledgements, xored.
@@ -89,6 +90,13 @@ fn one_thread(bytes: &[u8], peers: &[Peer], sum: bool) -> u64 {
 #[test]
 #[ignore = "a measurement"]
 fn connections() {
+    println!("a processor for each side:");
+    on_one_side(|| table(Some(1)));
+    println!("as the scheduler has it:");
+    table(None);
+}
+
+fn table(cpu: Option<usize>) {
     head(&[
         "bytes",
         "1 connection us p50 / p99",
@@ -102,8 +110,8 @@ fn connections() {
         let mut bytes = vec![0; len];
         fastrand::Rng::with_seed(3).fill(&mut bytes);
         let bytes = Arc::new(bytes);
-        let bundles = [1, 2, 4].map(|count| Bundle::new(&bytes, count));
-        let pair = [Peer::new(len), Peer::new(len)];
+        let bundles = [1, 2, 4].map(|count| Bundle::new(&bytes, count, cpu));
+        let pair = [Peer::new(len, cpu), Peer::new(len, cpu)];
         bundles.iter().for_each(Bundle::check);
         let sums = parts(len, 2).fold(0, |all, part| all ^ xxh3_64(&bytes[part]));
         assert_eq!(one_thread(&bytes, &pair, true), sums);

@@ -6,7 +6,7 @@ use crate::PAGE;
 use crate::encoding::{base, change};
 use crate::encodings::{ENCODINGS, Encoding, Sent};
 use crate::peer::Peer;
-use crate::rounds::{head, in_turn, way};
+use crate::rounds::{head, in_turn, on_one_side, way};
 
 const COUNTS: [usize; 3] = [16, 128, 1024];
 
@@ -23,7 +23,7 @@ struct Sides<'a> {
 
 impl<'a> Sides<'a> {
     fn new(encoding: &'a Encoding, now: &'a [Page], old: &'a [Page]) -> Self {
-        let peer = Peer::new(now.len() * (PAGE + 9));
+        let peer = Peer::new(now.len() * (PAGE + 9), Some(1));
         Self {
             encoding,
             now,
@@ -48,6 +48,10 @@ impl<'a> Sides<'a> {
 #[test]
 #[ignore = "a measurement"]
 fn encoded_link() {
+    on_one_side(table);
+}
+
+fn table() {
     let base = base();
     let [_, today, _, xor, lines] = &ENCODINGS;
     head(&[

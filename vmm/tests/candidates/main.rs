@@ -15,6 +15,7 @@ mod dirty_area;
 mod encoded_link;
 mod encoding;
 mod encodings;
+mod huge;
 mod peer;
 mod rounds;
 mod sending;

@@ -8,6 +8,8 @@ use std::thread::JoinHandle;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::rounds::stay_on;
+
 /// A connection whose other side is a thread.
 pub(crate) struct Peer {
     pub(crate) stream: TcpStream,
@@ -23,8 +25,8 @@ struct Orders {
 }
 
 impl Peer {
-    /// One that takes at most so many bytes before it acknowledges.
-    pub(crate) fn new(most: usize) -> Self {
+    /// One that takes at most so many bytes before it acknowledges, on a processor of its own if it is given one.
+    pub(crate) fn new(most: usize, cpu: Option<usize>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let there = listener.accept().unwrap().0;
@@ -32,7 +34,11 @@ impl Peer {
         there.set_nodelay(true).unwrap();
         let orders: Arc<Orders> = Arc::default();
         let theirs = Arc::clone(&orders);
-        let thread = std::thread::spawn(move || take(&there, &theirs, &mut vec![0; most]));
+        let run = move || {
+            cpu.into_iter().for_each(stay_on);
+            take(&there, &theirs, &mut vec![0; most]);
+        };
+        let thread = std::thread::spawn(run);
         Self { stream, orders, thread: Some(thread) }
     }
 

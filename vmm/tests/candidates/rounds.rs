@@ -63,3 +63,23 @@ impl fmt::Display for Times {
 pub(crate) fn head(columns: &[&str]) {
     println!("\n| {} |\n|{}", columns.join(" | "), " --- |".repeat(columns.len()));
 }
+
+/// Keeps this thread on one processor.
+pub(crate) fn stay_on(cpu: usize) {
+    // SAFETY: all zero is a set of no processors.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the number is below that of the set's bits.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the set is as long as said; 0 is this thread.
+    let ret = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) };
+    assert_eq!(ret, 0, "this needs processors 0 and 1: {}", std::io::Error::last_os_error());
+}
+
+/// Does it on processor 0, as one host of two, whose other has processor 1.
+pub(crate) fn on_one_side<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    let pinned = || {
+        stay_on(0);
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(pinned).join()).unwrap()
+}

@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::PAGE;
 use crate::peer::Peer;
-use crate::rounds::{head, in_turn, way};
+use crate::rounds::{head, in_turn, on_one_side, way};
 
 const MEMORY: usize = 64 << 20;
 // Of linux/errqueue.h.
@@ -102,7 +102,7 @@ fn notices(peer: &Peer, copied: &mut Vec<bool>) {
 }
 
 fn peer(pages: &Pages<'_>) -> Peer {
-    let peer = Peer::new(pages.bytes());
+    let peer = Peer::new(pages.bytes(), Some(1));
     peer.expect(pages.bytes(), true);
     peer
 }
@@ -110,6 +110,10 @@ fn peer(pages: &Pages<'_>) -> Peer {
 #[test]
 #[ignore = "a measurement"]
 fn sending() {
+    on_one_side(table);
+}
+
+fn table() {
     let mut memory = vec![0; MEMORY];
     let mut random = fastrand::Rng::with_seed(5);
     random.fill(&mut memory);

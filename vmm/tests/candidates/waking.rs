@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::rounds::{Times, head};
+use crate::rounds::{Times, head, stay_on};
 
 const ROUNDS: usize = 1000;
 /// Between one word and the next: as two effects of a guest might be apart.
@@ -51,17 +51,6 @@ impl Bell {
         self.sleeps.store(false, Ordering::SeqCst);
         soon
     }
-}
-
-/// Keeps this thread on one processor.
-fn stay_on(cpu: usize) {
-    // SAFETY: all zero is a set of no processors.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the number is below that of the set's bits.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
-    // SAFETY: the set is as long as said; 0 is this thread.
-    let ret = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) };
-    assert_eq!(ret, 0, "this needs processors 0 and 1: {}", std::io::Error::last_os_error());
 }
 
 /// The time from before the bell is rung until the other thread is awake, and which part of the waits needed no sleep.
