@@ -1,6 +1,7 @@
 //! Times of several ways to do one thing, taken in turn, so that what else the machine does meets all of them alike.
 
 use std::fmt;
+use std::io;
 use std::time::{Duration, Instant};
 
 /// One way, by its name: it returns the time of the part that counts.
@@ -56,6 +57,16 @@ impl Times {
 impl fmt::Display for Times {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.1} / {:.1}", self.at(0.5) / 1e3, self.at(0.99) / 1e3)
+    }
+}
+
+/// Calls again what a signal has interrupted, as one that stops and continues the process does.
+pub(crate) fn uninterrupted<R>(mut call: impl FnMut() -> io::Result<R>) -> R {
+    loop {
+        match call() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            result => return result.unwrap(),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::PAGE;
 use crate::peer::Peer;
-use crate::rounds::{head, in_turn, on_one_side, way};
+use crate::rounds::{head, in_turn, on_one_side, uninterrupted, way};
 
 const MEMORY: usize = 64 << 20;
 // Of linux/errqueue.h.
@@ -80,8 +80,11 @@ fn send_uncopied(peer: &Peer, slices: &[IoSlice<'_>]) -> usize {
 /// Waits for notices that the kernel needs the pages no longer, and adds an entry for each call that they are about.
 fn notices(peer: &Peer, copied: &mut Vec<bool>) {
     let mut poll = libc::pollfd { fd: peer.stream.as_raw_fd(), events: 0, revents: 0 };
-    // SAFETY: one entry, which lives on.
-    assert_eq!(unsafe { libc::poll(&mut poll, 1, -1) }, 1);
+    uninterrupted(|| {
+        // SAFETY: one entry, which lives on.
+        let ready = unsafe { libc::poll(&mut poll, 1, -1) };
+        if ready == 1 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    });
     let mut control = [0u64; 16];
     // SAFETY: all zero is an empty message.
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use io_uring::{IoUring, opcode, types};
 
 use crate::PAGE;
-use crate::rounds::{Way, head, in_turn, time};
+use crate::rounds::{Way, head, in_turn, time, uninterrupted};
 
 const FILE_PAGES: usize = 64 << 8;
 const WRITES: usize = 256;
@@ -60,7 +60,7 @@ impl Batch {
                 unsafe { ring.submission().push(&entry) }.unwrap();
                 begun += 1;
             }
-            ring.submit_and_wait(1).unwrap();
+            uninterrupted(|| ring.submit_and_wait(1));
             for end in ring.completion() {
                 assert_eq!(
                     end.result(),
@@ -75,7 +75,7 @@ impl Batch {
             let entry = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build();
             // SAFETY: it has no buffers.
             unsafe { ring.submission().push(&entry) }.unwrap();
-            ring.submit_and_wait(1).unwrap();
+            uninterrupted(|| ring.submit_and_wait(1));
             assert_eq!(ring.completion().next().unwrap().result(), 0);
         }
     }

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 
 use io_uring::{IoUring, opcode, squeue, types};
 
-use crate::rounds::{head, in_turn, way};
+use crate::rounds::{head, in_turn, uninterrupted, way};
 
 const LENGTHS: [usize; 3] = [64, 4096, 65536];
 
@@ -40,7 +40,7 @@ fn by_ring(
 }
 
 fn end(ring: &mut IoUring, len: usize) {
-    ring.submit_and_wait(1).unwrap();
+    uninterrupted(|| ring.submit_and_wait(1));
     assert_eq!(ring.completion().next().unwrap().result(), len as i32);
 }
 

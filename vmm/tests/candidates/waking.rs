@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::rounds::{Times, head, stay_on};
+use crate::rounds::{Times, head, stay_on, uninterrupted};
 
 const ROUNDS: usize = 1000;
 /// Between one word and the next: as two effects of a guest might be apart.
@@ -44,7 +44,7 @@ impl Bell {
         let soon = self.rung.load(Ordering::SeqCst) >= n;
         self.sleeps.store(true, Ordering::SeqCst);
         while self.rung.load(Ordering::SeqCst) < n {
-            epoll.wait(-1, &mut [EpollEvent::default()]).unwrap();
+            uninterrupted(|| epoll.wait(-1, &mut [EpollEvent::default()]));
             // An error says that there is nothing to take: it was rung without the event.
             let _ = self.event.read();
         }
