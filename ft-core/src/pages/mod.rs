@@ -12,12 +12,16 @@
 //!
 //! Addresses ascend, each is of a page that lies in guest memory.
 
+mod frames;
+
 use alloc::vec::Vec;
 
 use io_gate::host::{Epoch, Term};
 
 use crate::handshake::MemoryRegion;
 use crate::wire::{Header, Kind, WireError};
+
+pub use frames::{FRAME_PAGES, PageFrames};
 
 /// Bytes of a page.
 pub const PAGE_SIZE: usize = 4096;
@@ -170,18 +174,6 @@ impl<'a> PageFrame<'a> {
         }
         self.enter(address, at);
         Ok(())
-    }
-
-    /// As [`push`](Self::push), a page that lies ready.
-    ///
-    /// # Panics
-    /// As [`push`](Self::push).
-    pub fn push_copy(&mut self, address: u64, page: &Page) {
-        self.check(address);
-        let at = self.out.len();
-        self.out.extend_from_slice(&[0; ENTRY]);
-        self.out.extend_from_slice(page);
-        self.enter(address, at);
     }
 
     fn check(&self, address: u64) {

@@ -199,3 +199,66 @@ proptest! {
         }
     }
 }
+
+/// What [`PageFrames`] gives, as one body after the other.
+fn frames_of(frames: &mut PageFrames, pages: &[(u64, Box<Page>)]) -> Vec<Vec<u8>> {
+    frames.begin(pages.len());
+    for (address, page) in pages {
+        let fill = |to: &mut Page| {
+            to.copy_from_slice(page.as_slice());
+            Ok::<_, Infallible>(())
+        };
+        frames.push(*address, fill).unwrap();
+    }
+    let mut bodies = Vec::new();
+    let mut count = 0;
+    let each = |header: &Header, pages: u64, bytes: &[u8]| {
+        let parsed = Header::parse(bytes[..HEADER_LEN].try_into().unwrap()).unwrap();
+        assert_eq!(parsed, *header);
+        parsed.verify(&bytes[HEADER_LEN..]).unwrap();
+        bodies.push(bytes[HEADER_LEN..].to_vec());
+        count += pages;
+        Ok::<_, Infallible>(())
+    };
+    frames.finish_each(Epoch(3), Term(2), each).unwrap();
+    assert_eq!((frames.pages(), count), (pages.len() as u64, pages.len() as u64));
+    bodies
+}
+
+#[test]
+fn frames_hold_what_was_put_in_and_nothing_of_before() {
+    let layout = [MemoryRegion { start: 0, len: 1 << 30 }];
+    let mut frames = PageFrames::default();
+    for (round, count) in [1, 64, 65, 200, 0, 63].into_iter().enumerate() {
+        // Every third page is zero, and takes no room.
+        let pages: Pages = (0..count)
+            .map(|at| {
+                (at * 0x3000, if at % 3 == 2 { page(|_| 0) } else { noise(at + round as u64) })
+            })
+            .collect();
+        let bodies = frames_of(&mut frames, &pages);
+        assert_eq!(bodies.len() as u64, count.div_ceil(FRAME_PAGES));
+        let mut found = Vec::new();
+        for body in &bodies {
+            PageBatch::parse(body, &layout)
+                .unwrap()
+                .for_each(|address, page| {
+                    found.push((address, Box::new(*page)));
+                    Ok::<_, Infallible>(())
+                })
+                .unwrap();
+        }
+        assert!(found == pages, "round {round}");
+    }
+}
+
+#[test]
+fn a_page_that_cannot_be_read_is_in_no_frame() {
+    let mut frames = PageFrames::default();
+    frames.begin(2);
+    assert_eq!(frames.push(0, |_| Err(7)), Err(7));
+    assert_eq!(frames.pages(), 0);
+    frames.push(0, |_| Ok::<_, Infallible>(())).unwrap();
+    frames.push(0x1000, |_| Ok::<_, Infallible>(())).unwrap();
+    assert_eq!(frames.pages(), 2);
+}

@@ -35,6 +35,12 @@ impl CheckedPages {
     pub fn for_each<E>(&self, apply: impl FnMut(u64, &Page) -> Result<(), E>) -> Result<(), E> {
         PageBatch::checked(&self.data.0, self.pages).for_each(apply)
     }
+
+    /// The buffer that they came in, for another frame.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.data.0
+    }
 }
 
 /// A checkpoint that came whole, and whose parts are as they were sent.
@@ -73,6 +79,11 @@ impl Checkpoint {
     /// The state of the machine other than its memory, in the parts in which it was sent.
     pub fn state(&self) -> impl Iterator<Item = &[u8]> {
         self.state.iter().map(|part| part.0.as_slice())
+    }
+
+    /// The buffers that its pages came in, for other frames.
+    pub fn into_buffers(self) -> impl Iterator<Item = Vec<u8>> {
+        self.pages.into_iter().map(CheckedPages::into_bytes)
     }
 
     /// What the primary's machine hashes to.

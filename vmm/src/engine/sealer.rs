@@ -7,13 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
-use ft_core::pages::PAGE_SIZE;
+use ft_core::pages::{PAGE_SIZE, PageFrames};
 use ft_core::policy::{Decision, EpochPolicy, PolicyInputs};
 use ft_core::primary::Event;
 use ft_core::wire::Hashes;
 use ft_core::{Epoch, LinkId, Time};
 use io_gate::host::EffectId;
-use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::timerfd::TimerFd;
 
@@ -22,6 +21,7 @@ use super::sender::{Checkpoint, Item};
 use super::status::EngineStats;
 use super::{Core, Engine};
 use crate::audit;
+use crate::memory::PageReader;
 
 /// A guest that has written no more pages than this in an epoch is as good as idle: its timer tick
 /// and little else.
@@ -197,7 +197,7 @@ struct Taken {
     staged: usize,
     state: MachineState,
     frames: Vec<u64>,
-    contents: Vec<u8>,
+    pages: PageFrames,
     hashes: Option<Hashes>,
 }
 
@@ -212,14 +212,14 @@ impl Engine {
         let state = MachineState::capture(&self.machine, sealed)?;
         pause.saved = Instant::now();
         // After the vCPUs: KVM itself writes guest memory while they are read (P8).
-        let (mut frames, mut contents) = self.buffers();
+        let (mut frames, mut pages) = self.buffers();
         self.machine.dirty().collect_into(&mut frames)?;
         pause.collected = Instant::now();
-        let copied = self.copy_pages(&frames, &mut contents);
+        let copied = self.copy_pages(&frames, &mut pages);
         pause.copied = Instant::now();
         let hashes = copied.and_then(|()| self.hashes(&state));
         match hashes {
-            Ok(hashes) => Ok(Taken { epoch, next, staged, state, frames, contents, hashes }),
+            Ok(hashes) => Ok(Taken { epoch, next, staged, state, frames, pages, hashes }),
             Err(error) => {
                 self.machine.dirty().mark(&frames);
                 Err(error)
@@ -240,7 +240,7 @@ impl Engine {
         link: LinkId,
         taken: Taken,
     ) -> Result<Option<Checkpoint>, Failure> {
-        let Taken { epoch, next, state, frames, contents, hashes, staged: _ } = taken;
+        let Taken { epoch, next, state, frames, pages, hashes, staged: _ } = taken;
         let encoded = state.encode().inspect_err(|_| self.machine.dirty().mark(&frames))?;
         let mut core = self.lock();
         let core: &mut Core = &mut core;
@@ -258,14 +258,15 @@ impl Engine {
         }
         self.perform(core, actions);
         self.deadline_changed.notify_all();
-        Ok(Some(Checkpoint { epoch, term, frames, contents, state: encoded, hashes }))
+        Ok(Some(Checkpoint { epoch, term, frames, pages, state: encoded, hashes }))
     }
 
-    fn copy_pages(&self, frames: &[u64], contents: &mut Vec<u8>) -> Result<(), Failure> {
-        contents.resize(frames.len() * PAGE_SIZE, 0);
-        let memory = self.machine.memory();
-        for (frame, page) in frames.iter().zip(contents.chunks_exact_mut(PAGE_SIZE)) {
-            memory.read_slice(page, GuestAddress(frame * PAGE_SIZE as u64))?;
+    fn copy_pages(&self, frames: &[u64], pages: &mut PageFrames) -> Result<(), Failure> {
+        pages.begin(frames.len());
+        let mut memory = PageReader::new(self.machine.memory());
+        for frame in frames {
+            let address = frame * PAGE_SIZE as u64;
+            pages.push(address, |page| memory.read(address, page))?;
         }
         Ok(())
     }
@@ -278,18 +279,18 @@ impl Engine {
     }
 
     /// Buffers of an earlier checkpoint, so that a pause does not begin with fresh memory.
-    fn buffers(&self) -> (Vec<u64>, Vec<u8>) {
+    fn buffers(&self) -> (Vec<u64>, PageFrames) {
         self.stats().spare.pop().unwrap_or_default()
     }
 
-    pub(super) fn recycle(&self, mut frames: Vec<u64>, contents: Vec<u8>) {
+    pub(super) fn recycle(&self, mut frames: Vec<u64>, pages: PageFrames) {
         /// Buffers larger than this go back to the system.
         const KEEP: usize = 64 << 20;
-        if contents.capacity() <= KEEP {
+        if pages.capacity() <= KEEP {
             frames.clear();
             let mut stats = self.stats();
             if stats.spare.len() < 4 {
-                stats.spare.push((frames, contents));
+                stats.spare.push((frames, pages));
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
-use ft_core::pages::{Compression, PAGE_SIZE, PageFrame};
+use ft_core::pages::{Compression, FRAME_PAGES, PAGE_SIZE, PageFrame, PageFrames};
 use ft_core::primary::Event;
 use ft_core::wire::{Data, EpochDigest, Hashes, Header, Kind, Message, Outgoing};
 use ft_core::{Epoch, LinkId, Term};
@@ -34,8 +34,8 @@ pub(super) struct Checkpoint {
     pub(super) term: Term,
     /// Page numbers, ascending.
     pub(super) frames: Vec<u64>,
-    /// The pages' contents, in the same order.
-    pub(super) contents: Vec<u8>,
+    /// The pages themselves.
+    pub(super) pages: PageFrames,
     /// The rest of the machine.
     pub(super) state: Vec<u8>,
     pub(super) hashes: Option<Hashes>,
@@ -43,8 +43,6 @@ pub(super) struct Checkpoint {
 
 /// A peer that takes nothing for so long is gone, whatever TCP still hopes for.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Pages in a frame, at most: while one frame is on its way the next one is made, and the one before is checked.
-const FRAME_PAGES: u64 = 64;
 /// Large writes: one system call for many pages.
 const FLUSH_AT: usize = FRAME_PAGES as usize * PAGE_SIZE;
 /// How long a closing session may take to send its last words.
@@ -128,14 +126,13 @@ impl Output {
 
     fn checkpoint(&mut self, engine: &Arc<Engine>, checkpoint: Checkpoint) -> io::Result<()> {
         self.sent = 0;
-        let Checkpoint { epoch, term, frames, contents, state, hashes } = checkpoint;
-        let (pages, rest) = contents.as_chunks::<PAGE_SIZE>();
-        assert!(rest.is_empty() && pages.len() == frames.len(), "P4: a page for every number");
-        let mut copies = frames.iter().copied().zip(pages);
-        self.pages(Kind::Pages, epoch, term, |frame| {
-            let Some((number, page)) = copies.next() else { return Ok(false) };
-            frame.push_copy(number * PAGE_SIZE as u64, page);
-            Ok(true)
+        let Checkpoint { epoch, term, frames, mut pages, state, hashes } = checkpoint;
+        assert!(pages.pages() == frames.len() as u64, "P4: a page for every number");
+        self.flush()?;
+        pages.finish_each(epoch, term, |header, count, bytes| {
+            self.digest.add(header, count);
+            self.sent += bytes.len() as u64;
+            self.link.write_all(bytes)
         })?;
         self.data(epoch, term, Message::State(Data(state)))?;
         let end = Message::End(self.digest.end(epoch, hashes));
@@ -144,7 +141,7 @@ impl Output {
             .map_err(io::Error::other)?;
         self.flush()?;
         engine.stats().epoch_bytes.add(self.sent);
-        engine.recycle(frames, contents);
+        engine.recycle(frames, pages);
         Ok(())
     }
 

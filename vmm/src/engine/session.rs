@@ -15,7 +15,7 @@ use super::sender::{Item, send};
 use super::{Core, Engine};
 use crate::arbiter::Arbiter;
 use crate::audit;
-use crate::link::Link;
+use crate::link::{Buffers, Link};
 use crate::machine::Machine;
 use crate::machine::storage::mark_disks;
 use crate::seccomp::{self, Role};
@@ -154,7 +154,8 @@ impl Engine {
         }
         let every = self.options.primary.heartbeat_interval;
         let progress = || self.event(Event::Progress { link: link_id });
-        let end = read_frames(Watched::new(link, every, progress), |frame| {
+        let watched = Watched::new(link, every, progress);
+        let end = read_frames(watched, &Buffers::default(), |frame| {
             self.event(Event::Frame { link: link_id, frame });
         });
         self.event(match end {
@@ -240,7 +241,11 @@ const READ_AHEAD: usize = 64 << 10;
 
 /// Reads frames until the link ends. Memory is allocated only after a header has passed its
 /// checks, which bound the length of every kind of frame.
-pub(crate) fn read_frames(link: impl Read, mut each: impl FnMut(Frame)) -> ReadEnd {
+pub(crate) fn read_frames(
+    link: impl Read,
+    buffers: &Buffers,
+    mut each: impl FnMut(Frame),
+) -> ReadEnd {
     let mut link = BufReader::with_capacity(READ_AHEAD, link);
     loop {
         let mut header = [0; HEADER_LEN];
@@ -251,7 +256,7 @@ pub(crate) fn read_frames(link: impl Read, mut each: impl FnMut(Frame)) -> ReadE
             Ok(header) => header,
             Err(error) => return ReadEnd::Garbled(error),
         };
-        let mut body = vec![0; header.body_len as usize];
+        let mut body = buffers.take(header.body_len as usize);
         if let Err(error) = link.read_exact(&mut body) {
             return ReadEnd::Lost(read_error(&error));
         }

@@ -1,5 +1,6 @@
 //! What the engine has measured, and the status that an operator sees.
 
+use ft_core::pages::PageFrames;
 use ft_core::primary::Report;
 use io_gate_host::{GateHost, LatencySummary};
 use serde_json::{Value, json};
@@ -24,7 +25,7 @@ pub struct EngineStats {
     pub(super) verified: u64,
     pub(super) mismatches: u64,
     /// Buffers for the next checkpoints; not a measurement, but under the same short lock.
-    pub(super) spare: Vec<(Vec<u64>, Vec<u8>)>,
+    pub(super) spare: Vec<(Vec<u64>, PageFrames)>,
     takeover: Option<Takeover>,
 }
 

@@ -1,5 +1,6 @@
 //! The replication link: addresses, and byte streams over TLS, TCP or a Unix socket.
 
+mod buffers;
 mod credentials;
 mod stream;
 mod tls;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use buffers::Buffers;
 pub use credentials::{Credentials, CredentialsError};
 use stream::Stream;
 use tls::{HandshakeError, Session};

@@ -3,10 +3,12 @@
 mod dirty;
 mod dirty_set;
 mod kvm_log;
+mod page_reader;
 
 pub use dirty::DirtyTracker;
 pub use io_gate_host::{GuestMemory, PageBitmap};
 pub use kvm_log::DirtyError;
+pub(crate) use page_reader::PageReader;
 
 use std::path::Path;
 use std::sync::Arc;

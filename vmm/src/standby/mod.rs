@@ -32,7 +32,7 @@ use crate::audit::{self, Recorder, Won};
 use crate::engine::{
     MachineState, ReadEnd, Watched, describe, hash_memory, new_session_number, read_frames,
 };
-use crate::link::{Link, LinkListener, Stranger};
+use crate::link::{Buffers, Link, LinkListener, Stranger};
 use crate::machine::Machine;
 use crate::machine::storage::read_marks;
 use crate::seccomp::{self, Role};
@@ -122,6 +122,8 @@ pub struct StandbyDriver {
     queue: Receiver<Input>,
     status: Arc<Mutex<StandbyStatus>>,
     pulse: Pulse,
+    /// What frames come in.
+    buffers: Buffers,
 }
 
 impl StandbyDriver {
@@ -147,6 +149,7 @@ impl StandbyDriver {
             inputs,
             queue,
             pulse: Pulse::default(),
+            buffers: Buffers::default(),
         }
     }
 
@@ -217,13 +220,13 @@ impl StandbyDriver {
     fn admit(&mut self, link: Link, peer: &str) -> Option<Event> {
         let id = LinkId(self.next_link);
         self.next_link += 1;
-        let inputs = self.inputs.clone();
+        let (inputs, buffers) = (self.inputs.clone(), self.buffers.clone());
         let every = self.config.options.heartbeat_interval;
         let reader = link.set_write_timeout(Some(WRITE_TIMEOUT)).and_then(|()| link.try_clone());
         let started = reader.and_then(|reader| {
             std::thread::Builder::new().name("reader".to_owned()).spawn(move || {
                 seccomp::enter(Role::LinkReader, &[]);
-                read(reader, id, every, &inputs);
+                read(reader, id, every, &buffers, &inputs);
             })
         });
         if let Err(error) = started {
@@ -300,7 +303,11 @@ impl StandbyDriver {
                 }
                 Next::Nothing
             }
-            Action::ApplyBulk(pages) => self.apply_bulk(&pages),
+            Action::ApplyBulk(pages) => {
+                self.apply_bulk(&pages);
+                self.buffers.give(pages.into_bytes());
+                Next::Nothing
+            }
             Action::Check(checkpoint) => {
                 self.give_signs_of_life(&checkpoint);
                 let checked = self.check(&checkpoint);
@@ -311,6 +318,9 @@ impl StandbyDriver {
                 self.give_signs_of_life(&checkpoint);
                 let applied = self.apply(&checkpoint);
                 self.pulse.stop();
+                if let Some(checkpoint) = Arc::into_inner(checkpoint) {
+                    checkpoint.into_buffers().for_each(|buffer| self.buffers.give(buffer));
+                }
                 applied
             }
             Action::AskArbiter { term, why } => self.ask_arbiter(term, why),
@@ -400,12 +410,11 @@ impl StandbyDriver {
         }
     }
 
-    fn apply_bulk(&mut self, pages: &CheckedPages) -> Next {
+    fn apply_bulk(&mut self, pages: &CheckedPages) {
         if let Some(hosted) = &self.hosted {
             let written = pages.for_each(|address, page| fill_page(&hosted.machine, address, page));
             written.expect("P4: the core has checked every address against the machine's layout");
         }
-        Next::Nothing
     }
 
     /// Until the pulse is stopped: this thread is about to do work that may take long, and hears
@@ -611,12 +620,12 @@ fn accept(listener: &LinkListener, inputs: &SyncSender<Input>) {
     }
 }
 
-fn read(link: Link, id: LinkId, every: Duration, inputs: &SyncSender<Input>) {
+fn read(link: Link, id: LinkId, every: Duration, buffers: &Buffers, inputs: &SyncSender<Input>) {
     // A standby that has ended reads no more.
     let progress = || {
         let _ = inputs.send(Input::Event(Event::Progress { link: id }));
     };
-    let end = read_frames(Watched::new(link, every, progress), |frame| {
+    let end = read_frames(Watched::new(link, every, progress), buffers, |frame| {
         let _ = inputs.send(Input::Event(Event::Frame { link: id, frame }));
     });
     let event = match end {

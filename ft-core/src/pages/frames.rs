@@ -1,0 +1,104 @@
+//! Page frames that are filled while a guest stands still, and finished when they are sent.
+
+use alloc::vec::Vec;
+
+use io_gate::host::{Epoch, Term};
+
+use super::{ENTRY, PAGE_SIZE, Page, RAW, ZERO, is_zero};
+use crate::wire::{HEADER_LEN, Header, Kind};
+
+/// Pages in a frame, at most: while one frame is on its way the next one is summed up, and the one before is checked.
+pub const FRAME_PAGES: u64 = 64;
+
+/// The [`Kind::Pages`] frames of one checkpoint. A page is copied once, out of guest memory to where it is sent from; the
+/// buffer is made to be used again and again.
+#[derive(Debug, Default)]
+pub struct PageFrames {
+    /// What lies behind `end` is of an earlier use.
+    bytes: Vec<u8>,
+    end: usize,
+    frames: Vec<Span>,
+    last: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: usize,
+    pages: u64,
+}
+
+impl PageFrames {
+    /// Begins anew, with room for so many pages.
+    pub fn begin(&mut self, pages: usize) {
+        self.end = 0;
+        self.frames.clear();
+        self.last = None;
+        let frames = pages.div_ceil(FRAME_PAGES as usize);
+        let most = frames * HEADER_LEN + pages * (ENTRY + PAGE_SIZE);
+        if self.bytes.len() < most {
+            self.bytes.resize(most, 0);
+        }
+    }
+
+    /// Adds the page at `address`; `fill` writes its contents. A page that is all zero takes no room.
+    ///
+    /// # Errors
+    /// The error of `fill`: the page is then not in the frames.
+    ///
+    /// # Panics
+    /// When there is no room left of what was begun with, or the address is not of a page, or not above the one before it.
+    pub fn push<E>(
+        &mut self,
+        address: u64,
+        fill: impl FnOnce(&mut Page) -> Result<(), E>,
+    ) -> Result<(), E> {
+        assert!(address.is_multiple_of(PAGE_SIZE as u64), "{address:#x} is not a page's address");
+        assert!(self.last.is_none_or(|last| last < address), "{address:#x} after {:?}", self.last);
+        let begins = self.frames.last().is_none_or(|frame| frame.pages == FRAME_PAGES);
+        let at = self.end + if begins { HEADER_LEN } else { 0 };
+        let (entry, rest) = self.bytes[at..].split_at_mut(ENTRY);
+        let page = rest.first_chunk_mut().expect("there is room for the pages that were asked for");
+        fill(page)?;
+        let (encoding, len) = if is_zero(page) { (ZERO, 0) } else { (RAW, PAGE_SIZE) };
+        entry.copy_from_slice(&(address | encoding).to_le_bytes());
+        if begins {
+            self.frames.push(Span { start: self.end, pages: 0 });
+        }
+        self.end = at + ENTRY + len;
+        self.last = Some(address);
+        self.frames.last_mut().expect("one has begun").pages += 1;
+        Ok(())
+    }
+
+    /// Makes the headers and gives each frame with its pages, in order.
+    ///
+    /// # Errors
+    /// The first error of `each`.
+    pub fn finish_each<E>(
+        &mut self,
+        epoch: Epoch,
+        term: Term,
+        mut each: impl FnMut(&Header, u64, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let ends = self.frames.iter().skip(1).map(|next| next.start).chain([self.end]);
+        for (frame, end) in self.frames.iter().zip(ends) {
+            let bytes = &mut self.bytes[frame.start..end];
+            let header = Header::finish(bytes, 0, Kind::Pages, epoch, term)
+                .expect("so many pages are within the limit of their kind");
+            each(&header, frame.pages, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// How many pages.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        self.frames.iter().map(|frame| frame.pages).sum()
+    }
+
+    /// Bytes of memory that it keeps.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+}
