@@ -15,7 +15,7 @@ use crate::time::Time;
 /// What to tune.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyOptions {
-    /// No two epochs begin closer to each other than this.
+    /// The guest runs at least so long between two pauses, and at least as long as the last one lasted.
     pub min_gap: Duration,
     /// No epoch of a busy guest lasts longer than this.
     pub interval: Duration,
@@ -37,7 +37,7 @@ pub struct PolicyOptions {
 impl Default for PolicyOptions {
     fn default() -> Self {
         Self {
-            min_gap: Duration::from_micros(500),
+            min_gap: Duration::from_micros(100),
             interval: Duration::from_millis(25),
             idle_interval: Duration::from_secs(1),
             linger: Duration::from_micros(50),
@@ -126,8 +126,14 @@ impl EpochPolicy {
             .chain([self.timer_due(inputs)])
             .min_by_key(|(due, _)| *due)
             .expect("the timer is always due at some time");
-        let due = due.max(inputs.last_seal + self.options.min_gap);
+        let due = due.max(inputs.last_seal + self.least_gap(inputs.last_pause));
         if due <= now { Decision::SealNow(reason) } else { Decision::WaitUntil(due) }
+    }
+
+    /// How long the guest runs at least after a pause.
+    #[must_use]
+    pub fn least_gap(&self, last_pause: Duration) -> Duration {
+        self.options.min_gap.max(last_pause)
     }
 
     fn output_due(&self, now: Time, inputs: &PolicyInputs) -> Option<(Time, SealReason)> {
@@ -228,9 +234,17 @@ mod tests {
         assert_eq!(next(102 * MS - 100 * US, inputs(102 * MS - 100 * US, 200)), paced);
         let output = Decision::SealNow(SealReason::Output);
         assert_eq!(next(102 * MS, inputs(102 * MS, 200)), output);
-        // Pauses of 6 ms would have it wait for 60 ms: it waits for 3.
-        assert!(matches!(next(103 * MS, inputs(103 * MS, 6000)), Decision::WaitUntil(_)));
-        assert_eq!(next(104 * MS, inputs(104 * MS, 6000)), output);
+        // Pauses of 2 ms would have it wait for 20 ms: it waits for 3.
+        assert!(matches!(next(103 * MS, inputs(103 * MS, 2000)), Decision::WaitUntil(_)));
+        assert_eq!(next(104 * MS, inputs(104 * MS, 2000)), output);
+    }
+
+    #[test]
+    fn a_guest_runs_as_long_as_it_stood() {
+        let inputs = PolicyInputs { held: 9, last_pause: Duration::from_millis(6), ..busy() };
+        let due = Decision::WaitUntil(Time(106 * MS));
+        assert_eq!(next(105 * MS, inputs), due);
+        assert!(matches!(next(106 * MS, inputs), Decision::SealNow(_)));
     }
 
     #[test]

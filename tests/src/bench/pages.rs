@@ -18,6 +18,7 @@ struct Point {
     dirty: u64,
     pause: Spread,
     parts: Vec<(&'static str, Spread)>,
+    commit_parts: Vec<(&'static str, Spread)>,
     commit: Spread,
     sealed_to_ack: Spread,
     bytes: Spread,
@@ -25,6 +26,7 @@ struct Point {
     rate: f64,
 }
 
+const COMMIT_PARTS: [&str; 3] = ["wait", "encode", "send"];
 const PARTS: [&str; 6] = ["kick", "seal", "save", "collect", "copy", "resume"];
 
 /// Requests before anything counts: buffers, caches and page tables are then as they stay.
@@ -69,6 +71,9 @@ fn measure(bench: &Bench<'_>, rig: &mut Rig, pages: u32) -> Result<Point> {
         dirty,
         pause: spread(&status["pause_us"]),
         parts: PARTS.map(|part| (part, spread(&status["pause_parts_us"][part]))).to_vec(),
+        commit_parts: COMMIT_PARTS
+            .map(|part| (part, spread(&status["commit_parts_us"][part])))
+            .to_vec(),
         commit: network_latency(&status),
         sealed_to_ack: spread(&status["commit_latency_us"]),
         bytes: spread(&status["epoch_bytes"]),
@@ -119,10 +124,14 @@ fn checkpoint_group(points: &[Point], limits: &Limits) -> Result<Group> {
                 .spread(point.bytes)
                 .limit((point.dirty * 4096) as f64, "the dirty pages"),
         ]);
-        for (part, spread) in &point.parts {
-            let name = named(&format!("pause: {part}"));
-            group.rows.push(Row::new(name, us, spread.p50).spread(*spread));
-        }
+        let parts = |of: &str, parts: &[(&str, Spread)]| -> Vec<Row> {
+            let row = |(part, spread): &(&str, Spread)| {
+                Row::new(named(&format!("{of}: {part}")), us, spread.p50).spread(*spread)
+            };
+            parts.iter().map(row).collect()
+        };
+        group.rows.extend(parts("pause", &point.parts));
+        group.rows.extend(parts("commit", &point.commit_parts));
     }
     group.curves.push(pages_curve(points, limits)?);
     Ok(group)

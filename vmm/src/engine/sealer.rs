@@ -117,6 +117,7 @@ impl Sealer {
     /// Ends the epoch, for the session over `link`.
     fn seal(&mut self, link: LinkId) {
         let engine = self.engine.clone();
+        let waited = self.first_held_at.map(|first| engine.now().since(first));
         let mut pause = Pause::begin();
         engine.machine.vcpus().pause();
         pause.kicked = Instant::now();
@@ -132,7 +133,13 @@ impl Sealer {
         match taken.and_then(|taken| engine.seal_taken(link, taken)) {
             Ok(Some(checkpoint)) => {
                 self.last_dirty = checkpoint.frames.len() as u64;
-                pause.note(&mut engine.stats(), self.last_dirty);
+                let mut stats = engine.stats();
+                pause.note(&mut stats, self.last_dirty);
+                stats.encode.add_time(pause.resumed.elapsed());
+                if let Some(waited) = waited {
+                    stats.wait.add_time(waited);
+                }
+                drop(stats);
                 if let Some(session) = engine.lock().session_of(link) {
                     session.send_checkpoint(Item::Checkpoint(Box::new(checkpoint)));
                 }
@@ -144,7 +151,7 @@ impl Sealer {
         self.first_held_at = None;
         self.last_held = (0, None);
         // What the pipeline allows next is known when the answer comes; until then the timer.
-        if let Err(error) = self.look_again_in(self.policy.options().min_gap) {
+        if let Err(error) = self.look_again_in(self.policy.least_gap(self.last_pause)) {
             // An answer, or held output, wakes this thread as well.
             log::error!("cannot set the epoch timer: {error}");
         }

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ft_core::pages::{Compression, FRAME_PAGES, PAGE_SIZE, PageFrame, PageFrames};
 use ft_core::primary::Event;
@@ -125,6 +125,7 @@ impl Output {
     }
 
     fn checkpoint(&mut self, engine: &Arc<Engine>, checkpoint: Checkpoint) -> io::Result<()> {
+        let begun = Instant::now();
         self.sent = 0;
         let Checkpoint { epoch, term, frames, mut pages, state, hashes } = checkpoint;
         assert!(pages.pages() == frames.len() as u64, "P4: a page for every number");
@@ -140,7 +141,10 @@ impl Output {
             .encode(&mut self.buffer)
             .map_err(io::Error::other)?;
         self.flush()?;
-        engine.stats().epoch_bytes.add(self.sent);
+        let mut stats = engine.stats();
+        stats.epoch_bytes.add(self.sent);
+        stats.send.add_time(begun.elapsed());
+        drop(stats);
         engine.recycle(frames, pages);
         Ok(())
     }

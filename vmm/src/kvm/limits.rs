@@ -415,6 +415,7 @@ impl Wire {
     fn new() -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let stream = TcpStream::connect(listener.local_addr()?)?;
+        crate::link::do_not_pace(&stream);
         let (peer, _) = listener.accept()?;
         for end in [&stream, &peer] {
             end.set_nodelay(true)?;

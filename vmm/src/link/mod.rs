@@ -16,6 +16,7 @@ use std::time::Duration;
 pub(crate) use buffers::Buffers;
 pub use credentials::{Credentials, CredentialsError};
 use stream::Stream;
+pub(crate) use stream::do_not_pace;
 use tls::{HandshakeError, Session};
 
 /// How links are secured. A Unix socket is left as it is: the file system says who may connect.
@@ -118,6 +119,7 @@ impl LinkAddr {
                 check_plain(socket, security)?;
                 let stream = TcpStream::connect_timeout(&socket, timeout).map_err(failed)?;
                 stream.set_nodelay(true).map_err(failed)?;
+                do_not_pace(&stream);
                 let stream = Stream::Tcp(stream);
                 let Some(credentials) = &security.tls else { return Ok(Link::plain(stream)) };
                 let host = addr.rsplit_once(':').map_or(addr.as_str(), |(host, _)| host);

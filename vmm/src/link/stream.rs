@@ -6,11 +6,22 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::net::sockopt::set_tcp_congestion;
+
 /// A connected socket. Its methods take `&self`: one thread reads while another writes.
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+}
+
+/// Has a connection send as fast as the other side takes it: a checkpoint is a burst that somebody waits for, and an algorithm
+/// that paces (BBR) spreads it over time, 0.5 ms for 4 MB on loopback. Best effort: what the host does not offer stays.
+pub(crate) fn do_not_pace(stream: &TcpStream) {
+    let offered = ["cubic", "reno"];
+    if !offered.iter().any(|name| set_tcp_congestion(stream, name).is_ok()) {
+        log::debug!("the link keeps the host's congestion control: none of {offered:?} is there");
+    }
 }
 
 impl Stream {

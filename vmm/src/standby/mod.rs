@@ -22,7 +22,7 @@ use ft_core::pages::{PAGE_SIZE, is_zero};
 use ft_core::standby::{
     Action, CheckedPages, Checkpoint, Event, Report, Standby, StandbyOptions, TakenOver,
 };
-use ft_core::wire::{Hashes, Message, Outgoing};
+use ft_core::wire::{Frame, Hashes, Kind, Message, Outgoing};
 use ft_core::{LinkId, Term, Time};
 use io_gate::host::CommitAuthority;
 use vm_memory::{Bytes, GuestAddress};
@@ -42,8 +42,11 @@ use pulse::Pulse;
 pub use host::{HostError, MachineFactory};
 pub use status::StandbyStatus;
 
-/// Frames that wait for this thread, at most: the rest waits in the socket (constant memory).
-const QUEUE: usize = 64;
+/// Inputs that wait for this thread, at most: the rest waits in the socket (constant memory).
+const QUEUE: usize = 16;
+/// Frames of a checkpoint that become one input, at most: this thread is woken for some of them together, and checks them
+/// while the next ones are received.
+const TOGETHER: usize = 8;
 /// A checkpoint of so many pages is done with long before anybody misses this side.
 const FEW_PAGES: u64 = 1024;
 /// How long to wait after a connection that could not be accepted.
@@ -68,6 +71,8 @@ pub struct StandbyConfig {
 pub enum Input {
     /// For the core.
     Event(Event),
+    /// For the core, in this order.
+    Frames(LinkId, Vec<Frame>),
     /// Somebody has connected, and may.
     Link(Link, String),
     /// The operator wants new keys on the link.
@@ -179,6 +184,14 @@ impl StandbyDriver {
         loop {
             let event = match self.next_input() {
                 Some(Input::Event(event)) => event,
+                Some(Input::Frames(link, frames)) => {
+                    for frame in frames {
+                        if let Some(end) = self.event(Event::Frame { link, frame }) {
+                            return Ok(end);
+                        }
+                    }
+                    continue;
+                }
                 Some(Input::Link(link, peer)) => match self.admit(link, &peer) {
                     Some(event) => event,
                     None => continue,
@@ -625,8 +638,14 @@ fn read(link: Link, id: LinkId, every: Duration, buffers: &Buffers, inputs: &Syn
     let progress = || {
         let _ = inputs.send(Input::Event(Event::Progress { link: id }));
     };
+    let mut frames = Vec::new();
     let end = read_frames(Watched::new(link, every, progress), buffers, |frame| {
-        let _ = inputs.send(Input::Event(Event::Frame { link: id, frame }));
+        // Of no use before the end of the checkpoint has come.
+        let waits = matches!(frame.header.kind, Kind::Pages | Kind::State);
+        frames.push(frame);
+        if !waits || frames.len() == TOGETHER {
+            let _ = inputs.send(Input::Frames(id, std::mem::take(&mut frames)));
+        }
     });
     let event = match end {
         ReadEnd::Garbled(error) => Event::Garbled { link: id, error },
