@@ -242,6 +242,7 @@ impl Service {
             }
             Op::Verify => (Status::Ok, self.verify()),
             Op::Touch { pages } => (Status::Ok, dirty::touch(pages, self.cpus - 1)),
+            Op::Compute { kib } => (Status::Ok, compute(kib)),
             Op::PowerOff => {
                 self.ending = Some(Ending::PowerOff);
                 (Status::Ok, 0)
@@ -334,4 +335,12 @@ impl Service {
             self.send(&peer, &bytes);
         }
     }
+}
+
+fn compute(kib: u32) -> u64 {
+    let mut block = [0; 1024];
+    (0..kib).fold(0, |sum: u64, round| {
+        block[..4].copy_from_slice(&round.to_le_bytes());
+        sum.wrapping_add(u64::from(kemari_workload::crc::crc32(core::hint::black_box(&block))))
+    })
 }

@@ -18,6 +18,8 @@ const OWN_PORT: u16 = 41_000;
 const RESEND: Duration = Duration::from_secs(2);
 /// The longest time without any answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Other ids than those of the clients that judge.
+const FIRST_ID: u32 = 1000;
 const LONGEST_NS: u64 = 600_000_000_000;
 
 /// The clients.
@@ -153,8 +155,7 @@ impl Asker {
     fn add_clients(&mut self, count: u32) {
         let now = Instant::now();
         while self.clients.len() < count as usize {
-            // Other ids than those of the clients that judge.
-            let id = 1000 + self.clients.len() as u32;
+            let id = FIRST_ID + self.clients.len() as u32;
             let message = Vec::new();
             self.clients.push(Client { id, seq: 0, message, asked: now, sent: now, waits: false });
         }
@@ -196,9 +197,10 @@ impl Asker {
             return Ok(None);
         };
         let Ok(reply) = Reply::decode(payload) else { return Ok(None) };
-        let waits =
-            |client: &Client| client.waits && (client.id, client.seq) == (reply.client, reply.seq);
-        Ok(self.clients.iter().position(waits).map(|place| (place, reply)))
+        let place = reply.client.checked_sub(FIRST_ID).map(|place| place as usize);
+        let asked = place.and_then(|place| self.clients.get(place));
+        let waits = asked.is_some_and(|client| client.waits && client.seq == reply.seq);
+        Ok(place.filter(|_| waits).map(|place| (place, reply)))
     }
 }
 

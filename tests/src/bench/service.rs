@@ -24,10 +24,16 @@ struct Workload {
 
 const PAYLOAD: [u8; 256] = [0x5a; 256];
 
-const NETWORK: [Workload; 3] = [
+/// A request that is some work for the guest, as one to a web service or a data base is.
+const WORK: Op<'_> = Op::Compute { kib: 40 };
+
+const NETWORK: [Workload; 6] = [
     Workload { name: "ping", clients: 1, op: Op::Ping, judged: false },
     Workload { name: "ping", clients: 16, op: Op::Ping, judged: false },
-    Workload { name: "ping", clients: 64, op: Op::Ping, judged: true },
+    Workload { name: "ping", clients: 64, op: Op::Ping, judged: false },
+    Workload { name: "work of 0.1 ms", clients: 8, op: WORK, judged: false },
+    Workload { name: "work of 0.1 ms", clients: 32, op: WORK, judged: false },
+    Workload { name: "work of 0.1 ms", clients: 64, op: WORK, judged: true },
 ];
 
 const DISK: [Workload; 4] = [
@@ -114,6 +120,10 @@ struct Seen {
     load: Load,
     checkpoints: f64,
     pause: Spread,
+    /// Parts of the commit latency.
+    wait: Spread,
+    sealed_to_ack: Spread,
+    dirty: Spread,
 }
 
 fn run(bench: &Bench<'_>, rig: &mut Rig, workload: &Workload) -> Result<Seen> {
@@ -123,7 +133,14 @@ fn run(bench: &Bench<'_>, rig: &mut Rig, workload: &Workload) -> Result<Seen> {
     let load = rig.asker.run(workload.clients, Length::Time(bench.stretch()), op)?;
     let status = rig.status()?;
     let pause = spread(&status["pause_us"]);
-    Ok(Seen { checkpoints: pause.count as f64 / load.time.as_secs_f64(), load, pause })
+    Ok(Seen {
+        checkpoints: pause.count as f64 / load.time.as_secs_f64(),
+        load,
+        pause,
+        wait: spread(&status["commit_parts_us"]["wait"]),
+        sealed_to_ack: spread(&status["commit_latency_us"]),
+        dirty: spread(&status["dirty_pages"]),
+    })
 }
 
 /// The turn in the middle, by its rate.
@@ -150,10 +167,14 @@ fn rows(workload: &Workload, mode: Mode, seen: &Seen, off: &Seen) -> Vec<Row> {
     let mut rows = vec![rate, time];
     if mode == Mode::Protected {
         rows.push(Row::new(format!("{name}: checkpoints"), Unit::PerSecond, seen.checkpoints));
-        rows.push(
-            Row::new(format!("{name}: pause"), Unit::Microseconds, seen.pause.p50)
-                .spread(seen.pause),
-        );
+        for (what, unit, spread) in [
+            ("pause", Unit::Microseconds, seen.pause),
+            ("output waits for its pause", Unit::Microseconds, seen.wait),
+            ("sealed to acknowledged", Unit::Microseconds, seen.sealed_to_ack),
+            ("dirty", Unit::Pages, seen.dirty),
+        ] {
+            rows.push(Row::new(format!("{name}: {what}"), unit, spread.p50).spread(spread));
+        }
     }
     rows
 }

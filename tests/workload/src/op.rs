@@ -35,6 +35,8 @@ pub enum OpCode {
     ConsoleMark = 9,
     /// See [`Op::Touch`].
     Touch = 10,
+    /// See [`Op::Compute`].
+    Compute = 11,
 }
 
 impl OpCode {
@@ -59,6 +61,7 @@ impl TryFrom<u8> for OpCode {
             8 => Self::Reset,
             9 => Self::ConsoleMark,
             10 => Self::Touch,
+            11 => Self::Compute,
             _ => return Err(FormatError::UnknownOp(code)),
         })
     }
@@ -117,6 +120,11 @@ pub enum Op<'a> {
         /// How many.
         pages: u32,
     },
+    /// Computes before it answers: the CRC-32 of so many KiB, some 2 microseconds each. The reply's `value` is their sum.
+    Compute {
+        /// How many.
+        kib: u32,
+    },
 }
 
 impl Op<'_> {
@@ -133,6 +141,7 @@ impl Op<'_> {
             Self::Reset => OpCode::Reset,
             Self::ConsoleMark { .. } => OpCode::ConsoleMark,
             Self::Touch { .. } => OpCode::Touch,
+            Self::Compute { .. } => OpCode::Compute,
         }
     }
 

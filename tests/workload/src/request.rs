@@ -94,6 +94,7 @@ fn arguments<'a>(op: &Op<'a>) -> (u64, u64, &'a [u8]) {
         }
         Op::ConsoleMark { number } => (number, 0, &[]),
         Op::Touch { pages } => (u64::from(pages), 0, &[]),
+        Op::Compute { kib } => (u64::from(kib), 0, &[]),
         Op::Ping | Op::Verify | Op::PowerOff | Op::Reset => (0, 0, &[]),
     }
 }
@@ -117,6 +118,7 @@ fn parse_op<'a>(message: &[u8], payload: &'a [u8]) -> Result<Op<'a>, FormatError
         OpCode::Reset => Op::Reset,
         OpCode::ConsoleMark => Op::ConsoleMark { number: first },
         OpCode::Touch => Op::Touch { pages: first as u32 },
+        OpCode::Compute => Op::Compute { kib: first as u32 },
     };
     if flags & !FLAG_FLUSH != 0 || flush != op.wants_flush() {
         return Err(FormatError::UnknownFlags(flags));
@@ -135,7 +137,7 @@ fn parse_op<'a>(message: &[u8], payload: &'a [u8]) -> Result<Op<'a>, FormatError
 mod tests {
     use super::*;
 
-    const ALL: [Op<'static>; 12] = [
+    const ALL: [Op<'static>; 13] = [
         Op::Ping,
         Op::Append { payload: b"", flush: false },
         Op::Append { payload: &[7; MAX_PAYLOAD], flush: true },
@@ -148,6 +150,7 @@ mod tests {
         Op::ConsoleMark { number: u64::MAX },
         Op::Put { key: 0, value: 0, flush: false },
         Op::Touch { pages: u32::MAX },
+        Op::Compute { kib: u32::MAX },
     ];
 
     #[test]

@@ -84,6 +84,8 @@ struct Core {
     seal_first: bool,
     next_link: u64,
     stopped: bool,
+    /// When the ticker looks at the clock again by itself; none: it is about to.
+    ticks_at: Option<Time>,
 }
 
 impl Engine {
@@ -141,6 +143,7 @@ impl Engine {
                 seal_first: false,
                 next_link: 1,
                 stopped: false,
+                ticks_at: None,
             }),
             options,
             deadline_changed: Condvar::new(),
@@ -185,7 +188,16 @@ impl Engine {
             // A race between two threads of ours, such as an answer to a link that is gone.
             Err(illegal) => log::debug!("{illegal}"),
         }
-        self.deadline_changed.notify_all();
+        self.tell_ticker(core);
+    }
+
+    /// Wakes the ticker if it would come too late.
+    fn tell_ticker(&self, core: &Core) {
+        let deadline = core.primary.next_deadline();
+        let sooner = |at| deadline.is_some_and(|deadline| deadline < at);
+        if core.stopped || core.ticks_at.is_some_and(sooner) {
+            self.deadline_changed.notify_all();
+        }
     }
 
     /// As [`event`](Self::event), for an operator, who is told what is not allowed.
@@ -197,7 +209,7 @@ impl Engine {
         let actions =
             core.primary.handle(self.now(), event).map_err(|illegal| illegal.to_string())?;
         self.perform(&mut core, actions);
-        self.deadline_changed.notify_all();
+        self.tell_ticker(&core);
         Ok(())
     }
 
@@ -362,11 +374,13 @@ impl Engine {
                 Some(deadline) if deadline <= now => self.event_locked(&mut core, Event::Tick),
                 _ => {
                     let wait = deadline.map_or(Duration::from_secs(3600), |d| d.since(now));
+                    core.ticks_at = Some(now + wait);
                     core = self
                         .deadline_changed
                         .wait_timeout(core, wait)
                         .unwrap_or_else(PoisonError::into_inner)
                         .0;
+                    core.ticks_at = None;
                 }
             }
         }

@@ -264,7 +264,7 @@ impl Engine {
             self.record(audit::Event::Sealed { epoch, term, session, next: next.0 });
         }
         self.perform(core, actions);
-        self.deadline_changed.notify_all();
+        self.tell_ticker(core);
         Ok(Some(Checkpoint { epoch, term, frames, pages, state: encoded, hashes }))
     }
 

@@ -146,7 +146,7 @@ impl Engine {
                     core.session = Some(Session { link: link_id, number, queue, closed });
                     self.record(audit::Event::Joined { term, session: number });
                     self.perform(&mut core, actions);
-                    self.deadline_changed.notify_all();
+                    self.tell_ticker(&core);
                 }
                 // The operator has changed his mind: dropping the queue closes the link.
                 Err(illegal) => return log::debug!("{illegal}"),
