@@ -1,5 +1,7 @@
 //! The local interrupt controller: the wake-up timer of a halted CPU, and the start of other CPUs.
 
+use core::sync::atomic::{AtomicU32, Ordering};
+
 use crate::clock::Clock;
 
 const BASE: usize = 0xfee0_0000;
@@ -17,7 +19,7 @@ const PERIODIC: u32 = 1 << 17;
 const MASKED: u32 = 1 << 16;
 const DIVIDE_BY_1: u32 = 0xb;
 /// The timer counts nanoseconds: both KVM and QEMU give it a bus of 1 GHz.
-const WAKE_PERIOD_NS: u32 = 1_000_000;
+static WAKE_PERIOD_NS: AtomicU32 = AtomicU32::new(1_000_000);
 
 fn read(register: usize) -> u32 {
     // SAFETY: the controller's registers are always there on this machine, mapped one to one.
@@ -34,12 +36,17 @@ pub fn id() -> u32 {
     read(ID) >> 24
 }
 
+/// How often CPUs are woken whose timers start from now on, in microseconds.
+pub fn set_wake_period(micros: u32) {
+    WAKE_PERIOD_NS.store(micros.saturating_mul(1000), Ordering::SeqCst);
+}
+
 /// Enables this CPU's controller, and wakes this CPU periodically from now on.
 pub fn start_timer() {
     write(SPURIOUS, 0x1ff);
     write(TIMER_DIVIDE, DIVIDE_BY_1);
     write(TIMER, PERIODIC | TIMER_VECTOR);
-    write(TIMER_INITIAL, WAKE_PERIOD_NS);
+    write(TIMER_INITIAL, WAKE_PERIOD_NS.load(Ordering::SeqCst));
 }
 
 /// Runs `work` and says how long it took by the timer, in nanoseconds (up to four seconds). The timer is stopped after.

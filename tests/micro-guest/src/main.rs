@@ -71,6 +71,9 @@ extern "C" fn bsp_main(start_info: u64) -> ! {
     ioapic::silence_old_controllers();
     // In this order: the clock may use the timer to measure itself.
     let mut clock = Clock::start(memory::allocate());
+    if let Some(micros) = options.tick {
+        lapic::set_wake_period(micros);
+    }
     lapic::start_timer();
     memory::map_high(info.regions());
     if !options.quiet {

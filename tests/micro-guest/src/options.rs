@@ -1,7 +1,7 @@
 //! The guest's command line.
 //!
 //! `virtio_mmio.device=SIZE@BASE:IRQ` (Linux's syntax, once per device), `ip=A.B.C.D`, `smp=N`, `dirty=PAGES_PER_SECOND`,
-//! `region=PAGES`, `log=quiet`, `poll=hot`, `exercise=on`. Others are not the guest's, and ignored.
+//! `region=PAGES`, `log=quiet`, `poll=hot`, `exercise=on`, `tick=MICROSECONDS`. Others are not the guest's, and ignored.
 
 use crate::say;
 
@@ -31,6 +31,8 @@ pub struct Options<'a> {
     pub hot: bool,
     /// Drive a device that is none of the known ones.
     pub exercise: bool,
+    /// How often a CPU that waits wakes by itself, in microseconds, where told.
+    pub tick: Option<u32>,
 }
 
 impl<'a> Options<'a> {
@@ -45,6 +47,7 @@ impl<'a> Options<'a> {
             quiet: false,
             hot: false,
             exercise: false,
+            tick: None,
         };
         for (name, value) in pairs(command_line) {
             if !options.set(name, value) {
@@ -72,6 +75,7 @@ impl<'a> Options<'a> {
                 self.exercise = value == "on";
                 self.exercise
             }
+            "tick" => value.parse().map(|micros| self.tick = Some(micros)).is_ok(),
             "virtio_mmio.device" => parse_device(value).is_some(),
             _ => true,
         }

@@ -79,6 +79,7 @@ impl Bench<'_> {
             mode,
             memory,
             cpus,
+            guest: "",
             flags: self.flags.to_vec(),
         }
     }

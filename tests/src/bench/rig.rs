@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::param::clock_ticks_per_second;
 use serde_json::Value;
 
 use super::asker::Asker;
@@ -51,6 +50,8 @@ pub struct RigConfig {
     pub memory: u64,
     /// vCPUs.
     pub cpus: u32,
+    /// More words of the guest's command line.
+    pub guest: &'static str,
     /// Further flags of `kemari run` and `kemari standby`.
     pub flags: Vec<String>,
 }
@@ -163,7 +164,7 @@ fn start(
     command.args(role).args([
         format!("--name={NAME}"),
         format!("--kernel={}", config.kernel.display()),
-        format!("--cmdline={}", micro::command_line(config.cpus)),
+        format!("--cmdline={} {}", micro::command_line(config.cpus), config.guest),
         // One kernel: its page cache does not die with either process.
         format!("--disk=path={},cache=writeback", at("disk.img")),
         format!("--net=stream={},mac=52:54:00:4b:45:4d", net.display()),
@@ -190,13 +191,16 @@ fn still_runs(process: &mut Process) -> Result<()> {
 }
 
 /// proc(5), `/proc/PID/stat`: user and system time are the fields 14 and 15, in clock ticks.
+/// What the scheduler says that its threads have run, to the nanosecond. The times in /proc/PID/stat are counted in ticks of
+/// the clock, and threads that wake by a timer are at work at many a tick.
 fn processor_time(process: &Process) -> Result<Duration> {
-    let text = std::fs::read_to_string(format!("/proc/{}/stat", process.pid()))?;
-    // The second field, the name, may contain anything, but no more parentheses come after it.
-    let rest = text.rsplit_once(')').context("/proc/PID/stat has no name")?.1;
-    let ticks: u64 =
-        rest.split_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<_, _>>()?;
-    Ok(Duration::from_secs_f64(ticks as f64 / clock_ticks_per_second() as f64))
+    let mut nanoseconds = 0;
+    for task in std::fs::read_dir(format!("/proc/{}/task", process.pid()))? {
+        let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
+        let run = text.split_whitespace().next().context("schedstat is empty")?;
+        nanoseconds += run.parse::<u64>()?;
+    }
+    Ok(Duration::from_nanos(nanoseconds))
 }
 
 /// A distribution of `kemari ctl status`.
