@@ -21,6 +21,10 @@ struct Shared {
 #[derive(Default)]
 struct State {
     work: Option<Work>,
+    /// Whether the thread waits until it is woken: an idle standby is to cost next to nothing.
+    asleep: bool,
+    /// How often work has begun.
+    given: u64,
     over: bool,
 }
 
@@ -50,7 +54,12 @@ impl Pulse {
     /// From now on `frame` is sent again and again, the first time after an interval.
     pub(super) fn give(&self, link: Link, frame: Vec<u8>) {
         let now = Instant::now();
-        self.0.lock().work = Some(Work { link, frame, begun: now, beat: now });
+        let mut state = self.0.lock();
+        state.given += 1;
+        state.work = Some(Work { link, frame, begun: now, beat: now });
+        if state.asleep {
+            self.0.changed.notify_all();
+        }
     }
 
     /// Not any more. When this returns, no frame is under way.
@@ -78,13 +87,25 @@ impl Shared {
                 // A link that is broken is found out by whoever reads it.
                 let _ = work.link.write_all(&work.frame);
             }
-            // Nobody is woken when work begins: most of it is over before this thread would be awake.
+            // Nobody is woken when work follows work: most of it is over before this thread would be awake.
+            let before = state.given;
             state = self
                 .changed
                 .wait_timeout(state, interval)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
+            state = self.sleep(state, before);
         }
+    }
+
+    /// Until there is work, if there was none since so much of it had been given.
+    fn sleep<'s>(&self, mut state: MutexGuard<'s, State>, before: u64) -> MutexGuard<'s, State> {
+        while state.work.is_none() && state.given == before && !state.over {
+            state.asleep = true;
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.asleep = false;
+        state
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
