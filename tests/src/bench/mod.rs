@@ -60,7 +60,7 @@ impl Bench<'_> {
         let names: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
         for name in wanted {
             let known = names.contains(&name.as_str());
-            ensure!(known, "--only: expected {}, found `{name}`", names.join(", "));
+            ensure!(known, "--only: expected {} or peers, found `{name}`", names.join(", "));
         }
         let mut groups = Vec::new();
         for (name, measure) in PARTS {

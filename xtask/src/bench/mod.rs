@@ -1,7 +1,6 @@
 //! `cargo xtask bench`: how fast a pair is, side by side with the limits of the machine it runs on.
 
 mod compare;
-#[allow(dead_code, reason = "the run that calls it comes with the rest of the suite")]
 mod peer;
 mod plot;
 mod report;
@@ -29,7 +28,7 @@ pub(crate) struct Arguments {
 /// What to measure.
 #[derive(Debug, Args)]
 struct Measure {
-    /// Less of everything: under two minutes.
+    /// Less of everything: under two minutes. Without QEMU, unless --only names `peers`.
     #[arg(long)]
     quick: bool,
     /// Write the report to this file as well.
@@ -38,7 +37,7 @@ struct Measure {
     /// Draw the curves into this directory.
     #[arg(long, value_name = "DIRECTORY")]
     plots: Option<PathBuf>,
-    /// Only these parts: checkpoint, cpus, requests, disk, guest, idle, memory, takeover.
+    /// Only these parts: checkpoint, cpus, requests, disk, guest, idle, memory, takeover, peers.
     #[arg(long, value_delimiter = ',', value_name = "PART")]
     only: Vec<String>,
     /// Measure this program, instead of building it.

@@ -7,12 +7,15 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use kemari_tests::bench::Bench;
-use kemari_tests::bench::data::{FORMAT, Report};
+use kemari_tests::bench::data::{FORMAT, Report, Skipped};
 use kemari_tests::pair::Progress;
 
-use super::Measure;
+use super::{Measure, peer};
 use crate::run_pair::Terminal;
 use crate::{build, stop};
+
+/// The part that is measured here: it needs what only this program can install.
+const PEERS: &str = "peers";
 
 /// Measures it.
 pub(super) fn run(wanted: &Measure, terminal: &Terminal) -> Result<Report> {
@@ -31,7 +34,19 @@ pub(super) fn run(wanted: &Measure, terminal: &Terminal) -> Result<Report> {
         progress: terminal,
         stop,
     };
-    let groups = bench.run(&wanted.only)?;
+    let (peers, own): (Vec<_>, Vec<_>) =
+        wanted.only.iter().cloned().partition(|part| part == PEERS);
+    let mut groups =
+        if peers.is_empty() || !own.is_empty() { bench.run(&own)? } else { Vec::new() };
+    let mut skipped = Vec::new();
+    if !peers.is_empty() || (own.is_empty() && !wanted.quick) {
+        let found = measure_peers(&bench)?;
+        groups.extend(found.groups);
+        skipped = found.skipped;
+    } else if own.is_empty() {
+        let why = "not in a --quick run; --only peers measures them".to_owned();
+        skipped.push(Skipped { what: "the comparison with QEMU".to_owned(), why });
+    }
     Ok(Report {
         format: FORMAT,
         revision: revision(),
@@ -39,7 +54,21 @@ pub(super) fn run(wanted: &Measure, terminal: &Terminal) -> Result<Report> {
         quick: wanted.quick,
         seconds: begun.elapsed().as_secs(),
         groups,
-        skipped: Vec::new(),
+        skipped,
+    })
+}
+
+/// QEMU, with the same guest.
+fn measure_peers(bench: &Bench<'_>) -> Result<peer::Measured> {
+    peer::measure(&peer::Options {
+        kemari: bench.kemari,
+        guest: bench.kernel,
+        scratch: &std::env::temp_dir(),
+        memory: 128,
+        sets: &[16, 128, 1024],
+        quick: bench.quick,
+        stop: bench.stop.clone(),
+        say: &|what| bench.progress.step(what),
     })
 }
 

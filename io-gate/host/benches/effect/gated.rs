@@ -117,10 +117,9 @@ impl Gated {
             let mut events = [EpollEvent::default()];
             let ready = self.completions.wait(PATIENCE_MS, &mut events).unwrap();
             assert_eq!(ready, 1, "nothing was completed in {PATIENCE_MS} ms");
-            for completion in self.gate.take_completions() {
-                let _ = self.slot.complete(completion);
-                left -= 1;
-            }
+            let done = self.gate.take_completions();
+            left -= done.len();
+            let _ = self.slot.complete_all(done);
         }
     }
 }

@@ -37,7 +37,7 @@ struct Id {
 /// What came of asking for a while.
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
-    /// How long it took.
+    /// How long was asked.
     pub(super) took: Duration,
     /// From first sending to answer, in microseconds.
     pub(super) latency: Samples,
@@ -119,7 +119,7 @@ impl<'a> Asker<'a> {
     /// When the guest falls silent or finds its machine faulty.
     pub(super) fn exchange(&mut self, ids: usize, op: Op<'_>, time: Duration) -> Result<Exchange> {
         let began = Instant::now();
-        let mut found = Exchange::default();
+        let mut found = Exchange { took: time, ..Exchange::default() };
         for id in 0..ids {
             self.begin(id, op)?;
         }
@@ -138,13 +138,11 @@ impl<'a> Asker<'a> {
             let Some(sent) = self.ids[id].first_sent.take() else { continue };
             if began.elapsed() < time {
                 found.latency.add_time(sent.elapsed());
-                found.took = began.elapsed();
                 self.begin(id, op)?;
             } else {
                 under_way -= 1;
             }
         }
-        ensure!(found.latency.count() > 0, "not one answer within {time:?}");
         Ok(found)
     }
 

@@ -22,7 +22,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) const DELAY: u32 = 10;
 /// The set is rewritten twice within that time.
 pub(super) const REWRITES_PER_SECOND: u32 = 2 * 1000 / DELAY;
-/// So many checkpoints are too few to say anything.
+/// How long it may make none.
+const STANDSTILL: Duration = Duration::from_secs(10);
+/// How often is looked whether it was watched for long enough.
+const TICK: Duration = Duration::from_millis(20);
+/// Fewer checkpoints than these say nothing.
 const FEWEST: usize = 3;
 /// The first ones write all of the guest's memory on the other side, and take a second now and then: they are not counted.
 const FIRST: u32 = 20;
@@ -61,6 +65,11 @@ impl Checkpoints {
             }
         }
         found
+    }
+
+    /// Whether they say nothing.
+    fn are_few(&self) -> bool {
+        self.pauses.len() < FEWEST || self.periods.is_empty()
     }
 
     /// The share of the time in which the guest stood, in per cent.
@@ -147,23 +156,23 @@ fn first_checkpoints(primary: &mut Machine) -> Result<()> {
 fn observe(primary: &mut Machine, time: Duration) -> Result<Checkpoints> {
     // What happened before is of another set.
     primary.qmp.forget()?;
-    let deadline = Instant::now() + time;
+    let begun = Instant::now();
+    let mut found = Checkpoints::default();
     let mut events = Vec::new();
-    while let Some(left) = deadline.checked_duration_since(Instant::now()) {
-        let event = primary.qmp.wait(left, |_| true)?;
+    // Now and then COLO stands still for some seconds: then it is watched for longer.
+    while begun.elapsed() < time || found.are_few() && begun.elapsed() < time + STANDSTILL {
+        let event = primary.qmp.wait(TICK, |_| true)?;
         if let Some(event) = event {
             ensure!(event.name != "COLO_EXIT", "COLO ended: {}", event.data);
             events.push(event);
         }
+        let named = events.iter().map(|event| (event.name.as_str(), event.at));
+        if begun.elapsed() >= time {
+            found = Checkpoints::from_events(begun.elapsed(), named);
+        }
     }
-    let found =
-        Checkpoints::from_events(time, events.iter().map(|event| (event.name.as_str(), event.at)));
-    let count = found.pauses.len();
-    ensure!(
-        count >= FEWEST && !found.periods.is_empty(),
-        "only {count} checkpoints within {:.1} s",
-        time.as_secs_f64()
-    );
+    let (count, seconds) = (found.pauses.len(), begun.elapsed().as_secs_f64());
+    ensure!(!found.are_few(), "only {count} checkpoints within {seconds:.1} s");
     Ok(found)
 }
 

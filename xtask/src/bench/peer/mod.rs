@@ -108,7 +108,7 @@ pub(super) fn measure(options: &Options<'_>) -> Result<Measured> {
     let dir = tempfile::Builder::new().prefix("peer-").tempdir_in(options.scratch);
     let dir = dir.with_context(|| format!("no directory in {}", options.scratch.display()))?;
     let mut measured = Measured::default();
-    let qemu = match Qemu::of_lab(options.say) {
+    let qemu = match Qemu::find(options.say) {
         Ok(qemu) => qemu,
         Err(error) => {
             measured.take("the comparison with QEMU", options.say, Err(error));
@@ -170,6 +170,15 @@ struct Qemu {
 }
 
 impl Qemu {
+    /// The lab's, or else the installed one, whatever its version.
+    fn find(say: &dyn Fn(&str)) -> Result<Self> {
+        Self::of_lab(say).or_else(|error| {
+            let installed = Self::installed().map_err(|_| error)?;
+            say(&format!("peer: QEMU 10 or newer cannot be had, {} has to do", installed.version));
+            Ok(installed)
+        })
+    }
+
     /// The one that the nested lab runs in.
     fn of_lab(say: &dyn Fn(&str)) -> Result<Self> {
         let preparation = Preparation::begin(say)?;

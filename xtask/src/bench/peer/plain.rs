@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use kemari_tests::bench::data::{Group, Row, Unit};
 use kemari_tests::micro;
 use kemari_tests::process::Process;
@@ -116,7 +116,9 @@ fn visit(kemari: Kemari<'_>, monitor: Monitor, name: &str, time: Duration) -> Re
     let mut found = Found::default();
     for (work, samples) in WORKS.iter().zip(&mut found) {
         asker.exchange(work.ids, work.op, WARM_UP)?;
-        *samples = work.samples(asker.exchange(work.ids, work.op, time)?);
+        let exchange = asker.exchange(work.ids, work.op, time)?;
+        ensure!(exchange.latency.count() > 0, "{}: not one answer within {time:?}", work.name);
+        *samples = work.samples(exchange);
     }
     Ok(found)
 }
