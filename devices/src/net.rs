@@ -1,4 +1,4 @@
-//! A virtio network interface (virtio 1.2, 5.1): one queue in, one queue out.
+//! A virtio network interface (virtio 1.2, 5.1): one queue in and one queue out, or several such pairs.
 
 use alloc::format;
 
@@ -9,10 +9,9 @@ use io_gate::{
 
 use crate::read_bytes;
 
-const IDENTITY: Identity = Identity { kind: "virtio-net", virtio_id: 1, state_version: 2 };
+const IDENTITY: Identity = Identity { kind: "virtio-net", virtio_id: 1, state_version: 3 };
 
 const QUEUE_SIZE: u16 = 256;
-const RECEIVE: u16 = 0;
 /// The network behind it.
 const NETWORK: Port = Port(0);
 
@@ -28,6 +27,8 @@ const F_HOST_TSO6: u64 = 1 << 12;
 const F_HOST_ECN: u64 = 1 << 13;
 const F_MRG_RXBUF: u64 = 1 << 15;
 const F_STATUS: u64 = 1 << 16;
+const F_CTRL_VQ: u64 = 1 << 17;
+const F_MQ: u64 = 1 << 22;
 const OFFLOADS: u64 = F_CSUM
     | F_GUEST_CSUM
     | F_GUEST_TSO4
@@ -46,6 +47,11 @@ const NUM_BUFFERS: usize = 10;
 /// The longest frame with its header: 64 KiB of segments and the headers in front of them.
 const MAX_FRAME: usize = HEADER + 65550;
 
+// The one command of the control queue that is offered, and the answers (5.1.6.5, 5.1.6.5.5).
+const CTRL_MQ: [u8; 2] = [4, 0];
+const CTRL_OK: u8 = 0;
+const CTRL_ERR: u8 = 1;
+
 /// What a network interface is like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NetConfig {
@@ -53,6 +59,8 @@ pub struct NetConfig {
     pub mac: [u8; 6],
     /// Whether what is behind it does checksums and segmentation.
     pub offloads: bool,
+    /// How many pairs of queues it has, 1 to [`Net::MAX_PAIRS`].
+    pub pairs: u16,
 }
 
 /// A virtio network interface.
@@ -60,14 +68,69 @@ pub struct NetConfig {
 pub struct Net {
     config: NetConfig,
     features: u64,
+    /// The pairs that the driver uses.
+    pairs: u16,
 }
 
 impl Net {
-    /// An interface of this kind to the network behind port 0.
+    /// The most pairs of queues of an interface.
+    pub const MAX_PAIRS: u16 = 8;
+
+    /// An interface of this kind to the network behind port 0. A number of pairs that it cannot have
+    /// becomes the nearest that it can.
     #[must_use]
-    pub fn new(config: NetConfig) -> Self {
-        Self { config, features: 0 }
+    pub fn new(mut config: NetConfig) -> Self {
+        config.pairs = config.pairs.clamp(1, Self::MAX_PAIRS);
+        Self { config, features: 0, pairs: 1 }
     }
+
+    /// The control queue: behind all pairs, or, for a driver that knows of one pair only, behind that
+    /// (5.1.2).
+    fn control_queue(&self) -> Option<u16> {
+        match (self.features & F_CTRL_VQ != 0, self.features & F_MQ != 0) {
+            (false, _) => None,
+            (true, true) => Some(2 * self.config.pairs),
+            (true, false) => Some(2),
+        }
+    }
+
+    /// Serves a command (5.1.6.5): class and command, what they need, and room for an answer.
+    fn control<'e>(&mut self, chain: &mut Chain<'_>) -> Result<Verdict<'e>, DeviceError> {
+        let mut command = [0; 2];
+        chain.read(&mut command)?;
+        let mut pairs = [0; 2];
+        let known = command == CTRL_MQ
+            && self.features & F_MQ != 0
+            && chain.readable() == pairs.len()
+            && chain.writable() > 0;
+        if known {
+            chain.read(&mut pairs)?;
+        }
+        let pairs = u16::from_le_bytes(pairs);
+        let done = known && (1..=self.config.pairs).contains(&pairs);
+        chain.write(&[if done { CTRL_OK } else { CTRL_ERR }])?;
+        if done {
+            self.pairs = pairs;
+        }
+        Ok(Verdict::Done(1))
+    }
+}
+
+/// Of pairs of queues, and of a control queue behind them.
+const SIZES: &[u16] = &[QUEUE_SIZE; 2 * Net::MAX_PAIRS as usize + 1];
+
+/// A number that is the same for all frames of a flow, most often: of the addresses and ports of an IPv4
+/// or IPv6 packet, or else of the Ethernet addresses.
+fn flow(frame: &[u8]) -> u32 {
+    let key = match frame.get(12..14) {
+        Some([0x08, 0x00]) => frame.get(26..38),
+        Some([0x86, 0xdd]) => frame.get(22..58),
+        _ => None,
+    };
+    let key = key.or(frame.get(..12)).unwrap_or_default();
+    // FNV-1a: any hash does, so long as both hosts of a pair have the same.
+    key.iter()
+        .fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
 impl Device for Net {
@@ -76,17 +139,21 @@ impl Device for Net {
     }
 
     fn features(&self) -> u64 {
-        F_MAC | F_MRG_RXBUF | F_STATUS | if self.config.offloads { OFFLOADS } else { 0 }
+        let several = if self.config.pairs > 1 { F_CTRL_VQ | F_MQ } else { 0 };
+        let offloads = if self.config.offloads { OFFLOADS } else { 0 };
+        F_MAC | F_MRG_RXBUF | F_STATUS | several | offloads
     }
 
     fn queues(&self) -> &[u16] {
-        &[QUEUE_SIZE, QUEUE_SIZE]
+        let pairs = usize::from(self.config.pairs);
+        &SIZES[..2 * pairs + usize::from(pairs > 1)]
     }
 
     fn read_config(&self, offset: u64, into: &mut [u8]) {
-        let mut space = [0; 8];
+        let mut space = [0; 10];
         space[..6].copy_from_slice(&self.config.mac);
-        space[6..].copy_from_slice(&S_LINK_UP.to_le_bytes());
+        space[6..8].copy_from_slice(&S_LINK_UP.to_le_bytes());
+        space[8..].copy_from_slice(&self.config.pairs.to_le_bytes()); // max_virtqueue_pairs
         read_bytes(&space, offset, into);
     }
 
@@ -100,6 +167,7 @@ impl Device for Net {
 
     fn reset(&mut self) {
         self.features = 0;
+        self.pairs = 1;
     }
 
     fn process<'e>(
@@ -108,7 +176,10 @@ impl Device for Net {
         chain: &mut Chain<'_>,
         gate: &mut Gate<'e>,
     ) -> Result<Verdict<'e>, DeviceError> {
-        if queue == RECEIVE {
+        if Some(queue) == self.control_queue() {
+            return self.control(chain);
+        }
+        if queue.is_multiple_of(2) {
             return Err(DeviceError::Malformed("expected no request on the receive queue".into()));
         }
         let len = chain.readable();
@@ -128,7 +199,18 @@ impl Device for Net {
     }
 
     fn intake_queue(&self, port: Port) -> Option<u16> {
-        (port == NETWORK).then_some(RECEIVE)
+        (port == NETWORK).then_some(0)
+    }
+
+    fn takes_input(&self, port: Port, queue: u16) -> bool {
+        let pairs = if self.features & F_MQ != 0 { self.config.pairs } else { 1 };
+        port == NETWORK && queue < 2 * pairs && queue.is_multiple_of(2)
+    }
+
+    fn steer(&self, _port: Port, data: &[u8]) -> Option<u16> {
+        // The first only, until the driver has asked for more (5.1.6.5.5.2).
+        let frame = data.get(HEADER..).unwrap_or_default();
+        Some(2 * if self.pairs > 1 { (flow(frame) % u32::from(self.pairs)) as u16 } else { 0 })
     }
 
     fn merges_input(&self, _port: Port) -> bool {
@@ -163,7 +245,11 @@ impl Device for Net {
     }
 
     fn save(&self) -> SavedState {
-        SavedState::new(&IDENTITY).bytes("mac", &self.config.mac).number("features", self.features)
+        SavedState::new(&IDENTITY)
+            .bytes("mac", &self.config.mac)
+            .number("pairs", self.config.pairs.into())
+            .number("pairs_in_use", self.pairs.into())
+            .number("features", self.features)
     }
 
     fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
@@ -171,6 +257,14 @@ impl Device for Net {
         let mac = fields.bytes("mac")?;
         let mac = <[u8; 6]>::try_from(mac.as_slice())
             .map_err(|_| fields.invalid("mac", "6 bytes", &format!("{} bytes", mac.len())))?;
+        let (most, pairs): (u16, u16) = (fields.small("pairs")?, fields.small("pairs_in_use")?);
+        if most != self.config.pairs || !(1..=most).contains(&pairs) {
+            return Err(fields.invalid(
+                "pairs",
+                &format!("{} and from one to all of them in use", self.config.pairs),
+                &format!("{most} and {pairs} in use"),
+            ));
+        }
         let features = fields.number("features")?;
         // A guest that relies on offloads cannot go on without them.
         if features & OFFLOADS != 0 && !self.config.offloads {
@@ -182,7 +276,7 @@ impl Device for Net {
         }
         fields.close()?;
         // What is offered is the backend's; the guest's is what it has accepted.
-        *self = Self { config: NetConfig { mac, ..self.config }, features };
+        *self = Self { config: NetConfig { mac, ..self.config }, features, pairs };
         Ok(())
     }
 }
@@ -194,7 +288,7 @@ mod tests {
     use super::*;
     use crate::test_support::{Memory, TestGate, chain, merged_chain};
 
-    const PLAIN: NetConfig = NetConfig { mac: [2, 0, 0, 0, 0, 1], offloads: false };
+    const PLAIN: NetConfig = NetConfig { mac: [2, 0, 0, 0, 0, 1], offloads: false, pairs: 1 };
 
     #[test]
     fn a_frame_is_staged_with_its_header() {
@@ -261,9 +355,9 @@ mod tests {
 
     #[test]
     fn the_address_and_the_link_can_be_read() {
-        let mut space = [0xaa; 10];
+        let mut space = [0xaa; 12];
         Net::new(PLAIN).read_config(0, &mut space);
-        assert_eq!(space, [2, 0, 0, 0, 0, 1, 1, 0, 0, 0]);
+        assert_eq!(space, [2, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0]);
     }
 
     #[test]
@@ -273,12 +367,89 @@ mod tests {
         assert_eq!(Net::new(PLAIN).features(), F_MAC | F_MRG_RXBUF | F_STATUS);
     }
 
+    const ALL: u64 = F_CTRL_VQ | F_MQ;
+
+    fn several() -> Net {
+        Net::new(NetConfig { pairs: 4, ..PLAIN })
+    }
+
+    /// Asks for a number of pairs on a queue; the answer.
+    fn ask(device: &mut Net, queue: u16, command: [u8; 2], pairs: u16) -> u8 {
+        let (memory, mut gate) = (Memory::new(), TestGate::open());
+        memory.put(0, &command);
+        memory.put(2, &pairs.to_le_bytes());
+        memory.put(8, &[0xaa]);
+        let request = chain(&memory, &[(0, 2), (2, 2)], &[(8, 1)]);
+        assert_eq!(gate.process(device, queue, request), Ok(ChainOutcome::Done(1)));
+        memory.get(8, 1)[0]
+    }
+
+    /// A frame of UDP over IPv4 from a port.
+    fn udp(port: u16) -> [u8; HEADER + 60] {
+        let mut frame = [0; HEADER + 60];
+        frame[HEADER + 12..HEADER + 14].copy_from_slice(&[0x08, 0x00]);
+        frame[HEADER + 34..HEADER + 36].copy_from_slice(&port.to_be_bytes());
+        frame
+    }
+
+    #[test]
+    fn pairs_of_queues_are_offered_and_set() {
+        let mut device = several();
+        assert_eq!((device.queues().len(), device.features() & ALL), (9, ALL));
+        assert_eq!((Net::new(PLAIN).queues().len(), Net::new(PLAIN).features() & ALL), (2, 0));
+        device.activate(ALL);
+        for (command, pairs, answer) in [
+            (CTRL_MQ, 4, CTRL_OK),
+            (CTRL_MQ, 5, CTRL_ERR),
+            (CTRL_MQ, 0, CTRL_ERR),
+            ([1, 0], 1, CTRL_ERR),
+            ([4, 1], 1, CTRL_ERR),
+        ] {
+            assert_eq!(ask(&mut device, 8, command, pairs), answer, "{command:?} {pairs}");
+            assert_eq!(device.pairs, 4);
+        }
+        device.reset();
+        assert_eq!(device.pairs, 1);
+    }
+
+    /// 5.1.6.5.5.2: the first queue only until more are asked for, then none beyond those.
+    #[test]
+    fn flows_are_spread_over_the_pairs_in_use() {
+        let mut device = several();
+        device.activate(ALL);
+        let queues = |device: &Net| -> alloc::collections::BTreeSet<u16> {
+            (0..100).filter_map(|port| device.steer(NETWORK, &udp(port))).collect()
+        };
+        assert_eq!(queues(&device), [0].into());
+        assert_eq!(ask(&mut device, 8, CTRL_MQ, 4), CTRL_OK);
+        assert_eq!(queues(&device), [0, 2, 4, 6].into());
+        assert_eq!(ask(&mut device, 8, CTRL_MQ, 2), CTRL_OK);
+        assert_eq!(queues(&device), [0, 2].into());
+        let mut other = several();
+        assert_eq!(other.restore(&device.save()), Ok(()));
+        assert_eq!(other.steer(NETWORK, &udp(7)), device.steer(NETWORK, &udp(7)));
+        assert!(Net::new(PLAIN).restore(&device.save()).is_err());
+        assert_eq!(device.steer(NETWORK, &[]), device.steer(NETWORK, &[0; HEADER]));
+    }
+
+    /// 5.1.2: a driver that does not know of several pairs finds the control queue behind the first.
+    #[test]
+    fn the_control_queue_is_where_the_driver_looks() {
+        let mut device = several();
+        device.activate(F_CTRL_VQ);
+        assert!(!device.takes_input(NETWORK, 2));
+        assert_eq!(ask(&mut device, 2, CTRL_MQ, 2), CTRL_ERR, "it was not agreed on");
+        device.activate(ALL);
+        assert!([0, 2, 4, 6].iter().all(|queue| device.takes_input(NETWORK, *queue)));
+        assert!([1, 3, 7, 8].iter().all(|queue| !device.takes_input(NETWORK, *queue)));
+    }
+
     #[test]
     fn its_state_comes_back() {
         let mut device = Net::new(NetConfig { offloads: true, ..PLAIN });
         device.activate(F_MAC | F_CSUM);
         let saved = device.save();
-        let mut able = Net::new(NetConfig { mac: [4; 6], offloads: true });
+        let mut able = Net::new(NetConfig { mac: [4; 6], offloads: true, pairs: 1 });
         assert_eq!(able.restore(&saved), Ok(()));
         assert_eq!(able.save(), saved);
         // The driver counts on an offload that this backend does not have.

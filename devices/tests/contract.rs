@@ -47,9 +47,10 @@ fn block_keeps_it_with_several_queues() {
     block(false, 4).check();
 }
 
-fn net(offloads: bool) -> VirtioContract {
+fn net(offloads: bool, pairs: u16) -> VirtioContract {
     let frame = |fill: u8, len: usize| [vec![0; 12], vec![fill; len]].concat();
-    VirtioContract::new(move || Box::new(Net::new(NetConfig { mac: [2, 0, 0, 0, 0, 1], offloads })))
+    let mac = [2, 0, 0, 0, 0, 1];
+    VirtioContract::new(move || Box::new(Net::new(NetConfig { mac, offloads, pairs })))
         .request(1, &frame(1, 60), 0)
         .input(PORT, &frame(2, 60), 1600)
         .request(1, &frame(3, 1514), 0)
@@ -62,12 +63,20 @@ fn net(offloads: bool) -> VirtioContract {
 
 #[test]
 fn net_keeps_it() {
-    net(false).check();
+    net(false, 1).check();
 }
 
 #[test]
 fn net_keeps_it_with_offloads() {
-    net(true).check();
+    net(true, 1).check();
+}
+
+#[test]
+fn net_keeps_it_with_several_queues() {
+    // All pairs are asked for, then fewer, then more than there are.
+    let set = |pairs: u16| [4, 0, pairs.to_le_bytes()[0], 0];
+    let contract = net(false, 3).request(6, &set(3), 1).input(PORT, &[5; 200], 1600);
+    contract.request(5, &[9; 72], 0).request(6, &set(2), 1).request(6, &set(4), 1).check();
 }
 
 #[test]

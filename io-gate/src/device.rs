@@ -133,8 +133,20 @@ pub trait Device: Send {
     /// beginning, perhaps in another process than the one that staged.
     fn complete(&mut self, queue: u16, chain: &mut Chain<'_>, outcome: Outcome) -> u32;
 
-    /// The queue that takes data arriving at `port`; none if the port is for output only.
+    /// The queue that takes data arriving at `port`, the first if there are several; none if the port is
+    /// for output only.
     fn intake_queue(&self, port: Port) -> Option<u16>;
+
+    /// Whether `queue` is one of those that take data arriving at `port`, for a device that has several.
+    fn takes_input(&self, port: Port, queue: u16) -> bool {
+        self.intake_queue(port) == Some(queue)
+    }
+
+    /// Which of them this data goes to.
+    fn steer(&self, port: Port, data: &[u8]) -> Option<u16> {
+        let _ = data;
+        self.intake_queue(port)
+    }
 
     /// Whether data arriving at `port` may be spread over several chains, as the driver has agreed to:
     /// [`intake`](Self::intake) is then lent as many as the data needs, as one [`Chain`] that says how

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use devices::Block;
+use devices::{Block, Net};
 
 use crate::machine::catalog;
 
@@ -254,7 +254,7 @@ pub enum NetModel {
     E1000,
 }
 
-/// `tap=IFNAME|stream=PATH|dgram=LOCAL:PEER[,mac=XX:XX:XX:XX:XX:XX][,model=virtio|e1000]`
+/// `tap=IFNAME|stream=PATH|dgram=LOCAL:PEER[,mac=XX:XX:XX:XX:XX:XX][,model=virtio|e1000][,queues=N]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetConfig {
     /// What is behind it.
@@ -263,9 +263,11 @@ pub struct NetConfig {
     pub mac: Option<[u8; 6]>,
     /// The card.
     pub model: NetModel,
+    /// Pairs of queues.
+    pub queues: u16,
 }
 
-const NET_FORM: &str = "tap=IFNAME, stream=SOCKETPATH or dgram=LOCALPATH:PEERPATH, then perhaps ,mac=XX:XX:XX:XX:XX:XX and ,model=virtio or ,model=e1000";
+const NET_FORM: &str = "tap=IFNAME, stream=SOCKETPATH or dgram=LOCALPATH:PEERPATH, then perhaps ,mac=XX:XX:XX:XX:XX:XX and ,queues=N or ,model=e1000";
 /// The kernel's limit for the name of an interface (IFNAMSIZ without the NUL).
 const IFNAME_MAX: usize = 15;
 
@@ -274,6 +276,7 @@ impl FromStr for NetConfig {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (mut backend, mut mac, mut model) = (None, None, NetModel::default());
+        let mut queues = 1;
         for (key, value) in pairs(text) {
             let value =
                 value.filter(|value| !value.is_empty()).ok_or_else(|| unknown(NET_FORM, text))?;
@@ -294,6 +297,10 @@ impl FromStr for NetConfig {
                     mac = Some(parse_mac(value)?);
                     continue;
                 }
+                "queues" => {
+                    queues = parse_queues(value, Net::MAX_PAIRS)?;
+                    continue;
+                }
                 "model" => {
                     model = match value {
                         "virtio" => NetModel::Virtio,
@@ -312,7 +319,11 @@ impl FromStr for NetConfig {
                 return Err(unknown(NET_FORM, text));
             }
         }
-        Ok(Self { backend: backend.ok_or_else(|| unknown(NET_FORM, text))?, mac, model })
+        if model == NetModel::E1000 && queues > 1 {
+            return Err(format!("model=e1000 has one queue each way: leave queues={queues} out"));
+        }
+        let backend = backend.ok_or_else(|| unknown(NET_FORM, text))?;
+        Ok(Self { backend, mac, model, queues })
     }
 }
 
@@ -508,8 +519,12 @@ mod tests {
         );
         assert_eq!(found.model, NetModel::Virtio);
         assert_eq!(net("tap=t,model=e1000").unwrap().model, NetModel::E1000);
+        assert_eq!(net("tap=t,queues=4").unwrap().queues, 4);
+        assert!(net("tap=t,queues=2,model=e1000").unwrap_err().contains("one queue"));
         for bad in [
             "",
+            "tap=t,queues=0",
+            "tap=t,queues=9",
             "tap=t,model=rtl8139",
             "tap=",
             "stream",

@@ -89,7 +89,7 @@ fn a_frame_waits_until_there_is_room_for_all_of_it() {
 
     let saved = net.machine.slot.save();
     assert_eq!(saved.pending_input, [(0, [vec![0; HEADER], frame(1200)].concat())]);
-    let config = NetConfig { mac: [2; 6], offloads: false };
+    let config = NetConfig { mac: [2; 6], offloads: false, pairs: 1 };
     let device = Box::new(devices::Net::new(config));
     net.machine.slot = VirtioSlot::new(SLOT, device, net.machine.gate.clone());
     net.machine.slot.restore(&saved).unwrap();

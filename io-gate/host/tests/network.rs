@@ -291,7 +291,7 @@ fn held_frames_survive_a_crash() {
     let net = stream_net(&dir);
     let (ledger, mut authority) = new_gate();
     let gate = GateHost::new(ledger, memory, Arc::new(Unfenced)).unwrap();
-    let config = NetConfig { mac: [2; 6], offloads: false };
+    let config = NetConfig { mac: [2; 6], offloads: false, pairs: 1 };
     let mut slot = VirtioSlot::new(SLOT, Box::new(devices::Net::new(config)), gate.clone());
     slot.restore(&saved).unwrap();
     gate.adopt(sealed.epoch, sealed.next_id, sealed.in_flight);

@@ -71,7 +71,7 @@ fn frames_cross_a_tap_interface_both_ways() {
     let gate = GateHost::new(ledger, memory.clone(), Arc::new(Unfenced)).unwrap();
     gate.run_alone(authority.alone(Term(1)));
     gate.attach(SLOT, Port(0), Backend::Net(net)).unwrap();
-    let device = devices::Net::new(NetConfig { mac: MAC, offloads: true });
+    let device = devices::Net::new(NetConfig { mac: MAC, offloads: true, pairs: 1 });
     let mut slot = VirtioSlot::new(SLOT, Box::new(device), gate.clone());
     let mut receive = Driver::new(&memory, 0x1000);
     let mut transmit = Driver::new(&memory, 0x8000);

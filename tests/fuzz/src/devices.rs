@@ -84,7 +84,7 @@ pub(crate) fn virtio(which: u8) -> Box<dyn Device> {
             serial: Vec::new(),
             queues: 4,
         })),
-        2 => Box::new(Net::new(NetConfig { mac: MAC, offloads: true })),
+        2 => Box::new(Net::new(NetConfig { mac: MAC, offloads: true, pairs: 2 })),
         3 => Box::new(Console::new()),
         _ => Box::new(Entropy::new()),
     }

@@ -590,10 +590,12 @@ fn planned_devices(config: &MachineConfig) -> Result<Vec<Described>, DeviceSetup
         let offloads = matches!(net.backend, NetBackend::Tap(_));
         let text = mac.map(|byte| format!("{byte:02x}")).join(":");
         let device = match net.model {
-            NetModel::Virtio => Planned::Virtio(Box::new(Net::new(NetConfig { mac, offloads }))),
+            NetModel::Virtio => {
+                Planned::Virtio(Box::new(Net::new(NetConfig { mac, offloads, pairs: net.queues })))
+            }
             NetModel::E1000 => Planned::Pci(E1000_CARD, Box::new(E1000::new(mac))),
         };
-        devices.push((device, format!("mac {text}")));
+        devices.push((device, format!("mac {text}{}", several(net.queues, "pairs of queues"))));
     }
     if config.rng {
         devices.push((Planned::Virtio(Box::new(Entropy::new())), String::new()));

@@ -1,5 +1,6 @@
 //! Input for a driver: from a backend into chains that it has made available.
 
+use io_gate::Port;
 use io_gate::host::{lend_merged, take_back};
 
 use super::{ROUNDS, VirtioSlot};
@@ -33,7 +34,7 @@ impl VirtioSlot {
     pub(super) fn take_input_of(&mut self, queue: u16) -> Interrupt {
         let mut raised = Interrupt::NONE;
         for index in 0..self.intakes.len() {
-            if self.intakes[index].queue == queue {
+            if self.intakes[index].queues.contains(&queue) {
                 raised = raised.or(self.take_input(index));
             }
         }
@@ -41,79 +42,123 @@ impl VirtioSlot {
     }
 
     pub(super) fn take_input(&mut self, index: usize) -> Interrupt {
-        let queue = self.intakes[index].queue;
         let port = self.intakes[index].port;
         match self.move_input(index) {
             Ok(wanted) => {
                 self.gate.want_input(self.slot, port, wanted);
-                self.interrupt(queue)
+                self.interrupts()
             }
-            Err(error) => self.broken(queue, &error),
+            Err((queue, error)) => self.broken(queue, &error),
         }
     }
 
     /// Moves waiting input into available chains. Whether more input is wanted: not while the
     /// driver has no room; its next notification asks again.
-    fn move_input(&mut self, index: usize) -> Result<bool, virtio_queue::Error> {
+    fn move_input(&mut self, index: usize) -> Result<bool, (u16, virtio_queue::Error)> {
+        let queues = std::mem::take(&mut self.intakes[index].queues);
+        let mut data = std::mem::take(&mut self.scratch);
+        let wanted = self.move_through(index, &queues, &mut data);
+        self.scratch = data;
+        self.intakes[index].queues = queues;
+        wanted
+    }
+
+    fn move_through(
+        &mut self,
+        index: usize,
+        queues: &[u16],
+        data: &mut Vec<u8>,
+    ) -> Result<bool, (u16, virtio_queue::Error)> {
         let gate = self.gate.clone();
         let memory = gate.memory();
-        let (port, queue) = (self.intakes[index].port, self.intakes[index].queue);
-        let size = self.rings[usize::from(queue)].size();
-        let mut left = u32::from(size) * ROUNDS;
-        let mut data = std::mem::take(&mut self.scratch);
-        self.rings[usize::from(queue)].stop_notifications(memory)?;
-        let wanted = loop {
-            let ring = &mut self.rings[usize::from(queue)];
-            if !ring.has_available(memory)? && !ring.want_notifications(memory)? {
-                break false;
+        let port = self.intakes[index].port;
+        // There is one: otherwise nobody comes here.
+        let first = queues.iter().copied().find(|queue| self.usable(*queue)).unwrap_or_default();
+        let mut left = 0;
+        for &queue in queues {
+            if self.usable(queue) {
+                let ring = &mut self.rings[usize::from(queue)];
+                ring.stop_notifications(memory).map_err(|error| (queue, error))?;
+                left = left.max(u32::from(ring.size()) * ROUNDS);
+            }
+        }
+        loop {
+            // Nothing is taken in that no queue has room for.
+            if !self.has_room(queues)? {
+                return Ok(false);
             }
             if left == 0 {
-                gate.post_again(self.slot, queue);
-                break true;
+                gate.post_again(self.slot, first);
+                return Ok(true);
             }
             left -= 1;
             let pending = &mut self.intakes[index].pending;
             if !pending.is_empty() {
-                std::mem::swap(&mut data, pending);
+                std::mem::swap(data, pending);
                 pending.clear();
-            } else if !gate.receive(self.slot, port, &mut data) {
-                break true;
+            } else if !gate.receive(self.slot, port, data) {
+                return Ok(true);
             }
-            let filled = self.fill(index, &data)?;
+            let steered = self.device.steer(port, data).filter(|queue| self.usable(*queue));
+            let queue = steered.unwrap_or(first);
+            let filled = self.fill(index, queue, data).map_err(|error| (queue, error))?;
             let consumed = if let Filled::Consumed(count) = filled { count } else { 0 };
             if consumed < data.len() {
                 self.intakes[index].pending.extend_from_slice(&data[consumed..]);
             }
             if let Filled::NoRoom = filled {
-                break false;
+                return Ok(false);
             }
-        };
-        self.scratch = data;
-        Ok(wanted)
+        }
+    }
+
+    /// Whether any of these queues has a chain; if none has, each asks for one.
+    fn has_room(&mut self, queues: &[u16]) -> Result<bool, (u16, virtio_queue::Error)> {
+        let gate = self.gate.clone();
+        let memory = gate.memory();
+        for &queue in queues {
+            let ring = &self.rings[usize::from(queue)];
+            if self.usable(queue) && ring.has_available(memory).map_err(|error| (queue, error))? {
+                return Ok(true);
+            }
+        }
+        let mut room = false;
+        for &queue in queues {
+            if self.usable(queue) {
+                let ring = &mut self.rings[usize::from(queue)];
+                room |= ring.want_notifications(memory).map_err(|error| (queue, error))?;
+            }
+        }
+        Ok(room)
     }
 
     /// Offers input to the device with the next chain, or with as many as it takes to hold all of it.
-    fn fill(&mut self, index: usize, data: &[u8]) -> Result<Filled, virtio_queue::Error> {
+    fn fill(
+        &mut self,
+        index: usize,
+        queue: u16,
+        data: &[u8],
+    ) -> Result<Filled, virtio_queue::Error> {
         let port = self.intakes[index].port;
         let needed = if self.device.merges_input(port) { data.len() } else { 0 };
         let mut heads = std::mem::take(&mut self.heads);
         heads.clear();
         self.walked.clear();
-        let filled = self.fill_with(index, data, needed, &mut heads);
+        let filled = self.fill_with(port, usize::from(queue), data, needed, &mut heads);
         self.heads = heads;
         filled
     }
 
     fn fill_with(
         &mut self,
-        index: usize,
+        port: Port,
+        queue: usize,
         data: &[u8],
         needed: usize,
         heads: &mut Vec<(u16, u32)>,
     ) -> Result<Filled, virtio_queue::Error> {
         let gate = self.gate.clone();
         let memory = gate.memory();
-        let (port, queue) = (self.intakes[index].port, usize::from(self.intakes[index].queue));
         let before = self.rings[queue].taken();
         match self.find_room(queue, needed, heads)? {
             Room::Enough => {}

@@ -48,10 +48,10 @@ pub struct VirtioSlot {
     heads: Vec<(u16, u32)>,
 }
 
-/// A port that takes input, its queue, and what of the input the driver has not yet taken.
+/// A port that takes input, its queues, and what of the input the driver has not yet taken.
 struct InputPort {
     port: Port,
-    queue: u16,
+    queues: Vec<u16>,
     pending: Vec<u8>,
 }
 
@@ -66,8 +66,8 @@ impl VirtioSlot {
         let intakes = (0..MAX_PORTS)
             .map(Port)
             .filter_map(|port| {
-                let queue = device.intake_queue(port)?;
-                Some(InputPort { port, queue, pending: Vec::new() })
+                device.intake_queue(port)?;
+                Some(InputPort { port, queues: input_queues(&*device, port), pending: Vec::new() })
             })
             .collect();
         Self {
@@ -207,8 +207,16 @@ impl VirtioSlot {
         self.active = true;
         self.needs_reset = false;
         self.device.activate(features);
+        self.find_input_queues();
         self.gate.negotiated(self.slot, features);
         Ok(())
+    }
+
+    /// Which queues take input may depend on what the driver has accepted.
+    fn find_input_queues(&mut self) {
+        for input in &mut self.intakes {
+            input.queues = input_queues(&*self.device, input.port);
+        }
     }
 
     fn check_rings(&self) -> Result<(), SlotError> {
@@ -233,6 +241,7 @@ impl VirtioSlot {
         self.active = false;
         self.needs_reset = false;
         self.device.reset();
+        self.find_input_queues();
         self.gate.negotiated(self.slot, 0);
     }
 
@@ -268,10 +277,16 @@ impl VirtioSlot {
         if !self.usable(queue) {
             return Interrupt::NONE;
         }
-        if self.intakes.iter().any(|input| input.queue == queue) {
+        if self.intakes.iter().any(|input| input.queues.contains(&queue)) {
             return self.take_input_of(queue);
         }
-        self.process_queue(queue)
+        let raised = self.process_queue(queue);
+        // The request may have changed where the input goes.
+        let waits = |input: &InputPort| input.queues.len() > 1 && !input.pending.is_empty();
+        match self.intakes.iter().position(waits) {
+            Some(index) if self.usable(queue) => raised.or(self.take_input(index)),
+            _ => raised,
+        }
     }
 
     /// Processes whatever is available on any queue: notifications are not part of a saved state.
@@ -304,7 +319,7 @@ impl VirtioSlot {
     /// A backend has input for a port.
     pub fn intake(&mut self, port: Port) -> Interrupt {
         match self.intakes.iter().position(|input| input.port == port) {
-            Some(index) if self.usable(self.intakes[index].queue) => self.take_input(index),
+            Some(index) if self.usable_for_input(index) => self.take_input(index),
             // Nobody to take it: it waits at the backend until the driver is up and notifies.
             _ => {
                 self.gate.want_input(self.slot, port, false);
@@ -363,6 +378,7 @@ impl VirtioSlot {
         self.device
             .restore(&state.device)
             .map_err(|error| SlotError::Device { slot: self.slot, error })?;
+        self.find_input_queues();
         self.rings = rings;
         self.features = state.features;
         self.active = state.active;
@@ -389,6 +405,10 @@ impl VirtioSlot {
             && self.rings.get(usize::from(queue)).is_some_and(Ring::is_ready)
     }
 
+    fn usable_for_input(&self, index: usize) -> bool {
+        self.intakes[index].queues.iter().any(|queue| self.usable(*queue))
+    }
+
     fn interrupt(&mut self, queue: u16) -> Interrupt {
         let memory = self.gate.memory();
         let Some(ring) = self.rings.get_mut(usize::from(queue)) else { return Interrupt::NONE };
@@ -413,6 +433,10 @@ impl VirtioSlot {
         self.config_generation = self.config_generation.wrapping_add(1);
         Interrupt { used: false, config: true }
     }
+}
+
+fn input_queues(device: &dyn Device, port: Port) -> Vec<u16> {
+    (0..device.queues().len() as u16).filter(|queue| device.takes_input(port, *queue)).collect()
 }
 
 impl std::fmt::Debug for VirtioSlot {

@@ -44,7 +44,7 @@ impl NetMachine {
         let memory = guest_memory();
         let (ledger, authority) = new_gate();
         let gate = GateHost::new(ledger, memory.clone(), fence).unwrap();
-        let config = NetConfig { mac: net.mac(), offloads: net.has_offloads() };
+        let config = NetConfig { mac: net.mac(), offloads: net.has_offloads(), pairs: 1 };
         gate.attach(SLOT, Port(0), Backend::Net(net)).unwrap();
         let mut slot = VirtioSlot::new(SLOT, Box::new(devices::Net::new(config)), gate.clone());
         let receive = Driver::new(&memory, 0x1000);
