@@ -145,7 +145,7 @@ fn behind(kind: Kind) -> (Box<dyn Device>, Backend, Option<(UnixListener, TempDi
             let path = directory.path().join("net");
             let listener = UnixListener::bind(&path).unwrap();
             let net = Net::stream(&path, MAC).unwrap();
-            let config = NetConfig { mac: MAC, offloads: false };
+            let config = NetConfig { mac: MAC, offloads: false, pairs: 1 };
             (Box::new(devices::Net::new(config)), Backend::Net(net), Some((listener, directory)))
         }
         Kind::Console => {
