@@ -86,14 +86,14 @@ impl Core {
     /// nobody can tell, the effect waits here, and with it everything behind it in its lane: it is
     /// neither performed nor dropped, and service goes on when the arbiter is back.
     pub(crate) fn permitted(&self) -> bool {
-        self.permitted_by(&|| (self.fence.ask(), None))
+        self.permitted_by(&|| (self.fence.ask(), None)).is_some()
     }
 
     /// As [`permitted`](Self::permitted), and the record beside the disk agrees: asked right before
     /// each system call that writes to it.
     pub(crate) fn permitted_to_write(&self, disk: &Disk) -> bool {
         let Some(record) = disk.fence() else { return self.permitted() };
-        self.permitted_by(&|| {
+        let asked = self.permitted_by(&|| {
             let (answer, Some(term)) = (self.fence.ask(), self.fence.term()) else {
                 return (self.fence.ask(), None);
             };
@@ -105,28 +105,30 @@ impl Core {
                 Ok(answer) => (answer, Some("the disk's fence record is of a later term".into())),
                 Err(error) => (Permission::Unknown, Some(error.to_string())),
             }
-        })
+        });
+        asked.is_some()
     }
 
-    fn permitted_by(&self, ask: &dyn Fn() -> (Permission, Option<String>)) -> bool {
+    /// When the question was asked to which the answer is yes.
+    fn permitted_by(&self, ask: &dyn Fn() -> (Permission, Option<String>)) -> Option<Instant> {
         let mut waiting = None;
         loop {
             if self.is_fenced_off() {
-                return false;
+                return None;
             }
             let asked = Instant::now();
             let (answer, reason) = ask();
             let reason = || reason.unwrap_or_else(|| self.fence.reason());
             match answer {
-                Permission::Granted if !is_stale(asked) => return true,
-                Permission::Granted if self.has_given_up() => return false,
+                Permission::Granted if !is_stale(asked) => return Some(asked),
+                Permission::Granted if self.has_given_up() => return None,
                 Permission::Granted => {}
                 Permission::Lost => {
                     log::warn!("effects are fenced off: {}", reason());
                     self.fence_off();
-                    return false;
+                    return None;
                 }
-                Permission::Unknown if self.has_given_up() => return false,
+                Permission::Unknown if self.has_given_up() => return None,
                 Permission::Unknown => {
                     waiting.get_or_insert_with(|| Waiting::begin(self, reason()));
                     self.fence.wait(ASK_AGAIN);
@@ -288,6 +290,25 @@ impl Drop for Waiting<'_> {
         if self.core.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
             log::info!("effects are held no longer, after {:?}", self.since.elapsed());
         }
+    }
+}
+
+/// A thread's last yes of the fence.
+#[derive(Debug, Default)]
+pub(crate) struct Permit {
+    asked: Option<Instant>,
+}
+
+impl Permit {
+    /// As [`Core::permitted`]; P2: asks only when the last yes is no longer good, by a clock that is read without a system
+    /// call, so that a process that was stopped finds out.
+    pub(crate) fn holds(&mut self, core: &Core) -> bool {
+        let good_for = core.fence.good_for();
+        let is_good = self.asked.is_some_and(|asked| asked.elapsed() < good_for);
+        if !is_good || core.is_fenced_off() {
+            self.asked = core.permitted_by(&|| (core.fence.ask(), None));
+        }
+        self.asked.is_some()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// The answer to [`Fence::ask`]. It holds for the moment of asking, not for later.
+/// The answer to [`Fence::ask`]. It holds for the moment of asking, and for [`Fence::good_for`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {
     /// This machine has the right: perform now.
@@ -14,10 +14,16 @@ pub enum Permission {
     Unknown,
 }
 
-/// Asked right before each effect is performed (P2).
+/// Asked right before each effect is performed (P2), unless its last word is [still good](Self::good_for).
 pub trait Fence: Send + Sync {
     /// Whether this machine has the right to perform effects now.
     fn ask(&self) -> Permission;
+
+    /// How long a [`Permission::Granted`] may be acted upon, from before it was asked for: not at all, unless whoever takes
+    /// the right away keeps still for longer than that.
+    fn good_for(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Waits until the answer may have changed, no longer than `longest`. Called after
     /// [`Permission::Unknown`], by threads that perform effects.

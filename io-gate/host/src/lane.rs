@@ -14,7 +14,7 @@ use io_gate::host::{Performable, Request};
 
 use crate::backend::Sink;
 use crate::completion::{Completion, Kind, Performed};
-use crate::core::{Core, POISONED, is_stale};
+use crate::core::{Core, POISONED, Permit, is_stale};
 use crate::observer::Noted;
 
 /// Called by each lane's thread before it does anything else: the place to give up rights.
@@ -136,10 +136,11 @@ impl Shared {
     fn run(&self, core: &Core, sink: &Sink) {
         let mut jobs = VecDeque::new();
         let mut done = Vec::new();
+        let mut permit = Permit::default();
         while self.next(&mut jobs) {
             let mut told = Instant::now();
             for job in jobs.drain(..) {
-                done.extend(do_one(core, sink, job));
+                done.extend(do_one(core, sink, &mut permit, job));
                 // Frames are always finished as a batch.
                 if sink.is_slow() && told.elapsed() >= PROMPT {
                     core.post_all(&mut done);
@@ -169,10 +170,10 @@ impl Shared {
 }
 
 /// Does one job; gives what a descriptor chain waits for.
-fn do_one(core: &Core, sink: &Sink, job: Job) -> Option<Completion> {
+fn do_one(core: &Core, sink: &Sink, permit: &mut Permit, job: Job) -> Option<Completion> {
     // P2: asked right before each effect. One that is not permitted stays in flight for ever:
     // nobody may be told that it happened, and whoever holds the right performs it.
-    if job.reaches_out() && !core.permitted() {
+    if job.reaches_out() && !permit.holds(core) {
         return None;
     }
     match job {

@@ -68,6 +68,45 @@ fn p2_a_permission_that_took_long_is_asked_for_again() {
     assert_eq!(machine.gate.counts().performed, 0);
 }
 
+/// Counts how often it was asked, and says yes for so long.
+struct Counted(AtomicUsize, Duration);
+
+impl Fence for Counted {
+    fn ask(&self) -> Permission {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Permission::Granted
+    }
+
+    fn good_for(&self) -> Duration {
+        self.1
+    }
+}
+
+/// P2: each effect asks, unless the fence itself says that its answer is good for longer.
+#[test]
+fn p2_a_permission_is_used_as_long_as_it_is_good_for() {
+    const FRAMES: usize = 8;
+    // Whoever begins to run alone asks as well.
+    let hour = Duration::from_secs(3600);
+    for (good_for, asked) in [(Duration::ZERO, FRAMES..=FRAMES + 4), (hour, 1..=2)] {
+        let (dir, listener) = listen();
+        let fence = Arc::new(Counted(AtomicUsize::new(0), good_for));
+        let mut machine = NetMachine::fenced(stream_net(&dir), fence.clone());
+        let (mut peer, _) = listener.accept().unwrap();
+        machine.gate.run_alone(machine.authority.alone(Term(1)));
+        let before = fence.0.load(Ordering::SeqCst);
+        for n in 0..FRAMES as u8 {
+            machine.offer(&[n; 64]);
+        }
+        assert!(machine.send());
+        for n in 0..FRAMES as u8 {
+            assert_eq!(read_frame(&mut peer), [n; 64]);
+        }
+        let now = fence.0.load(Ordering::SeqCst);
+        assert!(asked.contains(&(now - before)), "{good_for:?}: {}", now - before);
+    }
+}
+
 /// P1: held frames leave with the commit of their epoch, as they were when they were staged.
 #[test]
 fn held_frames_leave_with_their_epoch() {

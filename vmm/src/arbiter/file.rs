@@ -13,7 +13,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use io_gate::host::Term;
 use io_gate_host::{Fence, Permission};
@@ -21,6 +21,12 @@ use rustix::fs::{AtFlags, StatxFlags};
 use tempfile::NamedTempFile;
 
 use super::{Arbiter, ArbiterError, TermRecord, Verdict};
+
+/// How long a look at the directory is good for: the effects of a batch share one, which takes longer than a frame does.
+const GOOD_FOR: Duration = Duration::from_micros(200);
+/// How long whoever has won a term does nothing with it.
+const SETTLES: Duration = Duration::from_millis(1);
+const _: () = assert!(SETTLES.as_micros() >= 5 * GOOD_FOR.as_micros(), "P2");
 
 /// See the module.
 #[derive(Debug)]
@@ -65,6 +71,8 @@ impl FileArbiter {
         match (linked, record) {
             (_, Some(record)) if record.holder == self.holder => {
                 sync_directory(&self.dir)?;
+                // P2: from here on nobody is told yes any more; what others were told before is no longer good after this.
+                std::thread::sleep(SETTLES);
                 self.fence.term.fetch_max(term.0, Ordering::SeqCst);
                 Ok(Verdict::Granted)
             }
@@ -166,8 +174,8 @@ impl Arbiter for FileArbiter {
     }
 }
 
-/// Whether nobody has won a later term: asked before each effect (P2). There is no lease here: the
-/// directory's own answer decides each time, and one that does not answer leaves it open.
+/// Whether nobody has won a later term: asked before effects, each time that the last answer is older than [`GOOD_FOR`]
+/// (P2). There is no lease here: the directory's own answer decides, and one that does not answer leaves it open.
 #[derive(Debug)]
 struct TermFence {
     dir: PathBuf,
@@ -203,6 +211,10 @@ impl TermFence {
 }
 
 impl Fence for TermFence {
+    fn good_for(&self) -> Duration {
+        GOOD_FOR
+    }
+
     fn ask(&self) -> Permission {
         self.look().unwrap_or_else(|error| {
             self.note(error.to_string());
