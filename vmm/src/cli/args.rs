@@ -77,7 +77,7 @@ pub struct GuestDevices {
     #[arg(long = "disk", value_name = "SPEC")]
     pub disks: Vec<Asked<DiskConfig>>,
     /// A network interface: `tap=IFNAME`, `stream=SOCKET` or `dgram=LOCAL:PEER`, then perhaps `,mac=XX:..` and
-    /// `,model=e1000` (default: `virtio`). Several times.
+    /// `,queues=N` pairs of queues, or `,model=e1000` (default: `virtio`). Several times.
     #[arg(long = "net", value_name = "SPEC")]
     pub nets: Vec<Asked<NetConfig>>,
     /// A source of random bytes (virtio-rng).
