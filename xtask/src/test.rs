@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use crate::{build, gate, new_device, run_pair, sim, stop, torture};
+use crate::{bench, build, gate, new_device, run_pair, sim, stop, torture};
 
 /// Which tests.
 #[derive(Debug, Args)]
@@ -45,6 +45,7 @@ const STEPS: &[Step] = &[
     },
     Step { name: "pair: over loopback, without namespaces", run: pair_loopback, linux: false },
     Step { name: "torture: real faults from a seed", run: torture_pairs, linux: false },
+    Step { name: "bench: every part measures, however fast", run: bench::prove, linux: false },
     Step { name: "Debian: the nested lab, a login at the serial console", run: lab, linux: true },
     Step { name: "Debian: every kill, one vCPU", run: debian_one, linux: true },
     Step { name: "Debian: two vCPUs", run: debian_two, linux: true },

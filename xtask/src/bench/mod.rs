@@ -9,7 +9,7 @@ mod run;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 use kemari_tests::bench::data::Report;
 
@@ -76,6 +76,25 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         Some(Command::Compare(it)) => compare::run(&it.a, &it.b, it.tolerance),
         Some(Command::Show(it)) => show(it),
     }
+}
+
+/// A short run of all of it, whose report is written, read again, drawn and compared with itself. No speed is judged.
+pub(crate) fn prove() -> Result<bool> {
+    let dir = tempfile::tempdir()?;
+    let json = dir.path().join("report.json");
+    let wanted = Measure {
+        quick: true,
+        json: Some(json.clone()),
+        plots: Some(dir.path().join("plots")),
+        only: Vec::new(),
+        kemari: None,
+        flags: Vec::new(),
+    };
+    let measured = measure(&wanted)?;
+    let found = report::read(&json)?;
+    let empty = found.groups.iter().find(|group| group.rows.is_empty());
+    ensure!(empty.is_none(), "expected figures in every group, found none in {empty:?}");
+    Ok(measured && compare::run(&json, &json, 0.0)?)
 }
 
 /// What was measured, printed and written; a target that was missed is said, and no failure: machines differ.
