@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use kemari_workload::Op;
+use kemari_workload::record::SECTOR_LEN;
+use kemari_workload::{MAX_PAYLOAD, Op};
 
 use super::Bench;
 use super::asker::{Length, Load};
@@ -20,6 +21,8 @@ struct Workload {
     op: Op<'static>,
     /// Whether the goal for work of this kind is held against it.
     judged: bool,
+    /// What a request writes to the disk, where the throughput is of interest.
+    bytes: u64,
 }
 
 const PAYLOAD: [u8; 256] = [0x5a; 256];
@@ -28,38 +31,53 @@ const PAYLOAD: [u8; 256] = [0x5a; 256];
 const WORK: Op<'_> = Op::Compute { kib: 40 };
 
 const NETWORK: [Workload; 6] = [
-    Workload { name: "ping", clients: 1, op: Op::Ping, judged: false },
-    Workload { name: "ping", clients: 16, op: Op::Ping, judged: false },
-    Workload { name: "ping", clients: 64, op: Op::Ping, judged: false },
-    Workload { name: "work of 0.1 ms", clients: 8, op: WORK, judged: false },
-    Workload { name: "work of 0.1 ms", clients: 32, op: WORK, judged: false },
-    Workload { name: "work of 0.1 ms", clients: 64, op: WORK, judged: true },
+    Workload { name: "ping", clients: 1, op: Op::Ping, judged: false, bytes: 0 },
+    Workload { name: "ping", clients: 16, op: Op::Ping, judged: false, bytes: 0 },
+    Workload { name: "ping", clients: 64, op: Op::Ping, judged: false, bytes: 0 },
+    Workload { name: "work of 0.1 ms", clients: 8, op: WORK, judged: false, bytes: 0 },
+    Workload { name: "work of 0.1 ms", clients: 32, op: WORK, judged: false, bytes: 0 },
+    Workload { name: "work of 0.1 ms", clients: 64, op: WORK, judged: true, bytes: 0 },
 ];
 
-const DISK: [Workload; 4] = [
+/// The longest record of the guest's log, and the sectors that it takes. The log is written from the first sector to the last.
+const LONG: [u8; MAX_PAYLOAD] = [0x5a; MAX_PAYLOAD];
+const LONG_BYTES: u64 = 3 * SECTOR_LEN as u64;
+
+const DISK: [Workload; 5] = [
     Workload {
         name: "write",
         clients: 1,
         op: Op::Append { payload: &PAYLOAD, flush: false },
         judged: false,
+        bytes: 0,
     },
     Workload {
         name: "write",
         clients: 32,
         op: Op::Append { payload: &PAYLOAD, flush: false },
         judged: false,
+        bytes: 0,
     },
     Workload {
         name: "write and flush",
         clients: 1,
         op: Op::Append { payload: &PAYLOAD, flush: true },
         judged: false,
+        bytes: 0,
     },
     Workload {
         name: "write and flush",
         clients: 32,
         op: Op::Append { payload: &PAYLOAD, flush: true },
         judged: false,
+        bytes: 0,
+    },
+    Workload {
+        name: "sequential write",
+        clients: 32,
+        op: Op::Append { payload: &LONG, flush: false },
+        judged: false,
+        bytes: LONG_BYTES,
     },
 ];
 
@@ -86,7 +104,7 @@ pub(super) fn disk(bench: &Bench<'_>) -> Result<Group> {
     group.name = "disk".to_owned();
     group.title = "Operations logged on disk".to_owned();
     group.how = "As above; for each request the guest writes a record of 512 bytes (and flushes the disk), then answers. The host's \
-                 page cache is the disk's (cache=writeback)."
+                 page cache is the disk's (cache=writeback). A sequential write is a record of three sectors behind the one before."
         .to_owned();
     Ok(group)
 }
@@ -156,15 +174,20 @@ fn rows(workload: &Workload, mode: Mode, seen: &Seen, off: &Seen) -> Vec<Row> {
     let latency = seen.load.spread();
     let mut time =
         Row::new(format!("{name}: latency"), Unit::Microseconds, latency.p50).spread(latency);
+    let throughput = |seen: &Seen| seen.load.rate() * workload.bytes as f64 / 1e6;
+    let mut bytes = (workload.bytes > 0).then(|| {
+        Row::new(format!("{name}: throughput"), Unit::MegabytesPerSecond, throughput(seen))
+    });
     if mode == Mode::Off {
-        return vec![rate, time];
+        return [rate, time].into_iter().chain(bytes).collect();
     }
+    bytes = bytes.map(|row| row.limit(throughput(off), "off"));
     rate = rate.limit(off.load.rate(), "off");
     time = time.limit(off.load.spread().p50, "off");
     if workload.judged && mode == Mode::Protected {
         rate = rate.target(Target::AtLeast(0.8));
     }
-    let mut rows = vec![rate, time];
+    let mut rows: Vec<Row> = [rate, time].into_iter().chain(bytes).collect();
     if mode == Mode::Protected {
         rows.push(Row::new(format!("{name}: checkpoints"), Unit::PerSecond, seen.checkpoints));
         for (what, unit, spread) in [
