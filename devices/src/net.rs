@@ -266,6 +266,13 @@ impl Device for Net {
             ));
         }
         let features = fields.number("features")?;
+        if pairs > 1 && features & F_MQ == 0 {
+            return Err(fields.invalid(
+                "pairs_in_use",
+                "1 without VIRTIO_NET_F_MQ",
+                &format!("{pairs}"),
+            ));
+        }
         // A guest that relies on offloads cannot go on without them.
         if features & OFFLOADS != 0 && !self.config.offloads {
             return Err(fields.invalid(

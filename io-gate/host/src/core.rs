@@ -12,6 +12,7 @@ use io_gate::{Outcome, PowerEvent};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::backend::disk::Disk;
+use crate::clock::Moment;
 use crate::completion::{Completion, Performed};
 use crate::descriptors::event;
 use crate::fence::{Fence, Permission};
@@ -110,13 +111,13 @@ impl Core {
     }
 
     /// When the question was asked to which the answer is yes.
-    fn permitted_by(&self, ask: &dyn Fn() -> (Permission, Option<String>)) -> Option<Instant> {
+    fn permitted_by(&self, ask: &dyn Fn() -> (Permission, Option<String>)) -> Option<Moment> {
         let mut waiting = None;
         loop {
             if self.is_fenced_off() {
                 return None;
             }
-            let asked = Instant::now();
+            let asked = Moment::now();
             let (answer, reason) = ask();
             let reason = || reason.unwrap_or_else(|| self.fence.reason());
             match answer {
@@ -296,12 +297,13 @@ impl Drop for Waiting<'_> {
 /// A thread's last yes of the fence.
 #[derive(Debug, Default)]
 pub(crate) struct Permit {
-    asked: Option<Instant>,
+    asked: Option<Moment>,
 }
 
 impl Permit {
     /// As [`Core::permitted`]; P2: asks only when the last yes is no longer good, by a clock that is read without a system
-    /// call, so that a process that was stopped finds out.
+    /// call and goes on in a suspended host, so that a process that was stopped finds out. A yes that has just come is
+    /// acted upon once, as long as it is not [stale](is_stale).
     pub(crate) fn holds(&mut self, core: &Core) -> bool {
         let good_for = core.fence.good_for();
         let is_good = self.asked.is_some_and(|asked| asked.elapsed() < good_for);
@@ -313,6 +315,6 @@ impl Permit {
 }
 
 /// Whether what was permitted at `since` has to be asked for again.
-pub(crate) fn is_stale(since: Instant) -> bool {
+pub(crate) fn is_stale(since: Moment) -> bool {
     since.elapsed() > STALE
 }

@@ -13,6 +13,7 @@ use io_gate::Outcome;
 use io_gate::host::{Performable, Request};
 
 use crate::backend::Sink;
+use crate::clock::Moment;
 use crate::completion::{Completion, Kind, Performed};
 use crate::core::{Core, POISONED, Permit, is_stale};
 use crate::observer::Noted;
@@ -171,7 +172,7 @@ impl Shared {
 
 /// Does one job; gives what a descriptor chain waits for.
 fn do_one(core: &Core, sink: &Sink, permit: &mut Permit, job: Job) -> Option<Completion> {
-    // P2: asked right before each effect. One that is not permitted stays in flight for ever:
+    // P2: asked before each effect, unless the last yes is still good. One that is not permitted stays in flight for ever:
     // nobody may be told that it happened, and whoever holds the right performs it.
     if job.reaches_out() && !permit.holds(core) {
         return None;
@@ -195,7 +196,7 @@ fn do_one(core: &Core, sink: &Sink, permit: &mut Permit, job: Job) -> Option<Com
 fn perform(core: &Core, sink: &Sink, request: &Performable) -> Option<(Outcome, Vec<u8>)> {
     let Some(observer) = core.observer() else { return sink.perform(core, request) };
     let Some(effect) = Noted::of(request.record()) else { return sink.perform(core, request) };
-    let permitted = Instant::now();
+    let permitted = Moment::now();
     if !observer.performing(effect, request.is_replay(), core.term()) {
         return None;
     }

@@ -4,6 +4,7 @@
 pub mod adapter;
 pub mod backend;
 mod chain_walk;
+mod clock;
 mod completion;
 mod core;
 mod descriptors;
@@ -23,6 +24,7 @@ mod slot_state;
 mod virtio_slot;
 
 pub use backend::Backend;
+pub use clock::since_boot;
 pub use completion::{Completion, Interrupt};
 pub use fence::{Fence, Permission, Unfenced};
 pub use gate_host::{GateHost, Sealed};

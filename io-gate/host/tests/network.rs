@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::net::{
@@ -105,6 +105,45 @@ fn p2_a_permission_is_used_as_long_as_it_is_good_for() {
         let now = fence.0.load(Ordering::SeqCst);
         assert!(asked.contains(&(now - before)), "{good_for:?}: {}", now - before);
     }
+}
+
+/// Says yes until it is told otherwise; its yes is good for [`Brief::GOOD_FOR`].
+struct Brief(AtomicBool);
+
+impl Brief {
+    const GOOD_FOR: Duration = Duration::from_millis(1);
+}
+
+impl Fence for Brief {
+    fn ask(&self) -> Permission {
+        if self.0.load(Ordering::SeqCst) { Permission::Lost } else { Permission::Granted }
+    }
+
+    fn good_for(&self) -> Duration {
+        Self::GOOD_FOR
+    }
+}
+
+/// P2: a yes is not acted upon for longer than it is good for.
+#[test]
+fn p2_a_permission_that_is_no_longer_good_is_asked_for_again() {
+    let (dir, listener) = listen();
+    let fence = Arc::new(Brief(AtomicBool::new(false)));
+    let mut machine = NetMachine::fenced(stream_net(&dir), fence.clone());
+    let (mut peer, _) = listener.accept().unwrap();
+    machine.gate.run_alone(machine.authority.alone(Term(1)));
+    machine.offer(&[1; 64]);
+    assert!(machine.send());
+    assert_eq!(read_frame(&mut peer), [1; 64]);
+    fence.0.store(true, Ordering::SeqCst);
+    // The time is what is tested: nothing tells that it has passed.
+    std::thread::sleep(2 * Brief::GOOD_FOR);
+    machine.offer(&[2; 64]);
+    let _ = machine.slot.kick(TRANSMIT);
+    common::wait_readable(machine.gate.fenced_event().as_raw_fd());
+    peer.set_nonblocking(true).unwrap();
+    assert!(peer.read(&mut [0; 1]).is_err(), "nothing more has left");
+    assert_eq!(machine.gate.counts().performed, 1);
 }
 
 /// P1: held frames leave with the commit of their epoch, as they were when they were staged.

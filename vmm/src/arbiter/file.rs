@@ -3,9 +3,9 @@
 //! A term is won by `link(2)` of a complete, synced record to its name: it fails when the name
 //! exists, on local file systems and on NFS alike, and no reader ever sees half a record (P2).
 //!
-//! There is no lease: the right to perform is read from the directory before each effect. Between
-//! that answer and the effect lies a window, of a few microseconds unless the process is stopped
-//! exactly there. `etcd:` closes it up to the length of one system call; the fence record beside
+//! There is no lease: the right to perform is read from the directory before effects, and one answer
+//! is good for those of the next 0.2 ms, in which nobody who has won the next term does anything yet.
+//! Between an answer and its effect lies a window, unbounded when the process is stopped exactly there. `etcd:` closes it up to the length of one system call; the fence record beside
 //! each disk image narrows it for writes.
 
 use std::fs::{self, File};
@@ -276,6 +276,20 @@ mod tests {
 
     fn arbiter(dir: &Path, holder: &str) -> FileArbiter {
         FileArbiter::open(dir, "vm", holder.to_owned()).unwrap()
+    }
+
+    /// P2: what others were told before a term was won is no longer good when its winner may do something.
+    #[test]
+    fn p2_whoever_wins_a_term_keeps_still_for_longer_than_an_answer_is_good_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let begun = std::time::Instant::now();
+        arbiter(dir.path(), "first").begin(false).unwrap();
+        assert!(begun.elapsed() >= SETTLES);
+        let other = arbiter(dir.path(), "second");
+        let good_for = arbiter(dir.path(), "third").fence().good_for();
+        let begun = std::time::Instant::now();
+        assert_eq!(other.claim(Term(2), "test").unwrap(), Verdict::Granted);
+        assert!(begun.elapsed() > 4 * good_for && good_for > Duration::ZERO);
     }
 
     #[test]

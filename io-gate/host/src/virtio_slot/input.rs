@@ -99,7 +99,8 @@ impl VirtioSlot {
             } else if !gate.receive(self.slot, port, data) {
                 return Ok(true);
             }
-            let steered = self.device.steer(port, data).filter(|queue| self.usable(*queue));
+            let steered = self.device.steer(port, data);
+            let steered = steered.filter(|queue| queues.contains(queue) && self.usable(*queue));
             let queue = steered.unwrap_or(first);
             let filled = self.fill(index, queue, data).map_err(|error| (queue, error))?;
             let consumed = if let Filled::Consumed(count) = filled { count } else { 0 };
