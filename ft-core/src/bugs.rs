@@ -67,6 +67,8 @@ mod switch {
         StorageWithoutTerm,
         /// a new session begins without the pages that a failed one took
         LoseDirtySet,
+        /// what was sent in a failed session is taken for what the next standby has
+        KeepSent,
         /// requests in flight are dropped at a takeover
         DropInFlight,
         /// requests in flight are performed in the wrong order at a takeover

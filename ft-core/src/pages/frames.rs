@@ -4,7 +4,9 @@ use alloc::vec::Vec;
 
 use io_gate::host::{Epoch, Term};
 
-use super::{ENTRY, PAGE_SIZE, Page, RAW, ZERO, is_zero};
+use super::{
+    Compression, Contents, ENTRY, PAGE_SIZE, Page, PageFrame, RAW, SentPages, ZERO, is_zero, split,
+};
 use crate::wire::{HEADER_LEN, Header, Kind};
 
 /// Pages in a frame, at most: while one frame is on its way the next one is summed up, and the one before is checked.
@@ -80,14 +82,49 @@ impl PageFrames {
         term: Term,
         mut each: impl FnMut(&Header, u64, &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let ends = self.frames.iter().skip(1).map(|next| next.start).chain([self.end]);
-        for (frame, end) in self.frames.iter().zip(ends) {
+        for index in 0..self.frames.len() {
+            let frame = self.frames[index];
+            let end = self.frame_end(index);
             let bytes = &mut self.bytes[frame.start..end];
             let header = Header::finish(bytes, 0, Kind::Pages, epoch, term)
                 .expect("so many pages are within the limit of their kind");
             each(&header, frame.pages, bytes)?;
         }
         Ok(())
+    }
+
+    /// As [`finish_each`](Self::finish_each), with pages by the lines of them that `sent` does not hold alike: makes each
+    /// frame at the end of `out`, from where `each` may take it.
+    ///
+    /// # Errors
+    /// The first error of `each`. `sent` then holds what was not sent: the session has to end.
+    pub fn finish_changes<E>(
+        &self,
+        sent: &mut SentPages,
+        (epoch, term): (Epoch, Term),
+        out: &mut Vec<u8>,
+        mut each: impl FnMut(&Header, u64, &mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for (index, span) in self.frames.iter().enumerate() {
+            let mut rest = &self.bytes[span.start + HEADER_LEN..self.frame_end(index)];
+            let mut frame = PageFrame::begin(out, Kind::Pages, epoch, term, Compression::None);
+            while !rest.is_empty() {
+                match split(&mut rest).expect("made by push") {
+                    (address, Contents::Raw(page)) => frame.push_changes(address, page, sent),
+                    (address, _) => {
+                        sent.forget(address);
+                        frame.push_zero(address);
+                    }
+                }
+            }
+            let header = frame.finish().expect("so many pages are within the limit of their kind");
+            each(&header, span.pages, out)?;
+        }
+        Ok(())
+    }
+
+    fn frame_end(&self, index: usize) -> usize {
+        self.frames.get(index + 1).map_or(self.end, |next| next.start)
     }
 
     /// How many pages.

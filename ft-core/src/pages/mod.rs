@@ -8,13 +8,16 @@
 //! | 0 | raw | 4096 |
 //! | 1 | zero | none |
 //! | 2 | LZ4 block | `u16` length, then so many |
-//! | 3 | reserved for a difference to the last checkpoint (XOR) | not accepted |
+//! | 3 | changed lines of 64 bytes | `u64` with a bit for each line that follows, the lowest for the first; then these lines |
 //!
-//! Addresses ascend, each is of a page that lies in guest memory.
+//! Addresses ascend, each is of a page that lies in guest memory. What is not among a page's changed lines is as it was after
+//! the checkpoint before; so there are none in `Bulk`, which comes before all checkpoints.
 
 mod frames;
+mod sent;
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use io_gate::host::{Epoch, Term};
 
@@ -22,6 +25,7 @@ use crate::handshake::MemoryRegion;
 use crate::wire::{Header, Kind, WireError};
 
 pub use frames::{FRAME_PAGES, PageFrames};
+pub use sent::{LINE, SentPages};
 
 /// Bytes of a page.
 pub const PAGE_SIZE: usize = 4096;
@@ -33,10 +37,12 @@ const ENTRY: usize = 8;
 const RAW: u64 = 0;
 const ZERO: u64 = 1;
 const LZ4: u64 = 2;
-const XOR_DELTA: u64 = 3;
+const LINES: u64 = 3;
 
 /// An LZ4 block that saves less than this is not worth its decompression.
 const WORTHWHILE: usize = PAGE_SIZE * 7 / 8;
+/// Nor are so many changed lines.
+const MANY_LINES: u32 = (WORTHWHILE / LINE) as u32;
 
 /// Whether pages are made smaller before they are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -182,6 +188,43 @@ impl<'a> PageFrame<'a> {
         assert!(self.last.is_none_or(|last| last < address), "{address:#x} after {:?}", self.last);
     }
 
+    /// Adds a page by the lines of it that `sent` does not hold alike; whole, where that is shorter.
+    ///
+    /// # Panics
+    /// As [`push`](Self::push); and when the kind is not [`Kind::Pages`].
+    pub fn push_changes(&mut self, address: u64, page: &Page, sent: &mut SentPages) {
+        assert!(self.kind == Kind::Pages, "P4: nothing is known of a page before it was sent");
+        self.check(address);
+        match sent.exchange(address, page) {
+            Some(lines) if lines.count_ones() < MANY_LINES => {
+                self.entry(address, LINES);
+                self.out.extend_from_slice(&lines.to_le_bytes());
+                for line in runs(lines) {
+                    self.out.extend_from_slice(&page[line]);
+                }
+            }
+            _ => {
+                self.entry(address, RAW);
+                self.out.extend_from_slice(page);
+            }
+        }
+    }
+
+    /// Adds a page that is all zero, without looking.
+    ///
+    /// # Panics
+    /// As [`push`](Self::push).
+    pub fn push_zero(&mut self, address: u64) {
+        self.check(address);
+        self.entry(address, ZERO);
+    }
+
+    fn entry(&mut self, address: u64, encoding: u64) {
+        self.out.extend_from_slice(&(address | encoding).to_le_bytes());
+        self.pages += 1;
+        self.last = Some(address);
+    }
+
     /// The page at the end of the buffer, whose entry is to be at `at`, is the frame's last.
     fn enter(&mut self, address: u64, at: usize) {
         let encoding = self.shrink(at);
@@ -228,6 +271,7 @@ impl<'a> PageFrame<'a> {
 pub struct PageBatch<'a> {
     body: &'a [u8],
     pages: u64,
+    changes: u64,
 }
 
 impl<'a> PageBatch<'a> {
@@ -237,7 +281,7 @@ impl<'a> PageBatch<'a> {
     /// When anything in it is not as it must be.
     pub fn parse(body: &'a [u8], memory: &[MemoryRegion]) -> Result<Self, PagesError> {
         let mut rest = body;
-        let mut pages = 0;
+        let (mut pages, mut changes) = (0, 0);
         let mut previous = None;
         let mut region = 0;
         let mut scratch = [0; PAGE_SIZE];
@@ -253,18 +297,17 @@ impl<'a> PageBatch<'a> {
             if !memory.get(region).is_some_and(|region| contains(region, address)) {
                 return Err(PagesError::Outside { address });
             }
-            if let Contents::Lz4(block) = contents {
-                decompress(block, &mut scratch).ok_or(PagesError::Lz4 { address })?;
+            match contents {
+                Contents::Lz4(block) => {
+                    decompress(block, &mut scratch).ok_or(PagesError::Lz4 { address })?;
+                }
+                Contents::Lines { .. } => changes += 1,
+                Contents::Raw(_) | Contents::Zero => {}
             }
             previous = Some(address);
             pages += 1;
         }
-        Ok(Self { body, pages })
-    }
-
-    /// A body that [`parse`](Self::parse) has accepted before.
-    pub(crate) fn checked(body: &'a [u8], pages: u64) -> Self {
-        Self { body, pages }
+        Ok(Self { body, pages, changes })
     }
 
     /// How many pages.
@@ -273,32 +316,71 @@ impl<'a> PageBatch<'a> {
         self.pages
     }
 
-    /// Gives each page's address and contents, in order.
+    /// How many of them come by their changed lines alone.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Gives what is to be written and to which address, in order: a page, or stretches of whole lines of one.
     ///
     /// # Errors
-    /// The first error of `apply`; the pages after it are not given.
-    pub fn for_each<E>(&self, mut apply: impl FnMut(u64, &Page) -> Result<(), E>) -> Result<(), E> {
-        let mut rest = self.body;
-        let mut scratch = [0; PAGE_SIZE];
-        while !rest.is_empty() {
-            let (address, contents) = split(&mut rest).expect("checked by parse");
-            match contents {
-                Contents::Raw(page) => apply(address, page)?,
-                Contents::Zero => apply(address, &[0; PAGE_SIZE])?,
-                Contents::Lz4(block) => {
-                    decompress(block, &mut scratch).expect("checked by parse");
-                    apply(address, &scratch)?;
+    /// The first error of `write`; what comes after it is not given.
+    pub fn for_each_piece<E>(
+        &self,
+        write: impl FnMut(u64, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        each_piece(self.body, write)
+    }
+}
+
+/// See [`PageBatch::for_each_piece`]; `body` has been accepted by [`PageBatch::parse`].
+pub(crate) fn each_piece<E>(
+    body: &[u8],
+    mut write: impl FnMut(u64, &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut rest = body;
+    let mut scratch = [0; PAGE_SIZE];
+    while !rest.is_empty() {
+        let (address, contents) = split(&mut rest).expect("checked by parse");
+        match contents {
+            Contents::Raw(page) => write(address, page)?,
+            Contents::Zero => write(address, &[0; PAGE_SIZE])?,
+            Contents::Lz4(block) => {
+                decompress(block, &mut scratch).expect("checked by parse");
+                write(address, &scratch)?;
+            }
+            Contents::Lines { lines, mut bytes } => {
+                for run in runs(lines) {
+                    let (piece, after) = bytes.split_at(run.len());
+                    write(address + run.start as u64, piece)?;
+                    bytes = after;
                 }
             }
         }
-        Ok(())
     }
+    Ok(())
+}
+
+/// Where in its page each stretch of lines is whose bits are set, ascending.
+fn runs(mut lines: u64) -> impl Iterator<Item = Range<usize>> {
+    core::iter::from_fn(move || {
+        if lines == 0 {
+            return None;
+        }
+        let first = lines.trailing_zeros();
+        let count = (!(lines >> first)).trailing_zeros();
+        let end = first + count;
+        lines &= u64::MAX.checked_shl(end).unwrap_or(0);
+        Some(first as usize * LINE..end as usize * LINE)
+    })
 }
 
 enum Contents<'a> {
     Raw(&'a Page),
     Zero,
     Lz4(&'a [u8]),
+    Lines { lines: u64, bytes: &'a [u8] },
 }
 
 fn split<'a>(rest: &mut &'a [u8]) -> Result<(u64, Contents<'a>), PagesError> {
@@ -317,7 +399,13 @@ fn split<'a>(rest: &mut &'a [u8]) -> Result<(u64, Contents<'a>), PagesError> {
             let len = usize::from(u16::from_le_bytes([len[0], len[1]]));
             Contents::Lz4(take(rest, len, address)?)
         }
-        XOR_DELTA.. => return Err(PagesError::Encoding { address, encoding }),
+        LINES => {
+            let lines = take(rest, size_of::<u64>(), address)?;
+            let lines = u64::from_le_bytes(lines.try_into().expect("eight bytes were taken"));
+            let bytes = take(rest, lines.count_ones() as usize * LINE, address)?;
+            Contents::Lines { lines, bytes }
+        }
+        _ => return Err(PagesError::Encoding { address, encoding }),
     };
     Ok((address, contents))
 }

@@ -35,15 +35,20 @@ fn build(pages: &[(u64, Box<Page>)], compression: Compression) -> Vec<u8> {
 
 fn read(body: &[u8]) -> Result<Pages, PagesError> {
     let batch = PageBatch::parse(body, &MEMORY)?;
+    let pages = whole_pages(&batch);
+    assert_eq!((batch.pages(), batch.changes()), (pages.len() as u64, 0));
+    Ok(pages)
+}
+
+fn whole_pages(batch: &PageBatch<'_>) -> Pages {
     let mut pages = Vec::new();
     batch
-        .for_each(|address, page| {
-            pages.push((address, Box::new(*page)));
+        .for_each_piece(|address, page| {
+            pages.push((address, Box::new(page.try_into().unwrap())));
             Ok::<_, Infallible>(())
         })
         .unwrap();
-    assert_eq!(batch.pages(), pages.len() as u64);
-    Ok(pages)
+    pages
 }
 
 fn page(of: impl Fn(usize) -> u8) -> Box<Page> {
@@ -109,7 +114,7 @@ fn a_frame_says_when_it_is_full_and_a_failed_page_leaves_no_trace() {
 #[test]
 fn p4_a_body_that_keeps_not_its_format_is_refused_whole() {
     let entry = |word: u64| word.to_le_bytes().to_vec();
-    let cases: [(Vec<u8>, PagesError); 9] = [
+    let cases: [(Vec<u8>, PagesError); 11] = [
         (vec![1, 2, 3], PagesError::Torn { address: 0, expected: 8, found: 3 }),
         (
             [entry(0x1000), vec![1; 4095]].concat(),
@@ -129,7 +134,12 @@ fn p4_a_body_that_keeps_not_its_format_is_refused_whole() {
             [entry(0x2001), entry(0x2001)].concat(),
             PagesError::Order { address: 0x2000, previous: 0x2000 },
         ),
-        (entry(0x1003), PagesError::Encoding { address: 0x1000, encoding: 3 }),
+        (entry(0x1004), PagesError::Encoding { address: 0x1000, encoding: 4 }),
+        (entry(0x1003), PagesError::Torn { address: 0x1000, expected: 8, found: 0 }),
+        (
+            [entry(0x1003), entry(1 << 63 | 1), vec![9; 127]].concat(),
+            PagesError::Torn { address: 0x1000, expected: 128, found: 127 },
+        ),
         ([entry(0x1002), vec![2, 0, 0x10, 7]].concat(), PagesError::Lz4 { address: 0x1000 }),
     ];
     for (body, expected) in cases {
@@ -190,12 +200,14 @@ proptest! {
             body.truncate(cut.index(body.len()));
         }
         // What is taken lies in memory and ascends, whatever came.
-        if let Ok(pages) = read(&body) {
-            prop_assert!(pages.is_sorted_by(|a, b| a.0 < b.0));
-            let inside = |address: u64| MEMORY.iter().any(|r| {
-                (r.start..r.start + r.len).contains(&address)
-            });
-            prop_assert!(pages.iter().all(|(address, _)| inside(*address)));
+        if let Ok(batch) = PageBatch::parse(&body, &MEMORY) {
+            let mut end = 0;
+            batch.for_each_piece(|address, bytes| {
+                prop_assert!(address >= end && !bytes.is_empty());
+                end = address + bytes.len() as u64;
+                prop_assert!(MEMORY.iter().any(|r| r.start <= address && end <= r.start + r.len));
+                Ok(())
+            })?;
         }
     }
 }
@@ -240,13 +252,7 @@ fn frames_hold_what_was_put_in_and_nothing_of_before() {
         assert_eq!(bodies.len() as u64, count.div_ceil(FRAME_PAGES));
         let mut found = Vec::new();
         for body in &bodies {
-            PageBatch::parse(body, &layout)
-                .unwrap()
-                .for_each(|address, page| {
-                    found.push((address, Box::new(*page)));
-                    Ok::<_, Infallible>(())
-                })
-                .unwrap();
+            found.extend(whole_pages(&PageBatch::parse(body, &layout).unwrap()));
         }
         assert!(found == pages, "round {round}");
     }

@@ -6,7 +6,7 @@ use io_gate::host::Epoch;
 
 use crate::deliberate;
 use crate::handshake::MachineLayout;
-use crate::pages::{Page, PageBatch, PagesError};
+use crate::pages::{PageBatch, PagesError, each_piece};
 use crate::wire::{Data, EpochDigest, Hashes, Header, Kind, Message};
 
 /// Pages that were checked from end to end.
@@ -22,18 +22,31 @@ impl CheckedPages {
         Ok(Self { data, pages })
     }
 
+    /// As [`check`](Self::check), of pages that are written before there is anything to change.
+    fn check_bulk(data: Data, layout: &MachineLayout) -> Result<Self, StagingError> {
+        let batch = PageBatch::parse(&data.0, &layout.memory)?;
+        if batch.changes() > 0 {
+            return Err(StagingError::BulkChanges);
+        }
+        let pages = batch.pages();
+        Ok(Self { data, pages })
+    }
+
     /// How many.
     #[must_use]
     pub fn pages(&self) -> u64 {
         self.pages
     }
 
-    /// Gives each page's address and contents, in order.
+    /// Gives what is to be written and to which address, in order: a page, or stretches of one.
     ///
     /// # Errors
-    /// The first error of `apply`.
-    pub fn for_each<E>(&self, apply: impl FnMut(u64, &Page) -> Result<(), E>) -> Result<(), E> {
-        PageBatch::checked(&self.data.0, self.pages).for_each(apply)
+    /// The first error of `write`.
+    pub fn for_each_piece<E>(
+        &self,
+        write: impl FnMut(u64, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        each_piece(&self.data.0, write)
     }
 
     /// The buffer that they came in, for another frame.
@@ -65,15 +78,16 @@ impl Checkpoint {
         self.pages.iter().map(CheckedPages::pages).sum()
     }
 
-    /// Gives each page's address and contents, in the order in which they were sent.
+    /// Gives what is to be written and to which address, in the order in which it was sent: a page, or stretches of one
+    /// whose other bytes are as the checkpoint before has left them (P4: so each is applied, in order).
     ///
     /// # Errors
-    /// The first error of `apply`.
-    pub fn for_each_page<E>(
+    /// The first error of `write`.
+    pub fn for_each_piece<E>(
         &self,
-        mut apply: impl FnMut(u64, &Page) -> Result<(), E>,
+        mut write: impl FnMut(u64, &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.pages.iter().try_for_each(|pages| pages.for_each(&mut apply))
+        self.pages.iter().try_for_each(|pages| pages.for_each_piece(&mut write))
     }
 
     /// The state of the machine other than its memory, in the parts in which it was sent.
@@ -110,6 +124,10 @@ pub(super) enum StagingError {
     Pages(#[from] PagesError),
     #[error("it is of epoch {found}, epoch {expected} is the next")]
     Epoch { found: Epoch, expected: Epoch },
+    #[error(
+        "changed lines came before a whole copy of memory: of what they change nothing is known"
+    )]
+    BulkChanges,
     #[error("memory was sent as for a first checkpoint, but one is held or under way")]
     LateBulk,
     #[error("the checkpoint grows beyond {limit} bytes: more than guest memory and its state")]
@@ -164,7 +182,7 @@ impl Staging {
         }
         match message {
             Message::Bulk(data) => {
-                let pages = CheckedPages::check(data, &self.layout)?;
+                let pages = CheckedPages::check_bulk(data, &self.layout)?;
                 self.digest.add(header, pages.pages());
                 Ok(Step::Bulk(pages))
             }

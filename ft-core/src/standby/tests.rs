@@ -6,7 +6,7 @@ use std::format;
 use super::*;
 use crate::pages::{Compression, PAGE_SIZE, PageFrame};
 use crate::testing::{MS, SESSION, STANDBY_SESSION, decode, frame, hello};
-use crate::wire::{Data, End, EpochDigest, Heartbeat, Kind};
+use crate::wire::{Data, End, EpochDigest, Header, Heartbeat, Kind};
 
 extern crate std;
 
@@ -160,7 +160,7 @@ fn the_way_to_a_checkpoint() {
     let Some(Action::Apply(checkpoint)) = out.last() else { panic!("{out:?}") };
     let mut seen = Vec::new();
     checkpoint
-        .for_each_page(|address, page| {
+        .for_each_piece(|address, page| {
             seen.push((address, page[0]));
             Ok::<_, ()>(())
         })
@@ -265,6 +265,43 @@ fn p4_a_stream_that_does_not_add_up_is_a_lost_link() {
 }
 
 #[test]
+fn p4_lines_change_what_is_held_and_nothing_before_it() {
+    let lines = |kind| {
+        let mut bytes = Vec::new();
+        let at = Header::reserve(&mut bytes);
+        // The second line and the third of the page at 4096.
+        [4096 | 3, 0b110_u64].iter().for_each(|word| bytes.extend_from_slice(&word.to_le_bytes()));
+        bytes.extend_from_slice(&[7; 128]);
+        let header = Header::finish(&mut bytes, at, kind, Epoch(6), Term(1)).unwrap();
+        (header, decode(&bytes))
+    };
+    let mut pair = Pair::filling(true);
+    let (_, bulk) = lines(Kind::Bulk);
+    let out = pair.give(Event::Frame { link: LINK, frame: bulk });
+    assert_eq!(effects(&out), ["send Refuse", "close", "discard"]);
+    assert!(pair.standby.reason().unwrap().contains("nothing is known"));
+
+    let mut pair = Pair::ready(true);
+    let (header, pages) = lines(Kind::Pages);
+    pair.digest.add(&header, 1);
+    assert!(pair.give(Event::Frame { link: LINK, frame: pages }).is_empty());
+    let state = pair.state(6);
+    pair.give(Event::Frame { link: LINK, frame: state });
+    let end = pair.digest.end(Epoch(6), None);
+    assert_eq!(effects(&pair.say(6, Message::End(end))), ["check 6"]);
+    let out = pair.give(Event::Applicable { epoch: Epoch(6) });
+    let Some(Action::Apply(checkpoint)) = out.last() else { panic!("{out:?}") };
+    let mut seen = Vec::new();
+    checkpoint
+        .for_each_piece(|address, piece| {
+            seen.push((address, piece.to_vec()));
+            Ok::<_, ()>(())
+        })
+        .unwrap();
+    assert_eq!(seen, [(4096 + 64, alloc::vec![7; 128])]);
+}
+
+#[test]
 fn p4_what_cannot_be_applied_is_not_acknowledged() {
     let mut pair = Pair::ready(true);
     pair.checkpoint(6);
@@ -347,7 +384,7 @@ fn machines_that_do_not_fit_are_refused() {
     let out = pair.give(Event::Garbled { link: LINK, error });
     let Some(Action::Send { frame, .. }) = out.first() else { panic!("{out:?}") };
     let Message::Refuse { reason } = &frame.message else { panic!("{frame:?}") };
-    assert!(reason.contains("version 4, the other 9: run the same release"), "{reason}");
+    assert!(reason.contains("version 5, the other 9: run the same release"), "{reason}");
 }
 
 #[test]

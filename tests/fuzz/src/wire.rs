@@ -1,7 +1,7 @@
 //! The decoder of the link's frames, and the batches of pages in them.
 
 use ft_core::handshake::MemoryRegion;
-use ft_core::pages::{Compression, PAGE_SIZE, PageBatch, PageFrame};
+use ft_core::pages::{Compression, PAGE_SIZE, PageBatch, PageFrame, SentPages};
 use ft_core::wire::{
     ByeReason, Data, Decoder, End, EpochDigest, Frame, HEADER_LEN, Hashes, Header, Heartbeat, Kind,
     Message, Outgoing,
@@ -90,18 +90,21 @@ pub(crate) fn memory() -> Vec<MemoryRegion> {
 fn run_pages(bytes: &[u8]) {
     let memory = memory();
     let Ok(batch) = PageBatch::parse(bytes, &memory) else { return };
-    let (mut count, mut last) = (0, None);
-    let done = batch.for_each(|address, _page| -> Result<(), ()> {
-        let inside = |region: &MemoryRegion| {
-            address >= region.start && address + PAGE_SIZE as u64 <= region.start + region.len
-        };
+    let (mut pages, mut last, mut end) = (0, None, 0);
+    let done = batch.for_each_piece(|address, piece| -> Result<(), ()> {
+        assert!(address >= end && !piece.is_empty(), "{address:#x} after {end:#x}");
+        end = address + piece.len() as u64;
+        let inside =
+            |region: &MemoryRegion| address >= region.start && end <= region.start + region.len;
         assert!(memory.iter().any(inside), "{address:#x} is outside of guest memory");
-        assert!(last.is_none_or(|last| last < address), "{address:#x} after {last:?}");
-        last = Some(address);
-        count += 1;
+        let page = Some(address / PAGE_SIZE as u64);
+        pages += u64::from(last != page);
+        last = page;
         Ok(())
     });
-    assert_eq!((done, count), (Ok(()), batch.pages()));
+    assert_eq!(done, Ok(()));
+    // A page of which no line has changed gives nothing.
+    assert!(pages <= batch.pages() && pages + batch.changes() >= batch.pages());
 }
 
 /// A frame of two pages.
@@ -119,13 +122,28 @@ pub(crate) fn pages(kind: Kind, epoch: Epoch, term: Term, compression: Compressi
     bytes
 }
 
+/// A page whole, then lines of it.
+fn changes() -> Vec<u8> {
+    let mut sent = SentPages::new(2);
+    let mut page = [5; PAGE_SIZE];
+    let mut bytes = Vec::new();
+    for _ in 0..2 {
+        bytes.clear();
+        let mut frame =
+            PageFrame::begin(&mut bytes, Kind::Pages, Epoch(1), Term(1), Compression::None);
+        frame.push_changes(PAGE_SIZE as u64, &page, &mut sent);
+        frame.finish().expect("a page fits");
+        page[70] = 1;
+        page[4095] = 1;
+    }
+    bytes
+}
+
 fn page_seeds() -> Vec<Vec<u8>> {
-    [Compression::None, Compression::Lz4]
-        .into_iter()
-        .map(|compression| {
-            pages(Kind::Pages, Epoch(1), Term(1), compression)[HEADER_LEN..].to_vec()
-        })
-        .collect()
+    let whole = [Compression::None, Compression::Lz4]
+        .map(|compression| pages(Kind::Pages, Epoch(1), Term(1), compression));
+    let all = whole.into_iter().chain([changes()]);
+    all.map(|frame| frame[HEADER_LEN..].to_vec()).collect()
 }
 
 fn messages() -> Vec<Message> {

@@ -11,6 +11,8 @@ use kemari_workload::page::{self, Page};
 const DEFAULT_REGION: u64 = 4096;
 /// The work that may be behind, in nanoseconds of the rate: more (after a pause of the machine) is forgotten.
 const MAX_DEBT_NS: u64 = 100_000_000;
+/// Of the pages rewritten in the background those with this bit in their number have only their ends rewritten.
+const HALF: u64 = 2;
 const SECOND_NS: u64 = 1_000_000_000;
 
 static PAGES: AtomicU64 = AtomicU64::new(0);
@@ -82,18 +84,20 @@ unsafe fn check(index: u64) -> bool {
     false
 }
 
-/// Rewrites page `index` with its next generation. A bad page is counted once: then it is good again.
+/// Rewrites page `index` with its next generation, the whole page or its ends. A bad page is counted once: then it is good
+/// again.
 ///
 /// # Safety
 /// As for [`check`].
-unsafe fn rewrite(index: u64) {
+unsafe fn rewrite(index: u64, whole: bool) {
     // SAFETY: the caller's word.
-    unsafe { check(index) };
+    let good = unsafe { check(index) };
     let (page, generation) = slot(index);
     // SAFETY: as in `check`.
     unsafe {
-        page::fill(&mut *page, index, *generation + 1);
-        *generation += 1;
+        let next = if whole || !good { page::next_whole } else { page::next_ends };
+        *generation = next(*generation);
+        page::fill(&mut *page, index, *generation);
     }
     WRITTEN.fetch_add(1, Ordering::Relaxed);
 }
@@ -136,7 +140,7 @@ impl Worker {
                 }
             }
             // SAFETY: the index is ours by the rule of the type, and nobody verifies while we have not parked.
-            unsafe { rewrite(self.next) };
+            unsafe { rewrite(self.next, self.next & HALF == 0) };
             self.next += self.workers;
             self.done += 1;
             any = true;
@@ -181,12 +185,12 @@ pub fn verify(others: usize) -> u64 {
     alone(others, bad) as u64
 }
 
-/// Rewrites the first `pages` pages, or all that there are, while `others` workers are parked; says how many. The first
+/// Rewrites the first `pages` pages, or all that there are, each whole or its ends, while `others` workers are parked; says how many. The first
 /// CPU's only.
-pub fn touch(pages: u32, others: usize) -> u64 {
+pub fn touch(pages: u32, whole: bool, others: usize) -> u64 {
     let count = u64::from(pages).min(CAPACITY.load(Ordering::SeqCst));
     // SAFETY: all workers are parked, or are this CPU.
-    alone(others, || (0..count).for_each(|index| unsafe { rewrite(index) }));
+    alone(others, || (0..count).for_each(|index| unsafe { rewrite(index, whole) }));
     count
 }
 

@@ -241,7 +241,7 @@ impl Service {
                 (Status::Ok, u64::from(dirty::command(pages_per_second, region_pages)))
             }
             Op::Verify => (Status::Ok, self.verify()),
-            Op::Touch { pages } => (Status::Ok, dirty::touch(pages, self.cpus - 1)),
+            Op::Touch { pages, whole } => (Status::Ok, dirty::touch(pages, whole, self.cpus - 1)),
             Op::Compute { kib } => (Status::Ok, compute(kib)),
             Op::PowerOff => {
                 self.ending = Some(Ending::PowerOff);

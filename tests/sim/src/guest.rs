@@ -100,8 +100,11 @@ impl Guest {
         }
         self.take_in(random.next());
         let page = random.index(PAGES);
-        let at = random.index(500) * 8;
-        let value = self.registers.history;
+        // Now and then what stood there once: a line that is as it was some checkpoints before.
+        let (at, value) = match random.one_in(4) {
+            true => (usize::from(self.registers.marks[page].0), 0),
+            false => (random.index(500) * 8, self.registers.history),
+        };
         self.memory[page][at..at + 8].copy_from_slice(&value.to_le_bytes());
         self.registers.marks[page] = (at as u16, value);
         self.dirty[page] = true;

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use ft_core::pages::SentPages;
 use ft_core::primary::{self, Primary};
 use ft_core::standby::{self, Standby};
 use ft_core::wire::EpochDigest;
@@ -10,7 +11,8 @@ use io_gate::Outcome;
 use io_gate::host::{Ledger, Performable};
 
 use crate::arbiter::Client;
-use crate::guest::{Guest, State, Tag};
+use crate::guest::{Guest, PAGES, State, Tag};
+use crate::random::Random;
 
 /// One thing that the driver does next. A process can die, or be stopped, between any two.
 pub(crate) enum Task {
@@ -26,6 +28,8 @@ pub(crate) struct Active {
     pub(crate) ledger: Ledger,
     pub(crate) guest: Guest,
     pub(crate) digest: EpochDigest,
+    /// The pages of this session's checkpoints.
+    pub(crate) sent: SentPages,
     /// The next page to be sent while the guest runs.
     pub(crate) precopy: Option<usize>,
     pub(crate) verify: bool,
@@ -42,6 +46,13 @@ pub(crate) struct Active {
     pub(crate) sessions: u64,
     /// Only where a deliberate bug has the host keep writes in its own cache.
     pub(crate) host_cache: HashMap<usize, (Tag, u64)>,
+}
+
+impl Active {
+    /// A session begins: sometimes with no room for every page, or for any.
+    pub(crate) fn none_sent(random: &mut Random) -> SentPages {
+        SentPages::new(random.index(PAGES + 1))
+    }
 }
 
 pub(crate) struct Passive {

@@ -15,6 +15,7 @@ use super::rig::{Mode, Rig, spread};
 /// What a run with one number of pages has shown.
 struct Point {
     asked: u64,
+    written: Written,
     dirty: u64,
     pause: Spread,
     parts: Vec<(&'static str, Spread)>,
@@ -24,6 +25,24 @@ struct Point {
     bytes: Spread,
     request: Spread,
     rate: f64,
+}
+
+/// How much of each page the guest rewrites.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written {
+    /// Every word.
+    Whole,
+    /// Two lines of 64 bytes.
+    Ends,
+}
+
+impl Written {
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Whole => "",
+            Self::Ends => ", 128 bytes of each",
+        }
+    }
 }
 
 const COMMIT_PARTS: [&str; 3] = ["wait", "encode", "send"];
@@ -44,12 +63,16 @@ pub(super) fn by_pages(bench: &Bench<'_>) -> Result<(Group, Group)> {
     };
     let mut points = Vec::new();
     for &count in counts {
-        bench.progress.step(&format!("{count} dirty pages"));
         let mut rig = Rig::start(&bench.rig(Mode::Protected, memory_for(count), 1))?;
-        points.push(measure(bench, &mut rig, count)?);
+        for written in [Written::Ends, Written::Whole] {
+            bench.progress.step(&format!("{count} dirty pages{}", written.suffix()));
+            points.push(measure(bench, &mut rig, count, written)?);
+        }
     }
     bench.progress.step("the limits of the machine");
-    let actual: Vec<u64> = points.iter().map(|point| point.dirty).collect();
+    let mut actual: Vec<u64> = points.iter().map(|point| point.dirty).collect();
+    actual.sort_unstable();
+    actual.dedup();
     let limits = Limits::measure(bench.kemari, &actual)?;
     Ok((checkpoint_group(&points, &limits)?, limits_group(&limits)))
 }
@@ -59,8 +82,8 @@ fn memory_for(pages: u32) -> u64 {
     64.max(u64::from(pages) * 5 / 1024 + 64)
 }
 
-fn measure(bench: &Bench<'_>, rig: &mut Rig, pages: u32) -> Result<Point> {
-    let touch = |_| Op::Touch { pages };
+fn measure(bench: &Bench<'_>, rig: &mut Rig, pages: u32, written: Written) -> Result<Point> {
+    let touch = |_| Op::Touch { pages, whole: written == Written::Whole };
     rig.asker.run(1, Length::Answers(WARM_UP), touch)?;
     rig.reset_stats()?;
     let load = rig.asker.run(1, Length::Both(bench.stretch(), LEAST_ANSWERS), touch)?;
@@ -68,6 +91,7 @@ fn measure(bench: &Bench<'_>, rig: &mut Rig, pages: u32) -> Result<Point> {
     let dirty = status["dirty_pages"]["p50"].as_u64().context("the status has no dirty pages")?;
     Ok(Point {
         asked: u64::from(pages),
+        written,
         dirty,
         pause: spread(&status["pause_us"]),
         parts: PARTS.map(|part| (part, spread(&status["pause_parts_us"][part]))).to_vec(),
@@ -94,61 +118,93 @@ fn checkpoint_group(points: &[Point], limits: &Limits) -> Result<Group> {
         how: "One client; for each request the guest rewrites so many pages, then answers. The pause is what the guest's processor \
               is stopped for; the commit latency is what the answer waits at the gate, from staging to release. Limits: the same \
               number of scattered pages found in KVM's log and copied (pause); that pause, and the pages' bytes over loopback with \
-              an answer (commit)."
+              an answer (commit). The bytes are those of whole pages, also where the guest has rewritten little of each and fewer are \
+              sent."
             .to_owned(),
         ..Group::default()
     };
-    for point in points {
-        let of = limits.of(point.dirty)?;
-        let named = |what: &str| format!("{what}, {} pages", point.asked);
-        let us = Unit::Microseconds;
-        let floor = of.pause_us() + limits.stop_us + limits.state_us;
-        group.rows.extend([
-            Row::new(named("pause"), us, point.pause.p50)
-                .spread(point.pause)
-                .limit(of.pause_us(), "dirty log + copies of these pages")
-                .target(Target::AtMost(2.0)),
-            Row::new(named("pause, with KVM's own part"), us, point.pause.p50)
-                .limit(floor, "guest stopped + its state read (KVM) + dirty log + copies"),
-            Row::new(named("commit latency"), us, point.commit.p50)
-                .spread(point.commit)
-                .limit(point.pause.p50 + of.send_us, "pause + bytes over the link + round trip")
-                .target(Target::AtMost(2.0)),
-            Row::new(named("sealed to acknowledged"), us, point.sealed_to_ack.p50)
-                .spread(point.sealed_to_ack)
-                .limit(of.send_us, "bytes over the link + round trip"),
-            Row::new(named("request"), us, point.request.p50).spread(point.request),
-            Row::new(named("requests"), Unit::PerSecond, point.rate),
-            Row::new(named("dirty"), Unit::Pages, point.dirty as f64),
-            Row::new(named("sent for a checkpoint"), Unit::Bytes, point.bytes.p50)
-                .spread(point.bytes)
-                .limit((point.dirty * 4096) as f64, "the dirty pages"),
-        ]);
-        let parts = |of: &str, parts: &[(&str, Spread)]| -> Vec<Row> {
-            let row = |(part, spread): &(&str, Spread)| {
-                Row::new(named(&format!("{of}: {part}")), us, spread.p50).spread(*spread)
-            };
-            parts.iter().map(row).collect()
-        };
-        group.rows.extend(parts("pause", &point.parts));
-        group.rows.extend(parts("commit", &point.commit_parts));
+    // Of the latter, whose pause is the same, only the commit.
+    let (whole, ends): (Vec<&Point>, Vec<&Point>) =
+        points.iter().partition(|point| point.written == Written::Whole);
+    for point in whole {
+        group.rows.extend(pause_rows(point, limits)?);
+        group.rows.extend(commit_rows(point, limits)?);
+        group.rows.extend(part_rows(point));
+    }
+    for point in ends {
+        group.rows.extend(commit_rows(point, limits)?);
     }
     group.curves.push(pages_curve(points, limits)?);
     Ok(group)
 }
 
+/// Names a row of this point.
+fn named(what: &str, point: &Point) -> String {
+    format!("{what}, {} pages{}", point.asked, point.written.suffix())
+}
+
+fn pause_rows(point: &Point, limits: &Limits) -> Result<[Row; 2]> {
+    let of = limits.of(point.dirty)?;
+    let floor = of.pause_us() + limits.stop_us + limits.state_us;
+    let row = |what| Row::new(named(what, point), Unit::Microseconds, point.pause.p50);
+    Ok([
+        row("pause")
+            .spread(point.pause)
+            .limit(of.pause_us(), "dirty log + copies of these pages")
+            .target(Target::AtMost(2.0)),
+        row("pause, with KVM's own part")
+            .limit(floor, "guest stopped + its state read (KVM) + dirty log + copies"),
+    ])
+}
+
+fn commit_rows(point: &Point, limits: &Limits) -> Result<[Row; 6]> {
+    let of = limits.of(point.dirty)?;
+    let row = |what, unit, value| Row::new(named(what, point), unit, value);
+    let us = Unit::Microseconds;
+    Ok([
+        row("commit latency", us, point.commit.p50)
+            .spread(point.commit)
+            .limit(point.pause.p50 + of.send_us, "pause + bytes over the link + round trip")
+            .target(Target::AtMost(2.0)),
+        row("sealed to acknowledged", us, point.sealed_to_ack.p50)
+            .spread(point.sealed_to_ack)
+            .limit(of.send_us, "bytes over the link + round trip"),
+        row("request", us, point.request.p50).spread(point.request),
+        row("requests", Unit::PerSecond, point.rate),
+        row("dirty", Unit::Pages, point.dirty as f64),
+        row("sent for a checkpoint", Unit::Bytes, point.bytes.p50)
+            .spread(point.bytes)
+            .limit((point.dirty * 4096) as f64, "the dirty pages"),
+    ])
+}
+
+fn part_rows(point: &Point) -> Vec<Row> {
+    let parts = |of: &str, parts: &[(&str, Spread)]| -> Vec<Row> {
+        let row = |(part, spread): &(&str, Spread)| {
+            let name = named(&format!("{of}: {part}"), point);
+            Row::new(name, Unit::Microseconds, spread.p50).spread(*spread)
+        };
+        parts.iter().map(row).collect()
+    };
+    [parts("pause", &point.parts), parts("commit", &point.commit_parts)].concat()
+}
+
 fn pages_curve(points: &[Point], limits: &Limits) -> Result<Curve> {
-    let line = |name: &str, value: &dyn Fn(&Point) -> f64| Line {
+    let of = |written| points.iter().filter(move |point| point.written == written);
+    let line = |name: &str, written, value: &dyn Fn(&Point) -> f64| Line {
         name: name.to_owned(),
-        points: points.iter().map(|point| (point.dirty as f64, value(point))).collect(),
+        points: of(written).map(|point| (point.dirty as f64, value(point))).collect(),
     };
     let mut lines = vec![
-        line("pause, p50", &|point| point.pause.p50),
-        line("pause, p99", &|point| point.pause.p99),
-        line("commit latency, p50", &|point| point.commit.p50),
+        line("pause, p50", Written::Whole, &|point| point.pause.p50),
+        line("pause, p99", Written::Whole, &|point| point.pause.p99),
+        line("commit latency, p50", Written::Whole, &|point| point.commit.p50),
+        line("commit latency, 128 bytes of each page, p50", Written::Ends, &|point| {
+            point.commit.p50
+        }),
     ];
     let mut floor = Vec::new();
-    for point in points {
+    for point in of(Written::Whole) {
         floor.push((point.dirty as f64, limits.of(point.dirty)?.pause_us()));
     }
     lines.push(Line { name: "limit: dirty log + copies".to_owned(), points: floor });
@@ -215,7 +271,7 @@ pub(super) fn by_memory(bench: &Bench<'_>) -> Result<Group> {
     for &size in sizes {
         bench.progress.step(&format!("{size} MiB of guest memory"));
         let mut rig = Rig::start(&bench.rig(Mode::Protected, size, 1))?;
-        let point = measure(bench, &mut rig, PAGES)?;
+        let point = measure(bench, &mut rig, PAGES, Written::Whole)?;
         let collect = point.parts.iter().find(|(part, _)| *part == "collect");
         let collect = collect.map_or(0.0, |(_, spread)| spread.p50);
         lines[0].1.push((size as f64, point.pause.p50));
@@ -248,7 +304,7 @@ pub(super) fn by_cpus(bench: &Bench<'_>) -> Result<Group> {
     for cpus in [1, 2] {
         bench.progress.step(&format!("{cpus} vCPUs"));
         let mut rig = Rig::start(&bench.rig(Mode::Protected, 64, cpus))?;
-        let point = measure(bench, &mut rig, 16)?;
+        let point = measure(bench, &mut rig, 16, Written::Whole)?;
         let one = *first.get_or_insert(point.pause.p50);
         rows.push(
             Row::new(format!("pause, {cpus} vCPUs"), Unit::Microseconds, point.pause.p50)

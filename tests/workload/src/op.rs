@@ -119,6 +119,8 @@ pub enum Op<'a> {
     Touch {
         /// How many.
         pages: u32,
+        /// Every word of them; else the first words and the last 64 bytes, as guests mostly do.
+        whole: bool,
     },
     /// Computes before it answers: the CRC-32 of so many KiB, some 2 microseconds each. The reply's `value` is their sum.
     Compute {

@@ -1,5 +1,8 @@
 //! The pattern of a page that the guest dirties in the background: every word depends on page and generation, so a
 //! page that is torn, stale or misplaced tells on itself (P4, P8).
+//!
+//! A generation has in its upper half how often the page was written whole, in its lower half how often its ends alone since:
+//! the first words, and the last 64 bytes. What lies between depends on the upper half.
 
 /// The 64-bit words of a page.
 pub const PAGE_WORDS: usize = 512;
@@ -11,31 +14,62 @@ const INDEX: usize = 0;
 const GENERATION: usize = 1;
 const CHECKSUM: usize = 2;
 const FILLER: usize = 3;
+/// The last 64 bytes.
+const TAIL: usize = PAGE_WORDS - 8;
 
-/// Writes the pattern of page `index` in `generation`.
+/// The generation after this one, of a page that is written whole.
+pub const fn next_whole(generation: u64) -> u64 {
+    ((generation >> 32) + 1) << 32
+}
+
+/// The generation after this one, of a page of which only the ends are written; of one that was never written, all of it.
+pub const fn next_ends(generation: u64) -> u64 {
+    if generation == 0 { next_whole(0) } else { generation + 1 }
+}
+
+/// Writes the pattern of page `index` in `generation`, where the page holds that of the one before: if only the ends differ,
+/// only the ends.
 pub fn fill(page: &mut Page, index: u64, generation: u64) {
     page[INDEX] = index;
     page[GENERATION] = generation;
     page[CHECKSUM] = checksum(index, generation);
-    let seed = page[CHECKSUM];
-    for (place, word) in page.iter_mut().enumerate().skip(FILLER) {
-        *word = filler(seed, place);
+    let (body, tail) = seeds(index, generation);
+    if generation == whole(generation) {
+        for (place, word) in page.iter_mut().enumerate().take(TAIL).skip(FILLER) {
+            *word = filler(body, place);
+        }
+    }
+    for (place, word) in page.iter_mut().enumerate().skip(TAIL) {
+        *word = filler(tail, place);
     }
 }
 
 /// Whether the page holds the pattern of page `index` in `generation`, in every word.
 pub fn check(page: &Page, index: u64, generation: u64) -> bool {
-    let seed = checksum(index, generation);
+    let (body, tail) = seeds(index, generation);
+    let filled = |from: usize, words: &[u64], seed| {
+        words.iter().enumerate().all(|(place, &word)| word == filler(seed, from + place))
+    };
     page[INDEX] == index
         && page[GENERATION] == generation
-        && page[CHECKSUM] == seed
-        && page.iter().enumerate().skip(FILLER).all(|(place, &word)| word == filler(seed, place))
+        && page[CHECKSUM] == tail
+        && filled(FILLER, &page[FILLER..TAIL], body)
+        && filled(TAIL, &page[TAIL..], tail)
 }
 
 /// The index and generation of a page that holds a whole pattern, whichever it is.
 pub fn identify(page: &Page) -> Option<(u64, u64)> {
     let (index, generation) = (page[INDEX], page[GENERATION]);
     check(page, index, generation).then_some((index, generation))
+}
+
+/// What the words between the ends depend on, and what those at the ends do.
+fn seeds(index: u64, generation: u64) -> (u64, u64) {
+    (checksum(index, whole(generation)), checksum(index, generation))
+}
+
+const fn whole(generation: u64) -> u64 {
+    generation >> 32 << 32
 }
 
 fn checksum(index: u64, generation: u64) -> u64 {
@@ -50,23 +84,47 @@ const fn filler(seed: u64, place: usize) -> u64 {
 mod tests {
     use super::*;
 
+    const FIRST: u64 = next_whole(0);
+    const SECOND: u64 = next_whole(FIRST);
+
+    fn filled(index: u64, generation: u64) -> Page {
+        let mut page = [0; PAGE_WORDS];
+        fill(&mut page, index, whole(generation));
+        fill(&mut page, index, generation);
+        page
+    }
+
     #[test]
     fn a_page_knows_itself() {
-        let mut page = [0; PAGE_WORDS];
-        fill(&mut page, 3, 4);
-        assert!(check(&page, 3, 4));
-        assert!(!check(&page, 4, 4));
-        assert!(!check(&page, 3, 3));
-        assert_eq!(identify(&page), Some((3, 4)));
+        assert_eq!(next_ends(0), FIRST);
+        for generation in [FIRST, next_ends(FIRST), next_ends(next_ends(SECOND))] {
+            let page = filled(3, generation);
+            assert!(check(&page, 3, generation));
+            assert!(!check(&page, 4, generation));
+            assert!(!check(&page, 3, generation - 1));
+            assert!(!check(&page, 3, generation + 1));
+            assert_eq!(identify(&page), Some((3, generation)));
+        }
+    }
+
+    #[test]
+    fn the_ends_alone_are_two_lines_of_64_bytes() {
+        // A bit for each line that differs.
+        let differ = |a: &Page, b: &Page| {
+            let pairs = a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0).enumerate();
+            pairs.fold(0u64, |lines, (at, (a, b))| lines | u64::from(a != b) << at)
+        };
+        let before = filled(3, FIRST);
+        assert_eq!(differ(&before, &filled(3, next_ends(FIRST))), 1 | 1 << 63);
+        assert_eq!(differ(&before, &filled(3, next_whole(FIRST))), u64::MAX);
     }
 
     #[test]
     fn every_changed_word_is_found() {
-        let mut page = [0; PAGE_WORDS];
-        fill(&mut page, 3, 4);
+        let mut page = filled(3, FIRST);
         for place in 0..PAGE_WORDS {
             page[place] ^= 1 << (place % 64);
-            assert!(!check(&page, 3, 4), "word {place}");
+            assert!(!check(&page, 3, FIRST), "word {place}");
             assert!(identify(&page).is_none(), "word {place}");
             page[place] ^= 1 << (place % 64);
         }
@@ -74,14 +132,14 @@ mod tests {
 
     #[test]
     fn a_mix_of_two_generations_is_found() {
-        let (mut old, mut new) = ([0; PAGE_WORDS], [0; PAGE_WORDS]);
-        fill(&mut old, 3, 4);
-        fill(&mut new, 3, 5);
-        // The first word, the index, is the same in both.
-        for cut in 2..PAGE_WORDS {
-            let mut torn = old;
-            torn[..cut].copy_from_slice(&new[..cut]);
-            assert!(identify(&torn).is_none(), "cut {cut}");
+        for next in [next_ends(FIRST), next_whole(FIRST)] {
+            let (old, new) = (filled(3, FIRST), filled(3, next));
+            // The first word, the index, is the same in both.
+            for cut in 2..PAGE_WORDS {
+                let mut torn = old;
+                torn[..cut].copy_from_slice(&new[..cut]);
+                assert!(identify(&torn).is_none(), "cut {cut}");
+            }
         }
     }
 }

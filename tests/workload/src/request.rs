@@ -93,7 +93,7 @@ fn arguments<'a>(op: &Op<'a>) -> (u64, u64, &'a [u8]) {
             (u64::from(pages_per_second), u64::from(region_pages), &[])
         }
         Op::ConsoleMark { number } => (number, 0, &[]),
-        Op::Touch { pages } => (u64::from(pages), 0, &[]),
+        Op::Touch { pages, whole } => (u64::from(pages), u64::from(whole), &[]),
         Op::Compute { kib } => (u64::from(kib), 0, &[]),
         Op::Ping | Op::Verify | Op::PowerOff | Op::Reset => (0, 0, &[]),
     }
@@ -117,7 +117,7 @@ fn parse_op<'a>(message: &[u8], payload: &'a [u8]) -> Result<Op<'a>, FormatError
         OpCode::PowerOff => Op::PowerOff,
         OpCode::Reset => Op::Reset,
         OpCode::ConsoleMark => Op::ConsoleMark { number: first },
-        OpCode::Touch => Op::Touch { pages: first as u32 },
+        OpCode::Touch => Op::Touch { pages: first as u32, whole: second == 1 },
         OpCode::Compute => Op::Compute { kib: first as u32 },
     };
     if flags & !FLAG_FLUSH != 0 || flush != op.wants_flush() {
@@ -137,7 +137,7 @@ fn parse_op<'a>(message: &[u8], payload: &'a [u8]) -> Result<Op<'a>, FormatError
 mod tests {
     use super::*;
 
-    const ALL: [Op<'static>; 13] = [
+    const ALL: [Op<'static>; 14] = [
         Op::Ping,
         Op::Append { payload: b"", flush: false },
         Op::Append { payload: &[7; MAX_PAYLOAD], flush: true },
@@ -149,7 +149,8 @@ mod tests {
         Op::Reset,
         Op::ConsoleMark { number: u64::MAX },
         Op::Put { key: 0, value: 0, flush: false },
-        Op::Touch { pages: u32::MAX },
+        Op::Touch { pages: u32::MAX, whole: true },
+        Op::Touch { pages: 1, whole: false },
         Op::Compute { kib: u32::MAX },
     ];
 

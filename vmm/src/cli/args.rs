@@ -179,6 +179,10 @@ pub struct ProtectionArgs {
     /// How many checkpoints may be under way at once.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub max_in_flight: u32,
+    /// Memory for what was last sent of the guest's pages, in MiB, so that of a page only the lines go to the standby that have
+    /// changed since; 0: always whole pages.
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
+    pub delta_cache: u64,
     /// Hash all memory and state on both sides at every checkpoint and compare (slow; for tests).
     #[arg(long)]
     pub verify: bool,

@@ -61,6 +61,7 @@ pub(super) fn engine_options(
         security,
         audit,
         verify: args.verify,
+        delta_cache: args.delta_cache << 20,
         primary: PrimaryOptions {
             heartbeat_interval: Duration::from_millis(args.heartbeat_interval),
             heartbeat_timeout: Duration::from_millis(args.heartbeat_timeout),

@@ -26,6 +26,7 @@ use std::os::fd::AsRawFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ft_core::pages::PAGE_SIZE;
 use ft_core::primary::{Action, Event, Phase, Primary, PrimaryOptions, Report};
 use ft_core::standby::TakenOver;
 use ft_core::wire::{ByeReason, Message};
@@ -56,6 +57,8 @@ pub struct EngineOptions {
     pub audit: Option<Arc<Recorder>>,
     /// Whether both sides hash everything at each epoch.
     pub verify: bool,
+    /// Bytes for what was sent last of the guest's pages; 0: changed pages are always sent whole.
+    pub delta_cache: u64,
     /// The protocol core's options.
     pub primary: PrimaryOptions,
     /// When epochs end.
@@ -238,6 +241,12 @@ impl Engine {
             // Only so that the last words leave before the process does.
             let _ = closed.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(LAST_WORDS);
         }
+    }
+
+    /// Of how many pages to keep what was sent last: of no more than the guest has.
+    fn delta_pages(&self) -> usize {
+        let bytes = self.options.delta_cache.min(self.machine.config().memory);
+        usize::try_from(bytes).map_or(0, |bytes| bytes / PAGE_SIZE)
     }
 
     /// The machine that it protects.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
-use ft_core::pages::{Compression, FRAME_PAGES, PAGE_SIZE, PageFrame, PageFrames};
+use ft_core::pages::{Compression, FRAME_PAGES, PAGE_SIZE, PageFrame, PageFrames, SentPages};
 use ft_core::primary::Event;
 use ft_core::wire::{Data, EpochDigest, Hashes, Header, Kind, Message, Outgoing};
 use ft_core::{Epoch, LinkId, Term};
@@ -50,7 +50,13 @@ const CLOSING: Duration = Duration::from_millis(500);
 
 /// The thread of one session's sender.
 pub(super) fn send(engine: &Arc<Engine>, id: LinkId, link: Link, items: &Receiver<Item>) {
-    let mut out = Output { link, buffer: Vec::new(), digest: EpochDigest::default(), sent: 0 };
+    let mut out = Output {
+        link,
+        buffer: Vec::new(),
+        digest: EpochDigest::default(),
+        sent_pages: SentPages::new(0),
+        sent: 0,
+    };
     let done =
         out.link.set_write_timeout(Some(WRITE_TIMEOUT)).and_then(|()| out.run(engine, id, items));
     if let Err(error) = done {
@@ -66,6 +72,8 @@ pub(super) struct Output {
     link: Link,
     buffer: Vec<u8>,
     digest: EpochDigest,
+    /// Of this session's checkpoints.
+    sent_pages: SentPages,
     sent: u64,
 }
 
@@ -83,6 +91,7 @@ impl Output {
                 Item::RotateKeys => self.rotate_keys()?,
                 Item::Precopy { session } => {
                     self.digest = EpochDigest::new(session);
+                    self.sent_pages = SentPages::new(engine.delta_pages());
                     if super::precopy::precopy(engine, self, items)? {
                         engine.event(Event::PrecopyDone { link });
                     }
@@ -130,11 +139,7 @@ impl Output {
         let Checkpoint { epoch, term, frames, mut pages, state, hashes } = checkpoint;
         assert!(pages.pages() == frames.len() as u64, "P4: a page for every number");
         self.flush()?;
-        pages.finish_each(epoch, term, |header, count, bytes| {
-            self.digest.add(header, count);
-            self.sent += bytes.len() as u64;
-            self.link.write_all(bytes)
-        })?;
+        self.checkpoint_pages((epoch, term), &mut pages)?;
         self.data(epoch, term, Message::State(Data(state)))?;
         let end = Message::End(self.digest.end(epoch, hashes));
         Outgoing { epoch, term, message: end }
@@ -147,6 +152,33 @@ impl Output {
         drop(stats);
         engine.recycle(frames, pages);
         Ok(())
+    }
+
+    fn checkpoint_pages(
+        &mut self,
+        (epoch, term): (Epoch, Term),
+        pages: &mut PageFrames,
+    ) -> io::Result<()> {
+        let Self { link, buffer, digest, sent_pages, sent } = self;
+        let mut write = |bytes: &[u8]| {
+            *sent += bytes.len() as u64;
+            link.write_all(bytes)
+        };
+        if !sent_pages.begin_checkpoint() {
+            return pages.finish_each(epoch, term, |header, count, bytes| {
+                digest.add(header, count);
+                write(bytes)
+            });
+        }
+        pages.finish_changes(sent_pages, (epoch, term), buffer, |header, count, buffer| {
+            digest.add(header, count);
+            if buffer.len() < FLUSH_AT {
+                return Ok(());
+            }
+            write(buffer)?;
+            buffer.clear();
+            Ok(())
+        })
     }
 
     fn data(&mut self, epoch: Epoch, term: Term, message: Message) -> io::Result<()> {

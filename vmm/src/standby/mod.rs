@@ -425,7 +425,8 @@ impl StandbyDriver {
 
     fn apply_bulk(&mut self, pages: &CheckedPages) {
         if let Some(hosted) = &self.hosted {
-            let written = pages.for_each(|address, page| fill_page(&hosted.machine, address, page));
+            let written =
+                pages.for_each_piece(|address, page| fill(&hosted.machine, address, page));
             written.expect("P4: the core has checked every address against the machine's layout");
         }
     }
@@ -484,7 +485,7 @@ impl StandbyDriver {
             unreachable!("a checkpoint is applied after it was checked against the machine");
         };
         let applied =
-            checkpoint.for_each_page(|address, page| write_page(&hosted.machine, address, page));
+            checkpoint.for_each_piece(|address, piece| write(&hosted.machine, address, piece));
         applied.expect("P4: the core has checked every address against the machine's layout");
         hosted.applied = hosted.tried.take();
         self.shown().applied(checkpoint.pages());
@@ -569,29 +570,21 @@ enum Next {
     End(End),
 }
 
-/// As [`write_page`]; memory that is all zero already is left alone, so that what the guest never touched takes no memory of
+/// As [`write`]; memory that is all zero already is left alone, so that what the guest never touched takes no memory of
 /// this host either.
-fn fill_page(
-    machine: &Machine,
-    address: u64,
-    page: &ft_core::pages::Page,
-) -> Result<(), vm_memory::GuestMemoryError> {
-    if is_zero(page) {
+fn fill(machine: &Machine, address: u64, page: &[u8]) -> Result<(), vm_memory::GuestMemoryError> {
+    if page.try_into().is_ok_and(is_zero) {
         let mut present = [0; PAGE_SIZE];
         machine.memory().read_slice(&mut present, GuestAddress(address))?;
         if is_zero(&present) {
             return Ok(());
         }
     }
-    write_page(machine, address, page)
+    write(machine, address, page)
 }
 
-fn write_page(
-    machine: &Machine,
-    address: u64,
-    page: &ft_core::pages::Page,
-) -> Result<(), vm_memory::GuestMemoryError> {
-    machine.memory().write_slice(page, GuestAddress(address))
+fn write(machine: &Machine, address: u64, piece: &[u8]) -> Result<(), vm_memory::GuestMemoryError> {
+    machine.memory().write_slice(piece, GuestAddress(address))
 }
 
 /// Lets in who shows who he is, in a thread of its own: one who says nothing must not keep others out.

@@ -177,12 +177,14 @@ impl World {
         guest: Guest,
         actions: Vec<ft_core::primary::Action>,
     ) {
+        let sent = Active::none_sent(&mut self.random);
         let host = &mut self.nodes[node];
         host.role = Role::Active(Box::new(Active {
             core,
             ledger,
             guest,
             digest: ft_core::wire::EpochDigest::default(),
+            sent,
             precopy: None,
             verify: false,
             net: VecDeque::new(),

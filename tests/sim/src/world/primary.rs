@@ -1,6 +1,6 @@
 //! The driver of a primary, and the guest that it runs.
 
-use ft_core::pages::{Compression, PageFrame};
+use ft_core::pages::{Compression, PAGE_SIZE, Page, PageFrame, PageFrames};
 use ft_core::primary::{Action, Event as P, Report};
 use ft_core::wire::{Data, EpochDigest, Hashes, Kind, Message, Outgoing};
 use ft_core::{Epoch, LinkId, Term};
@@ -10,7 +10,7 @@ use io_gate::{BlockFlush, BlockWrite, ConsoleTx, NetTx, Payload, Port};
 use super::network::split;
 use super::{World, trace};
 use crate::guest::{Guest, PAGES, State, Wanted};
-use crate::node::{Role, Task};
+use crate::node::{Active, Role, Task};
 use crate::random::Random;
 
 /// Room of a chain whose bytes this simulation keeps elsewhere.
@@ -40,9 +40,13 @@ impl World {
                 self.active(node).precopy = None;
             }
             Action::StartPrecopy { options, session, .. } => {
+                let sent = Active::none_sent(&mut self.random);
                 let active = self.active(node);
                 active.digest = EpochDigest::new(session);
                 active.verify = options.verify;
+                if !deliberate!(KeepSent) {
+                    active.sent = sent;
+                }
                 active.sessions += 1;
                 if deliberate!(LoseDirtySet) && active.sessions > 1 {
                     active.precopy = Some(PAGES);
@@ -233,14 +237,13 @@ impl World {
 
     /// Ends the epoch: what it comes to is captured now, and sent once the core knows of it.
     fn seal(&mut self, node: usize, link: LinkId) {
-        let lz4 = self.random.one_in(2);
         let Role::Active(active) = &mut self.nodes[node].role else { return };
         let (epoch, term) = (active.ledger.seal(), active.core.term());
         let mut bytes = Vec::new();
         let dirty = std::mem::take(&mut active.guest.dirty);
         let pages = (0..PAGES).filter(|page| dirty[*page]);
+        send_changes(active, (epoch, term), pages, &mut bytes);
         let (guest, digest) = (&active.guest, &mut active.digest);
-        send_pages(guest, digest, Kind::Pages, (epoch, term), lz4, pages, &mut bytes);
         let state = State {
             registers: guest.registers.clone(),
             in_flight: active.ledger.in_flight(),
@@ -270,32 +273,57 @@ impl World {
         active.precopy = Some(page + 1);
         let mut bytes = Vec::new();
         let about = (active.ledger.epoch(), active.core.term());
-        let pages = std::iter::once(page);
-        send_pages(&active.guest, &mut active.digest, Kind::Bulk, about, true, pages, &mut bytes);
+        send_bulk(&active.guest, &mut active.digest, about, page, &mut bytes);
         self.give(node, Task::Send(link, bytes));
     }
 }
 
-fn send_pages(
+fn send_bulk(
     guest: &Guest,
     digest: &mut EpochDigest,
-    kind: Kind,
     (epoch, term): (Epoch, Term),
-    lz4: bool,
+    page: usize,
+    bytes: &mut Vec<u8>,
+) {
+    let mut frame = PageFrame::begin(bytes, Kind::Bulk, epoch, term, Compression::Lz4);
+    frame.push(address(page), |to| copy(guest, page, to)).unwrap();
+    digest.add(&frame.finish().unwrap(), 1);
+}
+
+fn send_changes(
+    active: &mut Active,
+    (epoch, term): (Epoch, Term),
     pages: impl Iterator<Item = usize>,
     bytes: &mut Vec<u8>,
 ) {
-    let compression = if lz4 { Compression::Lz4 } else { Compression::None };
-    let mut frame = PageFrame::begin(bytes, kind, epoch, term, compression);
+    let Active { guest, digest, sent, .. } = active;
+    let mut frames = PageFrames::default();
+    frames.begin(PAGES);
     for page in pages {
-        let fill = |to: &mut [u8; 4096]| {
-            to.copy_from_slice(&guest.memory[page]);
-            Ok::<_, ()>(())
-        };
-        frame.push(page as u64 * 4096, fill).unwrap();
+        frames.push(address(page), |to| copy(guest, page, to)).unwrap();
     }
-    let pages = frame.pages();
-    digest.add(&frame.finish().unwrap(), pages);
+    let done = if sent.begin_checkpoint() {
+        frames.finish_changes(sent, (epoch, term), bytes, |header, pages, _| {
+            digest.add(header, pages);
+            Ok::<_, ()>(())
+        })
+    } else {
+        frames.finish_each(epoch, term, |header, pages, frame| {
+            digest.add(header, pages);
+            bytes.extend_from_slice(frame);
+            Ok(())
+        })
+    };
+    done.unwrap();
+}
+
+fn address(page: usize) -> u64 {
+    (page * PAGE_SIZE) as u64
+}
+
+fn copy(guest: &Guest, page: usize, to: &mut Page) -> Result<(), ()> {
+    to.copy_from_slice(&guest.memory[page]);
+    Ok(())
 }
 
 pub(super) fn hashes(guest: &Guest) -> Hashes {

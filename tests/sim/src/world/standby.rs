@@ -10,9 +10,10 @@ use super::{World, trace};
 use crate::guest::{Guest, State};
 use crate::node::Task;
 
-fn write(memory: &mut [[u8; 4096]], address: u64, page: &[u8; 4096]) -> Result<(), String> {
-    let to = memory.get_mut(address as usize / 4096).ok_or("outside of memory")?;
-    *to = *page;
+fn write(memory: &mut [[u8; 4096]], address: u64, piece: &[u8]) -> Result<(), String> {
+    let (page, at) = (address as usize / 4096, address as usize % 4096);
+    let page = memory.get_mut(page).ok_or("outside of memory")?;
+    page.get_mut(at..at + piece.len()).ok_or("beyond the page")?.copy_from_slice(piece);
     Ok(())
 }
 
@@ -46,7 +47,7 @@ impl World {
             }
             Action::ApplyBulk(pages) => {
                 let memory = &mut self.passive(node).guest.memory;
-                pages.for_each(|address, page| write(memory, address, page)).unwrap();
+                pages.for_each_piece(|address, piece| write(memory, address, piece)).unwrap();
             }
             Action::Check(checkpoint) => {
                 let mut parts = checkpoint.state();
@@ -61,7 +62,7 @@ impl World {
                 let passive = self.passive(node);
                 let (term, epoch) = (passive.held_term, checkpoint.epoch());
                 let memory = &mut passive.guest.memory;
-                checkpoint.for_each_page(|address, page| write(memory, address, page)).unwrap();
+                checkpoint.for_each_piece(|address, piece| write(memory, address, piece)).unwrap();
                 let state: State =
                     postcard::from_bytes(checkpoint.state().next().unwrap()).unwrap();
                 passive.guest.registers = state.registers.clone();
