@@ -220,7 +220,7 @@ impl Engine {
         pause.saved = Instant::now();
         // After the vCPUs: KVM itself writes guest memory while they are read (P8).
         let (mut frames, mut pages) = self.buffers();
-        self.machine.dirty().collect_into(&mut frames)?;
+        self.machine.dirty().collect_epoch(&mut frames)?;
         pause.collected = Instant::now();
         let copied = self.copy_pages(&frames, &mut pages);
         pause.copied = Instant::now();

@@ -8,6 +8,7 @@ use vm_memory::bitmap::Bitmap;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
 
 use super::dirty_set::DirtySet;
+use super::hot::HotPages;
 use super::kvm_log::{DirtyError, KvmLog};
 use super::{GuestMemory, PageBitmap};
 use crate::layout::PAGE_SIZE;
@@ -17,13 +18,25 @@ struct Region {
     mapping: Arc<MmapRegion<PageBitmap>>,
     log: KvmLog,
     set: DirtySet,
+    hot: HotPages,
+    /// Pages that stay unwatched, by group and bits; a buffer.
+    unwatched: Vec<(usize, u64)>,
+}
+
+/// Which of the pages that it tells a look has KVM watch again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Watch {
+    /// All.
+    All,
+    /// Those that the guest does not write all the time; the others the next look tells again.
+    Cold,
 }
 
 /// Collects and resets the dirty pages of one VM.
 ///
 /// P8: whoever writes guest memory in this process does it through vm-memory; KVM logs the rest. Nothing is lost between
-/// two looks: KVM clears exactly the bits that it told, and [`PageBitmap`] tells each mark once. A page may be told
-/// without having changed (KVM does so when the guest first reads a page and it is mapped writable at once).
+/// two looks: KVM clears no bits but such as it told, and [`PageBitmap`] tells each mark once. A page may be told
+/// without having changed (KVM does so when the guest first reads a page and it is mapped writable at once; and see [`super::hot`]).
 pub struct DirtyTracker {
     vm: Arc<VmFd>,
     manual_protect: bool,
@@ -44,6 +57,8 @@ impl DirtyTracker {
                     mapping: region.get_mmap(),
                     log: KvmLog { slot, pages },
                     set: DirtySet::new(pages),
+                    hot: HotPages::new(pages),
+                    unwatched: Vec::new(),
                 }
             })
             .collect();
@@ -57,18 +72,24 @@ impl DirtyTracker {
     pub fn collect(&mut self) -> Result<&[u64], DirtyError> {
         let mut frames = std::mem::take(&mut self.frames);
         frames.clear();
-        let result = self.collect_into(&mut frames);
+        let result = self.look(Watch::All, &mut frames);
         self.frames = frames;
         result.map(|()| self.frames.as_slice())
     }
 
-    /// [`collect`](Self::collect), appending to a buffer of the caller's. An error appends nothing, and what was found by
-    /// then is found again by the next look.
-    pub fn collect_into(&mut self, frames: &mut Vec<u64>) -> Result<(), DirtyError> {
+    /// As [`collect`](Self::collect), appending to a buffer of the caller's; but pages that the guest writes in nearly every
+    /// epoch do not count as clean from now on: they are told for some epochs whether they change or not. An error appends
+    /// nothing, and what was found by then is found again by the next look.
+    pub fn collect_epoch(&mut self, frames: &mut Vec<u64>) -> Result<(), DirtyError> {
+        self.look(Watch::Cold, frames)
+    }
+
+    fn look(&mut self, watch: Watch, frames: &mut Vec<u64>) -> Result<(), DirtyError> {
         let before = frames.len();
-        let (vm, manual_protect) = (&self.vm, self.manual_protect);
-        let mut regions = self.regions.iter_mut();
-        let result = regions.try_for_each(|region| region.collect_into(vm, manual_protect, frames));
+        // Without manual protection KVM watches anew whatever it tells.
+        let watch = self.manual_protect.then_some(watch);
+        let vm = &self.vm;
+        let result = self.regions.iter_mut().try_for_each(|region| region.look(vm, watch, frames));
         if result.is_err() {
             self.mark(&frames[before..]);
             frames.truncate(before);
@@ -106,19 +127,30 @@ impl DirtyTracker {
 }
 
 impl Region {
-    fn collect_into(
+    fn look(
         &mut self,
         vm: &VmFd,
-        manual_protect: bool,
+        watch: Option<Watch>,
         frames: &mut Vec<u64>,
     ) -> Result<(), DirtyError> {
         self.log.get(vm, &mut self.set)?;
-        // Before anything is added: KVM is to watch anew what it told, and no other page. Without manual protection reading
-        // the log has done that.
-        let cleared = if manual_protect { self.log.clear(vm, &self.set) } else { Ok(()) };
+        // Before anything is added: KVM is to watch anew what it told, and no other page.
+        let watched = watch.map_or(Ok(()), |watch| self.watch_again(vm, watch));
         let set = &mut self.set;
         self.mapping.bitmap().take(|group, bits| set.add(group, bits));
         set.drain_into(self.first_frame, frames);
+        watched
+    }
+
+    /// The set has the same pages before and after.
+    fn watch_again(&mut self, vm: &VmFd, watch: Watch) -> Result<(), DirtyError> {
+        let Self { set, hot, unwatched, .. } = self;
+        if watch == Watch::Cold {
+            hot.begin_look();
+            set.take_chosen(|group, bits| hot.choose(group, bits), unwatched);
+        }
+        let cleared = self.log.clear(vm, set);
+        unwatched.drain(..).for_each(|(group, bits)| set.add(group, bits));
         cleared
     }
 }

@@ -42,6 +42,26 @@ impl DirtySet {
         self.summary[group / BITS] |= 1 << (group % BITS);
     }
 
+    /// Takes the pages that `choose` names, by group and bits, out of the set, and appends them to `taken` in the same form.
+    pub(super) fn take_chosen(
+        &mut self,
+        mut choose: impl FnMut(usize, u64) -> u64,
+        taken: &mut Vec<(usize, u64)>,
+    ) {
+        for (above, summary) in self.summary.iter_mut().enumerate() {
+            for bit in Ones(*summary) {
+                let group = above * BITS + bit;
+                let word = &mut self.words[group];
+                let chosen = choose(group, *word) & *word;
+                if chosen != 0 {
+                    taken.push((group, chosen));
+                    *word &= !chosen;
+                    *summary &= !(u64::from(*word == 0) << bit);
+                }
+            }
+        }
+    }
+
     /// The groups of 64 pages that have some in the set, ascending.
     fn groups(&self) -> impl Iterator<Item = usize> {
         self.summary
@@ -88,7 +108,7 @@ fn bit_per_word(words: &[u64]) -> u64 {
 }
 
 /// The numbers of the bits that are set, ascending.
-struct Ones(u64);
+pub(super) struct Ones(pub(super) u64);
 
 impl Iterator for Ones {
     type Item = usize;
@@ -147,6 +167,18 @@ mod tests {
             Err(())
         });
         assert_eq!((failed, drained(&mut set, 0)), (Err(()), vec![]));
+    }
+
+    #[test]
+    fn what_is_taken_out_is_neither_in_the_set_nor_in_its_spans() {
+        let mut set = set_of(&[0, 1, 64, 4096, 4097]);
+        let mut taken = vec![(9, 9)];
+        let choose = |group, bits| if group == 1 { u64::MAX } else { bits & 1 };
+        set.take_chosen(choose, &mut taken);
+        assert_eq!(taken, [(9, 9), (0, 1), (1, 1), (64, 1)]);
+        assert_eq!(set.spans(0).collect::<Vec<_>>(), [0..1, 64..65]);
+        taken[1..].iter().for_each(|&(group, bits)| set.add(group, bits));
+        assert_eq!(drained(&mut set, 0), [0, 1, 64, 4096, 4097]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod dirty;
 mod dirty_set;
+mod hot;
 mod kvm_log;
 mod page_reader;
 

@@ -27,11 +27,7 @@ fn cow_guest() {
     let set = VcpuSet::spawn(vm.create_vcpus().unwrap(), handler).unwrap();
     vm.start_dirty_log().unwrap();
     let mut tracker = vm.dirty_tracker();
-    let mut look = || {
-        let mut frames = Vec::new();
-        tracker.collect_into(&mut frames).unwrap();
-        frames
-    };
+    let mut look = || tracker.collect().unwrap().to_vec();
     look();
     head(&[
         "pages",

@@ -1,0 +1,130 @@
+//! Which pages the guest writes in nearly every epoch: KVM is not made to watch them, and tells them at every look instead.
+//!
+//! A watched page costs the guest a fault at its first write in an epoch, several times what copying the page costs. So a page
+//! that was written in two epochs one after the other is left unwatched for the next, and ever longer as long as it is found
+//! written whenever it was watched again.
+//!
+//! P8: nothing hangs on the guess. KVM keeps the bit of a page that it is not told to watch again, so each look tells the page:
+//! it is sent too often, never too rarely.
+
+/// What is remembered of each page; see [`Memory`].
+pub(super) struct HotPages {
+    /// As many as the region has, packed; the system gives the memory for those that the guest writes.
+    pages: Vec<u32>,
+    look: u16,
+}
+
+/// What is remembered of a page.
+#[derive(Clone, Copy)]
+struct Memory {
+    /// The last look that told it.
+    told: u16,
+    /// How often it was found written right after it was watched again, at most [`HOTTEST`].
+    level: u8,
+    /// For how many looks more it stays unwatched.
+    left: u8,
+}
+
+/// A page is unwatched for up to 2^4 - 1 looks: then fifteen of sixteen faults are saved, and a page that has become cold is
+/// sent fifteen times for nothing.
+const HOTTEST: u8 = 4;
+
+impl HotPages {
+    /// Of a region of so many pages: nothing is known.
+    pub(super) fn new(pages: u64) -> Self {
+        HotPages { pages: vec![0; pages as usize], look: 1 }
+    }
+
+    /// Another look at the log begins.
+    pub(super) fn begin_look(&mut self) {
+        self.look = self.look.wrapping_add(1);
+    }
+
+    /// Which of the pages to leave unwatched that KVM has told in the group of 64 with this number.
+    pub(super) fn choose(&mut self, group: usize, told: u64) -> u64 {
+        super::dirty_set::Ones(told)
+            .filter(|bit| self.leave(group * 64 + bit))
+            .fold(0, |left, bit| left | 1 << bit)
+    }
+
+    fn leave(&mut self, page: usize) -> bool {
+        let Memory { told, level, left } = Memory::unpack(self.pages[page]);
+        let before = told == self.look.wrapping_sub(1);
+        let (level, left) = match (before, left) {
+            // It was watched, and has been written since.
+            (true, 0) => {
+                let level = (level + 1).min(HOTTEST);
+                (level, (1 << level) - 1)
+            }
+            // It was not watched: whether it was written nobody knows.
+            (true, left) => (level, left - 1),
+            (false, _) => (0, 0),
+        };
+        self.pages[page] = Memory { told: self.look, level, left }.pack();
+        left > 0
+    }
+}
+
+impl Memory {
+    fn unpack(packed: u32) -> Self {
+        let [low, high, level, left] = packed.to_le_bytes();
+        Memory { told: u16::from_le_bytes([low, high]), level, left }
+    }
+
+    fn pack(self) -> u32 {
+        let [low, high] = self.told.to_le_bytes();
+        u32::from_le_bytes([low, high, self.level, self.left])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What KVM tells of one page that the guest writes in the epochs that `writes` says.
+    fn faults(epochs: u32, writes: impl Fn(u32) -> bool) -> (u32, u32) {
+        let mut hot = HotPages::new(130);
+        let (mut watched, mut faults, mut told) = (true, 0, 0);
+        for epoch in 0..epochs {
+            faults += u32::from(watched && writes(epoch));
+            hot.begin_look();
+            if writes(epoch) || !watched {
+                told += 1;
+                let left = hot.choose(2, 1 << 1);
+                assert!(left == 0 || left == 1 << 1);
+                watched = left == 0;
+            }
+        }
+        (faults, told)
+    }
+
+    #[test]
+    fn a_page_that_is_always_written_is_hardly_watched() {
+        let (faults, told) = faults(200_000, |_| true);
+        assert_eq!(told, 200_000);
+        assert!((200_000 / 16..200_000 / 16 + 100).contains(&faults), "{faults}");
+    }
+
+    #[test]
+    fn a_page_that_is_written_now_and_then_is_always_watched() {
+        assert_eq!(faults(3000, |epoch| epoch % 2 == 0), (1500, 1500));
+        assert_eq!(faults(3000, |epoch| epoch == 7), (1, 1));
+    }
+
+    #[test]
+    fn a_page_that_cools_down_is_soon_watched_again() {
+        let (_, told) = faults(3000, |epoch| epoch < 1000);
+        assert!((1000..1016).contains(&told), "{told}");
+    }
+
+    #[test]
+    fn what_is_not_told_is_not_chosen() {
+        let mut hot = HotPages::new(64);
+        for _ in 0..5 {
+            hot.begin_look();
+            hot.choose(0, 0b101);
+        }
+        hot.begin_look();
+        assert_eq!(hot.choose(0, 0b110) & !0b110, 0);
+    }
+}
