@@ -15,7 +15,7 @@ use crate::time::Time;
 /// What to tune.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyOptions {
-    /// The guest runs at least so long between two pauses, and at least as long as the last one lasted.
+    /// The guest runs at least so long between two pauses, and at least as long as the last one lasted, up to 0.5 s.
     pub min_gap: Duration,
     /// No epoch of a busy guest lasts longer than this.
     pub interval: Duration,
@@ -48,6 +48,9 @@ impl Default for PolicyOptions {
         }
     }
 }
+
+/// The longest time that the guest is left alone after a pause for the sake of its progress.
+const LONGEST_GAP: Duration = Duration::from_millis(500);
 
 /// What the guest and the link are doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -130,10 +133,11 @@ impl EpochPolicy {
         if due <= now { Decision::SealNow(reason) } else { Decision::WaitUntil(due) }
     }
 
-    /// How long the guest runs at least after a pause.
+    /// How long the guest runs at least after a pause: as long as it stood, but for a pause that was out of all proportion,
+    /// as by a backend that hung: output would wait as long again for nothing.
     #[must_use]
     pub fn least_gap(&self, last_pause: Duration) -> Duration {
-        self.options.min_gap.max(last_pause)
+        self.options.min_gap.max(last_pause.min(LONGEST_GAP))
     }
 
     fn output_due(&self, now: Time, inputs: &PolicyInputs) -> Option<(Time, SealReason)> {
@@ -245,6 +249,9 @@ mod tests {
         let due = Decision::WaitUntil(Time(106 * MS));
         assert_eq!(next(105 * MS, inputs), due);
         assert!(matches!(next(106 * MS, inputs), Decision::SealNow(_)));
+        // But not after a pause of half a minute.
+        let hung = PolicyInputs { last_pause: Duration::from_secs(30), ..inputs };
+        assert!(matches!(next(600 * MS, hung), Decision::SealNow(_)));
     }
 
     #[test]

@@ -218,6 +218,20 @@ fn a_dead_vcpu_is_reported_and_does_not_block_a_pause() {
 }
 
 #[test]
+fn work_that_panics_holds_nobody_up() {
+    let kvm = open();
+    let side = Machine::new(&kvm, COUNT, &[counter(0x10_0000, u64::MAX); 2]);
+    side.set.each(|index, _| assert_ne!(index, 1, "as it is to be")).unwrap();
+    side.set.resume();
+    side.set.pause();
+    let (done, work) = std::sync::mpsc::channel();
+    side.set.each(move |index, _| done.send(index).unwrap()).unwrap();
+    let mut did: Vec<usize> = work.iter().take(2).collect();
+    did.sort_unstable();
+    assert_eq!(did, [0, 1]);
+}
+
+#[test]
 fn states_of_another_shape_are_refused() {
     let kvm = open();
     let one = Machine::new(&kvm, COUNT, &[counter(0x10_0000, 1)]);

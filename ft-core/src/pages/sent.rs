@@ -15,8 +15,9 @@ pub const LINE: usize = PAGE_SIZE / u64::BITS as usize;
 /// session ends.
 #[derive(Debug)]
 pub struct SentPages {
-    /// A page has one place: its number, modulo their count.
-    pages: Vec<Page>,
+    /// A page has one place: its number, modulo their count. Bytes, as the system gives those that are zero when they are
+    /// first written: what the guest never writes takes no memory here.
+    pages: Vec<u8>,
     /// For each place the number of the page in it, plus one; 0 for none.
     held: Vec<u64>,
     worth: Worth,
@@ -26,8 +27,7 @@ impl SentPages {
     /// With room for so many pages; 0: every page is sent whole.
     #[must_use]
     pub fn new(pages: usize) -> Self {
-        // All zero: the system gives the memory when a page is first put there.
-        Self { pages: vec![[0; PAGE_SIZE]; pages], held: vec![0; pages], worth: Worth::default() }
+        Self { pages: vec![0; pages * PAGE_SIZE], held: vec![0; pages], worth: Worth::default() }
     }
 
     /// Begins a checkpoint: whether its pages are to be compared with what was sent, and told to [`exchange`](Self::exchange)
@@ -52,7 +52,7 @@ impl SentPages {
     pub(super) fn exchange(&mut self, address: u64, page: &Page) -> Option<u64> {
         let (at, name) = self.place(address);
         let known = core::mem::replace(&mut self.held[at], name) == name;
-        let kept = &mut self.pages[at];
+        let kept = &mut self.pages.as_chunks_mut::<PAGE_SIZE>().0[at];
         let changed = known.then(|| take_changes(kept, page));
         if !known {
             *kept = *page;

@@ -455,7 +455,11 @@ impl Shared {
                 taken = control.job_number;
                 vcpu.job_taken.store(taken, Ordering::Relaxed);
                 drop(control);
-                job(index, &mut lock(&vcpu.fd));
+                // Counted all the same: who waits for it finds out that its result is missing.
+                let work = AssertUnwindSafe(|| job(index, &mut lock(&vcpu.fd)));
+                if catch_unwind(work).is_err() {
+                    log::error!("vCPU {index}: what its thread was to do with it ended in a panic");
+                }
                 drop(job);
                 control = lock(&self.control);
                 control.done += 1;

@@ -47,6 +47,8 @@ const QUEUE: usize = 16;
 /// Frames of a checkpoint that become one input, at most: this thread is woken for some of them together, and checks them
 /// while the next ones are received.
 const TOGETHER: usize = 8;
+/// Bytes in an input that is made of several frames, but for the last of these.
+const BYTES_TOGETHER: usize = 4 << 20;
 /// A checkpoint of so many pages is done with long before anybody misses this side.
 const FEW_PAGES: u64 = 1024;
 /// How long to wait after a connection that could not be accepted.
@@ -631,13 +633,15 @@ fn read(link: Link, id: LinkId, every: Duration, buffers: &Buffers, inputs: &Syn
     let progress = || {
         let _ = inputs.send(Input::Event(Event::Progress { link: id }));
     };
-    let mut frames = Vec::new();
+    let (mut frames, mut bytes) = (Vec::new(), 0);
     let end = read_frames(Watched::new(link, every, progress), buffers, |frame| {
         // Of no use before the end of the checkpoint has come.
         let waits = matches!(frame.header.kind, Kind::Pages | Kind::State);
+        bytes += frame.header.body_len as usize;
         frames.push(frame);
-        if !waits || frames.len() == TOGETHER {
+        if !waits || frames.len() == TOGETHER || bytes >= BYTES_TOGETHER {
             let _ = inputs.send(Input::Frames(id, std::mem::take(&mut frames)));
+            bytes = 0;
         }
     });
     let event = match end {
