@@ -16,7 +16,10 @@ use super::rig::{Mode, Rig, spread};
 struct Point {
     asked: u64,
     written: Written,
+    /// In a checkpoint that has the pages of a request, or the most of them.
     dirty: u64,
+    /// Whether other checkpoints, with few pages, are among those that were measured.
+    uneven: bool,
     pause: Spread,
     parts: Vec<(&'static str, Spread)>,
     commit_parts: Vec<(&'static str, Spread)>,
@@ -88,11 +91,16 @@ fn measure(bench: &Bench<'_>, rig: &mut Rig, pages: u32, written: Written) -> Re
     rig.reset_stats()?;
     let load = rig.asker.run(1, Length::Both(bench.stretch(), LEAST_ANSWERS), touch)?;
     let status = rig.status()?;
-    let dirty = status["dirty_pages"]["p50"].as_u64().context("the status has no dirty pages")?;
+    let pages_of = |percentile| {
+        status["dirty_pages"][percentile].as_u64().context("the status has no dirty pages")
+    };
+    let uneven = pages_of("p90")? > 2 * pages_of("p50")?;
+    let dirty = pages_of(if uneven { "p90" } else { "p50" })?;
     Ok(Point {
         asked: u64::from(pages),
         written,
         dirty,
+        uneven,
         pause: spread(&status["pause_us"]),
         parts: PARTS.map(|part| (part, spread(&status["pause_parts_us"][part]))).to_vec(),
         commit_parts: COMMIT_PARTS
@@ -104,6 +112,13 @@ fn measure(bench: &Bench<'_>, rig: &mut Rig, pages: u32, written: Written) -> Re
         request: load.spread(),
         rate: load.rate(),
     })
+}
+
+impl Point {
+    /// The value to compare with what `dirty` pages take at best.
+    fn typical(&self, spread: Spread) -> f64 {
+        if self.uneven { spread.p90 } else { spread.p50 }
+    }
 }
 
 /// How long frames of the guest waited, from staging to release.
@@ -119,7 +134,7 @@ fn checkpoint_group(points: &[Point], limits: &Limits) -> Result<Group> {
               is stopped for; the commit latency is what the answer waits at the gate, from staging to release. Limits: the same \
               number of scattered pages found in KVM's log and copied (pause); that pause, and the pages' bytes over loopback with \
               an answer (commit). The bytes are those of whole pages, also where the guest has rewritten little of each and fewer are \
-              sent."
+              sent. Values are medians; 90th percentiles where a request takes several checkpoints, of which some have few pages."
             .to_owned(),
         ..Group::default()
     };
@@ -146,7 +161,7 @@ fn named(what: &str, point: &Point) -> String {
 fn pause_rows(point: &Point, limits: &Limits) -> Result<[Row; 2]> {
     let of = limits.of(point.dirty)?;
     let floor = of.pause_us() + limits.stop_us + limits.state_us;
-    let row = |what| Row::new(named(what, point), Unit::Microseconds, point.pause.p50);
+    let row = |what| Row::new(named(what, point), Unit::Microseconds, point.typical(point.pause));
     Ok([
         row("pause")
             .spread(point.pause)
@@ -162,17 +177,20 @@ fn commit_rows(point: &Point, limits: &Limits) -> Result<[Row; 6]> {
     let row = |what, unit, value| Row::new(named(what, point), unit, value);
     let us = Unit::Microseconds;
     Ok([
-        row("commit latency", us, point.commit.p50)
+        row("commit latency", us, point.typical(point.commit))
             .spread(point.commit)
-            .limit(point.pause.p50 + of.send_us, "pause + bytes over the link + round trip")
+            .limit(
+                point.typical(point.pause) + of.send_us,
+                "pause + bytes over the link + round trip",
+            )
             .target(Target::AtMost(2.0)),
-        row("sealed to acknowledged", us, point.sealed_to_ack.p50)
+        row("sealed to acknowledged", us, point.typical(point.sealed_to_ack))
             .spread(point.sealed_to_ack)
             .limit(of.send_us, "bytes over the link + round trip"),
         row("request", us, point.request.p50).spread(point.request),
         row("requests", Unit::PerSecond, point.rate),
         row("dirty", Unit::Pages, point.dirty as f64),
-        row("sent for a checkpoint", Unit::Bytes, point.bytes.p50)
+        row("sent for a checkpoint", Unit::Bytes, point.typical(point.bytes))
             .spread(point.bytes)
             .limit((point.dirty * 4096) as f64, "the dirty pages"),
     ])
@@ -196,11 +214,11 @@ fn pages_curve(points: &[Point], limits: &Limits) -> Result<Curve> {
         points: of(written).map(|point| (point.dirty as f64, value(point))).collect(),
     };
     let mut lines = vec![
-        line("pause, p50", Written::Whole, &|point| point.pause.p50),
+        line("pause", Written::Whole, &|point| point.typical(point.pause)),
         line("pause, p99", Written::Whole, &|point| point.pause.p99),
-        line("commit latency, p50", Written::Whole, &|point| point.commit.p50),
-        line("commit latency, 128 bytes of each page, p50", Written::Ends, &|point| {
-            point.commit.p50
+        line("commit latency", Written::Whole, &|point| point.typical(point.commit)),
+        line("commit latency, 128 bytes of each page", Written::Ends, &|point| {
+            point.typical(point.commit)
         }),
     ];
     let mut floor = Vec::new();
