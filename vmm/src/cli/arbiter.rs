@@ -25,8 +25,7 @@ pub(super) fn open(
 #[cfg(not(feature = "etcd"))]
 fn etcd(_: &ProtectionArgs, _: &[String], _: &str, _: &str) -> Result<Arc<dyn Arbiter>, CliError> {
     Err(CliError::usage(
-        "--arbiter etcd: this `kemari` was built without it; install protoc (apt: protobuf-compiler) and build with \
-         the feature `etcd`, which is on by default"
+        "--arbiter etcd: this `kemari` was built without it; build it with the feature `etcd`, which is on by default"
             .to_owned(),
     ))
 }

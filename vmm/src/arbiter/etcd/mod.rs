@@ -2,11 +2,14 @@
 //!
 //! This is a blocking front; etcd's client and its runtime live on one thread of their own (`worker`),
 //! and nothing else in the program knows of either. What is asked and when, and why a lease is never held by two, is
-//! [`ft_core::arbiter`]'s, which the simulation runs as well; what is written, in `store`.
+//! [`ft_core::arbiter`]'s, which the simulation runs as well; what is written, in `store`; how it is said, in `api` and
+//! `member`.
 //!
 //! etcd's own leases are not used: they count whole seconds, are judged by the clock of etcd's leader,
 //! and are lengthened by every election.
 
+mod api;
+mod member;
 mod options;
 mod store;
 mod worker;

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use etcd_client::ConnectOptions;
 use ft_core::arbiter::ClientOptions;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
@@ -33,11 +32,6 @@ impl EtcdOptions {
             tls = tls.identity(Identity::from_pem(certificate, read(key, "--arbiter-key")?));
         }
         Ok(Some(tls))
-    }
-
-    pub(super) fn connect_options(&self) -> Option<ConnectOptions> {
-        let (name, password) = self.user.as_ref()?;
-        Some(ConnectOptions::new().with_user(name, password))
     }
 
     /// How long one question may take. With several members, one that does not answer must leave

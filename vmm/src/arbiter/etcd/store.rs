@@ -7,14 +7,13 @@
 //! values: they name their process by a number that is never used again, so equal values are the same
 //! record, also after etcd was restored from a backup.
 
-use std::fmt::Write as _;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use etcd_client::{Channel, Client, Compare, CompareOp, Error, Txn, TxnOp, TxnOpResponse};
 use ft_core::arbiter::{Held, Reply, Snapshot, Written};
-use tonic::transport::Endpoint;
 
 use super::EtcdOptions;
+use super::api::{Compare, KeyValue, RequestOp, Response, ResponseOp, TxnRequest, TxnResponse};
+use super::member::Member;
 use crate::arbiter::ArbiterError;
 
 /// A connection with one member at a time.
@@ -25,14 +24,14 @@ pub(super) struct Store {
     beat_key: String,
     /// Which of the endpoints is asked.
     current: usize,
-    client: Option<Client>,
+    member: Option<Member>,
 }
 
 impl Store {
     pub(super) fn new(options: EtcdOptions, vm: &str) -> Self {
         let term_key = format!("/kemari/{vm}/term");
         let beat_key = format!("/kemari/{vm}/beat");
-        Self { options, vm: vm.to_owned(), term_key, beat_key, current: 0, client: None }
+        Self { options, vm: vm.to_owned(), term_key, beat_key, current: 0, member: None }
     }
 
     pub(super) fn vm(&self) -> &str {
@@ -45,15 +44,14 @@ impl Store {
 
     /// Reads both keys, by a quorum.
     pub(super) async fn look(&mut self) -> Result<Snapshot, ArbiterError> {
-        let (term, beat) = (self.term_key.as_str(), self.beat_key.as_str());
-        let txn = Txn::new().and_then(vec![TxnOp::get(term, None), TxnOp::get(beat, None)]);
-        let (_, answers) = self.txn(txn).await?;
-        let [TxnOpResponse::Get(term), TxnOpResponse::Get(beat)] = answers.as_slice() else {
-            return Err(self.wrong("two values", "something else"));
+        let txn = TxnRequest {
+            success: vec![RequestOp::get(&self.term_key), RequestOp::get(&self.beat_key)],
+            ..TxnRequest::default()
         };
-        let term = term.kvs().first().map(|pair| self.decode(pair.value())).transpose()?;
-        let beat = beat.kvs().first().map_or(0, etcd_client::KeyValue::mod_revision);
-        Ok(Snapshot { term, beat })
+        let answer = self.txn(txn).await?;
+        let [term, beat] = self.values(answer)?;
+        let term = term.map(|pair| self.decode(pair.value)).transpose()?;
+        Ok(Snapshot { term, beat: beat.map_or(0, |pair| pair.mod_revision) })
     }
 
     /// Replaces what `seen` shows by `new`, and renews with it; whether nothing has changed since.
@@ -63,17 +61,19 @@ impl Store {
         new: &Written,
     ) -> Result<bool, ArbiterError> {
         let as_seen = match &seen.term {
-            Some(term) => {
-                Compare::value(self.term_key.as_str(), CompareOp::Equal, term.value.clone())
-            }
-            None => Compare::version(self.term_key.as_str(), CompareOp::Equal, 0),
+            Some(term) => Compare::value_is(&self.term_key, term.value.clone()),
+            None => Compare::is_missing(&self.term_key),
         };
-        let no_beat = Compare::mod_revision(self.beat_key.as_str(), CompareOp::Equal, seen.beat);
-        let txn = Txn::new().when(vec![as_seen, no_beat]).and_then(vec![
-            TxnOp::put(self.term_key.as_str(), new.value.clone(), None),
-            TxnOp::put(self.beat_key.as_str(), new.held.record.holder.as_str(), None),
-        ]);
-        Ok(self.txn(txn).await?.0)
+        let no_beat = Compare::mod_revision_is(&self.beat_key, seen.beat);
+        let txn = TxnRequest {
+            compare: vec![as_seen, no_beat],
+            success: vec![
+                RequestOp::put(&self.term_key, new.value.clone()),
+                RequestOp::put(&self.beat_key, new.held.record.holder.as_str()),
+            ],
+            failure: Vec::new(),
+        };
+        Ok(self.txn(txn).await?.succeeded)
     }
 
     /// Writes the beat if the term's record is still `mine`.
@@ -81,25 +81,17 @@ impl Store {
         &mut self,
         mine: &Written,
     ) -> Result<Reply<ArbiterError>, ArbiterError> {
-        let still = Compare::value(self.term_key.as_str(), CompareOp::Equal, mine.value.clone());
-        let txn = Txn::new()
-            .when(vec![still])
-            .and_then(vec![TxnOp::put(
-                self.beat_key.as_str(),
-                mine.held.record.holder.as_str(),
-                None,
-            )])
-            .or_else(vec![TxnOp::get(self.term_key.as_str(), None)]);
-        match self.txn(txn).await? {
-            (true, _) => Ok(Reply::Renewed),
-            (false, answers) => match answers.as_slice() {
-                [TxnOpResponse::Get(term)] => {
-                    let found = term.kvs().first().map(|pair| self.decode(pair.value()));
-                    Ok(Reply::Found(found.transpose()?))
-                }
-                _ => Err(self.wrong("one value", "something else")),
-            },
+        let txn = TxnRequest {
+            compare: vec![Compare::value_is(&self.term_key, mine.value.clone())],
+            success: vec![RequestOp::put(&self.beat_key, mine.held.record.holder.as_str())],
+            failure: vec![RequestOp::get(&self.term_key)],
+        };
+        let answer = self.txn(txn).await?;
+        if answer.succeeded {
+            return Ok(Reply::Renewed);
         }
+        let [found] = self.values(answer)?;
+        Ok(Reply::Found(found.map(|pair| self.decode(pair.value)).transpose()?))
     }
 
     /// How `held` is to be written, with the time for people to read.
@@ -112,9 +104,9 @@ impl Store {
         Ok(Written { held, value })
     }
 
-    fn decode(&self, value: &[u8]) -> Result<Written, ArbiterError> {
-        let held = serde_json::from_slice(value).map_err(|source| self.damaged(source))?;
-        Ok(Written { held, value: value.to_vec() })
+    fn decode(&self, value: Vec<u8>) -> Result<Written, ArbiterError> {
+        let held = serde_json::from_slice(&value).map_err(|source| self.damaged(source))?;
+        Ok(Written { held, value })
     }
 
     fn damaged(&self, source: serde_json::Error) -> ArbiterError {
@@ -124,7 +116,7 @@ impl Store {
     /// One transaction with the current member. After a failure the next one is asked, by a new
     /// connection: whatever was wrong with this one may be the connection, its token, or the member.
     /// A transaction that is given up may still be carried out later.
-    async fn txn(&mut self, txn: Txn) -> Result<(bool, Vec<TxnOpResponse>), ArbiterError> {
+    async fn txn(&mut self, txn: TxnRequest) -> Result<TxnResponse, ArbiterError> {
         let patience = self.options.patience();
         let answer = match tokio::time::timeout(patience, self.ask(txn)).await {
             Ok(answer) => answer,
@@ -135,28 +127,35 @@ impl Store {
         };
         answer.map_err(|problem| {
             let endpoint = self.endpoint().to_owned();
-            self.client = None;
+            self.member = None;
             self.current = (self.current + 1) % self.options.endpoints.len();
             ArbiterError::Etcd { endpoint, problem }
         })
     }
 
-    async fn ask(&mut self, txn: Txn) -> Result<(bool, Vec<TxnOpResponse>), String> {
-        let client = match &mut self.client {
-            Some(client) => client,
+    async fn ask(&mut self, txn: TxnRequest) -> Result<TxnResponse, String> {
+        let member = match &mut self.member {
+            Some(member) => member,
             None => {
-                let client = connect(self.endpoint(), &self.options).await?;
-                self.client.insert(client)
+                let member = Member::connect(self.endpoint(), &self.options).await?;
+                self.member.insert(member)
             }
         };
-        let answer = client.kv_client().txn(txn).await;
-        let answer = answer.map_err(|error| describe(&error, &self.options))?;
-        Ok((answer.succeeded(), answer.op_responses()))
+        member.txn(txn, &self.options).await
     }
 
-    fn wrong(&self, expected: &str, found: &str) -> ArbiterError {
-        let problem = format!("expected {expected}, found {found}");
-        ArbiterError::Etcd { endpoint: self.endpoint().to_owned(), problem }
+    /// What a transaction's `N` reads have found; none: the key is not there.
+    fn values<const N: usize>(
+        &self,
+        answer: TxnResponse,
+    ) -> Result<[Option<KeyValue>; N], ArbiterError> {
+        let found = answer.responses.len();
+        let values: Option<Vec<_>> = answer.responses.into_iter().map(value).collect();
+        let problem = || format!("expected {N} values, found {found} answers of other kinds");
+        values.and_then(|values| values.try_into().ok()).ok_or_else(|| ArbiterError::Etcd {
+            endpoint: self.endpoint().to_owned(),
+            problem: problem(),
+        })
     }
 
     /// The member that is asked.
@@ -170,66 +169,9 @@ impl Store {
     }
 }
 
-async fn connect(address: &str, options: &EtcdOptions) -> Result<Client, String> {
-    /// Notices a member that is gone without a word, between questions.
-    const KEEP_ALIVE: Duration = Duration::from_secs(10);
-    let tls = options.tls()?;
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
-        .map_err(|error| format!("expected HOST:PORT in --arbiter, found: {error}"))?
-        .tcp_keepalive(Some(KEEP_ALIVE))
-        .tcp_nodelay(true);
-    if let Some(tls) = tls {
-        endpoint = endpoint.tls_config(tls).map_err(|error| {
-            format!(
-                "expected PEM certificates in --arbiter-ca, --arbiter-cert and --arbiter-key, found: {}",
-                chain(&error)
-            )
-        })?;
+fn value(op: ResponseOp) -> Option<Option<KeyValue>> {
+    match op.response? {
+        Response::Range(range) => Some(range.kvs.into_iter().next()),
+        Response::Put(_) => None,
     }
-    let channel = endpoint.connect().await.map_err(|error| {
-        let hint = match scheme {
-            "https" => "check the address, and that --arbiter-ca vouches for etcd's certificate",
-            _ => "check the address, and give --arbiter-ca if etcd wants TLS",
-        };
-        format!("expected a {scheme} connection, found: {}; {hint}", chain(&error))
-    })?;
-    let client = Client::from_channel(Channel::Tonic(channel), options.connect_options()).await;
-    client.map_err(|error| describe(&error, options))
-}
-
-/// What etcd says, and what to change.
-fn describe(error: &Error, options: &EtcdOptions) -> String {
-    let Error::GRpcStatus(status) = error else {
-        return format!("expected an answer, found: {}", chain(error));
-    };
-    let message = status.message();
-    let user = options.user.as_ref().map_or("nobody", |(name, _)| name);
-    if message.contains("authentication failed") || message.contains("user name is empty") {
-        return format!(
-            "expected etcd to let `{user}` in, found: {message}; check --arbiter-user and --arbiter-password-file"
-        );
-    }
-    if message.contains("permission denied") {
-        return format!(
-            "expected `{user}` to have the right to read and write below /kemari/, found: {message}; grant it: \
-             etcdctl role grant-permission ROLE --prefix=true readwrite /kemari/"
-        );
-    }
-    format!("expected an answer, found: {message} ({:?})", status.code())
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            // Writing to a string cannot fail.
-            let _ = write!(text, ": {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
