@@ -18,7 +18,7 @@ use crate::arbiter::Arbiter;
 use crate::audit::Recorder;
 use crate::config::{ConsoleConfig, MachineConfig};
 use crate::control::{Command, ControlSocket, Handler};
-use crate::engine::{Engine, EngineOptions, Sealer};
+use crate::engine::{Engine, EngineOptions, Sealer, Steps};
 use crate::link::{Credentials, LinkAddr, LinkSecurity};
 use crate::machine::{Ended, Machine};
 use crate::seccomp::{self, Role};
@@ -76,6 +76,7 @@ pub(super) fn engine_options(
             max_in_flight,
             ..PolicyOptions::default()
         },
+        steps: Steps::default(),
     }
 }
 

@@ -11,16 +11,19 @@
 //! holds a device slot or the ledger calls [`Engine::event`].
 
 mod checkpoint;
+mod live;
 mod precopy;
 mod sealer;
 mod sender;
 mod session;
 mod status;
+mod steps;
 
 pub use checkpoint::{MachineState, StateBlobError, hash_memory};
 pub use sealer::Sealer;
 pub(crate) use session::{ReadEnd, Watched, describe, new_session_number, read_frames};
 pub use status::{EngineStats, Takeover};
+pub use steps::{Step, Steps};
 
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -63,6 +66,8 @@ pub struct EngineOptions {
     pub primary: PrimaryOptions,
     /// When epochs end.
     pub policy: ft_core::policy::PolicyOptions,
+    /// For tests.
+    pub steps: Steps,
 }
 
 /// See the module.
@@ -75,6 +80,8 @@ pub struct Engine {
     deadline_changed: Condvar,
     /// Wakes the [`Sealer`] on the device thread: a checkpoint is wanted, or an answer came.
     seal_event: EventFd,
+    /// What the live session may touch, and no other.
+    tracking: live::Tracking,
     stats: Mutex<EngineStats>,
     /// Starts threads that connect and ask: whoever drives the engine may have given that up.
     launcher: Launcher,
@@ -83,8 +90,10 @@ pub struct Engine {
 struct Core {
     primary: Primary,
     standby: Option<LinkAddr>,
+    /// Begins and ends together with what [`Engine::live`] says.
     session: Option<session::Session>,
-    seal_first: bool,
+    /// The session whose first checkpoint is to be taken.
+    seal_first: Option<LinkId>,
     next_link: u64,
     stopped: bool,
     /// When the ticker looks at the clock again by itself; none: it is about to.
@@ -135,6 +144,7 @@ impl Engine {
         options.primary.arbiter = arbiter.is_some();
         options.primary.protect = options.standby.is_some();
         let (primary, actions) = start(Time(0), &options);
+        let tracking = live::Tracking::new(machine.vm().dirty_tracker());
         let engine = Arc::new(Self {
             machine,
             arbiter,
@@ -143,7 +153,7 @@ impl Engine {
                 primary,
                 standby: options.standby.clone(),
                 session: None,
-                seal_first: false,
+                seal_first: None,
                 next_link: 1,
                 stopped: false,
                 ticks_at: None,
@@ -151,6 +161,7 @@ impl Engine {
             options,
             deadline_changed: Condvar::new(),
             seal_event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
+            tracking,
             stats: Mutex::new(EngineStats::default()),
             launcher: Launcher::start()?,
         });
@@ -283,18 +294,16 @@ impl Engine {
                 log::debug!("link {} closed: {reason}", link.0);
                 if let Some(session) = core.session_of(link) {
                     self.record(audit::Event::Left { session: session.number() });
-                    // Its sender drains what was queued before, then closes.
-                    core.session = None;
+                    self.end_session(core);
                 }
-                core.seal_first = false;
             }
             Action::StartPrecopy { link, session: number, .. } => {
                 if let Some(session) = core.session_of(link) {
                     session.start_precopy(number);
                 }
             }
-            Action::SealFirst { .. } => {
-                core.seal_first = true;
+            Action::SealFirst { link } => {
+                core.seal_first = Some(link);
                 self.wake_sealer();
             }
             Action::Hold => gate.hold(),
@@ -325,6 +334,13 @@ impl Engine {
         }
     }
 
+    /// Its sender drains what was queued before, then closes. Nothing of it touches what the next one uses (P4, P8).
+    fn end_session(&self, core: &mut Core) {
+        self.tracking.end();
+        core.session = None;
+        core.seal_first = None;
+    }
+
     fn record(&self, event: audit::Event) {
         if let Some(audit) = &self.options.audit {
             audit.record(event);
@@ -351,7 +367,7 @@ impl Engine {
 
     fn stop(&self, core: &mut Core, reason: String, fenced: bool) {
         core.stopped = true;
-        core.session = None;
+        self.end_session(core);
         if fenced {
             self.machine.gate().set_fenced_off();
             self.machine.end(Ended::Fenced(reason));

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
+use ft_core::LinkId;
 use ft_core::pages::{PAGE_SIZE, Page};
 use ft_core::wire::Kind;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::Engine;
 use super::sender::{Item, Output};
+use super::{Engine, Step};
 
 /// Rounds after which the rest is sent with the guest paused, however much it is.
 const MAX_ROUNDS: usize = 12;
@@ -26,24 +27,32 @@ const SLICE: usize = 256;
 /// no checkpoint is complete before it has been sent again (P4).
 pub(super) fn precopy(
     engine: &Arc<Engine>,
+    link: LinkId,
     out: &mut Output,
     items: &Receiver<Item>,
 ) -> io::Result<bool> {
     let machine = engine.machine();
     let begun = Instant::now();
-    machine.vm().start_dirty_log().map_err(io::Error::other)?;
-    machine.dirty().mark_all();
+    let Ok(mut live) = engine.live(link) else { return Ok(false) };
+    live.start_log().map_err(io::Error::other)?;
+    drop(live);
+    engine.options.steps.reached(link, Step::LogStarted);
+    let Ok(mut live) = engine.live(link) else { return Ok(false) };
+    live.mark_all();
+    drop(live);
     let (epoch, term) = (machine.gate().epoch(), engine.lock().primary.term());
     let memory = machine.memory();
     let mut sent = 0;
     let mut last = usize::MAX;
     for round in 1..=MAX_ROUNDS {
-        let frames = machine.dirty().collect().map_err(io::Error::other)?.to_vec();
+        let Ok(mut live) = engine.live(link) else { return Ok(false) };
+        let frames = live.collect().map_err(io::Error::other)?;
+        drop(live);
         // A set that no longer shrinks is the guest's working set: more rounds only repeat it.
         let stuck = round > 2 && frames.len() * 10 > last * 9;
         if round > 1 && (frames.len() <= FEW_PAGES || stuck || round == MAX_ROUNDS) {
             // They belong to the first checkpoint.
-            machine.dirty().mark(&frames);
+            engine.tracking.give_back(&frames);
             break;
         }
         last = frames.len();
@@ -62,6 +71,7 @@ pub(super) fn precopy(
                 return Ok(false);
             }
         }
+        engine.options.steps.reached(link, Step::RoundSent);
     }
     log::info!("pre-copy: {sent} pages in {} ms", begun.elapsed().as_millis());
     Ok(true)

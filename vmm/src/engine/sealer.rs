@@ -66,14 +66,14 @@ impl Sealer {
         let engine = self.engine.clone();
         let (seal_first, may_seal, in_flight, link) = {
             let mut core = engine.lock();
-            let first = std::mem::take(&mut core.seal_first);
+            let first = core.seal_first.take();
             let primary = &core.primary;
             (first, primary.may_seal(), primary.in_flight(), primary.link())
         };
-        let Some(link) = link.filter(|_| seal_first || may_seal) else { return };
-        if seal_first {
+        if let Some(link) = seal_first {
             return self.seal(link);
         }
+        let Some(link) = link.filter(|_| may_seal) else { return };
         let now = engine.now();
         // What earlier epochs hold waits for its acknowledgement, not for a checkpoint.
         let held = engine.machine.gate().held_in_epoch();
@@ -121,25 +121,32 @@ impl Sealer {
         let mut pause = Pause::begin();
         engine.machine.vcpus().pause();
         pause.kicked = Instant::now();
-        let taken = engine.take(&mut pause);
+        let taken = engine.take(link, &mut pause);
         engine.machine.vcpus().resume();
         pause.resumed = Instant::now();
         self.last_pause = pause.resumed - pause.begun;
         // The guest runs again: what follows costs it nothing.
-        if let Ok(taken) = &taken {
+        if let Ok(Some(taken)) = &taken {
             // The largest of late, which fades: one small epoch between large ones says little.
             self.expected = taken.staged.max(self.expected * 3 / 4);
         }
-        match taken.and_then(|taken| engine.seal_taken(link, taken)) {
+        let sealed = match taken {
+            Ok(Some(taken)) => engine.seal_taken(link, taken),
+            Ok(None) => Ok(None),
+            Err(error) => Err(error),
+        };
+        match sealed {
             Ok(Some(checkpoint)) => {
                 self.last_dirty = checkpoint.frames.len() as u64;
-                let mut stats = engine.stats();
-                pause.note(&mut stats, self.last_dirty);
-                stats.encode.add_time(pause.resumed.elapsed());
-                if let Some(waited) = waited {
-                    stats.wait.add_time(waited);
+                if let Ok(mut live) = engine.live(link) {
+                    live.note(|stats| {
+                        pause.note(stats, self.last_dirty);
+                        stats.encode.add_time(pause.resumed.elapsed());
+                        if let Some(waited) = waited {
+                            stats.wait.add_time(waited);
+                        }
+                    });
                 }
-                drop(stats);
                 if let Some(session) = engine.lock().session_of(link) {
                     session.send_checkpoint(Item::Checkpoint(Box::new(checkpoint)));
                 }
@@ -211,24 +218,28 @@ struct Taken {
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 impl Engine {
-    /// Takes the checkpoint of a paused machine.
-    fn take(&self, pause: &mut Pause) -> Result<Taken, Failure> {
-        let sealed = self.machine.gate().seal();
+    /// Takes the checkpoint of a paused machine; none when the session has ended.
+    fn take(&self, link: LinkId, pause: &mut Pause) -> Result<Option<Taken>, Failure> {
+        let Ok(mut live) = self.live(link) else { return Ok(None) };
+        let sealed = live.seal();
+        drop(live);
         let (epoch, next, staged) = (sealed.epoch, sealed.next_id, sealed.staged);
         pause.sealed = Instant::now();
         let state = MachineState::capture(&self.machine, sealed)?;
         pause.saved = Instant::now();
         // After the vCPUs: KVM itself writes guest memory while they are read (P8).
-        let (mut frames, mut pages) = self.buffers();
-        self.machine.dirty().collect_epoch(&mut frames)?;
+        let Ok(mut live) = self.live(link) else { return Ok(None) };
+        let (mut frames, mut pages) = live.buffers();
+        live.collect_epoch(&mut frames)?;
+        drop(live);
         pause.collected = Instant::now();
         let copied = self.copy_pages(&frames, &mut pages);
         pause.copied = Instant::now();
         let hashes = copied.and_then(|()| self.hashes(&state));
         match hashes {
-            Ok(hashes) => Ok(Taken { epoch, next, staged, state, frames, pages, hashes }),
+            Ok(hashes) => Ok(Some(Taken { epoch, next, staged, state, frames, pages, hashes })),
             Err(error) => {
-                self.machine.dirty().mark(&frames);
+                self.tracking.give_back(&frames);
                 Err(error)
             }
         }
@@ -248,7 +259,9 @@ impl Engine {
         taken: Taken,
     ) -> Result<Option<Checkpoint>, Failure> {
         let Taken { epoch, next, state, frames, pages, hashes, staged: _ } = taken;
-        let encoded = state.encode().inspect_err(|_| self.machine.dirty().mark(&frames))?;
+        let mut state = state;
+        self.options.steps.change(&mut state);
+        let encoded = state.encode().inspect_err(|_| self.tracking.give_back(&frames))?;
         let mut core = self.lock();
         let core: &mut Core = &mut core;
         let term = core.primary.term();
@@ -256,7 +269,7 @@ impl Engine {
         let Ok(actions) = sealed.inspect_err(|illegal| log::debug!("{illegal}")) else {
             // The session ended between the decision and now. The next one may have begun to copy
             // memory already: what was taken from the log is still to be sent (P4).
-            self.machine.dirty().mark(&frames);
+            self.tracking.give_back(&frames);
             return Ok(None);
         };
         if let Some(session) = core.session_of(link) {
@@ -283,23 +296,6 @@ impl Engine {
         let reason = format!("no checkpoint could be taken: {error}");
         log::error!("{reason}");
         self.event(Event::LinkLost { link, reason });
-    }
-
-    /// Buffers of an earlier checkpoint, so that a pause does not begin with fresh memory.
-    fn buffers(&self) -> (Vec<u64>, PageFrames) {
-        self.stats().spare.pop().unwrap_or_default()
-    }
-
-    pub(super) fn recycle(&self, mut frames: Vec<u64>, pages: PageFrames) {
-        /// Buffers larger than this go back to the system.
-        const KEEP: usize = 64 << 20;
-        if pages.capacity() <= KEEP {
-            frames.clear();
-            let mut stats = self.stats();
-            if stats.spare.len() < 4 {
-                stats.spare.push((frames, pages));
-            }
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use ft_core::primary::Event;
 use ft_core::wire::{Data, EpochDigest, Hashes, Header, Kind, Message, Outgoing};
 use ft_core::{Epoch, LinkId, Term};
 
-use super::Engine;
+use super::{Engine, Step};
 use crate::link::Link;
 
 /// Something to send.
@@ -65,6 +65,7 @@ pub(super) fn send(engine: &Arc<Engine>, id: LinkId, link: Link, items: &Receive
     // The session was dropped, or the link is broken: either way the reader is to end too. That it is lost is for the reader
     // to say, after what has come: a standby that gives its checkpoint up says so, and closes (P7).
     out.link.shutdown();
+    engine.options.steps.reached(id, Step::SenderEnded);
 }
 
 /// The link and what is on its way to it.
@@ -87,12 +88,12 @@ impl Output {
         while let Ok(item) = items.recv() {
             match item {
                 Item::Control(frame) => self.write_frame(&frame)?,
-                Item::Checkpoint(checkpoint) => self.checkpoint(engine, *checkpoint)?,
+                Item::Checkpoint(checkpoint) => self.checkpoint(engine, link, *checkpoint)?,
                 Item::RotateKeys => self.rotate_keys()?,
                 Item::Precopy { session } => {
                     self.digest = EpochDigest::new(session);
                     self.sent_pages = SentPages::new(engine.delta_pages());
-                    if super::precopy::precopy(engine, self, items)? {
+                    if super::precopy::precopy(engine, link, self, items)? {
                         engine.event(Event::PrecopyDone { link });
                     }
                 }
@@ -133,7 +134,12 @@ impl Output {
         Ok(())
     }
 
-    fn checkpoint(&mut self, engine: &Arc<Engine>, checkpoint: Checkpoint) -> io::Result<()> {
+    fn checkpoint(
+        &mut self,
+        engine: &Arc<Engine>,
+        link: LinkId,
+        checkpoint: Checkpoint,
+    ) -> io::Result<()> {
         let begun = Instant::now();
         self.sent = 0;
         let Checkpoint { epoch, term, frames, mut pages, state, hashes } = checkpoint;
@@ -146,11 +152,9 @@ impl Output {
             .encode(&mut self.buffer)
             .map_err(io::Error::other)?;
         self.flush()?;
-        let mut stats = engine.stats();
-        stats.epoch_bytes.add(self.sent);
-        stats.send.add_time(begun.elapsed());
-        drop(stats);
-        engine.recycle(frames, pages);
+        if let Ok(mut live) = engine.live(link) {
+            live.sent(self.sent, begun.elapsed(), frames, pages);
+        }
         Ok(())
     }
 

@@ -144,6 +144,7 @@ impl Engine {
                 Ok(actions) => {
                     let closed = Arc::new(Mutex::new(closed));
                     core.session = Some(Session { link: link_id, number, queue, closed });
+                    self.tracking.begin(link_id);
                     self.record(audit::Event::Joined { term, session: number });
                     self.perform(&mut core, actions);
                     self.tell_ticker(&core);

@@ -1,6 +1,5 @@
 //! What the engine has measured, and the status that an operator sees.
 
-use ft_core::pages::PageFrames;
 use ft_core::primary::Report;
 use io_gate_host::{GateHost, LatencySummary};
 use serde_json::{Value, json};
@@ -30,8 +29,6 @@ pub struct EngineStats {
     pub(super) dirty_pages: Distribution,
     pub(super) verified: u64,
     pub(super) mismatches: u64,
-    /// Buffers for the next checkpoints; not a measurement, but under the same short lock.
-    pub(super) spare: Vec<(Vec<u64>, PageFrames)>,
     takeover: Option<Takeover>,
 }
 
@@ -121,7 +118,9 @@ impl Engine {
             )
         };
         let gate = self.machine.gate();
+        // Before the figures' lock is taken: the gate's own may be held for longer than it takes to note a figure.
         let counts = gate.counts();
+        let (latencies, held) = (effect_latencies(gate), gate.held());
         let stats = self.stats();
         json!({
             "role": "primary",
@@ -146,7 +145,7 @@ impl Engine {
                 "send": stats.send.summary(),
             },
             "commit_latency_us": stats.commit_latency.summary(),
-            "effect_latency_us": effect_latencies(gate),
+            "effect_latency_us": latencies,
             "epoch_bytes": stats.epoch_bytes.summary(),
             "dirty_pages": stats.dirty_pages.summary(),
             "verify": { "checked": stats.verified, "mismatches": stats.mismatches },
@@ -154,7 +153,7 @@ impl Engine {
             "replayed": counts.replayed,
             "in_flight_at_takeover": stats.takeover.map(|takeover| takeover.replayed),
             "released": counts.performed,
-            "held": gate.held(),
+            "held": held,
             "waits_for_arbiter": gate.waits_for_fence(),
             "pid": std::process::id(),
             "reason": reason,

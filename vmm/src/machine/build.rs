@@ -132,7 +132,6 @@ impl Machine {
         let bus = Arc::new(Bus::new(devices.io_manager()?, events.clone()));
         let vcpus = VcpuSet::spawn(fds, bus)?;
         let power_on = PowerOn { vcpus: vcpus.save(&plan)?, vm: VmState::save(&vm)? };
-        let dirty = Mutex::new(vm.dirty_tracker());
         let device_thread = DeviceThread::start()?;
         let mut wakes = gate.wakes();
         wakes.extend([events.event().as_raw_fd(), device_thread.handle().wake_fd()]);
@@ -142,7 +141,6 @@ impl Machine {
             gate,
             devices,
             events,
-            dirty,
             plan,
             facts,
             power_on,

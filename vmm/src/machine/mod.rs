@@ -29,7 +29,7 @@ pub use virtio_mmio::{Registers, TransportError, TransportState, VirtioMmio};
 
 use std::os::fd::RawFd;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ft_core::handshake::{DeviceLayout, MachineLayout, MemoryRegion};
 use io_gate::Identity;
@@ -41,7 +41,7 @@ use crate::config::MachineConfig;
 use crate::kvm::state::SavePlan;
 use crate::kvm::{CompatInfo, VcpuSet, VcpuState, Vm, VmState};
 use crate::layout;
-use crate::memory::{DirtyTracker, GuestMemory};
+use crate::memory::GuestMemory;
 use device_thread::DeviceThread;
 
 /// A machine. Shared by the threads around it; what must happen on the device thread says so.
@@ -51,7 +51,6 @@ pub struct Machine {
     gate: Arc<GateHost>,
     devices: Arc<DeviceSet>,
     events: Arc<Events>,
-    dirty: Mutex<DirtyTracker>,
     plan: Arc<SavePlan>,
     facts: CompatInfo,
     power_on: PowerOn,
@@ -110,11 +109,6 @@ impl Machine {
     #[must_use]
     pub fn plan(&self) -> &Arc<SavePlan> {
         &self.plan
-    }
-
-    /// Which pages changed. One look at a time: each resets what the next one sees.
-    pub fn dirty(&self) -> MutexGuard<'_, DirtyTracker> {
-        self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The devices.

@@ -73,8 +73,14 @@ pub fn memory(size: u64) -> GuestMemory {
     memory::create(MemoryOptions { size, huge_pages: false }).unwrap()
 }
 
-/// A VM with `code` at [`CODE`] and page tables that map the first GiB and the device windows one to one for ring 3.
+/// A VM with `code` at [`CODE`], as [`load`] puts it.
 pub fn vm(kvm: &Kvm, memory: GuestMemory, code: &[u8], cpus: u32) -> Vm {
+    load(&memory, code);
+    Vm::new(kvm, memory, VmOptions { cpus, pit: true }).unwrap()
+}
+
+/// Puts `code` at [`CODE`] and page tables that map the first GiB and the device windows one to one for ring 3.
+pub fn load(memory: &GuestMemory, code: &[u8]) {
     // Present, writable, user, accessed and dirty: so that the processor has no reason to write to the tables.
     const FLAGS: u64 = 0x67;
     const LARGE: u64 = 1 << 7;
@@ -89,7 +95,6 @@ pub fn vm(kvm: &Kvm, memory: GuestMemory, code: &[u8], cpus: u32) -> Vm {
         put(((3 << 30) + (i << 21)) | FLAGS | LARGE, PD + 0x1000 + i * 8);
         put(((4 << 30) + (i << 21)) | FLAGS | LARGE, PD + 0x2000 + i * 8);
     }
-    Vm::new(kvm, memory, VmOptions { cpus, pit: true }).unwrap()
 }
 
 /// Makes a vCPU enter ring 3 at [`CODE`] with `regs`; application processors are made runnable.

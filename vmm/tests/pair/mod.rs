@@ -1,0 +1,232 @@
+//! A pair in this process: real machines on the real `/dev/kvm`, a real engine and a real standby, joined by a Unix socket
+//! that a test can cut, and whose threads it can hold.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part")]
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ft_core::handshake::MachineLayout;
+use ft_core::policy::PolicyOptions;
+use ft_core::primary::{Phase, PrimaryOptions};
+use ft_core::standby::StandbyOptions;
+use ft_core::{Backoff, Term};
+use io_gate::host::{CommitAuthority, new_gate};
+use io_gate_host::{Fence, Unfenced};
+use kemari_vmm::arbiter::Arbiter;
+use kemari_vmm::config::{ConsoleConfig, MachineConfig};
+use kemari_vmm::engine::{Engine, EngineOptions, Sealer, Steps};
+use kemari_vmm::link::{LinkAddr, LinkSecurity};
+use kemari_vmm::machine::Machine;
+use kemari_vmm::standby::{
+    End, HostError, Input, MachineFactory, StandbyConfig, StandbyDriver, StandbyStatus,
+};
+use kvm_bindings::kvm_regs;
+
+use crate::common;
+
+/// How long anything may take. Only failures take that long.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// `jmp $`: the guest writes nothing.
+pub const IDLE: &[u8] = &[0xeb, 0xfe];
+
+pub fn config(memory: u64, cpus: u32) -> MachineConfig {
+    MachineConfig {
+        name: "pair".into(),
+        memory,
+        memory_file: None,
+        cpus,
+        boot: None,
+        disks: Vec::new(),
+        nets: Vec::new(),
+        rng: false,
+        rtc: false,
+        virtio_console: None,
+        devices: Vec::new(),
+        serial: ConsoleConfig::None,
+    }
+}
+
+/// Options for tests: a machine that is busy is no failure, a link that was cut is tried again at once.
+pub fn engine_options(standby: &Path) -> EngineOptions {
+    EngineOptions {
+        name: "pair".into(),
+        standby: Some(LinkAddr::Unix(standby.to_owned())),
+        security: LinkSecurity::default(),
+        audit: None,
+        verify: false,
+        delta_cache: 1 << 20,
+        primary: PrimaryOptions {
+            heartbeat_interval: Duration::from_millis(50),
+            heartbeat_timeout: PATIENCE,
+            setup_timeout: PATIENCE,
+            connect_retry: Backoff {
+                first: Duration::from_millis(1),
+                longest: Duration::from_millis(20),
+            },
+            ..PrimaryOptions::default()
+        },
+        policy: PolicyOptions::default(),
+        steps: Steps::default(),
+    }
+}
+
+struct Factory {
+    fence: Arc<dyn Fence>,
+}
+
+impl MachineFactory for Factory {
+    fn build(&self, layout: &MachineLayout) -> Result<(Arc<Machine>, CommitAuthority), HostError> {
+        let (ledger, authority) = new_gate();
+        let config = config(layout.memory_size(), layout.cpus);
+        Ok((Machine::build(config, ledger, self.fence.clone())?, authority))
+    }
+}
+
+/// A standby that runs in this process.
+pub struct Standby {
+    pub inputs: SyncSender<Input>,
+    pub status: Arc<Mutex<StandbyStatus>>,
+    thread: JoinHandle<End>,
+}
+
+impl Standby {
+    pub fn start(listen: &Path, timeout: Duration, arbiter: Option<Arc<dyn Arbiter>>) -> Self {
+        let fence = arbiter
+            .as_ref()
+            .map_or_else(|| Arc::new(Unfenced) as Arc<dyn Fence>, |arbiter| arbiter.fence());
+        let options = StandbyOptions {
+            heartbeat_timeout: timeout,
+            setup_timeout: PATIENCE,
+            ..StandbyOptions::default()
+        };
+        let config = StandbyConfig { name: "pair".into(), options, audit: None };
+        let driver = StandbyDriver::new(config, arbiter, Box::new(Factory { fence }));
+        let listener = LinkAddr::Unix(listen.to_owned()).listen(LinkSecurity::default()).unwrap();
+        let (inputs, status) = (driver.inputs(), driver.status());
+        let thread = std::thread::spawn(move || driver.run(listener).unwrap());
+        Self { inputs, status, thread }
+    }
+
+    pub fn status(&self) -> serde_json::Value {
+        self.status.lock().unwrap().json()
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    pub fn end(self) -> End {
+        wait_for("the end of the standby", || self.thread.is_finished());
+        self.thread.join().unwrap()
+    }
+}
+
+/// A machine whose guest runs `code` in ring 3.
+pub fn machine(
+    config: MachineConfig,
+    code: &[u8],
+    regs: kvm_regs,
+) -> (Arc<Machine>, CommitAuthority) {
+    machine_with(config, code, regs, Arc::new(Unfenced))
+}
+
+pub fn machine_with(
+    config: MachineConfig,
+    code: &[u8],
+    regs: kvm_regs,
+    fence: Arc<dyn Fence>,
+) -> (Arc<Machine>, CommitAuthority) {
+    let (ledger, authority) = new_gate();
+    let machine = Machine::build(config, ledger, fence).unwrap();
+    common::load(machine.memory(), code);
+    machine.vcpus().with_vcpu(0, |fd| common::enter(fd, regs)).unwrap();
+    (machine, authority)
+}
+
+/// Starts the engine, as `kemari run` does.
+pub fn start_engine(
+    machine: &Arc<Machine>,
+    authority: CommitAuthority,
+    arbiter: Option<Arc<dyn Arbiter>>,
+    term: Term,
+    options: EngineOptions,
+) -> Arc<Engine> {
+    let engine = Engine::begin(machine.clone(), authority, arbiter, term, options).unwrap();
+    let sealer = Sealer::new(engine.clone()).unwrap();
+    machine
+        .device_loop()
+        .call(move |context| {
+            context.add(Box::new(sealer));
+        })
+        .unwrap();
+    machine.start().unwrap();
+    engine
+}
+
+#[track_caller]
+pub fn wait_for(what: &str, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[track_caller]
+pub fn wait_phase(engine: &Engine, phase: Phase) {
+    let deadline = Instant::now() + PATIENCE;
+    while engine.phase() != phase {
+        let found = engine.phase();
+        assert!(Instant::now() < deadline, "expected {phase:?}, found {found:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Whoever connects to `path` is connected to `target`, until the test cuts it.
+pub struct Cable {
+    pub path: PathBuf,
+    ends: Arc<Mutex<Vec<UnixStream>>>,
+}
+
+impl Cable {
+    pub fn new(path: PathBuf, target: PathBuf) -> Self {
+        let listener = UnixListener::bind(&path).unwrap();
+        let ends = Arc::new(Mutex::new(Vec::new()));
+        let all = ends.clone();
+        std::thread::spawn(move || {
+            for near in listener.incoming() {
+                let (Ok(near), Ok(far)) = (near, UnixStream::connect(&target)) else { return };
+                for (from, to) in [(&near, &far), (&far, &near)] {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    all.lock().unwrap().push(from.try_clone().unwrap());
+                    std::thread::spawn(move || copy(from, to));
+                }
+            }
+        });
+        Self { path, ends }
+    }
+
+    /// Ends the connections that there are; the next ones are made as before.
+    pub fn cut(&self) {
+        for end in self.ends.lock().unwrap().drain(..) {
+            let _ = end.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn copy(mut from: UnixStream, mut to: UnixStream) {
+    let mut buffer = [0; 64 << 10];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        if to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}

@@ -1,0 +1,135 @@
+//! What a session that has ended can still do to the next one: nothing (P4, P8).
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+mod pair;
+
+use std::sync::{Arc, Condvar, Mutex};
+
+use ft_core::primary::Phase;
+use ft_core::standby::Event as StandbyEvent;
+use ft_core::{LinkId, Term};
+use kemari_vmm::engine::{Step, Steps};
+use kemari_vmm::standby::{End, Input};
+use kvm_bindings::kvm_regs;
+use pair::{
+    Cable, IDLE, PATIENCE, Standby, config, engine_options, machine, start_engine, wait_phase,
+};
+use vm_memory::{Bytes, GuestAddress};
+
+const MEMORY: u64 = 16 << 20;
+const PAGE: u64 = 4096;
+
+/// Who has come where, and who may go on.
+#[derive(Default)]
+struct Stage {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    first: Option<LinkId>,
+    first_may_go_on: bool,
+    first_ended: bool,
+    second: Option<LinkId>,
+    second_may_go_on: bool,
+}
+
+impl Stage {
+    /// Holds the first session where it has started the log, and the one after it where it has sent all of memory once.
+    fn reached(&self, link: LinkId, step: Step) {
+        let mut state = self.state.lock().unwrap();
+        match step {
+            Step::LogStarted if state.first.is_none() => {
+                state.first = Some(link);
+                self.changed.notify_all();
+                drop(self.wait(state, |state| state.first_may_go_on));
+            }
+            Step::RoundSent if state.first != Some(link) && state.second.is_none() => {
+                state.second = Some(link);
+                self.changed.notify_all();
+                drop(self.wait(state, |state| state.second_may_go_on));
+            }
+            Step::SenderEnded if state.first == Some(link) => {
+                state.first_ended = true;
+                self.changed.notify_all();
+            }
+            _ => {}
+        }
+    }
+
+    fn wait<'s>(
+        &self,
+        state: std::sync::MutexGuard<'s, State>,
+        until: impl Fn(&State) -> bool,
+    ) -> std::sync::MutexGuard<'s, State> {
+        let (state, waited) =
+            self.changed.wait_timeout_while(state, PATIENCE, |state| !until(state)).unwrap();
+        assert!(!waited.timed_out(), "a thread did not come to its step");
+        state
+    }
+
+    fn wait_until(&self, until: impl Fn(&State) -> bool) {
+        drop(self.wait(self.state.lock().unwrap(), until));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap());
+        self.changed.notify_all();
+    }
+}
+
+/// P4, P8. The link is cut when the first session's sender has started the log and not yet looked; while the next session
+/// copies memory, the old thread goes on. Fails where the old thread may look: what it is told of, the next session is not.
+#[test]
+fn an_ended_session_takes_no_dirty_pages_of_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let far = dir.path().join("far");
+    let cable = Cable::new(dir.path().join("near"), far.clone());
+    let standby = Standby::start(&far, PATIENCE, None);
+    let stage = Arc::new(Stage::default());
+    let at = stage.clone();
+    let options = {
+        let mut options = engine_options(&cable.path);
+        options.verify = true;
+        options.steps =
+            Steps { at: Some(Arc::new(move |link, step| at.reached(link, step))), state: None };
+        options
+    };
+    let (machine, authority) = machine(config(MEMORY, 1), IDLE, kvm_regs::default());
+    let engine = start_engine(&machine, authority, None, Term(0), options);
+
+    stage.wait_until(|state| state.first.is_some());
+    cable.cut();
+    stage.wait_until(|state| state.second.is_some());
+    // The next session has sent these pages; what is written now is for its next round.
+    for page in 0..8 {
+        let address = GuestAddress(MEMORY - (2 * page + 1) * PAGE);
+        machine.memory().write_slice(&[0xa0 + page as u8; 4096], address).unwrap();
+    }
+    stage.change(|state| state.first_may_go_on = true);
+    stage.wait_until(|state| state.first_ended);
+    stage.change(|state| state.second_may_go_on = true);
+    wait_phase(&engine, Phase::Protected);
+    pair::wait_for("a comparison", || engine.status()["verify"]["checked"].as_u64() > Some(0));
+    let mismatches = engine.status()["verify"]["mismatches"].as_u64();
+
+    // The pages of both sides, one by one: the guest writes nothing.
+    cable.cut();
+    pair::wait_for("the loss of the link", || standby.status()["state"] == "waiting-for-operator");
+    standby.inputs.send(Input::Event(StandbyEvent::OperatorTakeOver)).unwrap();
+    let End::TakeOver(inherited) = standby.end() else { panic!("it was told to take over") };
+    let differ: Vec<u64> = (0..MEMORY / PAGE)
+        .filter(|page| {
+            let read = |memory: &kemari_vmm::memory::GuestMemory| {
+                let mut bytes = [0; 4096];
+                memory.read_slice(&mut bytes, GuestAddress(page * PAGE)).unwrap();
+                bytes
+            };
+            read(machine.memory()) != read(inherited.machine.memory())
+        })
+        .collect();
+    assert_eq!(differ, [0; 0], "pages of the standby that are not the primary's");
+    assert_eq!(mismatches, Some(0), "what --verify has found");
+}
