@@ -130,22 +130,30 @@ pub const KVM_TSS_ADDR: u64 = 0xfffb_d000;
 
 /// Boot GDT for the 64-bit entry. Below the first page table; the real-mode interrupt vectors end at 0x400.
 pub const BOOT_GDT_ADDR: u64 = 0x500;
+/// Room for it.
+pub const BOOT_GDT_SIZE: u64 = 0x100;
 /// PVH start info, in the otherwise unused memory above the GDT.
 pub const PVH_INFO_ADDR: u64 = 0x6000;
 /// PVH module list (the initrd).
 pub const PVH_MODULES_ADDR: u64 = 0x6040;
 /// PVH memory map.
 pub const PVH_MEMMAP_ADDR: u64 = 0x6800;
+/// End of what PVH is given.
+pub const PVH_INFO_END: u64 = 0x7000;
 /// The "zero page" (`struct boot_params`) of the Linux boot protocol.
 pub const ZERO_PAGE_ADDR: u64 = 0x7000;
 /// Initial stack pointer; the page below is free, and kernels set their own stack at once.
 pub const BOOT_STACK_ADDR: u64 = 0x8ff0;
+/// End of the stack, which grows down.
+pub const BOOT_STACK_BOTTOM: u64 = 0x8000;
 /// Boot page tables: PML4, one PDPT, four page directories that map the first 4 GiB one to one.
 pub const BOOT_PML4_ADDR: u64 = 0x9000;
 /// The page-directory-pointer table.
 pub const BOOT_PDPT_ADDR: u64 = 0xa000;
 /// First of four page directories (0xb000 to 0xefff).
 pub const BOOT_PD_ADDR: u64 = 0xb000;
+/// End of the boot page tables.
+pub const BOOT_PD_END: u64 = 0xf000;
 /// The kernel's command line.
 pub const CMDLINE_ADDR: u64 = 0x2_0000;
 /// Longest command line with its terminating NUL: Linux's own COMMAND_LINE_SIZE on x86.

@@ -1,8 +1,11 @@
 //! Why a guest cannot be booted.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::acpi::AcpiError;
+use super::image::mebibytes;
+use super::map::{Claim, Conflict, Part};
+use crate::layout;
 
 /// Why a guest cannot be booted, and what to change.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +37,7 @@ pub enum BootError {
         path: PathBuf,
     },
     /// The kernel does not fit into guest memory.
-    #[error("{}: the kernel needs memory up to {needed:#x}, the guest's low memory ends at {end:#x}: raise --memory", path.display())]
+    #[error("{}: the kernel needs memory up to {needed:#x}, the guest's low memory ends at {end:#x}: raise --memory to at least {enough}", path.display())]
     KernelTooLarge {
         /// The file.
         path: PathBuf,
@@ -42,6 +45,33 @@ pub enum BootError {
         needed: u64,
         /// The end of what there is.
         end: u64,
+        /// The MiB that it fits into.
+        enough: u64,
+    },
+    /// The kernel wants to be where no guest has RAM for it.
+    #[error(
+        "{}: the kernel cannot be loaded: {claim} is not within {:#x} to {:#x} or {:#x} to {:#x}, where a guest has RAM for \
+         it: link the kernel to lie there",
+        path.display(), 0, layout::EBDA_START, layout::HIGH_MEMORY_START, layout::LOW_RAM_END
+    )]
+    NoRam {
+        /// The file.
+        path: PathBuf,
+        /// What of it, and where.
+        claim: Claim,
+    },
+    /// The kernel wants to be where a boot structure is.
+    #[error(
+        "{}: the kernel cannot be loaded: {claim} overlaps {by}, which the boot protocol needs: link the kernel to lie at \
+         {:#x} or higher", path.display(), layout::HIGH_MEMORY_START
+    )]
+    OverStructure {
+        /// The file.
+        path: PathBuf,
+        /// What of it, and where.
+        claim: Claim,
+        /// What is there.
+        by: Claim,
     },
     /// The image is damaged.
     #[error("{}: damaged kernel image: {reason}", path.display())]
@@ -53,7 +83,7 @@ pub enum BootError {
     },
     /// The initrd does not fit beside the kernel.
     #[error(
-        "{}: the initrd of {size} bytes does not fit between the kernel's end at {kernel_end:#x} and {end:#x}: raise --memory",
+        "{}: the initrd of {size} bytes does not fit between the kernel's end at {kernel_end:#x} and {end:#x}: raise --memory to at least {enough}",
         path.display()
     )]
     InitrdTooLarge {
@@ -63,8 +93,32 @@ pub enum BootError {
         size: u64,
         /// Where the kernel ends.
         kernel_end: u64,
+        /// Where this guest's memory ends, or what the kernel accepts.
+        end: u64,
+        /// The MiB that it fits into.
+        enough: u64,
+    },
+    /// The initrd does not fit beside this kernel in any guest.
+    #[error(
+        "{}: the initrd of {size} bytes does not fit between the kernel's end at {kernel_end:#x} and {end:#x}, the highest \
+         address that this kernel takes one at in a guest of any size: use a smaller --initrd",
+        path.display()
+    )]
+    InitrdHopeless {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        size: u64,
+        /// Where the kernel ends.
+        kernel_end: u64,
         /// Highest address that the kernel accepts.
         end: u64,
+    },
+    /// The initrd has no bytes.
+    #[error("{}: the initrd is empty: give another --initrd, or none", path.display())]
+    InitrdEmpty {
+        /// The file.
+        path: PathBuf,
     },
     /// The command line is too long.
     #[error("the command line has {found} bytes, this kernel takes {max}: shorten --cmdline")]
@@ -96,4 +150,23 @@ pub enum BootError {
         /// What the kernel says.
         source: std::io::Error,
     },
+}
+
+impl BootError {
+    /// What is wrong with the kernel at `path`, which asked for a range that it cannot have.
+    pub(super) fn conflict(path: &Path, conflict: Conflict) -> Self {
+        let path = path.to_owned();
+        match conflict {
+            Conflict::BeyondMemory { needed, end } => {
+                Self::KernelTooLarge { path, needed, end, enough: mebibytes(needed) }
+            }
+            Conflict::NoRam(claim) => Self::NoRam { path, claim },
+            Conflict::Taken { wanted, by } if matches!(by.part, Part::Structure(_)) => {
+                Self::OverStructure { path, claim: wanted, by }
+            }
+            Conflict::Taken { wanted, by } => {
+                Self::Damaged { path, reason: format!("{wanted} and {by} overlap") }
+            }
+        }
+    }
 }

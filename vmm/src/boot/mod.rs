@@ -2,14 +2,19 @@
 //! that the entry protocol asks for, and the first vCPU's registers.
 
 pub mod acpi;
+mod bzimage;
+mod elf;
 mod error;
 mod image;
 mod linux64;
+mod map;
 mod pvh;
 mod registers;
+mod source;
 
 pub use acpi::AcpiError;
 pub use error::BootError;
+pub use map::{Claim, Part};
 
 use std::fs::File;
 use std::path::Path;
@@ -17,6 +22,9 @@ use std::path::Path;
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress};
 
+use self::image::Kernel;
+use self::map::BootMap;
+use self::source::Source;
 use crate::layout::{self, MmioWindow};
 use crate::memory::{self, GuestMemory};
 
@@ -81,13 +89,13 @@ impl Images {
     /// When a file cannot be read.
     pub fn open_files(kernel: &Path, initrd: Option<&Path>) -> Result<Self, BootError> {
         Ok(Self {
-            kernel: image::open("kernel", kernel)?,
-            initrd: initrd.map(|path| image::open("initrd", path)).transpose()?,
+            kernel: source::open("kernel", kernel)?,
+            initrd: initrd.map(|path| source::open("initrd", path)).transpose()?,
         })
     }
 }
 
-/// Loads everything into guest memory and returns how to enter it.
+/// Loads everything into guest memory, which is all zero, and returns how to enter it.
 ///
 /// # Errors
 /// See [`BootError`].
@@ -104,13 +112,24 @@ pub fn load_images(
     config: &BootConfig<'_>,
     images: &mut Images,
 ) -> Result<Entry, BootError> {
-    let kernel = image::load_kernel(memory, config.kernel, &mut images.kernel)?;
+    let mut map = BootMap::new(memory);
+    let mut source = Source::new("kernel", config.kernel, &mut images.kernel)?;
+    let kernel = Kernel::read(&mut source)?;
+    kernel.claim(&source, &mut map)?;
+    let mut initrd = match config.initrd.zip(images.initrd.as_mut()) {
+        None => None,
+        Some((path, file)) => {
+            let source = Source::new("initrd", path, file)?;
+            Some((image::claim_initrd(&source, &kernel, &mut map)?, source))
+        }
+    };
+    // From here on guest memory is written: every range has been found free.
     write_cmdline(memory, config.cmdline, kernel.cmdline_max())?;
-    let initrd = config
-        .initrd
-        .zip(images.initrd.as_mut())
-        .map(|(path, file)| image::load_initrd(memory, path, file, &kernel))
-        .transpose()?;
+    kernel.load(&mut source, memory)?;
+    if let Some((place, source)) = &mut initrd {
+        source.load(memory, 0, place.addr, place.size)?;
+    }
+    let initrd = initrd.map(|(place, _)| place);
     let rsdp = acpi::build(memory, config.windows, config.pci, config.cpus)?;
     let entry = kernel.entry();
     match entry {

@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard};
 
-use super::disk::{May, SECTOR, WriteError, ask};
+use super::disk::{May, SECTOR, WriteError, ask, write_some_at};
 use crate::core::POISONED;
 use crate::guest_memory::Gather;
 
@@ -131,7 +131,7 @@ impl Direct {
         put(&mut blocks[piece.skip..piece.skip + piece.wanted]);
         // P2: after the reads, which may have taken long.
         ask(may)?;
-        let written = file.write_at(blocks, piece.at)?;
+        let written = write_some_at(file, blocks, piece.at)?;
         match written.saturating_sub(piece.skip).min(piece.wanted) {
             0 => Err(io::Error::from(io::ErrorKind::WriteZero).into()),
             written => Ok(written),

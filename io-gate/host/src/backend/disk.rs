@@ -141,6 +141,18 @@ pub(super) fn ask(may: May<'_>) -> Result<(), WriteError> {
     if may() { Ok(()) } else { Err(WriteError::Fenced) }
 }
 
+/// Writes at least one byte, in spite of signals: how many. A caller that goes on where a write of nothing ended would never
+/// come to an end.
+pub(super) fn write_some_at(file: &File, bytes: &[u8], at: u64) -> io::Result<usize> {
+    loop {
+        match file.write_at(bytes, at) {
+            Ok(0) if !bytes.is_empty() => return Err(io::ErrorKind::WriteZero.into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 impl Disk {
     /// Opens a raw image or a block device.
     ///
@@ -301,7 +313,7 @@ impl Disk {
                 Some(direct) => direct.zero_some(&self.file, at, piece, may)?,
                 None => {
                     ask(may)?;
-                    self.file.write_at(&zeroes[..piece], at)?
+                    write_some_at(&self.file, &zeroes[..piece], at)?
                 }
             } as u64;
         }

@@ -1,0 +1,131 @@
+//! A file that goes into guest memory: opened once, looked at, and read in as many calls as it takes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
+
+use super::error::BootError;
+use crate::memory::GuestMemory;
+
+/// Opens a kernel or an initrd (`what`, also the flag's name): a regular file or a block device, since it is read more than
+/// once and its end has to be known.
+pub(super) fn open(what: &'static str, path: &Path) -> Result<File, BootError> {
+    let unreadable = |source| BootError::Unreadable { what, path: path.to_owned(), source };
+    // Whoever opens a FIFO to read waits for a writer; so opened, nobody does, and files know no difference.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = file.map_err(unreadable)?;
+    let kind = file.metadata().map_err(unreadable)?.file_type();
+    if kind.is_dir() {
+        return Err(unreadable(io::ErrorKind::IsADirectory.into()));
+    }
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(unreadable(io::Error::other("it is no regular file")));
+    }
+    Ok(file)
+}
+
+/// A file while it is loaded.
+pub(super) struct Source<'a> {
+    pub(super) what: &'static str,
+    pub(super) path: &'a Path,
+    file: &'a mut File,
+    len: u64,
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn new(
+        what: &'static str,
+        path: &'a Path,
+        file: &'a mut File,
+    ) -> Result<Self, BootError> {
+        let len = file.seek(SeekFrom::End(0)).map_err(|source| BootError::Unreadable {
+            what,
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self { what, path, file, len })
+    }
+
+    /// Bytes in the file.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(super) fn unreadable(&self, source: io::Error) -> BootError {
+        BootError::Unreadable { what: self.what, path: self.path.to_owned(), source }
+    }
+
+    /// Refuses a kernel that is not what it says.
+    pub(super) fn damaged(&self, reason: impl Into<String>) -> BootError {
+        BootError::Damaged { path: self.path.to_owned(), reason: reason.into() }
+    }
+
+    /// Refuses a kernel unless the file has the `len` bytes from `offset` that it speaks of as `whose`.
+    pub(super) fn must_have(&self, whose: &str, offset: u64, len: u64) -> Result<(), BootError> {
+        let expected = offset.checked_add(len).ok_or_else(|| {
+            self.damaged(format!("{whose}: no file has {len:#x} bytes from {offset:#x}"))
+        })?;
+        if expected > self.len {
+            return Err(self.damaged(format!(
+                "cut short: {whose} end after {expected} bytes, the file has {}: copy it again",
+                self.len
+            )));
+        }
+        Ok(())
+    }
+
+    /// At most `max` bytes from the file's start.
+    pub(super) fn head(&mut self, max: u64) -> Result<Vec<u8>, BootError> {
+        self.bytes(0, max.min(self.len))
+    }
+
+    /// `len` bytes from `offset`, which the file has.
+    pub(super) fn bytes(&mut self, offset: u64, len: u64) -> Result<Vec<u8>, BootError> {
+        let mut bytes = vec![0; len as usize];
+        let read = self.file.seek(SeekFrom::Start(offset));
+        read.and_then(|_| self.file.read_exact(&mut bytes)).map_err(|e| self.shrunk(e))?;
+        Ok(bytes)
+    }
+
+    /// `len` bytes from `offset`, which the file has, to `addr`, which is RAM.
+    pub(super) fn load(
+        &mut self,
+        memory: &GuestMemory,
+        offset: u64,
+        addr: u64,
+        len: u64,
+    ) -> Result<(), BootError> {
+        self.file.seek(SeekFrom::Start(offset)).map_err(|e| self.unreadable(e))?;
+        let mut done = 0;
+        // One read gives at most 2 GiB less a page, and on some file systems less than it was asked for.
+        while done < len {
+            let to = GuestAddress(addr + done);
+            match memory.read_volatile_from(to, self.file, (len - done) as usize) {
+                Ok(0) => return Err(self.shrunk(io::ErrorKind::UnexpectedEof.into())),
+                Ok(got) => done += got as u64,
+                Err(error) => return Err(self.unreadable(io_error(error))),
+            }
+        }
+        Ok(())
+    }
+
+    /// It had these bytes when it was measured.
+    fn shrunk(&self, error: io::Error) -> BootError {
+        self.unreadable(match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                io::Error::other(format!("it had {} bytes, and became shorter", self.len))
+            }
+            _ => error,
+        })
+    }
+}
+
+fn io_error(error: GuestMemoryError) -> io::Error {
+    match error {
+        GuestMemoryError::IOError(error) => error,
+        other => io::Error::other(other.to_string()),
+    }
+}
