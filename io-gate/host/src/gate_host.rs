@@ -55,6 +55,8 @@ pub struct Sealed {
 /// The gate's host side; shared by the device thread, the vCPU threads and the link thread.
 pub struct GateHost {
     core: Arc<Core>,
+    /// Orders releasing and handing over to lanes. Never held while a lane is waited for (P7): whoever learns of an
+    /// acknowledgement takes it, on a thread that has to hear the standby meanwhile.
     performer: Mutex<()>,
     latencies: Mutex<Latencies>,
     held_event: EventFd,
@@ -290,7 +292,6 @@ impl GateHost {
     /// has an end, and what was not performed by then never is.
     pub fn drain(&self) {
         self.core.give_up_after(LAST_PATIENCE);
-        let _performer = self.performer();
         if !self.core.permitted() {
             return;
         }
@@ -389,12 +390,15 @@ impl GateHost {
     /// The machine has been reset: whatever else asked for that before, several times over while
     /// it was held, is not performed any more.
     pub fn forget_resets(&self) {
-        let _performer = self.performer();
-        self.power.drain();
-        self.core.forget_resets();
+        // Those that wait first: what is released while the lane is waited for is none of them.
+        let performer = self.performer();
         let mut ledger = self.core.ledger();
         let cancelled = ledger.cancel_resets();
         self.tell_cancelled(&cancelled);
+        drop(ledger);
+        drop(performer);
+        self.power.drain();
+        self.core.forget_resets();
     }
 
     /// How long effects have waited at the gate, by class.
@@ -578,11 +582,16 @@ impl GateHost {
     /// The driver of a slot has reset its device: afterwards none of its chains is in flight, and
     /// nothing reads or writes the memory they point to. What was released is performed first.
     pub(crate) fn forget_chains(&self, slot: u16) {
-        let _performer = self.performer();
-        self.of_slot(slot).iter().for_each(|backend| backend.lane().drain());
+        // Those that wait first, and whoever has released some has handed them over by then: what is released while the lanes
+        // are waited for is none of them, as the caller makes no new ones.
+        let performer = self.performer();
         let mut ledger = self.core.ledger();
         let cancelled = ledger.cancel_chains_of(slot);
         self.tell_cancelled(&cancelled);
+        drop(ledger);
+        drop(performer);
+        self.of_slot(slot).iter().for_each(|backend| backend.lane().drain());
+        let mut ledger = self.core.ledger();
         for completion in self.core.take_completions_of(slot) {
             if let Kind::Performed(done) = completion.0 {
                 ledger.settle(done.request);
