@@ -13,6 +13,7 @@ mod cpu;
 mod dirty;
 mod fault;
 mod faults;
+mod flood;
 mod ioapic;
 mod lapic;
 mod log;
@@ -31,6 +32,7 @@ mod virtio;
 use acpi::Processors;
 use clients::Clients;
 use clock::Clock;
+use flood::Flood;
 use ioapic::IoApic;
 use log::Log;
 use options::Options;
@@ -92,7 +94,7 @@ extern "C" fn bsp_main(start_info: u64) -> ! {
     dirty::command(options.dirty, options.region);
     let service = assemble(found, &options, boot_id, cpus);
     smp::release(options.hot);
-    run(service, clock, cpus, options.hot)
+    run(service, clock, cpus, options.hot, options.flood)
 }
 
 fn find_devices(options: &Options<'_>, io_apic: &IoApic) -> Found {
@@ -167,7 +169,8 @@ fn assemble(found: Found, options: &Options<'_>, boot_id: u64, cpus: usize) -> S
     service
 }
 
-fn run(mut service: Service, mut clock: Clock, cpus: usize, hot: bool) -> ! {
+fn run(mut service: Service, mut clock: Clock, cpus: usize, hot: bool, flood: Flood) -> ! {
+    let hot = hot || flood != Flood::Nothing;
     let mut worker = (cpus == 1).then(|| dirty::Worker::new(0));
     let mut last_work = clock.now();
     loop {
@@ -180,6 +183,7 @@ fn run(mut service: Service, mut clock: Clock, cpus: usize, hot: bool) -> ! {
                 Ending::Reset => power::reset(),
             }
         }
+        flood.step();
         let now = clock.now();
         if let Some(worker) = &mut worker {
             busy |= worker.step(now, DIRTY_SLICE);

@@ -1,8 +1,10 @@
 //! The guest's command line.
 //!
 //! `virtio_mmio.device=SIZE@BASE:IRQ` (Linux's syntax, once per device), `ip=A.B.C.D`, `smp=N`, `dirty=PAGES_PER_SECOND`,
-//! `region=PAGES`, `log=quiet`, `poll=hot`, `exercise=on`, `tick=MICROSECONDS`. Others are not the guest's, and ignored.
+//! `region=PAGES`, `log=quiet`, `poll=hot`, `exercise=on`, `tick=MICROSECONDS`,
+//! `flood=sleep-types|serial`. Others are not the guest's, and ignored.
 
+use crate::flood::Flood;
 use crate::say;
 
 /// One `virtio_mmio.device=`.
@@ -33,6 +35,8 @@ pub struct Options<'a> {
     pub exercise: bool,
     /// How often a CPU that waits wakes by itself, in microseconds, where told.
     pub tick: Option<u32>,
+    /// What to write without end.
+    pub flood: Flood,
 }
 
 impl<'a> Options<'a> {
@@ -48,6 +52,7 @@ impl<'a> Options<'a> {
             hot: false,
             exercise: false,
             tick: None,
+            flood: Flood::Nothing,
         };
         for (name, value) in pairs(command_line) {
             if !options.set(name, value) {
@@ -76,6 +81,7 @@ impl<'a> Options<'a> {
                 self.exercise
             }
             "tick" => value.parse().map(|micros| self.tick = Some(micros)).is_ok(),
+            "flood" => Flood::named(value).map(|flood| self.flood = flood).is_some(),
             "virtio_mmio.device" => parse_device(value).is_some(),
             _ => true,
         }

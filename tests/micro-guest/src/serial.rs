@@ -10,9 +10,14 @@ pub struct Serial;
 
 impl fmt::Write for Serial {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        text.bytes().for_each(|byte| out_byte(DATA, byte));
+        text.bytes().for_each(byte);
         Ok(())
     }
+}
+
+/// Writes one byte.
+pub fn byte(byte: u8) {
+    out_byte(DATA, byte);
 }
 
 /// Prints a line on the serial line.

@@ -8,10 +8,10 @@ mod guest;
 mod run;
 mod standby;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::process::ExitCode;
 
 use clap::Parser;
-use io_gate_host::backend::terminal::RawMode;
 
 pub use args::{
     AuditArgs, AuditCommand, Cli, CtlArgs, CtlCommand, GuestDevices, ProbeArgs, ProtectionArgs,
@@ -70,11 +70,13 @@ pub fn main() -> ExitCode {
         Subcommand::Audit(args) => audit::audit(&args),
         Subcommand::Probe(args) => probe(&args),
     };
-    logging::flush();
     match result {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => {
+            logging::flush();
+            ExitCode::from(code)
+        }
         Err(error) => {
-            eprintln!("kemari: {}", error.message);
+            logging::last_words(&format!("kemari: {}", error.message));
             ExitCode::from(error.code)
         }
     }
@@ -83,15 +85,17 @@ pub fn main() -> ExitCode {
 /// A broken invariant must end the whole machine, not one of its threads: the others would go on with
 /// half of it, and a standby would never be told that this side is dead.
 fn end_on_panic() {
-    let print = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        logging::panicked(|| {
-            let thread = std::thread::current();
-            format!("thread '{}' {panic}", thread.name().unwrap_or("?"))
-        });
-        RawMode::restore();
-        print(panic);
-        std::process::abort();
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let mut message = format!("thread '{}' {panic}", thread.name().unwrap_or("?"));
+        // Finding symbols opens files.
+        if seccomp::has_mains_rights() {
+            let trace = Backtrace::capture();
+            if trace.status() == BacktraceStatus::Captured {
+                message.push_str(&format!("\n{trace}"));
+            }
+        }
+        logging::end_for_panic(message)
     }));
 }
 

@@ -40,6 +40,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::arbiter::{Answer, Arbiter, ask};
 use crate::audit::{self, Recorder, Won};
 use crate::link::{LinkAddr, LinkSecurity};
+use crate::logging::STATE;
 use crate::machine::{Ended, Machine};
 use crate::seccomp::{self, Launcher, Role};
 use crate::ungated::Ungated;
@@ -326,9 +327,11 @@ impl Engine {
                 self.stats().report(&report);
                 match &report {
                     Report::Verified { verified, .. } if verified.agree => log::debug!("{report}"),
-                    Report::Verified { .. } => log::error!("{report}"),
-                    Report::Joined { .. } | Report::Protected { .. } => log::info!("{report}"),
-                    _ => log::warn!("{report}"),
+                    Report::Verified { .. } => log::error!(target: STATE, "{report}"),
+                    Report::Joined { .. } | Report::Protected { .. } => {
+                        log::info!(target: STATE, "{report}");
+                    }
+                    _ => log::warn!(target: STATE, "{report}"),
                 }
             }
         }

@@ -40,12 +40,7 @@ pub(super) fn line_address() -> u64 {
 
 /// Installs the handler, for all threads.
 pub(super) fn install() -> io::Result<()> {
-    // SAFETY: a system call without pointers.
-    let copy = unsafe { libc::fcntl(libc::STDERR_FILENO, libc::F_DUPFD_CLOEXEC, 3) };
-    if copy < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    DESCRIPTOR.store(copy, Ordering::Relaxed);
+    DESCRIPTOR.store(open()?, Ordering::Relaxed);
     // SAFETY: all-zero bytes are a valid `sigaction`: no handler, an empty mask, no flags.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_violation as *const () as libc::sighandler_t;
@@ -53,6 +48,23 @@ pub(super) fn install() -> io::Result<()> {
     // SAFETY: `action` is a valid `sigaction`, and its handler does only what a handler may.
     match unsafe { libc::sigaction(libc::SIGSYS, &raw const action, std::ptr::null_mut()) } {
         0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Opens standard error once more, so that a write to it never blocks (P7): the process ends though nobody reads the
+/// line. Where it cannot be opened, as a socket cannot, it is copied.
+fn open() -> io::Result<RawFd> {
+    const FLAGS: libc::c_int =
+        libc::O_WRONLY | libc::O_APPEND | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: the path is a string with its end.
+    let opened = unsafe { libc::open(c"/proc/self/fd/2".as_ptr(), FLAGS) };
+    if opened >= 0 {
+        return Ok(opened);
+    }
+    // SAFETY: a system call without pointers.
+    match unsafe { libc::fcntl(libc::STDERR_FILENO, libc::F_DUPFD_CLOEXEC, 3) } {
+        copy if copy >= 0 => Ok(copy),
         _ => Err(io::Error::last_os_error()),
     }
 }

@@ -57,7 +57,7 @@ pub enum Role {
     Signals,
     /// Waits for time to pass.
     Timer,
-    /// Writes the log lines of threads that may not.
+    /// Writes the log lines of all threads.
     Log,
     /// Writes the audit log.
     Audit,
@@ -170,11 +170,10 @@ pub fn enter(role: Role, events: &[RawFd]) {
     }
 }
 
-/// Whether this thread may not write to standard error: its log lines take another way.
+/// Whether this thread has given up no more than `main`: it may open files, restore the terminal, start threads.
 #[must_use]
-pub fn is_mute() -> bool {
-    let mute = matches!(WHO.get().role, Role::Device | Role::Vcpu);
-    mute && MODE.get() == Some(&Mode::On)
+pub fn has_mains_rights() -> bool {
+    WHO.get().role == Role::Main || MODE.get() != Some(&Mode::On)
 }
 
 /// The handler of signals that ask for the end writes to a pipe, which is for `main` to do and not

@@ -33,6 +33,7 @@ use crate::engine::{
     MachineState, ReadEnd, Watched, describe, hash_memory, new_session_number, read_frames,
 };
 use crate::link::{Buffers, Link, LinkListener, Stranger};
+use crate::logging::STATE;
 use crate::machine::Machine;
 use crate::machine::storage::read_marks;
 use crate::seccomp::{self, Role};
@@ -353,9 +354,11 @@ impl StandbyDriver {
                 }
                 match &report {
                     Report::Verified { verified, .. } if verified.agree => log::debug!("{report}"),
-                    Report::Verified { .. } => log::error!("{report}"),
-                    Report::Filling { .. } | Report::Ready { .. } => log::info!("{report}"),
-                    _ => log::warn!("{report}"),
+                    Report::Verified { .. } => log::error!(target: STATE, "{report}"),
+                    Report::Filling { .. } | Report::Ready { .. } => {
+                        log::info!(target: STATE, "{report}");
+                    }
+                    _ => log::warn!(target: STATE, "{report}"),
                 }
                 Next::Nothing
             }

@@ -74,6 +74,11 @@ impl Guest {
 
     /// As [`boot`](Self::boot), with more flags.
     pub fn boot_with(cpus: u32, flags: &[&str]) -> Self {
+        Self::boot_through(Command::new(KEMARI), "", cpus, flags)
+    }
+
+    /// As [`boot_with`](Self::boot_with), by a command that ends with the binary under test; `options` are the guest's.
+    pub fn boot_through(mut command: Command, options: &str, cpus: u32, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let switch = Switch::new(dir.path(), &["guest"]).unwrap();
         let cable = switch.plug_in();
@@ -91,12 +96,11 @@ impl Guest {
             })
             .collect();
         let memory: &[&str] = if flags.contains(&"--memory") { &[] } else { &["--memory", "64"] };
-        let mut command = Command::new(KEMARI);
         command
             .args(["run", "--rng", "--cpus", &cpus.to_string()])
             .arg("--kernel")
             .arg(image())
-            .args(["--cmdline", &devices.join(" ")])
+            .args(["--cmdline", &format!("{} {options}", devices.join(" "))])
             .args(["--disk", &format!("path={},serial=micro", disk.display())])
             .args(["--net", &format!("stream={}", switch.socket(0).display())])
             .args(["--serial", &format!("file={}", dir.path().join("serial").display())])
