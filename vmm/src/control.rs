@@ -2,10 +2,11 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use io_gate_host::own_files::{self, OwnName};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -45,7 +46,7 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The socket and who answers on it. One process changes roles (a standby takes over), so the
 /// handler can be replaced.
 pub struct ControlSocket {
-    path: PathBuf,
+    _name: OwnName,
     handler: Arc<Mutex<Handler>>,
 }
 
@@ -55,9 +56,8 @@ impl ControlSocket {
     /// # Errors
     /// When the socket cannot be made.
     pub fn listen(path: &Path, handler: Handler) -> Result<Self, String> {
-        let listener = bind(path).map_err(|error| {
-            format!("cannot listen on control socket {}: {error}", path.display())
-        })?;
+        let (listener, name) = own_files::bind(path, |path| UnixListener::bind(path))
+            .map_err(|error| format!("--control {error}"))?;
         let handler = Arc::new(Mutex::new(handler));
         let shared = handler.clone();
         std::thread::Builder::new()
@@ -67,34 +67,12 @@ impl ControlSocket {
                 serve(&listener, &shared);
             })
             .map_err(|error| format!("cannot start the control thread: {error}"))?;
-        Ok(Self { path: path.to_owned(), handler })
+        Ok(Self { _name: name, handler })
     }
 
     /// From now on `handler` answers.
     pub fn replace_handler(&self, handler: Handler) {
         *self.handler.lock().unwrap_or_else(PoisonError::into_inner) = handler;
-    }
-}
-
-impl Drop for ControlSocket {
-    fn drop(&mut self) {
-        // Best effort: a stale socket file is replaced by the next process that binds it.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-/// Binds the socket; a file left behind by a process that was killed is replaced, one that
-/// somebody listens on is not.
-fn bind(path: &Path) -> io::Result<UnixListener> {
-    match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            if UnixStream::connect(path).is_ok() {
-                return Err(error);
-            }
-            std::fs::remove_file(path)?;
-            UnixListener::bind(path)
-        }
-        other => other,
     }
 }
 

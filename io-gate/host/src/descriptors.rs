@@ -35,7 +35,8 @@ pub(crate) fn disk(
     write_through: bool,
     direct: bool,
 ) -> io::Result<File> {
-    let mut flags = 0;
+    // A FIFO is looked at, and not waited for; files and block devices know no such flag.
+    let mut flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     if write_through {
         flags |= libc::O_DSYNC;
     }
@@ -47,7 +48,7 @@ pub(crate) fn disk(
 
 /// The record of who may write to a disk, beside it; made here where there is none yet.
 pub(crate) fn fence_record(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    open_or_make(path)
 }
 
 /// Makes a new name in a directory durable.
@@ -55,15 +56,38 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// What a console on a file shows is written here.
-pub(crate) fn console_file(path: &Path, append: bool) -> io::Result<File> {
-    OpenOptions::new().create(true).write(true).append(append).truncate(!append).open(path)
+/// What a console on a file shows is added to it: it may hold what nobody wants to lose. A FIFO that
+/// nobody reads is refused at once.
+pub(crate) fn console_file(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = OpenOptions::new().create(true).append(true).custom_flags(flags).open(path)?;
+    // SAFETY: a system call on our own descriptor, without pointers.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, libc::O_APPEND) })?;
+    Ok(file)
+}
+
+/// The same file, to see what it holds before something is added to it.
+pub(crate) fn console_file_to_look_at(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
 /// Guest memory that other processes may map: every store of the guest's is a write to it. Nobody
 /// but the owner may look into a guest.
 pub(crate) fn memory_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    open_or_make(path)
+}
+
+/// A file of the product's own: made where there is none, never emptied, and never waited for if it
+/// turns out to be something else.
+fn open_or_make(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
 }
 
 /// The device by which a tap interface is attached to; it reaches nothing before that.

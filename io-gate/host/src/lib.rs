@@ -15,6 +15,7 @@ mod inputs;
 mod lane;
 mod latency;
 mod observer;
+pub mod own_files;
 mod page_bitmap;
 mod perform;
 mod rate_limit;

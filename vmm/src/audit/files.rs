@@ -9,6 +9,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use io_gate_host::own_files::FileId;
+
 use super::format::{Entry, HEADER_LEN, Header, RECORD_LEN};
 
 /// Records of one system call.
@@ -26,6 +28,14 @@ pub struct AuditSpec {
     pub size: u64,
     /// How many there are.
     pub keep: u32,
+}
+
+impl AuditSpec {
+    /// The first file of the first run.
+    #[must_use]
+    pub fn first(&self) -> PathBuf {
+        path(&self.base, 1, 0)
+    }
 }
 
 impl FromStr for AuditSpec {
@@ -173,8 +183,9 @@ impl Files {
     }
 
     /// The files: those that were never begun can go at the end.
-    pub(super) fn paths(&self) -> &[PathBuf] {
-        &self.paths
+    pub(super) fn names(&self) -> io::Result<Vec<(PathBuf, FileId)>> {
+        let files = self.paths.iter().zip(&self.files);
+        files.map(|(path, file)| Ok((path.clone(), FileId::of(&file.metadata()?)))).collect()
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use io_gate::host::{EffectId, Term};
+use io_gate_host::own_files::{self, FileId};
 use io_gate_host::{Noted, Observer};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -330,7 +331,7 @@ impl std::fmt::Debug for Recorder {
 pub struct AuditLog {
     recorder: Arc<Recorder>,
     /// Nothing is in them, unless the log has come so far.
-    spare: Vec<PathBuf>,
+    spare: Vec<(PathBuf, FileId)>,
 }
 
 impl AuditLog {
@@ -352,7 +353,11 @@ impl AuditLog {
             before: Summary::default(),
         };
         let files = Files::create(spec, header)?;
-        let spare = files.paths().to_vec();
+        let spare = files.names().map_err(|source| AuditError {
+            what: "look at",
+            path: spec.base.display().to_string(),
+            source,
+        })?;
         let recorder = Arc::new(Recorder::new(monotonic, files));
         let writer = recorder.clone();
         std::thread::Builder::new()
@@ -376,10 +381,10 @@ impl AuditLog {
 impl Drop for AuditLog {
     fn drop(&mut self) {
         self.recorder.end();
-        for path in &self.spare {
-            if std::fs::metadata(path).is_ok_and(|file| file.len() == 0) {
-                // One that stays does no harm: a reader passes over it.
-                let _ = std::fs::remove_file(path);
+        for (path, file) in &self.spare {
+            // One that stays does no harm: a reader passes over it.
+            if std::fs::metadata(path).is_ok_and(|found| found.len() == 0) {
+                own_files::give_back(path, *file);
             }
         }
     }

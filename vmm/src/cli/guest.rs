@@ -1,8 +1,6 @@
 //! A guest that runs in this process, from its first or taken-over instruction to its end: what
 //! `kemari run` and a standby that has taken over have in common.
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -202,24 +200,5 @@ pub(super) fn announce(machine: &Arc<Machine>) {
     };
     if let Err(error) = std::thread::Builder::new().name("announce".to_owned()).spawn(rounds) {
         log::warn!("the guest's new place was not announced to the network: {error}");
-    }
-}
-
-/// A file with this process's id, for as long as the process lives.
-pub(super) struct PidFile(PathBuf);
-
-impl PidFile {
-    pub(super) fn write(path: &Path) -> Result<Self, CliError> {
-        fs::write(path, format!("{}\n", std::process::id())).map_err(|error| {
-            CliError::usage(format!("cannot write --pid-file {}: {error}", path.display()))
-        })?;
-        Ok(Self(path.to_owned()))
-    }
-}
-
-impl Drop for PidFile {
-    fn drop(&mut self) {
-        // It may have been removed by whoever read it.
-        let _ = fs::remove_file(&self.0);
     }
 }

@@ -5,6 +5,8 @@ mod args;
 mod audit;
 mod ctl;
 mod guest;
+mod paths;
+mod pid_file;
 mod run;
 mod standby;
 
@@ -70,6 +72,8 @@ pub fn main() -> ExitCode {
         Subcommand::Audit(args) => audit::audit(&args),
         Subcommand::Probe(args) => probe(&args),
     };
+    // A process that ends does not drop what its threads share.
+    io_gate_host::own_files::give_back_all();
     match result {
         Ok(code) => {
             logging::flush();

@@ -3,7 +3,9 @@
 use ft_core::Term;
 use io_gate::host::new_gate;
 
-use super::guest::{self, PidFile, observer};
+use super::guest::{self, observer};
+use super::paths::Paths;
+use super::pid_file::PidFile;
 use super::{CliError, RunArgs, arbiter, audit};
 use crate::audit::{Event, Side, Won};
 use crate::engine::Engine;
@@ -16,6 +18,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
         return Err(MachineError::NoKernel.into());
     }
     let protection = &args.protection;
+    Paths::of_machine(&args.machine()).and_of_protection(protection).check()?;
     super::confine(protection.seccomp)?;
     let arbiter = arbiter::open(protection, &args.name, "primary")?;
     let security = guest::link_security(protection)?;

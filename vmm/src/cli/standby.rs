@@ -10,7 +10,9 @@ use io_gate::host::{CommitAuthority, new_gate};
 use io_gate_host::{Fence, Observer};
 use serde_json::json;
 
-use super::guest::{self, PidFile};
+use super::guest;
+use super::paths::Paths;
+use super::pid_file::PidFile;
 use super::{CliError, StandbyArgs, arbiter, audit};
 use crate::arbiter::Arbiter;
 use crate::audit::{Recorder, Side};
@@ -27,6 +29,8 @@ use crate::standby::{
 pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     args.check_gated().map_err(CliError::usage)?;
     let protection = &args.protection;
+    let paths = Paths::of_machine(&args.machine(0, 0)).and_of_protection(protection);
+    paths.and_listen(&args.listen).check()?;
     super::confine(protection.seccomp)?;
     // What can be wrong here is found now, not when the primary dies.
     kvm::open().map_err(MachineError::from)?;

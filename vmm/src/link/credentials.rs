@@ -73,6 +73,12 @@ impl Credentials {
         Ok(credentials)
     }
 
+    /// The files that are read from `dir`.
+    #[must_use]
+    pub fn files(dir: &Path) -> [PathBuf; 3] {
+        [AUTHORITY, CERTIFICATE, KEY].map(|file| dir.join(file))
+    }
+
     /// The name that the other side has to show, if one was given.
     ///
     /// # Errors

@@ -13,6 +13,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use io_gate_host::own_files::{self, OwnName, PlaceError};
+
 pub(crate) use buffers::Buffers;
 pub use credentials::{Credentials, CredentialsError};
 use stream::Stream;
@@ -81,6 +83,9 @@ pub enum LinkError {
         /// What to do about it.
         hint: &'static str,
     },
+    /// The path of a Unix socket cannot be used.
+    #[error("--listen unix:{0}")]
+    Place(#[from] PlaceError),
     /// Guest memory would cross a network in clear.
     #[error(
         "{0} is not a loopback address, and the link would carry the whole guest in clear: give both sides --tls DIR, or pass --insecure-plain-tcp if the network is yours alone"
@@ -149,7 +154,8 @@ impl LinkAddr {
         };
         let socket = match self {
             Self::Unix(path) => {
-                Listener::Unix(UnixListener::bind(path).map_err(failed)?, path.clone())
+                let (socket, name) = own_files::bind(path, |path| UnixListener::bind(path))?;
+                Listener::Unix { socket, path: path.clone(), _name: name }
             }
             Self::Tcp(addr) => {
                 let addr = resolve(addr).map_err(failed)?;
@@ -205,7 +211,7 @@ pub struct LinkListener {
 #[derive(Debug)]
 enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Unix { _name: OwnName, socket: UnixListener, path: PathBuf },
 }
 
 impl LinkListener {
@@ -220,8 +226,8 @@ impl LinkListener {
                 stream.set_nodelay(true)?;
                 (Stream::Tcp(stream), peer.to_string(), self.security.tls.clone())
             }
-            Listener::Unix(listener, path) => {
-                let (stream, _) = listener.accept()?;
+            Listener::Unix { socket, path, .. } => {
+                let (stream, _) = socket.accept()?;
                 (Stream::Unix(stream), format!("unix:{}", path.display()), None)
             }
         };
@@ -233,16 +239,7 @@ impl AsFd for LinkListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.socket {
             Listener::Tcp(listener) => listener.as_fd(),
-            Listener::Unix(listener, _) => listener.as_fd(),
-        }
-    }
-}
-
-impl Drop for LinkListener {
-    fn drop(&mut self) {
-        if let Listener::Unix(_, path) = &self.socket {
-            // Best effort: a stale socket file is refused by the next bind with a clear error.
-            let _ = std::fs::remove_file(path);
+            Listener::Unix { socket, .. } => socket.as_fd(),
         }
     }
 }

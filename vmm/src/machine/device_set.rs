@@ -381,20 +381,6 @@ impl DeviceSet {
         Ok(())
     }
 
-    /// Removes the sockets that were made for backends. The gate's own drop would do it, but a process that ends does not
-    /// drop what its threads share.
-    pub(super) fn remove_sockets(&self, config: &MachineConfig) {
-        if !*self.attached.lock().unwrap_or_else(PoisonError::into_inner) {
-            return;
-        }
-        for net in &config.nets {
-            if let NetBackend::Dgram(local, _) = &net.backend {
-                // Somebody may have removed it already.
-                let _ = std::fs::remove_file(local);
-            }
-        }
-    }
-
     pub(super) fn gate(&self) -> &Arc<GateHost> {
         &self.gate
     }

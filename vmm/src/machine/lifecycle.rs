@@ -152,7 +152,6 @@ impl Machine {
         self.device_thread.stop();
         self.vcpus.pause();
         self.gate.drain();
-        self.devices.remove_sockets(&self.config);
     }
 
     /// What to do when the right to perform is lost (P2), instead of ending the machine: the first hook counts.

@@ -7,11 +7,12 @@
 //! file systems that are shared have extended attributes.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use ft_core::handshake::{DiskStorage, Storage};
+use io_gate_host::own_files;
 
 use super::device_set::FIRST_VIRTIO_SLOT;
 use crate::config::MachineConfig;
@@ -24,7 +25,7 @@ const MAX_MARK: usize = 64;
 /// A disk could not be marked.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "disk {disk}: its mark {mark} cannot be written: {error}; a standby can only tell by it that it sees the same disk: make the directory writable"
+    "disk {disk}: its mark {mark} cannot be written: {error}; a standby can only tell by it that it sees the same disk: have it be a file that can be written to"
 )]
 pub(crate) struct MarkError {
     disk: PathBuf,
@@ -70,7 +71,7 @@ fn each_disk<E>(
 }
 
 /// Beside the image itself: each host may have a symbolic link of its own to it.
-fn mark_path(disk: &Path) -> PathBuf {
+pub(crate) fn mark_path(disk: &Path) -> PathBuf {
     let mut path = fs::canonicalize(disk).unwrap_or_else(|_| disk.to_owned()).into_os_string();
     path.push(SUFFIX);
     path.into()
@@ -81,12 +82,40 @@ fn write_mark(disk: &Path) -> Result<String, MarkError> {
     let write = || -> io::Result<String> {
         let mark = fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned();
         // Written in place and closed: what is opened after that shows it, on NFS too.
-        let mut file = File::create(&path)?;
+        let mut file = open_mark(&path)?;
         file.write_all(mark.as_bytes())?;
+        file.set_len(mark.len() as u64)?;
         file.sync_all()?;
         Ok(format!("mark {mark}"))
     };
     write().map_err(|error| MarkError { disk: disk.to_owned(), mark: path.clone(), error })
+}
+
+/// The file of a mark, to be written over. Nothing but a mark is: something else of this name may be
+/// what nobody wants to lose.
+fn open_mark(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(flags)
+        .open(path)?;
+    let metadata = file.metadata()?;
+    let mut text = String::new();
+    let is_ours = metadata.is_file()
+        && metadata.len() <= MAX_MARK as u64
+        && (&mut file).take(MAX_MARK as u64).read_to_string(&mut text).is_ok()
+        && text.trim().bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    if !is_ours {
+        let found = own_files::describe(&metadata);
+        return Err(io::Error::other(format!(
+            "expected a mark of kemari's, found {found}, which is left alone"
+        )));
+    }
+    file.rewind()?;
+    Ok(file)
 }
 
 fn read_mark(disk: &Path) -> String {
@@ -154,6 +183,11 @@ mod tests {
         assert_eq!(read_marks(&machine(&copy, "")), first);
         assert_eq!(read_marks(&machine(&disk, "")), second);
         assert!(mark_disks(&machine(&disk, ",readonly=on")).unwrap().is_empty());
+        // What has the name of a mark and is none is kept.
+        fs::write(one.path().join("disk.kemari-mark"), vec![7; 512]).unwrap();
+        let other = mark_disks(&machine(&disk, "")).unwrap_err().to_string();
+        assert!(other.contains("found a regular file of 512 bytes"), "{other}");
+        assert_eq!(fs::read(one.path().join("disk.kemari-mark")).unwrap(), [7; 512]);
         let nowhere = mark_disks(&machine(Path::new("/nowhere/disk"), "")).unwrap_err();
         assert!(nowhere.to_string().contains("/nowhere/disk.kemari-mark"), "{nowhere}");
     }

@@ -124,7 +124,10 @@ const MAIN: &[c_long] = &[
     SYS_faccessat,
     SYS_faccessat2,
     SYS_fchmod,
+    // Files that kemari has made are marked as such.
+    SYS_fgetxattr,
     SYS_flock,
+    SYS_fsetxattr,
     SYS_fstatfs,
     SYS_ftruncate,
     SYS_getcwd,

@@ -3,14 +3,17 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
 use io_gate::Outcome;
 use vmm_sys_util::epoll::EventSet;
 
+use super::image_format;
 use crate::descriptors::{self, CONSOLE_INPUT, CONSOLE_OUTPUT};
 use crate::guest_memory::Gather;
 use crate::inputs::{Inputs, Role, Token, Watch};
+use crate::own_files;
 
 /// A pipe or terminal that is ready takes this much without blocking.
 const PIECE: usize = 4096;
@@ -25,12 +28,58 @@ const ESCAPE: u8 = 0x01;
 
 /// Why a console cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("console {path}: {error}; check the path given with file=")]
-pub struct ConsoleError {
-    /// The file.
-    path: PathBuf,
-    /// The system's reason.
-    error: io::Error,
+pub enum ConsoleError {
+    /// The system refuses.
+    #[error(
+        "console file {path}: cannot open it: {error}{}; check the path given with file=",
+        hint(error)
+    )]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        error: io::Error,
+    },
+    /// It is something else.
+    #[error(
+        "console file {path}: expected a new file, a text, or a device that shows text, found {found}; it is left alone: choose another path"
+    )]
+    Kind {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: String,
+    },
+}
+
+/// Empties a file of ours; of another's the bytes stay. Not for a takeover: the file holds whatever
+/// its guest has written.
+fn begin_anew(file: &File, path: &Path) -> Result<(), ConsoleError> {
+    let failed = |error| ConsoleError::Open { path: path.to_owned(), error };
+    if own_files::is_marked(file) {
+        return file.set_len(0).map_err(failed);
+    }
+    // It is open to be written to only.
+    let reader = descriptors::console_file_to_look_at(path).map_err(failed)?;
+    let found = match image_format::of_file(&reader).map_err(failed)? {
+        Some(format) => format.name,
+        None if begins_with_zero(&reader) => "binary data",
+        None => return Ok(()),
+    };
+    Err(ConsoleError::Kind { path: path.to_owned(), found: found.to_owned() })
+}
+
+/// As an empty disk does, and no text.
+fn begins_with_zero(file: &File) -> bool {
+    let mut first = [1];
+    file.read_at(&mut first, 0).is_ok() && first == [0]
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENXIO) => " (a FIFO that nobody reads, or a socket)",
+        _ => "",
+    }
 }
 
 /// An open console.
@@ -58,13 +107,29 @@ impl Console {
         Self(Kind::Stdio(Stdio::default()))
     }
 
-    /// A file, for output only.
+    /// A file, for output only. One that a console of kemari has made is begun anew, unless `append`
+    /// is set; to any other the output is added, and one that looks like an image is refused then.
     ///
     /// # Errors
-    /// When it cannot be opened for writing.
+    /// When it cannot be opened for writing, or is something else.
     pub fn file(path: &Path, append: bool) -> Result<Self, ConsoleError> {
-        let file = descriptors::console_file(path, append)
-            .map_err(|error| ConsoleError { path: path.to_owned(), error })?;
+        let failed = |error| ConsoleError::Open { path: path.to_owned(), error };
+        let other = |found| ConsoleError::Kind { path: path.to_owned(), found };
+        // By its name: to open a block device may already disturb it.
+        if let Ok(found) = std::fs::metadata(path)
+            && found.file_type().is_block_device()
+        {
+            return Err(other(own_files::describe(&found)));
+        }
+        let file = descriptors::console_file(path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        if metadata.is_file() {
+            if metadata.len() == 0 {
+                own_files::mark(&file);
+            } else if !append {
+                begin_anew(&file, path)?;
+            }
+        }
         Ok(Self(Kind::File(file)))
     }
 

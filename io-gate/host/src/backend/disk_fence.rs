@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use super::disk::{DiskError, lock_waiting};
 use crate::descriptors;
 use crate::fence::Permission;
+use crate::own_files;
 
 /// What is appended to an image's name.
 const SUFFIX: &str = ".kemari-fence";
@@ -45,6 +46,10 @@ pub(crate) enum DiskFenceError {
     )]
     Damaged { path: PathBuf, found: String },
     #[error(
+        "{path}: expected a fence record, `{FORM}`, or no file, found {found}; it is left alone: choose another file with fence="
+    )]
+    NoRecord { path: PathBuf, found: String },
+    #[error(
         "the fence record {path} is of machine `{found}`, this is `{expected}`; if the disk was moved for good, remove \
          the file"
     )]
@@ -67,6 +72,11 @@ impl DiskFence {
     pub fn open(path: &Path, machine: &str) -> Result<Self, DiskError> {
         let failed = |error| DiskError::Fence { path: path.to_owned(), error };
         let file = descriptors::fence_record(path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() {
+            let (path, found) = (path.to_owned(), own_files::describe(&metadata));
+            return Err(failed(io::Error::other(DiskFenceError::NoRecord { path, found })));
+        }
         // Its name is to survive a power failure as the image's does.
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
         descriptors::sync_directory(dir.unwrap_or(Path::new("."))).map_err(failed)?;
@@ -122,7 +132,12 @@ impl DiskFence {
                 }
                 term.parse().map(Some).map_err(|_| self.damaged(text))
             }
-            _ => Err(self.damaged(text)),
+            ["kemari-fence", ..] => Err(self.damaged(text)),
+            // Nothing of ours: the advice to remove it would be bad advice.
+            _ => Err(DiskFenceError::NoRecord {
+                path: self.path.clone(),
+                found: "something else".to_owned(),
+            }),
         }
     }
 

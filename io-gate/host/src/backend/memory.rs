@@ -4,7 +4,7 @@
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use crate::descriptors;
+use crate::{descriptors, own_files};
 
 /// Why a file cannot hold guest memory.
 #[derive(Debug, thiserror::Error)]
@@ -19,15 +19,15 @@ pub enum MemoryFileError {
     },
     /// It is something else.
     #[error(
-        "guest memory in {path}: expected a new file, an empty one, or one of {expected} bytes, found {found} bytes; remove it, or change file= of --memory"
+        "guest memory in {path}: expected a new file, an empty one, or kemari's own of {expected} bytes, found {found}; it is left alone: remove it if nobody needs it, or change file= of --memory"
     )]
-    Length {
+    Other {
         /// The file.
         path: PathBuf,
         /// Bytes of guest memory.
         expected: u64,
-        /// Bytes of the file.
-        found: u64,
+        /// What it is.
+        found: String,
     },
     /// Another machine's memory is in it.
     #[error("guest memory in {path}: another process uses it; change file= of --memory")]
@@ -51,9 +51,17 @@ pub fn memory_file(path: &Path, bytes: u64) -> Result<File, MemoryFileError> {
         }
         Err(TryLockError::Error(error)) => return Err(io(error)),
     }
-    let found = file.metadata().map_err(io)?.len();
-    if found != 0 && found != bytes {
-        return Err(MemoryFileError::Length { path: path.to_owned(), expected: bytes, found });
+    let metadata = file.metadata().map_err(io)?;
+    let other = |found| MemoryFileError::Other { path: path.to_owned(), expected: bytes, found };
+    let is_ours = own_files::is_marked(&file);
+    if !metadata.is_file() {
+        return Err(other(own_files::describe(&metadata)));
+    }
+    match metadata.len() {
+        0 => own_files::mark(&file),
+        found if found != bytes => return Err(other(format!("{found} bytes"))),
+        _ if !is_ours => return Err(other("somebody else's of that length".to_owned())),
+        _ => {}
     }
     // Memory is zero at power-on, whatever an earlier guest has left.
     file.set_len(0).and_then(|()| file.set_len(bytes)).map_err(io)?;
@@ -80,5 +88,10 @@ mod tests {
         assert!(other.contains("4096 bytes, found 8192"), "{other}");
         assert_eq!(std::fs::read(&path).unwrap().len(), 8192);
         assert!(matches!(memory_file(dir.path(), 4096), Err(MemoryFileError::Io { .. })));
+        let others = dir.path().join("others");
+        std::fs::write(&others, [7; 8192]).unwrap();
+        let other = memory_file(&others, 8192).unwrap_err().to_string();
+        assert!(other.contains("somebody else's"), "{other}");
+        assert_eq!(std::fs::read(&others).unwrap(), [7; 8192]);
     }
 }

@@ -4,6 +4,7 @@ pub mod console;
 mod direct;
 pub mod disk;
 pub mod disk_fence;
+pub mod image_format;
 pub mod memory;
 pub mod net;
 pub mod terminal;

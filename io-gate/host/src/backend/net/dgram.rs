@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use vmm_sys_util::epoll::EventSet;
@@ -10,14 +9,16 @@ use vmm_sys_util::epoll::EventSet;
 use super::outbox::Outbox;
 use super::socket::{receive_message, send_message};
 use super::{MAX_FRAME, NetError, VNET_HEADER};
-use crate::descriptors::{self, MAX_SOCKET_PATH};
+use crate::descriptors;
 use crate::guest_memory::Gather;
 use crate::inputs::{Inputs, Token, Watch};
+use crate::own_files::{self, OwnName};
 
 /// The backend.
 pub(crate) struct Dgram {
     // Before the socket, so that it is dropped first.
     watch: Option<Watch>,
+    _name: OwnName,
     socket: OwnedFd,
     local: PathBuf,
     peer: PathBuf,
@@ -30,20 +31,11 @@ pub(crate) struct Dgram {
 
 impl Dgram {
     pub(crate) fn open(local: &Path, peer: &Path) -> Result<Self, NetError> {
-        for path in [local, peer] {
-            if path.as_os_str().len() > MAX_SOCKET_PATH {
-                return Err(NetError::Path { path: path.to_owned() });
-            }
-        }
-        let failed = |what, error| NetError::Bind { local: local.to_owned(), what, error };
-        // A socket that a killed machine has left behind; anything else is not ours to remove.
-        if std::fs::symlink_metadata(local).is_ok_and(|found| found.file_type().is_socket()) {
-            std::fs::remove_file(local).map_err(|error| failed("cannot remove it", error))?;
-        }
-        let socket =
-            descriptors::datagrams(local).map_err(|error| failed("cannot bind it", error))?;
+        own_files::check_length(peer)?;
+        let (socket, name) = own_files::bind(local, descriptors::datagrams)?;
         Ok(Self {
             watch: None,
+            _name: name,
             socket,
             local: local.to_owned(),
             peer: peer.to_owned(),
@@ -151,14 +143,6 @@ impl Dgram {
         if let Err(error) = watch.want(wanted) {
             log::error!("net dgram={}: epoll_ctl: {error}", self.local.display());
         }
-    }
-}
-
-impl Drop for Dgram {
-    fn drop(&mut self) {
-        // The name is of no use to anyone without the socket; if it is gone already, so much the
-        // better.
-        let _ = std::fs::remove_file(&self.local);
     }
 }
 

@@ -7,13 +7,14 @@ mod stream;
 mod tap;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use io_gate::Outcome;
 use vmm_sys_util::epoll::EventSet;
 
 use crate::guest_memory::Gather;
 use crate::inputs::{Inputs, Role, Token};
+use crate::own_files::PlaceError;
 use dgram::Dgram;
 use stream::Stream;
 use tap::Tap;
@@ -40,22 +41,9 @@ pub enum NetError {
         /// What to do about it.
         hint: &'static str,
     },
-    /// The local address of a datagram socket cannot be used.
-    #[error("net dgram={local}:...: {what}: {error}; choose another path in --net")]
-    Bind {
-        /// The local address.
-        local: PathBuf,
-        /// What failed.
-        what: &'static str,
-        /// The system's reason.
-        error: io::Error,
-    },
-    /// A path is too long for a Unix socket address.
-    #[error("net {path}: expected a path of at most 107 bytes; choose a shorter one in --net")]
-    Path {
-        /// The path.
-        path: PathBuf,
-    },
+    /// The path of a Unix socket cannot be used.
+    #[error("--net: {0}")]
+    Place(#[from] PlaceError),
     /// The process is out of something.
     #[error("net: {0}")]
     System(#[from] io::Error),

@@ -11,9 +11,10 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use super::outbox::Outbox;
 use super::{MAX_FRAME, NetError, VNET_HEADER, socket};
-use crate::descriptors::{self, MAX_SOCKET_PATH};
+use crate::descriptors;
 use crate::guest_memory::Gather;
 use crate::inputs::{Inputs, Role, Token, Watch};
+use crate::own_files;
 
 /// How often a connection is tried.
 const RETRY: Duration = Duration::from_millis(100);
@@ -51,9 +52,7 @@ struct Link {
 
 impl Stream {
     pub(crate) fn new(path: &Path) -> Result<Self, NetError> {
-        if path.as_os_str().len() > MAX_SOCKET_PATH {
-            return Err(NetError::Path { path: path.to_owned() });
-        }
+        own_files::check_length(path)?;
         let timer = descriptors::timer()?;
         Ok(Self {
             path: path.to_owned(),

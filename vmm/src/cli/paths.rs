@@ -1,0 +1,236 @@
+//! The files that a command line names: each may be named for one purpose only.
+//!
+//! A disk that is also a log, a socket or a pid file would be written over. Files are compared by what
+//! they are, not by how they are called: symbolic and hard links, other spellings of a path. One that
+//! is not there yet is compared by its directory and its name. So are the files that are made beside
+//! a disk.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use io_gate_host::backend::disk_fence::DiskFence;
+use io_gate_host::own_files::FileId;
+
+use super::{CliError, ProtectionArgs};
+use crate::arbiter::ArbiterSpec;
+use crate::config::{
+    ConsoleConfig, DeviceBackend, DiskConfig, FenceRecord, MachineConfig, NetBackend,
+};
+use crate::link::{Credentials, LinkAddr};
+use crate::machine::storage;
+
+/// What a file is for, as far as it decides what else it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// Nothing else.
+    Alone,
+    /// Keys and certificates: one set may serve towards the standby and towards the arbiter.
+    Credential,
+    /// A socket that others listen on: they may take several connections.
+    Peer,
+    /// A socket of datagrams of ours: the peer of another one of ours.
+    Datagrams,
+}
+
+/// A path, and the flag that names it.
+#[derive(Clone, Debug)]
+struct Given {
+    flag: String,
+    path: PathBuf,
+    purpose: Purpose,
+}
+
+/// What tells whether two paths are one file.
+#[derive(Debug, PartialEq, Eq)]
+enum Identity {
+    File(FileId),
+    Device(u64),
+    /// It is not there: the directory and the name.
+    Name(PathBuf),
+}
+
+/// Every path on a command line.
+#[derive(Debug, Default)]
+pub(super) struct Paths(Vec<Given>);
+
+impl Paths {
+    /// Those of a machine.
+    pub(super) fn of_machine(config: &MachineConfig) -> Self {
+        let mut paths = Self::default();
+        for disk in &config.disks {
+            paths.disk("--disk", disk);
+        }
+        if let Some(boot) = &config.boot {
+            paths.add("--kernel", &boot.kernel);
+            boot.initrd.iter().for_each(|initrd| paths.add("--initrd", initrd));
+        }
+        config.memory_file.iter().for_each(|path| paths.add("--memory file=", path));
+        config.nets.iter().for_each(|net| paths.net("--net", &net.backend));
+        paths.console("--serial", &config.serial);
+        config.virtio_console.iter().for_each(|at| paths.console("--virtio-console", at));
+        for device in &config.devices {
+            match &device.backend {
+                None => {}
+                Some(DeviceBackend::Disk(disk)) => paths.disk("--device", disk),
+                Some(DeviceBackend::Net(net)) => paths.net("--device", net),
+                Some(DeviceBackend::Console(console)) => paths.console("--device", console),
+            }
+        }
+        paths
+    }
+
+    /// And those of what protects it.
+    pub(super) fn and_of_protection(mut self, args: &ProtectionArgs) -> Self {
+        args.pid_file.iter().for_each(|path| self.add("--pid-file", path));
+        args.control.iter().for_each(|path| self.add("--control", path));
+        if let Some(audit) = &args.audit {
+            // Of the next run, whichever that is: the first is what another flag may name.
+            self.add("--audit", &audit.first());
+        }
+        if let ArbiterSpec::File(directory) = &args.arbiter {
+            self.add("--arbiter file:", directory);
+        }
+        if let Some(directory) = &args.tls {
+            for file in Credentials::files(directory) {
+                self.push("--tls", &file, Purpose::Credential);
+            }
+        }
+        let access = &args.arbiter_access;
+        for (flag, file) in [
+            ("--arbiter-ca", &access.arbiter_ca),
+            ("--arbiter-cert", &access.arbiter_cert),
+            ("--arbiter-key", &access.arbiter_key),
+            ("--arbiter-password-file", &access.arbiter_password_file),
+        ] {
+            file.iter().for_each(|file| self.push(flag, file, Purpose::Credential));
+        }
+        self.link("--standby", args.standby.as_ref());
+        self
+    }
+
+    /// And where a standby listens.
+    pub(super) fn and_listen(mut self, listen: &LinkAddr) -> Self {
+        self.link("--listen", Some(listen));
+        self
+    }
+
+    /// Each has one purpose.
+    pub(super) fn check(&self) -> Result<(), CliError> {
+        let identities: Vec<_> = self.0.iter().map(|given| identity(&given.path)).collect();
+        for (at, second) in self.0.iter().enumerate() {
+            let first = self.0[..at].iter().zip(&identities).find(|(first, identity)| {
+                **identity == identities[at] && identity.is_some() && !may_be_one(first, second)
+            });
+            if let Some((first, _)) = first {
+                return Err(twice(first, second));
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, flag: &str, path: &Path) {
+        self.push(flag, path, Purpose::Alone);
+    }
+
+    fn push(&mut self, flag: &str, path: &Path, purpose: Purpose) {
+        self.0.push(Given { flag: flag.to_owned(), path: path.to_owned(), purpose });
+    }
+
+    fn disk(&mut self, flag: &str, disk: &DiskConfig) {
+        self.add(flag, &disk.path);
+        if disk.read_only {
+            return;
+        }
+        match &disk.fence {
+            FenceRecord::At(path) => self.add(&format!("fence= of {flag}"), path),
+            FenceRecord::Beside => {
+                self.add(&format!("the fence record of {flag}"), &DiskFence::beside(&disk.path))
+            }
+            FenceRecord::Off => {}
+        }
+        self.add(&format!("the mark of {flag}"), &storage::mark_path(&disk.path));
+    }
+
+    fn net(&mut self, flag: &str, backend: &NetBackend) {
+        match backend {
+            NetBackend::Tap(_) => {}
+            NetBackend::Stream(path) => self.push(flag, path, Purpose::Peer),
+            NetBackend::Dgram(local, peer) => {
+                self.push(flag, local, Purpose::Datagrams);
+                // The peer of a network may be another network, but not itself.
+                let purpose = if local == peer { Purpose::Alone } else { Purpose::Peer };
+                self.push(flag, peer, purpose);
+            }
+        }
+    }
+
+    fn console(&mut self, flag: &str, console: &ConsoleConfig) {
+        if let ConsoleConfig::File(path) = console {
+            self.add(flag, path);
+        }
+    }
+
+    fn link(&mut self, flag: &str, addr: Option<&LinkAddr>) {
+        match addr {
+            Some(LinkAddr::Unix(path)) => self.add(flag, path),
+            // No file has this name, and another address is another one.
+            Some(LinkAddr::Tcp(addr)) => self.add(flag, Path::new(&format!("/\0/{addr}"))),
+            None => {}
+        }
+    }
+}
+
+fn may_be_one(first: &Given, second: &Given) -> bool {
+    use Purpose::{Credential, Datagrams, Peer};
+    matches!(
+        (first.purpose, second.purpose),
+        (Credential, Credential) | (Peer, Peer) | (Datagrams, Peer) | (Peer, Datagrams)
+    )
+}
+
+fn twice(first: &Given, second: &Given) -> CliError {
+    let path = |given: &Given| given.path.display().to_string().replace("/\0/", "");
+    CliError::usage(format!(
+        "{} {}: given twice: expected a path of its own, found that of {} ({}); change one of them",
+        second.flag,
+        path(second),
+        first.flag,
+        path(first)
+    ))
+}
+
+/// None for the device that throws everything away: any number may write to it.
+fn identity(path: &Path) -> Option<Identity> {
+    if let Ok(found) = fs::metadata(path) {
+        let kind = found.file_type();
+        if kind.is_char_device() && found.rdev() == libc::makedev(1, 3) {
+            return None;
+        }
+        let device = kind.is_block_device();
+        return Some(if device {
+            Identity::Device(found.rdev())
+        } else {
+            Identity::File(FileId::of(&found))
+        });
+    }
+    Some(Identity::Name(place(path)))
+}
+
+/// The directory as it is really called, and the name in it that would be made.
+fn place(path: &Path) -> PathBuf {
+    /// As many as the kernel follows (path_resolution(7)).
+    const LINKS: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..LINKS {
+        let Ok(target) = fs::read_link(&path) else { break };
+        path = path.parent().map_or(target.clone(), |parent| parent.join(&target));
+    }
+    let name = path.file_name().map(OsString::from);
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    match (fs::canonicalize(parent.unwrap_or(Path::new("."))), name) {
+        (Ok(parent), Some(name)) => parent.join(name),
+        _ => path,
+    }
+}

@@ -1,0 +1,287 @@
+//! No file that `kemari` has not made is removed, emptied or written over, whatever flag names it.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod micro;
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use kemari_tests::process::Process;
+use micro::{KEMARI, PATIENCE};
+use rustix::process::Signal;
+
+/// How long a start that is to be refused may take. One that is not is ended then.
+const REFUSAL: Duration = Duration::from_secs(30);
+
+/// A directory with a disk image, whose bytes must never change.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("disk.img"), Self::disk()).unwrap();
+        Self { dir }
+    }
+
+    fn disk() -> Vec<u8> {
+        (0..1 << 20).map(|at: u32| (at % 251) as u8).collect()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Flags with `@` for the directory.
+    fn flags(&self, line: &str) -> Vec<String> {
+        let dir = format!("{}/", self.dir.path().display());
+        line.split(' ').map(|flag| flag.replace('@', &dir)).collect()
+    }
+
+    fn start(&self, command: &str, line: &str) -> Process {
+        let mut kemari = Command::new(KEMARI);
+        kemari.arg(command).env("RUST_LOG", "info").stdin(Stdio::null()).stdout(Stdio::null());
+        if command == "run" {
+            kemari.args(["--memory", "64", "--kernel"]).arg(micro::image());
+        }
+        if !line.contains("--serial") {
+            kemari.args(["--serial", "none"]);
+        }
+        kemari.args(self.flags(line));
+        Process::start("kemari", kemari, &self.path("log")).unwrap()
+    }
+
+    /// Starts `command`, which has to end as a mistake of the operator's, and to say all of `expected`.
+    #[track_caller]
+    fn refused(&self, command: &str, line: &str, expected: &[&str]) {
+        let before = self.contents();
+        let mut process = self.start(command, line);
+        let ended = process.wait_exit(REFUSAL);
+        if ended.is_none() {
+            process.signal(Signal::TERM);
+            process.wait_exit(REFUSAL);
+        }
+        // Until all that it said is heard.
+        process.wait_line("\0", REFUSAL);
+        let text = process.lines().join("\n");
+        assert_eq!(self.contents(), before, "{command} {line}: {text}");
+        assert_eq!(ended.and_then(|ended| ended.code()), Some(2), "{command} {line}: {text}");
+        for part in expected {
+            assert!(text.contains(part), "{command} {line}: expected `{part}` in: {text}");
+        }
+    }
+
+    /// What there is, but for the log of the process.
+    fn contents(&self) -> Vec<(PathBuf, u64, Vec<u8>)> {
+        let mut found: Vec<_> = fs::read_dir(self.dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| !path.ends_with("log"))
+            .map(|path| {
+                let metadata = fs::symlink_metadata(&path).unwrap();
+                let text = if metadata.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
+                (path, metadata.ino(), text)
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// A machine that runs, with these flags.
+    #[track_caller]
+    fn running(&self, line: &str) -> Process {
+        let control = format!("{line} --control @up");
+        let process = self.start("run", &control);
+        let begun = std::time::Instant::now();
+        while UnixStream::connect(self.path("up")).is_err() {
+            let said = process.lines().join("\n");
+            assert!(begun.elapsed() < PATIENCE && !said.contains("kemari: "), "{line}: {said}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        process
+    }
+}
+
+#[track_caller]
+fn end(mut process: Process) {
+    process.signal(Signal::TERM);
+    let ended = process.wait_exit(PATIENCE).and_then(|ended| ended.code());
+    assert_eq!(ended, Some(143), "{}", process.lines().join("\n"));
+}
+
+const STANDBY: &str = "--listen unix:@link --arbiter none";
+
+#[test]
+fn a_file_where_a_socket_is_to_be() {
+    let place = Place::new();
+    let found = ["disk.img", "regular file", "left alone"];
+    place.refused("run", "--control @disk.img", &[&found[..], &["--control"]].concat());
+    place.refused("standby", &format!("{STANDBY} --control @disk.img"), &found);
+    place.refused("standby", "--listen unix:@disk.img", &[&found[..], &["--listen"]].concat());
+    place.refused("run", "--net dgram=@disk.img:@peer", &[&found[..], &["--net"]].concat());
+    fs::create_dir(place.path("directory")).unwrap();
+    place.refused("run", "--control @directory", &["a directory"]);
+    symlink("nowhere", place.path("dangling")).unwrap();
+    place.refused("run", "--control @dangling", &["symbolic link"]);
+}
+
+#[test]
+fn a_socket_that_somebody_listens_on() {
+    let place = Place::new();
+    let stream = UnixListener::bind(place.path("stream")).unwrap();
+    let datagrams = UnixDatagram::bind(place.path("datagrams")).unwrap();
+    for socket in ["stream", "datagrams"] {
+        let found = [socket, "another process"];
+        place.refused("run", &format!("--control @{socket}"), &found);
+        place.refused("standby", &format!("{STANDBY} --control @{socket}"), &found);
+        place.refused("standby", &format!("--listen unix:@{socket}"), &found);
+        place.refused("run", &format!("--net dgram=@{socket}:@peer"), &found);
+    }
+    drop((stream, datagrams));
+    // Nobody does any more; nor where `running` has its control socket.
+    drop(UnixListener::bind(place.path("up")).unwrap());
+    let process = place.running("--net dgram=@datagrams:@peer");
+    assert!(fs::metadata(place.path("datagrams")).unwrap().file_type().is_socket());
+    end(process);
+    assert!(!place.path("datagrams").exists() && !place.path("up").exists());
+}
+
+/// What stands there at the end may be somebody else's.
+#[test]
+fn a_file_that_took_the_place_of_ones_own() {
+    let place = Place::new();
+    let process = place.running("--net dgram=@net:@peer --pid-file @pid --audit @audit");
+    for name in ["up", "net", "pid", "audit.1.3"] {
+        fs::remove_file(place.path(name)).unwrap();
+        fs::write(place.path(name), "somebody else's").unwrap();
+    }
+    // Empty as those are that a log has not come to.
+    fs::remove_file(place.path("audit.1.2")).unwrap();
+    fs::write(place.path("audit.1.2"), "").unwrap();
+    end(process);
+    assert!(place.path("audit.1.2").exists() && !place.path("audit.1.1").exists());
+    for name in ["up", "net", "pid", "audit.1.3"] {
+        assert_eq!(fs::read_to_string(place.path(name)).unwrap(), "somebody else's", "{name}");
+    }
+}
+
+#[test]
+fn a_pid_file_over_something_else() {
+    let place = Place::new();
+    place.refused("run", "--pid-file @disk.img", &["--pid-file", "disk.img", "left alone"]);
+    place.refused("standby", &format!("{STANDBY} --pid-file @disk.img"), &["--pid-file"]);
+    fs::write(place.path("notes"), "12 apples\n").unwrap();
+    place.refused("run", "--pid-file @notes", &["notes"]);
+    fs::write(place.path("empty"), "").unwrap();
+    place.refused("run", "--pid-file @empty", &["an empty file"]);
+    symlink(place.path("disk.img"), place.path("link")).unwrap();
+    place.refused("run", "--pid-file @link", &["symbolic link"]);
+    let alive = format!("{}\n", std::process::id());
+    fs::write(place.path("alive"), &alive).unwrap();
+    place.refused("run", "--pid-file @alive", &["alive", alive.trim(), "runs"]);
+    let fifo = std::ffi::CString::new(place.path("fifo").to_str().unwrap()).unwrap();
+    // SAFETY: the path is a C string.
+    assert_eq!(unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) }, 0);
+    place.refused("run", "--pid-file @fifo", &["FIFO"]);
+    // Of a kemari that was killed.
+    let mut gone = Command::new("true").spawn().unwrap();
+    gone.wait().unwrap();
+    fs::write(place.path("stale"), format!("{}\n", gone.id())).unwrap();
+    let process = place.running("--pid-file @stale");
+    assert_eq!(fs::read_to_string(place.path("stale")).unwrap(), format!("{}\n", process.pid()));
+    // And of one that runs.
+    place.refused("run", "--pid-file @stale", &["stale"]);
+    end(process);
+    assert!(!place.path("stale").exists());
+}
+
+#[test]
+fn console_files_are_never_emptied() {
+    let place = Place::new();
+    fs::write(place.path("notes"), "of before\n").unwrap();
+    let process = place.running("--serial file=@notes --virtio-console file=@new");
+    end(process);
+    let notes = fs::read_to_string(place.path("notes")).unwrap();
+    assert!(notes.starts_with("of before\n"), "{notes}");
+    // Not in this machine, so that nothing but its first bytes tells what it is.
+    for (name, head) in [("other.qcow2", &b"QFI\xfb\0\0\0\x03"[..]), ("other.img", &[0; 512])] {
+        fs::write(place.path(name), head).unwrap();
+        for flag in ["--serial", "--virtio-console"] {
+            place.refused("run", &format!("{flag} file=@{name}"), &[name, "left alone"]);
+        }
+    }
+}
+
+#[test]
+fn guest_memory_over_something_else() {
+    let place = Place::new();
+    fs::write(place.path("other"), vec![7; 64 << 20]).unwrap();
+    let mut kemari = Command::new(KEMARI);
+    let other = place.path("other");
+    kemari.args(["run", "--serial", "none", "--kernel"]).arg(micro::image()).stdin(Stdio::null());
+    kemari.args(["--memory", &format!("64,file={},share=on", other.display())]);
+    let mut process = Process::start("kemari", kemari, &place.path("log")).unwrap();
+    let ended = process.wait_exit(REFUSAL).and_then(|ended| ended.code());
+    process.kill();
+    assert!(fs::read(&other).unwrap().iter().all(|byte| *byte == 7));
+    assert_eq!(ended, Some(2), "{:?}", process.lines());
+}
+
+/// One file is not a disk and what is written over it, however it is called.
+#[test]
+fn a_path_in_two_roles() {
+    let place = Place::new();
+    fs::create_dir(place.path("sub")).unwrap();
+    symlink(place.path("disk.img"), place.path("symbolic")).unwrap();
+    fs::hard_link(place.path("disk.img"), place.path("hard")).unwrap();
+    fs::copy(micro::image(), place.path("kernel")).unwrap();
+    let disk = "--disk path=@disk.img";
+    for name in ["disk.img", "sub/../disk.img", "symbolic", "hard"] {
+        for (line, flag) in [
+            (format!("{disk} --serial file=@{name}"), "--serial"),
+            (format!("{disk} --virtio-console file=@{name}"), "--virtio-console"),
+            (format!("{disk} --pid-file @{name}"), "--pid-file"),
+            (format!("{disk} --control @{name}"), "--control"),
+            (format!("{disk} --disk path=@{name}"), "--disk"),
+            (format!("{disk},readonly=on --disk path=@{name},readonly=on"), "--disk"),
+            (format!("{disk},fence=@{name}"), "fence"),
+            (format!("{disk} --initrd @{name}"), "--initrd"),
+            (format!("{disk} --net dgram=@{name}:@peer"), "--net"),
+            (format!("{disk} --net stream=@{name}"), "--net"),
+            (format!("{disk} --arbiter-ca @{name}"), "--arbiter-ca"),
+        ] {
+            place.refused("run", &line, &[flag, "--disk", "given twice"]);
+        }
+    }
+    // What is not there yet.
+    for line in [
+        "--pid-file @new --control @new",
+        "--pid-file @new --control @sub/../new",
+        "--serial file=@new --virtio-console file=@new",
+        "--serial file=@new --pid-file @new",
+        "--net dgram=@new:@peer --control @new",
+        "--net dgram=@new:@new",
+        "--disk path=@disk.img --serial file=@disk.img.kemari-mark",
+        "--disk path=@disk.img --pid-file @disk.img.kemari-fence",
+        "--audit @new --pid-file @new.1.0",
+    ] {
+        place.refused("run", line, &["given twice"]);
+    }
+    for line in [
+        "--listen unix:@new --control @new",
+        "--listen unix:@new --pid-file @new",
+        "--listen unix:@new --standby unix:@new",
+        "--listen 127.0.0.1:7090 --standby 127.0.0.1:7090",
+        "--listen unix:@link --disk path=@disk.img --serial file=@disk.img",
+    ] {
+        place.refused("standby", line, &["given twice"]);
+    }
+    // Nothing is written to these.
+    end(place.running("--serial file=/dev/null --virtio-console file=/dev/null"));
+}
