@@ -119,6 +119,11 @@ impl Block {
         !self.config.read_only
     }
 
+    /// Whether the driver has accepted a feature: what it has not is not served.
+    fn accepted(&self, feature: u64) -> bool {
+        self.features & feature != 0
+    }
+
     fn read<'e>(
         &self,
         sector: u64,
@@ -246,10 +251,15 @@ impl Device for Block {
 
     fn process<'e>(
         &mut self,
-        _queue: u16,
+        queue: u16,
         chain: &mut Chain<'_>,
         gate: &mut Gate<'e>,
     ) -> Result<Verdict<'e>, DeviceError> {
+        if queue > 0 && !self.accepted(F_MQ) {
+            return Err(DeviceError::Malformed(
+                "expected requests on the first queue only, without VIRTIO_BLK_F_MQ".into(),
+            ));
+        }
         if chain.writable() == 0 {
             return Err(DeviceError::Malformed("expected room for a status, found none".into()));
         }
@@ -257,10 +267,11 @@ impl Device for Block {
         match header.kind {
             T_IN => self.read(header.sector, chain, gate),
             T_OUT => self.write(header.sector, chain, gate),
-            T_FLUSH => Ok(gate.token::<BlockFlush>().stage(DISK)),
+            T_FLUSH if self.accepted(F_FLUSH) => Ok(gate.token::<BlockFlush>().stage(DISK)),
             T_GET_ID => self.get_id(chain),
-            T_DISCARD => self.discard(chain, gate),
-            T_WRITE_ZEROES => self.write_zeroes(chain, gate),
+            T_DISCARD if self.accepted(F_DISCARD) => self.discard(chain, gate),
+            T_WRITE_ZEROES if self.accepted(F_WRITE_ZEROES) => self.write_zeroes(chain, gate),
+            // Also those that the driver has not accepted (5.2.6.1).
             other => {
                 log::debug!("virtio-blk: request type {other}");
                 fail(chain, S_UNSUPP)
@@ -275,7 +286,7 @@ impl Device for Block {
             Outcome::Unsupported => (S_UNSUPP, 0),
         };
         // A driver that has changed the chain in the meantime gets no status.
-        if finish(chain, status).is_err() { 0 } else { filled.saturating_add(1) }
+        finish(chain, filled as usize, status).unwrap_or(0)
     }
 
     fn intake_queue(&self, _port: Port) -> Option<u16> {
@@ -342,14 +353,32 @@ fn data_len(writable: usize) -> Result<usize, DeviceError> {
 
 /// Ends a request at once with a status.
 fn fail<'e>(chain: &mut Chain<'_>, status: u8) -> Result<Verdict<'e>, DeviceError> {
-    finish(chain, status)?;
-    Ok(Verdict::Done(1))
+    Ok(Verdict::Done(finish(chain, 0, status)?))
 }
 
-/// Writes the status into the last byte.
-fn finish(chain: &mut Chain<'_>, status: u8) -> Result<(), DeviceError> {
-    chain.skip_writable(data_len(chain.writable())?)?;
-    Ok(chain.write(&[status])?)
+/// Writes the status into the last byte; gives the number of bytes written from the chain's beginning, of which `filled` are
+/// there.
+///
+/// That number may count no byte that was not written (2.7.8.2), and the status is the last: so the room for data that stayed
+/// away becomes zeroes. Where there is more room than a request may have data, the status is there and not counted.
+fn finish(chain: &mut Chain<'_>, filled: usize, status: u8) -> Result<u32, DeviceError> {
+    let room = data_len(chain.writable())?;
+    let filled = filled.min(room);
+    chain.skip_writable(filled)?;
+    let mut rest = room - filled;
+    if rest > MAX_DATA {
+        chain.skip_writable(rest)?;
+        chain.write(&[status])?;
+        return Ok(filled as u32);
+    }
+    let zeroes = [0; SECTOR];
+    while rest > 0 {
+        let now = rest.min(SECTOR);
+        chain.write(&zeroes[..now])?;
+        rest -= now;
+    }
+    chain.write(&[status])?;
+    Ok(room as u32 + 1)
 }
 
 fn u32_at(bytes: &[u8; 16], at: usize) -> u32 {
@@ -389,7 +418,8 @@ mod tests {
     }
 
     impl Bench {
-        fn new(device: Block) -> Self {
+        fn new(mut device: Block) -> Self {
+            device.activate(device.features());
             Self { memory: Memory::new(), gate: TestGate::open(), device }
         }
 
@@ -546,8 +576,37 @@ mod tests {
         assert_eq!(bench.device.features() & (F_RO | F_DISCARD | F_WRITE_ZEROES), F_RO);
         bench.refuses(S_IOERR, T_OUT, 0, &[(DATA_AT, 512)]);
         bench.segment(0, 8, 0);
-        bench.refuses(S_IOERR, T_DISCARD, 0, &[(DATA_AT, 16)]);
-        bench.refuses(S_IOERR, T_WRITE_ZEROES, 0, &[(DATA_AT, 16)]);
+        // Neither is offered.
+        bench.refuses(S_UNSUPP, T_DISCARD, 0, &[(DATA_AT, 16)]);
+        bench.refuses(S_UNSUPP, T_WRITE_ZEROES, 0, &[(DATA_AT, 16)]);
+    }
+
+    #[test]
+    fn what_the_driver_has_not_accepted_is_not_served() {
+        for (kind, feature, data) in [
+            (T_FLUSH, F_FLUSH, &[][..]),
+            (T_DISCARD, F_DISCARD, &[(DATA_AT, 16)]),
+            (T_WRITE_ZEROES, F_WRITE_ZEROES, &[(DATA_AT, 16)]),
+        ] {
+            let mut bench = Bench::new(disk());
+            bench.segment(0, 8, 0);
+            let all = bench.device.features();
+            bench.device.activate(all & !feature);
+            bench.refuses(S_UNSUPP, kind, 0, data);
+            bench.device.activate(feature);
+            let outcome = bench.request(kind, 0, data, &[]);
+            assert!(matches!(outcome, Ok(ChainOutcome::Waiting(_))), "{kind}: {outcome:?}");
+        }
+    }
+
+    /// More room than a request may have data: the guest cannot make the machine write zeroes without end.
+    #[test]
+    fn room_without_end_is_not_filled() {
+        let mut bench = Bench::new(disk());
+        let room = MAX_DATA as u32 + 1;
+        let outcome = bench.request(T_IN, 0, &[], &[(1 << 40, room)]);
+        assert_eq!(outcome, Ok(ChainOutcome::Done(0)));
+        assert_eq!(bench.status(), S_IOERR);
     }
 
     #[test]
@@ -562,17 +621,22 @@ mod tests {
     #[test]
     fn outcomes_become_statuses() {
         let mut bench = Bench::new(disk());
-        for (outcome, status, len) in [
-            (Outcome::Success(512), S_OK, 513),
-            (Outcome::Success(0), S_OK, 1),
-            (Outcome::Failed, S_IOERR, 1),
-            (Outcome::Unsupported, S_UNSUPP, 1),
+        // The data that did not come is zeroes, so that all that is counted is written.
+        for (outcome, status, data) in [
+            (Outcome::Success(512), S_OK, 0xaa),
+            (Outcome::Success(0), S_OK, 0),
+            (Outcome::Failed, S_IOERR, 0),
+            (Outcome::Unsupported, S_UNSUPP, 0),
         ] {
+            bench.memory.put(DATA_AT as usize, &[0xaa; 512]);
             let mut whole =
                 chain(&bench.memory, &[(HEADER_AT, 16)], &[(DATA_AT, 512), (STATUS_AT, 1)]);
-            assert_eq!(bench.device.complete(0, &mut whole, outcome), len);
+            assert_eq!(bench.device.complete(0, &mut whole, outcome), 513);
             assert_eq!(bench.status(), status);
+            assert_eq!(bench.memory.get(DATA_AT as usize, 512), [data; 512]);
         }
+        let mut write = chain(&bench.memory, &[(HEADER_AT, 16)], &[(STATUS_AT, 1)]);
+        assert_eq!(bench.device.complete(0, &mut write, Outcome::Failed), 1);
         // The driver has taken the room for the status away.
         let mut none = chain(&bench.memory, &[(HEADER_AT, 16)], &[]);
         assert_eq!(bench.device.complete(0, &mut none, Outcome::Success(0)), 0);

@@ -39,10 +39,29 @@ const OFFLOADS: u64 = F_CSUM
     | F_HOST_ECN;
 
 /// The link is up (5.1.4).
+/// Features that need others (5.1.3.1).
+const NEEDS: &[(u64, u64)] = &[
+    (F_GUEST_TSO4, F_GUEST_CSUM),
+    (F_GUEST_TSO6, F_GUEST_CSUM),
+    (F_GUEST_ECN, F_GUEST_TSO4 | F_GUEST_TSO6),
+    (F_HOST_TSO4, F_CSUM),
+    (F_HOST_TSO6, F_CSUM),
+    (F_HOST_ECN, F_HOST_TSO4 | F_HOST_TSO6),
+    (F_MQ, F_CTRL_VQ),
+];
+
 const S_LINK_UP: u16 = 1;
 
 /// The header in front of every frame, and where its count of buffers is (5.1.6).
 const HEADER: usize = 12;
+const FLAGS: usize = 0;
+const GSO_TYPE: usize = 1;
+const NEEDS_CSUM: u8 = 1;
+const DATA_VALID: u8 = 2;
+const GSO_NONE: u8 = 0;
+const GSO_TCPV4: u8 = 1;
+const GSO_TCPV6: u8 = 4;
+const GSO_ECN: u8 = 0x80;
 const NUM_BUFFERS: usize = 10;
 /// The longest frame with its header: 64 KiB of segments and the headers in front of them.
 const MAX_FRAME: usize = HEADER + 65550;
@@ -51,6 +70,19 @@ const MAX_FRAME: usize = HEADER + 65550;
 const CTRL_MQ: [u8; 2] = [4, 0];
 const CTRL_OK: u8 = 0;
 const CTRL_ERR: u8 = 1;
+
+/// The features by which work may be left to the receiver of a frame.
+struct Left {
+    checksum: u64,
+    tcp4: u64,
+    tcp6: u64,
+    ecn: u64,
+}
+
+const LEFT_BY_GUEST: Left =
+    Left { checksum: F_CSUM, tcp4: F_HOST_TSO4, tcp6: F_HOST_TSO6, ecn: F_HOST_ECN };
+const LEFT_BY_HOST: Left =
+    Left { checksum: F_GUEST_CSUM, tcp4: F_GUEST_TSO4, tcp6: F_GUEST_TSO6, ecn: F_GUEST_ECN };
 
 /// What a network interface is like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +124,34 @@ impl Net {
             (true, true) => Some(2 * self.config.pairs),
             (true, false) => Some(2),
         }
+    }
+
+    /// Pairs of queues that there are with the features that the driver has accepted.
+    fn pairs_there(&self) -> u16 {
+        if self.features & F_MQ != 0 { self.config.pairs } else { 1 }
+    }
+
+    /// Whether the driver has accepted what a frame's header leaves to its receiver: checksums and segments.
+    fn check_work(&self, header: &[u8; HEADER], left: &Left) -> Result<(), DeviceError> {
+        let checksum = if header[FLAGS] & NEEDS_CSUM != 0 { left.checksum } else { 0 };
+        let segments = match header[GSO_TYPE] & !GSO_ECN {
+            GSO_NONE => 0,
+            GSO_TCPV4 => left.tcp4,
+            GSO_TCPV6 => left.tcp6,
+            other => {
+                return Err(DeviceError::Malformed(format!(
+                    "expected segments of TCP or none, found type {other}"
+                )));
+            }
+        };
+        let ecn = if header[GSO_TYPE] & GSO_ECN != 0 { left.ecn } else { 0 };
+        let missing = (checksum | segments | ecn) & !self.features;
+        if missing != 0 {
+            return Err(DeviceError::Malformed(format!(
+                "expected a frame that needs no more than the driver has accepted, found one that needs {missing:#x}"
+            )));
+        }
+        Ok(())
     }
 
     /// Serves a command (5.1.6.5): class and command, what they need, and room for an answer.
@@ -144,6 +204,10 @@ impl Device for Net {
         F_MAC | F_MRG_RXBUF | F_STATUS | several | offloads
     }
 
+    fn feature_needs(&self) -> &[(u64, u64)] {
+        NEEDS
+    }
+
     fn queues(&self) -> &[u16] {
         let pairs = usize::from(self.config.pairs);
         &SIZES[..2 * pairs + usize::from(pairs > 1)]
@@ -189,6 +253,14 @@ impl Device for Net {
                 HEADER + 1
             )));
         }
+        if queue >= 2 * self.pairs_there() {
+            return Err(DeviceError::Malformed(
+                "expected frames on the first pair of queues only, without VIRTIO_NET_F_MQ".into(),
+            ));
+        }
+        let mut header = [0; HEADER];
+        chain.peek(&mut header)?;
+        self.check_work(&header, &LEFT_BY_GUEST)?;
         let frame = chain.take_payload(len)?;
         Ok(gate.token::<NetTx>().stage(NETWORK, frame))
     }
@@ -203,8 +275,7 @@ impl Device for Net {
     }
 
     fn takes_input(&self, port: Port, queue: u16) -> bool {
-        let pairs = if self.features & F_MQ != 0 { self.config.pairs } else { 1 };
-        port == NETWORK && queue < 2 * pairs && queue.is_multiple_of(2)
+        port == NETWORK && queue < 2 * self.pairs_there() && queue.is_multiple_of(2)
     }
 
     fn steer(&self, _port: Port, data: &[u8]) -> Option<u16> {
@@ -230,6 +301,10 @@ impl Device for Net {
             )));
         };
         let mut header = *header;
+        self.check_work(&header, &LEFT_BY_HOST)?;
+        if self.features & F_GUEST_CSUM == 0 {
+            header[FLAGS] &= !DATA_VALID;
+        }
         // One, where the driver has not agreed to more (5.1.6.4).
         header[NUM_BUFFERS..].copy_from_slice(&chain.merged().to_le_bytes());
         if chain.writable() < data.len() {

@@ -24,13 +24,33 @@ fn block(read_only: bool, queues: u16) -> VirtioContract {
     .request(0, &write(3, 0xaa), 1)
     .request(0, &header(input, 3), 1025)
     .request(0, &header(flush, 0), 1)
+    .needs(F_FLUSH)
     .request(0, &header(identify, 0), 21)
     .request(0, &[header(discard, 0), range(8, 8, 0)].concat(), 1)
+    .needs(F_DISCARD)
     .request(0, &[header(zero, 0), range(16, 4, 1)].concat(), 1)
+    .needs(F_WRITE_ZEROES)
     .request(queues - 1, &write(63, 0xbb), 1)
+    .request(queues - 1, &header(input, 1), 513)
+    .needs(if queues > 1 { F_MQ } else { 0 })
     .request(0, &write(1 << 40, 0xcc), 1)
+    // Reads that are refused, and a write whose driver has room for data.
+    .request(0, &header(input, 1 << 40), 1025)
+    .request(0, &header(input, 0), 1000)
+    .request(0, &write(4, 0xdd), 513)
     .request(0, &header(99, 0), 1)
+    .without_requests(F_SIZE_MAX | F_SEG_MAX | F_RO | F_BLK_SIZE)
 }
+
+// Feature bits of virtio-blk (virtio 1.2, 5.2.3).
+const F_SIZE_MAX: u64 = 1 << 1;
+const F_SEG_MAX: u64 = 1 << 2;
+const F_RO: u64 = 1 << 5;
+const F_BLK_SIZE: u64 = 1 << 6;
+const F_FLUSH: u64 = 1 << 9;
+const F_MQ: u64 = 1 << 12;
+const F_DISCARD: u64 = 1 << 13;
+const F_WRITE_ZEROES: u64 = 1 << 14;
 
 #[test]
 fn block_keeps_it() {
@@ -47,18 +67,58 @@ fn block_keeps_it_with_several_queues() {
     block(false, 4).check();
 }
 
+/// Feature bits of virtio-net (5.1.3).
+mod net_features {
+    pub(crate) const CSUM: u64 = 1 << 0;
+    pub(crate) const GUEST_CSUM: u64 = 1 << 1;
+    pub(crate) const MAC: u64 = 1 << 5;
+    pub(crate) const GUEST_TSO4: u64 = 1 << 7;
+    pub(crate) const GUEST_TSO6: u64 = 1 << 8;
+    pub(crate) const GUEST_ECN: u64 = 1 << 9;
+    pub(crate) const HOST_TSO4: u64 = 1 << 11;
+    pub(crate) const HOST_TSO6: u64 = 1 << 12;
+    pub(crate) const HOST_ECN: u64 = 1 << 13;
+    pub(crate) const MRG_RXBUF: u64 = 1 << 15;
+    pub(crate) const STATUS: u64 = 1 << 16;
+    pub(crate) const CTRL_VQ: u64 = 1 << 17;
+    pub(crate) const MQ: u64 = 1 << 22;
+}
+
 fn net(offloads: bool, pairs: u16) -> VirtioContract {
+    use net_features::*;
     let frame = |fill: u8, len: usize| [vec![0; 12], vec![fill; len]].concat();
+    // Its flags, and what segments it is made of (5.1.6).
+    let left = |flags: u8, segments: u8| [&[flags, segments][..], &[0; 10], &[8; 60]].concat();
     let mac = [2, 0, 0, 0, 0, 1];
-    VirtioContract::new(move || Box::new(Net::new(NetConfig { mac, offloads, pairs })))
-        .request(1, &frame(1, 60), 0)
-        .input(PORT, &frame(2, 60), 1600)
-        .request(1, &frame(3, 1514), 0)
-        .input(PORT, &frame(4, 1514), 1600)
-        // More than one chain holds: for a driver that merges its buffers, and for one that does not.
-        .input(PORT, &frame(7, 9000), 1536)
-        .request(1, &frame(5, 0), 0)
-        .request(1, &frame(6, 60), 0)
+    let mut contract =
+        VirtioContract::new(move || Box::new(Net::new(NetConfig { mac, offloads, pairs })))
+            .request(1, &frame(1, 60), 0)
+            .input(PORT, &frame(2, 60), 1600)
+            .request(1, &frame(3, 1514), 0)
+            .input(PORT, &frame(4, 1514), 1600)
+            // More than one chain holds: for a driver that merges its buffers, and for one that does not.
+            .input(PORT, &frame(7, 9000), 1536)
+            .needs(MRG_RXBUF)
+            .request(1, &frame(5, 0), 0)
+            .request(1, &frame(6, 60), 0)
+            .without_requests(MAC | STATUS);
+    // What is left to the other side, whether or not it was offered.
+    let of_all = if offloads { 4 } else { 1 };
+    for (flags, segments, of_guest, of_host) in [
+        (1, 0, CSUM, GUEST_CSUM),
+        (1, 1, CSUM | HOST_TSO4, GUEST_CSUM | GUEST_TSO4),
+        (1, 4, CSUM | HOST_TSO6, GUEST_CSUM | GUEST_TSO6),
+        (1, 0x81, CSUM | HOST_TSO4 | HOST_ECN, GUEST_CSUM | GUEST_TSO4 | GUEST_ECN),
+    ]
+    .into_iter()
+    .rev()
+    .take(of_all)
+    {
+        contract = contract.request(1, &left(flags, segments), 0).needs(of_guest);
+        contract = contract.input(PORT, &left(flags, segments), 1600).needs(of_host);
+    }
+    // UDP in segments is never offered.
+    contract.request(1, &left(1, 3), 0).needs(1 << 14)
 }
 
 #[test]
@@ -75,8 +135,10 @@ fn net_keeps_it_with_offloads() {
 fn net_keeps_it_with_several_queues() {
     // All pairs are asked for, then fewer, then more than there are.
     let set = |pairs: u16| [4, 0, pairs.to_le_bytes()[0], 0];
-    let contract = net(false, 3).request(6, &set(3), 1).input(PORT, &[5; 200], 1600);
-    contract.request(5, &[9; 72], 0).request(6, &set(2), 1).request(6, &set(4), 1).check();
+    use net_features::{CTRL_VQ, MQ};
+    let contract = net(false, 3).request(6, &set(3), 1).needs(MQ | CTRL_VQ);
+    let contract = contract.input(PORT, &[0; 200], 1600).request(5, &[0; 72], 0).needs(MQ);
+    contract.request(6, &set(2), 1).request(6, &set(4), 1).check();
 }
 
 #[test]

@@ -248,6 +248,17 @@ impl<'c> Chain<'c> {
         self.merged
     }
 
+    /// Reads the next bytes without consuming them: they are read, or lent, again.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn peek(&mut self, into: &mut [u8]) -> Result<(), ChainError> {
+        let at = (self.readable.index, self.readable.offset, self.readable.left);
+        let read = self.read(into);
+        (self.readable.index, self.readable.offset, self.readable.left) = at;
+        read
+    }
+
     /// Reads the next `into.len()` bytes.
     ///
     /// # Errors

@@ -102,6 +102,12 @@ pub trait Device: Send {
     /// The feature bits it offers, without those of the ring and of the transport.
     fn features(&self) -> u64;
 
+    /// Features that need others: each with those of which a driver that accepts it has to accept one (virtio 1.2, 2.2.1). The
+    /// far side refuses a set that lacks them.
+    fn feature_needs(&self) -> &[(u64, u64)] {
+        &[]
+    }
+
     /// The largest size of each of its virtqueues.
     fn queues(&self) -> &[u16];
 

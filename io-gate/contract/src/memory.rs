@@ -8,11 +8,30 @@ use io_gate::host::{GuestBytes, GuestRange, MemoryFault};
 
 /// Bytes from address 0. Beyond its end there is nothing.
 #[derive(Clone)]
-pub(crate) struct Memory(RefCell<Vec<u8>>);
+pub(crate) struct Memory(RefCell<Vec<u8>>, RefCell<Vec<bool>>);
 
 impl Memory {
     pub(crate) fn new(len: usize) -> Self {
-        Self(RefCell::new(vec![0; len]))
+        Self(RefCell::new(vec![0; len]), RefCell::new(vec![false; len]))
+    }
+
+    /// Forgets what the device, or the far side for it, has written to these ranges.
+    pub(crate) fn forget_writes(&self, ranges: &[GuestRange]) {
+        let mut written = self.1.borrow_mut();
+        for range in ranges {
+            let start = range.addr as usize;
+            written[start..start + range.len as usize].fill(false);
+        }
+    }
+
+    /// How many bytes of these ranges have been written, from the first on.
+    pub(crate) fn written(&self, ranges: &[GuestRange]) -> usize {
+        let written = self.1.borrow();
+        let bytes = ranges.iter().flat_map(|range| {
+            let start = range.addr as usize;
+            &written[start..start + range.len as usize]
+        });
+        bytes.take_while(|written| **written).count()
     }
 
     pub(crate) fn put(&self, addr: u64, bytes: &[u8]) {
@@ -63,6 +82,7 @@ impl GuestBytes for Memory {
         let end = start.checked_add(from.len()).ok_or(MemoryFault(addr))?;
         let mut memory = self.0.borrow_mut();
         memory.get_mut(start..end).ok_or(MemoryFault(addr))?.copy_from_slice(from);
+        self.1.borrow_mut()[start..end].fill(true);
         Ok(())
     }
 }

@@ -18,10 +18,12 @@ pub(crate) enum Rule {
     UnchangedByRefusal,
     Reset,
     Features,
+    Negotiated,
     Determinism,
     NoPanic,
     Returns,
     Room,
+    Used,
     TakesInput,
     Script,
 }
@@ -42,10 +44,16 @@ impl Rule {
             Self::Features => {
                 "every set of offered features can be accepted, again after each reset"
             }
+            Self::Negotiated => {
+                "a request that needs a feature is served when the driver has accepted it, and only then"
+            }
             Self::Determinism => "the same requests cause the same effects",
             Self::NoPanic => "no request makes a device panic or breaks the gate's counts",
             Self::Returns => "every call returns",
             Self::Room => "a device says it has written at most what it had room for",
+            Self::Used => {
+                "the bytes that a device says it has written are written, from the chain's beginning on"
+            }
             Self::TakesInput => "a device with room for it takes input",
             Self::Script => "the example in the test is one that the device can serve",
         }
@@ -67,6 +75,11 @@ impl Rule {
             }
             Self::Reset => "assign every field in `reset`, most simply `*self = Self::new(..)`",
             Self::Features => "let `activate` depend on its argument alone",
+            Self::Negotiated => {
+                "keep what `activate` was told, and refuse in `process` and `intake` what needs a feature that is not among it; \
+                 in the test, say of each request with `needs` which features it needs, and with `without_requests` of which \
+                 features no request depends"
+            }
             Self::Determinism => {
                 "look for state outside the device, such as a static; a device has no clock and no random numbers but the \
                  gate's"
@@ -80,6 +93,9 @@ impl Rule {
             }
             Self::Room => {
                 "count what `Chain::write` has written and what the outcome says, nothing else"
+            }
+            Self::Used => {
+                "write the whole room up to the last byte that counts (zeroes where there is nothing to say), or count less"
             }
             Self::TakesInput => "consume at least a byte, or all of a packet that does not fit",
             Self::Script => "correct the example, or the device",

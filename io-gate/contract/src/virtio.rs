@@ -28,6 +28,10 @@ pub(crate) enum Step {
 pub struct VirtioContract {
     make: Make,
     steps: Vec<Step>,
+    /// The features that each step needs.
+    needs: Vec<u64>,
+    /// Features that no request depends on.
+    without_requests: u64,
 }
 
 /// When requests in flight are performed.
@@ -51,27 +55,47 @@ impl VirtioContract {
     /// The contract of the device that `make` makes, each time as it is after power-on.
     #[must_use]
     pub fn new(make: impl Fn() -> Box<dyn Device> + Send + Sync + 'static) -> Self {
-        Self { make: Arc::new(make), steps: Vec::new() }
+        Self { make: Arc::new(make), steps: Vec::new(), needs: Vec::new(), without_requests: 0 }
     }
 
     /// The driver makes a chain available: bytes for the device to read, and room in bytes for it to write.
     #[must_use]
-    pub fn request(mut self, queue: u16, readable: &[u8], room: usize) -> Self {
-        self.steps.push(Step::Request { queue, readable: readable.to_vec(), room });
-        self
+    pub fn request(self, queue: u16, readable: &[u8], room: usize) -> Self {
+        self.add(Step::Request { queue, readable: readable.to_vec(), room })
     }
 
     /// Data arrives at a port, and the driver offers chains with `room` bytes each.
     #[must_use]
-    pub fn input(mut self, port: Port, data: &[u8], room: usize) -> Self {
-        self.steps.push(Step::Input { port, data: data.to_vec(), room });
-        self
+    pub fn input(self, port: Port, data: &[u8], room: usize) -> Self {
+        self.add(Step::Input { port, data: data.to_vec(), room })
     }
 
     /// The driver writes to the configuration space.
     #[must_use]
-    pub fn configure(mut self, offset: u64, bytes: &[u8]) -> Self {
-        self.steps.push(Step::Config { offset, bytes: bytes.to_vec() });
+    pub fn configure(self, offset: u64, bytes: &[u8]) -> Self {
+        self.add(Step::Config { offset, bytes: bytes.to_vec() })
+    }
+
+    /// What was added last needs these features: a driver that has not accepted all of them is refused it.
+    #[must_use]
+    pub fn needs(mut self, features: u64) -> Self {
+        if let Some(needs) = self.needs.last_mut() {
+            *needs |= features;
+        }
+        self
+    }
+
+    /// No request depends on these features. Each feature that the device offers is either one of them, or one that a request
+    /// of the example [`needs`](Self::needs).
+    #[must_use]
+    pub fn without_requests(mut self, features: u64) -> Self {
+        self.without_requests |= features;
+        self
+    }
+
+    fn add(mut self, step: Step) -> Self {
+        self.steps.push(step);
+        self.needs.push(0);
         self
     }
 
@@ -99,6 +123,7 @@ impl VirtioContract {
             self.check_state()?;
             self.check_reset()?;
             self.check_features()?;
+            self.check_negotiated()?;
             chaos::check(&self.make, &self.steps)
         })
     }
@@ -226,6 +251,49 @@ impl VirtioContract {
         }
         Ok(())
     }
+
+    /// Each step that needs features is served with all that the device offers, and not without one of those that it needs.
+    fn check_negotiated(&self) -> Result<(), Violation> {
+        let offered = (self.make)().features();
+        let said = self.needs.iter().fold(self.without_requests, |all, needs| all | needs);
+        if offered & !said != 0 {
+            return Rule::Negotiated.broken(format!(
+                "of the features {:#x}, which are offered, the example says nothing",
+                offered & !said
+            ));
+        }
+        for (index, needs) in self.needs.iter().enumerate() {
+            let served = self.answer(index, offered)?;
+            for bit in (0..64).map(|bit| 1_u64 << bit).filter(|bit| needs & bit != 0) {
+                let without = self.answer(index, offered & !bit)?;
+                let when = format!("step {index} of the example, with {:#x}", offered & !bit);
+                if without.asked > 0 {
+                    return Rule::Negotiated.broken(format!("{when}: it was served"));
+                }
+                if offered & needs == *needs && without.log == served.log {
+                    return Rule::Negotiated
+                        .broken(format!("{when}: the same as with all: {:?}", served.log));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What comes of one step of the example for a driver that has accepted these features.
+    fn answer(&self, index: usize, features: u64) -> Result<Answer, Violation> {
+        let mut device = (self.make)();
+        device.activate(features);
+        let mut world = World::with(device, self.steps.len());
+        world.take(index, &self.steps[index])?;
+        Ok(Answer { asked: world.in_flight(), log: world.log })
+    }
+}
+
+/// What comes of one step.
+struct Answer {
+    /// Effects and inputs that were asked for.
+    asked: usize,
+    log: Log,
 }
 
 impl Stateful for World {

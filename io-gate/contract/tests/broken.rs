@@ -31,6 +31,9 @@ enum Fault {
     CannotGoOn,
     TakesAnEarlierVersion,
     TakesAPartOfWhatItMerges,
+    ServesWhatWasNotAccepted,
+    NeverServesWhatWasAccepted,
+    CountsWhatItHasNotWritten,
 }
 
 /// Prints what it is told, after the number of the request; answers with that number.
@@ -52,7 +55,13 @@ fn echo(fault: Fault) -> VirtioContract {
         .request(0, b"second, and longer than sixteen bytes", 8)
         .input(Port(0), b"from outside", 4)
         .request(0, b"third", 8)
+        .request(0, b"!loud", 8)
+        .needs(LOUD)
+        .without_requests(0b001)
 }
+
+/// A feature: requests that begin with `!` are for drivers that have accepted it.
+const LOUD: u64 = 0b100;
 
 impl Device for Echo {
     fn identity(&self) -> Identity {
@@ -89,6 +98,14 @@ impl Device for Echo {
             Fault::PanicsOnAShortChain => chain.read(&mut first).unwrap(),
             _ => chain.read(&mut first)?,
         }
+        let loud = match self.fault {
+            Fault::ServesWhatWasNotAccepted => true,
+            Fault::NeverServesWhatWasAccepted => false,
+            _ => self.features & LOUD != 0,
+        };
+        if first[0] == b'!' && !loud {
+            return Err(DeviceError::Malformed("expected no loud request".into()));
+        }
         let text = chain.take_payload(chain.readable())?;
         self.count = match self.fault {
             Fault::CannotGoOn => self.count + 1,
@@ -120,7 +137,11 @@ impl Device for Echo {
             _ => first[0],
         };
         let written = chain.write(&[answer]).map_or(0, |()| 1);
-        if self.fault == Fault::ClaimsTooMuch { 4096 } else { written }
+        match self.fault {
+            Fault::ClaimsTooMuch => 4096,
+            Fault::CountsWhatItHasNotWritten => written + 1,
+            _ => written,
+        }
     }
     fn intake_queue(&self, port: Port) -> Option<u16> {
         (port == Port(0)).then_some(1)
@@ -207,11 +228,25 @@ fn each_fault_is_found_and_named() {
         (Fault::CannotGoOn, "`count` = 0xffffffffffffffff: accepted, and then"),
         (Fault::TakesAnEarlierVersion, "an earlier version: accepted"),
         (Fault::TakesAPartOfWhatItMerges, "in each of 3 chains"),
+        (Fault::ServesWhatWasNotAccepted, "with 0x1: it was served"),
+        (Fault::NeverServesWhatWasAccepted, "with 0x1: the same as with all"),
+        (Fault::CountsWhatItHasNotWritten, "2 bytes are said to be written, found 1"),
     ];
     for (fault, words) in expected {
         let said = said(fault);
         assert!(said.contains(words), "{fault:?}: expected `{words}` in:\n{said}");
     }
+}
+
+/// Whoever offers a feature says which requests need it, or that none does.
+#[test]
+fn an_offered_feature_is_accounted_for() {
+    let silent = VirtioContract::new(|| {
+        let fault = Fault::None;
+        Box::new(Echo { fault, count: 0, features: 0, remembered: 0, tiny: 0, resets: 0 })
+    });
+    let said = silent.request(0, b"first", 8).try_check().unwrap_err().to_string();
+    assert!(said.contains("of the features 0x5") && said.contains("without_requests"), "{said}");
 }
 
 #[test]

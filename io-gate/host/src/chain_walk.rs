@@ -42,8 +42,21 @@ pub(crate) enum WalkError {
     TooManyBytes,
     #[error("expected an indirect table of 1 to {MAX_INDIRECT} descriptors, found {len} bytes")]
     IndirectLength { len: u32 },
+    #[error("expected no indirect table, as VIRTIO_F_INDIRECT_DESC was not accepted, found one")]
+    NotNegotiated,
     #[error("expected an indirect descriptor alone and not nested, found it combined")]
     IndirectPlace,
+}
+
+/// The virtqueue that a chain is in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    /// Its descriptor table's address.
+    pub(crate) table: u64,
+    /// Its size.
+    pub(crate) size: u16,
+    /// Whether the driver has accepted indirect tables.
+    pub(crate) indirect: bool,
 }
 
 /// Where a walk reads descriptors.
@@ -52,26 +65,28 @@ struct Table {
     size: u16,
 }
 
-/// Walks the chain that begins at `head` of a descriptor table, and adds it to `walked`. On an error
+/// Walks the chain that begins at `head` of a virtqueue, and adds it to `walked`. On an error
 /// a part of it may have been added.
 pub(crate) fn walk(
     memory: &GuestMemory,
-    table: u64,
-    size: u16,
+    place: &Place,
     head: u16,
     walked: &mut Walked,
 ) -> Result<Extent, WalkError> {
     let mut extent = Extent::default();
-    let mut table = Table { addr: table, size };
+    let mut table = Table { addr: place.table, size: place.size };
     let mut indirect = false;
     let mut bytes = 0_u32;
     let mut next = head;
-    let mut left = size;
+    let mut left = place.size;
     loop {
         left = left.checked_sub(1).ok_or(WalkError::TooLong { size: table.size })?;
         let descriptor = read(memory, &table, next)?;
         extent.descriptors += u16::from(!indirect);
         if descriptor.refers_to_indirect_table() {
+            if !place.indirect {
+                return Err(WalkError::NotNegotiated);
+            }
             if indirect || descriptor.has_next() {
                 return Err(WalkError::IndirectPlace);
             }

@@ -3,9 +3,9 @@
 use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::{Error, Queue, QueueOwnedT, QueueState, QueueT};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
-use crate::chain_walk::{Extent, WalkError, Walked, walk};
+use crate::chain_walk::{Extent, Place, WalkError, Walked, walk};
 use crate::guest_memory::GuestMemory;
 use crate::slot_state::QueueSaved;
 
@@ -16,23 +16,103 @@ const AVAIL_RING: u64 = 4;
 const AVAIL_ENTRY: u64 = 2;
 const USED_RING: u64 = 4;
 const USED_ENTRY: u64 = 8;
+const DESCRIPTOR: u64 = 16;
+/// At the end of either ring: where it wants to be told next (2.7.10).
+const EVENT_INDEX: u64 = 2;
+
+/// A part of a virtqueue; its address is a multiple of its alignment (2.7).
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Part {
+    Descriptors,
+    Available,
+    Used,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Descriptors => "descriptor table",
+            Self::Available => "available ring",
+            Self::Used => "used ring",
+        }
+    }
+
+    fn alignment(self) -> u32 {
+        match self {
+            Self::Descriptors => 16,
+            Self::Available => 2,
+            Self::Used => 4,
+        }
+    }
+
+    fn len(self, size: u64) -> u64 {
+        match self {
+            Self::Descriptors => DESCRIPTOR * size,
+            Self::Available => AVAIL_RING + AVAIL_ENTRY * size + EVENT_INDEX,
+            Self::Used => USED_RING + USED_ENTRY * size + EVENT_INDEX,
+        }
+    }
+}
 
 /// A virtqueue.
 pub(crate) struct Ring {
     queue: Queue,
     /// Used buffers that were added and of which the driver was not yet told.
     added: u16,
+    /// Whether the driver may use indirect tables: it has accepted them.
+    indirect: bool,
 }
 
 impl Ring {
     pub(crate) fn new(max_size: u16) -> Self {
         let queue =
             Queue::new(max_size).expect("a device's queue sizes are powers of two up to 32768");
-        Self { queue, added: 0 }
+        Self { queue, added: 0, indirect: false }
     }
 
-    pub(crate) fn queue(&mut self) -> &mut Queue {
-        &mut self.queue
+    /// The driver chooses a size: a power of two (2.7) up to the largest.
+    pub(crate) fn set_size(&mut self, size: u32) -> Result<(), String> {
+        let max = self.max_size();
+        match u16::try_from(size) {
+            Ok(size) if size.is_power_of_two() && size <= max => {
+                self.queue.set_size(size);
+                Ok(())
+            }
+            _ => Err(format!("expected a size that is a power of two up to {max}, found {size}")),
+        }
+    }
+
+    /// The driver sets a half, or both, of a part's address. The lower one tells whether it is aligned.
+    pub(crate) fn set_address(
+        &mut self,
+        part: Part,
+        low: Option<u32>,
+        high: Option<u32>,
+    ) -> Result<(), String> {
+        if let Some(low) = low
+            && !low.is_multiple_of(part.alignment())
+        {
+            let (name, alignment) = (part.name(), part.alignment());
+            return Err(format!(
+                "expected the {name} at a multiple of {alignment}, found an address that ends in {low:#x}"
+            ));
+        }
+        match part {
+            Part::Descriptors => self.queue.set_desc_table_address(low, high),
+            Part::Available => self.queue.set_avail_ring_address(low, high),
+            Part::Used => self.queue.set_used_ring_address(low, high),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn set_ready(&mut self, ready: bool) {
+        self.queue.set_ready(ready);
+    }
+
+    /// What of the ring's format the driver has accepted.
+    pub(crate) fn negotiated(&mut self, event_idx: bool, indirect: bool) {
+        self.queue.set_event_idx(event_idx);
+        self.indirect = indirect;
     }
 
     pub(crate) fn max_size(&self) -> u16 {
@@ -50,20 +130,26 @@ impl Ring {
     pub(crate) fn reset(&mut self) {
         self.queue.reset();
         self.added = 0;
+        self.indirect = false;
     }
 
-    /// Whether everything that it consists of lies in guest memory.
+    /// Whether everything that it consists of lies in guest memory. Not virtio-queue's own check, which logs a line each time.
     pub(crate) fn check(&self, memory: &GuestMemory) -> Result<(), String> {
-        if self.queue.is_valid(memory) {
-            return Ok(());
+        let parts = [
+            (Part::Descriptors, self.queue.desc_table()),
+            (Part::Available, self.queue.avail_ring()),
+            (Part::Used, self.queue.used_ring()),
+        ];
+        for (part, addr) in parts {
+            let len = part.len(self.size().into());
+            if !memory.check_range(GuestAddress(addr), len as usize) {
+                let name = part.name();
+                return Err(format!(
+                    "expected the {name} in guest memory, found {addr:#x}+{len:#x}"
+                ));
+            }
         }
-        Err(format!(
-            "expected its rings in guest memory, found descriptors at {:#x}, available ring at {:#x}, used ring at {:#x}, size {}",
-            self.queue.desc_table(),
-            self.queue.avail_ring(),
-            self.queue.used_ring(),
-            self.queue.size()
-        ))
+        Ok(())
     }
 
     /// The head of the next available chain.
@@ -85,7 +171,12 @@ impl Ring {
         head: u16,
         walked: &mut Walked,
     ) -> Result<Extent, WalkError> {
-        walk(memory, self.queue.desc_table(), self.queue.size(), head, walked)
+        let place = Place {
+            table: self.queue.desc_table(),
+            size: self.queue.size(),
+            indirect: self.indirect,
+        };
+        walk(memory, &place, head, walked)
     }
 
     /// How far the available ring was taken, for [`untake`](Self::untake).
@@ -182,6 +273,6 @@ impl Ring {
             ));
         }
         let queue = Queue::try_from(QueueState::from(*saved)).map_err(|error| error.to_string())?;
-        Ok(Self { queue, added: 0 })
+        Ok(Self { queue, added: 0, indirect: false })
     }
 }

@@ -104,6 +104,22 @@ pub enum SlotError {
         /// What the driver wrote.
         found: u64,
     },
+    /// The driver accepts a feature without another that it needs.
+    #[error("slot {slot}: expected one of the features {one_of:#x} with {feature:#x}, found none")]
+    FeatureNeeds {
+        /// The slot.
+        slot: u16,
+        /// What the driver accepts.
+        feature: u64,
+        /// What it needs one of.
+        one_of: u64,
+    },
+    /// The driver goes on although it was told to reset the device.
+    #[error("slot {slot}: expected a reset of the device, found a driver that goes on without")]
+    NeedsReset {
+        /// The slot.
+        slot: u16,
+    },
     /// A virtqueue does not lie in guest memory, or is otherwise impossible.
     #[error("slot {slot}: virtqueue {queue} cannot be used: {reason}")]
     Queue {

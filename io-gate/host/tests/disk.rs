@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use common::{
-    DATA, DiskMachine, Driver, EVENT_IDX, RING, SECTORS, SLOT, VERSION_1, complete, disk_slot,
-    image, is_readable, wait_readable,
+    DATA, DISK_FEATURES, DiskMachine, Driver, EVENT_IDX, RING, SECTORS, SLOT, VERSION_1, complete,
+    disk_slot, image, is_readable, wait_readable,
 };
 use devices::{Block, BlockConfig};
 use io_gate::Port;
@@ -232,7 +232,7 @@ fn a_later_term_on_the_disk_stops_an_earlier_one() {
         let mut slot = VirtioSlot::new(SLOT, Box::new(Block::new(config)), gate.clone());
         let driver = Driver::new(&memory, RING);
         driver.install(&mut slot, 0);
-        slot.driver_ok(VERSION_1).unwrap();
+        slot.driver_ok(DISK_FEATURES).unwrap();
         gate.run_alone(authority.alone(Term(term)));
         let fence = Arc::new(common::Switch(true.into(), false.into()));
         DiskMachine::of(memory, gate, authority, slot, driver, fence)
@@ -345,7 +345,7 @@ fn a_reset_ends_the_requests_in_flight() {
     machine.slot.reset();
     machine.driver = Driver::new(&machine.memory, RING);
     machine.driver.install(&mut machine.slot, 0);
-    machine.slot.driver_ok(VERSION_1).unwrap();
+    machine.slot.driver_ok(DISK_FEATURES).unwrap();
     for completion in late {
         assert!(!machine.slot.complete(completion).any());
     }
@@ -572,17 +572,18 @@ fn whatever_a_driver_sets_up_can_be_taken_on() {
         slot.restore(&saved).unwrap();
         assert_eq!(slot.save(), saved);
     };
-    // While it is up such a virtqueue is not enabled.
+    // Such a virtqueue is not enabled, neither while the driver is up nor before, and the driver is told.
     nowhere(&mut machine.slot);
-    assert!(!machine.slot.queue_ready(0));
+    assert!(!machine.slot.queue_ready(0) && machine.slot.needs_reset());
     moves_on(&machine);
-    // Before it is up it is, until the driver says that it is done.
     machine.slot.reset();
+    assert!(!machine.slot.needs_reset());
     machine.driver.install(&mut machine.slot, 0);
-    nowhere(&mut machine.slot);
-    assert!(machine.slot.queue_ready(0));
     moves_on(&machine);
-    machine.slot.driver_ok(VERSION_1).unwrap_err();
+    nowhere(&mut machine.slot);
+    assert!(!machine.slot.queue_ready(0) && machine.slot.needs_reset());
+    moves_on(&machine);
+    machine.slot.driver_ok(DISK_FEATURES).unwrap_err();
     moves_on(&machine);
 }
 
@@ -611,7 +612,7 @@ fn a_queue_waits_when_too_much_is_held() {
     let (gate, mut authority, mut slot) = disk_slot(&memory, &image, Arc::new(Unfenced));
     let mut driver = Driver::new(&memory, RING);
     driver.install(&mut slot, 0);
-    slot.driver_ok(VERSION_1).unwrap();
+    slot.driver_ok(DISK_FEATURES).unwrap();
     memory.write_slice(&[1, 0, 0, 0], GuestAddress(0x8000)).unwrap();
     // Chains with one table, all the same: the guest need not care.
     let mut held = Vec::new();

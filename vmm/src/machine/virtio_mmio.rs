@@ -52,11 +52,15 @@ mod reg {
 
 /// Bits of the device status (virtio 1.2, 2.1).
 mod status {
+    pub(super) const ACKNOWLEDGE: u32 = 1;
+    pub(super) const DRIVER: u32 = 2;
     pub(super) const DRIVER_OK: u32 = 4;
     pub(super) const FEATURES_OK: u32 = 8;
     pub(super) const NEEDS_RESET: u32 = 64;
-    /// What a driver may set: ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, FAILED.
-    pub(super) const DRIVER_BITS: u32 = 1 | 2 | DRIVER_OK | FEATURES_OK | 128;
+    pub(super) const FAILED: u32 = 128;
+    /// The steps of a driver (3.1.1), and what each needs to have been taken.
+    pub(super) const STEPS: [(u32, u32); 4] =
+        [(ACKNOWLEDGE, 0), (DRIVER, ACKNOWLEDGE), (FEATURES_OK, DRIVER), (DRIVER_OK, FEATURES_OK)];
 }
 
 /// Bits of the interrupt status.
@@ -313,11 +317,21 @@ impl Inner {
             }
             _ => {
                 if let Some(queue) = self.queue() {
+                    let before = self.slot.needs_reset();
                     self.set_up_queue(queue, offset, value);
+                    if self.slot.needs_reset() && !before {
+                        return self.tell_of_reset();
+                    }
                 }
             }
         }
         Interrupt::NONE
+    }
+
+    /// A driver that is up is told that the device needs a reset by a change of the configuration (2.1.2).
+    fn tell_of_reset(&self) -> Interrupt {
+        let up = self.registers.status & status::DRIVER_OK != 0;
+        Interrupt { used: false, config: up }
     }
 
     fn queue(&self) -> Option<u16> {
@@ -329,7 +343,7 @@ impl Inner {
     fn set_up_queue(&mut self, queue: u16, offset: u64, value: u32) {
         let slot = &mut self.slot;
         match offset {
-            reg::QUEUE_SIZE => slot.set_queue_size(queue, u16::try_from(value).unwrap_or(0)),
+            reg::QUEUE_SIZE => slot.set_queue_size(queue, value),
             reg::QUEUE_READY => slot.set_queue_ready(queue, value & 1 != 0),
             reg::QUEUE_DESC_LOW => slot.set_queue_desc(queue, Some(value), None),
             reg::QUEUE_DESC_HIGH => slot.set_queue_desc(queue, None, Some(value)),
@@ -356,50 +370,70 @@ impl Inner {
         self.registers.driver_features = kept | u64::from(value) << shift;
     }
 
-    /// Zero resets; otherwise bits are only ever added (virtio 1.2, 2.1.1 and 3.1.1).
+    /// Zero resets; otherwise bits are only ever added (virtio 1.2, 2.1.1 and 3.1.1), each after those that come before it. A
+    /// driver that has failed, or was told to reset the device, gets no further.
     fn set_status(&mut self, value: u32) -> Interrupt {
         if value == 0 {
             self.reset();
             return Interrupt::NONE;
         }
-        let added = value & status::DRIVER_BITS & !self.registers.status;
-        self.registers.status |= added & !(status::FEATURES_OK | status::DRIVER_OK);
-        if added & status::FEATURES_OK != 0 {
-            match self.slot.check_features(self.registers.driver_features) {
-                Ok(()) => self.registers.status |= status::FEATURES_OK,
-                // The driver reads the status back, and sees that the bit is missing.
-                Err(error) => log::warn!("features refused: {error}"),
+        let wanted = value & !self.registers.status;
+        self.registers.status |= value & status::FAILED;
+        let failed = self.registers.status & status::FAILED != 0;
+        for (step, needs) in status::STEPS {
+            if wanted & step == 0 {
+                continue;
             }
+            if failed && matches!(step, status::FEATURES_OK | status::DRIVER_OK) {
+                return Interrupt::NONE;
+            }
+            if self.registers.status & needs != needs || self.slot.needs_reset() {
+                return self.refuse_step(step);
+            }
+            if let Err(error) = self.take_step(step) {
+                // The driver reads the status back, and sees that the bit is missing.
+                self.slot.warn(|| format!("{error}; the driver is not let go on"));
+                return if self.slot.needs_reset() { told() } else { Interrupt::NONE };
+            }
+            self.registers.status |= step;
         }
-        if added & status::DRIVER_OK != 0 {
-            return self.start();
+        if wanted & status::DRIVER_OK != 0 {
+            // What was made available, or arrived, before the driver was up.
+            return self.slot.retry_all();
         }
         Interrupt::NONE
     }
 
-    fn start(&mut self) -> Interrupt {
-        if self.registers.status & status::FEATURES_OK == 0 {
-            log::warn!("slot {}: DRIVER_OK before FEATURES_OK is ignored", self.slot.slot());
-            return Interrupt::NONE;
+    fn take_step(&mut self, step: u32) -> Result<(), SlotError> {
+        let features = self.registers.driver_features;
+        match step {
+            status::FEATURES_OK => self.slot.check_features(features),
+            status::DRIVER_OK => self.slot.driver_ok(features),
+            _ => Ok(()),
         }
-        match self.slot.driver_ok(self.registers.driver_features) {
-            Ok(()) => {
-                self.registers.status |= status::DRIVER_OK;
-                // What was made available, or arrived, before the driver was up.
-                self.slot.retry_all()
-            }
-            Err(error) => {
-                log::warn!("the device does not start: {error}");
-                self.registers.status |= status::NEEDS_RESET;
-                Interrupt { used: false, config: true }
-            }
+    }
+
+    fn refuse_step(&mut self, step: u32) -> Interrupt {
+        let (slot, status) = (self.slot.slot(), self.registers.status);
+        if self.slot.needs_reset() {
+            // It goes on without having looked: once more.
+            return told();
         }
+        self.slot.warn(|| {
+            format!("slot {slot}: status bit {step:#x} is not accepted after {status:#x} (virtio 1.2, 3.1.1)")
+        });
+        Interrupt::NONE
     }
 
     fn reset(&mut self) {
         self.slot.reset();
         self.registers = Registers::default();
     }
+}
+
+/// A change of the configuration: the driver looks at the status.
+fn told() -> Interrupt {
+    Interrupt { used: false, config: true }
 }
 
 fn half(features: u64, selector: u32) -> u32 {

@@ -109,6 +109,7 @@ fn malformed(world: &World, steps: &[Step], random: &mut fastrand::Rng) -> Place
         writable: cut(256 << 10, room, random),
         changed: false,
         merged: None,
+        own: false,
     };
     if random.u8(0..8) == 0 {
         // Beyond the end of memory: a driver that lies, or a device that was given another's chain.

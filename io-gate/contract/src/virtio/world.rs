@@ -28,6 +28,8 @@ pub(super) struct Place {
     pub(super) changed: bool,
     /// How many chains it is made of, where not one.
     pub(super) merged: Option<u16>,
+    /// No other request has the same memory, so that what was written there was written for this one.
+    pub(super) own: bool,
 }
 
 impl Place {
@@ -70,6 +72,11 @@ impl World {
         }
     }
 
+    /// Requests that were asked for and are not performed yet.
+    pub(super) fn in_flight(&self) -> usize {
+        self.pending.len()
+    }
+
     pub(super) fn activate(&mut self) {
         self.device.activate(self.device.features());
     }
@@ -104,12 +111,10 @@ impl World {
         }
         let base = u64::from(head) * AREA;
         self.memory.put(base, readable);
-        Ok(Place {
-            readable: pieces(base, readable.len(), 16),
-            writable: pieces(base + readable.len() as u64, room, room.saturating_sub(1)),
-            changed: false,
-            merged: None,
-        })
+        let writable = pieces(base + readable.len() as u64, room, room.saturating_sub(1));
+        self.memory.forget_writes(&writable);
+        let readable = pieces(base, readable.len(), 16);
+        Ok(Place { readable, writable, changed: false, merged: None, own: true })
     }
 
     pub(super) fn request(&mut self, queue: u16, head: u16, place: Place) -> Result<(), Violation> {
@@ -144,8 +149,23 @@ impl World {
             return Rule::Room
                 .broken(format!("chain {head}: {used} bytes written, room for {}", place.room()));
         }
+        self.check_used(head, used, place)?;
         let written = brief(&self.memory.gather(&place.writable));
         self.log.push(format!("chain {head}: {how}, {used} used: {written}"));
+        Ok(())
+    }
+
+    /// The used length is of bytes that were written, from the first on (virtio 1.2, 2.7.8.2).
+    fn check_used(&self, head: u16, used: u32, place: &Place) -> Result<(), Violation> {
+        if !place.own || place.changed {
+            return Ok(());
+        }
+        let written = self.memory.written(&place.writable);
+        if written < used as usize {
+            return Rule::Used.broken(format!(
+                "chain {head}: {used} bytes are said to be written, found {written} from its beginning on"
+            ));
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use io_gate::Outcome;
 
@@ -15,6 +16,8 @@ use crate::guest_memory::Gather;
 
 /// Bytes in a sector, everywhere in virtio (virtio 1.2, 5.2.4).
 pub const SECTOR: u64 = 512;
+/// `VIRTIO_BLK_F_FLUSH` (5.2.3).
+const F_FLUSH: u64 = 1 << 9;
 /// As much as one gathering system call takes.
 const MAX_PIECES: usize = libc::UIO_MAXIOV as usize;
 /// Zeroes are written in pieces of this size where the file system has no better way.
@@ -116,6 +119,9 @@ pub struct Disk {
     sectors: u64,
     read_only: bool,
     write_through: bool,
+    /// Whether the guest's driver flushes. If not, what completes is stable (virtio 1.2, 5.2.6.2): so it is until a driver
+    /// has said otherwise.
+    driver_flushes: AtomicBool,
     direct: Option<Direct>,
     fence: Option<DiskFence>,
 }
@@ -188,7 +194,17 @@ impl Disk {
             return Err(DiskError::Blocks { path: path.to_owned(), block, bytes });
         }
         let path = path.to_owned();
-        Ok(Self { file, path, sectors, read_only, write_through, direct, fence: None })
+        let driver_flushes = AtomicBool::new(false);
+        Ok(Self {
+            file,
+            path,
+            sectors,
+            read_only,
+            write_through,
+            driver_flushes,
+            direct,
+            fence: None,
+        })
     }
 
     /// Has a record say who may write to it.
@@ -241,7 +257,18 @@ impl Disk {
             bytes.advance(written);
             at += written as u64;
         }
-        Ok(())
+        Ok(self.make_stable()?)
+    }
+
+    /// The guest's driver has accepted these features.
+    pub(crate) fn negotiated(&self, features: u64) {
+        self.driver_flushes.store(features & F_FLUSH != 0, Ordering::Release);
+    }
+
+    /// P3: what was written is in the storage, for a driver that has no other way to have it there.
+    fn make_stable(&self) -> io::Result<()> {
+        let through = self.write_through || self.driver_flushes.load(Ordering::Acquire);
+        if through { Ok(()) } else { self.file.sync_data() }
     }
 
     fn write_some(&self, at: u64, bytes: &Gather<'_>) -> io::Result<usize> {
@@ -317,7 +344,7 @@ impl Disk {
                 }
             } as u64;
         }
-        Ok(())
+        Ok(self.make_stable()?)
     }
 
     fn allocate(&self, mode: libc::c_int, at: u64, len: u64) -> io::Result<()> {
@@ -338,7 +365,7 @@ impl Disk {
             }
         }
         // The descriptor's O_DSYNC is about writes only.
-        if self.write_through { self.file.sync_data() } else { Ok(()) }
+        if self.write_through { self.file.sync_data() } else { self.make_stable() }
     }
 
     /// Logs a failure and says what the guest is told.

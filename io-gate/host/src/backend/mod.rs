@@ -184,6 +184,9 @@ impl Attached {
     /// The driver's features; returns when the backend has taken them, so that no input of the
     /// former ones comes any more.
     pub(crate) fn negotiated(&self, features: u64) {
+        if let Sink::Disk(disk) = &*self.sink {
+            disk.negotiated(features);
+        }
         if matches!(&*self.sink, Sink::Net(net) if lock(net).has_offloads()) {
             self.lane.push([Job::Negotiated(features)]);
             self.lane.drain();

@@ -10,13 +10,12 @@ use std::sync::Arc;
 
 use io_gate::host::EffectId;
 use io_gate::{Device, Identity, Port};
-use virtio_queue::QueueT;
 
 use crate::chain_walk::Walked;
 use crate::completion::{Completion, Interrupt, Kind};
 use crate::gate_host::GateHost;
 use crate::rate_limit::RateLimit;
-use crate::ring::Ring;
+use crate::ring::{Part, Ring};
 use crate::slot_state::{SlotError, SlotState};
 
 /// `VIRTIO_F_INDIRECT_DESC`, `VIRTIO_F_EVENT_IDX`, `VIRTIO_F_VERSION_1` (virtio 1.2, 6).
@@ -121,6 +120,12 @@ impl VirtioSlot {
         if features & !offered != 0 || features & VERSION_1 == 0 {
             return Err(SlotError::Features { slot: self.slot, offered, found: features });
         }
+        // The driver accepts no feature without those that it needs (2.2.1).
+        for &(feature, one_of) in self.device.feature_needs() {
+            if features & feature != 0 && features & one_of == 0 {
+                return Err(SlotError::FeatureNeeds { slot: self.slot, feature, one_of });
+            }
+        }
         Ok(())
     }
 
@@ -148,68 +153,100 @@ impl VirtioSlot {
         self.rings.get(usize::from(queue)).is_some_and(Ring::is_ready)
     }
 
-    /// The driver chooses a size.
-    pub fn set_queue_size(&mut self, queue: u16, size: u16) {
-        self.set_up(queue, |ring| ring.queue().set_size(size));
+    /// The driver chooses a size. A size that cannot be is refused, see [`needs_reset`](Self::needs_reset).
+    pub fn set_queue_size(&mut self, queue: u16, size: impl Into<u32>) {
+        self.set_up(queue, |ring| ring.set_size(size.into()));
     }
 
-    /// The driver enables or disables a virtqueue. While it is up it cannot enable one that does not lie in guest memory: the
-    /// virtqueues of a driver that is up are as [`driver_ok`](Self::driver_ok) has found them, and a saved state can be held to
-    /// that.
+    /// The driver enables or disables a virtqueue. One that does not lie in guest memory is not enabled.
     pub fn set_queue_ready(&mut self, queue: u16, ready: bool) {
-        // A queue can be disabled while the driver is up, not changed.
+        let memory = self.gate.memory();
         let Some(ring) = self.rings.get_mut(usize::from(queue)) else { return };
-        ring.queue().set_ready(ready);
-        if ready
-            && self.active
-            && let Err(reason) = ring.check(self.gate.memory())
-        {
-            ring.queue().set_ready(false);
-            let slot = self.slot;
-            self.warnings.warn(|| format!("slot {slot}, virtqueue {queue}: not enabled: {reason}"));
+        if !ready {
+            // A queue can be disabled while the driver is up, not changed.
+            ring.set_ready(false);
+        } else if !self.needs_reset && !ring.is_ready() {
+            match ring.check(memory) {
+                Ok(()) => ring.set_ready(true),
+                Err(reason) => self.refuse(queue, &reason),
+            }
         }
     }
 
     /// The driver sets a half, or both, of the descriptor table's address.
     pub fn set_queue_desc(&mut self, queue: u16, low: Option<u32>, high: Option<u32>) {
-        self.set_up(queue, |ring| ring.queue().set_desc_table_address(low, high));
+        self.set_up(queue, |ring| ring.set_address(Part::Descriptors, low, high));
     }
 
     /// The driver sets a half, or both, of the available ring's address.
     pub fn set_queue_avail(&mut self, queue: u16, low: Option<u32>, high: Option<u32>) {
-        self.set_up(queue, |ring| ring.queue().set_avail_ring_address(low, high));
+        self.set_up(queue, |ring| ring.set_address(Part::Available, low, high));
     }
 
     /// The driver sets a half, or both, of the used ring's address.
     pub fn set_queue_used(&mut self, queue: u16, low: Option<u32>, high: Option<u32>) {
-        self.set_up(queue, |ring| ring.queue().set_used_ring_address(low, high));
+        self.set_up(queue, |ring| ring.set_address(Part::Used, low, high));
     }
 
-    fn set_up(&mut self, queue: u16, change: impl FnOnce(&mut Ring)) {
-        match self.rings.get_mut(usize::from(queue)) {
-            Some(ring) if !ring.is_ready() => change(ring),
-            _ => self.warnings.warn(|| {
-                format!("slot {}: a virtqueue in use or unknown ({queue}) is set up", self.slot)
-            }),
+    /// A virtqueue is what its driver has said, or the driver is told that it is not: nothing is put in the place of what
+    /// cannot be.
+    fn set_up(&mut self, queue: u16, change: impl FnOnce(&mut Ring) -> Result<(), String>) {
+        if self.needs_reset {
+            return;
         }
+        let changed = match self.rings.get_mut(usize::from(queue)) {
+            Some(ring) if !ring.is_ready() => change(ring),
+            Some(_) => Err("expected it to be disabled while it is set up".to_owned()),
+            None => Err("there is no such virtqueue".to_owned()),
+        };
+        if let Err(reason) = changed {
+            self.refuse(queue, &reason);
+        }
+    }
+
+    /// The driver has done what it must not: the device does nothing until it is reset (2.1.2).
+    fn refuse(&mut self, queue: u16, reason: &str) {
+        self.needs_reset = true;
+        let slot = self.slot;
+        self.warnings.warn(|| {
+            format!(
+                "slot {slot}, virtqueue {queue}: {reason}; the device does nothing until its driver resets it"
+            )
+        });
+    }
+
+    /// Logs a warning of what the driver does, at most one a second for the slot.
+    pub fn warn(&mut self, message: impl FnOnce() -> String) {
+        self.warnings.warn(message);
     }
 
     /// The driver is ready, with the features it accepts.
     ///
     /// # Errors
-    /// When the features or a virtqueue are not as they must be; the device stays down.
+    /// When the features or a virtqueue are not as they must be; the device stays down, and needs a reset.
     pub fn driver_ok(&mut self, features: u64) -> Result<(), SlotError> {
-        self.check_features(features)?;
-        self.check_rings()?;
-        let event_idx = features & EVENT_IDX != 0;
-        self.rings.iter_mut().for_each(|ring| ring.queue().set_event_idx(event_idx));
+        if self.needs_reset {
+            return Err(SlotError::NeedsReset { slot: self.slot });
+        }
+        let checked = self.check_features(features).and_then(|()| self.check_rings());
+        if checked.is_err() {
+            self.needs_reset = true;
+            return checked;
+        }
         self.features = features;
         self.active = true;
-        self.needs_reset = false;
+        self.negotiate_rings();
         self.device.activate(features);
         self.find_input_queues();
         self.gate.negotiated(self.slot, features);
         Ok(())
+    }
+
+    /// What was not accepted is not served: neither event indexes nor indirect tables.
+    fn negotiate_rings(&mut self) {
+        let (event_idx, indirect) =
+            (self.features & EVENT_IDX != 0, self.features & INDIRECT_DESC != 0);
+        self.rings.iter_mut().for_each(|ring| ring.negotiated(event_idx, indirect));
     }
 
     /// Which queues take input may depend on what the driver has accepted.
@@ -245,7 +282,7 @@ impl VirtioSlot {
         self.gate.negotiated(self.slot, 0);
     }
 
-    /// Whether the driver has broken the rings: `DEVICE_NEEDS_RESET` in the device status.
+    /// Whether the driver has broken the rings or set up what cannot be: `DEVICE_NEEDS_RESET` in the device status.
     #[must_use]
     pub fn needs_reset(&self) -> bool {
         self.needs_reset
@@ -374,6 +411,10 @@ impl VirtioSlot {
         }
         if state.active {
             self.check_features(state.features)?;
+        } else if state.features != 0 {
+            // Features are a driver's that is up.
+            let (slot, found) = (self.slot, state.features);
+            return Err(SlotError::Features { slot, offered: 0, found });
         }
         self.device
             .restore(&state.device)
@@ -383,6 +424,7 @@ impl VirtioSlot {
         self.features = state.features;
         self.active = state.active;
         self.needs_reset = state.needs_reset;
+        self.negotiate_rings();
         self.config_generation = state.config_generation;
         self.life = EffectId(state.life);
         for input in &mut self.intakes {
@@ -425,11 +467,7 @@ impl VirtioSlot {
 
     /// The driver has broken a ring: the device does nothing more until it is reset.
     fn broken(&mut self, queue: u16, error: &virtio_queue::Error) -> Interrupt {
-        log::warn!(
-            "slot {}, virtqueue {queue}: {error}; the device does nothing until its driver resets it",
-            self.slot
-        );
-        self.needs_reset = true;
+        self.refuse(queue, &error.to_string());
         self.config_generation = self.config_generation.wrapping_add(1);
         Interrupt { used: false, config: true }
     }

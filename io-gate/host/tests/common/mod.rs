@@ -25,6 +25,11 @@ pub const MEMORY: usize = 4 << 20;
 pub const QUEUE_SIZE: u16 = 16;
 pub const VERSION_1: u64 = 1 << 32;
 pub const EVENT_IDX: u64 = 1 << 29;
+pub const INDIRECT_DESC: u64 = 1 << 28;
+/// Everything that a disk may be asked for besides reads and writes: flushes, discards, zeroes.
+pub const BLOCK: u64 = 1 << 9 | 1 << 13 | 1 << 14;
+/// What a driver of a disk accepts here.
+pub const DISK_FEATURES: u64 = VERSION_1 | INDIRECT_DESC | BLOCK;
 pub const SLOT: u16 = 3;
 
 // The rings' places behind a descriptor table, each on a page of its own.
@@ -241,7 +246,7 @@ impl DiskMachine {
         let (gate, authority, mut slot) = disk_slot_of(&memory, disk, fence.clone(), queues);
         let driver = Driver::new(&memory, RING);
         driver.install(&mut slot, 0);
-        slot.driver_ok(VERSION_1).unwrap();
+        slot.driver_ok(DISK_FEATURES).unwrap();
         Self::of(memory, gate, authority, slot, driver, fence)
     }
 
