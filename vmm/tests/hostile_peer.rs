@@ -213,7 +213,7 @@ fn a_primary_that_is_lied_to_goes_on_and_releases_what_it_may() {
     assert!(!answers.0.lock().unwrap().is_empty());
     let before = memory(&pair.guest.process, "VmHWM");
     for _ in 0..3 {
-        pair.order(&["protect", &liar.to_string()]);
+        pair.order(&["--timeout", "0", "protect", &liar.to_string()]);
         let socket = pair.primary_socket.clone();
         pair.wait_for(&socket, "alone");
         pair.guest.ask(Op::Append { payload: b"alone", flush: true });

@@ -54,10 +54,12 @@ impl Bench {
         standby.wait_line("listening on", PATIENCE).unwrap();
         let link = format!("unix:{}", self.path("link"));
         let socket = self.path("control");
-        control(Path::new(KEMARI), Path::new(&socket), &["protect", &link]).unwrap();
+        let protect = control(Path::new(KEMARI), Path::new(&socket), &["protect", &link]);
+        let answer = format!("{:#}", protect.unwrap_err());
         let line = self.guest.process.wait_line("the standby refuses", PATIENCE).unwrap();
         for part in expected {
             assert!(line.contains(part), "expected `{part}` in: {line}");
+            assert!(answer.contains(part), "expected `{part}` in: {answer}");
         }
         self.guest.ask(Op::Ping);
     }

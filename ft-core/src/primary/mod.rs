@@ -409,11 +409,15 @@ impl Primary {
     }
 
     fn protect(&mut self, now: Time, out: &mut Vec<Action>) -> Result<()> {
-        if self.phase != Phase::Alone {
+        if self.phase.standby_may_take_over() || self.phase == Phase::Stopped {
             return Err(self.illegal_named(
                 "operator: protect",
-                "only a machine that runs alone looks for a standby",
+                "a standby may hold a checkpoint of this machine: give that up first (`run-alone`)",
             ));
+        }
+        if self.phase != Phase::Alone {
+            // One that is being joined holds none yet, and may hang.
+            self.leave_standby(now, "the operator wants another standby", out);
         }
         self.search_failures = 0;
         self.search = Some(now);
@@ -811,12 +815,8 @@ impl Primary {
     fn operator_alone(&mut self, now: Time, out: &mut Vec<Action>) -> Result<()> {
         match self.phase {
             Phase::Joining | Phase::Copying | Phase::Sealing => {
-                self.say_bye(ByeReason::Detach, out);
-                let held = self.phase == Phase::Sealing;
                 self.search = None;
-                let why = "detached by the operator".to_string();
-                self.close(why.clone(), out);
-                self.go_alone(now, held, why, out);
+                self.leave_standby(now, "detached by the operator", out);
                 Ok(())
             }
             // The standby's word makes the arbiter unnecessary; if it does not come, he is asked.
@@ -842,6 +842,14 @@ impl Primary {
                 "the standby or the arbiter has been asked, and its answer decides",
             )),
         }
+    }
+
+    /// A standby that was sent no checkpoint yet: nobody need be asked.
+    fn leave_standby(&mut self, now: Time, why: &str, out: &mut Vec<Action>) {
+        self.say_bye(ByeReason::Detach, out);
+        let held = self.phase == Phase::Sealing;
+        self.close(why.to_string(), out);
+        self.go_alone(now, held, why.to_string(), out);
     }
 
     fn leave(&mut self, bye: ByeReason, reason: String, out: &mut Vec<Action>) {

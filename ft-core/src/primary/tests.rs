@@ -360,8 +360,39 @@ fn a_standby_is_looked_for_until_it_is_found() {
     pair.refused(Event::ConnectFailed { reason: "again".into() });
     assert_eq!(effects(&pair.give(Event::OperatorProtect)), ["connect"]);
     pair.give(Event::StandbyConnected { link: LINK, hello: hello() });
-    pair.refused(Event::OperatorProtect);
     pair.refused(Event::StandbyConnected { link: LinkId(2), hello: hello() });
+}
+
+/// P7: one that hangs is not in the way of one that does not, until it may hold a checkpoint.
+#[test]
+fn another_standby_takes_the_place_of_one_that_is_being_joined() {
+    for phase in [Phase::Joining, Phase::Copying, Phase::Sealing] {
+        let mut pair = Pair::at(true, phase);
+        let out = pair.give(Event::OperatorProtect);
+        let mut expected = Vec::from(["send Bye", "close"]);
+        if phase == Phase::Sealing {
+            // The gate was held for a checkpoint that nobody gets.
+            expected.push("alone 1");
+        }
+        expected.push("connect");
+        assert_eq!(effects(&out), expected, "{phase:?}");
+        assert_eq!(pair.phase(), Phase::Alone);
+        // What the old one still says is not heard.
+        let welcome = frame(0, 1, Message::Welcome(hello()));
+        assert_eq!(effects(&pair.give(Event::Frame { link: LINK, frame: welcome })), [""; 0]);
+        pair.refused(Event::Sealed { link: LINK, epoch: Epoch(5) });
+        let link = LinkId(2);
+        assert_eq!(
+            effects(&pair.give(Event::StandbyConnected { link, hello: hello() })),
+            ["send Hello"]
+        );
+    }
+    // P2: from here on it may hold one, and has to be asked.
+    for phase in [Phase::Arming, Phase::Protected, Phase::Detaching] {
+        Pair::at(true, phase).refused(Event::OperatorProtect);
+    }
+    Pair::doubting().refused(Event::OperatorProtect);
+    Pair::waiting().refused(Event::OperatorProtect);
 }
 
 #[test]

@@ -365,30 +365,40 @@ pub struct CtlArgs {
     /// The control socket of a running `kemari`.
     #[arg(long, value_name = "PATH")]
     pub socket: PathBuf,
+    /// Wait so long for the outcome of a command, in seconds; one that takes longer goes on all the same. 0: do not wait, the
+    /// answer says `"done": false`.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    pub timeout: u64,
     /// What to ask or tell.
     #[command(subcommand)]
     pub command: CtlCommand,
 }
 
-/// What can be asked or told; the answer is JSON.
+/// What can be asked or told. The answer is one line of JSON when it has happened (exit code 0); what was refused, has
+/// failed, or was not done in time is an error (exit code 1).
 #[derive(Clone, Debug, PartialEq, Eq, clap::Subcommand)]
 pub enum CtlCommand {
-    /// What goes on.
+    /// Show what goes on.
     Status,
-    /// Protect the machine with the standby at this address.
+    /// Protect the machine with the standby at this address, in place of one that is being joined. Answers when the machine
+    /// is protected, or why not; a standby that is not there is looked for until `run-alone`.
     Protect {
         /// HOST:PORT or unix:PATH
         addr: String,
     },
-    /// The operator has decided that the primary goes on without its standby.
+    /// Go on without the standby: the operator's decision, where there is no arbiter to ask. Answers when the machine runs
+    /// alone.
     RunAlone,
-    /// The operator has decided that the standby takes over.
+    /// Have the standby take over. Answers when the guest runs there. Without an arbiter only when the primary is out of
+    /// reach: the operator makes sure that it is dead.
     TakeOver,
+    /// Give up the checkpoint of a standby that waits for an operator: the primary goes on.
+    Discard,
     /// Use new keys on the link from here on, without ending it. Certificates are read anew by each new connection.
     RotateKeys,
     /// Begin the distributions of times and sizes in `status` anew.
     ResetStats,
-    /// End the machine in good order.
+    /// Pull the plug: the guest is not told, and loses what it has not written. A standby ends, and gives up what it holds.
     PowerOff,
 }
 

@@ -1,7 +1,7 @@
 //! `kemari ctl`.
 
 use super::{CliError, CtlArgs, CtlCommand};
-use crate::control::{Command, request};
+use crate::control::{Command, Request, request};
 
 /// Sends one command and prints the answer.
 pub(super) fn ctl(args: &CtlArgs) -> Result<u8, CliError> {
@@ -12,9 +12,11 @@ pub(super) fn ctl(args: &CtlArgs) -> Result<u8, CliError> {
         CtlCommand::TakeOver => Command::TakeOver,
         CtlCommand::RotateKeys => Command::RotateKeys,
         CtlCommand::ResetStats => Command::ResetStats,
+        CtlCommand::Discard => Command::Discard,
         CtlCommand::PowerOff => Command::PowerOff,
     };
-    let answer = request(&args.socket, &command).map_err(CliError::failed)?;
+    let request_of = Request { command, wait_ms: Some(args.timeout.saturating_mul(1000)) };
+    let answer = request(&args.socket, &request_of).map_err(CliError::failed)?;
     println!("{answer}");
     Ok(0)
 }

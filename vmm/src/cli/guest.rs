@@ -2,6 +2,7 @@
 //! `kemari run` and a standby that has taken over have in common.
 
 use std::sync::Arc;
+use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
 use ft_core::Term;
@@ -9,13 +10,13 @@ use ft_core::policy::PolicyOptions;
 use ft_core::primary::{Event, PrimaryOptions};
 use io_gate_host::backend::terminal::RawMode;
 use io_gate_host::{Fence, Observer, Unfenced};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{CliError, ProtectionArgs};
 use crate::arbiter::Arbiter;
 use crate::audit::Recorder;
 use crate::config::{ConsoleConfig, MachineConfig};
-use crate::control::{Command, ControlSocket, Handler};
+use crate::control::{Command, ControlSocket, Handler, Reply, done};
 use crate::engine::{Engine, EngineOptions, Sealer, Steps};
 use crate::link::{Credentials, LinkAddr, LinkSecurity};
 use crate::machine::{Ended, Machine};
@@ -111,6 +112,7 @@ pub(super) fn to_the_end(
     if matches!(ended, Ended::PoweredOff | Ended::Signal(_)) {
         free_name(arbiter, term);
     }
+    engine.note_put_away(ended.clone());
     drop(terminal);
     report(&ended)
 }
@@ -156,19 +158,75 @@ pub(super) fn control_handler(engine: &Arc<Engine>) -> Handler {
     Arc::new(move |command| control(&engine, command))
 }
 
-fn control(engine: &Arc<Engine>, command: Command) -> Result<Value, String> {
+fn control(engine: &Arc<Engine>, command: Command) -> Reply {
     match command {
-        Command::Status => return Ok(engine.status()),
-        Command::Protect { standby } => engine.protect(standby.parse::<LinkAddr>()?)?,
-        Command::RunAlone => engine.command(Event::OperatorRunAlone)?,
-        Command::TakeOver => {
-            return Err("expected a standby, found the side that runs the guest".to_owned());
+        Command::Status => Reply::Now(Ok(engine.status())),
+        Command::Protect { standby } => protect(engine, &standby),
+        Command::RunAlone => run_alone(engine),
+        Command::TakeOver | Command::Discard => {
+            Reply::refused("expected a standby, found the side that runs the guest")
         }
-        Command::RotateKeys => engine.rotate_keys()?,
-        Command::ResetStats => engine.reset_stats(),
-        Command::PowerOff => engine.machine().end(Ended::PoweredOff),
+        Command::RotateKeys => rotate_keys(engine),
+        Command::ResetStats => {
+            engine.reset_stats();
+            Reply::done(engine.phase().name())
+        }
+        Command::PowerOff => {
+            engine.machine().end(Ended::PoweredOff);
+            ended(engine, || "what the guest has let out is being performed".to_owned())
+        }
     }
-    Ok(json!({ "done": true }))
+}
+
+fn protect(engine: &Arc<Engine>, addr: &str) -> Reply {
+    let attempt = match addr.parse::<LinkAddr>().and_then(|addr| engine.protect(addr)) {
+        Ok(attempt) => attempt,
+        Err(refusal) => return Reply::refused(refusal),
+    };
+    let (looked_at, engine) = (engine.clone(), engine.clone());
+    let look = move || {
+        let outcome = looked_at.attempt(attempt)?;
+        let protected = |epoch| json!({ "done": true, "state": "protected", "epoch": epoch });
+        Some(outcome.map(protected).map_err(|why| format!("not protected: {why}")))
+    };
+    Reply::later(look, move || engine.so_far())
+}
+
+fn run_alone(engine: &Arc<Engine>) -> Reply {
+    if let Err(refusal) = engine.run_alone() {
+        return Reply::refused(refusal);
+    }
+    let (looked_at, engine) = (engine.clone(), engine.clone());
+    let look = move || Some(looked_at.runs_alone()?.map(|()| done("alone")));
+    Reply::later(look, move || engine.so_far())
+}
+
+fn rotate_keys(engine: &Arc<Engine>) -> Reply {
+    let told = match engine.rotate_keys() {
+        Ok(told) => told,
+        Err(refusal) => return Reply::refused(refusal),
+    };
+    let (looked_at, engine) = (engine.clone(), engine.clone());
+    let look = move || match told.try_recv() {
+        Ok(rotated) => Some(rotated.map(|()| done(looked_at.phase().name()))),
+        Err(TryRecvError::Empty) => None,
+        Err(TryRecvError::Disconnected) => Some(Err("the link has ended".to_owned())),
+    };
+    Reply::later(look, move || engine.so_far())
+}
+
+/// Answered when the machine is off, and all is put away.
+fn ended(engine: &Arc<Engine>, so_far: impl FnMut() -> String + Send + 'static) -> Reply {
+    let engine = engine.clone();
+    let look = move || {
+        let ended = engine.put_away()?;
+        Some(match ended {
+            Ended::PoweredOff => Ok(done("powered-off")),
+            Ended::Signal(number) => Err(format!("the machine was ended by signal {number}")),
+            Ended::Fenced(why) | Ended::Failed(why) => Err(why),
+        })
+    };
+    Reply::later(look, so_far)
 }
 
 /// The control socket, if one was asked for.

@@ -48,6 +48,12 @@ impl CliError {
     }
 }
 
+impl std::fmt::Display for CliError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
 impl From<MachineError> for CliError {
     fn from(error: MachineError) -> Self {
         if error.is_usage() {

@@ -1,7 +1,7 @@
 //! `kemari standby`.
 
-use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ft_core::handshake::MachineLayout;
@@ -17,12 +17,13 @@ use super::{CliError, StandbyArgs, arbiter, audit};
 use crate::arbiter::Arbiter;
 use crate::audit::{Recorder, Side};
 use crate::config::MachineConfig;
-use crate::control::{Command, ControlSocket, Handler};
+use crate::control::{Command, ControlSocket, Handler, Outcome, Reply, done};
 use crate::engine::{Engine, EngineOptions, Takeover};
 use crate::kvm;
 use crate::machine::{AttachOptions, Ended, Machine, MachineError, signals};
 use crate::standby::{
-    End, HostError, Inheritance, Input, MachineFactory, StandbyConfig, StandbyDriver, StandbyStatus,
+    Answer, End, HostError, Inheritance, Input, MachineFactory, StandbyConfig, StandbyDriver,
+    StandbyStatus,
 };
 
 /// Holds a primary's checkpoints until there is nothing more to do, or runs its guest to the end.
@@ -58,8 +59,9 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     );
     let running: Running = Arc::new(Mutex::new(None));
     watch_signals(driver.inputs(), running.clone())?;
+    let status = driver.status();
     let control =
-        guest::listen_control(protection, control_handler(driver.inputs(), driver.status()))?;
+        guest::listen_control(protection, control_handler(driver.inputs(), status.clone()))?;
     log::info!("standby for `{}`: listening on {}", args.name, args.listen);
     let end = driver
         .run(listener)
@@ -71,7 +73,13 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
         }
         End::TakeOver(inheritance) => {
             let options = guest::engine_options(protection, &args.name, security, recorder);
-            take_over(options, *inheritance, arbiter.as_ref(), control.as_ref(), &running)
+            let here =
+                Here { arbiter: arbiter.as_ref(), control: control.as_ref(), status: &status };
+            let ended = take_over(options, *inheritance, &here, &running);
+            if let Err(error) = &ended {
+                shown(&status).taken_over(Err(format!("the guest cannot go on: {error}")));
+            }
+            ended
         }
     }
 }
@@ -79,13 +87,27 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
 /// The machine that runs here once this side has taken over; signals end it instead of the standby.
 type Running = Arc<Mutex<Option<Arc<Machine>>>>;
 
+/// What a standby sees of itself, and is seen by.
+type Shown = Arc<Mutex<StandbyStatus>>;
+
+fn shown(status: &Shown) -> MutexGuard<'_, StandbyStatus> {
+    status.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a guest that goes on here finds.
+struct Here<'h> {
+    arbiter: Option<&'h Arc<dyn Arbiter>>,
+    control: Option<&'h ControlSocket>,
+    status: &'h Shown,
+}
+
 fn take_over(
     options: EngineOptions,
     inheritance: Inheritance,
-    arbiter: Option<&Arc<dyn Arbiter>>,
-    control: Option<&ControlSocket>,
+    here: &Here<'_>,
     running: &Running,
 ) -> Result<u8, CliError> {
+    let arbiter = here.arbiter;
     let Inheritance { machine, authority, state, taken, reason, won_at } = inheritance;
     let (term, epoch) = (taken.term(), taken.epoch());
     *running.lock().unwrap_or_else(PoisonError::into_inner) = Some(machine.clone());
@@ -105,9 +127,10 @@ fn take_over(
     log::info!(
         "took over in term {term} at epoch {epoch}: {replays} requests replayed, {micros} us ({reason})"
     );
-    if let Some(control) = control {
+    if let Some(control) = here.control {
         control.replace_handler(guest::control_handler(&engine));
     }
+    shown(here.status).taken_over(Ok(term.0));
     Ok(guest::to_the_end(&engine, arbiter, terminal))
 }
 
@@ -169,20 +192,92 @@ fn watch_signals(inputs: SyncSender<Input>, running: Running) -> Result<(), CliE
         .map_err(|error| CliError::failed(format!("cannot install signal handlers: {error}")))
 }
 
-fn control_handler(inputs: SyncSender<Input>, status: Arc<Mutex<StandbyStatus>>) -> Handler {
-    Arc::new(move |command| {
-        let input = match command {
-            Command::Status => {
-                return Ok(status.lock().unwrap_or_else(PoisonError::into_inner).json());
-            }
-            Command::TakeOver => Input::Event(Event::OperatorTakeOver),
-            Command::PowerOff => Input::Event(Event::OperatorStop),
-            Command::RotateKeys => Input::RotateKeys,
-            Command::Protect { .. } | Command::RunAlone | Command::ResetStats => {
-                return Err("expected the side that runs the guest, found a standby".to_owned());
-            }
-        };
-        inputs.send(input).map_err(|_| "this standby has ended".to_owned())?;
-        Ok(json!({ "done": true }))
+fn control_handler(inputs: SyncSender<Input>, status: Shown) -> Handler {
+    Arc::new(move |command| match command {
+        Command::Status => Reply::Now(Ok(shown(&status).json())),
+        Command::TakeOver => take_over_command(inputs.clone(), status.clone()),
+        Command::Discard => {
+            let wish = Wish::event(inputs.clone(), Event::OperatorDiscard);
+            wish.reply(status.clone(), || Some(Ok(done("waiting"))))
+        }
+        Command::PowerOff => {
+            let wish = Wish::event(inputs.clone(), Event::OperatorStop);
+            let seen = status.clone();
+            let stopped = move || (shown(&seen).state() == "stopped").then(|| Ok(done("stopped")));
+            wish.reply(status.clone(), stopped)
+        }
+        Command::RotateKeys => {
+            let wish = Wish::new(inputs.clone(), Input::RotateKeys);
+            let seen = status.clone();
+            wish.reply(status.clone(), move || Some(Ok(done(shown(&seen).state()))))
+        }
+        Command::Protect { .. } | Command::RunAlone | Command::ResetStats => {
+            Reply::refused("expected the side that runs the guest, found a standby")
+        }
     })
+}
+
+fn take_over_command(inputs: SyncSender<Input>, status: Shown) -> Reply {
+    let seen = status.clone();
+    Wish::event(inputs, Event::OperatorTakeOver).reply(status, move || {
+        let term = shown(&seen).takeover()?;
+        Some(term.map(|term| json!({ "done": true, "state": "active", "term": term })))
+    })
+}
+
+/// A wish on its way to the standby's thread, which may be busy, and full of other inputs.
+struct Wish {
+    inputs: SyncSender<Input>,
+    input: Option<Input>,
+    answer: Receiver<Result<(), String>>,
+    taken: bool,
+}
+
+impl Wish {
+    fn new(inputs: SyncSender<Input>, input: impl FnOnce(Answer) -> Input) -> Self {
+        let (tell, answer) = sync_channel(1);
+        Self { inputs, input: Some(input(tell)), answer, taken: false }
+    }
+
+    fn event(inputs: SyncSender<Input>, event: Event) -> Self {
+        Self::new(inputs, |answer| Input::Operator(event, answer))
+    }
+
+    /// Whether the wish has been taken; none while that is not known. Does not block.
+    fn look(&mut self) -> Option<Result<(), String>> {
+        let ended = || Some(Err("this standby has ended".to_owned()));
+        if let Some(input) = self.input.take() {
+            match self.inputs.try_send(input) {
+                Ok(()) => {}
+                Err(TrySendError::Full(input)) => {
+                    self.input = Some(input);
+                    return None;
+                }
+                Err(TrySendError::Disconnected(_)) => return ended(),
+            }
+        }
+        match self.answer.try_recv() {
+            Ok(answer) => Some(answer),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => ended(),
+        }
+    }
+
+    /// Once it was taken, `outcome` tells what came of it.
+    fn reply(
+        mut self,
+        status: Shown,
+        mut outcome: impl FnMut() -> Option<Outcome> + Send + 'static,
+    ) -> Reply {
+        let look = move || {
+            if !self.taken {
+                match self.look()? {
+                    Ok(()) => self.taken = true,
+                    Err(refusal) => return Some(Err(refusal)),
+                }
+            }
+            outcome()
+        };
+        Reply::later(look, move || shown(&status).so_far())
+    }
 }

@@ -12,6 +12,7 @@
 
 mod checkpoint;
 mod live;
+mod operator;
 mod precopy;
 mod sealer;
 mod sender;
@@ -26,7 +27,7 @@ pub use status::{EngineStats, Takeover};
 pub use steps::{Step, Steps};
 
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use ft_core::pages::PAGE_SIZE;
@@ -43,7 +44,6 @@ use crate::link::{LinkAddr, LinkSecurity};
 use crate::logging::STATE;
 use crate::machine::{Ended, Machine};
 use crate::seccomp::{self, Launcher, Role};
-use crate::ungated::Ungated;
 
 /// How long the end of a machine waits for its standby to be told.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -86,6 +86,8 @@ pub struct Engine {
     stats: Mutex<EngineStats>,
     /// Starts threads that connect and ask: whoever drives the engine may have given that up.
     launcher: Launcher,
+    /// How the machine has ended, once nothing is left to do.
+    put_away: OnceLock<Ended>,
 }
 
 struct Core {
@@ -93,6 +95,10 @@ struct Core {
     standby: Option<LinkAddr>,
     /// Begins and ends together with what [`Engine::live`] says.
     session: Option<session::Session>,
+    /// The connection that is being made; what comes of an earlier one counts no more.
+    connecting: Option<LinkId>,
+    /// What has become of the operator's wish for a standby.
+    attempt: operator::Attempt,
     /// The session whose first checkpoint is to be taken.
     seal_first: Option<LinkId>,
     next_link: u64,
@@ -154,6 +160,8 @@ impl Engine {
                 primary,
                 standby: options.standby.clone(),
                 session: None,
+                connecting: None,
+                attempt: operator::Attempt::default(),
                 seal_first: None,
                 next_link: 1,
                 stopped: false,
@@ -165,6 +173,7 @@ impl Engine {
             tracking,
             stats: Mutex::new(EngineStats::default()),
             launcher: Launcher::start()?,
+            put_away: OnceLock::new(),
         });
         engine.machine.add_wake(engine.seal_event.as_raw_fd());
         // P2: an effect that the fence has stopped is as good as the arbiter's own word.
@@ -213,36 +222,6 @@ impl Engine {
         if core.stopped || core.ticks_at.is_some_and(sooner) {
             self.deadline_changed.notify_all();
         }
-    }
-
-    /// As [`event`](Self::event), for an operator, who is told what is not allowed.
-    ///
-    /// # Errors
-    /// A sentence for the operator.
-    pub fn command(self: &Arc<Self>, event: Event) -> Result<(), String> {
-        let mut core = self.lock();
-        let actions =
-            core.primary.handle(self.now(), event).map_err(|illegal| illegal.to_string())?;
-        self.perform(&mut core, actions);
-        self.tell_ticker(&core);
-        Ok(())
-    }
-
-    /// Looks for a standby at `addr` from now on.
-    ///
-    /// # Errors
-    /// A sentence for the operator.
-    pub fn protect(self: &Arc<Self>, addr: LinkAddr) -> Result<(), String> {
-        let ungated = Ungated::of(self.machine.config()).and_then(|found| found.refusal(true));
-        if let Some(refusal) = ungated {
-            return Err(refusal.to_string());
-        }
-        let before = self.lock().standby.replace(addr);
-        let asked = self.command(Event::OperatorProtect);
-        if asked.is_err() {
-            self.lock().standby = before;
-        }
-        asked
     }
 
     /// The machine has ended: tells the standby why, so that it does not take over.
@@ -319,6 +298,7 @@ impl Engine {
             Action::AskArbiter { term, why } => self.ask_arbiter(term, why),
             Action::Stop { reason, fenced } => self.stop(core, reason, fenced),
             Action::Report(report) => {
+                core.attempt.note(&report);
                 if let Report::RunsAlone { term, .. } = &report {
                     let (how, term) = (Won::Alone, term.0);
                     let won = audit::Event::TermWon { how, term, epoch: 0, session: 0, next: 0 };

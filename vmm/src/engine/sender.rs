@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use ft_core::pages::{Compression, FRAME_PAGES, PAGE_SIZE, PageFrame, PageFrames, SentPages};
@@ -17,8 +17,8 @@ use crate::link::Link;
 pub(super) enum Item {
     /// A whole frame.
     Control(Vec<u8>),
-    /// New keys for the link.
-    RotateKeys,
+    /// New keys for the link; tells when they are in use.
+    RotateKeys(SyncSender<Result<(), String>>),
     /// All of guest memory, while the guest runs.
     Precopy {
         /// The standby's number for the session.
@@ -89,7 +89,7 @@ impl Output {
             match item {
                 Item::Control(frame) => self.write_frame(&frame)?,
                 Item::Checkpoint(checkpoint) => self.checkpoint(engine, link, *checkpoint)?,
-                Item::RotateKeys => self.rotate_keys()?,
+                Item::RotateKeys(tell) => self.rotate_keys(&tell)?,
                 Item::Precopy { session } => {
                     self.digest = EpochDigest::new(session);
                     self.sent_pages = SentPages::new(engine.delta_pages());
@@ -108,7 +108,7 @@ impl Output {
         loop {
             match items.try_recv() {
                 Ok(Item::Control(frame)) => self.write_frame(&frame)?,
-                Ok(Item::RotateKeys) => self.rotate_keys()?,
+                Ok(Item::RotateKeys(tell)) => self.rotate_keys(&tell)?,
                 Ok(_) => log::error!("a checkpoint came in the middle of a pre-copy; dropped"),
                 Err(TryRecvError::Empty) => return Ok(true),
                 Err(TryRecvError::Disconnected) => return Ok(false),
@@ -121,8 +121,11 @@ impl Output {
         self.link.write_all(frame)
     }
 
-    fn rotate_keys(&mut self) -> io::Result<()> {
-        self.link.rotate_keys()?;
+    fn rotate_keys(&mut self, tell: &SyncSender<Result<(), String>>) -> io::Result<()> {
+        let rotated = self.link.rotate_keys();
+        // Whoever asked may have gone; nobody waits here.
+        let _ = tell.try_send(rotated.as_ref().copied().map_err(ToString::to_string));
+        rotated?;
         log::info!("the link has new keys");
         Ok(())
     }

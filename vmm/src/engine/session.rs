@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{BufReader, Read};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -66,8 +66,8 @@ impl Session {
         self.push(item);
     }
 
-    pub(super) fn rotate_keys(&self) {
-        self.push(Item::RotateKeys);
+    pub(super) fn rotate_keys(&self, tell: SyncSender<Result<(), String>>) {
+        self.push(Item::RotateKeys(tell));
     }
 
     fn push(&self, item: Item) {
@@ -77,18 +77,19 @@ impl Session {
 }
 
 impl Engine {
-    /// New keys for the link, if it has any.
+    /// New keys for the link, if it has any; told when they are in use.
     ///
     /// # Errors
     /// When there is no link, or it is not encrypted.
-    pub fn rotate_keys(&self) -> Result<(), String> {
+    pub fn rotate_keys(&self) -> Result<Receiver<Result<(), String>>, String> {
         if self.options.security.tls.is_none() {
             return Err("expected a link with --tls, found one without".to_owned());
         }
         let core = self.lock();
         let session = core.session.as_ref();
-        session.ok_or("expected a link to a standby, found none")?.rotate_keys();
-        Ok(())
+        let (tell, told) = sync_channel(1);
+        session.ok_or("expected a link to a standby, found none")?.rotate_keys(tell);
+        Ok(told)
     }
 
     /// Tries to reach the standby in a thread of its own: that may take seconds.
@@ -96,32 +97,39 @@ impl Engine {
         let Some(addr) = core.standby.clone() else { return };
         let link_id = LinkId(core.next_link);
         core.next_link += 1;
+        core.connecting = Some(link_id);
         let engine = self.clone();
-        let connect = move || match addr.connect(CONNECT_TIMEOUT, &engine.options.security) {
-            Ok(link) => engine.run_session(link_id, link),
-            Err(error) => engine.event(Event::ConnectFailed { reason: error.to_string() }),
+        let connect = move || {
+            // First: storage may take its time, and a standby does not wait long for a Hello.
+            let disks = match mark_disks(engine.machine.config()) {
+                Ok(disks) => disks,
+                Err(error) => return engine.connect_failed(link_id, error.to_string()),
+            };
+            match addr.connect(CONNECT_TIMEOUT, &engine.options.security) {
+                Ok(link) => engine.run_session(link_id, link, disks),
+                Err(error) => engine.connect_failed(link_id, error.to_string()),
+            }
         };
         let engine = self.clone();
         self.launcher.launch("link", connect, move |error| {
-            let reason = format!("no thread for the link: {error}");
-            engine.event(Event::ConnectFailed { reason });
+            engine.connect_failed(link_id, format!("no thread for the link: {error}"));
         });
     }
 
+    /// Unless another connection has taken its place: that one's end is what counts.
+    fn connect_failed(self: &Arc<Self>, link: LinkId, reason: String) {
+        let mut core = self.lock();
+        if core.connecting == Some(link) {
+            core.connecting = None;
+            self.event_locked(&mut core, Event::ConnectFailed { reason });
+        }
+    }
+
     /// Joins the standby and reads what it says until the link ends.
-    fn run_session(self: &Arc<Self>, link_id: LinkId, link: Link) {
-        // First: without any lock, as storage may take its time, and while this thread may open files.
-        let disks = match mark_disks(self.machine.config()) {
-            Ok(disks) => disks,
-            Err(error) => {
-                return self.event(Event::ConnectFailed { reason: error.to_string() });
-            }
-        };
+    fn run_session(self: &Arc<Self>, link_id: LinkId, link: Link, disks: Vec<DiskStorage>) {
         let writer = match link.try_clone() {
             Ok(writer) => writer,
-            Err(error) => {
-                return self.event(Event::ConnectFailed { reason: error.to_string() });
-            }
+            Err(error) => return self.connect_failed(link_id, error.to_string()),
         };
         let (queue, items) = channel();
         let (open, closed) = channel::<()>();
@@ -132,11 +140,16 @@ impl Engine {
             drop(open);
         });
         if let Err(error) = sender {
-            return self.event(Event::ConnectFailed { reason: error.to_string() });
+            return self.connect_failed(link_id, error.to_string());
         }
         seccomp::enter(Role::LinkReader, &self.machine.wakes());
         {
             let mut core = self.lock();
+            if core.connecting != Some(link_id) {
+                // Another connection has taken its place: dropping the queue closes the link.
+                return;
+            }
+            core.connecting = None;
             let hello = Box::new(self.hello(core.primary.term(), disks));
             let (number, term) = (hello.session, hello.term.0);
             let connected = Event::StandbyConnected { link: link_id, hello };

@@ -2,13 +2,14 @@
 
 mod buffers;
 mod credentials;
+mod reach;
 mod stream;
 mod tls;
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,24 +116,18 @@ impl LinkAddr {
             source,
             hint: "; check that `kemari standby --listen` runs there and the address is right",
         };
-        match self {
+        let name = match self {
             Self::Unix(path) => {
-                UnixStream::connect(path).map(|s| Link::plain(Stream::Unix(s))).map_err(failed)
+                let stream = reach::connect_unix(path, timeout).map_err(failed)?;
+                return Ok(Link::plain(Stream::Unix(stream)));
             }
-            Self::Tcp(addr) => {
-                let socket = resolve(addr).map_err(failed)?;
-                check_plain(socket, security)?;
-                let stream = TcpStream::connect_timeout(&socket, timeout).map_err(failed)?;
-                stream.set_nodelay(true).map_err(failed)?;
-                do_not_pace(&stream);
-                let stream = Stream::Tcp(stream);
-                let Some(credentials) = &security.tls else { return Ok(Link::plain(stream)) };
-                let host = addr.rsplit_once(':').map_or(addr.as_str(), |(host, _)| host);
-                Session::connect(&stream, credentials, host)
-                    .map(|session| Link::secured(stream, session))
-                    .map_err(|error| no_tls(addr, &error))
-            }
-        }
+            Self::Tcp(name) => name,
+        };
+        let addresses = reach::resolve(name).map_err(failed)?;
+        connect_any(name, &addresses, timeout, security).map_err(|failure| match failure {
+            Failure::Io(error) => failed(error),
+            Failure::Link(error) => error,
+        })
     }
 
     /// Listens.
@@ -157,18 +152,70 @@ impl LinkAddr {
                 let (socket, name) = own_files::bind(path, |path| UnixListener::bind(path))?;
                 Listener::Unix { socket, path: path.clone(), _name: name }
             }
-            Self::Tcp(addr) => {
-                let addr = resolve(addr).map_err(failed)?;
-                check_plain(addr, &security)?;
-                Listener::Tcp(TcpListener::bind(addr).map_err(failed)?)
+            Self::Tcp(name) => {
+                let addresses = reach::resolve(name).map_err(failed)?;
+                for address in &addresses {
+                    check_plain(*address, &security)?;
+                }
+                Listener::Tcp(reach::listen(&addresses).map_err(failed)?)
             }
         };
         Ok(LinkListener { socket, security })
     }
 }
 
-fn resolve(addr: &str) -> io::Result<SocketAddr> {
-    addr.to_socket_addrs()?.next().ok_or_else(|| io::ErrorKind::NotFound.into())
+/// Why a name, or one of its addresses, is no way to the standby.
+#[derive(Debug)]
+enum Failure {
+    Io(io::Error),
+    Link(LinkError),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// By the first of a name's addresses where a standby answers; what went wrong with all of them if there is none.
+fn connect_any(
+    name: &str,
+    addresses: &[SocketAddr],
+    timeout: Duration,
+    security: &LinkSecurity,
+) -> Result<Link, Failure> {
+    for address in addresses {
+        check_plain(*address, security).map_err(Failure::Link)?;
+    }
+    let mut failures = Vec::new();
+    for address in addresses {
+        match connect_tcp(name, *address, timeout, security) {
+            Ok(link) => return Ok(link),
+            // The only one: said as it is.
+            Err(only) if addresses.len() == 1 => return Err(only),
+            Err(Failure::Io(error)) => failures.push((*address, error)),
+            Err(Failure::Link(error)) => failures.push((*address, io::Error::other(error))),
+        }
+    }
+    Err(Failure::Io(reach::all_failed(failures)))
+}
+
+fn connect_tcp(
+    name: &str,
+    address: SocketAddr,
+    timeout: Duration,
+    security: &LinkSecurity,
+) -> Result<Link, Failure> {
+    let stream = TcpStream::connect_timeout(&address, timeout)?;
+    stream.set_nodelay(true)?;
+    do_not_pace(&stream);
+    let stream = Stream::Tcp(stream);
+    let Some(credentials) = &security.tls else { return Ok(Link::plain(stream)) };
+    let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
+    match Session::connect(&stream, credentials, host) {
+        Ok(session) => Ok(Link::secured(stream, session)),
+        Err(error) => Err(Failure::Link(no_tls(name, &error))),
+    }
 }
 
 fn check_plain(addr: SocketAddr, security: &LinkSecurity) -> Result<(), LinkError> {
@@ -210,8 +257,13 @@ pub struct LinkListener {
 
 #[derive(Debug)]
 enum Listener {
-    Tcp(TcpListener),
-    Unix { _name: OwnName, socket: UnixListener, path: PathBuf },
+    /// For each address of a name.
+    Tcp(Vec<TcpListener>),
+    Unix {
+        _name: OwnName,
+        socket: UnixListener,
+        path: PathBuf,
+    },
 }
 
 impl LinkListener {
@@ -221,8 +273,8 @@ impl LinkListener {
     /// As `accept(2)`.
     pub fn accept(&self) -> io::Result<Stranger> {
         let (stream, peer, tls) = match &self.socket {
-            Listener::Tcp(listener) => {
-                let (stream, peer) = listener.accept()?;
+            Listener::Tcp(listeners) => {
+                let (stream, peer) = reach::accept(listeners)?;
                 stream.set_nodelay(true)?;
                 (Stream::Tcp(stream), peer.to_string(), self.security.tls.clone())
             }
@@ -235,10 +287,11 @@ impl LinkListener {
     }
 }
 
+/// Of the first address of several.
 impl AsFd for LinkListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.socket {
-            Listener::Tcp(listener) => listener.as_fd(),
+            Listener::Tcp(listeners) => listeners[0].as_fd(),
             Listener::Unix { socket, .. } => socket.as_fd(),
         }
     }
@@ -259,6 +312,14 @@ impl Stranger {
         &self.peer
     }
 
+    /// A way to end the connection while another thread hears him.
+    ///
+    /// # Errors
+    /// When the process has no descriptors left.
+    pub fn hang_up(&self) -> io::Result<HangUp> {
+        self.stream.try_clone().map(HangUp)
+    }
+
     /// Has him show who he is, which takes seconds at most.
     ///
     /// # Errors
@@ -268,6 +329,17 @@ impl Stranger {
         Session::accept(&self.stream, credentials)
             .map_err(|error| no_tls(&self.peer, &error))
             .map(|session| Link::secured(self.stream, session))
+    }
+}
+
+/// Ends a connection that another thread uses.
+#[derive(Debug)]
+pub struct HangUp(Stream);
+
+impl HangUp {
+    /// Blocked reads and writes return.
+    pub fn hang_up(self) {
+        self.0.shutdown();
     }
 }
 
@@ -306,6 +378,14 @@ impl Link {
     /// As `setsockopt(2)`.
     pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         self.stream.set_write_timeout(timeout)
+    }
+
+    /// How long a read may block before it fails.
+    ///
+    /// # Errors
+    /// As `setsockopt(2)`.
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.set_read_timeout(timeout)
     }
 
     /// Whether the other side has shown who it is, and nobody else can read along.
@@ -348,5 +428,34 @@ impl Write for Link {
 impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    /// A name of a host with two networks, one of them down: the standby is reached all the same.
+    #[test]
+    fn all_addresses_of_a_name_are_tried() {
+        let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 2), 0)).unwrap();
+        let there = listener.local_addr().unwrap();
+        let nobody = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 1), there.port()));
+        let (timeout, security) = (Duration::from_secs(60), LinkSecurity::default());
+        let name = format!("pair:{}", there.port());
+        connect_any(&name, &[nobody, there], timeout, &security).unwrap();
+
+        drop(listener);
+        let Failure::Io(error) =
+            connect_any(&name, &[nobody, there], timeout, &security).unwrap_err()
+        else {
+            panic!("connections are refused");
+        };
+        let error = error.to_string();
+        assert!(error.contains("127.0.0.1:") && error.contains("127.0.0.2:"), "{error}");
     }
 }

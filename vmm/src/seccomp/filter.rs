@@ -289,7 +289,7 @@ fn rules(role: Role, events: &[RawFd]) -> Result<Rules, BackendError> {
         }
         Role::Control => {
             rules.allow(&[SYS_accept4, SYS_accept, SYS_setsockopt, SYS_shutdown]);
-            rules.allow(&[SYS_read, SYS_recvfrom, SYS_sendto, SYS_write]);
+            rules.allow(&[SYS_read, SYS_recvfrom, SYS_sendto, SYS_write, SYS_poll, SYS_ppoll]);
             rules.close()?;
         }
         Role::Signals => {

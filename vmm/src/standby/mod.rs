@@ -10,9 +10,9 @@
 mod host;
 mod pulse;
 mod status;
+mod strangers;
 
 use std::io::Write;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,16 +23,16 @@ use ft_core::standby::{
     Action, CheckedPages, Checkpoint, Event, Report, Standby, StandbyOptions, TakenOver,
 };
 use ft_core::wire::{Frame, Hashes, Kind, Message, Outgoing};
-use ft_core::{LinkId, Term, Time};
+use ft_core::{Illegal, LinkId, Term, Time};
 use io_gate::host::CommitAuthority;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::arbiter::{Answer, Arbiter, ask};
+use crate::arbiter::{self, Arbiter, ask};
 use crate::audit::{self, Recorder, Won};
 use crate::engine::{
     MachineState, ReadEnd, Watched, describe, hash_memory, new_session_number, read_frames,
 };
-use crate::link::{Buffers, Link, LinkListener, Stranger};
+use crate::link::{Buffers, Link, LinkListener};
 use crate::logging::STATE;
 use crate::machine::Machine;
 use crate::machine::storage::read_marks;
@@ -52,10 +52,6 @@ const TOGETHER: usize = 8;
 const BYTES_TOGETHER: usize = 4 << 20;
 /// A checkpoint of so many pages is done with long before anybody misses this side.
 const FEW_PAGES: u64 = 1024;
-/// How long to wait after a connection that could not be accepted.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-/// How many may be connected without having shown who they are.
-const STRANGERS: usize = 16;
 /// A primary that does not take an acknowledgement for so long is given up.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -76,11 +72,16 @@ pub enum Input {
     Event(Event),
     /// For the core, in this order.
     Frames(LinkId, Vec<Frame>),
-    /// Somebody has connected, and may.
-    Link(Link, String),
+    /// Somebody has connected, may, and has said Hello.
+    Link(Link, String, Box<Frame>),
+    /// For the core, from an operator, who is told whether it was taken.
+    Operator(Event, Answer),
     /// The operator wants new keys on the link.
-    RotateKeys,
+    RotateKeys(Answer),
 }
+
+/// Tells an operator whether a wish was taken, or why not. Has room for one answer, so that nobody waits.
+pub type Answer = SyncSender<Result<(), String>>;
 
 /// How a standby ends.
 pub enum End {
@@ -180,7 +181,7 @@ impl StandbyDriver {
         std::thread::Builder::new().name("acceptor".to_owned()).spawn(move || {
             // It starts a thread for each stranger.
             seccomp::enter(Role::Main, &[]);
-            accept(&listener, &inputs);
+            strangers::accept(&listener, &inputs);
         })?;
         let options = &self.config.options;
         self.pulse = Pulse::start(options.heartbeat_interval, options.setup_timeout)?;
@@ -195,12 +196,20 @@ impl StandbyDriver {
                     }
                     continue;
                 }
-                Some(Input::Link(link, peer)) => match self.admit(link, &peer) {
-                    Some(event) => event,
+                Some(Input::Link(link, peer, hello)) => match self.admit(link, &peer) {
+                    // The core ignores what a link says that it has turned away.
+                    Some(link) => Event::Frame { link, frame: *hello },
                     None => continue,
                 },
-                Some(Input::RotateKeys) => {
-                    self.rotate_keys();
+                Some(Input::Operator(event, answer)) => {
+                    if let Some(end) = self.operator(event, &answer) {
+                        return Ok(end);
+                    }
+                    continue;
+                }
+                Some(Input::RotateKeys(answer)) => {
+                    // Whoever asked may have gone.
+                    let _ = answer.try_send(self.rotate_keys());
                     continue;
                 }
                 None => Event::Tick,
@@ -232,8 +241,8 @@ impl StandbyDriver {
         }
     }
 
-    /// Starts to read from a link.
-    fn admit(&mut self, link: Link, peer: &str) -> Option<Event> {
+    /// Starts to read from a link, after the Hello that came over it.
+    fn admit(&mut self, link: Link, peer: &str) -> Option<LinkId> {
         let id = LinkId(self.next_link);
         self.next_link += 1;
         let (inputs, buffers) = (self.inputs.clone(), self.buffers.clone());
@@ -254,10 +263,12 @@ impl StandbyDriver {
         if self.link.is_some() {
             // The core answers on this link and has it closed: keep the current one's place.
             self.refuse_second(id, link);
-            return None;
+        } else {
+            self.link = Some((id, link));
+            let end = self.event(Event::Connected { link: id });
+            debug_assert!(end.is_none(), "a new connection ends no standby");
         }
-        self.link = Some((id, link));
-        Some(Event::Connected { link: id })
+        Some(id)
     }
 
     /// One primary at a time: whoever else connects is told so, by the core's own words.
@@ -273,16 +284,31 @@ impl StandbyDriver {
         }
     }
 
-    fn rotate_keys(&self) {
-        let Some((_, link)) = &self.link else { return log::warn!("no link to have new keys") };
-        match link.rotate_keys() {
-            Ok(()) => log::info!("the link has new keys"),
-            // Its reader finds the same, and tells the core.
-            Err(error) => log::warn!("the link has no new keys: {error}"),
+    fn rotate_keys(&self) -> Result<(), String> {
+        let (_, link) = self.link.as_ref().ok_or("expected a link to a primary, found none")?;
+        if !link.is_secured() {
+            return Err("expected a link with --tls, found one without".to_owned());
         }
+        // Where it fails its reader finds the same, and tells the core.
+        link.rotate_keys().map_err(|error| format!("the link has no new keys: {error}"))?;
+        log::info!("the link has new keys");
+        Ok(())
+    }
+
+    fn operator(&mut self, event: Event, answer: &Answer) -> Option<End> {
+        let mut taken = Ok(());
+        let end = self.event_or(event, |illegal| taken = Err(illegal.to_string()));
+        // Whoever asked may have gone.
+        let _ = answer.try_send(taken);
+        end
     }
 
     fn event(&mut self, event: Event) -> Option<End> {
+        self.event_or(event, |illegal| log::debug!("{illegal}"))
+    }
+
+    /// Gives the core an event, and what follows from it; `refused` is told what the core does not take.
+    fn event_or(&mut self, event: Event, mut refused: impl FnMut(Illegal)) -> Option<End> {
         let mut events = vec![event];
         while let Some(event) = events.pop() {
             match self.core.handle(self.now(), event) {
@@ -291,11 +317,14 @@ impl StandbyDriver {
                         match self.perform(action) {
                             Next::Nothing => {}
                             Next::Event(event) => events.insert(0, event),
-                            Next::End(end) => return Some(end),
+                            Next::End(end) => {
+                                self.shown().update(&self.core);
+                                return Some(end);
+                            }
                         }
                     }
                 }
-                Err(illegal) => log::debug!("{illegal}"),
+                Err(illegal) => refused(illegal),
             }
         }
         self.shown().update(&self.core);
@@ -518,9 +547,9 @@ impl StandbyDriver {
     fn ask_arbiter(&self, term: Term, why: String) -> Next {
         let Some(arbiter) = self.arbiter.clone() else { return Next::Nothing };
         let event = move |answer| match answer {
-            Answer::Granted => Event::ArbiterGranted { term },
-            Answer::Denied { holder } => Event::ArbiterDenied { term, holder },
-            Answer::Unreachable { reason } => Event::ArbiterUnreachable { reason },
+            arbiter::Answer::Granted => Event::ArbiterGranted { term },
+            arbiter::Answer::Denied { holder } => Event::ArbiterDenied { term, holder },
+            arbiter::Answer::Unreachable { reason } => Event::ArbiterUnreachable { reason },
         };
         let inputs = self.inputs.clone();
         let asking = move || {
@@ -529,7 +558,7 @@ impl StandbyDriver {
         };
         match std::thread::Builder::new().name("arbiter".to_owned()).spawn(asking) {
             Ok(_) => Next::Nothing,
-            Err(error) => Next::Event(event(Answer::no_thread(&error))),
+            Err(error) => Next::Event(event(arbiter::Answer::no_thread(&error))),
         }
     }
 
@@ -590,45 +619,6 @@ fn fill(machine: &Machine, address: u64, page: &[u8]) -> Result<(), vm_memory::G
 
 fn write(machine: &Machine, address: u64, piece: &[u8]) -> Result<(), vm_memory::GuestMemoryError> {
     machine.memory().write_slice(piece, GuestAddress(address))
-}
-
-/// Lets in who shows who he is, in a thread of its own: one who says nothing must not keep others out.
-fn admit_stranger(stranger: Stranger, others: &Arc<AtomicUsize>, inputs: &SyncSender<Input>) {
-    let peer = stranger.peer().to_owned();
-    if others.fetch_add(1, Ordering::Relaxed) >= STRANGERS {
-        others.fetch_sub(1, Ordering::Relaxed);
-        return log::warn!(
-            "connection from {peer} closed: {STRANGERS} others have not shown yet who they are"
-        );
-    }
-    let (inputs, counter) = (inputs.clone(), others.clone());
-    let admit = move || {
-        seccomp::enter(Role::Main, &[]);
-        match stranger.admit() {
-            // A standby that has ended needs no link.
-            Ok(link) => drop(inputs.send(Input::Link(link, peer))),
-            Err(error) => log::warn!("connection refused: {error}"),
-        }
-        counter.fetch_sub(1, Ordering::Relaxed);
-    };
-    if let Err(error) = std::thread::Builder::new().name("stranger".to_owned()).spawn(admit) {
-        others.fetch_sub(1, Ordering::Relaxed);
-        log::error!("no thread for a connection: {error}");
-    }
-}
-
-fn accept(listener: &LinkListener, inputs: &SyncSender<Input>) {
-    let strangers = Arc::new(AtomicUsize::new(0));
-    loop {
-        match listener.accept() {
-            Ok(stranger) => admit_stranger(stranger, &strangers, inputs),
-            // One connection that went wrong, or a shortage that passes.
-            Err(error) => {
-                log::error!("a connection could not be accepted: {error}");
-                std::thread::sleep(ACCEPT_AGAIN);
-            }
-        }
-    }
 }
 
 fn read(link: Link, id: LinkId, every: Duration, buffers: &Buffers, inputs: &SyncSender<Input>) {

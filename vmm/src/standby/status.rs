@@ -17,6 +17,8 @@ pub struct StandbyStatus {
     verified: u64,
     mismatches: u64,
     reason: Option<String>,
+    /// What became of a takeover whose term was won.
+    taken_over: Option<Result<u64, String>>,
 }
 
 impl StandbyStatus {
@@ -31,6 +33,41 @@ impl StandbyStatus {
             verified: 0,
             mismatches: 0,
             reason: None,
+            taken_over: None,
+        }
+    }
+
+    /// The state's name.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        self.state
+    }
+
+    /// The guest runs here, in this term; or cannot. The first word counts.
+    pub fn taken_over(&mut self, term: Result<u64, String>) {
+        self.taken_over.get_or_insert(term);
+    }
+
+    /// What has become of the operator's wish that this side takes over; none while that is not known.
+    #[must_use]
+    pub fn takeover(&self) -> Option<Result<u64, String>> {
+        match (self.state, &self.taken_over) {
+            (_, Some(outcome)) => Some(outcome.clone()),
+            ("active" | "doubting", None) => None,
+            (state, None) => Some(Err(self.why(state))),
+        }
+    }
+
+    /// The state and what is known of its reason, in a few words.
+    #[must_use]
+    pub fn so_far(&self) -> String {
+        self.why(self.state)
+    }
+
+    fn why(&self, state: &str) -> String {
+        match &self.reason {
+            Some(reason) => format!("{state}: {reason}"),
+            None => state.to_owned(),
         }
     }
 

@@ -521,7 +521,13 @@ impl World {
         match &self.nodes[node].role {
             Role::Active(active) => match (active.core.phase(), choice) {
                 (PrimaryPhase::WaitingForOperator, _) => self.decide(node),
-                (PrimaryPhase::Alone, 1..) => self.give(node, Task::Primary(P::OperatorProtect)),
+                (
+                    PrimaryPhase::Alone
+                    | PrimaryPhase::Joining
+                    | PrimaryPhase::Copying
+                    | PrimaryPhase::Sealing,
+                    1..,
+                ) => self.give(node, Task::Primary(P::OperatorProtect)),
                 (
                     PrimaryPhase::Alone
                     | PrimaryPhase::Joining

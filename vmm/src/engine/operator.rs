@@ -1,0 +1,129 @@
+//! What an operator asks of the protection, and what becomes of it.
+
+use std::sync::Arc;
+
+use ft_core::primary::{Event, Phase, Report};
+
+use super::Engine;
+use crate::link::LinkAddr;
+use crate::machine::Ended;
+use crate::ungated::Ungated;
+
+/// The last wish for a standby.
+#[derive(Debug, Default)]
+pub(super) struct Attempt {
+    number: u64,
+    /// The first thing that was known: the epoch that the standby holds, or why there is none.
+    outcome: Option<Result<u64, String>>,
+}
+
+impl Attempt {
+    pub(super) fn note(&mut self, report: &Report) {
+        let outcome = match report {
+            Report::Protected { epoch } => Ok(epoch.0),
+            Report::NoStandby { reason } | Report::LinkLost { reason } => Err(reason.clone()),
+            _ => return,
+        };
+        self.outcome.get_or_insert(outcome);
+    }
+}
+
+impl Engine {
+    /// Looks for a standby at `addr` from now on; one that is being joined, and may hang, is left for it. The number tells
+    /// [`attempt`](Self::attempt) which wish is meant.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn protect(self: &Arc<Self>, addr: LinkAddr) -> Result<u64, String> {
+        let ungated = Ungated::of(self.machine.config()).and_then(|found| found.refusal(true));
+        if let Some(refusal) = ungated {
+            return Err(refusal.to_string());
+        }
+        let mut core = self.lock();
+        let under_way = core.connecting;
+        let actions = core
+            .primary
+            .handle(self.now(), Event::OperatorProtect)
+            .map_err(|illegal| illegal.to_string())?;
+        core.standby = Some(addr);
+        self.perform(&mut core, actions);
+        if under_way.is_some() && core.connecting == under_way {
+            // To the former address, which may not answer for long.
+            self.connect(&mut core);
+        }
+        core.attempt = Attempt { number: core.attempt.number + 1, outcome: None };
+        self.tell_ticker(&core);
+        Ok(core.attempt.number)
+    }
+
+    /// What has become of a wish for a standby; none while that is not known.
+    pub fn attempt(&self, number: u64) -> Option<Result<u64, String>> {
+        let core = self.lock();
+        if core.attempt.number != number {
+            return Some(Err("another `protect` has taken this one's place".to_owned()));
+        }
+        match (&core.attempt.outcome, core.primary.phase()) {
+            (Some(outcome), _) => Some(outcome.clone()),
+            (None, Phase::Stopped) => Some(Err(core.why("the machine has ended"))),
+            (None, _) => None,
+        }
+    }
+
+    /// Goes on without a standby: at once, or when the standby or the arbiter has answered, which
+    /// [`runs_alone`](Self::runs_alone) tells.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn run_alone(self: &Arc<Self>) -> Result<(), String> {
+        let mut core = self.lock();
+        let actions = core
+            .primary
+            .handle(self.now(), Event::OperatorRunAlone)
+            .map_err(|illegal| illegal.to_string())?;
+        let why = || Err("the operator wants no standby any more".to_owned());
+        core.attempt.outcome.get_or_insert_with(why);
+        self.perform(&mut core, actions);
+        self.tell_ticker(&core);
+        Ok(())
+    }
+
+    /// Whether the machine runs without a standby now; none while the standby or the arbiter has not answered.
+    pub fn runs_alone(&self) -> Option<Result<(), String>> {
+        let core = self.lock();
+        match core.primary.phase() {
+            Phase::Alone => Some(Ok(())),
+            Phase::Detaching | Phase::Doubting => None,
+            Phase::Stopped => Some(Err(core.why("the machine has ended"))),
+            Phase::WaitingForOperator => Some(Err(
+                core.why("the standby was not heard giving its checkpoint up; decide again")
+            )),
+            phase => Some(Err(format!("it is {}: another command has been given", phase.name()))),
+        }
+    }
+
+    /// The machine has ended, and nothing is left to do.
+    pub fn note_put_away(&self, ended: Ended) {
+        // The first end counts.
+        let _ = self.put_away.set(ended);
+    }
+
+    /// How the machine has ended; none before all is put away.
+    pub fn put_away(&self) -> Option<Ended> {
+        self.put_away.get().cloned()
+    }
+
+    /// The protection's state and what is known of its reason, in a few words.
+    pub fn so_far(&self) -> String {
+        let core = self.lock();
+        core.why(core.primary.phase().name())
+    }
+}
+
+impl super::Core {
+    fn why(&self, what: &str) -> String {
+        match self.primary.reason() {
+            Some(reason) => format!("{what}: {reason}"),
+            None => what.to_owned(),
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! What an operator is told is what has happened, and nobody who is silent is in the way of an operator or a primary.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod micro;
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use kemari_tests::pair::status::{Status, control};
+use kemari_tests::process::{Process, tied_to_us};
+use kemari_vmm::control::{Command as Wish, ControlSocket, Reply, Request, request};
+use kemari_workload::Op;
+use micro::{KEMARI, PATIENCE};
+use serde_json::{Value, json};
+
+struct Bench {
+    dir: tempfile::TempDir,
+    arbiter: String,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let arbiter = format!("file:{}", dir.path().join("arbiter").display());
+        Self { dir, arbiter }
+    }
+
+    fn without_arbiter() -> Self {
+        Self { arbiter: "none".to_owned(), ..Self::new() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A guest that is told what to do at the socket `primary`.
+    fn guest(&self) -> micro::Guest {
+        let socket = self.path("primary").display().to_string();
+        let mut guest =
+            micro::Guest::boot_with(1, &["--control", &socket, "--arbiter", &self.arbiter]);
+        guest.ask(Op::Ping);
+        guest
+    }
+
+    /// A standby for the guest, which listens at `link`, and is told what to do at the socket `name`.
+    fn standby(&self, name: &str, guest: &micro::Guest, link: &str) -> Process {
+        let disk = guest.dir.path().join("disk.img");
+        let mut command = tied_to_us(Path::new(KEMARI));
+        command
+            .args(["standby", "--rng", "--serial", "none", "--virtio-console", "none"])
+            .args(["--listen", link, "--arbiter", &self.arbiter, "--insecure-plain-tcp"])
+            .args(["--disk", &format!("path={},serial=micro", disk.display())])
+            .args(["--net", &format!("stream={}", self.path("nobody").display())])
+            .arg("--control")
+            .arg(self.path(name))
+            .stdin(Stdio::null());
+        let log = self.path(&format!("{name}.log"));
+        let standby = Process::start(name, command, &log).unwrap();
+        standby.wait_line("listening on", PATIENCE).unwrap();
+        standby
+    }
+
+    fn unix(&self, name: &str) -> String {
+        format!("unix:{}", self.path(name).display())
+    }
+
+    fn tell(&self, name: &str, arguments: &[&str]) -> Result<Value, String> {
+        control(Path::new(KEMARI), &self.path(name), arguments)
+            .map_err(|error| format!("{error:#}"))
+    }
+
+    fn state(&self, name: &str) -> String {
+        Status::ask(Path::new(KEMARI), &self.path(name)).unwrap().state().to_owned()
+    }
+
+    #[track_caller]
+    fn wait_for(&self, name: &str, state: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.state(name) != state {
+            assert!(Instant::now() < deadline, "{name} is {}, not {state}", self.state(name));
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn free_port() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+}
+
+fn wish(command: Wish) -> Request {
+    Request { command, wait_ms: None }
+}
+
+#[test]
+fn a_silent_client_delays_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let handler = |command| match command {
+        Wish::Status => Reply::done("idle"),
+        // More than a socket takes.
+        _ => Reply::Now(Ok(json!({ "huge": "x".repeat(1 << 20) }))),
+    };
+    let _socket = ControlSocket::listen(&path, Arc::new(handler)).unwrap();
+    let connect = || UnixStream::connect(&path).unwrap();
+    // More than may be there at once: some say nothing, some half a request, some do not take their answer.
+    let clients: Vec<UnixStream> = std::iter::repeat_with(connect).take(150).collect();
+    for (index, mut client) in clients.iter().enumerate() {
+        let said: &[u8] = match index % 30 {
+            0 => b"{\"command\":\"reset-stats\"}\n",
+            1..15 => b"{\"comm",
+            _ => b"",
+        };
+        // It may have been given up already.
+        let _ = client.write_all(said);
+    }
+    let begun = Instant::now();
+    for _ in 0..3 {
+        request(&path, &wish(Wish::Status)).unwrap();
+    }
+    // Any one of them would have been waited for for five seconds.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    drop(clients);
+}
+
+#[test]
+fn what_takes_time_is_answered_at_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let over = Arc::new(AtomicBool::new(false));
+    let seen = over.clone();
+    let socket = ControlSocket::listen(
+        &path,
+        Arc::new(move |command| match command {
+            Wish::Status => Reply::done("idle"),
+            _ => {
+                let seen = seen.clone();
+                let look = move || seen.load(Ordering::SeqCst).then(|| Ok(json!({ "done": true })));
+                Reply::later(look, || "half of it".to_owned())
+            }
+        }),
+    )
+    .unwrap();
+    let short = Request { command: Wish::RunAlone, wait_ms: Some(1) };
+    let late = request(&path, &short).unwrap_err();
+    assert!(late.contains("still under way: half of it"), "{late}");
+    let at_once = Request { command: Wish::RunAlone, wait_ms: Some(0) };
+    assert_eq!(request(&path, &at_once).unwrap()["done"], false);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| request(&path, &wish(Wish::RunAlone)));
+        // Others are served meanwhile.
+        request(&path, &wish(Wish::Status)).unwrap();
+        over.store(true, Ordering::SeqCst);
+        assert_eq!(waits.join().unwrap().unwrap()["done"], true);
+    });
+    // Who waits when the process ends is told so.
+    over.store(false, Ordering::SeqCst);
+    let mut waits = UnixStream::connect(&path).unwrap();
+    waits.write_all(b"{\"command\":\"run-alone\"}\n").unwrap();
+    request(&path, &wish(Wish::Status)).unwrap();
+    drop(socket);
+    let mut answer = String::new();
+    waits.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("this process ends: half of it"), "{answer}");
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_takeover_that_is_refused_is_not_done() {
+    let bench = Bench::without_arbiter();
+    let mut guest = bench.guest();
+    let mut standby = bench.standby("standby", &guest, &bench.unix("link"));
+    let refusal = bench.tell("standby", &["take-over"]).unwrap_err();
+    assert!(refusal.contains("only a standby with a checkpoint"), "{refusal}");
+    assert!(bench.tell("standby", &["discard"]).is_err());
+
+    let protected = bench.tell("primary", &["protect", &bench.unix("link")]).unwrap();
+    assert_eq!((&protected["done"], &protected["state"]), (&json!(true), &json!("protected")));
+    assert_eq!(bench.state("primary"), "protected");
+    // Without an arbiter, a primary that is there is not to be got past.
+    let refusal = bench.tell("standby", &["take-over"]).unwrap_err();
+    assert!(refusal.contains("without an arbiter"), "{refusal}");
+    assert_eq!(
+        (bench.state("primary").as_str(), bench.state("standby").as_str()),
+        ("protected", "ready")
+    );
+    guest.ask(Op::Ping);
+
+    // When it is dead, it is: and the answer comes when the guest runs there.
+    guest.process.kill().unwrap();
+    bench.wait_for("standby", "waiting-for-operator");
+    let taken = bench.tell("standby", &["take-over"]).unwrap();
+    assert_eq!((&taken["done"], &taken["term"]), (&json!(true), &json!(1)));
+    assert_eq!(bench.state("standby"), "alone");
+    let off = bench.tell("standby", &["power-off"]).unwrap();
+    assert_eq!(off["state"], "powered-off");
+    assert!(standby.wait_exit(PATIENCE).unwrap().success());
+}
+
+#[test]
+fn a_checkpoint_that_waits_for_an_operator_can_be_given_up() {
+    let bench = Bench::without_arbiter();
+    let mut guest = bench.guest();
+    let mut standby = bench.standby("standby", &guest, &bench.unix("link"));
+    bench.tell("primary", &["protect", &bench.unix("link")]).unwrap();
+    guest.process.kill().unwrap();
+    bench.wait_for("standby", "waiting-for-operator");
+    assert_eq!(bench.tell("standby", &["discard"]).unwrap()["state"], "waiting");
+    assert_eq!(bench.state("standby"), "waiting");
+    assert_eq!(bench.tell("standby", &["power-off"]).unwrap()["state"], "stopped");
+    assert!(standby.wait_exit(PATIENCE).unwrap().success());
+}
+
+#[test]
+fn protect_says_what_came_of_it_and_leaves_a_standby_that_hangs() {
+    let bench = Bench::new();
+    let mut guest = bench.guest();
+    let nobody = bench.tell("primary", &["protect", &bench.unix("nowhere")]).unwrap_err();
+    assert!(nobody.contains("not protected") && nobody.contains("nowhere"), "{nobody}");
+
+    // One that accepts connections, and says nothing.
+    let hangs = UnixListener::bind(bench.path("hangs")).unwrap();
+    let late =
+        bench.tell("primary", &["--timeout", "1", "protect", &bench.unix("hangs")]).unwrap_err();
+    assert!(late.contains("still under way") && late.contains("joining"), "{late}");
+    let _standby = bench.standby("standby", &guest, &bench.unix("link"));
+    std::thread::scope(|scope| {
+        // Whoever waits for the former wish is told.
+        let replaced = scope.spawn(|| bench.tell("primary", &["protect", &bench.unix("hangs")]));
+        let (mut link, _) = hangs.accept().unwrap();
+        let (mut second, _) = hangs.accept().unwrap();
+        let mut byte = [0; 1];
+        link.read_exact(&mut byte).unwrap();
+        second.read_exact(&mut byte).unwrap();
+        let protected = bench.tell("primary", &["protect", &bench.unix("link")]).unwrap();
+        assert_eq!(protected["state"], "protected");
+        let replaced = replaced.join().unwrap().unwrap_err();
+        assert!(replaced.contains("another `protect`"), "{replaced}");
+    });
+    // P2: one that holds a checkpoint is not left just so.
+    let refusal = bench.tell("primary", &["protect", &bench.unix("hangs")]).unwrap_err();
+    assert!(refusal.contains("run-alone"), "{refusal}");
+    assert_eq!(bench.tell("primary", &["run-alone"]).unwrap()["state"], "alone");
+    assert_eq!(bench.state("primary"), "alone");
+    assert_eq!(bench.tell("primary", &["power-off"]).unwrap()["state"], "powered-off");
+    assert!(guest.wait_exit().success());
+}
+
+#[test]
+fn strangers_do_not_hold_the_standbys_place() {
+    let bench = Bench::new();
+    let mut guest = bench.guest();
+    let address = free_port();
+    let standby = bench.standby("standby", &guest, &address.to_string());
+    // As many as like to, again and again: silent ones, and some that say a little.
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let knock = || {
+            let mut kept = std::collections::VecDeque::new();
+            while !over.load(Ordering::SeqCst) {
+                if let Ok(mut link) = TcpStream::connect(address) {
+                    let _ = link.write_all(&b"KEM"[..kept.len() % 4]);
+                    kept.push_back(link);
+                }
+                if kept.len() > 40 {
+                    kept.pop_front();
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+        };
+        for _ in 0..2 {
+            scope.spawn(knock);
+        }
+        let protected = bench.tell("primary", &["protect", &address.to_string()]);
+        let found = bench.state("standby");
+        over.store(true, Ordering::SeqCst);
+        assert_eq!(protected.unwrap()["state"], "protected");
+        assert_eq!(found, "ready");
+    });
+    guest.ask(Op::Append { payload: b"protected", flush: true });
+    // Lines about strangers are bounded in time.
+    let said = standby.lines();
+    assert!(said.len() < 100, "{} lines:\n{}", said.len(), said.join("\n"));
+}
+
+#[test]
+fn a_socket_that_was_left_behind_is_listened_on_again() {
+    let bench = Bench::new();
+    let guest = bench.guest();
+    let link = bench.unix("link");
+    let mut first = bench.standby("first", &guest, &link);
+    first.kill().unwrap();
+    assert!(bench.path("link").exists(), "a killed process removes nothing");
+    let _second = bench.standby("first", &guest, &link);
+    assert_eq!(bench.tell("primary", &["protect", &link]).unwrap()["state"], "protected");
+}
