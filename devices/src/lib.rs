@@ -22,7 +22,7 @@ pub use console::Console;
 pub use e1000::E1000;
 pub use entropy::Entropy;
 pub use net::{Net, NetConfig};
-pub use power::PowerControl;
+pub use power::{Button, PowerControl};
 
 /// Copies the part of a register block that a read at `offset` covers; the rest reads as zero.
 fn read_bytes(block: &[u8], offset: u64, into: &mut [u8]) {

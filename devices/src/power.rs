@@ -1,4 +1,9 @@
-//! The fixed power registers of ACPI (ACPI 6.5, 4.8.3): enough to power off.
+//! The fixed power registers of ACPI (ACPI 6.5, 4.8.3): enough to power off, and a power button.
+//!
+//! The button is fixed hardware (4.8.2.2.1.1): pressing it sets a bit in the status register, and while the driver has
+//! enabled it, the system control interrupt is held until the driver clears the bit. What it then does is its own affair.
+
+use alloc::format;
 
 use io_gate::{
     Gate, Identity, LineState, Port, Power, PowerEvent, RegisterDevice, SavedState, StateError,
@@ -6,7 +11,7 @@ use io_gate::{
 
 use crate::read_bytes;
 
-const IDENTITY: Identity = Identity { kind: "acpi-power", virtio_id: 0, state_version: 1 };
+const IDENTITY: Identity = Identity { kind: "acpi-power", virtio_id: 0, state_version: 2 };
 
 // Offsets in its window: the event block (status, enable), then the control block.
 const STATUS: usize = 0;
@@ -14,11 +19,23 @@ const ENABLE: usize = 2;
 const CONTROL: usize = 4;
 const WINDOW: usize = 6;
 
+/// The power button, in the status and the enable register.
+const POWER_BUTTON: u16 = 1 << 8;
+
 // The control register's bits.
 const SCI_ENABLE: u16 = 1;
 const SLEEP_ENABLE: u16 = 1 << 13;
 const SLEEP_TYPE_SHIFT: u16 = 10;
 const SLEEP_TYPE_MASK: u16 = 0b111;
+
+/// What is known of the power button.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Button {
+    /// It was pressed, and the driver has not seen it.
+    pub pressed: bool,
+    /// The driver wants to know.
+    pub enabled: bool,
+}
 
 /// The PM1a event and control registers in one window of 6 bytes.
 #[derive(Debug, Default)]
@@ -35,10 +52,23 @@ impl PowerControl {
     /// name it.
     pub const S5_SLEEP_TYPE: u8 = 5;
 
+    /// Where presses of the button come in: as many as there are bytes, which for a button is as good as one.
+    pub const BUTTON: Port = Port(0);
+
     /// The registers as after power-on.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// What a saved state says of the button.
+    ///
+    /// # Errors
+    /// When it is another device's.
+    pub fn button(state: &SavedState) -> Result<Button, StateError> {
+        let mut fields = state.open(&IDENTITY)?;
+        let (status, enable): (u16, u16) = (fields.small("status")?, fields.small("enable")?);
+        Ok(Button { pressed: status & POWER_BUTTON != 0, enabled: enable & POWER_BUTTON != 0 })
     }
 
     fn window(&self) -> [u8; WINDOW] {
@@ -91,12 +121,15 @@ impl RegisterDevice for PowerControl {
         }
     }
 
-    fn intake(&mut self, _port: Port, data: &[u8], _gate: &mut Gate<'_>) -> usize {
+    fn intake(&mut self, port: Port, data: &[u8], _gate: &mut Gate<'_>) -> usize {
+        if port == Self::BUTTON && !data.is_empty() {
+            self.status |= POWER_BUTTON;
+        }
         data.len()
     }
 
     fn line(&mut self) -> LineState {
-        LineState::Quiet
+        LineState::Level(self.status & self.enable & POWER_BUTTON != 0)
     }
 
     fn reset(&mut self) {
@@ -117,6 +150,18 @@ impl RegisterDevice for PowerControl {
             enable: fields.small("enable")?,
             control: fields.small("control")?,
         };
+        if restored.status & !POWER_BUTTON != 0 {
+            let found = format!("{:#06x}", restored.status);
+            return Err(fields.invalid("status", "no bit but the power button's", &found));
+        }
+        if restored.control & SLEEP_ENABLE != 0 {
+            let found = format!("{:#06x}", restored.control);
+            return Err(fields.invalid(
+                "control",
+                "the bit that starts a transition clear",
+                &found,
+            ));
+        }
         fields.close()?;
         *self = restored;
         Ok(())
@@ -161,6 +206,35 @@ mod tests {
         assert_eq!(gate.read_register::<8>(&mut device, 0), [0, 0, 0, 0, 1, 0, 0, 0]);
         gate.write_register(&mut device, 0, &[0xff; 4]);
         assert_eq!(gate.read_register::<4>(&mut device, 0), [0, 0, 0xff, 0xff]);
+    }
+
+    #[test]
+    fn the_button_interrupts_until_the_driver_has_seen_it() {
+        let (mut gate, mut device) = (TestGate::open(), PowerControl::new());
+        let press = |gate: &mut TestGate, device: &mut PowerControl| {
+            assert_eq!(gate.give(device, PowerControl::BUTTON, &[1]), 1);
+        };
+        press(&mut gate, &mut device);
+        assert_eq!(device.line(), LineState::Level(false), "nobody has asked for it");
+        let button = PowerControl::button(&device.save());
+        assert_eq!(button, Ok(Button { pressed: true, enabled: false }));
+        // Enabled later: pressed is pressed.
+        gate.write_register(&mut device, 2, &0x100_u16.to_le_bytes());
+        assert_eq!(device.line(), LineState::Level(true));
+        let mut other = PowerControl::new();
+        assert_eq!(other.restore(&device.save()), Ok(()));
+        assert_eq!(other.line(), LineState::Level(true), "where it goes on after a takeover, too");
+        assert_eq!(gate.read_register(&mut device, 0), 0x100_u16.to_le_bytes());
+        // Ones clear, zeros do not.
+        gate.write_register(&mut device, 0, &0xfe_ff_u16.to_le_bytes());
+        assert_eq!(device.line(), LineState::Level(true));
+        gate.write_register(&mut device, 0, &0x100_u16.to_le_bytes());
+        assert_eq!(device.line(), LineState::Level(false));
+        assert_eq!(gate.read_register(&mut device, 0), [0, 0]);
+        press(&mut gate, &mut device);
+        assert_eq!(device.line(), LineState::Level(true), "every press counts");
+        device.reset();
+        assert_eq!(device.line(), LineState::Level(false));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use io_gate::host::{
     ChainOutcome, GuestBytes, GuestRange, Ledger, MemoryFault, Origin, Performable, Request, Term,
     lend_chain, lend_merged, new_gate,
 };
-use io_gate::{Chain, Device, DeviceError, RegisterDevice};
+use io_gate::{Chain, Device, DeviceError, Port, RegisterDevice};
 
 /// Guest memory: bytes from address 0.
 pub(crate) struct Memory(RefCell<Vec<u8>>);
@@ -105,6 +105,16 @@ impl TestGate {
         let mut bytes = [0xaa; N];
         self.ledger.detached_session(0, |gate| device.read(offset, &mut bytes, gate));
         bytes
+    }
+
+    /// Data arrives at a port.
+    pub(crate) fn give(
+        &mut self,
+        device: &mut dyn RegisterDevice,
+        port: Port,
+        data: &[u8],
+    ) -> usize {
+        self.ledger.detached_session(0, |gate| device.intake(port, data, gate))
     }
 
     /// What has come through since the last call.

@@ -167,6 +167,14 @@ fn power_control_keeps_it() {
         .read(4, 2)
         .write(2, &[0x20, 0x01])
         .read(2, 2)
+        // The button: pressed, seen, pressed while the driver does not want to know.
+        .input(PowerControl::BUTTON, &[1])
+        .read(0, 2)
+        .write(0, &[0x00, 0x01])
+        .write(2, &[0x00, 0x00])
+        .input(PowerControl::BUTTON, &[1])
+        .read(0, 4)
+        .write(2, &[0x20, 0x01])
         // The sleep type of soft-off without the bit that starts it, then with it.
         .write(4, &(5_u16 << 10).to_le_bytes())
         .write(4, &(5_u16 << 10 | 1 << 13).to_le_bytes())

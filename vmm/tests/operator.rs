@@ -7,13 +7,15 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use ft_core::Term;
 use kemari_tests::pair::status::{Status, control};
 use kemari_tests::process::{Process, tied_to_us};
+use kemari_vmm::arbiter::{Arbiter, FileArbiter, Verdict};
 use kemari_vmm::control::{Command as Wish, ControlSocket, Reply, Request, request};
 use kemari_workload::Op;
 use micro::{KEMARI, PATIENCE};
@@ -41,9 +43,14 @@ impl Bench {
 
     /// A guest that is told what to do at the socket `primary`.
     fn guest(&self) -> micro::Guest {
+        self.guest_with("")
+    }
+
+    /// As [`guest`](Self::guest), with a word more on its command line.
+    fn guest_with(&self, word: &str) -> micro::Guest {
         let socket = self.path("primary").display().to_string();
-        let mut guest =
-            micro::Guest::boot_with(1, &["--control", &socket, "--arbiter", &self.arbiter]);
+        let flags = ["--control", &socket, "--arbiter", &self.arbiter];
+        let mut guest = micro::Guest::boot_through(Command::new(KEMARI), word, 1, &flags);
         guest.ask(Op::Ping);
         guest
     }
@@ -298,4 +305,37 @@ fn a_socket_that_was_left_behind_is_listened_on_again() {
     assert!(bench.path("link").exists(), "a killed process removes nothing");
     let _second = bench.standby("first", &guest, &link);
     assert_eq!(bench.tell("primary", &["protect", &link]).unwrap()["state"], "protected");
+}
+
+/// P2: a guest that lets nothing out asks the fence for nothing; its machine finds out all the same.
+#[test]
+fn a_replaced_machine_whose_guest_is_idle_ends_by_itself() {
+    let bench = Bench::new();
+    let mut guest = bench.guest();
+    let dir = bench.path("arbiter");
+    let other = FileArbiter::open(&dir, "default", "another host".to_owned()).unwrap();
+    assert_eq!(other.claim(Term(2), "suspicion").unwrap(), Verdict::Granted);
+    let exit = guest.wait_exit();
+    assert_eq!(exit.code(), Some(3), "{}", guest.process.lines().join("\n"));
+    let said = guest.process.lines().join("\n");
+    assert!(said.contains("fenced") && said.contains("another host"), "{said}");
+}
+
+/// The guest's operating system is told, and shuts itself down; one that does not listen is said not to.
+#[test]
+fn shutdown_presses_the_power_button() {
+    let bench = Bench::new();
+    let mut guest = bench.guest();
+    let deaf = bench.tell("primary", &["--timeout", "1", "shutdown"]).unwrap_err();
+    assert!(deaf.contains("does not listen to its power button"), "{deaf}");
+    assert!(deaf.contains("power-off"), "{deaf}");
+    guest.ask(Op::Ping);
+
+    let bench = Bench::new();
+    // This one looks at its button after an interrupt only.
+    let mut guest = bench.guest_with("button=power-off");
+    let off = bench.tell("primary", &["shutdown"]).unwrap();
+    assert_eq!((&off["done"], &off["state"]), (&json!(true), &json!("powered-off")));
+    assert!(guest.wait_exit().success());
+    assert!(guest.process.lines().join("\n").contains("powered off"));
 }

@@ -58,6 +58,14 @@ impl RegisterSlot {
         self.device.line()
     }
 
+    /// The machine itself has something for the device, as a backend has: a button was pressed.
+    #[must_use]
+    pub fn give(&mut self, data: &[u8]) -> LineState {
+        self.pending.extend_from_slice(data);
+        self.move_input();
+        self.device.line()
+    }
+
     /// The guest reads a register.
     #[must_use]
     pub fn read(&mut self, offset: u64, into: &mut [u8]) -> LineState {

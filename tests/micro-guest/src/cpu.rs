@@ -24,6 +24,14 @@ pub fn out_byte(port: u16, value: u8) {
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack)) };
 }
 
+/// Reads a 16-bit word from an I/O port.
+pub fn in_word(port: u16) -> u16 {
+    let value: u16;
+    // SAFETY: as for `out_byte`.
+    unsafe { asm!("in ax, dx", in("dx") port, out("ax") value, options(nomem, nostack)) };
+    value
+}
+
 /// Writes a 16-bit word to an I/O port.
 pub fn out_word(port: u16, value: u16) {
     // SAFETY: as for `out_byte`.

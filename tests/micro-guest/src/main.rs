@@ -94,7 +94,10 @@ extern "C" fn bsp_main(start_info: u64) -> ! {
     dirty::command(options.dirty, options.region);
     let service = assemble(found, &options, boot_id, cpus);
     smp::release(options.hot);
-    run(service, clock, cpus, options.hot, options.flood)
+    if options.button {
+        power::listen_to_button(&io_apic);
+    }
+    run(service, clock, cpus, &options)
 }
 
 fn find_devices(options: &Options<'_>, io_apic: &IoApic) -> Found {
@@ -169,10 +172,12 @@ fn assemble(found: Found, options: &Options<'_>, boot_id: u64, cpus: usize) -> S
     service
 }
 
-fn run(mut service: Service, mut clock: Clock, cpus: usize, hot: bool, flood: Flood) -> ! {
-    let hot = hot || flood != Flood::Nothing;
+fn run(mut service: Service, mut clock: Clock, cpus: usize, options: &Options<'_>) -> ! {
+    let flood = options.flood;
+    let hot = options.hot || flood != Flood::Nothing;
     let mut worker = (cpus == 1).then(|| dirty::Worker::new(0));
     let mut last_work = clock.now();
+    let mut told = 0;
     loop {
         let seen = cpu::wake_count();
         service.acknowledge_interrupts();
@@ -182,6 +187,14 @@ fn run(mut service: Service, mut clock: Clock, cpus: usize, hot: bool, flood: Fl
                 Ending::PowerOff => power::off(),
                 Ending::Reset => power::reset(),
             }
+        }
+        // Its interrupt has the network's vector; each look costs an exit.
+        let interrupts = cpu::net_interrupts();
+        if options.button
+            && core::mem::replace(&mut told, interrupts) != interrupts
+            && power::button_was_pressed()
+        {
+            power::off();
         }
         flood.step();
         let now = clock.now();

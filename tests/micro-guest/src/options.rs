@@ -2,7 +2,7 @@
 //!
 //! `virtio_mmio.device=SIZE@BASE:IRQ` (Linux's syntax, once per device), `ip=A.B.C.D`, `smp=N`, `dirty=PAGES_PER_SECOND`,
 //! `region=PAGES`, `log=quiet`, `poll=hot`, `exercise=on`, `tick=MICROSECONDS`,
-//! `flood=sleep-types|serial`. Others are not the guest's, and ignored.
+//! `flood=sleep-types|serial`, `button=power-off`. Others are not the guest's, and ignored.
 
 use crate::flood::Flood;
 use crate::say;
@@ -35,6 +35,8 @@ pub struct Options<'a> {
     pub exercise: bool,
     /// How often a CPU that waits wakes by itself, in microseconds, where told.
     pub tick: Option<u32>,
+    /// Power off when the power button is pressed.
+    pub button: bool,
     /// What to write without end.
     pub flood: Flood,
 }
@@ -52,6 +54,7 @@ impl<'a> Options<'a> {
             hot: false,
             exercise: false,
             tick: None,
+            button: false,
             flood: Flood::Nothing,
         };
         for (name, value) in pairs(command_line) {
@@ -79,6 +82,10 @@ impl<'a> Options<'a> {
             "exercise" => {
                 self.exercise = value == "on";
                 self.exercise
+            }
+            "button" => {
+                self.button = value == "power-off";
+                self.button
             }
             "tick" => value.parse().map(|micros| self.tick = Some(micros)).is_ok(),
             "flood" => Flood::named(value).map(|flood| self.flood = flood).is_some(),

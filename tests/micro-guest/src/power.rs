@@ -1,6 +1,7 @@
 //! The end that was asked for: power-off and reset.
 
-use crate::cpu::{halt_forever, out_byte, out_word};
+use crate::cpu::{NET_VECTOR, halt_forever, in_word, out_byte, out_word};
+use crate::ioapic::IoApic;
 
 /// ACPI's PM1a control register, where QEMU's q35 and Kemari have it.
 const PM1A_CONTROL: u16 = 0x604;
@@ -12,6 +13,29 @@ const DEBUG_EXIT: u16 = 0x501;
 const KEYBOARD_COMMAND: u16 = 0x64;
 const KEYBOARD_RESET: u8 = 0xfe;
 const RESET_CONTROL: u16 = 0xcf9;
+
+/// ACPI's PM1a status and enable registers, and the interrupt that tells of them.
+const PM1A_STATUS: u16 = 0x600;
+const PM1A_ENABLE: u16 = 0x602;
+const POWER_BUTTON: u16 = 1 << 8;
+const SYSTEM_CONTROL_INTERRUPT: u32 = 9;
+
+/// From here on the power button wakes this CPU.
+pub fn listen_to_button(io_apic: &IoApic) {
+    // Its stub only counts, and looks at no device: so its edge is taken, as a level would interrupt for ever.
+    io_apic.route(SYSTEM_CONTROL_INTERRUPT, NET_VECTOR);
+    out_word(PM1A_STATUS, POWER_BUTTON);
+    out_word(PM1A_ENABLE, POWER_BUTTON);
+}
+
+/// Whether the button was pressed; once for each time.
+pub fn button_was_pressed() -> bool {
+    let pressed = in_word(PM1A_STATUS) & POWER_BUTTON != 0;
+    if pressed {
+        out_word(PM1A_STATUS, POWER_BUTTON);
+    }
+    pressed
+}
 
 /// Powers the machine off.
 pub fn off() -> ! {

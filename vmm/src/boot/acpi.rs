@@ -128,8 +128,7 @@ fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .flag(Flags::Wbinvd)
         .flag(Flags::ProcC1)
-        // The buttons and the clock's wake-up are no fixed hardware here: there are none.
-        .flag(Flags::PwrButton)
+        // The sleep button and the clock's wake-up are no fixed hardware here: there are none. The power button is.
         .flag(Flags::SlpButton)
         .flag(Flags::FixRtc)
         .flag(Flags::ResetRegSup);
@@ -364,6 +363,8 @@ mod tests {
         assert_eq!(u16::from_le_bytes(fadt[109..111].try_into().unwrap()), 0x25);
         let flags = u32::from_le_bytes(fadt[112..116].try_into().unwrap());
         assert_eq!(flags & (1 << 20), 0, "not hardware-reduced");
+        assert_eq!(flags & (1 << 4), 0, "the power button is fixed hardware");
+        assert_eq!(flags & (1 << 5), 1 << 5, "there is no sleep button");
         assert_eq!(flags & (1 << 10), 1 << 10, "has the reset register");
         // Reset register: system I/O, 8 bits, byte access, port 0x64, value 0xfe.
         assert_eq!(fadt[116..128], [1, 8, 0, 1, 0x64, 0, 0, 0, 0, 0, 0, 0]);

@@ -398,6 +398,9 @@ pub enum CtlCommand {
     RotateKeys,
     /// Begin the distributions of times and sizes in `status` anew.
     ResetStats,
+    /// Press the guest's ACPI power button, so that its operating system shuts down. Answers when the machine is off, or that
+    /// the guest does not react.
+    Shutdown,
     /// Pull the plug: the guest is not told, and loses what it has not written. A standby ends, and gives up what it holds.
     PowerOff,
 }

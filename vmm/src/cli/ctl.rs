@@ -13,6 +13,7 @@ pub(super) fn ctl(args: &CtlArgs) -> Result<u8, CliError> {
         CtlCommand::RotateKeys => Command::RotateKeys,
         CtlCommand::ResetStats => Command::ResetStats,
         CtlCommand::Discard => Command::Discard,
+        CtlCommand::Shutdown => Command::Shutdown,
         CtlCommand::PowerOff => Command::PowerOff,
     };
     let request_of = Request { command, wait_ms: Some(args.timeout.saturating_mul(1000)) };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
+use devices::Button;
 use ft_core::Term;
 use ft_core::policy::PolicyOptions;
 use ft_core::primary::{Event, PrimaryOptions};
@@ -171,6 +172,7 @@ fn control(engine: &Arc<Engine>, command: Command) -> Reply {
             engine.reset_stats();
             Reply::done(engine.phase().name())
         }
+        Command::Shutdown => shutdown(engine),
         Command::PowerOff => {
             engine.machine().end(Ended::PoweredOff);
             ended(engine, || "what the guest has let out is being performed".to_owned())
@@ -213,6 +215,24 @@ fn rotate_keys(engine: &Arc<Engine>) -> Reply {
         Err(TryRecvError::Disconnected) => Some(Err("the link has ended".to_owned())),
     };
     Reply::later(look, move || engine.so_far())
+}
+
+/// What the guest does about its button is told by its registers, if it does not power off in time.
+fn shutdown(engine: &Arc<Engine>) -> Reply {
+    engine.machine().press_power_button();
+    let machine = engine.machine().clone();
+    ended(engine, move || {
+        let found = match machine.power_button() {
+            Some(Button { pressed: false, .. }) => {
+                "it has seen that its power button was pressed, and has not powered off yet"
+            }
+            Some(Button { enabled: true, .. }) => {
+                "it wants to know of its power button, and has not looked yet: it may hang"
+            }
+            _ => "it does not listen to its power button (no ACPI driver has enabled it)",
+        };
+        format!("the guest runs: {found}; `kemari ctl power-off` pulls the plug")
+    })
 }
 
 /// Answered when the machine is off, and all is put away.

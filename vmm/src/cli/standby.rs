@@ -211,7 +211,7 @@ fn control_handler(inputs: SyncSender<Input>, status: Shown) -> Handler {
             let seen = status.clone();
             wish.reply(status.clone(), move || Some(Ok(done(shown(&seen).state()))))
         }
-        Command::Protect { .. } | Command::RunAlone | Command::ResetStats => {
+        Command::Protect { .. } | Command::RunAlone | Command::ResetStats | Command::Shutdown => {
             Reply::refused("expected the side that runs the guest, found a standby")
         }
     })

@@ -37,6 +37,8 @@ pub enum Command {
     RotateKeys,
     /// Distributions of times and sizes begin anew.
     ResetStats,
+    /// Press the guest's power button.
+    Shutdown,
     /// End the virtual machine as if its plug was pulled.
     PowerOff,
 }

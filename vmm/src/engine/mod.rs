@@ -14,6 +14,7 @@ mod checkpoint;
 mod live;
 mod operator;
 mod precopy;
+mod replaced;
 mod sealer;
 mod sender;
 mod session;
@@ -185,6 +186,7 @@ impl Engine {
             }
         });
         engine.perform(&mut engine.lock(), actions);
+        engine.watch_right()?;
         let ticker = engine.clone();
         std::thread::Builder::new().name("ticker".to_owned()).spawn(move || {
             seccomp::enter(Role::Timer, &ticker.machine.wakes());

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use devices::{Block, BlockConfig, Console, E1000, Entropy, Net, NetConfig, PowerControl};
+use devices::{Block, BlockConfig, Button, Console, E1000, Entropy, Net, NetConfig, PowerControl};
 use ft_core::handshake::DeviceLayout;
 use io_gate::{Device, Port, RegisterDevice};
 use io_gate_host::adapter::{I8042, Rtc, Serial};
@@ -247,8 +247,9 @@ impl DeviceSet {
         let serial_irq = IrqLine::new(vm.pins(), layout::COM1_GSI);
         let serial_ports = Place::ports(layout::COM1_PORT, layout::COM1_PORTS);
         set.add_register(SERIAL_SLOT, Box::new(Serial::new()), &[serial_ports], Some(serial_irq));
+        let sci = IrqLine::new(vm.pins(), layout::SCI_GSI);
         let power_ports = Place::ports(layout::PM1A_EVT_PORT, PowerControl::WINDOW as u16);
-        set.add_register(POWER_SLOT, Box::new(PowerControl::new()), &[power_ports], None);
+        set.add_register(POWER_SLOT, Box::new(PowerControl::new()), &[power_ports], Some(sci));
         // Between its two ports lie those of others.
         let keyboard_ports = [layout::I8042_DATA_PORT, layout::I8042_PORT].map(|port| {
             Place::Ports { first: port, count: 1, offset: (port - layout::I8042_DATA_PORT).into() }
@@ -399,6 +400,22 @@ impl DeviceSet {
     pub fn slots(&self) -> impl Iterator<Item = u16> + '_ {
         let virtio = self.virtio.iter().map(|device| device.slot());
         virtio.chain(self.registers.iter().map(|device| device.slot()))
+    }
+
+    fn power(&self) -> Option<&Arc<RegisterPort>> {
+        self.registers.iter().find(|device| device.slot() == POWER_SLOT)
+    }
+
+    /// Presses the power button. Device thread.
+    pub(super) fn press_power_button(&self) {
+        if let Some(power) = self.power() {
+            power.give(&[1]);
+        }
+    }
+
+    /// What the guest does about its power button.
+    pub(super) fn power_button(&self) -> Option<Button> {
+        PowerControl::button(&self.power()?.save().device).ok()
     }
 
     /// The PCI bus, if there is one.

@@ -154,6 +154,18 @@ impl Machine {
         self.gate.drain();
     }
 
+    /// Presses the guest's power button: what the guest does about it, if anything, is its own affair.
+    pub fn press_power_button(&self) {
+        let devices = self.devices.clone();
+        self.device_loop().post(move |_| devices.press_power_button());
+    }
+
+    /// What the guest does about its power button.
+    #[must_use]
+    pub fn power_button(&self) -> Option<devices::Button> {
+        self.devices.power_button()
+    }
+
     /// What to do when the right to perform is lost (P2), instead of ending the machine: the first hook counts.
     pub fn set_fence_hook(&self, hook: impl Fn() + Send + Sync + 'static) {
         if self.fence_hook.set(Box::new(hook)).is_err() {

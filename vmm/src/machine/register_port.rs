@@ -127,6 +127,13 @@ impl RegisterPort {
         self.drive(line);
     }
 
+    /// The machine itself has something for the device. Device thread.
+    pub(super) fn give(&self, data: &[u8]) {
+        let mut slot = self.lock();
+        let line = slot.give(data);
+        self.drive(line);
+    }
+
     /// The device was left with something to do. Device thread.
     pub fn complete(&self, completion: Completion) {
         let mut slot = self.lock();
