@@ -65,6 +65,13 @@ pub enum Event {
         /// Which.
         epoch: Epoch,
     },
+    /// The machine makes no progress: a thread that the guest's output needs is stuck.
+    Stalled {
+        /// What is stuck, and for how long.
+        reason: String,
+    },
+    /// It makes progress again.
+    Recovered,
     /// Time has passed.
     Tick,
     /// The arbiter has granted what was asked for.
@@ -113,6 +120,8 @@ impl Event {
             Self::Progress { .. } => "progress",
             Self::PrecopyDone { .. } => "pre-copy done",
             Self::Sealed { .. } => "sealed",
+            Self::Stalled { .. } => "stalled",
+            Self::Recovered => "recovered",
             Self::Tick => "tick",
             Self::ArbiterGranted { .. } => "arbiter: granted",
             Self::ArbiterDenied { .. } => "arbiter: denied",
@@ -218,6 +227,15 @@ pub enum Report {
         /// Why.
         reason: String,
     },
+    /// The machine makes no progress: its standby, if it has one, is to go on with the guest.
+    #[error("stalled: {reason}")]
+    Stalled {
+        /// What is stuck.
+        reason: String,
+    },
+    /// It makes progress again.
+    #[error("no longer stalled")]
+    Recovered,
     /// The arbiter did not answer; output is held, and it is asked again.
     #[error("the arbiter cannot be asked, output is held: {reason}")]
     ArbiterUnreachable {

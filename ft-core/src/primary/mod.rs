@@ -27,6 +27,9 @@
 //! on a standby may hold a complete checkpoint of this term and may win the next one: from there,
 //! the way back to ALONE leads through the arbiter, or through the standby's own word that it has
 //! given its checkpoint up.
+//!
+//! A machine that is *stalled* (a thread that its output needs is stuck) is of no use to anybody: it gives its standby up in
+//! any state, so that the standby asks the arbiter, and leaves it the time to (P7).
 
 mod io;
 #[cfg(test)]
@@ -190,6 +193,8 @@ pub struct Primary {
     sealed: Option<Epoch>,
     acknowledged: Option<Epoch>,
     in_flight: VecDeque<(Epoch, Time)>,
+    /// Why the machine makes no progress, when it makes none.
+    stalled: Option<String>,
     reason: Option<String>,
 }
 
@@ -241,6 +246,7 @@ impl Primary {
             sealed,
             acknowledged: None,
             in_flight: VecDeque::new(),
+            stalled: None,
             reason: None,
         };
         primary.look_for_standby(now, &mut actions);
@@ -286,7 +292,13 @@ impl Primary {
     /// Why the machine is in its state, where there is more to say than the state's name.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
-        self.reason.as_deref()
+        self.stalled.as_deref().or(self.reason.as_deref())
+    }
+
+    /// Whether the machine makes no progress.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.is_some()
     }
 
     /// Whether the driver may seal an epoch now: not without a standby, and not while too many are
@@ -308,7 +320,8 @@ impl Primary {
         });
         let ack = self.in_flight.front().map(|(_, sealed)| *sealed + self.options.ack_timeout);
         let retry = self.asking.as_ref().and_then(|asking| asking.retry);
-        let search = self.search.filter(|_| self.phase == Phase::Alone && !self.trying);
+        let looks = self.phase == Phase::Alone && !self.trying && self.stalled.is_none();
+        let search = self.search.filter(|_| looks);
         [session, ack, retry, search].into_iter().flatten().min()
     }
 
@@ -351,6 +364,8 @@ impl Primary {
                 }
             }
             Event::Sealed { link, epoch } => self.on_sealed(now, link, epoch)?,
+            Event::Stalled { reason } => self.stall(now, reason, out),
+            Event::Recovered => self.recover(now, out),
             Event::Tick => self.tick(now, out),
             Event::ArbiterGranted { term } => self.granted(now, term, out)?,
             Event::ArbiterDenied { term, holder } => self.denied(term, &holder, out)?,
@@ -395,7 +410,7 @@ impl Primary {
 
     fn look_for_standby(&mut self, now: Time, out: &mut Vec<Action>) {
         let due = self.search.is_some_and(|time| time <= now);
-        if self.phase == Phase::Alone && due && !self.trying {
+        if self.phase == Phase::Alone && due && !self.trying && self.stalled.is_none() {
             self.trying = true;
             out.push(Action::Connect);
         }
@@ -409,6 +424,10 @@ impl Primary {
     }
 
     fn protect(&mut self, now: Time, out: &mut Vec<Action>) -> Result<()> {
+        if self.stalled.is_some() {
+            return Err(self
+                .illegal_named("operator: protect", "a machine that is stalled joins no standby"));
+        }
         if self.phase.standby_may_take_over() || self.phase == Phase::Stopped {
             return Err(self.illegal_named(
                 "operator: protect",
@@ -449,8 +468,12 @@ impl Primary {
         hello.protocol = PROTOCOL;
         hello.term = self.term;
         // One that was not asked for is as welcome; one that is not wanted any more is not.
-        if core::mem::take(&mut self.trying) && self.search.is_none() {
-            let reason = "the operator wants no standby any more".to_string();
+        let unwanted = core::mem::take(&mut self.trying) && self.search.is_none();
+        if unwanted || self.stalled.is_some() {
+            let reason = match &self.stalled {
+                Some(reason) => format!("a machine that is stalled joins no standby: {reason}"),
+                None => "the operator wants no standby any more".to_string(),
+            };
             out.push(Action::CloseLink { link, reason });
             return Ok(());
         }
@@ -675,10 +698,32 @@ impl Primary {
         self.close(why.clone(), out);
         out.push(Action::Report(Report::LinkLost { reason: why.clone() }));
         if armed {
-            self.doubt(why, out);
+            self.doubt(now, why, out);
         } else {
             self.go_alone(now, held, why, out);
         }
+    }
+
+    /// P7: the standby is told, and asks the arbiter. This side asks later only: the guest is of more use over there.
+    fn stall(&mut self, now: Time, reason: String, out: &mut Vec<Action>) {
+        out.push(Action::Report(Report::Stalled { reason: reason.clone() }));
+        self.stalled = Some(reason.clone());
+        if self.session.is_some() {
+            self.break_off(now, reason, out);
+        } else if let Some(Asking { retry: Some(retry), .. }) = &mut self.asking {
+            *retry = (*retry).max(now + self.options.setup_timeout);
+        }
+    }
+
+    fn recover(&mut self, now: Time, out: &mut Vec<Action>) {
+        if self.stalled.take().is_none() {
+            return;
+        }
+        out.push(Action::Report(Report::Recovered));
+        if let Some(Asking { retry: Some(retry), .. }) = &mut self.asking {
+            *retry = now;
+        }
+        self.tick(now, out);
     }
 
     fn close(&mut self, reason: String, out: &mut Vec<Action>) {
@@ -698,7 +743,7 @@ impl Primary {
         }
     }
 
-    fn doubt(&mut self, why: String, out: &mut Vec<Action>) {
+    fn doubt(&mut self, now: Time, why: String, out: &mut Vec<Action>) {
         self.reason = Some(why.clone());
         if self.options.arbiter && deliberate!(AloneWithoutArbiter) {
             self.term = self.term.next();
@@ -707,6 +752,12 @@ impl Primary {
         }
         if self.options.arbiter {
             self.phase = Phase::Doubting;
+            if self.stalled.is_some() {
+                // The standby's turn. If it is gone too, this machine finds out by asking, and about its own right as well.
+                let retry = Some(now + self.options.setup_timeout);
+                self.asking = Some(Asking { why, failures: 0, retry });
+                return;
+            }
             out.push(Action::AskArbiter { term: self.term.next(), why: why.clone() });
             self.asking = Some(Asking { why, failures: 0, retry: None });
         } else {
@@ -756,15 +807,21 @@ impl Primary {
 
     fn give_sign_of_life(&mut self, now: Time, out: &mut Vec<Action>) {
         let interval = self.options.heartbeat_interval;
-        if let Some(session) = &mut self.session
-            && self.phase != Phase::Joining
-            && session.beat + interval <= now
+        if self.session.as_ref().is_some_and(|session| session.beat + interval <= now)
+            && let Some((link, frame)) = self.sign_of_life(now)
         {
-            session.beat = now;
-            session.beats += 1;
-            let beat = Heartbeat { sequence: session.beats, sent: now.0 };
-            self.send(Epoch(0), Message::Heartbeat(beat), out);
+            out.push(Action::Send { link, frame });
         }
+    }
+
+    /// What says that this machine lives: also for a driver whose thread that gives events is held up. None before the
+    /// standby has welcomed this machine.
+    pub fn sign_of_life(&mut self, now: Time) -> Option<(LinkId, Outgoing)> {
+        let session = self.session.as_mut().filter(|_| self.phase != Phase::Joining)?;
+        session.beat = now;
+        session.beats += 1;
+        let message = Message::Heartbeat(Heartbeat { sequence: session.beats, sent: now.0 });
+        Some((session.link, Outgoing { epoch: Epoch(0), term: self.term, message }))
     }
 
     // ---- the arbiter and the operator ----

@@ -578,3 +578,56 @@ fn p1_what_a_former_link_still_says_is_not_heard() {
         assert_eq!((pair.primary.in_flight(), pair.phase()), (in_flight, phase));
     }
 }
+
+fn stalled() -> Event {
+    Event::Stalled { reason: "the device thread is stuck".into() }
+}
+
+/// P7: a machine whose output cannot leave is of no use to anybody, so its standby goes on; P2: it asks for the right itself
+/// only when the standby has had its turn.
+#[test]
+fn p7_a_machine_that_is_stuck_gives_its_standby_the_guest() {
+    for phase in [Phase::Arming, Phase::Protected, Phase::Detaching] {
+        let mut pair = Pair::at(true, phase);
+        assert_eq!(effects(&pair.give(stalled())), ["send Refuse", "hold", "close"], "{phase:?}");
+        assert_eq!(pair.phase(), Phase::Doubting);
+        assert_eq!(pair.primary.reason(), Some("the device thread is stuck"));
+        let due = pair.primary.next_deadline().unwrap();
+        assert_eq!(due, Time(0) + PrimaryOptions::default().setup_timeout);
+        pair.now = due.0 - 1;
+        assert_eq!(effects(&pair.give(Event::Tick)), [""; 0]);
+        pair.now = due.0;
+        assert_eq!(effects(&pair.give(Event::Tick)), ["ask 2"]);
+        let out = pair.give(Event::ArbiterDenied { term: Term(2), holder: "standby@b".into() });
+        assert_eq!(effects(&out), ["hold", "stop fenced=true"]);
+    }
+}
+
+/// What is stuck may come loose before anybody has taken its place.
+#[test]
+fn a_machine_that_is_no_longer_stuck_asks_at_once() {
+    let mut pair = Pair::at(true, Phase::Protected);
+    pair.give(stalled());
+    pair.now += MS;
+    assert_eq!(effects(&pair.give(Event::Recovered)), ["ask 2"]);
+    assert_eq!(effects(&pair.give(Event::ArbiterGranted { term: Term(2) })), ["alone 2"]);
+    assert!(!pair.primary.is_stalled());
+}
+
+/// P9: nobody is to hold checkpoints of a machine that would not be gone on from when it has to be.
+#[test]
+fn a_machine_that_is_stuck_joins_no_standby() {
+    for phase in [Phase::Joining, Phase::Copying] {
+        let mut pair = Pair::at(true, phase);
+        assert_eq!(effects(&pair.give(stalled())), ["send Refuse", "close"], "{phase:?}");
+        pair.now += 60_000 * MS;
+        assert_eq!(effects(&pair.give(Event::Tick)), [""; 0], "nobody is looked for");
+        pair.refused(Event::OperatorProtect);
+        assert_eq!(effects(&pair.give(Event::Recovered)), ["connect"]);
+    }
+    // A connection that was asked for before.
+    let mut pair = Pair::alone(true);
+    pair.give(stalled());
+    let out = pair.give(Event::StandbyConnected { link: LINK, hello: hello() });
+    assert_eq!(effects(&out), ["close"]);
+}

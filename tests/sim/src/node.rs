@@ -82,6 +82,8 @@ pub(crate) struct Node {
     pub(crate) asleep_until: u64,
     /// It lives, but checks no checkpoint before.
     pub(crate) hangs_until: u64,
+    /// It lives, but its guest's devices make no progress before.
+    pub(crate) stuck_until: u64,
     /// After so many tasks the process dies, or sleeps for a time.
     pub(crate) fuse: Option<(u64, Option<u64>)>,
     /// This host's clocks: their rate in parts per million, and what was added to the one that the

@@ -44,6 +44,8 @@ pub enum Fault {
     Forge(usize, u64),
     /// The standby on a host lives, and does not come to its checks for some milliseconds.
     Hang(usize, u64),
+    /// The devices of the primary on a host make no progress for some milliseconds.
+    Stuck(usize, u64),
     /// The arbiter does not answer for some milliseconds.
     ArbiterDown(u64),
     /// A host cannot reach the arbiter for some milliseconds.
@@ -85,7 +87,7 @@ pub(crate) fn plan(seed: u64, steps: u64, nodes: usize) -> Vec<Planned> {
 }
 
 fn fault(random: &mut Random, nodes: usize) -> Fault {
-    let kind = random.below(43);
+    let kind = random.below(45);
     let (node, other, side) = (random.index(nodes), random.index(nodes), random.index(2));
     let longest = if random.one_in(3) { 900 } else { 250 };
     let time = random.below(longest);
@@ -114,6 +116,7 @@ fn fault(random: &mut Random, nodes: usize) -> Fault {
         34..37 => Fault::Operator(node, random.below(6)),
         37..39 => Fault::Impostor(node, random.index(8)),
         39 => Fault::Hang(node, time),
+        40..42 => Fault::Stuck(node, time),
         _ => Fault::Start(node),
     }
 }

@@ -59,6 +59,8 @@ tally! {
     impostors,
     /// Standbys that lived, did not acknowledge, and were given up.
     given_up,
+    /// Primaries that gave their standby the guest, as they made no progress.
+    stalls,
     /// Checkpoints given up.
     discarded,
     /// Standbys that gave their checkpoint up by their own word.

@@ -176,6 +176,9 @@ pub struct ProtectionArgs {
     /// After how long without an acknowledgement to give up a standby that lives, in milliseconds: output waits for it.
     #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     pub ack_timeout: u64,
+    /// Have the standby go on with the guest after its devices or vCPUs here have been stuck for this long, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
+    pub stall_timeout: u64,
     /// How many checkpoints may be under way at once.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub max_in_flight: u32,

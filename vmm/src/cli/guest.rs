@@ -8,7 +8,7 @@ use std::time::Duration;
 use devices::Button;
 use ft_core::Term;
 use ft_core::policy::PolicyOptions;
-use ft_core::primary::{Event, PrimaryOptions};
+use ft_core::primary::PrimaryOptions;
 use io_gate_host::backend::terminal::RawMode;
 use io_gate_host::{Fence, Observer, Unfenced};
 use serde_json::json;
@@ -62,6 +62,7 @@ pub(super) fn engine_options(
         audit,
         verify: args.verify,
         delta_cache: args.delta_cache << 20,
+        stall_timeout: Duration::from_millis(args.stall_timeout),
         primary: PrimaryOptions {
             heartbeat_interval: Duration::from_millis(args.heartbeat_interval),
             heartbeat_timeout: Duration::from_millis(args.heartbeat_timeout),
@@ -101,16 +102,7 @@ pub(super) fn to_the_end(
     // goes with the process.
     std::mem::forget(engine.clone());
     let ended = machine.wait();
-    machine.stop();
-    let term = engine.term();
-    match &ended {
-        // The standby is told, or it would bring the guest back.
-        Ended::PoweredOff => engine.finish(Event::GuestPoweredOff),
-        Ended::Signal(_) => engine.finish(Event::OperatorStop),
-        // It is to take over.
-        Ended::Failed(_) | Ended::Fenced(_) => {}
-    }
-    if matches!(ended, Ended::PoweredOff | Ended::Signal(_)) {
+    if let Some(term) = engine.conclude(&ended) {
         free_name(arbiter, term);
     }
     engine.note_put_away(ended.clone());

@@ -13,6 +13,7 @@
 mod checkpoint;
 mod live;
 mod operator;
+mod outbox;
 mod precopy;
 mod replaced;
 mod sealer;
@@ -20,6 +21,7 @@ mod sender;
 mod session;
 mod status;
 mod steps;
+mod watchdog;
 
 pub use checkpoint::{MachineState, StateBlobError, hash_memory};
 pub use sealer::Sealer;
@@ -28,7 +30,7 @@ pub use status::{EngineStats, Takeover};
 pub use steps::{Step, Steps};
 
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use ft_core::pages::PAGE_SIZE;
@@ -48,6 +50,13 @@ use crate::seccomp::{self, Launcher, Role};
 
 /// How long the end of a machine waits for its standby to be told.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long the end of a machine waits for what was released: longer than for a fence that does not answer, and a console
+/// that is not read.
+const REST: Duration = Duration::from_secs(8);
+/// The same, when the machine is known to be stuck.
+const STUCK_REST: Duration = Duration::from_secs(1);
+/// How long an operator waits for an engine that is stuck before he is told so.
+const STATUS_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What of the protection an operator can tune.
 #[derive(Clone, Debug)]
@@ -64,6 +73,8 @@ pub struct EngineOptions {
     pub verify: bool,
     /// Bytes for what was sent last of the guest's pages; 0: changed pages are always sent whole.
     pub delta_cache: u64,
+    /// How long the machine may make no progress before its standby is to go on with the guest.
+    pub stall_timeout: Duration,
     /// The protocol core's options.
     pub primary: PrimaryOptions,
     /// When epochs end.
@@ -85,6 +96,7 @@ pub struct Engine {
     /// What the live session may touch, and no other.
     tracking: live::Tracking,
     stats: Mutex<EngineStats>,
+    watchdog: watchdog::Watchdog,
     /// Starts threads that connect and ask: whoever drives the engine may have given that up.
     launcher: Launcher,
     /// How the machine has ended, once nothing is left to do.
@@ -173,6 +185,7 @@ impl Engine {
             seal_event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
             tracking,
             stats: Mutex::new(EngineStats::default()),
+            watchdog: watchdog::Watchdog::default(),
             launcher: Launcher::start()?,
             put_away: OnceLock::new(),
         });
@@ -192,6 +205,8 @@ impl Engine {
             seccomp::enter(Role::Timer, &ticker.machine.wakes());
             ticker.tick();
         })?;
+        engine.start_watchdog()?;
+        engine.start_term_watch()?;
         Ok(engine)
     }
 
@@ -202,6 +217,7 @@ impl Engine {
     }
 
     fn event_locked(self: &Arc<Self>, core: &mut Core, event: Event) {
+        self.tell_progress(core);
         if core.stopped {
             return;
         }
@@ -217,6 +233,23 @@ impl Engine {
         self.tell_ticker(core);
     }
 
+    /// The core hears of a stall, and of its end, before anything that may follow from it: a link that was closed because
+    /// of the stall, for one.
+    fn tell_progress(self: &Arc<Self>, core: &mut Core) {
+        let event = match (self.watchdog.is_stalled(), core.primary.is_stalled()) {
+            (true, false) => Event::Stalled { reason: self.stall_reason() },
+            (false, true) => Event::Recovered,
+            _ => return,
+        };
+        if core.stopped {
+            return;
+        }
+        match core.primary.handle(self.now(), event) {
+            Ok(actions) => self.perform(core, actions),
+            Err(illegal) => log::debug!("{illegal}"),
+        }
+    }
+
     /// Wakes the ticker if it would come too late.
     fn tell_ticker(&self, core: &Core) {
         let deadline = core.primary.next_deadline();
@@ -226,14 +259,41 @@ impl Engine {
         }
     }
 
-    /// The machine has ended: tells the standby why, so that it does not take over.
-    pub fn finish(self: &Arc<Self>, event: Event) {
-        let closed = self.lock().session.as_ref().map(session::Session::closed);
-        self.event(event);
+    /// Puts a machine that has ended away; gives its term if nobody is to go on with the guest.
+    pub fn conclude(self: &Arc<Self>, ended: &Ended) -> Option<Term> {
+        // P7: the standby is told first. What follows may take longer than it bears silence, and it would bring the guest back.
+        let left = match ended {
+            Ended::PoweredOff => self.leave(Event::GuestPoweredOff),
+            Ended::Signal(_) => self.leave(Event::OperatorStop),
+            // It is to take over.
+            Ended::Failed(_) | Ended::Fenced(_) => None,
+        };
+        let limit = if self.watchdog.is_stalled() { STUCK_REST } else { REST };
+        if !self.machine.stop_within(limit) {
+            log::error!(
+                "the machine has not come to rest within {limit:?}, expected its devices to; what was released and is not \
+                 performed yet is lost with it"
+            );
+        }
+        let (term, closed) = left?;
         if let Some(closed) = closed {
             // Only so that the last words leave before the process does.
             let _ = closed.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(LAST_WORDS);
         }
+        Some(term)
+    }
+
+    /// Says good-bye to the standby, if there is one; gives the term, and what ends when the word has left. None when the
+    /// engine is stuck.
+    fn leave(self: &Arc<Self>, event: Event) -> Option<(Term, Option<session::Closed>)> {
+        let Some(mut core) = self.lock_within(LAST_WORDS) else {
+            log::error!("the standby could not be told of the end: the engine is stuck");
+            return None;
+        };
+        let (term, closed) =
+            (core.primary.term(), core.session.as_ref().map(session::Session::closed));
+        self.event_locked(&mut core, event);
+        Some((term, closed))
     }
 
     /// Of how many pages to keep what was sent last: of no more than the guest has.
@@ -280,8 +340,9 @@ impl Engine {
                 }
             }
             Action::StartPrecopy { link, session: number, .. } => {
+                let sign = core.primary.sign_of_life(self.now()).map(|(_, sign)| sign);
                 if let Some(session) = core.session_of(link) {
-                    session.start_precopy(number);
+                    session.start_precopy(number, sign.as_ref());
                 }
             }
             Action::SealFirst { link } => {
@@ -290,6 +351,9 @@ impl Engine {
             }
             Action::Hold => gate.hold(),
             Action::Release { proof, latency } => {
+                if let Some(session) = &core.session {
+                    self.options.steps.reached(session.link(), Step::Releasing);
+                }
                 self.record_ack(core, proof.epoch());
                 gate.release(proof);
                 self.stats().commit_latency.add_time(latency);
@@ -310,7 +374,7 @@ impl Engine {
                 match &report {
                     Report::Verified { verified, .. } if verified.agree => log::debug!("{report}"),
                     Report::Verified { .. } => log::error!(target: STATE, "{report}"),
-                    Report::Joined { .. } | Report::Protected { .. } => {
+                    Report::Joined { .. } | Report::Protected { .. } | Report::Recovered => {
                         log::info!(target: STATE, "{report}");
                     }
                     _ => log::warn!(target: STATE, "{report}"),
@@ -407,6 +471,20 @@ impl Engine {
 
     fn lock(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For who must not wait for an engine that is stuck.
+    fn lock_within(&self, limit: Duration) -> Option<MutexGuard<'_, Core>> {
+        const LOOK_AGAIN: Duration = Duration::from_millis(2);
+        let begun = Instant::now();
+        loop {
+            match self.core.try_lock() {
+                Ok(core) => return Some(core),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if begun.elapsed() >= limit => return None,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK_AGAIN),
+            }
+        }
     }
 
     fn stats(&self) -> MutexGuard<'_, EngineStats> {

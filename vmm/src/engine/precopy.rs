@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use ft_core::LinkId;
@@ -10,7 +9,8 @@ use ft_core::pages::{PAGE_SIZE, Page};
 use ft_core::wire::Kind;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::sender::{Item, Output};
+use super::outbox::Outbox;
+use super::sender::Output;
 use super::{Engine, Step};
 
 /// Rounds after which the rest is sent with the guest paused, however much it is.
@@ -29,7 +29,7 @@ pub(super) fn precopy(
     engine: &Arc<Engine>,
     link: LinkId,
     out: &mut Output,
-    items: &Receiver<Item>,
+    items: &Outbox,
 ) -> io::Result<bool> {
     let machine = engine.machine();
     let begun = Instant::now();

@@ -66,6 +66,7 @@ impl Sealer {
         let engine = self.engine.clone();
         let (seal_first, may_seal, in_flight, link) = {
             let mut core = engine.lock();
+            engine.watchdog.looked();
             let first = core.seal_first.take();
             let primary = &core.primary;
             (first, primary.may_seal(), primary.in_flight(), primary.link())

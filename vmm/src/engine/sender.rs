@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 use ft_core::pages::{Compression, FRAME_PAGES, PAGE_SIZE, PageFrame, PageFrames, SentPages};
@@ -10,6 +10,7 @@ use ft_core::primary::Event;
 use ft_core::wire::{Data, EpochDigest, Hashes, Header, Kind, Message, Outgoing};
 use ft_core::{Epoch, LinkId, Term};
 
+use super::outbox::{MAX_FRAMES, Next, Outbox};
 use super::{Engine, Step};
 use crate::link::Link;
 
@@ -17,12 +18,16 @@ use crate::link::Link;
 pub(super) enum Item {
     /// A whole frame.
     Control(Vec<u8>),
+    /// A whole frame that says that this machine lives.
+    Sign(Vec<u8>),
     /// New keys for the link; tells when they are in use.
     RotateKeys(SyncSender<Result<(), String>>),
     /// All of guest memory, while the guest runs.
     Precopy {
         /// The standby's number for the session.
         session: u64,
+        /// What to send when there is nothing else.
+        sign: Option<Vec<u8>>,
     },
     /// A checkpoint.
     Checkpoint(Box<Checkpoint>),
@@ -45,27 +50,52 @@ pub(super) struct Checkpoint {
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Large writes: one system call for many pages.
 const FLUSH_AT: usize = FRAME_PAGES as usize * PAGE_SIZE;
-/// How long a closing session may take to send its last words.
+/// How long a closing session may take to send its last words, and the standby to take them.
 const CLOSING: Duration = Duration::from_millis(500);
 
 /// The thread of one session's sender.
-pub(super) fn send(engine: &Arc<Engine>, id: LinkId, link: Link, items: &Receiver<Item>) {
+pub(super) fn send(
+    engine: &Arc<Engine>,
+    id: LinkId,
+    link: Link,
+    items: &Outbox,
+    reader: &Receiver<()>,
+) {
     let mut out = Output {
         link,
         buffer: Vec::new(),
         digest: EpochDigest::default(),
         sent_pages: SentPages::new(0),
         sent: 0,
+        sign: None,
     };
     let done =
         out.link.set_write_timeout(Some(WRITE_TIMEOUT)).and_then(|()| out.run(engine, id, items));
-    if let Err(error) = done {
-        log::info!("nothing more can be sent over link {}: {error}", id.0);
+    match done {
+        // P7: the last words may be a good-bye. Whoever closes while the other side still sends resets the connection, and the
+        // words may be lost with it: the other side has read them when it closes.
+        Ok(()) => {
+            out.link.end_writing();
+            let _ = reader.recv_timeout(CLOSING);
+        }
+        Err(error) => log::info!("nothing more can be sent over link {}: {error}", id.0),
     }
     // The session was dropped, or the link is broken: either way the reader is to end too. That it is lost is for the reader
     // to say, after what has come: a standby that gives its checkpoint up says so, and closes (P7).
     out.link.shutdown();
     engine.options.steps.reached(id, Step::SenderEnded);
+}
+
+/// P7: a machine that makes no progress gives no sign of life, but closes the link, so that its standby goes on.
+fn check_progress(engine: &Engine) -> io::Result<()> {
+    match engine.watchdog.is_stalled() {
+        true => Err(io::Error::other(engine.stall_reason())),
+        false => Ok(()),
+    }
+}
+
+fn overfull() -> io::Error {
+    io::Error::other(format!("the standby has not taken {MAX_FRAMES} messages: it is given up"))
 }
 
 /// The link and what is on its way to it.
@@ -76,21 +106,35 @@ pub(super) struct Output {
     /// Of this session's checkpoints.
     sent_pages: SentPages,
     sent: u64,
+    /// What says that this machine lives. P7: sent by this thread, which waits for no lock that anybody waits under.
+    sign: Option<Vec<u8>>,
 }
 
 impl Output {
-    fn run(
-        &mut self,
-        engine: &Arc<Engine>,
-        link: LinkId,
-        items: &Receiver<Item>,
-    ) -> io::Result<()> {
-        while let Ok(item) = items.recv() {
+    fn run(&mut self, engine: &Arc<Engine>, link: LinkId, items: &Outbox) -> io::Result<()> {
+        // The core's own signs of life come first, while it is not held up.
+        let quiet = engine.options.primary.heartbeat_interval * 3 / 2;
+        loop {
+            let item = match items.next(quiet) {
+                Next::Item(item) => item,
+                Next::Quiet => {
+                    check_progress(engine)?;
+                    self.give_sign()?;
+                    continue;
+                }
+                Next::Closed => break,
+                Next::Overfull => return Err(overfull()),
+            };
             match item {
                 Item::Control(frame) => self.write_frame(&frame)?,
+                Item::Sign(frame) => {
+                    check_progress(engine)?;
+                    self.write_frame(&frame)?;
+                }
                 Item::Checkpoint(checkpoint) => self.checkpoint(engine, link, *checkpoint)?,
                 Item::RotateKeys(tell) => self.rotate_keys(&tell)?,
-                Item::Precopy { session } => {
+                Item::Precopy { session, sign } => {
+                    self.sign = sign;
                     self.digest = EpochDigest::new(session);
                     self.sent_pages = SentPages::new(engine.delta_pages());
                     if super::precopy::precopy(engine, link, self, items)? {
@@ -104,16 +148,21 @@ impl Output {
     }
 
     /// Sends the control frames that have come meanwhile. Gives `false` when the session is over.
-    pub(super) fn interleave(&mut self, items: &Receiver<Item>) -> io::Result<bool> {
+    pub(super) fn interleave(&mut self, items: &Outbox) -> io::Result<bool> {
         loop {
-            match items.try_recv() {
-                Ok(Item::Control(frame)) => self.write_frame(&frame)?,
-                Ok(Item::RotateKeys(tell)) => self.rotate_keys(&tell)?,
-                Ok(_) => log::error!("a checkpoint came in the middle of a pre-copy; dropped"),
-                Err(TryRecvError::Empty) => return Ok(true),
-                Err(TryRecvError::Disconnected) => return Ok(false),
+            match items.next_control() {
+                Next::Item(Item::Control(frame) | Item::Sign(frame)) => self.write_frame(&frame)?,
+                Next::Item(Item::RotateKeys(tell)) => self.rotate_keys(&tell)?,
+                Next::Item(_) => unreachable!("a checkpoint stays where it is until it is sent"),
+                Next::Quiet => return Ok(true),
+                Next::Closed => return Ok(false),
+                Next::Overfull => return Err(overfull()),
             }
         }
+    }
+
+    fn give_sign(&mut self) -> io::Result<()> {
+        self.sign.as_ref().map_or(Ok(()), |sign| self.link.write_all(sign))
     }
 
     fn write_frame(&mut self, frame: &[u8]) -> io::Result<()> {
@@ -166,7 +215,7 @@ impl Output {
         (epoch, term): (Epoch, Term),
         pages: &mut PageFrames,
     ) -> io::Result<()> {
-        let Self { link, buffer, digest, sent_pages, sent } = self;
+        let Self { link, buffer, digest, sent_pages, sent, sign: _ } = self;
         let mut write = |bytes: &[u8]| {
             *sent += bytes.len() as u64;
             link.write_all(bytes)

@@ -2,15 +2,16 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{BufReader, Read};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ft_core::handshake::{DiskStorage, Hello, SessionOptions};
 use ft_core::primary::Event;
-use ft_core::wire::{Frame, HEADER_LEN, Header, Outgoing, PROTOCOL, WireError};
+use ft_core::wire::{Frame, HEADER_LEN, Header, Message, Outgoing, PROTOCOL, WireError};
 use ft_core::{LinkId, Term};
 
+use super::outbox::{Control, Outbox};
 use super::sender::{Item, send};
 use super::{Core, Engine};
 use crate::arbiter::Arbiter;
@@ -28,12 +29,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) struct Session {
     link: LinkId,
     number: u64,
-    queue: Sender<Item>,
+    outbox: Arc<Outbox>,
     closed: Closed,
 }
 
-/// Ends when the sender has: nothing ever comes.
-type Closed = Arc<Mutex<Receiver<()>>>;
+/// Ends when the sender has, and the standby has taken its last words: nothing ever comes.
+pub(super) type Closed = Arc<Mutex<Receiver<()>>>;
 
 impl Session {
     pub(super) fn link(&self) -> LinkId {
@@ -52,27 +53,38 @@ impl Session {
 
     pub(super) fn send_control(&self, frame: &Outgoing) {
         let mut bytes = Vec::new();
+        let control = match frame.message {
+            Message::Heartbeat(_) => Control::Sign,
+            Message::HeartbeatReply(_) => Control::Answer,
+            _ => Control::Other,
+        };
         match frame.encode(&mut bytes) {
-            Ok(_) => self.push(Item::Control(bytes)),
+            Ok(_) => self.outbox.push_control(control, bytes),
             Err(error) => log::error!("a message that is too long was not sent: {error}"),
         }
     }
 
-    pub(super) fn start_precopy(&self, session: u64) {
-        self.push(Item::Precopy { session });
+    /// From now on `sign` is sent whenever there is nothing else for a while.
+    pub(super) fn start_precopy(&self, session: u64, sign: Option<&Outgoing>) {
+        let mut bytes = Vec::new();
+        // A sign of life is never too long.
+        let encoded = sign.and_then(|sign| sign.encode(&mut bytes).ok());
+        let sign = encoded.map(|_| bytes);
+        self.outbox.push(Item::Precopy { session, sign });
     }
 
     pub(super) fn send_checkpoint(&self, item: Item) {
-        self.push(item);
+        self.outbox.push(item);
     }
 
     pub(super) fn rotate_keys(&self, tell: SyncSender<Result<(), String>>) {
-        self.push(Item::RotateKeys(tell));
+        self.outbox.push(Item::RotateKeys(tell));
     }
+}
 
-    fn push(&self, item: Item) {
-        // A sender that has given up has told the core that the link is lost.
-        let _ = self.queue.send(item);
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.outbox.close();
     }
 }
 
@@ -131,12 +143,14 @@ impl Engine {
             Ok(writer) => writer,
             Err(error) => return self.connect_failed(link_id, error.to_string()),
         };
-        let (queue, items) = channel();
+        let outbox = Arc::<Outbox>::default();
+        let items = outbox.clone();
         let (open, closed) = channel::<()>();
+        let (reading, reader) = channel::<()>();
         let engine = self.clone();
         let sender = std::thread::Builder::new().name("sender".to_owned()).spawn(move || {
             seccomp::enter(Role::LinkSender, &[]);
-            send(&engine, link_id, writer, &items);
+            send(&engine, link_id, writer, &items, &reader);
             drop(open);
         });
         if let Err(error) = sender {
@@ -156,14 +170,17 @@ impl Engine {
             match core.primary.handle(self.now(), connected) {
                 Ok(actions) => {
                     let closed = Arc::new(Mutex::new(closed));
-                    core.session = Some(Session { link: link_id, number, queue, closed });
+                    core.session = Some(Session { link: link_id, number, outbox, closed });
                     self.tracking.begin(link_id);
                     self.record(audit::Event::Joined { term, session: number });
                     self.perform(&mut core, actions);
                     self.tell_ticker(&core);
                 }
-                // The operator has changed his mind: dropping the queue closes the link.
-                Err(illegal) => return log::debug!("{illegal}"),
+                // The operator has changed his mind.
+                Err(illegal) => {
+                    outbox.close();
+                    return log::debug!("{illegal}");
+                }
             }
         }
         let every = self.options.primary.heartbeat_interval;
@@ -172,6 +189,7 @@ impl Engine {
         let end = read_frames(watched, &Buffers::default(), |frame| {
             self.event(Event::Frame { link: link_id, frame });
         });
+        drop(reading);
         self.event(match end {
             ReadEnd::Garbled(error) => Event::Garbled { link: link_id, error },
             ReadEnd::Lost(reason) => Event::LinkLost { link: link_id, reason },

@@ -4,8 +4,11 @@ use ft_core::primary::Report;
 use io_gate_host::{GateHost, LatencySummary};
 use serde_json::{Value, json};
 
-use super::Engine;
+use super::{Engine, STATUS_PATIENCE};
 use crate::stats::{Distribution, Summary};
+
+/// The state of a machine that makes no progress.
+const STALLED: &str = "stalled";
 
 /// Counted since the process began to run the guest.
 #[derive(Debug, Default)]
@@ -104,13 +107,26 @@ impl Engine {
         self.stats().takeover = Some(takeover);
     }
 
+    /// What can be said while the engine itself is stuck.
+    fn stuck_status(&self) -> Value {
+        json!({
+            "role": "primary",
+            "state": STALLED,
+            "name": self.options.name,
+            "pid": std::process::id(),
+            "reason": "the engine is stuck: one of its threads waits for something with its lock held",
+        })
+    }
+
     /// The status as JSON.
     pub fn status(&self) -> Value {
+        let stalled = self.watchdog.is_stalled();
         let (state, term, sealed, acknowledged, reason) = {
-            let core = self.lock();
+            let Some(core) = self.lock_within(STATUS_PATIENCE) else { return self.stuck_status() };
             let primary = &core.primary;
             (
-                primary.phase().name(),
+                // P9: whose outputs cannot leave is not protected.
+                if stalled { STALLED } else { primary.phase().name() },
                 primary.term().0,
                 primary.sealed().map_or(0, |epoch| epoch.0),
                 primary.acknowledged().map_or(0, |epoch| epoch.0),

@@ -14,6 +14,8 @@ pub enum Step {
     LogStarted,
     /// The sender has sent a round of the pre-copy.
     RoundSent,
+    /// An acknowledgement has come, and what it covers is about to be released; with the engine's core locked.
+    Releasing,
     /// The sender does nothing more.
     SenderEnded,
 }

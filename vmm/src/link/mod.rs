@@ -372,6 +372,12 @@ impl Link {
         self.stream.shutdown();
     }
 
+    /// Nothing more is written; what comes is still read, so that the other side is not told of a broken connection before it
+    /// has read what was written last.
+    pub fn end_writing(&self) {
+        self.stream.end_writing();
+    }
+
     /// How long a write may block before it fails.
     ///
     /// # Errors

@@ -1,7 +1,9 @@
 //! Boot, start, reset and end of a machine.
 
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use io_gate::PowerEvent;
 use kvm_bindings::KVM_SYSTEM_EVENT_RESET;
@@ -164,6 +166,27 @@ impl Machine {
     #[must_use]
     pub fn power_button(&self) -> Option<devices::Button> {
         self.devices.power_button()
+    }
+
+    /// As [`stop`](Self::stop), but whoever waits does so no longer than `limit`: a device, a vCPU or a lane may be stuck.
+    /// `false` when one is; the threads then go with the process.
+    #[must_use]
+    pub fn stop_within(self: &Arc<Self>, limit: Duration) -> bool {
+        let (stopped, wait) = sync_channel(1);
+        let machine = self.clone();
+        let stop = move || {
+            machine.stop();
+            // Nobody waits any more when it took too long.
+            let _ = stopped.send(());
+        };
+        match std::thread::Builder::new().name("stopper".to_owned()).spawn(stop) {
+            Ok(_) => wait.recv_timeout(limit).is_ok(),
+            Err(error) => {
+                log::warn!("no thread for the end of the machine, which may take long: {error}");
+                self.stop();
+                true
+            }
+        }
     }
 
     /// What to do when the right to perform is lost (P2), instead of ending the machine: the first hook counts.

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -17,12 +18,12 @@ use ft_core::primary::{Phase, PrimaryOptions};
 use ft_core::standby::StandbyOptions;
 use ft_core::{Backoff, Term};
 use io_gate::host::{CommitAuthority, new_gate};
-use io_gate_host::{Fence, Unfenced};
-use kemari_vmm::arbiter::Arbiter;
+use io_gate_host::{Fence, Permission, Unfenced};
+use kemari_vmm::arbiter::{Arbiter, FileArbiter};
 use kemari_vmm::config::{ConsoleConfig, MachineConfig};
 use kemari_vmm::engine::{Engine, EngineOptions, Sealer, Steps};
 use kemari_vmm::link::{LinkAddr, LinkSecurity};
-use kemari_vmm::machine::Machine;
+use kemari_vmm::machine::{AttachOptions, Machine};
 use kemari_vmm::standby::{
     End, HostError, Input, MachineFactory, StandbyConfig, StandbyDriver, StandbyStatus,
 };
@@ -34,6 +35,14 @@ use crate::common;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// `jmp $`: the guest writes nothing.
 pub const IDLE: &[u8] = &[0xeb, 0xfe];
+/// `mov dx, 0x3f8; mov al, '.'; 1: mov ecx, 1000000; 2: dec ecx; jnz 2b; out dx, al; jmp 1b`: a byte on the serial line every
+/// half of a millisecond or so, for ever.
+pub const CHATTY: &[u8] = &[
+    0x66, 0xba, 0xf8, 0x03, 0xb0, 0x2e, 0xb9, 0x40, 0x42, 0x0f, 0x00, 0xff, 0xc9, 0x75, 0xfc, 0xee,
+    0xeb, 0xf4,
+];
+/// A page of zeros and more: a TSS that lets ring 3 use every port.
+const TSS: u64 = 0xa000;
 
 pub fn config(memory: u64, cpus: u32) -> MachineConfig {
     MachineConfig {
@@ -61,6 +70,7 @@ pub fn engine_options(standby: &Path) -> EngineOptions {
         audit: None,
         verify: false,
         delta_cache: 1 << 20,
+        stall_timeout: PATIENCE,
         primary: PrimaryOptions {
             heartbeat_interval: Duration::from_millis(50),
             heartbeat_timeout: PATIENCE,
@@ -93,6 +103,12 @@ pub struct Standby {
     pub inputs: SyncSender<Input>,
     pub status: Arc<Mutex<StandbyStatus>>,
     thread: JoinHandle<End>,
+}
+
+impl std::fmt::Debug for Standby {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Standby").field("status", &self.status()).finish()
+    }
 }
 
 impl Standby {
@@ -145,7 +161,13 @@ pub fn machine_with(
     let (ledger, authority) = new_gate();
     let machine = Machine::build(config, ledger, fence).unwrap();
     common::load(machine.memory(), code);
-    machine.vcpus().with_vcpu(0, |fd| common::enter(fd, regs)).unwrap();
+    let enter = |fd: &mut kvm_ioctls::VcpuFd| {
+        common::enter(fd, regs);
+        let mut sregs = fd.get_sregs().unwrap();
+        (sregs.tr.base, sregs.tr.limit) = (TSS, 0x2fff);
+        fd.set_sregs(&sregs).unwrap();
+    };
+    machine.vcpus().with_vcpu(0, enter).unwrap();
     (machine, authority)
 }
 
@@ -157,6 +179,7 @@ pub fn start_engine(
     term: Term,
     options: EngineOptions,
 ) -> Arc<Engine> {
+    machine.attach_backends(AttachOptions { shared_disks: true, append: false }).unwrap();
     let engine = Engine::begin(machine.clone(), authority, arbiter, term, options).unwrap();
     let sealer = Sealer::new(engine.clone()).unwrap();
     machine
@@ -188,28 +211,82 @@ pub fn wait_phase(engine: &Engine, phase: Phase) {
     }
 }
 
+/// A fence that the test can keep from answering: an arbiter that is out of reach.
+pub struct Mute {
+    pub fence: Arc<dyn Fence>,
+    pub silent: AtomicBool,
+}
+
+impl Mute {
+    pub fn new(fence: Arc<dyn Fence>) -> Arc<Self> {
+        Arc::new(Self { fence, silent: AtomicBool::new(false) })
+    }
+}
+
+impl Fence for Mute {
+    fn ask(&self) -> Permission {
+        match self.silent.load(Ordering::SeqCst) {
+            true => Permission::Unknown,
+            false => self.fence.ask(),
+        }
+    }
+
+    fn term(&self) -> Option<u64> {
+        self.fence.term()
+    }
+}
+
+/// An arbiter of one of the two sides, which know each other by `name`.
+pub fn arbiter(dir: &Path, name: &str) -> Arc<dyn Arbiter> {
+    let dir = dir.join("arbiter");
+    std::fs::create_dir_all(&dir).unwrap();
+    Arc::new(FileArbiter::open(&dir, "pair", name.to_owned()).unwrap())
+}
+
 /// Whoever connects to `path` is connected to `target`, until the test cuts it.
 pub struct Cable {
     pub path: PathBuf,
     ends: Arc<Mutex<Vec<UnixStream>>>,
+    /// Pieces that went to the target.
+    forth: Arc<AtomicUsize>,
 }
 
 impl Cable {
     pub fn new(path: PathBuf, target: PathBuf) -> Self {
+        Self::slow(path, target, Duration::ZERO)
+    }
+
+    /// What comes back takes so long.
+    pub fn slow(path: PathBuf, target: PathBuf, back: Duration) -> Self {
         let listener = UnixListener::bind(&path).unwrap();
         let ends = Arc::new(Mutex::new(Vec::new()));
         let all = ends.clone();
+        let forth = Arc::new(AtomicUsize::new(0));
+        let count = forth.clone();
         std::thread::spawn(move || {
             for near in listener.incoming() {
                 let (Ok(near), Ok(far)) = (near, UnixStream::connect(&target)) else { return };
-                for (from, to) in [(&near, &far), (&far, &near)] {
+                let count = count.clone();
+                let forth = move || {
+                    count.fetch_add(1, Ordering::SeqCst);
+                };
+                let ways: [(_, _, Box<dyn Fn() + Send>); 2] = [
+                    (&near, &far, Box::new(forth)),
+                    (&far, &near, Box::new(move || std::thread::sleep(back))),
+                ];
+                for (from, to, each) in ways {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     all.lock().unwrap().push(from.try_clone().unwrap());
-                    std::thread::spawn(move || copy(from, to));
+                    std::thread::spawn(move || copy(from, to, &*each));
                 }
             }
         });
-        Self { path, ends }
+        Self { path, ends, forth }
+    }
+
+    /// How many pieces the target has been sent.
+    pub fn sent(&self) -> usize {
+        self.forth.load(Ordering::SeqCst)
     }
 
     /// Ends the connections that there are; the next ones are made as before.
@@ -220,9 +297,10 @@ impl Cable {
     }
 }
 
-fn copy(mut from: UnixStream, mut to: UnixStream) {
+fn copy(mut from: UnixStream, mut to: UnixStream, each: &dyn Fn()) {
     let mut buffer = [0; 64 << 10];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
+        each();
         if to.write_all(&buffer[..count]).is_err() {
             break;
         }

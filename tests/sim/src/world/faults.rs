@@ -20,6 +20,7 @@ impl World {
                 self.nodes[node].fuse = Some((steps, Some(time * MS)));
             }
             Fault::Hang(node, time) => self.nodes[node].hangs_until = self.now + time * MS,
+            Fault::Stuck(node, time) => self.nodes[node].stuck_until = self.now + time * MS,
             Fault::Suspend(node, time) => {
                 self.nodes[node].asleep_until = self.now + time * MS;
                 self.nodes[node].added -= (time * MS / 1_000_000 * self.nodes[node].rate) as i64;

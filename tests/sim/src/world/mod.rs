@@ -84,6 +84,7 @@ impl World {
                 tasks: VecDeque::new(),
                 asleep_until: 0,
                 hangs_until: 0,
+                stuck_until: 0,
                 fuse: None,
                 // Clocks that are two per cent off: forty times worse than Linux lets them be.
                 rate: 980_000 + random.below(40_001),
@@ -156,6 +157,7 @@ impl World {
         host.fuse = None;
         host.asleep_until = 0;
         host.hangs_until = 0;
+        host.stuck_until = 0;
     }
 
     fn begin(&mut self) {
@@ -368,6 +370,7 @@ impl World {
         for node in &mut self.nodes {
             node.asleep_until = 0;
             node.hangs_until = 0;
+            node.stuck_until = 0;
             node.fuse = None;
         }
         for end in self.links.iter_mut().flat_map(|link| &mut link.ends) {
@@ -437,7 +440,16 @@ impl World {
 
     fn tick(&mut self, node: usize) {
         match &self.nodes[node].role {
-            Role::Active(_) => self.give(node, Task::Primary(P::Tick)),
+            Role::Active(active) => {
+                let (stuck, stalled) =
+                    (self.nodes[node].stuck_until > self.now, active.core.is_stalled());
+                let event = match (stuck, stalled) {
+                    (true, false) => P::Stalled { reason: "stuck".into() },
+                    (false, true) => P::Recovered,
+                    _ => P::Tick,
+                };
+                self.give(node, Task::Primary(event));
+            }
             Role::Passive(_) => self.give(node, Task::Standby(S::Tick)),
             Role::Gone => {}
         }
@@ -527,7 +539,9 @@ impl World {
                     | PrimaryPhase::Copying
                     | PrimaryPhase::Sealing,
                     1..,
-                ) => self.give(node, Task::Primary(P::OperatorProtect)),
+                ) if !active.core.is_stalled() => {
+                    self.give(node, Task::Primary(P::OperatorProtect));
+                }
                 (
                     PrimaryPhase::Alone
                     | PrimaryPhase::Joining
@@ -602,6 +616,7 @@ impl World {
         host.fuse = None;
         host.asleep_until = 0;
         host.hangs_until = 0;
+        host.stuck_until = 0;
         for link in &mut self.links {
             for end in 0..2 {
                 if link.ends[end].node == node {

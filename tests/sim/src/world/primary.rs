@@ -109,6 +109,7 @@ impl World {
                 tally.given_up += 1;
             }
             Report::WaitingForOperator { .. } => tally.operator_waits += 1,
+            Report::Stalled { .. } => tally.stalls += 1,
             _ => {}
         }
     }
@@ -117,6 +118,7 @@ impl World {
     pub(super) fn work(&mut self, node: usize) {
         match &self.nodes[node].role {
             Role::Passive(passive) if passive.check.is_some() => return self.answer_check(node),
+            Role::Active(_) if self.nodes[node].stuck_until > self.now => return,
             Role::Active(_) => {}
             _ => return,
         }

@@ -1,0 +1,125 @@
+//! What a session still has to say: filled by whoever has something, emptied by the session's sender.
+//!
+//! P9, bounded: [`MAX_FRAMES`] control frames of at most 64 KiB, of signs of life and answers to them the latest only, and as
+//! many checkpoints as may be unacknowledged.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::sender::Item;
+
+/// Control frames that wait, at most: a session says a dozen in its life besides its signs of life.
+pub(super) const MAX_FRAMES: usize = 64;
+
+/// Guards the queue only: nothing is waited for under it, and no other lock is taken. Held for a few instructions by threads
+/// that hold the engine's core, and by the sender, which gives signs of life whatever becomes of that core (P7).
+#[derive(Default)]
+pub(super) struct Outbox {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    items: VecDeque<Item>,
+    frames: usize,
+    /// The latest of each: an older one says nothing that it does not say.
+    sign: Option<Vec<u8>>,
+    answer: Option<Vec<u8>>,
+    closed: bool,
+    overfull: bool,
+}
+
+/// What the sender is to do.
+pub(super) enum Next {
+    /// Send this.
+    Item(Item),
+    /// There was nothing to send for so long.
+    Quiet,
+    /// Nothing more comes, and everything has been sent.
+    Closed,
+    /// More came than the standby has taken: the session is to end, since nothing of it may be left out.
+    Overfull,
+}
+
+/// What a control frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Control {
+    /// A sign of life.
+    Sign,
+    /// The answer to one.
+    Answer,
+    /// Anything else: all are sent, in order.
+    Other,
+}
+
+impl Outbox {
+    pub(super) fn push_control(&self, control: Control, frame: Vec<u8>) {
+        let mut state = self.lock();
+        match control {
+            Control::Sign => state.sign = Some(frame),
+            Control::Answer => state.answer = Some(frame),
+            Control::Other if state.frames == MAX_FRAMES => state.overfull = true,
+            Control::Other => {
+                state.frames += 1;
+                state.items.push_back(Item::Control(frame));
+            }
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn push(&self, item: Item) {
+        self.lock().items.push_back(item);
+        self.changed.notify_one();
+    }
+
+    /// The sender ends when it has sent what waits.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_one();
+    }
+
+    /// What is to be done next, waiting for it no longer than `quiet`.
+    pub(super) fn next(&self, quiet: Duration) -> Next {
+        let mut state = self.lock();
+        if let Some(next) = state.next() {
+            return next;
+        }
+        state = self.changed.wait_timeout(state, quiet).unwrap_or_else(PoisonError::into_inner).0;
+        state.next().unwrap_or(Next::Quiet)
+    }
+
+    /// As [`next`](Self::next), without waiting; a checkpoint stays where it is.
+    pub(super) fn next_control(&self) -> Next {
+        let mut state = self.lock();
+        let large = matches!(state.items.front(), Some(Item::Checkpoint(_) | Item::Precopy { .. }));
+        if large && state.sign.is_none() && state.answer.is_none() {
+            return Next::Quiet;
+        }
+        state.next().unwrap_or(Next::Quiet)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn next(&mut self) -> Option<Next> {
+        if self.overfull {
+            return Some(Next::Overfull);
+        }
+        if let Some(frame) = self.answer.take().or_else(|| self.sign.take()) {
+            return Some(Next::Item(Item::Sign(frame)));
+        }
+        match self.items.pop_front() {
+            Some(item) => {
+                self.frames -= usize::from(matches!(item, Item::Control(_)));
+                Some(Next::Item(item))
+            }
+            None => self.closed.then_some(Next::Closed),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Whether the machine makes progress. P7: liveness is what the guest's output needs; signs of life that come from a machine
+//! whose devices are stuck would keep its standby from going on.
+//!
+//! The device thread runs the devices, ends epochs and, for that, waits for every vCPU and for the engine's core: whoever of
+//! these is stuck, it no longer comes to look ([`Watchdog::looked`]). A thread that takes no lock asks it to, again and again.
+//! When it has not come for `--stall-timeout`, no more signs of life are given, whatever threads still could; the core is
+//! told, and has the standby go on. Fenced this machine is as any other: each effect asks, and a thread of its own asks for the
+//! machines that have no output, or are stuck ([`Engine::start_term_watch`]).
+//!
+//! Not watched: lanes. What hangs in one is a system call on this machine's own storage or network, which may still be
+//! carried out later and cannot be taken back; to have another machine go on meanwhile would risk what it writes (P2).
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use ft_core::primary::Event;
+use io_gate_host::Permission;
+
+use super::Engine;
+use crate::machine::Ended;
+use crate::seccomp::{self, Role};
+
+/// So often in a time-out it is looked whether there was progress. Times are counted, not measured: a process that was
+/// stopped for a while has not made progress either.
+const LOOKS: u32 = 8;
+/// How often it is asked whether this machine has been replaced, besides before each effect.
+const TERM_LOOK: Duration = Duration::from_secs(1);
+
+/// What the threads of an engine tell the watchdog, and it tells them.
+#[derive(Debug, Default)]
+pub(super) struct Watchdog {
+    looks: AtomicU64,
+    stalled: AtomicBool,
+}
+
+impl Watchdog {
+    /// The device thread has come to look for what there is to do, and has had the core.
+    pub(super) fn looked(&self) {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether the machine makes no progress.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Acquire)
+    }
+}
+
+impl Engine {
+    /// Why the machine counts as stalled.
+    pub(super) fn stall_reason(&self) -> String {
+        format!(
+            "the devices, a vCPU or the engine have made no progress for {:?} (--stall-timeout)",
+            self.options.stall_timeout
+        )
+    }
+
+    pub(super) fn start_watchdog(self: &Arc<Self>) -> std::io::Result<()> {
+        // Whoever drops the engine ends the watch.
+        let (engine, wakes) = (Arc::downgrade(self), self.machine.wakes());
+        let every = self.options.stall_timeout / LOOKS;
+        std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
+            seccomp::enter(Role::Timer, &wakes);
+            watch(&engine, every);
+        })?;
+        Ok(())
+    }
+
+    /// Nothing in here waits for anybody before the stall is known to all that give signs of life.
+    fn found(self: &Arc<Self>, stalled: bool) {
+        self.watchdog.stalled.store(stalled, Ordering::Release);
+        if stalled {
+            log::error!("{}: the standby is to go on with the guest", self.stall_reason());
+        }
+        // The core is told of a change before any other event. By another thread: its lock may be what is stuck.
+        let engine = self.clone();
+        let failed = |error| log::error!("no thread to tell the engine of a stall: {error}");
+        self.launcher.launch("stall", move || engine.event(Event::Tick), failed);
+    }
+
+    /// P2: a machine that another one has gone on from ends, also when it has nothing to perform.
+    pub(super) fn start_term_watch(self: &Arc<Self>) -> std::io::Result<()> {
+        let Some(arbiter) = &self.arbiter else { return Ok(()) };
+        let (engine, fence) = (Arc::downgrade(self), arbiter.fence());
+        std::thread::Builder::new().name("term".to_owned()).spawn(move || {
+            // As lanes do, it may have to read the arbiter's files.
+            seccomp::enter(Role::Lane, &[]);
+            loop {
+                std::thread::sleep(TERM_LOOK);
+                let answer = fence.ask();
+                let Some(engine) = engine.upgrade() else { return };
+                if engine.machine.events().ended().is_some() {
+                    return;
+                }
+                if answer == Permission::Lost {
+                    return engine.replaced(fence.reason());
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    fn replaced(self: &Arc<Self>, reason: String) {
+        // First: the engine may be stuck.
+        self.machine.end(Ended::Fenced(reason.clone()));
+        self.event(Event::Fenced { reason });
+    }
+}
+
+fn watch(engine: &Weak<Engine>, every: Duration) {
+    let (mut seen, mut missed) = (0, 0);
+    loop {
+        std::thread::sleep(every);
+        let Some(engine) = engine.upgrade() else { return };
+        if engine.machine.events().ended().is_some() {
+            return;
+        }
+        let looks = engine.watchdog.looks.load(Ordering::Relaxed);
+        let stalled = engine.watchdog.is_stalled();
+        if looks != seen {
+            (seen, missed) = (looks, 0);
+            if stalled {
+                engine.found(false);
+            }
+        } else if looks > 0 {
+            missed += 1;
+            if missed >= LOOKS && !stalled {
+                engine.found(true);
+            }
+        }
+        engine.wake_sealer();
+    }
+}

@@ -1,0 +1,202 @@
+//! Who gives signs of life, and who must not: a machine that works, whatever its threads wait for; and never one that is stuck
+//! (P7, P9).
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+mod pair;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use ft_core::primary::Phase;
+use kemari_vmm::engine::{Engine, EngineOptions, Step, Steps};
+use kemari_vmm::machine::{Ended, Machine};
+use kemari_vmm::standby::End;
+use kvm_bindings::kvm_regs;
+use pair::{
+    CHATTY, Cable, Mute, PATIENCE, Standby, arbiter, config, engine_options, machine_with,
+    start_engine, wait_for, wait_phase,
+};
+
+const MEMORY: u64 = 16 << 20;
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+struct Bench {
+    dir: tempfile::TempDir,
+    cable: Cable,
+    standby: Standby,
+    machine: Arc<Machine>,
+    engine: Arc<Engine>,
+    fence: Arc<Mute>,
+}
+
+/// A protected pair with an arbiter, whose guest says something all the time.
+fn protected(back: Duration, change: impl FnOnce(&mut EngineOptions)) -> Bench {
+    let dir = tempfile::tempdir().unwrap();
+    let far = dir.path().join("far");
+    let cable = Cable::slow(dir.path().join("near"), far.clone(), back);
+    let standby = Standby::start(&far, TIMEOUT, Some(arbiter(dir.path(), "standby")));
+    let ours = arbiter(dir.path(), "primary");
+    let term = ours.begin(false).unwrap();
+    let mut options = engine_options(&cable.path);
+    change(&mut options);
+    let fence = Mute::new(ours.fence());
+    let (machine, authority) =
+        machine_with(config(MEMORY, 1), CHATTY, kvm_regs::default(), fence.clone());
+    let engine = start_engine(&machine, authority, Some(ours), term, options);
+    wait_phase(&engine, Phase::Protected);
+    Bench { dir, cable, standby, machine, engine, fence }
+}
+
+fn state(engine: &Engine) -> String {
+    engine.status()["state"].as_str().unwrap().to_owned()
+}
+
+/// Holds the engine's core where an acknowledgement has come, when it is told to.
+#[derive(Default)]
+struct Held {
+    wanted: AtomicBool,
+    is: Mutex<(bool, bool)>,
+    changed: Condvar,
+}
+
+impl Held {
+    fn steps(self: &Arc<Self>) -> Steps {
+        let held = self.clone();
+        let at = move |_, step| {
+            if step == Step::Releasing && held.wanted.load(Ordering::SeqCst) {
+                let mut is = held.is.lock().unwrap();
+                is.0 = true;
+                held.changed.notify_all();
+                drop(held.changed.wait_while(is, |(_, go_on)| !*go_on).unwrap());
+            }
+        };
+        Steps { at: Some(Arc::new(at)), state: None }
+    }
+
+    fn hold(&self) {
+        self.wanted.store(true, Ordering::SeqCst);
+        let is = self.is.lock().unwrap();
+        let (is, waited) =
+            self.changed.wait_timeout_while(is, PATIENCE, |(held, _)| !*held).unwrap();
+        assert!(is.0 && !waited.timed_out(), "no acknowledgement comes");
+    }
+
+    fn let_go(&self) {
+        self.wanted.store(false, Ordering::SeqCst);
+        self.is.lock().unwrap().1 = true;
+        self.changed.notify_all();
+    }
+}
+
+/// P7. What was released waits for an arbiter that is out of reach, longer than the standby bears silence, and an
+/// acknowledgement comes meanwhile. Fails where the standby is told last.
+#[test]
+fn a_machine_that_was_stopped_stays_stopped() {
+    let bench = protected(Duration::from_millis(20), |_| {});
+    bench.fence.silent.store(true, Ordering::SeqCst);
+    wait_for("an effect that waits", || bench.machine.gate().waits_for_fence());
+    bench.machine.end(Ended::Signal(15));
+    let ended = bench.machine.wait();
+    let term = bench.engine.conclude(&ended);
+    assert!(term.is_some(), "nobody is to go on with the guest: the name can be freed");
+    match bench.standby.end() {
+        End::Stopped(reason) => assert!(reason.contains("stopped by its operator"), "{reason}"),
+        End::TakeOver(_) => panic!("the guest that was stopped runs on the standby"),
+    }
+    drop(bench.dir);
+}
+
+/// P7: the standby hears of this machine, whatever the engine's threads wait for, as long as the machine is not stuck.
+#[test]
+fn signs_of_life_wait_for_nobody() {
+    let held = Arc::new(Held::default());
+    let bench = protected(Duration::ZERO, |options| options.steps = held.steps());
+    held.hold();
+    // At one sign in 75 ms, longer than the standby bears silence.
+    let (before, signs) = (bench.cable.sent(), TIMEOUT.as_millis() as usize / 75 + 14);
+    wait_for("signs of life", || {
+        bench.cable.sent() >= before + signs || bench.standby.status()["state"] != "ready"
+    });
+    assert_eq!(bench.standby.status()["state"], "ready", "{:?}", bench.standby);
+    held.let_go();
+    let epoch = bench.engine.status()["acknowledged"].as_u64();
+    wait_for("the next epochs", || bench.engine.status()["acknowledged"].as_u64() > epoch);
+    assert_eq!(bench.engine.phase(), Phase::Protected);
+}
+
+const STALL: Duration = Duration::from_millis(800);
+
+fn stalls(options: &mut EngineOptions) {
+    options.stall_timeout = STALL;
+    // When this side asks the arbiter too.
+    options.primary.setup_timeout = Duration::from_secs(5);
+}
+
+/// What follows when the primary is stuck: it says so, its standby goes on, and it ends as fenced.
+fn goes_on_over_there(bench: Bench) {
+    let Bench { dir, cable: _cable, standby, machine, engine, fence: _fence } = bench;
+    wait_for("the stall", || state(&engine) == "stalled");
+    let End::TakeOver(inherited) = standby.end() else { panic!("the standby was to go on") };
+    assert_ne!(state(&engine), "protected");
+    assert_eq!(inherited.taken.term().0, 2);
+    let ended = machine.wait();
+    assert!(matches!(ended, Ended::Fenced(_)), "{ended:?}");
+    assert_eq!(engine.conclude(&ended), None, "somebody else has the name");
+    assert!(term_is_won(dir.path()));
+}
+
+fn term_is_won(dir: &Path) -> bool {
+    arbiter(dir, "somebody").begin(false).is_err()
+}
+
+/// P7, P9. Fails where signs of life come from a machine whose device thread is stuck.
+#[test]
+fn a_machine_whose_device_thread_is_stuck_fails_over() {
+    let bench = protected(Duration::ZERO, stalls);
+    let (let_go, stuck) = channel::<()>();
+    bench.machine.device_loop().post(move |_| {
+        // Until the test has ended.
+        let _ = stuck.recv();
+    });
+    goes_on_over_there(bench);
+    drop(let_go);
+}
+
+/// The same for whoever has the engine's lock: then the status tells, and the machine can be ended.
+#[test]
+fn a_machine_whose_engine_is_stuck_fails_over() {
+    let held = Arc::new(Held::default());
+    let bench = protected(Duration::ZERO, |options| {
+        stalls(options);
+        options.steps = held.steps();
+    });
+    held.hold();
+    goes_on_over_there(bench);
+    held.let_go();
+}
+
+/// A stall that passes before anybody has gone on with the guest leaves the machine as it was: here nobody can, since there
+/// is no standby.
+#[test]
+fn a_stall_that_passes_is_forgotten() {
+    let bench = protected(Duration::ZERO, stalls);
+    let Bench { dir: _dir, cable: _cable, standby, machine, engine, fence: _fence } = bench;
+    standby
+        .inputs
+        .send(kemari_vmm::standby::Input::Event(ft_core::standby::Event::OperatorStop))
+        .unwrap();
+    wait_phase(&engine, Phase::Alone);
+    let (let_go, stuck) = channel::<()>();
+    machine.device_loop().post(move |_| {
+        let _ = stuck.recv();
+    });
+    wait_for("the stall", || state(&engine) == "stalled");
+    let_go.send(()).unwrap();
+    wait_for("the end of the stall", || state(&engine) == "alone");
+    assert!(machine.events().ended().is_none());
+    drop(standby);
+}
