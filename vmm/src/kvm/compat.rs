@@ -1,6 +1,8 @@
 //! What two hosts must have in common for one to continue the other's guest; compared in the handshake.
 
-use kvm_bindings::CpuId;
+use std::collections::BTreeMap;
+
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
@@ -8,16 +10,17 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::cpuid::leaf;
 use super::state::SavePlan;
 use super::vm::Vm;
+use super::{msr, offered};
 
-/// Feature words of CPUID that a guest may rely on: leaf, sub-leaf, and which of EAX, EBX, ECX, EDX. Words that hold ids,
-/// sizes of the current state or the topology are left out: they differ between the cores of one host.
+/// Feature words of CPUID that are compared also where a host has none of them: leaf, sub-leaf, and which of EAX, EBX, ECX, EDX.
 const FEATURE_WORDS: &[(u32, u32, [bool; 4])] = &[
     (0x1, 0, [true, false, true, true]),
     (0x6, 0, [true, false, false, false]),
-    (0x7, 0, [false, true, true, true]),
+    (0x7, 0, [true, true, true, true]),
     (0x7, 1, [true, true, true, true]),
     (0x7, 2, [false, false, false, true]),
-    (0xd, 0, [true, false, false, true]),
+    (0xa, 0, [true, true, true, true]),
+    (0xd, 0, [true, false, true, true]),
     (0xd, 1, [true, false, true, true]),
     (0x24, 0, [false, true, false, false]),
     (0x4000_0001, 0, [true, false, false, false]),
@@ -25,7 +28,36 @@ const FEATURE_WORDS: &[(u32, u32, [bool; 4])] = &[
     (0x8000_0007, 0, [false, false, false, true]),
     (0x8000_0008, 0, [true, true, false, false]),
     (0x8000_0021, 0, [true, false, false, false]),
+    (0x8000_0022, 0, [true, true, false, false]),
 ];
+
+/// Words of CPUID that are not compared, all others are: what a guest sees it may rely on. Those left out name the vCPU or its
+/// place, follow `--cpus` or the vCPU's own control registers, or describe (caches, names, frequencies): hosts of one
+/// processor model may differ in the last.
+fn is_left_out(function: u32, index: u32, register: usize) -> bool {
+    match (function, index, register) {
+        // APIC id and number of vCPUs; topology.
+        (0x1, _, 1) | (0xb | 0x1f | 0x8000_001e, _, _) | (0x8000_0008, _, 2) => true,
+        // Sizes of what the vCPU has enabled.
+        (0xd, 0 | 1, 1) => true,
+        // Caches and TLBs, frequencies, names, hints.
+        (0x2 | 0x4 | 0x15 | 0x16 | 0x18, _, _) => true,
+        (0x8000_0002..=0x8000_0006 | 0x8000_0019 | 0x8000_001a | 0x8000_001d, _, _) => true,
+        // KVM's own leaf of frequencies.
+        (0x4000_0010, _, _) => true,
+        _ => false,
+    }
+}
+
+/// Bits that follow a vCPU's own registers while it runs: OSXSAVE and MWAIT; OSPKE.
+fn volatile_bits(function: u32, index: u32, register: usize) -> u32 {
+    match (function, index, register) {
+        (0x1, 0, 2) => 1 << 27 | 1 << 3,
+        (0x7, 0, 2) => 1 << 4,
+        _ => 0,
+    }
+}
+
 const REGISTERS: [&str; 4] = ["eax", "ebx", "ecx", "edx"];
 
 /// Capabilities that decide what a saved state contains or whether it can be restored.
@@ -61,8 +93,10 @@ pub struct CompatInfo {
     pub vendor: String,
     /// Family, model and stepping (CPUID leaf 1, EAX).
     pub signature: u32,
-    /// CPUID features as KVM offers them to guests.
+    /// CPUID as the guest sees it, word by word: those of which there is anything, and some more.
     pub features: Vec<FeatureWord>,
+    /// Registers that say how many others there are, and that nobody can write.
+    pub constants: Vec<(u32, u64)>,
     /// Number of MSRs in a saved vCPU.
     pub msr_count: u32,
     /// Digest of the list of MSRs in a saved vCPU.
@@ -94,13 +128,19 @@ pub struct Mismatch {
 impl CompatInfo {
     /// Gathers what there is to know; `vcpu` is any vCPU of `vm`.
     pub fn new(kvm: &Kvm, vm: &Vm, vcpu: &VcpuFd, plan: &SavePlan) -> CompatInfo {
-        let cpuid = vm.supported_cpuid();
+        // As the vCPU has it: KVM may give a guest more than it was told to.
+        let own = vcpu.get_cpuid2(KVM_MAX_CPUID_ENTRIES);
+        let cpuid = own.as_ref().unwrap_or(vm.offered_cpuid());
         let indices = plan.msr_indices();
         let bytes: Vec<u8> = indices.iter().flat_map(|i| i.to_le_bytes()).collect();
         CompatInfo {
             vendor: vendor(cpuid),
             signature: leaf(cpuid, 1, 0)[0],
             features: feature_words(cpuid),
+            constants: offered::CONSTANTS
+                .into_iter()
+                .filter_map(|index| Some((index, msr::get_one(vcpu, index)?)))
+                .collect(),
             msr_count: indices.len() as u32,
             msr_digest: xxh3_64(&bytes),
             xsave_size: plan.xsave_size() as u32,
@@ -129,20 +169,31 @@ impl CompatInfo {
             &self.capabilities.join(" "),
             &other.capabilities.join(" "),
         )?;
+        same(
+            "number of MTRRs or machine check banks",
+            &self.constants_summary(),
+            &other.constants_summary(),
+        )?;
         same("set of saved MSRs", &self.msr_summary(), &other.msr_summary())?;
         self.check_tsc(other)
     }
 
     fn check_features(&self, other: &CompatInfo) -> Result<(), Mismatch> {
-        same(
-            "number of CPUID feature words",
-            &self.features.len().to_string(),
-            &other.features.len().to_string(),
-        )?;
-        for (a, b) in self.features.iter().zip(&other.features) {
-            same(&a.name(), &a.describe(), &b.describe())?;
+        // A word that one side has not is zero there.
+        let value = |of: &CompatInfo, word: &FeatureWord| {
+            let found = of.features.iter().find(|other| other.place() == word.place());
+            FeatureWord { value: found.map_or(0, |word| word.value), ..word.clone() }.describe()
+        };
+        for word in self.features.iter().chain(&other.features) {
+            same(&word.name(), &value(self, word), &value(other, word))?;
         }
         Ok(())
+    }
+
+    /// The registers that nobody can write, with their values.
+    pub(crate) fn constants_summary(&self) -> String {
+        let each = |(index, value): &(u32, u64)| format!("MSR {index:#x} = {value:#x}");
+        self.constants.iter().map(each).collect::<Vec<_>>().join(", ")
     }
 
     fn msr_summary(&self) -> String {
@@ -167,6 +218,10 @@ impl CompatInfo {
 }
 
 impl FeatureWord {
+    fn place(&self) -> (u32, u32, u8) {
+        (self.function, self.index, self.register)
+    }
+
     fn name(&self) -> String {
         format!(
             "CPUID leaf {:#x}.{} {}",
@@ -199,16 +254,26 @@ fn vendor(cpuid: &CpuId) -> String {
 }
 
 fn feature_words(cpuid: &CpuId) -> Vec<FeatureWord> {
-    let mut words = Vec::new();
+    let mut words = BTreeMap::new();
     for &(function, index, used) in FEATURE_WORDS {
-        let values = leaf(cpuid, function, index);
-        for (register, value) in (0u8..).zip(values) {
-            if used[usize::from(register)] {
-                words.push(FeatureWord { function, index, register, value });
+        let registers = (0_u8..4).filter(|register| used[usize::from(*register)]);
+        words.extend(registers.map(|register| ((function, index, register), 0)));
+    }
+    for entry in cpuid.as_slice() {
+        let (function, index) = (entry.function, entry.index);
+        for (register, value) in (0_u8..).zip([entry.eax, entry.ebx, entry.ecx, entry.edx]) {
+            let value = value & !volatile_bits(function, index, usize::from(register));
+            let place = (function, index, register);
+            if !is_left_out(function, index, usize::from(register))
+                && (value != 0 || words.contains_key(&place))
+            {
+                words.insert(place, value);
             }
         }
     }
-    words
+    let word =
+        |((function, index, register), value)| FeatureWord { function, index, register, value };
+    words.into_iter().map(word).collect()
 }
 
 #[cfg(test)]
@@ -221,6 +286,7 @@ mod tests {
             vendor: "AuthenticAMD".into(),
             signature: 0x0080_0f12,
             features: vec![FeatureWord { function: 7, index: 0, register: 1, value: 0x20 }],
+            constants: vec![(0x179, 32)],
             msr_count: 3,
             msr_digest: 1,
             xsave_size: 4096,
@@ -256,6 +322,13 @@ mod tests {
         assert!(refused(|o| o.capabilities.clear()).contains("KVM_CAP_XCRS"));
         assert!(refused(|o| o.msr_digest = 2).contains("digest 0000000000000002"));
         assert!(refused(|o| o.signature = 1).contains("0x00000001"));
+        assert!(refused(|o| o.constants[0].1 = 10).contains("MSR 0x179 = 0xa"));
+        // Counters of one side only.
+        let text = refused(|o| {
+            let word = FeatureWord { function: 0xa, index: 0, register: 0, value: 0x0730_0402 };
+            o.features.push(word);
+        });
+        assert!(text.contains("leaf 0xa.0 eax") && text.contains("0x07300402"), "{text}");
     }
 
     #[test]

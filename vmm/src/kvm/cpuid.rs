@@ -5,16 +5,12 @@ use kvm_bindings::{
 };
 use kvm_ioctls::Kvm;
 
-/// CPUID leaf 1, ECX: virtualization extensions of Intel.
-const VMX: u32 = 1 << 5;
-/// CPUID leaf 1, ECX: the deadline mode of the local APIC timer.
-const TSC_DEADLINE: u32 = 1 << 24;
+use super::offered;
+
 /// CPUID leaf 1, ECX: a hypervisor is present.
 const HYPERVISOR: u32 = 1 << 31;
 /// CPUID leaf 1, EDX: the package has several logical processors.
 const HTT: u32 = 1 << 28;
-/// CPUID leaf 0x80000001, ECX: virtualization extensions of AMD.
-const SVM: u32 = 1 << 2;
 
 /// What KVM supports on this host, before the topology of a vCPU is filled in.
 pub fn supported(kvm: &Kvm) -> std::io::Result<CpuId> {
@@ -24,9 +20,7 @@ pub fn supported(kvm: &Kvm) -> std::io::Result<CpuId> {
 
 /// CPUID of vCPU `index` of `count`, from the leaves that KVM supports.
 ///
-/// Left out on purpose: nested virtualization, whose state is not saved; and the TSC deadline timer, which counts in the
-/// host's TSC and so would not survive a takeover by a host whose TSC cannot be adjusted. The one-shot APIC timer that
-/// guests use instead counts nanoseconds.
+/// What cannot be saved is left out, see [`offered`].
 pub fn for_vcpu(
     supported: &CpuId,
     index: u32,
@@ -40,6 +34,7 @@ pub fn for_vcpu(
         .copied()
         .collect();
     let max_basic = entries.iter().find(|e| e.function == 0).map_or(0, |e| e.eax);
+    offered::withhold(&mut entries);
     for entry in &mut entries {
         set_topology(entry, index, count);
     }
@@ -53,7 +48,7 @@ fn set_topology(entry: &mut kvm_cpuid_entry2, index: u32, count: u32) {
     match entry.function {
         1 => {
             entry.ebx = (entry.ebx & 0x0000_ffff) | ((count & 0xff) << 16) | (index << 24);
-            entry.ecx = (entry.ecx | HYPERVISOR) & !(VMX | TSC_DEADLINE);
+            entry.ecx |= HYPERVISOR;
             if count > 1 {
                 entry.edx |= HTT;
             } else {
@@ -68,7 +63,6 @@ fn set_topology(entry: &mut kvm_cpuid_entry2, index: u32, count: u32) {
             entry.eax =
                 (entry.eax & 0x3fff) | (sharing << 14) | (((id_space(count) - 1) & 0x3f) << 26);
         }
-        0x8000_0001 => entry.ecx &= !SVM,
         // AMD: number of cores less one, and the width of the core's part of the APIC id.
         0x8000_0008 => {
             entry.ecx =
@@ -117,6 +111,10 @@ pub fn leaf(cpuid: &CpuId, function: u32, index: u32) -> [u32; 4] {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    const VMX: u32 = 1 << 5;
+    const TSC_DEADLINE: u32 = 1 << 24;
+    const SVM: u32 = 1 << 2;
 
     fn entry(function: u32, regs: [u32; 4]) -> kvm_cpuid_entry2 {
         kvm_cpuid_entry2 {

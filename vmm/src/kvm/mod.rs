@@ -6,6 +6,7 @@ pub mod exit;
 pub mod limits;
 pub mod msr;
 mod notify;
+mod offered;
 pub mod state;
 pub mod trial;
 pub mod vcpus;

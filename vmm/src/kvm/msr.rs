@@ -1,8 +1,9 @@
 //! Model-specific registers: the values a vCPU starts with, and the list of those that are saved.
 
-use kvm_bindings::{MsrList, Msrs, kvm_msr_entry};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, MsrList, Msrs, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd};
 
+use super::offered;
 use super::vm::{VmError, ioctl_error};
 
 /// The time stamp counter.
@@ -36,7 +37,7 @@ fn set_one(fd: &VcpuFd, index: u32, data: u64) -> bool {
     Msrs::from_entries(&[entry]).is_ok_and(|msrs| fd.set_msrs(&msrs).is_ok_and(|n| n == 1))
 }
 
-fn get_one(fd: &VcpuFd, index: u32) -> Option<u64> {
+pub(super) fn get_one(fd: &VcpuFd, index: u32) -> Option<u64> {
     let entry = kvm_msr_entry { index, ..Default::default() };
     let mut msrs = Msrs::from_entries(&[entry]).ok()?;
     match fd.get_msrs(&mut msrs) {
@@ -59,14 +60,22 @@ fn candidates(kvm: &Kvm) -> Result<Vec<u32>, VmError> {
     Ok(list)
 }
 
-/// The registers that can be read from *and* written to `fd`, a vCPU that has not run yet: what a save contains.
+/// The registers that can be read from *and* written to `fd`, a vCPU that has not run yet: what a save contains. They are
+/// those that KVM lists and those that the vCPU's CPUID offers.
 ///
 /// KVM lists registers that a given CPUID model lacks; one of those would stop the single KVM_GET_MSRS of a save half-way.
 pub(crate) fn saveable(kvm: &Kvm, fd: &VcpuFd) -> Result<Vec<u32>, VmError> {
+    let cpuid = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(ioctl_error("KVM_GET_CPUID2"))?;
     let mut list = candidates(kvm)?;
-    list.retain(|&index| {
-        // Every KVM has the TSC, and writing it here would start this vCPU out of step with the others.
-        index == IA32_TSC || get_one(fd, index).is_some_and(|data| set_one(fd, index, data))
-    });
+    list.extend(offered::implied(&cpuid, |msr| get_one(fd, msr)));
+    list.sort_unstable();
+    list.dedup();
+    list.retain(|&index| is_saveable(fd, index));
     Ok(list)
+}
+
+/// Whether a register can be read and written. It is given the value that it has.
+pub(super) fn is_saveable(fd: &VcpuFd, index: u32) -> bool {
+    // Every KVM has the TSC, and writing it here would start this vCPU out of step with the others.
+    index == IA32_TSC || get_one(fd, index).is_some_and(|data| set_one(fd, index, data))
 }

@@ -1,6 +1,6 @@
 //! One virtual machine: its memory slots, interrupt controllers, timer and vCPUs, made from KVM in the order KVM asks for.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use kvm_bindings::{
     CpuId, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
@@ -12,6 +12,7 @@ use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::cpuid;
 use super::msr;
+use super::offered;
 use crate::layout;
 use crate::memory::{DirtyTracker, GuestMemory};
 
@@ -63,7 +64,10 @@ pub struct Vm {
     memory: GuestMemory,
     options: VmOptions,
     manual_protect: bool,
+    /// What KVM supports.
     cpuid: CpuId,
+    /// What of it vCPUs are offered, once there are any.
+    offered: OnceLock<CpuId>,
 }
 
 impl Vm {
@@ -97,6 +101,7 @@ impl Vm {
             options: VmOptions { pit, ..options },
             manual_protect,
             cpuid,
+            offered: OnceLock::new(),
         };
         vm.set_memory_slots(0)?;
         Ok(vm)
@@ -104,17 +109,43 @@ impl Vm {
 
     /// Makes the vCPUs with their CPUID, reset state and local interrupt pins; call it once.
     pub fn create_vcpus(&self) -> Result<Vec<VcpuFd>, VmError> {
-        (0..self.options.cpus).map(|i| self.create_vcpu(i)).collect()
+        let create =
+            |index| self.fd.create_vcpu(u64::from(index)).map_err(ioctl_error("KVM_CREATE_VCPU"));
+        let fds = (0..self.options.cpus).map(create).collect::<Result<Vec<_>, _>>()?;
+        if let Some(first) = fds.first() {
+            let settled = self.settle_offer(first)?;
+            self.offered.get_or_init(|| settled);
+        }
+        for (index, fd) in (0..).zip(&fds) {
+            self.set_cpuid(fd, index)?;
+            msr::set_boot_defaults(fd);
+            set_local_interrupts(fd)?;
+        }
+        Ok(fds)
     }
 
-    fn create_vcpu(&self, index: u32) -> Result<VcpuFd, VmError> {
-        let fd = self.fd.create_vcpu(u64::from(index)).map_err(ioctl_error("KVM_CREATE_VCPU"))?;
-        let cpuid =
-            cpuid::for_vcpu(&self.cpuid, index, self.options.cpus).map_err(|_| VmError::Cpuid)?;
-        fd.set_cpuid2(&cpuid).map_err(ioctl_error("KVM_SET_CPUID2"))?;
-        msr::set_boot_defaults(&fd);
-        set_local_interrupts(&fd)?;
-        Ok(fd)
+    fn set_cpuid(&self, fd: &VcpuFd, index: u32) -> Result<(), VmError> {
+        let cpuid = cpuid::for_vcpu(self.offered_cpuid(), index, self.options.cpus)
+            .map_err(|_| VmError::Cpuid)?;
+        fd.set_cpuid2(&cpuid).map_err(ioctl_error("KVM_SET_CPUID2"))
+    }
+
+    /// What of the host's features can be offered: those whose registers can be saved here, tried on a vCPU that has all of
+    /// them for now. KVM lets CPUID be set again until the vCPU runs.
+    fn settle_offer(&self, first: &VcpuFd) -> Result<CpuId, VmError> {
+        self.set_cpuid(first, 0)?;
+        let mut entries = self.cpuid.as_slice().to_vec();
+        let cpuid = cpuid::for_vcpu(&self.cpuid, 0, 1).map_err(|_| VmError::Cpuid)?;
+        let withheld = offered::withhold_unsaveable(
+            &mut entries,
+            &cpuid,
+            |msr| msr::get_one(first, msr),
+            |msr| msr::is_saveable(first, msr),
+        );
+        if !withheld.is_empty() {
+            log::debug!("not offered, since KVM lets nobody save them: {}", withheld.join(", "));
+        }
+        CpuId::from_entries(&entries).map_err(|_| VmError::Cpuid)
     }
 
     /// The VM's descriptor: it stays in this module, since by it a descriptor of anybody's could be bound (P5).
@@ -144,9 +175,9 @@ impl Vm {
         self.options
     }
 
-    /// The CPUID leaves that KVM supports on this host.
-    pub fn supported_cpuid(&self) -> &CpuId {
-        &self.cpuid
+    /// The CPUID leaves that KVM supports on this host, without what cannot be saved once that is known.
+    pub fn offered_cpuid(&self) -> &CpuId {
+        self.offered.get().unwrap_or(&self.cpuid)
     }
 
     /// Makes KVM log the vCPUs' writes; may be called while they run. Pages written before are not in the log: a pre-copy

@@ -180,6 +180,7 @@ impl Machine {
                 "saved MSRs".to_owned(),
                 format!("{} with digest {:016x}", info.msr_count, info.msr_digest),
             ),
+            ("MTRRs and machine check banks".to_owned(), info.constants_summary()),
             ("8254 timer".to_owned(), self.vm.options().pit.to_string()),
             ("TSC".to_owned(), tsc_fact(info)),
         ];
