@@ -1,5 +1,7 @@
 //! What of a machine goes into a checkpoint besides its memory, and how a machine takes it on.
 
+use std::time::Duration;
+
 use ft_core::Epoch;
 use ft_core::pages::PAGE_SIZE;
 use io_gate::host::{EffectId, InFlightError, Record, check_in_flight};
@@ -30,6 +32,9 @@ pub enum StateBlobError {
         /// What the state has.
         found: usize,
     },
+    /// It would be nothing to go on from.
+    #[error("a vCPU cannot go on, and was not reset yet")]
+    DeadVcpu,
     /// Its requests in flight cannot be.
     #[error("the requests in flight of the machine state: {0}")]
     InFlight(InFlightError),
@@ -53,7 +58,14 @@ pub struct MachineState {
     vcpus: Vec<VcpuState>,
     vm: VmState,
     devices: Vec<DeviceRecord>,
+    /// When it came to this host, since its boot; none where it was taken.
+    #[serde(skip)]
+    arrived: Option<Duration>,
 }
+
+/// A checkpoint is older than its arrival by no more than this: a primary gives a standby up that takes longer to acknowledge
+/// one.
+const TRANSIT_MAX: Duration = Duration::from_secs(60);
 
 impl MachineState {
     /// Reads a paused machine whose epoch has just been sealed.
@@ -62,8 +74,11 @@ impl MachineState {
     /// KVM_GET_MP_STATE), which the interrupt controllers must then no longer show.
     ///
     /// # Errors
-    /// When KVM or a device cannot be read.
+    /// When KVM or a device cannot be read, or a vCPU cannot go on (P4).
     pub fn capture(machine: &Machine, sealed: Sealed) -> Result<Self, StateBlobError> {
+        if machine.vcpus().has_dead() {
+            return Err(StateBlobError::DeadVcpu);
+        }
         Ok(Self {
             epoch: sealed.epoch,
             next_id: sealed.next_id,
@@ -71,6 +86,7 @@ impl MachineState {
             vcpus: machine.vcpus().save(machine.plan())?,
             vm: VmState::save(machine.vm())?,
             devices: machine.save_devices()?,
+            arrived: None,
         })
     }
 
@@ -87,7 +103,8 @@ impl MachineState {
     /// # Errors
     /// When it does not decode, or has other parts than `machine`.
     pub fn decode(blob: &[u8], machine: &Machine) -> Result<Self, StateBlobError> {
-        let state: Self = postcard::from_bytes(blob).map_err(StateBlobError::Decode)?;
+        let mut state: Self = postcard::from_bytes(blob).map_err(StateBlobError::Decode)?;
+        state.arrived = Some(io_gate_host::since_boot());
         let expected = machine.vcpus().len();
         if state.vcpus.len() != expected {
             return Err(StateBlobError::Cpus { expected, found: state.vcpus.len() });
@@ -123,8 +140,12 @@ impl MachineState {
     /// # Errors
     /// When KVM or a device refuses.
     pub fn restore(self, machine: &Machine) -> Result<usize, StateBlobError> {
-        // The clock goes on from the checkpoint and never steps back.
-        self.vm.restore(machine.vm(), ClockPolicy::CatchUp)?;
+        // The clock goes on from the checkpoint and never steps back; and it goes on by what has passed, by this host's own
+        // clock since the checkpoint came, whatever the hosts' wall clocks say (P7).
+        let here =
+            self.arrived.map_or(Duration::ZERO, |at| io_gate_host::since_boot().saturating_sub(at));
+        let at_most = here + TRANSIT_MAX;
+        self.vm.restore(machine.vm(), ClockPolicy::CatchUp { at_most })?;
         machine.vcpus().restore(machine.plan(), &self.vcpus)?;
         machine.restore_devices(&self.devices)?;
         let replays = self.in_flight.len();

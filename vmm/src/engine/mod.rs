@@ -493,6 +493,13 @@ impl Engine {
 }
 
 impl Core {
+    /// The first checkpoint of the session over `link` is still to be taken, if it is still there.
+    fn seal_first_again(&mut self, link: LinkId) {
+        if self.seal_first.is_none() && self.session_of(link).is_some() {
+            self.seal_first = Some(link);
+        }
+    }
+
     fn session_of(&self, link: LinkId) -> Option<&session::Session> {
         self.session.as_ref().filter(|session| session.link() == link)
     }

@@ -27,6 +27,9 @@ use crate::memory::PageReader;
 /// and little else.
 const IDLE_PAGES: u64 = 24;
 
+/// How soon to look again when a vCPU cannot go on: its reset is served by the thread that looks.
+const UNTIL_RESET: Duration = Duration::from_millis(1);
+
 /// Subscribes to the device thread's loop.
 pub struct Sealer {
     engine: Arc<Engine>,
@@ -72,7 +75,10 @@ impl Sealer {
             (first, primary.may_seal(), primary.in_flight(), primary.link())
         };
         if let Some(link) = seal_first {
-            return self.seal(link);
+            if !self.seal(link) {
+                engine.lock().seal_first_again(link);
+            }
+            return;
         }
         let Some(link) = link.filter(|_| may_seal) else { return };
         let now = engine.now();
@@ -97,7 +103,9 @@ impl Sealer {
             guest_idle: self.last_dirty <= IDLE_PAGES,
         };
         match self.policy.next(now, &inputs) {
-            Decision::SealNow(_) => self.seal(link),
+            Decision::SealNow(_) => {
+                self.seal(link);
+            }
             Decision::WaitUntil(time) => {
                 if let Err(error) = self.look_again_in(time.since(now)) {
                     log::error!("cannot set the epoch timer, the epoch ends at once: {error}");
@@ -115,13 +123,21 @@ impl Sealer {
         self.timer.reset(wait, None).map_err(|error| io::Error::from_raw_os_error(error.errno()))
     }
 
-    /// Ends the epoch, for the session over `link`.
-    fn seal(&mut self, link: LinkId) {
+    /// Ends the epoch, for the session over `link`. `false`: not yet, since a vCPU cannot go on.
+    fn seal(&mut self, link: LinkId) -> bool {
         let engine = self.engine.clone();
         let waited = self.first_held_at.map(|first| engine.now().since(first));
         let mut pause = Pause::begin();
         engine.machine.vcpus().pause();
         pause.kicked = Instant::now();
+        if engine.machine.vcpus().has_dead() {
+            // P4: nobody could go on from here. The event that resets the machine, or ends it, is on its way to this thread.
+            engine.machine.vcpus().resume();
+            if let Err(error) = self.look_again_in(UNTIL_RESET) {
+                log::error!("cannot set the epoch timer: {error}");
+            }
+            return false;
+        }
         let taken = engine.take(link, &mut pause);
         engine.machine.vcpus().resume();
         pause.resumed = Instant::now();
@@ -163,6 +179,7 @@ impl Sealer {
             // An answer, or held output, wakes this thread as well.
             log::error!("cannot set the epoch timer: {error}");
         }
+        true
     }
 }
 

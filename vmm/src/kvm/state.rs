@@ -2,6 +2,7 @@
 
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use kvm_bindings::{
     KVM_CAP_ADJUST_CLOCK, KVM_CLOCK_REALTIME, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
@@ -375,7 +376,10 @@ pub enum ClockPolicy {
     Continue,
     /// Adds the real time that passed since the save, where both hosts' kernels can tell it (Linux 5.16); the hosts' own
     /// clocks must be synchronized, and a step backwards between them is ignored by KVM.
-    CatchUp,
+    CatchUp {
+        /// As much as can have passed: more than that is a wrong clock of one of the hosts, not time.
+        at_most: Duration,
+    },
 }
 
 /// The state of a machine outside its vCPUs: interrupt controllers, timer, clock.
@@ -424,8 +428,8 @@ impl VmState {
         if self.pit.is_some() != vm.options().pit {
             return Err(StateError::Pit { expected: vm.options().pit, found: self.pit.is_some() });
         }
-        let clock =
-            self.clock_to_set(fd.check_extension_raw(u64::from(KVM_CAP_ADJUST_CLOCK)), policy);
+        let host_flags = fd.check_extension_raw(u64::from(KVM_CAP_ADJUST_CLOCK));
+        let clock = self.clock_to_set(host_flags, policy, realtime());
         fd.set_clock(&clock).map_err(ioctl_error("KVM_SET_CLOCK"))?;
         for chip in &self.irqchips {
             fd.set_irqchip(chip).map_err(ioctl_error("KVM_SET_IRQCHIP"))?;
@@ -437,23 +441,96 @@ impl VmState {
     }
 
     /// With KVM_CLOCK_REALTIME KVM itself adds the time since `realtime`, and nothing if that lies in its future: the
-    /// clock is never set below the saved value (KVM API, KVM_SET_CLOCK).
-    fn clock_to_set(&self, host_flags: i32, policy: ClockPolicy) -> kvm_clock_data {
-        let both = self.clock.flags & host_flags.max(0) as u32;
-        let flags = match policy {
-            ClockPolicy::CatchUp => both & KVM_CLOCK_REALTIME,
-            ClockPolicy::Continue => 0,
-        };
-        kvm_clock_data {
-            clock: self.clock.clock,
-            realtime: self.clock.realtime,
-            flags,
-            ..Default::default()
+    /// clock is never set below the saved value (KVM API, KVM_SET_CLOCK). It has no upper bound: that is kept here.
+    fn clock_to_set(&self, host_flags: i32, policy: ClockPolicy, now: Duration) -> kvm_clock_data {
+        let saved = kvm_clock_data { clock: self.clock.clock, ..Default::default() };
+        let ClockPolicy::CatchUp { at_most } = policy else { return saved };
+        let flags = self.clock.flags & host_flags.max(0) as u32 & KVM_CLOCK_REALTIME;
+        if flags == 0 {
+            return saved;
         }
+        let passed = now.saturating_sub(Duration::from_nanos(self.clock.realtime));
+        if passed > at_most {
+            log::warn!(
+                "the hosts' clocks differ: by them {} s have passed since the checkpoint, of {} s that can have: the guest's \
+                 clock goes on by these; synchronize the hosts' clocks",
+                passed.as_secs(),
+                at_most.as_secs()
+            );
+            let most = u64::try_from(at_most.as_nanos()).unwrap_or(u64::MAX);
+            return kvm_clock_data { clock: saved.clock.saturating_add(most), ..saved };
+        }
+        kvm_clock_data { realtime: self.clock.realtime, flags, ..saved }
     }
 
     /// The guest's kvmclock in nanoseconds when it was saved.
     pub fn clock_ns(&self) -> u64 {
         self.clock.clock
+    }
+}
+
+/// This host's wall clock, since 1970.
+fn realtime() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+    use crate::kvm::VmOptions;
+    use crate::memory::create_scratch;
+
+    const SECOND: u64 = 1_000_000_000;
+    const AT_MOST: Duration = Duration::from_secs(5);
+    const CATCH_UP: ClockPolicy = ClockPolicy::CatchUp { at_most: AT_MOST };
+
+    fn saved(clock: u64, realtime: u64) -> VmState {
+        let flags = KVM_CLOCK_REALTIME;
+        let clock = kvm_clock_data { clock, realtime, flags, ..Default::default() };
+        VmState { irqchips: Vec::new(), pit: None, clock }
+    }
+
+    /// P7: a host whose clock is a year off does not make the guest a year older.
+    #[test]
+    fn p7_the_guests_clock_goes_on_by_no_more_than_can_have_passed() {
+        let now = Duration::from_secs(2_000_000_000);
+        let ago = |passed: u64| (2_000_000_000 - passed) * SECOND;
+        let set = |state: &VmState, policy| {
+            let set = state.clock_to_set(KVM_CLOCK_REALTIME as i32, policy, now);
+            (set.clock, set.realtime, set.flags)
+        };
+        // What can have passed is KVM's to add.
+        assert_eq!(set(&saved(7, ago(3)), CATCH_UP), (7, ago(3), KVM_CLOCK_REALTIME));
+        assert_eq!(set(&saved(7, ago(5)), CATCH_UP), (7, ago(5), KVM_CLOCK_REALTIME));
+        // More is a wrong clock.
+        for passed in [6, 3600, 365 * 86400, 2_000_000_000] {
+            assert_eq!(set(&saved(7, ago(passed)), CATCH_UP), (7 + 5 * SECOND, 0, 0));
+        }
+        // A clock that is behind: nothing is added, by KVM.
+        let ahead = now.as_nanos() as u64 + SECOND;
+        assert_eq!(set(&saved(7, ahead), CATCH_UP), (7, ahead, KVM_CLOCK_REALTIME));
+        assert_eq!(set(&saved(7, ago(3)), ClockPolicy::Continue), (7, 0, 0));
+        let neither = saved(7, ago(3)).clock_to_set(0, CATCH_UP, now);
+        assert_eq!((neither.clock, neither.flags), (7, 0));
+    }
+
+    /// The same on this host's KVM, as far as it tells real time.
+    #[test]
+    fn p7_kvm_gets_a_bounded_clock() {
+        let kvm = crate::kvm::open().unwrap();
+        let memory = create_scratch(4 << 20).unwrap();
+        let vm = Vm::new(&kvm, memory, VmOptions { cpus: 1, pit: true }).unwrap();
+        let mut state = VmState::save(&vm).unwrap();
+        if state.clock.flags & KVM_CLOCK_REALTIME == 0 {
+            eprintln!("this host's KVM does not tell real time: it catches up by nothing");
+        }
+        let begun = std::time::Instant::now();
+        state.clock.realtime = state.clock.realtime.saturating_sub(365 * 86400 * SECOND);
+        state.restore(&vm, CATCH_UP).unwrap();
+        let passed = vm.fd().get_clock().unwrap().clock - state.clock.clock;
+        let bound = AT_MOST + begun.elapsed();
+        assert!(passed <= bound.as_nanos() as u64, "{} s", passed / SECOND);
     }
 }

@@ -52,6 +52,8 @@ struct Control {
     order: Order,
     /// vCPUs that are not in their run loop: parked, dead, or ended. Their descriptors are free.
     out: usize,
+    /// Those of them that cannot go on; the others may be.
+    dead: usize,
     /// How often the dead were revived.
     revivals: u64,
     /// What each parked vCPU's thread is to do with it; each job has a number.
@@ -155,6 +157,7 @@ impl VcpuSet {
             control: Mutex::new(Control {
                 order: Order::Park,
                 out: 0,
+                dead: 0,
                 revivals: 0,
                 job: None,
                 job_number: 0,
@@ -219,10 +222,19 @@ impl VcpuSet {
         control.order != Order::Run && control.out == self.len()
     }
 
+    /// Whether a vCPU cannot go on, and was not revived yet. What KVM has of it then is no state to go on from: of a triple
+    /// fault, for one, AMD's processors leave none.
+    pub fn has_dead(&self) -> bool {
+        lock(&self.shared.control).dead > 0
+    }
+
     /// Lets vCPUs that could not go on run again at the next [`resume`](Self::resume): their state has been set anew, as a
     /// reset does. The vCPUs are to be paused.
     pub fn revive(&self) {
-        lock(&self.shared.control).revivals += 1;
+        let mut control = lock(&self.shared.control);
+        control.revivals += 1;
+        control.dead = 0;
+        drop(control);
         self.shared.order_changed.notify_all();
     }
 
@@ -354,8 +366,7 @@ impl Shared {
                 Err(_) => FatalExit::Panicked,
             };
             // Before the handler is told: whomever it tells may pause, save or revive the machine.
-            let revivals = lock(&self.control).revivals;
-            self.count_out();
+            let revivals = self.count_dead();
             log::error!("vCPU {index}: {exit}");
             self.handler.on_fatal(index, exit);
             if !self.wait_for_revival(index, revivals) {
@@ -426,6 +437,18 @@ impl Shared {
         if control.out == self.vcpus.len() {
             self.all_out.notify_all();
         }
+    }
+
+    /// Counts a vCPU that cannot go on as out and as dead, in one step: whoever finds all of them out finds out about it (P4).
+    fn count_dead(&self) -> u64 {
+        let mut control = lock(&self.control);
+        control.dead += 1;
+        let out = control.out + 1;
+        self.set_out(&mut control, out);
+        if control.out == self.vcpus.len() {
+            self.all_out.notify_all();
+        }
+        control.revivals
     }
 
     /// Waits while the order is to park; leaves `out` unless the order is to stop.
