@@ -1,12 +1,16 @@
 //! What a machine is made of, as the command line says it; every value is checked here, before anything is opened.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use devices::{Block, Net};
+use io_gate_host::own_files;
 
+use crate::layout;
 use crate::machine::catalog;
+use crate::values::{self, Part, Unit};
 
 /// One virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,15 +63,47 @@ impl MachineConfig {
     /// # Errors
     /// The first thing that does not fit.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let stdio = ConsoleConfig::Stdio;
-        if self.serial == stdio && self.virtio_console == Some(stdio) {
+        let named = self.devices.iter().filter_map(|device| match &device.backend {
+            Some(DeviceBackend::Console(console)) => Some(console),
+            _ => None,
+        });
+        let consoles = self.virtio_console.iter().chain([&self.serial]).chain(named);
+        if consoles.filter(|console| **console == ConsoleConfig::Stdio).count() > 1 {
             return Err(ConfigError(
-                "--serial stdio and --virtio-console stdio: there is one standard input: give one of them `none` or `file=PATH`".into(),
+                "--serial, --virtio-console and --device: expected `stdio` once, as there is one standard input, found it \
+                 twice (it is the default of --serial): give one of them `none` or `file=PATH`"
+                    .into(),
             ));
         }
-        let macs: BTreeSet<[u8; 6]> = (0..self.nets.len()).map(|i| self.mac(i)).collect();
-        if macs.len() < self.nets.len() {
-            return Err(ConfigError("two --net have the same mac: give each its own".into()));
+        // Before their addresses are looked at: of so many, those that are made would be alike.
+        if self.nets.len() > layout::VIRTIO_MMIO_MAX + layout::PCI_MAX {
+            return Err(ConfigError(format!(
+                "{} devices: the machine has {} windows, and room for {} PCI devices: leave out some --net",
+                self.nets.len(),
+                layout::VIRTIO_MMIO_MAX,
+                layout::PCI_MAX
+            )));
+        }
+        let mut macs = BTreeSet::new();
+        if let Some(twice) = (0..self.nets.len()).find(|net| !macs.insert(self.mac(*net))) {
+            let mac = self.mac(twice).map(|byte| format!("{byte:02x}")).join(":");
+            return Err(ConfigError(format!(
+                "two --net have the same mac, {mac}: give each its own"
+            )));
+        }
+        let mut taps = BTreeSet::new();
+        let named = self.devices.iter().filter_map(|device| match &device.backend {
+            Some(DeviceBackend::Net(net)) => Some(net),
+            _ => None,
+        });
+        for backend in self.nets.iter().map(|net| &net.backend).chain(named) {
+            if let NetBackend::Tap(name) = backend
+                && !taps.insert(name)
+            {
+                return Err(ConfigError(format!(
+                    "tap={name} is given twice: an interface can be in the machine once"
+                )));
+            }
         }
         let mut disks = BTreeSet::new();
         if let Some(twice) = self.disks.iter().find(|disk| !disks.insert(&disk.path)) {
@@ -107,28 +143,32 @@ impl Default for MemoryConfig {
     }
 }
 
-const MEMORY_FORM: &str = "MIB (2 to 16777216), then perhaps ,file=PATH,share=on";
+const MEMORY_FORM: &str = "MIB[,file=PATH,share=on]";
+const MEMORY_MIB: RangeInclusive<u64> = 2..=1 << 24;
 
 impl FromStr for MemoryConfig {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (mut memory, mut shared) = (Self::default(), false);
-        for (key, value) in pairs(text) {
-            match (key, value) {
-                (mib, None) | ("size", Some(mib)) => {
-                    let mib = mib.parse().ok().filter(|mib| (2..=1 << 24).contains(mib));
-                    memory.size =
-                        mib.map(|mib: u64| mib << 20).ok_or_else(|| unknown(MEMORY_FORM, text))?;
+        for (index, part) in values::list(text, MEMORY_FORM)?.into_iter().enumerate() {
+            match (part.key.as_str(), &part.value) {
+                (mib, None) if index == 0 => {
+                    memory.size = values::number(mib, &MEMORY_MIB, Unit::Mebibytes)? << 20;
                 }
-                ("file", Some(path)) if !path.is_empty() => memory.file = Some(path.into()),
-                ("share" | "shared", Some("on")) => shared = true,
-                _ => return Err(unknown(MEMORY_FORM, text)),
+                ("size", Some(_)) => {
+                    memory.size = part.number(MEMORY_MIB, Unit::Mebibytes)? << 20;
+                }
+                ("file", Some(_)) => memory.file = Some(part.text()?.into()),
+                ("share" | "shared", _) => shared = part.switch()?,
+                _ => return Err(values::unknown(&part, MEMORY_FORM)),
             }
         }
         if shared != memory.file.is_some() {
             // A private mapping of a file would be neither the file's nor the guest's alone.
-            return Err(unknown(MEMORY_FORM, text));
+            return Err(format!(
+                "expected file=PATH and share=on together, found one of them; {MEMORY_FORM}"
+            ));
         }
         Ok(memory)
     }
@@ -146,11 +186,13 @@ pub enum FenceRecord {
     Off,
 }
 
-/// `path=FILE[,readonly=on][,serial=TEXT][,cache=writethrough|writeback][,direct=on][,queues=N][,fence=FILE|off]`
+/// `path=FILE[,format=raw][,readonly=on][,serial=TEXT][,cache=writethrough|writeback][,direct=on][,queues=N][,fence=FILE|off]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskConfig {
     /// A raw image or a block device.
     pub path: PathBuf,
+    /// It is raw whatever it looks like.
+    pub is_raw: bool,
     /// Refuse writes.
     pub read_only: bool,
     /// The serial number that the guest sees.
@@ -189,48 +231,80 @@ impl DiskCache {
 /// Virtio's limit for a disk's serial number.
 const SERIAL_MAX: usize = 20;
 
+const DISK_FORM: &str = "path=FILE[,format=raw][,readonly=on][,serial=TEXT][,cache=writethrough|writeback][,direct=on][,queues=N][,fence=FILE|off]";
+
 impl FromStr for DiskConfig {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const FORM: &str = "path=FILE[,readonly=on][,serial=TEXT][,cache=writethrough|writeback][,direct=on][,queues=N][,fence=FILE|off]";
-        let (mut path, mut read_only, mut serial) = (None, false, String::new());
-        let (mut direct, mut queues) = (false, 1);
-        let (mut cache, mut fence) = (DiskCache::default(), FenceRecord::default());
-        for (key, value) in pairs(text) {
-            match (key, value) {
-                ("path", Some(value)) if !value.is_empty() => path = Some(PathBuf::from(value)),
-                ("readonly", Some("on")) => read_only = true,
-                ("readonly", Some("off")) => read_only = false,
-                ("cache", Some("writethrough")) => cache = DiskCache::WriteThrough,
-                ("cache", Some("writeback")) => cache = DiskCache::WriteBack,
-                ("direct", Some("on")) => direct = true,
-                ("direct", Some("off")) => direct = false,
-                ("queues", Some(value)) => queues = parse_queues(value, Block::MAX_QUEUES)?,
-                ("fence", Some("off")) => fence = FenceRecord::Off,
-                ("fence", Some(value)) if !value.is_empty() => {
-                    fence = FenceRecord::At(PathBuf::from(value));
+        let mut disk = Self {
+            path: PathBuf::new(),
+            is_raw: false,
+            read_only: false,
+            serial: String::new(),
+            cache: DiskCache::default(),
+            direct: false,
+            queues: 1,
+            fence: FenceRecord::default(),
+        };
+        for part in values::list(text, DISK_FORM)? {
+            match part.key.as_str() {
+                "path" => disk.path = part.text()?.into(),
+                "format" => disk.is_raw = parse_format(&part)?,
+                "readonly" => disk.read_only = part.switch()?,
+                "serial" => disk.serial = parse_serial(&part)?,
+                "cache" => disk.cache = parse_cache(&part)?,
+                "direct" => disk.direct = part.switch()?,
+                "queues" => disk.queues = parse_queues(&part, Block::MAX_QUEUES)?,
+                "fence" => {
+                    disk.fence = match part.text()? {
+                        "off" => FenceRecord::Off,
+                        path => FenceRecord::At(path.into()),
+                    }
                 }
-                ("serial", Some(value)) if value.len() <= SERIAL_MAX && value.is_ascii() => {
-                    value.clone_into(&mut serial)
-                }
-                ("serial", Some(value)) => {
-                    return Err(format!(
-                        "expected a serial of at most {SERIAL_MAX} ASCII characters, found `{value}`"
-                    ));
-                }
-                _ => return Err(unknown(FORM, text)),
+                _ => return Err(values::unknown(&part, DISK_FORM)),
             }
         }
-        let path = path.ok_or_else(|| unknown(FORM, text))?;
-        Ok(Self { path, read_only, serial, cache, direct, queues, fence })
+        if disk.path.as_os_str().is_empty() {
+            return Err(format!("expected {DISK_FORM}, found no path="));
+        }
+        Ok(disk)
     }
 }
 
+fn parse_format(part: &Part) -> Result<bool, String> {
+    match part.text()? {
+        "raw" => Ok(true),
+        other => Err(part.wrong(&format!(
+            "format=raw, the only one there is; make a raw image of it: qemu-img convert -f {other} -O raw FILE FILE.raw"
+        ))),
+    }
+}
+
+fn parse_cache(part: &Part) -> Result<DiskCache, String> {
+    match part.text()? {
+        "writethrough" => Ok(DiskCache::WriteThrough),
+        "writeback" => Ok(DiskCache::WriteBack),
+        _ => Err(part.wrong("cache=writethrough or cache=writeback")),
+    }
+}
+
+fn parse_serial(part: &Part) -> Result<String, String> {
+    let text = part.value.as_deref().unwrap_or_default();
+    // What a guest prints of it goes to logs and into names below /dev/disk.
+    let fits = text.len() <= SERIAL_MAX && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    if part.value.is_none() || !fits {
+        return Err(
+            part.wrong(&format!("serial= and at most {SERIAL_MAX} printable ASCII characters"))
+        );
+    }
+    Ok(text.to_owned())
+}
+
 /// How many queues a device has: both sides of a pair have to say the same.
-fn parse_queues(text: &str, most: u16) -> Result<u16, String> {
-    let count = text.parse().ok().filter(|count| (1..=most).contains(count));
-    count.ok_or_else(|| format!("expected queues=1 to queues={most}, found `{text}`"))
+fn parse_queues(part: &Part, most: u16) -> Result<u16, String> {
+    let count = part.number(1..=most.into(), Unit::Count("a number of queues"))?;
+    u16::try_from(count).map_err(|_| part.wrong(&format!("at most {most} queues")))
 }
 
 /// What is behind a network interface.
@@ -277,69 +351,103 @@ impl FromStr for NetConfig {
     fn from_str(text: &str) -> Result<Self, String> {
         let (mut backend, mut mac, mut model) = (None, None, NetModel::default());
         let mut queues = 1;
-        for (key, value) in pairs(text) {
-            let value =
-                value.filter(|value| !value.is_empty()).ok_or_else(|| unknown(NET_FORM, text))?;
-            let found = match key {
-                "tap" if value.len() <= IFNAME_MAX => NetBackend::Tap(value.to_owned()),
-                "tap" => {
-                    return Err(format!(
-                        "expected an interface name of at most {IFNAME_MAX} bytes, found `{value}`"
-                    ));
-                }
-                "stream" => NetBackend::Stream(PathBuf::from(value)),
-                "dgram" => {
-                    let (local, peer) =
-                        value.split_once(':').ok_or_else(|| unknown(NET_FORM, text))?;
-                    NetBackend::Dgram(PathBuf::from(local), PathBuf::from(peer))
-                }
+        for part in values::list(text, NET_FORM)? {
+            let found = match part.key.as_str() {
+                "tap" => NetBackend::Tap(parse_interface(&part)?),
+                "stream" => NetBackend::Stream(parse_socket(&part, part.text()?)?),
+                "dgram" => parse_dgram(&part)?,
                 "mac" => {
-                    mac = Some(parse_mac(value)?);
+                    mac = Some(parse_mac(&part)?);
                     continue;
                 }
                 "queues" => {
-                    queues = parse_queues(value, Net::MAX_PAIRS)?;
+                    queues = parse_queues(&part, Net::MAX_PAIRS)?;
                     continue;
                 }
                 "model" => {
-                    model = match value {
-                        "virtio" => NetModel::Virtio,
-                        "e1000" => NetModel::E1000,
-                        _ => {
-                            return Err(format!(
-                                "expected model=virtio or model=e1000, found `{value}`"
-                            ));
-                        }
-                    };
+                    model = parse_model(&part)?;
                     continue;
                 }
-                _ => return Err(unknown(NET_FORM, text)),
+                _ => return Err(values::unknown(&part, NET_FORM)),
             };
             if backend.replace(found).is_some() {
-                return Err(unknown(NET_FORM, text));
+                return Err(part.wrong("one of tap=, stream= and dgram=, found two"));
             }
         }
         if model == NetModel::E1000 && queues > 1 {
             return Err(format!("model=e1000 has one queue each way: leave queues={queues} out"));
         }
-        let backend = backend.ok_or_else(|| unknown(NET_FORM, text))?;
+        let backend = backend.ok_or_else(|| format!("expected {NET_FORM}"))?;
         Ok(Self { backend, mac, model, queues })
     }
 }
 
-fn parse_mac(text: &str) -> Result<[u8; 6], String> {
+impl NetConfig {
+    /// For a device that is asked for by name, which has its own idea of the rest.
+    fn backend_alone(self) -> Result<NetBackend, String> {
+        if self.mac.is_some() || self.queues > 1 || self.model != NetModel::default() {
+            return Err("expected tap=, stream= or dgram= alone after the name of a device: leave mac=, queues= and model= out".to_owned());
+        }
+        Ok(self.backend)
+    }
+}
+
+fn parse_model(part: &Part) -> Result<NetModel, String> {
+    match part.text()? {
+        "virtio" => Ok(NetModel::Virtio),
+        "e1000" => Ok(NetModel::E1000),
+        _ => Err(part.wrong("model=virtio or model=e1000")),
+    }
+}
+
+/// As the kernel wants the names of interfaces (`dev_valid_name`). A `%` would have it choose a name.
+fn parse_interface(part: &Part) -> Result<String, String> {
+    let name = part.text()?;
+    let fits = name.len() <= IFNAME_MAX && name != "." && name != "..";
+    let odd = |c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control();
+    if !fits || name.contains(odd) {
+        return Err(part.wrong(&format!(
+            "the name of an interface: at most {IFNAME_MAX} bytes, without `/`, `:`, `%` or spaces"
+        )));
+    }
+    Ok(name.to_owned())
+}
+
+fn parse_dgram(part: &Part) -> Result<NetBackend, String> {
+    match part.text()?.split_once(':') {
+        Some((local, peer)) if !local.is_empty() && !peer.is_empty() && !peer.contains(':') => {
+            Ok(NetBackend::Dgram(parse_socket(part, local)?, parse_socket(part, peer)?))
+        }
+        _ => Err(part.wrong("dgram=LOCALPATH:PEERPATH, with one `:`")),
+    }
+}
+
+fn parse_socket(part: &Part, path: &str) -> Result<PathBuf, String> {
+    socket_path(path).map_err(|error| format!("{}=: {error}", part.key))
+}
+
+/// The path of a Unix socket, which is shorter than that of a file.
+///
+/// # Errors
+/// When it is too long.
+pub fn socket_path(path: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(path);
+    own_files::check_length(&path).map_err(|error| error.to_string())?;
+    Ok(path)
+}
+
+fn parse_mac(part: &Part) -> Result<[u8; 6], String> {
     let bad = || {
-        format!(
-            "expected a MAC address such as 52:54:00:12:34:56 (not a group address), found `{text}`"
-        )
+        part.wrong("a MAC address such as 52:54:00:12:34:56 (not all zeros, not a group address)")
     };
     let mut mac = [0; 6];
-    let mut parts = text.split(':');
+    let mut bytes = part.text()?.split(':');
     for byte in &mut mac {
-        let part = parts.next().filter(|part| part.len() == 2).ok_or_else(bad)?;
-        *byte = u8::from_str_radix(part, 16).map_err(|_| bad())?;
+        let digits = |text: &&str| text.len() == 2 && text.bytes().all(|c| c.is_ascii_hexdigit());
+        let text = bytes.next().filter(digits).ok_or_else(bad)?;
+        *byte = u8::from_str_radix(text, 16).map_err(|_| bad())?;
     }
-    if parts.next().is_some() || mac[0] & 1 != 0 || mac == [0; 6] {
+    if bytes.next().is_some() || mac[0] & 1 != 0 || mac == [0; 6] {
         return Err(bad());
     }
     Ok(mac)
@@ -380,11 +488,10 @@ impl FromStr for DeviceConfig {
             Some(("console", spec)) => spec.parse().map(DeviceBackend::Console),
             Some(("disk", spec)) => spec.parse().map(DeviceBackend::Disk),
             Some(("tap" | "stream" | "dgram", _)) => {
-                rest.parse().map(|net: NetConfig| DeviceBackend::Net(net.backend))
+                rest.parse().and_then(|net: NetConfig| net.backend_alone()).map(DeviceBackend::Net)
             }
-            _ => Err(unknown(
-                "NAME, NAME,console=SPEC, NAME,disk=path=FILE or NAME,stream=SOCKETPATH",
-                text,
+            _ => Err(format!(
+                "`{rest}`: expected NAME, NAME,console=SPEC, NAME,disk=path=FILE or NAME,stream=SOCKETPATH"
             )),
         });
         Ok(Self { name: name.to_owned(), backend: backend.transpose()? })
@@ -410,21 +517,10 @@ impl FromStr for ConsoleConfig {
             None if text == "stdio" => Ok(Self::Stdio),
             None if text == "none" => Ok(Self::None),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(PathBuf::from(path))),
+            Some(("file", _)) => Err("expected file=PATH, found no path".to_owned()),
             _ => Err(format!("expected `stdio`, `file=PATH` or `none`, found `{text}`")),
         }
     }
-}
-
-/// Splits `a=b,c=d`.
-fn pairs(text: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
-    text.split(',').map(|part| match part.split_once('=') {
-        Some((key, value)) => (key, Some(value)),
-        None => (part, None),
-    })
-}
-
-fn unknown(form: &str, found: &str) -> String {
-    format!("expected {form}; found `{found}`")
 }
 
 /// Checks the name of a machine: it becomes part of file names.
@@ -434,7 +530,10 @@ fn unknown(form: &str, found: &str) -> String {
 pub fn parse_name(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if text.is_empty() || text.len() > 64 || text.starts_with('.') || !text.chars().all(fits) {
-        return Err(format!("expected 1 to 64 letters, digits, `-`, `_` or `.`, found `{text}`"));
+        return Err(
+            "expected 1 to 64 ASCII letters, digits, `-`, `_` or `.`, not beginning with `.`"
+                .to_owned(),
+        );
     }
     Ok(text.to_owned())
 }
@@ -466,6 +565,7 @@ mod tests {
             found,
             DiskConfig {
                 path: "/a/b.img".into(),
+                is_raw: false,
                 read_only: true,
                 serial: "abc".into(),
                 cache: DiskCache::Auto,

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod engine;
+mod given_file;
 pub mod kvm;
 pub mod layout;
 pub mod link;
@@ -18,6 +19,7 @@ pub mod seccomp;
 pub mod standby;
 pub mod stats;
 pub mod ungated;
+pub mod values;
 
 const _: () = assert!(
     !ft_core::bugs::COMPILED_IN,

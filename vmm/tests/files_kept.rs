@@ -6,11 +6,12 @@ mod micro;
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use kemari_tests::pair::status::control;
 use kemari_tests::process::Process;
 use micro::{KEMARI, PATIENCE};
 use rustix::process::Signal;
@@ -96,10 +97,11 @@ impl Place {
     /// A machine that runs, with these flags.
     #[track_caller]
     fn running(&self, line: &str) -> Process {
-        let control = format!("{line} --control @up");
-        let process = self.start("run", &control);
+        let flags = format!("{line} --control @up");
+        let process = self.start("run", &flags);
         let begun = std::time::Instant::now();
-        while UnixStream::connect(self.path("up")).is_err() {
+        // Its socket is there before it answers.
+        while control(Path::new(KEMARI), &self.path("up"), &["status"]).is_err() {
             let said = process.lines().join("\n");
             assert!(begun.elapsed() < PATIENCE && !said.contains("kemari: "), "{line}: {said}");
             std::thread::sleep(Duration::from_millis(5));
@@ -254,7 +256,7 @@ fn a_path_in_two_roles() {
             (format!("{disk} --initrd @{name}"), "--initrd"),
             (format!("{disk} --net dgram=@{name}:@peer"), "--net"),
             (format!("{disk} --net stream=@{name}"), "--net"),
-            (format!("{disk} --arbiter-ca @{name}"), "--arbiter-ca"),
+            (format!("{disk} --arbiter etcd:localhost:2379 --arbiter-ca @{name}"), "--arbiter-ca"),
         ] {
             place.refused("run", &line, &[flag, "--disk", "given twice"]);
         }

@@ -11,6 +11,7 @@ mod gate;
 mod guest;
 mod lab;
 mod new_device;
+mod report_file;
 mod run_pair;
 mod sim;
 mod stop;

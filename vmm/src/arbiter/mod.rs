@@ -15,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 use io_gate::host::Term;
 use io_gate_host::Fence;
 
+use crate::values;
 pub use ask::{Answer, ask};
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdArbiter, EtcdOptions};
@@ -39,20 +40,24 @@ impl std::str::FromStr for ArbiterSpec {
         match text.split_once(':') {
             None if text == "none" => Ok(Self::None),
             Some(("file", dir)) if !dir.is_empty() => Ok(Self::File(PathBuf::from(dir))),
-            Some(("etcd", members)) if members.split(',').all(is_address) => {
-                Ok(Self::Etcd(members.split(',').map(str::to_owned).collect()))
-            }
-            _ => Err(format!(
-                "expected `etcd:HOST:PORT,...`, `file:DIRECTORY` (a directory that both hosts see) or `none`, found \
-                 `{text}`"
-            )),
+            Some(("etcd", members)) => members_of(members).map(Self::Etcd),
+            _ => Err(
+                "expected `etcd:HOST:PORT,...`, `file:DIRECTORY` (a directory that both hosts see) or `none`".to_owned()
+            ),
         }
     }
 }
 
-fn is_address(text: &str) -> bool {
-    text.rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+fn members_of(text: &str) -> Result<Vec<String>, String> {
+    let mut members: Vec<String> = Vec::new();
+    for member in text.split(',') {
+        values::address(member)?;
+        if members.iter().any(|known| known == member) {
+            return Err(format!("`{member}` is given twice: expected each member once"));
+        }
+        members.push(member.to_owned());
+    }
+    Ok(members)
 }
 
 /// How an arbiter answered a claim.

@@ -12,6 +12,7 @@ use std::str::FromStr;
 use io_gate_host::own_files::FileId;
 
 use super::format::{Entry, HEADER_LEN, Header, RECORD_LEN};
+use crate::values::{self, Part, Unit};
 
 /// Records of one system call.
 const AT_ONCE: usize = 4096;
@@ -42,31 +43,35 @@ impl FromStr for AuditSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let unknown = || format!("expected {FORM}; found `{text}`");
-        let mut parts = text.split(',');
-        let base = parts.next().filter(|path| !path.is_empty() && !path.ends_with('/'));
-        let base = PathBuf::from(base.ok_or_else(unknown)?);
-        let mut spec = Self { base, size: DEFAULT_SIZE, keep: DEFAULT_KEEP };
+        let mut parts = values::list(text, FORM)?.into_iter();
+        let base = parts.next().map(|part| part.to_string()).unwrap_or_default();
+        if base.ends_with('/') {
+            return Err(format!("`{base}`: expected the name of a file; {FORM}"));
+        }
+        let mut spec = Self { base: base.into(), size: DEFAULT_SIZE, keep: DEFAULT_KEEP };
         for part in parts {
-            match part.split_once('=').ok_or_else(unknown)? {
-                ("size", size) => spec.size = parse_size(size).ok_or_else(unknown)?,
-                ("keep", keep) => {
-                    let keep = keep.parse().ok().filter(|keep| (2..=64).contains(keep));
-                    spec.keep = keep.ok_or_else(unknown)?;
+            match part.key.as_str() {
+                "size" => spec.size = parse_size(&part)?,
+                "keep" => {
+                    let keep = part.number(2..=64, Unit::Count("a number of files"))?;
+                    spec.keep = u32::try_from(keep).unwrap_or(DEFAULT_KEEP);
                 }
-                _ => return Err(unknown()),
+                _ => return Err(values::unknown(&part, FORM)),
             }
         }
         Ok(spec)
     }
 }
 
-fn parse_size(text: &str) -> Option<u64> {
+fn parse_size(part: &Part) -> Result<u64, String> {
+    let text = part.value.as_deref().unwrap_or_default();
     let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
-    let (number, shift) =
-        units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)))?;
-    let size = number.parse::<u64>().ok()?.checked_mul(1 << shift)?;
-    ((16 << 10)..=(1 << 40)).contains(&size).then_some(size)
+    let size = units.iter().find_map(|(unit, shift)| {
+        let number = text.strip_suffix(unit).filter(|number| !number.starts_with('+'))?;
+        number.parse::<u64>().ok()?.checked_mul(1 << shift)
+    });
+    let size = size.filter(|size| ((16 << 10)..=(1 << 40)).contains(size));
+    size.ok_or_else(|| part.wrong("a size with its unit, such as 64MiB (16KiB to 1024GiB)"))
 }
 
 /// The files of a log cannot be had.

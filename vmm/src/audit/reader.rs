@@ -59,6 +59,9 @@ pub enum ReadError {
         "expected the files of an audit log, {0}.<run>.<number>, found none: give the path that was given to --audit"
     )]
     None(String),
+    /// Nothing is in it.
+    #[error("{0}: expected an audit log, found less than its header: no record was written to it")]
+    Empty(String),
     /// Files of different logs are mixed.
     #[error("{0}: expected the next file of the log before it, found another's")]
     Mixed(String),
@@ -70,8 +73,11 @@ pub enum ReadError {
 /// When there is none, or one cannot be read as such.
 pub fn read(base: &Path) -> Result<Vec<Log>, ReadError> {
     if base.is_file() {
-        return read_run(base.display().to_string(), vec![base.to_owned()])
-            .map(|log| log.into_iter().collect());
+        // One that was made and never begun is no log yet.
+        let log = read_run(base.display().to_string(), vec![base.to_owned()])?;
+        return log
+            .map(|log| vec![log])
+            .ok_or_else(|| ReadError::Empty(base.display().to_string()));
     }
     let mut runs: BTreeMap<u32, Vec<PathBuf>> = BTreeMap::new();
     for (run, path) in files_of(base)? {

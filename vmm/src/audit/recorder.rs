@@ -5,6 +5,7 @@
 //! death right after cannot take the evidence along.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -332,6 +333,8 @@ pub struct AuditLog {
     recorder: Arc<Recorder>,
     /// Nothing is in them, unless the log has come so far.
     spare: Vec<(PathBuf, FileId)>,
+    /// Whether the files stay at the end.
+    kept: AtomicBool,
 }
 
 impl AuditLog {
@@ -368,7 +371,12 @@ impl AuditLog {
                 path: spec.base.display().to_string(),
                 source,
             })?;
-        Ok(Self { recorder, spare })
+        Ok(Self { recorder, spare, kept: AtomicBool::new(true) })
+    }
+
+    /// Whether the files stay at the end: those of a start that fails need not.
+    pub fn keep(&self, kept: bool) {
+        self.kept.store(kept, Ordering::Relaxed);
     }
 
     /// Where the records go.
@@ -383,7 +391,8 @@ impl Drop for AuditLog {
         self.recorder.end();
         for (path, file) in &self.spare {
             // One that stays does no harm: a reader passes over it.
-            if std::fs::metadata(path).is_ok_and(|found| found.len() == 0) {
+            let is_empty = std::fs::metadata(path).is_ok_and(|found| found.len() == 0);
+            if is_empty || !self.kept.load(Ordering::Relaxed) {
                 own_files::give_back(path, *file);
             }
         }

@@ -80,7 +80,7 @@ fn user(access: &super::args::ArbiterAccess) -> Result<Option<(String, String)>,
     const VARIABLE: &str = "KEMARI_ARBITER_PASSWORD";
     let Some(name) = &access.arbiter_user else { return Ok(None) };
     let password = match &access.arbiter_password_file {
-        Some(path) => std::fs::read_to_string(path)
+        Some(path) => crate::given_file::read_text(path)
             .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
             .map_err(|error| {
                 CliError::usage(format!(

@@ -13,6 +13,7 @@ use crate::config::{
 use crate::link::LinkAddr;
 use crate::seccomp::Mode;
 use crate::ungated::{Asked, Found, Refusal, Ungated};
+use crate::values::{Unit, numbers};
 
 /// A KVM virtual machine monitor whose guests survive the death of their host.
 #[derive(Debug, Parser)]
@@ -71,8 +72,9 @@ impl BootArgs {
 /// The devices; to be given alike on both sides.
 #[derive(Debug, Args)]
 pub struct GuestDevices {
-    /// A disk: `path=FILE[,readonly=on][,serial=TEXT][,cache=writethrough|writeback][,direct=on][,queues=N][,fence=FILE|off]`. May be
+    /// A disk: `path=FILE[,format=raw][,readonly=on][,serial=TEXT][,cache=writethrough|writeback][,direct=on][,queues=N][,fence=FILE|off]`. May be
     /// given several times. `direct=on` reads and writes past the page cache (O_DIRECT).
+    /// `format=raw` takes it as raw whatever it looks like. A comma in a path is written twice.
     /// `fence` is where the record is of the term that may write; beside the image, unless given.
     #[arg(long = "disk", value_name = "SPEC")]
     pub disks: Vec<Asked<DiskConfig>>,
@@ -165,26 +167,26 @@ pub struct ProtectionArgs {
     #[arg(long)]
     pub seize: bool,
     /// The longest time between two checkpoints of a busy guest, in milliseconds.
-    #[arg(long, value_name = "MS", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    #[arg(long, value_name = "MS", default_value_t = 25, allow_negative_numbers = true, value_parser = numbers::<u64>(1..=60_000, Unit::Milliseconds))]
     pub epoch_interval: u64,
     /// How often to show the other side that this one lives, in milliseconds.
-    #[arg(long, value_name = "MS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    #[arg(long, value_name = "MS", default_value_t = 50, allow_negative_numbers = true, value_parser = numbers::<u64>(1..=60_000, Unit::Milliseconds))]
     pub heartbeat_interval: u64,
     /// After how long a silence to suspect that the other side is dead, in milliseconds.
-    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    #[arg(long, value_name = "MS", default_value_t = 500, allow_negative_numbers = true, value_parser = numbers::<u64>(1..=600_000, Unit::Milliseconds))]
     pub heartbeat_timeout: u64,
     /// After how long without an acknowledgement to give up a standby that lives, in milliseconds: output waits for it.
-    #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    #[arg(long, value_name = "MS", default_value_t = 30_000, allow_negative_numbers = true, value_parser = numbers::<u64>(1..=3_600_000, Unit::Milliseconds))]
     pub ack_timeout: u64,
     /// Have the standby go on with the guest after its devices or vCPUs here have been stuck for this long, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
     pub stall_timeout: u64,
     /// How many checkpoints may be under way at once.
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, value_name = "N", default_value_t = 4, allow_negative_numbers = true, value_parser = numbers::<u32>(1..=64, Unit::Count("a number of checkpoints")))]
     pub max_in_flight: u32,
     /// Memory for what was last sent of the guest's pages, in MiB, so that of a page only the lines go to the standby that have
     /// changed since; 0: always whole pages.
-    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
+    #[arg(long, value_name = "MIB", default_value_t = 64, allow_negative_numbers = true, value_parser = numbers::<u64>(0..=1_048_576, Unit::Mebibytes))]
     pub delta_cache: u64,
     /// Hash all memory and state on both sides at every checkpoint and compare (slow; for tests).
     #[arg(long)]
@@ -234,7 +236,7 @@ pub struct ArbiterAccess {
     pub arbiter_password_file: Option<PathBuf>,
     /// etcd: so long a side may perform effects without asking again, in milliseconds. A takeover waits for the other
     /// side's to end; output pauses when etcd is slower.
-    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    #[arg(long, value_name = "MS", default_value_t = 1000, allow_negative_numbers = true, value_parser = numbers::<u64>(100..=600_000, Unit::Milliseconds))]
     pub arbiter_lease: u64,
 }
 
@@ -248,10 +250,10 @@ pub struct RunArgs {
     #[command(flatten)]
     pub boot: BootArgs,
     /// Guest memory in MiB; `MIB,file=PATH,share=on` has it in a file that other processes can map (not with fault tolerance).
-    #[arg(long, value_name = "MIB", default_value = "512")]
+    #[arg(long, value_name = "MIB", default_value = "512", allow_negative_numbers = true)]
     pub memory: MemoryConfig,
     /// Number of vCPUs.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=254))]
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = numbers::<u32>(1..=254, Unit::Count("a number of vCPUs")))]
     pub cpus: u32,
     /// The devices.
     #[command(flatten)]
@@ -306,7 +308,7 @@ pub struct StandbyArgs {
     #[command(flatten)]
     pub boot: BootArgs,
     /// The primary's is what counts.
-    #[arg(long, value_name = "MIB", hide = true)]
+    #[arg(long, value_name = "MIB", hide = true, allow_negative_numbers = true)]
     pub memory: Option<MemoryConfig>,
     /// The devices, as the primary has them.
     #[command(flatten)]
@@ -446,7 +448,7 @@ pub struct ProbeArgs {
     #[arg(long)]
     pub limits: bool,
     /// The numbers of dirty pages to measure for.
-    #[arg(long, value_name = "COUNT", value_delimiter = ',', default_values_t = [16, 128, 1024], requires = "limits")]
+    #[arg(long, value_name = "COUNT", value_delimiter = ',', default_values_t = [16, 128, 1024], requires = "limits", allow_negative_numbers = true, value_parser = numbers::<u64>(1..=1 << 20, Unit::Count("a number of pages")))]
     pub pages: Vec<u64>,
 }
 

@@ -1,11 +1,11 @@
 //! `kemari audit`, and the log that `--audit` asks for.
 
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::args::{AuditArgs, AuditCommand};
-use super::{CliError, ProtectionArgs};
+use super::{CliError, ProtectionArgs, output};
 use crate::audit::{self, AuditLog, Log, Recorder, Side, verify};
 
 /// Begins the log, if one was asked for.
@@ -53,8 +53,7 @@ fn judge(files: &[PathBuf], rotated: bool) -> Result<u8, CliError> {
         )));
     }
     let verdict = verify(&logs, rotated);
-    println!("{verdict}");
-    Ok(verdict.exit_code())
+    output::print(&verdict.to_string()).map(|()| verdict.exit_code())
 }
 
 fn show(logs: &[Log]) -> Result<u8, CliError> {
@@ -76,11 +75,5 @@ fn show(logs: &[Log]) -> Result<u8, CliError> {
         }
         out.flush()
     };
-    match print() {
-        // Whoever reads has seen enough.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(CliError::failed(format!("cannot print the log: {error}")))
-        }
-        _ => Ok(0),
-    }
+    output::written(print()).map(|()| 0)
 }

@@ -1,6 +1,6 @@
 //! `kemari ctl`.
 
-use super::{CliError, CtlArgs, CtlCommand};
+use super::{CliError, CtlArgs, CtlCommand, output};
 use crate::control::{Command, Request, request};
 
 /// Sends one command and prints the answer.
@@ -18,6 +18,5 @@ pub(super) fn ctl(args: &CtlArgs) -> Result<u8, CliError> {
     };
     let request_of = Request { command, wait_ms: Some(args.timeout.saturating_mul(1000)) };
     let answer = request(&args.socket, &request_of).map_err(CliError::failed)?;
-    println!("{answer}");
-    Ok(0)
+    output::print(&answer.to_string()).map(|()| 0)
 }

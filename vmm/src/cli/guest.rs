@@ -1,8 +1,8 @@
 //! A guest that runs in this process, from its first or taken-over instruction to its end: what
 //! `kemari run` and a standby that has taken over have in common.
 
-use std::sync::Arc;
 use std::sync::mpsc::TryRecvError;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use devices::Button;
@@ -17,10 +17,10 @@ use super::{CliError, ProtectionArgs};
 use crate::arbiter::Arbiter;
 use crate::audit::Recorder;
 use crate::config::{ConsoleConfig, MachineConfig};
-use crate::control::{Command, ControlSocket, Handler, Reply, done};
+use crate::control::{Command, ControlPlace, ControlSocket, Handler, Reply, done};
 use crate::engine::{Engine, EngineOptions, Sealer, Steps};
 use crate::link::{Credentials, LinkAddr, LinkSecurity};
-use crate::machine::{Ended, Machine};
+use crate::machine::{Ended, Machine, signals};
 use crate::seccomp::{self, Role};
 
 /// The check before each effect.
@@ -108,6 +108,46 @@ pub(super) fn to_the_end(
     engine.note_put_away(ended.clone());
     drop(terminal);
     report(&ended)
+}
+
+/// The machine's name at the arbiter, for as long as its start may still fail: then it is given back,
+/// and the corrected command need not take it from anybody.
+pub(super) struct Claim<'a> {
+    arbiter: Option<&'a Arc<dyn Arbiter>>,
+    term: Term,
+}
+
+impl<'a> Claim<'a> {
+    /// Takes the name.
+    pub(super) fn begin(
+        arbiter: Option<&'a Arc<dyn Arbiter>>,
+        seize: bool,
+    ) -> Result<Self, CliError> {
+        let term = arbiter.map_or(Ok(Term(0)), |arbiter| arbiter.begin(seize));
+        let term = term.map_err(|error| CliError::usage(error.to_string()))?;
+        Ok(Self { arbiter, term })
+    }
+
+    /// Of a machine that has won `term` and is about to run.
+    pub(super) fn of(arbiter: Option<&'a Arc<dyn Arbiter>>, term: Term) -> Self {
+        Self { arbiter, term }
+    }
+
+    /// The term that came with it.
+    pub(super) fn term(&self) -> Term {
+        self.term
+    }
+
+    /// The guest runs: its end decides from here on.
+    pub(super) fn keep(mut self) {
+        self.arbiter = None;
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        free_name(self.arbiter, self.term);
+    }
 }
 
 /// Nobody holds the virtual machine any more: a fresh start needs no `--seize`.
@@ -241,16 +281,55 @@ fn ended(engine: &Arc<Engine>, so_far: impl FnMut() -> String + Send + 'static) 
     Reply::later(look, so_far)
 }
 
-/// The control socket, if one was asked for.
-pub(super) fn listen_control(
-    args: &ProtectionArgs,
+/// The control socket, if one was asked for; nobody answers on it yet.
+pub(super) fn take_control(args: &ProtectionArgs) -> Result<Option<ControlPlace>, CliError> {
+    args.control.as_deref().map(ControlPlace::take).transpose().map_err(CliError::usage)
+}
+
+/// Answers on it.
+pub(super) fn serve_control(
+    place: Option<ControlPlace>,
     handler: Handler,
 ) -> Result<Option<ControlSocket>, CliError> {
-    args.control
-        .as_deref()
-        .map(|path| ControlSocket::listen(path, handler))
-        .transpose()
-        .map_err(CliError::usage)
+    place.map(|place| place.serve(handler)).transpose().map_err(CliError::failed)
+}
+
+/// Signals that ask for the end, from before there is a machine to end.
+#[derive(Clone, Default)]
+pub(super) struct Ending(Arc<Mutex<EndingState>>);
+
+#[derive(Default)]
+struct EndingState {
+    signal: Option<i32>,
+    machine: Option<Arc<Machine>>,
+}
+
+impl Ending {
+    /// Watches for them.
+    pub(super) fn watch() -> Result<Self, CliError> {
+        let ending = Self::default();
+        let watching = ending.clone();
+        let first = move |number| {
+            let mut state = watching.0.lock().unwrap_or_else(PoisonError::into_inner);
+            state.signal = Some(number);
+            if let Some(machine) = &state.machine {
+                machine.end(Ended::Signal(number));
+            }
+        };
+        signals::watch(first).map_err(|error| {
+            CliError::failed(format!("cannot install signal handlers: {error}"))
+        })?;
+        Ok(ending)
+    }
+
+    /// There is a machine: it ends by the next one, or by the one that has come.
+    pub(super) fn ends(&self, machine: &Arc<Machine>) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.machine = Some(machine.clone());
+        if let Some(number) = state.signal {
+            machine.end(Ended::Signal(number));
+        }
+    }
 }
 
 /// Tells the networks where the guest's addresses now are, several times: a broadcast can be lost.

@@ -5,15 +5,18 @@ mod args;
 mod audit;
 mod ctl;
 mod guest;
+mod output;
 mod paths;
 mod pid_file;
 mod run;
 mod standby;
+mod start;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 
 pub use args::{
     AuditArgs, AuditCommand, Cli, CtlArgs, CtlCommand, GuestDevices, ProbeArgs, ProtectionArgs,
@@ -69,14 +72,9 @@ impl From<MachineError> for CliError {
 pub fn main() -> ExitCode {
     logging::start();
     end_on_panic();
-    // Mistakes in the command line are clap's to report; it exits with 2.
-    let cli = Cli::parse();
-    let result = match cli.command {
-        Subcommand::Run(args) => run::run(&args),
-        Subcommand::Standby(args) => standby::standby(&args),
-        Subcommand::Ctl(args) => ctl::ctl(&args),
-        Subcommand::Audit(args) => audit::audit(&args),
-        Subcommand::Probe(args) => probe(&args),
+    let result = match Cli::try_parse() {
+        Ok(cli) => carry_out(cli.command),
+        Err(error) => not_parsed(&error),
     };
     // A process that ends does not drop what its threads share.
     io_gate_host::own_files::give_back_all();
@@ -90,6 +88,34 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.code)
         }
     }
+}
+
+fn carry_out(command: Subcommand) -> Result<u8, CliError> {
+    match command {
+        Subcommand::Run(args) => run::run(&args),
+        Subcommand::Standby(args) => standby::standby(&args),
+        Subcommand::Ctl(args) => ctl::ctl(&args),
+        Subcommand::Audit(args) => audit::audit(&args),
+        Subcommand::Probe(args) => probe(&args),
+    }
+}
+
+/// A mistake in the command line; or a question about it, which is answered.
+fn not_parsed(error: &clap::Error) -> Result<u8, CliError> {
+    if !error.use_stderr() {
+        return output::print(error.render().to_string().trim_end()).map(|()| 0);
+    }
+    if error.kind() == ErrorKind::InvalidUtf8
+        && let Some(argument) = std::env::args_os().find(|argument| argument.to_str().is_none())
+    {
+        return Err(CliError::usage(format!(
+            "argument `{}`: expected UTF-8, found other bytes; give the file a name in UTF-8, by a link if need be",
+            argument.display()
+        )));
+    }
+    // A standard error that takes nothing cannot be told so.
+    let _ = error.print();
+    Ok(EXIT_USAGE)
 }
 
 /// A broken invariant must end the whole machine, not one of its threads: the others would go on with
@@ -133,6 +159,5 @@ fn print_json(result: &impl serde::Serialize, on_one_line: bool) -> Result<u8, C
     };
     let text =
         text.map_err(|error| CliError::failed(format!("the result is not JSON: {error}")))?;
-    println!("{text}");
-    Ok(0)
+    output::print(&text).map(|()| 0)
 }

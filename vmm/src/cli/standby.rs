@@ -10,10 +10,9 @@ use io_gate::host::{CommitAuthority, new_gate};
 use io_gate_host::{Fence, Observer};
 use serde_json::json;
 
-use super::guest;
-use super::paths::Paths;
+use super::guest::{self, Claim};
 use super::pid_file::PidFile;
-use super::{CliError, StandbyArgs, arbiter, audit};
+use super::{CliError, StandbyArgs, arbiter, audit, start};
 use crate::arbiter::Arbiter;
 use crate::audit::{Recorder, Side};
 use crate::config::MachineConfig;
@@ -28,22 +27,20 @@ use crate::standby::{
 
 /// Holds a primary's checkpoints until there is nothing more to do, or runs its guest to the end.
 pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
-    args.check_gated().map_err(CliError::usage)?;
+    start::check_standby(args)?;
     let protection = &args.protection;
-    let paths = Paths::of_machine(&args.machine(0, 0)).and_of_protection(protection);
-    paths.and_listen(&args.listen).check()?;
     super::confine(protection.seccomp)?;
     // What can be wrong here is found now, not when the primary dies.
     kvm::open().map_err(MachineError::from)?;
-    // The primary's size is not known yet; the rest is checked with any.
-    args.machine(2 << 20, 1).check().map_err(MachineError::from)?;
-    let arbiter = arbiter::open(protection, &args.name, "standby")?;
     let security = guest::link_security(protection)?;
+    start::check_peer(protection, &security)?;
+    let _pid_file = protection.pid_file.as_deref().map(PidFile::write).transpose()?;
+    let control = guest::take_control(protection)?;
+    let arbiter = arbiter::open(protection, &args.name, "standby")?;
     let listener =
         args.listen.listen(security.clone()).map_err(|error| CliError::usage(error.to_string()))?;
     let log = audit::start(protection, &args.name, Side::Standby)?;
     let recorder = audit::recorder(log.as_ref());
-    let _pid_file = protection.pid_file.as_deref().map(PidFile::write).transpose()?;
     let factory = Factory {
         fence: guest::fence(arbiter.as_ref()),
         observer: guest::observer(recorder.as_ref()),
@@ -60,8 +57,8 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     let running: Running = Arc::new(Mutex::new(None));
     watch_signals(driver.inputs(), running.clone())?;
     let status = driver.status();
-    let control =
-        guest::listen_control(protection, control_handler(driver.inputs(), status.clone()))?;
+    let handler = control_handler(driver.inputs(), status.clone());
+    let control = guest::serve_control(control, handler)?;
     log::info!("standby for `{}`: listening on {}", args.name, args.listen);
     let end = driver
         .run(listener)
@@ -110,6 +107,8 @@ fn take_over(
     let arbiter = here.arbiter;
     let Inheritance { machine, authority, state, taken, reason, won_at } = inheritance;
     let (term, epoch) = (taken.term(), taken.epoch());
+    // A takeover that fails leaves the guest nowhere: nobody need be told to seize it from this side.
+    let claim = Claim::of(arbiter, term);
     *running.lock().unwrap_or_else(PoisonError::into_inner) = Some(machine.clone());
     let replays = state.restore(&machine).map_err(|error| CliError::failed(error.to_string()))?;
     // After the restore: the backends have to know what the guest's drivers have negotiated.
@@ -122,6 +121,7 @@ fn take_over(
     guest::install_sealer(&engine)?;
     guest::announce(&machine);
     machine.start()?;
+    claim.keep();
     let micros = u64::try_from(won_at.elapsed().as_micros()).unwrap_or(u64::MAX);
     engine.note_takeover(Takeover { micros, replayed: replays });
     log::info!(

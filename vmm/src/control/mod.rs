@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use server::ControlSocket;
+pub use server::{ControlPlace, ControlSocket};
 
 /// What an operator may ask for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

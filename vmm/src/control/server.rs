@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,21 +32,38 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// handler can be replaced.
 pub struct ControlSocket {
     /// Removes the file: the thread may not.
-    _name: OwnName,
+    name: Option<OwnName>,
     handler: Arc<Mutex<Handler>>,
     wake: Arc<OwnedFd>,
     over: Sender<()>,
     ended: Receiver<()>,
 }
 
-impl ControlSocket {
-    /// Listens at `path` and answers in a thread of its own.
+/// A socket that clients can reach, and that nobody answers on yet: they wait. So that it is known
+/// early whether it can be had, and nobody is told less than there is to tell.
+pub struct ControlPlace {
+    path: PathBuf,
+    listener: UnixListener,
+    name: OwnName,
+}
+
+impl ControlPlace {
+    /// Makes the socket.
     ///
     /// # Errors
-    /// When the socket cannot be made.
-    pub fn listen(path: &Path, handler: Handler) -> Result<Self, String> {
+    /// When it cannot be made.
+    pub fn take(path: &Path) -> Result<Self, String> {
         let (listener, name) = own_files::bind(path, |path| UnixListener::bind(path))
             .map_err(|error| format!("--control {error}"))?;
+        Ok(Self { path: path.to_owned(), listener, name })
+    }
+
+    /// Answers in a thread of its own.
+    ///
+    /// # Errors
+    /// When the process is out of threads or descriptors.
+    pub fn serve(self, handler: Handler) -> Result<ControlSocket, String> {
+        let Self { path, listener, name } = self;
         let cannot =
             |error: io::Error| format!("cannot serve --control {}: {error}", path.display());
         listener.set_nonblocking(true).map_err(cannot)?;
@@ -70,7 +87,17 @@ impl ControlSocket {
                 drop(end);
             })
             .map_err(cannot)?;
-        Ok(Self { _name: name, handler, wake, over, ended })
+        Ok(ControlSocket { name: Some(name), handler, wake, over, ended })
+    }
+}
+
+impl ControlSocket {
+    /// Listens at `path` and answers in a thread of its own.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn listen(path: &Path, handler: Handler) -> Result<Self, String> {
+        ControlPlace::take(path)?.serve(handler)
     }
 
     /// From now on `handler` answers.
@@ -82,6 +109,8 @@ impl ControlSocket {
 impl Drop for ControlSocket {
     /// Whoever waits for an outcome is told what has become of it before the process goes.
     fn drop(&mut self) {
+        // While the thread has the socket open.
+        self.name = None;
         // Fails only when the thread has panicked, which ends the process.
         let _ = self.over.send(());
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());

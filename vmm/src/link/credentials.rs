@@ -8,13 +8,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::Resumption;
+use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::version::TLS13;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
+
+use crate::given_file;
 
 /// The authority that both sides' certificates come from.
 const AUTHORITY: &str = "ca.pem";
@@ -55,6 +57,16 @@ pub enum CredentialsError {
         /// What TLS says of them.
         found: String,
     },
+    /// Nobody would believe the certificate now.
+    #[error(
+        "--tls: expected a certificate in {path} that is valid now and for both ends of a connection, found: {found}; look at this host's clock and at `openssl x509 -noout -text -in {path}`, and renew it"
+    )]
+    Refused {
+        /// The certificate.
+        path: PathBuf,
+        /// What is wrong with it.
+        found: String,
+    },
     /// The peer's name is none.
     #[error("--tls-peer: expected a DNS name or an IP address, found `{0}`")]
     Name(String),
@@ -70,7 +82,39 @@ impl Credentials {
         credentials.client()?;
         credentials.server()?;
         credentials.peer_name()?;
+        credentials.check_validity()?;
         Ok(credentials)
+    }
+
+    /// Whether the certificate is good for this time and for both ends of a connection: a standby that
+    /// has taken over is the other one. Whether its authority is believed is for the peer to say, which
+    /// need not believe the one that this side does.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn check_validity(&self) -> Result<(), CredentialsError> {
+        let (chain, _) = self.identity()?;
+        let Some((own, between)) = chain.split_first() else { return Ok(()) };
+        let (roots, now) = (self.authority()?, UnixTime::now());
+        let certificate = ParsedCertificate::try_from(own).map_err(|e| self.mismatch(&e))?;
+        let algorithms = provider().signature_verification_algorithms.all;
+        let as_server = verify_server_cert_signed_by_trust_anchor(
+            &certificate,
+            &roots,
+            between,
+            now,
+            algorithms,
+        );
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+        let clients = clients.build().map_err(|error| self.mismatch(&error))?;
+        let as_client = clients.verify_client_cert(own, between, now).map(drop);
+        as_server.and(as_client).or_else(|error| match error {
+            rustls::Error::InvalidCertificate(reason) if is_of_its_own(&reason) => {
+                let (path, found) = (self.dir.join(CERTIFICATE), reason.to_string());
+                Err(CredentialsError::Refused { path, found })
+            }
+            _ => Ok(()),
+        })
     }
 
     /// The files that are read from `dir`.
@@ -124,7 +168,9 @@ impl Credentials {
     ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CredentialsError> {
         let chain = self.certificates(CERTIFICATE, "this host's certificate")?;
         let path = self.dir.join(KEY);
-        let key = PrivateKeyDer::from_pem_file(&path)
+        let read = given_file::read(&path).map_err(pem::Error::Io);
+        let key = read
+            .and_then(|text| PrivateKeyDer::from_pem_slice(&text))
             .map_err(|error| unusable("this host's private key", path, &error))?;
         Ok((chain, key))
     }
@@ -143,7 +189,9 @@ impl Credentials {
         what: &'static str,
     ) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
         let path = self.dir.join(file);
-        let read = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect);
+        let read = given_file::read(&path)
+            .map_err(pem::Error::Io)
+            .and_then(|text| CertificateDer::pem_slice_iter(&text).collect());
         let certificates: Vec<_> = read.map_err(|error| unusable(what, path.clone(), &error))?;
         if certificates.is_empty() {
             return Err(unusable(what, path, &pem::Error::NoItemsFound));
@@ -154,6 +202,23 @@ impl Credentials {
     fn mismatch(&self, found: &dyn fmt::Display) -> CredentialsError {
         CredentialsError::Mismatch { dir: self.dir.clone(), found: found.to_string() }
     }
+}
+
+/// Whether something is wrong with a certificate whoever its authority is.
+fn is_of_its_own(reason: &CertificateError) -> bool {
+    use CertificateError::{
+        Expired, ExpiredContext, InvalidPurpose, InvalidPurposeContext, NotValidYet,
+        NotValidYetContext,
+    };
+    matches!(
+        reason,
+        Expired
+            | ExpiredContext { .. }
+            | NotValidYet
+            | NotValidYetContext { .. }
+            | InvalidPurpose
+            | InvalidPurposeContext { .. }
+    )
 }
 
 /// A name that a certificate can carry.
@@ -167,6 +232,7 @@ fn unusable(what: &'static str, path: PathBuf, error: &pem::Error) -> Credential
     let found = match error {
         pem::Error::NoItemsFound => "no such PEM section".to_owned(),
         pem::Error::Io(error) if error.kind() == io::ErrorKind::NotFound => "no file".to_owned(),
+        pem::Error::Io(error) => error.to_string(),
         other => other.to_string(),
     };
     CredentialsError::File { what, path, found }

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use io_gate_host::own_files::{self, OwnName, PlaceError};
 
+use crate::config::socket_path;
+use crate::values;
 pub(crate) use buffers::Buffers;
 pub use credentials::{Credentials, CredentialsError};
 use stream::Stream;
@@ -44,18 +46,12 @@ impl std::str::FromStr for LinkAddr {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return if path.is_empty() {
-                Err("expected `unix:PATH`, found no path".to_owned())
-            } else {
-                Ok(Self::Unix(PathBuf::from(path)))
-            };
-        }
-        match text.rsplit_once(':') {
-            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
-                Ok(Self::Tcp(text.to_owned()))
-            }
-            _ => Err(format!("expected `HOST:PORT` or `unix:PATH`, found `{text}`")),
+        match text.strip_prefix("unix:") {
+            Some("") => Err("expected `unix:PATH`, found no path".to_owned()),
+            Some(path) => socket_path(path).map(Self::Unix),
+            None => values::address(text)
+                .map(|()| Self::Tcp(text.to_owned()))
+                .map_err(|error| format!("{error}; or unix:PATH")),
         }
     }
 }
@@ -105,6 +101,21 @@ pub enum LinkError {
 }
 
 impl LinkAddr {
+    /// Whether the guest may be sent there: what can be known without reaching anybody.
+    ///
+    /// # Errors
+    /// [`LinkError::Plain`]. A name that is not known now may be later.
+    pub fn check(&self, security: &LinkSecurity) -> Result<(), LinkError> {
+        let Self::Tcp(addr) = self else { return Ok(()) };
+        match reach::resolve(addr) {
+            Ok(found) => found.into_iter().try_for_each(|addr| check_plain(addr, security)),
+            Err(error) => {
+                log::warn!("{addr}: its name is not known at this time: {error}");
+                Ok(())
+            }
+        }
+    }
+
     /// Connects, waiting at most `timeout`, and secures the connection.
     ///
     /// # Errors

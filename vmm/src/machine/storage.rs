@@ -16,6 +16,7 @@ use io_gate_host::own_files;
 
 use super::device_set::FIRST_VIRTIO_SLOT;
 use crate::config::MachineConfig;
+use crate::given_file;
 
 /// What the name of an image is followed by in that of its mark.
 const SUFFIX: &str = ".kemari-mark";
@@ -120,7 +121,7 @@ fn open_mark(path: &Path) -> io::Result<File> {
 
 fn read_mark(disk: &Path) -> String {
     let path = mark_path(disk);
-    match fs::read_to_string(&path) {
+    match given_file::read_text(&path) {
         Ok(mark) if mark.len() <= MAX_MARK => format!("mark {}", mark.trim()),
         Ok(_) => format!("no mark in {}", path.display()),
         Err(error) => format!("no mark in {} ({error})", path.display()),

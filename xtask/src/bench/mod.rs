@@ -100,14 +100,14 @@ pub(crate) fn prove() -> Result<bool> {
 /// What was measured, printed and written; a target that was missed is said, and no failure: machines differ.
 fn measure(wanted: &Measure) -> Result<bool> {
     let terminal = Terminal::new(true);
+    wanted.json.as_deref().map_or(Ok(()), crate::report_file::check).context("--json")?;
     let found = run::run(wanted, &terminal);
     terminal.finish();
     let found = found?;
     print!("{}", report::print(&found));
     if let Some(path) = &wanted.json {
         let text = serde_json::to_string_pretty(&found)?;
-        fs::write(path, text)
-            .with_context(|| format!("--json: cannot write {}", path.display()))?;
+        crate::report_file::write(path, text).context("--json")?;
     }
     draw(&found, wanted.plots.as_deref())?;
     Ok(true)

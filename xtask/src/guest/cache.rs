@@ -56,7 +56,9 @@ impl Cache {
         let make =
             || format!("cannot use {} as a cache; KEMARI_CACHE names another", dir.display());
         fs::create_dir_all(dir).with_context(make)?;
-        let lock = File::create(dir.join("lock")).with_context(make)?;
+        check_own(dir)?;
+        let lock = File::options().write(true).create(true).truncate(false).open(dir.join("lock"));
+        let lock = lock.with_context(make)?;
         if lock.try_lock().is_err() {
             say(&format!("waiting for another process that prepares guests in {}", dir.display()));
             lock.lock().with_context(make)?;
@@ -114,6 +116,25 @@ impl Cache {
             }
         }
         Ok(())
+    }
+}
+
+/// What is in a cache is removed when it is old: so a directory with other things in it is none. One
+/// that was opened before has our lock, which is empty.
+fn check_own(dir: &Path) -> Result<()> {
+    let lock = fs::symlink_metadata(dir.join("lock"));
+    if lock.is_ok_and(|lock| lock.is_file() && lock.len() == 0) {
+        return Ok(());
+    }
+    let first = fs::read_dir(dir).with_context(|| dir.display().to_string())?.flatten().next();
+    match first {
+        None => Ok(()),
+        Some(found) => bail!(
+            "{}: expected an empty directory or a cache of prepared guests, found `{}` in it; nothing was touched: \
+             KEMARI_CACHE names another directory",
+            dir.display(),
+            found.file_name().display()
+        ),
     }
 }
 
@@ -244,6 +265,16 @@ mod tests {
         fs::write(second.join("file"), "two").unwrap();
         build_counted(&cache, "two", &built);
         assert_eq!(built.get(), 3, "same content, other time: still good");
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_directory_of_somebody_elses_is_no_cache() {
+        let dir = scratch("other");
+        fs::create_dir_all(dir.join("thing-1")).unwrap();
+        let refusal = Cache::open(&dir, &|_| {}).unwrap_err().to_string();
+        assert!(refusal.contains("found `thing-1`"), "{refusal}");
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
         fs::remove_dir_all(&dir).unwrap();
     }
 

@@ -51,8 +51,7 @@ pub(super) fn run(
     terminal.finish();
     if let Some(path) = &arguments.json {
         let report = lab.fetch(REPORT).context("the run in the lab wrote no report")?;
-        std::fs::write(path, report)
-            .with_context(|| format!("--json: cannot write {}", path.display()))?;
+        crate::report_file::write(path, report).context("--json")?;
     }
     Ok(status == 0)
 }

@@ -21,7 +21,7 @@ use kemari_tests::pair::report::RunReport;
 
 use crate::guest::{KernelChoice, LinuxGuest, Preparation};
 use crate::lab::LabImages;
-use crate::{build, stop};
+use crate::{build, report_file, stop};
 pub(crate) use arguments::{Arguments, Guest, NetModel};
 pub(crate) use progress::Terminal;
 
@@ -42,6 +42,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     // In the lab, what is printed goes to the program outside, which shows it.
     let terminal = Terminal::new(arguments.prebuilt.is_none());
     arguments.kills()?;
+    arguments.json.as_deref().map_or(Ok(()), report_file::check).context("--json")?;
     match (arguments.guest, &arguments.prebuilt) {
         (Guest::Micro, _) if arguments.interactive => {
             let config = micro_config(arguments, &terminal)?;
@@ -169,5 +170,5 @@ pub(crate) fn check_kvm() -> Result<()> {
 
 fn write_json(path: &Path, report: &RunReport) -> Result<()> {
     let text = serde_json::to_string_pretty(report)?;
-    std::fs::write(path, text).with_context(|| format!("--json: cannot write {}", path.display()))
+    report_file::write(path, text).context("--json")
 }

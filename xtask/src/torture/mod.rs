@@ -87,6 +87,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         return Ok(true);
     }
     ensure!(arguments.rounds > 0, "--rounds: expected at least 1, found 0");
+    arguments.json.as_deref().map_or(Ok(()), crate::report_file::check).context("--json")?;
     let plan = arguments.plan()?;
     // Once, not for each pair: a long run is of one program, whatever becomes of the tree meanwhile.
     let kemari = arguments.kemari.clone().map_or_else(build::kemari, Ok)?;
@@ -121,8 +122,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     println!("\n{}\n{}", summary.table(), summary.line(begun.elapsed()));
     if let Some(path) = &arguments.json {
         let text = serde_json::to_string_pretty(&summary)?;
-        std::fs::write(path, text)
-            .with_context(|| format!("--json: cannot write {}", path.display()))?;
+        crate::report_file::write(path, text).context("--json")?;
     }
     match broken {
         Some(reason) => Err(reason),

@@ -13,6 +13,7 @@ use super::direct::Direct;
 use super::disk_fence::DiskFence;
 use crate::descriptors;
 use crate::guest_memory::Gather;
+use crate::own_files;
 
 /// Bytes in a sector, everywhere in virtio (virtio 1.2, 5.2.4).
 pub const SECTOR: u64 = 512;
@@ -50,10 +51,14 @@ pub enum DiskError {
         error: io::Error,
     },
     /// It is neither a file nor a block device.
-    #[error("disk {path}: expected a regular file or a block device; check the path in --disk")]
+    #[error(
+        "disk {path}: expected a regular file or a block device, found {found}; check the path in --disk"
+    )]
     Kind {
         /// The file.
         path: PathBuf,
+        /// What it is.
+        found: String,
     },
     /// It is too small to hold anything.
     #[error("disk {path}: expected at least 512 bytes, found {bytes}; make the image larger")]
@@ -174,9 +179,11 @@ impl Disk {
                 let refused = direct && error.raw_os_error() == Some(libc::EINVAL);
                 if refused { not_direct(error) } else { failed(error) }
             })?;
-        let kind = file.metadata().map_err(failed)?.file_type();
+        let metadata = file.metadata().map_err(failed)?;
+        let kind = metadata.file_type();
         if !kind.is_file() && !is_block_device(kind) {
-            return Err(DiskError::Kind { path: path.to_owned() });
+            let found = own_files::describe(&metadata);
+            return Err(DiskError::Kind { path: path.to_owned(), found });
         }
         if options.lock {
             lock(&file, path, options.read_only)?;

@@ -54,7 +54,7 @@ impl EtcdOptions {
 }
 
 fn read(path: &Path, flag: &str) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error| {
+    crate::given_file::read(path).map_err(|error| {
         format!("{flag}: expected a readable PEM file at {}, found: {error}", path.display())
     })
 }

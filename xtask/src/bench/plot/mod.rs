@@ -63,7 +63,7 @@ pub(super) fn write_all(report: &Report, directory: &Path) -> Result<Vec<PathBuf
             .with_context(|| format!("cannot make the directory {}", directory.display()))?;
     }
     for (path, picture) in &pictures {
-        fs::write(path, picture).with_context(|| format!("cannot write {}", path.display()))?;
+        crate::report_file::write(path, picture)?;
     }
     Ok(pictures.into_iter().map(|(path, _)| path).collect())
 }

@@ -1,0 +1,211 @@
+//! What can be known of a command line before anything is made, taken or told to anybody.
+//!
+//! In the order of what it costs: values that contradict each other, files, the host's KVM.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use io_gate_host::backend::image_format;
+use io_gate_host::own_files;
+
+use super::paths::Paths;
+use super::{CliError, ProtectionArgs, RunArgs, StandbyArgs};
+use crate::arbiter::ArbiterSpec;
+use crate::boot::Images;
+use crate::config::{BootSource, DeviceBackend, DiskConfig, MachineConfig};
+use crate::link::{LinkAddr, LinkSecurity};
+use crate::machine::MachineError;
+use crate::probe::{HostKvm, probe};
+
+/// Of `kemari run`.
+pub(super) fn check_run(args: &RunArgs) -> Result<(), CliError> {
+    args.check_gated().map_err(|refusal| CliError::usage(refusal.to_string()))?;
+    let machine = args.machine();
+    let Some(boot) = &machine.boot else { return Err(MachineError::NoKernel.into()) };
+    machine.check().map_err(MachineError::from)?;
+    check_protection(&args.protection)?;
+    Paths::of_machine(&machine).and_of_protection(&args.protection).check()?;
+    check_sockets(&args.protection, None)?;
+    check_kernel(boot)?;
+    check_formats(&machine)
+}
+
+/// Of `kemari standby`. A guest may write whatever it likes to its disk: what that looks like is no
+/// reason not to take over from it.
+pub(super) fn check_standby(args: &StandbyArgs) -> Result<(), CliError> {
+    args.check_gated().map_err(CliError::usage)?;
+    // The primary's size is not known yet; the rest is checked with any.
+    let machine = args.machine(2 << 20, 1);
+    machine.check().map_err(MachineError::from)?;
+    check_protection(&args.protection)?;
+    let paths = Paths::of_machine(&machine).and_of_protection(&args.protection);
+    paths.and_listen(&args.listen).check()?;
+    check_sockets(&args.protection, Some(&args.listen))?;
+    machine.boot.as_ref().map_or(Ok(()), check_kernel)
+}
+
+fn check_protection(args: &ProtectionArgs) -> Result<(), CliError> {
+    let (interval, timeout) = (args.heartbeat_interval, args.heartbeat_timeout);
+    if timeout < interval.saturating_mul(2) {
+        return Err(CliError::usage(format!(
+            "--heartbeat-timeout {timeout}: expected at least twice --heartbeat-interval, which is {interval}, or a side \
+             that lives is suspected; give {} or more, or beat more often",
+            interval.saturating_mul(2)
+        )));
+    }
+    let is_etcd = matches!(args.arbiter, ArbiterSpec::Etcd(_));
+    let access = &args.arbiter_access;
+    if !is_etcd && (access.arbiter_ca.is_some() || access.arbiter_user.is_some()) {
+        return Err(CliError::usage(
+            "--arbiter-ca, --arbiter-user: expected --arbiter etcd:HOST:PORT,... with them, found another arbiter or none",
+        ));
+    }
+    if args.seize && args.arbiter == ArbiterSpec::None {
+        return Err(CliError::usage(
+            "--seize: expected --arbiter file:DIR or etcd:HOST:PORT,... with it, found none to take the machine from",
+        ));
+    }
+    Ok(())
+}
+
+/// Sockets that are made: whether they can be.
+fn check_sockets(args: &ProtectionArgs, listen: Option<&LinkAddr>) -> Result<(), CliError> {
+    let flagged = |flag: &str| {
+        let flag = flag.to_owned();
+        move |error| CliError::usage(format!("{flag}{error}"))
+    };
+    if let Some(path) = &args.control {
+        own_files::check_socket(path).map_err(flagged("--control "))?;
+    }
+    if let Some(LinkAddr::Unix(path)) = listen {
+        own_files::check_socket(path).map_err(flagged("--listen unix:"))?;
+    }
+    Ok(())
+}
+
+/// Where the standby is said to be: whether the guest may be sent there as the flags say.
+pub(super) fn check_peer(args: &ProtectionArgs, security: &LinkSecurity) -> Result<(), CliError> {
+    let Some(standby) = &args.standby else { return Ok(()) };
+    standby
+        .check(security)
+        .map_err(|error| CliError::usage(format!("--standby {standby}: {error}")))
+}
+
+/// A kernel is there, and so is its initrd; what is in them is found out when they are loaded.
+fn check_kernel(boot: &BootSource) -> Result<(), CliError> {
+    let opened = Images::open_files(&boot.kernel, boot.initrd.as_deref());
+    opened.map(drop).map_err(|error| CliError::usage(error.to_string()))
+}
+
+/// Disks that are no raw images, and are not said to be.
+fn check_formats(machine: &MachineConfig) -> Result<(), CliError> {
+    let named = machine.devices.iter().filter_map(|device| match &device.backend {
+        Some(DeviceBackend::Disk(disk)) => Some(disk),
+        _ => None,
+    });
+    machine.disks.iter().chain(named).filter(|disk| !disk.is_raw).try_for_each(check_format)
+}
+
+fn check_format(disk: &DiskConfig) -> Result<(), CliError> {
+    let found = open(&disk.path).and_then(|file| image_format::of_file(&file));
+    // Whoever opens it to use it says what is wrong with it.
+    let Ok(Some(format)) = found else { return Ok(()) };
+    let path = disk.path.display();
+    Err(CliError::usage(format!(
+        "disk {path}: this is {}, expected a raw image; {}, or take it as it is: --disk path={path},format=raw",
+        format.name,
+        format.to_raw.command(&disk.path)
+    )))
+}
+
+/// A kernel for people on a KVM that runs bare-metal guests only: nothing would ever be seen of it.
+pub(super) fn check_host(boot: &BootSource) -> Result<(), CliError> {
+    if !is_linux(&boot.kernel).unwrap_or(false) {
+        return Ok(());
+    }
+    let found = probe();
+    // Once more: a host that stood still for a moment looks alike.
+    if found.kvm != HostKvm::Ring3Only || probe().kvm != HostKvm::Ring3Only {
+        return Ok(());
+    }
+    Err(CliError::usage(format!(
+        "--kernel {}: expected a KVM that runs all of a Linux kernel, found one that runs ring 3 only ({}): it would \
+         never say a word; use a host with VMX or SVM, look at `kemari probe`",
+        boot.kernel.display(),
+        found.reason
+    )))
+}
+
+/// Whether a kernel is Linux: by the header of a bzImage, or what every vmlinux says of itself.
+fn is_linux(path: &Path) -> io::Result<bool> {
+    const BANNER: &[u8] = b"Linux version ";
+    /// Longer than any kernel.
+    const MOST: u64 = 256 << 20;
+    let mut file = open(path)?.take(MOST);
+    let mut bytes = Vec::new();
+    (&mut file).take(0x206).read_to_end(&mut bytes)?;
+    if bytes.get(0x202..0x206) == Some(b"HdrS") {
+        return Ok(true);
+    }
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        let count = match file.read(&mut piece) {
+            Ok(0) => return Ok(false),
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        bytes.extend_from_slice(&piece[..count]);
+        if contains(&bytes, BANNER) {
+            return Ok(true);
+        }
+        // It may lie across two pieces.
+        bytes.drain(..bytes.len().saturating_sub(BANNER.len() - 1));
+    }
+}
+
+fn contains(bytes: &[u8], text: &[u8]) -> bool {
+    let mut rest = bytes;
+    while let Some(at) = rest.iter().position(|byte| *byte == text[0]) {
+        if rest[at..].starts_with(text) {
+            return true;
+        }
+        rest = &rest[at + 1..];
+    }
+    false
+}
+
+/// Nobody waits for a FIFO here.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    #[test]
+    fn linux_is_known_by_what_it_says_of_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kernel");
+        let is = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            is_linux(&path).unwrap()
+        };
+        let mut bz = vec![0; 0x300];
+        bz[0x202..0x206].copy_from_slice(b"HdrS");
+        assert!(is(&bz));
+        // Wherever it lies, at the end of a piece as well.
+        for at in [0x10, 0x206 - 3, 0x206 + (1 << 20) - 5, 0x206 + (1 << 20)] {
+            let mut elf = vec![b'L'; at];
+            elf.extend(b"Linux version 6.1.0");
+            assert!(is(&elf), "{at:#x}");
+        }
+        assert!(!is(&[b'L'; 5000]));
+        assert!(!is(b""));
+    }
+}

@@ -1,0 +1,39 @@
+//! Small files that an operator names and that are read at once: keys, certificates, passwords, marks.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use io_gate_host::own_files;
+
+/// Longer than any of them.
+const MOST: u64 = 4 << 20;
+
+/// Reads a regular file. Nobody waits here for somebody who writes to a FIFO, or reads a device
+/// without an end.
+///
+/// # Errors
+/// When it is no regular file, too long, or cannot be read.
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() > MOST {
+        let found = own_files::describe(&metadata);
+        return Err(io::Error::other(format!(
+            "{found} (expected a regular file of at most {MOST} bytes)"
+        )));
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST).read_to_end(&mut bytes).map(|_| bytes)
+}
+
+/// As [`read`], for text.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_text(path: &Path) -> io::Result<String> {
+    let text = String::from_utf8(read(path)?);
+    text.map_err(|_| io::Error::other("bytes that are no text (expected UTF-8)"))
+}

@@ -1,0 +1,602 @@
+//! What an operator may get wrong, one line each: the program says what happened, what was expected and found, and what
+//! to do; at the start, with exit code 2; nothing is lost or left behind.
+//!
+//! `@` is a directory with the files that `Place::new` makes.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod micro;
+
+use std::ffi::{CString, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use kemari_tests::process::Process;
+use micro::KEMARI;
+use rustix::process::Signal;
+
+/// A command line, and what has to be said of it.
+type Case = (&'static str, &'static [&'static str]);
+
+/// A start that is refused takes no longer, on a busy machine.
+const REFUSAL: Duration = Duration::from_secs(60);
+
+const NUMBERS: &[Case] = &[
+    ("--memory 1G", &["--memory", "MiB, without a unit, for instance 1024"]),
+    ("--memory 512MiB", &["for instance 512"]),
+    ("--memory 0", &["MiB", "2 to 16777216"]),
+    ("--memory 1", &["2 to 16777216"]),
+    ("--memory -5", &["--memory", "2 to 16777216"]),
+    ("--memory +64", &["2 to 16777216"]),
+    ("--memory 0x40", &["2 to 16777216"]),
+    ("--memory 64.5", &["2 to 16777216"]),
+    ("--memory 99999999999999999999", &["2 to 16777216"]),
+    ("--memory 16777217", &["2 to 16777216"]),
+    ("--memory many", &["`many`|'many'", "2 to 16777216"]),
+    ("--memory size=1G", &["`size=1G`", "for instance 1024"]),
+    ("--memory 64,file=@ram", &["share=on"]),
+    ("--memory 64,share=on", &["file=PATH"]),
+    ("--memory 64,file=,share=on", &["`file=`", "no value"]),
+    ("--memory 64,65", &["`65`", "no such key"]),
+    ("--memory 64,share=perhaps", &["share=on or share=off"]),
+    ("--memory 64 --memory 65", &["--memory", "multiple times"]),
+    ("--cpus 0", &["--cpus", "vCPUs", "1 to 254"]),
+    ("--cpus 255", &["1 to 254"]),
+    ("--cpus -1", &["--cpus", "1 to 254"]),
+    ("--cpus two", &["1 to 254"]),
+    ("--cpus 2.0", &["1 to 254"]),
+    ("--epoch-interval 25ms", &["milliseconds, without a unit, for instance 25", "1 to 60000"]),
+    ("--epoch-interval 0", &["1 to 60000"]),
+    ("--heartbeat-timeout 1s", &["for instance 1000"]),
+    ("--heartbeat-timeout -1", &["--heartbeat-timeout", "1 to 600000"]),
+    ("--heartbeat-timeout 99 --heartbeat-interval 50", &["99", "twice", "100"]),
+    ("--heartbeat-interval 1000", &["--heartbeat-timeout 500", "2000"]),
+    ("--ack-timeout 0", &["1 to 3600000"]),
+    ("--max-in-flight 65", &["1 to 64"]),
+    ("--max-in-flight +4", &["1 to 64"]),
+    ("--delta-cache 64M", &["for instance 64"]),
+    ("--delta-cache -1", &["0 to 1048576"]),
+    ("--arbiter-lease 99", &["100 to 600000"]),
+    ("--arbiter-lease 1s", &["for instance 1000"]),
+    ("--disk path=@disk.img,queues=0", &["`queues=0`", "1 to 16"]),
+    ("--disk path=@disk.img,queues=17", &["`queues=17`", "1 to 16"]),
+    ("--disk path=@disk.img,queues=+1", &["`queues=+1`", "1 to 16"]),
+    ("--disk path=@disk.img,queues", &["`queues`", "1 to 16"]),
+    ("--net tap=t,queues=9", &["`queues=9`", "1 to 8"]),
+    ("--net tap=t,queues=99999999999", &["1 to 8"]),
+    ("--audit @log,keep=1", &["`keep=1`", "2 to 64"]),
+    ("--audit @log,size=64M", &["`size=64M`", "such as 64MiB"]),
+    ("--audit @log,size=0KiB", &["16KiB to 1024GiB"]),
+    ("--audit @log,size=+64MiB", &["16KiB to 1024GiB"]),
+    ("--audit @log,size=99999999999999999GiB", &["16KiB to 1024GiB"]),
+];
+
+const LISTS: &[Case] = &[
+    ("--disk @disk.img", &["no such key", "path=FILE"]),
+    ("--disk path=@a,b.img", &["`b.img`", "a comma in a path is written twice"]),
+    ("--disk path=@disk.img,", &["found nothing"]),
+    ("--disk ,path=@disk.img", &["found nothing"]),
+    ("--disk path=@disk.img,readonly=on,readonly=off", &["`readonly` is given twice"]),
+    ("--disk path=@disk.img,path=@disk.img", &["`path` is given twice"]),
+    ("--disk readonly=on", &["no path="]),
+    ("--disk path=", &["`path=`", "no value"]),
+    ("--disk path", &["`path`", "no value"]),
+    ("--disk path=@disk.img,read_only=on", &["`read_only=on`", "no such key", "readonly=on"]),
+    ("--disk path=@disk.img,readonly", &["readonly=on or readonly=off"]),
+    ("--disk path=@disk.img,readonly=yes", &["`readonly=yes`", "readonly=on or readonly=off"]),
+    ("--disk path=@disk.img,direct=1", &["`direct=1`", "direct=on or direct=off"]),
+    (
+        "--disk path=@disk.img,cache=none",
+        &["`cache=none`", "cache=writethrough or cache=writeback"],
+    ),
+    ("--disk path=@disk.img,format=qcow2", &["`format=qcow2`", "qemu-img convert -f qcow2 -O raw"]),
+    ("--disk path=@disk.img,format=", &["`format=`", "no value"]),
+    ("--disk path=@disk.img,fence=", &["`fence=`", "no value"]),
+    ("--disk path=@disk.img,serial=123456789012345678901", &["`serial=", "at most 20"]),
+    ("--disk path=@disk.img,serial=\u{e9}", &["printable ASCII"]),
+    ("--disk path=@disk.img,serial=a\tb", &["printable ASCII"]),
+    ("--disk path=@disk.img,PATH=x", &["`PATH=x`", "no such key"]),
+    ("--net user", &["`user`", "stream=SOCKETPATH"]),
+    ("--net tap=", &["`tap=`", "no value"]),
+    ("--net mac=52:54:00:12:34:56", &["tap=IFNAME"]),
+    ("--net tap=a,stream=@b", &["found two"]),
+    ("--net tap=a,tap=b", &["`tap` is given twice"]),
+    ("--net tap=interface-that-is-too-long", &["at most 15 bytes"]),
+    ("--net tap=a/b", &["without `/`"]),
+    ("--net tap=tap%d", &["without `/`, `:`, `%`"]),
+    ("--net tap=..", &["name of an interface"]),
+    ("--net dgram=@a", &["LOCALPATH:PEERPATH"]),
+    ("--net dgram=:@a", &["LOCALPATH:PEERPATH"]),
+    ("--net dgram=@a:", &["LOCALPATH:PEERPATH"]),
+    ("--net dgram=@a:@b:@c", &["LOCALPATH:PEERPATH"]),
+    ("--net tap=t,mac=xx", &["`mac=xx`", "MAC address"]),
+    ("--net tap=t,mac=01:00:5e:00:00:01", &["group address"]),
+    ("--net tap=t,mac=ff:ff:ff:ff:ff:ff", &["group address"]),
+    ("--net tap=t,mac=00:00:00:00:00:00", &["all zeros"]),
+    ("--net tap=t,mac=52:54:00:12:34", &["MAC address"]),
+    ("--net tap=t,mac=52:54:00:12:34:56:78", &["MAC address"]),
+    ("--net tap=t,mac=52-54-00-12-34-56", &["MAC address"]),
+    ("--net tap=t,mac=+2:54:00:12:34:56", &["MAC address"]),
+    ("--net tap=t,model=rtl8139", &["model=virtio or model=e1000"]),
+    ("--net tap=t,queues=2,model=e1000", &["one queue"]),
+    ("--net tap=t,vhost=on", &["vhost-net"]),
+    ("--serial pty", &["pty", "file=PATH"]),
+    ("--serial file=", &["no path"]),
+    ("--serial file", &["file=PATH"]),
+    ("--serial STDIO", &["stdio"]),
+    ("--virtio-console none=x", &["file=PATH"]),
+    ("--device nothing", &["expected one of", "nothing"]),
+    ("--device beeper,console=pty", &["pty"]),
+    ("--device beeper,volume=3", &["`volume=3`", "console=SPEC"]),
+    ("--device beeper,tap=t,mac=52:54:00:12:34:56", &["mac=", "out"]),
+    ("--audit @log/", &["name of a file"]),
+    ("--audit ,size=64MiB", &["found nothing"]),
+    ("--audit @log,rotate=on", &["`rotate=on`", "no such key"]),
+    ("--audit @log,size=64MiB,size=64MiB", &["`size` is given twice"]),
+    ("--name a/b", &["letters", "a/b"]),
+    ("--name .hidden", &["letters"]),
+    ("--name \u{fc}ber", &["ASCII letters"]),
+    ("--seccomp strict", &["strict", "on, log, off"]),
+    ("--no-such-flag", &["--no-such-flag"]),
+];
+
+const ADDRESSES: &[Case] = &[
+    ("--standby nonsense", &["HOST:PORT", "unix:PATH"]),
+    ("--standby host:0", &["`host:0`", "1 to 65535"]),
+    ("--standby host:65536", &["`host:65536`", "1 to 65535"]),
+    ("--standby host:+7000", &["1 to 65535"]),
+    ("--standby host:", &["1 to 65535"]),
+    ("--standby :7000", &["no name or address of a host"]),
+    ("--standby ::1", &["in brackets", "[::1]:7000"]),
+    ("--standby fe80::1:7000", &["in brackets"]),
+    ("--standby [::1", &["in brackets"]),
+    ("--standby [::g]:7000", &["no IPv6 address"]),
+    ("--standby http://host:7000", &["HOST:PORT"]),
+    ("--standby unix:", &["no path"]),
+    (
+        "--standby 192.0.2.1:7000",
+        &["192.0.2.1:7000", "not a loopback", "--tls", "--insecure-plain-tcp"],
+    ),
+    ("--standby [2001:db8::1]:7000", &["not a loopback"]),
+    ("--arbiter oracle", &["file:DIRECTORY"]),
+    ("--arbiter file:", &["file:DIRECTORY"]),
+    ("--arbiter etcd:", &["HOST:PORT"]),
+    ("--arbiter etcd:host", &["HOST:PORT"]),
+    ("--arbiter etcd:host:0", &["1 to 65535"]),
+    ("--arbiter etcd:a:2379,,b:2379", &["HOST:PORT"]),
+    ("--arbiter etcd:a:2379,a:2379", &["`a:2379` is given twice"]),
+    ("--arbiter etcd:192.0.2.1:2379", &["--arbiter-ca"]),
+    ("--arbiter file:@arbiter --arbiter-ca @ca.pem", &["--arbiter etcd:"]),
+    ("--arbiter file:@disk.img", &["disk.img", "--arbiter"]),
+    ("--seize", &["--seize", "--arbiter"]),
+    ("--tls-peer name", &["--tls"]),
+    ("--tls @nowhere", &["--tls", "ca.pem|cert.pem", "no file"]),
+    ("--tls @disk.img", &["--tls", "found"]),
+    ("--tls @credentials", &["--tls", "cert.pem", "found"]),
+    ("--tls @nowhere --insecure-plain-tcp", &["--insecure-plain-tcp"]),
+];
+
+const FILES: &[Case] = &[
+    ("--disk path=@nothing", &["nothing", "No such file", "--disk"]),
+    ("--disk path=@directory", &["directory", "--disk"]),
+    ("--disk path=@fifo", &["fifo", "a FIFO", "--disk"]),
+    ("--disk path=@fifo,readonly=on", &["fifo", "a FIFO"]),
+    ("--disk path=@socket", &["socket", "--disk"]),
+    ("--disk path=@dangling", &["dangling", "--disk"]),
+    ("--disk path=@loop", &["loop", "--disk"]),
+    ("--disk path=@empty", &["at least 512 bytes"]),
+    ("--disk path=@odd.img", &["multiple of 512", "found 1000"]),
+    ("--disk path=/dev/null", &["/dev/null", "a character device", "--disk"]),
+    ("--disk path=/dev/zero,readonly=on", &["a character device"]),
+    ("--disk path=@disk.img/", &["disk.img/", "--disk"]),
+    ("--disk path=@qcow2", &["qcow2 image", "qemu-img convert -f qcow2 -O raw", "format=raw"]),
+    ("--disk path=@qcow2,readonly=on", &["qcow2 image", "format=raw"]),
+    ("--disk path=@vmdk", &["VMDK", "qemu-img convert -f vmdk"]),
+    ("--disk path=@vdi", &["VDI", "qemu-img convert -f vdi"]),
+    ("--disk path=@vhdx", &["VHDX", "qemu-img convert -f vhdx"]),
+    ("--disk path=@vhd", &["VHD", "qemu-img convert -f vpc"]),
+    ("--disk path=@qed", &["QED", "qemu-img convert -f qed"]),
+    ("--disk path=@disk.gz", &["gzip", "unpack it first"]),
+    ("--arbiter file:@arbiter --disk path=@disk.img,fence=@fifo", &["fifo", "a FIFO", "fence"]),
+    ("--arbiter file:@arbiter --disk path=@disk.img,fence=@directory", &["directory", "fence"]),
+    (
+        "--arbiter file:@arbiter --disk path=@disk.img,fence=@notes",
+        &["notes", "no file|fence record", "left alone"],
+    ),
+    ("--kernel @nothing", &["nothing", "No such file", "--kernel"]),
+    ("--kernel @directory", &["--kernel"]),
+    ("--kernel @fifo", &["fifo", "no regular file", "--kernel"]),
+    ("--kernel /dev/zero", &["no regular file", "--kernel"]),
+    ("--kernel @loop", &["loop", "--kernel"]),
+    ("--kernel @empty", &["an empty file", "--kernel"]),
+    ("--kernel @notes", &["not a kernel", "bzImage"]),
+    ("--kernel @disk.gz", &["gzip", "unpack"]),
+    ("--kernel @short.elf", &["cut short", "copy it again"]),
+    ("--initrd @nothing", &["nothing", "--initrd"]),
+    ("--initrd @directory", &["--initrd"]),
+    ("--initrd @fifo", &["no regular file"]),
+    ("--initrd @empty", &["empty", "--initrd"]),
+    ("--serial file=@directory", &["directory", "file="]),
+    ("--serial file=@nothing/log", &["nothing/log", "file="]),
+    ("--serial file=@fifo", &["a FIFO that nobody reads", "file="]),
+    ("--serial file=@socket", &["socket", "file="]),
+    ("--serial file=@loop", &["loop", "file="]),
+    ("--virtio-console file=@qcow2", &["qcow2 image", "left alone"]),
+    ("--control @nothing/control", &["--control", "nothing/control", "directory that exists"]),
+    ("--control @directory", &["--control", "a directory"]),
+    ("--control @fifo", &["a FIFO", "left alone"]),
+    ("--control @notes", &["a regular file", "left alone"]),
+    ("--control @LONG", &["--control", "1 to 107 bytes", "shorter path"]),
+    ("--net stream=@LONG", &["--net", "1 to 107 bytes", "shorter path"]),
+    ("--net dgram=@LONG:@peer", &["--net", "1 to 107 bytes"]),
+    ("--net dgram=@mine:@LONG", &["--net", "1 to 107 bytes"]),
+    ("--net dgram=@nothing/a:@b", &["--net", "nothing/a", "directory that exists"]),
+    ("--net dgram=@notes:@b", &["--net", "left alone"]),
+    ("--standby unix:@LONG", &["--standby", "1 to 107 bytes"]),
+    ("--pid-file @directory", &["--pid-file", "a directory"]),
+    ("--pid-file @nothing/pid", &["--pid-file", "nothing/pid"]),
+    ("--pid-file @fifo", &["--pid-file", "a FIFO"]),
+    ("--pid-file /dev/full", &["--pid-file", "a character device"]),
+    ("--pid-file @dangling", &["--pid-file", "a symbolic link"]),
+    ("--audit @nothing/log", &["--audit", "nothing/log"]),
+    ("--audit @LONGER", &["--audit", "too long"]),
+    ("--arbiter file:@notes/arbiter", &["--arbiter", "notes/arbiter"]),
+    ("--tls @fifos", &["--tls", "a FIFO", "regular file"]),
+    ("--memory 64,file=@directory,share=on", &["directory", "file="]),
+    ("--memory 64,file=@fifo,share=on", &["fifo", "file=", "a FIFO"]),
+    ("--memory 64,file=@notes,share=on", &["notes", "left alone"]),
+    ("--memory 64,file=@nothing/ram,share=on", &["nothing/ram", "file="]),
+    ("--kernel=", &["--kernel"]),
+    ("--control=", &["--control"]),
+    ("--pid-file=", &["--pid-file"]),
+];
+
+const TOGETHER: &[Case] = &[
+    ("--serial stdio --virtio-console stdio", &["one standard input"]),
+    ("--serial stdio --device beeper,console=stdio", &["one standard input"]),
+    (
+        "--net stream=@a,mac=52:54:00:00:00:01 --net stream=@b,mac=52:54:00:00:00:01",
+        &["same mac, 52:54:00:00:00:01"],
+    ),
+    ("--net tap=t0 --net tap=t0", &["tap=t0 is given twice"]),
+    ("--disk path=@disk.img --disk path=@disk.img", &["given twice"]),
+    ("--disk path=@disk.img --disk path=@hard.img", &["given twice"]),
+    ("--initrd @notes --kernel @notes", &["given twice"]),
+    ("--memory 64,file=@ram,share=on --arbiter file:@arbiter", &["fault tolerance"]),
+    ("--arbiter-cert @ca.pem", &["--arbiter-key"]),
+    ("--arbiter-password-file @notes", &["--arbiter-user"]),
+];
+
+const STANDBY: &[Case] = &[
+    ("", &["--listen"]),
+    ("--listen nonsense", &["HOST:PORT"]),
+    ("--listen 127.0.0.1:0", &["1 to 65535"]),
+    ("--listen 0.0.0.0:7000", &["not a loopback", "--tls"]),
+    (
+        "--listen 192.0.2.1:7000 --insecure-plain-tcp",
+        &["192.0.2.1:7000", "an address of this host"],
+    ),
+    ("--listen unix:@LONG", &["--listen", "1 to 107 bytes"]),
+    ("--listen unix:@notes", &["--listen", "left alone"]),
+    ("--listen unix:@nothing/link", &["--listen", "nothing/link"]),
+    ("--listen unix:@link --kernel @nothing", &["nothing", "--kernel"]),
+    ("--listen unix:@link --kernel @fifo", &["no regular file", "--kernel"]),
+    ("--listen unix:@link --memory 64", &["leave it out"]),
+    ("--listen unix:@link --memory 1G", &["without a unit"]),
+    ("--listen unix:@link --heartbeat-interval 600", &["twice", "1200"]),
+    ("--listen unix:@link --standby 192.0.2.1:7000", &["--standby", "not a loopback"]),
+    ("--listen unix:@link --serial stdio --virtio-console stdio", &["one standard input"]),
+    ("--listen unix:@link --net tap=t,net=x", &["`net=x`", "no such key"]),
+    ("--listen unix:@link --initrd @notes", &["--kernel"]),
+    ("--listen unix:@link --tls @credentials", &["cert.pem", "found"]),
+];
+
+const OTHERS: &[Case] = &[
+    ("", &["Usage"]),
+    ("nonsense", &["nonsense"]),
+    ("ctl status", &["--socket"]),
+    ("ctl --socket @control", &["status"]),
+    ("ctl --socket @control explode", &["explode"]),
+    ("ctl --socket @control protect", &["<ADDR>"]),
+    ("audit verify", &["<FILE>"]),
+    ("audit verify @nothing", &["nothing", "found none"]),
+    ("audit verify @nothing/log", &["nothing"]),
+    ("audit verify @notes", &["notes"]),
+    ("audit verify @empty", &["empty"]),
+    ("audit verify @directory", &["directory"]),
+    ("audit verify @fifo", &["fifo"]),
+    ("audit verify /dev/zero", &["/dev/zero"]),
+    ("audit show @fifo", &["fifo"]),
+    ("audit show @notes", &["notes"]),
+    ("probe --pages 16", &["--limits"]),
+    ("probe --limits --pages 0", &["--pages", "1 to"]),
+    ("probe --limits --pages -1", &["--pages", "1 to"]),
+    ("probe --limits --pages 16,many", &["--pages", "many"]),
+    ("probe --limits --pages 99999999", &["--pages", "1 to"]),
+];
+
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let with = |offset: usize, sign: &[u8]| {
+            let mut bytes = vec![0; 4096];
+            bytes[offset..offset + sign.len()].copy_from_slice(sign);
+            bytes
+        };
+        for (name, bytes) in [
+            ("disk.img", vec![0; 4096]),
+            ("odd.img", vec![0; 1000]),
+            ("empty", Vec::new()),
+            ("notes", b"what nobody wants to lose\n".repeat(100)),
+            ("ca.pem", b"no certificate".to_vec()),
+            ("qcow2", with(0, b"QFI\xfb\0\0\0\x03")),
+            ("vmdk", with(0, b"KDMV")),
+            ("vdi", with(0x40, b"\x7f\x10\xda\xbe")),
+            ("vhdx", with(0, b"vhdxfile")),
+            ("vhd", with(3584, b"conectix")),
+            ("qed", with(0, b"QED\0")),
+            ("disk.gz", with(0, b"\x1f\x8b\x08")),
+            ("short.elf", fs::read(micro::image()).unwrap()[..5000].to_vec()),
+        ] {
+            fs::write(at(name), bytes).unwrap();
+        }
+        fs::create_dir(at("directory")).unwrap();
+        fs::hard_link(at("disk.img"), at("hard.img")).unwrap();
+        symlink(at("nowhere"), at("dangling")).unwrap();
+        symlink(at("loop"), at("loop")).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(at("socket")).unwrap());
+        for directory in ["credentials", "fifos"] {
+            fs::create_dir(at(directory)).unwrap();
+        }
+        for fifo in ["fifo", "fifos/ca.pem", "fifos/cert.pem", "fifos/key.pem"] {
+            let fifo = CString::new(at(fifo).to_str().unwrap()).unwrap();
+            // SAFETY: the path is a C string.
+            assert_eq!(unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) }, 0);
+        }
+        write_expired(&at("credentials"));
+        Self { dir }
+    }
+
+    fn words(&self, line: &str) -> Vec<String> {
+        let dir = format!("{}/", self.dir.path().display());
+        let long = format!("{dir}{}", "x".repeat(107));
+        let longer = format!("{dir}{}", "x".repeat(300));
+        let word = |word: &str| {
+            word.replace("@LONGER", &longer).replace("@LONG", &long).replace('@', &dir)
+        };
+        line.split(' ').filter(|word| !word.is_empty()).map(word).collect()
+    }
+
+    /// Every name, which file it is, and what is in it.
+    fn contents(&self) -> Vec<(PathBuf, u64, Vec<u8>)> {
+        let mut found: Vec<_> = fs::read_dir(self.dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            // The arbiter's directory is made where there is none, and is the next start's as well.
+            .filter(|path| !path.ends_with("log of the test") && !path.ends_with("arbiter"))
+            .map(|path| {
+                let metadata = fs::symlink_metadata(&path).unwrap();
+                let bytes = if metadata.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
+                (path, metadata.ino(), bytes)
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// What is wrong with the answer to this command line, if anything is.
+    fn judge(&self, command: Command, expected: &[&str]) -> Result<(), String> {
+        let before = self.contents();
+        let log = self.dir.path().join("log of the test");
+        let mut process = Process::start("kemari", command, &log).unwrap();
+        let ended = process.wait_exit(REFUSAL);
+        if ended.is_none() {
+            process.signal(Signal::KILL);
+            process.wait_exit(REFUSAL);
+        }
+        // Until all that it said is heard.
+        process.wait_line("\0", REFUSAL);
+        let lines = process.lines();
+        let text = lines.join("\n");
+        let code = ended.and_then(|ended| ended.code());
+        if code != Some(2) {
+            return Err(format!("expected exit code 2, found {code:?}: {text}"));
+        }
+        if self.contents() != before {
+            return Err(format!("something was changed or left behind: {text}"));
+        }
+        let missing = expected.iter().find(|part| !part.split('|').any(|one| text.contains(one)));
+        if let Some(missing) = missing {
+            return Err(format!("expected `{missing}` in: {text}"));
+        }
+        let said: Vec<&String> = lines.iter().filter(|line| !line.trim().is_empty()).collect();
+        let twice = said.iter().enumerate().any(|(at, line)| said[..at].contains(line));
+        let bare = ["panicked", "invalid digit", "Invalid argument", "number too large"];
+        match bare.iter().find(|bare| text.contains(**bare)) {
+            Some(bare) => Err(format!("`{bare}` is no message: {text}")),
+            None if twice => Err(format!("a line is said twice: {text}")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A certificate whose time is over, and its authority.
+fn write_expired(dir: &std::path::Path) {
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa,
+        KeyPair, date_time_ymd,
+    };
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+    let mut own = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    own.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    own.not_before = date_time_ymd(2020, 1, 1);
+    own.not_after = date_time_ymd(2021, 1, 1);
+    let key = KeyPair::generate().unwrap();
+    let own = own.signed_by(&key, &authority).unwrap();
+    fs::write(dir.join("ca.pem"), authority.pem()).unwrap();
+    fs::write(dir.join("cert.pem"), own.pem()).unwrap();
+    fs::write(dir.join("key.pem"), key.serialize_pem()).unwrap();
+}
+
+fn kemari(words: impl IntoIterator<Item = impl Into<OsString>>) -> Command {
+    let mut command = Command::new(KEMARI);
+    command.args(words.into_iter().map(Into::into)).stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+/// The flags of a machine that would run, but for those that a case gives itself.
+fn run(place: &Place, line: &str) -> Command {
+    let mut words = vec!["run".to_owned()];
+    for (flag, value) in
+        [("--kernel", micro::image().to_str().unwrap()), ("--memory", "64"), ("--serial", "none")]
+    {
+        if !line.contains(flag) {
+            words.extend([flag.to_owned(), value.to_owned()]);
+        }
+    }
+    words.extend(place.words(line));
+    kemari(words)
+}
+
+#[track_caller]
+fn all(cases: &[Case], command: impl Fn(&Place, &str) -> Command) {
+    let place = Place::new();
+    let wrong: Vec<String> = cases
+        .iter()
+        .filter_map(|(line, expected)| {
+            let judged = place.judge(command(&place, line), expected);
+            judged.err().map(|error| format!("{line}\n    {error}"))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+#[test]
+fn numbers() {
+    all(NUMBERS, run);
+}
+
+#[test]
+fn lists_of_keys() {
+    all(LISTS, run);
+}
+
+#[test]
+fn addresses() {
+    all(ADDRESSES, run);
+}
+
+#[test]
+fn files() {
+    all(FILES, run);
+}
+
+#[test]
+fn what_does_not_go_together() {
+    all(TOGETHER, run);
+}
+
+#[test]
+fn standbys() {
+    let standby = |place: &Place, line: &str| {
+        let serial = if line.contains("--serial") { "" } else { " --serial none" };
+        kemari(place.words(&format!("standby {line}{serial}")))
+    };
+    all(STANDBY, standby);
+}
+
+#[test]
+fn other_commands() {
+    all(OTHERS, |place, line| kemari(place.words(line)));
+}
+
+#[test]
+fn bytes_that_are_no_text() {
+    let place = Place::new();
+    for (flag, value) in
+        [("--disk", &b"path=/\xff\xfe"[..]), ("--name", b"\xff"), ("--serial", b"file=\x80")]
+    {
+        let mut command = run(&place, flag);
+        command.arg(flag).arg(OsString::from_vec(value.to_vec()));
+        // The case's own flag stands there without a value otherwise.
+        let mut words: Vec<OsString> = command.get_args().map(ToOwned::to_owned).collect();
+        let at = words.iter().position(|word| word == flag).unwrap();
+        words.remove(at);
+        place.judge(kemari(words), &["expected UTF-8"]).unwrap();
+    }
+}
+
+/// More devices than there is room for.
+#[test]
+fn too_many() {
+    let place = Place::new();
+    let many = |flag: &str, count: usize| -> String {
+        (0..count).map(|number| flag.replace('#', &number.to_string()) + " ").collect()
+    };
+    for (line, expected) in [
+        (many("--net stream=@s#", 16), "15 windows"),
+        (many("--net stream=@s#,model=e1000", 40), "PCI devices"),
+        (many("--device beeper", 16), "15 windows"),
+        (many("--net stream=@s#", 300), "15 windows"),
+        ("--memory 16777216".to_owned(), "lower --memory"),
+    ] {
+        place.judge(run(&place, &line), &[expected]).unwrap_or_else(|e| panic!("{line}: {e}"));
+    }
+}
+
+/// Every command that answers on standard output: a reader that goes, and a disk that is full.
+#[test]
+fn nobody_takes_the_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let (control, audit) = (at("control"), at("audit"));
+    let mut guest = micro::Guest::boot_with(1, &["--control", &control, "--audit", &audit]);
+    guest.ask(kemari_workload::Op::Ping);
+    for line in [
+        "--help".to_owned(),
+        "help".to_owned(),
+        "run --help".to_owned(),
+        "--version".to_owned(),
+        "probe".to_owned(),
+        format!("ctl --socket {control} status"),
+        format!("ctl --socket {control} reset-stats"),
+        format!("audit show {audit}"),
+        format!("audit verify {audit}"),
+    ] {
+        let start = |stdout: Stdio| {
+            let mut command = kemari(line.split(' '));
+            command.stdout(stdout).stderr(Stdio::piped()).output().unwrap()
+        };
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let closed = start(writer.into());
+        let text = String::from_utf8_lossy(&closed.stderr).into_owned();
+        assert!(text.is_empty(), "{line}: {text}");
+        assert!(closed.status.code().is_some_and(|code| code != 101 && code != 134), "{line}");
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let full = start(full.into());
+        let text = String::from_utf8_lossy(&full.stderr).into_owned();
+        assert!(text.contains("No space left") && text.lines().count() == 1, "{line}: {text}");
+        assert_eq!(full.status.code(), Some(1), "{line}");
+    }
+    // Nor is there anybody to be told of a mistake.
+    for line in
+        ["run", "run --memory 1G", "ctl --socket /nowhere status", "audit verify /nowhere/x"]
+    {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let code = kemari(line.split(' ')).stderr(full).status().unwrap().code();
+        assert!(matches!(code, Some(1 | 2)), "{line}: {code:?}");
+    }
+}

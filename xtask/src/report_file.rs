@@ -1,0 +1,69 @@
+//! Where reports go: new files, or over reports of before. Anything else that has the name is kept.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+/// How each kind of report begins.
+const BEGINNINGS: [&str; 2] = ["{", "<svg"];
+
+/// Whether a report may be written to `path`: before the work whose report it is.
+pub(crate) fn check(path: &Path) -> Result<()> {
+    let Ok(found) = fs::metadata(path) else {
+        let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+        let directory = directory.unwrap_or(Path::new("."));
+        ensure!(
+            directory.is_dir(),
+            "{}: expected a name in a directory that exists, found no directory {}",
+            path.display(),
+            directory.display()
+        );
+        return Ok(());
+    };
+    // A terminal, a pipe: nothing is lost there.
+    if !found.is_file() && !found.is_dir() && !is_block_device(&found) {
+        return Ok(());
+    }
+    let text = if found.is_file() { fs::read(path).unwrap_or_default() } else { vec![0] };
+    let is_report = BEGINNINGS.iter().any(|begin| text.starts_with(begin.as_bytes()));
+    ensure!(
+        text.is_empty() || is_report && std::str::from_utf8(&text).is_ok(),
+        "{}: expected a new file or a report of before, found something else; it is left alone: choose another name",
+        path.display()
+    );
+    Ok(())
+}
+
+/// Writes a report.
+pub(crate) fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
+    check(path)?;
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn is_block_device(found: &fs::Metadata) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    found.file_type().is_block_device()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_goes_over_a_report_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("report");
+        write(&path, "{}").unwrap();
+        write(&path, "{\"a\": 1}").unwrap();
+        for other in [&b"notes"[..], b"QFI\xfb", &[0; 512], b"{\xff"] {
+            fs::write(&path, other).unwrap();
+            assert!(write(&path, "{}").is_err(), "{other:?}");
+            assert_eq!(fs::read(&path).unwrap(), other);
+        }
+        assert!(write(dir.path(), "{}").is_err());
+        assert!(check(&dir.path().join("nowhere/report")).is_err());
+        write(Path::new("/dev/null"), "{}").unwrap();
+    }
+}
