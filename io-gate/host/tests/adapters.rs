@@ -199,3 +199,25 @@ fn a_state_of_another_kind_or_version_is_refused() {
         assert_eq!(device.save(), saved, "{kind}");
     }
 }
+
+/// A 16550's registers are one byte wide: of a wider access each byte is the next register's, as a PC's bus has it, and none of
+/// them is lost.
+#[test]
+fn wide_accesses_of_the_serial_port_reach_each_register() {
+    let (mut ledger, mut authority) = new_gate();
+    let none = ledger.run_alone(authority.alone(Term(1)));
+    assert!(none.is_empty());
+    let mut serial = Serial::new();
+    // A letter, and the interrupt of received data switched on.
+    ledger.detached_session(0, |gate| serial.write(0, b"A\x01", gate));
+    let mut two = [0; 2];
+    ledger.detached_session(0, |gate| serial.read(0, &mut two, gate));
+    assert_eq!(two[1], 1, "the interrupt enable register");
+    // The scratch register is the last.
+    ledger.detached_session(0, |gate| serial.write(7, &[0x5a, 1, 2, 3], gate));
+    let mut four = [0xff; 4];
+    ledger.detached_session(0, |gate| serial.read(7, &mut four, gate));
+    assert_eq!(four, [0x5a, 0, 0, 0]);
+    ledger.detached_session(0, |gate| serial.write(u64::MAX, &[1, 2], gate));
+    assert_eq!(ledger.take_ready().len(), 1, "one letter");
+}

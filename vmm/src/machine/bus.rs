@@ -34,17 +34,42 @@ impl Bus {
     }
 }
 
+fn ports_from(port: u16) -> impl Iterator<Item = u16> {
+    (0..).map(move |next| port.wrapping_add(next))
+}
+
 impl ExitHandler for Bus {
     fn pio_in(&self, port: u16, data: &mut [u8]) {
-        if self.devices.pio_read(PioAddress(port), data).is_err() {
-            // A bus that nobody drives floats high.
-            data.fill(0xff);
+        if self.devices.pio_read(PioAddress(port), data).is_ok() {
+            return;
+        }
+        // No device has all of these ports: each byte is a port's of its own, as on a PC's bus.
+        let wide = data.len() > 1;
+        let mut somebody = false;
+        for (byte, port) in data.iter_mut().zip(ports_from(port)) {
+            let one = std::slice::from_mut(byte);
+            if wide && self.devices.pio_read(PioAddress(port), one).is_ok() {
+                somebody = true;
+            } else {
+                // A bus that nobody drives floats high.
+                one.fill(0xff);
+            }
+        }
+        if !somebody {
             self.note("reads port", port.into());
         }
     }
 
     fn pio_out(&self, port: u16, data: &[u8]) {
-        if self.devices.pio_write(PioAddress(port), data).is_err() {
+        if self.devices.pio_write(PioAddress(port), data).is_ok() {
+            return;
+        }
+        let wide = data.len() > 1;
+        let mut somebody = false;
+        for (byte, port) in data.iter().zip(ports_from(port)).filter(|_| wide) {
+            somebody |= self.devices.pio_write(PioAddress(port), &[*byte]).is_ok();
+        }
+        if !somebody {
             self.note("writes port", port.into());
         }
     }
@@ -76,4 +101,49 @@ impl DevicePio for QuietPort {
     }
 
     fn pio_write(&self, _base: PioAddress, _offset: PioAddressOffset, _data: &[u8]) {}
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use vm_device::bus::PioRange;
+
+    use super::*;
+
+    /// Remembers what is written; reads as the port's offset.
+    #[derive(Default)]
+    struct Ports(Mutex<Vec<(u16, Vec<u8>)>>);
+
+    impl DevicePio for Ports {
+        fn pio_read(&self, _base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
+            data.fill(offset as u8);
+        }
+
+        fn pio_write(&self, _base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
+            self.0.lock().unwrap().push((offset, data.to_vec()));
+        }
+    }
+
+    #[test]
+    fn a_wide_access_reaches_the_ports_that_there_are() {
+        let (one, eight) = (Arc::new(Ports::default()), Arc::new(Ports::default()));
+        let mut io = IoManager::new();
+        io.register_pio(PioRange::new(PioAddress(0x64), 1).unwrap(), one.clone()).unwrap();
+        io.register_pio(PioRange::new(PioAddress(0x3f8), 8).unwrap(), eight.clone()).unwrap();
+        let bus = Bus::new(io, Arc::new(Events::new().unwrap()));
+        // The command of a reset, in the lower byte of a word.
+        bus.pio_out(0x64, &[0xfe, 0]);
+        assert_eq!(*one.0.lock().unwrap(), [(0, vec![0xfe])]);
+        // Within a device its own affair, across its end one byte after the other.
+        bus.pio_out(0x3f8, &[1, 2]);
+        bus.pio_out(0x3ff, &[3, 4]);
+        bus.pio_out(0x3f7, &[5, 6]);
+        assert_eq!(*eight.0.lock().unwrap(), [(0, vec![1, 2]), (7, vec![3]), (0, vec![6])]);
+        let mut word = [0; 2];
+        bus.pio_in(0x3ff, &mut word);
+        assert_eq!(word, [7, 0xff]);
+        bus.pio_in(0xffff, &mut word);
+        assert_eq!(word, [0xff; 2]);
+    }
 }

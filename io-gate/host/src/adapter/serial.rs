@@ -21,17 +21,16 @@ impl Foreign for Uart {
     }
 
     fn read(&mut self, offset: u64, into: &mut [u8]) {
-        // The registers are one byte wide.
-        into.fill(0);
-        if let (Some(first), Ok(offset)) = (into.first_mut(), u8::try_from(offset)) {
-            *first = self.0.read(offset);
+        for (byte, offset) in into.iter_mut().zip(registers(offset)) {
+            *byte = self.0.read(offset);
         }
     }
 
     fn write(&mut self, offset: u64, from: &[u8]) {
-        let (Some(first), Ok(offset)) = (from.first(), u8::try_from(offset)) else { return };
-        if let Err(error) = self.0.write(offset, *first) {
-            log::warn!("serial port: {}", describe(&error));
+        for (byte, offset) in from.iter().zip(registers(offset)) {
+            if let Err(error) = self.0.write(offset, *byte) {
+                log::warn!("serial port: {}", describe(&error));
+            }
         }
     }
 
@@ -77,6 +76,11 @@ impl Foreign for Uart {
             .map(Self)
             .map_err(|error| fields.invalid("in_buffer", "what fits the chip", &describe(&error)))
     }
+}
+
+/// The registers from `offset` on. They are one byte wide: a PC's bus makes of a wider access one to each of as many registers.
+fn registers(offset: u64) -> impl Iterator<Item = u8> {
+    (offset..offset.saturating_add(8)).map(|offset| u8::try_from(offset).unwrap_or(u8::MAX))
 }
 
 fn describe(error: &Error<Infallible>) -> String {
