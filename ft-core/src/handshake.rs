@@ -335,7 +335,7 @@ mod tests {
     #[test]
     fn each_difference_names_both_values_and_what_to_change() {
         let text = refused(|other| other.protocol = 9);
-        assert!(text.contains("primary 5, standby 9: run the same release"), "{text}");
+        assert!(text.contains("primary 6, standby 9: run the same release"), "{text}");
         let text = refused(|other| other.name = "web".into());
         assert!(text.contains("primary `vm`, standby `web`") && text.contains("--name"), "{text}");
         let text = refused(|other| other.arbiter = "none".into());

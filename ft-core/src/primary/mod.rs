@@ -153,6 +153,9 @@ impl Phase {
     }
 }
 
+/// Counts as so many failures in a row: to try again soon would hardly end otherwise.
+const UNLIKELY: u32 = 8;
+
 /// The connection with one standby.
 #[derive(Debug)]
 struct Session {
@@ -596,6 +599,9 @@ impl Primary {
             Message::Verified(verified) if self.phase.standby_may_take_over() => {
                 let epoch = header.epoch;
                 out.push(Action::Report(Report::Verified { epoch, verified }));
+                if !verified.agree {
+                    self.distrust(now, out);
+                }
             }
             Message::Heartbeat(beat) if running => {
                 self.send(Epoch(0), Message::HeartbeatReply(beat), out);
@@ -607,8 +613,8 @@ impl Primary {
                     self.ack(now, front, out);
                 }
             }
-            Message::Bye { reason, session } if reason != ByeReason::Detach => {
-                self.bye(now, reason, session, out);
+            Message::Bye { reason, session, why } if reason != ByeReason::Detach => {
+                self.bye(now, (reason, session, why), out);
             }
             _ => {
                 let why = format!("the standby sent {kind} in state {}", self.phase.name());
@@ -646,7 +652,7 @@ impl Primary {
     fn refused(&mut self, now: Time, reason: String, out: &mut Vec<Action>) {
         if matches!(self.phase, Phase::Joining | Phase::Arming) {
             // It will hardly change its mind soon.
-            self.search_failures = self.search_failures.max(8);
+            self.search_failures = self.search_failures.max(UNLIKELY);
         }
         // P1: while a first checkpoint is under way this word opens nothing by itself. It may be an earlier session's, played
         // again (simulation, seed 426238321002812), and the standby may hold that checkpoint by now.
@@ -658,10 +664,15 @@ impl Primary {
     }
 
     /// Its word counts for the session that it was said in, and for no other (P1).
-    fn bye(&mut self, now: Time, reason: ByeReason, said: u64, out: &mut Vec<Action>) {
+    fn bye(
+        &mut self,
+        now: Time,
+        (reason, said, why): (ByeReason, u64, String),
+        out: &mut Vec<Action>,
+    ) {
         let session = self.session.as_ref().map(|session| session.hello.session);
         if session == Some(said) || deliberate!(AnyonesBye) {
-            return self.renounced(now, reason, out);
+            return self.renounced(now, reason, &why, out);
         }
         let expected = session.unwrap_or_default();
         let why = format!("the standby says Bye to session {said:#x}, this is {expected:#x}");
@@ -669,14 +680,37 @@ impl Primary {
     }
 
     /// The standby has said that it will not take over: nobody else can run this machine now.
-    fn renounced(&mut self, now: Time, reason: ByeReason, out: &mut Vec<Action>) {
+    fn renounced(&mut self, now: Time, reason: ByeReason, why: &str, out: &mut Vec<Action>) {
         let held = !matches!(self.phase, Phase::Joining | Phase::Copying);
-        let why = match reason {
-            ByeReason::Detached => "the standby has given its checkpoint up",
-            _ => "the standby was stopped by its operator",
+        let mut text = match reason {
+            ByeReason::Detached => "the standby has given its checkpoint up".to_string(),
+            _ => "the standby was stopped by its operator".to_string(),
         };
-        self.close(why.to_string(), out);
-        self.go_alone(now, held, why.to_string(), out);
+        if !why.is_empty() {
+            text = format!("{text}: {why}");
+            // The next session may well end alike.
+            self.search_failures = self.search_failures.max(UNLIKELY);
+            out.push(Action::Report(Report::LinkLost { reason: text.clone() }));
+        }
+        self.close(text.clone(), out);
+        self.go_alone(now, held, text, out);
+    }
+
+    /// P8: the standby holds something else than this machine was. It says Bye on its own; whoever does not is asked to.
+    fn distrust(&mut self, now: Time, out: &mut Vec<Action>) {
+        if matches!(self.phase, Phase::Arming | Phase::Protected) {
+            self.detach(now, out);
+            self.reason =
+                Some("the standby's memory or state differs from this side's".to_string());
+        }
+    }
+
+    fn detach(&mut self, now: Time, out: &mut Vec<Action>) {
+        self.say_bye(ByeReason::Detach, out);
+        self.phase = Phase::Detaching;
+        if let Some(session) = &mut self.session {
+            session.detach_by = Some(now + self.options.setup_timeout);
+        }
     }
 
     // ---- the link is lost ----
@@ -878,12 +912,8 @@ impl Primary {
             }
             // The standby's word makes the arbiter unnecessary; if it does not come, he is asked.
             Phase::Arming | Phase::Protected => {
-                self.say_bye(ByeReason::Detach, out);
-                self.phase = Phase::Detaching;
+                self.detach(now, out);
                 self.search = None;
-                if let Some(session) = &mut self.session {
-                    session.detach_by = Some(now + self.options.setup_timeout);
-                }
                 Ok(())
             }
             Phase::WaitingForOperator => {
@@ -931,7 +961,8 @@ impl Primary {
     fn say_bye(&self, reason: ByeReason, out: &mut Vec<Action>) {
         if let Some(session) = &self.session {
             let session = session.theirs.unwrap_or(0);
-            self.send(Epoch(0), Message::Bye { reason, session }, out);
+            let why = String::new();
+            self.send(Epoch(0), Message::Bye { reason, session, why }, out);
         }
     }
 

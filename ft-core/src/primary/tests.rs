@@ -528,7 +528,7 @@ fn answers_that_nobody_asked_for_are_illegal() {
 }
 
 fn bye(reason: ByeReason) -> Message {
-    Message::Bye { reason, session: SESSION }
+    Message::Bye { reason, session: SESSION, why: String::new() }
 }
 
 /// P1: on a link that does not authenticate the word of an earlier session can be played again, when the standby of this
@@ -539,7 +539,7 @@ fn p1_a_bye_to_another_session_opens_nothing() {
         [(Phase::Protected, ByeReason::Detached), (Phase::Detaching, ByeReason::Stopped)]
     {
         let mut pair = Pair::at(true, phase);
-        let out = pair.say(0, Message::Bye { reason, session: SESSION - 1 });
+        let out = pair.say(0, Message::Bye { reason, session: SESSION - 1, why: String::new() });
         assert_eq!(effects(&out), ["send Refuse", "hold", "close", "ask 2"]);
     }
 }
@@ -630,4 +630,29 @@ fn a_machine_that_is_stuck_joins_no_standby() {
     pair.give(stalled());
     let out = pair.give(Event::StandbyConnected { link: LINK, hello: hello() });
     assert_eq!(effects(&out), ["close"]);
+}
+
+/// P8: a standby that holds something else is not relied upon from the moment that this is known, and is asked to give it up
+/// if it does not on its own.
+#[test]
+fn p8_a_standby_that_differs_is_not_relied_upon() {
+    let (primary, standby) = (Hashes { memory: 1, state: 1 }, Hashes { memory: 2, state: 1 });
+    let differ = || Message::Verified(Verified { agree: false, primary, standby });
+    let mut pair = Pair::at(true, Phase::Protected);
+    assert_eq!(effects(&pair.say(5, differ())), ["send Bye"]);
+    assert_eq!(pair.phase(), Phase::Detaching);
+    let why = "epoch 5 is not the same on both sides".to_string();
+    let bye = Message::Bye { reason: ByeReason::Detached, session: SESSION, why };
+    assert_eq!(effects(&pair.say(0, bye)), ["close", "alone 1"]);
+    assert!(pair.primary.reason().unwrap().contains("epoch 5 is not the same"));
+    // Not at once: the next session may well end alike.
+    let again = pair.primary.next_deadline().unwrap();
+    assert!(again >= Time(0) + Duration::from_secs(5), "{again:?}");
+    assert_eq!(effects(&pair.give(Event::Tick)), [""; 0]);
+
+    // One that says nothing: the arbiter decides.
+    let mut pair = Pair::at(true, Phase::Protected);
+    pair.say(5, differ());
+    pair.now += 10_000 * MS;
+    assert_eq!(effects(&pair.give(Event::Tick)).last().map(String::as_str), Some("ask 2"));
 }

@@ -242,6 +242,12 @@ pub enum Report {
         /// Why.
         reason: String,
     },
+    /// The checkpoint was given up, and the primary told so: it goes on without asking anybody.
+    #[error("gave its checkpoint up: {reason}")]
+    GaveUp {
+        /// Why.
+        reason: String,
+    },
     /// Nothing happens until the operator decides.
     #[error(
         "nothing happens until an operator decides, as there is no arbiter (`take-over` here, or \

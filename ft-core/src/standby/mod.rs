@@ -8,7 +8,7 @@
 //!    ^ ^ ^                      |                   |                           | | |   | Ack, Apply
 //!    | | +-- refused, lost -----+                   |                           | | +---+
 //!    | +---- lost: Discard -------------------------+                           | |
-//!    | +---- Bye (detach): Bye, Discard ----------------------------------------+ |
+//!    | +---- Bye (detach), or hashes that differ: Bye, Discard -----------------+ |
 //!    |                                                                            |
 //!    |    denied: Discard                         lost, silence, a corrupt stream v
 //!    +------------------------- DOUBTING, the arbiter asked <---------------------+
@@ -300,7 +300,7 @@ impl Standby {
             Event::OperatorTakeOver => self.operator_take_over(out)?,
             Event::OperatorDiscard => self.operator_discard(out)?,
             Event::OperatorStop => {
-                self.say_bye(ByeReason::Stopped, out);
+                self.say_bye(ByeReason::Stopped, String::new(), out);
                 self.stop("stopped by the operator".to_string(), out);
             }
         }
@@ -477,7 +477,10 @@ impl Standby {
             {
                 self.hello(hello, out);
             }
-            (Phase::Greeting | Phase::Filling | Phase::Ready, Message::Bye { reason, session }) => {
+            (
+                Phase::Greeting | Phase::Filling | Phase::Ready,
+                Message::Bye { reason, session, .. },
+            ) => {
                 self.bye(reason, session, out);
             }
             (Phase::Filling | Phase::Ready, Message::Heartbeat(beat)) => {
@@ -562,7 +565,25 @@ impl Standby {
             out.push(Action::Send { link: session.link, frame });
         }
         out.push(Action::Report(Report::Verified { epoch, verified }));
+        if !verified.agree {
+            // P8: what this side holds is not what the guest is.
+            self.give_up(
+                format!(
+                    "epoch {epoch} is not the same on both sides: primary {primary}, standby {standby}"
+                ),
+                out,
+            );
+        }
         Ok(())
+    }
+
+    /// Of what is held nothing is to be used: the primary is told, and goes on at once.
+    fn give_up(&mut self, why: String, out: &mut Vec<Action>) {
+        self.say_bye(ByeReason::Detached, why.clone(), out);
+        self.close(&why, out);
+        out.push(Action::Report(Report::GaveUp { reason: why.clone() }));
+        self.discard(why, out);
+        self.phase = Phase::Waiting;
     }
 
     fn bye(&mut self, reason: ByeReason, said: u64, out: &mut Vec<Action>) {
@@ -587,7 +608,7 @@ impl Standby {
         };
         if reason == ByeReason::Detach {
             // After this word the primary goes on at once: the checkpoint must never be used.
-            self.say_bye(ByeReason::Detached, out);
+            self.say_bye(ByeReason::Detached, String::new(), out);
             if deliberate!(RenounceAndKeep) && self.phase == Phase::Ready {
                 self.close(why, out);
                 return self.doubt(why.to_string(), out);
@@ -782,10 +803,10 @@ impl Standby {
     }
 
     /// Before the primary has said which session this is, there is none to leave: 0 says so.
-    fn say_bye(&self, reason: ByeReason, out: &mut Vec<Action>) {
+    fn say_bye(&self, reason: ByeReason, why: String, out: &mut Vec<Action>) {
         let hello = self.session.as_ref().and_then(|session| session.hello.as_ref());
         let session = hello.map_or(0, |hello| hello.session);
-        self.send(Message::Bye { reason, session }, out);
+        self.send(Message::Bye { reason, session, why }, out);
     }
 
     fn send(&self, message: Message, out: &mut Vec<Action>) {

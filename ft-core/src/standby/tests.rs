@@ -384,7 +384,7 @@ fn machines_that_do_not_fit_are_refused() {
     let out = pair.give(Event::Garbled { link: LINK, error });
     let Some(Action::Send { frame, .. }) = out.first() else { panic!("{out:?}") };
     let Message::Refuse { reason } = &frame.message else { panic!("{frame:?}") };
-    assert!(reason.contains("version 5, the other 9: run the same release"), "{reason}");
+    assert!(reason.contains("version 6, the other 9: run the same release"), "{reason}");
 }
 
 #[test]
@@ -521,6 +521,21 @@ fn hashes_are_compared() {
     }
 }
 
+/// P8: what is not the same on both sides is never gone on from, whatever becomes of the link.
+#[test]
+fn p8_a_checkpoint_that_differs_is_given_up() {
+    let mut pair = Pair::ready(true);
+    let out = pair.give(Event::Hashed { epoch: Epoch(5), hashes: Hashes { memory: 4, state: 5 } });
+    assert_eq!(effects(&out), ["send Verified", "send Bye", "close", "discard"]);
+    assert_eq!((pair.standby.epoch(), pair.standby.phase()), (None, Phase::Waiting));
+    let reason = pair.standby.reason().unwrap();
+    assert!(reason.contains("epoch 5 is not the same on both sides"), "{reason}");
+    let Some(Action::Send { frame, .. }) = out.get(2) else { panic!("{out:?}") };
+    let Message::Bye { reason, session, why } = &frame.message else { panic!("{frame:?}") };
+    assert_eq!((*reason, *session), (ByeReason::Detached, SESSION));
+    assert!(why.contains("0000000000000004"), "{why}");
+}
+
 #[test]
 fn the_operator_stops_it() {
     let mut pair = Pair::ready(true);
@@ -529,7 +544,7 @@ fn the_operator_stops_it() {
 }
 
 fn bye(reason: ByeReason) -> Message {
-    Message::Bye { reason, session: STANDBY_SESSION }
+    Message::Bye { reason, session: STANDBY_SESSION, why: String::new() }
 }
 
 /// P4: a checkpoint is not given up for a word of another session.
@@ -537,7 +552,7 @@ fn bye(reason: ByeReason) -> Message {
 fn p4_a_bye_to_another_session_discards_nothing() {
     for reason in [ByeReason::Detach, ByeReason::PoweredOff, ByeReason::Stopped] {
         let mut pair = Pair::ready(true);
-        let out = pair.say(0, Message::Bye { reason, session: SESSION });
+        let out = pair.say(0, Message::Bye { reason, session: SESSION, why: String::new() });
         assert_eq!(effects(&out), ["send Refuse", "close", "ask 2"]);
         assert!(pair.standby.epoch().is_some());
     }
@@ -559,7 +574,8 @@ fn p1_a_session_played_again_leads_to_no_checkpoint() {
 #[test]
 fn a_bye_before_the_welcome_was_heard_ends_the_session() {
     let mut pair = Pair::filling(true);
-    let out = pair.say(0, Message::Bye { reason: ByeReason::PoweredOff, session: 0 });
+    let out =
+        pair.say(0, Message::Bye { reason: ByeReason::PoweredOff, session: 0, why: String::new() });
     assert_eq!(effects(&out), ["close", "discard"]);
     assert_eq!(pair.standby.phase(), Phase::Waiting);
 }

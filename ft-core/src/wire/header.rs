@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 pub const MAGIC: [u8; 4] = *b"KMRI";
 
 /// The version of the protocol spoken by this release.
-pub const PROTOCOL: u16 = 5;
+pub const PROTOCOL: u16 = 6;
 
 /// Bytes of a header.
 pub const HEADER_LEN: usize = 40;
@@ -80,7 +80,8 @@ impl Kind {
             Self::Bulk | Self::Pages => 4 * 1024 * KIB,
             Self::State => 16 * 1024 * KIB,
             Self::Refuse => 64 * KIB,
-            Self::End | Self::Verified | Self::Bye => KIB,
+            Self::Bye => 4 * KIB,
+            Self::End | Self::Verified => KIB,
             Self::Heartbeat | Self::HeartbeatReply => 64,
             Self::Ack => 0,
         }

@@ -46,6 +46,8 @@ pub enum Message {
         /// The session that it leaves, by the number that its hearer has given it: a word of an earlier one, played again
         /// on a link that does not authenticate, opens and ends nothing (P1, P7). 0 when that number is not known yet.
         session: u64,
+        /// What there is to say besides; empty where the reason says it all.
+        why: String,
     },
 }
 
@@ -201,7 +203,9 @@ impl Message {
             Self::Ack => Ok(()),
             Self::Verified(verified) => append(kind, verified, out),
             Self::Heartbeat(beat) | Self::HeartbeatReply(beat) => append(kind, beat, out),
-            Self::Bye { reason, session } => append(kind, &(reason, session), out),
+            Self::Bye { reason, session, why } => {
+                append(kind, &(reason, session, shortened(why, kind)), out)
+            }
         }
     }
 
@@ -219,8 +223,8 @@ impl Message {
             Kind::Heartbeat => Self::Heartbeat(whole(kind, &body)?),
             Kind::HeartbeatReply => Self::HeartbeatReply(whole(kind, &body)?),
             Kind::Bye => {
-                let (reason, session) = whole(kind, &body)?;
-                Self::Bye { reason, session }
+                let (reason, session, why) = whole(kind, &body)?;
+                Self::Bye { reason, session, why }
             }
         })
     }
@@ -228,8 +232,8 @@ impl Message {
 
 /// A reason is for people: one that is too long is cut, not refused.
 fn shortened(reason: &str, kind: Kind) -> &str {
-    // Postcard writes the length before the text.
-    let limit = kind.max_body() as usize - 8;
+    // What stands before the text, its length included, takes less than this.
+    let limit = kind.max_body() as usize - 32;
     let mut end = reason.len().min(limit);
     while !reason.is_char_boundary(end) {
         end -= 1;

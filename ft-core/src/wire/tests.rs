@@ -28,7 +28,7 @@ fn every_message() -> Vec<Message> {
         Message::Verified(Verified { agree: false, primary: hashes, standby: hashes }),
         Message::Heartbeat(beat),
         Message::HeartbeatReply(beat),
-        Message::Bye { reason: ByeReason::Detach, session: 7 },
+        Message::Bye { reason: ByeReason::Detach, session: 7, why: String::new() },
     ];
     let kinds: Vec<Kind> = all.iter().map(Message::kind).collect();
     assert_eq!(kinds, Kind::ALL);
@@ -103,7 +103,7 @@ fn the_errors_say_what_is_wrong() {
     assert!(matches!(header(|h| h[31] = 0x80), WireError::Number { .. }));
     assert!(matches!(header(|h| h[23] = 0x40), WireError::Number { .. }));
     let text = header(|h| h[4] = 9).to_string();
-    assert!(text.contains("version 5, the other 9: run the same release"), "{text}");
+    assert!(text.contains("version 6, the other 9: run the same release"), "{text}");
 }
 
 #[test]

@@ -127,6 +127,7 @@ impl Peer {
                 Message::Bye {
                     reason: *input.choose(&reasons)?,
                     session: Self::number(input, right)?,
+                    why: if input.arbitrary()? { "?".to_owned() } else { String::new() },
                 }
             }
         })

@@ -107,7 +107,22 @@ pub(super) fn to_the_end(
     }
     engine.note_put_away(ended.clone());
     drop(terminal);
-    report(&ended)
+    let code = report(&ended);
+    match ended {
+        Ended::PoweredOff | Ended::Signal(_) => judged(code, engine.mismatches()),
+        Ended::Failed(_) | Ended::Fenced(_) => code,
+    }
+}
+
+/// The exit code of what has ended in good order: its own, unless the two sides have differed.
+pub(super) fn judged(code: u8, mismatches: u64) -> u8 {
+    if mismatches == 0 {
+        return code;
+    }
+    log::error!(
+        "--verify has found {mismatches} checkpoints that differed, expected none: see above"
+    );
+    super::EXIT_MISMATCH
 }
 
 /// The machine's name at the arbiter, for as long as its start may still fail: then it is given back,

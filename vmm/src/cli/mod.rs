@@ -29,6 +29,8 @@ use crate::{logging, seccomp};
 /// A mistake in the command line, or in a file that it names.
 const EXIT_USAGE: u8 = 2;
 const EXIT_FAILED: u8 = 1;
+/// All ended in good order, but `--verify` has found that the two sides differed (P8).
+const EXIT_MISMATCH: u8 = 4;
 
 /// Why a command could not do its work; printed as one line.
 #[derive(Debug)]

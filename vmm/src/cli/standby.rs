@@ -66,7 +66,7 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     match end {
         End::Stopped(reason) => {
             log::info!("standby ended: {reason}");
-            Ok(0)
+            Ok(guest::judged(0, shown(&status).mismatches()))
         }
         End::TakeOver(inheritance) => {
             let options = guest::engine_options(protection, &args.name, security, recorder);
@@ -124,6 +124,7 @@ fn take_over(
     claim.keep();
     let micros = u64::try_from(won_at.elapsed().as_micros()).unwrap_or(u64::MAX);
     engine.note_takeover(Takeover { micros, replayed: replays });
+    engine.note_mismatches(shown(here.status).mismatches());
     log::info!(
         "took over in term {term} at epoch {epoch}: {replays} requests replayed, {micros} us ({reason})"
     );

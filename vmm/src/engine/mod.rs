@@ -406,7 +406,7 @@ impl Engine {
 
     /// P2: a standby gives up the right to take over, which may open the gate.
     fn record_bye(&self, core: &Core, link: LinkId, message: &Message) {
-        if let Message::Bye { reason, session } = message
+        if let Message::Bye { reason, session, .. } = message
             && *reason != ByeReason::Detach
             && core.session_of(link).is_some()
         {

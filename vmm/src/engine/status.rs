@@ -32,6 +32,8 @@ pub struct EngineStats {
     pub(super) dirty_pages: Distribution,
     pub(super) verified: u64,
     pub(super) mismatches: u64,
+    /// The last of them, in words.
+    last_mismatch: Option<String>,
     takeover: Option<Takeover>,
 }
 
@@ -49,6 +51,9 @@ impl EngineStats {
         if let Report::Verified { verified, .. } = report {
             self.verified += 1;
             self.mismatches += u64::from(!verified.agree);
+            if !verified.agree {
+                self.last_mismatch = Some(report.to_string());
+            }
         }
     }
 }
@@ -100,6 +105,16 @@ impl Engine {
         ] {
             distribution.reset();
         }
+    }
+
+    /// How often `--verify` has found the two sides to differ (P8).
+    pub fn mismatches(&self) -> u64 {
+        self.stats().mismatches
+    }
+
+    /// Counts what was found before this side ran the guest.
+    pub fn note_mismatches(&self, found: u64) {
+        self.stats().mismatches += found;
     }
 
     /// Notes how this machine came to run.
@@ -164,7 +179,11 @@ impl Engine {
             "effect_latency_us": latencies,
             "epoch_bytes": stats.epoch_bytes.summary(),
             "dirty_pages": stats.dirty_pages.summary(),
-            "verify": { "checked": stats.verified, "mismatches": stats.mismatches },
+            "verify": {
+                "checked": stats.verified,
+                "mismatches": stats.mismatches,
+                "last_mismatch": stats.last_mismatch,
+            },
             "takeover_us": stats.takeover.map(|takeover| takeover.micros),
             "replayed": counts.replayed,
             "in_flight_at_takeover": stats.takeover.map(|takeover| takeover.replayed),

@@ -443,7 +443,7 @@ impl StandbyDriver {
         if self.link.as_ref().is_some_and(|(id, _)| *id == to) {
             self.record_word(to, frame);
         }
-        let Some((id, link)) = self.link.as_mut().filter(|(id, _)| *id == to) else {
+        let Some((_, link)) = self.link.as_mut().filter(|(id, _)| *id == to) else {
             return Next::Nothing;
         };
         let mut bytes = Vec::new();
@@ -451,10 +451,13 @@ impl StandbyDriver {
             .encode(&mut bytes)
             .map_err(std::io::Error::other)
             .and_then(|_| link.write_all(&bytes));
-        match sent {
-            Ok(()) => Next::Nothing,
-            Err(error) => Next::Event(Event::LinkLost { link: *id, reason: error.to_string() }),
+        if let Err(error) = sent {
+            // That the link is lost is for its reader to say, after what has come: a primary that has said good-bye has closed,
+            // and its last word may still be unread here (P7).
+            log::debug!("nothing more can be said to the primary: {error}");
+            link.shutdown();
         }
+        Next::Nothing
     }
 
     fn apply_bulk(&mut self, pages: &CheckedPages) {

@@ -85,6 +85,11 @@ impl StandbyStatus {
         self.dirty_pages.add(pages);
     }
 
+    /// How often `--verify` has found the two sides to differ (P8).
+    pub fn mismatches(&self) -> u64 {
+        self.mismatches
+    }
+
     pub(super) fn verified(&mut self, agree: bool) {
         self.verified += 1;
         self.mismatches += u64::from(!agree);
