@@ -5,7 +5,7 @@
 //! - staged + adopted = performed + replayed + cancelled + in flight;
 //! - nothing becomes [`Performable`] without a [`Committed`] or [`Alone`] proof of this very gate.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -103,6 +103,9 @@ pub struct Ledger {
     inputs: VecDeque<Performable>,
     /// Effects and inputs that are not settled: what a checkpoint has to carry.
     in_flight: BTreeMap<EffectId, InFlight>,
+    /// Requests that were given up after they had left for their backends, and will be settled some time: for the guest, and
+    /// so for checkpoints, they are over.
+    abandoned: BTreeSet<EffectId>,
     /// Effects taken over from a checkpoint.
     adopted: u64,
     /// Tokens issued in the current session and neither staged nor dropped.
@@ -127,6 +130,7 @@ impl Ledger {
             held_bytes: 0,
             inputs: VecDeque::new(),
             in_flight: BTreeMap::new(),
+            abandoned: BTreeSet::new(),
             adopted: 0,
             tokens_out: 0,
             counts: Counts::default(),
@@ -368,6 +372,9 @@ impl Ledger {
     /// When it is not in flight on this ledger: it was cancelled, or it is another gate's.
     pub fn settle(&mut self, done: Performable) {
         let id = done.record.id;
+        if self.abandoned.remove(&id) {
+            return;
+        }
         let entry = self.in_flight.remove(&id);
         let entry = entry.unwrap_or_else(|| panic!("P2: {id:?} settled, but not in flight"));
         match (&entry.record.request, entry.replay) {
@@ -375,6 +382,11 @@ impl Ledger {
             (Request::Effect(_), false) => self.counts.performed += 1,
             (Request::Effect(_), true) => self.counts.replayed += 1,
         }
+    }
+
+    /// As [`settle`](Self::settle), of a request that was not performed because it was given up; any other stays in flight.
+    pub fn settle_if_abandoned(&mut self, given_up: Performable) {
+        self.abandoned.remove(&given_up.record.id);
     }
 
     /// Drops everything that has not left: the machine was reset, or it lost the right to perform.
@@ -406,6 +418,41 @@ impl Ledger {
             .map(|entry| entry.record.id)
             .collect();
         self.cancel_all(ids)
+    }
+
+    /// Gives up what is left in flight of a slot's descriptor chains, once those that have not left are
+    /// [cancelled](Self::cancel_chains_of): no checkpoint has them any more (whoever took over would perform them from memory
+    /// that is another's by then), and settling them changes nothing. Gives the names of the effects.
+    pub fn abandon_chains_of(&mut self, slot: u16) -> Vec<EffectId> {
+        self.abandon(|record| matches!(record.origin, Origin::Chain { slot: of, .. } if of == slot))
+    }
+
+    /// Gives up resets of the machine that have left and were not performed: it has just been reset. Gives the names of the
+    /// effects.
+    pub fn abandon_resets(&mut self) -> Vec<EffectId> {
+        let reset = Request::Effect(EffectOp::Power(PowerEvent::Reset));
+        let held: BTreeSet<EffectId> = self.held.iter().map(|held| held.record.id).collect();
+        self.abandon(|record| record.request == reset && !held.contains(&record.id))
+    }
+
+    /// Gives up what has left; gives the effects among it.
+    fn abandon(&mut self, which: impl Fn(&Record) -> bool) -> Vec<EffectId> {
+        let ids: Vec<EffectId> = self
+            .in_flight
+            .values()
+            .filter(|entry| which(&entry.record))
+            .map(|entry| entry.record.id)
+            .collect();
+        let mut effects = Vec::new();
+        for id in ids {
+            let Some(entry) = self.in_flight.remove(&id) else { continue };
+            self.abandoned.insert(id);
+            if let Request::Effect(_) = entry.record.request {
+                self.counts.cancelled += 1;
+                effects.push(id);
+            }
+        }
+        effects
     }
 
     /// Takes over the requests in flight of a checkpoint: they are held, as replays, until a proof

@@ -4,6 +4,8 @@
 
 mod micro;
 
+use std::os::fd::AsRawFd;
+
 use kemari_workload::{Op, Record, log_capacity, log_sector, payload_hash, record::SLOT_LEN};
 use micro::Guest;
 use rustix::process::Signal;
@@ -123,4 +125,37 @@ fn a_signal_ends_the_machine_in_good_order() {
         assert_eq!(guest.wait_exit().code(), Some(code));
         assert!(!guest.dir.path().join("pid").exists(), "the pid file is left behind");
     }
+}
+
+/// P9: a console whose reader has stopped holds up neither the guest, whose other devices go on, nor its end.
+#[test]
+fn a_console_that_nobody_reads_holds_up_neither_guest_nor_end() {
+    // The guest's console becomes a FIFO, before the binary under test is started.
+    let script = r#"for a; do case "$a" in file=*/console) mkfifo "${a#file=}";; esac; done; exec "$0" "$@""#;
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", script, micro::KEMARI]);
+    let mut guest = Guest::boot_through(command, "", 1, &[]);
+    guest.ask(Op::Ping);
+    let reader = rustix::fs::open(
+        guest.dir.path().join("console"),
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK,
+        rustix::fs::Mode::empty(),
+    )
+    .unwrap();
+    // A page: the smallest there is.
+    // SAFETY: a system call on our own descriptor, without pointers.
+    assert!(unsafe { libc::fcntl(reader.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) } >= 0);
+    for number in 0..600 {
+        guest.ask(Op::ConsoleMark { number });
+    }
+    assert_eq!(guest.ask(Op::Append { payload: b"goes on", flush: true }).applied, 1);
+    guest.process.signal(Signal::TERM);
+    // 2 s for the reader, and what a busy machine needs besides.
+    let code =
+        guest.process.wait_exit(std::time::Duration::from_secs(20)).map(|status| status.code());
+    assert_eq!(code, Some(Some(143)), "{}", guest.process.lines().join("\n"));
+    let mut shown = vec![0; 1 << 16];
+    let count = rustix::io::read(&reader, &mut shown).unwrap();
+    let shown = String::from_utf8_lossy(&shown[..count]).into_owned();
+    assert!(shown.contains("MARK 0") && shown.contains("MARK 100"), "{shown}");
 }

@@ -11,7 +11,7 @@ use io_gate::host::{Ledger, Origin};
 use io_gate::{Outcome, PowerEvent};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::backend::disk::Disk;
+use crate::backend::disk_fence::DiskFence;
 use crate::clock::Moment;
 use crate::completion::{Completion, Performed};
 use crate::descriptors::event;
@@ -83,38 +83,42 @@ impl Core {
         self.fence.term()
     }
 
-    /// P2: asked right before each effect is performed. Once the answer was no, it stays no. While
-    /// nobody can tell, the effect waits here, and with it everything behind it in its lane: it is
-    /// neither performed nor dropped, and service goes on when the arbiter is back.
-    pub(crate) fn permitted(&self) -> bool {
-        self.permitted_by(&|| (self.fence.ask(), None)).is_some()
+    /// How long a yes of the fence may be used again.
+    pub(crate) fn good_for(&self) -> Duration {
+        self.fence.good_for()
     }
 
-    /// As [`permitted`](Self::permitted), and the record beside the disk agrees: asked right before
-    /// each system call that writes to it.
-    pub(crate) fn permitted_to_write(&self, disk: &Disk) -> bool {
-        let Some(record) = disk.fence() else { return self.permitted() };
-        let asked = self.permitted_by(&|| {
-            let (answer, Some(term)) = (self.fence.ask(), self.fence.term()) else {
-                return (self.fence.ask(), None);
-            };
-            if answer != Permission::Granted {
-                return (answer, None);
-            }
-            match record.ask(term) {
-                Ok(Permission::Granted) => (Permission::Granted, None),
-                Ok(answer) => (answer, Some("the disk's fence record is of a later term".into())),
-                Err(error) => (Permission::Unknown, Some(error.to_string())),
-            }
-        });
-        asked.is_some()
+    /// What the fence says now, and why not, where it does not know that itself.
+    pub(crate) fn ask(&self) -> (Permission, Option<String>) {
+        (self.fence.ask(), None)
     }
 
-    /// When the question was asked to which the answer is yes.
-    fn permitted_by(&self, ask: &dyn Fn() -> (Permission, Option<String>)) -> Option<Moment> {
+    /// As [`ask`](Self::ask), and the record beside the disk agrees.
+    pub(crate) fn ask_with(&self, record: &DiskFence) -> (Permission, Option<String>) {
+        let (answer, Some(term)) = (self.fence.ask(), self.fence.term()) else {
+            return (self.fence.ask(), None);
+        };
+        if answer != Permission::Granted {
+            return (answer, None);
+        }
+        match record.ask(term) {
+            Ok(Permission::Granted) => (Permission::Granted, None),
+            Ok(answer) => (answer, Some("the disk's fence record is of a later term".into())),
+            Err(error) => (Permission::Unknown, Some(error.to_string())),
+        }
+    }
+
+    /// When the question was asked to which the answer is yes; see [`Permits`](crate::permit::Permits). Once the answer was
+    /// no, it stays no. While nobody can tell, the effect waits here, and with it everything behind it in its lane: it is
+    /// neither performed nor dropped, and service goes on when the arbiter is back; unless nobody wants it any more.
+    pub(crate) fn permitted_by(
+        &self,
+        given_up: &AtomicBool,
+        ask: &dyn Fn() -> (Permission, Option<String>),
+    ) -> Option<Moment> {
         let mut waiting = None;
         loop {
-            if self.is_fenced_off() {
+            if self.is_fenced_off() || given_up.load(Ordering::Acquire) {
                 return None;
             }
             let asked = Moment::now();
@@ -291,26 +295,6 @@ impl Drop for Waiting<'_> {
         if self.core.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
             log::info!("effects are held no longer, after {:?}", self.since.elapsed());
         }
-    }
-}
-
-/// A thread's last yes of the fence.
-#[derive(Debug, Default)]
-pub(crate) struct Permit {
-    asked: Option<Moment>,
-}
-
-impl Permit {
-    /// As [`Core::permitted`]; P2: asks only when the last yes is no longer good, by a clock that is read without a system
-    /// call and goes on in a suspended host, so that a process that was stopped finds out. A yes that has just come is
-    /// acted upon once, as long as it is not [stale](is_stale).
-    pub(crate) fn holds(&mut self, core: &Core) -> bool {
-        let good_for = core.fence.good_for();
-        let is_good = self.asked.is_some_and(|asked| asked.elapsed() < good_for);
-        if !is_good || core.is_fenced_off() {
-            self.asked = core.permitted_by(&|| (core.fence.ask(), None));
-        }
-        self.asked.is_some()
     }
 }
 

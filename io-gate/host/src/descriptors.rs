@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -56,19 +56,54 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// What a console on a file shows is added to it: it may hold what nobody wants to lose. A FIFO that
-/// nobody reads is refused at once.
+/// What a console on a file shows is added to it: it may hold what nobody wants to lose. Nobody is waited for: a terminal
+/// that takes nothing does not hold up whoever writes, and a FIFO is opened for both directions, so that it is there before its
+/// reader is.
 pub(crate) fn console_file(path: &Path) -> io::Result<File> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = OpenOptions::new().create(true).append(true).custom_flags(flags).open(path)?;
-    // SAFETY: a system call on our own descriptor, without pointers.
-    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, libc::O_APPEND) })?;
-    Ok(file)
+    let mut options = OpenOptions::new();
+    options.custom_flags(flags);
+    if std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) {
+        return options.read(true).write(true).open(path);
+    }
+    options.create(true).append(true).open(path)
 }
 
 /// The same file, to see what it holds before something is added to it.
 pub(crate) fn console_file_to_look_at(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+}
+
+/// Another description of an open pipe, FIFO or terminal, for this process alone: it can be made non-blocking without
+/// surprising others (the shell) that share the first. None of what has no such thing, or may not be opened.
+pub(crate) fn own_description(fd: RawFd, write: bool) -> Option<File> {
+    let path = format!("/proc/self/fd/{fd}");
+    let kind = std::fs::metadata(&path).ok()?.file_type();
+    if !kind.is_fifo() && !kind.is_char_device() {
+        return None;
+    }
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    OpenOptions::new().read(!write).write(write).custom_flags(flags).open(path).ok()
+}
+
+/// What an open descriptor is of.
+pub(crate) fn kind_of(fd: RawFd) -> Option<std::fs::FileType> {
+    Some(std::fs::metadata(format!("/proc/self/fd/{fd}")).ok()?.file_type())
+}
+
+/// Whether the network namespace has an interface of that name (netdevice(7)).
+pub(crate) fn interface_exists(name: &str) -> bool {
+    // SAFETY: all-zero bytes are a valid `ifreq`: it is plain numbers.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return false;
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    let Ok(socket) = unix_socket(libc::SOCK_DGRAM) else { return false };
+    // SAFETY: `request` is a valid `ifreq` for the duration of the call.
+    unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX, &raw mut request) == 0 }
 }
 
 /// Guest memory that other processes may map: every store of the guest's is a write to it. Nobody

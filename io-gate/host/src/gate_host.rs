@@ -4,6 +4,7 @@
 //! Effects of one backend are performed in the order of their release (P1), because releasing and
 //! performing, or queueing for a lane, happen under `performer`.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -18,14 +19,14 @@ use io_gate::host::{
 use io_gate::{Outcome, Port, PowerEvent};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::backend::{Attached, Backend, Sink};
+use crate::backend::{Attached, Backend, Output};
 use crate::completion::{Completion, Kind, Performed};
 use crate::core::{Core, POISONED, signal};
 use crate::descriptors::event;
 use crate::fence::Fence;
 use crate::guest_memory::{GuestMemory, copy_out};
 use crate::inputs::{Inputs, Role, Token};
-use crate::lane::{Job, Lane, LaneStart};
+use crate::lane::{Lane, LaneStart};
 use crate::latency::{Latencies, LatencySummary};
 use crate::observer::{Noted, Observer};
 use crate::perform;
@@ -33,11 +34,15 @@ use crate::perform;
 /// The most that held effects may carry before queues have to wait.
 const MAX_HELD_BYTES: usize = 256 << 20;
 
-/// How long the end of a machine waits for a fence that cannot tell.
+/// How long the end of a machine waits for a fence that cannot tell, and for backends that do not answer.
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a reset waits: of a device, for what was released, and then for a system call that reads what was the driver's
+/// memory; of the machine, for power events that a fence which cannot tell holds up.
+const RESET_PATIENCE: Duration = Duration::from_secs(1);
+
 /// A backend, where it is, and its part of a batch.
-type Share = ((u16, Port), Arc<Attached>, Vec<Job>);
+type Share = ((u16, Port), Arc<Attached>, Vec<Performable>);
 
 /// What [`GateHost::seal`] gives for the checkpoint.
 #[derive(Debug)]
@@ -111,8 +116,8 @@ impl GateHost {
         observer: Option<Arc<dyn Observer>>,
     ) -> io::Result<Arc<Self>> {
         let core = Arc::new(Core::new(ledger, memory, fence, observer)?);
-        let sink = Arc::new(Sink::Power);
-        let power = Lane::start("power".to_owned(), core.clone(), sink, lane_start.clone())?;
+        let power =
+            Lane::start("power".to_owned(), core.clone(), Output::Power, lane_start.clone())?;
         Ok(Arc::new(Self {
             core,
             power,
@@ -133,19 +138,24 @@ impl GateHost {
     /// # Errors
     /// When the port has a backend already, or the process is out of threads or descriptors.
     pub fn attach(&self, slot: u16, port: Port, backend: Backend) -> io::Result<()> {
-        let mut attached = self.attached.write().expect(POISONED);
-        if attached.contains_key(&(slot, port)) {
-            return Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                format!("slot {slot}, port {}: expected no backend yet, found one", port.0),
-            ));
+        let taken = || {
+            let what = format!("slot {slot}, port {}: expected no backend yet, found one", port.0);
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, what))
+        };
+        if self.backend(slot, port).is_some() {
+            return taken();
         }
+        // Without the lock, which the device thread and vCPU threads take: a peer may be slow to be found.
         let token = Token { slot, port, role: Role::Data };
         let backend = Attached::new(backend, &self.core, &self.inputs, token, &self.lane_start)?;
+        let backend = Arc::new(backend);
+        match self.attached.write().expect(POISONED).entry((slot, port)) {
+            Entry::Occupied(_) => return taken(),
+            Entry::Vacant(place) => place.insert(backend.clone()),
+        };
         if let Some(features) = self.negotiated.lock().expect(POISONED).get(&slot) {
             backend.negotiated(*features);
         }
-        attached.insert((slot, port), Arc::new(backend));
         Ok(())
     }
 
@@ -288,17 +298,25 @@ impl GateHost {
     }
 
     /// Waits until everything that was released has been performed and consoles have taken their
-    /// output: for a clean shutdown. Where nobody can tell whether this machine may perform, the wait
-    /// has an end, and what was not performed by then never is.
+    /// output: for a clean shutdown. Where nobody can tell whether this machine may perform, or a backend does not answer,
+    /// the wait has an end after [`LAST_PATIENCE`], and what was not performed by then never is.
     pub fn drain(&self) {
+        let until = Instant::now() + LAST_PATIENCE;
         self.core.give_up_after(LAST_PATIENCE);
-        if !self.core.permitted() {
+        if self.core.is_fenced_off() {
             return;
         }
         let attached = self.every_attached();
-        attached.iter().for_each(|backend| backend.lane().push([Job::Finish]));
-        attached.iter().for_each(|backend| backend.lane().drain());
-        self.power.drain();
+        attached.iter().for_each(|backend| backend.lane().finish(until));
+        for (lane, name) in
+            attached.iter().map(|at| (at.lane(), at.name())).chain([(&self.power, "power")])
+        {
+            if !lane.drain(until) {
+                log::warn!(
+                    "{name}: has not taken its output within {LAST_PATIENCE:?}: it is given up, as at a power failure"
+                );
+            }
+        }
     }
 
     /// Signalled when an effect is held: at most once between two calls of [`seal`](Self::seal).
@@ -366,7 +384,7 @@ impl GateHost {
     /// so it waits for no acknowledgement, but the fence is asked (P2).
     pub fn announce(&self, slot: u16) {
         let _performer = self.performer();
-        self.of_slot(slot).iter().for_each(|backend| backend.announce());
+        self.of_slot(slot).iter().for_each(|backend| backend.lane().announce());
     }
 
     /// Signalled when a power event has been performed.
@@ -397,8 +415,19 @@ impl GateHost {
         self.tell_cancelled(&cancelled);
         drop(ledger);
         drop(performer);
-        self.power.drain();
+        if !self.power.drain(Instant::now() + RESET_PATIENCE) {
+            self.give_up_resets();
+        }
         self.core.forget_resets();
+    }
+
+    /// The power lane waits for an arbiter that is away: what waits there is not wanted any more.
+    fn give_up_resets(&self) {
+        let _performer = self.performer();
+        let mut ledger = self.core.ledger();
+        let abandoned = ledger.abandon_resets();
+        self.tell_cancelled(&abandoned);
+        self.power.give_up_resets().into_iter().for_each(|request| ledger.settle(request));
     }
 
     /// How long effects have waited at the gate, by class.
@@ -510,7 +539,7 @@ impl GateHost {
             let record = request.record();
             let port = match &record.request {
                 Request::Effect(EffectOp::Power(_)) => {
-                    power.push(Job::Perform(request));
+                    power.push(request);
                     continue;
                 }
                 Request::Input(InputOp::Entropy { into }) => {
@@ -524,11 +553,11 @@ impl GateHost {
             let place = port.map(|port| (record.origin.slot(), port));
             // Most of a batch is for one backend, which is looked up once.
             if let Some((.., jobs)) = lanes.iter_mut().find(|(of, ..)| Some(*of) == place) {
-                jobs.push(Job::Perform(request));
+                jobs.push(request);
                 continue;
             }
             match place.and_then(|place| Some((place, self.backend(place.0, place.1)?))) {
-                Some((place, backend)) => lanes.push((place, backend, vec![Job::Perform(request)])),
+                Some((place, backend)) => lanes.push((place, backend, vec![request])),
                 None => {
                     if let (Some(observer), Some(effect)) =
                         (self.core.observer(), Noted::of(record))
@@ -579,26 +608,47 @@ impl GateHost {
         }
     }
 
-    /// The driver of a slot has reset its device: afterwards none of its chains is in flight, and
-    /// nothing reads or writes the memory they point to. What was released is performed first.
-    pub(crate) fn forget_chains(&self, slot: u16) {
-        // Those that wait first, and whoever has released some has handed them over by then: what is released while the lanes
-        // are waited for is none of them, as the caller makes no new ones.
-        let performer = self.performer();
+    /// The driver of a slot has reset its device: afterwards none of its chains is in flight, nothing writes the memory they
+    /// point to, and, where this gives `true`, nothing reads it. Reads are not waited for. What was released is performed
+    /// first, as far as that takes no longer than [`RESET_PATIENCE`]; what was not begun by then is dropped, which the driver
+    /// cannot tell from a device that was slower, and a system call that reads the driver's own memory is waited for as long
+    /// again (P9).
+    #[must_use]
+    pub(crate) fn forget_chains(&self, slot: u16) -> bool {
+        let lanes = self.of_slot(slot);
+        self.forget(slot, &lanes, Lane::give_up_reads, Ledger::cancel_chains_of);
+        // Whoever had released some has handed them over by then, and the caller makes no new ones. Nothing is locked.
+        let until = Instant::now() + RESET_PATIENCE;
+        lanes.iter().for_each(|backend| backend.lane().wait_for_effects(until));
+        self.forget(slot, &lanes, Lane::give_up_chains, Ledger::abandon_chains_of);
+        self.take_up_stalled();
+        self.lets_go_of_memory(slot, RESET_PATIENCE)
+    }
+
+    fn forget(
+        &self,
+        slot: u16,
+        lanes: &[Arc<Attached>],
+        give_up: fn(&Lane) -> Vec<Performable>,
+        cancel: fn(&mut Ledger, u16) -> Vec<EffectId>,
+    ) {
+        let _performer = self.performer();
         let mut ledger = self.core.ledger();
-        let cancelled = ledger.cancel_chains_of(slot);
-        self.tell_cancelled(&cancelled);
-        drop(ledger);
-        drop(performer);
-        self.of_slot(slot).iter().for_each(|backend| backend.lane().drain());
-        let mut ledger = self.core.ledger();
+        self.tell_cancelled(&cancel(&mut ledger, slot));
+        let given_up = lanes.iter().flat_map(|backend| give_up(backend.lane()));
+        given_up.for_each(|request| ledger.settle(request));
         for completion in self.core.take_completions_of(slot) {
             if let Kind::Performed(done) = completion.0 {
                 ledger.settle(done.request);
             }
         }
-        drop(ledger);
-        self.take_up_stalled();
+    }
+
+    /// Whether no system call reads, for a driver's request of before its reset, memory that is the driver's again; waits a
+    /// while for that.
+    pub(crate) fn lets_go_of_memory(&self, slot: u16, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        self.of_slot(slot).iter().all(|backend| backend.lane().lets_go_of_memory(until))
     }
 
     /// Whether so much is held that queues have to wait; the queue is then taken up again after

@@ -19,8 +19,10 @@ pub(crate) enum Role {
     Data,
     /// A second descriptor, for output only.
     Output,
-    /// A timer: try to connect again.
+    /// A timer of its lane's: try to connect again.
     Timer,
+    /// A timer of its input's: look at it again.
+    InputTimer,
 }
 
 /// Which descriptor of which backend.
@@ -40,7 +42,8 @@ impl Token {
         let role = match data & 0xff {
             0 => Role::Data,
             1 => Role::Output,
-            _ => Role::Timer,
+            2 => Role::Timer,
+            _ => Role::InputTimer,
         };
         Self { slot: (data >> 16) as u16, port: Port((data >> 8) as u8), role }
     }

@@ -2,21 +2,23 @@
 //!
 //! No thread that runs device code writes to a descriptor: it hands what may leave to a lane (P5).
 //! A batch is handed over with at most one wake-up, however many requests it has.
+//!
+//! A lane may be in a system call that does not end (a dead file server, a reader that has stopped), or wait for an arbiter
+//! that is away. So the lane owns its backend's output ([`Output`]) alone, no lock is held while it performs, and whoever
+//! waits for it waits for so long at most (P9).
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use io_gate::Outcome;
-use io_gate::host::{Performable, Request};
+use io_gate::PowerEvent;
+use io_gate::host::{EffectOp, InputOp, Origin, Performable, Request};
 
-use crate::backend::Sink;
-use crate::clock::Moment;
-use crate::completion::{Completion, Kind, Performed};
-use crate::core::{Core, POISONED, Permit, is_stale};
-use crate::observer::Noted;
+use crate::backend::{Output, Work};
+use crate::core::{Core, POISONED};
 
 /// Called by each lane's thread before it does anything else: the place to give up rights.
 pub type LaneStart = Arc<dyn Fn() + Send + Sync>;
@@ -24,21 +26,8 @@ pub type LaneStart = Arc<dyn Fn() + Send + Sync>;
 /// A disk's request that took longer than this is told of at once; what is done faster is told of
 /// together, so that the device thread is woken, and the driver interrupted, once.
 const PROMPT: Duration = Duration::from_micros(50);
-
-/// What a lane is asked to do.
-#[derive(Debug)]
-pub(crate) enum Job {
-    /// Perform a request.
-    Perform(Performable),
-    /// The driver has accepted these features.
-    Negotiated(u64),
-    /// The backend needs attention of its own: the rest of its output, a connection.
-    Attend,
-    /// Tell the network where the guest's address is.
-    Announce,
-    /// The machine ends in good order: wait a while for what is queued to be taken.
-    Finish,
-}
+/// How long whoever takes a machine apart waits for a lane, which is left behind then: it goes with the process.
+const LAST_CALL: Duration = Duration::from_secs(2);
 
 /// A backend's thread.
 pub(crate) struct Lane {
@@ -47,26 +36,95 @@ pub(crate) struct Lane {
 }
 
 struct Shared {
+    /// Guards the queue only: never held across a system call that reaches the outside, nor while the fence is asked.
+    /// The device thread, vCPU threads and the link's thread take it.
     state: Mutex<State>,
     /// The lane waits on it for work.
     work: Condvar,
-    /// Others wait on it for the lane to be idle.
+    /// Others wait on it for the lane to have done something.
     idle: Condvar,
+    /// Whether what the lane is at is not wanted any more: looked at before each system call that lets something out.
+    given_up: AtomicBool,
 }
 
+/// What a lane is to do. What need not be done twice is not queued: however often it is asked for, it takes no more room (P9).
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Job>,
-    busy: bool,
+    /// As many as the gate has released and not seen settled.
+    queue: VecDeque<Performable>,
+    /// The backend needs attention of its own: the rest of its output, a connection, the driver's features.
+    attend: bool,
+    /// Tell the network where the guest's address is.
+    announce: bool,
+    /// The machine ends in good order: until then what is queued may be taken.
+    finish: Option<Instant>,
     stop: bool,
+    ended: bool,
+    /// What the lane is at.
+    current: Option<Current>,
     /// Whether the lane waits: waking it is a system call, and is left out when it does not.
     waits: bool,
-    drainers: usize,
+    waiters: usize,
+}
+
+/// What a lane is at.
+#[derive(Clone, Copy)]
+struct Current {
+    /// Whether a descriptor chain waits for it.
+    chain: bool,
+    /// Whether it lets something out.
+    effect: bool,
+    /// Whether its bytes are read from the guest's memory while it is performed.
+    borrows: bool,
+    /// Whether it resets the machine.
+    resets: bool,
+}
+
+impl Current {
+    const OTHER: Self = Self { chain: false, effect: false, borrows: false, resets: false };
+
+    fn of(request: &Performable) -> Self {
+        let chain = matches!(request.record().origin, Origin::Chain { .. });
+        let borrows = match &request.record().request {
+            Request::Effect(op) => {
+                let ranges = op.payload().and_then(|payload| payload.guest_ranges());
+                request.copy().is_none() && ranges.is_some()
+            }
+            // What it brings is the lane's until the device thread copies it.
+            Request::Input(InputOp::BlockRead { .. } | InputOp::Entropy { .. }) => false,
+        };
+        let reset = Request::Effect(EffectOp::Power(PowerEvent::Reset));
+        let effect = matches!(request.record().request, Request::Effect(_));
+        Self { chain, effect, borrows, resets: request.record().request == reset }
+    }
+}
+
+/// What a lane does next.
+enum Job {
+    Perform(Performable),
+    Attend,
+    Announce,
+    Finish(Instant),
 }
 
 impl State {
+    fn has_work(&self) -> bool {
+        !self.queue.is_empty() || self.attend || self.announce || self.finish.is_some()
+    }
+
     fn is_idle(&self) -> bool {
-        self.queue.is_empty() && !self.busy
+        !self.has_work() && self.current.is_none()
+    }
+
+    fn take(&mut self) -> Option<Job> {
+        if std::mem::take(&mut self.attend) {
+            return Some(Job::Attend);
+        }
+        if std::mem::take(&mut self.announce) {
+            return Some(Job::Announce);
+        }
+        let next = self.queue.pop_front().map(Job::Perform);
+        next.or_else(|| self.finish.take().map(Job::Finish))
     }
 }
 
@@ -74,58 +132,123 @@ impl Lane {
     pub(crate) fn start(
         name: String,
         core: Arc<Core>,
-        sink: Arc<Sink>,
+        output: Output,
         start: LaneStart,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State::default()),
             work: Condvar::new(),
             idle: Condvar::new(),
+            given_up: AtomicBool::new(false),
         });
         let work = shared.clone();
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             start();
-            work.run(&core, &sink);
+            let _end = End(&work);
+            work.run(&core, output);
         })?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Adds jobs; the lane keeps the order in which it is called.
-    pub(crate) fn push(&self, jobs: impl IntoIterator<Item = Job>) {
-        let mut state = self.shared.lock();
-        state.queue.extend(jobs);
-        let wake = state.waits && !state.queue.is_empty();
-        // Cleared by whoever wakes it, so that a second batch before it runs costs no wake-up.
-        state.waits &= !wake;
-        drop(state);
-        if wake {
-            self.shared.work.notify_one();
-        }
+    /// Adds requests; the lane keeps the order in which it is called.
+    pub(crate) fn push(&self, requests: impl IntoIterator<Item = Performable>) {
+        self.shared.tell(|state| state.queue.extend(requests));
+    }
+
+    /// The backend needs attention of its own.
+    pub(crate) fn attend(&self) {
+        self.shared.tell(|state| state.attend = true);
+    }
+
+    /// The network is to be told where the guest's address is.
+    pub(crate) fn announce(&self) {
+        self.shared.tell(|state| state.announce = true);
+    }
+
+    /// The machine ends in good order; until then what is queued may be taken.
+    pub(crate) fn finish(&self, until: Instant) {
+        self.shared.tell(|state| state.finish = Some(until));
     }
 
     pub(crate) fn is_idle(&self) -> bool {
         self.shared.lock().is_idle()
     }
 
-    /// Waits until everything pushed so far has been done.
-    pub(crate) fn drain(&self) {
+    /// Waits until everything asked for so far has been done, no longer than `until`; whether it has.
+    pub(crate) fn drain(&self, until: Instant) -> bool {
+        self.shared.wait(until, State::is_idle)
+    }
+
+    /// The driver owns its memory again: gives back the reads that were not begun. One that was brings its bytes to the lane's
+    /// own memory.
+    pub(crate) fn give_up_reads(&self) -> Vec<Performable> {
+        self.shared.take_out(&mut self.shared.lock(), |of| !of.effect)
+    }
+
+    /// Waits until no effect of a descriptor chain is left, no longer than `until`.
+    pub(crate) fn wait_for_effects(&self, until: Instant) {
+        self.shared.wait(until, |state| {
+            let queued = state.queue.iter().map(Current::of);
+            !queued.chain(state.current).any(|of| of.chain && of.effect)
+        });
+    }
+
+    /// The driver owns its memory again: gives back the requests of its chains that were not begun, and has the lane give up
+    /// the one that it is at, if it is one of them.
+    pub(crate) fn give_up_chains(&self) -> Vec<Performable> {
+        self.give_up(|of| of.chain)
+    }
+
+    /// As [`give_up_chains`](Self::give_up_chains), of resets of the machine.
+    pub(crate) fn give_up_resets(&self) -> Vec<Performable> {
+        self.give_up(|of| of.resets)
+    }
+
+    fn give_up(&self, which: impl Fn(Current) -> bool) -> Vec<Performable> {
         let mut state = self.shared.lock();
-        state.drainers += 1;
-        let mut state =
-            self.shared.idle.wait_while(state, |state| !state.is_idle()).expect(POISONED);
-        state.drainers -= 1;
+        if state.current.is_some_and(&which) {
+            self.shared.given_up.store(true, Ordering::Release);
+        }
+        self.shared.take_out(&mut state, which)
+    }
+
+    /// Waits until the lane reads no bytes from the guest's memory for a request that was given up, no longer than `until`;
+    /// whether that is so.
+    pub(crate) fn lets_go_of_memory(&self, until: Instant) -> bool {
+        self.shared.wait(until, |state| {
+            !state.current.is_some_and(|current| current.chain && current.borrows)
+        })
     }
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        self.shared.lock().stop = true;
-        self.shared.work.notify_one();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            log::error!("a lane has panicked");
+        self.shared.tell(|state| state.stop = true);
+        let ended = self.shared.wait(Instant::now() + LAST_CALL, |state| state.ended);
+        if let Some(thread) = self.thread.take() {
+            let name = thread.thread().name().unwrap_or_default().to_owned();
+            if !ended {
+                log::error!(
+                    "lane {name}: still in a system call, or without an answer of the arbiter: left behind"
+                );
+            } else if thread.join().is_err() {
+                log::error!("lane {name} has panicked");
+            }
         }
+    }
+}
+
+/// Tells those who wait that the lane has ended, however.
+struct End<'s>(&'s Shared);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        // Poisoned by a panic of this very thread, perhaps: then nobody waits on.
+        if let Ok(mut state) = self.0.state.lock() {
+            state.ended = true;
+            state.current = None;
+        }
+        self.0.idle.notify_all();
     }
 }
 
@@ -134,88 +257,117 @@ impl Shared {
         self.state.lock().expect(POISONED)
     }
 
-    fn run(&self, core: &Core, sink: &Sink) {
-        let mut jobs = VecDeque::new();
-        let mut done = Vec::new();
-        let mut permit = Permit::default();
-        while self.next(&mut jobs) {
-            let mut told = Instant::now();
-            for job in jobs.drain(..) {
-                done.extend(do_one(core, sink, &mut permit, job));
-                // Frames are always finished as a batch.
-                if sink.is_slow() && told.elapsed() >= PROMPT {
-                    core.post_all(&mut done);
-                    told = Instant::now();
-                }
-            }
-            core.post_all(&mut done);
+    fn take_out(&self, state: &mut State, which: impl Fn(Current) -> bool) -> Vec<Performable> {
+        let queue = std::mem::take(&mut state.queue);
+        let (taken, others) =
+            queue.into_iter().partition::<VecDeque<_>, _>(|request| which(Current::of(request)));
+        state.queue = others;
+        taken.into()
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.lock();
+        change(&mut state);
+        let wake = state.waits && (state.has_work() || state.stop);
+        // Cleared by whoever wakes it, so that a second batch before it runs costs no wake-up.
+        state.waits &= !wake;
+        drop(state);
+        if wake {
+            self.work.notify_one();
         }
     }
 
-    /// Takes what there is to do; `false` when the lane is to stop and nothing is left.
-    fn next(&self, jobs: &mut VecDeque<Job>) -> bool {
+    fn wait(&self, until: Instant, done: impl Fn(&State) -> bool) -> bool {
         let mut state = self.lock();
-        state.busy = false;
-        if state.queue.is_empty() && state.drainers > 0 {
+        state.waiters += 1;
+        loop {
+            if done(&state) {
+                break;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self.idle.wait_timeout(state, left).expect(POISONED).0;
+        }
+        state.waiters -= 1;
+        done(&state)
+    }
+
+    fn run(&self, core: &Core, mut output: Output) {
+        let mut work = Work::new(core, &self.given_up);
+        // Told of together: what is queued when the last was told of.
+        let mut left = 0_usize;
+        let mut told = Instant::now();
+        loop {
+            let (job, queued) = match self.take() {
+                Some(taken) => taken,
+                None => {
+                    work.post();
+                    if !self.sleep() {
+                        return;
+                    }
+                    told = Instant::now();
+                    continue;
+                }
+            };
+            output.run(&mut work, job);
+            work.permits.end();
+            left = if left == 0 { queued } else { left - 1 };
+            // Frames are always finished as a batch.
+            let prompt = output.is_slow() && told.elapsed() >= PROMPT;
+            if left == 0 || prompt {
+                work.post();
+                told = Instant::now();
+            }
+        }
+    }
+
+    /// The next job, and how many are behind it.
+    fn take(&self) -> Option<(Job, usize)> {
+        let mut state = self.lock();
+        let job = state.take()?;
+        let current = match &job {
+            Job::Perform(request) => Current::of(request),
+            _ => Current::OTHER,
+        };
+        self.is_at(&mut state, Some(current));
+        Some((job, state.queue.len()))
+    }
+
+    fn is_at(&self, state: &mut State, current: Option<Current>) {
+        state.current = current;
+        // What was given up is over.
+        self.given_up.store(false, Ordering::Release);
+        if state.waiters > 0 {
             self.idle.notify_all();
         }
-        while state.queue.is_empty() && !state.stop {
+    }
+
+    /// Waits for something to do, with all that was done told of; `false` when the lane is to stop and nothing is left.
+    fn sleep(&self) -> bool {
+        let mut state = self.lock();
+        self.is_at(&mut state, None);
+        while !state.has_work() {
+            if state.stop {
+                return false;
+            }
             state.waits = true;
             state = self.work.wait(state).expect(POISONED);
         }
         state.waits = false;
-        std::mem::swap(jobs, &mut state.queue);
-        state.busy = !jobs.is_empty();
-        state.busy
+        true
     }
 }
 
-/// Does one job; gives what a descriptor chain waits for.
-fn do_one(core: &Core, sink: &Sink, permit: &mut Permit, job: Job) -> Option<Completion> {
-    // P2: asked before each effect, unless the last yes is still good. One that is not permitted stays in flight for ever:
-    // nobody may be told that it happened, and whoever holds the right performs it.
-    if job.reaches_out() && !permit.holds(core) {
-        return None;
-    }
-    match job {
-        Job::Perform(request) => {
-            let (outcome, data) = perform(core, sink, &request)?;
-            let done = core.settle_detached(Performed { request, outcome, data })?;
-            return Some(Completion(Kind::Performed(done)));
-        }
-        Job::Negotiated(features) => sink.negotiated(features),
-        Job::Attend => sink.attend(),
-        Job::Announce => sink.announce(),
-        Job::Finish => sink.finish(),
-    }
-    None
-}
-
-/// Performs a request, and tells the observer of an effect before it happens: what is performed
-/// is on the record by then. None when it is not permitted any more.
-fn perform(core: &Core, sink: &Sink, request: &Performable) -> Option<(Outcome, Vec<u8>)> {
-    let Some(observer) = core.observer() else { return sink.perform(core, request) };
-    let Some(effect) = Noted::of(request.record()) else { return sink.perform(core, request) };
-    let permitted = Moment::now();
-    if !observer.performing(effect, request.is_replay(), core.term()) {
-        return None;
-    }
-    // P2: this process may have been stopped while it told.
-    let performed =
-        if is_stale(permitted) && !core.permitted() { None } else { sink.perform(core, request) };
-    if performed.is_none() {
-        observer.withheld(effect);
-    }
-    performed
-}
-
-impl Job {
-    /// Whether it may let something out, so that the fence has to be asked.
-    fn reaches_out(&self) -> bool {
-        match self {
-            Self::Perform(request) => matches!(request.record().request, Request::Effect(_)),
-            Self::Attend | Self::Announce | Self::Finish => true,
-            Self::Negotiated(_) => false,
+impl Output {
+    /// Does one job. Lane.
+    fn run(&mut self, work: &mut Work<'_>, job: Job) {
+        match job {
+            Job::Perform(request) => self.perform(work, request),
+            Job::Attend => self.attend(work),
+            Job::Announce => self.announce(work),
+            Job::Finish(until) => self.finish(work, until),
         }
     }
 }

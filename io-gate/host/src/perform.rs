@@ -3,9 +3,10 @@
 use io_gate::host::{EffectOp, InputOp, MemoryFault, Performable, Request};
 use io_gate::{Outcome, Payload, Space};
 
-use crate::backend::disk::{Disk, WriteError};
-use crate::core::Core;
+use crate::backend::Work;
+use crate::backend::disk::Disk;
 use crate::guest_memory::{Gather, GuestMemory, contains};
+use crate::out::Refused;
 
 /// The longest input: as much as a disk lets one request read.
 const MAX_INPUT: usize = 16 << 20;
@@ -26,22 +27,24 @@ pub(crate) fn bytes_of<'m>(
     Gather::of_guest(memory, payload.guest_ranges().unwrap_or_default())
 }
 
+/// What came of a request, and what it brought.
+type Performed = (Outcome, Vec<u8>);
+
 /// Performs a disk request. What an input brings is given back, not written to guest memory:
-/// this is not the device thread. None for an effect that is not permitted any more (P2): part of
+/// this is not the device thread. `NotPermitted` for an effect that is not permitted any more (P2): part of
 /// it may have been written, and whoever holds the right writes all of it again.
 pub(crate) fn on_disk(
-    core: &Core,
+    work: &mut Work<'_>,
     disk: &Disk,
     request: &Performable,
-) -> Option<(Outcome, Vec<u8>)> {
-    let memory = &core.memory;
-    Some(match &request.record().request {
+) -> Result<Performed, Refused> {
+    match &request.record().request {
         Request::Input(InputOp::BlockRead { sector, into, .. }) => {
-            read(memory, disk, *sector, into)
+            Ok(read(&work.core.memory, disk, *sector, into))
         }
-        Request::Effect(op) => (effect(core, disk, request, op)?, Vec::new()),
-        Request::Input(InputOp::Entropy { .. }) => (Outcome::Unsupported, Vec::new()),
-    })
+        Request::Effect(op) => Ok((effect(work, disk, request, op)?, Vec::new())),
+        Request::Input(InputOp::Entropy { .. }) => Ok((Outcome::Unsupported, Vec::new())),
+    }
 }
 
 /// Whether a space lies in guest memory and is of a length that a device asks for.
@@ -61,31 +64,37 @@ fn read(memory: &GuestMemory, disk: &Disk, sector: u64, into: &Space<'_>) -> (Ou
     }
 }
 
-fn effect(core: &Core, disk: &Disk, request: &Performable, op: &EffectOp) -> Option<Outcome> {
-    let may = || core.permitted_to_write(disk);
+fn effect(
+    work: &mut Work<'_>,
+    disk: &Disk,
+    request: &Performable,
+    op: &EffectOp,
+) -> Result<Outcome, Refused> {
+    let Work { core, permits, .. } = work;
+    let may = &mut || permits.next_write(disk);
     let (what, sector, result) = match op {
         EffectOp::BlockWrite { sector, data, .. } => {
             let Ok(bytes) = bytes_of(&core.memory, request, data) else {
-                return Some(Outcome::Failed);
+                return Ok(Outcome::Failed);
             };
-            ("write", *sector, disk.write(*sector, bytes, &may))
+            ("write", *sector, disk.write(*sector, bytes, may))
         }
-        EffectOp::BlockFlush { .. } => ("flush", 0, disk.flush().map_err(WriteError::Io)),
+        EffectOp::BlockFlush { .. } => ("flush", 0, disk.flush(may)),
         EffectOp::BlockDiscard { sector, sectors, .. } => {
-            ("discard", *sector, disk.discard(*sector, *sectors, &may))
+            ("discard", *sector, disk.discard(*sector, *sectors, may))
         }
         EffectOp::BlockWriteZeroes { sector, sectors, unmap, .. } => {
-            ("write zeroes", *sector, disk.write_zeroes(*sector, *sectors, *unmap, &may))
+            ("write zeroes", *sector, disk.write_zeroes(*sector, *sectors, *unmap, may))
         }
         EffectOp::NetTx { .. }
         | EffectOp::ConsoleTx { .. }
         | EffectOp::VsockTx { .. }
-        | EffectOp::Power(_) => return Some(Outcome::Unsupported),
+        | EffectOp::Power(_) => return Ok(Outcome::Unsupported),
     };
     match result {
-        Ok(()) => Some(Outcome::Success(0)),
-        Err(WriteError::Io(error)) => Some(disk.failed(what, sector, &error)),
-        Err(WriteError::Fenced) => None,
+        Ok(()) => Ok(Outcome::Success(0)),
+        Err(Refused::Io(error)) => Ok(disk.failed(what, sector, &error)),
+        Err(Refused::NotPermitted) => Err(Refused::NotPermitted),
     }
 }
 

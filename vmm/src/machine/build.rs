@@ -57,6 +57,14 @@ pub enum MachineError {
         "there is no kernel to boot: give --kernel FILE (a standby needs it for a reset of the guest after it took over)"
     )]
     NoKernel,
+    /// A device is in the middle of something that does not end.
+    #[error(
+        "slot {slot}: what is behind the device has not finished a request that reads the guest's memory: look for a disk that does not answer"
+    )]
+    Busy {
+        /// The device's slot.
+        slot: u16,
+    },
     /// Guest memory could not be cleared for a reset.
     #[error("guest memory cannot be written: {0}")]
     Access(#[from] vm_memory::GuestMemoryError),

@@ -487,10 +487,16 @@ impl DeviceSet {
     }
 
     /// Power-on state of every device.
-    pub(super) fn reset(&self) {
-        self.virtio.iter().for_each(|device| device.reset());
+    ///
+    /// # Errors
+    /// The slot of a device that cannot be reset now.
+    pub(super) fn reset(&self) -> Result<(), u16> {
+        let stuck = self.virtio.iter().filter(|device| !device.reset());
+        // Every device all the same.
+        let stuck: Vec<u16> = stuck.map(|device| device.slot()).collect();
         self.registers.iter().for_each(|device| device.reset());
         self.pci.iter().for_each(|pci| pci.reset());
+        stuck.first().map_or(Ok(()), |slot| Err(*slot))
     }
 
     /// Everything that a guest could tell the difference by. Device thread, vCPUs paused.

@@ -107,7 +107,8 @@ impl Machine {
         if self.config.boot.is_none() {
             return Err(MachineError::NoKernel);
         }
-        self.devices.reset();
+        // A kernel loaded over memory that a disk is still being written from would end up on the disk.
+        self.devices.reset().map_err(|slot| MachineError::Busy { slot })?;
         self.gate.forget_resets();
         self.power_on.vm.restore(&self.vm, ClockPolicy::Continue)?;
         self.vcpus.restore(&self.plan, &self.power_on.vcpus)?;

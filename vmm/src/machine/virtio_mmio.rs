@@ -222,13 +222,19 @@ impl VirtioMmio {
         self.lock().slot.negotiate();
     }
 
-    /// Power-on state.
-    pub fn reset(&self) {
-        self.lock().reset();
+    /// Power-on state; whether it could be reached: not while its backend reads the guest's memory in a system call that does
+    /// not end.
+    #[must_use]
+    pub fn reset(&self) -> bool {
+        let mut inner = self.lock();
+        inner.reset();
+        let done = !inner.slot.needs_reset();
+        drop(inner);
         // Notifications of the former guest are not this one's.
         for kick in &self.kicks {
             kick.take();
         }
+        done
     }
 
     /// Everything that a guest could tell the difference by.

@@ -100,7 +100,11 @@ const KVM_RUN: u64 = 0x80;
 /// Requests to a terminal, as different C libraries make them (ioctl_tty(2)), and to a tap.
 const TCSETS: u64 = 0x5402;
 const TCSETS2: u64 = 0x402c_542b;
+const TUNSETIFF: u64 = 0x4004_54ca;
 const TUNSETOFFLOAD: u64 = 0x4004_54d0;
+const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
+/// Whether there is an interface of a name (netdevice(7)).
+const SIOCGIFINDEX: u64 = 0x8933;
 /// The upper byte of a KVM request; the lower one is its number.
 const KVMIO: u64 = 0xae;
 
@@ -250,8 +254,6 @@ fn rules(role: Role, events: &[RawFd]) -> Result<Rules, BackendError> {
             // The vCPUs are taken out of the guest for a checkpoint.
             rules.signal(SYS_tgkill, 2, libc::SIGRTMIN())?;
             rules.signal(SYS_tkill, 1, libc::SIGRTMIN())?;
-            // When to end the epoch.
-            rules.allow(&[SYS_timerfd_settime]);
             // A reset loads the kernel again, from files that are open.
             rules.allow(&[SYS_lseek, SYS_pread64, SYS_statx, SYS_fstat]);
         }
@@ -270,8 +272,10 @@ fn rules(role: Role, events: &[RawFd]) -> Result<Rules, BackendError> {
             // The record beside a disk is raised to a new term by one machine at a time.
             rules.allow_if(SYS_fcntl, &[(1, Width::Dword, Op::Eq, F_OFD_SETLK as u64)])?;
             rules.allow_if(SYS_fcntl, &[(1, Width::Dword, Op::Eq, F_OFD_SETLKW as u64)])?;
-            // What the tap may hand over (TUNSETOFFLOAD).
-            rules.allow_if(SYS_ioctl, &[(1, Width::Dword, Op::Eq, TUNSETOFFLOAD)])?;
+            // What the tap may hand over; and a tap that was deleted is joined again, when there is one of its name.
+            for request in [TUNSETOFFLOAD, TUNSETIFF, TUNSETVNETHDRSZ, SIOCGIFINDEX] {
+                rules.allow_if(SYS_ioctl, &[(1, Width::Dword, Op::Eq, request)])?;
+            }
         }
         Role::LinkSender => {
             rules.allow(&[SYS_write, SYS_writev, SYS_sendto, SYS_sendmsg]);
@@ -380,6 +384,8 @@ impl Rules {
     /// What device code and its queues need of the kernel: input, and to wake other threads.
     fn device_code(&mut self, events: &[RawFd]) -> Result<(), BackendError> {
         self.allow(INPUT);
+        // When to end the epoch; when to look again at input that has ended.
+        self.allow(&[SYS_timerfd_settime]);
         self.wake(events)?;
         // Ctrl-A x on the console asks the own process to end.
         self.signal(SYS_kill, 1, SIGTERM)

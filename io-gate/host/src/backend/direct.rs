@@ -11,9 +11,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard};
 
-use super::disk::{May, SECTOR, WriteError, ask, write_some_at};
+use super::disk::{May, SECTOR};
 use crate::core::POISONED;
 use crate::guest_memory::Gather;
+use crate::out::{self, Refused, with_permits};
 
 /// The size of the buffer: as much as is read or written at once.
 const BUFFER: usize = 256 * 1024;
@@ -101,7 +102,7 @@ impl Direct {
         at: u64,
         bytes: &Gather<'_>,
         may: May<'_>,
-    ) -> Result<usize, WriteError> {
+    ) -> Result<usize, Refused> {
         let piece = self.stretch(at, bytes.len());
         self.replace(file, &piece, may, |blocks| bytes.copy_to(blocks))
     }
@@ -113,7 +114,7 @@ impl Direct {
         at: u64,
         len: usize,
         may: May<'_>,
-    ) -> Result<usize, WriteError> {
+    ) -> Result<usize, Refused> {
         let piece = self.stretch(at, len);
         self.replace(file, &piece, may, |blocks| blocks.fill(0))
     }
@@ -124,14 +125,14 @@ impl Direct {
         piece: &Stretch,
         may: May<'_>,
         put: impl FnOnce(&mut [u8]),
-    ) -> Result<usize, WriteError> {
+    ) -> Result<usize, Refused> {
         let mut buffer = self.buffer();
         let blocks = buffer.slice(piece.len);
         self.read_ends(file, piece, blocks)?;
         put(&mut blocks[piece.skip..piece.skip + piece.wanted]);
-        // P2: after the reads, which may have taken long.
-        ask(may)?;
-        let written = write_some_at(file, blocks, piece.at)?;
+        // P2: asked after the reads, which may have taken long.
+        let blocks = Gather::of_slice(blocks);
+        let written = with_permits(may, |permit| out::write_at(permit, file, piece.at, &blocks))?;
         match written.saturating_sub(piece.skip).min(piece.wanted) {
             0 => Err(io::Error::from(io::ErrorKind::WriteZero).into()),
             written => Ok(written),
@@ -171,6 +172,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
     use super::*;
+    use crate::permit::{NotPermitted, Permit};
 
     const LEN: usize = 1 << 20;
 
@@ -204,17 +206,18 @@ mod tests {
     fn what_is_around_a_write_stays() {
         for (at, len) in PLACES {
             let (file, direct, mut expected) = large_blocks();
+            let mut may = || Ok(Permit::granted());
             let new = vec![0xee; len];
             let mut bytes = Gather::of_slice(&new);
             let mut done = 0;
             while bytes.len() > 0 {
-                let now = direct.write_some(&file, (at + done) as u64, &bytes, &|| true).unwrap();
+                let now = direct.write_some(&file, (at + done) as u64, &bytes, &mut may).unwrap();
                 bytes.advance(now);
                 done += now;
             }
             expected[at..at + len].fill(0xee);
             assert!(whole(&file) == expected, "{len} bytes at {at}");
-            let zeroed = direct.zero_some(&file, at as u64, len, &|| true).unwrap();
+            let zeroed = direct.zero_some(&file, at as u64, len, &mut may).unwrap();
             expected[at..at + zeroed].fill(0);
             assert!(whole(&file) == expected, "{zeroed} zeroes at {at}");
         }
@@ -234,8 +237,8 @@ mod tests {
     #[test]
     fn p2_nothing_is_written_without_permission() {
         let (file, direct, bytes) = large_blocks();
-        let refused = direct.zero_some(&file, 0, 512, &|| false);
-        assert!(matches!(refused, Err(WriteError::Fenced)));
+        let refused = direct.zero_some(&file, 0, 512, &mut || Err(NotPermitted));
+        assert!(matches!(refused, Err(Refused::NotPermitted)));
         assert!(whole(&file) == bytes);
     }
 }

@@ -5,6 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use io_gate::Outcome;
@@ -13,14 +14,14 @@ use super::direct::Direct;
 use super::disk_fence::DiskFence;
 use crate::descriptors;
 use crate::guest_memory::Gather;
+use crate::out::{self, Refused, with_permits};
 use crate::own_files;
+use crate::permit::{NotPermitted, Permit};
 
 /// Bytes in a sector, everywhere in virtio (virtio 1.2, 5.2.4).
 pub const SECTOR: u64 = 512;
 /// `VIRTIO_BLK_F_FLUSH` (5.2.3).
 const F_FLUSH: u64 = 1 << 9;
-/// As much as one gathering system call takes.
-const MAX_PIECES: usize = libc::UIO_MAXIOV as usize;
 /// Zeroes are written in pieces of this size where the file system has no better way.
 const ZEROES: usize = 256 * 1024;
 
@@ -126,43 +127,25 @@ pub struct Disk {
     write_through: bool,
     /// Whether the guest's driver flushes. If not, what completes is stable (virtio 1.2, 5.2.6.2): so it is until a driver
     /// has said otherwise.
-    driver_flushes: AtomicBool,
+    driver_flushes: Arc<AtomicBool>,
     direct: Option<Direct>,
     fence: Option<DiskFence>,
 }
 
-/// Why a write was not carried out.
-#[derive(Debug)]
-pub(crate) enum WriteError {
-    /// It is not permitted (P2). Part of it may have been written before that.
-    Fenced,
-    Io(io::Error),
+/// What threads other than its lane know of a disk.
+pub(super) struct Input {
+    driver_flushes: Arc<AtomicBool>,
 }
 
-impl From<io::Error> for WriteError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
+impl Input {
+    /// The guest's driver has accepted these features.
+    pub(super) fn negotiated(&self, features: u64) {
+        self.driver_flushes.store(features & F_FLUSH != 0, Ordering::Release);
     }
 }
 
-/// Asked right before each system call that writes (P2).
-pub(crate) type May<'a> = &'a dyn Fn() -> bool;
-
-pub(super) fn ask(may: May<'_>) -> Result<(), WriteError> {
-    if may() { Ok(()) } else { Err(WriteError::Fenced) }
-}
-
-/// Writes at least one byte, in spite of signals: how many. A caller that goes on where a write of nothing ended would never
-/// come to an end.
-pub(super) fn write_some_at(file: &File, bytes: &[u8], at: u64) -> io::Result<usize> {
-    loop {
-        match file.write_at(bytes, at) {
-            Ok(0) if !bytes.is_empty() => return Err(io::ErrorKind::WriteZero.into()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
-}
+/// Gives the permit for one system call that writes (P2).
+pub(crate) type May<'a> = &'a mut dyn FnMut() -> Result<Permit, NotPermitted>;
 
 impl Disk {
     /// Opens a raw image or a block device.
@@ -201,7 +184,7 @@ impl Disk {
             return Err(DiskError::Blocks { path: path.to_owned(), block, bytes });
         }
         let path = path.to_owned();
-        let driver_flushes = AtomicBool::new(false);
+        let driver_flushes = Arc::new(AtomicBool::new(false));
         Ok(Self {
             file,
             path,
@@ -250,75 +233,41 @@ impl Disk {
         sector: u64,
         mut bytes: Gather<'_>,
         may: May<'_>,
-    ) -> Result<(), WriteError> {
+    ) -> Result<(), Refused> {
         self.writable()?;
         let mut at = self.range(sector, bytes.len() as u64)?;
         while bytes.len() > 0 {
             let written = match &self.direct {
                 Some(direct) => direct.write_some(&self.file, at, &bytes, may)?,
                 None => {
-                    ask(may)?;
-                    self.write_some(at, &bytes)?
+                    with_permits(&mut *may, |permit| out::write_at(permit, &self.file, at, &bytes))?
                 }
             };
             bytes.advance(written);
             at += written as u64;
         }
-        Ok(self.make_stable()?)
+        self.make_stable(may)
     }
 
-    /// The guest's driver has accepted these features.
-    pub(crate) fn negotiated(&self, features: u64) {
-        self.driver_flushes.store(features & F_FLUSH != 0, Ordering::Release);
+    /// What other threads tell it.
+    pub(super) fn input(&self) -> Input {
+        Input { driver_flushes: self.driver_flushes.clone() }
     }
 
     /// P3: what was written is in the storage, for a driver that has no other way to have it there.
-    fn make_stable(&self) -> io::Result<()> {
+    fn make_stable(&self, may: May<'_>) -> Result<(), Refused> {
         let through = self.write_through || self.driver_flushes.load(Ordering::Acquire);
-        if through { Ok(()) } else { self.file.sync_data() }
+        if through { Ok(()) } else { self.flush(may) }
     }
 
-    fn write_some(&self, at: u64, bytes: &Gather<'_>) -> io::Result<usize> {
-        let pieces = &bytes.pieces()[..bytes.pieces().len().min(MAX_PIECES)];
-        let offset = libc::off_t::try_from(at).map_err(|_| out_of_range())?;
-        loop {
-            // SAFETY: the pieces are valid for reads while `bytes` borrows them, and there are at
-            // most UIO_MAXIOV of them.
-            let written = unsafe {
-                libc::pwritev(
-                    self.file.as_raw_fd(),
-                    pieces.as_ptr(),
-                    pieces.len() as libc::c_int,
-                    offset,
-                )
-            };
-            match usize::try_from(written) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => return Ok(written),
-                Err(_) => {
-                    let error = io::Error::last_os_error();
-                    if error.kind() != io::ErrorKind::Interrupted {
-                        return Err(error);
-                    }
-                }
-            }
-        }
+    pub(crate) fn flush(&self, may: May<'_>) -> Result<(), Refused> {
+        with_permits(may, |permit| out::sync(permit, &self.file))
     }
 
-    pub(crate) fn flush(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-
-    pub(crate) fn discard(
-        &self,
-        sector: u64,
-        sectors: u64,
-        may: May<'_>,
-    ) -> Result<(), WriteError> {
+    pub(crate) fn discard(&self, sector: u64, sectors: u64, may: May<'_>) -> Result<(), Refused> {
         self.writable()?;
         let (at, len) = self.sector_range(sector, sectors)?;
-        ask(may)?;
-        Ok(self.allocate(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, at, len)?)
+        self.allocate(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, at, len, may)
     }
 
     pub(crate) fn write_zeroes(
@@ -327,18 +276,19 @@ impl Disk {
         sectors: u64,
         unmap: bool,
         may: May<'_>,
-    ) -> Result<(), WriteError> {
+    ) -> Result<(), Refused> {
         self.writable()?;
         let (at, len) = self.sector_range(sector, sectors)?;
         let mode = if unmap { libc::FALLOC_FL_PUNCH_HOLE } else { libc::FALLOC_FL_ZERO_RANGE };
-        ask(may)?;
-        match self.allocate(mode | libc::FALLOC_FL_KEEP_SIZE, at, len) {
-            Err(error) if is_unsupported(&error) => self.write_zeroes_plainly(at, len, may),
-            result => Ok(result?),
+        match self.allocate(mode | libc::FALLOC_FL_KEEP_SIZE, at, len, may) {
+            Err(Refused::Io(error)) if is_unsupported(&error) => {
+                self.write_zeroes_plainly(at, len, may)
+            }
+            result => result,
         }
     }
 
-    fn write_zeroes_plainly(&self, mut at: u64, len: u64, may: May<'_>) -> Result<(), WriteError> {
+    fn write_zeroes_plainly(&self, mut at: u64, len: u64, may: May<'_>) -> Result<(), Refused> {
         let zeroes = vec![0; ZEROES.min(len as usize)];
         let end = at + len;
         while at < end {
@@ -346,33 +296,21 @@ impl Disk {
             at += match &self.direct {
                 Some(direct) => direct.zero_some(&self.file, at, piece, may)?,
                 None => {
-                    ask(may)?;
-                    write_some_at(&self.file, &zeroes[..piece], at)?
+                    let piece = Gather::of_slice(&zeroes[..piece]);
+                    with_permits(&mut *may, |permit| out::write_at(permit, &self.file, at, &piece))?
                 }
             } as u64;
         }
-        Ok(self.make_stable()?)
+        self.make_stable(may)
     }
 
-    fn allocate(&self, mode: libc::c_int, at: u64, len: u64) -> io::Result<()> {
+    fn allocate(&self, mode: libc::c_int, at: u64, len: u64, may: May<'_>) -> Result<(), Refused> {
         if len == 0 {
             return Ok(());
         }
-        loop {
-            // SAFETY: a system call on our own descriptor, without pointers.
-            let result = unsafe {
-                libc::fallocate(self.file.as_raw_fd(), mode, at as libc::off_t, len as libc::off_t)
-            };
-            if result == 0 {
-                break;
-            }
-            let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
-        }
+        with_permits(&mut *may, |permit| out::allocate(permit, &self.file, mode, at, len))?;
         // The descriptor's O_DSYNC is about writes only.
-        if self.write_through { self.file.sync_data() } else { self.make_stable() }
+        if self.write_through { self.flush(may) } else { self.make_stable(may) }
     }
 
     /// Logs a failure and says what the guest is told.

@@ -1,25 +1,33 @@
 //! What is behind the gate: disks, networks, consoles; and what no gate can be before: shared guest memory. All opening happens here.
+//!
+//! A backend that is attached falls into two halves. [`Output`] is owned by its lane, which may be held up in it for ever;
+//! [`Input`] is what other threads look at: its locks are held for a moment, never across a system call that can block (P9).
 
 pub mod console;
 mod direct;
 pub mod disk;
 pub mod disk_fence;
 pub mod image_format;
+mod interest;
 pub mod memory;
 pub mod net;
 pub mod terminal;
+mod work;
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
+use std::time::Instant;
 
 use io_gate::Outcome;
 use io_gate::host::{EffectOp, Performable, Request};
 use vmm_sys_util::epoll::EventSet;
 
-use crate::core::{Core, POISONED};
+use crate::core::Core;
 use crate::inputs::{Inputs, Role, Token};
-use crate::lane::{Job, Lane, LaneStart};
+use crate::lane::{Lane, LaneStart};
+use crate::out::Refused;
 use crate::perform::{self, bytes_of};
+pub(crate) use work::Work;
 
 /// A backend, ready to be put behind a port with [`GateHost::attach`](crate::GateHost::attach).
 #[derive(Debug)]
@@ -32,49 +40,87 @@ pub enum Backend {
     Console(console::Console),
 }
 
-/// What a lane works on. Input is taken from it by the device thread, which only reads.
-pub(crate) enum Sink {
+/// What a lane performs on. It belongs to the lane's thread.
+pub(crate) enum Output {
     Disk(disk::Disk),
-    Net(Mutex<net::Net>),
-    Console(Mutex<console::Console>),
+    Net(net::Output),
+    Console(console::Output),
     /// The machine itself: power events.
     Power,
 }
 
+/// What other threads take input from, and see.
+enum Input {
+    /// There is none; what the driver says matters.
+    Disk(disk::Input),
+    Net(net::Input),
+    Console(console::Input),
+}
+
+/// What an event of one of a backend's descriptors asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Handled {
+    /// The lane has to attend to it.
+    pub(crate) attend: bool,
+    /// There is input.
+    pub(crate) input: bool,
+}
+
 /// A backend in its place, and the thread that performs its effects.
 pub(crate) struct Attached {
-    sink: Arc<Sink>,
+    name: String,
+    input: Input,
     lane: Lane,
 }
 
-impl Sink {
-    /// Performs one request; none when it turns out not to be permitted any more. Lane.
-    pub(crate) fn perform(&self, core: &Core, request: &Performable) -> Option<(Outcome, Vec<u8>)> {
-        match self {
-            Self::Disk(disk) => perform::on_disk(core, disk, request),
-            _ => Some(match &request.record().request {
-                Request::Effect(op) => (self.send(core, request, op), Vec::new()),
-                Request::Input(_) => (Outcome::Unsupported, Vec::new()),
-            }),
+impl Output {
+    /// Performs one request. Lane.
+    pub(crate) fn perform(&mut self, work: &mut Work<'_>, request: Performable) {
+        if work.begin(&request).is_err() {
+            return work.not_permitted(request);
+        }
+        if let Self::Console(console) = self {
+            return console.perform(work, request);
+        }
+        let performed = match self {
+            Self::Disk(disk) => perform::on_disk(work, disk, &request),
+            _ => match &request.record().request {
+                Request::Effect(op) => {
+                    self.send(work, &request, op).map(|outcome| (outcome, Vec::new()))
+                }
+                Request::Input(_) => Ok((Outcome::Unsupported, Vec::new())),
+            },
+        };
+        match performed {
+            Ok((outcome, data)) => work.done(request, outcome, data),
+            Err(Refused::NotPermitted) => work.withheld(request),
+            Err(Refused::Io(error)) => {
+                log::warn!("an effect has failed: {error}");
+                work.done(request, Outcome::Failed, Vec::new());
+            }
         }
     }
 
-    fn send(&self, core: &Core, request: &Performable, op: &EffectOp) -> Outcome {
-        let memory = &core.memory;
+    fn send(
+        &mut self,
+        work: &mut Work<'_>,
+        request: &Performable,
+        op: &EffectOp,
+    ) -> Result<Outcome, Refused> {
+        let memory = &work.core.memory;
         match (self, op) {
             (Self::Net(net), EffectOp::NetTx { frame, .. }) => {
-                let Ok(frame) = bytes_of(memory, request, frame) else { return Outcome::Failed };
-                lock(net).send(frame)
-            }
-            (Self::Console(console), EffectOp::ConsoleTx { bytes, .. }) => {
-                let Ok(bytes) = bytes_of(memory, request, bytes) else { return Outcome::Failed };
-                lock(console).write(&bytes)
+                match bytes_of(memory, request, frame) {
+                    Ok(frame) => net.send(&mut work.permits, frame),
+                    Err(_) => Ok(Outcome::Failed),
+                }
             }
             (Self::Power, EffectOp::Power(event)) => {
-                core.power(*event);
-                Outcome::Success(0)
+                work.permits.next()?.spend()?;
+                work.core.power(*event);
+                Ok(Outcome::Success(0))
             }
-            _ => Outcome::Unsupported,
+            _ => Ok(Outcome::Unsupported),
         }
     }
 
@@ -83,31 +129,25 @@ impl Sink {
         matches!(self, Self::Disk(_))
     }
 
-    pub(crate) fn negotiated(&self, features: u64) {
-        if let Self::Net(net) = self {
-            lock(net).negotiated(features);
-        }
-    }
-
     /// Sends what is queued, connects again. Lane.
-    pub(crate) fn attend(&self) {
+    pub(crate) fn attend(&mut self, work: &mut Work<'_>) {
         match self {
-            Self::Net(net) => lock(net).attend(),
-            Self::Console(console) => lock(console).attend(),
+            Self::Net(net) => net.attend(&mut work.permits),
+            Self::Console(console) => console.attend(work),
             Self::Disk(_) | Self::Power => {}
         }
     }
 
-    pub(crate) fn announce(&self) {
+    pub(crate) fn announce(&mut self, work: &mut Work<'_>) {
         if let Self::Net(net) = self {
-            lock(net).announce();
+            net.announce(&mut work.permits);
         }
     }
 
     /// Gives a console time to take its output. Lane.
-    pub(crate) fn finish(&self) {
+    pub(crate) fn finish(&mut self, work: &mut Work<'_>, until: Instant) {
         if let Self::Console(console) = self {
-            lock(console).drain();
+            console.finish(work, until);
         }
     }
 }
@@ -120,91 +160,89 @@ impl Attached {
         token: Token,
         start: &LaneStart,
     ) -> io::Result<Self> {
-        let (name, sink) = match backend {
-            Backend::Disk(disk) => ("disk", Sink::Disk(disk)),
-            Backend::Net(mut net) => {
-                net.attach(inputs, token)?;
-                ("net", Sink::Net(Mutex::new(net)))
+        let (kind, output, input) = match backend {
+            Backend::Disk(disk) => {
+                let input = disk.input();
+                ("disk", Output::Disk(disk), Input::Disk(input))
             }
-            Backend::Console(mut console) => {
-                console.attach(inputs, token)?;
-                ("console", Sink::Console(Mutex::new(console)))
+            Backend::Net(net) => {
+                let (output, input) = net.attach(inputs, token)?;
+                ("net", Output::Net(output), Input::Net(input))
+            }
+            Backend::Console(console) => {
+                let (output, input) = console.attach(inputs, token)?;
+                ("console", Output::Console(output), Input::Console(input))
             }
         };
-        let sink = Arc::new(sink);
-        let name = format!("{name}{}", token.slot);
-        let lane = Lane::start(name, core.clone(), sink.clone(), start.clone())?;
-        Ok(Self { sink, lane })
+        let name = format!("{kind}{}", token.slot);
+        let lane = Lane::start(name.clone(), core.clone(), output, start.clone())?;
+        Ok(Self { name, input, lane })
     }
 
     pub(crate) fn lane(&self) -> &Lane {
         &self.lane
     }
 
+    /// For people.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// An event of one of the backend's descriptors; whether input waits. What has to be written
     /// or connected is the lane's to do.
     pub(crate) fn handle(&self, role: Role, events: EventSet) -> bool {
-        let (attend, input) = match &*self.sink {
-            Sink::Net(net) => lock(net).handle(role, events),
-            Sink::Console(console) => lock(console).handle(role, events),
-            Sink::Disk(_) | Sink::Power => (false, false),
+        let handled = match &self.input {
+            Input::Disk(_) => Handled::default(),
+            Input::Net(net) => net.handle(role, events),
+            Input::Console(console) => console.handle(role, events),
         };
-        if attend {
-            self.lane.push([Job::Attend]);
+        if handled.attend {
+            self.lane.attend();
         }
-        input
+        handled.input
     }
 
     /// Takes one piece of input.
     pub(crate) fn receive(&self, into: &mut Vec<u8>) -> bool {
-        match &*self.sink {
-            Sink::Net(net) => {
-                let mut net = lock(net);
-                let received = net.receive(into);
-                let attend = !received && net.is_broken();
-                drop(net);
-                if attend {
-                    self.lane.push([Job::Attend]);
-                }
-                received
-            }
-            Sink::Console(console) => lock(console).receive(into),
-            Sink::Disk(_) | Sink::Power => false,
+        let (received, attend) = match &self.input {
+            Input::Disk(_) => (false, false),
+            Input::Net(net) => net.receive(into),
+            Input::Console(console) => (console.receive(into), false),
+        };
+        if attend {
+            self.lane.attend();
         }
+        received
     }
 
     pub(crate) fn want_input(&self, wanted: bool) {
-        match &*self.sink {
-            Sink::Net(net) => lock(net).want_input(wanted),
-            Sink::Console(console) => lock(console).want_input(wanted),
-            Sink::Disk(_) | Sink::Power => {}
+        match &self.input {
+            Input::Disk(_) => {}
+            Input::Net(net) => net.want_input(wanted),
+            Input::Console(console) => console.want_input(wanted),
         }
     }
 
-    /// The driver's features; returns when the backend has taken them, so that no input of the
-    /// former ones comes any more.
+    /// The driver's features. The backend takes them over in its lane, and gives no input until it has: none of the former
+    /// driver's kind comes any more, and nobody waits.
     pub(crate) fn negotiated(&self, features: u64) {
-        if let Sink::Disk(disk) = &*self.sink {
-            disk.negotiated(features);
+        let attend = match &self.input {
+            Input::Disk(disk) => {
+                disk.negotiated(features);
+                false
+            }
+            Input::Net(net) => net.negotiated(features),
+            Input::Console(_) => false,
+        };
+        if attend {
+            self.lane.attend();
         }
-        if matches!(&*self.sink, Sink::Net(net) if lock(net).has_offloads()) {
-            self.lane.push([Job::Negotiated(features)]);
-            self.lane.drain();
-        }
-    }
-
-    pub(crate) fn announce(&self) {
-        self.lane.push([Job::Announce]);
     }
 
     pub(crate) fn dropped_frames(&self) -> u64 {
-        match &*self.sink {
-            Sink::Net(net) => lock(net).dropped(),
+        match &self.input {
+            Input::Net(net) => net.dropped(),
             _ => 0,
         }
     }
-}
-
-fn lock<T>(backend: &Mutex<T>) -> MutexGuard<'_, T> {
-    backend.lock().expect(POISONED)
 }

@@ -267,16 +267,24 @@ impl VirtioSlot {
         Ok(())
     }
 
-    /// The driver resets the device. Afterwards nothing of its requests is in flight: what was
-    /// released is performed first, what is held is dropped, no completion comes any more.
+    /// The driver resets the device. Afterwards nothing of its requests is in flight: what is held, and what was released
+    /// and not begun, is dropped, no completion comes any more. Where a backend is in a system call that reads the driver's
+    /// memory, and does not come out of it, the device cannot be reset: it [needs to be](Self::needs_reset) again, and does
+    /// nothing until then.
     pub fn reset(&mut self) {
-        self.gate.forget_chains(self.slot);
+        let lent = !self.gate.forget_chains(self.slot);
+        if lent {
+            log::warn!(
+                "slot {}: cannot be reset: what is behind it has not finished a request that reads the guest's memory; look for a disk that does not answer",
+                self.slot
+            );
+        }
         self.life = self.gate.ledger().next_id();
         self.rings.iter_mut().for_each(Ring::reset);
         self.intakes.iter_mut().for_each(|input| input.pending.clear());
         self.features = 0;
         self.active = false;
-        self.needs_reset = false;
+        self.needs_reset = lent;
         self.device.reset();
         self.find_input_queues();
         self.gate.negotiated(self.slot, 0);

@@ -1,6 +1,7 @@
 //! A driver for the tests: real virtqueues in real guest memory, and the far side around them.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod blocked_calls;
 pub mod net;
 
 use std::os::fd::{AsRawFd, RawFd};
@@ -84,6 +85,9 @@ pub struct Driver {
     free: u16,
     seen: u16,
 }
+
+// SAFETY: its pointers are into guest memory, which a reference that was leaked keeps; it is used by one thread at a time.
+unsafe impl Send for Driver {}
 
 impl Driver {
     /// A virtqueue at `base`.

@@ -8,13 +8,18 @@ mod tap;
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use io_gate::Outcome;
 use vmm_sys_util::epoll::EventSet;
 
+use super::Handled;
 use crate::guest_memory::Gather;
 use crate::inputs::{Inputs, Role, Token};
+use crate::out::Refused;
 use crate::own_files::PlaceError;
+use crate::permit::Permits;
 use dgram::Dgram;
 use stream::Stream;
 use tap::Tap;
@@ -101,96 +106,143 @@ impl Net {
         self.mac
     }
 
-    pub(crate) fn attach(&mut self, inputs: &Inputs, token: Token) -> io::Result<()> {
-        match &mut self.kind {
-            Kind::Tap(tap) => tap.attach(inputs, token),
-            Kind::Stream(stream) => stream.attach(inputs, token),
-            Kind::Dgram(dgram) => dgram.attach(inputs, token),
-        }
+    /// Falls into its halves, watched.
+    pub(crate) fn attach(self, inputs: &Inputs, token: Token) -> io::Result<(Output, Input)> {
+        let dropped = Arc::new(AtomicU64::new(0));
+        let (out, input) = match self.kind {
+            Kind::Tap(tap) => {
+                let (out, input) = tap.attach(inputs, token)?;
+                (Out::Tap(out), In::Tap(input))
+            }
+            Kind::Stream(stream) => {
+                let (out, input) = stream.attach(inputs, token, dropped.clone())?;
+                (Out::Stream(out), In::Stream(input))
+            }
+            Kind::Dgram(dgram) => {
+                let (out, input) = dgram.attach(inputs, token, dropped.clone())?;
+                (Out::Dgram(out), In::Dgram(input))
+            }
+        };
+        let output = Output { out, mac: self.mac, dropped: dropped.clone() };
+        Ok((output, Input { input, dropped }))
     }
+}
 
+/// The lane's half of a network.
+pub(crate) struct Output {
+    out: Out,
+    mac: [u8; 6],
+    dropped: Arc<AtomicU64>,
+}
+
+enum Out {
+    Tap(tap::Output),
+    Stream(stream::Output),
+    Dgram(dgram::Output),
+}
+
+impl Output {
     /// Sends a frame, header first. A frame that cannot leave is dropped and counted, like one on
     /// an unplugged cable: the guest is not told.
-    pub(crate) fn send(&mut self, mut frame: Gather<'_>) -> Outcome {
+    pub(crate) fn send(
+        &mut self,
+        permits: &mut Permits<'_>,
+        mut frame: Gather<'_>,
+    ) -> Result<Outcome, Refused> {
         let len = frame.len();
         if len <= VNET_HEADER || len > VNET_HEADER + MAX_FRAME {
             log::debug!("net: a frame of {len} bytes with its header is dropped");
-            return Outcome::Failed;
+            return Ok(Outcome::Failed);
         }
-        match &mut self.kind {
-            Kind::Tap(tap) => tap.send(&frame),
-            Kind::Stream(stream) => {
+        let sent = match &mut self.out {
+            Out::Tap(tap) => tap.send(permits, &frame),
+            Out::Stream(stream) => {
                 frame.advance(VNET_HEADER);
-                stream.send(frame);
+                stream.send(permits, frame)
             }
-            Kind::Dgram(dgram) => {
+            Out::Dgram(dgram) => {
                 frame.advance(VNET_HEADER);
-                dgram.send(&frame);
+                dgram.send(permits, &frame)
+            }
+        };
+        match sent {
+            Ok(()) => Ok(Outcome::Success(0)),
+            Err(Refused::NotPermitted) => Err(Refused::NotPermitted),
+            Err(Refused::Io(error)) => {
+                log::debug!("net: a frame is dropped: {error}");
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+                Ok(Outcome::Success(0))
             }
         }
-        Outcome::Success(0)
     }
 
-    pub(crate) fn receive(&mut self, into: &mut Vec<u8>) -> bool {
-        match &mut self.kind {
-            Kind::Tap(tap) => tap.receive(into),
-            Kind::Stream(stream) => stream.receive(into),
-            Kind::Dgram(dgram) => dgram.receive(into),
-        }
-    }
-
-    /// An event: whether the lane has to attend to it, and whether input waits.
-    pub(crate) fn handle(&mut self, role: Role, events: EventSet) -> (bool, bool) {
-        match &mut self.kind {
-            Kind::Tap(_) => (false, true),
-            Kind::Stream(stream) => stream.handle(role, events),
-            Kind::Dgram(dgram) => dgram.handle(events),
-        }
-    }
-
-    /// Sends what is queued, connects again. Lane.
-    pub(crate) fn attend(&mut self) {
-        match &mut self.kind {
-            Kind::Tap(_) => {}
-            Kind::Stream(stream) => stream.attend(),
-            Kind::Dgram(dgram) => dgram.attend(),
-        }
-    }
-
-    /// Whether a read has found that the connection is of no use any more: the lane is to replace
-    /// it.
-    pub(crate) fn is_broken(&self) -> bool {
-        matches!(&self.kind, Kind::Stream(stream) if stream.is_broken())
-    }
-
-    pub(crate) fn want_input(&mut self, wanted: bool) {
-        match &mut self.kind {
-            Kind::Tap(tap) => tap.want_input(wanted),
-            Kind::Stream(stream) => stream.want_input(wanted),
-            Kind::Dgram(dgram) => dgram.want_input(wanted),
-        }
-    }
-
-    pub(crate) fn negotiated(&mut self, features: u64) {
-        if let Kind::Tap(tap) = &mut self.kind {
-            tap.set_offloads(features);
-        }
-    }
-
-    pub(crate) fn dropped(&self) -> u64 {
-        match &self.kind {
-            Kind::Tap(tap) => tap.dropped(),
-            Kind::Stream(stream) => stream.dropped(),
-            Kind::Dgram(dgram) => dgram.dropped(),
+    /// Sends what is queued, connects again.
+    pub(crate) fn attend(&mut self, permits: &mut Permits<'_>) {
+        match &mut self.out {
+            Out::Tap(tap) => tap.attend(),
+            Out::Stream(stream) => stream.attend(permits),
+            Out::Dgram(dgram) => dgram.attend(permits),
         }
     }
 
     /// Broadcasts a RARP frame from the guest's address: switches learn the new way to it.
-    pub(crate) fn announce(&mut self) {
+    pub(crate) fn announce(&mut self, permits: &mut Permits<'_>) {
         let frame = rarp(self.mac);
-        if self.send(Gather::of_slice(&frame)) != Outcome::Success(0) {
-            log::warn!("net: the announcement of a MAC address could not be sent");
+        match self.send(permits, Gather::of_slice(&frame)) {
+            Ok(Outcome::Success(_)) | Err(Refused::NotPermitted) => {}
+            _ => log::warn!("net: the announcement of a MAC address could not be sent"),
         }
+    }
+}
+
+/// What other threads see of a network.
+pub(crate) struct Input {
+    input: In,
+    dropped: Arc<AtomicU64>,
+}
+
+enum In {
+    Tap(tap::Input),
+    Stream(stream::Input),
+    Dgram(dgram::Input),
+}
+
+impl Input {
+    /// Takes a frame; whether there was one, and whether the lane has to replace what it came from.
+    pub(crate) fn receive(&self, into: &mut Vec<u8>) -> (bool, bool) {
+        match &self.input {
+            In::Tap(tap) => tap.receive(into),
+            In::Stream(stream) => stream.receive(into),
+            In::Dgram(dgram) => (dgram.receive(into), false),
+        }
+    }
+
+    pub(crate) fn handle(&self, role: Role, events: EventSet) -> Handled {
+        match &self.input {
+            In::Tap(tap) => tap.handle(role, events),
+            In::Stream(stream) => stream.handle(role, events),
+            In::Dgram(dgram) => dgram.handle(events),
+        }
+    }
+
+    pub(crate) fn want_input(&self, wanted: bool) {
+        match &self.input {
+            In::Tap(tap) => tap.want_input(wanted),
+            In::Stream(stream) => stream.want_input(wanted),
+            In::Dgram(dgram) => dgram.want_input(wanted),
+        }
+    }
+
+    /// The driver's features; whether the lane has to attend to them.
+    pub(crate) fn negotiated(&self, features: u64) -> bool {
+        match &self.input {
+            In::Tap(tap) => tap.negotiated(features),
+            In::Stream(_) | In::Dgram(_) => false,
+        }
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 }
 

@@ -1,21 +1,28 @@
 //! Frames that a socket could not take at once: a bounded queue, emptied when it can.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// More than this is dropped: the peer does not read.
 const MAX_BYTES: usize = 8 * 1024 * 1024;
 
 /// What is still to be sent, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Outbox {
     messages: VecDeque<Vec<u8>>,
     /// Bytes of the first message that have left.
     sent: usize,
     bytes: usize,
-    dropped: u64,
+    dropped: Arc<AtomicU64>,
 }
 
 impl Outbox {
+    /// Empty; counts what it drops.
+    pub(crate) fn new(dropped: Arc<AtomicU64>) -> Self {
+        Self { messages: VecDeque::new(), sent: 0, bytes: 0, dropped }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
@@ -24,7 +31,7 @@ impl Outbox {
     pub(crate) fn has_room(&mut self, len: usize) -> bool {
         let room = self.bytes + len <= MAX_BYTES;
         if !room {
-            self.dropped += 1;
+            self.count_drops(1);
         }
         room
     }
@@ -60,19 +67,16 @@ impl Outbox {
         self.sent = 0;
     }
 
-    /// The connection is gone, and all that is queued with it.
+    /// The connection is gone, or the right to send, and all that is queued with it: a new peer gets nothing that was
+    /// meant for the former one.
     pub(crate) fn clear(&mut self) {
-        self.dropped += self.messages.len() as u64;
+        self.count_drops(self.messages.len() as u64);
         self.messages.clear();
         self.bytes = 0;
         self.sent = 0;
     }
 
-    pub(crate) fn count_drop(&mut self) {
-        self.dropped += 1;
-    }
-
-    pub(crate) fn dropped(&self) -> u64 {
-        self.dropped
+    fn count_drops(&self, count: u64) {
+        self.dropped.fetch_add(count, Ordering::Relaxed);
     }
 }

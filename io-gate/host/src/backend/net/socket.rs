@@ -1,33 +1,37 @@
-//! The system calls on Unix sockets that both kinds of socket network share.
+//! What both kinds of socket network share, and the reading of the tap's.
 
 use std::io;
 use std::os::fd::RawFd;
 
 use crate::guest_memory::Gather;
+use crate::out::{self, Refused, with_permits};
+use crate::permit::Permits;
 
 /// Sends what the socket takes now; none if it takes nothing.
-pub(super) fn send_message(fd: RawFd, bytes: &Gather<'_>) -> io::Result<Option<usize>> {
-    let copy;
-    let mut whole;
-    let bytes = if bytes.pieces().len() <= libc::UIO_MAXIOV as usize {
-        bytes
-    } else {
-        copy = bytes.to_vec(usize::MAX);
-        whole = Gather::of_slice(&copy);
-        &mut whole
-    };
-    // SAFETY: all-zero bytes are a valid `msghdr`.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = bytes.pieces().as_ptr().cast_mut();
-    message.msg_iovlen = bytes.pieces().len() as _;
-    loop {
-        // SAFETY: the message points to pieces that are valid for reads while `bytes` borrows
-        // them; sendmsg does not write to them.
-        let sent = unsafe { libc::sendmsg(fd, &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) };
-        if let Some(result) = outcome(sent) {
-            return result;
+pub(super) fn send_message(
+    permits: &mut Permits<'_>,
+    fd: RawFd,
+    bytes: &Gather<'_>,
+) -> Result<Option<usize>, Refused> {
+    or_none(with_permits(|| permits.next(), |permit| out::send(permit, fd, bytes)))
+}
+
+/// None for what has no room.
+pub(super) fn or_none<T>(sent: Result<T, Refused>) -> Result<Option<T>, Refused> {
+    match sent {
+        Err(Refused::Io(error))
+            if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS)) =>
+        {
+            Ok(None)
         }
+        sent => sent.map(Some),
     }
+}
+
+/// Takes a datagram socket's pending error, and nothing else: a look for a message gives the error first.
+pub(super) fn take_error(fd: RawFd) {
+    // SAFETY: no byte is written behind the pointer, as the length is zero.
+    unsafe { libc::recv(fd, std::ptr::null_mut(), 0, libc::MSG_PEEK | libc::MSG_DONTWAIT) };
 }
 
 /// Receives what the socket has now, at most `max` bytes, behind what is in `into`; none if it has nothing.
@@ -67,7 +71,7 @@ pub(super) fn append(
 }
 
 /// What a call has given; none if it is to be made again.
-pub(super) fn outcome(result: libc::ssize_t) -> Option<io::Result<Option<usize>>> {
+fn outcome(result: libc::ssize_t) -> Option<io::Result<Option<usize>>> {
     if let Ok(count) = usize::try_from(result) {
         return Some(Ok(Some(count)));
     }

@@ -4,47 +4,63 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::timerfd::TimerFd;
 
 use super::outbox::Outbox;
 use super::{MAX_FRAME, NetError, VNET_HEADER, socket};
+use crate::backend::Handled;
+use crate::backend::interest::{Interest, Retry};
+use crate::core::POISONED;
 use crate::descriptors;
 use crate::guest_memory::Gather;
-use crate::inputs::{Inputs, Role, Token, Watch};
+use crate::inputs::{Inputs, Role, Token};
+use crate::out::Refused;
 use crate::own_files;
+use crate::permit::Permits;
 
-/// How often a connection is tried.
+/// When a connection is tried again, at first and at last.
 const RETRY: Duration = Duration::from_millis(100);
+const RETRY_LONGEST: Duration = Duration::from_secs(1);
 /// Bytes of the length in front of a frame.
 const PREFIX: usize = 4;
 /// How much is read from the socket at once.
 const READ: usize = 128 * 1024;
 
-/// The backend.
+/// The backend, before it is attached.
 pub(crate) struct Stream {
     path: PathBuf,
-    // Before what it watches, so that it is dropped first.
-    timer_watch: Option<Watch>,
-    timer: TimerFd,
-    place: Option<(Inputs, Token)>,
-    link: Option<Link>,
+}
+
+/// The lane's half: it connects, and sends.
+pub(crate) struct Output {
+    path: PathBuf,
+    place: (Inputs, Token),
+    shared: Arc<Mutex<Shared>>,
+    socket: Option<Arc<UnixStream>>,
     outbox: Outbox,
-    input_wanted: bool,
-    /// Why the connection is of no use any more, from a read; the lane replaces it.
-    broken: Option<String>,
-    /// Whether the lane has been told that there is room.
-    attended: bool,
     /// Whether the operator has been told that the peer is away.
     told: bool,
 }
 
+/// What other threads see: they read.
+pub(crate) struct Input(Arc<Mutex<Shared>>);
+
+/// Guards what both halves change. Never held across a call that can block: the socket does not.
+struct Shared {
+    // Before what they watch, so that they are dropped first.
+    interest: Interest,
+    retry: Retry,
+    link: Option<Link>,
+    /// Why the connection is of no use any more, from a read; the lane replaces it.
+    broken: Option<String>,
+}
+
 struct Link {
-    // Before the socket, so that it is dropped first.
-    watch: Watch,
-    socket: UnixStream,
+    socket: Arc<UnixStream>,
     received: Vec<u8>,
     /// Where the next frame begins in `received`.
     at: usize,
@@ -53,117 +69,120 @@ struct Link {
 impl Stream {
     pub(crate) fn new(path: &Path) -> Result<Self, NetError> {
         own_files::check_length(path)?;
-        let timer = descriptors::timer()?;
-        Ok(Self {
-            path: path.to_owned(),
-            timer_watch: None,
-            timer,
-            place: None,
+        Ok(Self { path: path.to_owned() })
+    }
+
+    pub(crate) fn attach(
+        self,
+        inputs: &Inputs,
+        token: Token,
+        dropped: Arc<AtomicU64>,
+    ) -> io::Result<(Output, Input)> {
+        let shared = Arc::new(Mutex::new(Shared {
+            interest: Interest::new(),
+            retry: Retry::new(inputs, token, Role::Timer, RETRY, RETRY_LONGEST)?,
             link: None,
-            outbox: Outbox::default(),
-            input_wanted: true,
             broken: None,
-            attended: false,
+        }));
+        let mut output = Output {
+            path: self.path,
+            place: (inputs.clone(), token),
+            shared: shared.clone(),
+            socket: None,
+            outbox: Outbox::new(dropped),
             told: false,
-        })
+        };
+        output.connect();
+        Ok((output, Input(shared)))
     }
+}
 
-    pub(crate) fn attach(&mut self, inputs: &Inputs, token: Token) -> io::Result<()> {
-        let mut watch = inputs.watch(self.timer.as_raw_fd(), Token { role: Role::Timer, ..token });
-        watch.want(EventSet::IN)?;
-        self.timer_watch = Some(watch);
-        self.place = Some((inputs.clone(), token));
-        self.connect();
-        Ok(())
-    }
-
-    pub(crate) fn send(&mut self, frame: Gather<'_>) {
-        if self.link.is_none() {
-            self.outbox.count_drop();
-            return;
-        }
+impl Output {
+    pub(crate) fn send(
+        &mut self,
+        permits: &mut Permits<'_>,
+        frame: Gather<'_>,
+    ) -> Result<(), Refused> {
         // The limit was checked by the caller.
         let prefix = (frame.len() as u32).to_be_bytes();
         let mut message = Gather::of_slice(&prefix);
         message.append(frame);
-        let frame = message;
         if !self.outbox.is_empty() {
-            self.queue(&frame, 0);
-            return;
+            self.queue(&message, 0);
+            return Ok(());
         }
-        match self.send_some(&frame) {
-            Ok(sent) if sent == frame.len() => {}
-            Ok(sent) => self.queue(&frame, sent),
-            Err(error) => self.disconnect(&error.to_string()),
+        let Some(socket) = &self.socket else {
+            return Err(io::Error::from(io::ErrorKind::NotConnected).into());
+        };
+        match socket::send_message(permits, socket.as_raw_fd(), &message) {
+            Ok(Some(sent)) if sent == message.len() => {}
+            Ok(sent) => self.queue(&message, sent.unwrap_or(0)),
+            Err(refused) => self.failed(refused)?,
         }
+        Ok(())
     }
 
-    pub(crate) fn receive(&mut self, into: &mut Vec<u8>) -> bool {
-        if self.is_broken() {
-            return false;
-        }
-        let Some(link) = &mut self.link else { return false };
-        match link.receive(into) {
-            Ok(received) => received,
-            Err(reason) => {
-                self.broken = Some(reason);
-                self.update_watch();
-                false
-            }
-        }
-    }
-
-    /// Whether the lane has to replace the connection.
-    pub(crate) fn is_broken(&self) -> bool {
-        self.broken.is_some()
-    }
-
-    pub(crate) fn handle(&mut self, role: Role, events: EventSet) -> (bool, bool) {
-        if role == Role::Timer {
-            // Not read: it may have been set anew since it expired, and the read would block.
-            let _ = self.timer.clear();
-            return (true, false);
-        }
-        let room = events.contains(EventSet::OUT);
-        if room {
-            // Until the lane has sent something, the socket would only be ready again.
-            self.attended = true;
-            self.update_watch();
-        }
-        (room, events.intersects(EventSet::IN | EventSet::HANG_UP | EventSet::ERROR))
-    }
-
-    /// Replaces a connection that is broken or missing; sends what is queued. Lane.
-    pub(crate) fn attend(&mut self) {
-        self.attended = false;
-        if let Some(reason) = self.broken.take() {
+    /// Replaces a connection that is broken or missing; sends what is queued, each frame by a permission of its own.
+    pub(crate) fn attend(&mut self, permits: &mut Permits<'_>) {
+        let broken = self.shared().broken.take();
+        if let Some(reason) = broken {
             return self.disconnect(&reason);
         }
-        self.connect();
-        self.send_queued();
+        if self.socket.is_none() {
+            // Who may not send need not connect: the peer may be another's by now.
+            match permits.ahead() {
+                Ok(()) => self.connect(),
+                Err(_) => return,
+            }
+        }
+        while let (Some(socket), Some(front)) = (&self.socket, self.outbox.front()) {
+            let fd = socket.as_raw_fd();
+            match socket::send_message(permits, fd, &Gather::of_slice(front)) {
+                Ok(Some(sent)) => self.outbox.advance(sent),
+                Ok(None) => break,
+                Err(refused) => {
+                    let _ = self.failed(refused);
+                    return;
+                }
+            }
+        }
+        self.want_room();
     }
 
-    pub(crate) fn want_input(&mut self, wanted: bool) {
-        self.input_wanted = wanted;
-        self.update_watch();
-    }
-
-    pub(crate) fn dropped(&self) -> u64 {
-        self.outbox.dropped()
+    /// What became of the connection.
+    fn failed(&mut self, refused: Refused) -> Result<(), Refused> {
+        match refused {
+            Refused::Io(error) => self.disconnect(&error.to_string()),
+            // P2: what waits is not sent by a later permission either, and the peer may have a part of a frame.
+            Refused::NotPermitted if !self.outbox.is_empty() => {
+                self.disconnect("the right to send is lost");
+                return Err(Refused::NotPermitted);
+            }
+            Refused::NotPermitted => return Err(Refused::NotPermitted),
+        }
+        Ok(())
     }
 
     fn connect(&mut self) {
-        let Some((inputs, token)) = &self.place else { return };
-        if self.link.is_some() {
+        if self.socket.is_some() {
             return;
         }
         match descriptors::stream(&self.path) {
             Ok(socket) => {
                 log::info!("net stream={}: connected", self.path.display());
+                let (inputs, token) = &self.place;
                 let watch = inputs.watch(socket.as_raw_fd(), *token);
-                self.link = Some(Link { watch, socket, received: Vec::new(), at: 0 });
+                let socket = Arc::new(socket);
+                let link = Link { socket: socket.clone(), received: Vec::new(), at: 0 };
+                let mut shared = self.shared.lock().expect(POISONED);
+                shared.link = Some(link);
+                shared.retry.worked();
+                if let Err(error) = shared.interest.watch(watch) {
+                    log::error!("net stream={}: epoll_ctl: {error}", self.path.display());
+                }
+                drop(shared);
+                self.socket = Some(socket);
                 self.told = false;
-                self.update_watch();
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.told, true) {
@@ -172,58 +191,81 @@ impl Stream {
                         self.path.display()
                     );
                 }
-                self.try_later();
+                self.shared().retry.later();
             }
         }
     }
 
     fn disconnect(&mut self, reason: &str) {
         log::warn!("net stream={}: {reason}; connecting again", self.path.display());
-        self.link = None;
-        self.broken = None;
+        let mut shared = self.shared();
+        shared.interest.unwatch();
+        let link = shared.link.take();
+        shared.broken = None;
+        shared.retry.later();
+        drop(shared);
+        // Closed here, by the lane: the threads that read may not close.
+        drop((link, self.socket.take()));
         self.outbox.clear();
         self.told = true;
-        self.try_later();
-    }
-
-    fn try_later(&mut self) {
-        if let Err(error) = self.timer.reset(RETRY, None) {
-            log::error!("net stream={}: cannot set a timer: {error}", self.path.display());
-        }
     }
 
     fn queue(&mut self, frame: &Gather<'_>, sent: usize) {
         // What has left in part must be finished, or the peer loses its place.
         if sent > 0 || self.outbox.has_room(frame.len()) {
             self.outbox.push(frame.to_vec(usize::MAX), sent);
-            self.update_watch();
+            self.want_room();
         }
     }
 
-    fn send_queued(&mut self) {
-        while let (Some(link), Some(front)) = (&self.link, self.outbox.front()) {
-            match send(&link.socket, &Gather::of_slice(front)) {
-                Ok(0) => break,
-                Ok(sent) => self.outbox.advance(sent),
-                Err(error) => return self.disconnect(&error.to_string()),
+    fn want_room(&self) {
+        self.shared().interest.want_output(!self.outbox.is_empty());
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().expect(POISONED)
+    }
+}
+
+impl Input {
+    /// Takes a frame; whether there was one, and whether the lane has to replace the connection.
+    pub(crate) fn receive(&self, into: &mut Vec<u8>) -> (bool, bool) {
+        let mut shared = self.shared();
+        if shared.broken.is_some() {
+            return (false, true);
+        }
+        let Some(link) = &mut shared.link else { return (false, false) };
+        match link.receive(into) {
+            Ok(received) => (received, false),
+            Err(reason) => {
+                shared.broken = Some(reason);
+                shared.interest.unwatch();
+                (false, true)
             }
         }
-        self.update_watch();
     }
 
-    fn send_some(&self, bytes: &Gather<'_>) -> io::Result<usize> {
-        self.link.as_ref().map_or(Ok(0), |link| send(&link.socket, bytes))
-    }
-
-    fn update_watch(&mut self) {
-        let Some(link) = &mut self.link else { return };
-        let mut wanted = EventSet::empty();
-        let usable = self.broken.is_none();
-        wanted.set(EventSet::IN, self.input_wanted && usable);
-        wanted.set(EventSet::OUT, !self.outbox.is_empty() && !self.attended && usable);
-        if let Err(error) = link.watch.want(wanted) {
-            log::error!("net stream={}: epoll_ctl: {error}", self.path.display());
+    pub(crate) fn handle(&self, role: Role, events: EventSet) -> Handled {
+        let mut shared = self.shared();
+        if role == Role::Timer {
+            shared.retry.expired();
+            return Handled { attend: true, input: false };
         }
+        let room = events.contains(EventSet::OUT);
+        if room {
+            // Until the lane has sent something, the socket would only be ready again.
+            shared.interest.want_output(false);
+        }
+        let input = events.intersects(EventSet::IN | EventSet::HANG_UP | EventSet::ERROR);
+        Handled { attend: room, input }
+    }
+
+    pub(crate) fn want_input(&self, wanted: bool) {
+        self.shared().interest.want_input(wanted);
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.0.lock().expect(POISONED)
     }
 }
 
@@ -260,7 +302,7 @@ impl Link {
     fn fill(&mut self) -> io::Result<bool> {
         self.received.drain(..self.at);
         self.at = 0;
-        match recv(&self.socket, &mut self.received)? {
+        match socket::receive_message(self.socket.as_raw_fd(), &mut self.received, READ)? {
             None => Ok(false),
             Some(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer has closed")),
             Some(_) => Ok(true),
@@ -272,13 +314,4 @@ impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Stream").field("path", &self.path).finish_non_exhaustive()
     }
-}
-
-/// Sends what the socket takes now: 0 if it takes nothing.
-fn send(socket: &UnixStream, bytes: &Gather<'_>) -> io::Result<usize> {
-    socket::send_message(socket.as_raw_fd(), bytes).map(|sent| sent.unwrap_or(0))
-}
-
-fn recv(socket: &UnixStream, into: &mut Vec<u8>) -> io::Result<Option<usize>> {
-    socket::receive_message(socket.as_raw_fd(), into, READ)
 }

@@ -4,27 +4,84 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use vmm_sys_util::epoll::EventSet;
 
-use super::socket::{append, outcome};
+use super::socket::append;
 use super::{MAX_FRAME, NetError, VNET_HEADER};
+use crate::backend::Handled;
+use crate::backend::interest::{Interest, Retry};
+use crate::core::POISONED;
 use crate::descriptors;
 use crate::guest_memory::Gather;
-use crate::inputs::{Inputs, Token, Watch};
+use crate::inputs::{Inputs, Role, Token};
+use crate::out::{self, Refused, with_permits};
+use crate::permit::Permits;
 
 /// Guest feature bits (virtio 1.2, 5.1.3) and the tap offload that each allows.
 const OFFLOADS: [(u32, libc::c_uint); 4] =
     [(1, libc::TUN_F_CSUM), (7, libc::TUN_F_TSO4), (8, libc::TUN_F_TSO6), (9, libc::TUN_F_TSO_ECN)];
 
-/// The backend.
+/// When an interface that is gone is looked for again, at first and at last.
+const RETRY: Duration = Duration::from_millis(100);
+const RETRY_LONGEST: Duration = Duration::from_secs(5);
+
+/// The backend, before it is attached.
 pub(crate) struct Tap {
-    // Before the file, so that it is dropped first.
-    watch: Option<Watch>,
     file: File,
     name: String,
-    dropped: u64,
+}
+
+/// The lane's half.
+pub(crate) struct Output {
+    shared: Arc<Shared>,
+    place: (Inputs, Token),
+}
+
+/// What other threads see.
+pub(crate) struct Input(Arc<Shared>);
+
+struct Shared {
+    /// Never held across a call that can block. Before the file, so that it is dropped first.
+    state: Mutex<State>,
+    file: File,
+}
+
+struct State {
+    interest: Interest,
+    retry: Retry,
+    name: String,
+    /// The interface is gone: nothing is watched, and the lane looks for it again.
+    gone: bool,
+    /// The features that the driver has accepted, and those by which the kernel goes.
+    features: u64,
+    taken_over: Option<u64>,
     input_wanted: bool,
+}
+
+impl State {
+    /// One warning, nothing watched, and a first look a little later.
+    fn is_gone(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.gone, true) {
+            log::warn!(
+                "net tap={}: the interface is gone ({error}); frames are dropped until there is one of that name again",
+                self.name
+            );
+            self.interest.unwatch();
+            self.retry.later();
+        }
+    }
+
+    /// Whether what comes in is of a kind that the driver takes.
+    fn gives_input(&self) -> bool {
+        !self.gone && self.taken_over == Some(self.features)
+    }
+
+    fn update(&mut self) {
+        self.interest.want_input(self.input_wanted && self.gives_input());
+    }
 }
 
 impl Tap {
@@ -36,105 +93,165 @@ impl Tap {
             error,
         };
         let file = descriptors::tun().map_err(|error| failed("cannot open /dev/net/tun", error))?;
-        let mut request = interface(name)
-            .ok_or_else(|| failed("bad interface name", io::ErrorKind::InvalidInput.into()))?;
-        request.ifr_ifru.ifru_flags =
-            (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
-        // SAFETY: `request` is a valid `ifreq` for the duration of the call.
-        check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw const request) })
-            .map_err(|error| failed("cannot attach to it", error))?;
-        let header = VNET_HEADER as libc::c_int;
-        // SAFETY: the argument points to an `int` that lives through the call.
-        check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const header) })
-            .map_err(|error| failed("cannot set the length of its headers", error))?;
-        let mut tap =
-            Self { watch: None, file, name: name.to_owned(), dropped: 0, input_wanted: true };
-        tap.set_offloads(0);
+        let tap = Self { file, name: name.to_owned() };
+        join(&tap.file, name).map_err(|(what, error)| failed(what, error))?;
+        set_offloads(&tap.file, name, 0);
         Ok(tap)
     }
 
-    pub(crate) fn attach(&mut self, inputs: &Inputs, token: Token) -> io::Result<()> {
-        let mut watch = inputs.watch(self.file.as_raw_fd(), token);
-        watch.want(EventSet::IN)?;
-        self.watch = Some(watch);
-        Ok(())
-    }
-
-    /// Lets the host's kernel hand over what the guest's driver has said it can take.
-    pub(crate) fn set_offloads(&mut self, features: u64) {
-        let offloads = OFFLOADS
-            .into_iter()
-            .filter(|(bit, _)| features & (1 << bit) != 0)
-            .fold(0, |all, (_, offload)| all | offload);
-        // SAFETY: a system call whose argument is a number.
-        let result = unsafe {
-            libc::ioctl(self.file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads))
+    pub(crate) fn attach(self, inputs: &Inputs, token: Token) -> io::Result<(Output, Input)> {
+        let mut interest = Interest::new();
+        interest.watch(inputs.watch(self.file.as_raw_fd(), token))?;
+        let state = State {
+            interest,
+            retry: Retry::new(inputs, token, Role::Timer, RETRY, RETRY_LONGEST)?,
+            name: self.name,
+            gone: false,
+            features: 0,
+            taken_over: Some(0),
+            input_wanted: true,
         };
-        if let Err(error) = check(result) {
-            log::warn!("net tap={}: offloads {offloads:#x}: {error}", self.name);
-        }
+        let shared = Arc::new(Shared { state: Mutex::new(state), file: self.file });
+        let output = Output { shared: shared.clone(), place: (inputs.clone(), token) };
+        Ok((output, Input(shared)))
     }
+}
 
-    pub(crate) fn send(&mut self, frame: &Gather<'_>) {
-        // A frame is one system call, or it would become two frames.
-        let sent = if frame.pieces().len() <= libc::UIO_MAXIOV as usize {
-            self.write(frame)
-        } else {
-            self.write(&Gather::of_slice(&frame.to_vec(usize::MAX)))
-        };
-        if !matches!(sent, Ok(Some(_))) {
-            self.dropped += 1;
-        }
-    }
-
-    fn write(&self, frame: &Gather<'_>) -> io::Result<Option<usize>> {
-        loop {
-            // SAFETY: the pieces are valid for reads while `frame` borrows them.
-            let sent = unsafe {
-                libc::writev(
-                    self.file.as_raw_fd(),
-                    frame.pieces().as_ptr(),
-                    frame.pieces().len() as libc::c_int,
-                )
-            };
-            if let Some(result) = outcome(sent) {
-                return result;
-            }
-        }
-    }
-
-    pub(crate) fn receive(&mut self, into: &mut Vec<u8>) -> bool {
-        into.clear();
-        match append(self.file.as_raw_fd(), into, VNET_HEADER + MAX_FRAME, None) {
-            Ok(Some(len)) if len > VNET_HEADER => true,
-            // Nothing there, or the interface is down.
-            _ => {
-                into.clear();
-                false
-            }
-        }
-    }
-
-    pub(crate) fn want_input(&mut self, wanted: bool) {
-        if std::mem::replace(&mut self.input_wanted, wanted) == wanted {
-            return;
-        }
-        let events = if wanted { EventSet::IN } else { EventSet::empty() };
-        if let Some(watch) = &mut self.watch
-            && let Err(error) = watch.want(events)
+impl Output {
+    pub(crate) fn send(
+        &mut self,
+        permits: &mut Permits<'_>,
+        frame: &Gather<'_>,
+    ) -> Result<(), Refused> {
+        let fd = self.shared.file.as_raw_fd();
+        let sent = with_permits(|| permits.next(), |permit| out::write_message(permit, fd, frame));
+        if let Err(Refused::Io(error)) = &sent
+            && is_gone(error)
         {
-            log::error!("net tap={}: epoll_ctl: {error}", self.name);
+            self.shared.state().is_gone(error);
         }
+        sent.map(drop)
     }
 
-    pub(crate) fn dropped(&self) -> u64 {
-        self.dropped
+    /// Looks for an interface that is gone; lets the host's kernel hand over what the guest's driver has said it can take.
+    pub(crate) fn attend(&mut self) {
+        let (gone, features, name) = {
+            let state = self.shared.state();
+            (state.gone, state.features, state.name.clone())
+        };
+        let file = &self.shared.file;
+        if gone {
+            // Only one that is there: joining one that is not would make it.
+            if !descriptors::interface_exists(&name) || join(file, &name).is_err() {
+                return self.shared.state().retry.later();
+            }
+            log::warn!("net tap={name}: the interface is there again");
+        }
+        set_offloads(file, &name, features);
+        let mut state = self.shared.state();
+        state.taken_over = Some(features);
+        if gone {
+            state.gone = false;
+            state.retry.worked();
+            let (inputs, token) = &self.place;
+            if let Err(error) = state.interest.watch(inputs.watch(file.as_raw_fd(), *token)) {
+                log::error!("net tap={name}: epoll_ctl: {error}");
+            }
+        }
+        state.update();
+    }
+}
+
+impl Input {
+    /// Takes a frame; whether there was one, and whether the lane has to look for the interface.
+    pub(crate) fn receive(&self, into: &mut Vec<u8>) -> (bool, bool) {
+        into.clear();
+        let mut state = self.0.state();
+        if !state.gives_input() {
+            return (false, false);
+        }
+        match append(self.0.file.as_raw_fd(), into, VNET_HEADER + MAX_FRAME, None) {
+            Ok(Some(len)) if len > VNET_HEADER => return (true, false),
+            Err(error) if is_gone(&error) => state.is_gone(&error),
+            // Nothing there, or the interface is down.
+            _ => {}
+        }
+        into.clear();
+        (false, false)
+    }
+
+    pub(crate) fn handle(&self, role: Role, events: EventSet) -> Handled {
+        let mut state = self.0.state();
+        if role == Role::Timer {
+            state.retry.expired();
+            return Handled { attend: true, input: false };
+        }
+        // What tun(4) says of a file without an interface; it would say so again and again.
+        if events.intersects(EventSet::ERROR | EventSet::HANG_UP) {
+            state.is_gone(&io::Error::from_raw_os_error(libc::EBADFD));
+            return Handled::default();
+        }
+        Handled { attend: false, input: true }
+    }
+
+    pub(crate) fn want_input(&self, wanted: bool) {
+        let mut state = self.0.state();
+        state.input_wanted = wanted;
+        state.update();
+    }
+
+    /// The driver has accepted these features. Nothing is taken in until the lane has told the kernel; whether it has to.
+    pub(crate) fn negotiated(&self, features: u64) -> bool {
+        let mut state = self.0.state();
+        state.features = features;
+        state.update();
+        !state.gives_input()
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect(POISONED)
     }
 }
 
 impl std::fmt::Debug for Tap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tap").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Whether an error says that the file has no interface any more.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBADFD | libc::ENODEV | libc::ENXIO))
+}
+
+/// Attaches the file to the interface; what could not be done, and why.
+fn join(file: &File, name: &str) -> Result<(), (&'static str, io::Error)> {
+    let mut request = interface(name)
+        .ok_or_else(|| ("bad interface name", io::ErrorKind::InvalidInput.into()))?;
+    request.ifr_ifru.ifru_flags =
+        (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    // SAFETY: `request` is a valid `ifreq` for the duration of the call.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw const request) })
+        .map_err(|error| ("cannot attach to it", error))?;
+    let header = VNET_HEADER as libc::c_int;
+    // SAFETY: the argument points to an `int` that lives through the call.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const header) })
+        .map_err(|error| ("cannot set the length of its headers", error))
+}
+
+fn set_offloads(file: &File, name: &str, features: u64) {
+    let offloads = OFFLOADS
+        .into_iter()
+        .filter(|(bit, _)| features & (1 << bit) != 0)
+        .fold(0, |all, (_, offload)| all | offload);
+    // SAFETY: a system call whose argument is a number.
+    let result = unsafe {
+        libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads))
+    };
+    if let Err(error) = check(result) {
+        log::warn!("net tap={name}: offloads {offloads:#x}: {error}");
     }
 }
 

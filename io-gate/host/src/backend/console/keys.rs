@@ -1,0 +1,153 @@
+//! A console's input: standard input, read by the device thread, which never waits for it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
+use std::time::Duration;
+
+use crate::backend::interest::{Interest, Retry};
+use crate::descriptors::{self, CONSOLE_INPUT};
+use crate::inputs::{Inputs, Role, Token};
+
+/// How much input is taken at once.
+const INPUT: usize = 1024;
+/// Ctrl-A: the next key is for this process, not for the guest.
+const ESCAPE: u8 = 0x01;
+/// When a pipe whose writers have gone is looked at again, at first and at last.
+const RETRY: Duration = Duration::from_millis(100);
+const RETRY_LONGEST: Duration = Duration::from_secs(5);
+
+/// See the module.
+pub(super) struct Keys {
+    // Before what it watches, so that it is dropped first.
+    interest: Interest,
+    retry: Retry,
+    place: (Inputs, Token),
+    /// A description of our own, which does not block; none: standard input itself.
+    own: Option<File>,
+    is_socket: bool,
+    /// Whether somebody may come and write again.
+    is_fifo: bool,
+    /// Nobody types there now.
+    ended: bool,
+    /// Whether the operator was told.
+    told: bool,
+    escaped: bool,
+}
+
+impl Keys {
+    pub(super) fn attach(inputs: &Inputs, token: Token) -> io::Result<Self> {
+        let kind = descriptors::kind_of(CONSOLE_INPUT);
+        let mut keys = Self {
+            interest: Interest::new(),
+            retry: Retry::new(inputs, token, Role::InputTimer, RETRY, RETRY_LONGEST)?,
+            place: (inputs.clone(), token),
+            own: descriptors::own_description(CONSOLE_INPUT, false),
+            is_socket: kind.is_some_and(|kind| kind.is_socket()),
+            is_fifo: kind.is_some_and(|kind| kind.is_fifo()),
+            ended: false,
+            told: false,
+            escaped: false,
+        };
+        keys.look_again();
+        Ok(keys)
+    }
+
+    /// Watches what is not watched: from the beginning, and a while after its last writer has gone.
+    pub(super) fn look_again(&mut self) {
+        self.retry.expired();
+        let (inputs, token) = &self.place;
+        self.ended = false;
+        // A regular file or a closed descriptor: there is nobody to type.
+        if let Err(error) = self.interest.watch(inputs.watch(self.fd(), *token)) {
+            log::debug!("console: standard input is not watched: {error}");
+            self.interest.unwatch();
+            self.ended = true;
+        }
+    }
+
+    pub(super) fn want(&mut self, wanted: bool) {
+        self.interest.want_input(wanted);
+    }
+
+    pub(super) fn receive(&mut self, into: &mut Vec<u8>) {
+        if self.ended {
+            return;
+        }
+        let mut keys = [0_u8; INPUT];
+        match self.read(&mut keys) {
+            Ok(0) => self.has_ended(None),
+            Ok(count) => {
+                self.retry.worked();
+                self.told = false;
+                keys[..count].iter().for_each(|key| self.key(*key, into));
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {}
+                _ => self.has_ended(Some(&error)),
+            },
+        }
+    }
+
+    fn read(&self, keys: &mut [u8]) -> io::Result<usize> {
+        let (fd, to, len) = (self.fd(), keys.as_mut_ptr().cast(), keys.len());
+        let got = if self.is_socket {
+            // SAFETY: the pointer and the length describe `keys`.
+            unsafe { libc::recv(fd, to, len, libc::MSG_DONTWAIT) }
+        } else if self.own.is_none() && !ready(fd, libc::POLLIN, 0) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        } else {
+            // SAFETY: the pointer and the length describe `keys`.
+            unsafe { libc::read(fd, to, len) }
+        };
+        usize::try_from(got).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// A descriptor that has hung up is ready all the time, and is watched no longer.
+    fn has_ended(&mut self, error: Option<&io::Error>) {
+        self.ended = true;
+        self.interest.unwatch();
+        if !std::mem::replace(&mut self.told, true) {
+            match error {
+                Some(error) => log::warn!("console: standard input is not read any more: {error}"),
+                None => log::info!("console: standard input has ended"),
+            }
+        }
+        if self.is_fifo {
+            self.retry.later();
+        }
+    }
+
+    fn fd(&self) -> RawFd {
+        self.own.as_ref().map_or(CONSOLE_INPUT, AsRawFd::as_raw_fd)
+    }
+
+    fn key(&mut self, key: u8, into: &mut Vec<u8>) {
+        if !std::mem::take(&mut self.escaped) {
+            if key == ESCAPE {
+                self.escaped = true;
+            } else {
+                into.push(key);
+            }
+            return;
+        }
+        match key {
+            b'x' | b'X' => {
+                // SAFETY: a system call on our own process without pointers; the handler of the
+                // signal ends the machine in good order.
+                unsafe { libc::kill(libc::getpid(), libc::SIGTERM) };
+            }
+            ESCAPE => into.push(ESCAPE),
+            other => into.extend([ESCAPE, other]),
+        }
+    }
+}
+
+/// Whether a descriptor can be read or written without blocking, after waiting for it this long.
+pub(super) fn ready(fd: RawFd, events: libc::c_short, patience_ms: libc::c_int) -> bool {
+    let mut poll = libc::pollfd { fd, events, revents: 0 };
+    // SAFETY: one valid `pollfd`, and the count says one.
+    let count = unsafe { libc::poll(&raw mut poll, 1, patience_ms) };
+    count == 1 && poll.revents & libc::POLLNVAL == 0
+}

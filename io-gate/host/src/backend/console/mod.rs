@@ -1,0 +1,205 @@
+//! Consoles: the process's own terminal, a file, or nothing.
+
+mod keys;
+mod output;
+mod sink;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use vmm_sys_util::epoll::EventSet;
+
+use super::{Handled, image_format};
+use crate::core::POISONED;
+use crate::descriptors;
+use crate::inputs::{Inputs, Role, Token};
+use crate::own_files;
+use keys::Keys;
+pub(crate) use output::Output;
+use output::Room;
+use sink::Sink;
+
+/// Why a console cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsoleError {
+    /// The system refuses.
+    #[error(
+        "console file {path}: cannot open it: {error}{}; check the path given with file=",
+        hint(error)
+    )]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        error: io::Error,
+    },
+    /// It is something else.
+    #[error(
+        "console file {path}: expected a new file, a text, or a device that shows text, found {found}; it is left alone: choose another path"
+    )]
+    Kind {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: String,
+    },
+}
+
+/// Empties a file of ours; of another's the bytes stay. Not for a takeover: the file holds whatever
+/// its guest has written.
+fn begin_anew(file: &File, path: &Path) -> Result<(), ConsoleError> {
+    let failed = |error| ConsoleError::Open { path: path.to_owned(), error };
+    if own_files::is_marked(file) {
+        return file.set_len(0).map_err(failed);
+    }
+    // It is open to be written to only.
+    let reader = descriptors::console_file_to_look_at(path).map_err(failed)?;
+    let found = match image_format::of_file(&reader).map_err(failed)? {
+        Some(format) => format.name,
+        None if begins_with_zero(&reader) => "binary data",
+        None => return Ok(()),
+    };
+    Err(ConsoleError::Kind { path: path.to_owned(), found: found.to_owned() })
+}
+
+/// As an empty disk does, and no text.
+fn begins_with_zero(file: &File) -> bool {
+    let mut first = [1];
+    file.read_at(&mut first, 0).is_ok() && first == [0]
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENXIO) => " (a socket, or a device that is not there)",
+        _ => "",
+    }
+}
+
+/// An open console.
+#[derive(Debug)]
+pub struct Console(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    None,
+    File(Sink),
+    Stdio,
+}
+
+impl Console {
+    /// A console that nobody reads.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(Kind::None)
+    }
+
+    /// Standard input and output. Ctrl-A x ends the process in good order, Ctrl-A Ctrl-A sends
+    /// Ctrl-A; on a terminal see [`RawMode`](super::terminal::RawMode).
+    #[must_use]
+    pub fn stdio() -> Self {
+        Self(Kind::Stdio)
+    }
+
+    /// A file, for output only; a FIFO, whose reader comes when it likes, or a terminal. A file that a
+    /// console of kemari has made is begun anew, unless `append` is set; to any other the output is
+    /// added, and one that looks like an image is refused then.
+    ///
+    /// # Errors
+    /// When it cannot be opened for writing, or is something else.
+    pub fn file(path: &Path, append: bool) -> Result<Self, ConsoleError> {
+        let failed = |error| ConsoleError::Open { path: path.to_owned(), error };
+        let other = |found| ConsoleError::Kind { path: path.to_owned(), found };
+        // By its name: to open a block device may already disturb it.
+        if let Ok(found) = std::fs::metadata(path)
+            && found.file_type().is_block_device()
+        {
+            return Err(other(own_files::describe(&found)));
+        }
+        let file = descriptors::console_file(path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        if metadata.is_file() {
+            if metadata.len() == 0 {
+                own_files::mark(&file);
+            } else if !append {
+                begin_anew(&file, path)?;
+            }
+        }
+        let name = format!("console {}", path.display());
+        Ok(Self(Kind::File(Sink::of_file(file, name).map_err(failed)?)))
+    }
+
+    /// Falls into its halves, watched.
+    pub(crate) fn attach(self, inputs: &Inputs, token: Token) -> io::Result<(Output, Input)> {
+        let (sink, keys) = match self.0 {
+            Kind::None => (None, None),
+            Kind::File(sink) => (Some(sink), None),
+            Kind::Stdio => (Some(Sink::stdout()), Some(Keys::attach(inputs, token)?)),
+        };
+        let room = Arc::new(Mutex::new(Room::new(inputs, token)?));
+        if let Some(sink) = sink.as_ref().filter(|sink| sink.has_to_be_waited_for()) {
+            let token = Token { role: Role::Output, ..token };
+            let watch = inputs.watch(sink.fd(), token);
+            room.lock().expect(POISONED).watch(watch)?;
+        }
+        let input = Input { room: room.clone(), keys: keys.map(Mutex::new) };
+        Ok((Output::new(sink, room), input))
+    }
+}
+
+/// What other threads see of a console.
+pub(crate) struct Input {
+    /// Neither is held across a call that can block.
+    room: Arc<Mutex<Room>>,
+    keys: Option<Mutex<Keys>>,
+}
+
+impl Input {
+    pub(crate) fn handle(&self, role: Role, events: EventSet) -> Handled {
+        match role {
+            Role::Output | Role::Timer => {
+                let mut room = self.room.lock().expect(POISONED);
+                if role == Role::Timer {
+                    room.expired();
+                } else {
+                    // Until the lane has sent something, the descriptor would only be ready again.
+                    room.want(false);
+                }
+                Handled { attend: true, input: false }
+            }
+            Role::InputTimer => {
+                self.with_keys(Keys::look_again);
+                Handled::default()
+            }
+            Role::Data => {
+                let any = EventSet::IN | EventSet::HANG_UP | EventSet::ERROR;
+                Handled { attend: false, input: events.intersects(any) }
+            }
+        }
+    }
+
+    pub(crate) fn receive(&self, into: &mut Vec<u8>) -> bool {
+        into.clear();
+        self.with_keys(|keys| keys.receive(into));
+        !into.is_empty()
+    }
+
+    pub(crate) fn want_input(&self, wanted: bool) {
+        self.with_keys(|keys| keys.want(wanted));
+    }
+
+    fn with_keys(&self, call: impl FnOnce(&mut Keys)) {
+        if let Some(keys) = &self.keys {
+            call(&mut keys.lock().expect(POISONED));
+        }
+    }
+}
+
+/// Whether a descriptor is a terminal.
+pub(super) fn is_terminal(fd: &impl AsRawFd) -> bool {
+    // SAFETY: a system call on a descriptor, without pointers.
+    unsafe { libc::isatty(fd.as_raw_fd()) == 1 }
+}

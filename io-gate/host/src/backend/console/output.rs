@@ -1,0 +1,246 @@
+//! A console's output: what its reader has not taken waits here, in flight.
+//!
+//! P3: what the guest prints is settled when it has been written: until then every checkpoint has it, and whoever takes over
+//! prints it. A console is lossy beyond that, so that a reader who has stopped does not stop the guest: of what he has not
+//! taken [`MAX_WAITING`] bytes are kept, the rest is dropped and counted; and as drivers of virtio consoles wait for a buffer
+//! with everything stopped, they have theirs back after [`PATIENCE`], and what was in it waits in this host's memory only.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use io_gate::Outcome;
+use io_gate::host::{EffectOp, Origin, Performable, Request};
+
+use super::sink::Sink;
+use crate::backend::Work;
+use crate::backend::interest::{Interest, Retry};
+use crate::core::POISONED;
+use crate::inputs::{Inputs, Role, Token, Watch};
+use crate::out::Refused;
+use crate::perform::bytes_of;
+
+/// The most that waits for a reader.
+const MAX_WAITING: usize = 128 * 1024;
+/// The most that one request prints.
+const MAX_REQUEST: usize = 1024 * 1024;
+/// How long a driver's buffer waits for a reader who takes nothing.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a clean shutdown waits for a reader who takes nothing.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
+
+/// When there is room again, and when to wait no longer.
+pub(super) struct Room {
+    interest: Interest,
+    timer: Retry,
+}
+
+impl Room {
+    pub(super) fn new(inputs: &Inputs, token: Token) -> io::Result<Self> {
+        let mut interest = Interest::new();
+        interest.want_input(false);
+        let timer = Retry::new(inputs, token, Role::Timer, PATIENCE, PATIENCE)?;
+        Ok(Self { interest, timer })
+    }
+
+    pub(super) fn watch(&mut self, watch: Watch) -> io::Result<()> {
+        self.interest.watch(watch)
+    }
+
+    pub(super) fn want(&mut self, wanted: bool) {
+        self.interest.want_output(wanted);
+    }
+
+    pub(super) fn expired(&mut self) {
+        self.timer.expired();
+    }
+}
+
+/// What waits for the reader.
+struct Waiting {
+    /// None: settled already.
+    request: Option<Performable>,
+    bytes: Vec<u8>,
+}
+
+impl Waiting {
+    fn is_of_a_chain(&self) -> bool {
+        let origin = self.request.as_ref().map(|request| &request.record().origin);
+        matches!(origin, Some(Origin::Chain { .. }))
+    }
+}
+
+/// The lane's half of a console.
+pub(crate) struct Output {
+    /// None: nobody reads what is printed.
+    sink: Option<Sink>,
+    room: Arc<Mutex<Room>>,
+    waiting: VecDeque<Waiting>,
+    /// How many drivers' buffers are among it.
+    chains: usize,
+    /// Bytes of all that waits.
+    bytes: usize,
+    /// Bytes of the first that have been written.
+    written: usize,
+    /// Since when the reader has taken nothing.
+    stopped: Option<Instant>,
+    /// Whether the operator was told that nobody reads.
+    gone: bool,
+}
+
+impl Output {
+    pub(super) fn new(sink: Option<Sink>, room: Arc<Mutex<Room>>) -> Self {
+        Self {
+            sink,
+            room,
+            waiting: VecDeque::new(),
+            chains: 0,
+            bytes: 0,
+            written: 0,
+            stopped: None,
+            gone: false,
+        }
+    }
+
+    pub(crate) fn perform(&mut self, work: &mut Work<'_>, request: Performable) {
+        let Request::Effect(EffectOp::ConsoleTx { bytes, .. }) = &request.record().request else {
+            return work.done(request, Outcome::Unsupported, Vec::new());
+        };
+        let bytes = bytes_of(&work.core.memory, &request, bytes).map(|it| it.to_vec(MAX_REQUEST));
+        let Ok(bytes) = bytes else { return work.done(request, Outcome::Failed, Vec::new()) };
+        let Some(sink) = &self.sink else {
+            return work.done(request, Outcome::Success(0), Vec::new());
+        };
+        if !self.waiting.is_empty() && self.bytes + bytes.len() > MAX_WAITING {
+            log::warn!(
+                "{}: its reader takes nothing: {} bytes are dropped, {} wait",
+                sink.name(),
+                bytes.len(),
+                self.bytes
+            );
+            return work.done(request, Outcome::Success(0), Vec::new());
+        }
+        self.bytes += bytes.len();
+        let waiting = Waiting { request: Some(request), bytes };
+        self.chains += usize::from(waiting.is_of_a_chain());
+        self.waiting.push_back(waiting);
+        // Only behind what has found no room does nobody look for some.
+        if self.waiting.len() == 1 {
+            self.write(work);
+        }
+        self.hand_back(work);
+    }
+
+    /// There may be room, or a driver has waited for long.
+    pub(crate) fn attend(&mut self, work: &mut Work<'_>) {
+        self.write(work);
+        self.hand_back(work);
+    }
+
+    /// The machine ends: the reader is waited for a while.
+    pub(crate) fn finish(&mut self, work: &mut Work<'_>, until: Instant) {
+        let mut progress = Instant::now();
+        loop {
+            let before = (self.bytes, self.written);
+            self.write(work);
+            if self.waiting.is_empty() {
+                return;
+            }
+            if before != (self.bytes, self.written) {
+                progress = Instant::now();
+            }
+            let until = until.min(progress + LAST_PATIENCE);
+            let left = until.saturating_duration_since(Instant::now()).as_millis();
+            let room = self.sink.as_ref().is_some_and(|sink| {
+                left > 0 && sink.wait_for_room(i32::try_from(left).unwrap_or(i32::MAX))
+            });
+            if !room {
+                return;
+            }
+        }
+    }
+
+    /// Writes what there is room for, each piece by a permission of its own (P2).
+    fn write(&mut self, work: &mut Work<'_>) {
+        while let (Some(sink), Some(first)) = (&self.sink, self.waiting.front()) {
+            match sink.write(&mut work.permits, &first.bytes[self.written..]) {
+                Ok(Some(count)) => self.has_written(work, count),
+                Ok(None) => return self.has_no_room(),
+                Err(Refused::NotPermitted) => return self.withhold(work),
+                Err(Refused::Io(error)) => self.failed(work, &error),
+            }
+        }
+        self.stopped = None;
+        self.room.lock().expect(POISONED).want(false);
+    }
+
+    fn has_written(&mut self, work: &mut Work<'_>, count: usize) {
+        self.stopped = None;
+        self.written += count;
+        if std::mem::take(&mut self.gone)
+            && let Some(sink) = &self.sink
+        {
+            log::warn!("{}: is read again", sink.name());
+        }
+        if self.waiting.front().is_some_and(|first| self.written >= first.bytes.len()) {
+            self.first_is_over(work, Outcome::Success(0));
+        }
+    }
+
+    fn first_is_over(&mut self, work: &mut Work<'_>, outcome: Outcome) {
+        self.written = 0;
+        let Some(first) = self.waiting.pop_front() else { return };
+        self.bytes -= first.bytes.len();
+        self.chains -= usize::from(first.is_of_a_chain());
+        if let Some(request) = first.request {
+            work.done(request, outcome, Vec::new());
+        }
+    }
+
+    fn has_no_room(&mut self) {
+        let mut room = self.room.lock().expect(POISONED);
+        room.want(true);
+        if self.stopped.is_none() {
+            self.stopped = Some(Instant::now());
+            room.timer.after(PATIENCE);
+        }
+    }
+
+    /// A file that is full, a reader that has gone: the guest goes on without.
+    fn failed(&mut self, work: &mut Work<'_>, error: &io::Error) {
+        if !std::mem::replace(&mut self.gone, true)
+            && let Some(sink) = &self.sink
+        {
+            log::warn!(
+                "{}: cannot be written to, what is printed is dropped: {error}",
+                sink.name()
+            );
+        }
+        // A full disk is an error to the guest; that nobody reads is none.
+        let read_by_nobody = self.sink.as_ref().is_some_and(Sink::has_to_be_waited_for);
+        let outcome = if read_by_nobody { Outcome::Success(0) } else { Outcome::Failed };
+        self.first_is_over(work, outcome);
+    }
+
+    /// The right is lost: whoever has it prints what is still in flight.
+    fn withhold(&mut self, work: &mut Work<'_>) {
+        for waiting in self.waiting.drain(..) {
+            waiting.request.into_iter().for_each(|request| work.withheld(request));
+        }
+        (self.bytes, self.written, self.chains) = (0, 0, 0);
+    }
+
+    /// Gives drivers their buffers back when the reader has taken nothing for long.
+    fn hand_back(&mut self, work: &mut Work<'_>) {
+        if self.chains == 0 || self.stopped.is_none_or(|since| since.elapsed() < PATIENCE) {
+            return;
+        }
+        self.chains = 0;
+        for waiting in self.waiting.iter_mut().filter(|waiting| waiting.is_of_a_chain()) {
+            if let Some(request) = waiting.request.take() {
+                work.done(request, Outcome::Success(0), Vec::new());
+            }
+        }
+    }
+}

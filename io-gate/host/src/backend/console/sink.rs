@@ -1,0 +1,98 @@
+//! Where a console's output goes: a descriptor, and how it is written to without waiting for a reader.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
+
+use crate::descriptors::{self, CONSOLE_OUTPUT};
+use crate::out::{self, Refused, with_permits};
+use crate::permit::Permits;
+
+/// One message: as much as is written by one permission (P2), and as a pipe or terminal that is ready takes without blocking.
+const PIECE: usize = 4096;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Sink {
+    /// None: standard output itself.
+    file: Option<File>,
+    how: How,
+    name: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// A regular file takes what it is given.
+    File,
+    /// A pipe, FIFO or terminal through a description of our own, which does not block.
+    Stream,
+    Socket,
+    /// A description that is shared with other processes (the shell), and so was not made non-blocking: readiness is asked
+    /// for before each call instead. Where another writer is faster, the lane waits with it; nobody waits for the lane.
+    Shared,
+}
+
+impl Sink {
+    pub(super) fn of_file(file: File, name: String) -> io::Result<Self> {
+        let how = if file.metadata()?.is_file() { How::File } else { How::Stream };
+        Ok(Self { file: Some(file), how, name })
+    }
+
+    pub(super) fn stdout() -> Self {
+        let name = "console on standard output".to_owned();
+        if let Some(own) = descriptors::own_description(CONSOLE_OUTPUT, true) {
+            return Self { file: Some(own), how: How::Stream, name };
+        }
+        let how = match descriptors::kind_of(CONSOLE_OUTPUT) {
+            Some(kind) if kind.is_file() => How::File,
+            Some(kind) if kind.is_socket() => How::Socket,
+            _ => How::Shared,
+        };
+        Self { file: None, how, name }
+    }
+
+    pub(super) fn fd(&self) -> RawFd {
+        self.file.as_ref().map_or(CONSOLE_OUTPUT, AsRawFd::as_raw_fd)
+    }
+
+    /// For people.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether there may be no room; a regular file cannot even be watched.
+    pub(super) fn has_to_be_waited_for(&self) -> bool {
+        self.how != How::File
+    }
+
+    /// Writes some of the bytes, by one permission; none if there is no room.
+    pub(super) fn write(
+        &self,
+        permits: &mut Permits<'_>,
+        bytes: &[u8],
+    ) -> Result<Option<usize>, Refused> {
+        let fd = self.fd();
+        if self.how == How::Shared && !self.wait_for_room(0) {
+            return Ok(None);
+        }
+        let piece = &bytes[..bytes.len().min(PIECE)];
+        let written = with_permits(
+            || permits.next(),
+            |permit| match self.how {
+                How::Socket => out::send_bytes(permit, fd, piece),
+                How::File | How::Stream | How::Shared => out::write(permit, fd, piece),
+            },
+        );
+        match written {
+            Ok(count) => Ok(Some(count)),
+            Err(Refused::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(refused) => Err(refused),
+        }
+    }
+
+    /// Whether there is room, after waiting for it this long.
+    pub(super) fn wait_for_room(&self, patience_ms: libc::c_int) -> bool {
+        super::keys::ready(self.fd(), libc::POLLOUT, patience_ms)
+    }
+}

@@ -1,0 +1,67 @@
+//! What a lane has in hand while it performs: permits, and what is to be told of.
+
+use std::sync::atomic::AtomicBool;
+
+use io_gate::Outcome;
+use io_gate::host::{Performable, Request};
+
+use crate::completion::{Completion, Kind, Performed};
+use crate::core::Core;
+use crate::observer::Noted;
+use crate::permit::{NotPermitted, Permits};
+
+/// See the module.
+pub(crate) struct Work<'l> {
+    pub(crate) core: &'l Core,
+    pub(crate) permits: Permits<'l>,
+    done: Vec<Completion>,
+}
+
+impl<'l> Work<'l> {
+    pub(crate) fn new(core: &'l Core, given_up: &'l AtomicBool) -> Self {
+        Self { core, permits: Permits::new(core, given_up), done: Vec::new() }
+    }
+
+    /// An effect is about to be performed: the fence is asked, and the observer told, before it happens: what is performed
+    /// is on the record by then. An input is not asked for.
+    pub(crate) fn begin(&mut self, request: &Performable) -> Result<(), NotPermitted> {
+        let Request::Effect(_) = request.record().request else { return Ok(()) };
+        // P2: a process that is stopped while it tells finds out at its first call, by the permit's age.
+        self.permits.ahead()?;
+        let (Some(observer), Some(effect)) = (self.core.observer(), Noted::of(request.record()))
+        else {
+            return Ok(());
+        };
+        if observer.performing(effect, request.is_replay(), self.core.term()) {
+            Ok(())
+        } else {
+            Err(NotPermitted)
+        }
+    }
+
+    /// A request is over.
+    pub(crate) fn done(&mut self, request: Performable, outcome: Outcome, data: Vec<u8>) {
+        let done = self.core.settle_detached(Performed { request, outcome, data });
+        self.done.extend(done.map(|done| Completion(Kind::Performed(done))));
+    }
+
+    /// What was begun turned out not to be permitted. It stays in flight: nobody may be told that it happened, and whoever
+    /// holds the right performs it.
+    pub(crate) fn withheld(&self, request: Performable) {
+        if let (Some(observer), Some(effect)) = (self.core.observer(), Noted::of(request.record()))
+        {
+            observer.withheld(effect);
+        }
+        self.not_permitted(request);
+    }
+
+    /// As [`withheld`](Self::withheld), of what was not begun.
+    pub(crate) fn not_permitted(&self, request: Performable) {
+        self.core.ledger().settle_if_abandoned(request);
+    }
+
+    /// Tells the device thread of what chains wait for.
+    pub(crate) fn post(&mut self) {
+        self.core.post_all(&mut self.done);
+    }
+}

@@ -1,0 +1,141 @@
+//! Every system call by which this crate lets something out, each with the permit that it takes (P2).
+//!
+//! `tests/one_way_out.rs` checks that no other module makes such a call. None is made again here after a signal: the caller
+//! asks for another permit first.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+use crate::guest_memory::Gather;
+use crate::permit::{NotPermitted, Permit};
+
+/// As much as one gathering system call takes.
+const MAX_PIECES: usize = libc::UIO_MAXIOV as usize;
+
+/// Why something was not let out.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// It is not permitted. Part of it may have been let out before that.
+    NotPermitted,
+    /// The system's reason.
+    Io(io::Error),
+}
+
+impl From<NotPermitted> for Refused {
+    fn from(NotPermitted: NotPermitted) -> Self {
+        Self::NotPermitted
+    }
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Makes a call until no signal and no expired permit comes between: for each attempt there is a permit of its own.
+pub(crate) fn with_permits<T>(
+    mut permit: impl FnMut() -> Result<Permit, NotPermitted>,
+    mut call: impl FnMut(Permit) -> io::Result<T>,
+) -> Result<T, Refused> {
+    loop {
+        match call(permit()?) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return Ok(result?),
+        }
+    }
+}
+
+/// Sends one message on a socket, without waiting for room.
+pub(crate) fn send(permit: Permit, fd: RawFd, bytes: &Gather<'_>) -> io::Result<usize> {
+    gathered(bytes, |pieces| {
+        // SAFETY: all-zero bytes are a valid `msghdr`.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = pieces.as_ptr().cast_mut();
+        message.msg_iovlen = pieces.len() as _;
+        permit.spend()?;
+        // SAFETY: the message points to pieces that are valid for reads through the call; sendmsg does not write to them.
+        count(unsafe { libc::sendmsg(fd, &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) })
+    })
+}
+
+/// Writes one message, in one call: to a tap it would become two frames otherwise.
+pub(crate) fn write_message(permit: Permit, fd: RawFd, bytes: &Gather<'_>) -> io::Result<usize> {
+    gathered(bytes, |pieces| {
+        permit.spend()?;
+        // SAFETY: the pieces are valid for reads through the call.
+        count(unsafe { libc::writev(fd, pieces.as_ptr(), pieces.len() as libc::c_int) })
+    })
+}
+
+/// Writes some bytes.
+pub(crate) fn write(permit: Permit, fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    permit.spend()?;
+    // SAFETY: the pointer and the length describe `bytes`.
+    count(unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) })
+}
+
+/// Sends some bytes on a stream, without waiting for room.
+pub(crate) fn send_bytes(permit: Permit, fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    permit.spend()?;
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    // SAFETY: the pointer and the length describe `bytes`.
+    count(unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) })
+}
+
+/// Writes some of the bytes at a place of a file, at least one.
+pub(crate) fn write_at(
+    permit: Permit,
+    file: &File,
+    at: u64,
+    bytes: &Gather<'_>,
+) -> io::Result<usize> {
+    let pieces = &bytes.pieces()[..bytes.pieces().len().min(MAX_PIECES)];
+    let offset =
+        libc::off_t::try_from(at).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    permit.spend()?;
+    // SAFETY: the pieces are valid for reads while `bytes` borrows them, and there are at most UIO_MAXIOV of them.
+    let written = unsafe {
+        libc::pwritev(file.as_raw_fd(), pieces.as_ptr(), pieces.len() as libc::c_int, offset)
+    };
+    match count(written)? {
+        // A caller that goes on where a write of nothing ended would never come to an end.
+        0 if bytes.len() > 0 => Err(io::ErrorKind::WriteZero.into()),
+        written => Ok(written),
+    }
+}
+
+/// Gives up or zeroes a part of a file.
+pub(crate) fn allocate(
+    permit: Permit,
+    file: &File,
+    mode: libc::c_int,
+    at: u64,
+    len: u64,
+) -> io::Result<()> {
+    permit.spend()?;
+    // SAFETY: a system call on our own descriptor, without pointers.
+    let result =
+        unsafe { libc::fallocate(file.as_raw_fd(), mode, at as libc::off_t, len as libc::off_t) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes what was written durable.
+pub(crate) fn sync(permit: Permit, file: &File) -> io::Result<()> {
+    permit.spend()?;
+    file.sync_data()
+}
+
+/// Gives the call no more pieces than it takes: more are put together first.
+fn gathered<T>(bytes: &Gather<'_>, call: impl FnOnce(&[libc::iovec]) -> T) -> T {
+    if bytes.pieces().len() <= MAX_PIECES {
+        return call(bytes.pieces());
+    }
+    let copy = bytes.to_vec(usize::MAX);
+    call(Gather::of_slice(&copy).pieces())
+}
+
+fn count(result: libc::ssize_t) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}

@@ -1,0 +1,434 @@
+//! P9: a backend that does not answer holds up what waits for it, and nothing else: each system call by which a lane
+//! performs is held up in turn, as a dead file server or a reader that has stopped does it, and what the device thread, a
+//! vCPU's thread, the link's thread and the end of the machine ask of the gate has to come to an end meanwhile.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use common::blocked_calls::BlockedCalls;
+use common::net::{MAC, RECEIVE, TRANSMIT, listen, read_frame, stream_net};
+use common::{
+    DATA, DiskMachine, Driver, RING, SECTORS, SLOT, Switch, VERSION_1, guest_memory, image,
+};
+use devices::{Block, BlockConfig, NetConfig};
+use io_gate::Port;
+use io_gate::host::{CommitAuthority, Term, new_gate};
+use io_gate_host::adapter::Serial;
+use io_gate_host::backend::console::Console;
+use io_gate_host::backend::disk::{Disk, DiskOptions};
+use io_gate_host::backend::net::Net;
+use io_gate_host::{Backend, GateHost, RegisterSlot, Unfenced, VirtioSlot};
+use vm_memory::{Bytes, GuestAddress};
+
+/// With `VIRTIO_BLK_F_FLUSH` and `VIRTIO_BLK_F_DISCARD` (virtio 1.2, 5.2.3).
+const FEATURES: u64 = VERSION_1 | 1 << 9 | 1 << 13;
+
+/// Longer than any bound that is promised, and than a busy machine is late.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs it in a thread of its own, and fails when it does not come to an end.
+#[track_caller]
+fn answers<R: Send + 'static>(what: &str, call: impl FnOnce() -> R + Send + 'static) -> R {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(call()));
+    match receiver.recv_timeout(PATIENCE) {
+        Ok(result) => result,
+        Err(error) => panic!("{what} does not answer: {error}"),
+    }
+}
+
+/// A machine whose disk's system calls of these kinds are held up.
+fn disk_machine(calls: &BlockedCalls, disk: Disk) -> DiskMachine {
+    let memory = guest_memory();
+    let fence = Arc::new(Switch(AtomicBool::new(true), AtomicBool::new(false)));
+    let (ledger, authority) = new_gate();
+    let gate = GateHost::with_lane_start(ledger, memory.clone(), fence.clone(), calls.lane_start())
+        .unwrap();
+    let config = BlockConfig {
+        sectors: disk.sectors(),
+        read_only: false,
+        serial: b"serial-1".to_vec(),
+        queues: 1,
+    };
+    gate.attach(SLOT, Port(0), Backend::Disk(disk)).unwrap();
+    let mut slot = VirtioSlot::new(SLOT, Box::new(Block::new(config)), gate.clone());
+    let driver = Driver::new(&memory, RING);
+    driver.install(&mut slot, 0);
+    slot.driver_ok(FEATURES).unwrap();
+    DiskMachine::of(memory, gate, authority, slot, driver, fence)
+}
+
+fn open(image: &tempfile::NamedTempFile) -> Disk {
+    Disk::open(image.path(), DiskOptions::default()).unwrap()
+}
+
+/// What other threads ask of a gate while one of its lanes is held up.
+#[track_caller]
+fn goes_on(gate: &Arc<GateHost>) {
+    let asked = gate.clone();
+    answers("the device thread", move || {
+        let _ = asked.ready_inputs();
+        let _ = asked.take_completions();
+        let _ = asked.seal();
+        let _ = asked.dropped_frames();
+        asked.hold();
+        asked.announce(SLOT);
+        asked.lanes_idle()
+    });
+}
+
+/// A driver resets its disk while reads wait, the first of them in the system: nobody waits for them, and none of them
+/// reaches the guest's memory any more.
+#[test]
+fn a_reset_waits_for_no_read() {
+    let image = image(SECTORS);
+    std::fs::write(image.path(), vec![7; SECTORS as usize * 512]).unwrap();
+    let calls = BlockedCalls::of(&[libc::SYS_pread64]);
+    let mut machine = disk_machine(&calls, open(&image));
+    for n in 0..4 {
+        machine.read(n, DATA + 512 * n, 512);
+    }
+    let _ = machine.kick();
+    calls.wait_for(1);
+    goes_on(&machine.gate);
+    let mut machine = answers("the reset", move || {
+        machine.slot.reset();
+        machine
+    });
+    assert!(!machine.slot.needs_reset());
+    // The driver comes up again, and its requests are served when the disk is.
+    machine.driver = Driver::new(&machine.memory, RING);
+    machine.memory.write_slice(&[0; 0x3000], GuestAddress(RING)).unwrap();
+    machine.driver.install(&mut machine.slot, 0);
+    machine.slot.driver_ok(FEATURES).unwrap();
+    let status = machine.read(9, DATA + 0x8000, 512);
+    let _ = machine.kick();
+    calls.release();
+    // The reads of before are settled, which shows to nobody; the last one comes back.
+    while machine.driver.used().is_empty() {
+        common::wait_readable(machine.gate.completions_event().as_raw_fd());
+        let completions = machine.gate.take_completions();
+        let _ = machine.slot.complete_all(completions);
+    }
+    assert_eq!(machine.status(status), 0);
+    assert_eq!(machine.bytes(DATA + 0x8000, 512), [7; 512]);
+    assert_eq!(machine.bytes(DATA, 2048), [0; 2048], "memory that the driver has taken back");
+    assert_eq!(calls.seen(), 2, "what was not begun is not read");
+    assert!(machine.gate.seal().in_flight.is_empty());
+}
+
+/// What was released under protection was copied when it was staged: a reset waits for no write either, and the checkpoint
+/// after it has none of them, since the memory they point to is the driver's again.
+#[test]
+fn a_reset_waits_for_no_write_that_was_copied() {
+    let image = image(SECTORS);
+    let calls = BlockedCalls::of(&[libc::SYS_pwritev]);
+    let mut machine = disk_machine(&calls, open(&image));
+    machine.fill(DATA, &[5; 2048]);
+    for n in 0..4 {
+        machine.write(n, DATA + 512 * n, 512);
+    }
+    let _ = machine.kick();
+    let sealed = machine.gate.seal();
+    machine.commit(sealed.epoch);
+    calls.wait_for(1);
+    let machine = answers("the reset", move || {
+        machine.slot.reset();
+        machine
+    });
+    assert!(!machine.slot.needs_reset());
+    assert!(machine.gate.seal().in_flight.is_empty());
+    machine.fill(DATA, &[9; 2048]);
+    calls.release();
+    while !machine.gate.lanes_idle() {
+        std::thread::yield_now();
+    }
+    let on_disk = std::fs::read(image.path()).unwrap();
+    assert!(on_disk[..512].iter().all(|byte| *byte == 5), "as it was staged");
+    assert!(on_disk[512..2048].iter().all(|byte| *byte == 0), "not begun, so not written");
+    let _ = machine.gate.seal();
+}
+
+/// Without protection a write goes out of the guest's own memory, and a reset has to wait for the system call that reads
+/// it: for a while, and then the device says that it cannot be reset, and does nothing.
+#[test]
+fn a_reset_waits_a_while_for_a_write_from_guest_memory() {
+    let image = image(SECTORS);
+    let calls = BlockedCalls::of(&[libc::SYS_pwritev]);
+    let mut machine = disk_machine(&calls, open(&image));
+    machine.gate.run_alone(machine.authority.alone(Term(1)));
+    machine.fill(DATA, &[5; 512]);
+    machine.write(0, DATA, 512);
+    let _ = machine.kick();
+    calls.wait_for(1);
+    let mut machine = answers("the reset", move || {
+        machine.slot.reset();
+        machine
+    });
+    assert!(machine.slot.needs_reset(), "memory is still read");
+    assert!(machine.slot.driver_ok(FEATURES).is_err(), "nor does it come up");
+    calls.release();
+    while !machine.gate.lanes_idle() {
+        std::thread::yield_now();
+    }
+    machine.slot.reset();
+    assert!(!machine.slot.needs_reset());
+    machine.slot.driver_ok(FEATURES).unwrap();
+    let _ = machine.gate.seal();
+}
+
+/// The end of a machine waits a while for a disk, in each of its calls.
+#[test]
+fn the_end_does_not_wait_for_ever_for_a_disk() {
+    let calls = [libc::SYS_pread64, libc::SYS_pwritev, libc::SYS_fdatasync, libc::SYS_fallocate];
+    let ends = calls.map(|call| std::thread::spawn(move || the_end_comes_in_spite_of(call)));
+    ends.into_iter().for_each(|end| end.join().unwrap());
+}
+
+fn the_end_comes_in_spite_of(call: libc::c_long) {
+    let image = image(SECTORS);
+    let calls = BlockedCalls::of(&[call]);
+    let mut machine = disk_machine(&calls, open(&image));
+    machine.gate.run_alone(machine.authority.alone(Term(1)));
+    match call {
+        libc::SYS_pread64 => _ = machine.read(0, DATA, 512),
+        libc::SYS_pwritev => _ = machine.write(0, DATA, 512),
+        libc::SYS_fdatasync => {
+            let (header, status) = machine.header(4, 0);
+            machine.driver.add(&[header], &[status]);
+        }
+        _ => {
+            // Discard: one segment of eight sectors.
+            let (header, status) = machine.header(11, 0);
+            machine.fill(DATA, &[0; 16]);
+            machine.memory.write_obj(8_u32, GuestAddress(DATA + 8)).unwrap();
+            machine.driver.add(&[header, (DATA, 16)], &[status]);
+        }
+    }
+    let _ = machine.kick();
+    calls.wait_for(1);
+    goes_on(&machine.gate);
+    let gate = machine.gate.clone();
+    answers("the end", move || gate.drain());
+    calls.release();
+    while !machine.gate.lanes_idle() {
+        std::thread::yield_now();
+    }
+}
+
+/// The end waits for a lane with nothing locked that an acknowledgement needs: heartbeats go on.
+#[test]
+fn an_acknowledgement_does_not_wait_for_the_end() {
+    let image = image(SECTORS);
+    let calls = BlockedCalls::of(&[libc::SYS_pwritev]);
+    let mut machine = disk_machine(&calls, open(&image));
+    machine.write(0, DATA, 512);
+    let _ = machine.kick();
+    let first = machine.gate.seal();
+    machine.commit(first.epoch);
+    calls.wait_for(1);
+    machine.write(8, DATA, 512);
+    let _ = machine.kick();
+    let second = machine.gate.seal();
+    let ending = machine.gate.clone();
+    let (begun, begins) = mpsc::channel();
+    let end = std::thread::spawn(move || {
+        begun.send(()).unwrap();
+        ending.drain();
+    });
+    begins.recv().unwrap();
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let link = scope.spawn(|| {
+            machine.commit(second.epoch);
+            ended.store(true, Ordering::SeqCst);
+        });
+        while !link.is_finished() {
+            assert!(!end.is_finished(), "the acknowledgement has waited for the end");
+            std::thread::yield_now();
+        }
+    });
+    calls.release();
+    end.join().unwrap();
+    let _ = DiskMachine::kick(&mut machine);
+}
+
+struct NetUnderTest {
+    gate: Arc<GateHost>,
+    slot: VirtioSlot,
+    transmit: Driver,
+}
+
+fn net_machine(calls: &BlockedCalls, net: Net) -> (NetUnderTest, CommitAuthority) {
+    let memory = guest_memory();
+    let (ledger, mut authority) = new_gate();
+    let gate =
+        GateHost::with_lane_start(ledger, memory.clone(), Arc::new(Unfenced), calls.lane_start())
+            .unwrap();
+    gate.run_alone(authority.alone(Term(1)));
+    let config = NetConfig { mac: MAC, offloads: net.has_offloads(), pairs: 1 };
+    gate.attach(SLOT, Port(0), Backend::Net(net)).unwrap();
+    let mut slot = VirtioSlot::new(SLOT, Box::new(devices::Net::new(config)), gate.clone());
+    let receive = Driver::new(&memory, 0x1000);
+    let transmit = Driver::new(&memory, 0x8000);
+    receive.install(&mut slot, RECEIVE);
+    transmit.install(&mut slot, TRANSMIT);
+    slot.driver_ok(VERSION_1).unwrap();
+    (NetUnderTest { gate, slot, transmit }, authority)
+}
+
+/// A network's lane is in a system call that does not end: input, events, a new driver and the end go on.
+#[test]
+fn a_network_that_takes_no_frame_holds_nobody_up() {
+    let (dir, listener) = listen();
+    let (local, remote) = (dir.path().join("local"), dir.path().join("remote"));
+    let _peer = UnixDatagram::bind(&remote).unwrap();
+    let nets = [stream_net(&dir), Net::dgram(&local, &remote, MAC).unwrap()]
+        .map(|net| (net, libc::SYS_sendmsg));
+    for (net, call) in nets {
+        let calls = BlockedCalls::of(&[call]);
+        let (mut machine, _authority) = net_machine(&calls, net);
+        machine.transmit.add(&[(0x10_0000, 100)], &[]);
+        let _ = machine.slot.kick(TRANSMIT);
+        calls.wait_for(1);
+        goes_on(&machine.gate);
+        let machine = answers("a vCPU", move || {
+            let _ = machine.slot.intake(Port(0));
+            let _ = machine.slot.kick(RECEIVE);
+            machine
+        });
+        let gate = machine.gate.clone();
+        answers("the end", move || gate.drain());
+        calls.release();
+        drop(machine);
+    }
+    drop(listener);
+}
+
+/// A fence that nobody answers for holds what would leave, and nothing else: its lane waits without a lock.
+#[test]
+fn an_arbiter_that_is_away_holds_effects_only() {
+    let (dir, listener) = listen();
+    let fence = Arc::new(Switch(AtomicBool::new(true), AtomicBool::new(true)));
+    let mut machine = common::net::NetMachine::fenced(stream_net(&dir), fence.clone());
+    let (mut peer, _) = listener.accept().unwrap();
+    machine.offer(&[3; 70]);
+    let _ = machine.slot.kick(TRANSMIT);
+    let sealed = machine.gate.seal();
+    machine.gate.release(machine.authority.acknowledged(sealed.epoch));
+    while !machine.gate.waits_for_fence() {
+        std::thread::yield_now();
+    }
+    // Input comes in meanwhile.
+    machine.room(2048);
+    common::net::write_frame(&mut peer, &[4; 80]);
+    let mut machine = answers("input", move || {
+        assert!(machine.take_input());
+        machine
+    });
+    let mut machine = answers("the reset", move || {
+        machine.slot.reset();
+        machine
+    });
+    assert!(!machine.slot.needs_reset());
+    assert!(machine.gate.seal().in_flight.is_empty(), "the frame was the former driver's");
+    machine.slot.driver_ok(VERSION_1).unwrap();
+    fence.1.store(false, Ordering::SeqCst);
+    machine.gate.announce(SLOT);
+    assert_eq!(read_frame(&mut peer).len(), 60, "the announcement, and not the frame");
+}
+
+fn serial_on(calls: &BlockedCalls, console: Console) -> (Arc<GateHost>, RegisterSlot) {
+    let (ledger, mut authority) = new_gate();
+    let gate =
+        GateHost::with_lane_start(ledger, guest_memory(), Arc::new(Unfenced), calls.lane_start())
+            .unwrap();
+    gate.run_alone(authority.alone(Term(1)));
+    gate.attach(SLOT, Port(0), Backend::Console(console)).unwrap();
+    let slot = RegisterSlot::new(SLOT, Box::new(Serial::new()), gate.clone());
+    (gate, slot)
+}
+
+/// A console's file whose server is dead.
+#[test]
+fn a_console_that_takes_nothing_holds_nobody_up() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let calls = BlockedCalls::of(&[libc::SYS_write]);
+    let (gate, mut slot) = serial_on(&calls, Console::file(file.path(), false).unwrap());
+    let _ = slot.write(0, b"x");
+    calls.wait_for(1);
+    goes_on(&gate);
+    let slot = answers("a vCPU", move || {
+        let _ = slot.write(0, b"y");
+        let _ = slot.intake(Port(0));
+        slot
+    });
+    let ending = gate.clone();
+    answers("the end", move || ending.drain());
+    calls.release();
+    drop(slot);
+}
+
+/// P3: a FIFO whose reader has stopped: what it has not taken is in flight, and so at the standby.
+#[test]
+fn p3_what_a_fifo_has_not_taken_is_in_flight() {
+    const BYTES: usize = 100_000;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fifo");
+    let name = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    // SAFETY: the path is a C string.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    let calls = BlockedCalls::of(&[]);
+    // Nobody reads it yet: that is no reason not to start.
+    let opened = path.clone();
+    let console = answers("a FIFO", move || Console::file(&opened, true).unwrap());
+    let (gate, mut slot) = serial_on(&calls, console);
+    let mut slot = answers("a vCPU", move || {
+        for n in 0..BYTES {
+            let _ = slot.write(0, &[n as u8 | 1]);
+        }
+        slot
+    });
+    let mut reader = std::fs::File::open(&path).unwrap();
+    let in_pipe = || {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the argument points to an `int` that lives through the call.
+        assert_eq!(unsafe { libc::ioctl(reader.as_raw_fd(), libc::FIONREAD, &raw mut bytes) }, 0);
+        bytes as usize
+    };
+    while in_pipe() < 65536 || !gate.lanes_idle() {
+        std::thread::yield_now();
+    }
+    let in_flight: usize = gate
+        .seal()
+        .in_flight
+        .iter()
+        .map(|record| match &record.request {
+            io_gate::host::Request::Effect(op) => op.payload().unwrap().len(),
+            io_gate::host::Request::Input(_) => 0,
+        })
+        .sum();
+    assert_eq!(in_flight + in_pipe(), BYTES, "none is on neither side");
+    // The reader goes on, and has all of it.
+    let all = std::thread::spawn(move || {
+        let mut seen = vec![0; BYTES];
+        std::io::Read::read_exact(&mut reader, &mut seen).unwrap();
+        seen
+    });
+    while !all.is_finished() {
+        let _ = gate.ready_inputs();
+        std::thread::yield_now();
+    }
+    let seen = all.join().unwrap();
+    assert!(seen.iter().enumerate().all(|(n, byte)| *byte == n as u8 | 1));
+    gate.drain();
+    assert!(gate.seal().in_flight.is_empty());
+    let _ = slot.write(0, b"z");
+}
