@@ -284,6 +284,13 @@ fn bad_kernels() -> Vec<Bad> {
             &[RAISE],
         ),
         (
+            "an ELF whose program headers are its header",
+            patched(pvh().build(), 32, &8_u64.to_le_bytes()),
+            16,
+            &["program headers"],
+            &[RAISE],
+        ),
+        (
             "a segment that lies nowhere in the file",
             patched(Elf::linux64().build(), phdr + 8, &(u64::MAX - 10).to_le_bytes()),
             16,

@@ -266,6 +266,9 @@ fn an_impossible_queue_is_refused_when_it_is_set_up() {
         ("an available ring across the end of memory", SetUp { avail: MEMORY - 32, ..GOOD }),
         ("a used ring across the end of memory", SetUp { used: MEMORY - 64, ..GOOD }),
         ("a used ring without its event index", SetUp { used: MEMORY - 4 - 8 * 16, ..GOOD }),
+        ("no addresses at all", SetUp { desc: 0, avail: 0, used: 0, ..GOOD }),
+        ("a used ring over the descriptors", SetUp { used: QUEUE + 0x40, ..GOOD }),
+        ("an available ring over the used ring", SetUp { avail: QUEUE + 0x2080, ..GOOD }),
         ("a used ring nowhere", SetUp { used: QUEUE + (7 << 32), ..GOOD }),
         ("a used ring at the end of the address space", SetUp { used: u64::MAX - 3, ..GOOD }),
     ];

@@ -133,20 +133,32 @@ impl Ring {
         self.indirect = false;
     }
 
-    /// Whether everything that it consists of lies in guest memory. Not virtio-queue's own check, which logs a line each time.
+    /// Whether everything that it consists of lies in guest memory, and nothing on top of another. Not virtio-queue's own check, which logs a line each time.
     pub(crate) fn check(&self, memory: &GuestMemory) -> Result<(), String> {
         let parts = [
             (Part::Descriptors, self.queue.desc_table()),
             (Part::Available, self.queue.avail_ring()),
             (Part::Used, self.queue.used_ring()),
         ];
+        let size = self.size().into();
         for (part, addr) in parts {
-            let len = part.len(self.size().into());
+            let len = part.len(size);
             if !memory.check_range(GuestAddress(addr), len as usize) {
                 let name = part.name();
                 return Err(format!(
                     "expected the {name} in guest memory, found {addr:#x}+{len:#x}"
                 ));
+            }
+        }
+        // Each part is its own (2.7); those of a driver that has given no addresses all lie at 0.
+        for (index, (part, addr)) in parts.into_iter().enumerate() {
+            for (other, at) in parts.into_iter().skip(index + 1) {
+                if addr < at + other.len(size) && at < addr + part.len(size) {
+                    let (name, other) = (part.name(), other.name());
+                    return Err(format!(
+                        "expected its parts beside each other, found the {name} at {addr:#x} and the {other} at {at:#x}"
+                    ));
+                }
             }
         }
         Ok(())

@@ -547,6 +547,12 @@ fn an_impossible_state_is_refused() {
     bad.queues[0].size = 1000;
     assert!(slot.restore(&bad).is_err());
     let mut bad = good.clone();
+    bad.queues[0].event_idx = true;
+    assert!(slot.restore(&bad).unwrap_err().to_string().contains("event indexes"));
+    let mut bad = good.clone();
+    bad.active = false;
+    assert!(slot.restore(&bad).is_err(), "features of a driver that is down");
+    let mut bad = good.clone();
     bad.features |= 1 << 60;
     assert!(slot.restore(&bad).is_err());
     slot.restore(&good).unwrap();

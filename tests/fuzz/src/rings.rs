@@ -168,6 +168,17 @@ fn set_up(slot: &mut VirtioSlot, queue: u16, input: &mut Unstructured<'_>) -> Re
     Ok(())
 }
 
+/// As a good driver does.
+fn set_up_well(slot: &mut VirtioSlot, queue: u16) {
+    let halves = |part: u64| (Some(part as u32), Some((part >> 32) as u32));
+    let [desc, avail, used] = place(queue).map(halves);
+    slot.set_queue_size(queue, SIZE);
+    slot.set_queue_desc(queue, desc.0, desc.1);
+    slot.set_queue_avail(queue, avail.0, avail.1);
+    slot.set_queue_used(queue, used.0, used.1);
+    slot.set_queue_ready(queue, true);
+}
+
 /// Makes some chains available; the index may be any.
 fn offer(world: &World, queue: u16, input: &mut Unstructured<'_>) -> Result<()> {
     let [table, avail, _] = place(queue);
@@ -201,6 +212,11 @@ fn rings(input: &mut Unstructured<'_>) -> Result<()> {
     let queues = u16::try_from(world.slot.queue_count()).expect("a few queues");
     for queue in 0..queues {
         set_up(&mut world.slot, queue, input)?;
+    }
+    if world.slot.needs_reset() && input.ratio(3, 4)? {
+        // A driver that has looked at the status, and does better.
+        world.slot.reset();
+        (0..queues).for_each(|queue| set_up_well(&mut world.slot, queue));
     }
     let features = if input.ratio(1, 4)? {
         input.arbitrary::<u64>()? & world.slot.device_features() | VERSION_1

@@ -122,6 +122,12 @@ fn program_headers(
         )));
     }
     let len = u64::from(header.e_phnum) * PROGRAM_HEADER_LEN;
+    if len > 0 && header.e_phoff < HEADER_LEN {
+        return Err(source.damaged(format!(
+            "the program headers lie at {:#x}, in the ELF header, expected them behind it",
+            header.e_phoff
+        )));
+    }
     source.must_have("the program headers", header.e_phoff, len)?;
     let bytes = source.bytes(header.e_phoff, len)?;
     Ok(bytes.chunks_exact(PROGRAM_HEADER_LEN as usize).map(read_as).collect())

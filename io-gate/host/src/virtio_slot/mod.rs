@@ -411,6 +411,12 @@ impl VirtioSlot {
         for (queue, (ring, saved)) in self.rings.iter().zip(&state.queues).enumerate() {
             let fault = |reason| SlotError::Queue { slot: self.slot, queue, reason };
             let ring = ring.restored(saved).map_err(fault)?;
+            // Event indexes are a driver's that is up and has accepted them.
+            let event_idx = state.active && state.features & EVENT_IDX != 0;
+            if saved.event_idx != event_idx {
+                let found = saved.event_idx;
+                return Err(fault(format!("expected event indexes {event_idx}, found {found}")));
+            }
             // What a driver sets up before it is up may be anything: it is looked at when it comes up.
             if state.active && ring.is_ready() {
                 ring.check(self.gate.memory()).map_err(fault)?;
