@@ -74,6 +74,19 @@ pub enum Event {
         /// The hashes.
         hashes: Hashes,
     },
+    /// The machine could not be hashed, after a checkpoint with hashes was applied.
+    CannotHash {
+        /// Which checkpoint.
+        epoch: Epoch,
+        /// Why.
+        reason: String,
+    },
+    /// This side could not go on from the checkpoint that it holds: found before the arbiter was asked, and given in place of
+    /// its answer; or of the operator's wish for a takeover.
+    CannotGoOn {
+        /// Why.
+        reason: String,
+    },
     /// Time has passed.
     Tick,
     /// The arbiter has granted what was asked for.
@@ -116,6 +129,8 @@ impl Event {
             Self::Applicable { .. } => "applicable",
             Self::NotApplicable { .. } => "not applicable",
             Self::Hashed { .. } => "hashed",
+            Self::CannotHash { .. } => "cannot hash",
+            Self::CannotGoOn { .. } => "cannot go on",
             Self::Tick => "tick",
             Self::ArbiterGranted { .. } => "arbiter: granted",
             Self::ArbiterDenied { .. } => "arbiter: denied",

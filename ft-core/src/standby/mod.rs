@@ -293,6 +293,8 @@ impl Standby {
                 self.break_off(format!("checkpoint {epoch} cannot be applied: {reason}"), out);
             }
             Event::Hashed { epoch, hashes } => self.hashed(epoch, hashes, out)?,
+            Event::CannotHash { epoch, reason } => self.cannot_hash(epoch, &reason, out)?,
+            Event::CannotGoOn { reason } => self.cannot_go_on(&reason, out)?,
             Event::Tick => self.tick(now, out),
             Event::ArbiterGranted { term } => self.granted(term, out)?,
             Event::ArbiterDenied { term, holder } => self.denied(term, &holder, out)?,
@@ -574,6 +576,32 @@ impl Standby {
                 out,
             );
         }
+        Ok(())
+    }
+
+    /// P8: what was to be compared and is not may differ.
+    fn cannot_hash(&mut self, epoch: Epoch, reason: &str, out: &mut Vec<Action>) -> Result<()> {
+        let awaited = self.session.as_ref().and_then(|session| session.to_verify);
+        if awaited.is_none_or(|(awaited, _)| awaited != epoch) {
+            return Err(self.illegal("cannot hash", "no hashes of this epoch are awaited"));
+        }
+        self.give_up(format!("epoch {epoch} cannot be compared: {reason}"), out);
+        Ok(())
+    }
+
+    /// P2, P4: a term that is won by who cannot go on is won for nobody. Where the primary is gone too, the guest is lost
+    /// either way; where it lives, it goes on.
+    fn cannot_go_on(&mut self, reason: &str, out: &mut Vec<Action>) -> Result<()> {
+        let reason = format!("this side could not go on from what it holds: {reason}");
+        if self.phase == Phase::WaitingForOperator {
+            // Nobody else may have the guest: it is his to find out what to do.
+            self.reason = Some(reason.clone());
+            out.push(Action::Report(Report::WaitingForOperator { reason }));
+            return Ok(());
+        }
+        self.check_answer("cannot go on", None)?;
+        self.asking = None;
+        self.give_up(reason, out);
         Ok(())
     }
 

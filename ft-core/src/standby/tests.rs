@@ -579,3 +579,32 @@ fn a_bye_before_the_welcome_was_heard_ends_the_session() {
     assert_eq!(effects(&out), ["close", "discard"]);
     assert_eq!(pair.standby.phase(), Phase::Waiting);
 }
+
+/// P2, P4: a term is not won by who cannot do anything with it.
+#[test]
+fn p4_who_cannot_go_on_does_not_take_the_term() {
+    let mut pair = Pair::ready(true);
+    assert_eq!(effects(&pair.give(lost())), ["close", "ask 2"]);
+    let cannot = || Event::CannotGoOn { reason: "KVM refuses it".into() };
+    assert_eq!(effects(&pair.give(cannot())), ["discard"]);
+    assert_eq!((pair.standby.epoch(), pair.standby.phase()), (None, Phase::Waiting));
+    assert!(pair.standby.reason().unwrap().contains("KVM refuses it"));
+    pair.refused(Event::ArbiterGranted { term: Term(2) });
+    pair.refused(cannot());
+
+    // Without an arbiter it is kept: nobody else may have the guest.
+    let mut pair = Pair::ready(false);
+    pair.give(lost());
+    assert_eq!(effects(&pair.give(cannot())), [""; 0]);
+    assert_eq!(pair.standby.epoch(), Some(Epoch(5)));
+    assert_eq!(effects(&pair.give(Event::OperatorTakeOver)), ["take over 2 at 5"]);
+}
+
+/// P8: what was to be compared, and could not be, is as good as different.
+#[test]
+fn p8_a_checkpoint_that_cannot_be_compared_is_given_up() {
+    let mut pair = Pair::ready(true);
+    pair.refused(Event::CannotHash { epoch: Epoch(4), reason: "?".into() });
+    let out = pair.give(Event::CannotHash { epoch: Epoch(5), reason: "a device refuses".into() });
+    assert_eq!(effects(&out), ["send Bye", "close", "discard"]);
+}

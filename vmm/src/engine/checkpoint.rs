@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::kvm::trial::{TrialError, try_state};
+use crate::kvm::trial::{Trial, TrialError};
 use crate::kvm::{self, ClockPolicy, VcpuState, VmState};
 use crate::machine::{DeviceRecord, Machine, MachineError};
 use crate::memory::GuestMemory;
@@ -123,15 +123,29 @@ impl MachineState {
         Ok(machine.restore_devices(&self.devices)?)
     }
 
-    /// Whether this host's KVM takes it, on a machine made for the trial. Takes milliseconds: for a
-    /// session's first checkpoint.
+    /// A machine like `machine` to try states on.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub fn trial(machine: &Machine) -> Result<Trial, StateBlobError> {
+        let kvm = kvm::open().map_err(MachineError::from)?;
+        Ok(Trial::new(kvm, machine.config().memory, machine.vm().options())?)
+    }
+
+    /// Whether this host's KVM takes it, or has taken states like it; see [`Trial::admit`].
     ///
     /// # Errors
     /// What KVM refuses.
-    pub fn try_on_kvm(&self, machine: &Machine) -> Result<(), StateBlobError> {
-        let kvm = kvm::open().map_err(MachineError::from)?;
-        let (memory, options) = (machine.config().memory, machine.vm().options());
-        Ok(try_state(&kvm, memory, options, &self.vm, &self.vcpus)?)
+    pub fn admit(&self, trial: &mut Trial) -> Result<(), StateBlobError> {
+        Ok(trial.admit(&self.vm, &self.vcpus)?)
+    }
+
+    /// Whether this host's KVM takes this very state now.
+    ///
+    /// # Errors
+    /// What KVM refuses.
+    pub fn attempt(&self, trial: &mut Trial) -> Result<(), StateBlobError> {
+        Ok(trial.attempt(&self.vm, &self.vcpus)?)
     }
 
     /// Puts a machine that has never run into this state; its memory is the checkpoint's already.

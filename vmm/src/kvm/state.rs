@@ -1,5 +1,7 @@
 //! The state of a machine as KVM holds it: what is read from a paused machine, and the order in which it is put back.
 
+mod control;
+
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};

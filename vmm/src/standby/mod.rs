@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use ft_core::handshake::Hello;
 use ft_core::pages::{PAGE_SIZE, is_zero};
 use ft_core::standby::{
-    Action, CheckedPages, Checkpoint, Event, Report, Standby, StandbyOptions, TakenOver,
+    Action, CheckedPages, Checkpoint, Event, Phase, Report, Standby, StandbyOptions, TakenOver,
 };
 use ft_core::wire::{Frame, Hashes, Kind, Message, Outgoing};
 use ft_core::{Illegal, LinkId, Term, Time};
@@ -30,8 +30,10 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::arbiter::{self, Arbiter, ask};
 use crate::audit::{self, Recorder, Won};
 use crate::engine::{
-    MachineState, ReadEnd, Watched, describe, hash_memory, new_session_number, read_frames,
+    MachineState, ReadEnd, StateBlobError, Watched, describe, hash_memory, new_session_number,
+    read_frames,
 };
+use crate::kvm::trial::{Trial, TrialError};
 use crate::link::{Buffers, Link, LinkListener};
 use crate::logging::STATE;
 use crate::machine::Machine;
@@ -113,6 +115,24 @@ struct Hosted {
     /// The state of the checkpoint that was tried last, and of the one that was applied last.
     tried: Option<MachineState>,
     applied: Option<MachineState>,
+    /// What states are tried on, from a session's first checkpoint on.
+    trial: Option<Trial>,
+}
+
+impl Hosted {
+    fn trial(&mut self) -> Result<&mut Trial, StateBlobError> {
+        Self::trial_of(&self.machine, &mut self.trial)
+    }
+
+    fn trial_of<'t>(
+        machine: &Machine,
+        trial: &'t mut Option<Trial>,
+    ) -> Result<&'t mut Trial, StateBlobError> {
+        match trial {
+            Some(trial) => Ok(trial),
+            none => Ok(none.insert(MachineState::trial(machine)?)),
+        }
+    }
 }
 
 /// See the module.
@@ -309,7 +329,7 @@ impl StandbyDriver {
 
     /// Gives the core an event, and what follows from it; `refused` is told what the core does not take.
     fn event_or(&mut self, event: Event, mut refused: impl FnMut(Illegal)) -> Option<End> {
-        let mut events = vec![event];
+        let mut events = vec![self.if_it_can_go_on(event)];
         while let Some(event) = events.pop() {
             match self.core.handle(self.now(), event) {
                 Ok(actions) => {
@@ -404,7 +424,8 @@ impl StandbyDriver {
                     standby_session: new_session_number(),
                     ..describe(&machine, &self.config.name, self.arbiter.as_ref(), disks)
                 };
-                self.hosted = Some(Hosted { machine, authority, tried: None, applied: None });
+                self.hosted =
+                    Some(Hosted { machine, authority, tried: None, applied: None, trial: None });
                 Event::Described { ours: Box::new(ours) }
             }
             Err(error) => Event::CannotHost { reason: error.to_string() },
@@ -498,13 +519,9 @@ impl StandbyDriver {
             return refuse("there is no machine for it".to_owned());
         };
         let blob: Vec<u8> = checkpoint.state().flatten().copied().collect();
-        let first = hosted.applied.is_none();
         let tried = MachineState::decode(&blob, &hosted.machine).and_then(|state| {
             state.try_on(&hosted.machine)?;
-            if first {
-                // What KVM takes once it takes again: the registers are the same ones every time.
-                state.try_on_kvm(&hosted.machine)?;
-            }
+            state.admit(hosted.trial()?)?;
             Ok(state)
         });
         match tried {
@@ -530,9 +547,9 @@ impl StandbyDriver {
             None => Next::Nothing,
             Some(_) => match self.hash() {
                 Ok(hashes) => Next::Event(Event::Hashed { epoch: checkpoint.epoch(), hashes }),
-                Err(reason) => {
-                    log::error!("the machine could not be hashed: {reason}");
-                    Next::Nothing
+                Err(error) => {
+                    let (epoch, reason) = (checkpoint.epoch(), error.to_string());
+                    Next::Event(Event::CannotHash { epoch, reason })
                 }
             },
         }
@@ -547,8 +564,41 @@ impl StandbyDriver {
         })
     }
 
-    fn ask_arbiter(&self, term: Term, why: String) -> Next {
+    /// Without an arbiter the operator's word is all that a takeover needs: also then it is tried before.
+    fn if_it_can_go_on(&mut self, event: Event) -> Event {
+        if event != Event::OperatorTakeOver || self.core.phase() != Phase::WaitingForOperator {
+            return event;
+        }
+        match self.try_applied() {
+            Ok(()) => event,
+            Err(reason) => Event::CannotGoOn { reason },
+        }
+    }
+
+    /// Whether this host's KVM takes the state that a takeover would begin with. What cannot be tried, as the host is out of
+    /// something, is not refused.
+    fn try_applied(&mut self) -> Result<(), String> {
+        let Some(Hosted { machine, applied: Some(state), trial, .. }) = &mut self.hosted else {
+            return Err("there is no checkpoint".to_owned());
+        };
+        match Hosted::trial_of(machine, trial).and_then(|trial| state.attempt(trial)) {
+            Ok(()) => Ok(()),
+            Err(StateBlobError::Trial(error @ TrialError::State(_))) => Err(error.to_string()),
+            Err(error) => {
+                log::warn!(
+                    "the checkpoint could not be tried once more before the takeover: {error}"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    fn ask_arbiter(&mut self, term: Term, why: String) -> Next {
         let Some(arbiter) = self.arbiter.clone() else { return Next::Nothing };
+        // P4: before the term is won, not after. In a session only states of a kind that was new were tried.
+        if let Err(reason) = self.try_applied() {
+            return Next::Event(Event::CannotGoOn { reason });
+        }
         let event = move |answer| match answer {
             arbiter::Answer::Granted => Event::ArbiterGranted { term },
             arbiter::Answer::Denied { holder } => Event::ArbiterDenied { term, holder },
