@@ -21,8 +21,12 @@ use crate::inputs::{Inputs, Role, Token, Watch};
 use crate::out::Refused;
 use crate::perform::bytes_of;
 
-/// The most that waits for a reader.
+/// The most that waits for a reader: in bytes, and in requests, each of which has a record in every checkpoint. Below what a
+/// slot may have unsettled (io-gate, `load`): output to a reader who has stopped is dropped here, and not held back there.
 const MAX_WAITING: usize = 128 * 1024;
+const MAX_REQUESTS: usize = 24 * 1024;
+/// One message: as much as is written by one permission (P2).
+const PIECE: usize = 4096;
 /// The most that one request prints.
 const MAX_REQUEST: usize = 1024 * 1024;
 /// How long a driver's buffer waits for a reader who takes nothing.
@@ -83,6 +87,8 @@ pub(crate) struct Output {
     bytes: usize,
     /// Bytes of the first that have been written.
     written: usize,
+    /// What is written next, used again and again.
+    piece: Vec<u8>,
     /// Since when the reader has taken nothing.
     stopped: Option<Instant>,
     /// Whether the operator was told that nobody reads.
@@ -98,6 +104,7 @@ impl Output {
             chains: 0,
             bytes: 0,
             written: 0,
+            piece: Vec::new(),
             stopped: None,
             gone: false,
         }
@@ -112,7 +119,7 @@ impl Output {
         let Some(sink) = &self.sink else {
             return work.done(request, Outcome::Success(0), Vec::new());
         };
-        if !self.waiting.is_empty() && self.bytes + bytes.len() > MAX_WAITING {
+        if self.is_full(bytes.len()) {
             log::warn!(
                 "{}: its reader takes nothing: {} bytes are dropped, {} wait",
                 sink.name(),
@@ -130,6 +137,12 @@ impl Output {
             self.write(work);
         }
         self.hand_back(work);
+    }
+
+    /// Whether so many more bytes are too many. What comes alone is taken.
+    fn is_full(&self, more: usize) -> bool {
+        !self.waiting.is_empty()
+            && (self.bytes + more > MAX_WAITING || self.waiting.len() >= MAX_REQUESTS)
     }
 
     /// There may be room, or a driver has waited for long.
@@ -163,8 +176,22 @@ impl Output {
 
     /// Writes what there is room for, each piece by a permission of its own (P2).
     fn write(&mut self, work: &mut Work<'_>) {
-        while let (Some(sink), Some(first)) = (&self.sink, self.waiting.front()) {
-            match sink.write(&mut work.permits, &first.bytes[self.written..]) {
+        while let Some(sink) = self.sink.as_ref().filter(|_| !self.waiting.is_empty()) {
+            self.piece.clear();
+            let mut skip = self.written;
+            for waiting in &self.waiting {
+                let room = PIECE - self.piece.len();
+                self.piece.extend(waiting.bytes[skip..].iter().take(room));
+                skip = 0;
+                if self.piece.len() == PIECE {
+                    break;
+                }
+            }
+            if self.piece.is_empty() {
+                self.has_written(work, 0);
+                continue;
+            }
+            match sink.write(&mut work.permits, &self.piece) {
                 Ok(Some(count)) => self.has_written(work, count),
                 Ok(None) => return self.has_no_room(),
                 Err(Refused::NotPermitted) => return self.withhold(work),
@@ -177,14 +204,18 @@ impl Output {
 
     fn has_written(&mut self, work: &mut Work<'_>, count: usize) {
         self.stopped = None;
-        self.written += count;
         if std::mem::take(&mut self.gone)
             && let Some(sink) = &self.sink
         {
             log::warn!("{}: is read again", sink.name());
         }
-        if self.waiting.front().is_some_and(|first| self.written >= first.bytes.len()) {
+        self.written += count;
+        while let Some(len) = self.waiting.front().map(|first| first.bytes.len())
+            && self.written >= len
+        {
+            let rest = self.written - len;
             self.first_is_over(work, Outcome::Success(0));
+            self.written = rest;
         }
     }
 

@@ -9,9 +9,6 @@ use crate::descriptors::{self, CONSOLE_OUTPUT};
 use crate::out::{self, Refused, with_permits};
 use crate::permit::Permits;
 
-/// One message: as much as is written by one permission (P2), and as a pipe or terminal that is ready takes without blocking.
-const PIECE: usize = 4096;
-
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Sink {
@@ -66,17 +63,17 @@ impl Sink {
         self.how != How::File
     }
 
-    /// Writes some of the bytes, by one permission; none if there is no room.
+    /// Writes some of a piece, by one permission; none if there is no room. A pipe or terminal that is ready takes a piece of at
+    /// most 4096 bytes without blocking, unless somebody else is faster.
     pub(super) fn write(
         &self,
         permits: &mut Permits<'_>,
-        bytes: &[u8],
+        piece: &[u8],
     ) -> Result<Option<usize>, Refused> {
         let fd = self.fd();
         if self.how == How::Shared && !self.wait_for_room(0) {
             return Ok(None);
         }
-        let piece = &bytes[..bytes.len().min(PIECE)];
         let written = with_permits(
             || permits.next(),
             |permit| match self.how {
