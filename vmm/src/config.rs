@@ -328,11 +328,13 @@ pub enum NetModel {
     E1000,
 }
 
-/// `tap=IFNAME|stream=PATH|dgram=LOCAL:PEER[,mac=XX:XX:XX:XX:XX:XX][,model=virtio|e1000][,queues=N]`
+/// `tap=IFNAME[,create=on]|stream=PATH|dgram=LOCAL:PEER[,mac=XX:XX:XX:XX:XX:XX][,model=virtio|e1000][,queues=N]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetConfig {
     /// What is behind it.
     pub backend: NetBackend,
+    /// Whether a tap that is not there is made.
+    pub create: bool,
     /// The guest's address; made from the machine's name if not given.
     pub mac: Option<[u8; 6]>,
     /// The card.
@@ -341,7 +343,7 @@ pub struct NetConfig {
     pub queues: u16,
 }
 
-const NET_FORM: &str = "tap=IFNAME, stream=SOCKETPATH or dgram=LOCALPATH:PEERPATH, then perhaps ,mac=XX:XX:XX:XX:XX:XX and ,queues=N or ,model=e1000";
+const NET_FORM: &str = "tap=IFNAME (perhaps ,create=on), stream=SOCKETPATH or dgram=LOCALPATH:PEERPATH, then perhaps ,mac=XX:XX:XX:XX:XX:XX and ,queues=N or ,model=e1000";
 /// The kernel's limit for the name of an interface (IFNAMSIZ without the NUL).
 const IFNAME_MAX: usize = 15;
 
@@ -350,12 +352,20 @@ impl FromStr for NetConfig {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (mut backend, mut mac, mut model) = (None, None, NetModel::default());
-        let mut queues = 1;
+        let (mut queues, mut create) = (1, false);
         for part in values::list(text, NET_FORM)? {
             let found = match part.key.as_str() {
                 "tap" => NetBackend::Tap(parse_interface(&part)?),
                 "stream" => NetBackend::Stream(parse_socket(&part, part.text()?)?),
                 "dgram" => parse_dgram(&part)?,
+                "create" => {
+                    create = match part.text()? {
+                        "on" => true,
+                        "off" => false,
+                        _ => return Err(part.wrong("create=on or create=off")),
+                    };
+                    continue;
+                }
                 "mac" => {
                     mac = Some(parse_mac(&part)?);
                     continue;
@@ -378,15 +388,19 @@ impl FromStr for NetConfig {
             return Err(format!("model=e1000 has one queue each way: leave queues={queues} out"));
         }
         let backend = backend.ok_or_else(|| format!("expected {NET_FORM}"))?;
-        Ok(Self { backend, mac, model, queues })
+        if create && !matches!(backend, NetBackend::Tap(_)) {
+            return Err(format!("create=on is for tap=IFNAME, found `{text}`"));
+        }
+        Ok(Self { backend, create, mac, model, queues })
     }
 }
 
 impl NetConfig {
     /// For a device that is asked for by name, which has its own idea of the rest.
     fn backend_alone(self) -> Result<NetBackend, String> {
-        if self.mac.is_some() || self.queues > 1 || self.model != NetModel::default() {
-            return Err("expected tap=, stream= or dgram= alone after the name of a device: leave mac=, queues= and model= out".to_owned());
+        if self.mac.is_some() || self.create || self.queues > 1 || self.model != NetModel::default()
+        {
+            return Err("expected tap=, stream= or dgram= alone after the name of a device: leave create=, mac=, queues= and model= out".to_owned());
         }
         Ok(self.backend)
     }

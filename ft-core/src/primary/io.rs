@@ -221,6 +221,12 @@ pub enum Report {
         /// The standby's first checkpoint.
         epoch: Epoch,
     },
+    /// A standby holds the machine, and could not go on with it.
+    #[error("not protected: the standby could not go on with the guest: {reason}")]
+    Degraded {
+        /// What it lacks.
+        reason: String,
+    },
     /// The machine has no standby any more.
     #[error("unprotected: {reason}")]
     LinkLost {

@@ -198,6 +198,8 @@ pub struct Primary {
     in_flight: VecDeque<(Epoch, Time)>,
     /// Why the machine makes no progress, when it makes none.
     stalled: Option<String>,
+    /// What the standby lacks to go on with the guest, by its own word.
+    lack: Option<String>,
     reason: Option<String>,
 }
 
@@ -250,6 +252,7 @@ impl Primary {
             acknowledged: None,
             in_flight: VecDeque::new(),
             stalled: None,
+            lack: None,
             reason: None,
         };
         primary.look_for_standby(now, &mut actions);
@@ -302,6 +305,13 @@ impl Primary {
     #[must_use]
     pub fn is_stalled(&self) -> bool {
         self.stalled.is_some()
+    }
+
+    /// What the standby lacks to go on with the guest: a machine whose standby lacks something is not protected, whatever its
+    /// state.
+    #[must_use]
+    pub fn lack(&self) -> Option<&str> {
+        self.lack.as_deref()
     }
 
     /// Whether the driver may seal an epoch now: not without a standby, and not while too many are
@@ -606,6 +616,7 @@ impl Primary {
             Message::Heartbeat(beat) if running => {
                 self.send(Epoch(0), Message::HeartbeatReply(beat), out);
             }
+            Message::Readiness { lack, session } if running => self.readiness(lack, session, out),
             Message::HeartbeatReply(_) if running => {
                 if deliberate!(HeartbeatAsAck)
                     && let Some((front, _)) = self.in_flight.front().copied()
@@ -645,8 +656,29 @@ impl Primary {
         if self.phase == Phase::Arming {
             self.phase = Phase::Protected;
             self.search_failures = 0;
-            out.push(Action::Report(Report::Protected { epoch }));
+            self.report_protection(epoch, out);
         }
+    }
+
+    /// A word of an earlier session, played again, says nothing of this one.
+    fn readiness(&mut self, lack: Option<String>, said: u64, out: &mut Vec<Action>) {
+        let session = self.session.as_ref().map(|session| session.hello.session);
+        if session != Some(said) || self.lack == lack {
+            return;
+        }
+        self.lack = lack;
+        if self.phase == Phase::Protected
+            && let Some(epoch) = self.acknowledged
+        {
+            self.report_protection(epoch, out);
+        }
+    }
+
+    fn report_protection(&self, epoch: Epoch, out: &mut Vec<Action>) {
+        out.push(Action::Report(match &self.lack {
+            None => Report::Protected { epoch },
+            Some(lack) => Report::Degraded { reason: lack.clone() },
+        }));
     }
 
     fn refused(&mut self, now: Time, reason: String, out: &mut Vec<Action>) {
@@ -765,6 +797,7 @@ impl Primary {
             out.push(Action::CloseLink { link: session.link, reason });
         }
         self.in_flight.clear();
+        self.lack = None;
     }
 
     fn go_alone(&mut self, now: Time, held: bool, why: String, out: &mut Vec<Action>) {
@@ -870,6 +903,8 @@ impl Primary {
 
     fn granted(&mut self, now: Time, term: Term, out: &mut Vec<Action>) -> Result<()> {
         self.check_answer("arbiter: granted", Some(term))?;
+        // Not what stood in the way of the answer.
+        self.reason = self.asking.as_ref().map(|asking| asking.why.clone());
         self.win(now, out);
         Ok(())
     }
@@ -898,6 +933,7 @@ impl Primary {
         if let Some(asking) = &mut self.asking {
             asking.failures += 1;
             asking.retry = Some(now + self.options.arbiter_retry.after(asking.failures));
+            self.reason = Some(format!("{}; the arbiter cannot be asked: {reason}", asking.why));
         }
         out.push(Action::Report(Report::ArbiterUnreachable { reason }));
         Ok(())

@@ -363,6 +363,36 @@ fn a_standby_is_looked_for_until_it_is_found() {
     pair.refused(Event::StandbyConnected { link: LinkId(2), hello: hello() });
 }
 
+/// P7: a machine whose standby could not go on with it is not protected, and says why.
+#[test]
+fn what_a_standby_lacks_is_known_as_long_as_it_is_there() {
+    let lacks = |lack: &str| Message::Readiness { lack: Some(lack.into()), session: SESSION };
+    let said = |out: Vec<Action>| match &out[..] {
+        [Action::Report(report)] => report.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let mut pair = Pair::at(true, Phase::Protected);
+    assert!(said(pair.say(0, lacks("tap0: down"))).contains("not protected"));
+    assert_eq!(pair.primary.lack(), Some("tap0: down"));
+    assert!(pair.say(0, lacks("tap0: down")).is_empty());
+    assert_eq!(pair.phase(), Phase::Protected, "the checkpoint is there all the same");
+    let whole = |session| Message::Readiness { lack: None, session };
+    assert!(pair.say(0, whole(SESSION + 1)).is_empty(), "of another session");
+    assert!(said(pair.say(0, whole(SESSION))).contains("protected: the standby holds"));
+    // From before the first acknowledgement on, and not beyond the session.
+    let mut pair = Pair::at(true, Phase::Copying);
+    assert!(pair.say(0, lacks("tap0: down")).is_empty());
+    pair.give(Event::PrecopyDone { link: LINK });
+    pair.give(Event::Sealed { link: LINK, epoch: Epoch(5) });
+    let out = pair.say(5, Message::Ack);
+    assert!(
+        matches!(&out[..], [Action::Release { .. }, Action::Report(Report::Degraded { .. })]),
+        "{out:?}"
+    );
+    pair.give(lost());
+    assert_eq!(pair.primary.lack(), None);
+}
+
 /// P7: one that hangs is not in the way of one that does not, until it may hold a checkpoint.
 #[test]
 fn another_standby_takes_the_place_of_one_that_is_being_joined() {

@@ -106,6 +106,11 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// What this side needs to go on with a guest was looked at, and this is missing; or nothing.
+    Resources {
+        /// What is missing.
+        lack: Option<Lack>,
+    },
     /// The operator wants this side to go on with the guest.
     OperatorTakeOver,
     /// The operator gives the checkpoint up: the primary goes on.
@@ -135,11 +140,22 @@ impl Event {
             Self::ArbiterGranted { .. } => "arbiter: granted",
             Self::ArbiterDenied { .. } => "arbiter: denied",
             Self::ArbiterUnreachable { .. } => "arbiter: unreachable",
+            Self::Resources { .. } => "resources",
             Self::OperatorTakeOver => "operator: take over",
             Self::OperatorDiscard => "operator: discard",
             Self::OperatorStop => "operator: stop",
         }
     }
+}
+
+/// Something that this side needs to go on with a guest, and does not have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lack {
+    /// What, and what to do about it.
+    pub reason: String,
+    /// Whether the guest could not run here without it. Then this side does not ask for the right to on mere suspicion: it
+    /// would take it from a primary that may be alive and well (P7).
+    pub blocks: bool,
 }
 
 /// What to do.
@@ -261,6 +277,21 @@ pub enum Report {
     #[error("gave its checkpoint up: {reason}")]
     GaveUp {
         /// Why.
+        reason: String,
+    },
+    /// This side could not go on with the guest.
+    #[error("could not go on with the guest: {reason}")]
+    Degraded {
+        /// What is missing.
+        reason: String,
+    },
+    /// What was missing is there.
+    #[error("could go on with the guest: nothing is missing any more")]
+    Whole,
+    /// The primary is out of reach, and this side does not ask for the right to go on.
+    #[error("will not take over before this is put right: {reason}")]
+    WillNotTakeOver {
+        /// What is missing.
         reason: String,
     },
     /// Nothing happens until the operator decides.

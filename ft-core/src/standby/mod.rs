@@ -43,7 +43,7 @@ use core::time::Duration;
 
 use io_gate::host::{Epoch, Term};
 
-pub use io::{Action, Event, Report, TakenOver};
+pub use io::{Action, Event, Lack, Report, TakenOver};
 pub use staging::{CheckedPages, Checkpoint};
 
 use crate::handshake::{self, Hello};
@@ -177,6 +177,8 @@ struct Asking {
     failures: u32,
     /// When to ask again; none while an answer is awaited.
     retry: Option<Time>,
+    /// Not asked at all: this side lacks what the guest could not run without.
+    held: bool,
 }
 
 /// See the module.
@@ -190,6 +192,8 @@ pub struct Standby {
     session: Option<Session>,
     holding: Option<Holding>,
     asking: Option<Asking>,
+    /// What is missing here.
+    lack: Option<Lack>,
     reason: Option<String>,
 }
 
@@ -206,6 +210,7 @@ impl Standby {
             session: None,
             holding: None,
             asking: None,
+            lack: None,
             reason: None,
         }
     }
@@ -238,6 +243,19 @@ impl Standby {
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
+    }
+
+    /// What this side lacks to go on with a guest.
+    #[must_use]
+    pub fn lack(&self) -> Option<&Lack> {
+        self.lack.as_ref()
+    }
+
+    /// Whether the primary is out of reach, and this side does not ask for the right to go on because of what it
+    /// [lacks](Self::lack).
+    #[must_use]
+    pub fn is_held_back(&self) -> bool {
+        self.asking.as_ref().is_some_and(|asking| asking.held)
     }
 
     /// When the next [`Event::Tick`] is due; it does no harm earlier. Frames that have come are to
@@ -299,6 +317,7 @@ impl Standby {
             Event::ArbiterGranted { term } => self.granted(term, out)?,
             Event::ArbiterDenied { term, holder } => self.denied(term, &holder, out)?,
             Event::ArbiterUnreachable { reason } => self.unreachable(now, reason, out)?,
+            Event::Resources { lack } => self.resources(lack, out),
             Event::OperatorTakeOver => self.operator_take_over(out)?,
             Event::OperatorDiscard => self.operator_discard(out)?,
             Event::OperatorStop => {
@@ -340,6 +359,10 @@ impl Standby {
             Phase::WaitingForOperator if self.session.is_none() => {
                 self.session = Some(Session::new(link, now));
             }
+            // So it may have been while this side is held back.
+            Phase::Doubting if self.session.is_none() && self.is_held_back() => {
+                self.session = Some(Session::new(link, now));
+            }
             _ => {
                 let reason = format!(
                     "this standby is {}: one primary at a time, try again later",
@@ -367,15 +390,22 @@ impl Standby {
             // Whoever acts in a later term was allowed to go on without this checkpoint.
             if hello.name != holding.name || hello.term <= holding.term {
                 let why = format!(
-                    "this standby holds epoch {} of `{}` in term {} and waits for its operator \
-                     (`take-over` or `discard`)",
-                    holding.epoch, holding.name, holding.term
+                    "this standby holds epoch {} of `{}` in term {} and {}",
+                    holding.epoch,
+                    holding.name,
+                    holding.term,
+                    match self.phase {
+                        Phase::WaitingForOperator =>
+                            "waits for its operator (`take-over` or `discard`)",
+                        _ => "takes over when what it lacks is there",
+                    }
                 );
                 return self.break_off(why, out);
             }
             self.term = hello.term;
             let reason = format!("the primary goes on in term {}", hello.term);
             self.discard(reason, out);
+            self.asking = None;
             self.phase = Phase::Greeting;
         }
         if let Some(session) = &mut self.session {
@@ -403,6 +433,11 @@ impl Standby {
         ours.session = hello.session;
         ours.options = hello.options;
         let number = ours.standby_session;
+        if let Some(lack) = self.lack.as_ref().filter(|lack| lack.blocks) {
+            let why = format!("it could not go on with the guest: {}", lack.reason);
+            self.break_off(why, out);
+            return Ok(());
+        }
         if let Err(refusal) = handshake::compare(&hello, &ours) {
             self.break_off(refusal.to_string(), out);
             return Ok(());
@@ -416,6 +451,9 @@ impl Standby {
         self.phase = Phase::Filling;
         self.reason = None;
         self.send(Message::Welcome(Box::new(ours)), out);
+        if self.lack.is_some() {
+            self.say_readiness(out);
+        }
         out.push(Action::Report(Report::Filling { term: hello.term, release: hello.release }));
         Ok(())
     }
@@ -474,9 +512,10 @@ impl Standby {
         session.heard = now;
         let greeted = expected.is_some();
         match (self.phase, message) {
-            (Phase::Greeting | Phase::WaitingForOperator, Message::Hello(hello))
-                if !greeted && hello.term == header.term =>
-            {
+            (
+                Phase::Greeting | Phase::WaitingForOperator | Phase::Doubting,
+                Message::Hello(hello),
+            ) if !greeted && hello.term == header.term => {
                 self.hello(hello, out);
             }
             (
@@ -687,12 +726,49 @@ impl Standby {
         }
         if self.options.arbiter {
             self.phase = Phase::Doubting;
-            self.asking = Some(Asking { why: why.clone(), failures: 0, retry: None });
-            self.ask(why, out);
+            let lack = self.lack.as_ref().filter(|lack| lack.blocks);
+            let held = lack.is_some();
+            if let Some(Lack { reason, .. }) = lack {
+                out.push(Action::Report(Report::WillNotTakeOver { reason: reason.clone() }));
+            }
+            self.asking = Some(Asking { why: why.clone(), failures: 0, retry: None, held });
+            if !held {
+                self.ask(why, out);
+            }
         } else {
             self.phase = Phase::WaitingForOperator;
             out.push(Action::Report(Report::WaitingForOperator { reason: why }));
         }
+    }
+
+    /// P7: what this side lacks it says, to its primary too: neither may say that the guest is protected.
+    fn resources(&mut self, lack: Option<Lack>, out: &mut Vec<Action>) {
+        if self.lack == lack {
+            return;
+        }
+        out.push(Action::Report(match &lack {
+            Some(lack) => Report::Degraded { reason: lack.reason.clone() },
+            None => Report::Whole,
+        }));
+        self.lack = lack;
+        if matches!(self.phase, Phase::Filling | Phase::Ready) {
+            self.say_readiness(out);
+        }
+        let blocked = self.lack.as_ref().is_some_and(|lack| lack.blocks);
+        if let Some(asking) = self.asking.as_mut().filter(|asking| asking.held && !blocked) {
+            asking.held = false;
+            let why = asking.why.clone();
+            // Whoever has begun to join meanwhile comes again.
+            self.close("this side asks whether it may take over", out);
+            self.ask(why, out);
+        }
+    }
+
+    fn say_readiness(&self, out: &mut Vec<Action>) {
+        let hello = self.session.as_ref().and_then(|session| session.hello.as_ref());
+        let session = hello.map_or(0, |hello| hello.session);
+        let lack = self.lack.as_ref().map(|lack| lack.reason.clone());
+        self.send(Message::Readiness { lack, session }, out);
     }
 
     /// Claims the term after the one in which the checkpoint was made, and never a later one: who
@@ -741,7 +817,8 @@ impl Standby {
     // ---- the arbiter and the operator ----
 
     fn check_answer(&self, event: &'static str, term: Option<Term>) -> Result<()> {
-        let awaited = self.asking.as_ref().is_some_and(|asking| asking.retry.is_none());
+        let awaited =
+            self.asking.as_ref().is_some_and(|asking| asking.retry.is_none() && !asking.held);
         let asked = self.holding.as_ref().map(|holding| holding.term.next());
         if !awaited || term.is_some_and(|term| Some(term) != asked) {
             return Err(self.illegal(event, "the arbiter was not asked for this term"));
@@ -751,6 +828,8 @@ impl Standby {
 
     fn granted(&mut self, term: Term, out: &mut Vec<Action>) -> Result<()> {
         self.check_answer("arbiter: granted", Some(term))?;
+        // Not what stood in the way of the answer.
+        self.reason = self.asking.as_ref().map(|asking| asking.why.clone());
         self.take_over(out);
         Ok(())
     }
@@ -790,6 +869,7 @@ impl Standby {
         if let Some(asking) = &mut self.asking {
             asking.failures += 1;
             asking.retry = Some(now + self.options.arbiter_retry.after(asking.failures));
+            self.reason = Some(format!("{}; the arbiter cannot be asked: {reason}", asking.why));
         }
         out.push(Action::Report(Report::ArbiterUnreachable { reason }));
         Ok(())
@@ -804,6 +884,12 @@ impl Standby {
             // A planned move: the arbiter makes the primary stop, as it would after a failure. The
             // link stays up, so that the primary does not ask at the same time; but from now on
             // nothing is acknowledged: what is held when the term is won must be the last.
+            Phase::Ready if self.lack.as_ref().is_some_and(|lack| lack.blocks) => {
+                Err(self.illegal(
+                    "operator: take over",
+                    "a standby that lacks nothing that the guest could not run without: its status tells what is missing",
+                ))
+            }
             Phase::Ready if self.options.arbiter => {
                 if let Some(session) = &mut self.session {
                     session.checking = None;

@@ -205,6 +205,75 @@ fn an_arbiter_that_does_not_answer_is_asked_again() {
     pair.refused(Event::ArbiterGranted { term: Term(3) });
 }
 
+fn lacks(blocks: bool) -> Event {
+    Event::Resources { lack: Some(Lack { reason: "disk: gone".into(), blocks }) }
+}
+
+/// P7: a standby that could not go on with the guest says so, as long as it is so.
+#[test]
+fn what_it_lacks_is_said_to_the_primary() {
+    let mut pair = Pair::ready(true);
+    let out = pair.give(lacks(true));
+    let said = Message::Readiness { lack: Some("disk: gone".into()), session: SESSION };
+    assert!(
+        matches!(&out[..], [Action::Report(_), Action::Send { frame, .. }] if frame.message == said),
+        "{out:?}"
+    );
+    assert!(pair.give(lacks(true)).is_empty(), "once");
+    // It goes on receiving all the same.
+    pair.checkpoint(6);
+    assert_eq!(effects(&pair.give(Event::Applicable { epoch: Epoch(6) })), ["send Ack", "apply 6"]);
+    pair.refused(Event::OperatorTakeOver);
+    assert_eq!(effects(&pair.give(Event::Resources { lack: None })), ["send Readiness"]);
+
+    // From the start of a session on; and without what the guest could not run without there is none.
+    let mut pair = Pair::waiting(true);
+    assert!(effects(&pair.give(lacks(false))).is_empty());
+    pair.give(Event::Connected { link: LINK });
+    pair.say(0, Message::Hello(hello()));
+    let out = pair.give(Event::Described { ours: hello() });
+    assert_eq!(effects(&out), ["send Welcome", "send Readiness"]);
+    let mut pair = Pair::waiting(true);
+    pair.give(lacks(true));
+    pair.give(Event::Connected { link: LINK });
+    pair.say(0, Message::Hello(hello()));
+    let out = pair.give(Event::Described { ours: hello() });
+    assert_eq!(effects(&out), ["send Refuse", "close"]);
+    assert!(pair.standby.reason().unwrap().contains("disk: gone"));
+}
+
+/// P7: it does not take the right from a primary that may be alive, only to sit on it.
+#[test]
+fn without_its_disk_it_does_not_ask_for_the_right() {
+    let mut pair = Pair::ready(true);
+    pair.give(lacks(true));
+    assert_eq!(effects(&pair.give(lost())), ["close"]);
+    assert_eq!(pair.phase(), Phase::Doubting);
+    assert!(pair.standby.is_held_back() && pair.standby.next_deadline().is_none());
+    pair.refused(Event::ArbiterGranted { term: Term(2) });
+    assert_eq!(effects(&pair.give(Event::Resources { lack: None })), ["ask 2"]);
+    assert_eq!(effects(&pair.give(Event::ArbiterGranted { term: Term(2) })), ["take over 2 at 5"]);
+
+    // The primary was alive, and comes back in a later term: what is held is of no use any more.
+    let mut pair = Pair::ready(true);
+    pair.give(lacks(true));
+    pair.give(lost());
+    let link = LinkId(2);
+    assert!(pair.give(Event::Connected { link }).is_empty());
+    let mut later = hello();
+    later.term = Term(2);
+    let frame = frame(0, 2, Message::Hello(later.clone()));
+    assert_eq!(effects(&pair.give(Event::Frame { link, frame })), ["discard", "describe"]);
+    assert!(!pair.standby.is_held_back());
+    assert_eq!(effects(&pair.give(Event::Described { ours: later })), ["send Refuse", "close"]);
+    assert_eq!(pair.phase(), Phase::Waiting);
+
+    // What the guest can run without holds nobody back.
+    let mut pair = Pair::ready(true);
+    pair.give(lacks(false));
+    assert_eq!(effects(&pair.give(lost())), ["close", "ask 2"]);
+}
+
 #[test]
 fn p4_a_torn_epoch_changes_nothing_acknowledged() {
     let mut pair = Pair::ready(true);

@@ -53,11 +53,13 @@ pub enum Kind {
     HeartbeatReply = 11,
     /// The sender leaves on purpose.
     Bye = 12,
+    /// Whether the standby could go on with the guest.
+    Readiness = 14,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Hello,
         Self::Welcome,
         Self::Refuse,
@@ -70,6 +72,7 @@ impl Kind {
         Self::Heartbeat,
         Self::HeartbeatReply,
         Self::Bye,
+        Self::Readiness,
     ];
 
     /// The longest body of this kind: nothing longer is read, sent, or allocated for.
@@ -79,7 +82,7 @@ impl Kind {
             Self::Hello | Self::Welcome => 1024 * KIB,
             Self::Bulk | Self::Pages => 4 * 1024 * KIB,
             Self::State => 16 * 1024 * KIB,
-            Self::Refuse => 64 * KIB,
+            Self::Refuse | Self::Readiness => 64 * KIB,
             Self::Bye => 4 * KIB,
             Self::End | Self::Verified => KIB,
             Self::Heartbeat | Self::HeartbeatReply => 64,
@@ -103,6 +106,7 @@ impl Kind {
             Self::Heartbeat => "Heartbeat",
             Self::HeartbeatReply => "HeartbeatReply",
             Self::Bye => "Bye",
+            Self::Readiness => "Readiness",
         }
     }
 

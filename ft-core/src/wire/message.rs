@@ -49,6 +49,14 @@ pub enum Message {
         /// What there is to say besides; empty where the reason says it all.
         why: String,
     },
+    /// From a standby: whether it could go on with the guest, by what is known of its host; said when that changes. Without
+    /// it a machine whose standby has lost its disk or its network would go on saying that it is protected.
+    Readiness {
+        /// What the standby needs and does not have; none: nothing.
+        lack: Option<String>,
+        /// The session that it is said in, as in [`Bye`](Self::Bye).
+        session: u64,
+    },
 }
 
 /// The body of a frame that is not a message of this crate's own, kept as it came.
@@ -187,6 +195,7 @@ impl Message {
             Self::Heartbeat(_) => Kind::Heartbeat,
             Self::HeartbeatReply(_) => Kind::HeartbeatReply,
             Self::Bye { .. } => Kind::Bye,
+            Self::Readiness { .. } => Kind::Readiness,
         }
     }
 
@@ -205,6 +214,11 @@ impl Message {
             Self::Heartbeat(beat) | Self::HeartbeatReply(beat) => append(kind, beat, out),
             Self::Bye { reason, session, why } => {
                 append(kind, &(reason, session, shortened(why, kind)), out)
+            }
+            Self::Readiness { lack, session } => {
+                // The session's number goes behind it.
+                let lack = lack.as_ref().map(|lack| shortened(lack, kind));
+                append(kind, &(lack, session), out)
             }
         }
     }
@@ -226,13 +240,17 @@ impl Message {
                 let (reason, session, why) = whole(kind, &body)?;
                 Self::Bye { reason, session, why }
             }
+            Kind::Readiness => {
+                let (lack, session) = whole(kind, &body)?;
+                Self::Readiness { lack, session }
+            }
         })
     }
 }
 
 /// A reason is for people: one that is too long is cut, not refused.
 fn shortened(reason: &str, kind: Kind) -> &str {
-    // What stands before the text, its length included, takes less than this.
+    // What stands around the text, its length included, takes less than this.
     let limit = kind.max_body() as usize - 32;
     let mut end = reason.len().min(limit);
     while !reason.is_char_boundary(end) {

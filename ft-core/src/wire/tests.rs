@@ -29,6 +29,7 @@ fn every_message() -> Vec<Message> {
         Message::Heartbeat(beat),
         Message::HeartbeatReply(beat),
         Message::Bye { reason: ByeReason::Detach, session: 7, why: String::new() },
+        Message::Readiness { lack: Some("tap0: down".into()), session: 7 },
     ];
     let kinds: Vec<Kind> = all.iter().map(Message::kind).collect();
     assert_eq!(kinds, Kind::ALL);

@@ -159,6 +159,7 @@ fn messages() -> Vec<Message> {
         Message::Ack,
         Message::Heartbeat(Heartbeat { sequence: 1, sent: 2 }),
         Message::Bye { reason: ByeReason::Detach, session: 9, why: String::new() },
+        Message::Readiness { lack: Some("no".into()), session: 9 },
     ]
 }
 

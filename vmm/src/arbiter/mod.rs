@@ -121,6 +121,12 @@ pub trait Arbiter: Send + Sync {
     /// Its kind, which both sides of a pair must have alike: `file`, `etcd`.
     fn kind(&self) -> &'static str;
 
+    /// Whether it could be asked now: a standby that cannot ask will not take over.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    fn answers(&self) -> Result<(), ArbiterError>;
+
     /// Claims `term`: granted to the first who asks, and to the same holder again.
     ///
     /// # Errors

@@ -78,7 +78,7 @@ pub struct GuestDevices {
     /// `fence` is where the record is of the term that may write; beside the image, unless given.
     #[arg(long = "disk", value_name = "SPEC")]
     pub disks: Vec<Asked<DiskConfig>>,
-    /// A network interface: `tap=IFNAME`, `stream=SOCKET` or `dgram=LOCAL:PEER`, then perhaps `,mac=XX:..` and
+    /// A network interface: `tap=IFNAME` (an existing one, or `,create=on` makes it, down and attached to nothing), `stream=SOCKET` or `dgram=LOCAL:PEER`, then perhaps `,mac=XX:..` and
     /// `,queues=N` pairs of queues, or `,model=e1000` (default: `virtio`). Several times.
     #[arg(long = "net", value_name = "SPEC")]
     pub nets: Vec<Asked<NetConfig>>,

@@ -140,6 +140,7 @@ fn end_on_panic() {
 /// Gives up what the product does not need: before anything is opened, and before there are other
 /// threads.
 fn confine(mode: seccomp::Mode) -> Result<(), CliError> {
+    crate::standby::resources::raise_limit();
     seccomp::start(mode).map_err(|error| CliError::failed(error.to_string()))?;
     logging::start_writer()
         .map_err(|error| CliError::failed(format!("cannot start the log's thread: {error}")))

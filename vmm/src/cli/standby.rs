@@ -20,6 +20,7 @@ use crate::control::{Command, ControlSocket, Handler, Outcome, Reply, done};
 use crate::engine::{Engine, EngineOptions, Takeover};
 use crate::kvm;
 use crate::machine::{AttachOptions, Ended, Machine, MachineError, signals};
+use crate::standby::resources::{Reserve, Resources};
 use crate::standby::{
     Answer, End, HostError, Inheritance, Input, MachineFactory, StandbyConfig, StandbyDriver,
     StandbyStatus,
@@ -39,6 +40,11 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     let arbiter = arbiter::open(protection, &args.name, "standby")?;
     let listener =
         args.listen.listen(security.clone()).map_err(|error| CliError::usage(error.to_string()))?;
+    let reserve = Arc::new(Reserve::of(&args.machine(0, 0)));
+    let credentials = security.tls.clone();
+    let resources =
+        Arc::new(Resources::new(args.machine(0, 0), credentials, arbiter.clone(), reserve.clone()));
+    reserve.hold().map_err(|error| CliError::usage(error.to_string()))?;
     let log = audit::start(protection, &args.name, Side::Standby)?;
     let recorder = audit::recorder(log.as_ref());
     let factory = Factory {
@@ -53,16 +59,24 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
         standby_config(args, recorder.clone()),
         arbiter.clone(),
         Box::new(factory),
-    );
+    )
+    .with_reserve(reserve);
     let running: Running = Arc::new(Mutex::new(None));
     watch_signals(driver.inputs(), running.clone())?;
     let status = driver.status();
     let handler = control_handler(driver.inputs(), status.clone());
     let control = guest::serve_control(control, handler)?;
+    let lacks = driver.inputs();
+    // A standby that has ended wants to know of nothing.
+    let tell = move |lack| drop(lacks.send(Input::Event(Event::Resources { lack })));
+    let watch = resources
+        .watch(tell)
+        .map_err(|error| CliError::failed(format!("cannot watch the resources: {error}")))?;
     log::info!("standby for `{}`: listening on {}", args.name, args.listen);
     let end = driver
         .run(listener)
         .map_err(|error| CliError::failed(format!("cannot serve the standby: {error}")))?;
+    drop(watch);
     match end {
         End::Stopped(reason) => {
             log::info!("standby ended: {reason}");
@@ -112,7 +126,7 @@ fn take_over(
     *running.lock().unwrap_or_else(PoisonError::into_inner) = Some(machine.clone());
     let replays = state.restore(&machine).map_err(|error| CliError::failed(error.to_string()))?;
     // After the restore: the backends have to know what the guest's drivers have negotiated.
-    attach(&machine)?;
+    attach(&machine, here.status)?;
     let terminal = guest::enter_terminal(machine.config())?;
     // From here on the requests in flight are performed again (P3): the term is won (P2).
     let engine =
@@ -136,14 +150,18 @@ fn take_over(
 }
 
 /// Opens what is behind the devices, however long it takes: the guest is here and nowhere else (P7).
-fn attach(machine: &Machine) -> Result<(), CliError> {
+fn attach(machine: &Machine, status: &Shown) -> Result<(), CliError> {
     const RETRY: Duration = Duration::from_secs(1);
     loop {
         match machine.attach_backends(AttachOptions { shared_disks: true, append: true }) {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                shown(status).cannot_go_on(None);
+                return Ok(());
+            }
             Err(error) if machine.events().ended().is_some() => return Err(error.into()),
             Err(error) => {
-                log::error!("the guest cannot go on yet, put this right and it will: {error}")
+                log::error!("the guest cannot go on yet, put this right and it will: {error}");
+                shown(status).cannot_go_on(Some(error.to_string()));
             }
         }
         std::thread::sleep(RETRY);

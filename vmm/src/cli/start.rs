@@ -14,9 +14,9 @@ use super::paths::Paths;
 use super::{CliError, ProtectionArgs, RunArgs, StandbyArgs};
 use crate::arbiter::ArbiterSpec;
 use crate::boot::Images;
-use crate::config::{BootSource, DeviceBackend, DiskConfig, MachineConfig};
+use crate::config::{BootSource, DeviceBackend, DiskConfig, MachineConfig, NetBackend};
 use crate::link::{LinkAddr, LinkSecurity};
-use crate::machine::MachineError;
+use crate::machine::{MachineError, interface};
 use crate::probe::{HostKvm, probe};
 
 /// Of `kemari run`.
@@ -28,6 +28,7 @@ pub(super) fn check_run(args: &RunArgs) -> Result<(), CliError> {
     check_protection(&args.protection)?;
     Paths::of_machine(&machine).and_of_protection(&args.protection).check()?;
     check_sockets(&args.protection, None)?;
+    check_taps(&machine)?;
     check_kernel(boot)?;
     check_formats(&machine)
 }
@@ -43,6 +44,7 @@ pub(super) fn check_standby(args: &StandbyArgs) -> Result<(), CliError> {
     let paths = Paths::of_machine(&machine).and_of_protection(&args.protection);
     paths.and_listen(&args.listen).check()?;
     check_sockets(&args.protection, Some(&args.listen))?;
+    check_taps(&machine)?;
     machine.boot.as_ref().map_or(Ok(()), check_kernel)
 }
 
@@ -68,6 +70,14 @@ fn check_protection(args: &ProtectionArgs) -> Result<(), CliError> {
         ));
     }
     Ok(())
+}
+
+/// Opening an interface that is not there would make it, attached to nothing.
+fn check_taps(machine: &MachineConfig) -> Result<(), CliError> {
+    machine.nets.iter().try_for_each(|net| match &net.backend {
+        NetBackend::Tap(name) => interface::check_tap(name, net.create).map_err(CliError::usage),
+        _ => Ok(()),
+    })
 }
 
 /// Sockets that are made: whether they can be.

@@ -1,13 +1,18 @@
 //! What an operator asks of the protection, and what becomes of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ft_core::primary::{Event, Phase, Report};
 
-use super::Engine;
+use super::{Engine, STATUS_PATIENCE};
 use crate::link::LinkAddr;
 use crate::machine::Ended;
 use crate::ungated::Ungated;
+
+/// What an operator is told of an engine whose lock somebody holds: its thread serves others, too, and waits for nobody.
+const STUCK: &str =
+    "the engine is stuck: one of its threads waits for something with its lock held";
 
 /// The last wish for a standby.
 #[derive(Debug, Default)]
@@ -22,6 +27,7 @@ impl Attempt {
         let outcome = match report {
             Report::Protected { epoch } => Ok(epoch.0),
             Report::NoStandby { reason } | Report::LinkLost { reason } => Err(reason.clone()),
+            Report::Degraded { .. } => Err(report.to_string()),
             _ => return,
         };
         self.outcome.get_or_insert(outcome);
@@ -39,7 +45,7 @@ impl Engine {
         if let Some(refusal) = ungated {
             return Err(refusal.to_string());
         }
-        let mut core = self.lock();
+        let mut core = self.lock_within(STATUS_PATIENCE).ok_or(STUCK)?;
         let under_way = core.connecting;
         let actions = core
             .primary
@@ -58,7 +64,7 @@ impl Engine {
 
     /// What has become of a wish for a standby; none while that is not known.
     pub fn attempt(&self, number: u64) -> Option<Result<u64, String>> {
-        let core = self.lock();
+        let core = self.lock_within(Duration::ZERO)?;
         if core.attempt.number != number {
             return Some(Err("another `protect` has taken this one's place".to_owned()));
         }
@@ -75,7 +81,7 @@ impl Engine {
     /// # Errors
     /// A sentence for the operator.
     pub fn run_alone(self: &Arc<Self>) -> Result<(), String> {
-        let mut core = self.lock();
+        let mut core = self.lock_within(STATUS_PATIENCE).ok_or(STUCK)?;
         let actions = core
             .primary
             .handle(self.now(), Event::OperatorRunAlone)
@@ -89,7 +95,7 @@ impl Engine {
 
     /// Whether the machine runs without a standby now; none while the standby or the arbiter has not answered.
     pub fn runs_alone(&self) -> Option<Result<(), String>> {
-        let core = self.lock();
+        let core = self.lock_within(Duration::ZERO)?;
         match core.primary.phase() {
             Phase::Alone => Some(Ok(())),
             Phase::Detaching | Phase::Doubting => None,
@@ -114,7 +120,7 @@ impl Engine {
 
     /// The protection's state and what is known of its reason, in a few words.
     pub fn so_far(&self) -> String {
-        let core = self.lock();
+        let Some(core) = self.lock_within(STATUS_PATIENCE) else { return STUCK.to_owned() };
         core.why(core.primary.phase().name())
     }
 }

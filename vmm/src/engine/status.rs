@@ -1,6 +1,6 @@
 //! What the engine has measured, and the status that an operator sees.
 
-use ft_core::primary::Report;
+use ft_core::primary::{Phase, Report};
 use io_gate_host::{GateHost, LatencySummary};
 use serde_json::{Value, json};
 
@@ -9,6 +9,8 @@ use crate::stats::{Distribution, Summary};
 
 /// The state of a machine that makes no progress.
 const STALLED: &str = "stalled";
+/// The state of a machine whose standby holds it and could not go on with it.
+const DEGRADED: &str = "degraded";
 
 /// Counted since the process began to run the guest.
 #[derive(Debug, Default)]
@@ -136,16 +138,24 @@ impl Engine {
     /// The status as JSON.
     pub fn status(&self) -> Value {
         let stalled = self.watchdog.is_stalled();
-        let (state, term, sealed, acknowledged, reason) = {
+        let (state, term, sealed, acknowledged, reason, lack) = {
             let Some(core) = self.lock_within(STATUS_PATIENCE) else { return self.stuck_status() };
             let primary = &core.primary;
             (
-                // P9: whose outputs cannot leave is not protected.
-                if stalled { STALLED } else { primary.phase().name() },
+                match primary.phase() {
+                    // P9: whose outputs cannot leave is not protected.
+                    _ if stalled => STALLED,
+                    // Held, and yet not protected: the standby could not go on.
+                    Phase::Protected if primary.lack().is_some() => DEGRADED,
+                    phase => phase.name(),
+                },
                 primary.term().0,
                 primary.sealed().map_or(0, |epoch| epoch.0),
                 primary.acknowledged().map_or(0, |epoch| epoch.0),
                 primary.reason().map(str::to_owned),
+                primary
+                    .lack()
+                    .map(|lack| format!("the standby could not go on with the guest: {lack}")),
             )
         };
         let gate = self.machine.gate();
@@ -191,7 +201,7 @@ impl Engine {
             "held": held,
             "waits_for_arbiter": gate.waits_for_fence(),
             "pid": std::process::id(),
-            "reason": reason,
+            "reason": lack.or(reason),
         })
     }
 }

@@ -21,6 +21,7 @@ use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use super::bus::QuietPort;
 use super::catalog::{self, Make};
 use super::events::Events;
+use super::interface;
 use super::interrupt::IrqLine;
 use super::pci::{Description, PciBus, PciError, PciState};
 use super::register_port::{Place, RegisterPort};
@@ -89,6 +90,9 @@ pub enum DeviceSetupError {
     /// A network.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// A network interface that is none.
+    #[error("{0}")]
+    Interface(String),
     /// A console.
     #[error(transparent)]
     Console(#[from] ConsoleError),
@@ -326,8 +330,9 @@ impl DeviceSet {
             open_disk(disk, true)?;
         }
         for (index, net) in config.nets.iter().enumerate() {
-            if matches!(net.backend, NetBackend::Tap(_)) {
-                open_net(&net.backend, config.mac(index))?;
+            // One that is to be made would go again with this look.
+            if matches!(net.backend, NetBackend::Tap(_)) && !net.create {
+                open_net(&net.backend, false, config.mac(index))?;
             }
         }
         for console in config.virtio_console.iter().chain([&config.serial]) {
@@ -359,7 +364,8 @@ impl DeviceSet {
             slot += 1;
         }
         for (index, net) in config.nets.iter().enumerate() {
-            opened.push((slot, Backend::Net(open_net(&net.backend, config.mac(index))?)));
+            opened
+                .push((slot, Backend::Net(open_net(&net.backend, net.create, config.mac(index))?)));
             slot += 1;
         }
         slot += u16::from(config.rng);
@@ -677,12 +683,19 @@ fn fence_record(disk: &DiskConfig) -> Option<PathBuf> {
     }
 }
 
-fn open_net(backend: &NetBackend, mac: [u8; 6]) -> Result<NetBackendOpen, NetError> {
-    match backend {
-        NetBackend::Tap(name) => NetBackendOpen::tap(name, mac),
-        NetBackend::Stream(path) => NetBackendOpen::stream(path, mac),
-        NetBackend::Dgram(local, peer) => NetBackendOpen::dgram(local, peer, mac),
-    }
+fn open_net(
+    backend: &NetBackend,
+    create: bool,
+    mac: [u8; 6],
+) -> Result<NetBackendOpen, DeviceSetupError> {
+    Ok(match backend {
+        NetBackend::Tap(name) => {
+            interface::check_tap(name, create).map_err(DeviceSetupError::Interface)?;
+            NetBackendOpen::tap(name, mac)?
+        }
+        NetBackend::Stream(path) => NetBackendOpen::stream(path, mac)?,
+        NetBackend::Dgram(local, peer) => NetBackendOpen::dgram(local, peer, mac)?,
+    })
 }
 
 fn open_named(
@@ -693,7 +706,7 @@ fn open_named(
     Ok(match backend {
         DeviceBackend::Console(console) => Backend::Console(open_console(console, options.append)?),
         DeviceBackend::Disk(disk) => Backend::Disk(open_disk(disk, options.shared_disks)?),
-        DeviceBackend::Net(net) => Backend::Net(open_net(net, mac)?),
+        DeviceBackend::Net(net) => Backend::Net(open_net(net, false, mac)?),
     })
 }
 

@@ -8,6 +8,7 @@ pub mod catalog;
 mod device_set;
 mod device_thread;
 mod events;
+pub(crate) mod interface;
 mod interrupt;
 mod lifecycle;
 mod pci;

@@ -9,6 +9,7 @@
 
 mod host;
 mod pulse;
+pub mod resources;
 mod status;
 mod strangers;
 
@@ -41,6 +42,7 @@ use crate::machine::storage::read_marks;
 use crate::seccomp::{self, Role};
 
 use pulse::Pulse;
+use resources::Reserve;
 
 pub use host::{HostError, MachineFactory};
 pub use status::StandbyStatus;
@@ -150,6 +152,8 @@ pub struct StandbyDriver {
     inputs: SyncSender<Input>,
     queue: Receiver<Input>,
     status: Arc<Mutex<StandbyStatus>>,
+    /// Descriptors for a takeover.
+    reserve: Arc<Reserve>,
     pulse: Pulse,
     /// What frames come in.
     buffers: Buffers,
@@ -177,9 +181,17 @@ impl StandbyDriver {
             origin: Instant::now(),
             inputs,
             queue,
+            reserve: Arc::default(),
             pulse: Pulse::default(),
             buffers: Buffers::default(),
         }
+    }
+
+    /// Lets go of `reserve` when a takeover needs it.
+    #[must_use]
+    pub fn with_reserve(mut self, reserve: Arc<Reserve>) -> Self {
+        self.reserve = reserve;
+        self
     }
 
     /// Where the operator's wishes go.
@@ -197,11 +209,11 @@ impl StandbyDriver {
     /// # Errors
     /// When the process is out of threads.
     pub fn run(mut self, listener: LinkListener) -> std::io::Result<End> {
-        let inputs = self.inputs.clone();
+        let (inputs, reserve) = (self.inputs.clone(), self.reserve.clone());
         std::thread::Builder::new().name("acceptor".to_owned()).spawn(move || {
             // It starts a thread for each stranger.
             seccomp::enter(Role::Main, &[]);
-            strangers::accept(&listener, &inputs);
+            strangers::accept(&listener, &inputs, &reserve);
         })?;
         let options = &self.config.options;
         self.pulse = Pulse::start(options.heartbeat_interval, options.setup_timeout)?;
@@ -388,12 +400,17 @@ impl StandbyDriver {
                 }
                 applied
             }
-            Action::AskArbiter { term, why } => self.ask_arbiter(term, why),
+            Action::AskArbiter { term, why } => {
+                // From here on they are needed.
+                self.reserve.release();
+                self.ask_arbiter(term, why)
+            }
             Action::TakeOver { taken, reason } => self.take_over(taken, reason),
             Action::Discard { reason } => {
                 log::info!("checkpoint discarded: {reason}");
                 self.record(audit::Event::Discarded { session: self.session.1 });
                 self.hosted = None;
+                self.reserve.renew();
                 Next::Nothing
             }
             Action::Stop { reason } => Next::End(End::Stopped(reason)),
@@ -404,7 +421,7 @@ impl StandbyDriver {
                 match &report {
                     Report::Verified { verified, .. } if verified.agree => log::debug!("{report}"),
                     Report::Verified { .. } => log::error!(target: STATE, "{report}"),
-                    Report::Filling { .. } | Report::Ready { .. } => {
+                    Report::Filling { .. } | Report::Ready { .. } | Report::Whole => {
                         log::info!(target: STATE, "{report}");
                     }
                     _ => log::warn!(target: STATE, "{report}"),
@@ -416,7 +433,10 @@ impl StandbyDriver {
 
     fn describe(&mut self, hello: &Hello) -> Event {
         self.hosted = None;
-        match self.factory.build(&hello.layout) {
+        // Not kept: only whether there will be enough when the first checkpoint comes.
+        let enough = |cpus| Reserve::of_trial(cpus).hold().map_err(HostError::from);
+        let built = self.factory.build(&hello.layout);
+        match built.and_then(|built| enough(hello.layout.cpus).map(|()| built)) {
             Ok((machine, authority)) => {
                 // Term, session and options are the primary's: the core fills them in.
                 let disks = read_marks(machine.config());
@@ -625,6 +645,7 @@ impl StandbyDriver {
         };
         assert!(state.epoch() == taken.epoch(), "P4: the checkpoint applied is the one taken over");
         let won_at = Instant::now();
+        self.reserve.release();
         self.record(audit::Event::TermWon {
             how: Won::TakeOver,
             term: taken.term().0,

@@ -1,9 +1,12 @@
 //! What an operator sees of a standby.
 
-use ft_core::standby::Standby;
+use ft_core::standby::{Phase, Standby};
 use serde_json::{Value, json};
 
 use crate::stats::Distribution;
+
+/// The state of a standby that holds a checkpoint and lacks what it needs to go on with it.
+const DEGRADED: &str = "degraded";
 
 /// A copy of what matters, for threads other than the standby's own.
 #[derive(Debug)]
@@ -17,6 +20,10 @@ pub struct StandbyStatus {
     verified: u64,
     mismatches: u64,
     reason: Option<String>,
+    /// What is missing for a takeover.
+    lack: Option<String>,
+    /// The primary is out of reach, and the arbiter is not asked because of it.
+    held_back: bool,
     /// What became of a takeover whose term was won.
     taken_over: Option<Result<u64, String>>,
 }
@@ -33,6 +40,8 @@ impl StandbyStatus {
             verified: 0,
             mismatches: 0,
             reason: None,
+            lack: None,
+            held_back: false,
             taken_over: None,
         }
     }
@@ -64,15 +73,38 @@ impl StandbyStatus {
         self.why(self.state)
     }
 
+    /// What is missing comes first: it is to be put right.
+    fn told_reason(&self) -> Option<String> {
+        let (lack, reason) = (self.lack.as_ref(), self.reason.as_ref());
+        match (lack, reason) {
+            (Some(lack), Some(reason)) if self.held_back => {
+                Some(format!("will not take over before this is put right: {lack} ({reason})"))
+            }
+            (Some(lack), _) => Some(format!("could not go on with the guest: {lack}")),
+            (None, reason) => reason.cloned(),
+        }
+    }
+
+    /// The guest is here and cannot go on yet; or it can.
+    pub fn cannot_go_on(&mut self, reason: Option<String>) {
+        self.lack = reason;
+    }
+
     fn why(&self, state: &str) -> String {
-        match &self.reason {
+        match self.told_reason() {
             Some(reason) => format!("{state}: {reason}"),
             None => state.to_owned(),
         }
     }
 
     pub(super) fn update(&mut self, core: &Standby) {
-        self.state = core.phase().name();
+        self.lack = core.lack().map(|lack| lack.reason.clone());
+        self.held_back = core.is_held_back();
+        self.state = match core.phase() {
+            // It holds a checkpoint, and could not go on with it.
+            Phase::Ready if core.lack().is_some() => DEGRADED,
+            phase => phase.name(),
+        };
         self.term = core.term().0;
         self.epoch = core.epoch().map_or(0, |epoch| epoch.0);
         if self.reason.as_deref() != core.reason() {
@@ -109,7 +141,8 @@ impl StandbyStatus {
             "verify": { "checked": self.verified, "mismatches": self.mismatches },
             "takeover_us": null,
             "pid": std::process::id(),
-            "reason": self.reason,
+            "reason": self.told_reason(),
+            "lacks": self.lack,
         })
     }
 }

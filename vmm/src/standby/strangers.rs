@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use ft_core::wire::{Frame, HEADER_LEN, Header, Kind};
 
 use super::Input;
+use super::resources::Reserve;
 use crate::link::{HangUp, Link, LinkListener, Stranger};
 use crate::seccomp::{self, Role};
 
@@ -24,10 +25,14 @@ const HELLO: Duration = Duration::from_secs(5);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Lets in who shows who he is, for ever.
-pub(super) fn accept(listener: &LinkListener, inputs: &SyncSender<Input>) {
+pub(super) fn accept(listener: &LinkListener, inputs: &SyncSender<Input>, reserve: &Reserve) {
     let strangers = Arc::new(Strangers::default());
     loop {
         match listener.accept() {
+            // Each takes descriptors, which are for the takeover now; a primary comes again.
+            Ok(stranger) if !reserve.is_held() => {
+                log::info!("connection from {} closed: this side may take over", stranger.peer());
+            }
             Ok(stranger) => strangers.hear(stranger, inputs),
             // One connection that went wrong, or a shortage that passes.
             Err(error) => {

@@ -8,7 +8,7 @@ mod standby;
 
 use ft_core::handshake::{Hello, MachineLayout, MemoryRegion, SessionOptions};
 use ft_core::primary::{Event as P, Phase as PrimaryPhase, Primary, PrimaryOptions};
-use ft_core::standby::{Event as S, Phase as StandbyPhase, Standby, StandbyOptions};
+use ft_core::standby::{Event as S, Lack, Phase as StandbyPhase, Standby, StandbyOptions};
 use ft_core::wire::PROTOCOL;
 use ft_core::{Backoff, Term, Time};
 use io_gate::host::new_gate;
@@ -525,6 +525,9 @@ impl World {
             Role::Passive(passive) if passive.core.phase() == StandbyPhase::WaitingForOperator => {
                 self.decide(node);
             }
+            Role::Passive(passive) if passive.core.lack().is_some() => {
+                self.give(node, Task::Standby(S::Resources { lack: None }));
+            }
             _ => {}
         }
     }
@@ -554,6 +557,11 @@ impl World {
             },
             Role::Passive(passive) => match (passive.core.phase(), choice) {
                 (StandbyPhase::WaitingForOperator, _) => self.decide(node),
+                (_, 4..) => {
+                    let lack = passive.core.lack().is_none();
+                    let lack = lack.then(|| Lack { reason: "no disk".into(), blocks: choice == 4 });
+                    self.give(node, Task::Standby(S::Resources { lack }));
+                }
                 (StandbyPhase::Ready, 0..3) if self.kind != Kind::None => {
                     self.passive(node).check = None;
                     self.give(node, Task::Standby(S::OperatorTakeOver));

@@ -91,6 +91,10 @@ impl Arbiter for EtcdArbiter {
         "etcd"
     }
 
+    fn answers(&self) -> Result<(), ArbiterError> {
+        self.ask(Command::Look).map(drop)
+    }
+
     fn claim(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError> {
         self.ask(|answer| Command::Claim(term, why.to_owned(), answer))
     }

@@ -1,0 +1,125 @@
+//! Descriptors for a takeover: reserved at start, so that nothing that comes between can have used them up.
+//!
+//! A takeover opens disks and their records, networks, the arbiter's files and the engine's counters. Strangers and
+//! operators may come in numbers, and a limit may be low; neither may cost a takeover that the standby has promised (P7).
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::config::MachineConfig;
+
+/// What a takeover opens, whatever the machine: the arbiter's files, the engine's counters, timers and threads, a link, the
+/// images that a reset boots; and what operators may hold at the same time.
+const FIXED: usize = 96;
+/// For each backend: its file or socket, its record and lock, its timer.
+const EACH: usize = 8;
+/// What a trial opens besides a descriptor for each vCPU.
+const TRIAL: usize = 16;
+/// Where the limit may be unlimited, no more than this is asked for: some programs walk all of them.
+const ENOUGH: u64 = 1 << 20;
+
+/// Too few descriptors.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "expected {wanted} free descriptors, found {found} ({error}): raise the limit (`ulimit -Hn`, or LimitNOFILE= of the service) to {limit} at least"
+)]
+pub struct DescriptorError {
+    wanted: usize,
+    found: usize,
+    limit: usize,
+    error: io::Error,
+}
+
+/// Descriptors that are held for nothing, until they are needed. By default none.
+#[derive(Debug, Default)]
+pub struct Reserve {
+    wanted: usize,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    descriptors: Vec<OwnedFd>,
+    /// The takeover has begun: none are held any more.
+    released: bool,
+}
+
+impl Reserve {
+    /// As many as a takeover of such a machine needs.
+    #[must_use]
+    pub fn of(machine: &MachineConfig) -> Self {
+        let backends = machine.disks.len() + machine.nets.len() + machine.devices.len() + 2;
+        Self { wanted: FIXED + EACH * backends, held: Mutex::default() }
+    }
+
+    /// As many as it takes to try a checkpoint on a machine of so many vCPUs.
+    #[must_use]
+    pub fn of_trial(cpus: u32) -> Self {
+        Self { wanted: TRIAL + cpus as usize, held: Mutex::default() }
+    }
+
+    /// Takes what is missing of them.
+    ///
+    /// # Errors
+    /// When there are too few; what there is stays held.
+    pub fn hold(&self) -> Result<(), DescriptorError> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        while !held.released && held.descriptors.len() < self.wanted {
+            match another(held.descriptors.last()) {
+                Ok(descriptor) => held.descriptors.push(descriptor),
+                Err(error) => {
+                    let (wanted, found) = (self.wanted, held.descriptors.len());
+                    let limit = limit() + wanted - found;
+                    return Err(DescriptorError { wanted, found, limit, error });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of them: a takeover begins, or the arbiter is about to be asked.
+    pub fn release(&self) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.released = true;
+        held.descriptors.clear();
+    }
+
+    /// There is no takeover after all: [`hold`](Self::hold) takes them again.
+    pub fn renew(&self) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).released = false;
+    }
+
+    /// Whether they are held: then others may use what is left.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        !self.held.lock().unwrap_or_else(PoisonError::into_inner).released
+    }
+}
+
+fn another(like: Option<&OwnedFd>) -> io::Result<OwnedFd> {
+    match like {
+        Some(descriptor) => Ok(rustix::io::fcntl_dupfd_cloexec(descriptor, 0)?),
+        None => Ok(std::fs::File::open("/dev/null")?.into()),
+    }
+}
+
+/// Raises this process's limit as far as it may. What is left is what the administrator wants.
+pub fn raise_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.unwrap_or(ENOUGH).min(ENOUGH);
+    if current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }) {
+        log::warn!("the limit of open files stays as it is: {error}");
+    }
+}
+
+/// The limit as it is now.
+fn limit() -> usize {
+    let current = getrlimit(Resource::Nofile).current.unwrap_or(ENOUGH);
+    usize::try_from(current).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,242 @@
+//! What a takeover needs of this host: proven at start, and again as long as there is something to take over.
+//!
+//! A standby that says `ready` can go on with the guest; whatever it needs may go away long after it was looked at: a tap is
+//! deleted, a file system is unmounted, a certificate expires, descriptors run out. So everything is looked at again and
+//! again in a thread of its own, as storage and networks may take their time, and the standby's thread is told of changes.
+//! One that does not answer is missing, too (P9).
+
+mod descriptors;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ft_core::standby::Lack;
+
+use crate::arbiter::Arbiter;
+use crate::config::{DiskConfig, MachineConfig, NetBackend};
+use crate::link::Credentials;
+use crate::machine::interface;
+use crate::seccomp::{self, Role};
+
+pub use descriptors::{DescriptorError, Reserve, raise_limit};
+
+/// How often everything is looked at.
+const EVERY: Duration = Duration::from_secs(1);
+/// What has not answered for so long is missing.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What there is to look at.
+pub struct Resources {
+    machine: MachineConfig,
+    credentials: Option<Credentials>,
+    arbiter: Option<Arc<dyn Arbiter>>,
+    reserve: Arc<Reserve>,
+    /// The files that the disks were at first.
+    disks: Mutex<BTreeMap<PathBuf, FileOf>>,
+    /// What is being looked at now.
+    at: Mutex<String>,
+}
+
+/// Which file it is; for a block device, which device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileOf(u64, u64);
+
+impl Resources {
+    /// What a machine needs; its size does not matter here.
+    pub fn new(
+        machine: MachineConfig,
+        credentials: Option<Credentials>,
+        arbiter: Option<Arc<dyn Arbiter>>,
+        reserve: Arc<Reserve>,
+    ) -> Self {
+        let (disks, at) = Default::default();
+        Self { machine, credentials, arbiter, reserve, disks, at }
+    }
+
+    /// Looks at everything, however long it takes; all that is missing, as one.
+    fn look(&self) -> Option<Lack> {
+        let mut lacks: Vec<Lack> = Vec::new();
+        let mut prove = |what: String, blocks: bool, proven: &dyn Fn() -> Result<(), String>| {
+            self.is_at(what);
+            if let Err(reason) = proven() {
+                lacks.push(Lack { reason, blocks });
+            }
+        };
+        for disk in &self.machine.disks {
+            prove(format!("disk {}", disk.path.display()), true, &|| self.disk(disk));
+        }
+        for (name, create) in self.taps() {
+            prove(format!("net tap={name}"), true, &|| tap(name, create));
+        }
+        prove("descriptors".to_owned(), true, &|| {
+            self.reserve.hold().map_err(|error| error.to_string())
+        });
+        for path in self.boot_files() {
+            prove(path.display().to_string(), false, &|| readable(path));
+        }
+        if let Some(credentials) = &self.credentials {
+            prove("certificate".to_owned(), false, &|| {
+                credentials.check_validity().map_err(|error| error.to_string())
+            });
+        }
+        if let Some(arbiter) = &self.arbiter {
+            prove("arbiter".to_owned(), false, &|| {
+                arbiter.answers().map_err(|error| format!("the arbiter cannot be asked: {error}"))
+            });
+        }
+        self.is_at(String::new());
+        let blocks = lacks.iter().any(|lack| lack.blocks);
+        let reasons: Vec<_> = lacks.into_iter().map(|lack| lack.reason).collect();
+        (!reasons.is_empty()).then(|| Lack { reason: reasons.join("; "), blocks })
+    }
+
+    fn taps(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.machine.nets.iter().filter_map(|net| match &net.backend {
+            NetBackend::Tap(name) => Some((name.as_str(), net.create)),
+            _ => None,
+        })
+    }
+
+    fn boot_files(&self) -> impl Iterator<Item = &Path> {
+        let boot = self.machine.boot.iter();
+        boot.flat_map(|boot| std::iter::once(&boot.kernel).chain(&boot.initrd))
+            .map(PathBuf::as_path)
+    }
+
+    /// The image can be opened as it will be, is still the file that it was, and can be read.
+    fn disk(&self, disk: &DiskConfig) -> Result<(), String> {
+        let failed =
+            |what: &str, error: io::Error| format!("disk {}: {what}: {error}", disk.path.display());
+        let file = File::options()
+            .read(true)
+            .write(!disk.read_only)
+            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open(&disk.path)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    failed("it cannot be written", error)
+                }
+                _ => failed("it cannot be opened", error),
+            })?;
+        let metadata = file.metadata().map_err(|error| failed("it cannot be looked at", error))?;
+        let found = match metadata.file_type().is_block_device() {
+            true => FileOf(u64::MAX, metadata.rdev()),
+            false => FileOf(metadata.dev(), metadata.ino()),
+        };
+        if metadata.len() > 0 {
+            file.read_exact_at(&mut [0; 1], 0)
+                .map_err(|error| failed("it cannot be read", error))?;
+        }
+        let mut disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
+        match disks.get(&disk.path) {
+            None => drop(disks.insert(disk.path.clone(), found)),
+            Some(known) if *known == found => {}
+            Some(_) => {
+                return Err(format!(
+                    "disk {}: another file has taken its place since this standby began: put the former one back, or \
+                     start the standby again",
+                    disk.path.display()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_at(&self, what: String) {
+        *self.at.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    fn hangs(&self) -> Lack {
+        let at = self.at.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Lack { reason: format!("{at}: no answer for {PATIENCE:?}"), blocks: true }
+    }
+
+    /// Looks at everything again and again, until the watch is dropped; `told` is given what is missing, when that changes.
+    /// Returns when everything was looked at once.
+    ///
+    /// # Errors
+    /// When the process is out of threads.
+    pub fn watch(
+        self: &Arc<Self>,
+        mut told: impl FnMut(Option<Lack>) + Send + 'static,
+    ) -> io::Result<Watch> {
+        let over = Arc::new(AtomicBool::new(false));
+        let (found, finding) = sync_channel(1);
+        let (resources, ends) = (self.clone(), over.clone());
+        std::thread::Builder::new().name("resources".to_owned()).spawn(move || {
+            seccomp::enter(Role::Main, &[]);
+            resources.look_on(&ends, &found);
+        })?;
+        let mut last = self.found(&finding).unwrap_or_default();
+        told(last.clone());
+        let resources = self.clone();
+        std::thread::Builder::new().name("resources-told".to_owned()).spawn(move || {
+            seccomp::enter(Role::Main, &[]);
+            while let Some(lack) = resources.found(&finding) {
+                if lack != last {
+                    last.clone_from(&lack);
+                    told(lack);
+                }
+            }
+        })?;
+        Ok(Watch(over))
+    }
+
+    fn look_on(&self, over: &AtomicBool, found: &SyncSender<Option<Lack>>) {
+        while !over.load(Ordering::Relaxed) {
+            // Fails only when the other thread has panicked, which ends the process.
+            let _ = found.send(self.look());
+            std::thread::sleep(EVERY);
+        }
+    }
+
+    /// What was found missing last; none when nobody looks any more.
+    fn found(&self, finding: &Receiver<Option<Lack>>) -> Option<Option<Lack>> {
+        match finding.recv_timeout(EVERY + PATIENCE) {
+            Ok(lack) => Some(lack),
+            Err(RecvTimeoutError::Timeout) => Some(Some(self.hangs())),
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
+    }
+}
+
+/// As long as there is one, everything is looked at.
+pub struct Watch(Arc<AtomicBool>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// P7: a guest that goes on here and reaches nobody has not survived.
+fn tap(name: &str, create: bool) -> Result<(), String> {
+    let found = interface::look(name)
+        .map_err(|error| format!("net tap={name}: the kernel cannot be asked: {error}"))?;
+    match found {
+        None if create => Ok(()),
+        None => Err(interface::no_interface(name)),
+        Some(found) if found.kind != "tap" => Err(interface::no_tap(name, &found.kind)),
+        Some(found) if !found.up => {
+            Err(format!("net tap={name}: it is down: `ip link set {name} up`"))
+        }
+        Some(found) if !found.has_master && !found.has_address => Err(format!(
+            "net tap={name}: it is attached to nothing: make it a port of a bridge (`ip link set {name} master BRIDGE`), or \
+             give it an address to route by"
+        )),
+        Some(_) => Ok(()),
+    }
+}
+
+fn readable(path: &Path) -> Result<(), String> {
+    File::open(path)
+        .map(drop)
+        .map_err(|error| format!("{}: it cannot be opened: {error}", path.display()))
+}

@@ -1,0 +1,291 @@
+//! A standby that says `ready` could go on with the guest: what it needs is proven at start and again while the guest is
+//! protected. What goes away is said on both sides, and neither says `protected` then.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod micro;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
+
+use kemari_tests::pair::status::{Status, control};
+use kemari_tests::process::{Process, tied_to_us};
+use micro::{KEMARI, PATIENCE};
+use serde_json::Value;
+
+/// Gives this thread, and whatever it starts, a network of its own.
+fn own_network() -> bool {
+    // SAFETY: a system call that changes the network namespace of this thread only.
+    let permitted = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
+    if !permitted {
+        eprintln!("SKIPPED: this machine permits no network namespace");
+    }
+    permitted
+}
+
+#[track_caller]
+fn ip(arguments: &str) {
+    let done = Command::new("ip").args(arguments.split(' ')).status().unwrap();
+    assert!(done.success(), "ip {arguments}");
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+    /// What the guest has, behind `{side}` of which each side has its own.
+    devices: Vec<&'static str>,
+}
+
+impl Bench {
+    fn new(devices: &[&'static str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("disk.img"), vec![0; 1 << 20]).unwrap();
+        Self { dir, devices: devices.to_vec() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn show(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    fn flags(&self, side: &str) -> Vec<String> {
+        let filled = |device: &&str| {
+            device.replace("{side}", side).replace("{dir}", &self.dir.path().display().to_string())
+        };
+        let mut flags: Vec<String> = self.devices.iter().map(filled).collect();
+        flags.push(format!("--control={}", self.show(side)));
+        flags.push(format!("--arbiter=file:{}", self.show("arbiter")));
+        flags.push("--serial=none".into());
+        flags
+    }
+
+    fn primary(&self) -> Process {
+        let mut command = tied_to_us(Path::new(KEMARI));
+        command.args(["run", "--memory", "64", "--kernel"]).arg(micro::image());
+        command.args(self.flags("a")).stdin(Stdio::null());
+        let primary = Process::start("a", command, &self.path("a.log")).unwrap();
+        self.wait("a", |status| status["state"] == "alone");
+        primary
+    }
+
+    fn standby(&self, command: Command) -> Process {
+        let standby = Process::start("b", self.as_standby(command), &self.path("b.log")).unwrap();
+        standby.wait_line("listening on", PATIENCE).unwrap();
+        standby
+    }
+
+    fn as_standby(&self, mut command: Command) -> Command {
+        command.args(["standby", &format!("--listen=unix:{}", self.show("link"))]);
+        command.args(self.flags("b")).stdin(Stdio::null());
+        command
+    }
+
+    fn protect(&self) -> Result<Value, String> {
+        let link = format!("unix:{}", self.show("link"));
+        control(Path::new(KEMARI), &self.path("a"), &["protect", &link])
+            .map_err(|error| format!("{error:#}"))
+    }
+
+    fn status(&self, side: &str) -> Option<Value> {
+        Status::ask(Path::new(KEMARI), &self.path(side)).ok().map(|status| status.json().clone())
+    }
+
+    #[track_caller]
+    fn wait(&self, side: &str, until: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let found = self.status(side);
+            if let Some(status) = found.as_ref().filter(|status| until(status)) {
+                return status.clone();
+            }
+            assert!(Instant::now() < deadline, "{side}: {found:?}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Both sides say that the guest is not protected, and why.
+    #[track_caller]
+    fn degraded(&self, reason: &str) {
+        for side in ["a", "b"] {
+            self.wait(side, |status| {
+                let why = status["reason"].as_str().unwrap_or_default();
+                status["state"] == "degraded" && why.contains(reason)
+            });
+        }
+    }
+
+    #[track_caller]
+    fn protected(&self) {
+        self.wait("a", |status| status["state"] == "protected" && status["reason"].is_null());
+        self.wait("b", |status| status["state"] == "ready");
+    }
+}
+
+fn kemari() -> Command {
+    tied_to_us(Path::new(KEMARI))
+}
+
+#[track_caller]
+fn refused(output: &Output, parts: &[&str]) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for part in parts {
+        assert!(said.contains(part), "expected `{part}` in: {said}");
+    }
+}
+
+/// The kernel would make a tap that was typed wrong, attached to nothing.
+#[test]
+fn an_interface_that_is_not_there_is_a_mistake_on_either_side() {
+    if !own_network() {
+        return;
+    }
+    ip("tuntap add tun0 mode tun");
+    let kernel = micro::image().to_str().unwrap();
+    let listen = format!("--listen=unix:{}", tempfile::tempdir().unwrap().path().display());
+    for command in [&["run", "--kernel", kernel][..], &["standby", &listen]] {
+        let with = |net: &str| {
+            Command::new(KEMARI)
+                .args(command)
+                .args(["--serial=none", "--net", net])
+                .stdin(Stdio::null())
+                .output()
+                .unwrap()
+        };
+        let parts = ["tap=tpa0", "no such interface", "ip tuntap add tpa0 mode tap", "create=on"];
+        refused(&with("tap=tpa0"), &parts);
+        refused(&with("tap=lo"), &["tap=lo", "expected a tap, found"]);
+        refused(&with("tap=tun0"), &["tap=tun0", "expected a tap, found tun"]);
+        refused(&with("stream=/nowhere,create=on"), &["create=on is for tap=IFNAME"]);
+    }
+    let made = Command::new("ip").args(["link", "show", "tpa0"]).output().unwrap();
+    assert!(!made.status.success(), "nobody has made it");
+
+    // Unless it was asked for.
+    let bench = Bench::new(&["--net=tap=made{side},create=on"]);
+    let _primary = bench.primary();
+    ip("link show madea");
+}
+
+#[test]
+fn a_tap_that_goes_away_is_said_on_both_sides() {
+    if !own_network() {
+        return;
+    }
+    ip("link add br0 type bridge");
+    for tap in ["tapa", "tapb"] {
+        ip(&format!("tuntap add {tap} mode tap"));
+        ip(&format!("link set {tap} master br0"));
+    }
+    ip("link set tapa up");
+    let bench = Bench::new(&["--net=tap=tap{side}"]);
+    let _primary = bench.primary();
+    // It was down at start: known before a primary comes, and said to it.
+    let standby = bench.standby(kemari());
+    let refusal = bench.protect().unwrap_err();
+    assert!(refusal.contains("tapb") && refusal.contains("down"), "{refusal}");
+    let waiting = bench.wait("b", |status| status["state"] == "waiting");
+    assert!(waiting["reason"].as_str().unwrap().contains("ip link set tapb up"), "{waiting}");
+
+    ip("link set tapb up");
+    standby.wait_line("nothing is missing any more", PATIENCE).unwrap();
+    assert_eq!(bench.protect().unwrap()["state"], "protected");
+    bench.protected();
+    ip("link set tapb down");
+    bench.degraded("tap=tapb: it is down");
+    ip("link set tapb up");
+    bench.protected();
+    ip("link set tapb nomaster");
+    bench.degraded("tap=tapb: it is attached to nothing");
+    // An address to route by will do.
+    ip("addr add 10.77.0.1/24 dev tapb");
+    bench.protected();
+    ip("link del tapb");
+    bench.degraded("tap=tapb: no such interface");
+}
+
+/// A standby whose disk is away does not take the right from its primary, says so, and takes over when it is back.
+#[test]
+fn a_disk_that_goes_away_holds_a_takeover_back() {
+    let bench = Bench::new(&["--disk=path={dir}/{side}.img"]);
+    for side in ["a", "b"] {
+        std::os::unix::fs::symlink(bench.path("disk.img"), bench.path(&format!("{side}.img")))
+            .unwrap();
+    }
+    let mut primary = bench.primary();
+    let _standby = bench.standby(kemari());
+    bench.protect().unwrap();
+    bench.protected();
+    // The standby's way to it, not the primary's.
+    let (link, away) = (bench.path("b.img"), bench.path("away"));
+    std::fs::rename(&link, &away).unwrap();
+    bench.degraded("b.img: it cannot be opened");
+    std::fs::copy(bench.path("disk.img"), &link).unwrap();
+    bench.degraded("another file has taken its place");
+    std::fs::remove_file(&link).unwrap();
+
+    primary.kill().unwrap();
+    let held = bench.wait("b", |status| status["state"] == "doubting");
+    let why = held["reason"].as_str().unwrap();
+    assert!(why.contains("will not take over") && why.contains("b.img"), "{why}");
+    std::fs::rename(&away, &link).unwrap();
+    bench.wait("b", |status| status["role"] == "primary" && status["state"] == "alone");
+}
+
+#[test]
+fn an_arbiter_that_does_not_answer_is_said() {
+    let bench = Bench::new(&[]);
+    let _primary = bench.primary();
+    let _standby = bench.standby(kemari());
+    bench.protect().unwrap();
+    bench.protected();
+    std::fs::rename(bench.path("arbiter"), bench.path("away")).unwrap();
+    bench.degraded("the arbiter cannot be asked");
+    std::fs::rename(bench.path("away"), bench.path("arbiter")).unwrap();
+    bench.protected();
+}
+
+/// Whatever limit a standby begins with: it protects nobody, or it can take over.
+#[test]
+fn a_standby_has_the_descriptors_for_a_takeover() {
+    let bench = Bench::new(&["--disk=path={dir}/disk.img"]);
+    let limited = |limit: usize| {
+        let mut command = tied_to_us(Path::new("sh"));
+        command.args(["-c", &format!("ulimit -n {limit}; exec \"$@\""), "sh", KEMARI]);
+        command
+    };
+    refused(
+        &bench.as_standby(limited(60)).output().unwrap(),
+        &["free descriptors", "ulimit -Hn", "LimitNOFILE="],
+    );
+    let mut primary = bench.primary();
+    // The lowest that it takes, and the lowest that suffices for the guest as well.
+    let mut limit = 60;
+    let mut standby = loop {
+        limit += 4;
+        let mut standby =
+            Process::start("b", bench.as_standby(limited(limit)), &bench.path("b.log")).unwrap();
+        if standby.wait_line("listening on", PATIENCE).is_none() {
+            continue;
+        }
+        match bench.protect() {
+            Ok(_) => break standby,
+            Err(refusal) => {
+                assert!(
+                    refusal.contains("descriptors") || refusal.contains("open files"),
+                    "with {limit}: {refusal}"
+                );
+            }
+        }
+        standby.kill().unwrap();
+        assert!(limit < 1000);
+    };
+    bench.protected();
+    primary.kill().unwrap();
+    bench.wait("b", |status| status["role"] == "primary" && status["state"] == "alone");
+    let said = standby.lines().join("\n");
+    assert!(!said.contains("open files"), "with {limit}: {said}");
+    assert_eq!(standby.exited(), None);
+}
