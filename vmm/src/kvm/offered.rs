@@ -259,15 +259,20 @@ fn counters(cpuid: &CpuId) -> Vec<u32> {
     list
 }
 
-/// Registers that every guest has, without a bit that says so: IA32_DEBUGCTL.
-const ALWAYS: [u32; 1] = [0x1d9];
+/// What a guest on an Intel processor has without a bit that says so: IA32_DEBUGCTL. AMD's is no state where branches are not
+/// recorded for guests, and KVM notes each write to it in the kernel's log.
+fn without_a_bit(cpuid: &CpuId) -> &'static [u32] {
+    // The first letters of GenuineIntel.
+    let intel = super::cpuid::leaf(cpuid, 0, 0)[1] == u32::from_le_bytes(*b"Genu");
+    if intel { &[0x1d9] } else { &[] }
+}
 
 /// Every register that a guest with this CPUID has by it, as far as `read` finds it.
 pub(super) fn implied(cpuid: &CpuId, read: impl Fn(u32) -> Option<u64>) -> Vec<u32> {
     let features = FEATURES.iter().filter(|feature| feature.bit.is_set(cpuid));
     let mut list: Vec<u32> = features.flat_map(|feature| feature.msrs(&read)).collect();
     list.extend(counters(cpuid));
-    list.extend(ALWAYS);
+    list.extend(without_a_bit(cpuid));
     list
 }
 
@@ -322,14 +327,17 @@ mod tests {
             let cpuid = CpuId::from_entries(&[entry(1, 0, regs)]).unwrap();
             implied(&cpuid, |msr| Some(if msr == MCG_CAP { mcg } else { mtrr }))
         };
-        assert_eq!(offers([0; 4], 0, 0), ALWAYS);
-        assert_eq!(offers([0, 0, 0, 1 << 12], 0, 0x508).len(), 16 + 11 + 1 + ALWAYS.len());
+        assert!(offers([0; 4], 0, 0).is_empty());
+        assert_eq!(offers([0, 0, 0, 1 << 12], 0, 0x508).len(), 16 + 11 + 1);
         assert_eq!(offers([0, 0, 0, 1 << 12], 0, 0x2)[..5], [0x200, 0x201, 0x202, 0x203, 0x2ff]);
         assert_eq!(
             offers([0, 0, 0, 1 << 14], 2 | 1 << 8, 0)[..10],
             [0x17a, 0x400, 0x401, 0x402, 0x403, 0x404, 0x405, 0x406, 0x407, 0x17b]
         );
         assert_eq!(offers([0, 0, 0, 1 << 14], 1 | 1 << 10, 0)[5], 0x280);
+        let intel = [0x1f, u32::from_le_bytes(*b"Genu"), 0, 0];
+        let intel = CpuId::from_entries(&[entry(0, 0, intel)]).unwrap();
+        assert_eq!(implied(&intel, |_| None), [0x1d9]);
         let counters = CpuId::from_entries(&[entry(0xa, 0, [0x0203, 0, 0, 1])]).unwrap();
         assert_eq!(
             implied(&counters, |_| None)[..7],
