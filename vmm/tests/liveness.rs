@@ -175,8 +175,28 @@ fn a_machine_whose_engine_is_stuck_fails_over() {
         options.steps = held.steps();
     });
     held.hold();
+    // Nor is an operator kept waiting, nor whoever asks after him.
+    let refused = bench.engine.run_alone().unwrap_err();
+    assert!(refused.contains("the engine is stuck"), "{refused}");
     goes_on_over_there(bench);
     held.let_go();
+}
+
+/// P7: a machine that has failed is gone on from at once. What it has still to perform waits for an arbiter that is out of
+/// reach; the standby does not wait for that.
+#[test]
+fn a_machine_that_has_failed_is_gone_on_from_at_once() {
+    let bench = protected(Duration::ZERO, |_| {});
+    let Bench { dir: _dir, cable: _cable, standby, machine, engine, fence } = bench;
+    fence.silent.store(true, Ordering::SeqCst);
+    wait_for("an effect that waits", || machine.gate().waits_for_fence());
+    machine.end(Ended::Failed("vCPU 0 cannot go on".into()));
+    let ended = machine.wait();
+    let concluding = std::thread::spawn(move || engine.conclude(&ended));
+    let End::TakeOver(inherited) = standby.end() else { panic!("the standby was to go on") };
+    assert!(inherited.reason.contains("vCPU 0 cannot go on"), "{}", inherited.reason);
+    assert!(!concluding.is_finished(), "it came to rest before: this test shows nothing");
+    assert_eq!(concluding.join().unwrap(), None);
 }
 
 /// A stall that passes before anybody has gone on with the guest leaves the machine as it was: here nobody can, since there

@@ -209,6 +209,14 @@ impl MachineState {
 /// # Errors
 /// When memory cannot be read.
 pub fn hash_memory(memory: &GuestMemory) -> Result<u64, vm_memory::GuestMemoryError> {
+    hash_memory_telling(memory, || {})
+}
+
+/// As [`hash_memory`]; `goes_on` is called again and again meanwhile.
+pub(super) fn hash_memory_telling(
+    memory: &GuestMemory,
+    goes_on: impl Fn(),
+) -> Result<u64, vm_memory::GuestMemoryError> {
     let mut hash = Xxh3::new();
     let mut chunk = vec![0; 64 * PAGE_SIZE];
     for region in memory.iter() {
@@ -217,6 +225,7 @@ pub fn hash_memory(memory: &GuestMemory) -> Result<u64, vm_memory::GuestMemoryEr
             let len = chunk.len().min((region.len() - offset) as usize);
             region.read_slice(&mut chunk[..len], MemoryRegionAddress(offset))?;
             hash.update(&chunk[..len]);
+            goes_on();
             offset += len as u64;
         }
     }

@@ -265,8 +265,13 @@ impl Engine {
         let left = match ended {
             Ended::PoweredOff => self.leave(Event::GuestPoweredOff),
             Ended::Signal(_) => self.leave(Event::OperatorStop),
-            // It is to take over.
-            Ended::Failed(_) | Ended::Fenced(_) => None,
+            // It is to take over, and not to wait for what this side still does.
+            Ended::Failed(why) => {
+                self.watchdog.has_failed(why);
+                let _ = self.leave(Event::Tick);
+                None
+            }
+            Ended::Fenced(_) => None,
         };
         let limit = if self.watchdog.is_stalled() { STUCK_REST } else { REST };
         if !self.machine.stop_within(limit) {

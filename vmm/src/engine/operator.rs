@@ -11,7 +11,7 @@ use crate::machine::Ended;
 use crate::ungated::Ungated;
 
 /// What an operator is told of an engine whose lock somebody holds: its thread serves others, too, and waits for nobody.
-const STUCK: &str =
+pub(super) const STUCK: &str =
     "the engine is stuck: one of its threads waits for something with its lock held";
 
 /// The last wish for a standby.

@@ -16,7 +16,7 @@ use io_gate::host::EffectId;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::timerfd::TimerFd;
 
-use super::checkpoint::{MachineState, hash_memory};
+use super::checkpoint::{MachineState, hash_memory_telling};
 use super::sender::{Checkpoint, Item};
 use super::status::EngineStats;
 use super::{Core, Engine};
@@ -26,6 +26,8 @@ use crate::memory::PageReader;
 /// A guest that has written no more pages than this in an epoch is as good as idle: its timer tick
 /// and little else.
 const IDLE_PAGES: u64 = 24;
+/// Of so many pages copied it is noted that this went on.
+const WORK_PAGES: usize = 1 << 14;
 
 /// How soon to look again when a vCPU cannot go on: its reset is served by the thread that looks.
 const UNTIL_RESET: Duration = Duration::from_millis(1);
@@ -267,7 +269,8 @@ impl Engine {
         if !self.options.verify {
             return Ok(None);
         }
-        Ok(Some(Hashes { memory: hash_memory(self.machine.memory())?, state: state.hash()? }))
+        let memory = hash_memory_telling(self.machine.memory(), || self.machine.note_work())?;
+        Ok(Some(Hashes { memory, state: state.hash()? }))
     }
 
     /// Tells the core of the checkpoint, which makes it one of the session over `link`. None when that has ended meanwhile.
@@ -302,7 +305,10 @@ impl Engine {
     fn copy_pages(&self, frames: &[u64], pages: &mut PageFrames) -> Result<(), Failure> {
         pages.begin(frames.len());
         let mut memory = PageReader::new(self.machine.memory());
-        for frame in frames {
+        for (index, frame) in frames.iter().enumerate() {
+            if index % WORK_PAGES == 0 {
+                self.machine.note_work();
+            }
             let address = frame * PAGE_SIZE as u64;
             pages.push(address, |page| memory.read(address, page))?;
         }

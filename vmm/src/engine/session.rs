@@ -11,9 +11,10 @@ use ft_core::primary::Event;
 use ft_core::wire::{Frame, HEADER_LEN, Header, Message, Outgoing, PROTOCOL, WireError};
 use ft_core::{LinkId, Term};
 
+use super::operator::STUCK;
 use super::outbox::{Control, Outbox};
 use super::sender::{Item, send};
-use super::{Core, Engine};
+use super::{Core, Engine, STATUS_PATIENCE};
 use crate::arbiter::Arbiter;
 use crate::audit;
 use crate::link::{Buffers, Link};
@@ -97,7 +98,7 @@ impl Engine {
         if self.options.security.tls.is_none() {
             return Err("expected a link with --tls, found one without".to_owned());
         }
-        let core = self.lock();
+        let core = self.lock_within(STATUS_PATIENCE).ok_or(STUCK)?;
         let session = core.session.as_ref();
         let (tell, told) = sync_channel(1);
         session.ok_or("expected a link to a standby, found none")?.rotate_keys(tell);

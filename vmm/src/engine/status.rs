@@ -4,6 +4,7 @@ use ft_core::primary::{Phase, Report};
 use io_gate_host::{GateHost, LatencySummary};
 use serde_json::{Value, json};
 
+use super::operator::STUCK;
 use super::{Engine, STATUS_PATIENCE};
 use crate::stats::{Distribution, Summary};
 
@@ -131,7 +132,7 @@ impl Engine {
             "state": STALLED,
             "name": self.options.name,
             "pid": std::process::id(),
-            "reason": "the engine is stuck: one of its threads waits for something with its lock held",
+            "reason": STUCK,
         })
     }
 

@@ -11,7 +11,7 @@
 //! carried out later and cannot be taken back; to have another machine go on meanwhile would risk what it writes (P2).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use ft_core::primary::Event;
@@ -32,6 +32,8 @@ const TERM_LOOK: Duration = Duration::from_secs(1);
 pub(super) struct Watchdog {
     looks: AtomicU64,
     stalled: AtomicBool,
+    /// Why the machine will make no progress any more.
+    failed: OnceLock<String>,
 }
 
 impl Watchdog {
@@ -42,13 +44,22 @@ impl Watchdog {
 
     /// Whether the machine makes no progress.
     pub(super) fn is_stalled(&self) -> bool {
-        self.stalled.load(Ordering::Acquire)
+        self.stalled.load(Ordering::Acquire) || self.failed.get().is_some()
+    }
+
+    /// The machine has failed: there is nothing to wait for.
+    pub(super) fn has_failed(&self, why: &str) {
+        // The first reason counts.
+        let _ = self.failed.set(format!("the machine has failed: {why}"));
     }
 }
 
 impl Engine {
     /// Why the machine counts as stalled.
     pub(super) fn stall_reason(&self) -> String {
+        if let Some(failed) = self.watchdog.failed.get() {
+            return failed.clone();
+        }
         format!(
             "the devices, a vCPU or the engine have made no progress for {:?} (--stall-timeout)",
             self.options.stall_timeout
@@ -115,14 +126,17 @@ fn watch(engine: &Weak<Engine>, every: Duration) {
         if engine.machine.events().ended().is_some() {
             return;
         }
+        // What takes long and goes on is no stall: clearing or copying all of a large memory.
+        let work = engine.machine.work_done();
         let looks = engine.watchdog.looks.load(Ordering::Relaxed);
+        let (watched, looks) = (looks > 0, looks + work);
         let stalled = engine.watchdog.is_stalled();
         if looks != seen {
             (seen, missed) = (looks, 0);
             if stalled {
                 engine.found(false);
             }
-        } else if looks > 0 {
+        } else if watched {
             missed += 1;
             if missed >= LOOKS && !stalled {
                 engine.found(true);

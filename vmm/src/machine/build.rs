@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use io_gate::host::Ledger;
@@ -154,6 +154,7 @@ impl Machine {
             power_on,
             device_thread,
             started: AtomicBool::new(false),
+            work: AtomicU64::new(0),
             fence_hook: OnceLock::new(),
             wakes: Mutex::new(wakes),
             images: Mutex::new(None),

@@ -16,6 +16,9 @@ use crate::kvm::{ClockPolicy, FatalExit};
 use crate::layout::PAGE_SIZE;
 use crate::seccomp::{self, Role};
 
+/// Of so many bytes of memory cleared it is noted that this went on.
+const WORK_BYTES: u64 = 64 << 20;
+
 impl Machine {
     /// Loads the kernel and sets the first vCPU to enter it. vCPUs paused.
     ///
@@ -127,6 +130,9 @@ impl Machine {
         for region in self.memory.iter() {
             for offset in (0..region.len()).step_by(PAGE_SIZE as usize) {
                 let address = region.start_addr().unchecked_add(offset);
+                if offset.is_multiple_of(WORK_BYTES) {
+                    self.note_work();
+                }
                 self.memory.read_slice(&mut page, address)?;
                 if page != zeros {
                     self.memory.write_slice(&zeros, address)?;

@@ -29,7 +29,7 @@ pub use register_port::RegisterPort;
 pub use virtio_mmio::{Registers, TransportError, TransportState, VirtioMmio};
 
 use std::os::fd::RawFd;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ft_core::handshake::{DeviceLayout, MachineLayout, MemoryRegion};
@@ -57,6 +57,8 @@ pub struct Machine {
     power_on: PowerOn,
     device_thread: DeviceThread,
     started: AtomicBool,
+    /// Counts what the device thread does where one thing takes long.
+    work: AtomicU64,
     fence_hook: OnceLock<FenceHook>,
     /// The counters by which its threads wake each other.
     wakes: Mutex<Vec<RawFd>>,
@@ -134,6 +136,17 @@ impl Machine {
     /// One more of them; before [`start`](Self::start).
     pub fn add_wake(&self, event: RawFd) {
         self.wakes.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+
+    /// Counted up by the device thread in the middle of what takes long: it is not stuck.
+    pub fn note_work(&self) {
+        self.work.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How far that is.
+    #[must_use]
+    pub fn work_done(&self) -> u64 {
+        self.work.load(Ordering::Relaxed)
     }
 
     /// The way to the device thread.
