@@ -1,11 +1,13 @@
 //! Takes the records: a buffer of a fixed size, and the thread that writes what is in it.
 //!
-//! Whoever records never waits: a full buffer drops the record and counts it. One exception: a
+//! Whoever records never waits for the files (P7): a full buffer drops the record and counts it. One exception: a
 //! standby waits a moment for the record of an acknowledgement to be written before it sends it, so that its
-//! death right after cannot take the evidence along.
+//! death right after cannot take the evidence along. Where the files do not take it in that moment, nobody
+//! waits again until the writer has caught up.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,7 +23,7 @@ use crate::arbiter::holder_name;
 use crate::seccomp::{self, Role};
 
 /// Records that wait to be written, at most; there are two such buffers.
-const CAPACITY: usize = 1 << 15;
+pub(super) const CAPACITY: usize = 1 << 15;
 /// The writer gathers records for so long: what a dead process had performed and not yet on record.
 const GATHER: Duration = Duration::from_millis(1);
 /// How long an acknowledgement waits for its record.
@@ -31,6 +33,7 @@ const LAST_RECORDS: Duration = Duration::from_secs(1);
 
 /// Takes the records of one process.
 pub struct Recorder {
+    /// Never held across a system call that can block: the gate takes it with the ledger locked.
     state: Mutex<State>,
     /// The writer waits on it.
     work: Condvar,
@@ -38,11 +41,9 @@ pub struct Recorder {
     written: Condvar,
     /// When the log began, by two clocks that run alike.
     origin: (Instant, u64),
-    /// Taken before the state's lock, never while that is held.
-    writer: Mutex<Writer>,
 }
 
-/// Whoever holds it writes.
+/// The thread that writes has it, and nobody else: a file system may hang.
 struct Writer {
     files: Files,
     taken: Vec<Entry>,
@@ -87,7 +88,7 @@ struct State {
 }
 
 impl Recorder {
-    fn new(monotonic: u64, files: Files) -> Self {
+    pub(super) fn new(monotonic: u64) -> Self {
         Self {
             state: Mutex::new(State {
                 waiting: Vec::with_capacity(CAPACITY),
@@ -105,11 +106,6 @@ impl Recorder {
             work: Condvar::new(),
             written: Condvar::new(),
             origin: (Instant::now(), monotonic),
-            writer: Mutex::new(Writer {
-                files,
-                taken: Vec::with_capacity(CAPACITY),
-                failing: false,
-            }),
         }
     }
 
@@ -123,8 +119,8 @@ impl Recorder {
         self.wake(state);
     }
 
-    /// As [`record`](Self::record), and sees that the record is with the kernel, where the death of this
-    /// process does not reach it. Not for a thread that runs the guest.
+    /// As [`record`](Self::record), and waits until the record is with the kernel, where the death of this
+    /// process does not reach it, for a bounded time. Not for a thread that runs the guest.
     pub fn settle(&self, event: Event) {
         let mut state = self.lock();
         state.push(self.now(), event);
@@ -132,23 +128,6 @@ impl Recorder {
             return self.wake(state);
         }
         let target = state.next;
-        drop(state);
-        // By this thread itself: to wake the writer and be woken takes many times as long.
-        match self.writer.try_lock() {
-            Ok(mut writer) => {
-                let begun = Instant::now();
-                self.flush(&mut writer);
-                if begun.elapsed() > SETTLE {
-                    self.lock().late = true;
-                }
-            }
-            // It writes right now, and what is missing next.
-            Err(_) => self.wait_written(target),
-        }
-    }
-
-    fn wait_written(&self, target: u64) {
-        let mut state = self.lock();
         state.urgent = true;
         state.writer_waits = false;
         self.work.notify_one();
@@ -176,14 +155,15 @@ impl Recorder {
         }
     }
 
-    fn write(&self) {
+    fn write(&self, files: Files) {
         seccomp::enter(Role::Audit, &[]);
+        let mut writer = Writer { files, taken: Vec::with_capacity(CAPACITY), failing: false };
         while self.wait_for_work() {
-            self.flush(&mut self.writer.lock().unwrap_or_else(PoisonError::into_inner));
+            self.flush(&mut writer);
         }
     }
 
-    /// Writes what waits. Records are taken by whoever holds the writer: so they stay in order.
+    /// Writes what waits.
     fn flush(&self, writer: &mut Writer) {
         let mut state = self.lock();
         std::mem::swap(&mut state.waiting, &mut writer.taken);
@@ -215,6 +195,23 @@ impl Recorder {
         let gathered = self.work.wait_timeout_while(state, GATHER, gather);
         drop(gathered.unwrap_or_else(PoisonError::into_inner));
         true
+    }
+
+    /// What waits, and how much has been dropped.
+    #[cfg(test)]
+    pub(super) fn backlog(&self) -> (usize, u64) {
+        let state = self.lock();
+        (state.waiting.len(), state.dropped)
+    }
+
+    /// Writes all that waits, and the end.
+    #[cfg(test)]
+    pub(super) fn finish(&self, files: Files) {
+        let mut writer = Writer { files, taken: Vec::with_capacity(CAPACITY), failing: false };
+        self.flush(&mut writer);
+        self.record(Event::Fenced);
+        self.lock().push(self.now(), Event::Ended);
+        self.flush(&mut writer);
     }
 
     /// The last record, and waits until it is written.
@@ -361,11 +358,11 @@ impl AuditLog {
             path: spec.base.display().to_string(),
             source,
         })?;
-        let recorder = Arc::new(Recorder::new(monotonic, files));
+        let recorder = Arc::new(Recorder::new(monotonic));
         let writer = recorder.clone();
         std::thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || writer.write())
+            .spawn(move || writer.write(files))
             .map_err(|source| AuditError {
                 what: "start the thread that writes",
                 path: spec.base.display().to_string(),
@@ -389,13 +386,23 @@ impl AuditLog {
 impl Drop for AuditLog {
     fn drop(&mut self) {
         self.recorder.end();
-        for (path, file) in &self.spare {
-            // One that stays does no harm: a reader passes over it.
-            let is_empty = std::fs::metadata(path).is_ok_and(|found| found.len() == 0);
-            if is_empty || !self.kept.load(Ordering::Relaxed) {
-                own_files::give_back(path, *file);
-            }
+        let spare = std::mem::take(&mut self.spare);
+        let kept = self.kept.load(Ordering::Relaxed);
+        let (done, is_done) = sync_channel(1);
+        let remove = move || {
+            spare.iter().for_each(|(path, file)| remove_unless_kept(path, *file, kept));
+            let _ = done.send(());
+        };
+        // By a thread that may hang with the file system: the process must not. Files that stay do no harm, a reader passes over them.
+        if std::thread::Builder::new().name("audit-end".to_owned()).spawn(remove).is_ok() {
+            let _ = is_done.recv_timeout(LAST_RECORDS);
         }
+    }
+}
+
+fn remove_unless_kept(path: &Path, file: FileId, kept: bool) {
+    if !kept || std::fs::metadata(path).is_ok_and(|found| found.len() == 0) {
+        own_files::give_back(path, file);
     }
 }
 

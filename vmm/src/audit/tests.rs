@@ -3,11 +3,13 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use io_gate::host::{EffectId, Epoch};
 use io_gate_host::{Noted, Observer, Op};
 
 use super::files::Files;
+use super::recorder::CAPACITY;
 use super::*;
 
 fn spec(dir: &Path, size: u64, keep: u32) -> AuditSpec {
@@ -265,5 +267,34 @@ fn what_does_not_fit_is_counted() {
     let told = log.entries.len() as u64 - 1 + count;
     assert!((given..=given + 1).contains(&told), "{told}");
     assert!(log.hole.as_ref().unwrap().contains(&format!("{count} records were dropped")));
+    assert!(matches!(verify(&[log], true), Verdict::Incomplete { .. }));
+}
+
+/// P7: files that take nothing, as on a file system that hangs: the thread that writes is not there at all. Whoever
+/// acknowledges waits once, for a bounded time, and touches no file; the buffer stays bounded and says what is missing.
+#[test]
+fn p7_nobody_waits_for_files_that_take_nothing() {
+    let (recorder, done) = (Arc::new(Recorder::new(0)), std::sync::mpsc::channel());
+    let (told, is_done) = done;
+    let acknowledging = recorder.clone();
+    let thread = std::thread::spawn(move || {
+        let begun = std::time::Instant::now();
+        for epoch in 0..100_000 {
+            acknowledging.settle(Event::AckSent { epoch, term: 1, session: 1, next: 1 });
+        }
+        told.send(begun.elapsed()).unwrap();
+    });
+    let took = is_done.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
+    thread.join().unwrap();
+    assert!(took < std::time::Duration::from_secs(30), "each one waits: {took:?}");
+    assert_eq!(recorder.backlog(), (CAPACITY - 1, 100_000 - (CAPACITY as u64 - 1)));
+
+    // They take something again: what is missing is on record, and a verifier says so.
+    let dir = tempfile::tempdir().unwrap();
+    let files = Files::create(&spec(dir.path(), 1 << 30, 2), header()).unwrap();
+    recorder.finish(files);
+    let log = read_one(dir.path());
+    let dropped = |entry: &Entry| matches!(entry.event, Event::Dropped { .. });
+    assert!(log.entries.iter().any(dropped) && log.hole.is_some());
     assert!(matches!(verify(&[log], true), Verdict::Incomplete { .. }));
 }
