@@ -64,6 +64,17 @@ impl Payload<'_> {
         self.len() == 0
     }
 
+    /// Adds bytes to those that the device has made, if they stay within `max`; whether they were added.
+    pub(crate) fn extend(&mut self, more: &[u8], max: usize) -> bool {
+        match &mut self.0 {
+            PayloadBytes::Inline(bytes) if bytes.len() + more.len() <= max => {
+                bytes.extend_from_slice(more);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// The guest memory it lies in, if it does.
     #[must_use]
     pub fn guest_ranges(&self) -> Option<&[GuestRange]> {

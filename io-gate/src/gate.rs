@@ -36,12 +36,12 @@ impl<'e> Gate<'e> {
         Self { ledger, origin, memory, brand: PhantomData }
     }
 
-    /// Whether so much is held that a device which can wait has to: it goes on in
+    /// Whether so much of the device's is not settled that a device which can wait has to: it goes on in
     /// [`RegisterDevice::proceed`](crate::RegisterDevice::proceed) when some of it has left. Staging
     /// is possible all the same.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.ledger.is_full()
+        self.ledger.is_full(self.origin.slot())
     }
 
     /// Reads guest memory, as a bus master does. A device that serves descriptor chains has no such

@@ -52,6 +52,7 @@ mod device;
 mod effect;
 mod gate;
 mod ledger;
+mod load;
 mod state;
 
 pub use chain::{Chain, ChainError, MemoryFault, Payload, Space};
@@ -77,4 +78,5 @@ pub mod host {
     pub use crate::ledger::{
         ChainOutcome, Counts, InFlightError, Ledger, Performable, check_in_flight, new_gate,
     };
+    pub use crate::load::{MAX_MEMORY, MAX_RECORDED, Weight};
 }

@@ -3,8 +3,8 @@
 
 use io_gate::host::{
     Alone, ChainOutcome, CommitAuthority, Committed, EffectId, EffectOp, Epoch, GuestBytes,
-    InFlightError, Ledger, MemoryFault, Origin, Performable, Record, Request, Term,
-    check_in_flight, new_gate,
+    InFlightError, Ledger, MAX_MEMORY, MAX_RECORDED, MemoryFault, Origin, Performable, Record,
+    Request, Term, check_in_flight, new_gate,
 };
 use io_gate::{
     BlockFlush, BlockWrite, ConsoleTx, DeviceError, NetTx, Payload, Port, Power, PowerEvent,
@@ -417,7 +417,7 @@ proptest! {
         }
         ledger.seal();
         let counts = ledger.counts();
-        prop_assert_eq!(counts.issued, counts.staged + counts.returned);
+        prop_assert_eq!(counts.issued, counts.staged + counts.merged + counts.returned);
     }
 }
 
@@ -477,4 +477,150 @@ fn a_detached_frame_is_held_with_its_bytes() {
         panic!("{record:?}")
     };
     assert_eq!(frame.inline_bytes(), Some(&[5; 72][..]));
+}
+
+fn print(ledger: &mut Ledger, slot: u16, byte: u8) {
+    ledger.detached_session(slot, |gate| gate.token::<ConsoleTx>().emit(PORT, vec![byte]));
+}
+
+/// The bytes of console effects, in order.
+fn printed(in_flight: &[Record]) -> Vec<u8> {
+    let bytes = in_flight.iter().filter_map(|record| match &record.request {
+        Request::Effect(EffectOp::ConsoleTx { bytes, .. }) => bytes.inline_bytes(),
+        _ => None,
+    });
+    bytes.flatten().copied().collect()
+}
+
+/// P9: a guest that prints byte by byte while its output is held makes the machine keep its bytes, and little besides.
+#[test]
+fn p9_held_bytes_of_a_console_are_gathered() {
+    let (mut ledger, _authority) = new_gate();
+    let text: Vec<u8> = (0..100_000_u32).map(|at| at as u8).collect();
+    for byte in &text {
+        print(&mut ledger, 4, *byte);
+        // Another console does not come between.
+        print(&mut ledger, 5, 0);
+    }
+    let weight = ledger.load_of(4);
+    assert!(weight.memory < 2 * text.len(), "{weight:?}");
+    let of_slot: Vec<Record> =
+        ledger.in_flight().into_iter().filter(|record| record.origin.slot() == 4).collect();
+    assert!(printed(&of_slot) == text, "every byte once, in order");
+    let encoded = postcard::to_allocvec(&of_slot).unwrap();
+    assert!(encoded.len() < text.len() + text.len() / 50, "{}", encoded.len());
+    let counts = ledger.counts();
+    assert_eq!(counts.issued, counts.staged + counts.merged);
+    ledger.seal();
+}
+
+/// P1: what is in a checkpoint is not added to, nor what has left; nor is anything added to what was dropped.
+#[test]
+fn p1_nothing_is_added_to_what_was_sealed_or_has_left() {
+    let (mut ledger, mut authority) = new_gate();
+    print(&mut ledger, 4, b'a');
+    let sealed = ledger.seal();
+    let checkpoint = ledger.in_flight();
+    print(&mut ledger, 4, b'b');
+    let left = ledger.release(authority.acknowledged(sealed));
+    assert_eq!(ids(&left), [1]);
+    assert_eq!(checkpoint[0], *left[0].record());
+    // Never settled: it stays in flight, and has left all the same.
+    drop(left);
+    assert_eq!(ledger.held(), 1);
+    let sealed = ledger.seal();
+    drop(ledger.release(authority.acknowledged(sealed)));
+    print(&mut ledger, 4, b'c');
+    assert_eq!((ledger.held(), printed(&ledger.in_flight())), (1, b"abc".to_vec()));
+    ledger.cancel_held();
+    print(&mut ledger, 4, b'd');
+    assert_eq!((ledger.held(), printed(&ledger.in_flight())), (1, b"abd".to_vec()));
+}
+
+/// P9: a guest that asks for its reset again and again, while it waits for it, asks once.
+#[test]
+fn p9_a_reset_is_held_once() {
+    let (mut ledger, mut authority) = new_gate();
+    let reset = |ledger: &mut Ledger| {
+        ledger.detached_session(2, |gate| gate.token::<Power>().emit(PowerEvent::Reset));
+    };
+    for _ in 0..1000 {
+        reset(&mut ledger);
+    }
+    let sealed = ledger.seal();
+    reset(&mut ledger);
+    assert_eq!((ledger.held(), ledger.counts().merged), (1, 1000));
+    let left = ledger.release(authority.acknowledged(sealed));
+    reset(&mut ledger);
+    assert_eq!(ledger.held(), 1, "the first one has left");
+    left.into_iter().for_each(|request| ledger.settle(request));
+    ledger.seal();
+}
+
+/// P9: everything that is not settled is weighed, whether the gate holds or not, and a slot is full before it is too much; what
+/// waits has room again when it is settled, not before.
+#[test]
+fn p9_what_is_not_settled_is_bounded_with_the_gate_open_as_well() {
+    for alone in [false, true] {
+        let (mut ledger, mut authority) = new_gate();
+        if alone {
+            drop(ledger.run_alone(authority.alone(Term(1))));
+        }
+        let mut left = Vec::new();
+        let mut frames = 0_usize;
+        while !ledger.is_full(3) {
+            ledger.detached_session(3, |gate| gate.token::<NetTx>().emit(PORT, vec![0; 1500]));
+            left.extend(ledger.take_ready());
+            frames += 1;
+            assert!(
+                frames < 100_000,
+                "no end, with the gate {}",
+                if alone { "open" } else { "shut" }
+            );
+        }
+        assert!(ledger.load_of(3).memory > frames * 1500);
+        assert!(!ledger.is_full(4), "one slot's share is not another's");
+        assert!(!ledger.has_room(3));
+        if !alone {
+            let sealed = ledger.seal();
+            left = ledger.release(authority.acknowledged(sealed));
+            assert!(ledger.is_full(3), "released is not settled");
+        }
+        left.into_iter().for_each(|request| ledger.settle(request));
+        assert!(ledger.has_room(3));
+        assert_eq!(ledger.load(), Default::default());
+    }
+}
+
+/// P4, P9: however many devices ask for whatever they may, their requests fit the checkpoint's record of which a standby takes so
+/// much, and this host's memory; and a slot that has little in flight is not stopped by others that take all.
+#[test]
+fn p4_a_full_gate_fits_its_bounds() {
+    let (mut ledger, _authority) = new_gate();
+    let slots = 24_u16;
+    for slot in 0..slots {
+        let mut head = 0;
+        while !ledger.is_full(slot) {
+            match slot % 3 {
+                0 => ledger.detached_session(slot, |gate| {
+                    gate.token::<NetTx>().emit(PORT, vec![0xff; 66]);
+                }),
+                1 => print(&mut ledger, slot, 0xff),
+                _ => {
+                    let origin = Origin::Chain { slot, queue: 0, head };
+                    head = head.wrapping_add(1);
+                    let staged = ledger
+                        .chain_session(origin, |gate| Ok(gate.token::<BlockFlush>().stage(PORT)));
+                    assert!(staged.is_ok());
+                }
+            }
+        }
+        assert!(
+            ledger.load_of(slot).recorded >= 64 << 10 || ledger.load_of(slot).memory >= 1 << 20
+        );
+    }
+    let encoded = postcard::to_allocvec(&ledger.in_flight()).unwrap().len();
+    let load = ledger.load();
+    assert!(encoded <= load.recorded && load.recorded <= MAX_RECORDED, "{encoded}, {load:?}");
+    assert!(load.memory <= MAX_MEMORY, "{load:?}");
 }

@@ -3,12 +3,15 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use io_gate::host::{CommitAuthority, Term, new_gate};
-use io_gate_host::Unfenced;
+use ft_core::wire::Kind;
+use io_gate::host::{CommitAuthority, MAX_MEMORY, MAX_RECORDED, Term, new_gate};
+use io_gate_host::{Fence, Permission, Unfenced};
 use kemari_tests::switch::{Cable, Switch};
 use kemari_vmm::config::{BootSource, ConsoleConfig, MachineConfig};
+use kemari_vmm::engine::MachineState;
 use kemari_vmm::kvm::{ClockPolicy, VmState};
 use kemari_vmm::machine::{AttachOptions, DeviceRecord, DeviceState, Machine};
 use vm_device::bus::{MmioAddress, PioAddress};
@@ -116,6 +119,10 @@ struct Bench {
 
 impl Bench {
     fn new(dir: &Path, socket: &Path, model: &str) -> Self {
+        Self::behind(dir, socket, model, Arc::new(Unfenced))
+    }
+
+    fn behind(dir: &Path, socket: &Path, model: &str, fence: Arc<dyn Fence>) -> Self {
         let name = socket.file_name().unwrap().to_str().unwrap();
         let (kernel, serial) = (dir.join("kernel"), dir.join(format!("{name}.serial")));
         std::fs::write(&kernel, idle_kernel()).unwrap();
@@ -138,7 +145,7 @@ impl Bench {
             serial: ConsoleConfig::File(serial.clone()),
         };
         let (ledger, authority) = new_gate();
-        let machine = Machine::build(config, ledger, Arc::new(Unfenced)).unwrap();
+        let machine = Machine::build(config, ledger, fence).unwrap();
         let mut io = IoManager::new();
         if let Some(pci) = machine.devices().pci() {
             pci.put_on(&mut io).unwrap();
@@ -430,4 +437,78 @@ fn another_model_is_refused_by_both_names() {
     };
     assert!(refused(&|record| state(record, 9, 0)).contains("expected version 1, found 9"));
     assert!(refused(&|record| state(record, 1, 0xffff)).contains("PCI state of device 1"));
+}
+
+/// An arbiter that is away until it is back.
+#[derive(Debug, Default)]
+struct Away(AtomicBool);
+
+impl Fence for Away {
+    fn ask(&self) -> Permission {
+        if self.0.load(Ordering::Acquire) { Permission::Granted } else { Permission::Unknown }
+    }
+}
+
+/// P9: a driver that sends without end makes the machine buffer so much and no more, whether its frames are held or an arbiter is
+/// away; what is held fits a checkpoint; and the card goes on, with nothing lost, when its frames leave.
+#[test]
+fn p9_a_card_stops_in_front_of_a_full_gate_and_goes_on() {
+    const FRAME: usize = 1514;
+    const ENOUGH: usize = 64 << 20;
+    for open in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let switch = Switch::new(dir.path(), &["a"]).unwrap();
+        let cable = switch.plug_in();
+        let arbiter = Arc::new(Away::default());
+        let mut bench = Bench::behind(dir.path(), switch.socket(0), "e1000", arbiter.clone());
+        if open {
+            bench.run_alone();
+        }
+        // The guest says something at its start, which an arbiter that is away keeps.
+        bench.start();
+        bench.bring_up();
+        let mut frame = frame(HOST, MAC, 7);
+        frame.resize(FRAME, 7);
+        bench.put(TX_BUFFER, &frame);
+        for index in 0..RING {
+            let descriptor = [TX_BUFFER.to_le_bytes(), (FRAME as u64 | 0x0900_0000).to_le_bytes()];
+            bench.put(TX_RING + index * 16, &descriptor.concat());
+        }
+        // As fast as the card takes them: it has taken all before a look at its head, unless it has stopped.
+        let (mut tail, mut sent) = (0, 0);
+        while sent * FRAME < ENOUGH {
+            tail = (tail + RING - 1) % RING;
+            bench.write(TDT, tail);
+            sent += RING as usize - 1;
+            if u64::from(bench.read(TDH)) != tail {
+                break;
+            }
+        }
+        let load = bench.machine.gate().load();
+        assert!(sent * FRAME < ENOUGH, "{} MiB taken, {load:?}", sent * FRAME >> 20);
+        assert!(load.memory <= MAX_MEMORY && load.recorded <= MAX_RECORDED, "{load:?}");
+        assert_ne!(u64::from(bench.read(TDH)), tail, "it stands");
+
+        // P4: the machine with all of it is one that a standby takes.
+        let machine = &bench.machine;
+        machine.vcpus().pause();
+        let sealed = machine.gate().seal();
+        let state = MachineState::capture(machine, sealed).unwrap().encode().unwrap();
+        machine.vcpus().resume();
+        assert!(state.len() <= Kind::State.max_body() as usize, "a state of {} bytes", state.len());
+
+        arbiter.0.store(true, Ordering::Release);
+        if !open {
+            bench.run_alone();
+        }
+        for number in 0..sent {
+            let arrived = arrives(&cable).unwrap_or_else(|| panic!("{number} of {sent} frames"));
+            assert_eq!(arrived.len(), FRAME);
+        }
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while u64::from(bench.read(TDH)) != tail {
+            assert!(std::time::Instant::now() < deadline, "the card does not go on");
+            std::thread::yield_now();
+        }
+    }
 }

@@ -4,6 +4,9 @@ use alloc::vec::Vec;
 
 /// The longest frame that is assembled: 64 KiB of payload and its headers.
 pub(super) const MAX_PACKET: usize = 65550;
+/// The shortest payload of a segment: a packet becomes two thousand frames at most, which bounds what the card asks for
+/// at once. A driver that lets a peer choose less (TCP's smallest is 48 with its options) sends them itself.
+const MIN_SEGMENT: usize = 32;
 /// The two addresses of a frame, after which a VLAN tag is put.
 const ADDRESSES: usize = 12;
 
@@ -104,7 +107,7 @@ fn fold(mut sum: u64) -> u16 {
 pub(super) fn segment(packet: &[u8], context: &Context, mut emit: impl FnMut(Vec<u8>)) {
     let header = usize::from(context.header);
     let size = usize::from(context.segment);
-    if header == 0 || size == 0 || packet.len() <= header {
+    if header == 0 || size < MIN_SEGMENT || packet.len() <= header {
         return;
     }
     let (headers, payload) = packet.split_at(header);

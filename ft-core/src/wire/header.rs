@@ -57,6 +57,15 @@ pub enum Kind {
     Readiness = 14,
 }
 
+/// What a machine's state takes besides its requests in flight: processors, interrupt controllers, devices.
+const REST_OF_STATE: usize = 4 * 1024 * 1024;
+
+// P4, P9: whatever a guest asks for, its checkpoint is one that a standby takes.
+const _: () = assert!(
+    io_gate::host::MAX_RECORDED + REST_OF_STATE <= Kind::State.max_body() as usize,
+    "a full gate does not fit a State"
+);
+
 impl Kind {
     /// Every kind.
     pub const ALL: [Self; 13] = [

@@ -1,13 +1,13 @@
 //! What every thread of the far side shares: the ledger, the fence, and what waits for the device
 //! thread.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
-use io_gate::host::{Ledger, Origin};
+use io_gate::host::{Ledger, Origin, Performable};
 use io_gate::{Outcome, PowerEvent};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -40,10 +40,24 @@ pub(crate) struct Core {
     waiting: AtomicUsize,
     give_up_at: OnceLock<Instant>,
     ledger: Mutex<Ledger>,
-    completions: Mutex<Vec<Completion>>,
+    /// As many as there are requests in flight, and one for each queue that is to be looked at again (P9).
+    completions: Mutex<Completions>,
     completions_event: EventFd,
+    /// Queues that were left alone because too much of their slots is not settled. Whatever is settled may take them up again.
+    stalled: Mutex<BTreeSet<(u16, u16)>>,
+    /// Whether there are any: looked at after each settlement.
+    any_stalled: AtomicBool,
+    /// One of each kind at most: what is asked for twice before it is done is done once.
     power: Mutex<VecDeque<PowerEvent>>,
     power_event: EventFd,
+}
+
+/// What waits for the device thread.
+#[derive(Default)]
+struct Completions {
+    waiting: Vec<Completion>,
+    /// Queues that are among them, to be looked at again: once is enough.
+    again: BTreeSet<(u16, u16)>,
 }
 
 impl Core {
@@ -62,8 +76,10 @@ impl Core {
             waiting: AtomicUsize::new(0),
             give_up_at: OnceLock::new(),
             ledger: Mutex::new(ledger),
-            completions: Mutex::new(Vec::new()),
+            completions: Mutex::new(Completions::default()),
             completions_event: event()?,
+            stalled: Mutex::new(BTreeSet::new()),
+            any_stalled: AtomicBool::new(false),
             power: Mutex::new(VecDeque::new()),
             power_event: event()?,
         })
@@ -193,10 +209,47 @@ impl Core {
             if done.outcome == Outcome::Failed {
                 log::warn!("slot {slot}: an effect that nothing waits for has failed");
             }
-            self.ledger().settle(done.request);
+            self.settle([done.request]);
             return None;
         }
         Some(done)
+    }
+
+    /// Settles requests under one hold of the ledger's lock, and has queues looked at again that have waited for that.
+    pub(crate) fn settle(&self, done: impl IntoIterator<Item = Performable>) {
+        let mut ledger = self.ledger();
+        done.into_iter().for_each(|request| ledger.settle(request));
+        self.take_up(ledger);
+    }
+
+    /// A queue waits until less of its slot is unsettled. With the ledger's lock held, so that what is settled later finds it.
+    pub(crate) fn stall(&self, _ledger: &Ledger, slot: u16, queue: u16) {
+        self.stalled.lock().expect(POISONED).insert((slot, queue));
+        self.any_stalled.store(true, Ordering::Release);
+    }
+
+    /// Has the queues looked at again that wait and whose slots have room now.
+    pub(crate) fn take_up(&self, ledger: MutexGuard<'_, Ledger>) {
+        if !self.any_stalled.load(Ordering::Acquire) {
+            return;
+        }
+        let mut stalled = self.stalled.lock().expect(POISONED);
+        let (ready, others) = std::mem::take(&mut *stalled)
+            .into_iter()
+            .partition::<BTreeSet<_>, _>(|(slot, _)| ledger.has_room(*slot));
+        self.any_stalled.store(!others.is_empty(), Ordering::Release);
+        *stalled = others;
+        drop(stalled);
+        drop(ledger);
+        ready.into_iter().for_each(|(slot, queue)| self.post_again(slot, queue));
+    }
+
+    /// A queue is to be processed again soon.
+    pub(crate) fn post_again(&self, slot: u16, queue: u16) {
+        let mut completions = self.completions.lock().expect(POISONED);
+        if completions.again.insert((slot, queue)) {
+            self.add(completions, &mut vec![Completion::again(slot, queue)]);
+        }
     }
 
     pub(crate) fn post(&self, completion: Completion) {
@@ -204,13 +257,15 @@ impl Core {
     }
 
     pub(crate) fn post_all(&self, completions: &mut Vec<Completion>) {
-        if completions.is_empty() {
-            return;
+        if !completions.is_empty() {
+            self.add(self.completions.lock().expect(POISONED), completions);
         }
-        let mut waiting = self.completions.lock().expect(POISONED);
-        let first = waiting.is_empty();
-        waiting.append(completions);
-        drop(waiting);
+    }
+
+    fn add(&self, mut to: MutexGuard<'_, Completions>, completions: &mut Vec<Completion>) {
+        let first = to.waiting.is_empty();
+        to.waiting.append(completions);
+        drop(to);
         if first {
             signal(&self.completions_event);
         }
@@ -223,19 +278,25 @@ impl Core {
     pub(crate) fn take_completions(&self) -> Vec<Completion> {
         // The event first: what is posted after the list was taken signals again.
         drain(&self.completions_event);
-        std::mem::take(&mut *self.completions.lock().expect(POISONED))
+        std::mem::take(&mut *self.completions.lock().expect(POISONED)).waiting
     }
 
     /// Takes the completions that wait for one slot, leaving the others.
     pub(crate) fn take_completions_of(&self, slot: u16) -> Vec<Completion> {
-        let mut waiting = self.completions.lock().expect(POISONED);
-        let (of_slot, others) = waiting.drain(..).partition(|completion| completion.slot() == slot);
-        *waiting = others;
+        let mut completions = self.completions.lock().expect(POISONED);
+        let all = std::mem::take(&mut completions.waiting);
+        let (of_slot, others) = all.into_iter().partition(|completion| completion.slot() == slot);
+        completions.waiting = others;
+        completions.again.retain(|(of, _)| *of != slot);
         of_slot
     }
 
     pub(crate) fn power(&self, event: PowerEvent) {
-        self.power.lock().expect(POISONED).push_back(event);
+        let mut waiting = self.power.lock().expect(POISONED);
+        if !waiting.contains(&event) {
+            waiting.push_back(event);
+        }
+        drop(waiting);
         signal(&self.power_event);
     }
 

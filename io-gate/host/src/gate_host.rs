@@ -4,8 +4,8 @@
 //! Effects of one backend are performed in the order of their release (P1), because releasing and
 //! performing, or queueing for a lane, happen under `performer`.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use io_gate::host::{
     Alone, Committed, Counts, EffectId, EffectOp, Epoch, InputOp, Ledger, Performable, Record,
-    Request,
+    Request, Weight,
 };
 use io_gate::{Outcome, Port, PowerEvent};
 use vmm_sys_util::eventfd::EventFd;
@@ -30,9 +30,6 @@ use crate::lane::{Lane, LaneStart};
 use crate::latency::{Latencies, LatencySummary};
 use crate::observer::{Noted, Observer};
 use crate::perform;
-
-/// The most that held effects may carry before queues have to wait.
-const MAX_HELD_BYTES: usize = 256 << 20;
 
 /// How long the end of a machine waits for a fence that cannot tell, and for backends that do not answer.
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
@@ -72,8 +69,6 @@ pub struct GateHost {
     lane_start: LaneStart,
     /// The features that each slot's driver has accepted, for backends attached later.
     negotiated: Mutex<BTreeMap<u16, u64>>,
-    /// Queues that were left alone because too much is held; a release takes them up again.
-    stalled: Mutex<BTreeSet<(u16, u16)>>,
     attached: RwLock<BTreeMap<(u16, Port), Arc<Attached>>>,
 }
 
@@ -128,7 +123,6 @@ impl GateHost {
             held_signalled: AtomicBool::new(false),
             inputs: Inputs::new()?,
             negotiated: Mutex::new(BTreeMap::new()),
-            stalled: Mutex::new(BTreeSet::new()),
             attached: RwLock::new(BTreeMap::new()),
         }))
     }
@@ -178,7 +172,6 @@ impl GateHost {
         let batch = self.core.ledger().release(proof);
         self.note_released(&batch);
         self.hand_over_all(&performer, batch);
-        self.take_up_stalled();
     }
 
     /// Spends a proof: performs everything that is held, replays first, and lets everything after
@@ -195,7 +188,6 @@ impl GateHost {
         drop(ledger);
         self.note_released(&batch);
         self.hand_over_all(&performer, batch);
-        self.take_up_stalled();
     }
 
     /// Makes the gate hold what is staged from now on.
@@ -413,7 +405,7 @@ impl GateHost {
         let mut ledger = self.core.ledger();
         let cancelled = ledger.cancel_resets();
         self.tell_cancelled(&cancelled);
-        drop(ledger);
+        self.core.take_up(ledger);
         drop(performer);
         if !self.power.drain(Instant::now() + RESET_PATIENCE) {
             self.give_up_resets();
@@ -428,6 +420,7 @@ impl GateHost {
         let abandoned = ledger.abandon_resets();
         self.tell_cancelled(&abandoned);
         self.power.give_up_resets().into_iter().for_each(|request| ledger.settle(request));
+        self.core.take_up(ledger);
     }
 
     /// How long effects have waited at the gate, by class.
@@ -597,14 +590,13 @@ impl GateHost {
     }
 
     pub(crate) fn settle(&self, done: Performed) {
-        self.core.ledger().settle(done.request);
+        self.core.settle([done.request]);
     }
 
     /// Settles requests under one hold of the ledger's lock.
     pub(crate) fn settle_all(&self, done: Vec<Performable>) {
         if !done.is_empty() {
-            let mut ledger = self.core.ledger();
-            done.into_iter().for_each(|request| ledger.settle(request));
+            self.core.settle(done);
         }
     }
 
@@ -621,7 +613,6 @@ impl GateHost {
         let until = Instant::now() + RESET_PATIENCE;
         lanes.iter().for_each(|backend| backend.lane().wait_for_effects(until));
         self.forget(slot, &lanes, Lane::give_up_chains, Ledger::abandon_chains_of);
-        self.take_up_stalled();
         self.lets_go_of_memory(slot, RESET_PATIENCE)
     }
 
@@ -642,6 +633,7 @@ impl GateHost {
                 ledger.settle(done.request);
             }
         }
+        self.core.take_up(ledger);
     }
 
     /// Whether no system call reads, for a driver's request of before its reset, memory that is the driver's again; waits a
@@ -651,33 +643,38 @@ impl GateHost {
         self.of_slot(slot).iter().all(|backend| backend.lane().lets_go_of_memory(until))
     }
 
-    /// Whether so much is held that queues have to wait; the queue is then taken up again after
-    /// the next release. A guest cannot make the machine buffer without end (P7).
+    /// Whether so much of a slot is not settled that its queues have to wait; the queue is then taken up again when some of
+    /// it is. A guest cannot make the machine buffer without end (P9).
     pub(crate) fn stalls(&self, ledger: &Ledger, slot: u16, queue: u16) -> bool {
-        let full = ledger.holds() && ledger.held_bytes() >= MAX_HELD_BYTES;
+        let full = ledger.is_full(slot);
         if full {
-            self.stalled.lock().expect(POISONED).insert((slot, queue));
+            self.core.stall(ledger, slot, queue);
         }
         full
     }
 
-    /// A register device has more to do: soon, or after the next release if it has to wait for that.
+    /// A register device has more to do: soon, or when something of it is settled if it has to wait for that.
     pub(crate) fn proceed_later(&self, ledger: &Ledger, slot: u16) {
-        if ledger.is_full() {
-            self.stalled.lock().expect(POISONED).insert((slot, 0));
-        } else {
+        if !self.stalls(ledger, slot, 0) {
             self.post_again(slot, 0);
         }
     }
 
-    fn take_up_stalled(&self) {
-        let stalled = std::mem::take(&mut *self.stalled.lock().expect(POISONED));
-        stalled.into_iter().for_each(|(slot, queue)| self.post_again(slot, queue));
+    /// Whether a vCPU that has made this slot ask for more than it may goes on.
+    #[must_use]
+    pub fn has_room(&self, slot: u16) -> bool {
+        self.core.ledger().has_room(slot)
+    }
+
+    /// What everything weighs that was asked for and is not settled.
+    #[must_use]
+    pub fn load(&self) -> Weight {
+        self.core.ledger().load()
     }
 
     /// A queue is to be processed again soon.
     pub(crate) fn post_again(&self, slot: u16, queue: u16) {
-        self.core.post(Completion::again(slot, queue));
+        self.core.post_again(slot, queue);
     }
 
     /// The driver's choice of features, for backends that can take work off it.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use io_gate::host::Ledger;
 use io_gate::{Gate, Identity, LineState, Port, RegisterDevice};
 
 use crate::completion::{Completion, Kind};
@@ -24,6 +25,8 @@ pub struct RegisterSlot {
     bus_master: bool,
     /// Input that the device had no room for.
     pending: Vec<u8>,
+    /// The last access asked for more than the slot may; see [`is_ahead`](Self::is_ahead).
+    ahead: bool,
     scratch: Vec<u8>,
 }
 
@@ -31,7 +34,15 @@ impl RegisterSlot {
     /// Puts a device into a slot.
     #[must_use]
     pub fn new(slot: u16, device: Box<dyn RegisterDevice>, gate: Arc<GateHost>) -> Self {
-        Self { slot, device, gate, bus_master: false, pending: Vec::new(), scratch: Vec::new() }
+        Self {
+            slot,
+            device,
+            gate,
+            bus_master: false,
+            pending: Vec::new(),
+            ahead: false,
+            scratch: Vec::new(),
+        }
     }
 
     /// Its number.
@@ -69,6 +80,7 @@ impl RegisterSlot {
     /// The guest reads a register.
     #[must_use]
     pub fn read(&mut self, offset: u64, into: &mut [u8]) -> LineState {
+        self.ahead = false;
         self.session(|device, gate| device.read(offset, into, gate));
         self.retry_input();
         self.device.line()
@@ -77,9 +89,18 @@ impl RegisterSlot {
     /// The guest writes a register.
     #[must_use]
     pub fn write(&mut self, offset: u64, from: &[u8]) -> LineState {
+        self.ahead = false;
         self.session(|device, gate| device.write(offset, from, gate));
         self.retry_input();
         self.device.line()
+    }
+
+    /// Whether the last access has itself asked for something, of which there is too much: the vCPU that made it is to go
+    /// on when [there is room](GateHost::has_room), or a guest could make this machine buffer without end (P9). A device that can wait
+    /// by itself, like a card with rings, is not meant.
+    #[must_use]
+    pub fn is_ahead(&self) -> bool {
+        self.ahead
     }
 
     /// A backend has input for a port.
@@ -105,14 +126,15 @@ impl RegisterSlot {
     fn session<R>(&mut self, call: impl FnOnce(&mut dyn RegisterDevice, &mut Gate<'_>) -> R) -> R {
         let gate = self.gate.clone();
         let mut ledger = gate.ledger();
+        let asked = ledger.next_id();
+        let load = ledger.load_of(self.slot);
         let device = self.device.as_mut();
-        let call = |gate: &mut Gate<'_>| (call(device, gate), device.proceed(gate));
-        let (result, more) = if self.bus_master {
-            let memory = View(gate.memory());
-            ledger.bus_master_session(self.slot, &memory, call)
-        } else {
-            ledger.detached_session(self.slot, call)
-        };
+        let result =
+            lend(&mut ledger, &gate, self.slot, self.bus_master, |gate| call(device, gate));
+        self.ahead |= (ledger.next_id() != asked || ledger.load_of(self.slot) != load)
+            && ledger.is_full(self.slot);
+        let more =
+            lend(&mut ledger, &gate, self.slot, self.bus_master, |gate| device.proceed(gate));
         if more {
             gate.proceed_later(&ledger, self.slot);
         }
@@ -195,6 +217,21 @@ impl RegisterSlot {
         let saved = state.pending_input.iter().find(|(port, _)| *port == INPUT.0);
         self.pending = saved.map(|(_, bytes)| bytes.clone()).unwrap_or_default();
         Ok(())
+    }
+}
+
+/// Lends the gate for one call, with guest memory to a bus master.
+fn lend<R>(
+    ledger: &mut Ledger,
+    gate: &GateHost,
+    slot: u16,
+    bus_master: bool,
+    call: impl FnOnce(&mut Gate<'_>) -> R,
+) -> R {
+    if bus_master {
+        ledger.bus_master_session(slot, &View(gate.memory()), call)
+    } else {
+        ledger.detached_session(slot, call)
     }
 }
 

@@ -631,11 +631,13 @@ fn a_queue_waits_when_too_much_is_held() {
             break;
         }
     }
-    assert!(gate.held() < 20, "held: {held:?}");
+    assert!(gate.held() < 5, "held: {held:?}");
     let before = gate.held();
     let sealed = gate.seal();
     gate.release(authority.acknowledged(sealed.epoch));
-    let _ = complete(&gate, &mut slot, before + 1);
+    // Released is not settled: the memory is free, and the queue looked at again, when the driver has its chains back.
+    let _ = complete(&gate, &mut slot, before);
+    let _ = complete(&gate, &mut slot, 1);
     assert_eq!(gate.held(), 1, "the chain that had to wait");
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use io_gate::host::{Performable, Record};
 
 pub fn at_once(record: Record) -> Performable {
-    Performable { record: Arc::new(record), copy: None, copied: true, replay: false }
+    Performable { record: Arc::new(record), copy: None, replay: false }
 }
 
 fn main() {}

@@ -1,6 +1,7 @@
 //! What the engine has measured, and the status that an operator sees.
 
 use ft_core::primary::{Phase, Report};
+use io_gate::host::{MAX_MEMORY, MAX_RECORDED};
 use io_gate_host::{GateHost, LatencySummary};
 use serde_json::{Value, json};
 
@@ -163,6 +164,7 @@ impl Engine {
         // Before the figures' lock is taken: the gate's own may be held for longer than it takes to note a figure.
         let counts = gate.counts();
         let (latencies, held) = (effect_latencies(gate), gate.held());
+        let load = gate.load();
         let stats = self.stats();
         json!({
             "role": "primary",
@@ -200,6 +202,8 @@ impl Engine {
             "in_flight_at_takeover": stats.takeover.map(|takeover| takeover.replayed),
             "released": counts.performed,
             "held": held,
+            // What was asked for and is not settled, held or not, and the most that it may take.
+            "unsettled_bytes": { "memory": load.memory, "memory_max": MAX_MEMORY, "checkpoint": load.recorded, "checkpoint_max": MAX_RECORDED },
             "waits_for_arbiter": gate.waits_for_fence(),
             "pid": std::process::id(),
             "reason": lack.or(reason),

@@ -14,6 +14,11 @@ pub trait ExitHandler: Send + Sync {
     fn mmio_read(&self, addr: u64, data: &mut [u8]);
     /// The guest writes `data.len()` (1 to 8) bytes to an address that is not RAM.
     fn mmio_write(&self, addr: u64, data: &[u8]);
+    /// Whether the calling vCPU may go on in the guest. While it may not, what its last access asked for has not left, and
+    /// the access is slow to the guest: the vCPU waits outside of the guest, where it can be paused.
+    fn may_go_on(&self) -> bool {
+        true
+    }
     /// vCPU `vcpu` cannot go on; it runs no more, and the others still do.
     fn on_fatal(&self, vcpu: usize, exit: FatalExit);
 }

@@ -70,6 +70,10 @@ type Job = Arc<dyn Fn(usize, &mut VcpuFd) + Send + Sync>;
 const LOOK_FOR_OUT: Duration = Duration::from_micros(100);
 const LOOK_FOR_ORDER: Duration = Duration::from_micros(300);
 
+/// How often a vCPU that has to wait for room at the gate looks for it. What makes room is many requests, on other threads: nobody
+/// is to be woken for each.
+const LOOK_FOR_ROOM: Duration = Duration::from_millis(1);
+
 struct Shared {
     control: Mutex<Control>,
     /// Changes with `control`, so that a thread can look for a change without the lock; what counts is `control`.
@@ -511,6 +515,14 @@ impl Shared {
         self.order_changed.wait(control).unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits outside of the guest, until an order comes or a little later.
+    fn wait_a_little(&self) {
+        let control = lock(&self.control);
+        if control.order == Order::Run {
+            drop(self.order_changed.wait_timeout(control, LOOK_FOR_ROOM));
+        }
+    }
+
     fn must_park(&self) -> bool {
         lock(&self.control).order != Order::Run
     }
@@ -520,6 +532,10 @@ impl Shared {
         vcpu.immediate_exit.set(false);
         let mut complete = false;
         while !self.must_park() {
+            if !self.handler.may_go_on() {
+                self.wait_a_little();
+                continue;
+            }
             complete = match self.run_once(fd) {
                 Ran::Served => false,
                 Ran::Interrupted => true,

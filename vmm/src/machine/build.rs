@@ -137,7 +137,7 @@ impl Machine {
         let first = fds.first().ok_or(VcpuError::NoSuchVcpu { vcpu: 0, count: 0 })?;
         let plan = Arc::new(SavePlan::new(&kvm, &vm, first)?);
         let facts = CompatInfo::new(&kvm, &vm, first, &plan);
-        let bus = Arc::new(Bus::new(devices.io_manager()?, events.clone()));
+        let bus = Arc::new(Bus::new(devices.io_manager()?, events.clone(), gate.clone()));
         let vcpus = VcpuSet::spawn(fds, bus)?;
         let power_on = PowerOn { vcpus: vcpus.save(&plan)?, vm: VmState::save(&vm)? };
         let device_thread = DeviceThread::start()?;

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use io_gate_host::GateHost;
 use vm_device::DevicePio;
 use vm_device::bus::{MmioAddress, PioAddress, PioAddressOffset};
 use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 
 use super::events::{Events, MachineEvent};
+use super::register_port;
 use crate::kvm::{ExitHandler, FatalExit};
 
 /// A guest that probes everything does not fill the log.
@@ -17,12 +19,13 @@ const MAX_NOTED: usize = 256;
 pub(super) struct Bus {
     devices: IoManager,
     events: Arc<Events>,
+    gate: Arc<GateHost>,
     noted: Mutex<BTreeSet<(&'static str, u64)>>,
 }
 
 impl Bus {
-    pub(super) fn new(devices: IoManager, events: Arc<Events>) -> Self {
-        Self { devices, events, noted: Mutex::new(BTreeSet::new()) }
+    pub(super) fn new(devices: IoManager, events: Arc<Events>, gate: Arc<GateHost>) -> Self {
+        Self { devices, events, gate, noted: Mutex::new(BTreeSet::new()) }
     }
 
     /// An access to nothing: once to the log, for authors of guests.
@@ -85,6 +88,10 @@ impl ExitHandler for Bus {
         if self.devices.mmio_write(MmioAddress(addr), data).is_err() {
             self.note("writes address", addr);
         }
+    }
+
+    fn may_go_on(&self) -> bool {
+        register_port::may_go_on(&self.gate)
     }
 
     fn on_fatal(&self, vcpu: usize, exit: FatalExit) {

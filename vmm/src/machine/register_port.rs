@@ -1,9 +1,10 @@
 //! A register device at its I/O ports or in its address windows.
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use io_gate::{Identity, LineState, Port};
-use io_gate_host::{Completion, RegisterSlot, RegisterState, SlotError};
+use io_gate_host::{Completion, GateHost, RegisterSlot, RegisterState, SlotError};
 use vm_device::bus::{
     self, MmioAddress, MmioAddressOffset, MmioRange, PioAddress, PioAddressOffset, PioRange,
 };
@@ -11,6 +12,18 @@ use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use vm_device::{DeviceMmio, DevicePio};
 
 use super::interrupt::IrqLine;
+
+thread_local! {
+    /// The slot whose gate this vCPU waits for, since its access has asked for more than the slot may.
+    static AHEAD: Cell<Option<u16>> = const { Cell::new(None) };
+}
+
+/// Whether the calling vCPU may go on: no access of its waits for room at the gate. No lock is held while it waits (P7).
+pub(super) fn may_go_on(gate: &GateHost) -> bool {
+    let waits = AHEAD.get().filter(|slot| !gate.has_room(*slot));
+    AHEAD.set(waits);
+    waits.is_none()
+}
 
 /// Where the guest finds registers of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +107,7 @@ impl RegisterPort {
         let mut slot = self.lock();
         let line = slot.read(offset, data);
         self.drive(line);
+        note_ahead(&slot);
     }
 
     /// The guest writes at an offset of the device.
@@ -101,6 +115,7 @@ impl RegisterPort {
         let mut slot = self.lock();
         let line = slot.write(offset, data);
         self.drive(line);
+        note_ahead(&slot);
     }
 
     fn port_offset(&self, base: PioAddress, offset: PioAddressOffset) -> u64 {
@@ -189,6 +204,12 @@ impl RegisterPort {
 
     fn lock(&self) -> MutexGuard<'_, RegisterSlot> {
         self.slot.lock().expect("a panic inside a device ends the machine")
+    }
+}
+
+fn note_ahead(slot: &RegisterSlot) {
+    if slot.is_ahead() {
+        AHEAD.set(Some(slot.slot()));
     }
 }
 

@@ -57,7 +57,9 @@ impl<'l> Work<'l> {
 
     /// As [`withheld`](Self::withheld), of what was not begun.
     pub(crate) fn not_permitted(&self, request: Performable) {
-        self.core.ledger().settle_if_abandoned(request);
+        let mut ledger = self.core.ledger();
+        ledger.settle_if_abandoned(request);
+        self.core.take_up(ledger);
     }
 
     /// Tells the device thread of what chains wait for.
