@@ -32,6 +32,20 @@ pub fn in_word(port: u16) -> u16 {
     value
 }
 
+/// Writes bytes to an I/O port, one after the other, by one instruction.
+pub fn out_bytes(port: u16, bytes: &[u8]) {
+    // SAFETY: reads the slice only.
+    unsafe {
+        asm!(
+            "rep outsb",
+            in("dx") port,
+            inout("rsi") bytes.as_ptr() => _,
+            inout("rcx") bytes.len() => _,
+            options(nostack, readonly)
+        );
+    }
+}
+
 /// Writes a 16-bit word to an I/O port.
 pub fn out_word(port: u16, value: u16) {
     // SAFETY: as for `out_byte`.

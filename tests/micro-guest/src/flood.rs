@@ -32,7 +32,7 @@ impl Flood {
             match self {
                 Self::Nothing => return,
                 Self::SleepTypes => power::nonsense(),
-                Self::Serial => serial::byte(b'~'),
+                Self::Serial => serial::bytes(&[b'~'; 64]),
             }
         }
     }

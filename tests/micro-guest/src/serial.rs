@@ -1,6 +1,6 @@
 //! The serial line at 0x3f8: boot messages and marks, one byte at a time.
 
-use crate::cpu::out_byte;
+use crate::cpu::{out_byte, out_bytes};
 use core::fmt;
 
 const DATA: u16 = 0x3f8;
@@ -10,14 +10,14 @@ pub struct Serial;
 
 impl fmt::Write for Serial {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        text.bytes().for_each(byte);
+        text.bytes().for_each(|byte| out_byte(DATA, byte));
         Ok(())
     }
 }
 
-/// Writes one byte.
-pub fn byte(byte: u8) {
-    out_byte(DATA, byte);
+/// Writes bytes at once.
+pub fn bytes(bytes: &[u8]) {
+    out_bytes(DATA, bytes);
 }
 
 /// Prints a line on the serial line.
