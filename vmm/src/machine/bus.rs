@@ -114,9 +114,12 @@ impl DevicePio for QuietPort {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+    use io_gate::host::new_gate;
+    use io_gate_host::Unfenced;
     use vm_device::bus::PioRange;
 
     use super::*;
+    use crate::memory::{self, MemoryOptions};
 
     /// Remembers what is written; reads as the port's offset.
     #[derive(Default)]
@@ -138,7 +141,9 @@ mod tests {
         let mut io = IoManager::new();
         io.register_pio(PioRange::new(PioAddress(0x64), 1).unwrap(), one.clone()).unwrap();
         io.register_pio(PioRange::new(PioAddress(0x3f8), 8).unwrap(), eight.clone()).unwrap();
-        let bus = Bus::new(io, Arc::new(Events::new().unwrap()));
+        let ram = memory::create(MemoryOptions { size: 16 << 20, huge_pages: false }).unwrap();
+        let gate = GateHost::new(new_gate().0, Arc::new(ram), Arc::new(Unfenced)).unwrap();
+        let bus = Bus::new(io, Arc::new(Events::new().unwrap()), gate);
         // The command of a reset, in the lower byte of a word.
         bus.pio_out(0x64, &[0xfe, 0]);
         assert_eq!(*one.0.lock().unwrap(), [(0, vec![0xfe])]);
