@@ -485,7 +485,7 @@ fn p9_a_card_stops_in_front_of_a_full_gate_and_goes_on() {
             }
         }
         let load = bench.machine.gate().load();
-        assert!(sent * FRAME < ENOUGH, "{} MiB taken, {load:?}", sent * FRAME >> 20);
+        assert!(sent * FRAME < ENOUGH, "{} MiB taken, {load:?}", (sent * FRAME) >> 20);
         assert!(load.memory <= MAX_MEMORY && load.recorded <= MAX_RECORDED, "{load:?}");
         assert_ne!(u64::from(bench.read(TDH)), tail, "it stands");
 
