@@ -63,12 +63,7 @@ impl MachineConfig {
     /// # Errors
     /// The first thing that does not fit.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let named = self.devices.iter().filter_map(|device| match &device.backend {
-            Some(DeviceBackend::Console(console)) => Some(console),
-            _ => None,
-        });
-        let consoles = self.virtio_console.iter().chain([&self.serial]).chain(named);
-        if consoles.filter(|console| **console == ConsoleConfig::Stdio).count() > 1 {
+        if self.on_stdio() > 1 {
             return Err(ConfigError(
                 "--serial, --virtio-console and --device: expected `stdio` once, as there is one standard input, found it \
                  twice (it is the default of --serial): give one of them `none` or `file=PATH`"
@@ -113,6 +108,21 @@ impl MachineConfig {
             )));
         }
         Ok(())
+    }
+
+    /// Whether a console is on standard input and output.
+    #[must_use]
+    pub fn is_on_stdio(&self) -> bool {
+        self.on_stdio() > 0
+    }
+
+    fn on_stdio(&self) -> usize {
+        let named = self.devices.iter().filter_map(|device| match &device.backend {
+            Some(DeviceBackend::Console(console)) => Some(console),
+            _ => None,
+        });
+        let consoles = self.virtio_console.iter().chain([&self.serial]).chain(named);
+        consoles.filter(|console| **console == ConsoleConfig::Stdio).count()
     }
 
     /// The address of a network interface: the one given, or one made from the machine's name, so that both hosts of a

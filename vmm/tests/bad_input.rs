@@ -222,7 +222,6 @@ const FILES: &[Case] = &[
     ("--initrd @empty", &["empty", "--initrd"]),
     ("--serial file=@directory", &["directory", "file="]),
     ("--serial file=@nothing/log", &["nothing/log", "file="]),
-    ("--serial file=@fifo", &["a FIFO that nobody reads", "file="]),
     ("--serial file=@socket", &["socket", "file="]),
     ("--serial file=@loop", &["loop", "file="]),
     ("--virtio-console file=@qcow2", &["qcow2 image", "left alone"]),

@@ -9,14 +9,14 @@ use devices::Button;
 use ft_core::Term;
 use ft_core::policy::PolicyOptions;
 use ft_core::primary::PrimaryOptions;
-use io_gate_host::backend::terminal::RawMode;
+use io_gate_host::backend::terminal::{self, RawMode};
 use io_gate_host::{Fence, Observer, Unfenced};
 use serde_json::json;
 
 use super::{CliError, ProtectionArgs};
 use crate::arbiter::Arbiter;
 use crate::audit::Recorder;
-use crate::config::{ConsoleConfig, MachineConfig};
+use crate::config::MachineConfig;
 use crate::control::{Command, ControlPlace, ControlSocket, Handler, Reply, done};
 use crate::engine::{Engine, EngineOptions, Sealer, Steps};
 use crate::link::{Credentials, LinkAddr, LinkSecurity};
@@ -189,15 +189,39 @@ fn report(ended: &Ended) -> u8 {
     ended.exit_code()
 }
 
-/// Makes the terminal raw if the guest's console is on it.
-pub(super) fn enter_terminal(config: &MachineConfig) -> Result<Option<RawMode>, CliError> {
-    let stdio = ConsoleConfig::Stdio;
-    if config.serial != stdio && config.virtio_console != Some(stdio) {
-        return Ok(None);
+/// Makes the terminal raw if the guest's console is on it, now or when this process comes to be in
+/// its foreground. A guest does not depend on it (P7): what cannot be done is said.
+pub(super) fn enter_terminal(config: &MachineConfig) -> Option<RawMode> {
+    if !config.is_on_stdio() {
+        return None;
     }
-    RawMode::enter()
-        .map(Some)
-        .map_err(|error| CliError::failed(format!("cannot make the terminal raw: {error}")))
+    match RawMode::enter() {
+        Ok(raw) => {
+            if terminal::is_attached() {
+                follow_terminal();
+            }
+            Some(raw)
+        }
+        Err(error) => {
+            log::warn!("the terminal cannot be made raw: {error}; the guest gets lines, not keys");
+            None
+        }
+    }
+}
+
+/// Nobody tells a process that its shell has brought it to the foreground.
+fn follow_terminal() {
+    const EVERY: Duration = Duration::from_millis(500);
+    let follow = || {
+        seccomp::enter(Role::Terminal, &[]);
+        // A terminal that is gone does not come back.
+        while RawMode::follow().is_ok() {
+            std::thread::sleep(EVERY);
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("terminal".to_owned()).spawn(follow) {
+        log::warn!("no thread to follow the terminal: {error}; `fg` will give lines, not keys");
+    }
 }
 
 /// What the control socket answers while the guest runs here.

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use io_gate_host::backend::terminal;
 
 pub use args::{
     AuditArgs, AuditCommand, Cli, CtlArgs, CtlCommand, GuestDevices, ProbeArgs, ProtectionArgs,
@@ -141,6 +142,7 @@ fn end_on_panic() {
 /// threads.
 fn confine(mode: seccomp::Mode) -> Result<(), CliError> {
     crate::standby::resources::raise_limit();
+    terminal::never_stop();
     seccomp::start(mode).map_err(|error| CliError::failed(error.to_string()))?;
     logging::start_writer()
         .map_err(|error| CliError::failed(format!("cannot start the log's thread: {error}")))

@@ -44,7 +44,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     let shared_disks = arbiter.is_some() || protection.standby.is_some();
     machine.attach_backends(AttachOptions { shared_disks, append: false })?;
     ending.ends(&machine);
-    let terminal = guest::enter_terminal(machine.config())?;
+    let terminal = guest::enter_terminal(machine.config());
     let options = guest::engine_options(protection, &args.name, security, recorder);
     let engine = Engine::begin(machine.clone(), authority, arbiter.clone(), term, options)
         .map_err(|error| CliError::failed(format!("cannot start the engine: {error}")))?;

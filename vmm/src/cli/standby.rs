@@ -127,7 +127,7 @@ fn take_over(
     let replays = state.restore(&machine).map_err(|error| CliError::failed(error.to_string()))?;
     // After the restore: the backends have to know what the guest's drivers have negotiated.
     attach(&machine, here.status)?;
-    let terminal = guest::enter_terminal(machine.config())?;
+    let terminal = guest::enter_terminal(machine.config());
     // From here on the requests in flight are performed again (P3): the term is won (P2).
     let engine =
         Engine::after_takeover(machine.clone(), authority, arbiter.cloned(), taken, options)

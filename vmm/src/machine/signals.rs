@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use io_gate_host::backend::terminal::RawMode;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::logging;
@@ -12,13 +12,25 @@ use crate::seccomp::{self, Role};
 /// A supervisor may send one signal twice, to the process and to its group; a person needs longer to decide.
 const ONE_SIGNAL: Duration = Duration::from_secs(1);
 
-/// Calls `first` in a thread of its own when SIGINT, SIGTERM or SIGHUP arrives. A later signal ends the process: the
+/// Whether whoever started this process has it ignore a signal: `nohup`, or a shell without job control
+/// for what it starts in the background.
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: all-zero bytes are a valid `sigaction`: no handler, an empty mask, no flags.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: `action` is valid to be written to; nothing is changed.
+    let asked = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+    asked == 0 && action.sa_sigaction == libc::SIG_IGN && signal != SIGTERM
+}
+
+/// Calls `first` in a thread of its own when SIGINT, SIGTERM, SIGQUIT or SIGHUP arrives. A later signal ends the process: the
 /// orderly end hangs on a disk that does not answer, say.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
 pub fn watch(first: impl FnOnce(i32) + Send + 'static) -> std::io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let asked =
+        [SIGINT, SIGTERM, SIGHUP, SIGQUIT].into_iter().filter(|signal| !is_ignored(*signal));
+    let mut signals = Signals::new(asked)?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         seccomp::enter(Role::Signals, &[]);
         let mut first = Some(first);

@@ -8,6 +8,8 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
+use io_gate_host::backend::terminal::RawMode;
+
 use super::{WHO, names};
 
 /// The exit code of a process that was ended for a system call: 128 + SIGSYS, as a shell would
@@ -70,7 +72,8 @@ fn open() -> io::Result<RawFd> {
 }
 
 /// Runs on the thread that made the call, which the kernel has not carried out. Does nothing but
-/// write to memory of its own, one `write` and `_exit`: all of it allowed in a signal handler.
+/// write to memory of its own, the restoration of the terminal, one `write` and `_exit`: all of it
+/// allowed in a signal handler.
 extern "C" fn on_violation(
     _signal: libc::c_int,
     info: *mut libc::siginfo_t,
@@ -95,6 +98,8 @@ extern "C" fn on_violation(
         [libc::REG_RDI, libc::REG_RSI, libc::REG_RDX].map(|at| registers[at as usize] as u64);
     text.describe(code, call, arguments);
     let (start, len) = (text.line.as_ptr(), text.len);
+    // First, so that the line is readable.
+    RawMode::restore();
     // SAFETY: the pointer and the length describe the buffer.
     unsafe { libc::write(descriptor(), start.cast(), len) };
     // SAFETY: ends the process at once.

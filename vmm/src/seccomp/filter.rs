@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 
+use io_gate_host::backend::terminal::{self, RawMode};
 use libc::*;
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen as Width, SeccompCmpOp as Op,
@@ -97,9 +98,7 @@ const KVM_DIRTY: &[u64] = &[0x42, 0xc0];
 const KVM_MEMORY: &[u64] = &[0x46];
 const KVM_IRQ_LINE: u64 = 0x61;
 const KVM_RUN: u64 = 0x80;
-/// Requests to a terminal, as different C libraries make them (ioctl_tty(2)), and to a tap.
-const TCSETS: u64 = 0x5402;
-const TCSETS2: u64 = 0x402c_542b;
+/// Requests to a tap.
 const TUNSETIFF: u64 = 0x4004_54ca;
 const TUNSETOFFLOAD: u64 = 0x4004_54d0;
 const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
@@ -298,14 +297,17 @@ fn rules(role: Role, events: &[RawFd]) -> Result<Rules, BackendError> {
         }
         Role::Signals => {
             rules.allow(&[SYS_read, SYS_recvfrom, SYS_recvmsg, SYS_poll, SYS_ppoll]);
-            rules.restore_terminal()?;
+        }
+        Role::Terminal => {
+            for request in terminal::REQUESTS {
+                rules.terminal(request)?;
+            }
         }
         Role::Timer => {
             rules.wake(events)?;
         }
         Role::Log => {
             rules.stderr()?;
-            rules.restore_terminal()?;
         }
         Role::Audit => {
             // Its files are open: it writes them, and empties the oldest.
@@ -357,6 +359,7 @@ impl Rules {
 
     /// `abort`, and the line that says why a thread was stopped: its bytes and its place only.
     fn own_death(&mut self) -> Result<(), BackendError> {
+        self.restore_terminal()?;
         self.signal(SYS_tgkill, 2, SIGABRT)?;
         self.signal(SYS_tkill, 1, SIGABRT)?;
         if alarm::descriptor() < 0 {
@@ -415,11 +418,24 @@ impl Rules {
         self.allow_if(SYS_write, &[(0, Width::Dword, Op::Eq, STDERR_FILENO as u64)])
     }
 
+    fn terminal(&mut self, request: u64) -> Result<(), BackendError> {
+        let terminal = (0, Width::Dword, Op::Eq, terminal::TERMINAL as u64);
+        self.allow_if(SYS_ioctl, &[terminal, (1, Width::Dword, Op::Eq, request)])
+    }
+
+    /// However a thread ends the process, the terminal gets the mode that it had: from where that is
+    /// kept, to standard input, if no other job has it.
     fn restore_terminal(&mut self) -> Result<(), BackendError> {
-        for request in [TCSETS, TCSETS2] {
-            self.allow_if(SYS_ioctl, &[(1, Width::Dword, Op::Eq, request)])?;
-        }
-        Ok(())
+        self.allow(&[SYS_getpgrp, SYS_getpgid]);
+        self.terminal(TIOCGPGRP)?;
+        self.allow_if(
+            SYS_ioctl,
+            &[
+                (0, Width::Dword, Op::Eq, terminal::TERMINAL as u64),
+                (1, Width::Dword, Op::Eq, TCSETS),
+                (2, Width::Qword, Op::Eq, RawMode::restores_from()),
+            ],
+        )
     }
 
     fn kvm(&mut self, numbers: &[u64]) -> Result<(), BackendError> {
@@ -446,7 +462,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: [Role; 11] = [
+    const ALL: [Role; 12] = [
         Role::Main,
         Role::Device,
         Role::Vcpu,
@@ -455,6 +471,7 @@ mod tests {
         Role::LinkReader,
         Role::Control,
         Role::Signals,
+        Role::Terminal,
         Role::Timer,
         Role::Log,
         Role::Audit,

@@ -55,6 +55,8 @@ pub enum Role {
     Control,
     /// Waits for signals.
     Signals,
+    /// Makes the terminal raw when this process comes to have it.
+    Terminal,
     /// Waits for time to pass.
     Timer,
     /// Writes the log lines of all threads.
@@ -76,6 +78,7 @@ impl Role {
             Self::LinkReader => "link-reader",
             Self::Control => "control",
             Self::Signals => "signals",
+            Self::Terminal => "terminal",
             Self::Timer => "timer",
             Self::Log => "log",
             Self::Audit => "audit",
@@ -179,7 +182,7 @@ pub fn has_mains_rights() -> bool {
 /// The handler of signals that ask for the end writes to a pipe, which is for `main` to do and not
 /// for any thread that the kernel happens to choose.
 fn block_ending_signals() {
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {
         // Blocked already: all the better.
         let _ = vmm_sys_util::signal::block_signal(signal);
     }

@@ -74,11 +74,26 @@ impl Guest {
 
     /// As [`boot`](Self::boot), with more flags.
     pub fn boot_with(cpus: u32, flags: &[&str]) -> Self {
-        Self::boot_through(Command::new(KEMARI), "", cpus, flags)
+        Self::boot_as(cpus, flags, |_| {})
+    }
+
+    /// As [`boot_with`](Self::boot_with), of a process that `change` has changed.
+    pub fn boot_as(cpus: u32, flags: &[&str], change: impl FnOnce(&mut Command)) -> Self {
+        Self::boot_changed(Command::new(KEMARI), "", cpus, flags, change)
     }
 
     /// As [`boot_with`](Self::boot_with), by a command that ends with the binary under test; `options` are the guest's.
-    pub fn boot_through(mut command: Command, options: &str, cpus: u32, flags: &[&str]) -> Self {
+    pub fn boot_through(command: Command, options: &str, cpus: u32, flags: &[&str]) -> Self {
+        Self::boot_changed(command, options, cpus, flags, |_| {})
+    }
+
+    fn boot_changed(
+        mut command: Command,
+        options: &str,
+        cpus: u32,
+        flags: &[&str],
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let switch = Switch::new(dir.path(), &["guest"]).unwrap();
         let cable = switch.plug_in();
@@ -103,12 +118,16 @@ impl Guest {
             .args(["--cmdline", &format!("{} {options}", devices.join(" "))])
             .args(["--disk", &format!("path={},serial=micro", disk.display())])
             .args(["--net", &format!("stream={}", switch.socket(0).display())])
-            .args(["--serial", &format!("file={}", dir.path().join("serial").display())])
-            .args(["--virtio-console", &format!("file={}", dir.path().join("console").display())])
             .args(["--pid-file", &dir.path().join("pid").display().to_string()])
             .args(memory)
             .args(flags)
             .stdin(Stdio::null());
+        for (flag, file) in [("--serial", "serial"), ("--virtio-console", "console")] {
+            if !flags.contains(&flag) {
+                command.arg(format!("{flag}=file={}", dir.path().join(file).display()));
+            }
+        }
+        change(&mut command);
         let process = Process::start("kemari", command, &dir.path().join("log")).unwrap();
         Self { dir, process, switch, cable, peer: None, seq: 0 }
     }

@@ -1,13 +1,37 @@
 //! The terminal's raw mode, for a console on it, and its restoration however the process ends.
+//!
+//! A process in the background touches no terminal: its shell has it. It would be stopped for that
+//! (SIGTTOU, SIGTTIN), with all that depends on it: a standby that was started with `&` has to take
+//! over without one. The terminal is made raw when the process is, or comes to be, in the foreground.
 
+use std::cell::UnsafeCell;
 use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
 use super::console::is_terminal;
 use crate::descriptors::CONSOLE_INPUT;
 
-/// How the terminal was before, while it is raw. In a static, so that the panic hook finds it.
-static BEFORE: Mutex<Option<libc::termios>> = Mutex::new(None);
+/// The terminal, for filters of system calls.
+pub const TERMINAL: RawFd = CONSOLE_INPUT;
+/// The requests that are made to it: what its mode is, to set it, and who is in the foreground
+/// (ioctl_tty(2)). By themselves, since C libraries make different ones of `tcsetattr`.
+pub const REQUESTS: [u64; 3] = [libc::TCGETS, libc::TCSETS, libc::TIOCGPGRP];
+
+struct Before(UnsafeCell<libc::termios>);
+
+// SAFETY: written under `CHANGES` while `IS_RAW` is not set; read only by whoever has cleared it.
+unsafe impl Sync for Before {}
+
+// SAFETY: all-zero bytes are a valid `termios`: it is plain numbers.
+static BEFORE: Before = Before(UnsafeCell::new(unsafe { std::mem::zeroed() }));
+/// Whether the terminal is raw, and `BEFORE` is how it was.
+static IS_RAW: AtomicBool = AtomicBool::new(false);
+/// Whether it is to be.
+static WANTED: AtomicBool = AtomicBool::new(false);
+/// One change at a time. Held for three requests to the terminal, which do not wait for anybody.
+static CHANGES: Mutex<()> = Mutex::new(());
 
 /// Keeps the terminal in raw mode: keys go to the guest as they are typed. The former mode comes
 /// back when the guard is dropped and when any thread panics; on a signal, the process has to end
@@ -17,32 +41,62 @@ static BEFORE: Mutex<Option<libc::termios>> = Mutex::new(None);
 pub struct RawMode(());
 
 impl RawMode {
-    /// Makes the terminal raw; does nothing when standard input is none.
+    /// Makes the terminal raw; does nothing when standard input is none. In the background that is
+    /// left to [`follow`](Self::follow).
     ///
     /// # Errors
     /// When the terminal refuses.
     pub fn enter() -> io::Result<Self> {
+        let guard = Self(());
         if is_terminal(&io::stdin()) {
-            let before = attributes()?;
-            let mut raw = before;
-            // SAFETY: `raw` is a valid `termios`.
-            unsafe { libc::cfmakeraw(&raw mut raw) };
-            // Output keeps its line ends: log lines and the guest's share the terminal.
-            raw.c_oflag = before.c_oflag;
-            *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
+            WANTED.store(true, Ordering::SeqCst);
             restore_on_panic();
-            set(&raw)?;
+            Self::follow()?;
         }
-        Ok(Self(()))
+        Ok(guard)
     }
 
-    /// Restores the terminal now; for a process that ends without unwinding. May be called twice.
-    pub fn restore() {
-        let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(before) = before {
-            // Nothing is left to be done if the terminal is gone.
-            let _ = set(&before);
+    /// Makes the terminal raw if it is to be, is not, and is this process's to change. To be called
+    /// now and then: nobody is told when a shell gives its terminal to a job that runs.
+    ///
+    /// # Errors
+    /// When the terminal refuses.
+    pub fn follow() -> io::Result<()> {
+        let _changes = CHANGES.lock().unwrap_or_else(PoisonError::into_inner);
+        if !WANTED.load(Ordering::SeqCst) || !is_in_foreground() {
+            return Ok(());
         }
+        let before = attributes()?;
+        if before.c_lflag & libc::ICANON == 0 && IS_RAW.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let mut raw = before;
+        // SAFETY: `raw` is a valid `termios`.
+        unsafe { libc::cfmakeraw(&raw mut raw) };
+        // Output keeps its line ends: log lines and the guest's share the terminal.
+        raw.c_oflag = before.c_oflag;
+        IS_RAW.store(false, Ordering::SeqCst);
+        // SAFETY: nobody reads it while the flag is not set, and nobody else writes it under the lock.
+        unsafe { *BEFORE.0.get() = before };
+        IS_RAW.store(true, Ordering::SeqCst);
+        set(&raw const raw)
+    }
+
+    /// Restores the terminal now; for a process that ends without unwinding, from a signal handler as
+    /// well. May be called twice.
+    pub fn restore() {
+        WANTED.store(false, Ordering::SeqCst);
+        // Whoever has it now has made it what he wants.
+        if IS_RAW.swap(false, Ordering::SeqCst) && is_in_foreground() {
+            // Nothing is left to be done if the terminal is gone.
+            let _ = set(BEFORE.0.get());
+        }
+    }
+
+    /// Where the former mode is kept, for filters of system calls: it is set from there.
+    #[must_use]
+    pub fn restores_from() -> u64 {
+        BEFORE.0.get() as u64
     }
 }
 
@@ -50,6 +104,33 @@ impl Drop for RawMode {
     fn drop(&mut self) {
         Self::restore();
     }
+}
+
+/// Whether standard input is a terminal.
+#[must_use]
+pub fn is_attached() -> bool {
+    is_terminal(&io::stdin())
+}
+
+/// From now on this process is not stopped for touching a terminal that another has: the call fails
+/// instead. Between a look at who has it and the call, it may change hands.
+pub fn never_stop() {
+    for signal in [libc::SIGTTIN, libc::SIGTTOU] {
+        // SAFETY: a system call; no handler is installed.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// Whether the terminal is this process's to change; one that does not control it is nobody's job.
+fn is_in_foreground() -> bool {
+    let mut group: libc::pid_t = 0;
+    // SAFETY: the argument points to a number that lives through the call.
+    let result = unsafe { libc::ioctl(CONSOLE_INPUT, libc::TIOCGPGRP, &raw mut group) };
+    if result != 0 {
+        return io::Error::last_os_error().raw_os_error() == Some(libc::ENOTTY);
+    }
+    // SAFETY: a system call without pointers that cannot fail.
+    group == unsafe { libc::getpgrp() }
 }
 
 fn restore_on_panic() {
@@ -67,16 +148,16 @@ fn restore_on_panic() {
 fn attributes() -> io::Result<libc::termios> {
     // SAFETY: all-zero bytes are a valid `termios`: it is plain numbers.
     let mut attributes: libc::termios = unsafe { std::mem::zeroed() };
-    // SAFETY: `attributes` is a valid `termios` to write to.
-    match unsafe { libc::tcgetattr(CONSOLE_INPUT, &raw mut attributes) } {
+    // SAFETY: the kernel's `termios` is the beginning of the library's.
+    match unsafe { libc::ioctl(CONSOLE_INPUT, libc::TCGETS, &raw mut attributes) } {
         0 => Ok(attributes),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-fn set(attributes: &libc::termios) -> io::Result<()> {
-    // SAFETY: `attributes` is a valid `termios`.
-    match unsafe { libc::tcsetattr(CONSOLE_INPUT, libc::TCSANOW, attributes) } {
+fn set(attributes: *const libc::termios) -> io::Result<()> {
+    // SAFETY: the kernel's `termios` is the beginning of the library's, which lives through the call.
+    match unsafe { libc::ioctl(CONSOLE_INPUT, libc::TCSETS, attributes) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

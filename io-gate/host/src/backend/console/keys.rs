@@ -7,6 +7,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::time::Duration;
 
 use crate::backend::interest::{Interest, Retry};
+use crate::backend::terminal;
 use crate::descriptors::{self, CONSOLE_INPUT};
 use crate::inputs::{Inputs, Role, Token};
 
@@ -27,8 +28,9 @@ pub(super) struct Keys {
     /// A description of our own, which does not block; none: standard input itself.
     own: Option<File>,
     is_socket: bool,
-    /// Whether somebody may come and write again.
-    is_fifo: bool,
+    /// Whether somebody may come and write again: to a FIFO, or at a terminal that its shell gives
+    /// to this process.
+    may_come_back: bool,
     /// Nobody types there now.
     ended: bool,
     /// Whether the operator was told.
@@ -45,7 +47,7 @@ impl Keys {
             place: (inputs.clone(), token),
             own: descriptors::own_description(CONSOLE_INPUT, false),
             is_socket: kind.is_some_and(|kind| kind.is_socket()),
-            is_fifo: kind.is_some_and(|kind| kind.is_fifo()),
+            may_come_back: kind.is_some_and(|kind| kind.is_fifo()) || terminal::is_attached(),
             ended: false,
             told: false,
             escaped: false,
@@ -110,11 +112,15 @@ impl Keys {
         self.interest.unwatch();
         if !std::mem::replace(&mut self.told, true) {
             match error {
+                // What a terminal says that another job has, too (SIGTTIN is ignored).
+                Some(error) if self.may_come_back => {
+                    log::info!("console: standard input is not read at this time: {error}")
+                }
                 Some(error) => log::warn!("console: standard input is not read any more: {error}"),
                 None => log::info!("console: standard input has ended"),
             }
         }
-        if self.is_fifo {
+        if self.may_come_back {
             self.retry.later();
         }
     }

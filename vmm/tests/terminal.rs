@@ -1,0 +1,317 @@
+//! A real terminal, real sessions and process groups: a process in the background touches no terminal, a takeover needs
+//! none (P7), and however a process ends, the terminal is as it was.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod micro;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kemari_tests::pair::status::control;
+use kemari_tests::process::Process;
+use kemari_workload::Op;
+use micro::{KEMARI, PATIENCE};
+use rustix::process::Signal;
+
+/// A terminal, and the program at its other end, which reads all that is shown.
+struct Terminal {
+    master: File,
+    slave: OwnedFd,
+}
+
+impl Terminal {
+    fn open() -> Self {
+        let (mut master, mut slave) = (0, 0);
+        let none = std::ptr::null_mut();
+        // SAFETY: both pointers are to integers that live through the call; the others may be null.
+        let result = unsafe {
+            libc::openpty(&raw mut master, &raw mut slave, none, std::ptr::null(), std::ptr::null())
+        };
+        assert_eq!(result, 0);
+        // SAFETY: the system has just given us both descriptors.
+        let terminal = unsafe {
+            Self { master: File::from_raw_fd(master), slave: OwnedFd::from_raw_fd(slave) }
+        };
+        let mut shown = terminal.master.try_clone().unwrap();
+        // Ends with the terminal.
+        std::thread::spawn(
+            move || while shown.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {},
+        );
+        terminal
+    }
+
+    fn is_raw(&self) -> bool {
+        // SAFETY: a zeroed `termios` is valid, and it lives through the call.
+        unsafe {
+            let mut attributes: libc::termios = std::mem::zeroed();
+            assert_eq!(libc::tcgetattr(self.slave.as_raw_fd(), &raw mut attributes), 0);
+            attributes.c_lflag & libc::ICANON == 0
+        }
+    }
+
+    fn type_in(&self, keys: &[u8]) {
+        (&self.master).write_all(keys).unwrap();
+    }
+
+    /// Has `command` lead a session of its own on this terminal. Its standard error is heard elsewhere.
+    fn leads(&self, command: &mut Command) {
+        let copy = || Stdio::from(self.slave.try_clone().unwrap());
+        command.stdin(copy()).stdout(copy());
+        // SAFETY: setsid and ioctl are async-signal-safe system calls on the child itself; nothing else happens between
+        // fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                // `Process` has made it the leader of a group, which cannot begin a session: it has to leave that first.
+                libc::setpgid(0, libc::getpgid(libc::getppid()));
+                if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                Ok(())
+            });
+        }
+    }
+}
+
+fn wait_for(what: &str, log: impl Fn() -> String, is_so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "{what}: {}", log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A guest whose serial line is on a terminal.
+struct Bench {
+    terminal: Terminal,
+    guest: micro::Guest,
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(flags: &[&str]) -> Self {
+        let (terminal, dir) = (Terminal::open(), tempfile::tempdir().unwrap());
+        let arbiter = format!("file:{}", dir.path().join("arbiter").display());
+        let flags = [&["--arbiter", &arbiter, "--serial", "stdio"], flags].concat();
+        let mut guest = micro::Guest::boot_as(1, &flags, |command| terminal.leads(command));
+        guest.ask(Op::Ping);
+        assert!(terminal.is_raw(), "{:?}", guest.process.lines());
+        Self { terminal, guest, dir }
+    }
+
+    /// How it ends, which must leave the terminal as it was.
+    #[track_caller]
+    fn ends(mut self, code: i32) -> Vec<String> {
+        let ended = self.guest.wait_exit();
+        let lines = self.guest.process.lines();
+        assert_eq!(ended.code(), Some(code), "{lines:?}");
+        assert!(!self.terminal.is_raw(), "{lines:?}");
+        lines
+    }
+}
+
+#[test]
+fn the_guest_powers_off() {
+    let mut bench = Bench::new(&[]);
+    bench.guest.tell(Op::PowerOff);
+    bench.ends(0);
+}
+
+#[test]
+fn a_signal_or_a_key_asks_for_the_end() {
+    for (signal, code) in
+        [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129), (Signal::QUIT, 131)]
+    {
+        let mut bench = Bench::new(&[]);
+        bench.guest.process.signal(signal);
+        bench.ends(code);
+    }
+    let bench = Bench::new(&[]);
+    bench.terminal.type_in(b"\x01x");
+    bench.ends(143);
+}
+
+/// The orderly end waits for an arbiter that is away; the operator does not.
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let mut bench = Bench::new(&[]);
+    let (there, away) = (bench.dir.path().join("arbiter"), bench.dir.path().join("away"));
+    std::fs::rename(there, away).unwrap();
+    bench.guest.tell(Op::Append { payload: b"waits for the arbiter", flush: true });
+    bench.guest.process.wait_line("arbiter", PATIENCE);
+    let begun = Instant::now();
+    while bench.guest.process.exited().is_none() {
+        assert!(begun.elapsed() < PATIENCE);
+        bench.guest.process.signal(Signal::TERM);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let lines = bench.ends(143);
+    assert!(lines.iter().any(|line| line.contains("again: ending at once")), "{lines:?}");
+}
+
+/// P2: another machine has a newer term.
+#[test]
+fn it_is_fenced() {
+    let mut bench = Bench::new(&[]);
+    let mut command = Command::new(KEMARI);
+    command.args(["run", "--serial", "none", "--memory", "64", "--seize", "--kernel"]);
+    command.arg(micro::image()).stdin(Stdio::null());
+    command.arg("--arbiter").arg(format!("file:{}", bench.dir.path().join("arbiter").display()));
+    let log = bench.dir.path().join("log");
+    let _other = Process::start("other", command, &log).unwrap();
+    // The next effect finds out.
+    let begun = Instant::now();
+    while bench.guest.process.exited().is_none() && begun.elapsed() < PATIENCE {
+        bench.guest.try_ask(Op::Ping, Duration::from_millis(100));
+    }
+    bench.ends(3);
+}
+
+/// A violation of the filters, or what looks like one: SIGSYS from outside takes the same way.
+#[test]
+fn a_filter_ends_it() {
+    let mut bench = Bench::new(&[]);
+    bench.guest.process.signal(Signal::SYS);
+    bench.ends(159);
+}
+
+/// A start that fails when the terminal may be raw already.
+#[test]
+fn the_start_fails() {
+    let (terminal, dir) = (Terminal::open(), tempfile::tempdir().unwrap());
+    let mut command = Command::new(KEMARI);
+    command.args(["run", "--memory", "64", "--net", "tap=lo", "--kernel"]).arg(micro::image());
+    terminal.leads(&mut command);
+    let mut process = Process::start("kemari", command, &dir.path().join("log")).unwrap();
+    assert_eq!(process.wait_exit(PATIENCE).unwrap().code(), Some(2));
+    assert!(!terminal.is_raw());
+}
+
+/// A standby in the background of a shell's session.
+struct Background {
+    shell: Process,
+    pid: PathBuf,
+    control: PathBuf,
+}
+
+impl Background {
+    /// Waits for a key, then brings the standby to the foreground.
+    fn start(terminal: &Terminal, guest: &micro::Guest, dir: &Path) -> Self {
+        let (pid, control) = (dir.join("pid"), dir.join("standby"));
+        let at = |name: &str| dir.join(name).display().to_string();
+        let mut command = Command::new("sh");
+        // With job control, as at a prompt; the shell must not end when its job does.
+        command.args(["-mc", "\"$@\" & read key; fg; echo ended: $? >&2", "sh", KEMARI]);
+        command.args(["standby", "--rng", "--virtio-console=none", "--serial=stdio"]);
+        command.arg(format!("--listen=unix:{}", at("link")));
+        command.arg(format!("--arbiter=file:{}", at("arbiter")));
+        command.arg(format!("--control={}", control.display()));
+        command.arg(format!("--pid-file={}", pid.display()));
+        let disk = guest.dir.path().join("disk.img");
+        command.arg(format!("--disk=path={},serial=micro", disk.display()));
+        command.arg(format!("--net=stream={}", at("nobody")));
+        terminal.leads(&mut command);
+        let shell = Process::start("shell", command, &dir.join("log")).unwrap();
+        shell.wait_line("listening on", PATIENCE).unwrap();
+        Self { shell, pid, control }
+    }
+
+    fn log(&self) -> String {
+        self.shell.lines().join("\n")
+    }
+
+    fn state(&self) -> char {
+        let pid = std::fs::read_to_string(&self.pid).unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap();
+        stat.rsplit(')').next().unwrap().trim().chars().next().unwrap()
+    }
+}
+
+/// P7: the term is won and the guest goes on, whoever has the terminal.
+#[test]
+fn p7_a_standby_in_the_background_takes_over() {
+    let (terminal, dir) = (Terminal::open(), tempfile::tempdir().unwrap());
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let (arbiter, primary) = (format!("file:{}", at("arbiter")), at("primary"));
+    let mut guest = micro::Guest::boot_with(
+        1,
+        &["--control", &primary, "--arbiter", &arbiter, "--virtio-console", "none"],
+    );
+    guest.ask(Op::Ping);
+    let standby = Background::start(&terminal, &guest, dir.path());
+    let link = format!("unix:{}", at("link"));
+    control(Path::new(KEMARI), Path::new(&primary), &["protect", &link]).unwrap();
+    let status = |socket: &Path| {
+        control(Path::new(KEMARI), socket, &["status"]).map(|status| format!("{status:?}"))
+    };
+    wait_for(
+        "protected",
+        || guest.process.lines().join("\n"),
+        || status(Path::new(&primary)).is_ok_and(|text| text.to_lowercase().contains("protected")),
+    );
+    guest.process.kill();
+    standby.shell.wait_line("took over in term", PATIENCE).unwrap_or_else(|| {
+        panic!("state {}: {}", standby.state(), standby.log());
+    });
+    assert!(!terminal.is_raw(), "it is the shell's");
+    // Keys are the shell's as well: this one has it bring its job to the foreground.
+    terminal.type_in(b"\n");
+    wait_for("raw", || standby.log(), || terminal.is_raw());
+    assert_ne!(standby.state(), 'T');
+    assert!(status(&standby.control).is_ok());
+    // And now they are the guest's; but for these, which ask for the end.
+    let begun = Instant::now();
+    while standby.shell.wait_line("ended: ", Duration::from_millis(500)).is_none() {
+        assert!(begun.elapsed() < PATIENCE, "{}", standby.log());
+        terminal.type_in(b"\x01x");
+    }
+    assert!(standby.log().contains("ended: 143"), "{}", standby.log());
+    assert!(!terminal.is_raw());
+}
+
+/// Somebody types into a terminal that is the shell's: the guest's process neither stops nor spins.
+#[test]
+fn a_guest_in_the_background_leaves_the_keys_to_the_shell() {
+    let (terminal, dir) = (Terminal::open(), tempfile::tempdir().unwrap());
+    let control_path = dir.path().join("control");
+    let mut command = Command::new("sh");
+    command.args([
+        "-mc",
+        "\"$@\" & sleep 1000; true",
+        "sh",
+        KEMARI,
+        "run",
+        "--memory",
+        "64",
+        "--kernel",
+    ]);
+    command.arg(micro::image()).arg("--control").arg(&control_path);
+    let pid = dir.path().join("pid");
+    command.arg("--pid-file").arg(&pid);
+    terminal.leads(&mut command);
+    let shell = Process::start("shell", command, &dir.path().join("log")).unwrap();
+    let answers = || control(Path::new(KEMARI), &control_path, &["status"]).is_ok();
+    wait_for("runs", || shell.lines().join("\n"), answers);
+    terminal.type_in(b"not for the guest\n");
+    let pid = std::fs::read_to_string(&pid).unwrap().trim().to_owned();
+    let used = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        assert_ne!(fields[0], "T", "it is stopped");
+        fields[12].parse::<u64>().unwrap()
+    };
+    let before = used();
+    std::thread::sleep(Duration::from_secs(2));
+    // In the kernel: a tenth of the time would be 20 ticks.
+    let ticks = used() - before;
+    assert!(ticks < 20, "{ticks} ticks in the kernel: it spins");
+    assert!(!terminal.is_raw() && answers());
+    let process: i32 = pid.parse().unwrap();
+    let process = rustix::process::Pid::from_raw(process).unwrap();
+    rustix::process::kill_process(process, Signal::TERM).unwrap();
+}
