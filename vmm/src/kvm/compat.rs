@@ -263,11 +263,13 @@ fn feature_words(cpuid: &CpuId) -> Vec<FeatureWord> {
         let (function, index) = (entry.function, entry.index);
         for (register, value) in (0_u8..).zip([entry.eax, entry.ebx, entry.ecx, entry.edx]) {
             let value = value & !volatile_bits(function, index, usize::from(register));
-            let place = (function, index, register);
-            if !is_left_out(function, index, usize::from(register))
-                && (value != 0 || words.contains_key(&place))
-            {
-                words.insert(place, value);
+            if value == 0 || is_left_out(function, index, usize::from(register)) {
+                continue;
+            }
+            // The first entry of a leaf counts: behind the last one some kernels leave empty entries, of leaf 0 as it were.
+            let word = words.entry((function, index, register)).or_insert(0);
+            if *word == 0 {
+                *word = value;
             }
         }
     }
@@ -329,6 +331,18 @@ mod tests {
             o.features.push(word);
         });
         assert!(text.contains("leaf 0xa.0 eax") && text.contains("0x07300402"), "{text}");
+    }
+
+    /// Linux 6.1 gives as many entries as there was room for, the rest of them empty.
+    #[test]
+    fn empty_entries_are_no_leaves() {
+        let entry =
+            |function, eax| kvm_bindings::kvm_cpuid_entry2 { function, eax, ..Default::default() };
+        let cpuid = CpuId::from_entries(&[entry(0, 0xd), entry(6, 4), entry(0, 0)]).unwrap();
+        let words = feature_words(&cpuid);
+        let value = |function| words.iter().find(|w| (w.function, w.register) == (function, 0));
+        assert_eq!(value(0).unwrap().value, 0xd);
+        assert_eq!(value(6).unwrap().value, 4);
     }
 
     #[test]

@@ -18,6 +18,8 @@ const MTRR_ENABLE_WRITE_BACK: u64 = (1 << 11) | 6;
 /// KVM's wall clock registers, old and new number. Restoring them makes KVM write the wall clock into guest memory at the
 /// address the guest gave at boot, which may have another use by now; guests read it once and never again.
 const KVM_WALL_CLOCK: [u32; 2] = [0x11, 0x4b56_4d00];
+/// Hyper-V's registers. Its leaves are not offered, so that a guest has none of them; some move on by themselves.
+const HYPER_V: std::ops::Range<u32> = 0x4000_0000..0x4000_0200;
 /// SMM is not offered to guests; setting its base is refused without it.
 const IA32_SMBASE: u32 = 0x9e;
 
@@ -53,7 +55,7 @@ fn candidates(kvm: &Kvm) -> Result<Vec<u32>, VmError> {
         .as_slice()
         .iter()
         .copied()
-        .filter(|m| !KVM_WALL_CLOCK.contains(m) && *m != IA32_SMBASE)
+        .filter(|m| !KVM_WALL_CLOCK.contains(m) && !HYPER_V.contains(m) && *m != IA32_SMBASE)
         .collect();
     list.sort_unstable();
     list.dedup();
