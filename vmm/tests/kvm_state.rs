@@ -211,7 +211,8 @@ fn a_dead_vcpu_is_reported_and_does_not_block_a_pause() {
     for _ in 0..2 {
         let event = machine.events.recv_timeout(common::DEADLINE).unwrap();
         let Event::Fatal(FatalExit::TripleFault { rip }) = event else { panic!("{event:?}") };
-        assert_eq!(rip, common::CODE);
+        // AMD's processors leave no state of a triple fault, and KVM puts the vCPU where a reset does.
+        assert!(rip == common::CODE || rip == 0xfff0, "{rip:#x}");
     }
     machine.set.pause();
     machine.set.save(&machine.plan).unwrap();
