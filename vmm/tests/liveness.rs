@@ -220,3 +220,21 @@ fn a_stall_that_passes_is_forgotten() {
     assert!(machine.events().ended().is_none());
     drop(standby);
 }
+
+/// P7, P9: neither a device nor the engine that is stuck keeps an operator from ending the machine, and its standby from hearing
+/// of it.
+#[test]
+fn a_machine_that_is_stuck_can_be_stopped() {
+    let bench = protected(Duration::ZERO, |_| {});
+    let Bench { dir: _dir, cable: _cable, standby, machine, engine, fence: _fence } = bench;
+    let (let_go, stuck) = channel::<()>();
+    machine.device_loop().post(move |_| {
+        let _ = stuck.recv();
+    });
+    machine.end(Ended::Signal(15));
+    let ended = machine.wait();
+    let concluding = std::thread::spawn(move || engine.conclude(&ended));
+    let End::Stopped(_) = standby.end() else { panic!("the guest was stopped") };
+    assert!(concluding.join().unwrap().is_some(), "its name is free");
+    drop(let_go);
+}

@@ -123,3 +123,77 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(outbox: &Outbox) -> Vec<String> {
+        let mut sent = Vec::new();
+        loop {
+            match outbox.next(Duration::ZERO) {
+                Next::Item(Item::Control(frame) | Item::Sign(frame)) => {
+                    sent.push(String::from_utf8(frame).expect("what the test has pushed"));
+                }
+                Next::Item(_) => sent.push("large".to_owned()),
+                Next::Quiet => sent.push("quiet".to_owned()),
+                Next::Closed => sent.push("closed".to_owned()),
+                Next::Overfull => sent.push("overfull".to_owned()),
+            }
+            if let Some("quiet" | "closed" | "overfull") = sent.last().map(String::as_str) {
+                return sent;
+            }
+        }
+    }
+
+    fn precopy() -> Item {
+        Item::Precopy { session: 1, sign: None }
+    }
+
+    /// P9: a standby that gives signs of life without end and takes nothing makes this side keep one answer.
+    #[test]
+    fn of_signs_of_life_the_latest_is_kept() {
+        let outbox = Outbox::default();
+        for number in 0..100_000 {
+            outbox.push_control(Control::Sign, format!("sign {number}").into_bytes());
+            outbox.push_control(Control::Answer, format!("answer {number}").into_bytes());
+        }
+        assert_eq!(sent(&outbox), ["answer 99999", "sign 99999", "quiet"]);
+    }
+
+    #[test]
+    fn all_else_is_sent_in_order_and_before_the_end() {
+        let outbox = Outbox::default();
+        outbox.push_control(Control::Other, b"hello".to_vec());
+        outbox.push(precopy());
+        outbox.push_control(Control::Other, b"bye".to_vec());
+        outbox.close();
+        assert_eq!(sent(&outbox), ["hello", "large", "bye", "closed"]);
+    }
+
+    /// P9: what may not be left out has a bound as well, and then the session ends.
+    #[test]
+    fn a_standby_that_takes_nothing_is_given_up() {
+        let outbox = Outbox::default();
+        for _ in 0..MAX_FRAMES {
+            outbox.push_control(Control::Other, b"frame".to_vec());
+        }
+        assert_eq!(sent(&outbox).len(), MAX_FRAMES + 1, "all, and then quiet");
+        for _ in 0..=MAX_FRAMES {
+            outbox.push_control(Control::Other, b"frame".to_vec());
+        }
+        assert_eq!(sent(&outbox), ["overfull"]);
+    }
+
+    /// In the middle of a pre-copy what is small is sent, and what is large waits.
+    #[test]
+    fn what_is_large_waits_for_its_turn() {
+        let outbox = Outbox::default();
+        outbox.push(precopy());
+        outbox.push_control(Control::Answer, b"answer".to_vec());
+        assert!(matches!(outbox.next_control(), Next::Item(Item::Sign(_))));
+        assert!(matches!(outbox.next_control(), Next::Quiet));
+        outbox.close();
+        assert_eq!(sent(&outbox), ["large", "closed"]);
+    }
+}
