@@ -59,7 +59,7 @@ fn in_namespace(shell: &str, flags: &[&str]) -> Option<Command> {
         .output()
         .is_ok_and(|out| out.status.success());
     if !permitted {
-        eprintln!("skipped: this machine permits no user namespaces");
+        kemari_tests::not_tested("this machine permits no user namespaces");
         return None;
     }
     let mut command = Command::new("unshare");
@@ -172,7 +172,7 @@ fn a_tap_that_cannot_be_had() {
     }
     let text = command.output().map(|out| String::from_utf8_lossy(&out.stderr).into_owned());
     let Ok(text) = text else {
-        eprintln!("skipped: this machine does not let the test become another user");
+        kemari_tests::not_tested("this machine does not let the test become another user");
         return;
     };
     // That user may lack the right to /dev/kvm as well: then that is what it is told, first.

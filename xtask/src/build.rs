@@ -21,11 +21,32 @@ pub(crate) fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(default, PathBuf::from)
 }
 
-/// `cargo`, in the repository.
+/// `cargo`, in the repository, as from the shell of whoever has called this program.
 pub(crate) fn cargo() -> Command {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = program();
     cargo.current_dir(repository());
     cargo
+}
+
+/// `cargo`, anywhere. What an outer `cargo run` has put into the environment is not passed on: build scripts that look
+/// at it (`ring`'s looks at CARGO_MANIFEST_DIR) would run again, and everything above them be compiled again, each time
+/// that the inner and the outer cargo take turns.
+pub(crate) fn program() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(is_of_outer_cargo) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
+}
+
+/// What cargo tells the programs that it runs about themselves.
+fn is_of_outer_cargo(name: &str) -> bool {
+    const PREFIXES: [&str; 3] = ["CARGO_BIN_", "CARGO_MANIFEST_", "CARGO_PKG_"];
+    const NAMES: [&str; 4] =
+        ["CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "CARGO_TARGET_TMPDIR", "OUT_DIR"];
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || NAMES.contains(&name)
 }
 
 /// Runs `command`, whose output the person at the terminal sees.
@@ -42,15 +63,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// Builds the release of `kemari` and says where it is.
 pub(crate) fn kemari() -> Result<PathBuf> {
-    run(cargo().args([
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "kemari-vmm",
-        "--bin",
-        "kemari",
-    ]))?;
+    run(cargo().args(["build", "--release", "--package", "kemari-vmm", "--bin", "kemari"]))?;
     Ok(target_dir().join("release/kemari"))
 }
 
@@ -58,7 +71,7 @@ pub(crate) fn kemari() -> Result<PathBuf> {
 pub(crate) fn static_programs() -> Result<PathBuf> {
     const TARGET: &str = "x86_64-unknown-linux-gnu";
     let mut build = cargo();
-    build.args(["build", "--quiet", "--release", "--target", TARGET]);
+    build.args(["build", "--release", "--target", TARGET]);
     build.args([
         "--package",
         "kemari-vmm",
@@ -80,7 +93,7 @@ pub(crate) fn micro_guest() -> Result<PathBuf> {
     // Run in its directory, where its own cargo configuration is found.
     let source = repository().join("tests/micro-guest");
     let mut build = cargo();
-    build.current_dir(source).args(["build", "--quiet", "--release", "--target", BARE_TARGET]);
+    build.current_dir(source).args(["build", "--release", "--target", BARE_TARGET]);
     run(build.arg("--target-dir").arg(&dir))?;
     Ok(dir.join(BARE_TARGET).join("release/micro-guest"))
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use crate::{bench, build, gate, new_device, run_pair, sim, stop, torture};
+use crate::{bench, build, gate, guest, new_device, run_pair, sim, stop, torture};
 
 /// Which tests.
 #[derive(Debug, Args)]
@@ -37,6 +37,11 @@ const STEPS: &[Step] = &[
     Step { name: "simulation: fresh seeds", run: sim_fresh, linux: false },
     Step { name: "new-device: one of each kind", run: new_device::prove, linux: false },
     Step { name: "simulation: deliberate bugs are found", run: sim_bugs, linux: false },
+    Step {
+        name: "run-pair: a second run starts at once",
+        run: run_pair::starts_at_once,
+        linux: false,
+    },
     Step { name: "pair: every kill, one vCPU, audited", run: pair_one, linux: false },
     Step {
         name: "pair: every kill, two vCPUs, every checkpoint compared",
@@ -59,6 +64,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let wanted = |step: &&Step| named(step) && !(step.linux && arguments.skip_linux);
     let steps: Vec<&Step> = STEPS.iter().filter(wanted).collect();
     ensure!(!steps.is_empty(), "no step has this in its name; there are: {}", names());
+    prepare()?;
     let mut failed = Vec::new();
     for step in &steps {
         println!("\n=== {}", step.name);
@@ -86,6 +92,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     Ok(failed.is_empty())
 }
 
+/// What the tests run, and the Debian package that has it. What the stock Debian guest needs, its preparation installs.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("/usr/bin/etcd", "etcd-server"),
+    ("/usr/bin/etcdctl", "etcd-client"),
+    ("/usr/bin/git", "git"),
+    ("/usr/bin/iasl", "acpica-tools"),
+    ("/usr/bin/mount", "mount"),
+    ("/usr/bin/unshare", "util-linux"),
+    ("/usr/sbin/ip", "iproute2"),
+    ("/usr/sbin/mke2fs", "e2fsprogs"),
+];
+
+/// Installs what is missing, or says what to install: a test that has to be left out is none.
+fn prepare() -> Result<()> {
+    guest::ensure_programs(PROGRAMS, &|line| println!("{line}"))?;
+    build::ensure_bare_target()
+}
+
 fn names() -> String {
     STEPS.iter().map(|step| step.name).collect::<Vec<_>>().join("; ")
 }
@@ -99,14 +123,12 @@ fn seconds(time: Duration) -> String {
 }
 
 fn workspace() -> Result<bool> {
+    run_pair::check_kvm()?;
     build::micro_guest()?;
-    build::run(build::cargo().args([
-        "test",
-        "--workspace",
-        "--locked",
-        "--quiet",
-        "--no-fail-fast",
-    ]))?;
+    // Compiled first, which takes minutes and shows how far it is; run without a line for each of a thousand tests.
+    let test = ["test", "--workspace", "--locked", "--no-fail-fast"];
+    build::run(build::cargo().args(test).arg("--no-run"))?;
+    build::run(build::cargo().args(test).arg("--quiet"))?;
     Ok(true)
 }
 
@@ -157,6 +179,12 @@ fn lab() -> Result<bool> {
         "--test-threads",
         "1",
     ]))?;
+    let guest = guest::Preparation::begin(&|line| println!("{line}"))?
+        .linux_guest(guest::KernelChoice::Cloud)?;
+    let test = ["test", "--quiet", "--locked", "--package", "kemari-vmm", "--test", "boot"];
+    let mut test_image = build::cargo();
+    test_image.args(test).arg("stock_bzimage_loads").env("KEMARI_TEST_BZIMAGE", guest.vmlinuz);
+    build::run(&mut test_image)?;
     Ok(true)
 }
 

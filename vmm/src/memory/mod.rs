@@ -200,7 +200,7 @@ mod tests {
         // Not reserved: mapping 3 GiB and a bit costs nothing until it is touched.
         let size = layout::LOW_RAM_END + (8 << 20);
         if available_memory().unwrap() < size {
-            eprintln!("skipped: the host has less than {} available", mib(size));
+            kemari_tests::not_tested(&format!("the host has less than {} available", mib(size)));
             return;
         }
         let memory = create(MemoryOptions { size, huge_pages: true }).unwrap();

@@ -8,7 +8,6 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use kemari_tests::bench::Bench;
 use kemari_tests::bench::data::{FORMAT, Report, Skipped};
-use kemari_tests::pair::Progress;
 
 use super::{Measure, peer};
 use crate::run_pair::Terminal;
@@ -21,9 +20,11 @@ const PEERS: &str = "peers";
 pub(super) fn run(wanted: &Measure, terminal: &Terminal) -> Result<Report> {
     let stop = stop::flag()?;
     crate::run_pair::check_kvm()?;
-    terminal.step("building kemari and the micro-guest");
-    let kemari = wanted.kemari.clone().map_or_else(build::kemari, Ok)?;
-    let kernel = build::micro_guest()?;
+    let built = terminal.aside("building kemari and the micro-guest", || -> Result<_> {
+        let kemari = wanted.kemari.clone().map_or_else(build::kemari, Ok)?;
+        Ok((kemari, build::micro_guest()?))
+    });
+    let (kemari, kernel) = built?;
     ensure!(kemari.exists(), "--kemari: expected a program, found no {}", kemari.display());
     let begun = Instant::now();
     let bench = Bench {

@@ -158,7 +158,7 @@ pub(crate) fn package_dir(package: &Package) -> &Path {
 
 /// `cargo` with nothing of the caller's environment that changes what is compiled.
 fn bare_cargo() -> Command {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = crate::build::program();
     for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "RUSTC_BOOTSTRAP"]
     {
         cargo.env_remove(name);

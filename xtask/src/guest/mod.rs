@@ -19,7 +19,7 @@ use anyhow::Result;
 pub(crate) use cache::cache_dir;
 pub(crate) use command::{output, run};
 pub(crate) use kernel::KernelChoice;
-pub(crate) use packages::ensure_packages;
+pub(crate) use packages::{ensure_packages, ensure_programs};
 pub(crate) use probe::{HostKvm, probe_host};
 
 use cache::Cache;

@@ -1,6 +1,9 @@
 //! Debian packages that must be installed on this machine.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -24,8 +27,61 @@ pub(crate) fn ensure_packages(wanted: &[&str], say: &dyn Fn(&str)) -> Result<()>
     }
     update_lists(say)?;
     say(&format!("installing packages: {list}"));
+    let _quiet = NoServices::begin()?;
     run(apt_get().args(["install", "-y", "-qq", "--no-install-recommends"]).args(&missing))
         .with_context(|| format!("installing the Debian packages {list}"))
+}
+
+/// Makes sure that programs are there, given as where they are and the Debian package that has them. Where all of them
+/// are, it does not matter who has put them there.
+pub(crate) fn ensure_programs(wanted: &[(&str, &str)], say: &dyn Fn(&str)) -> Result<()> {
+    let absent = wanted.iter().filter(|(program, _)| !Path::new(program).exists());
+    let packages: Vec<&str> = absent.map(|(_, package)| *package).collect();
+    if packages.is_empty() { Ok(()) } else { ensure_packages(&packages, say) }
+}
+
+/// While it lives, packages that are installed start no service: tests start servers of their own, and the machine's
+/// owner has asked for none. A policy that is there already stays.
+struct NoServices {
+    ours: bool,
+}
+
+/// What Debian's packages ask before they start a service.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+const POLICY_MARK: &str = "made by kemari's xtask";
+
+impl NoServices {
+    fn begin() -> Result<Self> {
+        let context = || format!("making {POLICY}, which keeps packages from starting services");
+        // One that a killed process has left says no to nobody, and goes now.
+        if fs::read_to_string(POLICY).is_ok_and(|text| text.contains(POLICY_MARK)) {
+            fs::remove_file(POLICY).with_context(context)?;
+        }
+        let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(POLICY);
+        let mut file = match made {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                return Ok(Self { ours: false });
+            }
+            Err(error) => return Err(error).with_context(context),
+        };
+        let process = std::process::id();
+        let policy = format!(
+            "#!/bin/sh\n# {POLICY_MARK}; says no (101) only while that runs\nkill -0 {process} 2>/dev/null && exit 101\nexit 0\n"
+        );
+        file.write_all(policy.as_bytes()).with_context(context)?;
+        // Also where the mask of this process forbids it.
+        fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755)).with_context(context)?;
+        Ok(Self { ours: true })
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.ours {
+            let _ = fs::remove_file(POLICY);
+        }
+    }
 }
 
 /// Whether this process may install packages.

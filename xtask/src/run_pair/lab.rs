@@ -28,8 +28,8 @@ pub(super) fn run(
     terminal: &Terminal,
     stop: stop::Flag,
 ) -> Result<bool> {
-    terminal.step("building static programs for the lab");
-    let programs = build::static_programs()?;
+    let programs =
+        terminal.aside("building static programs for the lab", build::static_programs)?;
     let mut spec = LabSpec::new("pair", &command(arguments))
         .linux_guest(guest, &[ROOT])
         .file(programs.join("kemari"), "kemari")

@@ -1,5 +1,6 @@
 //! `cargo xtask run-pair`: one command that builds, runs, breaks and judges a pair.
 
+mod again;
 mod arguments;
 #[cfg(test)]
 mod boot_tests;
@@ -22,6 +23,7 @@ use kemari_tests::pair::report::RunReport;
 use crate::guest::{KernelChoice, LinuxGuest, Preparation};
 use crate::lab::LabImages;
 use crate::{build, report_file, stop};
+pub(crate) use again::starts_at_once;
 pub(crate) use arguments::{Arguments, Guest, NetModel};
 pub(crate) use progress::Terminal;
 
@@ -71,15 +73,17 @@ fn micro(arguments: &Arguments, terminal: &Terminal, stop: stop::Flag) -> Result
 
 fn micro_config(arguments: &Arguments, terminal: &Terminal) -> Result<PairConfig> {
     check_kvm()?;
-    terminal.step("building kemari and the micro-guest");
-    let kemari = arguments.kemari.clone().map_or_else(build::kemari, Ok)?;
-    arguments.micro_config(kemari, build::micro_guest()?)
+    let built = terminal.aside("building kemari and the micro-guest", || -> Result<_> {
+        let kemari = arguments.kemari.clone().map_or_else(build::kemari, Ok)?;
+        Ok((kemari, build::micro_guest()?))
+    });
+    let (kemari, guest) = built?;
+    arguments.micro_config(kemari, guest)
 }
 
 /// Directly on `/dev/kvm` where that can run a stock kernel, else in the nested lab.
 fn run_linux(arguments: &Arguments, terminal: &Terminal, stop: stop::Flag) -> Result<bool> {
-    terminal.step("building kemari");
-    let kemari = build::kemari()?;
+    let kemari = terminal.aside("building kemari", build::kemari)?;
     let probe = crate::guest::probe_host(&kemari)?;
     let direct = probe.kvm == crate::guest::HostKvm::Full && !arguments.lab;
     ensure!(
@@ -88,8 +92,10 @@ fn run_linux(arguments: &Arguments, terminal: &Terminal, stop: stop::Flag) -> Re
          --guest micro works",
         probe.reason
     );
-    terminal.step("preparing the Debian guest");
-    let (guest, lab) = prepare_linux(terminal, arguments.net_model, !direct)?;
+    let what =
+        "preparing a Debian guest: kernel, initramfs, root file system (minutes, the first time)";
+    let prepare = || prepare_linux(terminal, arguments.net_model, !direct);
+    let (guest, lab) = terminal.aside(what, prepare)?;
     if let Some(images) = lab {
         terminal.line(&format!("guest: Debian in the nested lab ({})", probe.reason));
         return lab::run(arguments, &images, &guest, terminal, stop);

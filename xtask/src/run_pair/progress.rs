@@ -25,6 +25,18 @@ impl Terminal {
         Self { bar }
     }
 
+    /// Does `work` that takes minutes and shows its own progress, as cargo does; says before what it is.
+    pub(crate) fn aside<T>(&self, what: &str, work: impl FnOnce() -> T) -> T {
+        let work = || {
+            eprintln!("{STEP}{what}");
+            work()
+        };
+        match &self.bar {
+            Some(bar) => bar.suspend(work),
+            None => work(),
+        }
+    }
+
     /// Takes the spinner away.
     pub(crate) fn finish(&self) {
         if let Some(bar) = &self.bar {

@@ -6,7 +6,6 @@ mod scratch;
 mod verdict;
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -172,7 +171,7 @@ impl Bed {
     }
 
     fn test(&self, test: &Test, more: &[&str]) -> Result<std::process::Output> {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let mut cargo = crate::build::program();
         cargo.current_dir(&self.scratch.root).env_remove("RUSTFLAGS");
         cargo.args(["test", "--offline", "--quiet", "--target", LINUX, "--package", &test.package]);
         cargo.args(["--test", &test.name]).args(more);
