@@ -29,6 +29,11 @@ pub struct Hello {
     pub layout: MachineLayout,
     /// Where the bytes of the disks are that the guest can write, by slot.
     pub disks: Vec<DiskStorage>,
+    /// What the guest boots when it is reset. From a standby: what its own command line says; none, and it takes the
+    /// primary's.
+    pub boot: Option<BootSource>,
+    /// From a standby: the images that it has already, of its own or from an earlier session.
+    pub images: Vec<ImageId>,
     /// Facts of the host that must be equal: CPU features, capabilities of KVM.
     pub facts: Vec<(String, String)>,
     /// How the primary wants the session run.
@@ -115,6 +120,53 @@ impl core::fmt::Display for Storage {
     }
 }
 
+/// What a guest boots. Its images travel with the session, so that the guest can be reset wherever it runs (P7).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootSource {
+    /// The kernel.
+    pub kernel: ImageId,
+    /// The initial RAM disk.
+    pub initrd: Option<ImageId>,
+    /// The kernel's command line.
+    pub cmdline: String,
+}
+
+impl BootSource {
+    /// Its images, each once.
+    pub fn images(&self) -> impl Iterator<Item = ImageId> {
+        let initrd = self.initrd.filter(|initrd| *initrd != self.kernel);
+        core::iter::once(self.kernel).chain(initrd)
+    }
+}
+
+/// A file, by its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageId {
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 of them.
+    pub sha256: [u8; 32],
+}
+
+impl core::fmt::Display for ImageId {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{} bytes, sha256 ", self.size)?;
+        self.sha256.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// The images that a primary sends to a standby, in this order: what that does not have.
+#[must_use]
+pub fn images_to_send(primary: &Hello, standby: &Hello) -> Vec<ImageId> {
+    let all = primary.boot.iter().flat_map(BootSource::images);
+    all.filter(|image| !standby.images.contains(image)).collect()
+}
+
+/// Their bytes.
+pub(crate) fn total_size(images: &[ImageId]) -> u64 {
+    images.iter().fold(0, |sum, image| sum.saturating_add(image.size))
+}
+
 /// The two sides do not fit: each reason names both sides' values and what to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal(pub Vec<String>);
@@ -156,6 +208,7 @@ pub fn compare(primary: &Hello, standby: &Hello) -> Result<(), Refusal> {
     }
     compare_layouts(&primary.layout, &standby.layout, &mut reasons);
     compare_disks(&primary.disks, &standby.disks, &mut reasons);
+    compare_boot(primary, standby, &mut reasons);
     compare_facts(&primary.facts, &standby.facts, &mut reasons);
     if reasons.is_empty() { Ok(()) } else { Err(Refusal(reasons)) }
 }
@@ -217,6 +270,38 @@ fn compare_disks(primary: &[DiskStorage], standby: &[DiskStorage], reasons: &mut
                  disk: give both the one image on storage that both hosts share, not a copy"
             ));
         }
+    }
+}
+
+/// A standby that has a kernel of its own has the primary's, or the guest would become another one at its next reset. What
+/// is to be sent is kept in the standby's memory: never more than the guest's (P9), which it has to fit into anyway.
+fn compare_boot(primary: &Hello, standby: &Hello, reasons: &mut Vec<String>) {
+    if let Some(theirs) = &standby.boot {
+        let ours = primary.boot.as_ref();
+        let shown = |image: Option<ImageId>| {
+            image.map_or_else(|| "none".to_string(), |image| image.to_string())
+        };
+        let mut compare = |what: &str, ours: String, theirs: String| {
+            if ours != theirs {
+                reasons.push(format!(
+                    "{what}: primary {ours}, standby {theirs}: give the standby the same --{what}, or none of --kernel, \
+                     --initrd and --cmdline: it then takes the primary's"
+                ));
+            }
+        };
+        let kernel = ours.map(|boot| boot.kernel);
+        compare("kernel", shown(kernel), shown(Some(theirs.kernel)));
+        compare("initrd", shown(ours.and_then(|boot| boot.initrd)), shown(theirs.initrd));
+        let cmdline = ours.map_or("none".to_string(), |boot| format!("`{}`", boot.cmdline));
+        compare("cmdline", cmdline, format!("`{}`", theirs.cmdline));
+    }
+    let (size, memory) =
+        (total_size(&images_to_send(primary, standby)), primary.layout.memory_size());
+    if size > memory {
+        reasons.push(format!(
+            "kernel and initrd: {size} bytes are to be sent, expected no more than the {memory} bytes of guest memory: \
+             give the standby the same files by --kernel and --initrd"
+        ));
     }
 }
 
@@ -313,6 +398,12 @@ mod tests {
                 slot: 3,
                 storage: Storage::Shared { mark: "mark 1".into() },
             }]),
+            boot: Some(BootSource {
+                kernel: ImageId { size: 1000, sha256: [1; 32] },
+                initrd: Some(ImageId { size: 2000, sha256: [2; 32] }),
+                cmdline: "quiet".into(),
+            }),
+            images: Vec::new(),
             facts: Vec::from([("cpu".into(), "avx2".into())]),
             options: SessionOptions::default(),
         }
@@ -377,6 +468,49 @@ mod tests {
         assert!(text.contains("cpu: primary has avx2, standby has sse2"), "{text}");
         let text = refused(|other| other.facts.clear());
         assert!(text.contains("standby has nothing"), "{text}");
+    }
+
+    #[test]
+    fn a_standby_takes_the_primarys_kernel_or_has_the_same() {
+        let mut other = hello();
+        other.boot = None;
+        assert_eq!(compare(&hello(), &other), Ok(()));
+        assert_eq!(images_to_send(&hello(), &other).len(), 2);
+        other.images = hello().boot.unwrap().images().skip(1).collect();
+        let missing = images_to_send(&hello(), &other);
+        assert_eq!(missing, [ImageId { size: 1000, sha256: [1; 32] }]);
+
+        let boot =
+            |change: fn(&mut BootSource)| refused(|other| change(other.boot.as_mut().unwrap()));
+        let text = boot(|boot| boot.kernel.sha256 = [0xab; 32]);
+        assert!(
+            text.contains("kernel: primary 1000 bytes, sha256 0101") && text.contains("--kernel"),
+            "{text}"
+        );
+        assert!(text.contains("standby 1000 bytes, sha256 abab"), "{text}");
+        let text = boot(|boot| boot.initrd = None);
+        assert!(text.contains("initrd: primary 2000 bytes, sha256 0202"), "{text}");
+        assert!(text.contains("standby none: give the standby the same --initrd"), "{text}");
+        let text = boot(|boot| boot.cmdline.clear());
+        assert!(text.contains("cmdline: primary `quiet`, standby ``"), "{text}");
+    }
+
+    #[test]
+    fn p9_images_that_are_larger_than_the_guest_are_not_sent() {
+        let (mut ours, mut theirs) = (hello(), hello());
+        theirs.boot = None;
+        ours.boot.as_mut().unwrap().kernel.size = u64::MAX;
+        let text = compare(&ours, &theirs).unwrap_err().to_string();
+        assert!(
+            text.contains("expected no more than the 536870912 bytes of guest memory"),
+            "{text}"
+        );
+        theirs.images = ours.boot.as_ref().unwrap().images().collect();
+        assert_eq!(
+            compare(&ours, &theirs),
+            Ok(()),
+            "what need not be sent may be as large as it likes"
+        );
     }
 
     #[test]

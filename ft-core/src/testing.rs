@@ -29,6 +29,8 @@ pub(crate) fn hello() -> Box<Hello> {
             devices: Vec::new(),
         },
         disks: Vec::new(),
+        boot: None,
+        images: Vec::new(),
         facts: Vec::new(),
         options: SessionOptions { verify: true },
     })

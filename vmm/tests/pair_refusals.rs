@@ -1,5 +1,5 @@
 //! What a standby could not go on with it refuses when a primary joins, not when it is dead: another disk, one that it may
-//! not write, a console that cannot be opened.
+//! not write, a console that cannot be opened, another kernel.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -96,7 +96,7 @@ fn a_disk_that_the_standby_may_not_write() {
         .output()
         .is_ok_and(|out| out.status.success());
     if !permitted {
-        eprintln!("skipped: this machine permits no user namespaces");
+        kemari_tests::not_tested("this machine permits no user namespaces");
         return;
     }
     let mut bench = Bench::new();
@@ -106,4 +106,38 @@ fn a_disk_that_the_standby_may_not_write() {
     command.args(["-Urm", "sh", "-ec", &shell]).arg("sh").arg(KEMARI);
     command.args(bench.standby(&bench.disk(), "--serial=none"));
     bench.refused(command, &["disk.img", "cannot be written"]);
+}
+
+/// P7: after a takeover the guest's next reset would boot something else.
+#[test]
+fn another_kernel_or_command_line_than_the_primarys() {
+    let mut bench = Bench::new();
+    let other = bench.dir.path().join("other");
+    std::fs::write(&other, "another kernel").unwrap();
+    let mut command = Command::new(KEMARI);
+    command.args(bench.standby(&bench.disk(), "--serial=none")).arg("--kernel").arg(&other);
+    let ours = std::fs::metadata(micro::image()).unwrap().len();
+    bench.refused(
+        command,
+        &[
+            &format!("kernel: primary {ours} bytes, sha256 "),
+            // Of these 14 bytes.
+            "standby 14 bytes, sha256 cc5d2f87",
+            "give the standby the same --kernel, or none",
+            "cmdline: primary `virtio_mmio.device=",
+            "standby ``",
+        ],
+    );
+}
+
+#[test]
+fn a_kernel_of_the_standbys_own_that_is_not_there_is_said_at_its_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let link = format!("unix:{}", dir.path().join("link").display());
+    let command =
+        ["standby", "--listen", &link, "--serial", "none", "--kernel", "/nowhere/vmlinuz"];
+    let output = Command::new(KEMARI).args(command).stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_ne!(output.status.code(), Some(0));
+    assert!(said.contains("/nowhere/vmlinuz") && said.contains("--kernel"), "{said}");
 }

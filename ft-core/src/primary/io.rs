@@ -2,12 +2,13 @@
 
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use io_gate::host::{Alone, Committed, Epoch, Term};
 
 use crate::LinkId;
-use crate::handshake::{Hello, SessionOptions};
+use crate::handshake::{Hello, ImageId, SessionOptions};
 use crate::wire::{Frame, Outgoing, Verified, WireError};
 
 /// What has happened.
@@ -156,7 +157,7 @@ pub enum Action {
         /// Why.
         reason: String,
     },
-    /// Send memory while the guest runs; answer [`Event::PrecopyDone`].
+    /// Send the images that the standby lacks, then memory while the guest runs; answer [`Event::PrecopyDone`].
     StartPrecopy {
         /// Where to.
         link: LinkId,
@@ -164,6 +165,8 @@ pub enum Action {
         options: SessionOptions,
         /// The standby's number for it, for [`EpochDigest::new`](crate::wire::EpochDigest::new).
         session: u64,
+        /// What the standby lacks.
+        images: Vec<ImageId>,
     },
     /// Take the first checkpoint of the session; answer [`Event::Sealed`], then send it.
     SealFirst {

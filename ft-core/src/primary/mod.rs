@@ -516,11 +516,12 @@ impl Primary {
             return self.break_off(now, refusal.to_string(), out);
         }
         let (link, options) = (session.link, session.hello.options);
+        let images = handshake::images_to_send(&session.hello, &theirs);
         let number = theirs.standby_session;
         session.theirs = Some(number);
         self.phase = Phase::Copying;
         out.push(Action::Report(Report::Joined { release: theirs.release }));
-        out.push(Action::StartPrecopy { link, options, session: number });
+        out.push(Action::StartPrecopy { link, options, session: number, images });
     }
 
     fn precopy_done(&mut self, out: &mut Vec<Action>) -> Result<()> {

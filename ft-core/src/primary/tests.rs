@@ -6,6 +6,7 @@ use std::format;
 use io_gate::host::new_gate;
 
 use super::*;
+use crate::handshake::{BootSource, ImageId};
 use crate::testing::{MS, SESSION, frame, hello};
 use crate::wire::{Hashes, Verified};
 
@@ -116,7 +117,8 @@ fn names(actions: &[Action]) -> Vec<String> {
             Action::Stop { fenced, .. } => format!("stop fenced={fenced}"),
             Action::CloseLink { .. } => "close".into(),
             Action::Connect => "connect".into(),
-            Action::StartPrecopy { .. } => "precopy".into(),
+            Action::StartPrecopy { images, .. } if images.is_empty() => "precopy".into(),
+            Action::StartPrecopy { images, .. } => format!("precopy and {} images", images.len()),
             Action::SealFirst { .. } => "seal first".into(),
             Action::Hold => "hold".into(),
             Action::Report(_) => "report".into(),
@@ -126,6 +128,24 @@ fn names(actions: &[Action]) -> Vec<String> {
 
 fn effects(actions: &[Action]) -> Vec<String> {
     names(actions).into_iter().filter(|name| name != "report").collect()
+}
+
+#[test]
+fn a_standby_is_sent_the_images_that_it_lacks() {
+    let kernel = ImageId { size: 3, sha256: [1; 32] };
+    let initrd = ImageId { size: 2, sha256: [2; 32] };
+    let boot = BootSource { kernel, initrd: Some(initrd), cmdline: "quiet".into() };
+    for (images, expected) in [
+        (Vec::new(), "precopy and 2 images"),
+        (Vec::from([initrd]), "precopy and 1 images"),
+        (Vec::from([initrd, kernel]), "precopy"),
+    ] {
+        let mut pair = Pair::alone(true);
+        let ours = Hello { boot: Some(boot.clone()), ..*hello() };
+        pair.give(Event::StandbyConnected { link: LINK, hello: Box::new(ours) });
+        let theirs = Hello { images, ..*hello() };
+        assert_eq!(effects(&pair.say(0, Message::Welcome(Box::new(theirs)))), [expected]);
+    }
 }
 
 #[test]

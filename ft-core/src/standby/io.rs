@@ -9,7 +9,7 @@ use io_gate::host::{Epoch, Term};
 use super::{CheckedPages, Checkpoint};
 use crate::LinkId;
 use crate::handshake::Hello;
-use crate::wire::{Frame, Hashes, Outgoing, Verified, WireError};
+use crate::wire::{Data, Frame, Hashes, Outgoing, Verified, WireError};
 
 /// What has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,6 +183,9 @@ pub enum Action {
     },
     /// Write pages to memory now: there is no checkpoint yet that they could spoil.
     ApplyBulk(CheckedPages),
+    /// Keep these bytes: the next ones of [the images that this side said it lacks](crate::handshake::images_to_send). Whether
+    /// they are what was announced is part of the first [`Check`](Self::Check).
+    StoreImages(Data),
     /// Decode a checkpoint's state and see whether it can be applied, changing nothing; answer
     /// [`Event::Applicable`] or [`Event::NotApplicable`].
     Check(Arc<Checkpoint>),

@@ -445,7 +445,8 @@ impl Standby {
         self.term = hello.term;
         if let Some(session) = &mut self.session {
             let slack = self.options.staging_slack;
-            session.staging = Staging::new(hello.layout.clone(), slack, number);
+            let images = handshake::total_size(&handshake::images_to_send(&hello, &ours));
+            session.staging = Staging::new(hello.layout.clone(), images, slack, number);
             session.number = Some(number);
         }
         self.phase = Phase::Filling;
@@ -464,7 +465,11 @@ impl Standby {
         let checking = self.session.as_ref().is_some_and(|session| session.checking.is_some());
         let data = matches!(
             frame.message,
-            Message::Bulk(_) | Message::Pages(_) | Message::State(_) | Message::End(_)
+            Message::Image(_)
+                | Message::Bulk(_)
+                | Message::Pages(_)
+                | Message::State(_)
+                | Message::End(_)
         );
         if checking && data {
             return Err(self.illegal("frame", "a Check is answered before more data is given"));
@@ -540,6 +545,7 @@ impl Standby {
                 match session.staging.take(last, &header, message) {
                     Ok(staging::Step::Staged) => {}
                     Ok(staging::Step::Bulk(pages)) => out.push(Action::ApplyBulk(pages)),
+                    Ok(staging::Step::Images(bytes)) => out.push(Action::StoreImages(bytes)),
                     Ok(staging::Step::Whole(checkpoint)) => {
                         let checkpoint = Arc::new(checkpoint);
                         session.checking = Some(checkpoint.clone());

@@ -113,6 +113,8 @@ pub(super) enum Step {
     Staged,
     /// To be applied at once.
     Bulk(CheckedPages),
+    /// The next bytes of the images.
+    Images(Data),
     /// The checkpoint is whole.
     Whole(Checkpoint),
 }
@@ -130,6 +132,10 @@ pub(super) enum StagingError {
     BulkChanges,
     #[error("memory was sent as for a first checkpoint, but one is held or under way")]
     LateBulk,
+    #[error("{found} bytes of images came, {expected} are still to come")]
+    Images { found: u64, expected: u64 },
+    #[error("{missing} bytes of kernel and initrd are missing")]
+    NoImages { missing: u64 },
     #[error("the checkpoint grows beyond {limit} bytes: more than guest memory and its state")]
     TooBig { limit: u64 },
     #[error("it is of session {found:#x}, this is {expected:#x}")]
@@ -147,6 +153,8 @@ pub(super) enum StagingError {
 pub(super) struct Staging {
     layout: MachineLayout,
     limit: u64,
+    /// Bytes of images that have not come yet.
+    images: u64,
     epoch: Option<Epoch>,
     pages: Vec<CheckedPages>,
     state: Vec<Data>,
@@ -155,11 +163,12 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    pub(super) fn new(layout: MachineLayout, slack: u64, session: u64) -> Self {
+    /// For a machine, of which so many bytes of images are to come.
+    pub(super) fn new(layout: MachineLayout, images: u64, slack: u64, session: u64) -> Self {
         // A page's entry takes eight bytes beside its contents.
         let memory = layout.memory_size();
         let limit = memory.saturating_add(memory / 512).saturating_add(slack);
-        Self { layout, limit, digest: EpochDigest::new(session), ..Self::default() }
+        Self { layout, limit, images, digest: EpochDigest::new(session), ..Self::default() }
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -173,7 +182,7 @@ impl Staging {
         header: &Header,
         message: Message,
     ) -> Result<Step, StagingError> {
-        if header.kind == Kind::Bulk {
+        if matches!(header.kind, Kind::Bulk | Kind::Image) {
             if last.is_some() || self.epoch.is_some() {
                 return Err(StagingError::LateBulk);
             }
@@ -181,6 +190,15 @@ impl Staging {
             self.follow(last, header.epoch)?;
         }
         match message {
+            Message::Image(data) => {
+                let (found, expected) = (data.0.len() as u64, self.images);
+                if found == 0 || found > expected {
+                    return Err(StagingError::Images { found, expected });
+                }
+                self.images -= found;
+                self.digest.add(header, 0);
+                Ok(Step::Images(data))
+            }
             Message::Bulk(data) => {
                 let pages = CheckedPages::check_bulk(data, &self.layout)?;
                 self.digest.add(header, pages.pages());
@@ -217,6 +235,9 @@ impl Staging {
                 }
                 if digest != end && !deliberate!(AckTorn) {
                     return Err(StagingError::Digest { epoch });
+                }
+                if self.images > 0 {
+                    return Err(StagingError::NoImages { missing: self.images });
                 }
                 if self.state.is_empty() {
                     return Err(StagingError::NoState { epoch });

@@ -4,6 +4,7 @@
 use std::format;
 
 use super::*;
+use crate::handshake::{BootSource, ImageId};
 use crate::pages::{Compression, PAGE_SIZE, PageFrame};
 use crate::testing::{MS, SESSION, STANDBY_SESSION, decode, frame, hello};
 use crate::wire::{Data, End, EpochDigest, Header, Heartbeat, Kind};
@@ -49,6 +50,22 @@ impl Pair {
         let mut pair = Self::ready(true);
         assert_eq!(effects(&pair.give(lost())), ["close", "ask 2"]);
         pair
+    }
+
+    /// The primary boots a kernel of three bytes and an initrd of two, of which this side has `images`.
+    fn filling_with(images: &[ImageId]) -> Self {
+        let mut pair = Self::waiting(true);
+        pair.give(Event::Connected { link: LINK });
+        pair.say(0, Message::Hello(booting()));
+        let ours = Box::new(Hello { boot: None, images: images.to_vec(), ..*booting() });
+        assert_eq!(effects(&pair.give(Event::Described { ours })), ["send Welcome"]);
+        pair
+    }
+
+    fn image(&mut self, bytes: &[u8]) -> Vec<Action> {
+        let frame = frame(0, 1, Message::Image(Data(bytes.to_vec())));
+        self.digest.add(&frame.header, 0);
+        self.give(Event::Frame { link: LINK, frame })
     }
 
     fn give(&mut self, event: Event) -> Vec<Action> {
@@ -110,6 +127,14 @@ impl Pair {
     }
 }
 
+const KERNEL: ImageId = ImageId { size: 3, sha256: [1; 32] };
+const INITRD: ImageId = ImageId { size: 2, sha256: [2; 32] };
+
+fn booting() -> Box<Hello> {
+    let boot = BootSource { kernel: KERNEL, initrd: Some(INITRD), cmdline: String::new() };
+    Box::new(Hello { boot: Some(boot), ..*hello() })
+}
+
 fn lost() -> Event {
     Event::LinkLost { link: LINK, reason: "reset by peer".into() }
 }
@@ -123,6 +148,7 @@ fn effects(actions: &[Action]) -> Vec<String> {
                 Action::Send { frame, .. } => format!("send {}", frame.message.kind().name()),
                 Action::CloseLink { .. } => "close".into(),
                 Action::ApplyBulk(_) => "bulk".into(),
+                Action::StoreImages(bytes) => format!("store {:?}", bytes.0),
                 Action::Check(checkpoint) => format!("check {}", checkpoint.epoch()),
                 Action::Apply(checkpoint) => format!("apply {}", checkpoint.epoch()),
                 Action::AskArbiter { term, .. } => format!("ask {term}"),
@@ -167,6 +193,42 @@ fn the_way_to_a_checkpoint() {
         .unwrap();
     assert_eq!(seen, [(4096, 6), (8192, 6)]);
     assert_eq!(checkpoint.state().collect::<Vec<_>>(), [&[6]]);
+}
+
+#[test]
+fn p7_what_the_guest_boots_comes_before_a_checkpoint_is_held() {
+    let mut pair = Pair::filling_with(&[]);
+    assert_eq!(effects(&pair.image(&[1, 2])), ["store [1, 2]"]);
+    let bulk = pair.pages(Kind::Bulk, 0);
+    pair.give(Event::Frame { link: LINK, frame: bulk });
+    assert_eq!(effects(&pair.image(&[3, 4, 5])), ["store [3, 4, 5]"]);
+    pair.checkpoint(5);
+    assert_eq!(effects(&pair.give(Event::Applicable { epoch: Epoch(5) })), ["send Ack", "apply 5"]);
+
+    let mut pair = Pair::filling_with(&[KERNEL]);
+    assert_eq!(effects(&pair.image(&[4, 5])), ["store [4, 5]"]);
+    pair.checkpoint(5);
+
+    // The first checkpoint is not acknowledged as long as a byte is missing.
+    let mut pair = Pair::filling_with(&[]);
+    pair.image(&[1, 2, 3, 4]);
+    let end = pair.data(5);
+    let out = pair.say(5, Message::End(end));
+    assert_eq!(effects(&out), ["send Refuse", "close", "discard"]);
+    assert!(pair.standby.reason().unwrap().contains("1 bytes of kernel and initrd are missing"));
+}
+
+#[test]
+fn p9_no_more_of_images_is_stored_than_was_announced_and_none_later() {
+    let refused = ["send Refuse", "close", "discard"];
+    let mut pair = Pair::filling_with(&[]);
+    assert_eq!(effects(&pair.image(&[0; 6])), refused);
+    let mut pair = Pair::filling_with(&[]);
+    assert_eq!(effects(&pair.image(&[])), refused, "frames without end that bring nothing");
+    let mut pair = Pair::filling_with(&[KERNEL, INITRD]);
+    assert_eq!(effects(&pair.image(&[1])), refused);
+    let mut pair = Pair::ready(true);
+    assert_eq!(effects(&pair.image(&[1])), ["send Refuse", "close", "ask 2"]);
 }
 
 #[test]

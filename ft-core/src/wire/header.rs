@@ -53,6 +53,8 @@ pub enum Kind {
     HeartbeatReply = 11,
     /// The sender leaves on purpose.
     Bye = 12,
+    /// Bytes of the images that the guest boots.
+    Image = 13,
     /// Whether the standby could go on with the guest.
     Readiness = 14,
 }
@@ -68,7 +70,7 @@ const _: () = assert!(
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Hello,
         Self::Welcome,
         Self::Refuse,
@@ -81,6 +83,7 @@ impl Kind {
         Self::Heartbeat,
         Self::HeartbeatReply,
         Self::Bye,
+        Self::Image,
         Self::Readiness,
     ];
 
@@ -88,7 +91,7 @@ impl Kind {
     #[must_use]
     pub const fn max_body(self) -> u32 {
         match self {
-            Self::Hello | Self::Welcome => 1024 * KIB,
+            Self::Hello | Self::Welcome | Self::Image => 1024 * KIB,
             Self::Bulk | Self::Pages => 4 * 1024 * KIB,
             Self::State => 16 * 1024 * KIB,
             Self::Refuse | Self::Readiness => 64 * KIB,
@@ -115,6 +118,7 @@ impl Kind {
             Self::Heartbeat => "Heartbeat",
             Self::HeartbeatReply => "HeartbeatReply",
             Self::Bye => "Bye",
+            Self::Image => "Image",
             Self::Readiness => "Readiness",
         }
     }

@@ -49,6 +49,8 @@ pub enum Message {
         /// What there is to say besides; empty where the reason says it all.
         why: String,
     },
+    /// The next bytes of [what the standby does not have](crate::handshake::images_to_send), before the first checkpoint.
+    Image(Data),
     /// From a standby: whether it could go on with the guest, by what is known of its host; said when that changes. Without
     /// it a machine whose standby has lost its disk or its network would go on saying that it is protected.
     Readiness {
@@ -195,6 +197,7 @@ impl Message {
             Self::Heartbeat(_) => Kind::Heartbeat,
             Self::HeartbeatReply(_) => Kind::HeartbeatReply,
             Self::Bye { .. } => Kind::Bye,
+            Self::Image(_) => Kind::Image,
             Self::Readiness { .. } => Kind::Readiness,
         }
     }
@@ -204,7 +207,7 @@ impl Message {
         match self {
             Self::Hello(hello) | Self::Welcome(hello) => append(kind, hello.as_ref(), out),
             Self::Refuse { reason } => append(kind, shortened(reason, kind), out),
-            Self::Bulk(data) | Self::Pages(data) | Self::State(data) => {
+            Self::Bulk(data) | Self::Pages(data) | Self::State(data) | Self::Image(data) => {
                 out.extend_from_slice(&data.0);
                 Ok(())
             }
@@ -232,6 +235,7 @@ impl Message {
             Kind::Pages => Self::Pages(Data(body)),
             Kind::State => Self::State(Data(body)),
             Kind::End => Self::End(whole(kind, &body)?),
+            Kind::Image => Self::Image(Data(body)),
             Kind::Ack => Self::Ack,
             Kind::Verified => Self::Verified(whole(kind, &body)?),
             Kind::Heartbeat => Self::Heartbeat(whole(kind, &body)?),
@@ -294,7 +298,7 @@ impl EpochDigest {
         Self { session, ..Self::default() }
     }
 
-    /// Counts in a data frame ([`Kind::Bulk`], [`Kind::Pages`], [`Kind::State`]) of so many pages.
+    /// Counts in a data frame ([`Kind::Image`], [`Kind::Bulk`], [`Kind::Pages`], [`Kind::State`]) of so many pages.
     pub fn add(&mut self, header: &Header, pages: u64) {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&header.checksum.to_le_bytes());

@@ -29,6 +29,7 @@ fn every_message() -> Vec<Message> {
         Message::Heartbeat(beat),
         Message::HeartbeatReply(beat),
         Message::Bye { reason: ByeReason::Detach, session: 7, why: String::new() },
+        Message::Image(Data(vec![4; 300])),
         Message::Readiness { lack: Some("tap0: down".into()), session: 7 },
     ];
     let kinds: Vec<Kind> = all.iter().map(Message::kind).collect();

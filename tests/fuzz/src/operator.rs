@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use kemari_vmm::arbiter::{ArbiterSpec, TermRecord};
 use kemari_vmm::audit::{AuditSpec, Entry, HEADER_LEN, Header, RECORD_LEN};
-use kemari_vmm::boot::{BootConfig, Images, load_images};
+use kemari_vmm::boot::{BootConfig, load};
 use kemari_vmm::config::{ConsoleConfig, DeviceConfig, DiskConfig, MemoryConfig, NetConfig};
 use kemari_vmm::control::Command;
 use kemari_vmm::engine::MachineState;
@@ -115,8 +115,7 @@ fn run_kernels(bytes: &[u8]) {
         windows: &[],
         pci: true,
     };
-    let mut images = Images::open(&config).expect("both are there");
-    drop(load_images(&memory, &config, &mut images));
+    drop(load(&memory, &config));
 }
 
 /// A small PVH image, a bzImage's head, and nonsense.

@@ -50,6 +50,8 @@ pub(crate) fn hello(term: u64, session: u64, standby_session: u64) -> Hello {
         arbiter: "file".into(),
         layout: MachineLayout { memory: memory(), cpus: 1, page_size: 4096, devices: Vec::new() },
         disks: Vec::new(),
+        boot: None,
+        images: Vec::new(),
         facts: Vec::new(),
         options: SessionOptions { verify: true },
     }
@@ -352,7 +354,7 @@ impl StandbySide {
             Action::Stop { .. } => {
                 self.over = true;
             }
-            Action::ApplyBulk(_) => {
+            Action::ApplyBulk(_) | Action::StoreImages(_) => {
                 assert_eq!(self.applied, None, "P4: a checkpoint that is held is written over");
             }
             Action::Report(_) => {}

@@ -65,6 +65,9 @@ pub(crate) struct Passive {
     /// A check that is under way: no more data is given until it is answered.
     pub(crate) check: Option<(Epoch, bool)>,
     pub(crate) heard_term: u64,
+    /// Whether the kernel is to come in this session, and what has.
+    pub(crate) lacks_kernel: bool,
+    pub(crate) kernel: Vec<u8>,
 }
 
 pub(crate) enum Role {

@@ -129,7 +129,14 @@ impl<'a> Launcher<'a> {
     /// When it cannot be started.
     pub(super) fn start_primary(&mut self, host: Host) -> Result<Member> {
         let guest = &self.config.guest;
-        let mut arguments = vec!["run".to_owned()];
+        // A standby is given none of these: they come to it with the session.
+        let mut arguments = vec![
+            "run".to_owned(),
+            format!("--kernel={}", guest.kernel.display()),
+            format!("--cmdline={}", guest.command_line),
+        ];
+        arguments
+            .extend(guest.initrd.iter().map(|initrd| format!("--initrd={}", initrd.display())));
         arguments.extend(["--memory".to_owned(), guest.memory.to_string()]);
         arguments.extend(["--cpus".to_owned(), guest.cpus.to_string()]);
         if guest.boots_protected {
@@ -168,13 +175,10 @@ impl<'a> Launcher<'a> {
     /// The flags that both roles have.
     fn common(&self, host: Host, name: &str) -> Vec<String> {
         let path = |file: &str| self.dir.join(file).display().to_string();
-        let guest = &self.config.guest;
         let heartbeat =
             |milliseconds| self.config.scaled(Duration::from_millis(milliseconds)).as_millis();
         let mut flags = vec![
             format!("--name={NAME}"),
-            format!("--kernel={}", guest.kernel.display()),
-            format!("--cmdline={}", guest.command_line),
             // Both hosts are one kernel here: its page cache does not die with either (P3).
             format!("--disk=path={},cache=writeback", self.disk().display()),
             format!(
@@ -196,7 +200,6 @@ impl<'a> Launcher<'a> {
             },
         ];
         flags.extend(self.arbiter.flags(self.bed, host));
-        flags.extend(guest.initrd.iter().map(|initrd| format!("--initrd={}", initrd.display())));
         flags.extend(self.config.verify.then(|| "--verify".to_owned()));
         if let Some(device) = &self.config.device {
             flags

@@ -6,6 +6,7 @@ mod bzimage;
 mod elf;
 mod error;
 mod image;
+mod images;
 mod linux64;
 mod map;
 mod pvh;
@@ -14,9 +15,10 @@ mod source;
 
 pub use acpi::AcpiError;
 pub use error::BootError;
+pub(crate) use images::ImageHash;
+pub use images::{Boot, Image};
 pub use map::{Claim, Part};
 
-use std::fs::File;
 use std::path::Path;
 
 use kvm_ioctls::VcpuFd;
@@ -24,7 +26,6 @@ use vm_memory::{Bytes, GuestAddress};
 
 use self::image::Kernel;
 use self::map::BootMap;
-use self::source::Source;
 use crate::layout::{self, MmioWindow};
 use crate::memory::{self, GuestMemory};
 
@@ -43,6 +44,23 @@ pub struct BootConfig<'a> {
     pub windows: &'a [MmioWindow],
     /// Whether there is a PCI bus.
     pub pci: bool,
+}
+
+/// The machine that the tables describe.
+#[derive(Clone, Copy, Debug)]
+pub struct BootMachine<'a> {
+    /// Number of vCPUs.
+    pub cpus: u32,
+    /// The virtio-mmio windows that hold a device.
+    pub windows: &'a [MmioWindow],
+    /// Whether there is a PCI bus.
+    pub pci: bool,
+}
+
+impl<'a> From<&BootConfig<'a>> for BootMachine<'a> {
+    fn from(config: &BootConfig<'a>) -> Self {
+        Self { cpus: config.cpus, windows: config.windows, pci: config.pci }
+    }
 }
 
 /// How the first vCPU enters the guest.
@@ -67,75 +85,48 @@ struct Initrd {
     size: u64,
 }
 
-/// The files of a boot, open: a reset loads them again on a thread that may not open anything.
-#[derive(Debug)]
-pub struct Images {
-    kernel: File,
-    initrd: Option<File>,
-}
-
-impl Images {
-    /// Opens what `config` names.
-    ///
-    /// # Errors
-    /// When a file cannot be read.
-    pub fn open(config: &BootConfig<'_>) -> Result<Self, BootError> {
-        Self::open_files(config.kernel, config.initrd)
-    }
-
-    /// Opens a kernel and perhaps an initrd.
-    ///
-    /// # Errors
-    /// When a file cannot be read.
-    pub fn open_files(kernel: &Path, initrd: Option<&Path>) -> Result<Self, BootError> {
-        Ok(Self {
-            kernel: source::open("kernel", kernel)?,
-            initrd: initrd.map(|path| source::open("initrd", path)).transpose()?,
-        })
-    }
-}
-
 /// Loads everything into guest memory, which is all zero, and returns how to enter it.
 ///
 /// # Errors
 /// See [`BootError`].
 pub fn load(memory: &GuestMemory, config: &BootConfig<'_>) -> Result<Entry, BootError> {
-    load_images(memory, config, &mut Images::open(config)?)
+    let boot = Boot::open(config.kernel, config.initrd, config.cmdline)?;
+    load_open(memory, &boot, config.into())
 }
 
 /// [`load`], from files that are open already.
 ///
 /// # Errors
 /// See [`BootError`].
-pub fn load_images(
+pub fn load_open(
     memory: &GuestMemory,
-    config: &BootConfig<'_>,
-    images: &mut Images,
+    boot: &Boot,
+    machine: BootMachine<'_>,
 ) -> Result<Entry, BootError> {
     let mut map = BootMap::new(memory);
-    let mut source = Source::new("kernel", config.kernel, &mut images.kernel)?;
+    let mut source = boot.kernel.source()?;
     let kernel = Kernel::read(&mut source)?;
     kernel.claim(&source, &mut map)?;
-    let mut initrd = match config.initrd.zip(images.initrd.as_mut()) {
+    let mut initrd = match &boot.initrd {
         None => None,
-        Some((path, file)) => {
-            let source = Source::new("initrd", path, file)?;
+        Some(image) => {
+            let source = image.source()?;
             Some((image::claim_initrd(&source, &kernel, &mut map)?, source))
         }
     };
     // From here on guest memory is written: every range has been found free.
-    write_cmdline(memory, config.cmdline, kernel.cmdline_max())?;
+    write_cmdline(memory, &boot.cmdline, kernel.cmdline_max())?;
     kernel.load(&mut source, memory)?;
     if let Some((place, source)) = &mut initrd {
         source.load(memory, 0, place.addr, place.size)?;
     }
     let initrd = initrd.map(|(place, _)| place);
-    let rsdp = acpi::build(memory, config.windows, config.pci, config.cpus)?;
+    let rsdp = acpi::build(memory, machine.windows, machine.pci, machine.cpus)?;
     let entry = kernel.entry();
     match entry {
         Entry::Pvh { .. } => pvh::write_start_info(memory, initrd, rsdp)?,
         Entry::Linux64 { .. } => {
-            let cmdline_len = config.cmdline.len();
+            let cmdline_len = boot.cmdline.len();
             linux64::write_zero_page(memory, kernel.setup_header(), cmdline_len, initrd, rsdp)?;
             linux64::write_page_tables(memory)?;
         }

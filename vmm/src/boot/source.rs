@@ -31,7 +31,7 @@ pub(super) fn open(what: &'static str, path: &Path) -> Result<File, BootError> {
 pub(super) struct Source<'a> {
     pub(super) what: &'static str,
     pub(super) path: &'a Path,
-    file: &'a mut File,
+    file: &'a File,
     len: u64,
 }
 
@@ -39,7 +39,7 @@ impl<'a> Source<'a> {
     pub(super) fn new(
         what: &'static str,
         path: &'a Path,
-        file: &'a mut File,
+        mut file: &'a File,
     ) -> Result<Self, BootError> {
         let len = file.seek(SeekFrom::End(0)).map_err(|source| BootError::Unreadable {
             what,
@@ -103,7 +103,7 @@ impl<'a> Source<'a> {
         // One read gives at most 2 GiB less a page, and on some file systems less than it was asked for.
         while done < len {
             let to = GuestAddress(addr + done);
-            match memory.read_volatile_from(to, self.file, (len - done) as usize) {
+            match memory.read_volatile_from(to, &mut self.file, (len - done) as usize) {
                 Ok(0) => return Err(self.shrunk(io::ErrorKind::UnexpectedEof.into())),
                 Ok(got) => done += got as u64,
                 Err(error) => return Err(self.unreadable(io_error(error))),

@@ -39,7 +39,7 @@ pub enum Subcommand {
     Probe(ProbeArgs),
 }
 
-/// The kernel; on a standby needed for a reset of the guest after it took over.
+/// The kernel. A standby is sent the primary's, and is given one only to spare that: then the same.
 #[derive(Debug, Args)]
 pub struct BootArgs {
     /// Kernel: a bzImage or a 64-bit ELF image (PVH).

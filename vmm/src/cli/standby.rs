@@ -15,6 +15,7 @@ use super::pid_file::PidFile;
 use super::{CliError, StandbyArgs, arbiter, audit, start};
 use crate::arbiter::Arbiter;
 use crate::audit::{Recorder, Side};
+use crate::boot::{Boot, BootError};
 use crate::config::MachineConfig;
 use crate::control::{Command, ControlSocket, Handler, Outcome, Reply, done};
 use crate::engine::{Engine, EngineOptions, Takeover};
@@ -33,6 +34,7 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     super::confine(protection.seccomp)?;
     // What can be wrong here is found now, not when the primary dies.
     kvm::open().map_err(MachineError::from)?;
+    let boot = open_boot(args)?;
     let security = guest::link_security(protection)?;
     start::check_peer(protection, &security)?;
     let _pid_file = protection.pid_file.as_deref().map(PidFile::write).transpose()?;
@@ -56,7 +58,7 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
         },
     };
     let driver = StandbyDriver::new(
-        standby_config(args, recorder.clone()),
+        standby_config(args, boot, recorder.clone()),
         arbiter.clone(),
         Box::new(factory),
     )
@@ -168,11 +170,27 @@ fn attach(machine: &Machine, status: &Shown) -> Result<(), CliError> {
     }
 }
 
-fn standby_config(args: &StandbyArgs, audit: Option<Arc<Recorder>>) -> StandbyConfig {
+/// A kernel of this side's own, read once, so that a primary that joins need not wait for it.
+fn open_boot(args: &StandbyArgs) -> Result<Option<Arc<Boot>>, CliError> {
+    let Some(kernel) = &args.boot.kernel else { return Ok(None) };
+    let open = || {
+        let boot = Boot::open(kernel, args.boot.initrd.as_deref(), &args.boot.cmdline)?;
+        boot.describe()?;
+        Ok(Arc::new(boot))
+    };
+    open().map(Some).map_err(|error: BootError| MachineError::from(error).into())
+}
+
+fn standby_config(
+    args: &StandbyArgs,
+    boot: Option<Arc<Boot>>,
+    audit: Option<Arc<Recorder>>,
+) -> StandbyConfig {
     let timeout = Duration::from_millis(args.protection.heartbeat_timeout);
     StandbyConfig {
         name: args.name.clone(),
         audit,
+        boot,
         options: StandbyOptions {
             heartbeat_interval: Duration::from_millis(args.protection.heartbeat_interval),
             heartbeat_timeout: timeout,

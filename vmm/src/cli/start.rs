@@ -13,7 +13,7 @@ use io_gate_host::own_files;
 use super::paths::Paths;
 use super::{CliError, ProtectionArgs, RunArgs, StandbyArgs};
 use crate::arbiter::ArbiterSpec;
-use crate::boot::Images;
+use crate::boot::Boot;
 use crate::config::{BootSource, DeviceBackend, DiskConfig, MachineConfig, NetBackend};
 use crate::link::{LinkAddr, LinkSecurity};
 use crate::machine::{MachineError, interface};
@@ -105,7 +105,7 @@ pub(super) fn check_peer(args: &ProtectionArgs, security: &LinkSecurity) -> Resu
 
 /// A kernel is there, and so is its initrd; what is in them is found out when they are loaded.
 fn check_kernel(boot: &BootSource) -> Result<(), CliError> {
-    let opened = Images::open_files(&boot.kernel, boot.initrd.as_deref());
+    let opened = Boot::open(&boot.kernel, boot.initrd.as_deref(), &boot.cmdline);
     opened.map(drop).map_err(|error| CliError::usage(error.to_string()))
 }
 

@@ -11,6 +11,7 @@
 //! holds a device slot or the ledger calls [`Engine::event`].
 
 mod checkpoint;
+mod images;
 mod live;
 mod operator;
 mod outbox;
@@ -344,10 +345,10 @@ impl Engine {
                     self.end_session(core);
                 }
             }
-            Action::StartPrecopy { link, session: number, .. } => {
+            Action::StartPrecopy { link, session: number, images, .. } => {
                 let sign = core.primary.sign_of_life(self.now()).map(|(_, sign)| sign);
                 if let Some(session) = core.session_of(link) {
-                    session.start_precopy(number, sign.as_ref());
+                    session.start_precopy(number, &images, sign.as_ref());
                 }
             }
             Action::SealFirst { link } => {

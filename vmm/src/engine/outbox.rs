@@ -147,7 +147,7 @@ mod tests {
     }
 
     fn precopy() -> Item {
-        Item::Precopy { session: 1, sign: None }
+        Item::Precopy { session: 1, images: Vec::new(), sign: None }
     }
 
     /// P9: a standby that gives signs of life without end and takes nothing makes this side keep one answer.

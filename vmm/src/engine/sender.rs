@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
+use ft_core::handshake::ImageId;
 use ft_core::pages::{Compression, FRAME_PAGES, PAGE_SIZE, PageFrame, PageFrames, SentPages};
 use ft_core::primary::Event;
 use ft_core::wire::{Data, EpochDigest, Hashes, Header, Kind, Message, Outgoing};
@@ -12,6 +13,7 @@ use ft_core::{Epoch, LinkId, Term};
 
 use super::outbox::{MAX_FRAMES, Next, Outbox};
 use super::{Engine, Step};
+use crate::boot::Image;
 use crate::link::Link;
 
 /// Something to send.
@@ -28,6 +30,8 @@ pub(super) enum Item {
         session: u64,
         /// What to send when there is nothing else.
         sign: Option<Vec<u8>>,
+        /// What the standby lacks of what the guest boots: sent first.
+        images: Vec<(ImageId, Arc<Image>)>,
     },
     /// A checkpoint.
     Checkpoint(Box<Checkpoint>),
@@ -133,11 +137,13 @@ impl Output {
                 }
                 Item::Checkpoint(checkpoint) => self.checkpoint(engine, link, *checkpoint)?,
                 Item::RotateKeys(tell) => self.rotate_keys(&tell)?,
-                Item::Precopy { session, sign } => {
+                Item::Precopy { session, images, sign } => {
                     self.sign = sign;
                     self.digest = EpochDigest::new(session);
                     self.sent_pages = SentPages::new(engine.delta_pages());
-                    if super::precopy::precopy(engine, link, self, items)? {
+                    if super::images::send_images(engine, &images, self, items)?
+                        && super::precopy::precopy(engine, link, self, items)?
+                    {
                         engine.event(Event::PrecopyDone { link });
                     }
                 }
@@ -237,7 +243,7 @@ impl Output {
         })
     }
 
-    fn data(&mut self, epoch: Epoch, term: Term, message: Message) -> io::Result<()> {
+    pub(super) fn data(&mut self, epoch: Epoch, term: Term, message: Message) -> io::Result<()> {
         let header =
             Outgoing { epoch, term, message }.encode(&mut self.buffer).map_err(io::Error::other)?;
         self.digest.add(&header, 0);

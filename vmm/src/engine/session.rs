@@ -6,11 +6,12 @@ use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ft_core::handshake::{DiskStorage, Hello, SessionOptions};
+use ft_core::handshake::{DiskStorage, Hello, ImageId, SessionOptions};
 use ft_core::primary::Event;
 use ft_core::wire::{Frame, HEADER_LEN, Header, Message, Outgoing, PROTOCOL, WireError};
 use ft_core::{LinkId, Term};
 
+use super::images::SessionBoot;
 use super::operator::STUCK;
 use super::outbox::{Control, Outbox};
 use super::sender::{Item, send};
@@ -32,6 +33,7 @@ pub(super) struct Session {
     number: u64,
     outbox: Arc<Outbox>,
     closed: Closed,
+    boot: Option<SessionBoot>,
 }
 
 /// Ends when the sender has, and the standby has taken its last words: nothing ever comes.
@@ -66,12 +68,13 @@ impl Session {
     }
 
     /// From now on `sign` is sent whenever there is nothing else for a while.
-    pub(super) fn start_precopy(&self, session: u64, sign: Option<&Outgoing>) {
+    pub(super) fn start_precopy(&self, session: u64, images: &[ImageId], sign: Option<&Outgoing>) {
         let mut bytes = Vec::new();
         // A sign of life is never too long.
         let encoded = sign.and_then(|sign| sign.encode(&mut bytes).ok());
         let sign = encoded.map(|_| bytes);
-        self.outbox.push(Item::Precopy { session, sign });
+        let images = self.boot.as_ref().map_or_else(Vec::new, |boot| boot.find(images));
+        self.outbox.push(Item::Precopy { session, images, sign });
     }
 
     pub(super) fn send_checkpoint(&self, item: Item) {
@@ -118,8 +121,12 @@ impl Engine {
                 Ok(disks) => disks,
                 Err(error) => return engine.connect_failed(link_id, error.to_string()),
             };
+            let boot = match engine.machine.boot_files().map(SessionBoot::look).transpose() {
+                Ok(boot) => boot,
+                Err(error) => return engine.connect_failed(link_id, error.to_string()),
+            };
             match addr.connect(CONNECT_TIMEOUT, &engine.options.security) {
-                Ok(link) => engine.run_session(link_id, link, disks),
+                Ok(link) => engine.run_session(link_id, link, disks, boot),
                 Err(error) => engine.connect_failed(link_id, error.to_string()),
             }
         };
@@ -139,7 +146,13 @@ impl Engine {
     }
 
     /// Joins the standby and reads what it says until the link ends.
-    fn run_session(self: &Arc<Self>, link_id: LinkId, link: Link, disks: Vec<DiskStorage>) {
+    fn run_session(
+        self: &Arc<Self>,
+        link_id: LinkId,
+        link: Link,
+        disks: Vec<DiskStorage>,
+        boot: Option<SessionBoot>,
+    ) {
         let writer = match link.try_clone() {
             Ok(writer) => writer,
             Err(error) => return self.connect_failed(link_id, error.to_string()),
@@ -165,13 +178,15 @@ impl Engine {
                 return;
             }
             core.connecting = None;
-            let hello = Box::new(self.hello(core.primary.term(), disks));
+            let source = boot.as_ref().map(|boot| boot.source().clone());
+            let hello = Hello { boot: source, ..self.hello(core.primary.term(), disks) };
+            let hello = Box::new(hello);
             let (number, term) = (hello.session, hello.term.0);
             let connected = Event::StandbyConnected { link: link_id, hello };
             match core.primary.handle(self.now(), connected) {
                 Ok(actions) => {
                     let closed = Arc::new(Mutex::new(closed));
-                    core.session = Some(Session { link: link_id, number, outbox, closed });
+                    core.session = Some(Session { link: link_id, number, outbox, closed, boot });
                     self.tracking.begin(link_id);
                     self.record(audit::Event::Joined { term, session: number });
                     self.perform(&mut core, actions);
@@ -230,6 +245,8 @@ pub(crate) fn describe(
         arbiter: arbiter.map_or("none", |arbiter| arbiter.kind()).to_owned(),
         layout: machine.layout(),
         disks,
+        boot: None,
+        images: Vec::new(),
         facts: machine.facts(),
         options: SessionOptions::default(),
     }

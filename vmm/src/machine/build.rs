@@ -157,7 +157,7 @@ impl Machine {
             work: AtomicU64::new(0),
             fence_hook: OnceLock::new(),
             wakes: Mutex::new(wakes),
-            images: Mutex::new(None),
+            boot: Mutex::new(None),
             vcpus,
             vm,
         });

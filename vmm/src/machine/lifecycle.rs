@@ -11,7 +11,7 @@ use vm_memory::{Address, Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::device_thread::DeviceEvents;
 use super::{Ended, Machine, MachineError, MachineEvent};
-use crate::boot::{self, BootConfig, Images};
+use crate::boot::{self, Boot, BootError, BootMachine};
 use crate::kvm::{ClockPolicy, FatalExit};
 use crate::layout::PAGE_SIZE;
 use crate::seccomp::{self, Role};
@@ -25,22 +25,14 @@ impl Machine {
     /// # Errors
     /// When there is no kernel, or it cannot be booted.
     pub fn boot(&self) -> Result<(), MachineError> {
-        let source = self.config.boot.as_ref().ok_or(MachineError::NoKernel)?;
+        let boot = self.open_boot()?.ok_or(MachineError::NoKernel)?;
         let windows: Vec<_> = self.devices.virtio().iter().map(|device| device.window()).collect();
-        let config = BootConfig {
-            kernel: &source.kernel,
-            initrd: source.initrd.as_deref(),
-            cmdline: &source.cmdline,
+        let machine = BootMachine {
             cpus: self.vcpus.len() as u32,
             windows: &windows,
             pci: self.devices.pci().is_some(),
         };
-        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
-        let images = match &mut *images {
-            Some(images) => images,
-            none => none.insert(Images::open(&config)?),
-        };
-        let entry = boot::load_images(&self.memory, &config, images)?;
+        let entry = boot::load_open(&self.memory, &boot, machine)?;
         self.vcpus.with_vcpu(0, |fd| boot::set_entry_registers(fd, entry))??;
         Ok(())
     }
@@ -56,7 +48,10 @@ impl Machine {
             return Ok(());
         }
         self.confine_vcpus();
-        self.open_images();
+        // What a reset boots is opened now: the device thread may not. A guest that was taken over can do without until then.
+        if let Err(error) = self.open_boot() {
+            log::warn!("{error}: the guest cannot be reset");
+        }
         let machine = self.clone();
         // On the device thread, so that no event is served before the queues were looked at.
         self.device_loop().call(move |context| {
@@ -75,17 +70,26 @@ impl Machine {
         self.vcpus.before_first_run(move || seccomp::enter(Role::Vcpu, &wakes));
     }
 
-    /// Opens what a reset boots, since the device thread may not. A machine that was taken over can
-    /// do without until then.
-    fn open_images(&self) {
-        let Some(source) = &self.config.boot else { return };
-        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
-        if images.is_none() {
-            match Images::open_files(&source.kernel, source.initrd.as_deref()) {
-                Ok(opened) => *images = Some(opened),
-                Err(error) => log::warn!("{error}: the guest cannot be reset"),
-            }
-        }
+    /// What the guest boots, if that is known here.
+    #[must_use]
+    pub fn boot_files(&self) -> Option<Arc<Boot>> {
+        self.boot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has the guest boot `boot` from its next reset on, whatever the command line says.
+    pub fn set_boot_files(&self, boot: Arc<Boot>) {
+        *self.boot.lock().unwrap_or_else(PoisonError::into_inner) = Some(boot);
+    }
+
+    /// What the guest boots: opened, if it is the command line's and was not yet.
+    fn open_boot(&self) -> Result<Option<Arc<Boot>>, BootError> {
+        let known = self.boot_files();
+        let Some(source) = self.config.boot.as_ref().filter(|_| known.is_none()) else {
+            return Ok(known);
+        };
+        let boot = Boot::open(&source.kernel, source.initrd.as_deref(), &source.cmdline)?;
+        self.set_boot_files(Arc::new(boot));
+        Ok(self.boot_files())
     }
 
     /// Looks at every queue and interrupts every driver: notifications and interrupts between a checkpoint and the
@@ -107,7 +111,7 @@ impl Machine {
     /// When there is no kernel, or KVM refuses; the machine stays paused then.
     pub fn reset(&self) -> Result<(), MachineError> {
         self.vcpus.pause();
-        if self.config.boot.is_none() {
+        if self.boot_files().is_none() {
             return Err(MachineError::NoKernel);
         }
         // A kernel loaded over memory that a disk is still being written from would end up on the disk.

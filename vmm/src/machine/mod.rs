@@ -37,7 +37,7 @@ use io_gate::Identity;
 use io_gate_host::GateHost;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
-use crate::boot::Images;
+use crate::boot::Boot;
 use crate::config::MachineConfig;
 use crate::kvm::state::SavePlan;
 use crate::kvm::{CompatInfo, VcpuSet, VcpuState, Vm, VmState};
@@ -62,8 +62,9 @@ pub struct Machine {
     fence_hook: OnceLock<FenceHook>,
     /// The counters by which its threads wake each other.
     wakes: Mutex<Vec<RawFd>>,
-    /// What to boot, opened before the device thread gives up the right to.
-    images: Mutex<Option<Images>>,
+    /// What to boot, opened before the device thread gives up the right to. Held to look and to put only, never while a
+    /// file is read.
+    boot: Mutex<Option<Arc<Boot>>>,
     // The threads end before the machine they run on.
     vcpus: VcpuSet,
     vm: Arc<Vm>,

@@ -111,6 +111,8 @@ const KVMIO: u64 = 0xae;
 /// threads, asks the arbiter, resolves names. Not in it: to run programs, to look into other
 /// processes, io_uring, bpf, mounts, keys, modules.
 const MAIN: &[c_long] = &[
+    // What a primary's guest boots is kept in memory by its standby.
+    SYS_memfd_create,
     SYS_access,
     SYS_arch_prctl,
     SYS_bind,
@@ -277,6 +279,8 @@ fn rules(role: Role, events: &[RawFd]) -> Result<Rules, BackendError> {
             }
         }
         Role::LinkSender => {
+            // The files that the guest boots, which are open, go to a standby that lacks them.
+            rules.allow(&[SYS_pread64]);
             rules.allow(&[SYS_write, SYS_writev, SYS_sendto, SYS_sendmsg]);
             rules.allow(&[SYS_setsockopt, SYS_shutdown, SYS_poll, SYS_ppoll]);
             rules.close()?;

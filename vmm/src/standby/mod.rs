@@ -8,6 +8,7 @@
 //! ```
 
 mod host;
+mod images;
 mod pulse;
 pub mod resources;
 mod status;
@@ -18,7 +19,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ft_core::handshake::Hello;
+use ft_core::handshake::{BootSource, Hello};
 use ft_core::pages::{PAGE_SIZE, is_zero};
 use ft_core::standby::{
     Action, CheckedPages, Checkpoint, Event, Phase, Report, Standby, StandbyOptions, TakenOver,
@@ -30,6 +31,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::arbiter::{self, Arbiter, ask};
 use crate::audit::{self, Recorder, Won};
+use crate::boot::{Boot, BootError};
 use crate::engine::{
     MachineState, ReadEnd, StateBlobError, Watched, describe, hash_memory, new_session_number,
     read_frames,
@@ -41,6 +43,7 @@ use crate::machine::Machine;
 use crate::machine::storage::read_marks;
 use crate::seccomp::{self, Role};
 
+use images::Images;
 use pulse::Pulse;
 use resources::Reserve;
 
@@ -66,6 +69,8 @@ pub struct StandbyConfig {
     pub name: String,
     /// The protocol core's options.
     pub options: StandbyOptions,
+    /// What the guest boots when it is reset; without, the primary's files are sent.
+    pub boot: Option<Arc<Boot>>,
     /// Where it is recorded what this side did, and when.
     pub audit: Option<Arc<Recorder>>,
 }
@@ -114,6 +119,8 @@ pub struct Inheritance {
 struct Hosted {
     machine: Arc<Machine>,
     authority: CommitAuthority,
+    /// What the primary boots.
+    boot: Option<BootSource>,
     /// The state of the checkpoint that was tried last, and of the one that was applied last.
     tried: Option<MachineState>,
     applied: Option<MachineState>,
@@ -157,6 +164,8 @@ pub struct StandbyDriver {
     pulse: Pulse,
     /// What frames come in.
     buffers: Buffers,
+    /// What came of the primary's kernel and initrd.
+    images: Images,
 }
 
 impl StandbyDriver {
@@ -184,6 +193,7 @@ impl StandbyDriver {
             reserve: Arc::default(),
             pulse: Pulse::default(),
             buffers: Buffers::default(),
+            images: Images::default(),
         }
     }
 
@@ -385,6 +395,11 @@ impl StandbyDriver {
                 self.buffers.give(pages.into_bytes());
                 Next::Nothing
             }
+            Action::StoreImages(bytes) => {
+                self.images.take(&bytes.0);
+                self.buffers.give(bytes.0);
+                Next::Nothing
+            }
             Action::Check(checkpoint) => {
                 self.give_signs_of_life(&checkpoint);
                 let checked = self.check(&checkpoint);
@@ -440,16 +455,51 @@ impl StandbyDriver {
             Ok((machine, authority)) => {
                 // Term, session and options are the primary's: the core fills them in.
                 let disks = read_marks(machine.config());
-                let ours = Hello {
+                let mut ours = Hello {
                     standby_session: new_session_number(),
                     ..describe(&machine, &self.config.name, self.arbiter.as_ref(), disks)
                 };
-                self.hosted =
-                    Some(Hosted { machine, authority, tried: None, applied: None, trial: None });
+                if let Err(error) = self.describe_boot(hello, &mut ours) {
+                    return Event::CannotHost { reason: error.to_string() };
+                }
+                let boot = hello.boot.clone();
+                self.hosted = Some(Hosted {
+                    machine,
+                    authority,
+                    boot,
+                    tried: None,
+                    applied: None,
+                    trial: None,
+                });
                 Event::Described { ours: Box::new(ours) }
             }
             Err(error) => Event::CannotHost { reason: error.to_string() },
         }
+    }
+
+    /// Says what this side has of what the guest boots, and makes ready for the rest.
+    fn describe_boot(&mut self, hello: &Hello, ours: &mut Hello) -> Result<(), BootError> {
+        match &self.config.boot {
+            Some(own) => {
+                let own = own.describe()?;
+                ours.images = own.images().collect();
+                ours.boot = Some(own);
+            }
+            None => ours.images = self.images.keep(hello.boot.as_ref()),
+        }
+        self.images.expect(hello, ours);
+        Ok(())
+    }
+
+    /// Whether the guest can be reset here (P7): the files that it boots are this side's own, or have come.
+    fn ready_to_boot(&self) -> Result<(), String> {
+        let Some(Hosted { machine, boot: Some(source), .. }) = &self.hosted else { return Ok(()) };
+        let boot = match &self.config.boot {
+            Some(own) => own.clone(),
+            None => Arc::new(self.images.boot(source)?),
+        };
+        machine.set_boot_files(boot);
+        Ok(())
     }
 
     fn record(&self, event: audit::Event) {
@@ -535,6 +585,11 @@ impl StandbyDriver {
     fn check(&mut self, checkpoint: &Checkpoint) -> Event {
         let epoch = checkpoint.epoch();
         let refuse = |reason: String| Event::NotApplicable { epoch, reason };
+        if self.hosted.as_ref().is_some_and(|hosted| hosted.applied.is_none())
+            && let Err(reason) = self.ready_to_boot()
+        {
+            return refuse(reason);
+        }
         let Some(hosted) = &mut self.hosted else {
             return refuse("there is no machine for it".to_owned());
         };

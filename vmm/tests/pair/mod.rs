@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -20,6 +20,7 @@ use ft_core::{Backoff, Term};
 use io_gate::host::{CommitAuthority, new_gate};
 use io_gate_host::{Fence, Permission, Unfenced};
 use kemari_vmm::arbiter::{Arbiter, FileArbiter};
+use kemari_vmm::boot::Boot;
 use kemari_vmm::config::{ConsoleConfig, MachineConfig};
 use kemari_vmm::engine::{Engine, EngineOptions, Sealer, Steps};
 use kemari_vmm::link::{LinkAddr, LinkSecurity};
@@ -113,6 +114,16 @@ impl std::fmt::Debug for Standby {
 
 impl Standby {
     pub fn start(listen: &Path, timeout: Duration, arbiter: Option<Arc<dyn Arbiter>>) -> Self {
+        Self::start_with(listen, timeout, arbiter, None)
+    }
+
+    /// One with a kernel of its own.
+    pub fn start_with(
+        listen: &Path,
+        timeout: Duration,
+        arbiter: Option<Arc<dyn Arbiter>>,
+        boot: Option<Arc<Boot>>,
+    ) -> Self {
         let fence = arbiter
             .as_ref()
             .map_or_else(|| Arc::new(Unfenced) as Arc<dyn Fence>, |arbiter| arbiter.fence());
@@ -121,7 +132,7 @@ impl Standby {
             setup_timeout: PATIENCE,
             ..StandbyOptions::default()
         };
-        let config = StandbyConfig { name: "pair".into(), options, audit: None };
+        let config = StandbyConfig { name: "pair".into(), options, boot, audit: None };
         let driver = StandbyDriver::new(config, arbiter, Box::new(Factory { fence }));
         let listener = LinkAddr::Unix(listen.to_owned()).listen(LinkSecurity::default()).unwrap();
         let (inputs, status) = (driver.inputs(), driver.status());
@@ -246,10 +257,15 @@ pub fn arbiter(dir: &Path, name: &str) -> Arc<dyn Arbiter> {
 /// Whoever connects to `path` is connected to `target`, until the test cuts it.
 pub struct Cable {
     pub path: PathBuf,
+    /// What went to the target.
+    pub bytes: Arc<AtomicU64>,
     ends: Arc<Mutex<Vec<UnixStream>>>,
     /// Pieces that went to the target.
     forth: Arc<AtomicUsize>,
 }
+
+/// What is done for each piece, of so many bytes.
+type Each = Box<dyn Fn(usize) + Send>;
 
 impl Cable {
     pub fn new(path: PathBuf, target: PathBuf) -> Self {
@@ -261,18 +277,19 @@ impl Cable {
         let listener = UnixListener::bind(&path).unwrap();
         let ends = Arc::new(Mutex::new(Vec::new()));
         let all = ends.clone();
-        let forth = Arc::new(AtomicUsize::new(0));
-        let count = forth.clone();
+        let (forth, bytes) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
+        let counters = (forth.clone(), bytes.clone());
         std::thread::spawn(move || {
             for near in listener.incoming() {
                 let (Ok(near), Ok(far)) = (near, UnixStream::connect(&target)) else { return };
-                let count = count.clone();
-                let forth = move || {
-                    count.fetch_add(1, Ordering::SeqCst);
+                let (pieces, bytes) = counters.clone();
+                let forth = move |count: usize| {
+                    pieces.fetch_add(1, Ordering::SeqCst);
+                    bytes.fetch_add(count as u64, Ordering::SeqCst);
                 };
-                let ways: [(_, _, Box<dyn Fn() + Send>); 2] = [
+                let ways: [(_, _, Each); 2] = [
                     (&near, &far, Box::new(forth)),
-                    (&far, &near, Box::new(move || std::thread::sleep(back))),
+                    (&far, &near, Box::new(move |_| std::thread::sleep(back))),
                 ];
                 for (from, to, each) in ways {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
@@ -281,7 +298,7 @@ impl Cable {
                 }
             }
         });
-        Self { path, ends, forth }
+        Self { path, bytes, ends, forth }
     }
 
     /// How many pieces the target has been sent.
@@ -297,10 +314,10 @@ impl Cable {
     }
 }
 
-fn copy(mut from: UnixStream, mut to: UnixStream, each: &dyn Fn()) {
+fn copy(mut from: UnixStream, mut to: UnixStream, each: &dyn Fn(usize)) {
     let mut buffer = [0; 64 << 10];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
-        each();
+        each(count);
         if to.write_all(&buffer[..count]).is_err() {
             break;
         }

@@ -6,7 +6,7 @@ mod network;
 mod primary;
 mod standby;
 
-use ft_core::handshake::{Hello, MachineLayout, MemoryRegion, SessionOptions};
+use ft_core::handshake::{BootSource, Hello, ImageId, MachineLayout, MemoryRegion, SessionOptions};
 use ft_core::primary::{Event as P, Phase as PrimaryPhase, Primary, PrimaryOptions};
 use ft_core::standby::{Event as S, Lack, Phase as StandbyPhase, Standby, StandbyOptions};
 use ft_core::wire::PROTOCOL;
@@ -28,6 +28,9 @@ use network::Recorded;
 
 pub(crate) const NODES: usize = 3;
 const MS: u64 = 1_000_000;
+/// What the guest boots: sent to a standby that lacks it, in frames of two bytes.
+const KERNEL: ImageId = ImageId { size: KERNEL_BYTES.len() as u64, sha256: [7; 32] };
+const KERNEL_BYTES: [u8; 3] = [7, 8, 9];
 /// Steps that a world has to recover once nothing fails any more.
 const RECOVERY: u64 = 12_000;
 
@@ -210,6 +213,8 @@ impl World {
             held_term: 0,
             check: None,
             heard_term: 0,
+            lacks_kernel: false,
+            kernel: Vec::new(),
         }));
         trace!(self, "{node} starts as a standby, process {}", self.nodes[node].process);
     }
@@ -231,6 +236,8 @@ impl World {
             },
             facts: Vec::new(),
             disks: Vec::new(),
+            boot: Some(BootSource { kernel: KERNEL, initrd: None, cmdline: String::new() }),
+            images: Vec::new(),
             options: SessionOptions { verify: self.random.one_in(2) },
         })
     }

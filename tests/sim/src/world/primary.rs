@@ -8,7 +8,7 @@ use io_gate::host::{GuestBytes, GuestRange, MemoryFault, Origin, lend_chain};
 use io_gate::{BlockFlush, BlockWrite, ConsoleTx, NetTx, Payload, Port};
 
 use super::network::split;
-use super::{World, trace};
+use super::{KERNEL, KERNEL_BYTES, World, trace};
 use crate::guest::{Guest, PAGES, State, Wanted};
 use crate::node::{Active, Role, Task};
 use crate::random::Random;
@@ -39,7 +39,7 @@ impl World {
                 self.close(link);
                 self.active(node).precopy = None;
             }
-            Action::StartPrecopy { options, session, .. } => {
+            Action::StartPrecopy { link, options, session, images } => {
                 let sent = Active::none_sent(&mut self.random);
                 let active = self.active(node);
                 active.digest = EpochDigest::new(session);
@@ -48,12 +48,24 @@ impl World {
                     active.sent = sent;
                 }
                 active.sessions += 1;
+                let (epoch, term) = (active.ledger.epoch(), active.core.term());
+                let kernel = KERNEL_BYTES.chunks(2).filter(|_| images == [KERNEL]);
+                let frames: Vec<Task> = kernel
+                    .map(|part| {
+                        let (mut bytes, message) =
+                            (Vec::new(), Message::Image(Data(part.to_vec())));
+                        let frame = Outgoing { epoch, term, message };
+                        active.digest.add(&frame.encode(&mut bytes).unwrap(), 0);
+                        Task::Send(link, bytes)
+                    })
+                    .collect();
                 if deliberate!(LoseDirtySet) && active.sessions > 1 {
                     active.precopy = Some(PAGES);
-                    return;
+                } else {
+                    active.precopy = Some(0);
+                    active.guest.dirty = [false; PAGES];
                 }
-                active.precopy = Some(0);
-                active.guest.dirty = [false; PAGES];
+                self.nodes[node].tasks.extend(frames);
             }
             Action::SealFirst { link } => self.seal(node, link),
             Action::Hold => self.active(node).ledger.hold(),

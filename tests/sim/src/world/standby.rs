@@ -6,7 +6,7 @@ use ft_core::wire::Message;
 use io_gate::host::{check_in_flight, new_gate};
 
 use super::primary::hashes;
-use super::{World, trace};
+use super::{KERNEL, KERNEL_BYTES, World, trace};
 use crate::guest::{Guest, State};
 use crate::node::Task;
 
@@ -25,6 +25,10 @@ impl World {
                 let event = if self.random.one_in(20) {
                     S::CannotHost { reason: "no memory".into() }
                 } else {
+                    // Every other session finds that it has the kernel already.
+                    hello.boot = None;
+                    hello.images = vec![KERNEL; (hello.session % 2) as usize];
+                    self.passive(node).lacks_kernel = hello.images.is_empty();
                     S::Described { ours: hello }
                 };
                 self.nodes[node].tasks.push_back(Task::Standby(event));
@@ -49,7 +53,11 @@ impl World {
                 let memory = &mut self.passive(node).guest.memory;
                 pages.for_each_piece(|address, piece| write(memory, address, piece)).unwrap();
             }
+            Action::StoreImages(bytes) => self.passive(node).kernel.extend(bytes.0),
             Action::Check(checkpoint) => {
+                let passive = self.passive(node);
+                let whole = !passive.lacks_kernel || passive.kernel == KERNEL_BYTES;
+                assert!(whole, "P7: a checkpoint is held of a guest that cannot be reset");
                 let mut parts = checkpoint.state();
                 let state: State = postcard::from_bytes(parts.next().unwrap())
                     .expect("P4: the checksums have let something through");
@@ -86,6 +94,7 @@ impl World {
                 let passive = self.passive(node);
                 passive.guest = Guest::new();
                 passive.applied = None;
+                passive.kernel.clear();
             }
             Action::Stop { reason } => {
                 trace!(self, "{node} standby stops: {reason}");

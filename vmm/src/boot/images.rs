@@ -1,0 +1,189 @@
+//! What a guest boots: its files, open, and known by their content. They stay open, since a reset loads them again on a
+//! thread that may open nothing, and they travel to standbys, so that the guest can be reset wherever it runs (P7).
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ft_core::handshake::{BootSource, ImageId};
+use ring::digest::{Context, SHA256};
+
+use super::error::BootError;
+use super::source;
+
+/// Bytes that are hashed at a time.
+const CHUNK: usize = 1 << 20;
+
+/// A kernel or an initrd.
+#[derive(Debug)]
+pub struct Image {
+    what: &'static str,
+    path: PathBuf,
+    file: File,
+    /// What it was found to be, and when it had last been written to. Held while it is hashed: by threads that connect, of
+    /// which there is one, and by nobody that the guest waits for.
+    known: Mutex<Option<(Stamp, ImageId)>>,
+}
+
+/// Differs after a file was written to.
+type Stamp = (u64, (i64, i64), (i64, i64));
+
+impl Image {
+    fn open(what: &'static str, path: &Path) -> Result<Self, BootError> {
+        let file = source::open(what, path)?;
+        Ok(Self { what, path: path.to_owned(), file, known: Mutex::new(None) })
+    }
+
+    /// One that came from a primary, and that nobody else can write to.
+    pub(crate) fn received(what: &'static str, file: File) -> Self {
+        let path = PathBuf::from(format!("(the primary's {what})"));
+        Self { what, path, file, known: Mutex::new(None) }
+    }
+
+    /// Where it came from, for people.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn source(&self) -> Result<source::Source<'_>, BootError> {
+        source::Source::new(self.what, &self.path, &self.file)
+    }
+
+    /// Reads some bytes at `offset`; none at its end.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        loop {
+            match self.file.read_at(bytes, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// What is in it now. It is read for this once, and again only after it was written to.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn id(&self) -> Result<ImageId, BootError> {
+        let unreadable =
+            |source| BootError::Unreadable { what: self.what, path: self.path.clone(), source };
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at before it is read: what is written meanwhile is found the next time.
+        let now = stamp(&self.file.metadata().map_err(unreadable)?);
+        if let Some((_, id)) = known.filter(|(then, _)| *then == now) {
+            return Ok(id);
+        }
+        let id = self.hash().map_err(unreadable)?;
+        *known = Some((now, id));
+        Ok(id)
+    }
+
+    fn hash(&self) -> io::Result<ImageId> {
+        let mut hash = ImageHash::default();
+        let mut bytes = vec![0; CHUNK];
+        loop {
+            match self.read_at(&mut bytes, hash.size)? {
+                0 => return Ok(hash.finish()),
+                count => hash.add(&bytes[..count]),
+            }
+        }
+    }
+}
+
+fn stamp(file: &Metadata) -> Stamp {
+    (file.len(), (file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec()))
+}
+
+/// Computes an [`ImageId`] from bytes as they come.
+pub(crate) struct ImageHash {
+    context: Context,
+    size: u64,
+}
+
+impl Default for ImageHash {
+    fn default() -> Self {
+        Self { context: Context::new(&SHA256), size: 0 }
+    }
+}
+
+impl ImageHash {
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        self.context.update(bytes);
+        self.size += bytes.len() as u64;
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub(crate) fn finish(self) -> ImageId {
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(self.context.finish().as_ref());
+        ImageId { size: self.size, sha256 }
+    }
+}
+
+/// The files of a boot, and the command line.
+#[derive(Debug)]
+pub struct Boot {
+    /// The kernel.
+    pub kernel: Arc<Image>,
+    /// The initial RAM disk.
+    pub initrd: Option<Arc<Image>>,
+    /// The kernel's command line.
+    pub cmdline: String,
+}
+
+impl Boot {
+    /// Opens a kernel and perhaps an initrd.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn open(kernel: &Path, initrd: Option<&Path>, cmdline: &str) -> Result<Self, BootError> {
+        let initrd = initrd.map(|path| Image::open("initrd", path)).transpose()?;
+        let kernel = Image::open("kernel", kernel)?;
+        Ok(Self::new(Arc::new(kernel), initrd.map(Arc::new), cmdline.to_owned()))
+    }
+
+    pub(crate) fn new(kernel: Arc<Image>, initrd: Option<Arc<Image>>, cmdline: String) -> Self {
+        Self { kernel, initrd, cmdline }
+    }
+
+    /// What the handshake compares.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn describe(&self) -> Result<BootSource, BootError> {
+        Ok(BootSource {
+            kernel: self.kernel.id()?,
+            initrd: self.initrd.as_ref().map(|image| image.id()).transpose()?,
+            cmdline: self.cmdline.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_known_by_its_content_also_after_it_was_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kernel");
+        std::fs::write(&path, "abc").unwrap();
+        let image = Image::open("kernel", &path).unwrap();
+        let id = image.id().unwrap();
+        // FIPS 180-2, appendix B.1.
+        assert!(id.to_string().starts_with("3 bytes, sha256 ba7816bf8f01cfea"), "{id}");
+        assert_eq!(image.id().unwrap(), id);
+        // Longer, so that it differs within the file system's clock tick as well.
+        std::fs::write(&path, "abcd").unwrap();
+        assert_eq!(image.id().unwrap().size, 4);
+    }
+}

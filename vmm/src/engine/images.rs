@@ -1,0 +1,78 @@
+//! The kernel and initrd go to a standby that lacks them, so that it can reset the guest after a takeover (P7). Before
+//! guest memory, and so before there is a checkpoint that could wait for them.
+
+use std::io;
+use std::sync::Arc;
+
+use ft_core::handshake::{BootSource, ImageId};
+use ft_core::wire::{Data, Kind, Message};
+
+use super::Engine;
+use super::outbox::Outbox;
+use super::sender::Output;
+use crate::boot::{Boot, BootError, Image};
+
+/// Bytes between two looks at what else is to be sent: a heartbeat does not wait for more.
+const CHUNK: u64 = 512 << 10;
+const _: () = assert!(CHUNK <= Kind::Image.max_body() as u64);
+
+/// What the guest boots, as one session tells it.
+pub(super) struct SessionBoot {
+    boot: Arc<Boot>,
+    source: BootSource,
+}
+
+impl SessionBoot {
+    /// Reads the files, if they are not known yet: may take seconds.
+    pub(super) fn look(boot: Arc<Boot>) -> Result<Self, BootError> {
+        let source = boot.describe()?;
+        Ok(Self { boot, source })
+    }
+
+    pub(super) fn source(&self) -> &BootSource {
+        &self.source
+    }
+
+    /// The files that these are.
+    pub(super) fn find(&self, ids: &[ImageId]) -> Vec<(ImageId, Arc<Image>)> {
+        let all = [
+            (Some(self.source.kernel), Some(&self.boot.kernel)),
+            (self.source.initrd, self.boot.initrd.as_ref()),
+        ];
+        let known = all.into_iter().filter_map(|(id, image)| id.zip(image.cloned()));
+        known.filter(|(id, _)| ids.contains(id)).take(ids.len()).collect()
+    }
+}
+
+/// Sends them. `false`: the session is over.
+pub(super) fn send_images(
+    engine: &Arc<Engine>,
+    images: &[(ImageId, Arc<Image>)],
+    out: &mut Output,
+    items: &Outbox,
+) -> io::Result<bool> {
+    let about = (engine.machine().gate().epoch(), engine.lock().primary.term());
+    for (id, image) in images {
+        let mut sent = 0;
+        while sent < id.size {
+            let mut bytes = vec![0; CHUNK.min(id.size - sent) as usize];
+            let count = image.read_at(&mut bytes, sent)?;
+            if count == 0 {
+                // Another content of the same length is found by the standby.
+                return Err(io::Error::other(format!(
+                    "{}: expected {id}, found its end after {sent} bytes: it was written to, and is looked at again",
+                    image.path().display()
+                )));
+            }
+            bytes.truncate(count);
+            sent += count as u64;
+            out.data(about.0, about.1, Message::Image(Data(bytes)))?;
+            out.flush()?;
+            if !out.interleave(items)? {
+                return Ok(false);
+            }
+        }
+        log::info!("sent the standby what it lacked: {}, {id}", image.path().display());
+    }
+    Ok(true)
+}

@@ -1,0 +1,129 @@
+//! The kernel and initrd of the primary's guest, as they come over the link: in memory of their own (a memfd), so that a
+//! reset after a takeover waits for no disk, and known by their content, so that they come once.
+//!
+//! P9: they are those of one guest; the handshake has bounded what is to come by the size of guest memory.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+
+use ft_core::handshake::{BootSource, Hello, ImageId, images_to_send};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use crate::boot::{Boot, Image, ImageHash};
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Images {
+    held: Vec<(ImageId, Arc<Image>)>,
+    coming: VecDeque<Coming>,
+    /// What went wrong in this session.
+    problem: Option<String>,
+}
+
+struct Coming {
+    what: &'static str,
+    id: ImageId,
+    into: Option<(File, ImageHash)>,
+}
+
+impl Images {
+    /// What of `boot` is here already; everything else is dropped.
+    pub(super) fn keep(&mut self, boot: Option<&BootSource>) -> Vec<ImageId> {
+        self.coming.clear();
+        self.problem = None;
+        let wanted: Vec<ImageId> = boot.into_iter().flat_map(BootSource::images).collect();
+        self.held.retain(|(id, _)| wanted.contains(id));
+        self.held.iter().map(|(id, _)| *id).collect()
+    }
+
+    /// A session begins in which the primary sends what this side, as it has described itself, lacks.
+    pub(super) fn expect(&mut self, primary: &Hello, ours: &Hello) {
+        let kernel = primary.boot.as_ref().map(|boot| boot.kernel);
+        let what = |id| if Some(id) == kernel { "kernel" } else { "initrd" };
+        let missing = images_to_send(primary, ours);
+        self.coming =
+            missing.into_iter().map(|id| Coming { what: what(id), id, into: None }).collect();
+        self.finish_whole();
+    }
+
+    /// Takes the next bytes. What goes wrong is told by [`boot`](Self::boot).
+    pub(super) fn take(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() && self.problem.is_none() {
+            let Some(coming) = self.coming.front_mut() else { return };
+            match coming.take(bytes) {
+                Ok(taken) => bytes = &bytes[taken..],
+                Err(error) => {
+                    let (what, id) = (coming.what, coming.id);
+                    self.problem = Some(format!(
+                        "the {what} of {id} cannot be kept in memory here: {error}; free some, or give this standby the \
+                         same --{what} as the primary"
+                    ));
+                }
+            }
+            self.finish_whole();
+        }
+    }
+
+    /// Moves what has come whole, and is what was announced, to what is held.
+    fn finish_whole(&mut self) {
+        while self.problem.is_none()
+            && let Some(coming) = self.coming.pop_front_if(|coming| coming.is_whole())
+        {
+            let Coming { what, id, into } = coming;
+            let (file, hash) = match into.map_or_else(memory, Ok) {
+                Ok(into) => into,
+                Err(error) => {
+                    return self.problem = Some(format!("no memory for the {what}: {error}"));
+                }
+            };
+            let found = hash.finish();
+            if found != id {
+                self.problem = Some(format!(
+                    "{what}: expected {id}, found {found}: it was written to while it was sent; it is sent again"
+                ));
+                return;
+            }
+            log::info!("the primary's {what} is here: {id}");
+            self.held.push((id, Arc::new(Image::received(what, file))));
+        }
+    }
+
+    /// The files that `source` names.
+    pub(super) fn boot(&self, source: &BootSource) -> Result<Boot, String> {
+        if let Some(problem) = &self.problem {
+            return Err(problem.clone());
+        }
+        let find = |id: ImageId| {
+            let found = self.held.iter().find(|(held, _)| *held == id);
+            found.map(|(_, image)| image.clone()).ok_or_else(|| format!("{id} has not come"))
+        };
+        let kernel = find(source.kernel)?;
+        Ok(Boot::new(kernel, source.initrd.map(find).transpose()?, source.cmdline.clone()))
+    }
+}
+
+impl Coming {
+    fn is_whole(&self) -> bool {
+        self.into.as_ref().map_or(0, |(_, hash)| hash.size()) == self.id.size
+    }
+
+    /// Takes of `bytes` what belongs to it; how many.
+    fn take(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let (file, hash) = match &mut self.into {
+            Some(into) => into,
+            none => none.insert(memory()?),
+        };
+        let left = usize::try_from(self.id.size - hash.size()).unwrap_or(usize::MAX);
+        let bytes = &bytes[..left.min(bytes.len())];
+        file.write_all(bytes)?;
+        hash.add(bytes);
+        Ok(bytes.len())
+    }
+}
+
+fn memory() -> std::io::Result<(File, ImageHash)> {
+    let file = memfd_create("kemari-image", MemfdFlags::CLOEXEC)?;
+    Ok((File::from(file), ImageHash::default()))
+}
