@@ -18,6 +18,7 @@ use crate::descriptors::event;
 use crate::fence::{Fence, Permission};
 use crate::guest_memory::GuestMemory;
 use crate::observer::Observer;
+use crate::permit::GivenUp;
 
 /// A broken invariant of the gate panics with its lock held; nothing may go on after that.
 pub(crate) const POISONED: &str = "another thread has found the gate's invariants broken";
@@ -129,12 +130,12 @@ impl Core {
     /// neither performed nor dropped, and service goes on when the arbiter is back; unless nobody wants it any more.
     pub(crate) fn permitted_by(
         &self,
-        given_up: &AtomicBool,
+        given_up: &GivenUp,
         ask: &dyn Fn() -> (Permission, Option<String>),
     ) -> Option<Moment> {
         let mut waiting = None;
         loop {
-            if self.is_fenced_off() || given_up.load(Ordering::Acquire) {
+            if self.is_fenced_off() || given_up.is_set() {
                 return None;
             }
             let asked = Moment::now();

@@ -416,10 +416,11 @@ impl GateHost {
     /// The power lane waits for an arbiter that is away: what waits there is not wanted any more.
     fn give_up_resets(&self) {
         let _performer = self.performer();
+        let given_up = self.power.give_up_resets();
         let mut ledger = self.core.ledger();
         let abandoned = ledger.abandon_resets();
         self.tell_cancelled(&abandoned);
-        self.power.give_up_resets().into_iter().for_each(|request| ledger.settle(request));
+        given_up.into_iter().for_each(|request| ledger.settle(request));
         self.core.take_up(ledger);
     }
 
@@ -624,10 +625,12 @@ impl GateHost {
         cancel: fn(&mut Ledger, u16) -> Vec<EffectId>,
     ) {
         let _performer = self.performer();
+        // First, so that nobody is told afterwards that one of them is performed.
+        let given_up: Vec<Performable> =
+            lanes.iter().flat_map(|backend| give_up(backend.lane())).collect();
         let mut ledger = self.core.ledger();
         self.tell_cancelled(&cancel(&mut ledger, slot));
-        let given_up = lanes.iter().flat_map(|backend| give_up(backend.lane()));
-        given_up.for_each(|request| ledger.settle(request));
+        given_up.into_iter().for_each(|request| ledger.settle(request));
         for completion in self.core.take_completions_of(slot) {
             if let Kind::Performed(done) = completion.0 {
                 ledger.settle(done.request);

@@ -9,7 +9,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,6 +18,7 @@ use io_gate::host::{EffectOp, InputOp, Origin, Performable, Request};
 
 use crate::backend::{Output, Work};
 use crate::core::{Core, POISONED};
+use crate::permit::GivenUp;
 
 /// Called by each lane's thread before it does anything else: the place to give up rights.
 pub type LaneStart = Arc<dyn Fn() + Send + Sync>;
@@ -44,7 +44,7 @@ struct Shared {
     /// Others wait on it for the lane to have done something.
     idle: Condvar,
     /// Whether what the lane is at is not wanted any more: looked at before each system call that lets something out.
-    given_up: AtomicBool,
+    given_up: GivenUp,
 }
 
 /// What a lane is to do. What need not be done twice is not queued: however often it is asked for, it takes no more room (P9).
@@ -139,7 +139,7 @@ impl Lane {
             state: Mutex::new(State::default()),
             work: Condvar::new(),
             idle: Condvar::new(),
-            given_up: AtomicBool::new(false),
+            given_up: GivenUp::default(),
         });
         let work = shared.clone();
         let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -207,7 +207,7 @@ impl Lane {
     fn give_up(&self, which: impl Fn(Current) -> bool) -> Vec<Performable> {
         let mut state = self.shared.lock();
         if state.current.is_some_and(&which) {
-            self.shared.given_up.store(true, Ordering::Release);
+            self.shared.given_up.set();
         }
         self.shared.take_out(&mut state, which)
     }
@@ -338,7 +338,7 @@ impl Shared {
     fn is_at(&self, state: &mut State, current: Option<Current>) {
         state.current = current;
         // What was given up is over.
-        self.given_up.store(false, Ordering::Release);
+        self.given_up.clear();
         if state.waiters > 0 {
             self.idle.notify_all();
         }

@@ -5,12 +5,13 @@
 //! each, however it is written, and a process that was stopped in it finds out before the next one.
 
 use std::io;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::backend::disk::Disk;
 use crate::clock::Moment;
-use crate::core::{Core, is_stale};
+use crate::core::{Core, POISONED, is_stale};
 
 /// The fence's yes, for one system call.
 #[derive(Debug)]
@@ -50,11 +51,41 @@ impl Permit {
     }
 }
 
+/// Whether what a lane is at is not wanted any more.
+#[derive(Debug, Default)]
+pub(crate) struct GivenUp {
+    is_set: AtomicBool,
+    /// Held while it is told that something is performed, and while it is given up: so that nobody is told of one that was
+    /// given up before. Never held across a system call.
+    telling: Mutex<()>,
+}
+
+impl GivenUp {
+    pub(crate) fn set(&self) {
+        let _telling = self.telling.lock().expect(POISONED);
+        self.is_set.store(true, Ordering::Release);
+    }
+
+    /// The next is wanted.
+    pub(crate) fn clear(&self) {
+        self.is_set.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.is_set.load(Ordering::Acquire)
+    }
+
+    /// Tells, unless it is given up.
+    pub(crate) fn unless_set(&self, tell: impl FnOnce() -> bool) -> Result<(), NotPermitted> {
+        let _telling = self.telling.lock().expect(POISONED);
+        if !self.is_set() && tell() { Ok(()) } else { Err(NotPermitted) }
+    }
+}
+
 /// Where a lane gets its permits from.
 pub(crate) struct Permits<'l> {
     core: &'l Core,
-    /// Set by whoever does not want any more what is performed now.
-    given_up: &'l AtomicBool,
+    given_up: &'l GivenUp,
     /// When the question was asked to which the last answer was yes.
     asked: Option<Moment>,
     /// Asked for ahead, for the first call of an effect.
@@ -62,7 +93,7 @@ pub(crate) struct Permits<'l> {
 }
 
 impl<'l> Permits<'l> {
-    pub(crate) fn new(core: &'l Core, given_up: &'l AtomicBool) -> Self {
+    pub(crate) fn new(core: &'l Core, given_up: &'l GivenUp) -> Self {
         Self { core, given_up, asked: None, ready: None }
     }
 
@@ -105,8 +136,13 @@ impl<'l> Permits<'l> {
         Ok(Permit { asked, good_for: Duration::ZERO, fresh: true })
     }
 
+    /// Has an effect told of, unless it was given up meanwhile.
+    pub(crate) fn tell(&self, tell: impl FnOnce() -> bool) -> Result<(), NotPermitted> {
+        self.given_up.unless_set(tell)
+    }
+
     fn refuse_if_given_up(&self) -> Result<(), NotPermitted> {
-        let refused = self.given_up.load(Ordering::Acquire) || self.core.is_fenced_off();
+        let refused = self.given_up.is_set() || self.core.is_fenced_off();
         if refused { Err(NotPermitted) } else { Ok(()) }
     }
 }

@@ -7,9 +7,9 @@ mod common;
 
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use common::blocked_calls::BlockedCalls;
@@ -19,12 +19,14 @@ use common::{
 };
 use devices::{Block, BlockConfig, NetConfig};
 use io_gate::Port;
-use io_gate::host::{CommitAuthority, Term, new_gate};
+use io_gate::host::{CommitAuthority, EffectId, Term, new_gate};
 use io_gate_host::adapter::Serial;
 use io_gate_host::backend::console::Console;
 use io_gate_host::backend::disk::{Disk, DiskOptions};
 use io_gate_host::backend::net::Net;
-use io_gate_host::{Backend, GateHost, RegisterSlot, Unfenced, VirtioSlot};
+use io_gate_host::{
+    Backend, GateHost, GuestMemory, Noted, Observer, RegisterSlot, Unfenced, VirtioSlot,
+};
 use vm_memory::{Bytes, GuestAddress};
 
 /// With `VIRTIO_BLK_F_FLUSH` and `VIRTIO_BLK_F_DISCARD` (virtio 1.2, 5.2.3).
@@ -51,6 +53,16 @@ fn disk_machine(calls: &BlockedCalls, disk: Disk) -> DiskMachine {
     let (ledger, authority) = new_gate();
     let gate = GateHost::with_lane_start(ledger, memory.clone(), fence.clone(), calls.lane_start())
         .unwrap();
+    machine_of(memory, gate, authority, fence, disk)
+}
+
+fn machine_of(
+    memory: Arc<GuestMemory>,
+    gate: Arc<GateHost>,
+    authority: CommitAuthority,
+    fence: Arc<Switch>,
+    disk: Disk,
+) -> DiskMachine {
     let config = BlockConfig {
         sectors: disk.sectors(),
         read_only: false,
@@ -154,6 +166,81 @@ fn a_reset_waits_for_no_write_that_was_copied() {
     assert!(on_disk[..512].iter().all(|byte| *byte == 5), "as it was staged");
     assert!(on_disk[512..2048].iter().all(|byte| *byte == 0), "not begun, so not written");
     let _ = machine.gate.seal();
+}
+
+/// What an observer was told, in its order; it is slow to write down that something is performed.
+#[derive(Default)]
+struct Told {
+    events: Mutex<Vec<(&'static str, EffectId)>>,
+    changed: Condvar,
+}
+
+impl Observer for Told {
+    fn staged(&self, _effects: &[Noted]) {}
+    fn held(&self, _next: EffectId) {}
+    fn opened(&self, _term: Term) {}
+    fn adopted(&self, _effects: &[Noted], _next: EffectId) {}
+
+    fn performing(&self, effect: Noted, _replay: bool, _term: Option<u64>) -> bool {
+        // Somebody else is told of first, if he can be.
+        let events = self.events.lock().unwrap();
+        let cancelled = |events: &mut Vec<_>| !events.contains(&("cancelled", effect.id));
+        let waited =
+            self.changed.wait_timeout_while(events, Duration::from_secs(3), cancelled).unwrap();
+        let mut events = waited.0;
+        events.push(("performing", effect.id));
+        true
+    }
+
+    fn withheld(&self, effect: Noted) {
+        self.events.lock().unwrap().push(("withheld", effect.id));
+    }
+
+    fn returned(&self, _effect: Noted) {}
+
+    fn cancelled(&self, effects: &[EffectId]) {
+        self.events.lock().unwrap().extend(effects.iter().map(|id| ("cancelled", *id)));
+        self.changed.notify_all();
+    }
+
+    fn fenced_off(&self) {}
+}
+
+/// P1: what a reset has dropped is on no record as performed afterwards; `kemari audit verify` would find a promise broken.
+#[test]
+fn p1_what_was_dropped_is_not_told_of_as_performed_later() {
+    let image = image(SECTORS);
+    let told = Arc::new(Told::default());
+    let memory = guest_memory();
+    let fence = Arc::new(Switch(AtomicBool::new(true), AtomicBool::new(false)));
+    let (ledger, authority) = new_gate();
+    let observer: Arc<dyn Observer> = told.clone();
+    let gate = GateHost::with_observer(
+        ledger,
+        memory.clone(),
+        fence.clone(),
+        Arc::new(|| {}),
+        Some(observer),
+    );
+    let mut machine = machine_of(memory, gate.unwrap(), authority, fence, open(&image));
+    machine.write(0, DATA, 512);
+    machine.write(1, DATA, 512);
+    let _ = machine.kick();
+    let sealed = machine.gate.seal();
+    machine.commit(sealed.epoch);
+    let machine = answers("the reset", move || {
+        machine.slot.reset();
+        machine
+    });
+    while !machine.gate.lanes_idle() {
+        std::thread::yield_now();
+    }
+    let events = told.events.lock().unwrap();
+    for (at, (_, id)) in events.iter().enumerate().filter(|(_, (what, _))| *what == "cancelled") {
+        let later = events[at..].contains(&("performing", *id));
+        assert!(!later, "{events:?}");
+    }
+    assert!(events.iter().any(|(what, _)| *what == "cancelled"), "{events:?}");
 }
 
 /// Without protection a write goes out of the guest's own memory, and a reset has to wait for the system call that reads

@@ -1,14 +1,12 @@
 //! What a lane has in hand while it performs: permits, and what is to be told of.
 
-use std::sync::atomic::AtomicBool;
-
 use io_gate::Outcome;
 use io_gate::host::{Performable, Request};
 
 use crate::completion::{Completion, Kind, Performed};
 use crate::core::Core;
 use crate::observer::Noted;
-use crate::permit::{NotPermitted, Permits};
+use crate::permit::{GivenUp, NotPermitted, Permits};
 
 /// See the module.
 pub(crate) struct Work<'l> {
@@ -18,7 +16,7 @@ pub(crate) struct Work<'l> {
 }
 
 impl<'l> Work<'l> {
-    pub(crate) fn new(core: &'l Core, given_up: &'l AtomicBool) -> Self {
+    pub(crate) fn new(core: &'l Core, given_up: &'l GivenUp) -> Self {
         Self { core, permits: Permits::new(core, given_up), done: Vec::new() }
     }
 
@@ -32,11 +30,8 @@ impl<'l> Work<'l> {
         else {
             return Ok(());
         };
-        if observer.performing(effect, request.is_replay(), self.core.term()) {
-            Ok(())
-        } else {
-            Err(NotPermitted)
-        }
+        let (replay, term) = (request.is_replay(), self.core.term());
+        self.permits.tell(|| observer.performing(effect, replay, term))
     }
 
     /// A request is over.
