@@ -244,12 +244,44 @@ fn compare_layouts(primary: &MachineLayout, standby: &MachineLayout, reasons: &m
         let (ours, theirs) = (of(primary), of(standby));
         if ours != theirs {
             reasons.push(format!(
-                "device slot {slot}: primary {}, standby {}: give both the same devices, in the \
-                 same order, from the same release",
+                "device slot {slot}: primary {}, standby {}: {}",
                 describe_devices(&ours),
-                describe_devices(&theirs)
+                describe_devices(&theirs),
+                advise(&ours, &theirs)
             ));
         }
+    }
+}
+
+/// What to change where the two sides have other devices in a slot.
+fn advise(primary: &[DeviceLayout], standby: &[DeviceLayout]) -> String {
+    match (primary, standby) {
+        ([ours], []) => {
+            let flag = flag_of(&ours.kind);
+            format!(
+                "the standby lacks it: give the standby the primary's {flag}, or take it from the primary"
+            )
+        }
+        ([], [theirs]) => {
+            let flag = flag_of(&theirs.kind);
+            format!(
+                "the primary lacks it: give the primary the standby's {flag}, or take it from the standby"
+            )
+        }
+        _ => "give both the same devices, in the same order, from the same release".to_string(),
+    }
+}
+
+/// By which flag a device is asked for.
+fn flag_of(kind: &str) -> &'static str {
+    match kind {
+        "virtio-blk" => "--disk",
+        "virtio-net" => "--net",
+        "e1000" => "--net with model=e1000",
+        "virtio-rng" => "--rng",
+        "virtio-console" => "--virtio-console",
+        "rtc-pl031" => "--rtc",
+        _ => "--device",
     }
 }
 

@@ -287,3 +287,17 @@ fn a_path_in_two_roles() {
     // Nothing is written to these.
     end(place.running("--serial file=/dev/null --virtio-console file=/dev/null"));
 }
+
+/// What a start has taken by the time that it fails is given back: the corrected command need not seize it.
+#[test]
+fn a_start_that_failed_holds_no_name() {
+    let place = Place::new();
+    fs::create_dir(place.path("arbiter")).unwrap();
+    let arbiter = "--arbiter file:@arbiter";
+    place.refused("run", &format!("{arbiter} --control @disk.img"), &["--control"]);
+    place.refused("run", &format!("{arbiter} --pid-file @disk.img"), &["--pid-file"]);
+    // Found when what is behind the devices is opened, after the name was taken.
+    place.refused("run", &format!("{arbiter} --audit @log --serial file=@no/log"), &["no/log"]);
+    place.refused("run", &format!("{arbiter} --pid-file @pid --net dgram=@no/a:@b"), &["no/a"]);
+    end(place.running(arbiter));
+}

@@ -69,6 +69,30 @@ impl Bench {
     }
 }
 
+/// A start that has to be protected ends when it is not: at once when it is refused, else in time.
+#[test]
+fn a_start_that_has_to_be_protected() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let link = format!("unix:{}", at("link"));
+    let flags = ["--standby", &link, "--require-protected"];
+    let mut nobody = micro::Guest::boot_with(1, &[&flags[..], &["300"]].concat());
+    assert_eq!(nobody.wait_exit().code(), Some(5));
+    let text = nobody.process.lines().join("\n");
+    assert!(text.contains("--require-protected: expected `protected` after 300 ms"), "{text}");
+    let mut command = Command::new(KEMARI);
+    command.args(["standby", "--serial=none", "--listen", &link]).stdin(Stdio::null());
+    let standby = Process::start("standby", command, Path::new(&at("log"))).unwrap();
+    standby.wait_line("listening on", PATIENCE).unwrap();
+    let mut refused = micro::Guest::boot_with(1, &[&flags[..], &["3600000"]].concat());
+    assert_eq!(refused.wait_exit().code(), Some(5));
+    let text = refused.process.lines().join("\n");
+    for part in ["refuses", "the standby lacks it", "--disk", "--net", "--rng", "--virtio-console"]
+    {
+        assert!(text.contains(part), "expected `{part}` in: {text}");
+    }
+}
+
 /// P3: what the guest was told is on disk would not be there.
 #[test]
 fn a_copy_of_the_disk() {

@@ -261,6 +261,10 @@ pub struct RunArgs {
     /// Protection.
     #[command(flatten)]
     pub protection: ProtectionArgs,
+    /// End the machine, with exit code 5, if it is not protected within this time after its start, in milliseconds, or if
+    /// the standby refuses it.
+    #[arg(long, value_name = "MS", requires = "standby", allow_negative_numbers = true, value_parser = numbers::<u64>(1..=3_600_000, Unit::Milliseconds))]
+    pub require_protected: Option<u64>,
 }
 
 impl RunArgs {

@@ -3,12 +3,12 @@
 
 use std::sync::mpsc::TryRecvError;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use devices::Button;
 use ft_core::Term;
 use ft_core::policy::PolicyOptions;
-use ft_core::primary::PrimaryOptions;
+use ft_core::primary::{Phase, PrimaryOptions};
 use io_gate_host::backend::terminal::{self, RawMode};
 use io_gate_host::{Fence, Observer, Unfenced};
 use serde_json::json;
@@ -110,7 +110,7 @@ pub(super) fn to_the_end(
     let code = report(&ended);
     match ended {
         Ended::PoweredOff | Ended::Signal(_) => judged(code, engine.mismatches()),
-        Ended::Failed(_) | Ended::Fenced(_) => code,
+        Ended::Failed(_) | Ended::Fenced(_) | Ended::Unprotected(_) => code,
     }
 }
 
@@ -185,8 +185,40 @@ fn report(ended: &Ended) -> u8 {
             log::error!("fenced: {reason}; this primary performs nothing more and exits")
         }
         Ended::Failed(reason) => log::error!("{reason}"),
+        Ended::Unprotected(reason) => log::error!("--require-protected: {reason}"),
     }
     ended.exit_code()
+}
+
+/// Ends the machine unless it is protected within `patience`, or as soon as a standby refuses it.
+/// Once it was protected, it goes on alone where it has to (P7).
+pub(super) fn require_protected(engine: &Arc<Engine>, patience: Duration) -> Result<(), CliError> {
+    const EVERY: Duration = Duration::from_millis(20);
+    let engine = engine.clone();
+    let watch = move || {
+        seccomp::enter(Role::Timer, &engine.machine().wakes());
+        let begun = Instant::now();
+        while engine.phase() != Phase::Protected {
+            let reason = engine.reason();
+            let refused = reason.as_deref().filter(|reason| reason.contains("refuses"));
+            if let Some(reason) = refused {
+                return engine.machine().end(Ended::Unprotected(reason.to_owned()));
+            }
+            if begun.elapsed() >= patience {
+                let state = engine.phase().name();
+                let reason = reason.unwrap_or_else(|| "no reason is known".to_owned());
+                return engine.machine().end(Ended::Unprotected(format!(
+                    "expected `protected` after {} ms, found `{state}`: {reason}",
+                    patience.as_millis()
+                )));
+            }
+            std::thread::sleep(EVERY);
+        }
+    };
+    let started = std::thread::Builder::new().name("protected".to_owned()).spawn(watch);
+    started.map(drop).map_err(|error| {
+        CliError::failed(format!("cannot start the thread of --require-protected: {error}"))
+    })
 }
 
 /// Makes the terminal raw if the guest's console is on it, now or when this process comes to be in
@@ -314,7 +346,7 @@ fn ended(engine: &Arc<Engine>, so_far: impl FnMut() -> String + Send + 'static) 
         Some(match ended {
             Ended::PoweredOff => Ok(done("powered-off")),
             Ended::Signal(number) => Err(format!("the machine was ended by signal {number}")),
-            Ended::Fenced(why) | Ended::Failed(why) => Err(why),
+            Ended::Fenced(why) | Ended::Failed(why) | Ended::Unprotected(why) => Err(why),
         })
     };
     Reply::later(look, so_far)

@@ -1,5 +1,7 @@
 //! `kemari run`.
 
+use std::time::Duration;
+
 use io_gate::host::new_gate;
 
 use super::guest::{self, Claim, observer};
@@ -52,6 +54,9 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     let _control = guest::serve_control(control, guest::control_handler(&engine))?;
     machine.start()?;
     claim.keep();
+    if let Some(patience) = args.require_protected {
+        guest::require_protected(&engine, Duration::from_millis(patience))?;
+    }
     log.iter().for_each(|log| log.keep(true));
     Ok(guest::to_the_end(&engine, arbiter.as_ref(), terminal))
 }

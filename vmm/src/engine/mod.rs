@@ -265,7 +265,7 @@ impl Engine {
         // P7: the standby is told first. What follows may take longer than it bears silence, and it would bring the guest back.
         let left = match ended {
             Ended::PoweredOff => self.leave(Event::GuestPoweredOff),
-            Ended::Signal(_) => self.leave(Event::OperatorStop),
+            Ended::Signal(_) | Ended::Unprotected(_) => self.leave(Event::OperatorStop),
             // It is to take over, and not to wait for what this side still does.
             Ended::Failed(why) => {
                 self.watchdog.has_failed(why);
@@ -316,6 +316,11 @@ impl Engine {
     /// The term in which the machine runs.
     pub fn term(&self) -> Term {
         self.lock().primary.term()
+    }
+
+    /// Why it is not what it was to be, if so.
+    pub fn reason(&self) -> Option<String> {
+        self.lock().primary.reason().map(str::to_owned)
     }
 
     /// The state of the protection.

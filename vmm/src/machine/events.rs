@@ -29,6 +29,8 @@ pub enum Ended {
     Signal(i32),
     /// Somebody else has the right to run the guest (P2).
     Fenced(String),
+    /// It was to be protected, and was not in time, or was refused.
+    Unprotected(String),
     /// It could not go on.
     Failed(String),
 }
@@ -41,6 +43,7 @@ impl Ended {
             Self::PoweredOff => 0,
             Self::Signal(number) => 128_u8.saturating_add(u8::try_from(*number).unwrap_or(u8::MAX)),
             Self::Fenced(_) => 3,
+            Self::Unprotected(_) => 5,
             Self::Failed(_) => 1,
         }
     }
