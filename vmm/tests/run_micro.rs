@@ -131,7 +131,7 @@ fn a_signal_ends_the_machine_in_good_order() {
 #[test]
 fn a_console_that_nobody_reads_holds_up_neither_guest_nor_end() {
     // The guest's console becomes a FIFO, before the binary under test is started.
-    let script = r#"for a; do case "$a" in file=*/console) mkfifo "${a#file=}";; esac; done; exec "$0" "$@""#;
+    let script = r#"for a; do case "$a" in *file=*/console) mkfifo "${a#*file=}";; esac; done; exec "$0" "$@""#;
     let mut command = std::process::Command::new("sh");
     command.args(["-c", script, micro::KEMARI]);
     let mut guest = Guest::boot_through(command, "", 1, &[]);
