@@ -35,21 +35,26 @@ fn wait_for(what: &str, done: impl Fn() -> bool) {
     }
 }
 
-/// Flips a byte of the guest memory that a process holds.
+/// Flips a byte of the guest memory that a process holds: of each mapping of that size, as a standby has one more to try states
+/// on.
 fn spoil(pid: u32) {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-    let place = maps.lines().find_map(|line| {
+    let memory =
+        OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem")).unwrap();
+    let places = maps.lines().filter_map(|line| {
         let (start, end) = line.split_once(' ')?.0.split_once('-')?;
         let number = |text| u64::from_str_radix(text, 16).ok();
         let (start, end) = (number(start)?, number(end)?);
-        (end - start == MEMORY).then_some(start + UNTOUCHED)
+        (end - start == MEMORY).then(|| start + UNTOUCHED)
     });
-    let place = place.unwrap_or_else(|| panic!("no mapping of the size of guest memory:\n{maps}"));
-    let memory =
-        OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem")).unwrap();
-    let mut byte = [0];
-    memory.read_exact_at(&mut byte, place).unwrap();
-    memory.write_all_at(&[byte[0] ^ 1], place).unwrap();
+    let mut spoilt = 0;
+    for place in places {
+        let mut byte = [0];
+        memory.read_exact_at(&mut byte, place).unwrap();
+        memory.write_all_at(&[byte[0] ^ 1], place).unwrap();
+        spoilt += 1;
+    }
+    assert!(spoilt > 0, "no mapping of the size of guest memory:\n{maps}");
 }
 
 /// The session ends at the first checkpoint that differs, the standby discards what it holds, and both say so: in the
