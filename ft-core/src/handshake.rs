@@ -23,8 +23,11 @@ pub struct Hello {
     /// The standby's number for this session, unlike that of any other, ever; 0 from a primary, which names it in all that
     /// must not be heard again in another session: [`End`](crate::wire::End) and [`Bye`](crate::wire::Message::Bye).
     pub standby_session: u64,
-    /// Which kind of arbiter this side asks: `none`, `file`, `etcd`.
-    pub arbiter: String,
+    /// Who says this: the process, as it is called in the arbiter's records and in those beside the disks. Unlike any other,
+    /// ever: a term's number may be given twice (P2).
+    pub holder: String,
+    /// Which arbiter this side asks.
+    pub arbiter: ArbiterView,
     /// The machine's parts.
     pub layout: MachineLayout,
     /// Where the bytes of the disks are that the guest can write, by slot.
@@ -38,6 +41,39 @@ pub struct Hello {
     pub facts: Vec<(String, String)>,
     /// How the primary wants the session run.
     pub options: SessionOptions,
+}
+
+/// An arbiter, as one side sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArbiterView {
+    /// Its kind: `none`, `file`, `etcd`.
+    pub kind: String,
+    /// How this side reaches it; for people, not compared.
+    pub place: String,
+    /// Its identity, which was made with its data.
+    pub id: String,
+    /// What this side finds there: the primary's was written for this session, so a copy does not have it.
+    pub mark: String,
+}
+
+impl ArbiterView {
+    /// That there is none.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { kind: "none".to_string(), ..Self::default() }
+    }
+
+    /// Whether there is one.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.kind != "none"
+    }
+}
+
+impl core::fmt::Display for ArbiterView {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{} (id {}, mark {})", self.place, self.id, self.mark)
+    }
 }
 
 /// How a session is run. The primary decides, the standby follows.
@@ -199,18 +235,28 @@ pub fn compare(primary: &Hello, standby: &Hello) -> Result<(), Refusal> {
             primary.name, standby.name
         ));
     }
-    if primary.arbiter != standby.arbiter {
-        // Two judges could both say yes (P2).
-        reasons.push(format!(
-            "arbiter: primary `{}`, standby `{}`: give both the same --arbiter",
-            primary.arbiter, standby.arbiter
-        ));
-    }
+    compare_arbiters(&primary.arbiter, &standby.arbiter, &mut reasons);
     compare_layouts(&primary.layout, &standby.layout, &mut reasons);
     compare_disks(&primary.disks, &standby.disks, &mut reasons);
     compare_boot(primary, standby, &mut reasons);
     compare_facts(&primary.facts, &standby.facts, &mut reasons);
     if reasons.is_empty() { Ok(()) } else { Err(Refusal(reasons)) }
+}
+
+/// P2: two judges could both say yes.
+fn compare_arbiters(primary: &ArbiterView, standby: &ArbiterView, reasons: &mut Vec<String>) {
+    if primary.kind != standby.kind {
+        return reasons.push(format!(
+            "arbiter: primary `{}`, standby `{}`: give both the same --arbiter",
+            primary.kind, standby.kind
+        ));
+    }
+    if (&primary.id, &primary.mark) != (&standby.id, &standby.mark) {
+        reasons.push(format!(
+            "arbiter: primary {primary}, standby {standby}: they are not the same one: --arbiter must name one place that both \
+             hosts see, not a copy"
+        ));
+    }
 }
 
 fn compare_layouts(primary: &MachineLayout, standby: &MachineLayout, reasons: &mut Vec<String>) {
@@ -413,7 +459,13 @@ mod tests {
             term: Term(1),
             session: 7,
             standby_session: 8,
-            arbiter: "file".into(),
+            holder: "primary@a (pid 1, 11)".into(),
+            arbiter: ArbiterView {
+                kind: "file".into(),
+                place: "file:/a".into(),
+                id: "id 1".into(),
+                mark: "mark 1".into(),
+            },
             layout: MachineLayout {
                 memory: Vec::from([MemoryRegion { start: 0, len: 512 << 20 }]),
                 cpus: 2,
@@ -441,15 +493,22 @@ mod tests {
         }
     }
 
-    fn refused(change: impl FnOnce(&mut Hello)) -> String {
+    fn standby() -> Hello {
         let mut other = hello();
+        other.holder = "standby@b (pid 2, 22)".into();
+        other.arbiter.place = "file:/b".into();
+        other
+    }
+
+    fn refused(change: impl FnOnce(&mut Hello)) -> String {
+        let mut other = standby();
         change(&mut other);
         compare(&hello(), &other).unwrap_err().to_string()
     }
 
     #[test]
     fn equal_machines_fit_whatever_the_release_is_called() {
-        let mut other = hello();
+        let mut other = standby();
         other.release = "0.1.1".into();
         other.term = Term(9);
         assert_eq!(compare(&hello(), &other), Ok(()));
@@ -461,11 +520,16 @@ mod tests {
         assert!(text.contains("primary 6, standby 9: run the same release"), "{text}");
         let text = refused(|other| other.name = "web".into());
         assert!(text.contains("primary `vm`, standby `web`") && text.contains("--name"), "{text}");
-        let text = refused(|other| other.arbiter = "none".into());
+        let text = refused(|other| other.arbiter = ArbiterView::none());
         assert!(
             text.contains("primary `file`, standby `none`: give both the same --arbiter"),
             "{text}"
         );
+        let text = refused(|other| other.arbiter.id = "id 2".into());
+        assert!(text.contains("primary file:/a (id id 1,"), "{text}");
+        assert!(text.contains("standby file:/b (id id 2,"), "{text}");
+        let text = refused(|other| other.arbiter.mark = "mark 2".into());
+        assert!(text.contains("mark mark 2): they are not the same one"), "{text}");
         let text = refused(|other| other.layout.memory[0].len = 256 << 20);
         assert!(text.contains("512 MiB at 0x0, standby 256 MiB at 0x0"), "{text}");
         let text = refused(|other| other.layout.cpus = 1);

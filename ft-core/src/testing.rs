@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use io_gate::host::{Epoch, Term};
 
-use crate::handshake::{Hello, MachineLayout, MemoryRegion, SessionOptions};
+use crate::handshake::{ArbiterView, Hello, MachineLayout, MemoryRegion, SessionOptions};
 use crate::wire::{Frame, HEADER_LEN, Header, Message, Outgoing, PROTOCOL};
 
 pub(crate) const MS: u64 = 1_000_000;
@@ -21,7 +21,8 @@ pub(crate) fn hello() -> Box<Hello> {
         term: Term(1),
         session: SESSION,
         standby_session: STANDBY_SESSION,
-        arbiter: "file".into(),
+        holder: "primary".into(),
+        arbiter: ArbiterView { kind: "file".into(), ..ArbiterView::default() },
         layout: MachineLayout {
             memory: Vec::from([MemoryRegion { start: 0, len: 64 << 10 }]),
             cpus: 1,

@@ -279,6 +279,62 @@ fn p2_an_etcd_that_never_heard_of_the_machine_grants_nothing_and_one_set_back_ho
     }
 }
 
+/// P2: a restored backup has the holder's own record, and lacks its last beats: what others have won meanwhile may be lacking, too.
+#[test]
+fn p2_a_holder_whose_beats_are_undone_by_a_restored_backup_performs_nothing() {
+    let mut server = server();
+    let (data, backup) = (server.dir.path().join("data"), server.dir.path().join("backup"));
+    let a = arbiter(server.etcd.address(), "a");
+    a.begin(false).unwrap();
+    wait_for(&*a.fence(), Permission::Granted);
+    let copy = |from: &Path, to: &Path| {
+        let status = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+        assert!(status.success());
+    };
+    server.etcd.kill();
+    copy(&data, &backup);
+    server.etcd.restart().unwrap();
+    // What it performs when the lease of before is over is by beats that the backup does not have.
+    let restarted = Instant::now();
+    while restarted.elapsed() < LEASE || a.fence().ask() != Permission::Granted {
+        assert!(restarted.elapsed() < PATIENCE, "{}", a.fence().reason());
+        a.fence().wait(Duration::from_millis(5));
+    }
+    server.etcd.kill();
+    std::fs::remove_dir_all(&data).unwrap();
+    copy(&backup, &data);
+    server.etcd.restart().unwrap();
+    let begun = Instant::now();
+    while !a.fence().reason().contains("data went back") {
+        assert!(begun.elapsed() < PATIENCE, "{}", a.fence().reason());
+        a.fence().wait(Duration::from_millis(5));
+    }
+    wait_for(&*a.fence(), Permission::Unknown);
+    assert!(a.claim(Term(2), "suspicion").is_err());
+    assert_eq!(a.fence().ask(), Permission::Unknown);
+}
+
+/// P2: two that are asked are two judges, and a term of the same number is not the same term.
+#[test]
+fn p2_another_etcd_is_told_from_the_one_that_the_other_side_asks() {
+    let (here, there) = (server(), server());
+    let (a, stranger) =
+        (arbiter(here.etcd.address(), "a"), arbiter(there.etcd.address(), "stranger"));
+    a.begin(false).unwrap();
+    stranger.begin(false).unwrap();
+    let (same, other) = (arbiter(here.etcd.address(), "b"), arbiter(there.etcd.address(), "b"));
+    let view = a.mark().unwrap();
+    let found = same.read_mark().unwrap();
+    assert_eq!((&view.id, &view.mark), (&found.id, &found.mark));
+    let found = other.read_mark().unwrap();
+    assert!(view.id != found.id && view.mark != found.mark, "{view}, {found}");
+    other.follow(Term(1), "a");
+    let refusal = other.claim(Term(2), "silence").unwrap_err().to_string();
+    assert!(refusal.contains("to be of a, found: term 1 is held by stranger"), "{refusal}");
+    same.follow(Term(1), "a");
+    assert_eq!(claim(&same, 2), Verdict::Granted);
+}
+
 #[test]
 fn a_member_that_is_dead_is_passed_over_within_the_lease() {
     let server = server();

@@ -19,7 +19,9 @@ use core::time::Duration;
 
 use io_gate::host::Term;
 
-use super::{Held, Lease, Question, Reply, Snapshot, TermRecord, Written};
+use super::{
+    Beginning, DiskClaim, Held, Lease, Question, Reply, Snapshot, TermRecord, Written, beginning,
+};
 use crate::{Illegal, Time};
 
 /// A claim that meets a renewal by the holder is made again; no more often than this.
@@ -75,6 +77,8 @@ pub enum Success {
     Denied(TermRecord),
     /// Somebody holds the machine that was to be begun.
     Taken(TermRecord),
+    /// Somebody may hold it of whom the register, which knows this, does not know.
+    Behind(Option<TermRecord>, DiskClaim),
     /// The machine begins in this term.
     Began(Term),
     /// Everybody can read that the machine has ended.
@@ -92,6 +96,18 @@ pub enum Trouble<E> {
         expected: u64,
         /// What is there.
         found: Option<Box<TermRecord>>,
+    },
+    /// The term before is not of the holder whom this process has followed: the register was set back, or is another one.
+    Stranger {
+        /// Whom it has followed.
+        expected: String,
+        /// What is there.
+        found: Box<TermRecord>,
+    },
+    /// What this process has seen, or written, is undone.
+    WentBack {
+        /// The term that was seen.
+        term: u64,
     },
     /// The register changed in every round.
     Changing,
@@ -137,6 +153,10 @@ pub struct Client {
     term: u64,
     /// The record of the term that this process holds.
     mine: Option<Written>,
+    /// The holder of the term before the one that is claimed, where another process told.
+    followed: Option<(Term, String)>,
+    /// What is written beside the machine's disks.
+    disk: Option<DiskClaim>,
     /// What the register last showed, and when it was first seen so.
     seen: Option<(Snapshot, Time)>,
     wanted: Option<Wanted>,
@@ -153,6 +173,8 @@ impl Client {
             lost: None,
             term: 0,
             mine: None,
+            followed: None,
+            disk: None,
             seen: None,
             wanted: None,
             asked: None,
@@ -177,6 +199,16 @@ impl Client {
     #[must_use]
     pub fn term(&self) -> u64 {
         self.term
+    }
+
+    /// The term's holder, as it has said itself: the next term is claimed after this one's only (P2).
+    pub fn follow(&mut self, term: Term, holder: &str) {
+        self.followed = Some((term, holder.to_owned()));
+    }
+
+    /// What is written beside the machine's disks, before it begins.
+    pub fn set_disk_claim(&mut self, claim: Option<DiskClaim>) {
+        self.disk = claim;
     }
 
     /// When to call [`Self::next`] at the latest.
@@ -268,10 +300,7 @@ impl Client {
     ) -> Result<Result<(), Trouble<E>>, Illegal> {
         Ok(match reply {
             Reply::Failed(error) => Err(Trouble::Failed(error)),
-            Reply::Looked(snapshot) if self.mine.is_none() => {
-                self.saw(now, snapshot);
-                Ok(())
-            }
+            Reply::Looked(snapshot) if self.mine.is_none() => self.saw(now, snapshot),
             reply => self.renewed(now, sent, reply)?,
         })
     }
@@ -288,7 +317,14 @@ impl Client {
         let expected = mine.held.record.term;
         match reply {
             Reply::Renewed => self.lease.renewed(sent, now),
-            Reply::Found(Some(found)) if found.held.record.holder == self.options.holder => {
+            // P2: the record is there, and a beat of this process is not: others may have performed since, and be undone, too.
+            Reply::Found(Some(found)) if found.value == mine.value => {
+                return Ok(Err(Trouble::WentBack { term: expected }));
+            }
+            Reply::Found(Some(found))
+                if found.held.record.holder == self.options.holder
+                    && found.held.record.term > expected =>
+            {
                 // A claim of this process whose answer was lost has been carried out after all.
                 self.won(found, None);
             }
@@ -309,11 +345,24 @@ impl Client {
         self.mine = Some(record);
     }
 
-    /// Keeps count of how long it has been so: the lease of whoever beats is judged by it.
-    fn saw(&mut self, now: Time, snapshot: Snapshot) {
+    /// Keeps count of how long it has been so: the lease of whoever beats is judged by it. What was seen before is not undone,
+    /// or nothing that is seen now can be relied upon (P2).
+    fn saw<E>(&mut self, now: Time, snapshot: Snapshot) -> Result<(), Trouble<E>> {
+        let term =
+            |snapshot: &Snapshot| snapshot.term.as_ref().map_or(0, |term| term.held.record.term);
+        if let Some((seen, _)) = &self.seen {
+            let expected = term(seen);
+            if term(&snapshot) < expected {
+                return Err(missing(expected, snapshot.term.as_ref()));
+            }
+            if snapshot.beat < seen.beat {
+                return Err(Trouble::WentBack { term: expected });
+            }
+        }
         if self.seen.as_ref().is_none_or(|(seen, _)| *seen != snapshot) {
             self.seen = Some((snapshot, now));
         }
+        Ok(())
     }
 
     // ---- wishes ----
@@ -331,8 +380,10 @@ impl Client {
             (_, Reply::Failed(error)) => Some(Err(Trouble::Failed(error))),
             (Step::Look, Reply::Looked(snapshot)) => {
                 let wish = wish.clone();
-                self.saw(now, snapshot.clone());
-                self.decide(now, &wish, snapshot)
+                match self.saw(now, snapshot.clone()) {
+                    Ok(()) => self.decide(now, &wish, snapshot),
+                    Err(trouble) => Some(Err(trouble)),
+                }
             }
             (Step::Replace(..), Reply::Replaced(None)) => self.again(),
             (Step::Replace(seen, _), Reply::Replaced(Some(written))) => {
@@ -395,6 +446,14 @@ impl Client {
         if record.term + 1 != term.0 {
             return Some(Err(missing(before, Some(current))));
         }
+        // P2: the number is not enough. The holder of the term before is this process, or the one that it has followed.
+        if let Some(expected) = self.known_holder(before).filter(|known| *known != record.holder) {
+            return Some(if expected == self.options.holder {
+                Ok(Success::Denied(record.clone()))
+            } else {
+                Err(Trouble::Stranger { expected, found: Box::new(record.clone()) })
+            });
+        }
         if current.held.ended {
             // The machine ended in good order, and its standby was not reached: nobody brings it back.
             let why = format!("{} ended the machine", record.holder);
@@ -404,21 +463,33 @@ impl Client {
         self.go_on(Step::Replace(snapshot, new))
     }
 
+    fn known_holder(&self, term: u64) -> Option<String> {
+        if self.mine.as_ref().is_some_and(|mine| mine.held.record.term == term) {
+            return Some(self.options.holder.clone());
+        }
+        let followed = self.followed.as_ref().filter(|(of, _)| of.0 == term);
+        followed.map(|(_, holder)| holder.clone())
+    }
+
     fn begin<E>(
         &mut self,
         now: Time,
         seize: bool,
         snapshot: Snapshot,
     ) -> Option<Result<Success, Trouble<E>>> {
-        let term = match &snapshot.term {
-            None => Term(1),
-            Some(current) if current.held.record.holder == self.options.holder => {
-                return self.adopt(now, current.clone());
+        if let Some(current) = &snapshot.term
+            && current.held.record.holder == self.options.holder
+        {
+            return self.adopt(now, current.clone());
+        }
+        let last = snapshot.term.as_ref().map(|term| (&term.held.record, term.held.ended));
+        let term = match beginning(last, self.disk.as_ref(), seize) {
+            Beginning::In(term) => term,
+            Beginning::Taken(record) => return Some(Ok(Success::Taken(record))),
+            Beginning::Behind(claim) => {
+                let last = last.map(|(record, _)| record.clone());
+                return Some(Ok(Success::Behind(last, claim)));
             }
-            Some(current) if !current.held.ended && !seize => {
-                return Some(Ok(Success::Taken(current.held.record.clone())));
-            }
-            Some(current) => Term(current.held.record.term).next(),
         };
         let new = self.held(snapshot.term.as_ref().map(|term| &term.held), term, "start");
         self.go_on(Step::Replace(snapshot, new))

@@ -33,6 +33,11 @@ use crate::Time;
 
 /// The part of a lease that its holder leaves unused: one in so many.
 const GUARD: u32 = 8;
+/// How old an answer of [`Lease::ask`] may be that is acted upon: one in so many of the lease.
+const ANSWER: u32 = 128;
+// P2: a winner waits longer than the oldest answer that a loser may still act on, with clocks that are 6 % off, both to the bad
+// side.
+const _: () = assert!((1000 - 1000 / GUARD + 1000 / ANSWER + 1) * 106 < 1000 * 94);
 
 /// Whether effects may be performed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +70,12 @@ impl Lease {
     #[must_use]
     pub fn length(&self) -> Duration {
         self.length
+    }
+
+    /// The oldest answer of [`ask`](Self::ask) that may be acted upon.
+    #[must_use]
+    pub fn answer_max_age(&self) -> Duration {
+        self.length / ANSWER
     }
 
     /// A term was won. `begins` is `seen + length` of the former holder's lease, unless that was this process, or has

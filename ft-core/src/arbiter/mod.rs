@@ -13,6 +13,7 @@ mod tests;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use io_gate::host::Term;
 use serde::{Deserialize, Serialize};
 
 pub use client::{Client, ClientOptions, Success, Told, Trouble, Wish};
@@ -25,7 +26,8 @@ pub struct TermRecord {
     pub vm: String,
     /// The term.
     pub term: u64,
-    /// Who won it: the same text for the whole life of a process, and nobody else's, ever.
+    /// Who won it: the same text for the whole life of a process, and nobody else's, ever. It is what terms are compared by
+    /// besides their numbers (P2): an arbiter whose data went back, or another one, gives a number again.
     pub holder: String,
     /// What made it ask.
     pub why: String,
@@ -37,6 +39,60 @@ impl core::fmt::Display for TermRecord {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "term {} is held by {}", self.term, self.holder)
     }
+}
+
+/// What the storage says of who runs a virtual machine: the newest of the records beside its disks. It is not the arbiter's, so
+/// it still knows where the arbiter's data went back, or another arbiter is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskClaim {
+    /// The term.
+    pub term: u64,
+    /// Who holds it; empty: not written down.
+    pub holder: String,
+    /// The machine has ended in good order.
+    pub ended: bool,
+    /// All of it, for people.
+    pub text: String,
+}
+
+/// How a virtual machine may begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Beginning {
+    /// In this term, if nobody is faster.
+    In(Term),
+    /// Somebody holds it.
+    Taken(TermRecord),
+    /// The storage knows of a holder of whom the arbiter does not.
+    Behind(DiskClaim),
+}
+
+/// How a machine may begin: by what the arbiter has last (and whether it has ended), and by what is written beside its disks.
+#[must_use]
+pub fn beginning(
+    last: Option<(&TermRecord, bool)>,
+    disk: Option<&DiskClaim>,
+    seize: bool,
+) -> Beginning {
+    let term = last.map_or(0, |(record, _)| record.term).max(disk.map_or(0, |disk| disk.term));
+    let begins = Beginning::In(Term(term).next());
+    if seize {
+        return begins;
+    }
+    // P2: whoever is written there may run, and this arbiter's word would not stop it.
+    if let Some(disk) = disk.filter(|disk| !disk.ended && !is_known(last, disk)) {
+        return Beginning::Behind(disk.clone());
+    }
+    match last {
+        Some((record, false)) => Beginning::Taken(record.clone()),
+        _ => begins,
+    }
+}
+
+fn is_known(last: Option<(&TermRecord, bool)>, disk: &DiskClaim) -> bool {
+    last.is_some_and(|(record, _)| {
+        let same = disk.holder.is_empty() || record.holder.starts_with(&disk.holder);
+        record.term > disk.term || (record.term == disk.term && same)
+    })
 }
 
 /// The record of the current term.
@@ -83,7 +139,7 @@ pub enum Question {
         /// What to write.
         new: Held,
     },
-    /// Write a beat if the record is still this one; else give the record.
+    /// Write a beat if the record is still this one, and no beat was undone that this process has made; else give the record.
     Renew(Written),
 }
 
@@ -96,7 +152,7 @@ pub enum Reply<E> {
     Replaced(Option<Written>),
     /// Of [`Question::Renew`]: the beat was written.
     Renewed,
-    /// Of [`Question::Renew`]: another record is there, or none.
+    /// Of [`Question::Renew`]: another record is there, or none; or the beat is older than the last one of this process.
     Found(Option<Written>),
     /// Nobody knows what became of it.
     Failed(E),

@@ -215,11 +215,85 @@ fn a_register_that_went_back_grants_nothing() {
     let backup = register.record.clone();
     register.grant(&mut a, at(0), claim(2)).unwrap();
     register.record = backup;
-    // Its own earlier record is there: nothing tells that from a claim of its own, and nobody else has won.
-    assert_eq!(register.serve(&mut a, at(200)), Some(Told::Beat(Ok(()))));
+    // Its own earlier record: what others have won meanwhile may be undone with the later one.
+    let told = register.serve(&mut a, at(200));
+    assert!(matches!(told, Some(Told::Beat(Err(Trouble::Missing { .. })))), "{told:?}");
     register.record = None;
     let told = register.serve(&mut a, at(400));
     assert!(matches!(told, Some(Told::Beat(Err(Trouble::Missing { .. })))), "{told:?}");
+}
+
+/// P2: a record that is still one's own says nothing when a beat is undone: others may have won, and performed, since.
+#[test]
+fn p2_a_holder_whose_beat_is_undone_renews_nothing() {
+    let (mut register, mut a) = (Register::default(), client("a"));
+    register.grant(&mut a, at(0), begin()).unwrap();
+    let mine = a.next(at(200)).unwrap();
+    let Question::Renew(written) = mine else { panic!("{mine:?}") };
+    // As the register answers that does not find the last beat.
+    let told = a.reply(at(201), Reply::<()>::Found(Some(written))).unwrap();
+    assert_eq!(told, Some(Told::Beat(Err(Trouble::WentBack { term: 1 }))));
+    assert_eq!(a.lease().ask(at(LEASE)), Right::Lapsed);
+}
+
+/// P2: what was seen is not undone, or nothing is claimed any more.
+#[test]
+fn p2_whoever_has_seen_a_later_state_claims_nothing_from_an_earlier_one() {
+    let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
+    register.grant(&mut a, at(0), begin()).unwrap();
+    let backup = (register.record.clone(), register.beat);
+    assert_eq!(register.serve(&mut a, at(200)), Some(Told::Beat(Ok(()))));
+    assert_eq!(register.serve(&mut b, at(200)), Some(Told::Beat(Ok(()))));
+    (register.record, register.beat) = backup;
+    let undone = Err(Trouble::WentBack { term: 1 });
+    assert_eq!(register.grant(&mut b, at(210), claim(2)), undone);
+    register.record = None;
+    let result = register.grant(&mut b, at(220), claim(2));
+    assert!(matches!(result, Err(Trouble::Missing { expected: 1, found: None })), "{result:?}");
+}
+
+/// P2: the term before has the right number, and is of a process that this one has not followed.
+#[test]
+fn p2_a_standby_succeeds_the_primary_that_it_has_followed_only() {
+    let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
+    register.grant(&mut a, at(0), begin()).unwrap();
+    b.follow(Term(1), "another a");
+    let result = register.grant(&mut b, at(0), claim(2));
+    assert!(
+        matches!(&result, Err(Trouble::Stranger { expected, found })
+        if expected == "another a" && found.holder == "a"),
+        "{result:?}"
+    );
+    b.follow(Term(1), "a");
+    assert_eq!(register.grant(&mut b, at(0), claim(2)), Ok(Success::Granted));
+}
+
+/// P2: another one has won this process's term, in a register that went back.
+#[test]
+fn p2_a_term_of_its_own_number_and_another_holder_is_lost() {
+    let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
+    register.grant(&mut a, at(0), begin()).unwrap();
+    register.record = None;
+    register.grant(&mut b, at(10), begin()).unwrap();
+    let result = register.grant(&mut a, at(20), claim(2));
+    assert!(matches!(&result, Ok(Success::Denied(record)) if record.holder == "b"), "{result:?}");
+    assert_eq!(register.serve(&mut a, at(200)), Some(Told::Beat(Ok(()))));
+    assert_eq!(a.lease().ask(at(201)), Right::Lost);
+}
+
+/// P2: the storage knows of a holder of whom this register does not.
+#[test]
+fn p2_a_machine_begins_after_the_term_that_is_written_beside_its_disks() {
+    let (mut register, mut a) = (Register::default(), client("a"));
+    let disk = |term, ended| DiskClaim { term, holder: "x".into(), ended, text: "x".into() };
+    a.set_disk_claim(Some(disk(7, false)));
+    let behind = Ok(Success::Behind(None, disk(7, false)));
+    assert_eq!(register.grant(&mut a, at(0), begin()), behind);
+    let seize = Wish::Begin { seize: true };
+    assert_eq!(register.grant(&mut a, at(0), seize), Ok(Success::Began(Term(8))));
+    let (mut register, mut b) = (Register::default(), client("b"));
+    b.set_disk_claim(Some(disk(7, true)));
+    assert_eq!(register.grant(&mut b, at(0), begin()), Ok(Success::Began(Term(8))));
 }
 
 #[test]

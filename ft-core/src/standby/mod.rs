@@ -188,6 +188,8 @@ pub struct Standby {
     phase: Phase,
     /// The highest term heard of: an older primary has been replaced (P2).
     term: Term,
+    /// Who acts in it, where an arbiter gives terms: another one in the same term was replaced as well.
+    leader: Option<String>,
     /// While waiting for the operator: a primary that wants to join, not yet known to be newer.
     session: Option<Session>,
     holding: Option<Holding>,
@@ -207,6 +209,7 @@ impl Standby {
             options,
             phase: Phase::Waiting,
             term: Term(0),
+            leader: None,
             session: None,
             holding: None,
             asking: None,
@@ -386,6 +389,17 @@ impl Standby {
             );
             return self.break_off(why, out);
         }
+        if let Some(leader) = &self.leader
+            && hello.term == self.term
+            && *leader != hello.holder
+        {
+            let why = format!(
+                "term: the primary {} acts in term {}, but this standby has heard of {leader} in it: the arbiter's data went back, \
+                 or there are two; stop the one that is not to be",
+                hello.holder, hello.term
+            );
+            return self.break_off(why, out);
+        }
         if let Some(holding) = &self.holding {
             // Whoever acts in a later term was allowed to go on without this checkpoint.
             if hello.name != holding.name || hello.term <= holding.term {
@@ -402,7 +416,7 @@ impl Standby {
                 );
                 return self.break_off(why, out);
             }
-            self.term = hello.term;
+            (self.term, self.leader) = (hello.term, None);
             let reason = format!("the primary goes on in term {}", hello.term);
             self.discard(reason, out);
             self.asking = None;
@@ -443,6 +457,7 @@ impl Standby {
             return Ok(());
         }
         self.term = hello.term;
+        self.leader = hello.arbiter.exists().then(|| hello.holder.clone());
         if let Some(session) = &mut self.session {
             let slack = self.options.staging_slack;
             let images = handshake::total_size(&handshake::images_to_send(&hello, &ours));
@@ -859,7 +874,9 @@ impl Standby {
             return Ok(());
         }
         self.asking = None;
-        self.term = self.term.max(term);
+        if self.term < term {
+            (self.term, self.leader) = (term, None);
+        }
         self.close("another side holds the next term", out);
         self.discard(format!("term {term} is held by {holder}"), out);
         self.phase = Phase::Waiting;

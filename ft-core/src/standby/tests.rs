@@ -491,6 +491,35 @@ fn p2_an_older_primary_is_turned_away() {
     assert_eq!(effects(&out), ["describe"]);
 }
 
+/// P2: an arbiter whose data went back gives a term again.
+#[test]
+fn p2_a_second_primary_of_the_same_term_is_turned_away() {
+    let mut pair = Pair::filling(true);
+    assert_eq!(effects(&pair.give(lost())), ["close", "discard"]);
+    let mut other = hello();
+    other.holder = "another".into();
+    let link = LinkId(2);
+    let say = |pair: &mut Pair, hello| {
+        pair.give(Event::Frame { link, frame: frame(0, 1, Message::Hello(hello)) })
+    };
+    pair.give(Event::Connected { link });
+    let out = say(&mut pair, other.clone());
+    assert_eq!(effects(&out), ["send Refuse", "close"]);
+    assert!(format!("{out:?}").contains("primary another acts in term 1"), "{out:?}");
+    // Where nobody gives terms, their numbers say nothing.
+    let mut pair = Pair::waiting(false);
+    for (link, holder) in [(LINK, "one"), (link, "another")] {
+        let mut hello = hello();
+        hello.holder = holder.into();
+        hello.arbiter = handshake::ArbiterView::none();
+        pair.give(Event::Connected { link });
+        pair.give(Event::Frame { link, frame: frame(0, 1, Message::Hello(hello.clone())) });
+        let out = pair.give(Event::Described { ours: hello });
+        assert_eq!(effects(&out), ["send Welcome"]);
+        pair.give(Event::LinkLost { link, reason: String::new() });
+    }
+}
+
 #[test]
 fn machines_that_do_not_fit_are_refused() {
     let greeting = || {

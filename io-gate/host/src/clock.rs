@@ -16,6 +16,24 @@ pub fn since_boot() -> Duration {
     Duration::new(seconds, nanos)
 }
 
+/// A moment in seconds since 1970, for people: `2026-11-29 08:30:12 UTC`.
+#[must_use]
+pub fn utc(seconds: u64) -> String {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // The Gregorian calendar repeats every 400 years of 146097 days; counted from 1 March of the year 0, the leap day is the
+    // last of its year.
+    let day = days + 719_468;
+    let (era, day) = (day / 146_097, day % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = era * 400 + year + next;
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
 /// When something was permitted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment(Duration);
@@ -27,5 +45,19 @@ impl Moment {
 
     pub(crate) fn elapsed(self) -> Duration {
         since_boot().saturating_sub(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::utc;
+
+    #[test]
+    fn moments_are_told_by_the_calendar() {
+        assert_eq!(utc(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(utc(951_782_399), "2000-02-28 23:59:59 UTC");
+        assert_eq!(utc(951_782_400), "2000-02-29 00:00:00 UTC");
+        assert_eq!(utc(1_795_940_112), "2026-11-29 08:15:12 UTC");
+        assert_eq!(utc(4_107_542_400), "2100-03-01 00:00:00 UTC");
     }
 }

@@ -11,7 +11,8 @@ use io_gate::host::{Ledger, Origin, Performable};
 use io_gate::{Outcome, PowerEvent};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::backend::disk_fence::DiskFence;
+use crate::backend::disk::DiskError;
+use crate::backend::disk_fence::{Answer, DiskFence};
 use crate::clock::Moment;
 use crate::completion::{Completion, Performed};
 use crate::descriptors::event;
@@ -26,10 +27,13 @@ pub(crate) const POISONED: &str = "another thread has found the gate's invariant
 /// How long to wait at most before a fence that could not tell is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(10);
 
-/// An answer that took longer says nothing about now (P2): a process that is stopped goes on behind the system call that it
-/// was in, and that of the fence is one. Far below the silence after which a standby asks for the right, and far above what
-/// a fence takes. Told by a clock that is read without a system call.
-const STALE: Duration = Duration::from_millis(100);
+/// After so long without a permission, the records beside the disks are looked at before the next (P2): this process may
+/// have been stopped, and the arbiter's data may have gone back meanwhile. Far below the silence after which a standby asks
+/// for the right; a machine that is busy looks at them before its writes only.
+const VOUCHED_FOR: Duration = Duration::from_millis(20);
+
+/// So many answers that are too old, one after the other, are told of.
+const TOO_OLD: u32 = 3;
 
 pub(crate) struct Core {
     pub(crate) memory: Arc<GuestMemory>,
@@ -40,6 +44,10 @@ pub(crate) struct Core {
     /// Threads that wait for the fence to answer.
     waiting: AtomicUsize,
     give_up_at: OnceLock<Instant>,
+    /// The records beside the disks. Guards the list only; looking at one may block.
+    records: Mutex<Vec<Arc<DiskFence>>>,
+    /// The term that those have agreed to, and when something was last permitted in it. Never held across a system call.
+    vouched: Mutex<Option<(u64, Moment)>>,
     ledger: Mutex<Ledger>,
     /// As many as there are requests in flight, and one for each queue that is to be looked at again (P9).
     completions: Mutex<Completions>,
@@ -76,6 +84,8 @@ impl Core {
             fenced_event: event()?,
             waiting: AtomicUsize::new(0),
             give_up_at: OnceLock::new(),
+            records: Mutex::default(),
+            vouched: Mutex::default(),
             ledger: Mutex::new(ledger),
             completions: Mutex::new(Completions::default()),
             completions_event: event()?,
@@ -105,24 +115,9 @@ impl Core {
         self.fence.good_for()
     }
 
-    /// What the fence says now, and why not, where it does not know that itself.
-    pub(crate) fn ask(&self) -> (Permission, Option<String>) {
-        (self.fence.ask(), None)
-    }
-
-    /// As [`ask`](Self::ask), and the record beside the disk agrees.
-    pub(crate) fn ask_with(&self, record: &DiskFence) -> (Permission, Option<String>) {
-        let (answer, Some(term)) = (self.fence.ask(), self.fence.term()) else {
-            return (self.fence.ask(), None);
-        };
-        if answer != Permission::Granted {
-            return (answer, None);
-        }
-        match record.ask(term) {
-            Ok(Permission::Granted) => (Permission::Granted, None),
-            Ok(answer) => (answer, Some("the disk's fence record is of a later term".into())),
-            Err(error) => (Permission::Unknown, Some(error.to_string())),
-        }
+    /// The oldest yes that is acted upon.
+    pub(crate) fn max_age(&self) -> Duration {
+        self.fence.max_age()
     }
 
     /// When the question was asked to which the answer is yes; see [`Permits`](crate::permit::Permits). Once the answer was
@@ -131,31 +126,114 @@ impl Core {
     pub(crate) fn permitted_by(
         &self,
         given_up: &GivenUp,
-        ask: &dyn Fn() -> (Permission, Option<String>),
+        record: Option<&DiskFence>,
     ) -> Option<Moment> {
         let mut waiting = None;
+        let mut too_old = 0;
         loop {
             if self.is_fenced_off() || given_up.is_set() {
                 return None;
             }
+            // The storage first: it may be slow, and the arbiter's answer is to be young.
+            let (mut answer, mut reason) = self.ask_storage(record);
             let asked = Moment::now();
-            let (answer, reason) = ask();
+            if answer == Permission::Granted {
+                (answer, reason) = (self.fence.ask(), None);
+            }
             let reason = || reason.unwrap_or_else(|| self.fence.reason());
             match answer {
-                Permission::Granted if !is_stale(asked) => return Some(asked),
-                Permission::Granted if self.has_given_up() => return None,
-                Permission::Granted => {}
+                Permission::Granted if asked.elapsed() <= self.max_age() => {
+                    self.vouch(asked);
+                    return Some(asked);
+                }
                 Permission::Lost => {
                     log::warn!("effects are fenced off: {}", reason());
                     self.fence_off();
                     return None;
                 }
-                Permission::Unknown if self.has_given_up() => return None,
+                Permission::Granted | Permission::Unknown if self.has_given_up() => return None,
+                Permission::Granted => {
+                    too_old += 1;
+                    if too_old >= TOO_OLD {
+                        let (took, limit) = (asked.elapsed(), self.max_age());
+                        let tell = || {
+                            format!(
+                                "expected the arbiter's answer within {limit:?}, found it after {took:?}"
+                            )
+                        };
+                        waiting.get_or_insert_with(|| Waiting::begin(self, tell()));
+                    }
+                }
                 Permission::Unknown => {
                     waiting.get_or_insert_with(|| Waiting::begin(self, reason()));
                     self.fence.wait(ASK_AGAIN);
                 }
             }
+        }
+    }
+
+    /// What is written beside the disks: beside the one that is to be written to, or beside all of them when a term is new to
+    /// them, or nothing was permitted for a while.
+    fn ask_storage(&self, record: Option<&DiskFence>) -> (Permission, Option<String>) {
+        let Some(term) = self.fence.term() else { return (Permission::Granted, None) };
+        if let Some(record) = record {
+            return self.ask_record(record, term);
+        }
+        let vouched = *self.vouched.lock().expect(POISONED);
+        if vouched.is_some_and(|(of, at)| of == term && at.elapsed() < VOUCHED_FOR) {
+            return (Permission::Granted, None);
+        }
+        for record in self.records() {
+            let (answer, reason) = self.ask_record(&record, term);
+            if answer != Permission::Granted {
+                return (answer, reason);
+            }
+        }
+        *self.vouched.lock().expect(POISONED) = Some((term, Moment::now()));
+        (Permission::Granted, None)
+    }
+
+    fn ask_record(&self, record: &DiskFence, term: u64) -> (Permission, Option<String>) {
+        match record.ask(term, self.fence.holder()) {
+            Ok(Answer::Granted) => (Permission::Granted, None),
+            Ok(Answer::Lost(claim)) => {
+                (Permission::Lost, Some(format!("the disk's fence record says: {claim}")))
+            }
+            Err(error) => (Permission::Unknown, Some(error.to_string())),
+        }
+    }
+
+    /// Something was permitted: whoever was not stopped since need not look at the records again.
+    fn vouch(&self, at: Moment) {
+        if let Some((_, vouched)) = &mut *self.vouched.lock().expect(POISONED)
+            && vouched.elapsed() < VOUCHED_FOR
+        {
+            *vouched = at;
+        }
+    }
+
+    /// A record that says who may write to a disk of this machine.
+    pub(crate) fn add_record(&self, record: Arc<DiskFence>) {
+        self.records.lock().expect(POISONED).push(record);
+    }
+
+    pub(crate) fn records(&self) -> Vec<Arc<DiskFence>> {
+        self.records.lock().expect(POISONED).clone()
+    }
+
+    /// Has a record say that this machine may write to its disk.
+    pub(crate) fn claim(&self, record: &DiskFence) -> Result<(), DiskError> {
+        match self.fence.term() {
+            Some(term) => record.claim(term, self.fence.holder()),
+            None => Ok(()),
+        }
+    }
+
+    /// This machine has ended, and writes no more.
+    pub(crate) fn free(&self, record: &DiskFence) -> Result<(), DiskError> {
+        match self.fence.term() {
+            Some(term) if !self.is_fenced_off() => record.free(term, self.fence.holder()),
+            _ => Ok(()),
         }
     }
 
@@ -358,9 +436,4 @@ impl Drop for Waiting<'_> {
             log::info!("effects are held no longer, after {:?}", self.since.elapsed());
         }
     }
-}
-
-/// Whether what was permitted at `since` has to be asked for again.
-pub(crate) fn is_stale(since: Moment) -> bool {
-    since.elapsed() > STALE
 }

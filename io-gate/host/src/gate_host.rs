@@ -19,7 +19,8 @@ use io_gate::host::{
 use io_gate::{Outcome, Port, PowerEvent};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::backend::{Attached, Backend, Output};
+use crate::backend::disk::DiskError;
+use crate::backend::{Attached, Backend, Output, ShareError};
 use crate::completion::{Completion, Kind, Performed};
 use crate::core::{Core, POISONED, signal};
 use crate::descriptors::event;
@@ -139,6 +140,11 @@ impl GateHost {
         if self.backend(slot, port).is_some() {
             return taken();
         }
+        if let Backend::Disk(disk) = &backend
+            && let Some(record) = disk.fence()
+        {
+            self.core.add_record(record.clone());
+        }
         // Without the lock, which the device thread and vCPU threads take: a peer may be slow to be found.
         let token = Token { slot, port, role: Role::Data };
         let backend = Attached::new(backend, &self.core, &self.inputs, token, &self.lane_start)?;
@@ -151,6 +157,34 @@ impl GateHost {
             backend.negotiated(*features);
         }
         Ok(())
+    }
+
+    /// Another host is to have this disk, too (P3): its lock becomes that of a pair's active side; where `durably`, each write
+    /// from now on is in the storage when it completes, and all that were made before are when this returns. Waits for the
+    /// disk's lane.
+    ///
+    /// # Errors
+    /// When the disk cannot be shared; the guest's use of it goes on as it was.
+    pub fn share_disk(&self, slot: u16, port: Port, durably: bool) -> Result<(), ShareError> {
+        let backend = self.backend(slot, port).ok_or(ShareError::NoDisk)?;
+        backend.share_disk(durably)
+    }
+
+    /// Has the records beside the disks say that this machine holds them.
+    ///
+    /// # Errors
+    /// When one cannot be written, or says that another may write.
+    pub fn claim_disks(&self) -> Result<(), DiskError> {
+        self.core.records().iter().try_for_each(|record| self.core.claim(record))
+    }
+
+    /// The machine has ended in good order in this term: the disks are anybody's. After [`drain`](Self::drain).
+    pub fn free_disks(&self) {
+        for record in self.core.records() {
+            if let Err(error) = self.core.free(&record) {
+                log::warn!("the next start on this disk needs --seize: {error}");
+            }
+        }
     }
 
     /// Ends the current epoch. Called on the device thread with the guest paused.

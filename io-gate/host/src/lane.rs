@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -56,6 +57,8 @@ struct State {
     attend: bool,
     /// Tell the network where the guest's address is.
     announce: bool,
+    /// Writes are to be durable from now on, and those before; who asked is told (P3).
+    write_through: Option<SyncSender<io::Result<()>>>,
     /// The machine ends in good order: until then what is queued may be taken.
     finish: Option<Instant>,
     stop: bool,
@@ -104,12 +107,14 @@ enum Job {
     Perform(Performable),
     Attend,
     Announce,
+    WriteThrough(SyncSender<io::Result<()>>),
     Finish(Instant),
 }
 
 impl State {
     fn has_work(&self) -> bool {
-        !self.queue.is_empty() || self.attend || self.announce || self.finish.is_some()
+        let asked = self.attend || self.announce || self.write_through.is_some();
+        asked || !self.queue.is_empty() || self.finish.is_some()
     }
 
     fn is_idle(&self) -> bool {
@@ -122,6 +127,9 @@ impl State {
         }
         if std::mem::take(&mut self.announce) {
             return Some(Job::Announce);
+        }
+        if let Some(answer) = self.write_through.take() {
+            return Some(Job::WriteThrough(answer));
         }
         let next = self.queue.pop_front().map(Job::Perform);
         next.or_else(|| self.finish.take().map(Job::Finish))
@@ -163,6 +171,11 @@ impl Lane {
     /// The network is to be told where the guest's address is.
     pub(crate) fn announce(&self) {
         self.shared.tell(|state| state.announce = true);
+    }
+
+    /// Writes are to be durable from now on, and those before. Whoever asked earlier and has no answer yet gets none.
+    pub(crate) fn write_through(&self, answer: SyncSender<io::Result<()>>) {
+        self.shared.tell(|state| state.write_through = Some(answer));
     }
 
     /// The machine ends in good order; until then what is queued may be taken.
@@ -367,6 +380,8 @@ impl Output {
             Job::Perform(request) => self.perform(work, request),
             Job::Attend => self.attend(work),
             Job::Announce => self.announce(work),
+            // Whoever has asked may have gone.
+            Job::WriteThrough(answer) => drop(answer.send(self.write_through(work))),
             Job::Finish(until) => self.finish(work, until),
         }
     }

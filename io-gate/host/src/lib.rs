@@ -27,9 +27,9 @@ mod slot_state;
 mod virtio_slot;
 
 pub use backend::Backend;
-pub use clock::since_boot;
+pub use clock::{since_boot, utc};
 pub use completion::{Completion, Interrupt};
-pub use fence::{Fence, Permission, Unfenced};
+pub use fence::{ANSWER_MAX_AGE, Fence, Permission, Unfenced};
 pub use gate_host::{GateHost, Sealed};
 pub use guest_memory::GuestMemory;
 pub use lane::LaneStart;

@@ -84,20 +84,32 @@ pub(crate) fn send_bytes(permit: Permit, fd: RawFd, bytes: &[u8]) -> io::Result<
     count(unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) })
 }
 
+/// An open image to write to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target<'f> {
+    pub(crate) file: &'f File,
+    /// Each write is to be in the storage when it returns, though the image was not opened so: protection began later (P3).
+    pub(crate) durably: bool,
+}
+
 /// Writes some of the bytes at a place of a file, at least one.
 pub(crate) fn write_at(
     permit: Permit,
-    file: &File,
+    target: Target<'_>,
     at: u64,
     bytes: &Gather<'_>,
 ) -> io::Result<usize> {
     let pieces = &bytes.pieces()[..bytes.pieces().len().min(MAX_PIECES)];
     let offset =
         libc::off_t::try_from(at).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let (file, count_of) = (target.file.as_raw_fd(), pieces.len() as libc::c_int);
     permit.spend()?;
     // SAFETY: the pieces are valid for reads while `bytes` borrows them, and there are at most UIO_MAXIOV of them.
     let written = unsafe {
-        libc::pwritev(file.as_raw_fd(), pieces.as_ptr(), pieces.len() as libc::c_int, offset)
+        match target.durably {
+            false => libc::pwritev(file, pieces.as_ptr(), count_of, offset),
+            true => libc::pwritev2(file, pieces.as_ptr(), count_of, offset, libc::RWF_DSYNC),
+        }
     };
     match count(written)? {
         // A caller that goes on where a write of nothing ended would never come to an end.

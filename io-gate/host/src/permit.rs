@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::backend::disk::Disk;
 use crate::clock::Moment;
-use crate::core::{Core, POISONED, is_stale};
+use crate::core::{Core, POISONED};
 
 /// The fence's yes, for one system call.
 #[derive(Debug)]
@@ -20,8 +20,9 @@ pub(crate) struct Permit {
     asked: Moment,
     /// How long a yes may be used again.
     good_for: Duration,
-    /// Whether the yes has just come: it is acted upon once, as long as it is not [stale](is_stale).
-    fresh: bool,
+    /// How old a yes may be that has just come and is acted upon once: no older than whoever takes the right away keeps still
+    /// for. Zero: it has not just come.
+    max_age: Duration,
 }
 
 /// What was to be let out is not permitted: the right is lost, or the machine ends, or nobody wants it any more.
@@ -39,15 +40,14 @@ impl Permit {
     }
 
     fn expired(&self) -> bool {
-        let again = self.asked.elapsed() < self.good_for;
-        let once = self.fresh && !is_stale(self.asked);
-        !(again || once)
+        let age = self.asked.elapsed();
+        !(age < self.good_for || age <= self.max_age)
     }
 
     /// For tests of what takes one.
     #[cfg(test)]
     pub(crate) fn granted() -> Self {
-        Self { asked: Moment::now(), good_for: Duration::ZERO, fresh: true }
+        Self { asked: Moment::now(), good_for: Duration::ZERO, max_age: Duration::MAX }
     }
 }
 
@@ -118,11 +118,11 @@ impl<'l> Permits<'l> {
         }
         let good_for = self.core.good_for();
         if let Some(asked) = self.asked.filter(|asked| asked.elapsed() < good_for) {
-            return Ok(Permit { asked, good_for, fresh: false });
+            return Ok(Permit { asked, good_for, max_age: Duration::ZERO });
         }
-        self.asked = self.core.permitted_by(self.given_up, &|| self.core.ask());
+        self.asked = self.core.permitted_by(self.given_up, None);
         let asked = self.asked.ok_or(NotPermitted)?;
-        Ok(Permit { asked, good_for, fresh: true })
+        Ok(Permit { asked, good_for, max_age: self.core.max_age() })
     }
 
     /// As [`next`](Self::next), for a call that writes to a disk: the fence is asked each time, and the record beside the
@@ -130,10 +130,10 @@ impl<'l> Permits<'l> {
     pub(crate) fn next_write(&mut self, disk: &Disk) -> Result<Permit, NotPermitted> {
         self.refuse_if_given_up()?;
         let Some(record) = disk.fence() else { return self.next() };
-        let asked = self.core.permitted_by(self.given_up, &|| self.core.ask_with(record));
+        let asked = self.core.permitted_by(self.given_up, Some(record));
         self.asked = asked;
         let asked = asked.ok_or(NotPermitted)?;
-        Ok(Permit { asked, good_for: Duration::ZERO, fresh: true })
+        Ok(Permit { asked, good_for: Duration::ZERO, max_age: self.core.max_age() })
     }
 
     /// Has an effect told of, unless it was given up meanwhile.

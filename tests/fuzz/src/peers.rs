@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
-use ft_core::handshake::{Hello, MachineLayout, SessionOptions};
+use ft_core::handshake::{ArbiterView, Hello, MachineLayout, SessionOptions};
 use ft_core::pages::{Compression, PageBatch};
 use ft_core::primary::{self, Primary, PrimaryOptions};
 use ft_core::standby::{self, Standby, StandbyOptions};
@@ -47,7 +47,8 @@ pub(crate) fn hello(term: u64, session: u64, standby_session: u64) -> Hello {
         term: Term(term),
         session,
         standby_session,
-        arbiter: "file".into(),
+        holder: "primary".into(),
+        arbiter: ArbiterView { kind: "file".into(), ..ArbiterView::default() },
         layout: MachineLayout { memory: memory(), cpus: 1, page_size: 4096, devices: Vec::new() },
         disks: Vec::new(),
         boot: None,

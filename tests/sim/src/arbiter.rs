@@ -15,8 +15,8 @@ use crate::random::Random;
 /// What is asked.
 #[derive(Clone, Debug)]
 pub(crate) enum Question {
-    /// `file`: take the term if nobody has it.
-    Claim { term: u64 },
+    /// `file`: take the term if nobody has it, and the one before is of the process that the asker has followed (or is).
+    Claim { term: u64, after: u64 },
     /// `etcd`: as the protocol core's client asks.
     Lease(Box<LeaseQuestion>),
 }
@@ -25,6 +25,8 @@ pub(crate) enum Question {
 pub(crate) enum Reply {
     /// Who has the term that was asked for.
     Holder(u64),
+    /// The term before is not whose it must be.
+    Stranger,
     Lease(LeaseReply<()>),
 }
 
@@ -63,7 +65,10 @@ impl Register {
 
     fn answer(&mut self, process: u64, question: Question) -> Reply {
         match question {
-            Question::Claim { term } => Reply::Holder(self.claim(term, process)),
+            Question::Claim { term, after } => match self.winners.get(&(term - 1)) {
+                Some(before) if *before == after => Reply::Holder(self.claim(term, process)),
+                _ => Reply::Stranger,
+            },
             Question::Lease(question) => Reply::Lease(self.answer_lease(process, *question)),
         }
     }
@@ -176,6 +181,8 @@ pub(crate) struct Client {
     pub(crate) wanted: Option<u64>,
     wished: bool,
     asked: Option<(u64, Time)>,
+    /// Whose successor it is to be, if anybody's.
+    followed: u64,
     lease: LeaseClient,
 }
 
@@ -192,11 +199,12 @@ impl Client {
             retry: LEASE / 8,
         };
         let lease = LeaseClient::new(options, now);
-        Self { kind, process, wanted: None, wished: false, asked: None, lease }
+        Self { kind, process, wanted: None, wished: false, asked: None, followed: 0, lease }
     }
 
     /// Wins the first of all terms.
     pub(crate) fn begin(&mut self, register: &mut Register, now: Time) {
+        self.followed = self.process;
         if self.kind != Kind::Lease {
             register.claim(1, self.process);
             return;
@@ -210,6 +218,12 @@ impl Client {
                 return;
             }
         }
+    }
+
+    /// `process` has said that it acts in `term`.
+    pub(crate) fn follow(&mut self, term: Term, process: &str) {
+        self.followed = process.parse().expect("a process says its number");
+        self.lease.follow(term, process);
     }
 
     pub(crate) fn asked(&self) -> Option<u64> {
@@ -238,7 +252,7 @@ impl Client {
     fn question(&mut self, now: Time) -> Option<Question> {
         match (self.kind, self.wanted) {
             (Kind::None, _) | (Kind::File, None) => None,
-            (Kind::File, Some(term)) => Some(Question::Claim { term }),
+            (Kind::File, Some(term)) => Some(Question::Claim { term, after: self.followed }),
             (Kind::Lease, wanted) => {
                 if let (Some(term), false) = (wanted, self.wished) {
                     let wish = Wish::Claim { term: Term(term), why: String::new() };
@@ -259,6 +273,7 @@ impl Client {
         self.asked = None;
         let outcome = match reply {
             Reply::Holder(holder) => self.answer(holder == self.process),
+            Reply::Stranger => panic!("P2: a side claims a term after one of a stranger"),
             Reply::Lease(reply) => self.take_lease(now, reply),
         };
         let question = if outcome.is_none() { self.question(now) } else { None };
@@ -278,6 +293,9 @@ impl Client {
 
     fn answer(&mut self, won: bool) -> Option<Outcome> {
         let term = self.wanted.take()?;
+        if won {
+            self.followed = self.process;
+        }
         Some(if won { Outcome::Granted(term) } else { Outcome::Denied(term) })
     }
 
@@ -288,6 +306,12 @@ impl Client {
             Kind::Lease => self.lease.lease().ask(now),
             Kind::File => match register.map(|register| register.winners.get(&(term + 1))) {
                 None => Right::Lapsed,
+                // Its own term is its own, or no word of it counts.
+                Some(_)
+                    if register.is_none_or(|all| all.winners.get(&term) != Some(&self.process)) =>
+                {
+                    Right::Lost
+                }
                 Some(Some(process)) if *process != self.process => Right::Lost,
                 Some(_) => Right::Held,
             },

@@ -13,6 +13,8 @@ use super::clock::boottime;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct SharedLease {
+    holder: String,
+    max_age: Duration,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -29,14 +31,15 @@ struct State {
 }
 
 impl SharedLease {
-    pub(super) fn new(length: Duration) -> Self {
+    pub(super) fn new(length: Duration, holder: String) -> Self {
+        let max_age = Lease::new(length).answer_max_age();
         let state = State {
             lease: Lease::new(length),
             lost: None,
             trouble: "no term has been won here".to_owned(),
             term: 0,
         };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+        Self { holder, max_age, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// Shows what the client of the arbiter has come to know.
@@ -72,6 +75,15 @@ impl SharedLease {
 impl Fence for SharedLease {
     fn ask(&self) -> Permission {
         self.ask_at(boottime())
+    }
+
+    /// A part of what the lease leaves unused at its end.
+    fn max_age(&self) -> Duration {
+        self.max_age
+    }
+
+    fn holder(&self) -> &str {
+        &self.holder
     }
 
     fn wait(&self, longest: Duration) {

@@ -9,11 +9,14 @@ mod file;
 #[cfg(feature = "etcd")]
 mod lease;
 
+use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use ft_core::arbiter::DiskClaim;
+use ft_core::handshake::ArbiterView;
 use io_gate::host::Term;
-use io_gate_host::Fence;
+use io_gate_host::{Fence, utc};
 
 use crate::values;
 pub use ask::{Answer, ask};
@@ -103,7 +106,7 @@ pub enum ArbiterError {
     },
     /// The directory does not know the term that came before.
     #[error(
-        "{dir} has no record of term {term}: --arbiter must name the same directory on both hosts"
+        "{dir} has no record of term {term}: --arbiter must name the same directory on both hosts, and its data must not go back"
     )]
     Stranger {
         /// The virtual machine's directory.
@@ -111,9 +114,102 @@ pub enum ArbiterError {
         /// The term.
         term: u64,
     },
+    /// Another directory is found where the arbiter's was.
+    #[error(
+        "{dir} is another directory than at the start (expected the one that this process has opened, with the id in its file \
+         `id`): put the former back, mounted as it was, or end this machine"
+    )]
+    Replaced {
+        /// The virtual machine's directory.
+        dir: PathBuf,
+    },
+    /// A term is held by another process than the one that this one knows.
+    #[error(
+        "expected {place} to be of {expected}, found: {}; --arbiter must name the same arbiter on both hosts, and its data must \
+         not go back",
+        describe(record)
+    )]
+    OtherHolder {
+        /// The record.
+        place: String,
+        /// Who has to hold it.
+        expected: String,
+        /// Who does.
+        record: Box<TermRecord>,
+    },
     /// A fresh start of a virtual machine that somebody holds.
-    #[error("virtual machine `{}`: {}; if that machine is known to be dead, start with --seize", .0.vm, .0)]
-    Taken(TermRecord),
+    #[error(
+        "virtual machine `{}`: {} (its record is {place}); if that process and its host are known to be dead, start with --seize",
+        record.vm, describe(record)
+    )]
+    Taken {
+        /// Where that is written.
+        place: String,
+        /// Who.
+        record: Box<TermRecord>,
+    },
+    /// Another start was faster.
+    #[error(
+        "virtual machine `{}`: another start was faster: {} (its record is {place}); one of the two is enough",
+        record.vm, describe(record)
+    )]
+    Outrun {
+        /// Where that is written.
+        place: String,
+        /// Who.
+        record: Box<TermRecord>,
+    },
+    /// A disk says that somebody holds the machine of whom the arbiter does not know.
+    #[error(
+        "the record beside the disk says: {disk}; the arbiter at {place} does not know of that, its last word is {last}: its \
+         data went back, or it is another arbiter than the machine was begun with; if that process and its host are known to \
+         be dead, start with --seize"
+    )]
+    Behind {
+        /// The arbiter.
+        place: String,
+        /// What it knows.
+        last: String,
+        /// What the disk's record says.
+        disk: String,
+    },
+}
+
+impl ArbiterError {
+    fn missing(dir: &std::path::Path, term: Term) -> Self {
+        Self::Stranger { dir: dir.to_owned(), term: term.0 }
+    }
+
+    fn behind(
+        place: impl AsRef<std::path::Path>,
+        last: Option<TermRecord>,
+        claim: DiskClaim,
+    ) -> Self {
+        let last = last.map_or_else(|| "nothing".to_owned(), |record| describe(&record));
+        Self::Behind { place: place.as_ref().display().to_string(), last, disk: claim.text }
+    }
+}
+
+/// What is known of the holder of a term.
+fn describe(record: &TermRecord) -> String {
+    let mut text = record.to_string();
+    if record.won_at > 0 {
+        text += &format!(" since {}", utc(record.won_at));
+    }
+    if !record.why.is_empty() {
+        text += &format!(" (won for: {})", record.why);
+    }
+    if is_gone(&record.holder) {
+        text += "; no such process is seen on this host now";
+    }
+    text
+}
+
+/// Whether a holder says that it is a process of this host, where there is none of that number.
+fn is_gone(holder: &str) -> bool {
+    let here = format!("@{} (pid ", hostname());
+    let pid = holder.split_once(&here).and_then(|(_, rest)| rest.split_once(',')?.0.parse().ok());
+    pid.is_some_and(|pid: u32| !std::path::Path::new(&format!("/proc/{pid}")).exists())
 }
 
 /// Something to ask for terms.
@@ -127,23 +223,52 @@ pub trait Arbiter: Send + Sync {
     /// Why it cannot.
     fn answers(&self) -> Result<(), ArbiterError>;
 
-    /// Claims `term`: granted to the first who asks, and to the same holder again.
+    /// Who claims: a text that no other process ever has.
+    fn holder(&self) -> &str;
+
+    /// Claims `term`: granted to the first who asks, and to the same holder again. P2: only where the term before is of this
+    /// process, or of the holder whom it [follows](Self::follow).
     ///
     /// # Errors
-    /// When the arbiter cannot be asked: nothing was won.
+    /// When the arbiter cannot be asked, or is not the one that it was: nothing was won.
     fn claim(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError>;
 
-    /// Begins a virtual machine's life under this arbiter and gives its first term here.
+    /// `holder` has said that it holds `term`: the next one is claimed as its successor only.
+    fn follow(&self, term: Term, holder: &str);
+
+    /// As [`begin_on`](Self::begin_on), where no disk is marked.
     ///
     /// # Errors
-    /// [`ArbiterError::Taken`] when somebody holds it and `seize` is not set.
-    fn begin(&self, seize: bool) -> Result<Term, ArbiterError>;
+    /// As that.
+    fn begin(&self, seize: bool) -> Result<Term, ArbiterError> {
+        self.begin_on(None, seize)
+    }
+
+    /// Begins a virtual machine's life under this arbiter and gives its first term here: a later one than `disk`, the newest
+    /// record beside its disks, is of.
+    ///
+    /// # Errors
+    /// [`ArbiterError::Taken`] when somebody holds it, [`ArbiterError::Behind`] when the disk says so, and `seize` is not set.
+    fn begin_on(&self, disk: Option<&DiskClaim>, seize: bool) -> Result<Term, ArbiterError>;
 
     /// The virtual machine has ended in `term`: its name is free again.
     ///
     /// # Errors
     /// When the arbiter cannot be asked.
     fn end(&self, term: Term) -> Result<(), ArbiterError>;
+
+    /// Which arbiter this is, with a mark that is new: the primary leaves it for the session that it begins.
+    ///
+    /// # Errors
+    /// When the arbiter cannot be asked.
+    fn mark(&self) -> Result<ArbiterView, ArbiterError>;
+
+    /// Which arbiter this is, with the mark that is found there: equal to what [`mark`](Self::mark) gave on the other host only
+    /// if both ask the same arbiter, and not a copy of it.
+    ///
+    /// # Errors
+    /// When the arbiter cannot be asked.
+    fn read_mark(&self) -> Result<ArbiterView, ArbiterError>;
 
     /// The check before each effect, for a machine that performs in the term last won.
     fn fence(&self) -> Arc<dyn Fence>;
@@ -154,8 +279,18 @@ pub trait Arbiter: Send + Sync {
 #[must_use]
 pub fn holder_name(role: &str) -> String {
     static NONCE: OnceLock<String> = OnceLock::new();
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-    let host = read("/proc/sys/kernel/hostname");
-    let nonce = NONCE.get_or_init(|| read("/proc/sys/kernel/random/uuid"));
-    format!("{role}@{host} (pid {}, {nonce})", std::process::id())
+    let nonce = NONCE.get_or_init(random_id);
+    format!("{role}@{} (pid {}, {nonce})", hostname(), std::process::id())
+}
+
+/// Unlike any other, ever.
+fn random_id() -> String {
+    // Keyed by the operating system's randomness, which every process can have: no file has to be there for it.
+    let state = RandomState::new();
+    format!("{:016x}{:016x}", state.hash_one(0), state.hash_one(1))
+}
+
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    name.unwrap_or_default().trim().to_owned()
 }

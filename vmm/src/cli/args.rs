@@ -163,7 +163,7 @@ pub struct ProtectionArgs {
     /// How to reach an arbiter on the network.
     #[command(flatten)]
     pub arbiter_access: ArbiterAccess,
-    /// Begin even though the arbiter says that somebody runs this machine, who is known to be dead.
+    /// Begin even though the arbiter, or the record beside a disk, says that somebody runs this machine, who is known to be dead.
     #[arg(long)]
     pub seize: bool,
     /// The longest time between two checkpoints of a busy guest, in milliseconds.

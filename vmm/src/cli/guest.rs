@@ -103,7 +103,7 @@ pub(super) fn to_the_end(
     std::mem::forget(engine.clone());
     let ended = machine.wait();
     if let Some(term) = engine.conclude(&ended) {
-        free_name(arbiter, term);
+        end_term(arbiter, term);
     }
     engine.note_put_away(ended.clone());
     drop(terminal);
@@ -125,27 +125,42 @@ pub(super) fn judged(code: u8, mismatches: u64) -> u8 {
     super::EXIT_MISMATCH
 }
 
-/// The machine's name at the arbiter, for as long as its start may still fail: then it is given back,
+/// The machine's name at the arbiter and on its disks, for as long as its start may still fail: then it is given back,
 /// and the corrected command need not take it from anybody.
 pub(super) struct Claim<'a> {
     arbiter: Option<&'a Arc<dyn Arbiter>>,
+    /// Whose disks are given back.
+    machine: Option<&'a Machine>,
     term: Term,
 }
 
 impl<'a> Claim<'a> {
-    /// Takes the name.
+    /// Takes the name, unless somebody else has it: by the arbiter's word, or by what is written beside the disks.
     pub(super) fn begin(
         arbiter: Option<&'a Arc<dyn Arbiter>>,
+        machine: &'a Machine,
         seize: bool,
     ) -> Result<Self, CliError> {
-        let term = arbiter.map_or(Ok(Term(0)), |arbiter| arbiter.begin(seize));
-        let term = term.map_err(|error| CliError::usage(error.to_string()))?;
-        Ok(Self { arbiter, term })
+        let term = match arbiter {
+            Some(arbiter) => {
+                let disk = machine.disk_claim()?;
+                // A disk that is in use is found before a term is taken from whoever uses it.
+                machine.reserve_disks(seize)?;
+                let term = arbiter.begin_on(disk.as_ref(), seize);
+                term.map_err(|error| CliError::usage(error.to_string()))?
+            }
+            None if seize => {
+                machine.seize_disks()?;
+                Term(0)
+            }
+            None => Term(0),
+        };
+        Ok(Self { arbiter, machine: Some(machine), term })
     }
 
     /// Of a machine that has won `term` and is about to run.
     pub(super) fn of(arbiter: Option<&'a Arc<dyn Arbiter>>, term: Term) -> Self {
-        Self { arbiter, term }
+        Self { arbiter, machine: None, term }
     }
 
     /// The term that came with it.
@@ -155,18 +170,22 @@ impl<'a> Claim<'a> {
 
     /// The guest runs: its end decides from here on.
     pub(super) fn keep(mut self) {
-        self.arbiter = None;
+        (self.arbiter, self.machine) = (None, None);
     }
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        free_name(self.arbiter, self.term);
+        if let Some(machine) = self.machine {
+            // The guest has not run: nothing is written.
+            machine.gate().free_disks();
+        }
+        end_term(self.arbiter, self.term);
     }
 }
 
 /// Nobody holds the virtual machine any more: a fresh start needs no `--seize`.
-pub(super) fn free_name(arbiter: Option<&Arc<dyn Arbiter>>, term: Term) {
+fn end_term(arbiter: Option<&Arc<dyn Arbiter>>, term: Term) {
     if let Some(arbiter) = arbiter
         && let Err(error) = arbiter.end(term)
     {

@@ -35,7 +35,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
         Machine::build_audited(args.machine(), ledger, fence, observer(recorder.as_ref()))?;
     machine.boot()?;
     // Before the machine is on any network or terminal that another process may have it on.
-    let claim = Claim::begin(arbiter.as_ref(), protection.seize)?;
+    let claim = Claim::begin(arbiter.as_ref(), &machine, protection.seize)?;
     let term = claim.term();
     if let Some(recorder) = &recorder {
         let how = Won::Begin;

@@ -26,6 +26,7 @@ pub(super) fn check_run(args: &RunArgs) -> Result<(), CliError> {
     let Some(boot) = &machine.boot else { return Err(MachineError::NoKernel.into()) };
     machine.check().map_err(MachineError::from)?;
     check_protection(&args.protection)?;
+    check_seize(&args.protection, &machine)?;
     Paths::of_machine(&machine).and_of_protection(&args.protection).check()?;
     check_sockets(&args.protection, None)?;
     check_taps(&machine)?;
@@ -41,6 +42,7 @@ pub(super) fn check_standby(args: &StandbyArgs) -> Result<(), CliError> {
     let machine = args.machine(2 << 20, 1);
     machine.check().map_err(MachineError::from)?;
     check_protection(&args.protection)?;
+    check_seize(&args.protection, &machine)?;
     let paths = Paths::of_machine(&machine).and_of_protection(&args.protection);
     paths.and_listen(&args.listen).check()?;
     check_sockets(&args.protection, Some(&args.listen))?;
@@ -64,9 +66,15 @@ fn check_protection(args: &ProtectionArgs) -> Result<(), CliError> {
             "--arbiter-ca, --arbiter-user: expected --arbiter etcd:HOST:PORT,... with them, found another arbiter or none",
         ));
     }
-    if args.seize && args.arbiter == ArbiterSpec::None {
+    Ok(())
+}
+
+/// A machine is taken from the arbiter's holder, or a disk from the one that its fence record names.
+fn check_seize(args: &ProtectionArgs, machine: &MachineConfig) -> Result<(), CliError> {
+    if args.seize && args.arbiter == ArbiterSpec::None && machine.disks.is_empty() {
         return Err(CliError::usage(
-            "--seize: expected --arbiter file:DIR or etcd:HOST:PORT,... with it, found none to take the machine from",
+            "--seize: expected --arbiter file:DIR or etcd:HOST:PORT,..., or a --disk, with it, found nothing to take from \
+             anybody",
         ));
     }
     Ok(())

@@ -275,13 +275,18 @@ impl Engine {
             Ended::Fenced(_) => None,
         };
         let limit = if self.watchdog.is_stalled() { STUCK_REST } else { REST };
-        if !self.machine.stop_within(limit) {
+        let rests = self.machine.stop_within(limit);
+        if !rests {
             log::error!(
                 "the machine has not come to rest within {limit:?}, expected its devices to; what was released and is not \
                  performed yet is lost with it"
             );
         }
         let (term, closed) = left?;
+        if rests {
+            // P2: nothing more is written, and the disks are anybody's.
+            self.machine.gate().free_disks();
+        }
         if let Some(closed) = closed {
             // Only so that the last words leave before the process does.
             let _ = closed.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(LAST_WORDS);

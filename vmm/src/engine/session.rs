@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ft_core::handshake::{DiskStorage, Hello, ImageId, SessionOptions};
+use ft_core::handshake::{ArbiterView, DiskStorage, Hello, ImageId, SessionOptions};
 use ft_core::primary::Event;
 use ft_core::wire::{Frame, HEADER_LEN, Header, Message, Outgoing, PROTOCOL, WireError};
 use ft_core::{LinkId, Term};
@@ -16,7 +16,7 @@ use super::operator::STUCK;
 use super::outbox::{Control, Outbox};
 use super::sender::{Item, send};
 use super::{Core, Engine, STATUS_PATIENCE};
-use crate::arbiter::Arbiter;
+use crate::arbiter::holder_name;
 use crate::audit;
 use crate::link::{Buffers, Link};
 use crate::machine::Machine;
@@ -117,16 +117,16 @@ impl Engine {
         let engine = self.clone();
         let connect = move || {
             // First: storage may take its time, and a standby does not wait long for a Hello.
-            let disks = match mark_disks(engine.machine.config()) {
-                Ok(disks) => disks,
-                Err(error) => return engine.connect_failed(link_id, error.to_string()),
+            let place = match engine.prepare() {
+                Ok(place) => place,
+                Err(reason) => return engine.connect_failed(link_id, reason),
             };
             let boot = match engine.machine.boot_files().map(SessionBoot::look).transpose() {
                 Ok(boot) => boot,
                 Err(error) => return engine.connect_failed(link_id, error.to_string()),
             };
             match addr.connect(CONNECT_TIMEOUT, &engine.options.security) {
-                Ok(link) => engine.run_session(link_id, link, disks, boot),
+                Ok(link) => engine.run_session(link_id, link, place, boot),
                 Err(error) => engine.connect_failed(link_id, error.to_string()),
             }
         };
@@ -134,6 +134,19 @@ impl Engine {
         self.launcher.launch("link", connect, move |error| {
             engine.connect_failed(link_id, format!("no thread for the link: {error}"));
         });
+    }
+
+    /// Has storage and arbiter ready for a standby, and marks them: it is to see the same ones (P2, P3). It takes its time where
+    /// much was written and little is durable.
+    fn prepare(&self) -> Result<Place, String> {
+        self.machine.share_disks().map_err(|error| error.to_string())?;
+        let disks = mark_disks(self.machine.config()).map_err(|error| error.to_string())?;
+        let arbiter = self.arbiter.as_ref();
+        let holder =
+            arbiter.map_or_else(|| holder_name("primary"), |arbiter| arbiter.holder().to_owned());
+        let arbiter = arbiter.map(|arbiter| arbiter.mark()).transpose();
+        let arbiter = arbiter.map_err(|error| error.to_string())?;
+        Ok(Place { disks, arbiter, holder })
     }
 
     /// Unless another connection has taken its place: that one's end is what counts.
@@ -150,7 +163,7 @@ impl Engine {
         self: &Arc<Self>,
         link_id: LinkId,
         link: Link,
-        disks: Vec<DiskStorage>,
+        place: Place,
         boot: Option<SessionBoot>,
     ) {
         let writer = match link.try_clone() {
@@ -179,7 +192,7 @@ impl Engine {
             }
             core.connecting = None;
             let source = boot.as_ref().map(|boot| boot.source().clone());
-            let hello = Hello { boot: source, ..self.hello(core.primary.term(), disks) };
+            let hello = Hello { boot: source, ..self.hello(core.primary.term(), place) };
             let hello = Box::new(hello);
             let (number, term) = (hello.session, hello.term.0);
             let connected = Event::StandbyConnected { link: link_id, hello };
@@ -212,14 +225,23 @@ impl Engine {
         });
     }
 
-    fn hello(&self, term: Term, disks: Vec<DiskStorage>) -> Hello {
+    fn hello(&self, term: Term, place: Place) -> Hello {
+        let Place { disks, arbiter, holder } = place;
         Hello {
             term,
+            holder,
             session: new_session_number(),
             options: SessionOptions { verify: self.options.verify },
-            ..describe(&self.machine, &self.options.name, self.arbiter.as_ref(), disks)
+            ..describe(&self.machine, &self.options.name, arbiter, disks)
         }
     }
+}
+
+/// What a session is about, besides the machine: what both sides share, marked for this session, and who this side is.
+struct Place {
+    disks: Vec<DiskStorage>,
+    arbiter: Option<ArbiterView>,
+    holder: String,
 }
 
 /// Unlike that of any other session, ever: what was said in one is not heard in another (P1).
@@ -228,11 +250,11 @@ pub(crate) fn new_session_number() -> u64 {
     RandomState::new().hash_one(std::process::id()).max(1)
 }
 
-/// What either side says of itself; term, session and options are the primary's to choose.
+/// What either side says of itself, but for who it is; term, session and options are the primary's to choose.
 pub(crate) fn describe(
     machine: &Machine,
     name: &str,
-    arbiter: Option<&Arc<dyn Arbiter>>,
+    arbiter: Option<ArbiterView>,
     disks: Vec<DiskStorage>,
 ) -> Hello {
     Hello {
@@ -242,7 +264,8 @@ pub(crate) fn describe(
         term: Term(0),
         session: 0,
         standby_session: 0,
-        arbiter: arbiter.map_or("none", |arbiter| arbiter.kind()).to_owned(),
+        holder: String::new(),
+        arbiter: arbiter.unwrap_or_else(ArbiterView::none),
         layout: machine.layout(),
         disks,
         boot: None,

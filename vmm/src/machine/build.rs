@@ -5,12 +5,16 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use ft_core::arbiter::DiskClaim;
 use io_gate::host::Ledger;
 use io_gate_host::{Fence, GateHost, Observer};
 
 use super::bus::Bus;
-use super::device_set::{AttachOptions, DeviceSet, DeviceSetupError, DevicesRestoreError};
+use super::device_set::{
+    AttachOptions, DeviceSet, DeviceSetupError, DevicesRestoreError, ShareDiskError,
+};
 use super::device_thread::{DeviceThread, LoopEnded, PowerEvents};
+use super::disks;
 use super::events::Events;
 use super::{Machine, PowerOn};
 use crate::boot::BootError;
@@ -183,5 +187,45 @@ impl Machine {
     /// What cannot be opened.
     pub fn attach_backends(&self, options: AttachOptions) -> Result<(), MachineError> {
         Ok(self.devices.attach(&self.config, options)?)
+    }
+
+    /// Protection begins, perhaps of a machine that was started without: what it needs of the disks is brought about (P3).
+    /// Waits for their lanes.
+    ///
+    /// # Errors
+    /// What cannot be shared with a standby.
+    pub fn share_disks(&self) -> Result<(), ShareDiskError> {
+        self.devices.share_disks(&self.config)
+    }
+
+    /// Opens and locks the disks of a machine that is to begin, and has an arbiter: whoever finds one in use has taken nothing
+    /// yet. Where the operator `seize`s them, a lock that somebody has is passed over: the term decides.
+    ///
+    /// # Errors
+    /// When one cannot be opened, or another process has it.
+    pub fn reserve_disks(&self, seize: bool) -> Result<(), MachineError> {
+        Ok(self.devices.reserve_disks(&self.config, seize)?)
+    }
+
+    /// What is written beside the disks of who holds them: the newest of it.
+    ///
+    /// # Errors
+    /// When it cannot be read, or another machine holds one.
+    pub fn disk_claim(&self) -> Result<Option<DiskClaim>, MachineError> {
+        let newest = disks::newest_claim(&self.config)?;
+        Ok(newest.map(|(claim, record)| DiskClaim {
+            term: claim.term,
+            text: format!("{claim} (in {})", record.display()),
+            ended: claim.free,
+            holder: claim.holder,
+        }))
+    }
+
+    /// The operator says that whoever holds the disks is dead.
+    ///
+    /// # Errors
+    /// When that cannot be written down.
+    pub fn seize_disks(&self) -> Result<(), MachineError> {
+        Ok(disks::seize(&self.config)?)
     }
 }

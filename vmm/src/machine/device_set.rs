@@ -1,15 +1,16 @@
 //! The machine's devices: which there are, in which slots, what is behind them, and their saved state.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use devices::{Block, BlockConfig, Button, Console, E1000, Entropy, Net, NetConfig, PowerControl};
 use ft_core::handshake::DeviceLayout;
 use io_gate::{Device, Port, RegisterDevice};
 use io_gate_host::adapter::{I8042, Rtc, Serial};
+use io_gate_host::backend::ShareError;
 use io_gate_host::backend::console::{Console as ConsoleBackend, ConsoleError};
 use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions};
-use io_gate_host::backend::disk_fence::DiskFence;
 use io_gate_host::backend::net::{Net as NetBackendOpen, NetError};
 use io_gate_host::{
     Backend, Completion, GateHost, RegisterSlot, RegisterState, SlotError, VirtioSlot,
@@ -20,6 +21,7 @@ use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 
 use super::bus::QuietPort;
 use super::catalog::{self, Make};
+use super::disks::{self, Opens};
 use super::events::Events;
 use super::interface;
 use super::interrupt::IrqLine;
@@ -27,7 +29,7 @@ use super::pci::{Description, PciBus, PciError, PciState};
 use super::register_port::{Place, RegisterPort};
 use super::virtio_mmio::{TransportError, TransportState, VirtioMmio};
 use crate::config::{
-    ConsoleConfig, DeviceBackend, DiskConfig, FenceRecord, MachineConfig, NetBackend, NetModel,
+    ConsoleConfig, DeviceBackend, DiskConfig, MachineConfig, NetBackend, NetModel,
 };
 use crate::kvm::Vm;
 use crate::layout::{self, MmioWindow};
@@ -182,13 +184,22 @@ pub enum DevicesRestoreError {
     Pci(#[from] PciError),
 }
 
+/// A disk cannot be shared with a standby.
+#[derive(Debug, thiserror::Error)]
+#[error("disk {path}: it cannot be shared with a standby: {error}")]
+pub struct ShareDiskError {
+    path: PathBuf,
+    error: ShareError,
+}
+
 /// How backends are opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttachOptions {
     /// Another machine may go on from the same disks: they are not locked against it, and a write
     /// that the guest has seen complete must be where that machine finds it (P3).
     pub shared_disks: bool,
-    /// Add to console files instead of beginning anew.
+    /// The machine goes on that ran elsewhere: console files are added to instead of begun anew, and no lock on a disk holds it
+    /// up.
     pub append: bool,
 }
 
@@ -203,6 +214,10 @@ pub struct DeviceSet {
     registers: Vec<Arc<RegisterPort>>,
     details: Vec<(u16, String)>,
     attached: Mutex<bool>,
+    /// On a standby: the disks that it may go on with.
+    reserved: Mutex<Vec<Disk>>,
+    /// The operator has said that whoever else has the disks open is dead.
+    seized: AtomicBool,
 }
 
 impl DeviceSet {
@@ -222,6 +237,8 @@ impl DeviceSet {
             registers: Vec::new(),
             details: Vec::new(),
             attached: Mutex::new(false),
+            reserved: Mutex::default(),
+            seized: AtomicBool::new(false),
         };
         let mut cards = Vec::new();
         for (slot, (device, detail)) in (FIRST_VIRTIO_SLOT..).zip(planned_devices(config)?) {
@@ -326,9 +343,11 @@ impl DeviceSet {
     /// Opens what can be opened twice, and closes it again: the right to write a disk or a console, the way to a tap.
     /// Sockets are not tried: whoever listens may take one connection only.
     pub(super) fn check_backends(&self, config: &MachineConfig) -> Result<(), DeviceSetupError> {
-        for disk in &config.disks {
-            open_disk(disk, true)?;
-        }
+        let reserved: Result<Vec<Disk>, _> = disks::all(config)
+            .map(|(_, disk)| disks::open(disk, Opens::Standby, self.machine(config)))
+            .collect();
+        // They stay open, with their locks: nobody else begins on a disk whose machine this side may go on with.
+        *self.reserved.lock().unwrap_or_else(PoisonError::into_inner) = reserved?;
         for (index, net) in config.nets.iter().enumerate() {
             // One that is to be made would go again with this look.
             if matches!(net.backend, NetBackend::Tap(_)) && !net.create {
@@ -340,6 +359,20 @@ impl DeviceSet {
                 open_console(console, true)?;
             }
         }
+        Ok(())
+    }
+
+    /// Opens and locks the disks of a machine that is to begin, before it takes anything that another may have.
+    pub(super) fn reserve_disks(
+        &self,
+        config: &MachineConfig,
+        seize: bool,
+    ) -> Result<(), DeviceSetupError> {
+        self.seized.store(seize, Ordering::Relaxed);
+        let opens = if seize { Opens::Successor } else { Opens::Active };
+        let reserved: Result<Vec<Disk>, _> =
+            disks::all(config).map(|(_, disk)| disks::reserve(disk, opens)).collect();
+        *self.reserved.lock().unwrap_or_else(PoisonError::into_inner) = reserved?;
         Ok(())
     }
 
@@ -355,14 +388,18 @@ impl DeviceSet {
         }
         let mut opened = Vec::new();
         let mut slot = FIRST_VIRTIO_SLOT;
-        for disk in &config.disks {
-            let mut opened_disk = open_disk(disk, options.shared_disks)?;
-            if let Some(record) = fence_record(disk).filter(|_| self.gate.has_term()) {
-                opened_disk = opened_disk.fenced_by(DiskFence::open(&record, &config.name)?);
-            }
-            opened.push((slot, Backend::Disk(opened_disk)));
-            slot += 1;
+        // Their locks are this process's own, and would be in the way of these.
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let opens = match options {
+            AttachOptions { shared_disks: false, .. } => Opens::Alone,
+            AttachOptions { append: true, .. } => Opens::Successor,
+            _ if self.seized.load(Ordering::Relaxed) => Opens::Successor,
+            AttachOptions { append: false, .. } => Opens::Active,
+        };
+        for (slot, disk) in disks::all(config) {
+            opened.push((slot, Backend::Disk(disks::open(disk, opens, self.machine(config))?)));
         }
+        slot += config.disks.len() as u16;
         for (index, net) in config.nets.iter().enumerate() {
             opened
                 .push((slot, Backend::Net(open_net(&net.backend, net.create, config.mac(index))?)));
@@ -375,16 +412,38 @@ impl DeviceSet {
         }
         for (slot, device) in (slot..).zip(&config.devices) {
             let mac = config.mac(config.nets.len());
-            if let Some(backend) = &device.backend {
-                opened.push((slot, open_named(backend, mac, options)?));
+            let backend = device.backend.as_ref();
+            if let Some(backend) =
+                backend.map(|backend| open_named(backend, mac, options)).transpose()?
+            {
+                opened.extend(backend.map(|backend| (slot, backend)));
             }
         }
         opened.push((SERIAL_SLOT, Backend::Console(open_console(&config.serial, options.append)?)));
         for (slot, backend) in opened {
             self.gate.attach(slot, PORT, backend)?;
         }
+        if !options.append {
+            // P2: from now on others find the disks held. A successor does this with its first effect, as fast as it can.
+            self.gate.claim_disks()?;
+        }
         *attached = true;
         self.virtio.iter().for_each(|device| device.negotiate());
+        Ok(())
+    }
+
+    /// Where terms decide who may write to a disk: whose they are.
+    fn machine<'c>(&self, config: &'c MachineConfig) -> Option<&'c str> {
+        self.gate.has_term().then_some(config.name.as_str())
+    }
+
+    /// Protection begins: another host is to have the disks as well, and what the guest saw written is to be there (P3).
+    pub(super) fn share_disks(&self, config: &MachineConfig) -> Result<(), ShareDiskError> {
+        for (slot, disk) in disks::all(config) {
+            let durably = disk.cache.write_through(true);
+            let shared = self.gate.share_disk(slot, PORT, durably);
+            shared.map_err(|error| ShareDiskError { path: disk.path.clone(), error })?;
+        }
         Ok(())
     }
 
@@ -651,38 +710,6 @@ fn disk_sectors(config: &DiskConfig) -> Result<u64, DeviceSetupError> {
     Ok(disk.sectors())
 }
 
-fn open_disk(config: &DiskConfig, shared: bool) -> Result<Disk, DeviceSetupError> {
-    let refused = [libc::EACCES, libc::EPERM, libc::EROFS];
-    let options = DiskOptions {
-        read_only: config.read_only,
-        lock: !shared,
-        write_through: config.cache.write_through(shared),
-        direct: config.direct,
-    };
-    Disk::open(&config.path, options).map_err(|error| match error {
-        DiskError::Open { path, error }
-            if !config.read_only
-                && error.raw_os_error().is_some_and(|code| refused.contains(&code)) =>
-        {
-            DeviceSetupError::DiskReadOnly { path, error }
-        }
-        error => error.into(),
-    })
-}
-
-/// Where the record is of who may write to a disk. A device's own place is no place for it: `/dev` is
-/// another on every host.
-fn fence_record(disk: &DiskConfig) -> Option<PathBuf> {
-    match &disk.fence {
-        _ if disk.read_only => None,
-        FenceRecord::Off => None,
-        FenceRecord::At(path) => Some(path.clone()),
-        FenceRecord::Beside => std::fs::metadata(&disk.path)
-            .is_ok_and(|metadata| metadata.is_file())
-            .then(|| DiskFence::beside(&disk.path)),
-    }
-}
-
 fn open_net(
     backend: &NetBackend,
     create: bool,
@@ -702,11 +729,14 @@ fn open_named(
     backend: &DeviceBackend,
     mac: [u8; 6],
     options: AttachOptions,
-) -> Result<Backend, DeviceSetupError> {
+) -> Result<Option<Backend>, DeviceSetupError> {
     Ok(match backend {
-        DeviceBackend::Console(console) => Backend::Console(open_console(console, options.append)?),
-        DeviceBackend::Disk(disk) => Backend::Disk(open_disk(disk, options.shared_disks)?),
-        DeviceBackend::Net(net) => Backend::Net(open_net(net, false, mac)?),
+        DeviceBackend::Console(console) => {
+            Some(Backend::Console(open_console(console, options.append)?))
+        }
+        // With all disks.
+        DeviceBackend::Disk(_) => None,
+        DeviceBackend::Net(net) => Some(Backend::Net(open_net(net, false, mac)?)),
     })
 }
 

@@ -7,6 +7,7 @@ mod bus;
 pub mod catalog;
 mod device_set;
 mod device_thread;
+mod disks;
 mod events;
 pub(crate) mod interface;
 mod interrupt;
@@ -20,7 +21,7 @@ mod virtio_mmio;
 pub use build::MachineError;
 pub use device_set::{
     AttachOptions, DeviceRecord, DeviceSet, DeviceSetupError, DeviceState, DevicesRestoreError,
-    FIRST_VIRTIO_SLOT,
+    FIRST_VIRTIO_SLOT, ShareDiskError,
 };
 pub use device_thread::{LoopContext, LoopEnded, LoopHandle, Subscriber};
 pub use events::{Ended, Events, MachineEvent};

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use ft_core::handshake::{DiskStorage, Storage};
 use io_gate_host::own_files;
 
-use super::device_set::FIRST_VIRTIO_SLOT;
+use super::disks;
 use crate::config::MachineConfig;
 use crate::given_file;
 
@@ -62,8 +62,7 @@ fn each_disk<E>(
     config: &MachineConfig,
     mut mark: impl FnMut(&Path) -> Result<String, E>,
 ) -> Result<Vec<DiskStorage>, E> {
-    (FIRST_VIRTIO_SLOT..)
-        .zip(&config.disks)
+    disks::all(config)
         .filter(|(_, disk)| !disk.read_only)
         .map(|(slot, disk)| {
             Ok(DiskStorage { slot, storage: Storage::Shared { mark: mark(&disk.path)? } })

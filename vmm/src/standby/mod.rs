@@ -29,7 +29,7 @@ use ft_core::{Illegal, LinkId, Term, Time};
 use io_gate::host::CommitAuthority;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::arbiter::{self, Arbiter, ask};
+use crate::arbiter::{self, Arbiter, ask, holder_name};
 use crate::audit::{self, Recorder, Won};
 use crate::boot::{Boot, BootError};
 use crate::engine::{
@@ -451,30 +451,37 @@ impl StandbyDriver {
         // Not kept: only whether there will be enough when the first checkpoint comes.
         let enough = |cpus| Reserve::of_trial(cpus).hold().map_err(HostError::from);
         let built = self.factory.build(&hello.layout);
-        match built.and_then(|built| enough(hello.layout.cpus).map(|()| built)) {
-            Ok((machine, authority)) => {
-                // Term, session and options are the primary's: the core fills them in.
-                let disks = read_marks(machine.config());
-                let mut ours = Hello {
-                    standby_session: new_session_number(),
-                    ..describe(&machine, &self.config.name, self.arbiter.as_ref(), disks)
-                };
-                if let Err(error) = self.describe_boot(hello, &mut ours) {
-                    return Event::CannotHost { reason: error.to_string() };
-                }
-                let boot = hello.boot.clone();
-                self.hosted = Some(Hosted {
-                    machine,
-                    authority,
-                    boot,
-                    tried: None,
-                    applied: None,
-                    trial: None,
-                });
-                Event::Described { ours: Box::new(ours) }
+        let built = built.and_then(|built| enough(hello.layout.cpus).map(|()| built));
+        let (machine, authority) = match built {
+            Ok(built) => built,
+            Err(error) => return Event::CannotHost { reason: error.to_string() },
+        };
+        let arbiter = match self.arbiter.as_ref().map(|arbiter| arbiter.read_mark()).transpose() {
+            Ok(arbiter) => arbiter,
+            Err(error) => return Event::CannotHost { reason: error.to_string() },
+        };
+        let holder = match &self.arbiter {
+            Some(arbiter) => {
+                // P2: this side claims the next term as the successor of this process, and of no other.
+                arbiter.follow(hello.term, &hello.holder);
+                arbiter.holder().to_owned()
             }
-            Err(error) => Event::CannotHost { reason: error.to_string() },
+            None => holder_name("standby"),
+        };
+        // Term, session and options are the primary's: the core fills them in.
+        let disks = read_marks(machine.config());
+        let mut ours = Hello {
+            holder,
+            standby_session: new_session_number(),
+            ..describe(&machine, &self.config.name, arbiter, disks)
+        };
+        if let Err(error) = self.describe_boot(hello, &mut ours) {
+            return Event::CannotHost { reason: error.to_string() };
         }
+        let boot = hello.boot.clone();
+        self.hosted =
+            Some(Hosted { machine, authority, boot, tried: None, applied: None, trial: None });
+        Event::Described { ours: Box::new(ours) }
     }
 
     /// Says what this side has of what the guest boots, and makes ready for the rest.

@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard};
 use super::disk::{May, SECTOR};
 use crate::core::POISONED;
 use crate::guest_memory::Gather;
-use crate::out::{self, Refused, with_permits};
+use crate::out::{self, Refused, Target, with_permits};
 
 /// The size of the buffer: as much as is read or written at once.
 const BUFFER: usize = 256 * 1024;
@@ -98,41 +98,41 @@ impl Direct {
     /// Writes some of the bytes, at least one: how many.
     pub(super) fn write_some(
         &self,
-        file: &File,
+        target: Target<'_>,
         at: u64,
         bytes: &Gather<'_>,
         may: May<'_>,
     ) -> Result<usize, Refused> {
         let piece = self.stretch(at, bytes.len());
-        self.replace(file, &piece, may, |blocks| bytes.copy_to(blocks))
+        self.replace(target, &piece, may, |blocks| bytes.copy_to(blocks))
     }
 
     /// Writes some of `len` zeroes, at least one: how many.
     pub(super) fn zero_some(
         &self,
-        file: &File,
+        target: Target<'_>,
         at: u64,
         len: usize,
         may: May<'_>,
     ) -> Result<usize, Refused> {
         let piece = self.stretch(at, len);
-        self.replace(file, &piece, may, |blocks| blocks.fill(0))
+        self.replace(target, &piece, may, |blocks| blocks.fill(0))
     }
 
     fn replace(
         &self,
-        file: &File,
+        target: Target<'_>,
         piece: &Stretch,
         may: May<'_>,
         put: impl FnOnce(&mut [u8]),
     ) -> Result<usize, Refused> {
         let mut buffer = self.buffer();
         let blocks = buffer.slice(piece.len);
-        self.read_ends(file, piece, blocks)?;
+        self.read_ends(target.file, piece, blocks)?;
         put(&mut blocks[piece.skip..piece.skip + piece.wanted]);
         // P2: asked after the reads, which may have taken long.
         let blocks = Gather::of_slice(blocks);
-        let written = with_permits(may, |permit| out::write_at(permit, file, piece.at, &blocks))?;
+        let written = with_permits(may, |permit| out::write_at(permit, target, piece.at, &blocks))?;
         match written.saturating_sub(piece.skip).min(piece.wanted) {
             0 => Err(io::Error::from(io::ErrorKind::WriteZero).into()),
             written => Ok(written),
@@ -190,6 +190,10 @@ mod tests {
         bytes
     }
 
+    fn plain(file: &File) -> Target<'_> {
+        Target { file, durably: false }
+    }
+
     const PLACES: [(usize, usize); 9] = [
         (0, 512),
         (512, 512),
@@ -211,13 +215,14 @@ mod tests {
             let mut bytes = Gather::of_slice(&new);
             let mut done = 0;
             while bytes.len() > 0 {
-                let now = direct.write_some(&file, (at + done) as u64, &bytes, &mut may).unwrap();
+                let now =
+                    direct.write_some(plain(&file), (at + done) as u64, &bytes, &mut may).unwrap();
                 bytes.advance(now);
                 done += now;
             }
             expected[at..at + len].fill(0xee);
             assert!(whole(&file) == expected, "{len} bytes at {at}");
-            let zeroed = direct.zero_some(&file, at as u64, len, &mut may).unwrap();
+            let zeroed = direct.zero_some(plain(&file), at as u64, len, &mut may).unwrap();
             expected[at..at + zeroed].fill(0);
             assert!(whole(&file) == expected, "{zeroed} zeroes at {at}");
         }
@@ -237,7 +242,7 @@ mod tests {
     #[test]
     fn p2_nothing_is_written_without_permission() {
         let (file, direct, bytes) = large_blocks();
-        let refused = direct.zero_some(&file, 0, 512, &mut || Err(NotPermitted));
+        let refused = direct.zero_some(plain(&file), 0, 512, &mut || Err(NotPermitted));
         assert!(matches!(refused, Err(Refused::NotPermitted)));
         assert!(whole(&file) == bytes);
     }

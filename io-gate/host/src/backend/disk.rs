@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,10 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use io_gate::Outcome;
 
 use super::direct::Direct;
-use super::disk_fence::DiskFence;
+use super::disk_fence::{Claim, DiskFence};
+use super::disk_lock::{self, Use};
 use crate::descriptors;
 use crate::guest_memory::Gather;
-use crate::out::{self, Refused, with_permits};
+use crate::out::{self, Refused, Target, with_permits};
 use crate::own_files;
 use crate::permit::{NotPermitted, Permit};
 
@@ -99,6 +99,19 @@ pub enum DiskError {
         /// The file.
         path: PathBuf,
     },
+    /// The record beside it says that a machine may write to it.
+    #[error(
+        "disk {path}: {claim} (its record is {record}); end that machine first, for instance with `kemari ctl power-off`; if \
+         it and its host are known to be dead, start with --seize"
+    )]
+    Held {
+        /// The file.
+        path: PathBuf,
+        /// The record.
+        record: PathBuf,
+        /// What it says.
+        claim: Box<Claim>,
+    },
     /// The record of who may write to it cannot be used.
     #[error("the fence record {path}: {error}; `fence=off` in --disk does without")]
     Fence {
@@ -120,27 +133,38 @@ pub enum DiskError {
 /// An open disk.
 #[derive(Debug)]
 pub struct Disk {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     sectors: u64,
     read_only: bool,
+    /// Whether it was opened so that each write is durable (`O_DSYNC`).
+    opened_through: bool,
+    /// Whether each write is to be durable: also from some moment on.
     write_through: bool,
     /// Whether the guest's driver flushes. If not, what completes is stable (virtio 1.2, 5.2.6.2): so it is until a driver
     /// has said otherwise.
     driver_flushes: Arc<AtomicBool>,
     direct: Option<Direct>,
-    fence: Option<DiskFence>,
+    fence: Option<Arc<DiskFence>>,
 }
 
 /// What threads other than its lane know of a disk.
 pub(super) struct Input {
     driver_flushes: Arc<AtomicBool>,
+    file: Arc<File>,
+    path: PathBuf,
+    read_only: bool,
 }
 
 impl Input {
     /// The guest's driver has accepted these features.
     pub(super) fn negotiated(&self, features: u64) {
         self.driver_flushes.store(features & F_FLUSH != 0, Ordering::Release);
+    }
+
+    /// Locks the image for what this process does with it, instead of what it did.
+    pub(super) fn lock(&self, of: Use) -> Result<(), DiskError> {
+        lock(&self.file, &self.path, if self.read_only { Use::Reader } else { of })
     }
 }
 
@@ -169,7 +193,7 @@ impl Disk {
             return Err(DiskError::Kind { path: path.to_owned(), found });
         }
         if options.lock {
-            lock(&file, path, options.read_only)?;
+            lock(&file, path, if options.read_only { Use::Reader } else { Use::Alone })?;
         }
         // A block device's metadata has no length.
         let bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
@@ -185,11 +209,13 @@ impl Disk {
         }
         let path = path.to_owned();
         let driver_flushes = Arc::new(AtomicBool::new(false));
+        let (file, opened_through) = (Arc::new(file), write_through);
         Ok(Self {
             file,
             path,
             sectors,
             read_only,
+            opened_through,
             write_through,
             driver_flushes,
             direct,
@@ -200,12 +226,38 @@ impl Disk {
     /// Has a record say who may write to it.
     #[must_use]
     pub fn fenced_by(mut self, fence: DiskFence) -> Self {
-        self.fence = Some(fence);
+        self.fence = Some(Arc::new(fence));
         self
     }
 
-    pub(crate) fn fence(&self) -> Option<&DiskFence> {
+    pub(crate) fn fence(&self) -> Option<&Arc<DiskFence>> {
         self.fence.as_ref()
+    }
+
+    /// Locks the image for what this process does with it, instead of what it did.
+    ///
+    /// # Errors
+    /// When another process does something with it that does not go together with that.
+    pub fn lock(&self, of: Use) -> Result<(), DiskError> {
+        self.input().lock(of)
+    }
+
+    /// From now on each write is in the storage when it completes, and all that were made before are when this returns (P3).
+    /// Lane: no write is under way.
+    pub(crate) fn write_through_from_now_on(&mut self, may: May<'_>) -> Result<(), Refused> {
+        if self.read_only || self.write_through {
+            return Ok(());
+        }
+        self.write_through = true;
+        let synced = self.flush(may);
+        // One that has failed is tried again.
+        self.write_through = synced.is_ok();
+        synced
+    }
+
+    /// Where writes go, and how.
+    fn target(&self) -> Target<'_> {
+        Target { file: &self.file, durably: self.write_through && !self.opened_through }
     }
 
     /// Its size in sectors of 512 bytes.
@@ -238,10 +290,10 @@ impl Disk {
         let mut at = self.range(sector, bytes.len() as u64)?;
         while bytes.len() > 0 {
             let written = match &self.direct {
-                Some(direct) => direct.write_some(&self.file, at, &bytes, may)?,
-                None => {
-                    with_permits(&mut *may, |permit| out::write_at(permit, &self.file, at, &bytes))?
-                }
+                Some(direct) => direct.write_some(self.target(), at, &bytes, may)?,
+                None => with_permits(&mut *may, |permit| {
+                    out::write_at(permit, self.target(), at, &bytes)
+                })?,
             };
             bytes.advance(written);
             at += written as u64;
@@ -251,7 +303,12 @@ impl Disk {
 
     /// What other threads tell it.
     pub(super) fn input(&self) -> Input {
-        Input { driver_flushes: self.driver_flushes.clone() }
+        Input {
+            driver_flushes: self.driver_flushes.clone(),
+            file: self.file.clone(),
+            path: self.path.clone(),
+            read_only: self.read_only,
+        }
     }
 
     /// P3: what was written is in the storage, for a driver that has no other way to have it there.
@@ -294,10 +351,12 @@ impl Disk {
         while at < end {
             let piece = zeroes.len().min((end - at) as usize);
             at += match &self.direct {
-                Some(direct) => direct.zero_some(&self.file, at, piece, may)?,
+                Some(direct) => direct.zero_some(self.target(), at, piece, may)?,
                 None => {
                     let piece = Gather::of_slice(&zeroes[..piece]);
-                    with_permits(&mut *may, |permit| out::write_at(permit, &self.file, at, &piece))?
+                    with_permits(&mut *may, |permit| {
+                        out::write_at(permit, self.target(), at, &piece)
+                    })?
                 }
             } as u64;
         }
@@ -309,7 +368,7 @@ impl Disk {
             return Ok(());
         }
         with_permits(&mut *may, |permit| out::allocate(permit, &self.file, mode, at, len))?;
-        // The descriptor's O_DSYNC is about writes only.
+        // Neither O_DSYNC nor RWF_DSYNC is about this.
         if self.write_through { self.flush(may) } else { self.make_stable(may) }
     }
 
@@ -358,44 +417,9 @@ fn is_block_device(kind: std::fs::FileType) -> bool {
     kind.is_block_device()
 }
 
-/// An open-file-description lock: it goes when the last descriptor is closed, so a machine that
-/// was killed leaves none behind.
-fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), DiskError> {
-    let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
-    let Err(error) = set_lock(file, libc::F_OFD_SETLK, kind) else { return Ok(()) };
-    Err(match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::EACCES) => DiskError::Locked { path: path.to_owned() },
-        _ => DiskError::Lock { path: path.to_owned(), error },
+fn lock(file: &File, path: &Path, of: Use) -> Result<(), DiskError> {
+    disk_lock::take(file, of).map_err(|error| match error {
+        error if disk_lock::is_taken(&error) => DiskError::Locked { path: path.to_owned() },
+        error => DiskError::Lock { path: path.to_owned(), error },
     })
-}
-
-fn set_lock(file: &File, command: libc::c_int, kind: libc::c_int) -> io::Result<()> {
-    // SAFETY: all-zero bytes are a valid `flock`: it is plain numbers.
-    let mut whole: libc::flock = unsafe { std::mem::zeroed() };
-    whole.l_type = kind as libc::c_short;
-    whole.l_whence = libc::SEEK_SET as libc::c_short;
-    // SAFETY: `whole` is a valid `flock` for the duration of the call.
-    let result = unsafe { libc::fcntl(file.as_raw_fd(), command, &whole) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// A lock on a file, given back when dropped.
-pub(super) struct Locked<'f>(&'f File);
-
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        // It goes with the descriptor at the latest.
-        let _ = set_lock(self.0, libc::F_OFD_SETLK, libc::F_UNLCK);
-    }
-}
-
-/// Locks a file, waiting for whoever has it locked; none where the file system has no locks.
-pub(super) fn lock_waiting(file: &File) -> Option<Locked<'_>> {
-    loop {
-        match set_lock(file, libc::F_OFD_SETLKW, libc::F_WRLCK) {
-            Ok(()) => return Some(Locked(file)),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return None,
-        }
-    }
 }

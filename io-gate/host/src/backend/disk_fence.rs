@@ -1,10 +1,11 @@
-//! The second line of fencing: a record beside a disk image of the term that may write to it (P2).
+//! The second line of fencing: a record beside a disk image of who may write to it, and in which term (P2).
 //!
 //! The record is a file of one line next to the image, on the same storage, so that whoever reaches
 //! the image reaches it. Whoever writes to the image reads it right before each system call that does,
-//! and raises it to its own term when it has won a later one; a record of a later term than one's own
-//! means that this machine has been succeeded, whatever its arbiter or its clock says. It is raised
-//! before the first write of a term.
+//! and raises it to its own term when it has won a later one; a record of a later term than one's own,
+//! or of one's own term and another holder, means that this machine has been succeeded, whatever its
+//! arbiter or its clock says. It is raised before the first effect of a term, and freed at the end of a
+//! machine that ends in good order: until then no other machine begins on the image.
 //!
 //! What it does not do: between reading the record and the write that follows lies a window, of
 //! microseconds unless the process is stopped exactly there, or the storage is slow to carry out a
@@ -13,20 +14,31 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::disk::{DiskError, lock_waiting};
+use super::disk::DiskError;
+use super::disk_lock;
+use crate::clock::utc;
 use crate::descriptors;
-use crate::fence::Permission;
+use crate::fence::ANSWER_MAX_AGE;
 use crate::own_files;
 
 /// What is appended to an image's name.
 const SUFFIX: &str = ".kemari-fence";
-const FORM: &str = "kemari-fence 1 MACHINE TERM .";
+const FORM: &str = "kemari-fence 2 MACHINE TERM held|free SECONDS HOLDER .";
 /// One sector: written at once.
 const LENGTH: usize = 512;
+/// How much of a holder's name is kept: with all the rest it fits into a sector.
+const MAX_HOLDER: usize = 256;
+/// How long to wait for whoever has the record locked: it may be stopped. The terms' order stands without the lock.
+const LOCK_PATIENCE: Duration = Duration::from_millis(100);
+/// How long whoever has raised the record does nothing: what others have read before is too old after that.
+const SETTLE: Duration = Duration::from_millis(2);
+// P2: a winner waits longer than the oldest answer that a loser may still act on.
+const _: () = assert!(SETTLE.as_micros() > ANSWER_MAX_AGE.as_micros());
 
 /// See the module.
 #[derive(Debug)]
@@ -34,6 +46,42 @@ pub struct DiskFence {
     file: File,
     path: PathBuf,
     machine: String,
+    /// The last term that this process has written or found to be its own; 0: none.
+    raised: AtomicU64,
+}
+
+/// What a record says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The virtual machine that the disk belongs to.
+    pub machine: String,
+    /// The term in which it is, or was, written.
+    pub term: u64,
+    /// The process; empty in a record of a release that did not write it.
+    pub holder: String,
+    /// When it was written, in seconds since 1970; 0: not known.
+    pub at: u64,
+    /// The machine has ended in good order: nobody writes to the disk.
+    pub free: bool,
+}
+
+impl std::fmt::Display for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { machine, term, holder, at, free } = self;
+        let holder = if holder.is_empty() { "a process of an earlier release" } else { holder };
+        let state = if *free { "given up" } else { "held" };
+        let since = if *at > 0 { format!(" since {}", utc(*at)) } else { String::new() };
+        f.write_str(&format!("machine `{machine}`, term {term}, {state} by {holder}{since}"))
+    }
+}
+
+/// The answer of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It names this holder and term.
+    Granted,
+    /// It names a later term, or another holder of this one.
+    Lost(Claim),
 }
 
 /// Why the record cannot be used; it is looked at again.
@@ -50,118 +98,259 @@ pub(crate) enum DiskFenceError {
     )]
     NoRecord { path: PathBuf, found: String },
     #[error(
-        "the fence record {path} is of machine `{found}`, this is `{expected}`; if the disk was moved for good, remove \
-         the file"
+        "the fence record {path} is of another machine, this is `{expected}`; it says: {found}; if the disk was moved for \
+         good, remove the file"
     )]
-    OtherMachine { path: PathBuf, expected: String, found: String },
+    OtherMachine { path: PathBuf, expected: String, found: Claim },
+    #[error(
+        "the fence record {path} is another file than this machine has opened: expected nobody to replace it while the disk \
+         is in use; end this machine, or put the file back"
+    )]
+    Replaced { path: PathBuf },
 }
 
 impl DiskFence {
-    /// The record's place for an image.
+    /// The record's place for an image: beside the image itself, as each host may have a symbolic link of its own to it.
     #[must_use]
     pub fn beside(image: &Path) -> PathBuf {
-        let mut name = image.as_os_str().to_owned();
+        let mut name =
+            std::fs::canonicalize(image).unwrap_or_else(|_| image.to_owned()).into_os_string();
         name.push(SUFFIX);
         name.into()
+    }
+
+    /// What the record at `path` says; none where there is none yet, or an empty one. Nothing is written.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is no record.
+    pub fn look(path: &Path) -> Result<Option<Claim>, DiskError> {
+        let failed = |error| DiskError::Fence { path: path.to_owned(), error };
+        match descriptors::fence_record_to_read(path) {
+            Ok(file) => check_file(&file, path)
+                .and_then(|()| read(&file, path))
+                .map_err(|error| failed(io::Error::other(error))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
     }
 
     /// Opens or makes the record at `path`, for the virtual machine `machine`.
     ///
     /// # Errors
-    /// When the file can neither be opened nor made, or is another machine's.
+    /// When the file can neither be opened nor made, or another machine holds the disk.
     pub fn open(path: &Path, machine: &str) -> Result<Self, DiskError> {
         let failed = |error| DiskError::Fence { path: path.to_owned(), error };
         let file = descriptors::fence_record(path).map_err(failed)?;
-        let metadata = file.metadata().map_err(failed)?;
-        if !metadata.is_file() {
-            let (path, found) = (path.to_owned(), own_files::describe(&metadata));
-            return Err(failed(io::Error::other(DiskFenceError::NoRecord { path, found })));
-        }
+        check_file(&file, path).map_err(|error| failed(io::Error::other(error)))?;
         // Its name is to survive a power failure as the image's does.
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
         descriptors::sync_directory(dir.unwrap_or(Path::new("."))).map_err(failed)?;
-        let fence = Self { file, path: path.to_owned(), machine: machine.to_owned() };
+        let (path, machine) = (path.to_owned(), machine.to_owned());
+        let fence = Self { file, path, machine, raised: AtomicU64::new(0) };
         fence.read().map_err(|error| failed(io::Error::other(error)))?;
         Ok(fence)
     }
 
-    /// Whether a holder of `term` may write now; raises the record where it is of an earlier term.
-    pub(crate) fn ask(&self, term: u64) -> Result<Permission, DiskFenceError> {
-        match self.read()? {
-            Some(found) if found == term => Ok(Permission::Granted),
-            Some(found) if found > term => Ok(Permission::Lost),
-            _ => self.raise(term),
+    /// Has the record say that `holder` of `term` may write.
+    ///
+    /// # Errors
+    /// When it cannot be written, or says that another may.
+    pub fn claim(&self, term: u64, holder: &str) -> Result<(), DiskError> {
+        match self.ask(term, holder) {
+            Ok(Answer::Granted) => Ok(()),
+            Ok(Answer::Lost(claim)) => {
+                let path = self.path.clone();
+                Err(DiskError::Held { record: path.clone(), path, claim: Box::new(claim) })
+            }
+            Err(error) => {
+                Err(DiskError::Fence { path: self.path.clone(), error: io::Error::other(error) })
+            }
         }
+    }
+
+    /// Whether `holder` of `term` may write now; raises the record where it is of an earlier term.
+    pub(crate) fn ask(&self, term: u64, holder: &str) -> Result<Answer, DiskFenceError> {
+        if self.is_replaced()? {
+            return self.ask_replacement(term, holder);
+        }
+        match self.read()? {
+            Some(found) if self.is_ours(&found, term, holder) => {
+                self.raised.store(term, Ordering::Relaxed);
+                Ok(Answer::Granted)
+            }
+            Some(found) if self.is_later(&found, term) => Ok(Answer::Lost(found)),
+            _ => self.raise(term, holder),
+        }
+    }
+
+    /// Says that nobody writes to the disk any more, if `holder` was the last who might.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn free(&self, term: u64, holder: &str) -> Result<(), DiskError> {
+        let freed = || -> Result<(), DiskFenceError> {
+            let lock = disk_lock::wait(&self.file, LOCK_PATIENCE);
+            match self.read()? {
+                Some(found) if self.is_ours(&found, term, holder) => {
+                    self.write(&Claim { free: true, ..self.claim_of(term, holder) })?;
+                }
+                _ => {}
+            }
+            drop(lock);
+            Ok(())
+        };
+        let failed = |error| DiskError::Fence { path: self.path.clone(), error };
+        freed().map_err(|error| failed(io::Error::other(error)))
+    }
+
+    fn is_ours(&self, found: &Claim, term: u64, holder: &str) -> bool {
+        found.term == term
+            && found.holder == shortened(holder)
+            && !found.free
+            && found.machine == self.machine
+    }
+
+    /// P2: an equal term of another holder is as good as a later one. Terms of another machine, which has given the disk up,
+    /// say nothing.
+    fn is_later(&self, found: &Claim, term: u64) -> bool {
+        found.term >= term && found.machine == self.machine
+    }
+
+    fn claim_of(&self, term: u64, holder: &str) -> Claim {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let holder = shortened(holder).to_owned();
+        Claim { machine: self.machine.clone(), term, holder, at, free: false }
     }
 
     /// Writes `term`, under a lock where the file system has locks, so that of two winners the later
-    /// stays. Where it has none, the arbiter's order stands alone.
-    fn raise(&self, term: u64) -> Result<Permission, DiskFenceError> {
-        let lock = lock_waiting(&self.file);
-        if self.read()?.is_some_and(|found| found > term) {
-            return Ok(Permission::Lost);
+    /// stays. Where it has none, or somebody has stopped with it, the arbiter's order stands alone: whoever is
+    /// overwritten finds it at its next look.
+    fn raise(&self, term: u64, holder: &str) -> Result<Answer, DiskFenceError> {
+        let lock = disk_lock::wait(&self.file, LOCK_PATIENCE);
+        let found = self.read()?;
+        if let Some(found) = &found
+            && self.is_later(found, term)
+            && !self.is_ours(found, term, holder)
+        {
+            return Ok(Answer::Lost(found.clone()));
         }
-        let mut record = format!("kemari-fence 1 {} {term} .\n", self.machine).into_bytes();
-        record.resize(LENGTH, 0);
-        let written = self.file.write_all_at(&record, 0).and_then(|()| self.file.sync_data());
+        self.write(&self.claim_of(term, holder))?;
         drop(lock);
-        written.map_err(|error| self.failed("write", error))?;
+        self.raised.store(term, Ordering::Relaxed);
         log::info!("fence record {}: raised to term {term}", self.path.display());
-        Ok(Permission::Granted)
+        if found.is_some_and(|found| !found.free && found.holder != shortened(holder)) {
+            std::thread::sleep(SETTLE);
+        }
+        Ok(Answer::Granted)
     }
 
-    fn read(&self) -> Result<Option<u64>, DiskFenceError> {
-        revalidate(&self.file).map_err(|error| self.failed("look at", error))?;
-        let mut record = [0; LENGTH];
-        let count =
-            self.file.read_at(&mut record, 0).map_err(|error| self.failed("read", error))?;
-        if count == 0 {
-            return Ok(None);
-        }
-        let text = String::from_utf8_lossy(&record[..count]);
-        let text = text.trim_end_matches('\0').trim_end();
-        let words: Vec<&str> = text.split(' ').collect();
-        match words.as_slice() {
-            ["kemari-fence", "1", machine, term, "."] => {
-                if *machine != self.machine {
-                    return Err(DiskFenceError::OtherMachine {
-                        path: self.path.clone(),
-                        expected: self.machine.clone(),
-                        found: (*machine).to_owned(),
-                    });
-                }
-                term.parse().map(Some).map_err(|_| self.damaged(text))
+    fn write(&self, claim: &Claim) -> Result<(), DiskFenceError> {
+        let Claim { machine, term, holder, at, free } = claim;
+        let state = if *free { "free" } else { "held" };
+        let mut record =
+            format!("kemari-fence 2 {machine} {term} {state} {at} {holder} .\n").into_bytes();
+        record.resize(LENGTH.max(record.len()), 0);
+        let written = self.file.write_all_at(&record, 0).and_then(|()| self.file.sync_data());
+        written.map_err(|error| failed(&self.path, "write", error))
+    }
+
+    fn read(&self) -> Result<Option<Claim>, DiskFenceError> {
+        let found = read(&self.file, &self.path)?;
+        match found {
+            Some(found) if found.machine != self.machine && !found.free => {
+                let (path, expected) = (self.path.clone(), self.machine.clone());
+                Err(DiskFenceError::OtherMachine { path, expected, found })
             }
-            ["kemari-fence", ..] => Err(self.damaged(text)),
-            // Nothing of ours: the advice to remove it would be bad advice.
-            _ => Err(DiskFenceError::NoRecord {
-                path: self.path.clone(),
-                found: "something else".to_owned(),
-            }),
+            // It was not so before: what this process has written is gone.
+            None if self.raised.load(Ordering::Relaxed) > 0 => Err(damaged(&self.path, "")),
+            found => Ok(found),
         }
     }
 
-    fn damaged(&self, found: &str) -> DiskFenceError {
-        let found = found.chars().take(80).collect();
-        DiskFenceError::Damaged { path: self.path.clone(), found }
+    /// Whether another file is at the record's place: a copy that was put back. One that was removed says nothing, and the
+    /// open one is still shared by all who had it open.
+    fn is_replaced(&self) -> Result<bool, DiskFenceError> {
+        let failed = |error| failed(&self.path, "look at", error);
+        let ours = self.file.metadata().map_err(failed)?;
+        match std::fs::metadata(&self.path) {
+            Ok(there) => Ok((there.dev(), there.ino()) != (ours.dev(), ours.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(failed(error)),
+        }
     }
 
-    fn failed(&self, what: &'static str, error: io::Error) -> DiskFenceError {
-        DiskFenceError::Io { what, path: self.path.clone(), error }
+    /// What is there now is read only: this machine may only learn from it that it has been succeeded.
+    fn ask_replacement(&self, term: u64, holder: &str) -> Result<Answer, DiskFenceError> {
+        let path = &self.path;
+        let file =
+            descriptors::fence_record_to_read(path).map_err(|error| failed(path, "open", error))?;
+        match read(&file, path)? {
+            Some(found) if self.is_later(&found, term) && !self.is_ours(&found, term, holder) => {
+                Ok(Answer::Lost(found))
+            }
+            _ => Err(DiskFenceError::Replaced { path: path.clone() }),
+        }
     }
 }
 
-/// Has a network file system ask its server whether the file has changed (statx(2),
-/// `AT_STATX_FORCE_SYNC`): what it has cached of it is then read anew.
-fn revalidate(file: &File) -> io::Result<()> {
-    // SAFETY: all-zero bytes are a valid `statx`: it is plain numbers.
-    let mut found: libc::statx = unsafe { std::mem::zeroed() };
-    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_FORCE_SYNC;
-    // SAFETY: the path is a C string, and `found` is valid for writes for the duration of the call.
-    let result = unsafe {
-        libc::statx(file.as_raw_fd(), c"".as_ptr(), flags, libc::STATX_MTIME, &raw mut found)
+fn check_file(file: &File, path: &Path) -> Result<(), DiskFenceError> {
+    let metadata = file.metadata().map_err(|error| failed(path, "look at", error))?;
+    if metadata.is_file() {
+        return Ok(());
+    }
+    let (path, found) = (path.to_owned(), own_files::describe(&metadata));
+    Err(DiskFenceError::NoRecord { path, found })
+}
+
+fn read(file: &File, path: &Path) -> Result<Option<Claim>, DiskFenceError> {
+    disk_lock::revalidate(file).map_err(|error| failed(path, "look at", error))?;
+    let mut record = [0; LENGTH];
+    let count = file.read_at(&mut record, 0).map_err(|error| failed(path, "read", error))?;
+    if count == 0 {
+        return Ok(None);
+    }
+    let text = String::from_utf8_lossy(&record[..count]);
+    let text = text.trim_end_matches('\0').trim_end();
+    match parse(text) {
+        Some(claim) => Ok(Some(claim)),
+        None if text.starts_with("kemari-fence ") => Err(damaged(path, text)),
+        // Nothing of ours: the advice to remove it would be bad advice.
+        None => {
+            let (path, found) = (path.to_owned(), "something else".to_owned());
+            Err(DiskFenceError::NoRecord { path, found })
+        }
+    }
+}
+
+fn parse(text: &str) -> Option<Claim> {
+    let text = text.strip_prefix("kemari-fence ")?.strip_suffix(" .")?;
+    let words: Vec<&str> = text.splitn(6, ' ').collect();
+    let claim = |machine: &str, term: &str| {
+        let (machine, holder) = (machine.to_owned(), String::new());
+        Some(Claim { machine, term: term.parse().ok()?, holder, at: 0, free: false })
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    match words.as_slice() {
+        ["1", machine, term] => claim(machine, term),
+        ["2", machine, term, state @ ("held" | "free"), at, holder] => {
+            let (at, free) = (at.parse().ok()?, *state == "free");
+            Some(Claim { at, free, holder: (*holder).to_owned(), ..claim(machine, term)? })
+        }
+        _ => None,
+    }
+}
+
+fn shortened(holder: &str) -> &str {
+    &holder[..holder.floor_char_boundary(MAX_HOLDER)]
+}
+
+fn damaged(path: &Path, found: &str) -> DiskFenceError {
+    let found =
+        if found.is_empty() { "nothing".to_owned() } else { found.chars().take(80).collect() };
+    DiskFenceError::Damaged { path: path.to_owned(), found }
+}
+
+fn failed(path: &Path, what: &'static str, error: io::Error) -> DiskFenceError {
+    DiskFenceError::Io { what, path: path.to_owned(), error }
 }
 
 #[cfg(test)]
@@ -170,17 +359,33 @@ mod tests {
 
     use super::*;
 
+    fn granted(fence: &DiskFence, term: u64, holder: &str) -> bool {
+        fence.ask(term, holder).unwrap() == Answer::Granted
+    }
+
     #[test]
     fn p2_a_later_term_shuts_out_the_earlier_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = DiskFence::beside(&dir.path().join("disk.img"));
         assert!(path.ends_with("disk.img.kemari-fence"));
         let (a, b) = (DiskFence::open(&path, "vm").unwrap(), DiskFence::open(&path, "vm").unwrap());
-        assert_eq!(a.ask(1).unwrap(), Permission::Granted);
-        assert_eq!(b.ask(2).unwrap(), Permission::Granted);
-        assert_eq!(a.ask(1).unwrap(), Permission::Lost);
-        assert_eq!(a.ask(3).unwrap(), Permission::Granted);
-        assert_eq!(b.ask(2).unwrap(), Permission::Lost);
+        assert!(granted(&a, 1, "a"));
+        assert!(granted(&b, 2, "b"));
+        assert!(!granted(&a, 1, "a"));
+        assert!(granted(&a, 3, "a"));
+        assert!(!granted(&b, 2, "b"));
+    }
+
+    /// P2: two arbiters, or one whose data went back, give the same term twice.
+    #[test]
+    fn p2_an_equal_term_of_another_holder_is_never_granted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fence");
+        let (a, b) = (DiskFence::open(&path, "vm").unwrap(), DiskFence::open(&path, "vm").unwrap());
+        assert!(granted(&a, 2, "a (pid 1)"));
+        let Answer::Lost(claim) = b.ask(2, "b (pid 2)").unwrap() else { panic!("granted twice") };
+        assert_eq!((claim.term, claim.holder.as_str()), (2, "a (pid 1)"));
+        assert!(granted(&a, 2, "a (pid 1)"));
     }
 
     #[test]
@@ -190,23 +395,104 @@ mod tests {
         std::thread::scope(|scope| {
             for term in 1..20 {
                 let fence = DiskFence::open(&path, "vm").unwrap();
-                scope.spawn(move || fence.ask(term).unwrap());
+                scope.spawn(move || fence.ask(term, "one").unwrap());
             }
         });
         let fence = DiskFence::open(&path, "vm").unwrap();
-        assert_eq!(fence.ask(18).unwrap(), Permission::Lost);
-        assert_eq!(fence.ask(19).unwrap(), Permission::Granted);
+        assert!(!granted(&fence, 18, "one"));
+        assert!(granted(&fence, 19, "one"));
+    }
+
+    /// P2: of two that race with the same term one stays.
+    #[test]
+    fn p2_of_holders_of_one_term_that_race_one_is_granted() {
+        for _ in 0..20 {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("fence");
+            let start = std::sync::Barrier::new(4);
+            let granted: usize = std::thread::scope(|scope| {
+                let asking: Vec<_> = (0..4)
+                    .map(|n| {
+                        let (path, start) = (&path, &start);
+                        scope.spawn(move || {
+                            let fence = DiskFence::open(path, "vm").unwrap();
+                            start.wait();
+                            usize::from(granted(&fence, 2, &format!("h{n}")))
+                        })
+                    })
+                    .collect();
+                asking.into_iter().map(|asked| asked.join().unwrap()).sum()
+            });
+            assert_eq!(granted, 1);
+        }
     }
 
     #[test]
     fn a_record_that_is_damaged_or_anothers_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("fence");
-        DiskFence::open(&path, "one").unwrap().ask(7).unwrap();
+        DiskFence::open(&path, "one").unwrap().ask(7, "a").unwrap();
         let refusal = DiskFence::open(&path, "two").unwrap_err().to_string();
         assert!(refusal.contains("machine `one`") && refusal.contains("remove"), "{refusal}");
-        std::fs::write(&path, "kemari-fence 1 one 7").unwrap();
+        assert!(refusal.contains("held by a since 20"), "{refusal}");
+        std::fs::write(&path, "kemari-fence 2 one 7").unwrap();
         let refusal = DiskFence::open(&path, "one").unwrap_err().to_string();
-        assert!(refusal.contains("expected `kemari-fence 1"), "{refusal}");
+        assert!(refusal.contains("expected `kemari-fence 2"), "{refusal}");
+    }
+
+    /// P2: what was written is gone, and with it the word of a successor.
+    #[test]
+    fn a_record_that_is_emptied_or_replaced_while_it_is_in_use_grants_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, copy) = (dir.path().join("fence"), dir.path().join("copy"));
+        let a = DiskFence::open(&path, "vm").unwrap();
+        assert!(granted(&a, 1, "a"));
+        let written = std::fs::read(&path).unwrap();
+        std::fs::write(&path, "").unwrap();
+        assert!(a.ask(1, "a").unwrap_err().to_string().contains("found `nothing`"));
+        std::fs::write(&path, &written).unwrap();
+        assert!(granted(&a, 1, "a"));
+        // Another file, put there with the image: who opens it agrees with none who has the former open.
+        std::fs::write(&copy, &written).unwrap();
+        std::fs::rename(&copy, &path).unwrap();
+        assert!(a.ask(1, "a").unwrap_err().to_string().contains("another file"));
+        let b = DiskFence::open(&path, "vm").unwrap();
+        assert!(granted(&b, 2, "b"));
+        assert!(!granted(&a, 1, "a"));
+    }
+
+    #[test]
+    fn a_disk_that_was_given_up_is_anybodys() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fence");
+        let a = DiskFence::open(&path, "one").unwrap();
+        assert!(granted(&a, 7, "a"));
+        a.free(6, "a").unwrap();
+        a.free(7, "b").unwrap();
+        assert!(!DiskFence::look(&path).unwrap().unwrap().free, "not theirs to free");
+        a.free(7, "a").unwrap();
+        assert!(DiskFence::look(&path).unwrap().unwrap().free);
+        assert!(!granted(&a, 7, "a"), "what was given up is not taken back");
+        assert!(granted(&DiskFence::open(&path, "two").unwrap(), 1, "b"));
+    }
+
+    /// P2, P7: whoever has been stopped with the record locked does not stop its successor.
+    #[test]
+    fn a_lock_that_is_never_given_back_does_not_hold_a_successor_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fence");
+        let (a, b) = (DiskFence::open(&path, "vm").unwrap(), DiskFence::open(&path, "vm").unwrap());
+        let _stopped = disk_lock::wait(&a.file, LOCK_PATIENCE).unwrap();
+        assert!(granted(&b, 2, "b"));
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_release_is_understood_and_names_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fence");
+        std::fs::write(&path, "kemari-fence 1 vm 7 .\n").unwrap();
+        let fence = DiskFence::open(&path, "vm").unwrap();
+        assert!(!granted(&fence, 7, "a"));
+        assert!(granted(&fence, 8, "a"));
     }
 }

@@ -7,6 +7,7 @@ pub mod console;
 mod direct;
 pub mod disk;
 pub mod disk_fence;
+pub mod disk_lock;
 pub mod image_format;
 mod interest;
 pub mod memory;
@@ -16,6 +17,7 @@ mod work;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 use io_gate::Outcome;
@@ -38,6 +40,20 @@ pub enum Backend {
     Net(net::Net),
     /// A console.
     Console(console::Console),
+}
+
+/// Why a disk cannot be had by another host as well.
+#[derive(Debug, thiserror::Error)]
+pub enum ShareError {
+    /// There is none behind this port.
+    #[error("expected a disk, found none")]
+    NoDisk,
+    /// Another process has it locked.
+    #[error(transparent)]
+    Lock(#[from] disk::DiskError),
+    /// What the guest has written cannot be brought to the storage.
+    #[error("what was written before cannot be brought to the storage: {0}")]
+    Sync(io::Error),
 }
 
 /// What a lane performs on. It belongs to the lane's thread.
@@ -144,6 +160,17 @@ impl Output {
         }
     }
 
+    /// Has writes be durable from now on, and those before. Lane.
+    pub(crate) fn write_through(&mut self, work: &mut Work<'_>) -> io::Result<()> {
+        let Self::Disk(disk) = self else { return Ok(()) };
+        let refused = || io::Error::other("this machine may not write any more");
+        match disk.write_through_from_now_on(&mut || work.permits.next()) {
+            Ok(()) => Ok(()),
+            Err(Refused::Io(error)) => Err(error),
+            Err(Refused::NotPermitted) => Err(refused()),
+        }
+    }
+
     /// Gives a console time to take its output. Lane.
     pub(crate) fn finish(&mut self, work: &mut Work<'_>, until: Instant) {
         if let Self::Console(console) = self {
@@ -237,6 +264,20 @@ impl Attached {
         if attend {
             self.lane.attend();
         }
+    }
+
+    /// See [`GateHost::share_disk`](crate::GateHost::share_disk).
+    pub(crate) fn share_disk(&self, durably: bool) -> Result<(), ShareError> {
+        let Input::Disk(disk) = &self.input else { return Err(ShareError::NoDisk) };
+        // Where the former side of a pair is stopped, its lock is still there: the record beside the disk keeps it away.
+        disk.lock(disk_lock::Use::Active).or_else(|_| disk.lock(disk_lock::Use::Pair))?;
+        if !durably {
+            return Ok(());
+        }
+        let (answer, answered) = sync_channel(1);
+        self.lane.write_through(answer);
+        let ended = |_| io::Error::other("its lane has ended");
+        answered.recv().map_err(ended).flatten().map_err(ShareError::Sync)
     }
 
     pub(crate) fn dropped_frames(&self) -> u64 {

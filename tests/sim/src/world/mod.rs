@@ -6,7 +6,9 @@ mod network;
 mod primary;
 mod standby;
 
-use ft_core::handshake::{BootSource, Hello, ImageId, MachineLayout, MemoryRegion, SessionOptions};
+use ft_core::handshake::{
+    ArbiterView, BootSource, Hello, ImageId, MachineLayout, MemoryRegion, SessionOptions,
+};
 use ft_core::primary::{Event as P, Phase as PrimaryPhase, Primary, PrimaryOptions};
 use ft_core::standby::{Event as S, Lack, Phase as StandbyPhase, Standby, StandbyOptions};
 use ft_core::wire::PROTOCOL;
@@ -219,7 +221,8 @@ impl World {
         trace!(self, "{node} starts as a standby, process {}", self.nodes[node].process);
     }
 
-    fn hello(&mut self) -> Box<Hello> {
+    fn hello(&mut self, node: usize) -> Box<Hello> {
+        let holder = self.nodes[node].process.to_string();
         Box::new(Hello {
             protocol: PROTOCOL,
             release: String::new(),
@@ -227,7 +230,8 @@ impl World {
             term: Term(0),
             session: self.random.next().max(1),
             standby_session: 0,
-            arbiter: "sim".into(),
+            holder,
+            arbiter: ArbiterView { kind: "sim".into(), ..ArbiterView::default() },
             layout: MachineLayout {
                 memory: vec![MemoryRegion { start: 0, len: PAGES as u64 * 4096 }],
                 cpus: 1,

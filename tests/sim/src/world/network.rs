@@ -61,7 +61,7 @@ impl World {
         self.next_link += 2;
         let processes = [self.nodes[node].process, self.nodes[target].process];
         self.links.push(Link::new([node, target], processes, ids));
-        P::StandbyConnected { link: ids[0], hello: self.hello() }
+        P::StandbyConnected { link: ids[0], hello: self.hello(node) }
     }
 
     fn find(&self, id: LinkId) -> Option<(usize, usize)> {

@@ -22,6 +22,7 @@ impl World {
         match action {
             Action::Describe { mut hello } => {
                 hello.standby_session = self.random.next().max(1);
+                self.nodes[node].client.follow(hello.term, &hello.holder);
                 let event = if self.random.one_in(20) {
                     S::CannotHost { reason: "no memory".into() }
                 } else {

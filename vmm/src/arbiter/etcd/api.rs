@@ -108,6 +108,7 @@ pub(super) struct Compare {
 #[repr(i32)]
 enum CompareResult {
     Equal = 0,
+    Greater = 1,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
@@ -139,6 +140,13 @@ impl Compare {
         Self::equal(key, CompareTarget::Mod, TargetUnion::ModRevision(revision))
     }
 
+    /// The key was changed last in this revision, or a later one.
+    pub(super) fn mod_revision_is_at_least(key: &str, revision: i64) -> Self {
+        let union = TargetUnion::ModRevision(revision.saturating_sub(1));
+        let result = CompareResult::Greater.into();
+        Self { result, ..Self::equal(key, CompareTarget::Mod, union) }
+    }
+
     /// The key is not there.
     pub(super) fn is_missing(key: &str) -> Self {
         Self::equal(key, CompareTarget::Version, TargetUnion::Version(0))
@@ -165,13 +173,32 @@ pub(super) struct TxnRequest {
     pub(super) failure: Vec<RequestOp>,
 }
 
+/// `ResponseHeader`: of what the answer is.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(super) struct ResponseHeader {
+    /// The cluster; made anew with its members.
+    #[prost(uint64, tag = "1")]
+    pub(super) cluster_id: u64,
+    /// The store's revision when the question was carried out: that of what it wrote.
+    #[prost(int64, tag = "3")]
+    pub(super) revision: i64,
+}
+
 /// `TxnResponse`.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct TxnResponse {
+    #[prost(message, optional, tag = "1")]
+    header: Option<ResponseHeader>,
     #[prost(bool, tag = "2")]
     pub(super) succeeded: bool,
     #[prost(message, repeated, tag = "3")]
     pub(super) responses: Vec<ResponseOp>,
+}
+
+impl TxnResponse {
+    pub(super) fn header(&self) -> ResponseHeader {
+        self.header.unwrap_or_default()
+    }
 }
 
 /// `AuthenticateRequest`.
@@ -203,6 +230,7 @@ mod tests {
                 Compare::value_is("k", b"v".to_vec()),
                 Compare::mod_revision_is("b", 300),
                 Compare::is_missing("m"),
+                Compare::mod_revision_is_at_least("b", 8),
             ],
             success: vec![RequestOp::put("k", "w")],
             failure: vec![RequestOp::get("k")],
@@ -215,6 +243,8 @@ mod tests {
             0x0a, 8, 0x10, 2, 0x1a, 1, b'b', 0x30, 0xac, 0x02,
             // compare: target VERSION (the default), key, version 0 (present, as it is of a oneof)
             0x0a, 5, 0x1a, 1, b'm', 0x20, 0,
+            // compare: result GREATER, target MOD, key, mod_revision 7
+            0x0a, 9, 0x08, 1, 0x10, 2, 0x1a, 1, b'b', 0x30, 7,
             // success: request_put: key, value
             0x12, 8, 0x12, 6, 0x0a, 1, b'k', 0x12, 1, b'w',
             // failure: request_range: key
@@ -228,8 +258,8 @@ mod tests {
     fn an_answer_is_read_and_what_is_not_asked_for_is_skipped() {
         #[rustfmt::skip]
         let bytes = [
-            // header: revision 7
-            0x0a, 2, 0x18, 7,
+            // header: cluster 5, revision 7
+            0x0a, 4, 0x08, 5, 0x18, 7,
             // succeeded
             0x10, 1,
             // responses: response_range: header, kvs (key, create_revision, mod_revision, version, value), count
@@ -241,6 +271,7 @@ mod tests {
         ];
         let answer = TxnResponse::decode(bytes.as_slice()).expect("it is well-formed");
         assert!(answer.succeeded);
+        assert_eq!(answer.header(), ResponseHeader { cluster_id: 5, revision: 7 });
         let pair = KeyValue { key: b"k".to_vec(), mod_revision: 7, value: b"vw".to_vec() };
         let expected = [
             Some(Response::Range(RangeResponse { kvs: vec![pair] })),

@@ -18,14 +18,15 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
-use ft_core::arbiter::Client;
+use ft_core::arbiter::{Client, DiskClaim};
+use ft_core::handshake::ArbiterView;
 use io_gate::host::Term;
 use io_gate_host::Fence;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::clock::boottime;
 use super::lease::SharedLease;
-use super::{Arbiter, ArbiterError, Verdict};
+use super::{Arbiter, ArbiterError, Verdict, random_id};
 pub use options::EtcdOptions;
 use store::Store;
 use worker::{Command, Worker};
@@ -35,6 +36,7 @@ use worker::{Command, Worker};
 pub struct EtcdArbiter {
     commands: UnboundedSender<Command>,
     lease: Arc<SharedLease>,
+    holder: String,
     endpoints: String,
     patience: Duration,
 }
@@ -50,7 +52,7 @@ impl EtcdArbiter {
         let endpoints = options.endpoints.join(",");
         let members = u32::try_from(options.endpoints.len()).unwrap_or(u32::MAX);
         let patience = options.patience().saturating_mul(members.saturating_mul(ROUNDS));
-        let lease = Arc::new(SharedLease::new(options.lease));
+        let lease = Arc::new(SharedLease::new(options.lease, holder.clone()));
         let (commands, received) = unbounded_channel();
         let problem = |error: std::io::Error| ArbiterError::Etcd {
             endpoint: endpoints.clone(),
@@ -61,13 +63,13 @@ impl EtcdArbiter {
             .thread_name("arbiter-dns")
             .build()
             .map_err(problem)?;
-        let client = Client::new(options.client(vm, holder), boottime());
+        let client = Client::new(options.client(vm, holder.clone()), boottime());
         let worker = Worker::new(Store::new(options, vm), client, lease.clone());
         std::thread::Builder::new()
             .name("arbiter".to_owned())
             .spawn(move || runtime.block_on(worker.run(received)))
             .map_err(problem)?;
-        let arbiter = Self { commands, lease, endpoints, patience };
+        let arbiter = Self { commands, lease, holder, endpoints, patience };
         arbiter.ask(Command::Look)?;
         Ok(arbiter)
     }
@@ -86,6 +88,14 @@ impl EtcdArbiter {
     }
 }
 
+impl EtcdArbiter {
+    fn view(&self, mark: Option<String>) -> Result<ArbiterView, ArbiterError> {
+        let (id, mark) = self.ask(|answer| Command::Identify(mark, answer))?;
+        let (kind, place) = (self.kind().to_owned(), format!("etcd:{}", self.endpoints));
+        Ok(ArbiterView { kind, place, id, mark })
+    }
+}
+
 impl Arbiter for EtcdArbiter {
     fn kind(&self) -> &'static str {
         "etcd"
@@ -99,8 +109,25 @@ impl Arbiter for EtcdArbiter {
         self.ask(|answer| Command::Claim(term, why.to_owned(), answer))
     }
 
-    fn begin(&self, seize: bool) -> Result<Term, ArbiterError> {
-        self.ask(|answer| Command::Begin(seize, answer))
+    fn holder(&self) -> &str {
+        &self.holder
+    }
+
+    fn follow(&self, term: Term, holder: &str) {
+        // When its thread has ended, nothing is claimed any more.
+        let _ = self.commands.send(Command::Follow(term, holder.to_owned()));
+    }
+
+    fn begin_on(&self, disk: Option<&DiskClaim>, seize: bool) -> Result<Term, ArbiterError> {
+        self.ask(|answer| Command::Begin(disk.cloned(), seize, answer))
+    }
+
+    fn mark(&self) -> Result<ArbiterView, ArbiterError> {
+        self.view(Some(random_id()))
+    }
+
+    fn read_mark(&self) -> Result<ArbiterView, ArbiterError> {
+        self.view(None)
     }
 
     fn end(&self, term: Term) -> Result<(), ArbiterError> {

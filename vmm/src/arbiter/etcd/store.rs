@@ -1,11 +1,14 @@
-//! The two keys of a virtual machine in etcd, and the transactions on them.
+//! The keys of a virtual machine in etcd, and the transactions on them.
 //!
 //! `/kemari/NAME/term` holds the record of the current term, written once a term, only ever by a
 //! transaction that names the record it replaces: so the term only grows, and each is won once (P2).
 //! `/kemari/NAME/beat` is written by the holder, to renew its lease, in transactions that name the
 //! term's record; its mod revision tells a watcher of every change. Records are compared as whole
 //! values: they name their process by a number that is never used again, so equal values are the same
-//! record, also after etcd was restored from a backup.
+//! record, also after etcd was restored from a backup. The holder renews only while the beat is not older than the last one
+//! that it has been confirmed: what was undone with it may be another's term.
+//! `/kemari/NAME/id` is made once; `/kemari/NAME/mark` is written by a primary for each session, so that its standby can see
+//! that it asks the same etcd.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,7 +17,7 @@ use ft_core::arbiter::{Held, Reply, Snapshot, Written};
 use super::EtcdOptions;
 use super::api::{Compare, KeyValue, RequestOp, Response, ResponseOp, TxnRequest, TxnResponse};
 use super::member::Member;
-use crate::arbiter::ArbiterError;
+use crate::arbiter::{ArbiterError, random_id};
 
 /// A connection with one member at a time.
 pub(super) struct Store {
@@ -22,6 +25,12 @@ pub(super) struct Store {
     vm: String,
     term_key: String,
     beat_key: String,
+    id_key: String,
+    mark_key: String,
+    /// The revision of the last beat of this process that was confirmed.
+    beaten: i64,
+    /// The cluster that has answered first; none: none has.
+    cluster: Option<u64>,
     /// Which of the endpoints is asked.
     current: usize,
     member: Option<Member>,
@@ -31,7 +40,18 @@ impl Store {
     pub(super) fn new(options: EtcdOptions, vm: &str) -> Self {
         let term_key = format!("/kemari/{vm}/term");
         let beat_key = format!("/kemari/{vm}/beat");
-        Self { options, vm: vm.to_owned(), term_key, beat_key, current: 0, member: None }
+        Self {
+            options,
+            vm: vm.to_owned(),
+            term_key,
+            beat_key,
+            id_key: format!("/kemari/{vm}/id"),
+            mark_key: format!("/kemari/{vm}/mark"),
+            beaten: 0,
+            cluster: None,
+            current: 0,
+            member: None,
+        }
     }
 
     pub(super) fn vm(&self) -> &str {
@@ -51,7 +71,17 @@ impl Store {
         let answer = self.txn(txn).await?;
         let [term, beat] = self.values(answer)?;
         let term = term.map(|pair| self.decode(pair.value)).transpose()?;
-        Ok(Snapshot { term, beat: beat.map_or(0, |pair| pair.mod_revision) })
+        let beat = beat.map_or(0, |pair| pair.mod_revision);
+        if beat < self.beaten {
+            // P2: with a beat of this process others' terms may be undone.
+            let problem = format!(
+                "expected {} at revision {} or later, as this process has written it, found {beat}: etcd's data went back, and \
+                 what others did meanwhile is not known; end the machine that is not to be",
+                self.beat_key, self.beaten
+            );
+            return Err(ArbiterError::Etcd { endpoint: self.endpoint().to_owned(), problem });
+        }
+        Ok(Snapshot { term, beat })
     }
 
     /// Replaces what `seen` shows by `new`, and renews with it; whether nothing has changed since.
@@ -73,7 +103,11 @@ impl Store {
             ],
             failure: Vec::new(),
         };
-        Ok(self.txn(txn).await?.succeeded)
+        let answer = self.txn(txn).await?;
+        if answer.succeeded {
+            self.beaten = answer.header().revision;
+        }
+        Ok(answer.succeeded)
     }
 
     /// Writes the beat if the term's record is still `mine`.
@@ -82,16 +116,48 @@ impl Store {
         mine: &Written,
     ) -> Result<Reply<ArbiterError>, ArbiterError> {
         let txn = TxnRequest {
-            compare: vec![Compare::value_is(&self.term_key, mine.value.clone())],
+            compare: vec![
+                Compare::value_is(&self.term_key, mine.value.clone()),
+                Compare::mod_revision_is_at_least(&self.beat_key, self.beaten),
+            ],
             success: vec![RequestOp::put(&self.beat_key, mine.held.record.holder.as_str())],
             failure: vec![RequestOp::get(&self.term_key)],
         };
         let answer = self.txn(txn).await?;
         if answer.succeeded {
+            self.beaten = answer.header().revision;
             return Ok(Reply::Renewed);
         }
         let [found] = self.values(answer)?;
         Ok(Reply::Found(found.map(|pair| self.decode(pair.value)).transpose()?))
+    }
+
+    /// The identity of this etcd for this machine, and the mark that was left there: `mark`, if it is to be left now.
+    pub(super) async fn identify(
+        &mut self,
+        mark: Option<&str>,
+    ) -> Result<(String, String), ArbiterError> {
+        let make = TxnRequest {
+            compare: vec![Compare::is_missing(&self.id_key)],
+            success: vec![RequestOp::put(&self.id_key, random_id())],
+            failure: Vec::new(),
+        };
+        self.txn(make).await?;
+        if let Some(mark) = mark {
+            let success = vec![RequestOp::put(&self.mark_key, mark)];
+            self.txn(TxnRequest { success, ..TxnRequest::default() }).await?;
+        }
+        let look = TxnRequest {
+            success: vec![RequestOp::get(&self.id_key), RequestOp::get(&self.mark_key)],
+            ..TxnRequest::default()
+        };
+        let answer = self.txn(look).await?;
+        let cluster = answer.header().cluster_id;
+        let [id, mark] = self.values::<2>(answer)?.map(|found| {
+            let text = found.map(|pair| String::from_utf8_lossy(&pair.value).into_owned());
+            text.unwrap_or_else(|| "none".to_owned())
+        });
+        Ok((format!("{id} in cluster {cluster:x}"), mark))
     }
 
     /// How `held` is to be written, with the time for people to read.
@@ -125,12 +191,26 @@ impl Store {
                  and answers well within --arbiter-lease"
             )),
         };
+        let answer = answer.and_then(|answer| self.check_cluster(answer));
         answer.map_err(|problem| {
             let endpoint = self.endpoint().to_owned();
             self.member = None;
             self.current = (self.current + 1) % self.options.endpoints.len();
             ArbiterError::Etcd { endpoint, problem }
         })
+    }
+
+    /// P2: another cluster is another arbiter.
+    fn check_cluster(&mut self, answer: TxnResponse) -> Result<TxnResponse, String> {
+        let found = answer.header().cluster_id;
+        let expected = *self.cluster.get_or_insert(found);
+        if found == expected {
+            return Ok(answer);
+        }
+        Err(format!(
+            "expected the cluster {expected:x}, which has answered before, found {found:x}; all addresses in --arbiter must be of \
+             one etcd, and its data must not go back"
+        ))
     }
 
     async fn ask(&mut self, txn: TxnRequest) -> Result<TxnResponse, String> {

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
-use ft_core::arbiter::{Client, Question, Reply, Success, TermRecord, Told, Trouble, Wish};
+use ft_core::arbiter::{
+    Client, DiskClaim, Question, Reply, Success, TermRecord, Told, Trouble, Wish,
+};
 use io_gate::host::Term;
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -17,33 +19,43 @@ use crate::arbiter::{ArbiterError, Verdict};
 pub(super) enum Command {
     Look(SyncSender<Result<(), ArbiterError>>),
     Claim(Term, String, SyncSender<Result<Verdict, ArbiterError>>),
-    Begin(bool, SyncSender<Result<Term, ArbiterError>>),
+    /// By what is written beside the machine's disks, and whether to pass over a holder.
+    Begin(Option<DiskClaim>, bool, SyncSender<Result<Term, ArbiterError>>),
+    /// Who has said that it holds a term; nobody waits.
+    Follow(Term, String),
+    /// The identity of the register, and the mark that is there: this one, if it is to be left.
+    Identify(Option<String>, SyncSender<Result<(String, String), ArbiterError>>),
     End(Term, SyncSender<Result<(), ArbiterError>>),
 }
 
 impl Command {
     fn wish(&self) -> Wish {
         match self {
+            Self::Follow(..) | Self::Identify(..) => unreachable!("no wish of the client's"),
             Self::Look(_) => Wish::Look,
             Self::Claim(term, why, _) => Wish::Claim { term: *term, why: why.clone() },
-            Self::Begin(seize, _) => Wish::Begin { seize: *seize },
+            Self::Begin(_, seize, _) => Wish::Begin { seize: *seize },
             Self::End(term, _) => Wish::End { term: *term },
         }
     }
 
     /// Whoever asked may have given up.
-    fn answer(self, result: Result<Success, ArbiterError>) {
+    fn answer(self, place: &str, result: Result<Success, ArbiterError>) {
         let odd = |success: Success| -> ArbiterError { unreachable!("it came to {success:?}") };
+        let place = place.to_owned();
         match self {
+            Self::Follow(..) => {}
+            Self::Identify(_, to) => drop(to.send(result.and_then(|other| Err(odd(other))))),
             Self::Look(to) => drop(to.send(result.map(drop))),
             Self::Claim(_, _, to) => drop(to.send(result.and_then(|success| match success {
                 Success::Granted => Ok(Verdict::Granted),
                 Success::Denied(record) => Ok(Verdict::Denied(record)),
                 other => Err(odd(other)),
             }))),
-            Self::Begin(_, to) => drop(to.send(result.and_then(|success| match success {
+            Self::Begin(_, _, to) => drop(to.send(result.and_then(|success| match success {
                 Success::Began(term) => Ok(term),
-                Success::Taken(record) => Err(ArbiterError::Taken(record)),
+                Success::Taken(record) => Err(ArbiterError::Taken { place, record: record.into() }),
+                Success::Behind(last, claim) => Err(ArbiterError::behind(place, last, claim)),
                 other => Err(odd(other)),
             }))),
             Self::End(_, to) => drop(to.send(result.map(drop))),
@@ -82,6 +94,11 @@ impl Worker {
                 biased;
                 () = tokio::time::sleep(due) => {}
                 command = commands.recv() => match command {
+                    Some(Command::Follow(term, holder)) => self.client.follow(term, &holder),
+                    Some(Command::Identify(mark, to)) => {
+                        // Whoever asked may have given up.
+                        drop(to.send(self.store.identify(mark.as_deref()).await));
+                    }
                     Some(command) => self.obey(command),
                     None => return,
                 },
@@ -93,6 +110,9 @@ impl Worker {
         // Every member may be asked; and an answer may get lost, and the term be won.
         let tries = self.store.options().endpoints.len()
             + usize::from(matches!(command, Command::Begin(..)));
+        if let Command::Begin(disk, ..) = &command {
+            self.client.set_disk_claim(disk.clone());
+        }
         self.pursue(Pending { command, tries });
     }
 
@@ -148,12 +168,22 @@ impl Worker {
         if again && tries > 1 {
             return self.pursue(Pending { command, tries: tries - 1 });
         }
-        command.answer(result.map_err(|trouble| self.error(trouble)));
+        let result = result.map_err(|trouble| self.error(trouble));
+        command.answer(&format!("etcd's {}", self.store.term_key()), result);
     }
 
     fn error(&self, trouble: Trouble<ArbiterError>) -> ArbiterError {
         let problem = match trouble {
             Trouble::Failed(error) => return error,
+            Trouble::Stranger { expected, found } => {
+                let place = format!("etcd's {}", self.store.term_key());
+                return ArbiterError::OtherHolder { place, expected, record: found };
+            }
+            Trouble::WentBack { term } => format!(
+                "expected term {term} of virtual machine `{}` as this process has seen it last, found an older state of it: \
+                 etcd's data went back, and what others did meanwhile is not known; end the machine that is not to be",
+                self.store.vm()
+            ),
             Trouble::Missing { expected, found } => self.missing(expected, found.as_deref()),
             Trouble::Changing => format!(
                 "expected {} to rest for a moment, found it changing",

@@ -1,0 +1,212 @@
+//! Locks on a disk image: which other processes may have it open, here or on a host that shares the storage.
+//!
+//! They are locks of the open file description (`F_OFD_SETLK`, fcntl(2)): a network file system passes them to its server, and
+//! one goes when its descriptor is closed, so a machine that was killed leaves none behind. Nobody ever waits for one on an
+//! image: a stopped process keeps what it has, and who may write of a pair is said by the record beside the image
+//! ([`super::disk_fence`]).
+//!
+//! ```text
+//!  bytes           0 ... LAST | READER | PAIR | ACTIVE | ...
+//!  alone           write ------------------------------------     no other
+//!  reader          read ---------------           read ------     readers
+//!  pair            read -----            read            read     pair, active
+//!  active          read -----            read     write  read     pair
+//! ```
+//!
+//! A reader and a member of a pair have locks that agree everywhere, so that each looks, when it has its own, whether there is
+//! one of the other kind.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+/// Beyond the end of any image, and within what all systems have for an offset.
+const READER: i64 = 1 << 62;
+const PAIR: i64 = READER + 1;
+const ACTIVE: i64 = READER + 2;
+const AFTER: i64 = READER + 3;
+/// How often to try a lock that is waited for.
+const AGAIN: Duration = Duration::from_millis(1);
+
+/// What a process does with an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Writes to it; nobody else has it.
+    Alone,
+    /// Only reads it; nobody writes to it.
+    Reader,
+    /// Is of a pair, whose other side has it as well.
+    Pair,
+    /// Is the side of a pair that runs the guest.
+    Active,
+}
+
+/// Bytes from one up to another; 0 as the end: all that follow.
+type Bytes = (i64, i64);
+
+/// Takes the locks of `of`; those that the file had become these.
+///
+/// # Errors
+/// `WouldBlock` when another process has one that does not agree; the file has none then.
+pub(super) fn take(file: &File, of: Use) -> io::Result<()> {
+    let result = try_take(file, of);
+    if result.is_err() {
+        // It goes with the descriptor at the latest.
+        let _ = set(file, libc::F_OFD_SETLK, libc::F_UNLCK, (0, 0));
+    }
+    result
+}
+
+fn try_take(file: &File, of: Use) -> io::Result<()> {
+    let read = |bytes| set(file, libc::F_OFD_SETLK, libc::F_RDLCK, bytes);
+    let write = |bytes| set(file, libc::F_OFD_SETLK, libc::F_WRLCK, bytes);
+    let none = |bytes| set(file, libc::F_OFD_SETLK, libc::F_UNLCK, bytes);
+    match of {
+        Use::Alone => write((0, 0)),
+        Use::Reader => {
+            none((PAIR, ACTIVE))?;
+            read((0, PAIR))?;
+            read((ACTIVE, 0))?;
+            check(file, (PAIR, ACTIVE))
+        }
+        Use::Pair | Use::Active => {
+            // What excludes more is taken first: there is no moment in between at which another could come in.
+            match of {
+                Use::Active => write((ACTIVE, AFTER))?,
+                _ => none((ACTIVE, AFTER))?,
+            }
+            read((PAIR, ACTIVE))?;
+            read((0, READER))?;
+            read((AFTER, 0))?;
+            none((READER, PAIR))?;
+            check(file, (READER, PAIR))
+        }
+    }
+}
+
+/// Whether nobody else has a lock there.
+fn check(file: &File, bytes: Bytes) -> io::Result<()> {
+    let mut found = flock(libc::F_WRLCK, bytes);
+    // SAFETY: `found` is a valid `flock` for the duration of the call, and ours to write.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut found) };
+    match result {
+        0 if libc::c_int::from(found.l_type) == libc::F_UNLCK => Ok(()),
+        0 => Err(io::ErrorKind::WouldBlock.into()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn set(file: &File, command: libc::c_int, kind: libc::c_int, bytes: Bytes) -> io::Result<()> {
+    let lock = flock(kind, bytes);
+    // SAFETY: `lock` is a valid `flock` for the duration of the call.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw const lock) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn flock(kind: libc::c_int, (start, end): Bytes) -> libc::flock {
+    // SAFETY: all-zero bytes are a valid `flock`: it is plain numbers.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock.l_start = start;
+    lock.l_len = if end == 0 { 0 } else { end - start };
+    lock
+}
+
+/// Whether an error says that another process has a lock.
+pub(super) fn is_taken(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES))
+        || error.kind() == io::ErrorKind::WouldBlock
+}
+
+/// A lock on all of a file, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Locked<'f>(&'f File);
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        // It goes with the descriptor at the latest.
+        let _ = set(self.0, libc::F_OFD_SETLK, libc::F_UNLCK, (0, 0));
+    }
+}
+
+/// Locks all of a file, waiting for whoever has it locked, but not for ever: it may be stopped. None then, and where the file
+/// system has no locks.
+pub(super) fn wait(file: &File, patience: Duration) -> Option<Locked<'_>> {
+    let until = Instant::now() + patience;
+    loop {
+        match set(file, libc::F_OFD_SETLK, libc::F_WRLCK, (0, 0)) {
+            Ok(()) => return Some(Locked(file)),
+            Err(error) if is_taken(&error) && Instant::now() < until => std::thread::sleep(AGAIN),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Has a network file system ask its server whether the file has changed (statx(2),
+/// `AT_STATX_FORCE_SYNC`): what it has cached of it is then read anew.
+pub(super) fn revalidate(file: &File) -> io::Result<()> {
+    // SAFETY: all-zero bytes are a valid `statx`: it is plain numbers.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_FORCE_SYNC;
+    // SAFETY: the path is a C string, and `found` is valid for writes for the duration of the call.
+    let result = unsafe {
+        libc::statx(file.as_raw_fd(), c"".as_ptr(), flags, libc::STATX_MTIME, &raw mut found)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    const ALL: [Use; 4] = [Use::Alone, Use::Reader, Use::Pair, Use::Active];
+
+    #[test]
+    fn each_use_agrees_with_those_that_it_should() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        let open = || File::options().read(true).write(true).open(image.path()).unwrap();
+        let agree = |one, other| {
+            matches!(
+                (one, other),
+                (Use::Reader, Use::Reader)
+                    | (Use::Pair, Use::Pair | Use::Active)
+                    | (Use::Active, Use::Pair)
+            )
+        };
+        for one in ALL {
+            for other in ALL {
+                let (first, second) = (open(), open());
+                take(&first, one).unwrap();
+                let result = take(&second, other);
+                assert_eq!(result.is_ok(), agree(one, other), "{one:?}, then {other:?}");
+                assert!(
+                    result.is_ok_and(|()| true) || is_taken(&take(&second, other).unwrap_err())
+                );
+                drop(first);
+                take(&second, other).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_use_becomes_another_and_back() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        let open = || File::options().read(true).write(true).open(image.path()).unwrap();
+        let file = open();
+        for one in ALL {
+            for other in ALL {
+                take(&file, one).unwrap();
+                take(&file, other).unwrap();
+                let another = open();
+                let pair = take(&another, Use::Pair).is_ok();
+                drop(another);
+                assert_eq!(pair, matches!(other, Use::Pair | Use::Active), "{one:?}, {other:?}");
+            }
+        }
+    }
+}

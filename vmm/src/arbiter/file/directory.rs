@@ -1,0 +1,134 @@
+//! The directory of a `file:` arbiter, by the few things that are done with it: all of them whole or not at all, and seen by
+//! other hosts when they return.
+//!
+//! A trait, so that tests have one that is slow, or shows what a network file system's client shows.
+
+use std::fmt::Debug;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Statx, StatxFlags};
+use tempfile::NamedTempFile;
+
+/// See the module.
+pub(super) trait Directory: Debug + Send + Sync {
+    /// Where it is, for people.
+    fn path(&self) -> &Path;
+    /// Which it is: the device and the number of what is found under its name now.
+    fn place(&self) -> io::Result<(u64, u64)>;
+    /// All names.
+    fn names(&self) -> io::Result<Vec<String>>;
+    /// What a file holds; none: it is not there.
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
+    /// How many names a file has, by its server; none: it is not there.
+    fn links(&self, name: &str) -> io::Result<Option<u64>>;
+    /// Makes a file that is not there yet. Over a network the answer to what succeeded can be lost: what is there then decides.
+    fn create(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+    /// Gives a file one more name, if that is free.
+    fn link(&self, name: &str, more: &str) -> io::Result<()>;
+    /// Makes a file, or replaces it.
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+    /// Removes a file, if it is there.
+    fn remove(&self, name: &str) -> io::Result<()>;
+}
+
+/// The real one.
+#[derive(Debug)]
+pub(super) struct HostDirectory {
+    path: PathBuf,
+    /// Held so that its number is not given to another.
+    _open: File,
+}
+
+impl HostDirectory {
+    /// Opens the directory of `vm` below `base`; makes it, if need be.
+    pub(super) fn open(base: &Path, vm: &str) -> io::Result<Self> {
+        let path = base.join(vm);
+        fs::create_dir_all(&path)?;
+        // The name of the machine's directory is to survive a power failure as its records do.
+        File::open(base)?.sync_all()?;
+        let open = File::open(&path)?;
+        Ok(Self { path, _open: open })
+    }
+
+    /// A complete, synced file under a name of its own.
+    fn temporary(&self, bytes: &[u8]) -> io::Result<NamedTempFile> {
+        let mut file = NamedTempFile::with_prefix_in("claim-", &self.path)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        Ok(file)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+impl Directory for HostDirectory {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn place(&self) -> io::Result<(u64, u64)> {
+        let found =
+            ask_server(&self.path, StatxFlags::INO | StatxFlags::MTIME | StatxFlags::CTIME)?;
+        let device = u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor);
+        Ok((device, found.stx_ino))
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        fs::read_dir(&self.path)?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect()
+    }
+
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        found(fs::read(self.path.join(name)))
+    }
+
+    fn links(&self, name: &str) -> io::Result<Option<u64>> {
+        let asked = ask_server(&self.path.join(name), StatxFlags::NLINK);
+        Ok(found(asked)?.map(|found| u64::from(found.stx_nlink)))
+    }
+
+    fn create(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        // Until it is complete nobody sees it, and link(2) fails where the name is taken: on local file systems and NFS alike.
+        let temporary = self.temporary(bytes)?;
+        fs::hard_link(temporary.path(), self.path.join(name))?;
+        drop(temporary);
+        self.sync()
+    }
+
+    fn link(&self, name: &str, more: &str) -> io::Result<()> {
+        // Not synced: it is for processes that live, and a host that loses it in a power failure has none.
+        match fs::hard_link(self.path.join(name), self.path.join(more)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.temporary(bytes)?.persist(self.path.join(name)).map_err(|error| error.error)?;
+        self.sync()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        found(fs::remove_file(self.path.join(name))).map(drop)
+    }
+}
+
+/// Has the file system ask its server. An NFS client keeps what it knows of a directory for up to a
+/// minute (`acdirmax`), the absence of names included, and would go on to say that a term is free
+/// which is not. `AT_STATX_FORCE_SYNC` is the documented way to have it look (statx(2)).
+fn ask_server(path: &Path, what: StatxFlags) -> io::Result<Statx> {
+    Ok(rustix::fs::statx(rustix::fs::CWD, path, AtFlags::STATX_FORCE_SYNC, what)?)
+}
+
+fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,202 @@
+//! The machine's disks: how each is opened, who else may have it open, and the record of who may write to it.
+
+use std::path::PathBuf;
+
+use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions};
+use io_gate_host::backend::disk_fence::{Claim, DiskFence};
+use io_gate_host::backend::disk_lock::Use;
+
+use super::device_set::{DeviceSetupError, FIRST_VIRTIO_SLOT};
+use crate::config::{DeviceBackend, DiskConfig, FenceRecord, MachineConfig};
+
+/// For whom a disk is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opens {
+    /// A machine that shares it with nobody.
+    Alone,
+    /// The side of a pair that runs the guest, from its start.
+    Active,
+    /// The side of a pair that goes on with a guest: the other may be stopped, and still have it open.
+    Successor,
+    /// A standby, to see that it could.
+    Standby,
+}
+
+impl Opens {
+    fn shared(self) -> bool {
+        self != Self::Alone
+    }
+}
+
+/// All disks, with their slots.
+pub(super) fn all(config: &MachineConfig) -> impl Iterator<Item = (u16, &DiskConfig)> {
+    let before = config.disks.len()
+        + config.nets.len()
+        + usize::from(config.rng)
+        + usize::from(config.virtio_console.is_some());
+    let named = config.devices.iter().map(|device| match &device.backend {
+        Some(DeviceBackend::Disk(disk)) => Some(disk),
+        _ => None,
+    });
+    let of =
+        move |at: usize| FIRST_VIRTIO_SLOT.saturating_add(u16::try_from(at).unwrap_or(u16::MAX));
+    let disks = config.disks.iter().enumerate().map(move |(at, disk)| (of(at), disk));
+    disks.chain(named.enumerate().filter_map(move |(at, disk)| Some((of(before + at), disk?))))
+}
+
+/// Opens a disk. `machine`: where terms decide who may write, whose they are.
+pub(super) fn open(
+    config: &DiskConfig,
+    opens: Opens,
+    machine: Option<&str>,
+) -> Result<Disk, DeviceSetupError> {
+    let disk = reserve_for(config, opens, machine.is_some())?;
+    let Some(record) = fence_record(config) else { return Ok(disk) };
+    match (machine, opens) {
+        (Some(machine), Opens::Standby) => {
+            check_machine(config, &record, machine)?;
+            Ok(disk)
+        }
+        (Some(machine), _) => Ok(disk.fenced_by(DiskFence::open(&record, machine)?)),
+        (None, _) => match DiskFence::look(&record)?.filter(|claim| !claim.free) {
+            None => Ok(disk),
+            Some(claim) => Err(held(config, record, claim)),
+        },
+    }
+}
+
+/// Opens and locks a disk of a machine that has an arbiter; its record is not looked at.
+pub(super) fn reserve(config: &DiskConfig, opens: Opens) -> Result<Disk, DeviceSetupError> {
+    reserve_for(config, opens, true)
+}
+
+fn reserve_for(
+    config: &DiskConfig,
+    opens: Opens,
+    has_terms: bool,
+) -> Result<Disk, DeviceSetupError> {
+    let refused = [libc::EACCES, libc::EPERM, libc::EROFS];
+    let options = DiskOptions {
+        read_only: config.read_only,
+        lock: opens == Opens::Alone,
+        write_through: config.cache.write_through(opens.shared()),
+        direct: config.direct,
+    };
+    let disk = Disk::open(&config.path, options).map_err(|error| match error {
+        error @ DiskError::Locked { .. } => locked(config, error),
+        DiskError::Open { path, error }
+            if !config.read_only
+                && error.raw_os_error().is_some_and(|code| refused.contains(&code)) =>
+        {
+            DeviceSetupError::DiskReadOnly { path, error }
+        }
+        error => error.into(),
+    })?;
+    match share(&disk, opens, has_terms) {
+        Ok(()) => Ok(disk),
+        Err(error) => Err(locked(config, error)),
+    }
+}
+
+/// Who has a disk locked, where its record says so.
+fn locked(config: &DiskConfig, error: DiskError) -> DeviceSetupError {
+    let claim = fence_record(config).and_then(|record| {
+        let claim = DiskFence::look(&record).ok()??;
+        Some((record, claim)).filter(|(_, claim)| !claim.free)
+    });
+    match (error, claim) {
+        (DiskError::Locked { .. }, Some((record, claim))) => held(config, record, claim),
+        (error, _) => error.into(),
+    }
+}
+
+/// Locks a disk that another host is to have as well. Whoever goes on with a guest is held up by no lock of the pair's other
+/// side: the term is won, and the record beside the disk keeps that side from writing. A machine that is of no pair has no
+/// terms, and is to be ended first.
+fn share(disk: &Disk, opens: Opens, has_terms: bool) -> Result<(), DiskError> {
+    let locked = match opens {
+        Opens::Alone => return Ok(()),
+        Opens::Active => disk.lock(Use::Active),
+        Opens::Successor => disk.lock(Use::Active).or_else(|error| {
+            log::info!("{error}; this machine has won the right to write to it");
+            disk.lock(Use::Pair)
+        }),
+        Opens::Standby => disk.lock(Use::Pair),
+    };
+    match locked {
+        Err(error @ DiskError::Lock { .. }) if has_terms => {
+            log::warn!("{error}; the record beside it alone keeps others from writing");
+            Ok(())
+        }
+        locked => locked,
+    }
+}
+
+fn check_machine(
+    config: &DiskConfig,
+    record: &std::path::Path,
+    machine: &str,
+) -> Result<(), DeviceSetupError> {
+    match DiskFence::look(record)? {
+        Some(claim) if claim.machine != machine && !claim.free => {
+            Err(held(config, record.to_owned(), claim))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn held(config: &DiskConfig, record: PathBuf, claim: Claim) -> DeviceSetupError {
+    DiskError::Held { path: config.path.clone(), record, claim: Box::new(claim) }.into()
+}
+
+/// The newest record beside the disks of a machine that is to begin as `machine`, if any says that it is held.
+///
+/// # Errors
+/// When one cannot be read, or another machine holds a disk.
+pub(super) fn newest_claim(
+    config: &MachineConfig,
+) -> Result<Option<(Claim, PathBuf)>, DeviceSetupError> {
+    let mut newest: Option<(Claim, PathBuf)> = None;
+    for (_, disk) in all(config) {
+        let Some(record) = fence_record(disk) else { continue };
+        let Some(claim) = DiskFence::look(&record)? else { continue };
+        if claim.machine != config.name {
+            if !claim.free {
+                return Err(held(disk, record, claim));
+            }
+        } else if newest.as_ref().is_none_or(|(found, _)| claim.term > found.term) {
+            newest = Some((claim, record));
+        }
+    }
+    Ok(newest)
+}
+
+/// The operator says that whoever holds the disks is dead.
+///
+/// # Errors
+/// When a record cannot be written.
+pub(super) fn seize(config: &MachineConfig) -> Result<(), DeviceSetupError> {
+    for (_, disk) in all(config) {
+        if let Some(record) = fence_record(disk)
+            && let Some(claim) = DiskFence::look(&record)?.filter(|claim| !claim.free)
+        {
+            DiskFence::open(&record, &claim.machine)?.free(claim.term, &claim.holder)?;
+            log::warn!("seized disk {}: {claim}", disk.path.display());
+        }
+    }
+    Ok(())
+}
+
+/// Where the record is of who may write to a disk. A device's own place is no place for it: `/dev` is
+/// another on every host.
+fn fence_record(disk: &DiskConfig) -> Option<PathBuf> {
+    match &disk.fence {
+        _ if disk.read_only => None,
+        FenceRecord::Off => None,
+        FenceRecord::At(path) => Some(path.clone()),
+        FenceRecord::Beside => {
+            let is_file = std::fs::metadata(&disk.path).is_ok_and(|metadata| metadata.is_file());
+            is_file.then(|| DiskFence::beside(&disk.path))
+        }
+    }
+}

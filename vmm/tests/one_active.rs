@@ -1,0 +1,273 @@
+//! P2 at its edges: an arbiter that is not the one both sides think it is, or whose data went back, never makes two machines
+//! that both act. Real processes, one image, one directory.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod micro;
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kemari_tests::bed::Relay;
+use kemari_tests::pair::status::{Status, control};
+use kemari_tests::process::Process;
+use micro::{KEMARI, PATIENCE};
+use rustix::process::Signal;
+
+/// The virtual machine's disk and directories.
+struct Bench {
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::File::create(dir.path().join("disk.img")).unwrap().set_len(16 << 20).unwrap();
+        Self { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn spelled(&self, flag: &str, before: &str, name: &str) -> String {
+        format!("{flag}{before}{}", self.path(name).display())
+    }
+
+    /// A side called `name`, with more flags; what it says is in a file of its name.
+    fn side(&self, name: &str, flags: &[&str]) -> Process {
+        let mut command = Command::new(KEMARI);
+        command.args(flags.iter().take(1)).args([
+            "--rng",
+            "--virtio-console=none",
+            "--serial=none",
+        ]);
+        command.arg(self.spelled("--control=", "", &format!("{name}.sock")));
+        command.arg(self.spelled("--net=", "stream=", "nobody"));
+        if !flags.iter().any(|flag| flag.starts_with("--disk")) {
+            command.arg(self.spelled("--disk=", "path=", "disk.img"));
+        }
+        command.args(&flags[1..]).stdin(Stdio::null()).env("RUST_LOG", "info");
+        Process::start(name, command, &self.path(&format!("{name}.log"))).unwrap()
+    }
+
+    fn run(&self, name: &str, flags: &[&str]) -> Process {
+        let kernel = format!("--kernel={}", micro::image().display());
+        let mut all = vec!["run", "--memory=64", &kernel];
+        all.extend(flags);
+        self.side(name, &all)
+    }
+
+    fn status(&self, name: &str) -> Option<Status> {
+        Status::ask(Path::new(KEMARI), &self.path(&format!("{name}.sock"))).ok()
+    }
+
+    fn control(&self, side: &Process, command: &[&str]) {
+        let socket = self.path(&format!("{}.sock", side.name()));
+        control(Path::new(KEMARI), &socket, command).unwrap();
+    }
+
+    /// Waits until a side says that it is in this state.
+    #[track_caller]
+    fn wait_state(&self, side: &Process, state: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if self.status(side.name()).is_some_and(|status| status.state() == state) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("{} is never {state}: {}", side.name(), side.lines().join("\n"));
+    }
+}
+
+/// An address where nobody listens now.
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+/// How the one that may not run has ended, and what it said.
+#[track_caller]
+fn refused(mut side: Process) -> (i32, String) {
+    let status = side.wait_exit(PATIENCE);
+    // To the end of what it says.
+    assert_eq!(side.wait_line("\0", PATIENCE), None);
+    let said = side.lines().join("\n");
+    let status = status.unwrap_or_else(|| panic!("it runs: {said}"));
+    (status.code().unwrap(), said)
+}
+
+/// P2: two directories are two arbiters, and each would let its side go on. The standby's has a term of the same number, of an
+/// earlier run that was killed.
+#[test]
+fn p2_a_standby_with_a_directory_of_its_own_is_refused() {
+    let bench = Bench::new();
+    let (ours, theirs) =
+        (bench.spelled("--arbiter=", "file:", "a"), bench.spelled("--arbiter=", "file:", "b"));
+    let mut earlier = bench.run("earlier", &[&theirs]);
+    bench.wait_state(&earlier, "alone");
+    earlier.kill();
+    let _ = fs::remove_file(bench.path("disk.img.kemari-fence"));
+    let listen = free_address();
+    let relay = Relay::to(listen).unwrap();
+    let standby = bench.side("standby", &["standby", &theirs, &format!("--listen={listen}")]);
+    standby.wait_line("listening on", PATIENCE).unwrap();
+    let primary = bench.run("primary", &[&ours, &format!("--standby={}", relay.address())]);
+    let line = primary.wait_line("refuses", PATIENCE);
+    let line = line.unwrap_or_else(|| panic!("it was not refused: {}", primary.lines().join("\n")));
+    for name in ["a", "b"] {
+        assert!(line.contains(&bench.spelled("", "file:", name)), "{line}");
+    }
+    assert!(line.contains("they are not the same one"), "{line}");
+}
+
+/// P2: an orderly run, the directory copied, a second run, the copy restored, the other side started: the record of the second
+/// run's term is gone, and its number would be given again.
+#[test]
+fn p2_a_directory_that_went_back_makes_no_second_machine() {
+    for fence in ["", ",fence=off"] {
+        let bench = Bench::new();
+        let arbiter = bench.spelled("--arbiter=", "file:", "arbiter");
+        let disk = format!("{}{fence}", bench.spelled("--disk=", "path=", "disk.img"));
+        let flags = [arbiter.as_str(), disk.as_str()];
+        let mut first = bench.run("first", &flags);
+        bench.wait_state(&first, "alone");
+        first.signal(Signal::TERM);
+        first.wait_exit(PATIENCE).unwrap();
+        let (terms, saved) = (bench.path("arbiter/kemari"), bench.path("saved"));
+        let terms = if terms.exists() { terms } else { only_child(&bench.path("arbiter")) };
+        copy(&terms, &saved);
+        let second = bench.run("second", &flags);
+        bench.wait_state(&second, "alone");
+        fs::remove_dir_all(&terms).unwrap();
+        copy(&saved, &terms);
+        let third = bench.run("third", &flags);
+        // The disk knows better than the arbiter: by its record, and by its lock.
+        let (code, said) = refused(third);
+        assert_eq!(code, 2, "{said}");
+        let whom = if fence.is_empty() {
+            format!("pid {}", second.pid())
+        } else {
+            "another process uses it".into()
+        };
+        assert!(said.contains(&whom), "{said}");
+        assert_eq!(bench.status("second").unwrap().state(), "alone");
+        // The failed start has taken nothing that the other has.
+        assert!(!terms.join(format!("term-{:020}.json", 2)).exists(), "{said}");
+    }
+}
+
+fn only_child(dir: &Path) -> PathBuf {
+    let mut entries: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.retain(|path| path.is_dir());
+    assert_eq!(entries.len(), 1);
+    entries.remove(0)
+}
+
+/// P2: whoever is killed leaves the disk marked; an orderly end frees it.
+#[test]
+fn p2_a_plain_run_does_not_start_on_the_disk_of_a_machine_that_may_run_elsewhere() {
+    let bench = Bench::new();
+    let arbiter = bench.spelled("--arbiter=", "file:", "arbiter");
+    let mut machine = bench.run("machine", &[&arbiter]);
+    bench.wait_state(&machine, "alone");
+    // While it runs, and after it was killed: its standby may go on.
+    for alive in [true, false] {
+        if !alive {
+            machine.kill();
+        }
+        let (code, said) = refused(bench.run("plain", &[]));
+        assert_eq!(code, 2, "{said}");
+        for part in ["disk.img.kemari-fence", "term 1, held by primary@", "--seize"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert!(said.contains(&format!("pid {}", machine.pid())), "{said}");
+    }
+    let mut seized = bench.run("seized", &["--seize"]);
+    bench.wait_state(&seized, "alone");
+    // A pair does not start on the disk of a plain run either.
+    let (code, said) = refused(bench.run("again", &[&arbiter, "--seize"]));
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("another process uses it"), "{said}");
+    seized.signal(Signal::TERM);
+    seized.wait_exit(PATIENCE).unwrap();
+    let mut again = bench.run("again", &[&arbiter, "--seize"]);
+    bench.wait_state(&again, "alone");
+    again.signal(Signal::TERM);
+    again.wait_exit(PATIENCE).unwrap();
+    let plain = bench.run("plain", &[]);
+    bench.wait_state(&plain, "alone");
+}
+
+/// P2: the other side's start fails for another reason: what it took is given back, and whoever is told of a holder is told of
+/// one that runs.
+#[test]
+fn a_start_that_fails_leaves_no_holder_behind() {
+    let bench = Bench::new();
+    let arbiter = bench.spelled("--arbiter=", "file:", "arbiter");
+    let pid_file = "--pid-file=/nowhere/pid";
+    for flag in [pid_file, "--virtio-console=file=/nowhere/console"] {
+        let mut command = Command::new(KEMARI);
+        let kernel = format!("--kernel={}", micro::image().display());
+        command.args(["run", "--memory=64", "--serial=none", &kernel, &arbiter, flag]);
+        command.arg(bench.spelled("--disk=", "path=", "disk.img")).stdin(Stdio::null());
+        let side = Process::start("failing", command, &bench.path("failing.log")).unwrap();
+        let (code, said) = refused(side);
+        assert_eq!(code, 2, "{said}");
+        assert!(said.contains("/nowhere/"), "{said}");
+    }
+    let machine = bench.run("machine", &[&arbiter]);
+    bench.wait_state(&machine, "alone");
+}
+
+/// P2, P7: the former side is stopped and keeps its locks; the standby takes over all the same, and the former one ends when
+/// it wakes up.
+#[test]
+fn p2_a_stopped_side_that_keeps_its_locks_holds_no_takeover_up() {
+    let bench = Bench::new();
+    let arbiter = bench.spelled("--arbiter=", "file:", "arbiter");
+    let listen = bench.spelled("", "unix:", "link");
+    let standby = bench.side("standby", &["standby", &arbiter, &format!("--listen={listen}")]);
+    standby.wait_line("listening on", PATIENCE).unwrap();
+    let mut primary = bench.run("primary", &[&arbiter, &format!("--standby={listen}")]);
+    bench.wait_state(&primary, "protected");
+    primary.signal(Signal::STOP);
+    standby.wait_line("took over in term 2", PATIENCE).unwrap();
+    bench.wait_state(&standby, "alone");
+    let (code, said) = refused(bench.run("plain", &[]));
+    assert_eq!(code, 2, "{said}");
+    primary.signal(Signal::CONT);
+    let status = primary.wait_exit(PATIENCE).unwrap();
+    assert_eq!(status.code(), Some(3), "{}", primary.lines().join("\n"));
+}
+
+/// P2, without an arbiter: a standby keeps its disks from others, also while nobody runs the guest.
+#[test]
+fn p2_a_standby_that_waits_for_its_operator_keeps_others_from_its_disk() {
+    let bench = Bench::new();
+    let listen = bench.spelled("", "unix:", "link");
+    let standby = bench.side("standby", &["standby", &format!("--listen={listen}")]);
+    standby.wait_line("listening on", PATIENCE).unwrap();
+    let mut primary = bench.run("primary", &[&format!("--standby={listen}")]);
+    bench.wait_state(&primary, "protected");
+    let (code, said) = refused(bench.run("plain", &[]));
+    assert_eq!(code, 2, "{said}");
+    primary.kill();
+    bench.wait_state(&standby, "waiting-for-operator");
+    let (code, said) = refused(bench.run("plain", &[]));
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("another process uses it"), "{said}");
+    bench.control(&standby, &["take-over"]);
+    bench.wait_state(&standby, "alone");
+}
