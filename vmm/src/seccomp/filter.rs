@@ -200,6 +200,7 @@ const PERFORM: &[c_long] = &[
     SYS_writev,
     SYS_pwrite64,
     SYS_pwritev,
+    SYS_pwritev2,
     SYS_sendto,
     SYS_sendmsg,
     SYS_pread64,
