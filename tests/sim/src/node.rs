@@ -46,6 +46,9 @@ pub(crate) struct Active {
     pub(crate) sessions: u64,
     /// Only where a deliberate bug has the host keep writes in its own cache.
     pub(crate) host_cache: HashMap<usize, (Tag, u64)>,
+    /// The slot of the console, another one after each packet: bytes of one slot that wait become one effect, in front of the
+    /// packets between them, and the observer wants all outputs in one order.
+    pub(crate) console: u16,
 }
 
 impl Active {

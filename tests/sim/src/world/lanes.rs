@@ -25,13 +25,20 @@ fn operation(item: &Performable) -> Option<Operation> {
     }
 }
 
-fn output(item: &Performable) -> Output {
+/// What an effect shows the outside: the bytes of a console that wait are one effect, of several outputs.
+fn outputs(item: &Performable) -> Vec<Output> {
     let bytes = match &item.record().request {
         Request::Effect(EffectOp::ConsoleTx { bytes, .. }) => bytes,
         Request::Effect(EffectOp::NetTx { frame, .. }) => frame,
         other => panic!("not an output: {other:?}"),
     };
-    postcard::from_bytes(bytes.inline_bytes().unwrap()).unwrap()
+    let (mut rest, mut outputs) = (bytes.inline_bytes().unwrap(), Vec::new());
+    while !rest.is_empty() {
+        let (output, after) = postcard::take_from_bytes(rest).unwrap();
+        outputs.push(output);
+        rest = after;
+    }
+    outputs
 }
 
 impl World {
@@ -108,7 +115,9 @@ impl World {
             let term = self.active(node).core.term().0;
             let process = self.nodes[node].process;
             self.watch(process, term, &item);
-            self.observer.sees(output(&item), item.is_replay());
+            for output in outputs(&item) {
+                self.observer.sees(output, item.is_replay());
+            }
         }
         let active = self.active(node);
         match item.record().origin {

@@ -201,6 +201,7 @@ impl World {
             fenced_off: false,
             sessions: 0,
             host_cache: std::collections::HashMap::new(),
+            console: 2,
         }));
         host.tasks.clear();
         host.tasks.extend(actions.into_iter().map(Task::PrimaryDoes));

@@ -155,16 +155,19 @@ impl World {
         let mut random = Random::new(self.random.next());
         let active = self.active(node);
         active.guest.run(&mut random);
-        let (guest, ledger) = (&mut active.guest, &mut active.ledger);
+        let (guest, ledger, console) = (&mut active.guest, &mut active.ledger, &mut active.console);
         let chain = |head| Origin::Chain { slot: 1, queue: 0, head };
         let staged = match random.below(10) {
             0..2 => {
                 let bytes = guest.output();
-                ledger.detached_session(0, |gate| gate.token::<ConsoleTx>().emit(Port(0), bytes));
+                ledger.detached_session(*console, |gate| {
+                    gate.token::<ConsoleTx>().emit(Port(0), bytes);
+                });
                 Ok(())
             }
             _ if guest.is_busy() => Ok(()),
             2..4 => {
+                *console = console.wrapping_add(1).max(2);
                 let bytes = guest.output();
                 let head = guest.ask(Wanted::Packet);
                 let frame = Payload::inline(bytes);
