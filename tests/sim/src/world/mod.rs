@@ -574,7 +574,11 @@ impl World {
                     let lack = lack.then(|| Lack { reason: "no disk".into(), blocks: choice == 4 });
                     self.give(node, Task::Standby(S::Resources { lack }));
                 }
-                (StandbyPhase::Ready, 0..3) if self.kind != Kind::None => {
+                // Refused while it lacks what the guest could not run without.
+                (StandbyPhase::Ready, 0..3)
+                    if self.kind != Kind::None
+                        && passive.core.lack().is_none_or(|lack| !lack.blocks) =>
+                {
                     self.passive(node).check = None;
                     self.give(node, Task::Standby(S::OperatorTakeOver));
                 }
