@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
-use io_gate::host::{Ledger, Origin, Performable};
+use io_gate::host::{EffectOp, Ledger, Origin, Performable, Request};
 use io_gate::{Outcome, PowerEvent};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -56,8 +56,11 @@ pub(crate) struct Core {
     stalled: Mutex<BTreeSet<(u16, u16)>>,
     /// Whether there are any: looked at after each settlement.
     any_stalled: AtomicBool,
-    /// One of each kind at most: what is asked for twice before it is done is done once.
-    power: Mutex<VecDeque<PowerEvent>>,
+    /// Power events that the device thread has not taken yet: one of each kind at most, as what is asked for twice before it is
+    /// done is done once (P9).
+    power: Mutex<VecDeque<Performable>>,
+    /// Those that it has taken: in flight until they have taken effect.
+    power_under_way: Mutex<Vec<Performable>>,
     power_event: EventFd,
 }
 
@@ -92,6 +95,7 @@ impl Core {
             stalled: Mutex::new(BTreeSet::new()),
             any_stalled: AtomicBool::new(false),
             power: Mutex::new(VecDeque::new()),
+            power_under_way: Mutex::new(Vec::new()),
             power_event: event()?,
         })
     }
@@ -284,6 +288,10 @@ impl Core {
     /// is told on the device thread, and it stays in flight until then: a checkpoint taken before
     /// must carry it (P3).
     pub(crate) fn settle_detached(&self, done: Performed) -> Option<Performed> {
+        if power_event_of(&done.request).is_some() && done.outcome != Outcome::Failed {
+            self.power(done.request);
+            return None;
+        }
         if let Origin::Detached { slot } = done.request.record().origin {
             if done.outcome == Outcome::Failed {
                 log::warn!("slot {slot}: an effect that nothing waits for has failed");
@@ -370,11 +378,17 @@ impl Core {
         of_slot
     }
 
-    pub(crate) fn power(&self, event: PowerEvent) {
+    /// A power event that may happen. P7: it has not happened before the machine is off, or reset: it is settled then, so
+    /// that whoever goes on from a checkpoint of before carries it out.
+    fn power(&self, request: Performable) {
+        let event = power_event_of(&request);
         let mut waiting = self.power.lock().expect(POISONED);
-        if !waiting.contains(&event) {
-            waiting.push_back(event);
+        if waiting.iter().any(|other| power_event_of(other) == event) {
+            drop(waiting);
+            // The one that waits stands for both.
+            return self.settle([request]);
         }
+        waiting.push_back(request);
         drop(waiting);
         signal(&self.power_event);
     }
@@ -383,24 +397,48 @@ impl Core {
         &self.power_event
     }
 
+    /// The machine has been reset: all that asked for it has taken effect.
     pub(crate) fn forget_resets(&self) {
-        self.power.lock().expect(POISONED).retain(|event| *event != PowerEvent::Reset);
+        let is_reset = |request: &Performable| power_event_of(request) == Some(PowerEvent::Reset);
+        let mut waiting = self.power.lock().expect(POISONED);
+        let (done, others): (VecDeque<_>, VecDeque<_>) = waiting.drain(..).partition(is_reset);
+        *waiting = others;
+        drop(waiting);
+        self.settle(done);
+        let mut under_way = self.power_under_way.lock().expect(POISONED);
+        let (done, others): (Vec<_>, Vec<_>) = under_way.drain(..).partition(is_reset);
+        *under_way = others;
+        drop(under_way);
+        self.settle(done);
     }
 
     pub(crate) fn next_power_event(&self) -> Option<PowerEvent> {
         // The event first: what comes after the look signals again.
         drain(&self.power_event);
         let mut waiting = self.power.lock().expect(POISONED);
-        let event = waiting.pop_front();
+        let request = waiting.pop_front()?;
         if !waiting.is_empty() {
             signal(&self.power_event);
         }
+        drop(waiting);
+        let event = power_event_of(&request);
+        self.power_under_way.lock().expect(POISONED).push(request);
         event
     }
 
     pub(crate) fn take_power_events(&self) -> Vec<PowerEvent> {
         drain(&self.power_event);
-        self.power.lock().expect(POISONED).drain(..).collect()
+        let taken: Vec<_> = self.power.lock().expect(POISONED).drain(..).collect();
+        let events = taken.iter().filter_map(power_event_of).collect();
+        self.settle(taken);
+        events
+    }
+}
+
+fn power_event_of(request: &Performable) -> Option<PowerEvent> {
+    match &request.record().request {
+        Request::Effect(EffectOp::Power(event)) => Some(*event),
+        _ => None,
     }
 }
 

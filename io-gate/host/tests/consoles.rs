@@ -176,6 +176,32 @@ fn random_bytes_come_at_once_though_effects_are_held() {
     assert!(gate.seal().in_flight.is_empty());
 }
 
+/// P7: a power event has not happened before the machine is off, or reset. A checkpoint of before has it, so that whoever goes
+/// on from there carries it out; fails where it is settled when the device thread is told.
+#[test]
+fn a_power_event_is_in_flight_until_it_has_taken_effect() {
+    let (gate, mut authority) = gate();
+    let mut power = RegisterSlot::new(7, Box::new(PowerControl::new()), gate.clone());
+    let mut reset = RegisterSlot::new(8, Box::new(I8042::new()), gate.clone());
+    let _ = reset.write(4, &[0xfe]);
+    let sealed = gate.seal();
+    gate.release(authority.acknowledged(sealed.epoch));
+    wait_readable(gate.power_event().as_raw_fd());
+    assert_eq!(gate.seal().in_flight.len(), 1, "performed, and nobody has heard of it");
+    assert_eq!(gate.next_power_event(), Some(PowerEvent::Reset));
+    assert_eq!(gate.seal().in_flight.len(), 1, "heard of, and not done");
+    gate.forget_resets();
+    assert!(gate.seal().in_flight.is_empty(), "the machine has been reset");
+
+    let _ = power.write(4, &(5_u16 << 10 | 1 << 13).to_le_bytes());
+    let sealed = gate.seal();
+    gate.release(authority.acknowledged(sealed.epoch));
+    wait_readable(gate.power_event().as_raw_fd());
+    assert_eq!(gate.next_power_event(), Some(PowerEvent::Off));
+    // The process ends with it.
+    assert_eq!(gate.seal().in_flight.len(), 1);
+}
+
 /// A guest asks to be reset until it is: it is reset once, what it has asked for meanwhile is cancelled, and a power-off is
 /// not.
 #[test]

@@ -131,9 +131,9 @@ impl Output {
                     Err(_) => Ok(Outcome::Failed),
                 }
             }
-            (Self::Power, EffectOp::Power(event)) => {
+            // Told to the device thread where others are settled: it is in flight until it has taken effect.
+            (Self::Power, EffectOp::Power(_)) => {
                 work.permits.next()?.spend()?;
-                work.core.power(*event);
                 Ok(Outcome::Success(0))
             }
             _ => Ok(Outcome::Unsupported),
