@@ -376,7 +376,7 @@ pub struct CtlArgs {
     pub socket: PathBuf,
     /// Wait so long for the outcome of a command, in seconds; one that takes longer goes on all the same. 0: do not wait, the
     /// answer says `"done": false`.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=86_400))]
     pub timeout: u64,
     /// What to ask or tell.
     #[command(subcommand)]

@@ -114,9 +114,12 @@ impl Resources {
     fn disk(&self, disk: &DiskConfig) -> Result<(), String> {
         let failed =
             |what: &str, error: io::Error| format!("disk {}: {what}: {error}", disk.path.display());
+        // Closing a block device that was open for writing has udev look at it anew, each second.
+        let is_device = std::fs::metadata(&disk.path)
+            .is_ok_and(|metadata| metadata.file_type().is_block_device());
         let file = File::options()
             .read(true)
-            .write(!disk.read_only)
+            .write(!disk.read_only && !is_device)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open(&disk.path)
             .map_err(|error| match error.kind() {
