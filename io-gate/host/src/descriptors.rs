@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -44,6 +44,42 @@ pub(crate) fn disk(
         flags |= libc::O_DIRECT;
     }
     OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path)
+}
+
+/// Blocks of storage that says nothing of itself.
+const UNKNOWN_BLOCK: u64 = 4096;
+
+/// What a file that is open for direct access is read and written in: as its file system says (STATX_DIOALIGN, Linux 6.1), or the
+/// sectors of the device, or of that under the file system, or else the largest that there are.
+pub(crate) fn direct_block(file: &File) -> io::Result<u64> {
+    // SAFETY: all-zero bytes are a valid `statx`: it is plain numbers.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is a C string, and `found` a valid `statx` to write to.
+    let result = unsafe {
+        let (fd, path) = (file.as_raw_fd(), c"".as_ptr());
+        libc::statx(fd, path, libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &raw mut found)
+    };
+    if result == 0 && found.stx_mask & libc::STATX_DIOALIGN != 0 {
+        return match found.stx_dio_offset_align {
+            0 => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+            block => Ok(u64::from(block.max(found.stx_dio_mem_align))),
+        };
+    }
+    let metadata = file.metadata()?;
+    if metadata.file_type().is_block_device() {
+        let mut sector: libc::c_int = 0;
+        // SAFETY: the request writes an `int`, and `sector` is one.
+        return match unsafe { libc::ioctl(file.as_raw_fd(), libc::BLKSSZGET, &raw mut sector) } {
+            0 => Ok(u64::from(sector.cast_unsigned())),
+            _ => Err(io::Error::last_os_error()),
+        };
+    }
+    let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
+    // A partition has what its disk has.
+    let places = ["queue", "../queue"]
+        .map(|at| format!("/sys/dev/block/{major}:{minor}/{at}/logical_block_size"));
+    let sector = places.iter().find_map(|path| std::fs::read_to_string(path).ok());
+    Ok(sector.and_then(|text| text.trim().parse().ok()).unwrap_or(UNKNOWN_BLOCK))
 }
 
 /// The record of who may write to a disk, beside it; made here where there is none yet.

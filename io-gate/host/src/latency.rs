@@ -87,6 +87,9 @@ pub struct LatencySummary {
     pub max: u64,
 }
 
+/// The most effects whose waits are measured at a time: more than can be held.
+const MOST: usize = 1 << 17;
+
 /// Waits of effects while the gate holds.
 #[derive(Debug)]
 pub(crate) struct Latencies {
@@ -105,6 +108,10 @@ impl Latencies {
     }
 
     pub(crate) fn staged(&mut self, id: EffectId, now: Instant) {
+        // P9: a guest can have what is held cancelled, and ask anew, for as long as nothing is released.
+        if self.staged.len() == MOST {
+            self.staged.pop_front();
+        }
         self.staged.push_back((id, now));
     }
 
@@ -143,5 +150,20 @@ impl Latencies {
                 max: waits.max(),
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// P9: a guest whose requests are held and cancelled again and again.
+    #[test]
+    fn what_is_never_released_is_not_kept_for_ever() {
+        let (mut latencies, now) = (Latencies::new(), Instant::now());
+        for id in 0..3 * MOST as u64 {
+            latencies.staged(EffectId(id), now);
+        }
+        assert_eq!(latencies.staged.len(), MOST);
     }
 }

@@ -3,7 +3,8 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use common::{DATA, DiskMachine, SECTORS};
 use io_gate::host::Term;
@@ -88,4 +89,65 @@ fn an_image_is_whole_blocks() {
     let error = open(image.path()).unwrap_err();
     assert!(matches!(error, DiskError::Blocks { bytes: 4708, .. }), "{error}");
     assert!(error.to_string().contains("make the image larger"), "{error}");
+}
+
+/// A file system on a disk whose sectors are of 4096 bytes.
+struct LargeSectors {
+    dir: tempfile::TempDir,
+    device: String,
+}
+
+impl LargeSectors {
+    /// None where this process may not make one.
+    fn new() -> Option<Self> {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let disk = dir.path().join("disk");
+        std::fs::File::create(&disk).unwrap().set_len(64 << 20).unwrap();
+        let run = |program: &str, arguments: &[&str]| -> Option<String> {
+            let output = Command::new(program).args(arguments).output().ok()?;
+            let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            output.status.success().then_some(said)
+        };
+        let device = run("losetup", &["--find", "--show", "-b", "4096", disk.to_str()?])?;
+        let made = Self { dir, device };
+        std::fs::create_dir(made.mount()).unwrap();
+        run("mkfs.ext4", &["-q", &made.device])?;
+        run("mount", &[&made.device, made.mount().to_str()?])?;
+        Some(made)
+    }
+
+    fn mount(&self) -> PathBuf {
+        self.dir.path().join("mount")
+    }
+}
+
+impl Drop for LargeSectors {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.mount()).status();
+        let _ = Command::new("losetup").args(["--detach", &self.device]).status();
+    }
+}
+
+/// A read of a hole goes to no storage, and says nothing about its blocks.
+#[test]
+fn a_hole_does_not_hide_the_blocks_of_the_storage() {
+    let Some(storage) = LargeSectors::new() else {
+        eprintln!("SKIPPED: this needs losetup, mkfs.ext4 and mount, and the right to use them");
+        return;
+    };
+    let path = storage.mount().join("image");
+    std::fs::File::create(&path).unwrap().set_len(SECTORS * 512).unwrap();
+    let disk = open(&path).unwrap();
+    assert_eq!(disk.direct_block(), Some(4096));
+    let mut machine = DiskMachine::with(disk, 1);
+    machine.gate.run_alone(machine.authority.alone(Term(1)));
+    machine.fill(DATA, &[0x5a; 512]);
+    let (header, status) = machine.header(1, 3);
+    machine.driver.add(&[header, (DATA, 512)], &[status]);
+    let _ = machine.kick();
+    let _ = machine.complete(1);
+    assert_eq!(machine.status(status.0), 0, "one sector of a block");
+    drop(machine);
+    let bytes = std::fs::read(&path).unwrap();
+    assert!(bytes[3 * 512..4 * 512] == [0x5a; 512] && bytes[..3 * 512] == [0; 3 * 512]);
 }

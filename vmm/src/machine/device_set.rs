@@ -642,7 +642,7 @@ fn planned_devices(config: &MachineConfig) -> Result<Vec<Described>, DeviceSetup
     let mut devices: Vec<Described> = Vec::new();
     for disk in &config.disks {
         // Opened for its size only: the lock and the right to write are asked for when it is attached.
-        let sectors = disk_sectors(disk)?;
+        let (sectors, block) = disk_size(disk)?;
         let device = Block::new(BlockConfig {
             sectors,
             read_only: disk.read_only,
@@ -650,12 +650,15 @@ fn planned_devices(config: &MachineConfig) -> Result<Vec<Described>, DeviceSetup
             queues: disk.queues,
         });
         let access = if disk.read_only { "read-only" } else { "writable" };
+        // Whoever takes over writes in the same blocks, or says now that he cannot.
+        let blocks = block.map(|block| format!(", directly in blocks of {block} bytes"));
         devices.push((
             Planned::Virtio(Box::new(device)),
             format!(
-                "{sectors} sectors, {access}, serial `{}`{}",
+                "{sectors} sectors, {access}, serial `{}`{}{}",
                 disk.serial,
-                several(disk.queues, "request queues")
+                several(disk.queues, "request queues"),
+                blocks.unwrap_or_default()
             ),
         ));
     }
@@ -698,8 +701,10 @@ fn several(queues: u16, what: &str) -> String {
     if queues > 1 { format!(", {queues} {what}") } else { String::new() }
 }
 
-fn disk_sectors(config: &DiskConfig) -> Result<u64, DeviceSetupError> {
-    let disk = Disk::open(&config.path, DiskOptions { read_only: true, ..DiskOptions::default() })?;
+/// Its sectors, and the blocks of its storage if it is written directly.
+fn disk_size(config: &DiskConfig) -> Result<(u64, Option<u64>), DeviceSetupError> {
+    let options = DiskOptions { read_only: true, direct: config.direct, ..DiskOptions::default() };
+    let disk = Disk::open(&config.path, options)?;
     let metadata = std::fs::metadata(&config.path)?;
     if metadata.is_file() && !metadata.len().is_multiple_of(512) {
         return Err(DeviceSetupError::DiskSize {
@@ -707,7 +712,7 @@ fn disk_sectors(config: &DiskConfig) -> Result<u64, DeviceSetupError> {
             bytes: metadata.len(),
         });
     }
-    Ok(disk.sectors())
+    Ok((disk.sectors(), disk.direct_block()))
 }
 
 fn open_net(

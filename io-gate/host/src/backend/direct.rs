@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use super::disk::{May, SECTOR};
 use crate::core::POISONED;
+use crate::descriptors;
 use crate::guest_memory::Gather;
 use crate::out::{self, Refused, Target, with_permits};
 
@@ -57,22 +58,17 @@ struct Stretch {
 }
 
 impl Direct {
-    /// Finds the size of a block: the smallest that can be read.
+    /// Asks for the size of a block: what a read happens to allow says nothing, as one of a hole goes to no storage.
     ///
     /// # Errors
-    /// When none can.
-    pub(super) fn probe(file: &File) -> io::Result<Self> {
-        let mut buffer = Buffer::new();
-        let mut block = SECTOR as usize;
-        loop {
-            match file.read_at(buffer.slice(block), 0) {
-                Ok(_) => return Ok(Self { block: block as u64, buffer: Mutex::new(buffer) }),
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput && block < ALIGNMENT => {
-                    block *= 2;
-                }
-                Err(error) => return Err(error),
-            }
+    /// When the file cannot be read directly, or its blocks are larger than any that are known.
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        let block = descriptors::direct_block(file)?;
+        if !block.is_power_of_two() || block > ALIGNMENT as u64 {
+            let what = format!("expected blocks of 512 to {ALIGNMENT} bytes, found {block}");
+            return Err(io::Error::new(io::ErrorKind::Unsupported, what));
         }
+        Ok(Self { block: block.max(SECTOR), buffer: Mutex::new(Buffer::new()) })
     }
 
     /// The size of a block in bytes.

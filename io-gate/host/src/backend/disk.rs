@@ -201,7 +201,7 @@ impl Disk {
             return Err(DiskError::Empty { path: path.to_owned(), bytes });
         }
         let sectors = bytes / SECTOR;
-        let direct = direct.then(|| Direct::probe(&file)).transpose().map_err(not_direct)?;
+        let direct = direct.then(|| Direct::of(&file)).transpose().map_err(not_direct)?;
         if let Some(block) = direct.as_ref().map(Direct::block)
             && !bytes.is_multiple_of(block)
         {
@@ -264,6 +264,12 @@ impl Disk {
     #[must_use]
     pub fn sectors(&self) -> u64 {
         self.sectors
+    }
+
+    /// The size of the storage's blocks, where it is read and written directly.
+    #[must_use]
+    pub fn direct_block(&self) -> Option<u64> {
+        self.direct.as_ref().map(Direct::block)
     }
 
     /// Whether it is never written.
