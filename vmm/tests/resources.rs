@@ -143,6 +143,7 @@ fn an_interface_that_is_not_there_is_a_mistake_on_either_side() {
         return;
     }
     ip("tuntap add tun0 mode tun");
+    ip("tuntap add many0 mode tap multi_queue");
     let kernel = micro::image().to_str().unwrap();
     let listen = format!("--listen=unix:{}", tempfile::tempdir().unwrap().path().display());
     for command in [&["run", "--kernel", kernel][..], &["standby", &listen]] {
@@ -158,6 +159,7 @@ fn an_interface_that_is_not_there_is_a_mistake_on_either_side() {
         refused(&with("tap=tpa0"), &parts);
         refused(&with("tap=lo"), &["tap=lo", "expected a tap, found"]);
         refused(&with("tap=tun0"), &["tap=tun0", "expected a tap, found tun"]);
+        refused(&with("tap=many0"), &["tap=many0", "expected a tap, found a tap with multi_queue"]);
         refused(&with("stream=/nowhere,create=on"), &["create=on is for tap=IFNAME"]);
     }
     let made = Command::new("ip").args(["link", "show", "tpa0"]).output().unwrap();

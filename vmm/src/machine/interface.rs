@@ -24,6 +24,7 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_TUN_TYPE: u16 = 3;
+const IFLA_TUN_MULTI_QUEUE: u16 = 7;
 const TYPE_OF_TAP: u8 = 2;
 const IFF_UP: u32 = 1;
 /// An address that reaches no further than the link.
@@ -99,7 +100,9 @@ pub(crate) fn no_interface(name: &str) -> String {
 }
 
 pub(crate) fn no_tap(name: &str, kind: &str) -> String {
-    format!("net tap={name}: expected a tap, found {kind}: `ip tuntap add NAME mode tap` makes one")
+    format!(
+        "net tap={name}: expected a tap, found {kind}: `ip tuntap add NAME mode tap` makes one that fits"
+    )
 }
 
 fn link(body: &[u8]) -> Option<(u32, Interface)> {
@@ -112,12 +115,18 @@ fn link(body: &[u8]) -> Option<(u32, Interface)> {
     let tap = attribute(data, IFLA_TUN_TYPE).and_then(|bytes| bytes.first()) == Some(&TYPE_OF_TAP);
     let kind = match kind.as_str() {
         // Both are of this kind.
+        // It is joined in a way of its own (TUNSETIFF refuses the ordinary one with "Invalid argument").
+        "tun" if tap && flag(data, IFLA_TUN_MULTI_QUEUE) => "a tap with multi_queue".to_owned(),
         "tun" if tap => "tap".to_owned(),
         "" => "an interface of the host's own".to_owned(),
         _ => kind,
     };
     let has_master = attribute(attributes, IFLA_MASTER).is_some();
     Some((index, Interface { kind, up: flags & IFF_UP != 0, has_master, has_address: false }))
+}
+
+fn flag(attributes: &[u8], wanted: u16) -> bool {
+    attribute(attributes, wanted).and_then(|bytes| bytes.first()).is_some_and(|value| *value != 0)
 }
 
 /// The first attribute of a kind.

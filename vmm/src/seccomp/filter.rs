@@ -273,7 +273,6 @@ fn rules(role: Role, events: &[RawFd]) -> Result<Rules, BackendError> {
             rules.close()?;
             // The record beside a disk is raised to a new term by one machine at a time.
             rules.allow_if(SYS_fcntl, &[(1, Width::Dword, Op::Eq, F_OFD_SETLK as u64)])?;
-            rules.allow_if(SYS_fcntl, &[(1, Width::Dword, Op::Eq, F_OFD_SETLKW as u64)])?;
             // What the tap may hand over; and a tap that was deleted is joined again, when there is one of its name.
             for request in [TUNSETOFFLOAD, TUNSETIFF, TUNSETVNETHDRSZ, SIOCGIFINDEX] {
                 rules.allow_if(SYS_ioctl, &[(1, Width::Dword, Op::Eq, request)])?;
