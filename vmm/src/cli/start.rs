@@ -169,6 +169,11 @@ fn is_linux(path: &Path) -> io::Result<bool> {
     }
     let mut piece = vec![0; 1 << 20];
     loop {
+        if contains(&bytes, BANNER) {
+            return Ok(true);
+        }
+        // It may lie across two pieces.
+        bytes.drain(..bytes.len().saturating_sub(BANNER.len() - 1));
         let count = match file.read(&mut piece) {
             Ok(0) => return Ok(false),
             Ok(count) => count,
@@ -176,11 +181,6 @@ fn is_linux(path: &Path) -> io::Result<bool> {
             Err(error) => return Err(error),
         };
         bytes.extend_from_slice(&piece[..count]);
-        if contains(&bytes, BANNER) {
-            return Ok(true);
-        }
-        // It may lie across two pieces.
-        bytes.drain(..bytes.len().saturating_sub(BANNER.len() - 1));
     }
 }
 
