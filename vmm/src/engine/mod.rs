@@ -16,7 +16,6 @@ mod live;
 mod operator;
 mod outbox;
 mod precopy;
-mod replaced;
 mod sealer;
 mod sender;
 mod session;
@@ -200,7 +199,6 @@ impl Engine {
             }
         });
         engine.perform(&mut engine.lock(), actions);
-        engine.watch_right()?;
         let ticker = engine.clone();
         std::thread::Builder::new().name("ticker".to_owned()).spawn(move || {
             seccomp::enter(Role::Timer, &ticker.machine.wakes());

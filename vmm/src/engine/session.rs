@@ -187,8 +187,8 @@ impl Engine {
         {
             let mut core = self.lock();
             if core.connecting != Some(link_id) {
-                // Another connection has taken its place: dropping the queue closes the link.
-                return;
+                // Another connection has taken its place. Without this its sender would wait for ever (P9).
+                return outbox.close();
             }
             core.connecting = None;
             let source = boot.as_ref().map(|boot| boot.source().clone());

@@ -25,7 +25,7 @@ use crate::seccomp::{self, Role};
 /// stopped for a while has not made progress either.
 const LOOKS: u32 = 8;
 /// How often it is asked whether this machine has been replaced, besides before each effect.
-const TERM_LOOK: Duration = Duration::from_secs(1);
+const TERM_LOOK: Duration = Duration::from_millis(500);
 
 /// What the threads of an engine tell the watchdog, and it tells them.
 #[derive(Debug, Default)]
@@ -89,7 +89,8 @@ impl Engine {
         self.launcher.launch("stall", move || engine.event(Event::Tick), failed);
     }
 
-    /// P2: a machine that another one has gone on from ends, also when it has nothing to perform.
+    /// P2: a machine that another one has gone on from ends, also when it has nothing to perform: an idle guest would run on
+    /// beside its successor, and read a disk that the other writes.
     pub(super) fn start_term_watch(self: &Arc<Self>) -> std::io::Result<()> {
         let Some(arbiter) = &self.arbiter else { return Ok(()) };
         let (engine, fence) = (Arc::downgrade(self), arbiter.fence());

@@ -40,8 +40,8 @@ pub struct Resources {
     reserve: Arc<Reserve>,
     /// The files that the disks were at first.
     disks: Mutex<BTreeMap<PathBuf, FileOf>>,
-    /// What is being looked at now.
-    at: Mutex<String>,
+    /// What is being looked at now, and whether the guest could not run without it.
+    at: Mutex<(String, bool)>,
 }
 
 /// Which file it is; for a block device, which device.
@@ -64,7 +64,7 @@ impl Resources {
     fn look(&self) -> Option<Lack> {
         let mut lacks: Vec<Lack> = Vec::new();
         let mut prove = |what: String, blocks: bool, proven: &dyn Fn() -> Result<(), String>| {
-            self.is_at(what);
+            self.is_at(what, blocks);
             if let Err(reason) = proven() {
                 lacks.push(Lack { reason, blocks });
             }
@@ -74,6 +74,7 @@ impl Resources {
         }
         for (name, create) in self.taps() {
             prove(format!("net tap={name}"), true, &|| tap(name, create));
+            prove(format!("net tap={name}"), false, &|| attached(name));
         }
         prove("descriptors".to_owned(), true, &|| {
             self.reserve.hold().map_err(|error| error.to_string())
@@ -91,7 +92,7 @@ impl Resources {
                 arbiter.answers().map_err(|error| format!("the arbiter cannot be asked: {error}"))
             });
         }
-        self.is_at(String::new());
+        self.is_at(String::new(), false);
         let blocks = lacks.iter().any(|lack| lack.blocks);
         let reasons: Vec<_> = lacks.into_iter().map(|lack| lack.reason).collect();
         (!reasons.is_empty()).then(|| Lack { reason: reasons.join("; "), blocks })
@@ -152,13 +153,13 @@ impl Resources {
         Ok(())
     }
 
-    fn is_at(&self, what: String) {
-        *self.at.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    fn is_at(&self, what: String, blocks: bool) {
+        *self.at.lock().unwrap_or_else(PoisonError::into_inner) = (what, blocks);
     }
 
     fn hangs(&self) -> Lack {
-        let at = self.at.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Lack { reason: format!("{at}: no answer for {PATIENCE:?}"), blocks: true }
+        let (at, blocks) = self.at.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Lack { reason: format!("{at}: no answer for {PATIENCE:?}"), blocks }
     }
 
     /// Looks at everything again and again, until the watch is dropped; `told` is given what is missing, when that changes.
@@ -230,11 +231,19 @@ fn tap(name: &str, create: bool) -> Result<(), String> {
         Some(found) if !found.up => {
             Err(format!("net tap={name}: it is down: `ip link set {name} up`"))
         }
-        Some(found) if !found.has_master && !found.has_address => Err(format!(
+        Some(_) => Ok(()),
+    }
+}
+
+/// Told, and no more: a tap can be reached in ways that are not seen here, by a route of the host's or a redirection.
+fn attached(name: &str) -> Result<(), String> {
+    match interface::look(name) {
+        Ok(Some(found)) if found.up && !found.has_master && !found.has_address => Err(format!(
             "net tap={name}: it is attached to nothing: make it a port of a bridge (`ip link set {name} master BRIDGE`), or \
              give it an address to route by"
         )),
-        Some(_) => Ok(()),
+        // Looked at by others.
+        _ => Ok(()),
     }
 }
 
