@@ -142,6 +142,9 @@ impl Pair {
 #[test]
 fn a_standby_that_is_lied_to_waits_on_and_holds_nothing() {
     let mut pair = Pair::start();
+    // The kernel is sent once: played again, a session with a kernel in it would be refused for that alone.
+    pair.protect(pair.address);
+    pair.give_up();
     let (proxy, recording) = listen_in(pair.address);
     pair.protect(proxy);
     pair.give_up();
@@ -153,7 +156,8 @@ fn a_standby_that_is_lied_to_waits_on_and_holds_nothing() {
 
     // Yesterday's session, whole: it is of this machine and of this term, word for word.
     say(address, &session);
-    pair.standby.wait_line("End: it is of session", PATIENCE).unwrap();
+    let heard = pair.standby.wait_line("End: it is of session", PATIENCE);
+    assert!(heard.is_some(), "{}", pair.standby.lines().join("\n"));
     pair.wait_for(&socket, "waiting");
     // Torn anywhere.
     for share in 1..8 {

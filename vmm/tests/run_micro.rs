@@ -118,7 +118,10 @@ fn the_sockets_of_a_network_go_away_with_the_machine() {
 #[test]
 fn a_signal_ends_the_machine_in_good_order() {
     for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
-        let mut guest = Guest::boot(1);
+        // A shell without job control, or `nohup`, has what it starts ignore some of them, and kemari respects that.
+        let mut command = std::process::Command::new("env");
+        command.args(["--default-signal=INT,HUP", micro::KEMARI]);
+        let mut guest = Guest::boot_through(command, "", 1, &[]);
         guest.ask(Op::Ping);
         assert!(guest.dir.path().join("pid").exists());
         guest.process.signal(signal);
