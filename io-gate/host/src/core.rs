@@ -40,6 +40,8 @@ pub(crate) struct Core {
     fence: Arc<dyn Fence>,
     observer: Option<Arc<dyn Observer>>,
     fenced_off: AtomicBool,
+    /// The machine has ended. What waits is left in flight, as at a power failure.
+    closed: AtomicBool,
     fenced_event: EventFd,
     /// Threads that wait for the fence to answer.
     waiting: AtomicUsize,
@@ -84,6 +86,7 @@ impl Core {
             fence,
             observer,
             fenced_off: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             fenced_event: event()?,
             waiting: AtomicUsize::new(0),
             give_up_at: OnceLock::new(),
@@ -135,7 +138,7 @@ impl Core {
         let mut waiting = None;
         let mut too_old = 0;
         loop {
-            if self.is_fenced_off() || given_up.is_set() {
+            if self.lets_nothing_out() || given_up.is_set() {
                 return None;
             }
             // The storage first: it may be slow, and the arbiter's answer is to be young.
@@ -260,6 +263,16 @@ impl Core {
 
     fn has_given_up(&self) -> bool {
         self.give_up_at.get().is_some_and(|at| Instant::now() >= *at)
+    }
+
+    /// The machine has ended: no system call that lets something out begins any more (P2).
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Whether nothing is let out ever again.
+    pub(crate) fn lets_nothing_out(&self) -> bool {
+        self.is_fenced_off() || self.closed.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_fenced_off(&self) -> bool {

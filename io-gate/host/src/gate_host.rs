@@ -35,6 +35,9 @@ use crate::perform;
 /// How long the end of a machine waits for a fence that cannot tell, and for backends that do not answer.
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a lane that only waits for the fence may take to see that nothing more is let out.
+const CLOSING: Duration = Duration::from_millis(500);
+
 /// How long a reset waits: of a device, for what was released, and then for a system call that reads what was the driver's
 /// memory; of the machine, for power events that a fence which cannot tell holds up.
 const RESET_PATIENCE: Duration = Duration::from_secs(1);
@@ -178,13 +181,35 @@ impl GateHost {
         self.core.records().iter().try_for_each(|record| self.core.claim(record))
     }
 
-    /// The machine has ended in good order in this term: the disks are anybody's. After [`drain`](Self::drain).
-    pub fn free_disks(&self) {
+    /// The machine has ended in good order in this term: nothing more is let out, and the disks are anybody's. Whether all of
+    /// them are. After [`drain`](Self::drain).
+    ///
+    /// P2: a disk whose lane is in a system call that has not come back may still be written to, whenever its storage answers.
+    /// Its record goes on saying that this machine holds it.
+    #[must_use]
+    pub fn free_disks(&self) -> bool {
+        // First: a lane that is found idle then begins no write afterwards, whatever it is given.
+        self.core.close();
+        let until = Instant::now() + CLOSING;
+        let busy = |disk: &Arc<Attached>| disk.may_write() && !disk.lane().drain(until);
+        let busy: Vec<_> = self.every_attached().into_iter().filter(busy).collect();
         for record in self.core.records() {
+            if busy.iter().any(|disk| disk.has_record(&record)) {
+                continue;
+            }
             if let Err(error) = self.core.free(&record) {
                 log::warn!("the next start on this disk needs --seize: {error}");
             }
         }
+        for disk in &busy {
+            log::error!(
+                "{}: expected its storage to have answered by the end of the machine, found a request under way, which may \
+                 still be carried out: the disk is not given free, and the next start needs --seize; see to it first that \
+                 this host's process has ended",
+                disk.name()
+            );
+        }
+        busy.is_empty()
     }
 
     /// Ends the current epoch. Called on the device thread with the guest paused.

@@ -142,7 +142,7 @@ impl<'l> Permits<'l> {
     }
 
     fn refuse_if_given_up(&self) -> Result<(), NotPermitted> {
-        let refused = self.given_up.is_set() || self.core.is_fenced_off();
+        let refused = self.given_up.is_set() || self.core.lets_nothing_out();
         if refused { Err(NotPermitted) } else { Ok(()) }
     }
 }

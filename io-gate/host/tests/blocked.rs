@@ -23,9 +23,11 @@ use io_gate::host::{CommitAuthority, EffectId, Term, new_gate};
 use io_gate_host::adapter::Serial;
 use io_gate_host::backend::console::Console;
 use io_gate_host::backend::disk::{Disk, DiskOptions};
+use io_gate_host::backend::disk_fence::DiskFence;
 use io_gate_host::backend::net::Net;
 use io_gate_host::{
-    Backend, GateHost, GuestMemory, Noted, Observer, RegisterSlot, Unfenced, VirtioSlot,
+    Backend, Fence, GateHost, GuestMemory, Noted, Observer, Permission, RegisterSlot, Unfenced,
+    VirtioSlot,
 };
 use vm_memory::{Bytes, GuestAddress};
 
@@ -308,6 +310,65 @@ fn the_end_comes_in_spite_of(call: libc::c_long) {
     while !machine.gate.lanes_idle() {
         std::thread::yield_now();
     }
+}
+
+/// A fence that says yes, in a term.
+struct InTerm(u64);
+
+impl Fence for InTerm {
+    fn ask(&self) -> Permission {
+        Permission::Granted
+    }
+
+    fn term(&self) -> Option<u64> {
+        Some(self.0)
+    }
+}
+
+/// P2: a write that hangs may reach the storage after the end of its machine: its disk is nobody else's then, the other disk
+/// is anybody's. Fails where the end frees what it has only waited for.
+#[test]
+fn p2_a_disk_that_hangs_is_not_given_free_at_the_end() {
+    let (image, other) = (image(SECTORS), image(SECTORS));
+    let records = [image.path(), other.path()].map(DiskFence::beside);
+    let fenced = |image, record: &std::path::Path| {
+        open(image).fenced_by(DiskFence::open(record, "vm").unwrap())
+    };
+    let is_free = |record: &std::path::Path| DiskFence::look(record).unwrap().unwrap().free;
+    let calls = BlockedCalls::of(&[libc::SYS_pwritev]);
+    let memory = guest_memory();
+    let (ledger, authority) = new_gate();
+    let (fence, switch) =
+        (Arc::new(InTerm(1)), Arc::new(Switch(AtomicBool::new(true), AtomicBool::new(false))));
+    let gate =
+        GateHost::with_lane_start(ledger, memory.clone(), fence, calls.lane_start()).unwrap();
+    gate.attach(SLOT + 1, Port(0), Backend::Disk(fenced(&other, &records[1]))).unwrap();
+    let mut machine = machine_of(memory, gate, authority, switch, fenced(&image, &records[0]));
+    machine.gate.claim_disks().unwrap();
+    machine.gate.run_alone(machine.authority.alone(Term(1)));
+    machine.fill(DATA, &[5; 512]);
+    machine.write(0, DATA, 512);
+    let _ = machine.kick();
+    calls.wait_for(1);
+    let gate = machine.gate.clone();
+    let all_free = answers("the end", move || {
+        gate.drain();
+        gate.free_disks()
+    });
+    assert!(!all_free, "one is still being written to");
+    assert!(!is_free(&records[0]) && is_free(&records[1]));
+    calls.release();
+    // The storage answers: what is asked for now is not performed any more.
+    machine.write(1, DATA, 512);
+    let _ = machine.kick();
+    while !machine.gate.lanes_idle() {
+        std::thread::yield_now();
+    }
+    let found = std::fs::read(image.path()).unwrap();
+    assert!(found[..512] == [5; 512] && found[512..1024] == [0; 512]);
+    assert!(machine.gate.free_disks());
+    assert!(is_free(&records[0]));
+    records.iter().for_each(|record| std::fs::remove_file(record).unwrap());
 }
 
 /// The end waits for a lane with nothing locked that an acknowledgement needs: heartbeats go on.

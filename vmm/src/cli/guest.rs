@@ -176,11 +176,10 @@ impl<'a> Claim<'a> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        if let Some(machine) = self.machine {
-            // The guest has not run: nothing is written.
-            machine.gate().free_disks();
+        // The guest has not run: nothing is written.
+        if self.machine.is_none_or(|machine| machine.gate().free_disks()) {
+            end_term(self.arbiter, self.term);
         }
-        end_term(self.arbiter, self.term);
     }
 }
 

@@ -258,7 +258,8 @@ impl Engine {
         }
     }
 
-    /// Puts a machine that has ended away; gives its term if nobody is to go on with the guest.
+    /// Puts a machine that has ended away; gives its term if nobody is to go on with the guest, and no disk may still be
+    /// written to.
     pub fn conclude(self: &Arc<Self>, ended: &Ended) -> Option<Term> {
         // P7: the standby is told first. What follows may take longer than it bears silence, and it would bring the guest back.
         let left = match ended {
@@ -281,15 +282,14 @@ impl Engine {
             );
         }
         let (term, closed) = left?;
-        if rests {
-            // P2: nothing more is written, and the disks are anybody's.
-            self.machine.gate().free_disks();
-        }
+        // P2: the disks are anybody's, and so is the name, once nothing more is written. Not even by a guest that runs on
+        // because the device thread is stuck: the gate lets nothing out from here on.
+        let free = self.machine.gate().free_disks();
         if let Some(closed) = closed {
             // Only so that the last words leave before the process does.
             let _ = closed.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(LAST_WORDS);
         }
-        Some(term)
+        free.then_some(term)
     }
 
     /// Says good-bye to the standby, if there is one; gives the term, and what ends when the word has left. None when the

@@ -154,9 +154,18 @@ pub(super) struct Input {
     file: Arc<File>,
     path: PathBuf,
     read_only: bool,
+    fence: Option<Arc<DiskFence>>,
 }
 
 impl Input {
+    pub(super) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    pub(super) fn fence(&self) -> Option<&Arc<DiskFence>> {
+        self.fence.as_ref()
+    }
+
     /// The guest's driver has accepted these features.
     pub(super) fn negotiated(&self, features: u64) {
         self.driver_flushes.store(features & F_FLUSH != 0, Ordering::Release);
@@ -314,6 +323,7 @@ impl Disk {
             file: self.file.clone(),
             path: self.path.clone(),
             read_only: self.read_only,
+            fence: self.fence.clone(),
         }
     }
 

@@ -210,6 +210,17 @@ impl Attached {
         &self.lane
     }
 
+    /// Whether it is a disk that is written to.
+    pub(crate) fn may_write(&self) -> bool {
+        matches!(&self.input, Input::Disk(disk) if !disk.is_read_only())
+    }
+
+    /// Whether this record says who may write to it.
+    pub(crate) fn has_record(&self, record: &Arc<disk_fence::DiskFence>) -> bool {
+        let Input::Disk(disk) = &self.input else { return false };
+        disk.fence().is_some_and(|own| Arc::ptr_eq(own, record))
+    }
+
     /// For people.
     pub(crate) fn name(&self) -> &str {
         &self.name
