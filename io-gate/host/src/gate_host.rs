@@ -170,7 +170,7 @@ impl GateHost {
     /// When the disk cannot be shared; the guest's use of it goes on as it was.
     pub fn share_disk(&self, slot: u16, port: Port, durably: bool) -> Result<(), ShareError> {
         let backend = self.backend(slot, port).ok_or(ShareError::NoDisk)?;
-        backend.share_disk(durably)
+        backend.share_disk(durably, self.has_term())
     }
 
     /// Has the records beside the disks say that this machine holds them.

@@ -7,12 +7,14 @@ mod common;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use common::{DATA, DiskMachine, SECTORS, SLOT, image};
 use io_gate::Port;
-use io_gate::host::Term;
-use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions};
+use io_gate::host::{Term, new_gate};
+use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions, Side};
 use io_gate_host::backend::disk_lock::Use;
+use io_gate_host::{Backend, Fence, GateHost, Permission};
 
 /// How many pages of a file are in this host's page cache only; none where the kernel cannot tell (before 6.5).
 fn dirty_pages(path: &Path) -> Option<u64> {
@@ -71,4 +73,63 @@ fn p3_what_completes_after_protection_has_begun_is_in_the_storage_and_all_before
         machine.gate.share_disk(SLOT, Port(0), true).unwrap();
         assert!(machine.gate.share_disk(SLOT + 1, Port(0), true).is_err());
     }
+}
+
+/// From now on this thread is as one whose files are on a file system without locks (seccomp(2)).
+fn no_locks() {
+    let op = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let give = libc::BPF_RET | libc::BPF_K;
+    // What a filter sees: the call's number first, its second argument after 24 bytes.
+    let mut filter = [
+        op(load, 0, 0, 0),
+        op(equal, 0, 3, libc::SYS_fcntl as u32),
+        op(load, 0, 0, 24),
+        op(equal, 0, 1, libc::F_OFD_SETLK as u32),
+        op(give, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOLCK as u32),
+        op(give, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: `program` and its filter live through the calls, of this thread only.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        let set = libc::SECCOMP_SET_MODE_FILTER;
+        assert_eq!(libc::syscall(libc::SYS_seccomp, set, 0, &raw const program), 0);
+    }
+}
+
+/// A fence that says yes, in a term.
+struct InTerm;
+
+impl Fence for InTerm {
+    fn ask(&self) -> Permission {
+        Permission::Granted
+    }
+
+    fn term(&self) -> Option<u64> {
+        Some(1)
+    }
+}
+
+/// P7: a machine that begins on a file system without locks, as its terms keep others away, is protected there, too.
+#[test]
+fn p7_a_file_system_without_locks_keeps_no_pair_from_being_protected() {
+    std::thread::spawn(|| {
+        no_locks();
+        let image = image(SECTORS);
+        let disk = Disk::open(image.path(), DiskOptions::default()).unwrap();
+        for side in [Side::Active, Side::Successor, Side::Standby] {
+            disk.share(side, true).unwrap();
+            // Without terms nothing else would keep another away.
+            let refused = disk.share(side, false);
+            assert!(matches!(refused, Err(DiskError::Lock { .. })), "{refused:?}");
+        }
+        let (ledger, _authority) = new_gate();
+        let gate = GateHost::new(ledger, common::guest_memory(), Arc::new(InTerm)).unwrap();
+        gate.attach(SLOT, Port(0), Backend::Disk(disk)).unwrap();
+        gate.share_disk(SLOT, Port(0), true).unwrap();
+    })
+    .join()
+    .unwrap();
 }

@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions};
+use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions, Side};
 use io_gate_host::backend::disk_fence::{Claim, DiskFence};
-use io_gate_host::backend::disk_lock::Use;
 
 use super::device_set::{DeviceSetupError, FIRST_VIRTIO_SLOT};
 use crate::config::{DeviceBackend, DiskConfig, FenceRecord, MachineConfig};
@@ -92,10 +91,14 @@ fn reserve_for(
         }
         error => error.into(),
     })?;
-    match share(&disk, opens, has_terms) {
-        Ok(()) => Ok(disk),
-        Err(error) => Err(locked(config, error)),
-    }
+    let side = match opens {
+        Opens::Alone => return Ok(disk),
+        Opens::Active => Side::Active,
+        Opens::Successor => Side::Successor,
+        Opens::Standby => Side::Standby,
+    };
+    disk.share(side, has_terms).map_err(|error| locked(config, error))?;
+    Ok(disk)
 }
 
 /// Who has a disk locked, where its record says so.
@@ -107,28 +110,6 @@ fn locked(config: &DiskConfig, error: DiskError) -> DeviceSetupError {
     match (error, claim) {
         (DiskError::Locked { .. }, Some((record, claim))) => held(config, record, claim),
         (error, _) => error.into(),
-    }
-}
-
-/// Locks a disk that another host is to have as well. Whoever goes on with a guest is held up by no lock of the pair's other
-/// side: the term is won, and the record beside the disk keeps that side from writing. A machine that is of no pair has no
-/// terms, and is to be ended first.
-fn share(disk: &Disk, opens: Opens, has_terms: bool) -> Result<(), DiskError> {
-    let locked = match opens {
-        Opens::Alone => return Ok(()),
-        Opens::Active => disk.lock(Use::Active),
-        Opens::Successor => disk.lock(Use::Active).or_else(|error| {
-            log::info!("{error}; this machine has won the right to write to it");
-            disk.lock(Use::Pair)
-        }),
-        Opens::Standby => disk.lock(Use::Pair),
-    };
-    match locked {
-        Err(error @ DiskError::Lock { .. }) if has_terms => {
-            log::warn!("{error}; the record beside it alone keeps others from writing");
-            Ok(())
-        }
-        locked => locked,
     }
 }
 

@@ -11,7 +11,7 @@ use io_gate::Outcome;
 
 use super::direct::Direct;
 use super::disk_fence::{Claim, DiskFence};
-use super::disk_lock::{self, Use};
+use super::disk_lock::{self, Lock, Use};
 use crate::descriptors;
 use crate::guest_memory::Gather;
 use crate::out::{self, Refused, Target, with_permits};
@@ -146,6 +146,7 @@ pub struct Disk {
     driver_flushes: Arc<AtomicBool>,
     direct: Option<Direct>,
     fence: Option<Arc<DiskFence>>,
+    lock: Arc<Lock>,
 }
 
 /// What threads other than its lane know of a disk.
@@ -155,6 +156,19 @@ pub(super) struct Input {
     path: PathBuf,
     read_only: bool,
     fence: Option<Arc<DiskFence>>,
+    lock: Arc<Lock>,
+}
+
+/// Who shares a disk with another host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The side of a pair that runs the guest, from its start.
+    Active,
+    /// The side of a pair that goes on with a guest, or is to have a new standby: the other may be stopped, and still have
+    /// the disk locked.
+    Successor,
+    /// A standby.
+    Standby,
 }
 
 impl Input {
@@ -173,7 +187,27 @@ impl Input {
 
     /// Locks the image for what this process does with it, instead of what it did.
     pub(super) fn lock(&self, of: Use) -> Result<(), DiskError> {
-        lock(&self.file, &self.path, if self.read_only { Use::Reader } else { of })
+        let of = if self.read_only { Use::Reader } else { of };
+        lock(&self.lock, &self.file, &self.path, of)
+    }
+
+    /// See [`Disk::share`].
+    pub(super) fn share(&self, side: Side, has_terms: bool) -> Result<(), DiskError> {
+        let locked = match side {
+            Side::Active => self.lock(Use::Active),
+            Side::Successor => self.lock(Use::Active).or_else(|error| {
+                log::info!("{error}; this machine has won the right to write to it");
+                self.lock(Use::Pair)
+            }),
+            Side::Standby => self.lock(Use::Pair),
+        };
+        match locked {
+            Err(error @ DiskError::Lock { .. }) if has_terms => {
+                log::warn!("{error}; the record beside it alone keeps others from writing");
+                Ok(())
+            }
+            locked => locked,
+        }
     }
 }
 
@@ -201,8 +235,9 @@ impl Disk {
             let found = own_files::describe(&metadata);
             return Err(DiskError::Kind { path: path.to_owned(), found });
         }
+        let locked = Lock::default();
         if options.lock {
-            lock(&file, path, if options.read_only { Use::Reader } else { Use::Alone })?;
+            lock(&locked, &file, path, if options.read_only { Use::Reader } else { Use::Alone })?;
         }
         // A block device's metadata has no length.
         let bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
@@ -229,6 +264,7 @@ impl Disk {
             driver_flushes,
             direct,
             fence: None,
+            lock: Arc::new(locked),
         })
     }
 
@@ -246,9 +282,19 @@ impl Disk {
     /// Locks the image for what this process does with it, instead of what it did.
     ///
     /// # Errors
-    /// When another process does something with it that does not go together with that.
+    /// When another process does something with it that does not go together with that. What it was locked for stays.
     pub fn lock(&self, of: Use) -> Result<(), DiskError> {
         self.input().lock(of)
+    }
+
+    /// Locks a disk that another host is to have as well. Whoever goes on with a guest is held up by no lock of the pair's
+    /// other side: the term is won, and the record beside the disk keeps that side from writing. A machine that is of no pair
+    /// has no terms, and is to be ended first. Nor does a file system without locks hold anything up, where there are terms.
+    ///
+    /// # Errors
+    /// As [`lock`](Self::lock).
+    pub fn share(&self, side: Side, has_terms: bool) -> Result<(), DiskError> {
+        self.input().share(side, has_terms)
     }
 
     /// From now on each write is in the storage when it completes, and all that were made before are when this returns (P3).
@@ -324,6 +370,7 @@ impl Disk {
             path: self.path.clone(),
             read_only: self.read_only,
             fence: self.fence.clone(),
+            lock: self.lock.clone(),
         }
     }
 
@@ -433,8 +480,8 @@ fn is_block_device(kind: std::fs::FileType) -> bool {
     kind.is_block_device()
 }
 
-fn lock(file: &File, path: &Path, of: Use) -> Result<(), DiskError> {
-    disk_lock::take(file, of).map_err(|error| match error {
+fn lock(lock: &Lock, file: &File, path: &Path, of: Use) -> Result<(), DiskError> {
+    lock.take(file, of).map_err(|error| match error {
         error if disk_lock::is_taken(&error) => DiskError::Locked { path: path.to_owned() },
         error => DiskError::Lock { path: path.to_owned(), error },
     })

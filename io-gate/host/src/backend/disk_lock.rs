@@ -19,6 +19,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Beyond the end of any image, and within what all systems have for an offset.
@@ -28,6 +29,9 @@ const ACTIVE: i64 = READER + 2;
 const AFTER: i64 = READER + 3;
 /// How often to try a lock that is waited for.
 const AGAIN: Duration = Duration::from_millis(1);
+
+/// How long a use that was given up for another is tried to be had again.
+const GOING_BACK: Duration = Duration::from_millis(100);
 
 /// What a process does with an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,17 +49,51 @@ pub enum Use {
 /// Bytes from one up to another; 0 as the end: all that follow.
 type Bytes = (i64, i64);
 
-/// Takes the locks of `of`; those that the file had become these.
-///
-/// # Errors
-/// `WouldBlock` when another process has one that does not agree; the file has none then.
-pub(super) fn take(file: &File, of: Use) -> io::Result<()> {
-    let result = try_take(file, of);
-    if result.is_err() {
-        // It goes with the descriptor at the latest.
-        let _ = set(file, libc::F_OFD_SETLK, libc::F_UNLCK, (0, 0));
+/// What an open image is locked for.
+#[derive(Debug, Default)]
+pub(super) struct Lock {
+    /// Held across the system calls that lock, which a network file system may take long over: whoever changes the use of the
+    /// same image waits for it, and nobody else.
+    used: Mutex<Option<Use>>,
+}
+
+impl Lock {
+    /// Takes the locks of `of`; those that the file had become these.
+    ///
+    /// # Errors
+    /// `WouldBlock` when another process has one that does not agree. The file has those that it had then.
+    pub(super) fn take(&self, file: &File, of: Use) -> io::Result<()> {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        match try_take(file, of) {
+            Ok(()) => {
+                *used = Some(of);
+                Ok(())
+            }
+            Err(error) => {
+                go_back(file, *used);
+                Err(error)
+            }
+        }
     }
-    result
+}
+
+/// Has a file locked as it was before another use was tried.
+fn go_back(file: &File, former: Option<Use>) {
+    let Some(former) = former else {
+        // It goes with the descriptor at the latest.
+        return drop(set(file, libc::F_OFD_SETLK, libc::F_UNLCK, (0, 0)));
+    };
+    let until = Instant::now() + GOING_BACK;
+    while let Err(error) = try_take(file, former) {
+        // Another has looked whether it can have the image, and is about to find that it cannot: enough of the locks of this
+        // side was left for that.
+        if !is_taken(&error) || Instant::now() >= until {
+            return log::error!(
+                "a disk's lock could not be taken again for {former:?}, as it was: {error}: others may find part of it only"
+            );
+        }
+        std::thread::sleep(AGAIN);
+    }
 }
 
 fn try_take(file: &File, of: Use) -> io::Result<()> {
@@ -166,29 +204,34 @@ mod tests {
 
     const ALL: [Use; 4] = [Use::Alone, Use::Reader, Use::Pair, Use::Active];
 
+    fn agree(one: Use, other: Use) -> bool {
+        matches!(
+            (one, other),
+            (Use::Reader, Use::Reader)
+                | (Use::Pair, Use::Pair | Use::Active)
+                | (Use::Active, Use::Pair)
+        )
+    }
+
+    fn take_new(file: &File, of: Use) -> io::Result<()> {
+        Lock::default().take(file, of)
+    }
+
     #[test]
     fn each_use_agrees_with_those_that_it_should() {
         let image = tempfile::NamedTempFile::new().unwrap();
         let open = || File::options().read(true).write(true).open(image.path()).unwrap();
-        let agree = |one, other| {
-            matches!(
-                (one, other),
-                (Use::Reader, Use::Reader)
-                    | (Use::Pair, Use::Pair | Use::Active)
-                    | (Use::Active, Use::Pair)
-            )
-        };
         for one in ALL {
             for other in ALL {
                 let (first, second) = (open(), open());
-                take(&first, one).unwrap();
-                let result = take(&second, other);
+                take_new(&first, one).unwrap();
+                let result = take_new(&second, other);
                 assert_eq!(result.is_ok(), agree(one, other), "{one:?}, then {other:?}");
                 assert!(
-                    result.is_ok_and(|()| true) || is_taken(&take(&second, other).unwrap_err())
+                    result.is_ok_and(|()| true) || is_taken(&take_new(&second, other).unwrap_err())
                 );
                 drop(first);
-                take(&second, other).unwrap();
+                take_new(&second, other).unwrap();
             }
         }
     }
@@ -197,16 +240,40 @@ mod tests {
     fn a_use_becomes_another_and_back() {
         let image = tempfile::NamedTempFile::new().unwrap();
         let open = || File::options().read(true).write(true).open(image.path()).unwrap();
-        let file = open();
+        let (file, lock) = (open(), Lock::default());
         for one in ALL {
             for other in ALL {
-                take(&file, one).unwrap();
-                take(&file, other).unwrap();
+                lock.take(&file, one).unwrap();
+                lock.take(&file, other).unwrap();
                 let another = open();
-                let pair = take(&another, Use::Pair).is_ok();
+                let pair = take_new(&another, Use::Pair).is_ok();
                 drop(another);
                 assert_eq!(pair, matches!(other, Use::Pair | Use::Active), "{one:?}, {other:?}");
             }
         }
+    }
+
+    /// Fails where a use that cannot be had costs the one that there was.
+    #[test]
+    fn a_use_that_cannot_be_had_leaves_the_former_one() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        let open = || File::options().read(true).write(true).open(image.path()).unwrap();
+        let mut refused = 0;
+        for one in ALL {
+            for (beside, wanted) in ALL.into_iter().flat_map(|b| ALL.map(|wanted| (b, wanted))) {
+                let ((file, lock), other) = ((open(), Lock::default()), open());
+                lock.take(&file, one).unwrap();
+                if take_new(&other, beside).is_err() || lock.take(&file, wanted).is_ok() {
+                    continue;
+                }
+                refused += 1;
+                drop(other);
+                for next in ALL {
+                    let case = format!("{one:?} beside {beside:?}, {wanted:?} refused; {next:?}");
+                    assert_eq!(take_new(&open(), next).is_ok(), agree(one, next), "{case}");
+                }
+            }
+        }
+        assert!(refused > 4, "{refused}");
     }
 }

@@ -278,10 +278,10 @@ impl Attached {
     }
 
     /// See [`GateHost::share_disk`](crate::GateHost::share_disk).
-    pub(crate) fn share_disk(&self, durably: bool) -> Result<(), ShareError> {
+    pub(crate) fn share_disk(&self, durably: bool, has_terms: bool) -> Result<(), ShareError> {
         let Input::Disk(disk) = &self.input else { return Err(ShareError::NoDisk) };
         // Where the former side of a pair is stopped, its lock is still there: the record beside the disk keeps it away.
-        disk.lock(disk_lock::Use::Active).or_else(|_| disk.lock(disk_lock::Use::Pair))?;
+        disk.share(disk::Side::Successor, has_terms)?;
         if !durably {
             return Ok(());
         }
