@@ -46,7 +46,7 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     let credentials = security.tls.clone();
     let resources =
         Arc::new(Resources::new(args.machine(0, 0), credentials, arbiter.clone(), reserve.clone()));
-    reserve.hold().map_err(|error| CliError::usage(error.to_string()))?;
+    reserve.hold_first().map_err(|error| CliError::usage(error.to_string()))?;
     let log = audit::start(protection, &args.name, Side::Standby)?;
     let recorder = audit::recorder(log.as_ref());
     let factory = Factory {

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Statx, StatxFlags};
+use rustix::fs::{Access, AtFlags, Statx, StatxFlags};
 use tempfile::NamedTempFile;
 
 /// See the module.
@@ -31,6 +31,16 @@ pub(super) trait Directory: Debug + Send + Sync {
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
     /// Removes a file, if it is there.
     fn remove(&self, name: &str) -> io::Result<()>;
+    /// Whether it may be written to and has room, without writing: a standby asks each second.
+    fn takes_files(&self) -> io::Result<()> {
+        rustix::fs::access(self.path(), Access::WRITE_OK | Access::EXEC_OK)?;
+        let found = rustix::fs::statvfs(self.path())?;
+        // Some file systems count no files.
+        if found.f_bavail == 0 || (found.f_files > 0 && found.f_favail == 0) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
 }
 
 /// The real one.

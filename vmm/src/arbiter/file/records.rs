@@ -69,6 +69,14 @@ impl Records {
         Ok(self.directory.create(&term_name(Term(record.term)), &text))
     }
 
+    /// Whether a claim could be written now: what is there can be understood, and there may be and is room for more.
+    pub(super) fn take_claims(&self) -> Result<(), ArbiterError> {
+        if let Some(highest) = self.highest()? {
+            self.term(highest)?;
+        }
+        self.directory.takes_files().map_err(at("cannot write to", self.path()))
+    }
+
     pub(super) fn highest(&self) -> Result<Option<Term>, ArbiterError> {
         self.check_place()?;
         let of = |name: &str| number(name, "term-", ".json").map(Term);
@@ -82,7 +90,14 @@ impl Records {
         let name = term_name(term);
         let links = self.directory.links(&name);
         let links = links.map_err(at("cannot look at", &self.path().join(&name)))?;
-        Ok(links.is_some_and(|links| links > 1))
+        if links.is_none_or(|links| links < 2) {
+            return Ok(false);
+        }
+        // A backup by hard links gives a name as well: that takes no right away, but hides whether a winner has given one.
+        if self.read(&succeeded_name(term))?.is_some() {
+            return Ok(true);
+        }
+        Err(ArbiterError::Names { path: self.path().join(name) })
     }
 
     /// Tells the holders of all earlier terms that `term` has been won. The oldest first: whoever finds one that is told finds
@@ -94,11 +109,12 @@ impl Records {
             let links = self.directory.links(&name);
             match links.map_err(at("cannot look at", &self.path().join(&name)))? {
                 Some(1) => untold.push(before),
+                Some(_) if self.read(&succeeded_name(before))?.is_none() => untold.push(before),
                 _ => break,
             }
         }
         for before in untold.into_iter().rev() {
-            let more = format!("succeeded-{:020}", before.0);
+            let more = succeeded_name(before);
             let told = self.directory.link(&term_name(before), &more);
             told.map_err(at("cannot create", &self.path().join(&more)))?;
         }
@@ -176,6 +192,10 @@ impl Records {
 /// What the record of a term is called.
 pub(super) fn term_name(term: Term) -> String {
     format!("term-{:020}.json", term.0)
+}
+
+fn succeeded_name(term: Term) -> String {
+    format!("succeeded-{:020}", term.0)
 }
 
 fn ended_name(term: Term) -> String {

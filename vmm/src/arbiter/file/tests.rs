@@ -41,6 +41,41 @@ fn set_back(dir: &Path, copy: &Path) {
     copy_into(copy, dir);
 }
 
+/// P7: a backup of the directory by hard links fences nobody, and hides no winner.
+#[test]
+fn p7_another_name_of_a_record_takes_no_right_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = arbiter(dir.path(), "a");
+    a.begin(false).unwrap();
+    let (record, backup) = (record_of(dir.path(), 1), dir.path().join("backup"));
+    fs::hard_link(&record, &backup).unwrap();
+    assert_eq!(a.fence().ask(), Permission::Unknown);
+    fs::remove_file(&backup).unwrap();
+    assert_eq!(a.fence().ask(), Permission::Granted);
+    fs::hard_link(&record, &backup).unwrap();
+    assert_eq!(arbiter(dir.path(), "b").claim(Term(2), "silence").unwrap(), Verdict::Granted);
+    assert_eq!(a.fence().ask(), Permission::Lost);
+}
+
+/// P9: a standby that could not claim a term does not say that it is ready.
+#[test]
+fn p9_an_arbiter_answers_if_a_claim_could_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = arbiter(dir.path(), "a");
+    a.begin(false).unwrap();
+    a.answers().unwrap();
+    let record = record_of(dir.path(), 1);
+    let text = fs::read(&record).unwrap();
+    for damaged in [&b""[..], b"{", &text[..text.len() / 2]] {
+        fs::write(&record, damaged).unwrap();
+        assert!(a.answers().is_err());
+    }
+    fs::write(&record, &text).unwrap();
+    a.answers().unwrap();
+    fs::create_dir(record_of(dir.path(), 2)).unwrap();
+    assert!(a.answers().is_err());
+}
+
 /// P2: what others were told before a term was won is no longer good when its winner may do something.
 #[test]
 fn p2_whoever_wins_a_term_keeps_still_for_longer_than_an_answer_is_good_for() {

@@ -18,6 +18,9 @@ const FIXED: usize = 96;
 const EACH: usize = 8;
 /// What a trial opens besides a descriptor for each vCPU.
 const TRIAL: usize = 16;
+/// What a standby opens after this was looked at first: signals, the control socket, the audit log, a link, the memory that it
+/// receives a kernel in, and the trial of a machine of many vCPUs.
+const LATER: usize = 80;
 /// Where the limit may be unlimited, no more than this is asked for: some programs walk all of them.
 const ENOUGH: u64 = 1 << 20;
 
@@ -78,6 +81,18 @@ impl Reserve {
             }
         }
         Ok(())
+    }
+
+    /// As [`hold`](Self::hold), at the start: besides, there is room for what comes before a takeover.
+    ///
+    /// # Errors
+    /// As `hold`, with a limit that is enough for all of it.
+    pub fn hold_first(&self) -> Result<(), DescriptorError> {
+        let later = Self { wanted: LATER, held: Mutex::default() };
+        let both = self.hold().map_err(|error| (error, LATER));
+        // Those of `later` are given back at once.
+        both.and_then(|()| later.hold().map_err(|error| (error, 0)))
+            .map_err(|(error, more)| DescriptorError { limit: error.limit + more, ..error })
     }
 
     /// Lets go of them: a takeover begins, or the arbiter is about to be asked.
