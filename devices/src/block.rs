@@ -51,6 +51,8 @@ const FLAG_UNMAP: u32 = 1;
 const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
 const SIZE_MAX: u32 = 64 * 1024;
 const MAX_DATA: usize = SEG_MAX as usize * SIZE_MAX as usize;
+/// The most room of a refused or failed request that becomes zeroes.
+const MAX_FILL: usize = 64 << 10;
 /// The largest range of one discard or write of zeroes: 1 GiB.
 const MAX_RANGE_SECTORS: u32 = 1 << 21;
 
@@ -360,13 +362,14 @@ fn fail<'e>(chain: &mut Chain<'_>, status: u8) -> Result<Verdict<'e>, DeviceErro
 /// there.
 ///
 /// That number may count no byte that was not written (2.7.8.2), and the status is the last: so the room for data that stayed
-/// away becomes zeroes. Where there is more room than a request may have data, the status is there and not counted.
+/// away becomes zeroes. Where there is more of it, the status is there and not counted: a guest that has thousands of requests
+/// refused cannot make the machine write zeroes without end.
 fn finish(chain: &mut Chain<'_>, filled: usize, status: u8) -> Result<u32, DeviceError> {
     let room = data_len(chain.writable())?;
     let filled = filled.min(room);
     chain.skip_writable(filled)?;
     let mut rest = room - filled;
-    if rest > MAX_DATA {
+    if rest > MAX_FILL {
         chain.skip_writable(rest)?;
         chain.write(&[status])?;
         return Ok(filled as u32);
@@ -599,11 +602,11 @@ mod tests {
         }
     }
 
-    /// More room than a request may have data: the guest cannot make the machine write zeroes without end.
+    /// More room than a sensible request has: the guest cannot make the machine write zeroes without end.
     #[test]
     fn room_without_end_is_not_filled() {
         let mut bench = Bench::new(disk());
-        let room = MAX_DATA as u32 + 1;
+        let room = MAX_FILL as u32 + 2;
         let outcome = bench.request(T_IN, 0, &[], &[(1 << 40, room)]);
         assert_eq!(outcome, Ok(ChainOutcome::Done(0)));
         assert_eq!(bench.status(), S_IOERR);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use devices::Button;
 use ft_core::Term;
 use ft_core::policy::PolicyOptions;
-use ft_core::primary::{Phase, PrimaryOptions};
+use ft_core::primary::PrimaryOptions;
 use io_gate_host::backend::terminal::{self, RawMode};
 use io_gate_host::{Fence, Observer, Unfenced};
 use serde_json::json;
@@ -216,14 +216,14 @@ pub(super) fn require_protected(engine: &Arc<Engine>, patience: Duration) -> Res
     let watch = move || {
         seccomp::enter(Role::Timer, &engine.machine().wakes());
         let begun = Instant::now();
-        while engine.phase() != Phase::Protected {
+        while !engine.is_protected() {
             let reason = engine.reason();
             let refused = reason.as_deref().filter(|reason| reason.contains("refuses"));
             if let Some(reason) = refused {
                 return engine.machine().end(Ended::Unprotected(reason.to_owned()));
             }
             if begun.elapsed() >= patience {
-                let state = engine.phase().name();
+                let state = engine.state();
                 let reason = reason.unwrap_or_else(|| "no reason is known".to_owned());
                 return engine.machine().end(Ended::Unprotected(format!(
                     "expected `protected` after {} ms, found `{state}`: {reason}",

@@ -1,6 +1,6 @@
 //! What the engine has measured, and the status that an operator sees.
 
-use ft_core::primary::{Phase, Report};
+use ft_core::primary::{Phase, Primary, Report};
 use io_gate::host::{MAX_MEMORY, MAX_RECORDED};
 use io_gate_host::{GateHost, LatencySummary};
 use serde_json::{Value, json};
@@ -137,20 +137,34 @@ impl Engine {
         })
     }
 
+    /// What an operator is told: `protected` only where a takeover would succeed now (P9).
+    fn state_of(&self, primary: &Primary) -> &'static str {
+        match primary.phase() {
+            // Whose outputs cannot leave is not protected.
+            _ if self.watchdog.is_stalled() => STALLED,
+            // Held, and yet not protected: the standby could not go on.
+            Phase::Protected if primary.lack().is_some() => DEGRADED,
+            phase => phase.name(),
+        }
+    }
+
+    /// The state of the protection, as `status` tells it.
+    pub fn state(&self) -> &'static str {
+        self.state_of(&self.lock().primary)
+    }
+
+    /// Whether a takeover would succeed now, as far as is known.
+    pub fn is_protected(&self) -> bool {
+        self.state() == Phase::Protected.name()
+    }
+
     /// The status as JSON.
     pub fn status(&self) -> Value {
-        let stalled = self.watchdog.is_stalled();
         let (state, term, sealed, acknowledged, reason, lack) = {
             let Some(core) = self.lock_within(STATUS_PATIENCE) else { return self.stuck_status() };
             let primary = &core.primary;
             (
-                match primary.phase() {
-                    // P9: whose outputs cannot leave is not protected.
-                    _ if stalled => STALLED,
-                    // Held, and yet not protected: the standby could not go on.
-                    Phase::Protected if primary.lack().is_some() => DEGRADED,
-                    phase => phase.name(),
-                },
+                self.state_of(primary),
                 primary.term().0,
                 primary.sealed().map_or(0, |epoch| epoch.0),
                 primary.acknowledged().map_or(0, |epoch| epoch.0),

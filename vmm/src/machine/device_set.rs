@@ -29,7 +29,7 @@ use super::pci::{Description, PciBus, PciError, PciState};
 use super::register_port::{Place, RegisterPort};
 use super::virtio_mmio::{TransportError, TransportState, VirtioMmio};
 use crate::config::{
-    ConsoleConfig, DeviceBackend, DiskConfig, MachineConfig, NetBackend, NetModel,
+    ConsoleConfig, DeviceBackend, DiskConfig, FenceRecord, MachineConfig, NetBackend, NetModel,
 };
 use crate::kvm::Vm;
 use crate::layout::{self, MmioWindow};
@@ -655,10 +655,11 @@ fn planned_devices(config: &MachineConfig) -> Result<Vec<Described>, DeviceSetup
         devices.push((
             Planned::Virtio(Box::new(device)),
             format!(
-                "{sectors} sectors, {access}, serial `{}`{}{}",
+                "{sectors} sectors, {access}, serial `{}`{}{}{}",
                 disk.serial,
                 several(disk.queues, "request queues"),
-                blocks.unwrap_or_default()
+                blocks.unwrap_or_default(),
+                guards(disk)
             ),
         ));
     }
@@ -699,6 +700,19 @@ fn planned_devices(config: &MachineConfig) -> Result<Vec<Described>, DeviceSetup
 /// What the handshake compares of a device with more than one queue.
 fn several(queues: u16, what: &str) -> String {
     if queues > 1 { format!(", {queues} {what}") } else { String::new() }
+}
+
+/// P2, P3: what guards its content has to be alike on both sides: a takeover neither weakens a write that was told complete,
+/// nor leaves the former side with a record that nobody raises.
+fn guards(disk: &DiskConfig) -> String {
+    let mut guards = String::new();
+    if !disk.read_only && !disk.cache.write_through(true) {
+        guards.push_str(", cache=writeback");
+    }
+    if !disk.read_only && disk.fence == FenceRecord::Off {
+        guards.push_str(", fence=off");
+    }
+    guards
 }
 
 /// Its sectors, and the blocks of its storage if it is written directly.
