@@ -98,6 +98,8 @@ fn reserve_for(
         Opens::Standby => Side::Standby,
     };
     disk.share(side, has_terms).map_err(|error| locked(config, error))?;
+    // Before its first read.
+    disk.forget_cached();
     Ok(disk)
 }
 

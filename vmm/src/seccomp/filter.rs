@@ -128,6 +128,8 @@ const MAIN: &[c_long] = &[
     SYS_eventfd2,
     SYS_faccessat,
     SYS_faccessat2,
+    // What is cached of a disk that another host has written to is read anew.
+    SYS_fadvise64,
     SYS_fchmod,
     // Files that kemari has made are marked as such.
     SYS_fgetxattr,

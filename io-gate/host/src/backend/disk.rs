@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -285,6 +286,21 @@ impl Disk {
     /// When another process does something with it that does not go together with that. What it was locked for stays.
     pub fn lock(&self, of: Use) -> Result<(), DiskError> {
         self.input().lock(of)
+    }
+
+    /// P3: what this host has cached of a block device may be older than what another host has written to it since, as nobody
+    /// tells. Has reads ask the storage, from now on and once. A file's pages are looked after by its file system.
+    pub fn forget_cached(&self) {
+        if !self.file.metadata().is_ok_and(|metadata| is_block_device(metadata.file_type())) {
+            return;
+        }
+        // SAFETY: a call on a descriptor that is open, without memory.
+        let refused =
+            unsafe { libc::posix_fadvise(self.file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+        if refused != 0 {
+            let error = io::Error::from_raw_os_error(refused);
+            log::warn!("disk {}: what is cached of it stays: {error}", self.path.display());
+        }
     }
 
     /// Locks a disk that another host is to have as well. Whoever goes on with a guest is held up by no lock of the pair's

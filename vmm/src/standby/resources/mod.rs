@@ -6,11 +6,12 @@
 //! One that does not answer is missing, too (P9).
 
 mod descriptors;
+mod storage;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -121,7 +122,7 @@ impl Resources {
         let file = File::options()
             .read(true)
             .write(!disk.read_only && !is_device)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .custom_flags(storage::flags(is_device))
             .open(&disk.path)
             .map_err(|error| match error.kind() {
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -134,10 +135,8 @@ impl Resources {
             true => FileOf(u64::MAX, metadata.rdev()),
             false => FileOf(metadata.dev(), metadata.ino()),
         };
-        if metadata.len() > 0 {
-            file.read_exact_at(&mut [0; 1], 0)
-                .map_err(|error| failed("it cannot be read", error))?;
-        }
+        storage::answers(&file, is_device, metadata.len())
+            .map_err(|error| failed("it cannot be read", error))?;
         let mut disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
         match disks.get(&disk.path) {
             None => drop(disks.insert(disk.path.clone(), found)),

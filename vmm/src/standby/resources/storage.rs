@@ -1,0 +1,113 @@
+//! Whether the storage of a disk that is open answers.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// How much of a device is read: no fewer bytes than a sector of most, and so aligned (open(2), `O_DIRECT`).
+const BLOCK: usize = 4096;
+
+#[repr(align(4096))]
+struct Block([u8; BLOCK]);
+
+/// The flags to open a disk with, to look at it.
+///
+/// P3: a block device is read past the page cache. What another host writes to it afterwards does not come into this host's
+/// pages, and after a takeover the guest would read from them what the disk had at the first look. A file's pages are looked
+/// after by its file system.
+pub(super) fn flags(is_device: bool) -> i32 {
+    let direct = if is_device { libc::O_DIRECT } else { 0 };
+    direct | libc::O_NONBLOCK | libc::O_CLOEXEC
+}
+
+/// Reads from the beginning of a disk, opened with [`flags`].
+pub(super) fn answers(file: &File, is_device: bool, len: u64) -> io::Result<()> {
+    if !is_device {
+        // An empty one is refused elsewhere.
+        return if len > 0 { file.read_exact_at(&mut [0; 1], 0) } else { Ok(()) };
+    }
+    let mut block = Box::new(Block([0; BLOCK]));
+    match file.read_at(&mut block.0, 0) {
+        Ok(0) => {
+            Err(io::Error::other("expected a size, found none: its medium or its server is gone"))
+        }
+        Ok(_) => Ok(()),
+        // Its sectors are larger: it was there to say so.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
+
+    use io_gate_host::backend::disk::{Disk, DiskOptions};
+
+    use super::*;
+
+    /// A block device whose storage the test can change behind it, as another host does.
+    struct Device(PathBuf);
+
+    impl Device {
+        fn of(storage: &Path) -> Option<Self> {
+            let made = Command::new("losetup").args(["--find", "--show"]).arg(storage).output();
+            let made = made.ok().filter(|made| made.status.success());
+            let Some(made) = made else {
+                eprintln!("SKIPPED: this needs losetup, and the right to use it");
+                return None;
+            };
+            Some(Self(String::from_utf8(made.stdout).unwrap().trim().into()))
+        }
+    }
+
+    impl Drop for Device {
+        fn drop(&mut self) {
+            let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
+        }
+    }
+
+    fn first(disk: &File) -> u8 {
+        let mut byte = [0];
+        disk.read_exact_at(&mut byte, 0).unwrap();
+        byte[0]
+    }
+
+    fn write(storage: &File, byte: u8) {
+        storage.write_all_at(&[byte; BLOCK], 0).unwrap();
+        storage.sync_all().unwrap();
+    }
+
+    /// P3. Fails where the look, or what is opened to go on with a guest, leaves or finds the device's pages as they were.
+    #[test]
+    fn p3_a_takeover_reads_from_a_device_what_the_other_host_has_written() {
+        let storage = tempfile::NamedTempFile::new().unwrap();
+        storage.as_file().set_len(1 << 20).unwrap();
+        let Some(device) = Device::of(storage.path()) else { return };
+        // Somebody has it open all the time: its pages go by themselves with the last one who has.
+        let others = File::open(&device.0).unwrap();
+        let disk = Disk::open(&device.0, DiskOptions::default()).unwrap();
+        disk.forget_cached();
+        write(storage.as_file(), 1);
+        let look = File::options().read(true).custom_flags(flags(true)).open(&device.0).unwrap();
+        answers(&look, true, 0).unwrap();
+        write(storage.as_file(), 2);
+        assert_eq!(first(&others), 2, "the look has left what it read");
+        write(storage.as_file(), 3);
+        disk.forget_cached();
+        assert_eq!(first(&others), 3, "what was read before");
+    }
+
+    #[test]
+    fn a_file_is_read_and_an_empty_one_is_not() {
+        let file = tempfile::tempfile().unwrap();
+        answers(&file, false, 0).unwrap();
+        assert!(answers(&file, false, 1).is_err(), "it was cut short meanwhile");
+        write(&file, 1);
+        answers(&file, false, 1).unwrap();
+    }
+}
