@@ -105,6 +105,19 @@ fn a_copy_of_the_disk() {
     bench.refused(command, &["disk in slot 16: primary shared, mark ", &copys, "not a copy"]);
 }
 
+/// P2, P3: after a takeover a write that was told complete could be lost, or a record that the primary reads is raised by nobody.
+#[test]
+fn a_disk_that_is_guarded_otherwise() {
+    for guard in ["cache=writeback", "fence=off"] {
+        let mut bench = Bench::new();
+        let mut command = Command::new(KEMARI);
+        command.args(bench.standby(&bench.disk(), "--serial=none").into_iter().map(|flag| {
+            if flag.starts_with("--disk=") { format!("{flag},{guard}") } else { flag }
+        }));
+        bench.refused(command, &[guard]);
+    }
+}
+
 #[test]
 fn a_console_that_cannot_be_opened() {
     let mut bench = Bench::new();
