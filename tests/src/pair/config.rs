@@ -41,7 +41,7 @@ pub enum Kill {
     ArbiterSilent,
     /// The primary alone does not reach the arbiter: it may not perform, and the pair stays as it is.
     ArbiterFromPrimary,
-    /// The standby alone does not reach the arbiter, which nobody notices; then the primary dies, and the standby waits.
+    /// The standby alone does not reach the arbiter, and the primary says so; then the primary dies, and the standby waits.
     StandbyWithoutArbiter,
     /// The primary reaches neither standby nor arbiter, but the network: it holds its effects until it learns its fate.
     PrimaryCutOff,

@@ -41,9 +41,19 @@ impl Status {
         self.0["role"] == "primary" || self.state() == "active"
     }
 
-    /// Whether the guest is held by a standby as well.
+    /// Whether a standby holds the guest, and could go on with it.
     pub fn is_protected(&self) -> bool {
         self.state() == "protected"
+    }
+
+    /// Whether a standby holds the guest, be it that it could not go on with it at this moment.
+    pub fn has_standby(&self) -> bool {
+        self.is_protected() || self.is_degraded()
+    }
+
+    /// Whether a standby holds the guest and could not go on with it.
+    pub fn is_degraded(&self) -> bool {
+        self.state() == "degraded"
     }
 
     /// Whether effects wait because nobody can tell whether they may be performed.
