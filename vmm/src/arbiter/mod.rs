@@ -123,15 +123,6 @@ pub enum ArbiterError {
         /// The virtual machine's directory.
         dir: PathBuf,
     },
-    /// A record has names that the arbiter has not given it.
-    #[error(
-        "{path} has another name besides those that kemari gives it (a backup by hard links?): expected a copy, as this name hides \
-         whether the next term has been won; remove the other name"
-    )]
-    Names {
-        /// The record.
-        path: PathBuf,
-    },
     /// A term is held by another process than the one that this one knows.
     #[error(
         "expected {place} to be of {expected}, found: {}; --arbiter must name the same arbiter on both hosts, and its data must \

@@ -90,14 +90,7 @@ impl Records {
         let name = term_name(term);
         let links = self.directory.links(&name);
         let links = links.map_err(at("cannot look at", &self.path().join(&name)))?;
-        if links.is_none_or(|links| links < 2) {
-            return Ok(false);
-        }
-        // A backup by hard links gives a name as well: that takes no right away, but hides whether a winner has given one.
-        if self.read(&succeeded_name(term))?.is_some() {
-            return Ok(true);
-        }
-        Err(ArbiterError::Names { path: self.path().join(name) })
+        Ok(links.is_some_and(|links| links > 1))
     }
 
     /// Tells the holders of all earlier terms that `term` has been won. The oldest first: whoever finds one that is told finds
@@ -109,7 +102,6 @@ impl Records {
             let links = self.directory.links(&name);
             match links.map_err(at("cannot look at", &self.path().join(&name)))? {
                 Some(1) => untold.push(before),
-                Some(_) if self.read(&succeeded_name(before))?.is_none() => untold.push(before),
                 _ => break,
             }
         }

@@ -41,22 +41,6 @@ fn set_back(dir: &Path, copy: &Path) {
     copy_into(copy, dir);
 }
 
-/// P7: a backup of the directory by hard links fences nobody, and hides no winner.
-#[test]
-fn p7_another_name_of_a_record_takes_no_right_away() {
-    let dir = tempfile::tempdir().unwrap();
-    let a = arbiter(dir.path(), "a");
-    a.begin(false).unwrap();
-    let (record, backup) = (record_of(dir.path(), 1), dir.path().join("backup"));
-    fs::hard_link(&record, &backup).unwrap();
-    assert_eq!(a.fence().ask(), Permission::Unknown);
-    fs::remove_file(&backup).unwrap();
-    assert_eq!(a.fence().ask(), Permission::Granted);
-    fs::hard_link(&record, &backup).unwrap();
-    assert_eq!(arbiter(dir.path(), "b").claim(Term(2), "silence").unwrap(), Verdict::Granted);
-    assert_eq!(a.fence().ask(), Permission::Lost);
-}
-
 /// P9: a standby that could not claim a term does not say that it is ready.
 #[test]
 fn p9_an_arbiter_answers_if_a_claim_could_be_written() {
