@@ -153,7 +153,10 @@ fn a_disk_that_another_machine_uses() {
 
 #[test]
 fn a_tap_that_cannot_be_had() {
-    refused_in_a_line(&mut run(&["--net", "tap=kemari-none0"]), &["no such interface", "create=on"]);
+    refused_in_a_line(
+        &mut run(&["--net", "tap=kemari-none0"]),
+        &["no such interface", "create=on"],
+    );
     // Without the privilege nobody makes one; root may, so that it gives the privilege up first.
     let mut command = Command::new("setpriv");
     if rustix::process::geteuid().is_root() {

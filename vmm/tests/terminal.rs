@@ -63,10 +63,14 @@ impl Terminal {
     fn leads(&self, command: &mut Command) {
         let copy = || Stdio::from(self.slave.try_clone().unwrap());
         command.stdin(copy()).stdout(copy());
-        // SAFETY: setsid and ioctl are async-signal-safe system calls on the child itself; nothing else happens between
-        // fork and exec.
+        // SAFETY: signal, setsid and ioctl are async-signal-safe system calls on the child itself; nothing else happens
+        // between fork and exec.
         unsafe {
             command.pre_exec(|| {
+                // Whoever started the tests may ignore them (`nohup`), and kemari keeps to that.
+                for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+                    libc::signal(signal, libc::SIG_DFL);
+                }
                 // `Process` has made it the leader of a group, which cannot begin a session: it has to leave that first.
                 libc::setpgid(0, libc::getpgid(libc::getppid()));
                 if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
