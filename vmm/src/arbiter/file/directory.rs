@@ -19,14 +19,12 @@ pub(super) trait Directory: Debug + Send + Sync {
     fn place(&self) -> io::Result<(u64, u64)>;
     /// All names.
     fn names(&self) -> io::Result<Vec<String>>;
-    /// What a file holds; none: it is not there.
+    /// What a file holds now, by its server; none: it is not there.
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
-    /// How many names a file has, by its server; none: it is not there.
-    fn links(&self, name: &str) -> io::Result<Option<u64>>;
     /// Makes a file that is not there yet. Over a network the answer to what succeeded can be lost: what is there then decides.
     fn create(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
-    /// Gives a file one more name, if that is free.
-    fn link(&self, name: &str, more: &str) -> io::Result<()>;
+    /// Adds to a file that is there. Never makes one, and never takes from one.
+    fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
     /// Makes a file, or replaces it.
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
     /// Removes a file, if it is there.
@@ -94,12 +92,10 @@ impl Directory for HostDirectory {
     }
 
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        found(fs::read(self.path.join(name)))
-    }
-
-    fn links(&self, name: &str) -> io::Result<Option<u64>> {
-        let asked = ask_server(&self.path.join(name), StatxFlags::NLINK);
-        Ok(found(asked)?.map(|found| u64::from(found.stx_nlink)))
+        let path = self.path.join(name);
+        // A client reads a file anew that has another size than it knows, however coarse the file's times are.
+        let asked = ask_server(&path, StatxFlags::SIZE | StatxFlags::MTIME);
+        found(asked.and_then(|_| fs::read(path)))
     }
 
     fn create(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -110,12 +106,10 @@ impl Directory for HostDirectory {
         self.sync()
     }
 
-    fn link(&self, name: &str, more: &str) -> io::Result<()> {
+    fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         // Not synced: it is for processes that live, and a host that loses it in a power failure has none.
-        match fs::hard_link(self.path.join(name), self.path.join(more)) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-            _ => Ok(()),
-        }
+        let mut file = File::options().append(true).open(self.path.join(name))?;
+        file.write_all(bytes)
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {

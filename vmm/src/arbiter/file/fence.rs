@@ -91,16 +91,15 @@ impl TermFence {
         }
         self.records.check_place()?;
         // P2: the number is not enough. This term may have been won again, in a directory that went back.
-        match self.records.term(ours)? {
-            Some(record) if record.holder == self.holder => {}
-            Some(record) => {
+        let succeeded = match self.records.term_and_told(ours)? {
+            Some((record, told)) if record.holder == self.holder => told,
+            Some((record, _)) => {
                 self.note(record.to_string());
                 return Ok(Permission::Lost);
             }
             None => return Err(ArbiterError::missing(self.records.path(), ours)),
-        }
-        // Last, so that the answer is about the latest moment.
-        let succeeded = self.records.is_succeeded(ours)?;
+        };
+        // Whoever wins the next term has a record before it tells this one.
         Ok(match self.records.term(ours.next())? {
             // Or won by this very process, which is about to learn of it.
             Some(next) if next.holder == self.holder => Permission::Granted,
@@ -109,7 +108,7 @@ impl TermFence {
                 Permission::Lost
             }
             None if succeeded => {
-                self.note(format!("term {} has been won by another", ours.next()));
+                self.note(format!("a term after {ours} has been won by another"));
                 Permission::Lost
             }
             None => Permission::Granted,

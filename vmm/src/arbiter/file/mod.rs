@@ -2,7 +2,7 @@
 //!
 //! A term is won by `link(2)` of a complete, synced record to its name: it fails when the name
 //! exists, on local file systems and on NFS alike, and no reader ever sees half a record (P2). The winner then tells the
-//! holders of earlier terms (`succeeded-N`), and keeps still for longer than any of them acts on an answer.
+//! holders of earlier terms, in their records, and keeps still for longer than any of them acts on an answer.
 //!
 //! There is no lease: the right to perform is read from the directory before effects, and one answer
 //! is good for those of the next 0.2 ms, in which nobody who has won the next term does anything yet.
@@ -82,6 +82,9 @@ impl FileArbiter {
         // Over NFS the answer to a link that succeeded can be lost: the record decides, not it.
         match (created, self.records.term(term)?) {
             (_, Some(record)) if record.holder == self.holder => {
+                if let Some(later) = self.later(term)? {
+                    return Ok(Verdict::Denied(later));
+                }
                 self.settle(term)?;
                 self.fence.won(term);
                 Ok(Verdict::Granted)
@@ -90,6 +93,13 @@ impl FileArbiter {
             (Err(error), None) => Err(at("cannot create", &path)(error)),
             (Ok(()), None) => Err(at("lost", &path)(io::ErrorKind::NotFound.into())),
         }
+    }
+
+    /// P2: who has won a later term than `term`, which this process has a record of: where terms have gaps, the next number may
+    /// be free and the machine be another's all the same. Looked for after the record was made: whoever wins a later term
+    /// afterwards finds that record, and tells it.
+    fn later(&self, term: Term) -> Result<Option<TermRecord>, ArbiterError> {
+        Ok(self.records.later_than(term)?.filter(|later| later.holder != self.holder))
     }
 
     /// P2: when this returns, nobody acts on an answer from before `term` was won.
@@ -173,6 +183,10 @@ impl Arbiter for FileArbiter {
                 });
             }
             _ => {}
+        }
+        // Before a record is made, which would stay.
+        if let Some(later) = self.later(term)? {
+            return Ok(Verdict::Denied(later));
         }
         if self.records.has_ended(before)? {
             // The machine ended in good order, and its standby was not reached: nobody brings it back.

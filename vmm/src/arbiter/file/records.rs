@@ -2,8 +2,7 @@
 //!
 //! | file | is |
 //! | --- | --- |
-//! | `term-N.json` | who has won term N: written once |
-//! | `succeeded-N` | another name of `term-N.json`, given when term N + 1 has been won |
+//! | `term-N.json` | who has won term N: written once; [`TOLD`] is appended when a later term has been won |
 //! | `ended-N` | the machine has ended in term N, in good order |
 //! | `pace-N` | in microseconds: the oldest answer that the holder of term N may act on, where that is more than usual |
 //! | `id` | the directory's identity, made with it |
@@ -23,6 +22,8 @@ use crate::arbiter::{ArbiterError, TermRecord};
 pub(super) const ID: &str = "id";
 /// What a primary leaves for a session.
 pub(super) const MARK: &str = "mark";
+/// What follows the record of a term that has been succeeded. Whatever else than space follows one is a part of this.
+const TOLD: &[u8] = b"succeeded\n";
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -53,13 +54,27 @@ impl Records {
     }
 
     pub(super) fn term(&self, term: Term) -> Result<Option<TermRecord>, ArbiterError> {
+        Ok(self.term_and_told(term)?.map(|(record, _)| record))
+    }
+
+    /// The record of a term, and whether its holder has been told that a later one has been won. It is told in the record
+    /// itself: that a *name* is not there is something that a network file system's client may go on to believe, where the
+    /// directory's times are too coarse to show that it has changed; and how many names a record has is not for kemari alone
+    /// to say: a backup by hard links gives it one more.
+    pub(super) fn term_and_told(
+        &self,
+        term: Term,
+    ) -> Result<Option<(TermRecord, bool)>, ArbiterError> {
         let name = term_name(term);
-        let path = || self.path().join(&name);
-        let Some(text) = self.directory.read(&name).map_err(at("cannot read", &path()))? else {
-            return Ok(None);
-        };
-        let parsed = serde_json::from_slice(&text).map(Some);
-        parsed.map_err(|source| ArbiterError::Record { path: path(), source })
+        let Some(text) = self.read(&name)? else { return Ok(None) };
+        let damaged = |source| ArbiterError::Record { path: self.path().join(&name), source };
+        let mut values = serde_json::Deserializer::from_slice(&text).into_iter();
+        let record: Option<Result<TermRecord, _>> = values.next();
+        // An empty file is a damaged one: the error is the one that reading a record from it gives.
+        let record = record.unwrap_or_else(|| serde_json::from_slice(&text)).map_err(damaged)?;
+        let told =
+            text.get(values.byte_offset()..).is_some_and(|rest| !rest.trim_ascii().is_empty());
+        Ok(Some((record, told)))
     }
 
     /// Writes the record of a term, if it has none.
@@ -78,37 +93,44 @@ impl Records {
     }
 
     pub(super) fn highest(&self) -> Result<Option<Term>, ArbiterError> {
-        self.check_place()?;
-        let of = |name: &str| number(name, "term-", ".json").map(Term);
-        Ok(self.names()?.iter().filter_map(|name| of(name)).max())
+        Ok(self.terms()?.into_iter().max())
     }
 
-    /// Whether the next term has been won. It is told by the number of the record's names, which the server counts: that a
-    /// name is not there is something that a client may go on to believe, where the directory's times are too coarse to show
-    /// that it has changed.
-    pub(super) fn is_succeeded(&self, term: Term) -> Result<bool, ArbiterError> {
-        let name = term_name(term);
-        let links = self.directory.links(&name);
-        let links = links.map_err(at("cannot look at", &self.path().join(&name)))?;
-        Ok(links.is_some_and(|links| links > 1))
+    /// All terms that have been won, in no order.
+    fn terms(&self) -> Result<Vec<Term>, ArbiterError> {
+        self.check_place()?;
+        let of = |name: &String| number(name, "term-", ".json").map(Term);
+        Ok(self.names()?.iter().filter_map(of).collect())
+    }
+
+    /// The highest term above `term`, and who has won it.
+    pub(super) fn later_than(&self, term: Term) -> Result<Option<TermRecord>, ArbiterError> {
+        match self.highest()?.filter(|highest| *highest > term) {
+            Some(highest) => self.term(highest),
+            None => Ok(None),
+        }
     }
 
     /// Tells the holders of all earlier terms that `term` has been won. The oldest first: whoever finds one that is told finds
-    /// all before it told.
+    /// all before it told. Terms that have no record are passed over: the one before a gap may have a holder that lives.
     pub(super) fn succeed(&self, term: Term) -> Result<(), ArbiterError> {
         let mut untold = Vec::new();
-        for before in (1..term.0).rev().map(Term) {
-            let name = term_name(before);
-            let links = self.directory.links(&name);
-            match links.map_err(at("cannot look at", &self.path().join(&name)))? {
-                Some(1) => untold.push(before),
-                _ => break,
+        let mut earlier = self.terms()?;
+        earlier.retain(|earlier| *earlier < term);
+        earlier.sort_unstable();
+        for before in earlier.into_iter().rev() {
+            match self.term_and_told(before) {
+                Ok(Some((_, true))) => break,
+                // Somebody may have damaged it since its holder has won it.
+                Ok(Some((_, false))) | Err(ArbiterError::Record { .. }) => untold.push(before),
+                Ok(None) => {}
+                Err(error) => return Err(error),
             }
         }
         for before in untold.into_iter().rev() {
-            let more = succeeded_name(before);
-            let told = self.directory.link(&term_name(before), &more);
-            told.map_err(at("cannot create", &self.path().join(&more)))?;
+            let name = term_name(before);
+            let told = self.directory.append(&name, TOLD);
+            told.map_err(at("cannot write to", &self.path().join(&name)))?;
         }
         Ok(())
     }
@@ -184,10 +206,6 @@ impl Records {
 /// What the record of a term is called.
 pub(super) fn term_name(term: Term) -> String {
     format!("term-{:020}.json", term.0)
-}
-
-fn succeeded_name(term: Term) -> String {
-    format!("succeeded-{:020}", term.0)
 }
 
 fn ended_name(term: Term) -> String {
