@@ -20,6 +20,8 @@ pub enum Kind {
     TwoActive,
     /// Memory or state differs, or the guest found a fault in itself (P4, P8).
     Corrupt,
+    /// A process had more than it may have (P9).
+    Unbounded,
     /// A part of the pair did not do what it should.
     Behaviour,
 }
@@ -49,6 +51,7 @@ impl fmt::Display for Finding {
             Kind::Duplicated => "duplicated",
             Kind::TwoActive => "two active",
             Kind::Corrupt => "corrupt",
+            Kind::Unbounded => "unbounded",
             Kind::Behaviour => "behaviour",
         };
         write!(f, "{kind}: {}", self.what)

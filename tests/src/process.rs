@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,6 +23,26 @@ pub struct Process {
     exit: Option<ExitStatus>,
     heard: Arc<Heard>,
     log: PathBuf,
+    peak: PeakMemory,
+}
+
+/// The most memory that one of some processes has had at once, as the kernel counts it (`VmHWM` of proc_pid_status(5)).
+#[derive(Clone, Debug, Default)]
+pub struct PeakMemory(Arc<AtomicU64>);
+
+impl PeakMemory {
+    /// In KiB.
+    pub fn kib(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Looks at a process. One that has ended has no memory any more: its peak is that of the last look.
+    fn look(&self, pid: u32) {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let field = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = field.and_then(|field| field.trim().strip_suffix(" kB")?.parse().ok());
+        self.0.fetch_max(kib.unwrap_or(0), Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -53,7 +74,13 @@ impl Process {
         let heard = Arc::new(Heard::default());
         let listener = Arc::clone(&heard);
         thread::spawn(move || listen(stderr, file, &listener));
-        Ok(Self { name: name.to_owned(), child, pid, exit: None, heard, log: log.to_owned() })
+        let (name, log, peak) = (name.to_owned(), log.to_owned(), PeakMemory::default());
+        Ok(Self { name, child, pid, exit: None, heard, log, peak })
+    }
+
+    /// From now on its memory counts in `peak`, whenever it is asked for its end or sent a signal.
+    pub fn counts_in(&mut self, peak: &PeakMemory) {
+        self.peak = peak.clone();
     }
 
     /// What the harness calls it.
@@ -86,6 +113,7 @@ impl Process {
     pub fn signal(&mut self, signal: Signal) {
         // Only an unreaped child's id is surely still its own.
         if self.exit.is_none() {
+            self.peak.look(self.pid());
             let _ = kill_process(self.pid, signal);
         }
     }
@@ -93,6 +121,7 @@ impl Process {
     /// How it ended, if it did.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         if self.exit.is_none() {
+            self.peak.look(self.pid());
             self.exit = self.child.try_wait().ok().flatten();
         }
         self.exit
@@ -189,6 +218,20 @@ mod tests {
         assert_eq!(process.wait_line("tw", LONG).unwrap(), "two");
         assert_eq!(process.wait_exit(LONG).unwrap().code(), Some(3));
         assert_eq!(std::fs::read_to_string(process.log()).unwrap(), "one\ntwo\n");
+    }
+
+    #[test]
+    fn the_most_memory_is_seen() {
+        // The shell keeps 32 MiB in a variable, and gives them back.
+        let (mut process, _dir) = shell(
+            "x=$(head -c 33554432 /dev/zero | tr '\\0' x); unset x; echo full >&2; read -r x",
+        );
+        let peak = PeakMemory::default();
+        process.counts_in(&peak);
+        process.wait_line("full", LONG).unwrap();
+        assert!(process.exited().is_none());
+        assert!((32 << 10..1 << 20).contains(&peak.kib()), "{} KiB", peak.kib());
+        process.kill();
     }
 
     #[test]

@@ -240,6 +240,11 @@ impl PairConfig {
         Ok(())
     }
 
+    /// What a process of the pair may have at most, in MiB: docs/threads.md says of what.
+    pub fn memory_bound(&self) -> u64 {
+        2 * self.guest.memory + 768
+    }
+
     /// `time` of an ordinary machine on this one.
     pub fn scaled(&self, time: Duration) -> Duration {
         time * self.slow

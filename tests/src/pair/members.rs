@@ -11,7 +11,7 @@ use super::config::PairConfig;
 use super::status::{Status, control};
 use crate::bed::{Bed, Host};
 use crate::certs::Authority;
-use crate::process::Process;
+use crate::process::{PeakMemory, Process};
 use crate::switch::Switch;
 
 const NAME: &str = "pair";
@@ -58,6 +58,8 @@ pub(super) struct Launcher<'a> {
     started: u32,
     /// The audit logs of all that were started.
     audits: Vec<PathBuf>,
+    /// Of all that were started.
+    peak: PeakMemory,
     /// The guest's serial line is on pipes, not in a file.
     console: bool,
 }
@@ -74,9 +76,9 @@ impl<'a> Launcher<'a> {
         dir: &'a Path,
     ) -> Result<Self> {
         let arbiter = Arbiter::start(config, bed, dir)?;
-        let audits = Vec::new();
+        let (audits, peak) = (Vec::new(), PeakMemory::default());
         let launcher =
-            Self { config, bed, switch, dir, arbiter, started: 0, audits, console: false };
+            Self { config, bed, switch, dir, arbiter, started: 0, audits, peak, console: false };
         if config.tls {
             let authority = Authority::new("run-pair")?;
             for host in [Host::A, Host::B] {
@@ -116,6 +118,11 @@ impl<'a> Launcher<'a> {
     /// The audit logs of all that were started, dead or alive.
     pub(super) fn audits(&self) -> &[PathBuf] {
         &self.audits
+    }
+
+    /// The most memory that one of them has had.
+    pub(super) fn peak(&self) -> &PeakMemory {
+        &self.peak
     }
 
     /// The disk that both hosts see.
@@ -168,7 +175,8 @@ impl<'a> Launcher<'a> {
         let end = || if self.console { Stdio::piped() } else { Stdio::null() };
         command.stdin(end()).stdout(end());
         let log = self.dir.join(format!("{name}.log"));
-        let process = Process::start(&name, command, &log)?;
+        let mut process = Process::start(&name, command, &log)?;
+        process.counts_in(&self.peak);
         Ok(Member { host, process, socket, kemari: self.config.kemari.clone() })
     }
 

@@ -75,6 +75,7 @@ pub fn run(surroundings: &Surroundings<'_>, observer: &mut dyn Observer) -> Resu
         surroundings.progress.line(&round.to_string());
         let broken = !round.findings.is_empty();
         report.rounds.push(round);
+        pair.judge_memory(&mut report);
         if broken {
             // What came after would be judged against a history that is broken already.
             return Ok(report);
@@ -139,6 +140,17 @@ impl<'a> Pair<'a> {
         self.watch.until(what, &mut [&mut self.active], |_| {
             Ok(observer.wait_answered(wanted, Duration::from_millis(50)).then_some(()))
         })
+    }
+
+    /// P9: no process has more memory than docs/threads.md says.
+    fn judge_memory(&self, report: &mut RunReport) {
+        let bound = self.surroundings.config.memory_bound();
+        let peak = self.launcher.peak().kib() / 1024;
+        if peak > bound && report.peak_memory_mib <= bound {
+            let what = format!("expected a process of at most {bound} MiB, found {peak} MiB");
+            report.findings.push(Finding::new(Kind::Unbounded, what));
+        }
+        (report.peak_memory_mib, report.memory_bound_mib) = (peak, bound);
     }
 
     /// Powers the guest off, and looks at how everything ended.

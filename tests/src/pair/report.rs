@@ -65,6 +65,10 @@ pub struct RunReport {
     pub unasked: u32,
     /// Operations acknowledged in all.
     pub operations: u64,
+    /// The most memory that one process of the pair has had, in MiB.
+    pub peak_memory_mib: u64,
+    /// How much it may have.
+    pub memory_bound_mib: u64,
     /// What the device under test has printed, if there was one.
     pub device: Option<Exercise>,
     /// What the audit logs prove, if there were any.
@@ -196,6 +200,11 @@ impl fmt::Display for RunReport {
         if self.unasked > 0 {
             writeln!(f, "unasked            {} takeovers: a host was too busy", self.unasked)?;
         }
+        writeln!(
+            f,
+            "memory             {} MiB at most in one process, of {} that it may have",
+            self.peak_memory_mib, self.memory_bound_mib
+        )?;
         writeln!(f, "disk               {}", self.disk)?;
         if let Some(Exercise { lines, repeated }) = self.device {
             writeln!(

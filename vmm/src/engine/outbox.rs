@@ -1,7 +1,7 @@
 //! What a session still has to say: filled by whoever has something, emptied by the session's sender.
 //!
 //! P9, bounded: [`MAX_FRAMES`] control frames of at most 64 KiB, of signs of life and answers to them the latest only, and as
-//! many checkpoints as may be unacknowledged.
+//! many checkpoints as may be unacknowledged, of [`MAX_COPIED`] bytes together before another is sealed.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,6 +11,10 @@ use super::sender::Item;
 
 /// Control frames that wait, at most: a session says a dozen in its life besides its signs of life.
 pub(super) const MAX_FRAMES: usize = 64;
+
+/// P9: no epoch is sealed while so many bytes of guest memory are copied and not sent. On a link slower than the guest dirties,
+/// an epoch may be all of guest memory: one of that size is kept, and not as many as may be unacknowledged.
+pub(super) const MAX_COPIED: u64 = 256 << 20;
 
 /// Guards the queue only: nothing is waited for under it, and no other lock is taken. Held for a few instructions by threads
 /// that hold the engine's core, and by the sender, which gives signs of life whatever becomes of that core (P7).
@@ -24,6 +28,8 @@ pub(super) struct Outbox {
 struct State {
     items: VecDeque<Item>,
     frames: usize,
+    /// Bytes of guest memory in checkpoints that wait or are being sent.
+    copied: u64,
     /// The latest of each: an older one says nothing that it does not say.
     sign: Option<Vec<u8>>,
     answer: Option<Vec<u8>>,
@@ -71,8 +77,23 @@ impl Outbox {
     }
 
     pub(super) fn push(&self, item: Item) {
-        self.lock().items.push_back(item);
+        let mut state = self.lock();
+        if let Item::Checkpoint(checkpoint) = &item {
+            state.copied += checkpoint.copied();
+        }
+        state.items.push_back(item);
+        drop(state);
         self.changed.notify_one();
+    }
+
+    /// Whether another checkpoint may be copied. An acknowledgement comes after there is room again.
+    pub(super) fn has_room(&self) -> bool {
+        self.lock().copied < MAX_COPIED
+    }
+
+    /// So many bytes of a checkpoint's pages were sent: before its end is, which the standby acknowledges.
+    pub(super) fn pages_sent(&self, bytes: u64) {
+        self.lock().copied -= bytes;
     }
 
     /// The sender ends when it has sent what waits.
@@ -126,6 +147,10 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use ft_core::pages::{PAGE_SIZE, PageFrames};
+    use ft_core::{Epoch, Term};
+
+    use super::super::sender::Checkpoint;
     use super::*;
 
     fn sent(outbox: &Outbox) -> Vec<String> {
@@ -183,6 +208,32 @@ mod tests {
             outbox.push_control(Control::Other, b"frame".to_vec());
         }
         assert_eq!(sent(&outbox), ["overfull"]);
+    }
+
+    fn checkpoint(pages: u64) -> Item {
+        Item::Checkpoint(Box::new(Checkpoint {
+            epoch: Epoch(1),
+            term: Term(1),
+            frames: (0..pages).collect(),
+            pages: PageFrames::default(),
+            state: Vec::new(),
+            hashes: None,
+        }))
+    }
+
+    /// P9: epochs as large as guest memory are not copied as often as may be unacknowledged.
+    #[test]
+    fn what_is_copied_and_not_sent_has_a_bound() {
+        let outbox = Outbox::default();
+        let half = MAX_COPIED / 2;
+        outbox.push(checkpoint(half / PAGE_SIZE as u64));
+        assert!(outbox.has_room());
+        outbox.push(checkpoint(half / PAGE_SIZE as u64));
+        assert!(!outbox.has_room());
+        assert_eq!(sent(&outbox), ["large", "large", "quiet"]);
+        assert!(!outbox.has_room(), "taken from the queue is not sent");
+        outbox.pages_sent(half);
+        assert!(outbox.has_room());
     }
 
     /// In the middle of a pre-copy what is small is sent, and what is large waits.

@@ -18,6 +18,7 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use super::checkpoint::{MachineState, hash_memory_telling};
 use super::sender::{Checkpoint, Item};
+use super::session::Session;
 use super::status::EngineStats;
 use super::{Core, Engine};
 use crate::audit;
@@ -74,7 +75,8 @@ impl Sealer {
             engine.watchdog.looked();
             let first = core.seal_first.take();
             let primary = &core.primary;
-            (first, primary.may_seal(), primary.in_flight(), primary.link())
+            let room = core.session.as_ref().is_none_or(Session::has_room);
+            (first, primary.may_seal() && room, primary.in_flight(), primary.link())
         };
         if let Some(link) = seal_first {
             if !self.seal(link) {

@@ -50,6 +50,13 @@ pub(super) struct Checkpoint {
     pub(super) hashes: Option<Hashes>,
 }
 
+impl Checkpoint {
+    /// Bytes of guest memory in it.
+    pub(super) fn copied(&self) -> u64 {
+        self.frames.len() as u64 * PAGE_SIZE as u64
+    }
+}
+
 /// A peer that takes nothing for so long is gone, whatever TCP still hopes for.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Large writes: one system call for many pages.
@@ -135,7 +142,9 @@ impl Output {
                     check_progress(engine)?;
                     self.write_frame(&frame)?;
                 }
-                Item::Checkpoint(checkpoint) => self.checkpoint(engine, link, *checkpoint)?,
+                Item::Checkpoint(checkpoint) => {
+                    self.checkpoint(engine, link, *checkpoint, items)?
+                }
                 Item::RotateKeys(tell) => self.rotate_keys(&tell)?,
                 Item::Precopy { session, images, sign } => {
                     self.sign = sign;
@@ -197,13 +206,16 @@ impl Output {
         engine: &Arc<Engine>,
         link: LinkId,
         checkpoint: Checkpoint,
+        items: &Outbox,
     ) -> io::Result<()> {
         let begun = Instant::now();
         self.sent = 0;
+        let copied = checkpoint.copied();
         let Checkpoint { epoch, term, frames, mut pages, state, hashes } = checkpoint;
         assert!(pages.pages() == frames.len() as u64, "P4: a page for every number");
         self.flush()?;
         self.checkpoint_pages((epoch, term), &mut pages)?;
+        items.pages_sent(copied);
         self.data(epoch, term, Message::State(Data(state)))?;
         let end = Message::End(self.digest.end(epoch, hashes));
         Outgoing { epoch, term, message: end }

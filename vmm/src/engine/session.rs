@@ -77,6 +77,11 @@ impl Session {
         self.outbox.push(Item::Precopy { session, images, sign });
     }
 
+    /// See [`Outbox::has_room`].
+    pub(super) fn has_room(&self) -> bool {
+        self.outbox.has_room()
+    }
+
     pub(super) fn send_checkpoint(&self, item: Item) {
         self.outbox.push(item);
     }

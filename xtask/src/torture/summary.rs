@@ -31,6 +31,9 @@ pub(super) struct Summary {
     operations: u64,
     /// Takeovers that no fault asked for.
     unasked: u32,
+    /// The most memory that one process has had, in MiB, and how much it may have.
+    peak_memory_mib: u64,
+    memory_bound_mib: u64,
     rows: Vec<Row>,
     /// What broke outside of any round.
     violations: usize,
@@ -40,13 +43,25 @@ impl Summary {
     pub(super) fn new(seed: u64) -> Self {
         let row = |kill: Kill| Row { fault: kill.name(), ..Row::default() };
         let rows = Kill::ALL.map(row).into();
-        Self { seed, pairs: 0, operations: 0, unasked: 0, rows, violations: 0 }
+        let (peak_memory_mib, memory_bound_mib) = (0, 0);
+        Self {
+            seed,
+            pairs: 0,
+            operations: 0,
+            unasked: 0,
+            peak_memory_mib,
+            memory_bound_mib,
+            rows,
+            violations: 0,
+        }
     }
 
     pub(super) fn add(&mut self, report: &RunReport) {
         self.pairs += 1;
         self.operations += report.operations;
         self.unasked += report.unasked;
+        self.peak_memory_mib = self.peak_memory_mib.max(report.peak_memory_mib);
+        self.memory_bound_mib = self.memory_bound_mib.max(report.memory_bound_mib);
         self.violations += report.findings.len();
         for round in &report.rounds {
             let name = round.kill.name();
@@ -87,7 +102,7 @@ impl Summary {
         let (p50, p99) = (quantile(&takeovers, 50), quantile(&takeovers, 99));
         format!(
             "seed {}: {} failovers in {} faults on {} pairs, {} operations, {} min {:02} s; takeover p50 {p50:.1} ms, \
-             p99 {p99:.1} ms; {} takeovers unasked; {} violations",
+             p99 {p99:.1} ms; {} takeovers unasked; {} MiB at most in a process, of {} that it may have; {} violations",
             self.seed,
             self.failovers(),
             self.sum(|row| row.rounds),
@@ -96,6 +111,8 @@ impl Summary {
             time.as_secs() / 60,
             time.as_secs() % 60,
             self.unasked,
+            self.peak_memory_mib,
+            self.memory_bound_mib,
             self.all_violations(),
         )
     }
