@@ -11,6 +11,7 @@ use std::time::Instant;
 use kemari_tests::pair::status::{Status, control};
 use kemari_tests::process::{Process, tied_to_us};
 use micro::{KEMARI, PATIENCE};
+use rustix::process::Signal;
 use serde_json::Value;
 
 /// Gives this thread, and whatever it starts, a network of its own.
@@ -234,6 +235,35 @@ fn a_disk_that_goes_away_holds_a_takeover_back() {
     assert!(why.contains("will not take over") && why.contains("b.img"), "{why}");
     std::fs::rename(&away, &link).unwrap();
     bench.wait("b", |status| status["role"] == "primary" && status["state"] == "alone");
+}
+
+/// P7, P9. The term is won and the guest cannot go on yet: whoever ends this side then ends it in good order, and its name is
+/// free. Fails where that counts as a mistake in the command line, or a signal is lost.
+#[test]
+fn a_side_that_cannot_go_on_yet_ends_in_good_order() {
+    for (end, code) in [("TERM", 143), ("power-off", 0)] {
+        let bench = Bench::new(&["--net=dgram={dir}/{side}.net:{dir}/peer"]);
+        let mut primary = bench.primary();
+        let mut standby = bench.standby(kemari());
+        bench.protect().unwrap();
+        bench.protected();
+        // Another process has its place on the network by now.
+        let _taken = std::os::unix::net::UnixDatagram::bind(bench.path("b.net")).unwrap();
+        primary.kill().unwrap();
+        bench.wait("b", |status| {
+            status["state"] == "active"
+                && status["lacks"].as_str().is_some_and(|lacks| lacks.contains("b.net"))
+        });
+        match end {
+            "TERM" => standby.signal(Signal::TERM),
+            command => {
+                let answer = control(Path::new(KEMARI), &bench.path("b"), &[command]).unwrap();
+                assert_eq!(answer["done"], true, "{answer}");
+            }
+        }
+        assert_eq!(standby.wait_exit(PATIENCE).unwrap().code(), Some(code));
+        drop(bench.primary());
+    }
 }
 
 #[test]

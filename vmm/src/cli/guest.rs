@@ -2,7 +2,7 @@
 //! `kemari run` and a standby that has taken over have in common.
 
 use std::sync::mpsc::TryRecvError;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use devices::Button;
@@ -195,7 +195,7 @@ fn end_term(arbiter: Option<&Arc<dyn Arbiter>>, term: Term) {
 }
 
 /// One line on how the machine ended; its exit code.
-fn report(ended: &Ended) -> u8 {
+pub(super) fn report(ended: &Ended) -> u8 {
     match ended {
         Ended::PoweredOff => log::info!("powered off"),
         Ended::Signal(number) => log::info!("ended by signal {number}"),
@@ -383,14 +383,18 @@ pub(super) fn serve_control(
     place.map(|place| place.serve(handler)).transpose().map_err(CliError::failed)
 }
 
-/// Signals that ask for the end, from before there is a machine to end.
+/// Signals that ask for the end, from before there is anything to end: none is lost, and the thread that takes them waits for
+/// nobody, so a second one ends the process at once.
 #[derive(Clone, Default)]
 pub(super) struct Ending(Arc<Mutex<EndingState>>);
+
+/// Does not block.
+type End = Box<dyn Fn(i32) + Send>;
 
 #[derive(Default)]
 struct EndingState {
     signal: Option<i32>,
-    machine: Option<Arc<Machine>>,
+    end: Option<End>,
 }
 
 impl Ending {
@@ -398,26 +402,37 @@ impl Ending {
     pub(super) fn watch() -> Result<Self, CliError> {
         let ending = Self::default();
         let watching = ending.clone();
-        let first = move |number| {
-            let mut state = watching.0.lock().unwrap_or_else(PoisonError::into_inner);
-            state.signal = Some(number);
-            if let Some(machine) = &state.machine {
-                machine.end(Ended::Signal(number));
-            }
-        };
-        signals::watch(first).map_err(|error| {
+        signals::watch(move |number| watching.came(number)).map_err(|error| {
             CliError::failed(format!("cannot install signal handlers: {error}"))
         })?;
         Ok(ending)
     }
 
-    /// There is a machine: it ends by the next one, or by the one that has come.
-    pub(super) fn ends(&self, machine: &Arc<Machine>) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.machine = Some(machine.clone());
-        if let Some(number) = state.signal {
-            machine.end(Ended::Signal(number));
+    fn came(&self, number: i32) {
+        let mut state = self.lock();
+        state.signal = Some(number);
+        if let Some(end) = &state.end {
+            end(number);
         }
+    }
+
+    /// From here on `end` is what ends, in place of what did before: by the next signal, or by the one that has come.
+    pub(super) fn by(&self, end: impl Fn(i32) + Send + 'static) {
+        let mut state = self.lock();
+        if let Some(number) = state.signal {
+            end(number);
+        }
+        state.end = Some(Box::new(end));
+    }
+
+    /// There is a machine, and it ends.
+    pub(super) fn ends(&self, machine: &Arc<Machine>) {
+        let machine = machine.clone();
+        self.by(move |number| machine.end(Ended::Signal(number)));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, EndingState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -438,5 +453,26 @@ pub(super) fn announce(machine: &Arc<Machine>) {
     };
     if let Err(error) = std::thread::Builder::new().name("announce".to_owned()).spawn(rounds) {
         log::warn!("the guest's new place was not announced to the network: {error}");
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    /// P7. Fails where a signal that comes between two things to end ends neither.
+    #[test]
+    fn a_signal_ends_what_there_is_and_what_comes() {
+        let ending = Ending::default();
+        let (told, ended) = channel();
+        let standby = told.clone();
+        ending.by(move |number| standby.send(("standby", number)).unwrap());
+        assert!(ended.try_recv().is_err());
+        ending.came(15);
+        ending.by(move |number| told.send(("machine", number)).unwrap());
+        assert_eq!(ended.iter().take(2).collect::<Vec<_>>(), [("standby", 15), ("machine", 15)]);
     }
 }

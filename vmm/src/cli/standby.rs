@@ -10,7 +10,8 @@ use io_gate::host::{CommitAuthority, new_gate};
 use io_gate_host::{Fence, Observer};
 use serde_json::json;
 
-use super::guest::{self, Claim};
+use super::attach::{NotAttached, attach};
+use super::guest::{self, Claim, Ending};
 use super::pid_file::PidFile;
 use super::{CliError, StandbyArgs, arbiter, audit, start};
 use crate::arbiter::Arbiter;
@@ -20,7 +21,7 @@ use crate::config::MachineConfig;
 use crate::control::{Command, ControlSocket, Handler, Outcome, Reply, done};
 use crate::engine::{Engine, EngineOptions, Takeover};
 use crate::kvm;
-use crate::machine::{AttachOptions, Ended, Machine, MachineError, signals};
+use crate::machine::{Ended, Machine, MachineError};
 use crate::standby::resources::{Reserve, Resources};
 use crate::standby::{
     Answer, End, HostError, Inheritance, Input, MachineFactory, StandbyConfig, StandbyDriver,
@@ -37,6 +38,8 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     let boot = open_boot(args)?;
     let security = guest::link_security(protection)?;
     start::check_peer(protection, &security)?;
+    // From here on there is something to put away.
+    let ending = Ending::watch()?;
     let _pid_file = protection.pid_file.as_deref().map(PidFile::write).transpose()?;
     let control = guest::take_control(protection)?;
     let arbiter = arbiter::open(protection, &args.name, "standby")?;
@@ -63,8 +66,8 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
         Box::new(factory),
     )
     .with_reserve(reserve);
-    let running: Running = Arc::new(Mutex::new(None));
-    watch_signals(driver.inputs(), running.clone())?;
+    let stop = driver.stop_handle();
+    ending.by(move |_| stop.stop());
     let status = driver.status();
     let handler = control_handler(driver.inputs(), status.clone());
     let control = guest::serve_control(control, handler)?;
@@ -88,7 +91,7 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
             let options = guest::engine_options(protection, &args.name, security, recorder);
             let here =
                 Here { arbiter: arbiter.as_ref(), control: control.as_ref(), status: &status };
-            let ended = take_over(options, *inheritance, &here, &running);
+            let ended = take_over(options, *inheritance, &here, &ending);
             if let Err(error) = &ended {
                 shown(&status).taken_over(Err(format!("the guest cannot go on: {error}")));
             }
@@ -97,13 +100,10 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     }
 }
 
-/// The machine that runs here once this side has taken over; signals end it instead of the standby.
-type Running = Arc<Mutex<Option<Arc<Machine>>>>;
-
 /// What a standby sees of itself, and is seen by.
-type Shown = Arc<Mutex<StandbyStatus>>;
+pub(super) type Shown = Arc<Mutex<StandbyStatus>>;
 
-fn shown(status: &Shown) -> MutexGuard<'_, StandbyStatus> {
+pub(super) fn shown(status: &Shown) -> MutexGuard<'_, StandbyStatus> {
     status.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -118,17 +118,23 @@ fn take_over(
     options: EngineOptions,
     inheritance: Inheritance,
     here: &Here<'_>,
-    running: &Running,
+    ending: &Ending,
 ) -> Result<u8, CliError> {
     let arbiter = here.arbiter;
     let Inheritance { machine, authority, state, taken, reason, won_at } = inheritance;
     let (term, epoch) = (taken.term(), taken.epoch());
     // A takeover that fails leaves the guest nowhere: nobody need be told to seize it from this side.
     let claim = Claim::of(arbiter, term);
-    *running.lock().unwrap_or_else(PoisonError::into_inner) = Some(machine.clone());
+    // The machine ends by the signal that came since the standby was last looked after, too.
+    ending.ends(&machine);
+    if let Some(control) = here.control {
+        control.replace_handler(active_handler(&machine, here.status));
+    }
     let replays = state.restore(&machine).map_err(|error| CliError::failed(error.to_string()))?;
     // After the restore: the backends have to know what the guest's drivers have negotiated.
-    attach(&machine, here.status)?;
+    if let Err(not) = attach(&machine, here.status) {
+        return Ok(ended_before(&not, claim, here.status));
+    }
     let terminal = guest::enter_terminal(machine.config());
     // From here on the requests in flight are performed again (P3): the term is won (P2).
     let engine =
@@ -151,23 +157,40 @@ fn take_over(
     Ok(guest::to_the_end(&engine, arbiter, terminal))
 }
 
-/// Opens what is behind the devices, however long it takes: the guest is here and nowhere else (P7).
-fn attach(machine: &Machine, status: &Shown) -> Result<(), CliError> {
-    const RETRY: Duration = Duration::from_secs(1);
-    loop {
-        match machine.attach_backends(AttachOptions { shared_disks: true, append: true }) {
-            Ok(()) => {
-                shown(status).cannot_go_on(None);
-                return Ok(());
-            }
-            Err(error) if machine.events().ended().is_some() => return Err(error.into()),
-            Err(error) => {
-                log::error!("the guest cannot go on yet, put this right and it will: {error}");
-                shown(status).cannot_go_on(Some(error.to_string()));
-            }
-        }
-        std::thread::sleep(RETRY);
+/// The guest was to go on here, and this side has been ended first, in good order.
+fn ended_before(not: &NotAttached, claim: Claim<'_>, status: &Shown) -> u8 {
+    let code = guest::report(&not.ended);
+    if not.hangs {
+        // P2: what hangs may still take a disk.
+        log::error!(
+            "expected what is behind the devices to be opened by the end of this side, found that it hangs: the machine's name \
+             is not given free, and the next start needs --seize"
+        );
+        claim.keep();
     }
+    shown(status).taken_over(Err("this side was ended before the guest could go on".to_owned()));
+    guest::judged(code, shown(status).mismatches())
+}
+
+/// What the control socket answers from the moment the term is won until the guest runs here.
+fn active_handler(machine: &Arc<Machine>, status: &Shown) -> Handler {
+    let (machine, status) = (machine.clone(), status.clone());
+    Arc::new(move |command| match command {
+        Command::Status => Reply::Now(Ok(shown(&status).json())),
+        Command::PowerOff => {
+            machine.end(Ended::PoweredOff);
+            let (looked_at, seen) = (status.clone(), status.clone());
+            let off = move || match shown(&looked_at).takeover()? {
+                Ok(_) => None,
+                Err(_) => Some(Ok(done("powered-off"))),
+            };
+            Reply::later(off, move || shown(&seen).so_far())
+        }
+        _ => Reply::refused(format!(
+            "expected a guest that runs, found one that is being taken over: {}",
+            shown(&status).so_far()
+        )),
+    })
 }
 
 /// A kernel of this side's own, read once, so that a primary that joins need not wait for it.
@@ -215,18 +238,6 @@ impl MachineFactory for Factory {
         machine.check_backends()?;
         Ok((machine, authority))
     }
-}
-
-fn watch_signals(inputs: SyncSender<Input>, running: Running) -> Result<(), CliError> {
-    let stop = move |number| {
-        match &*running.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(machine) => machine.end(Ended::Signal(number)),
-            // A standby that has ended needs no stopping.
-            None => drop(inputs.send(Input::Event(Event::OperatorStop))),
-        }
-    };
-    signals::watch(stop)
-        .map_err(|error| CliError::failed(format!("cannot install signal handlers: {error}")))
 }
 
 fn control_handler(inputs: SyncSender<Input>, status: Shown) -> Handler {

@@ -15,6 +15,7 @@ mod status;
 mod strangers;
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -61,6 +62,8 @@ const BYTES_TOGETHER: usize = 4 << 20;
 const FEW_PAGES: u64 = 1024;
 /// A primary that does not take an acknowledgement for so long is given up.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a standby that was told to end waits for the answer of an arbiter.
+const LAST_ANSWER: Duration = Duration::from_secs(2);
 
 /// What this side says of itself, and what it can be tuned by.
 #[derive(Clone, Debug)]
@@ -91,6 +94,22 @@ pub enum Input {
 
 /// Tells an operator whether a wish was taken, or why not. Has room for one answer, so that nobody waits.
 pub type Answer = SyncSender<Result<(), String>>;
+
+/// Ends a standby, without waiting for it.
+#[derive(Clone)]
+pub struct StopHandle {
+    wanted: Arc<AtomicBool>,
+    inputs: SyncSender<Input>,
+}
+
+impl StopHandle {
+    /// The standby ends when it is done with the input that it is at.
+    pub fn stop(&self) {
+        self.wanted.store(true, Ordering::Release);
+        // Only to wake it: a full queue, too, has it look at what is wanted before it waits. One that has ended needs no stopping.
+        let _ = self.inputs.try_send(Input::Event(Event::Tick));
+    }
+}
 
 /// How a standby ends.
 pub enum End {
@@ -158,7 +177,11 @@ pub struct StandbyDriver {
     origin: Instant,
     inputs: SyncSender<Input>,
     queue: Receiver<Input>,
+    /// P9: asked for by threads that do not wait for room in the queue.
+    stop_wanted: Arc<AtomicBool>,
     status: Arc<Mutex<StandbyStatus>>,
+    /// The term that the arbiter has been asked for and has not answered.
+    asked: Option<Term>,
     /// Descriptors for a takeover.
     reserve: Arc<Reserve>,
     pulse: Pulse,
@@ -190,6 +213,8 @@ impl StandbyDriver {
             origin: Instant::now(),
             inputs,
             queue,
+            stop_wanted: Arc::default(),
+            asked: None,
             reserve: Arc::default(),
             pulse: Pulse::default(),
             buffers: Buffers::default(),
@@ -207,6 +232,11 @@ impl StandbyDriver {
     /// Where the operator's wishes go.
     pub fn inputs(&self) -> SyncSender<Input> {
         self.inputs.clone()
+    }
+
+    /// How it is ended by whoever must not wait for it.
+    pub fn stop_handle(&self) -> StopHandle {
+        StopHandle { wanted: self.stop_wanted.clone(), inputs: self.inputs.clone() }
     }
 
     /// What an operator may see of it.
@@ -227,13 +257,21 @@ impl StandbyDriver {
         })?;
         let options = &self.config.options;
         self.pulse = Pulse::start(options.heartbeat_interval, options.setup_timeout)?;
+        let end = self.serve();
+        if let (End::Stopped(_), Some(term)) = (&end, self.asked) {
+            self.give_back(term);
+        }
+        Ok(end)
+    }
+
+    fn serve(&mut self) -> End {
         loop {
             let event = match self.next_input() {
                 Some(Input::Event(event)) => event,
                 Some(Input::Frames(link, frames)) => {
                     for frame in frames {
                         if let Some(end) = self.event(Event::Frame { link, frame }) {
-                            return Ok(end);
+                            return end;
                         }
                     }
                     continue;
@@ -245,7 +283,7 @@ impl StandbyDriver {
                 },
                 Some(Input::Operator(event, answer)) => {
                     if let Some(end) = self.operator(event, &answer) {
-                        return Ok(end);
+                        return end;
                     }
                     continue;
                 }
@@ -257,14 +295,45 @@ impl StandbyDriver {
                 None => Event::Tick,
             };
             if let Some(end) = self.event(event) {
-                return Ok(end);
+                return end;
             }
+        }
+    }
+
+    /// A standby that was told to end while it asked for `term`, and may be given it: nobody will act in it, so it is free.
+    fn give_back(&self, term: Term) {
+        let Some(arbiter) = &self.arbiter else { return };
+        let deadline = Instant::now() + LAST_ANSWER;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let given_back = match self.queue.recv_timeout(left) {
+                Ok(Input::Event(Event::ArbiterGranted { .. })) => arbiter.end(term),
+                Ok(Input::Event(
+                    Event::ArbiterDenied { .. } | Event::ArbiterUnreachable { .. },
+                )) => Ok(()),
+                Ok(_) => continue,
+                Err(_) => {
+                    return log::warn!(
+                        "the arbiter has not answered for {LAST_ANSWER:?} whether this side has term {term}: the next start may \
+                         need --seize"
+                    );
+                }
+            };
+            if let Err(error) = given_back {
+                log::warn!(
+                    "term {term} was won and is not free, the next start needs --seize: {error}"
+                );
+            }
+            return;
         }
     }
 
     /// The next input; none when the core's deadline has passed and no input waits: frames that
     /// have come are given before a tick, or a busy standby would suspect a primary that speaks.
     fn next_input(&self) -> Option<Input> {
+        if self.stop_wanted.swap(false, Ordering::AcqRel) {
+            return Some(Input::Event(Event::OperatorStop));
+        }
         match self.queue.try_recv() {
             Ok(input) => return Some(input),
             Err(TryRecvError::Empty) => {}
@@ -353,6 +422,14 @@ impl StandbyDriver {
     fn event_or(&mut self, event: Event, mut refused: impl FnMut(Illegal)) -> Option<End> {
         let mut events = vec![self.if_it_can_go_on(event)];
         while let Some(event) = events.pop() {
+            if matches!(
+                event,
+                Event::ArbiterGranted { .. }
+                    | Event::ArbiterDenied { .. }
+                    | Event::ArbiterUnreachable { .. }
+            ) {
+                self.asked = None;
+            }
             match self.core.handle(self.now(), event) {
                 Ok(actions) => {
                     for action in actions {
@@ -686,6 +763,7 @@ impl StandbyDriver {
             arbiter::Answer::Denied { holder } => Event::ArbiterDenied { term, holder },
             arbiter::Answer::Unreachable { reason } => Event::ArbiterUnreachable { reason },
         };
+        self.asked = Some(term);
         let inputs = self.inputs.clone();
         let asking = move || {
             // A standby that has ended needs no answer.

@@ -26,7 +26,7 @@ use kemari_vmm::engine::{Engine, EngineOptions, Sealer, Steps};
 use kemari_vmm::link::{LinkAddr, LinkSecurity};
 use kemari_vmm::machine::{AttachOptions, Machine};
 use kemari_vmm::standby::{
-    End, HostError, Input, MachineFactory, StandbyConfig, StandbyDriver, StandbyStatus,
+    End, HostError, Input, MachineFactory, StandbyConfig, StandbyDriver, StandbyStatus, StopHandle,
 };
 use kvm_bindings::kvm_regs;
 
@@ -89,10 +89,13 @@ pub fn engine_options(standby: &Path) -> EngineOptions {
 
 struct Factory {
     fence: Arc<dyn Fence>,
+    /// What the standby's thread does first.
+    before: Box<dyn Fn() + Send>,
 }
 
 impl MachineFactory for Factory {
     fn build(&self, layout: &MachineLayout) -> Result<(Arc<Machine>, CommitAuthority), HostError> {
+        (self.before)();
         let (ledger, authority) = new_gate();
         let config = config(layout.memory_size(), layout.cpus);
         Ok((Machine::build(config, ledger, self.fence.clone())?, authority))
@@ -103,6 +106,7 @@ impl MachineFactory for Factory {
 pub struct Standby {
     pub inputs: SyncSender<Input>,
     pub status: Arc<Mutex<StandbyStatus>>,
+    pub stop: StopHandle,
     thread: JoinHandle<End>,
 }
 
@@ -124,6 +128,17 @@ impl Standby {
         arbiter: Option<Arc<dyn Arbiter>>,
         boot: Option<Arc<Boot>>,
     ) -> Self {
+        Self::start_held(listen, timeout, arbiter, boot, || {})
+    }
+
+    /// One whose thread does `before` when a primary has said Hello.
+    pub fn start_held(
+        listen: &Path,
+        timeout: Duration,
+        arbiter: Option<Arc<dyn Arbiter>>,
+        boot: Option<Arc<Boot>>,
+        before: impl Fn() + Send + 'static,
+    ) -> Self {
         let fence = arbiter
             .as_ref()
             .map_or_else(|| Arc::new(Unfenced) as Arc<dyn Fence>, |arbiter| arbiter.fence());
@@ -133,11 +148,15 @@ impl Standby {
             ..StandbyOptions::default()
         };
         let config = StandbyConfig { name: "pair".into(), options, boot, audit: None };
-        let driver = StandbyDriver::new(config, arbiter, Box::new(Factory { fence }));
+        let driver = StandbyDriver::new(
+            config,
+            arbiter,
+            Box::new(Factory { fence, before: Box::new(before) }),
+        );
         let listener = LinkAddr::Unix(listen.to_owned()).listen(LinkSecurity::default()).unwrap();
-        let (inputs, status) = (driver.inputs(), driver.status());
+        let (inputs, status, stop) = (driver.inputs(), driver.status(), driver.stop_handle());
         let thread = std::thread::spawn(move || driver.run(listener).unwrap());
-        Self { inputs, status, thread }
+        Self { inputs, status, stop, thread }
     }
 
     pub fn status(&self) -> serde_json::Value {

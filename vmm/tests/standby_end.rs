@@ -1,0 +1,135 @@
+//! Whoever ends a standby waits for nobody, and what the standby was about to win is nobody's (P7, P9).
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+mod pair;
+
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::{Arc, Mutex};
+
+use ft_core::Term;
+use ft_core::arbiter::DiskClaim;
+use ft_core::handshake::ArbiterView;
+use ft_core::primary::Phase;
+use ft_core::standby::Event;
+use io_gate_host::Fence;
+use kemari_vmm::arbiter::{Arbiter, ArbiterError, Verdict};
+use kemari_vmm::standby::{End, Input};
+use kvm_bindings::kvm_regs;
+use pair::{
+    Cable, IDLE, PATIENCE, Standby, arbiter, config, engine_options, machine, start_engine,
+    wait_for, wait_phase,
+};
+
+const MEMORY: u64 = 16 << 20;
+
+/// P9. Fails where a signal waits for room in the queue of a standby that is busy: the second one would not be heard either.
+#[test]
+fn whoever_ends_a_standby_does_not_wait_for_its_queue() {
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("link");
+    let (busy, is_busy) = sync_channel(1);
+    let (let_go, held) = channel::<()>();
+    let before = move || {
+        busy.send(()).unwrap();
+        // Until the test has let go of it.
+        let _ = held.recv();
+    };
+    let standby = Standby::start_held(&link, PATIENCE, None, None, before);
+    let (machine, authority) = machine(config(MEMORY, 1), IDLE, kvm_regs::default());
+    let _engine = start_engine(&machine, authority, None, Term(0), engine_options(&link));
+    is_busy.recv_timeout(PATIENCE).unwrap();
+    while standby.inputs.try_send(Input::Event(Event::Tick)).is_ok() {}
+    let (done, is_done) = channel();
+    let stop = standby.stop.clone();
+    std::thread::spawn(move || {
+        stop.stop();
+        done.send(()).unwrap();
+    });
+    is_done.recv_timeout(PATIENCE).expect("whoever ends it waits for it");
+    drop(let_go);
+    assert!(matches!(standby.end(), End::Stopped(_)));
+}
+
+/// An arbiter that does not answer claims before the test says so.
+struct Slow {
+    arbiter: Arc<dyn Arbiter>,
+    asked: Sender<Term>,
+    answers: Mutex<Receiver<()>>,
+}
+
+impl Slow {
+    fn new(arbiter: Arc<dyn Arbiter>) -> (Arc<Self>, Receiver<Term>, Sender<()>) {
+        let (asked, is_asked) = channel();
+        let (answer, answers) = channel();
+        (Arc::new(Self { arbiter, asked, answers: answers.into() }), is_asked, answer)
+    }
+}
+
+impl Arbiter for Slow {
+    fn claim(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError> {
+        self.asked.send(term).unwrap();
+        let _ = self.answers.lock().unwrap().recv();
+        self.arbiter.claim(term, why)
+    }
+
+    fn kind(&self) -> &'static str {
+        self.arbiter.kind()
+    }
+
+    fn answers(&self) -> Result<(), ArbiterError> {
+        self.arbiter.answers()
+    }
+
+    fn holder(&self) -> &str {
+        self.arbiter.holder()
+    }
+
+    fn follow(&self, term: Term, holder: &str) {
+        self.arbiter.follow(term, holder);
+    }
+
+    fn begin_on(&self, disk: Option<&DiskClaim>, seize: bool) -> Result<Term, ArbiterError> {
+        self.arbiter.begin_on(disk, seize)
+    }
+
+    fn end(&self, term: Term) -> Result<(), ArbiterError> {
+        self.arbiter.end(term)
+    }
+
+    fn mark(&self) -> Result<ArbiterView, ArbiterError> {
+        self.arbiter.mark()
+    }
+
+    fn read_mark(&self) -> Result<ArbiterView, ArbiterError> {
+        self.arbiter.read_mark()
+    }
+
+    fn fence(&self) -> Arc<dyn Fence> {
+        self.arbiter.fence()
+    }
+}
+
+/// P2, P7. Fails where the standby ends before the arbiter has answered: the term would be held by a process that is gone.
+#[test]
+fn a_term_that_a_standby_wins_while_it_ends_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let far = dir.path().join("far");
+    let cable = Cable::new(dir.path().join("near"), far.clone());
+    let (theirs, is_asked, answer) = Slow::new(arbiter(dir.path(), "standby"));
+    let standby = Standby::start(&far, PATIENCE, Some(theirs));
+    // The primary's own question is not answered while the test runs.
+    let (ours, _asks, _answer) = Slow::new(arbiter(dir.path(), "primary"));
+    let term = ours.begin(false).unwrap();
+    let (machine, authority) = machine(config(MEMORY, 1), IDLE, kvm_regs::default());
+    let options = engine_options(&cable.path);
+    let engine = start_engine(&machine, authority, Some(ours), term, options);
+    wait_phase(&engine, Phase::Protected);
+    cable.cut();
+    assert_eq!(is_asked.recv_timeout(PATIENCE).unwrap(), Term(2));
+    standby.stop.stop();
+    wait_for("the end", || standby.status()["state"] == "stopped");
+    answer.send(()).unwrap();
+    assert!(matches!(standby.end(), End::Stopped(_)));
+    assert_eq!(arbiter(dir.path(), "somebody").begin(false).unwrap(), Term(3));
+}
