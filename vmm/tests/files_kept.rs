@@ -181,7 +181,7 @@ fn a_pid_file_over_something_else() {
     fs::write(place.path("notes"), "12 apples\n").unwrap();
     place.refused("run", "--pid-file @notes", &["notes"]);
     fs::write(place.path("empty"), "").unwrap();
-    place.refused("run", "--pid-file @empty", &["an empty file"]);
+    place.refused("run", "--pid-file @empty", &["a regular file of 0 bytes"]);
     symlink(place.path("disk.img"), place.path("link")).unwrap();
     place.refused("run", "--pid-file @link", &["symbolic link"]);
     let alive = format!("{}\n", std::process::id());
@@ -191,16 +191,29 @@ fn a_pid_file_over_something_else() {
     // SAFETY: the path is a C string.
     assert_eq!(unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) }, 0);
     place.refused("run", "--pid-file @fifo", &["FIFO"]);
-    // Of a kemari that was killed.
+    // Nobody's any more, and none that a kemari has made.
     let mut gone = Command::new("true").spawn().unwrap();
     gone.wait().unwrap();
-    fs::write(place.path("stale"), format!("{}\n", gone.id())).unwrap();
-    let process = place.running("--pid-file @stale");
-    assert_eq!(fs::read_to_string(place.path("stale")).unwrap(), format!("{}\n", process.pid()));
-    // And of one that runs.
-    place.refused("run", "--pid-file @stale", &["stale"]);
+    fs::write(place.path("number"), format!("{}\n", gone.id())).unwrap();
+    place.refused("run", "--pid-file @number", &["number", "left alone"]);
+}
+
+#[test]
+fn a_pid_file_of_a_kemari_that_was_killed() {
+    let place = Place::new();
+    let mut process = place.running("--pid-file @pid");
+    let read = || fs::read_to_string(place.path("pid")).unwrap();
+    assert_eq!(read().trim(), process.pid().to_string());
+    // Of one that runs.
+    place.refused("run", "--pid-file @pid", &["pid", "another process"]);
+    process.signal(Signal::KILL);
+    process.wait_exit(PATIENCE);
+    // Its number may be another's by now: that of a process that lives.
+    fs::write(place.path("pid"), read().replace(&process.pid().to_string(), "1")).unwrap();
+    let process = place.running("--pid-file @pid");
+    assert_eq!(read().trim(), process.pid().to_string());
     end(process);
-    assert!(!place.path("stale").exists());
+    assert!(!place.path("pid").exists());
 }
 
 #[test]
@@ -211,13 +224,38 @@ fn console_files_are_never_emptied() {
     end(process);
     let notes = fs::read_to_string(place.path("notes")).unwrap();
     assert!(notes.starts_with("of before\n"), "{notes}");
-    // Not in this machine, so that nothing but its first bytes tells what it is.
-    for (name, head) in [("other.qcow2", &b"QFI\xfb\0\0\0\x03"[..]), ("other.img", &[0; 512])] {
-        fs::write(place.path(name), head).unwrap();
+    // Not in this machine, so that nothing but what is in it tells what it is.
+    let random: Vec<u8> =
+        (1_u32..5000).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for (name, bytes) in [
+        ("other.qcow2", &b"QFI\xfb\0\0\0\x03"[..]),
+        ("other.img", &[0; 512]),
+        ("luks", b"LUKS\xba\xbe\0\x02"),
+        ("sqlite", b"SQLite format 3\0\x10\0"),
+        ("document.pdf", b"%PDF-1.7\n1 0 obj\n"),
+        ("random.img", &random),
+        ("latin1", b"caf\xe9 au lait\n"),
+    ] {
+        fs::write(place.path(name), bytes).unwrap();
         for flag in ["--serial", "--virtio-console"] {
-            place.refused("run", &format!("{flag} file=@{name}"), &[name, "left alone"]);
+            let line = format!("{flag} file=@{name}");
+            place.refused("run", &line, &[name, "left alone"]);
+            place.refused("standby", &format!("{STANDBY} {line}"), &[name, "left alone"]);
         }
     }
+}
+
+#[test]
+fn a_console_file_of_another_machine_is_not_emptied() {
+    let place = Place::new();
+    let mut process = place.running("--serial file=@console --virtio-console file=@other");
+    let line = "--serial file=@console";
+    place.refused("run", line, &["console", "another process has it"]);
+    // Whoever goes on after a takeover prints to it as well, so that a standby may name it.
+    place.refused("standby", &format!("--listen unix:@no/link {line}"), &["no/link"]);
+    process.signal(Signal::KILL);
+    process.wait_exit(PATIENCE);
+    end(place.running(line));
 }
 
 #[test]

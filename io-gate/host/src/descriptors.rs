@@ -17,6 +17,8 @@ use vmm_sys_util::epoll::Epoll;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
+use crate::whose::{self, Opened, Sign};
+
 /// Handed to the process by whoever started it: keys for a console on stdio.
 pub(crate) const CONSOLE_INPUT: RawFd = libc::STDIN_FILENO;
 /// Handed to the process by whoever started it: what a console on stdio shows.
@@ -84,7 +86,7 @@ pub(crate) fn direct_block(file: &File) -> io::Result<u64> {
 
 /// The record of who may write to a disk, beside it; made here where there is none yet.
 pub(crate) fn fence_record(path: &Path) -> io::Result<File> {
-    open_or_make(path)
+    for_the_owner().create(true).truncate(false).open(path)
 }
 
 /// The same, to see what it says: nothing is made, nothing written.
@@ -101,14 +103,15 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
 /// What a console on a file shows is added to it: it may hold what nobody wants to lose. Nobody is waited for: a terminal
 /// that takes nothing does not hold up whoever writes, and a FIFO is opened for both directions, so that it is there before its
 /// reader is.
-pub(crate) fn console_file(path: &Path) -> io::Result<File> {
+pub(crate) fn console_file(path: &Path, sign: &Sign) -> io::Result<Opened> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let mut options = OpenOptions::new();
     options.custom_flags(flags);
-    if std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) {
-        return options.read(true).write(true).open(path);
-    }
-    options.create(true).append(true).open(path)
+    match std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) {
+        true => options.read(true).write(true),
+        false => options.append(true),
+    };
+    whose::open_or_make(path, &options, sign)
 }
 
 /// The same file, to see what it holds before something is added to it.
@@ -150,21 +153,16 @@ pub(crate) fn interface_exists(name: &str) -> bool {
 
 /// Guest memory that other processes may map: every store of the guest's is a write to it. Nobody
 /// but the owner may look into a guest.
-pub(crate) fn memory_file(path: &Path) -> io::Result<File> {
-    open_or_make(path)
+pub(crate) fn memory_file(path: &Path, sign: &Sign) -> io::Result<Opened> {
+    whose::open_or_make(path, &for_the_owner(), sign)
 }
 
-/// A file of the product's own: made where there is none, never emptied, and never waited for if it
-/// turns out to be something else.
-fn open_or_make(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
+/// Nobody else reads it, and nobody waits if it turns out to be something else.
+fn for_the_owner() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    options
 }
 
 /// The device by which a tap interface is attached to; it reaches nothing before that.

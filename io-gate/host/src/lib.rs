@@ -25,6 +25,7 @@ mod register_slot;
 mod ring;
 mod slot_state;
 mod virtio_slot;
+pub mod whose;
 
 pub use backend::Backend;
 pub use clock::{since_boot, utc};

@@ -11,11 +11,11 @@
 use std::ffi::CString;
 use std::fs::{self, File, FileType, Metadata};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::descriptors::MAX_SOCKET_PATH;
@@ -39,7 +39,9 @@ impl FileId {
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
     /// Something is there that is none of ours.
-    #[error("{path}: expected {expected}, found {found}; it is left alone: choose another path")]
+    #[error(
+        "{path}: expected {expected}, found {found}; it is left alone: choose another path, or remove it if nobody needs it"
+    )]
     Taken {
         /// The name.
         path: PathBuf,
@@ -190,10 +192,18 @@ fn is_taken<S>(bound: &io::Result<S>) -> bool {
 
 /// Removes a socket that nobody is behind.
 fn free(path: &Path) -> Result<(), PlaceError> {
-    // Gone already: all the better.
-    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
-    let file = dead_socket(path, &found)?;
-    remove_if(path, file).map(drop).map_err(|error| PlaceError::Io { path: path.to_owned(), error })
+    let failed = |error| PlaceError::Io { path: path.to_owned(), error };
+    // Held, so that its number is not given to a file that comes in its place.
+    let flags = libc::O_PATH | libc::O_NOFOLLOW;
+    let held = match File::options().read(true).custom_flags(flags).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        held => held.map_err(failed)?,
+    };
+    let file = dead_socket(path, &held.metadata().map_err(failed)?)?;
+    let gone = remove_if(path, file).map(drop);
+    gone.map_err(|error| {
+        failed(io::Error::other(format!("a socket that nobody uses cannot be removed: {error}")))
+    })
 }
 
 fn dead_socket(path: &Path, found: &Metadata) -> Result<FileId, PlaceError> {
@@ -218,26 +228,41 @@ fn has_process(path: &Path) -> bool {
     !asked.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// Removes `path` if it is `file`. Whether it did.
+/// Removes `path` if it is `file`, which somebody has open. Whether it did.
 ///
 /// Between a look and a removal another file may come in its place: so it is set aside first, and
-/// looked at again where nobody else expects it.
+/// looked at again where nobody else expects it. Where a file system cannot do that without
+/// replacing another file (NFS), the name stays.
 fn remove_if(path: &Path, file: FileId) -> io::Result<bool> {
     let is_it = |at: &Path| fs::symlink_metadata(at).is_ok_and(|found| FileId::of(&found) == file);
     if !is_it(path) {
         return Ok(false);
     }
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(format!(".kemari-{}", std::process::id()));
-    let aside = PathBuf::from(aside);
-    if rename_to_free(path, &aside).is_err() {
-        // A file system that cannot (NFS), or a name that is too long: the look has to do.
-        return fs::remove_file(path).map(|()| true);
-    }
+    let aside = set_aside(path)?;
     if is_it(&aside) {
         return fs::remove_file(&aside).map(|()| true);
     }
-    rename_to_free(&aside, path).map(|()| false)
+    rename_to_free(&aside, path).map(|()| false).inspect_err(|error| {
+        let (path, aside) = (path.display(), aside.display());
+        log::warn!("{path}: another file than kemari's had this name, and is {aside} now: {error}");
+    })
+}
+
+/// Gives a file a name that nobody else has, in the same directory.
+fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    /// Names that others may have taken.
+    const ATTEMPTS: usize = 100;
+    let mut result = Err(io::ErrorKind::AlreadyExists.into());
+    for _ in 0..ATTEMPTS {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let aside = path.with_file_name(format!(".kemari-{}-{number}", std::process::id()));
+        result = rename_to_free(path, &aside).map(|()| aside);
+        if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::AlreadyExists) {
+            break;
+        }
+    }
+    result
 }
 
 /// Renames, unless there is something called `to`.
@@ -255,28 +280,6 @@ fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// The attribute of a file that says that kemari has made it, and that nobody else's bytes are in it.
-const MARK: &std::ffi::CStr = c"user.kemari";
-
-/// Notes on an empty file that what it will hold is kemari's. Where the file system has no
-/// attributes, the file counts as somebody else's from then on.
-pub(crate) fn mark(file: &File) {
-    let made = b"made by kemari";
-    // SAFETY: the name is a C string, and the pointer and the length describe `made`.
-    let result = unsafe {
-        libc::fsetxattr(file.as_raw_fd(), MARK.as_ptr(), made.as_ptr().cast(), made.len(), 0)
-    };
-    if result != 0 {
-        log::debug!("a file cannot be marked: {}", io::Error::last_os_error());
-    }
-}
-
-/// Whether a file was made by kemari, this process or an earlier one.
-pub(crate) fn is_marked(file: &File) -> bool {
-    // SAFETY: the name is a C string; without a buffer the length is told only.
-    unsafe { libc::fgetxattr(file.as_raw_fd(), MARK.as_ptr(), std::ptr::null_mut(), 0) > 0 }
 }
 
 /// What a file is, for messages: `a directory`, `a regular file of 512 bytes`.
@@ -326,6 +329,27 @@ mod tests {
         assert!(matches!(listen(&path), Err(PlaceError::Taken { .. })));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left aside");
         drop((socket, another));
+    }
+
+    /// Fails where a name that is taken aside has the file removed without another look.
+    #[test]
+    fn a_name_is_set_aside_where_nobody_else_has_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let others: Vec<_> = (0..50)
+            .map(|n| dir.path().join(format!(".kemari-{}-{n}", std::process::id())))
+            .collect();
+        others.iter().for_each(|path| fs::write(path, "somebody else's").unwrap());
+        let (socket, name) = listen(&path).unwrap();
+        drop(name);
+        assert!(!path.exists());
+        // Of a length that leaves no room for another name behind it.
+        let long = dir.path().join("x".repeat(255));
+        fs::write(&long, "ours").unwrap();
+        let file = FileId::of(&fs::metadata(&long).unwrap());
+        assert!(remove_if(&long, file).unwrap() && !long.exists());
+        assert!(others.iter().all(|path| fs::read_to_string(path).unwrap() == "somebody else's"));
+        drop(socket);
     }
 
     #[test]

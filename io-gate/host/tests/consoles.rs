@@ -34,9 +34,9 @@ fn serial_on_a_file() -> (tempfile::NamedTempFile, Arc<GateHost>, CommitAuthorit
 }
 
 /// What the file has when everything that was released has been performed.
-fn shown(gate: &GateHost, file: &tempfile::NamedTempFile) -> String {
+fn shown(gate: &GateHost, file: impl AsRef<std::path::Path>) -> String {
     gate.drain();
-    std::fs::read_to_string(file.path()).unwrap()
+    std::fs::read_to_string(file).unwrap()
 }
 
 fn print(slot: &mut RegisterSlot, text: &str) {
@@ -91,10 +91,11 @@ fn serial_output_survives_a_crash() {
 
 #[test]
 fn a_console_file_is_appended_to_or_begun_anew() {
-    let file = tempfile::NamedTempFile::new().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("console");
     for (append, expected) in [(false, "x"), (true, "xx"), (false, "x")] {
         let (gate, mut authority) = gate();
-        let console = Terminal::file(file.path(), append).unwrap();
+        let console = Terminal::file(&file, append).unwrap();
         gate.attach(SLOT, Port(0), Backend::Console(console)).unwrap();
         gate.run_alone(authority.alone(Term(1)));
         let mut slot = RegisterSlot::new(SLOT, Box::new(Serial::new()), gate.clone());

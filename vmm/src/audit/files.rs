@@ -9,8 +9,6 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use io_gate_host::own_files::FileId;
-
 use super::format::{Entry, HEADER_LEN, Header, RECORD_LEN};
 use crate::values::{self, Part, Unit};
 
@@ -187,10 +185,10 @@ impl Files {
         begun
     }
 
-    /// The files: those that were never begun can go at the end.
-    pub(super) fn names(&self) -> io::Result<Vec<(PathBuf, FileId)>> {
+    /// The files: those that were never begun can go at the end. Open until then, so that their numbers are no others'.
+    pub(super) fn names(&self) -> io::Result<Vec<(PathBuf, File)>> {
         let files = self.paths.iter().zip(&self.files);
-        files.map(|(path, file)| Ok((path.clone(), FileId::of(&file.metadata()?)))).collect()
+        files.map(|(path, file)| Ok((path.clone(), file.try_clone()?))).collect()
     }
 }
 

@@ -5,6 +5,7 @@
 //! death right after cannot take the evidence along. Where the files do not take it in that moment, nobody
 //! waits again until the writer has caught up.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -329,7 +330,7 @@ impl std::fmt::Debug for Recorder {
 pub struct AuditLog {
     recorder: Arc<Recorder>,
     /// Nothing is in them, unless the log has come so far.
-    spare: Vec<(PathBuf, FileId)>,
+    spare: Vec<(PathBuf, File)>,
     /// Whether the files stay at the end.
     kept: AtomicBool,
 }
@@ -390,7 +391,7 @@ impl Drop for AuditLog {
         let kept = self.kept.load(Ordering::Relaxed);
         let (done, is_done) = sync_channel(1);
         let remove = move || {
-            spare.iter().for_each(|(path, file)| remove_unless_kept(path, *file, kept));
+            spare.iter().for_each(|(path, file)| remove_unless_kept(path, file, kept));
             let _ = done.send(());
         };
         // By a thread that may hang with the file system: the process must not. Files that stay do no harm, a reader passes over them.
@@ -400,9 +401,10 @@ impl Drop for AuditLog {
     }
 }
 
-fn remove_unless_kept(path: &Path, file: FileId, kept: bool) {
-    if !kept || std::fs::metadata(path).is_ok_and(|found| found.len() == 0) {
-        own_files::give_back(path, file);
+fn remove_unless_kept(path: &Path, file: &File, kept: bool) {
+    let Ok(found) = file.metadata() else { return };
+    if !kept || found.len() == 0 {
+        own_files::give_back(path, FileId::of(&found));
     }
 }
 

@@ -7,12 +7,13 @@
 //! file systems that are shared have extended attributes.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use ft_core::handshake::{DiskStorage, Storage};
 use io_gate_host::own_files;
+use io_gate_host::whose::{self, Maker, Opened, Sign};
 
 use super::disks;
 use crate::config::MachineConfig;
@@ -20,6 +21,7 @@ use crate::given_file;
 
 /// What the name of an image is followed by in that of its mark.
 const SUFFIX: &str = ".kemari-mark";
+const SIGN: Sign = Sign { purpose: "disk mark", content: Some(is_mark) };
 /// Longer than any mark.
 const MAX_MARK: usize = 64;
 
@@ -94,20 +96,13 @@ fn write_mark(disk: &Path) -> Result<String, MarkError> {
 /// The file of a mark, to be written over. Nothing but a mark is: something else of this name may be
 /// what nobody wants to lose.
 fn open_mark(path: &Path) -> io::Result<File> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .custom_flags(flags)
-        .open(path)?;
+    let mut options = File::options();
+    options.read(true).write(true);
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
+    // Two sides that begin at once may both have it: the later mark counts.
+    let Opened { mut file, maker, .. } = whose::open_or_make(path, &options, &SIGN)?;
     let metadata = file.metadata()?;
-    let mut text = String::new();
-    let is_ours = metadata.is_file()
-        && metadata.len() <= MAX_MARK as u64
-        && (&mut file).take(MAX_MARK as u64).read_to_string(&mut text).is_ok()
-        && text.trim().bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    let is_ours = metadata.is_file() && (maker != Maker::Other || metadata.len() == 0);
     if !is_ours {
         let found = own_files::describe(&metadata);
         return Err(io::Error::other(format!(
@@ -116,6 +111,11 @@ fn open_mark(path: &Path) -> io::Result<File> {
     }
     file.rewind()?;
     Ok(file)
+}
+
+/// 36 hexadecimal digits and hyphens (RFC 9562).
+fn is_mark(head: &[u8]) -> bool {
+    head.len() == 36 && head.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-')
 }
 
 fn read_mark(disk: &Path) -> String {
@@ -184,10 +184,14 @@ mod tests {
         assert_eq!(read_marks(&machine(&disk, "")), second);
         assert!(mark_disks(&machine(&disk, ",readonly=on")).unwrap().is_empty());
         // What has the name of a mark and is none is kept.
-        fs::write(one.path().join("disk.kemari-mark"), vec![7; 512]).unwrap();
-        let other = mark_disks(&machine(&disk, "")).unwrap_err().to_string();
-        assert!(other.contains("found a regular file of 512 bytes"), "{other}");
-        assert_eq!(fs::read(one.path().join("disk.kemari-mark")).unwrap(), [7; 512]);
+        let mark = one.path().join("disk.kemari-mark");
+        for others in [&[7; 512][..], b"42", b"cafe-1"] {
+            fs::remove_file(&mark).unwrap();
+            fs::write(&mark, others).unwrap();
+            let other = mark_disks(&machine(&disk, "")).unwrap_err().to_string();
+            assert!(other.contains("found a regular file of"), "{other}");
+            assert_eq!(fs::read(&mark).unwrap(), others);
+        }
         let nowhere = mark_disks(&machine(Path::new("/nowhere/disk"), "")).unwrap_err();
         assert!(nowhere.to_string().contains("/nowhere/disk.kemari-mark"), "{nowhere}");
     }

@@ -72,6 +72,7 @@ const SIGNS: &[Sign] = &[
     (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip file", ToRaw::Unpack("7z x -so")),
     (0x101, b"ustar", "a tar file", ToRaw::Unpack("tar -xOf")),
     (0, b"\x7fELF", "an ELF image", ToRaw::NoDisk),
+    (0, b"%PDF-", "a PDF document", ToRaw::NoDisk),
 ];
 /// The last sector of a VHD of fixed size, in front of which the disk lies as it is.
 const VHD_FOOTER: Sign = (0, b"conectix", "a VHD image", ToRaw::Convert("vpc"));

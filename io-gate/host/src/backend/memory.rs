@@ -1,10 +1,14 @@
 //! Guest memory in a file that other processes may map: for those who want to look into a guest, and
 //! do not want it to survive its host.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use crate::whose::{Maker, Opened, Sign};
 use crate::{descriptors, own_files};
+
+/// What is in memory is the guest's.
+const SIGN: Sign = Sign { purpose: "guest memory", content: None };
 
 /// Why a file cannot hold guest memory.
 #[derive(Debug, thiserror::Error)]
@@ -43,24 +47,21 @@ pub enum MemoryFileError {
 /// When it is there and is something else, or in use.
 pub fn memory_file(path: &Path, bytes: u64) -> Result<File, MemoryFileError> {
     let io = |error| MemoryFileError::Io { path: path.to_owned(), error };
-    let file = descriptors::memory_file(path).map_err(io)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            return Err(MemoryFileError::Busy { path: path.to_owned() });
-        }
-        Err(TryLockError::Error(error)) => return Err(io(error)),
+    let Opened { file, maker, is_busy } = descriptors::memory_file(path, &SIGN).map_err(io)?;
+    if is_busy {
+        return Err(MemoryFileError::Busy { path: path.to_owned() });
     }
     let metadata = file.metadata().map_err(io)?;
     let other = |found| MemoryFileError::Other { path: path.to_owned(), expected: bytes, found };
-    let is_ours = own_files::is_marked(&file);
     if !metadata.is_file() {
         return Err(other(own_files::describe(&metadata)));
     }
     match metadata.len() {
-        0 => own_files::mark(&file),
+        0 => {}
         found if found != bytes => return Err(other(format!("{found} bytes"))),
-        _ if !is_ours => return Err(other("somebody else's of that length".to_owned())),
+        _ if maker == Maker::Other => {
+            return Err(other("somebody else's of that length".to_owned()));
+        }
         _ => {}
     }
     // Memory is zero at power-on, whatever an earlier guest has left.

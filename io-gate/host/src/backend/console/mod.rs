@@ -2,22 +2,19 @@
 
 mod keys;
 mod output;
+pub(crate) mod paper;
 mod sink;
 
-use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::epoll::EventSet;
 
-use super::{Handled, image_format};
+use super::Handled;
 use crate::core::POISONED;
-use crate::descriptors;
 use crate::inputs::{Inputs, Role, Token};
-use crate::own_files;
 use keys::Keys;
 pub(crate) use output::Output;
 use output::Room;
@@ -37,6 +34,14 @@ pub enum ConsoleError {
         /// The system's reason.
         error: io::Error,
     },
+    /// Another machine prints to it.
+    #[error(
+        "console file {path}: another process has it; give each machine a file of its own, or stop the other one first"
+    )]
+    Busy {
+        /// The file.
+        path: PathBuf,
+    },
     /// It is something else.
     #[error(
         "console file {path}: expected a new file, a text, or a device that shows text, found {found}; it is left alone: choose another path"
@@ -47,29 +52,6 @@ pub enum ConsoleError {
         /// What it is.
         found: String,
     },
-}
-
-/// Empties a file of ours; of another's the bytes stay. Not for a takeover: the file holds whatever
-/// its guest has written.
-fn begin_anew(file: &File, path: &Path) -> Result<(), ConsoleError> {
-    let failed = |error| ConsoleError::Open { path: path.to_owned(), error };
-    if own_files::is_marked(file) {
-        return file.set_len(0).map_err(failed);
-    }
-    // It is open to be written to only.
-    let reader = descriptors::console_file_to_look_at(path).map_err(failed)?;
-    let found = match image_format::of_file(&reader).map_err(failed)? {
-        Some(format) => format.name,
-        None if begins_with_zero(&reader) => "binary data",
-        None => return Ok(()),
-    };
-    Err(ConsoleError::Kind { path: path.to_owned(), found: found.to_owned() })
-}
-
-/// As an empty disk does, and no text.
-fn begins_with_zero(file: &File) -> bool {
-    let mut first = [1];
-    file.read_at(&mut first, 0).is_ok() && first == [0]
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -105,31 +87,24 @@ impl Console {
     }
 
     /// A file, for output only; a FIFO, whose reader comes when it likes, or a terminal. A file that a
-    /// console of kemari has made is begun anew, unless `append` is set; to any other the output is
-    /// added, and one that looks like an image is refused then.
+    /// console of kemari has made is begun anew, unless `append` is set; to any other text the output is
+    /// added, and what is no text is refused then.
     ///
     /// # Errors
-    /// When it cannot be opened for writing, or is something else.
+    /// When it cannot be opened for writing, is something else, or another machine has it.
     pub fn file(path: &Path, append: bool) -> Result<Self, ConsoleError> {
         let failed = |error| ConsoleError::Open { path: path.to_owned(), error };
-        let other = |found| ConsoleError::Kind { path: path.to_owned(), found };
-        // By its name: to open a block device may already disturb it.
-        if let Ok(found) = std::fs::metadata(path)
-            && found.file_type().is_block_device()
-        {
-            return Err(other(own_files::describe(&found)));
-        }
-        let file = descriptors::console_file(path).map_err(failed)?;
-        let metadata = file.metadata().map_err(failed)?;
-        if metadata.is_file() {
-            if metadata.len() == 0 {
-                own_files::mark(&file);
-            } else if !append {
-                begin_anew(&file, path)?;
-            }
-        }
+        let file = paper::open(path, append)?;
         let name = format!("console {}", path.display());
         Ok(Self(Kind::File(Sink::of_file(file, name).map_err(failed)?)))
+    }
+
+    /// Whether [`Self::file`] would take this file for a machine that starts; changes nothing.
+    ///
+    /// # Errors
+    /// When it would not.
+    pub fn check_file(path: &Path) -> Result<(), ConsoleError> {
+        paper::check(path)
     }
 
     /// Falls into its halves, watched.

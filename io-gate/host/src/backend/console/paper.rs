@@ -1,0 +1,200 @@
+//! A file that a console prints to: taken only if it is a log already, or is to become one.
+//!
+//! What a console shows is added to a file; the file of a former machine is begun anew. Neither may happen to anything that
+//! is no log, so that a path that was mistaken costs nothing (docs/files.md).
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::Path;
+
+use super::ConsoleError;
+use crate::backend::image_format;
+use crate::descriptors;
+use crate::own_files;
+use crate::whose::{self, Maker, Opened, Sign};
+
+/// What a console prints is the guest's.
+pub(crate) const SIGN: Sign = Sign { purpose: "console", content: None };
+/// How much is looked at, at the beginning and at the end.
+const LOOK: usize = 4096;
+
+/// Opens or makes the file of a machine that starts, or that goes on after a takeover: then the file is what it is, and the
+/// former side may still have it.
+pub(super) fn open(path: &Path, goes_on: bool) -> Result<File, ConsoleError> {
+    let failed = |error| ConsoleError::Open { path: path.to_owned(), error };
+    // By its name: to open a block device may already disturb it.
+    if let Ok(found) = std::fs::metadata(path)
+        && found.file_type().is_block_device()
+    {
+        return Err(other(path, own_files::describe(&found)));
+    }
+    let opened = descriptors::console_file(path, &SIGN).map_err(failed)?;
+    if !goes_on && opened.file.metadata().map_err(failed)?.is_file() {
+        begin(path, &opened)?;
+    }
+    Ok(opened.file)
+}
+
+/// Whether [`open`] would take it for a machine that starts; changes nothing. One that another process has is as that leaves
+/// it: the other side of a pair prints to it.
+pub(super) fn check(path: &Path) -> Result<(), ConsoleError> {
+    match whose::look(path, &SIGN) {
+        Some(found) if !found.is_busy => judge(path, &found.file, found.maker).map(drop),
+        _ => Ok(()),
+    }
+}
+
+fn begin(path: &Path, opened: &Opened) -> Result<(), ConsoleError> {
+    if opened.is_busy {
+        return Err(ConsoleError::Busy { path: path.to_owned() });
+    }
+    if opened.maker == Maker::New {
+        return Ok(());
+    }
+    let failed = |error| ConsoleError::Open { path: path.to_owned(), error };
+    // It is open to be written to only.
+    let reader = descriptors::console_file_to_look_at(path).map_err(failed)?;
+    match judge(path, &reader, opened.maker)? {
+        Next::BeginAnew => opened.file.set_len(0).map_err(failed),
+        Next::Append => Ok(()),
+    }
+}
+
+enum Next {
+    BeginAnew,
+    Append,
+}
+
+/// What may be done to a file. One of ours may hold what somebody has copied over it since.
+fn judge(path: &Path, file: &File, maker: Maker) -> Result<Next, ConsoleError> {
+    let failed = |error| ConsoleError::Open { path: path.to_owned(), error };
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Ok(Next::Append);
+    }
+    if let Some(format) = image_format::of_file(file).map_err(failed)? {
+        return Err(other(path, format.name.to_owned()));
+    }
+    let head = read(file, 0).map_err(failed)?;
+    if maker != Maker::Other {
+        // A guest may print any bytes, but hardly begins with what an empty disk begins with.
+        return match head.first() {
+            Some(0) => Err(other(path, "binary data".to_owned())),
+            _ => Ok(Next::BeginAnew),
+        };
+    }
+    let tail = read(file, metadata.len().saturating_sub(LOOK as u64)).map_err(failed)?;
+    match is_text(&head) && is_text(&tail) {
+        true => Ok(Next::Append),
+        false => Err(other(path, "binary data".to_owned())),
+    }
+}
+
+fn other(path: &Path, found: String) -> ConsoleError {
+    ConsoleError::Kind { path: path.to_owned(), found }
+}
+
+fn read(file: &File, at: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; LOOK];
+    let count = file.read_at(&mut bytes, at)?;
+    bytes.truncate(count);
+    Ok(bytes)
+}
+
+/// Whether a piece of a file is UTF-8 as terminals take it; a character may be cut at either end.
+fn is_text(piece: &[u8]) -> bool {
+    /// Bell, backspace, tab, line feed, form feed, carriage return, escape.
+    const CONTROLS: &[u8] = b"\x07\x08\t\n\x0c\r\x1b";
+    let begin = piece.iter().take(3).take_while(|byte| (0x80..0xc0).contains(*byte)).count();
+    let rest = &piece[begin..];
+    let text = match std::str::from_utf8(rest) {
+        Ok(text) => text.as_bytes(),
+        Err(error) if error.error_len().is_none() => &rest[..error.valid_up_to()],
+        Err(_) => return false,
+    };
+    text.iter().all(|byte| *byte >= b' ' && *byte != 0x7f || CONTROLS.contains(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn text_is_told_from_binary_data() {
+        let cut = |text: &str, from: usize, to: usize| is_text(&text.as_bytes()[from..to]);
+        assert!(is_text(b"") && is_text(b"[    0.000] \x1b[1mLinux\x1b[0m\r\n\tok\x08\x07\x0c"));
+        assert!(cut("grün", 0, 3) && cut("grün", 3, 5) && cut("日本", 1, 6) && cut("日本", 0, 5));
+        for other in
+            [&b"LUKS\xba\xbe\0\x02"[..], b"SQLite format 3\0", b"%PDF-1.4\n%\xe2\xe3\xcf\n"]
+        {
+            assert!(!is_text(other), "{other:?}");
+        }
+        assert!(!is_text(b"a\x01b") && !is_text(&[0x80; 8]) && !is_text(b"\x7f"));
+    }
+
+    #[test]
+    fn a_file_is_taken_for_a_log_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let holds = |bytes: &[u8]| fs::read(&path).unwrap() == bytes;
+        for (text, taken) in [
+            (&b""[..], true),
+            (b"notes\n", true),
+            (b"LUKS\xba\xbe\0\x02", false),
+            (b"SQLite format 3\0", false),
+            (b"%PDF-1.7\n", false),
+            (&[&[b'a'; 9000][..], b"\x80\x81"].concat(), false),
+            (&[b'a'; 9000], true),
+        ] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(check(&path).is_ok(), taken, "{text:?}");
+            assert_eq!(open(&path, false).is_ok(), taken, "{text:?}");
+            assert!(open(&path, true).is_ok(), "a takeover takes what there is");
+            assert!(holds(text), "{text:?}");
+        }
+    }
+
+    /// Fails where a file counts as kemari's that was only empty when kemari came to it.
+    #[test]
+    fn what_is_copied_into_a_file_that_was_empty_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "").unwrap();
+        drop(open(&path, false).unwrap());
+        fs::write(&path, "somebody else's").unwrap();
+        drop(open(&path, false).unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "somebody else's");
+    }
+
+    #[test]
+    fn a_console_file_of_before_is_begun_anew_unless_another_is_in_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        drop(open(&path, false).unwrap());
+        fs::write(&path, "\x02 what a guest prints").unwrap();
+        drop(open(&path, false).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"");
+        for image in [&[0; 512][..], b"QFI\xfb\0\0\0\x03"] {
+            fs::write(&path, image).unwrap();
+            assert!(open(&path, false).is_err());
+            assert_eq!(fs::read(&path).unwrap(), image);
+        }
+    }
+
+    #[test]
+    fn a_second_machine_does_not_take_the_file_of_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let first = open(&path, false).unwrap();
+        fs::write(&path, "of the first").unwrap();
+        assert!(matches!(open(&path, false), Err(ConsoleError::Busy { .. })));
+        drop(open(&path, true).unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "of the first");
+        drop(first);
+    }
+}
