@@ -87,11 +87,7 @@ impl MachineConfig {
             )));
         }
         let mut taps = BTreeSet::new();
-        let named = self.devices.iter().filter_map(|device| match &device.backend {
-            Some(DeviceBackend::Net(net)) => Some(net),
-            _ => None,
-        });
-        for backend in self.nets.iter().map(|net| &net.backend).chain(named) {
+        for (backend, _) in self.networks() {
             if let NetBackend::Tap(name) = backend
                 && !taps.insert(name)
             {
@@ -108,6 +104,24 @@ impl MachineConfig {
             )));
         }
         Ok(())
+    }
+
+    /// What is behind every network device, and whether it may be made.
+    pub(crate) fn networks(&self) -> impl Iterator<Item = (&NetBackend, bool)> {
+        let named = self.devices.iter().filter_map(|device| match &device.backend {
+            Some(DeviceBackend::Net(net)) => Some((net, false)),
+            _ => None,
+        });
+        self.nets.iter().map(|net| (&net.backend, net.create)).chain(named)
+    }
+
+    /// What is behind every console.
+    pub(crate) fn consoles(&self) -> impl Iterator<Item = &ConsoleConfig> {
+        let named = self.devices.iter().filter_map(|device| match &device.backend {
+            Some(DeviceBackend::Console(console)) => Some(console),
+            _ => None,
+        });
+        std::iter::once(&self.serial).chain(&self.virtio_console).chain(named)
     }
 
     /// Whether a console is on standard input and output.

@@ -32,6 +32,8 @@ enum Purpose {
     Peer,
     /// A socket of datagrams of ours: the peer of another one of ours.
     Datagrams,
+    /// The arbiter's directory, in which nothing else is made.
+    Arbiter,
 }
 
 /// A path, and the flag that names it.
@@ -40,6 +42,8 @@ struct Given {
     flag: String,
     path: PathBuf,
     purpose: Purpose,
+    /// Whether kemari makes it, where there is none.
+    made: bool,
 }
 
 /// What tells whether two paths are one file.
@@ -66,7 +70,7 @@ impl Paths {
             paths.add("--kernel", &boot.kernel);
             boot.initrd.iter().for_each(|initrd| paths.add("--initrd", initrd));
         }
-        config.memory_file.iter().for_each(|path| paths.add("--memory file=", path));
+        config.memory_file.iter().for_each(|path| paths.make("--memory file=", path));
         config.nets.iter().for_each(|net| paths.net("--net", &net.backend));
         paths.console("--serial", &config.serial);
         config.virtio_console.iter().for_each(|at| paths.console("--virtio-console", at));
@@ -83,14 +87,14 @@ impl Paths {
 
     /// And those of what protects it.
     pub(super) fn and_of_protection(mut self, args: &ProtectionArgs) -> Self {
-        args.pid_file.iter().for_each(|path| self.add("--pid-file", path));
-        args.control.iter().for_each(|path| self.add("--control", path));
+        args.pid_file.iter().for_each(|path| self.make("--pid-file", path));
+        args.control.iter().for_each(|path| self.make("--control", path));
         if let Some(audit) = &args.audit {
             // Of the next run, whichever that is: the first is what another flag may name.
-            self.add("--audit", &audit.first());
+            self.make("--audit", &audit.first());
         }
         if let ArbiterSpec::File(directory) = &args.arbiter {
-            self.add("--arbiter file:", directory);
+            self.push("--arbiter file:", directory, Purpose::Arbiter);
         }
         if let Some(directory) = &args.tls {
             for file in Credentials::files(directory) {
@@ -127,15 +131,39 @@ impl Paths {
                 return Err(twice(first, second));
             }
         }
-        Ok(())
+        self.check_arbiter()
+    }
+
+    /// What fills the arbiter's storage, or takes a machine's name there, takes terms away.
+    fn check_arbiter(&self) -> Result<(), CliError> {
+        let Some(arbiter) = self.0.iter().find(|given| given.purpose == Purpose::Arbiter) else {
+            return Ok(());
+        };
+        let directory = place(&arbiter.path.join("any")).with_file_name("");
+        let inside =
+            self.0.iter().find(|given| given.made && place(&given.path).starts_with(&directory));
+        inside.map_or(Ok(()), |given| {
+            Err(CliError::usage(format!(
+                "{} {}: expected a place of its own, found one in the arbiter's directory, {}; choose another directory",
+                given.flag,
+                given.path.display(),
+                arbiter.path.display()
+            )))
+        })
     }
 
     fn add(&mut self, flag: &str, path: &Path) {
         self.push(flag, path, Purpose::Alone);
     }
 
+    fn make(&mut self, flag: &str, path: &Path) {
+        let (flag, path) = (flag.to_owned(), path.to_owned());
+        self.0.push(Given { flag, path, purpose: Purpose::Alone, made: true });
+    }
+
     fn push(&mut self, flag: &str, path: &Path, purpose: Purpose) {
-        self.0.push(Given { flag: flag.to_owned(), path: path.to_owned(), purpose });
+        let (flag, path) = (flag.to_owned(), path.to_owned());
+        self.0.push(Given { flag, path, purpose, made: false });
     }
 
     fn disk(&mut self, flag: &str, disk: &DiskConfig) {
@@ -168,7 +196,7 @@ impl Paths {
 
     fn console(&mut self, flag: &str, console: &ConsoleConfig) {
         if let ConsoleConfig::File(path) = console {
-            self.add(flag, path);
+            self.make(flag, path);
         }
     }
 

@@ -4,9 +4,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
+use io_gate_host::backend::console::Console;
 use io_gate_host::backend::image_format;
 use io_gate_host::own_files;
 
@@ -14,7 +15,9 @@ use super::paths::Paths;
 use super::{CliError, ProtectionArgs, RunArgs, StandbyArgs};
 use crate::arbiter::ArbiterSpec;
 use crate::boot::Boot;
-use crate::config::{BootSource, DeviceBackend, DiskConfig, MachineConfig, NetBackend};
+use crate::config::{
+    BootSource, ConsoleConfig, DeviceBackend, DiskConfig, MachineConfig, NetBackend,
+};
 use crate::link::{LinkAddr, LinkSecurity};
 use crate::machine::{MachineError, interface};
 use crate::probe::{HostKvm, probe};
@@ -29,7 +32,9 @@ pub(super) fn check_run(args: &RunArgs) -> Result<(), CliError> {
     check_seize(&args.protection, &machine)?;
     Paths::of_machine(&machine).and_of_protection(&args.protection).check()?;
     check_sockets(&args.protection, None)?;
-    check_taps(&machine)?;
+    check_audit(&args.protection)?;
+    check_networks(&machine)?;
+    check_consoles(&machine)?;
     check_kernel(boot)?;
     check_formats(&machine)
 }
@@ -46,7 +51,9 @@ pub(super) fn check_standby(args: &StandbyArgs) -> Result<(), CliError> {
     let paths = Paths::of_machine(&machine).and_of_protection(&args.protection);
     paths.and_listen(&args.listen).check()?;
     check_sockets(&args.protection, Some(&args.listen))?;
-    check_taps(&machine)?;
+    check_audit(&args.protection)?;
+    check_networks(&machine)?;
+    check_consoles(&machine)?;
     machine.boot.as_ref().map_or(Ok(()), check_kernel)
 }
 
@@ -80,12 +87,48 @@ fn check_seize(args: &ProtectionArgs, machine: &MachineConfig) -> Result<(), Cli
     Ok(())
 }
 
-/// Opening an interface that is not there would make it, attached to nothing.
-fn check_taps(machine: &MachineConfig) -> Result<(), CliError> {
-    machine.nets.iter().try_for_each(|net| match &net.backend {
-        NetBackend::Tap(name) => interface::check_tap(name, net.create).map_err(CliError::usage),
+/// Opening an interface that is not there would make it, attached to nothing; a peer may come later, but not as a file.
+fn check_networks(machine: &MachineConfig) -> Result<(), CliError> {
+    machine.networks().try_for_each(|(backend, create)| match backend {
+        NetBackend::Tap(name) => interface::check_tap(name, create).map_err(CliError::usage),
+        NetBackend::Stream(peer) => check_peer_socket("stream=", peer),
+        NetBackend::Dgram(_, peer) => check_peer_socket("dgram=", peer),
+    })
+}
+
+fn check_peer_socket(key: &str, path: &Path) -> Result<(), CliError> {
+    match std::fs::metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => Err(CliError::usage(format!(
+            "--net {key}: peer {}: expected a socket, or nothing yet, found {}; change the path",
+            path.display(),
+            own_files::describe(&found)
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A standby prints after a takeover only: too late to find out that a path was mistaken.
+fn check_consoles(machine: &MachineConfig) -> Result<(), CliError> {
+    machine.consoles().try_for_each(|console| match console {
+        ConsoleConfig::File(path) => {
+            Console::check_file(path).map_err(|error| CliError::usage(error.to_string()))
+        }
         _ => Ok(()),
     })
+}
+
+/// The files of a log have names that begin with what is given: nothing comes to a device, or into a directory, of that name.
+fn check_audit(args: &ProtectionArgs) -> Result<(), CliError> {
+    let Some(audit) = &args.audit else { return Ok(()) };
+    match std::fs::metadata(&audit.base) {
+        Ok(found) if !found.is_file() => Err(CliError::usage(format!(
+            "--audit {}: expected what the names of new files begin with, found {}; add a name, for instance {}",
+            audit.base.display(),
+            own_files::describe(&found),
+            if found.is_dir() { audit.base.join("audit") } else { "audit".into() }.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Sockets that are made: whether they can be.

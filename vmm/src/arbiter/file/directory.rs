@@ -50,10 +50,17 @@ pub(super) struct HostDirectory {
 }
 
 impl HostDirectory {
-    /// Opens the directory of `vm` below `base`; makes it, if need be.
+    /// Opens the directory of `vm` below `base`; makes both, if need be, but not what is above them: where a shared file
+    /// system is not mounted, each host would have terms of its own.
     pub(super) fn open(base: &Path, vm: &str) -> io::Result<Self> {
         let path = base.join(vm);
-        fs::create_dir_all(&path)?;
+        make(base).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => io::Error::other(
+                "the directory above it is not there; mount what both hosts share, or make the directory first",
+            ),
+            _ => error,
+        })?;
+        make(&path)?;
         // The name of the machine's directory is to survive a power failure as its records do.
         File::open(base)?.sync_all()?;
         let open = File::open(&path)?;
@@ -127,6 +134,14 @@ impl Directory for HostDirectory {
 /// which is not. `AT_STATX_FORCE_SYNC` is the documented way to have it look (statx(2)).
 fn ask_server(path: &Path, what: StatxFlags) -> io::Result<Statx> {
     Ok(rustix::fs::statx(rustix::fs::CWD, path, AtFlags::STATX_FORCE_SYNC, what)?)
+}
+
+/// Makes a directory, unless it is there.
+fn make(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made,
+    }
 }
 
 fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
