@@ -178,19 +178,15 @@ pub(crate) fn stream(peer: &Path) -> io::Result<UnixStream> {
     Ok(UnixStream::from(socket))
 }
 
-/// A datagram socket of a network at its own address; it reaches its peer by
-/// [`connect_datagrams`].
+/// A datagram socket of a network at its own address. It is connected to nobody: see [`Address`].
 pub(crate) fn datagrams(local: &Path) -> io::Result<OwnedFd> {
     let socket = unix_socket(libc::SOCK_DGRAM)?;
-    let (address, len) = address(local)?;
-    // SAFETY: `address` is a valid socket address of `len` bytes for the duration of the call.
-    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) })?;
+    let address = Address::of(local)?;
+    // SAFETY: the address is valid and of this length for the duration of the call.
+    check(unsafe {
+        libc::bind(socket.as_raw_fd(), (&raw const address.name).cast(), address.len)
+    })?;
     Ok(socket)
-}
-
-/// Points a datagram socket at its peer, anew whenever the peer has made its socket anew.
-pub(crate) fn connect_datagrams(socket: &OwnedFd, peer: &Path) -> io::Result<()> {
-    connect(socket, peer)
 }
 
 /// A counter by which threads of this process wake each other. It reaches nobody else.
@@ -221,9 +217,11 @@ fn unix_socket(kind: libc::c_int) -> io::Result<OwnedFd> {
 }
 
 fn connect(socket: &OwnedFd, path: &Path) -> io::Result<()> {
-    let (address, len) = address(path)?;
-    // SAFETY: `address` is a valid socket address of `len` bytes for the duration of the call.
-    check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), len) })
+    let address = Address::of(path)?;
+    // SAFETY: the address is valid and of this length for the duration of the call.
+    check(unsafe {
+        libc::connect(socket.as_raw_fd(), (&raw const address.name).cast(), address.len)
+    })
 }
 
 /// A larger buffer only makes it less likely that frames have to wait, so failing is no error.
@@ -240,18 +238,26 @@ fn set_send_buffer(socket: &OwnedFd, bytes: libc::c_int) {
     }
 }
 
-fn address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
-    let bytes = path.as_os_str().as_bytes();
-    if bytes.len() > MAX_SOCKET_PATH || bytes.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a socket path"));
+/// The name of a Unix socket, as system calls take it. A datagram that is sent to it goes to whoever has that name then.
+pub(crate) struct Address {
+    pub(crate) name: libc::sockaddr_un,
+    pub(crate) len: libc::socklen_t,
+}
+
+impl Address {
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        let bytes = path.as_os_str().as_bytes();
+        if bytes.len() > MAX_SOCKET_PATH || bytes.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a socket path"));
+        }
+        // SAFETY: all-zero bytes are a valid `sockaddr_un`: it is plain numbers.
+        let mut name: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+        name.sun_family = libc::AF_UNIX as libc::sa_family_t;
+        for (to, from) in name.sun_path.iter_mut().zip(bytes) {
+            *to = *from as libc::c_char;
+        }
+        Ok(Self { name, len: size_of::<libc::sockaddr_un>() as libc::socklen_t })
     }
-    // SAFETY: all-zero bytes are a valid `sockaddr_un`: it is plain numbers.
-    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
-    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
-    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
-        *to = *from as libc::c_char;
-    }
-    Ok((address, size_of::<libc::sockaddr_un>() as libc::socklen_t))
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
+use crate::descriptors::Address;
 use crate::guest_memory::Gather;
 use crate::permit::{NotPermitted, Permit};
 
@@ -47,15 +48,25 @@ pub(crate) fn with_permits<T>(
     }
 }
 
-/// Sends one message on a socket, without waiting for room.
-pub(crate) fn send(permit: Permit, fd: RawFd, bytes: &Gather<'_>) -> io::Result<usize> {
+/// Sends one message on a socket, to its peer or to an address, without waiting for room.
+pub(crate) fn send(
+    permit: Permit,
+    fd: RawFd,
+    to: Option<&Address>,
+    bytes: &Gather<'_>,
+) -> io::Result<usize> {
     gathered(bytes, |pieces| {
         // SAFETY: all-zero bytes are a valid `msghdr`.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        if let Some(to) = to {
+            message.msg_name = (&raw const to.name).cast_mut().cast();
+            message.msg_namelen = to.len;
+        }
         message.msg_iov = pieces.as_ptr().cast_mut();
         message.msg_iovlen = pieces.len() as _;
         permit.spend()?;
-        // SAFETY: the message points to pieces that are valid for reads through the call; sendmsg does not write to them.
+        // SAFETY: the message points to an address and to pieces that are valid for reads through the call; sendmsg does not
+        // write to them.
         count(unsafe { libc::sendmsg(fd, &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) })
     })
 }

@@ -334,6 +334,34 @@ fn datagrams_carry_frames_both_ways() {
     assert!(!local.exists());
 }
 
+/// Fails where the socket stays the former peer's: whoever comes in its place may not send to it until the guest has sent.
+#[test]
+fn a_peer_that_is_made_anew_may_speak_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let (local, remote) = (dir.path().join("local"), dir.path().join("remote"));
+    let mut machine = NetMachine::alone(Net::dgram(&local, &remote, MAC).unwrap());
+    let mut frame = [0; 200];
+    for round in 1..4_u8 {
+        let peer = UnixDatagram::bind(&remote).unwrap();
+        peer.connect(&local).unwrap();
+        machine.room(2048);
+        let _ = machine.slot.kick(RECEIVE);
+        peer.send(&[round; 90]).unwrap();
+        assert!(machine.take_input());
+        machine.offer(&[round; 80]);
+        assert!(machine.send());
+        machine.gate.drain();
+        assert_eq!((peer.recv(&mut frame).unwrap(), frame[0]), (80, round));
+        drop(peer);
+        std::fs::remove_file(&remote).unwrap();
+    }
+    // Nobody is there, and then somebody else is: what was dropped meanwhile is not sent late.
+    machine.offer(&[9; 80]);
+    assert!(machine.send());
+    machine.gate.drain();
+    assert_eq!(machine.gate.dropped_frames(), 1);
+}
+
 /// After a takeover the network learns where the guest's address is now.
 #[test]
 fn an_announcement_is_a_rarp_broadcast() {

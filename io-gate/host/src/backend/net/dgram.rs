@@ -1,10 +1,16 @@
 //! A frame per datagram between two Unix sockets.
+//!
+//! The socket is connected to nobody: a socket that is takes datagrams from its peer alone, so that one that is made anew under
+//! the same name would be refused until the guest sends something. Each frame goes to whoever has the name then. Frames come
+//! from whoever may write to the local socket, as its directory says. What a peer has no room for is tried again by a timer:
+//! the kernel wakes for room at a peer only who is connected to it.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use vmm_sys_util::epoll::EventSet;
 
@@ -12,19 +18,24 @@ use super::outbox::Outbox;
 use super::socket::{receive_message, send_message, take_error};
 use super::{MAX_FRAME, NetError, VNET_HEADER};
 use crate::backend::Handled;
-use crate::backend::interest::Interest;
+use crate::backend::interest::{Interest, Retry};
 use crate::core::POISONED;
-use crate::descriptors;
+use crate::descriptors::{self, Address};
 use crate::guest_memory::Gather;
-use crate::inputs::{Inputs, Token};
+use crate::inputs::{Inputs, Role, Token};
 use crate::out::Refused;
-use crate::own_files::{self, OwnName};
+use crate::own_files::{self, OwnName, PlaceError};
 use crate::permit::Permits;
+
+/// When a frame that the peer had no room for is tried again, at first and at last: a queue of ten (`net.unix.max_dgram_qlen`)
+/// is read in the former, and a peer that has stopped costs no more than the latter.
+const RETRY: Duration = Duration::from_micros(100);
+const RETRY_LONGEST: Duration = Duration::from_millis(10);
 
 /// The backend, before it is attached.
 pub(crate) struct Dgram {
     bound: Bound,
-    peer: PathBuf,
+    peer: Address,
 }
 
 /// A socket, and the name that goes with it.
@@ -37,8 +48,7 @@ struct Bound {
 /// The lane's half.
 pub(crate) struct Output {
     shared: Arc<Shared>,
-    peer: PathBuf,
-    connected: bool,
+    peer: Address,
     outbox: Outbox,
 }
 
@@ -47,16 +57,22 @@ pub(crate) struct Input(Arc<Shared>);
 
 struct Shared {
     /// Never held across a call that can block. Before the socket, so that it is dropped first.
-    interest: Mutex<Interest>,
+    waits: Mutex<Waits>,
     bound: Bound,
+}
+
+struct Waits {
+    interest: Interest,
+    retry: Retry,
 }
 
 impl Dgram {
     pub(crate) fn open(local: &Path, peer: &Path) -> Result<Self, NetError> {
         own_files::check_length(peer)?;
         let (socket, name) = own_files::bind(local, descriptors::datagrams)?;
-        let (local, peer) = (local.to_owned(), peer.to_owned());
-        Ok(Self { bound: Bound { _name: name, socket, local }, peer })
+        let failed = |error| PlaceError::Io { path: peer.to_owned(), error };
+        let peer = Address::of(peer).map_err(failed)?;
+        Ok(Self { bound: Bound { _name: name, socket, local: local.to_owned() }, peer })
     }
 
     pub(crate) fn attach(
@@ -67,9 +83,11 @@ impl Dgram {
     ) -> io::Result<(Output, Input)> {
         let mut interest = Interest::new();
         interest.watch(inputs.watch(self.bound.socket.as_raw_fd(), token))?;
-        let shared = Arc::new(Shared { interest: Mutex::new(interest), bound: self.bound });
+        let retry = Retry::new(inputs, token, Role::Timer, RETRY, RETRY_LONGEST)?;
+        let waits = Mutex::new(Waits { interest, retry });
+        let shared = Arc::new(Shared { waits, bound: self.bound });
         let outbox = Outbox::new(dropped);
-        let output = Output { shared: shared.clone(), peer: self.peer, connected: false, outbox };
+        let output = Output { shared: shared.clone(), peer: self.peer, outbox };
         Ok((output, Input(shared)))
     }
 }
@@ -80,49 +98,37 @@ impl Output {
         permits: &mut Permits<'_>,
         frame: &Gather<'_>,
     ) -> Result<(), Refused> {
-        if self.outbox.is_empty() && self.send_now(permits, frame)? {
-            return Ok(());
+        if self.outbox.is_empty() {
+            if self.send_now(permits, frame)? {
+                return Ok(());
+            }
+            self.shared.waits().retry.later();
         }
         if self.outbox.has_room(frame.len()) {
             self.outbox.push(frame.to_vec(usize::MAX), 0);
-            self.want_room();
         }
         Ok(())
     }
 
     /// Whether it has left; an error when the peer is away.
-    fn send_now(&mut self, permits: &mut Permits<'_>, frame: &Gather<'_>) -> Result<bool, Refused> {
-        if !self.connected {
-            descriptors::connect_datagrams(&self.shared.bound.socket, &self.peer)?;
-            self.connected = true;
-        }
-        let sent = send_message(permits, self.shared.bound.socket.as_raw_fd(), frame);
-        if sent.is_err() {
-            // P2: what waits is not sent by a later permission either.
-            self.connected = false;
-            self.outbox.clear();
-        }
-        Ok(sent?.is_some())
+    fn send_now(&self, permits: &mut Permits<'_>, frame: &Gather<'_>) -> Result<bool, Refused> {
+        let socket = self.shared.bound.socket.as_raw_fd();
+        Ok(send_message(permits, socket, Some(&self.peer), frame)?.is_some())
     }
 
     /// Sends what is queued, each frame by a permission of its own.
     pub(crate) fn attend(&mut self, permits: &mut Permits<'_>) {
         while let Some(front) = self.outbox.front() {
-            let socket = self.shared.bound.socket.as_raw_fd();
-            match send_message(permits, socket, &Gather::of_slice(front)) {
-                Ok(Some(_)) => self.outbox.pop(),
-                Ok(None) => break,
-                Err(_) => {
-                    self.connected = false;
-                    self.outbox.clear();
+            match self.send_now(permits, &Gather::of_slice(front)) {
+                Ok(true) => {
+                    self.outbox.pop();
+                    self.shared.waits().retry.worked();
                 }
+                Ok(false) => return self.shared.waits().retry.later(),
+                // P2: what waits is not sent by a later permission either.
+                Err(_) => self.outbox.clear(),
             }
         }
-        self.want_room();
-    }
-
-    fn want_room(&self) {
-        self.shared.interest().want_output(!self.outbox.is_empty());
     }
 }
 
@@ -140,27 +146,26 @@ impl Input {
         }
     }
 
-    pub(crate) fn handle(&self, events: EventSet) -> Handled {
-        let room = events.contains(EventSet::OUT);
-        if room {
-            // Until the lane has sent something, the socket would only be ready again.
-            self.0.interest().want_output(false);
+    pub(crate) fn handle(&self, role: Role, events: EventSet) -> Handled {
+        if role == Role::Timer {
+            self.0.waits().retry.expired();
+            return Handled { attend: true, input: false };
         }
         // An error that nobody takes (the peer has gone) stays, and wakes again and again: reading takes it.
         if events.intersects(EventSet::ERROR | EventSet::HANG_UP) {
             take_error(self.0.bound.socket.as_raw_fd());
         }
-        Handled { attend: room, input: events.contains(EventSet::IN) }
+        Handled { attend: false, input: events.contains(EventSet::IN) }
     }
 
     pub(crate) fn want_input(&self, wanted: bool) {
-        self.0.interest().want_input(wanted);
+        self.0.waits().interest.want_input(wanted);
     }
 }
 
 impl Shared {
-    fn interest(&self) -> MutexGuard<'_, Interest> {
-        self.interest.lock().expect(POISONED)
+    fn waits(&self) -> MutexGuard<'_, Waits> {
+        self.waits.lock().expect(POISONED)
     }
 }
 

@@ -221,7 +221,7 @@ impl Input {
         match &self.input {
             In::Tap(tap) => tap.handle(role, events),
             In::Stream(stream) => stream.handle(role, events),
-            In::Dgram(dgram) => dgram.handle(events),
+            In::Dgram(dgram) => dgram.handle(role, events),
         }
     }
 

@@ -114,7 +114,7 @@ impl Output {
         let Some(socket) = &self.socket else {
             return Err(io::Error::from(io::ErrorKind::NotConnected).into());
         };
-        match socket::send_message(permits, socket.as_raw_fd(), &message) {
+        match socket::send_message(permits, socket.as_raw_fd(), None, &message) {
             Ok(Some(sent)) if sent == message.len() => {}
             Ok(sent) => self.queue(&message, sent.unwrap_or(0)),
             Err(refused) => self.failed(refused)?,
@@ -137,7 +137,7 @@ impl Output {
         }
         while let (Some(socket), Some(front)) = (&self.socket, self.outbox.front()) {
             let fd = socket.as_raw_fd();
-            match socket::send_message(permits, fd, &Gather::of_slice(front)) {
+            match socket::send_message(permits, fd, None, &Gather::of_slice(front)) {
                 Ok(Some(sent)) => self.outbox.advance(sent),
                 Ok(None) => break,
                 Err(refused) => {
