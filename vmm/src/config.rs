@@ -491,6 +491,17 @@ fn parse_mac(part: &Part) -> Result<[u8; 6], String> {
     Ok(mac)
 }
 
+impl MachineConfig {
+    /// Every disk, those of `--device` too.
+    pub fn every_disk(&self) -> impl Iterator<Item = &DiskConfig> {
+        let named = self.devices.iter().filter_map(|device| match &device.backend {
+            Some(DeviceBackend::Disk(disk)) => Some(disk),
+            _ => None,
+        });
+        self.disks.iter().chain(named)
+    }
+}
+
 /// `NAME[,console=SPEC|,disk=path=FILE..|,tap=..|,stream=..|,dgram=..]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceConfig {

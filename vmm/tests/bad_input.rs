@@ -56,6 +56,8 @@ const NUMBERS: &[Case] = &[
     ("--heartbeat-timeout 99 --heartbeat-interval 50", &["99", "twice", "100"]),
     ("--heartbeat-interval 1000", &["--heartbeat-timeout 500", "2000"]),
     ("--ack-timeout 0", &["1 to 3600000"]),
+    ("--stall-timeout 4999", &["5000 to 3600000"]),
+    ("--stall-timeout 10s", &["for instance 10000"]),
     ("--max-in-flight 65", &["1 to 64"]),
     ("--max-in-flight +4", &["1 to 64"]),
     ("--delta-cache 64M", &["for instance 64"]),

@@ -178,6 +178,7 @@ fn a_machine_whose_engine_is_stuck_fails_over() {
     // Nor is an operator kept waiting, nor whoever asks after him.
     let refused = bench.engine.run_alone().unwrap_err();
     assert!(refused.contains("the engine is stuck"), "{refused}");
+    assert_eq!(bench.engine.state_now().unwrap_err(), refused);
     goes_on_over_there(bench);
     held.let_go();
 }

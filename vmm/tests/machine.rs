@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod micro;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +50,51 @@ fn build(config: MachineConfig) -> Arc<Machine> {
     let machine = Machine::build(config, ledger, Arc::new(Unfenced)).unwrap();
     machine.gate().run_alone(authority.alone(io_gate::host::Term(0)));
     machine
+}
+
+/// P7. A reset that reads a large initrd from slow storage, or whose disks do not answer, makes progress, and is no stall.
+/// Fails where only the memory that is cleared is counted.
+#[test]
+fn what_a_reset_does_is_seen_to_go_on() {
+    const INITRD: usize = 8;
+    let dir = tempfile::tempdir().unwrap();
+    let initrd = dir.path().join("initrd");
+    std::fs::write(&initrd, vec![1; INITRD << 20]).unwrap();
+    let boot = BootSource {
+        kernel: micro::image().to_owned(),
+        initrd: Some(initrd),
+        cmdline: String::new(),
+    };
+    let machine = build(MachineConfig { memory: 64 << 20, boot: Some(boot), ..config(dir.path()) });
+    machine.boot().unwrap();
+    let (resetting, before) = (machine.clone(), machine.work_done());
+    machine.device_loop().call(move |_| resetting.reset().unwrap()).unwrap();
+    let devices = machine.devices().virtio().len();
+    let noted = machine.work_done() - before;
+    assert!(noted >= (INITRD + devices) as u64, "{noted} for {INITRD} MiB and {devices} devices");
+    machine.stop();
+}
+
+/// P9. Fails where each press waits for the device thread by itself.
+#[test]
+fn one_press_of_the_power_button_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = build(config(dir.path()));
+    let (let_go, stuck) = std::sync::mpsc::channel::<()>();
+    machine.device_loop().post(move |_| {
+        // Until the test lets go of it.
+        let _ = stuck.recv();
+    });
+    // What waits there has the devices.
+    let holders = Arc::strong_count(machine.devices());
+    (0..1000).for_each(|_| machine.press_power_button());
+    assert!(Arc::strong_count(machine.devices()) <= holders + 1);
+    drop(let_go);
+    machine.device_loop().call(|_| {}).unwrap();
+    machine.press_power_button();
+    machine.device_loop().call(|_| {}).unwrap();
+    assert_eq!(Arc::strong_count(machine.devices()), holders, "the later press was taken up, too");
+    machine.stop();
 }
 
 fn read(device: &VirtioMmio, offset: u64) -> u32 {

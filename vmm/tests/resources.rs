@@ -266,6 +266,41 @@ fn a_side_that_cannot_go_on_yet_ends_in_good_order() {
     }
 }
 
+/// Fails where only `--disk` and `--net` are looked at.
+#[test]
+fn what_is_behind_a_device_by_name_is_looked_at_too() {
+    if !own_network() {
+        return;
+    }
+    ip("link add br0 type bridge");
+    for tap in ["tapa", "tapb"] {
+        ip(&format!("tuntap add {tap} mode tap"));
+        ip(&format!("link set {tap} master br0"));
+        ip(&format!("link set {tap} up"));
+    }
+    let bench = Bench::new(&[
+        "--device=beeper,disk=path={dir}/{side}.img",
+        "--device=beeper,tap=tap{side}",
+    ]);
+    for side in ["a", "b"] {
+        std::os::unix::fs::symlink(bench.path("disk.img"), bench.path(&format!("{side}.img")))
+            .unwrap();
+    }
+    let _primary = bench.primary();
+    let _standby = bench.standby(kemari());
+    bench.protect().unwrap();
+    bench.protected();
+    ip("link set tapb down");
+    bench.degraded("tap=tapb: it is down");
+    ip("link set tapb up");
+    bench.protected();
+    let (link, away) = (bench.path("b.img"), bench.path("away"));
+    std::fs::rename(&link, &away).unwrap();
+    bench.degraded("b.img: it cannot be opened");
+    std::fs::rename(&away, &link).unwrap();
+    bench.protected();
+}
+
 #[test]
 fn an_arbiter_that_does_not_answer_is_said() {
     let bench = Bench::new(&[]);

@@ -40,7 +40,7 @@ const CLOSING: Duration = Duration::from_millis(500);
 
 /// How long a reset waits: of a device, for what was released, and then for a system call that reads what was the driver's
 /// memory; of the machine, for power events that a fence which cannot tell holds up.
-const RESET_PATIENCE: Duration = Duration::from_secs(1);
+pub const RESET_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A backend, where it is, and its part of a batch.
 type Share = ((u16, Port), Arc<Attached>, Vec<Performable>);

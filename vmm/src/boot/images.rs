@@ -47,8 +47,11 @@ impl Image {
         &self.path
     }
 
-    pub(super) fn source(&self) -> Result<source::Source<'_>, BootError> {
-        source::Source::new(self.what, &self.path, &self.file)
+    pub(super) fn source<'a>(
+        &'a self,
+        progress: &'a dyn Fn(),
+    ) -> Result<source::Source<'a>, BootError> {
+        source::Source::new(self.what, &self.path, &self.file, progress)
     }
 
     /// Reads some bytes at `offset`; none at its end.

@@ -91,10 +91,10 @@ struct Initrd {
 /// See [`BootError`].
 pub fn load(memory: &GuestMemory, config: &BootConfig<'_>) -> Result<Entry, BootError> {
     let boot = Boot::open(config.kernel, config.initrd, config.cmdline)?;
-    load_open(memory, &boot, config.into())
+    load_open(memory, &boot, config.into(), &|| {})
 }
 
-/// [`load`], from files that are open already.
+/// [`load`], from files that are open already. `progress` is told again and again while they are read, which may take long.
 ///
 /// # Errors
 /// See [`BootError`].
@@ -102,15 +102,16 @@ pub fn load_open(
     memory: &GuestMemory,
     boot: &Boot,
     machine: BootMachine<'_>,
+    progress: &dyn Fn(),
 ) -> Result<Entry, BootError> {
     let mut map = BootMap::new(memory);
-    let mut source = boot.kernel.source()?;
+    let mut source = boot.kernel.source(progress)?;
     let kernel = Kernel::read(&mut source)?;
     kernel.claim(&source, &mut map)?;
     let mut initrd = match &boot.initrd {
         None => None,
         Some(image) => {
-            let source = image.source()?;
+            let source = image.source(progress)?;
             Some((image::claim_initrd(&source, &kernel, &mut map)?, source))
         }
     };

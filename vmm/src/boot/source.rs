@@ -27,12 +27,16 @@ pub(super) fn open(what: &'static str, path: &Path) -> Result<File, BootError> {
     Ok(file)
 }
 
+/// So many bytes are read at once: storage that is slow is seen to make progress (P7).
+const PIECE: u64 = 1 << 20;
+
 /// A file while it is loaded.
 pub(super) struct Source<'a> {
     pub(super) what: &'static str,
     pub(super) path: &'a Path,
     file: &'a File,
     len: u64,
+    progress: &'a dyn Fn(),
 }
 
 impl<'a> Source<'a> {
@@ -40,13 +44,14 @@ impl<'a> Source<'a> {
         what: &'static str,
         path: &'a Path,
         mut file: &'a File,
+        progress: &'a dyn Fn(),
     ) -> Result<Self, BootError> {
         let len = file.seek(SeekFrom::End(0)).map_err(|source| BootError::Unreadable {
             what,
             path: path.to_owned(),
             source,
         })?;
-        Ok(Self { what, path, file, len })
+        Ok(Self { what, path, file, len, progress })
     }
 
     /// Bytes in the file.
@@ -100,10 +105,12 @@ impl<'a> Source<'a> {
     ) -> Result<(), BootError> {
         self.file.seek(SeekFrom::Start(offset)).map_err(|e| self.unreadable(e))?;
         let mut done = 0;
-        // One read gives at most 2 GiB less a page, and on some file systems less than it was asked for.
+        // On some file systems one read gives less than it was asked for.
         while done < len {
+            (self.progress)();
             let to = GuestAddress(addr + done);
-            match memory.read_volatile_from(to, &mut self.file, (len - done) as usize) {
+            let piece = (len - done).min(PIECE) as usize;
+            match memory.read_volatile_from(to, &mut self.file, piece) {
                 Ok(0) => return Err(self.shrunk(io::ErrorKind::UnexpectedEof.into())),
                 Ok(got) => done += got as u64,
                 Err(error) => return Err(self.unreadable(io_error(error))),

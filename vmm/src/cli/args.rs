@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser};
+use io_gate_host::RESET_PATIENCE;
 
 use crate::arbiter::ArbiterSpec;
 use crate::audit::AuditSpec;
@@ -14,6 +15,12 @@ use crate::link::LinkAddr;
 use crate::seccomp::Mode;
 use crate::ungated::{Asked, Found, Refusal, Ungated};
 use crate::values::{Unit, numbers};
+
+/// The least `--stall-timeout`, in milliseconds.
+const LEAST_STALL_TIMEOUT: u64 = 5000;
+// P7: one disk that does not answer is no stall. A device's reset waits for it twice (docs/threads.md), and is then counted as
+// progress.
+const _: () = assert!(LEAST_STALL_TIMEOUT as u128 > 2 * 2 * RESET_PATIENCE.as_millis());
 
 /// A KVM virtual machine monitor whose guests survive the death of their host.
 #[derive(Debug, Parser)]
@@ -178,8 +185,9 @@ pub struct ProtectionArgs {
     /// After how long without an acknowledgement to give up a standby that lives, in milliseconds: output waits for it.
     #[arg(long, value_name = "MS", default_value_t = 30_000, allow_negative_numbers = true, value_parser = numbers::<u64>(1..=3_600_000, Unit::Milliseconds))]
     pub ack_timeout: u64,
-    /// Have the standby go on with the guest after its devices or vCPUs here have been stuck for this long, in milliseconds.
-    #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
+    /// Have the standby go on with the guest after its devices or vCPUs here have been stuck for this long, in milliseconds. Less
+    /// than 5000 is refused: a disk that does not answer may hold up a reset for 2000.
+    #[arg(long, value_name = "MS", default_value_t = 10_000, allow_negative_numbers = true, value_parser = numbers::<u64>(LEAST_STALL_TIMEOUT..=3_600_000, Unit::Milliseconds))]
     pub stall_timeout: u64,
     /// How many checkpoints may be under way at once.
     #[arg(long, value_name = "N", default_value_t = 4, allow_negative_numbers = true, value_parser = numbers::<u32>(1..=64, Unit::Count("a number of checkpoints")))]

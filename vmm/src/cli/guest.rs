@@ -291,7 +291,7 @@ fn control(engine: &Arc<Engine>, command: Command) -> Reply {
         Command::RotateKeys => rotate_keys(engine),
         Command::ResetStats => {
             engine.reset_stats();
-            Reply::done(engine.phase().name())
+            Reply::Now(Ok(done(engine.state_now().unwrap_or("stalled"))))
         }
         Command::Shutdown => shutdown(engine),
         Command::PowerOff => {
@@ -331,7 +331,7 @@ fn rotate_keys(engine: &Arc<Engine>) -> Reply {
     };
     let (looked_at, engine) = (engine.clone(), engine.clone());
     let look = move || match told.try_recv() {
-        Ok(rotated) => Some(rotated.map(|()| done(looked_at.phase().name()))),
+        Ok(rotated) => Some(rotated.map(|()| done(looked_at.state_now().unwrap_or("stalled")))),
         Err(TryRecvError::Empty) => None,
         Err(TryRecvError::Disconnected) => Some(Err("the link has ended".to_owned())),
     };

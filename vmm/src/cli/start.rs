@@ -15,9 +15,7 @@ use super::paths::Paths;
 use super::{CliError, ProtectionArgs, RunArgs, StandbyArgs};
 use crate::arbiter::ArbiterSpec;
 use crate::boot::Boot;
-use crate::config::{
-    BootSource, ConsoleConfig, DeviceBackend, DiskConfig, MachineConfig, NetBackend,
-};
+use crate::config::{BootSource, ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
 use crate::link::{LinkAddr, LinkSecurity};
 use crate::machine::{MachineError, interface};
 use crate::probe::{HostKvm, probe};
@@ -78,7 +76,7 @@ fn check_protection(args: &ProtectionArgs) -> Result<(), CliError> {
 
 /// A machine is taken from the arbiter's holder, or a disk from the one that its fence record names.
 fn check_seize(args: &ProtectionArgs, machine: &MachineConfig) -> Result<(), CliError> {
-    if args.seize && args.arbiter == ArbiterSpec::None && machine.disks.is_empty() {
+    if args.seize && args.arbiter == ArbiterSpec::None && machine.every_disk().next().is_none() {
         return Err(CliError::usage(
             "--seize: expected --arbiter file:DIR or etcd:HOST:PORT,..., or a --disk, with it, found nothing to take from \
              anybody",
@@ -162,11 +160,7 @@ fn check_kernel(boot: &BootSource) -> Result<(), CliError> {
 
 /// Disks that are no raw images, and are not said to be.
 fn check_formats(machine: &MachineConfig) -> Result<(), CliError> {
-    let named = machine.devices.iter().filter_map(|device| match &device.backend {
-        Some(DeviceBackend::Disk(disk)) => Some(disk),
-        _ => None,
-    });
-    machine.disks.iter().chain(named).filter(|disk| !disk.is_raw).try_for_each(check_format)
+    machine.every_disk().filter(|disk| !disk.is_raw).try_for_each(check_format)
 }
 
 fn check_format(disk: &DiskConfig) -> Result<(), CliError> {

@@ -1,9 +1,10 @@
 //! What a session still has to say: filled by whoever has something, emptied by the session's sender.
 //!
-//! P9, bounded: [`MAX_FRAMES`] control frames of at most 64 KiB, of signs of life and answers to them the latest only, and as
-//! many checkpoints as may be unacknowledged, of [`MAX_COPIED`] bytes together before another is sealed.
+//! P9, bounded: [`MAX_FRAMES`] control frames of at most 64 KiB, of signs of life and answers to them the latest only, one wish for
+//! new keys, and as many checkpoints as may be unacknowledged, of [`MAX_COPIED`] bytes together before another is sealed.
 
 use std::collections::VecDeque;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ struct State {
     frames: usize,
     /// Bytes of guest memory in checkpoints that wait or are being sent.
     copied: u64,
+    /// Whoever waits for new keys.
+    rotation: Option<SyncSender<Result<(), String>>>,
     /// The latest of each: an older one says nothing that it does not say.
     sign: Option<Vec<u8>>,
     answer: Option<Vec<u8>>,
@@ -76,6 +79,18 @@ impl Outbox {
         self.changed.notify_one();
     }
 
+    /// Whoever is told when the link has new keys; `false` where somebody waits for that already.
+    pub(super) fn push_rotation(&self, tell: SyncSender<Result<(), String>>) -> bool {
+        let mut state = self.lock();
+        if state.rotation.is_some() {
+            return false;
+        }
+        state.rotation = Some(tell);
+        drop(state);
+        self.changed.notify_one();
+        true
+    }
+
     pub(super) fn push(&self, item: Item) {
         let mut state = self.lock();
         if let Item::Checkpoint(checkpoint) = &item {
@@ -116,7 +131,8 @@ impl Outbox {
     pub(super) fn next_control(&self) -> Next {
         let mut state = self.lock();
         let large = matches!(state.items.front(), Some(Item::Checkpoint(_) | Item::Precopy { .. }));
-        if large && state.sign.is_none() && state.answer.is_none() {
+        let small = state.sign.is_some() || state.answer.is_some() || state.rotation.is_some();
+        if large && !small {
             return Next::Quiet;
         }
         state.next().unwrap_or(Next::Quiet)
@@ -135,6 +151,9 @@ impl State {
         if let Some(frame) = self.answer.take().or_else(|| self.sign.take()) {
             return Some(Next::Item(Item::Sign(frame)));
         }
+        if let Some(tell) = self.rotation.take() {
+            return Some(Next::Item(Item::RotateKeys(tell)));
+        }
         match self.items.pop_front() {
             Some(item) => {
                 self.frames -= usize::from(matches!(item, Item::Control(_)));
@@ -147,10 +166,13 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::sync_channel;
+
     use ft_core::pages::{PAGE_SIZE, PageFrames};
     use ft_core::{Epoch, Term};
 
     use super::super::sender::Checkpoint;
+
     use super::*;
 
     fn sent(outbox: &Outbox) -> Vec<String> {
@@ -234,6 +256,20 @@ mod tests {
         assert!(!outbox.has_room(), "taken from the queue is not sent");
         outbox.pages_sent(half);
         assert!(outbox.has_room());
+    }
+
+    /// P9: an operator who asks again and again does not fill the queue of a link that takes nothing.
+    #[test]
+    fn one_wish_for_new_keys_waits() {
+        let outbox = Outbox::default();
+        let (tell, _told) = sync_channel(1);
+        assert!(outbox.push_rotation(tell.clone()));
+        for _ in 0..100_000 {
+            assert!(!outbox.push_rotation(tell.clone()));
+        }
+        outbox.push(precopy());
+        assert!(matches!(outbox.next_control(), Next::Item(Item::RotateKeys(_))));
+        assert!(outbox.push_rotation(tell), "the former one is under way");
     }
 
     /// In the middle of a pre-copy what is small is sent, and what is large waits.

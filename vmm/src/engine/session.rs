@@ -86,8 +86,8 @@ impl Session {
         self.outbox.push(item);
     }
 
-    pub(super) fn rotate_keys(&self, tell: SyncSender<Result<(), String>>) {
-        self.outbox.push(Item::RotateKeys(tell));
+    pub(super) fn rotate_keys(&self, tell: SyncSender<Result<(), String>>) -> bool {
+        self.outbox.push_rotation(tell)
     }
 }
 
@@ -109,8 +109,11 @@ impl Engine {
         let core = self.lock_within(STATUS_PATIENCE).ok_or(STUCK)?;
         let session = core.session.as_ref();
         let (tell, told) = sync_channel(1);
-        session.ok_or("expected a link to a standby, found none")?.rotate_keys(tell);
-        Ok(told)
+        let session = session.ok_or("expected a link to a standby, found none")?;
+        match session.rotate_keys(tell) {
+            true => Ok(told),
+            false => Err("new keys have been asked for, and are not in use yet".to_owned()),
+        }
     }
 
     /// Tries to reach the standby in a thread of its own: that may take seconds.

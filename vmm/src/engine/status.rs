@@ -148,6 +148,15 @@ impl Engine {
         }
     }
 
+    /// As [`state`](Self::state), for a thread that serves others.
+    ///
+    /// # Errors
+    /// Where the engine is stuck.
+    pub fn state_now(&self) -> Result<&'static str, String> {
+        let core = self.lock_within(STATUS_PATIENCE).ok_or(STUCK)?;
+        Ok(self.state_of(&core.primary))
+    }
+
     /// The state of the protection, as `status` tells it.
     pub fn state(&self) -> &'static str {
         self.state_of(&self.lock().primary)

@@ -158,6 +158,7 @@ impl Machine {
             power_on,
             device_thread,
             started: AtomicBool::new(false),
+            button_pressed: Arc::default(),
             work: AtomicU64::new(0),
             fence_hook: OnceLock::new(),
             wakes: Mutex::new(wakes),

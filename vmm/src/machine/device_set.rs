@@ -478,9 +478,9 @@ impl DeviceSet {
         }
     }
 
-    /// What the guest does about its power button.
+    /// What the guest does about its power button; none also while a thread has the device.
     pub(super) fn power_button(&self) -> Option<Button> {
-        PowerControl::button(&self.power()?.save().device).ok()
+        PowerControl::button(&self.power()?.try_save()?.device).ok()
     }
 
     /// The PCI bus, if there is one.
@@ -551,12 +551,16 @@ impl DeviceSet {
         self.pci.as_ref().map(|pci| pci.layout(PCI_SLOT))
     }
 
-    /// Power-on state of every device.
+    /// Power-on state of every device. `progress` is told of each: one whose backend does not answer takes its time, and
+    /// several may.
     ///
     /// # Errors
     /// The slot of a device that cannot be reset now.
-    pub(super) fn reset(&self) -> Result<(), u16> {
-        let stuck = self.virtio.iter().filter(|device| !device.reset());
+    pub(super) fn reset(&self, progress: impl Fn()) -> Result<(), u16> {
+        let stuck = self.virtio.iter().filter(|device| {
+            progress();
+            !device.reset()
+        });
         // Every device all the same.
         let stuck: Vec<u16> = stuck.map(|device| device.slot()).collect();
         self.registers.iter().for_each(|device| device.reset());

@@ -32,7 +32,7 @@ impl Machine {
             windows: &windows,
             pci: self.devices.pci().is_some(),
         };
-        let entry = boot::load_open(&self.memory, &boot, machine)?;
+        let entry = boot::load_open(&self.memory, &boot, machine, &|| self.note_work())?;
         self.vcpus.with_vcpu(0, |fd| boot::set_entry_registers(fd, entry))??;
         Ok(())
     }
@@ -115,7 +115,7 @@ impl Machine {
             return Err(MachineError::NoKernel);
         }
         // A kernel loaded over memory that a disk is still being written from would end up on the disk.
-        self.devices.reset().map_err(|slot| MachineError::Busy { slot })?;
+        self.devices.reset(|| self.note_work()).map_err(|slot| MachineError::Busy { slot })?;
         self.gate.forget_resets();
         self.power_on.vm.restore(&self.vm, ClockPolicy::Continue)?;
         self.vcpus.restore(&self.plan, &self.power_on.vcpus)?;
@@ -167,13 +167,21 @@ impl Machine {
         self.gate.drain();
     }
 
-    /// Presses the guest's power button: what the guest does about it, if anything, is its own affair.
+    /// Presses the guest's power button: what the guest does about it, if anything, is its own affair. P9: while one press waits
+    /// for the device thread, another one is the same.
     pub fn press_power_button(&self) {
-        let devices = self.devices.clone();
-        self.device_loop().post(move |_| devices.press_power_button());
+        if self.button_pressed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (devices, pressed) = (self.devices.clone(), self.button_pressed.clone());
+        self.device_loop().post(move |_| {
+            // First: what comes from here on is a press of its own.
+            pressed.store(false, Ordering::Release);
+            devices.press_power_button();
+        });
     }
 
-    /// What the guest does about its power button.
+    /// What the guest does about its power button; none where that is not known at this moment. Does not block.
     #[must_use]
     pub fn power_button(&self) -> Option<devices::Button> {
         self.devices.power_button()

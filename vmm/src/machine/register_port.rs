@@ -72,6 +72,7 @@ impl Place {
 
 /// One register device. Its mutex has the same place in the order of locks as that of a virtio window.
 pub struct RegisterPort {
+    number: u16,
     slot: Mutex<RegisterSlot>,
     places: Vec<Place>,
     irq: Option<IrqLine>,
@@ -81,7 +82,7 @@ impl RegisterPort {
     /// Puts a slot behind ports or windows; `irq` if it interrupts.
     #[must_use]
     pub fn new(slot: RegisterSlot, places: &[Place], irq: Option<IrqLine>) -> Self {
-        Self { slot: Mutex::new(slot), places: places.to_vec(), irq }
+        Self { number: slot.slot(), slot: Mutex::new(slot), places: places.to_vec(), irq }
     }
 
     /// Puts it on the buses.
@@ -126,7 +127,7 @@ impl RegisterPort {
     /// Its slot's number.
     #[must_use]
     pub fn slot(&self) -> u16 {
-        self.lock().slot()
+        self.number
     }
 
     /// What the device is.
@@ -182,6 +183,12 @@ impl RegisterPort {
     #[must_use]
     pub fn save(&self) -> RegisterState {
         self.lock().save()
+    }
+
+    /// As [`save`](Self::save), for a thread that serves others: none while somebody else has the device (P9).
+    #[must_use]
+    pub fn try_save(&self) -> Option<RegisterState> {
+        self.slot.try_lock().ok().map(|slot| slot.save())
     }
 
     /// Takes on a saved state.

@@ -2,7 +2,8 @@
 //!
 //! Each is heard in a thread of its own, with a deadline: whoever says nothing keeps nobody out. The standby's one place is
 //! taken by a whole Hello only, over a link that is secured where it is to be. Where there are too many strangers, the one
-//! that has been silent for longest makes room for the next (P9).
+//! that has been silent for longest makes room for the next. Whoever has said Hello waits for a standby that may be busy, and
+//! keeps his place among the strangers meanwhile (P9).
 
 use std::collections::VecDeque;
 use std::io::Read;
@@ -17,7 +18,7 @@ use super::resources::Reserve;
 use crate::link::{HangUp, Link, LinkListener, Stranger};
 use crate::seccomp::{self, Role};
 
-/// How many may be connected without having shown who they are.
+/// How many may be connected without having shown who they are, or without the standby's having taken notice.
 const MOST: usize = 64;
 /// How long one may take to say Hello, once its link is secured.
 const HELLO: Duration = Duration::from_secs(5);
@@ -51,8 +52,8 @@ struct Strangers {
 
 #[derive(Default)]
 struct Here {
-    /// The oldest first.
-    waiting: VecDeque<(u64, HangUp)>,
+    /// Who has not said Hello: the oldest first.
+    silent: VecDeque<(u64, HangUp)>,
     threads: usize,
     next: u64,
 }
@@ -66,21 +67,23 @@ impl Strangers {
                 return log::warn!("connection from {peer} closed: {error}");
             }
         };
-        let number = self.make_room(hang_up);
+        let Some(number) = self.make_room(hang_up) else {
+            return log::warn!(
+                "connection from {peer} closed: {MOST} others have said Hello, and this standby is busy"
+            );
+        };
         let (strangers, inputs) = (self.clone(), inputs.clone());
         let hear = move || {
             seccomp::enter(Role::Main, &[]);
             match admit(stranger) {
                 // From here on the core decides. A standby that has ended needs no link.
-                Ok((link, hello)) => {
-                    strangers.leave(number);
+                Ok((link, hello)) if strangers.has_said_hello(number) => {
                     drop(inputs.send(Input::Link(link, peer, Box::new(hello))));
                 }
-                Err(reason) => {
-                    strangers.leave(number);
-                    log::warn!("connection from {peer} refused: {reason}");
-                }
+                Ok(_) => log::debug!("connection from {peer} closed: another took its place"),
+                Err(reason) => log::warn!("connection from {peer} refused: {reason}"),
             }
+            strangers.leave(number);
         };
         if let Err(error) = std::thread::Builder::new().name("stranger".to_owned()).spawn(hear) {
             self.leave(number);
@@ -88,27 +91,32 @@ impl Strangers {
         }
     }
 
-    /// A place for one more; the oldest loses its own.
-    fn make_room(&self, hang_up: HangUp) -> u64 {
+    /// A place for one more; the oldest that is silent loses its own. None where there is no such.
+    fn make_room(&self, hang_up: HangUp) -> Option<u64> {
         let mut here = self.here();
         while here.threads >= MOST {
-            if let Some((_, oldest)) = here.waiting.pop_front() {
-                oldest.hang_up();
-            }
+            here.silent.pop_front()?.1.hang_up();
             // Its reads and writes return at once, so this wait is short.
             here = self.gone.wait(here).unwrap_or_else(PoisonError::into_inner);
         }
         let number = here.next;
         here.next += 1;
         here.threads += 1;
-        here.waiting.push_back((number, hang_up));
-        number
+        here.silent.push_back((number, hang_up));
+        Some(number)
+    }
+
+    /// `false` where it has lost its place.
+    fn has_said_hello(&self, number: u64) -> bool {
+        let mut here = self.here();
+        let at = here.silent.iter().position(|(of, _)| *of == number);
+        at.and_then(|at| here.silent.remove(at)).is_some()
     }
 
     fn leave(&self, number: u64) {
         let mut here = self.here();
         here.threads -= 1;
-        here.waiting.retain(|(of, _)| *of != number);
+        here.silent.retain(|(of, _)| *of != number);
         self.gone.notify_all();
     }
 

@@ -70,7 +70,7 @@ impl Resources {
                 lacks.push(Lack { reason, blocks });
             }
         };
-        for disk in &self.machine.disks {
+        for disk in self.machine.every_disk() {
             prove(format!("disk {}", disk.path.display()), true, &|| self.disk(disk));
         }
         for (name, create) in self.taps() {
@@ -100,8 +100,8 @@ impl Resources {
     }
 
     fn taps(&self) -> impl Iterator<Item = (&str, bool)> {
-        self.machine.nets.iter().filter_map(|net| match &net.backend {
-            NetBackend::Tap(name) => Some((name.as_str(), net.create)),
+        self.machine.networks().filter_map(|(net, create)| match net {
+            NetBackend::Tap(name) => Some((name.as_str(), create)),
             _ => None,
         })
     }
