@@ -135,6 +135,71 @@ fn a_silent_client_delays_nobody() {
     drop(clients);
 }
 
+/// Fails where the end of the process leaves alone who has been accepted and not been heard yet: of two who pull the plug at
+/// once, one would be told of a broken pipe.
+#[test]
+fn whoever_came_before_the_end_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let handler = |_| Reply::done("powered-off");
+    let socket = ControlSocket::listen(&path, Arc::new(handler)).unwrap();
+    let mut clients = [(); 3].map(|()| UnixStream::connect(&path).unwrap());
+    request(&path, &wish(Wish::Status)).unwrap();
+    let [asks, silent, half] = &mut clients;
+    half.write_all(b"{\"comm").unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| drop(socket));
+        while path.exists() {
+            std::thread::yield_now();
+        }
+        asks.write_all(b"{\"command\":\"power-off\"}\n").unwrap();
+        let read = |client: &mut UnixStream| {
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).unwrap();
+            answer
+        };
+        assert!(read(asks).contains("powered-off"));
+        assert!(read(silent).contains("this process ends"));
+        assert!(read(half).contains("this process ends"));
+    });
+}
+
+/// Fails where silent clients may have all of a process's descriptors.
+#[test]
+fn silent_clients_leave_descriptors_to_others() {
+    let bench = Bench::new();
+    let socket = bench.path("primary");
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 64; exec \"$@\"", "sh", KEMARI]);
+    let flags = ["--control", socket.to_str().unwrap(), "--arbiter", &bench.arbiter];
+    let mut guest = micro::Guest::boot_through(limited, "", 1, &flags);
+    guest.ask(Op::Ping);
+    let silent: Vec<_> = (0..70).map_while(|_| UnixStream::connect(&socket).ok()).collect();
+    let begun = Instant::now();
+    let status = bench.tell("primary", &["status"]).unwrap();
+    // One that has to be given up first takes five seconds.
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    let open = std::fs::read_dir(format!("/proc/{}/fd", status["pid"])).unwrap().count();
+    assert!(open < 50, "{open} of 64 descriptors are in use");
+    drop(silent);
+}
+
+/// Fails where the reason is told as a success that follows, and then once more.
+#[test]
+fn a_seizure_that_is_refused_says_why_once() {
+    let bench = Bench::without_arbiter();
+    let guest = bench.guest();
+    let mut second = Command::new(KEMARI);
+    second.args(["run", "--memory", "64", "--serial", "none", "--seize", "--kernel"]);
+    second.arg(micro::image()).stdin(Stdio::null());
+    second.arg(format!("--disk=path={}", guest.dir.path().join("disk.img").display()));
+    second.arg(format!("--arbiter=file:{}", bench.path("arbiter").display()));
+    let refused = second.output().unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(text.matches("another process uses it").count(), 1, "{text}");
+    assert_eq!(refused.status.code(), Some(2), "{text}");
+}
+
 #[test]
 fn what_takes_time_is_answered_at_its_end() {
     let dir = tempfile::tempdir().unwrap();

@@ -249,7 +249,9 @@ fn control_handler(inputs: SyncSender<Input>, status: Shown) -> Handler {
             wish.reply(status.clone(), || Some(Ok(done("waiting"))))
         }
         Command::PowerOff => {
-            let wish = Wish::event(inputs.clone(), Event::OperatorStop);
+            let mut wish = Wish::event(inputs.clone(), Event::OperatorStop);
+            // What another client has asked for, or a signal: it is what this one wants, too.
+            wish.when_ended = Ok(());
             let seen = status.clone();
             let stopped = move || (shown(&seen).state() == "stopped").then(|| Ok(done("stopped")));
             wish.reply(status.clone(), stopped)
@@ -279,12 +281,15 @@ struct Wish {
     input: Option<Input>,
     answer: Receiver<Result<(), String>>,
     taken: bool,
+    /// What to say where nobody takes it any more.
+    when_ended: Result<(), String>,
 }
 
 impl Wish {
     fn new(inputs: SyncSender<Input>, input: impl FnOnce(Answer) -> Input) -> Self {
         let (tell, answer) = sync_channel(1);
-        Self { inputs, input: Some(input(tell)), answer, taken: false }
+        let when_ended = Err("this standby has ended".to_owned());
+        Self { inputs, input: Some(input(tell)), answer, taken: false, when_ended }
     }
 
     fn event(inputs: SyncSender<Input>, event: Event) -> Self {
@@ -293,7 +298,6 @@ impl Wish {
 
     /// Whether the wish has been taken; none while that is not known. Does not block.
     fn look(&mut self) -> Option<Result<(), String>> {
-        let ended = || Some(Err("this standby has ended".to_owned()));
         if let Some(input) = self.input.take() {
             match self.inputs.try_send(input) {
                 Ok(()) => {}
@@ -301,13 +305,13 @@ impl Wish {
                     self.input = Some(input);
                     return None;
                 }
-                Err(TrySendError::Disconnected(_)) => return ended(),
+                Err(TrySendError::Disconnected(_)) => return Some(self.when_ended.clone()),
             }
         }
         match self.answer.try_recv() {
             Ok(answer) => Some(answer),
             Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Disconnected) => ended(),
+            Err(TryRecvError::Disconnected) => Some(self.when_ended.clone()),
         }
     }
 

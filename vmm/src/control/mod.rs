@@ -138,7 +138,11 @@ fn talk(path: &Path, request: &Request, patience: Duration) -> io::Result<String
     let begun = Instant::now();
     let mut stream = UnixStream::connect(path)?;
     stream.set_write_timeout(Some(CLIENT_TIMEOUT))?;
-    writeln!(stream, "{}", serde_json::to_string(request)?)?;
+    match writeln!(stream, "{}", serde_json::to_string(request)?) {
+        // A process that ends has perhaps said so before it went.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        written => written?,
+    }
     let left = patience.saturating_sub(begun.elapsed()).max(Duration::from_millis(1));
     stream.set_read_timeout(Some(left))?;
     let mut line = String::new();

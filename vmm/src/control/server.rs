@@ -21,12 +21,15 @@ use serde_json::json;
 use super::{CLIENT_TIMEOUT, DEFAULT_WAIT, Handler, MAX_LINE, Outcome, Pending, Reply, Request};
 use crate::seccomp::{self, Role};
 
-/// Clients at once, at most.
+/// Clients at once, at most; fewer where the process may have few descriptors, most of which are for other purposes.
 const MAX_CLIENTS: usize = 64;
+const SHARE_OF_DESCRIPTORS: u64 = 8;
 /// How often to look whether a command that is under way is over.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// How long the end of the process waits for its last answers to be taken.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// How long it waits for what its last clients ask.
+const LAST_QUESTIONS: Duration = Duration::from_millis(250);
 
 /// The socket and who answers on it. One process changes roles (a standby takes over), so the
 /// handler can be replaced.
@@ -78,6 +81,7 @@ impl ControlPlace {
             wake: wake.clone(),
             over: told,
             clients: VecDeque::new(),
+            most: most_clients(),
         };
         std::thread::Builder::new()
             .name("control".to_owned())
@@ -125,6 +129,14 @@ struct Server {
     over: Receiver<()>,
     /// The oldest first.
     clients: VecDeque<Client>,
+    /// How many there may be.
+    most: usize,
+}
+
+fn most_clients() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let share = limit.unwrap_or(u64::MAX) / SHARE_OF_DESCRIPTORS;
+    usize::try_from(share).unwrap_or(MAX_CLIENTS).clamp(1, MAX_CLIENTS)
 }
 
 struct Client {
@@ -147,22 +159,20 @@ enum State {
 impl Server {
     fn serve(mut self) {
         while self.over.try_recv().is_err() {
-            self.wait();
-            // Counted up by nobody who needs to know how often.
-            let _ = rustix::io::read(&*self.wake, &mut [0_u8; 8]);
+            self.wait(Duration::MAX);
             self.attend();
             self.accept();
         }
         self.last_answers();
     }
 
-    /// Until somebody has something for this thread, or a deadline has passed.
-    fn wait(&self) {
+    /// Until somebody has something for this thread, or a deadline has passed, and `no_longer`.
+    fn wait(&self, no_longer: Duration) {
         let now = Instant::now();
         let waits = |client: &Client| matches!(client.state, State::Waiting(_));
         let look = self.clients.iter().any(waits).then(|| now + LOOK_EVERY);
         let next = self.clients.iter().map(|client| client.until).chain(look).min();
-        let timeout = next.map(|next| next.saturating_duration_since(now));
+        let timeout = next.map(|next| next.saturating_duration_since(now).min(no_longer));
         let mut fds = vec![
             PollFd::new(&*self.wake, PollFlags::IN),
             PollFd::new(&self.listener, PollFlags::IN),
@@ -174,6 +184,8 @@ impl Server {
         });
         // A signal: all are looked at, which does no harm.
         let _ = poll(&mut fds, timeout.as_ref());
+        // Counted up by nobody who needs to know how often.
+        let _ = rustix::io::read(&*self.wake, &mut [0_u8; 8]);
     }
 
     fn accept(&mut self) {
@@ -182,6 +194,10 @@ impl Server {
             let stream = match accept_with(&self.listener, flags) {
                 Ok(stream) => UnixStream::from(stream),
                 Err(rustix::io::Errno::AGAIN) => return,
+                // Short of descriptors: a silent client has one.
+                Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) if self.make_room() => {
+                    continue;
+                }
                 Err(error) => {
                     log::debug!("a control client could not be accepted: {error}");
                     // A shortage of descriptors stays for a while, and the listener stays readable.
@@ -190,8 +206,8 @@ impl Server {
                 }
             };
             let mut client = Client::new(stream);
-            if self.clients.len() >= MAX_CLIENTS && !self.make_room() {
-                let busy = format!("{MAX_CLIENTS} commands are under way: try again later");
+            if self.clients.len() >= self.most && !self.make_room() {
+                let busy = format!("{} commands are under way: try again later", self.most);
                 client.answer(Err(busy));
                 client.write();
                 continue;
@@ -215,23 +231,21 @@ impl Server {
         self.clients.retain(|client| !matches!(client.state, State::Gone));
     }
 
-    /// The process ends: what is under way is over now, or never will be.
+    /// The process ends: what is under way is over now, or never will be. Whoever came before the socket's name was taken away
+    /// is answered, whether or not it has said yet what it wants.
     fn last_answers(mut self) {
-        let deadline = Instant::now() + LAST_ANSWERS;
-        for client in &mut self.clients {
-            client.attend(&self.handler);
-            if let State::Waiting(pending) = &mut client.state {
-                let so_far = (pending.so_far)();
-                client.answer(Err(format!("this process ends: {so_far}")));
+        let begun = Instant::now();
+        while begun.elapsed() < LAST_ANSWERS {
+            self.accept();
+            for client in &mut self.clients {
+                client.attend(&self.handler);
+                client.end(begun + LAST_QUESTIONS);
             }
-        }
-        self.clients.retain(|client| matches!(client.state, State::Answering(..)));
-        while !self.clients.is_empty() && Instant::now() < deadline {
-            self.clients.iter_mut().for_each(Client::write);
-            self.clients.retain(|client| matches!(client.state, State::Answering(..)));
-            if !self.clients.is_empty() {
-                self.wait();
+            self.clients.retain(|client| !matches!(client.state, State::Gone));
+            if self.clients.is_empty() {
+                return;
             }
+            self.wait(LOOK_EVERY);
         }
     }
 }
@@ -349,6 +363,20 @@ impl Client {
         let mut fds = [PollFd::new(&self.stream, PollFlags::empty())];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
+    }
+
+    /// The process ends: it is told what has become of its command; if it is silent, at `silent_until`.
+    fn end(&mut self, silent_until: Instant) {
+        match &mut self.state {
+            State::Asking(_) if Instant::now() < silent_until => return,
+            State::Asking(_) => self.answer(Err("this process ends".to_owned())),
+            State::Waiting(pending) => {
+                let so_far = (pending.so_far)();
+                self.answer(Err(format!("this process ends: {so_far}")));
+            }
+            State::Answering(..) | State::Gone => return,
+        }
+        self.write();
     }
 
     fn answer(&mut self, outcome: Outcome) {

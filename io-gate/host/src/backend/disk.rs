@@ -197,8 +197,10 @@ impl Input {
         let locked = match side {
             Side::Active => self.lock(Use::Active),
             Side::Successor => self.lock(Use::Active).or_else(|error| {
-                log::info!("{error}; this machine has won the right to write to it");
-                self.lock(Use::Pair)
+                // Said where it holds: an error is said by whoever is refused.
+                self.lock(Use::Pair).inspect(|()| {
+                    log::info!("{error}; this machine has won the right to write to it");
+                })
             }),
             Side::Standby => self.lock(Use::Pair),
         };
