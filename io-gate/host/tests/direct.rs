@@ -16,9 +16,9 @@ const DIRECT: DiskOptions =
 const DISCARD: u32 = 11;
 const WRITE_ZEROES: u32 = 13;
 
-/// Beside what the build makes: /tmp may be in memory, and have no storage to reach directly.
+/// Of so many bytes.
 fn image(bytes: u64) -> NamedTempFile {
-    let file = NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let file = common::image(0);
     file.as_file().set_len(bytes).unwrap();
     file
 }
@@ -132,7 +132,9 @@ impl Drop for LargeSectors {
 #[test]
 fn a_hole_does_not_hide_the_blocks_of_the_storage() {
     let Some(storage) = LargeSectors::new() else {
-        eprintln!("SKIPPED: this needs losetup, mkfs.ext4 and mount, and the right to use them");
+        kemari_tests::not_tested(
+            "no file system can be made on a loop device (losetup, mkfs.ext4, mount)",
+        );
         return;
     };
     let path = storage.mount().join("image");

@@ -5,7 +5,6 @@
 mod common;
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,18 +15,8 @@ use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions, Side};
 use io_gate_host::backend::disk_lock::Use;
 use io_gate_host::{Backend, Fence, GateHost, Permission};
 
-/// How many pages of a file are in this host's page cache only; none where the kernel cannot tell (before 6.5).
 fn dirty_pages(path: &Path) -> Option<u64> {
-    const SYS_CACHESTAT: libc::c_long = 451;
-    let file = File::open(path).unwrap();
-    let range = [0_u64; 2];
-    // Cached, dirty, in writeback, evicted, recently evicted.
-    let mut found = [0_u64; 5];
-    // SAFETY: both arrays are of the sizes that the call wants, and live through it.
-    let result = unsafe {
-        libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range.as_ptr(), found.as_mut_ptr(), 0)
-    };
-    (result == 0).then(|| found[1] + found[2])
+    common::volatile_pages(&File::open(path).unwrap())
 }
 
 #[test]
@@ -37,7 +26,7 @@ fn p3_what_completes_after_protection_has_begun_is_in_the_storage_and_all_before
         let options = DiskOptions { lock: true, direct, ..DiskOptions::default() };
         let disk = match Disk::open(image.path(), options) {
             Err(DiskError::Direct { .. }) if direct => {
-                return eprintln!("skipped: no O_DIRECT here");
+                return kemari_tests::not_tested("no O_DIRECT here");
             }
             disk => disk.unwrap(),
         };
@@ -52,7 +41,7 @@ fn p3_what_completes_after_protection_has_begun_is_in_the_storage_and_all_before
             dirty_pages(image.path())
         };
         let Some(dirty) = write(&mut machine, 0) else {
-            return eprintln!("skipped: this kernel has no cachestat");
+            return kemari_tests::not_tested("this kernel has no cachestat");
         };
         assert!(direct || dirty > 0, "a driver that flushes has the page cache");
         // Nobody else has the image until then.

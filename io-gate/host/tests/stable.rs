@@ -4,10 +4,7 @@
 
 mod common;
 
-use std::fs::File;
-use std::os::fd::AsRawFd;
-
-use common::{DATA, DiskMachine, Driver, RING, SECTORS, VERSION_1, image};
+use common::{DATA, DiskMachine, Driver, RING, SECTORS, VERSION_1, image, volatile_pages};
 use io_gate::host::Term;
 use io_gate_host::backend::disk::{Disk, DiskOptions};
 
@@ -33,20 +30,6 @@ fn alone(image: &tempfile::NamedTempFile, features: u64) -> DiskMachine {
     machine
 }
 
-/// Pages of the file that are in the page cache and not in the storage: `cachestat`, Linux 6.5. None where the kernel or the
-/// file system does not tell.
-fn volatile_pages(file: &File) -> Option<u64> {
-    const SYS_CACHESTAT: libc::c_long = 451;
-    let range = [0_u64; 2];
-    let mut counts = [0_u64; 5];
-    // SAFETY: the two structures are arrays of u64 of the lengths that the call reads and writes.
-    let result = unsafe {
-        libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range.as_ptr(), counts.as_mut_ptr(), 0)
-    };
-    // Cached, dirty, under writeback, evicted, recently evicted.
-    (result == 0).then(|| counts[1] + counts[2])
-}
-
 /// A file whose cached writes can be seen; skips, and says so, where none can.
 fn observable() -> Option<tempfile::NamedTempFile> {
     let image = image(SECTORS);
@@ -56,7 +39,9 @@ fn observable() -> Option<tempfile::NamedTempFile> {
         image.as_file().sync_all().unwrap();
         return Some(image);
     }
-    eprintln!("skipped: this kernel or file system does not tell what is only in the page cache");
+    kemari_tests::not_tested(
+        "this kernel or file system does not tell what is only in the page cache",
+    );
     None
 }
 

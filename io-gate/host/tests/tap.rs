@@ -4,9 +4,10 @@
 
 mod common;
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use common::tap::{HEADER, MAC, frame, own_network, packet_socket};
 use common::{Driver, SLOT, guest_memory, wait_readable};
 use devices::NetConfig;
 use io_gate::Port;
@@ -15,52 +16,9 @@ use io_gate_host::backend::net::Net;
 use io_gate_host::{Backend, GateHost, Unfenced, VirtioSlot};
 use vm_memory::{Bytes, GuestAddress};
 
-const HEADER: usize = 12;
-const MAC: [u8; 6] = [0x52, 0x54, 0, 9, 9, 9];
-/// An Ethernet type that is free for local experiments.
-const EXPERIMENT: u16 = 0x88b5;
-
-fn own_namespace() -> bool {
-    // SAFETY: a system call without pointers; it changes this thread only.
-    unsafe { libc::unshare(libc::CLONE_NEWNET) == 0 }
-}
-
-/// A socket that sees every frame of an interface, which it takes up first.
-fn packet_socket(name: &str) -> OwnedFd {
-    // SAFETY: system calls with pointers to valid structures that live through them.
-    unsafe {
-        let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK;
-        let protocol = libc::c_int::from(EXPERIMENT.to_be());
-        let socket = OwnedFd::from_raw_fd(libc::socket(libc::AF_PACKET, kind, protocol));
-        let mut request: libc::ifreq = std::mem::zeroed();
-        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-            *to = from as libc::c_char;
-        }
-        request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-        assert_eq!(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request), 0);
-        assert_eq!(libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX, &raw mut request), 0);
-        let mut address: libc::sockaddr_ll = std::mem::zeroed();
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = EXPERIMENT.to_be();
-        address.sll_ifindex = request.ifr_ifru.ifru_ifindex;
-        let len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-        assert_eq!(libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len), 0);
-        socket
-    }
-}
-
-fn frame(fill: u8) -> Vec<u8> {
-    let mut frame = vec![0xff; 6];
-    frame.extend(MAC);
-    frame.extend(EXPERIMENT.to_be_bytes());
-    frame.resize(100, fill);
-    frame
-}
-
 #[test]
 fn frames_cross_a_tap_interface_both_ways() {
-    if !own_namespace() {
-        eprintln!("not tested: no right to make a network namespace (run as root)");
+    if !own_network() {
         return;
     }
     let net = Net::tap("gatetest0", MAC).unwrap();

@@ -7,6 +7,7 @@ mod common;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
+use common::tap::{HEADER, MAC, frame, own_network, packet_socket, request};
 use common::{Driver, SLOT, guest_memory};
 use devices::NetConfig;
 use io_gate::Port;
@@ -15,27 +16,9 @@ use io_gate_host::backend::net::Net;
 use io_gate_host::{Backend, GateHost, Unfenced, VirtioSlot};
 use vm_memory::{Bytes, GuestAddress};
 
-const HEADER: usize = 12;
-const MAC: [u8; 6] = [0x52, 0x54, 0, 9, 9, 9];
 const NAME: &str = "gone0";
-/// An Ethernet type that is free for local experiments.
-const EXPERIMENT: u16 = 0x88b5;
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const TUNSETPERSIST: libc::c_ulong = 0x4004_54cb;
-
-fn own_namespace() -> bool {
-    // SAFETY: a system call without pointers; it changes this thread only.
-    unsafe { libc::unshare(libc::CLONE_NEWNET) == 0 }
-}
-
-fn request(name: &str) -> libc::ifreq {
-    // SAFETY: all-zero bytes are a valid `ifreq`.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from as libc::c_char;
-    }
-    request
-}
 
 /// An interface that stays when nobody is attached to it, as `ip tuntap add` makes one, and is up.
 fn make_tap() {
@@ -47,27 +30,6 @@ fn make_tap() {
     unsafe {
         assert_eq!(libc::ioctl(tun.as_raw_fd(), TUNSETIFF, &raw const request), 0);
         assert_eq!(libc::ioctl(tun.as_raw_fd(), TUNSETPERSIST, 1), 0);
-    }
-}
-
-/// A socket that sees the frames of the interface, which it takes up first.
-fn packet_socket() -> OwnedFd {
-    // SAFETY: system calls with pointers to valid structures that live through them.
-    unsafe {
-        let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK;
-        let protocol = libc::c_int::from(EXPERIMENT.to_be());
-        let socket = OwnedFd::from_raw_fd(libc::socket(libc::AF_PACKET, kind, protocol));
-        let mut request = request(NAME);
-        request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-        assert_eq!(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request), 0);
-        assert_eq!(libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX, &raw mut request), 0);
-        let mut address: libc::sockaddr_ll = std::mem::zeroed();
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = EXPERIMENT.to_be();
-        address.sll_ifindex = request.ifr_ifru.ifru_ifindex;
-        let len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-        assert_eq!(libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len), 0);
-        socket
     }
 }
 
@@ -97,14 +59,6 @@ fn delete_tap(outside: &OwnedFd) {
     }
 }
 
-fn frame(fill: u8) -> Vec<u8> {
-    let mut frame = vec![0xff; 6];
-    frame.extend(MAC);
-    frame.extend(EXPERIMENT.to_be_bytes());
-    frame.resize(100, fill);
-    frame
-}
-
 struct Machine {
     memory: Arc<io_gate_host::GuestMemory>,
     gate: Arc<GateHost>,
@@ -131,13 +85,12 @@ impl Machine {
 
 #[test]
 fn a_tap_that_is_deleted_is_taken_up_again() {
-    if !own_namespace() {
-        eprintln!("not tested: no right to make a network namespace (run as root)");
+    if !own_network() {
         return;
     }
     make_tap();
     let net = Net::tap(NAME, MAC).unwrap();
-    let outside = packet_socket();
+    let outside = packet_socket(NAME);
     let memory = guest_memory();
     let (ledger, mut authority) = new_gate();
     let gate = GateHost::new(ledger, memory.clone(), Arc::new(Unfenced)).unwrap();
@@ -177,7 +130,7 @@ fn a_tap_that_is_deleted_is_taken_up_again() {
     assert_eq!(unsafe { libc::if_nametoindex(c"gone0".as_ptr()) }, 0);
 
     make_tap();
-    let outside = packet_socket();
+    let outside = packet_socket(NAME);
     let mut seen = [0_u8; 200];
     let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
     loop {

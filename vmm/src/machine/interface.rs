@@ -225,7 +225,9 @@ mod tests {
         // SAFETY: a system call that changes the network namespace of this thread only.
         if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
             let error = io::Error::last_os_error();
-            eprintln!("SKIPPED: this machine permits no network namespace: {error}");
+            kemari_tests::not_tested(&format!(
+                "this machine permits no network namespace: {error}"
+            ));
             return;
         }
         assert_eq!(look("tap0").unwrap(), None);

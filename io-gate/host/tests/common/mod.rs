@@ -3,7 +3,9 @@
 
 pub mod blocked_calls;
 pub mod net;
+pub mod tap;
 
+use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -205,10 +207,25 @@ pub struct DiskMachine {
     requests: u64,
 }
 
+/// Beside what the build makes: /tmp may be in memory, and have no storage.
 pub fn image(sectors: u64) -> NamedTempFile {
-    let file = NamedTempFile::new().unwrap();
+    let file = NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     file.as_file().set_len(sectors * 512).unwrap();
     file
+}
+
+/// Pages of the file that are in the page cache and not in the storage: `cachestat`, Linux 6.5. None where the kernel or the
+/// file system does not tell.
+pub fn volatile_pages(file: &File) -> Option<u64> {
+    const SYS_CACHESTAT: libc::c_long = 451;
+    let range = [0_u64; 2];
+    let mut counts = [0_u64; 5];
+    // SAFETY: the two structures are arrays of u64 of the lengths that the call reads and writes.
+    let result = unsafe {
+        libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range.as_ptr(), counts.as_mut_ptr(), 0)
+    };
+    // Cached, dirty, under writeback, evicted, recently evicted.
+    (result == 0).then(|| counts[1] + counts[2])
 }
 
 pub const SECTORS: u64 = 4096;
