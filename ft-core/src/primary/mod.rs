@@ -617,7 +617,9 @@ impl Primary {
             Message::Heartbeat(beat) if running => {
                 self.send(Epoch(0), Message::HeartbeatReply(beat), out);
             }
-            Message::Readiness { lack, session } if running => self.readiness(lack, session, out),
+            Message::Readiness { lack, session, from } if running => {
+                self.readiness(lack, (session, from), out);
+            }
             Message::HeartbeatReply(_) if running => {
                 if deliberate!(HeartbeatAsAck)
                     && let Some((front, _)) = self.in_flight.front().copied()
@@ -625,8 +627,8 @@ impl Primary {
                     self.ack(now, front, out);
                 }
             }
-            Message::Bye { reason, session, why } if reason != ByeReason::Detach => {
-                self.bye(now, (reason, session, why), out);
+            Message::Bye { reason, session, from, why } if reason != ByeReason::Detach => {
+                self.bye(now, reason, (session, from), why, out);
             }
             _ => {
                 let why = format!("the standby sent {kind} in state {}", self.phase.name());
@@ -661,10 +663,15 @@ impl Primary {
         }
     }
 
+    /// This side's number for the session, and the standby's; 0 for one that is not known.
+    fn numbers(&self) -> (u64, u64) {
+        let numbers = |session: &Session| (session.hello.session, session.theirs.unwrap_or(0));
+        self.session.as_ref().map_or((0, 0), numbers)
+    }
+
     /// A word of an earlier session, played again, says nothing of this one.
-    fn readiness(&mut self, lack: Option<String>, said: u64, out: &mut Vec<Action>) {
-        let session = self.session.as_ref().map(|session| session.hello.session);
-        if session != Some(said) || self.lack == lack {
+    fn readiness(&mut self, lack: Option<String>, said: (u64, u64), out: &mut Vec<Action>) {
+        if self.numbers() != said || self.lack == lack {
             return;
         }
         self.lack = lack;
@@ -700,15 +707,19 @@ impl Primary {
     fn bye(
         &mut self,
         now: Time,
-        (reason, said, why): (ByeReason, u64, String),
+        reason: ByeReason,
+        said: (u64, u64),
+        why: String,
         out: &mut Vec<Action>,
     ) {
-        let session = self.session.as_ref().map(|session| session.hello.session);
-        if session == Some(said) || deliberate!(AnyonesBye) {
+        let (session, theirs) = self.numbers();
+        if (session, theirs) == said || deliberate!(AnyonesBye) {
             return self.renounced(now, reason, &why, out);
         }
-        let expected = session.unwrap_or_default();
-        let why = format!("the standby says Bye to session {said:#x}, this is {expected:#x}");
+        let why = format!(
+            "the standby says Bye to session {:#x} as {:#x}, this is {session:#x} with {theirs:#x}",
+            said.0, said.1
+        );
         self.break_off(now, why, out);
     }
 
@@ -997,9 +1008,9 @@ impl Primary {
 
     fn say_bye(&self, reason: ByeReason, out: &mut Vec<Action>) {
         if let Some(session) = &self.session {
-            let session = session.theirs.unwrap_or(0);
+            let (session, from) = (session.theirs.unwrap_or(0), session.hello.session);
             let why = String::new();
-            self.send(Epoch(0), Message::Bye { reason, session, why }, out);
+            self.send(Epoch(0), Message::Bye { reason, session, from, why }, out);
         }
     }
 

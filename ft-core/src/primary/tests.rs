@@ -7,7 +7,7 @@ use io_gate::host::new_gate;
 
 use super::*;
 use crate::handshake::{BootSource, ImageId};
-use crate::testing::{MS, SESSION, frame, hello};
+use crate::testing::{MS, SESSION, STANDBY_SESSION, frame, hello};
 use crate::wire::{Hashes, Verified};
 
 extern crate std;
@@ -386,7 +386,8 @@ fn a_standby_is_looked_for_until_it_is_found() {
 /// P7: a machine whose standby could not go on with it is not protected, and says why.
 #[test]
 fn what_a_standby_lacks_is_known_as_long_as_it_is_there() {
-    let lacks = |lack: &str| Message::Readiness { lack: Some(lack.into()), session: SESSION };
+    let word = |lack, session, from| Message::Readiness { lack, session, from };
+    let lacks = |lack: &str| word(Some(lack.into()), SESSION, STANDBY_SESSION);
     let said = |out: Vec<Action>| match &out[..] {
         [Action::Report(report)] => report.to_string(),
         other => panic!("{other:?}"),
@@ -396,9 +397,14 @@ fn what_a_standby_lacks_is_known_as_long_as_it_is_there() {
     assert_eq!(pair.primary.lack(), Some("tap0: down"));
     assert!(pair.say(0, lacks("tap0: down")).is_empty());
     assert_eq!(pair.phase(), Phase::Protected, "the checkpoint is there all the same");
-    let whole = |session| Message::Readiness { lack: None, session };
-    assert!(pair.say(0, whole(SESSION + 1)).is_empty(), "of another session");
-    assert!(said(pair.say(0, whole(SESSION))).contains("protected: the standby holds"));
+    let of_another = word(None, SESSION + 1, STANDBY_SESSION);
+    assert!(pair.say(0, of_another).is_empty(), "of another session");
+    let by_another = word(None, SESSION, STANDBY_SESSION + 1);
+    assert!(pair.say(0, by_another).is_empty(), "of another standby");
+    assert!(
+        said(pair.say(0, word(None, SESSION, STANDBY_SESSION)))
+            .contains("protected: the standby holds")
+    );
     // From before the first acknowledgement on, and not beyond the session.
     let mut pair = Pair::at(true, Phase::Copying);
     assert!(pair.say(0, lacks("tap0: down")).is_empty());
@@ -578,7 +584,7 @@ fn answers_that_nobody_asked_for_are_illegal() {
 }
 
 fn bye(reason: ByeReason) -> Message {
-    Message::Bye { reason, session: SESSION, why: String::new() }
+    Message::Bye { reason, session: SESSION, from: STANDBY_SESSION, why: String::new() }
 }
 
 /// P1: on a link that does not authenticate the word of an earlier session can be played again, when the standby of this
@@ -588,9 +594,12 @@ fn p1_a_bye_to_another_session_opens_nothing() {
     for (phase, reason) in
         [(Phase::Protected, ByeReason::Detached), (Phase::Detaching, ByeReason::Stopped)]
     {
-        let mut pair = Pair::at(true, phase);
-        let out = pair.say(0, Message::Bye { reason, session: SESSION - 1, why: String::new() });
-        assert_eq!(effects(&out), ["send Refuse", "hold", "close", "ask 2"]);
+        // One of this side's earlier sessions; or another standby, to which somebody has played this session.
+        for (session, from) in [(SESSION - 1, STANDBY_SESSION), (SESSION, STANDBY_SESSION + 1)] {
+            let mut pair = Pair::at(true, phase);
+            let out = pair.say(0, Message::Bye { reason, session, from, why: String::new() });
+            assert_eq!(effects(&out), ["send Refuse", "hold", "close", "ask 2"]);
+        }
     }
 }
 
@@ -692,7 +701,8 @@ fn p8_a_standby_that_differs_is_not_relied_upon() {
     assert_eq!(effects(&pair.say(5, differ())), ["send Bye"]);
     assert_eq!(pair.phase(), Phase::Detaching);
     let why = "epoch 5 is not the same on both sides".to_string();
-    let bye = Message::Bye { reason: ByeReason::Detached, session: SESSION, why };
+    let bye =
+        Message::Bye { reason: ByeReason::Detached, session: SESSION, from: STANDBY_SESSION, why };
     assert_eq!(effects(&pair.say(0, bye)), ["close", "alone 1"]);
     assert!(pair.primary.reason().unwrap().contains("epoch 5 is not the same"));
     // Not at once: the next session may well end alike.

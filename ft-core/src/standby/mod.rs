@@ -540,9 +540,9 @@ impl Standby {
             }
             (
                 Phase::Greeting | Phase::Filling | Phase::Ready,
-                Message::Bye { reason, session, .. },
+                Message::Bye { reason, session, from, .. },
             ) => {
-                self.bye(reason, session, out);
+                self.bye(reason, (session, from), out);
             }
             (Phase::Filling | Phase::Ready, Message::Heartbeat(beat)) => {
                 self.send(Message::HeartbeatReply(beat), out);
@@ -674,15 +674,16 @@ impl Standby {
         self.phase = Phase::Waiting;
     }
 
-    fn bye(&mut self, reason: ByeReason, said: u64, out: &mut Vec<Action>) {
-        let session = self.session.as_ref().and_then(|session| session.number);
+    fn bye(&mut self, reason: ByeReason, (said, from): (u64, u64), out: &mut Vec<Action>) {
+        let (session, theirs) = (self.number(), self.theirs());
         if said == 0 {
             return self.lose("the primary left before it was answered".to_string(), out);
         }
         // A checkpoint is not given up for a word of another session (P4).
-        if session != Some(said) {
-            let expected = session.map_or("none yet".to_string(), |number| format!("{number:#x}"));
-            let why = format!("the primary says Bye to session {said:#x}, this is {expected}");
+        if session != said || theirs != from {
+            let why = format!(
+                "the primary says Bye to session {said:#x} as {from:#x}, this is {session:#x} with {theirs:#x}"
+            );
             return self.break_off(why, out);
         }
         let why = match reason {
@@ -786,10 +787,20 @@ impl Standby {
     }
 
     fn say_readiness(&self, out: &mut Vec<Action>) {
-        let hello = self.session.as_ref().and_then(|session| session.hello.as_ref());
-        let session = hello.map_or(0, |hello| hello.session);
+        let (session, from) = (self.theirs(), self.number());
         let lack = self.lack.as_ref().map(|lack| lack.reason.clone());
-        self.send(Message::Readiness { lack, session }, out);
+        self.send(Message::Readiness { lack, session, from }, out);
+    }
+
+    /// This side's number for the session; 0 before it was told.
+    fn number(&self) -> u64 {
+        self.session.as_ref().and_then(|session| session.number).unwrap_or(0)
+    }
+
+    /// The primary's number for it; 0 before it has said so.
+    fn theirs(&self) -> u64 {
+        let hello = self.session.as_ref().and_then(|session| session.hello.as_ref());
+        hello.map_or(0, |hello| hello.session)
     }
 
     /// Claims the term after the one in which the checkpoint was made, and never a later one: who
@@ -941,9 +952,8 @@ impl Standby {
 
     /// Before the primary has said which session this is, there is none to leave: 0 says so.
     fn say_bye(&self, reason: ByeReason, why: String, out: &mut Vec<Action>) {
-        let hello = self.session.as_ref().and_then(|session| session.hello.as_ref());
-        let session = hello.map_or(0, |hello| hello.session);
-        self.send(Message::Bye { reason, session, why }, out);
+        let (session, from) = (self.theirs(), self.number());
+        self.send(Message::Bye { reason, session, from, why }, out);
     }
 
     fn send(&self, message: Message, out: &mut Vec<Action>) {

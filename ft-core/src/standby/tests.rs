@@ -276,7 +276,8 @@ fn lacks(blocks: bool) -> Event {
 fn what_it_lacks_is_said_to_the_primary() {
     let mut pair = Pair::ready(true);
     let out = pair.give(lacks(true));
-    let said = Message::Readiness { lack: Some("disk: gone".into()), session: SESSION };
+    let lack = Some("disk: gone".into());
+    let said = Message::Readiness { lack, session: SESSION, from: STANDBY_SESSION };
     assert!(
         matches!(&out[..], [Action::Report(_), Action::Send { frame, .. }] if frame.message == said),
         "{out:?}"
@@ -691,8 +692,9 @@ fn p8_a_checkpoint_that_differs_is_given_up() {
     let reason = pair.standby.reason().unwrap();
     assert!(reason.contains("epoch 5 is not the same on both sides"), "{reason}");
     let Some(Action::Send { frame, .. }) = out.get(2) else { panic!("{out:?}") };
-    let Message::Bye { reason, session, why } = &frame.message else { panic!("{frame:?}") };
-    assert_eq!((*reason, *session), (ByeReason::Detached, SESSION));
+    let Message::Bye { reason, session, from, why } = &frame.message else { panic!("{frame:?}") };
+    let expected = (ByeReason::Detached, SESSION, STANDBY_SESSION);
+    assert_eq!((*reason, *session, *from), expected);
     assert!(why.contains("0000000000000004"), "{why}");
 }
 
@@ -704,17 +706,19 @@ fn the_operator_stops_it() {
 }
 
 fn bye(reason: ByeReason) -> Message {
-    Message::Bye { reason, session: STANDBY_SESSION, why: String::new() }
+    Message::Bye { reason, session: STANDBY_SESSION, from: SESSION, why: String::new() }
 }
 
 /// P4: a checkpoint is not given up for a word of another session.
 #[test]
 fn p4_a_bye_to_another_session_discards_nothing() {
     for reason in [ByeReason::Detach, ByeReason::PoweredOff, ByeReason::Stopped] {
-        let mut pair = Pair::ready(true);
-        let out = pair.say(0, Message::Bye { reason, session: SESSION, why: String::new() });
-        assert_eq!(effects(&out), ["send Refuse", "close", "ask 2"]);
-        assert!(pair.standby.epoch().is_some());
+        for (session, from) in [(SESSION, SESSION), (STANDBY_SESSION, SESSION + 1)] {
+            let mut pair = Pair::ready(true);
+            let out = pair.say(0, Message::Bye { reason, session, from, why: String::new() });
+            assert_eq!(effects(&out), ["send Refuse", "close", "ask 2"]);
+            assert!(pair.standby.epoch().is_some());
+        }
     }
 }
 
@@ -734,8 +738,8 @@ fn p1_a_session_played_again_leads_to_no_checkpoint() {
 #[test]
 fn a_bye_before_the_welcome_was_heard_ends_the_session() {
     let mut pair = Pair::filling(true);
-    let out =
-        pair.say(0, Message::Bye { reason: ByeReason::PoweredOff, session: 0, why: String::new() });
+    let (reason, why) = (ByeReason::PoweredOff, String::new());
+    let out = pair.say(0, Message::Bye { reason, session: 0, from: SESSION, why });
     assert_eq!(effects(&out), ["close", "discard"]);
     assert_eq!(pair.standby.phase(), Phase::Waiting);
 }

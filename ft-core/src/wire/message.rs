@@ -46,6 +46,9 @@ pub enum Message {
         /// The session that it leaves, by the number that its hearer has given it: a word of an earlier one, played again
         /// on a link that does not authenticate, opens and ends nothing (P1, P7). 0 when that number is not known yet.
         session: u64,
+        /// The speaker's own number for it, or 0: what another one has said to somebody who played this session to it
+        /// counts for nothing here (P1; simulation, seed 971364).
+        from: u64,
         /// What there is to say besides; empty where the reason says it all.
         why: String,
     },
@@ -58,6 +61,8 @@ pub enum Message {
         lack: Option<String>,
         /// The session that it is said in, as in [`Bye`](Self::Bye).
         session: u64,
+        /// The speaker's own number for it.
+        from: u64,
     },
 }
 
@@ -215,13 +220,13 @@ impl Message {
             Self::Ack => Ok(()),
             Self::Verified(verified) => append(kind, verified, out),
             Self::Heartbeat(beat) | Self::HeartbeatReply(beat) => append(kind, beat, out),
-            Self::Bye { reason, session, why } => {
-                append(kind, &(reason, session, shortened(why, kind)), out)
+            Self::Bye { reason, session, from, why } => {
+                append(kind, &(reason, session, from, shortened(why, kind)), out)
             }
-            Self::Readiness { lack, session } => {
-                // The session's number goes behind it.
+            Self::Readiness { lack, session, from } => {
+                // The session's numbers go behind it.
                 let lack = lack.as_ref().map(|lack| shortened(lack, kind));
-                append(kind, &(lack, session), out)
+                append(kind, &(lack, session, from), out)
             }
         }
     }
@@ -241,12 +246,12 @@ impl Message {
             Kind::Heartbeat => Self::Heartbeat(whole(kind, &body)?),
             Kind::HeartbeatReply => Self::HeartbeatReply(whole(kind, &body)?),
             Kind::Bye => {
-                let (reason, session, why) = whole(kind, &body)?;
-                Self::Bye { reason, session, why }
+                let (reason, session, from, why) = whole(kind, &body)?;
+                Self::Bye { reason, session, from, why }
             }
             Kind::Readiness => {
-                let (lack, session) = whole(kind, &body)?;
-                Self::Readiness { lack, session }
+                let (lack, session, from) = whole(kind, &body)?;
+                Self::Readiness { lack, session, from }
             }
         })
     }

@@ -28,9 +28,9 @@ fn every_message() -> Vec<Message> {
         Message::Verified(Verified { agree: false, primary: hashes, standby: hashes }),
         Message::Heartbeat(beat),
         Message::HeartbeatReply(beat),
-        Message::Bye { reason: ByeReason::Detach, session: 7, why: String::new() },
+        Message::Bye { reason: ByeReason::Detach, session: 7, from: 8, why: String::new() },
         Message::Image(Data(vec![4; 300])),
-        Message::Readiness { lack: Some("tap0: down".into()), session: 7 },
+        Message::Readiness { lack: Some("tap0: down".into()), session: 7, from: 8 },
     ];
     let kinds: Vec<Kind> = all.iter().map(Message::kind).collect();
     assert_eq!(kinds, Kind::ALL);

@@ -126,10 +126,11 @@ impl Peer {
                     ByeReason::Detach,
                     ByeReason::Detached,
                 ];
-                let right = if input.arbitrary()? { OURS } else { 5 };
+                let (right, own) = if input.arbitrary()? { (OURS, THEIRS) } else { (THEIRS, OURS) };
                 Message::Bye {
                     reason: *input.choose(&reasons)?,
                     session: Self::number(input, right)?,
+                    from: Self::number(input, own)?,
                     why: if input.arbitrary()? { "?".to_owned() } else { String::new() },
                 }
             }

@@ -158,8 +158,8 @@ fn messages() -> Vec<Message> {
         Message::End(end),
         Message::Ack,
         Message::Heartbeat(Heartbeat { sequence: 1, sent: 2 }),
-        Message::Bye { reason: ByeReason::Detach, session: 9, why: String::new() },
-        Message::Readiness { lack: Some("no".into()), session: 9 },
+        Message::Bye { reason: ByeReason::Detach, session: 9, from: 5, why: String::new() },
+        Message::Readiness { lack: Some("no".into()), session: 9, from: 5 },
     ]
 }
 
