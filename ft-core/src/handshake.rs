@@ -135,6 +135,23 @@ pub struct DiskStorage {
     pub slot: u16,
     /// Where.
     pub storage: Storage,
+    /// The record of who may write to it; none where there is none, or no terms that it could hold.
+    pub fence: Option<FenceView>,
+}
+
+/// The record of who may write to a disk, as one side sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceView {
+    /// How this side reaches it; for people, not compared.
+    pub place: String,
+    /// What it says. The primary has written it anew for this session: a copy says something else.
+    pub says: String,
+}
+
+impl core::fmt::Display for FenceView {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}: {}", self.place, self.says)
+    }
 }
 
 /// Ways in which a pair has a disk. The primary chooses one for each; both have to have the same.
@@ -348,6 +365,32 @@ fn compare_disks(primary: &[DiskStorage], standby: &[DiskStorage], reasons: &mut
                  disk: give both the one image on storage that both hosts share, not a copy"
             ));
         }
+        compare_fences(slot, primary, standby, reasons);
+    }
+}
+
+/// P2: a record that the other side does not read stops nobody.
+fn compare_fences(
+    slot: u16,
+    primary: &[DiskStorage],
+    standby: &[DiskStorage],
+    reasons: &mut Vec<String>,
+) {
+    let of = |disks: &[DiskStorage]| disks.iter().find(|disk| disk.slot == slot).cloned();
+    // A side without the disk was told of that.
+    let (Some(ours), Some(theirs)) = (of(primary), of(standby)) else { return };
+    let (ours, theirs) = (ours.fence, theirs.fence);
+    let says = |view: &Option<FenceView>| view.as_ref().map(|view| view.says.clone());
+    if says(&ours) != says(&theirs) {
+        let shown = |view: Option<FenceView>| {
+            view.map_or_else(|| "none".to_string(), |view| view.to_string())
+        };
+        reasons.push(format!(
+            "fence record of the disk in slot {slot}: primary {}; standby {}: they are not the same file: have fence= in --disk \
+             name one file that both hosts see, or leave it out on both sides",
+            shown(ours),
+            shown(theirs)
+        ));
     }
 }
 
@@ -481,6 +524,7 @@ mod tests {
             disks: Vec::from([DiskStorage {
                 slot: 3,
                 storage: Storage::Shared { mark: "mark 1".into() },
+                fence: Some(FenceView { place: "/a/fence".into(), says: "term 3".into() }),
             }]),
             boot: Some(BootSource {
                 kernel: ImageId { size: 1000, sha256: [1; 32] },
@@ -517,7 +561,7 @@ mod tests {
     #[test]
     fn each_difference_names_both_values_and_what_to_change() {
         let text = refused(|other| other.protocol = 9);
-        assert!(text.contains("primary 6, standby 9: run the same release"), "{text}");
+        assert!(text.contains("primary 7, standby 9: run the same release"), "{text}");
         let text = refused(|other| other.name = "web".into());
         assert!(text.contains("primary `vm`, standby `web`") && text.contains("--name"), "{text}");
         let text = refused(|other| other.arbiter = ArbiterView::none());
@@ -564,6 +608,21 @@ mod tests {
         assert!(text.contains("cpu: primary has avx2, standby has sse2"), "{text}");
         let text = refused(|other| other.facts.clear());
         assert!(text.contains("standby has nothing"), "{text}");
+    }
+
+    /// P2: the places may differ, as each host may have its own name for the file.
+    #[test]
+    fn the_records_of_who_may_write_say_the_same_on_both_sides() {
+        let mut other = hello();
+        other.disks[0].fence.as_mut().unwrap().place = "/b/fence".into();
+        assert_eq!(compare(&hello(), &other), Ok(()));
+        let text = refused(|other| {
+            let says = "term 2".into();
+            other.disks[0].fence = Some(FenceView { place: "/b/fence".into(), says });
+        });
+        assert!(text.contains("primary /a/fence: term 3; standby /b/fence: term 2"), "{text}");
+        let text = refused(|other| other.disks[0].fence = None);
+        assert!(text.contains("standby none: they are not the same file"), "{text}");
     }
 
     #[test]

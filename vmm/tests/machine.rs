@@ -9,8 +9,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use io_gate::Port;
 use io_gate::host::new_gate;
 use io_gate_host::Unfenced;
+use io_gate_host::backend::Backend;
+use io_gate_host::backend::console::Console;
 use kemari_vmm::config::{BootSource, ConsoleConfig, MachineConfig};
 use kemari_vmm::machine::{
     AttachOptions, DeviceRecord, DeviceState, Ended, Machine, MachineError, VirtioMmio,
@@ -330,4 +333,19 @@ fn speaks_again_after_its_reset(code: &[u8], word: u8) {
     machine.end(Ended::PoweredOff);
     assert_eq!(machine.wait(), Ended::PoweredOff);
     machine.stop();
+}
+
+/// P7: whoever could not have all has nothing, and may try again. The serial line's place, which comes last, is taken.
+#[test]
+fn backends_are_attached_all_or_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = build(config(dir.path()));
+    let attach = |slot| machine.gate().attach(slot, Port(0), Backend::Console(Console::none()));
+    attach(0).unwrap();
+    let options = AttachOptions { shared_disks: false, append: false };
+    let refused = machine.attach_backends(options).unwrap_err().to_string();
+    assert!(refused.contains("slot 0, port 0: expected no backend yet"), "{refused}");
+    for slot in [16, 17] {
+        attach(slot).unwrap();
+    }
 }

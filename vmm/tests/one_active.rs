@@ -6,6 +6,7 @@ mod micro;
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -270,4 +271,171 @@ fn p2_a_standby_that_waits_for_its_operator_keeps_others_from_its_disk() {
     assert!(said.contains("another process uses it"), "{said}");
     bench.control(&standby, &["take-over"]);
     bench.wait_state(&standby, "alone");
+}
+
+/// A standby that cannot be reached has refused nothing, whatever its address is.
+#[test]
+fn who_requires_protection_waits_for_a_standby_that_is_not_there_yet() {
+    let bench = Bench::new();
+    fs::create_dir(bench.path("refuses")).unwrap();
+    let arbiter = bench.spelled("--arbiter=", "file:", "arbiter");
+    let listen = bench.spelled("", "unix:", "refuses/link");
+    let flags = [&arbiter, &format!("--standby={listen}"), "--require-protected=60000"];
+    let primary = bench.run("primary", &flags);
+    primary.wait_line("no standby", PATIENCE).unwrap();
+    let listens = format!("--listen={listen}");
+    let standby = bench.side("standby", &["standby", &arbiter, &listens]);
+    standby.wait_line("listening on", PATIENCE).unwrap();
+    bench.wait_state(&primary, "protected");
+}
+
+/// P7: the operator's word does not make good what is missing.
+#[test]
+fn p7_a_standby_that_lacks_its_disk_does_not_take_over_for_its_operator() {
+    let bench = Bench::new();
+    let (link, away) = (bench.path("link.img"), bench.path("away.img"));
+    std::os::unix::fs::symlink(bench.path("disk.img"), &link).unwrap();
+    let (disk, listen) =
+        (bench.spelled("--disk=", "path=", "link.img"), bench.spelled("", "unix:", "link"));
+    let standby = bench.side("standby", &["standby", &disk, &format!("--listen={listen}")]);
+    standby.wait_line("listening on", PATIENCE).unwrap();
+    let mut primary = bench.run("primary", &[&format!("--standby={listen}")]);
+    bench.wait_state(&primary, "protected");
+    primary.kill();
+    bench.wait_state(&standby, "waiting-for-operator");
+    fs::rename(&link, &away).unwrap();
+    standby.wait_line("could not go on with the guest", PATIENCE).unwrap();
+    let socket = bench.path("standby.sock");
+    let refusal = control(Path::new(KEMARI), &socket, &["take-over"]).unwrap_err();
+    assert!(format!("{refusal:#}").contains("lacks nothing"), "{refusal:#}");
+    assert_eq!(bench.status("standby").unwrap().state(), "waiting-for-operator");
+    fs::rename(&away, &link).unwrap();
+    standby.wait_line("nothing is missing any more", PATIENCE).unwrap();
+    bench.control(&standby, &["take-over"]);
+    bench.wait_state(&standby, "alone");
+}
+
+/// P2: a record that only one side reads stops nobody: after a takeover the former side would find it as it left it. The copy
+/// says the same machine, term and holder.
+#[test]
+fn p2_a_standby_with_a_fence_record_of_its_own_is_refused() {
+    let bench = Bench::new();
+    let arbiter = bench.spelled("--arbiter=", "file:", "arbiter");
+    let primary = bench.run("primary", &[&arbiter]);
+    bench.wait_state(&primary, "alone");
+    fs::copy(bench.path("disk.img.kemari-fence"), bench.path("copy")).unwrap();
+    let listen = bench.spelled("", "unix:", "link");
+    let disk =
+        bench.spelled("--disk=", "path=", "disk.img") + &bench.spelled(",fence=", "", "copy");
+    let standby =
+        bench.side("standby", &["standby", &arbiter, &disk, &format!("--listen={listen}")]);
+    standby.wait_line("listening on", PATIENCE).unwrap();
+    let socket = bench.path("primary.sock");
+    let answer = control(Path::new(KEMARI), &socket, &["protect", &listen]).unwrap_err();
+    let said = format!("{answer:#}");
+    for name in ["disk.img.kemari-fence", "copy"] {
+        assert!(said.contains(&bench.spelled("", "", name)), "{said}");
+    }
+    assert!(said.contains("they are not the same file"), "{said}");
+}
+
+/// P2: whoever has the image open lives, whatever the operator believes of it: a seizure passes over what is written, and over
+/// no lock; also where the image has another name, with no record beside it.
+#[test]
+fn p2_a_seizure_passes_over_no_lock_of_a_process_that_lives() {
+    let bench = Bench::new();
+    let arbiter = bench.spelled("--arbiter=", "file:", "arbiter");
+    let listen = bench.spelled("", "unix:", "link");
+    fs::hard_link(bench.path("disk.img"), bench.path("other.img")).unwrap();
+    let other = bench.spelled("--disk=", "path=", "other.img");
+    let seizes = |holder: &Process| {
+        for disk in [&[][..], &[other.as_str()]] {
+            let flags = [&["--seize", &arbiter][..], disk].concat();
+            let (code, said) = refused(bench.run("seizing", &flags));
+            assert_eq!(code, 2, "{said}");
+            assert!(said.contains("another process uses it"), "{said}");
+            assert_eq!(bench.status(holder.name()).unwrap().state(), "alone");
+        }
+    };
+    let standby = bench.side("standby", &["standby", &arbiter, &format!("--listen={listen}")]);
+    standby.wait_line("listening on", PATIENCE).unwrap();
+    let mut primary = bench.run("primary", &[&arbiter]);
+    bench.wait_state(&primary, "alone");
+    seizes(&primary);
+    // A successor has the locks that a stopped side has left it.
+    bench.control(&primary, &["protect", &listen]);
+    bench.wait_state(&primary, "protected");
+    primary.signal(Signal::STOP);
+    standby.wait_line("took over in term 2", PATIENCE).unwrap();
+    bench.wait_state(&standby, "alone");
+    primary.kill();
+    seizes(&standby);
+}
+
+/// A loop device of a file, as long as there is one.
+struct Loop(String);
+
+impl Loop {
+    fn of(file: &Path) -> Option<Self> {
+        let made = Command::new("losetup").args(["--find", "--show"]).arg(file).output();
+        match made.ok().filter(|made| made.status.success()) {
+            Some(made) => Some(Self(String::from_utf8(made.stdout).unwrap().trim().to_owned())),
+            None => {
+                kemari_tests::not_tested("this needs losetup, and the right to use it");
+                None
+            }
+        }
+    }
+
+    fn disk(&self) -> String {
+        format!("--disk=path={}", self.0)
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+/// P2: the same bytes have many names on a host.
+#[test]
+fn p2_a_loop_device_is_kept_apart_from_its_file_and_from_others_of_it() {
+    let bench = Bench::new();
+    let Some(one) = Loop::of(&bench.path("disk.img")) else { return };
+    let Some(other) = Loop::of(&bench.path("disk.img")) else { return };
+    let file = bench.spelled("--disk=", "path=", "disk.img");
+    for (has, wants) in
+        [(&file, one.disk()), (&one.disk(), file.clone()), (&one.disk(), other.disk())]
+    {
+        let mut machine = bench.run("machine", &[has]);
+        bench.wait_state(&machine, "alone");
+        let (code, said) = refused(bench.run("second", &[&wants]));
+        assert_eq!(code, 2, "{has}, {wants}: {said}");
+        assert!(said.contains("another process uses it"), "{has}, {wants}: {said}");
+        machine.signal(Signal::TERM);
+        machine.wait_exit(PATIENCE).unwrap();
+    }
+}
+
+/// P2: a file system that is mounted has its device as this test has it: for itself.
+#[test]
+fn p2_a_device_that_the_host_uses_is_no_disk() {
+    let bench = Bench::new();
+    let Some(device) = Loop::of(&bench.path("disk.img")) else { return };
+    let holds = fs::File::options().read(true).custom_flags(libc::O_EXCL).open(&device.0).unwrap();
+    let listen = bench.spelled("--listen=", "unix:", "link");
+    for disk in [device.disk(), format!("{},direct=on", device.disk())] {
+        let (code, said) = refused(bench.run("machine", &[&disk]));
+        assert_eq!(code, 2, "{said}");
+        assert!(said.contains("the host has it mounted") && said.contains("lsblk"), "{said}");
+    }
+    drop(holds);
+    let standby = bench.side("standby", &["standby", &device.disk(), &listen]);
+    let machine = bench.run("machine", &[&device.disk()]);
+    bench.wait_state(&machine, "alone");
+    let holds = fs::File::options().read(true).custom_flags(libc::O_EXCL).open(&device.0).unwrap();
+    standby.wait_line("the host has it mounted", PATIENCE).unwrap();
+    drop(holds);
+    standby.wait_line("nothing is missing any more", PATIENCE).unwrap();
 }

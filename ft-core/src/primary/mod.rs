@@ -201,6 +201,8 @@ pub struct Primary {
     /// What the standby lacks to go on with the guest, by its own word.
     lack: Option<String>,
     reason: Option<String>,
+    /// Why the last standby that was reached does not want this machine.
+    refusal: Option<String>,
 }
 
 type Result<T = Vec<Action>> = core::result::Result<T, Illegal>;
@@ -254,6 +256,7 @@ impl Primary {
             stalled: None,
             lack: None,
             reason: None,
+            refusal: None,
         };
         primary.look_for_standby(now, &mut actions);
         (primary, actions)
@@ -299,6 +302,12 @@ impl Primary {
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         self.stalled.as_deref().or(self.reason.as_deref())
+    }
+
+    /// Why the standby that was reached last refuses this machine, if it does: to wait is of no use then.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
     }
 
     /// Whether the machine makes no progress.
@@ -492,6 +501,7 @@ impl Primary {
         }
         self.phase = Phase::Joining;
         self.reason = None;
+        self.refusal = None;
         self.session = Some(Session {
             link,
             hello: hello.clone(),
@@ -694,6 +704,7 @@ impl Primary {
             // It will hardly change its mind soon.
             self.search_failures = self.search_failures.max(UNLIKELY);
         }
+        self.refusal = Some(reason.clone());
         // P1: while a first checkpoint is under way this word opens nothing by itself. It may be an earlier session's, played
         // again (simulation, seed 426238321002812), and the standby may hold that checkpoint by now.
         self.lose(now, format!("the standby refuses: {reason}"), out);

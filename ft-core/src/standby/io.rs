@@ -87,6 +87,12 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// What this side needs to go on cannot be had now: found before the arbiter was asked, and given in place of its answer. It
+    /// is tried again.
+    NotReady {
+        /// What, and what to do about it.
+        reason: String,
+    },
     /// Time has passed.
     Tick,
     /// The arbiter has granted what was asked for.
@@ -136,6 +142,7 @@ impl Event {
             Self::Hashed { .. } => "hashed",
             Self::CannotHash { .. } => "cannot hash",
             Self::CannotGoOn { .. } => "cannot go on",
+            Self::NotReady { .. } => "not ready",
             Self::Tick => "tick",
             Self::ArbiterGranted { .. } => "arbiter: granted",
             Self::ArbiterDenied { .. } => "arbiter: denied",

@@ -179,6 +179,8 @@ struct Asking {
     retry: Option<Time>,
     /// Not asked at all: this side lacks what the guest could not run without.
     held: bool,
+    /// The last time that it was to be asked, this side could not have gone on.
+    not_ready: bool,
 }
 
 /// See the module.
@@ -258,7 +260,7 @@ impl Standby {
     /// [lacks](Self::lack).
     #[must_use]
     pub fn is_held_back(&self) -> bool {
-        self.asking.as_ref().is_some_and(|asking| asking.held)
+        self.asking.as_ref().is_some_and(|asking| asking.held || asking.not_ready)
     }
 
     /// When the next [`Event::Tick`] is due; it does no harm earlier. Frames that have come are to
@@ -316,6 +318,7 @@ impl Standby {
             Event::Hashed { epoch, hashes } => self.hashed(epoch, hashes, out)?,
             Event::CannotHash { epoch, reason } => self.cannot_hash(epoch, &reason, out)?,
             Event::CannotGoOn { reason } => self.cannot_go_on(&reason, out)?,
+            Event::NotReady { reason } => self.not_ready(now, &reason, out)?,
             Event::Tick => self.tick(now, out),
             Event::ArbiterGranted { term } => self.granted(term, out)?,
             Event::ArbiterDenied { term, holder } => self.denied(term, &holder, out)?,
@@ -665,6 +668,26 @@ impl Standby {
         Ok(())
     }
 
+    /// P9: a term that is won by who cannot go on with the guest now leaves it stopped for as long as that lasts, and takes the
+    /// right from a primary that may live. While one is there, as when an operator wants the move, it simply goes on;
+    /// else what is held is kept, and all is tried again.
+    fn not_ready(&mut self, now: Time, reason: &str, out: &mut Vec<Action>) -> Result<()> {
+        self.check_answer("not ready", None)?;
+        if self.session.is_some() && !self.is_held_back() {
+            self.asking = None;
+            self.give_up(format!("this side cannot take over: {reason}"), out);
+            return Ok(());
+        }
+        if let Some(asking) = &mut self.asking {
+            asking.not_ready = true;
+            asking.failures += 1;
+            asking.retry = Some(now + self.options.arbiter_retry.after(asking.failures));
+            self.reason = Some(format!("{reason} ({})", asking.why));
+        }
+        out.push(Action::Report(Report::WillNotTakeOver { reason: reason.to_string() }));
+        Ok(())
+    }
+
     /// Of what is held nothing is to be used: the primary is told, and goes on at once.
     fn give_up(&mut self, why: String, out: &mut Vec<Action>) {
         self.say_bye(ByeReason::Detached, why.clone(), out);
@@ -753,7 +776,8 @@ impl Standby {
             if let Some(Lack { reason, .. }) = lack {
                 out.push(Action::Report(Report::WillNotTakeOver { reason: reason.clone() }));
             }
-            self.asking = Some(Asking { why: why.clone(), failures: 0, retry: None, held });
+            self.asking =
+                Some(Asking { why: why.clone(), failures: 0, retry: None, held, not_ready: false });
             if !held {
                 self.ask(why, out);
             }
@@ -842,6 +866,10 @@ impl Standby {
         {
             asking.retry = None;
             let why = asking.why.clone();
+            if asking.not_ready {
+                // Whoever has begun to join meanwhile comes again.
+                self.close("this side asks whether it may take over", out);
+            }
             self.ask(why, out);
         }
     }
@@ -901,6 +929,8 @@ impl Standby {
             return Ok(());
         }
         if let Some(asking) = &mut self.asking {
+            // This side could have gone on.
+            asking.not_ready = false;
             asking.failures += 1;
             asking.retry = Some(now + self.options.arbiter_retry.after(asking.failures));
             self.reason = Some(format!("{}; the arbiter cannot be asked: {reason}", asking.why));
@@ -911,6 +941,14 @@ impl Standby {
 
     fn operator_take_over(&mut self, out: &mut Vec<Action>) -> Result<()> {
         match self.phase {
+            Phase::Ready | Phase::WaitingForOperator
+                if self.lack.as_ref().is_some_and(|lack| lack.blocks) =>
+            {
+                Err(self.illegal(
+                    "operator: take over",
+                    "a standby that lacks nothing that the guest could not run without: its status tells what is missing",
+                ))
+            }
             Phase::WaitingForOperator => {
                 self.take_over(out);
                 Ok(())
@@ -918,12 +956,6 @@ impl Standby {
             // A planned move: the arbiter makes the primary stop, as it would after a failure. The
             // link stays up, so that the primary does not ask at the same time; but from now on
             // nothing is acknowledged: what is held when the term is won must be the last.
-            Phase::Ready if self.lack.as_ref().is_some_and(|lack| lack.blocks) => {
-                Err(self.illegal(
-                    "operator: take over",
-                    "a standby that lacks nothing that the guest could not run without: its status tells what is missing",
-                ))
-            }
             Phase::Ready if self.options.arbiter => {
                 if let Some(session) = &mut self.session {
                     session.checking = None;

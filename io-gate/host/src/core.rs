@@ -236,6 +236,14 @@ impl Core {
         }
     }
 
+    /// As [`claim`](Self::claim); the record is written anew.
+    pub(crate) fn renew(&self, record: &DiskFence) -> Result<(), DiskError> {
+        match self.fence.term() {
+            Some(term) => record.renew(term, self.fence.holder()),
+            None => Ok(()),
+        }
+    }
+
     /// This machine has ended, and writes no more.
     pub(crate) fn free(&self, record: &DiskFence) -> Result<(), DiskError> {
         match self.fence.term() {

@@ -48,6 +48,60 @@ pub(crate) fn disk(
     OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path)
 }
 
+/// A block device, opened to see whether anybody on this host has it for himself (open(2), `O_EXCL`). For reading: one that was
+/// open for writing is looked at anew by udev when it is closed.
+pub(crate) fn device_for_this_process_alone(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_NONBLOCK).open(path)
+}
+
+/// `LOOP_GET_STATUS64` (loop(4)) and its `loop_info64`, which begins with the device and the inode of the file.
+const LOOP_GET_STATUS64: libc::Ioctl = 0x4c05;
+const LOOP_INFO_WORDS: usize = 29;
+/// A loop device may be of a file on another one, and so on.
+const LOOPS: usize = 8;
+
+/// The file behind a loop device, to be locked; none: it is no loop device.
+pub(crate) fn loop_backing(device: &File, read_only: bool) -> io::Result<Option<File>> {
+    let mut found: Option<File> = None;
+    for _ in 0..LOOPS {
+        match one_loop(found.as_ref().unwrap_or(device), read_only)? {
+            Some(file) => found = Some(file),
+            None => return Ok(found),
+        }
+    }
+    Err(io::Error::other("expected no more than eight loop devices, one on the other"))
+}
+
+fn one_loop(device: &File, read_only: bool) -> io::Result<Option<File>> {
+    let metadata = device.metadata()?;
+    if !metadata.file_type().is_block_device() {
+        return Ok(None);
+    }
+    let mut info = [0_u64; LOOP_INFO_WORDS];
+    // SAFETY: the kernel writes a `loop_info64`, which is as long as `info`, or nothing.
+    let told = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, info.as_mut_ptr()) };
+    if told != 0 {
+        return Ok(None);
+    }
+    let (major, minor) = (libc::major(metadata.rdev()), libc::minor(metadata.rdev()));
+    let place = std::fs::read(format!("/sys/dev/block/{major}:{minor}/loop/backing_file"))?;
+    let path = Path::new(std::ffi::OsStr::from_bytes(place.trim_ascii_end()));
+    let file = OpenOptions::new()
+        .read(true)
+        .write(!read_only)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+    let of = file.metadata()?;
+    let same = (of.dev(), of.ino()) == (info[0], info[1]);
+    // Seen in another mount namespace, or replaced meanwhile: another file of the same name.
+    if same {
+        Ok(Some(file))
+    } else {
+        Err(io::Error::other(format!("{}: another file", path.display())))
+    }
+}
+
 /// Blocks of storage that says nothing of itself.
 const UNKNOWN_BLOCK: u64 = 4096;
 

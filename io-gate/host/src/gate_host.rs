@@ -5,7 +5,6 @@
 //! performing, or queueing for a lane, happen under `performer`.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,6 +40,11 @@ const CLOSING: Duration = Duration::from_millis(500);
 /// How long a reset waits: of a device, for what was released, and then for a system call that reads what was the driver's
 /// memory; of the machine, for power events that a fence which cannot tell holds up.
 pub const RESET_PATIENCE: Duration = Duration::from_secs(1);
+
+fn taken(slot: u16, port: Port) -> io::Error {
+    let what = format!("slot {slot}, port {}: expected no backend yet, found one", port.0);
+    io::Error::new(io::ErrorKind::AlreadyExists, what)
+}
 
 /// A backend, where it is, and its part of a batch.
 type Share = ((u16, Port), Arc<Attached>, Vec<Performable>);
@@ -136,28 +140,42 @@ impl GateHost {
     /// # Errors
     /// When the port has a backend already, or the process is out of threads or descriptors.
     pub fn attach(&self, slot: u16, port: Port, backend: Backend) -> io::Result<()> {
-        let taken = || {
-            let what = format!("slot {slot}, port {}: expected no backend yet, found one", port.0);
-            Err(io::Error::new(io::ErrorKind::AlreadyExists, what))
-        };
-        if self.backend(slot, port).is_some() {
-            return taken();
+        self.attach_all(vec![(slot, port, backend)])
+    }
+
+    /// Puts backends behind ports, all of them or none: whoever fails may try again.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    pub fn attach_all(&self, backends: Vec<(u16, Port, Backend)>) -> io::Result<()> {
+        let mut made = BTreeMap::new();
+        let mut records = Vec::new();
+        for (slot, port, backend) in backends {
+            if self.backend(slot, port).is_some() || made.contains_key(&(slot, port)) {
+                return Err(taken(slot, port));
+            }
+            if let Backend::Disk(disk) = &backend {
+                records.extend(disk.fence().cloned());
+            }
+            // Without the lock, which the device thread and vCPU threads take: a peer may be slow to be found.
+            let token = Token { slot, port, role: Role::Data };
+            let backend =
+                Attached::new(backend, &self.core, &self.inputs, token, &self.lane_start)?;
+            made.insert((slot, port), Arc::new(backend));
         }
-        if let Backend::Disk(disk) = &backend
-            && let Some(record) = disk.fence()
-        {
-            self.core.add_record(record.clone());
+        let mut attached = self.attached.write().expect(POISONED);
+        if let Some((slot, port)) = made.keys().find(|place| attached.contains_key(place)) {
+            return Err(taken(*slot, *port));
         }
-        // Without the lock, which the device thread and vCPU threads take: a peer may be slow to be found.
-        let token = Token { slot, port, role: Role::Data };
-        let backend = Attached::new(backend, &self.core, &self.inputs, token, &self.lane_start)?;
-        let backend = Arc::new(backend);
-        match self.attached.write().expect(POISONED).entry((slot, port)) {
-            Entry::Occupied(_) => return taken(),
-            Entry::Vacant(place) => place.insert(backend.clone()),
-        };
-        if let Some(features) = self.negotiated.lock().expect(POISONED).get(&slot) {
-            backend.negotiated(*features);
+        // P2: before anything is performed on their disks.
+        records.into_iter().for_each(|record| self.core.add_record(record));
+        attached.extend(made.iter().map(|(place, backend)| (*place, backend.clone())));
+        drop(attached);
+        let negotiated = self.negotiated.lock().expect(POISONED);
+        for ((slot, _), backend) in &made {
+            if let Some(features) = negotiated.get(slot) {
+                backend.negotiated(*features);
+            }
         }
         Ok(())
     }
@@ -179,6 +197,14 @@ impl GateHost {
     /// When one cannot be written, or says that another may write.
     pub fn claim_disks(&self) -> Result<(), DiskError> {
         self.core.records().iter().try_for_each(|record| self.core.claim(record))
+    }
+
+    /// As [`claim_disks`](Self::claim_disks); each record is written anew, so that no copy that was made before says the same.
+    ///
+    /// # Errors
+    /// As that.
+    pub fn renew_records(&self) -> Result<(), DiskError> {
+        self.core.records().iter().try_for_each(|record| self.core.renew(record))
     }
 
     /// The machine has ended in good order in this term: nothing more is let out, and the disks are anybody's. Whether all of

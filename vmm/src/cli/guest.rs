@@ -217,11 +217,11 @@ pub(super) fn require_protected(engine: &Arc<Engine>, patience: Duration) -> Res
         seccomp::enter(Role::Timer, &engine.machine().wakes());
         let begun = Instant::now();
         while !engine.is_protected() {
-            let reason = engine.reason();
-            let refused = reason.as_deref().filter(|reason| reason.contains("refuses"));
-            if let Some(reason) = refused {
-                return engine.machine().end(Ended::Unprotected(reason.to_owned()));
+            if let Some(reason) = engine.refusal() {
+                let reason = format!("the standby refuses: {reason}");
+                return engine.machine().end(Ended::Unprotected(reason));
             }
+            let reason = engine.reason();
             if begun.elapsed() >= patience {
                 let state = engine.state();
                 let reason = reason.unwrap_or_else(|| "no reason is known".to_owned());

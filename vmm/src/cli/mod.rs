@@ -2,7 +2,6 @@
 
 mod arbiter;
 mod args;
-mod attach;
 mod audit;
 mod ctl;
 mod guest;

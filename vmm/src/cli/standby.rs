@@ -10,7 +10,6 @@ use io_gate::host::{CommitAuthority, new_gate};
 use io_gate_host::{Fence, Observer};
 use serde_json::json;
 
-use super::attach::{NotAttached, attach};
 use super::guest::{self, Claim, Ending};
 use super::pid_file::PidFile;
 use super::{CliError, StandbyArgs, arbiter, audit, start};
@@ -21,7 +20,7 @@ use crate::config::MachineConfig;
 use crate::control::{Command, ControlSocket, Handler, Outcome, Reply, done};
 use crate::engine::{Engine, EngineOptions, Takeover};
 use crate::kvm;
-use crate::machine::{Ended, Machine, MachineError};
+use crate::machine::{AttachOptions, Ended, Machine, MachineError};
 use crate::standby::resources::{Reserve, Resources};
 use crate::standby::{
     Answer, End, HostError, Inheritance, Input, MachineFactory, StandbyConfig, StandbyDriver,
@@ -65,7 +64,8 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
         arbiter.clone(),
         Box::new(factory),
     )
-    .with_reserve(reserve);
+    .with_reserve(reserve)
+    .with_expected(resources.expected());
     let stop = driver.stop_handle();
     ending.by(move |_| stop.stop());
     let status = driver.status();
@@ -131,10 +131,9 @@ fn take_over(
         control.replace_handler(active_handler(&machine, here.status));
     }
     let replays = state.restore(&machine).map_err(|error| CliError::failed(error.to_string()))?;
-    // After the restore: the backends have to know what the guest's drivers have negotiated.
-    if let Err(not) = attach(&machine, here.status) {
-        return Ok(ended_before(&not, claim, here.status));
-    }
+    // All was opened before the term was asked for (P9). After the restore: the backends have to know what the guest's drivers
+    // have negotiated.
+    machine.attach_backends(AttachOptions::TAKEOVER)?;
     let terminal = guest::enter_terminal(machine.config());
     // From here on the requests in flight are performed again (P3): the term is won (P2).
     let engine =
@@ -155,21 +154,6 @@ fn take_over(
     }
     shown(here.status).taken_over(Ok(term.0));
     Ok(guest::to_the_end(&engine, arbiter, terminal))
-}
-
-/// The guest was to go on here, and this side has been ended first, in good order.
-fn ended_before(not: &NotAttached, claim: Claim<'_>, status: &Shown) -> u8 {
-    let code = guest::report(&not.ended);
-    if not.hangs {
-        // P2: what hangs may still take a disk.
-        log::error!(
-            "expected what is behind the devices to be opened by the end of this side, found that it hangs: the machine's name \
-             is not given free, and the next start needs --seize"
-        );
-        claim.keep();
-    }
-    shown(status).taken_over(Err("this side was ended before the guest could go on".to_owned()));
-    guest::judged(code, shown(status).mismatches())
 }
 
 /// What the control socket answers from the moment the term is won until the guest runs here.

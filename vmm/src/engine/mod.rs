@@ -326,6 +326,11 @@ impl Engine {
         self.lock().primary.reason().map(str::to_owned)
     }
 
+    /// Why a standby refuses this machine, if so.
+    pub fn refusal(&self) -> Option<String> {
+        self.lock().primary.refusal().map(str::to_owned)
+    }
+
     /// The state of the protection.
     pub fn phase(&self) -> Phase {
         self.lock().primary.phase()

@@ -148,8 +148,10 @@ impl Engine {
     /// much was written and little is durable.
     fn prepare(&self) -> Result<Place, String> {
         self.machine.share_disks().map_err(|error| error.to_string())?;
-        let disks = mark_disks(self.machine.config()).map_err(|error| error.to_string())?;
+        self.machine.renew_fence_records().map_err(|error| error.to_string())?;
         let arbiter = self.arbiter.as_ref();
+        let disks = mark_disks(self.machine.config(), arbiter.is_some());
+        let disks = disks.map_err(|error| error.to_string())?;
         let holder =
             arbiter.map_or_else(|| holder_name("primary"), |arbiter| arbiter.holder().to_owned());
         let arbiter = arbiter.map(|arbiter| arbiter.mark()).transpose();

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use ft_core::arbiter::DiskClaim;
 use io_gate::host::Ledger;
+use io_gate_host::backend::disk::DiskError;
 use io_gate_host::{Fence, GateHost, Observer};
 
 use super::bus::Bus;
@@ -182,7 +183,23 @@ impl Machine {
         Ok(self.devices.check_backends(&self.config)?)
     }
 
-    /// Opens what is behind the devices: all or nothing. On a standby this is left until it takes over.
+    /// Opens what is to be behind the devices of a machine that is taken over, and keeps it: all that can be wrong with it is
+    /// found before a term is asked for (P9). Nothing is attached, and nothing is let out.
+    ///
+    /// # Errors
+    /// What cannot be opened.
+    pub fn prepare_takeover(&self) -> Result<(), MachineError> {
+        Ok(self.devices.prepare(&self.config, AttachOptions::TAKEOVER)?)
+    }
+
+    /// Whether what is behind the devices is open.
+    #[must_use]
+    pub fn is_prepared(&self) -> bool {
+        self.devices.is_prepared()
+    }
+
+    /// Has the devices have behind them what was [prepared](Self::prepare_takeover), or is opened now: all or nothing. On a
+    /// standby this is left until it takes over.
     ///
     /// # Errors
     /// What cannot be opened.
@@ -199,8 +216,16 @@ impl Machine {
         self.devices.share_disks(&self.config)
     }
 
+    /// Has the records beside the disks say anew that this machine holds them: a standby compares what it finds (P2).
+    ///
+    /// # Errors
+    /// When one cannot be written, or says that another holds the disk.
+    pub fn renew_fence_records(&self) -> Result<(), DiskError> {
+        self.gate.renew_records()
+    }
+
     /// Opens and locks the disks of a machine that is to begin, and has an arbiter: whoever finds one in use has taken nothing
-    /// yet. Where the operator `seize`s them, a lock that somebody has is passed over: the term decides.
+    /// yet. An operator who `seize`s them is not advised to.
     ///
     /// # Errors
     /// When one cannot be opened, or another process has it.

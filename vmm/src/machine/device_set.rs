@@ -1,8 +1,8 @@
 //! The machine's devices: which there are, in which slots, what is behind them, and their saved state.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::{Block, BlockConfig, Button, Console, E1000, Entropy, Net, NetConfig, PowerControl};
 use ft_core::handshake::DeviceLayout;
@@ -203,6 +203,11 @@ pub struct AttachOptions {
     pub append: bool,
 }
 
+impl AttachOptions {
+    /// For a machine that ran elsewhere.
+    pub const TAKEOVER: Self = Self { shared_disks: true, append: true };
+}
+
 /// The devices.
 pub struct DeviceSet {
     gate: Arc<GateHost>,
@@ -214,11 +219,15 @@ pub struct DeviceSet {
     registers: Vec<Arc<RegisterPort>>,
     details: Vec<(u16, String)>,
     attached: Mutex<bool>,
-    /// On a standby: the disks that it may go on with.
-    reserved: Mutex<Vec<Disk>>,
-    /// The operator has said that whoever else has the disks open is dead.
-    seized: AtomicBool,
+    /// Disks that are open and locked, from before they are attached: nobody else begins on one meanwhile (P2), also where what
+    /// is behind the devices has to be opened more than once. By slot.
+    reserved: Mutex<BTreeMap<u16, Disk>>,
+    /// What was opened, and not attached yet.
+    opened: Mutex<Option<Vec<Opened>>>,
 }
+
+/// What is behind a device's port.
+type Opened = (u16, Port, Backend);
 
 impl DeviceSet {
     /// Makes the devices that `config` asks for, without what is behind them.
@@ -238,7 +247,7 @@ impl DeviceSet {
             details: Vec::new(),
             attached: Mutex::new(false),
             reserved: Mutex::default(),
-            seized: AtomicBool::new(false),
+            opened: Mutex::default(),
         };
         let mut cards = Vec::new();
         for (slot, (device, detail)) in (FIRST_VIRTIO_SLOT..).zip(planned_devices(config)?) {
@@ -343,11 +352,11 @@ impl DeviceSet {
     /// Opens what can be opened twice, and closes it again: the right to write a disk or a console, the way to a tap.
     /// Sockets are not tried: whoever listens may take one connection only.
     pub(super) fn check_backends(&self, config: &MachineConfig) -> Result<(), DeviceSetupError> {
-        let reserved: Result<Vec<Disk>, _> = disks::all(config)
-            .map(|(_, disk)| disks::open(disk, Opens::Standby, self.machine(config)))
-            .collect();
-        // They stay open, with their locks: nobody else begins on a disk whose machine this side may go on with.
-        *self.reserved.lock().unwrap_or_else(PoisonError::into_inner) = reserved?;
+        for (slot, disk) in disks::all(config) {
+            let disk = disks::open(disk, Opens::Standby, self.machine(config))?;
+            // It stays open, with its lock: nobody else begins on a disk whose machine this side may go on with.
+            self.reserved().insert(slot, disk);
+        }
         for (index, net) in config.nets.iter().enumerate() {
             // One that is to be made would go again with this look.
             if matches!(net.backend, NetBackend::Tap(_)) && !net.create {
@@ -368,38 +377,80 @@ impl DeviceSet {
         config: &MachineConfig,
         seize: bool,
     ) -> Result<(), DeviceSetupError> {
-        self.seized.store(seize, Ordering::Relaxed);
-        let opens = if seize { Opens::Successor } else { Opens::Active };
-        let reserved: Result<Vec<Disk>, _> =
-            disks::all(config).map(|(_, disk)| disks::reserve(disk, opens)).collect();
-        *self.reserved.lock().unwrap_or_else(PoisonError::into_inner) = reserved?;
+        for (slot, disk) in disks::all(config) {
+            let disk = disks::reserve(disk, seize)?;
+            self.reserved().insert(slot, disk);
+        }
         Ok(())
     }
 
-    /// Opens what is behind the devices: files, sockets, interfaces. All are opened before the first is attached.
+    /// Guards the map only.
+    fn reserved(&self) -> MutexGuard<'_, BTreeMap<u16, Disk>> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens what [`attach`](Self::attach) puts behind the devices, and keeps it for that.
+    pub(super) fn prepare(
+        &self,
+        config: &MachineConfig,
+        options: AttachOptions,
+    ) -> Result<(), DeviceSetupError> {
+        if self.is_prepared() {
+            return Ok(());
+        }
+        let opened = self.open_all(config, options)?;
+        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
+        Ok(())
+    }
+
+    /// Whether what is behind the devices is open.
+    pub(super) fn is_prepared(&self) -> bool {
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.is_some() || *self.attached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has devices have behind them what was [prepared](Self::prepare), or is opened now: all of it or nothing.
     pub(super) fn attach(
         &self,
         config: &MachineConfig,
         options: AttachOptions,
     ) -> Result<(), DeviceSetupError> {
+        let prepared = self.opened.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
-        if *attached {
-            return Ok(());
+        if !*attached {
+            let opened = match prepared {
+                Some(opened) => opened,
+                None => self.open_all(config, options)?,
+            };
+            self.gate.attach_all(opened)?;
+            *attached = true;
+            // The devices' disks are the same open files, with the same locks.
+            self.reserved().clear();
         }
+        if !options.append {
+            // P2: from now on others find the disks held. A successor does this with its first effect, as fast as it can.
+            self.gate.claim_disks()?;
+        }
+        self.virtio.iter().for_each(|device| device.negotiate());
+        Ok(())
+    }
+
+    /// Opens what is behind the devices: files, sockets, interfaces.
+    fn open_all(
+        &self,
+        config: &MachineConfig,
+        options: AttachOptions,
+    ) -> Result<Vec<Opened>, DeviceSetupError> {
         let mut opened = Vec::new();
-        let mut slot = FIRST_VIRTIO_SLOT;
-        // Their locks are this process's own, and would be in the way of these.
-        self.reserved.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let opens = match options {
             AttachOptions { shared_disks: false, .. } => Opens::Alone,
             AttachOptions { append: true, .. } => Opens::Successor,
-            _ if self.seized.load(Ordering::Relaxed) => Opens::Successor,
             AttachOptions { append: false, .. } => Opens::Active,
         };
         for (slot, disk) in disks::all(config) {
-            opened.push((slot, Backend::Disk(disks::open(disk, opens, self.machine(config))?)));
+            opened.push((slot, Backend::Disk(self.open_disk(slot, disk, opens, config)?)));
         }
-        slot += config.disks.len() as u16;
+        let mut slot = FIRST_VIRTIO_SLOT + config.disks.len() as u16;
         for (index, net) in config.nets.iter().enumerate() {
             opened
                 .push((slot, Backend::Net(open_net(&net.backend, net.create, config.mac(index))?)));
@@ -420,16 +471,22 @@ impl DeviceSet {
             }
         }
         opened.push((SERIAL_SLOT, Backend::Console(open_console(&config.serial, options.append)?)));
-        for (slot, backend) in opened {
-            self.gate.attach(slot, PORT, backend)?;
+        Ok(opened.into_iter().map(|(slot, backend)| (slot, PORT, backend)).collect())
+    }
+
+    /// Opens a disk, or takes the one that is reserved: its lock has no gap then.
+    fn open_disk(
+        &self,
+        slot: u16,
+        disk: &DiskConfig,
+        opens: Opens,
+        config: &MachineConfig,
+    ) -> Result<Disk, DeviceSetupError> {
+        let reserved = self.reserved().get(&slot).map(Disk::again).transpose()?;
+        match reserved {
+            Some(reserved) => disks::reopen(reserved, disk, opens, self.machine(config)),
+            None => disks::open(disk, opens, self.machine(config)),
         }
-        if !options.append {
-            // P2: from now on others find the disks held. A successor does this with its first effect, as fast as it can.
-            self.gate.claim_disks()?;
-        }
-        *attached = true;
-        self.virtio.iter().for_each(|device| device.negotiate());
-        Ok(())
     }
 
     /// Where terms decide who may write to a disk: whose they are.

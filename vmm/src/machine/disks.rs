@@ -1,12 +1,18 @@
 //! The machine's disks: how each is opened, who else may have it open, and the record of who may write to it.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions, Side};
 use io_gate_host::backend::disk_fence::{Claim, DiskFence};
+use io_gate_host::backend::disk_lock::Use;
 
 use super::device_set::{DeviceSetupError, FIRST_VIRTIO_SLOT};
 use crate::config::{DeviceBackend, DiskConfig, FenceRecord, MachineConfig};
+
+/// How long a process that ends may take to give its locks back, and how often they are tried.
+const ENDING: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// For whom a disk is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +56,26 @@ pub(super) fn open(
     machine: Option<&str>,
 ) -> Result<Disk, DeviceSetupError> {
     let disk = reserve_for(config, opens, machine.is_some())?;
+    with_record(disk, config, opens, machine)
+}
+
+/// As [`open`], of a disk that is open already.
+pub(super) fn reopen(
+    disk: Disk,
+    config: &DiskConfig,
+    opens: Opens,
+    machine: Option<&str>,
+) -> Result<Disk, DeviceSetupError> {
+    share(&disk, config, opens, machine.is_some())?;
+    with_record(disk, config, opens, machine)
+}
+
+fn with_record(
+    disk: Disk,
+    config: &DiskConfig,
+    opens: Opens,
+    machine: Option<&str>,
+) -> Result<Disk, DeviceSetupError> {
     let Some(record) = fence_record(config) else { return Ok(disk) };
     match (machine, opens) {
         (Some(machine), Opens::Standby) => {
@@ -64,9 +90,27 @@ pub(super) fn open(
     }
 }
 
-/// Opens and locks a disk of a machine that has an arbiter; its record is not looked at.
-pub(super) fn reserve(config: &DiskConfig, opens: Opens) -> Result<Disk, DeviceSetupError> {
-    reserve_for(config, opens, true)
+/// Opens and locks a disk of a machine that has an arbiter and is to begin; its record is not looked at.
+///
+/// P2: whoever has a lock is a process that lives, and may be about to write: also under another name of the image, with another
+/// record beside it. A seizure passes over records, and over no lock. A pair's lock would let in whoever has a pair's: so
+/// this one is alone with the image before it is of a pair.
+pub(super) fn reserve(config: &DiskConfig, seize: bool) -> Result<Disk, DeviceSetupError> {
+    let disk = open_file(config, Opens::Active)?;
+    let until = Instant::now() + ENDING;
+    let alone = loop {
+        match disk.lock(Use::Alone) {
+            Err(DiskError::Locked { .. }) if Instant::now() < until => std::thread::sleep(AGAIN),
+            result => break result,
+        }
+    };
+    match alone {
+        // Said when it is shared.
+        Ok(()) | Err(DiskError::Lock { .. }) => share(&disk, config, Opens::Active, true)?,
+        Err(error) if seize => return Err(error.into()),
+        Err(error) => return Err(locked(config, error)),
+    }
+    Ok(disk)
 }
 
 fn reserve_for(
@@ -74,6 +118,14 @@ fn reserve_for(
     opens: Opens,
     has_terms: bool,
 ) -> Result<Disk, DeviceSetupError> {
+    let disk = open_file(config, opens)?;
+    if opens != Opens::Alone {
+        share(&disk, config, opens, has_terms)?;
+    }
+    Ok(disk)
+}
+
+fn open_file(config: &DiskConfig, opens: Opens) -> Result<Disk, DeviceSetupError> {
     let refused = [libc::EACCES, libc::EPERM, libc::EROFS];
     let options = DiskOptions {
         read_only: config.read_only,
@@ -81,7 +133,7 @@ fn reserve_for(
         write_through: config.cache.write_through(opens.shared()),
         direct: config.direct,
     };
-    let disk = Disk::open(&config.path, options).map_err(|error| match error {
+    Disk::open(&config.path, options).map_err(|error| match error {
         error @ DiskError::Locked { .. } => locked(config, error),
         DiskError::Open { path, error }
             if !config.read_only
@@ -90,9 +142,20 @@ fn reserve_for(
             DeviceSetupError::DiskReadOnly { path, error }
         }
         error => error.into(),
-    })?;
+    })
+}
+
+/// Locks an open disk for what `opens` says.
+fn share(
+    disk: &Disk,
+    config: &DiskConfig,
+    opens: Opens,
+    has_terms: bool,
+) -> Result<(), DeviceSetupError> {
     let side = match opens {
-        Opens::Alone => return Ok(disk),
+        Opens::Alone => {
+            return disk.lock(Use::Alone).map_err(|error| locked(config, error));
+        }
         Opens::Active => Side::Active,
         Opens::Successor => Side::Successor,
         Opens::Standby => Side::Standby,
@@ -100,7 +163,7 @@ fn reserve_for(
     disk.share(side, has_terms).map_err(|error| locked(config, error))?;
     // Before its first read.
     disk.forget_cached();
-    Ok(disk)
+    Ok(())
 }
 
 /// Who has a disk locked, where its record says so.
@@ -172,7 +235,7 @@ pub(super) fn seize(config: &MachineConfig) -> Result<(), DeviceSetupError> {
 
 /// Where the record is of who may write to a disk. A device's own place is no place for it: `/dev` is
 /// another on every host.
-fn fence_record(disk: &DiskConfig) -> Option<PathBuf> {
+pub(crate) fn fence_record(disk: &DiskConfig) -> Option<PathBuf> {
     match &disk.fence {
         _ if disk.read_only => None,
         FenceRecord::Off => None,

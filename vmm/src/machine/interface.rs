@@ -27,6 +27,7 @@ const IFLA_TUN_TYPE: u16 = 3;
 const IFLA_TUN_MULTI_QUEUE: u16 = 7;
 const TYPE_OF_TAP: u8 = 2;
 const IFF_UP: u32 = 1;
+const IFF_LOWER_UP: u32 = 1 << 16;
 /// An address that reaches no further than the link.
 const RT_SCOPE_LINK: u8 = 253;
 const HEADER: usize = 16;
@@ -41,6 +42,8 @@ pub(crate) struct Interface {
     pub(crate) kind: String,
     /// Whether it may be used.
     pub(crate) up: bool,
+    /// Whether there is somebody at its other end: of a tap, a process that has it open.
+    pub(crate) in_use: bool,
     /// Whether it is a port of another interface: of a bridge, say.
     pub(crate) has_master: bool,
     /// Whether this host has an address on it, and so may route.
@@ -122,7 +125,8 @@ fn link(body: &[u8]) -> Option<(u32, Interface)> {
         _ => kind,
     };
     let has_master = attribute(attributes, IFLA_MASTER).is_some();
-    Some((index, Interface { kind, up: flags & IFF_UP != 0, has_master, has_address: false }))
+    let (up, in_use) = (flags & IFF_UP != 0, flags & IFF_LOWER_UP != 0);
+    Some((index, Interface { kind, up, in_use, has_master, has_address: false }))
 }
 
 fn flag(attributes: &[u8], wanted: u16) -> bool {
@@ -232,8 +236,13 @@ mod tests {
         }
         assert_eq!(look("tap0").unwrap(), None);
         ip("tuntap add tap0 mode tap");
-        let mut expected =
-            Interface { kind: "tap".into(), up: false, has_master: false, has_address: false };
+        let mut expected = Interface {
+            kind: "tap".into(),
+            up: false,
+            in_use: false,
+            has_master: false,
+            has_address: false,
+        };
         assert_eq!(look("tap0").unwrap().as_ref(), Some(&expected));
         ip("link set tap0 up");
         expected.up = true;

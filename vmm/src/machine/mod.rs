@@ -7,7 +7,7 @@ mod bus;
 pub mod catalog;
 mod device_set;
 mod device_thread;
-mod disks;
+pub(crate) mod disks;
 mod events;
 pub(crate) mod interface;
 mod interrupt;

@@ -11,12 +11,13 @@ use std::io::{self, Seek, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use ft_core::handshake::{DiskStorage, Storage};
+use ft_core::handshake::{DiskStorage, FenceView, Storage};
+use io_gate_host::backend::disk_fence::DiskFence;
 use io_gate_host::own_files;
 use io_gate_host::whose::{self, Maker, Opened, Sign};
 
 use super::disks;
-use crate::config::MachineConfig;
+use crate::config::{DiskConfig, MachineConfig};
 use crate::given_file;
 
 /// What the name of an image is followed by in that of its mark.
@@ -36,24 +37,31 @@ pub(crate) struct MarkError {
     error: io::Error,
 }
 
-/// Marks every disk that the guest can write, anew.
+/// Marks every disk that the guest can write, anew. `fenced`: there are terms, and records beside the disks have been written.
 ///
 /// # Errors
 /// When a mark cannot be written.
-pub(crate) fn mark_disks(config: &MachineConfig) -> Result<Vec<DiskStorage>, MarkError> {
-    each_disk(config, |path| match device_identity(path) {
+pub(crate) fn mark_disks(
+    config: &MachineConfig,
+    fenced: bool,
+) -> Result<Vec<DiskStorage>, MarkError> {
+    let mark = |path: &Path| match device_identity(path) {
         Some(identity) => Ok(identity),
         None => write_mark(path),
+    };
+    // Not what a standby says that finds none either: two files that are not there are not the same.
+    each_disk(config, mark, |disk| {
+        fence_view(disk, "expected the record of this machine, found none").filter(|_| fenced)
     })
 }
 
 /// Reads what a primary has left.
 #[must_use]
-pub(crate) fn read_marks(config: &MachineConfig) -> Vec<DiskStorage> {
+pub(crate) fn read_marks(config: &MachineConfig, fenced: bool) -> Vec<DiskStorage> {
     let read = |path: &Path| -> Result<String, std::convert::Infallible> {
         Ok(device_identity(path).unwrap_or_else(|| read_mark(path)))
     };
-    match each_disk(config, read) {
+    match each_disk(config, read, |disk| fence_view(disk, "no record").filter(|_| fenced)) {
         Ok(disks) => disks,
         Err(never) => match never {},
     }
@@ -63,13 +71,26 @@ pub(crate) fn read_marks(config: &MachineConfig) -> Vec<DiskStorage> {
 fn each_disk<E>(
     config: &MachineConfig,
     mut mark: impl FnMut(&Path) -> Result<String, E>,
+    fence: impl Fn(&DiskConfig) -> Option<FenceView>,
 ) -> Result<Vec<DiskStorage>, E> {
     disks::all(config)
         .filter(|(_, disk)| !disk.read_only)
         .map(|(slot, disk)| {
-            Ok(DiskStorage { slot, storage: Storage::Shared { mark: mark(&disk.path)? } })
+            let storage = Storage::Shared { mark: mark(&disk.path)? };
+            Ok(DiskStorage { slot, storage, fence: fence(disk) })
         })
         .collect()
+}
+
+/// What the record of who may write to a disk says here; `none`: what to say where there is none.
+fn fence_view(disk: &DiskConfig, none: &str) -> Option<FenceView> {
+    let path = disks::fence_record(disk)?;
+    let says = match DiskFence::look(&path) {
+        Ok(Some(claim)) => claim.to_string(),
+        Ok(None) => none.to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Some(FenceView { place: path.display().to_string(), says })
 }
 
 /// Beside the image itself: each host may have a symbolic link of its own to it.
@@ -171,28 +192,28 @@ mod tests {
         let link = other.path().join("link");
         fs::write(&disk, [0; 512]).unwrap();
         std::os::unix::fs::symlink(&disk, &link).unwrap();
-        let first = mark_disks(&machine(&disk, "")).unwrap();
-        assert_eq!(first, read_marks(&machine(&disk, "")));
-        assert_eq!(first, read_marks(&machine(&link, "")));
+        let first = mark_disks(&machine(&disk, ""), false).unwrap();
+        assert_eq!(first, read_marks(&machine(&disk, ""), false));
+        assert_eq!(first, read_marks(&machine(&link, ""), false));
         // Even a copy with everything beside it was made before the next session began.
         for file in ["disk", "disk.kemari-mark"] {
             fs::copy(one.path().join(file), other.path().join(file)).unwrap();
         }
-        let second = mark_disks(&machine(&disk, "")).unwrap();
+        let second = mark_disks(&machine(&disk, ""), false).unwrap();
         assert_ne!(second, first);
-        assert_eq!(read_marks(&machine(&copy, "")), first);
-        assert_eq!(read_marks(&machine(&disk, "")), second);
-        assert!(mark_disks(&machine(&disk, ",readonly=on")).unwrap().is_empty());
+        assert_eq!(read_marks(&machine(&copy, ""), false), first);
+        assert_eq!(read_marks(&machine(&disk, ""), false), second);
+        assert!(mark_disks(&machine(&disk, ",readonly=on"), false).unwrap().is_empty());
         // What has the name of a mark and is none is kept.
         let mark = one.path().join("disk.kemari-mark");
         for others in [&[7; 512][..], b"42", b"cafe-1"] {
             fs::remove_file(&mark).unwrap();
             fs::write(&mark, others).unwrap();
-            let other = mark_disks(&machine(&disk, "")).unwrap_err().to_string();
+            let other = mark_disks(&machine(&disk, ""), false).unwrap_err().to_string();
             assert!(other.contains("found a regular file of"), "{other}");
             assert_eq!(fs::read(&mark).unwrap(), others);
         }
-        let nowhere = mark_disks(&machine(Path::new("/nowhere/disk"), "")).unwrap_err();
+        let nowhere = mark_disks(&machine(Path::new("/nowhere/disk"), ""), false).unwrap_err();
         assert!(nowhere.to_string().contains("/nowhere/disk.kemari-mark"), "{nowhere}");
     }
 }

@@ -10,6 +10,7 @@
 mod host;
 mod images;
 mod pulse;
+mod ready;
 pub mod resources;
 mod status;
 mod strangers;
@@ -46,7 +47,8 @@ use crate::seccomp::{self, Role};
 
 use images::Images;
 use pulse::Pulse;
-use resources::Reserve;
+use ready::Preparing;
+use resources::{Expected, Reserve};
 
 pub use host::{HostError, MachineFactory};
 pub use status::StandbyStatus;
@@ -138,6 +140,8 @@ pub struct Inheritance {
 struct Hosted {
     machine: Arc<Machine>,
     authority: CommitAuthority,
+    /// The primary: its term, and what it is called.
+    primary: (Term, String),
     /// What the primary boots.
     boot: Option<BootSource>,
     /// The state of the checkpoint that was tried last, and of the one that was applied last.
@@ -185,6 +189,9 @@ pub struct StandbyDriver {
     /// Descriptors for a takeover.
     reserve: Arc<Reserve>,
     pulse: Pulse,
+    preparing: Preparing,
+    /// Whose the records beside the disks are to be.
+    expected: Arc<Expected>,
     /// What frames come in.
     buffers: Buffers,
     /// What came of the primary's kernel and initrd.
@@ -217,6 +224,8 @@ impl StandbyDriver {
             asked: None,
             reserve: Arc::default(),
             pulse: Pulse::default(),
+            preparing: Preparing::default(),
+            expected: Arc::default(),
             buffers: Buffers::default(),
             images: Images::default(),
         }
@@ -226,6 +235,13 @@ impl StandbyDriver {
     #[must_use]
     pub fn with_reserve(mut self, reserve: Arc<Reserve>) -> Self {
         self.reserve = reserve;
+        self
+    }
+
+    /// Tells `expected` whose machine this side holds.
+    #[must_use]
+    pub fn with_expected(mut self, expected: Arc<Expected>) -> Self {
+        self.expected = expected;
         self
     }
 
@@ -282,7 +298,7 @@ impl StandbyDriver {
                     None => continue,
                 },
                 Some(Input::Operator(event, answer)) => {
-                    if let Some(end) = self.operator(event, &answer) {
+                    if let Some(end) = self.operator(event, answer) {
                         return end;
                     }
                     continue;
@@ -309,7 +325,9 @@ impl StandbyDriver {
             let given_back = match self.queue.recv_timeout(left) {
                 Ok(Input::Event(Event::ArbiterGranted { .. })) => arbiter.end(term),
                 Ok(Input::Event(
-                    Event::ArbiterDenied { .. } | Event::ArbiterUnreachable { .. },
+                    Event::ArbiterDenied { .. }
+                    | Event::ArbiterUnreachable { .. }
+                    | Event::NotReady { .. },
                 )) => Ok(()),
                 Ok(_) => continue,
                 Err(_) => {
@@ -406,12 +424,45 @@ impl StandbyDriver {
         Ok(())
     }
 
-    fn operator(&mut self, event: Event, answer: &Answer) -> Option<End> {
+    fn operator(&mut self, event: Event, answer: Answer) -> Option<End> {
+        if event == Event::OperatorTakeOver && self.core.phase() == Phase::WaitingForOperator {
+            let prepared = self.hosted.as_ref().is_some_and(|hosted| hosted.machine.is_prepared());
+            if !prepared && self.core.lack().is_none_or(|lack| !lack.blocks) {
+                self.prepare_for_operator(answer);
+                return None;
+            }
+        }
         let mut taken = Ok(());
         let end = self.event_or(event, |illegal| taken = Err(illegal.to_string()));
         // Whoever asked may have gone.
         let _ = answer.try_send(taken);
         end
+    }
+
+    /// Without an arbiter the operator's word is all that a takeover needs: as elsewhere, what can go wrong is tried before.
+    /// The wish comes again when all is open.
+    fn prepare_for_operator(&mut self, answer: Answer) {
+        let Some(machine) = self.hosted.as_ref().map(|hosted| hosted.machine.clone()) else {
+            return;
+        };
+        self.reserve.release();
+        let (preparing, inputs, refused) =
+            (self.preparing.clone(), self.inputs.clone(), answer.clone());
+        let prepare = move || {
+            let prepared = preparing.prepare(&machine);
+            drop(machine);
+            // A standby that has ended needs none of it, and whoever asked may have gone.
+            match prepared {
+                Ok(()) => drop(inputs.send(Input::Operator(Event::OperatorTakeOver, answer))),
+                Err(reason) => {
+                    let _ = answer.try_send(Err(format!("cannot take over: {reason}")));
+                    let _ = inputs.send(Input::Event(Event::CannotGoOn { reason }));
+                }
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("takeover".to_owned()).spawn(prepare) {
+            let _ = refused.try_send(Err(format!("no thread to take over with: {error}")));
+        }
     }
 
     fn event(&mut self, event: Event) -> Option<End> {
@@ -502,6 +553,7 @@ impl StandbyDriver {
                 log::info!("checkpoint discarded: {reason}");
                 self.record(audit::Event::Discarded { session: self.session.1 });
                 self.hosted = None;
+                self.expected.set(None);
                 self.reserve.renew();
                 Next::Nothing
             }
@@ -509,6 +561,9 @@ impl StandbyDriver {
             Action::Report(report) => {
                 if let Report::Verified { verified, .. } = &report {
                     self.shown().verified(verified.agree);
+                }
+                if let Report::WillNotTakeOver { .. } | Report::WaitingForOperator { .. } = report {
+                    self.reserve.renew();
                 }
                 match &report {
                     Report::Verified { verified, .. } if verified.agree => log::debug!("{report}"),
@@ -546,7 +601,7 @@ impl StandbyDriver {
             None => holder_name("standby"),
         };
         // Term, session and options are the primary's: the core fills them in.
-        let disks = read_marks(machine.config());
+        let disks = read_marks(machine.config(), self.arbiter.is_some());
         let mut ours = Hello {
             holder,
             standby_session: new_session_number(),
@@ -556,8 +611,9 @@ impl StandbyDriver {
             return Event::CannotHost { reason: error.to_string() };
         }
         let boot = hello.boot.clone();
-        self.hosted =
-            Some(Hosted { machine, authority, boot, tried: None, applied: None, trial: None });
+        let primary = (hello.term, hello.holder.clone());
+        let (tried, applied, trial) = (None, None, None);
+        self.hosted = Some(Hosted { machine, authority, primary, boot, tried, applied, trial });
         Event::Described { ours: Box::new(ours) }
     }
 
@@ -617,6 +673,9 @@ impl StandbyDriver {
     fn send(&mut self, to: LinkId, frame: &Outgoing) -> Next {
         if self.link.as_ref().is_some_and(|(id, _)| *id == to) {
             self.record_word(to, frame);
+            if matches!(frame.message, Message::Welcome(_)) {
+                self.expected.set(self.hosted.as_ref().map(|hosted| hosted.primary.clone()));
+            }
         }
         let Some((_, link)) = self.link.as_mut().filter(|(id, _)| *id == to) else {
             return Next::Nothing;
@@ -758,16 +817,26 @@ impl StandbyDriver {
         if let Err(reason) = self.try_applied() {
             return Next::Event(Event::CannotGoOn { reason });
         }
+        let Some(machine) = self.hosted.as_ref().map(|hosted| hosted.machine.clone()) else {
+            return Next::Nothing;
+        };
         let event = move |answer| match answer {
             arbiter::Answer::Granted => Event::ArbiterGranted { term },
             arbiter::Answer::Denied { holder } => Event::ArbiterDenied { term, holder },
             arbiter::Answer::Unreachable { reason } => Event::ArbiterUnreachable { reason },
         };
         self.asked = Some(term);
-        let inputs = self.inputs.clone();
+        let (preparing, inputs) = (self.preparing.clone(), self.inputs.clone());
         let asking = move || {
+            // P9: all that can fail in a takeover is done before the term is won.
+            let prepared = preparing.prepare(&machine);
+            drop(machine);
+            let event = match prepared {
+                Ok(()) => event(ask(&*arbiter, term, &why)),
+                Err(reason) => Event::NotReady { reason },
+            };
             // A standby that has ended needs no answer.
-            let _ = inputs.send(Input::Event(event(ask(&*arbiter, term, &why))));
+            let _ = inputs.send(Input::Event(event));
         };
         match std::thread::Builder::new().name("arbiter".to_owned()).spawn(asking) {
             Ok(_) => Next::Nothing,

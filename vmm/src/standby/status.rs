@@ -81,13 +81,11 @@ impl StandbyStatus {
                 Some(format!("will not take over before this is put right: {lack} ({reason})"))
             }
             (Some(lack), _) => Some(format!("could not go on with the guest: {lack}")),
+            (None, Some(reason)) if self.held_back => {
+                Some(format!("will not take over before this is put right: {reason}"))
+            }
             (None, reason) => reason.cloned(),
         }
-    }
-
-    /// The guest is here and cannot go on yet; or it can.
-    pub fn cannot_go_on(&mut self, reason: Option<String>) {
-        self.lack = reason;
     }
 
     fn why(&self, state: &str) -> String {

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use io_gate::Outcome;
 
@@ -23,6 +24,9 @@ use crate::permit::{NotPermitted, Permit};
 pub const SECTOR: u64 = 512;
 /// `VIRTIO_BLK_F_FLUSH` (5.2.3).
 const F_FLUSH: u64 = 1 << 9;
+/// How long another process may look whether a device is free, as this one does, and how often that is tried.
+const OTHERS_LOOK: Duration = Duration::from_millis(100);
+const AGAIN: Duration = Duration::from_millis(5);
 /// Zeroes are written in pieces of this size where the file system has no better way.
 const ZEROES: usize = 256 * 1024;
 
@@ -100,6 +104,29 @@ pub enum DiskError {
         /// The file.
         path: PathBuf,
     },
+    /// The host uses the device, or another program has it for itself alone.
+    #[error(
+        "disk {path}: the host has it mounted, or a program of the host holds it ({error}): expected a device that nobody uses; look \
+         with `lsblk {path}`, and unmount it first"
+    )]
+    Busy {
+        /// The device.
+        path: PathBuf,
+        /// The system's reason.
+        error: io::Error,
+    },
+    /// It has another size than when it was opened.
+    #[error(
+        "disk {path}: expected {expected} bytes, as when this machine opened it, found {found}: give it back its size"
+    )]
+    Resized {
+        /// The file.
+        path: PathBuf,
+        /// Its length, by what the guest is told.
+        expected: u64,
+        /// Its length.
+        found: u64,
+    },
     /// The record beside it says that a machine may write to it.
     #[error(
         "disk {path}: {claim} (its record is {record}); end that machine first, for instance with `kemari ctl power-off`; if \
@@ -148,6 +175,8 @@ pub struct Disk {
     direct: Option<Direct>,
     fence: Option<Arc<DiskFence>>,
     lock: Arc<Lock>,
+    /// Of a loop device: the file that its bytes are in.
+    backing: Option<Arc<File>>,
 }
 
 /// What threads other than its lane know of a disk.
@@ -158,6 +187,7 @@ pub(super) struct Input {
     read_only: bool,
     fence: Option<Arc<DiskFence>>,
     lock: Arc<Lock>,
+    backing: Option<Arc<File>>,
 }
 
 /// Who shares a disk with another host.
@@ -189,7 +219,7 @@ impl Input {
     /// Locks the image for what this process does with it, instead of what it did.
     pub(super) fn lock(&self, of: Use) -> Result<(), DiskError> {
         let of = if self.read_only { Use::Reader } else { of };
-        lock(&self.lock, &self.file, &self.path, of)
+        lock(&self.lock, self.backing.as_ref().unwrap_or(&self.file), &self.path, of)
     }
 
     /// See [`Disk::share`].
@@ -238,9 +268,15 @@ impl Disk {
             let found = own_files::describe(&metadata);
             return Err(DiskError::Kind { path: path.to_owned(), found });
         }
+        let is_device = is_block_device(kind);
+        if is_device && !read_only {
+            check_unused(path)?;
+        }
+        let backing = if is_device { backing_of(&file, path, read_only) } else { None };
         let locked = Lock::default();
         if options.lock {
-            lock(&locked, &file, path, if options.read_only { Use::Reader } else { Use::Alone })?;
+            let file = backing.as_ref().unwrap_or(&file);
+            lock(&locked, file, path, if options.read_only { Use::Reader } else { Use::Alone })?;
         }
         // A block device's metadata has no length.
         let bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
@@ -268,6 +304,34 @@ impl Disk {
             direct,
             fence: None,
             lock: Arc::new(locked),
+            backing: backing.map(Arc::new),
+        })
+    }
+
+    /// Another handle of the same open file, without a record: what is locked stays so as long as there is one of them.
+    ///
+    /// # Errors
+    /// When it has another size by now, or cannot be looked at.
+    pub fn again(&self) -> Result<Self, DiskError> {
+        let failed = |error| DiskError::Open { path: self.path.clone(), error };
+        let found = (&*self.file).seek(SeekFrom::End(0)).map_err(failed)?;
+        if found / SECTOR != self.sectors {
+            let (path, expected) = (self.path.clone(), self.sectors * SECTOR);
+            return Err(DiskError::Resized { path, expected, found });
+        }
+        let direct = self.direct.as_ref().map(|_| Direct::of(&self.file)).transpose();
+        Ok(Self {
+            file: self.file.clone(),
+            path: self.path.clone(),
+            sectors: self.sectors,
+            read_only: self.read_only,
+            opened_through: self.opened_through,
+            write_through: self.write_through,
+            driver_flushes: self.driver_flushes.clone(),
+            direct: direct.map_err(failed)?,
+            fence: None,
+            lock: self.lock.clone(),
+            backing: self.backing.clone(),
         })
     }
 
@@ -389,6 +453,7 @@ impl Disk {
             read_only: self.read_only,
             fence: self.fence.clone(),
             lock: self.lock.clone(),
+            backing: self.backing.clone(),
         }
     }
 
@@ -496,6 +561,43 @@ fn is_unsupported(error: &io::Error) -> bool {
 fn is_block_device(kind: std::fs::FileType) -> bool {
     use std::os::unix::fs::FileTypeExt;
     kind.is_block_device()
+}
+
+/// P2: whether nobody on this host has a device for himself: a file system that is mounted, a volume manager. Not held on to: a
+/// pair's other side may have it open as well.
+///
+/// # Errors
+/// When somebody has.
+pub fn check_unused(path: &Path) -> Result<(), DiskError> {
+    let until = Instant::now() + OTHERS_LOOK;
+    loop {
+        match descriptors::device_for_this_process_alone(path) {
+            Err(error) if error.raw_os_error() != Some(libc::EBUSY) => {
+                return Err(DiskError::Open { path: path.to_owned(), error });
+            }
+            // Another process may be looking just now, as this one does.
+            Err(error) if Instant::now() >= until => {
+                return Err(DiskError::Busy { path: path.to_owned(), error });
+            }
+            Err(_) => std::thread::sleep(AGAIN),
+            Ok(_) => return Ok(()),
+        }
+    }
+}
+
+/// P2: what is to be locked of a loop device: its name is one of many that the same bytes may have on this host.
+fn backing_of(file: &File, path: &Path, read_only: bool) -> Option<File> {
+    match descriptors::loop_backing(file, read_only) {
+        Ok(backing) => backing,
+        Err(error) => {
+            log::warn!(
+                "disk {}: the file behind it cannot be opened, so that only the device is locked, and whoever uses the file by \
+                 another name is not kept away: {error}",
+                path.display()
+            );
+            None
+        }
+    }
 }
 
 fn lock(lock: &Lock, file: &File, path: &Path, of: Use) -> Result<(), DiskError> {

@@ -65,6 +65,14 @@ pub struct Claim {
     pub free: bool,
 }
 
+impl Claim {
+    /// Whether it was written by this holder of this term.
+    #[must_use]
+    pub fn is_of(&self, term: u64, holder: &str) -> bool {
+        self.term == term && self.holder == shortened(holder)
+    }
+}
+
 impl std::fmt::Display for Claim {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { machine, term, holder, at, free } = self;
@@ -168,6 +176,26 @@ impl DiskFence {
         }
     }
 
+    /// As [`claim`](Self::claim), and writes the record anew, with a later time than it had: no copy that was made before says
+    /// the same.
+    ///
+    /// # Errors
+    /// As `claim`.
+    pub fn renew(&self, term: u64, holder: &str) -> Result<(), DiskError> {
+        self.claim(term, holder)?;
+        let renewed = || -> Result<(), DiskFenceError> {
+            let lock = disk_lock::wait(&self.file, LOCK_PATIENCE);
+            if let Some(found) = self.read()?.filter(|found| self.is_ours(found, term, holder)) {
+                let claim = self.claim_of(term, holder);
+                self.write(&Claim { at: claim.at.max(found.at + 1), ..claim })?;
+            }
+            drop(lock);
+            Ok(())
+        };
+        let failed = |error| DiskError::Fence { path: self.path.clone(), error };
+        renewed().map_err(|error| failed(io::Error::other(error)))
+    }
+
     /// Whether `holder` of `term` may write now; raises the record where it is of an earlier term.
     pub(crate) fn ask(&self, term: u64, holder: &str) -> Result<Answer, DiskFenceError> {
         if self.is_replaced()? {
@@ -204,10 +232,7 @@ impl DiskFence {
     }
 
     fn is_ours(&self, found: &Claim, term: u64, holder: &str) -> bool {
-        found.term == term
-            && found.holder == shortened(holder)
-            && !found.free
-            && found.machine == self.machine
+        found.is_of(term, holder) && !found.free && found.machine == self.machine
     }
 
     /// P2: an equal term of another holder is as good as a later one. Terms of another machine, which has given the disk up,

@@ -5,12 +5,14 @@
 //! again in a thread of its own, as storage and networks may take their time, and the standby's thread is told of changes.
 //! One that does not answer is missing, too (P9).
 
+mod consoles;
 mod descriptors;
+mod records;
 mod storage;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,17 +21,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ft_core::standby::Lack;
+use io_gate_host::backend::disk::check_unused;
 
 use crate::arbiter::Arbiter;
-use crate::config::{DiskConfig, MachineConfig, NetBackend};
+use crate::config::{ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
 use crate::link::Credentials;
 use crate::machine::interface;
 use crate::seccomp::{self, Role};
 
 pub use descriptors::{DescriptorError, Reserve, raise_limit};
+pub use records::Expected;
 
 /// How often everything is looked at.
 const EVERY: Duration = Duration::from_secs(1);
+/// Longer than it takes to open a tap and close it.
+const OWN_LOOK: Duration = Duration::from_millis(100);
 /// What has not answered for so long is missing.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -41,6 +47,9 @@ pub struct Resources {
     reserve: Arc<Reserve>,
     /// The files that the disks were at first.
     disks: Mutex<BTreeMap<PathBuf, FileOf>>,
+    /// Their sizes when the session began, or before.
+    sizes: Mutex<BTreeMap<PathBuf, u64>>,
+    expected: Arc<Expected>,
     /// What is being looked at now, and whether the guest could not run without it.
     at: Mutex<(String, bool)>,
 }
@@ -57,8 +66,14 @@ impl Resources {
         arbiter: Option<Arc<dyn Arbiter>>,
         reserve: Arc<Reserve>,
     ) -> Self {
-        let (disks, at) = Default::default();
-        Self { machine, credentials, arbiter, reserve, disks, at }
+        let (disks, sizes, expected, at) = Default::default();
+        Self { machine, credentials, arbiter, reserve, disks, sizes, expected, at }
+    }
+
+    /// To be told whose machine this side holds.
+    #[must_use]
+    pub fn expected(&self) -> Arc<Expected> {
+        self.expected.clone()
     }
 
     /// Looks at everything, however long it takes; all that is missing, as one.
@@ -72,10 +87,18 @@ impl Resources {
         };
         for disk in self.machine.every_disk() {
             prove(format!("disk {}", disk.path.display()), true, &|| self.disk(disk));
+            self.records(disk, &mut prove);
         }
         for (name, create) in self.taps() {
             prove(format!("net tap={name}"), true, &|| tap(name, create));
             prove(format!("net tap={name}"), false, &|| attached(name));
+            // From the moment on that the arbiter is to be asked, this side has it open itself.
+            if self.reserve.is_held() {
+                prove(format!("net tap={name}"), false, &|| unused(name));
+            }
+        }
+        for path in self.console_files() {
+            prove(format!("console {}", path.display()), true, &|| consoles::usable(path));
         }
         prove("descriptors".to_owned(), true, &|| {
             self.reserve.hold().map_err(|error| error.to_string())
@@ -102,6 +125,30 @@ impl Resources {
     fn taps(&self) -> impl Iterator<Item = (&str, bool)> {
         self.machine.networks().filter_map(|(net, create)| match net {
             NetBackend::Tap(name) => Some((name.as_str(), create)),
+            _ => None,
+        })
+    }
+
+    /// Where terms decide who may write.
+    fn records(
+        &self,
+        disk: &DiskConfig,
+        prove: &mut impl FnMut(String, bool, &dyn Fn() -> Result<(), String>),
+    ) {
+        if self.arbiter.is_none() {
+            return;
+        }
+        let what = || format!("the fence record of disk {}", disk.path.display());
+        prove(what(), true, &|| records::usable(disk));
+        if let Some(primary) = self.expected.get() {
+            prove(what(), false, &|| records::is_of(disk, &primary));
+        }
+    }
+
+    fn console_files(&self) -> impl Iterator<Item = &Path> {
+        let consoles = self.machine.virtio_console.iter().chain([&self.machine.serial]);
+        consoles.filter_map(|console| match console {
+            ConsoleConfig::File(path) => Some(path.as_path()),
             _ => None,
         })
     }
@@ -137,6 +184,13 @@ impl Resources {
         };
         storage::answers(&file, is_device, metadata.len())
             .map_err(|error| failed("it cannot be read", error))?;
+        if is_device && !disk.read_only {
+            check_unused(&disk.path).map_err(|error| error.to_string())?;
+        }
+        self.keeps_its_size(
+            disk,
+            (&file).seek(SeekFrom::End(0)).map_err(|error| failed("it has no size", error))?,
+        )?;
         let mut disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
         match disks.get(&disk.path) {
             None => drop(disks.insert(disk.path.clone(), found)),
@@ -150,6 +204,23 @@ impl Resources {
             }
         }
         Ok(())
+    }
+
+    /// P3: the guest has been told a size, and so has this side.
+    fn keeps_its_size(&self, disk: &DiskConfig, found: u64) -> Result<(), String> {
+        let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = sizes.entry(disk.path.clone()).or_insert(found);
+        // Between sessions it may be given another one.
+        if self.expected.get().is_none() {
+            *known = found;
+        }
+        if *known == found {
+            return Ok(());
+        }
+        Err(format!(
+            "disk {}: expected {known} bytes, as when the guest was protected, found {found}: give it back its size",
+            disk.path.display()
+        ))
     }
 
     fn is_at(&self, what: String, blocks: bool) {
@@ -244,6 +315,22 @@ fn attached(name: &str) -> Result<(), String> {
         // Looked at by others.
         _ => Ok(()),
     }
+}
+
+/// Told, and no more: a takeover opens it before a term is asked for.
+fn unused(name: &str) -> Result<(), String> {
+    let in_use = || matches!(interface::look(name), Ok(Some(found)) if found.up && found.in_use);
+    if !in_use() {
+        return Ok(());
+    }
+    // This process has it open for a moment itself, when a primary joins.
+    std::thread::sleep(OWN_LOOK);
+    if !in_use() {
+        return Ok(());
+    }
+    Err(format!(
+        "net tap={name}: another process has it open: end that one, or give this side a tap of its own"
+    ))
 }
 
 fn readable(path: &Path) -> Result<(), String> {
