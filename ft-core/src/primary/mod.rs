@@ -460,6 +460,8 @@ impl Primary {
             // One that is being joined holds none yet, and may hang.
             self.leave_standby(now, "the operator wants another standby", out);
         }
+        // What was known is of the former address.
+        self.reason = None;
         self.search_failures = 0;
         self.search = Some(now);
         self.look_for_standby(now, out);

@@ -378,7 +378,9 @@ fn a_standby_is_looked_for_until_it_is_found() {
     assert_eq!(delays, [200, 400, 800, 1600, 3200, 5000]);
     pair.give(Event::ConnectFailed { reason: "connection refused".into() });
     pair.refused(Event::ConnectFailed { reason: "again".into() });
+    assert!(pair.primary.reason().is_some_and(|reason| reason.contains("connection refused")));
     assert_eq!(effects(&pair.give(Event::OperatorProtect)), ["connect"]);
+    assert_eq!(pair.primary.reason(), None, "of the former address");
     pair.give(Event::StandbyConnected { link: LINK, hello: hello() });
     pair.refused(Event::StandbyConnected { link: LinkId(2), hello: hello() });
 }
