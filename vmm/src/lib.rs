@@ -15,6 +15,7 @@ pub mod logging;
 pub mod machine;
 pub mod memory;
 pub mod probe;
+mod random;
 pub mod seccomp;
 pub mod standby;
 pub mod stats;

@@ -15,10 +15,13 @@ use io_gate::host::new_gate;
 use io_gate_host::Unfenced;
 use kemari_vmm::boot::Boot;
 use kemari_vmm::config::{BootSource, MachineConfig};
-use kemari_vmm::engine::{Engine, Sealer};
+use kemari_vmm::engine::Engine;
 use kemari_vmm::machine::{AttachOptions, Machine};
 use kemari_vmm::standby::{End, Inheritance, Input};
-use pair::{Cable, PATIENCE, Standby, config, engine_options, start_engine, wait_for, wait_phase};
+use pair::{
+    Cable, PATIENCE, Standby, config, engine_options, start_engine, start_sealing, wait_for,
+    wait_phase,
+};
 use vm_memory::{Bytes, GuestAddress};
 
 const MEMORY: u64 = 16 << 20;
@@ -111,14 +114,7 @@ fn go_on(inherited: Inheritance, standby: &std::path::Path) -> (Arc<Machine>, Ar
     machine.attach_backends(AttachOptions { shared_disks: true, append: true }).unwrap();
     let options = engine_options(standby);
     let engine = Engine::after_takeover(machine.clone(), authority, None, taken, options).unwrap();
-    let sealer = Sealer::new(engine.clone()).unwrap();
-    machine
-        .device_loop()
-        .call(move |context| {
-            context.add(Box::new(sealer));
-        })
-        .unwrap();
-    machine.start().unwrap();
+    start_sealing(&machine, &engine);
     (machine, engine)
 }
 

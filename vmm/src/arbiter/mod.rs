@@ -9,7 +9,6 @@ mod file;
 #[cfg(feature = "etcd")]
 mod lease;
 
-use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -18,6 +17,7 @@ use ft_core::handshake::ArbiterView;
 use io_gate::host::Term;
 use io_gate_host::{Fence, utc};
 
+use crate::random::random_id;
 use crate::values;
 pub use ask::{Answer, ask};
 #[cfg(feature = "etcd")]
@@ -281,13 +281,6 @@ pub fn holder_name(role: &str) -> String {
     static NONCE: OnceLock<String> = OnceLock::new();
     let nonce = NONCE.get_or_init(random_id);
     format!("{role}@{} (pid {}, {nonce})", hostname(), std::process::id())
-}
-
-/// Unlike any other, ever.
-fn random_id() -> String {
-    // Keyed by the operating system's randomness, which every process can have: no file has to be there for it.
-    let state = RandomState::new();
-    format!("{:016x}{:016x}", state.hash_one(0), state.hash_one(1))
 }
 
 fn hostname() -> String {

@@ -25,7 +25,7 @@ mod watchdog;
 
 pub use checkpoint::{MachineState, StateBlobError, hash_memory};
 pub use sealer::Sealer;
-pub(crate) use session::{ReadEnd, Watched, describe, new_session_number, read_frames};
+pub(crate) use session::{ReadEnd, Watched, describe, read_frames};
 pub use status::{EngineStats, Takeover};
 pub use steps::{Step, Steps};
 

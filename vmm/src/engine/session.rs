@@ -1,6 +1,5 @@
 //! One connection with a standby: its reader, its sender, and how they end.
 
-use std::hash::{BuildHasher, RandomState};
 use std::io::{BufReader, Read};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -21,6 +20,7 @@ use crate::audit;
 use crate::link::{Buffers, Link};
 use crate::machine::Machine;
 use crate::machine::storage::mark_disks;
+use crate::random::random_number;
 use crate::seccomp::{self, Role};
 
 /// How long to wait for a standby to accept a connection.
@@ -240,7 +240,7 @@ impl Engine {
         Hello {
             term,
             holder,
-            session: new_session_number(),
+            session: random_number(),
             options: SessionOptions { verify: self.options.verify },
             ..describe(&self.machine, &self.options.name, arbiter, disks)
         }
@@ -252,12 +252,6 @@ struct Place {
     disks: Vec<DiskStorage>,
     arbiter: Option<ArbiterView>,
     holder: String,
-}
-
-/// Unlike that of any other session, ever: what was said in one is not heard in another (P1).
-pub(crate) fn new_session_number() -> u64 {
-    // Keyed by the operating system's randomness.
-    RandomState::new().hash_one(std::process::id()).max(1)
 }
 
 /// What either side says of itself, but for who it is; term, session and options are the primary's to choose.

@@ -19,6 +19,7 @@ use io_gate_host::whose::{self, Maker, Opened, Sign};
 use super::disks;
 use crate::config::{DiskConfig, MachineConfig};
 use crate::given_file;
+use crate::random::random_id;
 
 /// What the name of an image is followed by in that of its mark.
 const SUFFIX: &str = ".kemari-mark";
@@ -103,7 +104,7 @@ pub(crate) fn mark_path(disk: &Path) -> PathBuf {
 fn write_mark(disk: &Path) -> Result<String, MarkError> {
     let path = mark_path(disk);
     let write = || -> io::Result<String> {
-        let mark = fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned();
+        let mark = random_id();
         // Written in place and closed: what is opened after that shows it, on NFS too.
         let mut file = open_mark(&path)?;
         file.write_all(mark.as_bytes())?;
@@ -134,9 +135,10 @@ fn open_mark(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// 36 hexadecimal digits and hyphens (RFC 9562).
+/// 32 hexadecimal digits; of an earlier release with hyphens (RFC 9562).
 fn is_mark(head: &[u8]) -> bool {
-    head.len() == 36 && head.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-')
+    matches!(head.len(), 32 | 36)
+        && head.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-')
 }
 
 fn read_mark(disk: &Path) -> String {

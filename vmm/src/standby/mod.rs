@@ -35,14 +35,14 @@ use crate::arbiter::{self, Arbiter, ask, holder_name};
 use crate::audit::{self, Recorder, Won};
 use crate::boot::{Boot, BootError};
 use crate::engine::{
-    MachineState, ReadEnd, StateBlobError, Watched, describe, hash_memory, new_session_number,
-    read_frames,
+    MachineState, ReadEnd, StateBlobError, Watched, describe, hash_memory, read_frames,
 };
 use crate::kvm::trial::{Trial, TrialError};
 use crate::link::{Buffers, Link, LinkListener};
 use crate::logging::STATE;
 use crate::machine::Machine;
 use crate::machine::storage::read_marks;
+use crate::random::random_number;
 use crate::seccomp::{self, Role};
 
 use images::Images;
@@ -604,7 +604,7 @@ impl StandbyDriver {
         let disks = read_marks(machine.config(), self.arbiter.is_some());
         let mut ours = Hello {
             holder,
-            standby_session: new_session_number(),
+            standby_session: random_number(),
             ..describe(&machine, &self.config.name, arbiter, disks)
         };
         if let Err(error) = self.describe_boot(hello, &mut ours) {

@@ -211,6 +211,12 @@ pub fn start_engine(
 ) -> Arc<Engine> {
     machine.attach_backends(AttachOptions { shared_disks: true, append: false }).unwrap();
     let engine = Engine::begin(machine.clone(), authority, arbiter, term, options).unwrap();
+    start_sealing(machine, &engine);
+    engine
+}
+
+/// The engine's share of the device thread; then the guest runs.
+pub fn start_sealing(machine: &Arc<Machine>, engine: &Arc<Engine>) {
     let sealer = Sealer::new(engine.clone()).unwrap();
     machine
         .device_loop()
@@ -219,7 +225,6 @@ pub fn start_engine(
         })
         .unwrap();
     machine.start().unwrap();
-    engine
 }
 
 #[track_caller]

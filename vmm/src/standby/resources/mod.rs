@@ -26,7 +26,7 @@ use io_gate_host::backend::disk::check_unused;
 use crate::arbiter::Arbiter;
 use crate::config::{ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
 use crate::link::Credentials;
-use crate::machine::interface;
+use crate::machine::interface::{self, Interface};
 use crate::seccomp::{self, Role};
 
 pub use descriptors::{DescriptorError, Reserve, raise_limit};
@@ -90,8 +90,11 @@ impl Resources {
             self.records(disk, &mut prove);
         }
         for (name, create) in self.taps() {
-            prove(format!("net tap={name}"), true, &|| tap(name, create));
-            prove(format!("net tap={name}"), false, &|| attached(name));
+            self.is_at(format!("net tap={name}"), true);
+            let found = interface::look(name)
+                .map_err(|error| format!("net tap={name}: the kernel cannot be asked: {error}"));
+            prove(format!("net tap={name}"), true, &|| tap(name, create, &found));
+            prove(format!("net tap={name}"), false, &|| attached(name, &found));
             // From the moment on that the arbiter is to be asked, this side has it open itself.
             if self.reserve.is_held() {
                 prove(format!("net tap={name}"), false, &|| unused(name));
@@ -290,11 +293,12 @@ impl Drop for Watch {
     }
 }
 
+/// What the kernel says of a tap.
+type Found = Result<Option<Interface>, String>;
+
 /// P7: a guest that goes on here and reaches nobody has not survived.
-fn tap(name: &str, create: bool) -> Result<(), String> {
-    let found = interface::look(name)
-        .map_err(|error| format!("net tap={name}: the kernel cannot be asked: {error}"))?;
-    match found {
+fn tap(name: &str, create: bool, found: &Found) -> Result<(), String> {
+    match found.as_ref().map_err(Clone::clone)? {
         None if create => Ok(()),
         None => Err(interface::no_interface(name)),
         Some(found) if found.kind != "tap" => Err(interface::no_tap(name, &found.kind)),
@@ -306,8 +310,8 @@ fn tap(name: &str, create: bool) -> Result<(), String> {
 }
 
 /// Told, and no more: a tap can be reached in ways that are not seen here, by a route of the host's or a redirection.
-fn attached(name: &str) -> Result<(), String> {
-    match interface::look(name) {
+fn attached(name: &str, found: &Found) -> Result<(), String> {
+    match found {
         Ok(Some(found)) if found.up && !found.has_master && !found.has_address => Err(format!(
             "net tap={name}: it is attached to nothing: make it a port of a bridge (`ip link set {name} master BRIDGE`), or \
              give it an address to route by"
