@@ -349,9 +349,9 @@ fn p2_a_seizure_passes_over_no_lock_of_a_process_that_lives() {
     fs::hard_link(bench.path("disk.img"), bench.path("other.img")).unwrap();
     let other = bench.spelled("--disk=", "path=", "other.img");
     let seizes = |holder: &Process| {
-        for disk in [&[][..], &[other.as_str()]] {
-            let flags = [&["--seize", &arbiter][..], disk].concat();
-            let (code, said) = refused(bench.run("seizing", &flags));
+        let flags: [&[&str]; 4] = [&[&arbiter], &[&arbiter, &other], &[], &[&other]];
+        for flags in flags {
+            let (code, said) = refused(bench.run("seizing", &[&["--seize"], flags].concat()));
             assert_eq!(code, 2, "{said}");
             assert!(said.contains("another process uses it"), "{said}");
             assert_eq!(bench.status(holder.name()).unwrap().state(), "alone");

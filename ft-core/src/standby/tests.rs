@@ -764,6 +764,53 @@ fn p4_who_cannot_go_on_does_not_take_the_term() {
     assert_eq!(effects(&pair.give(Event::OperatorTakeOver)), ["take over 2 at 5"]);
 }
 
+fn not_ready() -> Event {
+    Event::NotReady { reason: "tap0 is busy".into() }
+}
+
+/// P9: nothing is asked, and nothing is given up: it is tried again, and meanwhile a primary that was allowed to go on may come.
+#[test]
+fn p9_who_is_not_ready_tries_again() {
+    let mut pair = Pair::doubting();
+    assert_eq!(effects(&pair.give(not_ready())), [""; 0]);
+    assert_eq!((pair.phase(), pair.standby.epoch()), (Phase::Doubting, Some(Epoch(5))));
+    assert!(pair.standby.is_held_back());
+    assert!(pair.standby.reason().unwrap().contains("tap0 is busy"));
+    pair.refused(Event::ArbiterGranted { term: Term(2) });
+    pair.now = pair.standby.next_deadline().unwrap().0;
+    assert_eq!(effects(&pair.give(Event::Tick)), ["ask 2"]);
+    pair.give(not_ready());
+    pair.give(Event::Connected { link: LinkId(2) });
+    pair.now = pair.standby.next_deadline().unwrap().0;
+    assert_eq!(effects(&pair.give(Event::Tick)), ["close", "ask 2"]);
+    assert_eq!(effects(&pair.give(Event::ArbiterGranted { term: Term(2) })), ["take over 2 at 5"]);
+}
+
+/// P7: an operator's move that this side could not make leaves the guest where it is.
+#[test]
+fn p7_a_move_to_who_is_not_ready_is_given_up() {
+    let mut pair = Pair::ready(true);
+    assert_eq!(effects(&pair.give(Event::OperatorTakeOver)), ["ask 2"]);
+    assert_eq!(effects(&pair.give(not_ready())), ["send Bye", "close", "discard"]);
+    assert_eq!(pair.phase(), Phase::Waiting);
+}
+
+/// P7: without an arbiter, too.
+#[test]
+fn p7_the_operator_is_refused_what_this_side_lacks() {
+    for arbiter in [true, false] {
+        let mut pair = Pair::ready(arbiter);
+        if !arbiter {
+            pair.give(lost());
+        }
+        let lack = Lack { reason: "no disk".into(), blocks: true };
+        pair.give(Event::Resources { lack: Some(lack) });
+        pair.refused(Event::OperatorTakeOver);
+        pair.give(Event::Resources { lack: None });
+        assert!(!effects(&pair.give(Event::OperatorTakeOver)).is_empty());
+    }
+}
+
 /// P8: what was to be compared, and could not be, is as good as different.
 #[test]
 fn p8_a_checkpoint_that_cannot_be_compared_is_given_up() {

@@ -219,9 +219,20 @@ pub(super) fn newest_claim(
 
 /// The operator says that whoever holds the disks is dead.
 ///
+/// P2: a record that is given free takes the right from whoever holds it: not from one that has the disk open, and so lives.
+///
 /// # Errors
-/// When a record cannot be written.
+/// When another process has a disk open, or a record cannot be written.
 pub(super) fn seize(config: &MachineConfig) -> Result<(), DeviceSetupError> {
+    let alone = |(_, disk): (u16, &DiskConfig)| {
+        let open = open_file(disk, Opens::Active)?;
+        match open.lock(Use::Alone) {
+            // Said when it is attached.
+            Ok(()) | Err(DiskError::Lock { .. }) => Ok(open),
+            Err(error) => Err(DeviceSetupError::from(error)),
+        }
+    };
+    let _alone: Vec<Disk> = all(config).map(alone).collect::<Result<_, _>>()?;
     for (_, disk) in all(config) {
         if let Some(record) = fence_record(disk)
             && let Some(claim) = DiskFence::look(&record)?.filter(|claim| !claim.free)
