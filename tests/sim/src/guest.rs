@@ -100,6 +100,14 @@ impl Guest {
         }
         self.take_in(random.next());
         let page = random.index(PAGES);
+        if random.one_in(8) {
+            // A page that was like this before, and is like others.
+            let byte = random.below(2) as u8;
+            self.memory[page].fill(byte);
+            self.registers.marks[page].1 = u64::from_le_bytes([byte; 8]);
+            self.dirty[page] = true;
+            return;
+        }
         // Now and then what stood there once: a line that is as it was some checkpoints before.
         let (at, value) = match random.one_in(4) {
             true => (usize::from(self.registers.marks[page].0), 0),

@@ -38,6 +38,9 @@ struct Arguments {
     /// The first seed; without it a fresh one, which is printed.
     #[arg(long)]
     first: Option<u64>,
+    /// Stop at the first that breaks a promise.
+    #[arg(long)]
+    until_broken: bool,
     /// Put in one deliberate bug after the other, and see that each is found.
     #[arg(long, conflicts_with_all = ["seed", "minutes"])]
     bugs: bool,
@@ -109,10 +112,12 @@ fn many(arguments: &Arguments) -> bool {
                         return;
                     }
                     let at = next.fetch_add(1, Ordering::Relaxed);
-                    if at >= seeds {
+                    let lock = "no thread panics while it holds this lock";
+                    let enough =
+                        || arguments.until_broken && !broken.lock().expect(lock).is_empty();
+                    if at >= seeds || enough() {
                         return;
                     }
-                    let lock = "no thread panics while it holds this lock";
                     match try_run(first + at, &plan(first + at)) {
                         Ok(tally) => all.lock().expect(lock).add(&tally),
                         Err(why) => broken.lock().expect(lock).push((first + at, why)),

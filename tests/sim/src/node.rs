@@ -42,6 +42,8 @@ pub(crate) struct Active {
     pub(crate) performed: VecDeque<(Performable, Outcome, Option<Tag>)>,
     /// The fence has said no: nothing is performed any more.
     pub(crate) fenced_off: bool,
+    /// The operator wants it to have a standby.
+    pub(crate) searches: bool,
     /// A session has failed, and what it took from the dirty log is not in the next one's.
     pub(crate) sessions: u64,
     /// Only where a deliberate bug has the host keep writes in its own cache.

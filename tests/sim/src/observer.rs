@@ -26,6 +26,17 @@ pub(crate) struct Observer {
     bases: BTreeMap<u64, u64>,
     /// What the outside has seen.
     seen: Vec<Output>,
+    /// What each standby holds, by what it has acknowledged: its state is not asked.
+    held: BTreeMap<u64, Held>,
+}
+
+/// A checkpoint that a standby has acknowledged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    pub(crate) term: u64,
+    pub(crate) epoch: u64,
+    /// The step of the acknowledgement.
+    pub(crate) at: u64,
 }
 
 fn hash(guest: &Guest) -> u64 {
@@ -45,10 +56,31 @@ impl Observer {
         self.tally.late_terms += u64::from(term > 3);
     }
 
-    pub(crate) fn acknowledges(&mut self, term: u64, epoch: u64) {
+    pub(crate) fn acknowledges(&mut self, at: u64, process: u64, term: u64, epoch: u64) {
         let known = self.sealed.contains_key(&(term, epoch));
         assert!(known, "P4: epoch {epoch} of term {term} acknowledged, but never sealed");
         self.acknowledged.insert((term, epoch));
+        self.held.insert(process, Held { term, epoch, at });
+    }
+
+    /// What a standby can go on from, as it has said.
+    pub(crate) fn held(&self, process: u64) -> Option<Held> {
+        self.held.get(&process).copied()
+    }
+
+    /// It has said that it gives it up, it goes on from it, or it is dead.
+    pub(crate) fn no_longer_holds(&mut self, process: u64) {
+        self.held.remove(&process);
+    }
+
+    /// P4: what was acknowledged is given up by whoever has said so, or once another machine was allowed to go on without it.
+    pub(crate) fn discards(&mut self, process: u64, replaced: bool) {
+        if let Some(Held { term, epoch, .. }) = self.held.remove(&process) {
+            assert!(
+                replaced,
+                "P4: epoch {epoch} of term {term} was acknowledged, and is given up without a word"
+            );
+        }
     }
 
     /// P1: what is released was acknowledged before.

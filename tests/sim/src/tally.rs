@@ -57,6 +57,8 @@ tally! {
     fence_unknown,
     /// Earlier sessions that somebody played again to a standby.
     impostors,
+    /// Epochs that ended without a checkpoint, as it could not be taken.
+    unsealed,
     /// Standbys that lived, did not acknowledge, and were given up.
     given_up,
     /// Primaries that gave their standby the guest, as they made no progress.

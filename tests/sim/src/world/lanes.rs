@@ -134,12 +134,10 @@ impl World {
         self.observer.performs(process, term, epoch);
         self.observer.tally.replays += u64::from(item.is_replay());
         for host in &self.nodes {
-            let Role::Passive(passive) = &host.role else { continue };
-            let Some(held) = passive.core.epoch().filter(|_| passive.held_term == term) else {
-                continue;
-            };
+            let held = self.observer.held(host.process).filter(|held| held.term == term);
+            let Some(held) = held.map(|held| held.epoch) else { continue };
             assert!(
-                item.is_replay() || epoch <= held.0,
+                item.is_replay() || epoch <= held,
                 "P1: an effect of epoch {epoch}, term {term}, while a standby holds epoch {held}"
             );
         }

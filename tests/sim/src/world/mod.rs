@@ -71,6 +71,8 @@ pub(crate) struct World {
     observer: Observer,
     /// Nothing fails any more.
     healing: bool,
+    /// The machine ends in order.
+    ending: bool,
 }
 
 const fn backoff(first: u64, longest: u64) -> Backoff {
@@ -117,6 +119,7 @@ impl World {
             recorded: VecDeque::new(),
             observer: Observer::default(),
             healing: false,
+            ending: false,
         };
         trace!(world, "arbiter: {kind:?}");
         world.begin();
@@ -199,6 +202,7 @@ impl World {
             disk_busy: false,
             performed: VecDeque::new(),
             fenced_off: false,
+            searches: true,
             sessions: 0,
             host_cache: std::collections::HashMap::new(),
             console: 2,
@@ -353,16 +357,22 @@ impl World {
         }
         self.heal();
         let expected = !self.successors().is_empty();
-        let (seen, end) = (self.observer.outputs(), self.at + RECOVERY);
-        while expected && (self.observer.outputs() < seen + 3 || self.has_stale()) {
-            // What can still go on may die of its own, but then for a reason.
-            if self.successors().is_empty() {
+        let (seen, begun) = (self.observer.outputs(), self.at);
+        // What can still go on may die of its own, but then for a reason.
+        while !self.successors().is_empty() {
+            let goes_on = self.observer.outputs() >= seen + 3 && !self.has_stale();
+            if goes_on && self.is_protected_since(begun) {
                 break;
             }
-            assert!(self.at < end, "P7: nothing fails any more, and the machine does not go on");
+            let late = self.at >= begun + RECOVERY;
+            assert!(goes_on || !late, "P7: nothing fails any more, and the machine does not go on");
+            assert!(!late, "P7: nothing fails any more, and the machine is not protected again");
             self.step();
         }
         self.observer.tally.recovered += u64::from(expected);
+        if expected && self.random.one_in(3) {
+            self.end_in_order();
+        }
         if self.random.one_in(3) {
             trace!(self, "all power is lost");
             self.observer.tally.blackouts += 1;
@@ -390,6 +400,44 @@ impl World {
         }
     }
 
+    /// Whether a standby has acknowledged a checkpoint of the machine that runs since that step.
+    fn is_protected_since(&self, step: u64) -> bool {
+        let (last, _) = self.register.last();
+        self.nodes.iter().any(|host| {
+            let held = self.observer.held(host.process).filter(|held| held.term == last);
+            matches!(host.role, Role::Passive(_)) && held.is_some_and(|held| held.at > step)
+        })
+    }
+
+    /// P7: a guest that powers itself off is not gone on with.
+    fn end_in_order(&mut self) {
+        let (_, holder) = self.register.last();
+        let runs =
+            (0..NODES).find(|node| self.is_active(*node) && self.nodes[*node].process == holder);
+        let Some(node) = runs else { return };
+        self.run_tasks(node);
+        let Role::Active(active) = &self.nodes[node].role else { return };
+        let ready = |host: &Node| matches!(&host.role, Role::Passive(passive) if passive.core.phase() == StandbyPhase::Ready);
+        if active.core.phase() != PrimaryPhase::Protected || !self.nodes.iter().any(ready) {
+            // They have just lost each other: whoever is left may go on.
+            return;
+        }
+        trace!(self, "the guest of {node} powers itself off");
+        self.ending = true;
+        let before = self.observer.tally.takeovers;
+        let event = if self.random.one_in(2) { P::GuestPoweredOff } else { P::OperatorStop };
+        self.give(node, Task::Primary(event));
+        let end = self.at + RECOVERY / 4;
+        while !self.successors().is_empty() {
+            assert!(self.at < end, "P7: the guest is off, and its standby waits on");
+            self.step();
+        }
+        assert!(
+            self.observer.tally.takeovers == before,
+            "P7: a guest that was off is gone on with"
+        );
+    }
+
     /// Who can go on with the guest: the holder of the last term, or, if it is dead, a standby with a
     /// checkpoint of that term.
     fn successors(&self) -> Vec<usize> {
@@ -399,11 +447,11 @@ impl World {
             match &host.role {
                 Role::Gone => false,
                 Role::Active(_) => host.process == holder,
-                Role::Passive(passive) => {
-                    passive.core.epoch().is_some()
-                        && passive.core.phase() != StandbyPhase::Filling
-                        && (passive.held_term == last || host.process == holder)
-                }
+                // By its word, and not by its state: a standby that loses what it has acknowledged is to be noticed.
+                Role::Passive(_) => self
+                    .observer
+                    .held(host.process)
+                    .is_some_and(|held| held.term == last || host.process == holder),
             }
         };
         (0..NODES).filter(can).collect()
@@ -531,8 +579,19 @@ impl World {
 
     fn decide_waiting(&mut self, node: usize) {
         match &self.nodes[node].role {
+            Role::Gone if !self.nodes.iter().any(|host| matches!(host.role, Role::Passive(_))) => {
+                self.start_standby(node);
+            }
             Role::Active(active) if active.core.phase() == PrimaryPhase::WaitingForOperator => {
                 self.decide(node);
+            }
+            // He has taken its standby away, and wants one again.
+            Role::Active(active)
+                if !active.searches
+                    && !active.core.is_stalled()
+                    && active.core.phase() == PrimaryPhase::Alone =>
+            {
+                self.protect(node);
             }
             Role::Passive(passive) if passive.core.phase() == StandbyPhase::WaitingForOperator => {
                 self.decide(node);
@@ -555,7 +614,7 @@ impl World {
                     | PrimaryPhase::Sealing,
                     1..,
                 ) if !active.core.is_stalled() => {
-                    self.give(node, Task::Primary(P::OperatorProtect));
+                    self.protect(node);
                 }
                 (
                     PrimaryPhase::Alone
@@ -564,7 +623,10 @@ impl World {
                     | PrimaryPhase::Arming
                     | PrimaryPhase::Protected,
                     0..3,
-                ) => self.give(node, Task::Primary(P::OperatorRunAlone)),
+                ) => {
+                    self.active(node).searches = false;
+                    self.give(node, Task::Primary(P::OperatorRunAlone));
+                }
                 _ => {}
             },
             Role::Passive(passive) => match (passive.core.phase(), choice) {
@@ -591,8 +653,19 @@ impl World {
         }
     }
 
+    fn protect(&mut self, node: usize) {
+        self.active(node).searches = true;
+        self.give(node, Task::Primary(P::OperatorProtect));
+    }
+
     /// Without an arbiter: the operator chooses one side, and pulls the plug of the other first.
     fn decide(&mut self, node: usize) {
+        if let Role::Passive(passive) = &self.nodes[node].role
+            && passive.core.lack().is_some_and(|lack| lack.blocks)
+        {
+            // It would be refused: he gives it what it lacks first.
+            return self.give(node, Task::Standby(S::Resources { lack: None }));
+        }
         let (term, primary) = match &self.nodes[node].role {
             Role::Active(active) => (active.core.term().0 + 1, true),
             Role::Passive(passive) => (passive.held_term + 1, false),
@@ -623,6 +696,7 @@ impl World {
             return;
         }
         self.observer.tally.crashes += 1;
+        self.observer.no_longer_holds(self.nodes[node].process);
         let cache = match &mut self.nodes[node].role {
             Role::Active(active) => std::mem::take(&mut active.host_cache),
             _ => Default::default(),

@@ -254,8 +254,15 @@ impl World {
 
     /// Ends the epoch: what it comes to is captured now, and sent once the core knows of it.
     fn seal(&mut self, node: usize, link: LinkId) {
+        let fails = !self.healing && self.random.one_in(150);
         let Role::Active(active) = &mut self.nodes[node].role else { return };
         let (epoch, term) = (active.ledger.seal(), active.core.term());
+        if fails {
+            trace!(self, "{node} cannot take epoch {epoch}");
+            self.observer.tally.unsealed += 1;
+            let reason = "the state cannot be read".to_string();
+            return self.first(node, std::iter::once(Task::Primary(P::LinkLost { link, reason })));
+        }
         let mut bytes = Vec::new();
         let dirty = std::mem::take(&mut active.guest.dirty);
         let pages = (0..PAGES).filter(|page| dirty[*page]);

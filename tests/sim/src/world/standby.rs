@@ -35,9 +35,14 @@ impl World {
                 self.nodes[node].tasks.push_back(Task::Standby(event));
             }
             Action::Send { link, frame } => {
-                if frame.message == Message::Ack {
-                    self.observer.acknowledges(frame.term.0, frame.epoch.0);
-                    self.passive(node).held_term = frame.term.0;
+                let (at, process) = (self.at, self.nodes[node].process);
+                match frame.message {
+                    Message::Ack => {
+                        self.observer.acknowledges(at, process, frame.term.0, frame.epoch.0);
+                        self.passive(node).held_term = frame.term.0;
+                    }
+                    Message::Bye { .. } => self.observer.no_longer_holds(process),
+                    _ => {}
                 }
                 self.send(link, &frame);
             }
@@ -64,7 +69,7 @@ impl World {
                     .expect("P4: the checksums have let something through");
                 let fits = check_in_flight(checkpoint.epoch(), state.next_id, &state.in_flight);
                 assert!(fits.is_ok(), "P4: a checkpoint that cannot be applied was sent: {fits:?}");
-                let room = !self.random.one_in(80);
+                let room = self.ending || !self.random.one_in(80);
                 self.passive(node).check = Some((checkpoint.epoch(), room));
             }
             Action::Apply(checkpoint) => {
@@ -92,6 +97,10 @@ impl World {
             Action::Discard { reason } => {
                 trace!(self, "{node} standby discards: {reason}");
                 self.observer.tally.discarded += 1;
+                let process = self.nodes[node].process;
+                let term = self.observer.held(process).map_or(0, |held| held.term);
+                let winner = self.register.winners.get(&(term + 1));
+                self.observer.discards(process, winner.is_some_and(|winner| *winner != process));
                 let passive = self.passive(node);
                 passive.guest = Guest::new();
                 passive.applied = None;
@@ -143,7 +152,7 @@ impl World {
             return self.show_life(node);
         }
         let (epoch, room) = self.passive(node).check.take().expect("a check is under way");
-        let event = if room {
+        let event = if room || self.ending {
             S::Applicable { epoch }
         } else {
             self.observer.tally.not_applicable += 1;
@@ -165,6 +174,7 @@ impl World {
         let (_, epoch, state) = passive.applied.take().expect("looked at above");
         assert_eq!(epoch, taken.epoch().0, "P4: another checkpoint is applied than is held");
         self.observer.begins_from(won, epoch);
+        self.observer.no_longer_holds(process);
         // The storage hears of the term before anything else is done with it.
         self.storage.term = self.storage.term.max(won);
         let (mut ledger, authority) = new_gate();
