@@ -131,12 +131,7 @@ impl MachineConfig {
     }
 
     fn on_stdio(&self) -> usize {
-        let named = self.devices.iter().filter_map(|device| match &device.backend {
-            Some(DeviceBackend::Console(console)) => Some(console),
-            _ => None,
-        });
-        let consoles = self.virtio_console.iter().chain([&self.serial]).chain(named);
-        consoles.filter(|console| **console == ConsoleConfig::Stdio).count()
+        self.consoles().filter(|console| **console == ConsoleConfig::Stdio).count()
     }
 
     /// The address of a network interface: the one given, or one made from the machine's name, so that both hosts of a
@@ -314,15 +309,14 @@ fn parse_cache(part: &Part) -> Result<DiskCache, String> {
 }
 
 fn parse_serial(part: &Part) -> Result<String, String> {
-    let text = part.value.as_deref().unwrap_or_default();
+    let text = part.text()?;
     // What a guest prints of it goes to logs and into names below /dev/disk.
-    let fits = text.len() <= SERIAL_MAX && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-    if part.value.is_none() || !fits {
-        return Err(
-            part.wrong(&format!("serial= and at most {SERIAL_MAX} printable ASCII characters"))
-        );
+    match text.len() <= SERIAL_MAX && text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        true => Ok(text.to_owned()),
+        false => {
+            Err(part.wrong(&format!("serial= and at most {SERIAL_MAX} printable ASCII characters")))
+        }
     }
-    Ok(text.to_owned())
 }
 
 /// How many queues a device has: both sides of a pair have to say the same.

@@ -13,6 +13,8 @@ pub enum Unit {
     Count(&'static str),
     /// Time.
     Milliseconds,
+    /// Longer times.
+    Seconds,
     /// Memory.
     Mebibytes,
 }
@@ -21,6 +23,7 @@ pub enum Unit {
 type Scale = (&'static str, u64, u64);
 
 const TIMES: &[Scale] = &[("ms", 1, 1), ("us", 1, 1000), ("min", 60_000, 1), ("s", 1000, 1)];
+const LONG_TIMES: &[Scale] = &[("ms", 1, 1000), ("min", 60, 1), ("h", 3600, 1), ("s", 1, 1)];
 const SIZES: &[Scale] = &[("k", 1, 1024), ("m", 1, 1), ("g", 1024, 1), ("t", 1 << 20, 1)];
 
 impl Unit {
@@ -28,6 +31,7 @@ impl Unit {
         match self {
             Self::Count(_) => &[],
             Self::Milliseconds => TIMES,
+            Self::Seconds => LONG_TIMES,
             Self::Mebibytes => SIZES,
         }
     }
@@ -51,6 +55,7 @@ impl fmt::Display for Unit {
         match self {
             Self::Count(what) => f.write_str(what),
             Self::Milliseconds => f.write_str("milliseconds"),
+            Self::Seconds => f.write_str("seconds"),
             Self::Mebibytes => f.write_str("MiB"),
         }
     }
@@ -101,6 +106,13 @@ pub fn address(text: &str) -> Result<(), String> {
             return Err(format!(
                 "{FORM} with an IPv6 address in brackets, such as [::1]:7000, found `{text}`"
             ));
+        }
+        // Four numbers are no name.
+        None if host.split('.').count() == 4
+            && host.bytes().all(|byte| byte == b'.' || byte.is_ascii_digit())
+            && host.parse::<std::net::Ipv4Addr>().is_err() =>
+        {
+            return Err(format!("{FORM}, found `{host}`, which is no IPv4 address"));
         }
         None if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c == '/') => {
             return Err(format!("{FORM}, found no name or address of a host in `{text}`"));

@@ -70,6 +70,19 @@ const NUMBERS: &[Case] = &[
     ("--disk path=@disk.img,queues", &["`queues`", "1 to 16"]),
     ("--net tap=t,queues=9", &["`queues=9`", "1 to 8"]),
     ("--net tap=t,queues=99999999999", &["1 to 8"]),
+    ("--memory ,64", &["found nothing"]),
+    ("--memory 64,", &["found nothing"]),
+    ("--memory 1e2", &["2 to 16777216"]),
+    ("--memory \u{ff16}4", &["2 to 16777216"]),
+    ("--memory 64,file=@ram,share=off", &["share=on together"]),
+    ("--cpus 1,2", &["1 to 254"]),
+    ("--ack-timeout 1.5", &["--ack-timeout", "1 to 3600000"]),
+    ("--stall-timeout 0", &["5000 to 3600000"]),
+    ("--require-protected 0", &["1 to 3600000"]),
+    ("--require-protected -1", &["without a unit", "1 to 3600000"]),
+    ("--heartbeat-timeout 100 --heartbeat-interval 100", &["twice", "200"]),
+    ("--arbiter-lease 5000000000", &["100 to 600000"]),
+    ("--audit @log,keep=65", &["`keep=65`", "2 to 64"]),
     ("--audit @log,keep=1", &["`keep=1`", "2 to 64"]),
     ("--audit @log,size=64M", &["`size=64M`", "such as 64MiB"]),
     ("--audit @log,size=0KiB", &["16KiB to 1024GiB"]),
@@ -100,6 +113,14 @@ const LISTS: &[Case] = &[
     ("--disk path=@disk.img,fence=", &["`fence=`", "no value"]),
     ("--disk path=@disk.img,serial=123456789012345678901", &["`serial=", "at most 20"]),
     ("--disk path=@disk.img,serial=\u{e9}", &["printable ASCII"]),
+    ("--disk path=@disk.img,serial=", &["`serial=`", "no value"]),
+    ("--disk file=@disk.img", &["`file=", "no such key", "path=FILE"]),
+    ("--disk path=@disk.img,readonly=On", &["readonly=on or readonly=off"]),
+    ("--net tap=t,create=perhaps", &["create=on or create=off"]),
+    ("--net stream=@a,create=on", &["create=on is for tap="]),
+    ("--net stream=@a,mac=", &["`mac=`", "no value"]),
+    ("--device beeper,beeper", &["`beeper`", "console=SPEC"]),
+    ("--name ..", &["not beginning with `.`"]),
     ("--disk path=@disk.img,serial=a\tb", &["printable ASCII"]),
     ("--disk path=@disk.img,PATH=x", &["`PATH=x`", "no such key"]),
     ("--net user", &["`user`", "stream=SOCKETPATH"]),
@@ -158,6 +179,21 @@ const ADDRESSES: &[Case] = &[
     ("--standby [::1", &["in brackets"]),
     ("--standby [::g]:7000", &["no IPv6 address"]),
     ("--standby http://host:7000", &["HOST:PORT"]),
+    ("--standby tcp:127.0.0.1:7000", &["HOST:PORT"]),
+    ("--standby localhost:7000:8000", &["HOST:PORT"]),
+    ("--standby [::1]", &["in brackets, such as"]),
+    ("--standby [::1]7000", &["in brackets, such as"]),
+    ("--standby 256.1.1.1:7000", &["`256.1.1.1`", "no IPv4 address"]),
+    ("--standby unix:@notes", &["--standby", "expected a socket", "a regular file"]),
+    ("--standby unix:@directory", &["expected a socket", "a directory"]),
+    ("--arbiter etcd:1.2.3.400:2379", &["no IPv4 address"]),
+    ("--arbiter etcd:a:2379,", &["HOST:PORT"]),
+    ("--arbiter File:@arbiter", &["`file:DIRECTORY`"]),
+    ("--arbiter file:@notes", &["--arbiter", "expected a directory", "a regular file"]),
+    ("--arbiter file:@fifo", &["expected a directory", "a FIFO"]),
+    ("--arbiter file:@dangling", &["expected a directory", "a symbolic link"]),
+    ("--arbiter file:/dev/null", &["expected a directory", "a character device"]),
+    ("--arbiter-user x", &["--arbiter-user", "etcd:"]),
     ("--standby unix:", &["no path"]),
     (
         "--standby 192.0.2.1:7000",
@@ -195,6 +231,10 @@ const FILES: &[Case] = &[
     ("--disk path=/dev/null", &["/dev/null", "a character device", "--disk"]),
     ("--disk path=/dev/zero,readonly=on", &["a character device"]),
     ("--disk path=@disk.img/", &["disk.img/", "--disk"]),
+    ("--disk path=/proc/version", &["/proc/version", "without a size"]),
+    ("--disk path=/dev/tty", &["/dev/tty", "a character device"]),
+    ("--disk path=@disk.img,fence=@disk.img", &["fence=", "given twice"]),
+    ("--arbiter file:@arbiter --disk path=@disk.img,fence=/dev/null", &["a character device"]),
     ("--disk path=@qcow2", &["qcow2 image", "qemu-img convert -f qcow2 -O raw", "format=raw"]),
     ("--disk path=@qcow2,readonly=on", &["qcow2 image", "format=raw"]),
     ("--disk path=@vmdk", &["VMDK", "qemu-img convert -f vmdk"]),
@@ -214,6 +254,11 @@ const FILES: &[Case] = &[
     ("--kernel @fifo", &["fifo", "no regular file", "--kernel"]),
     ("--kernel /dev/zero", &["no regular file", "--kernel"]),
     ("--kernel @loop", &["loop", "--kernel"]),
+    ("--kernel @socket", &["socket", "no regular file"]),
+    ("--kernel @directory/", &["is a directory", "--kernel"]),
+    ("--initrd @socket", &["socket", "no regular file"]),
+    ("--initrd /proc/version", &["no size", "--initrd"]),
+    ("--initrd /dev/null", &["no regular file", "--initrd"]),
     ("--kernel @empty", &["an empty file", "--kernel"]),
     ("--kernel @notes", &["not a kernel", "bzImage"]),
     ("--kernel @disk.gz", &["gzip", "unpack"]),
@@ -226,6 +271,9 @@ const FILES: &[Case] = &[
     ("--serial file=@nothing/log", &["nothing/log", "file="]),
     ("--serial file=@socket", &["socket", "file="]),
     ("--serial file=@loop", &["loop", "file="]),
+    ("--serial file=@dangling", &["dangling", "symbolic link", "file="]),
+    ("--serial file=@disk.img", &["disk.img", "binary data", "left alone"]),
+    ("--device beeper,console=file=@luks", &["luks", "left alone"]),
     ("--virtio-console file=@qcow2", &["qcow2 image", "left alone"]),
     ("--control @nothing/control", &["--control", "nothing/control", "directory that exists"]),
     ("--control @directory", &["--control", "a directory"]),
@@ -267,6 +315,15 @@ const FILES: &[Case] = &[
     ("--memory 64,file=@directory,share=on", &["directory", "file="]),
     ("--memory 64,file=@fifo,share=on", &["fifo", "file=", "a FIFO"]),
     ("--memory 64,file=@notes,share=on", &["notes", "left alone"]),
+    ("--memory 64,file=@socket,share=on", &["a socket", "left alone"]),
+    ("--memory 64,file=/dev/zero,share=on", &["a character device", "left alone"]),
+    ("--pid-file @loop", &["--pid-file", "a symbolic link"]),
+    ("--pid-file @directory/", &["--pid-file", "a directory"]),
+    ("--pid-file /proc/self/status", &["--pid-file", "left alone"]),
+    ("--control @loop", &["--control", "a symbolic link"]),
+    ("--control /dev/null", &["--control", "a character device"]),
+    ("--control @notes/control", &["--control", "directory that exists"]),
+    ("--tls @notes", &["--tls", "notes/cert.pem", "found"]),
     ("--memory 64,file=@nothing/ram,share=on", &["nothing/ram", "file="]),
     ("--kernel=", &["--kernel"]),
     ("--control=", &["--control"]),
@@ -311,6 +368,24 @@ const STANDBY: &[Case] = &[
     ("--listen unix:@link --net tap=t,net=x", &["`net=x`", "no such key"]),
     ("--listen unix:@link --initrd @notes", &["--kernel"]),
     ("--listen unix:@link --tls @credentials", &["cert.pem", "found"]),
+    ("--listen *:7000", &["*:7000", "an address of this host"]),
+    ("--listen tcp:7000", &["tcp:7000", "an address of this host"]),
+    ("--listen unix:@link --standby unix:@notes", &["--standby", "expected a socket"]),
+    ("--listen unix:@link --kernel @notes", &["not a kernel", "bzImage"]),
+    ("--listen unix:@link --kernel @empty", &["an empty file", "--kernel"]),
+    ("--listen unix:@link --disk path=@directory", &["--disk", "a directory"]),
+    ("--listen unix:@link --disk path=/dev/null", &["--disk", "a character device"]),
+    ("--listen unix:@link --disk path=@socket", &["--disk", "a socket"]),
+    ("--listen unix:@link --disk path=@empty", &["at least 512 bytes"]),
+    ("--listen unix:@link --serial file=@directory", &["directory", "left alone"]),
+    ("--listen unix:@link --serial file=@socket", &["a socket", "left alone"]),
+    ("--listen unix:@link --serial file=@nothing/log", &["nothing/log", "file="]),
+    ("--listen unix:@link --net stream=@notes", &["expected a socket"]),
+    ("--listen unix:@link --net dgram=@notes:@b", &["--net", "left alone"]),
+    ("--listen unix:@link --net dgram=@nothing/a:@b", &["--net", "directory that exists"]),
+    ("--listen unix:@link --audit @directory", &["--audit", "add a name"]),
+    ("--listen unix:@link --pid-file @number", &["--pid-file", "left alone"]),
+    ("--listen unix:@link --arbiter file:@notes", &["expected a directory"]),
 ];
 
 const OTHERS: &[Case] = &[
@@ -320,6 +395,12 @@ const OTHERS: &[Case] = &[
     ("ctl --socket @control", &["status"]),
     ("ctl --socket @control explode", &["explode"]),
     ("ctl --socket @control protect", &["<ADDR>"]),
+    ("ctl --socket @control --timeout 1s status", &["seconds, without a unit", "for instance 1"]),
+    ("ctl --socket @control --timeout 99999999999999999999 status", &["seconds", "0 to 86400"]),
+    ("ctl --socket @control --timeout -1 status", &["seconds", "0 to 86400"]),
+    ("ctl --socket @control protect nonsense", &["HOST:PORT", "unix:PATH"]),
+    ("ctl --socket @control protect 256.0.0.1:7000", &["no IPv4 address"]),
+    ("ctl --socket @control protect unix:", &["no path"]),
     ("audit verify", &["<FILE>"]),
     ("audit verify @nothing", &["nothing", "found none"]),
     ("audit verify @nothing/log", &["nothing"]),
@@ -415,6 +496,10 @@ impl Place {
 
     /// What is wrong with the answer to this command line, if anything is.
     fn judge(&self, command: Command, expected: &[&str]) -> Result<(), String> {
+        self.judge_as(2, command, expected)
+    }
+
+    fn judge_as(&self, wanted: i32, command: Command, expected: &[&str]) -> Result<(), String> {
         let before = self.contents();
         let log = self.dir.path().join("log of the test");
         let mut process = Process::start("kemari", command, &log).unwrap();
@@ -428,8 +513,8 @@ impl Place {
         let lines = process.lines();
         let text = lines.join("\n");
         let code = ended.and_then(|ended| ended.code());
-        if code != Some(2) {
-            return Err(format!("expected exit code 2, found {code:?}: {text}"));
+        if code != Some(wanted) {
+            return Err(format!("expected exit code {wanted}, found {code:?}: {text}"));
         }
         if self.contents() != before {
             return Err(format!("something was changed or left behind: {text}"));
@@ -540,6 +625,25 @@ fn standbys() {
 #[test]
 fn other_commands() {
     all(OTHERS, |place, line| kemari(place.words(line)));
+}
+
+/// Where nobody can listen: what has failed is not the command line.
+#[test]
+fn sockets_to_talk_to() {
+    let place = Place::new();
+    for (line, expected) in [
+        ("@notes", &["--socket", "expected a socket", "a regular file"][..]),
+        ("@directory", &["expected a socket", "a directory"]),
+        ("@fifo", &["expected a socket", "a FIFO"]),
+        ("/dev/null", &["expected a socket", "a character device"]),
+        ("@LONG", &["1 to 107 bytes"]),
+        ("@nothing", &["nothing", "No such file", "--control"]),
+        ("@socket", &["socket", "Connection refused", "--control"]),
+    ] {
+        let command = kemari(place.words(&format!("ctl --socket {line} status")));
+        let told = place.judge_as(1, command, expected);
+        told.unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
 }
 
 #[test]

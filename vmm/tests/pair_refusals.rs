@@ -48,10 +48,17 @@ impl Bench {
 
     /// Has the guest protected by what `command` runs: the primary says why not, and the guest goes on.
     #[track_caller]
-    fn refused(&mut self, mut command: Command, expected: &[&str]) {
+    fn refused(&mut self, command: Command, expected: &[&str]) {
+        self.refused_after(command, || {}, expected);
+    }
+
+    /// As [`refused`](Self::refused); `change` is made between the standby's start and its primary's coming.
+    #[track_caller]
+    fn refused_after(&mut self, mut command: Command, change: impl FnOnce(), expected: &[&str]) {
         command.stdin(Stdio::null());
         let standby = Process::start("standby", command, Path::new(&self.path("log"))).unwrap();
         standby.wait_line("listening on", PATIENCE).unwrap();
+        change();
         let link = format!("unix:{}", self.path("link"));
         let socket = self.path("control");
         let protect = control(Path::new(KEMARI), Path::new(&socket), &["protect", &link]);
@@ -121,9 +128,12 @@ fn a_disk_that_is_guarded_otherwise() {
 #[test]
 fn a_console_that_cannot_be_opened() {
     let mut bench = Bench::new();
+    let directory = bench.dir.path().join("logs");
+    std::fs::create_dir(&directory).unwrap();
     let mut command = Command::new(KEMARI);
-    command.args(bench.standby(&bench.disk(), "--serial=file=/nowhere/log"));
-    bench.refused(command, &["/nowhere/log"]);
+    let console = format!("--serial=file={}", directory.join("log").display());
+    command.args(bench.standby(&bench.disk(), &console));
+    bench.refused_after(command, || std::fs::remove_dir(&directory).unwrap(), &["logs/log"]);
 }
 
 #[test]
@@ -150,7 +160,8 @@ fn a_disk_that_the_standby_may_not_write() {
 fn another_kernel_or_command_line_than_the_primarys() {
     let mut bench = Bench::new();
     let other = bench.dir.path().join("other");
-    std::fs::write(&other, "another kernel").unwrap();
+    let kernel = std::fs::read(micro::image()).unwrap();
+    std::fs::write(&other, [&kernel[..], b"another"].concat()).unwrap();
     let mut command = Command::new(KEMARI);
     command.args(bench.standby(&bench.disk(), "--serial=none")).arg("--kernel").arg(&other);
     let ours = std::fs::metadata(micro::image()).unwrap().len();
@@ -158,8 +169,7 @@ fn another_kernel_or_command_line_than_the_primarys() {
         command,
         &[
             &format!("kernel: primary {ours} bytes, sha256 "),
-            // Of these 14 bytes.
-            "standby 14 bytes, sha256 cc5d2f87",
+            &format!("standby {} bytes, sha256 ", ours + 7),
             "give the standby the same --kernel, or none",
             "cmdline: primary `virtio_mmio.device=",
             "standby ``",

@@ -39,9 +39,7 @@ impl FileId {
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
     /// Something is there that is none of ours.
-    #[error(
-        "{path}: expected {expected}, found {found}; it is left alone: choose another path, or remove it if nobody needs it"
-    )]
+    #[error("{path}: expected {expected}, found {found}; it is left alone: choose another path")]
     Taken {
         /// The name.
         path: PathBuf,
@@ -167,10 +165,49 @@ pub fn bind<S>(
 /// # Errors
 /// See [`PlaceError`].
 pub fn check_socket(path: &Path) -> Result<(), PlaceError> {
-    check_length(path)?;
+    check_place(path)?;
     match fs::symlink_metadata(path) {
         Ok(found) => dead_socket(path, &found).map(drop),
         Err(_) => Ok(()),
+    }
+}
+
+/// Whether a socket could be made at `path`, now or when whoever has it there has ended: changes nothing.
+///
+/// # Errors
+/// See [`PlaceError`].
+pub fn check_place(path: &Path) -> Result<(), PlaceError> {
+    check_length(path)?;
+    match fs::symlink_metadata(path) {
+        Ok(found) => must_be_socket(path, &found),
+        Err(_) => {
+            check_directory(path).map_err(|error| PlaceError::Io { path: path.to_owned(), error })
+        }
+    }
+}
+
+/// Whether there is a directory for a name that is to be made.
+pub(crate) fn check_directory(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    match fs::metadata(parent.unwrap_or(Path::new("."))) {
+        Ok(found) if !found.is_dir() => Err(io::ErrorKind::NotADirectory.into()),
+        found => found.map(drop),
+    }
+}
+
+/// Whether a peer could listen at `path`, now or later: it may not be there yet.
+///
+/// # Errors
+/// See [`PlaceError`].
+pub fn check_peer(path: &Path) -> Result<(), PlaceError> {
+    check_length(path)?;
+    match fs::metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => Err(PlaceError::Taken {
+            path: path.to_owned(),
+            expected: "a socket, or nothing yet",
+            found: describe(&found),
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -206,14 +243,19 @@ fn free(path: &Path) -> Result<(), PlaceError> {
     })
 }
 
-fn dead_socket(path: &Path, found: &Metadata) -> Result<FileId, PlaceError> {
-    if !found.file_type().is_socket() {
-        return Err(PlaceError::Taken {
+fn must_be_socket(path: &Path, found: &Metadata) -> Result<(), PlaceError> {
+    match found.file_type().is_socket() {
+        true => Ok(()),
+        false => Err(PlaceError::Taken {
             path: path.to_owned(),
             expected: "no file, or a socket that nobody uses",
             found: describe(found),
-        });
+        }),
     }
+}
+
+fn dead_socket(path: &Path, found: &Metadata) -> Result<FileId, PlaceError> {
+    must_be_socket(path, found)?;
     if has_process(path) {
         return Err(PlaceError::InUse { path: path.to_owned() });
     }

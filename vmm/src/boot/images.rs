@@ -11,6 +11,7 @@ use ft_core::handshake::{BootSource, ImageId};
 use ring::digest::{Context, SHA256};
 
 use super::error::BootError;
+use super::image::Kernel;
 use super::source;
 
 /// Bytes that are hashed at a time.
@@ -154,6 +155,20 @@ impl Boot {
 
     pub(crate) fn new(kernel: Arc<Image>, initrd: Option<Arc<Image>>, cmdline: String) -> Self {
         Self { kernel, initrd, cmdline }
+    }
+
+    /// Whether it is a kernel by its headers, and its initrd not empty: what can be known without a machine.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn check(&self) -> Result<(), BootError> {
+        Kernel::read(&mut self.kernel.source(&|| {})?)?;
+        match &self.initrd {
+            Some(initrd) if initrd.source(&|| {})?.len() == 0 => {
+                Err(BootError::InitrdEmpty { path: initrd.path.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What the handshake compares.

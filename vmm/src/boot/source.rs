@@ -16,14 +16,20 @@ pub(super) fn open(what: &'static str, path: &Path) -> Result<File, BootError> {
     let unreadable = |source| BootError::Unreadable { what, path: path.to_owned(), source };
     // Whoever opens a FIFO to read waits for a writer; so opened, nobody does, and files know no difference.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let file = file.map_err(unreadable)?;
-    let kind = file.metadata().map_err(unreadable)?.file_type();
-    if kind.is_dir() {
-        return Err(unreadable(io::ErrorKind::IsADirectory.into()));
+    // A socket cannot even be opened.
+    let metadata = file.as_ref().map_or_else(|_| std::fs::metadata(path), File::metadata);
+    if let Ok(kind) = metadata.map(|found| found.file_type()) {
+        if kind.is_dir() {
+            return Err(unreadable(io::ErrorKind::IsADirectory.into()));
+        }
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(unreadable(io::Error::other("it is no regular file")));
+        }
     }
-    if !kind.is_file() && !kind.is_block_device() {
-        return Err(unreadable(io::Error::other("it is no regular file")));
-    }
+    let mut file = file.map_err(unreadable)?;
+    let no_size = |_| unreadable(io::Error::other("it has no size, such as files in /proc"));
+    file.seek(SeekFrom::End(0)).map_err(no_size)?;
+    file.rewind().map_err(unreadable)?;
     Ok(file)
 }
 

@@ -384,11 +384,16 @@ pub struct CtlArgs {
     pub socket: PathBuf,
     /// Wait so long for the outcome of a command, in seconds; one that takes longer goes on all the same. 0: do not wait, the
     /// answer says `"done": false`.
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60, allow_negative_numbers = true, value_parser = numbers::<u64>(0..=86_400, Unit::Seconds))]
     pub timeout: u64,
     /// What to ask or tell.
     #[command(subcommand)]
     pub command: CtlCommand,
+}
+
+/// Checked here, where the mistake was made; relative paths are the other process's.
+fn address_of_a_standby(text: &str) -> Result<String, String> {
+    text.parse::<LinkAddr>().map(|_| text.to_owned())
 }
 
 /// What can be asked or told. The answer is one line of JSON when it has happened (exit code 0); what was refused, has
@@ -401,6 +406,7 @@ pub enum CtlCommand {
     /// is protected, or why not; a standby that is not there is looked for until `run-alone`.
     Protect {
         /// HOST:PORT or unix:PATH
+        #[arg(value_parser = address_of_a_standby)]
         addr: String,
     },
     /// Go on without the standby: the operator's decision, where there is no arbiter to ask. Answers when the machine runs

@@ -4,10 +4,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use io_gate_host::backend::console::Console;
+use io_gate_host::backend::disk::Disk;
 use io_gate_host::backend::image_format;
 use io_gate_host::own_files;
 
@@ -52,6 +53,7 @@ pub(super) fn check_standby(args: &StandbyArgs) -> Result<(), CliError> {
     check_audit(&args.protection)?;
     check_networks(&machine)?;
     check_consoles(&machine)?;
+    check_kinds(&machine)?;
     machine.boot.as_ref().map_or(Ok(()), check_kernel)
 }
 
@@ -87,22 +89,14 @@ fn check_seize(args: &ProtectionArgs, machine: &MachineConfig) -> Result<(), Cli
 
 /// Opening an interface that is not there would make it, attached to nothing; a peer may come later, but not as a file.
 fn check_networks(machine: &MachineConfig) -> Result<(), CliError> {
+    let flagged = |key: &'static str| move |error| CliError::usage(format!("--net {key}{error}"));
     machine.networks().try_for_each(|(backend, create)| match backend {
         NetBackend::Tap(name) => interface::check_tap(name, create).map_err(CliError::usage),
-        NetBackend::Stream(peer) => check_peer_socket("stream=", peer),
-        NetBackend::Dgram(_, peer) => check_peer_socket("dgram=", peer),
+        NetBackend::Stream(peer) => own_files::check_peer(peer).map_err(flagged("stream=")),
+        NetBackend::Dgram(local, peer) => own_files::check_place(local)
+            .map_err(flagged("dgram="))
+            .and_then(|()| own_files::check_peer(peer).map_err(flagged("dgram=...:"))),
     })
-}
-
-fn check_peer_socket(key: &str, path: &Path) -> Result<(), CliError> {
-    match std::fs::metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => Err(CliError::usage(format!(
-            "--net {key}: peer {}: expected a socket, or nothing yet, found {}; change the path",
-            path.display(),
-            own_files::describe(&found)
-        ))),
-        _ => Ok(()),
-    }
 }
 
 /// A standby prints after a takeover only: too late to find out that a path was mistaken.
@@ -152,10 +146,18 @@ pub(super) fn check_peer(args: &ProtectionArgs, security: &LinkSecurity) -> Resu
         .map_err(|error| CliError::usage(format!("--standby {standby}: {error}")))
 }
 
-/// A kernel is there, and so is its initrd; what is in them is found out when they are loaded.
+/// A kernel is there, and so is its initrd; whether they fit into the machine is found out when they are loaded.
 fn check_kernel(boot: &BootSource) -> Result<(), CliError> {
     let opened = Boot::open(&boot.kernel, boot.initrd.as_deref(), &boot.cmdline);
-    opened.map(drop).map_err(|error| CliError::usage(error.to_string()))
+    let checked = opened.and_then(|boot| boot.check());
+    checked.map_err(|error| CliError::usage(error.to_string()))
+}
+
+/// Disks that a standby could never open: what is not there yet, it waits for.
+fn check_kinds(machine: &MachineConfig) -> Result<(), CliError> {
+    machine.every_disk().try_for_each(|disk| {
+        Disk::check_kind(&disk.path).map_err(|error| CliError::usage(error.to_string()))
+    })
 }
 
 /// Disks that are no raw images, and are not said to be.

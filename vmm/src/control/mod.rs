@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use io_gate_host::own_files;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -120,6 +121,7 @@ pub const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 /// When nobody answers there, or the answer is an error.
 pub fn request(path: &Path, request: &Request) -> Outcome {
     let wait = request.wait_ms.map_or(DEFAULT_WAIT, Duration::from_millis);
+    own_files::check_peer(path).map_err(|error| format!("--socket {error}"))?;
     let line = talk(path, request, wait + CLIENT_TIMEOUT).map_err(|error| {
         format!(
             "no answer from {}: {error}; is that the --control of a running kemari?",

@@ -83,6 +83,9 @@ pub enum LinkError {
     /// The path of a Unix socket cannot be used.
     #[error("--listen unix:{0}")]
     Place(#[from] PlaceError),
+    /// Nobody can listen there.
+    #[error("{0}")]
+    Peer(PlaceError),
     /// Guest memory would cross a network in clear.
     #[error(
         "{0} is not a loopback address, and the link would carry the whole guest in clear: give both sides --tls DIR, or pass --insecure-plain-tcp if the network is yours alone"
@@ -104,9 +107,12 @@ impl LinkAddr {
     /// Whether the guest may be sent there: what can be known without reaching anybody.
     ///
     /// # Errors
-    /// [`LinkError::Plain`]. A name that is not known now may be later.
+    /// [`LinkError::Plain`], [`LinkError::Peer`]. A name that is not known now may be later.
     pub fn check(&self, security: &LinkSecurity) -> Result<(), LinkError> {
-        let Self::Tcp(addr) = self else { return Ok(()) };
+        let addr = match self {
+            Self::Tcp(addr) => addr,
+            Self::Unix(path) => return own_files::check_peer(path).map_err(LinkError::Peer),
+        };
         match reach::resolve(addr) {
             Ok(found) => found.into_iter().try_for_each(|addr| check_plain(addr, security)),
             Err(error) => {
@@ -164,7 +170,12 @@ impl LinkAddr {
                 Listener::Unix { socket, path: path.clone(), _name: name }
             }
             Self::Tcp(name) => {
-                let addresses = reach::resolve(name).map_err(failed)?;
+                let addresses = reach::resolve(name).map_err(|source| LinkError::Io {
+                    what: "cannot listen on",
+                    addr: self.clone(),
+                    source,
+                    hint: "; --listen must name an address of this host, for instance 0.0.0.0:7000",
+                })?;
                 for address in &addresses {
                     check_plain(*address, &security)?;
                 }

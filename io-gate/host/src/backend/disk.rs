@@ -248,6 +248,21 @@ impl Input {
 pub(crate) type May<'a> = &'a mut dyn FnMut() -> Result<Permit, NotPermitted>;
 
 impl Disk {
+    /// Whether what is there, if anything, could be a disk by its kind and size. Nothing is opened.
+    ///
+    /// # Errors
+    /// When it could not.
+    pub fn check_kind(path: &Path) -> Result<(), DiskError> {
+        let Ok(found) = std::fs::metadata(path) else { return Ok(()) };
+        match other_kind(path, &found) {
+            Some(other) => Err(other),
+            None if found.is_file() && found.len() < SECTOR => {
+                Err(DiskError::Empty { path: path.to_owned(), bytes: found.len() })
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Opens a raw image or a block device.
     ///
     /// # Errors
@@ -260,15 +275,14 @@ impl Disk {
             descriptors::disk(path, read_only, write_through, direct).map_err(|error| {
                 // What a file system says that has no O_DIRECT (open(2)).
                 let refused = direct && error.raw_os_error() == Some(libc::EINVAL);
-                if refused { not_direct(error) } else { failed(error) }
+                let other = std::fs::metadata(path).ok().and_then(|found| other_kind(path, &found));
+                other.unwrap_or_else(|| if refused { not_direct(error) } else { failed(error) })
             })?;
         let metadata = file.metadata().map_err(failed)?;
-        let kind = metadata.file_type();
-        if !kind.is_file() && !is_block_device(kind) {
-            let found = own_files::describe(&metadata);
-            return Err(DiskError::Kind { path: path.to_owned(), found });
+        if let Some(other) = other_kind(path, &metadata) {
+            return Err(other);
         }
-        let is_device = is_block_device(kind);
+        let is_device = is_block_device(metadata.file_type());
         if is_device && !read_only {
             check_unused(path)?;
         }
@@ -279,7 +293,10 @@ impl Disk {
             lock(&locked, file, path, if options.read_only { Use::Reader } else { Use::Alone })?;
         }
         // A block device's metadata has no length.
-        let bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
+        let bytes = file.seek(SeekFrom::End(0)).map_err(|_| DiskError::Kind {
+            path: path.to_owned(),
+            found: "a file without a size, such as there are in /proc".to_owned(),
+        })?;
         if bytes < SECTOR {
             return Err(DiskError::Empty { path: path.to_owned(), bytes });
         }
@@ -556,6 +573,14 @@ fn out_of_range() -> io::Error {
 
 fn is_unsupported(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV))
+}
+
+/// What is no disk by its kind.
+fn other_kind(path: &Path, found: &std::fs::Metadata) -> Option<DiskError> {
+    let kind = found.file_type();
+    let found = own_files::describe(found);
+    (!kind.is_file() && !is_block_device(kind))
+        .then(|| DiskError::Kind { path: path.to_owned(), found })
 }
 
 fn is_block_device(kind: std::fs::FileType) -> bool {

@@ -23,7 +23,7 @@ pub enum MemoryFileError {
     },
     /// It is something else.
     #[error(
-        "guest memory in {path}: expected a new file, an empty one, or kemari's own of {expected} bytes, found {found}; it is left alone: remove it if nobody needs it, or change file= of --memory"
+        "guest memory in {path}: expected a new file, an empty one, or kemari's own of {expected} bytes, found {found}; it is left alone: change file= of --memory"
     )]
     Other {
         /// The file.
@@ -47,12 +47,18 @@ pub enum MemoryFileError {
 /// When it is there and is something else, or in use.
 pub fn memory_file(path: &Path, bytes: u64) -> Result<File, MemoryFileError> {
     let io = |error| MemoryFileError::Io { path: path.to_owned(), error };
+    let other = |found| MemoryFileError::Other { path: path.to_owned(), expected: bytes, found };
+    // By its name: a socket cannot be opened.
+    if let Ok(found) = std::fs::metadata(path)
+        && !found.is_file()
+    {
+        return Err(other(own_files::describe(&found)));
+    }
     let Opened { file, maker, is_busy } = descriptors::memory_file(path, &SIGN).map_err(io)?;
     if is_busy {
         return Err(MemoryFileError::Busy { path: path.to_owned() });
     }
     let metadata = file.metadata().map_err(io)?;
-    let other = |found| MemoryFileError::Other { path: path.to_owned(), expected: bytes, found };
     if !metadata.is_file() {
         return Err(other(own_files::describe(&metadata)));
     }
@@ -88,7 +94,7 @@ mod tests {
         let other = memory_file(&path, 4096).unwrap_err().to_string();
         assert!(other.contains("4096 bytes, found 8192"), "{other}");
         assert_eq!(std::fs::read(&path).unwrap().len(), 8192);
-        assert!(matches!(memory_file(dir.path(), 4096), Err(MemoryFileError::Io { .. })));
+        assert!(matches!(memory_file(dir.path(), 4096), Err(MemoryFileError::Other { .. })));
         let others = dir.path().join("others");
         std::fs::write(&others, [7; 8192]).unwrap();
         let other = memory_file(&others, 8192).unwrap_err().to_string();

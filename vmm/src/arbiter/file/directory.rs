@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use io_gate_host::own_files;
 use rustix::fs::{Access, AtFlags, Statx, StatxFlags};
 use tempfile::NamedTempFile;
 
@@ -140,6 +141,11 @@ fn ask_server(path: &Path, what: StatxFlags) -> io::Result<Statx> {
 fn make(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let found = fs::symlink_metadata(path)?;
+            let found = own_files::describe(&found);
+            Err(io::Error::other(format!("expected a directory, found {found}")))
+        }
         made => made,
     }
 }

@@ -26,7 +26,7 @@ pub enum ConsoleError {
     /// The system refuses.
     #[error(
         "console file {path}: cannot open it: {error}{}; check the path given with file=",
-        hint(error)
+        hint(path, error)
     )]
     Open {
         /// The file.
@@ -44,7 +44,7 @@ pub enum ConsoleError {
     },
     /// It is something else.
     #[error(
-        "console file {path}: expected a new file, a text, or a device that shows text, found {found}; it is left alone: choose another path"
+        "console file {path}: expected a new file, a text, or a device that shows text, found {found}; it is left alone: give another path with file="
     )]
     Kind {
         /// The file.
@@ -54,8 +54,9 @@ pub enum ConsoleError {
     },
 }
 
-fn hint(error: &io::Error) -> &'static str {
+fn hint(path: &Path, error: &io::Error) -> &'static str {
     match error.raw_os_error() {
+        Some(libc::ENOENT) if path.is_symlink() => " (what this symbolic link leads to)",
         Some(libc::ENXIO) => " (a socket, or a device that is not there)",
         _ => "",
     }

@@ -39,6 +39,18 @@ pub(super) fn open(path: &Path, goes_on: bool) -> Result<File, ConsoleError> {
 /// Whether [`open`] would take it for a machine that starts; changes nothing. One that another process has is as that leaves
 /// it: the other side of a pair prints to it.
 pub(super) fn check(path: &Path) -> Result<(), ConsoleError> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_file() => {}
+        // A terminal or a FIFO is not disturbed by opening it before its time.
+        Ok(found) if found.file_type().is_char_device() || found.file_type().is_fifo() => {
+            return Ok(());
+        }
+        Ok(found) => return Err(other(path, own_files::describe(&found))),
+        Err(_) => {
+            let made = own_files::check_directory(path);
+            return made.map_err(|error| ConsoleError::Open { path: path.to_owned(), error });
+        }
+    }
     match whose::look(path, &SIGN) {
         Some(found) if !found.is_busy => judge(path, &found.file, found.maker).map(drop),
         _ => Ok(()),
