@@ -4,20 +4,16 @@
 mod common;
 mod pair;
 
-use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{channel, sync_channel};
 
 use ft_core::Term;
-use ft_core::arbiter::DiskClaim;
-use ft_core::handshake::ArbiterView;
 use ft_core::primary::Phase;
 use ft_core::standby::Event;
-use io_gate_host::Fence;
-use kemari_vmm::arbiter::{Arbiter, ArbiterError, Verdict};
+use kemari_vmm::arbiter::Arbiter;
 use kemari_vmm::standby::{End, Input};
 use kvm_bindings::kvm_regs;
 use pair::{
-    Cable, IDLE, PATIENCE, Standby, arbiter, config, engine_options, machine, start_engine,
+    Cable, IDLE, PATIENCE, Slow, Standby, arbiter, config, engine_options, machine, start_engine,
     wait_for, wait_phase,
 };
 
@@ -49,65 +45,6 @@ fn whoever_ends_a_standby_does_not_wait_for_its_queue() {
     is_done.recv_timeout(PATIENCE).expect("whoever ends it waits for it");
     drop(let_go);
     assert!(matches!(standby.end(), End::Stopped(_)));
-}
-
-/// An arbiter that does not answer claims before the test says so.
-struct Slow {
-    arbiter: Arc<dyn Arbiter>,
-    asked: Sender<Term>,
-    answers: Mutex<Receiver<()>>,
-}
-
-impl Slow {
-    fn new(arbiter: Arc<dyn Arbiter>) -> (Arc<Self>, Receiver<Term>, Sender<()>) {
-        let (asked, is_asked) = channel();
-        let (answer, answers) = channel();
-        (Arc::new(Self { arbiter, asked, answers: answers.into() }), is_asked, answer)
-    }
-}
-
-impl Arbiter for Slow {
-    fn claim(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError> {
-        self.asked.send(term).unwrap();
-        let _ = self.answers.lock().unwrap().recv();
-        self.arbiter.claim(term, why)
-    }
-
-    fn kind(&self) -> &'static str {
-        self.arbiter.kind()
-    }
-
-    fn answers(&self) -> Result<(), ArbiterError> {
-        self.arbiter.answers()
-    }
-
-    fn holder(&self) -> &str {
-        self.arbiter.holder()
-    }
-
-    fn follow(&self, term: Term, holder: &str) {
-        self.arbiter.follow(term, holder);
-    }
-
-    fn begin_on(&self, disk: Option<&DiskClaim>, seize: bool) -> Result<Term, ArbiterError> {
-        self.arbiter.begin_on(disk, seize)
-    }
-
-    fn end(&self, term: Term) -> Result<(), ArbiterError> {
-        self.arbiter.end(term)
-    }
-
-    fn mark(&self) -> Result<ArbiterView, ArbiterError> {
-        self.arbiter.mark()
-    }
-
-    fn read_mark(&self) -> Result<ArbiterView, ArbiterError> {
-        self.arbiter.read_mark()
-    }
-
-    fn fence(&self) -> Arc<dyn Fence> {
-        self.arbiter.fence()
-    }
 }
 
 /// P2, P7. Fails where the standby ends before the arbiter has answered: the term would be held by a process that is gone.

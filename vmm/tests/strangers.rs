@@ -15,7 +15,8 @@ use ft_core::primary::Phase;
 use ft_core::wire::{HEADER_LEN, Header};
 use kvm_bindings::kvm_regs;
 use pair::{
-    IDLE, PATIENCE, Standby, config, engine_options, machine, start_engine, wait_for, wait_phase,
+    IDLE, PATIENCE, Standby, config, engine_options, machine, start_engine, threads, wait_for,
+    wait_phase,
 };
 
 const MEMORY: u64 = 16 << 20;
@@ -37,13 +38,6 @@ fn hello(dir: &Path) -> Vec<u8> {
     hello.resize(HEADER_LEN + body, 0);
     link.read_exact(&mut hello[HEADER_LEN..]).unwrap();
     hello
-}
-
-fn threads(name: &str) -> usize {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    // One that has ended since has no name any more.
-    let name_of = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).ok();
-    tasks.filter_map(|task| name_of(task.unwrap())).filter(|found| found.trim() == name).count()
 }
 
 fn is_closed(mut link: &UnixStream) -> bool {

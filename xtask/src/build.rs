@@ -120,3 +120,18 @@ pub(crate) fn ensure_bare_target() -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails where the inner cargo is told what the outer one has said of this program: then `ring` and all above it is compiled
+    /// again by each run.
+    #[test]
+    fn what_an_outer_cargo_says_is_not_passed_on() {
+        let said = "CARGO_MANIFEST_DIR";
+        assert!(std::env::var_os(said).is_some(), "no cargo runs this test: it shows nothing");
+        let cargo = program();
+        assert!(cargo.get_envs().any(|(name, value)| name == said && value.is_none()));
+    }
+}

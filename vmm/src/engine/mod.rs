@@ -97,6 +97,8 @@ pub struct Engine {
     tracking: live::Tracking,
     stats: Mutex<EngineStats>,
     watchdog: watchdog::Watchdog,
+    /// One more reference for each connection that is being made.
+    attempts: Arc<()>,
     /// Starts threads that connect and ask: whoever drives the engine may have given that up.
     launcher: Launcher,
     /// How the machine has ended, once nothing is left to do.
@@ -186,6 +188,7 @@ impl Engine {
             tracking,
             stats: Mutex::new(EngineStats::default()),
             watchdog: watchdog::Watchdog::default(),
+            attempts: Arc::default(),
             launcher: Launcher::start()?,
             put_away: OnceLock::new(),
         });

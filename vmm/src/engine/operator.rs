@@ -14,6 +14,9 @@ use crate::ungated::Ungated;
 pub(super) const STUCK: &str =
     "the engine is stuck: one of its threads waits for something with its lock held";
 
+/// How many attempts to reach a standby may be under way: the last one counts, the others cannot be taken back.
+const MAX_ATTEMPTS: usize = 8;
+
 /// The last wish for a standby.
 #[derive(Debug, Default)]
 pub(super) struct Attempt {
@@ -46,6 +49,13 @@ impl Engine {
             return Err(refusal.to_string());
         }
         let mut core = self.lock_within(STATUS_PATIENCE).ok_or(STUCK)?;
+        // P9: each is a thread, which may wait for storage or an arbiter that does not answer.
+        if Arc::strong_count(&self.attempts) > MAX_ATTEMPTS {
+            return Err(format!(
+                "{MAX_ATTEMPTS} earlier attempts to reach a standby have not come to an end: look for a disk or an arbiter that \
+                 does not answer, and try again then"
+            ));
+        }
         let under_way = core.connecting;
         let actions = core
             .primary

@@ -122,7 +122,7 @@ impl Engine {
         let link_id = LinkId(core.next_link);
         core.next_link += 1;
         core.connecting = Some(link_id);
-        let engine = self.clone();
+        let (engine, attempt) = (self.clone(), self.attempts.clone());
         let connect = move || {
             // First: storage may take its time, and a standby does not wait long for a Hello.
             let place = match engine.prepare() {
@@ -133,7 +133,9 @@ impl Engine {
                 Ok(boot) => boot,
                 Err(error) => return engine.connect_failed(link_id, error.to_string()),
             };
-            match addr.connect(CONNECT_TIMEOUT, &engine.options.security) {
+            let link = addr.connect(CONNECT_TIMEOUT, &engine.options.security);
+            drop(attempt);
+            match link {
                 Ok(link) => engine.run_session(link_id, link, place, boot),
                 Err(error) => engine.connect_failed(link_id, error.to_string()),
             }

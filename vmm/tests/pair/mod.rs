@@ -7,19 +7,20 @@ use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ft_core::handshake::MachineLayout;
+use ft_core::arbiter::DiskClaim;
+use ft_core::handshake::{ArbiterView, MachineLayout};
 use ft_core::policy::PolicyOptions;
 use ft_core::primary::{Phase, PrimaryOptions};
 use ft_core::standby::StandbyOptions;
 use ft_core::{Backoff, Term};
 use io_gate::host::{CommitAuthority, new_gate};
 use io_gate_host::{Fence, Permission, Unfenced};
-use kemari_vmm::arbiter::{Arbiter, FileArbiter};
+use kemari_vmm::arbiter::{Arbiter, ArbiterError, FileArbiter, Verdict};
 use kemari_vmm::boot::Boot;
 use kemari_vmm::config::{ConsoleConfig, MachineConfig};
 use kemari_vmm::engine::{Engine, EngineOptions, Sealer, Steps};
@@ -227,6 +228,14 @@ pub fn start_sealing(machine: &Arc<Machine>, engine: &Arc<Engine>) {
     machine.start().unwrap();
 }
 
+/// How many threads of this process are called so.
+pub fn threads(name: &str) -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    // One that has ended since has no name any more.
+    let name_of = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).ok();
+    tasks.filter_map(|task| name_of(task.unwrap())).filter(|found| found.trim() == name).count()
+}
+
 #[track_caller]
 pub fn wait_for(what: &str, done: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -276,6 +285,78 @@ pub fn arbiter(dir: &Path, name: &str) -> Arc<dyn Arbiter> {
     let dir = dir.join("arbiter");
     std::fs::create_dir_all(&dir).unwrap();
     Arc::new(FileArbiter::open(&dir, "pair", name.to_owned()).unwrap())
+}
+
+/// An arbiter that answers claims, and marks sessions, when the test says so.
+pub struct Slow {
+    arbiter: Arc<dyn Arbiter>,
+    asked: Sender<Term>,
+    answers: Mutex<Receiver<()>>,
+    pub is_slow_to_mark: AtomicBool,
+}
+
+impl Slow {
+    pub fn new(arbiter: Arc<dyn Arbiter>) -> (Arc<Self>, Receiver<Term>, Sender<()>) {
+        let (asked, is_asked) = channel();
+        let (answer, answers) = channel();
+        (
+            Arc::new(Self {
+                arbiter,
+                asked,
+                answers: answers.into(),
+                is_slow_to_mark: AtomicBool::new(false),
+            }),
+            is_asked,
+            answer,
+        )
+    }
+}
+
+impl Arbiter for Slow {
+    fn claim(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError> {
+        self.asked.send(term).unwrap();
+        let _ = self.answers.lock().unwrap().recv();
+        self.arbiter.claim(term, why)
+    }
+
+    fn kind(&self) -> &'static str {
+        self.arbiter.kind()
+    }
+
+    fn answers(&self) -> Result<(), ArbiterError> {
+        self.arbiter.answers()
+    }
+
+    fn holder(&self) -> &str {
+        self.arbiter.holder()
+    }
+
+    fn follow(&self, term: Term, holder: &str) {
+        self.arbiter.follow(term, holder);
+    }
+
+    fn begin_on(&self, disk: Option<&DiskClaim>, seize: bool) -> Result<Term, ArbiterError> {
+        self.arbiter.begin_on(disk, seize)
+    }
+
+    fn end(&self, term: Term) -> Result<(), ArbiterError> {
+        self.arbiter.end(term)
+    }
+
+    fn mark(&self) -> Result<ArbiterView, ArbiterError> {
+        if self.is_slow_to_mark.load(Ordering::SeqCst) {
+            let _ = self.answers.lock().unwrap().recv();
+        }
+        self.arbiter.mark()
+    }
+
+    fn read_mark(&self) -> Result<ArbiterView, ArbiterError> {
+        self.arbiter.read_mark()
+    }
+
+    fn fence(&self) -> Arc<dyn Fence> {
+        self.arbiter.fence()
+    }
 }
 
 /// Whoever connects to `path` is connected to `target`, until the test cuts it.
