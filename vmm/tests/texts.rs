@@ -9,6 +9,10 @@ use kemari_vmm::cli::Cli;
 
 /// Flags of other programs that our texts name.
 const OF_OTHERS: &[&str] = &[
+    // losetup.
+    "--detach",
+    "--find",
+    "--show",
     // cargo and its xtask.
     "--all-targets",
     "--audit-dir",

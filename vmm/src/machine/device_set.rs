@@ -363,7 +363,7 @@ impl DeviceSet {
                 open_net(&net.backend, false, config.mac(index))?;
             }
         }
-        for console in config.virtio_console.iter().chain([&config.serial]) {
+        for console in config.consoles() {
             if matches!(console, ConsoleConfig::File(_)) {
                 open_console(console, true)?;
             }

@@ -229,7 +229,9 @@ impl Input {
             Side::Successor => self.lock(Use::Active).or_else(|error| {
                 // Said where it holds: an error is said by whoever is refused.
                 self.lock(Use::Pair).inspect(|()| {
-                    log::info!("{error}; this machine has won the right to write to it");
+                    log::info!(
+                        "{error}; a takeover waits for no lock: the term decides who writes"
+                    );
                 })
             }),
             Side::Standby => self.lock(Use::Pair),

@@ -149,8 +149,7 @@ impl Resources {
     }
 
     fn console_files(&self) -> impl Iterator<Item = &Path> {
-        let consoles = self.machine.virtio_console.iter().chain([&self.machine.serial]);
-        consoles.filter_map(|console| match console {
+        self.machine.consoles().filter_map(|console| match console {
             ConsoleConfig::File(path) => Some(path.as_path()),
             _ => None,
         })
