@@ -198,6 +198,22 @@ pub fn tied_to_us(program: &Path) -> Command {
     command
 }
 
+/// What begins a command line with mount and user namespaces of its own, in which a line of shell has been run; none, where the
+/// test has to be left out.
+pub fn in_namespaces(shell: &str) -> Option<Command> {
+    let permitted = Command::new("unshare")
+        .args(["-Urm", "true"])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !permitted {
+        crate::not_tested("this machine permits no user namespaces");
+        return None;
+    }
+    let mut command = Command::new("unshare");
+    command.args(["-Urm", "sh", "-ec", &format!("{shell}; exec \"$@\"")]).arg("sh");
+    Some(command)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use kemari_tests::pair::status::control;
-use kemari_tests::process::Process;
+use kemari_tests::process::{Process, in_namespaces};
 use kemari_workload::Op;
 use micro::{KEMARI, PATIENCE};
 
@@ -138,20 +138,11 @@ fn a_console_that_cannot_be_opened() {
 
 #[test]
 fn a_disk_that_the_standby_may_not_write() {
-    let permitted = Command::new("unshare")
-        .args(["-Urm", "true"])
-        .output()
-        .is_ok_and(|out| out.status.success());
-    if !permitted {
-        kemari_tests::not_tested("this machine permits no user namespaces");
-        return;
-    }
     let mut bench = Bench::new();
     let dir = bench.guest.dir.path().display().to_string();
-    let shell = format!("mount --bind {dir} {dir} && mount -o remount,bind,ro {dir}; exec \"$@\"");
-    let mut command = Command::new("unshare");
-    command.args(["-Urm", "sh", "-ec", &shell]).arg("sh").arg(KEMARI);
-    command.args(bench.standby(&bench.disk(), "--serial=none"));
+    let read_only = format!("mount --bind {dir} {dir} && mount -o remount,bind,ro {dir}");
+    let Some(mut command) = in_namespaces(&read_only) else { return };
+    command.arg(KEMARI).args(bench.standby(&bench.disk(), "--serial=none"));
     bench.refused(command, &["disk.img", "cannot be written"]);
 }
 

@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use kemari_tests::process::in_namespaces;
 use micro::KEMARI;
 
 fn kemari(arguments: &[&str]) -> Command {
@@ -53,16 +54,8 @@ fn run_kernel(kernel: &Path, flags: &[&str]) -> Command {
 
 /// Runs `command` in mount and user namespaces of its own after a line of shell. Skips where they are not permitted.
 fn in_namespace(shell: &str, flags: &[&str]) -> Option<Command> {
-    let permitted = Command::new("unshare")
-        .args(["-Urm", "true"])
-        .output()
-        .is_ok_and(|out| out.status.success());
-    if !permitted {
-        kemari_tests::not_tested("this machine permits no user namespaces");
-        return None;
-    }
-    let mut command = Command::new("unshare");
-    command.args(["-Urm", "sh", "-ec", &format!("{shell}; exec \"$@\"")]).arg("sh").arg(KEMARI);
+    let mut command = in_namespaces(shell)?;
+    command.arg(KEMARI);
     command
         .args(["run", "--serial", "none", "--memory", "64", "--kernel"])
         .arg(micro::image())

@@ -101,7 +101,8 @@ pub struct GuestDevices {
     /// A device by its name, and what is behind it: `NAME[,console=SPEC]`. Several times.
     #[arg(long = "device", value_name = "SPEC")]
     pub devices: Vec<Asked<DeviceConfig>>,
-    /// What is behind the serial line: `stdio` (Ctrl-A x quits), `file=PATH` or `none`.
+    /// What is behind the serial line: `stdio` (Ctrl-A x quits), `file=PATH` (a new file, or one of before, which is begun anew;
+    /// to another text is added) or `none`.
     #[arg(long, value_name = "SPEC", default_value = "stdio")]
     pub serial: ConsoleConfig,
     /// What this program does not have.
