@@ -23,7 +23,7 @@ use crate::exercise;
 use crate::findings::{Finding, Kind};
 use crate::small_disk::SmallDisk;
 use crate::switch::Switch;
-use config::PairConfig;
+use config::{Kill, PairConfig};
 use members::{Launcher, Member};
 use observer::Observer;
 use report::RunReport;
@@ -96,6 +96,8 @@ struct Pair<'a> {
     passive: Member,
     /// Takeovers that no fault asked for.
     unasked: u32,
+    /// What is being played.
+    fault: Option<Kill>,
 }
 
 impl<'a> Pair<'a> {
@@ -113,8 +115,17 @@ impl<'a> Pair<'a> {
         })?;
         let active = launcher.start_primary(Host::A)?;
         let random = fastrand::Rng::with_seed(config.seed);
-        let mut pair =
-            Self { surroundings, launcher, watch, observer, random, active, passive, unasked: 0 };
+        let mut pair = Self {
+            surroundings,
+            launcher,
+            watch,
+            observer,
+            random,
+            active,
+            passive,
+            unasked: 0,
+            fault: None,
+        };
         surroundings.progress.step("the guest boots");
         pair.wait_answers(1, "the guest answers")?;
         surroundings.progress.step("the guest's memory is copied to the standby");

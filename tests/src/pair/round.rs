@@ -60,6 +60,10 @@ impl Pair<'_> {
         for _ in 0..UNASKED {
             match self.try_round(number) {
                 Ok(report) => return Ok(report),
+                // What a fault asks for is awaited by who plays it: it failed, and may have left its fault behind.
+                Err(error) if self.fault.is_some_and(|fault| fault != Kill::DiskFull) => {
+                    return Err(error);
+                }
                 Err(error) => self.follow_unasked(error)?,
             }
         }
@@ -78,7 +82,9 @@ impl Pair<'_> {
         let before = self.observer.next_window();
         let host_before = self.active.host;
 
+        self.fault = Some(kill);
         let outcome = self.kill(kill)?;
+        self.fault = None;
         self.step(number, "load goes on");
         self.wait_answers(config.operations_after, "the guest answers after the kill")?;
         let after = self.observer.next_window();
@@ -225,7 +231,9 @@ impl Pair<'_> {
             bail!("a takeover that no fault asked for: {finding}");
         }
         self.unasked += 1;
-        self.surroundings.progress.line("the guest moved, though no fault asked for it");
+        self.fault = None;
+        let line = format!("the guest moved, though no fault asked for it: {error:#}");
+        self.surroundings.progress.line(&line);
         self.protect_again().map(drop)
     }
 

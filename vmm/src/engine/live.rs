@@ -21,7 +21,7 @@ use crate::memory::{DirtyError, DirtyTracker};
 /// Checkpoint buffers that are kept, at most; as many may be under way, and one more filled.
 const SPARE: usize = 4;
 /// Buffers larger than this go back to the system.
-const SPARE_BYTES: usize = 64 << 20;
+pub(super) const SPARE_BYTES: usize = 64 << 20;
 
 /// Guards the dirty log and who may take from it. Whoever holds the engine's core takes it to end a session: under it no call
 /// is made but KVM's on the log, which take a millisecond for a GiB of changed pages; nothing is sent, and no lock is taken but

@@ -11,6 +11,7 @@ use ft_core::primary::Event;
 use ft_core::wire::{Data, EpochDigest, Hashes, Header, Kind, Message, Outgoing};
 use ft_core::{Epoch, LinkId, Term};
 
+use super::live::SPARE_BYTES;
 use super::outbox::{MAX_FRAMES, Next, Outbox};
 use super::{Engine, Step};
 use crate::boot::Image;
@@ -215,6 +216,10 @@ impl Output {
         assert!(pages.pages() == frames.len() as u64, "P4: a page for every number");
         self.flush()?;
         self.checkpoint_pages((epoch, term), &mut pages)?;
+        if pages.capacity() > SPARE_BYTES {
+            // P9: the next epoch may be as large, and is copied as soon as there is room.
+            pages = PageFrames::default();
+        }
         items.pages_sent(copied);
         self.data(epoch, term, Message::State(Data(state)))?;
         let end = Message::End(self.digest.end(epoch, hashes));
