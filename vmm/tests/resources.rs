@@ -273,6 +273,9 @@ fn a_side_that_cannot_go_on_yet_ends_in_good_order() {
         }
         assert_eq!(standby.wait_exit(PATIENCE).unwrap().code(), Some(0));
         assert_eq!(bench.terms(), 1);
+        // Nobody was asked, so nobody is waited for.
+        let said = standby.lines().join("\n");
+        assert!(!said.contains("the arbiter has not answered"), "{said}");
     }
 }
 

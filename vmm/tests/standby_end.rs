@@ -4,17 +4,18 @@
 mod common;
 mod pair;
 
-use std::sync::mpsc::{channel, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, channel, sync_channel};
 
 use ft_core::Term;
 use ft_core::primary::Phase;
 use ft_core::standby::Event;
 use kemari_vmm::arbiter::Arbiter;
+use kemari_vmm::config::{DiskConfig, MachineConfig};
 use kemari_vmm::standby::{End, Input};
 use kvm_bindings::kvm_regs;
 use pair::{
-    Cable, IDLE, PATIENCE, Slow, Standby, arbiter, config, engine_options, machine, start_engine,
-    wait_for, wait_phase,
+    Cable, Held, IDLE, PATIENCE, Slow, Standby, arbiter, config, engine_options, machine,
+    start_engine, wait_for, wait_phase,
 };
 
 const MEMORY: u64 = 16 << 20;
@@ -69,4 +70,35 @@ fn a_term_that_a_standby_wins_while_it_ends_is_free() {
     answer.send(()).unwrap();
     assert!(matches!(standby.end(), End::Stopped(_)));
     assert_eq!(arbiter(dir.path(), "somebody").begin(false).unwrap(), Term(3));
+}
+
+/// P2, P7. Fails where a standby that makes ready for a takeover and is told to end meanwhile goes on to ask: the term would be
+/// taken from a primary that lives, for nobody.
+#[test]
+fn a_standby_that_ends_while_it_makes_ready_asks_for_no_term() {
+    let dir = tempfile::tempdir().unwrap();
+    let far = dir.path().join("far");
+    let cable = Cable::new(dir.path().join("near"), far.clone());
+    let disk = dir.path().join("disk.img");
+    std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    let flag = format!("path={},readonly=on,fence=off", disk.display());
+    let disks: Vec<DiskConfig> = vec![flag.parse().unwrap()];
+    let (theirs, is_asked, _answer) = Slow::new(arbiter(dir.path(), "standby"));
+    let (fence, opening, let_go) = Held::new(theirs.fence());
+    let standby = Standby::start_with_disks(&far, theirs, fence, disks.clone());
+    // The primary's own question is not answered while the test runs.
+    let (ours, _asks, _answer) = Slow::new(arbiter(dir.path(), "primary"));
+    let term = ours.begin(false).unwrap();
+    let config = MachineConfig { disks, ..config(MEMORY, 1) };
+    let (machine, authority) = machine(config, IDLE, kvm_regs::default());
+    let options = engine_options(&cable.path);
+    let engine = start_engine(&machine, authority, Some(ours), term, options);
+    wait_phase(&engine, Phase::Protected);
+    cable.cut();
+    opening.recv_timeout(PATIENCE).unwrap();
+    standby.stop.stop();
+    assert!(matches!(standby.end(), End::Stopped(_)));
+    let_go.send(()).unwrap();
+    // Whoever was to ask is done, and has let go of the arbiter.
+    assert_eq!(is_asked.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
 }

@@ -10,6 +10,7 @@
 mod host;
 mod images;
 mod pulse;
+mod question;
 mod ready;
 pub mod resources;
 mod status;
@@ -47,6 +48,7 @@ use crate::seccomp::{self, Role};
 
 use images::Images;
 use pulse::Pulse;
+use question::Question;
 use ready::Preparing;
 use resources::{Expected, Reserve};
 
@@ -184,8 +186,8 @@ pub struct StandbyDriver {
     /// P9: asked for by threads that do not wait for room in the queue.
     stop_wanted: Arc<AtomicBool>,
     status: Arc<Mutex<StandbyStatus>>,
-    /// The term that the arbiter has been asked for and has not answered.
-    asked: Option<Term>,
+    /// What the arbiter is being asked, or is about to be.
+    asked: Option<Question>,
     /// Descriptors for a takeover.
     reserve: Arc<Reserve>,
     pulse: Pulse,
@@ -274,8 +276,10 @@ impl StandbyDriver {
         let options = &self.config.options;
         self.pulse = Pulse::start(options.heartbeat_interval, options.setup_timeout)?;
         let end = self.serve();
-        if let (End::Stopped(_), Some(term)) = (&end, self.asked) {
-            self.give_back(term);
+        if let (End::Stopped(_), Some(question)) = (&end, &self.asked)
+            && !question.withdraw()
+        {
+            self.give_back(question.term());
         }
         Ok(end)
     }
@@ -325,9 +329,7 @@ impl StandbyDriver {
             let given_back = match self.queue.recv_timeout(left) {
                 Ok(Input::Event(Event::ArbiterGranted { .. })) => arbiter.end(term),
                 Ok(Input::Event(
-                    Event::ArbiterDenied { .. }
-                    | Event::ArbiterUnreachable { .. }
-                    | Event::NotReady { .. },
+                    Event::ArbiterDenied { .. } | Event::ArbiterUnreachable { .. },
                 )) => Ok(()),
                 Ok(_) => continue,
                 Err(_) => {
@@ -478,6 +480,7 @@ impl StandbyDriver {
                 Event::ArbiterGranted { .. }
                     | Event::ArbiterDenied { .. }
                     | Event::ArbiterUnreachable { .. }
+                    | Event::NotReady { .. }
             ) {
                 self.asked = None;
             }
@@ -553,6 +556,9 @@ impl StandbyDriver {
                 log::info!("checkpoint discarded: {reason}");
                 self.record(audit::Event::Discarded { session: self.session.1 });
                 self.hosted = None;
+                if let Some(question) = &self.asked {
+                    question.withdraw();
+                }
                 self.expected.set(None);
                 self.reserve.renew();
                 Next::Nothing
@@ -825,14 +831,16 @@ impl StandbyDriver {
             arbiter::Answer::Denied { holder } => Event::ArbiterDenied { term, holder },
             arbiter::Answer::Unreachable { reason } => Event::ArbiterUnreachable { reason },
         };
-        self.asked = Some(term);
+        let question = Question::new(term);
+        self.asked = Some(question.clone());
         let (preparing, inputs) = (self.preparing.clone(), self.inputs.clone());
         let asking = move || {
             // P9: all that can fail in a takeover is done before the term is won.
             let prepared = preparing.prepare(&machine);
             drop(machine);
             let event = match prepared {
-                Ok(()) => event(ask(&*arbiter, term, &why)),
+                Ok(()) if question.may_be_asked() => event(ask(&*arbiter, term, &why)),
+                Ok(()) => return,
                 Err(reason) => Event::NotReady { reason },
             };
             // A standby that has ended needs no answer.

@@ -22,7 +22,7 @@ use io_gate::host::{CommitAuthority, new_gate};
 use io_gate_host::{Fence, Permission, Unfenced};
 use kemari_vmm::arbiter::{Arbiter, ArbiterError, FileArbiter, Verdict};
 use kemari_vmm::boot::Boot;
-use kemari_vmm::config::{ConsoleConfig, MachineConfig};
+use kemari_vmm::config::{ConsoleConfig, DiskConfig, MachineConfig};
 use kemari_vmm::engine::{Engine, EngineOptions, Sealer, Steps};
 use kemari_vmm::link::{LinkAddr, LinkSecurity};
 use kemari_vmm::machine::{AttachOptions, Machine};
@@ -92,13 +92,15 @@ struct Factory {
     fence: Arc<dyn Fence>,
     /// What the standby's thread does first.
     before: Box<dyn Fn() + Send>,
+    disks: Vec<DiskConfig>,
 }
 
 impl MachineFactory for Factory {
     fn build(&self, layout: &MachineLayout) -> Result<(Arc<Machine>, CommitAuthority), HostError> {
         (self.before)();
         let (ledger, authority) = new_gate();
-        let config = config(layout.memory_size(), layout.cpus);
+        let mut config = config(layout.memory_size(), layout.cpus);
+        config.disks = self.disks.clone();
         Ok((Machine::build(config, ledger, self.fence.clone())?, authority))
     }
 }
@@ -143,17 +145,35 @@ impl Standby {
         let fence = arbiter
             .as_ref()
             .map_or_else(|| Arc::new(Unfenced) as Arc<dyn Fence>, |arbiter| arbiter.fence());
+        let factory = Factory { fence, before: Box::new(before), disks: Vec::new() };
+        Self::start_driver(listen, timeout, arbiter, boot, factory)
+    }
+
+    /// One whose machines have disks, and a fence that need not be the arbiter's.
+    pub fn start_with_disks(
+        listen: &Path,
+        arbiter: Arc<dyn Arbiter>,
+        fence: Arc<dyn Fence>,
+        disks: Vec<DiskConfig>,
+    ) -> Self {
+        let factory = Factory { fence, before: Box::new(|| {}), disks };
+        Self::start_driver(listen, PATIENCE, Some(arbiter), None, factory)
+    }
+
+    fn start_driver(
+        listen: &Path,
+        timeout: Duration,
+        arbiter: Option<Arc<dyn Arbiter>>,
+        boot: Option<Arc<Boot>>,
+        factory: Factory,
+    ) -> Self {
         let options = StandbyOptions {
             heartbeat_timeout: timeout,
             setup_timeout: PATIENCE,
             ..StandbyOptions::default()
         };
         let config = StandbyConfig { name: "pair".into(), options, boot, audit: None };
-        let driver = StandbyDriver::new(
-            config,
-            arbiter,
-            Box::new(Factory { fence, before: Box::new(before) }),
-        );
+        let driver = StandbyDriver::new(config, arbiter, Box::new(factory));
         let listener = LinkAddr::Unix(listen.to_owned()).listen(LinkSecurity::default()).unwrap();
         let (inputs, status, stop) = (driver.inputs(), driver.status(), driver.stop_handle());
         let thread = std::thread::spawn(move || driver.run(listener).unwrap());
@@ -277,6 +297,40 @@ impl Fence for Mute {
 
     fn term(&self) -> Option<u64> {
         self.fence.term()
+    }
+}
+
+/// A fence that keeps whoever makes ready for a takeover from going on until the test lets it: storage that is slow.
+pub struct Held {
+    fence: Arc<dyn Fence>,
+    is_opening: Sender<()>,
+    go_on: Mutex<Receiver<()>>,
+}
+
+impl Held {
+    pub fn new(fence: Arc<dyn Fence>) -> (Arc<Self>, Receiver<()>, Sender<()>) {
+        let (is_opening, opening) = channel();
+        let (let_go, go_on) = channel();
+        (Arc::new(Self { fence, is_opening, go_on: go_on.into() }), opening, let_go)
+    }
+}
+
+impl Fence for Held {
+    fn ask(&self) -> Permission {
+        self.fence.ask()
+    }
+
+    fn term(&self) -> Option<u64> {
+        if std::thread::current().name() == Some("prepare") {
+            let _ = self.is_opening.send(());
+            // Until the test has let go of it.
+            let _ = self.go_on.lock().unwrap().recv();
+        }
+        self.fence.term()
+    }
+
+    fn holder(&self) -> &str {
+        self.fence.holder()
     }
 }
 
