@@ -85,7 +85,17 @@ impl TermFence {
     }
 
     fn look(&self) -> Result<Permission, ArbiterError> {
-        let ours = Term(self.term.load(Ordering::SeqCst));
+        loop {
+            let ours = Term(self.term.load(Ordering::SeqCst));
+            match self.look_at(ours)? {
+                // This process has won a further term meanwhile, and has told its own former one.
+                Permission::Lost if self.term.load(Ordering::SeqCst) != ours.0 => {}
+                answer => return Ok(answer),
+            }
+        }
+    }
+
+    fn look_at(&self, ours: Term) -> Result<Permission, ArbiterError> {
         if ours == Term(0) {
             return Ok(Permission::Unknown);
         }
@@ -101,18 +111,32 @@ impl TermFence {
         };
         // Whoever wins the next term has a record before it tells this one.
         Ok(match self.records.term(ours.next())? {
-            // Or won by this very process, which is about to learn of it.
-            Some(next) if next.holder == self.holder => Permission::Granted,
-            Some(next) => {
+            Some(next) if next.holder != self.holder => {
                 self.note(next.to_string());
                 Permission::Lost
             }
+            // Made by this very process, which is about to learn whether it has won.
+            Some(_) if succeeded => self.who_told(ours)?,
             None if succeeded => {
                 self.note(format!("a term after {ours} has been won by another"));
                 Permission::Lost
             }
-            None => Permission::Granted,
+            Some(_) | None => Permission::Granted,
         })
+    }
+
+    /// P2: who has told `ours` that it was succeeded. A record of this process after it proves nothing: where terms have gaps,
+    /// it may have been made too late, after another had won a term beyond it.
+    fn who_told(&self, ours: Term) -> Result<Permission, ArbiterError> {
+        match self.records.later_than(ours)? {
+            Some(last) if last.holder == self.holder => Ok(Permission::Granted),
+            Some(last) => {
+                self.note(last.to_string());
+                Ok(Permission::Lost)
+            }
+            // The record that was there a moment ago is gone.
+            None => Err(ArbiterError::missing(self.records.path(), ours.next())),
+        }
     }
 
     /// Counts an answer that took `time`; asks for a slower pace when all are too old.
