@@ -11,7 +11,7 @@ use std::time::Instant;
 use kemari_tests::pair::status::{Status, control};
 use kemari_tests::process::{Process, tied_to_us};
 use micro::{KEMARI, PATIENCE};
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal};
 use serde_json::Value;
 
 /// Gives this thread, and whatever it starts, a network of its own.
@@ -368,6 +368,53 @@ fn a_standby_has_the_descriptors_for_a_takeover() {
     let said = standby.lines().join("\n");
     assert!(!said.contains("open files"), "with {limit}: {said}");
     assert_eq!(standby.exited(), None);
+}
+
+/// Has a process find no more than so many descriptors free; none: as many as before.
+fn leave_descriptors(process: &Process, free: Option<u64>) {
+    let pid = rustix::process::Pid::from_raw(process.pid().try_into().unwrap());
+    let dir = format!("/proc/{}/fd", process.pid());
+    let used: Vec<u64> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
+        .collect();
+    let limit = free.map_or(1000, |free| {
+        (0..).filter(|number| !used.contains(number)).nth(free as usize).unwrap()
+    });
+    let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit { current: Some(limit), maximum };
+    rustix::process::prlimit(pid, Resource::Nofile, limit).unwrap();
+}
+
+/// P7: the term is won, and what is behind the devices cannot be attached at once: fails where the guest is given up then.
+#[test]
+fn p7_a_guest_whose_devices_cannot_be_attached_at_once_goes_on_when_they_can() {
+    let bench = Bench::new(&[
+        "--disk=path={dir}/disk.img",
+        "--net=dgram={dir}/{side}.net:{dir}/peer",
+        "--virtio-console=file={dir}/{side}.console",
+        "--device=beeper,disk=path={dir}/second.img",
+    ]);
+    std::fs::copy(bench.path("disk.img"), bench.path("second.img")).unwrap();
+    let mut primary = bench.primary();
+    let standby = bench.standby(kemari());
+    bench.protect().unwrap();
+    bench.protected();
+    // It makes ready, and cannot ask yet.
+    std::fs::rename(bench.path("arbiter"), bench.path("away")).unwrap();
+    primary.kill().unwrap();
+    bench.wait("b", |status| {
+        let why = status["reason"].as_str().unwrap_or_default();
+        status["state"] == "doubting" && why.contains("the arbiter cannot be asked")
+    });
+    // Enough to ask.
+    leave_descriptors(&standby, Some(2));
+    std::fs::rename(bench.path("away"), bench.path("arbiter")).unwrap();
+    let found = standby.wait_line("the guest cannot go on yet", PATIENCE);
+    assert!(found.is_some(), "{}", standby.lines().join("\n"));
+    leave_descriptors(&standby, None);
+    bench.wait("b", |status| status["role"] == "primary" && status["state"] == "alone");
+    assert_eq!(bench.terms(), 2);
 }
 
 /// P9: what a takeover would only find out when the term is won. The standby's own ways to it are broken, not the primary's.

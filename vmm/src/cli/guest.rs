@@ -17,7 +17,7 @@ use super::{CliError, ProtectionArgs};
 use crate::arbiter::Arbiter;
 use crate::audit::Recorder;
 use crate::config::MachineConfig;
-use crate::control::{Command, ControlPlace, ControlSocket, Handler, Reply, done};
+use crate::control::{Command, ControlPlace, ControlSocket, Handler, Outcome, Reply, done};
 use crate::engine::{Engine, EngineOptions, Sealer, Steps};
 use crate::link::{Credentials, LinkAddr, LinkSecurity};
 use crate::machine::{Ended, Machine, signals};
@@ -359,15 +359,16 @@ fn shutdown(engine: &Arc<Engine>) -> Reply {
 /// Answered when the machine is off, and all is put away.
 fn ended(engine: &Arc<Engine>, so_far: impl FnMut() -> String + Send + 'static) -> Reply {
     let engine = engine.clone();
-    let look = move || {
-        let ended = engine.put_away()?;
-        Some(match ended {
-            Ended::PoweredOff => Ok(done("powered-off")),
-            Ended::Signal(number) => Err(format!("the machine was ended by signal {number}")),
-            Ended::Fenced(why) | Ended::Failed(why) | Ended::Unprotected(why) => Err(why),
-        })
-    };
-    Reply::later(look, so_far)
+    Reply::later(move || outcome(&engine), so_far)
+}
+
+/// What whoever wants the machine off is told; none before it has ended and is put away.
+pub(super) fn outcome(engine: &Engine) -> Option<Outcome> {
+    Some(match engine.put_away()? {
+        Ended::PoweredOff => Ok(done("powered-off")),
+        Ended::Signal(number) => Err(format!("the machine was ended by signal {number}")),
+        Ended::Fenced(why) | Ended::Failed(why) | Ended::Unprotected(why) => Err(why),
+    })
 }
 
 /// The control socket, if one was asked for; nobody answers on it yet.

@@ -2,6 +2,7 @@
 
 mod arbiter;
 mod args;
+mod attach;
 mod audit;
 mod ctl;
 mod guest;

@@ -1,7 +1,7 @@
 //! `kemari standby`.
 
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ft_core::handshake::MachineLayout;
@@ -10,6 +10,7 @@ use io_gate::host::{CommitAuthority, new_gate};
 use io_gate_host::{Fence, Observer};
 use serde_json::json;
 
+use super::attach::attach;
 use super::guest::{self, Claim, Ending};
 use super::pid_file::PidFile;
 use super::{CliError, StandbyArgs, arbiter, audit, start};
@@ -20,7 +21,7 @@ use crate::config::MachineConfig;
 use crate::control::{Command, ControlSocket, Handler, Outcome, Reply, done};
 use crate::engine::{Engine, EngineOptions, Takeover};
 use crate::kvm;
-use crate::machine::{AttachOptions, Ended, Machine, MachineError};
+use crate::machine::{Ended, Machine, MachineError};
 use crate::standby::resources::{Reserve, Resources};
 use crate::standby::{
     Answer, End, HostError, Inheritance, Input, MachineFactory, StandbyConfig, StandbyDriver,
@@ -127,13 +128,17 @@ fn take_over(
     let claim = Claim::of(arbiter, term);
     // The machine ends by the signal that came since the standby was last looked after, too.
     ending.ends(&machine);
+    let goes_on = Arc::new(OnceLock::new());
     if let Some(control) = here.control {
-        control.replace_handler(active_handler(&machine, here.status));
+        control.replace_handler(active_handler(&machine, here.status, &goes_on));
     }
     let replays = state.restore(&machine).map_err(|error| CliError::failed(error.to_string()))?;
-    // All was opened before the term was asked for (P9). After the restore: the backends have to know what the guest's drivers
-    // have negotiated.
-    machine.attach_backends(AttachOptions::TAKEOVER)?;
+    // After the restore: the backends have to know what the guest's drivers have negotiated.
+    if let Err(ended) = attach(&machine, here.status) {
+        let why = "this side was ended before the guest could go on";
+        shown(here.status).taken_over(Err(why.to_owned()));
+        return Ok(guest::judged(guest::report(&ended), shown(here.status).mismatches()));
+    }
     let terminal = guest::enter_terminal(machine.config());
     // From here on the requests in flight are performed again (P3): the term is won (P2).
     let engine =
@@ -143,6 +148,8 @@ fn take_over(
     guest::announce(&machine);
     machine.start()?;
     claim.keep();
+    // Set once, here.
+    let _ = goes_on.set(engine.clone());
     let micros = u64::try_from(won_at.elapsed().as_micros()).unwrap_or(u64::MAX);
     engine.note_takeover(Takeover { micros, replayed: replays });
     engine.note_mismatches(shown(here.status).mismatches());
@@ -157,16 +164,24 @@ fn take_over(
 }
 
 /// What the control socket answers from the moment the term is won until the guest runs here.
-fn active_handler(machine: &Arc<Machine>, status: &Shown) -> Handler {
-    let (machine, status) = (machine.clone(), status.clone());
+fn active_handler(
+    machine: &Arc<Machine>,
+    status: &Shown,
+    goes_on: &Arc<OnceLock<Arc<Engine>>>,
+) -> Handler {
+    let (machine, status, goes_on) = (machine.clone(), status.clone(), goes_on.clone());
     Arc::new(move |command| match command {
         Command::Status => Reply::Now(Ok(shown(&status).json())),
         Command::PowerOff => {
             machine.end(Ended::PoweredOff);
-            let (looked_at, seen) = (status.clone(), status.clone());
-            let off = move || match shown(&looked_at).takeover()? {
-                Ok(_) => None,
-                Err(_) => Some(Ok(done("powered-off"))),
+            let (looked_at, seen, goes_on) = (status.clone(), status.clone(), goes_on.clone());
+            let off = move || match goes_on.get() {
+                Some(engine) => guest::outcome(engine),
+                // The guest has not run here.
+                None => match shown(&looked_at).takeover()? {
+                    Ok(_) => None,
+                    Err(_) => Some(Ok(done("powered-off"))),
+                },
             };
             Reply::later(off, move || shown(&seen).so_far())
         }
@@ -237,8 +252,7 @@ fn control_handler(inputs: SyncSender<Input>, status: Shown) -> Handler {
             // What another client has asked for, or a signal: it is what this one wants, too.
             wish.when_ended = Ok(());
             let seen = status.clone();
-            let stopped = move || (shown(&seen).state() == "stopped").then(|| Ok(done("stopped")));
-            wish.reply(status.clone(), stopped)
+            wish.reply(status.clone(), move || stopped(shown(&seen).state()))
         }
         Command::RotateKeys => {
             let wish = Wish::new(inputs.clone(), Input::RotateKeys);
@@ -249,6 +263,18 @@ fn control_handler(inputs: SyncSender<Input>, status: Shown) -> Handler {
             Reply::refused("expected the side that runs the guest, found a standby")
         }
     })
+}
+
+/// What came of the wish that a standby ends.
+fn stopped(state: &str) -> Option<Outcome> {
+    match state {
+        "stopped" => Some(Ok(done("stopped"))),
+        // It came to nothing: from here on there is a guest to be powered off.
+        "active" => Some(Err(
+            "expected a standby, found that it takes over at this moment: to end the guest, send power-off again".to_owned(),
+        )),
+        _ => None,
+    }
 }
 
 fn take_over_command(inputs: SyncSender<Input>, status: Shown) -> Reply {
@@ -315,5 +341,18 @@ impl Wish {
             outcome()
         };
         Reply::later(look, move || shown(&status).so_far())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails where whoever sends `power-off` in the moment of a takeover is told nothing, until it is too late for him.
+    #[test]
+    fn who_wants_a_standby_off_that_takes_over_is_told_so() {
+        assert!(matches!(stopped("stopped"), Some(Ok(_))));
+        assert!(matches!(stopped("active"), Some(Err(_))));
+        assert!(stopped("doubting").is_none(), "it may still be stopped");
     }
 }

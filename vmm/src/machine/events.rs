@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -108,6 +109,14 @@ impl Events {
             }
             slot = self.ended_changed.wait(slot).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// The end, if it comes within `limit`.
+    #[must_use]
+    pub fn wait_within(&self, limit: Duration) -> Option<Ended> {
+        let slot = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.ended_changed.wait_timeout_while(slot, limit, |slot| slot.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
     /// The end, if it has come.

@@ -49,10 +49,10 @@ use crate::seccomp::{self, Role};
 use images::Images;
 use pulse::Pulse;
 use question::Question;
-use ready::Preparing;
 use resources::{Expected, Reserve};
 
 pub use host::{HostError, MachineFactory};
+pub(crate) use ready::Preparing;
 pub use status::StandbyStatus;
 
 /// Inputs that wait for this thread, at most: the rest waits in the socket (constant memory).
@@ -556,8 +556,8 @@ impl StandbyDriver {
                 log::info!("checkpoint discarded: {reason}");
                 self.record(audit::Event::Discarded { session: self.session.1 });
                 self.hosted = None;
-                if let Some(question) = &self.asked {
-                    question.withdraw();
+                if self.asked.as_ref().is_some_and(Question::withdraw) {
+                    self.asked = None;
                 }
                 self.expected.set(None);
                 self.reserve.renew();

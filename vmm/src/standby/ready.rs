@@ -16,11 +16,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whether something is being opened: one thread at most is stuck in it (P9).
 #[derive(Clone, Debug, Default)]
-pub(super) struct Preparing(Arc<AtomicBool>);
+pub(crate) struct Preparing(Arc<AtomicBool>);
 
 impl Preparing {
     /// Opens what a machine needs to go on here.
-    pub(super) fn prepare(&self, machine: &Arc<Machine>) -> Result<(), String> {
+    pub(crate) fn prepare(&self, machine: &Arc<Machine>) -> Result<(), String> {
         if machine.is_prepared() {
             return Ok(());
         }

@@ -88,6 +88,11 @@ impl StandbyStatus {
         }
     }
 
+    /// The guest is here and cannot go on yet; or it can.
+    pub fn cannot_go_on(&mut self, reason: Option<String>) {
+        self.lack = reason;
+    }
+
     fn why(&self, state: &str) -> String {
         match self.told_reason() {
             Some(reason) => format!("{state}: {reason}"),

@@ -84,9 +84,11 @@ pub(crate) struct Handled {
 
 /// A backend in its place, and the thread that performs its effects.
 pub(crate) struct Attached {
+    /// First, so that it ends first (P5): what is left of a backend closes, and its socket's name goes, in the thread that takes
+    /// it apart, and not in the lane, which may touch no files.
+    lane: Lane,
     name: String,
     input: Input,
-    lane: Lane,
 }
 
 impl Output {
