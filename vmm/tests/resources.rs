@@ -314,6 +314,49 @@ fn what_is_behind_a_device_by_name_is_looked_at_too() {
     bench.protected();
 }
 
+/// P9: before a guest is protected. Fails where only the networks of `--net` are opened then.
+#[test]
+fn p9_a_tap_of_a_named_device_that_cannot_be_opened_is_said_when_a_session_begins() {
+    if !own_network() {
+        return;
+    }
+    for tap in ["tapa", "tapb"] {
+        ip(&format!("tuntap add {tap} mode tap"));
+        ip(&format!("link set {tap} up"));
+    }
+    ip("addr add 10.77.0.1/24 dev tapb");
+    let bench = Bench::new(&["--device=beeper,tap=tap{side}"]);
+    let _primary = bench.primary();
+    let _standby = bench.standby(kemari());
+    let mut command = kemari();
+    command.args(["run", "--serial=none", "--net=tap=tapb", "--kernel"]).arg(micro::image());
+    command.arg(format!("--control={}", bench.show("c"))).stdin(Stdio::null());
+    let mut other = Process::start("c", command, &bench.path("c.log")).unwrap();
+    bench.wait("c", |status| status["state"] == "alone");
+    let refusal = bench.protect().unwrap_err();
+    assert!(refusal.contains("tapb"), "{refusal}");
+    other.kill().unwrap();
+    assert_eq!(bench.protect().unwrap()["state"], "protected");
+    bench.protected();
+}
+
+/// P2: what is written for a standby is written when there is one. Fails where a record of who may write is written anew at each
+/// attempt to reach one, for as long as nobody is there.
+#[test]
+fn p2_the_records_of_the_disks_are_renewed_for_a_standby_that_was_reached() {
+    let bench = Bench::new(&["--disk=path={dir}/disk.img"]);
+    let _primary = bench.primary();
+    let record = || std::fs::read(bench.path("disk.img.kemari-fence")).unwrap();
+    let written = record();
+    let refusal = bench.protect().unwrap_err();
+    assert!(refusal.contains("cannot reach the standby"), "{refusal}");
+    assert!(record() == written, "{}", String::from_utf8_lossy(&record()));
+    let _standby = bench.standby(kemari());
+    bench.protect().unwrap();
+    bench.protected();
+    assert!(record() != written);
+}
+
 #[test]
 fn an_arbiter_that_does_not_answer_is_said() {
     let bench = Bench::new(&[]);
@@ -456,6 +499,10 @@ fn p9_what_a_takeover_would_open_is_looked_at() {
         std::fs::write(new, text.replace("a@", "x@").replace("primary@", "other@")).unwrap();
     };
     instead(&stale, "it is another file than the primary's");
+    let same = |new: &Path| {
+        std::fs::copy(&record, new).unwrap();
+    };
+    instead(&same, "another file that says the same");
 
     let (console, away) = (bench.path("b.d"), bench.path("away.d"));
     std::fs::rename(&console, &away).unwrap();

@@ -125,8 +125,8 @@ impl Engine {
         let (engine, attempt) = (self.clone(), self.attempts.clone());
         let connect = move || {
             // First: storage may take its time, and a standby does not wait long for a Hello.
-            let place = match engine.prepare() {
-                Ok(place) => place,
+            let arbiter = match engine.prepare() {
+                Ok(arbiter) => arbiter,
                 Err(reason) => return engine.connect_failed(link_id, reason),
             };
             let boot = match engine.machine.boot_files().map(SessionBoot::look).transpose() {
@@ -135,9 +135,10 @@ impl Engine {
             };
             let link = addr.connect(CONNECT_TIMEOUT, &engine.options.security);
             drop(attempt);
-            match link {
-                Ok(link) => engine.run_session(link_id, link, place, boot),
-                Err(error) => engine.connect_failed(link_id, error.to_string()),
+            let link = link.map_err(|error| error.to_string());
+            match link.and_then(|link| Ok((link, engine.mark(arbiter)?))) {
+                Ok((link, place)) => engine.run_session(link_id, link, place, boot),
+                Err(reason) => engine.connect_failed(link_id, reason),
             }
         };
         let engine = self.clone();
@@ -146,18 +147,22 @@ impl Engine {
         });
     }
 
-    /// Has storage and arbiter ready for a standby, and marks them: it is to see the same ones (P2, P3). It takes its time where
-    /// much was written and little is durable.
-    fn prepare(&self) -> Result<Place, String> {
+    /// Has storage and arbiter ready for a standby. It takes its time where much was written and little is durable.
+    fn prepare(&self) -> Result<Option<ArbiterView>, String> {
         self.machine.share_disks().map_err(|error| error.to_string())?;
+        let marked = self.arbiter.as_ref().map(|arbiter| arbiter.mark()).transpose();
+        marked.map_err(|error| error.to_string())
+    }
+
+    /// Marks the storage for the standby that has been reached: it is to see the same (P2, P3). Not at each attempt to reach one:
+    /// what is written into a record of who may write is never written for nothing.
+    fn mark(&self, arbiter: Option<ArbiterView>) -> Result<Place, String> {
         self.machine.renew_fence_records().map_err(|error| error.to_string())?;
-        let arbiter = self.arbiter.as_ref();
-        let disks = mark_disks(self.machine.config(), arbiter.is_some());
+        let disks = mark_disks(self.machine.config(), self.arbiter.is_some());
         let disks = disks.map_err(|error| error.to_string())?;
+        let holder = self.arbiter.as_ref();
         let holder =
-            arbiter.map_or_else(|| holder_name("primary"), |arbiter| arbiter.holder().to_owned());
-        let arbiter = arbiter.map(|arbiter| arbiter.mark()).transpose();
-        let arbiter = arbiter.map_err(|error| error.to_string())?;
+            holder.map_or_else(|| holder_name("primary"), |arbiter| arbiter.holder().to_owned());
         Ok(Place { disks, arbiter, holder })
     }
 

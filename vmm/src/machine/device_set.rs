@@ -357,10 +357,10 @@ impl DeviceSet {
             // It stays open, with its lock: nobody else begins on a disk whose machine this side may go on with.
             self.reserved().insert(slot, disk);
         }
-        for (index, net) in config.nets.iter().enumerate() {
+        for (index, (net, create)) in config.networks().enumerate() {
             // One that is to be made would go again with this look.
-            if matches!(net.backend, NetBackend::Tap(_)) && !net.create {
-                open_net(&net.backend, false, config.mac(index))?;
+            if matches!(net, NetBackend::Tap(_)) && !create {
+                open_net(net, false, config.mac(index))?;
             }
         }
         for console in config.consoles() {

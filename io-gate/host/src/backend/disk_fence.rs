@@ -17,10 +17,10 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::disk::DiskError;
-use super::disk_lock;
+use super::disk_lock::{self, Taken};
 use crate::clock::utc;
 use crate::descriptors;
 use crate::fence::ANSWER_MAX_AGE;
@@ -33,7 +33,7 @@ const FORM: &str = "kemari-fence 2 MACHINE TERM held|free SECONDS HOLDER .";
 const LENGTH: usize = 512;
 /// How much of a holder's name is kept: with all the rest it fits into a sector.
 const MAX_HOLDER: usize = 256;
-/// How long to wait for whoever has the record locked: it may be stopped. The terms' order stands without the lock.
+/// How long to wait for whoever has the record locked: it may be stopped. A successor writes without the lock after that.
 const LOCK_PATIENCE: Duration = Duration::from_millis(100);
 /// How long whoever has raised the record does nothing: what others have read before is too old after that.
 const SETTLE: Duration = Duration::from_millis(2);
@@ -115,6 +115,11 @@ pub(crate) enum DiskFenceError {
          is in use; end this machine, or put the file back"
     )]
     Replaced { path: PathBuf },
+    #[error(
+        "the fence record {path}: expected it to be free to be written within {LOCK_PATIENCE:?}, found that {found}; `lslocks` \
+         names whoever has it locked on this host"
+    )]
+    Locked { path: PathBuf, found: &'static str },
 }
 
 impl DiskFence {
@@ -183,17 +188,8 @@ impl DiskFence {
     /// As `claim`.
     pub fn renew(&self, term: u64, holder: &str) -> Result<(), DiskError> {
         self.claim(term, holder)?;
-        let renewed = || -> Result<(), DiskFenceError> {
-            let lock = disk_lock::wait(&self.file, LOCK_PATIENCE);
-            if let Some(found) = self.read()?.filter(|found| self.is_ours(found, term, holder)) {
-                let claim = self.claim_of(term, holder);
-                self.write(&Claim { at: claim.at.max(found.at + 1), ..claim })?;
-            }
-            drop(lock);
-            Ok(())
-        };
-        let failed = |error| DiskError::Fence { path: self.path.clone(), error };
-        renewed().map_err(|error| failed(io::Error::other(error)))
+        let later = |found: &Claim, ours: Claim| Claim { at: ours.at.max(found.at + 1), ..ours };
+        self.rewrite(term, holder, later)
     }
 
     /// Whether `holder` of `term` may write now; raises the record where it is of an earlier term.
@@ -216,19 +212,37 @@ impl DiskFence {
     /// # Errors
     /// When it cannot be written.
     pub fn free(&self, term: u64, holder: &str) -> Result<(), DiskError> {
-        let freed = || -> Result<(), DiskFenceError> {
-            let lock = disk_lock::wait(&self.file, LOCK_PATIENCE);
-            match self.read()? {
-                Some(found) if self.is_ours(&found, term, holder) => {
-                    self.write(&Claim { free: true, ..self.claim_of(term, holder) })?;
+        self.rewrite(term, holder, |_, ours| Claim { free: true, ..ours })
+    }
+
+    /// Writes over the record of `holder` of `term`, if it is that, what `change` makes of what was found.
+    ///
+    /// P2: never over a successor's. One that finds the lock taken writes all the same, after [`LOCK_PATIENCE`]: so nothing is
+    /// written without the lock where another has it, nor when that long has passed, as where this process was stopped.
+    fn rewrite(
+        &self,
+        term: u64,
+        holder: &str,
+        change: impl FnOnce(&Claim, Claim) -> Claim,
+    ) -> Result<(), DiskError> {
+        // Before the lock: whoever waits for it since then has not waited for longer.
+        let begun = Instant::now();
+        let rewritten = || -> Result<(), DiskFenceError> {
+            let locked = |found| DiskFenceError::Locked { path: self.path.clone(), found };
+            let lock = disk_lock::wait(&self.file, LOCK_PATIENCE)
+                .map_err(|Taken| locked("another process has it locked"))?;
+            if let Some(found) = self.read()?.filter(|found| self.is_ours(found, term, holder)) {
+                let claim = change(&found, self.claim_of(term, holder));
+                if begun.elapsed() >= LOCK_PATIENCE {
+                    return Err(locked("its storage, or this process, was slower than that"));
                 }
-                _ => {}
+                self.write(&claim)?;
             }
             drop(lock);
             Ok(())
         };
         let failed = |error| DiskError::Fence { path: self.path.clone(), error };
-        freed().map_err(|error| failed(io::Error::other(error)))
+        rewritten().map_err(|error| failed(io::Error::other(error)))
     }
 
     fn is_ours(&self, found: &Claim, term: u64, holder: &str) -> bool {
@@ -507,8 +521,44 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("fence");
         let (a, b) = (DiskFence::open(&path, "vm").unwrap(), DiskFence::open(&path, "vm").unwrap());
-        let _stopped = disk_lock::wait(&a.file, LOCK_PATIENCE).unwrap();
+        let _stopped = disk_lock::wait(&a.file, LOCK_PATIENCE);
         assert!(granted(&b, 2, "b"));
+    }
+
+    /// P2: whoever has it locked may be a successor that is about to write.
+    #[test]
+    fn p2_a_record_that_another_has_locked_is_neither_renewed_nor_freed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fence");
+        let (a, b) = (DiskFence::open(&path, "vm").unwrap(), DiskFence::open(&path, "vm").unwrap());
+        assert!(granted(&a, 1, "a"));
+        let written = std::fs::read(&path).unwrap();
+        let locked = disk_lock::wait(&b.file, LOCK_PATIENCE);
+        for refused in [a.renew(1, "a"), a.free(1, "a")] {
+            let refusal = refused.unwrap_err().to_string();
+            assert!(refusal.contains("another process has it locked"), "{refusal}");
+            assert!(std::fs::read(&path).unwrap() == written, "{refusal}");
+        }
+        drop(locked);
+        a.renew(1, "a").unwrap();
+        assert!(std::fs::read(&path).unwrap() != written);
+        a.free(1, "a").unwrap();
+    }
+
+    /// P2: stopped between its look and its write, for as long as a successor waits.
+    #[test]
+    fn p2_whoever_was_stopped_with_the_lock_does_not_write_over_its_successor() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fence");
+        let (a, b) = (DiskFence::open(&path, "vm").unwrap(), DiskFence::open(&path, "vm").unwrap());
+        assert!(granted(&a, 1, "a"));
+        let stopped = |_: &Claim, ours: Claim| {
+            assert!(granted(&b, 2, "b"));
+            ours
+        };
+        let refusal = a.rewrite(1, "a", stopped).unwrap_err().to_string();
+        assert!(refusal.contains("slower than that"), "{refusal}");
+        assert!(!granted(&a, 1, "a") && granted(&b, 2, "b"));
     }
 
     #[test]

@@ -169,16 +169,20 @@ impl Drop for Locked<'_> {
     }
 }
 
-/// Locks all of a file, waiting for whoever has it locked, but not for ever: it may be stopped. None then, and where the file
-/// system has no locks.
-pub(super) fn wait(file: &File, patience: Duration) -> Option<Locked<'_>> {
+/// Another has had a file locked for as long as was waited, and may be stopped.
+#[derive(Debug)]
+pub(super) struct Taken;
+
+/// Locks all of a file, waiting for whoever has it locked, but not for ever. None where the file system has no locks.
+pub(super) fn wait(file: &File, patience: Duration) -> Result<Option<Locked<'_>>, Taken> {
     let until = Instant::now() + patience;
     loop {
         match set(file, libc::F_OFD_SETLK, libc::F_WRLCK, (0, 0)) {
-            Ok(()) => return Some(Locked(file)),
+            Ok(()) => return Ok(Some(Locked(file))),
             Err(error) if is_taken(&error) && Instant::now() < until => std::thread::sleep(AGAIN),
+            Err(error) if is_taken(&error) => return Err(Taken),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return None,
+            Err(_) => return Ok(None),
         }
     }
 }

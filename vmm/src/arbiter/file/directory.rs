@@ -51,8 +51,9 @@ pub(super) struct HostDirectory {
 }
 
 impl HostDirectory {
-    /// Opens the directory of `vm` below `base`; makes both, if need be, but not what is above them: where a shared file
-    /// system is not mounted, each host would have terms of its own.
+    /// Opens the directory of `vm` below `base`; makes both, if need be, but not what is above them. That finds only some file
+    /// systems that are not mounted: an empty mount point is there. What keeps two hosts from having terms of their own is the
+    /// directory's identity, which the handshake compares.
     pub(super) fn open(base: &Path, vm: &str) -> io::Result<Self> {
         let path = base.join(vm);
         make(base).map_err(|error| match error.kind() {
@@ -115,9 +116,10 @@ impl Directory for HostDirectory {
     }
 
     fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        // Not synced: it is for processes that live, and a host that loses it in a power failure has none.
         let mut file = File::options().append(true).open(self.path.join(name))?;
-        file.write_all(bytes)
+        file.write_all(bytes)?;
+        // Over a network a write may stay on this host, and fail only when it is sent: when this returns, others see it.
+        file.sync_data()
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {

@@ -31,6 +31,7 @@ use crate::seccomp::{self, Role};
 
 pub use descriptors::{DescriptorError, Reserve, raise_limit};
 pub use records::Expected;
+use records::Record;
 
 /// How often everything is looked at.
 const EVERY: Duration = Duration::from_secs(1);
@@ -142,9 +143,11 @@ impl Resources {
             return;
         }
         let what = || format!("the fence record of disk {}", disk.path.display());
-        prove(what(), true, &|| records::usable(disk));
-        if let Some(primary) = self.expected.get() {
-            prove(what(), false, &|| records::is_of(disk, &primary));
+        self.is_at(what(), true);
+        let found = Record::look(disk);
+        prove(what(), true, &|| found.as_ref().map(drop).map_err(String::clone));
+        if let Ok(Some(record)) = &found {
+            prove(what(), false, &|| record.is_the_primarys(&self.expected));
         }
     }
 

@@ -1,62 +1,105 @@
 //! The records of who may write to the disks, as this side sees them: whether they could be written, and are still those that the
 //! primary holds (P2).
 
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ft_core::Term;
-use io_gate_host::backend::disk_fence::DiskFence;
+use io_gate_host::backend::disk_fence::{Claim, DiskFence};
 use rustix::fs::{Access, access};
 
+use super::FileOf;
 use crate::config::DiskConfig;
 use crate::machine::disks::fence_record;
 
 /// Whose the records are to be: a primary's, by its term and its name; none while there is no session.
 #[derive(Debug, Default)]
-pub struct Expected(Mutex<Option<(Term, String)>>);
+pub struct Expected(Mutex<Session>);
+
+#[derive(Debug, Default)]
+struct Session {
+    primary: Option<(Term, String)>,
+    /// Which files the records are since it began.
+    records: BTreeMap<PathBuf, FileOf>,
+}
 
 impl Expected {
     /// A session begins with this primary, or what was held of it was given up.
     pub fn set(&self, primary: Option<(Term, String)>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = primary;
+        *self.session() = Session { primary, ..Session::default() };
     }
 
     /// Of whom.
     pub(super) fn get(&self) -> Option<(Term, String)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.session().primary.clone()
+    }
+
+    /// Whether the record at `path` is the file that it was when the session began.
+    fn is_known(&self, path: &Path, found: FileOf) -> bool {
+        *self.session().records.entry(path.to_owned()).or_insert(found) == found
+    }
+
+    fn session(&self) -> MutexGuard<'_, Session> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The record of a disk can be read and written: without, nothing is written to the disk after a takeover.
-pub(super) fn usable(disk: &DiskConfig) -> Result<(), String> {
-    let Some(path) = fence_record(disk) else { return Ok(()) };
-    // It names the record, and says what to do.
-    let found = DiskFence::look(&path).map_err(|error| error.to_string())?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let to_write = match found {
-        Some(_) => path.as_path(),
-        None => parent.unwrap_or(Path::new(".")),
-    };
-    access(to_write, Access::WRITE_OK).map_err(|error| {
-        format!("the fence record {}: it cannot be written: {error}", path.display())
-    })
+/// What is found in the place of a disk's record.
+pub(super) struct Record {
+    path: PathBuf,
+    /// None: there is none yet.
+    found: Option<(FileOf, Claim)>,
 }
 
-/// The record is the one that the primary holds. Told, and no more: the arbiter still says who may perform.
-pub(super) fn is_of(disk: &DiskConfig, primary: &(Term, String)) -> Result<(), String> {
-    let Some(path) = fence_record(disk) else { return Ok(()) };
-    let (term, holder) = primary;
-    let found = match DiskFence::look(&path) {
-        // A primary that has ended in good order says so itself.
-        Ok(Some(claim)) if claim.free || claim.is_of(term.0, holder) => return Ok(()),
-        Ok(Some(claim)) => claim.to_string(),
-        Ok(None) => "no record".to_owned(),
-        // Found by others.
-        Err(_) => return Ok(()),
-    };
-    Err(format!(
-        "the fence record {}: expected term {term}, held by {holder}, found: {found}; it is another file than the primary's: put \
-         that one back",
-        path.display()
-    ))
+impl Record {
+    /// Looks at the record of a disk that has one: it can be read and written. Without, nothing is written to the disk after a
+    /// takeover.
+    pub(super) fn look(disk: &DiskConfig) -> Result<Option<Self>, String> {
+        let Some(path) = fence_record(disk) else { return Ok(None) };
+        let cannot = |what, error: io::Error| {
+            format!("the fence record {}: it cannot be {what}: {error}", path.display())
+        };
+        // It names the record, and says what to do.
+        let claim = DiskFence::look(&path).map_err(|error| error.to_string())?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let to_write = match claim {
+            Some(_) => path.as_path(),
+            None => parent.unwrap_or(Path::new(".")),
+        };
+        access(to_write, Access::WRITE_OK).map_err(|error| cannot("written", error.into()))?;
+        let found = match claim {
+            Some(claim) => {
+                let file = std::fs::metadata(&path).map_err(|error| cannot("found", error))?;
+                Some((FileOf(file.dev(), file.ino()), claim))
+            }
+            None => None,
+        };
+        Ok(Some(Self { path, found }))
+    }
+
+    /// It is the one that the primary holds, by what it says, and by which file it is: a copy says the same, but not who wins
+    /// the next term. Told, and no more: the arbiter still says who may perform.
+    pub(super) fn is_the_primarys(&self, expected: &Expected) -> Result<(), String> {
+        let Some((term, holder)) = expected.get() else { return Ok(()) };
+        let found = match &self.found {
+            // A primary that has ended in good order says so itself.
+            Some((_, claim)) if claim.free => return Ok(()),
+            Some((file, claim)) if claim.is_of(term.0, &holder) => {
+                if expected.is_known(&self.path, *file) {
+                    return Ok(());
+                }
+                "another file that says the same".to_owned()
+            }
+            Some((_, claim)) => claim.to_string(),
+            None => "no record".to_owned(),
+        };
+        Err(format!(
+            "the fence record {}: expected term {term}, held by {holder}, found: {found}; it is another file than the primary's: \
+             put that one back",
+            self.path.display()
+        ))
+    }
 }
