@@ -72,6 +72,20 @@ fn a_term_that_a_standby_wins_while_it_ends_is_free() {
     assert_eq!(arbiter(dir.path(), "somebody").begin(false).unwrap(), Term(3));
 }
 
+/// P7. Fails where a term that comes when nobody waits for it any more stays the standby's.
+#[test]
+fn a_term_that_is_wanted_no_more_is_given_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let theirs = arbiter(dir.path(), "standby");
+    assert_eq!(theirs.begin(false).unwrap(), Term(1));
+    let standby = Standby::start(&dir.path().join("link"), PATIENCE, Some(theirs));
+    standby.inputs.send(Input::Event(Event::ArbiterGranted { term: Term(1) })).unwrap();
+    let somebody = arbiter(dir.path(), "somebody");
+    wait_for("the term to be free", || somebody.begin(false).is_ok());
+    standby.stop.stop();
+    assert!(matches!(standby.end(), End::Stopped(_)));
+}
+
 /// P2, P7. Fails where a standby that makes ready for a takeover and is told to end meanwhile goes on to ask: the term would be
 /// taken from a primary that lives, for nobody.
 #[test]

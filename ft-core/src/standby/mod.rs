@@ -179,7 +179,7 @@ struct Asking {
     retry: Option<Time>,
     /// Not asked at all: this side lacks what the guest could not run without.
     held: bool,
-    /// The last time that it was to be asked, this side could not have gone on.
+    /// The last time that it was to be asked, this side could not have gone on, and it has not been tried again since.
     not_ready: bool,
 }
 
@@ -866,8 +866,8 @@ impl Standby {
         {
             asking.retry = None;
             let why = asking.why.clone();
-            if asking.not_ready {
-                // Whoever has begun to join meanwhile comes again.
+            if core::mem::take(&mut asking.not_ready) {
+                // Whoever has begun to join meanwhile comes again; until there is an answer nobody is let in (P2).
                 self.close("this side asks whether it may take over", out);
             }
             self.ask(why, out);

@@ -783,6 +783,10 @@ fn p9_who_is_not_ready_tries_again() {
     pair.give(Event::Connected { link: LinkId(2) });
     pair.now = pair.standby.next_deadline().unwrap().0;
     assert_eq!(effects(&pair.give(Event::Tick)), ["close", "ask 2"]);
+    // P2: until there is an answer nobody is let in who could have what is held given up, and the term won for nobody.
+    assert!(!pair.standby.is_held_back());
+    let out = pair.give(Event::Connected { link: LinkId(3) });
+    assert_eq!(effects(&out), ["send Refuse", "close"]);
     assert_eq!(effects(&pair.give(Event::ArbiterGranted { term: Term(2) })), ["take over 2 at 5"]);
 }
 

@@ -70,6 +70,8 @@ pub(crate) struct Passive {
     /// A check that is under way: no more data is given until it is answered.
     pub(crate) check: Option<(Epoch, bool)>,
     pub(crate) heard_term: u64,
+    /// It makes ready for a takeover, and asks for this term then.
+    pub(crate) opens: Option<u64>,
     /// Whether the kernel is to come in this session, and what has.
     pub(crate) lacks_kernel: bool,
     pub(crate) kernel: Vec<u8>,

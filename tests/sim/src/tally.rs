@@ -73,6 +73,8 @@ tally! {
     stale_frames,
     /// Checkpoints that could not be applied.
     not_applicable,
+    /// Standbys that were about to ask for a term, and could not have gone on.
+    not_ready,
     /// Hashes compared.
     verified,
     /// Waits for the operator.

@@ -484,6 +484,10 @@ impl StandbyDriver {
             ) {
                 self.asked = None;
             }
+            let won = match &event {
+                Event::ArbiterGranted { term } => Some(*term),
+                _ => None,
+            };
             match self.core.handle(self.now(), event) {
                 Ok(actions) => {
                     for action in actions {
@@ -497,11 +501,28 @@ impl StandbyDriver {
                         }
                     }
                 }
-                Err(illegal) => refused(illegal),
+                Err(illegal) => {
+                    if let Some(term) = won {
+                        self.give_free(term);
+                    }
+                    refused(illegal);
+                }
             }
         }
         self.shown().update(&self.core);
         None
+    }
+
+    /// P7: `term` was won and is wanted no more. Nobody acts in it, so that nobody else need be kept from the next one.
+    fn give_free(&self, term: Term) {
+        let Some(arbiter) = self.arbiter.clone() else { return };
+        let end = move || match arbiter.end(term) {
+            Ok(()) => log::warn!("term {term} was won when it was wanted no more: it is free"),
+            Err(error) => log::warn!("term {term} was won and is not free: {error}"),
+        };
+        if let Err(error) = std::thread::Builder::new().name("arbiter".to_owned()).spawn(end) {
+            log::warn!("term {term} was won and is not free: {error}");
+        }
     }
 
     fn perform(&mut self, action: Action) -> Next {

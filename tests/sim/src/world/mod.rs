@@ -222,6 +222,7 @@ impl World {
             held_term: 0,
             check: None,
             heard_term: 0,
+            opens: None,
             lacks_kernel: false,
             kernel: Vec::new(),
         }));
@@ -533,6 +534,11 @@ impl World {
         let now = self.nodes[node].boot_time(self.now);
         if matches!(self.nodes[node].role, Role::Gone) {
             return;
+        }
+        if let Role::Passive(passive) = &mut self.nodes[node].role
+            && let Some(term) = passive.opens.take()
+        {
+            return self.has_opened(node, term);
         }
         let asked = self.nodes[node].client.asked();
         let reply = asked.and_then(|number| self.register.take_reply(number, self.now, &self.cut));

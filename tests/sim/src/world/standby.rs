@@ -89,7 +89,7 @@ impl World {
                     self.nodes[node].tasks.push_back(event);
                 }
             }
-            Action::AskArbiter { term, .. } => self.nodes[node].client.wanted = Some(term.0),
+            Action::AskArbiter { term, .. } => self.passive(node).opens = Some(term.0),
             Action::TakeOver { taken, reason } => {
                 trace!(self, "{node} takes over in term {}: {reason}", taken.term());
                 self.take_over(node, taken);
@@ -104,6 +104,7 @@ impl World {
                 let passive = self.passive(node);
                 passive.guest = Guest::new();
                 passive.applied = None;
+                passive.opens = None;
                 passive.kernel.clear();
             }
             Action::Stop { reason } => {
@@ -159,6 +160,16 @@ impl World {
             S::NotApplicable { epoch, reason: "no room".into() }
         };
         self.give(node, Task::Standby(event));
+    }
+
+    /// What is behind the devices is open, or could not be opened; until now nobody was asked.
+    pub(super) fn has_opened(&mut self, node: usize, term: u64) {
+        if self.healing || !self.random.one_in(8) {
+            self.nodes[node].client.wanted = Some(term);
+            return;
+        }
+        self.observer.tally.not_ready += 1;
+        self.give(node, Task::Standby(S::NotReady { reason: "the tap is taken".into() }));
     }
 
     fn take_over(&mut self, node: usize, taken: TakenOver) {
