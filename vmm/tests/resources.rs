@@ -340,6 +340,28 @@ fn p9_a_tap_of_a_named_device_that_cannot_be_opened_is_said_when_a_session_begin
     bench.protected();
 }
 
+/// Fails where a standby goes on with the disks locked of a machine that it has refused.
+#[test]
+fn a_primary_that_was_refused_starts_again_corrected() {
+    let bench = Bench::new(&["--disk=path={dir}/disk.img"]);
+    let mut primary = bench.primary();
+    let mut other = bench.as_standby(kemari());
+    other.arg("--rng");
+    let standby = Process::start("b", other, &bench.path("b.log")).unwrap();
+    standby.wait_line("listening on", PATIENCE).unwrap();
+    let refusal = bench.protect().unwrap_err();
+    assert!(refusal.contains("refuses") && refusal.contains("--rng"), "{refusal}");
+    bench.wait("b", |status| status["state"] == "waiting");
+    primary.signal(Signal::TERM);
+    primary.wait_exit(PATIENCE).unwrap();
+    let mut command = tied_to_us(Path::new(KEMARI));
+    command.args(["run", "--memory", "64", "--rng", "--kernel"]).arg(micro::image());
+    command.args(bench.flags("a")).stdin(Stdio::null());
+    let _primary = Process::start("a", command, &bench.path("a2.log")).unwrap();
+    bench.wait("a", |status| status["state"] == "alone");
+    assert_eq!(bench.protect().unwrap()["state"], "protected");
+}
+
 /// P2: what is written for a standby is written when there is one. Fails where a record of who may write is written anew at each
 /// attempt to reach one, for as long as nobody is there.
 #[test]

@@ -509,6 +509,10 @@ impl StandbyDriver {
                 }
             }
         }
+        // What waits holds nothing: no lock of a disk either, which a primary that was refused needs when it comes corrected.
+        if self.core.phase() == Phase::Waiting {
+            self.hosted = None;
+        }
         self.shown().update(&self.core);
         None
     }
