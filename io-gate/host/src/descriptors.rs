@@ -17,7 +17,7 @@ use vmm_sys_util::epoll::Epoll;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
-use crate::whose::{self, Opened, Sign};
+use crate::ownership::{self, Opened, Sign};
 
 /// Handed to the process by whoever started it: keys for a console on stdio.
 pub(crate) const CONSOLE_INPUT: RawFd = libc::STDIN_FILENO;
@@ -165,7 +165,7 @@ pub(crate) fn console_file(path: &Path, sign: &Sign) -> io::Result<Opened> {
         true => options.read(true).write(true),
         false => options.append(true),
     };
-    whose::open_or_make(path, &options, sign)
+    ownership::open_or_make(path, &options, sign)
 }
 
 /// The same file, to see what it holds before something is added to it.
@@ -208,7 +208,7 @@ pub(crate) fn interface_exists(name: &str) -> bool {
 /// Guest memory that other processes may map: every store of the guest's is a write to it. Nobody
 /// but the owner may look into a guest.
 pub(crate) fn memory_file(path: &Path, sign: &Sign) -> io::Result<Opened> {
-    whose::open_or_make(path, &for_the_owner(), sign)
+    ownership::open_or_make(path, &for_the_owner(), sign)
 }
 
 /// Nobody else reads it, and nobody waits if it turns out to be something else.

@@ -17,6 +17,7 @@ mod latency;
 mod observer;
 mod out;
 pub mod own_files;
+pub mod ownership;
 mod page_bitmap;
 mod perform;
 mod permit;
@@ -25,7 +26,6 @@ mod register_slot;
 mod ring;
 mod slot_state;
 mod virtio_slot;
-pub mod whose;
 
 pub use backend::Backend;
 pub use clock::{since_boot, utc};

@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use io_gate_host::own_files::{self, FileId, OwnName, PlaceError};
-use io_gate_host::whose::{self, Maker, Opened, Sign};
+use io_gate_host::ownership::{self, Maker, Opened, Sign};
 
 use super::CliError;
 
@@ -33,7 +33,7 @@ impl PidFile {
 
     fn make(path: &Path) -> Result<Self, PlaceError> {
         let failed = |error| PlaceError::Io { path: path.to_owned(), error };
-        let opened = whose::open_or_make(path, &options(), &SIGN);
+        let opened = ownership::open_or_make(path, &options(), &SIGN);
         let Opened { mut file, maker, is_busy } = opened.map_err(|error| refusal(path, error))?;
         let metadata = file.metadata().map_err(failed)?;
         if maker == Maker::Other || !metadata.is_file() {

@@ -166,7 +166,7 @@ impl Server {
         self.last_answers();
     }
 
-    /// Until somebody has something for this thread, or a deadline has passed, and `no_longer`.
+    /// Waits until somebody has something for this thread, or a deadline has passed; at most `no_longer`.
     fn wait(&self, no_longer: Duration) {
         let now = Instant::now();
         let waits = |client: &Client| matches!(client.state, State::Waiting(_));
@@ -184,7 +184,7 @@ impl Server {
         });
         // A signal: all are looked at, which does no harm.
         let _ = poll(&mut fds, timeout.as_ref());
-        // Counted up by nobody who needs to know how often.
+        // How often it was woken does not matter.
         let _ = rustix::io::read(&*self.wake, &mut [0_u8; 8]);
     }
 

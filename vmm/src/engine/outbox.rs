@@ -1,6 +1,6 @@
 //! What a session still has to say: filled by whoever has something, emptied by the session's sender.
 //!
-//! P9, bounded: [`MAX_FRAMES`] control frames of at most 64 KiB, of signs of life and answers to them the latest only, one wish for
+//! P9, bounded: [`MAX_FRAMES`] control frames of at most 64 KiB, of signs of life and answers to them the latest only, one request for
 //! new keys, and as many checkpoints as may be unacknowledged, of [`MAX_COPIED`] bytes together before another is sealed.
 
 use std::collections::VecDeque;

@@ -319,7 +319,7 @@ impl AsFd for LinkListener {
     }
 }
 
-/// Somebody who has connected and has not shown who he is.
+/// A connection whose other end has not shown yet who it is.
 #[derive(Debug)]
 pub struct Stranger {
     stream: Stream,
@@ -342,7 +342,7 @@ impl Stranger {
         self.stream.try_clone().map(HangUp)
     }
 
-    /// Has him show who he is, which takes seconds at most.
+    /// Has the other end show who it is, which takes seconds at most.
     ///
     /// # Errors
     /// When he cannot.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use ft_core::handshake::{DiskStorage, FenceView, Storage};
 use io_gate_host::backend::disk_fence::DiskFence;
 use io_gate_host::own_files;
-use io_gate_host::whose::{self, Maker, Opened, Sign};
+use io_gate_host::ownership::{self, Maker, Opened, Sign};
 
 use super::disks;
 use crate::config::{DiskConfig, MachineConfig};
@@ -122,7 +122,7 @@ fn open_mark(path: &Path) -> io::Result<File> {
     options.read(true).write(true);
     options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
     // Two sides that begin at once may both have it: the later mark counts.
-    let Opened { mut file, maker, .. } = whose::open_or_make(path, &options, &SIGN)?;
+    let Opened { mut file, maker, .. } = ownership::open_or_make(path, &options, &SIGN)?;
     let metadata = file.metadata()?;
     let is_ours = metadata.is_file() && (maker != Maker::Other || metadata.len() == 0);
     if !is_ours {

@@ -1,9 +1,9 @@
-//! Who has connected and has not shown who he is.
+//! Connections whose other end has not shown yet that it is a primary.
 //!
 //! Each is heard in a thread of its own, with a deadline: whoever says nothing keeps nobody out. The standby's one place is
 //! taken by a whole Hello only, over a link that is secured where it is to be. Where there are too many strangers, the one
 //! that has been silent for longest makes room for the next. Whoever has said Hello waits for a standby that may be busy, and
-//! keeps his place among the strangers meanwhile (P9).
+//! keeps a place among the strangers meanwhile (P9).
 
 use std::collections::VecDeque;
 use std::io::Read;
@@ -25,7 +25,7 @@ const HELLO: Duration = Duration::from_secs(5);
 /// How long to wait after a connection that could not be accepted.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Lets in who shows who he is, for ever.
+/// Lets in primaries, for ever.
 pub(super) fn accept(listener: &LinkListener, inputs: &SyncSender<Input>, reserve: &Reserve) {
     let strangers = Arc::new(Strangers::default());
     loop {

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use crate::whose::{Maker, Opened, Sign};
+use crate::ownership::{Maker, Opened, Sign};
 use crate::{descriptors, own_files};
 
 /// What is in memory is the guest's.

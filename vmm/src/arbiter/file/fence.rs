@@ -101,8 +101,8 @@ impl TermFence {
         }
         self.records.check_place()?;
         // P2: the number is not enough. This term may have been won again, in a directory that went back.
-        let succeeded = match self.records.term_and_told(ours)? {
-            Some((record, told)) if record.holder == self.holder => told,
+        let succeeded = match self.records.term_and_succeeded(ours)? {
+            Some((record, succeeded)) if record.holder == self.holder => succeeded,
             Some((record, _)) => {
                 self.note(record.to_string());
                 return Ok(Permission::Lost);
@@ -116,7 +116,7 @@ impl TermFence {
                 Permission::Lost
             }
             // Made by this very process, which is about to learn whether it has won.
-            Some(_) if succeeded => self.who_told(ours)?,
+            Some(_) if succeeded => self.who_succeeded(ours)?,
             None if succeeded => {
                 self.note(format!("a term after {ours} has been won by another"));
                 Permission::Lost
@@ -125,9 +125,9 @@ impl TermFence {
         })
     }
 
-    /// P2: who has told `ours` that it was succeeded. A record of this process after it proves nothing: where terms have gaps,
+    /// P2: whether it is this process itself that has succeeded `ours`. A record of this process after it proves nothing: where terms have gaps,
     /// it may have been made too late, after another had won a term beyond it.
-    fn who_told(&self, ours: Term) -> Result<Permission, ArbiterError> {
+    fn who_succeeded(&self, ours: Term) -> Result<Permission, ArbiterError> {
         match self.records.later_than(ours)? {
             Some(last) if last.holder == self.holder => Ok(Permission::Granted),
             Some(last) => {

@@ -2,7 +2,7 @@
 //!
 //! | file | is |
 //! | --- | --- |
-//! | `term-N.json` | who has won term N: written once; [`TOLD`] is appended when a later term has been won |
+//! | `term-N.json` | who has won term N: written once; [`SUCCEEDED`] is appended when a later term has been won |
 //! | `ended-N` | the machine has ended in term N, in good order |
 //! | `pace-N` | in microseconds: the oldest answer that the holder of term N may act on, where that is more than usual |
 //! | `id` | the directory's identity, made with it |
@@ -23,7 +23,7 @@ pub(super) const ID: &str = "id";
 /// What a primary leaves for a session.
 pub(super) const MARK: &str = "mark";
 /// What follows the record of a term that has been succeeded. Whatever else than space follows one is a part of this.
-const TOLD: &[u8] = b"succeeded\n";
+const SUCCEEDED: &[u8] = b"succeeded\n";
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -54,14 +54,14 @@ impl Records {
     }
 
     pub(super) fn term(&self, term: Term) -> Result<Option<TermRecord>, ArbiterError> {
-        Ok(self.term_and_told(term)?.map(|(record, _)| record))
+        Ok(self.term_and_succeeded(term)?.map(|(record, _)| record))
     }
 
     /// The record of a term, and whether its holder has been told that a later one has been won. It is told in the record
     /// itself: that a *name* is not there is something that a network file system's client may go on to believe, where the
     /// directory's times are too coarse to show that it has changed; and how many names a record has is not for kemari alone
     /// to say: a backup by hard links gives it one more.
-    pub(super) fn term_and_told(
+    pub(super) fn term_and_succeeded(
         &self,
         term: Term,
     ) -> Result<Option<(TermRecord, bool)>, ArbiterError> {
@@ -72,9 +72,9 @@ impl Records {
         let record: Option<Result<TermRecord, _>> = values.next();
         // An empty file is a damaged one: the error is the one that reading a record from it gives.
         let record = record.unwrap_or_else(|| serde_json::from_slice(&text)).map_err(damaged)?;
-        let told =
+        let succeeded =
             text.get(values.byte_offset()..).is_some_and(|rest| !rest.trim_ascii().is_empty());
-        Ok(Some((record, told)))
+        Ok(Some((record, succeeded)))
     }
 
     /// Writes the record of a term, if it has none.
@@ -119,7 +119,7 @@ impl Records {
         earlier.retain(|earlier| *earlier < term);
         earlier.sort_unstable();
         for before in earlier.into_iter().rev() {
-            match self.term_and_told(before) {
+            match self.term_and_succeeded(before) {
                 Ok(Some((_, true))) => break,
                 // Somebody may have damaged it since its holder has won it.
                 Ok(Some((_, false))) | Err(ArbiterError::Record { .. }) => untold.push(before),
@@ -129,8 +129,8 @@ impl Records {
         }
         for before in untold.into_iter().rev() {
             let name = term_name(before);
-            let told = self.directory.append(&name, TOLD);
-            told.map_err(at("cannot write to", &self.path().join(&name)))?;
+            let appended = self.directory.append(&name, SUCCEEDED);
+            appended.map_err(at("cannot write to", &self.path().join(&name)))?;
         }
         Ok(())
     }

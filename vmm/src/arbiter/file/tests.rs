@@ -387,11 +387,11 @@ fn p2_a_winner_that_dies_before_it_has_told_is_passed_over_with_all_before_it() 
         won_at: 0,
     };
     dead.records.create_term(&record).unwrap().unwrap();
-    let told = |term| a.records.term_and_told(Term(term)).unwrap().unwrap().1;
-    assert!(!told(1));
+    let succeeded = |term| a.records.term_and_succeeded(Term(term)).unwrap().unwrap().1;
+    assert!(!succeeded(1));
     assert_eq!(c.begin(true).unwrap(), Term(3));
     for term in [1, 2] {
-        assert!(told(term), "term {term}");
+        assert!(succeeded(term), "term {term}");
     }
     assert_eq!(a.fence().ask(), Permission::Lost);
 }

@@ -1,8 +1,8 @@
 //! Consoles: the process's own terminal, a file, or nothing.
 
+pub(crate) mod console_file;
 mod keys;
 mod output;
-pub(crate) mod paper;
 mod sink;
 
 use std::io;
@@ -95,7 +95,7 @@ impl Console {
     /// When it cannot be opened for writing, is something else, or another machine has it.
     pub fn file(path: &Path, append: bool) -> Result<Self, ConsoleError> {
         let failed = |error| ConsoleError::Open { path: path.to_owned(), error };
-        let file = paper::open(path, append)?;
+        let file = console_file::open(path, append)?;
         let name = format!("console {}", path.display());
         Ok(Self(Kind::File(Sink::of_file(file, name).map_err(failed)?)))
     }
@@ -105,7 +105,7 @@ impl Console {
     /// # Errors
     /// When it would not.
     pub fn check_file(path: &Path) -> Result<(), ConsoleError> {
-        paper::check(path)
+        console_file::check(path)
     }
 
     /// Falls into its halves, watched.

@@ -12,7 +12,7 @@ use super::ConsoleError;
 use crate::backend::image_format;
 use crate::descriptors;
 use crate::own_files;
-use crate::whose::{self, Maker, Opened, Sign};
+use crate::ownership::{self, Maker, Opened, Sign};
 
 /// What a console prints is the guest's.
 pub(crate) const SIGN: Sign = Sign { purpose: "console", content: None };
@@ -51,14 +51,14 @@ pub(super) fn check(path: &Path) -> Result<(), ConsoleError> {
             return made.map_err(|error| ConsoleError::Open { path: path.to_owned(), error });
         }
     }
-    match whose::look(path, &SIGN) {
+    match ownership::look(path, &SIGN) {
         Some(found) if !found.is_busy => judge(path, &found.file, found.maker).map(drop),
         _ => Ok(()),
     }
 }
 
 fn begin(path: &Path, opened: &Opened) -> Result<(), ConsoleError> {
-    if opened.is_busy {
+    if opened.is_anothers() {
         return Err(ConsoleError::Busy { path: path.to_owned() });
     }
     if opened.maker == Maker::New {
@@ -196,6 +196,23 @@ mod tests {
             assert!(open(&path, false).is_err());
             assert_eq!(fs::read(&path).unwrap(), image);
         }
+    }
+
+    /// Fails where a standby that looks at the file of a machine that starts is taken for another machine.
+    #[test]
+    fn whoever_looks_at_a_file_keeps_no_machine_from_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        drop(open(&path, false).unwrap());
+        let look = || ownership::look(&path, &SIGN).unwrap();
+        let looks = look();
+        assert!(!look().is_busy, "two that look find each other");
+        let opened = descriptors::console_file(&path, &SIGN).unwrap();
+        assert!(opened.is_busy);
+        drop(looks);
+        begin(&path, &opened).unwrap();
+        assert!(look().is_busy, "it is the machine's now");
+        assert!(matches!(open(&path, false), Err(ConsoleError::Busy { .. })));
     }
 
     #[test]

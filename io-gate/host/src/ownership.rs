@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::own_files::FileId;
 
@@ -19,6 +20,10 @@ const ATTRIBUTE: &CStr = c"user.kemari";
 const HEAD: usize = 4096;
 /// How often a file may be removed by others between two looks at it.
 const ATTEMPTS: usize = 100;
+/// Longer than a [`look`] of another process has a file locked.
+const A_LOOK: Duration = Duration::from_millis(100);
+/// How often to try again meanwhile.
+const AGAIN: Duration = Duration::from_millis(1);
 
 /// How the files that are made for one purpose are known. Those of another purpose are as good as somebody else's.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +54,21 @@ pub struct Opened {
     pub maker: Maker,
     /// Whether another process has locked it, so that it could not be.
     pub is_busy: bool,
+}
+
+impl Opened {
+    /// Whether another process has it to itself: not one that only [looks](look) at it, which is over in a moment. It is locked
+    /// else.
+    #[must_use]
+    pub fn is_anothers(&self) -> bool {
+        let until = Instant::now() + A_LOOK;
+        let mut busy = self.is_busy;
+        while busy && Instant::now() < until {
+            std::thread::sleep(AGAIN);
+            busy = !lock(&self.file).unwrap_or(true);
+        }
+        busy
+    }
 }
 
 /// Opens the file at `path`, or makes it; nothing in it is changed.
@@ -84,11 +104,12 @@ pub fn open_or_make(path: &Path, options: &OpenOptions, sign: &Sign) -> io::Resu
     Err(io::Error::other("other processes go on replacing it"))
 }
 
-/// Who has made the file that is at `path`, if there is one; nothing is made or changed.
+/// Who has made the file that is at `path`, if there is one; nothing is made or changed. While the answer is kept, the file is
+/// locked so that another may look as well.
 #[must_use]
 pub fn look(path: &Path, sign: &Sign) -> Option<Opened> {
     let file = reader(path).ok()?;
-    let is_busy = !lock(&file).unwrap_or(true);
+    let is_busy = !is_locked(file.try_lock_shared()).unwrap_or(true);
     Some(Opened { maker: maker(path, &file, sign), file, is_busy })
 }
 
@@ -126,7 +147,11 @@ fn is_link(path: &Path) -> bool {
 
 /// Whether it is locked by this process now. Where a file system has no locks, nobody else has one.
 fn lock(file: &File) -> io::Result<bool> {
-    match file.try_lock() {
+    is_locked(file.try_lock())
+}
+
+fn is_locked(tried: Result<(), TryLockError>) -> io::Result<bool> {
+    match tried {
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
         Err(TryLockError::Error(error)) => match error.raw_os_error() {
