@@ -4,13 +4,17 @@
 mod common;
 mod pair;
 
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel, sync_channel};
 
 use ft_core::Term;
 use ft_core::primary::Phase;
-use ft_core::standby::Event;
+use ft_core::standby::{Event, Lack};
+use io_gate_host::Unfenced;
 use kemari_vmm::arbiter::Arbiter;
 use kemari_vmm::config::{DiskConfig, MachineConfig};
+use kemari_vmm::standby::resources::Reserve;
 use kemari_vmm::standby::{End, Input};
 use kvm_bindings::kvm_regs;
 use pair::{
@@ -19,6 +23,13 @@ use pair::{
 };
 
 const MEMORY: u64 = 16 << 20;
+
+/// One that both sides have.
+fn disks(dir: &Path) -> Vec<DiskConfig> {
+    let disk = dir.join("disk.img");
+    std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    vec![format!("path={},readonly=on,fence=off", disk.display()).parse().unwrap()]
+}
 
 /// P9. Fails where a signal waits for room in the queue of a standby that is busy: the second one would not be heard either.
 #[test]
@@ -93,13 +104,11 @@ fn a_standby_that_ends_while_it_makes_ready_asks_for_no_term() {
     let dir = tempfile::tempdir().unwrap();
     let far = dir.path().join("far");
     let cable = Cable::new(dir.path().join("near"), far.clone());
-    let disk = dir.path().join("disk.img");
-    std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
-    let flag = format!("path={},readonly=on,fence=off", disk.display());
-    let disks: Vec<DiskConfig> = vec![flag.parse().unwrap()];
+    let disks = disks(dir.path());
     let (theirs, is_asked, _answer) = Slow::new(arbiter(dir.path(), "standby"));
     let (fence, opening, let_go) = Held::new(theirs.fence());
-    let standby = Standby::start_with_disks(&far, theirs, fence, disks.clone());
+    let standby =
+        Standby::start_with_disks(&far, Some(theirs), fence, disks.clone(), Arc::default());
     // The primary's own question is not answered while the test runs.
     let (ours, _asks, _answer) = Slow::new(arbiter(dir.path(), "primary"));
     let term = ours.begin(false).unwrap();
@@ -115,4 +124,41 @@ fn a_standby_that_ends_while_it_makes_ready_asks_for_no_term() {
     let_go.send(()).unwrap();
     // Whoever was to ask is done, and has let go of the arbiter.
     assert_eq!(is_asked.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
+}
+
+/// P9. Fails where a take-over that is refused leaves the descriptors released, and so the door closed to the primary for
+/// ever; and where a second one takes them back while the first one opens.
+#[test]
+fn a_take_over_that_is_refused_leaves_the_door_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let far = dir.path().join("far");
+    let cable = Cable::new(dir.path().join("near"), far.clone());
+    let disks = disks(dir.path());
+    let (fence, opening, let_go) = Held::new(Arc::new(Unfenced));
+    let reserve = Arc::<Reserve>::default();
+    let standby = Standby::start_with_disks(&far, None, fence, disks.clone(), reserve.clone());
+    let config = MachineConfig { disks, ..config(MEMORY, 1) };
+    let (machine, authority) = machine(config, IDLE, kvm_regs::default());
+    let options = engine_options(&cable.path);
+    let engine = start_engine(&machine, authority, None, Term(0), options);
+    wait_phase(&engine, Phase::Protected);
+    cable.cut();
+    wait_for("the loss", || standby.status()["state"] == "waiting-for-operator");
+    let take_over = || {
+        let (tell, answer) = sync_channel(1);
+        standby.inputs.send(Input::Operator(Event::OperatorTakeOver, tell)).unwrap();
+        answer
+    };
+    let first = take_over();
+    opening.recv_timeout(PATIENCE).unwrap();
+    let refusal = take_over().recv_timeout(PATIENCE).unwrap().unwrap_err();
+    assert!(refusal.contains("under way"), "{refusal}");
+    assert!(!reserve.is_held(), "the first one needs them");
+    let lack = Some(Lack { reason: "no disk".into(), blocks: true });
+    standby.inputs.send(Input::Event(Event::Resources { lack })).unwrap();
+    let_go.send(()).unwrap();
+    assert!(first.recv_timeout(PATIENCE).unwrap().is_err());
+    assert!(reserve.is_held());
+    standby.stop.stop();
+    assert!(matches!(standby.end(), End::Stopped(_)));
 }

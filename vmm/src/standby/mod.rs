@@ -192,6 +192,8 @@ pub struct StandbyDriver {
     reserve: Arc<Reserve>,
     pulse: Pulse,
     preparing: Preparing,
+    /// For an operator, whose wish comes again then.
+    opens_for_operator: bool,
     /// Whose the records beside the disks are to be.
     expected: Arc<Expected>,
     /// What frames come in.
@@ -227,6 +229,7 @@ impl StandbyDriver {
             reserve: Arc::default(),
             pulse: Pulse::default(),
             preparing: Preparing::default(),
+            opens_for_operator: false,
             expected: Arc::default(),
             buffers: Buffers::default(),
             images: Images::default(),
@@ -429,13 +432,24 @@ impl StandbyDriver {
     fn operator(&mut self, event: Event, answer: Answer) -> Option<End> {
         if event == Event::OperatorTakeOver && self.core.phase() == Phase::WaitingForOperator {
             let prepared = self.hosted.as_ref().is_some_and(|hosted| hosted.machine.is_prepared());
+            if !prepared && self.opens_for_operator {
+                let why = "expected one take-over at a time, found that one is under way";
+                // Whoever asked may have gone.
+                let _ = answer.try_send(Err(why.to_owned()));
+                return None;
+            }
             if !prepared && self.core.lack().is_none_or(|lack| !lack.blocks) {
                 self.prepare_for_operator(answer);
                 return None;
             }
+            self.opens_for_operator = false;
         }
         let mut taken = Ok(());
         let end = self.event_or(event, |illegal| taken = Err(illegal.to_string()));
+        if taken.is_err() && self.core.phase() == Phase::WaitingForOperator {
+            // P9: there is no takeover after all, and the door is open to a primary that was allowed to go on.
+            self.reserve.renew();
+        }
         // Whoever asked may have gone.
         let _ = answer.try_send(taken);
         end
@@ -448,6 +462,7 @@ impl StandbyDriver {
             return;
         };
         self.reserve.release();
+        self.opens_for_operator = true;
         let (preparing, inputs, refused) =
             (self.preparing.clone(), self.inputs.clone(), answer.clone());
         let prepare = move || {
@@ -463,6 +478,8 @@ impl StandbyDriver {
             }
         };
         if let Err(error) = std::thread::Builder::new().name("takeover".to_owned()).spawn(prepare) {
+            self.opens_for_operator = false;
+            self.reserve.renew();
             let _ = refused.try_send(Err(format!("no thread to take over with: {error}")));
         }
     }
@@ -483,6 +500,9 @@ impl StandbyDriver {
                     | Event::NotReady { .. }
             ) {
                 self.asked = None;
+            }
+            if matches!(event, Event::CannotGoOn { .. }) {
+                self.opens_for_operator = false;
             }
             let won = match &event {
                 Event::ArbiterGranted { term } => Some(*term),

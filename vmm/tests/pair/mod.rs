@@ -26,6 +26,7 @@ use kemari_vmm::config::{ConsoleConfig, DiskConfig, MachineConfig};
 use kemari_vmm::engine::{Engine, EngineOptions, Sealer, Steps};
 use kemari_vmm::link::{LinkAddr, LinkSecurity};
 use kemari_vmm::machine::{AttachOptions, Machine};
+use kemari_vmm::standby::resources::Reserve;
 use kemari_vmm::standby::{
     End, HostError, Input, MachineFactory, StandbyConfig, StandbyDriver, StandbyStatus, StopHandle,
 };
@@ -146,18 +147,19 @@ impl Standby {
             .as_ref()
             .map_or_else(|| Arc::new(Unfenced) as Arc<dyn Fence>, |arbiter| arbiter.fence());
         let factory = Factory { fence, before: Box::new(before), disks: Vec::new() };
-        Self::start_driver(listen, timeout, arbiter, boot, factory)
+        Self::start_driver(listen, timeout, arbiter, boot, factory, Arc::default())
     }
 
     /// One whose machines have disks, and a fence that need not be the arbiter's.
     pub fn start_with_disks(
         listen: &Path,
-        arbiter: Arc<dyn Arbiter>,
+        arbiter: Option<Arc<dyn Arbiter>>,
         fence: Arc<dyn Fence>,
         disks: Vec<DiskConfig>,
+        reserve: Arc<Reserve>,
     ) -> Self {
         let factory = Factory { fence, before: Box::new(|| {}), disks };
-        Self::start_driver(listen, PATIENCE, Some(arbiter), None, factory)
+        Self::start_driver(listen, PATIENCE, arbiter, None, factory, reserve)
     }
 
     fn start_driver(
@@ -166,6 +168,7 @@ impl Standby {
         arbiter: Option<Arc<dyn Arbiter>>,
         boot: Option<Arc<Boot>>,
         factory: Factory,
+        reserve: Arc<Reserve>,
     ) -> Self {
         let options = StandbyOptions {
             heartbeat_timeout: timeout,
@@ -173,7 +176,7 @@ impl Standby {
             ..StandbyOptions::default()
         };
         let config = StandbyConfig { name: "pair".into(), options, boot, audit: None };
-        let driver = StandbyDriver::new(config, arbiter, Box::new(factory));
+        let driver = StandbyDriver::new(config, arbiter, Box::new(factory)).with_reserve(reserve);
         let listener = LinkAddr::Unix(listen.to_owned()).listen(LinkSecurity::default()).unwrap();
         let (inputs, status, stop) = (driver.inputs(), driver.status(), driver.stop_handle());
         let thread = std::thread::spawn(move || driver.run(listener).unwrap());
