@@ -112,6 +112,19 @@ fn p9_a_vcpu_that_floods_waits_when_nothing_leaves() {
     assert_eq!(guest.wait_exit().code(), Some(0));
 }
 
+/// P7: as on a full disk. Fails where SIGXFSZ has its default action.
+#[test]
+fn a_guest_that_prints_beyond_a_limit_of_files_goes_on() {
+    let mut command = Command::new("prlimit");
+    command.args(["--fsize=65536", KEMARI]);
+    let mut guest = Guest::boot_through(command, "flood=serial", 1, &[]);
+    let said = guest.process.wait_line("what is printed is dropped", micro::PATIENCE);
+    assert!(said.is_some(), "{:?}", guest.process.lines());
+    guest.ask(Op::Ping);
+    guest.tell(Op::PowerOff);
+    assert_eq!(guest.wait_exit().code(), Some(0));
+}
+
 /// The status when so much is not settled.
 fn wait_unsettled(process: &Process, status: impl Fn() -> Value, bytes: u64) -> Value {
     let begun = Instant::now();

@@ -232,6 +232,11 @@ fn console_files_are_never_emptied() {
         ("document.pdf", b"%PDF-1.7\n1 0 obj\n"),
         ("random.img", &random),
         ("latin1", b"caf\xe9 au lait\n"),
+        // As another machine's arbiter has them, and its disk's mark.
+        ("term-1.json", b"{\"holder\":\"primary@host\",\"term\":1}\n"),
+        ("id", b"0123456789abcdef0123456789abcdef\n"),
+        ("mark", b"01234567-89ab-cdef-0123-456789abcdef"),
+        ("other.pid", b"4711\n"),
     ] {
         fs::write(place.path(name), bytes).unwrap();
         for flag in ["--serial", "--virtio-console"] {

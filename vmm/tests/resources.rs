@@ -185,7 +185,7 @@ fn a_tap_that_goes_away_is_said_on_both_sides() {
     if !own_network() {
         return;
     }
-    ip("link add br0 type bridge");
+    ip("link add br0 up type bridge");
     for tap in ["tapa", "tapb"] {
         ip(&format!("tuntap add {tap} mode tap"));
         ip(&format!("link set {tap} master br0"));
@@ -207,6 +207,10 @@ fn a_tap_that_goes_away_is_said_on_both_sides() {
     ip("link set tapb down");
     bench.degraded("tap=tapb: it is down");
     ip("link set tapb up");
+    bench.protected();
+    ip("link set br0 down");
+    bench.degraded("tap=tapb: the bridge that it is a port of is down");
+    ip("link set br0 up");
     bench.protected();
     ip("link set tapb nomaster");
     bench.degraded("tap=tapb: it is attached to nothing");
@@ -279,13 +283,32 @@ fn a_side_that_cannot_go_on_yet_ends_in_good_order() {
     }
 }
 
+/// P9: a takeover would stop before its term. Fails where a name that datagrams come to is looked at when it is used.
+#[test]
+fn a_name_for_datagrams_that_somebody_else_has_is_said() {
+    let bench = Bench::new(&["--net=dgram={dir}/{side}.net:{dir}/peer"]);
+    let _primary = bench.primary();
+    let _standby = bench.standby(kemari());
+    bench.protect().unwrap();
+    bench.protected();
+    let name = bench.path("b.net");
+    std::fs::write(&name, "a file").unwrap();
+    bench.degraded("net dgram=");
+    std::fs::remove_file(&name).unwrap();
+    bench.protected();
+    let other = std::os::unix::net::UnixDatagram::bind(&name).unwrap();
+    bench.degraded("net dgram=");
+    drop(other);
+    bench.protected();
+}
+
 /// Fails where only `--disk` and `--net` are looked at.
 #[test]
 fn what_is_behind_a_device_by_name_is_looked_at_too() {
     if !own_network() {
         return;
     }
-    ip("link add br0 type bridge");
+    ip("link add br0 up type bridge");
     for tap in ["tapa", "tapb"] {
         ip(&format!("tuntap add {tap} mode tap"));
         ip(&format!("link set {tap} master br0"));

@@ -401,6 +401,7 @@ struct EndingState {
 impl Ending {
     /// Watches for them.
     pub(super) fn watch() -> Result<Self, CliError> {
+        signals::bear_limits_of_files();
         let ending = Self::default();
         let watching = ending.clone();
         signals::watch(move |number| watching.came(number)).map_err(|error| {

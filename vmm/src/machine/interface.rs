@@ -44,8 +44,8 @@ pub(crate) struct Interface {
     pub(crate) up: bool,
     /// Whether there is somebody at its other end: of a tap, a process that has it open.
     pub(crate) in_use: bool,
-    /// Whether it is a port of another interface: of a bridge, say.
-    pub(crate) has_master: bool,
+    /// The interface that it is a port of, a bridge say: its index, and whether that may be used.
+    pub(crate) master: Option<(u32, bool)>,
     /// Whether this host has an address on it, and so may route.
     pub(crate) has_address: bool,
 }
@@ -73,6 +73,9 @@ pub(crate) fn look(name: &str) -> io::Result<Option<Interface>> {
         other => other?,
     }
     let Some((index, mut interface)) = found else { return Ok(None) };
+    if let Some((master, up)) = &mut interface.master {
+        *up = is_up(*master)?;
+    }
     ask(RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP, &[0; ADDRESS_FIXED], |kind, body| {
         let (scope, of) = (body.get(3).copied(), u32_at(body, 4));
         if kind == RTM_NEWADDR && of == Some(index) && scope != Some(RT_SCOPE_LINK) {
@@ -80,6 +83,20 @@ pub(crate) fn look(name: &str) -> io::Result<Option<Interface>> {
         }
     })?;
     Ok(Some(interface))
+}
+
+/// Whether the interface of an index may be used; one that is gone may not.
+fn is_up(index: u32) -> io::Result<bool> {
+    let mut request = vec![0; LINK_FIXED];
+    request[4..8].copy_from_slice(&index.to_ne_bytes());
+    let mut up = false;
+    let asked = ask(RTM_GETLINK, NLM_F_REQUEST, &request, |kind, body| {
+        up = kind == RTM_NEWLINK && u32_at(body, 8).is_some_and(|flags| flags & IFF_UP != 0);
+    });
+    match asked {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
+        other => other.map(|()| up),
+    }
 }
 
 /// Whether there is a tap of this name, or is to be one. Opening one that is not there would make it, attached to nothing.
@@ -124,9 +141,10 @@ fn link(body: &[u8]) -> Option<(u32, Interface)> {
         "" => "an interface of the host's own".to_owned(),
         _ => kind,
     };
-    let has_master = attribute(attributes, IFLA_MASTER).is_some();
+    let master = attribute(attributes, IFLA_MASTER).and_then(|bytes| u32_at(bytes, 0));
+    let master = master.map(|index| (index, false));
     let (up, in_use) = (flags & IFF_UP != 0, flags & IFF_LOWER_UP != 0);
-    Some((index, Interface { kind, up, in_use, has_master, has_address: false }))
+    Some((index, Interface { kind, up, in_use, master, has_address: false }))
 }
 
 fn flag(attributes: &[u8], wanted: u16) -> bool {
@@ -219,7 +237,7 @@ mod tests {
     #[test]
     fn the_loopback_interface_is_there_and_no_tap() {
         let found = look("lo").unwrap().unwrap();
-        assert!(found.kind != "tap" && !found.has_master);
+        assert!(found.kind != "tap" && found.master.is_none());
         assert_eq!(look("nosuch0").unwrap(), None);
     }
 
@@ -240,7 +258,7 @@ mod tests {
             kind: "tap".into(),
             up: false,
             in_use: false,
-            has_master: false,
+            master: None,
             has_address: false,
         };
         assert_eq!(look("tap0").unwrap().as_ref(), Some(&expected));
@@ -252,8 +270,13 @@ mod tests {
         assert_eq!(look("tap0").unwrap().as_ref(), Some(&expected));
         ip("link add br0 type bridge");
         ip("link set tap0 master br0");
-        expected.has_master = true;
+        let (bridge, up) = look("tap0").unwrap().unwrap().master.unwrap();
+        assert!(!up, "the bridge was not set up yet");
+        ip("link set br0 up");
+        expected.master = Some((bridge, true));
         assert_eq!(look("tap0").unwrap().as_ref(), Some(&expected));
+        ip("link set br0 down");
+        assert_eq!(look("tap0").unwrap().unwrap().master, Some((bridge, false)));
         assert_eq!(look("br0").unwrap().unwrap().kind, "bridge");
         ip("tuntap add tun0 mode tun");
         assert_eq!(look("tun0").unwrap().unwrap().kind, "tun");

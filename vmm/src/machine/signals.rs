@@ -22,6 +22,13 @@ fn is_ignored(signal: i32) -> bool {
     asked == 0 && action.sa_sigaction == libc::SIG_IGN && signal != SIGTERM
 }
 
+/// P7: what goes beyond a limit of file sizes (`ulimit -f`) fails to be written (EFBIG), as on a full disk; by default the signal
+/// would end the process, and a guest that prints enough could bring that about.
+pub fn bear_limits_of_files() {
+    // SAFETY: a system call; no handler is installed.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// Calls `first` in a thread of its own when SIGINT, SIGTERM, SIGQUIT or SIGHUP arrives. A later signal ends the process: the
 /// orderly end hangs on a disk that does not answer, say.
 ///

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use ft_core::standby::Lack;
 use io_gate_host::backend::disk::check_unused;
+use io_gate_host::own_files::{PlaceError, check_place, check_socket};
 
 use crate::arbiter::Arbiter;
 use crate::config::{ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
@@ -101,6 +102,13 @@ impl Resources {
                 prove(format!("net tap={name}"), false, &|| unused(name));
             }
         }
+        for name in self.datagram_names() {
+            prove(format!("net dgram={}", name.display()), true, &|| {
+                // From the moment on that the arbiter is to be asked, this side has it itself.
+                let free = if self.reserve.is_held() { free_name(name) } else { check_place(name) };
+                free.map_err(|error| format!("net dgram={error}"))
+            });
+        }
         for path in self.console_files() {
             prove(format!("console {}", path.display()), true, &|| consoles::usable(path));
         }
@@ -129,6 +137,13 @@ impl Resources {
     fn taps(&self) -> impl Iterator<Item = (&str, bool)> {
         self.machine.networks().filter_map(|(net, create)| match net {
             NetBackend::Tap(name) => Some((name.as_str(), create)),
+            _ => None,
+        })
+    }
+
+    fn datagram_names(&self) -> impl Iterator<Item = &Path> {
+        self.machine.networks().filter_map(|(net, _)| match net {
+            NetBackend::Dgram(local, _) => Some(local.as_path()),
             _ => None,
         })
     }
@@ -314,9 +329,14 @@ fn tap(name: &str, create: bool, found: &Found) -> Result<(), String> {
 /// Told, and no more: a tap can be reached in ways that are not seen here, by a route of the host's or a redirection.
 fn attached(name: &str, found: &Found) -> Result<(), String> {
     match found {
-        Ok(Some(found)) if found.up && !found.has_master && !found.has_address => Err(format!(
-            "net tap={name}: it is attached to nothing: make it a port of a bridge (`ip link set {name} master BRIDGE`), or \
-             give it an address to route by"
+        Ok(Some(found)) if found.up && found.master.is_none() && !found.has_address => {
+            Err(format!(
+                "net tap={name}: it is attached to nothing: make it a port of a bridge (`ip link set {name} master BRIDGE`), or \
+                 give it an address to route by"
+            ))
+        }
+        Ok(Some(found)) if found.master.is_some_and(|(_, up)| !up) => Err(format!(
+            "net tap={name}: the bridge that it is a port of is down: `ip link set BRIDGE up`"
         )),
         // Looked at by others.
         _ => Ok(()),
@@ -337,6 +357,14 @@ fn unused(name: &str) -> Result<(), String> {
     Err(format!(
         "net tap={name}: another process has it open: end that one, or give this side a tap of its own"
     ))
+}
+
+fn free_name(name: &Path) -> Result<(), PlaceError> {
+    check_socket(name).or_else(|_| {
+        // This process has it for a moment itself, when a primary joins.
+        std::thread::sleep(OWN_LOOK);
+        check_socket(name)
+    })
 }
 
 fn readable(path: &Path) -> Result<(), String> {

@@ -96,6 +96,12 @@ fn judge(path: &Path, file: &File, maker: Maker) -> Result<Next, ConsoleError> {
             _ => Ok(Next::BeginAnew),
         };
     }
+    if is_record(&head) {
+        return Err(other(
+            path,
+            "a record of a program's (a term, an id or a process's number, say)".to_owned(),
+        ));
+    }
     let tail = read(file, metadata.len().saturating_sub(LOOK as u64)).map_err(failed)?;
     match is_text(&head) && is_text(&tail) {
         true => Ok(Next::Append),
@@ -112,6 +118,13 @@ fn read(file: &File, at: u64) -> io::Result<Vec<u8>> {
     let count = file.read_at(&mut bytes, at)?;
     bytes.truncate(count);
     Ok(bytes)
+}
+
+/// Whether a file begins as the records do that this program keeps, and others keep: one more line would spoil it.
+fn is_record(head: &[u8]) -> bool {
+    let text = head.trim_ascii();
+    let is_id = text.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-');
+    text.first() == Some(&b'{') || (!text.is_empty() && is_id)
 }
 
 /// Whether a piece of a file is UTF-8 as terminals take it; a character may be cut at either end.
