@@ -120,11 +120,14 @@ fn read(file: &File, at: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Of an id in hexadecimal digits, with hyphens between them.
+const LONGEST_ID: usize = 64;
+
 /// Whether a file begins as the records do that this program keeps, and others keep: one more line would spoil it.
 fn is_record(head: &[u8]) -> bool {
     let text = head.trim_ascii();
     let is_id = text.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-');
-    text.first() == Some(&b'{') || (!text.is_empty() && is_id)
+    text.first() == Some(&b'{') || (1..=LONGEST_ID).contains(&text.len()) && is_id
 }
 
 /// Whether a piece of a file is UTF-8 as terminals take it; a character may be cut at either end.
@@ -170,6 +173,9 @@ mod tests {
         for (text, taken) in [
             (&b""[..], true),
             (b"notes\n", true),
+            (b"{\"holder\":\"a\"}\n", false),
+            (b"0123abcd-4567\n", false),
+            (b"4711", false),
             (b"LUKS\xba\xbe\0\x02", false),
             (b"SQLite format 3\0", false),
             (b"%PDF-1.7\n", false),
