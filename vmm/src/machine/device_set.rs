@@ -419,7 +419,10 @@ impl DeviceSet {
         let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
         if !*attached {
             let opened = match prepared {
-                Some(opened) => opened,
+                Some(opened) => {
+                    forget_cached(&opened);
+                    opened
+                }
                 None => self.open_all(config, options)?,
             };
             self.gate.attach_all(opened)?;
@@ -803,6 +806,15 @@ fn open_net(
         NetBackend::Stream(path) => NetBackendOpen::stream(path, mac)?,
         NetBackend::Dgram(local, peer) => NetBackendOpen::dgram(local, peer, mac)?,
     })
+}
+
+/// P3: what this host has read of the disks since they were opened may be older than what the former primary has written since.
+fn forget_cached(opened: &[Opened]) {
+    for (_, _, backend) in opened {
+        if let Backend::Disk(disk) = backend {
+            disk.forget_cached();
+        }
+    }
 }
 
 fn open_named(

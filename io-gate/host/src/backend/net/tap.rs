@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::EventSet;
 
@@ -28,10 +28,17 @@ const OFFLOADS: [(u32, libc::c_uint); 4] =
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 
+/// A takeover opens its taps before the term is asked for, and where no arbiter answers, hours before. What has come since is no
+/// frame that a network would still deliver. Longer than a takeover takes where all answers.
+const STALE: Duration = Duration::from_secs(1);
+/// More frames than the kernel keeps for a tap (`txqueuelen`, 500 or 1000): others come in while these are dropped.
+const MOST_STALE: usize = 4096;
+
 /// The backend, before it is attached.
 pub(crate) struct Tap {
     file: File,
     name: String,
+    opened: Instant,
 }
 
 /// The lane's half.
@@ -93,13 +100,16 @@ impl Tap {
             error,
         };
         let file = descriptors::tun().map_err(|error| failed("cannot open /dev/net/tun", error))?;
-        let tap = Self { file, name: name.to_owned() };
+        let tap = Self { file, name: name.to_owned(), opened: Instant::now() };
         join(&tap.file, name).map_err(|(what, error)| failed(what, error))?;
         set_offloads(&tap.file, name, 0);
         Ok(tap)
     }
 
     pub(crate) fn attach(self, inputs: &Inputs, token: Token) -> io::Result<(Output, Input)> {
+        if self.opened.elapsed() > STALE {
+            self.drop_stale();
+        }
         let mut interest = Interest::new();
         interest.watch(inputs.watch(self.file.as_raw_fd(), token))?;
         let state = State {
@@ -114,6 +124,21 @@ impl Tap {
         let shared = Arc::new(Shared { state: Mutex::new(state), file: self.file });
         let output = Output { shared: shared.clone(), place: (inputs.clone(), token) };
         Ok((output, Input(shared)))
+    }
+
+    fn drop_stale(&self) {
+        let mut frame = Vec::new();
+        let mut next = || {
+            frame.clear();
+            append(self.file.as_raw_fd(), &mut frame, VNET_HEADER + MAX_FRAME, None)
+        };
+        let dropped = (0..MOST_STALE).take_while(|_| matches!(next(), Ok(Some(1..)))).count();
+        if dropped > 0 {
+            log::info!(
+                "net tap={}: {dropped} frames that waited for a takeover are dropped",
+                self.name
+            );
+        }
     }
 }
 
@@ -282,4 +307,38 @@ fn hint(error: &io::Error) -> &'static str {
 
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixDatagram;
+
+    use io_gate::Port;
+
+    use super::*;
+
+    /// How many of three frames that have come since a tap was opened reach the guest.
+    fn received(opened: Instant) -> usize {
+        // As of a tap, a read gives one frame, or fails at once.
+        let (kernel, ours) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        for _ in 0..3 {
+            kernel.send(&[7; VNET_HEADER + 60]).unwrap();
+        }
+        let tap = Tap { file: OwnedFd::from(ours).into(), name: "tap".to_owned(), opened };
+        let token = Token { slot: 0, port: Port(0), role: Role::Data };
+        let (_output, input) = tap.attach(&Inputs::new().unwrap(), token).unwrap();
+        let mut frame = Vec::new();
+        std::iter::from_fn(|| input.receive(&mut frame).0.then_some(())).count()
+    }
+
+    /// Fails where a guest that goes on hours later is given all that the kernel has kept for it.
+    #[test]
+    fn frames_that_waited_long_for_a_takeover_are_dropped() {
+        assert_eq!(received(Instant::now()), 3);
+        assert_eq!(received(Instant::now() - 2 * STALE), 0);
+    }
 }
