@@ -78,6 +78,8 @@ impl Pair<'_> {
         self.observer.next_window();
         self.launcher.switch().take_capture();
         self.load(lead)?;
+        // A busy host may have lost its standby meanwhile, and join it anew: a fault is one of a protected pair.
+        self.wait_protected()?;
         let status = self.active.status()?;
         let before = self.observer.next_window();
         let host_before = self.active.host;
