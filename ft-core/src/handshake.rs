@@ -54,6 +54,9 @@ pub struct ArbiterView {
     pub id: String,
     /// What this side finds there: the primary's was written for this session, so a copy does not have it.
     pub mark: String,
+    /// What the standby has left there for this session, so that the primary finds it: a copy that is kept up shows all that
+    /// the primary writes, and nothing to it.
+    pub counter_mark: String,
 }
 
 impl ArbiterView {
@@ -72,7 +75,8 @@ impl ArbiterView {
 
 impl core::fmt::Display for ArbiterView {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{} (id {}, mark {})", self.place, self.id, self.mark)
+        let Self { place, id, mark, .. } = self;
+        write!(f, "{place} (id {id}, mark {mark})")
     }
 }
 
@@ -274,6 +278,23 @@ fn compare_arbiters(primary: &ArbiterView, standby: &ArbiterView, reasons: &mut 
              hosts see, not a copy"
         ));
     }
+}
+
+/// P2: whether the primary, which sees `primary` now, finds what the standby says that it has left. Where it does not, a term
+/// that the standby wins is not seen by the primary either.
+///
+/// # Errors
+/// What each has, where, and what to change.
+pub fn compare_counter_marks(primary: &ArbiterView, standby: &ArbiterView) -> Result<(), Refusal> {
+    let (expected, found) = (&standby.counter_mark, &primary.counter_mark);
+    if expected == found && !expected.is_empty() {
+        return Ok(());
+    }
+    Err(Refusal(Vec::from([format!(
+        "arbiter: the standby has left the word `{expected}` in {}, the primary finds `{found}` in {}: they are not the same one: \
+         --arbiter must name one place that both hosts see and write, not a replica that is kept up to date in one direction",
+        standby.place, primary.place
+    )])))
 }
 
 fn compare_layouts(primary: &MachineLayout, standby: &MachineLayout, reasons: &mut Vec<String>) {
@@ -508,6 +529,7 @@ mod tests {
                 place: "file:/a".into(),
                 id: "id 1".into(),
                 mark: "mark 1".into(),
+                counter_mark: String::new(),
             },
             layout: MachineLayout {
                 memory: Vec::from([MemoryRegion { start: 0, len: 512 << 20 }]),
@@ -561,7 +583,7 @@ mod tests {
     #[test]
     fn each_difference_names_both_values_and_what_to_change() {
         let text = refused(|other| other.protocol = 9);
-        assert!(text.contains("primary 7, standby 9: run the same release"), "{text}");
+        assert!(text.contains("primary 8, standby 9: run the same release"), "{text}");
         let text = refused(|other| other.name = "web".into());
         assert!(text.contains("primary `vm`, standby `web`") && text.contains("--name"), "{text}");
         let text = refused(|other| other.arbiter = ArbiterView::none());
@@ -608,6 +630,24 @@ mod tests {
         assert!(text.contains("cpu: primary has avx2, standby has sse2"), "{text}");
         let text = refused(|other| other.facts.clear());
         assert!(text.contains("standby has nothing"), "{text}");
+    }
+
+    /// P2: a side that has left nothing has not shown anything.
+    #[test]
+    fn the_primary_finds_what_the_standby_has_left() {
+        let left = |place: &str, word: &str| ArbiterView {
+            place: place.into(),
+            counter_mark: word.into(),
+            ..hello().arbiter
+        };
+        let compared = |found: &str, said: &str| {
+            compare_counter_marks(&left("file:/a", found), &left("file:/b", said))
+        };
+        assert_eq!(compared("word 1", "word 1"), Ok(()));
+        assert!(compared("", "").is_err());
+        let text = compared("none", "word 1").unwrap_err().to_string();
+        assert!(text.contains("left the word `word 1` in file:/b"), "{text}");
+        assert!(text.contains("the primary finds `none` in file:/a"), "{text}");
     }
 
     /// P2: the places may differ, as each host may have its own name for the file.

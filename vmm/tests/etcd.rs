@@ -340,15 +340,38 @@ fn p2_another_etcd_is_told_from_the_one_that_the_other_side_asks() {
     stranger.begin(false).unwrap();
     let (same, other) = (arbiter(here.etcd.address(), "b"), arbiter(there.etcd.address(), "b"));
     let view = a.mark().unwrap();
-    let found = same.read_mark().unwrap();
+    let found = same.read_marks().unwrap();
     assert_eq!((&view.id, &view.mark), (&found.id, &found.mark));
-    let found = other.read_mark().unwrap();
+    let found = other.read_marks().unwrap();
     assert!(view.id != found.id && view.mark != found.mark, "{view}, {found}");
     other.follow(Term(1), "a");
     let refusal = other.claim(Term(2), "silence").unwrap_err().to_string();
     assert!(refusal.contains("to be of a, found: term 1 is held by stranger"), "{refusal}");
     same.follow(Term(1), "a");
     assert_eq!(claim(&same, 2), Verdict::Granted);
+}
+
+/// P2: a cluster's number is as easily had twice as its keys: `etcdctl make-mirror` between two that were begun alike has the
+/// identity and the mark.
+#[test]
+fn p2_a_mirror_of_the_etcd_is_told_by_what_the_primary_finds() {
+    let mut here = server();
+    arbiter(here.etcd.address(), "earlier").mark().unwrap();
+    here.etcd.kill();
+    let dir = tempfile::tempdir().unwrap();
+    let data = here.dir.path().join("data");
+    assert!(Command::new("cp").arg("-a").arg(data).arg(dir.path()).status().unwrap().success());
+    here.etcd.restart().unwrap();
+    let there = Etcd::start(dir.path(), None).unwrap();
+    let primary = arbiter(here.etcd.address(), "primary");
+    let view = primary.mark().unwrap();
+    etcdctl(there.address(), &["put", "/kemari/vm/mark", &view.mark]);
+    let left = arbiter(there.address(), "standby").counter_mark().unwrap();
+    assert_eq!((&view.id, &view.mark), (&left.id, &left.mark), "by its own words it fits");
+    assert_ne!(primary.read_marks().unwrap().counter_mark, left.counter_mark);
+    let left = arbiter(here.etcd.address(), "standby").counter_mark().unwrap();
+    assert_eq!((&view.id, &view.mark), (&left.id, &left.mark));
+    assert_eq!(primary.read_marks().unwrap().counter_mark, left.counter_mark);
 }
 
 #[test]

@@ -9,11 +9,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kemari_tests::bed::Relay;
 use kemari_tests::pair::status::{Status, control};
-use kemari_tests::process::Process;
+use kemari_tests::process::{Process, in_namespaces};
 use micro::{KEMARI, PATIENCE};
 use rustix::process::Signal;
 
@@ -39,7 +42,11 @@ impl Bench {
 
     /// A side called `name`, with more flags; what it says is in a file of its name.
     fn side(&self, name: &str, flags: &[&str]) -> Process {
-        let mut command = Command::new(KEMARI);
+        self.side_by(Command::new(KEMARI), name, flags)
+    }
+
+    /// As [`side`](Self::side), by what ends in the binary's path.
+    fn side_by(&self, mut command: Command, name: &str, flags: &[&str]) -> Process {
         command.args(flags.iter().take(1)).args([
             "--rng",
             "--virtio-console=none",
@@ -130,6 +137,121 @@ fn p2_a_standby_with_a_directory_of_its_own_is_refused() {
         assert!(line.contains(&bench.spelled("", "file:", name)), "{line}");
     }
     assert!(line.contains("they are not the same one"), "{line}");
+}
+
+/// What keeps a copy of the arbiter's directory `from` in `to` up to date, and brings nothing back.
+struct Replica {
+    over: Arc<AtomicBool>,
+    copier: Option<JoinHandle<()>>,
+}
+
+impl Replica {
+    fn of(from: PathBuf, to: PathBuf) -> Self {
+        let over = Arc::<AtomicBool>::default();
+        let ends = over.clone();
+        copy_whole_files(&from, &to);
+        let copier = std::thread::spawn(move || {
+            while !ends.load(Ordering::Relaxed) {
+                copy_whole_files(&from, &to);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        Self { over, copier: Some(copier) }
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        let ended = self.copier.take().unwrap().join();
+        assert!(ended.is_ok() || std::thread::panicking());
+    }
+}
+
+/// What has changed, each file at once, as `rsync` does it. What is gone meanwhile is passed over.
+fn copy_whole_files(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        let Ok(bytes) = fs::read(entry.path()) else { continue };
+        if fs::read(&target).is_ok_and(|there| there == bytes) {
+            continue;
+        }
+        let partial = to.join("partial");
+        fs::write(&partial, bytes).unwrap();
+        fs::rename(partial, target).unwrap();
+    }
+}
+
+/// A standby whose directory `there` shows all of the primary's, and takes words that the primary never sees. It has the mark,
+/// so only the first joinings may be refused for the want of it.
+#[track_caller]
+fn refused_for_its_replica(bench: &Bench, standby: &Process) {
+    standby.wait_line("listening on", PATIENCE).unwrap();
+    let (link, socket) = (bench.spelled("", "unix:", "link"), bench.path("primary.sock"));
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = control(Path::new(KEMARI), &socket, &["protect", &link]);
+        let said = match answer {
+            Err(refusal) => format!("{refusal:#}"),
+            Ok(_) => panic!("it is {}", bench.status("primary").unwrap().state()),
+        };
+        if said.contains("the standby has left the word") {
+            for name in ["here", "there"] {
+                assert!(said.contains(&bench.spelled("", "file:", name)), "{said}");
+            }
+            break;
+        }
+        assert!(said.contains("they are not the same one") && Instant::now() < deadline, "{said}");
+    }
+    assert_eq!(bench.status("primary").unwrap().state(), "alone");
+    standby.wait_line("the standby has left the word", PATIENCE).unwrap();
+}
+
+/// P2: of a directory that is copied again and again the standby's side has the mark, and a term that is won in either is not
+/// seen in the other: after a takeover both sides would be alone in one term.
+#[test]
+fn p2_a_standby_with_a_replica_that_is_kept_up_is_refused() {
+    let bench = Bench::new();
+    let (ours, theirs) = (
+        bench.spelled("--arbiter=", "file:", "here"),
+        bench.spelled("--arbiter=", "file:", "there"),
+    );
+    let primary = bench.run("primary", &[&ours]);
+    bench.wait_state(&primary, "alone");
+    let name = only_child(&bench.path("here")).file_name().unwrap().to_owned();
+    let _replica = Replica::of(bench.path("here").join(&name), bench.path("there").join(&name));
+    let listen = bench.spelled("--listen=", "unix:", "link");
+    let standby = bench.side("standby", &["standby", &theirs, &listen]);
+    refused_for_its_replica(&bench, &standby);
+}
+
+/// P2: the same by a file system that is laid over the primary's directory.
+#[test]
+fn p2_a_standby_with_a_layer_over_the_directory_is_refused() {
+    let bench = Bench::new();
+    for name in ["upper", "work", "there"] {
+        fs::create_dir(bench.path(name)).unwrap();
+    }
+    let (ours, theirs) = (
+        bench.spelled("--arbiter=", "file:", "here"),
+        bench.spelled("--arbiter=", "file:", "there"),
+    );
+    let primary = bench.run("primary", &[&ours]);
+    bench.wait_state(&primary, "alone");
+    let layers = [("lowerdir=", "here"), (",upperdir=", "upper"), (",workdir=", "work")];
+    let layers = layers.map(|(option, name)| bench.spelled(option, "", name)).concat();
+    let mount = format!("mount -t overlay none -o {layers} {}", bench.path("there").display());
+    let Some(mut trial) = in_namespaces(&mount) else { return };
+    if !trial.arg("true").status().unwrap().success() {
+        return kemari_tests::not_tested("this machine lays no file system over a directory");
+    }
+    let mut command = in_namespaces(&mount).unwrap();
+    command.arg(KEMARI);
+    let listen = bench.spelled("--listen=", "unix:", "link");
+    let standby = bench.side_by(command, "standby", &["standby", &theirs, &listen]);
+    refused_for_its_replica(&bench, &standby);
 }
 
 /// P2: an orderly run, the directory copied, a second run, the copy restored, the other side started: the record of the second

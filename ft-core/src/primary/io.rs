@@ -40,6 +40,13 @@ pub enum Event {
         /// What is wrong with it.
         error: WireError,
     },
+    /// The standby does not fit, by what the driver has found outside of the handshake, or it could not be found out.
+    Unfit {
+        /// Over which link it was reached.
+        link: LinkId,
+        /// What was found, and what to change.
+        reason: String,
+    },
     /// The connection is closed or broken, or a frame could not be sent.
     LinkLost {
         /// Which.
@@ -117,6 +124,7 @@ impl Event {
             Self::ConnectFailed { .. } => "connect failed",
             Self::Frame { .. } => "frame",
             Self::Garbled { .. } => "garbled frame",
+            Self::Unfit { .. } => "standby unfit",
             Self::LinkLost { .. } => "link lost",
             Self::Progress { .. } => "progress",
             Self::PrecopyDone { .. } => "pre-copy done",

@@ -370,6 +370,11 @@ impl Primary {
                     self.garbled(now, &error, out);
                 }
             }
+            Event::Unfit { link, reason } => {
+                if self.is_current(link) {
+                    self.unfit(now, reason, out);
+                }
+            }
             Event::LinkLost { link, reason } => {
                 if self.is_current(link) {
                     self.lose(now, format!("the link to the standby was lost: {reason}"), out);
@@ -525,7 +530,7 @@ impl Primary {
             return self.break_off(now, why, out);
         }
         if let Err(refusal) = handshake::compare(&session.hello, &theirs) {
-            return self.break_off(now, refusal.to_string(), out);
+            return self.unfit(now, refusal.to_string(), out);
         }
         let (link, options) = (session.link, session.hello.options);
         let images = handshake::images_to_send(&session.hello, &theirs);
@@ -534,6 +539,12 @@ impl Primary {
         self.phase = Phase::Copying;
         out.push(Action::Report(Report::Joined { release: theirs.release }));
         out.push(Action::StartPrecopy { link, options, session: number, images });
+    }
+
+    fn unfit(&mut self, now: Time, reason: String, out: &mut Vec<Action>) {
+        // It will hardly fit soon.
+        self.search_failures = self.search_failures.max(UNLIKELY);
+        self.break_off(now, reason, out);
     }
 
     fn precopy_done(&mut self, out: &mut Vec<Action>) -> Result<()> {

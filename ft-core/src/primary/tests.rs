@@ -477,6 +477,12 @@ fn a_standby_that_does_not_fit_is_refused_and_one_may_refuse() {
     stranger.session = SESSION + 1;
     assert_eq!(effects(&pair.say(0, Message::Welcome(stranger))), ["send Refuse", "close"]);
     let mut pair = Pair::at(true, Phase::Joining);
+    let reason = "the word is not there".to_string();
+    assert!(pair.give(Event::Unfit { link: LinkId(9), reason: reason.clone() }).is_empty());
+    let unfit = pair.give(Event::Unfit { link: LINK, reason });
+    assert_eq!(effects(&unfit), ["send Refuse", "close"]);
+    assert_eq!(pair.primary.reason(), Some("the word is not there"));
+    let mut pair = Pair::at(true, Phase::Joining);
     let reason = "protocol: primary 1, standby 9".to_string();
     assert_eq!(effects(&pair.say(0, Message::Refuse { reason })), ["close"]);
     assert_eq!(pair.phase(), Phase::Alone);

@@ -545,7 +545,7 @@ fn machines_that_do_not_fit_are_refused() {
     let out = pair.give(Event::Garbled { link: LINK, error });
     let Some(Action::Send { frame, .. }) = out.first() else { panic!("{out:?}") };
     let Message::Refuse { reason } = &frame.message else { panic!("{frame:?}") };
-    assert!(reason.contains("version 7, the other 9: run the same release"), "{reason}");
+    assert!(reason.contains("version 8, the other 9: run the same release"), "{reason}");
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn the_errors_say_what_is_wrong() {
     assert!(matches!(header(|h| h[31] = 0x80), WireError::Number { .. }));
     assert!(matches!(header(|h| h[23] = 0x40), WireError::Number { .. }));
     let text = header(|h| h[4] = 9).to_string();
-    assert!(text.contains("version 7, the other 9: run the same release"), "{text}");
+    assert!(text.contains("version 8, the other 9: run the same release"), "{text}");
 }
 
 #[test]

@@ -263,12 +263,19 @@ pub trait Arbiter: Send + Sync {
     /// When the arbiter cannot be asked.
     fn mark(&self) -> Result<ArbiterView, ArbiterError>;
 
-    /// Which arbiter this is, with the mark that is found there: equal to what [`mark`](Self::mark) gave on the other host only
-    /// if both ask the same arbiter, and not a copy of it.
+    /// As [`read_marks`](Self::read_marks), with a counter-mark that is new: the standby leaves it as its answer, for the primary
+    /// to find.
     ///
     /// # Errors
     /// When the arbiter cannot be asked.
-    fn read_mark(&self) -> Result<ArbiterView, ArbiterError>;
+    fn counter_mark(&self) -> Result<ArbiterView, ArbiterError>;
+
+    /// Which arbiter this is, with the marks that are found there: equal to what [`mark`](Self::mark) or
+    /// [`counter_mark`](Self::counter_mark) gave on the other host only if this side sees what that one writes.
+    ///
+    /// # Errors
+    /// When the arbiter cannot be asked.
+    fn read_marks(&self) -> Result<ArbiterView, ArbiterError>;
 
     /// The check before each effect, for a machine that performs in the term last won.
     fn fence(&self) -> Arc<dyn Fence>;

@@ -11,6 +11,7 @@
 //! holds a device slot or the ledger calls [`Engine::event`].
 
 mod checkpoint;
+mod counter_mark;
 mod images;
 mod live;
 mod operator;

@@ -232,14 +232,27 @@ impl Engine {
         let every = self.options.primary.heartbeat_interval;
         let progress = || self.event(Event::Progress { link: link_id });
         let watched = Watched::new(link, every, progress);
+        let mut is_welcomed = false;
         let end = read_frames(watched, &Buffers::default(), |frame| {
-            self.event(Event::Frame { link: link_id, frame });
+            self.event(self.examine(link_id, frame, &mut is_welcomed));
         });
         drop(reading);
         self.event(match end {
             ReadEnd::Garbled(error) => Event::Garbled { link: link_id, error },
             ReadEnd::Lost(reason) => Event::LinkLost { link: link_id, reason },
         });
+    }
+
+    /// P2: the first `Welcome` of a session counts, and is heard only from a standby that asks the same arbiter; what comes after
+    /// it waits here.
+    fn examine(&self, link: LinkId, frame: Frame, is_welcomed: &mut bool) -> Event {
+        if let Message::Welcome(theirs) = &frame.message
+            && !std::mem::replace(is_welcomed, true)
+            && let Err(reason) = self.check_counter_mark(theirs.arbiter.clone())
+        {
+            return Event::Unfit { link, reason };
+        }
+        Event::Frame { link, frame }
     }
 
     fn hello(&self, term: Term, place: Place) -> Hello {

@@ -639,7 +639,8 @@ impl StandbyDriver {
             Ok(built) => built,
             Err(error) => return Event::CannotHost { reason: error.to_string() },
         };
-        let arbiter = match self.arbiter.as_ref().map(|arbiter| arbiter.read_mark()).transpose() {
+        let arbiter = self.arbiter.as_ref().map(|arbiter| arbiter.counter_mark()).transpose();
+        let arbiter = match arbiter {
             Ok(arbiter) => arbiter,
             Err(error) => return Event::CannotHost { reason: error.to_string() },
         };

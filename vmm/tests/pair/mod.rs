@@ -344,12 +344,15 @@ pub fn arbiter(dir: &Path, name: &str) -> Arc<dyn Arbiter> {
     Arc::new(FileArbiter::open(&dir, "pair", name.to_owned()).unwrap())
 }
 
-/// An arbiter that answers claims, and marks sessions, when the test says so.
+/// An arbiter that answers claims, marks sessions, and is looked at, when the test says so.
 pub struct Slow {
     arbiter: Arc<dyn Arbiter>,
     asked: Sender<Term>,
     answers: Mutex<Receiver<()>>,
     pub is_slow_to_mark: AtomicBool,
+    pub is_slow_to_look: AtomicBool,
+    /// So often a look still finds what was there before.
+    pub stale_looks: AtomicUsize,
 }
 
 impl Slow {
@@ -362,6 +365,8 @@ impl Slow {
                 asked,
                 answers: answers.into(),
                 is_slow_to_mark: AtomicBool::new(false),
+                is_slow_to_look: AtomicBool::new(false),
+                stale_looks: AtomicUsize::new(0),
             }),
             is_asked,
             answer,
@@ -407,8 +412,21 @@ impl Arbiter for Slow {
         self.arbiter.mark()
     }
 
-    fn read_mark(&self) -> Result<ArbiterView, ArbiterError> {
-        self.arbiter.read_mark()
+    fn counter_mark(&self) -> Result<ArbiterView, ArbiterError> {
+        self.arbiter.counter_mark()
+    }
+
+    fn read_marks(&self) -> Result<ArbiterView, ArbiterError> {
+        if self.is_slow_to_look.load(Ordering::SeqCst) {
+            let _ = self.answers.lock().unwrap().recv();
+        }
+        let view = self.arbiter.read_marks()?;
+        let left = self.stale_looks.load(Ordering::SeqCst);
+        if left == 0 {
+            return Ok(view);
+        }
+        self.stale_looks.store(left - 1, Ordering::SeqCst);
+        Ok(ArbiterView { counter_mark: "of an earlier session".to_owned(), ..view })
     }
 
     fn fence(&self) -> Arc<dyn Fence> {

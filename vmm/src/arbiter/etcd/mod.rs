@@ -26,9 +26,9 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::clock::boottime;
 use super::lease::SharedLease;
-use super::{Arbiter, ArbiterError, Verdict, random_id};
+use super::{Arbiter, ArbiterError, Verdict};
 pub use options::EtcdOptions;
-use store::Store;
+use store::{Identity, Side, Store};
 use worker::{Command, Worker};
 
 /// See the module.
@@ -89,10 +89,11 @@ impl EtcdArbiter {
 }
 
 impl EtcdArbiter {
-    fn view(&self, mark: Option<String>) -> Result<ArbiterView, ArbiterError> {
-        let (id, mark) = self.ask(|answer| Command::Identify(mark, answer))?;
+    fn view(&self, leave: Option<Side>) -> Result<ArbiterView, ArbiterError> {
+        let Identity { id, mark, counter_mark } =
+            self.ask(|answer| Command::Identify(leave, answer))?;
         let (kind, place) = (self.kind().to_owned(), format!("etcd:{}", self.endpoints));
-        Ok(ArbiterView { kind, place, id, mark })
+        Ok(ArbiterView { kind, place, id, mark, counter_mark })
     }
 }
 
@@ -123,10 +124,14 @@ impl Arbiter for EtcdArbiter {
     }
 
     fn mark(&self) -> Result<ArbiterView, ArbiterError> {
-        self.view(Some(random_id()))
+        self.view(Some(Side::Primary))
     }
 
-    fn read_mark(&self) -> Result<ArbiterView, ArbiterError> {
+    fn counter_mark(&self) -> Result<ArbiterView, ArbiterError> {
+        self.view(Some(Side::Standby))
+    }
+
+    fn read_marks(&self) -> Result<ArbiterView, ArbiterError> {
         self.view(None)
     }
 

@@ -7,8 +7,9 @@
 //! values: they name their process by a number that is never used again, so equal values are the same
 //! record, also after etcd was restored from a backup. The holder renews only while the beat is not older than the last one
 //! that it has been confirmed: what was undone with it may be another's term.
-//! `/kemari/NAME/id` is made once; `/kemari/NAME/mark` is written by a primary for each session, so that its standby can see
-//! that it asks the same etcd.
+//! `/kemari/NAME/id` is made once; `/kemari/NAME/mark` is written by a primary for each session and `/kemari/NAME/counter-mark` by
+//! its standby, so that each can see that it asks the same etcd as the other. A cluster's number is not enough: it is made from
+//! its members' names and addresses, and two that were begun with the defaults have the same.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -19,6 +20,21 @@ use super::api::{Compare, KeyValue, RequestOp, Response, ResponseOp, TxnRequest,
 use super::member::Member;
 use crate::arbiter::{ArbiterError, random_id};
 
+/// Who leaves a word for a session.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Side {
+    Primary,
+    Standby,
+}
+
+/// What tells an etcd from others.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub(super) id: String,
+    pub(super) mark: String,
+    pub(super) counter_mark: String,
+}
+
 /// A connection with one member at a time.
 pub(super) struct Store {
     options: EtcdOptions,
@@ -27,6 +43,7 @@ pub(super) struct Store {
     beat_key: String,
     id_key: String,
     mark_key: String,
+    counter_mark_key: String,
     /// The revision of the last beat of this process that was confirmed.
     beaten: i64,
     /// The cluster that has answered first; none: none has.
@@ -47,6 +64,7 @@ impl Store {
             beat_key,
             id_key: format!("/kemari/{vm}/id"),
             mark_key: format!("/kemari/{vm}/mark"),
+            counter_mark_key: format!("/kemari/{vm}/counter-mark"),
             beaten: 0,
             cluster: None,
             current: 0,
@@ -132,32 +150,40 @@ impl Store {
         Ok(Reply::Found(found.map(|pair| self.decode(pair.value)).transpose()?))
     }
 
-    /// The identity of this etcd for this machine, and the mark that was left there: `mark`, if it is to be left now.
-    pub(super) async fn identify(
-        &mut self,
-        mark: Option<&str>,
-    ) -> Result<(String, String), ArbiterError> {
+    /// The identity of this etcd for this machine, and the words that were left there.
+    pub(super) async fn identify(&mut self) -> Result<Identity, ArbiterError> {
         let make = TxnRequest {
             compare: vec![Compare::is_missing(&self.id_key)],
             success: vec![RequestOp::put(&self.id_key, random_id())],
             failure: Vec::new(),
         };
         self.txn(make).await?;
-        if let Some(mark) = mark {
-            let success = vec![RequestOp::put(&self.mark_key, mark)];
-            self.txn(TxnRequest { success, ..TxnRequest::default() }).await?;
-        }
-        let look = TxnRequest {
-            success: vec![RequestOp::get(&self.id_key), RequestOp::get(&self.mark_key)],
-            ..TxnRequest::default()
-        };
-        let answer = self.txn(look).await?;
+        let keys = [&self.id_key, &self.mark_key, &self.counter_mark_key];
+        let success = keys.map(|key| RequestOp::get(key)).into();
+        let answer = self.txn(TxnRequest { success, ..TxnRequest::default() }).await?;
         let cluster = answer.header().cluster_id;
-        let [id, mark] = self.values::<2>(answer)?.map(|found| {
+        let [id, mark, counter_mark] = self.values::<3>(answer)?.map(|found| {
             let text = found.map(|pair| String::from_utf8_lossy(&pair.value).into_owned());
             text.unwrap_or_else(|| "none".to_owned())
         });
-        Ok((format!("{id} in cluster {cluster:x}"), mark))
+        Ok(Identity { id: format!("{id} in cluster {cluster:x}"), mark, counter_mark })
+    }
+
+    /// As [`identify`](Self::identify), after a new word was left. That one is not read again: what copies one etcd's keys into
+    /// another may have put a former one there.
+    pub(super) async fn leave_mark(&mut self, side: Side) -> Result<Identity, ArbiterError> {
+        let word = random_id();
+        let key = match side {
+            Side::Primary => &self.mark_key,
+            Side::Standby => &self.counter_mark_key,
+        };
+        let success = vec![RequestOp::put(key, word.as_str())];
+        self.txn(TxnRequest { success, ..TxnRequest::default() }).await?;
+        let found = self.identify().await?;
+        Ok(match side {
+            Side::Primary => Identity { mark: word, ..found },
+            Side::Standby => Identity { counter_mark: word, ..found },
+        })
     }
 
     /// How `held` is to be written, with the time for people to read.

@@ -10,7 +10,7 @@ use ft_core::arbiter::{
 use io_gate::host::Term;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::store::Store;
+use super::store::{Identity, Side, Store};
 use crate::arbiter::clock::boottime;
 use crate::arbiter::lease::SharedLease;
 use crate::arbiter::{ArbiterError, Verdict};
@@ -23,8 +23,8 @@ pub(super) enum Command {
     Begin(Option<DiskClaim>, bool, SyncSender<Result<Term, ArbiterError>>),
     /// Who has said that it holds a term; nobody waits.
     Follow(Term, String),
-    /// The identity of the register, and the mark that is there: this one, if it is to be left.
-    Identify(Option<String>, SyncSender<Result<(String, String), ArbiterError>>),
+    /// What tells this etcd from others, and whose mark is to be left there anew.
+    Identify(Option<Side>, SyncSender<Result<Identity, ArbiterError>>),
     End(Term, SyncSender<Result<(), ArbiterError>>),
 }
 
@@ -95,9 +95,13 @@ impl Worker {
                 () = tokio::time::sleep(due) => {}
                 command = commands.recv() => match command {
                     Some(Command::Follow(term, holder)) => self.client.follow(term, &holder),
-                    Some(Command::Identify(mark, to)) => {
+                    Some(Command::Identify(leave, to)) => {
                         // Whoever asked may have given up.
-                        drop(to.send(self.store.identify(mark.as_deref()).await));
+                        let identity = match leave {
+                            Some(side) => self.store.leave_mark(side).await,
+                            None => self.store.identify().await,
+                        };
+                        drop(to.send(identity));
                     }
                     Some(command) => self.obey(command),
                     None => return,

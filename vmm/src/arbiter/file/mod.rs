@@ -26,7 +26,7 @@ use io_gate_host::Fence;
 use super::{Arbiter, ArbiterError, TermRecord, Verdict, random_id};
 use directory::{Directory, HostDirectory};
 use fence::{LONGEST_PACE, TermFence, settle};
-use records::{ID, MARK, Records, at, term_name};
+use records::{COUNTER_MARK, ID, MARK, Records, at, term_name};
 
 /// See the module.
 #[derive(Debug)]
@@ -129,13 +129,12 @@ impl FileArbiter {
         followed.as_ref().filter(|(of, _)| *of == term).map(|(_, holder)| holder.clone())
     }
 
-    fn view(&self, mark: String) -> ArbiterView {
-        ArbiterView {
-            kind: self.kind().to_owned(),
-            place: format!("file:{}", self.records.path().display()),
-            id: self.id.clone(),
-            mark,
-        }
+    /// Leaves a new word in the file `name`. It is not read again: what keeps a copy up to date may have put another's there.
+    fn leave(&self, name: &str) -> Result<String, ArbiterError> {
+        self.check_identity()?;
+        let word = random_id();
+        self.records.replace(name, word.as_bytes())?;
+        Ok(word)
     }
 
     fn place_of(&self, term: u64) -> String {
@@ -246,16 +245,26 @@ impl Arbiter for FileArbiter {
     }
 
     fn mark(&self) -> Result<ArbiterView, ArbiterError> {
-        self.check_identity()?;
-        let mark = random_id();
-        self.records.replace(MARK, mark.as_bytes())?;
-        Ok(self.view(mark))
+        let mark = self.leave(MARK)?;
+        Ok(ArbiterView { mark, ..self.read_marks()? })
     }
 
-    fn read_mark(&self) -> Result<ArbiterView, ArbiterError> {
+    fn counter_mark(&self) -> Result<ArbiterView, ArbiterError> {
+        let counter_mark = self.leave(COUNTER_MARK)?;
+        Ok(ArbiterView { counter_mark, ..self.read_marks()? })
+    }
+
+    fn read_marks(&self) -> Result<ArbiterView, ArbiterError> {
+        // Has the file system ask its server what names there are, too.
         self.check_identity()?;
-        let mark = self.records.text(MARK)?;
-        Ok(self.view(mark.unwrap_or_else(|| "none".to_owned())))
+        let word = |name| Ok(self.records.text(name)?.unwrap_or_else(|| "none".to_owned()));
+        Ok(ArbiterView {
+            kind: self.kind().to_owned(),
+            place: format!("file:{}", self.records.path().display()),
+            id: self.id.clone(),
+            mark: word(MARK)?,
+            counter_mark: word(COUNTER_MARK)?,
+        })
     }
 
     fn fence(&self) -> Arc<dyn Fence> {

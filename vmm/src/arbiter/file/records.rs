@@ -7,6 +7,7 @@
 //! | `pace-N` | in microseconds: the oldest answer that the holder of term N may act on, where that is more than usual |
 //! | `id` | the directory's identity, made with it |
 //! | `mark` | what the primary has left for the session that it begins |
+//! | `counter-mark` | what the standby has left for the session that it joins |
 
 use std::io;
 use std::path::Path;
@@ -22,6 +23,8 @@ use crate::arbiter::{ArbiterError, TermRecord};
 pub(super) const ID: &str = "id";
 /// What a primary leaves for a session.
 pub(super) const MARK: &str = "mark";
+/// What a standby leaves for a session.
+pub(super) const COUNTER_MARK: &str = "counter-mark";
 /// What follows the record of a term that has been succeeded. Whatever else than space follows one is a part of this.
 const SUCCEEDED: &[u8] = b"succeeded\n";
 

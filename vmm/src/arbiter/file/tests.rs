@@ -218,7 +218,7 @@ fn p2_a_standby_wins_no_term_after_one_of_a_stranger() {
         "{refusal}"
     );
     // The handshake has seen it before.
-    let (one, other) = (primary.mark().unwrap(), standby.read_mark().unwrap());
+    let (one, other) = (primary.mark().unwrap(), standby.read_marks().unwrap());
     assert!(one.id != other.id && one.mark != other.mark, "{one}, {other}");
 }
 
@@ -232,11 +232,31 @@ fn p2_a_copy_of_the_directory_is_told_from_it() {
     copy(&ours.path().join("vm"), &theirs.path().join("vm"));
     let (copied, same) = (arbiter(theirs.path(), "standby"), arbiter(ours.path(), "standby"));
     let view = primary.mark().unwrap();
-    let found = copied.read_mark().unwrap();
+    let found = copied.read_marks().unwrap();
     assert_eq!(view.id, found.id);
     assert_ne!(view.mark, found.mark);
-    let found = same.read_mark().unwrap();
+    let found = same.read_marks().unwrap();
     assert_eq!((view.id, view.mark), (found.id, found.mark));
+}
+
+/// P2: a copy that is kept up has the mark; what is left in it is not seen by the primary, whatever the copying puts there.
+#[test]
+fn p2_a_copy_that_is_kept_up_is_told_by_what_the_primary_finds() {
+    let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let primary = arbiter(ours.path(), "primary");
+    primary.begin(false).unwrap();
+    let former = arbiter(ours.path(), "standby").counter_mark().unwrap();
+    let view = primary.mark().unwrap();
+    copy(&ours.path().join("vm"), &theirs.path().join("vm"));
+    let (copied, same) = (arbiter(theirs.path(), "standby"), arbiter(ours.path(), "standby"));
+    let left = copied.counter_mark().unwrap();
+    assert_eq!((&view.id, &view.mark), (&left.id, &left.mark), "by its own words it fits");
+    copy_into(&ours.path().join("vm"), &theirs.path().join("vm"));
+    assert_eq!(primary.read_marks().unwrap().counter_mark, former.counter_mark);
+    assert_ne!(left.counter_mark, former.counter_mark);
+    let left = same.counter_mark().unwrap();
+    assert_eq!((&view.id, &view.mark), (&left.id, &left.mark));
+    assert_eq!(primary.read_marks().unwrap().counter_mark, left.counter_mark);
 }
 
 /// P2: an orderly run, the directory copied, a second run, the copy restored, the other side started: the second run's term is
