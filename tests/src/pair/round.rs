@@ -569,11 +569,18 @@ impl Pair<'_> {
             Ok(members[0].status().is_ok().then_some(()))
         })?;
         self.passive = fresh;
-        let told = self.launcher.protect(&self.active);
-        // A primary that was given this address from the start may have found the fresh standby by itself.
-        if self.active.status()?.state() == "alone" {
-            told?;
-        }
+        let launcher = &self.launcher;
+        self.watch.until(
+            "the guest takes a fresh standby",
+            &mut [&mut self.active],
+            |members| {
+                // Refused while the arbiter is asked about the former one; and when it was given this address from the start, and
+                // has found the fresh one by itself.
+                let told = launcher.protect(members[0]);
+                let joined = members[0].status()?.has_standby();
+                if joined { Ok(Some(())) } else { told.map(Some) }
+            },
+        )?;
         self.wait_protected().context("protection by a fresh standby")?;
         Ok(begin.elapsed())
     }
