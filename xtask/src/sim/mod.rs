@@ -27,6 +27,18 @@ pub(crate) fn run_with<'a>(flags: impl IntoIterator<Item = &'a str>) -> Result<b
         cargo.args(["run", "--quiet", "--release", "--locked", "--package", "kemari-model", "--"]);
         return Ok(cargo.args(&flags[..at]).args(&flags[at + 1..]).status()?.success());
     }
+    if let Some(at) = flags.iter().position(|flag| *flag == "--mutants") {
+        cargo.args([
+            "run",
+            "--quiet",
+            "--release",
+            "--locked",
+            "--package",
+            "kemari-mutants",
+            "--",
+        ]);
+        return Ok(cargo.args(&flags[..at]).args(&flags[at + 1..]).status()?.success());
+    }
     cargo.args(["run", "--quiet", "--release", "--locked", "--package", "kemari-sim"]);
     if flags.contains(&"--bugs") {
         // Built in a directory of its own: nothing that can be told to be wrong lies beside the product.
