@@ -106,6 +106,15 @@ impl MachineConfig {
         Ok(())
     }
 
+    /// Every disk, those of `--device` too.
+    pub fn every_disk(&self) -> impl Iterator<Item = &DiskConfig> {
+        let named = self.devices.iter().filter_map(|device| match &device.backend {
+            Some(DeviceBackend::Disk(disk)) => Some(disk),
+            _ => None,
+        });
+        self.disks.iter().chain(named)
+    }
+
     /// What is behind every network device, and whether it may be made.
     pub(crate) fn networks(&self) -> impl Iterator<Item = (&NetBackend, bool)> {
         let named = self.devices.iter().filter_map(|device| match &device.backend {
@@ -483,17 +492,6 @@ fn parse_mac(part: &Part) -> Result<[u8; 6], String> {
         return Err(bad());
     }
     Ok(mac)
-}
-
-impl MachineConfig {
-    /// Every disk, those of `--device` too.
-    pub fn every_disk(&self) -> impl Iterator<Item = &DiskConfig> {
-        let named = self.devices.iter().filter_map(|device| match &device.backend {
-            Some(DeviceBackend::Disk(disk)) => Some(disk),
-            _ => None,
-        });
-        self.disks.iter().chain(named)
-    }
 }
 
 /// `NAME[,console=SPEC|,disk=path=FILE..|,tap=..|,stream=..|,dgram=..]`

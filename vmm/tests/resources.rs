@@ -31,6 +31,15 @@ fn ip(arguments: &str) {
     assert!(done.success(), "ip {arguments}");
 }
 
+/// A tap for each side; the standby's has an address to route by.
+fn taps_with_a_route() {
+    for tap in ["tapa", "tapb"] {
+        ip(&format!("tuntap add {tap} mode tap"));
+        ip(&format!("link set {tap} up"));
+    }
+    ip("addr add 10.77.0.1/24 dev tapb");
+}
+
 struct Bench {
     dir: tempfile::TempDir,
     /// What the guest has, behind `{side}` of which each side has its own.
@@ -344,11 +353,7 @@ fn p9_a_tap_of_a_named_device_that_cannot_be_opened_is_said_when_a_session_begin
     if !own_network() {
         return;
     }
-    for tap in ["tapa", "tapb"] {
-        ip(&format!("tuntap add {tap} mode tap"));
-        ip(&format!("link set {tap} up"));
-    }
-    ip("addr add 10.77.0.1/24 dev tapb");
+    taps_with_a_route();
     let bench = Bench::new(&["--device=beeper,tap=tap{side}"]);
     let _primary = bench.primary();
     let _standby = bench.standby(kemari());
@@ -573,11 +578,7 @@ fn p9_a_takeover_that_could_not_go_on_takes_no_term() {
     if !own_network() {
         return;
     }
-    for tap in ["tapa", "tapb"] {
-        ip(&format!("tuntap add {tap} mode tap"));
-        ip(&format!("link set {tap} up"));
-    }
-    ip("addr add 10.77.0.1/24 dev tapb");
+    taps_with_a_route();
     let bench = Bench::new(&["--net=tap=tap{side}"]);
     let mut primary = bench.primary();
     let _standby = bench.standby(kemari());

@@ -132,14 +132,20 @@ impl Finder<'_> {
         });
     }
 
+    /// Two mutants, the second one with the next number.
+    fn always_and_never(&mut self, span: Span) -> usize {
+        let always = self.add(span, "is always so");
+        self.add(span, "is never so");
+        always
+    }
+
     /// A condition: always, and never.
     fn force(&mut self, expr: &syn::Expr) {
         let span = expr.span();
         if !self.forced.insert(span.byte_range()) {
             return;
         }
-        let yes = self.add(span, "is always so");
-        self.add(span, "is never so");
+        let yes = self.always_and_never(span);
         self.wrap(span, format!("crate::mutants::force({yes}, "), ")".to_owned());
     }
 
@@ -171,8 +177,7 @@ impl Finder<'_> {
             return;
         };
         let span = expr.span();
-        let yes = self.add(span, "is always so");
-        self.add(span, "is never so");
+        let yes = self.always_and_never(span);
         let (mut before, mut after) = (format!("crate::mutants::force({yes}, "), String::new());
         if let syn::Pat::Or(cases) = &pattern {
             for case in &cases.cases {
@@ -190,8 +195,7 @@ impl Finder<'_> {
     /// A comparison: always, never, and with its bound moved.
     fn compare(&mut self, expr: &syn::ExprBinary) {
         let span = expr.span();
-        let yes = self.add(span, "is always so");
-        self.add(span, "is never so");
+        let yes = self.always_and_never(span);
         let moved = match expr.op {
             syn::BinOp::Lt(_) => "<=",
             syn::BinOp::Le(_) => "<",
@@ -211,15 +215,10 @@ impl Finder<'_> {
         self.edits.push(Edit { at: range.start, instead: range.len(), order: (REPLACE, 0), text });
     }
 
-    fn leave_out(&mut self, expr: &syn::Expr) {
-        let span = expr.span();
+    fn leave_out(&mut self, span: Span) {
         let number = self.add(span, "is left out");
-        self.wrap(span, format!("if crate::mutants::is({number}) {{}} else {{ "), " }".to_owned());
-    }
-
-    fn statement(&mut self, span: Span) {
-        let number = self.add(span, "is left out");
-        self.wrap(span, format!("if crate::mutants::is({number}) {{}} else {{ "), " }".to_owned());
+        let before = format!("if crate::mutants::is({number}) {{}} else {{ ");
+        self.wrap(span, before, " }".to_owned());
     }
 
     /// Arms of a match that is a statement have no value: each can be left out.
@@ -233,7 +232,7 @@ impl Finder<'_> {
                     | syn::Expr::Try(_)
             ) || is_assigning(&arm.body)
             {
-                self.leave_out(&arm.body);
+                self.leave_out(arm.body.span());
             }
         }
     }
@@ -264,7 +263,7 @@ impl Finder<'_> {
             if let (true, Some(syn::Stmt::Expr(end, None))) = (unit, block.stmts.last()) {
                 match end {
                     syn::Expr::Match(one) => finder.arms(one),
-                    syn::Expr::MethodCall(_) | syn::Expr::Call(_) => finder.leave_out(end),
+                    syn::Expr::MethodCall(_) | syn::Expr::Call(_) => finder.leave_out(end.span()),
                     _ => {}
                 }
             }
@@ -361,12 +360,12 @@ impl<'ast> Visit<'ast> for Finder<'_> {
                         syn::Expr::Return(_) | syn::Expr::Break(_) | syn::Expr::Continue(_)
                     );
                     if semi.is_some() && !ends {
-                        self.statement(statement.span());
+                        self.leave_out(statement.span());
                     }
                     if let (syn::Expr::Return(syn::ExprReturn { expr: Some(value), .. }), true) =
                         (expr, self.is_unit)
                     {
-                        self.leave_out(value);
+                        self.leave_out(value.span());
                     }
                     if let syn::Expr::Match(one) = expr
                         && (at != last || semi.is_some())
@@ -416,8 +415,7 @@ impl<'ast> Visit<'ast> for Finder<'_> {
     fn visit_expr_unary(&mut self, expr: &'ast syn::ExprUnary) {
         if self.in_body && matches!(expr.op, syn::UnOp::Not(_)) && !is_deliberate(&expr.expr) {
             let span = expr.span();
-            let yes = self.add(span, "is always so");
-            self.add(span, "is never so");
+            let yes = self.always_and_never(span);
             self.wrap(span, format!("crate::mutants::Negated::forced({yes}, "), ")".to_owned());
         }
         visit::visit_expr_unary(self, expr);
