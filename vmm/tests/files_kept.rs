@@ -108,6 +108,23 @@ impl Place {
         }
         process
     }
+
+    /// Waits until a line that begins so is whole in the file `name`.
+    #[track_caller]
+    fn printed(&self, name: &str, line: &str) {
+        let begun = std::time::Instant::now();
+        loop {
+            let text = fs::read_to_string(self.path(name)).unwrap();
+            if text
+                .split_inclusive('\n')
+                .any(|found| found.starts_with(line) && found.ends_with('\n'))
+            {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "expected `{line}` in {name}: {text}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 #[track_caller]
@@ -251,6 +268,8 @@ fn console_files_are_never_emptied() {
 fn a_console_file_of_another_machine_is_not_emptied() {
     let place = Place::new();
     let mut process = place.running("--serial file=@console --virtio-console file=@other");
+    // The last that this guest prints: what is compared is its file.
+    place.printed("console", "micro-guest ready");
     let line = "--serial file=@console";
     place.refused("run", line, &["console", "another process has it"]);
     // Whoever goes on after a takeover prints to it as well, so that a standby may name it.
