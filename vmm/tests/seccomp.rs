@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -18,7 +19,8 @@ use io_gate::{
     StateError, Verdict,
 };
 use io_gate_host::backend::console::Console;
-use io_gate_host::{Backend, Unfenced, VirtioSlot};
+use io_gate_host::{Backend, Permission, Unfenced, VirtioSlot};
+use kemari_vmm::arbiter::{Arbiter, FileArbiter};
 use kemari_vmm::config::{ConsoleConfig, MachineConfig};
 use kemari_vmm::logging;
 use kemari_vmm::machine::{AttachOptions, Machine};
@@ -213,6 +215,7 @@ fn child() {
     let hostile = Hostile { attack, file: file.as_raw_fd(), socket: socket.as_raw_fd() };
     let mut slot = VirtioSlot::new(SLOT, Box::new(hostile), machine.gate().clone());
     match role {
+        "lane" => ask_all_fences(dir),
         "device" => {
             machine.device_loop().call(move |_| slot.write_config(0, &[0]).any()).unwrap();
         }
@@ -231,6 +234,59 @@ fn child() {
     eprintln!("it survived");
     // Without libtest's own threads and summaries.
     std::process::exit(0);
+}
+
+/// What a performing thread may find in a directory of the arbiter's.
+const FOUND: [(&str, Permission); 5] = [
+    ("its own term is the last", Permission::Granted),
+    ("a claim of its own is under way", Permission::Granted),
+    ("another machine has won a later term", Permission::Lost),
+    ("its record is gone", Permission::Unknown),
+    ("the directory is gone", Permission::Unknown),
+];
+
+/// The right to perform, in each of the cases of [`FOUND`].
+fn ask_all_fences(dir: &Path) {
+    let fences = FOUND.map(|(case, expected)| {
+        let base = dir.join(case);
+        std::fs::create_dir(&base).unwrap();
+        let arbiter = FileArbiter::open(&base, "vm", "ours".to_owned()).unwrap();
+        arbiter.begin(false).unwrap();
+        find(&base.join("vm"), case);
+        (case, expected, arbiter)
+    });
+    let ask = move || {
+        seccomp::enter(Role::Lane, &[]);
+        for (case, expected, arbiter) in &fences {
+            assert_eq!(arbiter.fence().ask(), *expected, "{case}");
+        }
+    };
+    std::thread::Builder::new().name("lane9".to_owned()).spawn(ask).unwrap().join().unwrap();
+}
+
+fn find(records: &Path, case: &str) {
+    let of = |term: u64| records.join(format!("term-{term:020}.json"));
+    let tell = |term| {
+        let mut file = File::options().append(true).open(of(term)).unwrap();
+        file.write_all(b"succeeded\n").unwrap();
+    };
+    match case {
+        // The claim's own record is there, and the earlier one is told of it; that it has won it is still to learn.
+        "a claim of its own is under way" => {
+            let record = std::fs::read_to_string(of(1)).unwrap();
+            std::fs::write(of(2), record.replace("\"term\": 1", "\"term\": 2")).unwrap();
+            tell(1);
+        }
+        "another machine has won a later term" => {
+            let record = std::fs::read_to_string(of(1)).unwrap();
+            let record = record.replace("\"term\": 1", "\"term\": 2").replace("ours", "theirs");
+            std::fs::write(of(2), record).unwrap();
+            tell(1);
+        }
+        "its record is gone" => std::fs::remove_file(of(1)).unwrap(),
+        "the directory is gone" => std::fs::remove_dir_all(records).unwrap(),
+        _ => {}
+    }
 }
 
 struct Case {
@@ -286,6 +342,12 @@ fn p5_a_vcpu_thread_is_stopped_when_it_reaches_out() {
     for (attack, call) in ATTACKS {
         run("vcpu", "on", attack).assert_stopped("vcpu9", "vcpu", call);
     }
+}
+
+/// Fails where the role lacks a call that only some answer needs: a machine that goes on alone then ends in its own claim.
+#[test]
+fn p2_a_performing_thread_may_read_every_answer_of_the_arbiters_files() {
+    run("lane", "on", "nothing").assert_survived();
 }
 
 /// The attacks are real: without the filters they get through.

@@ -138,7 +138,6 @@ const MAIN: &[c_long] = &[
     SYS_fstatfs,
     SYS_ftruncate,
     SYS_getcwd,
-    SYS_getdents64,
     SYS_getegid,
     SYS_geteuid,
     SYS_getgid,
@@ -211,8 +210,10 @@ const PERFORM: &[c_long] = &[
     SYS_fsync,
 ];
 
-/// The fence is asked before each effect: is there a file of a later term? If so, it is read.
-const FENCE: &[c_long] = &[SYS_stat, SYS_statx, SYS_newfstatat, SYS_fstat, SYS_lseek];
+/// The fence is asked before each effect: is there a file of a later term? If so, it is read. While a claim of this process is
+/// under way, all names in the directory are.
+const FENCE: &[c_long] =
+    &[SYS_stat, SYS_statx, SYS_newfstatat, SYS_fstat, SYS_lseek, SYS_getdents64];
 
 /// A peer that went away is connected to again.
 const RECONNECT: &[c_long] =
