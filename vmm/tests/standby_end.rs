@@ -146,7 +146,8 @@ fn a_take_over_that_is_refused_leaves_the_door_open() {
     wait_for("the loss", || standby.status()["state"] == "waiting-for-operator");
     let take_over = || {
         let (tell, answer) = sync_channel(1);
-        standby.inputs.send(Input::Operator(Event::OperatorTakeOver, tell)).unwrap();
+        let said = Some(standby.session());
+        standby.inputs.send(Input::Operator(Event::OperatorTakeOver, said, tell)).unwrap();
         answer
     };
     let first = take_over();

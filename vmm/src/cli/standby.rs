@@ -24,8 +24,8 @@ use crate::kvm;
 use crate::machine::{Ended, Machine, MachineError};
 use crate::standby::resources::{Reserve, Resources};
 use crate::standby::{
-    Answer, End, HostError, Inheritance, Input, MachineFactory, StandbyConfig, StandbyDriver,
-    StandbyStatus,
+    Answer, End, HostError, Inheritance, Input, MachineFactory, SessionId, StandbyConfig,
+    StandbyDriver, StandbyStatus,
 };
 
 /// Holds a primary's checkpoints until there is nothing more to do, or runs its guest to the end.
@@ -244,11 +244,12 @@ fn control_handler(inputs: SyncSender<Input>, status: Shown) -> Handler {
         Command::Status => Reply::Now(Ok(shown(&status).json())),
         Command::TakeOver => take_over_command(inputs.clone(), status.clone()),
         Command::Discard => {
-            let wish = Wish::event(inputs.clone(), Event::OperatorDiscard);
+            let said = shown(&status).session();
+            let wish = Wish::event(inputs.clone(), Event::OperatorDiscard, Some(said));
             wish.reply(status.clone(), || Some(Ok(done("waiting"))))
         }
         Command::PowerOff => {
-            let mut wish = Wish::event(inputs.clone(), Event::OperatorStop);
+            let mut wish = Wish::event(inputs.clone(), Event::OperatorStop, None);
             // What another client has asked for, or a signal: it is what this one wants, too.
             wish.when_ended = Ok(());
             let seen = status.clone();
@@ -278,9 +279,16 @@ fn stopped(state: &str) -> Option<Outcome> {
 }
 
 fn take_over_command(inputs: SyncSender<Input>, status: Shown) -> Reply {
-    let seen = status.clone();
-    Wish::event(inputs, Event::OperatorTakeOver).reply(status, move || {
-        let term = shown(&seen).takeover()?;
+    let (said, seen) = (shown(&status).session(), status.clone());
+    Wish::event(inputs, Event::OperatorTakeOver, Some(said)).reply(status, move || {
+        let seen = shown(&seen);
+        if ![0, said].contains(&seen.session()) {
+            return Some(Err(format!(
+                "it came to nothing, another session has begun: {}",
+                seen.so_far()
+            )));
+        }
+        let term = seen.takeover()?;
         Some(term.map(|term| json!({ "done": true, "state": "active", "term": term })))
     })
 }
@@ -302,8 +310,9 @@ impl Wish {
         Self { inputs, input: Some(input(tell)), answer, taken: false, when_ended }
     }
 
-    fn event(inputs: SyncSender<Input>, event: Event) -> Self {
-        Self::new(inputs, |answer| Input::Operator(event, answer))
+    /// With the session that it was said in, where it is for that one only.
+    fn event(inputs: SyncSender<Input>, event: Event, said: Option<SessionId>) -> Self {
+        Self::new(inputs, |answer| Input::Operator(event, said, answer))
     }
 
     /// Whether the wish has been taken; none while that is not known. Does not block.

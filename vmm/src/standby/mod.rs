@@ -7,6 +7,9 @@
 //!   arbiter, operator ───────┘                        machine, memory, acknowledgements
 //! ```
 
+mod aside;
+mod describe;
+mod former;
 mod host;
 mod images;
 mod pulse;
@@ -22,7 +25,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ft_core::handshake::{BootSource, Hello};
+use ft_core::handshake::BootSource;
 use ft_core::pages::{PAGE_SIZE, is_zero};
 use ft_core::standby::{
     Action, CheckedPages, Checkpoint, Event, Phase, Report, Standby, StandbyOptions, TakenOver,
@@ -32,20 +35,18 @@ use ft_core::{Illegal, LinkId, Term, Time};
 use io_gate::host::CommitAuthority;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::arbiter::{self, Arbiter, ask, holder_name};
+use crate::arbiter::{self, Arbiter, ask};
 use crate::audit::{self, Recorder, Won};
-use crate::boot::{Boot, BootError};
-use crate::engine::{
-    MachineState, ReadEnd, StateBlobError, Watched, describe, hash_memory, read_frames,
-};
+use crate::boot::Boot;
+use crate::engine::{MachineState, ReadEnd, StateBlobError, Watched, hash_memory, read_frames};
 use crate::kvm::trial::{Trial, TrialError};
 use crate::link::{Buffers, Link, LinkListener};
 use crate::logging::STATE;
 use crate::machine::Machine;
-use crate::machine::storage::read_marks;
-use crate::random::random_number;
 use crate::seccomp::{self, Role};
 
+use describe::Describing;
+use former::Former;
 use images::Images;
 use pulse::Pulse;
 use question::Question;
@@ -90,14 +91,20 @@ pub enum Input {
     Frames(LinkId, Vec<Frame>),
     /// Somebody has connected, may, and has said Hello.
     Link(Link, String, Box<Frame>),
-    /// For the core, from an operator, who is told whether it was taken.
-    Operator(Event, Answer),
+    /// For the core, from an operator, who is told whether it was taken; with the session that he has seen, where the wish is for
+    /// that one only.
+    Operator(Event, Option<SessionId>, Answer),
+    /// What a takeover without an arbiter needs is open, or cannot be, for a wish of this session.
+    Opened(SessionId, Result<(), String>, Answer),
     /// The operator wants new keys on the link.
     RotateKeys(Answer),
 }
 
 /// Tells an operator whether a wish was taken, or why not. Has room for one answer, so that nobody waits.
 pub type Answer = SyncSender<Result<(), String>>;
+
+/// A session with a primary, by this side's number for it; 0: none.
+pub type SessionId = u64;
 
 /// Ends a standby, without waiting for it.
 #[derive(Clone)]
@@ -140,6 +147,7 @@ pub struct Inheritance {
 }
 
 struct Hosted {
+    session: SessionId,
     machine: Arc<Machine>,
     authority: CommitAuthority,
     /// The primary: its term, and what it is called.
@@ -173,9 +181,10 @@ impl Hosted {
 pub struct StandbyDriver {
     config: StandbyConfig,
     arbiter: Option<Arc<dyn Arbiter>>,
-    factory: Box<dyn MachineFactory>,
+    describing: Describing,
     core: Standby,
     hosted: Option<Hosted>,
+    former: Former,
     link: Option<(LinkId, Link)>,
     /// The session that was accepted last, and its link.
     session: (LinkId, u64),
@@ -216,8 +225,9 @@ impl StandbyDriver {
             status: Arc::new(Mutex::new(StandbyStatus::new(&config.name))),
             config,
             arbiter,
-            factory,
+            describing: Describing::new(factory),
             hosted: None,
+            former: Former::default(),
             link: None,
             session: (LinkId(0), 0),
             next_link: 1,
@@ -284,12 +294,17 @@ impl StandbyDriver {
         {
             self.give_back(question.term());
         }
+        self.let_go();
         Ok(end)
     }
 
     fn serve(&mut self) -> End {
         loop {
-            let event = match self.next_input() {
+            let input = self.next_input();
+            if let Some(waits) = self.asked.as_mut().and_then(Question::newly_overdue) {
+                log::warn!(target: STATE, "{waits}");
+            }
+            let event = match input {
                 Some(Input::Event(event)) => event,
                 Some(Input::Frames(link, frames)) => {
                     for frame in frames {
@@ -304,8 +319,14 @@ impl StandbyDriver {
                     Some(link) => Event::Frame { link, frame: *hello },
                     None => continue,
                 },
-                Some(Input::Operator(event, answer)) => {
-                    if let Some(end) = self.operator(event, answer) {
+                Some(Input::Operator(event, said, answer)) => {
+                    if let Some(end) = self.operator(event, said, answer) {
+                        return end;
+                    }
+                    continue;
+                }
+                Some(Input::Opened(said, opened, answer)) => {
+                    if let Some(end) = self.opened(said, opened, answer) {
                         return end;
                     }
                     continue;
@@ -362,11 +383,10 @@ impl StandbyDriver {
             Err(TryRecvError::Empty) => {}
             Err(TryRecvError::Disconnected) => unreachable!("this thread holds a sender itself"),
         }
-        let wait = match self.core.next_deadline() {
-            Some(deadline) => deadline.since(self.now()),
-            None => Duration::from_secs(3600),
-        };
-        match self.queue.recv_timeout(wait) {
+        let deadline = self.core.next_deadline().map(|deadline| deadline.since(self.now()));
+        let overdue = self.asked.as_ref().and_then(Question::overdue_in);
+        let wait = deadline.into_iter().chain(overdue).min();
+        match self.queue.recv_timeout(wait.unwrap_or(Duration::from_secs(3600))) {
             Ok(input) => Some(input),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => {
@@ -429,7 +449,24 @@ impl StandbyDriver {
         Ok(())
     }
 
-    fn operator(&mut self, event: Event, answer: Answer) -> Option<End> {
+    fn held_session(&self) -> SessionId {
+        self.hosted.as_ref().map_or(0, |hosted| hosted.session)
+    }
+
+    /// P2: an operator who wanted one checkpoint to be used, or given up, has not spoken of any later one.
+    fn check_session(&self, said: SessionId) -> Result<(), String> {
+        if said == self.held_session() {
+            return Ok(());
+        }
+        Err("expected the session in which this was said, found that it has ended: say it again if it is still meant".to_owned())
+    }
+
+    fn operator(&mut self, event: Event, said: Option<SessionId>, answer: Answer) -> Option<End> {
+        if let Some(Err(ended)) = said.map(|said| self.check_session(said)) {
+            // Whoever asked may have gone.
+            let _ = answer.try_send(Err(ended));
+            return None;
+        }
         if event == Event::OperatorTakeOver && self.core.phase() == Phase::WaitingForOperator {
             let prepared = self.hosted.as_ref().is_some_and(|hosted| hosted.machine.is_prepared());
             if !prepared && self.opens_for_operator {
@@ -456,31 +493,44 @@ impl StandbyDriver {
     }
 
     /// Without an arbiter the operator's word is all that a takeover needs: as elsewhere, what can go wrong is tried before.
-    /// The wish comes again when all is open.
     fn prepare_for_operator(&mut self, answer: Answer) {
-        let Some(machine) = self.hosted.as_ref().map(|hosted| hosted.machine.clone()) else {
-            return;
-        };
+        let Some(hosted) = &self.hosted else { return };
+        let (machine, said) = (hosted.machine.clone(), hosted.session);
         self.reserve.release();
         self.opens_for_operator = true;
         let (preparing, inputs, refused) =
             (self.preparing.clone(), self.inputs.clone(), answer.clone());
         let prepare = move || {
-            let prepared = preparing.prepare(&machine);
+            let opened = preparing.prepare(&machine);
             drop(machine);
-            // A standby that has ended needs none of it, and whoever asked may have gone.
-            match prepared {
-                Ok(()) => drop(inputs.send(Input::Operator(Event::OperatorTakeOver, answer))),
-                Err(reason) => {
-                    let _ = answer.try_send(Err(format!("cannot take over: {reason}")));
-                    let _ = inputs.send(Input::Event(Event::CannotGoOn { reason }));
-                }
-            }
+            // A standby that has ended needs none of it.
+            let _ = inputs.send(Input::Opened(said, opened, answer));
         };
         if let Err(error) = std::thread::Builder::new().name("takeover".to_owned()).spawn(prepare) {
             self.opens_for_operator = false;
             self.reserve.renew();
             let _ = refused.try_send(Err(format!("no thread to take over with: {error}")));
+        }
+    }
+
+    /// The wish goes on, unless its session has ended meanwhile.
+    fn opened(
+        &mut self,
+        said: SessionId,
+        opened: Result<(), String>,
+        answer: Answer,
+    ) -> Option<End> {
+        match (self.check_session(said), opened) {
+            (Ok(()), Ok(())) => self.operator(Event::OperatorTakeOver, Some(said), answer),
+            (Ok(()), Err(reason)) => {
+                // Whoever asked may have gone.
+                let _ = answer.try_send(Err(format!("cannot take over: {reason}")));
+                self.event(Event::CannotGoOn { reason })
+            }
+            (Err(ended), _) => {
+                let _ = answer.try_send(Err(ended));
+                None
+            }
         }
     }
 
@@ -515,7 +565,7 @@ impl StandbyDriver {
                             Next::Nothing => {}
                             Next::Event(event) => events.insert(0, event),
                             Next::End(end) => {
-                                self.shown().update(&self.core);
+                                self.show();
                                 return Some(end);
                             }
                         }
@@ -531,10 +581,17 @@ impl StandbyDriver {
         }
         // What waits holds nothing: no lock of a disk either, which a primary that was refused needs when it comes corrected.
         if self.core.phase() == Phase::Waiting {
-            self.hosted = None;
+            self.let_go();
         }
-        self.shown().update(&self.core);
+        self.show();
         None
+    }
+
+    /// P9: what is held is given up; nothing waits long for its end.
+    fn let_go(&mut self) {
+        if let Some(hosted) = self.hosted.take() {
+            self.former.take_apart(hosted);
+        }
     }
 
     /// P7: `term` was won and is wanted no more. Nobody acts in it, so that nobody else need be kept from the next one.
@@ -600,7 +657,8 @@ impl StandbyDriver {
             Action::Discard { reason } => {
                 log::info!("checkpoint discarded: {reason}");
                 self.record(audit::Event::Discarded { session: self.session.1 });
-                self.hosted = None;
+                self.let_go();
+                self.opens_for_operator = false;
                 if self.asked.as_ref().is_some_and(Question::withdraw) {
                     self.asked = None;
                 }
@@ -627,60 +685,6 @@ impl StandbyDriver {
                 Next::Nothing
             }
         }
-    }
-
-    fn describe(&mut self, hello: &Hello) -> Event {
-        self.hosted = None;
-        // Not kept: only whether there will be enough when the first checkpoint comes.
-        let enough = |cpus| Reserve::of_trial(cpus).hold().map_err(HostError::from);
-        let built = self.factory.build(&hello.layout);
-        let built = built.and_then(|built| enough(hello.layout.cpus).map(|()| built));
-        let (machine, authority) = match built {
-            Ok(built) => built,
-            Err(error) => return Event::CannotHost { reason: error.to_string() },
-        };
-        let arbiter = self.arbiter.as_ref().map(|arbiter| arbiter.counter_mark()).transpose();
-        let arbiter = match arbiter {
-            Ok(arbiter) => arbiter,
-            Err(error) => return Event::CannotHost { reason: error.to_string() },
-        };
-        let holder = match &self.arbiter {
-            Some(arbiter) => {
-                // P2: this side claims the next term as the successor of this process, and of no other.
-                arbiter.follow(hello.term, &hello.holder);
-                arbiter.holder().to_owned()
-            }
-            None => holder_name("standby"),
-        };
-        // Term, session and options are the primary's: the core fills them in.
-        let disks = read_marks(machine.config(), self.arbiter.is_some());
-        let mut ours = Hello {
-            holder,
-            standby_session: random_number(),
-            ..describe(&machine, &self.config.name, arbiter, disks)
-        };
-        if let Err(error) = self.describe_boot(hello, &mut ours) {
-            return Event::CannotHost { reason: error.to_string() };
-        }
-        let boot = hello.boot.clone();
-        let primary = (hello.term, hello.holder.clone());
-        let (tried, applied, trial) = (None, None, None);
-        self.hosted = Some(Hosted { machine, authority, primary, boot, tried, applied, trial });
-        Event::Described { ours: Box::new(ours) }
-    }
-
-    /// Says what this side has of what the guest boots, and makes ready for the rest.
-    fn describe_boot(&mut self, hello: &Hello, ours: &mut Hello) -> Result<(), BootError> {
-        match &self.config.boot {
-            Some(own) => {
-                let own = own.describe()?;
-                ours.images = own.images().collect();
-                ours.boot = Some(own);
-            }
-            None => ours.images = self.images.keep(hello.boot.as_ref()),
-        }
-        self.images.expect(hello, ours);
-        Ok(())
     }
 
     /// Whether the guest can be reset here (P7): the files that it boots are this side's own, or have come.
@@ -924,6 +928,10 @@ impl StandbyDriver {
             reason,
             won_at,
         })))
+    }
+
+    fn show(&self) {
+        self.shown().update(&self.core, self.held_session(), self.asked.as_ref());
     }
 
     fn shown(&self) -> std::sync::MutexGuard<'_, StandbyStatus> {

@@ -3,6 +3,8 @@
 use ft_core::standby::{Phase, Standby};
 use serde_json::{Value, json};
 
+use super::SessionId;
+use super::question::Question;
 use crate::stats::Distribution;
 
 /// The state of a standby that holds a checkpoint and lacks what it needs to go on with it.
@@ -24,6 +26,9 @@ pub struct StandbyStatus {
     lack: Option<String>,
     /// The primary is out of reach, and the arbiter is not asked because of it.
     held_back: bool,
+    session: SessionId,
+    /// What the arbiter is being asked, or is about to be.
+    asked: Option<Question>,
     /// What became of a takeover whose term was won.
     taken_over: Option<Result<u64, String>>,
 }
@@ -42,6 +47,8 @@ impl StandbyStatus {
             reason: None,
             lack: None,
             held_back: false,
+            session: 0,
+            asked: None,
             taken_over: None,
         }
     }
@@ -50,6 +57,12 @@ impl StandbyStatus {
     #[must_use]
     pub fn state(&self) -> &'static str {
         self.state
+    }
+
+    /// The session that there is.
+    #[must_use]
+    pub fn session(&self) -> SessionId {
+        self.session
     }
 
     /// The guest runs here, in this term; or cannot. The first word counts.
@@ -73,8 +86,16 @@ impl StandbyStatus {
         self.why(self.state)
     }
 
-    /// What is missing comes first: it is to be put right.
     fn told_reason(&self) -> Option<String> {
+        let overdue = self.asked.as_ref().and_then(Question::overdue);
+        match (self.known_reason(), overdue) {
+            (Some(reason), Some(overdue)) => Some(format!("{reason}; {overdue}")),
+            (reason, overdue) => reason.or(overdue),
+        }
+    }
+
+    /// What is missing comes first: it is to be put right.
+    fn known_reason(&self) -> Option<String> {
         let (lack, reason) = (self.lack.as_ref(), self.reason.as_ref());
         match (lack, reason) {
             (Some(lack), Some(reason)) if self.held_back => {
@@ -100,7 +121,9 @@ impl StandbyStatus {
         }
     }
 
-    pub(super) fn update(&mut self, core: &Standby) {
+    pub(super) fn update(&mut self, core: &Standby, session: SessionId, asked: Option<&Question>) {
+        self.session = session;
+        self.asked = asked.cloned();
         self.lack = core.lack().map(|lack| lack.reason.clone());
         self.held_back = core.is_held_back();
         self.state = match core.phase() {

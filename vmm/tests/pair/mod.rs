@@ -28,7 +28,8 @@ use kemari_vmm::link::{LinkAddr, LinkSecurity};
 use kemari_vmm::machine::{AttachOptions, Machine};
 use kemari_vmm::standby::resources::Reserve;
 use kemari_vmm::standby::{
-    End, HostError, Input, MachineFactory, StandbyConfig, StandbyDriver, StandbyStatus, StopHandle,
+    End, HostError, Input, MachineFactory, SessionId, StandbyConfig, StandbyDriver, StandbyStatus,
+    StopHandle,
 };
 use kvm_bindings::kvm_regs;
 
@@ -147,7 +148,16 @@ impl Standby {
             .as_ref()
             .map_or_else(|| Arc::new(Unfenced) as Arc<dyn Fence>, |arbiter| arbiter.fence());
         let factory = Factory { fence, before: Box::new(before), disks: Vec::new() };
-        Self::start_driver(listen, timeout, arbiter, boot, factory, Arc::default())
+        Self::start_driver(listen, timeout, arbiter, boot, Box::new(factory), Arc::default())
+    }
+
+    /// One with machines of the test's own.
+    pub fn start_factory(
+        listen: &Path,
+        arbiter: Option<Arc<dyn Arbiter>>,
+        factory: Box<dyn MachineFactory>,
+    ) -> Self {
+        Self::start_driver(listen, PATIENCE, arbiter, None, factory, Arc::default())
     }
 
     /// One whose machines have disks, and a fence that need not be the arbiter's.
@@ -159,7 +169,7 @@ impl Standby {
         reserve: Arc<Reserve>,
     ) -> Self {
         let factory = Factory { fence, before: Box::new(|| {}), disks };
-        Self::start_driver(listen, PATIENCE, arbiter, None, factory, reserve)
+        Self::start_driver(listen, PATIENCE, arbiter, None, Box::new(factory), reserve)
     }
 
     fn start_driver(
@@ -167,7 +177,7 @@ impl Standby {
         timeout: Duration,
         arbiter: Option<Arc<dyn Arbiter>>,
         boot: Option<Arc<Boot>>,
-        factory: Factory,
+        factory: Box<dyn MachineFactory>,
         reserve: Arc<Reserve>,
     ) -> Self {
         let options = StandbyOptions {
@@ -176,7 +186,7 @@ impl Standby {
             ..StandbyOptions::default()
         };
         let config = StandbyConfig { name: "pair".into(), options, boot, audit: None };
-        let driver = StandbyDriver::new(config, arbiter, Box::new(factory)).with_reserve(reserve);
+        let driver = StandbyDriver::new(config, arbiter, factory).with_reserve(reserve);
         let listener = LinkAddr::Unix(listen.to_owned()).listen(LinkSecurity::default()).unwrap();
         let (inputs, status, stop) = (driver.inputs(), driver.status(), driver.stop_handle());
         let thread = std::thread::spawn(move || driver.run(listener).unwrap());
@@ -185,6 +195,10 @@ impl Standby {
 
     pub fn status(&self) -> serde_json::Value {
         self.status.lock().unwrap().json()
+    }
+
+    pub fn session(&self) -> SessionId {
+        self.status.lock().unwrap().session()
     }
 
     pub fn has_ended(&self) -> bool {
@@ -351,6 +365,7 @@ pub struct Slow {
     answers: Mutex<Receiver<()>>,
     pub is_slow_to_mark: AtomicBool,
     pub is_slow_to_look: AtomicBool,
+    pub is_slow_to_counter_mark: AtomicBool,
     /// So often a look still finds what was there before.
     pub stale_looks: AtomicUsize,
 }
@@ -366,6 +381,7 @@ impl Slow {
                 answers: answers.into(),
                 is_slow_to_mark: AtomicBool::new(false),
                 is_slow_to_look: AtomicBool::new(false),
+                is_slow_to_counter_mark: AtomicBool::new(false),
                 stale_looks: AtomicUsize::new(0),
             }),
             is_asked,
@@ -413,6 +429,9 @@ impl Arbiter for Slow {
     }
 
     fn counter_mark(&self) -> Result<ArbiterView, ArbiterError> {
+        if self.is_slow_to_counter_mark.load(Ordering::SeqCst) {
+            let _ = self.answers.lock().unwrap().recv();
+        }
         self.arbiter.counter_mark()
     }
 

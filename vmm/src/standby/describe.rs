@@ -1,0 +1,132 @@
+//! What this side is, as the answer to a primary's Hello: a machine like the primary's, and what is found of its disks and its
+//! arbiter.
+//!
+//! Storage, networks and the arbiter may not answer. So they are asked aside, and a primary is refused that would have to wait
+//! for them: the standby's own thread is there for commands (P9).
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ft_core::handshake::{ArbiterView, DiskStorage, Hello};
+use ft_core::standby::Event;
+use io_gate::host::CommitAuthority;
+
+use super::aside::Aside;
+use super::resources::Reserve;
+use super::{Hosted, MachineFactory, StandbyDriver};
+use crate::arbiter::holder_name;
+use crate::boot::BootError;
+use crate::engine::describe;
+use crate::machine::Machine;
+use crate::machine::storage::read_marks;
+use crate::random::random_number;
+
+/// What has not answered for so long is not there.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The machines are made by one thread at a time, and nobody else takes the lock.
+pub(super) struct Describing {
+    factory: Arc<Mutex<Box<dyn MachineFactory>>>,
+    machine: Aside,
+    word: Aside,
+}
+
+impl Describing {
+    pub(super) fn new(factory: Box<dyn MachineFactory>) -> Self {
+        let (machine, word) = Default::default();
+        Self { factory: Arc::new(factory.into()), machine, word }
+    }
+}
+
+/// A machine that is here, and what this side sees of its disks.
+struct Found {
+    machine: Arc<Machine>,
+    authority: CommitAuthority,
+    disks: Vec<DiskStorage>,
+}
+
+impl StandbyDriver {
+    pub(super) fn describe(&mut self, hello: &Hello) -> Event {
+        match self.host(hello) {
+            Ok(ours) => Event::Described { ours: Box::new(ours) },
+            Err(reason) => Event::CannotHost { reason },
+        }
+    }
+
+    fn host(&mut self, hello: &Hello) -> Result<Hello, String> {
+        self.let_go();
+        self.former.is_gone()?;
+        let Found { machine, authority, disks } = self.find_machine(hello)?;
+        let boot = hello.boot.clone();
+        let primary = (hello.term, hello.holder.clone());
+        let session = random_number();
+        // Whoever is refused from here on gives it up.
+        self.hosted = Some(Hosted {
+            session,
+            machine: machine.clone(),
+            authority,
+            primary,
+            boot,
+            tried: None,
+            applied: None,
+            trial: None,
+        });
+        let arbiter = self.leave_counter_mark()?;
+        let holder = match &self.arbiter {
+            Some(arbiter) => {
+                // P2: this side claims the next term as the successor of this process, and of no other.
+                arbiter.follow(hello.term, &hello.holder);
+                arbiter.holder().to_owned()
+            }
+            None => holder_name("standby"),
+        };
+        // Term, session and options are the primary's: the core fills them in.
+        let mut ours = Hello {
+            holder,
+            standby_session: session,
+            ..describe(&machine, &self.config.name, arbiter, disks)
+        };
+        self.describe_boot(hello, &mut ours).map_err(|error| error.to_string())?;
+        Ok(ours)
+    }
+
+    fn find_machine(&self, hello: &Hello) -> Result<Found, String> {
+        let (factory, layout) = (self.describing.factory.clone(), hello.layout.clone());
+        let has_arbiter = self.arbiter.is_some();
+        let task = ("describe", "the machine's disks and networks, or this host's KVM");
+        self.describing.machine.run(task, self.patience(), move || {
+            let built = factory.lock().unwrap_or_else(PoisonError::into_inner).build(&layout);
+            let (machine, authority) = built.map_err(|error| error.to_string())?;
+            // Not kept: only whether there will be enough when the first checkpoint comes.
+            Reserve::of_trial(layout.cpus).hold().map_err(|error| error.to_string())?;
+            let disks = read_marks(machine.config(), has_arbiter);
+            Ok(Found { machine, authority, disks })
+        })
+    }
+
+    fn leave_counter_mark(&self) -> Result<Option<ArbiterView>, String> {
+        let Some(arbiter) = self.arbiter.clone() else { return Ok(None) };
+        let task = ("arbiter", "arbiter: expected to leave a word there for the primary");
+        let leave = move || arbiter.counter_mark().map_err(|error| error.to_string());
+        self.describing.word.run(task, self.patience(), leave).map(Some)
+    }
+
+    /// Both together are over before a primary with the same options gives this side up.
+    fn patience(&self) -> Duration {
+        PATIENCE.min(self.config.options.setup_timeout / 2)
+    }
+
+    /// Says what this side has of what the guest boots, and makes ready for the rest.
+    fn describe_boot(&mut self, hello: &Hello, ours: &mut Hello) -> Result<(), BootError> {
+        match &self.config.boot {
+            Some(own) => {
+                let own = own.describe()?;
+                ours.images = own.images().collect();
+                ours.boot = Some(own);
+            }
+            None => ours.images = self.images.keep(hello.boot.as_ref()),
+        }
+        self.images.expect(hello, ours);
+        Ok(())
+    }
+}

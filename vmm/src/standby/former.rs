@@ -1,0 +1,47 @@
+//! The machine of a session that has ended, which is taken apart aside (P7, P9).
+//!
+//! That waits for the machine's threads, and closes its disks, its networks and what KVM has of it. Any of them may take its
+//! time, and a standby that was denied a term has to be there for the primary that goes on.
+
+use std::time::{Duration, Instant};
+
+use super::aside::Aside;
+
+/// It takes some milliseconds.
+const MOMENT: Duration = Duration::from_secs(1);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Former(Aside);
+
+impl Former {
+    /// Takes `machine` apart. When this returns that is done, unless it takes longer than a moment.
+    pub(super) fn take_apart(&self, machine: impl Send + 'static) {
+        let begun = Instant::now();
+        let work = move || {
+            drop(machine);
+            let took = begun.elapsed();
+            if took >= MOMENT {
+                log::info!("the machine of an earlier session was taken apart in {took:?}");
+            }
+            Ok(())
+        };
+        let task = ("former", "taking apart the machine of the session that has ended");
+        if let Err(reason) = self.0.run(task, MOMENT, work) {
+            log::warn!("{reason}; no primary is let in before that is done");
+        }
+    }
+
+    /// P9: what is left of one machine at most is kept.
+    ///
+    /// # Errors
+    /// When it is still being taken apart.
+    pub(super) fn is_gone(&self) -> Result<(), String> {
+        if !self.0.is_under_way() {
+            return Ok(());
+        }
+        Err("expected the machine of the session before to be taken apart, found that it still is: what is behind its devices, or \
+             this host's KVM, does not answer; look there, or start this standby again"
+            .to_owned())
+    }
+}

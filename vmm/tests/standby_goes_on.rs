@@ -1,0 +1,253 @@
+//! A standby is there for its operator and for the next session, whatever does not answer it: an arbiter, or what a machine that
+//! it gives up had open (P7, P9). And what an operator said of one session is done to no other (P2).
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+mod pair;
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::{Arc, Mutex};
+
+use ft_core::Term;
+use ft_core::handshake::MachineLayout;
+use ft_core::primary::Phase;
+use ft_core::standby::Event;
+use io_gate::host::{CommitAuthority, new_gate};
+use io_gate_host::{Fence, Permission};
+use kemari_vmm::arbiter::Arbiter;
+use kemari_vmm::config::{DiskConfig, MachineConfig};
+use kemari_vmm::engine::Engine;
+use kemari_vmm::link::LinkAddr;
+use kemari_vmm::machine::Machine;
+use kemari_vmm::standby::{End, HostError, Input, MachineFactory, SessionId};
+use kvm_bindings::kvm_regs;
+use pair::{
+    Cable, IDLE, PATIENCE, Slow, Standby, arbiter, config, engine_options, machine, start_engine,
+    wait_for, wait_phase,
+};
+
+const MEMORY: u64 = 16 << 20;
+
+/// One that both sides have.
+fn disks(dir: &Path) -> Vec<DiskConfig> {
+    let disk = dir.join("disk.img");
+    std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    vec![format!("path={},readonly=on,fence=off", disk.display()).parse().unwrap()]
+}
+
+/// Part of a machine: it is not taken apart before the test lets it.
+struct Clinging(Arc<Mutex<Receiver<()>>>);
+
+impl Drop for Clinging {
+    fn drop(&mut self) {
+        // Fails from then on.
+        let _ = self.0.lock().unwrap().recv();
+    }
+}
+
+impl Fence for Clinging {
+    fn ask(&self) -> Permission {
+        Permission::Granted
+    }
+}
+
+/// Makes machines that cling.
+struct Clings(Arc<Mutex<Receiver<()>>>);
+
+impl Clings {
+    fn new() -> (Self, Sender<()>) {
+        let (let_go, held) = channel();
+        (Self(Arc::new(held.into())), let_go)
+    }
+}
+
+impl MachineFactory for Clings {
+    fn build(&self, layout: &MachineLayout) -> Result<(Arc<Machine>, CommitAuthority), HostError> {
+        let (ledger, authority) = new_gate();
+        let config = config(layout.memory_size(), layout.cpus);
+        Ok((Machine::build(config, ledger, Arc::new(Clinging(self.0.clone())))?, authority))
+    }
+}
+
+/// A pair whose link can be cut, and whose standby is at `far`.
+struct Pair {
+    dir: tempfile::TempDir,
+    cable: Cable,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let cable = Cable::new(dir.path().join("near"), dir.path().join("far"));
+        Self { dir, cable }
+    }
+
+    fn far(&self) -> std::path::PathBuf {
+        self.dir.path().join("far")
+    }
+
+    /// The side that runs the guest.
+    fn primary(
+        &self,
+        arbiter: Option<Arc<dyn Arbiter>>,
+        cpus: u32,
+        disks: Vec<DiskConfig>,
+    ) -> Arc<Engine> {
+        let term = arbiter.as_ref().map_or(Term(0), |arbiter| arbiter.begin(false).unwrap());
+        let config = MachineConfig { disks, ..config(MEMORY, cpus) };
+        let (machine, authority) = machine(config, IDLE, kvm_regs::default());
+        start_engine(&machine, authority, arbiter, term, engine_options(&self.cable.path))
+    }
+
+    /// The link is cut, and the operator has the primary go on and join the standby once more.
+    fn next_session(&self, engine: &Arc<Engine>, standby: &Standby) -> SessionId {
+        let said = self.lose(engine, standby);
+        engine.run_alone().unwrap();
+        wait_for("this side to run alone", || engine.runs_alone().is_some());
+        engine.protect(LinkAddr::Unix(self.cable.path.clone())).unwrap();
+        wait_phase(engine, Phase::Protected);
+        said
+    }
+
+    /// The link of a pair without an arbiter is cut.
+    fn lose(&self, engine: &Engine, standby: &Standby) -> SessionId {
+        wait_phase(engine, Phase::Protected);
+        self.cable.cut();
+        wait_for("the loss", || standby.status()["state"] == "waiting-for-operator");
+        wait_phase(engine, Phase::WaitingForOperator);
+        standby.session()
+    }
+}
+
+fn take_over(standby: &Standby, said: SessionId) -> Receiver<Result<(), String>> {
+    let (tell, answer) = sync_channel(1);
+    standby.inputs.send(Input::Operator(Event::OperatorTakeOver, Some(said), tell)).unwrap();
+    answer
+}
+
+/// P7. What was seen once: a standby that had been denied the term stayed `doubting`, as it waited for its machine's end.
+#[test]
+fn p7_a_standby_does_not_wait_for_the_machine_that_it_gives_up() {
+    let pair = Pair::new();
+    let (theirs, is_asked, answer) = Slow::new(arbiter(pair.dir.path(), "standby"));
+    let (factory, let_go) = Clings::new();
+    let standby = Standby::start_factory(&pair.far(), Some(theirs), Box::new(factory));
+    let engine = pair.primary(Some(arbiter(pair.dir.path(), "primary")), 1, Vec::new());
+    wait_phase(&engine, Phase::Protected);
+    pair.cable.cut();
+    assert_eq!(is_asked.recv_timeout(PATIENCE).unwrap(), Term(2));
+    wait_for("the primary's term", || {
+        !matches!(engine.phase(), Phase::Doubting | Phase::Protected)
+    });
+    answer.send(()).unwrap();
+    wait_for("the end of the session", || standby.status()["state"] == "waiting");
+    // One machine at most is left like this (P9).
+    let refused = || engine.reason().is_some_and(|reason| reason.contains("to be taken apart"));
+    wait_for("the refusal", refused);
+    drop(let_go);
+    wait_phase(&engine, Phase::Protected);
+    standby.stop.stop();
+    assert!(matches!(standby.end(), End::Stopped(_)));
+}
+
+/// P7. Fails where whoever ends a standby waits for its machine's end.
+#[test]
+fn p7_a_standby_ends_before_its_machine() {
+    let pair = Pair::new();
+    let (factory, let_go) = Clings::new();
+    let standby = Standby::start_factory(&pair.far(), None, Box::new(factory));
+    let engine = pair.primary(None, 1, Vec::new());
+    wait_phase(&engine, Phase::Protected);
+    standby.stop.stop();
+    assert!(matches!(standby.end(), End::Stopped(_)));
+    drop(let_go);
+}
+
+/// The same with nothing in the way, again and again: fails where a machine that is prepared for a takeover hangs when it is given
+/// up, or keeps what the next one needs.
+#[test]
+fn a_standby_that_is_denied_the_term_is_there_again() {
+    const ROUNDS: u64 = 20;
+    let pair = Pair::new();
+    let disks = disks(pair.dir.path());
+    let (theirs, is_asked, answer) = Slow::new(arbiter(pair.dir.path(), "standby"));
+    let fence = theirs.fence();
+    let standby =
+        Standby::start_with_disks(&pair.far(), Some(theirs), fence, disks.clone(), Arc::default());
+    let engine = pair.primary(Some(arbiter(pair.dir.path(), "primary")), 2, disks);
+    for round in 0..ROUNDS {
+        wait_phase(&engine, Phase::Protected);
+        pair.cable.cut();
+        assert_eq!(is_asked.recv_timeout(PATIENCE).unwrap(), Term(2 + round));
+        wait_for("the primary's term", || {
+            !matches!(engine.phase(), Phase::Doubting | Phase::Protected)
+        });
+        answer.send(()).unwrap();
+        wait_for("the end of the session", || standby.status()["state"] != "doubting");
+    }
+    standby.stop.stop();
+    assert!(matches!(standby.end(), End::Stopped(_)));
+}
+
+/// P9. Fails where the standby's own thread waits for an arbiter that does not take its word for the session.
+#[test]
+fn p9_an_arbiter_that_takes_no_word_for_the_session_is_a_refusal() {
+    let pair = Pair::new();
+    let (theirs, _asked, answer) = Slow::new(arbiter(pair.dir.path(), "standby"));
+    theirs.is_slow_to_counter_mark.store(true, Ordering::SeqCst);
+    let standby = Standby::start(&pair.far(), PATIENCE, Some(theirs));
+    let engine = pair.primary(Some(arbiter(pair.dir.path(), "primary")), 1, Vec::new());
+    let refused = || {
+        let reason = engine.reason().unwrap_or_default();
+        reason.contains("arbiter: expected to leave a word") && reason.contains("no answer")
+    };
+    wait_for("the refusal", refused);
+    drop(answer);
+    wait_phase(&engine, Phase::Protected);
+    standby.stop.stop();
+    assert!(matches!(standby.end(), End::Stopped(_)));
+}
+
+/// P9. Fails where a claim that hangs is not told of, keeps the standby from its operator, or the primary from its guest.
+#[test]
+fn p9_a_claim_that_hangs_is_told_of() {
+    let pair = Pair::new();
+    let (theirs, is_asked, answer) = Slow::new(arbiter(pair.dir.path(), "standby"));
+    let standby = Standby::start(&pair.far(), PATIENCE, Some(theirs));
+    let engine = pair.primary(Some(arbiter(pair.dir.path(), "primary")), 1, Vec::new());
+    let hang = |term| {
+        wait_phase(&engine, Phase::Protected);
+        pair.cable.cut();
+        assert_eq!(is_asked.recv_timeout(PATIENCE).unwrap(), term);
+    };
+    hang(Term(2));
+    let told = || standby.status()["reason"].as_str().unwrap_or_default().to_owned();
+    wait_for("the reason", || told().contains("asked for term 2 at ") && told().contains(" UTC"));
+    assert_eq!(standby.status()["state"], "doubting");
+    let refusal = take_over(&standby, standby.session()).recv_timeout(PATIENCE).unwrap();
+    assert!(refusal.is_err(), "a command is answered meanwhile");
+    wait_for("the primary to go on", || engine.phase() != Phase::Doubting);
+
+    answer.send(()).unwrap();
+    hang(Term(3));
+    standby.stop.stop();
+    assert!(matches!(standby.end(), End::Stopped(_)), "it ends without the answer");
+    drop(answer);
+}
+
+/// P2. Fails where a wish that waited for its turn is carried out in another session.
+#[test]
+fn p2_a_wish_for_a_takeover_ends_with_its_session() {
+    let pair = Pair::new();
+    let standby = Standby::start(&pair.far(), PATIENCE, None);
+    let engine = pair.primary(None, 1, Vec::new());
+    let said = pair.next_session(&engine, &standby);
+    let now = pair.lose(&engine, &standby);
+    let refusal = take_over(&standby, said).recv_timeout(PATIENCE).unwrap().unwrap_err();
+    assert!(refusal.contains("session"), "{refusal}");
+    assert_eq!(standby.status()["state"], "waiting-for-operator");
+    take_over(&standby, now).recv_timeout(PATIENCE).unwrap().unwrap();
+    assert!(matches!(standby.end(), End::TakeOver(_)));
+}
