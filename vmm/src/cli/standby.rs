@@ -65,8 +65,7 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
         arbiter.clone(),
         Box::new(factory),
     )
-    .with_reserve(reserve)
-    .with_expected(resources.expected());
+    .with_resources(&resources);
     let stop = driver.stop_handle();
     ending.by(move |_| stop.stop());
     let status = driver.status();

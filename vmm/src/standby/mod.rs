@@ -50,7 +50,7 @@ use former::Former;
 use images::Images;
 use pulse::Pulse;
 use question::Question;
-use resources::{Expected, Reserve};
+use resources::{Expected, Reserve, Resources};
 
 pub use host::{HostError, MachineFactory};
 pub(crate) use ready::Preparing;
@@ -246,17 +246,12 @@ impl StandbyDriver {
         }
     }
 
-    /// Lets go of `reserve` when a takeover needs it.
+    /// Tells `resources` whose machine this side holds, and what it has open; lets go of their reserve when a takeover needs it.
     #[must_use]
-    pub fn with_reserve(mut self, reserve: Arc<Reserve>) -> Self {
-        self.reserve = reserve;
-        self
-    }
-
-    /// Tells `expected` whose machine this side holds.
-    #[must_use]
-    pub fn with_expected(mut self, expected: Arc<Expected>) -> Self {
-        self.expected = expected;
+    pub fn with_resources(mut self, resources: &Resources) -> Self {
+        self.reserve = resources.reserve();
+        self.expected = resources.expected();
+        self.preparing = Preparing::telling(resources.prepared());
         self
     }
 

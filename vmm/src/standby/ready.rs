@@ -4,7 +4,7 @@
 //! for nobody: the former primary has lost its right, and the guest stands still. Opening may block, on storage that hangs, so
 //! that it is done aside.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::aside::Aside;
@@ -13,19 +13,48 @@ use crate::machine::Machine;
 /// What has not answered for so long is not there.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Which machine has open, or is opening, what a takeover needs: it is in use then, and by nobody else.
+#[derive(Clone, Default)]
+pub(crate) struct Prepared(Arc<Mutex<Weak<Machine>>>);
+
+impl Prepared {
+    /// Until the machine is given up, whoever gives it up.
+    pub(crate) fn is_open(&self) -> bool {
+        self.machine().strong_count() > 0
+    }
+
+    /// Guards the name of the machine only.
+    fn machine(&self) -> MutexGuard<'_, Weak<Machine>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// See the module.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Preparing(Aside);
+#[derive(Clone, Default)]
+pub(crate) struct Preparing {
+    aside: Aside,
+    prepared: Prepared,
+}
 
 impl Preparing {
+    /// Which machine it is, `prepared` is told.
+    pub(crate) fn telling(prepared: Prepared) -> Self {
+        Self { prepared, ..Self::default() }
+    }
+
     /// Opens what a machine needs to go on here.
     pub(crate) fn prepare(&self, machine: &Arc<Machine>) -> Result<(), String> {
         if machine.is_prepared() {
             return Ok(());
         }
-        let machine = machine.clone();
-        self.0.run(("prepare", "what is behind the devices"), PATIENCE, move || {
+        let (machine, prepared) = (machine.clone(), self.prepared.clone());
+        self.aside.run(("prepare", "what is behind the devices"), PATIENCE, move || {
+            *prepared.machine() = Arc::downgrade(&machine);
             let opened = machine.prepare_takeover().map_err(|error| error.to_string());
+            if opened.is_err() {
+                // What was opened is closed again.
+                *prepared.machine() = Weak::new();
+            }
             // Before it is told: a machine that is given up has closed all that it had when its successor opens it.
             drop(machine);
             opened

@@ -26,7 +26,7 @@ use kemari_vmm::config::{ConsoleConfig, DiskConfig, MachineConfig};
 use kemari_vmm::engine::{Engine, EngineOptions, Sealer, Steps};
 use kemari_vmm::link::{LinkAddr, LinkSecurity};
 use kemari_vmm::machine::{AttachOptions, Machine};
-use kemari_vmm::standby::resources::Reserve;
+use kemari_vmm::standby::resources::{Reserve, Resources};
 use kemari_vmm::standby::{
     End, HostError, Input, MachineFactory, SessionId, StandbyConfig, StandbyDriver, StandbyStatus,
     StopHandle,
@@ -186,7 +186,8 @@ impl Standby {
             ..StandbyOptions::default()
         };
         let config = StandbyConfig { name: "pair".into(), options, boot, audit: None };
-        let driver = StandbyDriver::new(config, arbiter, factory).with_reserve(reserve);
+        let resources = Resources::new(self::config(16 << 20, 1), None, arbiter.clone(), reserve);
+        let driver = StandbyDriver::new(config, arbiter, factory).with_resources(&resources);
         let listener = LinkAddr::Unix(listen.to_owned()).listen(LinkSecurity::default()).unwrap();
         let (inputs, status, stop) = (driver.inputs(), driver.status(), driver.stop_handle());
         let thread = std::thread::spawn(move || driver.run(listener).unwrap());

@@ -7,6 +7,7 @@
 
 mod consoles;
 mod descriptors;
+mod networks;
 mod records;
 mod storage;
 
@@ -22,22 +23,21 @@ use std::time::Duration;
 
 use ft_core::standby::Lack;
 use io_gate_host::backend::disk::check_unused;
-use io_gate_host::own_files::{PlaceError, check_place, check_socket};
 
 use crate::arbiter::Arbiter;
 use crate::config::{ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
 use crate::link::Credentials;
-use crate::machine::interface::{self, Interface};
+use crate::machine::interface;
 use crate::seccomp::{self, Role};
 
 pub use descriptors::{DescriptorError, Reserve, raise_limit};
 pub use records::Expected;
 use records::Record;
 
+use super::ready::Prepared;
+
 /// How often everything is looked at.
 const EVERY: Duration = Duration::from_secs(1);
-/// Longer than it takes to open a tap and close it.
-const OWN_LOOK: Duration = Duration::from_millis(100);
 /// What has not answered for so long is missing.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -47,6 +47,7 @@ pub struct Resources {
     credentials: Option<Credentials>,
     arbiter: Option<Arc<dyn Arbiter>>,
     reserve: Arc<Reserve>,
+    prepared: Prepared,
     /// The files that the disks were at first.
     disks: Mutex<BTreeMap<PathBuf, FileOf>>,
     /// Their sizes when the session began, or before.
@@ -68,14 +69,23 @@ impl Resources {
         arbiter: Option<Arc<dyn Arbiter>>,
         reserve: Arc<Reserve>,
     ) -> Self {
-        let (disks, sizes, expected, at) = Default::default();
-        Self { machine, credentials, arbiter, reserve, disks, sizes, expected, at }
+        let (prepared, disks, sizes, expected, at) = Default::default();
+        Self { machine, credentials, arbiter, reserve, prepared, disks, sizes, expected, at }
     }
 
     /// To be told whose machine this side holds.
-    #[must_use]
-    pub fn expected(&self) -> Arc<Expected> {
+    pub(super) fn expected(&self) -> Arc<Expected> {
         self.expected.clone()
+    }
+
+    /// What is let go of when a takeover needs it.
+    pub(super) fn reserve(&self) -> Arc<Reserve> {
+        self.reserve.clone()
+    }
+
+    /// To be told which machine has open what is looked at here.
+    pub(super) fn prepared(&self) -> Prepared {
+        self.prepared.clone()
     }
 
     /// Looks at everything, however long it takes; all that is missing, as one.
@@ -95,18 +105,14 @@ impl Resources {
             self.is_at(format!("net tap={name}"), true);
             let found = interface::look(name)
                 .map_err(|error| format!("net tap={name}: the kernel cannot be asked: {error}"));
-            prove(format!("net tap={name}"), true, &|| tap(name, create, &found));
-            prove(format!("net tap={name}"), false, &|| attached(name, &found));
-            // From the moment on that the arbiter is to be asked, this side has it open itself.
-            if self.reserve.is_held() {
-                prove(format!("net tap={name}"), false, &|| unused(name));
-            }
+            prove(format!("net tap={name}"), true, &|| networks::tap(name, create, &found));
+            prove(format!("net tap={name}"), false, &|| networks::attached(name, &found));
+            prove(format!("net tap={name}"), false, &|| networks::unused(name, &self.prepared));
         }
         for name in self.datagram_names() {
             prove(format!("net dgram={}", name.display()), true, &|| {
-                // From the moment on that the arbiter is to be asked, this side has it itself.
-                let free = if self.reserve.is_held() { free_name(name) } else { check_place(name) };
-                free.map_err(|error| format!("net dgram={error}"))
+                networks::free_name(name, &self.prepared)
+                    .map_err(|error| format!("net dgram={error}"))
             });
         }
         for path in self.console_files() {
@@ -308,63 +314,6 @@ impl Drop for Watch {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
-}
-
-/// What the kernel says of a tap.
-type Found = Result<Option<Interface>, String>;
-
-/// P7: a guest that goes on here and reaches nobody has not survived.
-fn tap(name: &str, create: bool, found: &Found) -> Result<(), String> {
-    match found.as_ref().map_err(Clone::clone)? {
-        None if create => Ok(()),
-        None => Err(interface::no_interface(name)),
-        Some(found) if found.kind != "tap" => Err(interface::no_tap(name, &found.kind)),
-        Some(found) if !found.up => {
-            Err(format!("net tap={name}: it is down: `ip link set {name} up`"))
-        }
-        Some(_) => Ok(()),
-    }
-}
-
-/// Told, and no more: a tap can be reached in ways that are not seen here, by a route of the host's or a redirection.
-fn attached(name: &str, found: &Found) -> Result<(), String> {
-    match found {
-        Ok(Some(found)) if found.up && found.master.is_none() && !found.has_address => {
-            Err(format!(
-                "net tap={name}: it is attached to nothing: make it a port of a bridge (`ip link set {name} master BRIDGE`), or \
-                 give it an address to route by"
-            ))
-        }
-        Ok(Some(found)) if found.master.is_some_and(|(_, up)| !up) => Err(format!(
-            "net tap={name}: the bridge that it is a port of is down: `ip link set BRIDGE up`"
-        )),
-        // Looked at by others.
-        _ => Ok(()),
-    }
-}
-
-/// Told, and no more: a takeover opens it before a term is asked for.
-fn unused(name: &str) -> Result<(), String> {
-    let in_use = || matches!(interface::look(name), Ok(Some(found)) if found.up && found.in_use);
-    if !in_use() {
-        return Ok(());
-    }
-    // This process has it open for a moment itself, when a primary joins.
-    std::thread::sleep(OWN_LOOK);
-    if !in_use() {
-        return Ok(());
-    }
-    Err(format!(
-        "net tap={name}: another process has it open: end that one, or give this side a tap of its own"
-    ))
-}
-
-fn free_name(name: &Path) -> Result<(), PlaceError> {
-    check_socket(name).or_else(|_| {
-        // This process has it for a moment itself, when a primary joins.
-        std::thread::sleep(OWN_LOOK);
-        check_socket(name)
-    })
 }
 
 fn readable(path: &Path) -> Result<(), String> {

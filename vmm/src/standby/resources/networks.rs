@@ -1,0 +1,158 @@
+//! Whether the networks of a takeover are there, lead somewhere, and are nobody else's.
+
+use std::path::Path;
+use std::time::Duration;
+
+use io_gate_host::own_files::{PlaceError, check_place, check_socket};
+
+use crate::machine::interface::{self, Interface};
+use crate::standby::ready::Prepared;
+
+/// Longer than it takes to open a tap and close it.
+const OWN_LOOK: Duration = Duration::from_millis(100);
+
+/// What the kernel says of a tap.
+pub(super) type Found = Result<Option<Interface>, String>;
+
+/// P7: a guest that goes on here and reaches nobody has not survived.
+pub(super) fn tap(name: &str, create: bool, found: &Found) -> Result<(), String> {
+    match found.as_ref().map_err(Clone::clone)? {
+        None if create => Ok(()),
+        None => Err(interface::no_interface(name)),
+        Some(found) if found.kind != "tap" => Err(interface::no_tap(name, &found.kind)),
+        Some(found) if !found.up => {
+            Err(format!("net tap={name}: it is down: `ip link set {name} up`"))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Told, and no more: a tap can be reached in ways that are not seen here, by a route of the host's or a redirection.
+pub(super) fn attached(name: &str, found: &Found) -> Result<(), String> {
+    match found {
+        Ok(Some(found)) if found.up && found.master.is_none() && !found.has_address => {
+            Err(format!(
+                "net tap={name}: it is attached to nothing: make it a port of a bridge (`ip link set {name} master BRIDGE`), or \
+                 give it an address to route by"
+            ))
+        }
+        Ok(Some(found)) if found.master.is_some_and(|(_, up)| !up) => Err(format!(
+            "net tap={name}: the bridge that it is a port of is down: `ip link set BRIDGE up`"
+        )),
+        // Looked at by others.
+        _ => Ok(()),
+    }
+}
+
+/// Told, and no more: a takeover opens it before a term is asked for.
+pub(super) fn unused(name: &str, prepared: &Prepared) -> Result<(), String> {
+    let in_use = || matches!(interface::look(name), Ok(Some(found)) if found.up && found.in_use);
+    if nobody_elses(in_use, prepared) {
+        return Ok(());
+    }
+    Err(format!(
+        "net tap={name}: another process has it open: end that one, or give this side a tap of its own"
+    ))
+}
+
+pub(super) fn free_name(name: &Path, prepared: &Prepared) -> Result<(), PlaceError> {
+    if nobody_elses(|| check_socket(name).is_err(), prepared) {
+        return check_place(name);
+    }
+    check_socket(name)
+}
+
+/// Nobody has it, or this process: for a moment when a primary joins, and from the making ready for a takeover on.
+fn nobody_elses(in_use: impl Fn() -> bool, prepared: &Prepared) -> bool {
+    // Asked in this order: who makes ready says so before anything is opened.
+    let others = || in_use() && !prepared.is_open();
+    if !others() {
+        return true;
+    }
+    std::thread::sleep(OWN_LOOK);
+    !others()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::process::Command;
+    use std::sync::Arc;
+
+    use io_gate::host::new_gate;
+    use io_gate_host::Unfenced;
+
+    use super::super::Resources;
+    use crate::config::{ConsoleConfig, MachineConfig};
+    use crate::machine::Machine;
+    use crate::standby::ready::Preparing;
+
+    /// A network of this thread's own, with a tap in it that has an address to route by.
+    fn own_tap(name: &str) -> bool {
+        // SAFETY: a system call that changes the network namespace of this thread only.
+        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+            kemari_tests::not_tested("this machine permits no network namespace");
+            return false;
+        }
+        for arguments in [
+            format!("tuntap add {name} mode tap"),
+            format!("link set {name} up"),
+            format!("addr add 10.77.0.1/24 dev {name}"),
+        ] {
+            let done = Command::new("ip").args(arguments.split(' ')).status().unwrap();
+            assert!(done.success(), "ip {arguments}");
+        }
+        true
+    }
+
+    fn config(nets: &[&str]) -> MachineConfig {
+        MachineConfig {
+            name: "vm".into(),
+            memory: 16 << 20,
+            memory_file: None,
+            cpus: 1,
+            boot: None,
+            disks: vec![],
+            nets: nets.iter().map(|net| net.parse().unwrap()).collect(),
+            rng: false,
+            rtc: false,
+            virtio_console: None,
+            devices: vec![],
+            serial: ConsoleConfig::None,
+        }
+    }
+
+    fn machine(config: &MachineConfig) -> Arc<Machine> {
+        let (ledger, _) = new_gate();
+        Machine::build(config.clone(), ledger, Arc::new(Unfenced)).unwrap()
+    }
+
+    /// P7: a side that has made ready, and then may not take over. Fails where its own tap counts as another process's, and its
+    /// own name as taken: the guest could not go on here then, whatever its operator puts right.
+    #[test]
+    fn what_a_side_has_made_ready_is_its_own() {
+        if !own_tap("tap0") {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let dgram = dir.path().join("name");
+        let config = config(&["tap=tap0", &format!("dgram={0}:{0}.peer", dgram.display())]);
+        let resources = Resources::new(config.clone(), None, None, Arc::default());
+        let preparing = Preparing::telling(resources.prepared());
+        let ours = machine(&config);
+        assert_eq!(resources.look(), None);
+        preparing.prepare(&ours).unwrap();
+        assert_eq!(resources.look(), None);
+        drop(ours);
+
+        // What another has is another's, also when this side has tried to open it.
+        let others = machine(&config);
+        Preparing::default().prepare(&others).unwrap();
+        let ours = machine(&config);
+        preparing.prepare(&ours).unwrap_err();
+        let lack = resources.look().unwrap();
+        let taken = ["tap0: another process has it open", "another process has this socket"];
+        assert!(taken.iter().all(|part| lack.reason.contains(part)), "{lack:?}");
+    }
+}
