@@ -141,6 +141,18 @@ pub struct DiskStorage {
     pub storage: Storage,
     /// The record of who may write to it; none where there is none, or no terms that it could hold.
     pub fence: Option<FenceView>,
+    /// From a standby: what it has left beside them for the primary to find.
+    pub counter_marks: Vec<CounterMark>,
+}
+
+/// A word that a standby leaves for one session, as one side sees it: a replica that is kept up has all that the primary
+/// writes, and what is written to the replica the primary does not have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterMark {
+    /// How this side reaches it; for people, not compared.
+    pub place: String,
+    /// What was left, or is found.
+    pub word: String,
 }
 
 /// The record of who may write to a disk, as one side sees it.
@@ -295,6 +307,37 @@ pub fn compare_counter_marks(primary: &ArbiterView, standby: &ArbiterView) -> Re
          --arbiter must name one place that both hosts see and write, not a replica that is kept up to date in one direction",
         standby.place, primary.place
     )])))
+}
+
+/// P2, P3: the same for the disks and their records: what a standby writes there after a takeover is written to the primary's.
+///
+/// # Errors
+/// As [`compare_counter_marks`], for each disk.
+pub fn compare_disk_counter_marks(
+    primary: &[DiskStorage],
+    standby: &[DiskStorage],
+) -> Result<(), Refusal> {
+    let mut reasons = Vec::new();
+    for ours in primary {
+        // A side without the disk was told of that.
+        let Some(theirs) = standby.iter().find(|theirs| theirs.slot == ours.slot) else { continue };
+        for (at, found) in ours.counter_marks.iter().enumerate() {
+            let left = theirs.counter_marks.get(at);
+            if left.is_some_and(|left| left.word == found.word && !left.word.is_empty()) {
+                continue;
+            }
+            let left = left.map_or("nothing".to_string(), |left| {
+                format!("the word `{}` in {}", left.word, left.place)
+            });
+            reasons.push(format!(
+                "disk in slot {}: the standby has left {left}, the primary finds `{}` in {}: they do not see the same: give both the \
+                 one image (and the one file of fence=) on storage that both hosts see and write, not a replica that is kept up to \
+                 date in one direction",
+                ours.slot, found.word, found.place
+            ));
+        }
+    }
+    if reasons.is_empty() { Ok(()) } else { Err(Refusal(reasons)) }
 }
 
 fn compare_layouts(primary: &MachineLayout, standby: &MachineLayout, reasons: &mut Vec<String>) {
@@ -547,6 +590,7 @@ mod tests {
                 slot: 3,
                 storage: Storage::Shared { mark: "mark 1".into() },
                 fence: Some(FenceView { place: "/a/fence".into(), says: "term 3".into() }),
+                counter_marks: Vec::new(),
             }]),
             boot: Some(BootSource {
                 kernel: ImageId { size: 1000, sha256: [1; 32] },
@@ -582,8 +626,8 @@ mod tests {
 
     #[test]
     fn each_difference_names_both_values_and_what_to_change() {
-        let text = refused(|other| other.protocol = 9);
-        assert!(text.contains("primary 8, standby 9: run the same release"), "{text}");
+        let text = refused(|other| other.protocol = 10);
+        assert!(text.contains("primary 9, standby 10: run the same release"), "{text}");
         let text = refused(|other| other.name = "web".into());
         assert!(text.contains("primary `vm`, standby `web`") && text.contains("--name"), "{text}");
         let text = refused(|other| other.arbiter = ArbiterView::none());
@@ -648,6 +692,26 @@ mod tests {
         let text = compared("none", "word 1").unwrap_err().to_string();
         assert!(text.contains("left the word `word 1` in file:/b"), "{text}");
         assert!(text.contains("the primary finds `none` in file:/a"), "{text}");
+    }
+
+    /// P3: as above, of each place beside each disk.
+    #[test]
+    fn the_primary_finds_what_the_standby_has_left_beside_each_disk() {
+        let beside = |words: &[&str]| {
+            let mark = |word: &&str| CounterMark { place: "/b".into(), word: (*word).into() };
+            let counter_marks = words.iter().map(mark).collect();
+            Vec::from([DiskStorage { counter_marks, ..hello().disks.remove(0) }])
+        };
+        let compared = |found: &[&str], said: &[&str]| {
+            compare_disk_counter_marks(&beside(found), &beside(said))
+        };
+        assert_eq!(compared(&[], &[]), Ok(()));
+        assert_eq!(compared(&["1", "1"], &["1", "1"]), Ok(()));
+        for (found, said) in [(&["1", "2"][..], &["1", "1"][..]), (&[""], &[""]), (&["1"], &[])] {
+            assert!(compared(found, said).is_err(), "{found:?}, {said:?}");
+        }
+        let text = compared(&["none"], &["word 1"]).unwrap_err().to_string();
+        assert!(text.contains("left the word `word 1` in /b, the primary finds `none`"), "{text}");
     }
 
     /// P2: the places may differ, as each host may have its own name for the file.

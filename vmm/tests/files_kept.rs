@@ -329,6 +329,7 @@ fn a_path_in_two_roles() {
         "--net dgram=@new:@peer --control @new",
         "--net dgram=@new:@new",
         "--disk path=@disk.img --serial file=@disk.img.kemari-mark",
+        "--disk path=@disk.img --serial file=@disk.img.kemari-counter-mark",
         "--disk path=@disk.img --pid-file @disk.img.kemari-fence",
         "--audit @new --pid-file @new.1.0",
     ] {

@@ -40,6 +40,11 @@ impl Bench {
         format!("{flag}{before}{}", self.path(name).display())
     }
 
+    /// What each side is told of its own directory.
+    fn sides(&self, before: &str, after: &str) -> [String; 2] {
+        ["here", "there"].map(|name| format!("{before}{}{after}", self.path(name).display()))
+    }
+
     /// A side called `name`, with more flags; what it says is in a file of its name.
     fn side(&self, name: &str, flags: &[&str]) -> Process {
         self.side_by(Command::new(KEMARI), name, flags)
@@ -185,9 +190,9 @@ fn copy_whole_files(from: &Path, to: &Path) {
 }
 
 /// A standby whose directory `there` shows all of the primary's, and takes words that the primary never sees. It has the mark,
-/// so only the first joinings may be refused for the want of it.
+/// so only the first joinings may be refused for the want of it. The two places are named.
 #[track_caller]
-fn refused_for_its_replica(bench: &Bench, standby: &Process) {
+fn refused_for_its_replica(bench: &Bench, standby: &Process, places: &[String; 2]) {
     standby.wait_line("listening on", PATIENCE).unwrap();
     let (link, socket) = (bench.spelled("", "unix:", "link"), bench.path("primary.sock"));
     let deadline = Instant::now() + PATIENCE;
@@ -198,12 +203,12 @@ fn refused_for_its_replica(bench: &Bench, standby: &Process) {
             Ok(_) => panic!("it is {}", bench.status("primary").unwrap().state()),
         };
         if said.contains("the standby has left the word") {
-            for name in ["here", "there"] {
-                assert!(said.contains(&bench.spelled("", "file:", name)), "{said}");
-            }
+            assert!(places.iter().all(|place| said.contains(place)), "{said}");
             break;
         }
-        assert!(said.contains("they are not the same one") && Instant::now() < deadline, "{said}");
+        let copied = ["they are not the same", "they do not see the same disk"];
+        let is_late = copied.iter().any(|reason| said.contains(reason));
+        assert!(is_late && Instant::now() < deadline, "{said}");
     }
     assert_eq!(bench.status("primary").unwrap().state(), "alone");
     standby.wait_line("the standby has left the word", PATIENCE).unwrap();
@@ -214,44 +219,117 @@ fn refused_for_its_replica(bench: &Bench, standby: &Process) {
 #[test]
 fn p2_a_standby_with_a_replica_that_is_kept_up_is_refused() {
     let bench = Bench::new();
-    let (ours, theirs) = (
-        bench.spelled("--arbiter=", "file:", "here"),
-        bench.spelled("--arbiter=", "file:", "there"),
-    );
+    let [ours, theirs] = bench.sides("--arbiter=file:", "");
     let primary = bench.run("primary", &[&ours]);
     bench.wait_state(&primary, "alone");
     let name = only_child(&bench.path("here")).file_name().unwrap().to_owned();
     let _replica = Replica::of(bench.path("here").join(&name), bench.path("there").join(&name));
     let listen = bench.spelled("--listen=", "unix:", "link");
     let standby = bench.side("standby", &["standby", &theirs, &listen]);
-    refused_for_its_replica(&bench, &standby);
+    refused_for_its_replica(&bench, &standby, &bench.sides("file:", ""));
+}
+
+/// What has a process see a file system that is laid over the directory `here` at `there`; none where that cannot be had.
+fn layered(bench: &Bench) -> Option<Command> {
+    for name in ["upper", "work", "there"] {
+        fs::create_dir(bench.path(name)).unwrap();
+    }
+    let layers = [("lowerdir=", "here"), (",upperdir=", "upper"), (",workdir=", "work")];
+    let layers = layers.map(|(option, name)| bench.spelled(option, "", name)).concat();
+    let mount = format!("mount -t overlay none -o {layers} {}", bench.path("there").display());
+    let mut trial = in_namespaces(&mount)?;
+    if !trial.arg("true").status().unwrap().success() {
+        kemari_tests::not_tested("this machine lays no file system over a directory");
+        return None;
+    }
+    in_namespaces(&mount)
 }
 
 /// P2: the same by a file system that is laid over the primary's directory.
 #[test]
 fn p2_a_standby_with_a_layer_over_the_directory_is_refused() {
     let bench = Bench::new();
-    for name in ["upper", "work", "there"] {
-        fs::create_dir(bench.path(name)).unwrap();
-    }
-    let (ours, theirs) = (
-        bench.spelled("--arbiter=", "file:", "here"),
-        bench.spelled("--arbiter=", "file:", "there"),
-    );
+    let [ours, theirs] = bench.sides("--arbiter=file:", "");
     let primary = bench.run("primary", &[&ours]);
     bench.wait_state(&primary, "alone");
-    let layers = [("lowerdir=", "here"), (",upperdir=", "upper"), (",workdir=", "work")];
-    let layers = layers.map(|(option, name)| bench.spelled(option, "", name)).concat();
-    let mount = format!("mount -t overlay none -o {layers} {}", bench.path("there").display());
-    let Some(mut trial) = in_namespaces(&mount) else { return };
-    if !trial.arg("true").status().unwrap().success() {
-        return kemari_tests::not_tested("this machine lays no file system over a directory");
-    }
-    let mut command = in_namespaces(&mount).unwrap();
+    let Some(mut command) = layered(&bench) else { return };
     command.arg(KEMARI);
     let listen = bench.spelled("--listen=", "unix:", "link");
     let standby = bench.side_by(command, "standby", &["standby", &theirs, &listen]);
-    refused_for_its_replica(&bench, &standby);
+    refused_for_its_replica(&bench, &standby, &bench.sides("file:", ""));
+}
+
+/// What is beside a disk is in the directory `here` of the primary, and `there` of the standby.
+struct Beside {
+    arbiter: String,
+    disks: [String; 2],
+    places: [String; 2],
+}
+
+impl Beside {
+    /// The image itself; both sides ask one arbiter, or none.
+    fn image(bench: &Bench, arbiter: String) -> Self {
+        fs::create_dir(bench.path("here")).unwrap();
+        fs::File::create(bench.path("here/disk.img")).unwrap().set_len(1 << 20).unwrap();
+        // Left by an earlier session: a layer goes on hiding a name that was not there when it was looked for first.
+        fs::write(bench.path("here/disk.img.kemari-mark"), [b'0'; 32]).unwrap();
+        let places = bench.sides("", "/disk.img.kemari-counter-mark");
+        Self { arbiter, disks: bench.sides("--disk=path=", "/disk.img"), places }
+    }
+
+    /// The record of who may write to an image that both see.
+    fn record(bench: &Bench, arbiter: String) -> Self {
+        fs::create_dir(bench.path("here")).unwrap();
+        let disk = bench.spelled("--disk=", "path=", "disk.img");
+        let disks = bench.sides(&format!("{disk},fence="), "/record");
+        Self { arbiter, disks, places: bench.sides("", "/record.kemari-counter-mark") }
+    }
+
+    fn primary(&self, bench: &Bench) -> Process {
+        let primary = bench.run("primary", &[&self.arbiter, &self.disks[0]]);
+        bench.wait_state(&primary, "alone");
+        primary
+    }
+
+    /// Started by `command`, which ends in the binary's path.
+    fn standby_is_refused(&self, bench: &Bench, command: Command) {
+        let listen = bench.spelled("--listen=", "unix:", "link");
+        let flags = ["standby", &self.arbiter, &self.disks[1], &listen];
+        let standby = bench.side_by(command, "standby", &flags);
+        refused_for_its_replica(bench, &standby, &self.places);
+    }
+}
+
+/// P2, P3: of an image, or of a record of who may write, that something keeps up to date the standby has all that the primary
+/// writes, and what it would write itself after a takeover is not in the primary's. Fails where the standby alone looks.
+#[test]
+fn p3_a_standby_with_a_replica_of_a_disk_or_its_record_is_refused() {
+    let arbiter = |bench: &Bench| bench.spelled("--arbiter=", "file:", "arbiter");
+    let cases: [fn(&Bench, String) -> Beside; 2] = [Beside::image, Beside::record];
+    for case in cases {
+        let bench = Bench::new();
+        let beside = case(&bench, arbiter(&bench));
+        let _primary = beside.primary(&bench);
+        let _replica = Replica::of(bench.path("here"), bench.path("there"));
+        beside.standby_is_refused(&bench, Command::new(KEMARI));
+    }
+    // Without an arbiter it is the operator who would lose what was acknowledged.
+    let bench = Bench::new();
+    let beside = Beside::image(&bench, "--arbiter=none".to_owned());
+    let _primary = beside.primary(&bench);
+    let _replica = Replica::of(bench.path("here"), bench.path("there"));
+    beside.standby_is_refused(&bench, Command::new(KEMARI));
+}
+
+/// P3: the same by a file system that is laid over the image's.
+#[test]
+fn p3_a_standby_with_a_layer_over_the_image_is_refused() {
+    let bench = Bench::new();
+    let beside = Beside::image(&bench, bench.spelled("--arbiter=", "file:", "arbiter"));
+    let _primary = beside.primary(&bench);
+    let Some(mut command) = layered(&bench) else { return };
+    command.arg(KEMARI);
+    beside.standby_is_refused(&bench, command);
 }
 
 /// P2: an orderly run, the directory copied, a second run, the copy restored, the other side started: the record of the second

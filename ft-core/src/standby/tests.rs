@@ -541,11 +541,11 @@ fn machines_that_do_not_fit_are_refused() {
     pair.refused(Event::Described { ours: hello() });
     // A release whose protocol this one does not speak is told so.
     pair.give(Event::Connected { link: LINK });
-    let error = WireError::Version { found: 9 };
+    let error = WireError::Version { found: 10 };
     let out = pair.give(Event::Garbled { link: LINK, error });
     let Some(Action::Send { frame, .. }) = out.first() else { panic!("{out:?}") };
     let Message::Refuse { reason } = &frame.message else { panic!("{frame:?}") };
-    assert!(reason.contains("version 8, the other 9: run the same release"), "{reason}");
+    assert!(reason.contains("version 9, the other 10: run the same release"), "{reason}");
 }
 
 #[test]

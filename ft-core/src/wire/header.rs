@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 pub const MAGIC: [u8; 4] = *b"KMRI";
 
 /// The version of the protocol spoken by this release.
-pub const PROTOCOL: u16 = 8;
+pub const PROTOCOL: u16 = 9;
 
 /// Bytes of a header.
 pub const HEADER_LEN: usize = 40;

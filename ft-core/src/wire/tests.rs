@@ -97,15 +97,15 @@ fn the_errors_say_what_is_wrong() {
         Header::parse(&head).unwrap_err()
     };
     assert!(matches!(header(|h| h[0] = b'G'), WireError::Magic { .. }));
-    assert_eq!(header(|h| h[4] = 9), WireError::Version { found: 9 });
+    assert_eq!(header(|h| h[4] = 10), WireError::Version { found: 10 });
     assert_eq!(header(|h| h[6] = 99), WireError::Kind { found: 99 });
     assert!(matches!(header(|h| h[12] ^= 1), WireError::Header { .. }));
     assert!(matches!(header(|h| h[16] ^= 1), WireError::Header { .. }));
     assert_eq!(header(|h| h[8] = 1), WireError::TooLong { kind: Kind::Ack, found: 1 });
     assert!(matches!(header(|h| h[31] = 0x80), WireError::Number { .. }));
     assert!(matches!(header(|h| h[23] = 0x40), WireError::Number { .. }));
-    let text = header(|h| h[4] = 9).to_string();
-    assert!(text.contains("version 8, the other 9: run the same release"), "{text}");
+    let text = header(|h| h[4] = 10).to_string();
+    assert!(text.contains("version 9, the other 10: run the same release"), "{text}");
 }
 
 #[test]

@@ -178,7 +178,9 @@ impl Paths {
             }
             FenceRecord::Off => {}
         }
-        self.add(&format!("the mark of {flag}"), &storage::mark_path(&disk.path));
+        for (what, file) in storage::mark_files(disk) {
+            self.add(&format!("the {what} of {flag}"), &file);
+        }
     }
 
     fn net(&mut self, flag: &str, backend: &NetBackend) {

@@ -243,12 +243,12 @@ impl Engine {
         });
     }
 
-    /// P2: the first `Welcome` of a session counts, and is heard only from a standby that asks the same arbiter; what comes after
-    /// it waits here.
+    /// P2, P3: the first `Welcome` of a session counts, and is heard only from a standby that asks the same arbiter, and writes to the
+    /// same disks; what comes after it waits here.
     fn examine(&self, link: LinkId, frame: Frame, is_welcomed: &mut bool) -> Event {
         if let Message::Welcome(theirs) = &frame.message
             && !std::mem::replace(is_welcomed, true)
-            && let Err(reason) = self.check_counter_mark(theirs.arbiter.clone())
+            && let Err(reason) = self.check_counter_marks(theirs)
         {
             return Event::Unfit { link, reason };
         }

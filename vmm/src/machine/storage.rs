@@ -3,26 +3,29 @@
 //!
 //! Neither the path, nor the size, nor the inode number tells: a copy has the same size, and two hosts number the files of
 //! a shared file system as they like. A mark that was written a moment ago is found by whoever sees the same directory, and
-//! in no copy, since that was made earlier. It is a file of its own because an image may be any bytes, and because not all
-//! file systems that are shared have extended attributes.
+//! in no copy, since that was made earlier. The standby leaves another for the primary to find, the counter-mark: a replica that
+//! is kept up has all that the primary writes, but what is written to the replica is not seen by the primary. They are files of
+//! their own because an image may be any bytes, and because not all file systems that are shared have extended attributes.
 
 use std::fs::{self, File};
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use ft_core::handshake::{DiskStorage, FenceView, Storage};
+use ft_core::handshake::{CounterMark, DiskStorage, FenceView, Storage};
 use io_gate_host::backend::disk_fence::DiskFence;
 use io_gate_host::own_files;
 use io_gate_host::ownership::{self, Maker, Opened, Sign};
 
 use super::disks;
-use crate::config::{DiskConfig, MachineConfig};
+use crate::config::{DiskConfig, FenceRecord, MachineConfig};
 use crate::given_file;
 use crate::random::random_id;
 
 /// What the name of an image is followed by in that of its mark.
 const SUFFIX: &str = ".kemari-mark";
+/// And in that of a standby's: what is left by one side is never written over by the other.
+const COUNTER_SUFFIX: &str = ".kemari-counter-mark";
 const SIGN: Sign = Sign { purpose: "disk mark", content: Some(is_mark) };
 /// Longer than any mark.
 const MAX_MARK: usize = 64;
@@ -30,7 +33,7 @@ const MAX_MARK: usize = 64;
 /// A disk could not be marked.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "disk {disk}: its mark {mark} cannot be written: {error}; a standby can only tell by it that it sees the same disk: have it be a file that can be written to"
+    "disk {disk}: its mark {mark} cannot be written: {error}; the two sides can only tell by it that they see the same disk: have it be a file that can be written to"
 )]
 pub(crate) struct MarkError {
     disk: PathBuf,
@@ -48,7 +51,7 @@ pub(crate) fn mark_disks(
 ) -> Result<Vec<DiskStorage>, MarkError> {
     let mark = |path: &Path| match device_identity(path) {
         Some(identity) => Ok(identity),
-        None => write_mark(path),
+        None => write_mark(path, &mark_path(path)).map(|mark| format!("mark {mark}")),
     };
     // Not what a standby says that finds none either: two files that are not there are not the same.
     each_disk(config, mark, |disk| {
@@ -60,7 +63,9 @@ pub(crate) fn mark_disks(
 #[must_use]
 pub(crate) fn read_marks(config: &MachineConfig, fenced: bool) -> Vec<DiskStorage> {
     let read = |path: &Path| -> Result<String, std::convert::Infallible> {
-        Ok(device_identity(path).unwrap_or_else(|| read_mark(path)))
+        let mark =
+            || read_mark(&mark_path(path)).map_or_else(|none| none, |mark| format!("mark {mark}"));
+        Ok(device_identity(path).unwrap_or_else(mark))
     };
     match each_disk(config, read, |disk| fence_view(disk, "no record").filter(|_| fenced)) {
         Ok(disks) => disks,
@@ -68,17 +73,77 @@ pub(crate) fn read_marks(config: &MachineConfig, fenced: bool) -> Vec<DiskStorag
     }
 }
 
-/// A disk that nobody writes may as well be a copy.
+/// As [`read_marks`], of a standby: where it finds what the primary has left, `theirs`, it leaves a word of its own.
+///
+/// P2, P3: what this side would write after a takeover is to reach the primary's disk, not a replica of it.
+///
+/// # Errors
+/// When a counter-mark cannot be written.
+pub(crate) fn answer_marks(
+    config: &MachineConfig,
+    fenced: bool,
+    theirs: &[DiskStorage],
+) -> Result<Vec<DiskStorage>, MarkError> {
+    let mut disks = read_marks(config, fenced);
+    for (ours, (_, disk)) in disks.iter_mut().zip(written(config)) {
+        // Nothing is left beside what is another disk: both sides say so by what was read.
+        let is_same = theirs.iter().any(|theirs| {
+            theirs.slot == ours.slot
+                && theirs.storage == ours.storage
+                && theirs.fence.as_ref().map(|view| &view.says)
+                    == ours.fence.as_ref().map(|view| &view.says)
+        });
+        if is_same {
+            let leave = |place: PathBuf| {
+                let word = write_mark(&disk.path, &place)?;
+                Ok(CounterMark { place: place.display().to_string(), word })
+            };
+            ours.counter_marks =
+                counter_places(disk, fenced).map(leave).collect::<Result<_, _>>()?;
+        }
+    }
+    Ok(disks)
+}
+
+/// What this side, which is the primary, finds of a standby's counter-marks.
+#[must_use]
+pub(crate) fn read_counter_marks(config: &MachineConfig, fenced: bool) -> Vec<DiskStorage> {
+    let mut disks = read_marks(config, fenced);
+    for (ours, (_, disk)) in disks.iter_mut().zip(written(config)) {
+        let read = |place: PathBuf| {
+            let word = read_mark(&place).unwrap_or_else(|none| none);
+            CounterMark { place: place.display().to_string(), word }
+        };
+        ours.counter_marks = counter_places(disk, fenced).map(read).collect();
+    }
+    disks
+}
+
+/// Where a standby leaves its counter-marks: beside the image, and beside a record that is elsewhere. A block device has no
+/// place for one.
+fn counter_places(disk: &DiskConfig, fenced: bool) -> impl Iterator<Item = PathBuf> {
+    let image = device_identity(&disk.path).is_none().then_some(&disk.path);
+    let record = match &disk.fence {
+        FenceRecord::At(record) if fenced => Some(record),
+        _ => None,
+    };
+    image.into_iter().chain(record).map(|path| beside(path, COUNTER_SUFFIX))
+}
+
+/// The disks that the guest can write: one that nobody writes may as well be a copy.
+fn written(config: &MachineConfig) -> impl Iterator<Item = (u16, &DiskConfig)> {
+    disks::all(config).filter(|(_, disk)| !disk.read_only)
+}
+
 fn each_disk<E>(
     config: &MachineConfig,
     mut mark: impl FnMut(&Path) -> Result<String, E>,
     fence: impl Fn(&DiskConfig) -> Option<FenceView>,
 ) -> Result<Vec<DiskStorage>, E> {
-    disks::all(config)
-        .filter(|(_, disk)| !disk.read_only)
+    written(config)
         .map(|(slot, disk)| {
             let storage = Storage::Shared { mark: mark(&disk.path)? };
-            Ok(DiskStorage { slot, storage, fence: fence(disk) })
+            Ok(DiskStorage { slot, storage, fence: fence(disk), counter_marks: Vec::new() })
         })
         .collect()
 }
@@ -95,24 +160,34 @@ fn fence_view(disk: &DiskConfig, none: &str) -> Option<FenceView> {
 }
 
 /// Beside the image itself: each host may have a symbolic link of its own to it.
-pub(crate) fn mark_path(disk: &Path) -> PathBuf {
+fn beside(disk: &Path, suffix: &str) -> PathBuf {
     let mut path = fs::canonicalize(disk).unwrap_or_else(|_| disk.to_owned()).into_os_string();
-    path.push(SUFFIX);
+    path.push(suffix);
     path.into()
 }
 
-fn write_mark(disk: &Path) -> Result<String, MarkError> {
-    let path = mark_path(disk);
+fn mark_path(disk: &Path) -> PathBuf {
+    beside(disk, SUFFIX)
+}
+
+/// Every file that is made beside a disk to tell whether both sides see it, and what it is called.
+pub(crate) fn mark_files(disk: &DiskConfig) -> Vec<(&'static str, PathBuf)> {
+    let counter = counter_places(disk, true).map(|place| ("counter-mark", place));
+    std::iter::once(("mark", mark_path(&disk.path))).chain(counter).collect()
+}
+
+/// Leaves a new word in a mark.
+fn write_mark(disk: &Path, path: &Path) -> Result<String, MarkError> {
     let write = || -> io::Result<String> {
         let mark = random_id();
         // Written in place and closed: what is opened after that shows it, on NFS too.
-        let mut file = open_mark(&path)?;
+        let mut file = open_mark(path)?;
         file.write_all(mark.as_bytes())?;
         file.set_len(mark.len() as u64)?;
         file.sync_all()?;
-        Ok(format!("mark {mark}"))
+        Ok(mark)
     };
-    write().map_err(|error| MarkError { disk: disk.to_owned(), mark: path.clone(), error })
+    write().map_err(|error| MarkError { disk: disk.to_owned(), mark: path.to_owned(), error })
 }
 
 /// The file of a mark, to be written over. Nothing but a mark is: something else of this name may be
@@ -141,12 +216,12 @@ fn is_mark(head: &[u8]) -> bool {
         && head.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-')
 }
 
-fn read_mark(disk: &Path) -> String {
-    let path = mark_path(disk);
-    match given_file::read_text(&path) {
-        Ok(mark) if mark.len() <= MAX_MARK => format!("mark {}", mark.trim()),
-        Ok(_) => format!("no mark in {}", path.display()),
-        Err(error) => format!("no mark in {} ({error})", path.display()),
+/// The word in a mark, or what is there instead.
+fn read_mark(path: &Path) -> Result<String, String> {
+    match given_file::read_text(path) {
+        Ok(mark) if mark.len() <= MAX_MARK => Ok(mark.trim().to_owned()),
+        Ok(_) => Err(format!("no mark in {}", path.display())),
+        Err(error) => Err(format!("no mark in {} ({error})", path.display())),
     }
 }
 
@@ -217,5 +292,38 @@ mod tests {
         }
         let nowhere = mark_disks(&machine(Path::new("/nowhere/disk"), ""), false).unwrap_err();
         assert!(nowhere.to_string().contains("/nowhere/disk.kemari-mark"), "{nowhere}");
+    }
+
+    /// P3. Nothing is left beside what is another disk, and nothing of others is written over.
+    #[test]
+    fn what_a_standby_leaves_is_found_beside_the_same_disk_only() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (disk, copy) = (one.path().join("disk"), other.path().join("disk"));
+        fs::write(&disk, [0; 512]).unwrap();
+        fs::write(&copy, [0; 512]).unwrap();
+        let words = |disks: Vec<DiskStorage>| -> Vec<String> {
+            let marks = disks.into_iter().flat_map(|disk| disk.counter_marks);
+            marks.map(|mark| mark.word).collect()
+        };
+        let (ours, read_only) = (machine(&disk, ""), machine(&disk, ",readonly=on"));
+        let theirs = mark_disks(&ours, false).unwrap();
+        let former = words(answer_marks(&ours, false, &theirs).unwrap());
+        assert_eq!(words(read_counter_marks(&ours, false)), former);
+        let left = words(answer_marks(&ours, false, &theirs).unwrap());
+        assert_eq!(words(read_counter_marks(&ours, false)), left);
+        assert!(left.len() == 1 && left != former);
+        assert!(answer_marks(&read_only, false, &theirs).unwrap().is_empty());
+        let left = answer_marks(&machine(&copy, ""), false, &theirs).unwrap();
+        assert_eq!(words(left), [""; 0]);
+        assert_eq!(fs::read_dir(other.path()).unwrap().count(), 1);
+
+        let place = one.path().join("disk.kemari-counter-mark");
+        fs::write(&place, "somebody's notes").unwrap();
+        let refused = answer_marks(&ours, false, &theirs).unwrap_err().to_string();
+        assert!(
+            refused.contains("kemari-counter-mark") && refused.contains("left alone"),
+            "{refused}"
+        );
+        assert_eq!(fs::read(&place).unwrap(), b"somebody's notes");
     }
 }

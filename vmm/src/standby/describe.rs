@@ -18,7 +18,7 @@ use crate::arbiter::holder_name;
 use crate::boot::BootError;
 use crate::engine::describe;
 use crate::machine::Machine;
-use crate::machine::storage::read_marks;
+use crate::machine::storage::answer_marks;
 use crate::random::random_number;
 
 /// What has not answered for so long is not there.
@@ -92,14 +92,15 @@ impl StandbyDriver {
 
     fn find_machine(&self, hello: &Hello) -> Result<Found, String> {
         let (factory, layout) = (self.describing.factory.clone(), hello.layout.clone());
-        let has_arbiter = self.arbiter.is_some();
+        let (has_arbiter, theirs) = (self.arbiter.is_some(), hello.disks.clone());
         let task = ("describe", "the machine's disks and networks, or this host's KVM");
         self.describing.machine.run(task, self.patience(), move || {
             let built = factory.lock().unwrap_or_else(PoisonError::into_inner).build(&layout);
             let (machine, authority) = built.map_err(|error| error.to_string())?;
             // Not kept: only whether there will be enough when the first checkpoint comes.
             Reserve::of_trial(layout.cpus).hold().map_err(|error| error.to_string())?;
-            let disks = read_marks(machine.config(), has_arbiter);
+            let disks = answer_marks(machine.config(), has_arbiter, &theirs);
+            let disks = disks.map_err(|error| error.to_string())?;
             Ok(Found { machine, authority, disks })
         })
     }
