@@ -100,6 +100,8 @@ pub struct Engine {
     watchdog: watchdog::Watchdog,
     /// One more reference for each connection that is being made.
     attempts: Arc<()>,
+    /// See [`Engine::mark_for`]. Taken with nothing held, the core under it; only by threads that are reaching a standby.
+    marking: Mutex<()>,
     /// Starts threads that connect and ask: whoever drives the engine may have given that up.
     launcher: Launcher,
     /// How the machine has ended, once nothing is left to do.
@@ -190,6 +192,7 @@ impl Engine {
             stats: Mutex::new(EngineStats::default()),
             watchdog: watchdog::Watchdog::default(),
             attempts: Arc::default(),
+            marking: Mutex::default(),
             launcher: Launcher::start()?,
             put_away: OnceLock::new(),
         });

@@ -2,7 +2,7 @@
 
 use std::io::{BufReader, Read};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ft_core::handshake::{ArbiterView, DiskStorage, Hello, ImageId, SessionOptions};
@@ -15,7 +15,7 @@ use super::operator::STUCK;
 use super::outbox::{Control, Outbox};
 use super::sender::{Item, send};
 use super::{Core, Engine, STATUS_PATIENCE};
-use crate::arbiter::holder_name;
+use crate::arbiter::{Arbiter, holder_name};
 use crate::audit;
 use crate::link::{Buffers, Link};
 use crate::machine::Machine;
@@ -125,7 +125,7 @@ impl Engine {
         let (engine, attempt) = (self.clone(), self.attempts.clone());
         let connect = move || {
             // First: storage may take its time, and a standby does not wait long for a Hello.
-            let arbiter = match engine.prepare() {
+            let arbiter = match engine.prepare(link_id) {
                 Ok(arbiter) => arbiter,
                 Err(reason) => return engine.connect_failed(link_id, reason),
             };
@@ -136,7 +136,7 @@ impl Engine {
             let link = addr.connect(CONNECT_TIMEOUT, &engine.options.security);
             drop(attempt);
             let link = link.map_err(|error| error.to_string());
-            match link.and_then(|link| Ok((link, engine.mark(arbiter)?))) {
+            match link.and_then(|link| Ok((link, engine.mark(link_id, arbiter)?))) {
                 Ok((link, place)) => engine.run_session(link_id, link, place, boot),
                 Err(reason) => engine.connect_failed(link_id, reason),
             }
@@ -148,18 +148,37 @@ impl Engine {
     }
 
     /// Has storage and arbiter ready for a standby. It takes its time where much was written and little is durable.
-    fn prepare(&self) -> Result<Option<ArbiterView>, String> {
+    fn prepare(&self, link: LinkId) -> Result<Option<ArbiterView>, String> {
         self.machine.share_disks().map_err(|error| error.to_string())?;
-        let marked = self.arbiter.as_ref().map(|arbiter| arbiter.mark()).transpose();
-        marked.map_err(|error| error.to_string())
+        let mark = |arbiter: &Arc<dyn Arbiter>| {
+            self.mark_for(link, || arbiter.mark().map_err(|error| error.to_string()))
+        };
+        self.arbiter.as_ref().map(mark).transpose()
+    }
+
+    /// Writes what the standby that is reached over `link` is to find: one writes at a time, and only the one that was begun last. One
+    /// that was passed over meanwhile would write over what its successor's standby looks for, which would take it for another
+    /// arbiter, or another disk.
+    fn mark_for<T>(
+        &self,
+        link: LinkId,
+        mark: impl FnOnce() -> Result<T, String>,
+    ) -> Result<T, String> {
+        let _one = self.marking.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.lock().connecting != Some(link) {
+            return Err("another connection has taken its place".to_owned());
+        }
+        mark()
     }
 
     /// Marks the storage for the standby that has been reached: it is to see the same (P2, P3). Not at each attempt to reach one:
     /// what is written into a record of who may write is never written for nothing.
-    fn mark(&self, arbiter: Option<ArbiterView>) -> Result<Place, String> {
-        self.machine.renew_fence_records().map_err(|error| error.to_string())?;
-        let disks = mark_disks(self.machine.config(), self.arbiter.is_some());
-        let disks = disks.map_err(|error| error.to_string())?;
+    fn mark(&self, link: LinkId, arbiter: Option<ArbiterView>) -> Result<Place, String> {
+        let disks = self.mark_for(link, || {
+            self.machine.renew_fence_records().map_err(|error| error.to_string())?;
+            let disks = mark_disks(self.machine.config(), self.arbiter.is_some());
+            disks.map_err(|error| error.to_string())
+        })?;
         let holder = self.arbiter.as_ref();
         let holder =
             holder.map_or_else(|| holder_name("primary"), |arbiter| arbiter.holder().to_owned());
