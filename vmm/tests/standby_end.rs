@@ -4,9 +4,9 @@
 mod common;
 mod pair;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 
 use ft_core::Term;
 use ft_core::primary::Phase;
@@ -14,6 +14,7 @@ use ft_core::standby::{Event, Lack};
 use io_gate_host::Unfenced;
 use kemari_vmm::arbiter::Arbiter;
 use kemari_vmm::config::{DiskConfig, MachineConfig};
+use kemari_vmm::engine::Engine;
 use kemari_vmm::standby::resources::Reserve;
 use kemari_vmm::standby::{End, Input};
 use kvm_bindings::kvm_regs;
@@ -29,6 +30,29 @@ fn disks(dir: &Path) -> Vec<DiskConfig> {
     let disk = dir.join("disk.img");
     std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
     vec![format!("path={},readonly=on,fence=off", disk.display()).parse().unwrap()]
+}
+
+/// A primary that is protected over a cable that can be cut. A question of its own is not answered while the test runs.
+struct Primary {
+    cable: Cable,
+    _engine: Arc<Engine>,
+    _unanswered: (Receiver<Term>, Sender<()>),
+}
+
+impl Primary {
+    /// `far`: where the standby listens.
+    fn protected(dir: &Path, far: PathBuf, has_arbiter: bool, disks: Vec<DiskConfig>) -> Self {
+        let cable = Cable::new(dir.join("near"), far);
+        let (slow, asks, answer) = Slow::new(arbiter(dir, "primary"));
+        let ours = has_arbiter.then_some(slow as Arc<dyn Arbiter>);
+        let term = ours.as_ref().map_or(Term(0), |ours| ours.begin(false).unwrap());
+        let config = MachineConfig { disks, ..config(MEMORY, 1) };
+        let (machine, authority) = machine(config, IDLE, kvm_regs::default());
+        let options = engine_options(&cable.path);
+        let engine = start_engine(&machine, authority, ours, term, options);
+        wait_phase(&engine, Phase::Protected);
+        Self { cable, _engine: engine, _unanswered: (asks, answer) }
+    }
 }
 
 /// P9. Fails where a signal waits for room in the queue of a standby that is busy: the second one would not be heard either.
@@ -64,17 +88,10 @@ fn whoever_ends_a_standby_does_not_wait_for_its_queue() {
 fn a_term_that_a_standby_wins_while_it_ends_is_free() {
     let dir = tempfile::tempdir().unwrap();
     let far = dir.path().join("far");
-    let cable = Cable::new(dir.path().join("near"), far.clone());
     let (theirs, is_asked, answer) = Slow::new(arbiter(dir.path(), "standby"));
     let standby = Standby::start(&far, PATIENCE, Some(theirs));
-    // The primary's own question is not answered while the test runs.
-    let (ours, _asks, _answer) = Slow::new(arbiter(dir.path(), "primary"));
-    let term = ours.begin(false).unwrap();
-    let (machine, authority) = machine(config(MEMORY, 1), IDLE, kvm_regs::default());
-    let options = engine_options(&cable.path);
-    let engine = start_engine(&machine, authority, Some(ours), term, options);
-    wait_phase(&engine, Phase::Protected);
-    cable.cut();
+    let primary = Primary::protected(dir.path(), far, true, Vec::new());
+    primary.cable.cut();
     assert_eq!(is_asked.recv_timeout(PATIENCE).unwrap(), Term(2));
     standby.stop.stop();
     wait_for("the end", || standby.status()["state"] == "stopped");
@@ -103,21 +120,13 @@ fn a_term_that_is_wanted_no_more_is_given_free() {
 fn a_standby_that_ends_while_it_makes_ready_asks_for_no_term() {
     let dir = tempfile::tempdir().unwrap();
     let far = dir.path().join("far");
-    let cable = Cable::new(dir.path().join("near"), far.clone());
     let disks = disks(dir.path());
     let (theirs, is_asked, _answer) = Slow::new(arbiter(dir.path(), "standby"));
     let (fence, opening, let_go) = Held::new(theirs.fence());
     let standby =
         Standby::start_with_disks(&far, Some(theirs), fence, disks.clone(), Arc::default());
-    // The primary's own question is not answered while the test runs.
-    let (ours, _asks, _answer) = Slow::new(arbiter(dir.path(), "primary"));
-    let term = ours.begin(false).unwrap();
-    let config = MachineConfig { disks, ..config(MEMORY, 1) };
-    let (machine, authority) = machine(config, IDLE, kvm_regs::default());
-    let options = engine_options(&cable.path);
-    let engine = start_engine(&machine, authority, Some(ours), term, options);
-    wait_phase(&engine, Phase::Protected);
-    cable.cut();
+    let primary = Primary::protected(dir.path(), far, true, disks);
+    primary.cable.cut();
     opening.recv_timeout(PATIENCE).unwrap();
     standby.stop.stop();
     assert!(matches!(standby.end(), End::Stopped(_)));
@@ -132,17 +141,12 @@ fn a_standby_that_ends_while_it_makes_ready_asks_for_no_term() {
 fn a_take_over_that_is_refused_leaves_the_door_open() {
     let dir = tempfile::tempdir().unwrap();
     let far = dir.path().join("far");
-    let cable = Cable::new(dir.path().join("near"), far.clone());
     let disks = disks(dir.path());
     let (fence, opening, let_go) = Held::new(Arc::new(Unfenced));
     let reserve = Arc::<Reserve>::default();
     let standby = Standby::start_with_disks(&far, None, fence, disks.clone(), reserve.clone());
-    let config = MachineConfig { disks, ..config(MEMORY, 1) };
-    let (machine, authority) = machine(config, IDLE, kvm_regs::default());
-    let options = engine_options(&cable.path);
-    let engine = start_engine(&machine, authority, None, Term(0), options);
-    wait_phase(&engine, Phase::Protected);
-    cable.cut();
+    let primary = Primary::protected(dir.path(), far, false, disks);
+    primary.cable.cut();
     wait_for("the loss", || standby.status()["state"] == "waiting-for-operator");
     let take_over = || {
         let (tell, answer) = sync_channel(1);
