@@ -419,6 +419,13 @@ fn an_arbiter_that_does_not_answer_is_said() {
     bench.degraded("the arbiter cannot be asked");
     std::fs::rename(bench.path("away"), bench.path("arbiter")).unwrap();
     bench.protected();
+
+    // It answers, and would not let this side go on: its data went back to before this machine began.
+    let term = bench.path(&format!("arbiter/default/term-{:020}.json", 1));
+    std::fs::rename(&term, bench.path("away")).unwrap();
+    bench.degraded("the arbiter cannot be asked");
+    std::fs::rename(bench.path("away"), &term).unwrap();
+    bench.protected();
 }
 
 /// Whatever limit a standby begins with: it protects nobody, or it can take over.

@@ -129,6 +129,14 @@ impl FileArbiter {
         followed.as_ref().filter(|(of, _)| *of == term).map(|(_, holder)| holder.clone())
     }
 
+    fn check_holder(&self, record: &TermRecord, expected: String) -> Result<(), ArbiterError> {
+        if record.holder == expected {
+            return Ok(());
+        }
+        let (place, record) = (self.place_of(record.term), record.clone().into());
+        Err(ArbiterError::OtherHolder { place, expected, record })
+    }
+
     /// Leaves a new word in the file `name`. It is not read again: what keeps a copy up to date may have put another's there.
     fn leave(&self, name: &str) -> Result<String, ArbiterError> {
         self.check_identity()?;
@@ -157,6 +165,13 @@ impl Arbiter for FileArbiter {
 
     fn answers(&self) -> Result<(), ArbiterError> {
         self.check_identity()?;
+        // P9: a directory that went back grants nothing to the successor of a term that it does not know.
+        let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((term, holder)) = followed {
+            let record = self.records.term(term)?;
+            let missing = || ArbiterError::missing(self.records.path(), term);
+            self.check_holder(&record.ok_or_else(missing)?, holder)?;
+        }
         self.records.take_claims()
     }
 
@@ -169,19 +184,12 @@ impl Arbiter for FileArbiter {
             return Err(ArbiterError::missing(self.records.path(), before));
         };
         match self.known_holder(before) {
-            Some(known) if known != record.holder => {
-                // This process's own term is another's: the right is lost.
-                if known == self.holder {
-                    return Ok(Verdict::Denied(record));
-                }
-                let place = self.place_of(before.0);
-                return Err(ArbiterError::OtherHolder {
-                    place,
-                    expected: known,
-                    record: record.into(),
-                });
+            // This process's own term is another's: the right is lost.
+            Some(known) if known == self.holder && known != record.holder => {
+                return Ok(Verdict::Denied(record));
             }
-            _ => {}
+            Some(known) => self.check_holder(&record, known)?,
+            None => {}
         }
         // Before a record is made, which would stay.
         if let Some(later) = self.later(term)? {

@@ -222,6 +222,27 @@ fn p2_a_standby_wins_no_term_after_one_of_a_stranger() {
     assert!(one.id != other.id && one.mark != other.mark, "{one}, {other}");
 }
 
+/// P9: what the next claim would be refused for is said while there is time.
+#[test]
+fn p9_a_directory_that_went_back_is_said_before_a_term_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let primary = arbiter(dir.path(), "primary");
+    primary.begin(false).unwrap();
+    let standby = arbiter(dir.path(), "standby");
+    standby.follow(Term(1), "primary");
+    standby.answers().unwrap();
+    let (record, away) = (dir.path().join("vm").join(term_name(Term(1))), dir.path().join("away"));
+    std::fs::rename(&record, &away).unwrap();
+    let lacks = standby.answers().unwrap_err().to_string();
+    assert_eq!(lacks, standby.claim(Term(2), "silence").unwrap_err().to_string());
+    let other = std::fs::read_to_string(&away).unwrap().replace("primary", "stranger");
+    std::fs::write(&record, other).unwrap();
+    let lacks = standby.answers().unwrap_err().to_string();
+    assert!(lacks.contains("to be of primary") && lacks.contains("held by stranger"), "{lacks}");
+    std::fs::rename(&away, &record).unwrap();
+    standby.answers().unwrap();
+}
+
 /// P2: a copy has the same identity, and not the mark of a session that began later.
 #[test]
 fn p2_a_copy_of_the_directory_is_told_from_it() {
