@@ -23,6 +23,10 @@ pub(super) const FENCED: i32 = 3;
 const LEAD: std::ops::Range<u64> = 100..900;
 /// Takeovers that no fault asked for, in a row: more are not the host's load.
 const UNASKED: u32 = 5;
+/// How often a fresh standby is started, at most.
+const STARTS: u32 = 5;
+/// How a process ends that was refused at its start.
+const REFUSED: i32 = 2;
 /// A paused primary sleeps on for this long after the takeover.
 const OVERSLEEP: std::ops::Range<u64> = 0..300;
 /// How long an arbiter is away, when all that was to happen has happened.
@@ -569,16 +573,30 @@ impl Pair<'_> {
         Ok(())
     }
 
+    /// One that listens. Where its arbiter has not answered in time, as on a busy machine, it is started again, as a service
+    /// manager would.
+    fn fresh_standby(&mut self, host: Host) -> Result<Member> {
+        for left in (0..STARTS).rev() {
+            let mut fresh = self.launcher.start_standby(host)?;
+            let listens =
+                self.watch.until("the fresh standby listens", &mut [&mut fresh], |members| {
+                    Ok(members[0].status().is_ok().then_some(()))
+                });
+            match listens {
+                Ok(()) => return Ok(fresh),
+                Err(error) if left == 0 || !was_not_answered(&mut fresh) => return Err(error),
+                Err(_) => {}
+            }
+        }
+        bail!("no standby was started")
+    }
+
     /// Starts a fresh standby where the lost side was; how long until the guest was protected.
     fn protect_again(&mut self) -> Result<Duration> {
         let begin = Instant::now();
         let host = self.active.host.other();
         self.passive.process.kill();
-        let mut fresh: Member = self.launcher.start_standby(host)?;
-        self.watch.until("the fresh standby listens", &mut [&mut fresh], |members| {
-            Ok(members[0].status().is_ok().then_some(()))
-        })?;
-        self.passive = fresh;
+        self.passive = self.fresh_standby(host)?;
         let launcher = &self.launcher;
         self.watch.until(
             "the guest takes a fresh standby",
@@ -607,6 +625,12 @@ fn quantiles(window: &Window) -> Quantiles {
 /// Protected as before, or gone on alone and what comes of that.
 fn is_settled(primary: &Status, term: u64) -> bool {
     primary.is_protected() || primary.number("term") > term
+}
+
+/// Whether a side has ended at its start, as its arbiter did not answer in time.
+fn was_not_answered(member: &mut Member) -> bool {
+    member.process.exited().is_some_and(|ended| ended.code() == Some(REFUSED))
+        && member.process.lines().iter().any(|line| line.contains("expected an answer within"))
 }
 
 fn is_running(member: &Member) -> bool {
