@@ -639,3 +639,59 @@ fn p2_a_device_that_the_host_uses_is_no_disk() {
     drop(holds);
     standby.wait_line("nothing is missing any more", PATIENCE).unwrap();
 }
+
+// ---- who ends in good order leaves nothing that looks held ----
+
+/// A protected pair on one arbiter: the standby and the primary.
+fn protected_pair(bench: &Bench, arbiter: &str) -> (Process, Process) {
+    let listen = free_address();
+    let standby = bench.side("standby", &["standby", arbiter, &format!("--listen={listen}")]);
+    standby.wait_line("listening on", PATIENCE).unwrap();
+    let primary = bench.run("primary", &[arbiter, &format!("--standby={listen}")]);
+    bench.wait_state(&primary, "protected");
+    (standby, primary)
+}
+
+/// Ends as an operator asks for it; then neither the disk nor the name is anybody's.
+#[track_caller]
+fn ends_and_leaves_all_free(bench: &Bench, mut side: Process, arbiter: &str) {
+    side.signal(Signal::TERM);
+    let ended = side.wait_exit(PATIENCE).and_then(|ended| ended.code());
+    assert_eq!(ended, Some(143), "{}", side.lines().join("\n"));
+    for (name, flags) in [("plain", &[][..]), ("fresh", &[arbiter])] {
+        let mut next = bench.run(name, flags);
+        bench.wait_state(&next, "alone");
+        next.signal(Signal::TERM);
+        assert!(next.wait_exit(PATIENCE).is_some(), "{}", next.lines().join("\n"));
+    }
+}
+
+/// Fails where the end gives back the term that the machine had, and not the one that it is about to win.
+#[test]
+fn a_primary_that_ends_while_it_asks_gives_back_what_it_wins() {
+    let bench = Bench::new();
+    let arbiter = bench.spelled("--arbiter=", "file:", "a");
+    let (mut standby, primary) = protected_pair(&bench, &arbiter);
+    let records = fs::read_dir(bench.path("a")).unwrap().next().unwrap().unwrap().path();
+    // A slow directory: whoever wins the next term keeps still for two seconds.
+    fs::write(records.join(format!("pace-{:020}", 1)), "1000000").unwrap();
+    standby.kill();
+    let won = records.join(format!("term-{:020}.json", 2));
+    let deadline = Instant::now() + PATIENCE;
+    while !won.exists() {
+        assert!(Instant::now() < deadline, "it does not ask: {}", primary.lines().join("\n"));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    ends_and_leaves_all_free(&bench, primary, &arbiter);
+}
+
+/// Fails where only a record of the own term is freed: a guest that has let nothing out since has not raised it.
+#[test]
+fn a_machine_that_ends_soon_after_a_takeover_leaves_its_disk_free() {
+    let bench = Bench::new();
+    let arbiter = bench.spelled("--arbiter=", "file:", "a");
+    let (standby, mut primary) = protected_pair(&bench, &arbiter);
+    primary.kill();
+    bench.wait_state(&standby, "alone");
+    ends_and_leaves_all_free(&bench, standby, &arbiter);
+}

@@ -115,6 +115,11 @@ impl<'a> Launcher<'a> {
         self.dir.join("device.out")
     }
 
+    /// The side that was started last was refused: it has done nothing, and may have no audit log.
+    pub(super) fn forget_last(&mut self) {
+        self.audits.pop();
+    }
+
     /// The audit logs of all that were started, dead or alive.
     pub(super) fn audits(&self) -> &[PathBuf] {
         &self.audits

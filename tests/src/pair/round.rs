@@ -458,7 +458,7 @@ impl Pair<'_> {
 
     fn wait_takeover(&mut self) -> Result<Status> {
         self.watch.until("the standby takes over", &mut [&mut self.passive], |members| {
-            Ok(Some(members[0].status()?).filter(Status::runs_guest))
+            Ok(Some(members[0].status()?).filter(Status::has_taken_over))
         })
     }
 
@@ -585,6 +585,7 @@ impl Pair<'_> {
             match listens {
                 Ok(()) => return Ok(fresh),
                 Err(error) if left == 0 || !was_not_answered(&mut fresh) => return Err(error),
+                Err(_) if self.surroundings.config.audit => self.launcher.forget_last(),
                 Err(_) => {}
             }
         }

@@ -41,6 +41,11 @@ impl Status {
         self.0["role"] == "primary" || self.state() == "active"
     }
 
+    /// Whether it has gone on with the guest, and knows how that went.
+    pub fn has_taken_over(&self) -> bool {
+        self.runs_guest() && self.takeover_us().is_some()
+    }
+
     /// Whether a standby holds the guest, and could go on with it.
     pub fn is_protected(&self) -> bool {
         self.state() == "protected"

@@ -85,9 +85,12 @@ fn state_of(member: &Member) -> String {
 fn still_runs(member: &mut Member, what: &str) -> Result<()> {
     if let Some(exit) = member.process.exited() {
         let lines = member.process.lines();
-        let last = lines.last().map_or("nothing", String::as_str);
+        // What follows the reason helps nobody here: a hint at `--help`, say.
+        let reason =
+            lines.iter().rfind(|line| line.starts_with("error: ") || line.starts_with("kemari: "));
+        let said = reason.or(lines.last()).map_or("nothing", String::as_str);
         bail!(
-            "expected that {what}, but {} ended ({exit}); it last said: {last}",
+            "expected that {what}, but {} ended ({exit}); it said: {said}",
             member.process.name()
         );
     }

@@ -19,7 +19,7 @@ use io_gate_host::{Fence, utc};
 
 use crate::random::random_id;
 use crate::values;
-pub use ask::{Answer, ask};
+pub use ask::{Answer, ask, end};
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdArbiter, EtcdOptions};
 pub use file::FileArbiter;

@@ -14,7 +14,7 @@ use io_gate_host::{Fence, Observer, Unfenced};
 use serde_json::json;
 
 use super::{CliError, ProtectionArgs};
-use crate::arbiter::Arbiter;
+use crate::arbiter::{self, Arbiter};
 use crate::audit::Recorder;
 use crate::config::MachineConfig;
 use crate::control::{Command, ControlPlace, ControlSocket, Handler, Outcome, Reply, done};
@@ -186,7 +186,7 @@ impl Drop for Claim<'_> {
 /// Nobody holds the virtual machine any more: a fresh start needs no `--seize`.
 fn end_term(arbiter: Option<&Arc<dyn Arbiter>>, term: Term) {
     if let Some(arbiter) = arbiter
-        && let Err(error) = arbiter.end(term)
+        && let Err(error) = arbiter::end(arbiter, term)
     {
         log::warn!(
             "the machine's end could not be recorded, the next start needs --seize: {error}"

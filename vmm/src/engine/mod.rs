@@ -11,6 +11,7 @@
 //! holds a device slot or the ledger calls [`Engine::event`].
 
 mod checkpoint;
+mod claims;
 mod counter_mark;
 mod images;
 mod live;
@@ -58,6 +59,8 @@ const REST: Duration = Duration::from_secs(8);
 const STUCK_REST: Duration = Duration::from_secs(1);
 /// How long an operator waits for an engine that is stuck before he is told so.
 const STATUS_PATIENCE: Duration = Duration::from_millis(500);
+/// How long an end waits for the arbiter's answer to a claim: a winner keeps still for two seconds at most.
+const LAST_ANSWER: Duration = Duration::from_secs(5);
 
 /// What of the protection an operator can tune.
 #[derive(Clone, Debug)]
@@ -102,6 +105,7 @@ pub struct Engine {
     attempts: Arc<()>,
     /// See [`Engine::mark_for`]. Taken with nothing held, the core under it; only by threads that are reaching a standby.
     marking: Mutex<()>,
+    claims: Arc<claims::Claims>,
     /// Starts threads that connect and ask: whoever drives the engine may have given that up.
     launcher: Launcher,
     /// How the machine has ended, once nothing is left to do.
@@ -193,6 +197,7 @@ impl Engine {
             watchdog: watchdog::Watchdog::default(),
             attempts: Arc::default(),
             marking: Mutex::default(),
+            claims: Arc::default(),
             launcher: Launcher::start()?,
             put_away: OnceLock::new(),
         });
@@ -289,6 +294,7 @@ impl Engine {
             );
         }
         let (term, closed) = left?;
+        let term = self.last_term(term);
         // P2: the disks are anybody's, and so is the name, once nothing more is written. Not even by a guest that runs on
         // because the device thread is stuck: the gate lets nothing out from here on.
         let free = self.machine.gate().free_disks();
@@ -297,6 +303,21 @@ impl Engine {
             let _ = closed.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(LAST_WORDS);
         }
         free.then_some(term)
+    }
+
+    /// The term in which the machine ends: `term`, unless a later one was being asked for and is won by now.
+    fn last_term(&self, term: Term) -> Term {
+        self.claims.settled(LAST_ANSWER).map_or_else(
+            |()| {
+                log::warn!(
+                    "the arbiter has not answered within {LAST_ANSWER:?} whether term {} is this machine's: the next start may need \
+                     --seize",
+                    term.next()
+                );
+                term
+            },
+            |won| term.max(won.unwrap_or(term)),
+        )
     }
 
     /// Says good-bye to the standby, if there is one; gives the term, and what ends when the word has left. None when the
@@ -458,9 +479,14 @@ impl Engine {
             Answer::Unreachable { reason } => Event::ArbiterUnreachable { reason },
         };
         let (asking, failed) = (self.clone(), self.clone());
+        let under_way = self.claims.begin();
         self.launcher.launch(
             "arbiter",
-            move || asking.event(event(ask(&*arbiter, term, &why))),
+            move || {
+                let answer = ask(&*arbiter, term, &why);
+                under_way.is_answered(term, &answer);
+                asking.event(event(answer));
+            },
             move |error| failed.event(event(Answer::no_thread(&error))),
         );
     }

@@ -59,7 +59,7 @@ pub enum MachineError {
     Boot(#[from] BootError),
     /// There is nothing to boot.
     #[error(
-        "there is no kernel to boot: give --kernel FILE (a standby needs it for a reset of the guest after it took over)"
+        "there is no kernel to boot: give --kernel FILE (a standby needs none: its primary sends what the guest boots)"
     )]
     NoKernel,
     /// A device is in the middle of something that does not end.

@@ -346,7 +346,7 @@ impl StandbyDriver {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let given_back = match self.queue.recv_timeout(left) {
-                Ok(Input::Event(Event::ArbiterGranted { .. })) => arbiter.end(term),
+                Ok(Input::Event(Event::ArbiterGranted { .. })) => arbiter::end(arbiter, term),
                 Ok(Input::Event(
                     Event::ArbiterDenied { .. } | Event::ArbiterUnreachable { .. },
                 )) => Ok(()),

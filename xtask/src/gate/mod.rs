@@ -119,6 +119,10 @@ fn check(arguments: &Arguments) -> Result<Verdict> {
         .collect();
     ensure!(!layers.is_empty(), "no layer is left to look");
     let subject = subject(arguments)?;
+    eprintln!(
+        "... looking at {} (the first time it compiles for minutes)",
+        subject.packages.join(", ")
+    );
     let looked = look(&subject, &layers);
     if arguments.json {
         println!("{:#}", report::json(&subject, &looked));

@@ -18,6 +18,9 @@ use crate::{build, run_pair, stop};
 use plan::{Link, Plan};
 use summary::Summary;
 
+/// What every other pair has as its arbiter, and the Debian package that has it.
+const ETCD: &[(&str, &str)] = &[("/usr/bin/etcd", "etcd-server")];
+
 /// How long, and which faults.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -89,6 +92,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     ensure!(arguments.rounds > 0, "--rounds: expected at least 1, found 0");
     arguments.json.as_deref().map_or(Ok(()), crate::report_file::check).context("--json")?;
     let plan = arguments.plan()?;
+    // Before the first pair: a long run is not to end because a later one draws it.
+    crate::guest::ensure_programs(ETCD, &|line| println!("{line}"))?;
     // Once, not for each pair: a long run is of one program, whatever becomes of the tree meanwhile.
     let kemari = arguments.kemari.clone().map_or_else(build::kemari, Ok)?;
     let (begun, stop) = (Instant::now(), stop::flag()?);

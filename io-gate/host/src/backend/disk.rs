@@ -227,10 +227,11 @@ impl Input {
         let locked = match side {
             Side::Active => self.lock(Use::Active),
             Side::Successor => self.lock(Use::Active).or_else(|error| {
-                // Said where it holds: an error is said by whoever is refused.
+                let DiskError::Lock { path, .. } = &error else { return Err(error) };
                 self.lock(Use::Pair).inspect(|()| {
                     log::info!(
-                        "{error}; a takeover waits for no lock: the term decides who writes"
+                        "disk {}: the former primary still has it open; it writes no more, as this side has the term",
+                        path.display()
                     );
                 })
             }),

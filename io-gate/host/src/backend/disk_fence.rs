@@ -212,6 +212,14 @@ impl DiskFence {
     /// # Errors
     /// When it cannot be written.
     pub fn free(&self, term: u64, holder: &str) -> Result<(), DiskError> {
+        // Who has won a term and written nothing in it has left the record of the one before.
+        let failed = |error| DiskError::Fence { path: self.path.clone(), error };
+        let found = self.read().map_err(|error| failed(io::Error::other(error)))?;
+        if found
+            .is_some_and(|found| found.term < term && !found.free && found.machine == self.machine)
+        {
+            self.ask(term, holder).map_err(|error| failed(io::Error::other(error)))?;
+        }
         self.rewrite(term, holder, |_, ours| Claim { free: true, ..ours })
     }
 

@@ -564,6 +564,36 @@ fn p2_of_two_that_claim_across_a_gap_at_once_one_may_perform() {
     }
 }
 
+/// P9. Fails where what somebody has put in the place of a record is waited for, or read into memory whatever its size.
+#[test]
+fn what_is_no_record_is_neither_waited_for_nor_read_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = arbiter(dir.path(), "a");
+    a.begin(false).unwrap();
+    let record = record_of(dir.path(), 1);
+    let kept = std::fs::read(&record).unwrap();
+    let refuses = |found: &str| {
+        let error = a.claim(Term(2), "silence").unwrap_err().to_string();
+        assert!(error.contains("expected a file of") && error.contains(found), "{error}");
+        assert_eq!(a.fence().ask(), Permission::Unknown);
+    };
+    std::fs::remove_file(&record).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &record,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    refuses("a FIFO");
+    std::fs::remove_file(&record).unwrap();
+    std::fs::File::create(&record).unwrap().set_len(1 << 40).unwrap();
+    refuses("1099511627776");
+    std::fs::write(&record, kept).unwrap();
+    assert_eq!(a.fence().ask(), Permission::Granted);
+}
+
 // ---- directories that are not like this host's ----
 
 /// One whose every access takes its time.
