@@ -226,12 +226,12 @@ impl Input {
     pub(super) fn share(&self, side: Side, has_terms: bool) -> Result<(), DiskError> {
         let locked = match side {
             Side::Active => self.lock(Use::Active),
-            Side::Successor => self.lock(Use::Active).or_else(|error| {
-                let DiskError::Lock { path, .. } = &error else { return Err(error) };
+            Side::Successor => self.lock(Use::Active).or_else(|_| {
                 self.lock(Use::Pair).inspect(|()| {
                     log::info!(
-                        "disk {}: the former primary still has it open; it writes no more, as this side has the term",
-                        path.display()
+                        "disk {}: another process has it open, the former primary perhaps; it is not waited for, as the term \
+                         decides who writes",
+                        self.path.display()
                     );
                 })
             }),
