@@ -210,7 +210,8 @@ impl Engine {
                 engine.event(Event::Fenced { reason });
             }
         });
-        engine.perform(&mut engine.lock(), actions);
+        // Before anything is let out: where a thread is lacking, the guest has not run.
+        let mut core = engine.lock();
         let ticker = engine.clone();
         std::thread::Builder::new().name("ticker".to_owned()).spawn(move || {
             seccomp::enter(Role::Timer, &ticker.machine.wakes());
@@ -218,6 +219,8 @@ impl Engine {
         })?;
         engine.start_watchdog()?;
         engine.start_term_watch()?;
+        engine.perform(&mut core, actions);
+        drop(core);
         Ok(engine)
     }
 
