@@ -1,7 +1,7 @@
 //! A real etcd server as arbiter: started in a directory of its own, stopped, killed, started again.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
+use crate::ports::free_address;
 use crate::process::{Process, tied_to_us};
 
 /// How long a server may take to serve.
@@ -68,8 +69,8 @@ impl Etcd {
         for _ in 0..PORTS_TRIED {
             let mut etcd = Self {
                 dir: dir.to_owned(),
-                client: SocketAddr::from((address, free_port()?)),
-                peer: SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)),
+                client: SocketAddr::from((address, free_address()?.port())),
+                peer: free_address()?,
                 tls: tls.clone(),
                 starts: 0,
                 prefix: prefix.clone(),
@@ -190,8 +191,3 @@ impl Etcd {
 
 /// Where Debian's package `etcd-server` has it.
 const PROGRAM: &str = "/usr/bin/etcd";
-
-fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port can be had")?;
-    Ok(listener.local_addr()?.port())
-}

@@ -20,6 +20,7 @@ pub mod micro;
 mod not_tested;
 pub mod packet;
 pub mod pair;
+pub mod ports;
 pub mod process;
 pub mod redis;
 pub mod small_disk;

@@ -238,9 +238,9 @@ mod tests {
 
     #[test]
     fn the_most_memory_is_seen() {
-        // The shell keeps 32 MiB in a variable, and gives them back.
+        // The shell keeps 32 MiB in a variable, gives them back, and stops.
         let (mut process, _dir) = shell(
-            "x=$(head -c 33554432 /dev/zero | tr '\\0' x); unset x; echo full >&2; read -r x",
+            "x=$(head -c 33554432 /dev/zero | tr '\\0' x); unset x; echo full >&2; kill -STOP $$",
         );
         let peak = PeakMemory::default();
         process.counts_in(&peak);

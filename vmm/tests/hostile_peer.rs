@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use kemari_tests::pair::status::{Status, control};
+use kemari_tests::ports::free_address;
 use kemari_tests::process::{Process, tied_to_us};
 use kemari_workload::Op;
 use micro::{KEMARI, PATIENCE};
@@ -68,10 +69,6 @@ fn say(to: SocketAddr, bytes: &[u8]) {
     let _ = link.read_to_end(&mut Vec::new());
 }
 
-fn free_port() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
-}
-
 struct Pair {
     guest: micro::Guest,
     standby: Process,
@@ -85,7 +82,7 @@ impl Pair {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name).display().to_string();
-        let (arbiter, address) = (format!("file:{}", path("arbiter")), free_port());
+        let (arbiter, address) = (format!("file:{}", path("arbiter")), free_address().unwrap());
         let common = ["--arbiter", &arbiter, "--insecure-plain-tcp"];
         let (primary_socket, standby_socket) = (path("primary"), path("standby"));
         let flags = [&common[..], &["--control", &primary_socket]].concat();

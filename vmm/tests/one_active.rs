@@ -5,7 +5,6 @@
 mod micro;
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use kemari_tests::bed::Relay;
 use kemari_tests::pair::status::{Status, control};
+use kemari_tests::ports::free_address;
 use kemari_tests::process::{Process, in_namespaces};
 use micro::{KEMARI, PATIENCE};
 use rustix::process::Signal;
@@ -96,11 +96,6 @@ impl Bench {
     }
 }
 
-/// An address where nobody listens now.
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -131,7 +126,7 @@ fn p2_a_standby_with_a_directory_of_its_own_is_refused() {
     bench.wait_state(&earlier, "alone");
     earlier.kill();
     let _ = fs::remove_file(bench.path("disk.img.kemari-fence"));
-    let listen = free_address();
+    let listen = free_address().unwrap();
     let relay = Relay::to(listen).unwrap();
     let standby = bench.side("standby", &["standby", &theirs, &format!("--listen={listen}")]);
     standby.wait_line("listening on", PATIENCE).unwrap();
@@ -644,7 +639,7 @@ fn p2_a_device_that_the_host_uses_is_no_disk() {
 
 /// A protected pair on one arbiter: the standby and the primary.
 fn protected_pair(bench: &Bench, arbiter: &str) -> (Process, Process) {
-    let listen = free_address();
+    let listen = free_address().unwrap();
     let standby = bench.side("standby", &["standby", arbiter, &format!("--listen={listen}")]);
     standby.wait_line("listening on", PATIENCE).unwrap();
     let primary = bench.run("primary", &[arbiter, &format!("--standby={listen}")]);

@@ -4,7 +4,7 @@
 mod micro;
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use ft_core::Term;
 use kemari_tests::pair::status::{Status, control};
+use kemari_tests::ports::free_address;
 use kemari_tests::process::{Process, tied_to_us};
 use kemari_vmm::arbiter::{Arbiter, FileArbiter, Verdict};
 use kemari_vmm::control::{Command as Wish, ControlSocket, Reply, Request, request};
@@ -94,10 +95,6 @@ impl Bench {
             std::thread::yield_now();
         }
     }
-}
-
-fn free_port() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
 fn wish(command: Wish) -> Request {
@@ -327,7 +324,7 @@ fn protect_says_what_came_of_it_and_leaves_a_standby_that_hangs() {
 fn strangers_do_not_hold_the_standbys_place() {
     let bench = Bench::new();
     let mut guest = bench.guest();
-    let address = free_port();
+    let address = free_address().unwrap();
     let standby = bench.standby("standby", &guest, &address.to_string());
     // As many as like to, again and again: silent ones, and some that say a little.
     let over = AtomicBool::new(false);

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::ports::free_address;
+
 /// A relay in front of one address.
 #[derive(Debug)]
 pub struct Relay {
@@ -117,8 +119,8 @@ impl Gate {
 
 impl Relay {
     pub(super) fn new() -> Result<Self> {
-        // The port is free again for the standby that will listen there.
-        Self::to(bind()?.local_addr()?)
+        // For the standby that will listen there, and for those after it.
+        Self::to(free_address()?)
     }
 
     /// A relay in front of `target`.
@@ -126,7 +128,8 @@ impl Relay {
     /// # Errors
     /// When it cannot listen on the loopback interface.
     pub fn to(target: SocketAddr) -> Result<Self> {
-        let listener = bind()?;
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on 127.0.0.1")?;
         let address = listener.local_addr()?;
         let gate = Arc::new(Gate::new());
         let shared = Arc::clone(&gate);
@@ -182,10 +185,6 @@ impl Drop for Relay {
         // Wakes the acceptor, which then sees that the relay is closed.
         let _ = TcpStream::connect(self.address);
     }
-}
-
-fn bind() -> Result<TcpListener> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on 127.0.0.1")
 }
 
 fn accept(listener: &TcpListener, target: SocketAddr, gate: &Arc<Gate>) {

@@ -1,6 +1,5 @@
 //! What is measured: a guest under one monitor, alone or protected by another, with the load of [`Asker`] on its network.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use super::data::Spread;
 use super::wire::Socket;
 use crate::micro;
 use crate::pair::status::control;
+use crate::ports::free_address;
 use crate::process::{Process, tied_to_us};
 
 /// How the guest is protected.
@@ -81,7 +81,7 @@ impl Rig {
         let at = |name: &str| dir.path().join(name);
         std::fs::File::create(at("disk.img"))?.set_len(micro::DISK_BYTES)?;
         // What the limits are measured over, too.
-        let link = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.to_string();
+        let link = free_address()?.to_string();
         let mut standby = None;
         if config.mode == Mode::Protected {
             let role = ["standby".to_owned(), format!("--listen={link}")];

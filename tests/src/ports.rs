@@ -1,0 +1,27 @@
+//! Ports of this host for servers that are started later.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
+
+/// Below those that Linux gives to whoever names none (ip(7), `ip_local_port_range`): such a port stays free until it is
+/// wanted, and while a server is started anew.
+const RANGE: Range<u16> = 10_000..32_768;
+/// So many may be taken.
+const ATTEMPTS: u32 = 1000;
+
+/// An address on the loopback interface where nobody listens.
+///
+/// # Errors
+/// When no port is free.
+pub fn free_address() -> io::Result<SocketAddr> {
+    for _ in 0..ATTEMPTS {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(RANGE)));
+        match TcpListener::bind(address) {
+            Ok(_) => return Ok(address),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other("no port can be had"))
+}
