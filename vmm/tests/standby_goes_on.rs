@@ -19,7 +19,6 @@ use io_gate_host::{Fence, Permission};
 use kemari_vmm::arbiter::Arbiter;
 use kemari_vmm::config::{DiskConfig, MachineConfig};
 use kemari_vmm::engine::Engine;
-use kemari_vmm::link::LinkAddr;
 use kemari_vmm::machine::Machine;
 use kemari_vmm::standby::{End, HostError, Input, MachineFactory, SessionId};
 use kvm_bindings::kvm_regs;
@@ -106,7 +105,6 @@ impl Pair {
         let said = self.lose(engine, standby);
         engine.run_alone().unwrap();
         wait_for("this side to run alone", || engine.runs_alone().is_some());
-        engine.protect(LinkAddr::Unix(self.cable.path.clone())).unwrap();
         wait_phase(engine, Phase::Protected);
         said
     }

@@ -25,6 +25,8 @@ const LEAD: std::ops::Range<u64> = 100..900;
 const UNASKED: u32 = 5;
 /// How often a fresh standby is started, at most.
 const STARTS: u32 = 5;
+/// How long the last line of a process that has ended may be on its way.
+const LAST_LINE: Duration = Duration::from_secs(5);
 /// How a process ends that was refused at its start.
 const REFUSED: i32 = 2;
 /// A paused primary sleeps on for this long after the takeover.
@@ -631,7 +633,7 @@ fn is_settled(primary: &Status, term: u64) -> bool {
 /// Whether a side has ended at its start, as its arbiter did not answer in time.
 fn was_not_answered(member: &mut Member) -> bool {
     member.process.exited().is_some_and(|ended| ended.code() == Some(REFUSED))
-        && member.process.lines().iter().any(|line| line.contains("expected an answer within"))
+        && member.process.wait_line("expected an answer within", LAST_LINE).is_some()
 }
 
 fn is_running(member: &Member) -> bool {

@@ -159,8 +159,12 @@ impl<'a> Claim<'a> {
     }
 
     /// Of a machine that has won `term` and is about to run.
-    pub(super) fn of(arbiter: Option<&'a Arc<dyn Arbiter>>, term: Term) -> Self {
-        Self { arbiter, machine: None, term }
+    pub(super) fn of(
+        arbiter: Option<&'a Arc<dyn Arbiter>>,
+        machine: &'a Machine,
+        term: Term,
+    ) -> Self {
+        Self { arbiter, machine: Some(machine), term }
     }
 
     /// The term that came with it.
@@ -176,7 +180,7 @@ impl<'a> Claim<'a> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        // The guest has not run: nothing is written.
+        // P2: the guest has not run, but requests that it had in flight may be under way.
         if self.machine.is_none_or(|machine| machine.gate().free_disks()) {
             end_term(self.arbiter, self.term);
         }

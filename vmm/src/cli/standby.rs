@@ -124,7 +124,7 @@ fn take_over(
     let Inheritance { machine, authority, state, taken, reason, won_at } = inheritance;
     let (term, epoch) = (taken.term(), taken.epoch());
     // A takeover that fails leaves the guest nowhere: nobody need be told to seize it from this side.
-    let claim = Claim::of(arbiter, term);
+    let claim = Claim::of(arbiter, &machine, term);
     // The machine ends by the signal that came since the standby was last looked after, too.
     ending.ends(&machine);
     let goes_on = Arc::new(OnceLock::new());

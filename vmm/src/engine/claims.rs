@@ -18,7 +18,16 @@ pub(super) struct Claims {
 #[derive(Default)]
 struct State {
     under_way: usize,
-    won: Option<Term>,
+    last: Option<Last>,
+}
+
+/// What came of the last claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Last {
+    /// The term is this machine's.
+    Won(Term),
+    /// It is another's, and so is the guest.
+    Lost,
 }
 
 /// A term is being asked for, until this is dropped.
@@ -31,9 +40,9 @@ impl Claims {
         UnderWay(self.clone())
     }
 
-    /// The last term that was won, once nothing is asked for any more; the error of a question that has no answer within
-    /// `patience`.
-    pub(super) fn settled(&self, patience: Duration) -> Result<Option<Term>, ()> {
+    /// What came of the last claim that was answered, once nothing is asked for any more; an error where there is no answer
+    /// within `patience`.
+    pub(super) fn settled(&self, patience: Duration) -> Result<Option<Last>, ()> {
         let until = Instant::now() + patience;
         let mut state = self.lock();
         while state.under_way > 0 {
@@ -44,7 +53,7 @@ impl Claims {
             let waited = self.ended.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        Ok(state.won)
+        Ok(state.last)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -55,10 +64,12 @@ impl Claims {
 impl UnderWay {
     /// What the arbiter has said of `term`.
     pub(super) fn is_answered(&self, term: Term, answer: &Answer) {
-        if matches!(answer, Answer::Granted) {
-            let won = &mut self.0.lock().won;
-            *won = (*won).max(Some(term));
-        }
+        let last = match answer {
+            Answer::Granted => Last::Won(term),
+            Answer::Denied { .. } => Last::Lost,
+            Answer::Unreachable { .. } => return,
+        };
+        self.0.lock().last = Some(last);
     }
 }
 

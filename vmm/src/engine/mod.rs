@@ -50,6 +50,8 @@ use crate::logging::STATE;
 use crate::machine::{Ended, Machine};
 use crate::seccomp::{self, Launcher, Role};
 
+use claims::Last;
+
 /// How long the end of a machine waits for its standby to be told.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long the end of a machine waits for what was released: longer than for a fence that does not answer, and a console
@@ -212,16 +214,24 @@ impl Engine {
         });
         // Before anything is let out: where a thread is lacking, the guest has not run.
         let mut core = engine.lock();
-        let ticker = engine.clone();
+        if let Err(error) = engine.start_threads() {
+            core.stopped = true;
+            return Err(error);
+        }
+        engine.perform(&mut core, actions);
+        drop(core);
+        Ok(engine)
+    }
+
+    /// They wait for the core, and end with it.
+    fn start_threads(self: &Arc<Self>) -> std::io::Result<()> {
+        let ticker = self.clone();
         std::thread::Builder::new().name("ticker".to_owned()).spawn(move || {
             seccomp::enter(Role::Timer, &ticker.machine.wakes());
             ticker.tick();
         })?;
-        engine.start_watchdog()?;
-        engine.start_term_watch()?;
-        engine.perform(&mut core, actions);
-        drop(core);
-        Ok(engine)
+        self.start_watchdog()?;
+        self.start_term_watch()
     }
 
     /// Tells the core what has happened, and does what it says.
@@ -297,7 +307,7 @@ impl Engine {
             );
         }
         let (term, closed) = left?;
-        let term = self.last_term(term);
+        let term = self.last_term(term)?;
         // P2: the disks are anybody's, and so is the name, once nothing more is written. Not even by a guest that runs on
         // because the device thread is stuck: the gate lets nothing out from here on.
         let free = self.machine.gate().free_disks();
@@ -308,19 +318,25 @@ impl Engine {
         free.then_some(term)
     }
 
-    /// The term in which the machine ends: `term`, unless a later one was being asked for and is won by now.
-    fn last_term(&self, term: Term) -> Term {
-        self.claims.settled(LAST_ANSWER).map_or_else(
-            |()| {
+    /// The term in which the machine ends: `term`, unless a later one was being asked for and is won by now; none where that is
+    /// another's.
+    fn last_term(&self, term: Term) -> Option<Term> {
+        match self.claims.settled(LAST_ANSWER) {
+            Ok(None) => Some(term),
+            Ok(Some(Last::Won(won))) => Some(term.max(won)),
+            Ok(Some(Last::Lost)) => {
+                log::warn!("another machine has gone on with the guest: nothing is given back");
+                None
+            }
+            Err(()) => {
                 log::warn!(
                     "the arbiter has not answered within {LAST_ANSWER:?} whether term {} is this machine's: the next start may need \
                      --seize",
                     term.next()
                 );
-                term
-            },
-            |won| term.max(won.unwrap_or(term)),
-        )
+                Some(term)
+            }
+        }
     }
 
     /// Says good-bye to the standby, if there is one; gives the term, and what ends when the word has left. None when the

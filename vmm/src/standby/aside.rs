@@ -1,13 +1,21 @@
 //! Work that may block, done aside: by a thread of its own, which is waited for, and not for ever (P9).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Whether such work is under way: one thread at most is stuck in it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Aside(Arc<AtomicBool>);
+pub(super) struct Aside(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    under_way: Mutex<bool>,
+    over: Condvar,
+}
+
+/// Work is under way until this is dropped.
+struct UnderWay(Arc<State>);
 
 impl Aside {
     /// Has `thread` do `work`, which is about `what`, and waits for what comes of it. Where other work is under way it is not
@@ -21,30 +29,88 @@ impl Aside {
         patience: Duration,
         work: impl FnOnce() -> Result<T, String> + Send + 'static,
     ) -> Result<T, String> {
-        if self.0.swap(true, Ordering::SeqCst) {
-            return Err(format!("{what}: still no answer"));
-        }
-        let under_way = self.0.clone();
-        let (tell, told) = sync_channel(1);
+        let Some(under_way) = self.begin() else { return Err(format!("{what}: still no answer")) };
+        // No room: what nobody waits for any more is dropped by that thread, and that is part of the work.
+        let (tell, told) = sync_channel(0);
         let work = move || {
             let done = work();
-            // Before it is told: whoever is told may have more to do.
-            under_way.store(false, Ordering::SeqCst);
-            // Nobody waits any more where it took too long.
-            let _ = tell.send(done);
+            let _ = tell.send((done, under_way));
         };
         if let Err(error) = std::thread::Builder::new().name(thread.to_owned()).spawn(work) {
-            self.0.store(false, Ordering::SeqCst);
             return Err(format!("{what}: no thread for it: {error}"));
         }
-        told.recv_timeout(patience).unwrap_or_else(|error| match error {
-            RecvTimeoutError::Timeout => Err(format!("{what}: no answer for {patience:?}")),
-            RecvTimeoutError::Disconnected => Err(format!("{what}: its thread has panicked")),
-        })
+        match told.recv_timeout(patience) {
+            Ok((done, _under_way)) => done,
+            Err(RecvTimeoutError::Timeout) => Err(format!("{what}: no answer for {patience:?}")),
+            Err(RecvTimeoutError::Disconnected) => Err(format!("{what}: its thread has panicked")),
+        }
     }
 
-    /// Whether work has not come to its end.
-    pub(super) fn is_under_way(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+    /// Waits until no work is under way any more: whether that is so within `patience`.
+    pub(super) fn is_over_within(&self, patience: Duration) -> bool {
+        let waited =
+            self.0.over.wait_timeout_while(self.0.lock(), patience, |under_way| *under_way);
+        !*waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn begin(&self) -> Option<UnderWay> {
+        let was_under_way = std::mem::replace(&mut *self.0.lock(), true);
+        (!was_under_way).then(|| UnderWay(self.0.clone()))
+    }
+}
+
+impl State {
+    /// Guards a word only.
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        *self.0.lock() = false;
+        self.0.over.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+    const TASK: (&str, &str) = ("work", "the work");
+
+    /// What takes until the test says so to be dropped.
+    struct Clings(Receiver<()>);
+
+    impl Drop for Clings {
+        fn drop(&mut self) {
+            self.0.recv().unwrap();
+        }
+    }
+
+    /// P9. Fails where what came too late is dropped by whoever waited for it, or after other work may begin.
+    #[test]
+    fn what_comes_too_late_is_dropped_before_other_work_begins() {
+        let aside = Aside::default();
+        let (go_on, may_go_on) = channel();
+        let (let_go, is_let_go) = channel();
+        let late = aside.run(TASK, Duration::from_millis(1), move || {
+            may_go_on.recv().unwrap();
+            Ok(Clings(is_let_go))
+        });
+        assert!(late.is_err_and(|error| error.contains("no answer for")));
+        go_on.send(()).unwrap();
+        assert!(!aside.is_over_within(Duration::from_millis(50)));
+        let refused = aside.run(TASK, LONG, || Ok(()));
+        assert_eq!(refused, Err("the work: still no answer".to_owned()));
+        let_go.send(()).unwrap();
+        assert!(aside.is_over_within(LONG));
+        assert_eq!(aside.run(TASK, LONG, || Ok(7)), Ok(7));
+        assert!(aside.is_over_within(Duration::ZERO));
     }
 }

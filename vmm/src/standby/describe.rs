@@ -5,7 +5,7 @@
 //! for them: the standby's own thread is there for commands (P9).
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ft_core::handshake::{ArbiterView, DiskStorage, Hello};
 use ft_core::standby::Event;
@@ -45,6 +45,10 @@ struct Found {
     disks: Vec<DiskStorage>,
 }
 
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
+}
+
 impl StandbyDriver {
     pub(super) fn describe(&mut self, hello: &Hello) -> Event {
         match self.host(hello) {
@@ -54,9 +58,11 @@ impl StandbyDriver {
     }
 
     fn host(&mut self, hello: &Hello) -> Result<Hello, String> {
+        // All together is over before a primary with the same options gives this side up.
+        let until = Instant::now() + PATIENCE.min(self.config.options.setup_timeout / 2);
         self.let_go();
-        self.former.is_gone()?;
-        let Found { machine, authority, disks } = self.find_machine(hello)?;
+        self.former.is_gone_within(left(until))?;
+        let Found { machine, authority, disks } = self.find_machine(hello, left(until))?;
         let boot = hello.boot.clone();
         let primary = (hello.term, hello.holder.clone());
         let session = random_number();
@@ -71,7 +77,7 @@ impl StandbyDriver {
             applied: None,
             trial: None,
         });
-        let arbiter = self.leave_counter_mark()?;
+        let arbiter = self.leave_counter_mark(left(until))?;
         let holder = match &self.arbiter {
             Some(arbiter) => {
                 // P2: this side claims the next term as the successor of this process, and of no other.
@@ -90,11 +96,11 @@ impl StandbyDriver {
         Ok(ours)
     }
 
-    fn find_machine(&self, hello: &Hello) -> Result<Found, String> {
+    fn find_machine(&self, hello: &Hello, patience: Duration) -> Result<Found, String> {
         let (factory, layout) = (self.describing.factory.clone(), hello.layout.clone());
         let (has_arbiter, theirs) = (self.arbiter.is_some(), hello.disks.clone());
         let task = ("describe", "the machine's disks and networks, or this host's KVM");
-        self.describing.machine.run(task, self.patience(), move || {
+        self.describing.machine.run(task, patience, move || {
             let built = factory.lock().unwrap_or_else(PoisonError::into_inner).build(&layout);
             let (machine, authority) = built.map_err(|error| error.to_string())?;
             // Not kept: only whether there will be enough when the first checkpoint comes.
@@ -105,16 +111,11 @@ impl StandbyDriver {
         })
     }
 
-    fn leave_counter_mark(&self) -> Result<Option<ArbiterView>, String> {
+    fn leave_counter_mark(&self, patience: Duration) -> Result<Option<ArbiterView>, String> {
         let Some(arbiter) = self.arbiter.clone() else { return Ok(None) };
         let task = ("arbiter", "arbiter: expected to leave a word there for the primary");
         let leave = move || arbiter.counter_mark().map_err(|error| error.to_string());
-        self.describing.word.run(task, self.patience(), leave).map(Some)
-    }
-
-    /// Both together are over before a primary with the same options gives this side up.
-    fn patience(&self) -> Duration {
-        PATIENCE.min(self.config.options.setup_timeout / 2)
+        self.describing.word.run(task, patience, leave).map(Some)
     }
 
     /// Says what this side has of what the guest boots, and makes ready for the rest.

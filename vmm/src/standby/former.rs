@@ -28,16 +28,16 @@ impl Former {
         };
         let task = ("former", "taking apart the machine of the session that has ended");
         if let Err(reason) = self.0.run(task, MOMENT, work) {
-            log::warn!("{reason}; no primary is let in before that is done");
+            log::warn!("{reason}; the next primary waits for it");
         }
     }
 
     /// P9: what is left of one machine at most is kept.
     ///
     /// # Errors
-    /// When it is still being taken apart.
-    pub(super) fn is_gone(&self) -> Result<(), String> {
-        if !self.0.is_under_way() {
+    /// When it is still being taken apart after `patience`: a large one takes its time.
+    pub(super) fn is_gone_within(&self, patience: Duration) -> Result<(), String> {
+        if self.0.is_over_within(patience) {
             return Ok(());
         }
         Err("expected the machine of the session before to be taken apart, found that it still is: what is behind its devices, or \

@@ -47,6 +47,7 @@ impl Question {
     pub(super) fn withdraw(&self) -> bool {
         !self.settled.swap(true, Ordering::SeqCst)
     }
+
     /// What it waits for, where that takes long.
     pub(super) fn overdue(&self) -> Option<String> {
         if self.since.elapsed() < LATE {

@@ -365,6 +365,8 @@ pub struct Slow {
     asked: Sender<Term>,
     answers: Mutex<Receiver<()>>,
     pub is_slow_to_mark: AtomicBool,
+    /// How often it was to mark a session and is, or was, slow at it.
+    pub slow_marks: AtomicUsize,
     pub is_slow_to_look: AtomicBool,
     pub is_slow_to_counter_mark: AtomicBool,
     /// So often a look still finds what was there before.
@@ -381,6 +383,7 @@ impl Slow {
                 asked,
                 answers: answers.into(),
                 is_slow_to_mark: AtomicBool::new(false),
+                slow_marks: AtomicUsize::new(0),
                 is_slow_to_look: AtomicBool::new(false),
                 is_slow_to_counter_mark: AtomicBool::new(false),
                 stale_looks: AtomicUsize::new(0),
@@ -424,6 +427,7 @@ impl Arbiter for Slow {
 
     fn mark(&self) -> Result<ArbiterView, ArbiterError> {
         if self.is_slow_to_mark.load(Ordering::SeqCst) {
+            self.slow_marks.fetch_add(1, Ordering::SeqCst);
             let _ = self.answers.lock().unwrap().recv();
         }
         self.arbiter.mark()
