@@ -11,6 +11,7 @@ use io_gate::host::{EffectOp, Ledger, Origin, Performable, Request};
 use io_gate::{Outcome, PowerEvent};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::asks::Asks;
 use crate::backend::disk::DiskError;
 use crate::backend::disk_fence::{Answer, DiskFence};
 use crate::clock::Moment;
@@ -43,8 +44,9 @@ pub(crate) struct Core {
     /// The machine has ended. What waits is left in flight, as at a power failure.
     closed: AtomicBool,
     fenced_event: EventFd,
-    /// Threads that wait for the fence to answer.
+    /// Threads that wait until the fence can tell.
     waiting: AtomicUsize,
+    asks: Asks,
     give_up_at: OnceLock<Instant>,
     /// The records beside the disks. Guards the list only; looking at one may block.
     records: Mutex<Vec<Arc<DiskFence>>>,
@@ -89,6 +91,7 @@ impl Core {
             closed: AtomicBool::new(false),
             fenced_event: event()?,
             waiting: AtomicUsize::new(0),
+            asks: Asks::default(),
             give_up_at: OnceLock::new(),
             records: Mutex::default(),
             vouched: Mutex::default(),
@@ -141,12 +144,14 @@ impl Core {
             if self.lets_nothing_out() || given_up.is_set() {
                 return None;
             }
+            let under_way = self.asks.begin();
             // The storage first: it may be slow, and the arbiter's answer is to be young.
             let (mut answer, mut reason) = self.ask_storage(record);
             let asked = Moment::now();
             if answer == Permission::Granted {
                 (answer, reason) = (self.fence.ask(), None);
             }
+            drop(under_way);
             let reason = || reason.unwrap_or_else(|| self.fence.reason());
             match answer {
                 Permission::Granted if asked.elapsed() <= self.max_age() => {
@@ -259,7 +264,12 @@ impl Core {
 
     /// Whether effects wait for the fence.
     pub(crate) fn waits_for_fence(&self) -> bool {
-        self.waiting.load(Ordering::Acquire) > 0
+        self.waiting.load(Ordering::Acquire) > 0 || self.asks.are_late()
+    }
+
+    /// What to look at now and then.
+    pub(crate) fn asks(&self) -> &Asks {
+        &self.asks
     }
 
     /// The machine ends: what waits for the fence does so no longer than `patience`, and is then

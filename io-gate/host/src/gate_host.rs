@@ -362,6 +362,12 @@ impl GateHost {
         self.core.waits_for_fence()
     }
 
+    /// Says so where effects wait for an answer that does not come, once each time. To be called now and then, by a thread that
+    /// performs nothing.
+    pub fn tell_of_late_answers(&self) {
+        self.core.asks().tell();
+    }
+
     /// Signalled when the right to perform has been lost.
     #[must_use]
     pub fn fenced_event(&self) -> &EventFd {

@@ -2,6 +2,7 @@
 //! committed. The only crate that owns descriptors for anything a guest can cause (P5).
 
 pub mod adapter;
+mod asks;
 pub mod backend;
 mod chain_walk;
 mod clock;

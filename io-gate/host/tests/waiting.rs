@@ -5,11 +5,12 @@
 mod common;
 
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{DATA, DiskMachine, SECTORS, image};
-use io_gate_host::{GateHost, VirtioSlot};
+use io_gate_host::{Fence, GateHost, Permission, VirtioSlot};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -73,4 +74,43 @@ fn an_acknowledgement_does_not_wait_for_a_machine_that_ends() {
 #[test]
 fn an_acknowledgement_does_not_wait_for_a_driver_that_resets_its_device() {
     an_acknowledgement_meanwhile(|_, slot| slot.reset());
+}
+
+/// A fence that does not answer before the test says so.
+struct Hanging(Mutex<Receiver<()>>);
+
+impl Fence for Hanging {
+    fn ask(&self) -> Permission {
+        let _ = self.0.lock().unwrap().recv();
+        Permission::Granted
+    }
+}
+
+/// P9. Fails where a fence that hangs is no wait: the machine would say that all is well, and let nothing out.
+#[test]
+fn a_question_that_is_not_answered_is_a_wait() {
+    let image = image(SECTORS);
+    let (answers, asked) = channel();
+    let memory = common::guest_memory();
+    let fence = Arc::new(Hanging(Mutex::new(asked)));
+    let (gate, authority, mut slot) = common::disk_slot(&memory, &image, fence);
+    let driver = common::Driver::new(&memory, common::RING);
+    driver.install(&mut slot, 0);
+    slot.driver_ok(common::DISK_FEATURES).unwrap();
+    let unused = Arc::new(common::Switch(true.into(), false.into()));
+    let mut machine = DiskMachine::of(memory, gate, authority, slot, driver, unused);
+    machine.fill(DATA, &[6; 512]);
+    machine.write(0, DATA, 512);
+    let _ = machine.kick();
+    let sealed = machine.gate.seal();
+    assert!(!machine.gate.waits_for_fence());
+    machine.commit(sealed.epoch);
+    let deadline = Instant::now() + PATIENCE;
+    while !machine.gate.waits_for_fence() {
+        assert!(Instant::now() < deadline, "it is not seen to wait");
+        std::thread::yield_now();
+    }
+    drop(answers);
+    machine.gate.drain();
+    assert!(!machine.gate.waits_for_fence());
 }

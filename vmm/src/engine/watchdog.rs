@@ -144,5 +144,6 @@ fn watch(engine: &Weak<Engine>, every: Duration) {
             }
         }
         engine.wake_sealer();
+        engine.machine.gate().tell_of_late_answers();
     }
 }
