@@ -578,7 +578,9 @@ impl Pair<'_> {
     /// One that listens. Where its arbiter has not answered in time, as on a busy machine, it is started again, as a service
     /// manager would.
     fn fresh_standby(&mut self, host: Host) -> Result<Member> {
-        for left in (0..STARTS).rev() {
+        let mut left = STARTS;
+        loop {
+            left -= 1;
             let mut fresh = self.launcher.start_standby(host)?;
             let listens =
                 self.watch.until("the fresh standby listens", &mut [&mut fresh], |members| {
@@ -587,11 +589,9 @@ impl Pair<'_> {
             match listens {
                 Ok(()) => return Ok(fresh),
                 Err(error) if left == 0 || !was_not_answered(&mut fresh) => return Err(error),
-                Err(_) if self.surroundings.config.audit => self.launcher.forget_last(),
-                Err(_) => {}
+                Err(_) => self.launcher.forget_last(),
             }
         }
-        bail!("no standby was started")
     }
 
     /// Starts a fresh standby where the lost side was; how long until the guest was protected.

@@ -1,7 +1,7 @@
 //! The terms that this machine asks the arbiter for, so that a machine that ends gives back what it has won.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ft_core::Term;
 
@@ -43,17 +43,10 @@ impl Claims {
     /// What came of the last claim that was answered, once nothing is asked for any more; an error where there is no answer
     /// within `patience`.
     pub(super) fn settled(&self, patience: Duration) -> Result<Option<Last>, ()> {
-        let until = Instant::now() + patience;
-        let mut state = self.lock();
-        while state.under_way > 0 {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(());
-            }
-            let waited = self.ended.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        Ok(state.last)
+        let waited =
+            self.ended.wait_timeout_while(self.lock(), patience, |state| state.under_way > 0);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if state.under_way == 0 { Ok(state.last) } else { Err(()) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
