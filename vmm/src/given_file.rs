@@ -1,4 +1,5 @@
-//! Small files that an operator names and that are read at once: keys, certificates, passwords, marks.
+//! Small files that an operator names, or has a directory for, and that are read at once: keys, certificates, passwords, marks,
+//! the arbiter's records.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
@@ -16,17 +17,25 @@ const MOST: u64 = 4 << 20;
 /// # Errors
 /// When it is no regular file, too long, or cannot be read.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    read_up_to(path, MOST)
+}
+
+/// As [`read`], where less is too long already.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.len() > MOST {
+    if !metadata.is_file() || metadata.len() > most {
         let found = own_files::describe(&metadata);
         return Err(io::Error::other(format!(
-            "{found} (expected a regular file of at most {MOST} bytes)"
+            "{found} (expected a regular file of at most {most} bytes)"
         )));
     }
     let mut bytes = Vec::new();
-    file.take(MOST).read_to_end(&mut bytes).map(|_| bytes)
+    file.take(most).read_to_end(&mut bytes).map(|_| bytes)
 }
 
 /// As [`read`], for text.

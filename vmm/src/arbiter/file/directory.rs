@@ -5,13 +5,14 @@
 
 use std::fmt::Debug;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use io_gate_host::own_files;
 use rustix::fs::{Access, AtFlags, Statx, StatxFlags};
 use tempfile::NamedTempFile;
+
+use crate::given_file;
 
 /// Far more than any record has: two names of a few hundred bytes, and words for people.
 const LONGEST_RECORD: u64 = 64 << 10;
@@ -108,7 +109,8 @@ impl Directory for HostDirectory {
         let path = self.path.join(name);
         // A client reads a file anew that has another size than it knows, however coarse the file's times are.
         let asked = ask_server(&path, StatxFlags::SIZE | StatxFlags::MTIME);
-        found(asked.and_then(|_| read_record(&path)))
+        // P9: somebody may have put anything there.
+        found(asked.and_then(|_| given_file::read_up_to(&path, LONGEST_RECORD)))
     }
 
     fn create(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -134,26 +136,6 @@ impl Directory for HostDirectory {
     fn remove(&self, name: &str) -> io::Result<()> {
         found(fs::remove_file(self.path.join(name))).map(drop)
     }
-}
-
-/// All of a record. What is no regular file is not waited for, and no more is read than any record has (P9): somebody may have
-/// put anything there.
-fn read_record(path: &Path) -> io::Result<Vec<u8>> {
-    let wrong = |found: String| {
-        let expected = format!("expected a file of {LONGEST_RECORD} bytes at most, found {found}");
-        Err(io::Error::new(io::ErrorKind::InvalidData, expected))
-    };
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return wrong(own_files::describe(&metadata));
-    }
-    let mut bytes = Vec::new();
-    file.take(LONGEST_RECORD + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LONGEST_RECORD {
-        return wrong(format!("one of {} bytes", metadata.len()));
-    }
-    Ok(bytes)
 }
 
 /// Has the file system ask its server. An NFS client keeps what it knows of a directory for up to a
