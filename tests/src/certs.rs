@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io::Write;
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose,
@@ -61,20 +62,42 @@ impl Authority {
 /// # Errors
 /// When there is one already, or it cannot be written.
 pub fn write_set(dir: &Path, hosts: &[Vec<String>]) -> Result<Vec<PathBuf>> {
-    let authority = Authority::new("kemari trial authority")?;
-    let mut written = Vec::new();
+    // All are looked at before the first is written: half a set is of no use, as its authority's key is gone.
+    let mut free: Vec<PathBuf> = Vec::new();
     for names in hosts {
+        names.iter().try_for_each(|name| check_name(name))?;
         let name = names.first().context("expected a name for each host")?;
         let host = dir.join(name);
-        anyhow::ensure!(
-            !host.exists(),
+        ensure!(!free.contains(&host), "`{name}`: expected each host once, found it twice");
+        ensure!(
+            host.symlink_metadata().is_err(),
             "{}: expected no such directory, found one: remove it, or choose another",
             host.display()
         );
-        authority.issue(&host, names)?;
-        written.push(host);
+        free.push(host);
     }
-    Ok(written)
+    let authority = Authority::new("kemari trial authority")?;
+    for (host, names) in free.iter().zip(hosts) {
+        authority.issue(host, names)?;
+    }
+    Ok(free)
+}
+
+/// Checks a host's name or address: it becomes a directory, and a name in a certificate.
+///
+/// # Errors
+/// When it is none.
+pub fn check_name(name: &str) -> Result<()> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':');
+    let is_address = name.parse::<IpAddr>().is_ok();
+    let is_name = name.len() <= 253
+        && !name.contains(':')
+        && name.split('.').all(|label| (1..=63).contains(&label.len()) && !label.starts_with('-'));
+    ensure!(
+        name.chars().all(fits) && (is_address || is_name),
+        "`{name}`: expected the name or the address of a host: letters, digits, `-` and `.`, or an IPv6 address"
+    );
+    Ok(())
 }
 
 /// Replaces a file as a whole, so that who reads it meanwhile sees the old one or the new one.

@@ -61,10 +61,7 @@ impl Etcd {
         address: Ipv4Addr,
         prefix: Vec<String>,
     ) -> Result<Self> {
-        ensure!(
-            Path::new(PROGRAM).exists(),
-            "expected etcd's server at {PROGRAM}, found none; install it: apt-get install etcd-server"
-        );
+        ensure!(is_installed(), MISSING);
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         for _ in 0..PORTS_TRIED {
             let mut etcd = Self {
@@ -191,3 +188,12 @@ impl Etcd {
 
 /// Where Debian's package `etcd-server` has it.
 const PROGRAM: &str = "/usr/bin/etcd";
+/// What to say where it is not.
+pub const MISSING: &str =
+    "expected etcd's server at /usr/bin/etcd, found none; install it: apt-get install etcd-server";
+
+/// Whether there is a server to start.
+#[must_use]
+pub fn is_installed() -> bool {
+    Path::new(PROGRAM).exists()
+}

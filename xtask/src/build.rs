@@ -86,6 +86,12 @@ pub(crate) fn static_programs() -> Result<PathBuf> {
     Ok(target_dir().join(TARGET).join("release"))
 }
 
+/// Whether a program that is to be run instead of a built one is there.
+pub(crate) fn check_program(path: &Path) -> Result<()> {
+    ensure!(path.is_file(), "--kemari: expected a program, found no {}", path.display());
+    Ok(())
+}
+
 /// Builds the micro-guest and says where it is.
 pub(crate) fn micro_guest() -> Result<PathBuf> {
     ensure_bare_target()?;

@@ -1,6 +1,7 @@
 //! `cargo xtask certs`: credentials for trials of `--tls`.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::Result;
 use clap::Args;
@@ -13,13 +14,26 @@ pub(crate) struct Arguments {
     dir: PathBuf,
     /// A host, by all the names and addresses it is called by: `NAME[,NAME]...`. Once for each host.
     #[arg(long = "host", value_name = "NAMES", required = true)]
-    hosts: Vec<String>,
+    hosts: Vec<Names>,
+}
+
+/// What one host is called.
+#[derive(Debug, Clone)]
+struct Names(Vec<String>);
+
+impl FromStr for Names {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names: Vec<String> = text.split(',').map(str::to_owned).collect();
+        let checked = names.iter().try_for_each(|name| certs::check_name(name));
+        checked.map(|()| Self(names)).map_err(|error| error.to_string())
+    }
 }
 
 /// Writes them, and says how they are used.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
-    let hosts: Vec<Vec<String>> =
-        arguments.hosts.iter().map(|names| names.split(',').map(str::to_owned).collect()).collect();
+    let hosts: Vec<Vec<String>> = arguments.hosts.iter().map(|names| names.0.clone()).collect();
     for dir in certs::write_set(&arguments.dir, &hosts)? {
         println!("{}: for `--tls` on that host", dir.display());
     }

@@ -32,6 +32,13 @@ fn change(mut bytes: Vec<u8>, changes: &[(u16, u8, u8)]) -> Vec<u8> {
     bytes
 }
 
+/// Fails where `cargo xtask fuzz` would refuse a target that there is, or build for one that there is not.
+#[test]
+fn the_targets_are_those_that_the_command_line_takes() {
+    let names: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
+    assert_eq!(names, kemari_flags::FUZZ_TARGETS);
+}
+
 #[test]
 fn no_input_breaks_a_target() {
     let executions = 3000;

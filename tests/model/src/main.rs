@@ -6,26 +6,9 @@ mod protocol;
 use std::process::ExitCode;
 
 use clap::Parser;
+use kemari_flags::model::Arguments;
 use protocol::{Protocol, Rule};
 use stateright::{Checker, Model};
-
-/// Explore the protocol's model.
-#[derive(Debug, Parser)]
-#[command(name = "cargo xtask sim --model", bin_name = "cargo xtask sim --model")]
-struct Arguments {
-    /// Machines.
-    #[arg(long, default_value_t = 3)]
-    machines: usize,
-    /// Terms that are won, at most.
-    #[arg(long, default_value_t = 3)]
-    terms: u8,
-    /// Epochs, at most.
-    #[arg(long, default_value_t = 3)]
-    epochs: usize,
-    /// Connections, at most.
-    #[arg(long, default_value_t = 3)]
-    links: u8,
-}
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

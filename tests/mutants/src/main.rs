@@ -14,37 +14,11 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use kemari_flags::mutants::Arguments;
 
 use argued::Argued;
 use judge::Verdict;
 use sites::Mutant;
-
-/// Put small faults into the protocol core, one at a time, and see who finds them.
-#[derive(Debug, Parser)]
-#[command(name = "cargo xtask sim --mutants", bin_name = "cargo xtask sim --mutants")]
-struct Arguments {
-    /// Worlds that may not show a mutant before it counts as one that the simulation cannot see.
-    #[arg(long, default_value_t = 20_000)]
-    seeds: u64,
-    /// Only mutants whose name contains this.
-    #[arg(long)]
-    only: Option<String>,
-    /// Every so many of them only: the same each time.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    every: usize,
-    /// Do not ask the unit tests about what the simulation has not found.
-    #[arg(long)]
-    simulation_only: bool,
-    /// Say what mutants there are.
-    #[arg(long)]
-    list: bool,
-    /// Say of each mutant who has found it.
-    #[arg(long)]
-    all: bool,
-    /// Mutants at once [default: one per core].
-    #[arg(long)]
-    jobs: Option<usize>,
-}
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
@@ -55,7 +29,7 @@ fn main() -> Result<ExitCode> {
         |name: &str| arguments.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
     let numbers: Vec<usize> = (1..=built.mutants.len())
         .filter(|number| wanted(&built.mutants[number - 1].name()))
-        .step_by(arguments.every.max(1))
+        .step_by(arguments.every)
         .collect();
     println!("{} mutants of {}", numbers.len(), built.mutants.len());
     if arguments.list {

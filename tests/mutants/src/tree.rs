@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::sites::{self, Mutant};
 
 /// What is copied: the core, what it needs, and who judges it.
-const MEMBERS: [&str; 3] = ["io-gate", "ft-core", "tests/sim"];
+const MEMBERS: [&str; 4] = ["io-gate", "ft-core", "tests/flags", "tests/sim"];
 const SWITCH: &str = include_str!("switch.rs.txt");
 
 /// The programs that judge, and the mutants in them.

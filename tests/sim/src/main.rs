@@ -20,40 +20,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use kemari_flags::sim::Arguments;
 use kemari_sim::{Tally, plan, run, shrink, try_run};
-
-/// Run the protocol core in a simulated world that fails, and watch it from outside.
-#[derive(Debug, Parser)]
-#[command(name = "cargo xtask sim", bin_name = "cargo xtask sim")]
-struct Arguments {
-    /// How many worlds.
-    #[arg(long, default_value_t = 10_000)]
-    seeds: u64,
-    /// Run this one only, and print what happens in it.
-    #[arg(long, conflicts_with_all = ["seeds", "minutes"])]
-    seed: Option<u64>,
-    /// Run for so long, whatever the number of worlds.
-    #[arg(long, conflicts_with = "seeds")]
-    minutes: Option<u64>,
-    /// The first seed; without it a fresh one, which is printed.
-    #[arg(long)]
-    first: Option<u64>,
-    /// Stop at the first that breaks a promise.
-    #[arg(long)]
-    until_broken: bool,
-    /// Put in one deliberate bug after the other, and see that each is found.
-    #[arg(long, conflicts_with_all = ["seed", "minutes"])]
-    bugs: bool,
-    /// Only the deliberate bugs whose name contains this.
-    #[arg(long, requires = "bugs")]
-    only: Option<String>,
-    /// How often each deliberate bug is looked for, with other seeds.
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
-    /// Worlds at once [default: one per core].
-    #[arg(long)]
-    jobs: Option<usize>,
-}
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

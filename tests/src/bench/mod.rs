@@ -51,17 +51,26 @@ pub const PARTS: [(&str, Measure); 8] = [
     ("takeover", |bench| takeover::takeover(bench).map(|group| vec![group])),
 ];
 
+/// Checks the names of parts.
+///
+/// # Errors
+/// The first that is none.
+pub fn check_parts(wanted: &[String]) -> Result<()> {
+    let names: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
+    for name in wanted {
+        let known = names.contains(&name.as_str());
+        ensure!(known, "--only: expected {} or peers, found `{name}`", names.join(", "));
+    }
+    Ok(())
+}
+
 impl Bench<'_> {
     /// Measures the parts that `wanted` names, or all when it names none.
     ///
     /// # Errors
     /// When a name is none, or a part cannot be measured.
     pub fn run(&self, wanted: &[String]) -> Result<Vec<Group>> {
-        let names: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
-        for name in wanted {
-            let known = names.contains(&name.as_str());
-            ensure!(known, "--only: expected {} or peers, found `{name}`", names.join(", "));
-        }
+        check_parts(wanted)?;
         let mut groups = Vec::new();
         for (name, measure) in PARTS {
             if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {

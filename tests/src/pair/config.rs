@@ -137,6 +137,25 @@ impl FromStr for Kill {
     }
 }
 
+/// Checks that a pair of such hosts can be broken so by whoever runs this.
+///
+/// # Errors
+/// The first way to break it that is not to be had.
+pub fn check_kills(kills: &[Kill], loopback: bool) -> Result<()> {
+    ensure!(!kills.is_empty(), "--kill: expected at least one way to break the pair");
+    if let Some(kill) = kills.iter().find(|kill| kill.needs_relay() && !loopback) {
+        bail!(
+            "--kill {}: it takes the relay between two hosts on loopback: add --loopback",
+            kill.name()
+        );
+    }
+    let root = rustix::process::geteuid().is_root();
+    if let Some(kill) = kills.iter().find(|kill| kill.needs_root() && !root) {
+        bail!("--kill {}: it mounts a small disk, which only root may: run as root", kill.name());
+    }
+    Ok(())
+}
+
 /// The guest's network card.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum NetModel {
@@ -227,15 +246,8 @@ impl PairConfig {
     /// # Errors
     /// The first thing that makes no sense.
     pub fn check(&self) -> Result<()> {
-        ensure!(!self.kills.is_empty(), "--kill: expected at least one way to break the pair");
+        check_kills(&self.kills, self.loopback)?;
         ensure!(self.rounds > 0, "--rounds: expected at least 1, found 0");
-        let relayed = self.kills.iter().find(|kill| kill.needs_relay());
-        if let (Some(kill), false) = (relayed, self.loopback) {
-            bail!(
-                "--kill {}: it takes the relay between two hosts on loopback: add --loopback",
-                kill.name()
-            );
-        }
         ensure!(self.slow > 0, "--slow: expected at least 1, found 0");
         Ok(())
     }

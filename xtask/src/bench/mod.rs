@@ -101,6 +101,7 @@ pub(crate) fn prove() -> Result<bool> {
 fn measure(wanted: &Measure) -> Result<bool> {
     let terminal = Terminal::new(true);
     wanted.json.as_deref().map_or(Ok(()), crate::report_file::check).context("--json")?;
+    wanted.plots.as_deref().map_or(Ok(()), check_directory)?;
     let found = run::run(wanted, &terminal);
     terminal.finish();
     let found = found?;
@@ -111,6 +112,16 @@ fn measure(wanted: &Measure) -> Result<bool> {
     }
     draw(&found, wanted.plots.as_deref())?;
     Ok(true)
+}
+
+/// Whether curves can be drawn into a directory: before the work whose curves they are.
+fn check_directory(path: &Path) -> Result<()> {
+    ensure!(
+        path.is_dir() || !path.exists(),
+        "--plots: expected a directory, or a name that is free, found a file at {}",
+        path.display()
+    );
+    Ok(())
 }
 
 fn draw(found: &Report, directory: Option<&Path>) -> Result<()> {

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
-use kemari_tests::bench::Bench;
+use anyhow::Result;
 use kemari_tests::bench::data::{FORMAT, Report, Skipped};
+use kemari_tests::bench::{Bench, check_parts};
 
 use super::{Measure, peer};
 use crate::run_pair::Terminal;
@@ -19,13 +19,16 @@ const PEERS: &str = "peers";
 /// Measures it.
 pub(super) fn run(wanted: &Measure, terminal: &Terminal) -> Result<Report> {
     let stop = stop::flag()?;
+    let (peers, own): (Vec<_>, Vec<_>) =
+        wanted.only.iter().cloned().partition(|part| part == PEERS);
+    check_parts(&own)?;
+    wanted.kemari.as_deref().map_or(Ok(()), build::check_program)?;
     crate::run_pair::check_kvm()?;
     let built = terminal.aside("building kemari and the micro-guest", || -> Result<_> {
         let kemari = wanted.kemari.clone().map_or_else(build::kemari, Ok)?;
         Ok((kemari, build::micro_guest()?))
     });
     let (kemari, kernel) = built?;
-    ensure!(kemari.exists(), "--kemari: expected a program, found no {}", kemari.display());
     let begun = Instant::now();
     let bench = Bench {
         kemari: &kemari,
@@ -35,8 +38,6 @@ pub(super) fn run(wanted: &Measure, terminal: &Terminal) -> Result<Report> {
         progress: terminal,
         stop,
     };
-    let (peers, own): (Vec<_>, Vec<_>) =
-        wanted.only.iter().cloned().partition(|part| part == PEERS);
     let mut groups =
         if peers.is_empty() || !own.is_empty() { bench.run(&own)? } else { Vec::new() };
     let mut skipped = Vec::new();

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
+use kemari_flags::{FUZZ_TARGETS, MINUTES, numbers};
 
 use crate::build;
 
@@ -26,10 +27,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     target: Vec<String>,
     /// Minutes for each target.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = numbers::<u64>(MINUTES, "minutes"))]
     minutes: u64,
     /// What the changes are drawn from; 0: the clock.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = numbers::<u32>(0..=u64::from(u32::MAX), "a seed"))]
     seed: u32,
     /// Say what targets there are.
     #[arg(long)]
@@ -39,41 +40,31 @@ pub(crate) struct Arguments {
     replay: Option<PathBuf>,
 }
 
-/// A target, by its own word.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Target {
-    name: String,
-    what: String,
-}
-
 /// Fuzzes; `true` when nothing was found.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
+    let targets = wanted(&arguments.target)?;
+    arguments.replay.as_deref().map_or(Ok(()), |file| check_replay(file, &targets))?;
     let engine = Engine::build()?;
-    let all = engine.targets()?;
     if arguments.list {
-        for target in all {
-            println!("{:<16} {}", target.name, target.what);
-        }
-        return Ok(true);
+        return engine.list();
     }
-    let targets = wanted(&all, &arguments.target)?;
     if let Some(file) = &arguments.replay {
-        return Ok(engine.on(&targets[0]).arg(file).status()?.success());
+        return Ok(engine.on(targets[0]).arg(file).status()?.success());
     }
     let (mut found, mut executions, begun) = (Vec::new(), 0, Instant::now());
     for target in targets {
-        let outcome = fuzz(&engine, &target, arguments)?;
+        let outcome = fuzz(&engine, target, arguments)?;
         let time = outcome.time.as_secs_f64().max(0.001);
         println!(
             "{:<16} {:>10} executions in {time:.0} s ({:.0} a second), {} inputs kept: {}",
-            target.name,
+            target,
             outcome.executions,
             outcome.executions as f64 / time,
             outcome.kept,
             if outcome.finding.is_some() { "FOUND SOMETHING" } else { "nothing found" },
         );
         executions += outcome.executions;
-        found.extend(outcome.finding.map(|finding| (target.name, finding)));
+        found.extend(outcome.finding.map(|finding| (target, finding)));
     }
     let minutes = begun.elapsed().as_secs() / 60;
     println!("{executions} executions in {minutes} min, {} findings", found.len());
@@ -83,18 +74,29 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     Ok(found.is_empty())
 }
 
-fn wanted(all: &[Target], names: &[String]) -> Result<Vec<Target>> {
+/// The targets of these names, or all.
+fn wanted(names: &[String]) -> Result<Vec<&'static str>> {
     if names.is_empty() {
-        return Ok(all.to_vec());
+        return Ok(FUZZ_TARGETS.to_vec());
     }
-    let named = |name: &String| match all.iter().find(|target| target.name == *name) {
-        Some(target) => Ok(target.clone()),
-        None => {
-            let names: Vec<&str> = all.iter().map(|target| target.name.as_str()).collect();
-            bail!("--target: expected one of {}, found `{name}`", names.join(", "))
-        }
+    let named = |name: &String| {
+        let target = FUZZ_TARGETS.into_iter().find(|target| target == name);
+        target.with_context(|| {
+            format!("--target: expected one of {}, found `{name}`", FUZZ_TARGETS.join(", "))
+        })
     };
     names.iter().map(named).collect()
+}
+
+fn check_replay(file: &Path, targets: &[&str]) -> Result<()> {
+    ensure!(file.is_file(), "--replay: expected a file, found none at {}", file.display());
+    ensure!(
+        targets.len() == 1,
+        "--replay: expected one --target, found {}: {}",
+        targets.len(),
+        targets.join(", ")
+    );
+    Ok(())
 }
 
 /// The engine, which knows the targets; built in a directory of its own, as counters are in nothing else. It is not linked
@@ -123,25 +125,26 @@ impl Engine {
         Ok(Self(dir.join(TRIPLE).join("release/kemari-fuzz")))
     }
 
-    fn targets(&self) -> Result<Vec<Target>> {
+    fn list(&self) -> Result<bool> {
         let output = Command::new(&self.0).env("KEMARI_FUZZ_LIST", "1").output()?;
         ensure!(output.status.success(), "the targets cannot be listed");
-        let lines = String::from_utf8(output.stdout)?;
-        let targets = lines.lines().filter_map(|line| line.split_once('\t'));
-        Ok(targets
-            .map(|(name, what)| Target { name: name.to_owned(), what: what.to_owned() })
-            .collect())
+        for (name, what) in
+            String::from_utf8(output.stdout)?.lines().filter_map(|line| line.split_once('\t'))
+        {
+            println!("{name:<16} {what}");
+        }
+        Ok(true)
     }
 
-    fn write_seeds(&self, target: &Target, dir: &Path) -> Result<()> {
+    fn write_seeds(&self, target: &str, dir: &Path) -> Result<()> {
         let done = self.on(target).env("KEMARI_FUZZ_SEEDS", dir).status()?;
-        ensure!(done.success(), "{}: its seeds cannot be written", target.name);
+        ensure!(done.success(), "{target}: its seeds cannot be written");
         Ok(())
     }
 
-    fn on(&self, target: &Target) -> Command {
+    fn on(&self, target: &str) -> Command {
         let mut command = Command::new(&self.0);
-        command.env("KEMARI_FUZZ_TARGET", &target.name).args([TIMEOUT, MEMORY]);
+        command.env("KEMARI_FUZZ_TARGET", target).args([TIMEOUT, MEMORY]);
         command
     }
 }
@@ -153,15 +156,15 @@ struct Outcome {
     finding: Option<PathBuf>,
 }
 
-fn fuzz(engine: &Engine, target: &Target, arguments: &Arguments) -> Result<Outcome> {
-    let base = build::target_dir().join("fuzz-corpus").join(&target.name);
+fn fuzz(engine: &Engine, target: &str, arguments: &Arguments) -> Result<Outcome> {
+    let base = build::target_dir().join("fuzz-corpus").join(target);
     let (grown, findings) = (base.join("grown"), base.join("findings"));
     for dir in [&grown, &findings] {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
     engine.write_seeds(target, &grown)?;
     let before = files(&findings)?;
-    let kept = build::repository().join("tests/fuzz/corpus").join(&target.name);
+    let kept = build::repository().join("tests/fuzz/corpus").join(target);
     let mut command = engine.on(target);
     command.arg(format!("-max_total_time={}", 60 * arguments.minutes));
     command.arg(format!("-seed={}", arguments.seed)).arg("-print_final_stats=1");
@@ -179,8 +182,7 @@ fn fuzz(engine: &Engine, target: &Target, arguments: &Arguments) -> Result<Outco
     }
     ensure!(
         output.status.success() || finding.is_some(),
-        "{}: the engine failed, and left no input behind",
-        target.name
+        "{target}: the engine failed, and left no input behind"
     );
     let executions = said
         .lines()
@@ -203,11 +205,11 @@ mod tests {
 
     #[test]
     fn a_target_that_is_not_there_is_refused_by_its_name_and_without_a_name_all_are_meant() {
-        let target = |name: &str| Target { name: name.into(), what: String::new() };
-        let all = [target("wire"), target("pages")];
-        assert_eq!(wanted(&all, &[]).unwrap(), all);
-        assert_eq!(wanted(&all, &["pages".to_owned()]).unwrap(), [target("pages")]);
-        let error = wanted(&all, &["wires".to_owned()]).unwrap_err().to_string();
-        assert!(error.contains("expected one of wire, pages, found `wires`"), "{error}");
+        assert_eq!(wanted(&[]).unwrap(), FUZZ_TARGETS);
+        assert_eq!(wanted(&["pages".to_owned()]).unwrap(), ["pages"]);
+        let error = wanted(&["wires".to_owned()]).unwrap_err().to_string();
+        assert!(
+            error.contains("expected one of wire, bodies, ") && error.contains("found `wires`")
+        );
     }
 }

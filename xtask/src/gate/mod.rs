@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use self::finding::Outcome;
@@ -107,6 +107,7 @@ enum Verdict {
 }
 
 fn check(arguments: &Arguments) -> Result<Verdict> {
+    arguments.sarif.as_deref().map_or(Ok(()), crate::report_file::check).context("--sarif")?;
     if arguments.self_test {
         let passed = self_test::run(&arguments.attack, &arguments.without)?;
         return Ok(if passed { Verdict::Passed } else { Verdict::Failed });

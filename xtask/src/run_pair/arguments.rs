@@ -1,10 +1,13 @@
 //! The flags of `run-pair`, and how they become a configuration.
 
+use std::io::{IsTerminal, stdin};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
+use kemari_flags::{SEEDS, numbers};
+use kemari_tests::etcd;
 use kemari_tests::micro::{self, Load};
 use kemari_tests::pair::config::{self, ArbiterKind, GuestConfig, Kill, PairConfig};
 
@@ -57,25 +60,25 @@ pub(crate) struct Arguments {
     #[arg(long, value_delimiter = ',', default_value = "primary", value_name = "KIND|all")]
     pub(crate) kill: Vec<String>,
     /// How often.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, allow_negative_numbers = true, value_parser = numbers::<u32>(1..=100_000, "rounds"))]
     pub(crate) rounds: u32,
     /// What the moments of the kills are drawn from; the same seed, the same moments.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = numbers::<u64>(SEEDS, "a seed"))]
     pub(crate) seed: u64,
     /// Milliseconds of load before each kill, to which a random time is added.
-    #[arg(long, value_name = "MS", default_value_t = 0)]
+    #[arg(long, value_name = "MS", default_value_t = 0, allow_negative_numbers = true, value_parser = numbers::<u64>(0..=3_600_000, "milliseconds"))]
     pub(crate) load: u64,
     /// vCPUs of the guest.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = numbers::<u32>(1..=254, "vCPUs"))]
     pub(crate) cpus: u32,
     /// Memory of the guest in MiB [default: 64; Linux: 128].
-    #[arg(long)]
+    #[arg(long, value_name = "MIB", allow_negative_numbers = true, value_parser = numbers::<u64>(2..=16_777_216, "MiB, without a unit"))]
     pub(crate) memory: Option<u64>,
     /// Clients that ask at the same time.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, allow_negative_numbers = true, value_parser = numbers::<u32>(1..=1000, "clients"))]
     pub(crate) writers: u32,
     /// Pages that the micro-guest dirties in a second, besides its work.
-    #[arg(long, value_name = "PAGES_PER_S", default_value_t = 2000)]
+    #[arg(long, value_name = "PAGES_PER_S", default_value_t = 2000, allow_negative_numbers = true, value_parser = numbers::<u32>(0..=10_000_000, "pages a second"))]
     pub(crate) dirty: u32,
     /// Compare memory and state of both sides at every checkpoint.
     #[arg(long)]
@@ -87,7 +90,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
     /// How many times longer to wait for everything than on an ordinary machine.
-    #[arg(long, value_name = "FACTOR", default_value_t = 1)]
+    #[arg(long, value_name = "FACTOR", default_value_t = 1, allow_negative_numbers = true, value_parser = numbers::<u32>(1..=1000, "how many times longer"))]
     pub(crate) slow: u32,
     /// Encrypt and authenticate the replication link, with credentials made for this run.
     #[arg(long)]
@@ -122,6 +125,35 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
+    /// Refuses what the command line alone shows to be wrong: before anything is built.
+    pub(crate) fn check(&self) -> Result<()> {
+        config::check_kills(&self.kills()?, self.loopback)?;
+        self.json.as_deref().map_or(Ok(()), crate::report_file::check).context("--json")?;
+        self.kemari.as_deref().map_or(Ok(()), crate::build::check_program)?;
+        ensure!(
+            self.guest == Guest::Linux || self.net_model == NetModel::Virtio,
+            "--net-model e1000: the micro-guest has no driver for it: add --guest linux"
+        );
+        ensure!(
+            self.guest == Guest::Micro || self.device.is_none(),
+            "--device: the stock Debian guest does not drive it: leave out --guest linux"
+        );
+        ensure!(
+            !(self.lab && self.interactive),
+            "--lab: expected no --interactive: the nested lab has no terminal"
+        );
+        ensure!(
+            !self.interactive || stdin().is_terminal(),
+            "--interactive: expected a terminal on standard input"
+        );
+        ensure!(
+            self.arbiter == ArbiterChoice::File || etcd::is_installed(),
+            "--arbiter etcd: {}",
+            etcd::MISSING
+        );
+        Ok(())
+    }
+
     /// The ways to break the pair.
     pub(crate) fn kills(&self) -> Result<Vec<Kill>> {
         if self.kill.iter().any(|kill| kill == "all") {
@@ -141,10 +173,6 @@ impl Arguments {
 
     /// A run of the micro-guest.
     pub(crate) fn micro_config(&self, kemari: PathBuf, kernel: PathBuf) -> Result<PairConfig> {
-        ensure!(
-            self.net_model == NetModel::Virtio,
-            "--net-model e1000: the micro-guest has no driver for it: add --guest linux"
-        );
         let mut guest =
             micro::guest(kernel, self.memory.unwrap_or(64), self.cpus, self.micro_load());
         if self.device.is_some() {

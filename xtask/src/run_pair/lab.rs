@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kemari_tests::pair::{Progress, config};
 
 use super::Arguments;
+use super::arguments::ArbiterChoice;
 use super::progress::{STEP, Terminal};
 use crate::guest::LinuxGuest;
 use crate::lab::{self, LabImages, LabSpec};
@@ -28,6 +29,16 @@ pub(super) fn run(
     terminal: &Terminal,
     stop: stop::Flag,
 ) -> Result<bool> {
+    let ignored = [
+        (arguments.tls, "--tls"),
+        (arguments.arbiter == ArbiterChoice::Etcd, "--arbiter etcd"),
+        (arguments.keep, "--keep"),
+    ];
+    if let Some((_, flag)) = ignored.iter().find(|(given, _)| *given) {
+        bail!(
+            "{flag}: expected a /dev/kvm that runs stock kernels: the nested lab does not have it; leave it out"
+        );
+    }
     let programs =
         terminal.aside("building static programs for the lab", build::static_programs)?;
     let mut spec = LabSpec::new("pair", &command(arguments))

@@ -43,8 +43,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let stop = stop::flag()?;
     // In the lab, what is printed goes to the program outside, which shows it.
     let terminal = Terminal::new(arguments.prebuilt.is_none());
-    arguments.kills()?;
-    arguments.json.as_deref().map_or(Ok(()), report_file::check).context("--json")?;
+    arguments.check()?;
     match (arguments.guest, &arguments.prebuilt) {
         (Guest::Micro, _) if arguments.interactive => {
             let config = micro_config(arguments, &terminal)?;

@@ -1,7 +1,8 @@
 //! `cargo xtask sim`: the protocol core in a simulated world, built with optimization and run.
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, Parser};
+use kemari_flags::{model, mutants, sim};
 
 use crate::build;
 
@@ -14,6 +15,45 @@ pub(crate) struct Arguments {
     flags: Vec<String>,
 }
 
+/// What runs, by the word of the command line that asks for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tool {
+    Simulation,
+    Model,
+    Mutants,
+}
+
+impl Tool {
+    /// Takes its word out of the flags; what is left is for the tool itself.
+    fn take(flags: &mut Vec<&str>) -> Self {
+        for (tool, word) in [(Self::Model, "--model"), (Self::Mutants, "--mutants")] {
+            if let Some(at) = flags.iter().position(|flag| *flag == word) {
+                flags.remove(at);
+                return tool;
+            }
+        }
+        Self::Simulation
+    }
+
+    fn package(self) -> &'static str {
+        match self {
+            Self::Simulation => "kemari-sim",
+            Self::Model => "kemari-model",
+            Self::Mutants => "kemari-mutants",
+        }
+    }
+
+    /// What the tool would say of its flags: it takes minutes to build.
+    fn check(self, flags: &[&str]) -> Result<(), clap::Error> {
+        let words = std::iter::once("sim").chain(flags.iter().copied());
+        match self {
+            Self::Simulation => sim::Arguments::try_parse_from(words).map(drop),
+            Self::Model => model::Arguments::try_parse_from(words).map(drop),
+            Self::Mutants => mutants::Arguments::try_parse_from(words).map(drop),
+        }
+    }
+}
+
 /// Runs it; `true` when no promise was broken.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     run_with(arguments.flags.iter().map(String::as_str))
@@ -21,26 +61,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
 
 /// As from the command line.
 pub(crate) fn run_with<'a>(flags: impl IntoIterator<Item = &'a str>) -> Result<bool> {
-    let flags: Vec<&str> = flags.into_iter().collect();
+    let mut flags: Vec<&str> = flags.into_iter().collect();
+    let tool = Tool::take(&mut flags);
+    tool.check(&flags).unwrap_or_else(|error| error.exit());
     let mut cargo = build::cargo();
-    if let Some(at) = flags.iter().position(|flag| *flag == "--model") {
-        cargo.args(["run", "--quiet", "--release", "--locked", "--package", "kemari-model", "--"]);
-        return Ok(cargo.args(&flags[..at]).args(&flags[at + 1..]).status()?.success());
-    }
-    if let Some(at) = flags.iter().position(|flag| *flag == "--mutants") {
-        cargo.args([
-            "run",
-            "--quiet",
-            "--release",
-            "--locked",
-            "--package",
-            "kemari-mutants",
-            "--",
-        ]);
-        return Ok(cargo.args(&flags[..at]).args(&flags[at + 1..]).status()?.success());
-    }
-    cargo.args(["run", "--quiet", "--release", "--locked", "--package", "kemari-sim"]);
-    if flags.contains(&"--bugs") {
+    cargo.args(["run", "--quiet", "--release", "--locked", "--package", tool.package()]);
+    if tool == Tool::Simulation && flags.contains(&"--bugs") {
         // Built in a directory of its own: nothing that can be told to be wrong lies beside the product.
         cargo.args(["--features", "bugs", "--target-dir"]).arg(build::target_dir().join("bugs"));
     }

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use clap::{Args, Parser};
-use kemari_tests::pair::config::Kill;
+use kemari_flags::{MINUTES, SEEDS, numbers};
+use kemari_tests::pair::config::{Kill, check_kills};
 use kemari_tests::pair::report::RunReport;
 use rustix::process::geteuid;
 
@@ -25,19 +26,19 @@ const ETCD: &[(&str, &str)] = &[("/usr/bin/etcd", "etcd-server")];
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Stop after so many minutes, at the end of a pair [default: 2, unless --failovers is given].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = numbers::<u64>(MINUTES, "minutes"))]
     minutes: Option<u64>,
     /// Stop after so many failovers, at the end of a pair.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = numbers::<usize>(1..=1_000_000, "failovers"))]
     failovers: Option<usize>,
     /// What pairs, faults and moments are drawn from.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = numbers::<u64>(SEEDS, "a seed"))]
     seed: u64,
     /// Only these kinds of fault; see --list.
     #[arg(long, value_delimiter = ',', value_name = "KIND")]
     fault: Vec<String>,
     /// Faults in the life of one pair, at most.
-    #[arg(long, value_name = "COUNT", default_value_t = 25)]
+    #[arg(long, value_name = "COUNT", default_value_t = 25, allow_negative_numbers = true, value_parser = numbers::<u32>(1..=100_000, "faults"))]
     rounds: u32,
     /// Encrypt and authenticate every replication link [default: every other one].
     #[arg(long, conflicts_with = "plain")]
@@ -62,7 +63,10 @@ impl Arguments {
             return Ok(all(geteuid().is_root()));
         }
         let parse = |name: &String| name.parse().map_err(|error| anyhow!("--fault: {error}"));
-        self.fault.iter().map(parse).collect()
+        let faults: Vec<Kill> = self.fault.iter().map(parse).collect::<Result<_>>()?;
+        // Those that take a relay are played on loopback.
+        check_kills(&faults, true)?;
+        Ok(faults)
     }
 
     fn plan(&self) -> Result<Plan> {
@@ -89,9 +93,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         }
         return Ok(true);
     }
-    ensure!(arguments.rounds > 0, "--rounds: expected at least 1, found 0");
     arguments.json.as_deref().map_or(Ok(()), crate::report_file::check).context("--json")?;
     let plan = arguments.plan()?;
+    arguments.kemari.as_deref().map_or(Ok(()), build::check_program)?;
     // Before the first pair: a long run is not to end because a later one draws it.
     crate::guest::ensure_programs(ETCD, &|line| println!("{line}"))?;
     // Once, not for each pair: a long run is of one program, whatever becomes of the tree meanwhile.

@@ -8,7 +8,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
 use kemari_tests::bench::data::{Report, Row};
 
@@ -26,16 +26,17 @@ pub(crate) struct Arguments {
     /// The report that may be better or worse.
     pub(super) b: PathBuf,
     /// What may be noise, in per cent; of a figure that is itself in per cent, half a point may be noise as well.
-    #[arg(long, value_name = "PERCENT", default_value_t = 10.0)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 10.0, allow_negative_numbers = true, value_parser = per_cent)]
     pub(super) tolerance: f64,
+}
+
+fn per_cent(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
+    number.ok_or_else(|| "expected per cent, without a sign: 0 or more".to_owned())
 }
 
 /// Prints both reports side by side; `false` when something in `b` is worse by more than `tolerance` per cent.
 pub(super) fn run(a: &Path, b: &Path, tolerance: f64) -> Result<bool> {
-    ensure!(
-        tolerance.is_finite() && tolerance >= 0.0,
-        "--tolerance: expected per cent, 0 or more, found {tolerance}"
-    );
     let (first, second) = (read(a)?, read(b)?);
     let comparison = Comparison::of(&first, &second, tolerance);
     println!("A: {}, {}", a.display(), origin(&first));

@@ -144,7 +144,9 @@ fn the_verdict_is_worse_only_beyond_the_tolerance() {
     assert!(run(&fast, &slow, 25.0).unwrap());
     assert!(run(&slow, &fast, 10.0).unwrap(), "better is not worse");
     assert!(run(&slow, &slow, 0.0).unwrap());
-    assert!(run(&slow, &slow, -1.0).unwrap_err().to_string().contains("--tolerance"));
+    for wrong in ["-1", "x", "inf", ""] {
+        assert!(per_cent(wrong).unwrap_err().contains("per cent"), "{wrong}");
+    }
     let missing = run(&fast, &directory.path().join("none"), 10.0).unwrap_err().to_string();
     assert!(missing.contains("none"), "{missing}");
 }

@@ -22,11 +22,15 @@ use crate::build;
 /// Runs the attacks whose name contains one of `only`, as if `without` were not there; `true` when all went as it should.
 pub(crate) fn run(only: &[String], without: &[Layer]) -> Result<bool> {
     let begin = Instant::now();
-    let subject = Subject::tree(build::repository(), None, vec!["--locked"])?;
     let mut attacks = Attack::all(&build::repository().join("xtask/attacks"))?;
     let all = attacks.len();
     attacks.retain(|attack| only.is_empty() || only.iter().any(|only| attack.name.contains(only)));
-    ensure!(!attacks.is_empty(), "no attack has this in its name");
+    ensure!(
+        !attacks.is_empty(),
+        "--attack: expected a part of the name of a directory of xtask/attacks, found `{}`",
+        only.join("`, `")
+    );
+    let subject = Subject::tree(build::repository(), None, vec!["--locked"])?;
     let mut bed = Bed::new(&subject)?;
     bed.clean(without)?;
     println!("the clean copy passes ({:.0} s)\n", begin.elapsed().as_secs_f64());

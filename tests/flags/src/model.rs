@@ -1,0 +1,23 @@
+//! Flags of `cargo xtask sim --model`.
+
+use clap::Parser;
+
+use crate::numbers;
+
+/// Explore the protocol's model.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask sim --model", bin_name = "cargo xtask sim --model")]
+pub struct Arguments {
+    /// Machines.
+    #[arg(long, default_value_t = 3, allow_negative_numbers = true, value_parser = numbers::<usize>(2..=8, "machines"))]
+    pub machines: usize,
+    /// Terms that are won, at most.
+    #[arg(long, default_value_t = 3, allow_negative_numbers = true, value_parser = numbers::<u8>(2..=20, "terms"))]
+    pub terms: u8,
+    /// Epochs, at most.
+    #[arg(long, default_value_t = 3, allow_negative_numbers = true, value_parser = numbers::<usize>(1..=20, "epochs"))]
+    pub epochs: usize,
+    /// Connections, at most.
+    #[arg(long, default_value_t = 3, allow_negative_numbers = true, value_parser = numbers::<u8>(1..=20, "connections"))]
+    pub links: u8,
+}

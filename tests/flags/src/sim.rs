@@ -1,0 +1,38 @@
+//! Flags of `cargo xtask sim`.
+
+use clap::Parser;
+
+use crate::{JOBS, MINUTES, SEEDS, WORLDS, numbers};
+
+/// Run the protocol core in a simulated world that fails, and watch it from outside.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask sim", bin_name = "cargo xtask sim")]
+pub struct Arguments {
+    /// How many worlds.
+    #[arg(long, default_value_t = 10_000, allow_negative_numbers = true, value_parser = numbers::<u64>(WORLDS, "worlds"))]
+    pub seeds: u64,
+    /// Run this one only, and print what happens in it.
+    #[arg(long, conflicts_with_all = ["seeds", "minutes"], allow_negative_numbers = true, value_parser = numbers::<u64>(SEEDS, "a seed"))]
+    pub seed: Option<u64>,
+    /// Run for so many minutes, whatever the number of worlds.
+    #[arg(long, conflicts_with = "seeds", allow_negative_numbers = true, value_parser = numbers::<u64>(MINUTES, "minutes"))]
+    pub minutes: Option<u64>,
+    /// The first seed; without it a fresh one, which is printed.
+    #[arg(long, conflicts_with = "seed", allow_negative_numbers = true, value_parser = numbers::<u64>(SEEDS, "a seed"))]
+    pub first: Option<u64>,
+    /// Stop at the first that breaks a promise.
+    #[arg(long)]
+    pub until_broken: bool,
+    /// Put in one deliberate bug after the other, and see that each is found.
+    #[arg(long, conflicts_with_all = ["seed", "minutes"])]
+    pub bugs: bool,
+    /// Only the deliberate bugs whose name contains this.
+    #[arg(long, requires = "bugs")]
+    pub only: Option<String>,
+    /// How often each deliberate bug is looked for, with other seeds.
+    #[arg(long, default_value_t = 5, requires = "bugs", allow_negative_numbers = true, value_parser = numbers::<usize>(1..=1000, "rounds"))]
+    pub rounds: usize,
+    /// Worlds at once [default: one per core].
+    #[arg(long, allow_negative_numbers = true, value_parser = numbers::<usize>(JOBS, "worlds at once"))]
+    pub jobs: Option<usize>,
+}
