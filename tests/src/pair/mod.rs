@@ -30,8 +30,8 @@ use report::RunReport;
 use round::FENCED;
 use watch::Watch;
 
-/// How long an ordinary machine may take for anything that is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long an ordinary machine may take for anything that is waited for: also one whose disk others keep busy for half a minute.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Whom a run tells how it goes.
 pub trait Progress {

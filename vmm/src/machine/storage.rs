@@ -180,11 +180,11 @@ pub(crate) fn mark_files(disk: &DiskConfig) -> Vec<(&'static str, PathBuf)> {
 fn write_mark(disk: &Path, path: &Path) -> Result<String, MarkError> {
     let write = || -> io::Result<String> {
         let mark = random_id();
-        // Written in place and closed: what is opened after that shows it, on NFS too.
+        // Written in place and closed: what is opened after that shows it, on NFS too. Nobody needs it after a power failure,
+        // so it is not synced: storage that is busy with other writes may take seconds for that, and a primary waits.
         let mut file = open_mark(path)?;
         file.write_all(mark.as_bytes())?;
         file.set_len(mark.len() as u64)?;
-        file.sync_all()?;
         Ok(mark)
     };
     write().map_err(|error| MarkError { disk: disk.to_owned(), mark: path.to_owned(), error })
