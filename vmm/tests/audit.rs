@@ -128,6 +128,16 @@ fn a_log_that_was_rotated_is_judged_as_far_as_it_is_there() {
     assert!(said(&output).contains("rotated away"), "{}", said(&output));
     let output = audit(&["verify", "--rotated"], &base);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let once = said(&output);
+    // As a shell's `log.*` names them: every file by itself, and the log as a whole.
+    let files = ["log.1.1", "log.1.0", "log.1.0"].map(|name| dir.path().join(name));
+    let [second, first, again] = files.map(|file| file.display().to_string());
+    let output = audit(&["verify", "--rotated", &second, &first, &again], &base);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(said(&output), once);
+    let noted = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(noted.matches("counted once").count(), 1, "{noted}");
+    assert_eq!(noted.matches("named twice").count(), 3, "{noted}");
 }
 
 #[test]

@@ -22,7 +22,7 @@ mod tests;
 
 pub use files::{AuditError, AuditSpec};
 pub use format::{Entry, Event, FormatError, HEADER_LEN, Header, RECORD_LEN, Side, Won};
-pub use reader::{Log, ReadError, read};
+pub use reader::{Log, ReadError, read, read_all};
 pub use recorder::{AuditLog, Recorder};
 pub use summary::Summary;
 pub use verify::{Counts, Verdict, verify};

@@ -65,6 +65,11 @@ pub enum ReadError {
     /// Files of different logs are mixed.
     #[error("{0}: expected the next file of the log before it, found another's")]
     Mixed(String),
+    /// Two files claim to be one.
+    #[error(
+        "{0} and {1}: expected two copies of one file of a log, found two that differ: give the one that the host has"
+    )]
+    Differ(String, String),
 }
 
 /// Reads every log whose files' names begin with `base`; or the one file that it names.
@@ -72,25 +77,104 @@ pub enum ReadError {
 /// # Errors
 /// When there is none, or one cannot be read as such.
 pub fn read(base: &Path) -> Result<Vec<Log>, ReadError> {
+    read_all(&[base]).map(|(logs, _)| logs)
+}
+
+/// As [`read`], for several names. A file that several of them name, be it by a link or as a copy, is read once: counted
+/// twice, its terms were won twice. Says of each such file that it was.
+///
+/// # Errors
+/// As [`read`]; when two copies of one file are not alike.
+pub fn read_all(bases: &[impl AsRef<Path>]) -> Result<(Vec<Log>, Vec<String>), ReadError> {
+    let (mut runs, mut twice): (Vec<Run>, Vec<String>) = (Vec::new(), Vec::new());
+    for base in bases {
+        for (name, parts) in runs_of(base.as_ref())? {
+            let first = &parts[0].0;
+            let at = runs.iter().position(|run| is_same_log(&run.parts[0].0, first));
+            let at = at.unwrap_or_else(|| {
+                runs.push(Run { name, parts: Vec::new() });
+                runs.len() - 1
+            });
+            for part in parts {
+                twice.extend(runs[at].add(part)?);
+            }
+        }
+    }
+    let logs: Result<_, _> = runs.into_iter().map(Run::join).collect();
+    Ok((logs?, twice))
+}
+
+/// A file of a log.
+type Part = (Header, PathBuf);
+
+/// The files of one process.
+struct Run {
+    name: String,
+    parts: Vec<Part>,
+}
+
+/// Whether two files are of one process.
+fn is_same_log(one: &Header, other: &Header) -> bool {
+    let key = |header: &Header| (header.vm.clone(), header.holder.clone(), header.monotonic);
+    key(one) == key(other)
+}
+
+impl Run {
+    /// Adds a file; what to say where it is there already. Of two copies the longer one counts.
+    fn add(&mut self, part: Part) -> Result<Option<String>, ReadError> {
+        let Some(old) = self.parts.iter_mut().find(|old| old.0.number == part.0.number) else {
+            self.parts.push(part);
+            return Ok(None);
+        };
+        let said = match old.1 == part.1 {
+            true => format!("{}, named twice", old.1.display()),
+            false => format!("{}, which {} is as well", old.1.display(), part.1.display()),
+        };
+        let bytes = |path: &Path| fs::read(path).map_err(unreadable(path));
+        let (before, now) = (bytes(&old.1)?, bytes(&part.1)?);
+        let records = before.len().min(now.len()).saturating_sub(HEADER_LEN) / RECORD_LEN;
+        let common = HEADER_LEN + records * RECORD_LEN;
+        if before[..common] != now[..common] {
+            let path = |path: &Path| path.display().to_string();
+            return Err(ReadError::Differ(path(&old.1), path(&part.1)));
+        }
+        if now.len() > before.len() {
+            *old = part;
+        }
+        Ok(Some(said))
+    }
+
+    fn join(mut self) -> Result<Log, ReadError> {
+        self.parts.sort_by_key(|(header, _)| header.number);
+        join(self.name, &self.parts)
+    }
+}
+
+/// The runs that a name stands for, each with its files, of which there is one at least.
+fn runs_of(base: &Path) -> Result<Vec<(String, Vec<Part>)>, ReadError> {
+    let name = base.display().to_string();
     if base.is_file() {
         // One that was made and never begun is no log yet.
-        let log = read_run(base.display().to_string(), vec![base.to_owned()])?;
-        return log
-            .map(|log| vec![log])
-            .ok_or_else(|| ReadError::Empty(base.display().to_string()));
+        let parts = parts_of(vec![base.to_owned()])?;
+        return if parts.is_empty() {
+            Err(ReadError::Empty(name))
+        } else {
+            Ok(vec![(name, parts)])
+        };
     }
     let mut runs: BTreeMap<u32, Vec<PathBuf>> = BTreeMap::new();
     for (run, path) in files_of(base)? {
         runs.entry(run).or_default().push(path);
     }
-    let mut logs = Vec::new();
-    for (run, files) in runs {
-        logs.extend(read_run(format!("{}.{run}", base.display()), files)?);
+    let mut found = Vec::new();
+    for (run, mut files) in runs {
+        files.sort();
+        let parts = parts_of(files)?;
+        if !parts.is_empty() {
+            found.push((format!("{name}.{run}"), parts));
+        }
     }
-    if logs.is_empty() {
-        return Err(ReadError::None(base.display().to_string()));
-    }
-    Ok(logs)
+    if found.is_empty() { Err(ReadError::None(name)) } else { Ok(found) }
 }
 
 fn files_of(base: &Path) -> Result<Vec<(u32, PathBuf)>, ReadError> {
@@ -113,8 +197,9 @@ fn unreadable(path: &Path) -> impl Fn(std::io::Error) -> ReadError + use<> {
     move |source| ReadError::Read { path: path.clone(), source }
 }
 
-fn read_run(name: String, files: Vec<PathBuf>) -> Result<Option<Log>, ReadError> {
-    let mut parts: Vec<(Header, PathBuf)> = Vec::new();
+/// The files that were begun.
+fn parts_of(files: Vec<PathBuf>) -> Result<Vec<Part>, ReadError> {
+    let mut parts: Vec<Part> = Vec::new();
     for path in files {
         let mut file = File::open(&path).map_err(unreadable(&path))?;
         let mut bytes = [0; HEADER_LEN];
@@ -126,19 +211,18 @@ fn read_run(name: String, files: Vec<PathBuf>) -> Result<Option<Log>, ReadError>
         }
         let header = Header::decode(&bytes)
             .map_err(|source| ReadError::Format { path: path.display().to_string(), source })?;
-        parts.push((header, path));
-    }
-    parts.sort_by_key(|(header, _)| header.number);
-    join(name, &parts)
-}
-
-fn join(name: String, parts: &[(Header, PathBuf)]) -> Result<Option<Log>, ReadError> {
-    let Some((first, _)) = parts.first() else { return Ok(None) };
-    let mut log = Log { name, header: first.clone(), entries: Vec::new(), hole: None };
-    for (index, (header, path)) in parts.iter().enumerate() {
-        if (&header.holder, header.monotonic) != (&first.holder, first.monotonic) {
+        if parts.first().is_some_and(|(first, _)| !is_same_log(first, &header)) {
             return Err(ReadError::Mixed(path.display().to_string()));
         }
+        parts.push((header, path));
+    }
+    Ok(parts)
+}
+
+/// Reads the files of one log, which are in their order.
+fn join(name: String, parts: &[Part]) -> Result<Log, ReadError> {
+    let mut log = Log { name, header: parts[0].0.clone(), entries: Vec::new(), hole: None };
+    for (index, (_, path)) in parts.iter().enumerate() {
         let bytes = fs::read(path).map_err(unreadable(path))?;
         let last = index + 1 == parts.len();
         if let Err(hole) = log.take(bytes.get(HEADER_LEN..).unwrap_or_default(), last) {
@@ -146,7 +230,7 @@ fn join(name: String, parts: &[(Header, PathBuf)]) -> Result<Option<Log>, ReadEr
             break;
         }
     }
-    Ok(Some(log))
+    Ok(log)
 }
 
 impl Log {

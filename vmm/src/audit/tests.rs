@@ -182,9 +182,44 @@ fn rotation_keeps_the_newest_and_says_that_the_oldest_are_gone() {
 fn a_former_run_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     written(dir.path(), 3);
-    written(dir.path(), 4);
+    let mut later =
+        Files::create(&spec(dir.path(), 1 << 20, 2), Header { monotonic: 5, ..header() });
+    later.as_mut().unwrap().append(&(0..4).map(staged).collect::<Vec<_>>()).unwrap();
     let logs = read(&dir.path().join("log")).unwrap();
     assert_eq!(logs.iter().map(|log| log.entries.len()).collect::<Vec<_>>(), [3, 4]);
+}
+
+/// Fails where what is counted is names: then the terms in a log that is named twice were won twice.
+#[test]
+fn a_file_that_is_named_twice_is_read_once_and_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = written(dir.path(), 10);
+    let at = |name: &str| dir.path().join(name);
+    std::fs::hard_link(&first, at("hard")).unwrap();
+    std::os::unix::fs::symlink(&first, at("soft")).unwrap();
+    std::fs::copy(&first, at("copy")).unwrap();
+    // As a copy from a host on which it goes on.
+    let part = HEADER_LEN + 4 * RECORD_LEN + 9;
+    std::fs::write(at("older"), &std::fs::read(&first).unwrap()[..part]).unwrap();
+    let one = read_one(dir.path()).entries;
+    for other in ["log", "log.1.0", "hard", "soft", "copy", "older"] {
+        for names in [[at("log"), at(other)], [at(other), at("log")]] {
+            let (logs, twice) = read_all(&names).unwrap();
+            assert_eq!(logs.len(), 1, "{other}");
+            assert_eq!(logs[0].entries, one, "{other}");
+            assert_eq!(twice.len(), 1, "{other}: {twice:?}");
+            assert!(twice[0].contains(&*at(other).to_string_lossy()), "{twice:?}");
+        }
+    }
+    // Within one name, as a link beside the file has it.
+    std::fs::hard_link(&first, at("log.2.0")).unwrap();
+    let (logs, twice) = read_all(&[at("log")]).unwrap();
+    assert_eq!((logs.len(), twice.len()), (1, 1), "{twice:?}");
+    let mut other = std::fs::read(&first).unwrap();
+    other[HEADER_LEN + 3] ^= 1;
+    std::fs::write(at("other"), other).unwrap();
+    let error = read_all(&[at("log"), at("other")]).unwrap_err().to_string();
+    assert!(error.contains("found two that differ"), "{error}");
 }
 
 #[test]

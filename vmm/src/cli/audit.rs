@@ -35,9 +35,10 @@ pub(super) fn audit(args: &AuditArgs) -> Result<u8, CliError> {
 }
 
 fn read(files: &[PathBuf]) -> Result<Vec<Log>, CliError> {
-    let mut logs = Vec::new();
-    for file in files {
-        logs.extend(audit::read(file).map_err(|error| CliError::usage(error.to_string()))?);
+    let (logs, twice) =
+        audit::read_all(files).map_err(|error| CliError::usage(error.to_string()))?;
+    if !twice.is_empty() {
+        log::warn!("counted once: {}", twice.join("; "));
     }
     Ok(logs)
 }
