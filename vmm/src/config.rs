@@ -58,6 +58,25 @@ pub struct BootSource {
 pub struct ConfigError(pub String);
 
 impl MachineConfig {
+    /// A machine without a kernel and without devices, whose serial line is connected to nothing. Memory is in bytes.
+    #[must_use]
+    pub fn bare(name: &str, memory: u64, cpus: u32) -> Self {
+        Self {
+            name: name.to_owned(),
+            memory,
+            memory_file: None,
+            cpus,
+            boot: None,
+            disks: Vec::new(),
+            nets: Vec::new(),
+            rng: false,
+            rtc: false,
+            virtio_console: None,
+            devices: Vec::new(),
+            serial: ConsoleConfig::None,
+        }
+    }
+
     /// Checks what no single flag can tell.
     ///
     /// # Errors
@@ -690,18 +709,10 @@ mod tests {
     #[test]
     fn what_no_single_flag_can_tell_is_checked() {
         let good = MachineConfig {
-            name: "vm".into(),
-            memory: 1 << 28,
-            memory_file: None,
-            cpus: 1,
-            boot: None,
-            disks: vec![],
             nets: vec![net("stream=/a").unwrap(), net("stream=/b").unwrap()],
             rng: true,
-            rtc: false,
-            devices: Vec::new(),
-            virtio_console: None,
             serial: ConsoleConfig::Stdio,
+            ..MachineConfig::bare("vm", 1 << 28, 1)
         };
         good.check().unwrap();
         assert_ne!(good.mac(0), good.mac(1));

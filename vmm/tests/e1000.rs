@@ -127,22 +127,14 @@ impl Bench {
         let (kernel, serial) = (dir.join("kernel"), dir.join(format!("{name}.serial")));
         std::fs::write(&kernel, idle_kernel()).unwrap();
         let config = MachineConfig {
-            name: "test".into(),
-            memory: 16 << 20,
-            memory_file: None,
-            cpus: 1,
             boot: Some(BootSource { kernel, initrd: None, cmdline: String::new() }),
-            disks: vec![],
             nets: vec![
                 format!("stream={},mac=52:54:00:12:34:56,model={model}", socket.display())
                     .parse()
                     .unwrap(),
             ],
-            rng: false,
-            rtc: false,
-            virtio_console: None,
-            devices: vec![],
             serial: ConsoleConfig::File(serial.clone()),
+            ..MachineConfig::bare("test", 16 << 20, 1)
         };
         let (ledger, authority) = new_gate();
         let machine = Machine::build(config, ledger, fence).unwrap();

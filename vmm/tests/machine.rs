@@ -31,11 +31,6 @@ fn config(dir: &Path) -> MachineConfig {
     let disk = dir.join("disk.img");
     std::fs::File::create(&disk).unwrap().set_len(1 << 20).unwrap();
     MachineConfig {
-        name: "test".into(),
-        memory: 16 << 20,
-        memory_file: None,
-        cpus: 1,
-        boot: None,
         disks: vec![format!("path={},serial=abc", disk.display()).parse().unwrap()],
         nets: vec![
             format!("stream={},mac=52:54:00:12:34:56", dir.join("net").display()).parse().unwrap(),
@@ -45,6 +40,7 @@ fn config(dir: &Path) -> MachineConfig {
         virtio_console: Some(ConsoleConfig::None),
         devices: vec!["beeper".parse().unwrap()],
         serial: ConsoleConfig::File(dir.join("serial")),
+        ..MachineConfig::bare("test", 16 << 20, 1)
     }
 }
 

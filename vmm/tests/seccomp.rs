@@ -166,18 +166,8 @@ impl Device for Hostile {
 
 fn machine(dir: &Path) -> Arc<Machine> {
     let config = MachineConfig {
-        devices: Vec::new(),
-        name: "test".into(),
-        memory: 16 << 20,
-        memory_file: None,
-        cpus: 1,
-        boot: None,
-        disks: Vec::new(),
-        nets: Vec::new(),
-        rng: false,
-        rtc: false,
-        virtio_console: None,
         serial: ConsoleConfig::File(dir.join("serial")),
+        ..MachineConfig::bare("test", 16 << 20, 1)
     };
     let (ledger, mut authority) = new_gate();
     let machine = Machine::build(config, ledger, Arc::new(Unfenced)).unwrap();

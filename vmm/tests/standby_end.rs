@@ -15,22 +15,15 @@ use io_gate_host::Unfenced;
 use kemari_vmm::arbiter::Arbiter;
 use kemari_vmm::config::{DiskConfig, MachineConfig};
 use kemari_vmm::engine::Engine;
+use kemari_vmm::standby::Input;
 use kemari_vmm::standby::resources::Reserve;
-use kemari_vmm::standby::{End, Input};
 use kvm_bindings::kvm_regs;
 use pair::{
-    Cable, Held, IDLE, PATIENCE, Slow, Standby, arbiter, config, engine_options, machine,
+    Cable, Held, IDLE, PATIENCE, Slow, Standby, arbiter, config, disks, engine_options, machine,
     start_engine, wait_for, wait_phase,
 };
 
 const MEMORY: u64 = 16 << 20;
-
-/// One that both sides have.
-fn disks(dir: &Path) -> Vec<DiskConfig> {
-    let disk = dir.join("disk.img");
-    std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
-    vec![format!("path={},readonly=on,fence=off", disk.display()).parse().unwrap()]
-}
 
 /// A primary that is protected over a cable that can be cut. A question of its own is not answered while the test runs.
 struct Primary {
@@ -80,7 +73,7 @@ fn whoever_ends_a_standby_does_not_wait_for_its_queue() {
     });
     is_done.recv_timeout(PATIENCE).expect("whoever ends it waits for it");
     drop(let_go);
-    assert!(matches!(standby.end(), End::Stopped(_)));
+    standby.has_stopped();
 }
 
 /// P2, P7. Fails where the standby ends before the arbiter has answered: the term would be held by a process that is gone.
@@ -96,7 +89,7 @@ fn a_term_that_a_standby_wins_while_it_ends_is_free() {
     standby.stop.stop();
     wait_for("the end", || standby.status()["state"] == "stopped");
     answer.send(()).unwrap();
-    assert!(matches!(standby.end(), End::Stopped(_)));
+    standby.has_stopped();
     assert_eq!(arbiter(dir.path(), "somebody").begin(false).unwrap(), Term(3));
 }
 
@@ -110,8 +103,7 @@ fn a_term_that_is_wanted_no_more_is_given_free() {
     standby.inputs.send(Input::Event(Event::ArbiterGranted { term: Term(1) })).unwrap();
     let somebody = arbiter(dir.path(), "somebody");
     wait_for("the term to be free", || somebody.begin(false).is_ok());
-    standby.stop.stop();
-    assert!(matches!(standby.end(), End::Stopped(_)));
+    standby.stops();
 }
 
 /// P2, P7. Fails where a standby that makes ready for a takeover and is told to end meanwhile goes on to ask: the term would be
@@ -128,8 +120,7 @@ fn a_standby_that_ends_while_it_makes_ready_asks_for_no_term() {
     let primary = Primary::protected(dir.path(), far, true, disks);
     primary.cable.cut();
     opening.recv_timeout(PATIENCE).unwrap();
-    standby.stop.stop();
-    assert!(matches!(standby.end(), End::Stopped(_)));
+    standby.stops();
     let_go.send(()).unwrap();
     // Whoever was to ask is done, and has let go of the arbiter.
     assert_eq!(is_asked.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
@@ -164,6 +155,5 @@ fn a_take_over_that_is_refused_leaves_the_door_open() {
     let_go.send(()).unwrap();
     assert!(first.recv_timeout(PATIENCE).unwrap().is_err());
     assert!(reserve.is_held());
-    standby.stop.stop();
-    assert!(matches!(standby.end(), End::Stopped(_)));
+    standby.stops();
 }

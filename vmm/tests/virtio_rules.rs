@@ -53,11 +53,6 @@ fn config(dir: &Path) -> MachineConfig {
     let disk = dir.join("disk.img");
     std::fs::File::create(&disk).unwrap().set_len(1 << 20).unwrap();
     MachineConfig {
-        name: "test".into(),
-        memory: MEMORY,
-        memory_file: None,
-        cpus: 1,
-        boot: None,
         disks: vec![format!("path={},serial=abc", disk.display()).parse().unwrap()],
         nets: vec![
             format!("stream={},mac=52:54:00:12:34:56,queues=2", dir.join("net").display())
@@ -65,10 +60,9 @@ fn config(dir: &Path) -> MachineConfig {
                 .unwrap(),
         ],
         rng: true,
-        rtc: false,
         virtio_console: Some(ConsoleConfig::None),
         devices: vec!["beeper".parse().unwrap()],
-        serial: ConsoleConfig::None,
+        ..MachineConfig::bare("test", MEMORY, 1)
     }
 }
 

@@ -362,11 +362,7 @@ fn machine(
     devices: &GuestDevices,
 ) -> MachineConfig {
     MachineConfig {
-        name: name.to_owned(),
-        memory,
-        cpus,
         boot: boot.source(),
-        memory_file: None,
         disks: devices.disks.iter().filter_map(Asked::gated).cloned().collect(),
         nets: devices.nets.iter().filter_map(Asked::gated).cloned().collect(),
         rng: devices.rng,
@@ -374,6 +370,7 @@ fn machine(
         virtio_console: devices.virtio_console.clone(),
         devices: devices.devices.iter().filter_map(Asked::gated).cloned().collect(),
         serial: devices.serial.clone(),
+        ..MachineConfig::bare(name, memory, cpus)
     }
 }
 

@@ -243,22 +243,11 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
     use super::*;
-    use crate::config::ConsoleConfig;
 
     fn machine(disk: &Path, flags: &str) -> MachineConfig {
         MachineConfig {
-            name: "vm".into(),
-            memory: 16 << 20,
-            memory_file: None,
-            cpus: 1,
-            boot: None,
             disks: vec![format!("path={}{flags}", disk.display()).parse().unwrap()],
-            nets: vec![],
-            rng: false,
-            devices: Vec::new(),
-            rtc: false,
-            virtio_console: None,
-            serial: ConsoleConfig::None,
+            ..MachineConfig::bare("vm", 16 << 20, 1)
         }
     }
 

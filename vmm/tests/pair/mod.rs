@@ -22,7 +22,7 @@ use io_gate::host::{CommitAuthority, new_gate};
 use io_gate_host::{Fence, Permission, Unfenced};
 use kemari_vmm::arbiter::{Arbiter, ArbiterError, FileArbiter, Verdict};
 use kemari_vmm::boot::Boot;
-use kemari_vmm::config::{ConsoleConfig, DiskConfig, MachineConfig};
+use kemari_vmm::config::{DiskConfig, MachineConfig};
 use kemari_vmm::engine::{Engine, EngineOptions, Sealer, Steps};
 use kemari_vmm::link::{LinkAddr, LinkSecurity};
 use kemari_vmm::machine::{AttachOptions, Machine};
@@ -49,20 +49,14 @@ pub const CHATTY: &[u8] = &[
 const TSS: u64 = 0xa000;
 
 pub fn config(memory: u64, cpus: u32) -> MachineConfig {
-    MachineConfig {
-        name: "pair".into(),
-        memory,
-        memory_file: None,
-        cpus,
-        boot: None,
-        disks: Vec::new(),
-        nets: Vec::new(),
-        rng: false,
-        rtc: false,
-        virtio_console: None,
-        devices: Vec::new(),
-        serial: ConsoleConfig::None,
-    }
+    MachineConfig::bare("pair", memory, cpus)
+}
+
+/// One disk in `dir`, which both sides may have.
+pub fn disks(dir: &Path) -> Vec<DiskConfig> {
+    let disk = dir.join("disk.img");
+    std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    vec![format!("path={},readonly=on,fence=off", disk.display()).parse().unwrap()]
 }
 
 /// Options for tests: a machine that is busy is no failure, a link that was cut is tried again at once.
@@ -206,6 +200,21 @@ impl Standby {
         self.thread.is_finished()
     }
 
+    /// Has it end, which it does in good order.
+    #[track_caller]
+    pub fn stops(self) {
+        self.stop.stop();
+        self.has_stopped();
+    }
+
+    /// It ends in good order.
+    #[track_caller]
+    pub fn has_stopped(self) {
+        let end = self.end();
+        assert!(matches!(end, End::Stopped(_)), "it has taken over");
+    }
+
+    #[track_caller]
     pub fn end(self) -> End {
         wait_for("the end of the standby", || self.thread.is_finished());
         self.thread.join().unwrap()
@@ -291,6 +300,14 @@ pub fn wait_phase(engine: &Engine, phase: Phase) {
         assert!(Instant::now() < deadline, "expected {phase:?}, found {found:?}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Waits until a side that has lost its standby knows whether the next term is its own.
+#[track_caller]
+pub fn wait_decided(engine: &Engine) {
+    wait_for("the primary's term", || {
+        !matches!(engine.phase(), Phase::Doubting | Phase::Protected)
+    });
 }
 
 /// A fence that the test can keep from answering: an arbiter that is out of reach.

@@ -84,7 +84,7 @@ mod tests {
     use io_gate_host::Unfenced;
 
     use super::super::Resources;
-    use crate::config::{ConsoleConfig, MachineConfig};
+    use crate::config::MachineConfig;
     use crate::machine::Machine;
     use crate::standby::ready::Preparing;
 
@@ -108,18 +108,8 @@ mod tests {
 
     fn config(nets: &[&str]) -> MachineConfig {
         MachineConfig {
-            name: "vm".into(),
-            memory: 16 << 20,
-            memory_file: None,
-            cpus: 1,
-            boot: None,
-            disks: vec![],
             nets: nets.iter().map(|net| net.parse().unwrap()).collect(),
-            rng: false,
-            rtc: false,
-            virtio_console: None,
-            devices: vec![],
-            serial: ConsoleConfig::None,
+            ..MachineConfig::bare("vm", 16 << 20, 1)
         }
     }
 
