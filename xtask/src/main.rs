@@ -41,6 +41,7 @@ enum Command {
     /// Write credentials for trials of an encrypted link.
     Certs(certs::Arguments),
     /// Run all tests; what they need is prepared.
+    #[command(after_help = test::steps())]
     Test(test::Arguments),
     /// Check that the gate is the only way out of a device.
     Gate(gate::Arguments),

@@ -110,6 +110,15 @@ fn prepare() -> Result<()> {
     build::ensure_bare_target()
 }
 
+/// What `--help` says of them.
+pub(crate) fn steps() -> String {
+    let line = |step: &Step| {
+        let guest = if step.linux { " (left out by --skip-linux)" } else { "" };
+        format!("\n  {}{guest}", step.name)
+    };
+    format!("Steps, in this order:{}", STEPS.iter().map(line).collect::<String>())
+}
+
 fn names() -> String {
     STEPS.iter().map(|step| step.name).collect::<Vec<_>>().join("; ")
 }

@@ -214,6 +214,23 @@ fn help_needs_no_build() {
     }
 }
 
+/// Whoever wants a part of the tests finds what parts there are.
+#[test]
+fn the_help_of_test_has_every_step_on_a_line() {
+    let place = place();
+    let help = xtask(place.path(), "test --help").stdout;
+    let help = String::from_utf8(help).unwrap();
+    let refusal = xtask(place.path(), "test nothing-has-this-name").stderr;
+    let refusal = String::from_utf8(refusal).unwrap();
+    let (_, steps) = refusal.trim_end().split_once("there are: ").unwrap();
+    assert!(steps.split("; ").count() > 10, "{steps}");
+    for step in steps.split("; ") {
+        let is_its_line =
+            |line: &str| line.strip_prefix("  ").is_some_and(|line| line.starts_with(step));
+        assert!(help.lines().any(is_its_line), "no `{step}` in {help}");
+    }
+}
+
 #[test]
 fn credentials_are_written_into_a_directory_for_each_host() {
     let place = place();

@@ -1,7 +1,7 @@
 //! A pair for a person to play with: the guest's console on the terminal, and keys that kill either side.
 
 use std::io::{Read, Write};
-use std::process::{ChildStdin, ChildStdout};
+use std::process::{ChildStdin, ChildStdout, ExitStatus};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::members::{Launcher, Member};
+use super::status::Status;
 use super::watch::Watch;
 use super::{PATIENCE, Surroundings};
 use crate::bed::{Bed, Host};
@@ -17,6 +18,10 @@ use crate::bed::{Bed, Host};
 const PREFIX: u8 = 0x1d;
 /// How often the processes are looked at while no key is pressed.
 const LOOK: Duration = Duration::from_millis(100);
+/// How often they are asked how they are.
+const ASK: Duration = Duration::from_secs(1);
+/// The state of a standby that holds no guest.
+const EMPTY: &str = "waiting";
 
 /// What the keys do; shown at the start.
 pub const HELP: &str =
@@ -54,6 +59,17 @@ struct Playing<'a> {
     passive: Seat,
     /// The last byte was [`PREFIX`].
     ordering: bool,
+    /// A key has killed the active side.
+    has_killed: bool,
+    /// A fresh standby is on its way.
+    is_joining: bool,
+}
+
+/// What becomes of the standby of a side that has ended.
+enum Fate {
+    TookOver(Status),
+    Ended(ExitStatus),
+    HeldNothing,
 }
 
 /// What an order asks for.
@@ -68,12 +84,22 @@ impl<'a> Playing<'a> {
         let passive = seat(launcher.start_standby(Host::B)?, show)?;
         listens(&watch, &passive)?;
         let active = seat(launcher.start_primary(Host::A)?, show)?;
-        let playing = Self { launcher, watch, show, active, passive, ordering: false };
+        let playing = Self {
+            launcher,
+            watch,
+            show,
+            active,
+            passive,
+            ordering: false,
+            has_killed: false,
+            is_joining: false,
+        };
         playing.say(HELP);
         Ok(playing)
     }
 
     fn play(mut self, surroundings: &Surroundings<'_>, keys: &Receiver<Vec<u8>>) -> Result<()> {
+        let mut asked = Instant::now();
         while !surroundings.stop.load(Ordering::SeqCst) {
             match keys.recv_timeout(LOOK) {
                 Ok(typed) => {
@@ -84,15 +110,20 @@ impl<'a> Playing<'a> {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
-            if let Some(exit) = self.active.member.process.exited() {
-                if exit.success() {
-                    self.say("the guest has powered off");
-                    return Ok(());
-                }
-                self.survive()?;
+            let next = if let Some(exit) = self.active.member.process.exited() {
+                self.active_has_ended(exit)?
             } else if self.passive.member.process.exited().is_some() {
                 self.say("the standby is dead");
                 self.protect()?;
+                Next::GoOn
+            } else if asked.elapsed() >= ASK {
+                asked = Instant::now();
+                self.ask_both()?
+            } else {
+                Next::GoOn
+            };
+            if next == Next::Quit {
+                return Ok(());
             }
         }
         Ok(())
@@ -103,7 +134,10 @@ impl<'a> Playing<'a> {
             match (std::mem::take(&mut self.ordering), key) {
                 (false, PREFIX) => self.ordering = true,
                 (true, b'q') => return Ok(Next::Quit),
-                (true, b'p') => drop(self.active.member.process.kill()),
+                (true, b'p') => {
+                    self.has_killed = true;
+                    let _ = self.active.member.process.kill();
+                }
                 (true, b's') => drop(self.passive.member.process.kill()),
                 (true, b'i') => self.show_status(),
                 (true, key) if key != PREFIX => self.say(HELP),
@@ -116,23 +150,74 @@ impl<'a> Playing<'a> {
         Ok(Next::GoOn)
     }
 
-    /// The side that ran the guest is dead: the other one takes over.
-    fn survive(&mut self) -> Result<()> {
-        let dead = Instant::now();
-        self.say("the primary is dead");
-        let takeover = self.watch.until(
-            "the standby takes over",
-            &mut [&mut self.passive.member],
-            |members| Ok(Some(members[0].status()?).filter(super::status::Status::runs_guest)),
-        )?;
+    /// What nobody need have asked for: a host that is too busy for a sign of life is replaced while it lives.
+    fn ask_both(&mut self) -> Result<Next> {
+        if let Some(takeover) = self.passive.member.status().ok().filter(Status::has_taken_over) {
+            self.say("the standby goes on with the guest, and no key has asked for that");
+            return self.goes_on(&takeover);
+        }
+        let is_protected = |status: Status| status.is_protected();
+        if self.is_joining && self.active.member.status().is_ok_and(is_protected) {
+            self.is_joining = false;
+            self.say("protected by a fresh standby");
+        }
+        Ok(Next::GoOn)
+    }
+
+    /// The side that ran the guest is gone: the other one goes on, or ends with it.
+    fn active_has_ended(&mut self, exit: ExitStatus) -> Result<Next> {
+        let ended = Instant::now();
+        let asked_for = std::mem::take(&mut self.has_killed);
+        let active = &self.active.member.process;
+        let said = active.lines().pop().unwrap_or_default();
+        let passive = &mut self.passive.member;
+        let fate = self.watch.until("the standby takes over, or ends", &mut [], |_| {
+            if let Some(exit) = passive.process.exited() {
+                return Ok(Some(Fate::Ended(exit)));
+            }
+            let status = passive.status()?;
+            // It holds nothing, and waits for whomever comes.
+            let is_empty = status.state() == EMPTY;
+            Ok(match status.has_taken_over() {
+                true => Some(Fate::TookOver(status)),
+                false => is_empty.then_some(Fate::HeldNothing),
+            })
+        })?;
+        match fate {
+            Fate::TookOver(takeover) => {
+                self.say(match asked_for {
+                    true => "the primary is dead",
+                    false => "the primary is replaced, and no key has asked for that",
+                });
+                let after = ended.elapsed().as_millis();
+                self.say(&format!(
+                    "the standby went on {after} ms after the primary's end was seen"
+                ));
+                self.goes_on(&takeover)
+            }
+            Fate::Ended(_) | Fate::HeldNothing if exit.success() => {
+                self.say("the guest has powered off");
+                Ok(Next::Quit)
+            }
+            Fate::Ended(standby) if standby.success() => {
+                self.say(&format!("the guest was ended ({exit}: {said}), and its standby with it"));
+                Ok(Next::Quit)
+            }
+            Fate::Ended(standby) => bail!(
+                "expected that the standby takes over, but it ended ({standby}) after the primary ({exit}: {said})"
+            ),
+            Fate::HeldNothing => bail!(
+                "the guest is gone: its monitor ended ({exit}: {said}) before a standby held it"
+            ),
+        }
+    }
+
+    fn goes_on(&mut self, takeover: &Status) -> Result<Next> {
         let took = takeover.takeover_us().unwrap_or_default();
-        self.say(&format!(
-            "host {} has taken over, {} ms after the kill; the takeover itself took {took} us",
-            self.passive.member.host.name(),
-            dead.elapsed().as_millis()
-        ));
+        let host = self.passive.member.host.name();
+        self.say(&format!("host {host} has taken over; the takeover itself took {took} us"));
         std::mem::swap(&mut self.active, &mut self.passive);
-        self.protect()
+        self.protect().map(|()| Next::GoOn)
     }
 
     /// Gives the survivor a fresh standby.
@@ -140,12 +225,8 @@ impl<'a> Playing<'a> {
         let host = self.active.member.host.other();
         self.passive = seat(self.launcher.start_standby(host)?, self.show)?;
         listens(&self.watch, &self.passive)?;
-        self.launcher.protect(&self.active.member)?;
-        self.watch.until("the guest is protected", &mut [&mut self.active.member], |members| {
-            Ok(members[0].status()?.is_protected().then_some(()))
-        })?;
-        self.say("protected by a fresh standby");
-        Ok(())
+        self.is_joining = true;
+        self.launcher.protect(&self.active.member)
     }
 
     fn show_status(&self) {

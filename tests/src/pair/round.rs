@@ -371,7 +371,7 @@ impl Pair<'_> {
         self.launcher.bed().throttle_replication(None)?;
         slow?;
         let decided = self.watch.until("the pair has settled", &mut [], |_| {
-            if let Some(standby) = self.passive.status().ok().filter(Status::runs_guest) {
+            if let Some(standby) = self.passive.status().ok().filter(Status::has_taken_over) {
                 return Ok(Some(Some(standby)));
             }
             let primary = self.active.status().ok();
@@ -449,7 +449,7 @@ impl Pair<'_> {
     /// Waits until one side of a pair that doubts goes on: the standby's status when it is the standby.
     fn wait_decision(&mut self, term: u64) -> Result<Option<Status>> {
         self.watch.until("one side goes on", &mut [], |_| {
-            let standby = self.passive.status().ok().filter(Status::runs_guest);
+            let standby = self.passive.status().ok().filter(Status::has_taken_over);
             if let Some(standby) = standby {
                 return Ok(Some(Some(standby)));
             }

@@ -112,3 +112,19 @@ pub fn control(kemari: &Path, socket: &Path, arguments: &[&str]) -> Result<Value
     serde_json::from_slice(&output.stdout)
         .with_context(|| format!("`kemari ctl {}` did not print JSON", arguments.join(" ")))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Fails where the first status of a side that goes on counts: how long that took is noted a moment later.
+    #[test]
+    fn a_takeover_is_one_when_its_time_is_known() {
+        let status =
+            |takeover: Value| Status(json!({ "role": "primary", "takeover_us": takeover }));
+        assert!(status(Value::Null).runs_guest() && !status(Value::Null).has_taken_over());
+        assert!(status(json!(5)).has_taken_over());
+    }
+}

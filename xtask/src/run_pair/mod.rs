@@ -47,6 +47,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     match (arguments.guest, &arguments.prebuilt) {
         (Guest::Micro, _) if arguments.interactive => {
             let config = micro_config(arguments, &terminal)?;
+            terminal.line(
+                "the micro-guest prints to its console and reads no keys from it; a Debian that you can log in to: --guest linux",
+            );
             play(&terminal, |dir| interactive::run(&config, dir, &terminal, stop))
         }
         (Guest::Micro, _) => Ok(micro(arguments, &terminal, stop)?.held()),

@@ -1,0 +1,134 @@
+//! `run-pair --interactive`, with a real pair: what no key has asked for is told, and an end in good order is one.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod micro;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use kemari_tests::micro::{DISK_BYTES, Load, guest};
+use kemari_tests::pair::config::{Kill, PairConfig};
+use kemari_tests::pair::status::control;
+use kemari_tests::pair::{Progress, Surroundings, interactive};
+use kemari_tests::switch::Switch;
+use micro::{KEMARI, PATIENCE};
+
+/// All that is on the screen: one person plays at a time.
+static SCREEN: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+static PLAYING: Mutex<()> = Mutex::new(());
+
+fn show(bytes: &[u8]) {
+    SCREEN.lock().unwrap().extend_from_slice(bytes);
+}
+
+fn screen() -> String {
+    String::from_utf8_lossy(&SCREEN.lock().unwrap()).into_owned()
+}
+
+fn wait_for(words: &str) {
+    let begun = Instant::now();
+    while !screen().contains(words) {
+        assert!(begun.elapsed() < PATIENCE, "no `{words}` on the screen: {}", screen());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+struct Silent;
+
+impl Progress for Silent {
+    fn step(&self, _: &str) {}
+    fn line(&self, _: &str) {}
+}
+
+fn config() -> PairConfig {
+    let load = Load { writers: 1, seed: 1, dirty: 0, resend: Duration::from_millis(50) };
+    PairConfig {
+        kemari: KEMARI.into(),
+        guest: guest(micro::image().into(), 64, 1, load),
+        kills: vec![Kill::Primary],
+        rounds: 1,
+        seed: 1,
+        operations_after: 1,
+        load: Duration::ZERO,
+        verify: false,
+        slow: 1,
+        tls: false,
+        audit: false,
+        device: None,
+        loopback: true,
+        net_model: Default::default(),
+        arbiter: Default::default(),
+        flags: Vec::new(),
+    }
+}
+
+/// A person at the keys of a pair whose files are in `dir`, and how it ends.
+fn play(dir: &Path) -> (Sender<Vec<u8>>, JoinHandle<Result<(), String>>) {
+    SCREEN.lock().unwrap().clear();
+    File::create(dir.join("disk.img")).unwrap().set_len(DISK_BYTES).unwrap();
+    let (typed, keys) = channel();
+    let dir = dir.to_owned();
+    let play = move || {
+        let switch = Switch::new(&dir, &["a", "b"]).unwrap();
+        let surroundings = Surroundings {
+            config: &config(),
+            dir: &dir,
+            switch: &switch,
+            small_disk: None,
+            progress: &Silent,
+            stop: Arc::default(),
+        };
+        interactive::run(&surroundings, &keys, show).map_err(|error| format!("{error:#}"))
+    };
+    let playing = std::thread::spawn(play);
+    wait_for("q quits");
+    (typed, playing)
+}
+
+/// Waits until the standby of that name in `dir` could go on with the guest.
+fn is_ready(dir: &Path, standby: &str) {
+    let socket = dir.join(format!("{standby}.ctl"));
+    let begun = Instant::now();
+    loop {
+        let status = control(Path::new(KEMARI), &socket, &["status"]);
+        if status.as_ref().is_ok_and(|status| status["state"] == "ready") {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{standby}: {status:?}; {}", screen());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_takeover_that_no_key_asked_for_is_followed() {
+    let _turn = PLAYING.lock().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (typed, playing) = play(dir.path());
+    is_ready(dir.path(), "01-standby-b");
+    let socket = dir.path().join("01-standby-b.ctl");
+    control(Path::new(KEMARI), &socket, &["take-over"]).unwrap();
+    wait_for("no key has asked for that");
+    wait_for("host b has taken over");
+    wait_for("protected by a fresh standby");
+    typed.send(b"\x1dp".to_vec()).unwrap();
+    wait_for("the primary is dead");
+    wait_for("host a has taken over");
+    typed.send(b"\x1dq".to_vec()).unwrap();
+    assert_eq!(playing.join().unwrap(), Ok(()), "{}", screen());
+}
+
+/// Ctrl-A x, while a standby holds the guest.
+#[test]
+fn the_end_of_the_guest_by_a_key_is_no_failure() {
+    let _turn = PLAYING.lock().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (typed, playing) = play(dir.path());
+    is_ready(dir.path(), "01-standby-b");
+    typed.send(b"\x01x".to_vec()).unwrap();
+    assert_eq!(playing.join().unwrap(), Ok(()), "{}", screen());
+    assert!(screen().contains("the guest was ended"), "{}", screen());
+}
