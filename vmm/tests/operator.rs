@@ -393,6 +393,23 @@ fn shutdown_presses_the_power_button() {
     assert!(deaf.contains("power-off"), "{deaf}");
     guest.ask(Op::Ping);
 
+    // Said at once, not when the patience is over.
+    let waits = |word: &str, bench: &Bench| {
+        let mut command = Command::new(KEMARI);
+        command.arg("ctl").arg("--socket").arg(bench.path("primary")).arg("shutdown");
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let shutdown = Process::start("shutdown", command, &bench.path("shutdown.log")).unwrap();
+        let said = || shutdown.lines().join("\n");
+        shutdown.wait_line(word, PATIENCE).unwrap_or_else(|| panic!("{}", said()));
+        (said(), shutdown)
+    };
+    let (said, mut shutdown) = waits("does not listen to its power button", &bench);
+    assert!(said.contains("waiting 60 s at most"), "{said}");
+    assert!(said.contains("`kemari ctl power-off`"), "{said}");
+    assert!(shutdown.exited().is_none(), "{said}");
+    bench.tell("primary", &["power-off"]).unwrap();
+    assert!(shutdown.wait_exit(PATIENCE).unwrap().success());
+
     let bench = Bench::new();
     // This one looks at its button after an interrupt only.
     let mut guest = bench.guest_with("button=power-off");
@@ -400,4 +417,11 @@ fn shutdown_presses_the_power_button() {
     assert_eq!((&off["done"], &off["state"]), (&json!(true), &json!("powered-off")));
     assert!(guest.wait_exit().success());
     assert!(guest.process.lines().join("\n").contains("powered off"));
+
+    let bench = Bench::new();
+    let mut guest = bench.guest_with("button=power-off");
+    let (said, mut shutdown) = waits("waiting 60 s at most", &bench);
+    assert!(shutdown.wait_exit(PATIENCE).unwrap().success(), "{said}");
+    let said = shutdown.lines().join("\n");
+    assert!(guest.wait_exit().success() && !said.contains("does not listen"), "{said}");
 }

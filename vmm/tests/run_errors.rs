@@ -9,8 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use kemari_tests::process::in_namespaces;
-use micro::KEMARI;
+use kemari_tests::process::{Process, in_namespaces, tied_to_us};
+use micro::{KEMARI, PATIENCE};
 
 fn kemari(arguments: &[&str]) -> Command {
     let mut command = Command::new(KEMARI);
@@ -240,4 +240,32 @@ fn places_that_cannot_be_written() {
 fn a_command_line_that_is_too_long() {
     let long = "x".repeat(4096);
     refused_in_a_line(&mut run(&["--cmdline", &long]), &["4096 bytes", "--cmdline"]);
+}
+
+/// Whatever limit of descriptors it begins with: it says which limit that is and what is needed, before or while it runs.
+#[test]
+fn too_few_descriptors_are_said_with_the_limit_and_what_is_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut limit = 6;
+    loop {
+        let mut command = tied_to_us(Path::new("sh"));
+        command.args(["-c", &format!("ulimit -n {limit}; exec \"$@\""), "sh", KEMARI]);
+        command.args(["run", "--serial", "none", "--memory", "64", "--kernel"]).arg(micro::image());
+        command.stdin(Stdio::null());
+        let mut process = Process::start("kemari", command, &dir.path().join("log")).unwrap();
+        let runs = process.wait_line("may not come to be protected", PATIENCE);
+        let said = process.lines().join("\n");
+        assert!(said.contains("open files"), "with {limit}: {said}");
+        assert!(said.contains("`ulimit -Hn`") && said.contains("LimitNOFILE="), "{said}");
+        if let Some(line) = runs {
+            assert!(line.contains("free descriptors"), "{line}");
+            break;
+        }
+        let ended = process.wait_exit(PATIENCE).unwrap();
+        assert!(matches!(ended.code(), Some(1 | 2)), "with {limit}: {ended}: {said}");
+        assert!(said.contains(&format!("may have {limit} open files")), "{said}");
+        limit += 2;
+        assert!(limit < 100, "{said}");
+    }
+    assert!(limit > 6, "it has run with 6 descriptors");
 }

@@ -11,10 +11,12 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kemari_tests::pair::status::control;
-use kemari_tests::process::Process;
+use kemari_tests::process::{Process, tied_to_us};
+use kemari_vmm::control::{ControlSocket, Reply};
 use kemari_workload::Op;
 use micro::{KEMARI, PATIENCE};
 use rustix::process::Signal;
@@ -23,6 +25,7 @@ use rustix::process::Signal;
 struct Terminal {
     master: File,
     slave: OwnedFd,
+    shown: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Terminal {
@@ -36,13 +39,18 @@ impl Terminal {
         assert_eq!(result, 0);
         // SAFETY: the system has just given us both descriptors.
         let terminal = unsafe {
-            Self { master: File::from_raw_fd(master), slave: OwnedFd::from_raw_fd(slave) }
+            let shown = Arc::default();
+            Self { master: File::from_raw_fd(master), slave: OwnedFd::from_raw_fd(slave), shown }
         };
-        let mut shown = terminal.master.try_clone().unwrap();
+        let mut reader = terminal.master.try_clone().unwrap();
+        let shown = terminal.shown.clone();
         // Ends with the terminal.
-        std::thread::spawn(
-            move || while shown.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {},
-        );
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = reader.read(&mut bytes) {
+                shown.lock().unwrap().extend_from_slice(&bytes[..count]);
+            }
+        });
         terminal
     }
 
@@ -53,6 +61,10 @@ impl Terminal {
             assert_eq!(libc::tcgetattr(self.slave.as_raw_fd(), &raw mut attributes), 0);
             attributes.c_lflag & libc::ICANON == 0
         }
+    }
+
+    fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
     }
 
     fn type_in(&self, keys: &[u8]) {
@@ -194,6 +206,68 @@ fn the_start_fails() {
     let mut process = Process::start("kemari", command, &dir.path().join("log")).unwrap();
     assert_eq!(process.wait_exit(PATIENCE).unwrap().code(), Some(2));
     assert!(!terminal.is_raw());
+}
+
+/// Who sees log lines among the guest's is told how to part them; who has parted them is not.
+#[test]
+fn a_log_that_shares_the_guests_terminal_says_how_to_part_them() {
+    const HINT: &str = "`2>>FILE`";
+    let (terminal, dir) = (Terminal::open(), tempfile::tempdir().unwrap());
+    let log = dir.path().join("kemari.log");
+    for parted in [false, true] {
+        let mut command = tied_to_us(Path::new(KEMARI));
+        command.args(["run", "--memory", "64", "--kernel"]).arg(micro::image());
+        terminal.leads(&mut command);
+        command.stderr(match parted {
+            true => Stdio::from(File::options().create(true).append(true).open(&log).unwrap()),
+            false => Stdio::from(terminal.slave.try_clone().unwrap()),
+        });
+        terminal.shown.lock().unwrap().clear();
+        let mut guest = command.spawn().unwrap();
+        wait_for("raw", || terminal.shown(), || terminal.is_raw());
+        let lines =
+            || if parted { std::fs::read_to_string(&log).unwrap() } else { terminal.shown() };
+        if !parted {
+            wait_for("the hint", lines, || lines().contains(HINT));
+        }
+        terminal.type_in(b"\x01x");
+        let ended = guest.wait().unwrap();
+        assert_eq!(ended.code(), Some(143), "{}", lines());
+        assert_eq!(lines().contains(HINT), !parted, "{}", lines());
+        assert!(!terminal.shown().contains(HINT) || !parted, "{}", terminal.shown());
+    }
+    assert!(std::fs::read_to_string(&log).unwrap().contains("ended by signal"));
+}
+
+/// A person reads a field a line, and a program one line, as it always has.
+#[test]
+fn an_answer_has_a_line_for_each_field_on_a_terminal_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("control");
+    let status = serde_json::json!({ "state": "alone", "pause_us": { "p50": 1, "p99": 2 } });
+    let answer = status.clone();
+    let _server =
+        ControlSocket::listen(&socket, Arc::new(move |_| Reply::Now(Ok(answer.clone())))).unwrap();
+    let ask = |flags: &[&str]| {
+        let mut command = Command::new(KEMARI);
+        command.arg("ctl").arg("--socket").arg(&socket).args(flags).stdin(Stdio::null());
+        command
+    };
+    let on_a_terminal = |flags: &[&str]| {
+        let terminal = Terminal::open();
+        let done = ask(flags).stdout(terminal.slave.try_clone().unwrap()).status().unwrap();
+        assert!(done.success());
+        wait_for("the answer", || terminal.shown(), || terminal.shown().ends_with("}\r\n"));
+        terminal.shown()
+    };
+    let lines = on_a_terminal(&["status"]);
+    assert!(lines.contains("\r\n  \"state\": \"alone\""), "{lines}");
+    assert_eq!(lines.lines().count(), 4, "{lines}");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&lines).unwrap(), status);
+    let line = format!("{status}\n");
+    assert_eq!(on_a_terminal(&["--json", "status"]), line.replace('\n', "\r\n"));
+    assert_eq!(on_a_terminal(&["status", "--json"]), line.replace('\n', "\r\n"));
+    assert_eq!(String::from_utf8(ask(&["status"]).output().unwrap().stdout).unwrap(), line);
 }
 
 /// A standby in the background of a shell's session.

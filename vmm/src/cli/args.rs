@@ -101,7 +101,7 @@ pub struct GuestDevices {
     /// A device by its name, and what is behind it: `NAME[,console=SPEC]`. Several times.
     #[arg(long = "device", value_name = "SPEC")]
     pub devices: Vec<Asked<DeviceConfig>>,
-    /// What is behind the serial line: `stdio` (Ctrl-A x quits), `file=PATH` (a new file, or one of before, which is begun anew;
+    /// What is behind the serial line: `stdio` (Ctrl-A x quits; on a terminal `2>>FILE` keeps the log out of it), `file=PATH` (a new file, or one of before, which is begun anew;
     /// to another text is added) or `none`.
     #[arg(long, value_name = "SPEC", default_value = "stdio")]
     pub serial: ConsoleConfig,
@@ -384,6 +384,9 @@ pub struct CtlArgs {
     /// answer says `"done": false`.
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60, allow_negative_numbers = true, value_parser = numbers::<u64>(0..=86_400, Unit::Seconds))]
     pub timeout: u64,
+    /// Print the answer as one line of JSON on a terminal, too; elsewhere it always is.
+    #[arg(long, global = true)]
+    pub json: bool,
     /// What to ask or tell.
     #[command(subcommand)]
     pub command: CtlCommand,
@@ -394,8 +397,8 @@ fn address_of_a_standby(text: &str) -> Result<String, String> {
     text.parse::<LinkAddr>().map(|_| text.to_owned())
 }
 
-/// What can be asked or told. The answer is one line of JSON when it has happened (exit code 0); what was refused, has
-/// failed, or was not done in time is an error (exit code 1).
+/// What can be asked or told. The answer is JSON when it has happened (exit code 0): one line, on a terminal a line for each
+/// field. What was refused, has failed, or was not done in time is an error (exit code 1).
 #[derive(Clone, Debug, PartialEq, Eq, clap::Subcommand)]
 pub enum CtlCommand {
     /// Show what goes on.

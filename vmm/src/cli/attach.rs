@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::standby::{Shown, shown};
 use crate::machine::{AttachOptions, Ended, Machine};
+use crate::shortage;
 use crate::standby::Preparing;
 
 /// How long after a failure it is tried again.
@@ -23,7 +24,7 @@ pub(super) fn attach(machine: &Arc<Machine>, status: &Shown) -> Result<(), Ended
         let attached = preparing.prepare(machine).and_then(|()| {
             machine.attach_backends(AttachOptions::TAKEOVER).map_err(|error| error.to_string())
         });
-        let Err(reason) = attached else {
+        let Err(reason) = attached.map_err(shortage::explained) else {
             shown(status).cannot_go_on(None);
             return Ok(());
         };

@@ -1,7 +1,12 @@
 //! `kemari ctl`.
 
+use std::io::IsTerminal;
+
+use serde_json::Value;
+
 use super::{CliError, CtlArgs, CtlCommand, output};
 use crate::control::{Command, Request, request};
+use crate::logging;
 
 /// Sends one command and prints the answer.
 pub(super) fn ctl(args: &CtlArgs) -> Result<u8, CliError> {
@@ -16,7 +21,60 @@ pub(super) fn ctl(args: &CtlArgs) -> Result<u8, CliError> {
         CtlCommand::Shutdown => Command::Shutdown,
         CtlCommand::PowerOff => Command::PowerOff,
     };
-    let request_of = Request { command, wait_ms: Some(args.timeout.saturating_mul(1000)) };
-    let answer = request(&args.socket, &request_of).map_err(CliError::failed)?;
-    output::print(&answer.to_string()).map(|()| 0)
+    if command == Command::Shutdown && args.timeout > 0 {
+        announce_shutdown(args);
+    }
+    let answer = ask(args, command, args.timeout)?;
+    let on_one_line = args.json || !std::io::stdout().is_terminal();
+    let text = if on_one_line { answer.to_string() } else { line_by_line(&answer) };
+    output::print(&text).map(|()| 0)
+}
+
+fn ask(args: &CtlArgs, command: Command, seconds: u64) -> Result<Value, CliError> {
+    let request_of = Request { command, wait_ms: Some(seconds.saturating_mul(1000)) };
+    request(&args.socket, &request_of).map_err(CliError::failed)
+}
+
+/// What a person would wonder about while the guest takes its time, or takes no notice.
+fn announce_shutdown(args: &CtlArgs) {
+    // Whoever does not answer, or runs no guest, says why when it refuses the command itself.
+    let Ok(status) = ask(args, Command::Status, 0) else { return };
+    if status["role"] != "primary" {
+        return;
+    }
+    log::info!(
+        "pressing the guest's power button, then waiting {} s at most for it to power off (--timeout)",
+        args.timeout
+    );
+    if status["listens_to_power_button"] == false {
+        log::warn!(
+            "the guest does not listen to its power button (no ACPI driver has enabled it), and will not power off unless it \
+             does so soon; `kemari ctl power-off` pulls the plug"
+        );
+    }
+    // Now, not at the end.
+    logging::flush();
+}
+
+/// JSON with a line for each field.
+fn line_by_line(answer: &Value) -> String {
+    let Value::Object(fields) = answer else { return answer.to_string() };
+    let fields = fields.iter().map(|(name, value)| format!("  {}: {value}", Value::from(&**name)));
+    format!("{{\n{}\n}}", fields.collect::<Vec<_>>().join(",\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_person_sees_is_json_all_the_same() {
+        let status =
+            json!({ "state": "alone", "pause_us": { "p50": 1, "p99": 2 }, "reason": null });
+        let text = line_by_line(&status);
+        assert_eq!(text.lines().count(), 5, "{text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).ok(), Some(status));
+    }
 }

@@ -1,6 +1,7 @@
 //! A guest that runs in this process, from its first or taken-over instruction to its end: what
 //! `kemari run` and a standby that has taken over have in common.
 
+use std::io::IsTerminal;
 use std::sync::mpsc::TryRecvError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -249,6 +250,11 @@ pub(super) fn enter_terminal(config: &MachineConfig) -> Option<RawMode> {
     if !config.is_on_stdio() {
         return None;
     }
+    if shares_terminal_with_log() {
+        log::info!(
+            "the guest's console and this log share a terminal: `2>>FILE` behind the command gives the log a place of its own"
+        );
+    }
     match RawMode::enter() {
         Ok(raw) => {
             if terminal::is_attached() {
@@ -261,6 +267,16 @@ pub(super) fn enter_terminal(config: &MachineConfig) -> Option<RawMode> {
             None
         }
     }
+}
+
+/// Whether standard output and standard error are one terminal.
+fn shares_terminal_with_log() -> bool {
+    let (output, error) = (std::io::stdout(), std::io::stderr());
+    let device =
+        |found: rustix::io::Result<rustix::fs::Stat>| found.ok().map(|found| found.st_rdev);
+    output.is_terminal()
+        && error.is_terminal()
+        && device(rustix::fs::fstat(&output)) == device(rustix::fs::fstat(&error))
 }
 
 /// Nobody tells a process that its shell has brought it to the foreground.

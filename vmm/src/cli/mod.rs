@@ -26,7 +26,7 @@ pub use args::{
 };
 
 use crate::machine::MachineError;
-use crate::{logging, seccomp};
+use crate::{logging, seccomp, shortage};
 
 /// A mistake in the command line, or in a file that it names.
 const EXIT_USAGE: u8 = 2;
@@ -88,7 +88,7 @@ pub fn main() -> ExitCode {
             ExitCode::from(code)
         }
         Err(error) => {
-            logging::last_words(&format!("kemari: {}", error.message));
+            logging::last_words(&format!("kemari: {}", shortage::explained(error.message)));
             ExitCode::from(error.code)
         }
     }

@@ -10,6 +10,7 @@ use super::{CliError, RunArgs, arbiter, audit, start};
 use crate::audit::{Event, Side, Won};
 use crate::engine::Engine;
 use crate::machine::{AttachOptions, Machine};
+use crate::standby::resources::check_room;
 
 /// Runs a machine to its end; gives the exit code.
 pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
@@ -51,6 +52,9 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     let engine = Engine::begin(machine.clone(), authority, arbiter.clone(), term, options)
         .map_err(|error| CliError::failed(format!("cannot start the engine: {error}")))?;
     guest::install_sealer(&engine)?;
+    if let Err(few) = check_room() {
+        log::warn!("the guest runs, and may not come to be protected: {few}");
+    }
     let _control = guest::serve_control(control, guest::control_handler(&engine))?;
     machine.start()?;
     claim.keep();

@@ -227,6 +227,8 @@ impl Engine {
             "held": held,
             // What was asked for and is not settled, held or not, and the most that it may take.
             "unsettled_bytes": { "memory": load.memory, "memory_max": MAX_MEMORY, "checkpoint": load.recorded, "checkpoint_max": MAX_RECORDED },
+            // None: not known at this moment.
+            "listens_to_power_button": self.machine.power_button().map(|button| button.enabled),
             "waits_for_arbiter": gate.waits_for_fence(),
             "pid": std::process::id(),
             "reason": lack.or(reason),

@@ -114,6 +114,25 @@ impl Reserve {
     }
 }
 
+/// Whether protection and operators will find as many as they take, of the side that runs the guest. Takes none.
+///
+/// # Errors
+/// When they will not.
+pub fn check_room() -> Result<(), DescriptorError> {
+    let (limit, wanted) = (limit(), LATER);
+    let found = match std::fs::read_dir("/proc/self/fd") {
+        // One of them is the directory's.
+        Ok(open) => (limit + 1).saturating_sub(open.count()),
+        Err(error) if error.raw_os_error() == Some(libc::EMFILE) => 0,
+        Err(_) => return Ok(()),
+    };
+    if found >= wanted {
+        return Ok(());
+    }
+    let error = io::Error::from_raw_os_error(libc::EMFILE);
+    Err(DescriptorError { wanted, found, limit: limit + wanted - found, error })
+}
+
 fn another(like: Option<&OwnedFd>) -> io::Result<OwnedFd> {
     match like {
         Some(descriptor) => Ok(rustix::io::fcntl_dupfd_cloexec(descriptor, 0)?),

@@ -30,7 +30,7 @@ use crate::link::Credentials;
 use crate::machine::interface;
 use crate::seccomp::{self, Role};
 
-pub use descriptors::{DescriptorError, Reserve, raise_limit};
+pub use descriptors::{DescriptorError, Reserve, check_room, raise_limit};
 pub use records::Expected;
 use records::Record;
 

@@ -1,0 +1,113 @@
+//! What to change where this process, or its host, has run out of what a limit bounds: descriptors, threads, memory.
+
+use std::fs;
+
+use rustix::process::{Resource, getrlimit};
+
+/// Descriptors that are enough for a machine without devices, its protection and its operators.
+const ENOUGH_DESCRIPTORS: u32 = 256;
+
+/// What to add to a message in which the system names such a shortage.
+#[must_use]
+pub fn hint(message: &str) -> Option<String> {
+    // As std, rustix and vmm-sys-util show an error of the system; what it is part of has lost its type by then.
+    let names = |error: i32| message.contains(&format!("(os error {error})"));
+    if names(libc::EMFILE) {
+        return Some(format!(
+            "this process may have {} open files; {ENOUGH_DESCRIPTORS} are enough, with 8 more for each device and 1 for each \
+             vCPU: raise the limit (`ulimit -Hn`, or LimitNOFILE= of the service)",
+            limit(Resource::Nofile)
+        ));
+    }
+    if names(libc::ENFILE) {
+        return Some(format!(
+            "this host may have {} open files: raise the limit (`sysctl fs.file-max`), or close some",
+            text("/proc/sys/fs/file-max")
+        ));
+    }
+    // Threads fail with it, and so does what has to be tried again.
+    if names(libc::EAGAIN) && message.contains("thread") {
+        return Some(format!(
+            "this user may have {} processes and threads (`ulimit -Hu`, or LimitNPROC= of the service), this service {} \
+             (TasksMax=), this host {} (`sysctl kernel.threads-max`): raise the one that is reached; a machine takes some 20, \
+             and 2 for each disk, network and vCPU",
+            limit(Resource::Nproc),
+            most_tasks().unwrap_or_else(|| "unlimited".to_owned()),
+            text("/proc/sys/kernel/threads-max"),
+        ));
+    }
+    if names(libc::ENOMEM) {
+        return Some(format!(
+            "this process may have {} bytes of addresses (`ulimit -v`), this host has {} of memory available: raise the limit, \
+             give less --memory, or free some",
+            limit(Resource::As),
+            available().unwrap_or_else(|| "an unknown amount".to_owned()),
+        ));
+    }
+    None
+}
+
+/// The message, and what to do about a shortage that it names.
+#[must_use]
+pub fn explained(message: String) -> String {
+    match hint(&message) {
+        Some(hint) => format!("{message}; {hint}"),
+        None => message,
+    }
+}
+
+fn limit(resource: Resource) -> String {
+    getrlimit(resource).current.map_or_else(|| "unlimited".to_owned(), |most| most.to_string())
+}
+
+/// Where there is no descriptor left to read it with, the operator has to.
+fn text(path: &str) -> String {
+    fs::read_to_string(path)
+        .map_or_else(|_| format!("what {path} says"), |text| text.trim().to_owned())
+}
+
+/// What the control group allows (cgroup v2).
+fn most_tasks() -> Option<String> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let most = fs::read_to_string(format!("/sys/fs/cgroup{group}/pids.max")).ok()?;
+    (most.trim() != "max").then(|| most.trim().to_owned())
+}
+
+fn available() -> Option<String> {
+    let memory = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Error;
+
+    use super::*;
+
+    #[test]
+    fn a_shortage_is_explained_and_nothing_else_is() {
+        for (error, what, words) in [
+            (libc::EMFILE, "cannot open /dev/kvm", &["ulimit -Hn", "LimitNOFILE="][..]),
+            (libc::ENFILE, "cannot open /dev/kvm", &["fs.file-max"]),
+            (libc::EAGAIN, "cannot start the thread of a lane", &["ulimit -Hu", "TasksMax="]),
+            (libc::ENOMEM, "cannot map memory", &["ulimit -v", "available"]),
+        ] {
+            let said = explained(format!("{what}: {}", Error::from_raw_os_error(error)));
+            for word in words {
+                assert!(said.contains(word), "{said}");
+            }
+            assert!(said.chars().any(|c| c.is_ascii_digit()), "{said}");
+        }
+        for (error, what) in [(libc::EAGAIN, "cannot lock the disk"), (libc::ENOENT, "no thread")] {
+            let message = format!("{what}: {}", Error::from_raw_os_error(error));
+            assert_eq!(explained(message.clone()), message);
+        }
+        // As the other crates show it.
+        let errno = rustix::io::Errno::MFILE.to_string();
+        assert!(hint(&errno).is_some(), "{errno}");
+        let errno = vmm_sys_util::errno::Error::new(libc::EMFILE).to_string();
+        assert!(hint(&errno).is_some(), "{errno}");
+    }
+}
