@@ -1,12 +1,80 @@
 //! Work that may block, done aside: by a thread of its own, which is waited for, and not for ever (P9).
 
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+/// Why nothing has come of it.
+#[derive(Debug)]
+pub(crate) enum NoAnswer {
+    /// There was no thread for it.
+    NoThread(io::Error),
+    /// It has not come to an end in time, and is left to itself.
+    Late,
+    /// Its thread has panicked.
+    Panicked,
+}
+
+/// What will come of such work.
+pub(crate) struct Answer<T>(Receiver<io::Result<T>>);
+
+/// Says what has come of it; where nobody waits any more, drops it: that is part of the work.
+pub(crate) struct Tell<T>(SyncSender<io::Result<T>>);
+
+/// For work that a thread of the caller's choice will do.
+pub(crate) fn answer<T>() -> (Tell<T>, Answer<T>) {
+    // No room: what comes too late is never with whoever has waited.
+    let (tell, told) = sync_channel(0);
+    (Tell(tell), Answer(told))
+}
+
+/// Has `thread` do `work`.
+///
+/// # Errors
+/// When there is no thread for it.
+pub(crate) fn begin<T: Send + 'static>(
+    thread: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<Answer<T>, NoAnswer> {
+    let (tell, answer) = answer();
+    let begun = std::thread::Builder::new().name(thread.to_owned()).spawn(|| tell.done(work()));
+    begun.map(|_| answer).map_err(NoAnswer::NoThread)
+}
+
+impl<T> Answer<T> {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// When nothing comes of it within `patience`.
+    pub(crate) fn within(self, patience: Duration) -> Result<T, NoAnswer> {
+        match self.0.recv_timeout(patience) {
+            Ok(told) => told.map_err(NoAnswer::NoThread),
+            Err(RecvTimeoutError::Timeout) => Err(NoAnswer::Late),
+            Err(RecvTimeoutError::Disconnected) => Err(NoAnswer::Panicked),
+        }
+    }
+}
+
+impl<T> Tell<T> {
+    /// The work is done.
+    pub(crate) fn done(self, answer: T) {
+        let _ = self.0.send(Ok(answer));
+    }
+
+    /// Its double says that there is no thread for the work. Not to be called by whoever will wait.
+    pub(crate) fn or_no_thread(&self) -> impl FnOnce(io::Error) + Send + use<T>
+    where
+        T: Send + 'static,
+    {
+        let tell = self.0.clone();
+        move |error| drop(tell.send(Err(error)))
+    }
+}
+
 /// Whether such work is under way: one thread at most is stuck in it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Aside(Arc<State>);
+pub(crate) struct Aside(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -23,31 +91,24 @@ impl Aside {
     ///
     /// # Errors
     /// What came of it, or that nothing has within `patience`; it is left to itself then.
-    pub(super) fn run<T: Send + 'static>(
+    pub(crate) fn run<T: Send + 'static>(
         &self,
         (thread, what): (&str, &str),
         patience: Duration,
         work: impl FnOnce() -> Result<T, String> + Send + 'static,
     ) -> Result<T, String> {
         let Some(under_way) = self.begin() else { return Err(format!("{what}: still no answer")) };
-        // No room: what nobody waits for any more is dropped by that thread, and that is part of the work.
-        let (tell, told) = sync_channel(0);
-        let work = move || {
-            let done = work();
-            let _ = tell.send((done, under_way));
-        };
-        if let Err(error) = std::thread::Builder::new().name(thread.to_owned()).spawn(work) {
-            return Err(format!("{what}: no thread for it: {error}"));
-        }
-        match told.recv_timeout(patience) {
+        let begun = begin(thread, move || (work(), under_way));
+        match begun.and_then(|answer| answer.within(patience)) {
             Ok((done, _under_way)) => done,
-            Err(RecvTimeoutError::Timeout) => Err(format!("{what}: no answer for {patience:?}")),
-            Err(RecvTimeoutError::Disconnected) => Err(format!("{what}: its thread has panicked")),
+            Err(NoAnswer::NoThread(error)) => Err(format!("{what}: no thread for it: {error}")),
+            Err(NoAnswer::Late) => Err(format!("{what}: no answer for {patience:?}")),
+            Err(NoAnswer::Panicked) => Err(format!("{what}: its thread has panicked")),
         }
     }
 
     /// Waits until no work is under way any more: whether that is so within `patience`.
-    pub(super) fn is_over_within(&self, patience: Duration) -> bool {
+    pub(crate) fn is_over_within(&self, patience: Duration) -> bool {
         let waited =
             self.0.over.wait_timeout_while(self.0.lock(), patience, |under_way| *under_way);
         !*waited.unwrap_or_else(PoisonError::into_inner).0

@@ -1,6 +1,7 @@
 //! A KVM virtual machine monitor whose guests survive the death of their host.
 
 pub mod arbiter;
+mod aside;
 pub mod audit;
 pub mod boot;
 pub mod cli;

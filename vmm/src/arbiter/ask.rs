@@ -2,12 +2,12 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use io_gate::host::Term;
 
 use super::{Arbiter, Verdict};
+use crate::aside::{self, NoAnswer};
 
 /// How long an arbiter may take to take note of an end.
 const LAST_NOTE: Duration = Duration::from_secs(5);
@@ -44,16 +44,15 @@ pub fn ask(arbiter: &dyn Arbiter, term: Term, why: &str) -> Answer {
 /// Why it could not: also when it has not answered for some seconds. A directory on a network may never answer, and a
 /// process is to end all the same.
 pub fn end(arbiter: &Arc<dyn Arbiter>, term: Term) -> Result<(), String> {
-    let (tell, told) = sync_channel(1);
     let arbiter = arbiter.clone();
-    let note = move || {
-        // Whoever waited may have given up.
-        let _ = tell.send(arbiter.end(term).map_err(|error| error.to_string()));
-    };
-    let thread = std::thread::Builder::new().name("arbiter".to_owned()).spawn(note);
-    thread.map_err(|error| format!("no thread to tell the arbiter with: {error}"))?;
-    told.recv_timeout(LAST_NOTE)
-        .unwrap_or_else(|_| Err(format!("the arbiter has not answered within {LAST_NOTE:?}")))
+    let note = move || arbiter.end(term).map_err(|error| error.to_string());
+    let begun = aside::begin("arbiter", note);
+    begun.and_then(|answer| answer.within(LAST_NOTE)).unwrap_or_else(|missing| match missing {
+        NoAnswer::NoThread(error) => Err(format!("no thread to tell the arbiter with: {error}")),
+        NoAnswer::Late | NoAnswer::Panicked => {
+            Err(format!("the arbiter has not answered within {LAST_NOTE:?}"))
+        }
+    })
 }
 
 impl Answer {

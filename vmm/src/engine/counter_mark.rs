@@ -5,7 +5,6 @@
 //! what the standby writes to it, a term that it wins or a sector, would never be seen here.
 
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use ft_core::handshake::{
@@ -14,6 +13,7 @@ use ft_core::handshake::{
 
 use super::Engine;
 use crate::arbiter::Arbiter;
+use crate::aside::{self, NoAnswer};
 use crate::config::MachineConfig;
 use crate::machine::storage::read_counter_marks;
 
@@ -42,24 +42,23 @@ impl Engine {
             view: theirs.arbiter.clone(),
             disks: theirs.disks.clone(),
         };
-        let (tell, told) = sync_channel(1);
-        let (failed, attempt) = (tell.clone(), self.attempts.clone());
+        let (tell, answer) = aside::answer();
+        let (failed, attempt) = (tell.or_no_thread(), self.attempts.clone());
         // The thread that reads the link may open nothing, and a directory may not answer. Whoever asked may have given up.
         let look = move || {
-            let _ = tell.send(look.until_found(patience));
+            tell.done(look.until_found(patience));
             // P9: one that hangs counts as an attempt to reach a standby.
             drop(attempt);
         };
-        self.launcher.launch("arbiter", look, move |error| {
-            let _ = failed.send(Err(format!(
-                "no thread to look for the standby's counter-marks with: {error}"
-            )));
-        });
-        told.recv_timeout(longest).unwrap_or_else(|_| {
-            Err(format!(
+        self.launcher.launch("arbiter", look, failed);
+        answer.within(longest).unwrap_or_else(|missing| match missing {
+            NoAnswer::NoThread(error) => {
+                Err(format!("no thread to look for the standby's counter-marks with: {error}"))
+            }
+            NoAnswer::Late | NoAnswer::Panicked => Err(format!(
                 "expected to find within {longest:?} what the standby has left {}beside the disks, found no answer",
                 arbiter.unwrap_or_default()
-            ))
+            )),
         })
     }
 }

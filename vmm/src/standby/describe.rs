@@ -11,10 +11,10 @@ use ft_core::handshake::{ArbiterView, DiskStorage, Hello};
 use ft_core::standby::Event;
 use io_gate::host::CommitAuthority;
 
-use super::aside::Aside;
 use super::resources::Reserve;
 use super::{Hosted, MachineFactory, StandbyDriver};
 use crate::arbiter::holder_name;
+use crate::aside::Aside;
 use crate::boot::BootError;
 use crate::engine::describe;
 use crate::machine::Machine;

@@ -7,7 +7,6 @@
 //!   arbiter, operator ───────┘                        machine, memory, acknowledgements
 //! ```
 
-mod aside;
 mod describe;
 mod former;
 mod host;

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use super::aside::Aside;
+use crate::aside::Aside;
 use crate::machine::Machine;
 
 /// What has not answered for so long is not there.
