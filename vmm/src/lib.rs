@@ -18,7 +18,6 @@ pub mod memory;
 pub mod probe;
 mod random;
 pub mod seccomp;
-pub mod shortage;
 pub mod standby;
 pub mod stats;
 pub mod ungated;

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::shortage;
 use super::standby::{Shown, shown};
 use crate::machine::{AttachOptions, Ended, Machine};
-use crate::shortage;
 use crate::standby::Preparing;
 
 /// How long after a failure it is tried again.

@@ -10,6 +10,7 @@ mod output;
 mod paths;
 mod pid_file;
 mod run;
+mod shortage;
 mod standby;
 mod start;
 
@@ -26,7 +27,7 @@ pub use args::{
 };
 
 use crate::machine::MachineError;
-use crate::{logging, seccomp, shortage};
+use crate::{logging, seccomp};
 
 /// A mistake in the command line, or in a file that it names.
 const EXIT_USAGE: u8 = 2;

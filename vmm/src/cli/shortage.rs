@@ -8,8 +8,7 @@ use rustix::process::{Resource, getrlimit};
 const ENOUGH_DESCRIPTORS: u32 = 256;
 
 /// What to add to a message in which the system names such a shortage.
-#[must_use]
-pub fn hint(message: &str) -> Option<String> {
+fn hint(message: &str) -> Option<String> {
     // As std, rustix and vmm-sys-util show an error of the system; what it is part of has lost its type by then.
     let names = |error: i32| message.contains(&format!("(os error {error})"));
     if names(libc::EMFILE) {
@@ -48,8 +47,7 @@ pub fn hint(message: &str) -> Option<String> {
 }
 
 /// The message, and what to do about a shortage that it names.
-#[must_use]
-pub fn explained(message: String) -> String {
+pub(super) fn explained(message: String) -> String {
     match hint(&message) {
         Some(hint) => format!("{message}; {hint}"),
         None => message,
