@@ -49,6 +49,26 @@ mod switch {
         AcceptOlderTerm,
         /// the standby says that it gave its checkpoint up, and keeps it
         RenounceAndKeep,
+        /// a standby that was asked to give its checkpoint up, and does not say so in time, is taken to have done it
+        DetachTimesOut,
+        /// a primary that slept takes what came meanwhile for news
+        StaleAck,
+        /// a primary does not notice that its standby is silent
+        SilentStandby,
+        /// a standby does not notice that its primary is silent
+        SilentPrimary,
+        /// an acknowledgement that does not come is waited for without end
+        WaitForAck,
+        /// an arbiter that did not answer is not asked again
+        AskOnce,
+        /// a standby that was not reached is not looked for again
+        SearchOnce,
+        /// a Hello in the term of the checkpoint that is held discards it
+        SameTermDiscards,
+        /// the gate stays held when the first checkpoint cannot be taken
+        StaysHeld,
+        /// a machine that goes on alone does not open its gate
+        ForgetRunAlone,
         /// the gate is not made to hold before the first checkpoint
         NoHold,
         /// a machine that has lost the right goes on
@@ -61,6 +81,8 @@ mod switch {
         LeaseFromAnswer,
         /// who wins a term does not wait for the former holder's lease
         WinnerDoesNotWait,
+        /// a lease is used to its very end
+        NoGuard,
         /// effects are performed without asking the fence
         PerformWithoutFence,
         /// the storage does not look at the term of a write

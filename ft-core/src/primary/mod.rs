@@ -477,7 +477,7 @@ impl Primary {
         if !self.trying {
             return Err(self.illegal_named("connect failed", "no connection was asked for"));
         }
-        self.trying = false;
+        self.trying = deliberate!(SearchOnce);
         self.search_later(now);
         self.reason = Some(format!("no standby: {reason}"));
         out.push(Action::Report(Report::NoStandby { reason }));
@@ -610,7 +610,7 @@ impl Primary {
     fn frame(&mut self, now: Time, frame: Frame, out: &mut Vec<Action>) {
         // A process that slept must not take an old acknowledgement for a sign that nothing has
         // happened meanwhile (P2).
-        if self.is_silent(now) {
+        if self.is_silent(now) && !deliberate!(StaleAck) {
             return self.lose_silent(now, out);
         }
         let Frame { header, message } = frame;
@@ -790,7 +790,8 @@ impl Primary {
     }
 
     fn lose(&mut self, now: Time, why: String, out: &mut Vec<Action>) {
-        let (armed, held) = (self.phase.standby_may_take_over(), self.phase == Phase::Sealing);
+        let armed = self.phase.standby_may_take_over();
+        let held = self.phase == Phase::Sealing && !deliberate!(StaysHeld);
         if armed {
             out.push(Action::Hold);
         }
@@ -841,7 +842,7 @@ impl Primary {
         self.asking = None;
         self.reason = Some(why);
         self.search_later(now);
-        if held {
+        if held && !deliberate!(ForgetRunAlone) {
             out.push(Action::RunAlone(self.authority.alone(self.term)));
         }
     }
@@ -879,11 +880,15 @@ impl Primary {
     }
 
     fn tick(&mut self, now: Time, out: &mut Vec<Action>) {
-        if self.is_silent(now) {
+        if self.is_silent(now) && !deliberate!(SilentStandby) {
             self.lose_silent(now, out);
         }
         let overdue = |session: &Session| session.detach_by.is_some_and(|by| by <= now);
         if self.session.as_ref().is_some_and(overdue) {
+            if deliberate!(DetachTimesOut) {
+                self.close(String::new(), out);
+                return self.go_alone(now, true, String::new(), out);
+            }
             self.lose(now, "the standby does not give its checkpoint up".to_string(), out);
         }
         self.give_up_waiting(now, out);
@@ -902,7 +907,7 @@ impl Primary {
     fn give_up_waiting(&mut self, now: Time, out: &mut Vec<Action>) {
         let limit = self.options.ack_timeout;
         let Some((epoch, sealed)) = self.in_flight.front().copied() else { return };
-        if now.since(sealed) >= limit {
+        if now.since(sealed) >= limit && !deliberate!(WaitForAck) {
             let why = format!("epoch {epoch} has not been acknowledged for {limit:?}");
             self.break_off(now, why, out);
         }
@@ -968,7 +973,9 @@ impl Primary {
         self.check_answer("arbiter: unreachable", None)?;
         if let Some(asking) = &mut self.asking {
             asking.failures += 1;
-            asking.retry = Some(now + self.options.arbiter_retry.after(asking.failures));
+            if !deliberate!(AskOnce) {
+                asking.retry = Some(now + self.options.arbiter_retry.after(asking.failures));
+            }
             self.reason = Some(format!("{}; the arbiter cannot be asked: {reason}", asking.why));
         }
         out.push(Action::Report(Report::ArbiterUnreachable { reason }));

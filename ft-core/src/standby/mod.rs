@@ -405,7 +405,8 @@ impl Standby {
         }
         if let Some(holding) = &self.holding {
             // Whoever acts in a later term was allowed to go on without this checkpoint.
-            if hello.name != holding.name || hello.term <= holding.term {
+            let same = deliberate!(SameTermDiscards) && hello.term == holding.term;
+            if hello.name != holding.name || hello.term <= holding.term && !same {
                 let why = format!(
                     "this standby holds epoch {} of `{}` in term {} and {}",
                     holding.epoch,
@@ -858,7 +859,8 @@ impl Standby {
 
     fn tick(&mut self, now: Time, out: &mut Vec<Action>) {
         let patience = self.patience();
-        if self.session.as_ref().is_some_and(|session| now.since(session.heard) > patience) {
+        let silent = |session: &Session| now.since(session.heard) > patience;
+        if self.session.as_ref().is_some_and(silent) && !deliberate!(SilentPrimary) {
             self.lose(format!("no word from the primary for {patience:?}"), out);
         }
         if let Some(asking) = &mut self.asking

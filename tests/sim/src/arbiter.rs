@@ -184,9 +184,11 @@ pub(crate) struct Client {
     /// Whose successor it is to be, if anybody's.
     followed: u64,
     lease: LeaseClient,
+    /// When the lease last gave the right: its answer is acted upon for a time.
+    granted: Option<Time>,
 }
 
-const LEASE: Duration = Duration::from_millis(240);
+pub(crate) const LEASE: Duration = Duration::from_millis(240);
 const PATIENCE: Duration = Duration::from_millis(90);
 
 impl Client {
@@ -199,7 +201,16 @@ impl Client {
             retry: LEASE / 8,
         };
         let lease = LeaseClient::new(options, now);
-        Self { kind, process, wanted: None, wished: false, asked: None, followed: 0, lease }
+        Self {
+            kind,
+            process,
+            wanted: None,
+            wished: false,
+            asked: None,
+            followed: 0,
+            lease,
+            granted: None,
+        }
     }
 
     /// Wins the first of all terms.
@@ -299,10 +310,26 @@ impl Client {
         Some(if won { Outcome::Granted(term) } else { Outcome::Denied(term) })
     }
 
+    /// Somebody asks the lease, now.
+    pub(crate) fn note_right(&mut self, now: Time) {
+        match self.lease.lease().ask(now) {
+            Right::Held => self.granted = Some(now),
+            Right::Lapsed => {}
+            Right::Lost => self.granted = None,
+        }
+    }
+
+    /// Whether somebody may act now upon what the lease has answered.
+    pub(crate) fn may_act(&self, now: Time) -> bool {
+        let longest = self.lease.lease().answer_max_age();
+        self.granted.is_some_and(|at| now.since(at) <= longest)
+    }
+
     /// Whether effects may be performed; `register`: if it can be read now.
     pub(crate) fn may_perform(&self, now: Time, term: u64, register: Option<&Register>) -> Right {
         match self.kind {
             Kind::None => Right::Held,
+            Kind::Lease if self.may_act(now) => Right::Held,
             Kind::Lease => self.lease.lease().ask(now),
             Kind::File => match register.map(|register| register.winners.get(&(term + 1))) {
                 None => Right::Lapsed,

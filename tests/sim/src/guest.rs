@@ -122,6 +122,11 @@ impl Guest {
         self.registers.history = mix(self.registers.history, input);
     }
 
+    /// How many outputs it has made.
+    pub(crate) fn outputs(&self) -> usize {
+        self.registers.outputs as usize
+    }
+
     pub(crate) fn is_busy(&self) -> bool {
         self.registers.outstanding.len() >= DEPTH
     }

@@ -35,13 +35,10 @@ pub use plan::{Fault, Planned, shrink};
 pub use tally::Tally;
 use world::World;
 
-/// Steps in which things go wrong.
-const STEPS: u64 = 1500;
-
 /// The plan of a seed.
 #[must_use]
 pub fn plan(seed: u64) -> Vec<Planned> {
-    plan::plan(seed, STEPS, world::NODES)
+    plan::plan(seed, plan::steps(seed), world::NODES)
 }
 
 /// Runs one world to its end.
@@ -50,7 +47,7 @@ pub fn plan(seed: u64) -> Vec<Planned> {
 /// When a promise is broken.
 #[must_use]
 pub fn run(seed: u64, plan: &[Planned], trace: bool) -> Tally {
-    World::new(seed, plan, trace).run(STEPS)
+    World::new(seed, plan, trace).run(plan::steps(seed))
 }
 
 /// Runs one world, and says what broke, if anything did.

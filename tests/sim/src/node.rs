@@ -1,6 +1,7 @@
 //! A host, and the process on it: one of the machines, with the driver around it.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use ft_core::pages::SentPages;
 use ft_core::primary::{self, Primary};
@@ -42,6 +43,11 @@ pub(crate) struct Active {
     pub(crate) performed: VecDeque<(Performable, Outcome, Option<Tag>)>,
     /// The fence has said no: nothing is performed any more.
     pub(crate) fenced_off: bool,
+    /// It has said that the operator has to decide.
+    pub(crate) asks_operator: bool,
+    /// When something came over the link that memory is sent over, and how long after what came before.
+    pub(crate) heard: Time,
+    pub(crate) silence: Duration,
     /// The operator wants it to have a standby.
     pub(crate) searches: bool,
     /// A session has failed, and what it took from the dirty log is not in the next one's.
@@ -70,6 +76,8 @@ pub(crate) struct Passive {
     /// A check that is under way: no more data is given until it is answered.
     pub(crate) check: Option<(Epoch, bool)>,
     pub(crate) heard_term: u64,
+    /// It has said that the operator has to decide.
+    pub(crate) asks_operator: bool,
     /// It makes ready for a takeover, and asks for this term then.
     pub(crate) opens: Option<u64>,
     /// Whether the kernel is to come in this session, and what has.
@@ -83,6 +91,17 @@ pub(crate) enum Role {
     Gone,
 }
 
+/// What becomes of a process in the middle of what it does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fate {
+    Dies,
+    /// It is stopped for so many nanoseconds; its host is suspended meanwhile, or not.
+    Sleeps {
+        time: u64,
+        suspended: bool,
+    },
+}
+
 pub(crate) struct Node {
     pub(crate) role: Role,
     /// Unlike that of any other process, ever.
@@ -90,12 +109,18 @@ pub(crate) struct Node {
     pub(crate) client: Client,
     pub(crate) tasks: VecDeque<Task>,
     pub(crate) asleep_until: u64,
+    /// Its host is suspended.
+    pub(crate) suspended_until: u64,
     /// It lives, but checks no checkpoint before.
     pub(crate) hangs_until: u64,
     /// It lives, but its guest's devices make no progress before.
     pub(crate) stuck_until: u64,
+    /// How long nothing has come of what is to be done here, without excuse.
+    pub(crate) waits: u64,
+    /// What becomes of it once it has sealed an epoch.
+    pub(crate) nap: Option<Fate>,
     /// After so many tasks the process dies, or sleeps for a time.
-    pub(crate) fuse: Option<(u64, Option<u64>)>,
+    pub(crate) fuse: Option<(u64, Fate)>,
     /// This host's clocks: their rate in parts per million, and what was added to the one that the
     /// protocol core is given (which stands still while the host is suspended).
     pub(crate) rate: u64,
@@ -103,6 +128,13 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// Nothing stops it any more: its monotonic clock goes on from where it stood.
+    pub(crate) fn wake(&mut self, now: u64) {
+        let rest = self.suspended_until.saturating_sub(now);
+        self.added += (rest.div_ceil(1_000_000) * self.rate) as i64;
+        (self.asleep_until, self.suspended_until) = (0, 0);
+    }
+
     /// The clock that leases are counted by: it only drifts.
     pub(crate) fn boot_time(&self, now: u64) -> Time {
         Time(1_000_000_000 + now / 1_000_000 * self.rate + now % 1_000_000 * self.rate / 1_000_000)
@@ -111,5 +143,26 @@ impl Node {
     /// The clock that the protocol core is given.
     pub(crate) fn core_time(&self, now: u64) -> Time {
         Time(self.boot_time(now).0.saturating_add_signed(self.added))
+    }
+}
+
+impl Active {
+    /// Keeps count of how long the standby has been silent, by the clock that the core is given.
+    pub(crate) fn listen(&mut self, now: Time, event: &primary::Event) {
+        use primary::{Event, Phase};
+        match event {
+            Event::Frame { link, .. } | Event::Progress { link }
+                if self.core.link() == Some(*link) =>
+            {
+                self.silence = now.since(self.heard);
+                self.heard = now;
+            }
+            Event::StandbyConnected { .. } => self.heard = now,
+            // Silence means more from here on, and is counted from here.
+            Event::Sealed { .. } if self.core.phase() == Phase::Sealing => {
+                self.heard = self.heard.max(now);
+            }
+            _ => {}
+        }
     }
 }

@@ -16,6 +16,8 @@ pub enum Fault {
     Pause(usize, u64),
     /// The same, after so many more steps of its driver.
     PauseAfter(usize, u64, u64),
+    /// A process is stopped for some milliseconds once it has sealed its next epoch; with its host suspended, or not.
+    Nap(usize, u64, bool),
     /// A host is suspended: its monotonic clock stands still meanwhile.
     Suspend(usize, u64),
     /// A host's clock jumps ahead by some milliseconds.
@@ -26,6 +28,8 @@ pub enum Fault {
     Stall(usize, usize, u64),
     /// A host hears nothing from another for some milliseconds.
     Partition(usize, usize, u64),
+    /// A host, or the one of the primary, reaches nobody for some milliseconds, nor is it reached: the arbiter neither.
+    Isolate(usize, u64),
     /// A bit flips on its way.
     Flip(usize, usize),
     /// Bytes are missing from the end of a frame.
@@ -42,7 +46,7 @@ pub enum Fault {
     Impostor(usize, usize),
     /// The standby's next acknowledgement comes as of another term, before it was given.
     Forge(usize, u64),
-    /// The standby on a host lives, and does not come to its checks for some milliseconds.
+    /// One of the standbys that hold a checkpoint lives, and does not come to its checks for some milliseconds.
     Hang(usize, u64),
     /// The devices of the primary on a host make no progress for some milliseconds.
     Stuck(usize, u64),
@@ -52,8 +56,10 @@ pub enum Fault {
     ArbiterCut(usize, u64),
     /// The storage takes no more for some milliseconds.
     Full(u64),
-    /// The operator does something.
+    /// The operator does something with one of the machines.
     Operator(usize, u64),
+    /// The operator wants the primary to run alone.
+    Detach,
     /// A standby starts where nothing runs.
     Start(usize),
 }
@@ -73,21 +79,35 @@ impl core::fmt::Display for Planned {
     }
 }
 
+/// How many steps things go wrong in: one world in six goes on for longer than all time-outs together.
+#[must_use]
+pub(crate) fn steps(seed: u64) -> u64 {
+    if Random::new(mix(seed, u64::MAX - 2)).one_in(6) { 6000 } else { 1500 }
+}
+
 /// The plan of a seed, for a world of so many steps.
 #[must_use]
 pub(crate) fn plan(seed: u64, steps: u64, nodes: usize) -> Vec<Planned> {
     let mut random = Random::new(mix(seed, u64::MAX));
     let most = [4, 12, 40][random.index(3)];
     let count = random.below(most);
-    let mut plan: Vec<Planned> = (0..count)
-        .map(|_| Planned { step: 20 + random.below(steps - 20), fault: fault(&mut random, nodes) })
-        .collect();
+    let mut plan: Vec<Planned> = Vec::new();
+    for _ in 0..count {
+        // One fault in three follows on another one.
+        let after = plan.last().filter(|_| random.one_in(3)).map(|last| last.step);
+        let step = after.map_or(20 + random.below(steps - 20), |last| last + random.below(100));
+        let fault = fault(&mut random, nodes);
+        plan.push(Planned { step, fault });
+        if matches!(fault, Fault::Hang(..)) && random.one_in(4) {
+            plan.push(Planned { step: step + random.below(100), fault: Fault::Detach });
+        }
+    }
     plan.sort_by_key(|planned| planned.step);
     plan
 }
 
 fn fault(random: &mut Random, nodes: usize) -> Fault {
-    let kind = random.below(45);
+    let kind = random.below(54);
     let (node, other, side) = (random.index(nodes), random.index(nodes), random.index(2));
     let longest = if random.one_in(3) { 900 } else { 250 };
     let time = random.below(longest);
@@ -115,8 +135,12 @@ fn fault(random: &mut Random, nodes: usize) -> Fault {
         33 => Fault::Full(time),
         34..37 => Fault::Operator(node, random.below(6)),
         37..39 => Fault::Impostor(node, random.index(8)),
-        39 => Fault::Hang(node, time),
+        // Longer than any time-out.
+        39 | 47..50 => Fault::Hang(node, random.below(3000)),
         40..42 => Fault::Stuck(node, time),
+        42..44 => Fault::Nap(node, 100 + time, random.one_in(2)),
+        44..47 => Fault::Isolate(random.index(2 * nodes), 200 + time),
+        50 => Fault::Detach,
         _ => Fault::Start(node),
     }
 }

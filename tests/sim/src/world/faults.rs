@@ -3,9 +3,9 @@
 use ft_core::Term;
 use ft_core::wire::{Message, Outgoing};
 
-use super::{MS, World, trace};
+use super::{MS, NODES, World, trace};
 use crate::link::Chunk;
-use crate::node::Role;
+use crate::node::{Fate, Node, Role};
 use crate::plan::Fault;
 
 impl World {
@@ -13,26 +13,43 @@ impl World {
         trace!(self, "FAULT {fault:?}");
         match fault {
             Fault::Crash(node) => self.kill(node, false),
-            Fault::CrashAfter(node, steps) => self.nodes[node].fuse = Some((steps, None)),
+            Fault::CrashAfter(node, steps) => self.nodes[node].fuse = Some((steps, Fate::Dies)),
             Fault::PowerOff(node) => self.kill(node, true),
-            Fault::Pause(node, time) => self.nodes[node].asleep_until = self.now + time * MS,
+            Fault::Pause(node, time) => self.sleep(node, time * MS, false),
             Fault::PauseAfter(node, steps, time) => {
-                self.nodes[node].fuse = Some((steps, Some(time * MS)));
+                let fate = Fate::Sleeps { time: time * MS, suspended: false };
+                self.nodes[node].fuse = Some((steps, fate));
             }
-            Fault::Hang(node, time) => self.nodes[node].hangs_until = self.now + time * MS,
+            Fault::Nap(node, time, suspended) => {
+                self.nodes[node].nap = Some(Fate::Sleeps { time: time * MS, suspended });
+            }
+            Fault::Hang(which, time) => {
+                let until = self.now + time * MS;
+                if let Some(node) =
+                    self.one_of(which, |host| self.observer.held(host.process).is_some())
+                {
+                    self.nodes[node].hangs_until = until;
+                }
+            }
             Fault::Stuck(node, time) => self.nodes[node].stuck_until = self.now + time * MS,
-            Fault::Suspend(node, time) => {
-                self.nodes[node].asleep_until = self.now + time * MS;
-                self.nodes[node].added -= (time * MS / 1_000_000 * self.nodes[node].rate) as i64;
-            }
+            Fault::Suspend(node, time) => self.sleep(node, time * MS, true),
             Fault::Jump(node, time) => self.nodes[node].added += (time * MS) as i64,
             Fault::Break(link) => self.break_link(link),
+            Fault::Isolate(which, time) => self.isolate(which, self.now + time * MS),
             Fault::Partition(from, to, time) => self.parted[from][to] = self.now + time * MS,
             Fault::ArbiterDown(time) => self.register.down_until = self.now + time * MS,
             Fault::ArbiterCut(node, time) => self.cut[node] = self.now + time * MS,
             Fault::Full(time) => self.storage.full_until = self.now + time * MS,
-            Fault::Operator(node, choice) => {
-                if self.is_awake(node) && self.nodes[node].tasks.is_empty() {
+            Fault::Detach => {
+                let held = |node: &usize| self.is_active(*node) && self.may_operate(*node);
+                if let Some(node) = (0..NODES).find(held) {
+                    self.operate(node, 0);
+                }
+            }
+            Fault::Operator(which, choice) => {
+                let runs = |host: &Node| !matches!(host.role, Role::Gone);
+                if let Some(node) = self.one_of(which, runs).filter(|node| self.may_operate(*node))
+                {
                     self.operate(node, choice);
                 }
             }
@@ -49,6 +66,36 @@ impl World {
             }
             _ => self.tamper(fault),
         }
+    }
+
+    pub(super) fn sleep(&mut self, node: usize, time: u64, suspended: bool) {
+        let host = &mut self.nodes[node];
+        if suspended {
+            host.wake(self.now);
+            host.suspended_until = self.now + time;
+            host.added -= (time / 1_000_000 * host.rate) as i64;
+        }
+        host.asleep_until = host.suspended_until.max(self.now + time);
+    }
+
+    /// One of the hosts of which this is so.
+    fn one_of(&self, which: usize, is: impl Fn(&Node) -> bool) -> Option<usize> {
+        let hosts: Vec<usize> = (0..NODES).filter(|node| is(&self.nodes[*node])).collect();
+        hosts.get(which % hosts.len().max(1)).copied()
+    }
+
+    fn isolate(&mut self, which: usize, until: u64) {
+        let primary = || (0..NODES).find(|node| self.is_active(*node));
+        let node = if which < NODES { which } else { primary().unwrap_or(which % NODES) };
+        for other in 0..NODES {
+            self.parted[node][other] = until;
+            self.parted[other][node] = until;
+        }
+        self.cut[node] = until;
+    }
+
+    fn may_operate(&self, node: usize) -> bool {
+        self.is_awake(node) && self.nodes[node].tasks.is_empty()
     }
 
     fn break_link(&mut self, link: usize) {

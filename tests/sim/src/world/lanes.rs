@@ -111,6 +111,7 @@ impl World {
             return;
         }
         let Some(item) = self.active(node).net.pop_front() else { return };
+        self.nodes[node].waits = 0;
         if !unperformed {
             let term = self.active(node).core.term().0;
             let process = self.nodes[node].process;

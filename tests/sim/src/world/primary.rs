@@ -70,7 +70,15 @@ impl World {
             Action::SealFirst { link } => self.seal(node, link),
             Action::Hold => self.active(node).ledger.hold(),
             Action::Release { proof, .. } => {
-                let term = self.active(node).core.term().0;
+                let limit = self.primary_options().heartbeat_timeout;
+                self.nodes[node].waits = 0;
+                let active = self.active(node);
+                assert!(
+                    active.silence <= limit,
+                    "P2: an acknowledgement that came after a silence of {:?} is acted upon",
+                    active.silence
+                );
+                let term = active.core.term().0;
                 self.observer.releases(term, proof.epoch().0);
                 let released = self.active(node).ledger.release(proof);
                 self.enqueue(node, released);
@@ -81,10 +89,14 @@ impl World {
                 let winner = self.register.winners.get(&term).copied();
                 self.observer.acts(term, process, winner);
                 self.observer.tally.ran_alone += 1;
+                self.active(node).asks_operator = false;
                 let released = self.active(node).ledger.run_alone(proof);
                 self.enqueue(node, released);
             }
-            Action::AskArbiter { term, .. } => self.nodes[node].client.wanted = Some(term.0),
+            Action::AskArbiter { term, .. } => {
+                self.nodes[node].waits = 0;
+                self.nodes[node].client.wanted = Some(term.0);
+            }
             Action::Stop { reason, fenced } => {
                 trace!(self, "{node} primary stops, fenced {fenced}: {reason}");
                 if fenced {
@@ -101,6 +113,9 @@ impl World {
             }
             Action::Report(report) => {
                 trace!(self, "{node} primary: {report}");
+                if matches!(report, Report::WaitingForOperator { .. }) {
+                    self.active(node).asks_operator = true;
+                }
                 self.note(&report);
             }
         }
@@ -284,6 +299,11 @@ impl World {
         let frames = split(&bytes).into_iter().map(|frame| Task::Send(link, frame));
         let sealed = Task::Primary(P::Sealed { link, epoch });
         let tasks: Vec<Task> = std::iter::once(sealed).chain(frames).collect();
+        if let Some(fate) = self.nodes[node].nap.take() {
+            // Once all is sent, or some of it.
+            let steps = tasks.len() as u64 + self.random.below(4);
+            self.nodes[node].fuse = Some((steps, fate));
+        }
         self.first(node, tasks.into_iter());
     }
 

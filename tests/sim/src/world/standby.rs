@@ -89,7 +89,10 @@ impl World {
                     self.nodes[node].tasks.push_back(event);
                 }
             }
-            Action::AskArbiter { term, .. } => self.passive(node).opens = Some(term.0),
+            Action::AskArbiter { term, .. } => {
+                self.nodes[node].waits = 0;
+                self.passive(node).opens = Some(term.0);
+            }
             Action::TakeOver { taken, reason } => {
                 trace!(self, "{node} takes over in term {}: {reason}", taken.term());
                 self.take_over(node, taken);
@@ -127,8 +130,12 @@ impl World {
                     "P2: a standby that has heard of term {heard} follows a primary of term {term}"
                 );
                 *heard = term.0;
+                self.passive(node).asks_operator = false;
             }
-            Report::WaitingForOperator { .. } => self.observer.tally.operator_waits += 1,
+            Report::WaitingForOperator { .. } => {
+                self.passive(node).asks_operator = true;
+                self.observer.tally.operator_waits += 1;
+            }
             _ => {}
         }
     }

@@ -1,0 +1,129 @@
+//! What is looked at after each step, whatever has failed: who may perform (P2), whether a gate is as its machine says (P1), and
+//! how long nothing has come of what somebody has to do (P7).
+//!
+//! Deadlines are counted in the time in which there is no excuse: the process is awake and makes progress, the arbiter can be
+//! reached and owes it no answer, and nobody waits for the operator.
+
+use ft_core::primary::Phase;
+
+use super::{MS, NODES, World};
+use crate::arbiter::{Kind, LEASE};
+use crate::node::{Active, Passive, Role};
+
+/// What the lanes and the engine may take for one thing: their turns come by chance.
+const SLACK: u64 = 600 * MS;
+
+impl World {
+    pub(super) fn look(&mut self, passed: u64) {
+        self.look_at_rights();
+        for node in 0..NODES {
+            self.look_at_gate(node);
+            self.look_at_waits(node, passed);
+        }
+    }
+
+    /// P2: however the clocks drift, a lease is over, and every answer that was made from it too old, before the next begins.
+    fn look_at_rights(&mut self) {
+        if self.kind != Kind::Lease {
+            return;
+        }
+        for node in 0..NODES {
+            if self.is_awake(node) {
+                let now = self.nodes[node].boot_time(self.now);
+                self.nodes[node].client.note_right(now);
+            }
+        }
+        let may = |node: &usize| {
+            let host = &self.nodes[*node];
+            !matches!(host.role, Role::Gone) && host.client.may_act(host.boot_time(self.now))
+        };
+        let who: Vec<usize> = (0..NODES).filter(may).collect();
+        assert!(who.len() < 2, "P2: {who:?} may perform at the same time");
+    }
+
+    /// P1, P7: nothing is held for a standby that there is not, and nothing let out past one that may take over.
+    fn look_at_gate(&self, node: usize) {
+        let host = &self.nodes[node];
+        let Role::Active(active) = &host.role else { return };
+        if !host.tasks.is_empty() || active.fenced_off {
+            return;
+        }
+        let phase = active.core.phase();
+        let open = matches!(phase, Phase::Alone | Phase::Joining | Phase::Copying);
+        assert!(
+            active.ledger.holds() != open,
+            "P1, P7: a machine that is {} has its gate {}",
+            phase.name(),
+            if open { "closed" } else { "open" }
+        );
+    }
+
+    fn look_at_waits(&mut self, node: usize, passed: u64) {
+        let (last, holder) = self.register.last();
+        let alive = |process: u64| {
+            let is = |host: &crate::node::Node| host.process == process;
+            self.nodes.iter().any(|host| is(host) && !matches!(host.role, Role::Gone))
+        };
+        let process = self.nodes[node].process;
+        let (what, limit) = match &self.nodes[node].role {
+            Role::Active(active) if active.fenced_off => return,
+            Role::Active(_) if process != holder => {
+                ("a machine that was replaced goes on", self.patience())
+            }
+            Role::Active(active) if active.guest.outputs() > self.observer.outputs() => {
+                ("what the guest said is not let out", self.patience())
+            }
+            Role::Passive(_)
+                if !alive(holder)
+                    && self.observer.held(process).is_some_and(|held| held.term == last) =>
+            {
+                ("the primary is dead, and its standby does not ask", self.patience_of_standby())
+            }
+            _ => return self.nodes[node].waits = 0,
+        };
+        if !self.has_excuse(node) {
+            self.nodes[node].waits += passed;
+        }
+        let waits = self.nodes[node].waits;
+        assert!(waits < limit, "P7: {what} for {} ms", limit / MS);
+    }
+
+    /// The longest of what it may have to wait for: an acknowledgement, a standby that is to give its checkpoint up, the end of
+    /// the former lease. Whatever it does or is told after one of them counts as a beginning.
+    fn patience(&self) -> u64 {
+        let options = self.primary_options();
+        let longest = options.ack_timeout.max(options.setup_timeout).max(LEASE);
+        longest.as_nanos() as u64 + SLACK
+    }
+
+    fn patience_of_standby(&self) -> u64 {
+        let options = self.standby_options();
+        let longest = options.heartbeat_timeout.max(options.arbiter_retry.longest);
+        longest.as_nanos() as u64 + SLACK
+    }
+
+    fn has_excuse(&self, node: usize) -> bool {
+        let host = &self.nodes[node];
+        let unreached = self.register.down_until > self.now || self.cut[node] > self.now;
+        let asks = host.client.wanted.is_some() || host.client.asked().is_some();
+        let own = match &host.role {
+            Role::Active(active) => active.waits_for_others(host.stuck_until > self.now),
+            Role::Passive(passive) => passive.waits_for_others(),
+            Role::Gone => true,
+        };
+        !self.is_awake(node) || (self.kind != Kind::None && (unreached || asks)) || own
+    }
+}
+
+impl Active {
+    fn waits_for_others(&self, stuck: bool) -> bool {
+        stuck || self.core.is_stalled() || self.asks_operator
+    }
+}
+
+impl Passive {
+    fn waits_for_others(&self) -> bool {
+        let blocked = self.core.lack().is_some_and(|lack| lack.blocks);
+        blocked || self.asks_operator || self.opens.is_some() || self.check.is_some()
+    }
+}
