@@ -69,6 +69,36 @@ mod switch {
         StaysHeld,
         /// a machine that goes on alone does not open its gate
         ForgetRunAlone,
+        /// epochs of a session that has ended are still waited for
+        ForgetInFlight,
+        /// a Welcome of another session is taken for this one's
+        AnyWelcome,
+        /// a machine that makes no progress keeps its standby
+        StallKeeps,
+        /// a machine that makes progress again does not know it
+        NeverRecovers,
+        /// a primary that is refused opens its gate although the standby may hold a checkpoint
+        RefuseOpens,
+        /// a standby that does not give its checkpoint up is waited for without end
+        DetachForEver,
+        /// what a standby lacks is told of its successor
+        ForgetLack,
+        /// a standby that was denied a term does not know that there is one
+        DeniedForgetsTerm,
+        /// a standby does not count heartbeats as signs of life
+        DeafToHeartbeats,
+        /// what is staged is counted on from one checkpoint to the next
+        BytesAddUp,
+        /// a standby that has what it lacked does not ask
+        HeldForGood,
+        /// a standby lets a primary in while it asks the arbiter
+        LetsInWhileAsking,
+        /// a Bye to no session counts for this one
+        ByeOfNobody,
+        /// a standby that was not ready does not try again
+        NotReadyOnce,
+        /// a standby suspects its primary too late
+        SlowSuspicion,
         /// the gate is not made to hold before the first checkpoint
         NoHold,
         /// a machine that has lost the right goes on
@@ -83,6 +113,10 @@ mod switch {
         WinnerDoesNotWait,
         /// a lease is used to its very end
         NoGuard,
+        /// who has won a term, and was not told, does not wait for the former holder's lease
+        AdoptDoesNotWait,
+        /// the last sign of life of a lease's holder is dated by its term
+        SeenByTermOnly,
         /// effects are performed without asking the fence
         PerformWithoutFence,
         /// the storage does not look at the term of a write

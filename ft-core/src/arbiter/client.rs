@@ -22,7 +22,7 @@ use io_gate::host::Term;
 use super::{
     Beginning, DiskClaim, Held, Lease, Question, Reply, Snapshot, TermRecord, Written, beginning,
 };
-use crate::{Illegal, Time};
+use crate::{Illegal, Time, deliberate};
 
 /// A claim that meets a renewal by the holder is made again; no more often than this.
 const ROUNDS: usize = 8;
@@ -359,7 +359,12 @@ impl Client {
                 return Err(Trouble::WentBack { term: expected });
             }
         }
-        if self.seen.as_ref().is_none_or(|(seen, _)| *seen != snapshot) {
+        if let Some((seen, _)) = &mut self.seen
+            && deliberate!(SeenByTermOnly)
+            && seen.term == snapshot.term
+        {
+            *seen = snapshot;
+        } else if self.seen.as_ref().is_none_or(|(seen, _)| *seen != snapshot) {
             self.seen = Some((snapshot, now));
         }
         Ok(())
@@ -511,7 +516,7 @@ impl Client {
     /// A term won earlier by this process, whose answer was lost. When it was won is not known, so the former holder's
     /// lease is waited for from now on.
     fn adopt<E>(&mut self, now: Time, current: Written) -> Option<Result<Success, Trouble<E>>> {
-        let waits = self.mine.is_none();
+        let waits = self.mine.is_none() && !deliberate!(AdoptDoesNotWait);
         let begins = now + Duration::from_millis(current.held.lease_ms);
         self.won(current.clone(), waits.then_some(begins));
         self.go_on(Step::Renew(current))

@@ -524,7 +524,7 @@ impl Primary {
 
     fn welcomed(&mut self, now: Time, theirs: Hello, out: &mut Vec<Action>) {
         let Some(session) = &mut self.session else { return };
-        if theirs.session != session.hello.session {
+        if theirs.session != session.hello.session && !deliberate!(AnyWelcome) {
             let (expected, found) = (session.hello.session, theirs.session);
             let why = format!("the standby answers session {found:#x}, this is {expected:#x}");
             return self.break_off(now, why, out);
@@ -718,6 +718,10 @@ impl Primary {
             self.search_failures = self.search_failures.max(UNLIKELY);
         }
         self.refusal = Some(reason.clone());
+        if self.phase == Phase::Arming && deliberate!(RefuseOpens) {
+            self.close(reason.clone(), out);
+            return self.go_alone(now, true, reason, out);
+        }
         // P1: while a first checkpoint is under way this word opens nothing by itself. It may be an earlier session's, played
         // again (simulation, seed 426238321002812), and the standby may hold that checkpoint by now.
         self.lose(now, format!("the standby refuses: {reason}"), out);
@@ -777,7 +781,8 @@ impl Primary {
         self.say_bye(ByeReason::Detach, out);
         self.phase = Phase::Detaching;
         if let Some(session) = &mut self.session {
-            session.detach_by = Some(now + self.options.setup_timeout);
+            session.detach_by =
+                (!deliberate!(DetachForEver)).then(|| now + self.options.setup_timeout);
         }
     }
 
@@ -812,14 +817,17 @@ impl Primary {
         out.push(Action::Report(Report::Stalled { reason: reason.clone() }));
         self.stalled = Some(reason.clone());
         if self.session.is_some() {
-            self.break_off(now, reason, out);
+            if !deliberate!(StallKeeps) {
+                self.break_off(now, reason, out);
+            }
         } else if let Some(Asking { retry: Some(retry), .. }) = &mut self.asking {
             *retry = (*retry).max(now + self.options.setup_timeout);
         }
     }
 
     fn recover(&mut self, now: Time, out: &mut Vec<Action>) {
-        if self.stalled.take().is_none() {
+        if self.stalled.take().is_none() || deliberate!(NeverRecovers) {
+            self.stalled = deliberate!(NeverRecovers).then(String::new);
             return;
         }
         out.push(Action::Report(Report::Recovered));
@@ -833,8 +841,12 @@ impl Primary {
         if let Some(session) = self.session.take() {
             out.push(Action::CloseLink { link: session.link, reason });
         }
-        self.in_flight.clear();
-        self.lack = None;
+        if !deliberate!(ForgetInFlight) {
+            self.in_flight.clear();
+        }
+        if !deliberate!(ForgetLack) {
+            self.lack = None;
+        }
     }
 
     fn go_alone(&mut self, now: Time, held: bool, why: String, out: &mut Vec<Action>) {

@@ -345,7 +345,9 @@ impl Standby {
 
     fn patience(&self) -> Duration {
         match self.phase {
-            Phase::Ready | Phase::Doubting => self.options.heartbeat_timeout,
+            Phase::Ready | Phase::Doubting if !deliberate!(SlowSuspicion) => {
+                self.options.heartbeat_timeout
+            }
             _ => self.options.setup_timeout,
         }
     }
@@ -366,7 +368,10 @@ impl Standby {
                 self.session = Some(Session::new(link, now));
             }
             // So it may have been while this side is held back.
-            Phase::Doubting if self.session.is_none() && self.is_held_back() => {
+            Phase::Doubting
+                if self.session.is_none()
+                    && (self.is_held_back() || deliberate!(LetsInWhileAsking)) =>
+            {
                 self.session = Some(Session::new(link, now));
             }
             _ => {
@@ -533,7 +538,9 @@ impl Standby {
             let why = format!("the primary speaks of term {found}, this session is of {expected}");
             return self.break_off(why, out);
         }
-        session.heard = now;
+        if !matches!(message, Message::Heartbeat(_)) || !deliberate!(DeafToHeartbeats) {
+            session.heard = now;
+        }
         let greeted = expected.is_some();
         match (self.phase, message) {
             (
@@ -683,6 +690,9 @@ impl Standby {
             asking.not_ready = true;
             asking.failures += 1;
             asking.retry = Some(now + self.options.arbiter_retry.after(asking.failures));
+            if deliberate!(NotReadyOnce) {
+                asking.retry = None;
+            }
             self.reason = Some(format!("{reason} ({})", asking.why));
         }
         out.push(Action::Report(Report::WillNotTakeOver { reason: reason.to_string() }));
@@ -700,6 +710,12 @@ impl Standby {
 
     fn bye(&mut self, reason: ByeReason, (said, from): (u64, u64), out: &mut Vec<Action>) {
         let (session, theirs) = (self.number(), self.theirs());
+        if said == 0 && deliberate!(ByeOfNobody) {
+            self.close("", out);
+            self.discard(String::new(), out);
+            self.phase = Phase::Waiting;
+            return;
+        }
         if said == 0 {
             return self.lose("the primary left before it was answered".to_string(), out);
         }
@@ -804,6 +820,9 @@ impl Standby {
         let blocked = self.lack.as_ref().is_some_and(|lack| lack.blocks);
         if let Some(asking) = self.asking.as_mut().filter(|asking| asking.held && !blocked) {
             asking.held = false;
+            if deliberate!(HeldForGood) {
+                return;
+            }
             let why = asking.why.clone();
             // Whoever has begun to join meanwhile comes again.
             self.close("this side asks whether it may take over", out);
@@ -915,7 +934,7 @@ impl Standby {
             return Ok(());
         }
         self.asking = None;
-        if self.term < term {
+        if self.term < term && !deliberate!(DeniedForgetsTerm) {
             (self.term, self.leader) = (term, None);
         }
         self.close("another side holds the next term", out);

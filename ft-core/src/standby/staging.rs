@@ -270,7 +270,9 @@ impl Staging {
 
     fn whole(&mut self, epoch: Epoch, hashes: Option<Hashes>) -> Checkpoint {
         self.epoch = None;
-        self.bytes = 0;
+        if !deliberate!(BytesAddUp) {
+            self.bytes = 0;
+        }
         Checkpoint {
             epoch,
             pages: core::mem::take(&mut self.pages),

@@ -17,6 +17,12 @@ pub struct Arguments {
     /// Every so many of them only: the same each time.
     #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = numbers::<usize>(1..=100_000, "a step"))]
     pub every: usize,
+    /// So many of them only, drawn by `--seed`: the same each time, whatever was added to the core.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = numbers::<usize>(1..=100_000, "mutants"))]
+    pub sample: Option<usize>,
+    /// Which sample.
+    #[arg(long, value_name = "S", default_value_t = 1, requires = "sample")]
+    pub seed: u64,
     /// Do not ask the unit tests about what the simulation has not found.
     #[arg(long)]
     pub simulation_only: bool,

@@ -27,10 +27,15 @@ fn main() -> Result<ExitCode> {
     let argued = Argued::read(&judge::project().join("tests/mutants/argued.toml"))?;
     let wanted =
         |name: &str| arguments.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
-    let numbers: Vec<usize> = (1..=built.mutants.len())
+    let mut numbers: Vec<usize> = (1..=built.mutants.len())
         .filter(|number| wanted(&built.mutants[number - 1].name()))
         .step_by(arguments.every)
         .collect();
+    if let Some(count) = arguments.sample {
+        numbers.sort_by_key(|number| draw(&built.mutants[number - 1].name(), arguments.seed));
+        numbers.truncate(count);
+        numbers.sort_unstable();
+    }
     println!("{} mutants of {}", numbers.len(), built.mutants.len());
     if arguments.list {
         for number in numbers {
@@ -97,6 +102,14 @@ fn main() -> Result<ExitCode> {
         begun.elapsed().as_secs_f64(),
     );
     Ok(if open == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A number that a name has in the sample of that seed (FNV-1a).
+fn draw(name: &str, seed: u64) -> u64 {
+    let bytes = seed.to_le_bytes().into_iter().chain(name.bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 fn line(mutant: &Mutant) -> String {

@@ -188,17 +188,20 @@ pub(crate) struct Client {
     granted: Option<Time>,
 }
 
-pub(crate) const LEASE: Duration = Duration::from_millis(240);
+/// Leases of processes, which need not be alike.
+const LEASES: [Duration; 3] =
+    [Duration::from_millis(240), Duration::from_millis(160), Duration::from_millis(320)];
 const PATIENCE: Duration = Duration::from_millis(90);
 
 impl Client {
     pub(crate) fn new(kind: Kind, process: u64, now: Time) -> Self {
+        let lease = LEASES[process as usize % LEASES.len()];
         let options = ClientOptions {
             vm: "vm".into(),
             holder: process.to_string(),
-            lease: LEASE,
-            interval: LEASE / 4,
-            retry: LEASE / 8,
+            lease,
+            interval: lease / 4,
+            retry: lease / 8,
         };
         let lease = LeaseClient::new(options, now);
         Self {

@@ -33,6 +33,10 @@ pub(crate) struct Link {
     pub(crate) ends: [End; 2],
     /// No byte gets through any more; the ends find out one by one.
     pub(crate) broken: bool,
+    /// Something was taken out of it, or put in, that no side can tell from the real thing.
+    pub(crate) tampered: bool,
+    /// The number by which the standby has named this session.
+    pub(crate) session: Option<u64>,
     /// The standby's process knows of it.
     pub(crate) accepted: bool,
 }
@@ -50,7 +54,13 @@ impl Link {
             stalled_until: 0,
             silent: false,
         };
-        Self { ends: [end(0), end(1)], broken: false, accepted: false }
+        Self {
+            ends: [end(0), end(1)],
+            broken: false,
+            tampered: false,
+            session: None,
+            accepted: false,
+        }
     }
 
     pub(crate) fn send(&mut self, from: usize, bytes: Vec<u8>, arrives: u64) {

@@ -45,6 +45,11 @@ pub(crate) struct Active {
     pub(crate) fenced_off: bool,
     /// It has said that the operator has to decide.
     pub(crate) asks_operator: bool,
+    /// How long it has waited for its standby to give its checkpoint up, once it has asked it to.
+    pub(crate) detaches: Option<u64>,
+    /// What it has said last of this session, and how long the standby has said something else.
+    pub(crate) says_protected: Option<bool>,
+    pub(crate) lies: u64,
     /// When something came over the link that memory is sent over, and how long after what came before.
     pub(crate) heard: Time,
     pub(crate) silence: Duration,

@@ -34,7 +34,7 @@ pub enum Fault {
     Flip(usize, usize),
     /// Bytes are missing from the end of a frame.
     Truncate(usize, usize),
-    /// So many frames vanish.
+    /// So many frames vanish; 0: the last one.
     Drop(usize, usize, usize),
     /// A frame comes twice.
     Double(usize, usize),
@@ -44,7 +44,9 @@ pub enum Fault {
     Replay(usize, usize, usize),
     /// Somebody connects to the standby on a host, and says again what a primary said in an earlier session.
     Impostor(usize, usize),
-    /// The standby's next acknowledgement comes as of another term, before it was given.
+    /// The next primary that connects hears first, or when it was welcomed, what a standby said in an earlier session.
+    Echo(usize, bool),
+    /// The standby's next acknowledgement comes as of another term, before it was given; or a primary's Bye to no session.
     Forge(usize, u64),
     /// One of the standbys that hold a checkpoint lives, and does not come to its checks for some milliseconds.
     Hang(usize, u64),
@@ -101,13 +103,18 @@ pub(crate) fn plan(seed: u64, steps: u64, nodes: usize) -> Vec<Planned> {
         if matches!(fault, Fault::Hang(..)) && random.one_in(4) {
             plan.push(Planned { step: step + random.below(100), fault: Fault::Detach });
         }
+        if fault == Fault::Detach && random.one_in(2) {
+            // Whether it was asked to, the standby alone knows.
+            let lost = Fault::Drop(random.index(8), 1, 0);
+            plan.push(Planned { step: step + random.below(4), fault: lost });
+        }
     }
     plan.sort_by_key(|planned| planned.step);
     plan
 }
 
 fn fault(random: &mut Random, nodes: usize) -> Fault {
-    let kind = random.below(54);
+    let kind = random.below(57);
     let (node, other, side) = (random.index(nodes), random.index(nodes), random.index(2));
     let longest = if random.one_in(3) { 900 } else { 250 };
     let time = random.below(longest);
@@ -129,7 +136,7 @@ fn fault(random: &mut Random, nodes: usize) -> Fault {
         25 => Fault::Double(random.index(8), side),
         26 => Fault::Swap(random.index(8), side),
         27..29 => Fault::Replay(random.index(8), side, random.index(128)),
-        29 => Fault::Forge(random.index(8), random.below(2)),
+        29 => Fault::Forge(random.index(8), random.below(3)),
         30..32 => Fault::ArbiterDown(time),
         32 => Fault::ArbiterCut(node, time),
         33 => Fault::Full(time),
@@ -141,6 +148,7 @@ fn fault(random: &mut Random, nodes: usize) -> Fault {
         42..44 => Fault::Nap(node, 100 + time, random.one_in(2)),
         44..47 => Fault::Isolate(random.index(2 * nodes), 200 + time),
         50 => Fault::Detach,
+        51..54 => Fault::Echo(random.index(128), random.one_in(2)),
         _ => Fault::Start(node),
     }
 }

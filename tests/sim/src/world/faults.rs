@@ -1,8 +1,9 @@
 //! What goes wrong, as it is planned.
 
-use ft_core::Term;
-use ft_core::wire::{Message, Outgoing};
+use ft_core::wire::{ByeReason, Message, Outgoing};
+use ft_core::{LinkId, Term};
 
+use super::network::Captured;
 use super::{MS, NODES, World, trace};
 use crate::link::Chunk;
 use crate::node::{Fate, Node, Role};
@@ -58,7 +59,9 @@ impl World {
                     self.start_standby(node);
                 }
             }
+            Fault::Forge(link, 2) => self.forge_bye(link),
             Fault::Forge(link, later) => self.forge(link, later),
+            Fault::Echo(which, late) => self.echo = Some((which, late)),
             Fault::Impostor(node, which) => self.impersonate(node, which),
             Fault::Stall(link, side, time) => {
                 let until = self.now + time * MS;
@@ -128,6 +131,14 @@ impl World {
         }
     }
 
+    /// What its ends say may be lost, or be said again in the same session.
+    fn is_tampered(&mut self, link: usize, by: Option<(usize, LinkId)>) {
+        let at = link % self.links.len().max(1);
+        if let Some(link) = self.links.get_mut(at) {
+            link.tampered |= by.is_none_or(|(side, from)| link.ends[1 - side].id == from);
+        }
+    }
+
     /// What a hostile or faulty network does to what it carries.
     fn tamper(&mut self, fault: Fault) {
         let now = self.now;
@@ -144,11 +155,17 @@ impl World {
                     chunk.bytes.truncate(len);
                 }
             }),
-            Fault::Drop(link, side, count) => self.on_wire(link, side, |_, end| {
-                for _ in 0..count {
-                    end.incoming.pop_front();
-                }
-            }),
+            Fault::Drop(link, side, count) => {
+                self.is_tampered(link, None);
+                self.on_wire(link, side, |_, end| {
+                    if count == 0 {
+                        end.incoming.pop_back();
+                    }
+                    for _ in 0..count {
+                        end.incoming.pop_front();
+                    }
+                });
+            }
             Fault::Double(link, side) => self.on_wire(link, side, |_, end| {
                 if let Some(chunk) = end.incoming.front().cloned() {
                     end.incoming.push_front(chunk);
@@ -160,10 +177,12 @@ impl World {
                 }
             }),
             Fault::Replay(link, side, which) => {
-                let words = &self.last_words[side];
+                let words = &self.words[side];
                 let from =
                     if which % 2 == 0 && !words.is_empty() { words } else { &self.captured[side] };
-                if let Some(bytes) = from.get(which / 2 % from.len().max(1)).cloned() {
+                let word = from.get(which / 2 % from.len().max(1)).cloned();
+                if let Some(Captured { from, bytes }) = word {
+                    self.is_tampered(link, Some((side, from)));
                     self.on_wire(link, side, |_, end| {
                         end.incoming.push_front(Chunk { arrives: now, bytes });
                     });
@@ -171,6 +190,22 @@ impl World {
             }
             _ => unreachable!("handled before"),
         }
+    }
+
+    /// A primary's last word in a session that no standby has opened.
+    fn forge_bye(&mut self, link: usize) {
+        if self.links.is_empty() {
+            return;
+        }
+        let at = link % self.links.len();
+        let link = &mut self.links[at];
+        let Role::Active(active) = &self.nodes[link.ends[0].node].role else { return };
+        let mut bytes = Vec::new();
+        let (reason, why) = (ByeReason::Detach, String::new());
+        let message = Message::Bye { reason, session: 0, from: 0, why };
+        let (epoch, term) = (ft_core::Epoch(0), active.core.term());
+        Outgoing { epoch, term, message }.encode(&mut bytes).unwrap();
+        link.ends[1].incoming.push_front(Chunk { arrives: self.now, bytes });
     }
 
     /// An acknowledgement that no standby gave, in another term than the primary's.

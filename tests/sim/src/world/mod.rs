@@ -27,7 +27,7 @@ use crate::plan::Planned;
 use crate::random::{Random, mix};
 use crate::storage::{Operation, Storage};
 use crate::tally::Tally;
-use network::Recorded;
+use network::{Captured, Recorded};
 
 pub(crate) const NODES: usize = 3;
 const MS: u64 = 1_000_000;
@@ -68,14 +68,22 @@ pub(crate) struct World {
     parted: [[u64; NODES]; NODES],
     cut: [u64; NODES],
     /// Frames that were sent, for a network that sends them again: by the end that they went to.
-    captured: [VecDeque<Vec<u8>>; 2],
+    captured: [VecDeque<Captured>; 2],
     /// The last words of sessions: rare among what was captured, and what ends or opens most.
-    last_words: [VecDeque<Vec<u8>>; 2],
+    words: [VecDeque<Captured>; 2],
+    /// What standbys said when a session began.
+    greetings: VecDeque<Captured>,
+    /// Which of them the next primary that connects hears first, or when it has been welcomed.
+    echo: Option<(usize, bool)>,
     /// What primaries said in the last sessions, from the first word on.
     recorded: VecDeque<Recorded>,
     observer: Observer,
     /// Nothing fails any more.
     healing: bool,
+    /// Nothing fails at all.
+    calm: bool,
+    /// Nobody is woken before the time for which it has asked.
+    punctual: bool,
     /// The machine ends in order.
     ending: bool,
 }
@@ -89,8 +97,9 @@ impl World {
         let mut random = Random::new(mix(seed, u64::MAX - 1));
         let kind = [Kind::None, Kind::File, Kind::File, Kind::Lease, Kind::Lease][random.index(5)];
         let ack_timeout = Duration::from_millis([400, 900][random.index(2)]);
-        // Clocks that are two per cent off: forty times worse than Linux lets them be. And as many as a lease is made for.
-        let drift = [20_000, 55_000][random.index(2)];
+        // Clocks that are up to two per cent off: forty times worse than Linux lets them be. Or all as far as a lease is made for.
+        let worst = random.one_in(2);
+        let punctual = random.one_in(2);
         let nodes = (0..NODES)
             .map(|_| Node {
                 role: Role::Gone,
@@ -104,7 +113,10 @@ impl World {
                 waits: 0,
                 nap: None,
                 fuse: None,
-                rate: 1_000_000 - drift + random.below(2 * drift + 1),
+                rate: match worst {
+                    true => [945_000, 1_055_000][random.index(2)],
+                    false => 980_000 + random.below(40_001),
+                },
                 added: 0,
             })
             .collect();
@@ -126,10 +138,14 @@ impl World {
             parted: [[0; NODES]; NODES],
             cut: [0; NODES],
             captured: Default::default(),
-            last_words: Default::default(),
+            words: Default::default(),
+            greetings: VecDeque::new(),
+            echo: None,
             recorded: VecDeque::new(),
             observer: Observer::default(),
             healing: false,
+            calm: plan.is_empty(),
+            punctual,
             ending: false,
         };
         trace!(world, "arbiter: {kind:?}");
@@ -162,7 +178,8 @@ impl World {
             heartbeat_interval: Duration::from_millis(20),
             setup_timeout: Duration::from_millis(600),
             arbiter_retry: backoff(20, 200),
-            ..StandbyOptions::default()
+            // Little more than one checkpoint needs.
+            staging_slack: 16 << 10,
         }
     }
 
@@ -216,6 +233,9 @@ impl World {
             performed: VecDeque::new(),
             fenced_off: false,
             asks_operator: false,
+            detaches: None,
+            says_protected: None,
+            lies: 0,
             heard: Time(0),
             silence: Duration::ZERO,
             searches: true,
@@ -515,10 +535,13 @@ impl World {
             96..98 if self.healing => self.when_awake(node, Self::decide_waiting),
             _ => {}
         }
-        // The arbiter's client is a thread of its own.
+        // The arbiter's client is a thread of its own, and timers are punctual.
         let node = self.random.index(NODES);
         if self.is_awake(node) && self.nodes[node].tasks.is_empty() {
             self.ask_arbiter(node);
+            if self.random.one_in(2) {
+                self.tick(node);
+            }
         }
         self.land();
         self.serve();
@@ -541,7 +564,9 @@ impl World {
             Role::Active(active) => {
                 let (stuck, stalled) =
                     (self.nodes[node].stuck_until > self.now, active.core.is_stalled());
+                let due = self.is_due(node, active.core.next_deadline());
                 let event = match (stuck, stalled) {
+                    (false, false) | (true, true) if !due => return,
                     (true, false) => P::Stalled { reason: "stuck".into() },
                     (false, true) => P::Recovered,
                     _ => P::Tick,
@@ -553,9 +578,18 @@ impl World {
             Role::Passive(passive)
                 if passive.check.is_some() && self.nodes[node].hangs_until > self.now => {}
             Role::Passive(_) if self.ending && self.has_mail(node) => {}
-            Role::Passive(_) => self.give(node, Task::Standby(S::Tick)),
+            Role::Passive(passive) => {
+                if self.is_due(node, passive.core.next_deadline()) {
+                    self.give(node, Task::Standby(S::Tick));
+                }
+            }
             Role::Gone => {}
         }
+    }
+
+    fn is_due(&self, node: usize, deadline: Option<Time>) -> bool {
+        let now = self.nodes[node].core_time(self.now);
+        !self.punctual || deadline.is_some_and(|time| time <= now)
     }
 
     fn has_mail(&self, node: usize) -> bool {
@@ -616,6 +650,8 @@ impl World {
                 Task::Standby(S::ArbiterGranted { term: Term(term) })
             }
             (false, Outcome::Denied(term)) => {
+                let heard = &mut self.passive(node).heard_term;
+                *heard = (*heard).max(term);
                 Task::Standby(S::ArbiterDenied { term: Term(term), holder: holder() })
             }
             (false, Outcome::Unreachable) => {

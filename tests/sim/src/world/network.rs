@@ -17,6 +17,13 @@ const CAPTURED: usize = 64;
 const SESSIONS: usize = 6;
 const RECORDED: usize = 96;
 
+/// A frame, and the end of the connection that it was sent from.
+#[derive(Clone)]
+pub(super) struct Captured {
+    pub(super) from: LinkId,
+    pub(super) bytes: Vec<u8>,
+}
+
 /// One session as its standby heard it.
 pub(super) struct Recorded {
     link: LinkId,
@@ -60,7 +67,9 @@ impl World {
         let ids = [LinkId(self.next_link), LinkId(self.next_link + 1)];
         self.next_link += 2;
         let processes = [self.nodes[node].process, self.nodes[target].process];
-        self.links.push(Link::new([node, target], processes, ids));
+        let link = Link::new([node, target], processes, ids);
+        self.links.push(link);
+        self.echo(ids[0], false);
         P::StandbyConnected { link: ids[0], hello: self.hello(node) }
     }
 
@@ -73,10 +82,14 @@ impl World {
     pub(super) fn send(&mut self, id: LinkId, frame: &Outgoing) {
         let mut bytes = Vec::new();
         frame.encode(&mut bytes).unwrap();
-        if let (Message::Bye { .. } | Message::Refuse { .. }, Some((_, end))) =
-            (&frame.message, self.find(id))
-        {
-            remember(&mut self.last_words[1 - end], &bytes);
+        match (&frame.message, self.find(id)) {
+            (Message::Bye { .. } | Message::Refuse { .. }, Some((_, end))) => {
+                remember(&mut self.words[1 - end], id, &bytes);
+            }
+            (Message::Welcome(_) | Message::Readiness { .. }, Some(_)) => {
+                remember(&mut self.greetings, id, &bytes);
+            }
+            _ => {}
         }
         self.send_bytes(id, bytes);
     }
@@ -86,11 +99,35 @@ impl World {
         let Some((link, end)) = self.find(id) else { return };
         let slow = if self.random.one_in(20) { 30 } else { 3 };
         let arrives = self.now + self.random.below(slow * MS);
-        remember(&mut self.captured[1 - end], &bytes);
+        remember(&mut self.captured[1 - end], id, &bytes);
         if end == 0 {
             self.record(id, &bytes);
         }
         self.links[link].send(end, bytes, arrives);
+    }
+
+    /// What was said in an earlier session is heard in this one.
+    pub(super) fn echo(&mut self, id: LinkId, welcomed: bool) {
+        let Some((which, _)) = self.echo.filter(|(_, late)| *late == welcomed) else { return };
+        self.echo = None;
+        let from = if which % 2 == 0 { &self.greetings } else { &self.words[0] };
+        let word = from.get(which / 2 % from.len().max(1)).cloned();
+        if let (Some(word), Some((link, end))) = (word, self.find(id)) {
+            let chunk = Chunk { arrives: self.now, bytes: word.bytes };
+            self.links[link].tampered |= word.from == self.links[link].ends[1 - end].id;
+            self.links[link].ends[end].incoming.push_front(chunk);
+        }
+    }
+
+    /// The standby opens a session, by this number.
+    pub(super) fn note_welcome(&mut self, id: LinkId, session: u64) {
+        if let Some((link, _)) = self.find(id) {
+            self.links[link].session = Some(session);
+        }
+    }
+
+    pub(super) fn has_welcomed(&self, id: LinkId, session: u64) -> bool {
+        self.find(id).is_some_and(|(link, _)| self.links[link].session == Some(session))
     }
 
     fn record(&mut self, link: LinkId, bytes: &[u8]) {
@@ -138,8 +175,11 @@ impl World {
             return;
         }
         let at = self.random.index(self.links.len());
-        let side = self.random.index(2);
+        let mut side = self.random.index(2);
         let link = &mut self.links[at];
+        if link.ends[side].incoming.is_empty() && !self.random.one_in(4) {
+            side = 1 - side;
+        }
         let other = &link.ends[1 - side];
         let (other_open, other_node) = (other.open, other.node);
         let end = &mut link.ends[side];
@@ -254,8 +294,8 @@ impl World {
     }
 }
 
-fn remember(captured: &mut VecDeque<Vec<u8>>, bytes: &[u8]) {
-    captured.push_back(bytes.to_vec());
+fn remember(captured: &mut VecDeque<Captured>, from: LinkId, bytes: &[u8]) {
+    captured.push_back(Captured { from, bytes: bytes.to_vec() });
     if captured.len() > CAPTURED {
         captured.pop_front();
     }

@@ -2,7 +2,7 @@
 
 use ft_core::pages::{Compression, PAGE_SIZE, Page, PageFrame, PageFrames};
 use ft_core::primary::{Action, Event as P, Report};
-use ft_core::wire::{Data, EpochDigest, Hashes, Kind, Message, Outgoing};
+use ft_core::wire::{ByeReason, Data, EpochDigest, Hashes, Kind, Message, Outgoing};
 use ft_core::{Epoch, LinkId, Term};
 use io_gate::host::{GuestBytes, GuestRange, MemoryFault, Origin, lend_chain};
 use io_gate::{BlockFlush, BlockWrite, ConsoleTx, NetTx, Payload, Port};
@@ -33,13 +33,24 @@ impl World {
                 let event = self.connect(node);
                 self.nodes[node].tasks.push_back(Task::Primary(event));
             }
-            Action::Send { link, frame } => self.send(link, &frame),
+            Action::Send { link, frame } => {
+                if matches!(frame.message, Message::Bye { reason: ByeReason::Detach, .. }) {
+                    self.active(node).detaches = Some(0);
+                }
+                self.send(link, &frame);
+            }
             Action::CloseLink { link, reason } => {
                 trace!(self, "{node} primary closes: {reason}");
                 self.close(link);
-                self.active(node).precopy = None;
+                let active = self.active(node);
+                (active.precopy, active.detaches, active.says_protected) = (None, None, None);
             }
             Action::StartPrecopy { link, options, session, images } => {
+                assert!(
+                    self.has_welcomed(link, session),
+                    "P4: memory is sent in a session that its standby did not open"
+                );
+                self.echo(link, true);
                 let sent = Active::none_sent(&mut self.random);
                 let active = self.active(node);
                 active.digest = EpochDigest::new(session);
@@ -94,6 +105,7 @@ impl World {
                 self.enqueue(node, released);
             }
             Action::AskArbiter { term, .. } => {
+                self.suspects();
                 self.nodes[node].waits = 0;
                 self.nodes[node].client.wanted = Some(term.0);
             }
@@ -113,8 +125,12 @@ impl World {
             }
             Action::Report(report) => {
                 trace!(self, "{node} primary: {report}");
-                if matches!(report, Report::WaitingForOperator { .. }) {
-                    self.active(node).asks_operator = true;
+                let active = self.active(node);
+                match report {
+                    Report::WaitingForOperator { .. } => active.asks_operator = true,
+                    Report::Protected { .. } => active.says_protected = Some(true),
+                    Report::Degraded { .. } => active.says_protected = Some(false),
+                    _ => {}
                 }
                 self.note(&report);
             }
@@ -135,7 +151,10 @@ impl World {
             Report::LinkLost { reason } if reason.contains("has not been acknowledged") => {
                 tally.given_up += 1;
             }
-            Report::WaitingForOperator { .. } => tally.operator_waits += 1,
+            Report::WaitingForOperator { .. } => {
+                tally.operator_waits += 1;
+                self.suspects();
+            }
             Report::Stalled { .. } => tally.stalls += 1,
             _ => {}
         }
@@ -150,7 +169,11 @@ impl World {
             _ => return,
         }
         self.settle(node);
-        self.run_guest(node);
+        // Now and then it has nothing to do: signs of life are all that is sent then.
+        let rests = (self.seed + self.at / 500).is_multiple_of(4);
+        if !rests {
+            self.run_guest(node);
+        }
         if !self.is_active(node) || !self.nodes[node].tasks.is_empty() {
             return;
         }
@@ -159,7 +182,8 @@ impl World {
         }
         let seals = self.random.one_in(2);
         let active = self.active(node);
-        if seals && active.core.may_seal() {
+        let clean = active.ledger.held() == 0 && active.guest.dirty == [false; PAGES];
+        if seals && !(rests && clean) && active.core.may_seal() {
             let link = active.core.link().expect("an epoch is sealed for a session");
             self.seal(node, link);
             self.run_tasks(node);
@@ -269,7 +293,7 @@ impl World {
 
     /// Ends the epoch: what it comes to is captured now, and sent once the core knows of it.
     fn seal(&mut self, node: usize, link: LinkId) {
-        let fails = !self.healing && self.random.one_in(150);
+        let fails = !self.healing && !self.calm && self.random.one_in(150);
         let Role::Active(active) = &mut self.nodes[node].role else { return };
         let (epoch, term) = (active.ledger.seal(), active.core.term());
         if fails {

@@ -41,6 +41,7 @@ impl World {
                         self.observer.acknowledges(at, process, frame.term.0, frame.epoch.0);
                         self.passive(node).held_term = frame.term.0;
                     }
+                    Message::Welcome(ref hello) => self.note_welcome(link, hello.standby_session),
                     Message::Bye { .. } => self.observer.no_longer_holds(process),
                     _ => {}
                 }
@@ -69,7 +70,7 @@ impl World {
                     .expect("P4: the checksums have let something through");
                 let fits = check_in_flight(checkpoint.epoch(), state.next_id, &state.in_flight);
                 assert!(fits.is_ok(), "P4: a checkpoint that cannot be applied was sent: {fits:?}");
-                let room = self.ending || !self.random.one_in(80);
+                let room = self.ending || self.calm || !self.random.one_in(80);
                 self.passive(node).check = Some((checkpoint.epoch(), room));
             }
             Action::Apply(checkpoint) => {
@@ -90,6 +91,7 @@ impl World {
                 }
             }
             Action::AskArbiter { term, .. } => {
+                self.suspects();
                 self.nodes[node].waits = 0;
                 self.passive(node).opens = Some(term.0);
             }
@@ -133,6 +135,7 @@ impl World {
                 self.passive(node).asks_operator = false;
             }
             Report::WaitingForOperator { .. } => {
+                self.suspects();
                 self.passive(node).asks_operator = true;
                 self.observer.tally.operator_waits += 1;
             }

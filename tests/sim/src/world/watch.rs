@@ -7,7 +7,7 @@
 use ft_core::primary::Phase;
 
 use super::{MS, NODES, World};
-use crate::arbiter::{Kind, LEASE};
+use crate::arbiter::Kind;
 use crate::node::{Active, Passive, Role};
 
 /// What the lanes and the engine may take for one thing: their turns come by chance.
@@ -19,6 +19,8 @@ impl World {
         for node in 0..NODES {
             self.look_at_gate(node);
             self.look_at_waits(node, passed);
+            self.look_at_detach(node, passed);
+            self.look_at_words(node, passed);
         }
     }
 
@@ -39,6 +41,14 @@ impl World {
         };
         let who: Vec<usize> = (0..NODES).filter(may).collect();
         assert!(who.len() < 2, "P2: {who:?} may perform at the same time");
+    }
+
+    /// P7: who finds fault with the other side has met one.
+    pub(super) fn suspects(&self) {
+        assert!(
+            self.ending || !self.calm,
+            "P7: nothing has failed, and one side suspects the other"
+        );
     }
 
     /// P1, P7: nothing is held for a standby that there is not, and nothing let out past one that may take over.
@@ -88,18 +98,75 @@ impl World {
         assert!(waits < limit, "P7: {what} for {} ms", limit / MS);
     }
 
-    /// The longest of what it may have to wait for: an acknowledgement, a standby that is to give its checkpoint up, the end of
-    /// the former lease. Whatever it does or is told after one of them counts as a beginning.
+    /// P7, P9: a standby that does not give its checkpoint up in time is given up; who makes no progress keeps none.
+    fn look_at_detach(&mut self, node: usize, passed: u64) {
+        let limit = self.primary_options().setup_timeout.as_nanos() as u64 + SLACK;
+        let (awake, busy) = (self.is_awake(node), !self.nodes[node].tasks.is_empty());
+        let Role::Active(active) = &mut self.nodes[node].role else { return };
+        let kept = active.core.is_stalled() && active.core.link().is_some();
+        assert!(busy || !kept, "P7: a machine that makes no progress keeps its standby");
+        if let Some(waits) = active.detaches.as_mut().filter(|_| awake) {
+            *waits += passed;
+            assert!(
+                *waits < limit,
+                "P9: a standby that is to give its checkpoint up is waited for"
+            );
+        }
+    }
+
+    /// P9: whether a machine says that it is protected agrees with what its standby says of itself.
+    fn look_at_words(&mut self, node: usize, passed: u64) {
+        let host = &self.nodes[node];
+        let Role::Active(active) = &host.role else { return };
+        let lacks = active.core.link().and_then(|link| self.lacks(link));
+        let agrees = match (active.says_protected, lacks) {
+            (Some(said), Some(lacks)) => said != lacks,
+            _ => true,
+        };
+        let awake = self.nodes.iter().all(|host| host.asleep_until <= self.now);
+        let limit = self.primary_options().heartbeat_timeout.as_nanos() as u64 + SLACK;
+        let active = self.active(node);
+        if agrees {
+            active.lies = 0;
+        } else if awake {
+            active.lies += passed;
+        }
+        assert!(
+            active.lies < limit,
+            "P9: a machine says that it is protected: {:?}, and its standby lacks something: {lacks:?}",
+            active.says_protected
+        );
+    }
+
+    /// Whether the standby at the other end lacks something; none where it cannot tell, or what it says may be lost.
+    fn lacks(&self, link: ft_core::LinkId) -> Option<bool> {
+        let link = self.links.iter().find(|one| one.ends[0].id == link)?;
+        let [near, far] = &link.ends;
+        let parted = self.parted[far.node][near.node].max(self.parted[near.node][far.node]);
+        let stalled = near.stalled_until.max(far.stalled_until).max(parted) > self.now;
+        let host = &self.nodes[far.node];
+        let carries = far.open && !far.silent && !link.broken && !link.tampered && !stalled;
+        match &host.role {
+            Role::Passive(passive) if carries && host.process == far.process => {
+                Some(passive.core.lack().is_some())
+            }
+            _ => None,
+        }
+    }
+
+    /// The longest of what it may have to wait for: an acknowledgement, a standby that is to give its checkpoint up. Whatever it
+    /// does or is told after one of them counts as a beginning.
     fn patience(&self) -> u64 {
         let options = self.primary_options();
-        let longest = options.ack_timeout.max(options.setup_timeout).max(LEASE);
+        let longest = options.ack_timeout.max(options.setup_timeout);
         longest.as_nanos() as u64 + SLACK
     }
 
     fn patience_of_standby(&self) -> u64 {
         let options = self.standby_options();
         let longest = options.heartbeat_timeout.max(options.arbiter_retry.longest);
-        longest.as_nanos() as u64 + SLACK
+        // With the least slack that chance leaves: suspicion is what a takeover begins with.
+        longest.as_nanos() as u64 + 380 * MS
     }
 
     fn has_excuse(&self, node: usize) -> bool {
