@@ -54,6 +54,18 @@ pub(crate) fn device_for_this_process_alone(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_NONBLOCK).open(path)
 }
 
+/// The node that the kernel itself has made for a block device (devtmpfs), which all processes of a host find under one inode: to
+/// be locked instead of another node of the same device. None: it has no such node here.
+pub(crate) fn kernels_node(device: &File, read_only: bool) -> Option<File> {
+    let number = device.metadata().ok()?.rdev();
+    let (major, minor) = (libc::major(number), libc::minor(number));
+    let said = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/uevent")).ok()?;
+    let name = said.lines().find_map(|line| line.strip_prefix("DEVNAME="))?;
+    let node = disk(&Path::new("/dev").join(name), read_only, false, false).ok()?;
+    let found = node.metadata().ok()?;
+    (found.file_type().is_block_device() && found.rdev() == number).then_some(node)
+}
+
 /// `LOOP_GET_STATUS64` (loop(4)) and its `loop_info64`, which begins with the device and the inode of the file.
 const LOOP_GET_STATUS64: libc::Ioctl = 0x4c05;
 const LOOP_INFO_WORDS: usize = 29;

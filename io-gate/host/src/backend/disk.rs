@@ -175,8 +175,8 @@ pub struct Disk {
     direct: Option<Direct>,
     fence: Option<Arc<DiskFence>>,
     lock: Arc<Lock>,
-    /// Of a loop device: the file that its bytes are in.
-    backing: Option<Arc<File>>,
+    /// Of a block device: what is locked in its place.
+    lock_file: Option<Arc<File>>,
 }
 
 /// What threads other than its lane know of a disk.
@@ -187,7 +187,7 @@ pub(super) struct Input {
     read_only: bool,
     fence: Option<Arc<DiskFence>>,
     lock: Arc<Lock>,
-    backing: Option<Arc<File>>,
+    lock_file: Option<Arc<File>>,
 }
 
 /// Who shares a disk with another host.
@@ -219,7 +219,7 @@ impl Input {
     /// Locks the image for what this process does with it, instead of what it did.
     pub(super) fn lock(&self, of: Use) -> Result<(), DiskError> {
         let of = if self.read_only { Use::Reader } else { of };
-        lock(&self.lock, self.backing.as_ref().unwrap_or(&self.file), &self.path, of)
+        lock(&self.lock, self.lock_file.as_ref().unwrap_or(&self.file), &self.path, of)
     }
 
     /// See [`Disk::share`].
@@ -289,10 +289,10 @@ impl Disk {
         if is_device && !read_only {
             check_unused(path)?;
         }
-        let backing = if is_device { backing_of(&file, path, read_only) } else { None };
+        let lock_file = if is_device { lock_of_device(&file, path, read_only) } else { None };
         let locked = Lock::default();
         if options.lock {
-            let file = backing.as_ref().unwrap_or(&file);
+            let file = lock_file.as_ref().unwrap_or(&file);
             lock(&locked, file, path, if options.read_only { Use::Reader } else { Use::Alone })?;
         }
         // A block device's metadata has no length.
@@ -324,7 +324,7 @@ impl Disk {
             direct,
             fence: None,
             lock: Arc::new(locked),
-            backing: backing.map(Arc::new),
+            lock_file: lock_file.map(Arc::new),
         })
     }
 
@@ -351,7 +351,7 @@ impl Disk {
             direct: direct.map_err(failed)?,
             fence: None,
             lock: self.lock.clone(),
-            backing: self.backing.clone(),
+            lock_file: self.lock_file.clone(),
         })
     }
 
@@ -473,7 +473,7 @@ impl Disk {
             read_only: self.read_only,
             fence: self.fence.clone(),
             lock: self.lock.clone(),
-            backing: self.backing.clone(),
+            lock_file: self.lock_file.clone(),
         }
     }
 
@@ -613,19 +613,19 @@ pub fn check_unused(path: &Path) -> Result<(), DiskError> {
     }
 }
 
-/// P2: what is to be locked of a loop device: its name is one of many that the same bytes may have on this host.
-fn backing_of(file: &File, path: &Path, read_only: bool) -> Option<File> {
-    match descriptors::loop_backing(file, read_only) {
-        Ok(backing) => backing,
-        Err(error) => {
-            log::warn!(
-                "disk {}: the file behind it cannot be opened, so that only the device is locked, and whoever uses the file by \
-                 another name is not kept away: {error}",
-                path.display()
-            );
-            None
-        }
-    }
+/// P2: what is to be locked of a block device, other than the node that it was opened by: there may be many nodes of one device,
+/// and many devices of one file, on this host.
+fn lock_of_device(device: &File, path: &Path, read_only: bool) -> Option<File> {
+    let backing = descriptors::loop_backing(device, read_only).unwrap_or_else(|error| {
+        log::warn!(
+            "disk {}: the file behind it cannot be opened, so that only the device is locked, and whoever uses the file by \
+             another name is not kept away: {error}",
+            path.display()
+        );
+        None
+    });
+    let node = descriptors::kernels_node(backing.as_ref().unwrap_or(device), read_only);
+    node.or(backing)
 }
 
 fn lock(lock: &Lock, file: &File, path: &Path, of: Use) -> Result<(), DiskError> {

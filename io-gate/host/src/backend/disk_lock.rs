@@ -257,6 +257,21 @@ mod tests {
         }
     }
 
+    /// P2: a server may have lost a lock while it did not hear of this host (NFS). It is asked for before a standby joins. Fails
+    /// where a use that is the same as before is not asked for.
+    #[test]
+    fn a_lock_that_was_lost_is_taken_again() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        let open = || File::options().read(true).write(true).open(image.path()).unwrap();
+        let (file, lock) = (open(), Lock::default());
+        for of in ALL {
+            lock.take(&file, of).unwrap();
+            set(&file, libc::F_OFD_SETLK, libc::F_UNLCK, (0, 0)).unwrap();
+            lock.take(&file, of).unwrap();
+            assert!(is_taken(&take_new(&open(), Use::Alone).unwrap_err()), "{of:?}");
+        }
+    }
+
     /// Fails where a use that cannot be had costs the one that there was.
     #[test]
     fn a_use_that_cannot_be_had_leaves_the_former_one() {
