@@ -46,6 +46,8 @@ pub(crate) struct Core {
     fenced_event: EventFd,
     /// Threads that wait until the fence can tell.
     waiting: AtomicUsize,
+    /// Why, as it was told last, and when. Never held across a system call.
+    told: Mutex<Option<(String, Instant)>>,
     asks: Asks,
     give_up_at: OnceLock<Instant>,
     /// The records beside the disks. Guards the list only; looking at one may block.
@@ -91,6 +93,7 @@ impl Core {
             closed: AtomicBool::new(false),
             fenced_event: event()?,
             waiting: AtomicUsize::new(0),
+            told: Mutex::default(),
             asks: Asks::default(),
             give_up_at: OnceLock::new(),
             records: Mutex::default(),
@@ -168,16 +171,17 @@ impl Core {
                     too_old += 1;
                     if too_old >= TOO_OLD {
                         let (took, limit) = (asked.elapsed(), self.max_age());
-                        let tell = || {
-                            format!(
+                        // Not of a second one: it differs each time.
+                        if waiting.is_none() {
+                            let why = format!(
                                 "expected the arbiter's answer within {limit:?}, found it after {took:?}"
-                            )
-                        };
-                        waiting.get_or_insert_with(|| Waiting::begin(self, tell()));
+                            );
+                            Waiting::tell(&mut waiting, self, why);
+                        }
                     }
                 }
                 Permission::Unknown => {
-                    waiting.get_or_insert_with(|| Waiting::begin(self, reason()));
+                    Waiting::tell(&mut waiting, self, reason());
                     self.fence.wait(ASK_AGAIN);
                 }
             }
@@ -484,24 +488,37 @@ fn drain(event: &EventFd) {
     let _ = event.read();
 }
 
-/// A thread that waits for the fence; one line tells of all of them.
+/// A reason that has changed is told after so long: of several threads each may have another one.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
+
+/// A thread that waits for the fence; one line tells of all of them, and another one when the reason is another.
 struct Waiting<'c> {
     core: &'c Core,
     since: Instant,
 }
 
 impl<'c> Waiting<'c> {
-    fn begin(core: &'c Core, reason: String) -> Self {
-        if core.waiting.fetch_add(1, Ordering::AcqRel) == 0 {
+    /// Begins to wait, or goes on waiting, for `reason`.
+    fn tell(waiting: &mut Option<Self>, core: &'c Core, reason: String) {
+        waiting.get_or_insert_with(|| {
+            core.waiting.fetch_add(1, Ordering::AcqRel);
+            Self { core, since: Instant::now() }
+        });
+        let mut told = core.told.lock().expect(POISONED);
+        let is_known =
+            told.as_ref().is_some_and(|(known, at)| *known == reason || at.elapsed() < TELL_AGAIN);
+        if !is_known {
+            *told = Some((reason.clone(), Instant::now()));
+            drop(told);
             log::warn!("effects are held: {reason}");
         }
-        Self { core, since: Instant::now() }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if self.core.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
+            *self.core.told.lock().expect(POISONED) = None;
             log::info!("effects are held no longer, after {:?}", self.since.elapsed());
         }
     }
