@@ -425,10 +425,26 @@ impl Client {
         snapshot: Snapshot,
     ) -> Option<Result<Success, Trouble<E>>> {
         match wish {
-            Wish::Look => Some(Ok(Success::Looked)),
+            Wish::Look => Some(self.look(snapshot.term.as_ref())),
             Wish::Claim { term, why } => self.claim(now, *term, why, snapshot),
             Wish::Begin { seize } => self.begin(now, *seize, snapshot),
             Wish::End { term } => self.end(*term, snapshot),
+        }
+    }
+
+    /// P9: a register that went back, or is another's, grants nothing to the successor of a term that it does not know.
+    fn look<E>(&self, found: Option<&Written>) -> Result<Success, Trouble<E>> {
+        let Some((term, expected)) = &self.followed else { return Ok(Success::Looked) };
+        match found.map(|found| &found.held.record) {
+            Some(record) if record.term > term.0 => Ok(Success::Looked),
+            Some(record) if record.term == term.0 && record.holder == *expected => {
+                Ok(Success::Looked)
+            }
+            Some(record) if record.term == term.0 => Err(Trouble::Stranger {
+                expected: expected.clone(),
+                found: Box::new(record.clone()),
+            }),
+            _ => Err(missing(term.0, found)),
         }
     }
 

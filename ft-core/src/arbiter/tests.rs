@@ -268,6 +268,23 @@ fn p2_a_standby_succeeds_the_primary_that_it_has_followed_only() {
     assert_eq!(register.grant(&mut b, at(0), claim(2)), Ok(Success::Granted));
 }
 
+/// P9. Fails where a register that would grant nothing looks well until it is asked for the term.
+#[test]
+fn p9_a_look_finds_what_a_claim_would() {
+    let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
+    assert_eq!(register.grant(&mut b, at(0), Wish::Look), Ok(Success::Looked));
+    b.follow(Term(1), "a");
+    let nothing = register.grant(&mut b, at(0), Wish::Look);
+    assert!(matches!(nothing, Err(Trouble::Missing { expected: 1, found: None })), "{nothing:?}");
+    register.grant(&mut a, at(0), begin()).unwrap();
+    assert_eq!(register.grant(&mut b, at(0), Wish::Look), Ok(Success::Looked));
+    b.follow(Term(1), "another a");
+    let stranger = register.grant(&mut b, at(0), Wish::Look);
+    assert!(matches!(stranger, Err(Trouble::Stranger { .. })), "{stranger:?}");
+    register.grant(&mut a, at(0), claim(2)).unwrap();
+    assert_eq!(register.grant(&mut b, at(0), Wish::Look), Ok(Success::Looked), "a later term");
+}
+
 /// P2: another one has won this process's term, in a register that went back.
 #[test]
 fn p2_a_term_of_its_own_number_and_another_holder_is_lost() {
