@@ -250,6 +250,7 @@ fn console_files_are_never_emptied() {
         ("random.img", &random),
         ("latin1", b"caf\xe9 au lait\n"),
         // As another machine's arbiter has them, and its disk's mark.
+        ("terms.json", b"{\"holder\":\"primary@host\",\"term\":1}\n"),
         ("term-1.json", b"{\"holder\":\"primary@host\",\"term\":1}\n"),
         ("id", b"0123456789abcdef0123456789abcdef\n"),
         ("mark", b"01234567-89ab-cdef-0123-456789abcdef"),
@@ -360,4 +361,22 @@ fn a_start_that_failed_holds_no_name() {
     place.refused("run", &format!("{arbiter} --audit @log --serial file=@no/log"), &["no/log"]);
     place.refused("run", &format!("{arbiter} --pid-file @pid --net dgram=@no/a:@b"), &["no/a"]);
     end(place.running(arbiter));
+}
+
+/// Fails where a signal that means nothing to a machine, or the end of its terminal, ends it as a kill does.
+#[test]
+fn a_signal_leaves_no_file_behind() {
+    let place = Place::new();
+    let mut process = place.running("--pid-file @pid");
+    let named = [libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM, libc::SIGPWR, libc::SIGIO];
+    for signal in named.into_iter().chain([libc::SIGRTMIN() + 3, libc::SIGRTMAX()]) {
+        // SAFETY: a system call without memory.
+        assert_eq!(unsafe { libc::kill(process.pid().cast_signed(), signal) }, 0);
+        let answer = control(Path::new(KEMARI), &place.path("up"), &["status"]);
+        assert!(answer.is_ok(), "signal {signal}: {}", process.lines().join("\n"));
+    }
+    process.signal(Signal::HUP);
+    let ended = process.wait_exit(PATIENCE).and_then(|ended| ended.code());
+    assert_eq!(ended, Some(128 + libc::SIGHUP), "{}", process.lines().join("\n"));
+    assert!(!place.path("pid").exists() && !place.path("up").exists());
 }

@@ -1,9 +1,10 @@
-//! Signals that ask the process to end: the first ends the machine in good order, the second at once.
+//! Signals that ask the process to end: the first ends the machine in good order, the second at once. Others that would end it
+//! by default, and mean nothing to it, are ignored: a machine is no process to be ended by a signal that was meant for another.
 
 use std::time::{Duration, Instant};
 
 use io_gate_host::backend::terminal::RawMode;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXCPU};
 use signal_hook::iterator::Signals;
 
 use crate::logging;
@@ -15,11 +16,29 @@ const ONE_SIGNAL: Duration = Duration::from_secs(1);
 /// Whether whoever started this process has it ignore a signal: `nohup`, or a shell without job control
 /// for what it starts in the background.
 fn is_ignored(signal: i32) -> bool {
+    handler(signal) == Some(libc::SIG_IGN) && signal != SIGTERM
+}
+
+/// What is done about a signal; none: there is no such signal, or it is the C library's.
+fn handler(signal: i32) -> Option<libc::sighandler_t> {
     // SAFETY: all-zero bytes are a valid `sigaction`: no handler, an empty mask, no flags.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     // SAFETY: `action` is valid to be written to; nothing is changed.
     let asked = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
-    asked == 0 && action.sa_sigaction == libc::SIG_IGN && signal != SIGTERM
+    (asked == 0).then_some(action.sa_sigaction)
+}
+
+/// What nothing in this program sends or asks for, and would end it (signal(7)): user-defined signals, timers, I/O, power, and the
+/// real-time signals that have no handler.
+fn ignore_what_means_nothing() {
+    use libc::{SIGALRM, SIGIO, SIGPROF, SIGPWR, SIGSTKFLT, SIGUSR1, SIGUSR2, SIGVTALRM};
+    let named = [SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGPWR, SIGSTKFLT];
+    for signal in named.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX()) {
+        if handler(signal) == Some(libc::SIG_DFL) {
+            // SAFETY: a system call; no handler is installed.
+            unsafe { libc::signal(signal, libc::SIG_IGN) };
+        }
+    }
 }
 
 /// P7: what goes beyond a limit of file sizes (`ulimit -f`) fails to be written (EFBIG), as on a full disk; by default the signal
@@ -29,14 +48,15 @@ pub fn bear_limits_of_files() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
-/// Calls `first` in a thread of its own when SIGINT, SIGTERM, SIGQUIT or SIGHUP arrives. A later signal ends the process: the
+/// Calls `first` in a thread of its own when SIGINT, SIGTERM, SIGQUIT, SIGHUP or SIGXCPU arrives. A later signal ends the process: the
 /// orderly end hangs on a disk that does not answer, say.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
 pub fn watch(first: impl FnOnce(i32) + Send + 'static) -> std::io::Result<()> {
-    let asked =
-        [SIGINT, SIGTERM, SIGHUP, SIGQUIT].into_iter().filter(|signal| !is_ignored(*signal));
+    ignore_what_means_nothing();
+    let asked = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGXCPU];
+    let asked = asked.into_iter().filter(|signal| !is_ignored(*signal));
     let mut signals = Signals::new(asked)?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         seccomp::enter(Role::Signals, &[]);
