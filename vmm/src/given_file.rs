@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use io_gate_host::own_files;
+use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
 
 /// Longer than any of them.
 const MOST: u64 = 4 << 20;
@@ -45,4 +46,23 @@ pub(crate) fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     let text = String::from_utf8(read(path)?);
     text.map_err(|_| io::Error::other("bytes that are no text (expected UTF-8)"))
+}
+
+/// Has the file system ask its server. An NFS client keeps what it knows of a directory for up to a
+/// minute (`acdirmax`), the absence of names included. `AT_STATX_FORCE_SYNC` is the documented way to have it look (statx(2)).
+///
+/// # Errors
+/// Where nothing is found there, or the server does not say.
+pub(crate) fn ask_server(path: &Path, what: StatxFlags) -> io::Result<Statx> {
+    Ok(statx(CWD, path, AtFlags::STATX_FORCE_SYNC, what)?)
+}
+
+/// Has it ask which names the directory of `path` has: a file that another host has just made is found then.
+///
+/// # Errors
+/// As [`ask_server`].
+pub(crate) fn ask_server_of_name(path: &Path) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let what = StatxFlags::INO | StatxFlags::MTIME | StatxFlags::CTIME;
+    ask_server(directory.unwrap_or(Path::new(".")), what).map(drop)
 }

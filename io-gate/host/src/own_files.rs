@@ -8,7 +8,7 @@
 //! Whoever creates, removes or renames a file in this product does it here, or says in
 //! `docs/files.md` why it need not.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs::{self, File, FileType, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -19,6 +19,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::descriptors::MAX_SOCKET_PATH;
+
+/// What the name of an image is followed by in that of the record of who may write to it.
+pub const FENCE_SUFFIX: &str = ".kemari-fence";
+/// And in that of a primary's mark, and of a standby's: what is left by one side is never written over by the other.
+pub const MARK_SUFFIX: &str = ".kemari-mark";
+/// See [`MARK_SUFFIX`].
+pub const COUNTER_MARK_SUFFIX: &str = ".kemari-counter-mark";
+
+/// Whether kemari gives such names to what decides who may do something: the records and marks beside disks, and an
+/// arbiter's terms. Whatever else has such a name is in the way of the next one, or is taken for it.
+#[must_use]
+pub fn is_name_of_record(path: &Path) -> bool {
+    let Some(name) = path.file_name().map(OsStr::as_bytes) else { return false };
+    let suffixes = [FENCE_SUFFIX, MARK_SUFFIX, COUNTER_MARK_SUFFIX];
+    let of_a_disk = suffixes.iter().any(|suffix| name.ends_with(suffix.as_bytes()));
+    let number = |name: &[u8]| !name.is_empty() && name.iter().all(u8::is_ascii_digit);
+    let term = name.strip_prefix(b"term-").and_then(|name| name.strip_suffix(b".json"));
+    let other = [&b"pace-"[..], b"ended-"].iter().find_map(|before| name.strip_prefix(*before));
+    of_a_disk || term.or(other).is_some_and(number)
+}
 
 /// Which file it is, whatever its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use io_gate_host::backend::disk_fence::DiskFence;
-use io_gate_host::own_files::FileId;
+use io_gate_host::own_files::{self, FileId};
 
 use super::{CliError, ProtectionArgs};
 use crate::arbiter::ArbiterSpec;
@@ -34,6 +34,8 @@ enum Purpose {
     Datagrams,
     /// The arbiter's directory, in which nothing else is made.
     Arbiter,
+    /// What kemari itself keeps beside a disk.
+    Record,
 }
 
 /// A path, and the flag that names it.
@@ -116,7 +118,10 @@ impl Paths {
 
     /// And where a standby listens.
     pub(super) fn and_listen(mut self, listen: &LinkAddr) -> Self {
-        self.link("--listen", Some(listen));
+        match listen {
+            LinkAddr::Unix(path) => self.make("--listen", path),
+            LinkAddr::Tcp(_) => self.link("--listen", Some(listen)),
+        }
         self
     }
 
@@ -131,7 +136,22 @@ impl Paths {
                 return Err(twice(first, second));
             }
         }
+        self.check_names()?;
         self.check_arbiter()
+    }
+
+    /// P2: nothing else has the name of a record that decides who may run: another machine would find it, or make its own in it.
+    fn check_names(&self) -> Result<(), CliError> {
+        let mistaken = self.0.iter().find(|given| {
+            given.purpose != Purpose::Record && own_files::is_name_of_record(&place(&given.path))
+        });
+        mistaken.map_or(Ok(()), |given| {
+            Err(CliError::usage(format!(
+                "{} {}: expected another name, found one that kemari gives to records of its own; what is there is left alone: choose another path",
+                given.flag,
+                given.path.display(),
+            )))
+        })
     }
 
     /// What fills the arbiter's storage, or takes a machine's name there, takes terms away.
@@ -161,6 +181,10 @@ impl Paths {
         self.0.push(Given { flag, path, purpose: Purpose::Alone, made: true });
     }
 
+    fn record(&mut self, flag: String, path: &Path) {
+        self.push(&flag, path, Purpose::Record);
+    }
+
     fn push(&mut self, flag: &str, path: &Path, purpose: Purpose) {
         let (flag, path) = (flag.to_owned(), path.to_owned());
         self.0.push(Given { flag, path, purpose, made: false });
@@ -172,14 +196,14 @@ impl Paths {
             return;
         }
         match &disk.fence {
-            FenceRecord::At(path) => self.add(&format!("fence= of {flag}"), path),
+            FenceRecord::At(path) => self.record(format!("fence= of {flag}"), path),
             FenceRecord::Beside => {
-                self.add(&format!("the fence record of {flag}"), &DiskFence::beside(&disk.path))
+                self.record(format!("the fence record of {flag}"), &DiskFence::beside(&disk.path))
             }
             FenceRecord::Off => {}
         }
         for (what, file) in storage::mark_files(disk) {
-            self.add(&format!("the {what} of {flag}"), &file);
+            self.record(format!("the {what} of {flag}"), &file);
         }
     }
 
@@ -189,6 +213,7 @@ impl Paths {
             NetBackend::Stream(path) => self.push(flag, path, Purpose::Peer),
             NetBackend::Dgram(local, peer) => {
                 self.push(flag, local, Purpose::Datagrams);
+                self.0.last_mut().into_iter().for_each(|given| given.made = true);
                 // The peer of a network may be another network, but not itself.
                 let purpose = if local == peer { Purpose::Alone } else { Purpose::Peer };
                 self.push(flag, peer, purpose);

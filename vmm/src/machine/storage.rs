@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use ft_core::handshake::{CounterMark, DiskStorage, FenceView, Storage};
 use io_gate_host::backend::disk_fence::DiskFence;
-use io_gate_host::own_files;
+use io_gate_host::own_files::{self, COUNTER_MARK_SUFFIX, MARK_SUFFIX};
 use io_gate_host::ownership::{self, Maker, Opened, Sign};
 
 use super::disks;
@@ -22,10 +22,6 @@ use crate::config::{DiskConfig, FenceRecord, MachineConfig};
 use crate::given_file;
 use crate::random::random_id;
 
-/// What the name of an image is followed by in that of its mark.
-const SUFFIX: &str = ".kemari-mark";
-/// And in that of a standby's: what is left by one side is never written over by the other.
-const COUNTER_SUFFIX: &str = ".kemari-counter-mark";
 const SIGN: Sign = Sign { purpose: "disk mark", content: Some(is_mark) };
 /// Longer than any mark.
 const MAX_MARK: usize = 64;
@@ -124,10 +120,15 @@ pub(crate) fn read_counter_marks(config: &MachineConfig, fenced: bool) -> Vec<Di
 fn counter_places(disk: &DiskConfig, fenced: bool) -> impl Iterator<Item = PathBuf> {
     let image = device_identity(&disk.path).is_none().then_some(&disk.path);
     let record = match &disk.fence {
-        FenceRecord::At(record) if fenced => Some(record),
+        // What has the default's place is the default, whether it is said or not: the other side may not have said it.
+        FenceRecord::At(record)
+            if fenced && !(image.is_some() && is_beside(record, &disk.path)) =>
+        {
+            Some(record)
+        }
         _ => None,
     };
-    image.into_iter().chain(record).map(|path| beside(path, COUNTER_SUFFIX))
+    image.into_iter().chain(record).map(|path| beside(path, COUNTER_MARK_SUFFIX))
 }
 
 /// The disks that the guest can write: one that nobody writes may as well be a copy.
@@ -159,6 +160,16 @@ fn fence_view(disk: &DiskConfig, none: &str) -> Option<FenceView> {
     Some(FenceView { place: path.display().to_string(), says })
 }
 
+/// Whether a record is the one that the image has where none is named.
+fn is_beside(record: &Path, image: &Path) -> bool {
+    let place = |path: &Path| {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = fs::canonicalize(directory.unwrap_or(Path::new("."))).ok()?;
+        fs::canonicalize(path).ok().or_else(|| Some(directory.join(path.file_name()?)))
+    };
+    place(record).is_some_and(|record| Some(record) == place(&DiskFence::beside(image)))
+}
+
 /// Beside the image itself: each host may have a symbolic link of its own to it.
 fn beside(disk: &Path, suffix: &str) -> PathBuf {
     let mut path = fs::canonicalize(disk).unwrap_or_else(|_| disk.to_owned()).into_os_string();
@@ -167,7 +178,7 @@ fn beside(disk: &Path, suffix: &str) -> PathBuf {
 }
 
 fn mark_path(disk: &Path) -> PathBuf {
-    beside(disk, SUFFIX)
+    beside(disk, MARK_SUFFIX)
 }
 
 /// Every file that is made beside a disk to tell whether both sides see it, and what it is called.
@@ -196,6 +207,7 @@ fn open_mark(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.read(true).write(true);
     options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
+    given_file::ask_server_of_name(path)?;
     // Two sides that begin at once may both have it: the later mark counts.
     let Opened { mut file, maker, .. } = ownership::open_or_make(path, &options, &SIGN)?;
     let metadata = file.metadata()?;
@@ -218,7 +230,7 @@ fn is_mark(head: &[u8]) -> bool {
 
 /// The word in a mark, or what is there instead.
 fn read_mark(path: &Path) -> Result<String, String> {
-    match given_file::read_text(path) {
+    match given_file::ask_server_of_name(path).and_then(|()| given_file::read_text(path)) {
         Ok(mark) if mark.len() <= MAX_MARK => Ok(mark.trim().to_owned()),
         Ok(_) => Err(format!("no mark in {}", path.display())),
         Err(error) => Err(format!("no mark in {} ({error})", path.display())),
@@ -241,6 +253,13 @@ fn device_identity(disk: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::collections::BTreeMap;
+
+    use ft_core::handshake::compare_disk_counter_marks;
+    use seccompiler::{
+        SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    };
 
     use super::*;
 
@@ -314,5 +333,73 @@ mod tests {
             "{refused}"
         );
         assert_eq!(fs::read(&place).unwrap(), b"somebody's notes");
+    }
+
+    /// Fails where a record that is named counts as another one than the same record that is not.
+    #[test]
+    fn a_record_that_is_named_as_it_is_called_anyway_is_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, link) = (dir.path().join("disk"), dir.path().join("link"));
+        fs::write(&disk, [0; 512]).unwrap();
+        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+        let unnamed = machine(&disk, "");
+        for directory in [dir.path(), &link] {
+            let record = directory.join("disk.kemari-fence");
+            let named = machine(&disk, &format!(",fence={}", record.display()));
+            DiskFence::open(&record, "vm").unwrap().claim(1, "primary").unwrap();
+            for (primary, standby) in [(&unnamed, &named), (&named, &unnamed)] {
+                let theirs = mark_disks(primary, true).unwrap();
+                let left = answer_marks(standby, true, &theirs).unwrap();
+                compare_disk_counter_marks(&read_counter_marks(primary, true), &left).unwrap();
+            }
+        }
+        let elsewhere = dir.path().join("elsewhere");
+        let elsewhere = machine(&disk, &format!(",fence={}", elsewhere.display()));
+        assert_eq!(mark_files(&elsewhere.disks[0]).len(), 3);
+        assert_eq!(mark_files(&unnamed.disks[0]).len(), 2);
+    }
+
+    /// Has this thread find no server that could be asked (`AT_STATX_FORCE_SYNC`).
+    fn without_a_server() {
+        const FLAGS: u8 = 2;
+        let sync = u64::from(libc::AT_STATX_FORCE_SYNC.cast_unsigned());
+        let asks = SeccompCondition::new(
+            FLAGS,
+            SeccompCmpArgLen::Dword,
+            SeccompCmpOp::MaskedEq(sync),
+            sync,
+        );
+        let rule = SeccompRule::new(vec![asks.unwrap()]).unwrap();
+        let stale = SeccompAction::Errno(libc::ESTALE.cast_unsigned());
+        let filter = SeccompFilter::new(
+            BTreeMap::from([(libc::SYS_statx, vec![rule])]),
+            SeccompAction::Allow,
+            stale,
+            std::env::consts::ARCH.try_into().unwrap(),
+        );
+        let filter: seccompiler::BpfProgram = filter.unwrap().try_into().unwrap();
+        seccompiler::apply_filter(&filter).unwrap();
+    }
+
+    /// P3. Fails where a mark is looked for, or left, by what a network file system's client remembers of its directory.
+    #[test]
+    fn the_server_is_asked_for_a_mark() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = dir.path().join("disk");
+        fs::write(&disk, [0; 512]).unwrap();
+        let config = machine(&disk, "");
+        let theirs = mark_disks(&config, false).unwrap();
+        answer_marks(&config, false, &theirs).unwrap();
+        let asked = std::thread::spawn(move || {
+            without_a_server();
+            let found = read_counter_marks(&config, false);
+            let Storage::Shared { mark } = &found[0].storage;
+            let words = [mark.clone(), found[0].counter_marks[0].word.clone()];
+            (words, mark_disks(&config, false).unwrap_err().to_string())
+        });
+        let (words, refused) = asked.join().unwrap();
+        for said in words.iter().chain([&refused]) {
+            assert!(said.contains("os error 116"), "{said}");
+        }
     }
 }

@@ -26,8 +26,6 @@ use crate::descriptors;
 use crate::fence::ANSWER_MAX_AGE;
 use crate::own_files;
 
-/// What is appended to an image's name.
-const SUFFIX: &str = ".kemari-fence";
 const FORM: &str = "kemari-fence 2 MACHINE TERM held|free SECONDS HOLDER .";
 /// One sector: written at once.
 const LENGTH: usize = 512;
@@ -128,7 +126,7 @@ impl DiskFence {
     pub fn beside(image: &Path) -> PathBuf {
         let mut name =
             std::fs::canonicalize(image).unwrap_or_else(|_| image.to_owned()).into_os_string();
-        name.push(SUFFIX);
+        name.push(own_files::FENCE_SUFFIX);
         name.into()
     }
 

@@ -73,6 +73,7 @@ const SIGNS: &[Sign] = &[
     (0x101, b"ustar", "a tar file", ToRaw::Unpack("tar -xOf")),
     (0, b"\x7fELF", "an ELF image", ToRaw::NoDisk),
     (0, b"%PDF-", "a PDF document", ToRaw::NoDisk),
+    (0, b"kemari-fence ", "the record of who may write to another disk", ToRaw::NoDisk),
 ];
 /// The last sector of a VHD of fixed size, in front of which the disk lies as it is.
 const VHD_FOOTER: Sign = (0, b"conectix", "a VHD image", ToRaw::Convert("vpc"));

@@ -9,10 +9,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use io_gate_host::own_files;
-use rustix::fs::{Access, AtFlags, Statx, StatxFlags};
+use rustix::fs::{Access, StatxFlags};
 use tempfile::NamedTempFile;
 
-use crate::given_file;
+use crate::given_file::{self, ask_server};
 
 /// Far more than any record has: two names of a few hundred bytes, and words for people.
 const LONGEST_RECORD: u64 = 64 << 10;
@@ -93,6 +93,7 @@ impl Directory for HostDirectory {
     }
 
     fn place(&self) -> io::Result<(u64, u64)> {
+        // A term would be said to be free which is not.
         let found =
             ask_server(&self.path, StatxFlags::INO | StatxFlags::MTIME | StatxFlags::CTIME)?;
         let device = u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor);
@@ -136,13 +137,6 @@ impl Directory for HostDirectory {
     fn remove(&self, name: &str) -> io::Result<()> {
         found(fs::remove_file(self.path.join(name))).map(drop)
     }
-}
-
-/// Has the file system ask its server. An NFS client keeps what it knows of a directory for up to a
-/// minute (`acdirmax`), the absence of names included, and would go on to say that a term is free
-/// which is not. `AT_STATX_FORCE_SYNC` is the documented way to have it look (statx(2)).
-fn ask_server(path: &Path, what: StatxFlags) -> io::Result<Statx> {
-    Ok(rustix::fs::statx(rustix::fs::CWD, path, AtFlags::STATX_FORCE_SYNC, what)?)
 }
 
 /// Makes a directory, unless it is there.
