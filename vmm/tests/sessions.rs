@@ -4,17 +4,20 @@
 mod common;
 mod pair;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex};
 
 use ft_core::primary::Phase;
 use ft_core::standby::Event as StandbyEvent;
 use ft_core::{LinkId, Term};
-use kemari_vmm::engine::{Step, Steps};
+use kemari_vmm::engine::{Engine, Sealer, Step, Steps};
+use kemari_vmm::machine::AttachOptions;
 use kemari_vmm::standby::{End, Input};
 use kvm_bindings::kvm_regs;
 use pair::{
     Cable, IDLE, PATIENCE, Standby, config, engine_options, machine, start_engine, wait_phase,
 };
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use vm_memory::{Bytes, GuestAddress};
 
 const MEMORY: u64 = 16 << 20;
@@ -132,4 +135,32 @@ fn an_ended_session_takes_no_dirty_pages_of_the_next() {
         .collect();
     assert_eq!(differ, [0; 0], "pages of the standby that are not the primary's");
     assert_eq!(mismatches, Some(0), "what --verify has found");
+}
+
+/// P1, P9. Fails where the sealer needs a descriptor that is taken only when effects are being let out already.
+#[test]
+fn what_seals_is_there_before_anything_is_let_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (machine, authority) = machine(config(MEMORY, 1), IDLE, kvm_regs::default());
+    machine.attach_backends(AttachOptions { shared_disks: true, append: false }).unwrap();
+    let options = engine_options(&dir.path().join("nobody"));
+    let engine = Engine::begin(machine, authority, None, Term(0), options).unwrap();
+    let made = std::thread::spawn(move || {
+        without_timers();
+        Sealer::new(engine).map(drop)
+    });
+    made.join().unwrap().unwrap();
+}
+
+/// Has this thread make no timer, as where no descriptor is left.
+fn without_timers() {
+    let none_left = SeccompAction::Errno(libc::EMFILE.cast_unsigned());
+    let filter = SeccompFilter::new(
+        BTreeMap::from([(libc::SYS_timerfd_create, Vec::new())]),
+        SeccompAction::Allow,
+        none_left,
+        std::env::consts::ARCH.try_into().unwrap(),
+    );
+    let filter: BpfProgram = filter.unwrap().try_into().unwrap();
+    seccompiler::apply_filter(&filter).unwrap();
 }

@@ -42,6 +42,7 @@ use ft_core::wire::{ByeReason, Message};
 use ft_core::{LinkId, Term, Time};
 use io_gate::host::CommitAuthority;
 use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::timerfd::TimerFd;
 
 use crate::arbiter::{Answer, Arbiter, ask};
 use crate::audit::{self, Recorder, Won};
@@ -99,6 +100,8 @@ pub struct Engine {
     deadline_changed: Condvar,
     /// Wakes the [`Sealer`] on the device thread: a checkpoint is wanted, or an answer came.
     seal_event: EventFd,
+    /// The sealer's, until there is one.
+    epoch_timer: Mutex<Option<TimerFd>>,
     /// What the live session may touch, and no other.
     tracking: live::Tracking,
     stats: Mutex<EngineStats>,
@@ -194,6 +197,10 @@ impl Engine {
             options,
             deadline_changed: Condvar::new(),
             seal_event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
+            // Before anything is let out: where no descriptor is left, the guest has not run.
+            epoch_timer: Mutex::new(Some(
+                TimerFd::new().map_err(|error| std::io::Error::from_raw_os_error(error.errno()))?,
+            )),
             tracking,
             stats: Mutex::new(EngineStats::default()),
             watchdog: watchdog::Watchdog::default(),

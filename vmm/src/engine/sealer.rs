@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
@@ -52,13 +52,16 @@ impl Sealer {
     /// The sealer of an engine.
     ///
     /// # Errors
-    /// When the process is out of descriptors.
+    /// When the engine has one.
     pub fn new(engine: Arc<Engine>) -> io::Result<Self> {
         let policy = EpochPolicy::new(engine.options.policy);
+        let timer = engine.epoch_timer.lock().unwrap_or_else(PoisonError::into_inner).take();
         Ok(Self {
             engine,
             policy,
-            timer: TimerFd::new().map_err(|error| io::Error::from_raw_os_error(error.errno()))?,
+            timer: timer.ok_or_else(|| {
+                io::Error::other("expected one sealer of an engine, found a second")
+            })?,
             last_seal: Time(0),
             last_dirty: 0,
             last_pause: Duration::ZERO,
