@@ -180,6 +180,20 @@ fn more_memory_than_the_host_has() {
     refused_in_a_line(&mut command, &["16384 GiB", "available", "lower --memory"]);
 }
 
+/// P9. Fails where a limit is found by an allocation that fails, which ends the process.
+#[test]
+fn less_memory_than_the_machine_needs_may_be_mapped() {
+    for (limit, name) in [("-v", "RLIMIT_AS"), ("-d", "RLIMIT_DATA")] {
+        // More than the guest's memory, and not enough for the rest.
+        let shell = format!("ulimit {limit} 1200000 && exec \"$@\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &shell, "sh", KEMARI, "run", "--serial", "none", "--memory", "1024"]);
+        command.arg("--kernel").arg(micro::image()).stdin(Stdio::null());
+        let expected = [name, "1024 MiB for kemari itself", "found 1171 MiB", "lower --memory"];
+        refused_in_a_line(&mut command, &expected);
+    }
+}
+
 #[test]
 fn values_that_make_no_sense() {
     for (flags, expected) in [

@@ -22,6 +22,7 @@ use crate::control::{Command, ControlSocket, Handler, Outcome, Reply, done};
 use crate::engine::{Engine, EngineOptions, Takeover};
 use crate::kvm;
 use crate::machine::{Ended, Machine, MachineError};
+use crate::memory::{MemoryError, check_limits};
 use crate::standby::resources::{Reserve, Resources};
 use crate::standby::{
     Answer, End, HostError, Inheritance, Input, MachineFactory, SessionId, StandbyConfig,
@@ -229,6 +230,10 @@ struct Factory {
 
 impl MachineFactory for Factory {
     fn build(&self, layout: &MachineLayout) -> Result<(Arc<Machine>, CommitAuthority), HostError> {
+        // P4: what states are tried on is as large as the guest, and made later; so is what a checkpoint is received in.
+        check_limits(layout.memory_size(), 3)
+            .map_err(MemoryError::from)
+            .map_err(MachineError::from)?;
         let (ledger, authority) = new_gate();
         let config = (self.config)(layout.memory_size(), layout.cpus);
         let (fence, observer) = (self.fence.clone(), self.observer.clone());

@@ -4,11 +4,14 @@ mod dirty;
 mod dirty_set;
 mod hot;
 mod kvm_log;
+mod limits;
 mod page_reader;
 
 pub use dirty::DirtyTracker;
 pub use io_gate_host::{GuestMemory, PageBitmap};
 pub use kvm_log::DirtyError;
+pub use limits::LimitError;
+pub(crate) use limits::check_limits;
 pub(crate) use page_reader::PageReader;
 
 use std::path::Path;
@@ -42,6 +45,9 @@ pub enum MemoryError {
     /// The host's available memory could not be read.
     #[error("cannot read the host's available memory from /proc/meminfo: {0}")]
     Meminfo(String),
+    /// This process may not have so much.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     /// The file it is to be in cannot be used.
     #[error(transparent)]
     File(#[from] MemoryFileError),
@@ -60,6 +66,9 @@ fn mib(bytes: u64) -> String {
     if bytes >= 10 << 30 { format!("{} GiB", bytes >> 30) } else { format!("{} MiB", bytes >> 20) }
 }
 
+/// Guest memory, and one checkpoint of all of it (docs/threads.md, "Bounds").
+const WITH_A_CHECKPOINT: u64 = 2;
+
 /// How guest memory is to be made.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryOptions {
@@ -75,6 +84,7 @@ pub struct MemoryOptions {
 /// them behind dirty tracking (P8).
 pub fn create(options: MemoryOptions) -> Result<GuestMemory, MemoryError> {
     check_size(options.size, available_memory()?)?;
+    check_limits(options.size, WITH_A_CHECKPOINT)?;
     map_regions(options, |_| None)
 }
 
@@ -87,6 +97,7 @@ pub(crate) fn create_scratch(size: u64) -> Result<GuestMemory, MemoryError> {
 /// protected: see [`crate::ungated`].
 pub fn create_in_file(options: MemoryOptions, path: &Path) -> Result<GuestMemory, MemoryError> {
     check_size(options.size, available_memory()?)?;
+    check_limits(options.size, WITH_A_CHECKPOINT)?;
     let file = Arc::new(memory_file(path, options.size)?);
     let options = MemoryOptions { huge_pages: false, ..options };
     map_regions(options, |offset| Some(FileOffset::from_arc(Arc::clone(&file), offset)))
