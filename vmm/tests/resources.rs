@@ -212,6 +212,12 @@ fn a_tap_that_goes_away_is_said_on_both_sides() {
 
     ip("link set tapb up");
     standby.wait_line("nothing is missing any more", PATIENCE).unwrap();
+    // What the guest's peers send would be dropped here after a takeover.
+    ip("link set tapb mtu 1400");
+    let refusal = bench.protect().unwrap_err();
+    let parts = ["MTU of network 1", "primary has 1500", "standby has 1400"];
+    assert!(parts.iter().all(|part| refusal.contains(part)), "{refusal}");
+    ip("link set tapb mtu 1500");
     assert_eq!(bench.protect().unwrap()["state"], "protected");
     bench.protected();
     ip("link set tapb down");

@@ -19,6 +19,7 @@ use crate::arbiter::{Arbiter, holder_name};
 use crate::audit;
 use crate::link::{Buffers, Link};
 use crate::machine::Machine;
+use crate::machine::interface;
 use crate::machine::storage::mark_disks;
 use crate::random::random_number;
 use crate::seccomp::{self, Role};
@@ -182,7 +183,8 @@ impl Engine {
         let holder = self.arbiter.as_ref();
         let holder =
             holder.map_or_else(|| holder_name("primary"), |arbiter| arbiter.holder().to_owned());
-        Ok(Place { disks, arbiter, holder })
+        let networks = interface::facts(self.machine.config());
+        Ok(Place { disks, arbiter, holder, networks })
     }
 
     /// Unless another connection has taken its place: that one's end is what counts.
@@ -275,13 +277,13 @@ impl Engine {
     }
 
     fn hello(&self, term: Term, place: Place) -> Hello {
-        let Place { disks, arbiter, holder } = place;
+        let Place { disks, arbiter, holder, networks } = place;
         Hello {
             term,
             holder,
             session: random_number(),
             options: SessionOptions { verify: self.options.verify },
-            ..describe(&self.machine, &self.options.name, arbiter, disks)
+            ..describe(&self.machine, &self.options.name, arbiter, disks, networks)
         }
     }
 }
@@ -291,6 +293,8 @@ struct Place {
     disks: Vec<DiskStorage>,
     arbiter: Option<ArbiterView>,
     holder: String,
+    /// What is found of the networks.
+    networks: Vec<(String, String)>,
 }
 
 /// What either side says of itself, but for who it is; term, session and options are the primary's to choose.
@@ -299,6 +303,7 @@ pub(crate) fn describe(
     name: &str,
     arbiter: Option<ArbiterView>,
     disks: Vec<DiskStorage>,
+    networks: Vec<(String, String)>,
 ) -> Hello {
     Hello {
         protocol: PROTOCOL,
@@ -313,7 +318,7 @@ pub(crate) fn describe(
         disks,
         boot: None,
         images: Vec::new(),
-        facts: machine.facts(),
+        facts: machine.facts().into_iter().chain(networks).collect(),
         options: SessionOptions::default(),
     }
 }

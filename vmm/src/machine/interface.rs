@@ -4,6 +4,7 @@
 
 use std::io;
 
+use crate::config::{MachineConfig, NetBackend};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
@@ -19,6 +20,7 @@ const NLM_F_REQUEST: u16 = 1;
 const NLM_F_DUMP: u16 = 0x300;
 /// Attributes of a link, of its kind's information, and of what a tun or tap tells of itself.
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
@@ -35,6 +37,9 @@ const HEADER: usize = 16;
 const LINK_FIXED: usize = 16;
 const ADDRESS_FIXED: usize = 8;
 
+/// Of an Ethernet interface that nobody has set up otherwise.
+const USUAL_MTU: u32 = 1500;
+
 /// One interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Interface {
@@ -48,6 +53,8 @@ pub(crate) struct Interface {
     pub(crate) master: Option<(u32, bool)>,
     /// Whether this host has an address on it, and so may route.
     pub(crate) has_address: bool,
+    /// The largest packet that the host passes on to it.
+    pub(crate) mtu: u32,
 }
 
 /// What there is of this name; none if there is nothing.
@@ -99,6 +106,24 @@ fn is_up(index: u32) -> io::Result<bool> {
     }
 }
 
+/// What the handshake compares of the networks, in their order: a host drops what is larger than its tap takes, so that a guest that
+/// goes on there reaches others with small packets only (P7). Networks that are no taps take what a new tap takes.
+pub(crate) fn facts(config: &MachineConfig) -> Vec<(String, String)> {
+    let networks = config.networks().enumerate();
+    networks
+        .map(|(at, (backend, _))| {
+            let mtu = match backend {
+                NetBackend::Tap(name) => match look(name) {
+                    Ok(found) => found.map_or(USUAL_MTU, |found| found.mtu).to_string(),
+                    Err(error) => format!("an interface that cannot be looked at ({error})"),
+                },
+                _ => USUAL_MTU.to_string(),
+            };
+            (format!("MTU of network {} (`ip link set TAP mtu N`)", at + 1), mtu)
+        })
+        .collect()
+}
+
 /// Whether there is a tap of this name, or is to be one. Opening one that is not there would make it, attached to nothing.
 ///
 /// # Errors
@@ -144,7 +169,9 @@ fn link(body: &[u8]) -> Option<(u32, Interface)> {
     let master = attribute(attributes, IFLA_MASTER).and_then(|bytes| u32_at(bytes, 0));
     let master = master.map(|index| (index, false));
     let (up, in_use) = (flags & IFF_UP != 0, flags & IFF_LOWER_UP != 0);
-    Some((index, Interface { kind, up, in_use, master, has_address: false }))
+    let mtu = attribute(attributes, IFLA_MTU).and_then(|bytes| u32_at(bytes, 0));
+    let mtu = mtu.unwrap_or(USUAL_MTU);
+    Some((index, Interface { kind, up, in_use, master, has_address: false, mtu }))
 }
 
 fn flag(attributes: &[u8], wanted: u16) -> bool {
@@ -260,6 +287,7 @@ mod tests {
             in_use: false,
             master: None,
             has_address: false,
+            mtu: 1500,
         };
         assert_eq!(look("tap0").unwrap().as_ref(), Some(&expected));
         ip("link set tap0 up");
@@ -267,6 +295,9 @@ mod tests {
         assert_eq!(look("tap0").unwrap().as_ref(), Some(&expected));
         ip("addr add 10.77.0.1/24 dev tap0");
         expected.has_address = true;
+        assert_eq!(look("tap0").unwrap().as_ref(), Some(&expected));
+        ip("link set tap0 mtu 1400");
+        expected.mtu = 1400;
         assert_eq!(look("tap0").unwrap().as_ref(), Some(&expected));
         ip("link add br0 type bridge");
         ip("link set tap0 master br0");

@@ -18,6 +18,7 @@ use crate::aside::Aside;
 use crate::boot::BootError;
 use crate::engine::describe;
 use crate::machine::Machine;
+use crate::machine::interface;
 use crate::machine::storage::answer_marks;
 use crate::random::random_number;
 
@@ -43,6 +44,7 @@ struct Found {
     machine: Arc<Machine>,
     authority: CommitAuthority,
     disks: Vec<DiskStorage>,
+    networks: Vec<(String, String)>,
 }
 
 fn left(until: Instant) -> Duration {
@@ -62,7 +64,8 @@ impl StandbyDriver {
         let until = Instant::now() + PATIENCE.min(self.config.options.setup_timeout / 2);
         self.let_go();
         self.former.is_gone_within(left(until))?;
-        let Found { machine, authority, disks } = self.find_machine(hello, left(until))?;
+        let Found { machine, authority, disks, networks } =
+            self.find_machine(hello, left(until))?;
         let boot = hello.boot.clone();
         let primary = (hello.term, hello.holder.clone());
         let session = random_number();
@@ -90,7 +93,7 @@ impl StandbyDriver {
         let mut ours = Hello {
             holder,
             standby_session: session,
-            ..describe(&machine, &self.config.name, arbiter, disks)
+            ..describe(&machine, &self.config.name, arbiter, disks, networks)
         };
         self.describe_boot(hello, &mut ours).map_err(|error| error.to_string())?;
         Ok(ours)
@@ -107,7 +110,8 @@ impl StandbyDriver {
             Reserve::of_trial(layout.cpus).hold().map_err(|error| error.to_string())?;
             let disks = answer_marks(machine.config(), has_arbiter, &theirs);
             let disks = disks.map_err(|error| error.to_string())?;
-            Ok(Found { machine, authority, disks })
+            let networks = interface::facts(machine.config());
+            Ok(Found { machine, authority, disks, networks })
         })
     }
 
