@@ -17,6 +17,7 @@ pub mod machine;
 pub mod memory;
 pub mod probe;
 mod random;
+mod repeats;
 pub mod seccomp;
 pub mod standby;
 pub mod stats;

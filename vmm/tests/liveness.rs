@@ -116,7 +116,9 @@ fn a_machine_that_was_stopped_stays_stopped() {
     let (engine, begun) = (bench.engine.clone(), Instant::now());
     let concluding = std::thread::spawn(move || engine.conclude(&ended));
     match bench.standby.end() {
-        End::Stopped(reason) => assert!(reason.contains("stopped by its operator"), "{reason}"),
+        End::Stopped { reason, .. } => {
+            assert!(reason.contains("stopped by its operator"), "{reason}")
+        }
         End::TakeOver(_) => panic!("the guest that was stopped runs on the standby"),
     }
     let told = begun.elapsed();
@@ -252,7 +254,7 @@ fn a_machine_that_is_stuck_can_be_stopped() {
     machine.end(Ended::Signal(15));
     let ended = machine.wait();
     let concluding = std::thread::spawn(move || engine.conclude(&ended));
-    let End::Stopped(_) = standby.end() else { panic!("the guest was stopped") };
+    let End::Stopped { .. } = standby.end() else { panic!("the guest was stopped") };
     assert!(concluding.join().unwrap().is_some(), "its name is free");
     drop(let_go);
 }

@@ -5,7 +5,7 @@
 mod micro;
 
 use std::fs;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -613,6 +613,32 @@ fn p2_a_loop_device_is_kept_apart_from_its_file_and_from_others_of_it() {
     }
 }
 
+/// P2. Fails where the node that a device was opened by is what is locked: each node is a file of its own.
+#[test]
+fn p2_two_nodes_of_one_device_are_one_disk() {
+    let bench = Bench::new();
+    let Some(device) = Loop::of(&bench.path("disk.img")) else { return };
+    // Nothing but the device is left to be locked, as where a device is of no file.
+    fs::remove_file(bench.path("disk.img")).unwrap();
+    let number = fs::metadata(&device.0).unwrap().rdev();
+    let (major, minor) = (libc::major(number).to_string(), libc::minor(number).to_string());
+    let node = bench.path("node");
+    let made = Command::new("mknod").arg(&node).args(["b", &major, &minor]).status();
+    if !made.is_ok_and(|made| made.success()) || fs::File::open(&node).is_err() {
+        return kemari_tests::not_tested("this needs mknod, and the right to use it");
+    }
+    let node = format!("--disk=path={}", node.display());
+    for (has, wants) in [(device.disk(), &node), (node.clone(), &device.disk())] {
+        let mut machine = bench.run("machine", &[&has]);
+        bench.wait_state(&machine, "alone");
+        let (code, said) = refused(bench.run("second", &[wants]));
+        assert_eq!(code, 2, "{has}, {wants}: {said}");
+        assert!(said.contains("another process uses it"), "{has}, {wants}: {said}");
+        machine.signal(Signal::TERM);
+        machine.wait_exit(PATIENCE).unwrap();
+    }
+}
+
 /// P2: a file system that is mounted has its device as this test has it: for itself.
 #[test]
 fn p2_a_device_that_the_host_uses_is_no_disk() {
@@ -678,6 +704,49 @@ fn a_primary_that_ends_while_it_asks_gives_back_what_it_wins() {
         std::thread::sleep(Duration::from_millis(5));
     }
     ends_and_leaves_all_free(&bench, primary, &arbiter);
+}
+
+/// Fails where a standby that is ended in the pause that a winner keeps says nothing of the right that it has won, and gives back.
+#[test]
+fn a_standby_that_ends_as_a_winner_ends_by_the_signal() {
+    let bench = Bench::new();
+    let arbiter = bench.spelled("--arbiter=", "file:", "a");
+    let (standby, mut primary) = protected_pair(&bench, &arbiter);
+    let records = fs::read_dir(bench.path("a")).unwrap().next().unwrap().unwrap().path();
+    // A slow directory: whoever wins the next term keeps still for a second.
+    fs::write(records.join(format!("pace-{:020}", 1)), "500000").unwrap();
+    primary.kill();
+    let won = records.join(format!("term-{:020}.json", 2));
+    let deadline = Instant::now() + PATIENCE;
+    while !won.exists() {
+        assert!(Instant::now() < deadline, "it does not ask: {}", standby.lines().join("\n"));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    ends_and_leaves_all_free(&bench, standby, &arbiter);
+}
+
+/// P9. Fails where an arbiter that grants nothing fills the log: each question is as good as the last.
+#[test]
+fn an_arbiter_that_does_not_grant_is_told_of_once_and_counted() {
+    let bench = Bench::new();
+    let arbiter = bench.spelled("--arbiter=", "file:", "a");
+    let (standby, mut primary) = protected_pair(&bench, &arbiter);
+    fs::rename(bench.path("a"), bench.path("away")).unwrap();
+    primary.kill();
+    let unanswered = || {
+        let status = bench.status("standby");
+        status.map_or(0, |status| status.number("unanswered"))
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while unanswered() < 4 {
+        assert!(Instant::now() < deadline, "it does not ask: {}", standby.lines().join("\n"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let lines = standby.lines();
+    let told = lines.iter().filter(|line| {
+        line.contains("the arbiter cannot be asked") && !line.contains("could not go on")
+    });
+    assert_eq!(told.count(), 1, "{}", lines.join("\n"));
 }
 
 /// Fails where only a record of the own term is freed: a guest that has let nothing out since has not raised it.

@@ -15,8 +15,8 @@ use io_gate_host::Unfenced;
 use kemari_vmm::arbiter::Arbiter;
 use kemari_vmm::config::{DiskConfig, MachineConfig};
 use kemari_vmm::engine::Engine;
-use kemari_vmm::standby::Input;
 use kemari_vmm::standby::resources::Reserve;
+use kemari_vmm::standby::{End, Input};
 use kvm_bindings::kvm_regs;
 use pair::{
     Cable, Held, IDLE, PATIENCE, Slow, Standby, arbiter, config, disks, engine_options, machine,
@@ -89,7 +89,7 @@ fn a_term_that_a_standby_wins_while_it_ends_is_free() {
     standby.stop.stop();
     wait_for("the end", || standby.status()["state"] == "stopped");
     answer.send(()).unwrap();
-    standby.has_stopped();
+    assert!(matches!(standby.end(), End::Stopped { had_won: true, .. }));
     assert_eq!(arbiter(dir.path(), "somebody").begin(false).unwrap(), Term(3));
 }
 
@@ -124,6 +124,29 @@ fn a_standby_that_ends_while_it_makes_ready_asks_for_no_term() {
     let_go.send(()).unwrap();
     // Whoever was to ask is done, and has let go of the arbiter.
     assert_eq!(is_asked.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
+}
+
+/// P7. Fails where a move that an operator wants holds the primary's output while this side opens what it needs.
+#[test]
+fn p7_a_move_keeps_the_primary_waiting_only_when_this_side_is_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let far = dir.path().join("far");
+    let disks = disks(dir.path());
+    let (theirs, is_asked, answer) = Slow::new(arbiter(dir.path(), "standby"));
+    let (fence, opening, let_go) = Held::new(theirs.fence());
+    let standby =
+        Standby::start_with_disks(&far, Some(theirs), fence, disks.clone(), Arc::default());
+    let _primary = Primary::protected(dir.path(), far, true, disks);
+    let (tell, told) = sync_channel(1);
+    let said = Some(standby.session());
+    standby.inputs.send(Input::Operator(Event::OperatorTakeOver, said, tell)).unwrap();
+    opening.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(standby.status()["state"], "ready");
+    let_go.send(()).unwrap();
+    assert_eq!(is_asked.recv_timeout(PATIENCE).unwrap(), Term(2));
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), Ok(()));
+    answer.send(()).unwrap();
+    assert!(matches!(standby.end(), End::TakeOver(_)));
 }
 
 /// P9. Fails where a take-over that is refused leaves the descriptors released, and so the door closed to the primary for

@@ -192,6 +192,20 @@ fn p9_an_arbiter_that_takes_no_word_for_the_session_is_a_refusal() {
     standby.stops();
 }
 
+/// P2, P9. Fails where a primary that is refused is the one whose term this side would succeed: its own arbiter knows nothing of it.
+#[test]
+fn p2_a_primary_that_is_refused_is_not_followed() {
+    let pair = Pair::new();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let theirs = arbiter(pair.dir.path(), "standby");
+    let standby = Standby::start(&pair.far(), PATIENCE, Some(theirs.clone()));
+    let stranger = arbiter(elsewhere.path(), "stranger");
+    let engine = pair.primary(Some(stranger), 1, Vec::new());
+    wait_for("the refusal", || engine.reason().is_some_and(|reason| reason.contains("arbiter")));
+    theirs.answers().unwrap();
+    standby.stops();
+}
+
 /// P9. Fails where a claim that hangs is not told of, keeps the standby from its operator, or the primary from its guest.
 #[test]
 fn p9_a_claim_that_hangs_is_told_of() {

@@ -438,6 +438,11 @@ impl Ending {
         }
     }
 
+    /// The first that has come.
+    pub(super) fn signal(&self) -> Option<i32> {
+        self.lock().signal
+    }
+
     /// From here on `end` is what ends, in place of what did before: by the next signal, or by the one that has come.
     pub(super) fn by(&self, end: impl Fn(i32) + Send + 'static) {
         let mut state = self.lock();

@@ -84,9 +84,12 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
         .map_err(|error| CliError::failed(format!("cannot serve the standby: {error}")))?;
     drop(watch);
     match end {
-        End::Stopped(reason) => {
+        End::Stopped { reason, had_won } => {
             log::info!("standby ended: {reason}");
-            Ok(guest::judged(0, shown(&status).mismatches()))
+            // As of whoever has the right: also where it came too late to be used.
+            let signal = ending.signal().filter(|_| had_won).map(Ended::Signal);
+            let code = signal.map_or(0, |ended| ended.exit_code());
+            Ok(guest::judged(code, shown(&status).mismatches()))
         }
         End::TakeOver(inheritance) => {
             let options = guest::engine_options(protection, &args.name, security, recorder);

@@ -443,8 +443,9 @@ impl Engine {
                     let won = audit::Event::TermWon { how, term, epoch: 0, session: 0, next: 0 };
                     self.record(won);
                 }
-                self.stats().report(&report);
+                let is_new = self.stats().report(&report);
                 match &report {
+                    _ if !is_new => log::debug!("{report}"),
                     Report::Verified { verified, .. } if verified.agree => log::debug!("{report}"),
                     Report::Verified { .. } => log::error!(target: STATE, "{report}"),
                     Report::Joined { .. } | Report::Protected { .. } | Report::Recovered => {

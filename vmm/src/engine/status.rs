@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::operator::STUCK;
 use super::{Engine, STATUS_PATIENCE};
+use crate::repeats::Repeats;
 use crate::stats::{Distribution, Summary};
 
 /// The state of a machine that makes no progress.
@@ -39,6 +40,8 @@ pub struct EngineStats {
     /// The last of them, in words.
     last_mismatch: Option<String>,
     takeover: Option<Takeover>,
+    /// The arbiter, asked again and again.
+    unanswered: Repeats,
 }
 
 /// What taking over has cost.
@@ -51,7 +54,14 @@ pub struct Takeover {
 }
 
 impl EngineStats {
-    pub(super) fn report(&mut self, report: &Report) {
+    /// Counts a report; whether it is to be told.
+    pub(super) fn report(&mut self, report: &Report) -> bool {
+        if let Report::ArbiterUnreachable { reason } = report {
+            return self.unanswered.failed(reason);
+        }
+        if let Report::Joined { .. } | Report::LinkLost { .. } | Report::RunsAlone { .. } = report {
+            self.unanswered.over();
+        }
         if let Report::Verified { verified, .. } = report {
             self.verified += 1;
             self.mismatches += u64::from(!verified.agree);
@@ -59,6 +69,7 @@ impl EngineStats {
                 self.last_mismatch = Some(report.to_string());
             }
         }
+        true
     }
 }
 
@@ -230,6 +241,7 @@ impl Engine {
             // None: not known at this moment.
             "listens_to_power_button": self.machine.power_button().map(|button| button.enabled),
             "waits_for_arbiter": gate.waits_for_fence(),
+            "unanswered": stats.unanswered.count(),
             "pid": std::process::id(),
             "reason": lack.or(reason),
         })

@@ -9,6 +9,7 @@ use io_gate_host::backend::disk_lock::Use;
 
 use super::device_set::{DeviceSetupError, FIRST_VIRTIO_SLOT};
 use crate::config::{DeviceBackend, DiskConfig, FenceRecord, MachineConfig};
+use ft_core::Term;
 
 /// How long a process that ends may take to give its locks back, and how often they are tried.
 const ENDING: Duration = Duration::from_secs(1);
@@ -242,6 +243,20 @@ pub(super) fn seize(config: &MachineConfig) -> Result<(), DeviceSetupError> {
         }
     }
     Ok(())
+}
+
+/// Gives the disks of a machine back that has won `term` and never ran in it, as their records may still name the side before.
+///
+/// # Errors
+/// When a record cannot be written.
+pub(crate) fn give_back(config: &MachineConfig, term: Term, holder: &str) -> Result<(), DiskError> {
+    all(config).filter_map(|(_, disk)| fence_record(disk)).try_for_each(|record| {
+        // One that is not there is held by nobody.
+        match DiskFence::look(&record)? {
+            Some(_) => DiskFence::open(&record, &config.name)?.free(term.0, holder),
+            None => Ok(()),
+        }
+    })
 }
 
 /// Where the record is of who may write to a disk. A device's own place is no place for it: `/dev` is

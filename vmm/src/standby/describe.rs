@@ -82,11 +82,7 @@ impl StandbyDriver {
         });
         let arbiter = self.leave_counter_mark(left(until))?;
         let holder = match &self.arbiter {
-            Some(arbiter) => {
-                // P2: this side claims the next term as the successor of this process, and of no other.
-                arbiter.follow(hello.term, &hello.holder);
-                arbiter.holder().to_owned()
-            }
+            Some(arbiter) => arbiter.holder().to_owned(),
             None => holder_name("standby"),
         };
         // Term, session and options are the primary's: the core fills them in.

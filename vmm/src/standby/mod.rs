@@ -35,13 +35,14 @@ use io_gate::host::CommitAuthority;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::arbiter::{self, Arbiter, ask};
+use crate::aside::Aside;
 use crate::audit::{self, Recorder, Won};
 use crate::boot::Boot;
 use crate::engine::{MachineState, ReadEnd, StateBlobError, Watched, hash_memory, read_frames};
 use crate::kvm::trial::{Trial, TrialError};
 use crate::link::{Buffers, Link, LinkListener};
 use crate::logging::STATE;
-use crate::machine::Machine;
+use crate::machine::{Machine, disks};
 use crate::seccomp::{self, Role};
 
 use describe::Describing;
@@ -126,7 +127,12 @@ pub enum End {
     /// It has the right to go on with the guest.
     TakeOver(Box<Inheritance>),
     /// It was told to end.
-    Stopped(String),
+    Stopped {
+        /// By whom, or what.
+        reason: String,
+        /// Whether it had won the right to go on by then, which is given back.
+        had_won: bool,
+    },
 }
 
 /// A machine to go on with, and the right to.
@@ -282,11 +288,11 @@ impl StandbyDriver {
         })?;
         let options = &self.config.options;
         self.pulse = Pulse::start(options.heartbeat_interval, options.setup_timeout)?;
-        let end = self.serve();
-        if let (End::Stopped(_), Some(question)) = (&end, &self.asked)
+        let mut end = self.serve();
+        if let (End::Stopped { had_won, .. }, Some(question)) = (&mut end, &self.asked)
             && !question.withdraw()
         {
-            self.give_back(question.term());
+            *had_won = self.give_back(question.term());
         }
         self.let_go();
         Ok(end)
@@ -339,22 +345,27 @@ impl StandbyDriver {
     }
 
     /// A standby that was told to end while it asked for `term`, and may be given it: nobody will act in it, so it is free.
-    fn give_back(&self, term: Term) {
-        let Some(arbiter) = &self.arbiter else { return };
+    /// Whether it was given it.
+    fn give_back(&self, term: Term) -> bool {
+        let Some(arbiter) = &self.arbiter else { return false };
         let deadline = Instant::now() + LAST_ANSWER;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let given_back = match self.queue.recv_timeout(left) {
-                Ok(Input::Event(Event::ArbiterGranted { .. })) => arbiter::end(arbiter, term),
+                Ok(Input::Event(Event::ArbiterGranted { .. })) => {
+                    self.give_disks_back(term, arbiter.holder());
+                    arbiter::end(arbiter, term)
+                }
                 Ok(Input::Event(
                     Event::ArbiterDenied { .. } | Event::ArbiterUnreachable { .. },
-                )) => Ok(()),
+                )) => return false,
                 Ok(_) => continue,
                 Err(_) => {
-                    return log::warn!(
+                    log::warn!(
                         "the arbiter has not answered for {LAST_ANSWER:?} whether this side has term {term}: the next start may \
                          need --seize"
                     );
+                    return false;
                 }
             };
             if let Err(error) = given_back {
@@ -362,7 +373,21 @@ impl StandbyDriver {
                     "term {term} was won and is not free, the next start needs --seize: {error}"
                 );
             }
-            return;
+            return true;
+        }
+    }
+
+    /// P2: `term` is this side's, and nobody has written in it. Storage may not answer, and an end does not wait for it (P9).
+    fn give_disks_back(&self, term: Term, holder: &str) {
+        let Some(hosted) = &self.hosted else { return };
+        let (machine, holder) = (hosted.machine.config().clone(), holder.to_owned());
+        let work =
+            move || disks::give_back(&machine, term, &holder).map_err(|error| error.to_string());
+        let what = ("disks", "the records of the disks");
+        if let Err(error) = Aside::default().run(what, LAST_ANSWER, work) {
+            log::warn!(
+                "term {term} was won and is not free on the disks, a start without an arbiter needs --seize: {error}"
+            );
         }
     }
 
@@ -461,7 +486,7 @@ impl StandbyDriver {
             let _ = answer.try_send(Err(ended));
             return None;
         }
-        if event == Event::OperatorTakeOver && self.core.phase() == Phase::WaitingForOperator {
+        if event == Event::OperatorTakeOver && self.may_be_taken_over() {
             let prepared = self.hosted.as_ref().is_some_and(|hosted| hosted.machine.is_prepared());
             if !prepared && self.opens_for_operator {
                 let why = "expected one take-over at a time, found that one is under way";
@@ -477,7 +502,7 @@ impl StandbyDriver {
         }
         let mut taken = Ok(());
         let end = self.event_or(event, |illegal| taken = Err(illegal.to_string()));
-        if taken.is_err() && self.core.phase() == Phase::WaitingForOperator {
+        if taken.is_err() && self.may_be_taken_over() {
             // P9: there is no takeover after all, and the door is open to a primary that was allowed to go on.
             self.reserve.renew();
         }
@@ -486,7 +511,16 @@ impl StandbyDriver {
         end
     }
 
-    /// Without an arbiter the operator's word is all that a takeover needs: as elsewhere, what can go wrong is tried before.
+    /// Whether an operator's wish can lead to a takeover: where he decides, or from a primary that lives.
+    fn may_be_taken_over(&self) -> bool {
+        match self.core.phase() {
+            Phase::WaitingForOperator => true,
+            phase => phase == Phase::Ready && self.arbiter.is_some(),
+        }
+    }
+
+    /// What can go wrong is tried before. Without an arbiter the operator's word is all that a takeover needs; with one the primary's
+    /// output is held from the wish on, as nothing is acknowledged any more: it is not to wait for what is opened here.
     fn prepare_for_operator(&mut self, answer: Answer) {
         let Some(hosted) = &self.hosted else { return };
         let (machine, said) = (hosted.machine.clone(), hosted.session);
@@ -514,11 +548,19 @@ impl StandbyDriver {
         opened: Result<(), String>,
         answer: Answer,
     ) -> Option<End> {
-        match (self.check_session(said), opened) {
+        let session = self.check_session(said);
+        // Of a later session another wish may be under way.
+        self.opens_for_operator &= session.is_err();
+        match (session, opened) {
             (Ok(()), Ok(())) => self.operator(Event::OperatorTakeOver, Some(said), answer),
             (Ok(()), Err(reason)) => {
                 // Whoever asked may have gone.
                 let _ = answer.try_send(Err(format!("cannot take over: {reason}")));
+                if self.core.phase() == Phase::Ready {
+                    // The primary goes on, and this side holds what it held.
+                    self.reserve.renew();
+                    return None;
+                }
                 self.event(Event::CannotGoOn { reason })
             }
             (Err(ended), _) => {
@@ -660,15 +702,14 @@ impl StandbyDriver {
                 self.reserve.renew();
                 Next::Nothing
             }
-            Action::Stop { reason } => Next::End(End::Stopped(reason)),
+            Action::Stop { reason } => Next::End(End::Stopped { reason, had_won: false }),
             Action::Report(report) => {
-                if let Report::Verified { verified, .. } = &report {
-                    self.shown().verified(verified.agree);
-                }
+                let is_new = self.shown().report(&report);
                 if let Report::WillNotTakeOver { .. } | Report::WaitingForOperator { .. } = report {
                     self.reserve.renew();
                 }
                 match &report {
+                    _ if !is_new => log::debug!("{report}"),
                     Report::Verified { verified, .. } if verified.agree => log::debug!("{report}"),
                     Report::Verified { .. } => log::error!(target: STATE, "{report}"),
                     Report::Filling { .. } | Report::Ready { .. } | Report::Whole => {
@@ -724,7 +765,7 @@ impl StandbyDriver {
         if self.link.as_ref().is_some_and(|(id, _)| *id == to) {
             self.record_word(to, frame);
             if matches!(frame.message, Message::Welcome(_)) {
-                self.expected.set(self.hosted.as_ref().map(|hosted| hosted.primary.clone()));
+                self.follow();
             }
         }
         let Some((_, link)) = self.link.as_mut().filter(|(id, _)| *id == to) else {
@@ -742,6 +783,15 @@ impl StandbyDriver {
             link.shutdown();
         }
         Next::Nothing
+    }
+
+    /// A primary is let in. P2: this side claims the next term as the successor of this process, and of no other.
+    fn follow(&self) {
+        let primary = self.hosted.as_ref().map(|hosted| hosted.primary.clone());
+        if let (Some(arbiter), Some((term, holder))) = (&self.arbiter, &primary) {
+            arbiter.follow(*term, holder);
+        }
+        self.expected.set(primary);
     }
 
     fn apply_bulk(&mut self, pages: &CheckedPages) {

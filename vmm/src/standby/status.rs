@@ -1,10 +1,11 @@
 //! What an operator sees of a standby.
 
-use ft_core::standby::{Phase, Standby};
+use ft_core::standby::{Phase, Report, Standby};
 use serde_json::{Value, json};
 
 use super::SessionId;
 use super::question::Question;
+use crate::repeats::Repeats;
 use crate::stats::Distribution;
 
 /// The state of a standby that holds a checkpoint and lacks what it needs to go on with it.
@@ -21,6 +22,8 @@ pub struct StandbyStatus {
     dirty_pages: Distribution,
     verified: u64,
     mismatches: u64,
+    /// Terms that were asked for in vain, or could not be.
+    unanswered: Repeats,
     reason: Option<String>,
     /// What is missing for a takeover.
     lack: Option<String>,
@@ -44,6 +47,7 @@ impl StandbyStatus {
             dirty_pages: Distribution::default(),
             verified: 0,
             mismatches: 0,
+            unanswered: Repeats::default(),
             reason: None,
             lack: None,
             held_back: false,
@@ -148,9 +152,22 @@ impl StandbyStatus {
         self.mismatches
     }
 
-    pub(super) fn verified(&mut self, agree: bool) {
-        self.verified += 1;
-        self.mismatches += u64::from(!agree);
+    /// Counts a report; whether it is to be told.
+    pub(super) fn report(&mut self, report: &Report) -> bool {
+        match report {
+            Report::ArbiterUnreachable { .. } | Report::WillNotTakeOver { .. } => {
+                return self.unanswered.failed(&report.to_string());
+            }
+            Report::Verified { verified, .. } => {
+                self.verified += 1;
+                self.mismatches += u64::from(!verified.agree);
+            }
+            Report::Filling { .. } | Report::LinkLost { .. } | Report::GaveUp { .. } => {
+                self.unanswered.over();
+            }
+            _ => {}
+        }
+        true
     }
 
     /// The status as JSON.
@@ -166,6 +183,7 @@ impl StandbyStatus {
             "dirty_pages": self.dirty_pages.summary(),
             "verify": { "checked": self.verified, "mismatches": self.mismatches },
             "takeover_us": null,
+            "unanswered": self.unanswered.count(),
             "pid": std::process::id(),
             "reason": self.told_reason(),
             "lacks": self.lack,

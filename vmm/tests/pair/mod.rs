@@ -211,7 +211,7 @@ impl Standby {
     #[track_caller]
     pub fn has_stopped(self) {
         let end = self.end();
-        assert!(matches!(end, End::Stopped(_)), "it has taken over");
+        assert!(matches!(end, End::Stopped { .. }), "it has taken over");
     }
 
     #[track_caller]

@@ -1,0 +1,57 @@
+//! What fails again and again for one reason: told once, and counted (P9).
+
+/// So many reasons are remembered; others are told each time.
+const REMEMBERED: usize = 8;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Repeats {
+    told: Vec<String>,
+    count: u64,
+}
+
+impl Repeats {
+    /// Counts a failure. `true`: it is to be told, as its reason has not been told since there was none.
+    pub(crate) fn failed(&mut self, reason: &str) -> bool {
+        self.count += 1;
+        if self.told.iter().any(|told| told == reason) {
+            return false;
+        }
+        if self.told.len() < REMEMBERED {
+            self.told.push(reason.to_owned());
+        }
+        true
+    }
+
+    /// There is something else to tell: what fails after that is told anew.
+    pub(crate) fn over(&mut self) {
+        *self = Self::default();
+    }
+
+    /// How often it has failed so far.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_once_until_it_is_over() {
+        let mut repeats = Repeats::default();
+        let told = ["a", "a", "b", "a", "b"].map(|reason| repeats.failed(reason));
+        assert_eq!((told, repeats.count()), ([true, false, true, false, false], 5));
+        repeats.over();
+        assert_eq!((repeats.count(), repeats.failed("a")), (0, true));
+    }
+
+    /// P9. Fails where what it remembers grows with what is said to it.
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut repeats = Repeats::default();
+        (0..1000).for_each(|reason| assert!(repeats.failed(&reason.to_string())));
+        assert_eq!(repeats.told.len(), REMEMBERED);
+    }
+}
