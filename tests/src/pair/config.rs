@@ -137,7 +137,7 @@ impl FromStr for Kill {
     }
 }
 
-/// Checks that a pair of such hosts can be broken so by whoever runs this.
+/// Checks that a pair of such hosts can be broken so.
 ///
 /// # Errors
 /// The first way to break it that is not to be had.
@@ -149,6 +149,14 @@ pub fn check_kills(kills: &[Kill], loopback: bool) -> Result<()> {
             kill.name()
         );
     }
+    Ok(())
+}
+
+/// Checks that whoever runs this may break a pair so.
+///
+/// # Errors
+/// The first way to break it that takes root.
+pub fn check_root(kills: &[Kill]) -> Result<()> {
     let root = rustix::process::geteuid().is_root();
     if let Some(kill) = kills.iter().find(|kill| kill.needs_root() && !root) {
         bail!("--kill {}: it mounts a small disk, which only root may: run as root", kill.name());

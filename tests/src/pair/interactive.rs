@@ -63,6 +63,8 @@ struct Playing<'a> {
     has_killed: bool,
     /// A fresh standby is on its way.
     is_joining: bool,
+    /// When the standby was seen to have ended in good order.
+    dismissed: Option<Instant>,
 }
 
 /// What becomes of the standby of a side that has ended.
@@ -93,6 +95,7 @@ impl<'a> Playing<'a> {
             ordering: false,
             has_killed: false,
             is_joining: false,
+            dismissed: None,
         };
         playing.say(HELP);
         Ok(playing)
@@ -112,9 +115,8 @@ impl<'a> Playing<'a> {
             }
             let next = if let Some(exit) = self.active.member.process.exited() {
                 self.active_has_ended(exit)?
-            } else if self.passive.member.process.exited().is_some() {
-                self.say("the standby is dead");
-                self.protect()?;
+            } else if let Some(exit) = self.passive.member.process.exited() {
+                self.passive_has_ended(exit)?;
                 Next::GoOn
             } else if asked.elapsed() >= ASK {
                 asked = Instant::now();
@@ -162,6 +164,22 @@ impl<'a> Playing<'a> {
             self.say("protected by a fresh standby");
         }
         Ok(Next::GoOn)
+    }
+
+    /// A primary that ends tells its standby first, and has its disks and its term to give back then: such a standby is seen to
+    /// end before it.
+    fn passive_has_ended(&mut self, exit: ExitStatus) -> Result<()> {
+        if exit.success() {
+            if self.dismissed.is_none() {
+                self.say("the standby was told to end; the primary should end, too");
+            }
+            let since = *self.dismissed.get_or_insert_with(Instant::now);
+            if since.elapsed() < self.watch.patience() {
+                return Ok(());
+            }
+        }
+        self.say("the standby is dead");
+        self.protect()
     }
 
     /// The side that ran the guest is gone: the other one goes on, or ends with it.
@@ -224,6 +242,7 @@ impl<'a> Playing<'a> {
     fn protect(&mut self) -> Result<()> {
         let host = self.active.member.host.other();
         self.passive = seat(self.launcher.start_standby(host)?, self.show)?;
+        self.dismissed = None;
         listens(&self.watch, &self.passive)?;
         self.is_joining = true;
         self.launcher.protect(&self.active.member)

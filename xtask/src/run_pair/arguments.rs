@@ -127,7 +127,9 @@ pub(crate) struct Arguments {
 impl Arguments {
     /// Refuses what the command line alone shows to be wrong: before anything is built.
     pub(crate) fn check(&self) -> Result<()> {
-        config::check_kills(&self.kills()?, self.loopback)?;
+        let kills = self.kills()?;
+        config::check_kills(&kills, self.loopback)?;
+        config::check_root(&kills)?;
         self.json.as_deref().map_or(Ok(()), crate::report_file::check).context("--json")?;
         self.kemari.as_deref().map_or(Ok(()), crate::build::check_program)?;
         ensure!(

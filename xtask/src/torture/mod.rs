@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Parser};
 use kemari_flags::{MINUTES, SEEDS, numbers};
-use kemari_tests::pair::config::{Kill, check_kills};
+use kemari_tests::pair::config::{Kill, check_kills, check_root};
 use kemari_tests::pair::report::RunReport;
 use rustix::process::geteuid;
 
@@ -66,6 +66,7 @@ impl Arguments {
         let faults: Vec<Kill> = self.fault.iter().map(parse).collect::<Result<_>>()?;
         // Those that take a relay are played on loopback.
         check_kills(&faults, true)?;
+        check_root(&faults)?;
         Ok(faults)
     }
 
