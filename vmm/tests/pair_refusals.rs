@@ -112,17 +112,17 @@ fn a_copy_of_the_disk() {
     bench.refused(command, &["disk in slot 16: primary shared, mark ", &copys, "not a copy"]);
 }
 
-/// P2, P3: after a takeover a write that was told complete could be lost, or a record that the primary reads is raised by nobody.
 /// P4, P9. Fails where the standby finds in its first checkpoint, or its takeover, that it may map no more.
 #[test]
 fn a_standby_that_may_not_map_what_it_needs() {
     let mut bench = Bench::new();
     let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -v 1100000 && exec \"$@\"", "sh", KEMARI]);
+    command.args(["-c", "ulimit -d 131072 && exec \"$@\"", "sh", KEMARI]);
     command.args(bench.standby(&bench.disk(), "--serial=none"));
-    bench.refused(command, &["RLIMIT_AS", "3 times 64 MiB", "ulimit -v"]);
+    bench.refused(command, &["RLIMIT_DATA", "2 times 64 MiB", "ulimit -d"]);
 }
 
+/// P2, P3: after a takeover a write that was told complete could be lost, or a record that the primary reads is raised by nobody.
 #[test]
 fn a_disk_that_is_guarded_otherwise() {
     for guard in ["cache=writeback", "fence=off"] {

@@ -10,6 +10,7 @@ use super::{CliError, RunArgs, arbiter, audit, start};
 use crate::audit::{Event, Side, Won};
 use crate::engine::Engine;
 use crate::machine::{AttachOptions, Machine};
+use crate::memory::scarce;
 use crate::standby::resources::check_room;
 
 /// Runs a machine to its end; gives the exit code.
@@ -32,8 +33,14 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     let recorder = audit::recorder(log.as_ref());
     let (ledger, authority) = new_gate();
     let fence = guest::fence(arbiter.as_ref());
-    let machine =
-        Machine::build_audited(args.machine(), ledger, fence, observer(recorder.as_ref()))?;
+    let config = args.machine();
+    // What others share cannot be protected.
+    let protectable = config.memory_file.is_none();
+    let scarce = scarce(config.memory, 1).filter(|_| protectable);
+    let machine = Machine::build_audited(config, ledger, fence, observer(recorder.as_ref()))?;
+    if let Some(scarce) = scarce {
+        log::warn!("{scarce}");
+    }
     machine.boot()?;
     // Before the machine is on any network or terminal that another process may have it on.
     let claim = Claim::begin(arbiter.as_ref(), &machine, protection.seize)?;

@@ -1,7 +1,7 @@
 //! `kemari standby`.
 
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ft_core::handshake::MachineLayout;
@@ -22,7 +22,7 @@ use crate::control::{Command, ControlSocket, Handler, Outcome, Reply, done};
 use crate::engine::{Engine, EngineOptions, Takeover};
 use crate::kvm;
 use crate::machine::{Ended, Machine, MachineError};
-use crate::memory::{MemoryError, check_limits};
+use crate::memory::{MemoryError, check_limits, scarce};
 use crate::standby::resources::{Reserve, Resources};
 use crate::standby::{
     Answer, End, HostError, Inheritance, Input, MachineFactory, SessionId, StandbyConfig,
@@ -54,6 +54,7 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     let log = audit::start(protection, &args.name, Side::Standby)?;
     let recorder = audit::recorder(log.as_ref());
     let factory = Factory {
+        told: Once::new(),
         fence: guest::fence(arbiter.as_ref()),
         observer: guest::observer(recorder.as_ref()),
         config: {
@@ -225,7 +226,12 @@ fn standby_config(
     }
 }
 
+/// How often a standby maps a guest's memory: the guest's, and what states are tried on.
+const COPIES: u64 = 2;
+
 struct Factory {
+    /// That this process may map little.
+    told: Once,
     fence: Arc<dyn Fence>,
     observer: Option<Arc<dyn Observer>>,
     config: Box<dyn Fn(u64, u32) -> MachineConfig + Send>,
@@ -233,10 +239,13 @@ struct Factory {
 
 impl MachineFactory for Factory {
     fn build(&self, layout: &MachineLayout) -> Result<(Arc<Machine>, CommitAuthority), HostError> {
-        // P4: what states are tried on is as large as the guest, and made later; so is what a checkpoint is received in.
-        check_limits(layout.memory_size(), 3)
-            .map_err(MemoryError::from)
-            .map_err(MachineError::from)?;
+        let memory = layout.memory_size();
+        // P4: what states are tried on is as large as the guest, and made later.
+        check_limits(memory, COPIES).map_err(MemoryError::from).map_err(MachineError::from)?;
+        if let Some(scarce) = scarce(memory, COPIES) {
+            // A primary comes again and again.
+            self.told.call_once(|| log::warn!("{scarce}"));
+        }
         let (ledger, authority) = new_gate();
         let config = (self.config)(layout.memory_size(), layout.cpus);
         let (fence, observer) = (self.fence.clone(), self.observer.clone());

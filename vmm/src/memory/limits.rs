@@ -4,16 +4,19 @@ use rustix::process::{Resource, getrlimit};
 
 use super::mib;
 
-/// What a process needs besides copies of the guest's memory: the program, its threads' stacks and heaps, copies of pages on their
-/// way (P9).
+/// What a process may come to need besides copies of the guest's memory: threads' stacks and heaps, copies of pages on their way (P9).
 const OWN: u64 = 1 << 30;
+
+const ADDRESSES: (Resource, &str, &str) =
+    (Resource::As, "a limit of address space (RLIMIT_AS)", "ulimit -v");
+const DATA: (Resource, &str, &str) = (Resource::Data, "a limit of data (RLIMIT_DATA)", "ulimit -d");
 
 /// A limit is too low.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "guest memory {}: expected {name} of {} at least ({copies} times {}, {} for kemari itself, and {} that it has by now), found {}: raise it to {} \
-     (`{command}`, in KiB), or lower --memory",
-    mib(*.guest), mib(*.wanted), mib(*.guest), mib(OWN), mib(*.used), mib(*.limit), .wanted.div_ceil(1024)
+    "guest memory {}: expected {name} of {} at least ({copies} times {}, and {} that kemari has by now), found {}: raise it \
+     (`{command} {}`, in KiB, leaves room for checkpoints and for kemari's own), or lower --memory",
+    mib(*.guest), mib(*.wanted), mib(*.guest), mib(*.used), mib(*.limit), enough(*.guest, *.copies, *.used).div_ceil(1024)
 )]
 pub struct LimitError {
     name: &'static str,
@@ -26,24 +29,59 @@ pub struct LimitError {
     limit: u64,
 }
 
-/// Whether this process may map `guest` bytes, `copies` times, and what it needs itself.
+/// Whether this process may map what it maps for certain: `guest` bytes, `copies` times, besides what it has.
 ///
 /// # Errors
 /// When a limit is lower.
 pub(crate) fn check_limits(guest: u64, copies: u64) -> Result<(), LimitError> {
-    // statm: the size of the program, and of its data and stacks, in pages (proc(5)). Where nothing can be read nothing is added.
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = |at: usize| statm.split(' ').nth(at).and_then(|text| text.trim().parse().ok());
-    let used = |at: usize| pages(at).unwrap_or(0_u64) * crate::layout::PAGE_SIZE;
-    for (resource, name, command, used) in [
-        (Resource::As, "a limit of address space (RLIMIT_AS)", "ulimit -v", used(0)),
-        (Resource::Data, "a limit of data (RLIMIT_DATA)", "ulimit -d", used(5)),
-    ] {
-        let Some(limit) = getrlimit(resource).current else { continue };
-        let wanted = guest.saturating_mul(copies).saturating_add(OWN).saturating_add(used);
-        if wanted > limit {
-            return Err(LimitError { name, command, guest, copies, used, wanted, limit });
+    check_addresses(guest, copies)?;
+    check(DATA, guest, copies, used(5))
+}
+
+/// As [`check_limits`], for memory that is shared with others: that counts as no data (getrlimit(2)).
+pub(crate) fn check_addresses(guest: u64, copies: u64) -> Result<(), LimitError> {
+    check(ADDRESSES, guest, copies, used(0))
+}
+
+/// What may turn out to be too little, once there is a checkpoint besides what [`check_limits`] has allowed.
+pub(crate) fn scarce(guest: u64, copies: u64) -> Option<String> {
+    [(ADDRESSES, used(0)), (DATA, used(5))].into_iter().find_map(|((resource, name, command), used)| {
+        let limit = getrlimit(resource).current?;
+        let enough = enough(guest, copies, used);
+        (enough > limit).then(|| {
+            format!(
+                "too little may be mapped to protect this guest for certain: expected {name} of {}, which is enough for guest \
+                 memory of {}, found {}: raise it (`{command} {}`, in KiB)",
+                mib(enough), mib(guest), mib(limit), enough.div_ceil(1024)
+            )
+        })
+    })
+}
+
+/// With a checkpoint of all of the guest's memory (docs/threads.md, "Bounds").
+fn enough(guest: u64, copies: u64, used: u64) -> u64 {
+    guest.saturating_mul(copies + 1).saturating_add(OWN).saturating_add(used)
+}
+
+fn check(
+    (resource, name, command): (Resource, &'static str, &'static str),
+    guest: u64,
+    copies: u64,
+    used: u64,
+) -> Result<(), LimitError> {
+    let wanted = guest.saturating_mul(copies).saturating_add(used);
+    match getrlimit(resource).current {
+        Some(limit) if wanted > limit => {
+            Err(LimitError { name, command, guest, copies, used, wanted, limit })
         }
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// Bytes that this process has mapped. statm: the size of the program, and of its data and stacks, in pages (proc(5)). Where
+/// nothing can be read it is none.
+fn used(at: usize) -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split(' ').nth(at).and_then(|text| text.trim().parse::<u64>().ok());
+    pages.unwrap_or(0) * crate::layout::PAGE_SIZE
 }

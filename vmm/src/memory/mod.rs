@@ -11,7 +11,7 @@ pub use dirty::DirtyTracker;
 pub use io_gate_host::{GuestMemory, PageBitmap};
 pub use kvm_log::DirtyError;
 pub use limits::LimitError;
-pub(crate) use limits::check_limits;
+pub(crate) use limits::{check_limits, scarce};
 pub(crate) use page_reader::PageReader;
 
 use std::path::Path;
@@ -66,9 +66,6 @@ fn mib(bytes: u64) -> String {
     if bytes >= 10 << 30 { format!("{} GiB", bytes >> 30) } else { format!("{} MiB", bytes >> 20) }
 }
 
-/// Guest memory, and one checkpoint of all of it (docs/threads.md, "Bounds").
-const WITH_A_CHECKPOINT: u64 = 2;
-
 /// How guest memory is to be made.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryOptions {
@@ -83,8 +80,8 @@ pub struct MemoryOptions {
 /// Private, anonymous and not reserved: pages that the guest never touches cost nothing, and no other process can change
 /// them behind dirty tracking (P8).
 pub fn create(options: MemoryOptions) -> Result<GuestMemory, MemoryError> {
+    check_limits(options.size, 1)?;
     check_size(options.size, available_memory()?)?;
-    check_limits(options.size, WITH_A_CHECKPOINT)?;
     map_regions(options, |_| None)
 }
 
@@ -96,8 +93,8 @@ pub(crate) fn create_scratch(size: u64) -> Result<GuestMemory, MemoryError> {
 /// As [`create`], in a file that other processes can map. What they do to it is not tracked, so that such a guest cannot be
 /// protected: see [`crate::ungated`].
 pub fn create_in_file(options: MemoryOptions, path: &Path) -> Result<GuestMemory, MemoryError> {
+    limits::check_addresses(options.size, 1)?;
     check_size(options.size, available_memory()?)?;
-    check_limits(options.size, WITH_A_CHECKPOINT)?;
     let file = Arc::new(memory_file(path, options.size)?);
     let options = MemoryOptions { huge_pages: false, ..options };
     map_regions(options, |offset| Some(FileOffset::from_arc(Arc::clone(&file), offset)))
