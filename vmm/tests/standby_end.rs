@@ -149,6 +149,29 @@ fn p7_a_move_keeps_the_primary_waiting_only_when_this_side_is_ready() {
     assert!(matches!(standby.end(), End::TakeOver(_)));
 }
 
+/// P3, P7. Fails where what could not be opened for an operator has a checkpoint discarded that the arbiter is asked for by now:
+/// the guest would be nowhere.
+#[test]
+fn p7_a_move_that_the_primarys_loss_overtakes_discards_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let far = dir.path().join("far");
+    let (theirs, is_asked, answer) = Slow::new(arbiter(dir.path(), "standby"));
+    let standby = Standby::start(&far, PATIENCE, Some(theirs));
+    let primary = Primary::protected(dir.path(), far, true, Vec::new());
+    let said = standby.session();
+    primary.cable.cut();
+    assert_eq!(is_asked.recv_timeout(PATIENCE).unwrap(), Term(2));
+    for (opened, expected) in [(Err("no disk".to_owned()), "no disk"), (Ok(()), "being asked")] {
+        let (tell, told) = sync_channel(1);
+        standby.inputs.send(Input::Opened(said, opened, tell)).unwrap();
+        let refusal = told.recv_timeout(PATIENCE).unwrap().unwrap_err();
+        assert!(refusal.contains(expected), "{refusal}");
+    }
+    assert_eq!(standby.status()["state"], "doubting");
+    answer.send(()).unwrap();
+    assert!(matches!(standby.end(), End::TakeOver(_)));
+}
+
 /// P9. Fails where a take-over that is refused leaves the descriptors released, and so the door closed to the primary for
 /// ever; and where a second one takes them back while the first one opens.
 #[test]

@@ -985,6 +985,10 @@ impl Standby {
                 self.doubt("the operator wants this side to take over".to_string(), out);
                 Ok(())
             }
+            Phase::Doubting => Err(self.illegal(
+                "operator: take over",
+                "no takeover under way: the arbiter is being asked for the next term already",
+            )),
             _ => Err(self.illegal(
                 "operator: take over",
                 "only a standby with a checkpoint takes over; without an arbiter only when the \

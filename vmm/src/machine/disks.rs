@@ -248,15 +248,18 @@ pub(super) fn seize(config: &MachineConfig) -> Result<(), DeviceSetupError> {
 /// Gives the disks of a machine back that has won `term` and never ran in it, as their records may still name the side before.
 ///
 /// # Errors
-/// When a record cannot be written.
+/// The first record that cannot be written; all others are.
 pub(crate) fn give_back(config: &MachineConfig, term: Term, holder: &str) -> Result<(), DiskError> {
-    all(config).filter_map(|(_, disk)| fence_record(disk)).try_for_each(|record| {
+    let give_back = |record: PathBuf| {
         // One that is not there is held by nobody.
         match DiskFence::look(&record)? {
             Some(_) => DiskFence::open(&record, &config.name)?.free(term.0, holder),
             None => Ok(()),
         }
-    })
+    };
+    let records = all(config).filter_map(|(_, disk)| fence_record(disk));
+    // One that fails keeps no other from being free.
+    records.map(give_back).fold(Ok(()), Result::and)
 }
 
 /// Where the record is of who may write to a disk. A device's own place is no place for it: `/dev` is

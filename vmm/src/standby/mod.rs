@@ -38,6 +38,7 @@ use crate::arbiter::{self, Arbiter, ask};
 use crate::aside::Aside;
 use crate::audit::{self, Recorder, Won};
 use crate::boot::Boot;
+use crate::config::MachineConfig;
 use crate::engine::{MachineState, ReadEnd, StateBlobError, Watched, hash_memory, read_frames};
 use crate::kvm::trial::{Trial, TrialError};
 use crate::link::{Buffers, Link, LinkListener};
@@ -202,6 +203,8 @@ pub struct StandbyDriver {
     status: Arc<Mutex<StandbyStatus>>,
     /// What the arbiter is being asked, or is about to be.
     asked: Option<Question>,
+    /// The term that was asked for last, and for which machine, which may be given up before the answer comes.
+    asked_for: Option<(Term, MachineConfig)>,
     /// Descriptors for a takeover.
     reserve: Arc<Reserve>,
     pulse: Pulse,
@@ -241,6 +244,7 @@ impl StandbyDriver {
             queue,
             stop_wanted: Arc::default(),
             asked: None,
+            asked_for: None,
             reserve: Arc::default(),
             pulse: Pulse::default(),
             preparing: Preparing::default(),
@@ -353,7 +357,9 @@ impl StandbyDriver {
             let left = deadline.saturating_duration_since(Instant::now());
             let given_back = match self.queue.recv_timeout(left) {
                 Ok(Input::Event(Event::ArbiterGranted { .. })) => {
-                    self.give_disks_back(term, arbiter.holder());
+                    if let Some(hosted) = &self.hosted {
+                        give_disks_back(hosted.machine.config().clone(), term, arbiter.holder());
+                    }
                     arbiter::end(arbiter, term)
                 }
                 Ok(Input::Event(
@@ -374,20 +380,6 @@ impl StandbyDriver {
                 );
             }
             return true;
-        }
-    }
-
-    /// P2: `term` is this side's, and nobody has written in it. Storage may not answer, and an end does not wait for it (P9).
-    fn give_disks_back(&self, term: Term, holder: &str) {
-        let Some(hosted) = &self.hosted else { return };
-        let (machine, holder) = (hosted.machine.config().clone(), holder.to_owned());
-        let work =
-            move || disks::give_back(&machine, term, &holder).map_err(|error| error.to_string());
-        let what = ("disks", "the records of the disks");
-        if let Err(error) = Aside::default().run(what, LAST_ANSWER, work) {
-            log::warn!(
-                "term {term} was won and is not free on the disks, a start without an arbiter needs --seize: {error}"
-            );
         }
     }
 
@@ -477,7 +469,7 @@ impl StandbyDriver {
         if said == self.held_session() {
             return Ok(());
         }
-        Err("expected the session in which this was said, found that it has ended: say it again if it is still meant".to_owned())
+        Err("expected the session in which this was said, found that it has ended: give the command again if you still want it".to_owned())
     }
 
     fn operator(&mut self, event: Event, said: Option<SessionId>, answer: Answer) -> Option<End> {
@@ -511,7 +503,7 @@ impl StandbyDriver {
         end
     }
 
-    /// Whether an operator's wish can lead to a takeover: where he decides, or from a primary that lives.
+    /// Whether an operator's wish can lead to a takeover: where the operator decides, or from a primary that lives.
     fn may_be_taken_over(&self) -> bool {
         match self.core.phase() {
             Phase::WaitingForOperator => true,
@@ -556,12 +548,14 @@ impl StandbyDriver {
             (Ok(()), Err(reason)) => {
                 // Whoever asked may have gone.
                 let _ = answer.try_send(Err(format!("cannot take over: {reason}")));
-                if self.core.phase() == Phase::Ready {
+                match self.core.phase() {
                     // The primary goes on, and this side holds what it held.
-                    self.reserve.renew();
-                    return None;
+                    Phase::Ready => self.reserve.renew(),
+                    Phase::WaitingForOperator => return self.event(Event::CannotGoOn { reason }),
+                    // P7: the primary has gone out of reach meanwhile. What is held is kept, as all is tried again for the arbiter.
+                    _ => {}
                 }
-                self.event(Event::CannotGoOn { reason })
+                None
             }
             (Err(ended), _) => {
                 let _ = answer.try_send(Err(ended));
@@ -630,12 +624,19 @@ impl StandbyDriver {
         }
     }
 
-    /// P7: `term` was won and is wanted no more. Nobody acts in it, so that nobody else need be kept from the next one.
-    fn give_free(&self, term: Term) {
+    /// P7: `term` was won and is wanted no more. Nobody acts in it, so that nobody else need be kept from the next one, or from
+    /// the disks.
+    fn give_free(&mut self, term: Term) {
         let Some(arbiter) = self.arbiter.clone() else { return };
-        let end = move || match arbiter.end(term) {
-            Ok(()) => log::warn!("term {term} was won when it was wanted no more: it is free"),
-            Err(error) => log::warn!("term {term} was won and is not free: {error}"),
+        let machine = self.asked_for.take_if(|(asked, _)| *asked == term);
+        let end = move || {
+            if let Some((term, machine)) = machine {
+                give_disks_back(machine, term, arbiter.holder());
+            }
+            match arbiter.end(term) {
+                Ok(()) => log::warn!("term {term} was won when it was wanted no more: it is free"),
+                Err(error) => log::warn!("term {term} was won and is not free: {error}"),
+            }
         };
         if let Err(error) = std::thread::Builder::new().name("arbiter".to_owned()).spawn(end) {
             log::warn!("term {term} was won and is not free: {error}");
@@ -927,6 +928,7 @@ impl StandbyDriver {
         };
         let question = Question::new(term);
         self.asked = Some(question.clone());
+        self.asked_for = Some((term, machine.config().clone()));
         let (preparing, inputs) = (self.preparing.clone(), self.inputs.clone());
         let asking = move || {
             // P9: all that can fail in a takeover is done before the term is won.
@@ -984,6 +986,18 @@ impl StandbyDriver {
 
     fn now(&self) -> Time {
         Time(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+/// P2: `term` is this side's, and nobody has written in it. Storage may not answer, and an end does not wait for it (P9).
+fn give_disks_back(machine: MachineConfig, term: Term, holder: &str) {
+    let holder = holder.to_owned();
+    let work = move || disks::give_back(&machine, term, &holder).map_err(|error| error.to_string());
+    let what = ("disks", "the records of the disks");
+    if let Err(error) = Aside::default().run(what, LAST_ANSWER, work) {
+        log::warn!(
+            "term {term} was won and is not free on the disks, a start without an arbiter needs --seize: {error}"
+        );
     }
 }
 

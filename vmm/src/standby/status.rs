@@ -152,6 +152,11 @@ impl StandbyStatus {
         self.mismatches
     }
 
+    /// As of the last update: before what is being reported.
+    fn is_in_doubt(&self) -> bool {
+        [Phase::Doubting, Phase::WaitingForOperator].iter().any(|phase| phase.name() == self.state)
+    }
+
     /// Counts a report; whether it is to be told.
     pub(super) fn report(&mut self, report: &Report) -> bool {
         match report {
@@ -162,6 +167,8 @@ impl StandbyStatus {
                 self.verified += 1;
                 self.mismatches += u64::from(!verified.agree);
             }
+            // Only a newcomer's link: the primary's was lost before.
+            Report::LinkLost { .. } if self.is_in_doubt() => {}
             Report::Filling { .. } | Report::LinkLost { .. } | Report::GaveUp { .. } => {
                 self.unanswered.over();
             }
@@ -188,5 +195,26 @@ impl StandbyStatus {
             "reason": self.told_reason(),
             "lacks": self.lack,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// P9. Fails where each primary that is turned away has all told once more.
+    #[test]
+    fn a_newcomer_is_no_end_of_a_doubt() {
+        let mut status = StandbyStatus::new("vm");
+        let lost = Report::LinkLost { reason: "gone".to_owned() };
+        let unanswered = Report::ArbiterUnreachable { reason: "away".to_owned() };
+        for phase in [Phase::Doubting, Phase::WaitingForOperator] {
+            status.state = Phase::Ready.name();
+            let told = [&lost, &unanswered, &unanswered].map(|report| status.report(report));
+            assert_eq!(told, [true, true, false]);
+            status.state = phase.name();
+            let told = [&lost, &unanswered].map(|report| status.report(report));
+            assert_eq!((told, status.unanswered.count()), ([true, false], 3));
+        }
     }
 }
