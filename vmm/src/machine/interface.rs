@@ -106,22 +106,42 @@ fn is_up(index: u32) -> io::Result<bool> {
     }
 }
 
+/// The MTU of what has none, or is not there yet.
+const ANY: &str = "any";
+
 /// What the handshake compares of the networks, in their order: a host drops what is larger than its tap takes, so that a guest that
-/// goes on there reaches others with small packets only (P7). Networks that are no taps take what a new tap takes.
+/// goes on there reaches others with small packets only (P7).
 pub(crate) fn facts(config: &MachineConfig) -> Vec<(String, String)> {
     let networks = config.networks().enumerate();
     networks
         .map(|(at, (backend, _))| {
             let mtu = match backend {
                 NetBackend::Tap(name) => match look(name) {
-                    Ok(found) => found.map_or(USUAL_MTU, |found| found.mtu).to_string(),
+                    Ok(found) => found.map_or(ANY.to_owned(), |found| found.mtu.to_string()),
                     Err(error) => format!("an interface that cannot be looked at ({error})"),
                 },
-                _ => USUAL_MTU.to_string(),
+                _ => ANY.to_owned(),
             };
             (format!("MTU of network {} (`ip link set TAP mtu N`)", at + 1), mtu)
         })
         .collect()
+}
+
+/// As [`facts`], for a primary whose own are `theirs`: what takes all that the primary's takes counts as the same.
+pub(crate) fn answer(config: &MachineConfig, theirs: &[(String, String)]) -> Vec<(String, String)> {
+    let said = |name: &str| theirs.iter().find(|(theirs, _)| theirs == name);
+    let answer = |(name, ours): (String, String)| match said(&name) {
+        Some((_, theirs)) if takes_as_much(&ours, theirs) => (name, theirs.clone()),
+        _ => (name, ours),
+    };
+    facts(config).into_iter().map(answer).collect()
+}
+
+fn takes_as_much(ours: &str, theirs: &str) -> bool {
+    match (ours.parse::<u32>(), theirs.parse::<u32>()) {
+        (Ok(ours), Ok(theirs)) => ours >= theirs,
+        _ => ours == ANY || theirs == ANY,
+    }
 }
 
 /// Whether there is a tap of this name, or is to be one. Opening one that is not there would make it, attached to nothing.
@@ -266,6 +286,17 @@ mod tests {
         let found = look("lo").unwrap().unwrap();
         assert!(found.kind != "tap" && found.master.is_none());
         assert_eq!(look("nosuch0").unwrap(), None);
+    }
+
+    /// P7. Fails where a standby is refused that drops nothing, or taken that does.
+    #[test]
+    fn only_a_smaller_mtu_is_another_one() {
+        for (ours, theirs) in [("1500", "1500"), ("9000", "1500"), (ANY, "9000"), ("1400", ANY)] {
+            assert!(takes_as_much(ours, theirs), "{ours} for {theirs}");
+        }
+        for (ours, theirs) in [("1400", "1500"), ("cannot be looked at", "1500")] {
+            assert!(!takes_as_much(ours, theirs), "{ours} for {theirs}");
+        }
     }
 
     #[test]

@@ -98,6 +98,7 @@ impl StandbyDriver {
     fn find_machine(&self, hello: &Hello, patience: Duration) -> Result<Found, String> {
         let (factory, layout) = (self.describing.factory.clone(), hello.layout.clone());
         let (has_arbiter, theirs) = (self.arbiter.is_some(), hello.disks.clone());
+        let facts = hello.facts.clone();
         let task = ("describe", "the machine's disks and networks, or this host's KVM");
         self.describing.machine.run(task, patience, move || {
             let built = factory.lock().unwrap_or_else(PoisonError::into_inner).build(&layout);
@@ -106,7 +107,7 @@ impl StandbyDriver {
             Reserve::of_trial(layout.cpus).hold().map_err(|error| error.to_string())?;
             let disks = answer_marks(machine.config(), has_arbiter, &theirs);
             let disks = disks.map_err(|error| error.to_string())?;
-            let networks = interface::facts(machine.config());
+            let networks = interface::answer(machine.config(), &facts);
             Ok(Found { machine, authority, disks, networks })
         })
     }
