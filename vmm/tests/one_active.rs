@@ -733,6 +733,9 @@ fn an_arbiter_that_does_not_grant_is_told_of_once_and_counted() {
     let (standby, mut primary) = protected_pair(&bench, &arbiter);
     fs::rename(bench.path("a"), bench.path("away")).unwrap();
     primary.kill();
+    // Lines come by another thread than the status.
+    let first = standby.wait_line("the arbiter cannot be asked", PATIENCE);
+    assert!(first.is_some(), "{}", standby.lines().join("\n"));
     let unanswered = || {
         let status = bench.status("standby");
         status.map_or(0, |status| status.number("unanswered"))
