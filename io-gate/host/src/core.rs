@@ -46,8 +46,8 @@ pub(crate) struct Core {
     fenced_event: EventFd,
     /// Threads that wait until the fence can tell.
     waiting: AtomicUsize,
-    /// Why, as it was told last, and when. Never held across a system call.
-    told: Mutex<Option<(String, Instant)>>,
+    /// Why, as it was told, and when for the last time. Never held across a system call.
+    told: Mutex<Option<(Vec<String>, Instant)>>,
     asks: Asks,
     give_up_at: OnceLock<Instant>,
     /// The records beside the disks. Guards the list only; looking at one may block.
@@ -488,10 +488,12 @@ fn drain(event: &EventFd) {
     let _ = event.read();
 }
 
-/// A reason that has changed is told after so long: of several threads each may have another one.
+/// So many reasons are remembered (P9): those of several threads, or of several members of an arbiter, take turns.
+const REMEMBERED: usize = 8;
+/// A reason that is new is told after so long: of several threads each may have another one.
 const TELL_AGAIN: Duration = Duration::from_secs(1);
 
-/// A thread that waits for the fence; one line tells of all of them, and another one when the reason is another.
+/// A thread that waits for the fence; one line tells of all of them, and another one when the reason is a new one.
 struct Waiting<'c> {
     core: &'c Core,
     since: Instant,
@@ -505,10 +507,14 @@ impl<'c> Waiting<'c> {
             Self { core, since: Instant::now() }
         });
         let mut told = core.told.lock().expect(POISONED);
-        let is_known =
-            told.as_ref().is_some_and(|(known, at)| *known == reason || at.elapsed() < TELL_AGAIN);
+        let is_known = told
+            .as_ref()
+            .is_some_and(|(known, at)| known.contains(&reason) || at.elapsed() < TELL_AGAIN);
         if !is_known {
-            *told = Some((reason.clone(), Instant::now()));
+            let (mut known, _) = told.take().unwrap_or_else(|| (Vec::new(), Instant::now()));
+            known.truncate(REMEMBERED - 1);
+            known.insert(0, reason.clone());
+            *told = Some((known, Instant::now()));
             drop(told);
             log::warn!("effects are held: {reason}");
         }

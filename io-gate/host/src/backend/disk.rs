@@ -624,7 +624,15 @@ fn lock_of_device(device: &File, path: &Path, read_only: bool) -> Option<File> {
         );
         None
     });
-    let node = descriptors::kernels_node(backing.as_ref().unwrap_or(device), read_only);
+    let device = backing.as_ref().unwrap_or(device);
+    let node = descriptors::kernels_node(device, read_only);
+    if node.is_none() && device.metadata().is_ok_and(|found| is_block_device(found.file_type())) {
+        log::warn!(
+            "disk {}: the kernel's own node of the device cannot be opened in /dev, so that whoever uses it by another node is \
+             not kept away",
+            path.display()
+        );
+    }
     node.or(backing)
 }
 
