@@ -44,6 +44,8 @@ const NUMBERS: &[Case] = &[
     ("sim --model --links 21", &["expected connections (1 to 20)"]),
     ("sim --mutants --every 0", &["expected a step (1 to 100000)"]),
     ("sim --mutants --seeds x", &["expected worlds"]),
+    ("sim --mutants --sample 0", &["expected mutants (1 to 100000)"]),
+    ("sim --mutants --sample 5 --seed x", &["expected a seed"]),
     ("sim --mutants --jobs 0", &["expected mutants at once (1 to 1024)"]),
     ("fuzz --minutes x", &["expected minutes (1 to 10080)"]),
     ("fuzz --seed 4294967296", &["expected a seed (0 to 4294967295)"]),

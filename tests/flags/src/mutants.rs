@@ -2,7 +2,7 @@
 
 use clap::Parser;
 
-use crate::{JOBS, WORLDS, numbers};
+use crate::{JOBS, SEEDS, WORLDS, numbers};
 
 /// Put small faults into the protocol core, one at a time, and see who finds them.
 #[derive(Debug, Parser)]
@@ -21,7 +21,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = numbers::<usize>(1..=100_000, "mutants"))]
     pub sample: Option<usize>,
     /// Which sample.
-    #[arg(long, value_name = "S", default_value_t = 1, requires = "sample")]
+    #[arg(long, value_name = "S", default_value_t = 1, requires = "sample", allow_negative_numbers = true, value_parser = numbers::<u64>(SEEDS, "a seed"))]
     pub seed: u64,
     /// Do not ask the unit tests about what the simulation has not found.
     #[arg(long)]

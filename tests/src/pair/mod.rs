@@ -30,7 +30,7 @@ use report::RunReport;
 use round::FENCED;
 use watch::Watch;
 
-/// How long an ordinary machine may take for anything that is waited for: also one whose disk others keep busy for half a minute.
+/// How long an ordinary machine may take for anything that is waited for. Syncs on a busy disk were seen to take 30 s.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Whom a run tells how it goes.
