@@ -795,6 +795,7 @@ fn p9_who_is_not_ready_tries_again() {
 fn p7_a_move_to_who_is_not_ready_is_given_up() {
     let mut pair = Pair::ready(true);
     assert_eq!(effects(&pair.give(Event::OperatorTakeOver)), ["ask 2"]);
+    assert!(pair.refused(Event::OperatorTakeOver).expected.contains("being asked"));
     assert_eq!(effects(&pair.give(not_ready())), ["send Bye", "close", "discard"]);
     assert_eq!(pair.phase(), Phase::Waiting);
 }
