@@ -238,6 +238,15 @@ const FILES: &[Case] = &[
     ("--control @new.kemari-mark", &["--control", "records of its own"]),
     ("--pid-file @term-00000000000000000002.json", &["--pid-file", "records of its own"]),
     ("--net dgram=@ended-1:@b", &["--net", "records of its own"]),
+    (
+        "--disk path=@disk.img,fence=@term-00000000000000000002.json",
+        &["fence=", "records of its own"],
+    ),
+    ("--disk path=@disk.img,fence=@other.img.kemari-mark", &["fence=", "records of its own"]),
+    (
+        "--arbiter file:@directory --disk path=@disk.img,fence=@directory/x",
+        &["fence=", "arbiter's directory"],
+    ),
     ("--arbiter file:@directory --net dgram=@directory/x:@b", &["--net", "arbiter's directory"]),
     ("--disk path=/proc/version", &["/proc/version", "without a size"]),
     ("--disk path=/dev/tty", &["/dev/tty", "a character device"]),

@@ -363,6 +363,21 @@ fn a_start_that_failed_holds_no_name() {
     end(place.running(arbiter));
 }
 
+/// The threads of a process, and the signals that each blocks (proc(5), SigBlk).
+fn masks(pid: u32) -> Vec<(String, u64)> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let mask = |task: std::fs::DirEntry| {
+        let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
+        let status = std::fs::read_to_string(task.path().join("status")).ok()?;
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"))?;
+        Some((name.trim().to_owned(), u64::from_str_radix(blocked.trim(), 16).unwrap()))
+    };
+    // One that has ended since has none.
+    let masks: Vec<_> = tasks.filter_map(|task| mask(task.unwrap())).collect();
+    assert!(masks.iter().any(|(name, _)| name == "vcpu0"), "{masks:?}");
+    masks
+}
+
 /// Fails where a signal that means nothing to a machine, or the end of its terminal, ends it as a kill does.
 #[test]
 fn a_signal_leaves_no_file_behind() {
@@ -374,6 +389,15 @@ fn a_signal_leaves_no_file_behind() {
         assert_eq!(unsafe { libc::kill(process.pid().cast_signed(), signal) }, 0);
         let answer = control(Path::new(KEMARI), &place.path("up"), &["status"]);
         assert!(answer.is_ok(), "signal {signal}: {}", process.lines().join("\n"));
+    }
+    // The kernel gives a signal to whichever thread takes it, SIGXCPU to one that uses the processor: no thread that may not write
+    // to the handler's pipe takes any (it would end the process by its filter).
+    let confined = ["vcpu0", "devices", "power", "log", "signals", "ticker", "watchdog", "control"];
+    for (name, blocked) in masks(process.pid()) {
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGXCPU] {
+            let takes = blocked & 1 << (signal - 1) == 0;
+            assert!(!(takes && confined.contains(&name.as_str())), "{name} takes signal {signal}");
+        }
     }
     process.signal(Signal::HUP);
     let ended = process.wait_exit(PATIENCE).and_then(|ended| ended.code());

@@ -247,3 +247,20 @@ fn p2_a_wish_for_a_takeover_ends_with_its_session() {
     take_over(&standby, now).recv_timeout(PATIENCE).unwrap().unwrap();
     assert!(matches!(standby.end(), End::TakeOver(_)));
 }
+
+/// P7. Fails where the primary's output has to wait for an arbiter of which the standby could know that it cannot be asked.
+#[test]
+fn p7_a_move_is_refused_while_the_arbiter_cannot_be_asked() {
+    let pair = Pair::new();
+    let (theirs, _asked, _answer) = Slow::new(arbiter(pair.dir.path(), "standby"));
+    let standby = Standby::start(&pair.far(), PATIENCE, Some(theirs.clone()));
+    let engine = pair.primary(Some(arbiter(pair.dir.path(), "primary")), 1, Vec::new());
+    wait_phase(&engine, Phase::Protected);
+    theirs.is_away.store(true, Ordering::SeqCst);
+    let answer = take_over(&standby, standby.session()).recv_timeout(PATIENCE).unwrap();
+    assert!(answer.is_err_and(|why| why.contains("it is away")));
+    assert_eq!(engine.phase(), Phase::Protected);
+    assert_eq!(standby.status()["state"], "ready");
+    standby.stop.stop();
+    assert!(matches!(standby.end(), End::Stopped { .. }));
+}

@@ -40,6 +40,12 @@ pub fn is_name_of_record(path: &Path) -> bool {
     of_a_disk || term.or(other).is_some_and(number)
 }
 
+/// Whether that is the name of the record of who may write to a disk.
+#[must_use]
+pub fn is_name_of_fence(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_bytes().ends_with(FENCE_SUFFIX.as_bytes()))
+}
+
 /// Which file it is, whatever its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId {

@@ -36,6 +36,8 @@ enum Purpose {
     Arbiter,
     /// What kemari itself keeps beside a disk.
     Record,
+    /// The same, in a place that was chosen.
+    ChosenRecord,
 }
 
 /// A path, and the flag that names it.
@@ -143,7 +145,13 @@ impl Paths {
     /// P2: nothing else has the name of a record that decides who may run: another machine would find it, or make its own in it.
     fn check_names(&self) -> Result<(), CliError> {
         let mistaken = self.0.iter().find(|given| {
-            given.purpose != Purpose::Record && own_files::is_name_of_record(&place(&given.path))
+            let place = place(&given.path);
+            let is_meant = match given.purpose {
+                Purpose::Record => true,
+                Purpose::ChosenRecord => own_files::is_name_of_fence(&place),
+                _ => false,
+            };
+            !is_meant && own_files::is_name_of_record(&place)
         });
         mistaken.map_or(Ok(()), |given| {
             Err(CliError::usage(format!(
@@ -196,7 +204,10 @@ impl Paths {
             return;
         }
         match &disk.fence {
-            FenceRecord::At(path) => self.record(format!("fence= of {flag}"), path),
+            FenceRecord::At(path) => {
+                let (flag, purpose) = (format!("fence= of {flag}"), Purpose::ChosenRecord);
+                self.0.push(Given { flag, path: path.clone(), purpose, made: true });
+            }
             FenceRecord::Beside => {
                 self.record(format!("the fence record of {flag}"), &DiskFence::beside(&disk.path))
             }

@@ -10,6 +10,9 @@ use signal_hook::iterator::Signals;
 use crate::logging;
 use crate::seccomp::{self, Role};
 
+/// What asks for the end. P7: no thread but `main`'s has its handler run, which writes to a pipe: see [`seccomp::enter`].
+pub(crate) const ENDING: [i32; 5] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGXCPU];
+
 /// A supervisor may send one signal twice, to the process and to its group; a person needs longer to decide.
 const ONE_SIGNAL: Duration = Duration::from_secs(1);
 
@@ -55,8 +58,7 @@ pub fn bear_limits_of_files() {
 /// When the handlers cannot be installed.
 pub fn watch(first: impl FnOnce(i32) + Send + 'static) -> std::io::Result<()> {
     ignore_what_means_nothing();
-    let asked = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGXCPU];
-    let asked = asked.into_iter().filter(|signal| !is_ignored(*signal));
+    let asked = ENDING.into_iter().filter(|signal| !is_ignored(*signal));
     let mut signals = Signals::new(asked)?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         seccomp::enter(Role::Signals, &[]);

@@ -21,6 +21,8 @@ use std::cell::Cell;
 use std::os::fd::RawFd;
 use std::sync::OnceLock;
 
+use crate::machine::signals::ENDING;
+
 pub use alarm::EXIT_CODE;
 pub use launcher::Launcher;
 
@@ -182,7 +184,7 @@ pub fn has_mains_rights() -> bool {
 /// The handler of signals that ask for the end writes to a pipe, which is for `main` to do and not
 /// for any thread that the kernel happens to choose.
 fn block_ending_signals() {
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {
+    for signal in ENDING {
         // Blocked already: all the better.
         let _ = vmm_sys_util::signal::block_signal(signal);
     }

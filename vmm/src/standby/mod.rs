@@ -520,9 +520,14 @@ impl StandbyDriver {
         self.opens_for_operator = true;
         let (preparing, inputs, refused) =
             (self.preparing.clone(), self.inputs.clone(), answer.clone());
+        let arbiter = self.arbiter.clone();
         let prepare = move || {
             let opened = preparing.prepare(&machine);
             drop(machine);
+            let opened = match (opened, arbiter) {
+                (Ok(()), Some(arbiter)) => preparing.can_ask(arbiter),
+                (opened, _) => opened,
+            };
             // A standby that has ended needs none of it.
             let _ = inputs.send(Input::Opened(said, opened, answer));
         };

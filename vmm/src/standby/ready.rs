@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use crate::arbiter::Arbiter;
 use crate::aside::Aside;
 use crate::machine::Machine;
 
@@ -34,6 +35,8 @@ impl Prepared {
 pub(crate) struct Preparing {
     aside: Aside,
     prepared: Prepared,
+    /// Looks whether the arbiter can be asked.
+    look: Aside,
 }
 
 impl Preparing {
@@ -59,5 +62,11 @@ impl Preparing {
             drop(machine);
             opened
         })
+    }
+
+    /// Whether the arbiter could be asked now: from an operator's wish on the primary's output waits for its answer (P7).
+    pub(crate) fn can_ask(&self, arbiter: Arc<dyn Arbiter>) -> Result<(), String> {
+        let what = ("arbiter", "the arbiter, which has to be asked");
+        self.look.run(what, PATIENCE, move || arbiter.answers().map_err(|error| error.to_string()))
     }
 }

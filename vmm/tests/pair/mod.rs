@@ -386,6 +386,8 @@ pub struct Slow {
     pub slow_marks: AtomicUsize,
     pub is_slow_to_look: AtomicBool,
     pub is_slow_to_counter_mark: AtomicBool,
+    /// It cannot be asked.
+    pub is_away: AtomicBool,
     /// So often a look still finds what was there before.
     pub stale_looks: AtomicUsize,
 }
@@ -403,6 +405,7 @@ impl Slow {
                 slow_marks: AtomicUsize::new(0),
                 is_slow_to_look: AtomicBool::new(false),
                 is_slow_to_counter_mark: AtomicBool::new(false),
+                is_away: AtomicBool::new(false),
                 stale_looks: AtomicUsize::new(0),
             }),
             is_asked,
@@ -423,7 +426,13 @@ impl Arbiter for Slow {
     }
 
     fn answers(&self) -> Result<(), ArbiterError> {
-        self.arbiter.answers()
+        match self.is_away.load(Ordering::SeqCst) {
+            true => Err(ArbiterError::Etcd {
+                endpoint: "here".to_owned(),
+                problem: "it is away".to_owned(),
+            }),
+            false => self.arbiter.answers(),
+        }
     }
 
     fn holder(&self) -> &str {
