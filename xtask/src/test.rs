@@ -37,6 +37,7 @@ const STEPS: &[Step] = &[
     Step { name: "simulation: fresh seeds", run: sim_fresh, linux: false },
     Step { name: "new-device: one of each kind", run: new_device::prove, linux: false },
     Step { name: "simulation: deliberate bugs are found", run: sim_bugs, linux: false },
+    Step { name: "simulation: the drivers, a fixed set of seeds", run: sim_drivers, linux: false },
     Step {
         name: "run-pair: a second run starts at once",
         run: run_pair::starts_at_once,
@@ -163,6 +164,10 @@ fn sim_fresh() -> Result<bool> {
 
 fn sim_bugs() -> Result<bool> {
     sim::run_with(["--bugs", "--rounds", "1"])
+}
+
+fn sim_drivers() -> Result<bool> {
+    sim::run_with(["--drivers", "--seeds", "60"])
 }
 
 fn pair_one() -> Result<bool> {

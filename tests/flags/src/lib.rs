@@ -1,6 +1,7 @@
 //! Flags of the tools that look for faults. `cargo xtask` reads them by the same definitions before it builds a tool, so
 //! that a slip costs no build.
 
+pub mod drivers;
 pub mod model;
 pub mod mutants;
 pub mod sim;

@@ -286,13 +286,27 @@ impl Pair<'_> {
     fn standby_without_arbiter(&mut self) -> Result<Outcome> {
         let outage = Outage::CutFrom(self.passive.host);
         self.launcher.fail_arbiter(outage)?;
-        self.watch.until(
-            "the primary says that its standby could not take over",
-            &mut [],
-            |_| Ok(self.active.status()?.is_degraded().then_some(())),
-        )?;
+        while !self.says_that_it_is_degraded()? {
+            // A busy host has lost its standby at this very moment, which cannot ask: it joins anew once it can.
+            self.launcher.recover_arbiter(outage)?;
+            self.wait_protected()?;
+            self.launcher.fail_arbiter(outage)?;
+        }
         self.wait_answers(1, "the guest answers while its standby does not reach the arbiter")?;
         self.primary_dies_during(outage)
+    }
+
+    /// `false` when it runs alone instead.
+    fn says_that_it_is_degraded(&self) -> Result<bool> {
+        let what = "the primary says that its standby could not take over, or that it has none";
+        self.watch.until(what, &mut [], |_| {
+            let status = self.active.status()?;
+            Ok(match status.state() {
+                "degraded" => Some(true),
+                "alone" => Some(false),
+                _ => None,
+            })
+        })
     }
 
     /// The one fault in which a replaced primary lives, and its clients reach it: nothing but its own conscience keeps it

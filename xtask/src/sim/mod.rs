@@ -2,9 +2,11 @@
 
 use anyhow::Result;
 use clap::{Args, Parser};
-use kemari_flags::{model, mutants, sim};
+use kemari_flags::{drivers, model, mutants, sim};
 
 use crate::build;
+
+mod defects;
 
 /// What is given on to the simulation; see its own `--help`.
 #[derive(Debug, Args)]
@@ -21,12 +23,15 @@ enum Tool {
     Simulation,
     Model,
     Mutants,
+    Drivers,
 }
 
 impl Tool {
     /// Takes its word out of the flags; what is left is for the tool itself.
     fn take(flags: &mut Vec<&str>) -> Self {
-        for (tool, word) in [(Self::Model, "--model"), (Self::Mutants, "--mutants")] {
+        let words =
+            [(Self::Model, "--model"), (Self::Mutants, "--mutants"), (Self::Drivers, "--drivers")];
+        for (tool, word) in words {
             if let Some(at) = flags.iter().position(|flag| *flag == word) {
                 flags.remove(at);
                 return tool;
@@ -40,6 +45,7 @@ impl Tool {
             Self::Simulation => "kemari-sim",
             Self::Model => "kemari-model",
             Self::Mutants => "kemari-mutants",
+            Self::Drivers => "kemari-drivers",
         }
     }
 
@@ -50,6 +56,7 @@ impl Tool {
             Self::Simulation => sim::Arguments::try_parse_from(words).map(drop),
             Self::Model => model::Arguments::try_parse_from(words).map(drop),
             Self::Mutants => mutants::Arguments::try_parse_from(words).map(drop),
+            Self::Drivers => drivers::Arguments::try_parse_from(words).map(drop),
         }
     }
 }
@@ -64,11 +71,20 @@ pub(crate) fn run_with<'a>(flags: impl IntoIterator<Item = &'a str>) -> Result<b
     let mut flags: Vec<&str> = flags.into_iter().collect();
     let tool = Tool::take(&mut flags);
     tool.check(&flags).unwrap_or_else(|error| error.exit());
+    if tool == Tool::Drivers && flags.contains(&"--defects") {
+        return defects::run(&drivers::Arguments::parse_from(std::iter::once("sim").chain(flags)));
+    }
     let mut cargo = build::cargo();
     cargo.args(["run", "--quiet", "--release", "--locked", "--package", tool.package()]);
     if tool == Tool::Simulation && flags.contains(&"--bugs") {
         // Built in a directory of its own: nothing that can be told to be wrong lies beside the product.
         cargo.args(["--features", "bugs", "--target-dir"]).arg(build::target_dir().join("bugs"));
+    }
+    if tool == Tool::Drivers {
+        // In a directory of its own, too: the product is built for the C library's functions, which that program takes over.
+        cargo
+            .args(["--features", "world", "--target-dir"])
+            .arg(build::target_dir().join("drivers"));
     }
     Ok(cargo.arg("--").args(flags).status()?.success())
 }

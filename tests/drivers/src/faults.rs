@@ -1,0 +1,128 @@
+//! What is slow, and what is cut short.
+
+use std::collections::BTreeMap;
+
+use crate::scheduler::{self, Host, Nanos, Owned};
+
+struct Faults {
+    /// How long a call on a file of a host takes, at most.
+    storage: BTreeMap<Host, Nanos>,
+    /// One in so many reads and writes of a socket is cut short; 0: none.
+    short_in: u32,
+    trap: Option<Trap>,
+}
+
+/// What a host is stopped behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// The guest's output is written.
+    Output,
+    /// Something is sent to the other side.
+    Send,
+    /// A file is opened, synced, linked.
+    File,
+    /// KVM is asked for something.
+    Kvm,
+    /// Anything at all, an allocation included.
+    Any,
+}
+
+/// What happens behind a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Happens {
+    /// The whole host is stopped for a time.
+    Stop(Nanos),
+    /// The thread that has made the call does not run for a time.
+    Hold(Nanos),
+    /// The same, and once more behind the next thing that it does: when it has let go of what it had locked.
+    HoldTwice(Nanos, Nanos),
+    /// The host's process is killed.
+    Kill,
+}
+
+/// Something that is to happen behind one of the next calls.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trap {
+    pub(crate) host: Host,
+    pub(crate) behind: Call,
+    /// Of threads that are called so; none: of any.
+    pub(crate) thread: Option<&'static str>,
+    /// The so many-th from now.
+    pub(crate) left: u32,
+    pub(crate) happens: Happens,
+}
+
+static FAULTS: Owned<Faults> =
+    Owned::new(Faults { storage: BTreeMap::new(), short_in: 0, trap: None });
+
+/// From now on this is to happen, once.
+pub(crate) fn set_trap(trap: Option<Trap>) {
+    FAULTS.with(|faults| faults.trap = trap);
+}
+
+/// A call has been made.
+pub(crate) fn called(call: Call) {
+    if FAULTS.with(|faults| faults.trap.is_none_or(|trap| trap.behind != call)) {
+        return;
+    }
+    let (host, name) = scheduler::with(|world| {
+        let thread = &world.threads[scheduler::own_id()];
+        (thread.host, thread.name.clone())
+    });
+    let sprung = FAULTS.with(|faults| {
+        let is_meant =
+            |trap: &&mut Trap| trap.host == host && trap.thread.is_none_or(|of| of == name);
+        let trap = faults.trap.as_mut().filter(is_meant)?;
+        trap.left -= 1;
+        if trap.left == 0 { faults.trap.take() } else { None }
+    });
+    let Some(trap) = sprung else { return };
+    crate::trace(&format!("{host:?} {name}, behind a call of kind {call:?}: {:?}", trap.happens));
+    match trap.happens {
+        Happens::Stop(nanos) => scheduler::with(|world| world.stop_host(host, world.now + nanos)),
+        Happens::Hold(nanos) => return scheduler::sleep(nanos),
+        Happens::HoldTwice(first, second) => {
+            scheduler::sleep(first);
+            let (behind, left, happens) = (Call::Any, 1, Happens::Hold(second));
+            return set_trap(Some(Trap { behind, left, happens, ..trap }));
+        }
+        Happens::Kill => crate::hosts::kill(host),
+    }
+    scheduler::sleep(0);
+}
+
+/// From now on a call on a file takes a host so long, at most.
+pub(crate) fn set_storage(host: Host, nanos: Nanos) {
+    FAULTS.with(|faults| faults.storage.insert(host, nanos));
+}
+
+/// From now on one in so many reads and writes of sockets is cut short.
+pub(crate) fn set_short(one_in: u32) {
+    FAULTS.with(|faults| faults.short_in = one_in);
+}
+
+/// The storage takes its time.
+pub(crate) fn pass_storage_time() {
+    let host = scheduler::host();
+    let longest = FAULTS.with(|faults| faults.storage.get(&host).copied().unwrap_or(0));
+    if longest > 0 {
+        let nanos = scheduler::with(|world| {
+            let share = world.random.u64(..=longest);
+            // Mostly fast: half of the calls take a hundredth.
+            if world.random.bool() { share / 100 } else { share }
+        });
+        scheduler::sleep(nanos);
+    }
+}
+
+/// How much of `len` is taken.
+pub(crate) fn short(len: usize) -> usize {
+    let one_in = FAULTS.with(|faults| faults.short_in);
+    if one_in == 0 || len < 2 {
+        return len;
+    }
+    scheduler::with(|world| match world.random.u32(..one_in) {
+        0 => world.random.usize(1..len),
+        _ => len,
+    })
+}

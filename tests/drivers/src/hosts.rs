@@ -1,0 +1,81 @@
+//! What belongs to which host: threads, descriptors, the clock.
+
+use std::collections::BTreeMap;
+
+use crate::raw;
+use crate::scheduler::{self, Host, Nanos, Owned, Scheduler, ThreadId};
+
+/// What the clocks show when the world begins: no time before that is below zero.
+const BEGIN: Nanos = 1_000_000_000_000;
+
+struct Hosts {
+    fds: BTreeMap<i32, Host>,
+    threads: BTreeMap<libc::pthread_t, ThreadId>,
+    /// How much faster than the world the clock of each is, in millionths.
+    skew: BTreeMap<Host, i64>,
+}
+
+static HOSTS: Owned<Hosts> =
+    Owned::new(Hosts { fds: BTreeMap::new(), threads: BTreeMap::new(), skew: BTreeMap::new() });
+
+/// The clock of the calling thread's host.
+pub(crate) fn clock() -> Nanos {
+    let (host, now) = (scheduler::host(), scheduler::with(|world| world.now));
+    let skew = HOSTS.with(|hosts| hosts.skew.get(&host).copied().unwrap_or(0));
+    BEGIN + scaled(now, skew)
+}
+
+/// The moment of the world at which that clock shows `clock`, or a little later.
+pub(crate) fn moment_of(clock: Nanos) -> Nanos {
+    let host = scheduler::host();
+    let skew = HOSTS.with(|hosts| hosts.skew.get(&host).copied().unwrap_or(0));
+    let passed = i128::from(clock.saturating_sub(BEGIN));
+    let moment = passed * 1_000_000 / (1_000_000 + i128::from(skew)) + 1;
+    Nanos::try_from(moment).expect("a moment of the world")
+}
+
+fn scaled(now: Nanos, skew: i64) -> Nanos {
+    let scaled = i128::from(now) * (1_000_000 + i128::from(skew)) / 1_000_000;
+    Nanos::try_from(scaled).expect("a moment of the world")
+}
+
+/// Makes a host's clock faster than the world's by so many millionths.
+pub(crate) fn set_skew(host: Host, millionths: i64) {
+    HOSTS.with(|hosts| hosts.skew.insert(host, millionths));
+}
+
+/// On which host the calling thread runs, for who is inside the scheduler.
+pub(crate) fn current(world: &Scheduler) -> Host {
+    world.threads[scheduler::own_id()].host
+}
+
+pub(crate) fn started(id: ThreadId, thread: libc::pthread_t) {
+    HOSTS.with(|hosts| hosts.threads.insert(thread, id));
+}
+
+pub(crate) fn thread(thread: libc::pthread_t) -> Option<ThreadId> {
+    HOSTS.with(|hosts| hosts.threads.get(&thread).copied())
+}
+
+pub(crate) fn opened(fd: i32) {
+    let host = scheduler::host();
+    HOSTS.with(|hosts| hosts.fds.insert(fd, host));
+}
+
+pub(crate) fn closed(fd: i32) {
+    HOSTS.with(|hosts| hosts.fds.remove(&fd));
+}
+
+/// The process on `host` is killed: no thread of it ever runs again, and the kernel closes what it had open.
+pub(crate) fn kill(host: Host) {
+    scheduler::with(|world| world.stop_host(host, Nanos::MAX));
+    HOSTS.with(|hosts| {
+        hosts.fds.retain(|fd, of| {
+            if *of == host {
+                // SAFETY: whoever used the descriptor never runs again.
+                unsafe { raw::syscall(libc::SYS_close, [*fd as usize, 0, 0, 0, 0, 0]) };
+            }
+            *of != host
+        });
+    });
+}

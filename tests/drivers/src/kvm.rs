@@ -1,0 +1,268 @@
+//! KVM, where it is not the kernel's: the guest, which runs nowhere but here, and the pages that it writes.
+//!
+//! Everything else of a machine is the real KVM's: descriptors, state, the memory slots. The guest is a program that counts: at
+//! step `n` it writes some pages, whose contents follow from `n`, and then bytes to its serial line. The number of its step is in
+//! its memory, so that it goes on from whatever memory it finds.
+
+use std::collections::BTreeMap;
+
+use kvm_bindings::{
+    kvm_clear_dirty_log, kvm_dirty_log, kvm_enable_cap, kvm_run, kvm_userspace_memory_region,
+};
+
+use kemari_vmm::layout;
+
+use crate::guest::{self, Memory, Wish};
+use crate::scheduler::{self, On, Owned, Woken};
+
+const CREATE_VM: u64 = 0xae01;
+const CREATE_VCPU: u64 = 0xae41;
+const RUN: u64 = 0xae80;
+const SET_USER_MEMORY_REGION: u64 = 0x4020_ae46;
+const GET_DIRTY_LOG: u64 = 0x4010_ae42;
+const CLEAR_DIRTY_LOG: u64 = 0xc018_aec0;
+const ENABLE_CAP: u64 = 0x4068_aea3;
+/// Where the data of a port access is, from the beginning of the shared page (KVM API, kvm_run.io.data_offset).
+const PORT_DATA: u64 = 4096;
+const SERIAL_PORT: u16 = 0x3f8;
+const POWER_PORT: u16 = layout::PM1A_CNT_PORT;
+/// Sleep now (ACPI, SLP_EN), in the state in which the machine is off.
+const SOFT_OFF: u16 = 1 << 13 | (layout::S5_SLP_TYP as u16) << 10;
+
+#[derive(Clone, Debug, Default)]
+struct Slot {
+    first: u64,
+    size: u64,
+    at: u64,
+    logged: bool,
+    /// Pages that the guest has written, a bit each.
+    dirty: Vec<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Vm {
+    slots: BTreeMap<u32, Slot>,
+    /// Whether reading the log leaves it as it is.
+    manual: bool,
+}
+
+#[derive(Debug)]
+struct Vcpu {
+    vm: i32,
+    run: usize,
+    /// The step whose exit is being served: it is over when KVM_RUN is called again.
+    pending: Option<u64>,
+}
+
+struct Tables {
+    vms: BTreeMap<i32, Vm>,
+    vcpus: BTreeMap<i32, Vcpu>,
+}
+
+static TABLES: Owned<Tables> = Owned::new(Tables { vms: BTreeMap::new(), vcpus: BTreeMap::new() });
+
+pub(crate) fn closed(fd: i32) {
+    TABLES.with(|tables| {
+        tables.vms.remove(&fd);
+        tables.vcpus.remove(&fd);
+    });
+}
+
+pub(crate) fn mapped(fd: i32, at: usize) {
+    TABLES.with(|tables| {
+        if let Some(vcpu) = tables.vcpus.get_mut(&fd) {
+            vcpu.run = at;
+        }
+    });
+}
+
+/// An `ioctl`; `plain` makes the kernel's.
+pub(crate) fn ioctl(fd: i32, request: u64, argument: usize, plain: impl Fn() -> i64) -> i64 {
+    if request == RUN {
+        return run(fd);
+    }
+    let result = plain();
+    if result < 0 {
+        return result;
+    }
+    match request {
+        CREATE_VM => {
+            TABLES.with(|tables| tables.vms.insert(result as i32, Vm::default()));
+        }
+        CREATE_VCPU => {
+            let vcpu = Vcpu { vm: fd, run: 0, pending: None };
+            TABLES.with(|tables| tables.vcpus.insert(result as i32, vcpu));
+        }
+        SET_USER_MEMORY_REGION => {
+            // SAFETY: what the kernel has just read from the same place.
+            let region = unsafe { *(argument as *const kvm_userspace_memory_region) };
+            set_slot(fd, &region);
+        }
+        ENABLE_CAP => {
+            // SAFETY: as above.
+            let cap = unsafe { &*(argument as *const kvm_enable_cap) };
+            if cap.cap == kvm_bindings::KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 {
+                TABLES.with(|tables| tables.vms.entry(fd).or_default().manual = true);
+            }
+        }
+        GET_DIRTY_LOG => {
+            // SAFETY: as above.
+            tell_dirty(fd, unsafe { &*(argument as *const kvm_dirty_log) });
+        }
+        CLEAR_DIRTY_LOG => {
+            // SAFETY: as above.
+            clear_dirty(fd, unsafe { &*(argument as *const kvm_clear_dirty_log) });
+        }
+        _ => {}
+    }
+    result
+}
+
+fn set_slot(vm: i32, region: &kvm_userspace_memory_region) {
+    let logged = region.flags & kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES != 0;
+    TABLES.with(|tables| {
+        let slot = tables.vms.entry(vm).or_default().slots.entry(region.slot).or_default();
+        // A log that begins is empty; one that goes on is not touched.
+        if !logged || !slot.logged {
+            slot.dirty = vec![0; (region.memory_size / 4096).div_ceil(64) as usize];
+        }
+        (slot.first, slot.size, slot.at, slot.logged) =
+            (region.guest_phys_addr, region.memory_size, region.userspace_addr, logged);
+    });
+}
+
+fn tell_dirty(vm: i32, log: &kvm_dirty_log) {
+    TABLES.with(|tables| {
+        let Some(vm) = tables.vms.get_mut(&vm) else { return };
+        let manual = vm.manual;
+        let Some(slot) = vm.slots.get_mut(&log.slot) else { return };
+        // SAFETY: the caller has given room for a bit a page, rounded up to words; the kernel has just written there.
+        let words = unsafe {
+            std::slice::from_raw_parts_mut(
+                log.__bindgen_anon_1.dirty_bitmap.cast::<u64>(),
+                slot.dirty.len(),
+            )
+        };
+        for (word, ours) in words.iter_mut().zip(&mut slot.dirty) {
+            *word |= *ours;
+            if !manual {
+                *ours = 0;
+            }
+        }
+    });
+}
+
+fn clear_dirty(vm: i32, log: &kvm_clear_dirty_log) {
+    TABLES.with(|tables| {
+        let Some(slot) = tables.vms.get_mut(&vm).and_then(|vm| vm.slots.get_mut(&log.slot)) else {
+            return;
+        };
+        let (first, count) =
+            ((log.first_page / 64) as usize, (log.num_pages as usize).div_ceil(64));
+        // SAFETY: the caller has given so many bits, rounded up to words; the kernel has just read them.
+        let words = unsafe {
+            std::slice::from_raw_parts(log.__bindgen_anon_1.dirty_bitmap.cast::<u64>(), count)
+        };
+        for (ours, cleared) in slot.dirty[first..first + count].iter_mut().zip(words) {
+            *ours &= !cleared;
+        }
+    });
+}
+
+/// Guest memory as its processor sees it.
+struct Guest<'v>(&'v mut Vm);
+
+impl Guest<'_> {
+    fn place(&mut self, address: u64) -> (*mut u64, &mut Slot) {
+        let slot = self
+            .0
+            .slots
+            .values_mut()
+            .find(|slot| address >= slot.first && address - slot.first < slot.size);
+        let slot = slot.expect("an address in the guest's memory");
+        ((slot.at + address - slot.first) as *mut u64, slot)
+    }
+}
+
+impl Memory for Guest<'_> {
+    fn read(&mut self, address: u64) -> u64 {
+        let (place, _) = self.place(address);
+        // SAFETY: the slot is mapped for as long as the machine is there, and nobody else has the turn.
+        unsafe { place.read_volatile() }
+    }
+
+    fn write(&mut self, address: u64, value: u64) {
+        let (place, slot) = self.place(address);
+        // SAFETY: as above.
+        unsafe { place.write_volatile(value) };
+        if slot.logged {
+            let page = ((address - slot.first) / 4096) as usize;
+            slot.dirty[page / 64] |= 1 << (page % 64);
+        }
+    }
+}
+
+fn with_guest<R>(vm: i32, work: impl FnOnce(&mut dyn Memory) -> R) -> R {
+    TABLES.with(|tables| work(&mut Guest(tables.vms.get_mut(&vm).expect("a VM with a vCPU"))))
+}
+
+/// KVM_RUN: the guest runs to its next exit, or until it is interrupted.
+fn run(fd: i32) -> i64 {
+    let (vm, run, done) = TABLES.with(|tables| {
+        let vcpu = tables.vcpus.get_mut(&fd).expect("a vCPU");
+        (vcpu.vm, vcpu.run as *mut kvm_run, vcpu.pending.take())
+    });
+    if let Some(step) = done {
+        with_guest(vm, |memory| guest::end_step(memory, step));
+    }
+    loop {
+        scheduler::point();
+        if is_interrupted(run) {
+            return -i64::from(libc::EINTR);
+        }
+        let pause = scheduler::with(|world| world.random.u64(..guest::LONGEST_PAUSE));
+        let deadline = scheduler::with(|world| world.now + pause);
+        if scheduler::wait(On::Kick, Some(deadline)) == Woken::Event || is_interrupted(run) {
+            continue;
+        }
+        break;
+    }
+    let step = with_guest(vm, guest::step);
+    crate::judge::stepped(scheduler::host(), step);
+    TABLES.with(|tables| tables.vcpus.get_mut(&fd).expect("a vCPU").pending = Some(step));
+    match with_guest(vm, |memory| guest::wish(memory, step)) {
+        Wish::Bytes(bytes) => write_out(run, SERIAL_PORT, 1, &bytes),
+        Wish::Off => {
+            crate::judge::wants_off();
+            write_out(run, POWER_PORT, 2, &SOFT_OFF.to_le_bytes());
+        }
+    }
+    0
+}
+
+/// Clears the signal; the flag stays as long as the product wants it.
+fn is_interrupted(run: *mut kvm_run) -> bool {
+    let kicked =
+        scheduler::with(|world| std::mem::take(&mut world.threads[scheduler::own_id()].kicked));
+    // SAFETY: the shared page is mapped for as long as the vCPU is there.
+    let flag = unsafe { (&raw const (*run).immediate_exit).read_volatile() };
+    kicked || flag != 0
+}
+
+/// An exit for accesses to a port, each of `size` bytes.
+fn write_out(run: *mut kvm_run, port: u16, size: u8, bytes: &[u8]) {
+    // SAFETY: the shared page and the one behind it are mapped for as long as the vCPU is there, and only its own thread, which
+    // is the caller's, looks at them.
+    unsafe {
+        (*run).exit_reason = kvm_bindings::KVM_EXIT_IO;
+        (*run).__bindgen_anon_1.io = kvm_bindings::kvm_run__bindgen_ty_1__bindgen_ty_4 {
+            direction: kvm_bindings::KVM_EXIT_IO_OUT as u8,
+            size,
+            port,
+            count: (bytes.len() / usize::from(size)) as u32,
+            data_offset: PORT_DATA,
+        };
+        let data = run.cast::<u8>().add(PORT_DATA as usize);
+        data.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+    }
+}

@@ -1,0 +1,53 @@
+//! Runs the real parts of a pair, threads and all, in worlds that a seed decides: who runs when, what time it is, what fails.
+//!
+//! ```text
+//!   world (this crate)          faults, clients, the link, the judge
+//!   engine, standby, gate, ...  the product, unchanged, on real threads, files, sockets and KVM
+//!   calls                       the C library's functions, taken over: here threads take turns
+//!   scheduler                   one thread at a time, and a clock of its own
+//! ```
+
+#[cfg(feature = "world")]
+mod cable;
+#[cfg(feature = "world")]
+mod calls;
+#[cfg(feature = "world")]
+mod faults;
+#[cfg(feature = "world")]
+mod guest;
+#[cfg(feature = "world")]
+mod hosts;
+#[cfg(feature = "world")]
+mod judge;
+#[cfg(feature = "world")]
+mod kvm;
+#[cfg(feature = "world")]
+mod raw;
+#[cfg(feature = "world")]
+mod run;
+#[cfg(feature = "world")]
+mod scheduler;
+#[cfg(feature = "world")]
+mod sides;
+#[cfg(feature = "world")]
+mod watch;
+#[cfg(feature = "world")]
+mod world;
+
+#[cfg(feature = "world")]
+pub(crate) use run::{broken, trace};
+
+#[cfg(feature = "world")]
+#[global_allocator]
+static ALLOCATOR: calls::Allocator = calls::Allocator;
+
+#[cfg(feature = "world")]
+fn main() -> std::process::ExitCode {
+    run::main()
+}
+
+#[cfg(not(feature = "world"))]
+fn main() -> std::process::ExitCode {
+    eprintln!("built without the feature `world`: run `cargo xtask sim --drivers`");
+    std::process::ExitCode::FAILURE
+}

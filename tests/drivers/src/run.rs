@@ -1,0 +1,154 @@
+//! The command: many worlds, each in a process of its own, which it leaves as it is.
+
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+use kemari_flags::drivers::{Arguments, Story};
+
+use crate::{raw, scheduler, world};
+
+/// How long a world may last, by its own clock.
+const LIMIT: scheduler::Nanos = 120_000_000_000;
+/// And by ours: its processes are killed then.
+const REAL_LIMIT: Duration = Duration::from_secs(30);
+const KEPT: i32 = 0;
+const BROKEN: i32 = 1;
+
+static TRACES: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Some(seed) = arguments.child.or(arguments.seed) {
+        TRACES.store(arguments.seed.is_some(), Ordering::Relaxed);
+        one(seed, arguments.story);
+    }
+    many(&arguments)
+}
+
+/// Says what happens, where somebody wants to know.
+pub(crate) fn trace(line: &str) {
+    if TRACES.load(Ordering::Relaxed) {
+        let micros = scheduler::with(|world| world.now) / 1000;
+        raw::say(&format!("{micros:>10} us  {line}"));
+    }
+}
+
+/// A promise is broken: the world ends here.
+pub(crate) fn broken(why: &str) -> ! {
+    raw::say(&format!("BROKEN {why}"));
+    exit(BROKEN)
+}
+
+/// The threads of the world are left as they are.
+fn exit(code: i32) -> ! {
+    // SAFETY: nothing is left to be done.
+    unsafe { raw::syscall(libc::SYS_exit_group, [code as usize, 0, 0, 0, 0, 0]) };
+    unreachable!("the process has ended")
+}
+
+struct Log;
+
+impl log::Log for Log {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        TRACES.load(Ordering::Relaxed)
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) && scheduler::me().is_some() {
+            let name = std::thread::current().name().unwrap_or("?").to_owned();
+            trace(&format!("{:?} {name}: {} {}", scheduler::host(), record.level(), record.args()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn one(seed: u64, story: Option<Story>) -> ! {
+    static LOG: Log = Log;
+    log::set_logger(&LOG).expect("the first logger");
+    log::set_max_level(log::LevelFilter::Debug);
+    std::panic::set_hook(Box::new(|panic| broken(&format!("panic: {panic}"))));
+    std::thread::spawn(|| {
+        std::thread::sleep(REAL_LIMIT);
+        scheduler::hung().iter().for_each(|line| raw::say(line));
+        broken(&format!("the world has not ended within {REAL_LIMIT:?}"));
+    });
+    let dir = tempfile::tempdir().expect("a directory");
+    scheduler::begin(seed, LIMIT);
+    world::run(seed, story, dir.path());
+    let (millis, turns, digest) =
+        scheduler::with(|world| (world.now / 1_000_000, world.turns, world.digest));
+    trace(&format!("kept: {millis} ms, {turns} turns, {digest:016x}"));
+    exit(KEPT)
+}
+
+fn many(arguments: &Arguments) -> ExitCode {
+    let next = AtomicU64::new(arguments.first);
+    let end = arguments.first + arguments.seeds;
+    let found = Mutex::new(Vec::new());
+    let (begun, worlds) = (Instant::now(), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.jobs {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    worlds.fetch_add(1, Ordering::Relaxed);
+                    if let Err(why) = child(seed, arguments.story) {
+                        println!("seed {seed}: {why}");
+                        found.lock().expect("not poisoned").push(seed);
+                        if arguments.until_broken {
+                            next.store(end, Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let found = found.into_inner().expect("not poisoned");
+    let (worlds, seconds) = (worlds.into_inner(), begun.elapsed().as_secs_f64());
+    println!("{worlds} worlds in {seconds:.1} s, {} broken", found.len());
+    if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs a world in a process of its own.
+fn child(seed: u64, story: Option<Story>) -> Result<(), String> {
+    let own = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut command = Command::new(own);
+    command.args(["--child", &seed.to_string()]);
+    if let Some(value) = story.and_then(|story| story.to_possible_value()) {
+        command.args(["--story", value.get_name()]);
+    }
+    let mut child = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
+            break status;
+        }
+        if begun.elapsed() > REAL_LIMIT * 2 {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(format!("the world has not ended within {REAL_LIMIT:?}"));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    if status.success() {
+        return Ok(());
+    }
+    let mut said = String::new();
+    if let Some(mut stderr) = child.stderr.take() {
+        use std::io::Read;
+        let _ = stderr.read_to_string(&mut said);
+    }
+    let line = said.lines().find(|line| line.starts_with("BROKEN")).map(str::to_owned);
+    Err(line.unwrap_or_else(|| format!("{status}: {said}")))
+}

@@ -1,0 +1,476 @@
+//! The scheduler: of all threads of a world one runs at a time, a seed says which, and time passes only when it says so.
+//!
+//! A thread gives its turn up at every call of the C library that this crate has taken over ([`crate::calls`]) and, now and
+//! then, where it allocates memory. Whoever has the turn is the only one that touches [`Scheduler`]: that is the lock.
+
+use std::cell::{Cell, UnsafeCell};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::raw;
+
+/// A thread of the world, in the order of their starts.
+pub(crate) type ThreadId = usize;
+
+/// Nanoseconds since the world began.
+pub(crate) type Nanos = u64;
+
+/// On which host a thread runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Host {
+    /// Clients, the network, the judge.
+    Outside,
+    /// Where the guest begins.
+    A,
+    /// Where its standby begins.
+    B,
+}
+
+/// What a thread waits for.
+#[derive(Clone, Debug)]
+pub(crate) enum On {
+    /// A wake-up of this word.
+    Futex(usize),
+    /// Any of these descriptors.
+    Fds(Vec<(i32, i16)>),
+    /// The end of a thread.
+    End(ThreadId),
+    /// A signal to a vCPU, or time.
+    Kick,
+    /// Time.
+    Time,
+}
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// By what was waited for.
+    Event,
+    /// Its time is over.
+    Time,
+}
+
+#[derive(Debug)]
+enum State {
+    Ready,
+    Blocked { on: On, deadline: Option<Nanos> },
+    Done,
+}
+
+pub(crate) struct Thread {
+    pub(crate) name: String,
+    pub(crate) host: Host,
+    state: State,
+    turn: Box<AtomicU32>,
+    woken: Woken,
+    /// A signal is pending.
+    pub(crate) kicked: bool,
+    /// Higher runs first, in worlds that have priorities.
+    priority: u64,
+}
+
+/// A timer descriptor: an event counter that is written to when its time has come.
+pub(crate) struct Timer {
+    pub(crate) deadline: Option<Nanos>,
+    pub(crate) interval: Nanos,
+}
+
+/// How a world chooses who runs.
+#[derive(Clone, Copy, Debug)]
+struct Manner {
+    /// One in so many points gives the turn up.
+    switch_in: u32,
+    /// Whether priorities decide, which change now and then, or chance alone.
+    priorities: bool,
+    /// How long a call takes, at most.
+    step: Nanos,
+}
+
+/// See the module.
+pub(crate) struct Scheduler {
+    pub(crate) threads: Vec<Thread>,
+    pub(crate) random: fastrand::Rng,
+    pub(crate) now: Nanos,
+    pub(crate) timers: BTreeMap<i32, Timer>,
+    /// Until when the threads of a host do not run at all: it is stopped, or dead.
+    stopped: BTreeMap<Host, Nanos>,
+    manner: Manner,
+    /// Who has the turn.
+    current: ThreadId,
+    /// Of all turns so far: two runs of a seed have the same.
+    pub(crate) digest: u64,
+    /// Turns that were given.
+    pub(crate) turns: u64,
+    /// When the world is over, whatever goes on in it.
+    pub(crate) limit: Nanos,
+}
+
+struct Place(UnsafeCell<Option<Scheduler>>);
+
+// SAFETY: only the thread that has the turn looks inside (see the module).
+unsafe impl Sync for Place {}
+
+static PLACE: Place = Place(UnsafeCell::new(None));
+
+thread_local! {
+    static ME: Cell<Option<ThreadId>> = const { Cell::new(None) };
+    /// This thread is inside the scheduler: its own calls and allocations are nobody's affair.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Which thread of the world this is; none: no thread of a world, or inside of the scheduler.
+pub(crate) fn me() -> Option<ThreadId> {
+    if INSIDE.get() { None } else { ME.get() }
+}
+
+/// Does `work` with the scheduler. The caller has the turn.
+pub(crate) fn with<R>(work: impl FnOnce(&mut Scheduler) -> R) -> R {
+    let before = INSIDE.replace(true);
+    // SAFETY: the caller has the turn, and `work` cannot come back here: it is given the only reference.
+    let place = unsafe { &mut *PLACE.0.get() };
+    let done = work(place.as_mut().expect("a world was begun"));
+    INSIDE.set(before);
+    done
+}
+
+/// Makes the calling thread the first of a world.
+pub(crate) fn begin(seed: u64, limit: Nanos) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let manner = Manner {
+        switch_in: [3, 10, 40, 200][random.usize(..4)],
+        priorities: random.bool(),
+        step: [200, 1_000, 5_000][random.usize(..3)],
+    };
+    let mut world = Scheduler {
+        threads: Vec::new(),
+        random,
+        now: 0,
+        timers: BTreeMap::new(),
+        stopped: BTreeMap::new(),
+        manner,
+        current: 0,
+        digest: 0,
+        turns: 0,
+        limit,
+    };
+    world.add("world".to_owned(), Host::Outside);
+    // SAFETY: there is one thread.
+    unsafe { *PLACE.0.get() = Some(world) };
+    ME.set(Some(0));
+}
+
+/// Begins the life of a thread that [`Scheduler::add`] has announced: waits for its first turn.
+pub(crate) fn enter(id: ThreadId, turn: &AtomicU32) {
+    wait_turn(turn);
+    ME.set(Some(id));
+}
+
+fn wait_turn(turn: &AtomicU32) {
+    while turn.swap(0, Ordering::Acquire) == 0 {
+        raw::futex_wait(turn, 0);
+    }
+}
+
+/// A moment at which another thread may come first.
+pub(crate) fn point() {
+    let Some(id) = me() else { return };
+    let switch = with(|world| {
+        world.now += world.random.u64(1..=world.manner.step);
+        world.random.u32(..world.manner.switch_in) == 0
+    });
+    if switch {
+        hand_over(id, State::Ready);
+    }
+    crate::faults::called(crate::faults::Call::Any);
+}
+
+/// As [`point`], where there are very many: mostly nothing.
+pub(crate) fn small_point() {
+    let Some(id) = me() else { return };
+    let switch = with(|world| world.random.u32(..world.manner.switch_in * 16) == 0);
+    if switch {
+        hand_over(id, State::Ready);
+    }
+    crate::faults::called(crate::faults::Call::Any);
+}
+
+/// Waits until `on`, or until `deadline`.
+pub(crate) fn wait(on: On, deadline: Option<Nanos>) -> Woken {
+    let id = ME.get().expect("a thread of the world");
+    hand_over(id, State::Blocked { on, deadline });
+    with(|world| world.threads[id].woken)
+}
+
+/// Passes the time of `nanos`.
+pub(crate) fn sleep(nanos: Nanos) {
+    let deadline = with(|world| world.now + nanos);
+    wait(On::Time, Some(deadline));
+}
+
+/// The calling thread has ended; the turn is another's for good.
+pub(crate) fn leave(id: ThreadId) {
+    let next = with(|world| {
+        world.threads[id].state = State::Done;
+        world.next_turn()
+    });
+    ME.set(None);
+    give(next);
+}
+
+fn hand_over(id: ThreadId, state: State) {
+    let (next, turn) = with(|world| {
+        world.threads[id].state = state;
+        let next = world.next_turn();
+        (next, std::ptr::from_ref::<AtomicU32>(&world.threads[id].turn))
+    });
+    if next == id {
+        return;
+    }
+    give(next);
+    // SAFETY: the word is boxed, and no thread is ever taken from the list.
+    wait_turn(unsafe { &*turn });
+}
+
+fn give(next: ThreadId) {
+    // SAFETY: the turn is still ours until the word is set; it is boxed, and never freed.
+    let turn = unsafe {
+        let world = (*PLACE.0.get()).as_ref().expect("a world was begun");
+        &*std::ptr::from_ref::<AtomicU32>(&world.threads[next].turn)
+    };
+    turn.store(1, Ordering::Release);
+    raw::futex_wake(turn);
+}
+
+impl Scheduler {
+    /// Announces a thread; gives its number and the word by which it is given turns.
+    pub(crate) fn add(&mut self, name: String, host: Host) -> (ThreadId, *const AtomicU32) {
+        let turn = Box::new(AtomicU32::new(0));
+        let word: *const AtomicU32 = &raw const *turn;
+        let priority = self.random.u64(..);
+        self.threads.push(Thread {
+            name,
+            host,
+            state: State::Ready,
+            turn,
+            woken: Woken::Event,
+            kicked: false,
+            priority,
+        });
+        (self.threads.len() - 1, word)
+    }
+
+    /// Wakes at most `count` of those that wait for this word; gives how many.
+    pub(crate) fn wake(&mut self, word: usize, count: usize) -> usize {
+        let waits = |thread: &Thread| matches!(&thread.state, State::Blocked { on: On::Futex(at), .. } if *at == word);
+        let mut waiting: Vec<ThreadId> =
+            (0..self.threads.len()).filter(|id| waits(&self.threads[*id])).collect();
+        self.random.shuffle(&mut waiting);
+        waiting.truncate(count);
+        for id in &waiting {
+            self.ready(*id, Woken::Event);
+        }
+        waiting.len()
+    }
+
+    /// A signal to a thread.
+    pub(crate) fn kick(&mut self, id: ThreadId) {
+        self.threads[id].kicked = true;
+        if matches!(&self.threads[id].state, State::Blocked { on: On::Kick, .. }) {
+            self.ready(id, Woken::Event);
+        }
+    }
+
+    pub(crate) fn has_ended(&self, id: ThreadId) -> bool {
+        matches!(self.threads[id].state, State::Done)
+    }
+
+    /// No thread of `host` runs until then.
+    pub(crate) fn stop_host(&mut self, host: Host, until: Nanos) {
+        self.stopped.insert(host, until);
+    }
+
+    pub(crate) fn is_stopped(&self, host: Host) -> bool {
+        self.stopped.get(&host).is_some_and(|until| self.now < *until)
+    }
+
+    /// What every thread is at, for people.
+    pub(crate) fn picture(&self) -> Vec<String> {
+        let line = |(id, thread): (usize, &Thread)| match &thread.state {
+            State::Done => None,
+            state => Some(format!("{id} {:?} {}: {state:?}", thread.host, thread.name)),
+        };
+        self.threads.iter().enumerate().filter_map(line).collect()
+    }
+
+    fn ready(&mut self, id: ThreadId, woken: Woken) {
+        self.threads[id].state = State::Ready;
+        self.threads[id].woken = woken;
+    }
+
+    /// Who runs next. Where nobody can, time passes until somebody can.
+    fn next_turn(&mut self) -> ThreadId {
+        self.turns += 1;
+        loop {
+            if self.now >= self.limit {
+                self.give_up("the world has not come to its end");
+            }
+            self.fire_timers();
+            self.wake_the_overdue();
+            let able: Vec<ThreadId> =
+                (0..self.threads.len()).filter(|id| self.can_run(*id)).collect();
+            if let Some(next) = self.choose(&able) {
+                if let State::Blocked { .. } = self.threads[next].state {
+                    self.ready(next, Woken::Event);
+                }
+                self.current = next;
+                self.digest = (self.digest ^ next as u64 ^ self.now).wrapping_mul(0x0100_0000_01b3);
+                return next;
+            }
+            match self.next_moment() {
+                Some(moment) => self.now = moment,
+                None => self.give_up("P7: no thread can go on"),
+            }
+        }
+    }
+
+    fn choose(&mut self, able: &[ThreadId]) -> Option<ThreadId> {
+        if able.is_empty() {
+            return None;
+        }
+        if !self.manner.priorities {
+            return Some(able[self.random.usize(..able.len())]);
+        }
+        let next = able.iter().copied().max_by_key(|id| self.threads[*id].priority)?;
+        // Nobody is first for ever: a thread that looks again and again for what another is to do would be.
+        if self.random.u32(..8) == 0 {
+            self.threads[next].priority = self.random.u64(..);
+        }
+        Some(next)
+    }
+
+    fn can_run(&self, id: ThreadId) -> bool {
+        let thread = &self.threads[id];
+        if self.is_stopped(thread.host) {
+            return false;
+        }
+        match &thread.state {
+            State::Ready => true,
+            State::Done => false,
+            State::Blocked { on, .. } => match on {
+                On::Fds(fds) => is_any_ready(fds),
+                On::End(other) => self.has_ended(*other),
+                On::Kick => thread.kicked,
+                On::Futex(_) | On::Time => false,
+            },
+        }
+    }
+
+    fn wake_the_overdue(&mut self) {
+        for id in 0..self.threads.len() {
+            if let State::Blocked { deadline: Some(deadline), .. } = self.threads[id].state
+                && deadline <= self.now
+                && !self.is_stopped(self.threads[id].host)
+                && !self.can_run(id)
+            {
+                self.ready(id, Woken::Time);
+            }
+        }
+    }
+
+    fn fire_timers(&mut self) {
+        for (fd, timer) in &mut self.timers {
+            if timer.deadline.is_some_and(|deadline| deadline <= self.now) {
+                let one = 1_u64;
+                // SAFETY: eight bytes of ours, to a counter.
+                unsafe {
+                    raw::syscall(
+                        libc::SYS_write,
+                        [*fd as usize, (&raw const one) as usize, 8, 0, 0, 0],
+                    );
+                }
+                timer.deadline = (timer.interval > 0).then(|| self.now + timer.interval);
+            }
+        }
+    }
+
+    /// The next moment at which something happens by itself.
+    fn next_moment(&self) -> Option<Nanos> {
+        let thread = |thread: &Thread| {
+            let until = self.stopped.get(&thread.host).copied().unwrap_or(0);
+            match &thread.state {
+                State::Blocked { deadline, .. } => deadline.map(|at| at.max(until)),
+                State::Ready => Some(until),
+                State::Done => None,
+            }
+        };
+        let threads = self.threads.iter().filter_map(thread).filter(|at| *at < Nanos::MAX);
+        let timers = self.timers.values().filter_map(|timer| timer.deadline);
+        let ends = self.stopped.values().copied().filter(|until| *until < Nanos::MAX);
+        threads.chain(timers).chain(ends).filter(|at| *at > self.now).min()
+    }
+
+    fn give_up(&self, why: &str) -> ! {
+        for line in self.picture() {
+            raw::say(&line);
+        }
+        crate::broken(&format!("{why} ({} ms, {} turns)", self.now / 1_000_000, self.turns));
+    }
+}
+
+fn is_any_ready(fds: &[(i32, i16)]) -> bool {
+    let mut ask: Vec<_> = fds
+        .iter()
+        .map(|(fd, events)| libc::pollfd { fd: *fd, events: *events, revents: 0 })
+        .collect();
+    raw::poll_now(&mut ask) > 0
+}
+
+/// What every thread is at, for who has no turn: of a world that hangs.
+pub(crate) fn hung() -> Vec<String> {
+    // SAFETY: not quite: nobody has moved for a long time.
+    let Some(world) = (unsafe { (*PLACE.0.get()).as_ref() }) else { return Vec::new() };
+    let mut lines = world.picture();
+    lines.push(format!("{} turns, the last one is {}'s", world.turns, world.current));
+    lines
+}
+
+/// Something that only the thread that has the turn looks at.
+pub(crate) struct Owned<T>(UnsafeCell<T>);
+
+// SAFETY: only the thread that has the turn looks inside.
+unsafe impl<T> Sync for Owned<T> {}
+
+impl<T> Owned<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(UnsafeCell::new(value))
+    }
+
+    /// Does `work` with it. The caller has the turn, and does not give it up meanwhile.
+    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
+        let before = INSIDE.replace(true);
+        // SAFETY: the caller has the turn, which is not given up inside.
+        let done = work(unsafe { &mut *self.0.get() });
+        INSIDE.set(before);
+        done
+    }
+}
+
+/// On which host the calling thread runs.
+pub(crate) fn host() -> Host {
+    let id = ME.get().expect("a thread of the world");
+    with(|world| world.threads[id].host)
+}
+
+/// Does `work` on `host`: threads that it starts run there, descriptors that it opens are closed with it.
+pub(crate) fn on_host<R>(host: Host, work: impl FnOnce() -> R) -> R {
+    let id = ME.get().expect("a thread of the world");
+    let before = with(|world| std::mem::replace(&mut world.threads[id].host, host));
+    let done = work();
+    with(|world| world.threads[id].host = before);
+    done
+}
+
+/// The calling thread's number, inside of the scheduler as well.
+pub(crate) fn own_id() -> ThreadId {
+    ME.get().expect("a thread of the world")
+}

@@ -1,0 +1,237 @@
+//! The two sides of a pair, as the command line makes them, of the product's own parts.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ft_core::Backoff;
+use ft_core::handshake::MachineLayout;
+use ft_core::policy::PolicyOptions;
+use ft_core::primary::PrimaryOptions;
+use ft_core::standby::StandbyOptions;
+use io_gate::host::{CommitAuthority, new_gate};
+use io_gate_host::GuestMemory;
+use kemari_vmm::arbiter::{self, Arbiter, FileArbiter};
+use kemari_vmm::config::{ConsoleConfig, MachineConfig};
+use kemari_vmm::engine::{Engine, EngineOptions, Sealer, Steps};
+use kemari_vmm::link::{LinkAddr, LinkSecurity};
+use kemari_vmm::machine::{AttachOptions, Ended, Machine};
+use kemari_vmm::standby::resources::{Reserve, Resources};
+use kemari_vmm::standby::{
+    End, HostError, Inheritance, MachineFactory, StandbyConfig, StandbyDriver, StopHandle,
+};
+
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::scheduler::Host;
+use crate::{guest, judge, trace, watch};
+
+const MEMORY: u64 = 4 << 20;
+pub(crate) const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(200);
+const SETUP_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Where the sides and the world meet.
+#[derive(Clone)]
+pub(crate) struct Places {
+    pub(crate) dir: PathBuf,
+    /// Each side has an arbiter of its own, which is an error of whoever has set them up.
+    pub(crate) two_arbiters: bool,
+    /// At which step the guest powers itself off; 0: never.
+    pub(crate) off_at: u64,
+    /// How many bytes the guest prints in a step.
+    pub(crate) burst: u64,
+}
+
+impl Places {
+    pub(crate) fn console(&self, host: Host) -> PathBuf {
+        self.dir.join(format!("{}{host:?}", watch::CONSOLE))
+    }
+
+    pub(crate) fn near(&self) -> PathBuf {
+        self.dir.join("near")
+    }
+
+    pub(crate) fn far(&self) -> PathBuf {
+        self.dir.join("far")
+    }
+
+    fn arbiter(&self, name: &str) -> Arc<dyn Arbiter> {
+        let own = if self.two_arbiters { name } else { "shared" };
+        let dir = self.dir.join(format!("arbiter-{own}"));
+        // Both sides make it.
+        let _ = std::fs::create_dir(&dir);
+        let open = || FileArbiter::open(&dir, "pair", name.to_owned());
+        Arc::new(open().expect("an arbiter in the world's directory"))
+    }
+
+    fn config(&self, host: Host, memory: u64, cpus: u32) -> MachineConfig {
+        MachineConfig {
+            name: "pair".into(),
+            memory,
+            memory_file: None,
+            cpus,
+            boot: None,
+            disks: Vec::new(),
+            nets: Vec::new(),
+            rng: false,
+            rtc: false,
+            virtio_console: None,
+            devices: Vec::new(),
+            serial: ConsoleConfig::File(self.console(host)),
+        }
+    }
+
+    fn engine_options(&self, standby: Option<&Path>) -> EngineOptions {
+        EngineOptions {
+            name: "pair".into(),
+            standby: standby.map(|path| LinkAddr::Unix(path.to_owned())),
+            security: LinkSecurity::default(),
+            audit: None,
+            verify: false,
+            delta_cache: 1 << 20,
+            stall_timeout: Duration::from_secs(5),
+            primary: PrimaryOptions {
+                heartbeat_interval: HEARTBEAT_TIMEOUT / 10,
+                heartbeat_timeout: HEARTBEAT_TIMEOUT,
+                setup_timeout: SETUP_TIMEOUT,
+                ack_timeout: Duration::from_secs(3),
+                connect_retry: Backoff {
+                    first: Duration::from_millis(5),
+                    longest: Duration::from_millis(100),
+                },
+                max_in_flight: 4,
+                ..PrimaryOptions::default()
+            },
+            policy: PolicyOptions::default(),
+            steps: Steps::default(),
+        }
+    }
+}
+
+/// What the world knows of a side.
+#[derive(Default)]
+pub(crate) struct Side {
+    pub(crate) engine: Option<Arc<Engine>>,
+    pub(crate) stop: Option<StopHandle>,
+    /// How it has ended.
+    pub(crate) ended: Option<String>,
+}
+
+pub(crate) type Shared = Arc<Mutex<Side>>;
+
+fn note(side: &Shared, note: impl FnOnce(&mut Side)) {
+    note(&mut side.lock().expect("not poisoned"));
+}
+
+/// Guest memory as the product has it.
+struct Whole<'m>(&'m GuestMemory);
+
+impl guest::Memory for Whole<'_> {
+    fn read(&mut self, address: u64) -> u64 {
+        self.0.read_obj(GuestAddress(address)).expect("an address in the guest's memory")
+    }
+
+    fn write(&mut self, address: u64, value: u64) {
+        self.0.write_obj(value, GuestAddress(address)).expect("an address in the guest's memory");
+    }
+}
+
+/// `kemari run`.
+pub(crate) fn run_primary(places: &Places, side: &Shared) {
+    let arbiter = places.arbiter("primary");
+    let (ledger, authority) = new_gate();
+    let config = places.config(Host::A, MEMORY, 1);
+    let machine = Machine::build(config, ledger, arbiter.fence()).expect("a machine");
+    let term = arbiter.begin(false).expect("the first term");
+    let attach = AttachOptions { shared_disks: true, append: false };
+    machine.attach_backends(attach).expect("what is behind the devices");
+    let options = places.engine_options(Some(&places.near()));
+    guest::tell(&mut Whole(machine.memory()), places.off_at, places.burst);
+    judge::begins(Host::A, guest::check(&mut Whole(machine.memory())));
+    let engine = Engine::begin(machine.clone(), authority, Some(arbiter.clone()), term, options);
+    let engine = engine.expect("an engine");
+    start(&machine, &engine);
+    to_the_end(&engine, &arbiter, side);
+}
+
+fn start(machine: &Arc<Machine>, engine: &Arc<Engine>) {
+    let sealer = Sealer::new(engine.clone()).expect("a sealer");
+    let add = move |context: &mut kemari_vmm::machine::LoopContext<'_>| {
+        context.add(Box::new(sealer));
+    };
+    machine.device_loop().call(add).expect("a device thread");
+    machine.start().expect("a machine that runs");
+}
+
+fn to_the_end(engine: &Arc<Engine>, arbiter: &Arc<dyn Arbiter>, side: &Shared) {
+    note(side, |side| side.engine = Some(engine.clone()));
+    let ended: Ended = engine.machine().wait();
+    if let Some(term) = engine.conclude(&ended)
+        && let Err(error) = arbiter::end(arbiter, term)
+    {
+        trace(&format!("the end could not be recorded: {error}"));
+    }
+    engine.note_put_away(ended.clone());
+    trace(&format!("ended: {ended:?}"));
+    note(side, |side| side.ended = Some(format!("{ended:?}")));
+}
+
+struct Factory {
+    places: Places,
+    host: Host,
+    arbiter: Arc<dyn Arbiter>,
+}
+
+impl MachineFactory for Factory {
+    fn build(&self, layout: &MachineLayout) -> Result<(Arc<Machine>, CommitAuthority), HostError> {
+        let (ledger, authority) = new_gate();
+        let config = self.places.config(self.host, layout.memory_size(), layout.cpus);
+        Ok((Machine::build(config, ledger, self.arbiter.fence())?, authority))
+    }
+}
+
+/// `kemari standby`.
+pub(crate) fn run_standby(places: &Places, side: &Shared) {
+    let arbiter = places.arbiter("standby");
+    if places.two_arbiters {
+        // Of an earlier run, which was killed.
+        arbiter.begin(false).expect("the first term");
+    }
+    let options = StandbyOptions {
+        heartbeat_interval: HEARTBEAT_TIMEOUT / 10,
+        heartbeat_timeout: HEARTBEAT_TIMEOUT,
+        setup_timeout: SETUP_TIMEOUT,
+        ..StandbyOptions::default()
+    };
+    let config = StandbyConfig { name: "pair".into(), options, boot: None, audit: None };
+    let reserve: Arc<Reserve> = Arc::default();
+    let resources =
+        Resources::new(places.config(Host::B, MEMORY, 1), None, Some(arbiter.clone()), reserve);
+    let factory = Factory { places: places.clone(), host: Host::B, arbiter: arbiter.clone() };
+    let driver = StandbyDriver::new(config, Some(arbiter.clone()), Box::new(factory))
+        .with_resources(&resources);
+    note(side, |side| side.stop = Some(driver.stop_handle()));
+    let listener = LinkAddr::Unix(places.far()).listen(LinkSecurity::default());
+    match driver.run(listener.expect("a place to listen")).expect("threads") {
+        End::Stopped { reason: why, .. } => {
+            trace(&format!("the standby has ended: {why}"));
+            note(side, |side| side.ended = Some(why));
+        }
+        End::TakeOver(inheritance) => take_over(places, &arbiter, *inheritance, side),
+    }
+}
+
+fn take_over(places: &Places, arbiter: &Arc<dyn Arbiter>, found: Inheritance, side: &Shared) {
+    let Inheritance { machine, authority, state, taken, reason, .. } = found;
+    trace(&format!("takes over: {reason}"));
+    state.restore(&machine).expect("a state that was tried");
+    let attach = AttachOptions { shared_disks: true, append: true };
+    machine.attach_backends(attach).expect("what is behind the devices");
+    judge::begins(Host::B, guest::check(&mut Whole(machine.memory())));
+    let options = places.engine_options(None);
+    let engine =
+        Engine::after_takeover(machine.clone(), authority, Some(arbiter.clone()), taken, options);
+    let engine = engine.expect("an engine");
+    start(&machine, &engine);
+    to_the_end(&engine, arbiter, side);
+}

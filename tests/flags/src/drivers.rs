@@ -1,0 +1,59 @@
+//! Flags of `cargo xtask sim --drivers`.
+
+use clap::{Parser, ValueEnum};
+
+use crate::{JOBS, SEEDS, WORLDS, numbers};
+
+/// What a world is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Story {
+    /// Whatever comes.
+    Any,
+    /// Each side asks an arbiter of its own.
+    TwoArbiters,
+    /// The guest powers itself off.
+    PowersOff,
+    /// A thread of a session is held up until the next one is there.
+    OldSession,
+    /// A machine with output to write is stopped, replaced, and goes on.
+    Replaced,
+    /// The primary's arbiter answers slowly, and its link is cut.
+    SlowFence,
+    /// The primary is told to end.
+    Ends,
+    /// Nobody reads the guest's console.
+    Unread,
+}
+
+/// Run the real threads of a pair in turn, as a seed says, and judge what leaves them.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask sim --drivers", bin_name = "cargo xtask sim --drivers")]
+pub struct Arguments {
+    /// How many worlds, each in a process of its own.
+    #[arg(long, default_value_t = 200, allow_negative_numbers = true, value_parser = numbers::<u64>(WORLDS, "worlds"))]
+    pub seeds: u64,
+    /// Run this one only, and print what happens in it.
+    #[arg(long, conflicts_with = "seeds", allow_negative_numbers = true, value_parser = numbers::<u64>(SEEDS, "a seed"))]
+    pub seed: Option<u64>,
+    /// The first seed.
+    #[arg(long, default_value_t = 1, conflicts_with = "seed", allow_negative_numbers = true, value_parser = numbers::<u64>(SEEDS, "a seed"))]
+    pub first: u64,
+    /// Stop at the first world that breaks a promise.
+    #[arg(long)]
+    pub until_broken: bool,
+    /// Only worlds that are about this; without it they are about all in turn.
+    #[arg(long)]
+    pub story: Option<Story>,
+    /// Worlds at once.
+    #[arg(long, default_value_t = 2, allow_negative_numbers = true, value_parser = numbers::<u64>(JOBS, "worlds at once"))]
+    pub jobs: u64,
+    /// Put each defect of tests/drivers/defects.toml back into a copy of the tree, and see that it is found.
+    #[arg(long, conflicts_with_all = ["seed", "until_broken", "story"])]
+    pub defects: bool,
+    /// How often each defect is looked for, with other seeds.
+    #[arg(long, default_value_t = 3, requires = "defects", allow_negative_numbers = true, value_parser = numbers::<u64>(1..=1000, "rounds"))]
+    pub rounds: u64,
+    /// The world of a process that was started for it.
+    #[arg(long, hide = true)]
+    pub child: Option<u64>,
+}
