@@ -65,20 +65,8 @@ impl Places {
     }
 
     fn config(&self, host: Host, memory: u64, cpus: u32) -> MachineConfig {
-        MachineConfig {
-            name: "pair".into(),
-            memory,
-            memory_file: None,
-            cpus,
-            boot: None,
-            disks: Vec::new(),
-            nets: Vec::new(),
-            rng: false,
-            rtc: false,
-            virtio_console: None,
-            devices: Vec::new(),
-            serial: ConsoleConfig::File(self.console(host)),
-        }
+        let serial = ConsoleConfig::File(self.console(host));
+        MachineConfig { serial, ..MachineConfig::bare("pair", memory, cpus) }
     }
 
     fn engine_options(&self, standby: Option<&Path>) -> EngineOptions {
