@@ -1,0 +1,120 @@
+//! Faults are made in calls of an unmodified program: here the system's own `cat` and `sh`.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kemari_inject::{Answer, Call, Injector, intercept};
+
+fn start(
+    mut command: Command,
+    calls: &[i64],
+    rule: impl FnMut(&Call) -> Answer + Send + 'static,
+) -> (Child, Injector) {
+    let pending = intercept(&mut command, calls).unwrap();
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    (child.unwrap(), Injector::start(pending.listener().unwrap(), rule))
+}
+
+fn cat(calls: &[i64], rule: impl FnMut(&Call) -> Answer + Send + 'static) -> (Child, Injector) {
+    start(Command::new("cat"), calls, rule)
+}
+
+/// Once, at the first such call on this descriptor.
+fn once(number: i64, on: u64, answer: Answer) -> impl FnMut(&Call) -> Answer + Send + 'static {
+    let mut armed = true;
+    move |call| match call.number == number && call.arguments[0] == on && armed {
+        true => {
+            armed = false;
+            answer
+        }
+        false => Answer::Proceed,
+    }
+}
+
+const READ_WRITE: &[i64] = &[libc::SYS_read, libc::SYS_write];
+
+#[test]
+fn a_call_fails_with_the_error_that_was_chosen() {
+    let (child, injector) = cat(READ_WRITE, once(libc::SYS_write, 1, Answer::Fail(libc::ENOSPC)));
+    child.stdin.as_ref().unwrap().write_all(b"text").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("No space left on device"), "{said}");
+    assert_eq!(output.stdout, b"");
+    injector.finish().unwrap();
+}
+
+/// Nothing is lost where the program writes the rest.
+#[test]
+fn half_is_transferred_and_the_program_goes_on() {
+    let halves = |call: &Call| match call.arguments[0] <= 1 && call.can_be_short() {
+        true => Answer::Half,
+        false => Answer::Proceed,
+    };
+    let (child, injector) = cat(READ_WRITE, halves);
+    child.stdin.as_ref().unwrap().write_all(b"0123456789abcdefg").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.stdout, b"0123456789abcdefg");
+    injector.finish().unwrap();
+}
+
+#[test]
+fn a_call_that_hangs_goes_on_when_it_is_released() {
+    let (sender, is_hanging) = std::sync::mpsc::channel();
+    let mut rule = once(libc::SYS_write, 1, Answer::Hang);
+    let (mut child, injector) = cat(READ_WRITE, move |call| {
+        let answer = rule(call);
+        if answer == Answer::Hang {
+            sender.send(call.thread_name()).unwrap();
+        }
+        answer
+    });
+    child.stdin.as_ref().unwrap().write_all(b"text").unwrap();
+    assert_eq!(is_hanging.recv_timeout(Duration::from_secs(60)).unwrap(), "cat");
+    assert!(child.try_wait().unwrap().is_none());
+    injector.release();
+    drop(child.stdin.take());
+    let mut text = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(text, "text");
+    assert!(child.wait().unwrap().success());
+    injector.finish().unwrap();
+}
+
+/// How much later than asked for is the machine's business.
+#[test]
+fn a_call_is_delayed_and_carried_out() {
+    let time = Duration::from_millis(200);
+    let (child, injector) = cat(READ_WRITE, once(libc::SYS_write, 1, Answer::After(time)));
+    let begun = Instant::now();
+    child.stdin.as_ref().unwrap().write_all(b"text").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.stdout, b"text");
+    assert!(begun.elapsed() >= time, "{:?}", begun.elapsed());
+    injector.finish().unwrap();
+}
+
+/// Calls on one directory can be told from others.
+#[test]
+fn paths_are_told() {
+    let dir = std::env::temp_dir().join(format!("kemari-inject-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let file = dir.join("file");
+    std::fs::write(&file, "text").unwrap();
+    let mut command = Command::new("cat");
+    command.arg(&file);
+    let name = file.display().to_string();
+    let (child, injector) = start(command, &[libc::SYS_openat], move |call| {
+        match call.path(1).as_deref() == Some(&*name) {
+            true => Answer::Fail(libc::EACCES),
+            false => Answer::Proceed,
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("Permission denied"), "{said}");
+    injector.finish().unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+}
