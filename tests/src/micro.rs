@@ -70,6 +70,8 @@ pub fn exercise(guest: &mut GuestConfig) {
 pub struct MicroObserver {
     client: Client,
     disk: DiskLog,
+    /// What is wrong with records that were checked early.
+    found: DiskFindings,
 }
 
 impl MicroObserver {
@@ -80,7 +82,8 @@ impl MicroObserver {
     pub fn start(cable: Cable, load: Load, image: &Path) -> Result<Self> {
         let Load { writers, seed, resend, .. } = load;
         let config = ClientConfig { own: CLIENT, guest: GUEST, writers, seed, resend };
-        Ok(Self { client: Client::start(cable, config), disk: DiskLog::open(image)? })
+        let disk = DiskLog::open(image)?;
+        Ok(Self { client: Client::start(cable, config), disk, found: DiskFindings::default() })
     }
 
     fn verify(&self, patience: Duration) -> Result<Reply> {
@@ -122,10 +125,19 @@ impl Observer for MicroObserver {
         self.client.with_history(|history| history.disk_errors())
     }
 
+    fn keep_up(&mut self) -> Result<()> {
+        let new = self.client.with_history(|history| self.disk.check_new(history))?;
+        self.found.checked += new.checked;
+        self.found.overwritten += new.overwritten;
+        self.found.findings.extend(new.findings);
+        Ok(())
+    }
+
     fn check(&mut self, patience: Duration) -> Result<Vec<Finding>> {
         self.verify(patience)?;
-        let disk = self.client.with_history(|history| self.disk.check_new(history))?;
-        Ok(self.findings(disk))
+        self.keep_up()?;
+        let found = std::mem::take(&mut self.found);
+        Ok(self.findings(found))
     }
 
     fn finish(&mut self, patience: Duration) -> Result<Vec<Finding>> {

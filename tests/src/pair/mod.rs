@@ -140,7 +140,10 @@ impl<'a> Pair<'a> {
         self.watch.until(
             "the guest is protected",
             &mut [&mut self.active, &mut self.passive],
-            |members| Ok(members[0].status()?.is_protected().then_some(())),
+            |members| {
+                self.observer.keep_up()?;
+                Ok(members[0].status()?.is_protected().then_some(()))
+            },
         )
     }
 

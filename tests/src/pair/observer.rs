@@ -27,6 +27,15 @@ pub trait Observer {
         0
     }
 
+    /// Looks at what the guest has written so far, before it writes over it: for waits that may be long on a busy host. What is
+    /// wrong is said by the next [`check`](Self::check).
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn keep_up(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// What went wrong since the last check; the guest goes on.
     ///
     /// # Errors

@@ -629,6 +629,7 @@ impl Pair<'_> {
             "the guest takes a fresh standby",
             &mut [&mut self.active],
             |members| {
+                self.observer.keep_up()?;
                 // Refused while the arbiter is asked about the former one; and when it was given this address from the start, and
                 // has found the fresh one by itself.
                 let told = launcher.protect(members[0]);
