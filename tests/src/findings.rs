@@ -16,6 +16,8 @@ pub enum Kind {
     Unacknowledged,
     /// An operation took effect more than once.
     Duplicated,
+    /// No order of the operations explains what clients were answered (P1, P3).
+    NotLinearizable,
     /// Both hosts performed effects (P2).
     TwoActive,
     /// Memory or state differs, or the guest found a fault in itself (P4, P8).
@@ -49,6 +51,7 @@ impl fmt::Display for Finding {
             Kind::RolledBack => "rolled back",
             Kind::Unacknowledged => "unacknowledged",
             Kind::Duplicated => "duplicated",
+            Kind::NotLinearizable => "not linearizable",
             Kind::TwoActive => "two active",
             Kind::Corrupt => "corrupt",
             Kind::Unbounded => "unbounded",

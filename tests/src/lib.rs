@@ -15,6 +15,7 @@ pub mod etcd;
 pub mod exercise;
 pub mod findings;
 pub mod judge;
+pub mod linearizability;
 pub mod linux;
 pub mod micro;
 mod not_tested;
@@ -25,5 +26,6 @@ pub mod process;
 pub mod redis;
 pub mod small_disk;
 pub mod switch;
+mod unread;
 
 pub use not_tested::{MUST_RUN, not_tested};

@@ -133,6 +133,14 @@ impl Observer for MicroObserver {
         Ok(())
     }
 
+    fn print(&self, lines: u64) {
+        (0..lines).for_each(|number| self.client.order(Op::ConsoleMark { number }));
+    }
+
+    fn judged(&self) -> u64 {
+        self.client.judged()
+    }
+
     fn check(&mut self, patience: Duration) -> Result<Vec<Finding>> {
         self.verify(patience)?;
         self.keep_up()?;
@@ -146,9 +154,12 @@ impl Observer for MicroObserver {
             bail!("requests stay unanswered: {:?}", self.client.outstanding());
         }
         self.client.check_complete();
-        // The answer may be lost with the machine: what counts is that it goes off.
-        self.client.ask(Op::PowerOff, Duration::from_secs(1));
         Ok(self.client.take_findings())
+    }
+
+    fn power_off(&mut self) {
+        // The answer may be lost with the machine: what counts is that it goes off.
+        self.client.order(Op::PowerOff);
     }
 
     fn check_disk(&mut self) -> Result<DiskCheck> {

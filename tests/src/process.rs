@@ -1,7 +1,7 @@
 //! Child processes: started in a group of their own, heard line by line, stopped and killed by id, never left behind.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::unread::Valve;
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
@@ -24,6 +25,8 @@ pub struct Process {
     heard: Arc<Heard>,
     log: PathBuf,
     peak: PeakMemory,
+    /// Of its standard output, where that is kept, and of its standard error.
+    valves: [Option<Valve>; 2],
 }
 
 /// The most memory that one of some processes has had at once, as the kernel counts it (`VmHWM` of proc_pid_status(5)).
@@ -73,9 +76,11 @@ impl Process {
         let pid = Pid::from_child(&child);
         let heard = Arc::new(Heard::default());
         let listener = Arc::clone(&heard);
-        thread::spawn(move || listen(stderr, file, &listener));
+        let valve = Valve::default();
+        let valves = [None, Some(valve.clone())];
+        thread::spawn(move || listen(stderr, file, &listener, &valve));
         let (name, log, peak) = (name.to_owned(), log.to_owned(), PeakMemory::default());
-        Ok(Self { name, child, pid, exit: None, heard, log, peak })
+        Ok(Self { name, child, pid, exit: None, heard, log, peak, valves })
     }
 
     /// From now on its memory counts in `peak`, whenever it is asked for its end or sent a signal.
@@ -101,6 +106,48 @@ impl Process {
     /// The other ends of its standard input and output, where they are pipes; once.
     pub fn take_console(&mut self) -> Option<(ChildStdin, ChildStdout)> {
         self.child.stdin.take().zip(self.child.stdout.take())
+    }
+
+    /// Writes what it prints to its standard output, which is a pipe, to `path`.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub fn keep_output(&mut self, path: &Path) -> Result<()> {
+        let mut file =
+            File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        let mut output = self.child.stdout.take().context("standard output is no pipe")?;
+        let valve = Valve::default();
+        self.valves[0] = Some(valve.clone());
+        thread::spawn(move || {
+            let mut piece = [0; 4096];
+            loop {
+                valve.pass();
+                match output.read(&mut piece) {
+                    Ok(count) if count > 0 => drop(file.write_all(&piece[..count])),
+                    _ => break,
+                }
+            }
+            valve.end();
+        });
+        Ok(())
+    }
+
+    /// Nobody reads what it writes to its standard error, and to its standard output where that is kept: both pipes are full
+    /// when this returns.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn leave_unread(&self, patience: Duration) -> Result<()> {
+        for (valve, fd) in self.valves.iter().zip(1..) {
+            let closed = valve.as_ref().map(|valve| valve.close(self.pid(), fd, patience));
+            closed.unwrap_or(Ok(())).with_context(|| format!("{} left unread", self.name))?;
+        }
+        Ok(())
+    }
+
+    /// What it writes is read again.
+    pub fn read_on(&self) {
+        self.valves.iter().flatten().for_each(Valve::open);
     }
 
     /// Sends SIGKILL and waits for the end.
@@ -168,21 +215,27 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        self.read_on();
         if self.exited().is_none() {
             self.kill();
         }
     }
 }
 
-fn listen(stderr: ChildStderr, mut file: File, heard: &Heard) {
+fn listen(stderr: ChildStderr, mut file: File, heard: &Heard, valve: &Valve) {
     for line in BufReader::new(stderr).split(b'\n') {
         let Ok(line) = line else { break };
+        valve.pass();
+        if line.is_empty() {
+            continue;
+        }
         let line = String::from_utf8_lossy(&line).into_owned();
         // The copy is for people; what is judged is what was heard.
         let _ = writeln!(file, "{line}");
         heard.said.lock().expect("no holder panics").lines.push(line);
         heard.more.notify_all();
     }
+    valve.end();
     heard.said.lock().expect("no holder panics").ended = true;
     heard.more.notify_all();
 }
@@ -217,6 +270,9 @@ pub fn in_namespaces(shell: &str) -> Option<Command> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use rustix::fs::{Mode, OFlags};
+    use rustix::io::Errno;
+
     use super::*;
 
     const LONG: Duration = Duration::from_secs(20);
@@ -263,6 +319,41 @@ mod tests {
         process.signal(Signal::STOP);
         assert!(process.wait_exit(Duration::from_millis(50)).is_none());
         assert!(process.kill().is_some());
+    }
+
+    /// Not a byte more goes into the pipes of a child that nobody reads; what it says then is heard when they are read again.
+    #[test]
+    fn what_is_left_unread_waits_and_is_not_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = tied_to_us(Path::new("/bin/sh"));
+        let script = "echo up; read go; echo out; echo end >&2";
+        command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = Process::start("shell", command, &dir.path().join("log")).unwrap();
+        let output = dir.path().join("output");
+        process.keep_output(&output).unwrap();
+        let printed = |end: &str| {
+            let begin = Instant::now();
+            while !std::fs::read_to_string(&output).unwrap().ends_with(end) {
+                assert!(begin.elapsed() < LONG, "what it prints is kept");
+                thread::yield_now();
+            }
+        };
+        // Not a word on standard error, for which a shell changes its descriptors: they are looked at here.
+        printed("up\n");
+        process.leave_unread(LONG).unwrap();
+        for fd in [1, 2] {
+            let path = format!("/proc/{}/fd/{fd}", process.pid());
+            let flags = OFlags::WRONLY | OFlags::NONBLOCK;
+            let pipe = rustix::fs::open(path, flags, Mode::empty()).unwrap();
+            assert_eq!(rustix::io::write(pipe, b"x"), Err(Errno::AGAIN));
+        }
+        drop(process.child.stdin.take());
+        assert!(process.exited().is_none());
+        process.read_on();
+        process.wait_line("end", LONG).unwrap();
+        assert!(process.wait_exit(LONG).is_some());
+        assert_eq!(process.lines(), ["end"]);
+        printed("out\n");
     }
 
     #[test]

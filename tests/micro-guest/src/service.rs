@@ -227,8 +227,23 @@ impl Service {
         let Op::Put { key, .. } = *op else {
             return None;
         };
-        let full = self.table.len() + log.puts_under_way() >= MAX_KEYS;
-        (full && self.table.get(key).is_none()).then_some(Status::Full)
+        (!self.has_room_for(key, log.puts_under_way())).then_some(Status::Full)
+    }
+
+    fn has_room_for(&self, key: u32, under_way: usize) -> bool {
+        self.table.len() + under_way < MAX_KEYS || self.table.get(key).is_some()
+    }
+
+    fn compare_and_set(&mut self, key: u32, expected: u32, value: u32) -> (Status, u64) {
+        let before = self.table.get(key).unwrap_or(0);
+        if before == u64::from(expected) {
+            let under_way = self.log.as_ref().map_or(0, Log::puts_under_way);
+            if !self.has_room_for(key, under_way) {
+                return (Status::Full, 0);
+            }
+            self.table.put(key, u64::from(value));
+        }
+        (Status::Ok, before)
     }
 
     fn perform(&mut self, op: &Op<'_>) -> (Status, u64) {
@@ -237,6 +252,9 @@ impl Service {
                 Some(value) => (Status::Ok, value),
                 None => (Status::NotFound, 0),
             },
+            Op::CompareAndSet { key, expected, value } => {
+                self.compare_and_set(key, expected, value)
+            }
             Op::SetDirty { pages_per_second, region_pages } => {
                 (Status::Ok, u64::from(dirty::command(pages_per_second, region_pages)))
             }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use kemari_workload::{Op, Reply};
 
 use crate::findings::Finding;
+use crate::linearizability::Judge;
 use crate::packet::Host;
 use crate::switch::Cable;
 use history::{Asked, History};
@@ -61,12 +62,25 @@ pub(crate) struct Shared {
     hold: AtomicBool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct State {
     history: History,
+    judge: Judge,
     window: Window,
     operations: u64,
     outstanding: Vec<Asked>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            history: History::default(),
+            judge: Judge::new("shared key", 1),
+            window: Window::default(),
+            operations: 0,
+            outstanding: Vec::new(),
+        }
+    }
 }
 
 impl Shared {
@@ -108,6 +122,13 @@ impl Client {
         reply.recv_timeout(timeout).ok()
     }
 
+    /// Has the guest do `op` after what it was ordered before; nobody waits for the answer, which is checked like all others.
+    pub fn order(&self, op: Op<'static>) {
+        let (waiter, _) = mpsc::channel();
+        // A client whose thread has ended is told of by whoever waits for its answers.
+        let _ = self.orders.send(Order { op, waiter });
+    }
+
     /// Makes no new requests of the workload, and waits until all are answered; `false` when `timeout` comes first.
     pub fn hold(&self, timeout: Duration) -> bool {
         self.shared.hold.store(true, Ordering::SeqCst);
@@ -126,12 +147,22 @@ impl Client {
 
     /// The contradictions since the last call.
     pub fn take_findings(&self) -> Vec<Finding> {
-        self.shared.state().history.take_findings()
+        let mut state = self.shared.state();
+        let mut findings = state.history.take_findings();
+        findings.extend(state.judge.take_findings());
+        findings
     }
 
     /// Checks that no acknowledged operation is missing; nothing may be outstanding.
     pub fn check_complete(&self) {
-        self.shared.state().history.check_complete();
+        let mut state = self.shared.state();
+        state.history.check_complete();
+        state.judge.finish();
+    }
+
+    /// Answered operations on shared keys that were judged.
+    pub fn judged(&self) -> u64 {
+        self.shared.state().judge.judged()
     }
 
     /// Reads the history.

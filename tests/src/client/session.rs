@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use kemari_workload::{GUEST_PORT, Reply};
 
 use super::history::Asked;
-use super::writer::Writer;
+use super::writer::{self, Writer};
 use super::{ClientConfig, Order, Shared};
 use crate::findings::{Finding, Kind};
 use crate::packet::{Host, Incoming};
@@ -98,8 +98,12 @@ impl Session {
                 self.send(place, now);
             }
             None if place != 0 && !held => {
-                let floor = self.shared.state().history.floor();
-                writer.next_request(floor);
+                let mut state = self.shared.state();
+                writer.next_request(state.history.floor(), &state.judge);
+                if let Some((key, client, steps)) = writer.begins() {
+                    state.judge.begins(key, client, steps);
+                }
+                drop(state);
                 self.send(place, now);
             }
             _ => {}
@@ -150,6 +154,9 @@ impl Session {
         match writer.answered(&reply) {
             Some(request) => {
                 state.history.answered(&request.asked, &reply);
+                if let Some((key, _)) = request.shared {
+                    state.judge.ends(key, reply.client, writer::answer(&reply));
+                }
                 state.window.answer(request.first_sent);
                 state.operations += 1;
                 self.shared.answered.notify_all();

@@ -1,4 +1,5 @@
-//! One client id: it has one request outstanding, repeats it until it is answered, and knows what it put.
+//! One client id: it has one request outstanding, repeats it until it is answered, and knows what it put in keys of its own;
+//! other keys it shares with all clients.
 
 use std::collections::HashMap;
 use std::sync::mpsc::Sender;
@@ -7,8 +8,12 @@ use std::time::Instant;
 use kemari_workload::{MAX_PAYLOAD, MAX_REQUEST_LEN, Op, Reply, Request, Status, payload_hash};
 
 use super::history::{Asked, Floor};
+use crate::linearizability::{Action, Answer, Judge, Step};
 
 const KEYS: u32 = 8;
+/// Keys of all clients begin here, far above those of each.
+const SHARED: u32 = 1 << 31;
+const SHARED_KEYS: u32 = 6;
 /// A reply to a request further back than this comes from a queue that no switch has.
 const REMEMBERED: usize = 64;
 
@@ -22,6 +27,8 @@ pub(super) struct Outstanding {
     /// Who waits for the answer, where it is the harness.
     pub(super) waiter: Option<Sender<Reply>>,
     put: Option<(u32, u64)>,
+    /// What the judge of histories is told of it.
+    pub(super) shared: Option<(u32, Action)>,
 }
 
 /// How often a request was sent and answered.
@@ -38,6 +45,8 @@ pub(super) struct Writer {
     seq: u64,
     random: fastrand::Rng,
     table: HashMap<u32, u64>,
+    /// What the shared keys were when they were last seen.
+    seen: HashMap<u32, u32>,
     pub(super) outstanding: Option<Outstanding>,
     recent: Vec<Count>,
 }
@@ -50,13 +59,19 @@ impl Writer {
             seq: 0,
             random,
             table: HashMap::new(),
+            seen: HashMap::new(),
             outstanding: None,
             recent: vec![Count::default(); REMEMBERED],
         }
     }
 
-    /// Makes the next request of the workload: mostly appends and puts, some of them flushed, and reads of what was put.
-    pub(super) fn next_request(&mut self, floor: Floor) {
+    /// Makes the next request of the workload: mostly appends and puts, some of them flushed, reads of what was put, and
+    /// operations on keys that all clients share.
+    pub(super) fn next_request(&mut self, floor: Floor, judge: &Judge) {
+        let shared = SHARED + self.random.u32(..SHARED_KEYS);
+        if self.random.u32(..3) == 0 && judge.takes(shared) {
+            return self.next_shared(shared, floor);
+        }
         let flush = self.random.u32(..4) == 0;
         let key = (self.client << 8) | self.random.u32(..KEYS);
         match self.random.u32(..8) {
@@ -75,6 +90,30 @@ impl Writer {
         }
     }
 
+    /// No value is set twice by one client, and few by two: a stale one is told from the present one.
+    fn next_shared(&mut self, key: u32, floor: Floor) {
+        let value = (self.client << 24) | (self.seq as u32 & 0xff_ffff);
+        let op = match self.random.u32(..4) {
+            0 => Op::Put { key, value: u64::from(value), flush: false },
+            1 => {
+                let expected = self.seen.get(&key).copied().unwrap_or(0);
+                Op::CompareAndSet { key, expected, value }
+            }
+            _ => Op::Get { key },
+        };
+        self.ask(&op, floor, None);
+        let action = match op {
+            Op::Put { value, .. } => Action::Set(value.cast_signed()),
+            Op::CompareAndSet { expected, value, .. } => {
+                Action::CompareAndSet { expected: i64::from(expected), value: i64::from(value) }
+            }
+            _ => Action::Get,
+        };
+        if let Some(outstanding) = &mut self.outstanding {
+            outstanding.shared = Some((key, action));
+        }
+    }
+
     /// Makes a request of the harness's choice.
     pub(super) fn ask(&mut self, op: &Op<'_>, floor: Floor, waiter: Option<Sender<Reply>>) {
         self.seq += 1;
@@ -86,7 +125,7 @@ impl Writer {
         message.truncate(length);
         let (put, expected) = match *op {
             Op::Put { key, value, .. } => (Some((key, value)), None),
-            Op::Get { key } => (None, Some(self.table.get(&key).copied())),
+            Op::Get { key } if key < SHARED => (None, Some(self.table.get(&key).copied())),
             _ => (None, None),
         };
         let asked = Asked {
@@ -99,8 +138,15 @@ impl Writer {
         };
         let now = Instant::now();
         self.recent[seq as usize % REMEMBERED] = Count { seq, sent: 0, answered: 0 };
-        self.outstanding =
-            Some(Outstanding { asked, message, first_sent: now, last_sent: now, waiter, put });
+        self.outstanding = Some(Outstanding {
+            asked,
+            message,
+            first_sent: now,
+            last_sent: now,
+            waiter,
+            put,
+            shared: None,
+        });
     }
 
     /// Notes that the outstanding request was sent (again), and gives its bytes.
@@ -118,6 +164,9 @@ impl Writer {
             return None;
         }
         let outstanding = self.outstanding.take()?;
+        if let Some((key, _)) = outstanding.shared {
+            self.seen.insert(key, reply.value as u32);
+        }
         if let Some((key, value)) = outstanding.put.filter(|_| reply.status == Status::Ok) {
             self.table.insert(key, value);
         }
@@ -134,8 +183,23 @@ impl Writer {
         count.answered > count.sent
     }
 
+    /// What the judge of histories is told of the request that is outstanding.
+    pub(super) fn begins(&self) -> Option<(u32, u32, Vec<Step>)> {
+        let (key, action) = self.outstanding.as_ref()?.shared?;
+        Some((key, self.client, vec![Step { cell: 0, action }]))
+    }
+
     /// Whether this client ever sent request `seq`.
     pub(super) fn knows(&self, seq: u64) -> bool {
         (1..=self.seq).contains(&seq)
+    }
+}
+
+/// What the judge of histories is told of a reply. A key without a value is 0.
+pub(super) fn answer(reply: &Reply) -> Answer {
+    match reply.status {
+        Status::Ok => Answer::Done(vec![reply.value.cast_signed()]),
+        Status::NotFound => Answer::Done(vec![0]),
+        _ => Answer::Refused,
     }
 }

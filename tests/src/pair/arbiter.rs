@@ -2,12 +2,13 @@
 //! come back.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::config::{ArbiterKind, PairConfig};
 use crate::bed::{Bed, Host, Relay};
@@ -25,6 +26,8 @@ pub(super) enum Outage {
     Silent,
     /// This host does not reach it; the other does.
     CutFrom(Host),
+    /// This host finds a copy in its place, which the other does not see. Only of a directory.
+    Copied(Host),
 }
 
 /// See the module.
@@ -96,6 +99,13 @@ impl Arbiter {
                 fs::write(&*dir, "").with_context(|| format!("cannot make {}", dir.display()))
             }
             (Self::File(dir), Outage::CutFrom(host)) => unlink(&link_of(dir, host)),
+            (Self::File(dir), Outage::Copied(host)) => {
+                let copy = copy_of(dir, host);
+                copy_directory(dir, &copy)?;
+                unlink(&link_of(dir, host))?;
+                link_to(&copy, &link_of(dir, host))
+            }
+            (Self::Etcd { .. }, Outage::Copied(_)) => bail!("an etcd has no copy here"),
             (Self::Etcd { server, .. }, Outage::Gone) => {
                 server.kill();
                 Ok(())
@@ -121,6 +131,14 @@ impl Arbiter {
                 move_directory(&away(dir), dir)
             }
             (Self::File(dir), Outage::CutFrom(host)) => link(dir, host),
+            (Self::File(dir), Outage::Copied(host)) => {
+                unlink(&link_of(dir, host))?;
+                link(dir, host)?;
+                let copy = copy_of(dir, host);
+                fs::remove_dir_all(&copy)
+                    .with_context(|| format!("cannot remove {}", copy.display()))
+            }
+            (Self::Etcd { .. }, Outage::Copied(_)) => Ok(()),
             (Self::Etcd { server, .. }, Outage::Gone) => server.restart(),
             (Self::Etcd { server, .. }, Outage::Silent) => {
                 server.resume();
@@ -145,8 +163,35 @@ fn link_of(dir: &Path, host: Host) -> PathBuf {
 }
 
 fn link(dir: &Path, host: Host) -> Result<()> {
-    let link = link_of(dir, host);
-    symlink(dir, &link).with_context(|| format!("cannot make {}", link.display()))
+    link_to(dir, &link_of(dir, host))
+}
+
+fn link_to(target: &Path, link: &Path) -> Result<()> {
+    symlink(target, link).with_context(|| format!("cannot make {}", link.display()))
+}
+
+fn copy_of(dir: &Path, host: Host) -> PathBuf {
+    dir.with_extension(format!("copy-{}", host.name()))
+}
+
+/// A file that goes away meanwhile was none of the arbiter's to keep.
+fn copy_directory(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir(to).with_context(|| format!("cannot make {}", to.display()))?;
+    for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+        let entry = entry?;
+        let (path, copy) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            copy_directory(&path, &copy)?;
+            continue;
+        }
+        match fs::copy(&path, &copy) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot copy {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn unlink(path: &Path) -> Result<()> {
@@ -161,8 +206,6 @@ fn move_directory(from: &Path, to: &Path) -> Result<()> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::io::ErrorKind;
-
     use super::*;
 
     /// What each host is told when it lists the directory.
@@ -194,5 +237,12 @@ mod tests {
                 assert_eq!(fs::read(link_of(&terms, host).join("term")).unwrap(), b"1");
             }
         }
+        arbiter.fail(&bed, Outage::Copied(Host::A)).unwrap();
+        let read = |host| fs::read(link_of(&terms, host).join("term")).unwrap();
+        fs::write(link_of(&terms, Host::A).join("term"), "2").unwrap();
+        assert_eq!([read(Host::A), read(Host::B)], [b"2", b"1"]);
+        arbiter.recover(&bed, Outage::Copied(Host::A)).unwrap();
+        assert_eq!([read(Host::A), read(Host::B)], [b"1", b"1"]);
+        assert!(!copy_of(&terms, Host::A).exists());
     }
 }

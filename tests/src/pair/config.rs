@@ -45,11 +45,19 @@ pub enum Kill {
     StandbyWithoutArbiter,
     /// The primary reaches neither standby nor arbiter, but the network: it holds its effects until it learns its fate.
     PrimaryCutOff,
+    /// Nobody reads the console and the standard error of either side, and the primary dies.
+    Unread,
+    /// The network takes the guest's frames slowly; mostly the primary dies meanwhile.
+    SlowNetwork,
+    /// One side's arbiter becomes a copy of its own: it may not decide.
+    TwoArbiters,
+    /// The guest powers itself off as a side dies: it stays off. The pair's life ends with it.
+    PowerOff,
 }
 
 impl Kill {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 21] = [
         Self::Primary,
         Self::Standby,
         Self::BothLinks,
@@ -67,6 +75,10 @@ impl Kill {
         Self::ArbiterFromPrimary,
         Self::StandbyWithoutArbiter,
         Self::PrimaryCutOff,
+        Self::Unread,
+        Self::SlowNetwork,
+        Self::TwoArbiters,
+        Self::PowerOff,
     ];
 
     /// Those that every run can have, whatever its hosts are: what `all` means.
@@ -82,6 +94,11 @@ impl Kill {
     /// Whether it takes the right to mount.
     pub const fn needs_root(self) -> bool {
         matches!(self, Self::DiskFull)
+    }
+
+    /// Whether the pair is as before once it has been played, even where that failed.
+    pub(super) const fn leaves_nothing(self) -> bool {
+        matches!(self, Self::DiskFull | Self::Unread | Self::SlowNetwork)
     }
 
     /// As on the command line.
@@ -123,6 +140,17 @@ impl Kill {
                 "primary-cut-off",
                 "the primary reaches its clients, but no standby and no arbiter",
             ),
+            Self::Unread => {
+                ("unread", "nobody reads consoles and standard errors, and the primary dies")
+            }
+            Self::SlowNetwork => (
+                "slow-network",
+                "the network takes frames slowly; mostly the primary dies meanwhile",
+            ),
+            Self::TwoArbiters => {
+                ("two-arbiters", "one side's arbiter (a directory) becomes a copy of its own")
+            }
+            Self::PowerOff => ("power-off", "the guest powers itself off as a side dies"),
         }
     }
 }
@@ -249,6 +277,11 @@ pub struct PairConfig {
 }
 
 impl PairConfig {
+    /// How the pair is broken in a round; the first is 1.
+    pub(super) fn kill(&self, round: u32) -> Kill {
+        self.kills[(round as usize - 1) % self.kills.len()]
+    }
+
     /// Checks what no single field can tell.
     ///
     /// # Errors

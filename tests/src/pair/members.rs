@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::arbiter::{Arbiter, Outage};
-use super::config::PairConfig;
+use super::config::{Kill, PairConfig};
 use super::status::{Status, control};
 use crate::bed::{Bed, Host};
 use crate::certs::Authority;
@@ -94,6 +94,11 @@ impl<'a> Launcher<'a> {
         self.dir.join(format!("tls-{}", host.name()))
     }
 
+    /// Whether it is a directory.
+    pub(super) fn arbiter_is_directory(&self) -> bool {
+        matches!(self.arbiter, Arbiter::File(_))
+    }
+
     /// Who decides which side goes on alone fails.
     pub(super) fn fail_arbiter(&mut self, outage: Outage) -> Result<()> {
         self.arbiter.fail(self.bed, outage)
@@ -177,12 +182,20 @@ impl<'a> Launcher<'a> {
             command.arg("--audit").arg(&audit);
             self.audits.push(audit);
         }
-        let end = || if self.console { Stdio::piped() } else { Stdio::null() };
-        command.stdin(end()).stdout(end());
+        let end = |pipe: bool| if pipe { Stdio::piped() } else { Stdio::null() };
+        command.stdin(end(self.console)).stdout(end(self.console || self.printed()));
         let log = self.dir.join(format!("{name}.log"));
         let mut process = Process::start(&name, command, &log)?;
         process.counts_in(&self.peak);
+        if self.printed() {
+            process.keep_output(&self.dir.join(format!("{name}.serial")))?;
+        }
         Ok(Member { host, process, socket, kemari: self.config.kemari.clone() })
+    }
+
+    /// The serial line is on a pipe, which can be left unread.
+    fn printed(&self) -> bool {
+        !self.console && self.config.kills.contains(&Kill::Unread)
     }
 
     /// The flags that both roles have.
@@ -199,7 +212,7 @@ impl<'a> Launcher<'a> {
                 self.switch.socket(host.index()).display(),
                 self.config.net_model.name()
             ),
-            match self.console {
+            match self.console || self.printed() {
                 true => "--serial=stdio".to_owned(),
                 false => format!("--serial=file={}", path(&format!("{name}.serial"))),
             },

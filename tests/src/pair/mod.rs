@@ -3,6 +3,7 @@
 mod arbiter;
 mod audit;
 pub mod config;
+mod faults;
 pub mod interactive;
 mod members;
 pub mod observer;
@@ -70,7 +71,12 @@ pub fn run(surroundings: &Surroundings<'_>, observer: &mut dyn Observer) -> Resu
     let watch = Watch::new(Arc::clone(&surroundings.stop), config.scaled(PATIENCE));
     let mut pair = Pair::start(surroundings, launcher, watch, observer)?;
     let mut report = RunReport { seed: config.seed, bed: bed.describe(), ..RunReport::default() };
+    let mut dies = false;
     for number in 1..=config.rounds {
+        if config.kill(number) == Kill::PowerOff {
+            dies = true;
+            break;
+        }
         let round = pair.round(number).with_context(|| format!("round {number}"))?;
         surroundings.progress.line(&round.to_string());
         let broken = !round.findings.is_empty();
@@ -81,7 +87,7 @@ pub fn run(surroundings: &Surroundings<'_>, observer: &mut dyn Observer) -> Resu
             return Ok(report);
         }
     }
-    pair.finish(&mut report)?;
+    pair.finish(&mut report, dies)?;
     Ok(report)
 }
 
@@ -130,6 +136,8 @@ impl<'a> Pair<'a> {
         pair.wait_answers(1, "the guest answers")?;
         surroundings.progress.step("the guest's memory is copied to the standby");
         if !config.guest.boots_protected {
+            let alone = pair.scaled_random(round::LEAD);
+            pair.load(alone)?;
             pair.launcher.protect(&pair.active)?;
         }
         pair.wait_protected()?;
@@ -167,8 +175,8 @@ impl<'a> Pair<'a> {
         (report.peak_memory_mib, report.memory_bound_mib) = (peak, bound);
     }
 
-    /// Powers the guest off, and looks at how everything ended.
-    fn finish(mut self, report: &mut RunReport) -> Result<()> {
+    /// Powers the guest off, and looks at how everything ended. Where a side `dies` as it does, the other has to end as well.
+    fn finish(mut self, report: &mut RunReport, dies: bool) -> Result<()> {
         self.surroundings.progress.step("the guest powers itself off");
         let patience = self.watch.patience();
         let finished = self.observer.finish(patience);
@@ -178,6 +186,16 @@ impl<'a> Pair<'a> {
         });
         report.findings.extend(finished?);
         report.operations = self.observer.answered();
+        report.judged = self.observer.judged();
+        if dies {
+            // A busy host may have lost its standby: nobody would be left.
+            self.wait_protected()?;
+        }
+        self.observer.power_off();
+        if dies {
+            self.power_off_as_a_side_dies()?;
+            report.died_at_power_off = true;
+        }
         if self.active.process.wait_exit(patience).and_then(|exit| exit.code()) == Some(FENCED) {
             // It was too busy for a sign of life in time: its standby went on, and off.
             std::mem::swap(&mut self.active, &mut self.passive);

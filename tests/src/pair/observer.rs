@@ -36,17 +36,26 @@ pub trait Observer {
         Ok(())
     }
 
+    /// How many operations on what clients share were judged as one history.
+    fn judged(&self) -> u64;
+
     /// What went wrong since the last check; the guest goes on.
     ///
     /// # Errors
     /// When it cannot be checked.
     fn check(&mut self, patience: Duration) -> Result<Vec<Finding>>;
 
-    /// Ends the load, checks that nothing acknowledged is missing, and has the guest power itself off.
+    /// Has the guest print so many lines on its console, where there is a way to tell it.
+    fn print(&self, _lines: u64) {}
+
+    /// Ends the load, and checks that nothing acknowledged is missing.
     ///
     /// # Errors
     /// When it cannot be checked.
     fn finish(&mut self, patience: Duration) -> Result<Vec<Finding>>;
+
+    /// Has the guest power itself off, and asks until it does.
+    fn power_off(&mut self);
 
     /// What is wrong with the disk, now that the guest is off.
     ///

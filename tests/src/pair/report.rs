@@ -61,10 +61,14 @@ pub struct RunReport {
     pub bed: String,
     /// The rounds that were judged.
     pub rounds: Vec<RoundReport>,
+    /// A side died as the guest powered itself off.
+    pub died_at_power_off: bool,
     /// Takeovers that no fault asked for: a side was too busy for a sign of life in time.
     pub unasked: u32,
     /// Operations acknowledged in all.
     pub operations: u64,
+    /// Of these, operations on what clients share, judged as one history.
+    pub judged: u64,
     /// The most memory that one process of the pair has had, in MiB.
     pub peak_memory_mib: u64,
     /// How much it may have.
@@ -82,7 +86,8 @@ pub struct RunReport {
 impl RunReport {
     /// Whether nothing broke.
     pub fn held(&self) -> bool {
-        self.all_findings().next().is_none() && !self.rounds.is_empty()
+        let tried = !self.rounds.is_empty() || self.died_at_power_off;
+        tried && self.all_findings().next().is_none()
     }
 
     /// Everything that broke, with its round where it has one.
@@ -204,6 +209,11 @@ impl fmt::Display for RunReport {
             f,
             "memory             {} MiB at most in one process, of {} that it may have",
             self.peak_memory_mib, self.memory_bound_mib
+        )?;
+        writeln!(
+            f,
+            "shared             {} operations on keys that all clients share, judged as one history",
+            self.judged
         )?;
         writeln!(f, "disk               {}", self.disk)?;
         if let Some(Exercise { lines, repeated }) = self.device {

@@ -20,9 +20,9 @@ use crate::judge::Succession;
 /// Exit code of a primary that lost the right to run.
 pub(super) const FENCED: i32 = 3;
 /// The kill comes this long after the round's begin.
-const LEAD: std::ops::Range<u64> = 100..900;
+pub(super) const LEAD: std::ops::Range<u64> = 100..900;
 /// Takeovers that no fault asked for, in a row: more are not the host's load.
-const UNASKED: u32 = 5;
+pub(super) const UNASKED: u32 = 5;
 /// How often a fresh standby is started, at most.
 const STARTS: u32 = 5;
 /// How long the last line of a process that has ended may be on its way.
@@ -34,7 +34,7 @@ const OVERSLEEP: std::ops::Range<u64> = 0..300;
 /// How long an arbiter is away, when all that was to happen has happened.
 const OUTAGE: Duration = Duration::from_millis(1500);
 /// What left before effects were held has arrived after so long.
-const UNDER_WAY: Duration = Duration::from_millis(300);
+pub(super) const UNDER_WAY: Duration = Duration::from_millis(300);
 /// A bit flips after so many bytes of the primary.
 const CORRUPT_AFTER: std::ops::Range<u32> = 0..200_000;
 /// And after so many of the standby, which has little to say.
@@ -54,12 +54,12 @@ const ASKING: &str = "doubting";
 
 /// What became of the pair.
 #[derive(Default)]
-struct Outcome {
-    moved: bool,
+pub(super) struct Outcome {
+    pub(super) moved: bool,
     /// A side that lives has lost the right to run.
-    refused: bool,
-    takeover: Option<Status>,
-    findings: Vec<Finding>,
+    pub(super) refused: bool,
+    pub(super) takeover: Option<Status>,
+    pub(super) findings: Vec<Finding>,
 }
 
 impl Pair<'_> {
@@ -70,7 +70,7 @@ impl Pair<'_> {
             match self.try_round(number) {
                 Ok(report) => return Ok(report),
                 // What a fault asks for is awaited by who plays it: it failed, and may have left its fault behind.
-                Err(error) if self.fault.is_some_and(|fault| fault != Kill::DiskFull) => {
+                Err(error) if self.fault.is_some_and(|fault| !fault.leaves_nothing()) => {
                     return Err(error);
                 }
                 Err(error) => self.follow_unasked(error)?,
@@ -81,7 +81,7 @@ impl Pair<'_> {
 
     fn try_round(&mut self, number: u32) -> Result<RoundReport> {
         let config = self.surroundings.config;
-        let kill = config.kills[(number as usize - 1) % config.kills.len()];
+        let kill = config.kill(number);
         let lead = config.load + self.scaled_random(LEAD);
         self.step(number, &format!("load, then kill {}", kill.name()));
         self.observer.next_window();
@@ -111,7 +111,7 @@ impl Pair<'_> {
 
     /// Lets load run for `lead`, and until something was answered: where every checkpoint is compared, or the host is busy, one
     /// answer may take seconds.
-    fn load(&mut self, lead: Duration) -> Result<()> {
+    pub(super) fn load(&mut self, lead: Duration) -> Result<()> {
         let answered = self.observer.answered();
         self.watch.pass(lead, &mut [&mut self.active, &mut self.passive])?;
         if self.observer.answered() > answered {
@@ -124,7 +124,7 @@ impl Pair<'_> {
         self.surroundings.progress.step(&format!("round {number}: {what}"));
     }
 
-    fn scaled_random(&mut self, milliseconds: std::ops::Range<u64>) -> Duration {
+    pub(super) fn scaled_random(&mut self, milliseconds: std::ops::Range<u64>) -> Duration {
         let time = Duration::from_millis(self.random.u64(milliseconds));
         self.surroundings.config.scaled(time)
     }
@@ -150,12 +150,18 @@ impl Pair<'_> {
                 self.launcher.fail_arbiter(Outage::Gone)?;
                 self.primary_dies_during(Outage::Gone)
             }
-            Kill::StandbyWithoutArbiter => self.standby_without_arbiter(),
+            Kill::StandbyWithoutArbiter => {
+                self.standby_without_arbiter(Outage::CutFrom(self.passive.host))
+            }
             Kill::PrimaryCutOff => self.primary_cut_off(),
+            Kill::Unread => self.unread(),
+            Kill::SlowNetwork => self.slow_network(),
+            Kill::TwoArbiters => self.two_arbiters(),
+            Kill::PowerOff => bail!("power-off ends the life of a pair: it is no round"),
         }
     }
 
-    fn kill_primary(&mut self) -> Result<Outcome> {
+    pub(super) fn kill_primary(&mut self) -> Result<Outcome> {
         self.active.process.kill();
         let takeover = self.wait_takeover()?;
         Ok(self.moved(takeover))
@@ -183,9 +189,9 @@ impl Pair<'_> {
 
     /// The primary cannot ask for a while: it performs nothing, and nothing is lost. Where the standby cannot ask either, nobody
     /// takes over. Should they suspect each other meanwhile, the arbiter decides when it is back.
-    fn arbiter_away(&mut self, outage: Outage) -> Result<Outcome> {
+    pub(super) fn arbiter_away(&mut self, outage: Outage) -> Result<Outcome> {
         let term = self.active.status()?.number("term");
-        let standby_asks = matches!(outage, Outage::CutFrom(_));
+        let standby_asks = matches!(outage, Outage::CutFrom(_) | Outage::Copied(_));
         self.launcher.fail_arbiter(outage)?;
         self.watch.until(
             "the primary holds its effects, as it cannot ask the arbiter",
@@ -283,8 +289,7 @@ impl Pair<'_> {
     }
 
     /// A standby that could not take over is still a standby: the guest goes on, and its primary says that it is not protected.
-    fn standby_without_arbiter(&mut self) -> Result<Outcome> {
-        let outage = Outage::CutFrom(self.passive.host);
+    pub(super) fn standby_without_arbiter(&mut self, outage: Outage) -> Result<Outcome> {
         self.launcher.fail_arbiter(outage)?;
         while !self.says_that_it_is_degraded()? {
             // A busy host has lost its standby at this very moment, which cannot ask: it joins anew once it can.
@@ -343,7 +348,7 @@ impl Pair<'_> {
         Ok(outcome)
     }
 
-    fn moved_from_the_living(&mut self, takeover: Status) -> Outcome {
+    pub(super) fn moved_from_the_living(&mut self, takeover: Status) -> Outcome {
         let mut outcome = self.moved(takeover);
         self.refuse_loser(&mut outcome);
         outcome
@@ -399,7 +404,7 @@ impl Pair<'_> {
 
     /// An answer waits for its checkpoint, and for those before it that are under way: a guest that dirties faster than the
     /// link carries waits for long. So it is answers or acknowledgements that must come.
-    fn live_through(&mut self, time: Duration) -> Result<()> {
+    pub(super) fn live_through(&mut self, time: Duration) -> Result<()> {
         self.watch.pass(time, &mut [])?;
         let wanted = self.observer.answered() + 1;
         let acknowledged =
@@ -471,7 +476,7 @@ impl Pair<'_> {
     }
 
     /// Waits until one side of a pair that doubts goes on: the standby's status when it is the standby.
-    fn wait_decision(&mut self, term: u64) -> Result<Option<Status>> {
+    pub(super) fn wait_decision(&mut self, term: u64) -> Result<Option<Status>> {
         self.watch.until("one side goes on", &mut [], |_| {
             let standby = self.passive.status().ok().filter(Status::has_taken_over);
             if let Some(standby) = standby {
@@ -482,13 +487,13 @@ impl Pair<'_> {
         })
     }
 
-    fn wait_takeover(&mut self) -> Result<Status> {
+    pub(super) fn wait_takeover(&mut self) -> Result<Status> {
         self.watch.until("the standby takes over", &mut [&mut self.passive], |members| {
             Ok(Some(members[0].status()?).filter(Status::has_taken_over))
         })
     }
 
-    fn moved(&mut self, takeover: Status) -> Outcome {
+    pub(super) fn moved(&mut self, takeover: Status) -> Outcome {
         std::mem::swap(&mut self.active, &mut self.passive);
         Outcome { moved: true, takeover: Some(takeover), ..Outcome::default() }
     }
@@ -518,7 +523,7 @@ impl Pair<'_> {
 
     /// The standby that was refused the right to run must not run the guest. Where the link works again, the primary may
     /// have found it meanwhile.
-    fn standby_gives_up(&mut self) -> Result<Vec<Finding>> {
+    pub(super) fn standby_gives_up(&mut self) -> Result<Vec<Finding>> {
         let passive = &mut self.passive;
         self.watch.until("the refused standby stops or waits", &mut [], |_| {
             if passive.process.exited().is_some() {

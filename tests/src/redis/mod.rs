@@ -1,9 +1,11 @@
 //! The outside client of a stock guest: Redis over TCP connections that must outlive every failover.
 //!
-//! A connection is never made anew once it was answered: TCP itself must not notice more than a pause. Every answer is
-//! known beforehand, as each client has keys of its own; at the end everything acknowledged is read back.
+//! A connection is never made anew once it was answered: TCP itself must not notice more than a pause. Each client has keys of
+//! its own, of which it knows every answer beforehand; keys that all share are for the [judge of
+//! histories](crate::linearizability). At the end everything acknowledged is read back.
 
 mod resp;
+mod shared;
 mod stack;
 mod writer;
 
@@ -20,6 +22,7 @@ use smoltcp::iface::SocketHandle;
 
 use crate::client::Window;
 use crate::findings::{Finding, Kind};
+use crate::linearizability::Judge;
 use crate::packet::Host;
 use crate::pair::observer::{DiskCheck, Observer};
 use crate::switch::Cable;
@@ -70,6 +73,15 @@ struct State {
     operations: u64,
     window: Window,
     findings: Vec<Finding>,
+    judge: Judge,
+}
+
+impl State {
+    fn take_findings(&mut self) -> Vec<Finding> {
+        let mut findings = std::mem::take(&mut self.findings);
+        findings.extend(self.judge.take_findings());
+        findings
+    }
 }
 
 impl Shared {
@@ -87,6 +99,7 @@ impl RedisObserver {
             operations: 0,
             window: Window::starting_now(),
             findings: Vec::new(),
+            judge: Judge::new("shared object", shared::CELLS),
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
@@ -134,8 +147,12 @@ impl Observer for RedisObserver {
         std::mem::take(&mut self.shared.state().window)
     }
 
+    fn judged(&self) -> u64 {
+        self.shared.state().judge.judged()
+    }
+
     fn check(&mut self, _patience: Duration) -> Result<Vec<Finding>> {
-        Ok(std::mem::take(&mut self.shared.state().findings))
+        Ok(self.shared.state().take_findings())
     }
 
     fn finish(&mut self, patience: Duration) -> Result<Vec<Finding>> {
@@ -144,10 +161,16 @@ impl Observer for RedisObserver {
             self.wait(patience, |state| state.idle == usize::MAX),
             "what was acknowledged cannot be read back: Redis does not answer"
         );
-        let findings = std::mem::take(&mut self.shared.state().findings);
+        let mut state = self.shared.state();
+        state.judge.finish();
+        let findings = state.take_findings();
+        drop(state);
+        Ok(findings)
+    }
+
+    fn power_off(&mut self) {
         // The guest's init powers the machine off when Redis has ended.
         self.enter(Phase::Shutdown);
-        Ok(findings)
     }
 
     fn check_disk(&mut self) -> Result<DiskCheck> {
@@ -236,11 +259,15 @@ impl Session {
         while let Some(reply) = resp::take_reply(&mut connection.received) {
             connection.answered = true;
             let finding = match reply {
-                Ok(reply) => connection.writer.answered(&reply),
+                Ok(reply) => connection.writer.answered(&reply, &mut self.shared.state().judge),
                 Err(wrong) => Some(Finding::new(Kind::Behaviour, wrong)),
             };
             let mut state = self.shared.state();
             state.findings.extend(finding);
+            if connection.writer.waits() {
+                // The reply was one of several.
+                continue;
+            }
             state.operations += 1;
             state.window.answer(connection.sent);
             self.shared.changed.notify_all();
@@ -248,7 +275,8 @@ impl Session {
         if connection.writer.waits() || !self.stack.may_send(connection.handle) {
             return false;
         }
-        match connection.writer.next(phase) {
+        let next = connection.writer.next(phase, &mut self.shared.state().judge);
+        match next {
             Some(bytes) => {
                 connection.sent = Instant::now();
                 self.stack.send(connection.handle, &bytes);

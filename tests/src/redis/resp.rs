@@ -7,6 +7,7 @@ pub(super) enum Reply {
     Error(String),
     Integer(i64),
     Bulk(Option<String>),
+    Array(Vec<Reply>),
 }
 
 /// A command as it goes over the wire.
@@ -20,35 +21,56 @@ pub(super) fn command(words: &[&str]) -> Vec<u8> {
 
 /// Takes one whole reply off the front of `bytes`; `None` while it is not whole.
 pub(super) fn take_reply(bytes: &mut Vec<u8>) -> Option<Result<Reply, String>> {
-    let (line, mut end) = line(bytes)?;
-    let (kind, rest) = line.split_at_checked(1).unwrap_or_default();
-    let reply = match kind {
-        "+" => Ok(Reply::Simple(rest.to_owned())),
-        "-" => Ok(Reply::Error(rest.to_owned())),
-        ":" => number(rest).map(Reply::Integer),
-        "$" => match number(rest) {
-            Ok(length) => match usize::try_from(length) {
-                Ok(length) => {
-                    let text = bytes.get(end..end + length)?;
-                    let text = String::from_utf8_lossy(text).into_owned();
-                    bytes.get(end + length..end + length + 2)?;
-                    end += length + 2;
-                    Ok(Reply::Bulk(Some(text)))
-                }
-                Err(_) => Ok(Reply::Bulk(None)),
-            },
-            Err(error) => Err(error),
-        },
-        _ => Err(format!("expected a reply of RESP 2, found {line:?}")),
-    };
-    bytes.drain(..end);
+    let mut at = 0;
+    let reply = reply(bytes, &mut at)?;
+    bytes.drain(..at);
     Some(reply)
 }
 
-/// The first line without its end, and where the next one begins.
-fn line(bytes: &[u8]) -> Option<(String, usize)> {
-    let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
-    Some((String::from_utf8_lossy(&bytes[..end]).into_owned(), end + 2))
+/// The reply that begins at `at`, which is moved behind it.
+fn reply(bytes: &[u8], at: &mut usize) -> Option<Result<Reply, String>> {
+    let line = line(bytes, at)?;
+    let (kind, rest) = line.split_at_checked(1).unwrap_or_default();
+    Some(match kind {
+        "+" => Ok(Reply::Simple(rest.to_owned())),
+        "-" => Ok(Reply::Error(rest.to_owned())),
+        ":" => number(rest).map(Reply::Integer),
+        "$" => match number(rest).map(usize::try_from) {
+            Ok(Ok(length)) => {
+                let text = bytes.get(*at..*at + length)?;
+                let text = String::from_utf8_lossy(text).into_owned();
+                bytes.get(*at + length..*at + length + 2)?;
+                *at += length + 2;
+                Ok(Reply::Bulk(Some(text)))
+            }
+            Ok(Err(_)) => Ok(Reply::Bulk(None)),
+            Err(error) => Err(error),
+        },
+        "*" => match number(rest) {
+            Ok(count) => array(bytes, at, count)?,
+            Err(error) => Err(error),
+        },
+        _ => Err(format!("expected a reply of RESP 2, found {line:?}")),
+    })
+}
+
+fn array(bytes: &[u8], at: &mut usize, count: i64) -> Option<Result<Reply, String>> {
+    let mut replies = Vec::new();
+    for _ in 0..count {
+        match reply(bytes, at)? {
+            Ok(reply) => replies.push(reply),
+            Err(error) => return Some(Err(error)),
+        }
+    }
+    Some(Ok(Reply::Array(replies)))
+}
+
+/// The line that begins at `at`, without its end; `at` is moved behind it.
+fn line(bytes: &[u8], at: &mut usize) -> Option<String> {
+    let rest = bytes.get(*at..)?;
+    let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
+    *at += end + 2;
+    Some(String::from_utf8_lossy(&rest[..end]).into_owned())
 }
 
 fn number(text: &str) -> Result<i64, String> {
@@ -66,12 +88,13 @@ mod tests {
 
     #[test]
     fn replies_are_taken_whole_or_not_at_all() {
-        let whole = b"+OK\r\n:-5\r\n$3\r\na\r\n\r\n$-1\r\n-ERR no\r\n";
+        let whole = b"+OK\r\n:-5\r\n$3\r\na\r\n\r\n$-1\r\n*2\r\n:1\r\n$1\r\n2\r\n-ERR no\r\n";
         let expected = [
             Reply::Simple("OK".into()),
             Reply::Integer(-5),
             Reply::Bulk(Some("a\r\n".into())),
             Reply::Bulk(None),
+            Reply::Array(vec![Reply::Integer(1), Reply::Bulk(Some("2".into()))]),
             Reply::Error("ERR no".into()),
         ];
         let (mut buffer, mut found) = (Vec::new(), Vec::new());

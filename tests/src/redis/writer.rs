@@ -1,9 +1,12 @@
-//! One client of Redis: it knows what it wrote, so it knows every answer beforehand.
+//! One client of Redis: it knows what it wrote to keys of its own, so it knows those answers beforehand. Others are for the
+//! judge of histories.
 
 use std::collections::BTreeMap;
 
 use super::resp::{Reply, command};
+use super::shared::{self, Asked};
 use crate::findings::{Finding, Kind};
+use crate::linearizability::Judge;
 
 /// Keys of one client. Overwriting them again and again makes any rollback visible.
 const KEYS: u32 = 40;
@@ -21,9 +24,17 @@ pub(super) enum Phase {
 
 #[derive(Debug)]
 enum Expected {
-    Set { key: String, value: String },
+    Set {
+        key: String,
+        value: String,
+    },
     Counter(i64),
-    Value { key: String, value: Option<String> },
+    Value {
+        key: String,
+        value: Option<String>,
+    },
+    /// On keys that all clients share.
+    Shared(Asked),
     Gone,
 }
 
@@ -36,6 +47,8 @@ pub(super) struct Writer {
     writes: u64,
     expected: Option<Expected>,
     to_read: Option<Vec<String>>,
+    /// Shared objects that are still to be read back.
+    objects: Vec<u32>,
     told_to_end: bool,
 }
 
@@ -49,6 +62,7 @@ impl Writer {
             writes: 0,
             expected: None,
             to_read: None,
+            objects: shared::objects().collect(),
             told_to_end: false,
         }
     }
@@ -59,10 +73,10 @@ impl Writer {
     }
 
     /// The next command, or `None` when there is nothing (more) to ask in this phase.
-    pub(super) fn next(&mut self, phase: Phase) -> Option<Vec<u8>> {
+    pub(super) fn next(&mut self, phase: Phase, judge: &mut Judge) -> Option<Vec<u8>> {
         match phase {
-            Phase::Load => Some(self.next_load()),
-            Phase::ReadBack => self.next_read_back(),
+            Phase::Load => Some(self.next_shared(judge).unwrap_or_else(|| self.next_load())),
+            Phase::ReadBack => self.next_read_back(judge),
             Phase::Shutdown if self.number == 0 && !self.told_to_end => {
                 self.told_to_end = true;
                 self.expected = Some(Expected::Gone);
@@ -70,6 +84,24 @@ impl Writer {
             }
             Phase::Shutdown => None,
         }
+    }
+
+    /// Sometimes, and where the judge takes one now.
+    fn next_shared(&mut self, judge: &mut Judge) -> Option<Vec<u8>> {
+        if self.random.u32(..3) != 0 {
+            return None;
+        }
+        self.writes += 1;
+        let fresh = i64::from(self.number) << 40 | self.writes.cast_signed();
+        let asked = shared::next(&mut self.random, fresh, judge)?;
+        Some(self.begin(asked, judge))
+    }
+
+    fn begin(&mut self, asked: Asked, judge: &mut Judge) -> Vec<u8> {
+        judge.begins(asked.object, self.number, asked.steps.clone());
+        let bytes = asked.commands();
+        self.expected = Some(Expected::Shared(asked));
+        bytes
     }
 
     fn next_load(&mut self) -> Vec<u8> {
@@ -92,14 +124,19 @@ impl Writer {
         }
     }
 
-    fn next_read_back(&mut self) -> Option<Vec<u8>> {
+    fn next_read_back(&mut self, judge: &mut Judge) -> Option<Vec<u8>> {
         if self.to_read.is_none() {
             let mut keys: Vec<String> = self.table.keys().cloned().collect();
             keys.push(self.counter_key());
             self.to_read = Some(keys);
         }
-        let key = self.to_read.as_mut()?.pop()?;
-        Some(self.read(key))
+        if let Some(key) = self.to_read.as_mut()?.pop() {
+            return Some(self.read(key));
+        }
+        let object = *self.objects.last()?;
+        let asked = shared::read(object, judge)?;
+        self.objects.pop();
+        Some(self.begin(asked, judge))
     }
 
     fn read(&mut self, key: String) -> Vec<u8> {
@@ -118,9 +155,23 @@ impl Writer {
     }
 
     /// Takes in the answer; what is wrong with it.
-    pub(super) fn answered(&mut self, reply: &Reply) -> Option<Finding> {
+    pub(super) fn answered(&mut self, reply: &Reply, judge: &mut Judge) -> Option<Finding> {
         let who = self.number;
         match (self.expected.take(), reply) {
+            (Some(Expected::Shared(mut asked)), reply) => match asked.answered(reply) {
+                Ok(None) => {
+                    self.expected = Some(Expected::Shared(asked));
+                    None
+                }
+                Ok(Some(answer)) => {
+                    judge.ends(asked.object, who, answer);
+                    None
+                }
+                Err(expected) => {
+                    let what = format!("client {who}: {asked:?}: {expected}, found {reply:?}");
+                    Some(Finding::new(Kind::Behaviour, what))
+                }
+            },
             (Some(Expected::Set { key, value }), Reply::Simple(ok)) if ok == "OK" => {
                 self.table.insert(key, value);
                 None
@@ -157,37 +208,71 @@ impl Writer {
 mod tests {
     use super::*;
 
+    type Table = BTreeMap<String, String>;
+
+    fn serve(words: &[String], table: &mut Table) -> Reply {
+        match (words[0].as_str(), words.get(2)) {
+            ("SET", Some(value)) => {
+                table.insert(words[1].clone(), value.clone());
+                Reply::Simple("OK".to_owned())
+            }
+            ("INCR" | "INCRBY", count) => {
+                let value = table.entry(words[1].clone()).or_insert("0".to_owned());
+                let count = count.map_or(1, |count| count.parse::<i64>().unwrap());
+                *value = (value.parse::<i64>().unwrap() + count).to_string();
+                Reply::Integer(value.parse().unwrap())
+            }
+            _ => Reply::Bulk(table.get(&words[1]).cloned()),
+        }
+    }
+
+    fn commands(bytes: &[u8]) -> Vec<Vec<String>> {
+        let mut text: Vec<&str> = std::str::from_utf8(bytes).unwrap().split("\r\n").collect();
+        let mut commands = Vec::new();
+        while let Some(count) = text[0].strip_prefix('*') {
+            let count = 2 * count.parse::<usize>().unwrap();
+            commands
+                .push(text[1..=count].iter().skip(1).step_by(2).map(|&w| w.to_owned()).collect());
+            text.drain(..=count);
+        }
+        commands
+    }
+
+    fn serve_all(bytes: &[u8], table: &mut Table) -> Vec<Reply> {
+        let commands = commands(bytes);
+        if commands.len() == 1 {
+            return vec![serve(&commands[0], table)];
+        }
+        let inner = &commands[1..commands.len() - 1];
+        let done = inner.iter().map(|words| serve(words, table)).collect();
+        let queued = inner.iter().map(|_| Reply::Simple("QUEUED".to_owned()));
+        let mut replies = vec![Reply::Simple("OK".to_owned())];
+        replies.extend(queued);
+        replies.push(Reply::Array(done));
+        replies
+    }
+
     /// A server that keeps its promises, but for what `spoil` does to it.
-    fn findings(spoil: impl Fn(u32, &mut BTreeMap<String, String>)) -> Vec<Finding> {
-        let mut writer = Writer::new(0, 1);
-        let mut table: BTreeMap<String, String> = BTreeMap::new();
+    fn findings(spoil: impl Fn(u32, &mut Table)) -> Vec<Finding> {
+        let (mut writer, mut judge) = (Writer::new(0, 1), Judge::new("object", shared::CELLS));
+        let mut table = Table::new();
         let mut findings = Vec::new();
-        let mut serve =
-            |writer: &mut Writer, bytes: Vec<u8>, table: &mut BTreeMap<String, String>| {
-                let text = String::from_utf8(bytes).unwrap();
-                let words: Vec<&str> = text.split("\r\n").skip(2).step_by(2).collect();
-                let reply = match words[0] {
-                    "SET" => {
-                        table.insert(words[1].to_owned(), words[2].to_owned());
-                        Reply::Simple("OK".to_owned())
-                    }
-                    "INCR" => {
-                        let value = table.entry(words[1].to_owned()).or_insert("0".to_owned());
-                        *value = (value.parse::<i64>().unwrap() + 1).to_string();
-                        Reply::Integer(value.parse().unwrap())
-                    }
-                    _ => Reply::Bulk(table.get(words[1]).cloned()),
-                };
-                findings.extend(writer.answered(&reply));
-            };
-        for step in 0..500 {
-            let bytes = writer.next(Phase::Load).unwrap();
-            serve(&mut writer, bytes, &mut table);
-            spoil(step, &mut table);
+        let mut step = |writer: &mut Writer, table: &mut Table, phase| {
+            let Some(bytes) = writer.next(phase, &mut judge) else { return false };
+            for reply in serve_all(&bytes, table) {
+                findings.extend(writer.answered(&reply, &mut judge));
+            }
+            assert!(!writer.waits());
+            true
+        };
+        for number in 0..500 {
+            assert!(step(&mut writer, &mut table, Phase::Load));
+            spoil(number, &mut table);
         }
-        while let Some(bytes) = writer.next(Phase::ReadBack) {
-            serve(&mut writer, bytes, &mut table);
-        }
+        while step(&mut writer, &mut table, Phase::ReadBack) {}
+        judge.finish();
+        assert!(judge.judged() > 100, "{}", judge.judged());
+        findings.extend(judge.take_findings());
         findings
     }
 
@@ -219,11 +304,28 @@ mod tests {
         assert!(set("100000").iter().any(|finding| finding.kind == Kind::Duplicated));
     }
 
+    /// The last of them is only seen where shared objects are read back at the end.
+    #[test]
+    fn what_goes_wrong_with_shared_keys_shows() {
+        for (at, value) in [(250, "7"), (499, "7")] {
+            let found = findings(|step, table| {
+                if step == at {
+                    table.insert("shared:3:1".to_owned(), value.to_owned());
+                }
+            });
+            assert!(
+                matches!(found[..], [Finding { kind: Kind::NotLinearizable, .. }]),
+                "{found:?}"
+            );
+        }
+    }
+
     #[test]
     fn the_end_is_asked_for_once() {
+        let mut judge = Judge::new("object", shared::CELLS);
         let mut writer = Writer::new(0, 1);
-        assert!(writer.next(Phase::Shutdown).is_some());
-        assert!(writer.next(Phase::Shutdown).is_none());
-        assert!(Writer::new(1, 1).next(Phase::Shutdown).is_none());
+        assert!(writer.next(Phase::Shutdown, &mut judge).is_some());
+        assert!(writer.next(Phase::Shutdown, &mut judge).is_none());
+        assert!(Writer::new(1, 1).next(Phase::Shutdown, &mut judge).is_none());
     }
 }

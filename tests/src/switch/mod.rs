@@ -65,9 +65,23 @@ impl Switch {
         self.fabric.state().ports[port].cut = true;
     }
 
-    /// Plugs the cable of `port` in again.
+    /// Takes what comes in at `port` slowly: a frame in each `pace`, and what follows waits with whoever sends it.
+    pub fn slow(&self, port: usize, pace: Duration) {
+        self.fabric.state().ports[port].pace = Some(pace);
+    }
+
+    /// What the program at `port` has sent and the switch has not taken is lost, and nobody has seen it; and all that it sends
+    /// from now on, which is for one that dies.
+    pub fn lose(&self, port: usize) {
+        let port = &mut self.fabric.state().ports[port];
+        (port.pace, port.loses) = (None, port.connection());
+    }
+
+    /// Plugs the cable of `port` in again, and takes its frames as they come. What a program sends that [`lose`](Self::lose) was for
+    /// stays lost.
     pub fn heal(&self, port: usize) {
-        self.fabric.state().ports[port].cut = false;
+        let port = &mut self.fabric.state().ports[port];
+        (port.cut, port.pace) = (false, None);
     }
 
     /// The frames since the last call.
@@ -151,6 +165,9 @@ impl Fabric {
     /// Records a frame that came in and passes it on.
     fn pass(&self, from: usize, connection: u32, bytes: &[u8]) {
         let mut state = self.state();
+        if connection != 0 && state.ports[from].loses == Some(connection) {
+            return;
+        }
         let fate = if state.ports[from].cut { Fate::Cut } else { Fate::Forwarded };
         let Some(frame) = Frame::describe(from, connection, bytes, fate) else { return };
         state.capture.push(frame);
@@ -196,7 +213,13 @@ fn read_frames(fabric: &Fabric, socket: UnixStream, port: usize, connection: u32
     let mut reader = FrameReader::new(socket);
     loop {
         match reader.next_frame() {
-            Ok(Some(frame)) => fabric.pass(port, connection, frame),
+            Ok(Some(frame)) => {
+                let pace = fabric.state().ports[port].pace;
+                if let Some(pace) = pace {
+                    thread::sleep(pace);
+                }
+                fabric.pass(port, connection, frame);
+            }
             Ok(None) => break,
             Err(error) => {
                 log::warn!("switch port {port}: {error}");

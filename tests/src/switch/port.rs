@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::SendFlags;
@@ -23,15 +24,27 @@ pub(super) enum Link {
 pub(super) struct Port {
     link: Link,
     pub(super) cut: bool,
+    /// How slowly frames are taken.
+    pub(super) pace: Option<Duration>,
+    /// The program whose frames are lost.
+    pub(super) loses: Option<u32>,
 }
 
 impl Port {
     pub(super) fn new(link: Link) -> Self {
-        Self { link, cut: false }
+        Self { link, cut: false, pace: None, loses: None }
     }
 
     pub(super) fn connect(&mut self, socket: UnixStream, connection: u32) {
         self.link = Link::Socket(SocketLink { socket, connection, unsent: Vec::new() });
+    }
+
+    /// The number of the program that is plugged in.
+    pub(super) fn connection(&self) -> Option<u32> {
+        match &self.link {
+            Link::Socket(link) => Some(link.connection),
+            _ => None,
+        }
     }
 
     /// The program of `connection` is gone; a newer one may already be there.

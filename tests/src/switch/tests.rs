@@ -122,6 +122,30 @@ fn a_stopped_receiver_costs_frames_and_no_time() {
     while receive(&bench.a) != frame(A, CLIENT, 11) {}
 }
 
+/// A frame waits with its sender, and those that a program that dies has sent are seen by nobody.
+#[test]
+fn what_a_slow_switch_has_not_taken_is_lost_with_its_sender() {
+    let bench = bench();
+    bench.switch.slow(0, Duration::from_millis(1));
+    for content in 0..20 {
+        send(&bench.a, &frame(CLIENT, A, content));
+    }
+    for content in 0..20 {
+        assert_eq!(bench.client.receive(SOON), Some(frame(CLIENT, A, content)), "all, in order");
+    }
+    bench.switch.take_capture();
+    bench.switch.lose(0);
+    send(&bench.a, &frame(CLIENT, A, 30));
+    let again = plugged(&bench.switch, 0);
+    bench.switch.heal(0);
+    send(&again, &frame(CLIENT, A, 31));
+    assert_eq!(bench.client.receive(SOON), Some(frame(CLIENT, A, 31)));
+    send(&bench.a, &frame(CLIENT, A, 32));
+    send(&again, &frame(CLIENT, A, 33));
+    assert_eq!(bench.client.receive(SOON), Some(frame(CLIENT, A, 33)));
+    assert_eq!(bench.switch.take_capture().len(), 2, "nobody has seen the others");
+}
+
 #[test]
 fn a_new_program_on_a_port_gets_a_new_number() {
     let bench = bench();

@@ -37,6 +37,8 @@ pub enum OpCode {
     Touch = 10,
     /// See [`Op::Compute`].
     Compute = 11,
+    /// See [`Op::CompareAndSet`].
+    CompareAndSet = 12,
 }
 
 impl OpCode {
@@ -62,6 +64,7 @@ impl TryFrom<u8> for OpCode {
             9 => Self::ConsoleMark,
             10 => Self::Touch,
             11 => Self::Compute,
+            12 => Self::CompareAndSet,
             _ => return Err(FormatError::UnknownOp(code)),
         })
     }
@@ -88,6 +91,16 @@ pub enum Op<'a> {
         value: u64,
         /// Flush before answering.
         flush: bool,
+    },
+    /// Sets `key` to `value` if it is `expected`, where a key without a value is 0. Kept in memory only. The reply's `value` is
+    /// what it was before.
+    CompareAndSet {
+        /// The key.
+        key: u32,
+        /// What it has to be.
+        expected: u32,
+        /// What it becomes then.
+        value: u32,
     },
     /// Reads `key`; the reply's `value` is its value, or the status is `NotFound`.
     Get {
@@ -144,6 +157,7 @@ impl Op<'_> {
             Self::ConsoleMark { .. } => OpCode::ConsoleMark,
             Self::Touch { .. } => OpCode::Touch,
             Self::Compute { .. } => OpCode::Compute,
+            Self::CompareAndSet { .. } => OpCode::CompareAndSet,
         }
     }
 

@@ -7,7 +7,7 @@
 //! | 8 | client (u32) |
 //! | 12 | payload length (u16), 0 (u16) |
 //! | 16 | seq (u64) |
-//! | 24 | first argument (u64): key, pages per second, mark, pages |
+//! | 24 | first argument (u64): key (above it, what is expected there), pages per second, mark, pages |
 //! | 32 | second argument (u64): value, region pages |
 //! | 40 | payload, then CRC-32 of all before it |
 
@@ -88,6 +88,9 @@ fn arguments<'a>(op: &Op<'a>) -> (u64, u64, &'a [u8]) {
     match *op {
         Op::Append { payload, .. } => (0, 0, payload),
         Op::Put { key, value, .. } => (u64::from(key), value, &[]),
+        Op::CompareAndSet { key, expected, value } => {
+            (u64::from(key) | u64::from(expected) << 32, u64::from(value), &[])
+        }
         Op::Get { key } => (u64::from(key), 0, &[]),
         Op::SetDirty { pages_per_second, region_pages } => {
             (u64::from(pages_per_second), u64::from(region_pages), &[])
@@ -109,6 +112,11 @@ fn parse_op<'a>(message: &[u8], payload: &'a [u8]) -> Result<Op<'a>, FormatError
         OpCode::Ping => Op::Ping,
         OpCode::Append => Op::Append { payload, flush },
         OpCode::Put => Op::Put { key: first as u32, value: second, flush },
+        OpCode::CompareAndSet => Op::CompareAndSet {
+            key: first as u32,
+            expected: (first >> 32) as u32,
+            value: second as u32,
+        },
         OpCode::Get => Op::Get { key: first as u32 },
         OpCode::SetDirty => {
             Op::SetDirty { pages_per_second: first as u32, region_pages: second as u32 }
@@ -137,7 +145,7 @@ fn parse_op<'a>(message: &[u8], payload: &'a [u8]) -> Result<Op<'a>, FormatError
 mod tests {
     use super::*;
 
-    const ALL: [Op<'static>; 14] = [
+    const ALL: [Op<'static>; 15] = [
         Op::Ping,
         Op::Append { payload: b"", flush: false },
         Op::Append { payload: &[7; MAX_PAYLOAD], flush: true },
@@ -152,6 +160,7 @@ mod tests {
         Op::Touch { pages: u32::MAX, whole: true },
         Op::Touch { pages: 1, whole: false },
         Op::Compute { kib: u32::MAX },
+        Op::CompareAndSet { key: 1, expected: u32::MAX, value: 2 },
     ];
 
     #[test]

@@ -110,6 +110,9 @@ pub(crate) struct Arguments {
     /// Who decides which side goes on alone.
     #[arg(long, value_enum, default_value = "file")]
     pub(crate) arbiter: ArbiterChoice,
+    /// Begin alone: the standby is joined when the guest has served for a while.
+    #[arg(long)]
+    pub(crate) late: bool,
     /// Keep the logs and the disk of a good run too.
     #[arg(long)]
     pub(crate) keep: bool,
@@ -177,6 +180,7 @@ impl Arguments {
     pub(crate) fn micro_config(&self, kemari: PathBuf, kernel: PathBuf) -> Result<PairConfig> {
         let mut guest =
             micro::guest(kernel, self.memory.unwrap_or(64), self.cpus, self.micro_load());
+        guest.boots_protected = !self.late;
         if self.device.is_some() {
             micro::exercise(&mut guest);
         }

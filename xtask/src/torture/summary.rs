@@ -29,6 +29,8 @@ pub(super) struct Summary {
     seed: u64,
     pairs: usize,
     operations: u64,
+    /// Of these, those that were judged as one history.
+    judged: u64,
     /// Takeovers that no fault asked for.
     unasked: u32,
     /// The most memory that one process has had, in MiB, and how much it may have.
@@ -48,6 +50,7 @@ impl Summary {
             seed,
             pairs: 0,
             operations: 0,
+            judged: 0,
             unasked: 0,
             peak_memory_mib,
             memory_bound_mib,
@@ -59,10 +62,15 @@ impl Summary {
     pub(super) fn add(&mut self, report: &RunReport) {
         self.pairs += 1;
         self.operations += report.operations;
+        self.judged += report.judged;
         self.unasked += report.unasked;
         self.peak_memory_mib = self.peak_memory_mib.max(report.peak_memory_mib);
         self.memory_bound_mib = self.memory_bound_mib.max(report.memory_bound_mib);
         self.violations += report.findings.len();
+        if report.died_at_power_off {
+            let name = Kill::PowerOff.name();
+            self.rows.iter_mut().filter(|row| row.fault == name).for_each(|row| row.rounds += 1);
+        }
         for round in &report.rounds {
             let name = round.kill.name();
             let Some(row) = self.rows.iter_mut().find(|row| row.fault == name) else { continue };
@@ -101,13 +109,14 @@ impl Summary {
         takeovers.sort_unstable();
         let (p50, p99) = (quantile(&takeovers, 50), quantile(&takeovers, 99));
         format!(
-            "seed {}: {} failovers in {} faults on {} pairs, {} operations, {} min {:02} s; takeover p50 {p50:.1} ms, \
+            "seed {}: {} failovers in {} faults on {} pairs, {} operations ({} of them judged as one history), {} min {:02} s; takeover p50 {p50:.1} ms, \
              p99 {p99:.1} ms; {} takeovers unasked; {} MiB at most in a process, of {} that it may have; {} violations",
             self.seed,
             self.failovers(),
             self.sum(|row| row.rounds),
             self.pairs,
             self.operations,
+            self.judged,
             time.as_secs() / 60,
             time.as_secs() % 60,
             self.unasked,

@@ -1,0 +1,104 @@
+//! A judge of histories that was not written here: stateright's linearizability tester, over what clients that share a few
+//! objects saw (P1, P3).
+//!
+//! It knows nothing of the guest but what an operation is to do. It searches for one order of all operations in which each
+//! takes effect once, between its begin and its answer, and every answer is right. An operation that is never answered may have
+//! taken effect or not. Each object is judged alone, which is enough (linearizability is local), and in windows that end
+//! whenever nothing is under way on it: the search takes exponential time.
+
+mod object;
+mod window;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::findings::{Finding, Kind};
+pub use object::{Action, Answer, Step, get};
+use window::Window;
+
+/// The judge, and what it knows so far.
+#[derive(Debug)]
+pub struct Judge {
+    begun: Instant,
+    /// What an object is called in front of its number.
+    what: &'static str,
+    objects: BTreeMap<u32, Window>,
+    /// How many cells an object has; all begin as 0.
+    cells: usize,
+    judged: u64,
+    findings: Vec<Finding>,
+}
+
+impl Judge {
+    /// A judge of objects that have so many cells each, all 0.
+    pub fn new(what: &'static str, cells: usize) -> Self {
+        let objects = BTreeMap::new();
+        Self { begun: Instant::now(), what, objects, cells, judged: 0, findings: Vec::new() }
+    }
+
+    /// Whether another operation on `object` may begin. If not, its window is to end first: ask again after the next answer.
+    pub fn takes(&self, object: u32) -> bool {
+        self.objects.get(&object).is_none_or(Window::takes)
+    }
+
+    /// A client begins an operation: before anything of it is sent. It has no other under way.
+    pub fn begins(&mut self, object: u32, client: u32, steps: Vec<Step>) {
+        let (at, cells) = (self.begun.elapsed(), self.cells);
+        self.begins_at(at, object, client, steps, cells);
+    }
+
+    fn begins_at(
+        &mut self,
+        at: Duration,
+        object: u32,
+        client: u32,
+        steps: Vec<Step>,
+        cells: usize,
+    ) {
+        let window = self.objects.entry(object).or_insert_with(|| Window::new(cells));
+        window.begins(at, client, steps);
+    }
+
+    /// The client's operation on `object` was answered.
+    pub fn ends(&mut self, object: u32, client: u32, answer: Answer) {
+        self.ends_at(self.begun.elapsed(), object, client, answer);
+    }
+
+    fn ends_at(&mut self, at: Duration, object: u32, client: u32, answer: Answer) {
+        let Some(window) = self.objects.get_mut(&object) else { return };
+        window.ends(at, client, answer);
+        if window.is_quiet() {
+            self.judge(object);
+        }
+    }
+
+    /// Judges what is left: what is under way now is never answered.
+    pub fn finish(&mut self) {
+        let objects: Vec<u32> = self.objects.keys().copied().collect();
+        for object in objects {
+            self.judge(object);
+        }
+    }
+
+    fn judge(&mut self, object: u32) {
+        let Some(window) = self.objects.get_mut(&object) else { return };
+        self.judged += window.answered();
+        if let Err(what) = window.close() {
+            let what = format!("{} {object}: {what}", self.what);
+            self.findings.push(Finding::new(Kind::NotLinearizable, what));
+        }
+    }
+
+    /// Answered operations that were judged.
+    pub fn judged(&self) -> u64 {
+        self.judged
+    }
+
+    /// The contradictions since the last call.
+    pub fn take_findings(&mut self) -> Vec<Finding> {
+        std::mem::take(&mut self.findings)
+    }
+}
+
+#[cfg(test)]
+mod tests;
