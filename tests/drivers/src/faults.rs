@@ -1,8 +1,9 @@
 //! What is slow, and what is cut short.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use crate::scheduler::{self, Host, Nanos, Owned};
+use crate::scheduler::{self, Host, Nanos, On, Owned, ThreadId};
 
 struct Faults {
     /// How long a call on a file of a host takes, at most.
@@ -10,6 +11,15 @@ struct Faults {
     /// One in so many reads and writes of a socket is cut short; 0: none.
     short_in: u32,
     trap: Option<Trap>,
+    /// What happens in a thread some blocks further.
+    armed: Option<Armed>,
+}
+
+#[derive(Clone, Copy)]
+struct Armed {
+    thread: ThreadId,
+    blocks: u32,
+    happens: Happens,
 }
 
 /// What a host is stopped behind.
@@ -32,10 +42,8 @@ pub(crate) enum Call {
 pub(crate) enum Happens {
     /// The whole host is stopped for a time.
     Stop(Nanos),
-    /// The thread that has made the call does not run for a time.
+    /// The thread that has made the call does not run for a time, or until all are let go ([`release`]).
     Hold(Nanos),
-    /// The same, and once more behind the next thing that it does: when it has let go of what it had locked.
-    HoldTwice(Nanos, Nanos),
     /// The host's process is killed.
     Kill,
 }
@@ -49,15 +57,57 @@ pub(crate) struct Trap {
     pub(crate) thread: Option<&'static str>,
     /// The so many-th from now.
     pub(crate) left: u32,
+    /// And so many branches of the same thread further: between two locks there is no call.
+    pub(crate) blocks: u32,
     pub(crate) happens: Happens,
 }
 
 static FAULTS: Owned<Faults> =
-    Owned::new(Faults { storage: BTreeMap::new(), short_in: 0, trap: None });
+    Owned::new(Faults { storage: BTreeMap::new(), short_in: 0, trap: None, armed: None });
+/// Whether [`passed_block`] is to be called: asked very often.
+static ARMED: AtomicBool = AtomicBool::new(false);
+/// Threads that are held now; whoever is waits for this word.
+static HELD: AtomicU32 = AtomicU32::new(0);
 
 /// From now on this is to happen, once.
 pub(crate) fn set_trap(trap: Option<Trap>) {
-    FAULTS.with(|faults| faults.trap = trap);
+    FAULTS.with(|faults| (faults.trap, faults.armed) = (trap, None));
+    ARMED.store(false, Ordering::Relaxed);
+}
+
+/// Whether a thread is held now.
+pub(crate) fn is_held() -> bool {
+    HELD.load(Ordering::Relaxed) > 0
+}
+
+/// Lets all go that are held.
+pub(crate) fn release() {
+    scheduler::with(|world| world.wake(HELD.as_ptr() as usize, usize::MAX));
+}
+
+fn hold(nanos: Nanos) {
+    HELD.fetch_add(1, Ordering::Relaxed);
+    let deadline = scheduler::with(|world| world.now + nanos);
+    scheduler::wait(On::Futex(HELD.as_ptr() as usize), Some(deadline));
+    HELD.fetch_sub(1, Ordering::Relaxed);
+}
+
+pub(crate) fn is_armed() -> bool {
+    ARMED.load(Ordering::Relaxed)
+}
+
+/// The calling thread has passed a block, and something may be about to happen.
+pub(crate) fn passed_block() {
+    let own = scheduler::own_id();
+    let happens = FAULTS.with(|faults| {
+        let armed = faults.armed.as_mut().filter(|armed| armed.thread == own)?;
+        armed.blocks -= 1;
+        if armed.blocks == 0 { faults.armed.take() } else { None }
+    });
+    if let Some(armed) = happens {
+        ARMED.store(false, Ordering::Relaxed);
+        spring(armed.happens);
+    }
 }
 
 /// A call has been made.
@@ -78,14 +128,20 @@ pub(crate) fn called(call: Call) {
     });
     let Some(trap) = sprung else { return };
     crate::trace(&format!("{host:?} {name}, behind a call of kind {call:?}: {:?}", trap.happens));
-    match trap.happens {
+    if trap.blocks == 0 {
+        return spring(trap.happens);
+    }
+    let armed = Armed { thread: scheduler::own_id(), blocks: trap.blocks, happens: trap.happens };
+    FAULTS.with(|faults| faults.armed = Some(armed));
+    ARMED.store(true, Ordering::Relaxed);
+}
+
+/// It happens to the calling thread.
+fn spring(happens: Happens) {
+    let host = scheduler::host();
+    match happens {
         Happens::Stop(nanos) => scheduler::with(|world| world.stop_host(host, world.now + nanos)),
-        Happens::Hold(nanos) => return scheduler::sleep(nanos),
-        Happens::HoldTwice(first, second) => {
-            scheduler::sleep(first);
-            let (behind, left, happens) = (Call::Any, 1, Happens::Hold(second));
-            return set_trap(Some(Trap { behind, left, happens, ..trap }));
-        }
+        Happens::Hold(nanos) => return hold(nanos),
         Happens::Kill => crate::hosts::kill(host),
     }
     scheduler::sleep(0);

@@ -2,8 +2,8 @@
 
 use crate::scheduler::Nanos;
 
-/// How long it computes between two steps, at most.
-pub(crate) const LONGEST_PAUSE: Nanos = 1_000_000;
+/// How long it computes before it writes a page, at most.
+pub(crate) const LONGEST_PAUSE: Nanos = 300_000;
 
 /// Where the number of the next step is.
 const COUNTER: u64 = 0x10_0000;
@@ -11,7 +11,7 @@ const COUNTER: u64 = 0x10_0000;
 const PAGES: u64 = 0x20_0000;
 const COUNT: u64 = 64;
 /// Of these it writes so many a step.
-const PER_STEP: u64 = 3;
+pub(crate) const PER_STEP: u64 = 3;
 
 /// Guest memory, 8 bytes at a time.
 pub(crate) trait Memory {
@@ -77,14 +77,15 @@ pub(crate) fn byte(number: u64) -> u8 {
     mix(number, 7) as u8
 }
 
-/// Does what the next step does in memory; gives its number.
+/// The number of the next step.
 pub(crate) fn step(memory: &mut dyn Memory) -> u64 {
-    let step = memory.read(COUNTER);
-    for which in 0..PER_STEP {
-        let page = page(step, which);
-        memory.write(PAGES + page * 4096, value(step, page));
-    }
-    step
+    memory.read(COUNTER)
+}
+
+/// Writes a page of a step; once more where the processor was interrupted in the middle of it.
+pub(crate) fn write_page(memory: &mut dyn Memory, step: u64, which: u64) {
+    let page = page(step, which);
+    memory.write(PAGES + page * 4096, value(step, page));
 }
 
 /// The step's byte has been taken: the processor goes on behind the instruction.

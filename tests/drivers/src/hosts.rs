@@ -25,6 +25,11 @@ pub(crate) fn clock() -> Nanos {
     BEGIN + scaled(now, skew)
 }
 
+/// What it shows people.
+pub(crate) fn wall_clock() -> Nanos {
+    1_800_000_000_000_000_000 + clock()
+}
+
 /// The moment of the world at which that clock shows `clock`, or a little later.
 pub(crate) fn moment_of(clock: Nanos) -> Nanos {
     let host = scheduler::host();
@@ -62,20 +67,21 @@ pub(crate) fn opened(fd: i32) {
     HOSTS.with(|hosts| hosts.fds.insert(fd, host));
 }
 
+/// Its number may be another's from now on.
 pub(crate) fn closed(fd: i32) {
     HOSTS.with(|hosts| hosts.fds.remove(&fd));
+    crate::watch::closed(fd);
+    crate::kvm::closed(fd);
+    scheduler::with(|world| world.timers.remove(&fd));
 }
 
 /// The process on `host` is killed: no thread of it ever runs again, and the kernel closes what it had open.
 pub(crate) fn kill(host: Host) {
     scheduler::with(|world| world.stop_host(host, Nanos::MAX));
-    HOSTS.with(|hosts| {
-        hosts.fds.retain(|fd, of| {
-            if *of == host {
-                // SAFETY: whoever used the descriptor never runs again.
-                unsafe { raw::syscall(libc::SYS_close, [*fd as usize, 0, 0, 0, 0, 0]) };
-            }
-            *of != host
-        });
-    });
+    let all = HOSTS.with(|hosts| hosts.fds.clone());
+    for fd in all.into_iter().filter(|(_, of)| *of == host).map(|(fd, _)| fd) {
+        closed(fd);
+        // SAFETY: whoever used the descriptor never runs again.
+        unsafe { raw::syscall(libc::SYS_close, [fd as usize, 0, 0, 0, 0, 0]) };
+    }
 }

@@ -1,18 +1,21 @@
 //! KVM, where it is not the kernel's: the guest, which runs nowhere but here, and the pages that it writes.
 //!
-//! Everything else of a machine is the real KVM's: descriptors, state, the memory slots. The guest is a program that counts: at
+//! Everything else of a machine is the real KVM's: descriptors, state, the memory slots; but what it tells of time is the world's:
+//! how long a number is decides how many branches its encoding takes. The guest is a program that counts: at
 //! step `n` it writes some pages, whose contents follow from `n`, and then bytes to its serial line. The number of its step is in
 //! its memory, so that it goes on from whatever memory it finds.
 
 use std::collections::BTreeMap;
 
 use kvm_bindings::{
-    kvm_clear_dirty_log, kvm_dirty_log, kvm_enable_cap, kvm_run, kvm_userspace_memory_region,
+    kvm_clear_dirty_log, kvm_clock_data, kvm_dirty_log, kvm_enable_cap, kvm_msr_entry, kvm_msrs,
+    kvm_pit_state2, kvm_run, kvm_userspace_memory_region,
 };
 
 use kemari_vmm::layout;
 
 use crate::guest::{self, Memory, Wish};
+use crate::hosts;
 use crate::scheduler::{self, On, Owned, Woken};
 
 const CREATE_VM: u64 = 0xae01;
@@ -21,6 +24,10 @@ const RUN: u64 = 0xae80;
 const SET_USER_MEMORY_REGION: u64 = 0x4020_ae46;
 const GET_DIRTY_LOG: u64 = 0x4010_ae42;
 const CLEAR_DIRTY_LOG: u64 = 0xc018_aec0;
+const GET_CLOCK: u64 = 0x8030_ae7c;
+const GET_MSRS: u64 = 0xc008_ae88;
+const GET_PIT2: u64 = 0x8070_ae9f;
+const IA32_TSC: u32 = 0x10;
 const ENABLE_CAP: u64 = 0x4068_aea3;
 /// Where the data of a port access is, from the beginning of the shared page (KVM API, kvm_run.io.data_offset).
 const PORT_DATA: u64 = 4096;
@@ -112,6 +119,26 @@ pub(crate) fn ioctl(fd: i32, request: u64, argument: usize, plain: impl Fn() -> 
         CLEAR_DIRTY_LOG => {
             // SAFETY: as above.
             clear_dirty(fd, unsafe { &*(argument as *const kvm_clear_dirty_log) });
+        }
+        GET_CLOCK => {
+            // SAFETY: as above.
+            let clock = unsafe { &mut *(argument as *mut kvm_clock_data) };
+            (clock.clock, clock.host_tsc) = (hosts::clock(), hosts::clock());
+            clock.realtime = hosts::wall_clock();
+        }
+        GET_MSRS => {
+            // SAFETY: the kernel has written so many, behind the header.
+            let msrs = unsafe {
+                let first = (argument as *mut kvm_msr_entry).byte_add(size_of::<kvm_msrs>());
+                std::slice::from_raw_parts_mut(first, result as usize)
+            };
+            let tsc = msrs.iter_mut().find(|msr| msr.index == IA32_TSC);
+            tsc.into_iter().for_each(|msr| msr.data = hosts::clock());
+        }
+        GET_PIT2 => {
+            // SAFETY: as above.
+            let pit = unsafe { &mut *(argument as *mut kvm_pit_state2) };
+            pit.channels.iter_mut().for_each(|channel| channel.count_load_time = 0);
         }
         _ => {}
     }
@@ -215,19 +242,14 @@ fn run(fd: i32) -> i64 {
     if let Some(step) = done {
         with_guest(vm, |memory| guest::end_step(memory, step));
     }
-    loop {
-        scheduler::point();
-        if is_interrupted(run) {
+    let step = with_guest(vm, guest::step);
+    // Checkpoints come in the middle of a step as well.
+    for which in 0..guest::PER_STEP {
+        if !compute(run) {
             return -i64::from(libc::EINTR);
         }
-        let pause = scheduler::with(|world| world.random.u64(..guest::LONGEST_PAUSE));
-        let deadline = scheduler::with(|world| world.now + pause);
-        if scheduler::wait(On::Kick, Some(deadline)) == Woken::Event || is_interrupted(run) {
-            continue;
-        }
-        break;
+        with_guest(vm, |memory| guest::write_page(memory, step, which));
     }
-    let step = with_guest(vm, guest::step);
     crate::judge::stepped(scheduler::host(), step);
     TABLES.with(|tables| tables.vcpus.get_mut(&fd).expect("a vCPU").pending = Some(step));
     match with_guest(vm, |memory| guest::wish(memory, step)) {
@@ -238,6 +260,21 @@ fn run(fd: i32) -> i64 {
         }
     }
     0
+}
+
+/// The guest computes for a while; `false`: it is interrupted.
+fn compute(run: *mut kvm_run) -> bool {
+    loop {
+        scheduler::point();
+        if is_interrupted(run) {
+            return false;
+        }
+        let pause = scheduler::with(|world| world.random.u64(..guest::LONGEST_PAUSE));
+        let deadline = scheduler::with(|world| world.now + pause);
+        if scheduler::wait(On::Kick, Some(deadline)) != Woken::Event && !is_interrupted(run) {
+            return true;
+        }
+    }
 }
 
 /// Clears the signal; the flag stays as long as the product wants it.

@@ -4,9 +4,12 @@
 //!   world (this crate)          faults, clients, the link, the judge
 //!   engine, standby, gate, ...  the product, unchanged, on real threads, files, sockets and KVM
 //!   calls                       the C library's functions, taken over: here threads take turns
+//!   blocks                      and here: between any two branches of the product
 //!   scheduler                   one thread at a time, and a clock of its own
 //! ```
 
+#[cfg(feature = "world")]
+mod blocks;
 #[cfg(feature = "world")]
 mod cable;
 #[cfg(feature = "world")]

@@ -1,11 +1,12 @@
 //! The scheduler: of all threads of a world one runs at a time, a seed says which, and time passes only when it says so.
 //!
 //! A thread gives its turn up at every call of the C library that this crate has taken over ([`crate::calls`]) and, now and
-//! then, where it allocates memory. Whoever has the turn is the only one that touches [`Scheduler`]: that is the lock.
+//! then, where it allocates memory and between two branches of the product ([`crate::blocks`]). Whoever has the turn is the
+//! only one that touches [`Scheduler`]: that is the lock.
 
 use std::cell::{Cell, UnsafeCell};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::raw;
 
@@ -24,6 +25,8 @@ pub(crate) enum Host {
     A,
     /// Where its standby begins.
     B,
+    /// Where the second one does, in worlds that need it.
+    C,
 }
 
 /// What a thread waits for.
@@ -82,6 +85,8 @@ struct Manner {
     switch_in: u32,
     /// Whether priorities decide, which change now and then, or chance alone.
     priorities: bool,
+    /// How many blocks of the product are passed, about, before the turn is given up between two calls; 0: it is not.
+    blocks: u64,
     /// How long a call takes, at most.
     step: Nanos,
 }
@@ -99,8 +104,6 @@ pub(crate) struct Scheduler {
     current: ThreadId,
     /// Of all turns so far: two runs of a seed have the same.
     pub(crate) digest: u64,
-    /// Turns that were given.
-    pub(crate) turns: u64,
     /// When the world is over, whatever goes on in it.
     pub(crate) limit: Nanos,
 }
@@ -110,12 +113,22 @@ struct Place(UnsafeCell<Option<Scheduler>>);
 // SAFETY: only the thread that has the turn looks inside (see the module).
 unsafe impl Sync for Place {}
 
+/// Turns that were given.
+static TURNS: AtomicU64 = AtomicU64::new(0);
+
+pub(crate) fn turns() -> u64 {
+    TURNS.load(Ordering::Relaxed)
+}
+
 static PLACE: Place = Place(UnsafeCell::new(None));
 
 thread_local! {
     static ME: Cell<Option<ThreadId>> = const { Cell::new(None) };
     /// This thread is inside the scheduler: its own calls and allocations are nobody's affair.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
+    /// This thread has come to the product's code. Before that the standard library allocates as often as addresses, which no
+    /// seed decides, ask for.
+    static BEGUN: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Which thread of the world this is; none: no thread of a world, or inside of the scheduler.
@@ -139,6 +152,7 @@ pub(crate) fn begin(seed: u64, limit: Nanos) {
     let manner = Manner {
         switch_in: [3, 10, 40, 200][random.usize(..4)],
         priorities: random.bool(),
+        blocks: [0, 500, 5_000, 50_000][random.usize(..4)],
         step: [200, 1_000, 5_000][random.usize(..3)],
     };
     let mut world = Scheduler {
@@ -150,13 +164,14 @@ pub(crate) fn begin(seed: u64, limit: Nanos) {
         manner,
         current: 0,
         digest: 0,
-        turns: 0,
         limit,
     };
     world.add("world".to_owned(), Host::Outside);
+    world.set_blocks();
     // SAFETY: there is one thread.
     unsafe { *PLACE.0.get() = Some(world) };
     ME.set(Some(0));
+    BEGUN.set(true);
 }
 
 /// Begins the life of a thread that [`Scheduler::add`] has announced: waits for its first turn.
@@ -184,14 +199,25 @@ pub(crate) fn point() {
     crate::faults::called(crate::faults::Call::Any);
 }
 
+/// The calling thread runs the product's code.
+pub(crate) fn is_begun() {
+    BEGUN.set(true);
+}
+
 /// As [`point`], where there are very many: mostly nothing.
 pub(crate) fn small_point() {
-    let Some(id) = me() else { return };
+    let Some(id) = me().filter(|_| BEGUN.get()) else { return };
     let switch = with(|world| world.random.u32(..world.manner.switch_in * 16) == 0);
     if switch {
         hand_over(id, State::Ready);
     }
     crate::faults::called(crate::faults::Call::Any);
+}
+
+/// A moment between two calls at which another thread comes first.
+pub(crate) fn block_point() {
+    with(|world| world.set_blocks());
+    hand_over(own_id(), State::Ready);
 }
 
 /// Waits until `on`, or until `deadline`.
@@ -259,6 +285,14 @@ impl Scheduler {
         (self.threads.len() - 1, word)
     }
 
+    fn set_blocks(&mut self) {
+        let left = match self.manner.blocks {
+            0 => u64::MAX,
+            mean => self.random.u64(1..=2 * mean),
+        };
+        crate::blocks::set_left(left);
+    }
+
     /// Wakes at most `count` of those that wait for this word; gives how many.
     pub(crate) fn wake(&mut self, word: usize, count: usize) -> usize {
         let waits = |thread: &Thread| matches!(&thread.state, State::Blocked { on: On::Futex(at), .. } if *at == word);
@@ -309,15 +343,15 @@ impl Scheduler {
 
     /// Who runs next. Where nobody can, time passes until somebody can.
     fn next_turn(&mut self) -> ThreadId {
-        self.turns += 1;
+        TURNS.fetch_add(1, Ordering::Relaxed);
         loop {
             if self.now >= self.limit {
                 self.give_up("the world has not come to its end");
             }
             self.fire_timers();
-            self.wake_the_overdue();
-            let able: Vec<ThreadId> =
-                (0..self.threads.len()).filter(|id| self.can_run(*id)).collect();
+            let mut can_run = self.can_run();
+            self.wake_the_overdue(&mut can_run);
+            let able: Vec<ThreadId> = (0..can_run.len()).filter(|id| can_run[*id]).collect();
             if let Some(next) = self.choose(&able) {
                 if let State::Blocked { .. } = self.threads[next].state {
                     self.ready(next, Woken::Event);
@@ -348,31 +382,52 @@ impl Scheduler {
         Some(next)
     }
 
-    fn can_run(&self, id: ThreadId) -> bool {
-        let thread = &self.threads[id];
-        if self.is_stopped(thread.host) {
-            return false;
+    /// Of each thread, whether it can run now.
+    fn can_run(&self) -> Vec<bool> {
+        // One call for all descriptors: this is asked at each turn.
+        let (mut fds, mut whose) = (Vec::new(), Vec::new());
+        let mut can = Vec::with_capacity(self.threads.len());
+        for (id, thread) in self.threads.iter().enumerate() {
+            let may = !self.is_stopped(thread.host);
+            can.push(
+                may && match &thread.state {
+                    State::Ready => true,
+                    State::Done => false,
+                    State::Blocked { on, .. } => match on {
+                        On::Fds(of) => {
+                            let ask = |(fd, events): &(i32, i16)| libc::pollfd {
+                                fd: *fd,
+                                events: *events,
+                                revents: 0,
+                            };
+                            fds.extend(of.iter().filter(|_| may).map(ask));
+                            whose.resize(fds.len(), id);
+                            false
+                        }
+                        On::End(other) => self.has_ended(*other),
+                        On::Kick => thread.kicked,
+                        On::Futex(_) | On::Time => false,
+                    },
+                },
+            );
         }
-        match &thread.state {
-            State::Ready => true,
-            State::Done => false,
-            State::Blocked { on, .. } => match on {
-                On::Fds(fds) => is_any_ready(fds),
-                On::End(other) => self.has_ended(*other),
-                On::Kick => thread.kicked,
-                On::Futex(_) | On::Time => false,
-            },
+        if raw::poll_now(&mut fds) > 0 {
+            for (fd, id) in fds.iter().zip(whose) {
+                can[id] |= fd.revents != 0;
+            }
         }
+        can
     }
 
-    fn wake_the_overdue(&mut self) {
-        for id in 0..self.threads.len() {
+    fn wake_the_overdue(&mut self, can_run: &mut [bool]) {
+        for (id, can) in can_run.iter_mut().enumerate() {
             if let State::Blocked { deadline: Some(deadline), .. } = self.threads[id].state
                 && deadline <= self.now
                 && !self.is_stopped(self.threads[id].host)
-                && !self.can_run(id)
+                && !*can
             {
                 self.ready(id, Woken::Time);
+                *can = true;
             }
         }
     }
@@ -413,16 +468,8 @@ impl Scheduler {
         for line in self.picture() {
             raw::say(&line);
         }
-        crate::broken(&format!("{why} ({} ms, {} turns)", self.now / 1_000_000, self.turns));
+        crate::broken(&format!("{why} ({} ms, {} turns)", self.now / 1_000_000, turns()));
     }
-}
-
-fn is_any_ready(fds: &[(i32, i16)]) -> bool {
-    let mut ask: Vec<_> = fds
-        .iter()
-        .map(|(fd, events)| libc::pollfd { fd: *fd, events: *events, revents: 0 })
-        .collect();
-    raw::poll_now(&mut ask) > 0
 }
 
 /// What every thread is at, for who has no turn: of a world that hangs.
@@ -430,7 +477,7 @@ pub(crate) fn hung() -> Vec<String> {
     // SAFETY: not quite: nobody has moved for a long time.
     let Some(world) = (unsafe { (*PLACE.0.get()).as_ref() }) else { return Vec::new() };
     let mut lines = world.picture();
-    lines.push(format!("{} turns, the last one is {}'s", world.turns, world.current));
+    lines.push(format!("{} turns, the last one is {}'s", turns(), world.current));
     lines
 }
 

@@ -1,6 +1,6 @@
 //! The two sides of a pair, as the command line makes them, of the product's own parts.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub(crate) struct Places {
     pub(crate) off_at: u64,
     /// How many bytes the guest prints in a step.
     pub(crate) burst: u64,
+    /// The primary begins without a standby: it is told of it later.
+    pub(crate) late: bool,
 }
 
 impl Places {
@@ -47,12 +49,14 @@ impl Places {
         self.dir.join(format!("{}{host:?}", watch::CONSOLE))
     }
 
-    pub(crate) fn near(&self) -> PathBuf {
-        self.dir.join("near")
+    /// Where the cable to that standby begins.
+    pub(crate) fn near(&self, standby: Host) -> PathBuf {
+        self.dir.join(format!("near-{standby:?}"))
     }
 
-    pub(crate) fn far(&self) -> PathBuf {
-        self.dir.join("far")
+    /// Where it listens.
+    pub(crate) fn far(&self, standby: Host) -> PathBuf {
+        self.dir.join(format!("far-{standby:?}"))
     }
 
     fn arbiter(&self, name: &str) -> Arc<dyn Arbiter> {
@@ -69,10 +73,10 @@ impl Places {
         MachineConfig { serial, ..MachineConfig::bare("pair", memory, cpus) }
     }
 
-    fn engine_options(&self, standby: Option<&Path>) -> EngineOptions {
+    fn engine_options(&self, standby: Option<&PathBuf>) -> EngineOptions {
         EngineOptions {
             name: "pair".into(),
-            standby: standby.map(|path| LinkAddr::Unix(path.to_owned())),
+            standby: standby.cloned().map(LinkAddr::Unix),
             security: LinkSecurity::default(),
             audit: None,
             verify: false,
@@ -133,7 +137,8 @@ pub(crate) fn run_primary(places: &Places, side: &Shared) {
     let term = arbiter.begin(false).expect("the first term");
     let attach = AttachOptions { shared_disks: true, append: false };
     machine.attach_backends(attach).expect("what is behind the devices");
-    let options = places.engine_options(Some(&places.near()));
+    let near = places.near(Host::B);
+    let options = places.engine_options(Some(&near).filter(|_| !places.late));
     guest::tell(&mut Whole(machine.memory()), places.off_at, places.burst);
     judge::begins(Host::A, guest::check(&mut Whole(machine.memory())));
     let engine = Engine::begin(machine.clone(), authority, Some(arbiter.clone()), term, options);
@@ -179,8 +184,8 @@ impl MachineFactory for Factory {
 }
 
 /// `kemari standby`.
-pub(crate) fn run_standby(places: &Places, side: &Shared) {
-    let arbiter = places.arbiter("standby");
+pub(crate) fn run_standby(places: &Places, host: Host, side: &Shared) {
+    let arbiter = places.arbiter(if host == Host::B { "standby" } else { "third" });
     if places.two_arbiters {
         // Of an earlier run, which was killed.
         arbiter.begin(false).expect("the first term");
@@ -194,28 +199,34 @@ pub(crate) fn run_standby(places: &Places, side: &Shared) {
     let config = StandbyConfig { name: "pair".into(), options, boot: None, audit: None };
     let reserve: Arc<Reserve> = Arc::default();
     let resources =
-        Resources::new(places.config(Host::B, MEMORY, 1), None, Some(arbiter.clone()), reserve);
-    let factory = Factory { places: places.clone(), host: Host::B, arbiter: arbiter.clone() };
+        Resources::new(places.config(host, MEMORY, 1), None, Some(arbiter.clone()), reserve);
+    let factory = Factory { places: places.clone(), host, arbiter: arbiter.clone() };
     let driver = StandbyDriver::new(config, Some(arbiter.clone()), Box::new(factory))
         .with_resources(&resources);
     note(side, |side| side.stop = Some(driver.stop_handle()));
-    let listener = LinkAddr::Unix(places.far()).listen(LinkSecurity::default());
+    let listener = LinkAddr::Unix(places.far(host)).listen(LinkSecurity::default());
     match driver.run(listener.expect("a place to listen")).expect("threads") {
         End::Stopped { reason: why, .. } => {
             trace(&format!("the standby has ended: {why}"));
             note(side, |side| side.ended = Some(why));
         }
-        End::TakeOver(inheritance) => take_over(places, &arbiter, *inheritance, side),
+        End::TakeOver(inheritance) => take_over(places, host, &arbiter, *inheritance, side),
     }
 }
 
-fn take_over(places: &Places, arbiter: &Arc<dyn Arbiter>, found: Inheritance, side: &Shared) {
+fn take_over(
+    places: &Places,
+    host: Host,
+    arbiter: &Arc<dyn Arbiter>,
+    found: Inheritance,
+    side: &Shared,
+) {
     let Inheritance { machine, authority, state, taken, reason, .. } = found;
     trace(&format!("takes over: {reason}"));
     state.restore(&machine).expect("a state that was tried");
     let attach = AttachOptions { shared_disks: true, append: true };
     machine.attach_backends(attach).expect("what is behind the devices");
-    judge::begins(Host::B, guest::check(&mut Whole(machine.memory())));
+    judge::begins(host, guest::check(&mut Whole(machine.memory())));
     let options = places.engine_options(None);
     let engine =
         Engine::after_takeover(machine.clone(), authority, Some(arbiter.clone()), taken, options);

@@ -1,25 +1,35 @@
 //! One world: a pair, its link, its clients, and what goes wrong.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use ft_core::primary::Phase;
 use kemari_flags::drivers::Story;
+use kemari_vmm::engine::Engine;
+use kemari_vmm::link::LinkAddr;
 use kemari_vmm::machine::Ended;
 
 use crate::cable::Cable;
 use crate::faults::{Call, Happens, Trap};
 use crate::scheduler::{self, Host};
-use crate::sides::{Places, Shared, run_primary, run_standby};
+use crate::sides::{Places, Shared, Side, run_primary, run_standby};
 use crate::{broken, faults, hosts, judge, trace};
 
 /// How long the world waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// Which of the two hosts of the pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Primary,
+    Standby,
+}
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,21 +39,21 @@ enum Fault {
     StopPrimary,
     StopStandby,
     /// A host, or one of its threads, is stopped behind one of its next calls, wherever that is.
-    StopBehind(Host, Call),
+    StopBehind(Role, Call),
     CutLink,
     SilentLink,
     SlowLink,
-    SlowStorage(Host),
+    SlowStorage(Role),
     ReaderStops,
     EndPrimary,
 }
 
 const FAULTS: [Fault; 16] = [
-    Fault::StopBehind(Host::A, Call::Output),
-    Fault::StopBehind(Host::A, Call::Send),
-    Fault::StopBehind(Host::A, Call::File),
-    Fault::StopBehind(Host::A, Call::Kvm),
-    Fault::StopBehind(Host::B, Call::File),
+    Fault::StopBehind(Role::Primary, Call::Output),
+    Fault::StopBehind(Role::Primary, Call::Send),
+    Fault::StopBehind(Role::Primary, Call::File),
+    Fault::StopBehind(Role::Primary, Call::Kvm),
+    Fault::StopBehind(Role::Standby, Call::File),
     Fault::KillPrimary,
     Fault::KillStandby,
     Fault::StopPrimary,
@@ -51,13 +61,13 @@ const FAULTS: [Fault; 16] = [
     Fault::CutLink,
     Fault::SilentLink,
     Fault::SlowLink,
-    Fault::SlowStorage(Host::A),
-    Fault::SlowStorage(Host::B),
+    Fault::SlowStorage(Role::Primary),
+    Fault::SlowStorage(Role::Standby),
     Fault::ReaderStops,
     Fault::EndPrimary,
 ];
 
-const STORIES: [Story; 10] = [
+const STORIES: [Story; 11] = [
     Story::Any,
     Story::Any,
     Story::Any,
@@ -68,20 +78,28 @@ const STORIES: [Story; 10] = [
     Story::SlowFence,
     Story::Ends,
     Story::Unread,
+    Story::Twice,
 ];
 
 struct World {
     burst: u64,
     random: fastrand::Rng,
+    places: Places,
+    /// Where the guest is protected from, and where to.
+    primary: Host,
+    standby: Host,
+    /// Between them.
     cable: Arc<Cable>,
-    a: Shared,
-    b: Shared,
+    sides: BTreeMap<Host, Shared>,
     reads: Arc<AtomicBool>,
     /// The primary was told to end.
     ends: bool,
     /// What has gone wrong so far.
     faults: Vec<Fault>,
+    /// Of the two.
     killed: Vec<Host>,
+    /// How often the guest had begun or gone on when these two became a pair.
+    lives: usize,
 }
 
 /// Runs the world of a seed; comes back when it has kept every promise.
@@ -94,33 +112,41 @@ pub(crate) fn run(seed: u64, story: Option<Story>, dir: &Path) {
         dir: dir.to_owned(),
         two_arbiters: story == Story::TwoArbiters,
         off_at: if story == Story::PowersOff { random.u64(1..1000) } else { 0 },
-        burst: if matches!(story, Story::Replaced | Story::Unread) { 64 } else { 1 },
+        late: match story {
+            Story::Any => random.u32(..6) == 0,
+            Story::Twice => random.bool(),
+            _ => false,
+        },
+        burst: match story {
+            Story::Replaced => 64,
+            Story::Unread => 512,
+            _ => 1,
+        },
     };
     let reads = Arc::new(AtomicBool::new(true));
-    for host in [Host::A, Host::B] {
+    for host in [Host::A, Host::B, Host::C] {
         make_console(&places.console(host), reads.clone());
         // Clocks are a few per mille off.
         hosts::set_skew(host, random.i64(-2000..=2000));
     }
     faults::set_short(if random.bool() { 0 } else { random.u32(2..20) });
-    let cable = Cable::lay(&places.near(), places.far());
-    let (a, b) = (Shared::default(), Shared::default());
-    let (own, side) = (places.clone(), b.clone());
-    start(Host::B, "main-b", move || run_standby(&own, &side));
-    let (own, side) = (places.clone(), a.clone());
-    start(Host::A, "main-a", move || run_primary(&own, &side));
-    let burst = places.burst;
+    let cable = Cable::lay(&places.near(Host::B), places.far(Host::B));
     let mut world = World {
-        burst,
+        burst: places.burst,
         random,
+        places,
+        primary: Host::A,
+        standby: Host::B,
         cable,
-        a,
-        b,
+        sides: BTreeMap::new(),
         reads,
         ends: false,
         faults: Vec::new(),
         killed: Vec::new(),
+        lives: 1,
     };
+    world.begin_standby(Host::B);
+    world.begin_primary();
     match story {
         Story::Any => world.live(),
         Story::TwoArbiters => world.live_with_two_arbiters(),
@@ -130,6 +156,7 @@ pub(crate) fn run(seed: u64, story: Option<Story>, dir: &Path) {
         Story::SlowFence => world.ask_slowly(),
         Story::Ends => world.end_in_order(),
         Story::Unread => world.go_unread(),
+        Story::Twice => world.live_twice(),
     }
     trace(&format!("{} bytes have left", judge::total()));
 }
@@ -159,7 +186,60 @@ fn make_console(path: &Path, reads: Arc<AtomicBool>) {
 }
 
 impl World {
+    fn begin_primary(&mut self) {
+        let (places, side) = (self.places.clone(), Shared::default());
+        self.sides.insert(Host::A, side.clone());
+        start(Host::A, "main-a", move || run_primary(&places, &side));
+    }
+
+    fn begin_standby(&mut self, host: Host) {
+        let (places, side) = (self.places.clone(), Shared::default());
+        self.sides.insert(host, side.clone());
+        start(host, "main-standby", move || run_standby(&places, host, &side));
+    }
+
+    /// The operator's `protect`, where the primary can hear it.
+    fn protect(&mut self) {
+        let near = LinkAddr::Unix(self.places.near(self.standby));
+        self.with_engine(self.primary, |engine| {
+            if let Err(why) = engine.protect(near) {
+                trace(&format!("the operator is told: {why}"));
+            }
+        });
+    }
+
     fn live(&mut self) {
+        if self.places.late {
+            self.pass(50..400);
+            self.protect();
+        }
+        self.live_as_a_pair();
+    }
+
+    /// The guest is taken over, protected on a third host, and taken over there as well (P4, P7).
+    fn live_twice(&mut self) {
+        if self.places.late {
+            self.pass(50..400);
+            self.protect();
+        }
+        self.wait_protected();
+        self.pass(1..300);
+        match self.random.bool() {
+            true => self.kill(Host::A),
+            false => self.stop_for(Host::A, 1_000_000_000..4_000_000_000),
+        }
+        self.wait_for("P7: a takeover", |_| judge::lives() > 1);
+        self.pass(1..200);
+        (self.primary, self.standby) = (Host::B, Host::C);
+        self.cable = Cable::lay(&self.places.near(Host::C), self.places.far(Host::C));
+        (self.killed, self.lives) = (Vec::new(), 2);
+        self.begin_standby(Host::C);
+        self.wait_for("an engine", |world| world.with_engine(Host::B, |_| ()).is_some());
+        self.protect();
+        self.live_as_a_pair();
+    }
+
+    fn live_as_a_pair(&mut self) {
         let mut protected = true;
         if self.random.u32(..4) > 0 {
             self.wait_protected();
@@ -169,7 +249,7 @@ impl World {
         }
         for _ in 0..self.random.usize(1..=3) {
             self.pass(1..200);
-            protected = match self.phase_of_a() {
+            protected = match self.phase() {
                 Some(phase) => phase == Phase::Protected,
                 None => protected,
             };
@@ -182,23 +262,32 @@ impl World {
 
     /// What a thread of an ended session still does is seen by nobody (P4).
     fn outlive_a_session(&mut self) {
-        let (first, second) =
-            (self.random.u64(50_000_000..400_000_000), self.random.u64(10_000_000..600_000_000));
-        let (thread, behind, left, happens) = match self.random.usize(..4) {
-            0 => ("link", Call::Send, self.random.u32(1..5), Happens::Hold(first)),
-            1 => ("sender", Call::Send, self.random.u32(1..5), Happens::Hold(first)),
-            2 => ("sender", Call::Any, self.random.u32(1..120), Happens::Hold(first)),
-            _ => ("sender", Call::Kvm, self.random.u32(1..5), Happens::HoldTwice(first, second)),
+        // Most of all between two looks at the log of changed pages: just behind the calls with which the log begins.
+        let (thread, behind, left, blocks) = match self.random.usize(..4) {
+            0 => ("link", Call::Send, self.random.u32(1..5), self.some_blocks()),
+            1 => ("sender", Call::Send, self.random.u32(1..20), self.some_blocks()),
+            _ => ("sender", Call::Kvm, self.random.u32(1..3), self.random.u32(1..100)),
         };
-        faults::set_trap(Some(Trap { host: Host::A, behind, thread: Some(thread), left, happens }));
-        self.pass(1..300);
+        let happens = Happens::Hold(self.random.u64(500_000_000..3_000_000_000));
+        let thread = Some(thread);
+        faults::set_trap(Some(Trap { host: Host::A, behind, thread, left, blocks, happens }));
+        self.pass_until(300, |_| faults::is_held());
         self.cable.cut();
-        self.pass(1..400);
+        self.pass(1..50);
+        self.pass_until(2000, |world| world.phase() == Some(Phase::Protected));
+        self.pass(1..50);
+        faults::release();
         self.wait_protected();
-        self.pass(1..300);
-        let protected = self.phase_of_a() == Some(Phase::Protected);
+        self.pass(1..30);
+        let protected = self.phase() == Some(Phase::Protected);
         self.kill(Host::A);
         self.conclude(protected);
+    }
+
+    /// Between two calls of a thread: mostly few, since locks are taken and let go just behind a call.
+    fn some_blocks(&mut self) -> u32 {
+        let most = [1, 10, 100, 10_000][self.random.usize(..4)];
+        self.random.u32(..most)
     }
 
     /// Its last write may have left when it was replaced; none leaves afterwards (P2).
@@ -208,8 +297,8 @@ impl World {
         self.pass(100..500);
         let behind = [Call::Output, Call::Output, Call::File][self.random.usize(..3)];
         let happens = Happens::Stop(self.random.u64(500_000_000..3_000_000_000));
-        let left = self.random.u32(1..6);
-        faults::set_trap(Some(Trap { host: Host::A, behind, thread: None, left, happens }));
+        let (left, blocks) = (self.random.u32(1..6), self.some_blocks());
+        faults::set_trap(Some(Trap { host: Host::A, behind, thread: None, left, blocks, happens }));
         self.reads.store(true, Ordering::SeqCst);
         self.pass(1..2000);
         self.heal();
@@ -252,9 +341,9 @@ impl World {
     fn go_unread(&mut self) {
         self.wait_protected();
         self.reads.store(false, Ordering::SeqCst);
-        self.pass(1..2000);
+        self.pass(1..600);
         self.goes_on_without_readers();
-        if self.phase_of_a() != Some(Phase::Protected) {
+        if self.phase() != Some(Phase::Protected) {
             broken("P7: a console that nobody reads ends the protection");
         }
         self.kill(Host::A);
@@ -266,7 +355,7 @@ impl World {
     fn live_with_two_arbiters(&mut self) {
         for _ in 0..self.random.usize(1..=3) {
             self.pass(1..300);
-            if self.phase_of_a() == Some(Phase::Protected) {
+            if self.phase() == Some(Phase::Protected) {
                 broken("P2: protected, and each side asks an arbiter of its own");
             }
             self.cause_any();
@@ -284,22 +373,30 @@ impl World {
         let mut protected = true;
         if self.random.bool() {
             self.pass(1..400);
-            protected = self.phase_of_a() == Some(Phase::Protected);
+            protected = self.phase() == Some(Phase::Protected);
             self.cause_any();
         } else {
             self.wait_for("the guest's wish", |_| judge::has_wanted_off());
             // A checkpoint that was begun before the event is taken, and is sent; then the host dies.
             if self.random.bool() {
                 let (behind, thread) = (Call::Any, Some("devices"));
-                let left = self.random.u32(1..200);
+                let (left, blocks) = (self.random.u32(1..200), self.some_blocks());
                 let happens = Happens::Hold(self.random.u64(..20_000_000));
-                faults::set_trap(Some(Trap { host: Host::A, behind, thread, left, happens }));
+                faults::set_trap(Some(Trap {
+                    host: Host::A,
+                    behind,
+                    thread,
+                    left,
+                    blocks,
+                    happens,
+                }));
                 self.pass(1..20);
             }
             let behind = [Call::Send, Call::Kvm, Call::Output][self.random.usize(..3)];
             let (left, thread) = (self.random.u32(1..15), None);
+            let blocks = self.some_blocks();
             let happens = Happens::Kill;
-            faults::set_trap(Some(Trap { host: Host::A, behind, thread, left, happens }));
+            faults::set_trap(Some(Trap { host: Host::A, behind, thread, left, blocks, happens }));
             self.pass(50..51);
         }
         self.pass(1..300);
@@ -309,8 +406,8 @@ impl World {
             return;
         }
         self.wait_for("P7: the end of a guest that powers itself off", |world| {
-            [&world.a, &world.b].iter().any(|side| {
-                let ended = side.lock().expect("not poisoned").ended.clone();
+            [Host::A, Host::B].into_iter().any(|host| {
+                let ended = world.side(host).ended.clone();
                 ended.is_some_and(|ended| ended == "PoweredOff" || ended.contains("powered off"))
             })
         });
@@ -319,13 +416,12 @@ impl World {
     fn wait_protected(&self) {
         self.wait_for("P7: protection", |world| {
             // A guest may have powered itself off by then.
-            world.phase_of_a() == Some(Phase::Protected) || world.has_ended(Host::A)
+            world.phase() == Some(Phase::Protected) || world.has_ended(world.primary)
         });
     }
 
     fn has_ended(&self, host: Host) -> bool {
-        let side = if host == Host::A { &self.a } else { &self.b };
-        side.lock().expect("not poisoned").ended.is_some()
+        self.side(host).ended.is_some()
     }
 
     fn cause_any(&mut self) {
@@ -337,54 +433,51 @@ impl World {
 
     fn goes_on_without_readers(&mut self) {
         let before = judge::steps();
-        self.wait_for("P7: a guest whose console nobody reads", |_| judge::steps() > before + 200);
+        self.wait_for("P7: a guest whose console nobody reads", |_| judge::steps() > before + 100);
     }
 
     fn cause(&mut self, fault: Fault) {
         match fault {
-            Fault::KillPrimary => self.kill(Host::A),
-            Fault::KillStandby => self.kill(Host::B),
-            Fault::StopPrimary => self.stop(Host::A),
-            Fault::StopStandby => self.stop(Host::B),
-            Fault::StopBehind(host, behind) => {
-                let left = self.random.u32(1..60);
+            Fault::KillPrimary => self.kill(self.primary),
+            Fault::KillStandby => self.kill(self.standby),
+            Fault::StopPrimary => self.stop_for(self.primary, 0..1_500_000_000),
+            Fault::StopStandby => self.stop_for(self.standby, 0..1_500_000_000),
+            Fault::StopBehind(role, behind) => {
+                let host = self.host(role);
+                let (left, blocks) = (self.random.u32(1..60), self.some_blocks());
                 let nanos = self.random.u64(..1_500_000_000);
                 let happens = match self.random.bool() {
                     true => Happens::Stop(nanos),
                     false => Happens::Hold(nanos),
                 };
-                faults::set_trap(Some(Trap { host, behind, thread: None, left, happens }));
+                faults::set_trap(Some(Trap { host, behind, thread: None, left, blocks, happens }));
             }
             Fault::CutLink => self.cable.cut(),
             Fault::SilentLink => self.cable.set_silent(true),
             Fault::SlowLink => self.cable.set_micros(self.random.u64(..30_000)),
-            Fault::SlowStorage(host) => {
-                faults::set_storage(host, self.random.u64(..60_000_000));
+            Fault::SlowStorage(role) => {
+                faults::set_storage(self.host(role), self.random.u64(..60_000_000));
             }
             Fault::ReaderStops => self.reads.store(false, Ordering::SeqCst),
             Fault::EndPrimary => {
-                let engine = self.a.lock().expect("not poisoned").engine.clone();
-                if let Some(engine) = engine {
-                    self.ends = true;
-                    engine.machine().end(Ended::Signal(libc::SIGTERM));
-                    std::mem::forget(engine);
-                }
+                let end = |engine: &Arc<Engine>| engine.machine().end(Ended::Signal(libc::SIGTERM));
+                self.ends |= self.with_engine(self.primary, end).is_some();
             }
         }
     }
 
     /// One side at least stays.
     fn kill(&mut self, host: Host) {
-        let other = if host == Host::A { Host::B } else { Host::A };
+        let other = if host == self.primary { self.standby } else { self.primary };
         if self.killed.is_empty() && !self.has_ended(other) {
             self.killed.push(host);
             hosts::kill(host);
         }
     }
 
-    fn stop(&mut self, host: Host) {
+    fn stop_for(&mut self, host: Host, nanos: std::ops::Range<u64>) {
         if !self.killed.contains(&host) {
-            let nanos = self.random.u64(..1_500_000_000);
+            let nanos = self.random.u64(nanos);
             scheduler::with(|world| world.stop_host(host, world.now + nanos));
         }
     }
@@ -392,10 +485,11 @@ impl World {
     fn heal(&mut self) {
         trace("all is well again");
         faults::set_trap(None);
+        faults::release();
         self.cable.set_silent(false);
         self.cable.set_micros(0);
         self.reads.store(true, Ordering::SeqCst);
-        for host in [Host::A, Host::B] {
+        for host in [Host::A, Host::B, Host::C] {
             faults::set_storage(host, 0);
         }
     }
@@ -407,34 +501,49 @@ impl World {
                 matches!(fault, Fault::EndPrimary | Fault::ReaderStops | Fault::SlowStorage(_))
             };
             self.pass(3000..3001);
-            if self.faults.iter().all(harmless) && judge::lives() > 1 {
+            if self.faults.iter().all(harmless) && judge::lives() > self.lives {
                 broken("P7: the guest of a machine that was told to end goes on");
             }
             return;
         }
         // A guest that was never protected dies with its host.
-        if self.killed == [Host::A] && !protected && judge::lives() < 2 {
+        if self.killed == [self.primary] && !protected && judge::lives() == self.lives {
             return;
         }
         let before = judge::total();
         // The side that had won the right to the guest was killed: that is more than a pair survives.
         let is_lost = |world: &Self| {
-            let ended = world.a.lock().expect("not poisoned").ended.clone();
-            world.killed == [Host::B] && ended.is_some_and(|ended| ended.starts_with("Fenced"))
+            let ended = world.side(world.primary).ended.clone();
+            world.killed == [world.standby]
+                && ended.is_some_and(|ended| ended.starts_with("Fenced"))
         };
         self.wait_for("P7: output", |world| {
             judge::total() > before + 10 * self.burst || is_lost(world)
         });
     }
 
-    fn phase_of_a(&self) -> Option<Phase> {
-        if self.killed.contains(&Host::A) || scheduler::with(|world| world.is_stopped(Host::A)) {
+    /// The primary's phase, where it is there to be asked.
+    fn phase(&self) -> Option<Phase> {
+        self.with_engine(self.primary, |engine| engine.phase())
+    }
+
+    fn with_engine<R>(&self, host: Host, ask: impl FnOnce(&Arc<Engine>) -> R) -> Option<R> {
+        if scheduler::with(|world| world.is_stopped(host)) {
             return None;
         }
-        let engine = self.a.lock().expect("not poisoned").engine.clone()?;
-        let phase = engine.phase();
+        let engine = self.side(host).engine.clone()?;
+        let answer = ask(&engine);
+        // Its drop is the host's affair.
         std::mem::forget(engine);
-        Some(phase)
+        Some(answer)
+    }
+
+    fn side(&self, host: Host) -> MutexGuard<'_, Side> {
+        self.sides[&host].lock().expect("not poisoned")
+    }
+
+    fn host(&self, role: Role) -> Host {
+        if role == Role::Primary { self.primary } else { self.standby }
     }
 
     fn pass(&mut self, millis: std::ops::Range<u64>) {
@@ -443,12 +552,20 @@ impl World {
         ));
     }
 
+    /// So many milliseconds pass, or fewer where this is so before.
+    fn pass_until(&self, millis: u64, done: impl Fn(&Self) -> bool) {
+        let begun = std::time::Instant::now();
+        while !done(self) && begun.elapsed() < Duration::from_millis(millis) {
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
     fn wait_for(&self, what: &str, done: impl Fn(&Self) -> bool) {
         let begun = std::time::Instant::now();
         while !done(self) {
             if begun.elapsed() > PATIENCE {
-                let ends = [&self.a, &self.b]
-                    .map(|side| side.try_lock().ok().map(|side| side.ended.clone()));
+                let ended = |side: &Shared| side.try_lock().ok().map(|side| side.ended.clone());
+                let ends: Vec<_> = self.sides.values().map(ended).collect();
                 scheduler::with(|world| world.picture()).iter().for_each(|line| trace(line));
                 broken(&format!("{what}: waited in vain ({ends:?})"));
             }

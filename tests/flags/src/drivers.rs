@@ -23,6 +23,8 @@ pub enum Story {
     Ends,
     /// Nobody reads the guest's console.
     Unread,
+    /// The guest is taken over, protected again, and taken over once more.
+    Twice,
 }
 
 /// Run the real threads of a pair in turn, as a seed says, and judge what leaves them.

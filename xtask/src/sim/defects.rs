@@ -41,16 +41,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<bool> {
     let tree = build::target_dir().join("defects/tree");
     let list = build::repository().join("tests/drivers/defects.toml");
     let list: List = toml::from_str(&fs::read_to_string(list)?)?;
-    copy(&tree)?;
-    for defect in &list.defect {
-        for edit in &defect.edit {
-            apply(&tree, defect, edit).with_context(|| format!("defect {}", defect.name))?;
-        }
-    }
+    copy(&tree, &list)?;
     let built = tree.join("../built");
     let mut cargo = build::cargo();
-    cargo.args(["build", "--quiet", "--release", "--locked", "--package", "kemari-drivers"]);
-    cargo.args(["--features", "world", "--target-dir"]).arg(&built);
+    super::for_drivers(&mut cargo, "build", &built);
     build::run(cargo.current_dir(&tree))?;
     let program = built.join("release/kemari-drivers");
     let mut all = true;
@@ -90,40 +84,51 @@ fn search(
     Ok((!said.status.success()).then_some(worlds))
 }
 
-/// All of the tree that git knows.
-fn copy(tree: &Path) -> Result<()> {
+/// All of the tree that git knows, with the defects.
+fn copy(tree: &Path, list: &List) -> Result<()> {
     let listed = Command::new("git")
         .current_dir(build::repository())
         .args(["ls-files", "--cached", "--others", "--exclude-standard", "-z"])
         .output()
         .context("git, which lists the files of the tree")?;
     ensure!(listed.status.success(), "expected a git work tree, found none");
+    let edits = || list.defect.iter().flat_map(|of| of.edit.iter().map(move |edit| (of, edit)));
+    let mut applied = 0;
     for name in String::from_utf8(listed.stdout)?.split_terminator('\0') {
         // One that was removed, and not committed, is listed.
-        let Ok(bytes) = fs::read(build::repository().join(name)) else { continue };
+        let Ok(mut bytes) = fs::read(build::repository().join(name)) else { continue };
+        for (defect, edit) in edits().filter(|(_, edit)| edit.file == Path::new(name)) {
+            let text = apply(String::from_utf8(bytes)?, defect, edit);
+            bytes = text.with_context(|| format!("defect {}", defect.name))?.into_bytes();
+            applied += 1;
+        }
         write(&tree.join(name), &bytes)?;
     }
+    let count = edits().count();
+    ensure!(applied == count, "expected the files of {count} edits, found those of {applied}");
     Ok(())
 }
 
-fn apply(tree: &Path, defect: &Defect, edit: &Edit) -> Result<()> {
-    let path = tree.join(&edit.file);
-    let text = fs::read_to_string(&path)?;
+fn apply(text: String, defect: &Defect, edit: &Edit) -> Result<String> {
     let count = text.matches(&edit.find).count();
     ensure!(
         count == 1,
         "{}: expected `{}` once, found it {count} times",
-        path.display(),
+        edit.file.display(),
         edit.find
     );
     let chosen = format!(
-        "{{ extern crate std; std::env::var(\"KEMARI_DEFECT\").is_ok_and(|name| name == {:?}) }}",
+        "{{ #[allow(unused_extern_crates)] extern crate std; std::env::var(\"KEMARI_DEFECT\").is_ok_and(|name| name == {:?}) }}",
         defect.name
     );
-    write(&path, text.replace(&edit.find, &edit.replace.replace("defect!", &chosen)).as_bytes())
+    Ok(text.replace(&edit.find, &edit.replace.replace("defect!", &chosen)))
 }
 
+/// A file that is as it should be is left alone: cargo would compile it again.
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|found| found == bytes) {
+        return Ok(());
+    }
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }

@@ -1,5 +1,8 @@
 //! `cargo xtask sim`: the protocol core in a simulated world, built with optimization and run.
 
+use std::path::Path;
+use std::process::Command;
+
 use anyhow::Result;
 use clap::{Args, Parser};
 use kemari_flags::{drivers, model, mutants, sim};
@@ -75,16 +78,24 @@ pub(crate) fn run_with<'a>(flags: impl IntoIterator<Item = &'a str>) -> Result<b
         return defects::run(&drivers::Arguments::parse_from(std::iter::once("sim").chain(flags)));
     }
     let mut cargo = build::cargo();
+    if tool == Tool::Drivers {
+        for_drivers(&mut cargo, "run", &build::target_dir().join("drivers"));
+        return Ok(cargo.arg("--").args(flags).status()?.success());
+    }
     cargo.args(["run", "--quiet", "--release", "--locked", "--package", tool.package()]);
     if tool == Tool::Simulation && flags.contains(&"--bugs") {
         // Built in a directory of its own: nothing that can be told to be wrong lies beside the product.
         cargo.args(["--features", "bugs", "--target-dir"]).arg(build::target_dir().join("bugs"));
     }
-    if tool == Tool::Drivers {
-        // In a directory of its own, too: the product is built for the C library's functions, which that program takes over.
-        cargo
-            .args(["--features", "world", "--target-dir"])
-            .arg(build::target_dir().join("drivers"));
-    }
     Ok(cargo.arg("--").args(flags).status()?.success())
+}
+
+/// `cargo build` or `run` of the drivers' simulation. In a directory of its own: the product is built for the C library's
+/// functions and with points between its branches, which that program takes over.
+fn for_drivers(cargo: &mut Command, what: &str, target: &Path) {
+    cargo
+        .env("RUSTC_WORKSPACE_WRAPPER", build::repository().join("tests/drivers/points.sh"))
+        .args([what, "--quiet", "--release", "--locked", "--package", Tool::Drivers.package()])
+        .args(["--features", "world", "--target-dir"])
+        .arg(target);
 }
