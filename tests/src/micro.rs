@@ -69,6 +69,7 @@ pub fn exercise(guest: &mut GuestConfig) {
 #[derive(Debug)]
 pub struct MicroObserver {
     client: Client,
+    clients: u64,
     disk: DiskLog,
     /// What is wrong with records that were checked early.
     found: DiskFindings,
@@ -83,7 +84,9 @@ impl MicroObserver {
         let Load { writers, seed, resend, .. } = load;
         let config = ClientConfig { own: CLIENT, guest: GUEST, writers, seed, resend };
         let disk = DiskLog::open(image)?;
-        Ok(Self { client: Client::start(cable, config), disk, found: DiskFindings::default() })
+        // The harness asks as well.
+        let (clients, found) = (u64::from(writers) + 1, DiskFindings::default());
+        Ok(Self { client: Client::start(cable, config), clients, disk, found })
     }
 
     fn verify(&self, patience: Duration) -> Result<Reply> {
@@ -105,6 +108,10 @@ impl MicroObserver {
 }
 
 impl Observer for MicroObserver {
+    fn clients(&self) -> u64 {
+        self.clients
+    }
+
     fn answered(&self) -> u64 {
         self.client.operations()
     }

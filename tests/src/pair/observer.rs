@@ -9,6 +9,9 @@ use crate::findings::Finding;
 
 /// An outside client that loads the guest, and checks what it answers and what its disk holds.
 pub trait Observer {
+    /// How many clients it is; each has one request under way.
+    fn clients(&self) -> u64;
+
     /// How many operations were answered so far.
     fn answered(&self) -> u64;
 
