@@ -1,7 +1,7 @@
-//! Small files that an operator names, or has a directory for, and that are read at once: keys, certificates, passwords, marks,
-//! the arbiter's records.
+//! Files that an operator names, or has a directory for, and that are read: keys, certificates, passwords, marks, the arbiter's
+//! records, logs.
 
-use std::fs::OpenOptions;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -26,17 +26,39 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// # Errors
 /// As [`read`].
 pub(crate) fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.len() > most {
-        let found = own_files::describe(&metadata);
+    let file = open(path)?;
+    let len = file.metadata()?.len();
+    if len > most {
         return Err(io::Error::other(format!(
-            "{found} (expected a regular file of at most {most} bytes)"
+            "expected a regular file of at most {most} bytes, found one of {len}"
         )));
     }
     let mut bytes = Vec::new();
     file.take(most).read_to_end(&mut bytes).map(|_| bytes)
+}
+
+/// Opens a regular file of any length: as [`read`], nobody waits here.
+///
+/// # Errors
+/// When it is no regular file, or cannot be opened.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let file = open_at_once(path);
+    // A socket cannot even be opened.
+    match file.as_ref().map_or_else(|_| fs::metadata(path), File::metadata) {
+        Ok(found) if !found.is_file() => Err(io::Error::other(format!(
+            "expected a regular file, found {}",
+            own_files::describe(&found)
+        ))),
+        _ => file,
+    }
+}
+
+/// Opens whatever is there to be read, and waits for nobody: neither for a FIFO's writer nor for a line's carrier.
+///
+/// # Errors
+/// When it cannot be opened.
+pub(crate) fn open_at_once(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
 /// As [`read`], for text.

@@ -429,6 +429,12 @@ const OTHERS: &[Case] = &[
     ("audit verify @fifo", &["fifo"]),
     ("audit verify /dev/zero", &["/dev/zero"]),
     ("audit show @fifo", &["fifo"]),
+    ("audit verify @piped", &["piped.4.0", "expected a regular file", "a FIFO"]),
+    ("audit show @piped", &["piped.4.0", "expected a regular file", "a FIFO"]),
+    ("audit show @piped.4.0", &["found none"]),
+    ("audit verify @held", &["held.1.0", "expected a regular file", "a directory"]),
+    ("audit verify @spoken", &["spoken.1.0", "expected a regular file", "a socket"]),
+    ("audit show @endless", &["endless.1.0", "expected a regular file", "a character device"]),
     ("audit show @notes", &["notes"]),
     ("probe --pages 16", &["--limits"]),
     ("probe --limits --pages 0", &["--pages", "1 to"]),
@@ -475,10 +481,12 @@ impl Place {
         symlink(at("nowhere"), at("dangling")).unwrap();
         symlink(at("loop"), at("loop")).unwrap();
         drop(std::os::unix::net::UnixListener::bind(at("socket")).unwrap());
-        for directory in ["credentials", "fifos"] {
+        drop(std::os::unix::net::UnixListener::bind(at("spoken.1.0")).unwrap());
+        symlink("/dev/zero", at("endless.1.0")).unwrap();
+        for directory in ["credentials", "fifos", "held.1.0"] {
             fs::create_dir(at(directory)).unwrap();
         }
-        for fifo in ["fifo", "fifos/ca.pem", "fifos/cert.pem", "fifos/key.pem"] {
+        for fifo in ["fifo", "piped.4.0", "fifos/ca.pem", "fifos/cert.pem", "fifos/key.pem"] {
             let fifo = CString::new(at(fifo).to_str().unwrap()).unwrap();
             // SAFETY: the path is a C string.
             assert_eq!(unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) }, 0);
@@ -645,6 +653,49 @@ fn standbys() {
 #[test]
 fn other_commands() {
     all(OTHERS, |place, line| kemari(place.words(line)));
+}
+
+/// P9. Fails where somebody waits for a FIFO's writer, or reads a device without an end: whatever a path is given for.
+#[test]
+fn a_path_that_leads_to_no_file_is_waited_for_by_nobody() {
+    const READ: &[&str] = &[
+        "run --kernel @PATH --serial none --memory 64",
+        "run --kernel @KERNEL --initrd @PATH --serial none --memory 64",
+        "run --kernel @KERNEL --disk path=@PATH --serial none --memory 64",
+        "run --kernel @KERNEL --arbiter file:@arbiter --disk path=@disk.img,fence=@PATH --serial none",
+        "run --kernel @KERNEL --arbiter file:@PATH --serial none --memory 64",
+        "run --kernel @KERNEL --arbiter etcd:127.0.0.1:1 --arbiter-user u --arbiter-password-file @PATH --serial none",
+        "run --kernel @KERNEL --arbiter etcd:127.0.0.1:1 --arbiter-ca @PATH --serial none",
+        "run --kernel @KERNEL --tls @PATH --serial none --memory 64",
+        "run --kernel @KERNEL --pid-file @PATH --serial none --memory 64",
+        "run --kernel @KERNEL --memory 64,file=@PATH,share=on --serial none",
+        "run --kernel @KERNEL --audit @PATH --serial none --memory 64",
+        "standby --listen unix:@link --kernel @PATH --serial none",
+        "standby --listen unix:@PATH --serial none --disk path=@disk.img",
+        "standby --listen unix:@link --tls @PATH --serial none",
+        "standby --listen unix:@link --disk path=@PATH --serial none",
+    ];
+    let place = Place::new();
+    let kernel = micro::image().display().to_string();
+    let mut wrong = Vec::new();
+    for line in READ {
+        for kind in ["fifo", "directory", "socket", "endless.1.0"] {
+            // A directory is what these want; a socket that nobody has makes room.
+            let fits = match kind {
+                "directory" => line.contains("file:@PATH") || line.contains("--tls"),
+                "socket" => line.contains("unix:@PATH"),
+                _ => false,
+            };
+            if fits {
+                continue;
+            }
+            let path = place.dir.path().join(kind).display().to_string();
+            let words = line.replace("@PATH", &path).replace("@KERNEL", &kernel);
+            let judged = place.judge(kemari(place.words(&words)), &[kind]);
+            wrong.extend(judged.err().map(|error| format!("{words}: {error}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 /// Where nobody can listen: what has failed is not the command line.

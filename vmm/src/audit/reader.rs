@@ -1,12 +1,13 @@
 //! Reads logs: the files of each run in their order, the records up to the first that is not whole.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use super::files::parse_suffix;
 use super::format::{Entry, Event, FormatError, HEADER_LEN, Header, RECORD_LEN};
+use crate::given_file;
 
 /// The log of one process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,8 +131,7 @@ impl Run {
             true => format!("{}, named twice", old.1.display()),
             false => format!("{}, which {} is as well", old.1.display(), part.1.display()),
         };
-        let bytes = |path: &Path| fs::read(path).map_err(unreadable(path));
-        let (before, now) = (bytes(&old.1)?, bytes(&part.1)?);
+        let (before, now) = (bytes_of(&old.1)?, bytes_of(&part.1)?);
         let records = before.len().min(now.len()).saturating_sub(HEADER_LEN) / RECORD_LEN;
         let common = HEADER_LEN + records * RECORD_LEN;
         if before[..common] != now[..common] {
@@ -197,11 +197,17 @@ fn unreadable(path: &Path) -> impl Fn(std::io::Error) -> ReadError + use<> {
     move |source| ReadError::Read { path: path.clone(), source }
 }
 
+fn bytes_of(path: &Path) -> Result<Vec<u8>, ReadError> {
+    let mut bytes = Vec::new();
+    let read = given_file::open(path).and_then(|mut file| file.read_to_end(&mut bytes));
+    read.map(|_| bytes).map_err(unreadable(path))
+}
+
 /// The files that were begun.
 fn parts_of(files: Vec<PathBuf>) -> Result<Vec<Part>, ReadError> {
     let mut parts: Vec<Part> = Vec::new();
     for path in files {
-        let mut file = File::open(&path).map_err(unreadable(&path))?;
+        let mut file = given_file::open(&path).map_err(unreadable(&path))?;
         let mut bytes = [0; HEADER_LEN];
         match file.read_exact(&mut bytes) {
             Ok(()) => {}
@@ -223,7 +229,7 @@ fn parts_of(files: Vec<PathBuf>) -> Result<Vec<Part>, ReadError> {
 fn join(name: String, parts: &[Part]) -> Result<Log, ReadError> {
     let mut log = Log { name, header: parts[0].0.clone(), entries: Vec::new(), hole: None };
     for (index, (_, path)) in parts.iter().enumerate() {
-        let bytes = fs::read(path).map_err(unreadable(path))?;
+        let bytes = bytes_of(path)?;
         let last = index + 1 == parts.len();
         if let Err(hole) = log.take(bytes.get(HEADER_LEN..).unwrap_or_default(), last) {
             log.hole = Some(format!("{hole} ({})", path.display()));

@@ -2,9 +2,7 @@
 //!
 //! In the order of what it costs: values that contradict each other, files, the host's KVM.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use io_gate_host::backend::console::Console;
@@ -17,6 +15,7 @@ use super::{CliError, ProtectionArgs, RunArgs, StandbyArgs};
 use crate::arbiter::ArbiterSpec;
 use crate::boot::Boot;
 use crate::config::{BootSource, ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
+use crate::given_file::open_at_once;
 use crate::link::{LinkAddr, LinkSecurity};
 use crate::machine::{MachineError, interface};
 use crate::probe::{HostKvm, probe};
@@ -166,7 +165,7 @@ fn check_formats(machine: &MachineConfig) -> Result<(), CliError> {
 }
 
 fn check_format(disk: &DiskConfig) -> Result<(), CliError> {
-    let found = open(&disk.path).and_then(|file| image_format::of_file(&file));
+    let found = open_at_once(&disk.path).and_then(|file| image_format::of_file(&file));
     // Whoever opens it to use it says what is wrong with it.
     let Ok(Some(format)) = found else { return Ok(()) };
     let path = disk.path.display();
@@ -200,7 +199,7 @@ fn is_linux(path: &Path) -> io::Result<bool> {
     const BANNER: &[u8] = b"Linux version ";
     /// Longer than any kernel.
     const MOST: u64 = 256 << 20;
-    let mut file = open(path)?.take(MOST);
+    let mut file = open_at_once(path)?.take(MOST);
     let mut bytes = Vec::new();
     (&mut file).take(0x206).read_to_end(&mut bytes)?;
     if bytes.get(0x202..0x206) == Some(b"HdrS") {
@@ -232,11 +231,6 @@ fn contains(bytes: &[u8], text: &[u8]) -> bool {
         rest = &rest[at + 1..];
     }
     false
-}
-
-/// Nobody waits for a FIFO here.
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
 #[cfg(test)]

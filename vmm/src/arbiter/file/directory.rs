@@ -6,6 +6,7 @@
 use std::fmt::Debug;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use io_gate_host::own_files;
@@ -123,7 +124,10 @@ impl Directory for HostDirectory {
     }
 
     fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let mut file = File::options().append(true).open(self.path.join(name))?;
+        // P9: somebody may have put a FIFO there, whose reader is not waited for.
+        let mut options = File::options();
+        let mut file =
+            options.append(true).custom_flags(libc::O_NONBLOCK).open(self.path.join(name))?;
         file.write_all(bytes)?;
         // Over a network a write may stay on this host, and fail only when it is sent: when this returns, others see it.
         file.sync_data()
