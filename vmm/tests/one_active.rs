@@ -492,9 +492,12 @@ fn p7_a_standby_that_lacks_its_disk_does_not_take_over_for_its_operator() {
     std::os::unix::fs::symlink(bench.path("disk.img"), &link).unwrap();
     let (disk, listen) =
         (bench.spelled("--disk=", "path=", "link.img"), bench.spelled("", "unix:", "link"));
-    let standby = bench.side("standby", &["standby", &disk, &format!("--listen={listen}")]);
+    // Who is killed is missed at once: that the machine is busy is to have neither side given up.
+    let patient = "--heartbeat-timeout=10000";
+    let listening = format!("--listen={listen}");
+    let standby = bench.side("standby", &["standby", &disk, &listening, patient]);
     standby.wait_line("listening on", PATIENCE).unwrap();
-    let mut primary = bench.run("primary", &[&format!("--standby={listen}")]);
+    let mut primary = bench.run("primary", &[&format!("--standby={listen}"), patient]);
     bench.wait_state(&primary, "protected");
     primary.kill();
     bench.wait_state(&standby, "waiting-for-operator");
@@ -634,6 +637,46 @@ fn p2_two_nodes_of_one_device_are_one_disk() {
         let (code, said) = refused(bench.run("second", &[wants]));
         assert_eq!(code, 2, "{has}, {wants}: {said}");
         assert!(said.contains("another process uses it"), "{has}, {wants}: {said}");
+        machine.signal(Signal::TERM);
+        machine.wait_exit(PATIENCE).unwrap();
+    }
+}
+
+/// P2. Fails where the node that both were given is not what one of them locks, as it has found the kernel's and the other, in a
+/// container of its own, has not.
+#[test]
+fn p2_one_node_is_one_disk_also_where_dev_is_not_the_hosts() {
+    let bench = Bench::new();
+    let Some(device) = Loop::of(&bench.path("disk.img")) else { return };
+    // Nothing but the device is left to be locked, as where a device is of no file.
+    fs::remove_file(bench.path("disk.img")).unwrap();
+    let number = fs::metadata(&device.0).unwrap().rdev();
+    let (major, minor) = (libc::major(number).to_string(), libc::minor(number).to_string());
+    let node = bench.path("node");
+    let made = Command::new("mknod").arg(&node).args(["b", &major, &minor]).status();
+    if !made.is_ok_and(|made| made.success()) || fs::File::open(&node).is_err() {
+        return kemari_tests::not_tested("this needs mknod, and the right to use it");
+    }
+    let disk = format!("--disk=path={}", node.display());
+    let contained = || {
+        let shell = "mount -t tmpfs none /dev; mknod /dev/kvm c 10 232; mknod /dev/null c 1 3; \
+                     mknod /dev/urandom c 1 9; exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-ec", shell, "sh", KEMARI]);
+        command
+    };
+    let kernel = format!("--kernel={}", micro::image().display());
+    let flags = ["run", "--memory=64", &kernel, &disk];
+    for inside_first in [false, true] {
+        let start = |name: &str, inside: bool| match inside {
+            true => bench.side_by(contained(), name, &flags),
+            false => bench.side(name, &flags),
+        };
+        let mut machine = start("machine", inside_first);
+        bench.wait_state(&machine, "alone");
+        let (code, said) = refused(start("second", !inside_first));
+        assert_eq!(code, 2, "{inside_first}: {said}");
+        assert!(said.contains("another process uses it"), "{inside_first}: {said}");
         machine.signal(Signal::TERM);
         machine.wait_exit(PATIENCE).unwrap();
     }

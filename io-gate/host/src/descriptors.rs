@@ -55,7 +55,7 @@ pub(crate) fn device_for_this_process_alone(path: &Path) -> io::Result<File> {
 }
 
 /// The node that the kernel itself has made for a block device (devtmpfs), which all processes of a host find under one inode: to
-/// be locked instead of another node of the same device. None: it has no such node here.
+/// be locked besides another node of the same device. None: it has no such node here.
 pub(crate) fn kernels_node(device: &File, read_only: bool) -> Option<File> {
     let number = device.metadata().ok()?.rdev();
     let (major, minor) = (libc::major(number), libc::minor(number));

@@ -17,7 +17,7 @@ use super::disk_lock::{self, Lock, Use};
 use crate::descriptors;
 use crate::guest_memory::Gather;
 use crate::out::{self, Refused, Target, with_permits};
-use crate::own_files;
+use crate::own_files::{self, FileId};
 use crate::permit::{NotPermitted, Permit};
 
 /// Bytes in a sector, everywhere in virtio (virtio 1.2, 5.2.4).
@@ -175,7 +175,7 @@ pub struct Disk {
     direct: Option<Direct>,
     fence: Option<Arc<DiskFence>>,
     lock: Arc<Lock>,
-    /// Of a block device: what is locked in its place.
+    /// Of a block device: what is locked besides.
     lock_file: Option<Arc<File>>,
 }
 
@@ -219,7 +219,7 @@ impl Input {
     /// Locks the image for what this process does with it, instead of what it did.
     pub(super) fn lock(&self, of: Use) -> Result<(), DiskError> {
         let of = if self.read_only { Use::Reader } else { of };
-        lock(&self.lock, self.lock_file.as_ref().unwrap_or(&self.file), &self.path, of)
+        lock(&self.lock, &locked(&self.file, self.lock_file.as_deref()), &self.path, of)
     }
 
     /// See [`Disk::share`].
@@ -290,10 +290,10 @@ impl Disk {
             check_unused(path)?;
         }
         let lock_file = if is_device { lock_of_device(&file, path, read_only) } else { None };
-        let locked = Lock::default();
+        let lock_of_it = Lock::default();
         if options.lock {
-            let file = lock_file.as_ref().unwrap_or(&file);
-            lock(&locked, file, path, if options.read_only { Use::Reader } else { Use::Alone })?;
+            let of = if options.read_only { Use::Reader } else { Use::Alone };
+            lock(&lock_of_it, &locked(&file, lock_file.as_ref()), path, of)?;
         }
         // A block device's metadata has no length.
         let bytes = file.seek(SeekFrom::End(0)).map_err(|_| DiskError::Kind {
@@ -323,7 +323,7 @@ impl Disk {
             driver_flushes,
             direct,
             fence: None,
-            lock: Arc::new(locked),
+            lock: Arc::new(lock_of_it),
             lock_file: lock_file.map(Arc::new),
         })
     }
@@ -613,10 +613,10 @@ pub fn check_unused(path: &Path) -> Result<(), DiskError> {
     }
 }
 
-/// P2: what is to be locked of a block device, other than the node that it was opened by: there may be many nodes of one device,
-/// and many devices of one file, on this host.
-fn lock_of_device(device: &File, path: &Path, read_only: bool) -> Option<File> {
-    let backing = descriptors::loop_backing(device, read_only).unwrap_or_else(|error| {
+/// P2: what is to be locked of a block device besides the node that it was opened by: there may be many nodes of one device, and
+/// many devices of one file, on this host. The node as well, as another process may find none but that one.
+fn lock_of_device(given: &File, path: &Path, read_only: bool) -> Option<File> {
+    let backing = descriptors::loop_backing(given, read_only).unwrap_or_else(|error| {
         log::warn!(
             "disk {}: the file behind it cannot be opened, so that only the device is locked, and whoever uses the file by \
              another name is not kept away: {error}",
@@ -624,7 +624,7 @@ fn lock_of_device(device: &File, path: &Path, read_only: bool) -> Option<File> {
         );
         None
     });
-    let device = backing.as_ref().unwrap_or(device);
+    let device = backing.as_ref().unwrap_or(given);
     let node = descriptors::kernels_node(device, read_only);
     if node.is_none() && device.metadata().is_ok_and(|found| is_block_device(found.file_type())) {
         log::warn!(
@@ -633,11 +633,18 @@ fn lock_of_device(device: &File, path: &Path, read_only: bool) -> Option<File> {
             path.display()
         );
     }
-    node.or(backing)
+    // Two descriptions of one inode would keep each other away.
+    let id = |file: &File| file.metadata().ok().map(|found| FileId::of(&found));
+    node.or(backing).filter(|other| id(other) != id(given))
 }
 
-fn lock(lock: &Lock, file: &File, path: &Path, of: Use) -> Result<(), DiskError> {
-    lock.take(file, of).map_err(|error| match error {
+/// What is locked of a disk that was opened as `given`; first what all that have it find, whatever they call it.
+fn locked<'f>(given: &'f File, other: Option<&'f File>) -> Vec<&'f File> {
+    other.into_iter().chain([given]).collect()
+}
+
+fn lock(lock: &Lock, files: &[&File], path: &Path, of: Use) -> Result<(), DiskError> {
+    lock.take(files, of).map_err(|error| match error {
         error if disk_lock::is_taken(&error) => DiskError::Locked { path: path.to_owned() },
         error => DiskError::Lock { path: path.to_owned(), error },
     })

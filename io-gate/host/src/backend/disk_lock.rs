@@ -58,22 +58,20 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// Takes the locks of `of`; those that the file had become these.
+    /// Takes the locks of `of` on each of these files, which are always the same; those that they had become these.
     ///
     /// # Errors
-    /// `WouldBlock` when another process has one that does not agree. The file has those that it had then.
-    pub(super) fn take(&self, file: &File, of: Use) -> io::Result<()> {
+    /// `WouldBlock` when another process has one that does not agree. The files have those that they had then.
+    pub(super) fn take(&self, files: &[&File], of: Use) -> io::Result<()> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        match try_take(file, of) {
-            Ok(()) => {
-                *used = Some(of);
-                Ok(())
-            }
-            Err(error) => {
-                go_back(file, *used);
-                Err(error)
+        for (at, file) in files.iter().enumerate() {
+            if let Err(error) = try_take(file, of) {
+                files[..=at].iter().for_each(|file| go_back(file, *used));
+                return Err(error);
             }
         }
+        *used = Some(of);
+        Ok(())
     }
 }
 
@@ -218,7 +216,7 @@ mod tests {
     }
 
     fn take_new(file: &File, of: Use) -> io::Result<()> {
-        Lock::default().take(file, of)
+        Lock::default().take(&[file], of)
     }
 
     #[test]
@@ -247,8 +245,8 @@ mod tests {
         let (file, lock) = (open(), Lock::default());
         for one in ALL {
             for other in ALL {
-                lock.take(&file, one).unwrap();
-                lock.take(&file, other).unwrap();
+                lock.take(&[&file], one).unwrap();
+                lock.take(&[&file], other).unwrap();
                 let another = open();
                 let pair = take_new(&another, Use::Pair).is_ok();
                 drop(another);
@@ -265,9 +263,9 @@ mod tests {
         let open = || File::options().read(true).write(true).open(image.path()).unwrap();
         let (file, lock) = (open(), Lock::default());
         for of in ALL {
-            lock.take(&file, of).unwrap();
+            lock.take(&[&file], of).unwrap();
             set(&file, libc::F_OFD_SETLK, libc::F_UNLCK, (0, 0)).unwrap();
-            lock.take(&file, of).unwrap();
+            lock.take(&[&file], of).unwrap();
             assert!(is_taken(&take_new(&open(), Use::Alone).unwrap_err()), "{of:?}");
         }
     }
@@ -281,8 +279,8 @@ mod tests {
         for one in ALL {
             for (beside, wanted) in ALL.into_iter().flat_map(|b| ALL.map(|wanted| (b, wanted))) {
                 let ((file, lock), other) = ((open(), Lock::default()), open());
-                lock.take(&file, one).unwrap();
-                if take_new(&other, beside).is_err() || lock.take(&file, wanted).is_ok() {
+                lock.take(&[&file], one).unwrap();
+                if take_new(&other, beside).is_err() || lock.take(&[&file], wanted).is_ok() {
                     continue;
                 }
                 refused += 1;
