@@ -16,6 +16,7 @@ use kemari_tests::pair::status::control;
 use kemari_tests::pair::{Progress, Surroundings, interactive};
 use kemari_tests::switch::Switch;
 use micro::{KEMARI, PATIENCE};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// All that is on the screen: one person plays at a time.
 static SCREEN: Mutex<Vec<u8>> = Mutex::new(Vec::new());
@@ -117,6 +118,45 @@ fn a_takeover_that_no_key_asked_for_is_followed() {
     typed.send(b"\x1dp".to_vec()).unwrap();
     wait_for("the primary is dead");
     wait_for("host a has taken over");
+    typed.send(b"\x1dq".to_vec()).unwrap();
+    assert_eq!(playing.join().unwrap(), Ok(()), "{}", screen());
+}
+
+/// The process of that role whose files are in `dir`.
+fn process_of(dir: &Path, role: &str) -> Pid {
+    let ours = |pid: &i32| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words = String::from_utf8_lossy(&words).into_owned();
+        words.contains(&format!("\0{role}\0")) && words.contains(&dir.display().to_string())
+    };
+    let found = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let name = entry.ok()?.file_name();
+        name.to_str()?.parse::<i32>().ok().filter(ours)
+    });
+    Pid::from_raw(found.last().unwrap()).unwrap()
+}
+
+/// Fails where the keys wait for a side that does not answer.
+#[test]
+fn the_keys_work_while_a_side_is_stopped() {
+    const ASKED_EVERY: Duration = Duration::from_secs(1);
+    let _turn = PLAYING.lock().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (typed, playing) = play(dir.path());
+    is_ready(dir.path(), "01-standby-b");
+    kill_process(process_of(dir.path(), "standby"), Signal::STOP).unwrap();
+    let shown = || screen().matches("host a: ").count();
+    let begun = Instant::now();
+    // Both sides are asked meanwhile, several times.
+    while begun.elapsed() < 3 * ASKED_EVERY {
+        let before = shown();
+        typed.send(b"\x1di".to_vec()).unwrap();
+        let sent = Instant::now();
+        while shown() == before {
+            assert!(sent.elapsed() < PATIENCE, "the keys are not taken: {}", screen());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
     typed.send(b"\x1dq".to_vec()).unwrap();
     assert_eq!(playing.join().unwrap(), Ok(()), "{}", screen());
 }

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::process::{ChildStdin, ChildStdout, ExitStatus};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -65,6 +66,17 @@ struct Playing<'a> {
     is_joining: bool,
     /// When the standby was seen to have ended in good order.
     dismissed: Option<Instant>,
+    /// Both are being asked how they are.
+    asking: Option<JoinHandle<Answers>>,
+    /// A key has had the active side asked.
+    showing: Option<JoinHandle<()>>,
+}
+
+/// What the two sides have said of themselves. One that is stopped does not answer for a minute: a thread of its own waits for
+/// it, and none that takes keys.
+struct Answers {
+    active: Option<Status>,
+    passive: Option<Status>,
 }
 
 /// What becomes of the standby of a side that has ended.
@@ -96,6 +108,8 @@ impl<'a> Playing<'a> {
             has_killed: false,
             is_joining: false,
             dismissed: None,
+            asking: None,
+            showing: None,
         };
         playing.say(HELP);
         Ok(playing)
@@ -118,10 +132,13 @@ impl<'a> Playing<'a> {
             } else if let Some(exit) = self.passive.member.process.exited() {
                 self.passive_has_ended(exit)?;
                 Next::GoOn
-            } else if asked.elapsed() >= ASK {
-                asked = Instant::now();
-                self.ask_both()?
+            } else if let Some(answers) = self.answers() {
+                self.hear(&answers)?
             } else {
+                if self.asking.is_none() && asked.elapsed() >= ASK {
+                    asked = Instant::now();
+                    self.ask_both()?;
+                }
                 Next::GoOn
             };
             if next == Next::Quit {
@@ -152,14 +169,26 @@ impl<'a> Playing<'a> {
         Ok(Next::GoOn)
     }
 
+    fn ask_both(&mut self) -> Result<()> {
+        let (active, passive) = (self.active.member.asker(), self.passive.member.asker());
+        let ask = || Answers { passive: passive().ok(), active: active().ok() };
+        let asking = std::thread::Builder::new().name("ask".to_owned()).spawn(ask);
+        self.asking = Some(asking.context("cannot start a thread that asks both sides")?);
+        Ok(())
+    }
+
+    /// What they have said, once both have, or will not. Not what one has said that is not in this place any more.
+    fn answers(&mut self) -> Option<Answers> {
+        self.asking.take_if(|asking| asking.is_finished())?.join().ok()
+    }
+
     /// What nobody need have asked for: a host that is too busy for a sign of life is replaced while it lives.
-    fn ask_both(&mut self) -> Result<Next> {
-        if let Some(takeover) = self.passive.member.status().ok().filter(Status::has_taken_over) {
+    fn hear(&mut self, answers: &Answers) -> Result<Next> {
+        if let Some(takeover) = answers.passive.as_ref().filter(|status| status.has_taken_over()) {
             self.say("the standby goes on with the guest, and no key has asked for that");
-            return self.goes_on(&takeover);
+            return self.goes_on(takeover);
         }
-        let is_protected = |status: Status| status.is_protected();
-        if self.is_joining && self.active.member.status().is_ok_and(is_protected) {
+        if self.is_joining && answers.active.as_ref().is_some_and(Status::is_protected) {
             self.is_joining = false;
             self.say("protected by a fresh standby");
         }
@@ -243,34 +272,48 @@ impl<'a> Playing<'a> {
         let host = self.active.member.host.other();
         self.passive = seat(self.launcher.start_standby(host)?, self.show)?;
         self.dismissed = None;
+        self.asking = None;
         listens(&self.watch, &self.passive)?;
         self.is_joining = true;
         self.launcher.protect(&self.active.member)
     }
 
-    fn show_status(&self) {
-        match self.active.member.status() {
-            Ok(status) => {
-                let (pause, latency) =
-                    (status.quantiles("pause_us"), status.quantiles("commit_latency_us"));
-                self.say(&format!(
-                    "host {}: {}, term {}, {} checkpoints, pause p50 {} us, commit latency p50 {} us",
-                    self.active.member.host.name(),
-                    status.state(),
-                    status.number("term"),
-                    status.number("checkpoints"),
-                    pause.p50,
-                    latency.p50
-                ));
-            }
-            Err(error) => self.say(&format!("{error:#}")),
+    fn show_status(&mut self) {
+        if self.showing.as_ref().is_some_and(|showing| !showing.is_finished()) {
+            return self.say("still asked");
         }
+        let (show, host, ask) =
+            (self.show, self.active.member.host.name(), self.active.member.asker());
+        let showing = move || {
+            let said = match ask() {
+                Ok(status) => in_a_line(host, &status),
+                Err(error) => format!("{error:#}"),
+            };
+            say(show, &said);
+        };
+        self.showing = std::thread::Builder::new().name("show".to_owned()).spawn(showing).ok();
     }
 
     /// A line of the harness among the guest's: the terminal is raw.
     fn say(&self, text: &str) {
-        (self.show)(format!("\r\n[pair] {text}\r\n").as_bytes());
+        say(self.show, text);
     }
+}
+
+fn say(show: fn(&[u8]), text: &str) {
+    show(format!("\r\n[pair] {text}\r\n").as_bytes());
+}
+
+fn in_a_line(host: &str, status: &Status) -> String {
+    let (pause, latency) = (status.quantiles("pause_us"), status.quantiles("commit_latency_us"));
+    format!(
+        "host {host}: {}, term {}, {} checkpoints, pause p50 {} us, commit latency p50 {} us",
+        status.state(),
+        status.number("term"),
+        status.number("checkpoints"),
+        pause.p50,
+        latency.p50
+    )
 }
 
 fn listens(watch: &Watch, seat: &Seat) -> Result<()> {

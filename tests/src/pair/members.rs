@@ -38,6 +38,12 @@ impl Member {
         Status::ask(&self.kemari, &self.socket)
     }
 
+    /// Asks for its status, whatever becomes of it meanwhile: to be called by a thread that may wait.
+    pub(super) fn asker(&self) -> impl FnOnce() -> Result<Status> + Send + use<> {
+        let (kemari, socket) = (self.kemari.clone(), self.socket.clone());
+        move || Status::ask(&kemari, &socket)
+    }
+
     /// Has it do something.
     ///
     /// # Errors
