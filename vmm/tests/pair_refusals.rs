@@ -116,10 +116,26 @@ fn a_copy_of_the_disk() {
 #[test]
 fn a_standby_that_may_not_map_what_it_needs() {
     let mut bench = Bench::new();
-    let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -d 131072 && exec \"$@\"", "sh", KEMARI]);
-    command.args(bench.standby(&bench.disk(), "--serial=none"));
-    bench.refused(command, &["RLIMIT_DATA", "2 times 64 MiB", "ulimit -d"]);
+    let flags = bench.standby(&bench.disk(), "--serial=none");
+    let with = |kibibytes: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -d {kibibytes} && exec \"$@\""), "sh", KEMARI]);
+        command.args(&flags).stdin(Stdio::null());
+        command
+    };
+    bench.refused(with("131072"), &["RLIMIT_DATA", "2 times 64 MiB", "ulimit -d"]);
+
+    // Whoever does as is said is not told otherwise then.
+    let said = bench.guest.process.lines().join("\n");
+    let advice = said.split_once("`ulimit -d ").unwrap().1;
+    let advised = advice.split_once('`').unwrap().0;
+    let standby = Process::start("standby", with(advised), Path::new(&bench.path("log"))).unwrap();
+    standby.wait_line("listening on", PATIENCE).unwrap();
+    let link = format!("unix:{}", bench.path("link"));
+    let socket = bench.path("control");
+    control(Path::new(KEMARI), Path::new(&socket), &["protect", &link]).unwrap();
+    let said = standby.lines().join("\n");
+    assert!(!said.contains("RLIMIT"), "{advised}: {said}");
 }
 
 /// P2, P3: after a takeover a write that was told complete could be lost, or a record that the primary reads is raised by nobody.

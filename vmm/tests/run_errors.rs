@@ -195,6 +195,35 @@ fn less_memory_than_the_machine_needs_may_be_mapped() {
     }
 }
 
+/// Fails where whoever follows the advice is given other advice, or warned.
+#[test]
+fn the_limit_that_is_advised_is_enough() {
+    let dir = tempfile::tempdir().unwrap();
+    for limit in ["-v", "-d"] {
+        let console = dir.path().join(format!("console{limit}"));
+        let with = |kibibytes: &str| {
+            let mut command = tied_to_us(Path::new("sh"));
+            let shell = format!("ulimit {limit} {kibibytes} && exec \"$@\"");
+            command.args(["-c", &shell, "sh", KEMARI, "run", "--memory", "300"]);
+            command.arg("--serial").arg(format!("file={}", console.display()));
+            command.arg("--kernel").arg(micro::image()).stdin(Stdio::null());
+            command
+        };
+        let said = refused(&mut with("307200"));
+        let advice = said.split_once(&format!("`ulimit {limit} ")).unwrap().1;
+        let advised = advice.split_once('`').unwrap().0;
+        let mut process = Process::start("kemari", with(advised), &dir.path().join("log")).unwrap();
+        let begun = Instant::now();
+        while !fs::metadata(&console).is_ok_and(|console| console.len() > 0) {
+            let lines = process.lines();
+            assert!(process.exited().is_none() && begun.elapsed() < PATIENCE, "{lines:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let said = process.lines().join("\n");
+        assert!(!said.contains("RLIMIT"), "{limit} {advised}: {said}");
+    }
+}
+
 /// P7. Fails where a machine that runs well is refused for what only its protection may need.
 #[test]
 fn a_limit_that_is_enough_for_the_machine_alone_is_a_warning() {

@@ -1,11 +1,17 @@
 //! What this process may map at all (getrlimit(2)): found at start, since later an allocation that fails ends the process.
 
+use std::sync::OnceLock;
+
 use rustix::process::{Resource, getrlimit};
 
 use super::mib;
 
 /// What a process may come to need besides copies of the guest's memory: threads' stacks and heaps, copies of pages on their way (P9).
 const OWN: u64 = 1 << 30;
+
+/// What was mapped when this process began, of addresses and of data. What comes later is within [`OWN`]: counted with it, each
+/// higher limit would ask for a higher one, as threads map more where they may.
+static BEGAN_WITH: OnceLock<[u64; 2]> = OnceLock::new();
 
 const ADDRESSES: (Resource, &str, &str) =
     (Resource::As, "a limit of address space (RLIMIT_AS)", "ulimit -v");
@@ -16,7 +22,7 @@ const DATA: (Resource, &str, &str) = (Resource::Data, "a limit of data (RLIMIT_D
 #[error(
     "guest memory {}: expected {name} of {} at least ({copies} times {}, and {} that kemari has by now), found {}: raise it \
      (`{command} {}`, in KiB, leaves room for checkpoints and for kemari's own), or lower --memory",
-    mib(*.guest), mib(*.wanted), mib(*.guest), mib(*.used), mib(*.limit), enough(*.guest, *.copies, *.used).div_ceil(1024)
+    mib(*.guest), mib(*.wanted), mib(*.guest), mib(*.used), mib(*.limit), advised(*.enough)
 )]
 pub struct LimitError {
     name: &'static str,
@@ -27,6 +33,23 @@ pub struct LimitError {
     used: u64,
     wanted: u64,
     limit: u64,
+    /// With which it works.
+    enough: u64,
+}
+
+/// Notes what this process has before it has more threads than one.
+pub(crate) fn begin() {
+    BEGAN_WITH.get_or_init(|| [used(0), used(5)]);
+}
+
+/// In KiB. No two processes begin with just as much.
+fn advised(enough: u64) -> u64 {
+    (enough + (16 << 20)).div_ceil(1024)
+}
+
+fn began_with(resource: Resource) -> u64 {
+    let [addresses, data] = *BEGAN_WITH.get_or_init(|| [used(0), used(5)]);
+    if resource == Resource::As { addresses } else { data }
 }
 
 /// Whether this process may map what it maps for certain: `guest` bytes, `copies` times, besides what it has.
@@ -45,14 +68,14 @@ pub(crate) fn check_addresses(guest: u64, copies: u64) -> Result<(), LimitError>
 
 /// What may turn out to be too little, once there is a checkpoint besides what [`check_limits`] has allowed.
 pub(crate) fn scarce(guest: u64, copies: u64) -> Option<String> {
-    [(ADDRESSES, used(0)), (DATA, used(5))].into_iter().find_map(|((resource, name, command), used)| {
+    [ADDRESSES, DATA].into_iter().find_map(|(resource, name, command)| {
         let limit = getrlimit(resource).current?;
-        let enough = enough(guest, copies, used);
+        let enough = enough(guest, copies, began_with(resource));
         (enough > limit).then(|| {
             format!(
                 "too little may be mapped to protect this guest for certain: expected {name} of {}, which is enough for guest \
                  memory of {}, found {}: raise it (`{command} {}`, in KiB)",
-                mib(enough), mib(guest), mib(limit), enough.div_ceil(1024)
+                mib(enough), mib(guest), mib(limit), advised(enough)
             )
         })
     })
@@ -72,7 +95,8 @@ fn check(
     let wanted = guest.saturating_mul(copies).saturating_add(used);
     match getrlimit(resource).current {
         Some(limit) if wanted > limit => {
-            Err(LimitError { name, command, guest, copies, used, wanted, limit })
+            let enough = enough(guest, copies, began_with(resource)).max(wanted);
+            Err(LimitError { name, command, guest, copies, used, wanted, limit, enough })
         }
         _ => Ok(()),
     }

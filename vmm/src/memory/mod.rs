@@ -11,7 +11,7 @@ pub use dirty::DirtyTracker;
 pub use io_gate_host::{GuestMemory, PageBitmap};
 pub use kvm_log::DirtyError;
 pub use limits::LimitError;
-pub(crate) use limits::{check_limits, scarce};
+pub(crate) use limits::{begin, check_limits, scarce};
 pub(crate) use page_reader::PageReader;
 
 use std::path::Path;
