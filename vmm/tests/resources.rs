@@ -533,6 +533,8 @@ fn p9_what_a_takeover_would_open_is_looked_at() {
     let bench = Bench::new(&[
         "--disk=path={dir}/disk.img,fence={dir}/{side}.fence",
         "--virtio-console=file={dir}/{side}.d/console",
+        // Neither side is stopped or killed here: that the machine is busy is to have none replaced.
+        "--heartbeat-timeout=10000",
     ]);
     for side in ["a", "b"] {
         std::fs::create_dir(bench.path(&format!("{side}.d"))).unwrap();
