@@ -21,6 +21,7 @@ mod repeats;
 pub mod seccomp;
 pub mod standby;
 pub mod stats;
+mod threads;
 pub mod ungated;
 pub mod values;
 

@@ -20,6 +20,7 @@ use kemari_vmm::arbiter::{Arbiter, FileArbiter, Verdict};
 use kemari_vmm::control::{Command as Wish, ControlSocket, Reply, Request, request};
 use kemari_workload::Op;
 use micro::{KEMARI, PATIENCE};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 struct Bench {
@@ -381,6 +382,43 @@ fn a_replaced_machine_whose_guest_is_idle_ends_by_itself() {
     assert_eq!(exit.code(), Some(3), "{}", guest.process.lines().join("\n"));
     let said = guest.process.lines().join("\n");
     assert!(said.contains("fenced") && said.contains("another host"), "{said}");
+}
+
+/// Fails where a client waits longer than it says, or for ever: to be let in, or for each answer anew.
+#[test]
+fn whoever_does_not_answer_is_given_up_in_time_and_the_time_is_said() {
+    let bench = Bench::without_arbiter();
+    let mut command = tied_to_us(Path::new(KEMARI));
+    command.args(["standby", "--serial", "none", "--listen", &bench.unix("link"), "--control"]);
+    command.arg(bench.path("standby")).stdin(Stdio::null());
+    let mut stopped = Process::start("standby", command, &bench.path("standby.log")).unwrap();
+    stopped.wait_line("listening on", PATIENCE).unwrap();
+    // Whoever it has let in is served first.
+    bench.tell("standby", &["status"]).unwrap();
+    stopped.signal(Signal::STOP);
+    let is_given_up = |name: &str, words: &[&str], expected: &str| {
+        let mut command = Command::new(KEMARI);
+        command.arg("ctl").arg("--socket").arg(bench.path(name)).args(words);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let mut asker = Process::start("ctl", command, &bench.path("ctl.log")).unwrap();
+        let ended = asker.wait_exit(PATIENCE).map(|ended| ended.code());
+        asker.signal(Signal::KILL);
+        // Until all that it said is heard.
+        asker.wait_line("\0", PATIENCE);
+        let said = asker.lines().join("\n");
+        assert_eq!(ended, Some(Some(1)), "{words:?}: {said}");
+        assert!(said.contains(expected) && !said.contains("os error"), "{words:?}: {said}");
+    };
+    is_given_up("standby", &["--timeout", "0", "status"], "answered within 5 s");
+    is_given_up("standby", &["--timeout", "1", "status"], "answered within 6 s");
+    is_given_up("standby", &["--timeout", "1", "shutdown"], "answered within 6 s");
+    stopped.signal(Signal::CONT);
+
+    // Its queue is full once one has come: who comes next is not let in.
+    let full = UnixListener::bind(bench.path("full")).unwrap();
+    rustix::net::listen(&full, 0).unwrap();
+    let _first = UnixStream::connect(bench.path("full")).unwrap();
+    is_given_up("full", &["--timeout", "0", "status"], "answered within 5 s");
 }
 
 /// The guest's operating system is told, and shuts itself down; one that does not listen is said not to.

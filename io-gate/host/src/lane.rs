@@ -154,6 +154,9 @@ impl Lane {
             start();
             let _end = End(&work);
             work.run(&core, output);
+        });
+        let thread = thread.map_err(|error| {
+            io::Error::new(error.kind(), format!("no thread for a device's lane: {error}"))
         })?;
         Ok(Self { shared, thread: Some(thread) })
     }

@@ -44,11 +44,12 @@ pub fn ask(arbiter: &dyn Arbiter, term: Term, why: &str) -> Answer {
 /// Why it could not: also when it has not answered for some seconds. A directory on a network may never answer, and a
 /// process is to end all the same.
 pub fn end(arbiter: &Arc<dyn Arbiter>, term: Term) -> Result<(), String> {
-    let arbiter = arbiter.clone();
-    let note = move || arbiter.end(term).map_err(|error| error.to_string());
+    let asked = arbiter.clone();
+    let note = move || asked.end(term).map_err(|error| error.to_string());
     let begun = aside::begin("arbiter", note);
     begun.and_then(|answer| answer.within(LAST_NOTE)).unwrap_or_else(|missing| match missing {
-        NoAnswer::NoThread(error) => Err(format!("no thread to tell the arbiter with: {error}")),
+        // Better by this one than not at all: the process ends, and what it holds would have to be taken from it.
+        NoAnswer::NoThread(_) => arbiter.end(term).map_err(|error| error.to_string()),
         NoAnswer::Late | NoAnswer::Panicked => {
             Err(format!("the arbiter has not answered within {LAST_NOTE:?}"))
         }

@@ -72,14 +72,24 @@ pub enum Verdict {
     Denied(TermRecord),
 }
 
+/// A directory is not to blame for what this process, or its host, has run out of.
+fn advice(error: &std::io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE) => {
+            "raise the limit of open files (`ulimit -Hn`, LimitNOFILE= of the service, or `sysctl fs.file-max`)"
+        }
+        _ => {
+            "check that the directory of --arbiter file:DIR exists, is writable and is the same on both hosts"
+        }
+    }
+}
+
 /// An arbiter could not be asked, or gave an answer that makes no sense. The claimant has won
 /// nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum ArbiterError {
     /// The arbiter's directory does not answer as it should.
-    #[error(
-        "arbiter {what} {path}: {source}; check that the directory of --arbiter file:DIR exists, is writable and is the same on both hosts"
-    )]
+    #[error("arbiter {what} {path}: {source}; {}", advice(source))]
     Directory {
         /// What was tried.
         what: &'static str,

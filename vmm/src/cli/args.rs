@@ -381,7 +381,7 @@ pub struct CtlArgs {
     #[arg(long, value_name = "PATH")]
     pub socket: PathBuf,
     /// Wait so long for the outcome of a command, in seconds; one that takes longer goes on all the same. 0: do not wait, the
-    /// answer says `"done": false`.
+    /// answer says `"done": false`. Where no answer has come 5 seconds later, it is given up.
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60, allow_negative_numbers = true, value_parser = numbers::<u64>(0..=86_400, Unit::Seconds))]
     pub timeout: u64,
     /// Print the answer as one line of JSON on a terminal, too; elsewhere it always is.

@@ -1,11 +1,12 @@
 //! `kemari ctl`.
 
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::{CliError, CtlArgs, CtlCommand, output};
-use crate::control::{Command, Request, request};
+use crate::control::{Command, Patience, Request, request_within};
 use crate::logging;
 
 /// Sends one command and prints the answer.
@@ -21,24 +22,30 @@ pub(super) fn ctl(args: &CtlArgs) -> Result<u8, CliError> {
         CtlCommand::Shutdown => Command::Shutdown,
         CtlCommand::PowerOff => Command::PowerOff,
     };
+    let patience = Patience::with(Duration::from_secs(args.timeout));
     if command == Command::Shutdown && args.timeout > 0 {
-        announce_shutdown(args);
+        announce_shutdown(args, &patience);
     }
-    let answer = ask(args, command, args.timeout)?;
+    let answer = ask(args, command, args.timeout, &patience)?;
     let on_one_line = args.json || !std::io::stdout().is_terminal();
     let text = if on_one_line { answer.to_string() } else { line_by_line(&answer) };
     output::print(&text).map(|()| 0)
 }
 
-fn ask(args: &CtlArgs, command: Command, seconds: u64) -> Result<Value, CliError> {
-    let request_of = Request { command, wait_ms: Some(seconds.saturating_mul(1000)) };
-    request(&args.socket, &request_of).map_err(CliError::failed)
+fn ask(
+    args: &CtlArgs,
+    command: Command,
+    seconds: u64,
+    patience: &Patience,
+) -> Result<Value, CliError> {
+    let request = Request { command, wait_ms: Some(seconds.saturating_mul(1000)) };
+    request_within(&args.socket, &request, patience).map_err(CliError::failed)
 }
 
 /// What a person would wonder about while the guest takes its time, or takes no notice.
-fn announce_shutdown(args: &CtlArgs) {
+fn announce_shutdown(args: &CtlArgs, patience: &Patience) {
     // Whoever does not answer, or runs no guest, says why when it refuses the command itself.
-    let Ok(status) = ask(args, Command::Status, 0) else { return };
+    let Ok(status) = ask(args, Command::Status, 0, patience) else { return };
     if status["role"] != "primary" {
         return;
     }

@@ -143,6 +143,7 @@ fn end_on_panic() {
 /// Gives up what the product does not need: before anything is opened, and before there are other
 /// threads.
 fn confine(mode: seccomp::Mode) -> Result<(), CliError> {
+    crate::memory::begin();
     crate::standby::resources::raise_limit();
     terminal::never_stop();
     seccomp::start(mode).map_err(|error| CliError::failed(error.to_string()))?;

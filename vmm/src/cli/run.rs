@@ -11,7 +11,7 @@ use crate::audit::{Event, Side, Won};
 use crate::engine::Engine;
 use crate::machine::{AttachOptions, Machine};
 use crate::memory::scarce;
-use crate::standby::resources::check_room;
+use crate::standby::resources::{DescriptorError, Reserve, check_room};
 
 /// Runs a machine to its end; gives the exit code.
 pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
@@ -42,9 +42,14 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
         log::warn!("{scarce}");
     }
     machine.boot()?;
+    let too_few = |error: DescriptorError| CliError::failed(error.to_string());
+    Reserve::of_start(machine.config()).hold().map_err(too_few)?;
     // Before the machine is on any network or terminal that another process may have it on.
     let claim = Claim::begin(arbiter.as_ref(), &machine, protection.seize)?;
     let term = claim.term();
+    // Let go of before the claim, if the start fails: whoever gives a name back opens files.
+    let spare = Reserve::of_running(machine.config());
+    spare.hold().map_err(too_few)?;
     if let Some(recorder) = &recorder {
         let how = Won::Begin;
         recorder.record(Event::TermWon { how, term: term.0, epoch: 0, session: 0, next: 1 });
@@ -59,15 +64,16 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     let engine = Engine::begin(machine.clone(), authority, arbiter.clone(), term, options)
         .map_err(|error| CliError::failed(format!("cannot start the engine: {error}")))?;
     guest::install_sealer(&engine)?;
-    if let Err(few) = check_room() {
-        log::warn!("the guest runs, and may not come to be protected: {few}");
-    }
     let _control = guest::serve_control(control, guest::control_handler(&engine))?;
-    machine.start()?;
-    claim.keep();
     if let Some(patience) = args.require_protected {
         guest::require_protected(&engine, Duration::from_millis(patience))?;
     }
+    drop(spare);
+    if let Err(few) = check_room() {
+        log::warn!("the guest runs, and may not come to be protected: {few}");
+    }
+    machine.start()?;
+    claim.keep();
     log.iter().for_each(|log| log.keep(true));
     Ok(guest::to_the_end(&engine, arbiter.as_ref(), terminal))
 }

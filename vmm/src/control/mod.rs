@@ -3,18 +3,21 @@
 //! An answer says what happened. A command that takes time is answered when its end is known, or when the client's
 //! patience is over; then the answer says how far it is, and the work goes on.
 
+mod patience;
 mod server;
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use io_gate_host::own_files;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::patience::Impatient;
+pub use self::patience::Patience;
+pub(crate) use server::most_clients;
 pub use server::{ControlPlace, ControlSocket};
 
 /// What an operator may ask for.
@@ -121,12 +124,26 @@ pub const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 /// When nobody answers there, or the answer is an error.
 pub fn request(path: &Path, request: &Request) -> Outcome {
     let wait = request.wait_ms.map_or(DEFAULT_WAIT, Duration::from_millis);
+    request_within(path, request, &Patience::with(wait))
+}
+
+/// As [`request`], of a client whose patience has begun before.
+///
+/// # Errors
+/// As [`request`].
+pub fn request_within(path: &Path, request: &Request, patience: &Patience) -> Outcome {
     own_files::check_peer(path).map_err(|error| format!("--socket {error}"))?;
-    let line = talk(path, request, wait + CLIENT_TIMEOUT).map_err(|error| {
-        format!(
+    let line = talk(path, request, patience).map_err(|error| match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => format!(
+            "no answer from {0}: nobody has answered within {1} s; whoever has it may be stopped or stuck: look at the process \
+             (`fuser -v {0}`), or give it longer (--timeout)",
+            path.display(),
+            patience.all.as_secs()
+        ),
+        _ => format!(
             "no answer from {}: {error}; is that the --control of a running kemari?",
             path.display()
-        )
+        ),
     })?;
     let answer: Value = serde_json::from_str(&line)
         .map_err(|error| format!("{} gave no JSON: {error}", path.display()))?;
@@ -136,21 +153,18 @@ pub fn request(path: &Path, request: &Request) -> Outcome {
     }
 }
 
-fn talk(path: &Path, request: &Request, patience: Duration) -> io::Result<String> {
-    let begun = Instant::now();
-    let mut stream = UnixStream::connect(path)?;
-    stream.set_write_timeout(Some(CLIENT_TIMEOUT))?;
+fn talk(path: &Path, request: &Request, patience: &Patience) -> io::Result<String> {
+    let mut stream = patience.connect(path)?;
     match writeln!(stream, "{}", serde_json::to_string(request)?) {
         // A process that ends has perhaps said so before it went.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
         written => written?,
     }
-    let left = patience.saturating_sub(begun.elapsed()).max(Duration::from_millis(1));
-    stream.set_read_timeout(Some(left))?;
     let mut line = String::new();
-    BufReader::new(stream.take(MAX_ANSWER)).read_line(&mut line)?;
+    let answer = Impatient { stream, patience };
+    BufReader::new(answer.take(MAX_ANSWER)).read_line(&mut line)?;
     if line.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it has closed the connection"));
+        return Err(io::Error::new(ErrorKind::UnexpectedEof, "it has closed the connection"));
     }
     Ok(line)
 }

@@ -20,6 +20,7 @@ use serde_json::json;
 
 use super::{CLIENT_TIMEOUT, DEFAULT_WAIT, Handler, MAX_LINE, Outcome, Pending, Reply, Request};
 use crate::seccomp::{self, Role};
+use crate::threads;
 
 /// Clients at once, at most; fewer where the process may have few descriptors, most of which are for other purposes.
 const MAX_CLIENTS: usize = 64;
@@ -83,14 +84,12 @@ impl ControlPlace {
             clients: VecDeque::new(),
             most: most_clients(),
         };
-        std::thread::Builder::new()
-            .name("control".to_owned())
-            .spawn(move || {
-                seccomp::enter(Role::Control, &[]);
-                server.serve();
-                drop(end);
-            })
-            .map_err(cannot)?;
+        threads::start("control", move || {
+            seccomp::enter(Role::Control, &[]);
+            server.serve();
+            drop(end);
+        })
+        .map_err(cannot)?;
         Ok(ControlSocket { name: Some(name), handler, wake, over, ended })
     }
 }
@@ -133,7 +132,8 @@ struct Server {
     most: usize,
 }
 
-fn most_clients() -> usize {
+/// See [`MAX_CLIENTS`].
+pub(crate) fn most_clients() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let share = limit.unwrap_or(u64::MAX) / SHARE_OF_DESCRIPTORS;
     usize::try_from(share).unwrap_or(MAX_CLIENTS).clamp(1, MAX_CLIENTS)

@@ -50,6 +50,7 @@ use crate::link::{LinkAddr, LinkSecurity};
 use crate::logging::STATE;
 use crate::machine::{Ended, Machine};
 use crate::seccomp::{self, Launcher, Role};
+use crate::threads;
 
 use claims::Last;
 
@@ -223,6 +224,9 @@ impl Engine {
         let mut core = engine.lock();
         if let Err(error) = engine.start_threads() {
             core.stopped = true;
+            // Those that have started may not take the machine apart: whoever let go of it last would have to. It goes with
+            // the process.
+            std::mem::forget(engine.clone());
             return Err(error);
         }
         engine.perform(&mut core, actions);
@@ -233,7 +237,7 @@ impl Engine {
     /// They wait for the core, and end with it.
     fn start_threads(self: &Arc<Self>) -> std::io::Result<()> {
         let ticker = self.clone();
-        std::thread::Builder::new().name("ticker".to_owned()).spawn(move || {
+        threads::start("ticker", move || {
             seccomp::enter(Role::Timer, &ticker.machine.wakes());
             ticker.tick();
         })?;

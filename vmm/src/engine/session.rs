@@ -23,6 +23,7 @@ use crate::machine::interface;
 use crate::machine::storage::mark_disks;
 use crate::random::random_number;
 use crate::seccomp::{self, Role};
+use crate::threads;
 
 /// How long to wait for a standby to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -213,7 +214,7 @@ impl Engine {
         let (open, closed) = channel::<()>();
         let (reading, reader) = channel::<()>();
         let engine = self.clone();
-        let sender = std::thread::Builder::new().name("sender".to_owned()).spawn(move || {
+        let sender = threads::start("sender", move || {
             seccomp::enter(Role::LinkSender, &[]);
             send(&engine, link_id, writer, &items, &reader);
             drop(open);

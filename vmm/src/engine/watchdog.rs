@@ -20,6 +20,7 @@ use io_gate_host::Permission;
 use super::Engine;
 use crate::machine::Ended;
 use crate::seccomp::{self, Role};
+use crate::threads;
 
 /// So often in a time-out it is looked whether there was progress. Times are counted, not measured: a process that was
 /// stopped for a while has not made progress either.
@@ -70,7 +71,7 @@ impl Engine {
         // Whoever drops the engine ends the watch.
         let (engine, wakes) = (Arc::downgrade(self), self.machine.wakes());
         let every = self.options.stall_timeout / LOOKS;
-        std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
+        threads::start("watchdog", move || {
             seccomp::enter(Role::Timer, &wakes);
             watch(&engine, every);
         })?;
@@ -94,7 +95,7 @@ impl Engine {
     pub(super) fn start_term_watch(self: &Arc<Self>) -> std::io::Result<()> {
         let Some(arbiter) = &self.arbiter else { return Ok(()) };
         let (engine, fence) = (Arc::downgrade(self), arbiter.fence());
-        std::thread::Builder::new().name("term".to_owned()).spawn(move || {
+        threads::start("term", move || {
             // As lanes do, it may have to read the arbiter's files.
             seccomp::enter(Role::Lane, &[]);
             loop {

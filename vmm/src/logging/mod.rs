@@ -69,11 +69,14 @@ pub fn start_writer() -> io::Result<()> {
 pub fn flush() {
     let queue = queue();
     queue.take_suppressed().into_iter().for_each(show);
-    // Without a thread nothing can be written.
-    if queue.is_idle() || start_writer().is_err() {
+    if queue.is_idle() {
         return;
     }
-    queue.wait_idle(LAST_LINES);
+    match start_writer() {
+        Ok(()) => queue.wait_idle(LAST_LINES),
+        // What is to be said is, perhaps, that there can be no more threads.
+        Err(_) => queue.write_here(LAST_LINES),
+    }
 }
 
 /// Says why the process ends, as the last thing it says, with whatever else is to be said before.

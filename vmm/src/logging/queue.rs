@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use io_gate_host::backend::terminal::RawMode;
 use log::Level;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::STATE;
 use super::limit::{Limiter, Line, Place};
@@ -116,6 +117,23 @@ impl Queue {
         let state = self.lock();
         let waited = self.idle.wait_timeout_while(state, patience, |state| !state.is_idle());
         drop(waited);
+    }
+
+    /// Writes what waits, by the thread that calls, where no other can be had. A standard error that takes nothing within
+    /// `patience` is given up.
+    pub(super) fn write_here(&self, patience: Duration) {
+        let timeout = Timespec::try_from(patience).ok();
+        while let Some(line) = self.take() {
+            let error = std::io::stderr();
+            let mut takes = [PollFd::new(&error, PollFlags::OUT)];
+            if poll(&mut takes, timeout.as_ref()).ok() != Some(1) || !write(&line) {
+                return;
+            }
+        }
+    }
+
+    fn take(&self) -> Option<Vec<u8>> {
+        self.lock().pop()
     }
 
     /// Writes for ever. `show` formats a line and pushes it.

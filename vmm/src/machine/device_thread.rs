@@ -16,6 +16,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::Machine;
 use super::device_set::DeviceSet;
+use crate::threads;
 
 /// Something that the loop watches.
 pub type Subscriber = Box<dyn MutEventSubscriber + Send>;
@@ -122,8 +123,7 @@ impl DeviceThread {
             EventManager::<Subscriber>::new().map_err(|e| io::Error::other(e.to_string()))?;
         manager.add_subscriber(Box::new(Wake(handle.clone())));
         let own = handle.clone();
-        let thread =
-            std::thread::Builder::new().name("devices".into()).spawn(move || run(manager, &own))?;
+        let thread = threads::start("devices", move || run(manager, &own))?;
         Ok(Self { handle, thread: Mutex::new(Some(thread)) })
     }
 

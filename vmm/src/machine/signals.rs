@@ -9,6 +9,7 @@ use signal_hook::iterator::Signals;
 
 use crate::logging;
 use crate::seccomp::{self, Role};
+use crate::threads;
 
 /// What asks for the end. P7: no thread but `main`'s has its handler run, which writes to a pipe: see [`seccomp::enter`].
 pub(crate) const ENDING: [i32; 5] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGXCPU];
@@ -60,7 +61,7 @@ pub fn watch(first: impl FnOnce(i32) + Send + 'static) -> std::io::Result<()> {
     ignore_what_means_nothing();
     let asked = ENDING.into_iter().filter(|signal| !is_ignored(*signal));
     let mut signals = Signals::new(asked)?;
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
+    threads::start("signals", move || {
         seccomp::enter(Role::Signals, &[]);
         let mut first = Some(first);
         let mut came = Instant::now();

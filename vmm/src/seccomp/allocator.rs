@@ -5,6 +5,9 @@
 //! device thread that frees enough would be taken for one that reaches out.
 
 use std::hint::black_box;
+use std::io;
+
+use crate::threads;
 
 /// Blocks of this size come from a thread's own heap: larger ones than 128 KiB are asked of the kernel one by one.
 const BLOCK: usize = 100 << 10;
@@ -15,7 +18,10 @@ const BLOCKS: usize = 64;
 const HEAPS: usize = 8;
 
 /// Makes the allocator ask what it asks once. Before the first filter.
-pub(super) fn settle() {
+///
+/// # Errors
+/// When there can be no other thread than the first.
+pub(super) fn settle() -> io::Result<()> {
     #[cfg(target_env = "gnu")]
     {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -29,5 +35,6 @@ pub(super) fn settle() {
         drop(black_box(blocks));
     };
     // Where not even this can be allocated, what follows says so.
-    let _ = std::thread::spawn(allocate).join();
+    let _ = threads::start("allocator", allocate)?.join();
+    Ok(())
 }

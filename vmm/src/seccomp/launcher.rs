@@ -3,6 +3,8 @@
 use std::io;
 use std::sync::mpsc::{Sender, channel};
 
+use crate::threads;
+
 type Work = Box<dyn FnOnce() + Send>;
 type Failed = Box<dyn FnOnce(io::Error) + Send>;
 
@@ -23,7 +25,7 @@ impl Launcher {
     /// When the process is out of threads.
     pub fn start() -> io::Result<Self> {
         let (sender, orders) = channel::<Order>();
-        std::thread::Builder::new().name("launcher".to_owned()).spawn(move || {
+        threads::start("launcher", move || {
             super::enter(super::Role::Main, &[]);
             while let Ok(Order { name, work, failed }) = orders.recv() {
                 if let Err(error) = std::thread::Builder::new().name(name.to_owned()).spawn(work) {

@@ -112,6 +112,9 @@ pub enum SeccompError {
     /// The handler of violations could not be installed.
     #[error("cannot install the handler of seccomp violations: {0}")]
     Handler(std::io::Error),
+    /// What the allocator asks once could not be asked yet.
+    #[error("cannot prepare for the seccomp filters: {0}")]
+    Allocator(std::io::Error),
 }
 
 static MODE: OnceLock<Mode> = OnceLock::new();
@@ -138,7 +141,7 @@ pub fn start(mode: Mode) -> Result<(), SeccompError> {
     }
     // The first call counts: a process has one mode.
     if MODE.set(mode).is_ok() && mode != Mode::Off {
-        allocator::settle();
+        allocator::settle().map_err(SeccompError::Allocator)?;
         install(Role::Main, &[])?;
     }
     match mode {

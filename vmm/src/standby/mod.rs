@@ -45,6 +45,7 @@ use crate::link::{Buffers, Link, LinkListener};
 use crate::logging::STATE;
 use crate::machine::{Machine, disks};
 use crate::seccomp::{self, Role};
+use crate::threads;
 
 use describe::Describing;
 use former::Former;
@@ -285,7 +286,7 @@ impl StandbyDriver {
     /// When the process is out of threads.
     pub fn run(mut self, listener: LinkListener) -> std::io::Result<End> {
         let (inputs, reserve) = (self.inputs.clone(), self.reserve.clone());
-        std::thread::Builder::new().name("acceptor".to_owned()).spawn(move || {
+        threads::start("acceptor", move || {
             // It starts a thread for each stranger.
             seccomp::enter(Role::Main, &[]);
             strangers::accept(&listener, &inputs, &reserve);
@@ -414,7 +415,7 @@ impl StandbyDriver {
         let every = self.config.options.heartbeat_interval;
         let reader = link.set_write_timeout(Some(WRITE_TIMEOUT)).and_then(|()| link.try_clone());
         let started = reader.and_then(|reader| {
-            std::thread::Builder::new().name("reader".to_owned()).spawn(move || {
+            threads::start("reader", move || {
                 seccomp::enter(Role::LinkReader, &[]);
                 read(reader, id, every, &buffers, &inputs);
             })
@@ -643,7 +644,7 @@ impl StandbyDriver {
                 Err(error) => log::warn!("term {term} was won and is not free: {error}"),
             }
         };
-        if let Err(error) = std::thread::Builder::new().name("arbiter".to_owned()).spawn(end) {
+        if let Err(error) = threads::start("arbiter", end) {
             log::warn!("term {term} was won and is not free: {error}");
         }
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::link::Link;
 use crate::seccomp::{self, Role};
+use crate::threads;
 
 /// A thread that repeats one frame. Nothing else is written to the link meanwhile.
 #[derive(Default)]
@@ -44,7 +45,7 @@ impl Pulse {
     pub(super) fn start(interval: Duration, patience: Duration) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         let thread = shared.clone();
-        std::thread::Builder::new().name("pulse".to_owned()).spawn(move || {
+        threads::start("pulse", move || {
             seccomp::enter(Role::LinkSender, &[]);
             thread.run(interval, patience);
         })?;

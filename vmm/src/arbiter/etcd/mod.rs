@@ -27,6 +27,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use super::clock::boottime;
 use super::lease::SharedLease;
 use super::{Arbiter, ArbiterError, Verdict};
+use crate::threads;
 pub use options::EtcdOptions;
 use store::{Identity, Side, Store};
 use worker::{Command, Worker};
@@ -65,9 +66,7 @@ impl EtcdArbiter {
             .map_err(problem)?;
         let client = Client::new(options.client(vm, holder.clone()), boottime());
         let worker = Worker::new(Store::new(options, vm), client, lease.clone());
-        std::thread::Builder::new()
-            .name("arbiter".to_owned())
-            .spawn(move || runtime.block_on(worker.run(received)))
+        threads::start("arbiter", move || runtime.block_on(worker.run(received)))
             .map_err(problem)?;
         let arbiter = Self { commands, lease, holder, endpoints, patience };
         arbiter.ask(Command::Look)?;

@@ -16,6 +16,7 @@ use io_gate_host::{ANSWER_MAX_AGE, Fence, Permission};
 
 use super::records::Records;
 use crate::arbiter::ArbiterError;
+use crate::threads;
 
 /// How long a look at the directory is good for: the effects of a batch share one, which takes longer than a frame does.
 pub(super) const GOOD_FOR: Duration = Duration::from_micros(200);
@@ -73,9 +74,7 @@ impl TermFence {
             trouble: Mutex::new("no term has been won here".to_owned()),
         });
         let weak = Arc::downgrade(&fence);
-        std::thread::Builder::new()
-            .name("arbiter".to_owned())
-            .spawn(move || keep_pace(&weak, &asked))?;
+        threads::start("arbiter", move || keep_pace(&weak, &asked))?;
         Ok(fence)
     }
 

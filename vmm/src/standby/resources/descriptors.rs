@@ -1,4 +1,5 @@
-//! Descriptors for a takeover: reserved at start, so that nothing that comes between can have used them up.
+//! Descriptors for a takeover, and for a machine that runs: reserved at start, so that nothing that comes between can have used
+//! them up.
 //!
 //! A takeover opens disks and their records, networks, the arbiter's files and the engine's counters. Strangers and
 //! operators may come in numbers, and a limit may be low; neither may cost a takeover that the standby has promised (P7).
@@ -10,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::MachineConfig;
+use crate::control::most_clients;
 
 /// What a takeover opens, whatever the machine: the arbiter's files, the engine's counters, timers and threads, a link, the
 /// images that a reset boots; and what operators may hold at the same time.
@@ -21,6 +23,12 @@ const TRIAL: usize = 16;
 /// What a standby opens after this was looked at first: signals, the control socket, the audit log, a link, the memory that it
 /// receives a kernel in, and the trial of a machine of many vCPUs.
 const LATER: usize = 80;
+/// What a machine that runs opens for moments, whatever it is: to ask the arbiter for a term and for its place.
+const RUNNING: usize = 4;
+/// What the start of a machine opens from its claim to its first instruction, and keeps: the engine's, the control socket's.
+const START: usize = 4;
+/// The same for each backend: its file, its record and lock, its counters.
+const START_EACH: usize = 2;
 /// Where the limit may be unlimited, no more than this is asked for: some programs walk all of them.
 const ENOUGH: u64 = 1 << 20;
 
@@ -54,8 +62,21 @@ impl Reserve {
     /// As many as a takeover of such a machine needs.
     #[must_use]
     pub fn of(machine: &MachineConfig) -> Self {
-        let backends = machine.disks.len() + machine.nets.len() + machine.devices.len() + 2;
-        Self { wanted: FIXED + EACH * backends, held: Mutex::default() }
+        Self { wanted: FIXED + EACH * backends(machine), held: Mutex::default() }
+    }
+
+    /// As many as a machine that runs opens at one moment, at most: its arbiter's files, of which each lane may read one, and
+    /// the clients of its control socket. Without them effects would be held for ever (P7).
+    #[must_use]
+    pub fn of_running(machine: &MachineConfig) -> Self {
+        Self { wanted: RUNNING + backends(machine) + most_clients(), held: Mutex::default() }
+    }
+
+    /// As many, and those that its start takes before.
+    #[must_use]
+    pub fn of_start(machine: &MachineConfig) -> Self {
+        let start = START + START_EACH * backends(machine);
+        Self { wanted: start + Self::of_running(machine).wanted, held: Mutex::default() }
     }
 
     /// As many as it takes to try a checkpoint on a machine of so many vCPUs.
@@ -131,6 +152,11 @@ pub fn check_room() -> Result<(), DescriptorError> {
     }
     let error = io::Error::from_raw_os_error(libc::EMFILE);
     Err(DescriptorError { wanted, found, limit: limit + wanted - found, error })
+}
+
+/// With what has no list: consoles and entropy.
+fn backends(machine: &MachineConfig) -> usize {
+    machine.disks.len() + machine.nets.len() + machine.devices.len() + 2
 }
 
 fn another(like: Option<&OwnedFd>) -> io::Result<OwnedFd> {

@@ -23,12 +23,15 @@ use std::time::Duration;
 
 use ft_core::standby::Lack;
 use io_gate_host::backend::disk::check_unused;
+use io_gate_host::own_files;
 
 use crate::arbiter::Arbiter;
 use crate::config::{ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
+use crate::given_file::open_at_once;
 use crate::link::Credentials;
 use crate::machine::interface;
 use crate::seccomp::{self, Role};
+use crate::threads;
 
 pub use descriptors::{DescriptorError, Reserve, check_room, raise_limit};
 pub use records::Expected;
@@ -270,14 +273,14 @@ impl Resources {
         let over = Arc::new(AtomicBool::new(false));
         let (found, finding) = sync_channel(1);
         let (resources, ends) = (self.clone(), over.clone());
-        std::thread::Builder::new().name("resources".to_owned()).spawn(move || {
+        threads::start("resources", move || {
             seccomp::enter(Role::Main, &[]);
             resources.look_on(&ends, &found);
         })?;
         let mut last = self.found(&finding).unwrap_or_default();
         told(last.clone());
         let resources = self.clone();
-        std::thread::Builder::new().name("resources-told".to_owned()).spawn(move || {
+        threads::start("resources-told", move || {
             seccomp::enter(Role::Main, &[]);
             while let Some(lack) = resources.found(&finding) {
                 if lack != last {
@@ -317,7 +320,15 @@ impl Drop for Watch {
 }
 
 fn readable(path: &Path) -> Result<(), String> {
-    File::open(path)
-        .map(drop)
-        .map_err(|error| format!("{}: it cannot be opened: {error}", path.display()))
+    let found = open_at_once(path).and_then(|file| file.metadata());
+    let found =
+        found.map_err(|error| format!("{}: it cannot be opened: {error}", path.display()))?;
+    match found.is_file() || found.file_type().is_block_device() {
+        true => Ok(()),
+        false => Err(format!(
+            "{}: expected a regular file or a block device, found {}",
+            path.display(),
+            own_files::describe(&found)
+        )),
+    }
 }

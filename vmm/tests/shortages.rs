@@ -1,0 +1,171 @@
+//! A machine that may have few threads or descriptors: whatever the limit is, it runs and lets out what its guest does, or is
+//! refused with the limit's name, and its own name is free for the next start.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod micro;
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kemari_tests::process::{Process, tied_to_us};
+use micro::{KEMARI, PATIENCE};
+use rustix::process::{Signal, geteuid};
+
+/// No limit that is higher keeps this machine from running.
+const MOST: u32 = 120;
+
+struct Bench(tempfile::TempDir);
+
+impl Bench {
+    fn new() -> Self {
+        let bench = Self(tempfile::tempdir().unwrap());
+        fs::File::create(bench.path("disk.img")).unwrap().set_len(16 << 20).unwrap();
+        bench
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn shown(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    /// A machine with some of everything, whose serial line goes to `serial`.
+    fn run(&self, kernel: &Path, serial: &str) -> Vec<String> {
+        let mut words: Vec<String> =
+            ["run", "--name", "vm", "--memory", "64", "--rng"].map(str::to_owned).into();
+        words.extend(["--kernel".to_owned(), kernel.display().to_string()]);
+        words.push(format!("--serial=file={}", self.shown(serial)));
+        words.push(format!("--control={}", self.shown("control")));
+        words.push(format!("--disk=path={}", self.shown("disk.img")));
+        words.push(format!("--arbiter=file:{}", self.shown("arbiter")));
+        words
+    }
+
+    fn start(&self, mut command: Command, words: &[String]) -> Process {
+        command.args(words).stdin(Stdio::null()).stdout(Stdio::null());
+        Process::start("kemari", command, &self.path("log")).unwrap()
+    }
+}
+
+/// Waits until what it does is seen from outside (true), or until it has ended.
+fn runs(process: &mut Process, is_seen: impl Fn(&Process) -> bool) -> bool {
+    let begun = Instant::now();
+    loop {
+        // In this order: what it did before it ended is seen.
+        let has_ended = process.exited().is_some();
+        if is_seen(process) {
+            return true;
+        }
+        if has_ended {
+            return false;
+        }
+        assert!(begun.elapsed() < PATIENCE, "it neither runs nor ends: {:?}", process.lines());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[track_caller]
+fn is_refused_well(process: &mut Process, limit: u32, advice: &str) {
+    let ended = process.wait_exit(PATIENCE).unwrap();
+    // Until all that it said is heard.
+    process.wait_line("\0", PATIENCE);
+    let said = process.lines().join("\n");
+    assert!(matches!(ended.code(), Some(1 | 2)), "with {limit}: {ended}: {said}");
+    assert!(said.contains(advice), "with {limit}: expected `{advice}` in: {said}");
+    for wrong in ["--seize", "seccomp: thread", "panicked"] {
+        assert!(!said.contains(wrong), "with {limit}: expected no `{wrong}` in: {said}");
+    }
+}
+
+#[track_caller]
+fn ends_well(process: &mut Process) {
+    process.signal(Signal::TERM);
+    let ended = process.wait_exit(PATIENCE).unwrap();
+    process.wait_line("\0", PATIENCE);
+    let said = process.lines().join("\n");
+    assert!(matches!(ended.code(), Some(0 | 143)), "{ended}: {said}");
+    assert!(!said.contains("--seize"), "{said}");
+}
+
+/// P7. Fails where a machine runs that lacks a descriptor to ask its arbiter with: what its guest does is held for ever.
+#[test]
+fn with_few_descriptors_a_machine_is_refused_or_lets_out_what_its_guest_does() {
+    let bench = Bench::new();
+    let (mut limit, mut has_run, mut was_refused) = (12, 0, 0);
+    while has_run < 4 {
+        assert!(limit < MOST, "it does not run with {limit} descriptors");
+        let mut command = tied_to_us(Path::new("sh"));
+        command.args(["-c", &format!("ulimit -n {limit}; exec \"$@\""), "sh", KEMARI]);
+        let serial = format!("serial-{limit}");
+        let mut process = bench.start(command, &bench.run(micro::image(), &serial));
+        let is_seen = |_: &Process| fs::metadata(bench.path(&serial)).is_ok_and(|it| it.len() > 0);
+        if runs(&mut process, is_seen) {
+            has_run += 1;
+            ends_well(&mut process);
+        } else if process.exited().is_some_and(|ended| ended.code() == Some(127)) {
+            // The program itself is not loaded.
+        } else {
+            assert_eq!(has_run, 0, "it has run with less than {limit}: {:?}", process.lines());
+            was_refused += 1;
+            is_refused_well(&mut process, limit, "`ulimit -Hn`");
+        }
+        limit += 1;
+    }
+    assert!(was_refused > 0, "no limit was too low");
+}
+
+/// `kemari` as a user who may have so many processes and threads: the limit is not for root (setrlimit(2)).
+struct Somebody {
+    user: u32,
+    kemari: PathBuf,
+    kernel: PathBuf,
+}
+
+impl Somebody {
+    fn new(bench: &Bench) -> Option<Self> {
+        if !geteuid().is_root() {
+            kemari_tests::not_tested("not root: nobody else's processes can be started");
+            return None;
+        }
+        // Nobody else has processes as this user.
+        let user = 100_000 + std::process::id();
+        let (kemari, kernel) = (bench.path("kemari"), bench.path("kernel"));
+        fs::copy(KEMARI, &kemari).unwrap();
+        fs::copy(micro::image(), &kernel).unwrap();
+        for place in [bench.0.path(), &bench.path("disk.img"), &kernel, &kemari] {
+            chown(place, Some(user), Some(user)).unwrap();
+        }
+        Some(Self { user, kemari, kernel })
+    }
+
+    fn command(&self, threads: u32) -> Command {
+        // Others may not open the host's own, perhaps.
+        let shell = "mount -t tmpfs none /dev; mknod -m 666 /dev/kvm c 10 232; mknod -m 666 /dev/null c 1 3; \
+                     mknod -m 666 /dev/urandom c 1 9; exec \"$@\"";
+        let mut command = tied_to_us(Path::new("unshare"));
+        command.args(["--mount", "sh", "-ec", shell, "sh", "setpriv", "--clear-groups"]);
+        command.args([format!("--reuid={}", self.user), format!("--regid={}", self.user)]);
+        command.arg("prlimit").arg(format!("--nproc={threads}")).arg(&self.kemari);
+        command
+    }
+}
+
+/// P9. Fails where a start that lacks a thread is ended by its own seccomp filter, keeps its name, or does not say what is
+/// lacking.
+#[test]
+fn a_machine_that_may_have_few_threads_is_refused() {
+    /// This machine has more, whatever the host: its devices, its vCPU, the engine, the arbiter, the control socket.
+    const TOO_FEW: u32 = 12;
+    let bench = Bench::new();
+    let Some(somebody) = Somebody::new(&bench) else { return };
+    for threads in 1..=TOO_FEW {
+        let words = bench.run(&somebody.kernel, &format!("serial-{threads}"));
+        let mut process = bench.start(somebody.command(threads), &words);
+        is_refused_well(&mut process, threads, "TasksMax=");
+    }
+}
