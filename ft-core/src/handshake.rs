@@ -676,6 +676,67 @@ mod tests {
         assert!(text.contains("standby has nothing"), "{text}");
     }
 
+    /// Each is compared with its like, and told of once, whatever the order in which the sides name them.
+    #[test]
+    fn parts_are_compared_slot_by_slot_and_told_in_order() {
+        let device = |slot, features| {
+            let like = hello().layout.devices.remove(0);
+            DeviceLayout { slot, features, ..like }
+        };
+        let disk = |slot, mark: &str, says: &str| DiskStorage {
+            slot,
+            storage: Storage::Shared { mark: mark.into() },
+            fence: Some(FenceView { place: "/a".into(), says: says.into() }),
+            counter_marks: Vec::new(),
+        };
+        let fact = |name: &str, value: &str| (name.to_string(), value.to_string());
+        let (mut ours, mut theirs) = (hello(), standby());
+        ours.layout.devices = Vec::from([device(9, 1), device(2, 1), device(5, 1)]);
+        theirs.layout.devices = Vec::from([device(5, 1), device(9, 2), device(2, 3)]);
+        ours.disks = Vec::from([disk(8, "a", "1"), disk(3, "b", "2"), disk(6, "c", "3")]);
+        theirs.disks = Vec::from([disk(3, "x", "2"), disk(8, "y", "1"), disk(6, "c", "4")]);
+        ours.facts = Vec::from([fact("b", "1"), fact("a", "2"), fact("c", "3")]);
+        theirs.facts = Vec::from([fact("a", "0"), fact("c", "3"), fact("b", "0")]);
+        let Refusal(reasons) = compare(&ours, &theirs).unwrap_err();
+        let of: Vec<&str> =
+            reasons.iter().filter_map(|reason| reason.split(": primary").next()).collect();
+        let expected = [
+            "device slot 2",
+            "device slot 9",
+            "disk in slot 3",
+            "fence record of the disk in slot 6",
+            "disk in slot 8",
+            "a",
+            "b",
+        ];
+        assert_eq!(of, expected);
+        let marked = |slot, word: &str| DiskStorage {
+            counter_marks: Vec::from([CounterMark { place: "/b".into(), word: word.into() }]),
+            ..disk(slot, "a", "1")
+        };
+        let (ours, theirs) = ([marked(3, "x"), marked(8, "y")], [marked(8, "y"), marked(3, "x")]);
+        assert_eq!(compare_disk_counter_marks(&ours, &theirs), Ok(()));
+        let text = refused(|other| other.layout.memory.clear());
+        assert!(text.contains("512 MiB at 0x0, standby none"), "{text}");
+    }
+
+    /// P9: what is sent fits into the guest's memory, to the byte; and what is both kernel and initrd is sent once.
+    #[test]
+    fn images_are_sent_once_and_never_more_than_memory() {
+        let boot = |size, initrd| BootSource {
+            kernel: ImageId { size, sha256: [1; 32] },
+            initrd,
+            cmdline: String::new(),
+        };
+        let mut ours = hello();
+        for (beyond, fits) in [(0, true), (1, false)] {
+            ours.boot = Some(boot((512 << 20) + beyond, None));
+            assert_eq!(compare(&ours, &Hello { boot: None, ..standby() }).is_ok(), fits);
+        }
+        ours.boot = Some(boot(5, Some(ImageId { size: 5, sha256: [1; 32] })));
+        assert_eq!(images_to_send(&ours, &Hello { boot: None, ..standby() }).len(), 1);
+    }
+
     /// P2: a side that has left nothing has not shown anything.
     #[test]
     fn the_primary_finds_what_the_standby_has_left() {

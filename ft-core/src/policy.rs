@@ -204,6 +204,15 @@ mod tests {
     }
 
     #[test]
+    fn the_share_of_pauses_is_a_share_down_to_one_in_a_hundred() {
+        let pace = |pause_percent| {
+            let options = PolicyOptions { pause_percent, ..PolicyOptions::default() };
+            EpochPolicy::new(options).pace(Duration::from_millis(1)).as_millis()
+        };
+        assert_eq!([0, 1, 2, 10].map(pace), [100, 100, 50, 10]);
+    }
+
+    #[test]
     fn output_ends_an_epoch_after_lingering() {
         let at = Some(Time(110 * MS));
         // Its share of pauses would let it wait until 160 ms.

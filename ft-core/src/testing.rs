@@ -1,6 +1,8 @@
 //! What the tests of both machines use.
 
 use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use io_gate::host::{Epoch, Term};
@@ -49,4 +51,40 @@ pub(crate) fn decode(bytes: &[u8]) -> Frame {
     let (head, body) = bytes.split_first_chunk::<HEADER_LEN>().expect("a header");
     let header = Header::parse(head).expect("a good header");
     Frame::verify(header, body.to_vec()).expect("a good body")
+}
+
+/// What states make of events: for each state a line per outcome, with the events that lead to it.
+pub(crate) struct Table(pub(crate) String);
+
+impl Table {
+    /// `outcomes`: each event, and what came of it.
+    pub(crate) fn state(&mut self, name: &str, facts: &str, outcomes: Vec<(String, String)>) {
+        let mut rows: Vec<(String, Vec<String>)> = Vec::new();
+        for (event, outcome) in outcomes {
+            match rows.iter_mut().find(|(known, _)| *known == outcome) {
+                Some((_, events)) => events.push(event),
+                None => rows.push((outcome, Vec::from([event]))),
+            }
+        }
+        let facts = if facts.is_empty() { String::new() } else { format!(": {facts}") };
+        self.0 += &format!("\n== {name}{facts}\n");
+        for (outcome, events) in rows {
+            self.0 += &format!("{}\n    => {outcome}\n", events.join("; "));
+        }
+    }
+
+    /// # Panics
+    /// Where the table is not as it was written down: with all of it, to be read before it is taken.
+    pub(crate) fn is(&self, expected: &str) {
+        let (found, expected) = (self.0.trim(), expected.trim());
+        let line = found.lines().zip(expected.lines()).find(|(found, expected)| found != expected);
+        assert!(found == expected, "{found}\n\nthe first line that differs: {line:#?}");
+    }
+}
+
+/// What has changed of some facts.
+pub(crate) fn changes(before: &[(&str, String)], after: &[(&str, String)]) -> String {
+    let changed = before.iter().zip(after).filter(|(before, after)| before != after);
+    let said: Vec<String> = changed.map(|(_, (name, value))| format!("{name} {value}")).collect();
+    said.join(", ")
 }

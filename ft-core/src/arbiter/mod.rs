@@ -90,7 +90,7 @@ pub fn beginning(
 
 fn is_known(last: Option<(&TermRecord, bool)>, disk: &DiskClaim) -> bool {
     last.is_some_and(|(record, _)| {
-        let same = disk.holder.is_empty() || record.holder.starts_with(&disk.holder);
+        let same = record.holder.starts_with(&disk.holder);
         record.term > disk.term || (record.term == disk.term && same)
     })
 }

@@ -1,6 +1,8 @@
 //! The client against a register that answers as it is told to.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod table;
+
 use super::*;
 use crate::Time;
 use alloc::string::ToString;
@@ -343,7 +345,7 @@ fn what_was_not_asked_is_not_answered() {
     a.wish(begin()).unwrap();
     assert_eq!(a.wish(begin()).unwrap_err().expected, "one wish at a time");
     a.next(at(0)).unwrap();
-    assert!(a.reply(at(0), Reply::<()>::Renewed).is_err());
+    assert_eq!(a.reply(at(0), Reply::<()>::Renewed).unwrap_err().state, "asking");
     let empty = Snapshot { term: None, beat: 0 };
     assert_eq!(a.reply(at(0), Reply::<()>::Looked(empty)), Ok(None), "the machine has not changed");
 }
@@ -355,4 +357,64 @@ fn p2_the_guard_covers_clocks_that_are_five_per_cent_off() {
     lease.renewed(at(0), at(0));
     let holder_ends = (0..LEASE).take_while(|millis| lease.ask(at(*millis)) == Right::Held).count();
     assert!(holder_ends as f64 * 1.05 < LEASE as f64 * 0.95);
+}
+
+/// A renewal that is due goes first, but not between a look and what it leads to: that would find the beat changed.
+#[test]
+fn a_renewal_waits_for_a_claim_that_is_half_way() {
+    let (mut register, mut a) = (Register::default(), client("a"));
+    register.grant(&mut a, at(0), begin()).unwrap();
+    let ask = |register: &mut Register, a: &mut Client, now| {
+        let question = a.next(at(now)).unwrap();
+        let reply = register.answer(question.clone());
+        (question, a.reply(at(now), reply).unwrap())
+    };
+    a.wish(claim(2)).unwrap();
+    assert_eq!(ask(&mut register, &mut a, 199), (Question::Look, None));
+    let (question, told) = ask(&mut register, &mut a, 200);
+    assert!(matches!(question, Question::Replace { .. }), "{question:?}");
+    assert_eq!(told, Some(Told::Wish(Ok(Success::Granted))));
+    a.wish(Wish::Look).unwrap();
+    assert!(matches!(ask(&mut register, &mut a, 200).0, Question::Renew(_)), "a command can wait");
+    assert_eq!(ask(&mut register, &mut a, 200).0, Question::Look);
+}
+
+#[test]
+fn a_claim_that_has_met_a_renewal_looks_again() {
+    let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
+    register.grant(&mut a, at(0), begin()).unwrap();
+    b.wish(claim(2)).unwrap();
+    let question = b.next(at(1)).unwrap();
+    let reply = register.answer(question);
+    assert_eq!(b.reply(at(1), reply).unwrap(), None);
+    register.beat += 1;
+    assert_eq!(register.serve(&mut b, at(1)), Some(Told::Wish(Ok(Success::Granted))));
+    assert_eq!(b.lease().begins(), at(1 + LEASE), "the renewal counts");
+}
+
+/// P9: what is there must be the term that was followed, or a later one.
+#[test]
+fn p9_a_look_misses_the_term_that_was_followed() {
+    let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
+    register.grant(&mut a, at(0), begin()).unwrap();
+    for holder in ["a", "another a"] {
+        b.follow(Term(2), holder);
+        let result = register.grant(&mut b, at(0), Wish::Look);
+        assert!(matches!(result, Err(Trouble::Missing { expected: 2, .. })), "{result:?}");
+    }
+}
+
+/// P2: nobody waits for the lease of who has ended; and whoever has lost the right looks on, and renews nothing.
+#[test]
+fn p2_what_has_ended_or_is_lost_leaves_no_lease() {
+    let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
+    register.grant(&mut a, at(0), begin()).unwrap();
+    if let Some(record) = &mut register.record {
+        (record.held.ended, record.held.lease_ms) = (true, 2 * LEASE);
+    }
+    assert_eq!(register.grant(&mut b, at(10), begin()), Ok(Success::Began(Term(2))));
+    let held = &register.record.as_ref().unwrap().held;
+    assert_eq!((held.lease_ms, held.record.won_at), (LEASE, 0));
+    assert_eq!(register.serve(&mut a, at(200)), Some(Told::Beat(Ok(()))));
+    assert_eq!((a.lease().ask(at(201)), a.next(at(400))), (Right::Lost, Some(Question::Look)));
 }

@@ -174,6 +174,106 @@ fn any_pages() -> impl Strategy<Value = Pages> {
         .prop_map(|pages| pages.into_iter().map(|(n, page)| (n * 0x1000, page)).collect())
 }
 
+/// P4: what was sent whole while nothing was compared is not what lies here, so nothing is known after that, of no page.
+#[test]
+fn p4_after_a_rest_every_page_is_sent_whole_at_first() {
+    let mut sent = SentPages::new(2);
+    let (mut compared, mut rested) = (0, 0);
+    while rested == 0 || !sent.begin_checkpoint() {
+        rested += 1;
+        while rested == 1 && sent.begin_checkpoint() {
+            sent.exchange(0, &page(|_| compared));
+            compared += 1;
+        }
+    }
+    assert!(compared > 1 && rested > 1);
+    assert_eq!(sent.exchange(0, &page(|_| 7)), None);
+    assert_eq!(sent.exchange(0, &page(|_| 7)), Some(0));
+    sent.forget(0);
+    assert_eq!(sent.exchange(0, &page(|_| 7)), None);
+}
+
+/// P4: a page lies in one stretch of memory, to its last byte; and all of its lines may come by themselves.
+#[test]
+fn p4_a_page_is_in_memory_to_its_last_byte() {
+    let region = |start, len| MemoryRegion { start, len };
+    let body = build(&[(0x2000, noise(1))], Compression::None);
+    for (memory, fits) in [
+        (&[region(0x1000, 0x1000), region(0x2000, 0x1000)][..], true),
+        (&[region(0x1000, 0x1800)], false),
+        (&[region(0x2000, 0x800)], false),
+        (&[region(0x2800, 0x1000)], false),
+    ] {
+        assert_eq!(PageBatch::parse(&body, memory).is_ok(), fits, "{memory:?}");
+    }
+    let mut lines = Vec::from((0x2000 | LINES).to_le_bytes());
+    lines.extend_from_slice(&u64::MAX.to_le_bytes());
+    lines.extend_from_slice(noise(2).as_slice());
+    let batch = PageBatch::parse(&lines, &MEMORY).unwrap();
+    assert_eq!(whole_pages(&batch), [(0x2000, noise(2))]);
+}
+
+fn ones(page: &mut Page) -> Result<(), Infallible> {
+    page.fill(1);
+    Ok(())
+}
+
+/// P4: the other side refuses what is not in order; so it is not made either, whichever way a page takes.
+#[test]
+fn a_page_that_is_not_above_the_last_one_is_not_taken() {
+    extern crate std;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    type Push = fn(&mut PageFrame<'_>, u64);
+    let ways: [Push; 3] = [
+        |frame, address| {
+            frame.push(address, ones).unwrap();
+        },
+        |frame, address| frame.push_changes(address, &[1; PAGE_SIZE], &mut SentPages::new(4)),
+        |frame, address| frame.push_zero(address),
+    ];
+    for first in ways {
+        for second in ways {
+            for (address, taken) in
+                [(0x3000, false), (0x2000, false), (0x3001, false), (0x4000, true)]
+            {
+                let mut out = Vec::new();
+                let mut frame =
+                    PageFrame::begin(&mut out, Kind::Pages, Epoch(1), Term(1), Compression::None);
+                first(&mut frame, 0x3000);
+                let next = AssertUnwindSafe(|| second(&mut frame, address));
+                assert_eq!(catch_unwind(next).is_ok(), taken, "{address:#x}");
+                assert_eq!(frame.pages(), 1 + u64::from(taken));
+            }
+        }
+    }
+    for (address, taken) in [(0x3000, false), (0x4000, true)] {
+        let mut frames = PageFrames::default();
+        frames.begin(2);
+        let mut push = |address| frames.push(address, ones).unwrap();
+        push(0x3000);
+        assert_eq!(catch_unwind(AssertUnwindSafe(|| push(address))).is_ok(), taken);
+    }
+}
+
+#[test]
+fn a_page_that_compression_makes_longer_is_sent_as_it_is() {
+    for (page, len) in [(noise(1), ENTRY + PAGE_SIZE), (page(|_| 0), ENTRY)] {
+        assert_eq!(build(&[(0x1000, page.clone())], Compression::Lz4).len(), len);
+        let mut frames = PageFrames::default();
+        frames.begin(1);
+        let fill = |to: &mut Page| {
+            to.copy_from_slice(page.as_slice());
+            Ok::<_, Infallible>(())
+        };
+        frames.push(0x1000, fill).unwrap();
+        let each = |_: &Header, _, frame: &[u8]| {
+            assert_eq!(frame.len(), HEADER_LEN + len);
+            Ok::<_, Infallible>(())
+        };
+        frames.finish_each(Epoch(1), Term(1), each).unwrap();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 

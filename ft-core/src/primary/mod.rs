@@ -455,7 +455,7 @@ impl Primary {
             return Err(self
                 .illegal_named("operator: protect", "a machine that is stalled joins no standby"));
         }
-        if self.phase.standby_may_take_over() || self.phase == Phase::Stopped {
+        if self.phase.standby_may_take_over() {
             return Err(self.illegal_named(
                 "operator: protect",
                 "a standby may hold a checkpoint of this machine: give that up first (`run-alone`)",
@@ -686,15 +686,15 @@ impl Primary {
         }
     }
 
-    /// This side's number for the session, and the standby's; 0 for one that is not known.
-    fn numbers(&self) -> (u64, u64) {
+    /// This side's number for the session, and the standby's; 0 before that has told it.
+    fn numbers(&self) -> Option<(u64, u64)> {
         let numbers = |session: &Session| (session.hello.session, session.theirs.unwrap_or(0));
-        self.session.as_ref().map_or((0, 0), numbers)
+        self.session.as_ref().map(numbers)
     }
 
     /// A word of an earlier session, played again, says nothing of this one.
     fn readiness(&mut self, lack: Option<String>, said: (u64, u64), out: &mut Vec<Action>) {
-        if self.numbers() != said || self.lack == lack {
+        if self.numbers() != Some(said) || self.lack == lack {
             return;
         }
         self.lack = lack;
@@ -740,7 +740,7 @@ impl Primary {
         why: String,
         out: &mut Vec<Action>,
     ) {
-        let (session, theirs) = self.numbers();
+        let Some((session, theirs)) = self.numbers() else { return };
         if (session, theirs) == said || deliberate!(AnyonesBye) {
             return self.renounced(now, reason, &why, out);
         }
@@ -1044,7 +1044,6 @@ impl Primary {
         self.close(reason.clone(), out);
         self.phase = Phase::Stopped;
         self.asking = None;
-        self.search = None;
         self.reason = Some(reason.clone());
         out.push(Action::Stop { reason, fenced });
     }

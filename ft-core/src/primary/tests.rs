@@ -5,6 +5,8 @@ use std::format;
 
 use io_gate::host::new_gate;
 
+mod table;
+
 use super::*;
 use crate::handshake::{BootSource, ImageId};
 use crate::testing::{MS, SESSION, STANDBY_SESSION, frame, hello};
@@ -723,4 +725,110 @@ fn p8_a_standby_that_differs_is_not_relied_upon() {
     pair.say(5, differ());
     pair.now += 10_000 * MS;
     assert_eq!(effects(&pair.give(Event::Tick)).last().map(String::as_str), Some("ask 2"));
+}
+
+/// One that leaves before it has told its number for the session names none.
+#[test]
+fn a_standby_that_leaves_before_its_welcome_is_looked_for_again() {
+    let mut pair = Pair::at(true, Phase::Joining);
+    let (reason, why) = (ByeReason::Stopped, String::new());
+    let out = pair.say(0, Message::Bye { reason, session: SESSION, from: 0, why });
+    assert_eq!(effects(&out), ["close"]);
+    assert_eq!(pair.primary.reason(), Some("the standby was stopped by its operator"));
+}
+
+/// How soon a standby is looked for after the next failure.
+fn next_search(pair: &mut Pair) -> Duration {
+    let now = pair.now;
+    pair.give(Event::ConnectFailed { reason: "refused".into() });
+    Duration::from_nanos(pair.primary.next_deadline().unwrap().0 - now)
+}
+
+/// P7, P9: what was known of one standby is not held against the next.
+#[test]
+fn failures_are_forgotten_when_a_standby_protects_or_the_operator_wants_one() {
+    let first = PrimaryOptions::default().connect_retry.first;
+    let mut pair = Pair::alone(true);
+    assert_eq!(next_search(&mut pair), first);
+    pair.now += 200 * MS;
+    pair.give(Event::Tick);
+    assert_eq!(next_search(&mut pair), 2 * first);
+    pair.give(Event::OperatorProtect);
+    assert_eq!(next_search(&mut pair), first);
+
+    // A standby that refuses will do so again, and one that has protected the machine may do that again.
+    let mut pair = Pair::at(true, Phase::Arming);
+    pair.say(0, Message::Refuse { reason: "MSR 0x10".into() });
+    assert_eq!(pair.primary.refusal(), Some("MSR 0x10"));
+    pair.give(Event::ArbiterGranted { term: Term(2) });
+    assert_eq!(pair.primary.next_deadline(), Some(Time(5000 * MS)));
+    pair.refused(Event::ArbiterGranted { term: Term(3) });
+    let link = LinkId(2);
+    pair.give(Event::StandbyConnected { link, hello: hello() });
+    assert_eq!((pair.primary.refusal(), pair.primary.reason()), (None, None));
+    let say = |pair: &mut Pair, epoch, message| {
+        pair.give(Event::Frame { link, frame: frame(epoch, 2, message) })
+    };
+    say(&mut pair, 0, Message::Welcome(Box::new(Hello { term: Term(2), ..*hello() })));
+    pair.give(Event::PrecopyDone { link });
+    pair.give(Event::Sealed { link, epoch: Epoch(6) });
+    say(&mut pair, 6, Message::Ack);
+    pair.give(Event::LinkLost { link, reason: "reset".into() });
+    pair.give(Event::ArbiterGranted { term: Term(3) });
+    assert_eq!(pair.primary.next_deadline(), Some(Time(0) + first));
+}
+
+/// The driver says what its machine is; in which term it acts, and how it speaks, the core says.
+#[test]
+fn a_hello_is_of_this_protocol_and_this_term() {
+    let mut pair = Pair::alone(true);
+    let ours = Box::new(Hello { protocol: PROTOCOL + 1, term: Term(7), ..*hello() });
+    let out = pair.give(Event::StandbyConnected { link: LINK, hello: ours });
+    let [Action::Send { frame, .. }] = &out[..] else { panic!("{out:?}") };
+    assert_eq!(frame.message, Message::Hello(hello()));
+}
+
+/// Before its first checkpoint a standby may be silent for longer: from that on silence is counted anew.
+#[test]
+fn silence_is_counted_from_the_first_seal() {
+    let mut pair = Pair::at(true, Phase::Sealing);
+    pair.now = 9000 * MS;
+    pair.give(Event::Sealed { link: LINK, epoch: Epoch(5) });
+    pair.now += 500 * MS;
+    assert_eq!(effects(&pair.give(Event::Tick)), ["send Heartbeat"]);
+    assert_eq!(pair.phase(), Phase::Arming);
+    pair.now += 1;
+    assert_eq!(effects(&pair.give(Event::Tick)), ["hold", "close", "ask 2"]);
+}
+
+/// P8: why a standby is to give its checkpoint up is in the status from when it is asked to.
+#[test]
+fn p8_the_status_says_that_both_sides_differ() {
+    let (primary, standby) = (Hashes { memory: 1, state: 1 }, Hashes { memory: 2, state: 1 });
+    let mut pair = Pair::at(true, Phase::Protected);
+    pair.say(5, Message::Verified(Verified { agree: false, primary, standby }));
+    assert!(pair.primary.reason().unwrap().contains("differs from this side's"));
+}
+
+/// The status says what is in the way of an answer, and no longer than it is.
+#[test]
+fn an_arbiter_that_does_not_answer_is_in_the_status() {
+    let mut pair = Pair::doubting();
+    let lost = "the link to the standby was lost: reset by peer";
+    assert_eq!(pair.primary.reason(), Some(lost));
+    pair.give(Event::ArbiterUnreachable { reason: "timeout".into() });
+    let both = format!("{lost}; the arbiter cannot be asked: timeout");
+    assert_eq!(pair.primary.reason(), Some(both.as_str()));
+    pair.now += 50 * MS;
+    pair.give(Event::Tick);
+    pair.give(Event::ArbiterGranted { term: Term(2) });
+    assert_eq!(pair.primary.reason(), Some(lost));
+
+    // One that was stalled when it lost its standby asks later, and then as often as any other.
+    let mut pair = Pair::at(true, Phase::Protected);
+    pair.give(stalled());
+    pair.now = pair.primary.next_deadline().unwrap().0;
+    assert_eq!(effects(&pair.give(Event::Tick)), ["ask 2"]);
+    pair.give(Event::ArbiterUnreachable { reason: "timeout".into() });
+    assert_eq!(pair.primary.next_deadline(), Some(Time(pair.now + 50 * MS)));
 }

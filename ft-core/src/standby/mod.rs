@@ -681,7 +681,7 @@ impl Standby {
     /// else what is held is kept, and all is tried again.
     fn not_ready(&mut self, now: Time, reason: &str, out: &mut Vec<Action>) -> Result<()> {
         self.check_answer("not ready", None)?;
-        if self.session.is_some() && !self.is_held_back() {
+        if self.session.is_some() {
             self.asking = None;
             self.give_up(format!("this side cannot take over: {reason}"), out);
             return Ok(());
@@ -922,7 +922,6 @@ impl Standby {
         self.close("taking over", out);
         self.phase = Phase::Active;
         self.term = term;
-        self.asking = None;
         let reason = self.reason.clone().unwrap_or_default();
         out.push(Action::TakeOver { taken: TakenOver::new(term, epoch), reason });
     }
@@ -934,7 +933,7 @@ impl Standby {
             return Ok(());
         }
         self.asking = None;
-        if self.term < term && !deliberate!(DeniedForgetsTerm) {
+        if !deliberate!(DeniedForgetsTerm) {
             (self.term, self.leader) = (term, None);
         }
         self.close("another side holds the next term", out);

@@ -3,6 +3,8 @@
 
 use std::format;
 
+mod table;
+
 use super::*;
 use crate::handshake::{BootSource, ImageId};
 use crate::pages::{Compression, PAGE_SIZE, PageFrame};
@@ -27,23 +29,27 @@ impl Pair {
     }
 
     fn filling(arbiter: bool) -> Self {
-        let mut pair = Self::waiting(arbiter);
-        pair.give(Event::Connected { link: LINK });
-        pair.say(0, Message::Hello(hello()));
-        let out = pair.give(Event::Described { ours: hello() });
+        Self::waiting(arbiter).welcomes()
+    }
+
+    fn welcomes(mut self) -> Self {
+        self.give(Event::Connected { link: LINK });
+        self.say(0, Message::Hello(hello()));
+        let out = self.give(Event::Described { ours: hello() });
         assert_eq!(effects(&out), ["send Welcome"]);
-        pair
+        self
     }
 
     /// Holds epoch 5 of term 1.
     fn ready(arbiter: bool) -> Self {
-        let mut pair = Self::filling(arbiter);
-        pair.checkpoint(5);
-        assert_eq!(
-            effects(&pair.give(Event::Applicable { epoch: Epoch(5) })),
-            ["send Ack", "apply 5"]
-        );
-        pair
+        Self::filling(arbiter).holds()
+    }
+
+    fn holds(mut self) -> Self {
+        self.checkpoint(5);
+        let out = self.give(Event::Applicable { epoch: Epoch(5) });
+        assert_eq!(effects(&out), ["send Ack", "apply 5"]);
+        self
     }
 
     fn doubting() -> Self {
@@ -457,9 +463,11 @@ fn a_check_is_answered_before_more_data() {
 
 #[test]
 fn what_is_staged_is_bounded() {
-    let mut pair = Pair::ready(true);
-    let part = Data(alloc::vec![0; 16 << 20]);
-    let limit = hello().layout.memory_size() + (32 << 20) + 4096;
+    let mut pair = Pair::waiting(true);
+    pair.standby.options.staging_slack = 32 << 10;
+    let mut pair = pair.welcomes().holds();
+    let part = Data(alloc::vec![0; 40 << 10]);
+    let limit = hello().layout.memory_size() + (32 << 10) + 4096;
     let mut out = Vec::new();
     for _ in 0..3 {
         out = pair.say(6, Message::State(part.clone()));
@@ -823,4 +831,132 @@ fn p8_a_checkpoint_that_cannot_be_compared_is_given_up() {
     pair.refused(Event::CannotHash { epoch: Epoch(4), reason: "?".into() });
     let out = pair.give(Event::CannotHash { epoch: Epoch(5), reason: "a device refuses".into() });
     assert_eq!(effects(&out), ["send Bye", "close", "discard"]);
+}
+
+/// What was in the way of the last session is none of this one's.
+#[test]
+fn a_session_begins_with_nothing_to_say() {
+    let mut pair = Pair::filling(true);
+    pair.give(lost());
+    assert!(pair.standby.reason().is_some());
+    let link = LinkId(2);
+    pair.give(Event::Connected { link });
+    pair.give(Event::Frame { link, frame: frame(0, 1, Message::Hello(hello())) });
+    pair.give(Event::Described { ours: hello() });
+    assert_eq!((pair.phase(), pair.standby.reason()), (Phase::Filling, None));
+}
+
+/// P2: in a term that this side has heard of its holder may come again, and in a later one anybody.
+#[test]
+fn p2_a_primary_comes_again_and_another_one_in_a_later_term() {
+    for (term, holder, welcome) in
+        [(1, "primary", true), (1, "another", false), (2, "primary", true), (2, "another", true)]
+    {
+        let mut pair = Pair::filling(true);
+        pair.give(lost());
+        let link = LinkId(2);
+        pair.give(Event::Connected { link });
+        let hello = Box::new(Hello { term: Term(term), holder: holder.into(), ..*hello() });
+        let frame = frame(0, term, Message::Hello(hello));
+        let out = effects(&pair.give(Event::Frame { link, frame }));
+        assert_eq!(out == ["describe"], welcome, "{term}, {holder}: {out:?}");
+    }
+}
+
+/// The driver says what this side's machine is; the session is the primary's.
+#[test]
+fn a_welcome_is_of_this_protocol_and_of_the_primarys_session() {
+    let mut pair = Pair::waiting(true);
+    pair.give(Event::Connected { link: LINK });
+    pair.say(0, Message::Hello(hello()));
+    let options = handshake::SessionOptions { verify: false };
+    let (protocol, term) = (PROTOCOL + 1, Term(7));
+    let ours = Box::new(Hello { protocol, term, session: 5, options, ..*hello() });
+    let out = pair.give(Event::Described { ours });
+    let Some(Action::Send { frame, .. }) = out.first() else { panic!("{out:?}") };
+    assert_eq!(frame.message, Message::Welcome(hello()));
+}
+
+/// P4: while a checkpoint is being checked nothing is staged behind it, of whatever kind.
+#[test]
+fn p4_no_data_is_given_while_a_check_is_under_way() {
+    let data = || Data(Vec::from([1]));
+    let end = End { session: STANDBY_SESSION, pages: 0, digest: 0, previous: None, hashes: None };
+    for message in [
+        Message::Image(data()),
+        Message::Bulk(data()),
+        Message::Pages(data()),
+        Message::State(data()),
+        Message::End(end),
+    ] {
+        let mut pair = Pair::filling(true);
+        pair.checkpoint(5);
+        pair.refused(Event::Frame { link: LINK, frame: frame(6, 1, message) });
+    }
+}
+
+/// P9: nothing is answered that was not asked, or is not asked any more; and what fails is tried less and less often.
+#[test]
+fn p9_a_standby_that_was_not_ready_asks_ever_later() {
+    let mut pair = Pair::doubting();
+    let mut delays = Vec::new();
+    for _ in 0..3 {
+        pair.give(not_ready());
+        let retry = pair.standby.next_deadline().unwrap().0;
+        delays.push((retry - pair.now) / MS);
+        pair.now = retry;
+        pair.give(Event::Tick);
+    }
+    assert_eq!(delays, [50, 100, 200]);
+
+    let mut pair = Pair::ready(true);
+    pair.give(Event::OperatorTakeOver);
+    pair.give(not_ready());
+    pair.refused(Event::ArbiterUnreachable { reason: "timeout".into() });
+
+    let mut pair = Pair::ready(false);
+    pair.give(lost());
+    pair.give(Event::CannotGoOn { reason: "KVM refuses it".into() });
+    assert!(pair.standby.reason().unwrap().contains("KVM refuses it"));
+}
+
+/// P7: something else that it must have is missing by now.
+#[test]
+fn p7_it_is_held_back_by_whatever_it_must_have() {
+    let mut pair = Pair::ready(true);
+    pair.give(lacks(true));
+    pair.give(lost());
+    let lack = Some(Lack { reason: "tap0: gone".into(), blocks: true });
+    assert_eq!(effects(&pair.give(Event::Resources { lack })), [""; 0]);
+    assert!(pair.standby.is_held_back());
+    pair.give(Event::OperatorStop);
+    assert_eq!(pair.standby.reason(), Some("stopped by the operator"));
+}
+
+/// P4: memory that comes as for a first checkpoint is not mixed with one, nor are two checkpoints with each other.
+#[test]
+fn p4_a_first_checkpoint_is_of_one_epoch() {
+    let mut pair = Pair::filling(true);
+    let (state, bulk) = (pair.state(5), pair.pages(Kind::Bulk, 5));
+    assert!(pair.give(Event::Frame { link: LINK, frame: state }).is_empty());
+    let out = pair.give(Event::Frame { link: LINK, frame: bulk });
+    assert_eq!(effects(&out), ["send Refuse", "close", "discard"]);
+    let mut pair = Pair::filling(true);
+    let (state, other) = (pair.state(5), pair.state(6));
+    pair.give(Event::Frame { link: LINK, frame: state });
+    let out = pair.give(Event::Frame { link: LINK, frame: other });
+    assert_eq!(effects(&out), ["send Refuse", "close", "discard"]);
+}
+
+/// P9: the bound is what guest memory takes, with eight bytes a page, and the slack: to the byte.
+#[test]
+fn p9_what_is_staged_may_be_as_much_as_its_bound() {
+    for (beyond, taken) in [(0, true), (1, false)] {
+        let mut pair = Pair::waiting(true);
+        pair.standby.options.staging_slack = 32 << 10;
+        let mut pair = pair.welcomes();
+        let limit = (64 << 10) + (64 << 10) / 512 + (32 << 10);
+        let out = pair.say(5, Message::State(Data(alloc::vec![0; limit - 64 + beyond])));
+        assert_eq!(out.is_empty(), taken, "{out:?}");
+    }
 }

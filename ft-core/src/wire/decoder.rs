@@ -38,12 +38,6 @@ impl Decoder {
         result
     }
 
-    /// Whether bytes of a frame that is not whole have come.
-    #[must_use]
-    pub fn is_torn(&self) -> bool {
-        self.failed.is_some() || self.header.is_some() || !self.head.is_empty()
-    }
-
     /// Bytes of memory in use, for what was not given out yet.
     #[must_use]
     pub fn held(&self) -> usize {

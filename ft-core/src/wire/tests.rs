@@ -155,7 +155,6 @@ fn after_an_error_nothing_is_given() {
     let error = decoder.decode(&mut garbage.as_slice()).unwrap_err();
     let good = encode(Message::Ack);
     assert_eq!(decoder.decode(&mut good.as_slice()), Err(error));
-    assert!(decoder.is_torn());
 }
 
 #[test]
@@ -198,6 +197,72 @@ fn plausible() -> impl Strategy<Value = Vec<u8>> {
             out
         },
     )
+}
+
+/// A word that cannot be sent ends a session without its reason; and half a character is no text.
+#[test]
+fn a_reason_that_is_too_long_is_cut_between_characters() {
+    for (begin, limit) in [("", 64 << 10), ("a", 64 << 10)] {
+        let reason: String = begin.chars().chain(core::iter::repeat_n('é', limit)).collect();
+        let frame = crate::testing::frame(0, 1, Message::Refuse { reason: reason.clone() });
+        let Message::Refuse { reason: cut } = frame.message else { panic!("{:?}", frame.header) };
+        assert!(reason.starts_with(&cut) && cut.len() > limit - 40, "{}", cut.len());
+    }
+}
+
+/// A refusal is read from any release; what else another release says is not.
+#[test]
+fn a_header_of_another_release_is_not_read_but_for_a_refusal() {
+    for (message, read) in [(Message::Refuse { reason: "x".into() }, true), (Message::Ack, false)] {
+        let mut bytes = encode(message);
+        bytes[4] ^= 1;
+        let error = Header::parse(bytes.first_chunk().unwrap()).unwrap_err();
+        assert_eq!(matches!(error, WireError::Header { .. }), read, "{error}");
+        assert_eq!(matches!(error, WireError::Version { .. }), !read, "{error}");
+    }
+}
+
+#[test]
+fn numbers_are_below_their_bound_and_a_body_is_as_long_as_its_header_says() {
+    const BOUND: u64 = 1 << 62;
+    for (epoch, term, good) in [(BOUND - 1, BOUND - 1, true), (BOUND, 1, false), (1, BOUND, false)]
+    {
+        let mut bytes = Vec::new();
+        let (epoch, term) = (Epoch(epoch), Term(term));
+        Outgoing { epoch, term, message: Message::Ack }.encode(&mut bytes).unwrap();
+        let parsed = Header::parse(bytes.first_chunk().unwrap());
+        assert_eq!(parsed.is_ok(), good, "{parsed:?}");
+    }
+    let header = crate::testing::frame(0, 1, Message::Ack).header;
+    assert!(matches!(header.verify(&[1]), Err(WireError::Length { found: 1, .. })));
+}
+
+#[test]
+fn after_a_body_that_is_wrong_nothing_is_given() {
+    let mut bytes = encode(Message::State(Data(vec![1; 10])));
+    *bytes.last_mut().unwrap() ^= 1;
+    let mut decoder = Decoder::new();
+    let error = decoder.decode(&mut bytes.as_slice()).unwrap_err();
+    let good = encode(Message::Ack);
+    assert_eq!(decoder.decode(&mut good.as_slice()), Err(error));
+}
+
+/// P4: a digest is of what every frame of its epoch holds, in order.
+#[test]
+fn p4_a_digest_tells_frames_apart_and_in_which_order_they_came() {
+    let of = |parts: &[u8]| {
+        let mut digest = EpochDigest::new(1);
+        for part in parts {
+            let state = Message::State(Data(vec![*part]));
+            digest.add(&crate::testing::frame(1, 1, state).header, 2);
+        }
+        let (first, next) = (digest.end(Epoch(1), None), digest.end(Epoch(2), None));
+        assert_eq!((first.pages, next.pages), (2 * parts.len() as u64, 0));
+        first.digest
+    };
+    assert_ne!(of(&[1, 2]), of(&[2, 1]));
+    assert_ne!(of(&[1, 2]), of(&[1, 3]));
+    assert_ne!(of(&[1]), of(&[1, 1]));
 }
 
 proptest! {
