@@ -35,8 +35,11 @@ pub(crate) struct Link {
     pub(crate) broken: bool,
     /// Something was taken out of it, or put in, that no side can tell from the real thing.
     pub(crate) tampered: bool,
-    /// The number by which the standby has named this session.
+    /// The number by which the standby has named this session, and the one by which the primary has.
     pub(crate) session: Option<u64>,
+    pub(crate) of_primary: u64,
+    /// The primary has said in it that the machine ends.
+    pub(crate) ends_machine: bool,
     /// The standby's process knows of it.
     pub(crate) accepted: bool,
 }
@@ -59,6 +62,8 @@ impl Link {
             broken: false,
             tampered: false,
             session: None,
+            of_primary: 0,
+            ends_machine: false,
             accepted: false,
         }
     }

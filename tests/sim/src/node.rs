@@ -83,6 +83,8 @@ pub(crate) struct Passive {
     pub(crate) heard_term: u64,
     /// It has said that the operator has to decide.
     pub(crate) asks_operator: bool,
+    /// Its primary has said that the machine ends, in their session, or the operator wants it to stop.
+    pub(crate) may_stop: bool,
     /// It makes ready for a takeover, and asks for this term then.
     pub(crate) opens: Option<u64>,
     /// Whether the kernel is to come in this session, and what has.

@@ -46,7 +46,8 @@ pub enum Fault {
     Impostor(usize, usize),
     /// The next primary that connects hears first, or when it was welcomed, what a standby said in an earlier session.
     Echo(usize, bool),
-    /// The standby's next acknowledgement comes as of another term, before it was given; or a primary's Bye to no session.
+    /// The standby's next acknowledgement comes as of another term, before it was given (0, 1); or a primary's Bye to no session
+    /// (2); or a word of the standby (3), or the primary's Bye (4), of another session.
     Forge(usize, u64),
     /// One of the standbys that hold a checkpoint lives, and does not come to its checks for some milliseconds.
     Hang(usize, u64),
@@ -136,7 +137,7 @@ fn fault(random: &mut Random, nodes: usize) -> Fault {
         25 => Fault::Double(random.index(8), side),
         26 => Fault::Swap(random.index(8), side),
         27..29 => Fault::Replay(random.index(8), side, random.index(128)),
-        29 => Fault::Forge(random.index(8), random.below(3)),
+        29 => Fault::Forge(random.index(8), random.below(5)),
         30..32 => Fault::ArbiterDown(time),
         32 => Fault::ArbiterCut(node, time),
         33 => Fault::Full(time),

@@ -1,7 +1,6 @@
 //! What goes wrong, as it is planned.
 
-use ft_core::wire::{ByeReason, Message, Outgoing};
-use ft_core::{LinkId, Term};
+use ft_core::LinkId;
 
 use super::network::Captured;
 use super::{MS, NODES, World, trace};
@@ -59,8 +58,7 @@ impl World {
                     self.start_standby(node);
                 }
             }
-            Fault::Forge(link, 2) => self.forge_bye(link),
-            Fault::Forge(link, later) => self.forge(link, later),
+            Fault::Forge(link, what) => self.forge(link, what),
             Fault::Echo(which, late) => self.echo = Some((which, late)),
             Fault::Impostor(node, which) => self.impersonate(node, which),
             Fault::Stall(link, side, time) => {
@@ -190,38 +188,5 @@ impl World {
             }
             _ => unreachable!("handled before"),
         }
-    }
-
-    /// A primary's last word in a session that no standby has opened.
-    fn forge_bye(&mut self, link: usize) {
-        if self.links.is_empty() {
-            return;
-        }
-        let at = link % self.links.len();
-        let link = &mut self.links[at];
-        let Role::Active(active) = &self.nodes[link.ends[0].node].role else { return };
-        let mut bytes = Vec::new();
-        let (reason, why) = (ByeReason::Detach, String::new());
-        let message = Message::Bye { reason, session: 0, from: 0, why };
-        let (epoch, term) = (ft_core::Epoch(0), active.core.term());
-        Outgoing { epoch, term, message }.encode(&mut bytes).unwrap();
-        link.ends[1].incoming.push_front(Chunk { arrives: self.now, bytes });
-    }
-
-    /// An acknowledgement that no standby gave, in another term than the primary's.
-    fn forge(&mut self, link: usize, later: u64) {
-        if self.links.is_empty() {
-            return;
-        }
-        let at = link % self.links.len();
-        let Role::Active(active) = &self.nodes[self.links[at].ends[0].node].role else { return };
-        let waiting = active.core.in_flight() as u64;
-        let (Some(sealed), 1..) = (active.core.sealed(), waiting) else { return };
-        let term = Term((active.core.term().0 + 2 * later).saturating_sub(1));
-        let epoch = ft_core::Epoch(sealed.0 + 1 - waiting);
-        let mut bytes = Vec::new();
-        Outgoing { epoch, term, message: Message::Ack }.encode(&mut bytes).unwrap();
-        let arrives = self.now;
-        self.links[at].ends[0].incoming.push_front(Chunk { arrives, bytes });
     }
 }

@@ -1,6 +1,7 @@
 //! The world: hosts, time, and whose turn it is.
 
 mod faults;
+mod forge;
 mod lanes;
 mod network;
 mod primary;
@@ -258,6 +259,7 @@ impl World {
             check: None,
             heard_term: 0,
             asks_operator: false,
+            may_stop: false,
             opens: None,
             lacks_kernel: false,
             kernel: Vec::new(),
@@ -734,6 +736,7 @@ impl World {
                     self.give(node, Task::Standby(S::OperatorTakeOver));
                 }
                 (StandbyPhase::Ready | StandbyPhase::Filling, 3) => {
+                    self.passive(node).may_stop = true;
                     self.give(node, Task::Standby(S::OperatorStop));
                 }
                 _ => {}

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use ft_core::LinkId;
 use ft_core::primary::Event as P;
 use ft_core::standby::Event as S;
-use ft_core::wire::{Frame, HEADER_LEN, Header, Message, Outgoing, WireError};
+use ft_core::wire::{ByeReason, Frame, HEADER_LEN, Header, Message, Outgoing, WireError};
 
 use super::{MS, NODES, World, trace};
 use crate::link::{Chunk, Link};
@@ -67,10 +67,12 @@ impl World {
         let ids = [LinkId(self.next_link), LinkId(self.next_link + 1)];
         self.next_link += 2;
         let processes = [self.nodes[node].process, self.nodes[target].process];
-        let link = Link::new([node, target], processes, ids);
+        let mut link = Link::new([node, target], processes, ids);
+        let hello = self.hello(node);
+        link.of_primary = hello.session;
         self.links.push(link);
         self.echo(ids[0], false);
-        P::StandbyConnected { link: ids[0], hello: self.hello(node) }
+        P::StandbyConnected { link: ids[0], hello }
     }
 
     fn find(&self, id: LinkId) -> Option<(usize, usize)> {
@@ -82,7 +84,11 @@ impl World {
     pub(super) fn send(&mut self, id: LinkId, frame: &Outgoing) {
         let mut bytes = Vec::new();
         frame.encode(&mut bytes).unwrap();
-        match (&frame.message, self.find(id)) {
+        let found = self.find(id);
+        if let (Message::Bye { reason, .. }, Some((link, 0))) = (&frame.message, found) {
+            self.links[link].ends_machine |= *reason != ByeReason::Detach;
+        }
+        match (&frame.message, found) {
             (Message::Bye { .. } | Message::Refuse { .. }, Some((_, end))) => {
                 remember(&mut self.words[1 - end], id, &bytes);
             }
@@ -259,7 +265,7 @@ impl World {
                 Ok(Some(frame)) => {
                     frames += 1;
                     self.observer.tally.stale_frames += u64::from(stale);
-                    self.note_frame(node, side, &frame);
+                    self.note_frame(node, (at, side), &frame);
                     self.give(node, task(side, id, News::Frame(frame)));
                 }
                 Err(error) => {
@@ -283,13 +289,21 @@ impl World {
         }
     }
 
-    fn note_frame(&mut self, node: usize, side: usize, frame: &Frame) {
+    fn note_frame(&mut self, node: usize, (at, side): (usize, usize), frame: &Frame) {
         if !matches!(frame.message, Message::Heartbeat(_) | Message::HeartbeatReply(_)) {
             let (kind, header) = (frame.message.kind().name(), frame.header);
             trace!(self, "{node} receives {kind}, epoch {}, term {}", header.epoch, header.term);
         }
         if side == 0 && matches!(frame.message, Message::Bye { .. }) {
             self.observer.tally.renounced += 1;
+        }
+        if let (1, Message::Bye { session, from, .. }) = (side, &frame.message) {
+            let link = &self.links[at];
+            let told =
+                link.ends_machine && link.session == Some(*session) && link.of_primary == *from;
+            if let Role::Passive(passive) = &mut self.nodes[node].role {
+                passive.may_stop |= told;
+            }
         }
     }
 }

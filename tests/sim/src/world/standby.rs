@@ -114,6 +114,8 @@ impl World {
             }
             Action::Stop { reason } => {
                 trace!(self, "{node} standby stops: {reason}");
+                let may = self.passive(node).may_stop;
+                assert!(may, "P4: a standby stops by a word that its primary has not said");
                 self.kill(node, false);
             }
             Action::Report(report) => {
