@@ -9,7 +9,7 @@ use crate::{JOBS, SEEDS, WORLDS, numbers};
 #[command(name = "cargo xtask sim --mutants", bin_name = "cargo xtask sim --mutants")]
 pub struct Arguments {
     /// Worlds that may not show a mutant before it counts as one that the simulation cannot see.
-    #[arg(long, default_value_t = 20_000, allow_negative_numbers = true, value_parser = numbers::<u64>(WORLDS, "worlds"))]
+    #[arg(long, default_value_t = 4000, allow_negative_numbers = true, value_parser = numbers::<u64>(WORLDS, "worlds"))]
     pub seeds: u64,
     /// Only mutants whose name contains this.
     #[arg(long)]
@@ -23,9 +23,12 @@ pub struct Arguments {
     /// Which sample.
     #[arg(long, value_name = "S", default_value_t = 1, requires = "sample", allow_negative_numbers = true, value_parser = numbers::<u64>(SEEDS, "a seed"))]
     pub seed: u64,
-    /// Do not ask the unit tests about what the simulation has not found.
+    /// Do not ask the unit tests.
     #[arg(long)]
     pub simulation_only: bool,
+    /// Ask the simulation about what the unit tests have found as well.
+    #[arg(long, conflicts_with = "simulation_only")]
+    pub both: bool,
     /// Say what mutants there are.
     #[arg(long)]
     pub list: bool,

@@ -16,9 +16,9 @@ pub(crate) struct Argued {
 }
 
 /// One argument, for all mutants that fit.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Argument {
+pub(crate) struct Argument {
     file: String,
     /// The function, or the end of its path; any, where it is left out.
     #[serde(default)]
@@ -29,7 +29,16 @@ struct Argument {
     /// A part of what it becomes.
     #[serde(default)]
     becomes: String,
-    why: String,
+    pub(crate) why: String,
+}
+
+impl Argument {
+    fn fits(&self, mutant: &Mutant) -> bool {
+        mutant.file == self.file
+            && mutant.function.ends_with(&self.function)
+            && mutant.code.contains(&self.code)
+            && mutant.becomes.contains(&self.becomes)
+    }
 }
 
 impl Argued {
@@ -38,13 +47,44 @@ impl Argued {
         toml::from_str(&text).with_context(|| path.display().to_string())
     }
 
-    pub(crate) fn why(&self, mutant: &Mutant) -> Option<&str> {
-        let fits = |one: &&Argument| {
-            mutant.file == one.file
-                && mutant.function.ends_with(&one.function)
-                && mutant.code.contains(&one.code)
-                && mutant.becomes.contains(&one.becomes)
-        };
-        self.mutant.iter().find(fits).map(|one| one.why.as_str())
+    pub(crate) fn of(&self, mutant: &Mutant) -> Option<&Argument> {
+        self.mutant.iter().find(|one| one.fits(mutant))
+    }
+
+    /// Arguments for none of these mutants: the code has changed, or somebody finds them by now.
+    pub(crate) fn needless<'a>(&'a self, open: &[&Mutant]) -> Vec<&'a Argument> {
+        let used: Vec<&Argument> = open.iter().filter_map(|mutant| self.of(mutant)).collect();
+        self.mutant.iter().filter(|one| !used.contains(one)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    fn mutant(function: &str, code: &str) -> Mutant {
+        let text = str::to_owned;
+        Mutant {
+            file: text("a.rs"),
+            line: 1,
+            function: text(function),
+            code: text(code),
+            becomes: text("is left out"),
+        }
+    }
+
+    #[test]
+    fn an_argument_is_for_what_fits_and_needless_without() {
+        let text = "[[mutant]]\nfile = 'a.rs'\nfunction = 'tick'\ncode = 'beat'\nwhy = 'so'";
+        let argued: Argued = toml::from_str(text).unwrap();
+        let (fits, other) =
+            (mutant("Primary::tick", "self.beat = now;"), mutant("Primary::tick", "x"));
+        assert_eq!(argued.of(&fits).unwrap().why, "so");
+        assert_eq!(argued.of(&other), None);
+        assert_eq!(argued.of(&mutant("Primary::frame", "self.beat = now;")), None);
+        assert_eq!(argued.needless(&[&fits]), [] as [&Argument; 0]);
+        assert_eq!(argued.needless(&[&other]).len(), 1);
     }
 }

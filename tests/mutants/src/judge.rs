@@ -1,94 +1,92 @@
-//! Who finds a mutant: the simulation, or the unit tests, each in a process of its own with a limit.
+//! Who finds a mutant: the core's unit tests, or the simulation, each in a process of its own with a limit.
 
+use std::fs::File;
+use std::io::{Read as _, Seek as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use crate::tree::Built;
 
-/// What a mutant came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// So many worlds showed it, or it did not come to an end.
-    Simulation(String),
-    UnitTests(String),
-    Survives,
+/// Who judges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Judge {
+    UnitTests,
+    /// In so many worlds.
+    Simulation(u64),
 }
 
-/// A mutant may loop for ever, or take all memory.
-const LIMIT: Duration = Duration::from_secs(180);
-
-/// Judges mutant `number`.
-pub(crate) fn judge(built: &Built, number: usize, seeds: u64, alone: bool) -> Result<Verdict> {
-    let mut command = Command::new(&built.simulation);
-    let count = seeds.to_string();
-    command.args(["--first", "1", "--jobs", "1", "--until-broken", "--seeds", &count]);
-    if let Some(why) = fails(command, number)? {
-        return Ok(Verdict::Simulation(why));
-    }
-    if alone {
-        return Ok(Verdict::Survives);
-    }
-    let tests = Command::new(&built.unit_tests);
-    Ok(fails(tests, number)?.map_or(Verdict::Survives, Verdict::UnitTests))
-}
-
-/// How a judge ends that finds something: what it says in its last line but one.
-fn fails(mut command: Command, number: usize) -> Result<Option<String>> {
-    let limited = limit(&command);
-    command = limited;
-    let log = tempfile::tempfile()?;
-    command.env("KEMARI_MUTANT", number.to_string()).stdin(Stdio::null());
-    command.stdout(log.try_clone()?).stderr(Stdio::null());
-    let mut child = command.spawn()?;
-    let begun = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok((!status.success()).then(|| said(&log)));
+impl Judge {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::UnitTests => "unit tests",
+            Self::Simulation(_) => "simulation",
         }
-        if begun.elapsed() > LIMIT {
-            child.kill()?;
-            child.wait()?;
-            return Ok(Some(format!("no end within {} s", LIMIT.as_secs())));
+    }
+
+    /// Where its verdicts are kept: by all that they depend on.
+    pub(crate) fn key(self, built: &Built) -> String {
+        match self {
+            Self::UnitTests => format!("unit-tests-{:016x}", built.tests_hash),
+            Self::Simulation(seeds) => format!("simulation-{seeds}-{:016x}", built.sim_hash),
         }
-        std::thread::sleep(Duration::from_millis(5));
+    }
+
+    fn command(self, built: &Built) -> Command {
+        match self {
+            Self::UnitTests => {
+                let mut command = limited(&built.unit_tests, 5);
+                // Random inputs are the same each time, and what has failed is not to be looked for again.
+                command.env("PROPTEST_RNG_SEED", "1").env("PROPTEST_CASES", "32");
+                command.env("RUST_TEST_THREADS", "1");
+                command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1");
+                command
+            }
+            Self::Simulation(seeds) => {
+                let mut command = limited(&built.simulation, 20 + seeds / 20);
+                command.args(["--first", "1", "--jobs", "1", "--until-broken", "--seeds"]);
+                command.arg(seeds.to_string());
+                command
+            }
+        }
+    }
+
+    /// What it says of mutant `number`, if it finds it; of 0, none is active.
+    pub(crate) fn finds(self, built: &Built, number: usize) -> Result<Option<String>> {
+        let log = tempfile::tempfile()?;
+        let mut command = self.command(built);
+        command.env("KEMARI_MUTANT", number.to_string()).stdin(Stdio::null());
+        let status = command.stdout(log.try_clone()?).stderr(Stdio::null()).status()?;
+        Ok((!status.success()).then(|| said(log)))
     }
 }
 
-/// The same command with no more than 4 GiB of memory.
-fn limit(command: &Command) -> Command {
-    let mut limited = Command::new("/bin/sh");
-    limited.args(["-c", "ulimit -v 4194304; exec \"$@\"", "sh"]);
-    limited.arg(command.get_program()).args(command.get_args());
-    limited
+/// A program that may take so many seconds of a CPU, and 4 GiB of memory: a mutant may loop for ever, or take all there is. Time
+/// on the clock is not limited: on a machine that is busy a good core is slow.
+fn limited(program: &Path, seconds: u64) -> Command {
+    let mut command = Command::new("/bin/sh");
+    let limits = format!("ulimit -t {seconds} && ulimit -v 4194304 && exec \"$0\" \"$@\"");
+    command.args(["-c", &limits]).arg(program);
+    command
 }
 
-fn said(log: &std::fs::File) -> String {
-    use std::io::{Read, Seek};
+fn said(mut log: File) -> String {
     let mut text = String::new();
-    let mut log = log;
     if log.rewind().and_then(|()| log.read_to_string(&mut text)).is_err() {
         return "died".to_owned();
     }
-    let line = text.lines().find(|line| {
-        line.starts_with("VIOLATION") || line.contains("panicked at") || line.contains("FAILED")
-    });
-    line.unwrap_or("died").to_owned()
+    let tells = |line: &&str| line.starts_with("VIOLATION") || line.ends_with("FAILED");
+    text.lines().find(tells).unwrap_or("no end").to_owned()
 }
 
-/// Whether the judges find nothing where nothing is wrong.
-pub(crate) fn check_sound(built: &Built, seeds: u64) -> Result<()> {
-    let verdict = judge(built, 0, seeds, false)?;
+/// Whether the judge finds nothing where nothing is wrong.
+pub(crate) fn check_sound(judge: Judge, built: &Built) -> Result<()> {
+    let found = judge.finds(built, 0)?;
     anyhow::ensure!(
-        verdict == Verdict::Survives,
-        "the judges find a fault where there is none: {verdict:?}"
+        found.is_none(),
+        "the {} find a fault where there is none: {found:?}",
+        judge.name()
     );
     Ok(())
-}
-
-/// Where the project is.
-pub(crate) fn project() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }

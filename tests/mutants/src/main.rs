@@ -1,11 +1,13 @@
-//! `cargo xtask sim --mutants` runs this: the protocol core with one small fault after the other, judged by the simulation and by
-//! the core's unit tests. A mutant that neither finds is to be found, or argued away in `argued.toml`.
+//! `cargo xtask sim --mutants` runs this: the protocol core with one small fault after the other, judged by the core's unit tests
+//! and by the simulation. A mutant that neither finds is to be found, or argued away in `argued.toml`.
 
 mod argued;
 mod judge;
+mod results;
 mod sites;
 mod tree;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,25 +19,18 @@ use indicatif::{ProgressBar, ProgressStyle};
 use kemari_flags::mutants::Arguments;
 
 use argued::Argued;
-use judge::Verdict;
+use judge::Judge;
+use results::Results;
 use sites::Mutant;
+use tree::Built;
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    let scratch = judge::project().join("target/mutants");
-    let built = tree::build(judge::project(), &scratch)?;
-    let argued = Argued::read(&judge::project().join("tests/mutants/argued.toml"))?;
-    let wanted =
-        |name: &str| arguments.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
-    let mut numbers: Vec<usize> = (1..=built.mutants.len())
-        .filter(|number| wanted(&built.mutants[number - 1].name()))
-        .step_by(arguments.every)
-        .collect();
-    if let Some(count) = arguments.sample {
-        numbers.sort_by_key(|number| draw(&built.mutants[number - 1].name(), arguments.seed));
-        numbers.truncate(count);
-        numbers.sort_unstable();
-    }
+    let project = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let scratch = project.join("target/mutants");
+    let built = tree::build(project, &scratch)?;
+    let argued = Argued::read(&project.join("tests/mutants/argued.toml"))?;
+    let numbers = chosen(&arguments, &built.mutants);
     println!("{} mutants of {}", numbers.len(), built.mutants.len());
     if arguments.list {
         for number in numbers {
@@ -43,73 +38,160 @@ fn main() -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    judge::check_sound(&built, arguments.seeds.min(2000))?;
+    let run = Run { built, folder: scratch.join("results"), jobs: arguments.jobs };
     let begun = Instant::now();
-    let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    let bar = ProgressBar::new(numbers.len() as u64).with_style(
-        ProgressStyle::with_template("{wide_bar} {pos}/{len} mutants, {eta} left")
-            .unwrap_or_else(|_| ProgressStyle::default_bar()),
-    );
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..arguments.jobs.unwrap_or(cores) {
-            scope.spawn(|| {
-                while let Some(number) = numbers.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let verdict =
-                        judge::judge(&built, *number, arguments.seeds, arguments.simulation_only);
-                    results
-                        .lock()
-                        .expect("no thread panics while it holds this")
-                        .push((*number, verdict));
-                    bar.inc(1);
-                }
-            });
+    let found = run.all(&arguments, &argued, &numbers)?;
+    let good = report(&arguments, &argued, &run.built.mutants, &found);
+    println!("{:.0} s", begun.elapsed().as_secs_f64());
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The numbers of the mutants that are wanted.
+fn chosen(arguments: &Arguments, mutants: &[Mutant]) -> Vec<usize> {
+    let wanted =
+        |name: &str| arguments.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
+    let mut numbers: Vec<usize> = (1..=mutants.len())
+        .filter(|number| wanted(&mutants[number - 1].name()))
+        .step_by(arguments.every)
+        .collect();
+    if let Some(count) = arguments.sample {
+        numbers.sort_by_key(|number| draw(&mutants[number - 1].name(), arguments.seed));
+        numbers.truncate(count);
+        numbers.sort_unstable();
+    }
+    numbers
+}
+
+/// What each judge says of a mutant that it finds.
+struct Found {
+    number: usize,
+    tests: Option<String>,
+    simulation: Option<String>,
+}
+
+/// The judges at work.
+struct Run {
+    built: Built,
+    folder: std::path::PathBuf,
+    jobs: Option<usize>,
+}
+
+impl Run {
+    /// The unit tests judge all, as they are quick; the simulation, what they leave.
+    fn all(&self, arguments: &Arguments, argued: &Argued, numbers: &[usize]) -> Result<Vec<Found>> {
+        let tests = if arguments.simulation_only {
+            vec![None; numbers.len()]
+        } else {
+            self.judge(Judge::UnitTests, numbers)?
+        };
+        let every = arguments.both || arguments.simulation_only;
+        let is_open = |(number, tests): &(&usize, &Option<String>)| {
+            every || tests.is_none() && argued.of(&self.built.mutants[**number - 1]).is_none()
+        };
+        let open: Vec<usize> =
+            numbers.iter().zip(&tests).filter(is_open).map(|(number, _)| *number).collect();
+        let seen = self.judge(Judge::Simulation(arguments.seeds), &open)?;
+        let mut seen: std::collections::HashMap<usize, Option<String>> =
+            open.into_iter().zip(seen).collect();
+        let found = |(number, tests): (&usize, Option<String>)| {
+            let simulation = seen.remove(number).flatten();
+            Found { number: *number, tests, simulation }
+        };
+        Ok(numbers.iter().zip(tests).map(found).collect())
+    }
+
+    /// What one judge says of each.
+    fn judge(&self, judge: Judge, numbers: &[usize]) -> Result<Vec<Option<String>>> {
+        let results = Results::open(&self.folder, &judge.key(&self.built))?;
+        let unknown: Vec<usize> =
+            numbers.iter().copied().filter(|number| results.of(*number).is_none()).collect();
+        if !unknown.is_empty() {
+            judge::check_sound(judge, &self.built)?;
         }
-    });
-    bar.finish_and_clear();
-    let mut results = results.into_inner().expect("the threads have ended");
-    results.sort_by_key(|(number, _)| *number);
-    let (mut simulation, mut tests, mut waived, mut open) = (0, 0, 0, 0);
-    for (number, verdict) in results {
-        let mutant = &built.mutants[number - 1];
-        let found = match verdict? {
-            Verdict::Simulation(why) => {
-                simulation += 1;
-                format!("simulation: {why}")
+        let (next, results) = (AtomicUsize::new(0), Mutex::new(results));
+        let bar = progress(judge, unknown.len());
+        let work = || -> Result<()> {
+            while let Some(number) = unknown.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let found = judge.finds(&self.built, *number)?;
+                results
+                    .lock()
+                    .expect("no thread panics while it holds this")
+                    .add(*number, found)?;
+                bar.inc(1);
             }
-            Verdict::UnitTests(why) => {
+            Ok(())
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| -> Result<()> {
+            let threads: Vec<_> =
+                (0..self.jobs.unwrap_or(cores)).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().try_for_each(|thread| thread.join().expect("no judge panics"))
+        })?;
+        bar.finish_and_clear();
+        let results = results.into_inner().expect("the threads have ended");
+        Ok(numbers.iter().map(|number| results.of(*number).cloned().flatten()).collect())
+    }
+}
+
+fn progress(judge: Judge, count: usize) -> ProgressBar {
+    let template = format!("{}: {{wide_bar}} {{pos}}/{{len}} mutants, {{eta}} left", judge.name());
+    ProgressBar::new(count as u64).with_style(
+        ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+    )
+}
+
+/// Says who has found what; whether nothing is open.
+fn report(arguments: &Arguments, argued: &Argued, mutants: &[Mutant], found: &[Found]) -> bool {
+    let (mut tests, mut simulation, mut both, mut waived, mut open) = (0, 0, 0, 0, 0);
+    let mut unfound = Vec::new();
+    for one in found {
+        let mutant = &mutants[one.number - 1];
+        let said = match (&one.tests, &one.simulation, argued.of(mutant)) {
+            (Some(test), Some(world), _) => {
+                both += 1;
+                format!("unit tests: {test}\n    simulation: {world}")
+            }
+            (Some(test), None, _) => {
                 tests += 1;
-                format!("unit tests: {why}")
+                format!("unit tests: {test}")
             }
-            Verdict::Survives => {
-                if let Some(why) = argued.why(mutant) {
-                    waived += 1;
-                    format!("argued: {why}")
-                } else {
-                    open += 1;
-                    println!("SURVIVES {}", line(mutant));
-                    continue;
-                }
+            (None, Some(world), _) => {
+                simulation += 1;
+                format!("simulation: {world}")
+            }
+            (None, None, Some(argument)) => {
+                waived += 1;
+                unfound.push(mutant);
+                format!("argued: {}", argument.why)
+            }
+            (None, None, None) => {
+                open += 1;
+                println!("SURVIVES {}", line(mutant));
+                continue;
             }
         };
         if arguments.all {
-            println!("{}\n    {found}", line(mutant));
+            println!("{}\n    {said}", line(mutant));
         }
     }
+    let whole = found.len() == mutants.len() && !arguments.simulation_only;
+    let needless = if whole { argued.needless(&unfound) } else { Vec::new() };
+    for argument in &needless {
+        println!("NEEDLESS in argued.toml, no mutant that is not found fits: {argument:?}");
+    }
     println!(
-        "{} mutants in {:.0} s: {simulation} found by the simulation, {tests} by the unit tests alone, {waived} argued away, {open} open",
-        numbers.len(),
-        begun.elapsed().as_secs_f64(),
+        "{} mutants: {} found by the unit tests ({both} of them by the simulation as well{}), {simulation} by the simulation alone, \
+         {waived} argued away, {open} open",
+        found.len(),
+        tests + both,
+        if arguments.both { "" } else { ", which was not asked" },
     );
-    Ok(if open == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    open == 0 && needless.is_empty()
 }
 
-/// A number that a name has in the sample of that seed (FNV-1a).
+/// A number that a name has in the sample of that seed.
 fn draw(name: &str, seed: u64) -> u64 {
-    let bytes = seed.to_le_bytes().into_iter().chain(name.bytes());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    sites::fnv(seed.to_le_bytes().into_iter().chain(name.bytes()))
 }
 
 fn line(mutant: &Mutant) -> String {

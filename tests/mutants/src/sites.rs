@@ -29,6 +29,13 @@ impl Mutant {
     }
 }
 
+/// A hash that does not change from one release of the compiler to the next (FNV-1a).
+pub(crate) fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 /// Text that goes into the source at a byte, instead of so many bytes.
 #[derive(Debug)]
 struct Edit {
@@ -299,11 +306,41 @@ fn is_assigning(expr: &syn::Expr) -> bool {
     }
 }
 
+/// Whether an expression is forced where it is visited.
+fn is_forced(expr: &syn::Expr) -> bool {
+    match expr {
+        syn::Expr::Paren(inner) => is_forced(&inner.expr),
+        syn::Expr::Macro(one) => one.mac.path.is_ident("matches"),
+        _ => false,
+    }
+}
+
 /// The switch of a deliberate fault, which is off.
 fn is_deliberate(expr: &syn::Expr) -> bool {
     match expr {
-        syn::Expr::Macro(one) => one.mac.path.is_ident("deliberate"),
+        syn::Expr::Macro(one) => is_switch(&one.mac.path),
         syn::Expr::Unary(unary) => is_deliberate(&unary.expr),
+        _ => false,
+    }
+}
+
+fn is_switch(path: &syn::Path) -> bool {
+    path.segments.last().is_some_and(|last| last.ident == "deliberate")
+}
+
+/// What is true but for a deliberate fault: beside it nothing else matters.
+fn is_switched_off(expr: &syn::Expr) -> bool {
+    matches!(expr, syn::Expr::Unary(unary) if is_deliberate(&unary.expr))
+}
+
+/// A condition that is true only of a deliberate fault: what stands behind it is not in the product.
+fn is_dead(condition: &syn::Expr) -> bool {
+    match condition {
+        syn::Expr::Macro(one) => is_switch(&one.mac.path),
+        syn::Expr::Paren(inner) => is_dead(&inner.expr),
+        syn::Expr::Binary(both) if matches!(both.op, syn::BinOp::And(_)) => {
+            is_dead(&both.left) || is_dead(&both.right)
+        }
         _ => false,
     }
 }
@@ -323,9 +360,10 @@ impl<'ast> Visit<'ast> for Finder<'_> {
     }
 
     fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
-        // What is shown to people is read by people.
-        let shown = item.trait_.as_ref().and_then(|(_, path, _)| path.segments.last());
-        if shown.is_some_and(|last| last.ident == "Display" || last.ident == "Debug") {
+        // What is shown to people is read by people, and what is taken where nothing was asked for is a choice.
+        let of = item.trait_.as_ref().and_then(|(_, path, _)| path.segments.last());
+        if of.is_some_and(|of| ["Display", "Debug", "Default"].iter().any(|name| of.ident == name))
+        {
             return;
         }
         let name = self.text(item.self_ty.span()).to_owned();
@@ -380,7 +418,20 @@ impl<'ast> Visit<'ast> for Finder<'_> {
         visit::visit_block(self, block);
     }
 
+    /// How much room is made at first changes nothing but speed.
+    fn visit_expr_call(&mut self, expr: &'ast syn::ExprCall) {
+        if !self.text(expr.func.span()).ends_with("::with_capacity") {
+            visit::visit_expr_call(self, expr);
+        }
+    }
+
     fn visit_expr_if(&mut self, expr: &'ast syn::ExprIf) {
+        if is_dead(&expr.cond) {
+            if let Some((_, otherwise)) = &expr.else_branch {
+                self.visit_expr(otherwise);
+            }
+            return;
+        }
         self.condition(&expr.cond);
         visit::visit_expr_if(self, expr);
     }
@@ -392,6 +443,9 @@ impl<'ast> Visit<'ast> for Finder<'_> {
 
     fn visit_arm(&mut self, arm: &'ast syn::Arm) {
         if let Some((_, guard)) = &arm.guard {
+            if is_dead(guard) {
+                return;
+            }
             self.condition(guard);
         }
         visit::visit_arm(self, arm);
@@ -402,6 +456,8 @@ impl<'ast> Visit<'ast> for Finder<'_> {
         if self.in_body {
             match expr.op {
                 Eq(_) | Ne(_) | Lt(_) | Le(_) | Gt(_) | Ge(_) => self.compare(expr),
+                And(_) if is_dead(&syn::Expr::Binary(expr.clone())) => return,
+                Or(_) if is_switched_off(&expr.left) || is_switched_off(&expr.right) => return,
                 And(_) | Or(_) => {
                     self.condition(&expr.left);
                     self.condition(&expr.right);
@@ -413,7 +469,9 @@ impl<'ast> Visit<'ast> for Finder<'_> {
     }
 
     fn visit_expr_unary(&mut self, expr: &'ast syn::ExprUnary) {
-        if self.in_body && matches!(expr.op, syn::UnOp::Not(_)) && !is_deliberate(&expr.expr) {
+        // What is forced itself need not be forced again from outside.
+        let negates = matches!(expr.op, syn::UnOp::Not(_)) && !is_deliberate(&expr.expr);
+        if self.in_body && negates && !is_forced(&expr.expr) {
             let span = expr.span();
             let yes = self.always_and_never(span);
             self.wrap(span, format!("crate::mutants::Negated::forced({yes}, "), ")".to_owned());
@@ -492,9 +550,26 @@ mod tests {
     }
 
     #[test]
-    fn tests_constants_and_deliberate_faults_are_left_alone() {
+    fn what_is_negated_is_forced_once() {
+        let (mutants, text) = of("fn f() -> bool { !matches!(phase, A) && !ready() }");
+        let expected = [
+            "!ready() is always so",
+            "!ready() is never so",
+            "matches!(phase, A) is always so",
+            "matches!(phase, A) is never so",
+        ];
+        let mut mutants = mutants;
+        mutants.sort();
+        assert_eq!(mutants, expected, "{text}");
+    }
+
+    #[test]
+    fn tests_constants_choices_and_deliberate_faults_are_left_alone() {
         let (mutants, text) = of(
-            "const N: u8 = 3; #[cfg(test)] mod tests { fn f() { g(); } } fn f() { if deliberate!(Bug) {} }",
+            "const N: u8 = 3; #[cfg(test)] mod tests { fn f() { g(); } } fn f() { if deliberate!(Bug) {} }
+             fn h(&self) { if crate::deliberate!(Bug) && self.is(3) { self.g(); } let a = deliberate!(Bug) && self.b == 4; }
+             fn i(&self) { if self.is(3) || !deliberate!(Bug) {} }
+             impl Default for Options { fn default() -> Self { Self { retries: 3 } } } fn g() -> Vec<u8> { Vec::with_capacity(3) }",
         );
         assert_eq!(mutants, [""; 0]);
         assert!(!text.contains("mutants::"), "{text}");

@@ -1,5 +1,6 @@
 //! A copy of the workspace in which every mutant of the protocol core is compiled.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,28 +18,35 @@ pub(crate) struct Built {
     pub(crate) mutants: Vec<Mutant>,
     pub(crate) simulation: PathBuf,
     pub(crate) unit_tests: PathBuf,
+    /// Of all that the unit tests are made from.
+    pub(crate) tests_hash: u64,
+    /// Of all that the simulation is made from.
+    pub(crate) sim_hash: u64,
 }
+
+/// Files by their path in the copy.
+type Files = BTreeMap<PathBuf, Vec<u8>>;
 
 /// Makes the copy in `scratch`, and builds it.
 pub(crate) fn build(project: &Path, scratch: &Path) -> Result<Built> {
-    let tree = scratch.join("tree");
-    if tree.exists() {
-        fs::remove_dir_all(&tree)?;
-    }
+    let mut files = Files::new();
     for member in MEMBERS {
-        copy(&project.join(member), &tree.join(member))?;
+        read(project, &project.join(member), &mut files)?;
     }
     for file in ["Cargo.lock", "rust-toolchain.toml"] {
-        fs::copy(project.join(file), tree.join(file)).with_context(|| file.to_owned())?;
+        files.insert(file.into(), fs::read(project.join(file)).with_context(|| file.to_owned())?);
     }
-    fs::write(tree.join("Cargo.toml"), manifest(project)?)?;
-    let mutants = mutate(&tree.join("ft-core/src"))?;
-    let target = scratch.join("target");
+    files.insert("Cargo.toml".into(), manifest(project)?.into_bytes());
+    let mutants = mutate(&mut files)?;
+    let (tree, target) = (scratch.join("tree"), scratch.join("target"));
+    write(&tree, &files)?;
     let release = ["build", "--release", "--package", "kemari-sim"];
     let simulation = built(&tree, &target, &release, "kemari-sim")?;
     let test = ["test", "--release", "--no-run", "--lib", "--package", "ft-core"];
     let unit_tests = built(&tree, &target, &test, "ft_core")?;
-    Ok(Built { mutants, simulation, unit_tests })
+    let tests_hash = hash(&files, |path| !path.starts_with("tests"));
+    let sim_hash = hash(&files, |path| !is_test(path));
+    Ok(Built { mutants, simulation, unit_tests, tests_hash, sim_hash })
 }
 
 /// The workspace's own, with fewer members.
@@ -51,62 +59,81 @@ fn manifest(project: &Path) -> Result<String> {
     workspace.remove("exclude");
     workspace.remove("lints");
     workspace.insert("lints".to_owned(), toml::Table::new().into());
+    let release = manifest.get_mut("profile").and_then(|all| all.get_mut("release"));
+    let release = release.and_then(toml::Value::as_table_mut);
+    // Nobody debugs it, and it is built faster so.
+    release
+        .context("Cargo.toml: expected [profile.release]")?
+        .insert("debug".to_owned(), false.into());
     Ok(toml::to_string(&manifest)?)
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {
-        let entry = entry?;
-        let (path, target) = (entry.path(), to.join(entry.file_name()));
-        if entry.file_type()?.is_dir() {
-            copy(&path, &target)?;
+/// Reads all files below `folder`.
+fn read(root: &Path, folder: &Path, files: &mut Files) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() {
+            read(root, &path, files)?;
         } else {
-            fs::copy(&path, &target)?;
+            files.insert(path.strip_prefix(root)?.to_owned(), fs::read(&path)?);
         }
     }
     Ok(())
+}
+
+/// Makes the tree these files and no others. What is as it was is not touched, so that it is not built again.
+fn write(tree: &Path, files: &Files) -> Result<()> {
+    fs::create_dir_all(tree)?;
+    let mut old = Files::new();
+    read(tree, tree, &mut old)?;
+    for path in old.keys().filter(|path| !files.contains_key(*path)) {
+        fs::remove_file(tree.join(path))?;
+    }
+    for (path, bytes) in files.iter().filter(|(path, bytes)| old.get(*path) != Some(bytes)) {
+        let path = tree.join(path);
+        fs::create_dir_all(path.parent().unwrap_or(tree))?;
+        fs::write(path, bytes)?;
+    }
+    Ok(())
+}
+
+/// Of the core: what only its unit tests are made from.
+fn is_test(path: &Path) -> bool {
+    let Ok(name) = path.strip_prefix("ft-core/src") else { return false };
+    let in_tests = name.components().any(|part| part.as_os_str() == "tests");
+    in_tests || name.ends_with("tests.rs") || name.ends_with("testing.rs")
+}
+
+/// FNV-1a over paths and contents.
+fn hash(files: &Files, wanted: impl Fn(&Path) -> bool) -> u64 {
+    let wanted = files.iter().filter(|(path, _)| wanted(path));
+    let bytes = wanted.flat_map(|(path, bytes)| {
+        path.as_os_str().as_encoded_bytes().iter().chain(bytes).chain(&[0])
+    });
+    sites::fnv(bytes.copied())
 }
 
 /// Puts the mutants into the sources of the core.
-fn mutate(sources: &Path) -> Result<Vec<Mutant>> {
-    let mut mutants = Vec::new();
-    let mut files = Vec::new();
-    list(sources, &mut files)?;
-    files.sort();
-    for path in files {
-        let name = path.strip_prefix(sources)?.display().to_string();
-        let source = fs::read_to_string(&path)?;
-        let text = sites::mutate(&name, &source, &mut mutants).with_context(|| name.clone())?;
-        fs::write(&path, text)?;
-    }
-    fs::write(sources.join("mutants.rs"), SWITCH)?;
-    let root = sources.join("lib.rs");
-    let text = fs::read_to_string(&root)?;
-    ensure!(
-        text.contains("\nextern crate alloc;\n"),
-        "expected `extern crate alloc;` in {}",
-        root.display()
-    );
-    fs::write(
-        &root,
-        text.replace("\nextern crate alloc;\n", "\nextern crate alloc;\nmod mutants;\n"),
-    )?;
-    Ok(mutants)
-}
-
-/// Tests and switches are not mutated.
-fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if path.is_dir() {
-            list(&path, files)?;
-        } else if !matches!(name, "tests.rs" | "testing.rs" | "bugs.rs" | "lib.rs") {
-            files.push(path);
+fn mutate(files: &mut Files) -> Result<Vec<Mutant>> {
+    let (mut mutants, sources) = (Vec::new(), Path::new("ft-core/src"));
+    for (path, bytes) in files.iter_mut() {
+        let Ok(name) = path.strip_prefix(sources) else { continue };
+        let left_alone = ["bugs.rs", "lib.rs"].iter().any(|file| name.ends_with(file));
+        if left_alone || is_test(path) {
+            continue;
         }
+        let name = name.display().to_string();
+        let source = std::str::from_utf8(bytes).with_context(|| name.clone())?;
+        let text = sites::mutate(&name, source, &mut mutants).with_context(|| name.clone())?;
+        *bytes = text.into_bytes();
     }
-    Ok(())
+    files.insert(sources.join("mutants.rs"), SWITCH.into());
+    let root = files.get_mut(&sources.join("lib.rs")).context("expected ft-core/src/lib.rs")?;
+    let text = std::str::from_utf8(root)?;
+    let (before, after) = ("\nextern crate alloc;\n", "\nextern crate alloc;\nmod mutants;\n");
+    ensure!(text.contains(before), "expected `extern crate alloc;` in ft-core/src/lib.rs");
+    *root = text.replace(before, after).into_bytes();
+    Ok(mutants)
 }
 
 /// Runs cargo, and gives the program of that name that it has built.
@@ -136,4 +163,39 @@ fn built(tree: &Path, target: &Path, arguments: &[&str], name: &str) -> Result<P
         }
     }
     bail!("expected cargo to build {name}, found no such program in what it says");
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    #[test]
+    fn the_copy_becomes_these_files_and_what_is_the_same_is_not_touched() {
+        let tree = tempfile::tempdir().unwrap();
+        let file = |path: &str, text: &str| (PathBuf::from(path), text.as_bytes().to_vec());
+        write(tree.path(), &Files::from([file("a/same", "1"), file("old", "2"), file("b", "3")]))
+            .unwrap();
+        let touched = || fs::metadata(tree.path().join("a/same")).unwrap().modified().unwrap();
+        let before = touched();
+        let files = Files::from([file("a/same", "1"), file("b", "4"), file("c/new", "5")]);
+        write(tree.path(), &files).unwrap();
+        let mut found = Files::new();
+        read(tree.path(), tree.path(), &mut found).unwrap();
+        assert_eq!((found, touched()), (files, before));
+    }
+
+    #[test]
+    fn a_hash_is_of_what_is_wanted() {
+        let files = |text: &str| {
+            Files::from([
+                (PathBuf::from("ft-core/src/a/tests.rs"), text.into()),
+                (PathBuf::from("a/b.rs"), b"b".to_vec()),
+            ])
+        };
+        let (one, other) = (files("1"), files("2"));
+        assert_ne!(hash(&one, |_| true), hash(&other, |_| true));
+        assert_eq!(hash(&one, |path| !is_test(path)), hash(&other, |path| !is_test(path)));
+    }
 }
