@@ -6,6 +6,7 @@ mod bench;
 mod book;
 mod build;
 mod certs;
+mod faults;
 mod fuzz;
 mod gate;
 mod guest;
@@ -32,6 +33,8 @@ enum Command {
     Torture(torture::Arguments),
     /// Run the protocol core in a simulated world that fails; `cargo xtask sim --help` tells more.
     Sim(sim::Arguments),
+    /// Make a fault in each system call of each thread of a pair, and tell what came of it; `cargo xtask faults --help` tells more.
+    Faults(faults::Arguments),
     /// Measure a pair side by side with the limits of the machine.
     Bench(bench::Arguments),
     /// Throw bytes that nobody should send at everything that takes some.
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::RunPair(arguments) => run_pair::run(&arguments),
         Command::Torture(arguments) => torture::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
+        Command::Faults(arguments) => faults::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::NewDevice(arguments) => new_device::run(&arguments),

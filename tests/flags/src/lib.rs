@@ -2,6 +2,7 @@
 //! that a slip costs no build.
 
 pub mod drivers;
+pub mod faults;
 pub mod model;
 pub mod mutants;
 pub mod sim;

@@ -1,0 +1,92 @@
+//! Which faults are made: of what was seen in two lives, what can be made of it, where and when.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use anyhow::Result;
+use kemari_flags::faults::{Arguments, Fault};
+
+use crate::calls;
+use crate::life::{self, Cell, Counts, Phase, Role, Seen};
+use crate::pair::Programs;
+use crate::roles;
+
+/// Where a fault is made if the call is made in several parts of a life: where the guest has most to lose.
+const PREFERRED: [Phase; 5] =
+    [Phase::Work, Phase::Takeover, Phase::Again, Phase::Start, Phase::End];
+/// At most so many calls pass before the one that is hit.
+const SKIPPED: u64 = 8;
+
+/// What is made in the life of a pair, by threads of the product.
+pub(crate) fn observe(programs: &Programs) -> Result<Counts> {
+    let mut counts = Counts::new();
+    for side in [Role::Primary, Role::Standby] {
+        counts.extend(life::observe(programs, side)?);
+    }
+    counts.retain(|seen, _| roles::role(&seen.thread).is_some());
+    Ok(counts)
+}
+
+/// Prints it.
+pub(crate) fn list(counts: &Counts) {
+    for (seen, phases) in counts {
+        let phases: Vec<String> =
+            phases.iter().map(|(phase, count)| format!("{} {count}", phase.name())).collect();
+        println!("{seen}: {}", phases.join(", "));
+    }
+}
+
+/// The faults that a command line asks for.
+pub(crate) fn choose(counts: &Counts, arguments: &Arguments) -> Vec<Cell> {
+    let mut random = fastrand::Rng::with_seed(arguments.seed);
+    let mut cells: Vec<Cell> = counts
+        .iter()
+        .flat_map(|(seen, phases)| Fault::ALL.map(|fault| cell(seen, phases, fault, &mut random)))
+        .flatten()
+        .filter(|cell| is_wanted(cell, arguments))
+        .collect();
+    random.shuffle(&mut cells);
+    // Each call of each role comes first once, by whichever thread; then the others.
+    let mut times = BTreeMap::new();
+    cells.sort_by_cached_key(|cell| {
+        let key = (roles::role(&cell.seen.thread), cell.seen.call.clone(), cell.fault);
+        let times: &mut u32 = times.entry(key).or_default();
+        *times += 1;
+        *times
+    });
+    cells.truncate(arguments.sample.unwrap_or(usize::MAX));
+    cells
+}
+
+fn cell(
+    seen: &Seen,
+    phases: &BTreeMap<Phase, u64>,
+    fault: Fault,
+    random: &mut fastrand::Rng,
+) -> Option<Cell> {
+    calls::rule(seen.call.number, fault).ok()?;
+    let phase = PREFERRED.into_iter().find(|phase| phases.contains_key(phase))?;
+    let skip = random.u64(0..=(phases[&phase] / 3).min(SKIPPED));
+    Some(Cell { seen: seen.clone(), phase, skip, fault })
+}
+
+fn is_wanted(cell: &Cell, arguments: &Arguments) -> bool {
+    let role = roles::role(&cell.seen.thread);
+    let call = cell.seen.call.name();
+    let call = call.split(' ').next().unwrap_or_default();
+    arguments.only.as_deref().is_none_or(|only| role == Some(only))
+        && arguments.call.as_deref().is_none_or(|only| call == only)
+        && arguments.fault.is_none_or(|only| cell.fault == only)
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.side.name(), self.thread, self.call.name())
+    }
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({})", self.seen, self.fault.name(), self.phase.name())
+    }
+}

@@ -1,0 +1,374 @@
+//! What came of a fault, seen from outside: by the guest's client, the frames on the network, and how processes end.
+
+use std::fmt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use kemari_flags::faults::Fault;
+use kemari_tests::pair::observer::Observer;
+use serde::{Deserialize, Serialize};
+
+use crate::life::{self, Cell, END, Made, Phase, Role, Sides};
+use crate::pair::{ENOUGH, PATIENCE, Pair, Programs, Side, TURN};
+
+/// How long a call takes that takes long: beyond a heartbeat's timeout.
+const DELAY: Duration = Duration::from_millis(1500);
+/// The longest that anything may stand before somebody goes on, or says why not: a stall is seen after 5 s, and the standby
+/// has twenty heartbeats' time for it, 20 s; the rest is for a busy machine.
+const BOUND: Duration = Duration::from_secs(60);
+/// How long a standby that is there may take until it protects.
+const SOON: Duration = Duration::from_secs(15);
+/// A standby that could not go on is told of after this time at the latest: its check may take 10 s (docs/threads.md).
+const NOTICED: Duration = Duration::from_secs(14);
+/// Exit code of a process that was told to end.
+const TERMINATED: i32 = 128 + libc::SIGTERM;
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    /// In the words of the table.
+    pub(crate) what: String,
+    /// Promises that were broken.
+    pub(crate) violations: Vec<String>,
+    /// What sides that ended said last.
+    pub(crate) said: Vec<String>,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.what)?;
+        self.violations.iter().try_for_each(|what| write!(f, "; VIOLATION: {what}"))?;
+        self.said.iter().try_for_each(|said| write!(f, " ({said})"))
+    }
+}
+
+/// The table's words for a fault for which there was no such call this time.
+pub(crate) const NOT_REACHED: &str = "not reached";
+
+/// Where the guest answers.
+#[derive(Clone, Copy)]
+enum Place {
+    /// Where it was.
+    Here,
+    /// On the standby.
+    There,
+    /// No side lets anything out.
+    Nowhere,
+}
+
+struct Run<'a> {
+    cell: &'a Cell,
+    pair: Pair,
+    made: Arc<Made>,
+    /// A side that was replaced, which is not to come back.
+    former: Option<Side>,
+    patience: Duration,
+    what: Vec<String>,
+    violations: Vec<String>,
+    said: Vec<String>,
+}
+
+/// Makes the fault, and looks on. What is promised within a bound only is looked at again after that bound.
+///
+/// # Errors
+/// When the pair did not even come to it.
+pub(crate) fn run(programs: &Programs, cell: &Cell, seed: u64) -> Result<Outcome> {
+    let first = try_run(programs, cell, seed, DELAY)?;
+    if first.violations.is_empty() || cell.fault != Fault::Hang {
+        return Ok(first);
+    }
+    try_run(programs, cell, seed, NOTICED)
+}
+
+fn try_run(programs: &Programs, cell: &Cell, seed: u64, patience: Duration) -> Result<Outcome> {
+    let mut run = Run {
+        cell,
+        pair: Pair::new(programs, seed)?,
+        made: Arc::default(),
+        former: None,
+        patience,
+        what: Vec::new(),
+        violations: Vec::new(),
+        said: Vec::new(),
+    };
+    let sides = run.begin()?;
+    match cell.phase {
+        Phase::End => run.judge_end(sides),
+        _ => run.look_on(sides),
+    }
+    run.judge_frames();
+    let Run { what, violations, said, pair, .. } = run;
+    if !violations.is_empty() {
+        pair.keep();
+    }
+    Ok(Outcome { what: what.join(", "), violations, said })
+}
+
+impl Run<'_> {
+    fn word(&mut self, what: impl Into<String>) {
+        self.what.push(what.into());
+    }
+
+    fn violation(&mut self, what: impl Into<String>) {
+        self.violations.push(what.into());
+    }
+
+    /// The life, up to the fault.
+    fn begin(&mut self) -> Result<Sides> {
+        let asked = self.cell.asked(Arc::clone(&self.made), DELAY);
+        if self.cell.phase == Phase::Start {
+            self.made.arm();
+            return life::begin(&mut self.pair, self.cell.seen.side, asked, SOON);
+        }
+        let mut sides = life::begin(&mut self.pair, self.cell.seen.side, asked, PATIENCE)?;
+        self.cell.lead(&mut self.pair, &mut sides).context("before the fault")?;
+        self.made.arm();
+        Ok(sides)
+    }
+
+    fn look_on(&mut self, mut sides: Sides) {
+        self.play(&mut sides);
+        self.settle(&mut sides);
+        if !self.made.has_fired() {
+            self.word(NOT_REACHED);
+        }
+        let Some((active, standby)) = self.find_guest(sides) else { return };
+        if let Some(survivor) = self.judge_protection(active, standby) {
+            self.finish(survivor);
+        }
+    }
+
+    /// What the phase asks for need not succeed.
+    fn play(&mut self, sides: &mut Sides) {
+        let played = match (self.cell.phase, sides.standby.take()) {
+            (Phase::Takeover, Some(standby)) => {
+                std::mem::replace(&mut sides.active, standby).kill();
+                Ok(())
+            }
+            (Phase::Again, standby) => {
+                drop(standby);
+                life::protect_again(&mut self.pair, sides, SOON)
+            }
+            (_, standby) => {
+                sides.standby = standby;
+                Ok(())
+            }
+        };
+        if let Err(error) = played {
+            self.said.push(format!("{error:#}").chars().take(200).collect());
+        }
+    }
+
+    /// Waits until the fault has been made, and for as long as it may take until it is noticed.
+    fn settle(&mut self, sides: &mut Sides) {
+        let time = if self.cell.phase == Phase::Start { SOON } else { SOON / 4 };
+        let deadline = Instant::now() + time;
+        while !self.made.has_fired() && Instant::now() < deadline && sides.active.is_running() {
+            std::thread::sleep(TURN);
+        }
+        if matches!(self.cell.fault, Fault::Delay | Fault::Hang) {
+            std::thread::sleep(self.patience);
+        }
+    }
+
+    /// Who has the guest, and the other side; none where nobody has it.
+    fn find_guest(&mut self, sides: Sides) -> Option<(Side, Option<Side>)> {
+        let Sides { mut active, mut standby } = sides;
+        let place = self.locate(&mut active, &mut standby);
+        self.note_end(&mut active, "ended");
+        if let Some(standby) = &mut standby {
+            self.note_end(standby, "the standby ended");
+        }
+        standby = standby.and_then(|mut side| side.is_running().then_some(side));
+        match place {
+            Place::Here => self.word("went on"),
+            Place::There => {
+                self.word("taken over");
+                self.former = Some(std::mem::replace(&mut active, standby.take()?));
+            }
+            Place::Nowhere if active.is_running() => self.judge_standing(&active),
+            Place::Nowhere => {
+                if standby.is_some() && self.cell.phase == Phase::Work {
+                    self.violation("the primary ended, and its standby does not go on");
+                }
+                // Then the name is free for whoever comes next.
+                drop((active, standby));
+                self.judge_name();
+                return None;
+            }
+        }
+        Some((active, standby))
+    }
+
+    /// Where the guest answers, as soon as it does somewhere; nowhere where nobody is left who could run it, or too long.
+    fn locate(&mut self, active: &mut Side, standby: &mut Option<Side>) -> Place {
+        let time = if self.cell.phase == Phase::Start { SOON } else { BOUND };
+        let deadline = Instant::now() + time;
+        let enough = self.pair.observer.answered() + ENOUGH;
+        loop {
+            let answers = self.pair.observer.wait_answered(enough, TURN * 25);
+            let last = self.pair.senders().last().copied();
+            let runs = standby.as_mut().is_some_and(Side::is_running);
+            match last {
+                Some(last) if answers && last == active.index && active.is_running() => {
+                    return Place::Here;
+                }
+                Some(last)
+                    if answers && runs && Some(last) == standby.as_ref().map(|s| s.index) =>
+                {
+                    return Place::There;
+                }
+                _ if !active.is_running() && !runs => return Place::Nowhere,
+                _ if Instant::now() > deadline => return Place::Nowhere,
+                _ => {}
+            }
+        }
+    }
+
+    fn judge_standing(&mut self, active: &Side) {
+        let state = active.state();
+        self.word(format!("stands, `{state}`"));
+        if state == "protected" && !self.waits_for_storage() {
+            self.violation("stands for long, and says `protected` (P7)");
+        }
+    }
+
+    /// A write that hangs may reach the storage at any later time: output waits for it, as documented.
+    fn waits_for_storage(&self) -> bool {
+        let Cell { seen, fault, .. } = self.cell;
+        *fault == Fault::Hang && seen.side == Role::Primary && seen.thread == "disk"
+    }
+
+    /// Who says `protected` is: its standby goes on when it dies. Whoever has the guest then.
+    fn judge_protection(&mut self, mut active: Side, standby: Option<Side>) -> Option<Side> {
+        let protected = self.wait_protection(&mut active, standby);
+        if !active.is_running() {
+            self.note_end(&mut active, "ended");
+            return None;
+        }
+        let Some(mut standby) = protected else { return Some(active) };
+        active.kill();
+        if self.pair.goes_on(BOUND) {
+            return Some(standby);
+        }
+        self.note_end(&mut standby, "its standby ended");
+        let state = standby.state();
+        self.violation(format!("said `protected`, and its standby did not go on: `{state}` (P9)"));
+        None
+    }
+
+    /// The standby that protects it, be it another one.
+    fn wait_protection(&mut self, active: &mut Side, standby: Option<Side>) -> Option<Side> {
+        match standby {
+            Some(standby) if active.wait_state(&["protected"], SOON / 2).is_ok() => {
+                return Some(standby);
+            }
+            given_up => drop(given_up),
+        }
+        match self.another_standby(active) {
+            Ok(standby) => Some(standby),
+            Err(error) => {
+                let state = active.state();
+                self.word(format!("not protected again, `{state}`"));
+                self.said.push(format!("{error:#}").chars().take(200).collect());
+                None
+            }
+        }
+    }
+
+    fn another_standby(&mut self, active: &mut Side) -> Result<Side> {
+        let standby = self.pair.standby(None)?;
+        standby.wait_listening(PATIENCE)?;
+        active.protect(&standby)?;
+        active.wait_state(&["protected"], SOON)?;
+        self.word("protected again");
+        Ok(standby)
+    }
+
+    /// Everything that was acknowledged is there, and the machine ends when its guest does.
+    fn finish(&mut self, mut survivor: Side) {
+        if self.what.iter().any(|what| what.starts_with("stands")) {
+            return;
+        }
+        match self.pair.observer.finish(BOUND) {
+            Ok(findings) => {
+                self.violations.extend(findings.iter().map(ToString::to_string));
+            }
+            Err(error) => self.violation(format!("{error:#}")),
+        }
+        match survivor.process.wait_exit(END).map(ExitStatus::into_raw) {
+            Some(0) => {}
+            Some(_) => self.note_end(&mut survivor, "its end"),
+            None => self.violation("it does not end with its guest"),
+        }
+        match self.pair.observer.check_disk() {
+            Ok(check) => self.violations.extend(check.findings.iter().map(ToString::to_string)),
+            Err(error) => self.violation(format!("{error:#}")),
+        }
+    }
+
+    /// The side that is asked about is told to end.
+    fn judge_end(&mut self, sides: Sides) {
+        let Sides { mut active, standby } = sides;
+        active.terminate();
+        let Some(end) = active.process.wait_exit(END) else {
+            self.violation("told to end, it does not");
+            return;
+        };
+        if !self.made.has_fired() {
+            self.word(NOT_REACHED);
+        }
+        match end.code() {
+            Some(TERMINATED) => self.word("ended in order"),
+            _ => self.note_end(&mut active, "ended"),
+        }
+        let Some(mut standby) = standby else { return self.judge_name() };
+        // It goes on where it was not told, and ends or waits where it was.
+        if self.pair.goes_on(SOON / 4) {
+            return self.word("taken over");
+        }
+        standby.kill();
+        self.judge_name();
+    }
+
+    /// Of a process that ended by itself: whether that was an end with a reason.
+    fn note_end(&mut self, side: &mut Side, how: &str) {
+        let Some(end) = side.process.exited() else { return };
+        let what = match (end.code(), end.signal()) {
+            (Some(code), _) => format!("{how} {code}"),
+            (_, signal) => format!("{how} by signal {}", signal.unwrap_or_default()),
+        };
+        let bad = !matches!(end.code(), Some(0..=3 | 5 | TERMINATED));
+        self.said.push(side.last_words());
+        if bad {
+            self.violation(what.clone());
+        }
+        self.word(what);
+    }
+
+    /// Whoever has ended by itself has given the machine's name back.
+    fn judge_name(&mut self) {
+        if self.what.iter().any(|what| what.contains("by signal")) {
+            return;
+        }
+        let Ok(mut again) = self.pair.run(None, None) else { return };
+        if again.wait_state(&["alone"], PATIENCE).is_err() {
+            self.said.push(again.last_words());
+            self.violation("the machine cannot be started again: its name is kept");
+        }
+    }
+
+    /// P2: whoever was followed by another side lets nothing out any more.
+    fn judge_frames(&mut self) {
+        let senders = self.pair.senders();
+        let mut sorted = senders.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        if sorted.len() != senders.len() {
+            self.violation(format!("two sides let frames out in turn: {senders:?} (P2)"));
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The life of a pair, and one fault in it: it is protected, works, loses its standby and gets another, fails over, ends.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use kemari_flags::faults::Fault;
+use kemari_inject::{Answer, Call};
+
+use crate::calls::{self, Kind};
+use crate::pair::{Asked, PATIENCE, Pair, Programs, Side};
+use crate::roles;
+
+/// How long the guest works in [`Phase::Work`].
+const WORK: Duration = Duration::from_millis(400);
+/// How long an orderly end may take (docs/operating.md): 20 s, and this machine may be busy.
+pub(crate) const END: Duration = Duration::from_secs(40);
+
+/// The side that is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Role {
+    /// Where the guest starts.
+    Primary,
+    /// The standby that takes over.
+    Standby,
+}
+
+impl Role {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Standby => "standby",
+        }
+    }
+}
+
+/// A part of a life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Phase {
+    /// Until the guest is protected.
+    Start,
+    /// It works under protection.
+    Work,
+    /// The standby goes on with it.
+    Takeover,
+    /// Its standby is lost, or was used up, and it gets another.
+    Again,
+    /// The machine is told to end.
+    End,
+}
+
+impl Phase {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Start, Self::Work, Self::Takeover, Self::Again, Self::End];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Work => "work",
+            Self::Takeover => "takeover",
+            Self::Again => "again",
+            Self::End => "end",
+        }
+    }
+}
+
+/// Which thread makes which call, on which side and when.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Seen {
+    pub(crate) side: Role,
+    pub(crate) thread: String,
+    pub(crate) call: Kind,
+}
+
+/// How often, by phase.
+pub(crate) type Counts = BTreeMap<Seen, BTreeMap<Phase, u64>>;
+
+/// The phase that a life is in, for those who are asked meanwhile.
+#[derive(Debug, Default)]
+struct Clock(AtomicU8);
+
+impl Clock {
+    fn set(&self, phase: Phase) {
+        self.0.store(phase as u8, Ordering::SeqCst);
+    }
+
+    fn get(&self) -> Phase {
+        Phase::ALL[self.0.load(Ordering::SeqCst) as usize]
+    }
+}
+
+/// The sides that live.
+pub(crate) struct Sides {
+    pub(crate) active: Side,
+    pub(crate) standby: Option<Side>,
+}
+
+/// Sees which calls are made on `side` in a whole life.
+pub(crate) fn observe(programs: &Programs, side: Role) -> Result<Counts> {
+    let (counts, clock) = (Arc::new(Mutex::new(Counts::new())), Arc::new(Clock::default()));
+    let (own, time) = (Arc::clone(&counts), Arc::clone(&clock));
+    let mut names = BTreeMap::new();
+    let rule = move |call: &Call| {
+        let thread = names.entry(call.thread).or_insert_with(|| call.thread_name());
+        let seen = Seen { side, thread: roles::kind(thread).to_owned(), call: Kind::of(call) };
+        let mut counts = own.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(seen).or_default().entry(time.get()).or_default() += 1;
+        // A thread gets its name by such a call, and its number goes on to another when it ends.
+        if [libc::SYS_prctl, libc::SYS_exit].contains(&call.number) {
+            names.remove(&call.thread);
+        }
+        Answer::Proceed
+    };
+    let calls = crate::lists::numbers();
+    let mut pair = Pair::new(programs, 1)?;
+    let asked = Asked { calls, rule: Box::new(rule) };
+    let mut sides = start(&mut pair, side, asked)?;
+    for phase in [Phase::Work, Phase::Takeover, Phase::Again, Phase::End] {
+        clock.set(phase);
+        play(&mut pair, &mut sides, side, phase).with_context(|| format!("{phase:?}"))?;
+    }
+    sides.active.release();
+    Ok(Arc::try_unwrap(counts).map_or_else(|shared| copy(&shared), |own| copy(&own)))
+}
+
+fn copy(counts: &Mutex<Counts>) -> Counts {
+    counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Until the guest is protected.
+fn start(pair: &mut Pair, side: Role, asked: Asked) -> Result<Sides> {
+    let mut sides = begin(pair, side, asked, PATIENCE)?;
+    sides.active.wait_state(&["protected"], PATIENCE)?;
+    ensure!(pair.goes_on(PATIENCE), "the guest does not answer");
+    Ok(sides)
+}
+
+/// Starts both sides. A standby that does not come up in time is none to its primary.
+pub(crate) fn begin(
+    pair: &mut Pair,
+    side: Role,
+    asked: Asked,
+    patience: Duration,
+) -> Result<Sides> {
+    let (primary, standby) = match side {
+        Role::Primary => (Some(asked), None),
+        Role::Standby => (None, Some(asked)),
+    };
+    let standby = pair.standby(standby)?;
+    let _ = standby.wait_listening(patience);
+    let active = pair.run(Some(&standby), primary)?;
+    Ok(Sides { active, standby: Some(standby) })
+}
+
+/// Plays one phase; the side that is asked about is active afterwards if it ever is.
+fn play(pair: &mut Pair, sides: &mut Sides, side: Role, phase: Phase) -> Result<()> {
+    match phase {
+        Phase::Start => {}
+        Phase::Work => std::thread::sleep(WORK),
+        Phase::Takeover if side == Role::Primary => {}
+        Phase::Takeover => take_over(pair, sides)?,
+        Phase::Again => protect_again(pair, sides, PATIENCE)?,
+        Phase::End => {
+            sides.active.terminate();
+            sides.active.process.wait_exit(END).context("it does not end")?;
+        }
+    }
+    Ok(())
+}
+
+/// The primary dies, and the standby goes on.
+pub(crate) fn take_over(pair: &mut Pair, sides: &mut Sides) -> Result<()> {
+    let standby = sides.standby.take().context("there is no standby")?;
+    std::mem::replace(&mut sides.active, standby).kill();
+    ensure!(pair.goes_on(PATIENCE), "no takeover");
+    Ok(())
+}
+
+/// Whatever standby there was is lost, and another one protects the guest.
+pub(crate) fn protect_again(pair: &mut Pair, sides: &mut Sides, patience: Duration) -> Result<()> {
+    drop(sides.standby.take());
+    let standby = pair.standby(None)?;
+    standby.wait_listening(PATIENCE)?;
+    sides.active.wait_state(&["alone", "protected"], patience)?;
+    sides.active.protect(&standby)?;
+    sides.standby = Some(standby);
+    sides.active.wait_state(&["protected"], patience).map(drop)
+}
+
+/// A fault, where and when it is made.
+#[derive(Clone, Debug)]
+pub(crate) struct Cell {
+    pub(crate) seen: Seen,
+    pub(crate) phase: Phase,
+    /// So many such calls pass first.
+    pub(crate) skip: u64,
+    pub(crate) fault: Fault,
+}
+
+/// What is known of a fault while it is made.
+#[derive(Debug, Default)]
+pub(crate) struct Made {
+    armed: AtomicBool,
+    fired: AtomicBool,
+}
+
+impl Made {
+    pub(crate) fn arm(&self) {
+        self.armed.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn has_fired(&self) -> bool {
+        self.fired.load(Ordering::SeqCst)
+    }
+}
+
+impl Cell {
+    /// The rule that makes the fault once, when it is armed.
+    pub(crate) fn asked(&self, made: Arc<Made>, delay: Duration) -> Asked {
+        let Self { seen, fault, skip, .. } = self.clone();
+        let calls = vec![seen.call.number];
+        let mut skip = skip;
+        let rule = move |call: &Call| {
+            let is_it = made.armed.load(Ordering::SeqCst)
+                && !made.has_fired()
+                && Kind::of(call) == seen.call
+                && roles::kind(&call.thread_name()) == seen.thread;
+            let Some(answer) = is_it.then(|| calls::fault(call, fault, delay).ok()).flatten()
+            else {
+                return Answer::Proceed;
+            };
+            if skip > 0 {
+                skip -= 1;
+                return Answer::Proceed;
+            }
+            made.fired.store(true, Ordering::SeqCst);
+            answer
+        };
+        Asked { calls, rule: Box::new(rule) }
+    }
+
+    /// Plays the life up to the phase in which the fault is made.
+    pub(crate) fn lead(&self, pair: &mut Pair, sides: &mut Sides) -> Result<()> {
+        sides.active.wait_state(&["protected"], PATIENCE)?;
+        ensure!(pair.goes_on(PATIENCE), "the guest does not answer");
+        let before = Phase::ALL.into_iter().filter(|phase| *phase < self.phase);
+        // What has been shown is shown; only what leads to the phase is played.
+        let needed = |phase: &Phase| match self.phase {
+            Phase::Again | Phase::End => *phase == Phase::Takeover,
+            _ => false,
+        };
+        before.filter(needed).try_for_each(|phase| play(pair, sides, self.seen.side, phase))
+    }
+}

@@ -1,0 +1,114 @@
+//! Makes a fault in each system call of each thread of a real pair, and tells what came of it.
+//!
+//! Two lives are looked at first: which thread makes which call in which part of a life. Then for each of them, and each
+//! fault that its call can have, a pair is run and the fault is made once, by `kemari-inject`: the product is unchanged.
+
+mod calls;
+mod cells;
+mod judge;
+mod life;
+mod lists;
+mod pair;
+mod reasons;
+mod results;
+mod roles;
+mod table;
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use kemari_flags::faults::Arguments;
+use life::Cell;
+use pair::Programs;
+use results::{Line, Results};
+
+/// A busy machine may keep a pair from even coming to its fault: so often it is tried.
+const TRIES: usize = 3;
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether every promise held and no row is empty without a reason.
+fn run(arguments: &Arguments) -> Result<bool> {
+    let programs = Programs {
+        kemari: arguments.kemari.clone().context("--kemari: expected a program")?,
+        guest: arguments.guest.clone().context("--guest: expected the micro-guest")?,
+    };
+    let reasons = reasons::read()?;
+    let counts = cells::observe(&programs)?;
+    if arguments.observe {
+        cells::list(&counts);
+        return Ok(true);
+    }
+    let results = Results::open(arguments.results.as_deref())?;
+    let cells = cells::choose(&counts, arguments);
+    let wanted: Vec<&Cell> = cells.iter().filter(|cell| !results.has(cell)).collect();
+    println!("{} calls by thread and side; {} faults to make", counts.len(), wanted.len());
+    make(&programs, &wanted, &results, arguments)?;
+    let lines = results.into_lines();
+    let whole = arguments.only.is_none() && arguments.call.is_none();
+    let whole = whole && arguments.fault.is_none() && arguments.sample.is_none();
+    let broken = lines.iter().filter(|line| reasons.is_broken(line)).count();
+    let made =
+        format!("{} of {} faults were made; {broken} broke a promise.", lines.len(), cells.len());
+    println!("{made}");
+    let table = table::Table::new(&counts, &lines, &reasons, made);
+    if let Some(path) = &arguments.table {
+        std::fs::write(path, table.to_string()).with_context(|| path.display().to_string())?;
+    }
+    for row in table.empty_rows().filter(|_| whole) {
+        println!("no fault was made in {row}, and no reason is given");
+    }
+    Ok(broken == 0 && (!whole || table.empty_rows().next().is_none()))
+}
+
+/// Makes the faults, several at a time, each in a pair of its own.
+fn make(
+    programs: &Programs,
+    cells: &[&Cell],
+    results: &Results,
+    arguments: &Arguments,
+) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let failed = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.jobs {
+            scope.spawn(|| {
+                while let Some(cell) = cells.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    match one(programs, cell, arguments.seed) {
+                        Ok(line) => results.add(line),
+                        Err(error) => {
+                            *failed.lock().expect("no holder panics") =
+                                Some(error.context(cell.to_string()));
+                            next.store(cells.len(), Ordering::SeqCst);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    failed.into_inner().expect("no holder panics").map_or(Ok(()), Err)
+}
+
+fn one(programs: &Programs, cell: &Cell, seed: u64) -> Result<Line> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match judge::run(programs, cell, seed) {
+            Ok(outcome) => return Ok(Line::new(cell, outcome)),
+            Err(error) if tries == TRIES => return Err(error),
+            Err(error) => eprintln!("{cell}: tried again: {error:#}"),
+        }
+    }
+}

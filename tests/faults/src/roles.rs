@@ -1,0 +1,30 @@
+//! Threads by their names: what they are called in the table, and which role each has (docs/threads.md).
+
+/// A thread's name without its number; the first thread of the process is called as the program.
+pub(crate) fn kind(thread: &str) -> &str {
+    match thread {
+        "kemari" => "main",
+        _ => thread.trim_end_matches(|digit: char| digit.is_ascii_digit()),
+    }
+}
+
+/// The role of a kind of thread; none where it is no thread of the product.
+pub(crate) fn role(kind: &str) -> Option<&'static str> {
+    Some(match kind {
+        "main" | "launcher" | "acceptor" | "stranger" | "resources" | "resources-told"
+        | "arbiter" | "takeover" | "prepare" | "describe" | "former" | "stall" | "stopper"
+        | "audit-end" | "disks" => "main",
+        "devices" => "device",
+        "vcpu" => "vcpu",
+        "disk" | "net" | "console" | "power" | "term" => "lane",
+        "sender" | "pulse" => "link-sender",
+        "reader" | "link" => "link-reader",
+        "control" => "control",
+        "signals" => "signals",
+        "terminal" => "terminal",
+        "ticker" | "watchdog" | "protected" | "announce" => "timer",
+        "log" => "log",
+        "audit" => "audit",
+        _ => return None,
+    })
+}

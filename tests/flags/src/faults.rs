@@ -1,0 +1,91 @@
+//! Flags of `cargo xtask faults`.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+use crate::{JOBS, SEEDS, numbers};
+
+/// What is made of a system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
+pub enum Fault {
+    /// It fails.
+    Error,
+    /// It transfers half of what it was to.
+    Short,
+    /// It takes long.
+    Delay,
+    /// It does not come back.
+    Hang,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Error, Self::Short, Self::Delay, Self::Hang];
+
+    /// As on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Short => "short",
+            Self::Delay => "delay",
+            Self::Hang => "hang",
+        }
+    }
+}
+
+/// The roles of threads, as seccomp knows them.
+pub const ROLES: [&str; 12] = [
+    "main",
+    "device",
+    "vcpu",
+    "lane",
+    "link-sender",
+    "link-reader",
+    "control",
+    "signals",
+    "terminal",
+    "timer",
+    "log",
+    "audit",
+];
+
+/// Make a fault in each system call of each thread of a real pair, and tell what came of it.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask faults", bin_name = "cargo xtask faults")]
+pub struct Arguments {
+    /// Only threads of this role.
+    #[arg(long, value_name = "ROLE", value_parser = ROLES)]
+    pub only: Option<String>,
+    /// Only this system call.
+    #[arg(long, value_name = "NAME")]
+    pub call: Option<String>,
+    /// Only this fault.
+    #[arg(long)]
+    pub fault: Option<Fault>,
+    /// So many of them only, drawn by `--seed`.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = numbers::<usize>(1..=100_000, "faults"))]
+    pub sample: Option<usize>,
+    /// Which sample, and which of several like calls is hit.
+    #[arg(long, value_name = "S", default_value_t = 1, allow_negative_numbers = true, value_parser = numbers::<u64>(SEEDS, "a seed"))]
+    pub seed: u64,
+    /// Pairs at once.
+    #[arg(long, default_value_t = 2, allow_negative_numbers = true, value_parser = numbers::<usize>(JOBS, "pairs at once"))]
+    pub jobs: usize,
+    /// Keep what came of each fault here, a line each; faults that are in it are not made again.
+    #[arg(long, value_name = "FILE")]
+    pub results: Option<PathBuf>,
+    /// Write the table here, as Markdown.
+    #[arg(long, value_name = "FILE")]
+    pub table: Option<PathBuf>,
+    /// Say which calls are made in the life of a pair, and make no fault.
+    #[arg(long)]
+    pub observe: bool,
+    /// The `kemari` that is run.
+    #[arg(long, overrides_with = "kemari", hide = true, value_name = "FILE")]
+    pub kemari: Option<PathBuf>,
+    /// The micro-guest that it runs.
+    #[arg(long, overrides_with = "guest", hide = true, value_name = "FILE")]
+    pub guest: Option<PathBuf>,
+}

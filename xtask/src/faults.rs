@@ -1,0 +1,36 @@
+//! `cargo xtask faults`: a fault in each system call of each thread of a real pair, and what came of it.
+
+use anyhow::Result;
+use clap::{Args, Parser};
+use kemari_flags::faults;
+
+use crate::{build, run_pair};
+
+/// What is given on to the tool; see its own `--help`.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Arguments {
+    /// Flags of the tool.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    flags: Vec<String>,
+}
+
+/// Runs it; `true` when no promise was broken, and no row of the table is empty without a reason.
+pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
+    run_with(arguments.flags.iter().map(String::as_str))
+}
+
+/// As from the command line.
+pub(crate) fn run_with<'a>(flags: impl IntoIterator<Item = &'a str>) -> Result<bool> {
+    let flags: Vec<&str> = flags.into_iter().collect();
+    let words = std::iter::once("faults").chain(flags.iter().copied());
+    let read = faults::Arguments::try_parse_from(words).unwrap_or_else(|error| error.exit());
+    read.kemari.as_deref().map_or(Ok(()), build::check_program)?;
+    run_pair::check_kvm()?;
+    let kemari = read.kemari.map_or_else(build::kemari, Ok)?;
+    let guest = read.guest.map_or_else(build::micro_guest, Ok)?;
+    let mut cargo = build::cargo();
+    cargo.args(["run", "--quiet", "--release", "--locked", "--package", "kemari-faults", "--"]);
+    cargo.args(flags).arg("--kemari").arg(kemari).arg("--guest").arg(guest);
+    Ok(cargo.status()?.success())
+}
