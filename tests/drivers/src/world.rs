@@ -341,7 +341,7 @@ impl World {
     fn go_unread(&mut self) {
         self.wait_protected();
         self.reads.store(false, Ordering::SeqCst);
-        self.pass(1..600);
+        self.pass(1..300);
         self.goes_on_without_readers();
         if self.phase() != Some(Phase::Protected) {
             broken("P7: a console that nobody reads ends the protection");
@@ -433,7 +433,7 @@ impl World {
 
     fn goes_on_without_readers(&mut self) {
         let before = judge::steps();
-        self.wait_for("P7: a guest whose console nobody reads", |_| judge::steps() > before + 100);
+        self.wait_for("P7: a guest whose console nobody reads", |_| judge::steps() > before + 50);
     }
 
     fn cause(&mut self, fault: Fault) {
