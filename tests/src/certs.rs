@@ -50,7 +50,8 @@ impl Authority {
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.0)?;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.with_context(|| format!("cannot make the directory {}", dir.display()))?;
         write(&dir.join("ca.pem"), &self.pem(), 0o644)?;
         write(&dir.join("cert.pem"), &certificate.pem(), 0o644)?;
         write(&dir.join("key.pem"), &key.serialize_pem(), 0o600)
@@ -68,7 +69,11 @@ pub fn write_set(dir: &Path, hosts: &[Vec<String>]) -> Result<Vec<PathBuf>> {
         names.iter().try_for_each(|name| check_name(name))?;
         let name = names.first().context("expected a name for each host")?;
         let host = dir.join(name);
-        ensure!(!free.contains(&host), "`{name}`: expected each host once, found it twice");
+        let is_it = |other: &Vec<String>| other.first().is_some_and(|other| is_same(name, other));
+        ensure!(
+            !hosts[..free.len()].iter().any(is_it),
+            "`{name}`: expected each host once, found it twice"
+        );
         ensure!(
             host.symlink_metadata().is_err(),
             "{}: expected no such directory, found one: remove it, or choose another",
@@ -83,6 +88,14 @@ pub fn write_set(dir: &Path, hosts: &[Vec<String>]) -> Result<Vec<PathBuf>> {
     Ok(free)
 }
 
+/// Whether two names are one, in certificates and on file systems that do not tell `A` from `a`; or two spellings one address.
+fn is_same(one: &str, other: &str) -> bool {
+    match (one.parse::<IpAddr>(), other.parse::<IpAddr>()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => one.eq_ignore_ascii_case(other),
+    }
+}
+
 /// Checks a host's name or address: it becomes a directory, and a name in a certificate.
 ///
 /// # Errors
@@ -92,7 +105,11 @@ pub fn check_name(name: &str) -> Result<()> {
     let is_address = name.parse::<IpAddr>().is_ok();
     let is_name = name.len() <= 253
         && !name.contains(':')
-        && name.split('.').all(|label| (1..=63).contains(&label.len()) && !label.starts_with('-'));
+        && name.split('.').all(|label| {
+            (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
+        })
+        // An address that is none, such as 1.2.3: no name ends with a number (RFC 1123, 2.1).
+        && !name.split('.').next_back().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
     ensure!(
         name.chars().all(fits) && (is_address || is_name),
         "`{name}`: expected the name or the address of a host: letters, digits, `-` and `.`, or an IPv6 address"

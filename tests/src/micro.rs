@@ -23,6 +23,9 @@ pub const CLIENT: Host = Host { mac: [2, 0, 0, 0, 0, 0xc1], ip: Ipv4Addr::new(10
 /// guest cannot.
 const DEVICES: [&str; 3] = ["4K@0xd0000000:5", "4K@0xd0001000:6", "4K@0xd0002000:7"];
 
+/// The most vCPUs that it drives.
+pub const MAX_CPUS: u32 = 4;
+
 /// How large the guest's disk is.
 pub const DISK_BYTES: u64 = 256 << 20;
 
@@ -173,5 +176,16 @@ impl Observer for MicroObserver {
         let found = self.client.with_history(|history| self.disk.check_all(history))?;
         let what = format!("{} log records read back, whole and in the chain", found.checked);
         Ok(DiskCheck { what, findings: self.findings(found) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// Fails where a command line is refused, or built for, by another number than the guest's.
+    #[test]
+    fn the_guest_has_as_many_vcpus_as_is_said() {
+        let guest = include_str!("../micro-guest/src/smp.rs");
+        let line = format!("pub const MAX_CPUS: usize = {};", super::MAX_CPUS);
+        assert!(guest.contains(&line), "no `{line}`");
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::{Command, CommandFactory};
+use kemari_flags::kemari::{HANDED_ON, OF_RUN_PAIR, Value};
 use kemari_vmm::cli::Cli;
 
 /// Flags of other programs that our texts name.
@@ -207,6 +208,53 @@ fn every_command_that_the_core_names_exists() {
     }
     for command in ["run-alone", "take-over", "discard"] {
         assert!(seen.contains(command), "{seen:?}");
+    }
+}
+
+/// Fails where `cargo xtask run-pair -- FLAGS` refuses a flag that both sides have, or builds for one that they refuse.
+#[test]
+fn the_flags_that_run_pair_hands_on_are_those_of_both_sides() {
+    let cli = Cli::command();
+    let [run, standby] = ["run", "standby"].map(|name| cli.find_subcommand(name).unwrap());
+    // A standby has one only to be told that it cannot have it, and this program has no device of these.
+    let of_none = ["memory", "vfio", "vdpa", "pmem", "ioeventfd", "irqfd"];
+    let both: BTreeSet<&str> = run
+        .get_arguments()
+        .filter_map(clap::Arg::get_long)
+        .filter(|long| standby.get_arguments().any(|other| other.get_long() == Some(*long)))
+        .filter(|long| *long != "help" && !of_none.contains(long))
+        .collect();
+    let listed = HANDED_ON.iter().map(|(name, _)| *name).chain(OF_RUN_PAIR.iter().copied());
+    let listed: BTreeSet<&str> = listed.filter(|name| !of_none.contains(name)).collect();
+    assert_eq!(both, listed);
+
+    let takes = |flag: &str| {
+        let line = ["kemari", "standby", "--listen", "unix:/link", flag];
+        <Cli as clap::Parser>::try_parse_from(line).is_ok()
+    };
+    for (name, value) in HANDED_ON {
+        let argument = standby.get_arguments().find(|it| it.get_long() == Some(name)).unwrap();
+        assert_eq!(argument.get_action().takes_values(), *value != Value::None, "{name}");
+        match value {
+            Value::Number(range) => {
+                let (least, most) = (*range.start(), *range.end());
+                for number in [least, most] {
+                    assert!(takes(&format!("--{name}={number}")), "{name} {number}");
+                }
+                for number in [least.checked_sub(1), most.checked_add(1)].into_iter().flatten() {
+                    assert!(!takes(&format!("--{name}={number}")), "{name} {number}");
+                }
+            }
+            Value::Word(words) => {
+                let known: Vec<String> = argument
+                    .get_possible_values()
+                    .iter()
+                    .map(|value| value.get_name().to_owned())
+                    .collect();
+                assert_eq!(known, *words, "{name}");
+            }
+            Value::None | Value::Text => {}
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod certs;
 mod faults;
 mod fuzz;
 mod gate;
+mod given_file;
 mod guest;
 mod lab;
 mod new_device;

@@ -1,9 +1,13 @@
 //! Where reports go: new files, or over reports of before. Anything else that has the name is kept.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 /// How each kind of report begins.
 const BEGINNINGS: [&str; 2] = ["{", "<svg"];
@@ -25,7 +29,10 @@ pub(crate) fn check(path: &Path) -> Result<()> {
     if !found.is_file() && !found.is_dir() && !is_block_device(&found) {
         return Ok(());
     }
-    let text = if found.is_file() { fs::read(path).unwrap_or_default() } else { vec![0] };
+    // Longer than any report: what is so long is not read.
+    const MOST: u64 = 64 << 20;
+    let is_read = found.is_file() && found.len() <= MOST;
+    let text = if is_read { fs::read(path).unwrap_or_default() } else { vec![0] };
     let is_report = BEGINNINGS.iter().any(|begin| text.starts_with(begin.as_bytes()));
     ensure!(
         text.is_empty() || is_report && std::str::from_utf8(&text).is_ok(),
@@ -38,11 +45,26 @@ pub(crate) fn check(path: &Path) -> Result<()> {
 /// Writes a report.
 pub(crate) fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
     check(path)?;
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    let written = match fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) {
+        true => reader_of(path).and_then(|mut fifo| fifo.write_all(text.as_ref())),
+        false => fs::write(path, text),
+    };
+    written.with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// A FIFO that somebody reads. Who opens one otherwise waits until somebody does (fifo(7)).
+fn reader_of(path: &Path) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fifo = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| match error {
+        Errno::NXIO => io::Error::other("expected that somebody reads this FIFO, found nobody"),
+        other => other.into(),
+    })?;
+    // A report that is longer than what the FIFO holds is taken bit by bit.
+    rustix::fs::fcntl_setfl(&fifo, OFlags::empty())?;
+    Ok(fifo.into())
 }
 
 fn is_block_device(found: &fs::Metadata) -> bool {
-    use std::os::unix::fs::FileTypeExt;
     found.file_type().is_block_device()
 }
 
@@ -65,5 +87,9 @@ mod tests {
         assert!(write(dir.path(), "{}").is_err());
         assert!(check(&dir.path().join("nowhere/report")).is_err());
         write(Path::new("/dev/null"), "{}").unwrap();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, Mode::RUSR | Mode::WUSR).unwrap();
+        let error = format!("{:#}", write(&fifo, "{}").unwrap_err());
+        assert!(error.contains("found nobody"), "{error}");
     }
 }

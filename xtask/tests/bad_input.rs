@@ -1,6 +1,6 @@
 //! Slips in a command line of `cargo xtask`: each is refused by what it is, before anything is built or written.
 //!
-//! `@` is a directory with a report (`report.json`), notes (`notes`) and a directory (`dir`) in it.
+//! `@` is a directory with a report (`report.json`), notes (`notes`), a directory (`dir`) and a FIFO (`fifo`) in it.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -64,6 +64,19 @@ const WORDS: &[Case] = &[
     ("run-pair --net-model e1000", &["--net-model e1000", "add --guest linux"]),
     ("run-pair --guest linux --device pager", &["--device", "leave out --guest linux"]),
     ("run-pair --guest linux --lab --interactive", &["--lab", "no --interactive"]),
+    ("run-pair --device nix", &["--device: expected one of beeper", "found `nix`", "new-device"]),
+    ("run-pair --device beeper,console=none", &["--device: expected one of beeper"]),
+    ("run-pair --cpus 5", &["--cpus 5", "1 to 4", "micro-guest", "--guest linux"]),
+    ("run-pair --cpus 99", &["--cpus 99", "1 to 4"]),
+    ("run-pair --memory 16777216", &["--memory 16777216", "this host has"]),
+    ("run-pair -- --x", &["flags for kemari", "--ack-timeout", "found `--x`"]),
+    ("run-pair -- x", &["found `x`"]),
+    ("run-pair -- --ack-timeout", &["`--ack-timeout`", "found none"]),
+    ("run-pair -- --ack-timeout 5s", &["`--ack-timeout`", "1 to 3600000", "found `5s`"]),
+    ("run-pair -- --stall-timeout=100", &["5000 to 3600000"]),
+    ("run-pair -- --seccomp=perhaps", &["on, log, off", "`perhaps`"]),
+    ("run-pair -- --serial none", &["`--serial`", "run-pair gives it itself"]),
+    ("run-pair --guest linux -- --x", &["found `--x`"]),
     ("run-pair --interactive", &["--interactive", "expected a terminal"]),
     ("run-pair --guest linux --interactive", &["--interactive", "expected a terminal"]),
     ("run-pair --json @notes", &["--json", "it is left alone"]),
@@ -89,6 +102,13 @@ const WORDS: &[Case] = &[
     ("bench --kemari @none", &["--kemari: expected a program"]),
     ("bench compare @none @report.json", &["cannot read", "none"]),
     ("bench show @notes", &["expected a report"]),
+    ("bench show @fifo", &["cannot read", "fifo", "expected a regular file"]),
+    ("bench show /dev/zero", &["cannot read /dev/zero", "expected a regular file"]),
+    ("bench show @dir", &["dir", "expected a regular file"]),
+    ("gate --allow @fifo", &["fifo", "expected a regular file"]),
+    ("fuzz --target wire --replay @fifo", &["--replay: expected a file"]),
+    ("run-pair --kemari @fifo", &["--kemari: expected a program"]),
+    ("run-pair --json @dir", &["--json", "it is left alone"]),
     ("fuzz --target thunder", &["--target: expected one of wire, ", "found `thunder`"]),
     ("fuzz --target wire --replay @none", &["--replay: expected a file"]),
     ("fuzz --target wire --target pages --replay @notes", &["one --target, found 2: wire, pages"]),
@@ -114,6 +134,16 @@ const WORDS: &[Case] = &[
     ("certs @certs --host a:b", &["`a:b`", "name or the address of a host"]),
     ("certs @certs --host -a", &["-a"]),
     ("certs @certs --host a --host a,b", &["`a`", "found it twice"]),
+    ("certs @certs --host 1.2.3", &["`1.2.3`", "name or the address of a host"]),
+    ("certs @certs --host 1.2.3.4.5", &["`1.2.3.4.5`", "name or the address of a host"]),
+    ("certs @certs --host 256.1.1.1", &["`256.1.1.1`", "name or the address of a host"]),
+    ("certs @certs --host 7", &["`7`", "name or the address of a host"]),
+    ("certs @certs --host a-", &["`a-`", "name or the address of a host"]),
+    ("certs @certs --host A --host a", &["`a`", "found it twice"]),
+    ("certs @certs --host ::1 --host 0:0:0:0:0:0:0:1", &["found it twice"]),
+    ("certs @notes --host a", &["notes/a", "Not a directory"]),
+    ("certs /dev/null --host a", &["/dev/null/a", "Not a directory"]),
+    ("certs @fifo --host a", &["fifo/a", "Not a directory"]),
     ("certs @ --host a --host dir", &["dir", "remove it, or choose another"]),
 ];
 
@@ -124,6 +154,8 @@ fn place() -> tempfile::TempDir {
     fs::write(at("notes"), "notes").unwrap();
     fs::write(at("report.json"), "{}").unwrap();
     fs::create_dir(at("dir")).unwrap();
+    let permissions = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, at("fifo"), permissions).unwrap();
     let script = format!("#!/bin/sh\necho \"$@\" >>{}\nexit 1\n", at("built").display());
     fs::write(at("cargo"), script).unwrap();
     fs::set_permissions(at("cargo"), fs::Permissions::from_mode(0o755)).unwrap();

@@ -3,6 +3,7 @@
 
 pub mod drivers;
 pub mod faults;
+pub mod kemari;
 pub mod model;
 pub mod mutants;
 pub mod sim;

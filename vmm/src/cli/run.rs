@@ -6,7 +6,7 @@ use io_gate::host::new_gate;
 
 use super::guest::{self, Claim, observer};
 use super::pid_file::PidFile;
-use super::{CliError, RunArgs, arbiter, audit, start};
+use super::{CliError, RunArgs, arbiter, audit, shortage, start};
 use crate::audit::{Event, Side, Won};
 use crate::engine::Engine;
 use crate::machine::{AttachOptions, Machine};
@@ -69,6 +69,8 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
         guest::require_protected(&engine, Duration::from_millis(patience))?;
     }
     drop(spare);
+    shortage::check_room_for_one()
+        .map_err(|error| CliError::failed(format!("the guest cannot run: {error}")))?;
     if let Err(few) = check_room() {
         log::warn!("the guest runs, and may not come to be protected: {few}");
     }

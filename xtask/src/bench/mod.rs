@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 use kemari_tests::bench::data::Report;
 
+use crate::given_file;
 use crate::run_pair::Terminal;
 
 /// What to do: to measure, unless something else is asked for.
@@ -137,8 +138,7 @@ fn show(show: &Show) -> Result<bool> {
     print!("{}", report::print(&found));
     draw(&found, show.plots.as_deref())?;
     if let Some(path) = &show.document {
-        let text = fs::read_to_string(path)
-            .with_context(|| format!("cannot read the document {}", path.display()))?;
+        let text = given_file::text(path).context("--document")?;
         let text = report::replace_section(&text, &report::markdown(&found))
             .with_context(|| path.display().to_string())?;
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;

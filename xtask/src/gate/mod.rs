@@ -108,6 +108,8 @@ enum Verdict {
 
 fn check(arguments: &Arguments) -> Result<Verdict> {
     arguments.sarif.as_deref().map_or(Ok(()), crate::report_file::check).context("--sarif")?;
+    let allowed = arguments.allow.as_deref().map(crate::given_file::text);
+    allowed.transpose().context("--allow")?;
     if arguments.self_test {
         let passed = self_test::run(&arguments.attack, &arguments.without)?;
         return Ok(if passed { Verdict::Passed } else { Verdict::Failed });

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use crate::given_file;
+
 /// What is allowed.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -101,8 +103,7 @@ pub(crate) struct Place {
 impl Policy {
     /// Reads a file.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the allow-list {}", path.display()))?;
+        let text = given_file::text(path).context("the allow-list")?;
         let policy: Self = toml::from_str(&text)
             .with_context(|| format!("{} is not a valid allow-list", path.display()))?;
         for exception in &policy.exception {

@@ -141,6 +141,16 @@ fn plan(root: &Path, name: &Name, kind: Kind) -> Result<Vec<Change>> {
     ])
 }
 
+/// The devices that there are.
+pub(crate) fn known(root: &Path) -> Result<Vec<String>> {
+    let catalogue = read(root, CATALOGUE)?;
+    let name = |line: &str| {
+        let rest = line.trim().strip_prefix("Entry { name: \"")?;
+        rest.split_once('"').map(|(name, _)| name.to_owned())
+    };
+    Ok(catalogue.lines().filter_map(name).collect())
+}
+
 fn read(root: &Path, path: &str) -> Result<String> {
     fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {path}"))
 }

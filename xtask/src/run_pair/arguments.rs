@@ -127,6 +127,30 @@ pub(crate) struct Arguments {
     pub(crate) flags: Vec<String>,
 }
 
+/// The catalogue is in the product's source: this program is not linked to it, and works where it does not compile.
+fn check_device(name: &str) -> Result<()> {
+    let known = crate::new_device::known(crate::build::repository())?;
+    ensure!(
+        known.iter().any(|known| known == name),
+        "--device: expected one of {}, found `{name}`; `cargo xtask new-device` adds one",
+        known.join(", ")
+    );
+    Ok(())
+}
+
+/// `kemari` refuses a guest for which the host has too little.
+fn check_memory(mebibytes: u64) -> Result<()> {
+    let host = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = host.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let total = total.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    let total = total.map_or(u64::MAX, |kibibytes| kibibytes / 1024);
+    ensure!(
+        mebibytes < total,
+        "--memory {mebibytes}: expected less than the {total} MiB that this host has"
+    );
+    Ok(())
+}
+
 impl Arguments {
     /// Refuses what the command line alone shows to be wrong: before anything is built.
     pub(crate) fn check(&self) -> Result<()> {
@@ -143,6 +167,18 @@ impl Arguments {
             self.guest == Guest::Micro || self.device.is_none(),
             "--device: the stock Debian guest does not drive it: leave out --guest linux"
         );
+        ensure!(
+            self.guest == Guest::Linux || self.cpus <= micro::MAX_CPUS,
+            "--cpus {}: expected 1 to {} vCPUs, as the micro-guest drives no more: give fewer, or add --guest linux",
+            self.cpus,
+            micro::MAX_CPUS
+        );
+        // A program that is built already may have others.
+        let device = self.device.as_deref().filter(|_| self.kemari.is_none());
+        device.map_or(Ok(()), check_device)?;
+        self.memory.map_or(Ok(()), check_memory)?;
+        kemari_flags::kemari::check(&self.flags)
+            .map_err(|error| anyhow::anyhow!("flags for kemari, after `--`: {error}"))?;
         ensure!(
             !(self.lab && self.interactive),
             "--lab: expected no --interactive: the nested lab has no terminal"

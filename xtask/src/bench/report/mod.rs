@@ -8,7 +8,6 @@ mod tests;
 pub(super) mod text;
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,12 +17,13 @@ pub(super) use self::document::{markdown, replace_section};
 use self::number::{Scale, ratio};
 use self::table::{Cell, Column, Table};
 use self::text::clean;
+use crate::given_file;
 
 /// Reads what `cargo xtask bench --json` wrote.
 pub(super) fn read(path: &Path) -> Result<Report> {
     let shown = path.display();
     let expected = "expected a report that `cargo xtask bench --json FILE` wrote";
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+    let text = given_file::text(path)?;
     let value: serde_json::Value = serde_json::from_str(&text)
         .with_context(|| format!("{shown}: {expected}, found a file that is not JSON"))?;
     let Some(format) = value.get("format").and_then(serde_json::Value::as_u64) else {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+use std::fs;
+
 use kemari_tests::bench::data::{
     Axis, Curve, FORMAT, Group, Line, Report, Row, Skipped, Spread, Target, Unit,
 };

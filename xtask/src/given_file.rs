@@ -1,0 +1,14 @@
+//! Files that the command line names, to be read.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+/// The text of a regular file. Nobody waits for whoever writes to a FIFO, nor reads a device without an end.
+pub(crate) fn text(path: &Path) -> Result<String> {
+    let shown = path.display();
+    let found = fs::metadata(path).with_context(|| format!("cannot read {shown}"))?;
+    ensure!(found.is_file(), "cannot read {shown}: expected a regular file, found something else");
+    fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))
+}
