@@ -301,12 +301,7 @@ impl Engine {
         let left = match ended {
             Ended::PoweredOff => self.leave(Event::GuestPoweredOff),
             Ended::Signal(_) | Ended::Unprotected(_) => self.leave(Event::OperatorStop),
-            // It is to take over, and not to wait for what this side still does.
-            Ended::Failed(why) => {
-                self.watchdog.has_failed(why);
-                let _ = self.leave(Event::Tick);
-                None
-            }
+            Ended::Failed(why) => self.leave_failed(why),
             Ended::Fenced(_) => None,
         };
         let limit = if self.watchdog.is_stalled() { STUCK_REST } else { REST };
@@ -361,6 +356,21 @@ impl Engine {
             (core.primary.term(), core.session.as_ref().map(session::Session::closed));
         self.event_locked(&mut core, event);
         Some((term, closed))
+    }
+
+    /// A standby is to take over, and not to wait for what this side still does. Where there is none, nobody else can go on
+    /// with the guest (P7): whoever starts it next need not take its name from anybody.
+    fn leave_failed(self: &Arc<Self>, why: &str) -> Option<(Term, Option<session::Closed>)> {
+        if let Some(mut core) = self.lock_within(LAST_WORDS)
+            && core.primary.phase() == Phase::Alone
+        {
+            let term = core.primary.term();
+            self.event_locked(&mut core, Event::OperatorStop);
+            return Some((term, None));
+        }
+        self.watchdog.has_failed(why);
+        let _ = self.leave(Event::Tick);
+        None
     }
 
     /// Of how many pages to keep what was sent last: of no more than the guest has.
