@@ -16,7 +16,7 @@ use ft_core::standby::{Event as S, Lack, Phase as StandbyPhase, Standby, Standby
 use ft_core::wire::PROTOCOL;
 use ft_core::{Backoff, Term, Time};
 use io_gate::host::new_gate;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use crate::arbiter::{self, Client, Kind, Outcome, Register};
@@ -76,6 +76,8 @@ pub(crate) struct World {
     greetings: VecDeque<Captured>,
     /// Which of them the next primary that connects hears first, or when it has been welcomed.
     echo: Option<(usize, bool)>,
+    /// The sessions that standbys have opened, by both sides' numbers.
+    welcomed: HashSet<(u64, u64)>,
     /// What primaries said in the last sessions, from the first word on.
     recorded: VecDeque<Recorded>,
     observer: Observer,
@@ -142,6 +144,7 @@ impl World {
             words: Default::default(),
             greetings: VecDeque::new(),
             echo: None,
+            welcomed: HashSet::new(),
             recorded: VecDeque::new(),
             observer: Observer::default(),
             healing: false,

@@ -125,15 +125,19 @@ impl World {
         }
     }
 
-    /// The standby opens a session, by this number.
-    pub(super) fn note_welcome(&mut self, id: LinkId, session: u64) {
+    /// A standby opens a session: the number by which the primary has named it, and the standby's own.
+    pub(super) fn note_welcome(&mut self, id: LinkId, (of_primary, own): (u64, u64)) {
+        self.welcomed.insert((of_primary, own));
         if let Some((link, _)) = self.find(id) {
-            self.links[link].session = Some(session);
+            self.links[link].session = Some(own);
         }
     }
 
+    /// Whether a standby has opened this session. It need not be the one at the other end: who carries the primary's greeting to
+    /// another standby, and its answer back, says what was said.
     pub(super) fn has_welcomed(&self, id: LinkId, session: u64) -> bool {
-        self.find(id).is_some_and(|(link, _)| self.links[link].session == Some(session))
+        let opened = |link: &Link| self.welcomed.contains(&(link.of_primary, session));
+        self.find(id).is_some_and(|(link, _)| opened(&self.links[link]))
     }
 
     fn record(&mut self, link: LinkId, bytes: &[u8]) {

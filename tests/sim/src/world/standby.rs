@@ -41,7 +41,9 @@ impl World {
                         self.observer.acknowledges(at, process, frame.term.0, frame.epoch.0);
                         self.passive(node).held_term = frame.term.0;
                     }
-                    Message::Welcome(ref hello) => self.note_welcome(link, hello.standby_session),
+                    Message::Welcome(ref hello) => {
+                        self.note_welcome(link, (hello.session, hello.standby_session));
+                    }
                     Message::Bye { .. } => self.observer.no_longer_holds(process),
                     _ => {}
                 }
