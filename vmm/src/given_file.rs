@@ -30,7 +30,7 @@ pub(crate) fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let len = file.metadata()?.len();
     if len > most {
         return Err(io::Error::other(format!(
-            "expected a regular file of at most {most} bytes, found one of {len}"
+            "expected a regular file of at most {most} bytes, found one of {len} bytes"
         )));
     }
     let mut bytes = Vec::new();

@@ -13,7 +13,7 @@ use micro::Guest;
 
 /// KVM_RUN.
 const RUN: u64 = 0xae80;
-/// A message may be lost, and is repeated; more are not the host's load.
+/// A message may be lost, and is repeated. So many are a minute: more than a busy host needs.
 const TRIES: u64 = 120;
 
 /// P7. Nobody else can go on with the guest of a machine that fails alone: whoever starts it next need not take it from

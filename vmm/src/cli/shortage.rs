@@ -1,5 +1,6 @@
 //! What to change where this process, or its host, has run out of what a limit bounds: descriptors, threads, memory.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
@@ -90,12 +91,13 @@ const LINGERS: Duration = Duration::from_secs(1);
 /// # Errors
 /// When there cannot.
 pub(super) fn check_room_for_one() -> io::Result<()> {
-    let count = || fs::read_dir("/proc/self/task").map(Iterator::count).ok();
-    let before = count();
-    let _ = threads::start("room", || ())?.join();
-    let until = Instant::now() + LINGERS;
-    while count() > before && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(1));
+    let room = threads::start("room", || fs::read_link("/proc/thread-self"))?;
+    if let Ok(Ok(thread)) = room.join() {
+        let path = Path::new("/proc").join(thread);
+        let until = Instant::now() + LINGERS;
+        while path.exists() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
     Ok(())
 }

@@ -136,7 +136,7 @@ pub fn request_within(path: &Path, request: &Request, patience: &Patience) -> Ou
     let line = talk(path, request, patience).map_err(|error| match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => format!(
             "no answer from {0}: nobody has answered within {1} s; whoever has it may be stopped or stuck: look at the process \
-             (`fuser -v {0}`), or give it longer (--timeout)",
+             (`fuser -v {0}`), or give it longer (--timeout). When it goes on, it may still do what it was asked",
             path.display(),
             patience.all.as_secs()
         ),

@@ -54,6 +54,8 @@ use crate::threads;
 
 use claims::Last;
 
+/// How long the end of a machine that has failed waits to see whether it has a standby.
+const LAST_LOOK: Duration = Duration::from_millis(100);
 /// How long the end of a machine waits for its standby to be told.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long the end of a machine waits for what was released: longer than for a fence that does not answer, and a console
@@ -361,7 +363,8 @@ impl Engine {
     /// A standby is to take over, and not to wait for what this side still does. Where there is none, nobody else can go on
     /// with the guest (P7): whoever starts it next need not take its name from anybody.
     fn leave_failed(self: &Arc<Self>, why: &str) -> Option<(Term, Option<session::Closed>)> {
-        if let Some(mut core) = self.lock_within(LAST_WORDS)
+        // Not for long: signs of life go on until the watchdog hears of the failure.
+        if let Some(mut core) = self.lock_within(LAST_LOOK)
             && core.primary.phase() == Phase::Alone
         {
             let term = core.primary.term();

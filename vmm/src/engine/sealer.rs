@@ -30,8 +30,9 @@ const IDLE_PAGES: u64 = 24;
 /// Of so many pages copied it is noted that this went on.
 const WORK_PAGES: usize = 1 << 14;
 
-/// How soon to look again when a vCPU cannot go on: its reset is served by the thread that looks.
-const UNTIL_RESET: Duration = Duration::from_millis(1);
+/// How soon to look again when a vCPU cannot go on, or the guest has not run: its reset, or its start, is served by the thread
+/// that looks.
+const SOON: Duration = Duration::from_millis(1);
 
 /// Subscribes to the device thread's loop.
 pub struct Sealer {
@@ -130,9 +131,19 @@ impl Sealer {
         self.timer.reset(wait, None).map_err(|error| io::Error::from_raw_os_error(error.errno()))
     }
 
-    /// Ends the epoch, for the session over `link`. `false`: not yet, since a vCPU cannot go on.
+    fn look_again_soon(&mut self) {
+        if let Err(error) = self.look_again_in(SOON) {
+            log::error!("cannot set the epoch timer: {error}");
+        }
+    }
+
+    /// Ends the epoch, for the session over `link`. `false`: not yet, since the guest has not run, or a vCPU cannot go on.
     fn seal(&mut self, link: LinkId) -> bool {
         let engine = self.engine.clone();
+        if !engine.machine.has_run() {
+            self.look_again_soon();
+            return false;
+        }
         let waited = self.first_held_at.map(|first| engine.now().since(first));
         let mut pause = Pause::begin();
         engine.machine.vcpus().pause();
@@ -140,9 +151,7 @@ impl Sealer {
         if engine.machine.vcpus().has_dead() {
             // P4: nobody could go on from here. The event that resets the machine, or ends it, is on its way to this thread.
             engine.machine.vcpus().resume();
-            if let Err(error) = self.look_again_in(UNTIL_RESET) {
-                log::error!("cannot set the epoch timer: {error}");
-            }
+            self.look_again_soon();
             return false;
         }
         let taken = engine.take(link, &mut pause);

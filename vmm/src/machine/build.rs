@@ -159,6 +159,7 @@ impl Machine {
             power_on,
             device_thread,
             started: AtomicBool::new(false),
+            runs: AtomicBool::new(false),
             button_pressed: Arc::default(),
             work: AtomicU64::new(0),
             fence_hook: OnceLock::new(),

@@ -59,6 +59,7 @@ impl Machine {
             context.add(Box::new(DeviceEvents::new(machine.devices.clone())));
             // A fresh machine has no driver yet; a restored one may have lost notifications and interrupts.
             machine.raise_all_interrupts();
+            machine.runs.store(true, Ordering::Release);
             machine.vcpus.resume();
         })?;
         Ok(())
@@ -98,10 +99,11 @@ impl Machine {
         self.devices.retry();
     }
 
-    /// Whether the guest has been started.
+    /// Whether the device thread has let the guest run for the first time. Before that nobody may resume its vCPUs: they, and
+    /// the device thread, are not confined yet (P5).
     #[must_use]
-    pub fn is_started(&self) -> bool {
-        self.started.load(Ordering::Acquire)
+    pub fn has_run(&self) -> bool {
+        self.runs.load(Ordering::Acquire)
     }
 
     /// Back to power-on, and boots again. Device thread. Memory is written through vm-memory only, so that it is tracked

@@ -58,6 +58,7 @@ pub struct Machine {
     power_on: PowerOn,
     device_thread: DeviceThread,
     started: AtomicBool,
+    runs: AtomicBool,
     /// The power button was pressed, and the device thread has not come to it yet.
     button_pressed: Arc<AtomicBool>,
     /// Counts what the device thread does where one thing takes long.
