@@ -949,8 +949,6 @@ impl Standby {
             return Ok(());
         }
         if let Some(asking) = &mut self.asking {
-            // This side could have gone on.
-            asking.not_ready = false;
             asking.failures += 1;
             asking.retry = Some(now + self.options.arbiter_retry.after(asking.failures));
             self.reason = Some(format!("{}; the arbiter cannot be asked: {reason}", asking.why));

@@ -920,6 +920,34 @@ fn p9_a_standby_that_was_not_ready_asks_ever_later() {
     assert!(pair.standby.reason().unwrap().contains("KVM refuses it"));
 }
 
+/// P9: an arbiter that does not answer is asked ever later, and its failure is the reason until it answers.
+#[test]
+fn p9_an_arbiter_that_does_not_answer_is_asked_ever_later() {
+    let mut pair = Pair::doubting();
+    let mut delays = Vec::new();
+    for _ in 0..3 {
+        pair.give(Event::ArbiterUnreachable { reason: "timeout".into() });
+        assert!(pair.standby.reason().unwrap().ends_with("the arbiter cannot be asked: timeout"));
+        let retry = pair.standby.next_deadline().unwrap().0;
+        delays.push((retry - pair.now) / MS);
+        pair.now = retry;
+        assert_eq!(effects(&pair.give(Event::Tick)), ["ask 2"]);
+    }
+    assert_eq!(delays, [50, 100, 200]);
+    pair.give(Event::ArbiterGranted { term: Term(2) });
+    assert!(!pair.standby.reason().unwrap().contains("timeout"));
+}
+
+/// P7: a primary that is to be relieved goes on over the same link while the arbiter is asked again.
+#[test]
+fn p7_a_planned_move_keeps_its_link_while_the_arbiter_is_asked_again() {
+    let mut pair = Pair::ready(true);
+    pair.give(Event::OperatorTakeOver);
+    pair.give(Event::ArbiterUnreachable { reason: "timeout".into() });
+    pair.now = pair.standby.next_deadline().unwrap().0;
+    assert_eq!(effects(&pair.give(Event::Tick)), ["ask 2"]);
+}
+
 /// P7: something else that it must have is missing by now.
 #[test]
 fn p7_it_is_held_back_by_whatever_it_must_have() {
