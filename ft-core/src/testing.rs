@@ -82,9 +82,25 @@ impl Table {
     }
 }
 
+/// Some facts, each with its name.
+pub(crate) fn listed<'a>(facts: impl IntoIterator<Item = &'a (&'a str, String)>) -> String {
+    let said: Vec<String> =
+        facts.into_iter().map(|(name, value)| format!("{name} {value}")).collect();
+    said.join(", ")
+}
+
 /// What has changed of some facts.
 pub(crate) fn changes(before: &[(&str, String)], after: &[(&str, String)]) -> String {
-    let changed = before.iter().zip(after).filter(|(before, after)| before != after);
-    let said: Vec<String> = changed.map(|(_, (name, value))| format!("{name} {value}")).collect();
-    said.join(", ")
+    let both = before.iter().zip(after);
+    listed(both.filter(|(before, after)| before != after).map(|(_, after)| after))
+}
+
+/// An outcome: what was said, and what has changed.
+pub(crate) fn made_of_it(said: &str, changed: &str) -> String {
+    match (said, changed) {
+        ("", "") => "nothing".into(),
+        (said, "") => said.into(),
+        ("", changed) => format!("-> {changed}"),
+        (said, changed) => format!("{said} -> {changed}"),
+    }
 }

@@ -585,6 +585,21 @@ impl Loop {
         }
     }
 
+    /// And a second node of it. Nothing but the device is left to be locked, as where a device is of no file.
+    fn with_another_node(bench: &Bench) -> Option<(Self, PathBuf)> {
+        let device = Self::of(&bench.path("disk.img"))?;
+        fs::remove_file(bench.path("disk.img")).unwrap();
+        let number = fs::metadata(&device.0).unwrap().rdev();
+        let (major, minor) = (libc::major(number).to_string(), libc::minor(number).to_string());
+        let node = bench.path("node");
+        let made = Command::new("mknod").arg(&node).args(["b", &major, &minor]).status();
+        if !made.is_ok_and(|made| made.success()) || fs::File::open(&node).is_err() {
+            kemari_tests::not_tested("this needs mknod, and the right to use it");
+            return None;
+        }
+        Some((device, node))
+    }
+
     fn disk(&self) -> String {
         format!("--disk=path={}", self.0)
     }
@@ -620,16 +635,7 @@ fn p2_a_loop_device_is_kept_apart_from_its_file_and_from_others_of_it() {
 #[test]
 fn p2_two_nodes_of_one_device_are_one_disk() {
     let bench = Bench::new();
-    let Some(device) = Loop::of(&bench.path("disk.img")) else { return };
-    // Nothing but the device is left to be locked, as where a device is of no file.
-    fs::remove_file(bench.path("disk.img")).unwrap();
-    let number = fs::metadata(&device.0).unwrap().rdev();
-    let (major, minor) = (libc::major(number).to_string(), libc::minor(number).to_string());
-    let node = bench.path("node");
-    let made = Command::new("mknod").arg(&node).args(["b", &major, &minor]).status();
-    if !made.is_ok_and(|made| made.success()) || fs::File::open(&node).is_err() {
-        return kemari_tests::not_tested("this needs mknod, and the right to use it");
-    }
+    let Some((device, node)) = Loop::with_another_node(&bench) else { return };
     let node = format!("--disk=path={}", node.display());
     for (has, wants) in [(device.disk(), &node), (node.clone(), &device.disk())] {
         let mut machine = bench.run("machine", &[&has]);
@@ -647,16 +653,7 @@ fn p2_two_nodes_of_one_device_are_one_disk() {
 #[test]
 fn p2_one_node_is_one_disk_also_where_dev_is_not_the_hosts() {
     let bench = Bench::new();
-    let Some(device) = Loop::of(&bench.path("disk.img")) else { return };
-    // Nothing but the device is left to be locked, as where a device is of no file.
-    fs::remove_file(bench.path("disk.img")).unwrap();
-    let number = fs::metadata(&device.0).unwrap().rdev();
-    let (major, minor) = (libc::major(number).to_string(), libc::minor(number).to_string());
-    let node = bench.path("node");
-    let made = Command::new("mknod").arg(&node).args(["b", &major, &minor]).status();
-    if !made.is_ok_and(|made| made.success()) || fs::File::open(&node).is_err() {
-        return kemari_tests::not_tested("this needs mknod, and the right to use it");
-    }
+    let Some((_device, node)) = Loop::with_another_node(&bench) else { return };
     let disk = format!("--disk=path={}", node.display());
     let contained = || {
         let shell = "mount -t tmpfs none /dev; mknod /dev/kvm c 10 232; mknod /dev/null c 1 3; \

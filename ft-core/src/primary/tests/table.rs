@@ -2,7 +2,7 @@
 //! primary does.
 
 use super::*;
-use crate::testing::{Table, changes};
+use crate::testing::{Table, changes, listed, made_of_it};
 use crate::wire::Data;
 
 const OTHER: LinkId = LinkId(9);
@@ -252,16 +252,7 @@ fn outcome(make: Make, delay: u64, event: Event) -> String {
         assert_eq!(pair.primary.reason(), Some(reason.as_str()));
     }
     let changed = changes(&before, &facts(&pair.primary, pair.now));
-    match (said(&actions), changed) {
-        (said, changed) if changed.is_empty() => {
-            if said.is_empty() {
-                "nothing".into()
-            } else {
-                said
-            }
-        }
-        (said, changed) => format!("{said}{}-> {changed}", if said.is_empty() { "" } else { " " }),
-    }
+    made_of_it(&said(&actions), &changed)
 }
 
 #[test]
@@ -269,14 +260,11 @@ fn every_state_answers_every_event_as_in_the_table() {
     let mut table = Table(String::new());
     for (name, make) in STATES {
         let first = make();
-        let known: Vec<String> = facts(&first.primary, first.now)
-            .iter()
-            .map(|(name, value)| format!("{name} {value}"))
-            .collect();
+        let known = listed(&facts(&first.primary, first.now));
         let outcomes = EVENTS
             .iter()
             .map(|(event, delay, build)| ((*event).into(), outcome(*make, *delay, build())));
-        table.state(name, &known.join(", "), outcomes.collect());
+        table.state(name, &known, outcomes.collect());
     }
     table.is(include_str!("table.txt"));
 }
