@@ -69,6 +69,11 @@ impl DiskLog {
         Ok(findings)
     }
 
+    /// The guest was reset: its log begins anew.
+    pub fn begin_anew(&mut self) {
+        self.checked = 0;
+    }
+
     fn check(&self, history: &History, first: u64) -> Result<DiskFindings> {
         let last = history.acknowledged();
         let still_there = (last + UNANSWERED).saturating_sub(self.capacity) + 1;

@@ -3,7 +3,7 @@
 //! Nothing here links the product: it is run as processes, told what to do on the command line, watched through its
 //! status, and judged by what leaves it: frames on a [`switch`], answers to a [`client`], bytes on a [`disk`].
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod bed;
 pub mod bench;

@@ -2,11 +2,12 @@
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use kemari_workload::{Op, Reply};
 
+use crate::client::history::History;
 use crate::client::{Client, ClientConfig, Window};
 use crate::disk::{DiskFindings, DiskLog};
 use crate::findings::{Finding, Kind};
@@ -72,10 +73,11 @@ pub fn exercise(guest: &mut GuestConfig) {
 #[derive(Debug)]
 pub struct MicroObserver {
     client: Client,
-    clients: u64,
     disk: DiskLog,
     /// What is wrong with records that were checked early.
     found: DiskFindings,
+    /// What was acknowledged before the guest was told to reset itself.
+    before: History,
 }
 
 impl MicroObserver {
@@ -87,9 +89,8 @@ impl MicroObserver {
         let Load { writers, seed, resend, .. } = load;
         let config = ClientConfig { own: CLIENT, guest: GUEST, writers, seed, resend };
         let disk = DiskLog::open(image)?;
-        // The harness asks as well.
-        let (clients, found) = (u64::from(writers) + 1, DiskFindings::default());
-        Ok(Self { client: Client::start(cable, config), clients, disk, found })
+        let client = Client::start(cable, config);
+        Ok(Self { client, disk, found: DiskFindings::default(), before: History::default() })
     }
 
     fn verify(&self, patience: Duration) -> Result<Reply> {
@@ -111,10 +112,6 @@ impl MicroObserver {
 }
 
 impl Observer for MicroObserver {
-    fn clients(&self) -> u64 {
-        self.clients
-    }
-
     fn answered(&self) -> u64 {
         self.client.operations()
     }
@@ -165,6 +162,37 @@ impl Observer for MicroObserver {
         }
         self.client.check_complete();
         Ok(self.client.take_findings())
+    }
+
+    fn reset(&mut self) -> Result<()> {
+        self.keep_up()?;
+        self.before = self.client.with_history(History::clone);
+        self.client.may_reset(true);
+        self.client.order(Op::Reset);
+        Ok(())
+    }
+
+    fn begin_anew(&mut self, patience: Duration) -> Result<Vec<Finding>> {
+        let (before, deadline) = (self.before.boot_id(), Instant::now() + patience);
+        // A guest that is to reset itself serves nothing more: one that answers has heard of every order that was sent before.
+        let reply = loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let reply = self.client.ask(Op::Ping, left);
+            let reply = reply.context("no guest answers that has been reset")?;
+            if Some(reply.boot_id) != before {
+                break reply;
+            }
+        };
+        self.client.may_reset(false);
+        let found = self.disk.check_all(&std::mem::take(&mut self.before))?;
+        self.disk.begin_anew();
+        let mut findings = self.findings(found);
+        if reply.applied != 0 {
+            let what = format!("it was reset, and counts {} operations", reply.applied);
+            findings.push(Finding::new(Kind::Behaviour, what));
+        }
+        self.client.go_on();
+        Ok(findings)
     }
 
     fn power_off(&mut self) {

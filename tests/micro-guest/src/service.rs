@@ -143,6 +143,10 @@ impl Service {
         const BATCH: usize = 32;
         let mut frame = net::frame_buffer();
         for taken in 0..BATCH {
+            // Whoever is answered after that knows that nothing asked before it ends the machine.
+            if self.ending.is_some() {
+                return taken != 0;
+            }
             let Some(net) = &mut self.net else {
                 return false;
             };

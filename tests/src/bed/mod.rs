@@ -3,7 +3,9 @@
 
 mod namespaces;
 mod relay;
+mod taps;
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
@@ -13,6 +15,7 @@ use crate::MUST_RUN;
 use crate::process::tied_to_us;
 use namespaces::Namespaces;
 pub use relay::{Direction, Relay};
+pub use taps::GUEST_TAP;
 
 /// One of the two hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -145,6 +148,37 @@ impl Bed {
     /// As [`cut_arbiter`](Self::cut_arbiter).
     pub fn heal_arbiter(&self, host: Host) -> Result<()> {
         self.namespaces()?.heal_arbiter(host)
+    }
+
+    /// Makes a network for the guest on each host, of which it has a tap there ([`GUEST_TAP`]): the harness's ends.
+    ///
+    /// # Errors
+    /// On loopback, or when the system refuses.
+    pub fn make_networks(&self) -> Result<[File; 2]> {
+        let namespaces = self.namespaces()?;
+        let make = |host| taps::make_network(namespaces.name(host));
+        Ok([make(Host::A)?, make(Host::B)?])
+    }
+
+    /// The guest's tap on `host` is there, as before.
+    ///
+    /// # Errors
+    /// On loopback, or when the system refuses.
+    pub fn make_tap(&self, host: Host) -> Result<()> {
+        taps::make_guest_tap(self.namespaces()?.name(host))
+    }
+
+    /// Deletes the guest's tap on `host`.
+    ///
+    /// # Errors
+    /// On loopback, or when the system refuses.
+    pub fn delete_tap(&self, host: Host) -> Result<()> {
+        taps::delete_guest_tap(self.namespaces()?.name(host))
+    }
+
+    /// Whether each host is a network namespace.
+    pub fn is_of_namespaces(&self) -> bool {
+        matches!(self, Self::Namespaces(_))
     }
 
     fn namespaces(&self) -> Result<&Namespaces> {

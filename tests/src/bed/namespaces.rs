@@ -175,11 +175,11 @@ fn remove_orphans() {
     }
 }
 
-fn run_ip(arguments: &[&str]) -> Result<Output> {
+pub(super) fn run_ip(arguments: &[&str]) -> Result<Output> {
     Command::new("ip").args(arguments).output().context("cannot run `ip` (Debian package iproute2)")
 }
 
-fn ip(arguments: &[&str]) -> Result<()> {
+pub(super) fn ip(arguments: &[&str]) -> Result<()> {
     let output = run_ip(arguments)?;
     if !output.status.success() {
         let reason = String::from_utf8_lossy(&output.stderr);

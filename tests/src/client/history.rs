@@ -50,13 +50,17 @@ pub struct Asked {
 }
 
 /// The history of all clients of one guest.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct History {
     /// Place `n` holds operation `n + 1`.
     applied: Vec<Option<Applied>>,
     /// How many operations from the first are known and have the right chain.
     verified: u64,
     boot_id: Option<u64>,
+    /// The guest was told to reset itself: it may come back as another.
+    may_reset: bool,
+    /// What it was before each reset.
+    former: Vec<u64>,
     highest: Floor,
     faults: u64,
     /// Writes that failed, and whether the disk gives reason for it.
@@ -84,6 +88,26 @@ impl History {
     /// The guest's start, once it has answered.
     pub fn boot_id(&self) -> Option<u64> {
         self.boot_id
+    }
+
+    /// From now on the guest may reset itself, or may not.
+    pub fn may_reset(&mut self, may: bool) {
+        self.may_reset = may;
+    }
+
+    /// Whether `reply` is that of a guest that has reset itself, as it may: what it kept in memory only is gone.
+    pub fn is_reset_by(&self, reply: &Reply) -> bool {
+        self.may_reset
+            && self.boot_id.is_some_and(|known| known != reply.boot_id)
+            && !self.former.contains(&reply.boot_id)
+    }
+
+    /// Begins with nothing applied, as a guest does that was reset. That one of before does not come back is remembered.
+    pub fn begin_anew(&mut self) {
+        let mut old = std::mem::take(self);
+        old.former.extend(old.boot_id);
+        let Self { may_reset, former, disk_fails, disk_errors, findings, .. } = old;
+        *self = Self { may_reset, former, disk_fails, disk_errors, findings, ..Self::default() };
     }
 
     /// From now on writes may fail, or may not; what was asked while they might may still be answered so.
@@ -121,7 +145,9 @@ impl History {
 
     /// Takes in a further answer to a request that was answered before: it must tell the same story.
     pub fn answered_again(&mut self, reply: &Reply) {
-        if !reply.op.changes_state() || reply.status != Status::Ok {
+        // What a guest said before it was reset was compared then.
+        let is_former = self.former.contains(&reply.boot_id);
+        if is_former || !reply.op.changes_state() || reply.status != Status::Ok {
             return;
         }
         let same = self.applied(reply.applied).is_some_and(|known| {
@@ -155,7 +181,11 @@ impl History {
 
     fn check_guest(&mut self, asked: &Asked, reply: &Reply) {
         let first = *self.boot_id.get_or_insert(reply.boot_id);
-        if first != reply.boot_id {
+        if self.former.contains(&reply.boot_id) {
+            let found = reply.boot_id;
+            let what = format!("boot id {found:#x} came back, which was reset to {first:#x}");
+            self.note(Finding::new(Kind::RolledBack, what));
+        } else if first != reply.boot_id {
             let found = reply.boot_id;
             self.boot_id = Some(found);
             self.note(Finding::new(Kind::Lost, format!("boot id {first:#x} became {found:#x}")));
@@ -354,6 +384,38 @@ mod tests {
         assert!(matches!(found[..], [Finding { kind: Kind::Corrupt, .. }]), "{found:?}");
         let found = findings_of(|reply| reply.status = Status::Stale);
         assert!(matches!(found[..], [Finding { kind: Kind::Behaviour, .. }]), "{found:?}");
+    }
+
+    /// P1: what a reset has ended does not come back, and one that nobody asked for shows.
+    #[test]
+    fn a_guest_that_was_reset_begins_anew_and_does_not_come_back() {
+        let answer = |history: &mut History, seq: u64, boot_id: u64, applied: u64| {
+            let asked = asked(seq, OpCode::Append, history.floor());
+            let reply = Reply { boot_id, ..reply(&asked, applied, CHAIN_START) };
+            let reset = history.is_reset_by(&reply);
+            if reset {
+                history.begin_anew();
+            }
+            let asked = Asked { floor: history.floor(), ..asked };
+            history.answered(&asked, &reply);
+            reset
+        };
+        let (mut history, _) = history(5);
+        history.may_reset(true);
+        assert!(answer(&mut history, 6, 8, 1));
+        history.check_complete();
+        assert_eq!((history.take_findings(), history.acknowledged()), (vec![], 1));
+        assert!(!answer(&mut history, 7, 7, 6));
+        let found = history.take_findings();
+        assert!(
+            found
+                .iter()
+                .any(|found| found.kind == Kind::RolledBack && found.what.contains("came back")),
+            "{found:?}"
+        );
+        history.may_reset(false);
+        assert!(!answer(&mut history, 8, 9, 1));
+        assert!(!history.take_findings().is_empty());
     }
 
     #[test]

@@ -83,6 +83,14 @@ impl Default for State {
     }
 }
 
+impl State {
+    /// The guest was reset, as it was told to, while no request of the workload was under way.
+    fn begin_anew(&mut self) {
+        self.history.begin_anew();
+        self.judge.begin_anew();
+    }
+}
+
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no thread panics while it holds the history")
@@ -133,6 +141,11 @@ impl Client {
     pub fn hold(&self, timeout: Duration) -> bool {
         self.shared.hold.store(true, Ordering::SeqCst);
         self.wait(timeout, |state| state.outstanding.is_empty())
+    }
+
+    /// From now on the guest may reset itself, or may not: the harness has it do so. Nothing of the workload may be under way.
+    pub fn may_reset(&self, may: bool) {
+        self.shared.state().history.may_reset(may);
     }
 
     /// The requests that were sent and not answered yet.

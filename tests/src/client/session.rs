@@ -151,6 +151,12 @@ impl Session {
             return state.history.note(Finding::new(Kind::Behaviour, nobody));
         };
         state.window.surplus_answers += u64::from(writer.count_answer(reply.seq));
+        // Only a first answer tells: another one may have been under way since before.
+        if writer.awaits(&reply) && state.history.is_reset_by(&reply) {
+            state.begin_anew();
+            self.writers.iter_mut().for_each(Writer::begin_anew);
+        }
+        let writer = &mut self.writers[reply.client as usize];
         match writer.answered(&reply) {
             Some(request) => {
                 state.history.answered(&request.asked, &reply);

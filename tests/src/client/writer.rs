@@ -149,6 +149,15 @@ impl Writer {
         });
     }
 
+    /// The guest was reset: it has nothing that was put, and what is asked was asked of one that has done nothing yet.
+    pub(super) fn begin_anew(&mut self) {
+        self.table.clear();
+        self.seen.clear();
+        if let Some(outstanding) = &mut self.outstanding {
+            outstanding.asked.floor = Floor::default();
+        }
+    }
+
     /// Notes that the outstanding request was sent (again), and gives its bytes.
     pub(super) fn sending(&mut self, now: Instant) -> Option<&[u8]> {
         let outstanding = self.outstanding.as_mut()?;
@@ -157,13 +166,15 @@ impl Writer {
         Some(&outstanding.message)
     }
 
+    /// Whether `reply` is the first answer to the outstanding request.
+    pub(super) fn awaits(&self, reply: &Reply) -> bool {
+        let asked = self.outstanding.as_ref().map(|outstanding| outstanding.asked);
+        asked.is_some_and(|asked| (asked.seq, asked.op) == (reply.seq, reply.op))
+    }
+
     /// Takes the outstanding request, if `reply` answers it.
     pub(super) fn answered(&mut self, reply: &Reply) -> Option<Outstanding> {
-        let asked = &self.outstanding.as_ref()?.asked;
-        if (asked.seq, asked.op) != (reply.seq, reply.op) {
-            return None;
-        }
-        let outstanding = self.outstanding.take()?;
+        let outstanding = self.awaits(reply).then(|| self.outstanding.take())??;
         if let Some((key, _)) = outstanding.shared {
             self.seen.insert(key, reply.value as u32);
         }

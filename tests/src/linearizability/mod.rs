@@ -80,6 +80,12 @@ impl Judge {
         }
     }
 
+    /// All objects are 0 again. Nothing is under way.
+    pub fn begin_anew(&mut self) {
+        self.finish();
+        self.objects.clear();
+    }
+
     fn judge(&mut self, object: u32) {
         let Some(window) = self.objects.get_mut(&object) else { return };
         self.judged += window.answered();

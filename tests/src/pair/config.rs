@@ -51,13 +51,23 @@ pub enum Kill {
     SlowNetwork,
     /// One side's arbiter becomes a copy of its own: it may not decide.
     TwoArbiters,
+    /// The guest resets itself; mostly a side dies as it does. What it kept in memory only is gone, what is on its disk is there.
+    Reset,
+    /// The disk takes its time for each write; mostly the primary dies meanwhile.
+    SlowDisk,
+    /// Whoever takes what the consoles print takes its time; mostly the primary dies meanwhile.
+    SlowConsole,
+    /// The arbiter's directory takes its time for each call; mostly the primary dies meanwhile.
+    SlowArbiter,
+    /// The tap of one side is deleted, and made again; mostly the primary dies meanwhile.
+    DeletedTap,
     /// The guest powers itself off as a side dies: it stays off. The pair's life ends with it.
     PowerOff,
 }
 
 impl Kill {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 26] = [
         Self::Primary,
         Self::Standby,
         Self::BothLinks,
@@ -78,6 +88,11 @@ impl Kill {
         Self::Unread,
         Self::SlowNetwork,
         Self::TwoArbiters,
+        Self::Reset,
+        Self::SlowDisk,
+        Self::SlowConsole,
+        Self::SlowArbiter,
+        Self::DeletedTap,
         Self::PowerOff,
     ];
 
@@ -91,14 +106,36 @@ impl Kill {
         matches!(self, Self::Corrupt | Self::Throttle)
     }
 
-    /// Whether it takes the right to mount.
+    /// Whether it takes the right to mount, or to make interfaces.
     pub const fn needs_root(self) -> bool {
-        matches!(self, Self::DiskFull)
+        matches!(self, Self::DiskFull | Self::DeletedTap)
+    }
+
+    /// Whether it takes a guest whose network is a tap on each host, as there is in namespaces.
+    pub const fn needs_taps(self) -> bool {
+        matches!(self, Self::DeletedTap)
+    }
+
+    /// Whether it takes a guest whose network is a socket: what waits in it can be lost with its sender.
+    pub const fn needs_sockets(self) -> bool {
+        matches!(self, Self::SlowNetwork)
+    }
+
+    /// Whether each side has to be asked about its system calls: that costs all of them time.
+    pub const fn needs_questions(self) -> bool {
+        matches!(self, Self::SlowDisk | Self::SlowConsole | Self::SlowArbiter)
+    }
+
+    /// Whether it takes a directory as arbiter.
+    pub const fn needs_directory(self) -> bool {
+        matches!(self, Self::TwoArbiters | Self::SlowArbiter)
     }
 
     /// Whether the pair is as before once it has been played, even where that failed.
     pub(super) const fn leaves_nothing(self) -> bool {
-        matches!(self, Self::DiskFull | Self::Unread | Self::SlowNetwork)
+        self.needs_questions()
+            || self.needs_taps()
+            || matches!(self, Self::DiskFull | Self::Unread | Self::SlowNetwork)
     }
 
     /// As on the command line.
@@ -150,6 +187,23 @@ impl Kill {
             Self::TwoArbiters => {
                 ("two-arbiters", "one side's arbiter (a directory) becomes a copy of its own")
             }
+            Self::Reset => ("reset", "the guest resets itself; mostly a side dies as it does"),
+            Self::SlowDisk => (
+                "slow-disk",
+                "the disk takes long for each write; mostly the primary dies meanwhile",
+            ),
+            Self::SlowConsole => (
+                "slow-console",
+                "consoles' output is taken slowly; mostly the primary dies meanwhile",
+            ),
+            Self::SlowArbiter => (
+                "slow-arbiter",
+                "the arbiter (a directory) takes long for each call; mostly the primary dies meanwhile",
+            ),
+            Self::DeletedTap => (
+                "deleted-tap",
+                "the tap of a side is deleted; mostly the primary dies meanwhile (as root, in namespaces)",
+            ),
             Self::PowerOff => ("power-off", "the guest powers itself off as a side dies"),
         }
     }
@@ -177,6 +231,30 @@ pub fn check_kills(kills: &[Kill], loopback: bool) -> Result<()> {
             kill.name()
         );
     }
+    if let Some(kill) = kills.iter().find(|kill| kill.needs_taps() && loopback) {
+        bail!("--kill {}: it takes hosts in namespaces: leave out --loopback", kill.name());
+    }
+    let taps = kills.iter().find(|kill| kill.needs_taps());
+    let sockets = kills.iter().find(|kill| kill.needs_sockets());
+    if let (Some(taps), Some(sockets)) = (taps, sockets) {
+        bail!(
+            "--kill {},{}: the first takes a tap as the guest's network, the second a socket: run them one after the other",
+            taps.name(),
+            sockets.name()
+        );
+    }
+    Ok(())
+}
+
+/// Checks that a pair with such an arbiter can be broken so.
+///
+/// # Errors
+/// The first way to break it that takes another one.
+pub fn check_arbiter(kills: &[Kill], arbiter: ArbiterKind) -> Result<()> {
+    let directory = kills.iter().find(|kill| kill.needs_directory());
+    if let (ArbiterKind::Etcd, Some(kill)) = (arbiter, directory) {
+        bail!("--kill {}: it takes a directory as arbiter: leave out --arbiter etcd", kill.name());
+    }
     Ok(())
 }
 
@@ -187,7 +265,10 @@ pub fn check_kills(kills: &[Kill], loopback: bool) -> Result<()> {
 pub fn check_root(kills: &[Kill]) -> Result<()> {
     let root = rustix::process::geteuid().is_root();
     if let Some(kill) = kills.iter().find(|kill| kill.needs_root() && !root) {
-        bail!("--kill {}: it mounts a small disk, which only root may: run as root", kill.name());
+        bail!(
+            "--kill {}: it mounts a disk or makes interfaces, which only root may: run as root",
+            kill.name()
+        );
     }
     Ok(())
 }
@@ -282,12 +363,23 @@ impl PairConfig {
         self.kills[(round as usize - 1) % self.kills.len()]
     }
 
+    /// Whether the guest's network is a tap on each host.
+    pub(super) fn has_taps(&self) -> bool {
+        self.kills.iter().any(|kill| kill.needs_taps())
+    }
+
+    /// Whether what the sides work with can be slow.
+    pub(super) fn is_slow(&self) -> bool {
+        self.kills.iter().any(|kill| kill.needs_questions())
+    }
+
     /// Checks what no single field can tell.
     ///
     /// # Errors
     /// The first thing that makes no sense.
     pub fn check(&self) -> Result<()> {
         check_kills(&self.kills, self.loopback)?;
+        check_arbiter(&self.kills, self.arbiter)?;
         ensure!(self.rounds > 0, "--rounds: expected at least 1, found 0");
         ensure!(self.slow > 0, "--slow: expected at least 1, found 0");
         Ok(())

@@ -6,8 +6,10 @@ use anyhow::{Result, bail};
 
 use super::Pair;
 use super::arbiter::Outage;
-use super::round::{Outcome, UNASKED, UNDER_WAY};
+use super::round::{ASKING, OUTAGE, Outcome, UNASKED, UNDER_WAY};
+use super::slow::What;
 use crate::bed::Host;
+use crate::findings::{Finding, Kind};
 
 /// A side dies so many microseconds after the guest was told to power off.
 const OFF: std::ops::Range<u64> = 0..20_000;
@@ -17,9 +19,11 @@ const MARKS: u64 = 20;
 const ANSWERS: u64 = 50;
 /// A slow network takes a frame in so many microseconds.
 const PACE: std::ops::Range<u64> = 200..20_000;
-/// How long it is slow, in milliseconds.
+/// How long something is slow, in milliseconds.
 const SLOW_FOR: std::ops::Range<u64> = 300..1500;
-/// Of so many slow networks, one recovers before the primary dies.
+/// And so many milliseconds a call takes that touches something slow.
+const CALL: std::ops::Range<u64> = 20..1500;
+/// Of so many things that are slow, one recovers before the primary dies.
 const RECOVERS: u32 = 4;
 
 impl Pair<'_> {
@@ -95,13 +99,141 @@ impl Pair<'_> {
         self.kill_primary().map(Some)
     }
 
+    /// What a side works with is slow, on one host or on both. No sign of life waits for it (P7), and whoever dies meanwhile is gone
+    /// on from: at once, or once the arbiter answers again.
+    pub(super) fn slow(&mut self, what: What) -> Result<Outcome> {
+        let recovers = self.random.u32(..RECOVERS) == 0;
+        self.until_it_dies_protected(|pair| {
+            let outcome = pair.live_with_something_slow(what, recovers);
+            pair.launcher.slowness()?.end();
+            outcome
+        })
+    }
+
+    fn live_with_something_slow(&mut self, what: What, recovers: bool) -> Result<Option<Outcome>> {
+        let each = Duration::from_millis(self.random.u64(CALL));
+        let time = self.scaled_random(SLOW_FOR);
+        let both = [self.active.host, self.passive.host];
+        let hosts = [&both[..1], &both[1..], &both][self.random.usize(..3)];
+        for host in hosts {
+            self.launcher.slowness()?.begin(*host, what, each);
+        }
+        if what == What::Console {
+            self.observer.print(MARKS);
+        }
+        self.live_through(time)?;
+        if recovers {
+            return Ok(Some(Outcome::default()));
+        }
+        if !self.active.status()?.has_standby() {
+            return Ok(None);
+        }
+        self.active.process.kill();
+        if what == What::Arbiter {
+            // An answer that took too long is no answer: it may be that nobody goes on before it comes in time.
+            let time = self.scaled_random(SLOW_FOR);
+            self.watch.pass(time, &mut [&mut self.passive])?;
+            self.launcher.slowness()?.end();
+        }
+        let takeover = self.wait_takeover()?;
+        Ok(Some(self.moved(takeover)))
+    }
+
+    /// What the guest has kept in memory only is gone with its reset, whoever dies meanwhile; what it had answered before is on its
+    /// disk, and the guest of before does not come back (P1, P3).
+    pub(super) fn reset(&mut self) -> Result<Outcome> {
+        let patience = self.watch.patience();
+        let mut findings = self.observer.finish(patience)?;
+        let wait = Duration::from_micros(self.random.u64(OFF));
+        let dies = self.random.u32(..4);
+        // Without one, nobody would be left.
+        self.wait_protected()?;
+        self.observer.reset()?;
+        self.watch.pass(wait, &mut [])?;
+        let mut outcome = match dies {
+            0 => Outcome::default(),
+            1 => self.kill_standby()?,
+            _ => self.kill_primary()?,
+        };
+        let anew = self.observer.begin_anew(patience);
+        // Where no guest answers as the monitor ended, that is the reason to tell.
+        findings.extend(anew.or_else(|silence| {
+            self.watch.check_running(&mut [&mut self.active]).and(Err(silence))
+        })?);
+        outcome.findings.extend(findings);
+        Ok(outcome)
+    }
+
+    /// Where the tap of one side is deleted, the guest goes on there, and answers when it is made again; where its primary dies
+    /// meanwhile, it goes on over the other's tap, once there is one.
+    pub(super) fn deleted_tap(&mut self) -> Result<Outcome> {
+        if !self.launcher.has_taps() {
+            crate::not_tested("deleted-tap: this machine permits no hosts in namespaces");
+            return Ok(Outcome::default());
+        }
+        let (recovers, of_standby) = (self.random.u32(..RECOVERS) == 0, self.random.bool());
+        self.until_it_dies_protected(|pair| {
+            let host = if of_standby { pair.passive.host } else { pair.active.host };
+            pair.launcher.bed().delete_tap(host)?;
+            let outcome = match (of_standby, recovers) {
+                (true, _) => pair.standby_without_a_tap(host),
+                (false, true) => pair.primary_without_a_tap(host),
+                (false, false) => pair.dies_without_a_tap(),
+            };
+            pair.launcher.bed().make_tap(host)?;
+            outcome
+        })
+    }
+
+    /// What it lets out is lost, as on a cable that is pulled; nobody is replaced for that.
+    fn primary_without_a_tap(&mut self, host: Host) -> Result<Option<Outcome>> {
+        let time = self.scaled_random(SLOW_FOR);
+        self.live_through(time)?;
+        self.launcher.bed().make_tap(host)?;
+        self.wait_answers(1, "the guest answers over a tap that was made again")?;
+        Ok(Some(Outcome::default()))
+    }
+
+    fn dies_without_a_tap(&mut self) -> Result<Option<Outcome>> {
+        let time = self.scaled_random(SLOW_FOR);
+        self.live_through(time)?;
+        if !self.active.status()?.has_standby() {
+            return Ok(None);
+        }
+        self.kill_primary().map(Some)
+    }
+
+    /// A standby that could not go on with the guest takes no term, and says so (P2, P9).
+    fn standby_without_a_tap(&mut self, host: Host) -> Result<Option<Outcome>> {
+        if !self.says_that_it_is_degraded()? {
+            self.launcher.bed().make_tap(host)?;
+            return Ok(None);
+        }
+        self.wait_answers(ANSWERS, "the guest answers while its standby has no tap")?;
+        if !self.active.status()?.is_degraded() {
+            self.launcher.bed().make_tap(host)?;
+            return Ok(None);
+        }
+        self.active.process.kill();
+        self.watch.until("the standby suspects", &mut [&mut self.passive], |members| {
+            let status = members[0].status()?;
+            Ok((status.state() == ASKING || status.runs_guest()).then_some(()))
+        })?;
+        self.watch.pass(self.surroundings.config.scaled(OUTAGE), &mut [&mut self.passive])?;
+        let early = self.passive.status()?.runs_guest();
+        self.launcher.bed().make_tap(host)?;
+        let takeover = self.wait_takeover()?;
+        let mut outcome = self.moved(takeover);
+        if early {
+            let what = "the standby has taken over without the tap that its guest is to have (P9)";
+            outcome.findings.push(Finding::new(Kind::Behaviour, what));
+        }
+        Ok(Some(outcome))
+    }
+
     /// The directory of one side is put in the place of a copy: it has all terms, and what is won in one is not seen in the other.
     /// Whoever finds another directory than it has opened may not decide anything by it (P2).
     pub(super) fn two_arbiters(&mut self) -> Result<Outcome> {
-        if !self.launcher.arbiter_is_directory() {
-            self.surroundings.progress.line("NOT TESTED: two-arbiters, the arbiter is an etcd");
-            return Ok(Outcome::default());
-        }
         match self.random.u32(..3) {
             0 => self.arbiter_away(Outage::Copied(self.active.host)),
             1 => self.standby_without_arbiter(Outage::Copied(self.passive.host)),

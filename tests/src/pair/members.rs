@@ -5,11 +5,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use kemari_inject::Injector;
 
 use super::arbiter::{Arbiter, Outage};
 use super::config::{Kill, PairConfig};
+use super::slow::Slowness;
 use super::status::{Status, control};
-use crate::bed::{Bed, Host};
+use crate::bed::{Bed, GUEST_TAP, Host};
 use crate::certs::Authority;
 use crate::process::{PeakMemory, Process};
 use crate::switch::Switch;
@@ -27,6 +29,8 @@ pub(super) struct Member {
     pub(super) process: Process,
     socket: PathBuf,
     kemari: PathBuf,
+    /// What it works with can be slow as long as this lives.
+    _injector: Option<Injector>,
 }
 
 impl Member {
@@ -68,6 +72,10 @@ pub(super) struct Launcher<'a> {
     peak: PeakMemory,
     /// The guest's serial line is on pipes, not in a file.
     console: bool,
+    /// The guest's network is a tap on each host.
+    taps: bool,
+    /// What the sides work with can be slow.
+    slowness: Option<Slowness>,
 }
 
 impl<'a> Launcher<'a> {
@@ -82,9 +90,26 @@ impl<'a> Launcher<'a> {
         dir: &'a Path,
     ) -> Result<Self> {
         let arbiter = Arbiter::start(config, bed, dir)?;
-        let (audits, peak) = (Vec::new(), PeakMemory::default());
-        let launcher =
-            Self { config, bed, switch, dir, arbiter, started: 0, audits, peak, console: false };
+        let taps = config.has_taps() && bed.is_of_namespaces();
+        if taps {
+            for (port, tap) in bed.make_networks()?.into_iter().enumerate() {
+                switch.plug_in_tap(port, tap).context("a tap as a port of the switch")?;
+            }
+        }
+        let slowness = config.is_slow().then(|| Slowness::new(dir)).transpose()?;
+        let launcher = Self {
+            config,
+            bed,
+            switch,
+            dir,
+            arbiter,
+            started: 0,
+            audits: Vec::new(),
+            peak: PeakMemory::default(),
+            console: false,
+            taps,
+            slowness,
+        };
         if config.tls {
             let authority = Authority::new("run-pair")?;
             for host in [Host::A, Host::B] {
@@ -98,11 +123,6 @@ impl<'a> Launcher<'a> {
 
     fn credentials(&self, host: Host) -> PathBuf {
         self.dir.join(format!("tls-{}", host.name()))
-    }
-
-    /// Whether it is a directory.
-    pub(super) fn arbiter_is_directory(&self) -> bool {
-        matches!(self.arbiter, Arbiter::File(_))
     }
 
     /// Who decides which side goes on alone fails.
@@ -191,17 +211,36 @@ impl<'a> Launcher<'a> {
         let end = |pipe: bool| if pipe { Stdio::piped() } else { Stdio::null() };
         command.stdin(end(self.console)).stdout(end(self.console || self.printed()));
         let log = self.dir.join(format!("{name}.log"));
+        let slowness = self.slowness.as_ref();
+        let pending = slowness.map(|_| Slowness::ask(&mut command)).transpose()?;
         let mut process = Process::start(&name, command, &log)?;
+        let injector = match slowness.zip(pending) {
+            Some((slowness, pending)) => Some(slowness.answer(host, pending)?),
+            None => None,
+        };
         process.counts_in(&self.peak);
         if self.printed() {
             process.keep_output(&self.dir.join(format!("{name}.serial")))?;
         }
-        Ok(Member { host, process, socket, kemari: self.config.kemari.clone() })
+        let kemari = self.config.kemari.clone();
+        Ok(Member { host, process, socket, kemari, _injector: injector })
     }
 
     /// The serial line is on a pipe, which can be left unread.
     fn printed(&self) -> bool {
         !self.console && self.config.kills.contains(&Kill::Unread)
+    }
+
+    /// Whether the guest's network is a tap on each host.
+    pub(super) fn has_taps(&self) -> bool {
+        self.taps
+    }
+
+    fn net(&self, host: Host) -> String {
+        match self.taps {
+            true => format!("tap={GUEST_TAP}"),
+            false => format!("stream={}", self.switch.socket(host.index()).display()),
+        }
     }
 
     /// The flags that both roles have.
@@ -213,11 +252,7 @@ impl<'a> Launcher<'a> {
             format!("--name={NAME}"),
             // Both hosts are one kernel here: its page cache does not die with either (P3).
             format!("--disk=path={},cache=writeback", self.disk().display()),
-            format!(
-                "--net=stream={},mac={MAC},model={}",
-                self.switch.socket(host.index()).display(),
-                self.config.net_model.name()
-            ),
+            format!("--net={},mac={MAC},model={}", self.net(host), self.config.net_model.name()),
             match self.console || self.printed() {
                 true => "--serial=stdio".to_owned(),
                 false => format!("--serial=file={}", path(&format!("{name}.serial"))),
@@ -250,6 +285,11 @@ impl<'a> Launcher<'a> {
         // Not waited for: whatever breaks meanwhile is the test's own doing, and the guest looks on.
         let protect = ["--timeout", "0", "protect", &address];
         active.control(&protect).context("the guest cannot be protected again")
+    }
+
+    /// What the sides work with, where it can be slow.
+    pub(super) fn slowness(&self) -> Result<&Slowness> {
+        self.slowness.as_ref().context("expected a pair whose files can be slow")
     }
 
     /// The hosts.

@@ -9,6 +9,7 @@ mod members;
 pub mod observer;
 pub mod report;
 mod round;
+mod slow;
 pub mod status;
 mod watch;
 

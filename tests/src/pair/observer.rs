@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::client::Window;
 use crate::findings::Finding;
 
 /// An outside client that loads the guest, and checks what it answers and what its disk holds.
 pub trait Observer {
-    /// How many clients it is; each has one request under way.
-    fn clients(&self) -> u64;
-
     /// How many operations were answered so far.
     fn answered(&self) -> u64;
 
@@ -56,6 +53,23 @@ pub trait Observer {
     /// # Errors
     /// When it cannot be checked.
     fn finish(&mut self, patience: Duration) -> Result<Vec<Finding>>;
+
+    /// Has the guest, whose load has been [ended](Self::finish), reset itself: it is asked until it does.
+    ///
+    /// # Errors
+    /// When it cannot be told to, or its past cannot be read.
+    fn reset(&mut self) -> Result<()> {
+        bail!("this guest cannot be told to reset itself")
+    }
+
+    /// Waits until a guest answers that has been reset, checks that all that it had on its disk is there still, and begins anew:
+    /// what it kept in memory only is gone. Then the load goes on.
+    ///
+    /// # Errors
+    /// When none answers, or the disk cannot be read.
+    fn begin_anew(&mut self, _patience: Duration) -> Result<Vec<Finding>> {
+        bail!("this guest cannot be told to reset itself")
+    }
 
     /// Has the guest power itself off, and asks until it does.
     fn power_off(&mut self);

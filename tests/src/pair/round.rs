@@ -11,8 +11,10 @@ use super::arbiter::Outage;
 use super::config::Kill;
 use super::members::Member;
 use super::report::RoundReport;
+use super::slow::What;
 use super::status::{Quantiles, Status};
 use crate::bed::Host;
+use crate::capture::Frame;
 use crate::client::Window;
 use crate::findings::{Finding, Kind};
 use crate::judge::Succession;
@@ -30,7 +32,7 @@ const REFUSED: i32 = 2;
 /// A paused primary sleeps on for this long after the takeover.
 const OVERSLEEP: std::ops::Range<u64> = 0..300;
 /// How long an arbiter is away, when all that was to happen has happened.
-const OUTAGE: Duration = Duration::from_millis(1500);
+pub(super) const OUTAGE: Duration = Duration::from_millis(1500);
 /// What left before effects were held has arrived after so long.
 pub(super) const UNDER_WAY: Duration = Duration::from_millis(300);
 /// A bit flips after so many bytes of the primary.
@@ -48,7 +50,7 @@ const WRITTEN_SOON: u64 = 1 << 20;
 /// How long a disk is full, in milliseconds.
 const FULL_FOR: std::ops::Range<u64> = 50..800;
 /// The state of a standby that has asked the arbiter.
-const ASKING: &str = "doubting";
+pub(super) const ASKING: &str = "doubting";
 
 /// What became of the pair.
 #[derive(Default)]
@@ -155,6 +157,11 @@ impl Pair<'_> {
             Kill::Unread => self.unread(),
             Kill::SlowNetwork => self.slow_network(),
             Kill::TwoArbiters => self.two_arbiters(),
+            Kill::Reset => self.reset(),
+            Kill::SlowDisk => self.slow(What::Disk),
+            Kill::SlowConsole => self.slow(What::Console),
+            Kill::SlowArbiter => self.slow(What::Arbiter),
+            Kill::DeletedTap => self.deleted_tap(),
             Kill::PowerOff => bail!("power-off ends the life of a pair: it is no round"),
         }
     }
@@ -165,7 +172,7 @@ impl Pair<'_> {
         Ok(self.moved(takeover))
     }
 
-    fn kill_standby(&mut self) -> Result<Outcome> {
+    pub(super) fn kill_standby(&mut self) -> Result<Outcome> {
         self.passive.process.kill();
         self.watch.until("the primary goes on alone", &mut [&mut self.active], |members| {
             Ok((members[0].status()?.state() == "alone").then_some(()))
@@ -252,27 +259,30 @@ impl Pair<'_> {
         self.protect_again().map(drop)
     }
 
-    /// Effects are held: what was under way then has arrived after a while, and no more comes.
+    /// Effects are held: what had left before has arrived at the switch after a while, and no more comes. It is frames that are
+    /// counted, where they come in: a busy client reads an answer late, and is no sign of anything.
     fn nothing_leaves(&mut self) -> Result<Vec<Finding>> {
         let config = self.surroundings.config;
         self.watch.pass(config.scaled(UNDER_WAY), &mut [])?;
-        let mut answers = self.answers_in(config.scaled(OUTAGE))?;
-        if (1..=self.observer.clients()).contains(&answers) {
-            // A client has one request under way: on a busy host these answers have left before, and were read only now. What it
-            // asks then is asked of a host that holds everything.
-            answers = self.answers_in(config.scaled(OUTAGE))?;
-        }
-        if answers == 0 {
+        let before = self.frames_of_hosts()?;
+        self.watch.pass(config.scaled(OUTAGE), &mut [])?;
+        let frames = self.frames_of_hosts()? - before;
+        if frames == 0 {
             return Ok(Vec::new());
         }
-        let what = format!("{answers} answers came while nobody could tell who may perform (P2)");
+        let what = format!("{frames} frames came while nobody could tell who may perform (P2)");
         Ok(vec![Finding::new(Kind::TwoActive, what)])
     }
 
-    fn answers_in(&mut self, time: Duration) -> Result<u64> {
-        let before = self.observer.answered();
-        self.watch.pass(time, &mut [])?;
-        Ok(self.observer.answered() - before)
+    /// How many frames of this round the hosts have sent by now, and not one less.
+    fn frames_of_hosts(&self) -> Result<usize> {
+        let (switch, hosts) = (self.launcher.switch(), [Host::A, Host::B].map(Host::index));
+        self.watch.until("the switch takes what was sent", &mut [], |_| {
+            Ok(hosts.iter().all(|port| switch.is_settled(*port)).then_some(()))
+        })?;
+        let of_hosts =
+            |frames: &[Frame]| frames.iter().filter(|frame| hosts.contains(&frame.port)).count();
+        Ok(switch.with_capture(of_hosts))
     }
 
     /// The standby suspects rightly, and may not go on before the arbiter says so.
@@ -310,7 +320,7 @@ impl Pair<'_> {
     }
 
     /// `false` when it runs alone instead.
-    fn says_that_it_is_degraded(&self) -> Result<bool> {
+    pub(super) fn says_that_it_is_degraded(&self) -> Result<bool> {
         let what = "the primary says that its standby could not take over, or that it has none";
         self.watch.until(what, &mut [], |_| {
             let status = self.active.status()?;
@@ -410,18 +420,22 @@ impl Pair<'_> {
         })
     }
 
-    /// An answer waits for its checkpoint, and for those before it that are under way: a guest that dirties faster than the
-    /// link carries waits for long. So it is answers or acknowledgements that must come.
+    /// An answer waits for its checkpoint, and for those before it that are under way, and perhaps for what is slow: a guest that
+    /// dirties faster than a slow link carries waits for long. So it is answers or acknowledgements that must come.
     pub(super) fn live_through(&mut self, time: Duration) -> Result<()> {
         self.watch.pass(time, &mut [])?;
         let wanted = self.observer.answered() + 1;
         let acknowledged =
             |member: &Member| member.status().map_or(0, |status| status.number("acknowledged"));
         let before = acknowledged(&self.active);
-        self.watch.until("answers or acknowledgements come over a slow link", &mut [], |_| {
-            let answered = self.observer.wait_answered(wanted, Duration::from_millis(50));
-            Ok((answered || acknowledged(&self.active) > before).then_some(()))
-        })
+        self.watch.until(
+            "answers or acknowledgements come while something is slow",
+            &mut [],
+            |_| {
+                let answered = self.observer.wait_answered(wanted, Duration::from_millis(50));
+                Ok((answered || acknowledged(&self.active) > before).then_some(()))
+            },
+        )
     }
 
     /// The guest is told that its writes fail, and nothing that it was told to be written is missing. The pair stays protected;

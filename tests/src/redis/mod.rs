@@ -54,7 +54,6 @@ pub struct RedisConfig {
 #[derive(Debug)]
 pub struct RedisObserver {
     shared: Arc<Shared>,
-    connections: u32,
     image: PathBuf,
     thread: Option<JoinHandle<()>>,
 }
@@ -107,10 +106,10 @@ impl RedisObserver {
             changed: Condvar::new(),
             stop: AtomicBool::new(false),
         });
-        let (image, connections) = (config.image.clone(), config.connections);
+        let image = config.image.clone();
         let for_thread = Arc::clone(&shared);
         let thread = Some(thread::spawn(move || Session::new(cable, &config, for_thread).run()));
-        Self { shared, connections, image, thread }
+        Self { shared, image, thread }
     }
 
     fn wait(&self, timeout: Duration, done: impl Fn(&State) -> bool) -> bool {
@@ -136,10 +135,6 @@ impl Drop for RedisObserver {
 }
 
 impl Observer for RedisObserver {
-    fn clients(&self) -> u64 {
-        u64::from(self.connections)
-    }
-
     fn answered(&self) -> u64 {
         self.shared.state().operations
     }

@@ -5,10 +5,12 @@
 //! announce itself stays visible as a gap. It records every frame, and can cut a cable without telling either end.
 
 mod port;
+mod tap;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -20,6 +22,7 @@ use std::time::Duration;
 
 use crate::capture::{Fate, Frame, Mac};
 use port::{FrameReader, Link, Port};
+use tap::TapReader;
 
 /// The switch; its sockets go away with it.
 #[derive(Debug)]
@@ -60,6 +63,19 @@ impl Switch {
         Cable { fabric: Arc::clone(&self.fabric), port, frames }
     }
 
+    /// Plugs the other end of a tap, which does not block, into `port`, in the place of its socket.
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub fn plug_in_tap(&self, port: usize, tap: File) -> io::Result<()> {
+        let reader = TapReader::new(tap);
+        let link = Link::Tap { tap: reader.tap.try_clone()?, in_hand: reader.in_hand() };
+        self.fabric.state().ports[port].link = link;
+        let fabric = Arc::clone(&self.fabric);
+        thread::spawn(move || read_tap(&fabric, reader, port));
+        Ok(())
+    }
+
     /// Pulls the cable of `port`; neither end is told.
     pub fn cut(&self, port: usize) {
         self.fabric.state().ports[port].cut = true;
@@ -82,6 +98,12 @@ impl Switch {
     pub fn heal(&self, port: usize) {
         let port = &mut self.fabric.state().ports[port];
         (port.cut, port.pace) = (false, None);
+    }
+
+    /// Whether nothing is under way from the program at `port`: all that it had sent is in the capture. Asked of one that sends
+    /// all the time, it may never be so.
+    pub fn is_settled(&self, port: usize) -> bool {
+        self.fabric.state().ports[port].is_settled()
     }
 
     /// The frames since the last call.
@@ -203,14 +225,14 @@ fn accept(fabric: &Arc<Fabric>, listener: &UnixListener, port: usize) {
         }
         connection += 1;
         let Ok(output) = socket.try_clone() else { continue };
-        fabric.state().ports[port].connect(output, connection);
+        let reader = FrameReader::new(socket);
+        fabric.state().ports[port].connect(output, connection, reader.in_hand());
         let fabric = Arc::clone(fabric);
-        thread::spawn(move || read_frames(&fabric, socket, port, connection));
+        thread::spawn(move || read_frames(&fabric, reader, port, connection));
     }
 }
 
-fn read_frames(fabric: &Fabric, socket: UnixStream, port: usize, connection: u32) {
-    let mut reader = FrameReader::new(socket);
+fn read_frames(fabric: &Fabric, mut reader: FrameReader, port: usize, connection: u32) {
     loop {
         match reader.next_frame() {
             Ok(Some(frame)) => {
@@ -228,4 +250,15 @@ fn read_frames(fabric: &Fabric, socket: UnixStream, port: usize, connection: u32
         }
     }
     fabric.state().ports[port].disconnect(connection);
+}
+
+/// As long as the switch lives.
+fn read_tap(fabric: &Fabric, mut reader: TapReader, port: usize) {
+    while !fabric.closed.load(Ordering::SeqCst) {
+        match reader.next_frame() {
+            Ok(Some(frame)) => fabric.pass(port, 0, frame),
+            Ok(None) => {}
+            Err(error) => return log::warn!("switch port {port}: {error}"),
+        }
+    }
 }

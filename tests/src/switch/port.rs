@@ -1,15 +1,21 @@
 //! One port of the switch: its framing, and a sender that never waits for a receiver that is stopped.
 
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
+use super::tap;
+
 /// The longest frame: an IPv4 datagram of 64 KiB (segmentation left to the far side) with its Ethernet header.
-const MAX_FRAME: usize = 65536 + 14;
+pub(super) const MAX_FRAME: usize = 65536 + 14;
 const LENGTH: usize = 4;
 
 /// What is plugged into a port.
@@ -17,12 +23,17 @@ const LENGTH: usize = 4;
 pub(super) enum Link {
     Down,
     Socket(SocketLink),
+    /// The other end of a tap, and whether its reader has a frame in its hands.
+    Tap {
+        tap: File,
+        in_hand: InHand,
+    },
     Internal(Sender<Vec<u8>>),
 }
 
 #[derive(Debug)]
 pub(super) struct Port {
-    link: Link,
+    pub(super) link: Link,
     pub(super) cut: bool,
     /// How slowly frames are taken.
     pub(super) pace: Option<Duration>,
@@ -35,8 +46,25 @@ impl Port {
         Self { link, cut: false, pace: None, loses: None }
     }
 
-    pub(super) fn connect(&mut self, socket: UnixStream, connection: u32) {
-        self.link = Link::Socket(SocketLink { socket, connection, unsent: Vec::new() });
+    pub(super) fn connect(&mut self, socket: UnixStream, connection: u32, in_hand: InHand) {
+        self.link = Link::Socket(SocketLink { socket, connection, unsent: Vec::new(), in_hand });
+    }
+
+    /// Whether the reader has taken all that was sent, and passed it on.
+    pub(super) fn is_settled(&self) -> bool {
+        match &self.link {
+            // In this order: what is not in the socket any more is in hand until it was passed on.
+            Link::Socket(link) => {
+                rustix::io::ioctl_fionread(&link.socket).is_ok_and(|unread| unread == 0)
+                    && !link.in_hand.load(Ordering::SeqCst)
+            }
+            Link::Tap { tap, in_hand } => {
+                tap::is_readable(tap, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))
+                    .is_ok_and(|waits| !waits)
+                    && !in_hand.load(Ordering::SeqCst)
+            }
+            Link::Down | Link::Internal(_) => true,
+        }
     }
 
     /// The number of the program that is plugged in.
@@ -68,6 +96,8 @@ impl Port {
         match &mut self.link {
             Link::Down => {}
             Link::Socket(link) => link.send(frame),
+            // Its queue is full, or it is down: a frame is lost, as on any network.
+            Link::Tap { tap, .. } => drop(tap.write(frame)),
             // A receiver that is gone hears nothing.
             Link::Internal(sender) => drop(sender.send(frame.to_vec())),
         }
@@ -80,6 +110,7 @@ pub(super) struct SocketLink {
     connection: u32,
     /// The rest of a frame of which only a part fitted into the socket; it must leave before the next frame.
     unsent: Vec<u8>,
+    in_hand: InHand,
 }
 
 impl SocketLink {
@@ -113,10 +144,14 @@ impl SocketLink {
     }
 }
 
+/// Whether a reader has frames that it took and did not pass on yet: set before it takes any.
+pub(super) type InHand = Arc<AtomicBool>;
+
 /// Cuts a byte stream into frames.
 #[derive(Debug)]
 pub(super) struct FrameReader {
     socket: UnixStream,
+    in_hand: InHand,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -124,7 +159,24 @@ pub(super) struct FrameReader {
 
 impl FrameReader {
     pub(super) fn new(socket: UnixStream) -> Self {
-        Self { socket, buffer: vec![0; 4 * (LENGTH + MAX_FRAME)], start: 0, end: 0 }
+        let buffer = vec![0; 4 * (LENGTH + MAX_FRAME)];
+        Self { socket, in_hand: InHand::default(), buffer, start: 0, end: 0 }
+    }
+
+    pub(super) fn in_hand(&self) -> InHand {
+        Arc::clone(&self.in_hand)
+    }
+
+    /// Waits until there is something to read, or the end. What was read before has been passed on.
+    fn wait(&self) -> io::Result<()> {
+        self.in_hand.store(false, Ordering::SeqCst);
+        let mut wanted = [PollFd::new(&self.socket, PollFlags::IN)];
+        let found = poll(&mut wanted, None);
+        self.in_hand.store(true, Ordering::SeqCst);
+        found.map(drop).or_else(|error| match error {
+            Errno::INTR => Ok(()),
+            other => Err(other.into()),
+        })
     }
 
     /// The next frame, or `None` at the end of the stream.
@@ -155,6 +207,7 @@ impl FrameReader {
             self.start = 0;
         }
         while self.end - self.start < wanted {
+            self.wait()?;
             match self.socket.read(&mut self.buffer[self.end..]) {
                 Ok(0) => return Ok(false),
                 Ok(count) => self.end += count,

@@ -169,3 +169,20 @@ fn an_impossible_length_ends_the_connection() {
     let mut byte = [0];
     while (&bench.a).read(&mut byte).unwrap() != 0 {}
 }
+
+/// Fails where what the reader has in its hands, or what waits in the socket, is taken for nothing.
+#[test]
+fn a_port_is_settled_when_all_that_was_sent_is_in_the_capture() {
+    let bench = bench();
+    for round in 1..=20 {
+        bench.switch.take_capture();
+        bench.switch.slow(0, Duration::from_millis(round % 3));
+        (0..5).for_each(|content| send(&bench.a, &frame(CLIENT, A, content)));
+        let begun = Instant::now();
+        while !bench.switch.is_settled(0) {
+            assert!(begun.elapsed() < SOON);
+            thread::yield_now();
+        }
+        assert_eq!(bench.switch.with_capture(<[Frame]>::len), 5);
+    }
+}

@@ -47,6 +47,15 @@ pub(crate) enum ArbiterChoice {
     Etcd,
 }
 
+impl From<ArbiterChoice> for ArbiterKind {
+    fn from(choice: ArbiterChoice) -> Self {
+        match choice {
+            ArbiterChoice::File => Self::File,
+            ArbiterChoice::Etcd => Self::Etcd,
+        }
+    }
+}
+
 /// What to run.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Arguments {
@@ -156,6 +165,7 @@ impl Arguments {
     pub(crate) fn check(&self) -> Result<()> {
         let kills = self.kills()?;
         config::check_kills(&kills, self.loopback)?;
+        config::check_arbiter(&kills, self.arbiter.into())?;
         config::check_root(&kills)?;
         self.json.as_deref().map_or(Ok(()), crate::report_file::check).context("--json")?;
         self.kemari.as_deref().map_or(Ok(()), crate::build::check_program)?;
@@ -166,6 +176,10 @@ impl Arguments {
         ensure!(
             self.guest == Guest::Micro || self.device.is_none(),
             "--device: the stock Debian guest does not drive it: leave out --guest linux"
+        );
+        ensure!(
+            self.guest == Guest::Micro || !kills.contains(&Kill::Reset),
+            "--kill reset: nobody can tell the Debian guest to: leave out --guest linux"
         );
         ensure!(
             self.guest == Guest::Linux || self.cpus <= micro::MAX_CPUS,
@@ -245,10 +259,7 @@ impl Arguments {
             device: self.device.clone(),
             loopback: self.loopback,
             net_model: self.net_model.into(),
-            arbiter: match self.arbiter {
-                ArbiterChoice::File => ArbiterKind::File,
-                ArbiterChoice::Etcd => ArbiterKind::Etcd,
-            },
+            arbiter: self.arbiter.into(),
             flags: self.flags.clone(),
         })
     }

@@ -4,6 +4,10 @@ use kemari_tests::pair::config::Kill;
 
 /// Seeds of neighbouring pairs have nothing in common.
 const STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Of so many pairs, the sides of one are asked about their system calls.
+const ASKED: u32 = 4;
+/// And of so many in namespaces, the guest of one has a tap on each.
+const TAPS: u32 = 3;
 
 /// Whether replication links are encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,22 +31,30 @@ impl Plan {
     pub(super) fn pair(&self, number: u64) -> String {
         let mut random =
             fastrand::Rng::with_seed(self.seed.wrapping_add(number.wrapping_mul(STRIDE)));
-        let relayed = self.faults.iter().any(|kill| kill.needs_relay());
-        let direct = self.faults.iter().any(|kill| !kill.needs_relay());
-        let loopback = relayed && (!direct || random.bool());
-        let mut faults: Vec<Kill> =
-            self.faults.iter().copied().filter(|kill| loopback || !kill.needs_relay()).collect();
+        // One fault, by which what the pair is is chosen, and all others that such a pair can have.
+        let wanted = self.faults[random.usize(..self.faults.len())];
+        let any = |needs: fn(Kill) -> bool| self.faults.iter().any(|kill| needs(*kill));
+        let loopback = wanted.needs_relay()
+            || (any(Kill::needs_relay) && !wanted.needs_taps() && random.bool());
+        let taps = any(Kill::needs_taps) && !wanted.needs_sockets() && random.u32(..TAPS) == 0;
+        let taps = !loopback && (taps || wanted.needs_taps());
+        // Asking costs every call time: most pairs are to be as fast as they are.
+        let asked = any(Kill::needs_questions) && random.u32(..ASKED) == 0;
+        let asked = asked || wanted.needs_questions();
+        let mut faults = self.faults.clone();
+        faults.retain(|kill| loopback || !kill.needs_relay());
+        faults.retain(|kill| asked || !kill.needs_questions());
+        faults.retain(|kill| if taps { !kill.needs_sockets() } else { !kill.needs_taps() });
         let mut kills = Vec::new();
         while kills.len() < self.rounds as usize {
             random.shuffle(&mut faults);
-            kills.extend(faults.iter().map(|kill| kill.name()));
+            kills.extend(&faults);
         }
         kills.truncate(self.rounds as usize);
         // It ends the life of a pair: what would follow in this one follows in others.
-        if let Some(end) = kills.iter().position(|kill| *kill == Kill::PowerOff.name()) {
-            let last = kills.remove(end);
-            kills.retain(|kill| *kill != last);
-            kills.push(last);
+        if kills.contains(&Kill::PowerOff) {
+            kills.retain(|kill| *kill != Kill::PowerOff);
+            kills.push(Kill::PowerOff);
         }
         let (etcd, tls, late) = (random.bool(), random.bool(), random.u32(..3) == 0);
         // The etcd of a run in namespaces is not on loopback, and speaks plain.
@@ -51,9 +63,9 @@ impl Plan {
             Link::Tls => (etcd && loopback, true),
             Link::Plain => (etcd, false),
         };
-        // It has no copy that one side could be led to.
-        let etcd = etcd && kills.iter().any(|kill| *kill != Kill::TwoArbiters.name());
-        kills.retain(|kill| !etcd || *kill != Kill::TwoArbiters.name());
+        let etcd = etcd && !wanted.needs_directory();
+        kills.retain(|kill| !etcd || !kill.needs_directory());
+        let kills: Vec<&str> = kills.iter().map(|kill| kill.name()).collect();
         let mut flags = format!(
             "--audit --kill {} --rounds {} --seed {} --cpus {}",
             kills.join(","),
@@ -95,7 +107,7 @@ mod tests {
     fn a_few_pairs_have_every_fault_and_every_kind_of_hosts() {
         let plan = plan(&Kill::ALL);
         let mut lines = String::new();
-        for number in 1..12 {
+        for number in 1..20 {
             let flags = plan.pair(number);
             let arguments = crate::run_pair::parse(&flags).unwrap();
             let config = arguments.micro_config("kemari".into(), "kernel".into()).unwrap();

@@ -1,0 +1,60 @@
+//! The other end of a tap: a frame for each read and each write.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::port::{InHand, MAX_FRAME};
+
+/// How often it is looked whether the switch is gone.
+const TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+
+/// Takes the frames that come to a tap.
+#[derive(Debug)]
+pub(super) struct TapReader {
+    pub(super) tap: File,
+    in_hand: InHand,
+    buffer: Vec<u8>,
+}
+
+impl TapReader {
+    pub(super) fn new(tap: File) -> Self {
+        Self { tap, in_hand: InHand::default(), buffer: vec![0; MAX_FRAME] }
+    }
+
+    pub(super) fn in_hand(&self) -> InHand {
+        Arc::clone(&self.in_hand)
+    }
+
+    /// The next frame; none after a while. The one before has been passed on.
+    pub(super) fn next_frame(&mut self) -> io::Result<Option<&[u8]>> {
+        self.in_hand.store(false, Ordering::SeqCst);
+        if !is_readable(&self.tap, Some(&TURN))? {
+            return Ok(None);
+        }
+        self.in_hand.store(true, Ordering::SeqCst);
+        match self.tap.read(&mut self.buffer) {
+            Ok(count) => Ok(Some(&self.buffer[..count])),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Whether a frame waits; some wait for one.
+pub(super) fn is_readable(tap: &File, wait: Option<&Timespec>) -> io::Result<bool> {
+    let mut wanted = [PollFd::new(tap, PollFlags::IN)];
+    match poll(&mut wanted, wait) {
+        Ok(count) => Ok(count > 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
