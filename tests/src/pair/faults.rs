@@ -1,5 +1,6 @@
 //! Faults of what a pair talks to: whoever reads its output, its network, its arbiter.
 
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -148,6 +149,7 @@ impl Pair<'_> {
         let dies = self.random.u32(..4);
         // Without one, nobody would be left.
         self.wait_protected()?;
+        self.written_at_reset = Some(std::fs::metadata(self.launcher.disk())?.blocks() * 512);
         self.observer.reset()?;
         self.watch.pass(wait, &mut [])?;
         let mut outcome = match dies {

@@ -103,6 +103,8 @@ struct Pair<'a> {
     passive: Member,
     /// Takeovers that no fault asked for.
     unasked: u32,
+    /// How many bytes of its disk the guest had written to when it was reset last.
+    written_at_reset: Option<u64>,
     /// What is being played.
     fault: Option<Kill>,
 }
@@ -131,6 +133,7 @@ impl<'a> Pair<'a> {
             active,
             passive,
             unasked: 0,
+            written_at_reset: None,
             fault: None,
         };
         surroundings.progress.step("the guest boots");

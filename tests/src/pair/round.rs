@@ -443,10 +443,9 @@ impl Pair<'_> {
     fn disk_full(&mut self) -> Result<Outcome> {
         let mut state = String::new();
         for _ in 0..UNASKED {
-            let image = std::fs::metadata(self.launcher.disk())?;
-            if image.blocks() * 512 + WRITTEN_SOON >= image.len() {
-                // What has its blocks can be written to on a full file system: nobody would be told anything.
-                let line = "NOT TESTED: disk-full, the guest has written to all of its image";
+            if !self.writes_to_new_blocks()? {
+                let line =
+                    "NOT TESTED: disk-full, the guest writes over what it has written before";
                 self.surroundings.progress.line(line);
                 return Ok(Outcome::default());
             }
@@ -462,6 +461,15 @@ impl Pair<'_> {
         );
         let findings = vec![Finding::new(Kind::Behaviour, what)];
         Ok(Outcome { findings, ..Outcome::default() })
+    }
+
+    /// What has its blocks can be written to on a full file system: nobody would be told anything. The guest writes from the first
+    /// block to the last, and begins with the first again when it was reset.
+    fn writes_to_new_blocks(&self) -> Result<bool> {
+        let image = std::fs::metadata(self.launcher.disk())?;
+        let written = image.blocks() * 512;
+        let is_beyond = self.written_at_reset.is_none_or(|before| written >= before + WRITTEN_SOON);
+        Ok(is_beyond && written + WRITTEN_SOON < image.len())
     }
 
     /// The disk is full for a while. What the primary says then.
