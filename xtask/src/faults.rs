@@ -1,10 +1,10 @@
 //! `cargo xtask faults`: a fault in each system call of each thread of a real pair, and what came of it.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Parser};
 use kemari_flags::faults;
 
-use crate::{build, run_pair};
+use crate::{build, given_file, run_pair};
 
 /// What is given on to the tool; see its own `--help`.
 #[derive(Debug, Args)]
@@ -25,6 +25,7 @@ pub(crate) fn run_with<'a>(flags: impl IntoIterator<Item = &'a str>) -> Result<b
     let flags: Vec<&str> = flags.into_iter().collect();
     let words = std::iter::once("faults").chain(flags.iter().copied());
     let read = faults::Arguments::try_parse_from(words).unwrap_or_else(|error| error.exit());
+    read.cells.as_deref().map_or(Ok(String::new()), given_file::text).context("--cells")?;
     read.kemari.as_deref().map_or(Ok(()), build::check_program)?;
     run_pair::check_kvm()?;
     let kemari = read.kemari.map_or_else(build::kemari, Ok)?;

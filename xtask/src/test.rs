@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use crate::{bench, build, gate, guest, new_device, run_pair, sim, stop, torture};
+use crate::{bench, build, faults, gate, guest, new_device, run_pair, sim, stop, torture};
 
 /// Which tests.
 #[derive(Debug, Args)]
@@ -51,6 +51,7 @@ const STEPS: &[Step] = &[
     },
     Step { name: "pair: over loopback, without namespaces", run: pair_loopback, linux: false },
     Step { name: "torture: real faults from a seed", run: torture_pairs, linux: false },
+    Step { name: "faults: a fixed list, each in one system call", run: fixed_faults, linux: false },
     Step { name: "bench: every part measures, however fast", run: bench::prove, linux: false },
     Step { name: "Debian: the nested lab, a login at the serial console", run: lab, linux: true },
     Step { name: "Debian: every kill, one vCPU", run: debian_one, linux: true },
@@ -184,6 +185,11 @@ fn pair_loopback() -> Result<bool> {
 
 fn torture_pairs() -> Result<bool> {
     torture::run_with("--minutes 2 --seed 1 --rounds 20")
+}
+
+fn fixed_faults() -> Result<bool> {
+    let list = build::repository().join("tests/faults/fixed.txt");
+    faults::run_with(["--cells", &list.display().to_string()])
 }
 
 fn lab() -> Result<bool> {

@@ -98,6 +98,7 @@ fn error(call: &Call) -> Result<i32, &'static str> {
             _ => ENOLCK,
         },
         SYS_ioctl if call.arguments[1] >> 8 & 0xff == 0xae => ENOMEM,
+        SYS_recvfrom if call.thread_name() == "signals" => EINTR,
         _ if socket() => ECONNRESET,
         SYS_read | SYS_write if counter() => EAGAIN,
         _ => EIO,
@@ -112,6 +113,9 @@ pub(crate) fn fault(
 ) -> Result<kemari_inject::Answer, &'static str> {
     use kemari_inject::Answer;
     rule(call.number, fault)?;
+    if is_of_a_signal_handler(call) {
+        return Err("to a thread of its own, through a socket that has room");
+    }
     Ok(match fault {
         Fault::Error => Answer::Fail(error(call)?),
         Fault::Short if call.can_be_short() => Answer::Half,
@@ -121,10 +125,16 @@ pub(crate) fn fault(
     })
 }
 
+/// A signal's handler wakes the thread that hears of signals by one byte.
+fn is_of_a_signal_handler(call: &Call) -> bool {
+    call.number == SYS_sendto && call.arguments[2] == 1
+}
+
 /// Why a fault cannot be made of any call of this number.
 pub(crate) fn rule(number: c_long, fault: Fault) -> Result<(), &'static str> {
     match fault {
         _ if AT_ONCE.contains(&number) => Err("neither fails nor waits"),
+        Fault::Hang if number == SYS_exit_group => Err("waits for nobody"),
         Fault::Error if CANNOT_FAIL.contains(&number) => Err("does not fail"),
         Fault::Short if !TRANSFERS.contains(&number) => Err("transfers nothing"),
         _ => Ok(()),

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use kemari_flags::faults::{Arguments, Fault};
 
-use crate::calls;
-use crate::life::{self, Cell, Counts, Phase, Role, Seen};
+use crate::calls::Kind;
+use crate::life::{self, Cell, Count, Counts, Phase, Role, Seen};
+use crate::lists;
 use crate::pair::Programs;
+use crate::results::RoleCall;
 use crate::roles;
 
 /// Where a fault is made if the call is made in several parts of a life: where the guest has most to lose.
@@ -31,7 +34,7 @@ pub(crate) fn observe(programs: &Programs) -> Result<Counts> {
 pub(crate) fn list(counts: &Counts) {
     for (seen, phases) in counts {
         let phases: Vec<String> =
-            phases.iter().map(|(phase, count)| format!("{} {count}", phase.name())).collect();
+            phases.iter().map(|(phase, count)| format!("{} {}", phase.name(), count.all)).collect();
         println!("{seen}: {}", phases.join(", "));
     }
 }
@@ -60,14 +63,49 @@ pub(crate) fn choose(counts: &Counts, arguments: &Arguments) -> Vec<Cell> {
 
 fn cell(
     seen: &Seen,
-    phases: &BTreeMap<Phase, u64>,
+    phases: &BTreeMap<Phase, Count>,
     fault: Fault,
     random: &mut fastrand::Rng,
 ) -> Option<Cell> {
-    calls::rule(seen.call.number, fault).ok()?;
-    let phase = PREFERRED.into_iter().find(|phase| phases.contains_key(phase))?;
-    let skip = random.u64(0..=(phases[&phase] / 3).min(SKIPPED));
+    let possible = |phase| phases.get(&phase).map_or(0, |count| count.possible[fault as usize]);
+    let phase = PREFERRED.into_iter().find(|phase| possible(*phase) > 0)?;
+    let skip = random.u64(0..=(possible(phase) / 3).min(SKIPPED));
     Some(Cell { seen: seen.clone(), phase, skip, fault })
+}
+
+/// The faults that a file names, a line each, as a run prints them; what comes after a colon is left out.
+pub(crate) fn read(path: &Path) -> Result<Vec<Cell>> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let cell = |line: &str| {
+        parse(line).with_context(|| {
+            format!(
+                "{}: expected `SIDE THREAD CALL FAULT (PHASE)`, for instance `primary disk \
+                 pwrite64 short (work)`; found `{line}`",
+                path.display()
+            )
+        })
+    };
+    lines.map(cell).collect()
+}
+
+fn parse(line: &str) -> Option<Cell> {
+    let line = line.split(':').next()?;
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [side, thread, call, request @ .., fault, phase] = &*words else { return None };
+    let side = [Role::Primary, Role::Standby].into_iter().find(|role| role.name() == *side)?;
+    roles::role(thread)?;
+    let number = lists::number(call)?;
+    let request = match request {
+        [] => None,
+        [request] => Some(u16::from_str_radix(request.strip_prefix("0x")?, 16).ok()?),
+        _ => return None,
+    };
+    let fault = Fault::ALL.into_iter().find(|known| known.name() == *fault)?;
+    let is_phase = |known: &Phase| format!("({})", known.name()) == *phase;
+    let phase = Phase::ALL.into_iter().find(is_phase)?;
+    let seen = Seen { side, thread: (*thread).to_owned(), call: Kind { number, request } };
+    Some(Cell { seen, phase, skip: 0, fault })
 }
 
 fn is_wanted(cell: &Cell, arguments: &Arguments) -> bool {
@@ -77,6 +115,14 @@ fn is_wanted(cell: &Cell, arguments: &Arguments) -> bool {
     arguments.only.as_deref().is_none_or(|only| role == Some(only))
         && arguments.call.as_deref().is_none_or(|only| call == only)
         && arguments.fault.is_none_or(|only| cell.fault == only)
+}
+
+impl Cell {
+    /// In whichever thread of its role.
+    pub(crate) fn call(&self) -> RoleCall {
+        let role = roles::role(&self.seen.thread);
+        (role, self.seen.call.name(), self.fault.name().to_owned())
+    }
 }
 
 impl fmt::Display for Seen {

@@ -1,6 +1,5 @@
 //! What came of a fault, seen from outside: by the guest's client, the frames on the network, and how processes end.
 
-use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -11,8 +10,10 @@ use kemari_flags::faults::Fault;
 use kemari_tests::pair::observer::Observer;
 use serde::{Deserialize, Serialize};
 
-use crate::life::{self, Cell, END, Made, Phase, Role, Sides};
+use crate::life::{self, Cell, END, Made, Phase, Sides};
 use crate::pair::{ENOUGH, PATIENCE, Pair, Programs, Side, TURN};
+use crate::reasons::Reasons;
+use crate::results::Line;
 
 /// How long a call takes that takes long: beyond a heartbeat's timeout.
 const DELAY: Duration = Duration::from_millis(1500);
@@ -33,20 +34,34 @@ pub(crate) struct Outcome {
     pub(crate) what: String,
     /// Promises that were broken.
     pub(crate) violations: Vec<String>,
+    /// Promises that had only seemed to be broken: they hold within a bound, and did when it was waited for.
+    #[serde(default)]
+    pub(crate) at_first: Vec<String>,
     /// What sides that ended said last.
     pub(crate) said: Vec<String>,
 }
 
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.what)?;
-        self.violations.iter().try_for_each(|what| write!(f, "; VIOLATION: {what}"))?;
-        self.said.iter().try_for_each(|said| write!(f, " ({said})"))
+impl Outcome {
+    /// For people; a promise that is broken is one, unless somebody has argued that it is right so.
+    pub(crate) fn describe(&self, is_broken: bool) -> String {
+        let violation = if is_broken { "VIOLATION" } else { "argued" };
+        let mut text = self.what.clone();
+        text.extend(self.violations.iter().map(|what| format!("; {violation}: {what}")));
+        text.extend(self.at_first.iter().map(|what| format!("; at first: {what}")));
+        text.extend(self.said.iter().map(|said| format!(" ({said})")));
+        text
+    }
+
+    /// Whether there was such a call.
+    pub(crate) fn is_made(&self) -> bool {
+        !self.what.starts_with(NOT_REACHED)
     }
 }
 
 /// The table's words for a fault for which there was no such call this time.
 pub(crate) const NOT_REACHED: &str = "not reached";
+/// The only promise here that holds after a bound: what hangs on a standby is noticed by then.
+const NO_SUCCESSOR: &str = "said `protected`, and its standby did not go on";
 
 /// Where the guest answers.
 #[derive(Clone, Copy)]
@@ -59,31 +74,63 @@ enum Place {
     Nowhere,
 }
 
+/// How long is waited.
+#[derive(Clone, Copy)]
+pub(crate) struct Patience {
+    /// Until the fault is made.
+    reached: Duration,
+    /// Where it is not reached: in so many lives.
+    pub(crate) tries: usize,
+    /// After it, where it takes time until it is noticed.
+    noticed: Duration,
+}
+
+impl Patience {
+    /// Where it need not be reached.
+    pub(crate) const SHORT: Self = Self { reached: SOON, tries: 2, noticed: DELAY };
+    /// Where it must be.
+    pub(crate) const LONG: Self = Self { reached: PATIENCE, tries: 3, noticed: DELAY };
+}
+
 struct Run<'a> {
     cell: &'a Cell,
     pair: Pair,
     made: Arc<Made>,
     /// A side that was replaced, which is not to come back.
     former: Option<Side>,
-    patience: Duration,
+    patience: Patience,
     what: Vec<String>,
     violations: Vec<String>,
     said: Vec<String>,
 }
 
-/// Makes the fault, and looks on. What is promised within a bound only is looked at again after that bound.
+/// Makes the fault, and looks on. What is promised within a bound only is looked at again after that bound, and both are told.
 ///
 /// # Errors
 /// When the pair did not even come to it.
-pub(crate) fn run(programs: &Programs, cell: &Cell, seed: u64) -> Result<Outcome> {
-    let first = try_run(programs, cell, seed, DELAY)?;
-    if first.violations.is_empty() || cell.fault != Fault::Hang {
+pub(crate) fn run(
+    programs: &Programs,
+    cell: &Cell,
+    seed: u64,
+    patience: Patience,
+    reasons: &Reasons,
+) -> Result<Outcome> {
+    let first = try_run(programs, cell, seed, patience, reasons)?;
+    let is_early = |what: &String| what.starts_with(NO_SUCCESSOR) && cell.fault == Fault::Hang;
+    if first.violations.is_empty() || !first.violations.iter().all(is_early) {
         return Ok(first);
     }
-    try_run(programs, cell, seed, NOTICED)
+    let then = try_run(programs, cell, seed, Patience { noticed: NOTICED, ..patience }, reasons)?;
+    Ok(Outcome { at_first: first.violations, ..then })
 }
 
-fn try_run(programs: &Programs, cell: &Cell, seed: u64, patience: Duration) -> Result<Outcome> {
+fn try_run(
+    programs: &Programs,
+    cell: &Cell,
+    seed: u64,
+    patience: Patience,
+    reasons: &Reasons,
+) -> Result<Outcome> {
     let mut run = Run {
         cell,
         pair: Pair::new(programs, seed)?,
@@ -101,10 +148,16 @@ fn try_run(programs: &Programs, cell: &Cell, seed: u64, patience: Duration) -> R
     }
     run.judge_frames();
     let Run { what, violations, said, pair, .. } = run;
-    if !violations.is_empty() {
+    let outcome = Outcome { what: what.join(", "), violations, at_first: Vec::new(), said };
+    if reasons.is_broken(&Line::new(cell, outcome.clone())) {
         pair.keep();
     }
-    Ok(Outcome { what: what.join(", "), violations, said })
+    Ok(outcome)
+}
+
+/// Whether an operator who reads it has nothing to do.
+fn says_all_is_well(state: &str) -> bool {
+    ["protected", "alone"].contains(&state)
 }
 
 impl Run<'_> {
@@ -164,13 +217,12 @@ impl Run<'_> {
 
     /// Waits until the fault has been made, and for as long as it may take until it is noticed.
     fn settle(&mut self, sides: &mut Sides) {
-        let time = if self.cell.phase == Phase::Start { SOON } else { SOON / 4 };
-        let deadline = Instant::now() + time;
+        let deadline = Instant::now() + self.patience.reached;
         while !self.made.has_fired() && Instant::now() < deadline && sides.active.is_running() {
             std::thread::sleep(TURN);
         }
         if matches!(self.cell.fault, Fault::Delay | Fault::Hang) {
-            std::thread::sleep(self.patience);
+            std::thread::sleep(self.patience.noticed);
         }
     }
 
@@ -191,8 +243,10 @@ impl Run<'_> {
             }
             Place::Nowhere if active.is_running() => self.judge_standing(&active),
             Place::Nowhere => {
-                if standby.is_some() && self.cell.phase == Phase::Work {
-                    self.violation("the primary ended, and its standby does not go on");
+                // It was protected, and nothing has happened but this one fault.
+                if self.cell.phase == Phase::Work {
+                    let standby = if standby.is_some() { "does not go on" } else { "ended, too" };
+                    self.violation(format!("the primary ended, and its standby {standby} (P7)"));
                 }
                 // Then the name is free for whoever comes next.
                 drop((active, standby));
@@ -205,8 +259,7 @@ impl Run<'_> {
 
     /// Where the guest answers, as soon as it does somewhere; nowhere where nobody is left who could run it, or too long.
     fn locate(&mut self, active: &mut Side, standby: &mut Option<Side>) -> Place {
-        let time = if self.cell.phase == Phase::Start { SOON } else { BOUND };
-        let deadline = Instant::now() + time;
+        let begun = Instant::now();
         let enough = self.pair.observer.answered() + ENOUGH;
         loop {
             let answers = self.pair.observer.wait_answered(enough, TURN * 25);
@@ -222,7 +275,14 @@ impl Run<'_> {
                     return Place::There;
                 }
                 _ if !active.is_running() && !runs => return Place::Nowhere,
-                _ if Instant::now() > deadline => return Place::Nowhere,
+                _ if begun.elapsed() > BOUND => return Place::Nowhere,
+                // A machine that never came up is waited for no longer; one that says it has is.
+                _ if self.cell.phase == Phase::Start
+                    && begun.elapsed() > SOON
+                    && !says_all_is_well(&active.state()) =>
+                {
+                    return Place::Nowhere;
+                }
                 _ => {}
             }
         }
@@ -231,15 +291,9 @@ impl Run<'_> {
     fn judge_standing(&mut self, active: &Side) {
         let state = active.state();
         self.word(format!("stands, `{state}`"));
-        if state == "protected" && !self.waits_for_storage() {
-            self.violation("stands for long, and says `protected` (P7)");
+        if says_all_is_well(&state) {
+            self.violation(format!("stands for long, and says `{state}` (P7)"));
         }
-    }
-
-    /// A write that hangs may reach the storage at any later time: output waits for it, as documented.
-    fn waits_for_storage(&self) -> bool {
-        let Cell { seen, fault, .. } = self.cell;
-        *fault == Fault::Hang && seen.side == Role::Primary && seen.thread == "disk"
     }
 
     /// Who says `protected` is: its standby goes on when it dies. Whoever has the guest then.
@@ -256,7 +310,7 @@ impl Run<'_> {
         }
         self.note_end(&mut standby, "its standby ended");
         let state = standby.state();
-        self.violation(format!("said `protected`, and its standby did not go on: `{state}` (P9)"));
+        self.violation(format!("{NO_SUCCESSOR}: `{state}` (P9)"));
         None
     }
 
@@ -297,8 +351,15 @@ impl Run<'_> {
             Ok(findings) => {
                 self.violations.extend(findings.iter().map(ToString::to_string));
             }
-            Err(error) => self.violation(format!("{error:#}")),
+            Err(error) => {
+                let state = survivor.state();
+                if ["stalled", "doubting", "waiting-for-operator"].contains(&&*state) {
+                    return self.word(format!("then stands, `{state}`"));
+                }
+                self.violation(format!("{error:#}"));
+            }
         }
+        self.pair.observer.power_off();
         match survivor.process.wait_exit(END).map(ExitStatus::into_raw) {
             Some(0) => {}
             Some(_) => self.note_end(&mut survivor, "its end"),
@@ -326,12 +387,23 @@ impl Run<'_> {
             _ => self.note_end(&mut active, "ended"),
         }
         let Some(mut standby) = standby else { return self.judge_name() };
-        // It goes on where it was not told, and ends or waits where it was.
-        if self.pair.goes_on(SOON / 4) {
+        if self.goes_on_unless_told(&mut standby) {
             return self.word("taken over");
         }
         standby.kill();
         self.judge_name();
+    }
+
+    /// A standby goes on where it was not told of the end, and ends or waits for another primary where it was.
+    fn goes_on_unless_told(&self, standby: &mut Side) -> bool {
+        let deadline = Instant::now() + BOUND;
+        let enough = self.pair.observer.answered() + ENOUGH;
+        while Instant::now() < deadline && standby.is_running() && standby.state() != "waiting" {
+            if self.pair.observer.wait_answered(enough, TURN * 25) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Of a process that ended by itself: whether that was an end with a reason.

@@ -16,7 +16,7 @@ use crate::roles;
 /// How long the guest works in [`Phase::Work`].
 const WORK: Duration = Duration::from_millis(400);
 /// How long an orderly end may take (docs/operating.md): 20 s, and this machine may be busy.
-pub(crate) const END: Duration = Duration::from_secs(40);
+pub(crate) const END: Duration = Duration::from_secs(60);
 
 /// The side that is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,8 +74,30 @@ pub(crate) struct Seen {
     pub(crate) call: Kind,
 }
 
-/// How often, by phase.
-pub(crate) type Counts = BTreeMap<Seen, BTreeMap<Phase, u64>>;
+/// How often a call was made, and how many of those could have had each of [`Fault::ALL`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Count {
+    pub(crate) all: u64,
+    /// Counted up to [`COUNTED`] only, as asking takes time.
+    pub(crate) possible: [u64; 4],
+}
+
+/// By phase.
+pub(crate) type Counts = BTreeMap<Seen, BTreeMap<Phase, Count>>;
+
+/// More than these make no difference to which of them is hit.
+pub(crate) const COUNTED: u64 = 24;
+
+impl Count {
+    fn add(&mut self, call: &Call) {
+        self.all += 1;
+        for (possible, fault) in self.possible.iter_mut().zip(Fault::ALL) {
+            if *possible < COUNTED && calls::fault(call, fault, Duration::ZERO).is_ok() {
+                *possible += 1;
+            }
+        }
+    }
+}
 
 /// The phase that a life is in, for those who are asked meanwhile.
 #[derive(Debug, Default)]
@@ -102,11 +124,15 @@ pub(crate) fn observe(programs: &Programs, side: Role) -> Result<Counts> {
     let (counts, clock) = (Arc::new(Mutex::new(Counts::new())), Arc::new(Clock::default()));
     let (own, time) = (Arc::clone(&counts), Arc::clone(&clock));
     let mut names = BTreeMap::new();
+    let mut loader = Loader::default();
     let rule = move |call: &Call| {
+        if loader.makes(call) {
+            return Answer::Proceed;
+        }
         let thread = names.entry(call.thread).or_insert_with(|| call.thread_name());
         let seen = Seen { side, thread: roles::kind(thread).to_owned(), call: Kind::of(call) };
         let mut counts = own.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.entry(seen).or_default().entry(time.get()).or_default() += 1;
+        counts.entry(seen).or_default().entry(time.get()).or_default().add(call);
         // A thread gets its name by such a call, and its number goes on to another when it ends.
         if [libc::SYS_prctl, libc::SYS_exit].contains(&call.number) {
             names.remove(&call.thread);
@@ -123,6 +149,23 @@ pub(crate) fn observe(programs: &Programs, side: Role) -> Result<Counts> {
     }
     sides.active.release();
     Ok(Arc::try_unwrap(counts).map_or_else(|shared| copy(&shared), |own| copy(&own)))
+}
+
+/// The first calls of a process are those of the dynamic loader, which is not of the product: a fault in them proves nothing.
+#[derive(Default)]
+struct Loader {
+    has_ended: bool,
+}
+
+impl Loader {
+    /// What tells its end: std looks at the standard descriptors before anything else.
+    const END: i64 = libc::SYS_poll;
+
+    fn makes(&mut self, call: &Call) -> bool {
+        let is_over = self.has_ended;
+        self.has_ended |= call.number == Self::END;
+        !is_over
+    }
 }
 
 fn copy(counts: &Mutex<Counts>) -> Counts {
@@ -220,9 +263,13 @@ impl Cell {
     /// The rule that makes the fault once, when it is armed.
     pub(crate) fn asked(&self, made: Arc<Made>, delay: Duration) -> Asked {
         let Self { seen, fault, skip, .. } = self.clone();
-        let calls = vec![seen.call.number];
+        let calls = vec![seen.call.number, Loader::END];
         let mut skip = skip;
+        let mut loader = Loader::default();
         let rule = move |call: &Call| {
+            if loader.makes(call) {
+                return Answer::Proceed;
+            }
             let is_it = made.armed.load(Ordering::SeqCst)
                 && !made.has_fired()
                 && Kind::of(call) == seen.call

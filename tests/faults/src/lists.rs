@@ -19,6 +19,11 @@ pub(crate) fn numbers() -> Vec<i64> {
     numbers
 }
 
+/// The number of a call on a list.
+pub(crate) fn number(name: &str) -> Option<i64> {
+    all().find(|(_, other, _)| *other == name).map(|(_, _, number)| number)
+}
+
 /// The name of a call on a list.
 pub(crate) fn name(number: i64) -> &'static str {
     all().find(|(_, _, other)| *other == number).map_or("?", |(_, name, _)| name)

@@ -20,9 +20,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use judge::Patience;
 use kemari_flags::faults::Arguments;
 use life::Cell;
 use pair::Programs;
+use reasons::Reasons;
 use results::{Line, Results};
 
 /// A busy machine may keep a pair from even coming to its fault: so often it is tried.
@@ -46,22 +48,30 @@ fn run(arguments: &Arguments) -> Result<bool> {
         guest: arguments.guest.clone().context("--guest: expected the micro-guest")?,
     };
     let reasons = reasons::read()?;
+    let results = Results::open(arguments.results.as_deref())?;
+    if let Some(path) = &arguments.cells {
+        let cells = cells::read(path)?;
+        return listed(&programs, &cells, results, arguments, &reasons);
+    }
     let counts = cells::observe(&programs)?;
     if arguments.observe {
         cells::list(&counts);
         return Ok(true);
     }
-    let results = Results::open(arguments.results.as_deref())?;
     let cells = cells::choose(&counts, arguments);
-    let wanted: Vec<&Cell> = cells.iter().filter(|cell| !results.has(cell)).collect();
+    let mut wanted: Vec<&Cell> = cells.iter().filter(|cell| !results.has(cell)).collect();
+    if arguments.once {
+        let mut calls = results.calls();
+        wanted.retain(|cell| calls.insert(cell.call()));
+    }
     println!("{} calls by thread and side; {} faults to make", counts.len(), wanted.len());
-    make(&programs, &wanted, &results, arguments)?;
+    let failed = make(&programs, &wanted, &results, arguments, &reasons);
     let lines = results.into_lines();
     let whole = arguments.only.is_none() && arguments.call.is_none();
     let whole = whole && arguments.fault.is_none() && arguments.sample.is_none();
     let broken = lines.iter().filter(|line| reasons.is_broken(line)).count();
-    let made =
-        format!("{} of {} faults were made; {broken} broke a promise.", lines.len(), cells.len());
+    let made = lines.iter().filter(|line| line.outcome.is_made()).count();
+    let made = format!("{made} of {} faults were made; {broken} broke a promise.", cells.len());
     println!("{made}");
     let table = table::Table::new(&counts, &lines, &reasons, made);
     if let Some(path) = &arguments.table {
@@ -70,43 +80,72 @@ fn run(arguments: &Arguments) -> Result<bool> {
     for row in table.empty_rows().filter(|_| whole) {
         println!("no fault was made in {row}, and no reason is given");
     }
+    failed?;
     Ok(broken == 0 && (!whole || table.empty_rows().next().is_none()))
 }
 
-/// Makes the faults, several at a time, each in a pair of its own.
+/// Makes the faults of a list; whether every one was made, and every promise held.
+fn listed(
+    programs: &Programs,
+    cells: &[Cell],
+    results: Results,
+    arguments: &Arguments,
+    reasons: &Reasons,
+) -> Result<bool> {
+    make(programs, &cells.iter().collect::<Vec<_>>(), &results, arguments, reasons)?;
+    let lines = results.into_lines();
+    let is_good = |line: &Line| line.outcome.is_made() && !reasons.is_broken(line);
+    let good = lines.iter().filter(|line| is_good(line)).count();
+    println!("{good} of {} faults were made and broke no promise", cells.len());
+    Ok(good == cells.len())
+}
+
+/// Makes the faults, several at a time, each in a pair of its own. One that a pair does not come to keeps none of the others
+/// from being made.
 fn make(
     programs: &Programs,
     cells: &[&Cell],
     results: &Results,
     arguments: &Arguments,
+    reasons: &Reasons,
 ) -> Result<()> {
     let next = AtomicUsize::new(0);
-    let failed = Mutex::new(None);
+    let failed = Mutex::new(Ok(()));
+    let patience = if arguments.cells.is_some() { Patience::LONG } else { Patience::SHORT };
     std::thread::scope(|scope| {
         for _ in 0..arguments.jobs {
             scope.spawn(|| {
                 while let Some(cell) = cells.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    match one(programs, cell, arguments.seed) {
-                        Ok(line) => results.add(line),
+                    match one(programs, cell, arguments.seed, patience, reasons) {
+                        Ok(line) => results.add(line, reasons),
                         Err(error) => {
+                            println!("{cell}: no pair came to it: {error:#}");
                             *failed.lock().expect("no holder panics") =
-                                Some(error.context(cell.to_string()));
-                            next.store(cells.len(), Ordering::SeqCst);
+                                Err(error.context(cell.to_string()));
                         }
                     }
                 }
             });
         }
     });
-    failed.into_inner().expect("no holder panics").map_or(Ok(()), Err)
+    failed.into_inner().expect("no holder panics")
 }
 
-fn one(programs: &Programs, cell: &Cell, seed: u64) -> Result<Line> {
+fn one(
+    programs: &Programs,
+    cell: &Cell,
+    seed: u64,
+    patience: Patience,
+    reasons: &Reasons,
+) -> Result<Line> {
+    let mut cell = cell.clone();
     let mut tries = 0;
     loop {
         tries += 1;
-        match judge::run(programs, cell, seed) {
-            Ok(outcome) => return Ok(Line::new(cell, outcome)),
+        match judge::run(programs, &cell, seed, patience, reasons) {
+            // This life had fewer such calls than the one that was looked at, or a busy machine had it go another way.
+            Ok(outcome) if !outcome.is_made() && tries < patience.tries => cell.skip = 0,
+            Ok(outcome) => return Ok(Line::new(&cell, outcome)),
             Err(error) if tries == TRIES => return Err(error),
             Err(error) => eprintln!("{cell}: tried again: {error:#}"),
         }

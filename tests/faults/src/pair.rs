@@ -98,6 +98,8 @@ impl Pair {
         self.started += 1;
         let mut command = tied_to_us(&self.programs.kemari);
         command.args(arguments).args(self.flags(index)).stdin(Stdio::null()).stdout(Stdio::null());
+        // What an abort says last is its reason.
+        command.env("RUST_BACKTRACE", "0");
         let pending =
             asked.as_ref().map(|asked| intercept(&mut command, &asked.calls)).transpose()?;
         let process = Process::start(name, command, &self.path(&format!("{name}.log")))?;
@@ -233,7 +235,8 @@ impl Side {
         // Nobody says this: it waits until all is heard that was said.
         self.process.wait_line("\0", ANSWER);
         let lines = self.process.lines();
-        let reason = |line: &&String| line.starts_with("error: ") || line.starts_with("kemari: ");
+        let begins = ["error: ", "kemari: ", "memory allocation of "];
+        let reason = |line: &&String| begins.iter().any(|begin| line.starts_with(begin));
         let said = lines.iter().rfind(reason).or(lines.last()).cloned().unwrap_or_default();
         said.chars().take(300).collect()
     }

@@ -20,8 +20,8 @@ pub(crate) struct Reasons {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Never {
-    /// All, unless named.
-    roles: Option<Vec<String>>,
+    /// Named, so that a call that another role begins to leave out is seen.
+    roles: Vec<String>,
     calls: Vec<String>,
     why: String,
 }
@@ -50,8 +50,7 @@ fn has(names: Option<&Vec<String>>, name: &str) -> bool {
 impl Reasons {
     /// Why nothing is reached of this row.
     pub(crate) fn never(&self, role: &str, call: &str) -> Option<&str> {
-        let is_it =
-            |never: &&Never| has(never.roles.as_ref(), role) && has(Some(&never.calls), call);
+        let is_it = |never: &&Never| has(Some(&never.roles), role) && has(Some(&never.calls), call);
         self.never.iter().find(is_it).map(|never| &*never.why)
     }
 
@@ -67,5 +66,33 @@ impl Reasons {
             })
         };
         !line.outcome.violations.iter().all(is_argued)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+    use crate::lists;
+
+    /// A reason for what is on no list would excuse nothing, or what comes later.
+    #[test]
+    fn each_reason_is_for_calls_that_are_on_a_list_and_for_each_role_once() {
+        let reasons = read().unwrap();
+        let mut given = Vec::new();
+        for never in &reasons.never {
+            for role in &never.roles {
+                for call in &never.calls {
+                    let is_it = |(other, name, _)| other == *role && name == *call;
+                    assert!(lists::all().any(is_it), "{role} {call}: not on this role's list");
+                    given.push((role, call));
+                }
+            }
+        }
+        let all = given.len();
+        given.sort();
+        given.dedup();
+        assert_eq!(given.len(), all, "a call of a role has two reasons");
     }
 }

@@ -1,5 +1,6 @@
 //! What came of faults, kept in a file line by line, so that a run can be gone on with.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -10,6 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::judge::Outcome;
 use crate::life::Cell;
+use crate::reasons::Reasons;
+use crate::roles;
+
+/// How each line begins.
+const BEGIN: &str = r#"{"side":"#;
+
+/// A fault by the role of its thread.
+pub(crate) type RoleCall = (Option<&'static str>, String, String);
 
 /// One fault, and what came of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -55,21 +64,33 @@ impl Results {
             true => std::fs::read_to_string(path).with_context(context)?,
             false => String::new(),
         };
-        let lines: Result<Vec<Line>, _> = text.lines().map(serde_json::from_str).collect();
-        let lines = lines.with_context(|| format!("{}: these are no results", context()))?;
-        let file = File::options().create(true).append(true).open(path).with_context(context)?;
+        let lines = read(&text).with_context(|| format!("{}: these are no results", context()))?;
+        let mut file =
+            File::options().create(true).append(true).open(path).with_context(context)?;
+        if !text.is_empty() && !text.ends_with('\n') {
+            writeln!(file).with_context(context)?;
+        }
         Ok(Self(Mutex::new((lines, Some(file)))))
     }
 
     pub(crate) fn has(&self, cell: &Cell) -> bool {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.0.iter().any(|line| line.is_of(cell))
+        held.0.iter().any(|line| line.is_of(cell) && line.outcome.is_made())
+    }
+
+    /// What was made already, in whichever thread.
+    pub(crate) fn calls(&self) -> BTreeSet<RoleCall> {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = held.0.iter().filter(|line| line.outcome.is_made());
+        made.map(|line| (roles::role(&line.thread), line.call.clone(), line.fault.clone()))
+            .collect()
     }
 
     /// Notes and prints one.
-    pub(crate) fn add(&self, line: Line) {
+    pub(crate) fn add(&self, line: Line, reasons: &Reasons) {
+        let outcome = line.outcome.describe(reasons.is_broken(&line));
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Line { side, thread, call, fault, phase, outcome } = &line;
+        let Line { side, thread, call, fault, phase, .. } = &line;
         println!("{side} {thread} {call} {fault} ({phase}): {outcome}");
         if let (Some(file), Ok(text)) = (&mut held.1, serde_json::to_string(&line))
             && let Err(error) = writeln!(file, "{text}")
@@ -79,7 +100,46 @@ impl Results {
         held.0.push(line);
     }
 
+    /// One a fault: what came of it last.
     pub(crate) fn into_lines(self) -> Vec<Line> {
-        self.0.into_inner().unwrap_or_else(PoisonError::into_inner).0
+        let lines = self.0.into_inner().unwrap_or_else(PoisonError::into_inner).0;
+        let by_fault = lines.into_iter().map(|line| {
+            let of = [&line.side, &line.thread, &line.call, &line.fault].map(Clone::clone);
+            (of, line)
+        });
+        by_fault.collect::<BTreeMap<_, _>>().into_values().collect()
+    }
+}
+
+/// A run that was killed may have left part of a line.
+fn read(text: &str) -> serde_json::Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        match serde_json::from_str(line) {
+            Ok(line) => lines.push(line),
+            Err(_) if line.starts_with(BEGIN) || BEGIN.starts_with(line) => {
+                eprintln!("--results: line {} is torn; its fault is made again", number + 1);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    const LINE: &str = r#"{"side":"primary","thread":"disk","call":"fsync","fault":"hang","phase":"work","outcome":{"what":"went on","violations":[],"said":[]}}"#;
+
+    #[test]
+    fn a_torn_line_is_left_out_and_what_is_no_result_is_refused() {
+        for end in [1, 10, LINE.len() - 1] {
+            let text = format!("{LINE}\n{}\n{LINE}\n", &LINE[..end]);
+            assert_eq!(read(&text).unwrap().len(), 2, "{end}");
+        }
+        assert!(read("somebody's notes").is_err());
     }
 }

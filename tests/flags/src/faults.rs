@@ -64,9 +64,16 @@ pub struct Arguments {
     /// Only this fault.
     #[arg(long)]
     pub fault: Option<Fault>,
+    /// Only the faults that this file names, a line each, as a run prints them. Nothing is observed first, and one that is
+    /// not reached is a failure.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["sample", "once", "table", "observe"])]
+    pub cells: Option<PathBuf>,
     /// So many of them only, drawn by `--seed`.
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = numbers::<usize>(1..=100_000, "faults"))]
     pub sample: Option<usize>,
+    /// Each call of each role once for each fault, in whichever thread, and not in all that make it.
+    #[arg(long)]
+    pub once: bool,
     /// Which sample, and which of several like calls is hit.
     #[arg(long, value_name = "S", default_value_t = 1, allow_negative_numbers = true, value_parser = numbers::<u64>(SEEDS, "a seed"))]
     pub seed: u64,

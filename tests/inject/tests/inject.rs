@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use kemari_inject::{Answer, Call, Injector, intercept};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 fn start(
     mut command: Command,
@@ -46,18 +47,24 @@ fn a_call_fails_with_the_error_that_was_chosen() {
     injector.finish().unwrap();
 }
 
-/// Nothing is lost where the program writes the rest.
+/// Nothing is lost where the program writes the rest: half of it is left each time.
 #[test]
 fn half_is_transferred_and_the_program_goes_on() {
-    let halves = |call: &Call| match call.arguments[0] <= 1 && call.can_be_short() {
-        true => Answer::Half,
-        false => Answer::Proceed,
+    let (sender, asked_for) = std::sync::mpsc::channel();
+    let halves = move |call: &Call| match (call.number, call.arguments) {
+        (libc::SYS_write, [1, _, count, ..]) => {
+            sender.send(count).unwrap();
+            if call.can_be_short() { Answer::Half } else { Answer::Proceed }
+        }
+        _ => Answer::Proceed,
     };
     let (child, injector) = cat(READ_WRITE, halves);
+    // Written at once, it is read at once.
     child.stdin.as_ref().unwrap().write_all(b"0123456789abcdefg").unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.stdout, b"0123456789abcdefg");
     injector.finish().unwrap();
+    assert_eq!(asked_for.iter().collect::<Vec<_>>(), [17, 9, 5, 3, 2, 1]);
 }
 
 #[test]
@@ -73,9 +80,13 @@ fn a_call_that_hangs_goes_on_when_it_is_released() {
     });
     child.stdin.as_ref().unwrap().write_all(b"text").unwrap();
     assert_eq!(is_hanging.recv_timeout(Duration::from_secs(60)).unwrap(), "cat");
+    // It would have ended by itself, and would have written before.
+    drop(child.stdin.take());
+    let mut wanted = [PollFd::new(child.stdout.as_ref().unwrap(), PollFlags::IN)];
+    let time = Timespec::try_from(Duration::from_millis(300)).unwrap();
+    assert_eq!(poll(&mut wanted, Some(&time)).unwrap(), 0, "it was written, or has ended");
     assert!(child.try_wait().unwrap().is_none());
     injector.release();
-    drop(child.stdin.take());
     let mut text = String::new();
     child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
     assert_eq!(text, "text");
