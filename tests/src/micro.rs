@@ -76,8 +76,10 @@ pub struct MicroObserver {
     disk: DiskLog,
     /// What is wrong with records that were checked early.
     found: DiskFindings,
-    /// What was acknowledged before the guest was told to reset itself.
-    before: History,
+    /// What was acknowledged before the guest was told to reset itself, while it was idle.
+    before: Option<History>,
+    /// Which guest was told to.
+    former: Option<u64>,
 }
 
 impl MicroObserver {
@@ -90,7 +92,7 @@ impl MicroObserver {
         let config = ClientConfig { own: CLIENT, guest: GUEST, writers, seed, resend };
         let disk = DiskLog::open(image)?;
         let client = Client::start(cable, config);
-        Ok(Self { client, disk, found: DiskFindings::default(), before: History::default() })
+        Ok(Self { client, disk, found: DiskFindings::default(), before: None, former: None })
     }
 
     fn verify(&self, patience: Duration) -> Result<Reply> {
@@ -164,33 +166,38 @@ impl Observer for MicroObserver {
         Ok(self.client.take_findings())
     }
 
-    fn reset(&mut self) -> Result<()> {
+    fn reset(&mut self, is_idle: bool) -> Result<()> {
         self.keep_up()?;
-        self.before = self.client.with_history(History::clone);
+        self.before = is_idle.then(|| self.client.with_history(History::clone));
+        self.former = self.client.with_history(History::boot_id);
         self.client.may_reset(true);
         self.client.order(Op::Reset);
         Ok(())
     }
 
     fn begin_anew(&mut self, patience: Duration) -> Result<Vec<Finding>> {
-        let (before, deadline) = (self.before.boot_id(), Instant::now() + patience);
+        let deadline = Instant::now() + patience;
         // A guest that is to reset itself serves nothing more: one that answers has heard of every order that was sent before.
         let reply = loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let reply = self.client.ask(Op::Ping, left);
             let reply = reply.context("no guest answers that has been reset")?;
-            if Some(reply.boot_id) != before {
+            if Some(reply.boot_id) != self.former {
                 break reply;
             }
         };
         self.client.may_reset(false);
-        let found = self.disk.check_all(&std::mem::take(&mut self.before))?;
-        self.disk.begin_anew();
-        let mut findings = self.findings(found);
-        if reply.applied != 0 {
-            let what = format!("it was reset, and counts {} operations", reply.applied);
-            findings.push(Finding::new(Kind::Behaviour, what));
+        let mut findings = Vec::new();
+        // Where it is loaded, it writes over what it had written before.
+        if let Some(before) = self.before.take() {
+            let found = self.disk.check_all(&before)?;
+            findings = self.findings(found);
+            if reply.applied != 0 {
+                let what = format!("it was reset, and counts {} operations", reply.applied);
+                findings.push(Finding::new(Kind::Behaviour, what));
+            }
         }
+        self.disk.begin_anew();
         self.client.go_on();
         Ok(findings)
     }

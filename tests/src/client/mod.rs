@@ -84,7 +84,7 @@ impl Default for State {
 }
 
 impl State {
-    /// The guest was reset, as it was told to, while no request of the workload was under way.
+    /// The guest was reset, as it was told to. What was under way on keys that are shared is to begin anew with the judge.
     fn begin_anew(&mut self) {
         self.history.begin_anew();
         self.judge.begin_anew();
@@ -143,7 +143,7 @@ impl Client {
         self.wait(timeout, |state| state.outstanding.is_empty())
     }
 
-    /// From now on the guest may reset itself, or may not: the harness has it do so. Nothing of the workload may be under way.
+    /// From now on the guest may reset itself, or may not: the harness has it do so.
     pub fn may_reset(&self, may: bool) {
         self.shared.state().history.may_reset(may);
     }

@@ -154,7 +154,13 @@ impl Session {
         // Only a first answer tells: another one may have been under way since before.
         if writer.awaits(&reply) && state.history.is_reset_by(&reply) {
             state.begin_anew();
-            self.writers.iter_mut().for_each(Writer::begin_anew);
+            for writer in &mut self.writers {
+                writer.begin_anew();
+                // What is under way is asked of the new one.
+                if let Some((key, client, steps)) = writer.begins() {
+                    state.judge.begins(key, client, steps);
+                }
+            }
         }
         let writer = &mut self.writers[reply.client as usize];
         match writer.answered(&reply) {

@@ -155,6 +155,7 @@ impl Writer {
         self.seen.clear();
         if let Some(outstanding) = &mut self.outstanding {
             outstanding.asked.floor = Floor::default();
+            outstanding.asked.expected = outstanding.asked.expected.map(|_| None);
         }
     }
 

@@ -80,7 +80,7 @@ impl Judge {
         }
     }
 
-    /// All objects are 0 again. Nothing is under way.
+    /// All objects are 0 again. What is under way was never answered by those of before.
     pub fn begin_anew(&mut self) {
         self.finish();
         self.objects.clear();

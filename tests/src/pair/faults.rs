@@ -140,17 +140,18 @@ impl Pair<'_> {
         Ok(Some(self.moved(takeover)))
     }
 
-    /// What the guest has kept in memory only is gone with its reset, whoever dies meanwhile; what it had answered before is on its
-    /// disk, and the guest of before does not come back (P1, P3).
+    /// What the guest has kept in memory only is gone with its reset, whoever dies meanwhile, and what it had under way; what it had
+    /// answered before is on its disk, and the guest of before does not come back (P1, P3).
     pub(super) fn reset(&mut self) -> Result<Outcome> {
         let patience = self.watch.patience();
-        let mut findings = self.observer.finish(patience)?;
+        let is_idle = self.random.bool();
+        let mut findings = if is_idle { self.observer.finish(patience)? } else { Vec::new() };
         let wait = Duration::from_micros(self.random.u64(OFF));
         let dies = self.random.u32(..4);
         // Without one, nobody would be left.
         self.wait_protected()?;
         self.written_at_reset = Some(std::fs::metadata(self.launcher.disk())?.blocks() * 512);
-        self.observer.reset()?;
+        self.observer.reset(is_idle)?;
         self.watch.pass(wait, &mut [])?;
         let mut outcome = match dies {
             0 => Outcome::default(),

@@ -54,15 +54,15 @@ pub trait Observer {
     /// When it cannot be checked.
     fn finish(&mut self, patience: Duration) -> Result<Vec<Finding>>;
 
-    /// Has the guest, whose load has been [ended](Self::finish), reset itself: it is asked until it does.
+    /// Has the guest reset itself: it is asked until it does. Where it is idle, its load has been [ended](Self::finish) before.
     ///
     /// # Errors
     /// When it cannot be told to, or its past cannot be read.
-    fn reset(&mut self) -> Result<()> {
+    fn reset(&mut self, _is_idle: bool) -> Result<()> {
         bail!("this guest cannot be told to reset itself")
     }
 
-    /// Waits until a guest answers that has been reset, checks that all that it had on its disk is there still, and begins anew:
+    /// Waits until a guest answers that has been reset, checks that all that an idle one had on its disk is there, and begins anew:
     /// what it kept in memory only is gone. Then the load goes on.
     ///
     /// # Errors
