@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use kemari_flags::faults::Fault;
 use kemari_tests::pair::observer::Observer;
 use serde::{Deserialize, Serialize};
@@ -102,6 +102,8 @@ struct Run<'a> {
     what: Vec<String>,
     violations: Vec<String>,
     said: Vec<String>,
+    /// A busy machine had taken the protection away before the fault was made.
+    is_void: bool,
 }
 
 /// Makes the fault, and looks on. What is promised within a bound only is looked at again after that bound, and both are told.
@@ -140,6 +142,7 @@ fn try_run(
         what: Vec::new(),
         violations: Vec::new(),
         said: Vec::new(),
+        is_void: false,
     };
     let sides = run.begin()?;
     match cell.phase {
@@ -147,6 +150,7 @@ fn try_run(
         _ => run.look_on(sides),
     }
     run.judge_frames();
+    ensure!(!run.is_void, "it was not protected any more when the fault was made");
     let Run { what, violations, said, pair, .. } = run;
     let outcome = Outcome { what: what.join(", "), violations, at_first: Vec::new(), said };
     if reasons.is_broken(&Line::new(cell, outcome.clone())) {
@@ -244,7 +248,9 @@ impl Run<'_> {
             Place::Nowhere if active.is_running() => self.judge_standing(&active),
             Place::Nowhere => {
                 // It was protected, and nothing has happened but this one fault.
-                if self.cell.phase == Phase::Work {
+                if self.cell.phase == Phase::Work && active.was_unprotected() {
+                    self.is_void = true;
+                } else if self.cell.phase == Phase::Work {
                     let standby = if standby.is_some() { "does not go on" } else { "ended, too" };
                     self.violation(format!("the primary ended, and its standby {standby} (P7)"));
                 }

@@ -230,6 +230,14 @@ impl Side {
         self.injector.iter().for_each(Injector::release);
     }
 
+    /// Whether it had lost its protection before its first error, by its log.
+    pub(crate) fn was_unprotected(&self) -> bool {
+        let lines = self.process.lines();
+        let before = lines.iter().take_while(|line| !line.starts_with("[ERROR]"));
+        let told = before.filter(|line| line.contains("protected: ")).last();
+        told.is_some_and(|line| line.contains("unprotected: "))
+    }
+
     /// The last thing that it said: the reason of its end, where it gave one.
     pub(crate) fn last_words(&self) -> String {
         // Nobody says this: it waits until all is heard that was said.

@@ -30,7 +30,7 @@ time for it; `ioctl` by each of its requests. A cell says what came of it, and h
 | taken over | the standby went on with the guest |
 | protected again | the session had ended; another standby was given, and protects the guest |
 | not protected again, `STATE` | ... and could not be joined; the status says STATE |
-| stands, `STATE` | the guest waits for a minute, and the status says STATE |
+| stands, `STATE` | the guest waits for a minute (at its start for 15 s), and the status says STATE |
 | no status | the control socket does not answer: what answers it, or starts it, is what hangs |
 | ended N, the standby ended N | a process ended with exit code N and a reason on standard error |
 | ended by signal 6 | the kernel gave no memory, or refused a thread's filter: argued in `tests/faults/reasons.toml` |
@@ -39,7 +39,7 @@ time for it; `ioctl` by each of its requests. A cell says what came of it, and h
 | **bold** | a promise was broken |
 | not reached | the call was not made this time in the part of the life in which the fault was to be made |
 | not made | not yet |
-| \u{2013} | the fault makes no sense: the kernel never makes it of this call. Most calls transfer nothing, so they cannot come short; waking, closing a thread and setting a timer cannot fail; counters, timers, taps and KVM transfer whole or not at all |
+| \u{2013} | the fault makes no sense: the kernel never makes it of this call. Most calls transfer nothing, so they cannot come short; waking, `brk`, the end of a thread and setting a timer give no error; counters, timers, taps and KVM transfer whole or not at all |
 
 Wherever the guest was said to be protected, its host was killed afterwards, and the standby had to go on; what had been answered had
 to be there. Calls in which no fault was made stand below the table of their role, with the reason.
