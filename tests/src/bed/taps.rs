@@ -45,9 +45,9 @@ fn make_tap(namespace: &str, tap: &str) -> Result<()> {
     bring_up(namespace, tap, &["master", BRIDGE])
 }
 
-/// It gets no address, so that the host has nothing to say on it.
+/// It gets no address, so that the host has nothing to say on it. A host without IPv6 knows no such mode, and needs none.
 fn bring_up(namespace: &str, device: &str, more: &[&str]) -> Result<()> {
-    ip(&["-n", namespace, "link", "set", device, "addrgenmode", "none"])?;
+    run_ip(&["-n", namespace, "link", "set", device, "addrgenmode", "none"])?;
     ip(&[&["-n", namespace, "link", "set", device, "up"], more].concat())
 }
 
