@@ -53,6 +53,8 @@ mod switch {
         DetachTimesOut,
         /// a primary that slept takes what came meanwhile for news
         StaleAck,
+        /// bytes that came while a primary slept are a sign of life
+        ProgressForgives,
         /// a primary does not notice that its standby is silent
         SilentStandby,
         /// a standby does not notice that its primary is silent
@@ -67,12 +69,28 @@ mod switch {
         SameTermDiscards,
         /// the gate stays held when the first checkpoint cannot be taken
         StaysHeld,
+        /// the gate stays held when an operator takes the standby away before its first checkpoint
+        StaysHeldForOperator,
         /// a machine that goes on alone does not open its gate
         ForgetRunAlone,
         /// epochs of a session that has ended are still waited for
         ForgetInFlight,
         /// a Welcome of another session is taken for this one's
         AnyWelcome,
+        /// a checkpoint that was taken for a session that has ended counts for the next one
+        SealedForAnother,
+        /// a standby is joined although the operator wants none
+        UnwantedJoined,
+        /// a machine that has joined a standby still says why it had none
+        ReasonKept,
+        /// a machine that has won a term says that the arbiter cannot be asked
+        ReasonOfArbiter,
+        /// one epoch more than was allowed is under way
+        OneTooMany,
+        /// an acknowledgement's time-out counts from the epoch sealed last
+        LastSealCounts,
+        /// a standby waits without end for the first word of who has connected
+        GreetsForEver,
         /// a machine that makes no progress keeps its standby
         StallKeeps,
         /// a machine that makes progress again does not know it

@@ -328,7 +328,8 @@ impl Primary {
     #[must_use]
     pub fn may_seal(&self) -> bool {
         matches!(self.phase, Phase::Arming | Phase::Protected | Phase::Detaching)
-            && self.in_flight.len() < self.options.max_in_flight
+            && self.in_flight.len()
+                < self.options.max_in_flight + usize::from(deliberate!(OneTooMany))
     }
 
     /// When the next [`Event::Tick`] is due; it does no harm earlier.
@@ -497,7 +498,9 @@ impl Primary {
         hello.protocol = PROTOCOL;
         hello.term = self.term;
         // One that was not asked for is as welcome; one that is not wanted any more is not.
-        let unwanted = core::mem::take(&mut self.trying) && self.search.is_none();
+        let unwanted = core::mem::take(&mut self.trying)
+            && self.search.is_none()
+            && !deliberate!(UnwantedJoined);
         if unwanted || self.stalled.is_some() {
             let reason = match &self.stalled {
                 Some(reason) => format!("a machine that is stalled joins no standby: {reason}"),
@@ -507,8 +510,10 @@ impl Primary {
             return Ok(());
         }
         self.phase = Phase::Joining;
-        self.reason = None;
-        self.refusal = None;
+        if !deliberate!(ReasonKept) {
+            self.reason = None;
+            self.refusal = None;
+        }
         self.session = Some(Session {
             link,
             hello: hello.clone(),
@@ -562,7 +567,7 @@ impl Primary {
     }
 
     fn on_sealed(&mut self, now: Time, link: LinkId, epoch: Epoch) -> Result<()> {
-        if !self.is_current(link) {
+        if !self.is_current(link) && !deliberate!(SealedForAnother) {
             // Memory that was marked clean for a session that is over is not in the next one's (P4).
             return Err(
                 self.illegal_named("sealed", "the session that it was sealed for has ended")
@@ -599,7 +604,7 @@ impl Primary {
 
     /// The standby lives: something of it gets through.
     fn progress(&mut self, now: Time, out: &mut Vec<Action>) {
-        if self.is_silent(now) {
+        if self.is_silent(now) && !deliberate!(ProgressForgives) {
             return self.lose_silent(now, out);
         }
         if let Some(session) = &mut self.session {
@@ -918,7 +923,10 @@ impl Primary {
     /// taken the checkpoint all the same, so the arbiter decides.
     fn give_up_waiting(&mut self, now: Time, out: &mut Vec<Action>) {
         let limit = self.options.ack_timeout;
-        let Some((epoch, sealed)) = self.in_flight.front().copied() else { return };
+        let Some((epoch, mut sealed)) = self.in_flight.front().copied() else { return };
+        if deliberate!(LastSealCounts) {
+            sealed = self.in_flight.back().map_or(sealed, |(_, last)| *last);
+        }
         if now.since(sealed) >= limit && !deliberate!(WaitForAck) {
             let why = format!("epoch {epoch} has not been acknowledged for {limit:?}");
             self.break_off(now, why, out);
@@ -957,7 +965,9 @@ impl Primary {
     fn granted(&mut self, now: Time, term: Term, out: &mut Vec<Action>) -> Result<()> {
         self.check_answer("arbiter: granted", Some(term))?;
         // Not what stood in the way of the answer.
-        self.reason = self.asking.as_ref().map(|asking| asking.why.clone());
+        if !deliberate!(ReasonOfArbiter) {
+            self.reason = self.asking.as_ref().map(|asking| asking.why.clone());
+        }
         self.win(now, out);
         Ok(())
     }
@@ -1025,7 +1035,7 @@ impl Primary {
     /// A standby that was sent no checkpoint yet: nobody need be asked.
     fn leave_standby(&mut self, now: Time, why: &str, out: &mut Vec<Action>) {
         self.say_bye(ByeReason::Detach, out);
-        let held = self.phase == Phase::Sealing;
+        let held = self.phase == Phase::Sealing && !deliberate!(StaysHeldForOperator);
         self.close(why.to_string(), out);
         self.go_alone(now, held, why.to_string(), out);
     }

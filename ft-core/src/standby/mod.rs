@@ -877,6 +877,9 @@ impl Standby {
     }
 
     fn tick(&mut self, now: Time, out: &mut Vec<Action>) {
+        if deliberate!(GreetsForEver) && self.phase == Phase::Greeting {
+            return;
+        }
         let patience = self.patience();
         let silent = |session: &Session| now.since(session.heard) > patience;
         if self.session.as_ref().is_some_and(silent) && !deliberate!(SilentPrimary) {

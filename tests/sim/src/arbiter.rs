@@ -49,6 +49,8 @@ pub(crate) struct Register {
     record: Option<Written>,
     beat: i64,
     pub(crate) down_until: u64,
+    /// It is slow until then: to ask once takes nearly as long as its clients wait.
+    pub(crate) slow_until: u64,
     pub(crate) letters: Vec<Letter>,
     next: u64,
 }
@@ -118,7 +120,7 @@ impl Register {
                     continue;
                 }
                 self.letters[at].reply = Some(reply);
-                self.letters[at].due = now + delay(random);
+                self.letters[at].due = now + self.delay(now, random);
             }
             at += 1;
         }
@@ -131,6 +133,15 @@ impl Register {
         let letter = Letter { number: self.next, process, node, question, reply: None, due: at };
         self.letters.push(letter);
         self.next
+    }
+
+    /// How long a letter takes: mostly not long; now and then until after the client has lost its patience.
+    pub(crate) fn delay(&self, now: u64, random: &mut Random) -> u64 {
+        if self.slow_until > now {
+            return 20_000_000 + random.below(20_000_000);
+        }
+        let longest = if random.one_in(8) { 300_000_000 } else { 8_000_000 };
+        random.below(longest)
     }
 
     /// The answer to a question, if it is there.
@@ -149,12 +160,6 @@ impl Register {
 fn written(held: Held) -> Written {
     let value = held.record.term.to_le_bytes().to_vec();
     Written { held, value }
-}
-
-/// Mostly soon; now and then after the client has lost its patience.
-pub(crate) fn delay(random: &mut Random) -> u64 {
-    let longest = if random.one_in(8) { 300_000_000 } else { 8_000_000 };
-    random.below(longest)
 }
 
 /// Which kind there is in a world.

@@ -24,6 +24,27 @@ pub(crate) enum Task {
     Send(LinkId, Vec<u8>),
 }
 
+/// A checkpoint that was taken, and of which the core has not heard: the sealer is a thread of its own.
+pub(crate) struct Taken {
+    /// The session that it was taken for.
+    pub(crate) link: LinkId,
+    pub(crate) epoch: Epoch,
+    /// The pages in it: in no other checkpoint if this one is not to be sent.
+    pub(crate) dirty: [bool; PAGES],
+    pub(crate) frames: Vec<Vec<u8>>,
+    /// The sealer is held up until then.
+    pub(crate) until: u64,
+}
+
+/// For how long a primary is on its way to be protected, with nobody to blame but itself.
+#[derive(Default)]
+pub(crate) struct Search {
+    /// Runs alone, wants a standby, and looks for none.
+    pub(crate) idle: u64,
+    /// Waits for a standby's answer.
+    pub(crate) joins: u64,
+}
+
 pub(crate) struct Active {
     pub(crate) core: Primary,
     pub(crate) ledger: Ledger,
@@ -31,6 +52,14 @@ pub(crate) struct Active {
     pub(crate) digest: EpochDigest,
     /// The pages of this session's checkpoints.
     pub(crate) sent: SentPages,
+    /// The session whose first checkpoint is to be taken.
+    pub(crate) seals_first: Option<LinkId>,
+    pub(crate) taken: Option<Taken>,
+    /// What comes of the connection that is being made, and when.
+    pub(crate) dials: Option<(u64, primary::Event)>,
+    pub(crate) search: Search,
+    /// Why it has asked the arbiter, or its operator, last.
+    pub(crate) asked: Option<String>,
     /// The next page to be sent while the guest runs.
     pub(crate) precopy: Option<usize>,
     pub(crate) verify: bool,
@@ -50,7 +79,7 @@ pub(crate) struct Active {
     /// What it has said last of this session, and how long the standby has said something else.
     pub(crate) says_protected: Option<bool>,
     pub(crate) lies: u64,
-    /// When something came over the link that memory is sent over, and how long after what came before.
+    /// When something came over the link that memory is sent over, and the longest silence since a standby may hold a checkpoint.
     pub(crate) heard: Time,
     pub(crate) silence: Duration,
     /// The operator wants it to have a standby.
@@ -85,6 +114,8 @@ pub(crate) struct Passive {
     pub(crate) asks_operator: bool,
     /// Its primary has said that the machine ends, in their session, or the operator wants it to stop.
     pub(crate) may_stop: bool,
+    /// Why it has asked the arbiter, or its operator, last.
+    pub(crate) asked: Option<String>,
     /// It makes ready for a takeover, and asks for this term then.
     pub(crate) opens: Option<u64>,
     /// Whether the kernel is to come in this session, and what has.
@@ -120,6 +151,8 @@ pub(crate) struct Node {
     pub(crate) suspended_until: u64,
     /// It lives, but checks no checkpoint before.
     pub(crate) hangs_until: u64,
+    /// As a standby it can have no machine before.
+    pub(crate) refuses_until: u64,
     /// It lives, but its guest's devices make no progress before.
     pub(crate) stuck_until: u64,
     /// How long nothing has come of what is to be done here, without excuse.
@@ -161,13 +194,14 @@ impl Active {
             Event::Frame { link, .. } | Event::Progress { link }
                 if self.core.link() == Some(*link) =>
             {
-                self.silence = now.since(self.heard);
+                self.silence = self.silence.max(now.since(self.heard));
                 self.heard = now;
             }
             Event::StandbyConnected { .. } => self.heard = now,
             // Silence means more from here on, and is counted from here.
             Event::Sealed { .. } if self.core.phase() == Phase::Sealing => {
                 self.heard = self.heard.max(now);
+                self.silence = Duration::ZERO;
             }
             _ => {}
         }

@@ -53,6 +53,10 @@ pub enum Fault {
     Hang(usize, u64),
     /// The devices of the primary on a host make no progress for some milliseconds.
     Stuck(usize, u64),
+    /// The standby on a host can have no machine for some milliseconds: it refuses who comes.
+    Refuse(usize, u64),
+    /// The arbiter is slow for some milliseconds.
+    ArbiterSlow(u64),
     /// The arbiter does not answer for some milliseconds.
     ArbiterDown(u64),
     /// A host cannot reach the arbiter for some milliseconds.
@@ -115,7 +119,7 @@ pub(crate) fn plan(seed: u64, steps: u64, nodes: usize) -> Vec<Planned> {
 }
 
 fn fault(random: &mut Random, nodes: usize) -> Fault {
-    let kind = random.below(57);
+    let kind = random.below(60);
     let (node, other, side) = (random.index(nodes), random.index(nodes), random.index(2));
     let longest = if random.one_in(3) { 900 } else { 250 };
     let time = random.below(longest);
@@ -150,6 +154,9 @@ fn fault(random: &mut Random, nodes: usize) -> Fault {
         44..47 => Fault::Isolate(random.index(2 * nodes), 200 + time),
         50 => Fault::Detach,
         51..54 => Fault::Echo(random.index(128), random.one_in(2)),
+        // Longer than any time-out.
+        54..56 => Fault::Refuse(node, random.below(3000)),
+        56 => Fault::ArbiterSlow(4 * time),
         _ => Fault::Start(node),
     }
 }

@@ -59,6 +59,10 @@ tally! {
     impostors,
     /// Epochs that ended without a checkpoint, as it could not be taken.
     unsealed,
+    /// Checkpoints that were taken for a session that had ended when the core heard of them.
+    void_seals,
+    /// Times that a standby could have no machine.
+    refused,
     /// Standbys that lived, did not acknowledge, and were given up.
     given_up,
     /// Primaries that gave their standby the guest, as they made no progress.

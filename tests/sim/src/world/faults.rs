@@ -37,6 +37,8 @@ impl World {
             Fault::Break(link) => self.break_link(link),
             Fault::Isolate(which, time) => self.isolate(which, self.now + time * MS),
             Fault::Partition(from, to, time) => self.parted[from][to] = self.now + time * MS,
+            Fault::Refuse(node, time) => self.nodes[node].refuses_until = self.now + time * MS,
+            Fault::ArbiterSlow(time) => self.register.slow_until = self.now + time * MS,
             Fault::ArbiterDown(time) => self.register.down_until = self.now + time * MS,
             Fault::ArbiterCut(node, time) => self.cut[node] = self.now + time * MS,
             Fault::Full(time) => self.storage.full_until = self.now + time * MS,

@@ -19,10 +19,10 @@ use io_gate::host::new_gate;
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-use crate::arbiter::{self, Client, Kind, Outcome, Register};
+use crate::arbiter::{Client, Kind, Outcome, Register};
 use crate::guest::{Guest, PAGES};
 use crate::link::Link;
-use crate::node::{Active, Fate, Node, Passive, Role, Task};
+use crate::node::{Active, Fate, Node, Passive, Role, Search, Task};
 use crate::observer::Observer;
 use crate::plan::Planned;
 use crate::random::{Random, mix};
@@ -91,6 +91,13 @@ pub(crate) struct World {
     ending: bool,
 }
 
+const UNSERVED: &str = "P7, P9: a time-out is over, and nothing was done about it";
+
+/// Whether nothing is due any more: a time-out that is over has been acted upon, or its driver would ask again without end.
+fn is_served(deadline: Option<Time>, now: Time) -> bool {
+    deadline.is_none_or(|deadline| deadline >= now)
+}
+
 const fn backoff(first: u64, longest: u64) -> Backoff {
     Backoff { first: Duration::from_millis(first), longest: Duration::from_millis(longest) }
 }
@@ -112,6 +119,7 @@ impl World {
                 asleep_until: 0,
                 suspended_until: 0,
                 hangs_until: 0,
+                refuses_until: 0,
                 stuck_until: 0,
                 waits: 0,
                 nap: None,
@@ -197,6 +205,7 @@ impl World {
         host.fuse = None;
         host.wake(self.now);
         host.hangs_until = 0;
+        host.refuses_until = 0;
         host.stuck_until = 0;
         host.waits = 0;
         host.nap = None;
@@ -229,6 +238,11 @@ impl World {
             guest,
             digest: ft_core::wire::EpochDigest::default(),
             sent,
+            seals_first: None,
+            taken: None,
+            dials: None,
+            search: Search::default(),
+            asked: None,
             precopy: None,
             verify: false,
             net: VecDeque::new(),
@@ -263,6 +277,7 @@ impl World {
             heard_term: 0,
             asks_operator: false,
             may_stop: false,
+            asked: None,
             opens: None,
             lacks_kernel: false,
             kernel: Vec::new(),
@@ -343,9 +358,11 @@ impl World {
                 if !matches!(event, P::Tick | P::Frame { .. } | P::Progress { .. }) {
                     trace!(self, "{node} primary <- {event:?}");
                 }
+                let ticks = event == P::Tick;
                 let actions = active.core.handle(now, event).unwrap_or_else(|illegal| {
                     panic!("the driver was refused: {illegal}");
                 });
+                assert!(!ticks || is_served(active.core.next_deadline(), now), "{UNSERVED}");
                 self.first(node, actions.into_iter().map(Task::PrimaryDoes));
             }
             (Role::Passive(passive), Task::Standby(event)) => {
@@ -356,9 +373,11 @@ impl World {
                 if !matches!(event, S::Tick | S::Frame { .. } | S::Progress { .. }) {
                     trace!(self, "{node} standby <- {event:?}");
                 }
+                let ticks = event == S::Tick;
                 let actions = passive.core.handle(now, event).unwrap_or_else(|illegal| {
                     panic!("the driver was refused: {illegal}");
                 });
+                assert!(!ticks || is_served(passive.core.next_deadline(), now), "{UNSERVED}");
                 self.first(node, actions.into_iter().map(Task::StandbyDoes));
             }
             (Role::Active(_), Task::PrimaryDoes(action)) => self.primary_does(node, action),
@@ -436,10 +455,12 @@ impl World {
         self.parted = Default::default();
         self.cut = Default::default();
         self.register.down_until = 0;
+        self.register.slow_until = 0;
         self.storage.full_until = 0;
         for node in &mut self.nodes {
             node.wake(self.now);
             node.hangs_until = 0;
+            node.refuses_until = 0;
             node.stuck_until = 0;
             node.fuse = None;
         }
@@ -565,6 +586,12 @@ impl World {
     }
 
     fn tick(&mut self, node: usize) {
+        let now = self.now;
+        if let Role::Active(active) = &mut self.nodes[node].role
+            && let Some((_, event)) = active.dials.take_if(|(due, _)| *due <= now)
+        {
+            return self.give(node, Task::Primary(event));
+        }
         match &self.nodes[node].role {
             Role::Active(active) => {
                 let (stuck, stalled) =
@@ -630,7 +657,7 @@ impl World {
             None => client.tick(now),
         };
         if let Some(question) = question {
-            let due = self.now + arbiter::delay(&mut self.random);
+            let due = self.now + self.register.delay(self.now, &mut self.random);
             let from = (node, self.nodes[node].process);
             let number = self.register.ask(from, question, due);
             self.nodes[node].client.has_asked(number, now);
@@ -714,6 +741,7 @@ impl World {
                     PrimaryPhase::Alone
                     | PrimaryPhase::Joining
                     | PrimaryPhase::Copying
+                    | PrimaryPhase::Sealing
                     | PrimaryPhase::Arming
                     | PrimaryPhase::Protected,
                     0..3,

@@ -75,6 +75,12 @@ impl World {
         P::StandbyConnected { link: ids[0], hello }
     }
 
+    /// Whether the process does not know yet that it has this connection.
+    fn is_dialling(&self, node: usize, id: LinkId) -> bool {
+        let Role::Active(active) = &self.nodes[node].role else { return false };
+        matches!(active.dials, Some((_, P::StandbyConnected { link, .. })) if link == id)
+    }
+
     fn find(&self, id: LinkId) -> Option<(usize, usize)> {
         self.links.iter().enumerate().find_map(|(at, link)| {
             link.ends.iter().position(|end| end.open && end.id == id).map(|end| (at, end))
@@ -153,7 +159,8 @@ impl World {
         }
     }
 
-    /// Somebody who has listened connects to a standby, says again all that a primary said in an earlier session, and goes.
+    /// Somebody who has listened connects to a standby, says again what a primary said in an earlier session, and goes; or says
+    /// some of it, and nothing more.
     pub(super) fn impersonate(&mut self, node: usize, which: usize) {
         let listens = matches!(self.nodes[node].role, Role::Passive(_));
         let count = self.recorded.len();
@@ -163,9 +170,13 @@ impl World {
         let ids = [LinkId(self.next_link), LinkId(self.next_link + 1)];
         self.next_link += 2;
         let mut link = Link::new([node, node], [NOBODY, self.nodes[node].process], ids);
-        for bytes in &self.recorded[which % count].frames {
+        let frames = &self.recorded[which % count].frames;
+        let stays = self.random.one_in(3);
+        let said = if stays { self.random.index(frames.len()) } else { frames.len() };
+        for bytes in &frames[..said] {
             link.send(0, bytes.clone(), self.now);
         }
+        link.ends[1].silent = stays;
         link.close(0, false);
         self.links.push(link);
         self.observer.tally.impostors += 1;
@@ -203,7 +214,7 @@ impl World {
             end.lingers = false;
             return;
         }
-        if !self.is_awake(node) {
+        if !self.is_awake(node) || self.is_dialling(node, id) {
             return;
         }
         self.run_tasks(node);

@@ -8,10 +8,13 @@ use io_gate::host::{GuestBytes, GuestRange, MemoryFault, Origin, lend_chain};
 use io_gate::{BlockFlush, BlockWrite, ConsoleTx, NetTx, Payload, Port};
 
 use super::network::split;
-use super::{KERNEL, KERNEL_BYTES, World, trace};
+use super::{KERNEL, KERNEL_BYTES, MS, World, trace};
 use crate::guest::{Guest, PAGES, State, Wanted};
-use crate::node::{Active, Role, Task};
+use crate::node::{Active, Role, Taken, Task};
 use crate::random::Random;
+
+/// P9: why a term was won is why it was asked for, whatever came of that meanwhile.
+pub(super) const OTHER_REASON: &str = "P9: it was not asked for this reason";
 
 /// Room of a chain whose bytes this simulation keeps elsewhere.
 struct Nowhere;
@@ -31,12 +34,19 @@ impl World {
         match action {
             Action::Connect => {
                 let event = self.connect(node);
-                self.nodes[node].tasks.push_back(Task::Primary(event));
+                // Mostly soon; its operator may say meanwhile that he wants none.
+                let takes = if self.random.one_in(4) { self.random.below(150 * MS) } else { 0 };
+                let due = self.now + takes;
+                let active = self.active(node);
+                (active.dials, active.search.idle) = (Some((due, event)), 0);
             }
             Action::Send { link, frame } => {
                 if matches!(frame.message, Message::Bye { reason: ByeReason::Detach, .. }) {
                     self.active(node).detaches = Some(0);
                 }
+                let wanted =
+                    self.active(node).searches || !matches!(frame.message, Message::Hello(_));
+                assert!(wanted, "P7: a standby is joined, and the operator wants none");
                 self.send(link, &frame);
             }
             Action::CloseLink { link, reason } => {
@@ -44,6 +54,7 @@ impl World {
                 self.close(link);
                 let active = self.active(node);
                 (active.precopy, active.detaches, active.says_protected) = (None, None, None);
+                active.seals_first = None;
             }
             Action::StartPrecopy { link, options, session, images } => {
                 assert!(
@@ -78,7 +89,7 @@ impl World {
                 }
                 self.nodes[node].tasks.extend(frames);
             }
-            Action::SealFirst { link } => self.seal(node, link),
+            Action::SealFirst { link } => self.active(node).seals_first = Some(link),
             Action::Hold => self.active(node).ledger.hold(),
             Action::Release { proof, .. } => {
                 let limit = self.primary_options().heartbeat_timeout;
@@ -104,7 +115,8 @@ impl World {
                 let released = self.active(node).ledger.run_alone(proof);
                 self.enqueue(node, released);
             }
-            Action::AskArbiter { term, .. } => {
+            Action::AskArbiter { term, why } => {
+                self.active(node).asked = Some(why);
                 self.suspects();
                 self.nodes[node].waits = 0;
                 self.nodes[node].client.wanted = Some(term.0);
@@ -127,7 +139,13 @@ impl World {
                 trace!(self, "{node} primary: {report}");
                 let active = self.active(node);
                 match report {
-                    Report::WaitingForOperator { .. } => active.asks_operator = true,
+                    Report::WaitingForOperator { ref reason } => {
+                        active.asks_operator = true;
+                        active.asked = Some(reason.clone());
+                    }
+                    Report::RunsAlone { ref reason, .. } => {
+                        assert!(Some(reason) == active.asked.as_ref(), "{OTHER_REASON}");
+                    }
                     Report::Protected { .. } => active.says_protected = Some(true),
                     Report::Degraded { .. } => active.says_protected = Some(false),
                     _ => {}
@@ -177,8 +195,19 @@ impl World {
         if !self.is_active(node) || !self.nodes[node].tasks.is_empty() {
             return;
         }
+        let sealer_held_until = self.active(node).taken.as_ref().map(|taken| taken.until);
+        if sealer_held_until.is_some_and(|until| until <= self.now) {
+            return self.submit(node);
+        }
         if self.active(node).precopy.is_some() {
             return self.precopy(node);
+        }
+        if sealer_held_until.is_some() {
+            return;
+        }
+        if let Some(link) = self.active(node).seals_first.take() {
+            self.seal(node, link);
+            return self.run_tasks(node);
         }
         let seals = self.random.one_in(2);
         let active = self.active(node);
@@ -320,7 +349,34 @@ impl World {
         Outgoing { epoch, term, message }.encode(&mut bytes).unwrap();
         self.observer.seals(term.0, epoch.0, guest);
         trace!(self, "{node} seals epoch {epoch} of term {term}");
-        let frames = split(&bytes).into_iter().map(|frame| Task::Send(link, frame));
+        let frames = split(&bytes);
+        // The guest goes on, and what it has said is encoded, before the core hears of it. Now and then the next session has begun
+        // by then.
+        let held = !self.calm && self.random.one_in(30);
+        let until = self.now + if held { self.random.below(250 * MS) } else { 0 };
+        self.active(node).taken = Some(Taken { link, epoch, dirty, frames, until });
+        if !held && !self.random.one_in(3) {
+            self.submit(node);
+        }
+    }
+
+    /// The core hears of a checkpoint that was taken. P4: of one whose session has ended meanwhile it wants to hear nothing, and its
+    /// pages are still to be sent.
+    fn submit(&mut self, node: usize) {
+        let now = self.nodes[node].core_time(self.now);
+        let active = self.active(node);
+        let Some(Taken { link, epoch, dirty, frames, .. }) = active.taken.take() else { return };
+        if active.core.link() != Some(link) {
+            let refused = active.core.handle(now, P::Sealed { link, epoch }).is_err();
+            assert!(
+                refused,
+                "P4: a checkpoint of a session that has ended is taken for one of the next"
+            );
+            active.guest.dirty = std::array::from_fn(|page| active.guest.dirty[page] | dirty[page]);
+            self.observer.tally.void_seals += 1;
+            return;
+        }
+        let frames = frames.into_iter().map(|frame| Task::Send(link, frame));
         let sealed = Task::Primary(P::Sealed { link, epoch });
         let tasks: Vec<Task> = std::iter::once(sealed).chain(frames).collect();
         if let Some(fate) = self.nodes[node].nap.take() {

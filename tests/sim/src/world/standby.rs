@@ -5,7 +5,7 @@ use ft_core::standby::{Action, Event as S, Phase, Report, TakenOver};
 use ft_core::wire::Message;
 use io_gate::host::{check_in_flight, new_gate};
 
-use super::primary::hashes;
+use super::primary::{OTHER_REASON, hashes};
 use super::{KERNEL, KERNEL_BYTES, World, trace};
 use crate::guest::{Guest, State};
 use crate::node::Task;
@@ -23,7 +23,9 @@ impl World {
             Action::Describe { mut hello } => {
                 hello.standby_session = self.random.next().max(1);
                 self.nodes[node].client.follow(hello.term, &hello.holder);
-                let event = if self.random.one_in(20) {
+                let refuses = self.nodes[node].refuses_until > self.now;
+                self.observer.tally.refused += u64::from(refuses);
+                let event = if refuses || self.random.one_in(20) {
                     S::CannotHost { reason: "no memory".into() }
                 } else {
                     // Every other session finds that it has the kernel already.
@@ -92,13 +94,16 @@ impl World {
                     self.nodes[node].tasks.push_back(event);
                 }
             }
-            Action::AskArbiter { term, .. } => {
+            Action::AskArbiter { term, why } => {
                 self.suspects();
                 self.nodes[node].waits = 0;
+                self.passive(node).asked = Some(why);
                 self.passive(node).opens = Some(term.0);
             }
             Action::TakeOver { taken, reason } => {
                 trace!(self, "{node} takes over in term {}: {reason}", taken.term());
+                let same = Some(&reason) == self.passive(node).asked.as_ref();
+                assert!(same, "{OTHER_REASON}");
                 self.take_over(node, taken);
             }
             Action::Discard { reason } => {
@@ -138,8 +143,9 @@ impl World {
                 *heard = term.0;
                 self.passive(node).asks_operator = false;
             }
-            Report::WaitingForOperator { .. } => {
+            Report::WaitingForOperator { reason } => {
                 self.suspects();
+                self.passive(node).asked = Some(reason.clone());
                 self.passive(node).asks_operator = true;
                 self.observer.tally.operator_waits += 1;
             }

@@ -5,10 +5,11 @@
 //! reached and owes it no answer, and nobody waits for the operator.
 
 use ft_core::primary::Phase;
+use ft_core::standby::Phase as StandbyPhase;
 
 use super::{MS, NODES, World};
 use crate::arbiter::Kind;
-use crate::node::{Active, Passive, Role};
+use crate::node::{Active, Passive, Role, Search};
 
 /// What the lanes and the engine may take for one thing: their turns come by chance.
 const SLACK: u64 = 600 * MS;
@@ -21,6 +22,8 @@ impl World {
             self.look_at_waits(node, passed);
             self.look_at_detach(node, passed);
             self.look_at_words(node, passed);
+            self.look_at_reasons(node);
+            self.look_at_search(node, passed);
         }
     }
 
@@ -114,6 +117,68 @@ impl World {
         }
     }
 
+    /// P9: a machine that is on its way to be protected, or is, gives no reason for what it is not any more; nor are there more
+    /// epochs under way than it was told.
+    fn look_at_reasons(&self, node: usize) {
+        let host = &self.nodes[node];
+        let (phase, said) = match &host.role {
+            _ if !host.tasks.is_empty() => return,
+            Role::Active(active) => {
+                let in_flight = active.core.in_flight();
+                let most = self.primary_options().max_in_flight;
+                assert!(
+                    in_flight <= most,
+                    "P9: {in_flight} epochs are unacknowledged, at most {most} may be"
+                );
+                let phase = active.core.phase();
+                let waits = matches!(
+                    phase,
+                    Phase::Alone | Phase::Detaching | Phase::Doubting | Phase::WaitingForOperator
+                );
+                if waits || active.core.is_stalled() {
+                    return;
+                }
+                (phase.name(), [active.core.reason(), active.core.refusal()])
+            }
+            Role::Passive(passive) => {
+                let phase = passive.core.phase();
+                if !matches!(phase, StandbyPhase::Filling | StandbyPhase::Ready) {
+                    return;
+                }
+                (phase.name(), [passive.core.reason(), None])
+            }
+            Role::Gone => return,
+        };
+        assert!(said == [None, None], "P9: a machine that is {phase} gives a reason: {said:?}");
+    }
+
+    /// P7: a machine that runs alone, and is to be protected, looks for a standby, and waits for no answer for ever: while
+    /// things fail, too.
+    fn look_at_search(&mut self, node: usize, passed: u64) {
+        let options = self.primary_options();
+        let (awake, busy) = (self.is_awake(node), !self.nodes[node].tasks.is_empty());
+        let stuck = self.nodes[node].stuck_until > self.now;
+        let Role::Active(active) = &mut self.nodes[node].role else { return };
+        let phase = active.core.phase();
+        let may_look = active.searches && !active.core.is_stalled() && active.dials.is_none();
+        let [idle, joins] = [phase == Phase::Alone && may_look, phase == Phase::Joining];
+        let Search { idle: idles, joins: waits } = &mut active.search;
+        for (is, time, limit) in [
+            (idle, &mut *idles, options.connect_retry.longest),
+            (joins, &mut *waits, options.setup_timeout),
+        ] {
+            let excused = !awake || busy || stuck;
+            *time = if is { *time + if excused { 0 } else { passed } } else { 0 };
+            let limit = limit.as_nanos() as u64 + SLACK;
+            assert!(
+                *time < limit,
+                "P7: a machine that is {} and wants a standby does nothing about it for {} ms",
+                phase.name(),
+                limit / MS
+            );
+        }
+    }
+
     /// P9: whether a machine says that it is protected agrees with what its standby says of itself.
     fn look_at_words(&mut self, node: usize, passed: u64) {
         let host = &self.nodes[node];
@@ -184,7 +249,7 @@ impl World {
 
 impl Active {
     fn waits_for_others(&self, stuck: bool) -> bool {
-        stuck || self.core.is_stalled() || self.asks_operator
+        stuck || self.core.is_stalled() || self.asks_operator || self.taken.is_some()
     }
 }
 
