@@ -37,6 +37,7 @@ const STEPS: &[Step] = &[
     Step { name: "simulation: fresh seeds", run: sim_fresh, linux: false },
     Step { name: "new-device: one of each kind", run: new_device::prove, linux: false },
     Step { name: "simulation: deliberate bugs are found", run: sim_bugs, linux: false },
+    Step { name: "simulation: a sample of mutants is found", run: sim_mutants, linux: false },
     Step { name: "simulation: the drivers, a fixed set of seeds", run: sim_drivers, linux: false },
     Step {
         name: "run-pair: a second run starts at once",
@@ -165,6 +166,11 @@ fn sim_fresh() -> Result<bool> {
 
 fn sim_bugs() -> Result<bool> {
     sim::run_with(["--bugs", "--rounds", "1"])
+}
+
+/// The unit tests judge it; the simulation is built only for what they leave.
+fn sim_mutants() -> Result<bool> {
+    sim::run_with(["--mutants", "--sample", "150", "--seed", "1"])
 }
 
 fn sim_drivers() -> Result<bool> {

@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
 
-use crate::tree::Built;
+use crate::tree::Copied;
 
 /// Who judges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,17 +26,25 @@ impl Judge {
     }
 
     /// Where its verdicts are kept: by all that they depend on.
-    pub(crate) fn key(self, built: &Built) -> String {
+    pub(crate) fn key(self, copied: &Copied) -> String {
         match self {
-            Self::UnitTests => format!("unit-tests-{:016x}", built.tests_hash),
-            Self::Simulation(seeds) => format!("simulation-{seeds}-{:016x}", built.sim_hash),
+            Self::UnitTests => format!("unit-tests-{:016x}", copied.tests_hash),
+            Self::Simulation(seeds) => format!("simulation-{seeds}-{:016x}", copied.sim_hash),
         }
     }
 
-    fn command(self, built: &Built) -> Command {
+    /// Builds its program.
+    pub(crate) fn program(self, copied: &Copied) -> Result<PathBuf> {
+        match self {
+            Self::UnitTests => copied.unit_tests(),
+            Self::Simulation(_) => copied.simulation(),
+        }
+    }
+
+    fn command(self, program: &Path) -> Command {
         match self {
             Self::UnitTests => {
-                let mut command = limited(&built.unit_tests, 5);
+                let mut command = limited(program, 5);
                 // Random inputs are the same each time, and what has failed is not to be looked for again.
                 command.env("PROPTEST_RNG_SEED", "1").env("PROPTEST_CASES", "32");
                 command.env("RUST_TEST_THREADS", "1");
@@ -44,7 +52,7 @@ impl Judge {
                 command
             }
             Self::Simulation(seeds) => {
-                let mut command = limited(&built.simulation, 20 + seeds / 20);
+                let mut command = limited(program, 20 + seeds / 20);
                 command.args(["--first", "1", "--jobs", "1", "--until-broken", "--seeds"]);
                 command.arg(seeds.to_string());
                 command
@@ -53,9 +61,9 @@ impl Judge {
     }
 
     /// What it says of mutant `number`, if it finds it; of 0, none is active.
-    pub(crate) fn finds(self, built: &Built, number: usize) -> Result<Option<String>> {
+    pub(crate) fn finds(self, program: &Path, number: usize) -> Result<Option<String>> {
         let log = tempfile::tempfile()?;
-        let mut command = self.command(built);
+        let mut command = self.command(program);
         command.env("KEMARI_MUTANT", number.to_string()).stdin(Stdio::null());
         let status = command.stdout(log.try_clone()?).stderr(Stdio::null()).status()?;
         Ok((!status.success()).then(|| said(log)))
@@ -81,8 +89,8 @@ fn said(mut log: File) -> String {
 }
 
 /// Whether the judge finds nothing where nothing is wrong.
-pub(crate) fn check_sound(judge: Judge, built: &Built) -> Result<()> {
-    let found = judge.finds(built, 0)?;
+pub(crate) fn check_sound(judge: Judge, program: &Path) -> Result<()> {
+    let found = judge.finds(program, 0)?;
     anyhow::ensure!(
         found.is_none(),
         "the {} find a fault where there is none: {found:?}",

@@ -22,26 +22,26 @@ use argued::Argued;
 use judge::Judge;
 use results::Results;
 use sites::Mutant;
-use tree::Built;
+use tree::Copied;
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     let project = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     let scratch = project.join("target/mutants");
-    let built = tree::build(project, &scratch)?;
+    let copied = tree::copy(project, &scratch)?;
     let argued = Argued::read(&project.join("tests/mutants/argued.toml"))?;
-    let numbers = chosen(&arguments, &built.mutants);
-    println!("{} mutants of {}", numbers.len(), built.mutants.len());
+    let numbers = chosen(&arguments, &copied.mutants);
+    println!("{} mutants of {}", numbers.len(), copied.mutants.len());
     if arguments.list {
         for number in numbers {
-            println!("{}", line(&built.mutants[number - 1]));
+            println!("{}", line(&copied.mutants[number - 1]));
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let run = Run { built, folder: scratch.join("results"), jobs: arguments.jobs };
+    let run = Run { copied, folder: scratch.join("results"), jobs: arguments.jobs };
     let begun = Instant::now();
     let found = run.all(&arguments, &argued, &numbers)?;
-    let good = report(&arguments, &argued, &run.built.mutants, &found);
+    let good = report(&arguments, &argued, &run.copied.mutants, &found);
     println!("{:.0} s", begun.elapsed().as_secs_f64());
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -71,7 +71,7 @@ struct Found {
 
 /// The judges at work.
 struct Run {
-    built: Built,
+    copied: Copied,
     folder: std::path::PathBuf,
     jobs: Option<usize>,
 }
@@ -86,7 +86,7 @@ impl Run {
         };
         let every = arguments.both || arguments.simulation_only;
         let is_open = |(number, tests): &(&usize, &Option<String>)| {
-            every || tests.is_none() && argued.of(&self.built.mutants[**number - 1]).is_none()
+            every || tests.is_none() && argued.of(&self.copied.mutants[**number - 1]).is_none()
         };
         let open: Vec<usize> =
             numbers.iter().zip(&tests).filter(is_open).map(|(number, _)| *number).collect();
@@ -102,17 +102,22 @@ impl Run {
 
     /// What one judge says of each.
     fn judge(&self, judge: Judge, numbers: &[usize]) -> Result<Vec<Option<String>>> {
-        let results = Results::open(&self.folder, &judge.key(&self.built))?;
+        let results = Results::open(&self.folder, &judge.key(&self.copied))?;
         let unknown: Vec<usize> =
             numbers.iter().copied().filter(|number| results.of(*number).is_none()).collect();
-        if !unknown.is_empty() {
-            judge::check_sound(judge, &self.built)?;
+        if unknown.is_empty() {
+            return Ok(numbers
+                .iter()
+                .map(|number| results.of(*number).cloned().flatten())
+                .collect());
         }
+        let program = judge.program(&self.copied)?;
+        judge::check_sound(judge, &program)?;
         let (next, results) = (AtomicUsize::new(0), Mutex::new(results));
         let bar = progress(judge, unknown.len());
         let work = || -> Result<()> {
             while let Some(number) = unknown.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let found = judge.finds(&self.built, *number)?;
+                let found = judge.finds(&program, *number)?;
                 results
                     .lock()
                     .expect("no thread panics while it holds this")

@@ -13,11 +13,11 @@ use crate::sites::{self, Mutant};
 const MEMBERS: [&str; 4] = ["io-gate", "ft-core", "tests/flags", "tests/sim"];
 const SWITCH: &str = include_str!("switch.rs.txt");
 
-/// The programs that judge, and the mutants in them.
-pub(crate) struct Built {
+/// The copy, and the mutants in it. A judge's program is built once it is asked.
+pub(crate) struct Copied {
     pub(crate) mutants: Vec<Mutant>,
-    pub(crate) simulation: PathBuf,
-    pub(crate) unit_tests: PathBuf,
+    tree: PathBuf,
+    target: PathBuf,
     /// Of all that the unit tests are made from.
     pub(crate) tests_hash: u64,
     /// Of all that the simulation is made from.
@@ -27,8 +27,8 @@ pub(crate) struct Built {
 /// Files by their path in the copy.
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
-/// Makes the copy in `scratch`, and builds it.
-pub(crate) fn build(project: &Path, scratch: &Path) -> Result<Built> {
+/// Makes the copy in `scratch`.
+pub(crate) fn copy(project: &Path, scratch: &Path) -> Result<Copied> {
     let mut files = Files::new();
     for member in MEMBERS {
         read(project, &project.join(member), &mut files)?;
@@ -40,13 +40,23 @@ pub(crate) fn build(project: &Path, scratch: &Path) -> Result<Built> {
     let mutants = mutate(&mut files)?;
     let (tree, target) = (scratch.join("tree"), scratch.join("target"));
     write(&tree, &files)?;
-    let release = ["build", "--release", "--package", "kemari-sim"];
-    let simulation = built(&tree, &target, &release, "kemari-sim")?;
-    let test = ["test", "--release", "--no-run", "--lib", "--package", "ft-core"];
-    let unit_tests = built(&tree, &target, &test, "ft_core")?;
     let tests_hash = hash(&files, |path| !path.starts_with("tests"));
     let sim_hash = hash(&files, |path| !is_test(path));
-    Ok(Built { mutants, simulation, unit_tests, tests_hash, sim_hash })
+    Ok(Copied { mutants, tree, target, tests_hash, sim_hash })
+}
+
+impl Copied {
+    /// Builds the core's unit tests.
+    pub(crate) fn unit_tests(&self) -> Result<PathBuf> {
+        let test = ["test", "--release", "--no-run", "--lib", "--package", "ft-core"];
+        built(&self.tree, &self.target, &test, "ft_core")
+    }
+
+    /// Builds the simulation.
+    pub(crate) fn simulation(&self) -> Result<PathBuf> {
+        let release = ["build", "--release", "--package", "kemari-sim"];
+        built(&self.tree, &self.target, &release, "kemari-sim")
+    }
 }
 
 /// The workspace's own, with fewer members.
