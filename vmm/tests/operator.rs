@@ -384,6 +384,29 @@ fn a_replaced_machine_whose_guest_is_idle_ends_by_itself() {
     assert!(said.contains("fenced") && said.contains("another host"), "{said}");
 }
 
+/// Fails where the question that only makes words for a person takes the time that the command itself has.
+#[test]
+fn a_shutdown_is_sent_where_the_question_before_is_not_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let serve = move || {
+        let (_silent, _) = listener.accept().unwrap();
+        let (mut client, _) = listener.accept().unwrap();
+        let mut said = [0; 1024];
+        let count = client.read(&mut said).unwrap();
+        client.write_all(b"{\"done\":true}\n").unwrap();
+        String::from_utf8_lossy(&said[..count]).into_owned()
+    };
+    let served = std::thread::spawn(serve);
+    let socket = socket.display().to_string();
+    let mut ctl = Command::new(KEMARI);
+    ctl.args(["ctl", "--socket", &socket, "--timeout", "20", "shutdown"]).stdin(Stdio::null());
+    let done = ctl.output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(served.join().unwrap().contains("shutdown"));
+}
+
 /// Fails where a client waits longer than it says, or for ever: to be let in, or for each answer anew.
 #[test]
 fn whoever_does_not_answer_is_given_up_in_time_and_the_time_is_said() {

@@ -24,7 +24,7 @@ pub(super) fn ctl(args: &CtlArgs) -> Result<u8, CliError> {
     };
     let patience = Patience::with(Duration::from_secs(args.timeout));
     if command == Command::Shutdown && args.timeout > 0 {
-        announce_shutdown(args, &patience);
+        announce_shutdown(args);
     }
     let answer = ask(args, command, args.timeout, &patience)?;
     let on_one_line = args.json || !std::io::stdout().is_terminal();
@@ -43,9 +43,9 @@ fn ask(
 }
 
 /// What a person would wonder about while the guest takes its time, or takes no notice.
-fn announce_shutdown(args: &CtlArgs, patience: &Patience) {
+fn announce_shutdown(args: &CtlArgs) {
     // Whoever does not answer, or runs no guest, says why when it refuses the command itself.
-    let Ok(status) = ask(args, Command::Status, 0, patience) else { return };
+    let Ok(status) = ask(args, Command::Status, 0, &Patience::of_question()) else { return };
     if status["role"] != "primary" {
         return;
     }

@@ -24,6 +24,12 @@ impl Patience {
         Self { begun: Instant::now(), all: outcome.saturating_add(CLIENT_TIMEOUT) }
     }
 
+    /// Of a question before the command itself, which leaves the command the rest, with what it takes to be let in.
+    #[must_use]
+    pub fn of_question() -> Self {
+        Self { begun: Instant::now(), all: CLIENT_TIMEOUT / 2 }
+    }
+
     fn left(&self) -> io::Result<Duration> {
         let left = self.all.saturating_sub(self.begun.elapsed());
         if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }

@@ -75,7 +75,7 @@ pub fn flush() {
     match start_writer() {
         Ok(()) => queue.wait_idle(LAST_LINES),
         // What is to be said is, perhaps, that there can be no more threads.
-        Err(_) => queue.write_here(LAST_LINES),
+        Err(_) => queue.write_here(&io::stderr(), LAST_LINES),
     }
 }
 

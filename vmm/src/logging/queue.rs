@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -119,14 +120,14 @@ impl Queue {
         drop(waited);
     }
 
-    /// Writes what waits, by the thread that calls, where no other can be had. A standard error that takes nothing within
-    /// `patience` is given up.
-    pub(super) fn write_here(&self, patience: Duration) {
-        let timeout = Timespec::try_from(patience).ok();
+    /// Writes what waits to standard error, by the thread that calls, where no other can be had. What it has not taken within
+    /// `patience`, all in all, is given up (P9).
+    pub(super) fn write_here(&self, error: &impl AsFd, patience: Duration) {
+        let begun = Instant::now();
         while let Some(line) = self.take() {
-            let error = std::io::stderr();
-            let mut takes = [PollFd::new(&error, PollFlags::OUT)];
-            if poll(&mut takes, timeout.as_ref()).ok() != Some(1) || !write(&line) {
+            let left = Timespec::try_from(patience.saturating_sub(begun.elapsed())).ok();
+            let mut takes = [PollFd::new(error, PollFlags::OUT)];
+            if poll(&mut takes, left.as_ref()).ok() != Some(1) || !write(error, &line) {
                 return;
             }
         }
@@ -149,7 +150,7 @@ impl Queue {
                 state.writing = true;
                 drop(state);
                 RawMode::restore();
-                write(format!("{message}\n").as_bytes());
+                write(&io::stderr(), format!("{message}\n").as_bytes());
                 std::process::abort();
             }
             let now = Instant::now();
@@ -171,7 +172,7 @@ impl Queue {
     fn write_unlocked(&self, mut state: MutexGuard<'_, State>, line: &[u8]) {
         state.writing = true;
         drop(state);
-        let written = write(line);
+        let written = write(&io::stderr(), line);
         let mut state = self.lock();
         state.writing = false;
         state.failing = !written;
@@ -196,9 +197,9 @@ fn dropped(count: u64) -> Line {
 }
 
 /// Writes to standard error without std's lock, which a thread that panics would wait for. Whether it took all of it.
-fn write(mut bytes: &[u8]) -> bool {
+fn write(error: &impl AsFd, mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {
-        match rustix::io::write(std::io::stderr(), bytes) {
+        match rustix::io::write(error, bytes) {
             Ok(0) => return false,
             Ok(written) => bytes = &bytes[written..],
             Err(rustix::io::Errno::INTR) => {}
@@ -212,5 +213,39 @@ fn write(mut bytes: &[u8]) -> bool {
 impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Queue").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use std::io::{PipeReader, Read, pipe};
+
+    use super::*;
+
+    /// A pipe that is full has room again when so much was taken.
+    const PAGE: usize = 4096;
+    /// What a pipe takes (pipe(7)).
+    const FULL: usize = 16 * PAGE;
+
+    /// Takes a page now and then.
+    fn take_slowly(mut reader: PipeReader) {
+        let mut page = vec![0; PAGE];
+        while reader.read_exact(&mut page).is_ok() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// P9. Fails where each line has all of the patience, so that an end takes as long as its reader likes.
+    #[test]
+    fn last_lines_wait_for_a_slow_reader_no_longer_than_all_in_all() {
+        const LINES: usize = 100;
+        let (reader, mut writer) = pipe().unwrap();
+        let queue = Queue::default();
+        (0..LINES).for_each(|_| queue.push(vec![0; PAGE / 2]));
+        std::thread::spawn(move || take_slowly(reader));
+        io::Write::write_all(&mut writer, &[0; FULL]).unwrap();
+        queue.write_here(&writer, Duration::from_millis(300));
+        assert!(!queue.is_idle(), "{LINES} lines are not taken in so short a time");
     }
 }

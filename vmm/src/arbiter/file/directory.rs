@@ -77,7 +77,15 @@ impl HostDirectory {
 
     /// A complete, synced file under a name of its own.
     fn temporary(&self, bytes: &[u8]) -> io::Result<NamedTempFile> {
-        let mut file = NamedTempFile::with_prefix_in("claim-", &self.path)?;
+        let mut refused = None;
+        let make = |path: &Path| {
+            let mut options = File::options();
+            let made = options.read(true).write(true).create_new(true).mode(0o600).open(path);
+            made.inspect_err(|error| refused = error.raw_os_error())
+        };
+        let made = tempfile::Builder::new().prefix("claim-").make_in(&self.path, make);
+        // What is advised follows from what the system says, which `tempfile` has in its text only.
+        let mut file = made.map_err(|error| refused.map_or(error, io::Error::from_raw_os_error))?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         Ok(file)
@@ -161,5 +169,27 @@ fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+    use crate::arbiter::ArbiterError;
+
+    /// P9. Fails where what an operator is advised to do about a limit is to look for a directory: the system's word is in the
+    /// text only.
+    #[test]
+    fn what_the_system_says_of_a_new_record_is_known() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = HostDirectory::open(base.path(), "vm").unwrap();
+        assert!(directory.temporary(b"{}").is_ok());
+        fs::remove_dir(base.path().join("vm")).unwrap();
+        let source = directory.temporary(b"{}").unwrap_err();
+        assert_eq!(source.raw_os_error(), Some(libc::ENOENT), "{source}");
+        let source = io::Error::from_raw_os_error(libc::EMFILE);
+        let error = ArbiterError::Directory { what: "claim", path: base.path().into(), source };
+        assert!(error.to_string().contains("ulimit -Hn"), "{error}");
     }
 }
