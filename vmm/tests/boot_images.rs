@@ -15,7 +15,7 @@ use io_gate::host::new_gate;
 use io_gate_host::Unfenced;
 use kemari_vmm::boot::Boot;
 use kemari_vmm::config::{BootSource, MachineConfig};
-use kemari_vmm::engine::Engine;
+use kemari_vmm::engine::{Engine, Makings};
 use kemari_vmm::machine::{AttachOptions, Machine};
 use kemari_vmm::standby::{End, Inheritance, Input};
 use pair::{
@@ -113,7 +113,8 @@ fn go_on(inherited: Inheritance, standby: &std::path::Path) -> (Arc<Machine>, Ar
     state.restore(&machine).unwrap();
     machine.attach_backends(AttachOptions { shared_disks: true, append: true }).unwrap();
     let options = engine_options(standby);
-    let engine = Engine::after_takeover(machine.clone(), authority, None, taken, options).unwrap();
+    let makings = Makings::new(None).unwrap();
+    let engine = Engine::after_takeover(makings, machine.clone(), authority, None, taken, options);
     start_sealing(&machine, &engine);
     (machine, engine)
 }

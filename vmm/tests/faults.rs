@@ -3,6 +3,8 @@
 
 mod micro;
 
+use std::io::Read;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,11 +12,61 @@ use std::time::Duration;
 use kemari_inject::{Answer, Call, Injector, intercept};
 use kemari_workload::Op;
 use micro::Guest;
+use rustix::process::Signal;
 
+/// Nobody is suspected because this host is busy.
+const PATIENT: [&str; 2] = ["--heartbeat-timeout", "10000"];
 /// KVM_RUN.
 const RUN: u64 = 0xae80;
 /// A message may be lost, and is repeated. So many are a minute: more than a busy host needs.
 const TRIES: u64 = 120;
+
+/// A machine whose `KVM_RUN` fails from some moment on, which [`fail`](Self::fail) is.
+struct Faulty {
+    guest: Guest,
+    armed: Arc<AtomicBool>,
+    _injector: Injector,
+}
+
+impl Faulty {
+    fn boot(flags: &[&str], error: i32) -> Self {
+        let mut pending = None;
+        let guest = Guest::boot_as(1, flags, |command| {
+            pending = Some(intercept(command, &[libc::SYS_ioctl]).unwrap());
+        });
+        let armed = Arc::new(AtomicBool::new(false));
+        let fails = armed.clone();
+        let rule = move |call: &Call| match call.arguments[1] == RUN && fails.load(Ordering::SeqCst)
+        {
+            true => Answer::Fail(error),
+            false => Answer::Proceed,
+        };
+        let injector = Injector::start(pending.unwrap().listener().unwrap(), rule);
+        Self { guest, armed, _injector: injector }
+    }
+
+    /// How it ends.
+    fn fail(&mut self) -> Option<i32> {
+        self.guest.ask(Op::Ping);
+        self.armed.store(true, Ordering::SeqCst);
+        // Its vCPU comes out of KVM to print, and goes in again.
+        let ended = (0..TRIES).find_map(|number| {
+            self.guest.tell(Op::ConsoleMark { number });
+            self.guest.process.wait_exit(Duration::from_millis(500))
+        });
+        ended.unwrap().code()
+    }
+}
+
+/// P7, P9. Fails where a vCPU that KVM does not run counts as one that goes on: the guest stands still, and its machine says
+/// nothing and cannot be paused.
+#[test]
+fn p7_a_vcpu_that_kvm_never_runs_is_a_failure() {
+    let mut faulty = Faulty::boot(&[], libc::EAGAIN);
+    assert_eq!(faulty.fail(), Some(1), "{:?}", faulty.guest.process.lines());
+    let said = faulty.guest.process.wait_line("KVM_RUN failed", Duration::from_secs(60));
+    assert!(said.is_some(), "{:?}", faulty.guest.process.lines());
+}
 
 /// P7. Nobody else can go on with the guest of a machine that fails alone: whoever starts it next need not take it from
 /// anybody. Fails where its term is left to a standby that there is not.
@@ -23,24 +75,40 @@ fn p7_the_name_of_a_machine_that_fails_alone_is_free() {
     let dir = tempfile::tempdir().unwrap();
     let arbiter = format!("file:{}", dir.path().display());
     let flags = ["--arbiter", arbiter.as_str(), "--name", "vm"];
-    let mut pending = None;
-    let mut guest = Guest::boot_as(1, &flags, |command| {
-        pending = Some(intercept(command, &[libc::SYS_ioctl]).unwrap());
-    });
-    let armed = Arc::new(AtomicBool::new(false));
-    let fails = armed.clone();
-    let rule = move |call: &Call| match call.arguments[1] == RUN && fails.load(Ordering::SeqCst) {
-        true => Answer::Fail(libc::ENOMEM),
-        false => Answer::Proceed,
-    };
-    let _injector = Injector::start(pending.unwrap().listener().unwrap(), rule);
-    guest.ask(Op::Ping);
-    armed.store(true, Ordering::SeqCst);
-    // Its vCPU comes out of KVM to print, and goes in again.
-    let ended = (0..TRIES).find_map(|number| {
-        guest.tell(Op::ConsoleMark { number });
-        guest.process.wait_exit(Duration::from_millis(500))
-    });
-    assert_eq!(ended.unwrap().code(), Some(1), "{:?}", guest.process.lines());
+    let mut faulty = Faulty::boot(&flags, libc::ENOMEM);
+    assert_eq!(faulty.fail(), Some(1), "{:?}", faulty.guest.process.lines());
     Guest::boot_with(1, &flags).ask(Op::Ping);
+}
+
+/// P7. As above, of a machine that has connected to a standby: one that holds no checkpoint can go on with nothing.
+#[test]
+fn p7_the_name_of_a_machine_that_fails_before_its_standby_holds_it_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let arbiter = format!("file:{}", dir.path().display());
+    let link = dir.path().join("link");
+    let standby = UnixListener::bind(&link).unwrap();
+    let flags = ["--arbiter", arbiter.as_str(), "--name", "vm"];
+    let link = format!("unix:{}", link.display());
+    let protected = [&flags[..], &["--standby", &link], &PATIENT].concat();
+    let mut faulty = Faulty::boot(&protected, libc::ENOMEM);
+    // It says Hello, and is answered nothing.
+    let (mut connection, _) = standby.accept().unwrap();
+    connection.read_exact(&mut [0]).unwrap();
+    assert_eq!(faulty.fail(), Some(1), "{:?}", faulty.guest.process.lines());
+    Guest::boot_with(1, &flags).ask(Op::Ping);
+}
+
+/// P9. Fails where a process that has been told to end waits for storage on which its own files are, for as long as that does not
+/// answer.
+#[test]
+fn p9_an_end_does_not_wait_for_its_own_files() {
+    let mut pending = None;
+    let mut guest = Guest::boot_as(1, &[], |command| {
+        pending = Some(intercept(command, &[libc::SYS_renameat2]).unwrap());
+    });
+    let _injector = Injector::start(pending.unwrap().listener().unwrap(), |_| Answer::Hang);
+    guest.ask(Op::Ping);
+    guest.process.signal(Signal::TERM);
+    let ended = guest.process.wait_exit(Duration::from_secs(300));
+    assert_eq!(ended.unwrap().code(), Some(143), "{:?}", guest.process.lines());
 }

@@ -10,8 +10,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use ft_core::primary::Phase;
 use ft_core::standby::Event as StandbyEvent;
 use ft_core::{LinkId, Term};
-use kemari_vmm::engine::{Engine, Sealer, Step, Steps};
-use kemari_vmm::machine::AttachOptions;
+use kemari_vmm::engine::{Engine, Makings, Sealer, Step, Steps};
+use kemari_vmm::machine::{AttachOptions, LoopContext};
 use kemari_vmm::standby::{End, Input};
 use kvm_bindings::kvm_regs;
 use pair::{
@@ -137,6 +137,30 @@ fn an_ended_session_takes_no_dirty_pages_of_the_next() {
     assert_eq!(mismatches, Some(0), "what --verify has found");
 }
 
+/// P5. A session may be ready before the device thread has let the guest run, and has given up its rights, as the vCPUs' threads
+/// do then. Fails where the sealer, which lets vCPUs run again, does not wait for that.
+#[test]
+fn p5_nothing_is_sealed_before_the_guest_has_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let far = dir.path().join("far");
+    let standby = Standby::start(&far, PATIENCE, None);
+    let (machine, authority) = machine(config(MEMORY, 1), IDLE, kvm_regs::default());
+    machine.attach_backends(AttachOptions { shared_disks: true, append: false }).unwrap();
+    let (makings, options) = (Makings::new(None).unwrap(), engine_options(&far));
+    let engine = Engine::begin(makings, machine.clone(), authority, None, Term(0), options);
+    let sealer = Sealer::new(engine.clone()).unwrap();
+    let add = |context: &mut LoopContext<'_>| context.add(Box::new(sealer));
+    machine.device_loop().call(add).unwrap();
+    wait_phase(&engine, Phase::Sealing);
+    // The sealer has been woken: it has looked when the device thread answers.
+    machine.device_loop().call(|_| ()).unwrap();
+    assert!(machine.vcpus().is_paused(), "the vCPUs run with all rights");
+    assert_eq!(engine.phase(), Phase::Sealing);
+    machine.start().unwrap();
+    wait_phase(&engine, Phase::Protected);
+    standby.stops();
+}
+
 /// P1, P9. Fails where the sealer needs a descriptor that is taken only when effects are being let out already.
 #[test]
 fn what_seals_is_there_before_anything_is_let_out() {
@@ -144,7 +168,8 @@ fn what_seals_is_there_before_anything_is_let_out() {
     let (machine, authority) = machine(config(MEMORY, 1), IDLE, kvm_regs::default());
     machine.attach_backends(AttachOptions { shared_disks: true, append: false }).unwrap();
     let options = engine_options(&dir.path().join("nobody"));
-    let engine = Engine::begin(machine, authority, None, Term(0), options).unwrap();
+    let makings = Makings::new(None).unwrap();
+    let engine = Engine::begin(makings, machine, authority, None, Term(0), options);
     let made = std::thread::spawn(move || {
         without_timers();
         Sealer::new(engine).map(drop)

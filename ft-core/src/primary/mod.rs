@@ -177,6 +177,8 @@ struct Asking {
     failures: u32,
     /// When to ask again; none while an answer is awaited.
     retry: Option<Time>,
+    /// Not before then: the standby of a machine that is stuck has its turn until then (P7).
+    not_before: Time,
 }
 
 /// See the module.
@@ -825,8 +827,9 @@ impl Primary {
             if !deliberate!(StallKeeps) {
                 self.break_off(now, reason, out);
             }
-        } else if let Some(Asking { retry: Some(retry), .. }) = &mut self.asking {
-            *retry = (*retry).max(now + self.options.setup_timeout);
+        } else if let Some(asking) = &mut self.asking {
+            asking.not_before = now + self.options.setup_timeout;
+            asking.retry = asking.retry.map(|retry| retry.max(asking.not_before));
         }
     }
 
@@ -836,8 +839,9 @@ impl Primary {
             return;
         }
         out.push(Action::Report(Report::Recovered));
-        if let Some(Asking { retry: Some(retry), .. }) = &mut self.asking {
-            *retry = now;
+        if let Some(asking) = &mut self.asking {
+            asking.not_before = now;
+            asking.retry = asking.retry.map(|_| now);
         }
         self.tick(now, out);
     }
@@ -875,12 +879,13 @@ impl Primary {
             self.phase = Phase::Doubting;
             if self.stalled.is_some() {
                 // The standby's turn. If it is gone too, this machine finds out by asking, and about its own right as well.
-                let retry = Some(now + self.options.setup_timeout);
-                self.asking = Some(Asking { why, failures: 0, retry });
+                let not_before = now + self.options.setup_timeout;
+                self.asking =
+                    Some(Asking { why, failures: 0, retry: Some(not_before), not_before });
                 return;
             }
             out.push(Action::AskArbiter { term: self.term.next(), why: why.clone() });
-            self.asking = Some(Asking { why, failures: 0, retry: None });
+            self.asking = Some(Asking { why, failures: 0, retry: None, not_before: now });
         } else {
             self.phase = Phase::WaitingForOperator;
             out.push(Action::Report(Report::WaitingForOperator { reason: why }));
@@ -996,7 +1001,8 @@ impl Primary {
         if let Some(asking) = &mut self.asking {
             asking.failures += 1;
             if !deliberate!(AskOnce) {
-                asking.retry = Some(now + self.options.arbiter_retry.after(asking.failures));
+                let again = now + self.options.arbiter_retry.after(asking.failures);
+                asking.retry = Some(again.max(asking.not_before));
             }
             self.reason = Some(format!("{}; the arbiter cannot be asked: {reason}", asking.why));
         }

@@ -683,6 +683,30 @@ fn a_machine_that_is_no_longer_stuck_asks_at_once() {
     assert!(!pair.primary.is_stalled());
 }
 
+/// P7. One that had asked before it was stuck leaves its standby the time, too, when it has no answer: fails where it asks again
+/// at once, and may win the term that the standby is about to ask for.
+#[test]
+fn p7_a_machine_that_is_stuck_and_finds_no_arbiter_leaves_its_standby_the_time() {
+    let unreachable = || Event::ArbiterUnreachable { reason: "timeout".into() };
+    let patience = PrimaryOptions::default().setup_timeout;
+    let mut pair = Pair::doubting();
+    pair.now += MS;
+    pair.give(stalled());
+    let turn = Time(pair.now) + patience;
+    pair.now += MS;
+    pair.give(unreachable());
+    assert_eq!(pair.primary.next_deadline(), Some(turn));
+    pair.now = turn.0;
+    assert_eq!(effects(&pair.give(Event::Tick)), ["ask 2"]);
+
+    // No longer stuck, no longer patient.
+    let mut pair = Pair::doubting();
+    pair.give(stalled());
+    pair.give(Event::Recovered);
+    pair.give(unreachable());
+    assert_eq!(pair.primary.next_deadline(), Some(Time(pair.now + 50 * MS)));
+}
+
 /// P9: nobody is to hold checkpoints of a machine that would not be gone on from when it has to be.
 #[test]
 fn a_machine_that_is_stuck_joins_no_standby() {

@@ -368,6 +368,21 @@ impl GateHost {
         self.core.asks().tell();
     }
 
+    /// Since when a lane waits for the answer of the fence, or of a disk's record: of the one that waits for longest.
+    #[must_use]
+    pub fn asks_since(&self) -> Option<Instant> {
+        self.core.asks().oldest()
+    }
+
+    /// Whether a write may be on its way to a disk at this moment, in a system call that has not come back. P2: it may arrive
+    /// whenever the storage answers.
+    #[must_use]
+    pub fn may_be_writing(&self) -> bool {
+        let writes =
+            |at: &Arc<Attached>| at.may_write() && at.lane().may_be_letting_out(self.core.asks());
+        self.every_attached().iter().any(writes)
+    }
+
     /// Signalled when the right to perform has been lost.
     #[must_use]
     pub fn fenced_event(&self) -> &EventFd {

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use io_gate::PowerEvent;
 use io_gate::host::{EffectOp, InputOp, Origin, Performable, Request};
 
+use crate::asks::Asks;
 use crate::backend::{Output, Work};
 use crate::core::{Core, POISONED};
 use crate::permit::GivenUp;
@@ -188,6 +189,13 @@ impl Lane {
 
     pub(crate) fn is_idle(&self) -> bool {
         self.shared.lock().is_idle()
+    }
+
+    /// Whether the lane is at an effect, and does not ask the fence for it: it may be in a system call that reaches the outside.
+    pub(crate) fn may_be_letting_out(&self, asks: &Asks) -> bool {
+        let at_effect = self.shared.lock().current.is_some_and(|current| current.effect);
+        let thread = self.thread.as_ref().map(|thread| thread.thread().id());
+        at_effect && !thread.is_some_and(|thread| asks.is_asked_by(thread))
     }
 
     /// Waits until everything asked for so far has been done, no longer than `until`; whether it has.

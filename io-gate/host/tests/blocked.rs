@@ -273,6 +273,33 @@ fn a_reset_waits_a_while_for_a_write_from_guest_memory() {
     let _ = machine.gate.seal();
 }
 
+/// P2. A write that hangs may arrive when another machine has written, whose takeover it is not to lead to. A read brings nothing.
+#[test]
+fn p2_of_what_hangs_at_a_disk_a_write_may_still_arrive() {
+    let image = image(SECTORS);
+    for call in [libc::SYS_pwritev, libc::SYS_pread64] {
+        let calls = BlockedCalls::of(&[call]);
+        let mut machine = disk_machine(&calls, open(&image));
+        machine.gate.run_alone(machine.authority.alone(Term(1)));
+        assert!(!machine.gate.may_be_writing());
+        machine.fill(DATA, &[5; 512]);
+        match call {
+            libc::SYS_pwritev => machine.write(0, DATA, 512),
+            _ => machine.read(0, DATA, 512),
+        };
+        let _ = machine.kick();
+        calls.wait_for(1);
+        assert_eq!(machine.gate.may_be_writing(), call == libc::SYS_pwritev);
+        assert_eq!(machine.gate.asks_since(), None);
+        calls.release();
+        while !machine.gate.lanes_idle() {
+            std::thread::yield_now();
+        }
+        assert!(!machine.gate.may_be_writing());
+        let _ = machine.gate.seal();
+    }
+}
+
 /// The end of a machine waits a while for a disk, in each of its calls.
 #[test]
 fn the_end_does_not_wait_for_ever_for_a_disk() {

@@ -110,7 +110,10 @@ fn a_question_that_is_not_answered_is_a_wait() {
         assert!(Instant::now() < deadline, "it is not seen to wait");
         std::thread::yield_now();
     }
+    assert!(machine.gate.asks_since().is_some());
+    assert!(!machine.gate.may_be_writing(), "what only asks does not arrive late");
     drop(answers);
     machine.gate.drain();
     assert!(!machine.gate.waits_for_fence());
+    assert_eq!(machine.gate.asks_since(), None);
 }

@@ -13,7 +13,7 @@ use io_gate::host::{CommitAuthority, new_gate};
 use io_gate_host::GuestMemory;
 use kemari_vmm::arbiter::{self, Arbiter, FileArbiter};
 use kemari_vmm::config::{ConsoleConfig, MachineConfig};
-use kemari_vmm::engine::{Engine, EngineOptions, Sealer, Steps};
+use kemari_vmm::engine::{Engine, EngineOptions, Makings, Sealer, Steps};
 use kemari_vmm::link::{LinkAddr, LinkSecurity};
 use kemari_vmm::machine::{AttachOptions, Ended, Machine};
 use kemari_vmm::standby::resources::{Reserve, Resources};
@@ -141,8 +141,9 @@ pub(crate) fn run_primary(places: &Places, side: &Shared) {
     let options = places.engine_options(Some(&near).filter(|_| !places.late));
     guest::tell(&mut Whole(machine.memory()), places.off_at, places.burst);
     judge::begins(Host::A, guest::check(&mut Whole(machine.memory())));
-    let engine = Engine::begin(machine.clone(), authority, Some(arbiter.clone()), term, options);
-    let engine = engine.expect("an engine");
+    let makings = Makings::new(Some(&arbiter)).expect("threads");
+    let asked = Some(arbiter.clone());
+    let engine = Engine::begin(makings, machine.clone(), authority, asked, term, options);
     start(&machine, &engine);
     to_the_end(&engine, &arbiter, side);
 }
@@ -228,9 +229,9 @@ fn take_over(
     machine.attach_backends(attach).expect("what is behind the devices");
     judge::begins(host, guest::check(&mut Whole(machine.memory())));
     let options = places.engine_options(None);
-    let engine =
-        Engine::after_takeover(machine.clone(), authority, Some(arbiter.clone()), taken, options);
-    let engine = engine.expect("an engine");
+    let makings = Makings::new(Some(arbiter)).expect("threads");
+    let asked = Some(arbiter.clone());
+    let engine = Engine::after_takeover(makings, machine.clone(), authority, asked, taken, options);
     start(&machine, &engine);
     to_the_end(&engine, arbiter, side);
 }

@@ -48,7 +48,8 @@ pub fn end(arbiter: &Arc<dyn Arbiter>, term: Term) -> Result<(), String> {
     let note = move || asked.end(term).map_err(|error| error.to_string());
     let begun = aside::begin("arbiter", note);
     begun.and_then(|answer| answer.within(LAST_NOTE)).unwrap_or_else(|missing| match missing {
-        // Better by this one than not at all: the process ends, and what it holds would have to be taken from it.
+        // Better by this one than not at all: the process ends, and what it holds would have to be taken from it. The end as a
+        // whole has a bound.
         NoAnswer::NoThread(_) => arbiter.end(term).map_err(|error| error.to_string()),
         NoAnswer::Late | NoAnswer::Panicked => {
             Err(format!("the arbiter has not answered within {LAST_NOTE:?}"))

@@ -14,7 +14,7 @@ use io_gate_host::backend::terminal::{self, RawMode};
 use io_gate_host::{Fence, Observer, Unfenced};
 use serde_json::json;
 
-use super::{CliError, ProtectionArgs};
+use super::{CliError, EXIT_FAILED, ProtectionArgs, last};
 use crate::arbiter::{self, Arbiter};
 use crate::audit::Recorder;
 use crate::config::MachineConfig;
@@ -103,6 +103,7 @@ pub(super) fn to_the_end(
     // goes with the process.
     std::mem::forget(engine.clone());
     let ended = machine.wait();
+    last::ends(ended.exit_code());
     if let Some(term) = engine.conclude(&ended) {
         end_term(arbiter, term);
     }
@@ -181,6 +182,9 @@ impl<'a> Claim<'a> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
+        if self.machine.is_some() {
+            last::ends(EXIT_FAILED);
+        }
         // P2: the guest has not run, but requests that it had in flight may be under way.
         if self.machine.is_none_or(|machine| machine.gate().free_disks()) {
             end_term(self.arbiter, self.term);
@@ -422,6 +426,8 @@ impl Ending {
     /// Watches for them.
     pub(super) fn watch() -> Result<Self, CliError> {
         signals::bear_limits_of_files();
+        last::watch()
+            .map_err(|error| CliError::failed(format!("cannot watch the end: {error}")))?;
         let ending = Self::default();
         let watching = ending.clone();
         signals::watch(move |number| watching.came(number)).map_err(|error| {

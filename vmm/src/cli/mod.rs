@@ -6,11 +6,13 @@ mod attach;
 mod audit;
 mod ctl;
 mod guest;
+mod last;
 mod output;
 mod paths;
 mod pid_file;
 mod run;
 mod shortage;
+mod stages;
 mod standby;
 mod start;
 

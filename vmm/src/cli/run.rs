@@ -6,9 +6,9 @@ use io_gate::host::new_gate;
 
 use super::guest::{self, Claim, observer};
 use super::pid_file::PidFile;
-use super::{CliError, RunArgs, arbiter, audit, shortage, start};
+use super::{CliError, RunArgs, arbiter, audit, start};
 use crate::audit::{Event, Side, Won};
-use crate::engine::Engine;
+use crate::engine::{Engine, Makings};
 use crate::machine::{AttachOptions, Machine};
 use crate::memory::scarce;
 use crate::standby::resources::{DescriptorError, Reserve, check_room};
@@ -43,12 +43,12 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     }
     machine.boot()?;
     let too_few = |error: DescriptorError| CliError::failed(error.to_string());
-    Reserve::of_start(machine.config()).hold().map_err(too_few)?;
+    Reserve::of_start(machine.config(), control.is_some()).hold().map_err(too_few)?;
     // Before the machine is on any network or terminal that another process may have it on.
     let claim = Claim::begin(arbiter.as_ref(), &machine, protection.seize)?;
     let term = claim.term();
     // Let go of before the claim, if the start fails: whoever gives a name back opens files.
-    let spare = Reserve::of_running(machine.config());
+    let spare = Reserve::of_running(machine.config(), control.is_some());
     spare.hold().map_err(too_few)?;
     if let Some(recorder) = &recorder {
         let how = Won::Begin;
@@ -61,16 +61,15 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     ending.ends(&machine);
     let terminal = guest::enter_terminal(machine.config());
     let options = guest::engine_options(protection, &args.name, security, recorder);
-    let engine = Engine::begin(machine.clone(), authority, arbiter.clone(), term, options)
+    let makings = Makings::new(arbiter.as_ref())
         .map_err(|error| CliError::failed(format!("cannot start the engine: {error}")))?;
+    let engine = Engine::begin(makings, machine.clone(), authority, arbiter.clone(), term, options);
     guest::install_sealer(&engine)?;
     let _control = guest::serve_control(control, guest::control_handler(&engine))?;
     if let Some(patience) = args.require_protected {
         guest::require_protected(&engine, Duration::from_millis(patience))?;
     }
     drop(spare);
-    shortage::check_room_for_one()
-        .map_err(|error| CliError::failed(format!("the guest cannot run: {error}")))?;
     if let Err(few) = check_room() {
         log::warn!("the guest runs, and may not come to be protected: {few}");
     }

@@ -1,12 +1,8 @@
 //! What to change where this process, or its host, has run out of what a limit bounds: descriptors, threads, memory.
 
-use std::path::Path;
-use std::time::{Duration, Instant};
-use std::{fs, io};
+use std::fs;
 
 use rustix::process::{Resource, getrlimit};
-
-use crate::threads;
 
 /// Descriptors that are enough for a machine without devices, its protection and its operators.
 const ENOUGH_DESCRIPTORS: u32 = 256;
@@ -80,26 +76,6 @@ fn available() -> Option<String> {
     let memory = fs::read_to_string("/proc/meminfo").ok()?;
     let line = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     Some(line.trim().to_owned())
-}
-
-/// How long a thread that has ended may still be counted.
-const LINGERS: Duration = Duration::from_secs(1);
-
-/// Whether there can be one thread more, which is not there when this returns. P7: the kernel may start one for KVM when a guest
-/// first runs, in the name of this process's user; where it may not, `KVM_RUN` is to be tried again for ever.
-///
-/// # Errors
-/// When there cannot.
-pub(super) fn check_room_for_one() -> io::Result<()> {
-    let room = threads::start("room", || fs::read_link("/proc/thread-self"))?;
-    if let Ok(Ok(thread)) = room.join() {
-        let path = Path::new("/proc").join(thread);
-        let until = Instant::now() + LINGERS;
-        while path.exists() && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ use serde_json::json;
 use super::attach::attach;
 use super::guest::{self, Claim, Ending};
 use super::pid_file::PidFile;
-use super::{CliError, StandbyArgs, arbiter, audit, start};
+use super::stages::Stages;
+use super::{CliError, StandbyArgs, arbiter, audit, last, start};
 use crate::arbiter::Arbiter;
 use crate::audit::{Recorder, Side};
 use crate::boot::{Boot, BootError};
@@ -90,6 +91,7 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
             // As of whoever has the right: also where it came too late to be used.
             let signal = ending.signal().filter(|_| had_won).map(Ended::Signal);
             let code = signal.map_or(0, |ended| ended.exit_code());
+            last::ends(code);
             Ok(guest::judged(code, shown(&status).mismatches()))
         }
         End::TakeOver(inheritance) => {
@@ -136,21 +138,33 @@ fn take_over(
     if let Some(control) = here.control {
         control.replace_handler(active_handler(&machine, here.status, &goes_on));
     }
+    let stages = Stages::watched(here.status, options.stall_timeout);
+    stages.at("KVM and the devices take on the guest's state");
     let replays = state.restore(&machine).map_err(|error| CliError::failed(error.to_string()))?;
     // After the restore: the backends have to know what the guest's drivers have negotiated.
-    if let Err(ended) = attach(&machine, here.status) {
-        let why = "this side was ended before the guest could go on";
-        shown(here.status).taken_over(Err(why.to_owned()));
-        return Ok(guest::judged(guest::report(&ended), shown(here.status).mismatches()));
-    }
+    let makings = match attach(&machine, arbiter, here.status, &stages) {
+        Ok(makings) => makings,
+        Err(ended) => {
+            let why = "this side was ended before the guest could go on";
+            shown(here.status).taken_over(Err(why.to_owned()));
+            return Ok(guest::judged(guest::report(&ended), shown(here.status).mismatches()));
+        }
+    };
     let terminal = guest::enter_terminal(machine.config());
     // From here on the requests in flight are performed again (P3): the term is won (P2).
-    let engine =
-        Engine::after_takeover(machine.clone(), authority, arbiter.cloned(), taken, options)
-            .map_err(|error| CliError::failed(format!("cannot start the engine: {error}")))?;
+    let engine = Engine::after_takeover(
+        makings,
+        machine.clone(),
+        authority,
+        arbiter.cloned(),
+        taken,
+        options,
+    );
+    stages.at("the device thread has the guest run");
     guest::install_sealer(&engine)?;
     guest::announce(&machine);
     machine.start()?;
+    drop(stages);
     claim.keep();
     // Set once, here.
     let _ = goes_on.set(engine.clone());

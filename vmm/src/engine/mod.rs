@@ -15,6 +15,7 @@ mod claims;
 mod counter_mark;
 mod images;
 mod live;
+mod makings;
 mod operator;
 mod outbox;
 mod precopy;
@@ -26,13 +27,14 @@ mod steps;
 mod watchdog;
 
 pub use checkpoint::{MachineState, StateBlobError, hash_memory};
+pub use makings::Makings;
 pub use sealer::Sealer;
 pub(crate) use session::{ReadEnd, Watched, describe, read_frames};
 pub use status::{EngineStats, Takeover};
 pub use steps::{Step, Steps};
 
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
 use ft_core::pages::PAGE_SIZE;
@@ -50,7 +52,6 @@ use crate::link::{LinkAddr, LinkSecurity};
 use crate::logging::STATE;
 use crate::machine::{Ended, Machine};
 use crate::seccomp::{self, Launcher, Role};
-use crate::threads;
 
 use claims::Last;
 
@@ -139,49 +140,48 @@ struct Core {
 
 impl Engine {
     /// An engine for a machine that starts its life in `term`.
-    ///
-    /// # Errors
-    /// When the process is out of descriptors or threads.
     pub fn begin(
+        makings: Makings,
         machine: Arc<Machine>,
         authority: CommitAuthority,
         arbiter: Option<Arc<dyn Arbiter>>,
         term: Term,
         options: EngineOptions,
-    ) -> std::io::Result<Arc<Self>> {
+    ) -> Arc<Self> {
         let start = |origin: Time, options: &EngineOptions| {
             Primary::begin(authority, options.primary, term, origin)
         };
-        Self::start(machine, arbiter, options, start)
+        Self::start(makings, machine, arbiter, options, start)
     }
 
-    /// An engine for a machine that this process has just taken over.
-    ///
-    /// # Errors
-    /// As [`begin`](Self::begin).
+    /// An engine for a machine that this process has just taken over. P7: it cannot fail, since the guest is here and nowhere
+    /// else, and what `taken` and `authority` stand for is there once.
     pub fn after_takeover(
+        makings: Makings,
         machine: Arc<Machine>,
         authority: CommitAuthority,
         arbiter: Option<Arc<dyn Arbiter>>,
         taken: TakenOver,
         options: EngineOptions,
-    ) -> std::io::Result<Arc<Self>> {
+    ) -> Arc<Self> {
         let start = |origin: Time, options: &EngineOptions| {
             Primary::after_takeover(authority, options.primary, taken, origin)
         };
-        Self::start(machine, arbiter, options, start)
+        Self::start(makings, machine, arbiter, options, start)
     }
 
     fn start(
+        makings: Makings,
         machine: Arc<Machine>,
         arbiter: Option<Arc<dyn Arbiter>>,
         mut options: EngineOptions,
         start: impl FnOnce(Time, &EngineOptions) -> (Primary, Vec<Action>),
-    ) -> std::io::Result<Arc<Self>> {
+    ) -> Arc<Self> {
         options.primary.arbiter = arbiter.is_some();
         options.primary.protect = options.standby.is_some();
         let (primary, actions) = start(Time(0), &options);
         let tracking = live::Tracking::new(machine.vm().dirty_tracker());
+        let Makings { seal_event, epoch_timer, launcher, threads } = makings;
         let engine = Arc::new(Self {
             machine,
             arbiter,
@@ -199,18 +199,15 @@ impl Engine {
             }),
             options,
             deadline_changed: Condvar::new(),
-            seal_event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
-            // Before anything is let out: where no descriptor is left, the guest has not run.
-            epoch_timer: Mutex::new(Some(
-                TimerFd::new().map_err(|error| std::io::Error::from_raw_os_error(error.errno()))?,
-            )),
+            seal_event,
+            epoch_timer: Mutex::new(Some(epoch_timer)),
             tracking,
             stats: Mutex::new(EngineStats::default()),
             watchdog: watchdog::Watchdog::default(),
             attempts: Arc::default(),
             marking: Mutex::default(),
             claims: Arc::default(),
-            launcher: Launcher::start()?,
+            launcher,
             put_away: OnceLock::new(),
         });
         engine.machine.add_wake(engine.seal_event.as_raw_fd());
@@ -222,29 +219,12 @@ impl Engine {
                 engine.event(Event::Fenced { reason });
             }
         });
-        // Before anything is let out: where a thread is lacking, the guest has not run.
+        // They wait for the core, and end with it.
         let mut core = engine.lock();
-        if let Err(error) = engine.start_threads() {
-            core.stopped = true;
-            // Those that have started may not take the machine apart: whoever let go of it last would have to. It goes with
-            // the process.
-            std::mem::forget(engine.clone());
-            return Err(error);
-        }
+        threads.begin(&engine);
         engine.perform(&mut core, actions);
         drop(core);
-        Ok(engine)
-    }
-
-    /// They wait for the core, and end with it.
-    fn start_threads(self: &Arc<Self>) -> std::io::Result<()> {
-        let ticker = self.clone();
-        threads::start("ticker", move || {
-            seccomp::enter(Role::Timer, &ticker.machine.wakes());
-            ticker.tick();
-        })?;
-        self.start_watchdog()?;
-        self.start_term_watch()
+        engine
     }
 
     /// Tells the core what has happened, and does what it says.
@@ -273,7 +253,12 @@ impl Engine {
     /// The core hears of a stall, and of its end, before anything that may follow from it: a link that was closed because
     /// of the stall, for one.
     fn tell_progress(self: &Arc<Self>, core: &mut Core) {
-        let event = match (self.watchdog.is_stalled(), core.primary.is_stalled()) {
+        let primary = &core.primary;
+        // P7: where the standby could not go on either, the guest waits here for the answer.
+        let hands_over = self.watchdog.look_hangs()
+            && (primary.is_stalled()
+                || primary.phase().standby_may_take_over() && primary.lack().is_none());
+        let event = match (self.watchdog.is_stalled() || hands_over, primary.is_stalled()) {
             (true, false) => Event::Stalled { reason: self.stall_reason() },
             (false, true) => Event::Recovered,
             _ => return,
@@ -360,16 +345,18 @@ impl Engine {
         Some((term, closed))
     }
 
-    /// A standby is to take over, and not to wait for what this side still does. Where there is none, nobody else can go on
-    /// with the guest (P7): whoever starts it next need not take its name from anybody.
+    /// A standby is to take over, and not to wait for what this side still does. Where there is none, or none that holds a
+    /// checkpoint, nobody else can go on with the guest (P7): whoever starts it next need not take its name from anybody.
     fn leave_failed(self: &Arc<Self>, why: &str) -> Option<(Term, Option<session::Closed>)> {
         // Not for long: signs of life go on until the watchdog hears of the failure.
+        let nobody_else = |phase: Phase| !phase.standby_may_take_over() && phase != Phase::Stopped;
         if let Some(mut core) = self.lock_within(LAST_LOOK)
-            && core.primary.phase() == Phase::Alone
+            && nobody_else(core.primary.phase())
         {
             let term = core.primary.term();
+            let closed = core.session.as_ref().map(session::Session::closed);
             self.event_locked(&mut core, Event::OperatorStop);
-            return Some((term, None));
+            return Some((term, closed));
         }
         self.watchdog.has_failed(why);
         let _ = self.leave(Event::Tick);
@@ -533,6 +520,13 @@ impl Engine {
             },
             move |error| failed.event(event(Answer::no_thread(&error))),
         );
+    }
+
+    /// The thread `ticker`.
+    fn tick_on(engine: Weak<Self>) {
+        let Some(engine) = engine.upgrade() else { return };
+        seccomp::enter(Role::Timer, &engine.machine.wakes());
+        engine.tick();
     }
 
     fn tick(self: &Arc<Self>) {

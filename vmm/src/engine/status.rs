@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::operator::STUCK;
 use super::{Engine, STATUS_PATIENCE};
+use crate::machine::Ended;
 use crate::repeats::Repeats;
 use crate::stats::{Distribution, Summary};
 
@@ -152,7 +153,7 @@ impl Engine {
     fn state_of(&self, primary: &Primary) -> &'static str {
         match primary.phase() {
             // Whose outputs cannot leave is not protected.
-            _ if self.watchdog.is_stalled() => STALLED,
+            _ if self.watchdog.is_stalled() || primary.is_stalled() => STALLED,
             // Held, and yet not protected: the standby could not go on.
             Phase::Protected if primary.lack().is_some() => DEGRADED,
             phase => phase.name(),
@@ -193,6 +194,11 @@ impl Engine {
                     .lack()
                     .map(|lack| format!("the standby could not go on with the guest: {lack}")),
             )
+        };
+        // What is put away meanwhile is no reason.
+        let failed = match self.machine.events().ended() {
+            Some(Ended::Failed(why)) => Some(why),
+            _ => None,
         };
         let gate = self.machine.gate();
         // Before the figures' lock is taken: the gate's own may be held for longer than it takes to note a figure.
@@ -243,7 +249,7 @@ impl Engine {
             "waits_for_arbiter": gate.waits_for_fence(),
             "unanswered": stats.unanswered.count(),
             "pid": std::process::id(),
-            "reason": lack.or(reason),
+            "reason": failed.or(lack).or(reason),
         })
     }
 }

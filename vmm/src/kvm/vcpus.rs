@@ -3,11 +3,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kvm_bindings::{KVM_EXIT_IO_IN, kvm_run};
+use kvm_bindings::{KVM_EXIT_IO_IN, KVM_MP_STATE_UNINITIALIZED, kvm_run};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
@@ -27,6 +28,9 @@ pub enum VcpuError {
     /// The signal that interrupts KVM_RUN could not be set up.
     #[error("cannot install the handler of the vCPU kick signal: {0}")]
     Signal(std::io::Error),
+    /// KVM does not run the first vCPU.
+    #[error("KVM cannot run the guest; it may need a thread of its own for that: KVM_RUN: {0}")]
+    Enter(std::io::Error),
     /// State was asked for while the guest runs.
     #[error("the vCPUs are running: pause them before their state is read or written")]
     Running,
@@ -69,6 +73,10 @@ type Job = Arc<dyn Fn(usize, &mut VcpuFd) + Send + Sync>;
 /// How long to look for a change before sleeping on it: a pause for a checkpoint is shorter than it takes to wake a thread.
 const LOOK_FOR_OUT: Duration = Duration::from_micros(100);
 const LOOK_FOR_ORDER: Duration = Duration::from_micros(300);
+
+/// For so long KVM may say that a vCPU is to be run again, while it does not wait for its start-up interrupt.
+const AGAIN_FOR: Duration = Duration::from_secs(1);
+const TRY_AGAIN: Duration = Duration::from_millis(1);
 
 /// How often a vCPU that has to wait for room at the gate looks for it. What makes room is many requests, on other threads: nobody
 /// is to be woken for each.
@@ -183,7 +191,22 @@ impl VcpuSet {
             set.threads.push(thread);
         }
         set.wait_all_out();
+        set.try_run()?;
         Ok(set)
+    }
+
+    /// Has KVM make what it makes when a vCPU first runs: since Linux 6.14 a thread of this process's user
+    /// (`kvm-nx-lpage-recovery`), and a `KVM_RUN` that may not have it fails with EAGAIN. P7, P9: of a standby this is found out
+    /// before it is ready, not when it takes over. Nothing of the guest runs.
+    fn try_run(&self) -> Result<(), VcpuError> {
+        let (tell, told) = sync_channel(1);
+        // On the vCPU's own thread: KVM waits for a grace period when another one runs it later.
+        self.each(move |index, fd| {
+            if index == 0 {
+                let _ = tell.send(run_nothing(fd));
+            }
+        })?;
+        told.recv().map_or(Ok(()), |ran| ran.map_err(VcpuError::Enter))
     }
 
     /// Number of vCPUs.
@@ -346,12 +369,32 @@ fn install_kick_handler() -> Result<(), VcpuError> {
     result
 }
 
+/// Whether another vCPU has yet to start this one.
+fn waits_for_startup(fd: &VcpuFd) -> bool {
+    fd.get_mp_state().is_ok_and(|state| state.mp_state == KVM_MP_STATE_UNINITIALIZED)
+}
+
+/// Runs a vCPU that has no access pending, and has KVM come back before it enters the guest.
+fn run_nothing(fd: &mut VcpuFd) -> std::io::Result<()> {
+    fd.set_kvm_immediate_exit(1);
+    let ran = fd.run().map(drop);
+    fd.set_kvm_immediate_exit(0);
+    match ran {
+        Err(error) if error.errno() != libc::EINTR => {
+            Err(std::io::Error::from_raw_os_error(error.errno()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What became of one KVM_RUN.
 enum Ran {
     /// An exit was served.
     Served,
     /// KVM_RUN was interrupted; no I/O is pending.
     Interrupted,
+    /// KVM_RUN has done nothing, and is to be tried again.
+    Again,
     /// The vCPU is finished.
     Fatal(FatalExit),
 }
@@ -531,16 +574,16 @@ impl Shared {
         // Cleared before the order is read, so that an order given after the reading sets it again.
         vcpu.immediate_exit.set(false);
         let mut complete = false;
+        let mut refused = None;
         while !self.must_park() {
             if !self.handler.may_go_on() {
                 self.wait_a_little();
                 continue;
             }
-            complete = match self.run_once(fd) {
-                Ran::Served => false,
-                Ran::Interrupted => true,
-                Ran::Fatal(exit) => return Some(exit),
-            };
+            match self.step(fd, &mut refused) {
+                Ok(interrupted) => complete = interrupted,
+                Err(exit) => return Some(exit),
+            }
         }
         // KVM API, KVM_RUN: for KVM_EXIT_IO, KVM_EXIT_MMIO and others "the corresponding operations are complete (and
         // guest state is consistent) only after userspace has re-entered the kernel with KVM_RUN". With immediate_exit
@@ -548,14 +591,35 @@ impl Shared {
         // A KVM_RUN that was interrupted has completed what was pending when it began, and has brought nothing new.
         vcpu.immediate_exit.set(true);
         while !complete {
-            complete = match self.run_once(fd) {
-                Ran::Served => false,
-                Ran::Interrupted => true,
-                Ran::Fatal(exit) => return Some(exit),
-            };
+            match self.step(fd, &mut refused) {
+                Ok(interrupted) => complete = interrupted,
+                Err(exit) => return Some(exit),
+            }
         }
         vcpu.immediate_exit.set(false);
         None
+    }
+
+    /// Runs the vCPU once: whether it was interrupted. `refused`: since when KVM has done nothing but say that it is to be run
+    /// again.
+    fn step(&self, fd: &mut VcpuFd, refused: &mut Option<Instant>) -> Result<bool, FatalExit> {
+        let interrupted = match self.run_once(fd) {
+            // A vCPU that waits for its start-up interrupt was woken for nothing, for as often as that happens.
+            Ran::Again if waits_for_startup(fd) => false,
+            Ran::Again => {
+                // P7, P9: a vCPU that KVM does not run is none that goes on, and whoever pauses it waits.
+                if refused.get_or_insert_with(Instant::now).elapsed() >= AGAIN_FOR {
+                    return Err(fatal_exit(fd, Some(libc::EAGAIN)));
+                }
+                std::thread::sleep(TRY_AGAIN);
+                return Ok(false);
+            }
+            Ran::Served => false,
+            Ran::Interrupted => true,
+            Ran::Fatal(exit) => return Err(exit),
+        };
+        *refused = None;
+        Ok(interrupted)
     }
 
     fn run_once(&self, fd: &mut VcpuFd) -> Ran {
@@ -586,8 +650,7 @@ impl Shared {
             Ok(_) => None,
             Err(e) => match e.errno() {
                 libc::EINTR => return Ran::Interrupted,
-                // A vCPU that waits for its start-up interrupt was woken for nothing.
-                libc::EAGAIN => return Ran::Served,
+                libc::EAGAIN => return Ran::Again,
                 errno => Some(errno),
             },
         };

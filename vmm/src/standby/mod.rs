@@ -52,7 +52,7 @@ use former::Former;
 use images::Images;
 use pulse::Pulse;
 use question::Question;
-use resources::{Expected, Reserve, Resources};
+use resources::{Devices, Expected, Reserve, Resources};
 
 pub use host::{HostError, MachineFactory};
 pub(crate) use ready::Preparing;
@@ -214,6 +214,8 @@ pub struct StandbyDriver {
     opens_for_operator: bool,
     /// Whose the records beside the disks are to be.
     expected: Arc<Expected>,
+    /// Whose device thread is to answer.
+    devices: Devices,
     /// What frames come in.
     buffers: Buffers,
     /// What came of the primary's kernel and initrd.
@@ -251,6 +253,7 @@ impl StandbyDriver {
             preparing: Preparing::default(),
             opens_for_operator: false,
             expected: Arc::default(),
+            devices: Devices::default(),
             buffers: Buffers::default(),
             images: Images::default(),
         }
@@ -261,6 +264,7 @@ impl StandbyDriver {
     pub fn with_resources(mut self, resources: &Resources) -> Self {
         self.reserve = resources.reserve();
         self.expected = resources.expected();
+        self.devices = resources.devices();
         self.preparing = Preparing::telling(resources.prepared());
         self
     }
@@ -625,6 +629,7 @@ impl StandbyDriver {
 
     /// P9: what is held is given up; nothing waits long for its end.
     fn let_go(&mut self) {
+        self.devices.set(None);
         if let Some(hosted) = self.hosted.take() {
             self.former.take_apart(hosted);
         }
@@ -799,6 +804,7 @@ impl StandbyDriver {
             arbiter.follow(*term, holder);
         }
         self.expected.set(primary);
+        self.devices.set(self.hosted.as_ref().map(|hosted| hosted.machine.device_loop().clone()));
     }
 
     fn apply_bulk(&mut self, pages: &CheckedPages) {

@@ -51,7 +51,10 @@ impl Preparing {
             return Ok(());
         }
         let (machine, prepared) = (machine.clone(), self.prepared.clone());
-        self.aside.run(("prepare", "what is behind the devices"), PATIENCE, move || {
+        let what = ("prepare", "the device thread, or what is behind the devices");
+        self.aside.run(what, PATIENCE, move || {
+            // It serves the guest, so that it is asked before a term is. One that has ended has a machine that is given up.
+            let _ = machine.device_loop().call(|_| ());
             *prepared.machine() = Arc::downgrade(&machine);
             let opened = machine.prepare_takeover().map_err(|error| error.to_string());
             if opened.is_err() {

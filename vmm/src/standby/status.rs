@@ -37,7 +37,7 @@ pub struct StandbyStatus {
 }
 
 impl StandbyStatus {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
             state: "waiting",

@@ -23,7 +23,7 @@ use io_gate_host::{Fence, Permission, Unfenced};
 use kemari_vmm::arbiter::{Arbiter, ArbiterError, FileArbiter, Verdict};
 use kemari_vmm::boot::Boot;
 use kemari_vmm::config::{DiskConfig, MachineConfig};
-use kemari_vmm::engine::{Engine, EngineOptions, Sealer, Steps};
+use kemari_vmm::engine::{Engine, EngineOptions, Makings, Sealer, Steps};
 use kemari_vmm::link::{LinkAddr, LinkSecurity};
 use kemari_vmm::machine::{AttachOptions, Machine};
 use kemari_vmm::standby::resources::{Reserve, Resources};
@@ -258,7 +258,8 @@ pub fn start_engine(
     options: EngineOptions,
 ) -> Arc<Engine> {
     machine.attach_backends(AttachOptions { shared_disks: true, append: false }).unwrap();
-    let engine = Engine::begin(machine.clone(), authority, arbiter, term, options).unwrap();
+    let makings = Makings::new(arbiter.as_ref()).unwrap();
+    let engine = Engine::begin(makings, machine.clone(), authority, arbiter, term, options);
     start_sealing(machine, &engine);
     engine
 }

@@ -66,17 +66,19 @@ impl Reserve {
     }
 
     /// As many as a machine that runs opens at one moment, at most: its arbiter's files, of which each lane may read one, and
-    /// the clients of its control socket. Without them effects would be held for ever (P7).
+    /// the clients of its control socket, if it has one. Without them effects would be held for ever (P7).
     #[must_use]
-    pub fn of_running(machine: &MachineConfig) -> Self {
-        Self { wanted: RUNNING + backends(machine) + most_clients(), held: Mutex::default() }
+    pub fn of_running(machine: &MachineConfig, has_control: bool) -> Self {
+        let clients = if has_control { most_clients() } else { 0 };
+        Self { wanted: RUNNING + backends(machine) + clients, held: Mutex::default() }
     }
 
     /// As many, and those that its start takes before.
     #[must_use]
-    pub fn of_start(machine: &MachineConfig) -> Self {
+    pub fn of_start(machine: &MachineConfig, has_control: bool) -> Self {
         let start = START + START_EACH * backends(machine);
-        Self { wanted: start + Self::of_running(machine).wanted, held: Mutex::default() }
+        let running = Self::of_running(machine, has_control).wanted;
+        Self { wanted: start + running, held: Mutex::default() }
     }
 
     /// As many as it takes to try a checkpoint on a machine of so many vCPUs.

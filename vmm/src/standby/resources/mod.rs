@@ -18,7 +18,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ft_core::standby::Lack;
@@ -29,7 +29,7 @@ use crate::arbiter::Arbiter;
 use crate::config::{ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
 use crate::given_file::open_at_once;
 use crate::link::Credentials;
-use crate::machine::interface;
+use crate::machine::{LoopHandle, interface};
 use crate::seccomp::{self, Role};
 use crate::threads;
 
@@ -56,8 +56,34 @@ pub struct Resources {
     /// Their sizes when the session began, or before.
     sizes: Mutex<BTreeMap<PathBuf, u64>>,
     expected: Arc<Expected>,
+    devices: Devices,
     /// What is being looked at now, and whether the guest could not run without it.
     at: Mutex<(String, bool)>,
+}
+
+/// The device thread of the machine that this side holds, if it holds one: it serves the guest after a takeover. Not the machine
+/// itself, which would end here if this were the last to let go of it.
+#[derive(Clone, Default)]
+pub(super) struct Devices(Arc<Mutex<Option<LoopHandle>>>);
+
+impl Devices {
+    /// There is another one, or none.
+    pub(super) fn set(&self, thread: Option<LoopHandle>) {
+        *self.thread() = thread;
+    }
+
+    /// Returns when it has answered. One that has ended is missing to nobody: its machine is being given up.
+    fn answer(&self) {
+        let thread = self.thread().clone();
+        if let Some(thread) = thread {
+            let _ = thread.call(|_| ());
+        }
+    }
+
+    /// Guards the handle only.
+    fn thread(&self) -> MutexGuard<'_, Option<LoopHandle>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Which file it is; for a block device, which device.
@@ -72,13 +98,29 @@ impl Resources {
         arbiter: Option<Arc<dyn Arbiter>>,
         reserve: Arc<Reserve>,
     ) -> Self {
-        let (prepared, disks, sizes, expected, at) = Default::default();
-        Self { machine, credentials, arbiter, reserve, prepared, disks, sizes, expected, at }
+        let (prepared, disks, sizes, expected, devices, at) = Default::default();
+        Self {
+            machine,
+            credentials,
+            arbiter,
+            reserve,
+            prepared,
+            disks,
+            sizes,
+            expected,
+            devices,
+            at,
+        }
     }
 
     /// To be told whose machine this side holds.
     pub(super) fn expected(&self) -> Arc<Expected> {
         self.expected.clone()
+    }
+
+    /// To be told which thread is to serve the guest.
+    pub(super) fn devices(&self) -> Devices {
+        self.devices.clone()
     }
 
     /// What is let go of when a takeover needs it.
@@ -123,6 +165,10 @@ impl Resources {
         }
         prove("descriptors".to_owned(), true, &|| {
             self.reserve.hold().map_err(|error| error.to_string())
+        });
+        prove("the device thread of this side's machine".to_owned(), true, &|| {
+            self.devices.answer();
+            Ok(())
         });
         for path in self.boot_files() {
             prove(path.display().to_string(), false, &|| readable(path));

@@ -1,0 +1,92 @@
+//! Says of a takeover that does not come to its end what it waits for (P9): the engine's watchdog begins when the guest runs.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
+
+use super::standby::{Shown, shown};
+use crate::seccomp::{self, Role};
+use crate::threads;
+
+/// What is under way, in order, until this is dropped. None: something is waited for that is told of otherwise.
+pub(super) struct Stages(Option<SyncSender<Option<&'static str>>>);
+
+/// More than a takeover has between two turns of the thread that listens.
+const ROOM: usize = 16;
+
+impl Stages {
+    /// What takes longer than `patience` is told of in the log, and in the status. A takeover does not depend on it (P7).
+    pub(super) fn watched(status: &Shown, patience: Duration) -> Self {
+        let (tell, told) = sync_channel(ROOM);
+        let status = status.clone();
+        let started = threads::start("stages", move || {
+            seccomp::enter(Role::Timer, &[]);
+            listen(&told, &status, patience);
+        });
+        Self(started.map(|_| tell).inspect_err(|error| log::warn!("{error}")).ok())
+    }
+
+    /// This begins now, and what was under way has come to its end.
+    pub(super) fn at(&self, stage: impl Into<Option<&'static str>>) {
+        if let Some(tell) = &self.0 {
+            let _ = tell.try_send(stage.into());
+        }
+    }
+}
+
+fn listen(told: &Receiver<Option<&'static str>>, status: &Shown, patience: Duration) {
+    let mut at: Option<&'static str> = None;
+    loop {
+        let next = match at {
+            Some(_) => told.recv_timeout(patience),
+            None => told.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match (next, at) {
+            (Ok(stage), _) => at = stage,
+            (Err(RecvTimeoutError::Timeout), Some(stage)) => {
+                let reason = format!("{stage}: no end of it for {patience:?}");
+                log::error!("the guest does not go on: {reason}");
+                shown(status).cannot_go_on(Some(reason));
+                let next = told.recv();
+                shown(status).cannot_go_on(None);
+                let Ok(stage) = next else { return };
+                at = stage;
+            }
+            (Err(_), _) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::standby::StandbyStatus;
+
+    fn until(status: &Shown, wanted: impl Fn(&serde_json::Value) -> bool) {
+        let begun = Instant::now();
+        loop {
+            let found = shown(status).json();
+            if wanted(&found) {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "{found}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// P9. Fails where a takeover that hangs says nothing, or goes on saying it.
+    #[test]
+    fn what_hangs_is_told_until_it_is_over() {
+        let status = Shown::new(Mutex::new(StandbyStatus::new("vm")));
+        let stages = Stages::watched(&status, Duration::from_millis(1));
+        stages.at("the first");
+        until(&status, |found| found["lacks"] == "the first: no end of it for 1ms");
+        stages.at("the second");
+        until(&status, |found| found["lacks"] == "the second: no end of it for 1ms");
+        stages.at(None);
+        until(&status, |found| found["lacks"].is_null());
+    }
+}
