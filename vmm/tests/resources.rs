@@ -595,7 +595,8 @@ fn p9_a_takeover_that_could_not_go_on_takes_no_term() {
         return;
     }
     taps_with_a_route();
-    let bench = Bench::new(&["--net=tap=tap{side}"]);
+    // That the machine is busy is to have nobody replaced.
+    let bench = Bench::new(&["--net=tap=tap{side}", "--heartbeat-timeout=10000"]);
     let mut primary = bench.primary();
     let _standby = bench.standby(kemari());
     bench.protect().unwrap();

@@ -41,7 +41,7 @@ impl Pair<'_> {
     }
 
     /// Plays what ends with the primary's death, again where a busy host has lost its standby before: nothing is left to go on then.
-    fn until_it_dies_protected(
+    pub(super) fn until_it_dies_protected(
         &mut self,
         mut play: impl FnMut(&mut Self) -> Result<Option<Outcome>>,
     ) -> Result<Outcome> {

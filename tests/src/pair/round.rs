@@ -51,6 +51,8 @@ const WRITTEN_SOON: u64 = 1 << 20;
 const FULL_FOR: std::ops::Range<u64> = 50..800;
 /// The state of a standby that has asked the arbiter.
 pub(super) const ASKING: &str = "doubting";
+/// Of a standby that has given its checkpoint up, and waits for a primary.
+const DISCARDED: &str = "waiting";
 
 /// What became of the pair.
 #[derive(Default)]
@@ -181,15 +183,32 @@ impl Pair<'_> {
     }
 
     fn pause_primary(&mut self) -> Result<Outcome> {
-        self.active.process.signal(Signal::STOP);
-        let takeover = self.wait_takeover()?;
-        self.wait_answers(1, "the guest answers from its new host")?;
-        let oversleep = self.scaled_random(OVERSLEEP);
-        self.watch.pass(oversleep, &mut [&mut self.passive])?;
-        self.active.process.signal(Signal::CONT);
-        let mut outcome = self.moved(takeover);
-        self.refuse_loser(&mut outcome);
-        Ok(outcome)
+        self.until_it_dies_protected(|pair| {
+            pair.active.process.signal(Signal::STOP);
+            let Some(takeover) = pair.takeover_unless_refused()? else {
+                pair.active.process.signal(Signal::CONT);
+                return Ok(None);
+            };
+            pair.wait_answers(1, "the guest answers from its new host")?;
+            let oversleep = pair.scaled_random(OVERSLEEP);
+            pair.watch.pass(oversleep, &mut [&mut pair.passive])?;
+            pair.active.process.signal(Signal::CONT);
+            let mut outcome = pair.moved(takeover);
+            pair.refuse_loser(&mut outcome);
+            Ok(Some(outcome))
+        })
+    }
+
+    /// None where a primary on a busy host had won a term of its own before it was stopped: nobody goes on but itself then (P2).
+    fn takeover_unless_refused(&mut self) -> Result<Option<Status>> {
+        self.watch.until("the standby takes over", &mut [&mut self.passive], |members| {
+            let status = members[0].status()?;
+            Ok(match (status.has_taken_over(), status.state()) {
+                (true, _) => Some(Some(status)),
+                (false, DISCARDED) => Some(None),
+                (false, _) => None,
+            })
+        })
     }
 
     /// The primary cannot ask for a while: it performs nothing, and nothing is lost. Where the standby cannot ask either, nobody

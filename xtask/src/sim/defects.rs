@@ -25,6 +25,8 @@ struct List {
 struct Defect {
     name: String,
     title: String,
+    /// The kind of worlds that it is looked for in.
+    story: String,
     edit: Vec<Edit>,
 }
 
@@ -57,7 +59,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<bool> {
         let found = seeds.len() as u64 == arguments.rounds;
         all &= found;
         match seeds.get(seeds.len() / 2).filter(|_| found) {
-            Some(median) => println!("{:<17} {median:>6} worlds  {}", defect.name, defect.title),
+            Some(median) => println!(
+                "{:<17} {median:>6} worlds of `{}` ({seeds:?})  {}",
+                defect.name, defect.story, defect.title
+            ),
             None => println!("{:<17} NOT FOUND      {}", defect.name, defect.title),
         }
     }
@@ -74,7 +79,7 @@ fn search(
     let first = arguments.first + round * WORLDS;
     let said = Command::new(program)
         .args(["--until-broken", "--seeds", &WORLDS.to_string(), "--first", &first.to_string()])
-        .args(["--jobs", &arguments.jobs.to_string()])
+        .args(["--jobs", &arguments.jobs.to_string(), "--story", &defect.story])
         .env("KEMARI_DEFECT", &defect.name)
         .output()?;
     let text = String::from_utf8_lossy(&said.stdout).into_owned();
