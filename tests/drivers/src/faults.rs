@@ -11,6 +11,8 @@ struct Faults {
     /// One in so many reads and writes of a socket is cut short; 0: none.
     short_in: u32,
     trap: Option<Trap>,
+    /// What is to happen once the guest has asked to be powered off.
+    at_wish: Option<Trap>,
     /// What happens in a thread some blocks further.
     armed: Option<Armed>,
 }
@@ -62,8 +64,13 @@ pub(crate) struct Trap {
     pub(crate) happens: Happens,
 }
 
-static FAULTS: Owned<Faults> =
-    Owned::new(Faults { storage: BTreeMap::new(), short_in: 0, trap: None, armed: None });
+static FAULTS: Owned<Faults> = Owned::new(Faults {
+    storage: BTreeMap::new(),
+    short_in: 0,
+    trap: None,
+    at_wish: None,
+    armed: None,
+});
 /// Whether [`passed_block`] is to be called: asked very often.
 static ARMED: AtomicBool = AtomicBool::new(false);
 /// Threads that are held now; whoever is waits for this word.
@@ -73,6 +80,18 @@ static HELD: AtomicU32 = AtomicU32::new(0);
 pub(crate) fn set_trap(trap: Option<Trap>) {
     FAULTS.with(|faults| (faults.trap, faults.armed) = (trap, None));
     ARMED.store(false, Ordering::Relaxed);
+}
+
+/// This is to happen, once, after the guest has asked to be powered off.
+pub(crate) fn set_trap_at_wish(trap: Trap) {
+    FAULTS.with(|faults| faults.at_wish = Some(trap));
+}
+
+/// The guest has asked to be powered off.
+pub(crate) fn wished() {
+    if let Some(trap) = FAULTS.with(|faults| faults.at_wish.take()) {
+        set_trap(Some(trap));
+    }
 }
 
 /// Whether a thread is held now.

@@ -256,6 +256,7 @@ fn run(fd: i32) -> i64 {
         Wish::Bytes(bytes) => write_out(run, SERIAL_PORT, 1, &bytes),
         Wish::Off => {
             crate::judge::wants_off();
+            crate::faults::wished();
             write_out(run, POWER_PORT, 2, &SOFT_OFF.to_le_bytes());
         }
     }

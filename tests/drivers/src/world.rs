@@ -376,20 +376,21 @@ impl World {
             protected = self.phase() == Some(Phase::Protected);
             self.cause_any();
         } else {
+            // A checkpoint that was begun before the event is taken, and is sent; then the host dies. The event is let out by one
+            // thread and taken by another: either may be late.
+            let is_late = self.random.u32(..4) > 0;
+            if is_late {
+                let thread = ["devices", "power", "power"][self.random.usize(..3)];
+                let most = if thread == "power" { 30 } else { 200 };
+                let (behind, thread) = (Call::Any, Some(thread));
+                let (left, blocks) = (self.random.u32(1..most), self.some_blocks());
+                let happens = Happens::Hold(self.random.u64(1_000_000..60_000_000));
+                let host = Host::A;
+                faults::set_trap_at_wish(Trap { host, behind, thread, left, blocks, happens });
+            }
             self.wait_for("the guest's wish", |_| judge::has_wanted_off());
-            // A checkpoint that was begun before the event is taken, and is sent; then the host dies.
-            if self.random.bool() {
-                let (behind, thread) = (Call::Any, Some("devices"));
-                let (left, blocks) = (self.random.u32(1..200), self.some_blocks());
-                let happens = Happens::Hold(self.random.u64(..20_000_000));
-                faults::set_trap(Some(Trap {
-                    host: Host::A,
-                    behind,
-                    thread,
-                    left,
-                    blocks,
-                    happens,
-                }));
+            if is_late {
+                self.pass_until(100, |_| faults::is_held());
                 self.pass(1..20);
             }
             let behind = [Call::Send, Call::Kvm, Call::Output][self.random.usize(..3)];

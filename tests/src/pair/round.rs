@@ -237,12 +237,23 @@ impl Pair<'_> {
         }
         let joined = self.active.status().is_ok_and(|primary| primary.has_standby());
         self.launcher.recover_arbiter(outage)?;
-        if joined {
+        if joined && self.goes_on_as_a_pair()? {
             return Ok(Outcome { findings, ..Outcome::default() });
         }
         let mut outcome = self.decided(term)?;
         outcome.findings.extend(findings);
         Ok(outcome)
+    }
+
+    /// Whether a pair that was one as it got its arbiter back stays one: on a busy host they may suspect each other just then.
+    fn goes_on_as_a_pair(&self) -> Result<bool> {
+        self.watch.until("the arbiter is back for both sides", &mut [], |_| {
+            let Ok(primary) = self.active.status() else { return Ok(Some(false)) };
+            if is_running(&self.passive) || !primary.has_standby() {
+                return Ok(Some(false));
+            }
+            Ok((!primary.holds_effects()).then_some(true))
+        })
     }
 
     /// One side goes on, and the other finds out.
