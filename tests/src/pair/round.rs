@@ -222,7 +222,9 @@ impl Pair<'_> {
             &mut [],
             |_| {
                 let replaced = standby_asks && is_running(&self.passive);
-                let holds = self.active.status().is_ok_and(|primary| primary.holds_effects());
+                // One that has lost its standby on a busy host asks, and holds what it would let out until there is an answer.
+                let holds = |primary: Status| primary.holds_effects() || primary.state() == ASKING;
+                let holds = self.active.status().is_ok_and(holds);
                 Ok((holds || replaced).then_some(()))
             },
         )?;
