@@ -134,6 +134,14 @@ fn faulty<P>(
     (process, Faults { armed, injector })
 }
 
+/// The device thread comes back from none of its calls.
+fn devices_hang(call: &Call) -> Answer {
+    match is_by(call, "devices") {
+        true => Answer::Hang,
+        false => Answer::Proceed,
+    }
+}
+
 fn is_by(call: &Call, thread: &str) -> bool {
     call.thread_name().starts_with(thread)
 }
@@ -178,12 +186,8 @@ fn p7_the_standby_goes_on_from_a_lane_that_hangs_in_a_look_at_the_fence() {
 fn p9_a_standby_whose_device_thread_hangs_is_not_ready() {
     let bench = Bench::new();
     let guest = bench.guest(|_| {});
-    let rule = |call: &Call| match is_by(call, "devices") {
-        true => Answer::Hang,
-        false => Answer::Proceed,
-    };
     let (_standby, faults) =
-        faulty(&[libc::SYS_read], rule, |change| bench.standby(&guest, change));
+        faulty(&[libc::SYS_read], devices_hang, |change| bench.standby(&guest, change));
     bench.protect().unwrap();
     bench.wait("b", |status| status["state"] == "ready");
     faults.arm();
@@ -203,12 +207,8 @@ fn p9_a_standby_whose_device_thread_hangs_is_not_ready() {
 fn p9_what_a_takeover_hangs_in_is_told() {
     let bench = Bench::new();
     let mut guest = bench.guest(|_| {});
-    let rule = |call: &Call| match is_by(call, "devices") {
-        true => Answer::Hang,
-        false => Answer::Proceed,
-    };
     let (standby, faults) =
-        faulty(&[libc::SYS_epoll_ctl], rule, |change| bench.standby(&guest, change));
+        faulty(&[libc::SYS_epoll_ctl], devices_hang, |change| bench.standby(&guest, change));
     bench.protect().unwrap();
     faults.arm();
     guest.process.signal(Signal::KILL);
