@@ -193,7 +193,7 @@ impl<'a> Pair<'a> {
         report.judged = self.observer.judged();
         if dies {
             // A busy host may have lost its standby: nobody would be left.
-            self.wait_protected()?;
+            self.wait_protected_at_last()?;
         }
         self.observer.power_off();
         if dies {

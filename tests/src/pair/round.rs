@@ -54,6 +54,13 @@ pub(super) const ASKING: &str = "doubting";
 /// Of a standby that has given its checkpoint up, and waits for a primary.
 const DISCARDED: &str = "waiting";
 
+/// Whether clients still ask the guest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Load {
+    Goes,
+    Over,
+}
+
 /// What became of the pair.
 #[derive(Default)]
 pub(super) struct Outcome {
@@ -75,10 +82,22 @@ impl Pair<'_> {
                 Err(error) if self.fault.is_some_and(|fault| !fault.leaves_nothing()) => {
                     return Err(error);
                 }
-                Err(error) => self.follow_unasked(error)?,
+                Err(error) => self.follow_unasked(error, Load::Goes)?,
             }
         }
         self.try_round(number)
+    }
+
+    /// As [`wait_protected`](Self::wait_protected), when all clients have got their last answer: a takeover that no fault asked for
+    /// is followed here, too.
+    pub(super) fn wait_protected_at_last(&mut self) -> Result<()> {
+        for _ in 0..UNASKED {
+            match self.wait_protected() {
+                Ok(()) => return Ok(()),
+                Err(error) => self.follow_unasked(error, Load::Over)?,
+            }
+        }
+        self.wait_protected()
     }
 
     fn try_round(&mut self, number: u32) -> Result<RoundReport> {
@@ -271,14 +290,16 @@ impl Pair<'_> {
 
     /// A host that is too busy for a sign of life in time is replaced, though no fault asked for it. That breaks no promise: it
     /// is judged as any takeover, counted, and followed. Another `error` is one.
-    fn follow_unasked(&mut self, error: anyhow::Error) -> Result<()> {
+    fn follow_unasked(&mut self, error: anyhow::Error, load: Load) -> Result<()> {
         if !is_running(&self.passive) {
             return Err(error);
         }
         let (before, other) = (self.active.host.index(), self.passive.host.index());
         let takeover = self.wait_takeover()?;
         let mut outcome = self.moved_from_the_living(takeover);
-        self.wait_answers(1, "the guest answers from a host that took over unasked")?;
+        if load == Load::Goes {
+            self.wait_answers(1, "the guest answers from a host that took over unasked")?;
+        }
         let frames = self.launcher.switch().take_capture();
         outcome.findings.extend(Succession { before, other, moved: true }.check(&frames));
         if let Some(finding) = outcome.findings.first() {
