@@ -29,7 +29,7 @@ use config::{Kill, PairConfig};
 use members::{Launcher, Member};
 use observer::Observer;
 use report::RunReport;
-use round::FENCED;
+use round::{DiedAlone, FENCED};
 use watch::Watch;
 
 /// How long an ordinary machine may take for anything that is waited for. Syncs on a busy disk were seen to take 30 s.
@@ -78,7 +78,17 @@ pub fn run(surroundings: &Surroundings<'_>, observer: &mut dyn Observer) -> Resu
             dies = true;
             break;
         }
-        let round = pair.round(number).with_context(|| format!("round {number}"))?;
+        let round = match pair.round(number) {
+            Err(error) if error.is::<DiedAlone>() => {
+                surroundings
+                    .progress
+                    .line(&format!("round {number}: {error:#}: this pair ends here"));
+                report.died_alone = true;
+                report.unasked = pair.unasked;
+                return Ok(report);
+            }
+            round => round.with_context(|| format!("round {number}"))?,
+        };
         surroundings.progress.line(&round.to_string());
         let broken = !round.findings.is_empty();
         report.rounds.push(round);

@@ -65,6 +65,8 @@ pub struct RunReport {
     pub died_at_power_off: bool,
     /// Takeovers that no fault asked for: a side was too busy for a sign of life in time.
     pub unasked: u32,
+    /// The guest died with a primary that had lost its standby, as a side was too busy, right before it was killed.
+    pub died_alone: bool,
     /// Operations acknowledged in all.
     pub operations: u64,
     /// Of these, operations on what clients share, judged as one history.
@@ -86,7 +88,7 @@ pub struct RunReport {
 impl RunReport {
     /// Whether nothing broke.
     pub fn held(&self) -> bool {
-        let tried = !self.rounds.is_empty() || self.died_at_power_off;
+        let tried = !self.rounds.is_empty() || self.died_at_power_off || self.died_alone;
         tried && self.all_findings().next().is_none()
     }
 
@@ -204,6 +206,12 @@ impl fmt::Display for RunReport {
         writeln!(f, "takeover           {}", self.takeovers())?;
         if self.unasked > 0 {
             writeln!(f, "unasked            {} takeovers: a host was too busy", self.unasked)?;
+        }
+        if self.died_alone {
+            writeln!(
+                f,
+                "ended early        the primary that was killed last had just lost its standby"
+            )?;
         }
         writeln!(
             f,

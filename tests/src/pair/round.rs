@@ -1,5 +1,6 @@
 //! One round: load, a kill at a random moment, more load, a verdict, and protection by a fresh standby.
 
+use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
@@ -53,6 +54,21 @@ const FULL_FOR: std::ops::Range<u64> = 50..800;
 pub(super) const ASKING: &str = "doubting";
 /// Of a standby that has given its checkpoint up, and waits for a primary.
 const DISCARDED: &str = "waiting";
+
+/// The guest has died with a primary that was killed in a term of its own: right before, on a busy host, it had lost its standby,
+/// and ran alone. No promise is about that, and the life of the pair is over.
+#[derive(Debug)]
+pub(super) struct DiedAlone {
+    reason: String,
+}
+
+impl fmt::Display for DiedAlone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the primary that was killed ran alone: {}", self.reason)
+    }
+}
+
+impl std::error::Error for DiedAlone {}
 
 /// Whether clients still ask the guest.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -389,17 +405,24 @@ impl Pair<'_> {
     /// from answering them (P2).
     fn primary_cut_off(&mut self) -> Result<Outcome> {
         let outage = Outage::CutFrom(self.active.host);
-        self.launcher.fail_arbiter(outage)?;
-        self.launcher.bed().cut_replication(&[Host::A, Host::B])?;
-        let takeover = self.wait_takeover()?;
-        let mut outcome = self.moved(takeover);
-        self.wait_answers(1, "the guest answers from its new host")?;
-        let time = self.surroundings.config.scaled(UNDER_WAY) + self.scaled_random(OVERSLEEP);
-        self.watch.pass(time, &mut [&mut self.active])?;
-        self.launcher.bed().heal_replication()?;
-        self.launcher.recover_arbiter(outage)?;
-        self.refuse_loser(&mut outcome);
-        Ok(outcome)
+        self.until_it_dies_protected(|pair| {
+            pair.launcher.fail_arbiter(outage)?;
+            pair.launcher.bed().cut_replication(&[Host::A, Host::B])?;
+            let takeover = pair.takeover_unless_refused()?;
+            let mut outcome = takeover.map(|takeover| pair.moved(takeover));
+            if outcome.is_some() {
+                pair.wait_answers(1, "the guest answers from its new host")?;
+                let scaled = pair.surroundings.config.scaled(UNDER_WAY);
+                let time = scaled + pair.scaled_random(OVERSLEEP);
+                pair.watch.pass(time, &mut [&mut pair.active])?;
+            }
+            pair.launcher.bed().heal_replication()?;
+            pair.launcher.recover_arbiter(outage)?;
+            if let Some(outcome) = &mut outcome {
+                pair.refuse_loser(outcome);
+            }
+            Ok(outcome)
+        })
     }
 
     fn cut_both_links(&mut self) -> Result<Outcome> {
@@ -570,9 +593,17 @@ impl Pair<'_> {
         })
     }
 
+    /// # Errors
+    /// [`DiedAlone`], and what keeps the standby from it otherwise.
     pub(super) fn wait_takeover(&mut self) -> Result<Status> {
+        let primary = format!("(pid {}, ", self.active.process.pid());
         self.watch.until("the standby takes over", &mut [&mut self.passive], |members| {
-            Ok(Some(members[0].status()?).filter(Status::has_taken_over))
+            let status = members[0].status()?;
+            let reason = status.json()["reason"].as_str().unwrap_or_default().to_owned();
+            if status.state() == DISCARDED && reason.contains(&primary) {
+                return Err(DiedAlone { reason }.into());
+            }
+            Ok(Some(status).filter(Status::has_taken_over))
         })
     }
 

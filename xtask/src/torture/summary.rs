@@ -33,6 +33,8 @@ pub(super) struct Summary {
     judged: u64,
     /// Takeovers that no fault asked for.
     unasked: u32,
+    /// Guests that died with a primary that had just lost its standby.
+    died_alone: u32,
     /// The most memory that one process has had, in MiB, and how much it may have.
     peak_memory_mib: u64,
     memory_bound_mib: u64,
@@ -52,6 +54,7 @@ impl Summary {
             operations: 0,
             judged: 0,
             unasked: 0,
+            died_alone: 0,
             peak_memory_mib,
             memory_bound_mib,
             rows,
@@ -64,6 +67,7 @@ impl Summary {
         self.operations += report.operations;
         self.judged += report.judged;
         self.unasked += report.unasked;
+        self.died_alone += u32::from(report.died_alone);
         self.peak_memory_mib = self.peak_memory_mib.max(report.peak_memory_mib);
         self.memory_bound_mib = self.memory_bound_mib.max(report.memory_bound_mib);
         self.violations += report.findings.len();
@@ -110,7 +114,7 @@ impl Summary {
         let (p50, p99) = (quantile(&takeovers, 50), quantile(&takeovers, 99));
         format!(
             "seed {}: {} failovers in {} faults on {} pairs, {} operations ({} of them judged as one history), {} min {:02} s; takeover p50 {p50:.1} ms, \
-             p99 {p99:.1} ms; {} takeovers unasked; {} MiB at most in a process, of {} that it may have; {} violations",
+             p99 {p99:.1} ms; {} takeovers unasked; {} primaries killed alone; {} MiB at most in a process, of {} that it may have; {} violations",
             self.seed,
             self.failovers(),
             self.sum(|row| row.rounds),
@@ -120,6 +124,7 @@ impl Summary {
             time.as_secs() / 60,
             time.as_secs() % 60,
             self.unasked,
+            self.died_alone,
             self.peak_memory_mib,
             self.memory_bound_mib,
             self.all_violations(),
