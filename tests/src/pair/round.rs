@@ -307,7 +307,9 @@ impl Pair<'_> {
     /// A host that is too busy for a sign of life in time is replaced, though no fault asked for it. That breaks no promise: it
     /// is judged as any takeover, counted, and followed. Another `error` is one.
     fn follow_unasked(&mut self, error: anyhow::Error, load: Load) -> Result<()> {
-        if !is_running(&self.passive) {
+        // The primary may know before the guest runs on the other host.
+        let ended = self.active.process.wait_exit(Duration::ZERO).and_then(|exit| exit.code());
+        if ended != Some(FENCED) && !is_running(&self.passive) {
             return Err(error);
         }
         let (before, other) = (self.active.host.index(), self.passive.host.index());
