@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ft_core::wire::{HEADER_LEN, Header};
+
 #[derive(Debug, Default)]
 pub(crate) struct Cable {
     ends: Mutex<Vec<UnixStream>>,
@@ -16,6 +18,20 @@ pub(crate) struct Cable {
     silent: AtomicBool,
     /// How long a piece takes, in microseconds.
     micros: AtomicU64,
+    /// Connections that were made.
+    joined: AtomicU64,
+    /// What the first of them has begun with: somebody has listened.
+    overheard: Mutex<Vec<u8>>,
+}
+
+/// One direction of a connection.
+struct Wire {
+    from: UnixStream,
+    to: UnixStream,
+    /// Of both directions: who is not there any more was sent something. As with TCP, what is under way is lost with that.
+    reset: Arc<AtomicBool>,
+    /// Whether somebody listens.
+    overheard: bool,
 }
 
 impl Cable {
@@ -28,11 +44,13 @@ impl Cable {
                 let near = near.expect("a connection");
                 own.passes();
                 let Ok(far) = UnixStream::connect(&far) else { continue };
-                for (from, to) in [(&near, &far), (&far, &near)] {
-                    let (from, to) = (clone(from), clone(to));
+                let first = own.joined.fetch_add(1, Ordering::SeqCst) == 0;
+                let reset = Arc::new(AtomicBool::new(false));
+                for (from, to, overheard) in [(&near, &far, first), (&far, &near, false)] {
+                    let (from, to, reset) = (clone(from), clone(to), reset.clone());
                     own.ends.lock().expect("not poisoned").push(clone(&from));
-                    let cable = own.clone();
-                    std::thread::spawn(move || cable.copy(from, to));
+                    let (cable, wire) = (own.clone(), Wire { from, to, reset, overheard });
+                    std::thread::spawn(move || cable.copy(wire));
                 }
             }
         });
@@ -44,6 +62,26 @@ impl Cable {
             // It may have ended.
             let _ = end.shutdown(Shutdown::Both);
         }
+    }
+
+    /// How often somebody has come over it.
+    pub(crate) fn joined(&self) -> u64 {
+        self.joined.load(Ordering::SeqCst)
+    }
+
+    /// A stranger says at `far` what the first primary has begun with, word by word, and stays.
+    pub(crate) fn greet(&self, far: PathBuf) {
+        let heard = self.overheard.lock().expect("not poisoned").clone();
+        let header = heard.first_chunk::<HEADER_LEN>().and_then(|first| Header::parse(first).ok());
+        let hello = header.and_then(|header| heard.get(..HEADER_LEN + header.body_len as usize));
+        let Some(hello) = hello.map(<[u8]>::to_vec) else { return };
+        std::thread::spawn(move || {
+            let Ok(mut stream) = UnixStream::connect(far) else { return };
+            let mut buffer = [0; 4096];
+            // Whatever the answer is.
+            let _ = stream.write_all(&hello);
+            while let Ok(1..) = stream.read(&mut buffer) {}
+        });
     }
 
     pub(crate) fn set_silent(&self, on: bool) {
@@ -65,17 +103,32 @@ impl Cable {
         }
     }
 
-    fn copy(&self, mut from: UnixStream, mut to: UnixStream) {
+    fn copy(&self, wire: Wire) {
+        let Wire { mut from, mut to, reset, overheard } = wire;
         let mut buffer = [0; 64 << 10];
         while let Ok(count @ 1..) = from.read(&mut buffer) {
+            if overheard {
+                self.overhear(&buffer[..count]);
+            }
             self.passes();
+            if reset.load(Ordering::SeqCst) {
+                break;
+            }
             if to.write_all(&buffer[..count]).is_err() {
+                reset.store(true, Ordering::SeqCst);
                 break;
             }
         }
         self.passes();
         let _ = from.shutdown(Shutdown::Both);
         let _ = to.shutdown(Shutdown::Both);
+    }
+
+    fn overhear(&self, bytes: &[u8]) {
+        const ENOUGH: usize = 128 << 10;
+        let mut heard = self.overheard.lock().expect("not poisoned");
+        let room = ENOUGH.saturating_sub(heard.len());
+        heard.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 }
 

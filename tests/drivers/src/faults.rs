@@ -1,7 +1,7 @@
 //! What is slow, and what is cut short.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::scheduler::{self, Host, Nanos, On, Owned, ThreadId};
 
@@ -75,6 +75,8 @@ static FAULTS: Owned<Faults> = Owned::new(Faults {
 static ARMED: AtomicBool = AtomicBool::new(false);
 /// Threads that are held now; whoever is waits for this word.
 static HELD: AtomicU32 = AtomicU32::new(0);
+/// When a thread that was held went on last.
+static LET_GO: AtomicU64 = AtomicU64::new(0);
 
 /// From now on this is to happen, once.
 pub(crate) fn set_trap(trap: Option<Trap>) {
@@ -99,6 +101,11 @@ pub(crate) fn is_held() -> bool {
     HELD.load(Ordering::Relaxed) > 0
 }
 
+/// Whether a thread was held at that moment, or after it.
+pub(crate) fn was_held_since(moment: Nanos) -> bool {
+    is_held() || LET_GO.load(Ordering::Relaxed) > moment
+}
+
 /// Lets all go that are held.
 pub(crate) fn release() {
     scheduler::with(|world| world.wake(HELD.as_ptr() as usize, usize::MAX));
@@ -109,6 +116,7 @@ fn hold(nanos: Nanos) {
     let deadline = scheduler::with(|world| world.now + nanos);
     scheduler::wait(On::Futex(HELD.as_ptr() as usize), Some(deadline));
     HELD.fetch_sub(1, Ordering::Relaxed);
+    LET_GO.store(scheduler::with(|world| world.now), Ordering::Relaxed);
 }
 
 pub(crate) fn is_armed() -> bool {

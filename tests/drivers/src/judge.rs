@@ -1,8 +1,10 @@
 //! The judge: sees what leaves the two hosts and what memory the guest finds where it goes on, and nothing else of the product.
 
+use std::collections::VecDeque;
+
 use crate::broken;
 use crate::guest;
-use crate::scheduler::{Host, Nanos, Owned};
+use crate::scheduler::{self, Host, Nanos, Owned};
 
 /// So many bytes may be let out a second time by the side that takes over: what its checkpoint has in flight. More than a
 /// console keeps for a reader who takes nothing.
@@ -24,10 +26,20 @@ struct Judge {
     /// Steps that the guest has come to, on whichever host it was last.
     steps: u64,
     wants_off: bool,
+    /// What the guest has printed and has not left: how much was printed by then, and when.
+    waits: VecDeque<(u64, Nanos)>,
+    /// Hosts whose machine has ended, and whose name is anybody's.
+    free: Vec<Host>,
 }
 
-static JUDGE: Owned<Judge> =
-    Owned::new(Judge { lives: Vec::new(), total: 0, steps: 0, wants_off: false });
+static JUDGE: Owned<Judge> = Owned::new(Judge {
+    lives: Vec::new(),
+    total: 0,
+    steps: 0,
+    wants_off: false,
+    waits: VecDeque::new(),
+    free: Vec::new(),
+});
 
 /// The guest is about to run on `host`, from the memory that was `found`: how much it has printed.
 pub(crate) fn begins(host: Host, found: Result<u64, String>) {
@@ -38,6 +50,7 @@ pub(crate) fn begins(host: Host, found: Result<u64, String>) {
     crate::trace(&format!("the guest goes on behind byte {begun} on {host:?}"));
     let total = JUDGE.with(|judge| {
         judge.lives.push(Life { host, begun, next: Vec::new() });
+        judge.waits.clear();
         judge.total
     });
     if total > begun {
@@ -61,6 +74,32 @@ pub(crate) fn stepped(host: Host, step: u64) {
             judge.steps = step;
         }
     });
+}
+
+/// The guest has printed so much by now.
+pub(crate) fn asked(host: Host, printed: u64) {
+    let now = scheduler::with(|world| world.now);
+    JUDGE.with(|judge| {
+        if judge.lives.last().is_some_and(|life| life.host == host) {
+            judge.waits.push_back((printed, now));
+        }
+    });
+}
+
+/// For how long the oldest byte that has not left waits.
+pub(crate) fn longest_wait() -> Nanos {
+    let now = scheduler::with(|world| world.now);
+    JUDGE.with(|judge| judge.waits.front().map_or(0, |(_, since)| now - since))
+}
+
+/// The machine on `host` is about to give its name and its disks back: nothing leaves it any more (P2).
+pub(crate) fn is_free(host: Host) {
+    JUDGE.with(|judge| judge.free.push(host));
+}
+
+/// Where the guest is.
+pub(crate) fn last_host() -> Option<Host> {
+    JUDGE.with(|judge| judge.lives.last().map(|life| life.host))
 }
 
 /// The guest has asked to be powered off.
@@ -98,6 +137,9 @@ impl Judge {
         if index < last && !self.lives[last].next.is_empty() {
             return Err("P2: a byte of the replaced side after the new side's first".to_owned());
         }
+        if self.free.contains(&host) {
+            return Err("P2: a byte of a machine that has given its name back".to_owned());
+        }
         let bound = self.lives[last].begun;
         let life = &mut self.lives[index];
         if life.next.is_empty() {
@@ -116,6 +158,9 @@ impl Judge {
             return Err(format!(
                 "P1: byte {now} left, and the guest has gone on behind byte {bound}"
             ));
+        }
+        while index == last && self.waits.front().is_some_and(|(printed, _)| *printed <= now) {
+            self.waits.pop_front();
         }
         self.total = total.max(now);
         Ok(())

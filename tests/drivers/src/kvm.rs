@@ -16,7 +16,7 @@ use kemari_vmm::layout;
 
 use crate::guest::{self, Memory, Wish};
 use crate::hosts;
-use crate::scheduler::{self, On, Owned, Woken};
+use crate::scheduler::{self, Host, On, Owned, Woken};
 
 const CREATE_VM: u64 = 0xae01;
 const CREATE_VCPU: u64 = 0xae41;
@@ -63,14 +63,22 @@ struct Vcpu {
 
 struct Tables {
     vms: BTreeMap<i32, Vm>,
+    hosts: BTreeMap<i32, Host>,
     vcpus: BTreeMap<i32, Vcpu>,
 }
 
-static TABLES: Owned<Tables> = Owned::new(Tables { vms: BTreeMap::new(), vcpus: BTreeMap::new() });
+static TABLES: Owned<Tables> =
+    Owned::new(Tables { vms: BTreeMap::new(), hosts: BTreeMap::new(), vcpus: BTreeMap::new() });
+
+/// How many machines there are on a host, running or not.
+pub(crate) fn machines(host: Host) -> usize {
+    TABLES.with(|tables| tables.hosts.values().filter(|of| **of == host).count())
+}
 
 pub(crate) fn closed(fd: i32) {
     TABLES.with(|tables| {
         tables.vms.remove(&fd);
+        tables.hosts.remove(&fd);
         tables.vcpus.remove(&fd);
     });
 }
@@ -94,7 +102,11 @@ pub(crate) fn ioctl(fd: i32, request: u64, argument: usize, plain: impl Fn() -> 
     }
     match request {
         CREATE_VM => {
-            TABLES.with(|tables| tables.vms.insert(result as i32, Vm::default()));
+            let host = scheduler::host();
+            TABLES.with(|tables| {
+                tables.vms.insert(result as i32, Vm::default());
+                tables.hosts.insert(result as i32, host);
+            });
         }
         CREATE_VCPU => {
             let vcpu = Vcpu { vm: fd, run: 0, pending: None };
@@ -253,7 +265,11 @@ fn run(fd: i32) -> i64 {
     crate::judge::stepped(scheduler::host(), step);
     TABLES.with(|tables| tables.vcpus.get_mut(&fd).expect("a vCPU").pending = Some(step));
     match with_guest(vm, |memory| guest::wish(memory, step)) {
-        Wish::Bytes(bytes) => write_out(run, SERIAL_PORT, 1, &bytes),
+        Wish::Bytes(bytes) => {
+            let printed = with_guest(vm, |memory| guest::printed(memory, step));
+            crate::judge::asked(scheduler::host(), printed + bytes.len() as u64);
+            write_out(run, SERIAL_PORT, 1, &bytes);
+        }
         Wish::Off => {
             crate::judge::wants_off();
             crate::faults::wished();

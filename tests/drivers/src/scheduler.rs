@@ -146,6 +146,14 @@ pub(crate) fn with<R>(work: impl FnOnce(&mut Scheduler) -> R) -> R {
     done
 }
 
+/// Does `work` without giving the turn up: what is told of a world does not change it.
+pub(crate) fn aside<R>(work: impl FnOnce() -> R) -> R {
+    let before = INSIDE.replace(true);
+    let done = work();
+    INSIDE.set(before);
+    done
+}
+
 /// Makes the calling thread the first of a world.
 pub(crate) fn begin(seed: u64, limit: Nanos) {
     let mut random = fastrand::Rng::with_seed(seed);
@@ -325,6 +333,17 @@ impl Scheduler {
 
     pub(crate) fn is_stopped(&self, host: Host) -> bool {
         self.stopped.get(&host).is_some_and(|until| self.now < *until)
+    }
+
+    /// Whether a host was stopped at that moment, or after it.
+    pub(crate) fn was_stopped_since(&self, host: Host, moment: Nanos) -> bool {
+        self.stopped.get(&host).is_some_and(|until| *until > moment)
+    }
+
+    /// The names of a host's threads that have not ended.
+    pub(crate) fn threads_on(&self, host: Host) -> Vec<String> {
+        let lives = |thread: &&Thread| thread.host == host && !matches!(thread.state, State::Done);
+        self.threads.iter().filter(lives).map(|thread| thread.name.clone()).collect()
     }
 
     /// What every thread is at, for people.

@@ -59,6 +59,11 @@ impl Places {
         self.dir.join(format!("far-{standby:?}"))
     }
 
+    /// Somebody else begins a machine of this name, as after a reboot: `Err` where another has it.
+    pub(crate) fn begin_again(&self) -> Result<(), String> {
+        self.arbiter("operator").begin(false).map(drop).map_err(|error| error.to_string())
+    }
+
     fn arbiter(&self, name: &str) -> Arc<dyn Arbiter> {
         let own = if self.two_arbiters { name } else { "shared" };
         let dir = self.dir.join(format!("arbiter-{own}"));
@@ -107,6 +112,8 @@ pub(crate) struct Side {
     pub(crate) stop: Option<StopHandle>,
     /// How it has ended.
     pub(crate) ended: Option<String>,
+    /// It has given its name back.
+    pub(crate) freed: bool,
 }
 
 pub(crate) type Shared = Arc<Mutex<Side>>;
@@ -145,7 +152,7 @@ pub(crate) fn run_primary(places: &Places, side: &Shared) {
     let asked = Some(arbiter.clone());
     let engine = Engine::begin(makings, machine.clone(), authority, asked, term, options);
     start(&machine, &engine);
-    to_the_end(&engine, &arbiter, side);
+    to_the_end(Host::A, &engine, &arbiter, side);
 }
 
 fn start(machine: &Arc<Machine>, engine: &Arc<Engine>) {
@@ -157,13 +164,15 @@ fn start(machine: &Arc<Machine>, engine: &Arc<Engine>) {
     machine.start().expect("a machine that runs");
 }
 
-fn to_the_end(engine: &Arc<Engine>, arbiter: &Arc<dyn Arbiter>, side: &Shared) {
+fn to_the_end(host: Host, engine: &Arc<Engine>, arbiter: &Arc<dyn Arbiter>, side: &Shared) {
     note(side, |side| side.engine = Some(engine.clone()));
     let ended: Ended = engine.machine().wait();
-    if let Some(term) = engine.conclude(&ended)
-        && let Err(error) = arbiter::end(arbiter, term)
-    {
-        trace(&format!("the end could not be recorded: {error}"));
+    if let Some(term) = engine.conclude(&ended) {
+        judge::is_free(host);
+        match arbiter::end(arbiter, term) {
+            Ok(()) => note(side, |side| side.freed = true),
+            Err(error) => trace(&format!("the end could not be recorded: {error}")),
+        }
     }
     engine.note_put_away(ended.clone());
     trace(&format!("ended: {ended:?}"));
@@ -233,5 +242,5 @@ fn take_over(
     let asked = Some(arbiter.clone());
     let engine = Engine::after_takeover(makings, machine.clone(), authority, asked, taken, options);
     start(&machine, &engine);
-    to_the_end(&engine, arbiter, side);
+    to_the_end(host, &engine, arbiter, side);
 }

@@ -20,6 +20,10 @@ use crate::scheduler::{self, Host};
 use crate::sides::{Places, Shared, Side, run_primary, run_standby};
 use crate::{broken, faults, hosts, judge, trace};
 
+mod ends;
+mod quiet;
+mod rest;
+
 /// How long the world waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -46,9 +50,13 @@ enum Fault {
     SlowStorage(Role),
     ReaderStops,
     EndPrimary,
+    /// Somebody says to the standby what the primary has begun with.
+    Stranger,
+    /// The operator says once more where the standby is.
+    ProtectAgain,
 }
 
-const FAULTS: [Fault; 16] = [
+const FAULTS: [Fault; 18] = [
     Fault::StopBehind(Role::Primary, Call::Output),
     Fault::StopBehind(Role::Primary, Call::Send),
     Fault::StopBehind(Role::Primary, Call::File),
@@ -65,9 +73,11 @@ const FAULTS: [Fault; 16] = [
     Fault::SlowStorage(Role::Standby),
     Fault::ReaderStops,
     Fault::EndPrimary,
+    Fault::Stranger,
+    Fault::ProtectAgain,
 ];
 
-const STORIES: [Story; 11] = [
+const STORIES: [Story; 15] = [
     Story::Any,
     Story::Any,
     Story::Any,
@@ -79,6 +89,10 @@ const STORIES: [Story; 11] = [
     Story::Ends,
     Story::Unread,
     Story::Twice,
+    Story::Calm,
+    Story::OtherStandby,
+    Story::Hangs,
+    Story::Leaves,
 ];
 
 struct World {
@@ -115,11 +129,14 @@ pub(crate) fn run(seed: u64, story: Option<Story>, dir: &Path) {
         late: match story {
             Story::Any => random.u32(..6) == 0,
             Story::Twice => random.bool(),
+            Story::OtherStandby => true,
             _ => false,
         },
         burst: match story {
             Story::Replaced => 64,
             Story::Unread => 512,
+            // So that what is not read is soon full.
+            Story::Ends if random.bool() => 64,
             _ => 1,
         },
     };
@@ -157,6 +174,10 @@ pub(crate) fn run(seed: u64, story: Option<Story>, dir: &Path) {
         Story::Ends => world.end_in_order(),
         Story::Unread => world.go_unread(),
         Story::Twice => world.live_twice(),
+        Story::Calm => world.live_in_peace(),
+        Story::OtherStandby => world.choose_another(),
+        Story::Hangs => world.hang(),
+        Story::Leaves => world.lose_its_standby(),
     }
     trace(&format!("{} bytes have left", judge::total()));
 }
@@ -189,12 +210,14 @@ impl World {
     fn begin_primary(&mut self) {
         let (places, side) = (self.places.clone(), Shared::default());
         self.sides.insert(Host::A, side.clone());
+        rest::look_at(Host::A, side.clone());
         start(Host::A, "main-a", move || run_primary(&places, &side));
     }
 
     fn begin_standby(&mut self, host: Host) {
         let (places, side) = (self.places.clone(), Shared::default());
         self.sides.insert(host, side.clone());
+        rest::look_at(host, side.clone());
         start(host, "main-standby", move || run_standby(&places, host, &side));
     }
 
@@ -264,7 +287,7 @@ impl World {
     fn outlive_a_session(&mut self) {
         // Most of all between two looks at the log of changed pages: just behind the calls with which the log begins.
         let (thread, behind, left, blocks) = match self.random.usize(..4) {
-            0 => ("link", Call::Send, self.random.u32(1..5), self.some_blocks()),
+            0 => ("link", Call::Any, self.random.u32(1..200), self.some_blocks()),
             1 => ("sender", Call::Send, self.random.u32(1..20), self.some_blocks()),
             _ => ("sender", Call::Kvm, self.random.u32(1..3), self.random.u32(1..100)),
         };
@@ -276,9 +299,14 @@ impl World {
         self.pass(1..50);
         self.pass_until(2000, |world| world.phase() == Some(Phase::Protected));
         self.pass(1..50);
+        let sessions = self.cable.joined();
+        let goes_on = self.phase() == Some(Phase::Protected);
         faults::release();
         self.wait_protected();
         self.pass(1..30);
+        if goes_on && self.cable.joined() != sessions {
+            broken("P7: a thread of a session that had ended has ended the next one");
+        }
         let protected = self.phase() == Some(Phase::Protected);
         self.kill(Host::A);
         self.conclude(protected);
@@ -315,28 +343,6 @@ impl World {
         self.conclude(true);
     }
 
-    /// Nobody brings back the guest of a machine that was told to end (P7).
-    fn end_in_order(&mut self) {
-        self.wait_protected();
-        self.pass(1..300);
-        if self.random.bool() {
-            self.reads.store(false, Ordering::SeqCst);
-            self.pass(1..2000);
-        }
-        if self.random.bool() {
-            faults::set_storage(Host::A, self.random.u64(..20_000_000));
-        }
-        self.cable.set_micros(self.random.u64(..5000));
-        self.cause(Fault::EndPrimary);
-        self.pass(9_000..9_001);
-        if judge::lives() > 1 {
-            broken("P7: the guest of a machine that was told to end goes on");
-        }
-        if !self.has_ended(Host::A) {
-            broken("P7: a machine that was told to end has not ended");
-        }
-    }
-
     /// A console that nobody reads stops no guest, no checkpoint and no takeover (P7).
     fn go_unread(&mut self) {
         self.wait_protected();
@@ -365,53 +371,6 @@ impl World {
         if judge::lives() > 1 {
             broken("P2: a standby that asks another arbiter has taken over");
         }
-    }
-
-    /// The guest powers itself off, whenever its host dies meanwhile (P7).
-    fn live_to_the_end(&mut self) {
-        self.wait_protected();
-        let mut protected = true;
-        if self.random.bool() {
-            self.pass(1..400);
-            protected = self.phase() == Some(Phase::Protected);
-            self.cause_any();
-        } else {
-            // A checkpoint that was begun before the event is taken, and is sent; then the host dies. The event is let out by one
-            // thread and taken by another: either may be late.
-            let is_late = self.random.u32(..4) > 0;
-            if is_late {
-                let thread = ["devices", "power", "power"][self.random.usize(..3)];
-                let most = if thread == "power" { 30 } else { 200 };
-                let (behind, thread) = (Call::Any, Some(thread));
-                let (left, blocks) = (self.random.u32(1..most), self.some_blocks());
-                let happens = Happens::Hold(self.random.u64(1_000_000..60_000_000));
-                let host = Host::A;
-                faults::set_trap_at_wish(Trap { host, behind, thread, left, blocks, happens });
-            }
-            self.wait_for("the guest's wish", |_| judge::has_wanted_off());
-            if is_late {
-                self.pass_until(100, |_| faults::is_held());
-                self.pass(1..20);
-            }
-            let behind = [Call::Send, Call::Kvm, Call::Output][self.random.usize(..3)];
-            let (left, thread) = (self.random.u32(1..15), None);
-            let blocks = self.some_blocks();
-            let happens = Happens::Kill;
-            faults::set_trap(Some(Trap { host: Host::A, behind, thread, left, blocks, happens }));
-            self.pass(50..51);
-        }
-        self.pass(1..300);
-        self.heal();
-        let is_lost = self.killed == [Host::A] && !protected && judge::lives() < 2;
-        if self.ends || is_lost {
-            return;
-        }
-        self.wait_for("P7: the end of a guest that powers itself off", |world| {
-            [Host::A, Host::B].into_iter().any(|host| {
-                let ended = world.side(host).ended.clone();
-                ended.is_some_and(|ended| ended == "PoweredOff" || ended.contains("powered off"))
-            })
-        });
     }
 
     fn wait_protected(&self) {
@@ -460,6 +419,8 @@ impl World {
                 faults::set_storage(self.host(role), self.random.u64(..60_000_000));
             }
             Fault::ReaderStops => self.reads.store(false, Ordering::SeqCst),
+            Fault::Stranger => self.cable.greet(self.places.far(self.standby)),
+            Fault::ProtectAgain => self.protect(),
             Fault::EndPrimary => {
                 let end = |engine: &Arc<Engine>| engine.machine().end(Ended::Signal(libc::SIGTERM));
                 self.ends |= self.with_engine(self.primary, end).is_some();
@@ -509,7 +470,7 @@ impl World {
         }
         // A guest that was never protected dies with its host.
         if self.killed == [self.primary] && !protected && judge::lives() == self.lives {
-            return;
+            return self.holds_nothing(self.standby);
         }
         let before = judge::total();
         // The side that had won the right to the guest was killed: that is more than a pair survives.
@@ -521,6 +482,9 @@ impl World {
         self.wait_for("P7: output", |world| {
             judge::total() > before + 10 * self.burst || is_lost(world)
         });
+        if !is_lost(self) {
+            self.come_to_rest();
+        }
     }
 
     /// The primary's phase, where it is there to be asked.

@@ -25,6 +25,14 @@ pub enum Story {
     Unread,
     /// The guest is taken over, protected again, and taken over once more.
     Twice,
+    /// Nothing fails.
+    Calm,
+    /// The operator changes his mind about where the standby is.
+    OtherStandby,
+    /// A thread of the primary hangs.
+    Hangs,
+    /// The standby is told to end.
+    Leaves,
 }
 
 /// Run the real threads of a pair in turn, as a seed says, and judge what leaves them.

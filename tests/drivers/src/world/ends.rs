@@ -1,0 +1,176 @@
+//! Worlds that are about an end: of the guest, the machine, the standby.
+
+use std::time::{Duration, Instant};
+
+use ft_core::primary::Phase;
+
+use super::{Fault, World};
+use crate::faults::{Call, Happens, Trap};
+use crate::scheduler::Host;
+use crate::{broken, faults, judge, kvm};
+
+/// A machine with nothing to wait for ends within this.
+const SHORT_END: Duration = Duration::from_secs(2);
+/// A standby that was told to end waits no longer than this for an answer of its arbiter, and for all else.
+const STANDBY_END: Duration = Duration::from_secs(4);
+
+impl World {
+    /// Nobody brings back the guest of a machine that was told to end (P7), not even where it is killed before it has ended.
+    pub(super) fn end_in_order(&mut self) {
+        self.wait_protected();
+        self.pass(1..300);
+        let mut waits = false;
+        if self.random.bool() {
+            self.set_reads(false);
+            self.pass(1..2000);
+            waits = true;
+        }
+        if self.random.bool() {
+            faults::set_storage(Host::A, self.random.u64(..20_000_000));
+            waits = true;
+        }
+        self.cable.set_micros(self.random.u64(..20_000));
+        self.cause(Fault::EndPrimary);
+        if self.random.u32(..4) == 0 {
+            self.pass(700..4000);
+            self.kill(Host::A);
+        } else {
+            self.see_the_end(waits);
+        }
+        self.pass(3000..3001);
+        if judge::lives() > 1 {
+            broken("P7: the guest of a machine that was told to end goes on");
+        }
+        self.holds_nothing(Host::B);
+    }
+
+    fn see_the_end(&mut self, waits: bool) {
+        let limit = if waits { Duration::from_secs(9) } else { SHORT_END };
+        let begun = Instant::now();
+        self.pass_until(9_000, |world| world.has_ended(Host::A));
+        if !self.has_ended(Host::A) || begun.elapsed() > limit {
+            broken(&format!("P7: a machine that was told to end has not ended in {limit:?}"));
+        }
+        let freed = self.side(Host::A).freed;
+        if !freed && !waits {
+            broken("P7: a machine that has ended keeps its name");
+        }
+        if freed && let Err(why) = self.places.begin_again() {
+            broken(&format!("P7: a name that was given back is not free: {why}"));
+        }
+    }
+
+    /// A standby without a primary holds no machine, nor the locks of its disks (P9).
+    pub(super) fn holds_nothing(&self, host: Host) {
+        self.wait_for("P9: a standby without a primary that holds no machine", |_| {
+            kvm::machines(host) == 0 || judge::last_host() == Some(host)
+        });
+    }
+
+    /// The guest powers itself off, whenever its host dies meanwhile (P7).
+    pub(super) fn live_to_the_end(&mut self) {
+        self.wait_protected();
+        let mut protected = true;
+        let mut in_peace = false;
+        match self.random.u32(..6) {
+            0..3 => {
+                self.pass(1..400);
+                protected = self.phase() == Some(Phase::Protected);
+                self.cause_any();
+            }
+            3 => in_peace = true,
+            _ => self.kill_around_the_wish(),
+        }
+        self.pass(1..300);
+        self.heal();
+        let is_lost = self.killed == [Host::A] && !protected && judge::lives() < 2;
+        if self.ends || is_lost {
+            return;
+        }
+        self.wait_for("P7: the end of a guest that powers itself off", |world| {
+            [Host::A, Host::B].into_iter().any(|host| {
+                let ended = world.side(host).ended.clone();
+                ended.is_some_and(|ended| ended == "PoweredOff" || ended.contains("powered off"))
+            })
+        });
+        if in_peace {
+            self.pass(2000..3000);
+            if judge::lives() > 1 {
+                broken("P7: a guest that has powered itself off goes on");
+            }
+            self.holds_nothing(Host::B);
+        }
+    }
+
+    /// A checkpoint that was begun before the event is taken, and is sent; then the host dies. The event is let out by one thread and
+    /// taken by another: either may be late.
+    fn kill_around_the_wish(&mut self) {
+        let is_late = self.random.u32(..4) > 0;
+        if is_late {
+            let thread = ["devices", "power", "power"][self.random.usize(..3)];
+            let most = if thread == "power" { 30 } else { 200 };
+            let (behind, thread) = (Call::Any, Some(thread));
+            let (left, blocks) = (self.random.u32(1..most), self.some_blocks());
+            let happens = Happens::Hold(self.random.u64(1_000_000..60_000_000));
+            faults::set_trap_at_wish(Trap { host: Host::A, behind, thread, left, blocks, happens });
+        }
+        self.wait_for("the guest's wish", |_| judge::has_wanted_off());
+        if is_late {
+            self.pass_until(100, |_| faults::is_held());
+            self.pass(1..20);
+        }
+        let behind = [Call::Send, Call::Kvm, Call::Output][self.random.usize(..3)];
+        let (left, thread) = (self.random.u32(1..15), None);
+        let blocks = self.some_blocks();
+        let happens = Happens::Kill;
+        faults::set_trap(Some(Trap { host: Host::A, behind, thread, left, blocks, happens }));
+        self.pass(50..51);
+    }
+
+    /// A standby that is told to end ends, and keeps nothing: neither the guest from going on, nor a term that it has won (P7).
+    pub(super) fn lose_its_standby(&mut self) {
+        let is_early = self.random.u32(..4) == 0;
+        if is_early {
+            // It holds no checkpoint, or none that is whole.
+            self.pass(1..40);
+        } else {
+            self.wait_protected();
+            faults::set_storage(Host::B, self.random.u64(..100_000_000));
+            self.pass(1..300);
+        }
+        let is_alone = is_early || self.random.bool();
+        if is_alone {
+            self.kill(Host::A);
+            self.pass(0..600);
+            if is_early {
+                self.holds_nothing(Host::B);
+            }
+        } else {
+            self.pass(0..200);
+        }
+        if judge::lives() > 1 {
+            return;
+        }
+        let stop = self.side(Host::B).stop.clone().expect("a standby that runs");
+        stop.stop();
+        self.pass_until(STANDBY_END.as_millis() as u64, |world| {
+            world.has_ended(Host::B) || judge::lives() > 1
+        });
+        if judge::lives() > 1 {
+            return;
+        }
+        if !self.has_ended(Host::B) {
+            broken(&format!("P7: a standby that was told to end has not ended in {STANDBY_END:?}"));
+        }
+        if is_alone {
+            let taken = self.places.begin_again().err();
+            if let Some(why) = taken.filter(|why| why.contains("standby")) {
+                broken(&format!("P7: a standby that has ended keeps the name: {why}"));
+            }
+            return;
+        }
+        faults::set_storage(Host::B, 0);
+        let before = judge::total();
+        self.wait_for("P7: output without a standby", |_| judge::total() > before + 100);
+    }
+}

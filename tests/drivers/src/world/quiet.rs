@@ -1,0 +1,174 @@
+//! Worlds in which less fails than in others, and more is asked of the product.
+
+use std::time::{Duration, Instant};
+
+use ft_core::primary::Phase;
+
+use super::{Fault, LOOK_EVERY, World, rest};
+use crate::cable::Cable;
+use crate::faults::{Call, Happens, Trap};
+use crate::scheduler::Host;
+use crate::{broken, faults, judge, trace};
+
+/// Where nothing fails, a guest is protected within this.
+const SOON_PROTECTED: Duration = Duration::from_secs(2);
+/// And what it prints leaves within this.
+const SOON_OUT: Duration = Duration::from_millis(50);
+/// And where its host dies, it goes on elsewhere within this.
+const SOON_TAKEN_OVER: Duration = Duration::from_millis(1500);
+/// A thread may hang for so many milliseconds before the guest goes on elsewhere: for as long as a machine may make no progress, and
+/// until that is seen.
+const LONGEST_HANG: u64 = 6_500;
+
+impl World {
+    /// Nothing fails: nobody suspects anybody, and nothing takes long (P7).
+    pub(super) fn live_in_peace(&mut self) {
+        let begun = Instant::now();
+        self.wait_protected();
+        if begun.elapsed() > SOON_PROTECTED {
+            broken(&format!("P7: not protected within {SOON_PROTECTED:?}, and nothing fails"));
+        }
+        // What was held before the first checkpoint was taken is out.
+        self.pass(50..100);
+        let sessions = self.cable.joined();
+        for _ in 0..self.random.usize(1..4) {
+            self.stay_protected(sessions);
+            match self.random.u32(..4) {
+                0 => self.cause(Fault::Stranger),
+                1 => self.cause(Fault::ProtectAgain),
+                _ => {}
+            }
+        }
+        self.stay_protected(sessions);
+        self.come_to_rest();
+        self.kill(Host::A);
+        let begun = Instant::now();
+        self.wait_for("P7: a takeover", |_| judge::lives() > 1);
+        if begun.elapsed() > SOON_TAKEN_OVER {
+            broken(&format!("P7: no takeover within {SOON_TAKEN_OVER:?}, and nothing else fails"));
+        }
+    }
+
+    fn stay_protected(&mut self, sessions: u64) {
+        let millis = self.random.u64(50..400);
+        let (begun, mut longest) = (Instant::now(), Duration::ZERO);
+        while begun.elapsed() < Duration::from_millis(millis) {
+            if self.phase() != Some(Phase::Protected) {
+                broken("P7: protected no more, and nothing fails");
+            }
+            if self.cable.joined() != sessions {
+                broken("P7: another session has begun, and nothing fails");
+            }
+            let wait = Duration::from_nanos(judge::longest_wait());
+            longest = longest.max(wait);
+            if wait > SOON_OUT {
+                broken(&format!("P7: output has waited for {wait:?}, and nothing fails"));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        trace(&format!("output has waited for {longest:?} at most"));
+    }
+
+    /// The operator says where a standby is, and then that it is somewhere else: there the guest is protected (P7, P9).
+    pub(super) fn choose_another(&mut self) {
+        let is_late = self.random.bool();
+        let lay = |world: &Self| Cable::lay(&world.places.near(Host::C), world.places.far(Host::C));
+        let mut other = None;
+        if !is_late {
+            other = Some(lay(self));
+            self.begin_standby(Host::C);
+        }
+        self.wait_for("an engine", |world| world.with_engine(Host::A, |_| ()).is_some());
+        self.pass(1..50);
+        if self.random.bool() {
+            faults::set_storage(Host::A, self.random.u64(..50_000_000));
+        }
+        let is_held = self.random.bool();
+        if is_held {
+            let (left, blocks) = (self.random.u32(1..100), self.some_blocks());
+            let happens = Happens::Hold(self.random.u64(50_000_000..2_000_000_000));
+            let (host, behind, thread) = (Host::A, Call::Any, Some("link"));
+            faults::set_trap(Some(Trap { host, behind, thread, left, blocks, happens }));
+        }
+        self.protect();
+        match is_held {
+            true => self.pass_until(40, |_| faults::is_held()),
+            false => self.pass(0..40),
+        }
+        if rest::is_stuck() || self.phase() != Some(Phase::Alone) {
+            // There is a standby, or somebody is held where no operator is heard.
+            return;
+        }
+        self.standby = Host::C;
+        self.protect();
+        if is_held && self.random.bool() {
+            self.pass(0..30);
+            faults::release();
+        }
+        if is_late {
+            // Nobody is there yet.
+            self.pass(0..300);
+            other = Some(lay(self));
+            self.begin_standby(Host::C);
+        }
+        self.cable = other.expect("laid by now");
+        self.wait_protected();
+        self.pass(100..300);
+        self.heal();
+        self.wait_protected();
+        self.come_to_rest();
+        self.kill(Host::A);
+        self.wait_for("P7: a takeover", |_| judge::lives() > 1);
+        if judge::last_host() != Some(Host::C) {
+            broken("P9: protected by a standby that the operator does not want any more");
+        }
+    }
+
+    /// Whichever thread hangs, and wherever, the guest goes on, here or there (P7).
+    pub(super) fn hang(&mut self) {
+        self.wait_protected();
+        self.pass(1..200);
+        if self.random.bool() {
+            self.hold_with_the_lock();
+        } else {
+            let thread = ["devices", "link", "sender", "ticker", "vcpu0"][self.random.usize(..5)];
+            self.hold_one(thread);
+        }
+        if faults::is_held() {
+            self.pass(LONGEST_HANG..LONGEST_HANG + 1);
+            let before = judge::total();
+            self.pass_until(300, |_| judge::total() > before);
+            if judge::total() == before {
+                broken("P7: a thread hangs, and the guest's output does not leave");
+            }
+        }
+        trace("it goes on");
+        self.pass(1..50);
+        self.heal();
+        self.conclude(true);
+    }
+
+    /// A thread with the engine's lock, if one is met with it.
+    fn hold_with_the_lock(&mut self) {
+        const TRIES: u32 = 40;
+        for _ in 0..TRIES {
+            let thread = ["devices", "link", "link", "ticker"][self.random.usize(..4)];
+            self.hold_one(thread);
+            self.pass_until(40, |_| rest::is_stuck());
+            if rest::is_stuck() {
+                return;
+            }
+            faults::set_trap(None);
+            faults::release();
+            self.pass(1..10);
+        }
+    }
+
+    fn hold_one(&mut self, thread: &'static str) {
+        let (left, blocks) = (self.random.u32(1..50), self.some_blocks());
+        let happens = Happens::Hold((LONGEST_HANG + 1_000) * 1_000_000);
+        let (host, behind, thread) = (Host::A, Call::Any, Some(thread));
+        faults::set_trap(Some(Trap { host, behind, thread, left, blocks, happens }));
+        self.pass_until(500, |_| faults::is_held());
+    }
+}
