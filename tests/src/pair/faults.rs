@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use super::Pair;
 use super::arbiter::Outage;
-use super::round::{ASKING, OUTAGE, Outcome, UNASKED, UNDER_WAY};
+use super::round::{ASKING, Load, OUTAGE, Outcome, UNASKED, UNDER_WAY};
 use super::slow::What;
 use crate::bed::Host;
 use crate::findings::{Finding, Kind};
@@ -49,7 +49,7 @@ impl Pair<'_> {
             if let Some(outcome) = play(self)? {
                 return Ok(outcome);
             }
-            self.wait_protected()?;
+            self.wait_protected_wherever(Load::Goes)?;
         }
         bail!("expected a guest that stays protected, found it alone {UNASKED} times")
     }
@@ -149,7 +149,7 @@ impl Pair<'_> {
         let wait = Duration::from_micros(self.random.u64(OFF));
         let dies = self.random.u32(..4);
         // Without one, nobody would be left.
-        self.wait_protected()?;
+        self.wait_protected_wherever(if is_idle { Load::Over } else { Load::Goes })?;
         self.written_at_reset = Some(std::fs::metadata(self.launcher.disk())?.blocks() * 512);
         self.observer.reset(is_idle)?;
         self.watch.pass(wait, &mut [])?;

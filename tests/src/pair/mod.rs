@@ -29,7 +29,7 @@ use config::{Kill, PairConfig};
 use members::{Launcher, Member};
 use observer::Observer;
 use report::RunReport;
-use round::{DiedAlone, FENCED};
+use round::{DiedAlone, FENCED, Load};
 use watch::Watch;
 
 /// How long an ordinary machine may take for anything that is waited for. Syncs on a busy disk were seen to take 30 s.
@@ -117,6 +117,8 @@ struct Pair<'a> {
     written_at_reset: Option<u64>,
     /// What is being played.
     fault: Option<Kill>,
+    /// Where the guest ran when it began.
+    before: Host,
 }
 
 impl<'a> Pair<'a> {
@@ -145,6 +147,7 @@ impl<'a> Pair<'a> {
             unasked: 0,
             written_at_reset: None,
             fault: None,
+            before: Host::A,
         };
         surroundings.progress.step("the guest boots");
         pair.wait_answers(1, "the guest answers")?;
@@ -203,7 +206,7 @@ impl<'a> Pair<'a> {
         report.judged = self.observer.judged();
         if dies {
             // A busy host may have lost its standby: nobody would be left.
-            self.wait_protected_at_last()?;
+            self.wait_protected_wherever(Load::Over)?;
         }
         self.observer.power_off();
         if dies {

@@ -72,7 +72,7 @@ impl std::error::Error for DiedAlone {}
 
 /// Whether clients still ask the guest.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Load {
+pub(super) enum Load {
     Goes,
     Over,
 }
@@ -104,14 +104,15 @@ impl Pair<'_> {
         self.try_round(number)
     }
 
-    /// As [`wait_protected`](Self::wait_protected), when all clients have got their last answer: a takeover that no fault asked for
-    /// is followed here, too.
-    pub(super) fn wait_protected_at_last(&mut self) -> Result<()> {
+    /// As [`wait_protected`](Self::wait_protected), where no fault is under way: a takeover that none asked for is followed.
+    pub(super) fn wait_protected_wherever(&mut self, load: Load) -> Result<()> {
+        let fault = self.fault;
         for _ in 0..UNASKED {
             match self.wait_protected() {
                 Ok(()) => return Ok(()),
-                Err(error) => self.follow_unasked(error, Load::Over)?,
+                Err(error) => self.follow_unasked(error, load)?,
             }
+            self.fault = fault;
         }
         self.wait_protected()
     }
@@ -128,7 +129,7 @@ impl Pair<'_> {
         self.wait_protected()?;
         let status = self.active.status()?;
         let before = self.observer.next_window();
-        let host_before = self.active.host;
+        self.before = self.active.host;
 
         self.fault = Some(kill);
         let outcome = self.kill(kill)?;
@@ -137,8 +138,8 @@ impl Pair<'_> {
         self.wait_answers(config.operations_after, "the guest answers after the kill")?;
         let after = self.observer.next_window();
         let mut report = self.describe(number, kill, lead, &status, (&before, &after));
-        report.before = host_before.name();
-        self.judge(host_before, &outcome, &before, &after, &status, &mut report)?;
+        report.before = self.before.name();
+        self.judge(self.before, &outcome, &before, &after, &status, &mut report)?;
         if report.findings.is_empty() {
             self.step(number, "a fresh standby");
             report.protected_again_ms = Some(self.protect_again()?.as_millis() as u64);
@@ -325,6 +326,7 @@ impl Pair<'_> {
         }
         self.unasked += 1;
         self.fault = None;
+        self.before = self.active.host;
         let line = format!("the guest moved, though no fault asked for it: {error:#}");
         self.surroundings.progress.line(&line);
         self.protect_again().map(drop)
@@ -383,7 +385,7 @@ impl Pair<'_> {
         while !self.says_that_it_is_degraded()? {
             // A busy host has lost its standby at this very moment, which cannot ask: it joins anew once it can.
             self.launcher.recover_arbiter(outage)?;
-            self.wait_protected()?;
+            self.wait_protected_wherever(Load::Goes)?;
             self.launcher.fail_arbiter(outage)?;
         }
         self.wait_answers(1, "the guest answers while its standby does not reach the arbiter")?;
@@ -532,7 +534,7 @@ impl Pair<'_> {
                 return Ok(Outcome::default());
             }
             state = status.state().to_owned();
-            self.wait_protected()?;
+            self.wait_protected_wherever(Load::Goes)?;
         }
         let what = format!(
             "a full disk is the guest's trouble, not the pair's: expected it protected, found {state} {UNASKED} times"
