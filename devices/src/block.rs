@@ -1,11 +1,10 @@
 //! A virtio disk (virtio 1.2, 5.2): one request queue, or several.
 
-use alloc::format;
 use alloc::vec::Vec;
 
 use io_gate::{
     BlockDiscard, BlockFlush, BlockWrite, BlockWriteZeroes, Chain, Device, DeviceError, Gate,
-    Identity, Intake, Outcome, Port, SavedState, StateError, Verdict,
+    Identity, Intake, Outcome, Port, SavedState, StateError, Verdict, note,
 };
 
 use crate::read_bytes;
@@ -259,11 +258,11 @@ impl Device for Block {
     ) -> Result<Verdict<'e>, DeviceError> {
         if queue > 0 && !self.accepted(F_MQ) {
             return Err(DeviceError::Malformed(
-                "expected requests on the first queue only, without VIRTIO_BLK_F_MQ".into(),
+                "expected requests on the first queue only, without VIRTIO_BLK_F_MQ",
             ));
         }
         if chain.writable() == 0 {
-            return Err(DeviceError::Malformed("expected room for a status, found none".into()));
+            return Err(DeviceError::Malformed("expected room for a status, found none"));
         }
         let header = header(chain)?;
         match header.kind {
@@ -275,7 +274,7 @@ impl Device for Block {
             T_WRITE_ZEROES if self.accepted(F_WRITE_ZEROES) => self.write_zeroes(chain, gate),
             // Also those that the driver has not accepted (5.2.6.1).
             other => {
-                log::debug!("virtio-blk: request type {other}");
+                note::debug("virtio-blk: an unknown request", &[("type", other.into())]);
                 fail(chain, S_UNSUPP)
             }
         }
@@ -322,16 +321,15 @@ impl Device for Block {
             queues: fields.small("queues")?,
         };
         let features = fields.number("features")?;
-        if config.sectors != self.config.sectors || config.read_only != self.config.read_only {
-            return Err(fields.invalid(
-                "sectors",
-                &format!("{} (read-only: {})", self.config.sectors, self.config.read_only),
-                &format!("{} (read-only: {})", config.sectors, config.read_only),
-            ));
+        if config.sectors != self.config.sectors {
+            return Err(fields.invalid_number("sectors", "as many as here", config.sectors));
+        }
+        if config.read_only != self.config.read_only {
+            return Err(fields.invalid("read_only", "the same as here", "the other"));
         }
         if config.queues != self.config.queues {
-            let (expected, found) = (self.config.queues, config.queues);
-            return Err(fields.invalid("queues", &format!("{expected}"), &format!("{found}")));
+            let found = config.queues.into();
+            return Err(fields.invalid_number("queues", "as many as here", found));
         }
         fields.close()?;
         // The serial number is the guest's to have seen: it comes with the state.
@@ -348,9 +346,7 @@ fn header(chain: &mut Chain<'_>) -> Result<Header, DeviceError> {
 
 /// The room for data: all but the status byte at the end.
 fn data_len(writable: usize) -> Result<usize, DeviceError> {
-    writable
-        .checked_sub(1)
-        .ok_or_else(|| DeviceError::Malformed("expected room for a status, found none".into()))
+    writable.checked_sub(1).ok_or(DeviceError::Malformed("expected room for a status, found none"))
 }
 
 /// Ends a request at once with a status.

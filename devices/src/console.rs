@@ -67,13 +67,16 @@ impl Device for Console {
         gate: &mut Gate<'e>,
     ) -> Result<Verdict<'e>, DeviceError> {
         if queue == RECEIVE {
-            return Err(DeviceError::Malformed("expected no request on the receive queue".into()));
+            return Err(DeviceError::Malformed("expected no request on the receive queue"));
         }
         let len = chain.readable();
         if len > MAX_OUTPUT {
-            return Err(DeviceError::Malformed(alloc::format!(
-                "expected at most {MAX_OUTPUT} bytes of output in a chain, found {len}"
-            )));
+            return Err(DeviceError::Amount {
+                of: "bytes of output in a chain",
+                least: 0,
+                most: MAX_OUTPUT as u64,
+                found: len as u64,
+            });
         }
         if len == 0 {
             return Ok(Verdict::Done(0));

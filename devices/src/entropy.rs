@@ -64,9 +64,7 @@ impl Device for Entropy {
     ) -> Result<Verdict<'e>, DeviceError> {
         let len = chain.writable().min(MAX_BYTES);
         if len == 0 {
-            return Err(DeviceError::Malformed(
-                "expected room for random bytes, found none".into(),
-            ));
+            return Err(DeviceError::Malformed("expected room for random bytes, found none"));
         }
         let into = chain.take_space(len)?;
         Ok(gate.entropy(into))

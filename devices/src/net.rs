@@ -1,7 +1,5 @@
 //! A virtio network interface (virtio 1.2, 5.1): one queue in and one queue out, or several such pairs.
 
-use alloc::format;
-
 use io_gate::{
     Chain, Device, DeviceError, Gate, Identity, Intake, NetTx, Outcome, Port, SavedState,
     StateError, Verdict,
@@ -139,17 +137,19 @@ impl Net {
             GSO_TCPV4 => left.tcp4,
             GSO_TCPV6 => left.tcp6,
             other => {
-                return Err(DeviceError::Malformed(format!(
-                    "expected segments of TCP or none, found type {other}"
-                )));
+                return Err(DeviceError::Value {
+                    expected: "segments of TCP or none",
+                    found: other.into(),
+                });
             }
         };
         let ecn = if header[GSO_TYPE] & GSO_ECN != 0 { left.ecn } else { 0 };
         let missing = (checksum | segments | ecn) & !self.features;
         if missing != 0 {
-            return Err(DeviceError::Malformed(format!(
-                "expected a frame that needs no more than the driver has accepted, found one that needs {missing:#x}"
-            )));
+            return Err(DeviceError::Value {
+                expected: "a frame that needs no features but those that the driver has accepted",
+                found: missing,
+            });
         }
         Ok(())
     }
@@ -244,18 +244,20 @@ impl Device for Net {
             return self.control(chain);
         }
         if queue.is_multiple_of(2) {
-            return Err(DeviceError::Malformed("expected no request on the receive queue".into()));
+            return Err(DeviceError::Malformed("expected no request on the receive queue"));
         }
         let len = chain.readable();
         if len <= HEADER || len > MAX_FRAME {
-            return Err(DeviceError::Malformed(format!(
-                "expected a frame of {} to {MAX_FRAME} bytes with its header, found {len}",
-                HEADER + 1
-            )));
+            return Err(DeviceError::Amount {
+                of: "bytes of a frame with its header",
+                least: HEADER as u64 + 1,
+                most: MAX_FRAME as u64,
+                found: len as u64,
+            });
         }
         if queue >= 2 * self.pairs_there() {
             return Err(DeviceError::Malformed(
-                "expected frames on the first pair of queues only, without VIRTIO_NET_F_MQ".into(),
+                "expected frames on the first pair of queues only, without VIRTIO_NET_F_MQ",
             ));
         }
         let mut header = [0; HEADER];
@@ -295,10 +297,7 @@ impl Device for Net {
         chain: &mut Chain<'_>,
     ) -> Result<Intake, DeviceError> {
         let Some((header, frame)) = data.split_first_chunk::<HEADER>() else {
-            return Err(DeviceError::Malformed(format!(
-                "expected a frame with its header of {HEADER} bytes, found {}",
-                data.len()
-            )));
+            return Err(DeviceError::Malformed("expected a frame with its header"));
         };
         let mut header = *header;
         self.check_work(&header, &LEFT_BY_HOST)?;
@@ -308,11 +307,12 @@ impl Device for Net {
         // One, where the driver has not agreed to more (5.1.6.4).
         header[NUM_BUFFERS..].copy_from_slice(&chain.merged().to_le_bytes());
         if chain.writable() < data.len() {
-            return Err(DeviceError::Malformed(format!(
-                "expected room for a frame of {} bytes, found {}",
-                data.len(),
-                chain.writable()
-            )));
+            return Err(DeviceError::Amount {
+                of: "bytes of room for a frame",
+                least: data.len() as u64,
+                most: u64::MAX,
+                found: chain.writable() as u64,
+            });
         }
         chain.write(&header)?;
         chain.write(frame)?;
@@ -331,30 +331,24 @@ impl Device for Net {
         let mut fields = state.open(&IDENTITY)?;
         let mac = fields.bytes("mac")?;
         let mac = <[u8; 6]>::try_from(mac.as_slice())
-            .map_err(|_| fields.invalid("mac", "6 bytes", &format!("{} bytes", mac.len())))?;
+            .map_err(|_| fields.invalid("mac", "6 bytes", "another number of them"))?;
         let (most, pairs): (u16, u16) = (fields.small("pairs")?, fields.small("pairs_in_use")?);
-        if most != self.config.pairs || !(1..=most).contains(&pairs) {
-            return Err(fields.invalid(
-                "pairs",
-                &format!("{} and from one to all of them in use", self.config.pairs),
-                &format!("{most} and {pairs} in use"),
-            ));
+        if most != self.config.pairs {
+            return Err(fields.invalid_number("pairs", "as many as here", most.into()));
+        }
+        if !(1..=most).contains(&pairs) {
+            let expected = "from one to all of them in use";
+            return Err(fields.invalid_number("pairs_in_use", expected, pairs.into()));
         }
         let features = fields.number("features")?;
         if pairs > 1 && features & F_MQ == 0 {
-            return Err(fields.invalid(
-                "pairs_in_use",
-                "1 without VIRTIO_NET_F_MQ",
-                &format!("{pairs}"),
-            ));
+            let expected = "1 without VIRTIO_NET_F_MQ";
+            return Err(fields.invalid_number("pairs_in_use", expected, pairs.into()));
         }
         // A guest that relies on offloads cannot go on without them.
         if features & OFFLOADS != 0 && !self.config.offloads {
-            return Err(fields.invalid(
-                "features",
-                "no offloads (this backend has none)",
-                &format!("{features:#x}"),
-            ));
+            let expected = "no offloads (this backend has none)";
+            return Err(fields.invalid_number("features", expected, features));
         }
         fields.close()?;
         // What is offered is the backend's; the guest's is what it has accepted.

@@ -3,10 +3,9 @@
 //! The button is fixed hardware (4.8.2.2.1.1): pressing it sets a bit in the status register, and while the driver has
 //! enabled it, the system control interrupt is held until the driver clears the bit. What it then does is its own affair.
 
-use alloc::format;
-
 use io_gate::{
     Gate, Identity, LineState, Port, Power, PowerEvent, RegisterDevice, SavedState, StateError,
+    note,
 };
 
 use crate::read_bytes;
@@ -90,7 +89,10 @@ impl PowerControl {
         if sleep_type == u16::from(Self::S5_SLEEP_TYPE) {
             gate.token::<Power>().emit(PowerEvent::Off);
         } else {
-            log::warn!("acpi-power: expected sleep type 5 (off), found {sleep_type}: ignored");
+            note::warn(
+                "acpi-power: expected sleep type 5 (off): ignored",
+                &[("found", sleep_type.into())],
+            );
         }
     }
 }
@@ -151,16 +153,12 @@ impl RegisterDevice for PowerControl {
             control: fields.small("control")?,
         };
         if restored.status & !POWER_BUTTON != 0 {
-            let found = format!("{:#06x}", restored.status);
-            return Err(fields.invalid("status", "no bit but the power button's", &found));
+            let found = restored.status.into();
+            return Err(fields.invalid_number("status", "no bit but the power button's", found));
         }
         if restored.control & SLEEP_ENABLE != 0 {
-            let found = format!("{:#06x}", restored.control);
-            return Err(fields.invalid(
-                "control",
-                "the bit that starts a transition clear",
-                &found,
-            ));
+            let expected = "the bit that starts a transition clear";
+            return Err(fields.invalid_number("control", expected, restored.control.into()));
         }
         fields.close()?;
         *self = restored;

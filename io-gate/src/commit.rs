@@ -45,9 +45,10 @@ impl core::fmt::Display for Term {
     }
 }
 
-/// Tells the gates of one process apart, so that a proof opens only the gate it was made for.
+/// Tells the gates of one process apart, so that a proof opens only the gate it was made for, and what a gate has let out is
+/// performed for that gate alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct GateId(u64);
+pub struct GateId(u64);
 
 impl GateId {
     pub(crate) fn unique() -> Self {

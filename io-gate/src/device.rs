@@ -1,7 +1,5 @@
 //! What a device is: the contract between its author and the far side of the gate.
 
-use alloc::string::String;
-
 use crate::chain::{Chain, ChainError};
 use crate::effect::Port;
 use crate::gate::{Brand, Gate};
@@ -62,13 +60,32 @@ pub struct Intake {
     pub consumed: usize,
 }
 
-/// A device could make nothing of a request. The chain goes back empty, and the error is logged.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A device could make nothing of a request. The chain goes back empty, and the error is logged: fixed text and numbers, so that
+/// nothing of the guest's is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceError {
     /// The chain is not of the shape that the device's specification asks for.
     Chain(ChainError),
-    /// Anything else: what was expected and what was found.
-    Malformed(String),
+    /// Something is not as it must be: what was expected and what was found.
+    Malformed(&'static str),
+    /// Something has another value than it may have.
+    Value {
+        /// What was expected.
+        expected: &'static str,
+        /// What was found.
+        found: u64,
+    },
+    /// There is too little or too much of something.
+    Amount {
+        /// Of what: `bytes of text`.
+        of: &'static str,
+        /// As little as may be.
+        least: u64,
+        /// As much as may be.
+        most: u64,
+        /// What was found.
+        found: u64,
+    },
 }
 
 impl From<ChainError> for DeviceError {
@@ -82,6 +99,10 @@ impl core::fmt::Display for DeviceError {
         match self {
             Self::Chain(error) => error.fmt(f),
             Self::Malformed(what) => f.write_str(what),
+            Self::Value { expected, found } => write!(f, "expected {expected}, found {found:#x}"),
+            Self::Amount { of, least, most, found } => {
+                write!(f, "expected {least} to {most} {of}, found {found}")
+            }
         }
     }
 }

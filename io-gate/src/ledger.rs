@@ -63,6 +63,7 @@ pub enum ChainOutcome {
 #[derive(Debug)]
 #[must_use = "an effect that is released has to be performed, then settled on the ledger"]
 pub struct Performable {
+    gate: GateId,
     record: Arc<Record>,
     copy: Option<Arc<Vec<u8>>>,
     replay: bool,
@@ -79,6 +80,12 @@ impl Performable {
     #[must_use]
     pub fn copy(&self) -> Option<&[u8]> {
         self.copy.as_deref().map(Vec::as_slice)
+    }
+
+    /// The gate that has let it out. Whoever performs for another gate refuses it (P1): that gate's proof is not this one's.
+    #[must_use]
+    pub fn gate(&self) -> GateId {
+        self.gate
     }
 
     /// Whether a former owner of the machine may have performed it already.
@@ -352,11 +359,17 @@ impl Ledger {
 
     /// Turns the oldest of what is held into what may be performed. Called with a proof only (P1).
     fn let_go(&mut self, count: usize) -> Vec<Performable> {
-        let in_flight = &self.in_flight;
+        let (gate, in_flight) = (self.gate, &self.in_flight);
         let batch: Vec<Performable> =
-            self.held.drain(..count).map(|held| performable(in_flight, held)).collect();
+            self.held.drain(..count).map(|held| performable(gate, in_flight, held)).collect();
         self.held_bytes -= batch.iter().map(|done| carried(&done.record)).sum::<usize>();
         batch
+    }
+
+    /// Which gate this is.
+    #[must_use]
+    pub fn gate(&self) -> GateId {
+        self.gate
     }
 
     /// Makes the gate hold what is staged from now on. Always safe, so it needs no proof.
@@ -416,6 +429,7 @@ impl Ledger {
     /// # Panics
     /// When it is not in flight on this ledger: it was cancelled, or it is another gate's.
     pub fn settle(&mut self, done: Performable) {
+        assert!(done.gate == self.gate, "P1: an effect of another gate settled");
         let id = done.record.id;
         if self.end_abandoned(id) {
             return;
@@ -522,7 +536,7 @@ impl Ledger {
                 }
                 Request::Input(_) => {
                     let record = record.clone();
-                    self.inputs.push_back(Performable { record, copy: None, replay: true });
+                    self.inputs.push_back(self.input(record, true));
                 }
             }
             self.enter(record, true);
@@ -592,7 +606,11 @@ impl Ledger {
 
     pub(crate) fn request_input(&mut self, origin: Origin, op: InputOp) {
         let record = self.record(origin, Request::Input(op));
-        self.inputs.push_back(Performable { record, copy: None, replay: false });
+        self.inputs.push_back(self.input(record, false));
+    }
+
+    fn input(&self, record: Arc<Record>, replay: bool) -> Performable {
+        Performable { gate: self.gate, record, copy: None, replay }
     }
 
     fn record(&mut self, origin: Origin, request: Request) -> Arc<Record> {
@@ -696,9 +714,9 @@ impl Ledger {
 }
 
 /// What is held, in the form in which it leaves.
-fn performable(in_flight: &BTreeMap<EffectId, InFlight>, held: Held) -> Performable {
+fn performable(gate: GateId, in_flight: &BTreeMap<EffectId, InFlight>, held: Held) -> Performable {
     let entry = in_flight.get(&held.id).expect("what is held is in flight");
-    Performable { record: entry.record.clone(), copy: held.copy, replay: held.replay }
+    Performable { gate, record: entry.record.clone(), copy: held.copy, replay: held.replay }
 }
 
 /// The bytes that an effect carries.

@@ -53,6 +53,7 @@ mod effect;
 mod gate;
 mod ledger;
 mod load;
+pub mod note;
 mod state;
 
 pub use chain::{Chain, ChainError, MemoryFault, Payload, Space};
@@ -73,7 +74,7 @@ pub mod host {
     pub use crate::chain::{
         GuestBytes, GuestRange, MemoryFault, lend_chain, lend_merged, take_back,
     };
-    pub use crate::commit::{Alone, CommitAuthority, Committed, Epoch, Term};
+    pub use crate::commit::{Alone, CommitAuthority, Committed, Epoch, GateId, Term};
     pub use crate::effect::{EffectId, EffectOp, InputOp, Origin, Record, Request};
     pub use crate::ledger::{
         ChainOutcome, Counts, InFlightError, Ledger, Performable, check_in_flight, new_gate,

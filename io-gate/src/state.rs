@@ -1,4 +1,6 @@
 //! The saved state of a device: its kind, a version, and named fields, none of which is optional.
+//!
+//! Names, and what an error says, are fixed text: they are logged, and nothing of the guest's may be in the log.
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -45,14 +47,14 @@ impl SavedState {
 
     /// Adds a number.
     #[must_use]
-    pub fn number(mut self, name: &str, value: u64) -> Self {
+    pub fn number(mut self, name: &'static str, value: u64) -> Self {
         self.fields.push((name.to_owned(), Value::Number(value)));
         self
     }
 
     /// Adds raw bytes.
     #[must_use]
-    pub fn bytes(mut self, name: &str, value: &[u8]) -> Self {
+    pub fn bytes(mut self, name: &'static str, value: &[u8]) -> Self {
         self.fields.push((name.to_owned(), Value::Bytes(value.to_owned())));
         self
     }
@@ -103,7 +105,7 @@ impl Fields {
     ///
     /// # Errors
     /// When the field is not there, or holds bytes.
-    pub fn number(&mut self, name: &str) -> Result<u64, StateError> {
+    pub fn number(&mut self, name: &'static str) -> Result<u64, StateError> {
         match self.take(name)? {
             Value::Number(value) => Ok(value),
             Value::Bytes(_) => Err(self.invalid(name, "a number", "bytes")),
@@ -114,7 +116,7 @@ impl Fields {
     ///
     /// # Errors
     /// As [`number`](Self::number), and when it does not fit.
-    pub fn small<T: TryFrom<u64>>(&mut self, name: &str) -> Result<T, StateError> {
+    pub fn small<T: TryFrom<u64>>(&mut self, name: &'static str) -> Result<T, StateError> {
         let value = self.number(name)?;
         T::try_from(value)
             .map_err(|_| self.invalid(name, core::any::type_name::<T>(), "a larger number"))
@@ -124,7 +126,7 @@ impl Fields {
     ///
     /// # Errors
     /// As [`number`](Self::number), and when it is neither.
-    pub fn flag(&mut self, name: &str) -> Result<bool, StateError> {
+    pub fn flag(&mut self, name: &'static str) -> Result<bool, StateError> {
         match self.number(name)? {
             0 => Ok(false),
             1 => Ok(true),
@@ -136,7 +138,7 @@ impl Fields {
     ///
     /// # Errors
     /// When the field is not there, or holds a number.
-    pub fn bytes(&mut self, name: &str) -> Result<Vec<u8>, StateError> {
+    pub fn bytes(&mut self, name: &'static str) -> Result<Vec<u8>, StateError> {
         match self.take(name)? {
             Value::Bytes(value) => Ok(value),
             Value::Number(_) => Err(self.invalid(name, "bytes", "a number")),
@@ -156,20 +158,31 @@ impl Fields {
 
     /// An error about the value of a field.
     #[must_use]
-    pub fn invalid(&self, field: &str, expected: &str, found: &str) -> StateError {
-        StateError::Invalid {
-            kind: self.kind.clone(),
-            field: field.to_owned(),
-            expected: expected.to_owned(),
-            found: found.to_owned(),
-        }
+    pub fn invalid(
+        &self,
+        field: &'static str,
+        expected: &'static str,
+        found: &'static str,
+    ) -> StateError {
+        StateError::Invalid { kind: self.kind.clone(), field, expected, found }
     }
 
-    fn take(&mut self, name: &str) -> Result<Value, StateError> {
+    /// An error about a number in a field.
+    #[must_use]
+    pub fn invalid_number(
+        &self,
+        field: &'static str,
+        expected: &'static str,
+        found: u64,
+    ) -> StateError {
+        StateError::Number { kind: self.kind.clone(), field, expected, found }
+    }
+
+    fn take(&mut self, name: &'static str) -> Result<Value, StateError> {
         let index = self.left.iter().position(|(field, _)| field == name);
         match index {
             Some(index) => Ok(self.left.swap_remove(index).1),
-            None => Err(StateError::Missing { kind: self.kind.clone(), field: name.to_owned() }),
+            None => Err(StateError::Missing { kind: self.kind.clone(), field: name }),
         }
     }
 }
@@ -198,7 +211,7 @@ pub enum StateError {
         /// The kind.
         kind: String,
         /// The field.
-        field: String,
+        field: &'static str,
     },
     /// A field is there that the device does not know.
     LeftOver {
@@ -212,11 +225,22 @@ pub enum StateError {
         /// The kind.
         kind: String,
         /// The field.
-        field: String,
+        field: &'static str,
         /// What it should be.
-        expected: String,
+        expected: &'static str,
         /// What it is.
-        found: String,
+        found: &'static str,
+    },
+    /// A field has a number that cannot be.
+    Number {
+        /// The kind.
+        kind: String,
+        /// The field.
+        field: &'static str,
+        /// What it should be.
+        expected: &'static str,
+        /// What it is.
+        found: u64,
     },
 }
 
@@ -237,6 +261,12 @@ impl core::fmt::Display for StateError {
                 write!(
                     f,
                     "saved state of {kind}: found a field `{field}` that this release does not know"
+                )
+            }
+            Self::Number { kind, field, expected, found } => {
+                write!(
+                    f,
+                    "saved state of {kind}, field `{field}`: expected {expected}, found {found} ({found:#x})"
                 )
             }
             Self::Invalid { kind, field, expected, found } => {

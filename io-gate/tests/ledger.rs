@@ -89,7 +89,7 @@ fn an_error_cancels_what_was_staged() {
     let (mut ledger, mut authority) = new_gate();
     let result = ledger.chain_session(origin(0), |gate| {
         let _ = gate.token::<BlockFlush>().stage(PORT);
-        Err(DeviceError::Malformed("no".into()))
+        Err(DeviceError::Malformed("no"))
     });
     assert!(result.is_err());
     assert_eq!((ledger.held(), ledger.counts().cancelled), (0, 1));
@@ -180,7 +180,7 @@ fn a_held_payload_is_copied_once() {
 }
 
 #[test]
-#[should_panic(expected = "P2: EffectId(1) settled, but not in flight")]
+#[should_panic(expected = "P1: an effect of another gate settled")]
 fn another_gates_effect_settles_nothing() {
     let (mut ledger, mut authority) = new_gate();
     stage(&mut ledger, 0);

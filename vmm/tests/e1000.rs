@@ -358,7 +358,7 @@ fn a_driver_sends_and_receives_and_goes_on_in_another_machine() {
     let mut two = Bench::new(dir.path(), switch.socket(1), "e1000");
     assert_eq!(one.machine.layout(), two.machine.layout());
     chips.restore(two.machine.vm(), ClockPolicy::Continue).unwrap();
-    two.machine.restore_devices(&saved).unwrap();
+    two.machine.restore_devices(&saved).wait().unwrap().unwrap();
     assert_eq!(two.machine.save_devices().unwrap(), saved);
     let mut memory = vec![0; 0x2_0000];
     one.machine.memory().read_slice(&mut memory, GuestAddress(TX_RING)).unwrap();
@@ -415,12 +415,12 @@ fn another_model_is_refused_by_both_names() {
     assert_eq!(of(&ours.devices), ("e1000".into(), format!("{detail}, PCI 00:01.0")));
     assert_eq!(of(&theirs.devices), ("virtio-net".into(), detail));
     let saved = one.machine.save_devices().unwrap();
-    assert!(other.machine.restore_devices(&saved).is_err());
+    assert!(other.machine.restore_devices(&saved).wait().unwrap().is_err());
 
     let refused = |change: &dyn Fn(&mut DeviceRecord)| {
         let mut saved = saved.clone();
         change(saved.last_mut().unwrap());
-        one.machine.restore_devices(&saved).unwrap_err().to_string()
+        one.machine.restore_devices(&saved).wait().unwrap().unwrap_err().to_string()
     };
     let state = |record: &mut DeviceRecord, version, command| {
         let DeviceState::Pci(state) = &mut record.state else { panic!("the bus is last") };

@@ -207,11 +207,12 @@ fn saved_state_is_taken_on_by_another_machine_like_it_and_refused_by_others() {
     let other = build(config(other_dir.path()));
     assert_eq!(machine.layout(), other.layout());
     assert_eq!(machine.facts(), other.facts());
-    other.restore_devices(&saved).unwrap();
+    other.restore_devices(&saved).wait().unwrap().unwrap();
     assert_eq!(other.save_devices().unwrap(), saved);
 
-    let refused =
-        |records: Vec<DeviceRecord>| other.restore_devices(&records).unwrap_err().to_string();
+    let refused = |records: Vec<DeviceRecord>| {
+        other.restore_devices(&records).wait().unwrap().unwrap_err().to_string()
+    };
     let mut records = saved.clone();
     records.remove(2);
     assert!(refused(records).contains("expected slots"));
@@ -225,7 +226,7 @@ fn saved_state_is_taken_on_by_another_machine_like_it_and_refused_by_others() {
     let text = refused(records);
     assert!(text.contains("virtqueue") || text.contains("virtio-blk"), "{text}");
     // And none of that has left the machine unusable.
-    other.restore_devices(&saved).unwrap();
+    other.restore_devices(&saved).wait().unwrap().unwrap();
     assert_eq!(other.save_devices().unwrap(), saved);
 }
 

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -32,7 +33,7 @@ const SLOT: u16 = 99;
 const BEFORE: &str = "not for guests";
 
 /// What device code may try, and the system call that it comes down to.
-const ATTACKS: [(&str, &str); 14] = [
+const ATTACKS: [(&str, &str); 15] = [
     ("write", "write"),
     ("write as if to a counter", "write"),
     ("positioned write", "pwrite64"),
@@ -47,7 +48,9 @@ const ATTACKS: [(&str, &str); 14] = [
     ("a request that is not KVM's", "ioctl"),
     ("io_uring", "io_uring_setup"),
     ("end somebody else", "kill"),
+    ("start a program", "execve"),
 ];
+const THREAD: &str = "start a thread";
 
 /// A device with a way out of safe Rust.
 struct Hostile {
@@ -90,6 +93,11 @@ impl Hostile {
                 }
                 "io_uring" => libc::syscall(libc::SYS_io_uring_setup, 1, &raw const piece),
                 "end somebody else" => libc::syscall(libc::SYS_kill, 1, 0),
+                THREAD => {
+                    // It survives where a thread was had.
+                    std::thread::spawn(|| ()).join().map_or(-1, |()| 0)
+                }
+                "start a program" => libc::syscall(libc::SYS_execve, c"/bin/true".as_ptr(), 0, 0),
                 other => panic!("no such attack: {other}"),
             }
         }
@@ -135,7 +143,7 @@ impl Device for Hostile {
         _chain: &mut Chain<'_>,
         _gate: &mut Gate<'e>,
     ) -> Result<Verdict<'e>, DeviceError> {
-        Err(DeviceError::Malformed("it has no queue".to_owned()))
+        Err(DeviceError::Malformed("it has no queue"))
     }
 
     fn complete(&mut self, _queue: u16, _chain: &mut Chain<'_>, _outcome: Outcome) -> u32 {
@@ -164,17 +172,36 @@ impl Device for Hostile {
     }
 }
 
-fn machine(dir: &Path) -> Arc<Machine> {
+impl Drop for Hostile {
+    fn drop(&mut self) {
+        if DROPS_HOSTILE.with(std::cell::Cell::get) {
+            let _ = self.attack();
+        }
+    }
+}
+
+thread_local! {
+    /// Whether the end of a device is its attack.
+    static DROPS_HOSTILE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// A machine that has not been started.
+fn built(dir: &Path) -> Arc<Machine> {
     let config = MachineConfig {
         serial: ConsoleConfig::File(dir.join("serial")),
         ..MachineConfig::bare("test", 16 << 20, 1)
     };
     let (ledger, mut authority) = new_gate();
     let machine = Machine::build(config, ledger, Arc::new(Unfenced)).unwrap();
+    machine.gate().run_alone(authority.alone(Term(0)));
+    machine
+}
+
+fn machine(dir: &Path) -> Arc<Machine> {
+    let machine = built(dir);
     machine.attach_backends(AttachOptions { shared_disks: true, append: false }).unwrap();
     let console = Console::file(&dir.join("console"), false).unwrap();
     machine.gate().attach(SLOT, Port(0), Backend::Console(console)).unwrap();
-    machine.gate().run_alone(authority.alone(Term(0)));
     machine.start().unwrap();
     machine
 }
@@ -197,14 +224,25 @@ fn child() {
     logging::start_writer().unwrap();
     let file = File::options().read(true).write(true).open(dir.join("file")).unwrap();
     let (socket, _peer) = UnixStream::pair().unwrap();
-    let known = ["nothing", "log", "much memory", "the gate"]
+    let known = ["nothing", "log", "much memory", "the gate", THREAD]
         .into_iter()
         .chain(ATTACKS.map(|(attack, _)| attack));
     let attack = known.into_iter().find(|known| *known == attack).unwrap();
-    let machine = machine(dir);
+    let machine = if role == "new device" { built(dir) } else { machine(dir) };
     let hostile = Hostile { attack, file: file.as_raw_fd(), socket: socket.as_raw_fd() };
+    if role == "new device" {
+        // As the machine has its devices made.
+        machine.device_loop().call(move |_| hostile.attack()).unwrap();
+        machine.stop();
+        eprintln!("it survived");
+        std::process::exit(0);
+    }
     let mut slot = VirtioSlot::new(SLOT, Box::new(hostile), machine.gate().clone());
     match role {
+        "end of a device" => {
+            DROPS_HOSTILE.with(|drops| drops.set(true));
+            drop(slot);
+        }
         "lane" => ask_all_fences(dir),
         "device" => {
             machine.device_loop().call(move |_| slot.write_config(0, &[0]).any()).unwrap();
@@ -325,6 +363,33 @@ fn p5_a_device_thread_is_stopped_when_it_reaches_out() {
     for (attack, call) in ATTACKS {
         run("device", "on", attack).assert_stopped("devices", "device", call);
     }
+}
+
+/// Where devices are made, long before the guest runs.
+#[test]
+fn p5_a_device_is_stopped_when_it_reaches_out_as_it_is_made() {
+    for (attack, call) in ATTACKS {
+        run("new device", "on", attack).assert_stopped("devices", "device", call);
+    }
+}
+
+/// Without a line: the C library starts threads with all signals blocked.
+#[test]
+fn p5_a_device_that_starts_a_thread_ends_the_process() {
+    for role in ["new device", "device", "vcpu"] {
+        let case = run(role, "on", THREAD);
+        assert_eq!(case.output.status.signal(), Some(libc::SIGSYS), "{role}: {}", case.stderr);
+        assert!(!case.stderr.contains("it survived"), "{role}: {}", case.stderr);
+    }
+    run("new device", "off", THREAD).assert_survived();
+}
+
+/// A machine's end is on a thread that may do more.
+#[test]
+fn p5_the_end_of_a_device_runs_none_of_its_code() {
+    let case = run("end of a device", "on", "write");
+    case.assert_survived();
+    assert_eq!(case.file(), BEFORE);
 }
 
 #[test]

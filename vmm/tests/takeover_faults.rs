@@ -194,7 +194,8 @@ fn p9_a_standby_whose_device_thread_hangs_is_not_ready() {
     for side in ["a", "b"] {
         bench.wait(side, |status| {
             let why = status["reason"].as_str().unwrap_or_default();
-            status["state"] == "degraded" && why.contains("the device thread")
+            let is_ready = status["state"] == "protected" || status["state"] == "ready";
+            !is_ready && why.contains("device thread")
         });
     }
     faults.injector.release();
@@ -226,15 +227,14 @@ fn p9_what_a_takeover_hangs_in_is_told() {
 fn p9_a_machine_that_hangs_right_after_a_takeover_is_stalled() {
     let bench = Bench::new();
     let mut guest = bench.guest(|_| {});
-    let mut is_confined = false;
-    // The device thread gives up what it does not need right before it lets the guest run.
-    let rule = move |call: &Call| match is_by(call, "devices") {
-        true if call.number == libc::SYS_seccomp => {
-            is_confined = true;
-            Answer::Proceed
+    let mut is_started = false;
+    // A vCPU gives up what it does not need right before it first runs the guest.
+    let rule = move |call: &Call| {
+        is_started |= call.number == libc::SYS_seccomp && is_by(call, "vcpu");
+        match is_started && is_by(call, "devices") {
+            true => Answer::Hang,
+            false => Answer::Proceed,
         }
-        true if is_confined => Answer::Hang,
-        _ => Answer::Proceed,
     };
     let calls = [libc::SYS_seccomp, libc::SYS_epoll_wait, libc::SYS_epoll_pwait];
     let (standby, faults) = faulty(&calls, rule, |change| bench.standby(&guest, change));

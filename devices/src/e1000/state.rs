@@ -108,7 +108,7 @@ fn restored_transmit(fields: &mut Fields) -> Result<Transmit, StateError> {
     Ok(transmit)
 }
 
-fn interrupts(fields: &mut Fields, name: &str) -> Result<u32, StateError> {
+fn interrupts(fields: &mut Fields, name: &'static str) -> Result<u32, StateError> {
     let value: u32 = fields.small(name)?;
     if value & !cause::ALL != 0 {
         return Err(fields.invalid(name, "causes that there are", "others"));
@@ -116,7 +116,7 @@ fn interrupts(fields: &mut Fields, name: &str) -> Result<u32, StateError> {
     Ok(value)
 }
 
-fn flag(fields: &mut Fields, name: &str) -> Result<bool, StateError> {
+fn flag(fields: &mut Fields, name: &'static str) -> Result<bool, StateError> {
     match fields.number(name)? {
         0 => Ok(false),
         1 => Ok(true),
@@ -128,7 +128,7 @@ fn bytes(words: impl Iterator<Item = u32>) -> Vec<u8> {
     words.flat_map(u32::to_le_bytes).collect()
 }
 
-fn words(fields: &mut Fields, name: &str) -> Result<Vec<u32>, StateError> {
+fn words(fields: &mut Fields, name: &'static str) -> Result<Vec<u32>, StateError> {
     let bytes = fields.bytes(name)?;
     if !bytes.len().is_multiple_of(4) {
         return Err(fields.invalid(name, "whole words", "a broken one"));
@@ -137,7 +137,7 @@ fn words(fields: &mut Fields, name: &str) -> Result<Vec<u32>, StateError> {
     Ok(bytes.chunks_exact(4).map(word).collect())
 }
 
-fn array<const N: usize>(fields: &mut Fields, name: &str) -> Result<[u32; N], StateError> {
+fn array<const N: usize>(fields: &mut Fields, name: &'static str) -> Result<[u32; N], StateError> {
     let words = words(fields, name)?;
     <[u32; N]>::try_from(words.as_slice())
         .map_err(|_| fields.invalid(name, "another number of words", "this many"))

@@ -1,7 +1,5 @@
 //! The device that docs/write-a-device.md ends with keeps the contract: the guide takes its code from here.
 
-extern crate alloc;
-
 #[allow(unreachable_pub, reason = "in the crate of devices it is exported")]
 mod pager;
 

@@ -104,7 +104,7 @@ impl Device for Echo {
             _ => self.features & LOUD != 0,
         };
         if first[0] == b'!' && !loud {
-            return Err(DeviceError::Malformed("expected no loud request".into()));
+            return Err(DeviceError::Malformed("expected no loud request"));
         }
         let text = chain.take_payload(chain.readable())?;
         self.count = match self.fault {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
-use io_gate::host::{EffectOp, Ledger, Origin, Performable, Request};
+use io_gate::host::{EffectOp, GateId, Ledger, Origin, Performable, Request};
 use io_gate::{Outcome, PowerEvent};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -37,6 +37,8 @@ const VOUCHED_FOR: Duration = Duration::from_millis(20);
 const TOO_OLD: u32 = 3;
 
 pub(crate) struct Core {
+    /// The gate whose effects are performed here, and no other's (P1).
+    gate: GateId,
     pub(crate) memory: Arc<GuestMemory>,
     fence: Arc<dyn Fence>,
     observer: Option<Arc<dyn Observer>>,
@@ -86,6 +88,7 @@ impl Core {
         observer: Option<Arc<dyn Observer>>,
     ) -> io::Result<Self> {
         Ok(Self {
+            gate: ledger.gate(),
             memory,
             fence,
             observer,
@@ -111,6 +114,14 @@ impl Core {
 
     pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().expect(POISONED)
+    }
+
+    /// P1: what another gate has let out, by a proof of its own, is not performed here.
+    ///
+    /// # Panics
+    /// When this is another gate's.
+    pub(crate) fn assert_own(&self, request: &Performable) {
+        assert!(request.gate() == self.gate, "P1: an effect of another gate was to be performed");
     }
 
     /// Who is told what happens to effects.
@@ -416,6 +427,7 @@ impl Core {
     /// A power event that may happen. P7: it has not happened before the machine is off, or reset: it is settled then, so
     /// that whoever goes on from a checkpoint of before carries it out.
     fn power(&self, request: Performable) {
+        self.assert_own(&request);
         let event = power_event_of(&request);
         let mut waiting = self.power.lock().expect(POISONED);
         if waiting.iter().any(|other| power_event_of(other) == event) {

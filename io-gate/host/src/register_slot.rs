@@ -1,5 +1,6 @@
 //! One device that is driven by registers, in its slot.
 
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use io_gate::host::Ledger;
@@ -19,7 +20,9 @@ const ROUNDS: usize = 1024;
 /// A register device in its slot of the machine. Its methods say what its interrupt line does.
 pub struct RegisterSlot {
     slot: u16,
-    device: Box<dyn RegisterDevice>,
+    /// P5: not dropped with the slot, as in a [`VirtioSlot`](crate::VirtioSlot).
+    device: ManuallyDrop<Box<dyn RegisterDevice>>,
+    identity: Identity,
     gate: Arc<GateHost>,
     /// Whether the device may reach guest memory now.
     bus_master: bool,
@@ -36,7 +39,8 @@ impl RegisterSlot {
     pub fn new(slot: u16, device: Box<dyn RegisterDevice>, gate: Arc<GateHost>) -> Self {
         Self {
             slot,
-            device,
+            identity: device.identity(),
+            device: ManuallyDrop::new(device),
             gate,
             bus_master: false,
             pending: Vec::new(),
@@ -54,7 +58,7 @@ impl RegisterSlot {
     /// What the device is.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        self.device.identity()
+        self.identity
     }
 
     /// Lets the device reach guest memory, or not: the bus that it sits on decides, as its driver
@@ -128,7 +132,7 @@ impl RegisterSlot {
         let mut ledger = gate.ledger();
         let asked = ledger.next_id();
         let load = ledger.load_of(self.slot);
-        let device = self.device.as_mut();
+        let device = &mut **self.device;
         let result =
             lend(&mut ledger, &gate, self.slot, self.bus_master, |gate| call(device, gate));
         self.ahead |= (ledger.next_id() != asked || ledger.load_of(self.slot) != load)
@@ -239,7 +243,7 @@ impl std::fmt::Debug for RegisterSlot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RegisterSlot")
             .field("slot", &self.slot)
-            .field("device", &self.device.identity())
+            .field("device", &self.identity)
             .finish_non_exhaustive()
     }
 }

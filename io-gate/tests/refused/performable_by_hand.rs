@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use io_gate::host::{Performable, Record};
+use io_gate::host::{GateId, Performable, Record};
 
-pub fn at_once(record: Record) -> Performable {
-    Performable { record: Arc::new(record), copy: None, replay: false }
+pub fn at_once(gate: GateId, record: Record) -> Performable {
+    Performable { gate, record: Arc::new(record), copy: None, replay: false }
 }
 
 fn main() {}

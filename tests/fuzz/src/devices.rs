@@ -137,7 +137,7 @@ fn chains(input: &mut Unstructured<'_>) -> Result<()> {
             let port = Port(input.int_in_range(0..=1)?);
             if device.intake_queue(port).is_some() {
                 let mut chain = lend_chain(&memory, readable.clone(), writable.clone());
-                drop(device.intake(port, &contents, &mut chain));
+                let _ = device.intake(port, &contents, &mut chain);
             }
         }
         let queue = input.int_in_range(0..=queues.max(1) - 1)?;

@@ -74,6 +74,8 @@ impl World {
         let mut twin = VirtioSlot::new(SLOT, virtio(self.which), self.gate.clone());
         twin.restore(&saved).unwrap_or_else(|error| panic!("its own state: {error}: {saved:?}"));
         assert_eq!(twin.save(), saved, "another state than was restored");
+        // A slot does not drop its device.
+        drop(twin.into_device());
     }
 
     /// A state that somebody has made up: refused, or taken on and saved alike.

@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::kvm::trial::{Trial, TrialError};
 use crate::kvm::{self, ClockPolicy, VcpuState, VmState};
-use crate::machine::{DeviceRecord, Machine, MachineError};
+use crate::machine::{Answer, DeviceRecord, DevicesRestoreError, Machine, MachineError};
 use crate::memory::GuestMemory;
 
 /// A blob of machine state does not fit this machine.
@@ -113,14 +113,17 @@ impl MachineState {
     }
 
     /// Whether the machine can take it on: its devices do, on trial. They are overwritten by the
-    /// next trial or by [`restore`](Self::restore).
+    /// next trial or by [`restore`](Self::restore). The answer is which part does not fit, and why.
     ///
     /// # Errors
-    /// Which part does not fit, and why.
-    pub fn try_on(&self, machine: &Machine) -> Result<(), StateBlobError> {
+    /// What of it can be told at once.
+    pub fn try_on(
+        &self,
+        machine: &Machine,
+    ) -> Result<Answer<Result<(), DevicesRestoreError>>, StateBlobError> {
         check_in_flight(self.epoch, self.next_id, &self.in_flight)
             .map_err(StateBlobError::InFlight)?;
-        Ok(machine.restore_devices(&self.devices)?)
+        Ok(machine.restore_devices(&self.devices))
     }
 
     /// A machine like `machine` to try states on.
@@ -161,7 +164,9 @@ impl MachineState {
         let at_most = here + TRANSIT_MAX;
         self.vm.restore(machine.vm(), ClockPolicy::CatchUp { at_most })?;
         machine.vcpus().restore(machine.plan(), &self.vcpus)?;
-        machine.restore_devices(&self.devices)?;
+        // The term is won: there is nobody else to go on, however long it takes.
+        let restored = machine.restore_devices(&self.devices).wait();
+        restored.map_err(MachineError::from)?.map_err(MachineError::from)?;
         let replays = self.in_flight.len();
         machine.gate().adopt(self.epoch, self.next_id, self.in_flight);
         Ok(replays)
@@ -184,10 +189,14 @@ impl MachineState {
     /// which is to stay the checkpoint's own until the guest runs here.
     ///
     /// # Errors
-    /// When a device refuses.
-    pub fn hash_after_restore(&self, machine: &Machine) -> Result<u64, StateBlobError> {
-        machine.restore_devices(&self.devices)?;
-        let devices = machine.save_devices()?;
+    /// When a device refuses, or gives no answer for `patience`.
+    pub fn hash_after_restore(
+        &self,
+        machine: &Machine,
+        patience: Duration,
+    ) -> Result<u64, StateBlobError> {
+        let restored = machine.restored_devices(&self.devices).within(patience);
+        let devices = restored.map_err(MachineError::from)?.map_err(MachineError::from)?;
         Self { devices, ..self.clone() }.hash()
     }
 

@@ -5,7 +5,6 @@ use std::io;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 
-use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::Engine;
@@ -18,7 +17,6 @@ type Waiting = SyncSender<Weak<Engine>>;
 
 /// See the module.
 pub struct Makings {
-    pub(super) seal_event: EventFd,
     pub(super) epoch_timer: TimerFd,
     pub(super) launcher: Launcher,
     pub(super) threads: Waiters,
@@ -40,7 +38,6 @@ impl Makings {
         }
         let timer = TimerFd::new();
         Ok(Self {
-            seal_event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
             epoch_timer: timer.map_err(|error| io::Error::from_raw_os_error(error.errno()))?,
             launcher: Launcher::start()?,
             threads: Waiters(threads),

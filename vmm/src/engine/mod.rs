@@ -33,7 +33,6 @@ pub(crate) use session::{ReadEnd, Watched, describe, read_frames};
 pub use status::{EngineStats, Takeover};
 pub use steps::{Step, Steps};
 
-use std::os::fd::AsRawFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
@@ -43,7 +42,6 @@ use ft_core::standby::TakenOver;
 use ft_core::wire::{ByeReason, Message};
 use ft_core::{LinkId, Term, Time};
 use io_gate::host::CommitAuthority;
-use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
 
 use crate::arbiter::{Answer, Arbiter, ask};
@@ -102,8 +100,6 @@ pub struct Engine {
     origin: Instant,
     core: Mutex<Core>,
     deadline_changed: Condvar,
-    /// Wakes the [`Sealer`] on the device thread: a checkpoint is wanted, or an answer came.
-    seal_event: EventFd,
     /// The sealer's, until there is one.
     epoch_timer: Mutex<Option<TimerFd>>,
     /// What the live session may touch, and no other.
@@ -181,7 +177,7 @@ impl Engine {
         options.primary.protect = options.standby.is_some();
         let (primary, actions) = start(Time(0), &options);
         let tracking = live::Tracking::new(machine.vm().dirty_tracker());
-        let Makings { seal_event, epoch_timer, launcher, threads } = makings;
+        let Makings { epoch_timer, launcher, threads } = makings;
         let engine = Arc::new(Self {
             machine,
             arbiter,
@@ -199,7 +195,6 @@ impl Engine {
             }),
             options,
             deadline_changed: Condvar::new(),
-            seal_event,
             epoch_timer: Mutex::new(Some(epoch_timer)),
             tracking,
             stats: Mutex::new(EngineStats::default()),
@@ -210,7 +205,6 @@ impl Engine {
             launcher,
             put_away: OnceLock::new(),
         });
-        engine.machine.add_wake(engine.seal_event.as_raw_fd());
         // P2: an effect that the fence has stopped is as good as the arbiter's own word.
         let fenced = Arc::downgrade(&engine);
         engine.machine.set_fence_hook(move || {
@@ -552,7 +546,7 @@ impl Engine {
 
     fn wake_sealer(&self) {
         // The counter cannot overflow in the life of a machine, and a full one wakes as well.
-        let _ = self.seal_event.write(1);
+        let _ = self.machine.engine_event().write(1);
     }
 
     fn now(&self) -> Time {

@@ -344,8 +344,8 @@ impl MutEventSubscriber for Sealer {
         let gate = self.engine.machine.gate().clone();
         if fd == gate.held_event().as_raw_fd() {
             let _ = gate.held_event().read();
-        } else if fd == self.engine.seal_event.as_raw_fd() {
-            let _ = self.engine.seal_event.read();
+        } else if fd == self.engine.machine.engine_event().as_raw_fd() {
+            let _ = self.engine.machine.engine_event().read();
         } else {
             // Not read: an event served before this one may have set it anew, and the read would
             // then block the device thread. Clearing takes back what has expired; `look` sets it.
@@ -358,7 +358,7 @@ impl MutEventSubscriber for Sealer {
         let gate = self.engine.machine.gate().clone();
         for fd in [
             gate.held_event().as_raw_fd(),
-            self.engine.seal_event.as_raw_fd(),
+            self.engine.machine.engine_event().as_raw_fd(),
             self.timer.as_raw_fd(),
         ] {
             let event = Events::new_raw(fd, EventSet::IN);

@@ -9,12 +9,13 @@ use ft_core::arbiter::DiskClaim;
 use io_gate::host::Ledger;
 use io_gate_host::backend::disk::DiskError;
 use io_gate_host::{Fence, GateHost, Observer};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::Bus;
 use super::device_set::{
     AttachOptions, DeviceSet, DeviceSetupError, DevicesRestoreError, ShareDiskError,
 };
-use super::device_thread::{DeviceThread, LoopEnded, PowerEvents};
+use super::device_thread::{DeviceThread, LoopError, LoopHandle, PowerEvents};
 use super::disks;
 use super::events::Events;
 use super::{Machine, PowerOn};
@@ -73,9 +74,9 @@ pub enum MachineError {
     /// Guest memory could not be cleared for a reset.
     #[error("guest memory cannot be written: {0}")]
     Access(#[from] vm_memory::GuestMemoryError),
-    /// The device thread is gone.
+    /// The device thread is gone, or stuck.
     #[error(transparent)]
-    Loop(#[from] LoopEnded),
+    Loop(#[from] LoopError),
     /// The process is out of something.
     #[error("cannot set up the machine: {0}")]
     System(#[from] io::Error),
@@ -137,7 +138,21 @@ impl Machine {
         let lane_start = Arc::new(|| seccomp::enter(Role::Lane, &[]));
         let gate = GateHost::with_observer(ledger, ram.clone(), fence, lane_start, observer)?;
         let events = Arc::new(Events::new()?);
-        let devices = Arc::new(DeviceSet::new(&config, &vm, gate.clone(), events.clone())?);
+        let engine_event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        let device_loop = LoopHandle::new()?;
+        let mut wakes = gate.wakes();
+        wakes.extend([events.event().as_raw_fd(), device_loop.wake_fd(), engine_event.as_raw_fd()]);
+        // P5: before there is a device, so that no code of one ever runs without this filter.
+        let confined = wakes.clone();
+        let device_thread =
+            DeviceThread::start(device_loop, move || seccomp::enter(Role::Device, &confined))?;
+        let devices = Arc::new(DeviceSet::new(
+            &config,
+            &vm,
+            gate.clone(),
+            events.clone(),
+            device_thread.handle(),
+        )?);
         let fds = vm.create_vcpus()?;
         let first = fds.first().ok_or(VcpuError::NoSuchVcpu { vcpu: 0, count: 0 })?;
         let plan = Arc::new(SavePlan::new(&kvm, &vm, first)?);
@@ -145,9 +160,6 @@ impl Machine {
         let bus = Arc::new(Bus::new(devices.io_manager()?, events.clone(), gate.clone()));
         let vcpus = VcpuSet::spawn(fds, bus)?;
         let power_on = PowerOn { vcpus: vcpus.save(&plan)?, vm: VmState::save(&vm)? };
-        let device_thread = DeviceThread::start()?;
-        let mut wakes = gate.wakes();
-        wakes.extend([events.event().as_raw_fd(), device_thread.handle().wake_fd()]);
         let machine = Arc::new(Self {
             config,
             memory: ram,
@@ -163,7 +175,8 @@ impl Machine {
             button_pressed: Arc::default(),
             work: AtomicU64::new(0),
             fence_hook: OnceLock::new(),
-            wakes: Mutex::new(wakes),
+            wakes,
+            engine_event,
             boot: Mutex::new(None),
             vcpus,
             vm,

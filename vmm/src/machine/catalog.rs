@@ -2,13 +2,15 @@
 
 use io_gate::{Device, RegisterDevice};
 
+use super::gated::{self, Make};
+
 /// How a device is made, as it is after power-on.
 #[derive(Clone, Copy)]
-pub enum Make {
+pub enum Kind {
     /// A virtio device, which gets a virtio-mmio window.
-    Virtio(fn() -> Box<dyn Device>),
+    Virtio(fn() -> Make<dyn Device>),
     /// A device that is driven by registers, which gets the window of a virtio device for them.
-    Registers(fn() -> Box<dyn RegisterDevice>),
+    Registers(fn() -> Make<dyn RegisterDevice>),
 }
 
 /// A device and its name.
@@ -17,13 +19,27 @@ pub struct Entry {
     /// What follows `--device`.
     pub name: &'static str,
     /// How it is made.
-    pub make: Make,
+    pub kind: Kind,
+}
+
+impl Entry {
+    /// A virtio device. Its `Default` is what it is after power-on.
+    #[must_use]
+    pub const fn virtio<D: Device + Default + 'static>(name: &'static str) -> Self {
+        Self { name, kind: Kind::Virtio(|| gated::virtio(D::default)) }
+    }
+
+    /// A device that is driven by registers. Its `Default` is what it is after power-on.
+    #[must_use]
+    pub const fn registers<D: RegisterDevice + Default + 'static>(name: &'static str) -> Self {
+        Self { name, kind: Kind::Registers(|| gated::registers(D::default)) }
+    }
 }
 
 /// All of them.
 #[rustfmt::skip]
 pub const CATALOG: &[Entry] = &[
-    Entry { name: "beeper", make: Make::Virtio(|| Box::new(devices::Beeper::new())) },
+    Entry::virtio::<devices::Beeper>("beeper"),
     // New devices go above this line.
 ];
 

@@ -20,9 +20,11 @@ use vm_device::bus::{MmioAddress, MmioRange, PioAddress, PioRange};
 use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 
 use super::bus::QuietPort;
-use super::catalog::{self, Make};
+use super::catalog::{self, Kind};
+use super::device_thread::LoopHandle;
 use super::disks::{self, Opens};
 use super::events::Events;
+use super::gated::{self, Make, NotGated};
 use super::interface;
 use super::interrupt::IrqLine;
 use super::pci::{Description, PciBus, PciError, PciState};
@@ -107,6 +109,9 @@ pub enum DeviceSetupError {
         /// How many.
         wanted: usize,
     },
+    /// A device of a crate that nobody has looked at.
+    #[error(transparent)]
+    NotGated(#[from] NotGated),
     /// A device that is in no catalogue.
     #[error("--device: expected one of {}, found `{name}`", catalog::names())]
     Unknown {
@@ -230,15 +235,18 @@ pub struct DeviceSet {
 type Opened = (u16, Port, Backend);
 
 impl DeviceSet {
-    /// Makes the devices that `config` asks for, without what is behind them.
+    /// Makes the devices that `config` asks for, without what is behind them. P5: on `device_thread`, which has given up its
+    /// rights: what a device does when it is made it does there.
     pub(super) fn new(
         config: &MachineConfig,
         vm: &Vm,
         gate: Arc<GateHost>,
         events: Arc<Events>,
+        device_thread: &LoopHandle,
     ) -> Result<Self, DeviceSetupError> {
+        let maker = Maker { gate: &gate, device_thread };
         let mut set = Self {
-            gate,
+            gate: gate.clone(),
             events,
             virtio: Vec::new(),
             windows: 0,
@@ -252,12 +260,15 @@ impl DeviceSet {
         let mut cards = Vec::new();
         for (slot, (device, detail)) in (FIRST_VIRTIO_SLOT..).zip(planned_devices(config)?) {
             match device {
-                Planned::Virtio(device) => set.add_virtio(vm, slot, device, detail)?,
+                Planned::Virtio(device) => {
+                    set.add_virtio(vm, maker.virtio(slot, device)?)?;
+                    set.details.push((slot, detail));
+                }
                 Planned::Registers(device) => {
                     let window = set.next_window()?;
                     let place = Place::window(window.base, window.size);
                     let irq = IrqLine::new(vm.pins(), window.gsi);
-                    set.add_register(slot, device, &[place], Some(irq));
+                    set.add_register(maker.registers(slot, device)?, &[place], Some(irq));
                     set.details.push((slot, detail));
                 }
                 Planned::Pci(description, device) => {
@@ -265,7 +276,7 @@ impl DeviceSet {
                     let place =
                         place.ok_or(DeviceSetupError::TooManyPci { wanted: cards.len() + 1 })?;
                     let irq = IrqLine::new(vm.pins(), place.gsi);
-                    let port = set.add_register(slot, device, &[], Some(irq));
+                    let port = set.add_register(maker.registers(slot, device)?, &[], Some(irq));
                     set.details.push((slot, format!("{detail}, PCI 00:{:02x}.0", place.device)));
                     cards.push((description, port));
                 }
@@ -274,22 +285,42 @@ impl DeviceSet {
         if !cards.is_empty() {
             set.pci = Some(Arc::new(PciBus::new(cards)));
         }
-        let serial_irq = IrqLine::new(vm.pins(), layout::COM1_GSI);
-        let serial_ports = Place::ports(layout::COM1_PORT, layout::COM1_PORTS);
-        set.add_register(SERIAL_SLOT, Box::new(Serial::new()), &[serial_ports], Some(serial_irq));
-        let sci = IrqLine::new(vm.pins(), layout::SCI_GSI);
-        let power_ports = Place::ports(layout::PM1A_EVT_PORT, PowerControl::WINDOW as u16);
-        set.add_register(POWER_SLOT, Box::new(PowerControl::new()), &[power_ports], Some(sci));
-        // Between its two ports lie those of others.
-        let keyboard_ports = [layout::I8042_DATA_PORT, layout::I8042_PORT].map(|port| {
-            Place::Ports { first: port, count: 1, offset: (port - layout::I8042_DATA_PORT).into() }
-        });
-        set.add_register(RESET_SLOT, Box::new(I8042::new()), &keyboard_ports, None);
-        if config.rtc {
-            let window = Place::window(layout::RTC_BASE, layout::RTC_SIZE);
-            set.add_register(RTC_SLOT, Box::new(Rtc::new()), &[window], None);
-        }
+        set.add_board(config, vm, &maker)?;
         Ok(set)
+    }
+
+    /// The devices that every machine has.
+    fn add_board(
+        &mut self,
+        config: &MachineConfig,
+        vm: &Vm,
+        maker: &Maker<'_>,
+    ) -> Result<(), DeviceSetupError> {
+        let serial = maker.registers(SERIAL_SLOT, gated::registers(Serial::new))?;
+        let irq = IrqLine::new(vm.pins(), layout::COM1_GSI);
+        self.add_register(
+            serial,
+            &[Place::ports(layout::COM1_PORT, layout::COM1_PORTS)],
+            Some(irq),
+        );
+        let power = maker.registers(POWER_SLOT, gated::registers(PowerControl::new))?;
+        let sci = IrqLine::new(vm.pins(), layout::SCI_GSI);
+        let ports = Place::ports(layout::PM1A_EVT_PORT, PowerControl::WINDOW as u16);
+        self.add_register(power, &[ports], Some(sci));
+        let keyboard = maker.registers(RESET_SLOT, gated::registers(I8042::new))?;
+        // Between its two ports lie those of others.
+        let ports = [layout::I8042_DATA_PORT, layout::I8042_PORT].map(|port| Place::Ports {
+            first: port,
+            count: 1,
+            offset: (port - layout::I8042_DATA_PORT).into(),
+        });
+        self.add_register(keyboard, &ports, None);
+        if config.rtc {
+            let rtc = maker.registers(RTC_SLOT, gated::registers(Rtc::new))?;
+            let window = Place::window(layout::RTC_BASE, layout::RTC_SIZE);
+            self.add_register(rtc, &[window], None);
+        }
+        Ok(())
     }
 
     fn next_window(&mut self) -> Result<MmioWindow, DeviceSetupError> {
@@ -299,31 +330,21 @@ impl DeviceSet {
         window.ok_or(DeviceSetupError::TooMany { wanted })
     }
 
-    fn add_virtio(
-        &mut self,
-        vm: &Vm,
-        slot: u16,
-        device: Box<dyn Device>,
-        detail: String,
-    ) -> Result<(), DeviceSetupError> {
+    fn add_virtio(&mut self, vm: &Vm, slot: VirtioSlot) -> Result<(), DeviceSetupError> {
         let window = self.next_window()?;
         let irq = IrqLine::new(vm.pins(), window.gsi);
-        let transport =
-            VirtioMmio::new(window, irq, VirtioSlot::new(slot, device, self.gate.clone()))?;
+        let transport = VirtioMmio::new(window, irq, slot)?;
         transport.register_kicks(vm);
         self.virtio.push(Arc::new(transport));
-        self.details.push((slot, detail));
         Ok(())
     }
 
     fn add_register(
         &mut self,
-        slot: u16,
-        device: Box<dyn RegisterDevice>,
+        slot: RegisterSlot,
         places: &[Place],
         irq: Option<IrqLine>,
     ) -> Arc<RegisterPort> {
-        let slot = RegisterSlot::new(slot, device, self.gate.clone());
         let port = Arc::new(RegisterPort::new(slot, places, irq));
         self.registers.push(port.clone());
         port
@@ -690,11 +711,40 @@ fn other_kind(record: &DeviceRecord, expected: &'static str) -> DevicesRestoreEr
     DevicesRestoreError::Kind { slot: record.slot, expected }
 }
 
+/// Has devices made, and put into their slots, on the device thread.
+struct Maker<'m> {
+    gate: &'m Arc<GateHost>,
+    device_thread: &'m LoopHandle,
+}
+
+impl Maker<'_> {
+    fn virtio(&self, slot: u16, make: Make<dyn Device>) -> Result<VirtioSlot, DeviceSetupError> {
+        self.call(move |gate| Ok(VirtioSlot::new(slot, make()?, gate)))
+    }
+
+    fn registers(
+        &self,
+        slot: u16,
+        make: Make<dyn RegisterDevice>,
+    ) -> Result<RegisterSlot, DeviceSetupError> {
+        self.call(move |gate| Ok(RegisterSlot::new(slot, make()?, gate)))
+    }
+
+    fn call<T: Send + 'static>(
+        &self,
+        make: impl FnOnce(Arc<GateHost>) -> Result<T, NotGated> + Send + 'static,
+    ) -> Result<T, DeviceSetupError> {
+        let gate = self.gate.clone();
+        let made = self.device_thread.call(move |_| make(gate));
+        Ok(made.map_err(|ended| DeviceSetupError::System(std::io::Error::other(ended)))??)
+    }
+}
+
 /// A device before it has a place.
 enum Planned {
-    Virtio(Box<dyn Device>),
-    Registers(Box<dyn RegisterDevice>),
-    Pci(Description, Box<dyn RegisterDevice>),
+    Virtio(Make<dyn Device>),
+    Registers(Make<dyn RegisterDevice>),
+    Pci(Description, Make<dyn RegisterDevice>),
 }
 
 /// A device, and what the handshake shows of it besides its kind.
@@ -707,17 +757,17 @@ fn planned_devices(config: &MachineConfig) -> Result<Vec<Described>, DeviceSetup
     for disk in &config.disks {
         // Opened for its size only: the lock and the right to write are asked for when it is attached.
         let (sectors, block) = disk_size(disk)?;
-        let device = Block::new(BlockConfig {
+        let block_config = BlockConfig {
             sectors,
             read_only: disk.read_only,
             serial: disk.serial.clone().into_bytes(),
             queues: disk.queues,
-        });
+        };
         let access = if disk.read_only { "read-only" } else { "writable" };
         // Whoever takes over writes in the same blocks, or says now that he cannot.
         let blocks = block.map(|block| format!(", directly in blocks of {block} bytes"));
         devices.push((
-            Planned::Virtio(Box::new(device)),
+            Planned::Virtio(gated::virtio(move || Block::new(block_config))),
             format!(
                 "{sectors} sectors, {access}, serial `{}`{}{}{}",
                 disk.serial,
@@ -733,22 +783,23 @@ fn planned_devices(config: &MachineConfig) -> Result<Vec<Described>, DeviceSetup
         let text = mac.map(|byte| format!("{byte:02x}")).join(":");
         let device = match net.model {
             NetModel::Virtio => {
-                Planned::Virtio(Box::new(Net::new(NetConfig { mac, offloads, pairs: net.queues })))
+                let net_config = NetConfig { mac, offloads, pairs: net.queues };
+                Planned::Virtio(gated::virtio(move || Net::new(net_config)))
             }
-            NetModel::E1000 => Planned::Pci(E1000_CARD, Box::new(E1000::new(mac))),
+            NetModel::E1000 => Planned::Pci(E1000_CARD, gated::registers(move || E1000::new(mac))),
         };
         devices.push((device, format!("mac {text}{}", several(net.queues, "pairs of queues"))));
     }
     if config.rng {
-        devices.push((Planned::Virtio(Box::new(Entropy::new())), String::new()));
+        devices.push((Planned::Virtio(gated::virtio(Entropy::new)), String::new()));
     }
     if config.virtio_console.is_some() {
-        devices.push((Planned::Virtio(Box::new(Console::new())), String::new()));
+        devices.push((Planned::Virtio(gated::virtio(Console::new)), String::new()));
     }
     for named in &config.devices {
-        let device = match catalog::find(&named.name).map(|entry| entry.make) {
-            Some(Make::Virtio(make)) => Planned::Virtio(make()),
-            Some(Make::Registers(make)) => Planned::Registers(make()),
+        let device = match catalog::find(&named.name).map(|entry| entry.kind) {
+            Some(Kind::Virtio(make)) => Planned::Virtio(make()),
+            Some(Kind::Registers(make)) => Planned::Registers(make()),
             None => return Err(DeviceSetupError::Unknown { name: named.name.clone() }),
         };
         devices.push((device, named.name.clone()));

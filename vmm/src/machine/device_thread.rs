@@ -5,8 +5,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use event_manager::{
     EventManager, EventOps, EventSet, Events as Ready, MutEventSubscriber, SubscriberId,
@@ -16,6 +18,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::Machine;
 use super::device_set::DeviceSet;
+use crate::logging::STATE;
 use crate::threads;
 
 /// Something that the loop watches.
@@ -50,13 +53,28 @@ struct Shared {
     stopping: AtomicBool,
 }
 
-/// The device thread has ended, so it cannot be asked.
+/// Why the device thread did not do what it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the device thread has ended")]
-pub struct LoopEnded;
+pub enum LoopError {
+    /// It has ended, so it cannot be asked.
+    #[error("the device thread has ended")]
+    Ended,
+    /// It is stuck: in a device, or in the kernel.
+    #[error("the device thread has given no answer for {0:?}")]
+    Silent(Duration),
+}
+
+/// What a command on the device thread gives, once that has come to it.
+pub struct Answer<R>(Receiver<R>);
+
+/// What takes so long is told: the thread is stuck in a device, or in the kernel.
+const LONG: Duration = Duration::from_secs(5);
+/// Patience is counted in so many parts, each of which ends late where the whole process was stopped: that is not the device
+/// thread's silence.
+const PARTS: u32 = 20;
 
 impl LoopHandle {
-    fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         Ok(Self(Arc::new(Shared {
             commands: Mutex::new(Some(VecDeque::new())),
             event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
@@ -72,20 +90,29 @@ impl LoopHandle {
         self.wake();
     }
 
-    /// Has `command` run on the device thread and waits for what it gives. Not to be called on the device thread.
+    /// Has `command` run on the device thread.
+    pub fn ask<R: Send + 'static>(
+        &self,
+        command: impl FnOnce(&mut LoopContext<'_>) -> R + Send + 'static,
+    ) -> Answer<R> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        self.post(move |context| {
+            // Fails when the caller is gone, and then nobody wants to know.
+            let _ = sender.send(command(context));
+        });
+        Answer(receiver)
+    }
+
+    /// Has `command` run on the device thread and waits for what it gives, however long that takes. Not to be called on the
+    /// device thread, nor by one that is there for a peer or an operator (P9).
     ///
     /// # Errors
     /// When the thread has ended, or ends before it comes to the command.
     pub fn call<R: Send + 'static>(
         &self,
         command: impl FnOnce(&mut LoopContext<'_>) -> R + Send + 'static,
-    ) -> Result<R, LoopEnded> {
-        let (sender, receiver) = mpsc::sync_channel(1);
-        self.post(move |context| {
-            // Fails when the caller is gone, and then nobody wants to know.
-            let _ = sender.send(command(context));
-        });
-        receiver.recv().map_err(|_| LoopEnded)
+    ) -> Result<R, LoopError> {
+        self.ask(command).wait()
     }
 
     pub(super) fn wake_fd(&self) -> RawFd {
@@ -106,6 +133,37 @@ impl LoopHandle {
     }
 }
 
+impl<R> Answer<R> {
+    /// Waits for it, and no longer than `patience`.
+    ///
+    /// # Errors
+    /// When the thread has ended, or has not come to it.
+    pub fn within(&self, patience: Duration) -> Result<R, LoopError> {
+        for _ in 0..PARTS {
+            match self.0.recv_timeout(patience / PARTS) {
+                Ok(answer) => return Ok(answer),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(LoopError::Ended),
+            }
+        }
+        Err(LoopError::Silent(patience))
+    }
+
+    /// Waits for it, and says so where it takes long.
+    ///
+    /// # Errors
+    /// When the thread has ended, or ends before it comes to it.
+    pub fn wait(&self) -> Result<R, LoopError> {
+        match self.within(LONG) {
+            Err(silent @ LoopError::Silent(_)) => {
+                log::warn!(target: STATE, "{silent}: what it is to do is waited for");
+                self.0.recv().map_err(|_| LoopError::Ended)
+            }
+            answered => answered,
+        }
+    }
+}
+
 /// What the thread leaves behind: it may not close descriptors, so whoever joins it does.
 type Leftovers = (EventManager<Subscriber>, Option<VecDeque<Command>>);
 
@@ -116,14 +174,19 @@ pub(super) struct DeviceThread {
 }
 
 impl DeviceThread {
-    /// Starts it, with nothing to watch yet but its commands.
-    pub(super) fn start() -> io::Result<Self> {
-        let handle = LoopHandle::new()?;
+    /// Starts it, with nothing to watch yet but the commands of `handle`. First of all it gives up its rights, by `confine`.
+    pub(super) fn start(
+        handle: LoopHandle,
+        confine: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self> {
         let mut manager =
             EventManager::<Subscriber>::new().map_err(|e| io::Error::other(e.to_string()))?;
         manager.add_subscriber(Box::new(Wake(handle.clone())));
         let own = handle.clone();
-        let thread = threads::start("devices", move || run(manager, &own))?;
+        let thread = threads::start("devices", move || {
+            confine();
+            run(manager, &own)
+        })?;
         Ok(Self { handle, thread: Mutex::new(Some(thread)) })
     }
 
@@ -148,6 +211,12 @@ impl DeviceThread {
             },
             None => {}
         }
+    }
+}
+
+impl Drop for DeviceThread {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

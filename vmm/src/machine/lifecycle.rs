@@ -55,7 +55,6 @@ impl Machine {
         let machine = self.clone();
         // On the device thread, so that no event is served before the queues were looked at.
         self.device_loop().call(move |context| {
-            seccomp::enter(Role::Device, &machine.wakes());
             context.add(Box::new(DeviceEvents::new(machine.devices.clone())));
             // A fresh machine has no driver yet; a restored one may have lost notifications and interrupts.
             machine.raise_all_interrupts();

@@ -9,6 +9,7 @@ mod device_set;
 mod device_thread;
 pub(crate) mod disks;
 mod events;
+pub mod gated;
 pub(crate) mod interface;
 mod interrupt;
 mod lifecycle;
@@ -23,7 +24,7 @@ pub use device_set::{
     AttachOptions, DeviceRecord, DeviceSet, DeviceSetupError, DeviceState, DevicesRestoreError,
     FIRST_VIRTIO_SLOT, ShareDiskError,
 };
-pub use device_thread::{LoopContext, LoopEnded, LoopHandle, Subscriber};
+pub use device_thread::{Answer, LoopContext, LoopError, LoopHandle, Subscriber};
 pub use events::{Ended, Events, MachineEvent};
 pub use pci::{Description, FunctionState, PciBus, PciError, PciState};
 pub use register_port::RegisterPort;
@@ -31,12 +32,13 @@ pub use virtio_mmio::{Registers, TransportError, TransportState, VirtioMmio};
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use ft_core::handshake::{DeviceLayout, MachineLayout, MemoryRegion};
 use io_gate::Identity;
 use io_gate_host::GateHost;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::Boot;
 use crate::config::MachineConfig;
@@ -65,7 +67,9 @@ pub struct Machine {
     work: AtomicU64,
     fence_hook: OnceLock<FenceHook>,
     /// The counters by which its threads wake each other.
-    wakes: Mutex<Vec<RawFd>>,
+    wakes: Vec<RawFd>,
+    /// The engine's: an epoch is to end.
+    engine_event: EventFd,
     /// What to boot, opened before the device thread gives up the right to. Held to look and to put only, never while a
     /// file is read.
     boot: Mutex<Option<Arc<Boot>>>,
@@ -135,12 +139,13 @@ impl Machine {
     /// devices may write to.
     #[must_use]
     pub fn wakes(&self) -> Vec<RawFd> {
-        self.wakes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.wakes.clone()
     }
 
-    /// One more of them; before [`start`](Self::start).
-    pub fn add_wake(&self, event: RawFd) {
-        self.wakes.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    /// The counter by which the engine has the device thread end an epoch. The machine's, as it is made before the device
+    /// thread gives up its rights.
+    pub(crate) fn engine_event(&self) -> &EventFd {
+        &self.engine_event
     }
 
     /// Counted up by the device thread in the middle of what takes long: it is not stuck.
@@ -227,12 +232,25 @@ impl Machine {
         Ok(self.devices.save())
     }
 
-    /// Takes on the state of all devices: of a machine that has not started, or whose vCPUs are paused.
+    /// Takes on the state of all devices: of a machine that has not started, or whose vCPUs are paused. P5: on the device thread,
+    /// as the code of devices runs on threads that can reach nothing.
     ///
-    /// # Errors
-    /// When it was saved from other devices, another release, or cannot be.
-    pub fn restore_devices(&self, records: &[DeviceRecord]) -> Result<(), MachineError> {
-        Ok(self.devices.restore(records)?)
+    /// The answer is an error when it was saved from other devices, another release, or cannot be.
+    pub fn restore_devices(
+        &self,
+        records: &[DeviceRecord],
+    ) -> Answer<Result<(), DevicesRestoreError>> {
+        let (devices, records) = (self.devices.clone(), records.to_vec());
+        self.device_loop().ask(move |_| devices.restore(&records))
+    }
+
+    /// What the devices save once they have taken on this state; see [`restore_devices`](Self::restore_devices).
+    pub fn restored_devices(
+        &self,
+        records: &[DeviceRecord],
+    ) -> Answer<Result<Vec<DeviceRecord>, DevicesRestoreError>> {
+        let (devices, records) = (self.devices.clone(), records.to_vec());
+        self.device_loop().ask(move |_| devices.restore(&records).map(|()| devices.save()))
     }
 }
 

@@ -184,6 +184,12 @@ pub fn has_mains_rights() -> bool {
     WHO.get().role == Role::Main || MODE.get() != Some(&Mode::On)
 }
 
+/// Whether this thread is one of those that run the code of devices.
+#[must_use]
+pub fn runs_device_code() -> bool {
+    matches!(WHO.get().role, Role::Device | Role::Vcpu)
+}
+
 /// The handler of signals that ask for the end writes to a pipe, which is for `main` to do and not
 /// for any thread that the kernel happens to choose.
 fn block_ending_signals() {

@@ -99,7 +99,8 @@ impl StandbyDriver {
         let (factory, layout) = (self.describing.factory.clone(), hello.layout.clone());
         let (has_arbiter, theirs) = (self.arbiter.is_some(), hello.disks.clone());
         let facts = hello.facts.clone();
-        let task = ("describe", "the machine's disks and networks, or this host's KVM");
+        let task =
+            ("describe", "the machine's device thread, disks and networks, or this host's KVM");
         self.describing.machine.run(task, patience, move || {
             let built = factory.lock().unwrap_or_else(PoisonError::into_inner).build(&layout);
             let (machine, authority) = built.map_err(|error| error.to_string())?;

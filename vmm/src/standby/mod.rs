@@ -43,7 +43,7 @@ use crate::engine::{MachineState, ReadEnd, StateBlobError, Watched, hash_memory,
 use crate::kvm::trial::{Trial, TrialError};
 use crate::link::{Buffers, Link, LinkListener};
 use crate::logging::STATE;
-use crate::machine::{Machine, disks};
+use crate::machine::{LoopError, Machine, disks};
 use crate::seccomp::{self, Role};
 use crate::threads;
 
@@ -65,6 +65,10 @@ const QUEUE: usize = 16;
 const TOGETHER: usize = 8;
 /// Bytes in an input that is made of several frames, but for the last of these.
 const BYTES_TOGETHER: usize = 4 << 20;
+/// The device thread takes on a checkpoint's state in a fraction of it.
+const SOON: Duration = Duration::from_millis(20);
+/// P9: what it has not taken on for so long is refused: the device thread is stuck, and would not serve the guest either.
+const DEVICE_PATIENCE: Duration = Duration::from_secs(5);
 /// A checkpoint of so many pages is done with long before anybody misses this side.
 const FEW_PAGES: u64 = 1024;
 /// A primary that does not take an acknowledgement for so long is given up.
@@ -682,13 +686,13 @@ impl StandbyDriver {
                 Next::Nothing
             }
             Action::Check(checkpoint) => {
-                self.give_signs_of_life(&checkpoint);
+                self.give_signs_of_life_for(&checkpoint);
                 let checked = self.check(&checkpoint);
                 self.pulse.stop();
                 Next::Event(checked)
             }
             Action::Apply(checkpoint) => {
-                self.give_signs_of_life(&checkpoint);
+                self.give_signs_of_life_for(&checkpoint);
                 let applied = self.apply(&checkpoint);
                 self.pulse.stop();
                 if let Some(checkpoint) = Arc::into_inner(checkpoint) {
@@ -815,13 +819,17 @@ impl StandbyDriver {
         }
     }
 
+    /// Where the work with it may take long.
+    fn give_signs_of_life_for(&mut self, checkpoint: &Checkpoint) {
+        let first = self.hosted.as_ref().is_some_and(|hosted| hosted.applied.is_none());
+        if first || checkpoint.pages() > FEW_PAGES || checkpoint.hashes().is_some() {
+            self.give_signs_of_life();
+        }
+    }
+
     /// Until the pulse is stopped: this thread is about to do work that may take long, and hears
     /// and says nothing meanwhile.
-    fn give_signs_of_life(&mut self, checkpoint: &Checkpoint) {
-        let first = self.hosted.as_ref().is_some_and(|hosted| hosted.applied.is_none());
-        if !first && checkpoint.pages() <= FEW_PAGES && checkpoint.hashes().is_none() {
-            return;
-        }
+    fn give_signs_of_life(&mut self) {
         let now = self.now();
         let Some((id, frame)) = self.core.sign_of_life(now) else { return };
         let Some((_, link)) = self.link.as_ref().filter(|(current, _)| *current == id) else {
@@ -846,23 +854,32 @@ impl StandbyDriver {
         {
             return refuse(reason);
         }
-        let Some(hosted) = &mut self.hosted else {
-            return refuse("there is no machine for it".to_owned());
-        };
         let blob: Vec<u8> = checkpoint.state().flatten().copied().collect();
-        let tried = MachineState::decode(&blob, &hosted.machine).and_then(|state| {
-            state.try_on(&hosted.machine)?;
-            state.admit(hosted.trial()?)?;
-            Ok(state)
-        });
-        match tried {
+        match self.try_state(&blob) {
             Ok(state) if state.epoch() == epoch => {
-                hosted.tried = Some(state);
+                if let Some(hosted) = &mut self.hosted {
+                    hosted.tried = Some(state);
+                }
                 Event::Applicable { epoch }
             }
             Ok(state) => refuse(format!("its state is of epoch {}", state.epoch())),
-            Err(error) => refuse(error.to_string()),
+            Err(reason) => refuse(reason.to_string()),
         }
+    }
+
+    fn try_state(&mut self, blob: &[u8]) -> Result<MachineState, Box<dyn std::error::Error>> {
+        let hosted = self.hosted.as_ref().ok_or("there is no machine for it")?;
+        let state = MachineState::decode(blob, &hosted.machine)?;
+        let answer = state.try_on(&hosted.machine)?;
+        let mut tried = answer.within(SOON);
+        if matches!(tried, Err(LoopError::Silent(_))) {
+            self.give_signs_of_life();
+            tried = answer.within(DEVICE_PATIENCE);
+        }
+        tried??;
+        let hosted = self.hosted.as_mut().ok_or("there is no machine for it")?;
+        state.admit(hosted.trial()?)?;
+        Ok(state)
     }
 
     fn apply(&mut self, checkpoint: &Checkpoint) -> Next {
@@ -891,7 +908,7 @@ impl StandbyDriver {
         let state = hosted.applied.as_ref().ok_or("there is no checkpoint")?;
         Ok(Hashes {
             memory: hash_memory(hosted.machine.memory())?,
-            state: state.hash_after_restore(&hosted.machine)?,
+            state: state.hash_after_restore(&hosted.machine, DEVICE_PATIENCE)?,
         })
     }
 

@@ -23,6 +23,7 @@ impl<'l> Work<'l> {
     /// An effect is about to be performed: the fence is asked, and the observer told, before it happens: what is performed
     /// is on the record by then. An input is not asked for.
     pub(crate) fn begin(&mut self, request: &Performable) -> Result<(), NotPermitted> {
+        self.core.assert_own(request);
         let Request::Effect(_) = request.record().request else { return Ok(()) };
         // P2: a process that is stopped while it tells finds out at its first call, by the permit's age.
         self.permits.ahead()?;

@@ -6,6 +6,7 @@
 mod input;
 mod requests;
 
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use io_gate::host::EffectId;
@@ -30,7 +31,11 @@ const ROUNDS: u32 = 4;
 /// A virtio device in its slot of the machine. Owned by the transport.
 pub struct VirtioSlot {
     slot: u16,
-    device: Box<dyn Device>,
+    /// P5: not dropped with the slot, wherever that ends: what a device does at its end would run on a thread that may do
+    /// more than device code may. Its memory goes with the process, or with who [takes](Self::into_device) it.
+    device: ManuallyDrop<Box<dyn Device>>,
+    identity: Identity,
+    offered: u64,
     gate: Arc<GateHost>,
     rings: Vec<Ring>,
     intakes: Vec<InputPort>,
@@ -71,7 +76,9 @@ impl VirtioSlot {
             .collect();
         Self {
             slot,
-            device,
+            identity: device.identity(),
+            offered: device.features() | VERSION_1 | EVENT_IDX | INDIRECT_DESC,
+            device: ManuallyDrop::new(device),
             gate,
             rings,
             intakes,
@@ -93,16 +100,22 @@ impl VirtioSlot {
         self.slot
     }
 
+    /// The device, without its slot.
+    #[must_use]
+    pub fn into_device(self) -> Box<dyn Device> {
+        ManuallyDrop::into_inner(self.device)
+    }
+
     /// What the device is.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        self.device.identity()
+        self.identity
     }
 
     /// The features that are offered: the device's and the rings'.
     #[must_use]
     pub fn device_features(&self) -> u64 {
-        self.device.features() | VERSION_1 | EVENT_IDX | INDIRECT_DESC
+        self.offered
     }
 
     /// The features that the driver has accepted.
@@ -252,7 +265,7 @@ impl VirtioSlot {
     /// Which queues take input may depend on what the driver has accepted.
     fn find_input_queues(&mut self) {
         for input in &mut self.intakes {
-            input.queues = input_queues(&*self.device, input.port);
+            input.queues = input_queues(&**self.device, input.port);
         }
     }
 
@@ -495,7 +508,7 @@ impl std::fmt::Debug for VirtioSlot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("VirtioSlot")
             .field("slot", &self.slot)
-            .field("device", &self.device.identity())
+            .field("device", &self.identity)
             .field("active", &self.active)
             .finish_non_exhaustive()
     }
