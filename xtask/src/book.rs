@@ -10,6 +10,8 @@ use crate::build::repository;
 
 const REFUSED: &str = "io-gate/tests/refused";
 const ATTACKS: &str = "xtask/attacks";
+/// What says where the code below it is from.
+const CODE: &str = "<!-- code: ";
 
 fn read(path: impl AsRef<Path>) -> String {
     let path = repository().join(path);
@@ -60,26 +62,47 @@ fn every_chapter_is_in_the_summary() {
     assert_eq!(listed, there, "docs/SUMMARY.md lists what is not there, or leaves something out");
 }
 
+/// A chapter with each piece of code as it is in the tree, and how many there are: what follows `<!-- code: PATH:ANCHOR -->`
+/// between two fences.
+fn with_code(chapter: &str, text: &str) -> (String, usize) {
+    let (mut out, mut rest, mut pieces) = (String::new(), text, 0);
+    while let Some((before, after)) = rest.split_once(CODE) {
+        let (source, after) = after.split_once(" -->\n```").unwrap();
+        let (language, after) = after.split_once('\n').unwrap();
+        let (_, after) = after.split_once("\n```").unwrap();
+        let (path, anchor) = match source.split_once(':') {
+            Some((path, anchor)) => (path, Some(anchor)),
+            None => (source, None),
+        };
+        let text = read(path);
+        let code = anchor.map_or(Some(text.clone()), |anchor| anchored(&text, anchor));
+        let code = code.unwrap_or_else(|| {
+            panic!("docs/{chapter}: expected `ANCHOR: {source}` with lines below it, found none")
+        });
+        out += &format!("{before}{CODE}{source} -->\n```{language}\n{}\n```", code.trim_end());
+        (rest, pieces) = (after, pieces + 1);
+    }
+    (out + rest, pieces)
+}
+
+/// What a reader sees is what is compiled. With `KEMARI_MEND_DOCS=1` the chapters are written anew.
 #[test]
-fn everything_included_is_there() {
+fn every_piece_of_code_is_the_trees() {
     let mut seen = 0;
     for (chapter, text) in chapters() {
-        for include in between(&text, "{{#include ", '}') {
-            let (path, anchor) = match include.split_once(':') {
-                Some((path, anchor)) => (path, Some(anchor)),
-                None => (include, None),
-            };
-            let included = read(Path::new("docs").join(path));
-            if let Some(anchor) = anchor {
-                assert!(
-                    anchored(&included, anchor).is_some(),
-                    "docs/{chapter}: expected lines between `ANCHOR: {anchor}` and `ANCHOR_END: {anchor}` in {path}, found none"
-                );
-            }
-            seen += 1;
+        let (right, pieces) = with_code(&chapter, &text);
+        seen += pieces;
+        if right != text && std::env::var_os("KEMARI_MEND_DOCS").is_some() {
+            fs::write(repository().join("docs").join(&chapter), &right).unwrap();
+        } else {
+            assert!(
+                right == text,
+                "docs/{chapter}: its code is not the tree's: KEMARI_MEND_DOCS=1 cargo test -p xtask book"
+            );
         }
+        assert!(!text.contains("{{#include"), "docs/{chapter}: expected code, found where it is");
     }
-    assert!(seen > 0, "expected code that is included, found none");
+    assert!(seen > 0, "expected pieces of code, found none");
 }
 
 #[test]
@@ -107,8 +130,8 @@ fn every_refusal_is_explained() {
     let chapter = read("docs/what-is-refused.md");
     for name in names(REFUSED, ".rs") {
         for end in ["rs", "stderr"] {
-            let include = format!("{{{{#include ../{REFUSED}/{name}.{end}}}}}");
-            assert!(chapter.contains(&include), "docs/what-is-refused.md: expected {include}");
+            let piece = format!("{CODE}{REFUSED}/{name}.{end} -->");
+            assert!(chapter.contains(&piece), "docs/what-is-refused.md: expected {piece}");
         }
     }
 }
@@ -183,7 +206,7 @@ fn a_new_device_is_as_the_guide_shows_it() {
     let example = read("devices/src/beeper.rs");
     let written = read("xtask/src/new_device/templates/virtio.rs");
     for anchor in ["process", "state"] {
-        assert!(chapter.contains(&format!("beeper.rs:{anchor}}}}}")), "{anchor} is not shown");
+        assert!(chapter.contains(&format!("beeper.rs:{anchor} -->")), "{anchor} is not shown");
         let shown = anchored(&example, anchor).unwrap();
         assert!(
             written.contains(&shown),

@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use cargo_metadata::Package;
 
 use super::finding::{Finding, Outcome, Place};
-use super::source::{Mode, Module, Scan, except, modules};
+use super::rules;
+use super::source::{self, Mode, Module, Scan, except, modules};
 use super::subject::{LINUX, Subject};
 
 /// Looks.
@@ -21,8 +22,15 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
             Ok(text) => text,
             Err(said) => return Ok(Outcome::NotReached(said)),
         };
-        let parsed = syn::parse_file(&text)
-            .with_context(|| format!("cannot parse the expanded code of {}", package.name))?;
+        let parsed = match source::parse(&text) {
+            Ok(parsed) => parsed,
+            // What a macro of `core` writes may be no Rust of this edition: `pin!` is such a one.
+            Err((_, said)) => {
+                let what = format!("what the macros of `{}` expand to: {said}", package.name);
+                findings.push(Finding::new(&rules::EXPANDED_PARSE, None, what));
+                continue;
+            }
+        };
         let modules = modules(package)?;
         let found = Scan::new(Mode::Expanded, "expanded".into()).run_within(&parsed);
         for (path, item, mut finding) in found {
@@ -34,7 +42,7 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
         }
     }
     // Which exceptions are stale is for `source` to say.
-    let stale = |finding: &Finding| finding.rule == super::rules::EXCEPTION_STALE.id;
+    let stale = |finding: &Finding| finding.rule == rules::EXCEPTION_STALE.id;
     let left = except(subject, findings).into_iter().filter(|finding| !stale(finding)).collect();
     Ok(Outcome::Looked(left))
 }

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use cargo_metadata::{Package, TargetKind};
+use cargo_metadata::{Edition, Package, TargetKind};
 use serde::Deserialize;
 
+use super::configuration;
 use super::finding::{Finding, Outcome, Place};
 use super::policy::{Allowed, Source};
 use super::rules;
@@ -15,9 +16,6 @@ use super::subject::{Subject, package_dir};
 
 const CRATES_IO: [&str; 2] =
     ["registry+https://github.com/rust-lang/crates.io-index", "sparse+https://index.crates.io/"];
-/// What the tree's cargo configuration may set: nothing of it changes what is compiled.
-const HARMLESS: [&str; 8] =
-    ["alias", "source", "net", "http", "term", "registries", "registry", "future-incompat-report"];
 
 /// Looks.
 pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
@@ -47,10 +45,13 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
             findings.push(Finding::new(&rules::GRAPH_PROC_MACRO, Some(place), what));
         }
     }
+    for package in subject.checked()? {
+        findings.extend(manifest(subject, package));
+    }
     if subject.whole {
         findings.extend(stale(subject, &closure)?);
     }
-    findings.extend(configuration(subject)?);
+    findings.extend(configuration::look(subject)?);
     Ok(Outcome::Looked(findings))
 }
 
@@ -221,28 +222,27 @@ fn stale(subject: &Subject, closure: &Closure) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// The tree's own cargo configuration.
-fn configuration(subject: &Subject) -> Result<Vec<Finding>> {
-    let mut findings = Vec::new();
-    for name in [".cargo/config.toml", ".cargo/config"] {
-        let path = subject.root.join(name);
-        if !path.is_file() {
-            continue;
-        }
-        let text = fs::read_to_string(&path)?;
-        let table: toml::Table =
-            toml::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
-        for key in table.keys().filter(|key| !HARMLESS.contains(&key.as_str())) {
-            let line = text
-                .lines()
-                .position(|line| line.contains(key.as_str()))
-                .map_or(1, |index| index + 1);
-            let what = format!("`{key}` is set");
-            let place = Place::line(subject.shown(&path), line);
-            findings.push(Finding::new(&rules::GRAPH_CONFIG, Some(place), what));
-        }
-    }
-    Ok(findings)
+/// What the manifest of a checked package says: what is checked is what ships only where there is one program.
+fn manifest(subject: &Subject, package: &Package) -> Vec<Finding> {
+    let place = Place::line(subject.shown(&package.manifest_path), 1);
+    let name = &package.name;
+    let features = package.features.keys().map(|feature| {
+        let what = format!("`{name}` has the cargo feature `{feature}`");
+        Finding::new(&rules::GRAPH_OWN_FEATURE, Some(place.clone()), what)
+    });
+    let renamed = package.dependencies.iter().filter_map(|dependency| {
+        let what = format!(
+            "`{}` is called `{}` in `{name}`",
+            dependency.name,
+            dependency.rename.as_ref()?
+        );
+        Some(Finding::new(&rules::GRAPH_RENAMED, Some(place.clone()), what))
+    });
+    let edition = (package.edition != Edition::E2024).then(|| {
+        let what = format!("`{name}` is of edition {}", package.edition);
+        Finding::new(&rules::GRAPH_EDITION, Some(place.clone()), what)
+    });
+    features.chain(renamed).chain(edition).collect()
 }
 
 /// Cargo.lock, as far as it matters here.

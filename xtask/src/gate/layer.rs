@@ -27,12 +27,14 @@ pub(crate) enum Layer {
     Symbols,
     /// Clippy's disallowed methods, types and macros.
     Clippy,
-    /// Who opens descriptors, or is handed one.
-    Descriptors,
+    /// What the far side calls, by its compiled code.
+    Calls,
+    /// Who implements a device.
+    Devices,
 }
 
 impl Layer {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Types,
         Self::Graph,
         Self::Bare,
@@ -41,7 +43,8 @@ impl Layer {
         Self::Expanded,
         Self::Symbols,
         Self::Clippy,
-        Self::Descriptors,
+        Self::Calls,
+        Self::Devices,
     ];
 
     /// Its name on the command line and in reports.
@@ -55,7 +58,8 @@ impl Layer {
             Self::Expanded => "expanded",
             Self::Symbols => "symbols",
             Self::Clippy => "clippy",
-            Self::Descriptors => "descriptors",
+            Self::Devices => "devices",
+            Self::Calls => "calls",
         }
     }
 
@@ -70,7 +74,8 @@ impl Layer {
             Self::Expanded => "what macros expand to",
             Self::Symbols => "symbols and instructions of the compiled code",
             Self::Clippy => "disallowed methods, types and macros",
-            Self::Descriptors => "who opens descriptors",
+            Self::Devices => "who implements a device",
+            Self::Calls => "what the far side calls, by its compiled code",
         }
     }
 }

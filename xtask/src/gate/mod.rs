@@ -1,9 +1,12 @@
 //! `cargo xtask gate`: checks that the gate is the only way out of a device (P5), in layers that look at the same
 //! crates in different ways, and teaches whoever tried another way.
 
+mod base;
+mod calls;
 mod clippy;
 mod compile;
-mod descriptors;
+mod configuration;
+mod devices;
 mod expanded;
 mod finding;
 mod graph;
@@ -18,8 +21,10 @@ mod symbols;
 mod types;
 mod without_std;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -30,6 +35,9 @@ use self::layer::Layer;
 use self::report::Looked;
 use self::subject::Subject;
 use crate::build;
+
+/// Of a layer's thread, in bytes: taken as it is used.
+const STACK: usize = 256 << 20;
 
 /// What to check, and how to say what was found.
 #[derive(Debug, Args)]
@@ -86,7 +94,7 @@ pub(crate) fn tree_passes() -> Result<bool> {
 
 /// Checks a copy of the tree; `true` when nothing was found.
 pub(crate) fn passes_at(root: &Path) -> Result<bool> {
-    let subject = Subject::tree(root, None, vec!["--locked"])?;
+    let subject = Subject::tree(root, None, vec!["--locked".to_owned()])?;
     let looked = look(&subject, &Layer::ALL);
     print!("{}", report::human(&looked));
     Ok(matches!(verdict(&looked), Verdict::Passed))
@@ -135,6 +143,9 @@ fn check(arguments: &Arguments) -> Result<Verdict> {
             println!("with the further allow-list {}", path.display());
         }
         print!("{}", report::human(&looked));
+        if subject.is_tree() {
+            print!("\n{}", base::report(&subject)?);
+        }
     }
     if arguments.github {
         report::annotations(&looked).iter().for_each(|line| println!("{line}"));
@@ -153,6 +164,7 @@ fn check(arguments: &Arguments) -> Result<Verdict> {
             println!("\nNOT LOOKED AT: {}", left.join(", "));
         }
         let said = match verdict {
+            Verdict::Passed if !left.is_empty() => "those that looked have found no other way out",
             Verdict::Passed => "the gate is the only way out",
             Verdict::Failed => "there is another way out, or what looks like one",
             Verdict::Unknown => "a layer could not look: nothing is known",
@@ -170,7 +182,7 @@ fn subject(arguments: &Arguments) -> Result<Subject> {
         (None, Some(package)) => {
             Subject::package_of(root, &root.join("Cargo.toml"), Some(package), allow)
         }
-        (None, None) => Subject::tree(root, allow, vec!["--locked"]),
+        (None, None) => Subject::tree(root, allow, vec!["--locked".to_owned()]),
     }
 }
 
@@ -179,14 +191,23 @@ fn look(subject: &Subject, layers: &[Layer]) -> Vec<Looked> {
     std::thread::scope(|scope| {
         let running: Vec<_> = layers
             .iter()
-            .map(|&layer| (layer, scope.spawn(move || look_once(subject, layer))))
-            .collect();
-        let ended = |(layer, thread): (Layer, std::thread::ScopedJoinHandle<'_, Looked>)| {
-            thread.join().unwrap_or_else(|_| Looked {
-                layer,
-                outcome: Outcome::Broken("it panicked".to_owned()),
-                time: std::time::Duration::ZERO,
+            .map(|&layer| {
+                // What is deeply nested is walked over by functions that call themselves.
+                let thread = std::thread::Builder::new().stack_size(STACK);
+                (layer, thread.spawn_scoped(scope, move || look_once(subject, layer)))
             })
+            .collect();
+        let broken = |layer, why: String| Looked {
+            layer,
+            outcome: Outcome::Broken(why),
+            time: std::time::Duration::ZERO,
+        };
+        let ended = |(layer, thread): (Layer, io::Result<ScopedJoinHandle<'_, Looked>>)| {
+            let thread = match thread {
+                Ok(thread) => thread,
+                Err(error) => return broken(layer, format!("no thread for it: {error}")),
+            };
+            thread.join().unwrap_or_else(|_| broken(layer, "it panicked".to_owned()))
         };
         running.into_iter().map(ended).collect()
     })
@@ -203,7 +224,8 @@ fn look_once(subject: &Subject, layer: Layer) -> Looked {
         Layer::Expanded => expanded::look(subject),
         Layer::Symbols => symbols::look(subject),
         Layer::Clippy => clippy::look(subject),
-        Layer::Descriptors => descriptors::look(subject),
+        Layer::Devices => devices::look(subject),
+        Layer::Calls => calls::look(subject),
     };
     let outcome = outcome.unwrap_or_else(|error| Outcome::Broken(format!("{error:#}")));
     Looked { layer, outcome, time: begin.elapsed() }
@@ -214,8 +236,8 @@ fn verdict(looked: &[Looked]) -> Verdict {
     let broken = looked.iter().any(|looked| matches!(looked.outcome, Outcome::Broken(_)));
     let missed = looked.iter().any(|looked| matches!(looked.outcome, Outcome::NotReached(_)));
     match (broken, found, missed) {
-        (true, _, _) | (false, false, true) => Verdict::Unknown,
-        (false, true, _) => Verdict::Failed,
+        (_, true, _) => Verdict::Failed,
+        (true, false, _) | (false, false, true) => Verdict::Unknown,
         (false, false, false) => Verdict::Passed,
     }
 }

@@ -1,4 +1,4 @@
-//! `gate.toml`: what may be behind the gate, and which places may hold descriptors, each with a reason.
+//! `gate.toml`: what may be behind the gate, and what may be called on its far side, each with a reason.
 
 use std::path::{Path, PathBuf};
 
@@ -20,23 +20,28 @@ pub(crate) struct Policy {
     /// Rules of the source scan that a file may break.
     #[serde(default)]
     pub(crate) exception: Vec<Exception>,
-    /// Modules that may open or hold descriptors.
+    /// Names that reach nothing outside, whoever calls them.
     #[serde(default)]
-    pub(crate) descriptors: Vec<Place>,
+    pub(crate) harmless: Vec<Harmless>,
+    /// What modules of the far side may call.
+    #[serde(default)]
+    pub(crate) calls: Vec<Calls>,
+    /// Crates of the product that can name the gate, and are not behind it.
+    #[serde(default)]
+    pub(crate) far_side: Vec<FarSide>,
 }
 
 /// What is checked.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Subjects {
+    /// What ships: everything that is linked into it counts.
+    pub(crate) product: Option<String>,
     /// Packages that every layer looks at.
     pub(crate) packages: Vec<String>,
     /// Packages that are compiled by `types` as well: they hold the proofs, and spend them.
     #[serde(default)]
     pub(crate) compiled: Vec<String>,
-    /// Directories in which nothing may have to do with descriptors but the places listed.
-    #[serde(default)]
-    pub(crate) descriptor_sources: Vec<PathBuf>,
 }
 
 /// A crate that may be in the closure.
@@ -87,16 +92,38 @@ pub(crate) struct Exception {
     pub(crate) why: String,
 }
 
-/// A module that may open or hold descriptors.
+/// Names that reach nothing outside.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(crate) struct Place {
-    /// The file, or a directory of files.
-    pub(crate) path: PathBuf,
-    /// Whether it opens any.
-    #[serde(default)]
-    pub(crate) opens: bool,
+pub(crate) struct Harmless {
+    /// Crates, modules or items; what is below them, too. `C::` begins the name of what is not written in Rust.
+    pub(crate) names: Vec<String>,
+    /// Why nothing gets out by them.
+    pub(crate) why: String,
+}
+
+/// What a module of the far side may call.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Calls {
+    /// The module; what is below it, too, unless that has an entry of its own.
+    pub(crate) module: String,
+    /// Crates, modules or items; what is below them, too.
+    pub(crate) may: Vec<String>,
     /// Why it may.
+    pub(crate) why: String,
+}
+
+/// A crate of the product that can name the gate, and is not behind it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct FarSide {
+    /// Its name.
+    pub(crate) name: String,
+    /// The files, or directories of files, in which it implements devices.
+    #[serde(default)]
+    pub(crate) adapters: Vec<PathBuf>,
+    /// Why it is not behind the gate.
     pub(crate) why: String,
 }
 
@@ -113,9 +140,10 @@ impl Policy {
         let allowed = policy.allow.iter().map(|entry| (entry.name.clone(), &entry.why));
         let excepted =
             policy.exception.iter().map(|entry| (entry.file.display().to_string(), &entry.why));
-        let places =
-            policy.descriptors.iter().map(|entry| (entry.path.display().to_string(), &entry.why));
-        for (name, why) in allowed.chain(excepted).chain(places) {
+        let calls = policy.calls.iter().map(|entry| (entry.module.clone(), &entry.why));
+        let harmless = policy.harmless.iter().map(|entry| (entry.names.join(", "), &entry.why));
+        let far = policy.far_side.iter().map(|entry| (entry.name.clone(), &entry.why));
+        for (name, why) in allowed.chain(excepted).chain(calls).chain(harmless).chain(far) {
             ensure!(!why.trim().is_empty(), "{}: `{name}` has no reason", path.display());
         }
         Ok(policy)
@@ -125,6 +153,7 @@ impl Policy {
     pub(crate) fn extend(&mut self, other: Self) {
         self.allow.extend(other.allow);
         self.exception.extend(other.exception);
-        self.descriptors.extend(other.descriptors);
+        self.calls.extend(other.calls);
+        self.harmless.extend(other.harmless);
     }
 }

@@ -33,9 +33,15 @@ rules! {
     TOKEN_KEPT: Types, "types/token-kept",
         "A token, a verdict and the gate itself are lent for one call: kept past it, an effect would belong to a stretch of execution that is over.",
         "Stage within the call. To do it later, keep plain data in the device, and take a token in the call in which it is to happen.";
+    CHAIN_KEPT: Types, "types/chain-kept",
+        "A chain, and the guest memory that it lends, are the device's for one call: kept past it, what it reads or writes would be in no checkpoint.",
+        "Copy what you need into plain fields before you return. A request that cannot be answered yet gets `Verdict::Pending` or a `Held`: the chain comes back by itself.";
     PRIVATE: Types, "types/private",
         "Tokens, verdicts that wait, and proofs of commitment are made in one place each; anywhere else they would be forged.",
         "Get a token from `Gate::token`, a `Held` verdict from staging it; only the protocol core makes proofs, from an acknowledgement.";
+    FILES: Types, "types/files",
+        "What the compiler reads and what the layers look at are the same files, or a part of the program was looked at by nobody.",
+        "Put the code into a module of the crate that a plain `mod` names.";
     NO_STD_BARE: Bare, "bare/compile",
         "On a target with no operating system there is nothing to reach: code that does not compile there has a name for something outside.",
         "Use `core` and `alloc`. What the device wants from outside (time, randomness, a file, a frame) is an input or an effect: ask the gate.";
@@ -64,6 +70,18 @@ rules! {
     GRAPH_CONFIG: Graph, "graph/cargo-config",
         "A setting of cargo that changes flags, wraps the compiler or overrides sources makes a build different from what is checked.",
         "Take the setting out of the tree's cargo configuration.";
+    GRAPH_OWN_FEATURE: Graph, "graph/own-feature",
+        "With a cargo feature there are two programs: one may be checked, and the other ship.",
+        "Choose at run time, from the device's configuration.";
+    GRAPH_RENAMED: Graph, "graph/renamed",
+        "A dependency by another name is not recognized by whoever reads the code, nor by the layers that look for names.",
+        "Call it by its own name.";
+    GRAPH_EDITION: Graph, "graph/edition",
+        "Older editions have other words for what the layers look for: trait objects without `dyn`, foreign blocks without `unsafe`.",
+        "Set `edition = \"2024\"`.";
+    GRAPH_TOOLCHAIN: Graph, "graph/toolchain",
+        "A compiler of one's own may compile anything into anything.",
+        "Name a channel in rust-toolchain.toml, not a path.";
     GRAPH_STALE: Graph, "graph/stale",
         "An entry that allows what nobody uses hides the day on which somebody does.",
         "Take the entry out of gate.toml.";
@@ -133,7 +151,7 @@ rules! {
         "Own what you keep. Guest memory is reached through `Chain`, for one call.";
     MESSAGE: Source, "source/message",
         "A message is text for the people who run the machine: with the guest's bytes in it, it is a way out that nothing holds back.",
-        "Say what was expected and what was found, by numbers and names: plain `{name}` placeholders, no `{:?}`, no calls. The guest's data leaves by an effect.";
+        "Let a panic say fixed text, without placeholders: where it happened is told anyway. What the operator should know is said with `io_gate::note`; the guest's data leaves by an effect.";
     HOST: Source, "source/far-side",
         "`io_gate::host` is the far side of the gate: with it a device could let its own effects out.",
         "A device needs `Chain`, `Gate` and `Verdict` only. Tests may use the far side, under `cfg(test)`.";
@@ -144,14 +162,17 @@ rules! {
         "A device that waits holds up the machine, and what it waits for is an input that nobody records.",
         "Return `Pending` or `Held`: the device is called again when there is something to do.";
     LOGGER: Source, "source/logger",
-        "The logger is whatever somebody installed: used as an object it is a channel past the gate.",
-        "Use `log::warn!` and its kin for people to read, and nothing that a program would read.";
+        "The log is not held back: with the guest's bytes in it, it is a way out. As an object it is whatever somebody installed.",
+        "Say it with `io_gate::note`: fixed text, and numbers.";
     CRATE_ATTRIBUTE: Source, "source/crate-attribute",
         "Unstable features, an allocator or a panic handler of one's own change what every other check relies on.",
         "Leave it out.";
     PARSE: Source, "source/unreadable",
         "A file that cannot be parsed cannot be checked.",
         "Make it valid Rust of this toolchain.";
+    EXPANDED_PARSE: Expanded, "expanded/unreadable",
+        "What a macro writes is looked at like what somebody wrote, and what cannot be read cannot be looked at.",
+        "Leave out the macro that was added last: some of `core`, such as `pin!`, write what is for the compiler only.";
     EXCEPTION_STALE: Source, "source/stale-exception",
         "An exception that nothing needs hides the day on which something does.",
         "Take it out of gate.toml.";
@@ -173,13 +194,26 @@ rules! {
         "This name was resolved by the compiler, whatever it is called here, and it is on the list of what a device may not use.",
         "See the reason beside the name; tokens, `Chain` and plain fields are enough for a device.";
 
-    OPENS: Descriptors, "descriptors/opens",
-        "Whoever opens a descriptor can write to it: the places that do are few, listed in gate.toml, and looked at.",
-        "For what a guest can cause to be written, use the module of `io-gate-host` that opens descriptors. For the control plane, add the module to gate.toml with the reason.";
-    HOLDS: Descriptors, "descriptors/holds",
-        "Code that is handed a descriptor can write to it, gate or no gate.",
-        "Stage an effect; `io-gate-host` owns the descriptor. For the control plane, add the module to gate.toml with the reason.";
-    DESCRIPTORS_STALE: Descriptors, "descriptors/stale",
-        "An entry for a module that opens nothing, or is gone, allows what nobody looks at.",
+    CALLS: Calls, "calls/not-listed",
+        "Code that reaches the outside can write there, gate or no gate: the modules that do are few, listed in gate.toml with all that they call, and looked at.",
+        "For what a guest can cause to be written, stage an effect; `io-gate-host` performs it. If this is the control plane, where no guest has a say, list the module in gate.toml with the reason, for a reviewer to look at.";
+    CALLS_STALE: Calls, "calls/stale",
+        "An entry that allows what nobody calls hides the day on which somebody does.",
+        "Take it out of gate.toml.";
+
+    DEVICES_UNSEEN: Devices, "devices/unseen-crate",
+        "Whoever can name the gate can implement a device, and what a device does in a crate that no layer looks at, nobody knows: it may start a thread, map a file or open a socket.",
+        "Make the device a module of the crate `devices`. A further crate of devices is named under `packages` in gate.toml, and is looked at like it.";
+    DEVICES_IMPLEMENTED: Devices, "devices/implemented",
+        "A device that is implemented on the far side of the gate has everything in reach that the monitor has.",
+        "Make it a module of the crate `devices`. A device of another crate, whose only ways out are a writer and an interrupt line, is taken in by an adapter in io-gate/host/src/adapter.";
+    DEVICES_HIDDEN: Devices, "devices/hidden",
+        "By another name, or in a file elsewhere, a device is implemented where nobody looks for it.",
+        "Call the contracts of the gate by their own names, and put the code into a module of the crate.";
+    DEVICES_SAME_NAME: Devices, "devices/same-name",
+        "While it runs, the product tells by the name of a type's crate whether somebody has looked at it: two crates of one name would be one to it.",
+        "Give the library another name.";
+    DEVICES_STALE: Devices, "devices/stale",
+        "An entry that allows what nobody uses hides the day on which somebody does.",
         "Take the entry out of gate.toml.";
 }

@@ -24,8 +24,6 @@ pub(crate) struct Subject {
     pub(crate) packages: Vec<String>,
     /// Packages that are compiled by `types` as well.
     pub(crate) compiled: Vec<String>,
-    /// Directories in which only listed places may have to do with descriptors.
-    pub(crate) descriptor_sources: Vec<PathBuf>,
     /// What is allowed.
     pub(crate) policy: Policy,
     /// Whether entries of the policy that nothing needs are findings: they are for the tree that the
@@ -36,7 +34,7 @@ pub(crate) struct Subject {
     /// Where the layers build.
     pub(crate) target: PathBuf,
     /// Flags for every call of cargo.
-    pub(crate) cargo_flags: Vec<&'static str>,
+    pub(crate) cargo_flags: Vec<String>,
 }
 
 impl Subject {
@@ -44,7 +42,7 @@ impl Subject {
     pub(crate) fn tree(
         root: &Path,
         allow: Option<&Path>,
-        cargo_flags: Vec<&'static str>,
+        cargo_flags: Vec<String>,
     ) -> Result<Self> {
         let mut policy = Policy::read(&root.join("gate.toml"))?;
         if let Some(path) = allow {
@@ -59,7 +57,6 @@ impl Subject {
             manifest,
             packages: subjects.packages,
             compiled: subjects.compiled,
-            descriptor_sources: subjects.descriptor_sources,
             whole: allow.is_none(),
             target: metadata.target_directory.as_std_path().join("gate"),
             policy,
@@ -80,13 +77,17 @@ impl Subject {
         allow: Option<&Path>,
     ) -> Result<Self> {
         let mut policy = Policy::read(&tree.join("gate.toml"))?;
-        if let Some(path) = allow {
-            policy.extend(Policy::read(path)?);
-        }
         let manifest = manifest
             .canonicalize()
             .with_context(|| format!("there is no manifest {}", manifest.display()))?;
         let metadata = metadata(&manifest, &[])?;
+        if metadata.workspace_root.as_std_path() != tree {
+            // They are for files of this tree, and another one may have files of the same names.
+            policy.exception.clear();
+        }
+        if let Some(path) = allow {
+            policy.extend(Policy::read(path)?);
+        }
         let found = metadata.packages.iter().find(|package| match name {
             Some(name) => package.name == name && metadata.workspace_members.contains(&package.id),
             None => package.manifest_path == manifest,
@@ -98,14 +99,12 @@ impl Subject {
                 name.unwrap_or("of its own: name it by --package")
             )
         })?;
-        let directory = package_dir(package);
         Ok(Self {
             root: metadata.workspace_root.clone().into_std_path_buf(),
             tree: tree.to_owned(),
             manifest: package.manifest_path.clone().into_std_path_buf(),
             packages: vec![package.name.to_string()],
             compiled: Vec::new(),
-            descriptor_sources: vec![directory.join("src")],
             whole: false,
             target: metadata.target_directory.as_std_path().join("gate"),
             policy,
@@ -126,6 +125,11 @@ impl Subject {
     /// The packages that every layer looks at.
     pub(crate) fn checked(&self) -> Result<Vec<&Package>> {
         self.packages.iter().map(|name| self.package(name)).collect()
+    }
+
+    /// Whether the policy's own tree is looked at, and not a device of somebody else's.
+    pub(crate) fn is_tree(&self) -> bool {
+        self.root == self.tree && self.packages == self.policy.gate.packages
     }
 
     /// Whether a crate that comes from a path is looked at as a device is: here, or when the policy's own tree is.
@@ -166,12 +170,12 @@ fn bare_cargo() -> Command {
     cargo
 }
 
-fn metadata(manifest: &Path, flags: &[&str]) -> Result<Metadata> {
+fn metadata(manifest: &Path, flags: &[String]) -> Result<Metadata> {
     ensure!(manifest.is_file(), "there is no manifest {}", manifest.display());
     let mut command = MetadataCommand::new();
     // The configuration of cargo is that of the directory it is run in.
     command.manifest_path(manifest);
     command.current_dir(manifest.parent().unwrap_or_else(|| Path::new(".")));
-    command.other_options(flags.iter().map(|flag| (*flag).to_owned()).collect::<Vec<_>>());
+    command.other_options(flags.to_vec());
     command.exec().with_context(|| format!("cargo cannot read {}", manifest.display()))
 }

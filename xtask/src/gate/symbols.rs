@@ -201,7 +201,7 @@ impl Library {
             }
             let functions = functions(object, section.index());
             if section.kind() == SectionKind::Text {
-                for (at, text) in forbidden(section.data()?) {
+                for (at, text) in reaches_kernel(section.data()?) {
                     let function = function_at(&functions, at);
                     self.found.push(Seen::Instruction {
                         library: self.name.clone(),
@@ -252,7 +252,7 @@ fn provided(symbol: &str) -> bool {
 }
 
 /// Instructions that reach the kernel or the hardware, with their place.
-fn forbidden(code: &[u8]) -> Vec<(u64, String)> {
+pub(super) fn reaches_kernel(code: &[u8]) -> Vec<(u64, String)> {
     let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
     let mut instruction = Instruction::default();
     let mut found = Vec::new();
@@ -307,7 +307,7 @@ mod tests {
     use super::*;
 
     fn names(code: &[u8]) -> Vec<String> {
-        forbidden(code).into_iter().map(|(_, text)| text).collect()
+        reaches_kernel(code).into_iter().map(|(_, text)| text).collect()
     }
 
     #[test]

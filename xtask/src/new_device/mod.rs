@@ -45,10 +45,10 @@ impl Kind {
         }
     }
 
-    fn make(self) -> &'static str {
+    fn entry(self) -> &'static str {
         match self {
-            Self::Mmio => "Registers",
-            Self::Virtio => "Virtio",
+            Self::Mmio => "registers",
+            Self::Virtio => "virtio",
         }
     }
 }
@@ -145,8 +145,8 @@ fn plan(root: &Path, name: &Name, kind: Kind) -> Result<Vec<Change>> {
 pub(crate) fn known(root: &Path) -> Result<Vec<String>> {
     let catalogue = read(root, CATALOGUE)?;
     let name = |line: &str| {
-        let rest = line.trim().strip_prefix("Entry { name: \"")?;
-        rest.split_once('"').map(|(name, _)| name.to_owned())
+        let rest = line.trim().strip_prefix("Entry::")?;
+        rest.split('"').nth(1).map(str::to_owned)
     };
     Ok(catalogue.lines().filter_map(name).collect())
 }
@@ -184,11 +184,8 @@ fn insert_sorted(text: &str, prefix: &str, line: &str) -> Result<String> {
 }
 
 fn with_entry(catalogue: &str, name: &Name, kind: Kind) -> Result<String> {
-    let entry = format!(
-        "    Entry {{ name: \"{name}\", make: Make::{}(|| Box::new(devices::{}::new())) }},\n",
-        kind.make(),
-        name.type_name()
-    );
+    let entry =
+        format!("    Entry::{}::<devices::{}>(\"{name}\"),\n", kind.entry(), name.type_name());
     let at = catalogue.find(MARK).with_context(|| {
         format!("{CATALOGUE}: expected the line `{}`, found none: put it back", MARK.trim())
     })?;

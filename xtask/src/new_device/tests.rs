@@ -32,8 +32,7 @@ fn the_lines_are_where_they_belong() {
     let library = text(LIBRARY);
     assert!(library.contains("mod net;\nmod pager;\nmod power;\n"), "{library}");
     assert!(library.contains("pub use pager::Pager;\npub use power"), "{library}");
-    let entry =
-        "Entry { name: \"pager\", make: Make::Registers(|| Box::new(devices::Pager::new())) },";
+    let entry = "Entry::registers::<devices::Pager>(\"pager\"),";
     assert!(text(CATALOGUE).contains(entry));
 }
 

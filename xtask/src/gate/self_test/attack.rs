@@ -20,16 +20,19 @@ pub(crate) enum Catcher {
     Layer(Layer),
     /// What the gate asserts while it runs.
     Counts,
+    /// The product, as it starts with the device.
+    Start,
 }
 
 impl TryFrom<String> for Catcher {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        if name == "counts" {
-            return Ok(Self::Counts);
+        match name.as_str() {
+            "counts" => Ok(Self::Counts),
+            "start" => Ok(Self::Start),
+            _ => Layer::from_str(&name, false).map(Self::Layer),
         }
-        Layer::from_str(&name, false).map(Self::Layer)
     }
 }
 
@@ -38,6 +41,7 @@ impl fmt::Display for Catcher {
         match self {
             Self::Layer(layer) => layer.fmt(f),
             Self::Counts => f.pad("counts"),
+            Self::Start => f.pad("start"),
         }
     }
 }
@@ -67,6 +71,8 @@ pub(crate) struct Attack {
     #[serde(default)]
     append: Vec<Append>,
     pub(crate) test: Option<Test>,
+    /// The name of its device in the catalogue: the product is started with it.
+    pub(crate) start: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -129,6 +135,8 @@ impl Attack {
         );
         let counted = attack.caught_by.contains(&Catcher::Counts);
         ensure!(attack.test.is_some() || !counted, "{}: `counts` needs a [test]", path.display());
+        let started = attack.caught_by.contains(&Catcher::Start);
+        ensure!(attack.start.is_some() || !started, "{}: `start` needs a device", path.display());
         Ok(attack)
     }
 

@@ -3,9 +3,10 @@
 
 mod attack;
 mod scratch;
+mod start;
 mod verdict;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,7 +17,7 @@ use self::verdict::{Fate, Wrong, judge, let_through};
 use super::finding::{Finding, Outcome};
 use super::layer::Layer;
 use super::report;
-use super::subject::{LINUX, Subject};
+use super::subject::{LINUX, Subject, package_dir};
 use crate::build;
 
 /// Runs the attacks whose name contains one of `only`, as if `without` were not there; `true` when all went as it should.
@@ -30,7 +31,7 @@ pub(crate) fn run(only: &[String], without: &[Layer]) -> Result<bool> {
         "--attack: expected a part of the name of a directory of xtask/attacks, found `{}`",
         only.join("`, `")
     );
-    let subject = Subject::tree(build::repository(), None, vec!["--locked"])?;
+    let subject = Subject::tree(build::repository(), None, vec!["--locked".to_owned()])?;
     let mut bed = Bed::new(&subject)?;
     bed.clean(without)?;
     println!("the clean copy passes ({:.0} s)\n", begin.elapsed().as_secs_f64());
@@ -98,7 +99,7 @@ fn say(attack: &Attack, fate: &Fate, wrong: &[Wrong], seconds: f64) {
 /// The scratch copy, and where it is built.
 struct Bed {
     scratch: Scratch,
-    target: std::path::PathBuf,
+    target: PathBuf,
 }
 
 impl Bed {
@@ -109,7 +110,7 @@ impl Bed {
     }
 
     fn subject(&self) -> Result<Subject> {
-        let mut subject = Subject::tree(&self.scratch.root, None, vec!["--offline"])?;
+        let mut subject = Subject::tree(&self.scratch.root, None, self.scratch.flags())?;
         subject.target.clone_from(&self.target);
         Ok(subject)
     }
@@ -142,7 +143,12 @@ impl Bed {
         self.scratch.write(&tree)?;
         self.scratch.forget_lock();
         let subject = self.subject()?;
-        for looked in super::look(&subject, &left(without)) {
+        let mut layers = left(without);
+        // Compiling the monitor takes longest, and what a device does is not in the far side's own code.
+        if !self.scratch.changes(&tree, &far_side(&subject)?) {
+            layers.retain(|layer| *layer != Layer::Calls);
+        }
+        for looked in super::look(&subject, &layers) {
             match looked.outcome {
                 Outcome::Looked(found) if found.is_empty() => {}
                 Outcome::Looked(found) => {
@@ -161,6 +167,11 @@ impl Bed {
         {
             fate.caught.insert(Catcher::Counts, said);
         }
+        if let Some(device) = &attack.start
+            && let Some(said) = start::with(&self.scratch, &self.target, device)?
+        {
+            fate.caught.insert(Catcher::Start, said);
+        }
         Ok(())
     }
 
@@ -177,11 +188,18 @@ impl Bed {
     fn test(&self, test: &Test, more: &[&str]) -> Result<std::process::Output> {
         let mut cargo = crate::build::program();
         cargo.current_dir(&self.scratch.root).env_remove("RUSTFLAGS");
-        cargo.args(["test", "--offline", "--quiet", "--target", LINUX, "--package", &test.package]);
+        cargo.arg("test").args(self.scratch.flags());
+        cargo.args(["--quiet", "--target", LINUX, "--package", &test.package]);
         cargo.args(["--test", &test.name]).args(more);
         cargo.arg("--target-dir").arg(Path::new(&self.target).join("check"));
         cargo.output().context("cannot run cargo test")
     }
+}
+
+/// Where the crates of the far side are.
+fn far_side(subject: &Subject) -> Result<Vec<PathBuf>> {
+    let directory = |name: &str| Ok(subject.shown(package_dir(subject.package(name)?)));
+    subject.policy.far_side.iter().map(|entry| directory(&entry.name)).collect()
 }
 
 fn left(without: &[Layer]) -> Vec<Layer> {

@@ -17,8 +17,6 @@ pub(crate) type Tree = BTreeMap<PathBuf, Vec<u8>>;
 
 /// What of the root goes along.
 const ROOT_FILES: [&str; 3] = ["gate.toml", "Cargo.lock", "rust-toolchain.toml"];
-/// Where dependencies are taken from. `source` only: nothing that changes what is compiled.
-const CONFIGURATION: &str = "[source.crates-io]\nreplace-with = \"vendored\"\n\n[source.vendored]\ndirectory = \"vendor\"\n";
 
 /// A scratch copy.
 #[derive(Debug)]
@@ -48,9 +46,6 @@ impl Scratch {
             read(directory, &subject.root, &mut clean)?;
             members.push(format!("\"{}\"", subject.shown(directory).display()));
         }
-        for directory in &subject.descriptor_sources {
-            read(&subject.root.join(directory), &subject.root, &mut clean)?;
-        }
         for name in ROOT_FILES {
             let path = subject.root.join(name);
             let bytes =
@@ -59,11 +54,18 @@ impl Scratch {
         }
         let manifest = fs::read_to_string(subject.root.join("Cargo.toml"))?;
         clean.insert("Cargo.toml".into(), with_members(&manifest, &members)?.into_bytes());
-        clean.insert(".cargo/config.toml".into(), CONFIGURATION.into());
         let registry = vendor(subject, &root.join("vendor"))?;
         let mut scratch = Self { root, clean, registry, written: Tree::new() };
         scratch.lock()?;
         Ok(scratch)
+    }
+
+    /// Where dependencies are taken from. As flags, since a tree whose configuration says so is refused.
+    pub(crate) fn flags(&self) -> Vec<String> {
+        let directory = format!("source.vendored.directory={:?}", self.root.join("vendor"));
+        let replace = "source.crates-io.replace-with=\"vendored\"".to_owned();
+        ["--offline".to_owned(), "--config".to_owned(), replace, "--config".to_owned(), directory]
+            .to_vec()
     }
 
     /// Makes the copy hold just this tree. What does not change is not touched, so that cargo need not
@@ -95,6 +97,15 @@ impl Scratch {
         Ok(())
     }
 
+    /// Whether `tree` differs from the copy without an attack in one of these directories.
+    pub(crate) fn changes(&self, tree: &Tree, directories: &[PathBuf]) -> bool {
+        let is_in =
+            |path: &PathBuf| directories.iter().any(|directory| path.starts_with(directory));
+        let changed =
+            tree.iter().any(|(path, text)| is_in(path) && self.clean.get(path) != Some(text));
+        changed || self.clean.keys().any(|path| is_in(path) && !tree.contains_key(path))
+    }
+
     /// Cargo.lock is cargo's to write, and attacks may make it do so.
     pub(crate) fn forget_lock(&mut self) {
         self.written.insert("Cargo.lock".into(), Vec::new());
@@ -106,7 +117,7 @@ impl Scratch {
         self.write(&tree)?;
         let mut command = MetadataCommand::new();
         command.manifest_path(self.root.join("Cargo.toml")).current_dir(&self.root);
-        command.other_options(vec!["--offline".to_owned()]);
+        command.other_options(self.flags());
         command.exec().context("the scratch copy is no workspace")?;
         let lock = fs::read(self.root.join("Cargo.lock"))?;
         self.written.insert("Cargo.lock".into(), lock.clone());
@@ -141,11 +152,10 @@ pub(crate) fn release(tree: &mut Tree, name: &str, source: &Path, attack: &str) 
     let text = String::from_utf8(manifest.clone())?;
     let table: toml::Table = toml::from_str(&text)?;
     let version = table["package"]["version"].as_str().context("it has no version")?.to_owned();
-    let (start, patch) = version.rsplit_once('.').context("its version has no patch number")?;
     let digest = Sha256::digest(attack);
-    // A version of its own for each attack: cargo takes a release that it has compiled for unchanged.
-    let more = 10_000 + u32::from(u16::from_be_bytes([digest[0], digest[1]]));
-    let newer = format!("{start}.{}", patch.parse::<u32>()? + more);
+    // A version of its own for each attack: cargo takes a release that it has compiled for unchanged. Its numbers stay, as crates of
+    // one family compare them.
+    let newer = format!("{version}+{}", u16::from_be_bytes([digest[0], digest[1]]));
     *manifest = text
         .replacen(&format!("version = \"{version}\""), &format!("version = \"{newer}\""), 1)
         .into_bytes();
@@ -172,8 +182,9 @@ fn vendored(checksum: &str) -> String {
 
 /// The checked and compiled packages, and the packages of the tree that they need, tests included.
 fn packages(subject: &Subject) -> Result<Vec<&Package>> {
+    let product = subject.policy.gate.product.iter();
     let mut names: Vec<String> =
-        subject.packages.iter().chain(&subject.compiled).cloned().collect();
+        subject.packages.iter().chain(&subject.compiled).chain(product).cloned().collect();
     let (mut seen, mut packages) = (BTreeSet::new(), Vec::new());
     while let Some(name) = names.pop() {
         if !seen.insert(name.clone()) {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use cargo_metadata::{Package, TargetKind};
+use syn::ext::IdentExt;
 use syn::{Attribute, Item};
 
 /// Directories of a package that are not part of its library.
@@ -40,6 +41,25 @@ pub(crate) fn modules(package: &Package) -> Result<Vec<Module>> {
     Ok(found)
 }
 
+/// All `.rs` files below a directory. Links are not followed: they may lead back.
+pub(crate) fn files_below(directory: &Path) -> Result<Vec<PathBuf>> {
+    let (mut left, mut found) = (vec![directory.to_owned()], Vec::new());
+    while let Some(next) = left.pop() {
+        for entry in
+            fs::read_dir(&next).with_context(|| format!("cannot read {}", next.display()))?
+        {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                left.push(entry.path());
+            } else if entry.path().extension().is_some_and(|end| end == "rs") {
+                found.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 /// `.rs` files of the package that none of its modules is, the build script among them.
 pub(crate) fn unreached(directory: &Path, modules: &[Module]) -> Result<Vec<PathBuf>> {
     let (mut left, mut found) = (vec![directory.to_owned()], Vec::new());
@@ -47,11 +67,14 @@ pub(crate) fn unreached(directory: &Path, modules: &[Module]) -> Result<Vec<Path
         for entry in
             fs::read_dir(&next).with_context(|| format!("cannot read {}", next.display()))?
         {
-            let path = entry?.path();
+            let entry = entry?;
+            // A link that leads back would have no end.
+            let is_directory = entry.file_type()?.is_dir();
+            let path = entry.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let aside = next == directory && ASIDE.contains(&&*name);
             // A package within this one is looked at by itself, or not behind the gate.
-            if path.is_dir() && !aside && !path.join("Cargo.toml").is_file() {
+            if is_directory && !aside && !path.join("Cargo.toml").is_file() {
                 left.push(path);
             } else if path.extension().is_some_and(|end| end == "rs")
                 && !modules.iter().any(|module| module.file == path)
@@ -78,7 +101,7 @@ fn walk(module: Module, directory: &Path, found: &mut Vec<Module>) -> Result<()>
     let (path, test) = (module.path.clone(), module.test);
     found.push(module);
     // What cannot be parsed is a finding of the scan.
-    let Ok(parsed) = syn::parse_file(&text) else { return Ok(()) };
+    let Ok(parsed) = super::parse(&text) else { return Ok(()) };
     items(&parsed.items, directory, &path, test, found)
 }
 
@@ -91,7 +114,7 @@ fn items(
 ) -> Result<()> {
     for item in items {
         let Item::Mod(item) = item else { continue };
-        let name = item.ident.to_string();
+        let name = item.ident.unraw().to_string();
         let path: Vec<String> = path.iter().cloned().chain([name.clone()]).collect();
         let test = test || for_tests(&item.attrs);
         let below = directory.join(&name);

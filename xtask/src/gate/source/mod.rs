@@ -10,13 +10,17 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use proc_macro2::{LexError, Span, TokenStream, TokenTree};
 
-pub(crate) use self::files::{Module, for_tests, modules};
+pub(crate) use self::files::{Module, files_below, for_tests, modules};
 pub(crate) use self::scan::{Mode, Scan};
 use super::finding::{Finding, Outcome, Place};
 use super::policy::Exception;
 use super::rules;
 use super::subject::{Subject, package_dir};
+
+/// Brackets within each other, at most: nobody reads more.
+const DEEPEST: usize = 128;
 
 /// Looks.
 pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
@@ -43,11 +47,10 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
 fn scan_file(module: &Module, shown: PathBuf) -> Result<Vec<Finding>> {
     let text = fs::read_to_string(&module.file)
         .with_context(|| format!("cannot read {}", module.file.display()))?;
-    let parsed = match syn::parse_file(&text) {
+    let parsed = match parse(&text) {
         Ok(parsed) => parsed,
-        Err(error) => {
-            let place = Place::line(shown, error.span().start().line);
-            return Ok(vec![Finding::new(&rules::PARSE, Some(place), error.to_string())]);
+        Err((line, said)) => {
+            return Ok(vec![Finding::new(&rules::PARSE, Some(Place::line(shown, line)), said)]);
         }
     };
     let mut scan = Scan::new(Mode::Source, shown);
@@ -55,6 +58,32 @@ fn scan_file(module: &Module, shown: PathBuf) -> Result<Vec<Finding>> {
         scan.crate_root(&parsed);
     }
     Ok(scan.run(&parsed))
+}
+
+/// Parses a file; or says on which line it cannot, and why.
+pub(crate) fn parse(text: &str) -> Result<syn::File, (usize, String)> {
+    let told = |error: &dyn std::fmt::Display, span: Span| (span.start().line, error.to_string());
+    let tokens: TokenStream = text.parse().map_err(|error: LexError| told(&error, error.span()))?;
+    // The parser calls itself for each bracket.
+    if let Some(line) = too_deep(tokens.clone()) {
+        return Err((line, format!("more than {DEEPEST} brackets within each other")));
+    }
+    syn::parse2(tokens).map_err(|error| told(&error, error.span()))
+}
+
+/// The line of a bracket that is within too many others.
+fn too_deep(tokens: TokenStream) -> Option<usize> {
+    let mut left = vec![(tokens, 0)];
+    while let Some((tokens, depth)) = left.pop() {
+        for token in tokens {
+            let TokenTree::Group(group) = token else { continue };
+            if depth == DEEPEST {
+                return Some(group.span_open().start().line);
+            }
+            left.push((group.stream(), depth + 1));
+        }
+    }
+    None
 }
 
 /// Takes away what gate.toml allows, and adds what it allows without need.

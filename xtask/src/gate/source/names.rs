@@ -36,23 +36,19 @@ const ANYWHERE: &[(&[&str], &Rule)] = &[
     ),
     (&["NonNull"], &rules::POINTER),
     (&["ManuallyDrop", "MaybeUninit"], &rules::FORGET),
-    (&["Any", "Waker", "RawWaker"], &rules::DYN),
+    (&["Waker", "RawWaker"], &rules::DYN),
 ];
 
 /// Ends of paths that break a rule.
 const ENDS: &[(&[&str], &Rule)] = &[
     (&["mem", "forget"], &rules::FORGET),
-    (&["leak"], &rules::FORGET),
-    (&["into_raw"], &rules::FORGET),
+    (&["Box", "leak"], &rules::FORGET),
+    (&["Vec", "leak"], &rules::FORGET),
+    (&["String", "leak"], &rules::FORGET),
+    (&["Box", "into_raw"], &rules::FORGET),
     (&["new_cyclic"], &rules::FORGET),
+    (&["any", "Any"], &rules::DYN),
     (&["spin_loop"], &rules::SPIN),
-    (&["log", "logger"], &rules::LOGGER),
-    (&["log", "set_logger"], &rules::LOGGER),
-    (&["log", "set_boxed_logger"], &rules::LOGGER),
-    (&["log", "set_max_level"], &rules::LOGGER),
-    (&["log", "Log"], &rules::LOGGER),
-    (&["log", "Record"], &rules::LOGGER),
-    (&["log", "RecordBuilder"], &rules::LOGGER),
 ];
 
 /// Beginnings of paths that break a rule.
@@ -68,7 +64,7 @@ const BEGINNINGS: &[(&[&str], &Rule)] = &[
     (&["alloc", "rc"], &rules::SHARED),
     (&["alloc", "alloc"], &rules::POINTER),
     (&["io_gate", "host"], &rules::HOST),
-    (&["log", "__private_api"], &rules::LOGGER),
+    (&["log"], &rules::LOGGER),
 ];
 
 /// Crates whose names are not to be changed or imported as a whole.
@@ -91,14 +87,8 @@ pub(super) const MACROS: &[(&str, &Rule)] = &[
     ("dbg", &rules::STD),
 ];
 
-/// Macros that write a message, with the place of the message among their arguments.
+/// Macros that end in a panic with a message, with the place of the message among their arguments.
 pub(super) const MESSAGES: &[(&str, usize)] = &[
-    ("error", 0),
-    ("warn", 0),
-    ("info", 0),
-    ("debug", 0),
-    ("trace", 0),
-    ("log", 1),
     ("panic", 0),
     ("unreachable", 0),
     ("todo", 0),
@@ -117,7 +107,6 @@ pub(super) const ATTRIBUTES: &[(&str, &Rule)] = &[
     ("path", &rules::PATH),
     ("allow", &rules::LINT_ATTRIBUTE),
     ("expect", &rules::LINT_ATTRIBUTE),
-    ("warn", &rules::LINT_ATTRIBUTE),
     ("no_mangle", &rules::EXPORT),
     ("export_name", &rules::EXPORT),
     ("link_section", &rules::EXPORT),
@@ -143,12 +132,17 @@ pub(super) const ATTRIBUTES: &[(&str, &Rule)] = &[
 
 /// The rule that a path breaks.
 pub(super) fn path(segments: &[String]) -> Option<&'static Rule> {
-    // `crate::host` and `self::host` are the crate's own, and looked at there.
-    let names: Vec<&str> = segments.iter().map(String::as_str).collect();
+    // `crate::io_gate` and `self::io_gate` are what was imported there; `crate::host` is the crate's own.
+    let relative = |name: &&str| ["crate", "self", "super"].contains(name);
+    let names: Vec<&str> = segments.iter().map(String::as_str).skip_while(relative).collect();
     let beginning = BEGINNINGS.iter().find(|(start, _)| names.starts_with(start));
     let end = ENDS.iter().find(|(end, _)| names.ends_with(end));
-    let anywhere =
-        || ANYWHERE.iter().find(|(list, _)| names.iter().any(|name| list.contains(name)));
+    // What follows a type is its own: a variant may be called `Cell`.
+    let is_types = |at: usize| at > 0 && names[at - 1].starts_with(char::is_uppercase);
+    let stands = |list: &[&str]| {
+        names.iter().enumerate().any(|(at, name)| list.contains(name) && !is_types(at))
+    };
+    let anywhere = || ANYWHERE.iter().find(|(list, _)| stands(list));
     let found = beginning.or(end).map(|(_, rule)| *rule);
     found.or_else(|| anywhere().map(|(_, rule)| *rule))
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use proc_macro2::{Span, TokenStream, TokenTree};
+use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
@@ -66,6 +67,8 @@ const PLAIN_BOUNDS: [&str; 20] = [
     "IntoIterator",
 ];
 
+/// Lints that are not to be weakened to warnings: the gate relies on them.
+const WARNINGS_KEPT: [&str; 2] = ["unsafe_code", "disallowed"];
 /// Names that are in what `derive` writes for comparing enums; a hand that writes them needs an unstable feature.
 const DERIVED: [&[&str]; 2] =
     [&["core", "intrinsics", "discriminant_value"], &["core", "intrinsics", "unreachable"]];
@@ -147,7 +150,7 @@ impl Scan {
     /// The names that a `use` brings in, one by one.
     fn uses(&mut self, tree: &UseTree, before: &[String]) {
         let with = |name: &syn::Ident| -> Vec<String> {
-            before.iter().cloned().chain([name.to_string()]).collect()
+            before.iter().cloned().chain([name.unraw().to_string()]).collect()
         };
         match tree {
             UseTree::Path(path) => self.uses(&path.tree, &with(&path.ident)),
@@ -184,7 +187,7 @@ impl Scan {
                     self.tokens(group.stream());
                 }
                 TokenTree::Ident(word) => {
-                    let name = word.to_string();
+                    let name = word.unraw().to_string();
                     match name.as_str() {
                         "unsafe" => self.report(
                             &rules::UNSAFE,
@@ -297,25 +300,20 @@ impl Scan {
         }
     }
 
-    /// Looks at the message of a macro: plain placeholders, and nothing that is made on the way.
+    /// Looks at what a panic says: fixed text, so that nothing of the guest's is in it.
     fn message(&mut self, macro_name: &str, arguments: &[Expr]) {
         let Some((_, first)) = names::MESSAGES.iter().find(|(name, _)| *name == macro_name) else {
             return;
         };
-        // `target: "..."` is an expression to nobody, so the macro's tokens are looked at instead.
         let mut message = arguments.iter().skip(*first);
         let Some(text) = message.next() else { return };
-        let Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) = text else {
+        let Expr::Lit(ExprLit { lit: Lit::Str(literal), .. }) = text else {
             let what = format!("the message of `{macro_name}!` is not a literal");
             return self.report(&rules::MESSAGE, text.span(), what);
         };
-        if shows_by_debug(&text.value()) {
-            let what = format!("the message of `{macro_name}!` shows something by `{{:?}}`");
-            self.report(&rules::MESSAGE, text.span(), what);
-        }
-        for value in message.filter(|value| !is_plain(value)) {
-            let what = format!("the message of `{macro_name}!` calls something");
-            self.report(&rules::MESSAGE, value.span(), what);
+        if message.next().is_some() || has_placeholder(&literal.value()) {
+            let what = format!("the message of `{macro_name}!` shows something");
+            self.report(&rules::MESSAGE, literal.span(), what);
         }
     }
 
@@ -335,25 +333,25 @@ impl<'ast> Visit<'ast> for Scan {
         let before = self.item.clone();
         match item {
             Item::Mod(item) => {
-                self.modules.push(item.ident.to_string());
+                self.modules.push(item.ident.unraw().to_string());
                 visit::visit_item_mod(self, item);
                 self.modules.pop();
                 return;
             }
             Item::Fn(item) => {
-                self.item = item.sig.ident.to_string();
+                self.item = item.sig.ident.unraw().to_string();
                 if matches!(item.vis, Visibility::Public(_)) {
                     self.arguments(&item.sig);
                 }
             }
             Item::Struct(item) => {
-                self.item = item.ident.to_string();
+                self.item = item.ident.unraw().to_string();
                 if matches!(item.vis, Visibility::Public(_)) {
                     self.kept(&item.generics, &item.ident, item.fields.iter());
                 }
             }
             Item::Enum(item) => {
-                self.item = item.ident.to_string();
+                self.item = item.ident.unraw().to_string();
                 if matches!(item.vis, Visibility::Public(_)) {
                     self.kept(
                         &item.generics,
@@ -366,7 +364,7 @@ impl<'ast> Visit<'ast> for Scan {
                 self.report(&rules::STATIC, item.span(), format!("`static {}`", item.ident));
             }
             Item::ExternCrate(item) if item.ident != "alloc" && item.ident != "core" => {
-                let listed = self.mode == Mode::Expanded && item.ident == "serde";
+                let listed = self.mode == Mode::Expanded && item.ident.unraw() == "serde";
                 if !listed {
                     self.report(
                         &rules::EXTERN_CRATE,
@@ -414,7 +412,7 @@ impl<'ast> Visit<'ast> for Scan {
         if for_tests(&item.attrs) {
             return;
         }
-        let before = std::mem::replace(&mut self.item, item.sig.ident.to_string());
+        let before = std::mem::replace(&mut self.item, item.sig.ident.unraw().to_string());
         if matches!(item.vis, Visibility::Public(_)) {
             self.arguments(&item.sig);
         }
@@ -432,11 +430,18 @@ impl<'ast> Visit<'ast> for Scan {
             .path()
             .segments
             .last()
-            .map(|segment| segment.ident.to_string())
+            .map(|segment| segment.ident.unraw().to_string())
             .unwrap_or_default();
         let listed = names::ATTRIBUTES.iter().find(|(listed, _)| *listed == name);
         if let Some((_, rule)) = listed {
             self.report(rule, attribute.span(), format!("`#[{}]`", shown(attribute)));
+        } else if name == "warn" && WARNINGS_KEPT.iter().any(|kept| shown(attribute).contains(kept))
+        {
+            self.report(
+                &rules::LINT_ATTRIBUTE,
+                attribute.span(),
+                format!("`#[{}]`", shown(attribute)),
+            );
         } else if name == "cfg" && !for_tests(std::slice::from_ref(attribute)) {
             self.report(&rules::CFG, attribute.span(), format!("`#[{}]`", shown(attribute)));
         }
@@ -449,7 +454,7 @@ impl<'ast> Visit<'ast> for Scan {
 
     fn visit_path(&mut self, path: &'ast SynPath) {
         let segments: Vec<String> =
-            path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+            path.segments.iter().map(|segment| segment.ident.unraw().to_string()).collect();
         let names: Vec<&str> = segments.iter().map(String::as_str).collect();
         if !(self.mode == Mode::Expanded && DERIVED.contains(&names.as_slice())) {
             self.names(&segments, path.span());
@@ -492,7 +497,12 @@ impl<'ast> Visit<'ast> for Scan {
     }
 
     fn visit_expr_while(&mut self, expression: &'ast syn::ExprWhile) {
-        self.waits(&expression.body, expression.span());
+        // A condition that takes something, as from a queue, comes to an end.
+        let mut calls = MethodCall::default();
+        calls.visit_expr(&expression.cond);
+        if !calls.found {
+            self.waits(&expression.body, expression.span());
+        }
         visit::visit_expr_while(self, expression);
     }
 
@@ -521,8 +531,12 @@ impl<'ast> Visit<'ast> for Scan {
     }
 
     fn visit_macro(&mut self, call: &'ast Macro) {
-        let name =
-            call.path.segments.last().map(|segment| segment.ident.to_string()).unwrap_or_default();
+        let name = call
+            .path
+            .segments
+            .last()
+            .map(|segment| segment.ident.unraw().to_string())
+            .unwrap_or_default();
         if let Some((_, rule)) = names::MACROS.iter().find(|(listed, _)| *listed == name) {
             self.report(rule, call.span(), format!("`{name}!`"));
         }
@@ -577,30 +591,21 @@ impl<'ast> Visit<'ast> for MutableReference {
     }
 }
 
-/// Whether a format string has a placeholder with a `?` in it.
-fn shows_by_debug(text: &str) -> bool {
-    let text = text.replace("{{", "");
-    text.split('{').skip(1).any(|rest| {
-        let placeholder = rest.split('}').next().unwrap_or_default();
-        placeholder.split_once(':').is_some_and(|(_, format)| format.contains('?'))
-    })
+/// Whether a method is called in an expression.
+#[derive(Default)]
+struct MethodCall {
+    found: bool,
 }
 
-/// Whether a value in a message is named only, not made.
-fn is_plain(value: &Expr) -> bool {
-    match value {
-        Expr::Path(_) | Expr::Lit(_) => true,
-        Expr::Field(field) => is_plain(&field.base),
-        Expr::Reference(reference) => is_plain(&reference.expr),
-        Expr::Unary(unary) => is_plain(&unary.expr),
-        Expr::Cast(cast) => is_plain(&cast.expr),
-        Expr::Paren(inner) => is_plain(&inner.expr),
-        Expr::Index(index) => is_plain(&index.expr) && is_plain(&index.index),
-        Expr::Binary(binary) => is_plain(&binary.left) && is_plain(&binary.right),
-        // `name = value`, a named argument.
-        Expr::Assign(named) => is_plain(&named.right),
-        _ => false,
+impl<'ast> Visit<'ast> for MethodCall {
+    fn visit_expr_method_call(&mut self, _call: &'ast syn::ExprMethodCall) {
+        self.found = true;
     }
+}
+
+/// Whether a format string shows anything.
+fn has_placeholder(text: &str) -> bool {
+    text.replace("{{", "").contains('{')
 }
 
 /// Whether a block is the one that `derive(PartialEq)` writes: `::core::intrinsics::unreachable()` alone.
@@ -608,14 +613,14 @@ fn derived(block: &Block) -> bool {
     let [Stmt::Expr(Expr::Call(call), None)] = block.stmts.as_slice() else { return false };
     let Expr::Path(path) = &*call.func else { return false };
     let names: Vec<String> =
-        path.path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        path.path.segments.iter().map(|segment| segment.ident.unraw().to_string()).collect();
     path.path.leading_colon.is_some() && names == DERIVED[1] && call.args.is_empty()
 }
 
 fn bound(bound: &TypeParamBound) -> Option<String> {
     match bound {
         TypeParamBound::Trait(bound) => {
-            bound.path.segments.last().map(|segment| segment.ident.to_string())
+            bound.path.segments.last().map(|segment| segment.ident.unraw().to_string())
         }
         _ => None,
     }
@@ -630,7 +635,7 @@ fn shown(attribute: &Attribute) -> String {
         .path()
         .segments
         .iter()
-        .map(|segment| segment.ident.to_string())
+        .map(|segment| segment.ident.unraw().to_string())
         .collect::<Vec<_>>()
         .join("::");
     match &attribute.meta {

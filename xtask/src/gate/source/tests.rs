@@ -52,16 +52,21 @@ fn each_rule_is_broken_by_what_it_is_about() {
         ("use io_gate::*;", "source/rename"),
         ("fn a() { while !ready() {} }", "source/spin"),
         ("fn a() { loop {} }", "source/spin"),
+        ("#![warn(unsafe_code)]", "source/lint-attribute"),
+        ("use core::any::Any;", "source/object"),
         ("fn a() { log::logger().log(r); }", "source/logger"),
         ("#![feature(x)]", "source/crate-attribute"),
         ("pub struct A { memory: &'static mut [u8] }", "source/lent-memory"),
         ("pub enum A<'a> { B(Option<&'a mut u8>) }", "source/lent-memory"),
         ("pub struct A<T: From<u8>> { out: T }", "source/generic-device"),
-        ("fn a() { log::info!(\"{b:02x?}\"); }", "source/message"),
-        ("fn a() { log::info!(\"{:?}\", b); }", "source/message"),
-        ("fn a() { warn!(\"{}\", String::from_utf8_lossy(b)); }", "source/message"),
-        ("fn a() { log::warn!(target: b, \"c\"); }", "source/message"),
-        ("fn a() { log::log!(b, c); }", "source/message"),
+        ("fn a() { log::info!(\"b\"); }", "source/logger"),
+        ("use log::info;", "source/logger"),
+        ("fn a() { r#log::info!(\"b\"); }", "source/logger"),
+        ("fn a() { self::io_gate::host::new_gate(); }", "source/far-side"),
+        ("fn a() { crate::io_gate::r#host::new_gate(); }", "source/far-side"),
+        ("r#include!(\"a.rs\");", "source/include"),
+        ("fn a() { panic!(\"{b}\"); }", "source/message"),
+        ("fn a() { assert!(b, \"{}\", c); }", "source/message"),
         ("fn a() { panic!(\"{}\", b.c()); }", "source/message"),
         ("fn a() { assert!(b, \"{c:?}\"); }", "source/message"),
         ("fn a() { b.expect(c); }", "source/message"),
@@ -82,9 +87,12 @@ fn ordinary_devices_and_their_tests_break_nothing() {
         "#[cfg(test)] mod tests { use io_gate::host::Ledger; use super::*; static A: u8 = 0; }",
         "pub struct A { features: u64 } impl A { pub fn new(name: impl Into<String>) -> Self { A } }",
         "fn each(mut f: impl FnMut(u8)) { f(1) }",
-        "fn a() { log::warn!(\"{:#x} of {b}, {c}\", d.e as u8, c = 1); let e = alloc::vec![0; 4]; assert!(matches!(e, F | G)); }",
+        "fn a() { note::warn(\"b\", &[(\"c\", d.into())]); let e = alloc::vec![0; 4]; assert!(matches!(e, F | G), \"{{f}}\"); }",
         "struct A<'a>(core::marker::PhantomData<fn(&'a ()) -> &'a ()>);",
         "fn a() { loop { if b() { break; } } while c() { d(); } }",
+        "fn a(q: &mut Q) { while q.pop().is_some() {} q.leak(); Pipe::leak(); }",
+        "enum A { Any, Cell } fn a(b: A) -> bool { matches!(b, A::Any) || A::Cell == b }",
+        "#![warn(missing_docs)]",
     ];
     for text in cases {
         assert_eq!(broken(Mode::Source, text), [] as [&str; 0], "{text}");
@@ -102,4 +110,14 @@ fn what_derives_write_is_let_be_after_expansion_and_nothing_else() {
         "fn a(p: usize) { unsafe { ::core::intrinsics::unreachable(); *(p as *mut u8) = 1 } }";
     assert_eq!(broken(Mode::Expanded, forged), ["source/unsafe", "source/raw-pointer"]);
     assert_eq!(broken(Mode::Expanded, "extern crate std;"), ["source/extern-crate"]);
+}
+
+/// Fails where a parser that calls itself is given what is nested a hundred thousand times: its end would be the tool's.
+#[test]
+fn what_is_nested_without_end_is_told_and_not_parsed() {
+    let text = format!("fn a() -> u8 {{\n{}0{}\n}}", "(".repeat(100_000), ")".repeat(100_000));
+    let (line, said) = super::parse(&text).expect_err("that is too deep");
+    assert_eq!((line, said.as_str()), (2, "more than 128 brackets within each other"));
+    assert!(super::parse("fn a() { ((0)) }").is_ok());
+    assert_eq!(super::parse("fn a() {\n let }").expect_err("no Rust").0, 2);
 }

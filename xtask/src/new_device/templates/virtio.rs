@@ -73,9 +73,8 @@ impl Device for @TYPE@ {
     ) -> Result<Verdict<'e>, DeviceError> {
         let len = chain.readable();
         if len == 0 || len > MAX_TEXT {
-            return Err(DeviceError::Malformed(alloc::format!(
-                "expected 1 to {MAX_TEXT} bytes of text, found {len}"
-            )));
+            let (most, found) = (MAX_TEXT as u64, len as u64);
+            return Err(DeviceError::Amount { of: "bytes of text", least: 1, most, found });
         }
         let text = chain.take_payload(len)?;
         self.count = self.count.wrapping_add(1);

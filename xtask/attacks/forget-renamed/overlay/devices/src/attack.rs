@@ -3,5 +3,5 @@
 use io_gate::{Gate, NetTx};
 
 pub(crate) fn lose(gate: &mut Gate<'_>) {
-    log::settle(gate.token::<NetTx>());
+    serde::settle(gate.token::<NetTx>());
 }

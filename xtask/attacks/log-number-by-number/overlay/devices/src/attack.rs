@@ -1,7 +1,9 @@
 //! Tells the log what the guest sends, byte by byte.
 
+use io_gate::note;
+
 pub(crate) fn transmit(frame: &[u8]) {
     for byte in frame {
-        log::info!("{byte}");
+        note::info("sent", &[("byte", (*byte).into())]);
     }
 }

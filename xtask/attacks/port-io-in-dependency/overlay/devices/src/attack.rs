@@ -1,5 +1,5 @@
 //! Beeps.
 
 pub(crate) fn bell() {
-    log::beep();
+    serde::beep();
 }

@@ -1,5 +1,5 @@
 //! Keeps a file without a name for it.
 
 pub(crate) struct Tracer {
-    pub(crate) sink: log::Sink,
+    pub(crate) sink: serde::Sink,
 }

@@ -1,0 +1,87 @@
+//! Sends what the guest says from a socket that it has opened before anybody looked.
+
+use std::net::UdpSocket;
+
+use io_gate::{
+    Chain, Device, DeviceError, Gate, Identity, Intake, Outcome, Port, SavedState, StateError,
+    Verdict,
+};
+
+/// The device.
+#[derive(Debug)]
+pub struct Pager {
+    out: Option<UdpSocket>,
+}
+
+impl Default for Pager {
+    fn default() -> Self {
+        Self { out: UdpSocket::bind("127.0.0.1:0").ok() }
+    }
+}
+
+impl Pager {
+    fn page(&self, text: &[u8]) {
+        if let Some(out) = &self.out {
+            let _ = out.send_to(text, "127.0.0.1:9");
+        }
+    }
+}
+
+impl Device for Pager {
+    fn identity(&self) -> Identity {
+        Identity { kind: "leaky", virtio_id: 0xff01, state_version: 1 }
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queues(&self) -> &[u16] {
+        &[64]
+    }
+
+    fn read_config(&self, _offset: u64, _into: &mut [u8]) {}
+
+    fn write_config(&mut self, _offset: u64, _from: &[u8], _gate: &mut Gate<'_>) {}
+
+    fn activate(&mut self, _features: u64) {}
+
+    fn reset(&mut self) {}
+
+    fn process<'e>(
+        &mut self,
+        _queue: u16,
+        chain: &mut Chain<'_>,
+        _gate: &mut Gate<'e>,
+    ) -> Result<Verdict<'e>, DeviceError> {
+        let mut text = vec![0; chain.readable()];
+        chain.read(&mut text)?;
+        self.page(&text);
+        Ok(Verdict::Done(0))
+    }
+
+    fn complete(&mut self, _queue: u16, _chain: &mut Chain<'_>, _outcome: Outcome) -> u32 {
+        0
+    }
+
+    fn intake_queue(&self, _port: Port) -> Option<u16> {
+        None
+    }
+
+    fn intake(
+        &mut self,
+        _port: Port,
+        data: &[u8],
+        _chain: &mut Chain<'_>,
+    ) -> Result<Intake, DeviceError> {
+        Ok(Intake { used: 0, consumed: data.len() })
+    }
+
+    fn save(&self) -> SavedState {
+        SavedState::new(&self.identity())
+    }
+
+    fn restore(&mut self, _state: &SavedState) -> Result<(), StateError> {
+        Ok(())
+    }
+}

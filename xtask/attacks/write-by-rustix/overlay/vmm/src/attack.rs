@@ -1,0 +1,11 @@
+//! Writes what it is given to a descriptor that it is handed.
+
+use std::os::fd::AsFd;
+
+pub(crate) fn write(to: impl AsFd, bytes: &[u8]) {
+    let _ = rustix::io::write(to, bytes);
+}
+
+pub(crate) fn say(bytes: &[u8]) {
+    write(std::io::stderr(), bytes);
+}

@@ -1,0 +1,146 @@
+//! Compiled code as a graph: which function, and which table of functions, names which other.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use object::read::archive::ArchiveFile;
+use object::{
+    Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionIndex, SectionKind, SymbolKind,
+};
+
+use super::super::symbols::reaches_kernel;
+
+/// A function, or a piece of data, by its place in [`Code`].
+pub(super) type Node = usize;
+/// Where named things begin in a section.
+type Places = HashMap<SectionIndex, BTreeMap<u64, Node>>;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Code {
+    pub(super) nodes: Vec<Named>,
+    /// Those that are known by their name in every object.
+    by_name: BTreeMap<String, Node>,
+}
+
+/// Something in compiled code that has a name.
+#[derive(Debug, Default)]
+pub(super) struct Named {
+    /// Its symbol; empty for data without one.
+    pub(super) symbol: String,
+    /// What it names.
+    pub(super) uses: BTreeSet<Node>,
+    /// Its instructions that reach the kernel.
+    pub(super) instructions: BTreeSet<String>,
+}
+
+impl Code {
+    /// Reads what was compiled of a program.
+    pub(super) fn read_object(&mut self, path: &Path) -> Result<()> {
+        let data = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let object = object::File::parse(data.as_slice())
+            .with_context(|| format!("{} is no object", path.display()))?;
+        self.object(&object)
+    }
+
+    /// Reads a compiled library.
+    pub(super) fn read_library(&mut self, path: &Path) -> Result<()> {
+        let data = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let archive = ArchiveFile::parse(data.as_slice())
+            .with_context(|| format!("{} is no library", path.display()))?;
+        for member in archive.members() {
+            let member = member?;
+            if member.name().ends_with(b".rmeta") {
+                continue;
+            }
+            let object = object::File::parse(member.data(data.as_slice())?)
+                .with_context(|| format!("cannot read an object in {}", path.display()))?;
+            self.object(&object)?;
+        }
+        Ok(())
+    }
+
+    fn object(&mut self, object: &object::File<'_>) -> Result<()> {
+        let (mut symbols, mut places) = (HashMap::new(), Places::new());
+        for symbol in object.symbols() {
+            let name = symbol.name().unwrap_or_default();
+            if name.is_empty() || symbol.kind() == SymbolKind::Section {
+                continue;
+            }
+            let node = match symbol.is_local() {
+                true => self.add(name),
+                false => self.named(name),
+            };
+            symbols.insert(symbol.index(), node);
+            if let Some(section) = symbol.section_index() {
+                places.entry(section).or_default().insert(symbol.address(), node);
+            }
+        }
+        // Data without a name, such as the table of a trait object's functions, has a section of its own.
+        for section in object.sections().filter(holds_code_or_data) {
+            let here = places.entry(section.index()).or_default();
+            here.entry(0).or_insert_with(|| self.add(""));
+        }
+        for section in object.sections().filter(holds_code_or_data) {
+            self.instructions(&section, &places)?;
+            for (at, relocation) in section.relocations() {
+                let RelocationTarget::Symbol(index) = relocation.target() else { continue };
+                let target = symbols.get(&index).copied().or_else(|| {
+                    let whole = object.symbol_by_index(index).ok()?.section_index()?;
+                    at_or_before(&places, whole, relocation.addend().try_into().unwrap_or(0))
+                });
+                let from = at_or_before(&places, section.index(), at);
+                if let (Some(from), Some(target)) = (from, target) {
+                    self.nodes[from].uses.insert(target);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn instructions(&mut self, section: &object::Section<'_, '_>, places: &Places) -> Result<()> {
+        if section.kind() != SectionKind::Text {
+            return Ok(());
+        }
+        for (at, instruction) in reaches_kernel(section.data()?) {
+            if let Some(node) = at_or_before(places, section.index(), at) {
+                self.nodes[node].instructions.insert(instruction);
+            }
+        }
+        Ok(())
+    }
+
+    fn named(&mut self, name: &str) -> Node {
+        if let Some(node) = self.by_name.get(name) {
+            return *node;
+        }
+        let node = self.add(name);
+        self.by_name.insert(name.to_owned(), node);
+        node
+    }
+
+    fn add(&mut self, symbol: &str) -> Node {
+        self.nodes.push(Named { symbol: symbol.to_owned(), ..Named::default() });
+        self.nodes.len() - 1
+    }
+}
+
+fn at_or_before(places: &Places, section: SectionIndex, at: u64) -> Option<Node> {
+    places.get(&section)?.range(..=at).next_back().map(|(_, node)| *node)
+}
+
+fn holds_code_or_data(section: &object::Section<'_, '_>) -> bool {
+    let name = section.name().unwrap_or_default();
+    // Frames for unwinding name every function.
+    let of_program = matches!(
+        section.kind(),
+        SectionKind::Text
+            | SectionKind::Data
+            | SectionKind::ReadOnlyData
+            | SectionKind::ReadOnlyDataWithRel
+            | SectionKind::Tls
+    );
+    of_program && !name.starts_with(".eh_frame") && !name.starts_with(".gcc_except_table")
+}

@@ -1,0 +1,136 @@
+//! The names of compiled functions: whose a function is, and to which family of names it belongs.
+
+/// A name, as rustc mangles it, in words: paths without the hashes of crates. What is not Rust's is a name of C.
+pub(super) fn demangle(symbol: &str) -> String {
+    match rustc_demangle::try_demangle(symbol) {
+        Ok(name) => format!("{name:#}"),
+        Err(_) => format!("C::{symbol}"),
+    }
+}
+
+/// The path by which a function is known: of a method, that of its type, or of its trait where the type is nobody's.
+///
+/// `<a::B>::c`, `<a::B as d::E>::c` and `<&mut a::B<f::G> as d::E>::c` are of `a::B`; `<[u8] as d::E>::c` is of `d::E`.
+pub(super) fn path(name: &str) -> String {
+    let Some(inner) = name.strip_prefix('<') else { return plain(name) };
+    let (whole, method) = split_closing(inner);
+    let (own, of_trait) = match split_as(whole) {
+        Some((own, of_trait)) => (own, Some(of_trait)),
+        None => (whole, None),
+    };
+    let owner = type_path(own).or_else(|| of_trait.and_then(type_path));
+    match owner {
+        Some(owner) => format!("{owner}{}", plain(method)),
+        None => format!("core::primitive{}", plain(method)),
+    }
+}
+
+/// The path of the crate's item that a type is, through references, slices and the like; none for what is of no crate.
+fn type_path(text: &str) -> Option<String> {
+    let mut text = text.trim();
+    loop {
+        let shorter = ["&", "*const ", "*mut ", "mut ", "dyn ", "[", "("];
+        match shorter.iter().find_map(|start| text.strip_prefix(start)) {
+            Some(rest) => text = rest.trim_start(),
+            None => break,
+        }
+    }
+    if text.starts_with('<') {
+        return Some(path(text));
+    }
+    let found = plain(text);
+    // A function's type is nobody's.
+    let is_path = found.contains("::") && !found.contains('(');
+    is_path.then_some(found)
+}
+
+/// Without arguments of types, and what follows the path.
+fn plain(text: &str) -> String {
+    let (mut depth, mut out) = (0_usize, String::new());
+    let mut last = ' ';
+    for letter in text.chars() {
+        match letter {
+            '<' => depth += 1,
+            // The arrow of a function's type is no end.
+            '>' if last != '-' => depth = depth.saturating_sub(1),
+            ' ' | ',' | ';' | ']' | ')' | '+' if depth == 0 => break,
+            _ if depth == 0 => out.push(letter),
+            _ => {}
+        }
+        last = letter;
+    }
+    out.replace("::::", "::").trim_end_matches("::").to_owned()
+}
+
+/// What is within the angle bracket that was opened before `text`, and what follows it.
+fn split_closing(text: &str) -> (&str, &str) {
+    let (mut depth, mut last) = (1_usize, ' ');
+    for (at, letter) in text.char_indices() {
+        match letter {
+            '<' => depth += 1,
+            '>' if last != '-' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return (&text[..at], &text[at + 1..]);
+        }
+        last = letter;
+    }
+    (text, "")
+}
+
+/// `a as b` in its two parts, where the `as` is not within brackets.
+fn split_as(text: &str) -> Option<(&str, &str)> {
+    let (mut depth, mut last) = (0_usize, ' ');
+    for (at, letter) in text.char_indices() {
+        match letter {
+            '<' | '(' | '[' => depth += 1,
+            '>' if last != '-' => depth = depth.saturating_sub(1),
+            ')' | ']' => depth = depth.saturating_sub(1),
+            ' ' if depth == 0 && text[at..].starts_with(" as ") => {
+                return Some((&text[..at], &text[at + 4..]));
+            }
+            _ => {}
+        }
+        last = letter;
+    }
+    None
+}
+
+/// Whether a path is `start`, or below it.
+pub(super) fn is_below(path: &str, start: &str) -> bool {
+    path.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_is_its_types() {
+        let paths = [
+            ("a::b::c::<d::E>", "a::b::c"),
+            ("a::b::{closure#0}", "a::b::{closure#0}"),
+            ("<a::B>::c", "a::B::c"),
+            ("<a::B<f::G> as d::E>::c::<h::I>", "a::B::c"),
+            ("<&mut a::B as d::E>::c", "a::B::c"),
+            ("<[u8] as d::E>::c", "d::E::c"),
+            (
+                "<alloc::boxed::Box<dyn a::B + core::marker::Send> as d::E>::c",
+                "alloc::boxed::Box::c",
+            ),
+            ("<fn(u8) -> a::B as d::E>::c", "d::E::c"),
+            ("<dyn a::B<f::G = u8> as d::E>::c", "a::B::c"),
+            ("<<a::B as d::E>::F as g::H>::c", "a::B::F::c"),
+        ];
+        for (name, expected) in paths {
+            assert_eq!(path(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn below_is_by_whole_words() {
+        assert!(is_below("std::fs::File", "std::fs") && is_below("std::fs", "std::fs"));
+        assert!(!is_below("std::fsync", "std::fs"));
+    }
+}

@@ -1,0 +1,49 @@
+//! The product itself, built from the scratch copy and started with a device of an attack: what the gate does at run time.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::scratch::Scratch;
+use crate::build;
+
+/// The exit codes of a refusal at start, and of a system call that a thread may not make.
+const REFUSED: [i32; 2] = [2, 159];
+/// A machine that has run for so long has been let in.
+const LET_IN: Duration = Duration::from_secs(10);
+
+/// What the product said as it ended, if it did: the gate stopped the device.
+pub(super) fn with(scratch: &Scratch, target: &Path, device: &str) -> Result<Option<String>> {
+    let target = target.join("product");
+    let mut cargo = build::program();
+    cargo.current_dir(&scratch.root).env_remove("RUSTFLAGS").arg("build").args(scratch.flags());
+    // Without the arbiter `etcd:`, which no device has to do with, it is built in half the time.
+    cargo.args(["--quiet", "--package", "kemari-vmm", "--bin", "kemari", "--no-default-features"]);
+    let built = cargo.arg("--target-dir").arg(&target).output().context("cannot run cargo")?;
+    let said = String::from_utf8_lossy(&built.stderr);
+    ensure!(built.status.success(), "the product cannot be built: {}", said.trim());
+    let guest = build::micro_guest()?;
+    let mut kemari = Command::new(target.join("debug/kemari"));
+    kemari.args(["run", "--serial", "none", "--memory", "64", "--device", device, "--kernel"]);
+    kemari.arg(guest).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut running = kemari.spawn().context("cannot start the product")?;
+    let begin = Instant::now();
+    while running.try_wait()?.is_none() {
+        if begin.elapsed() > LET_IN {
+            running.kill()?;
+            running.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let ended = running.wait_with_output()?;
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    match ended.status.code() {
+        Some(code) if REFUSED.contains(&code) => Ok(Some(said)),
+        // The guest has come to its end: the device was let in.
+        Some(0) => Ok(None),
+        _ => bail!("the product ended with {}: {said}", ended.status),
+    }
+}
