@@ -1,10 +1,13 @@
 //! `cargo xtask faults`: a fault in each system call of each thread of a real pair, and what came of it.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser};
 use kemari_flags::faults;
 
-use crate::{build, given_file, run_pair};
+use crate::{build, given_file, report_file, run_pair};
+
+/// The calls that any role may make, as the tool reads them.
+const LISTS: &str = include_str!("../../tests/faults/lists.txt");
 
 /// What is given on to the tool; see its own `--help`.
 #[derive(Debug, Args)]
@@ -26,12 +29,28 @@ pub(crate) fn run_with<'a>(flags: impl IntoIterator<Item = &'a str>) -> Result<b
     let words = std::iter::once("faults").chain(flags.iter().copied());
     let read = faults::Arguments::try_parse_from(words).unwrap_or_else(|error| error.exit());
     read.cells.as_deref().map_or(Ok(String::new()), given_file::text).context("--cells")?;
+    read.call.as_deref().map_or(Ok(()), check_call)?;
+    // Before the hours whose results and table they are.
+    read.results.as_deref().map_or(Ok(()), report_file::check).context("--results")?;
+    read.table.as_deref().map_or(Ok(()), report_file::check).context("--table")?;
     read.kemari.as_deref().map_or(Ok(()), build::check_program)?;
     run_pair::check_kvm()?;
     let kemari = read.kemari.map_or_else(build::kemari, Ok)?;
     let guest = read.guest.map_or_else(build::micro_guest, Ok)?;
-    let mut cargo = build::cargo();
-    cargo.args(["run", "--quiet", "--release", "--locked", "--package", "kemari-faults", "--"]);
+    // Where the caller is: the files that the flags name are meant from there.
+    let mut cargo = build::program();
+    cargo.arg("run").arg("--manifest-path").arg(build::repository().join("Cargo.toml"));
+    cargo.args(["--quiet", "--release", "--locked", "--package", "kemari-faults", "--"]);
     cargo.args(flags).arg("--kemari").arg(kemari).arg("--guest").arg(guest);
     Ok(cargo.status()?.success())
+}
+
+/// Whether some role may make this call: a table of a call that there is not would be empty, and no promise broken.
+fn check_call(call: &str) -> Result<()> {
+    let is_listed = LISTS.lines().any(|line| line.split(' ').nth(1) == Some(call));
+    ensure!(
+        is_listed,
+        "--call: expected a system call on a list in vmm/src/seccomp/filter.rs, found `{call}`"
+    );
+    Ok(())
 }

@@ -32,7 +32,7 @@ enum Command {
     RunPair(run_pair::Arguments),
     /// Run pair after pair, break them by real faults at random moments, and judge what an outside client saw.
     Torture(torture::Arguments),
-    /// Run the protocol core in a simulated world that fails; `cargo xtask sim --help` tells more.
+    /// Simulate the protocol core, or with --drivers the product's threads; judge that by bugs and mutants. `cargo xtask sim --help` tells more.
     Sim(sim::Arguments),
     /// Make a fault in each system call of each thread of a pair, and tell what came of it; `cargo xtask faults --help` tells more.
     Faults(faults::Arguments),

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 /// How each kind of report begins.
-const BEGINNINGS: [&str; 2] = ["{", "<svg"];
+const BEGINNINGS: [&str; 3] = ["{", "<svg", "# Faults by thread and system call"];
 
 /// Whether a report may be written to `path`: before the work whose report it is.
 pub(crate) fn check(path: &Path) -> Result<()> {

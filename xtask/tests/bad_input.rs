@@ -38,6 +38,10 @@ const NUMBERS: &[Case] = &[
     ("sim --first 18446744073709551615", &["expected a seed"]),
     ("sim --jobs 0", &["expected worlds at once (1 to 1024)"]),
     ("sim --bugs --rounds 0", &["expected rounds (1 to 1000)"]),
+    ("sim --drivers --seed x", &["expected a seed"]),
+    ("sim --drivers --seeds 0", &["expected worlds"]),
+    ("sim --drivers --jobs 0", &["expected worlds at once (1 to 1024)"]),
+    ("sim --drivers --defects --rounds 0", &["expected rounds (1 to 1000)"]),
     ("sim --model --machines 1", &["expected machines (2 to 8)"]),
     ("sim --model --terms x", &["expected terms (2 to 20)"]),
     ("sim --model --epochs 0", &["expected epochs (1 to 20)"]),
@@ -100,6 +104,18 @@ const WORDS: &[Case] = &[
     ("sim --only x", &["--bugs"]),
     ("sim --model --seed 1", &["--seed"]),
     ("sim --mutants --bugs", &["--bugs"]),
+    ("sim --bugs --seeds 5", &["--bugs", "--seeds"]),
+    ("sim --bugs --until-broken", &["--bugs", "--until-broken"]),
+    ("sim --drivers --story thunder", &["--story", "old-session", "thunder"]),
+    ("sim --drivers --bugs", &["--bugs"]),
+    ("sim --drivers --only x", &["--defects"]),
+    ("sim --drivers --defects --seeds 5", &["--defects", "--seeds"]),
+    ("sim --drivers --defects --only thunder", &["no defect has this in its name", "old-session"]),
+    ("faults --call thunder", &["--call: expected a system call", "found `thunder`"]),
+    ("faults --results @notes", &["--results", "it is left alone"]),
+    ("faults --results @none/results", &["--results", "found no directory"]),
+    ("faults --table @notes", &["--table", "it is left alone"]),
+    ("faults --table @none/table.md", &["--table", "found no directory"]),
     ("faults --only thunder", &["--only", "device", "thunder"]),
     ("faults --fault thunder", &["--fault", "error, short, delay, hang"]),
     ("faults --cells @none", &["--cells", "cannot read", "none"]),
@@ -255,6 +271,8 @@ fn help_needs_no_build() {
         "sim --help",
         "sim --model --help",
         "sim --mutants --help",
+        "sim --drivers --help",
+        "faults --help",
         "torture --list",
         "test --help",
     ] {
@@ -262,6 +280,16 @@ fn help_needs_no_build() {
         let output = xtask(place.path(), line);
         assert!(output.status.success() && !output.stdout.is_empty(), "{line}: {output:?}");
         assert!(!place.path().join("built").exists(), "`{line}` built something");
+    }
+}
+
+/// Whoever looks for the simulations finds all of them in one place.
+#[test]
+fn the_help_of_sim_names_what_else_it_runs() {
+    let place = place();
+    let help = String::from_utf8(xtask(place.path(), "sim --help").stdout).unwrap();
+    for flag in ["--bugs", "--drivers", "--defects", "--mutants", "--model"] {
+        assert!(help.contains(flag), "no {flag} in {help}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which faults are made: of what was seen in two lives, what can be made of it, where and when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
@@ -25,6 +25,11 @@ pub(crate) fn observe(programs: &Programs) -> Result<Counts> {
     let mut counts = Counts::new();
     for side in [Role::Primary, Role::Standby] {
         counts.extend(life::observe(programs, side)?);
+    }
+    let strange = counts.keys().map(|seen| &*seen.thread).filter(|of| roles::role(of).is_none());
+    let strange: BTreeSet<&str> = strange.collect();
+    if !strange.is_empty() {
+        println!("left out, as they have no role in roles.rs: threads named {strange:?}");
     }
     counts.retain(|seen, _| roles::role(&seen.thread).is_some());
     Ok(counts)

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use judge::Patience;
 use kemari_flags::faults::Arguments;
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether every promise held and no row is empty without a reason.
+/// Whether faults were made, every promise held, and no row is empty without a reason.
 fn run(arguments: &Arguments) -> Result<bool> {
     let programs = Programs {
         kemari: arguments.kemari.clone().context("--kemari: expected a program")?,
@@ -51,7 +51,8 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let results = Results::open(arguments.results.as_deref())?;
     if let Some(path) = &arguments.cells {
         let cells = cells::read(path)?;
-        return listed(&programs, &cells, results, arguments, &reasons);
+        ensure!(!cells.is_empty(), "--cells {}: expected faults, found none", path.display());
+        return listed(&programs, &cells, &results, arguments, &reasons);
     }
     let counts = cells::observe(&programs)?;
     if arguments.observe {
@@ -59,6 +60,10 @@ fn run(arguments: &Arguments) -> Result<bool> {
         return Ok(true);
     }
     let cells = cells::choose(&counts, arguments);
+    ensure!(
+        !cells.is_empty(),
+        "no thread that was asked for makes such a call, or none can have such a fault; `--observe` says which there are"
+    );
     let mut wanted: Vec<&Cell> = cells.iter().filter(|cell| !results.has(cell)).collect();
     if arguments.once {
         let mut calls = results.calls();
@@ -71,9 +76,9 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let whole = whole && arguments.fault.is_none() && arguments.sample.is_none();
     let broken = lines.iter().filter(|line| reasons.is_broken(line)).count();
     let made = lines.iter().filter(|line| line.outcome.is_made()).count();
-    let made = format!("{made} of {} faults were made; {broken} broke a promise.", cells.len());
-    println!("{made}");
-    let table = table::Table::new(&counts, &lines, &reasons, made);
+    let said = format!("{made} of {} faults were made; {broken} broke a promise.", cells.len());
+    println!("{said}");
+    let table = table::Table::new(&counts, &lines, &reasons, said);
     if let Some(path) = &arguments.table {
         std::fs::write(path, table.to_string()).with_context(|| path.display().to_string())?;
     }
@@ -81,19 +86,21 @@ fn run(arguments: &Arguments) -> Result<bool> {
         println!("no fault was made in {row}, and no reason is given");
     }
     failed?;
-    Ok(broken == 0 && (!whole || table.empty_rows().next().is_none()))
+    Ok(made > 0 && broken == 0 && (!whole || table.empty_rows().next().is_none()))
 }
 
 /// Makes the faults of a list; whether every one was made, and every promise held.
 fn listed(
     programs: &Programs,
     cells: &[Cell],
-    results: Results,
+    results: &Results,
     arguments: &Arguments,
     reasons: &Reasons,
 ) -> Result<bool> {
-    make(programs, &cells.iter().collect::<Vec<_>>(), &results, arguments, reasons)?;
-    let lines = results.into_lines();
+    let before = results.lines().len();
+    make(programs, &cells.iter().collect::<Vec<_>>(), results, arguments, reasons)?;
+    // Those of this run: what a file has of others is no verdict on these.
+    let lines = results.lines().split_off(before);
     let is_good = |line: &Line| line.outcome.is_made() && !reasons.is_broken(line);
     let good = lines.iter().filter(|line| is_good(line)).count();
     println!("{good} of {} faults were made and broke no promise", cells.len());

@@ -100,6 +100,11 @@ impl Results {
         held.0.push(line);
     }
 
+    /// All, in order.
+    pub(crate) fn lines(&self) -> Vec<Line> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
     /// One a fault: what came of it last.
     pub(crate) fn into_lines(self) -> Vec<Line> {
         let lines = self.0.into_inner().unwrap_or_else(PoisonError::into_inner).0;

@@ -35,6 +35,7 @@ time for it; `ioctl` by each of its requests. A cell says what came of it, and h
 | ended N, the standby ended N | a process ended with exit code N and a reason on standard error |
 | ended by signal 6 | the kernel gave no memory, or refused a thread's filter: argued in `tests/faults/reasons.toml` |
 | ended in order | it was told to end, and did |
+| argued: ... | it looks like a broken promise, and is right so: `tests/faults/reasons.toml` |
 | at first: ... | a promise with a bound seemed broken; when the bound was waited for it was not |
 | **bold** | a promise was broken |
 | not reached | the call was not made this time in the part of the life in which the fault was to be made |
@@ -124,6 +125,9 @@ fn describe(line: &Line, reasons: &Reasons) -> String {
         }
         _ => outcome.what.clone(),
     };
+    if what.is_empty() && !outcome.violations.is_empty() {
+        what = format!("argued: {}", outcome.violations.join("; "));
+    }
     if !outcome.at_first.is_empty() {
         what = format!("at first: {}; then: {what}", outcome.at_first.join("; "));
     }
@@ -177,5 +181,44 @@ impl fmt::Display for Row {
             write!(f, " {} |", text.replace('|', "/"))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+    use crate::judge::Outcome;
+
+    const PAGE: &str = include_str!("../../../docs/fault-table.md");
+
+    /// It takes an hour to write: that a call has come to a list since is seen here.
+    #[test]
+    fn the_page_in_docs_has_each_call_of_each_list_and_nothing_without_words() {
+        assert!(PAGE.starts_with(HEAD), "its head is another: write the page again");
+        let tables = PAGE.split("\n## ").skip(1).map(|text| text.split_once('\n').unwrap());
+        let roles: BTreeMap<&str, &str> = tables.collect();
+        for (role, call, _) in lists::all() {
+            let is_there = roles[role].contains(&format!("`{call}`"));
+            assert!(is_there, "{role} {call} is on no row, nor among those below with a reason");
+        }
+        assert!(!PAGE.contains("no reason is given"));
+        let empty: Vec<&str> = PAGE.lines().filter(|line| line.contains("|  |")).collect();
+        assert!(empty.is_empty(), "{empty:?}");
+    }
+
+    #[test]
+    fn what_is_right_although_it_looks_wrong_is_told() {
+        let outcome = Outcome {
+            what: String::new(),
+            violations: vec!["told to end, it does not".to_owned()],
+            at_first: Vec::new(),
+            said: Vec::new(),
+        };
+        let [side, call, fault, phase] = ["primary", "futex", "hang", "end"].map(str::to_owned);
+        let line = Line { side, thread: "signals".to_owned(), call, fault, phase, outcome };
+        let told = describe(&line, &crate::reasons::read().unwrap());
+        assert_eq!(told, "argued: told to end, it does not");
     }
 }

@@ -58,8 +58,11 @@ pub struct Arguments {
     #[arg(long, default_value_t = 2, allow_negative_numbers = true, value_parser = numbers::<u64>(JOBS, "worlds at once"))]
     pub jobs: u64,
     /// Put each defect of tests/drivers/defects.toml back into a copy of the tree, and see that it is found.
-    #[arg(long, conflicts_with_all = ["seed", "until_broken", "story"])]
+    #[arg(long, conflicts_with_all = ["seed", "seeds", "until_broken", "story"])]
     pub defects: bool,
+    /// Only the defects whose name contains this.
+    #[arg(long, requires = "defects")]
+    pub only: Option<String>,
     /// How often each defect is looked for, with other seeds.
     #[arg(long, default_value_t = 3, requires = "defects", allow_negative_numbers = true, value_parser = numbers::<u64>(1..=1000, "rounds"))]
     pub rounds: u64,

@@ -4,9 +4,18 @@ use clap::Parser;
 
 use crate::{JOBS, MINUTES, SEEDS, WORLDS, numbers};
 
+/// What else `cargo xtask sim` runs.
+const OTHERS: &str = "\
+Each of these runs something else, and has flags of its own; add --help:
+  --drivers  The product's own threads of a pair, one turn after the other as a seed says; with --defects, defects put back
+  --mutants  Small faults put into the protocol core, one at a time: who finds them
+  --model    Commit and takeover, explored exhaustively
+
+docs/simulation.md tells of all of them.";
+
 /// Run the protocol core in a simulated world that fails, and watch it from outside.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask sim", bin_name = "cargo xtask sim")]
+#[command(name = "cargo xtask sim", bin_name = "cargo xtask sim", after_help = OTHERS)]
 pub struct Arguments {
     /// How many worlds.
     #[arg(long, default_value_t = 10_000, allow_negative_numbers = true, value_parser = numbers::<u64>(WORLDS, "worlds"))]
@@ -24,7 +33,7 @@ pub struct Arguments {
     #[arg(long)]
     pub until_broken: bool,
     /// Put in one deliberate bug after the other, and see that each is found.
-    #[arg(long, conflicts_with_all = ["seed", "minutes"])]
+    #[arg(long, conflicts_with_all = ["seed", "seeds", "minutes", "until_broken"])]
     pub bugs: bool,
     /// Only the deliberate bugs whose name contains this.
     #[arg(long, requires = "bugs")]

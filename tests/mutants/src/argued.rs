@@ -51,6 +51,12 @@ impl Argued {
         self.mutant.iter().find(|one| one.fits(mutant))
     }
 
+    /// Arguments for nothing that there is: the code has changed.
+    pub(crate) fn fitting_none<'a>(&'a self, mutants: &[Mutant]) -> Vec<&'a Argument> {
+        let fits_none = |one: &&Argument| !mutants.iter().any(|mutant| one.fits(mutant));
+        self.mutant.iter().filter(fits_none).collect()
+    }
+
     /// Arguments for none of these mutants: the code has changed, or somebody finds them by now.
     pub(crate) fn needless<'a>(&'a self, open: &[&Mutant]) -> Vec<&'a Argument> {
         let used: Vec<&Argument> = open.iter().filter_map(|mutant| self.of(mutant)).collect();
@@ -86,5 +92,7 @@ mod tests {
         assert_eq!(argued.of(&mutant("Primary::frame", "self.beat = now;")), None);
         assert_eq!(argued.needless(&[&fits]), [] as [&Argument; 0]);
         assert_eq!(argued.needless(&[&other]).len(), 1);
+        assert_eq!(argued.fitting_none(&[fits, mutant("f", "y")]), [] as [&Argument; 0]);
+        assert_eq!(argued.fitting_none(&[other]).len(), 1);
     }
 }

@@ -32,6 +32,10 @@ fn main() -> Result<ExitCode> {
     let argued = Argued::read(&project.join("tests/mutants/argued.toml"))?;
     let numbers = chosen(&arguments, &copied.mutants);
     println!("{} mutants of {}", numbers.len(), copied.mutants.len());
+    anyhow::ensure!(
+        !numbers.is_empty(),
+        "no mutant has this in its name; `--list` says which there are"
+    );
     if arguments.list {
         for number in numbers {
             println!("{}", line(&copied.mutants[number - 1]));
@@ -180,7 +184,8 @@ fn report(arguments: &Arguments, argued: &Argued, mutants: &[Mutant], found: &[F
         }
     }
     let whole = found.len() == mutants.len() && !arguments.simulation_only;
-    let needless = if whole { argued.needless(&unfound) } else { Vec::new() };
+    // That an argument is for nothing that there is needs nobody to judge; that it is not needed does.
+    let needless = if whole { argued.needless(&unfound) } else { argued.fitting_none(mutants) };
     for argument in &needless {
         println!("NEEDLESS in argued.toml, no mutant that is not found fits: {argument:?}");
     }

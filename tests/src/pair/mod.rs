@@ -204,6 +204,7 @@ impl<'a> Pair<'a> {
         report.findings.extend(finished?);
         report.operations = self.observer.answered();
         report.judged = self.observer.judged();
+        report.findings.extend(unjudged(report.operations, report.judged));
         if dies {
             // A busy host may have lost its standby: nobody would be left.
             self.wait_protected_wherever(Load::Over)?;
@@ -244,6 +245,30 @@ impl<'a> Pair<'a> {
         let disk = self.observer.check_disk()?;
         report.disk = disk.what;
         report.findings.extend(disk.findings);
+        self.judge_memory(report);
         Ok(())
+    }
+}
+
+/// A judge of histories that was given none finds nothing. Of so many operations, a third are for it.
+fn unjudged(operations: u64, judged: u64) -> Option<Finding> {
+    const MANY: u64 = 1000;
+    (operations > MANY && judged == 0).then(|| {
+        let what = format!(
+            "expected operations that are judged as one history, found none of {operations}"
+        );
+        Finding::new(Kind::Behaviour, what)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_that_nobody_judged_is_found() {
+        assert_eq!(unjudged(5000, 1), None);
+        assert_eq!(unjudged(10, 0), None);
+        assert!(unjudged(5000, 0).is_some());
     }
 }

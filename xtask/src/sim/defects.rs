@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use kemari_flags::drivers::Arguments;
 use serde::Deserialize;
 
-use crate::build;
+use crate::{build, run_pair};
 
 /// Worlds of one search, at most.
 const WORLDS: u64 = 4000;
@@ -17,6 +17,18 @@ const WORLDS: u64 = 4000;
 #[serde(deny_unknown_fields)]
 struct List {
     defect: Vec<Defect>,
+}
+
+impl List {
+    fn read() -> Result<Self> {
+        let path = build::repository().join("tests/drivers/defects.toml");
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        toml::from_str(&text).with_context(|| path.display().to_string())
+    }
+
+    fn names(&self) -> String {
+        self.defect.iter().map(|defect| &*defect.name).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// See `tests/drivers/defects.toml`.
@@ -41,8 +53,18 @@ struct Edit {
 /// Looks for each in some rounds; `true` when all were found.
 pub(super) fn run(arguments: &Arguments) -> Result<bool> {
     let tree = build::target_dir().join("defects/tree");
-    let list = build::repository().join("tests/drivers/defects.toml");
-    let list: List = toml::from_str(&fs::read_to_string(list)?)?;
+    let list = List::read()?;
+    let wanted = |defect: &&Defect| {
+        arguments.only.as_ref().is_none_or(|only| defect.name.contains(only.as_str()))
+    };
+    let chosen: Vec<&Defect> = list.defect.iter().filter(wanted).collect();
+    ensure!(
+        !chosen.is_empty(),
+        "--only: no defect has this in its name; there are: {}",
+        list.names()
+    );
+    // Where no world can begin, each breaks, and every defect seems to be found.
+    run_pair::check_kvm()?;
     copy(&tree, &list)?;
     let built = tree.join("../built");
     let mut cargo = build::cargo();
@@ -50,18 +72,21 @@ pub(super) fn run(arguments: &Arguments) -> Result<bool> {
     build::run(cargo.current_dir(&tree))?;
     let program = built.join("release/kemari-drivers");
     let mut all = true;
-    for defect in &list.defect {
-        let mut seeds = Vec::new();
+    for defect in chosen {
+        let (mut seeds, mut whys) = (Vec::new(), Vec::new());
         for round in 0..arguments.rounds {
-            seeds.extend(search(&program, defect, arguments, round)?);
+            if let Some((worlds, why)) = search(&program, defect, arguments, round)? {
+                seeds.push(worlds);
+                whys.push(why);
+            }
         }
         seeds.sort_unstable();
         let found = seeds.len() as u64 == arguments.rounds;
         all &= found;
         match seeds.get(seeds.len() / 2).filter(|_| found) {
             Some(median) => println!(
-                "{:<17} {median:>6} worlds of `{}` ({seeds:?})  {}",
-                defect.name, defect.story, defect.title
+                "{:<17} {median:>6} worlds of `{}` ({seeds:?})  {}; first seen as: {}",
+                defect.name, defect.story, defect.title, whys[0]
             ),
             None => println!("{:<17} NOT FOUND      {}", defect.name, defect.title),
         }
@@ -69,13 +94,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<bool> {
     Ok(all)
 }
 
-/// How many worlds it took to find it, if it was found.
+/// How many worlds it took to find it, if it was found, and how it showed.
 fn search(
     program: &Path,
     defect: &Defect,
     arguments: &Arguments,
     round: u64,
-) -> Result<Option<u64>> {
+) -> Result<Option<(u64, String)>> {
     let first = arguments.first + round * WORLDS;
     let said = Command::new(program)
         .args(["--until-broken", "--seeds", &WORLDS.to_string(), "--first", &first.to_string()])
@@ -86,7 +111,26 @@ fn search(
     let line = text.lines().last().context("the search said nothing")?;
     let worlds = line.split(' ').next().and_then(|word| word.parse().ok());
     let worlds: u64 = worlds.with_context(|| format!("expected a number of worlds: {line}"))?;
-    Ok((!said.status.success()).then_some(worlds))
+    if said.status.success() {
+        return Ok(None);
+    }
+    let broken = text.lines().find_map(|line| line.strip_prefix("seed ")?.split_once(": "));
+    let (seed, why) = broken.with_context(|| format!("expected a seed that breaks: {text}"))?;
+    let why = why.strip_prefix("BROKEN ").unwrap_or(why);
+    Ok(is_sound(program, defect, seed)?.then(|| (worlds, why.to_owned())))
+}
+
+/// Whether the same world keeps every promise without the defect: else it is not the defect that was found.
+fn is_sound(program: &Path, defect: &Defect, seed: &str) -> Result<bool> {
+    let said = Command::new(program)
+        .args(["--seeds", "1", "--first", seed, "--story", &defect.story])
+        .env_remove("KEMARI_DEFECT")
+        .output()?;
+    if !said.status.success() {
+        let text = String::from_utf8_lossy(&said.stdout);
+        println!("{}: this world breaks without it as well:\n{text}", defect.name);
+    }
+    Ok(said.status.success())
 }
 
 /// All of the tree that git knows, with the defects.
@@ -138,4 +182,49 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         fs::create_dir_all(parent)?;
     }
     fs::write(path, bytes).with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use clap::ValueEnum;
+    use kemari_flags::drivers::Story;
+
+    use super::*;
+
+    /// Looking for them takes too long for each change; that they can still be put in is seen at each.
+    #[test]
+    fn each_defect_can_be_put_into_the_tree_as_it_is_beside_all_others() {
+        let list = List::read().unwrap();
+        assert!(!list.defect.is_empty());
+        let mut texts: BTreeMap<&Path, String> = BTreeMap::new();
+        for defect in &list.defect {
+            assert!(Story::from_str(&defect.story, false).is_ok(), "{}", defect.story);
+            assert!(!defect.edit.is_empty(), "{}: no edit", defect.name);
+            for edit in &defect.edit {
+                let path = build::repository().join(&edit.file);
+                let text =
+                    texts.remove(&*edit.file).unwrap_or_else(|| fs::read_to_string(path).unwrap());
+                let text = apply(text, defect, edit)
+                    .unwrap_or_else(|error| panic!("defect {}: {error:#}", defect.name));
+                texts.insert(&edit.file, text);
+            }
+        }
+        let mut names: Vec<&str> = list.defect.iter().map(|defect| &*defect.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), list.defect.len(), "two defects have one name");
+    }
+
+    #[test]
+    fn an_edit_that_fits_nowhere_or_twice_is_refused() {
+        let text = "[[defect]]\nname = 'a'\ntitle = 't'\nstory = 'any'\nedit = [{ file = 'f', find = 'x', replace = 'if defect! {}' }]";
+        let list: List = toml::from_str(text).unwrap();
+        let apply = |text: &str| apply(text.to_owned(), &list.defect[0], &list.defect[0].edit[0]);
+        assert!(apply("y").unwrap_err().to_string().contains("found it 0 times"));
+        assert!(apply("xx").unwrap_err().to_string().contains("found it 2 times"));
+        assert!(apply("x").unwrap().contains("KEMARI_DEFECT"));
+    }
 }

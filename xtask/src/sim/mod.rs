@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Args, Parser};
 use kemari_flags::{drivers, model, mutants, sim};
 
-use crate::build;
+use crate::{build, run_pair};
 
 mod defects;
 
@@ -79,6 +79,7 @@ pub(crate) fn run_with<'a>(flags: impl IntoIterator<Item = &'a str>) -> Result<b
     }
     let mut cargo = build::cargo();
     if tool == Tool::Drivers {
+        run_pair::check_kvm()?;
         for_drivers(&mut cargo, "run", &build::target_dir().join("drivers"));
         return Ok(cargo.arg("--").args(flags).status()?.success());
     }

@@ -128,6 +128,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         }
     }
     println!("\n{}\n{}", summary.table(), summary.line(begun.elapsed()));
+    let untried = summary.untried(&plan.faults);
+    if !untried.is_empty() {
+        println!("NOT TESTED this time: {}", untried.join(", "));
+    }
     if let Some(path) = &arguments.json {
         let text = serde_json::to_string_pretty(&summary)?;
         crate::report_file::write(path, text).context("--json")?;
@@ -199,6 +203,7 @@ mod tests {
         let mut summary = Summary::new(1);
         summary.add(&report);
         assert!(!summary.held());
+        assert_eq!(summary.untried(&[Kill::Primary, Kill::Reset]), ["primary", "reset"]);
         assert!(summary.line(Duration::ZERO).ends_with("; 2 violations"));
     }
 

@@ -97,6 +97,12 @@ impl Summary {
         self.sum(|row| row.failovers)
     }
 
+    /// Of these faults, those that no pair has come to.
+    pub(super) fn untried(&self, wanted: &[Kill]) -> Vec<&'static str> {
+        let is_tried = |name: &str| self.rows.iter().any(|row| row.fault == name && row.rounds > 0);
+        wanted.iter().map(|kill| kill.name()).filter(|name| !is_tried(name)).collect()
+    }
+
     fn all_violations(&self) -> usize {
         self.violations + self.sum(|row| row.violations)
     }
