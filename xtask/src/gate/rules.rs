@@ -197,6 +197,9 @@ rules! {
     CALLS: Calls, "calls/not-listed",
         "Code that reaches the outside can write there, gate or no gate: the modules that do are few, listed in gate.toml with all that they call, and looked at.",
         "For what a guest can cause to be written, stage an effect; `io-gate-host` performs it. If this is the control plane, where no guest has a say, list the module in gate.toml with the reason, for a reviewer to look at.";
+    CALLS_EARLY: Calls, "calls/constructor",
+        "Code in this section runs before `main`, before any thread has given up its rights: no filter of system calls would stop it.",
+        "Do it where the program begins.";
     CALLS_STALE: Calls, "calls/stale",
         "An entry that allows what nobody calls hides the day on which somebody does.",
         "Take it out of gate.toml.";

@@ -39,7 +39,7 @@ const PROVIDED_RUST: &str = "__rustc::";
 /// The libraries whose symbols may be called.
 const LIBRARIES: [&str; 3] = ["libcore-", "liballoc-", "libcompiler_builtins-"];
 /// Sections whose contents run before `main`, or at exit.
-const CONSTRUCTORS: [&str; 6] =
+pub(super) const CONSTRUCTORS: [&str; 6] =
     [".init_array", ".preinit_array", ".fini_array", ".ctors", ".dtors", ".init"];
 
 /// Looks.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use self::code::{Code, Node};
-use self::name::{demangle, is_below, path};
+use self::name::{demangle, is_below, path, trait_path};
 use super::compile::{self, Compiled};
 use super::finding::{Finding, Outcome, Place};
 use super::policy::Harmless;
@@ -41,7 +41,10 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
         own.push(library);
     }
     let uses = uses(&code, &own, &subject.policy.harmless);
-    Ok(Outcome::Looked(judge(subject, &uses)))
+    let early = code.constructors.iter().map(|section| {
+        Finding::new(&rules::CALLS_EARLY, None, format!("the far side has a section `{section}`"))
+    });
+    Ok(Outcome::Looked(early.chain(judge(subject, &uses)).collect()))
 }
 
 /// The product's program, and where its own code is to be put.
@@ -93,10 +96,16 @@ fn uses(code: &Code, own: &[String], harmless: &[Harmless]) -> Uses {
     let paths: Vec<String> = code.nodes.iter().map(|node| known_as(&node.symbol)).collect();
     let is_own = |node: Node| own.iter().any(|name| is_below(&paths[node], name));
     let names: Vec<&String> = harmless.iter().flat_map(|entry| &entry.names).collect();
+    let is_named = |path: &str| names.iter().any(|name| is_below(path, name));
     let is_harmless = |node: Node| {
-        let is_named = names.iter().any(|name| is_below(&paths[node], name));
+        let is_named = is_named(&paths[node]) || paths[node].is_empty();
         // What reaches the kernel by itself does so by whatever name.
-        (is_named || paths[node].is_empty()) && code.nodes[node].instructions.is_empty()
+        is_named && code.nodes[node].instructions.is_empty()
+    };
+    // A harmless type may have a method of a trait that is not: a text that is looked up as a name of a host.
+    let trait_of = |node: Node| {
+        let of_trait = trait_path(&demangle(&code.nodes[node].symbol));
+        of_trait.filter(|path| !is_named(path) && !own.iter().any(|name| is_below(path, name)))
     };
     let mut found = Uses::new();
     for user in (0..code.nodes.len()).filter(|node| is_own(*node)) {
@@ -113,9 +122,10 @@ fn uses(code: &Code, own: &[String], harmless: &[Harmless]) -> Uses {
             if is_own(next) || ends || !seen.insert(next) {
                 continue;
             }
-            match is_harmless(next) {
-                true => left.extend(&code.nodes[next].uses),
-                false => drop(told(paths[next].clone())),
+            match (is_harmless(next), trait_of(next)) {
+                (true, None) => left.extend(&code.nodes[next].uses),
+                (true, Some(of_trait)) => drop(told(of_trait)),
+                (false, _) => drop(told(paths[next].clone())),
             }
         }
     }

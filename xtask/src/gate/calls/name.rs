@@ -25,6 +25,13 @@ pub(super) fn path(name: &str) -> String {
     }
 }
 
+/// The path of the trait whose method it is, where it is one's.
+pub(super) fn trait_path(name: &str) -> Option<String> {
+    let (whole, method) = split_closing(name.strip_prefix('<')?);
+    let (_, of_trait) = split_as(whole)?;
+    Some(format!("{}{}", type_path(of_trait)?, plain(method)))
+}
+
 /// The path of the crate's item that a type is, through references, slices and the like; none for what is of no crate.
 fn type_path(text: &str) -> Option<String> {
     let mut text = text.trim();
@@ -126,6 +133,15 @@ mod tests {
         for (name, expected) in paths {
             assert_eq!(path(name), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn a_method_is_its_traits_as_well() {
+        let found =
+            trait_path("<alloc::string::String as std::net::ToSocketAddrs>::to_socket_addrs");
+        assert_eq!(found.as_deref(), Some("std::net::ToSocketAddrs::to_socket_addrs"));
+        assert_eq!(trait_path("<a::B>::c"), None);
+        assert_eq!(trait_path("a::b::c"), None);
     }
 
     #[test]
