@@ -160,6 +160,13 @@ pub(crate) fn package_dir(package: &Package) -> &Path {
     package.manifest_path.parent().map_or_else(|| Path::new("."), |dir| dir.as_std_path())
 }
 
+/// What rustc calls a package's library.
+pub(crate) fn library_name(package: &Package) -> Result<String> {
+    let library = package.targets.iter().find(|target| target.is_lib());
+    let library = library.with_context(|| format!("`{}` has no library", package.name))?;
+    Ok(library.name.replace('-', "_"))
+}
+
 /// `cargo` with nothing of the caller's environment that changes what is compiled.
 fn bare_cargo() -> Command {
     let mut cargo = crate::build::program();

@@ -39,7 +39,7 @@ const PROVIDED_RUST: &str = "__rustc::";
 /// The libraries whose symbols may be called.
 const LIBRARIES: [&str; 3] = ["libcore-", "liballoc-", "libcompiler_builtins-"];
 /// Sections whose contents run before `main`, or at exit.
-pub(super) const CONSTRUCTORS: [&str; 6] =
+const CONSTRUCTORS: [&str; 6] =
     [".init_array", ".preinit_array", ".fini_array", ".ctors", ".dtors", ".init"];
 
 /// Looks.
@@ -194,8 +194,7 @@ impl Library {
     fn code(&mut self, object: &object::File<'_>) -> Result<()> {
         for section in object.sections() {
             let name = section.name().unwrap_or_default().to_owned();
-            let named = |start: &&&str| name == **start || name.starts_with(&format!("{start}."));
-            if CONSTRUCTORS.iter().any(|start| named(&start)) && section.size() > 0 {
+            if is_constructor(&name) && section.size() > 0 {
                 self.found
                     .push(Seen::Constructor { library: self.name.clone(), section: name.clone() });
             }
@@ -249,6 +248,12 @@ fn demangle(name: &str) -> String {
 
 fn provided(symbol: &str) -> bool {
     PROVIDED.contains(&symbol) || demangle(symbol).starts_with(PROVIDED_RUST)
+}
+
+/// Whether what is in a section of this name runs before `main`, or at exit.
+pub(super) fn is_constructor(section: &str) -> bool {
+    let begins = |start: &&str| section == *start || section.starts_with(&format!("{start}."));
+    CONSTRUCTORS.iter().any(begins)
 }
 
 /// Instructions that reach the kernel or the hardware, with their place.

@@ -12,7 +12,7 @@ use cargo_metadata::diagnostic::Diagnostic;
 use super::compile::{self, Compiled};
 use super::finding::{Finding, Outcome, Place};
 use super::rules::{self, Rule};
-use super::subject::{LINUX, Subject};
+use super::subject::{LINUX, Subject, library_name};
 
 /// What the borrow checker says of a value that is kept too long.
 const KEPT: [&str; 10] =
@@ -71,9 +71,7 @@ fn read_by_rustc(
     package: &Package,
     compiled: &Compiled,
 ) -> Result<BTreeSet<PathBuf>> {
-    let library = package.targets.iter().find(|target| target.is_lib());
-    let library = library.with_context(|| format!("`{}` has no library", package.name))?;
-    let start = format!("lib{}-", library.name.replace('-', "_"));
+    let start = format!("lib{}-", library_name(package)?);
     let file_name =
         |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let made = compiled.artifacts.iter().find(|path| file_name(path).starts_with(&start));

@@ -10,7 +10,7 @@ use object::{
     Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionIndex, SectionKind, SymbolKind,
 };
 
-use super::super::symbols::{CONSTRUCTORS, reaches_kernel};
+use super::super::symbols::{is_constructor, reaches_kernel};
 
 /// A function, or a piece of data, by its place in [`Code`].
 pub(super) type Node = usize;
@@ -85,14 +85,9 @@ impl Code {
             let here = places.entry(section.index()).or_default();
             here.entry(0).or_insert_with(|| self.add(""));
         }
-        self.constructors.extend(
-            object.sections().filter(|section| section.size() > 0).filter_map(|section| {
-                let name = section.name().unwrap_or_default().to_owned();
-                let starts =
-                    |start: &&str| name == **start || name.starts_with(&format!("{start}."));
-                CONSTRUCTORS.iter().any(starts).then_some(name)
-            }),
-        );
+        let filled = object.sections().filter(|section| section.size() > 0);
+        let names = filled.map(|section| section.name().unwrap_or_default().to_owned());
+        self.constructors.extend(names.filter(|name| is_constructor(name)));
         for section in object.sections().filter(holds_code_or_data) {
             self.instructions(&section, &places)?;
             for (at, relocation) in section.relocations() {

@@ -20,7 +20,7 @@ use super::compile::{self, Compiled};
 use super::finding::{Finding, Outcome, Place};
 use super::policy::Harmless;
 use super::rules;
-use super::subject::Subject;
+use super::subject::{Subject, library_name};
 
 /// Looks.
 pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
@@ -36,7 +36,7 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     let (mut own, mut code) = (vec![program.replace('-', "_")], Code::default());
     code.read_object(&object)?;
     for entry in &subject.policy.far_side {
-        let library = library(subject, &entry.name)?;
+        let library = library_name(subject.package(&entry.name)?)?;
         code.read_library(made(&compiled, &library)?)?;
         own.push(library);
     }
@@ -67,14 +67,6 @@ fn compile(subject: &Subject, product: &str, program: &str, object: &Path) -> Re
     cargo.args(["--release", "--package", product, "--bin", program, "--target-dir"]).arg(target);
     cargo.args(["--message-format", "json", "--quiet", "--"]);
     compile::run_as_given(cargo.arg(format!("--emit=obj={}", object.display())))
-}
-
-/// The name of a package's library.
-fn library(subject: &Subject, package: &str) -> Result<String> {
-    let package = subject.package(package)?;
-    let library = package.targets.iter().find(|target| target.is_lib());
-    let library = library.with_context(|| format!("`{}` has no library", package.name))?;
-    Ok(library.name.replace('-', "_"))
 }
 
 /// The compiled library of this name.
