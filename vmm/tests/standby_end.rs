@@ -28,8 +28,9 @@ const MEMORY: u64 = 16 << 20;
 /// A primary that is protected over a cable that can be cut. A question of its own is not answered while the test runs.
 struct Primary {
     cable: Cable,
-    _engine: Arc<Engine>,
-    _unanswered: (Receiver<Term>, Sender<()>),
+    engine: Arc<Engine>,
+    asks: Receiver<Term>,
+    _answer: Sender<()>,
 }
 
 impl Primary {
@@ -44,7 +45,7 @@ impl Primary {
         let options = engine_options(&cable.path);
         let engine = start_engine(&machine, authority, ours, term, options);
         wait_phase(&engine, Phase::Protected);
-        Self { cable, _engine: engine, _unanswered: (asks, answer) }
+        Self { cable, engine, asks, _answer: answer }
     }
 }
 
@@ -202,4 +203,25 @@ fn a_take_over_that_is_refused_leaves_the_door_open() {
     assert!(first.recv_timeout(PATIENCE).unwrap().is_err());
     assert!(reserve.is_held());
     standby.stops();
+}
+
+/// P2, P7. Fails where a primary that panics does not tell why, and where it claims the next term itself when its standby closes
+/// the link for that: the guest would be nowhere.
+#[test]
+fn p7_the_last_word_of_a_primary_that_panics_leaves_the_term_to_its_standby() {
+    const PLACE: &str = "device `pager` panicked at devices/src/pager.rs:71";
+    let dir = tempfile::tempdir().unwrap();
+    let far = dir.path().join("far");
+    let (theirs, is_asked, answer) = Slow::new(arbiter(dir.path(), "standby"));
+    let standby = Standby::start(&far, PATIENCE, Some(theirs));
+    let primary = Primary::protected(dir.path(), far, true, Vec::new());
+    primary.engine.last_word(PLACE.to_owned(), PATIENCE);
+    assert_eq!(is_asked.recv_timeout(PATIENCE).unwrap(), Term(2));
+    wait_for("the loss", || primary.engine.phase() != Phase::Protected);
+    assert!(primary.asks.try_recv().is_err(), "it claims the term");
+    answer.send(()).unwrap();
+    let End::TakeOver(inheritance) = standby.end() else { panic!("it does not take over") };
+    assert_eq!(inheritance.reason, format!("the primary does not go on: {PLACE}"));
+    let refused = arbiter(dir.path(), "somebody").begin(false).unwrap_err().to_string();
+    assert!(refused.contains(PLACE), "whoever starts it again is told: {refused}");
 }

@@ -243,6 +243,17 @@ pub enum Event {
     },
     /// The process ends in good order; nothing follows.
     Ended,
+    /// A device has panicked, and the process ends: what follows is of threads that have not ended yet.
+    Panicked {
+        /// The device's slot.
+        slot: u16,
+        /// The line of its source.
+        line: u64,
+        /// The epoch that a takeover went on with, or 0.
+        epoch: u64,
+        /// It had panicked there on the former host, too.
+        again: bool,
+    },
 }
 
 /// One record.
@@ -303,7 +314,7 @@ struct Fields {
     extra: u64,
 }
 
-/// The flag of a replay.
+/// The flag of a replay, and of a panic that is not the first.
 const REPLAY: u32 = 1;
 
 impl Event {
@@ -346,6 +357,10 @@ impl Event {
             Self::Fenced => Fields { kind: 19, ..none },
             Self::Dropped { count } => Fields { kind: 20, id: count, ..none },
             Self::Ended => Fields { kind: 21, ..none },
+            Self::Panicked { slot, line, epoch, again } => {
+                let flags = if again { REPLAY } else { 0 };
+                Fields { kind: 22, slot, flags, id: line, epoch, ..none }
+            }
         }
     }
 
@@ -382,6 +397,7 @@ impl Event {
             (19, _) => Self::Fenced,
             (20, _) => Self::Dropped { count: id },
             (21, _) => Self::Ended,
+            (22, _) => Self::Panicked { slot, line: id, epoch, again: flags & REPLAY != 0 },
             _ => return bad("the kind of a record", kind.into()),
         })
     }
@@ -577,6 +593,16 @@ impl std::fmt::Display for Event {
             Self::Fenced => f.write_str("fenced: the right to perform is lost"),
             Self::Dropped { count } => write!(f, "{count} records were DROPPED here"),
             Self::Ended => f.write_str("end of the log"),
+            Self::Panicked { slot, line, epoch: 0, .. } => {
+                write!(f, "the device of slot {slot} panicked at line {line} of its source")
+            }
+            Self::Panicked { slot, line, epoch, again } => {
+                let again = if again { ", as it had on the host before" } else { "" };
+                write!(
+                    f,
+                    "the device of slot {slot} panicked at line {line} of its source, taken over for epoch {epoch}{again}"
+                )
+            }
         }
     }
 }

@@ -87,6 +87,8 @@ fn every_event_is_the_same_after_a_round_trip() {
         Event::Fenced,
         Event::Dropped { count: 8 },
         Event::Ended,
+        Event::Panicked { slot, line: 70, epoch: 0, again: false },
+        Event::Panicked { slot, line: 70, epoch, again: true },
     ];
     for (event, sequence) in events.into_iter().zip(0..) {
         let entry = Entry { sequence, time: 7, event };

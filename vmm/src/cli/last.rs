@@ -1,11 +1,11 @@
 //! The last of all bounds: a process that ends has ended after 20 s, whatever it waits for (P9). What it gives back and puts
-//! away may lie on storage that does not answer.
+//! away may lie on storage that does not answer. And what is left to do for a thread that panics, which may itself do nothing.
 //!
 //! The thread for it is there from the start: whoever ends because there can be no more threads is to end, too.
 
 use std::io;
 use std::sync::OnceLock;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, channel, sync_channel};
 use std::time::Duration;
 
 use io_gate_host::backend::terminal::RawMode;
@@ -16,7 +16,14 @@ use crate::{logging, threads};
 /// Whatever has a bound of its own has come to it before (docs/operating.md).
 const LONGEST_END: Duration = Duration::from_secs(20);
 
-static TOLD: OnceLock<SyncSender<u8>> = OnceLock::new();
+static TOLD: OnceLock<SyncSender<Told>> = OnceLock::new();
+
+enum Told {
+    /// The process ends, with this code.
+    Ends(u8),
+    /// A thread has panicked, and waits for this.
+    Panicked(Box<dyn FnOnce() + Send>),
+}
 
 /// Has there be a thread that bounds the end.
 ///
@@ -26,10 +33,15 @@ pub(super) fn watch() -> io::Result<()> {
     let (tell, told) = sync_channel(1);
     threads::start("end", move || {
         seccomp::enter(Role::Main, &[]);
-        // The first code counts.
-        if let Ok(code) = told.recv() {
-            std::thread::sleep(LONGEST_END);
-            end_at_once(code);
+        while let Ok(told) = told.recv() {
+            match told {
+                // The first code counts.
+                Told::Ends(code) => {
+                    std::thread::sleep(LONGEST_END);
+                    end_at_once(code);
+                }
+                Told::Panicked(work) => work(),
+            }
         }
     })?;
     // A process watches once.
@@ -41,7 +53,22 @@ pub(super) fn watch() -> io::Result<()> {
 pub(super) fn ends(code: u8) {
     if let Some(tell) = TOLD.get() {
         // It knows already where there is no room.
-        let _ = tell.try_send(code);
+        let _ = tell.try_send(Told::Ends(code));
+    }
+}
+
+/// Has `work` done for a thread that panics, and waits for it no longer than `patience`: it may need a lock that this very thread
+/// holds. Not done where the process ends already.
+pub(super) fn for_panic(work: impl FnOnce() + Send + 'static, patience: Duration) {
+    let Some(tell) = TOLD.get() else { return };
+    let (done, is_done) = channel::<()>();
+    let work = move || {
+        work();
+        drop(done);
+    };
+    if tell.try_send(Told::Panicked(Box::new(work))).is_ok() {
+        // Ends when `done` is dropped.
+        let _ = is_done.recv_timeout(patience);
     }
 }
 

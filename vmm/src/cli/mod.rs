@@ -8,6 +8,7 @@ mod ctl;
 mod guest;
 mod last;
 mod output;
+mod panic;
 mod paths;
 mod pid_file;
 mod run;
@@ -16,7 +17,6 @@ mod stages;
 mod standby;
 mod start;
 
-use std::backtrace::{Backtrace, BacktraceStatus};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -78,7 +78,7 @@ impl From<MachineError> for CliError {
 #[must_use]
 pub fn main() -> ExitCode {
     logging::start();
-    end_on_panic();
+    panic::watch();
     let result = match Cli::try_parse() {
         Ok(cli) => carry_out(cli.command),
         Err(error) => not_parsed(&error),
@@ -123,35 +123,6 @@ fn not_parsed(error: &clap::Error) -> Result<u8, CliError> {
     // A standard error that takes nothing cannot be told so.
     let _ = error.print();
     Ok(EXIT_USAGE)
-}
-
-/// A broken invariant must end the whole machine, not one of its threads: the others would go on with
-/// half of it, and a standby would never be told that this side is dead.
-fn end_on_panic() {
-    std::panic::set_hook(Box::new(|panic| {
-        let thread = std::thread::current();
-        let name = thread.name().unwrap_or("?");
-        let mut message = match panic.location().filter(|place| is_of_a_device(place.file())) {
-            // P1: its words may be the guest's.
-            Some(place) => format!("thread '{name}' panicked at {place}, in the code of a device"),
-            None => format!("thread '{name}' {panic}"),
-        };
-        // Finding symbols opens files.
-        if seccomp::has_mains_rights() {
-            let trace = Backtrace::capture();
-            if trace.status() == BacktraceStatus::Captured {
-                message.push_str(&format!("\n{trace}"));
-            }
-        }
-        logging::end_for_panic(message)
-    }));
-}
-
-/// Whether a panic at a place in this file is a device's own: on the threads that run devices, all that is not of the machine
-/// around them. What the standard library finds wrong is told of whoever has called it.
-fn is_of_a_device(file: &str) -> bool {
-    let around = ["vmm/", "io-gate/", "ft-core/"].iter().any(|folder| file.starts_with(folder));
-    seccomp::runs_device_code() && !around
 }
 
 /// Gives up what the product does not need: before anything is opened, and before there are other

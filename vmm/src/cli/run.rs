@@ -6,7 +6,7 @@ use io_gate::host::new_gate;
 
 use super::guest::{self, Claim, observer};
 use super::pid_file::PidFile;
-use super::{CliError, RunArgs, arbiter, audit, start};
+use super::{CliError, RunArgs, arbiter, audit, panic, start};
 use crate::audit::{Event, Side, Won};
 use crate::engine::{Engine, Makings};
 use crate::machine::{AttachOptions, Machine};
@@ -64,6 +64,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     let makings = Makings::new(arbiter.as_ref())
         .map_err(|error| CliError::failed(format!("cannot start the engine: {error}")))?;
     let engine = Engine::begin(makings, machine.clone(), authority, arbiter.clone(), term, options);
+    panic::runs_by(&engine);
     guest::install_sealer(&engine)?;
     let _control = guest::serve_control(control, guest::control_handler(&engine))?;
     if let Some(patience) = args.require_protected {

@@ -14,7 +14,7 @@ use super::attach::attach;
 use super::guest::{self, Claim, Ending};
 use super::pid_file::PidFile;
 use super::stages::Stages;
-use super::{CliError, StandbyArgs, arbiter, audit, last, start};
+use super::{CliError, StandbyArgs, arbiter, audit, last, panic, start};
 use crate::arbiter::Arbiter;
 use crate::audit::{Recorder, Side};
 use crate::boot::{Boot, BootError};
@@ -130,6 +130,7 @@ fn take_over(
     let arbiter = here.arbiter;
     let Inheritance { machine, authority, state, taken, reason, won_at } = inheritance;
     let (term, epoch) = (taken.term(), taken.epoch());
+    panic::goes_on_from(epoch, &reason);
     // A takeover that fails leaves the guest nowhere: nobody need be told to seize it from this side.
     let claim = Claim::of(arbiter, &machine, term);
     // The machine ends by the signal that came since the standby was last looked after, too.
@@ -161,6 +162,7 @@ fn take_over(
         options,
     );
     stages.at("the device thread has the guest run");
+    panic::runs_by(&engine);
     guest::install_sealer(&engine)?;
     guest::announce(&machine);
     machine.start()?;

@@ -33,6 +33,7 @@ pub(crate) use session::{ReadEnd, Watched, describe, read_frames};
 pub use status::{EngineStats, Takeover};
 pub use steps::{Step, Steps};
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
@@ -115,6 +116,10 @@ pub struct Engine {
     launcher: Launcher,
     /// How the machine has ended, once nothing is left to do.
     put_away: OnceLock<Ended>,
+    /// To the standby of the session. Taken with the core held or without; nothing is taken under it.
+    voice: Mutex<Option<session::Voice>>,
+    /// A standby has acknowledged a checkpoint of this life of the guest.
+    checkpointed: AtomicBool,
 }
 
 struct Core {
@@ -204,6 +209,8 @@ impl Engine {
             claims: Arc::default(),
             launcher,
             put_away: OnceLock::new(),
+            voice: Mutex::default(),
+            checkpointed: AtomicBool::new(false),
         });
         // P2: an effect that the fence has stopped is as good as the arbiter's own word.
         let fenced = Arc::downgrade(&engine);
@@ -357,6 +364,32 @@ impl Engine {
         None
     }
 
+    /// Tells the standby why this process dies, whatever its other threads are at, and waits no longer than `patience` until it
+    /// has heard that. To the standby it is the loss of its link, with a reason: it asks the arbiter (P2).
+    pub fn last_word(&self, reason: String, patience: Duration) {
+        let voice = self.voice().take();
+        // P7: the standby closes the link, and this side must not claim the next term for that.
+        if let Some(voice) = &voice {
+            voice.last_word(reason.clone());
+        }
+        self.watchdog.has_failed(&reason);
+        if let Some(voice) = &voice {
+            voice.is_heard(patience);
+        }
+    }
+
+    /// Whether a standby has acknowledged a checkpoint since the guest runs here.
+    pub fn has_checkpointed(&self) -> bool {
+        self.checkpointed.load(Ordering::Acquire)
+    }
+
+    /// On record, before this process dies.
+    pub fn record_last(&self, event: audit::Event) {
+        if let Some(audit) = &self.options.audit {
+            audit.settle(event);
+        }
+    }
+
     /// Of how many pages to keep what was sent last: of no more than the guest has.
     fn delta_pages(&self) -> usize {
         let bytes = self.options.delta_cache.min(self.machine.config().memory);
@@ -422,6 +455,7 @@ impl Engine {
             }
             Action::Hold => gate.hold(),
             Action::Release { proof, latency } => {
+                self.checkpointed.store(true, Ordering::Release);
                 if let Some(session) = &core.session {
                     self.options.steps.reached(session.link(), Step::Releasing);
                 }
@@ -458,6 +492,7 @@ impl Engine {
     /// Its sender drains what was queued before, then closes. Nothing of it touches what the next one uses (P4, P8).
     fn end_session(&self, core: &mut Core) {
         self.tracking.end();
+        *self.voice() = None;
         core.session = None;
         core.seal_first = None;
     }
@@ -569,6 +604,10 @@ impl Engine {
                 Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK_AGAIN),
             }
         }
+    }
+
+    fn voice(&self) -> MutexGuard<'_, Option<session::Voice>> {
+        self.voice.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stats(&self) -> MutexGuard<'_, EngineStats> {

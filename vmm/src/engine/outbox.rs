@@ -111,6 +111,18 @@ impl Outbox {
         self.lock().copied -= bytes;
     }
 
+    /// The last frame of all: what waits is left out, since this process dies, and nobody is to wait for it.
+    pub(super) fn push_last(&self, frame: Vec<u8>) {
+        let mut state = self.lock();
+        (state.sign, state.answer) = (None, None);
+        state.items.clear();
+        state.items.push_back(Item::Control(frame));
+        state.frames = 1;
+        state.closed = true;
+        drop(state);
+        self.changed.notify_one();
+    }
+
     /// The sender ends when it has sent what waits.
     pub(super) fn close(&self) {
         self.lock().closed = true;
@@ -216,6 +228,16 @@ mod tests {
         outbox.push_control(Control::Other, b"bye".to_vec());
         outbox.close();
         assert_eq!(sent(&outbox), ["hello", "large", "bye", "closed"]);
+    }
+
+    #[test]
+    fn the_last_word_waits_for_nothing() {
+        let outbox = Outbox::default();
+        outbox.push_control(Control::Sign, b"sign".to_vec());
+        outbox.push_control(Control::Other, b"readiness".to_vec());
+        outbox.push(precopy());
+        outbox.push_last(b"panicked".to_vec());
+        assert_eq!(sent(&outbox), ["panicked", "closed"]);
     }
 
     /// P9: what may not be left out has a bound as well, and then the session ends.

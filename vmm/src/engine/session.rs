@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ft_core::handshake::{ArbiterView, DiskStorage, Hello, ImageId, SessionOptions};
 use ft_core::primary::Event;
 use ft_core::wire::{Frame, HEADER_LEN, Header, Message, Outgoing, PROTOCOL, WireError};
-use ft_core::{LinkId, Term};
+use ft_core::{Epoch, LinkId, Term};
 
 use super::images::SessionBoot;
 use super::operator::STUCK;
@@ -36,6 +36,34 @@ pub(super) struct Session {
     outbox: Arc<Outbox>,
     closed: Closed,
     boot: Option<SessionBoot>,
+}
+
+/// The way to the standby for who may take no lock but this one's: whatever threads hold that will never let go of it.
+#[derive(Clone)]
+pub(super) struct Voice {
+    outbox: Arc<Outbox>,
+    closed: Closed,
+    term: Term,
+}
+
+impl Voice {
+    /// Says that this side does not go on, as the last it says.
+    pub(super) fn last_word(&self, reason: String) {
+        let message = Message::Refuse { reason };
+        let frame = Outgoing { epoch: Epoch(0), term: self.term, message };
+        let mut bytes = Vec::new();
+        // A reason that is too long is cut.
+        if frame.encode(&mut bytes).is_ok() {
+            self.outbox.push_last(bytes);
+        }
+    }
+
+    /// Waits until the standby has heard it, but no longer than `patience`.
+    pub(super) fn is_heard(&self, patience: Duration) {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        // Ends when the sender does.
+        let _ = closed.recv_timeout(patience);
+    }
 }
 
 /// Ends when the sender has, and the standby has taken its last words: nothing ever comes.
@@ -238,6 +266,11 @@ impl Engine {
             match core.primary.handle(self.now(), connected) {
                 Ok(actions) => {
                     let closed = Arc::new(Mutex::new(closed));
+                    *self.voice() = Some(Voice {
+                        outbox: outbox.clone(),
+                        closed: closed.clone(),
+                        term: Term(term),
+                    });
                     core.session = Some(Session { link: link_id, number, outbox, closed, boot });
                     self.tracking.begin(link_id);
                     self.record(audit::Event::Joined { term, session: number });

@@ -85,11 +85,11 @@ pub fn last_words(text: &str) {
     flush();
 }
 
-/// Ends the process for a panic. The message is written by the thread `log`, as all is: the one that panicked may
-/// not write, or nobody reads. So the terminal is restored there, too.
-pub(crate) fn end_for_panic(message: String) -> ! {
+/// Ends the process for a panic: with an exit code, or by `abort`, which leaves a core. The message is written by the thread
+/// `log`, as all is: the one that panicked may not write, or nobody reads. So the terminal is restored there, too.
+pub(crate) fn end_for_panic(message: String, code: Option<u8>) -> ! {
     let queue = queue();
-    queue.panic(message);
+    queue.panic(message, code);
     // There is one, unless `main` panics early.
     let _ = start_writer();
     queue.wait_idle(LAST_LINES);
@@ -97,7 +97,7 @@ pub(crate) fn end_for_panic(message: String) -> ! {
     if seccomp::has_mains_rights() {
         RawMode::restore();
     }
-    std::process::abort();
+    queue::end(code)
 }
 
 fn queue() -> &'static Queue {

@@ -43,8 +43,8 @@ struct State {
     writing: bool,
     /// Standard error did not take the last line: nothing is told until it takes one.
     failing: bool,
-    /// A thread has panicked: what it says is the last that is written.
-    panic: Option<String>,
+    /// A thread has panicked: what it says is the last that is written, and how the process ends then.
+    panic: Option<(String, Option<u8>)>,
 }
 
 impl State {
@@ -108,8 +108,8 @@ impl Queue {
         spawn().inspect_err(|_| self.lock().writer = false)
     }
 
-    pub(super) fn panic(&self, message: String) {
-        self.lock().panic.get_or_insert(message);
+    pub(super) fn panic(&self, message: String, code: Option<u8>) {
+        self.lock().panic.get_or_insert((message, code));
         self.work.notify_one();
     }
 
@@ -146,12 +146,12 @@ impl Queue {
                 self.write_unlocked(state, &line);
                 continue;
             }
-            if let Some(message) = state.panic.take() {
+            if let Some((message, code)) = state.panic.take() {
                 state.writing = true;
                 drop(state);
                 RawMode::restore();
                 write(&io::stderr(), format!("{message}\n").as_bytes());
-                std::process::abort();
+                end(code);
             }
             let now = Instant::now();
             let mut due = state.limiter.take_due(now);
@@ -188,6 +188,14 @@ impl Queue {
                 drop(self.work.wait_timeout(state, timeout));
             }
         }
+    }
+}
+
+/// The end after a panic.
+pub(super) fn end(code: Option<u8>) -> ! {
+    match code {
+        Some(code) => std::process::exit(code.into()),
+        None => std::process::abort(),
     }
 }
 

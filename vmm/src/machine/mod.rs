@@ -15,6 +15,7 @@ mod interrupt;
 mod lifecycle;
 mod pci;
 mod register_port;
+pub(crate) mod serving;
 pub mod signals;
 pub(crate) mod storage;
 mod virtio_mmio;

@@ -1,7 +1,7 @@
 //! A register device at its I/O ports or in its address windows.
 
 use std::cell::Cell;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 use io_gate::{Identity, LineState, Port};
 use io_gate_host::{Completion, GateHost, RegisterSlot, RegisterState, SlotError};
@@ -12,6 +12,7 @@ use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use vm_device::{DeviceMmio, DevicePio};
 
 use super::interrupt::IrqLine;
+use super::serving::Serving;
 
 thread_local! {
     /// The slot whose gate this vCPU waits for, since its access has asked for more than the slot may.
@@ -209,8 +210,10 @@ impl RegisterPort {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, RegisterSlot> {
-        self.slot.lock().expect("a panic inside a device ends the machine")
+    fn lock(&self) -> Serving<'_, RegisterSlot> {
+        let slot = self.slot.lock().expect("a panic inside a device ends the machine");
+        let identity = slot.identity();
+        Serving::begin(slot, &identity, self.number)
     }
 }
 

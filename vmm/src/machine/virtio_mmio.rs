@@ -1,6 +1,6 @@
 //! The virtio-mmio transport, version 2 (virtio 1.2, section 4.2): one window of registers over one device slot.
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::Mutex;
 
 use io_gate::{Identity, Port};
 use io_gate_host::{Completion, Interrupt, SlotError, SlotState, VirtioSlot};
@@ -10,6 +10,7 @@ use vm_device::DeviceMmio;
 use vm_device::bus::{MmioAddress, MmioAddressOffset};
 
 use super::interrupt::IrqLine;
+use super::serving::Serving;
 use crate::kvm::{Kick, Vm};
 use crate::layout::MmioWindow;
 
@@ -278,8 +279,10 @@ impl VirtioMmio {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().expect("a panic inside a device ends the machine")
+    fn lock(&self) -> Serving<'_, Inner> {
+        let inner = self.inner.lock().expect("a panic inside a device ends the machine");
+        let (identity, slot) = (inner.slot.identity(), inner.slot.slot());
+        Serving::begin(inner, &identity, slot)
     }
 }
 

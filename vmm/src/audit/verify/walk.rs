@@ -197,7 +197,8 @@ impl<'i, 'l> Walk<'i, 'l> {
             | Event::Accepted { .. }
             | Event::Left { .. }
             | Event::Dropped { .. }
-            | Event::Ended => Ok(()),
+            | Event::Ended
+            | Event::Panicked { .. } => Ok(()),
         }
     }
 

@@ -1,0 +1,221 @@
+//! What becomes of a process one of whose threads has panicked.
+//!
+//! It ends, whole: the other threads would go on with half of it. The standby goes on with the guest, as after any other death.
+//!
+//! A panic in a device is different in one respect. The state in which the device panicked is replicated, and so is the guest, which makes
+//! its request again where it goes on. So the standby is told the place. When its own device panics there, before a standby of
+//! its own holds a checkpoint, nobody has the guest any more, and the operator is told that it was the same on both hosts.
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::panic::PanicHookInfo;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use ft_core::Epoch;
+
+use super::last;
+use crate::audit::Event;
+use crate::engine::Engine;
+use crate::machine::serving::{Served, served};
+use crate::{logging, seccomp};
+
+/// A device has panicked.
+const EXIT_DEVICE: u8 = 6;
+/// It has panicked where it had on the former host.
+const EXIT_AGAIN: u8 = 7;
+/// How long the standby has to hear why, and no takeover waits longer for this process to end.
+const LAST_WORD: Duration = Duration::from_millis(50);
+/// How long the thread that panics waits for what is done for it.
+const LAST_WORK: Duration = Duration::from_millis(100);
+
+static ENGINE: OnceLock<Weak<Engine>> = OnceLock::new();
+static FORMER: OnceLock<Former> = OnceLock::new();
+
+/// What is known of the host that ran the guest before.
+struct Former {
+    /// The checkpoint that the guest went on from here.
+    epoch: Epoch,
+    /// Why it did.
+    reason: String,
+}
+
+/// Watches for panics from here on.
+pub(super) fn watch() {
+    std::panic::set_hook(Box::new(end));
+}
+
+/// The guest that this process is about to run was another host's.
+pub(super) fn goes_on_from(epoch: Epoch, reason: &str) {
+    // A process takes over once.
+    let _ = FORMER.set(Former { epoch, reason: reason.to_owned() });
+}
+
+/// Whose standby is to be told.
+pub(super) fn runs_by(engine: &Arc<Engine>) {
+    // A process runs one guest.
+    let _ = ENGINE.set(Arc::downgrade(engine));
+}
+
+fn end(panic: &PanicHookInfo<'_>) {
+    let code = match (panic.location(), served()) {
+        (Some(place), Some(device)) => {
+            let death = Death::new(device, place.file(), place.line());
+            let code = death.code();
+            let text = format!("kemari: {}{}", death.text(), words(panic));
+            tell(death.place.clone(), Some(death.event()));
+            Some((text, code))
+        }
+        (Some(place), None) => {
+            tell(format!("a thread panicked at {}:{}", place.file(), place.line()), None);
+            None
+        }
+        (None, _) => None,
+    };
+    match code {
+        Some((text, code)) => logging::end_for_panic(text + &trace(), Some(code)),
+        // A defect of the monitor's own: a core is of use.
+        None => logging::end_for_panic(of_thread(panic) + &trace(), None),
+    }
+}
+
+/// Tells whoever goes on with the guest, and whoever will read the audit log.
+fn tell(place: String, event: Option<Event>) {
+    let Some(engine) = ENGINE.get().and_then(Weak::upgrade) else { return };
+    let work = move || {
+        engine.last_word(place, LAST_WORD);
+        if let Some(event) = event {
+            engine.record_last(event);
+        }
+    };
+    last::for_panic(work, LAST_WORK);
+}
+
+/// A panic while a device is served.
+struct Death {
+    /// As it is told to a standby: its words may be the guest's (P1).
+    place: String,
+    device: Served,
+    line: u32,
+    /// The checkpoint that the guest went on from here, where no standby has a later one.
+    since: Option<Epoch>,
+    again: bool,
+}
+
+impl Death {
+    fn new(device: Served, file: &str, line: u32) -> Self {
+        let place = format!("device `{}` panicked at {file}:{line}", device.kind);
+        let engine = ENGINE.get().and_then(Weak::upgrade);
+        let checkpointed = engine.is_some_and(|engine| engine.has_checkpointed());
+        let former = FORMER.get().filter(|_| !checkpointed);
+        let again = former.is_some_and(|former| is_told(&former.reason, &place));
+        Self { place, device, line, since: former.map(|former| former.epoch), again }
+    }
+
+    fn code(&self) -> u8 {
+        if self.again { EXIT_AGAIN } else { EXIT_DEVICE }
+    }
+
+    fn text(&self) -> String {
+        let place = &self.place;
+        match self.since {
+            Some(epoch) if self.again => format!(
+                "the {place} on both hosts, in epoch {}: the guest's request makes it panic wherever it runs. Not started again",
+                epoch.next()
+            ),
+            Some(epoch) => format!(
+                "the {place}, in epoch {}, which this host had taken over: the former host may have ended by the same request. \
+                 Not started again",
+                epoch.next()
+            ),
+            None => format!(
+                "the {place}: a defect of the device, which a request of the guest has met. Where the guest goes on it may meet it again"
+            ),
+        }
+    }
+
+    fn event(&self) -> Event {
+        let Self { device, line, since, again, .. } = self;
+        let epoch = since.map_or(0, |epoch| epoch.next().0);
+        Event::Panicked { slot: device.slot, line: u64::from(*line), epoch, again: *again }
+    }
+}
+
+/// Whether the former host has told of a panic at this place.
+fn is_told(reason: &str, place: &str) -> bool {
+    let mut found = reason.match_indices(place);
+    // Line 7 is not line 71.
+    found.any(|(at, _)| !reason[at + place.len()..].starts_with(|c: char| c.is_ascii_digit()))
+}
+
+/// What a panic says besides its place; nothing where that may be the guest's (P1).
+fn words(panic: &PanicHookInfo<'_>) -> String {
+    match (panic.location(), panic.payload_as_str()) {
+        (Some(place), Some(words)) if !is_of_a_device(place.file()) => format!(": {words}"),
+        _ => String::new(),
+    }
+}
+
+fn of_thread(panic: &PanicHookInfo<'_>) -> String {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("?");
+    match panic.location().filter(|place| is_of_a_device(place.file())) {
+        // P1: its words may be the guest's.
+        Some(place) => format!("thread '{name}' panicked at {place}, in the code of a device"),
+        None => format!("thread '{name}' {panic}"),
+    }
+}
+
+fn trace() -> String {
+    // Finding symbols opens files.
+    if seccomp::has_mains_rights() {
+        let trace = Backtrace::capture();
+        if trace.status() == BacktraceStatus::Captured {
+            return format!("\n{trace}");
+        }
+    }
+    String::new()
+}
+
+/// Whether a panic at a place in this file is a device's own: on the threads that run devices, all that is not of the machine
+/// around them. What the standard library finds wrong is told of whoever has called it.
+fn is_of_a_device(file: &str) -> bool {
+    let around = ["vmm/", "io-gate/", "ft-core/"].iter().any(|folder| file.starts_with(folder));
+    seccomp::runs_device_code() && !around
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACE: &str = "device `pager` panicked at devices/src/pager.rs:7";
+
+    #[test]
+    fn the_place_that_was_told_is_the_same_or_another() {
+        assert!(is_told(&format!("the primary does not go on: {PLACE}"), PLACE));
+        assert!(is_told(&format!("{PLACE}1; {PLACE}"), PLACE));
+        assert!(!is_told(&format!("the primary does not go on: {PLACE}1"), PLACE));
+        assert!(!is_told("the link to the primary was lost", PLACE));
+    }
+
+    #[test]
+    fn the_last_line_says_whether_it_was_the_same_on_both_hosts() {
+        let device = Served { kind: "pager", slot: 5 };
+        let death = |since: Option<u64>, again| Death {
+            place: PLACE.to_owned(),
+            device,
+            line: 7,
+            since: since.map(Epoch),
+            again,
+        };
+        let first = death(None, false);
+        assert_eq!(first.code(), EXIT_DEVICE);
+        assert!(first.text().starts_with(&format!("the {PLACE}: ")), "{}", first.text());
+        let alone = death(Some(16), false);
+        assert_eq!(alone.code(), EXIT_DEVICE);
+        assert!(alone.text().contains("in epoch 17, which this host had taken over"));
+        let again = death(Some(16), true);
+        assert_eq!(again.code(), EXIT_AGAIN);
+        assert!(again.text().starts_with(&format!("the {PLACE} on both hosts, in epoch 17: ")));
+        assert_eq!(again.event(), Event::Panicked { slot: 5, line: 7, epoch: 17, again: true });
+    }
+}
