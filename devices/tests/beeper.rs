@@ -3,12 +3,20 @@
 use io_gate_contract::VirtioContract;
 use kemari_devices::Beeper;
 
-#[test]
-fn it_keeps_the_contract() {
+fn contract() -> VirtioContract {
     VirtioContract::new(|| Box::new(Beeper::new()))
         .request(0, b"a line\n", 1)
         .request(0, b"another, which is longer than the first\n", 1)
         .request(0, b"no answer wanted\n", 0)
         .request(0, b"", 1)
-        .check();
+}
+
+#[test]
+fn it_keeps_the_contract() {
+    contract().check();
+}
+
+#[test]
+fn it_bears_any_guest() {
+    contract().fuzz();
 }

@@ -7,8 +7,7 @@ use io_gate_contract::VirtioContract;
 use pager::Pager;
 
 // ANCHOR: test
-#[test]
-fn it_keeps_the_contract() {
+fn contract() -> VirtioContract {
     VirtioContract::new(|| Box::new(Pager::new()))
         .request(0, b"a line\n", 1)
         .configure(8, &[1])
@@ -17,9 +16,18 @@ fn it_keeps_the_contract() {
         .configure(8, &[0])
         .request(0, b"a line that is seen again\n", 1)
         .request(0, b"", 1)
-        .check();
 }
 // ANCHOR_END: test
+
+#[test]
+fn it_keeps_the_contract() {
+    contract().check();
+}
+
+#[test]
+fn it_bears_any_guest() {
+    contract().fuzz();
+}
 
 /// The helper of that name in `devices`, which a device there takes from its crate.
 fn read_bytes(block: &[u8], offset: u64, into: &mut [u8]) {

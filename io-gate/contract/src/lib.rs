@@ -14,6 +14,9 @@
 //! - the gate's counts add up at the end of every step: no token forgotten, nothing completed twice;
 //! - the same requests cause the same effects.
 //!
+//! A second test, `fuzz`, has guests do at random what a guest can do: requests with any bytes, chains that lead out of memory or
+//! change, accesses at any offset, resets, features of any kind, and a move to another machine in the middle of it.
+//!
 //! ```
 //! use io_gate_contract::RegisterContract;
 //! # use io_gate::*;
@@ -47,6 +50,7 @@
 
 #![forbid(unsafe_code)]
 
+mod fuzz;
 mod memory;
 mod register;
 mod saved;

@@ -30,6 +30,15 @@ enum Step {
     Memory { addr: u64, bytes: Vec<u8> },
 }
 
+impl Step {
+    fn offset(&self) -> Option<u64> {
+        match self {
+            Self::Read { offset, .. } | Self::Write { offset, .. } => Some(*offset),
+            Self::Input { .. } | Self::Memory { .. } => None,
+        }
+    }
+}
+
 /// A register device, and an example of what a driver does with it.
 #[derive(Clone)]
 pub struct RegisterContract {
@@ -113,6 +122,45 @@ impl RegisterContract {
             self.check_reset()?;
             self.check_chaos()
         })
+    }
+
+    /// Has guests do at random what a guest can do: see [`fuzz`](crate).
+    ///
+    /// # Panics
+    /// When the device breaks the contract; the message says by which seed it does so again.
+    #[track_caller]
+    pub fn fuzz(self) {
+        if let Err(violation) = self.try_fuzz() {
+            panic!("\n{violation}\n");
+        }
+    }
+
+    /// As [`fuzz`](Self::fuzz).
+    ///
+    /// # Errors
+    /// The first breach.
+    pub fn try_fuzz(self) -> Result<(), Violation> {
+        crate::fuzz::run(move |seed| self.try_guest(seed))
+    }
+
+    /// One of the guests of [`fuzz`](Self::fuzz), by its seed.
+    ///
+    /// # Errors
+    /// As that.
+    pub fn try_guest(&self, seed: u64) -> Result<(), Violation> {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut world = self.world();
+        for access in 0..ACCESSES {
+            match random.u8(0..32) {
+                0 => step("a reset", || world.device.reset())?,
+                1 => {
+                    let when = format!("saved and restored after {access} accesses");
+                    world = world.move_to((self.make)(), &when)?;
+                }
+                _ => world.take(&self.random_step(&mut random))?,
+            }
+        }
+        Ok(())
     }
 
     fn world(&self) -> World {
@@ -209,10 +257,7 @@ impl RegisterContract {
     fn random_step(&self, random: &mut fastrand::Rng) -> Step {
         match random.u8(0..9) {
             0 | 1 => self.steps[random.usize(0..self.steps.len())].clone(),
-            2..=4 => Step::Write {
-                offset: self.offset(random),
-                bytes: bytes(random.usize(0..9), random),
-            },
+            2..=4 => Step::Write { offset: self.offset(random), bytes: value(random) },
             5 | 6 => Step::Read { offset: self.offset(random), len: random.usize(0..9) },
             7 => {
                 let len = LENGTHS[random.usize(0..LENGTHS.len())];
@@ -234,13 +279,30 @@ impl RegisterContract {
         inputs.next().unwrap_or(Port(0))
     }
 
+    fn offsets(&self) -> Vec<u64> {
+        self.steps.iter().filter_map(Step::offset).collect()
+    }
+
     fn offset(&self, random: &mut fastrand::Rng) -> u64 {
         let special = [0, self.window.saturating_sub(1), self.window, 1 << 32, u64::MAX];
-        match random.bool() {
-            true => random.u64(0..self.window.max(1)),
-            false => special[random.usize(0..special.len())],
+        match random.u8(0..4) {
+            0 => random.u64(0..self.window.max(1)),
+            1 => special[random.usize(0..special.len())],
+            // A register that the example knows.
+            _ => random.choice(self.offsets()).unwrap_or(0),
         }
     }
+}
+
+/// What a register is set to: anything, a place in memory, a small number, a single bit.
+fn value(random: &mut fastrand::Rng) -> Vec<u8> {
+    let word = match random.u8(0..4) {
+        0 => return bytes(random.usize(0..9), random),
+        1 => random.u32(0..MEMORY as u32) & !15,
+        2 => random.u32(0..256),
+        _ => 1 << random.u8(0..32),
+    };
+    word.to_le_bytes().to_vec()
 }
 
 fn bytes(len: usize, random: &mut fastrand::Rng) -> Vec<u8> {
@@ -341,8 +403,8 @@ impl World {
         mut device: Box<dyn RegisterDevice>,
         when: &str,
     ) -> Result<Self, Violation> {
-        let state = self.device.save();
-        if let Err(error) = device.restore(&state) {
+        let state = step(when, || self.device.save())?;
+        if let Err(error) = step(when, || device.restore(&state))? {
             return Rule::RoundTrip.broken(format!("{when}: its own state was refused: {error}"));
         }
         if device.save() != state {

@@ -1,6 +1,7 @@
 //! The contract of a virtio device.
 
 mod chaos;
+mod fuzz;
 mod world;
 
 use std::sync::Arc;
@@ -128,6 +129,33 @@ impl VirtioContract {
         })
     }
 
+    /// Has guests do at random what a guest can do: see [`fuzz`](crate).
+    ///
+    /// # Panics
+    /// When the device breaks the contract; the message says by which seed it does so again.
+    #[track_caller]
+    pub fn fuzz(self) {
+        if let Err(violation) = self.try_fuzz() {
+            panic!("\n{violation}\n");
+        }
+    }
+
+    /// As [`fuzz`](Self::fuzz).
+    ///
+    /// # Errors
+    /// The first breach.
+    pub fn try_fuzz(self) -> Result<(), Violation> {
+        crate::fuzz::run(move |seed| self.try_guest(seed))
+    }
+
+    /// One of the guests of [`fuzz`](Self::fuzz), by its seed.
+    ///
+    /// # Errors
+    /// As that.
+    pub fn try_guest(&self, seed: u64) -> Result<(), Violation> {
+        fuzz::guest(&self.make, &self.steps, seed)
+    }
+
     fn world(&self) -> World {
         World::new((self.make)(), self.steps.len())
     }
@@ -214,11 +242,11 @@ impl VirtioContract {
             let when = format!("reset after {cut} of {} steps", moves.len());
             let mut world = self.world();
             self.play(&mut world, &moves[..cut], Outcome::Success(0))?;
-            if world.reset() != power_on {
+            if world.reset()? != power_on {
                 return Rule::Reset
                     .broken(format!("{when}: the saved state is not the one after power-on"));
             }
-            world.activate();
+            world.activate(world.device.features())?;
             world.log = Log::new();
             self.play(&mut world, &self.moves(Pace::AtOnce), Outcome::Success(0))?;
             same(Rule::Reset, &when, &fresh.log, &world.log)?;

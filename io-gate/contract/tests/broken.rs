@@ -34,6 +34,7 @@ enum Fault {
     ServesWhatWasNotAccepted,
     NeverServesWhatWasAccepted,
     CountsWhatItHasNotWritten,
+    IndexesByALength,
 }
 
 /// Prints what it is told, after the number of the request; answers with that number.
@@ -115,6 +116,9 @@ impl Device for Echo {
             self.tiny += 1;
         }
         self.remembered = first[0];
+        if self.fault == Fault::IndexesByALength {
+            self.count += u64::from([0_u8; 2048][text.len().min(3000)]);
+        }
         if self.fault == Fault::ForgetsAToken && self.count == 2 {
             std::mem::forget(gate.token::<ConsoleTx>());
         }
@@ -236,6 +240,33 @@ fn each_fault_is_found_and_named() {
         let said = said(fault);
         assert!(said.contains(words), "{fault:?}: expected `{words}` in:\n{said}");
     }
+}
+
+/// Fails where guests from seeds do too little to find a panic, or do something else when the seed is tried again.
+#[test]
+fn guests_find_a_panic_and_the_seed_finds_it_again() {
+    for fault in [
+        Fault::PanicsOnAShortChain,
+        Fault::PanicsOnLongInput,
+        Fault::PanicsOnAChangedChain,
+        Fault::IndexesByALength,
+        Fault::ForgetsAToken,
+    ] {
+        let said = echo(fault).try_fuzz().unwrap_err().to_string();
+        let seed = said.split("KEMARI_FUZZ_SEED=").nth(1).and_then(|rest| rest.split(' ').next());
+        let again = echo(fault).try_guest(seed.unwrap().parse().unwrap()).unwrap_err().to_string();
+        let seen = again.lines().nth(1).unwrap();
+        assert!(seen.contains("panic") && said.contains(seen), "{fault:?}:\n{said}\n{again}");
+    }
+    let long = || dial(|| Dial { panics_on_input: true, ..Dial::default() });
+    let said = long().try_fuzz().unwrap_err().to_string();
+    assert!(said.contains("input at port 0") && said.contains("KEMARI_FUZZ_SEED="), "{said}");
+}
+
+#[test]
+fn a_good_device_bears_any_guest() {
+    echo(Fault::None).fuzz();
+    dial(Dial::default).fuzz();
 }
 
 /// Whoever offers a feature says which requests need it, or that none does.

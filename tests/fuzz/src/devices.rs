@@ -9,6 +9,7 @@ use io_gate::host::{
     lend_chain, new_gate,
 };
 use io_gate::{Device, Outcome, Port, RegisterDevice, SavedState};
+use kemari_vmm::machine::catalog::{CATALOG, Kind};
 
 use crate::{Target, over};
 
@@ -70,8 +71,9 @@ impl GuestBytes for Memory {
     }
 }
 
+/// One of those that every machine can have.
 pub(crate) fn virtio(which: u8) -> Box<dyn Device> {
-    match which % 5 {
+    match which % BUILT_IN {
         0 => Box::new(Block::new(BlockConfig {
             sectors: 128,
             read_only: false,
@@ -87,6 +89,22 @@ pub(crate) fn virtio(which: u8) -> Box<dyn Device> {
         2 => Box::new(Net::new(NetConfig { mac: MAC, offloads: true, pairs: 2 })),
         3 => Box::new(Console::new()),
         _ => Box::new(Entropy::new()),
+    }
+}
+
+const BUILT_IN: u8 = 5;
+
+/// One of those, or of the devices that are asked for by name.
+fn virtio_or_named(which: u8) -> Box<dyn Device> {
+    let named = |kind| match kind {
+        Kind::Virtio(make) => Some(make),
+        Kind::Registers(_) => None,
+    };
+    let named: Vec<_> = CATALOG.iter().filter_map(|entry| named(entry.kind)).collect();
+    let which = usize::from(which) % (usize::from(BUILT_IN) + named.len());
+    match which.checked_sub(usize::from(BUILT_IN)) {
+        Some(at) => named[at]()().expect("a device of a crate that is looked at"),
+        None => virtio(which as u8),
     }
 }
 
@@ -118,7 +136,7 @@ fn open_gate() -> Ledger {
 }
 
 fn chains(input: &mut Unstructured<'_>) -> Result<()> {
-    let mut device = virtio(input.arbitrary()?);
+    let mut device = virtio_or_named(input.arbitrary()?);
     device.activate(if input.arbitrary()? { device.features() } else { input.arbitrary()? });
     let memory = Memory(RefCell::new(vec![0; MEMORY]));
     let (mut ledger, mut pending): (Ledger, Vec<Performable>) = (open_gate(), Vec::new());
@@ -244,7 +262,7 @@ fn register_moves_on(device: &mut dyn RegisterDevice) {
 /// than the device keeps of it.
 fn run_states(bytes: &[u8]) {
     let Ok(state) = postcard::from_bytes::<SavedState>(bytes) else { return };
-    for which in 0..5 {
+    for which in 0..BUILT_IN {
         let mut device = virtio(which);
         if device.restore(&state).is_ok() {
             moves_on(device.as_mut());
@@ -261,7 +279,7 @@ fn run_states(bytes: &[u8]) {
 
 fn state_seeds() -> Vec<Vec<u8>> {
     let encode = |state: &SavedState| postcard::to_allocvec(state).expect("it can be written");
-    let mut all: Vec<Vec<u8>> = (0..5).map(|which| encode(&virtio(which).save())).collect();
+    let mut all: Vec<Vec<u8>> = (0..BUILT_IN).map(|which| encode(&virtio(which).save())).collect();
     all.push(encode(&E1000::new(MAC).save()));
     all.push(encode(&PowerControl::new().save()));
     all

@@ -1,10 +1,10 @@
 //! Requests that no good driver makes.
 
+use io_gate::Port;
 use io_gate::host::GuestRange;
-use io_gate::{Outcome, Port};
 
 use super::world::{Place, World};
-use super::{Make, Step};
+use super::{Make, OUTCOMES, Step};
 use crate::suite::{Log, same};
 use crate::violation::{Rule, Violation};
 
@@ -34,46 +34,108 @@ fn play(
     seed: u64,
     cut: Option<(u16, &str)>,
 ) -> Result<Log, Violation> {
-    let mut random = fastrand::Rng::with_seed(seed);
     let mut world = World::new(make(), 4);
-    let queues = world.device.queues().len() as u16;
-    let ports: Vec<Port> =
-        (0..4).map(Port).filter(|port| world.device.intake_queue(*port).is_some()).collect();
+    let mut driver = Driver::new(&world, steps, seed);
     for head in 0..REQUESTS {
         if let Some((at, when)) = cut
             && at == head
         {
             world = world.move_to(make(), when)?;
         }
-        if queues > 0 {
-            let place = malformed(&world, steps, &mut random);
-            world.request(random.u16(0..queues), head, place)?;
-            world.end_of_step()?;
+        driver.request(&mut world)?;
+        driver.input(&mut world)?;
+        if driver.random.u8(0..8) == 0 {
+            driver.swap(&mut world);
         }
-        if let Some(port) = random.choice(&ports) {
-            let len = LENGTHS[random.usize(0..LENGTHS.len())];
-            let data: Vec<u8> = (0..len).map(|_| random.u8(..)).collect();
-            let mut place = malformed(&world, steps, &mut random);
-            if world.device.merges_input(*port) {
-                place.merged = Some(random.u16(1..5));
-            }
-            world.offer(*port, &data, &place)?;
+        if driver.random.bool() {
+            driver.settle(&mut world)?;
         }
-        if random.u8(0..8) == 0 {
-            let place = malformed(&world, steps, &mut random);
-            world.swap_oldest(place);
-        }
-        if random.bool() {
-            let outcomes = [Outcome::Success(0), Outcome::Failed, Outcome::Unsupported];
-            world.settle_oldest(outcomes[random.usize(0..outcomes.len())])?;
-        }
-        if random.u8(0..16) == 0 {
-            let bytes: Vec<u8> = (0..random.usize(0..9)).map(|_| random.u8(..)).collect();
-            let offset = [0, 1, 7, 8, 60, 4095, u64::MAX][random.usize(0..7)];
-            world.take(0, &Step::Config { offset, bytes })?;
+        if driver.random.u8(0..16) == 0 {
+            driver.configure(&mut world)?;
         }
     }
     Ok(world.log)
+}
+
+/// A driver that knows some of how to use a device, and does what it must not.
+pub(super) struct Driver<'s> {
+    pub(super) random: fastrand::Rng,
+    steps: &'s [Step],
+    queues: u16,
+    ports: Vec<Port>,
+    head: u16,
+}
+
+impl<'s> Driver<'s> {
+    pub(super) fn new(world: &World, steps: &'s [Step], seed: u64) -> Self {
+        let device = &world.device;
+        let ports = (0..4).map(Port).filter(|port| device.intake_queue(*port).is_some()).collect();
+        let queues = device.queues().len() as u16;
+        Self { random: fastrand::Rng::with_seed(seed), steps, queues, ports, head: 0 }
+    }
+
+    pub(super) fn request(&mut self, world: &mut World) -> Result<(), Violation> {
+        if self.queues == 0 {
+            return Ok(());
+        }
+        let place = malformed(world, self.steps, &mut self.random);
+        world.request(self.random.u16(0..self.queues), self.head, place)?;
+        // No two that wait have one head.
+        self.head += 1;
+        world.end_of_step()
+    }
+
+    pub(super) fn input(&mut self, world: &mut World) -> Result<(), Violation> {
+        let Some(port) = self.random.choice(&self.ports).copied() else { return Ok(()) };
+        let len = length(&mut self.random);
+        let data: Vec<u8> = (0..len).map(|_| self.random.u8(..)).collect();
+        let mut place = malformed(world, self.steps, &mut self.random);
+        if world.device.merges_input(port) {
+            place.merged = Some(self.random.u16(1..5));
+        }
+        world.offer(port, &data, &place)
+    }
+
+    /// The chain of a request in flight becomes another.
+    pub(super) fn swap(&mut self, world: &mut World) {
+        let place = malformed(world, self.steps, &mut self.random);
+        world.swap_oldest(place);
+    }
+
+    pub(super) fn settle(&mut self, world: &mut World) -> Result<(), Violation> {
+        world.settle_oldest(OUTCOMES[self.random.usize(0..OUTCOMES.len())])
+    }
+
+    pub(super) fn configure(&mut self, world: &mut World) -> Result<(), Violation> {
+        let random = &mut self.random;
+        let bytes: Vec<u8> = (0..random.usize(0..9)).map(|_| random.u8(..)).collect();
+        let special = [0, 1, 7, 8, 60, 4095, u64::MAX];
+        let offset = match random.bool() {
+            true => special[random.usize(0..special.len())],
+            false => random.u64(0..64),
+        };
+        world.read_config(offset, bytes.len())?;
+        world.take(0, &Step::Config { offset, bytes })
+    }
+
+    /// Features that a driver may accept, or not.
+    pub(super) fn features(&mut self, world: &World) -> u64 {
+        let offered = world.device.features();
+        match self.random.u8(0..4) {
+            0 => offered,
+            1 => 0,
+            _ => offered & self.random.u64(..),
+        }
+    }
+}
+
+/// One at which parsers go wrong, or any.
+fn length(random: &mut fastrand::Rng) -> usize {
+    let bits = random.u8(1..17);
+    match random.bool() {
+        true => LENGTHS[random.usize(0..LENGTHS.len())],
+        false => random.usize(0..1 << bits),
+    }
 }
 
 /// A request of the example with some of it wrong, or one that is wrong all over.
@@ -88,14 +150,14 @@ fn malformed(world: &World, steps: &[Step], random: &mut fastrand::Rng) -> Place
     let (mut bytes, mut room) = match requests.get(random.usize(0..=requests.len())) {
         Some((bytes, room)) => ((*bytes).clone(), *room),
         None => {
-            let len = LENGTHS[random.usize(0..LENGTHS.len())];
-            ((0..len).map(|_| random.u8(..)).collect(), LENGTHS[random.usize(0..LENGTHS.len())])
+            let len = length(random);
+            ((0..len).map(|_| random.u8(..)).collect(), length(random))
         }
     };
     for _ in 0..random.usize(0..4) {
         match random.u8(0..4) {
             0 => bytes.truncate(random.usize(0..=bytes.len())),
-            1 => room = LENGTHS[random.usize(0..LENGTHS.len())],
+            1 => room = length(random),
             2 if !bytes.is_empty() => {
                 let at = random.usize(0..bytes.len());
                 bytes[at] = random.u8(..);
@@ -112,6 +174,10 @@ fn malformed(world: &World, steps: &[Step], random: &mut fastrand::Rng) -> Place
         own: false,
     };
     if random.u8(0..8) == 0 {
+        // The same memory twice.
+        let ranges = if random.bool() { &mut place.readable } else { &mut place.writable };
+        ranges.extend(random.choice(ranges.clone()));
+    } else if random.u8(0..8) == 0 {
         // Beyond the end of memory: a driver that lies, or a device that was given another's chain.
         // The far side lets chains of up to 2^32 - 1 bytes through.
         let most = u32::MAX - (bytes.len() + room) as u32;

@@ -77,8 +77,8 @@ impl World {
         self.pending.len()
     }
 
-    pub(super) fn activate(&mut self) {
-        self.device.activate(self.device.features());
+    pub(super) fn activate(&mut self, features: u64) -> Result<(), Violation> {
+        step(&format!("features {features:#x} accepted"), || self.device.activate(features))
     }
 
     /// Plays one step of the example.
@@ -295,10 +295,16 @@ impl World {
             self.log.push(line);
             self.pending.push(request);
         }
-        let mut config = [0; CONFIG];
-        step("a read of the configuration space", || self.device.read_config(0, &mut config))?;
-        self.log.push(format!("configuration: {}", brief(&config)));
+        self.read_config(0, CONFIG)?;
         step("the end of a step", || self.ledger.seal())?;
+        Ok(())
+    }
+
+    pub(super) fn read_config(&mut self, offset: u64, len: usize) -> Result<(), Violation> {
+        let mut config = vec![0; len];
+        let asked = format!("a read of {len} bytes of the configuration space at {offset:#x}");
+        step(&asked, || self.device.read_config(offset, &mut config))?;
+        self.log.push(format!("configuration: {}", brief(&config)));
         Ok(())
     }
 
@@ -322,9 +328,9 @@ impl World {
         mut device: Box<dyn Device>,
         when: &str,
     ) -> Result<Self, Violation> {
-        let (state, in_flight) = (self.device.save(), self.ledger.in_flight());
+        let (state, in_flight) = (step(when, || self.device.save())?, self.ledger.in_flight());
         let (epoch, next): (Epoch, EffectId) = (self.ledger.seal(), self.ledger.next_id());
-        if let Err(error) = device.restore(&state) {
+        if let Err(error) = step(when, || device.restore(&state))? {
             return Rule::RoundTrip.broken(format!("{when}: its own state was refused: {error}"));
         }
         if device.save() != state {
@@ -341,13 +347,13 @@ impl World {
     }
 
     /// The driver resets the device; gives its state then.
-    pub(super) fn reset(&mut self) -> SavedState {
-        self.device.reset();
+    pub(super) fn reset(&mut self) -> Result<SavedState, Violation> {
+        step("a reset", || self.device.reset())?;
         // What the far side does with requests that have not left, and here none has.
         let dropped = std::mem::take(&mut self.pending);
         dropped.into_iter().for_each(|request| self.ledger.settle(request));
         self.waiting.clear();
-        self.device.save()
+        Ok(self.device.save())
     }
 }
 

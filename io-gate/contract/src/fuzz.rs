@@ -1,0 +1,52 @@
+//! Guests from seeds: one does at random what a guest can do, and whatever that is, the device bears it.
+//!
+//! A panic in a device ends the machine, and the standby's machine after it: the state in which the device panics is replicated.
+//! A test tries the same guests each time. `KEMARI_FUZZ_SECONDS=60` has it try others for so long, `KEMARI_FUZZ_SEED=N`
+//! has it try one again.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::suite::guarded;
+use crate::violation::Violation;
+
+const SEED: &str = "KEMARI_FUZZ_SEED";
+const SECONDS: &str = "KEMARI_FUZZ_SECONDS";
+/// Guests that a test tries: some seconds of them, unoptimized.
+const GUESTS: u64 = 100;
+
+/// Has guests do their worst; `guest` is one of them, by its seed.
+pub(crate) fn run<G>(guest: G) -> Result<(), Violation>
+where
+    G: Fn(u64) -> Result<(), Violation> + Send + Sync + 'static,
+{
+    let guest = Arc::new(guest);
+    let try_one = |seed| {
+        let guest = guest.clone();
+        guarded(move || guest(seed)).map_err(|violation| Violation {
+            seen: format!("{}; again by {SEED}={seed} before the same command", violation.seen),
+            ..violation
+        })
+    };
+    if let Some(seed) = variable(SEED) {
+        return try_one(seed);
+    }
+    match variable(SECONDS).map(Duration::from_secs) {
+        None => (0..GUESTS).try_for_each(try_one),
+        Some(limit) => {
+            let (begun, mut seeds) = (Instant::now(), fastrand::Rng::new());
+            while begun.elapsed() < limit {
+                try_one(seeds.u64(GUESTS..))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn variable<T: FromStr>(name: &str) -> Option<T> {
+    let text = std::env::var(name).ok()?;
+    let value = text.parse().ok();
+    assert!(value.is_some(), "{name}: expected a number, found `{text}`");
+    value
+}
