@@ -109,6 +109,7 @@ const WORDS: &[Case] = &[
     ("sim --drivers --story thunder", &["--story", "old-session", "thunder"]),
     ("sim --drivers --bugs", &["--bugs"]),
     ("sim --drivers --only x", &["--defects"]),
+    ("sim --drivers --every-kind --seed 5", &["--every-kind", "--seed"]),
     ("sim --drivers --defects --seeds 5", &["--defects", "--seeds"]),
     ("sim --drivers --defects --only thunder", &["no defect has this in its name", "old-session"]),
     ("faults --call thunder", &["--call: expected a system call", "found `thunder`"]),

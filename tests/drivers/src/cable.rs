@@ -9,7 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ft_core::wire::{HEADER_LEN, Header};
+use ft_core::wire::{self, HEADER_LEN, Header};
+
+use crate::frames::Frames;
+use crate::scheduler::Host;
+use crate::tally::{self, Kind};
+use crate::{hosts, judge};
 
 #[derive(Debug, Default)]
 pub(crate) struct Cable {
@@ -22,6 +27,8 @@ pub(crate) struct Cable {
     joined: AtomicU64,
     /// What the first of them has begun with: somebody has listened.
     overheard: Mutex<Vec<u8>>,
+    /// When so many checkpoints more have been acknowledged the primary is killed; 0: never.
+    acknowledgements_left: AtomicU64,
 }
 
 /// One direction of a connection.
@@ -45,6 +52,9 @@ impl Cable {
                 own.passes();
                 let Ok(far) = UnixStream::connect(&far) else { continue };
                 let first = own.joined.fetch_add(1, Ordering::SeqCst) == 0;
+                if !first {
+                    tally::saw(Kind::SessionEnd);
+                }
                 let reset = Arc::new(AtomicBool::new(false));
                 for (from, to, overheard) in [(&near, &far, first), (&far, &near, false)] {
                     let (from, to, reset) = (clone(from), clone(to), reset.clone());
@@ -80,6 +90,7 @@ impl Cable {
             let mut buffer = [0; 4096];
             // Whatever the answer is.
             let _ = stream.write_all(&hello);
+            tally::saw(Kind::Stranger);
             while let Ok(1..) = stream.read(&mut buffer) {}
         });
     }
@@ -90,6 +101,28 @@ impl Cable {
 
     pub(crate) fn set_micros(&self, micros: u64) {
         self.micros.store(micros, Ordering::SeqCst);
+    }
+
+    /// Has the primary killed as the so many-th acknowledgement from now passes.
+    pub(crate) fn kill_at_acknowledgement(&self, number: u64) {
+        self.acknowledgements_left.store(number, Ordering::SeqCst);
+    }
+
+    /// A frame passes.
+    fn look(&self, header: &Header) {
+        match header.kind {
+            wire::Kind::End => judge::sent(header.epoch.0),
+            wire::Kind::Image => tally::saw(Kind::ImagesSent),
+            wire::Kind::Ack => {
+                judge::acknowledged(header.epoch.0);
+                let left = self.acknowledgements_left.load(Ordering::SeqCst);
+                self.acknowledgements_left.store(left.saturating_sub(1), Ordering::SeqCst);
+                if left == 1 {
+                    hosts::kill(Host::A);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Waits while nothing passes.
@@ -106,7 +139,9 @@ impl Cable {
     fn copy(&self, wire: Wire) {
         let Wire { mut from, mut to, reset, overheard } = wire;
         let mut buffer = [0; 64 << 10];
+        let mut frames = Frames::default();
         while let Ok(count @ 1..) = from.read(&mut buffer) {
+            frames.add(&buffer[..count], |header| self.look(header));
             if overheard {
                 self.overhear(&buffer[..count]);
             }

@@ -110,6 +110,20 @@ extern "C" fn close(fd: c_int) -> c_int {
     make(libc::SYS_close, [fd as usize, 0, 0, 0, 0, 0]) as c_int
 }
 
+/// The process ends at once: no thread of its host runs any more, and the kernel closes what it had open.
+#[unsafe(no_mangle)]
+extern "C" fn exit(code: c_int) -> ! {
+    if !in_world() {
+        make(libc::SYS_exit_group, [code as usize, 0, 0, 0, 0, 0]);
+    }
+    let host = scheduler::host();
+    crate::trace(&format!("{host:?} exits with {code}"));
+    hosts::end(host);
+    loop {
+        scheduler::sleep(0);
+    }
+}
+
 // --- Waiting for words: locks, condition variables, channels.
 
 #[unsafe(no_mangle)]
@@ -663,6 +677,7 @@ extern "C" fn pthread_create(
         hosts::started(id, thread);
     }
     point();
+    faults::called(Call::Start);
     done
 }
 

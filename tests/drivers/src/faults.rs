@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::scheduler::{self, Host, Nanos, On, Owned, ThreadId};
+use crate::tally::{self, Kind};
 
 struct Faults {
     /// How long a call on a file of a host takes, at most.
@@ -11,7 +12,7 @@ struct Faults {
     /// One in so many reads and writes of a socket is cut short; 0: none.
     short_in: u32,
     trap: Option<Trap>,
-    /// What is to happen once the guest has asked to be powered off.
+    /// What is to happen once the guest has asked to be powered off, or reset.
     at_wish: Option<Trap>,
     /// What happens in a thread some blocks further.
     armed: Option<Armed>,
@@ -35,6 +36,8 @@ pub(crate) enum Call {
     File,
     /// KVM is asked for something.
     Kvm,
+    /// A thread is started.
+    Start,
     /// Anything at all, an allocation included.
     Any,
 }
@@ -84,12 +87,12 @@ pub(crate) fn set_trap(trap: Option<Trap>) {
     ARMED.store(false, Ordering::Relaxed);
 }
 
-/// This is to happen, once, after the guest has asked to be powered off.
+/// This is to happen, once, after the guest has asked to be powered off, or reset.
 pub(crate) fn set_trap_at_wish(trap: Trap) {
     FAULTS.with(|faults| faults.at_wish = Some(trap));
 }
 
-/// The guest has asked to be powered off.
+/// The guest has asked for one of the two.
 pub(crate) fn wished() {
     if let Some(trap) = FAULTS.with(|faults| faults.at_wish.take()) {
         set_trap(Some(trap));
@@ -112,6 +115,7 @@ pub(crate) fn release() {
 }
 
 fn hold(nanos: Nanos) {
+    tally::saw(Kind::ThreadHeld);
     HELD.fetch_add(1, Ordering::Relaxed);
     let deadline = scheduler::with(|world| world.now + nanos);
     scheduler::wait(On::Futex(HELD.as_ptr() as usize), Some(deadline));
@@ -167,7 +171,7 @@ pub(crate) fn called(call: Call) {
 fn spring(happens: Happens) {
     let host = scheduler::host();
     match happens {
-        Happens::Stop(nanos) => scheduler::with(|world| world.stop_host(host, world.now + nanos)),
+        Happens::Stop(nanos) => crate::hosts::stop(host, nanos),
         Happens::Hold(nanos) => return hold(nanos),
         Happens::Kill => crate::hosts::kill(host),
     }
@@ -194,9 +198,22 @@ pub(crate) fn pass_storage_time() {
             // Mostly fast: half of the calls take a hundredth.
             if world.random.bool() { share / 100 } else { share }
         });
+        if nanos >= SLOW_ANSWER && is_lane() {
+            tally::saw(Kind::SlowFence);
+        }
         scheduler::sleep(nanos);
     }
 }
+
+/// Whether this thread asks the fence before it lets anything out.
+fn is_lane() -> bool {
+    let is_one =
+        |thread: &scheduler::Thread| thread.name == "power" || thread.name.starts_with("console");
+    scheduler::with(|world| is_one(&world.threads[scheduler::own_id()]))
+}
+
+/// Of a file of the arbiter's.
+const SLOW_ANSWER: Nanos = 10_000_000;
 
 /// How much of `len` is taken.
 pub(crate) fn short(len: usize) -> usize {
@@ -205,7 +222,10 @@ pub(crate) fn short(len: usize) -> usize {
         return len;
     }
     scheduler::with(|world| match world.random.u32(..one_in) {
-        0 => world.random.usize(1..len),
+        0 => {
+            tally::saw(Kind::ShortCall);
+            world.random.usize(1..len)
+        }
         _ => len,
     })
 }

@@ -1,9 +1,7 @@
 //! The guest's program.
 
-use crate::scheduler::Nanos;
-
-/// How long it computes before it writes a page, at most.
-pub(crate) const LONGEST_PAUSE: Nanos = 300_000;
+/// How long it computes before it writes a page, at most, in nanoseconds.
+pub(crate) const LONGEST_PAUSE: u64 = 300_000;
 
 /// Where the number of the next step is.
 const COUNTER: u64 = 0x10_0000;
@@ -35,46 +33,120 @@ fn value(step: u64, page: u64) -> u64 {
     if mix(step, page).is_multiple_of(5) { 0 } else { mix(step, page) }
 }
 
-/// Where the guest is told, before it first runs, at which step it powers itself off; 0: never.
-const OFF_AT: u64 = 0x10_1000;
+/// Where the kernel is loaded: what it does at which step.
+const KERNEL: u64 = 0x10_1000;
+/// Which boot of the guest this is; 0: it has not run since.
+const BOOT: u64 = 0x10_2000;
 
-/// How many bytes a step lets out, is told where it is told when to power off.
-const BURST: u64 = OFF_AT + 8;
+/// What the guest does, and when. It is the kernel's, so that it is there again after a reset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Orders {
+    /// At which step it powers itself off; 0: never.
+    pub(crate) off_at: u64,
+    /// How many bytes a step prints.
+    pub(crate) burst: u64,
+    /// At which step it resets itself; it prints nothing afterwards. 0: never.
+    pub(crate) reset_at: u64,
+    /// After so many further steps it asks for the reset again, while there is none; 0: it does not.
+    pub(crate) insists: u64,
+}
+
+impl Orders {
+    /// How much a boot prints before it asks to be reset.
+    pub(crate) fn per_boot(&self) -> u64 {
+        self.reset_at * self.burst
+    }
+
+    fn words(&self) -> [u64; 4] {
+        [self.off_at, self.burst, self.reset_at, self.insists]
+    }
+
+    fn read(memory: &mut dyn Memory) -> Self {
+        let mut word = |number: u64| memory.read(KERNEL + number * 8);
+        Self { off_at: word(0), burst: word(1), reset_at: word(2), insists: word(3) }
+    }
+
+    /// The kernel's file: an ELF image of one segment, and the note by which it is entered as PVH says.
+    pub(crate) fn kernel(&self) -> Vec<u8> {
+        const HEADER: u64 = 64;
+        const PROGRAM_HEADER: u64 = 56;
+        const LOAD: u32 = 1;
+        const NOTE: u32 = 4;
+        const PVH_ENTRY: u32 = 18;
+        let words = self.words();
+        let data = HEADER + 2 * PROGRAM_HEADER;
+        let (data_len, note_len) = (words.len() as u64 * 8, 20);
+        let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+        file.resize(16, 0);
+        // An executable, for x86-64, of the only version.
+        [2_u16, 62, 1, 0].iter().for_each(|half| file.extend(half.to_le_bytes()));
+        [KERNEL, HEADER, 0].iter().for_each(|word| file.extend(word.to_le_bytes()));
+        let sizes = [0_u16, 0, HEADER as u16, PROGRAM_HEADER as u16, 2, 0, 0, 0];
+        sizes.iter().for_each(|half| file.extend(half.to_le_bytes()));
+        for (kind, offset, place, len) in
+            [(LOAD, data, KERNEL, data_len), (NOTE, data + data_len, 0, note_len)]
+        {
+            // Readable, writable, executable.
+            [kind, 7].iter().for_each(|half| file.extend(half.to_le_bytes()));
+            let words = [offset, place, place, len, len, 4];
+            words.iter().for_each(|word| file.extend(word.to_le_bytes()));
+        }
+        words.iter().for_each(|word| file.extend(word.to_le_bytes()));
+        [4, 4, PVH_ENTRY].iter().for_each(|word| file.extend(word.to_le_bytes()));
+        file.extend(b"Xen\0");
+        file.extend((KERNEL as u32).to_le_bytes());
+        file
+    }
+}
 
 /// What a step asks of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Wish {
+    /// Nothing: it goes on.
+    Nothing,
     /// These bytes are to go out on the serial line.
     Bytes(Vec<u8>),
     /// The machine is to power off; the guest goes on until it does.
     Off,
-}
-
-/// Tells the guest, before it first runs, when to power off, and how much each step prints.
-pub(crate) fn tell(memory: &mut dyn Memory, off_at: u64, burst: u64) {
-    memory.write(OFF_AT, off_at);
-    memory.write(BURST, burst);
+    /// The machine is to be reset; the guest goes on until it is.
+    Reset,
 }
 
 /// What a step asks for.
 pub(crate) fn wish(memory: &mut dyn Memory, step: u64) -> Wish {
-    let (off_at, burst) = (memory.read(OFF_AT), memory.read(BURST));
-    if step > 0 && step == off_at {
+    let orders = Orders::read(memory);
+    if step > 0 && step == orders.off_at {
         return Wish::Off;
     }
-    let first = printed(memory, step);
-    Wish::Bytes((first..first + burst).map(byte).collect())
+    if orders.reset_at > 0 && step >= orders.reset_at {
+        let since = step - orders.reset_at;
+        let asks = since == 0 || orders.insists > 0 && since.is_multiple_of(orders.insists);
+        return if asks { Wish::Reset } else { Wish::Nothing };
+    }
+    let (boot, first) = (boot(memory), printed(memory, step));
+    Wish::Bytes((first..first + orders.burst).map(|number| byte(boot, number)).collect())
 }
 
 /// How much the steps before this one have printed.
 pub(crate) fn printed(memory: &mut dyn Memory, step: u64) -> u64 {
-    let (off_at, burst) = (memory.read(OFF_AT), memory.read(BURST));
+    let Orders { off_at, burst, reset_at, .. } = Orders::read(memory);
+    let step = if reset_at > 0 { step.min(reset_at) } else { step };
     (step - u64::from(off_at > 0 && step > off_at)) * burst
 }
 
-/// The byte of this number.
-pub(crate) fn byte(number: u64) -> u8 {
-    mix(number, 7) as u8
+/// The byte of this number, of a boot.
+pub(crate) fn byte(boot: u64, number: u64) -> u8 {
+    mix(number, 7 + boot) as u8
+}
+
+/// Which boot of the guest this is; 0: it has not run since.
+pub(crate) fn boot(memory: &mut dyn Memory) -> u64 {
+    memory.read(BOOT)
+}
+
+/// The guest begins to run: it draws a number for this boot, as Linux does.
+pub(crate) fn begin_boot(memory: &mut dyn Memory, number: u64) {
+    memory.write(BOOT, number);
 }
 
 /// The number of the next step.
@@ -94,8 +166,8 @@ pub(crate) fn end_step(memory: &mut dyn Memory, step: u64) {
 }
 
 /// Looks at all pages: they hold what the steps before the counter's have written, and perhaps what the next step writes.
-/// Gives how much was printed so far, or which page is wrong.
-pub(crate) fn check(memory: &mut dyn Memory) -> Result<u64, String> {
+/// Gives where it is, or which page is wrong.
+pub(crate) fn check(memory: &mut dyn Memory) -> Result<Place, String> {
     let counter = memory.read(COUNTER);
     let mut expected = [0; COUNT as usize];
     for step in 0..counter {
@@ -104,7 +176,10 @@ pub(crate) fn check(memory: &mut dyn Memory) -> Result<u64, String> {
             expected[page as usize] = value(step, page);
         }
     }
-    let next: Vec<u64> = (0..PER_STEP).map(|which| page(counter, which)).collect();
+    // A boot that has not run has written nothing.
+    let runs = boot(memory) > 0;
+    let next: Vec<u64> =
+        (0..if runs { PER_STEP } else { 0 }).map(|which| page(counter, which)).collect();
     for page in 0..COUNT {
         let found = memory.read(PAGES + page * 4096);
         let good = found == expected[page as usize]
@@ -116,5 +191,14 @@ pub(crate) fn check(memory: &mut dyn Memory) -> Result<u64, String> {
             ));
         }
     }
-    Ok(printed(memory, counter))
+    Ok(Place { boot: boot(memory), printed: printed(memory, counter) })
+}
+
+/// How far a guest has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// 0: it has not run since its machine was begun, or reset.
+    pub(crate) boot: u64,
+    /// How much this boot has printed.
+    pub(crate) printed: u64,
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::raw;
 use crate::scheduler::{self, Host, Nanos, Owned, Scheduler, ThreadId};
+use crate::tally::{self, Kind};
 
 /// What the clocks show when the world begins: no time before that is below zero.
 const BEGIN: Nanos = 1_000_000_000_000;
@@ -75,8 +76,25 @@ pub(crate) fn closed(fd: i32) {
     scheduler::with(|world| world.timers.remove(&fd));
 }
 
-/// The process on `host` is killed: no thread of it ever runs again, and the kernel closes what it had open.
+/// No thread of `host` runs for so long.
+pub(crate) fn stop(host: Host, nanos: Nanos) {
+    tally::saw(Kind::HostStopped);
+    scheduler::with(|world| world.stop_host(host, world.now + nanos));
+}
+
+/// The process on `host` is killed.
 pub(crate) fn kill(host: Host) {
+    tally::saw(Kind::HostKilled);
+    end(host);
+}
+
+/// Whether there is a process on `host`: it runs, or is stopped for a time.
+pub(crate) fn is_there(host: Host) -> bool {
+    scheduler::with(|world| !world.was_stopped_since(host, Nanos::MAX - 1))
+}
+
+/// The process on `host` ends: no thread of it ever runs again, and the kernel closes what it had open.
+pub(crate) fn end(host: Host) {
     scheduler::with(|world| world.stop_host(host, Nanos::MAX));
     let all = HOSTS.with(|hosts| hosts.fds.clone());
     for fd in all.into_iter().filter(|(_, of)| *of == host).map(|(fd, _)| fd) {

@@ -1,10 +1,13 @@
-//! The judge: sees what leaves the two hosts and what memory the guest finds where it goes on, and nothing else of the product.
+//! The judge: sees what leaves the two hosts, what passes on the link, and what memory the guest finds where it goes on; nothing else
+//! of the product.
 
 use std::collections::VecDeque;
 
+use crate::boots::{Boots, Spot};
 use crate::broken;
-use crate::guest;
+use crate::guest::Place;
 use crate::scheduler::{self, Host, Nanos, Owned};
+use crate::tally::{self, Kind};
 
 /// So many bytes may be let out a second time by the side that takes over: what its checkpoint has in flight. More than a
 /// console keeps for a reader who takes nothing.
@@ -13,48 +16,69 @@ const AGAIN: u64 = 160 << 10;
 /// The guest's life on one host.
 struct Life {
     host: Host,
-    /// How much the guest had printed when it began.
+    /// How far the guest had come when it began, of the whole chain of boots.
     begun: u64,
-    /// The numbers that the byte which is to leave next may have; none: nothing has left.
-    next: Vec<u64>,
+    /// In which boot it was then: more than one where its memory did not say.
+    from: Vec<u64>,
+    /// In which boot it is.
+    now: Vec<u64>,
+    /// Where the byte which is to leave next may be; none: nothing has left.
+    next: Vec<Spot>,
 }
 
 struct Judge {
     lives: Vec<Life>,
-    /// Bytes that have left, each counted once.
-    total: u64,
-    /// Steps that the guest has come to, on whichever host it was last.
+    boots: Boots,
+    /// The furthest byte that has left.
+    left: Spot,
+    /// Steps that the guest has made, on whichever host it was last.
     steps: u64,
     wants_off: bool,
-    /// What the guest has printed and has not left: how much was printed by then, and when.
+    /// What the guest has printed and has not left: how far it had come by then, and when.
     waits: VecDeque<(u64, Nanos)>,
+    /// Since when the guest waits to be reset.
+    waits_reset: Option<Nanos>,
     /// Hosts whose machine has ended, and whose name is anybody's.
     free: Vec<Host>,
+    /// Of the checkpoints: the last whose end was sent, the last that was acknowledged.
+    sent: u64,
+    acknowledged: u64,
+    /// Nothing fails: a primary has a standby, and asks it for everything.
+    in_peace: bool,
 }
 
 static JUDGE: Owned<Judge> = Owned::new(Judge {
     lives: Vec::new(),
-    total: 0,
+    boots: Boots::new(),
+    left: Spot { boot: 0, number: 0 },
     steps: 0,
     wants_off: false,
     waits: VecDeque::new(),
+    waits_reset: None,
     free: Vec::new(),
+    sent: 0,
+    acknowledged: 0,
+    in_peace: false,
 });
 
-/// The guest is about to run on `host`, from the memory that was `found`: how much it has printed.
-pub(crate) fn begins(host: Host, found: Result<u64, String>) {
-    let begun = match found {
-        Ok(begun) => begun,
+fn now() -> Nanos {
+    scheduler::with(|world| world.now)
+}
+
+/// Before the world begins: how much each boot of the guest prints before it asks to be reset; 0: it never does.
+pub(crate) fn set_per_boot(bytes: u64) {
+    JUDGE.with(|judge| judge.boots.per_boot = bytes);
+}
+
+/// The guest is about to run on `host`, from the memory that was `found`.
+pub(crate) fn begins(host: Host, found: Result<Place, String>) {
+    let found = match found {
+        Ok(found) => found,
         Err(why) => broken(&format!("P4: memory on {host:?}: {why}")),
     };
-    crate::trace(&format!("the guest goes on behind byte {begun} on {host:?}"));
-    let total = JUDGE.with(|judge| {
-        judge.lives.push(Life { host, begun, next: Vec::new() });
-        judge.waits.clear();
-        judge.total
-    });
-    if total > begun {
-        broken(&format!("P1: {total} bytes have left, and the guest goes on behind byte {begun}"));
+    crate::trace(&format!("the guest goes on in {found:?} on {host:?}"));
+    if let Err(why) = JUDGE.with(|judge| judge.begins(host, found)) {
+        broken(&why);
     }
 }
 
@@ -67,28 +91,76 @@ pub(crate) fn output(at: Nanos, host: Host, bytes: &[u8]) {
     }
 }
 
-/// The guest has come to a step.
-pub(crate) fn stepped(host: Host, step: u64) {
+/// The guest begins to run on a machine that was just begun, or reset; gives the number of this boot.
+pub(crate) fn boots(host: Host) -> u64 {
+    let boot = match JUDGE.with(|judge| judge.boots(host)) {
+        Ok(boot) => boot,
+        Err(why) => broken(&format!("{why} (on {host:?} at {} us)", now() / 1000)),
+    };
+    crate::trace(&format!("the guest boots on {host:?}: boot {boot}"));
+    boot
+}
+
+/// The guest has asked to be reset.
+pub(crate) fn wants_reset(host: Host, boot: u64) {
+    let now = now();
+    JUDGE.with(|judge| {
+        judge.boots.asks(boot, judge.in_peace.then_some(judge.sent));
+        if judge.lives.last().is_some_and(|life| life.host == host) {
+            judge.waits_reset.get_or_insert(now);
+        }
+    });
+}
+
+/// For how long the guest has waited for its reset.
+pub(crate) fn reset_waits() -> Nanos {
+    let now = now();
+    JUDGE.with(|judge| judge.waits_reset.map_or(0, |since| now - since))
+}
+
+/// How often the guest has booted anew.
+pub(crate) fn resets() -> u64 {
+    JUDGE.with(|judge| judge.boots.count().saturating_sub(1))
+}
+
+/// From now on nothing fails, and the guest is protected; or not so any more.
+pub(crate) fn set_in_peace(on: bool) {
+    JUDGE.with(|judge| judge.in_peace = on);
+}
+
+/// The end of a checkpoint passes on the link.
+pub(crate) fn sent(epoch: u64) {
+    JUDGE.with(|judge| judge.sent = judge.sent.max(epoch));
+}
+
+/// An acknowledgement passes on the link.
+pub(crate) fn acknowledged(epoch: u64) {
+    JUDGE.with(|judge| judge.acknowledged = judge.acknowledged.max(epoch));
+}
+
+/// The guest has made a step.
+pub(crate) fn stepped(host: Host) {
     JUDGE.with(|judge| {
         if judge.lives.last().is_some_and(|life| life.host == host) {
-            judge.steps = step;
+            judge.steps += 1;
         }
     });
 }
 
 /// The guest has printed so much by now.
-pub(crate) fn asked(host: Host, printed: u64) {
-    let now = scheduler::with(|world| world.now);
+pub(crate) fn asked(host: Host, place: Place) {
+    let now = now();
     JUDGE.with(|judge| {
         if judge.lives.last().is_some_and(|life| life.host == host) {
-            judge.waits.push_back((printed, now));
+            let spot = Spot { boot: place.boot, number: place.printed };
+            judge.waits.push_back((judge.boots.far(spot), now));
         }
     });
 }
 
 /// For how long the oldest byte that has not left waits.
 pub(crate) fn longest_wait() -> Nanos {
-    let now = scheduler::with(|world| world.now);
+    let now = now();
     JUDGE.with(|judge| judge.waits.front().map_or(0, |(_, since)| now - since))
 }
 
@@ -112,24 +184,82 @@ pub(crate) fn has_wanted_off() -> bool {
     JUDGE.with(|judge| judge.wants_off)
 }
 
-/// To which step the guest has come.
+/// How many steps the guest has made.
 pub(crate) fn steps() -> u64 {
     JUDGE.with(|judge| judge.steps)
 }
 
 /// Bytes that have left, each counted once.
 pub(crate) fn total() -> u64 {
-    JUDGE.with(|judge| judge.total)
+    JUDGE.with(|judge| judge.total())
 }
 
-/// How often the guest has begun or gone on.
+/// How often the guest has begun, or gone on, on another host.
 pub(crate) fn lives() -> usize {
     JUDGE.with(|judge| judge.lives.len())
 }
 
 impl Judge {
+    fn total(&self) -> u64 {
+        self.boots.far(self.left)
+    }
+
+    fn begins(&mut self, host: Host, found: Place) -> Result<(), String> {
+        if !self.lives.is_empty() {
+            tally::saw(Kind::Takeover);
+            if self.boots.count() > 1 {
+                tally::saw(Kind::TakeoverAfterReset);
+            }
+        }
+        // Memory in which nothing has run is that of a machine whose reset was let out, or of the first boot.
+        let from = match found.boot {
+            0 => self.boots.asked_from(self.left.boot),
+            boot => vec![boot],
+        };
+        let total = self.total();
+        if from.is_empty() {
+            return Err(format!(
+                "P1: the guest begins anew on {host:?}, {total} bytes have left, and no boot since has asked for a reset"
+            ));
+        }
+        let begun = match found.boot {
+            0 => from.iter().map(|boot| self.boots.end(*boot)).max().unwrap_or(0),
+            boot => self.boots.far(Spot { boot, number: found.printed }),
+        };
+        let known = from.clone();
+        self.lives.push(Life { host, begun, now: from.clone(), from, next: Vec::new() });
+        self.waits.clear();
+        self.waits_reset = None;
+        if total > begun || !known.iter().any(|boot| self.boots.leads_to(self.left.boot, *boot)) {
+            return Err(format!(
+                "P1: {total} bytes have left, to {:?}, and the guest goes on behind byte {begun}, in {found:?}",
+                self.left
+            ));
+        }
+        Ok(())
+    }
+
+    fn boots(&mut self, host: Host) -> Result<u64, String> {
+        let Some(life) = self.lives.iter_mut().rfind(|life| life.host == host) else {
+            return Err("P2: a guest boots where there is none".to_owned());
+        };
+        let former = std::mem::take(&mut life.now);
+        for boot in &former {
+            self.boots.may_be_reset(*boot, self.in_peace.then_some(self.acknowledged))?;
+        }
+        if former != [0] {
+            tally::saw(Kind::Reset);
+        }
+        let boot = self.boots.add(former);
+        life.now = vec![boot];
+        if self.lives.last().is_some_and(|life| life.host == host) {
+            self.waits_reset = None;
+        }
+        Ok(boot)
+    }
+
     fn byte(&mut self, host: Host, byte: u8) -> Result<(), String> {
-        let total = self.total;
+        let total = self.total();
         let last = self.lives.len() - 1;
         let Some(index) = self.lives.iter().rposition(|life| life.host == host) else {
             return Err("P2: a byte of a guest that does not run here".to_owned());
@@ -140,29 +270,37 @@ impl Judge {
         if self.free.contains(&host) {
             return Err("P2: a byte of a machine that has given its name back".to_owned());
         }
-        let bound = self.lives[last].begun;
-        let life = &mut self.lives[index];
-        if life.next.is_empty() {
-            let first = if index == 0 { 0 } else { total.saturating_sub(AGAIN) };
-            life.next = (first..=total).collect();
+        let mut may_be = std::mem::take(&mut self.lives[index].next);
+        if may_be.is_empty() {
+            may_be = match index {
+                0 => vec![Spot { boot: 0, number: 0 }],
+                _ => self.boots.before(self.left, AGAIN),
+            };
         }
-        life.next.retain(|number| guest::byte(*number) == byte);
-        life.next.iter_mut().for_each(|number| *number += 1);
+        let next = self.boots.after(&may_be, byte);
         // The least that it may be.
-        let Some(now) = life.next.first().copied() else {
+        let Some(spot) = next.iter().copied().min_by_key(|spot| self.boots.far(*spot)) else {
             return Err(format!(
-                "P1, P3: a byte that is not the next one, nor one of before {total}"
+                "P1, P3: a byte that is not the next one, nor one of before {:?}",
+                self.left
             ));
         };
-        if index < last && now > bound {
+        self.lives[index].next = next;
+        let now = self.boots.far(spot);
+        let new = &self.lives[last];
+        let is_known = || new.from.iter().any(|boot| self.boots.leads_to(spot.boot, *boot));
+        if index < last && (now > new.begun || !is_known()) {
             return Err(format!(
-                "P1: byte {now} left, and the guest has gone on behind byte {bound}"
+                "P1: byte {now} left, of {spot:?}, and the guest has gone on behind byte {}",
+                new.begun
             ));
         }
         while index == last && self.waits.front().is_some_and(|(printed, _)| *printed <= now) {
             self.waits.pop_front();
         }
-        self.total = total.max(now);
+        if now > total {
+            self.left = spot;
+        }
         Ok(())
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! Everything else of a machine is the real KVM's: descriptors, state, the memory slots; but what it tells of time is the world's:
 //! how long a number is decides how many branches its encoding takes. The guest is a program that counts: at
-//! step `n` it writes some pages, whose contents follow from `n`, and then bytes to its serial line. The number of its step is in
+//! step `n` it writes some pages, whose contents follow from `n`, and then bytes to its serial line; or it asks to be powered off, or reset. The number of its step is in
 //! its memory, so that it goes on from whatever memory it finds.
 
 use std::collections::BTreeMap;
 
 use kvm_bindings::{
     kvm_clear_dirty_log, kvm_clock_data, kvm_dirty_log, kvm_enable_cap, kvm_msr_entry, kvm_msrs,
-    kvm_pit_state2, kvm_run, kvm_userspace_memory_region,
+    kvm_pit_state2, kvm_regs, kvm_run, kvm_userspace_memory_region,
 };
 
 use kemari_vmm::layout;
@@ -25,6 +25,8 @@ const SET_USER_MEMORY_REGION: u64 = 0x4020_ae46;
 const GET_DIRTY_LOG: u64 = 0x4010_ae42;
 const CLEAR_DIRTY_LOG: u64 = 0xc018_aec0;
 const GET_CLOCK: u64 = 0x8030_ae7c;
+const GET_REGS: u64 = 0x8090_ae81;
+const SET_REGS: u64 = 0x4090_ae82;
 const GET_MSRS: u64 = 0xc008_ae88;
 const GET_PIT2: u64 = 0x8070_ae9f;
 const IA32_TSC: u32 = 0x10;
@@ -33,6 +35,9 @@ const ENABLE_CAP: u64 = 0x4068_aea3;
 const PORT_DATA: u64 = 4096;
 const SERIAL_PORT: u16 = 0x3f8;
 const POWER_PORT: u16 = layout::PM1A_CNT_PORT;
+const RESET_PORT: u16 = layout::I8042_PORT;
+/// In a register of the processor: others of them tell where the guest is.
+const TELLS: u64 = 0x6b65_6d61_7269;
 /// Sleep now (ACPI, SLP_EN), in the state in which the machine is off.
 const SOFT_OFF: u16 = 1 << 13 | (layout::S5_SLP_TYP as u16) << 10;
 
@@ -59,6 +64,8 @@ struct Vcpu {
     run: usize,
     /// The step whose exit is being served: it is over when KVM_RUN is called again.
     pending: Option<u64>,
+    /// Where the guest is by the registers that were set last: boot and step. Its memory is to say the same.
+    set: Option<(u64, u64)>,
 }
 
 struct Tables {
@@ -109,7 +116,7 @@ pub(crate) fn ioctl(fd: i32, request: u64, argument: usize, plain: impl Fn() -> 
             });
         }
         CREATE_VCPU => {
-            let vcpu = Vcpu { vm: fd, run: 0, pending: None };
+            let vcpu = Vcpu { vm: fd, run: 0, pending: None, set: None };
             TABLES.with(|tables| tables.vcpus.insert(result as i32, vcpu));
         }
         SET_USER_MEMORY_REGION => {
@@ -138,6 +145,14 @@ pub(crate) fn ioctl(fd: i32, request: u64, argument: usize, plain: impl Fn() -> 
             (clock.clock, clock.host_tsc) = (hosts::clock(), hosts::clock());
             clock.realtime = hosts::wall_clock();
         }
+        GET_REGS => {
+            // SAFETY: as above.
+            tell_registers(fd, unsafe { &mut *(argument as *mut kvm_regs) });
+        }
+        SET_REGS => {
+            // SAFETY: what the kernel has just read from the same place.
+            take_registers(fd, unsafe { &*(argument as *const kvm_regs) });
+        }
         GET_MSRS => {
             // SAFETY: the kernel has written so many, behind the header.
             let msrs = unsafe {
@@ -155,6 +170,38 @@ pub(crate) fn ioctl(fd: i32, request: u64, argument: usize, plain: impl Fn() -> 
         _ => {}
     }
     result
+}
+
+/// The guest keeps in registers what its memory says as well: what is of two moments is no state to go on from (P4).
+fn tell_registers(fd: i32, registers: &mut kvm_regs) {
+    let Some(vm) = TABLES.with(|tables| tables.vcpus.get(&fd).map(|vcpu| vcpu.vm)) else { return };
+    let has_memory =
+        |tables: &mut Tables| tables.vms.get(&vm).is_some_and(|vm| !vm.slots.is_empty());
+    if TABLES.with(has_memory) {
+        (registers.r13, registers.r14) =
+            with_guest(vm, |memory| (guest::boot(memory), guest::step(memory)));
+        registers.r15 = TELLS;
+    }
+}
+
+fn take_registers(fd: i32, registers: &kvm_regs) {
+    let set = (registers.r15 == TELLS).then_some((registers.r13, registers.r14));
+    TABLES.with(|tables| {
+        if let Some(vcpu) = tables.vcpus.get_mut(&fd) {
+            vcpu.set = set;
+        }
+    });
+}
+
+/// The guest is about to run for the first time since its registers were set.
+fn compare_registers(fd: i32, vm: i32) {
+    let set = TABLES.with(|tables| tables.vcpus.get_mut(&fd).expect("a vCPU").set.take());
+    let found = with_guest(vm, |memory| (guest::boot(memory), guest::step(memory)));
+    if let Some(set) = set.filter(|set| *set != found) {
+        crate::broken(&format!(
+            "P4: boot and step {found:?} by the guest's memory, {set:?} by its registers"
+        ));
+    }
 }
 
 fn set_slot(vm: i32, region: &kvm_userspace_memory_region) {
@@ -254,29 +301,61 @@ fn run(fd: i32) -> i64 {
     if let Some(step) = done {
         with_guest(vm, |memory| guest::end_step(memory, step));
     }
+    loop {
+        let Some(step) = take_step(fd, vm, run) else { return -i64::from(libc::EINTR) };
+        let wish = with_guest(vm, |memory| guest::wish(memory, step));
+        if wish == Wish::Nothing {
+            with_guest(vm, |memory| guest::end_step(memory, step));
+            continue;
+        }
+        TABLES.with(|tables| tables.vcpus.get_mut(&fd).expect("a vCPU").pending = Some(step));
+        leave_for(vm, run, step, &wish);
+        return 0;
+    }
+}
+
+/// The work of the guest's next step, to the point where it asks for something; gives its number; none: it was interrupted.
+fn take_step(fd: i32, vm: i32, run: *mut kvm_run) -> Option<u64> {
+    let host = scheduler::host();
     let step = with_guest(vm, guest::step);
     // Checkpoints come in the middle of a step as well.
     for which in 0..guest::PER_STEP {
         if !compute(run) {
-            return -i64::from(libc::EINTR);
+            return None;
+        }
+        compare_registers(fd, vm);
+        if with_guest(vm, guest::boot) == 0 {
+            let boot = crate::judge::boots(host);
+            with_guest(vm, |memory| guest::begin_boot(memory, boot));
         }
         with_guest(vm, |memory| guest::write_page(memory, step, which));
     }
-    crate::judge::stepped(scheduler::host(), step);
-    TABLES.with(|tables| tables.vcpus.get_mut(&fd).expect("a vCPU").pending = Some(step));
-    match with_guest(vm, |memory| guest::wish(memory, step)) {
+    crate::judge::stepped(host);
+    Some(step)
+}
+
+/// The exit by which the guest asks for something.
+fn leave_for(vm: i32, run: *mut kvm_run, step: u64, wish: &Wish) {
+    let host = scheduler::host();
+    let boot = with_guest(vm, guest::boot);
+    match wish {
+        Wish::Nothing => {}
         Wish::Bytes(bytes) => {
             let printed = with_guest(vm, |memory| guest::printed(memory, step));
-            crate::judge::asked(scheduler::host(), printed + bytes.len() as u64);
-            write_out(run, SERIAL_PORT, 1, &bytes);
+            crate::judge::asked(host, guest::Place { boot, printed: printed + bytes.len() as u64 });
+            write_out(run, SERIAL_PORT, 1, bytes);
         }
         Wish::Off => {
             crate::judge::wants_off();
             crate::faults::wished();
             write_out(run, POWER_PORT, 2, &SOFT_OFF.to_le_bytes());
         }
+        Wish::Reset => {
+            crate::judge::wants_reset(host, boot);
+            crate::faults::wished();
+            write_out(run, RESET_PORT, 1, &[layout::I8042_RESET]);
+        }
     }
-    0
 }
 
 /// The guest computes for a while; `false`: it is interrupted.

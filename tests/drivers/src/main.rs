@@ -10,13 +10,23 @@
 
 #[cfg(feature = "world")]
 mod blocks;
+#[cfg(any(feature = "world", test))]
+#[cfg_attr(
+    not(feature = "world"),
+    allow(dead_code, reason = "without worlds only its tests are built")
+)]
+mod boots;
 #[cfg(feature = "world")]
 mod cable;
 #[cfg(feature = "world")]
 mod calls;
 #[cfg(feature = "world")]
 mod faults;
-#[cfg(feature = "world")]
+#[cfg(any(feature = "world", test))]
+#[cfg_attr(not(feature = "world"), allow(dead_code, reason = "as above"))]
+mod frames;
+#[cfg(any(feature = "world", test))]
+#[cfg_attr(not(feature = "world"), allow(dead_code, reason = "as above"))]
 mod guest;
 #[cfg(feature = "world")]
 mod hosts;
@@ -32,6 +42,9 @@ mod run;
 mod scheduler;
 #[cfg(feature = "world")]
 mod sides;
+#[cfg(any(feature = "world", test))]
+#[cfg_attr(not(feature = "world"), allow(dead_code, reason = "as above"))]
+mod tally;
 #[cfg(feature = "world")]
 mod watch;
 #[cfg(feature = "world")]

@@ -1,6 +1,6 @@
 //! The command: many worlds, each in a process of its own, which it leaves as it is.
 
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, ValueEnum};
 use kemari_flags::drivers::{Arguments, Story};
 
+use crate::tally::{self, Tally};
 use crate::{raw, scheduler, world};
 
 /// How long a world may last, by its own clock.
@@ -45,6 +46,7 @@ pub(crate) fn broken(why: &str) -> ! {
 
 /// The threads of the world are left as they are.
 fn exit(code: i32) -> ! {
+    raw::say(&tally::line());
     // SAFETY: nothing is left to be done.
     unsafe { raw::syscall(libc::SYS_exit_group, [code as usize, 0, 0, 0, 0, 0]) };
     unreachable!("the process has ended")
@@ -103,7 +105,7 @@ fn watch_turns() {
 fn many(arguments: &Arguments) -> ExitCode {
     let next = AtomicU64::new(arguments.first);
     let end = arguments.first + arguments.seeds;
-    let found = Mutex::new(Vec::new());
+    let (found, tally) = (Mutex::new(Vec::new()), Mutex::new(Tally::default()));
     let (begun, worlds) = (Instant::now(), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for _ in 0..arguments.jobs {
@@ -114,7 +116,9 @@ fn many(arguments: &Arguments) -> ExitCode {
                         return;
                     }
                     worlds.fetch_add(1, Ordering::Relaxed);
-                    if let Err(why) = child(seed, arguments.story) {
+                    let (said, kept) = child(seed, arguments.story);
+                    tally.lock().expect("not poisoned").add(&said);
+                    if let Err(why) = kept {
                         println!("seed {seed}: {why}");
                         found.lock().expect("not poisoned").push(seed);
                         if arguments.until_broken {
@@ -126,26 +130,39 @@ fn many(arguments: &Arguments) -> ExitCode {
         }
     });
     let found = found.into_inner().expect("not poisoned");
+    let tally = tally.into_inner().expect("not poisoned");
+    println!("{}", tally.told());
+    let never = tally.never();
+    if !never.is_empty() && arguments.story.is_none() {
+        println!("in no world: {}", never.join(", "));
+    }
     let (worlds, seconds) = (worlds.into_inner(), begun.elapsed().as_secs_f64());
     println!("{worlds} worlds in {seconds:.1} s, {} broken", found.len());
-    if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let is_good = found.is_empty() && (never.is_empty() || !arguments.every_kind);
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs a world in a process of its own.
-fn child(seed: u64, story: Option<Story>) -> Result<(), String> {
-    let own = std::env::current_exe().map_err(|error| error.to_string())?;
+/// Runs a world in a process of its own; gives what it has said, and whether it has kept every promise.
+fn child(seed: u64, story: Option<Story>) -> (String, Result<(), String>) {
+    match said_by_child(seed, story) {
+        Ok((status, text)) if status.success() => (text, Ok(())),
+        Ok((status, text)) => {
+            let line = text.lines().find(|line| line.starts_with("BROKEN")).map(str::to_owned);
+            let why = line.unwrap_or_else(|| format!("{status}: {text}"));
+            (text, Err(why))
+        }
+        Err(error) => (String::new(), Err(error.to_string())),
+    }
+}
+
+fn said_by_child(seed: u64, story: Option<Story>) -> std::io::Result<(ExitStatus, String)> {
     // A world leaves what it has as it is, its files as well: they go with this directory.
-    let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let mut command = Command::new(own);
+    let dir = tempfile::tempdir()?;
+    let mut command = Command::new(std::env::current_exe()?);
     command.env("TMPDIR", dir.path()).args(["--child", &seed.to_string()]);
     if let Some(value) = story.and_then(|story| story.to_possible_value()) {
         command.args(["--story", value.get_name()]);
     }
-    let said = command.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
-    if said.status.success() {
-        return Ok(());
-    }
-    let text = String::from_utf8_lossy(&said.stderr);
-    let line = text.lines().find(|line| line.starts_with("BROKEN")).map(str::to_owned);
-    Err(line.unwrap_or_else(|| format!("{}: {text}", said.status)))
+    let said = command.stdin(Stdio::null()).output()?;
+    Ok((said.status, String::from_utf8_lossy(&said.stderr).into_owned()))
 }

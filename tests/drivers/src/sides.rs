@@ -12,10 +12,11 @@ use ft_core::standby::StandbyOptions;
 use io_gate::host::{CommitAuthority, new_gate};
 use io_gate_host::GuestMemory;
 use kemari_vmm::arbiter::{self, Arbiter, FileArbiter};
-use kemari_vmm::config::{ConsoleConfig, MachineConfig};
+use kemari_vmm::boot::Boot;
+use kemari_vmm::config::{BootSource, ConsoleConfig, MachineConfig};
 use kemari_vmm::engine::{Engine, EngineOptions, Makings, Sealer, Steps};
 use kemari_vmm::link::{LinkAddr, LinkSecurity};
-use kemari_vmm::machine::{AttachOptions, Ended, Machine};
+use kemari_vmm::machine::{AttachOptions, Ended, Machine, signals};
 use kemari_vmm::standby::resources::{Reserve, Resources};
 use kemari_vmm::standby::{
     End, HostError, Inheritance, MachineFactory, StandbyConfig, StandbyDriver, StopHandle,
@@ -23,6 +24,7 @@ use kemari_vmm::standby::{
 
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::guest::Orders;
 use crate::scheduler::Host;
 use crate::{guest, judge, trace, watch};
 
@@ -36,10 +38,10 @@ pub(crate) struct Places {
     pub(crate) dir: PathBuf,
     /// Each side has an arbiter of its own, which is an error of whoever has set them up.
     pub(crate) two_arbiters: bool,
-    /// At which step the guest powers itself off; 0: never.
-    pub(crate) off_at: u64,
-    /// How many bytes the guest prints in a step.
-    pub(crate) burst: u64,
+    /// What the guest does.
+    pub(crate) orders: Orders,
+    /// Standbys have the guest's kernel, as their command line may say; others are sent the primary's.
+    pub(crate) own_kernel: bool,
     /// The primary begins without a standby: it is told of it later.
     pub(crate) late: bool,
 }
@@ -57,6 +59,16 @@ impl Places {
     /// Where it listens.
     pub(crate) fn far(&self, standby: Host) -> PathBuf {
         self.dir.join(format!("far-{standby:?}"))
+    }
+
+    fn kernel(&self) -> PathBuf {
+        self.dir.join("kernel")
+    }
+
+    /// Writes the guest's kernel, before anybody begins.
+    pub(crate) fn write_kernel(&self) {
+        std::fs::write(self.kernel(), self.orders.kernel())
+            .expect("a file in the world's directory");
     }
 
     /// Somebody else begins a machine of this name, as after a reboot: `Err` where another has it.
@@ -139,14 +151,17 @@ impl guest::Memory for Whole<'_> {
 pub(crate) fn run_primary(places: &Places, side: &Shared) {
     let arbiter = places.arbiter("primary");
     let (ledger, authority) = new_gate();
-    let config = places.config(Host::A, MEMORY, 1);
+    let boot = BootSource { kernel: places.kernel(), initrd: None, cmdline: String::new() };
+    let config = MachineConfig { boot: Some(boot), ..places.config(Host::A, MEMORY, 1) };
     let machine = Machine::build(config, ledger, arbiter.fence()).expect("a machine");
+    machine.boot().expect("a kernel");
     let term = arbiter.begin(false).expect("the first term");
     let attach = AttachOptions { shared_disks: true, append: false };
     machine.attach_backends(attach).expect("what is behind the devices");
+    let ends = machine.clone();
+    signals::watch(move |number| ends.end(Ended::Signal(number))).expect("signal handlers");
     let near = places.near(Host::B);
     let options = places.engine_options(Some(&near).filter(|_| !places.late));
-    guest::tell(&mut Whole(machine.memory()), places.off_at, places.burst);
     judge::begins(Host::A, guest::check(&mut Whole(machine.memory())));
     let makings = Makings::new(Some(&arbiter)).expect("threads");
     let asked = Some(arbiter.clone());
@@ -206,7 +221,9 @@ pub(crate) fn run_standby(places: &Places, host: Host, side: &Shared) {
         setup_timeout: SETUP_TIMEOUT,
         ..StandbyOptions::default()
     };
-    let config = StandbyConfig { name: "pair".into(), options, boot: None, audit: None };
+    let boot = places.own_kernel.then(|| Boot::open(&places.kernel(), None, ""));
+    let boot = boot.map(|boot| Arc::new(boot.expect("the kernel that the world has written")));
+    let config = StandbyConfig { name: "pair".into(), options, boot, audit: None };
     let reserve: Arc<Reserve> = Arc::default();
     let resources =
         Resources::new(places.config(host, MEMORY, 1), None, Some(arbiter.clone()), reserve);

@@ -16,12 +16,15 @@ use kemari_vmm::machine::Ended;
 
 use crate::cable::Cable;
 use crate::faults::{Call, Happens, Trap};
+use crate::guest::Orders;
 use crate::scheduler::{self, Host};
 use crate::sides::{Places, Shared, Side, run_primary, run_standby};
+use crate::tally::{self, Kind};
 use crate::{broken, faults, hosts, judge, trace};
 
 mod ends;
 mod quiet;
+mod resets;
 mod rest;
 
 /// How long the world waits for what must come.
@@ -77,7 +80,8 @@ const FAULTS: [Fault; 18] = [
     Fault::ProtectAgain,
 ];
 
-const STORIES: [Story; 15] = [
+/// In turn: of so many worlds in sequence each is about another one of these.
+const STORIES: [Story; 18] = [
     Story::Any,
     Story::Any,
     Story::Any,
@@ -93,6 +97,9 @@ const STORIES: [Story; 15] = [
     Story::OtherStandby,
     Story::Hangs,
     Story::Leaves,
+    Story::Resets,
+    Story::SecondSignal,
+    Story::FirstCheckpoint,
 ];
 
 struct World {
@@ -119,27 +126,23 @@ struct World {
 /// Runs the world of a seed; comes back when it has kept every promise.
 pub(crate) fn run(seed: u64, story: Option<Story>, dir: &Path) {
     let mut random = fastrand::Rng::with_seed(seed ^ 0x5eed);
-    let drawn = STORIES[random.usize(..STORIES.len())];
-    let story = story.unwrap_or(drawn);
+    let in_turn = STORIES[(seed % STORIES.len() as u64) as usize];
+    let story = story.unwrap_or(in_turn);
     trace(&format!("{story:?}"));
     let places = Places {
         dir: dir.to_owned(),
         two_arbiters: story == Story::TwoArbiters,
-        off_at: if story == Story::PowersOff { random.u64(1..1000) } else { 0 },
+        orders: orders(story, &mut random),
+        own_kernel: random.bool(),
         late: match story {
             Story::Any => random.u32(..6) == 0,
             Story::Twice => random.bool(),
             Story::OtherStandby => true,
             _ => false,
         },
-        burst: match story {
-            Story::Replaced => 64,
-            Story::Unread => 512,
-            // So that what is not read is soon full.
-            Story::Ends if random.bool() => 64,
-            _ => 1,
-        },
     };
+    places.write_kernel();
+    judge::set_per_boot(places.orders.per_boot());
     let reads = Arc::new(AtomicBool::new(true));
     for host in [Host::A, Host::B, Host::C] {
         make_console(&places.console(host), reads.clone());
@@ -149,7 +152,7 @@ pub(crate) fn run(seed: u64, story: Option<Story>, dir: &Path) {
     faults::set_short(if random.bool() { 0 } else { random.u32(2..20) });
     let cable = Cable::lay(&places.near(Host::B), places.far(Host::B));
     let mut world = World {
-        burst: places.burst,
+        burst: places.orders.burst,
         random,
         places,
         primary: Host::A,
@@ -178,8 +181,31 @@ pub(crate) fn run(seed: u64, story: Option<Story>, dir: &Path) {
         Story::OtherStandby => world.choose_another(),
         Story::Hangs => world.hang(),
         Story::Leaves => world.lose_its_standby(),
+        Story::Resets => world.be_reset(),
+        Story::SecondSignal => world.be_told_twice(),
+        Story::FirstCheckpoint => world.die_at_the_first_checkpoint(),
     }
     trace(&format!("{} bytes have left", judge::total()));
+}
+
+/// What the guest does in such a world.
+fn orders(story: Story, random: &mut fastrand::Rng) -> Orders {
+    let burst = match story {
+        Story::Replaced => 64,
+        Story::Unread => 512,
+        // So that what is not read is soon full.
+        Story::Ends if random.bool() => 64,
+        _ => 1,
+    };
+    let off_at = if story == Story::PowersOff { random.u64(1..1000) } else { 0 };
+    let resets = match story {
+        Story::Resets => true,
+        Story::Any => random.u32(..3) == 0,
+        _ => false,
+    };
+    let reset_at = if resets { random.u64(20..600) } else { 0 };
+    let insists = if resets { [0, 1, random.u64(1..40)][random.usize(..3)] } else { 0 };
+    Orders { off_at, burst, reset_at, insists }
 }
 
 fn start(host: Host, name: &str, run: impl FnOnce() + Send + 'static) {
@@ -286,24 +312,37 @@ impl World {
     /// What a thread of an ended session still does is seen by nobody (P4).
     fn outlive_a_session(&mut self) {
         // Most of all between two looks at the log of changed pages: just behind the calls with which the log begins.
-        let (thread, behind, left, blocks) = match self.random.usize(..4) {
+        let mut cuts = true;
+        let (thread, behind, left, blocks) = match self.random.usize(..8) {
             0 => ("link", Call::Any, self.random.u32(1..200), self.some_blocks()),
             1 => ("sender", Call::Send, self.random.u32(1..20), self.some_blocks()),
+            2 => {
+                // While it reads: the primary, which hears nothing, gives the session up, and its standby hears of that.
+                self.wait_protected();
+                cuts = false;
+                ("link", Call::Any, self.random.u32(1..50), self.some_blocks())
+            }
             _ => ("sender", Call::Kvm, self.random.u32(1..3), self.random.u32(1..100)),
         };
         let happens = Happens::Hold(self.random.u64(500_000_000..3_000_000_000));
         let thread = Some(thread);
         faults::set_trap(Some(Trap { host: Host::A, behind, thread, left, blocks, happens }));
         self.pass_until(300, |_| faults::is_held());
-        self.cable.cut();
-        self.pass(1..50);
-        self.pass_until(2000, |world| world.phase() == Some(Phase::Protected));
+        let former = self.cable.joined();
+        if cuts {
+            self.cut_link();
+        }
+        self.pass_until(2000, |world| {
+            world.cable.joined() > former && world.phase() == Some(Phase::Protected)
+        });
         self.pass(1..50);
         let sessions = self.cable.joined();
-        let goes_on = self.phase() == Some(Phase::Protected);
+        let goes_on = sessions > former && self.phase() == Some(Phase::Protected);
         faults::release();
+        self.pass(1..10);
         self.wait_protected();
-        self.pass(1..30);
+        // Whoever looks for a standby once more needs a moment.
+        self.pass(20..50);
         if goes_on && self.cable.joined() != sessions {
             broken("P7: a thread of a session that had ended has ended the next one");
         }
@@ -321,13 +360,13 @@ impl World {
     /// Its last write may have left when it was replaced; none leaves afterwards (P2).
     fn be_replaced(&mut self) {
         self.wait_protected();
-        self.reads.store(false, Ordering::SeqCst);
+        self.set_reads(false);
         self.pass(100..500);
         let behind = [Call::Output, Call::Output, Call::File][self.random.usize(..3)];
         let happens = Happens::Stop(self.random.u64(500_000_000..3_000_000_000));
         let (left, blocks) = (self.random.u32(1..6), self.some_blocks());
         faults::set_trap(Some(Trap { host: Host::A, behind, thread: None, left, blocks, happens }));
-        self.reads.store(true, Ordering::SeqCst);
+        self.set_reads(true);
         self.pass(1..2000);
         self.heal();
         self.conclude(true);
@@ -337,7 +376,7 @@ impl World {
         self.wait_protected();
         faults::set_storage(Host::A, self.random.u64(1_000_000..80_000_000));
         self.pass(1..500);
-        self.cable.cut();
+        self.cut_link();
         self.pass(1..1000);
         self.heal();
         self.conclude(true);
@@ -346,7 +385,7 @@ impl World {
     /// A console that nobody reads stops no guest, no checkpoint and no takeover (P7).
     fn go_unread(&mut self) {
         self.wait_protected();
-        self.reads.store(false, Ordering::SeqCst);
+        self.set_reads(false);
         self.pass(1..300);
         self.goes_on_without_readers();
         if self.phase() != Some(Phase::Protected) {
@@ -412,20 +451,43 @@ impl World {
                 };
                 faults::set_trap(Some(Trap { host, behind, thread: None, left, blocks, happens }));
             }
-            Fault::CutLink => self.cable.cut(),
-            Fault::SilentLink => self.cable.set_silent(true),
-            Fault::SlowLink => self.cable.set_micros(self.random.u64(..30_000)),
+            Fault::CutLink => self.cut_link(),
+            Fault::SilentLink => {
+                tally::saw(Kind::LinkSilent);
+                self.cable.set_silent(true);
+            }
+            Fault::SlowLink => {
+                tally::saw(Kind::LinkSlow);
+                self.cable.set_micros(self.random.u64(..30_000));
+            }
             Fault::SlowStorage(role) => {
                 faults::set_storage(self.host(role), self.random.u64(..60_000_000));
             }
-            Fault::ReaderStops => self.reads.store(false, Ordering::SeqCst),
+            Fault::ReaderStops => self.set_reads(false),
             Fault::Stranger => self.cable.greet(self.places.far(self.standby)),
             Fault::ProtectAgain => self.protect(),
-            Fault::EndPrimary => {
-                let end = |engine: &Arc<Engine>| engine.machine().end(Ended::Signal(libc::SIGTERM));
-                self.ends |= self.with_engine(self.primary, end).is_some();
-            }
+            Fault::EndPrimary => self.ends |= self.signal(),
         }
+    }
+
+    /// Sends the primary a signal to end, if it is there to take it.
+    fn signal(&self) -> bool {
+        let ends = |engine: &Arc<Engine>| match self.primary {
+            // By its handler, as the kernel would call it.
+            // SAFETY: a system call; the handler is the product's.
+            Host::A => assert_eq!(unsafe { libc::raise(libc::SIGTERM) }, 0, "a signal"),
+            _ => engine.machine().end(Ended::Signal(libc::SIGTERM)),
+        };
+        let sent = self.with_engine(self.primary, ends).is_some();
+        if sent {
+            tally::saw(Kind::ToldToEnd);
+        }
+        sent
+    }
+
+    fn cut_link(&self) {
+        tally::saw(Kind::LinkCut);
+        self.cable.cut();
     }
 
     /// One side at least stays.
@@ -439,8 +501,7 @@ impl World {
 
     fn stop_for(&mut self, host: Host, nanos: std::ops::Range<u64>) {
         if !self.killed.contains(&host) {
-            let nanos = self.random.u64(nanos);
-            scheduler::with(|world| world.stop_host(host, world.now + nanos));
+            hosts::stop(host, self.random.u64(nanos));
         }
     }
 
@@ -450,7 +511,7 @@ impl World {
         faults::release();
         self.cable.set_silent(false);
         self.cable.set_micros(0);
-        self.reads.store(true, Ordering::SeqCst);
+        self.set_reads(true);
         for host in [Host::A, Host::B, Host::C] {
             faults::set_storage(host, 0);
         }

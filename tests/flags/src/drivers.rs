@@ -33,6 +33,12 @@ pub enum Story {
     Hangs,
     /// The standby is told to end.
     Leaves,
+    /// The guest resets itself, again and again.
+    Resets,
+    /// The primary is told to end, and told so again.
+    SecondSignal,
+    /// The primary dies as its first checkpoints are acknowledged.
+    FirstCheckpoint,
 }
 
 /// Run the real threads of a pair in turn, as a seed says, and judge what leaves them.
@@ -54,11 +60,14 @@ pub struct Arguments {
     /// Only worlds that are about this; without it they are about all in turn.
     #[arg(long)]
     pub story: Option<Story>,
+    /// Fail as well where something that can happen in a world happens in none: a reset, a takeover, a slow fence.
+    #[arg(long, conflicts_with_all = ["seed", "until_broken", "story"])]
+    pub every_kind: bool,
     /// Worlds at once.
     #[arg(long, default_value_t = 2, allow_negative_numbers = true, value_parser = numbers::<u64>(JOBS, "worlds at once"))]
     pub jobs: u64,
     /// Put each defect of tests/drivers/defects.toml back into a copy of the tree, and see that it is found.
-    #[arg(long, conflicts_with_all = ["seed", "seeds", "until_broken", "story"])]
+    #[arg(long, conflicts_with_all = ["seed", "seeds", "until_broken", "story", "every_kind"])]
     pub defects: bool,
     /// Only the defects whose name contains this.
     #[arg(long, requires = "defects")]

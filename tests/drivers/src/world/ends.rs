@@ -4,13 +4,16 @@ use std::time::{Duration, Instant};
 
 use ft_core::primary::Phase;
 
-use super::{Fault, World};
+use super::{Fault, LOOK_EVERY, World};
 use crate::faults::{Call, Happens, Trap};
 use crate::scheduler::Host;
-use crate::{broken, faults, judge, kvm};
+use crate::tally::{self, Kind};
+use crate::{broken, faults, hosts, judge, kvm};
 
 /// A machine with nothing to wait for ends within this.
 const SHORT_END: Duration = Duration::from_secs(2);
+/// A machine that is told to end once more ends within this, whatever it waits for.
+const SECOND_END: Duration = Duration::from_millis(100);
 /// A standby that was told to end waits no longer than this for an answer of its arbiter, and for all else.
 const STANDBY_END: Duration = Duration::from_secs(4);
 
@@ -42,6 +45,71 @@ impl World {
             broken("P7: the guest of a machine that was told to end goes on");
         }
         self.holds_nothing(Host::B);
+    }
+
+    /// The second signal ends the process at once; one that follows the first within a second is the same. What has been let out by
+    /// then is known to whoever goes on with the guest, and who was told of the end does not (P1, P7).
+    pub(super) fn be_told_twice(&mut self) {
+        self.wait_protected();
+        self.pass(1..300);
+        let may_be_untold = self.hinder_the_end();
+        self.cause(Fault::EndPrimary);
+        let (one_signal, begun) = (Duration::from_secs(1), Instant::now());
+        if self.random.bool() {
+            self.pass(1..950);
+            self.signal();
+            self.pass(99..100);
+            if !hosts::is_there(Host::A) && !self.has_ended(Host::A) {
+                broken("P7: a signal that comes twice within a second ends the process at once");
+            }
+        }
+        self.pass_until(900, |world| world.has_ended(Host::A));
+        std::thread::sleep((one_signal + LOOK_EVERY).saturating_sub(begun.elapsed()));
+        self.pass(1..1000);
+        let is_told_again = !self.has_ended(Host::A) && self.signal();
+        if is_told_again {
+            tally::saw(Kind::ToldTwice);
+            self.pass_until(SECOND_END.as_millis() as u64, |_| !hosts::is_there(Host::A));
+            if hosts::is_there(Host::A) && !self.has_ended(Host::A) {
+                broken(&format!("P7: a second signal has not ended the process in {SECOND_END:?}"));
+            }
+        }
+        self.heal();
+        self.pass(3000..3001);
+        if judge::lives() == 1 {
+            return self.holds_nothing(Host::B);
+        }
+        if !may_be_untold {
+            broken("P7: the guest of a machine that was told to end goes on");
+        }
+        let before = judge::total();
+        self.wait_for("P7: output", |world| judge::total() > before + 10 * world.burst);
+    }
+
+    /// Something keeps the machine from ending; whether its standby may not hear of the end.
+    fn hinder_the_end(&mut self) -> bool {
+        match self.random.u32(..4) {
+            0 => {
+                faults::set_storage(Host::A, self.random.u64(100_000_000..4_000_000_000));
+                true
+            }
+            1 => {
+                self.cause(Fault::SilentLink);
+                self.hold_one("devices");
+                true
+            }
+            2 => {
+                let thread =
+                    ["devices", "vcpu0", "link", "sender", "ticker"][self.random.usize(..5)];
+                self.hold_one(thread);
+                true
+            }
+            _ => {
+                // What was let out is not written; the standby is told before that is waited for.
+                self.hold_one("console0");
+                false
+            }
+        }
     }
 
     fn see_the_end(&mut self, waits: bool) {
@@ -93,6 +161,7 @@ impl World {
                 ended.is_some_and(|ended| ended == "PoweredOff" || ended.contains("powered off"))
             })
         });
+        tally::saw(Kind::PowerOff);
         if in_peace {
             self.pass(2000..3000);
             if judge::lives() > 1 {
@@ -127,6 +196,22 @@ impl World {
         self.pass(50..51);
     }
 
+    /// A checkpoint that was acknowledged is whole, and can be gone on from, the very first one as well (P4).
+    pub(super) fn die_at_the_first_checkpoint(&mut self) {
+        self.cable.set_micros(self.random.u64(..3_000));
+        self.cable.kill_at_acknowledgement(self.random.u64(1..4));
+        // Between two looks at what the guest has written it writes on.
+        let (left, blocks) = (self.random.u32(1..8), self.random.u32(..10));
+        let happens = Happens::Hold(self.random.u64(..20_000_000));
+        let (host, behind, thread) = (Host::A, Call::Kvm, Some("sender"));
+        faults::set_trap(Some(Trap { host, behind, thread, left, blocks, happens }));
+        self.wait_for("P7: the first checkpoints", |_| !hosts::is_there(Host::A));
+        tally::saw(Kind::FirstCheckpoint);
+        self.killed.push(Host::A);
+        self.heal();
+        self.conclude(true);
+    }
+
     /// A standby that is told to end ends, and keeps nothing: neither the guest from going on, nor a term that it has won (P7).
     pub(super) fn lose_its_standby(&mut self) {
         let is_early = self.random.u32(..4) == 0;
@@ -152,6 +237,7 @@ impl World {
             return;
         }
         let stop = self.side(Host::B).stop.clone().expect("a standby that runs");
+        tally::saw(Kind::StandbyToldToEnd);
         stop.stop();
         self.pass_until(STANDBY_END.as_millis() as u64, |world| {
             world.has_ended(Host::B) || judge::lives() > 1

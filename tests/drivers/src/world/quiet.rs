@@ -8,6 +8,7 @@ use super::{Fault, LOOK_EVERY, World, rest};
 use crate::cable::Cable;
 use crate::faults::{Call, Happens, Trap};
 use crate::scheduler::Host;
+use crate::tally::{self, Kind};
 use crate::{broken, faults, judge, trace};
 
 /// Where nothing fails, a guest is protected within this.
@@ -19,6 +20,9 @@ const SOON_TAKEN_OVER: Duration = Duration::from_millis(1500);
 /// A thread may hang for so many milliseconds before the guest goes on elsewhere: for as long as a machine may make no progress, and
 /// until that is seen.
 const LONGEST_HANG: u64 = 6_500;
+
+/// For so long output waits where the standby does not answer: until it is missed, and the arbiter has been asked.
+const LONGEST_SILENCE: Duration = Duration::from_secs(1);
 
 impl World {
     /// Nothing fails: nobody suspects anybody, and nothing takes long (P7).
@@ -80,28 +84,32 @@ impl World {
         }
         self.wait_for("an engine", |world| world.with_engine(Host::A, |_| ()).is_some());
         self.pass(1..50);
-        if self.random.bool() {
+        // Anywhere, or between its last look whether it is still wanted and its session.
+        let (is_held, at_the_door) = (self.random.bool(), self.random.bool());
+        if is_held {
+            self.hold_the_link(at_the_door);
+        }
+        if self.random.bool() && !(is_held && at_the_door) {
             faults::set_storage(Host::A, self.random.u64(..50_000_000));
         }
-        let is_held = self.random.bool();
-        if is_held {
-            let (left, blocks) = (self.random.u32(1..100), self.some_blocks());
-            let happens = Happens::Hold(self.random.u64(50_000_000..2_000_000_000));
-            let (host, behind, thread) = (Host::A, Call::Any, Some("link"));
-            faults::set_trap(Some(Trap { host, behind, thread, left, blocks, happens }));
-        }
         self.protect();
-        match is_held {
-            true => self.pass_until(40, |_| faults::is_held()),
-            false => self.pass(0..40),
+        match (is_held, at_the_door) {
+            (true, false) => self.pass_until(40, |_| faults::is_held()),
+            (true, true) => self.pass_until(500, |_| faults::is_held()),
+            (false, _) => self.pass(0..40),
         }
         if rest::is_stuck() || self.phase() != Some(Phase::Alone) {
             // There is a standby, or somebody is held where no operator is heard.
             return;
         }
         self.standby = Host::C;
+        tally::saw(Kind::OtherStandby);
+        if is_held && at_the_door {
+            // The next one takes its time.
+            faults::set_storage(Host::A, self.random.u64(5_000_000..50_000_000));
+        }
         self.protect();
-        if is_held && self.random.bool() {
+        if is_held && (at_the_door || self.random.bool()) {
             self.pass(0..30);
             faults::release();
         }
@@ -124,10 +132,25 @@ impl World {
         }
     }
 
+    /// The next thread that connects.
+    fn hold_the_link(&mut self, at_the_door: bool) {
+        let (behind, left, blocks) = match at_the_door {
+            // Where it has started its sender.
+            true => (Call::Start, 1, self.random.u32(..10)),
+            false => (Call::Any, self.random.u32(1..100), self.some_blocks()),
+        };
+        let happens = Happens::Hold(self.random.u64(50_000_000..2_000_000_000));
+        let (host, thread) = (Host::A, Some("link"));
+        faults::set_trap(Some(Trap { host, behind, thread, left, blocks, happens }));
+    }
+
     /// Whichever thread hangs, and wherever, the guest goes on, here or there (P7).
     pub(super) fn hang(&mut self) {
         self.wait_protected();
         self.pass(1..200);
+        if self.random.u32(..4) == 0 {
+            return self.hang_at_the_standby();
+        }
         if self.random.bool() {
             self.hold_with_the_lock();
         } else {
@@ -148,6 +171,27 @@ impl World {
         self.conclude(true);
     }
 
+    /// A standby that hangs is missed as soon as one that has died: nobody gives signs of life for it.
+    fn hang_at_the_standby(&mut self) {
+        // All that was printed before is out by then.
+        self.pass(50..100);
+        let (left, blocks) = (self.random.u32(1..50), self.some_blocks());
+        let happens = Happens::Hold(2 * LONGEST_SILENCE.as_nanos() as u64);
+        let (host, behind, thread) = (Host::B, Call::Any, Some("main-standby"));
+        faults::set_trap(Some(Trap { host, behind, thread, left, blocks, happens }));
+        self.pass_until(500, |_| faults::is_held());
+        if faults::is_held() {
+            // Longer, so that what was printed as it began to hang has waited too long.
+            std::thread::sleep(LONGEST_SILENCE * 3 / 2);
+            let wait = Duration::from_nanos(judge::longest_wait());
+            if wait > LONGEST_SILENCE {
+                broken(&format!("P7: a standby hangs, and output has waited for {wait:?}"));
+            }
+        }
+        self.heal();
+        self.conclude(true);
+    }
+
     /// A thread with the engine's lock, if one is met with it.
     fn hold_with_the_lock(&mut self) {
         const TRIES: u32 = 40;
@@ -164,7 +208,7 @@ impl World {
         }
     }
 
-    fn hold_one(&mut self, thread: &'static str) {
+    pub(super) fn hold_one(&mut self, thread: &'static str) {
         let (left, blocks) = (self.random.u32(1..50), self.some_blocks());
         let happens = Happens::Hold((LONGEST_HANG + 1_000) * 1_000_000);
         let (host, behind, thread) = (Host::A, Call::Any, Some(thread));

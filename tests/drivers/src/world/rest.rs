@@ -9,6 +9,7 @@ use ft_core::primary::Phase;
 use super::World;
 use crate::scheduler::{self, Host};
 use crate::sides::Shared;
+use crate::tally::{self, Kind};
 use crate::{broken, faults, judge};
 
 /// How often the operator looks at a machine.
@@ -63,6 +64,7 @@ impl World {
                 self.wait_for("P2: the end of a machine that was replaced", |world| {
                     world.has_ended(primary)
                 });
+                tally::saw(Kind::Replaced);
             }
             return;
         }
@@ -99,6 +101,9 @@ impl World {
 
     /// Whether somebody reads the consoles.
     pub(super) fn set_reads(&self, reads: bool) {
+        if !reads {
+            tally::saw(Kind::ConsoleUnread);
+        }
         self.reads.store(reads, Ordering::SeqCst);
     }
 }

@@ -1,0 +1,103 @@
+//! What has happened in a world. Of many worlds it is told what happened in none: a story that does not do its work any more looks
+//! like one that finds nothing.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! kinds {
+    ($($kind:ident: $name:literal,)*) => {
+        /// Something that can happen.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Kind {
+            $(#[doc = $name] $kind,)*
+        }
+
+        /// All of them.
+        const KINDS: &[(Kind, &str)] = &[$((Kind::$kind, $name),)*];
+    };
+}
+
+kinds! {
+    Reset: "reset",
+    PowerOff: "power-off",
+    Takeover: "takeover",
+    TakeoverAfterReset: "takeover after a reset",
+    SessionEnd: "session end",
+    ImagesSent: "kernel sent to a standby",
+    Stranger: "stranger at the door",
+    SlowFence: "slow fence",
+    ToldToEnd: "signal to end",
+    ToldTwice: "second signal",
+    StandbyToldToEnd: "standby told to end",
+    OtherStandby: "another standby",
+    Replaced: "primary replaced",
+    FirstCheckpoint: "primary killed at its first checkpoints",
+    HostKilled: "host killed",
+    HostStopped: "host stopped",
+    ThreadHeld: "thread held",
+    LinkCut: "link cut",
+    LinkSilent: "link silent",
+    LinkSlow: "link slow",
+    ShortCall: "short read or write",
+    ConsoleUnread: "console unread",
+}
+
+static SEEN: AtomicU64 = AtomicU64::new(0);
+/// Of a world's process, what it has seen is in a line that begins so.
+const LINE: &str = "saw: ";
+
+/// This has happened.
+pub(crate) fn saw(kind: Kind) {
+    SEEN.fetch_or(1 << kind as u64, Ordering::Relaxed);
+}
+
+/// What this world has seen, for [`Tally::add`].
+pub(crate) fn line() -> String {
+    format!("{LINE}{:x}", SEEN.load(Ordering::Relaxed))
+}
+
+/// Of several worlds.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    worlds: [u64; KINDS.len()],
+}
+
+impl Tally {
+    /// What a world's process has said.
+    pub(crate) fn add(&mut self, said: &str) {
+        let seen = said.lines().find_map(|line| line.strip_prefix(LINE));
+        let seen = seen.and_then(|seen| u64::from_str_radix(seen, 16).ok()).unwrap_or(0);
+        for (kind, _) in KINDS {
+            self.worlds[*kind as usize] += seen >> *kind as u64 & 1;
+        }
+    }
+
+    /// In how many worlds each has happened.
+    pub(crate) fn told(&self) -> String {
+        let one = |(kind, name): &(Kind, &str)| format!("{name} {}", self.worlds[*kind as usize]);
+        format!("in so many worlds: {}", KINDS.iter().map(one).collect::<Vec<_>>().join(", "))
+    }
+
+    /// What has happened in none.
+    pub(crate) fn never(&self) -> Vec<&'static str> {
+        let none = |(kind, _): &&(Kind, &str)| self.worlds[*kind as usize] == 0;
+        KINDS.iter().filter(none).map(|(_, name)| *name).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_happened_in_no_world_is_told() {
+        let mut tally = Tally::default();
+        assert_eq!(tally.never().len(), KINDS.len());
+        let said = |kinds: u64| format!("something\n{LINE}{kinds:x}\n");
+        tally.add(&said(!(1 << Kind::SlowFence as u64)));
+        tally.add("a world that has said nothing of it");
+        assert_eq!(tally.never(), ["slow fence"]);
+        tally.add(&said(1 << Kind::SlowFence as u64));
+        assert!(tally.never().is_empty());
+        assert!(tally.told().contains("reset 1, "), "{}", tally.told());
+    }
+}
