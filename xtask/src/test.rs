@@ -32,6 +32,7 @@ const STEPS: &[Step] = &[
     Step { name: "unit, property and process tests", run: workspace, linux: false },
     Step { name: "gate: the gate is the only way out of a device", run: gate, linux: false },
     Step { name: "gate: every known attack is caught", run: attacks, linux: false },
+    Step { name: "gate: an independent witness agrees", run: witness, linux: false },
     Step { name: "model: commit and takeover, exhaustively", run: model, linux: false },
     Step { name: "simulation: a fixed set of seeds", run: sim_fixed, linux: false },
     Step { name: "simulation: fresh seeds", run: sim_fresh, linux: false },
@@ -150,6 +151,10 @@ fn gate() -> Result<bool> {
 
 fn attacks() -> Result<bool> {
     gate::self_test_passes()
+}
+
+fn witness() -> Result<bool> {
+    gate::witness_agrees()
 }
 
 fn model() -> Result<bool> {

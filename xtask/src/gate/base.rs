@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use cargo_metadata::Package;
 use proc_macro2::{TokenStream, TokenTree};
 
-use super::policy::Source;
+use super::policy::{Linked, Source};
 use super::source::files_below;
 use super::subject::{Subject, package_dir};
 
@@ -57,13 +57,28 @@ pub(crate) fn report(subject: &Subject) -> Result<String> {
         })
         .collect();
     let mut said = format!(
-        "trusted base\n  devices                {}\n  the gate, far side     {}\n  allowed dependencies   {}\n",
+        "trusted base\n  devices                {}\n  the gate, far side     {}\n  allowed dependencies   {}\n  in the monitor         {}\n",
         size(&gated)?,
         size(&own)?,
-        size(&allowed)?
+        size(&allowed)?,
+        linked(&policy.product),
     );
-    said.push_str(&format!("  since the last tag     {}\n", growth(subject, &own)?));
+    let growth = growth(subject, &own)?;
+    said.push_str(&format!("  since the last tag     {growth}\n"));
     Ok(said)
+}
+
+/// The crates of the registry that the monitor is built from, as they are listed: the layer `graph` sees that the list is whole.
+fn linked(entries: &[Linked]) -> String {
+    let count = |names: fn(&Linked) -> &Vec<String>| -> usize {
+        entries.iter().map(|entry| names(entry).len()).sum()
+    };
+    let crates = count(|entry| &entry.crates);
+    let scripts = count(|entry| &entry.build_scripts);
+    let macros = count(|entry| &entry.macros);
+    format!(
+        "{crates} further crates of crates.io, {scripts} build scripts, {macros} procedural macros"
+    )
 }
 
 /// A crate that runs in the compiler is not in the product.
@@ -110,33 +125,39 @@ fn count_unsafe(tokens: TokenStream) -> usize {
 
 /// How the gate and its far side have grown since the last tag of the repository.
 fn growth(subject: &Subject, own: &[&Package]) -> Result<String> {
-    let git = |arguments: &[&str]| -> Result<Option<String>> {
-        let output = Command::new("git").current_dir(&subject.root).args(arguments).output();
-        let Ok(output) = output else { return Ok(None) };
-        let text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
-        Ok(output.status.success().then_some(text))
+    let tags = match git(&subject.root, &["tag", "--list"]) {
+        Ok(tags) => tags,
+        Err(said) => return Ok(format!("not known: {said:#}")),
     };
-    let Some(tag) = git(&["describe", "--tags", "--abbrev=0"])? else {
+    if tags.is_empty() {
         return Ok("there is none".to_owned());
-    };
+    }
+    let tag = git(&subject.root, &["describe", "--tags", "--abbrev=0"])?;
     let mut then = Size::default();
     for package in own {
-        then.crates += 1;
+        // A crate that was not there then has no files there.
         let source = subject.shown(package_dir(package).join("src"));
-        let listed = git(&["ls-tree", "-r", "--name-only", &tag, "--", &source.to_string_lossy()])?;
-        for name in listed.unwrap_or_default().lines().filter(|name| is_counted(name)) {
-            let text = git(&["show", &format!("{tag}:{name}")])?;
-            then += size_of(&text.with_context(|| format!("git cannot show {name} of {tag}"))?);
+        let list = ["ls-tree", "-r", "--name-only", &tag, "--", &source.to_string_lossy()];
+        for name in git(&subject.root, &list)?.lines().filter(|name| is_counted(name)) {
+            // `./`: the tree need not be the root of the repository.
+            then += size_of(&git(&subject.root, &["show", &format!("{tag}:./{name}")])?);
         }
     }
     let now = size(own)?;
-    ensure!(now.crates == then.crates, "the crates are counted alike");
     let more = |now: usize, then: usize| format!("{:+}", now as i64 - then as i64);
     Ok(format!(
         "({tag}) the gate and its far side: {} lines, {} `unsafe`",
         more(now.lines, then.lines),
         more(now.unsafes, then.unsafes)
     ))
+}
+
+fn git(root: &Path, arguments: &[&str]) -> Result<String> {
+    let output = Command::new("git").current_dir(root).args(arguments).output();
+    let output = output.context("cannot run git")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "git: {}", said.lines().next().unwrap_or_default());
+    Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
 }
 
 fn is_counted(name: &str) -> bool {
@@ -152,5 +173,61 @@ mod tests {
     fn lines_of_code_and_unsafe_are_counted_without_comments_and_tests() {
         let text = "//! A file.\n\nfn a() {\n    // SAFETY: b\n    unsafe { b() }\n}\nunsafe impl A for B {}\nunsafe fn c() {}\n\n#[cfg(test)]\nmod tests {\n    fn d() { unsafe { e() } }\n}\n";
         assert_eq!(size_of(text), Size { crates: 0, lines: 5, unsafes: 2 });
+    }
+
+    /// A tree with the gate and one crate of the far side, in a folder of a repository.
+    fn scratch(root: &Path) {
+        let file = |name: &str, text: &str| {
+            let path = root.join(name);
+            std::fs::create_dir_all(path.parent().expect("it is in a folder")).expect("a folder");
+            std::fs::write(path, text).expect("a file");
+        };
+        let package = |name: &str| {
+            format!("[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n")
+        };
+        file("Cargo.toml", "[workspace]\nresolver = \"3\"\nmembers = [\"io-gate\", \"host\"]\n");
+        file(
+            "gate.toml",
+            "[gate]\npackages = [\"io-gate\"]\n[[far-side]]\nname = \"host\"\nwhy = \"performs\"\n",
+        );
+        file("io-gate/Cargo.toml", &package("io-gate"));
+        file("io-gate/src/lib.rs", "fn a() {}\n");
+        file("host/Cargo.toml", &package("host"));
+        file("host/src/lib.rs", "mod b;\nfn c() {}\nfn d() {}\n");
+        file("host/src/b.rs", "fn e() {}\n");
+    }
+
+    #[test]
+    fn what_has_grown_since_the_last_tag_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().canonicalize().expect("it is there").join("tree");
+        scratch(&root);
+        let grown = || {
+            let subject = Subject::tree(&root, None, vec!["--offline".to_owned()]).expect("a tree");
+            let own = ["io-gate", "host"].map(|name| subject.package(name).expect("it is there"));
+            growth(&subject, &own).expect("it is told")
+        };
+        assert!(grown().starts_with("not known: git: fatal: not a git repository"), "{}", grown());
+        let run = |arguments: &[&str]| {
+            let person = ["-c", "user.name=x", "-c", "user.email=x@example.org"];
+            git(folder.path(), &[person.as_slice(), arguments].concat()).expect("git does it")
+        };
+        run(&["init", "--quiet"]);
+        run(&["add", "tree/io-gate", "tree/host/src/lib.rs"]);
+        run(&["commit", "--quiet", "--message", "a"]);
+        assert_eq!(grown(), "there is none");
+        run(&["tag", "v1"]);
+        // `b.rs` was not there then: one line of it is more. Of the gate, two are more, one of them `unsafe`.
+        std::fs::write(
+            root.join("io-gate/src/lib.rs"),
+            "// A note.\nfn a() {}\nfn f() {}\nfn g() { unsafe { h() } }\n",
+        )
+        .expect("a file");
+        std::fs::write(root.join("host/src/tests.rs"), "fn i() {}\n").expect("a file");
+        assert_eq!(grown(), "(v1) the gate and its far side: +3 lines, +1 `unsafe`");
+        run(&["add", "--all"]);
+        run(&["commit", "--quiet", "--message", "b"]);
+        run(&["tag", "v2"]);
+        assert_eq!(grown(), "(v2) the gate and its far side: +0 lines, +0 `unsafe`");
     }
 }

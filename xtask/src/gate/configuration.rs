@@ -1,5 +1,6 @@
 //! Configuration of cargo and rustup that changes what is compiled: what is checked here would not be what others build.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -7,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::finding::{Finding, Place};
 use super::rules::{self, Rule};
-use super::subject::Subject;
+use super::subject::{Subject, package_dir};
 
 /// What cargo's configuration may set: nothing of it changes what is compiled.
 const HARMLESS: [&str; 7] =
@@ -15,14 +16,14 @@ const HARMLESS: [&str; 7] =
 const CARGO: [&str; 2] = [".cargo/config.toml", ".cargo/config"];
 const RUSTUP: [&str; 2] = ["rust-toolchain.toml", "rust-toolchain"];
 
-/// Looks at the tree and at the folders that it is in: cargo and rustup do.
+/// Looks at the tree, at the folders that it is in, and at those of its packages: cargo and rustup do, by where they are run.
 pub(super) fn look(subject: &Subject) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let home = std::env::var_os("CARGO_HOME").or_else(|| {
         let home = std::env::var_os("HOME")?;
         Some(Path::new(&home).join(".cargo").into_os_string())
     });
-    for folder in subject.root.ancestors() {
+    for folder in folders(subject) {
         for path in CARGO.map(|name| folder.join(name)) {
             // The user's own is for all that the user builds: a mirror of crates.io, say.
             if path.parent() != home.as_deref().map(Path::new) {
@@ -34,6 +35,12 @@ pub(super) fn look(subject: &Subject) -> Result<Vec<Finding>> {
         }
     }
     Ok(findings)
+}
+
+fn folders(subject: &Subject) -> BTreeSet<&Path> {
+    let members = &subject.metadata.workspace_members;
+    let members = subject.metadata.packages.iter().filter(|package| members.contains(&package.id));
+    members.map(package_dir).chain([&*subject.root]).flat_map(Path::ancestors).collect()
 }
 
 /// The keys of cargo's configuration that change what is compiled.

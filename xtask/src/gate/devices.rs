@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use cargo_metadata::{DependencyKind, Package, PackageId, TargetKind};
+use cargo_metadata::{DependencyKind, Package, PackageId};
 use proc_macro2::{Span, TokenStream, TokenTree};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
@@ -34,14 +34,12 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     }
     let graph = Graph::of(subject, product)?;
     let mut findings = Vec::new();
-    let mut needed = BTreeSet::new();
     for package in graph.who_know(GATE) {
         let name = package.name.as_str();
         let listed = subject.policy.far_side.iter().find(|entry| entry.name == name);
         if subject.packages.iter().any(|gated| gated == name) {
             findings.extend(scan(subject, package, None)?);
         } else if let Some(listed) = listed {
-            needed.insert(name);
             findings.extend(scan(subject, package, Some(listed))?);
         } else {
             let what = format!("`{name}` can name the gate, and no layer looks at it");
@@ -52,9 +50,10 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
             ));
         }
     }
-    findings.extend(same_names(subject, &graph));
-    for entry in subject.policy.far_side.iter().filter(|entry| !needed.contains(&*entry.name)) {
-        let what = format!("`{}` is not on the far side of the gate", entry.name);
+    let in_product: BTreeSet<&str> =
+        graph.packages.values().map(|package| package.name.as_str()).collect();
+    for entry in subject.policy.far_side.iter().filter(|entry| !in_product.contains(&*entry.name)) {
+        let what = format!("`{}` is not in the product", entry.name);
         findings.push(Finding::new(&rules::DEVICES_STALE, Some(Place::line("gate.toml", 1)), what));
     }
     Ok(Outcome::Looked(findings))
@@ -108,35 +107,6 @@ impl<'s> Graph<'s> {
             known.extend(more);
         }
     }
-}
-
-/// The running program tells crates apart by the names of their libraries: two of one name would be one to it.
-fn same_names(subject: &Subject, graph: &Graph<'_>) -> Vec<Finding> {
-    let library = |package: &Package| {
-        let kinds = |kind: &TargetKind| matches!(kind, TargetKind::Lib | TargetKind::RLib);
-        package
-            .targets
-            .iter()
-            .find(|target| target.kind.iter().any(kinds))
-            .map(|target| target.name.clone())
-    };
-    let named = |name: &str| subject.package(name).ok().and_then(library);
-    let trusted = subject.packages.iter().map(String::as_str);
-    let trusted = trusted.chain(subject.policy.far_side.iter().map(|entry| entry.name.as_str()));
-    let trusted: BTreeSet<String> = trusted.filter_map(named).collect();
-    let own = |package: &Package| {
-        subject.packages.iter().any(|name| *name == package.name.as_str())
-            || subject.policy.far_side.iter().any(|entry| entry.name == package.name.as_str())
-    };
-    let others = graph.packages.values().filter(|package| !own(package));
-    let same = others.filter_map(|package| Some((package, library(package)?)));
-    same.filter(|(_, name)| trusted.contains(name))
-        .map(|(package, name)| {
-            let what =
-                format!("the library of `{}` is called `{name}`, as another one is", package.name);
-            Finding::new(&rules::DEVICES_SAME_NAME, Some(manifest(subject, package)), what)
-        })
-        .collect()
 }
 
 fn manifest(subject: &Subject, package: &Package) -> Place {

@@ -6,6 +6,7 @@ mod calls;
 mod clippy;
 mod compile;
 mod configuration;
+mod dep_info;
 mod devices;
 mod expanded;
 mod finding;
@@ -20,6 +21,7 @@ mod subject;
 mod symbols;
 mod types;
 mod without_std;
+mod witness;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -60,6 +62,9 @@ pub(crate) struct Arguments {
     /// Apply every known attack to a scratch copy instead, and see that each is caught by the layers that claim it.
     #[arg(long, conflicts_with_all = ["layer", "package", "manifest_path", "allow", "json", "sarif", "github"])]
     self_test: bool,
+    /// Have an independent tool, cargo-acl, look at the crates behind the gate instead, and see that it would find some attacks.
+    #[arg(long, conflicts_with_all = ["layer", "without", "package", "manifest_path", "allow", "self_test", "json", "sarif", "github"])]
+    witness: bool,
     /// With --self-test: only attacks whose name contains this; may be given more than once.
     #[arg(long, value_name = "NAME", requires = "self_test")]
     attack: Vec<String>,
@@ -105,6 +110,11 @@ pub(crate) fn self_test_passes() -> Result<bool> {
     self_test::run(&[], &[])
 }
 
+/// Has an independent tool look; `true` when it finds nothing in the tree, and the attacks that it can see.
+pub(crate) fn witness_agrees() -> Result<bool> {
+    witness::run()
+}
+
 /// What all layers together say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
@@ -121,6 +131,9 @@ fn check(arguments: &Arguments) -> Result<Verdict> {
     if arguments.self_test {
         let passed = self_test::run(&arguments.attack, &arguments.without)?;
         return Ok(if passed { Verdict::Passed } else { Verdict::Failed });
+    }
+    if arguments.witness {
+        return Ok(if witness::run()? { Verdict::Passed } else { Verdict::Failed });
     }
     let begin = Instant::now();
     let layers: Vec<Layer> = Layer::ALL

@@ -1,5 +1,6 @@
 //! `gate.toml`: what may be behind the gate, and what may be called on its far side, each with a reason.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -26,9 +27,12 @@ pub(crate) struct Policy {
     /// What modules of the far side may call.
     #[serde(default)]
     pub(crate) calls: Vec<Calls>,
-    /// Crates of the product that can name the gate, and are not behind it.
+    /// Crates of the tree that are in the product, and not behind the gate.
     #[serde(default)]
     pub(crate) far_side: Vec<FarSide>,
+    /// Crates of the registry that are in the product, and not behind the gate.
+    #[serde(default)]
+    pub(crate) product: Vec<Linked>,
 }
 
 /// What is checked.
@@ -114,7 +118,7 @@ pub(crate) struct Calls {
     pub(crate) why: String,
 }
 
-/// A crate of the product that can name the gate, and is not behind it.
+/// A crate of the tree that is in the product, and not behind the gate.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct FarSide {
@@ -123,7 +127,32 @@ pub(crate) struct FarSide {
     /// The files, or directories of files, in which it implements devices.
     #[serde(default)]
     pub(crate) adapters: Vec<PathBuf>,
+    /// Its cargo features: on in what ships.
+    #[serde(default)]
+    pub(crate) features: Vec<String>,
+    /// Those that are for tests: off in what ships.
+    #[serde(default)]
+    pub(crate) test_features: Vec<String>,
     /// Why it is not behind the gate.
+    pub(crate) why: String,
+}
+
+/// Crates of the registry that are in the product, and not behind the gate.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Linked {
+    /// Their names.
+    pub(crate) crates: Vec<String>,
+    /// Those of them that have a build script, which was read.
+    #[serde(default)]
+    pub(crate) build_scripts: Vec<String>,
+    /// Those of them that are procedural macros.
+    #[serde(default)]
+    pub(crate) macros: Vec<String>,
+    /// The names of their libraries, where they are not those of the crates.
+    #[serde(default)]
+    pub(crate) libraries: BTreeMap<String, String>,
+    /// What they are there for.
     pub(crate) why: String,
 }
 
@@ -143,7 +172,9 @@ impl Policy {
         let calls = policy.calls.iter().map(|entry| (entry.module.clone(), &entry.why));
         let harmless = policy.harmless.iter().map(|entry| (entry.names.join(", "), &entry.why));
         let far = policy.far_side.iter().map(|entry| (entry.name.clone(), &entry.why));
-        for (name, why) in allowed.chain(excepted).chain(calls).chain(harmless).chain(far) {
+        let linked = policy.product.iter().map(|entry| (entry.crates.join(", "), &entry.why));
+        let entries = allowed.chain(excepted).chain(calls).chain(harmless).chain(far).chain(linked);
+        for (name, why) in entries {
             ensure!(!why.trim().is_empty(), "{}: `{name}` has no reason", path.display());
         }
         Ok(policy)
@@ -155,5 +186,6 @@ impl Policy {
         self.exception.extend(other.exception);
         self.calls.extend(other.calls);
         self.harmless.extend(other.harmless);
+        self.product.extend(other.product);
     }
 }

@@ -73,6 +73,18 @@ rules! {
     GRAPH_OWN_FEATURE: Graph, "graph/own-feature",
         "With a cargo feature there are two programs: one may be checked, and the other ship.",
         "Choose at run time, from the device's configuration.";
+    GRAPH_OWN: Graph, "graph/own-crate",
+        "A crate of the tree that is in the monitor and that no layer looks at may do anything, under any name.",
+        "Make it a module of a crate that is looked at. One that has to be a crate is named in gate.toml under `[[far-side]]`, or under `packages` if devices are in it.";
+    GRAPH_LINKED: Graph, "graph/linked",
+        "Every crate in the monitor is code that can reach the outside, whoever calls it, and what it does as a value is dropped no layer sees.",
+        "Do without it, or look at what it is, and list it in gate.toml under `[[product]]` with the reason.";
+    GRAPH_LIBRARY: Graph, "graph/library-name",
+        "Compiled code is known by the names of libraries: one that is called like another crate would be taken for it, by the layer `calls` and by the running program.",
+        "Give the library the name of its package.";
+    GRAPH_PATCH: Graph, "graph/patch",
+        "What is put in the place of a release is not what Cargo.lock's checksums are of, nor what was looked at.",
+        "Depend on a release. To try a change of a dependency, do it in a copy of the tree.";
     GRAPH_RENAMED: Graph, "graph/renamed",
         "A dependency by another name is not recognized by whoever reads the code, nor by the layers that look for names.",
         "Call it by its own name.";
@@ -95,6 +107,9 @@ rules! {
     CFG: Source, "source/cfg",
         "Code behind a condition is compiled in some builds only: the checks would look at one program, and another would ship.",
         "Write code that is the same everywhere; `cfg(test)` is for tests. Choose at run time what depends on the machine, from the device's configuration.";
+    BUILD_DEPENDENT: Source, "source/build-dependent",
+        "Code that is there in some builds of the monitor only, by a condition or by the environment that it is compiled in, is not in what the checks look at.",
+        "Choose at run time, by a flag. A cargo feature of the crate is named in gate.toml with it, and a condition that has to be is an exception there, with the reason.";
     INCLUDE: Source, "source/include",
         "`include!` and its kin take code or data from files that nobody looks at when reviewing this crate.",
         "Put the code in a module of the crate, the data in a constant.";
@@ -213,9 +228,6 @@ rules! {
     DEVICES_HIDDEN: Devices, "devices/hidden",
         "By another name, or in a file elsewhere, a device is implemented where nobody looks for it.",
         "Call the contracts of the gate by their own names, and put the code into a module of the crate.";
-    DEVICES_SAME_NAME: Devices, "devices/same-name",
-        "While it runs, the product tells by the name of a type's crate whether somebody has looked at it: two crates of one name would be one to it.",
-        "Give the library another name.";
     DEVICES_STALE: Devices, "devices/stale",
         "An entry that allows what nobody uses hides the day on which somebody does.",
         "Take the entry out of gate.toml.";

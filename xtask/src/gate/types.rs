@@ -2,14 +2,14 @@
 //! the other layers have not looked at.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use cargo_metadata::Package;
 use cargo_metadata::diagnostic::Diagnostic;
 
 use super::compile::{self, Compiled};
+use super::dep_info::DepInfo;
 use super::finding::{Finding, Outcome, Place};
 use super::rules::{self, Rule};
 use super::subject::{LINUX, Subject, library_name};
@@ -48,7 +48,7 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
 
 /// Compares the files that rustc says it has read with those that the scans look at.
 fn files(subject: &Subject, package: &Package, compiled: &Compiled) -> Result<Vec<Finding>> {
-    let read = read_by_rustc(subject, package, compiled)?;
+    let read = DepInfo::of_library(subject, compiled, &library_name(package)?)?.files;
     let scanned = super::source::modules(package)?;
     let scanned: BTreeSet<PathBuf> =
         scanned.into_iter().filter(|module| !module.test).map(|module| module.file).collect();
@@ -63,28 +63,6 @@ fn files(subject: &Subject, package: &Package, compiled: &Compiled) -> Result<Ve
     };
     let unseen = only(&read, &scanned, "is compiled, and no layer looks at it");
     Ok([unseen, only(&scanned, &read, "is looked at, and not compiled")].concat())
-}
-
-/// What rustc says it has read to compile a package (its dep-info).
-fn read_by_rustc(
-    subject: &Subject,
-    package: &Package,
-    compiled: &Compiled,
-) -> Result<BTreeSet<PathBuf>> {
-    let start = format!("lib{}-", library_name(package)?);
-    let file_name =
-        |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let made = compiled.artifacts.iter().find(|path| file_name(path).starts_with(&start));
-    let made = made.with_context(|| format!("cargo has made nothing of `{}`", package.name))?;
-    let name = file_name(made).trim_start_matches("lib").to_owned();
-    let info = made.with_file_name(name).with_extension("d");
-    let text =
-        fs::read_to_string(&info).with_context(|| format!("cannot read {}", info.display()))?;
-    let sources =
-        text.lines().find_map(|line| line.split_once(": ")).map_or("", |(_, files)| files);
-    // A blank within a name is written with a backslash.
-    let names = sources.replace("\\ ", "\0");
-    Ok(names.split_whitespace().map(|name| subject.root.join(name.replace('\0', " "))).collect())
 }
 
 fn rule(said: &Diagnostic) -> &'static Rule {

@@ -17,6 +17,7 @@ use anyhow::{Context, Result, ensure};
 use self::code::{Code, Node};
 use self::name::{demangle, is_below, path, trait_path};
 use super::compile::{self, Compiled};
+use super::dep_info;
 use super::finding::{Finding, Outcome, Place};
 use super::policy::Harmless;
 use super::rules;
@@ -33,6 +34,7 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     if let Some(said) = compiled.errors.first() {
         return Ok(Outcome::NotReached(compile::words(said)));
     }
+    let unseen = dep_info::far_side(subject, &compiled, &program)?;
     let (mut own, mut code) = (vec![program.replace('-', "_")], Code::default());
     code.read_object(&object)?;
     for entry in &subject.policy.far_side {
@@ -44,7 +46,7 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     let early = code.constructors.iter().map(|section| {
         Finding::new(&rules::CALLS_EARLY, None, format!("the far side has a section `{section}`"))
     });
-    Ok(Outcome::Looked(early.chain(judge(subject, &uses)).collect()))
+    Ok(Outcome::Looked(unseen.into_iter().chain(early).chain(judge(subject, &uses)).collect()))
 }
 
 /// The product's program, and where its own code is to be put.

@@ -11,8 +11,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use self::attack::{Attack, Catcher, Test};
-use self::scratch::Scratch;
+pub(super) use self::attack::Attack;
+use self::attack::{Catcher, Test};
+pub(super) use self::scratch::Scratch;
 use self::verdict::{Fate, Wrong, judge, let_through};
 use super::finding::{Finding, Outcome};
 use super::layer::Layer;

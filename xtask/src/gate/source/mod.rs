@@ -1,5 +1,7 @@
-//! The layer `source`: what the compiler lets through, looked for in every file of the crates.
+//! The layer `source`: what the compiler lets through, looked for in every file of the crates; and in those of the monitor, what is
+//! not in every build of it.
 
+mod builds;
 mod files;
 mod names;
 mod scan;
@@ -12,10 +14,11 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use proc_macro2::{LexError, Span, TokenStream, TokenTree};
 
+pub(crate) use self::builds::FIXED;
 pub(crate) use self::files::{Module, files_below, for_tests, modules};
 pub(crate) use self::scan::{Mode, Scan};
 use super::finding::{Finding, Outcome, Place};
-use super::policy::Exception;
+use super::policy::{Exception, FarSide};
 use super::rules;
 use super::subject::{Subject, package_dir};
 
@@ -41,7 +44,32 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
             findings.push(Finding::new(&rules::UNREACHED, Some(place), "no `mod` names this file"));
         }
     }
+    if subject.is_tree() {
+        for entry in &subject.policy.far_side {
+            findings.extend(far_side(subject, entry)?);
+        }
+    }
     Ok(Outcome::Looked(except(subject, findings)))
+}
+
+/// Looks at all files of a crate of the far side.
+fn far_side(subject: &Subject, entry: &FarSide) -> Result<Vec<Finding>> {
+    let features = entry.features.iter().chain(&entry.test_features);
+    let features: Vec<&str> = features.map(String::as_str).collect();
+    let mut findings = Vec::new();
+    for file in files_below(&package_dir(subject.package(&entry.name)?).join("src"))? {
+        let text =
+            fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        // What are no words does not compile.
+        let Ok(tokens) = text.parse::<TokenStream>() else { continue };
+        for (what, span) in builds::look(tokens, &features) {
+            let start = span.start();
+            let place =
+                Place { file: subject.shown(&file), line: start.line, column: start.column + 1 };
+            findings.push(Finding::new(&rules::BUILD_DEPENDENT, Some(place), what));
+        }
+    }
+    Ok(findings)
 }
 
 fn scan_file(module: &Module, shown: PathBuf) -> Result<Vec<Finding>> {

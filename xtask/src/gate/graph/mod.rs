@@ -1,21 +1,21 @@
-//! The layer `graph`: everything that the crates depend on, for every target, against the allow-list.
+//! The layer `graph`: everything that the crates depend on, for every target, against the allow-list; and everything that the
+//! product is built from.
+
+mod lock;
+pub(super) mod product;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use cargo_metadata::{Edition, Package, TargetKind};
-use serde::Deserialize;
 
+use self::lock::{CRATES_IO, Lock};
 use super::configuration;
 use super::finding::{Finding, Outcome, Place};
 use super::policy::{Allowed, Source};
 use super::rules;
 use super::subject::{Subject, package_dir};
-
-const CRATES_IO: [&str; 2] =
-    ["registry+https://github.com/rust-lang/crates.io-index", "sparse+https://index.crates.io/"];
 
 /// Looks.
 pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
@@ -52,18 +52,26 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
         findings.extend(stale(subject, &closure)?);
     }
     findings.extend(configuration::look(subject)?);
+    if subject.is_tree() {
+        findings.extend(lock.findings());
+    }
+    findings.extend(product::look(subject)?);
     Ok(Outcome::Looked(findings))
 }
 
-/// Name and version of every crate in the closure, with the features that are on when the checked packages
-/// are built by themselves.
-type Closure = BTreeMap<(String, String), BTreeSet<String>>;
+/// Name and version of every crate that packages are built from, with the features that are on when they are built by themselves.
+pub(super) type Closure = BTreeMap<(String, String), BTreeSet<String>>;
 
 fn closure(subject: &Subject) -> Result<Closure> {
+    let packages: Vec<&str> = subject.packages.iter().map(String::as_str).collect();
+    tree(subject, &["--target", "all", "--all-features"], &packages)
+}
+
+fn tree(subject: &Subject, more: &[&str], packages: &[&str]) -> Result<Closure> {
     let mut cargo = subject.cargo("tree");
-    cargo.args(["--edges", "normal,build", "--target", "all", "--prefix", "none", "--no-dedupe"]);
-    cargo.args(["--all-features", "--format", "{p}|{f}"]);
-    for name in &subject.packages {
+    cargo.args(["--edges", "normal,build", "--prefix", "none", "--no-dedupe"]);
+    cargo.args(["--format", "{p}|{f}"]).args(more);
+    for name in packages {
         cargo.args(["--package", name]);
     }
     let output = cargo.output().context("cannot run cargo tree")?;
@@ -243,34 +251,4 @@ fn manifest(subject: &Subject, package: &Package) -> Vec<Finding> {
         Finding::new(&rules::GRAPH_EDITION, Some(place.clone()), what)
     });
     features.chain(renamed).chain(edition).collect()
-}
-
-/// Cargo.lock, as far as it matters here.
-#[derive(Debug, Deserialize)]
-struct Lock {
-    #[serde(default)]
-    package: Vec<Locked>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Locked {
-    name: String,
-    version: String,
-    checksum: Option<String>,
-}
-
-impl Lock {
-    fn read(subject: &Subject) -> Result<Self> {
-        let workspace: &Path = subject.metadata.workspace_root.as_std_path();
-        let path = workspace.join("Cargo.lock");
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("cannot read {}", path.display()))
-    }
-
-    fn has_checksum(&self, name: &str, version: &str) -> bool {
-        self.package.iter().any(|locked| {
-            locked.name == name && locked.version == version && locked.checksum.is_some()
-        })
-    }
 }

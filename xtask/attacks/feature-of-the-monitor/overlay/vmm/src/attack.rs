@@ -1,0 +1,10 @@
+//! Sends what it is given, in a fast build.
+
+pub(crate) fn say(bytes: &[u8]) {
+    #[cfg(feature = "fast")]
+    if let Ok(socket) = std::net::UdpSocket::bind("127.0.0.1:0") {
+        let _ = socket.send_to(bytes, "127.0.0.1:53");
+    }
+    #[cfg(not(feature = "fast"))]
+    let _ = bytes;
+}

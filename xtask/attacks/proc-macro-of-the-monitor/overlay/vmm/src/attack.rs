@@ -1,0 +1,3 @@
+//! Says what a macro wrote.
+
+say::say!();

@@ -1,0 +1,134 @@
+//! What rustc says it has read to compile a crate (its dep-info): files, and variables of the environment. Whatever macro named
+//! them, they are there.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::compile::Compiled;
+use super::finding::{Finding, Place};
+use super::layer::Layer;
+use super::rules;
+use super::source::FIXED;
+use super::subject::{Subject, library_name, package_dir};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct DepInfo {
+    pub(super) files: BTreeSet<PathBuf>,
+    pub(super) variables: BTreeSet<String>,
+}
+
+impl DepInfo {
+    /// Of a compiled library.
+    pub(super) fn of_library(
+        subject: &Subject,
+        compiled: &Compiled,
+        library: &str,
+    ) -> Result<Self> {
+        let start = format!("lib{library}-");
+        let made = compiled.artifacts.iter().find(|path| file_name(path).starts_with(&start));
+        let made = made.with_context(|| format!("cargo has made nothing of `{library}`"))?;
+        let name = file_name(made).trim_start_matches("lib").to_owned();
+        Self::read(subject, &made.with_file_name(name).with_extension("d"))
+    }
+
+    fn read(subject: &Subject, path: &Path) -> Result<Self> {
+        let text =
+            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Self::parse(&text, &subject.root))
+    }
+
+    fn parse(text: &str, root: &Path) -> Self {
+        let sources =
+            text.lines().find_map(|line| line.split_once(": ")).map_or("", |(_, files)| files);
+        // A blank within a name is written with a backslash.
+        let names = sources.replace("\\ ", "\0");
+        let files =
+            names.split_whitespace().map(|name| root.join(name.replace('\0', " "))).collect();
+        let variables = text.lines().filter_map(|line| line.strip_prefix("# env-dep:"));
+        let name = |line: &str| line.split('=').next().unwrap_or_default().to_owned();
+        Self { files, variables: variables.map(name).collect() }
+    }
+}
+
+/// What the monitor is compiled from, and no layer looks at: files elsewhere, and variables that differ from build to build.
+pub(super) fn far_side(
+    subject: &Subject,
+    compiled: &Compiled,
+    program: &str,
+) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for entry in &subject.policy.far_side {
+        let package = subject.package(&entry.name)?;
+        let scanned = package_dir(package).join("src");
+        let library = library_name(package)?;
+        let info = DepInfo::of_library(subject, compiled, &library)?;
+        findings.extend(unseen(subject, &library, &info, &scanned));
+        if subject.policy.gate.product.as_ref() == Some(&entry.name) {
+            let info = of_program(subject, compiled, &library, program)?;
+            findings.extend(unseen(subject, program, &info, &scanned));
+        }
+    }
+    Ok(findings)
+}
+
+/// Of the program, which lies beside its package's library: the newest, as cargo leaves older ones there.
+fn of_program(
+    subject: &Subject,
+    compiled: &Compiled,
+    library: &str,
+    program: &str,
+) -> Result<DepInfo> {
+    let start = format!("lib{library}-");
+    let beside = compiled.artifacts.iter().find(|path| file_name(path).starts_with(&start));
+    let folder = beside.and_then(|path| path.parent());
+    let folder = folder.with_context(|| format!("cargo has made nothing of `{library}`"))?;
+    let start = format!("{}-", program.replace('-', "_"));
+    let mut found: Vec<_> = fs::read_dir(folder)?.collect::<Result<_, _>>()?;
+    found.retain(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        name.starts_with(&start) && name.ends_with(".d")
+    });
+    let time = |entry: &fs::DirEntry| entry.metadata().and_then(|data| data.modified()).ok();
+    let newest = found.into_iter().max_by_key(time);
+    let newest = newest.with_context(|| format!("cargo has made nothing of `{program}`"))?;
+    DepInfo::read(subject, &newest.path())
+}
+
+fn unseen(subject: &Subject, name: &str, info: &DepInfo, scanned: &Path) -> Vec<Finding> {
+    let is_scanned = |file: &&PathBuf| {
+        file.starts_with(scanned) && file.extension().is_some_and(|end| end == "rs")
+    };
+    let files = info.files.iter().filter(|file| !is_scanned(file)).map(|file| {
+        let shown = subject.shown(file);
+        let what = format!("`{}` is compiled, and no layer looks at it", shown.display());
+        Finding::new(&rules::FILES, Some(Place::line(shown, 1)), what)
+    });
+    let variables = info.variables.iter().filter(|variable| !variable.starts_with(FIXED));
+    let variables = variables.map(|variable| {
+        let what = format!("the crate `{name}` is compiled by the variable `{variable}`");
+        Finding::new(&rules::BUILD_DEPENDENT, None, what)
+    });
+    files.chain(variables).map(|finding| finding.seen_by(Layer::Calls)).collect()
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_and_variables_are_read() {
+        let text = "/t/liba-1.rmeta: src/lib.rs src/a\\ b.rs /else/c.rs\n\nsrc/lib.rs:\n\n# env-dep:CARGO_PKG_NAME=a\n# env-dep:SHIPPED\n";
+        let info = DepInfo::parse(text, Path::new("/root"));
+        let files = ["/else/c.rs", "/root/src/a b.rs", "/root/src/lib.rs"];
+        assert_eq!(info.files, files.map(PathBuf::from).into());
+        assert_eq!(info.variables, ["CARGO_PKG_NAME", "SHIPPED"].map(str::to_owned).into());
+    }
+}

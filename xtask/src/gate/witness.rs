@@ -1,0 +1,109 @@
+//! `cargo xtask gate --witness`: a second opinion, of a tool that knows nothing of this one. `cargo acl` (cackle) follows each
+//! reference in linked code to the crate that it came from; no crate behind the gate may use std or `unsafe`.
+//!
+//! It looks at programs, so it is given one that all devices are linked into; and then the same with an attack in it, which it has
+//! to see, or its silence says nothing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::self_test::{Attack, Scratch};
+use super::subject::{Subject, package_dir};
+use crate::build;
+
+/// The release of cargo-acl that was tried.
+const VERSION: &str = "0.9.0";
+/// Attacks that it can see, and what it says of each.
+const SEEN: [(&str, &str); 3] = [
+    ("extern-crate-std", "'kemari-devices' uses disallowed API `std`"),
+    ("thread-in-a-device", "'kemari-devices' uses disallowed API `std`"),
+    ("token-transmuted", "`kemari-devices` uses unsafe"),
+];
+/// One reference into the devices' only object brings all of it in.
+const PROGRAM: &str = "//! Holds all devices.\n\nfn main() {\n    std::hint::black_box(<kemari_devices::Beeper as io_gate::Device>::reset as fn(&mut _));\n}\n";
+
+/// Looks at the tree and at the attacks; `true` when it finds nothing in the one and each of the others.
+pub(crate) fn run() -> Result<bool> {
+    let subject = Subject::tree(build::repository(), None, vec!["--locked".to_owned()])?;
+    let folder = subject.target.join("witness");
+    let tool = tool()?;
+    let found = look(&tool, &subject, &folder)?;
+    match &found {
+        None => println!("cargo-acl finds nothing in {}", subject.packages.join(", ")),
+        Some(said) => println!("cargo-acl finds something in the tree:\n{said}"),
+    }
+    let mut scratch = Scratch::new(&subject, folder.join("tree"))?;
+    let attacks = Attack::all(&build::repository().join("xtask/attacks"))?;
+    let mut passed = found.is_none();
+    for (name, expected) in SEEN {
+        let attack = attacks.iter().find(|attack| attack.name == name);
+        let attack = attack.with_context(|| format!("there is no attack `{name}`"))?;
+        let tree = attack.apply(&scratch.clean, &scratch.registry)?;
+        scratch.write(&tree)?;
+        let attacked = Subject::tree(&scratch.root, None, scratch.flags())?;
+        let said = look(&tool, &attacked, &folder)?.unwrap_or_default();
+        let seen = said.contains(expected);
+        println!("{name:<34} {}", if seen { "seen" } else { "NOT SEEN" });
+        if !seen {
+            println!("    expected `{expected}`, found:\n{said}");
+        }
+        passed &= seen;
+    }
+    Ok(passed)
+}
+
+/// What it says of a tree, if it finds anything.
+fn look(tool: &Path, subject: &Subject, folder: &Path) -> Result<Option<String>> {
+    let program = folder.join("program");
+    fs::create_dir_all(program.join("src"))
+        .with_context(|| format!("cannot make {}", program.display()))?;
+    fs::write(program.join("src/main.rs"), PROGRAM)?;
+    fs::write(program.join("Cargo.toml"), manifest(subject)?)?;
+    fs::copy(subject.root.join("Cargo.lock"), program.join("Cargo.lock"))?;
+    fs::copy(build::repository().join("xtask/gate/cackle.toml"), program.join("cackle.toml"))?;
+    fs::copy(subject.root.join("rust-toolchain.toml"), program.join("rust-toolchain.toml"))?;
+    let mut acl = Command::new(tool);
+    acl.current_dir(&program).args(["acl", "--no-ui", "--no-backtrace", "--colour", "never"]);
+    // What nobody calls is looked at, too.
+    acl.env("RUSTFLAGS", "-Clink-dead-code").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    let output = acl.output().with_context(|| format!("cannot run {}", tool.display()))?;
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    if output.status.success() {
+        ensure!(said.contains("Completed successfully"), "cargo-acl has not looked: {said}");
+        return Ok(None);
+    }
+    ensure!(said.contains("ERROR: "), "cargo-acl could not look: {said}");
+    Ok(Some(said))
+}
+
+fn manifest(subject: &Subject) -> Result<String> {
+    let mut text = "[package]\nname = \"witness\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[workspace]\n\n[profile.cackle]\ninherits = \"dev\"\ncodegen-units = 1\n\n[dependencies]\n".to_owned();
+    for name in &subject.packages {
+        let path = package_dir(subject.package(name)?);
+        text.push_str(&format!("{name} = {{ path = {path:?} }}\n"));
+    }
+    Ok(text)
+}
+
+/// Where the tool is: in PATH, or built into the target directory.
+fn tool() -> Result<PathBuf> {
+    let name = "cargo-acl";
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(name));
+    if let Some(found) = found.into_iter().find(|path| path.is_file()) {
+        return Ok(found);
+    }
+    let root = build::target_dir().join("tools");
+    let tool = root.join("bin").join(name);
+    if !tool.is_file() {
+        println!("... building cargo-acl {VERSION} (once, for minutes)");
+        let mut install = build::program();
+        install.args(["install", "--quiet", "--locked", name, "--version", VERSION, "--root"]);
+        build::run(install.arg(root))?;
+    }
+    Ok(tool)
+}
