@@ -13,13 +13,16 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 
 use super::finding::{Finding, Outcome, Place};
+use super::layer::Layer;
 use super::policy::FarSide;
 use super::rules::{self, Rule};
 use super::source::{self, files_below};
-use super::subject::{Subject, package_dir};
+use super::subject::{Subject, library_name, package_dir};
 
 /// What makes a type a device: the two contracts, and what an adapter takes in.
 const TRAITS: [&str; 4] = ["Device", "RegisterDevice", "Foreign", "Keep"];
+/// How their names begin in compiled code.
+const CONTRACTS: [&str; 2] = ["io_gate::", "io_gate_host::adapter::"];
 /// The crate that has the contracts.
 const GATE: &str = "io-gate";
 
@@ -129,6 +132,45 @@ fn scan(subject: &Subject, package: &Package, far: Option<&FarSide>) -> Result<V
         }
     }
     Ok(findings)
+}
+
+/// What the compiled code says of a function, by the path of its type, or of its module, and by that of the trait's method that it
+/// is: a device that is implemented where none may be, whatever macro has written it.
+pub(super) fn compiled(subject: &Subject, stands: &str, of_trait: &str) -> Result<Option<Finding>> {
+    let mut names = of_trait.rsplit("::").skip(1);
+    let name = names.next().unwrap_or_default();
+    let contract =
+        TRAITS.contains(&name) && CONTRACTS.iter().any(|start| of_trait.starts_with(start));
+    if !contract || may_implement(subject, stands)? {
+        return Ok(None);
+    }
+    let what = format!("`{name}` is implemented in `{stands}`, by the compiled code");
+    Ok(Some(Finding::new(&rules::DEVICES_IMPLEMENTED, None, what).seen_by(Layer::Calls)))
+}
+
+/// Whether a place in compiled code is in a gated crate, or among the adapters.
+fn may_implement(subject: &Subject, stands: &str) -> Result<bool> {
+    let is_below = |start: &str| {
+        stands.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
+    for package in subject.checked()? {
+        if is_below(&library_name(package)?) {
+            return Ok(true);
+        }
+    }
+    for entry in &subject.policy.far_side {
+        let package = subject.package(&entry.name)?;
+        let source = subject.shown(package_dir(package).join("src"));
+        for adapters in &entry.adapters {
+            let Ok(place) = adapters.strip_prefix(&source) else { continue };
+            let modules = place.with_extension("");
+            let modules = modules.iter().map(|name| format!("::{}", name.to_string_lossy()));
+            if is_below(&(library_name(package)? + &modules.collect::<String>())) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 type Seen = (&'static Rule, String, Span);

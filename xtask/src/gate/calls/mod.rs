@@ -34,7 +34,7 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     if let Some(said) = compiled.errors.first() {
         return Ok(Outcome::NotReached(compile::words(said)));
     }
-    let unseen = dep_info::far_side(subject, &compiled, &program)?;
+    let mut unseen = dep_info::far_side(subject, &compiled, &program)?;
     let (mut own, mut code) = (vec![program.replace('-', "_")], Code::default());
     code.read_object(&object)?;
     for entry in &subject.policy.far_side {
@@ -42,11 +42,24 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
         code.read_library(made(&compiled, &library)?)?;
         own.push(library);
     }
+    unseen.extend(devices(subject, &code)?);
     let uses = uses(&code, &own, &subject.policy.harmless);
     let early = code.constructors.iter().map(|section| {
         Finding::new(&rules::CALLS_EARLY, None, format!("the far side has a section `{section}`"))
     });
     Ok(Outcome::Looked(unseen.into_iter().chain(early).chain(judge(subject, &uses)).collect()))
+}
+
+/// Devices that are implemented where none may be.
+fn devices(subject: &Subject, code: &Code) -> Result<BTreeSet<Finding>> {
+    let mut found = BTreeSet::new();
+    for node in &code.nodes {
+        let name = demangle(&node.symbol);
+        if let Some(of_trait) = trait_path(&name) {
+            found.extend(super::devices::compiled(subject, &path(&name), &of_trait)?);
+        }
+    }
+    Ok(found)
 }
 
 /// The product's program, and where its own code is to be put.

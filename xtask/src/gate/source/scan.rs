@@ -43,22 +43,17 @@ const WRITTEN: [&str; 11] = [
 ];
 /// Bounds of a type that a device is made of: what a type parameter does is its user's code.
 const SEALED_BOUNDS: [&str; 1] = ["EffectKind"];
-/// Bounds by which nobody can hand in an effect.
-const PLAIN_BOUNDS: [&str; 20] = [
+/// Bounds by which nobody can hand in an effect: what is given to a method of theirs is not the device's to choose. `From` and
+/// `PartialEq` are none of them: their methods are somebody else's code, and take the guest's bytes.
+const PLAIN_BOUNDS: [&str; 14] = [
     "Into",
-    "From",
-    "TryFrom",
     "TryInto",
     "AsRef",
     "Copy",
     "Clone",
     "Debug",
     "Display",
-    "PartialEq",
     "Eq",
-    "PartialOrd",
-    "Ord",
-    "Hash",
     "Default",
     "Sized",
     "Send",
@@ -252,10 +247,24 @@ impl Scan {
         }
     }
 
+    /// Conditions on types that are no parameters may bring in a conversion by the back door: `where Vec<u8>: Into<T>`.
+    fn conditions(&mut self, generics: &Generics, of: &str) {
+        let parameters: Vec<_> = generics.type_params().map(|parameter| &parameter.ident).collect();
+        let conditions = generics.where_clause.iter().flat_map(|clause| &clause.predicates);
+        for condition in conditions.filter(|_| !parameters.is_empty()) {
+            let syn::WherePredicate::Type(condition) = condition else { continue };
+            if !parameters.iter().any(|parameter| is_ident(&condition.bounded_ty, parameter)) {
+                let what = format!("{of} has a condition on a type that is no parameter");
+                self.report(&rules::GENERIC, condition.span(), what);
+            }
+        }
+    }
+
     /// What a public function lets others hand in.
     fn arguments(&mut self, signature: &Signature) {
         let of = format!("the public function `{}`", signature.ident);
         self.generics(&signature.generics, &PLAIN_BOUNDS, &of);
+        self.conditions(&signature.generics, &of);
         for argument in &signature.inputs {
             let FnArg::Typed(argument) = argument else { continue };
             let mut finder = ImplTrait::default();
@@ -385,6 +394,8 @@ impl<'ast> Visit<'ast> for Scan {
                 );
             }
             Item::Impl(item) => {
+                self.generics(&item.generics, &PLAIN_BOUNDS, "an `impl`");
+                self.conditions(&item.generics, "an `impl`");
                 if let Some(word) = &item.unsafety {
                     // What `derive(Clone)` writes for plain types.
                     let derived =
@@ -397,6 +408,9 @@ impl<'ast> Visit<'ast> for Scan {
                 }
             }
             Item::Trait(item) => {
+                let of = format!("the trait `{}`", item.ident);
+                self.generics(&item.generics, &PLAIN_BOUNDS, &of);
+                self.conditions(&item.generics, &of);
                 if let Some(word) = &item.unsafety {
                     self.report(&rules::UNSAFE, word.span(), "an `unsafe trait`");
                 }
@@ -417,6 +431,23 @@ impl<'ast> Visit<'ast> for Scan {
             self.arguments(&item.sig);
         }
         visit::visit_impl_item_fn(self, item);
+        self.item = before;
+    }
+
+    fn visit_trait_item_type(&mut self, item: &'ast syn::TraitItemType) {
+        let plain = |bound: &String| PLAIN_BOUNDS.contains(&bound.as_str());
+        if let Some(bound) = item.bounds.iter().filter_map(bound).find(|bound| !plain(bound)) {
+            let what = format!("the type `{}` of a trait is any `{bound}`", item.ident);
+            self.report(&rules::GENERIC, item.span(), what);
+        }
+        visit::visit_trait_item_type(self, item);
+    }
+
+    fn visit_trait_item_fn(&mut self, item: &'ast syn::TraitItemFn) {
+        let before = std::mem::replace(&mut self.item, item.sig.ident.unraw().to_string());
+        // Whoever has the trait calls it with types of their own.
+        self.arguments(&item.sig);
+        visit::visit_trait_item_fn(self, item);
         self.item = before;
     }
 

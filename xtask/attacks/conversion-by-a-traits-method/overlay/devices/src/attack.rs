@@ -1,0 +1,19 @@
+//! Has every frame converted into whatever its caller likes, by a method of a trait.
+
+use alloc::vec::Vec;
+
+/// Sees frames.
+pub trait Tell {
+    /// Sees one.
+    fn tell<T: Into<Vec<u8>> + From<Vec<u8>>>(&self, frame: Vec<u8>) -> T;
+}
+
+/// A mirror.
+#[derive(Clone, Copy, Debug)]
+pub struct Mirror;
+
+impl Tell for Mirror {
+    fn tell<T: Into<Vec<u8>> + From<Vec<u8>>>(&self, frame: Vec<u8>) -> T {
+        T::from(frame)
+    }
+}

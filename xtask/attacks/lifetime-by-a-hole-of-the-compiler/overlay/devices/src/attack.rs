@@ -1,0 +1,26 @@
+//! Keeps what it was lent for one call: the compiler takes a bound for granted that nobody has shown.
+
+trait Same {
+    type Itself;
+}
+
+impl<T: Sized> Same for T {
+    type Itself = ();
+}
+
+trait Lengthen<'a, 'b> {
+    fn lengthen(self, bytes: &'b mut [u8]) -> &'a mut [u8];
+}
+
+impl<'a, 'b> Lengthen<'a, 'b> for <&'a &'b () as Same>::Itself
+where
+    for<'x> &'x &'b (): Sized,
+{
+    fn lengthen(self, bytes: &'b mut [u8]) -> &'a mut [u8] {
+        bytes
+    }
+}
+
+pub(crate) fn keep(bytes: &mut [u8]) -> &'static mut [u8] {
+    ().lengthen(bytes)
+}
