@@ -379,7 +379,7 @@ const STANDBY: &[Case] = &[
     ("--listen unix:@nothing/link", &["--listen", "nothing/link"]),
     ("--listen unix:@link --kernel @nothing", &["nothing", "--kernel"]),
     ("--listen unix:@link --kernel @fifo", &["no regular file", "--kernel"]),
-    ("--listen unix:@link --memory 64", &["leave it out"]),
+    ("--listen unix:@link --memory 64", &["remove the flag"]),
     ("--listen unix:@link --memory 1G", &["without a unit"]),
     ("--listen unix:@link --heartbeat-interval 600", &["twice", "1200"]),
     ("--listen unix:@link --standby 192.0.2.1:7000", &["--standby", "not a loopback"]),
@@ -410,16 +410,16 @@ const STANDBY: &[Case] = &[
 const OTHERS: &[Case] = &[
     ("", &["Usage"]),
     ("nonsense", &["nonsense"]),
-    ("ctl status", &["--socket"]),
-    ("ctl --socket @control", &["status"]),
-    ("ctl --socket @control explode", &["explode"]),
-    ("ctl --socket @control protect", &["<ADDR>"]),
-    ("ctl --socket @control --timeout 1s status", &["seconds, without a unit", "for instance 1"]),
-    ("ctl --socket @control --timeout 99999999999999999999 status", &["seconds", "0 to 86400"]),
-    ("ctl --socket @control --timeout -1 status", &["seconds", "0 to 86400"]),
-    ("ctl --socket @control protect nonsense", &["HOST:PORT", "unix:PATH"]),
-    ("ctl --socket @control protect 256.0.0.1:7000", &["no IPv4 address"]),
-    ("ctl --socket @control protect unix:", &["no path"]),
+    ("ctl status", &["--control"]),
+    ("ctl --control @control", &["status"]),
+    ("ctl --control @control explode", &["explode"]),
+    ("ctl --control @control protect", &["<ADDR>"]),
+    ("ctl --control @control --timeout 1s status", &["seconds, without a unit", "for instance 1"]),
+    ("ctl --control @control --timeout 99999999999999999999 status", &["seconds", "0 to 86400"]),
+    ("ctl --control @control --timeout -1 status", &["seconds", "0 to 86400"]),
+    ("ctl --control @control protect nonsense", &["HOST:PORT", "unix:PATH"]),
+    ("ctl --control @control protect 256.0.0.1:7000", &["no IPv4 address"]),
+    ("ctl --control @control protect unix:", &["no path"]),
     ("audit verify", &["<FILE>"]),
     ("audit verify @nothing", &["nothing", "found none"]),
     ("audit verify @nothing/log", &["nothing"]),
@@ -703,7 +703,7 @@ fn a_path_that_leads_to_no_file_is_waited_for_by_nobody() {
 fn sockets_to_talk_to() {
     let place = Place::new();
     for (line, expected) in [
-        ("@notes", &["--socket", "expected a socket", "a regular file"][..]),
+        ("@notes", &["--control", "expected a socket", "a regular file"][..]),
         ("@directory", &["expected a socket", "a directory"]),
         ("@fifo", &["expected a socket", "a FIFO"]),
         ("/dev/null", &["expected a socket", "a character device"]),
@@ -711,7 +711,7 @@ fn sockets_to_talk_to() {
         ("@nothing", &["nothing", "No such file", "--control"]),
         ("@socket", &["socket", "Connection refused", "--control"]),
     ] {
-        let command = kemari(place.words(&format!("ctl --socket {line} status")));
+        let command = kemari(place.words(&format!("ctl --control {line} status")));
         let told = place.judge_as(1, command, expected);
         told.unwrap_or_else(|error| panic!("{line}: {error}"));
     }
@@ -765,8 +765,8 @@ fn nobody_takes_the_answer() {
         "run --help".to_owned(),
         "--version".to_owned(),
         "probe".to_owned(),
-        format!("ctl --socket {control} status"),
-        format!("ctl --socket {control} reset-stats"),
+        format!("ctl --control {control} status"),
+        format!("ctl --control {control} reset-stats"),
         format!("audit show {audit}"),
         format!("audit verify {audit}"),
     ] {
@@ -788,7 +788,7 @@ fn nobody_takes_the_answer() {
     }
     // Nor is there anybody to be told of a mistake.
     for line in
-        ["run", "run --memory 1G", "ctl --socket /nowhere status", "audit verify /nowhere/x"]
+        ["run", "run --memory 1G", "ctl --control /nowhere status", "audit verify /nowhere/x"]
     {
         let full = fs::File::options().write(true).open("/dev/full").unwrap();
         let code = kemari(line.split(' ')).stderr(full).status().unwrap().code();

@@ -401,7 +401,7 @@ fn a_shutdown_is_sent_where_the_question_before_is_not_answered() {
     let served = std::thread::spawn(serve);
     let socket = socket.display().to_string();
     let mut ctl = Command::new(KEMARI);
-    ctl.args(["ctl", "--socket", &socket, "--timeout", "20", "shutdown"]).stdin(Stdio::null());
+    ctl.args(["ctl", "--control", &socket, "--timeout", "20", "shutdown"]).stdin(Stdio::null());
     let done = ctl.output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     assert!(served.join().unwrap().contains("shutdown"));
@@ -421,7 +421,7 @@ fn whoever_does_not_answer_is_given_up_in_time_and_the_time_is_said() {
     stopped.signal(Signal::STOP);
     let is_given_up = |name: &str, words: &[&str], expected: &str| {
         let mut command = Command::new(KEMARI);
-        command.arg("ctl").arg("--socket").arg(bench.path(name)).args(words);
+        command.arg("ctl").arg("--control").arg(bench.path(name)).args(words);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let mut asker = Process::start("ctl", command, &bench.path("ctl.log")).unwrap();
         let ended = asker.wait_exit(PATIENCE).map(|ended| ended.code());
@@ -457,7 +457,7 @@ fn shutdown_presses_the_power_button() {
     // Said at once, not when the patience is over.
     let waits = |word: &str, bench: &Bench| {
         let mut command = Command::new(KEMARI);
-        command.arg("ctl").arg("--socket").arg(bench.path("primary")).arg("shutdown");
+        command.arg("ctl").arg("--control").arg(bench.path("primary")).arg("shutdown");
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let shutdown = Process::start("shutdown", command, &bench.path("shutdown.log")).unwrap();
         let said = || shutdown.lines().join("\n");

@@ -257,7 +257,7 @@ fn an_answer_has_a_line_for_each_field_on_a_terminal_only() {
         ControlSocket::listen(&socket, Arc::new(move |_| Reply::Now(Ok(answer.clone())))).unwrap();
     let ask = |flags: &[&str]| {
         let mut command = Command::new(KEMARI);
-        command.arg("ctl").arg("--socket").arg(&socket).args(flags).stdin(Stdio::null());
+        command.arg("ctl").arg("--control").arg(&socket).args(flags).stdin(Stdio::null());
         command
     };
     let on_a_terminal = |flags: &[&str]| {

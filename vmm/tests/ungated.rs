@@ -98,7 +98,7 @@ fn guest_memory_in_a_shared_file_can_be_looked_into_and_not_protected() {
     refused(&["run", "--serial", "none"], &flags, &["another process uses it", "--memory"]);
 
     let ctl = Command::new(KEMARI)
-        .args(["ctl", "--socket", socket, "protect", "unix:/nowhere/socket"])
+        .args(["ctl", "--control", socket, "protect", "unix:/nowhere/socket"])
         .output()
         .unwrap();
     let text = String::from_utf8(ctl.stderr).unwrap();

@@ -20,7 +20,7 @@ const UNTOUCHED: u64 = 40 << 20;
 
 fn status(socket: &Path) -> serde_json::Value {
     let out = Command::new(KEMARI)
-        .args(["ctl", "--socket", &socket.display().to_string(), "status"])
+        .args(["ctl", "--control", &socket.display().to_string(), "status"])
         .output()
         .unwrap();
     serde_json::from_slice(&out.stdout).unwrap_or_default()
@@ -81,7 +81,7 @@ fn p8_a_standby_that_differs_is_given_up_and_both_sides_say_so() {
     standby.wait_line("listening on", PATIENCE).unwrap();
     let ctl = |args: &[&str]| {
         let socket = path("control");
-        Command::new(KEMARI).args(["ctl", "--socket", &socket]).args(args).output().unwrap()
+        Command::new(KEMARI).args(["ctl", "--control", &socket]).args(args).output().unwrap()
     };
     ctl(&["protect", &format!("unix:{}", path("link"))]);
     guest.process.wait_line("protected: the standby holds", PATIENCE).unwrap();

@@ -100,7 +100,7 @@ impl Status {
 /// When it does not answer, or refuses.
 pub fn control(kemari: &Path, socket: &Path, arguments: &[&str]) -> Result<Value> {
     let output = Command::new(kemari)
-        .args(["ctl", "--socket"])
+        .args(["ctl", "--control"])
         .arg(socket)
         .args(arguments)
         .output()

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{CliError, ProtectionArgs};
+use super::{CliError, PairArgs};
 use crate::arbiter::{Arbiter, ArbiterSpec, FileArbiter, holder_name};
 
 /// Opens it, for the virtual machine `name`.
 pub(super) fn open(
-    args: &ProtectionArgs,
+    args: &PairArgs,
     name: &str,
     role: &str,
 ) -> Result<Option<Arc<dyn Arbiter>>, CliError> {
-    match &args.arbiter {
+    match &args.arbiter.spec {
         ArbiterSpec::None => Ok(None),
         ArbiterSpec::File(dir) => {
             let arbiter = FileArbiter::open(dir, name, holder_name(role))
@@ -23,7 +23,7 @@ pub(super) fn open(
 }
 
 #[cfg(not(feature = "etcd"))]
-fn etcd(_: &ProtectionArgs, _: &[String], _: &str, _: &str) -> Result<Arc<dyn Arbiter>, CliError> {
+fn etcd(_: &PairArgs, _: &[String], _: &str, _: &str) -> Result<Arc<dyn Arbiter>, CliError> {
     Err(CliError::usage(
         "--arbiter etcd: this `kemari` was built without it; build it with the feature `etcd`, which is on by default"
             .to_owned(),
@@ -32,23 +32,23 @@ fn etcd(_: &ProtectionArgs, _: &[String], _: &str, _: &str) -> Result<Arc<dyn Ar
 
 #[cfg(feature = "etcd")]
 fn etcd(
-    args: &ProtectionArgs,
+    args: &PairArgs,
     members: &[String],
     name: &str,
     role: &str,
 ) -> Result<Arc<dyn Arbiter>, CliError> {
     use crate::arbiter::{EtcdArbiter, EtcdOptions};
 
-    let access = &args.arbiter_access;
-    if access.arbiter_ca.is_none() && !args.insecure_plain_tcp {
+    let access = &args.arbiter;
+    if access.ca.is_none() && !args.security.insecure_plain_tcp {
         check_loopback(members)?;
     }
     let options = EtcdOptions {
         endpoints: members.to_vec(),
-        ca: access.arbiter_ca.clone(),
-        identity: access.arbiter_cert.clone().zip(access.arbiter_key.clone()),
+        ca: access.ca.clone(),
+        identity: access.cert.clone().zip(access.key.clone()),
         user: user(access)?,
-        lease: std::time::Duration::from_millis(access.arbiter_lease),
+        lease: std::time::Duration::from_millis(access.lease),
     };
     let arbiter = EtcdArbiter::open(options, name, holder_name(role))
         .map_err(|error| CliError::usage(error.to_string()))?;
@@ -75,11 +75,11 @@ fn check_loopback(members: &[String]) -> Result<(), CliError> {
 }
 
 #[cfg(feature = "etcd")]
-fn user(access: &super::args::ArbiterAccess) -> Result<Option<(String, String)>, CliError> {
+fn user(access: &super::args::ArbiterArgs) -> Result<Option<(String, String)>, CliError> {
     /// Not on the command line, which every process of the host can read.
     const VARIABLE: &str = "KEMARI_ARBITER_PASSWORD";
-    let Some(name) = &access.arbiter_user else { return Ok(None) };
-    let password = match &access.arbiter_password_file {
+    let Some(name) = &access.user else { return Ok(None) };
+    let password = match &access.password_file {
         Some(path) => crate::given_file::read_text(path)
             .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
             .map_err(|error| {

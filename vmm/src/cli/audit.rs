@@ -4,13 +4,13 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::args::{AuditArgs, AuditCommand};
-use super::{CliError, ProtectionArgs, output};
+use super::args::{AuditArgs, AuditCommand, OperationArgs};
+use super::{CliError, output};
 use crate::audit::{self, AuditLog, Log, Recorder, Side, verify};
 
 /// Begins the log, if one was asked for.
 pub(super) fn start(
-    args: &ProtectionArgs,
+    args: &OperationArgs,
     name: &str,
     side: Side,
 ) -> Result<Option<AuditLog>, CliError> {

@@ -39,7 +39,7 @@ fn ask(
     patience: &Patience,
 ) -> Result<Value, CliError> {
     let request = Request { command, wait_ms: Some(seconds.saturating_mul(1000)) };
-    request_within(&args.socket, &request, patience).map_err(CliError::failed)
+    request_within(&args.control, &request, patience).map_err(CliError::failed)
 }
 
 /// What a person would wonder about while the guest takes its time, or takes no notice.

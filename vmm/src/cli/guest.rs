@@ -14,7 +14,8 @@ use io_gate_host::backend::terminal::{self, RawMode};
 use io_gate_host::{Fence, Observer, Unfenced};
 use serde_json::json;
 
-use super::{CliError, EXIT_FAILED, ProtectionArgs, last};
+use super::args::{OperationArgs, ReplicationArgs, SecurityArgs};
+use super::{CliError, EXIT_FAILED, last};
 use crate::arbiter::{self, Arbiter};
 use crate::audit::Recorder;
 use crate::config::MachineConfig;
@@ -38,7 +39,7 @@ pub(super) fn observer(recorder: Option<&Arc<Recorder>>) -> Option<Arc<dyn Obser
 }
 
 /// How links are to be secured. What can be wrong with the files is found now.
-pub(super) fn link_security(args: &ProtectionArgs) -> Result<LinkSecurity, CliError> {
+pub(super) fn link_security(args: &SecurityArgs) -> Result<LinkSecurity, CliError> {
     let tls = args
         .tls
         .as_deref()
@@ -50,7 +51,7 @@ pub(super) fn link_security(args: &ProtectionArgs) -> Result<LinkSecurity, CliEr
 
 /// How the engine is to be run.
 pub(super) fn engine_options(
-    args: &ProtectionArgs,
+    args: &ReplicationArgs,
     name: &str,
     security: LinkSecurity,
     audit: Option<Arc<Recorder>>,
@@ -396,7 +397,7 @@ pub(super) fn outcome(engine: &Engine) -> Option<Outcome> {
 }
 
 /// The control socket, if one was asked for; nobody answers on it yet.
-pub(super) fn take_control(args: &ProtectionArgs) -> Result<Option<ControlPlace>, CliError> {
+pub(super) fn take_control(args: &OperationArgs) -> Result<Option<ControlPlace>, CliError> {
     args.control.as_deref().map(ControlPlace::take).transpose().map_err(CliError::usage)
 }
 

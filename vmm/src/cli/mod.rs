@@ -24,8 +24,8 @@ use clap::error::ErrorKind;
 use io_gate_host::backend::terminal;
 
 pub use args::{
-    AuditArgs, AuditCommand, Cli, CtlArgs, CtlCommand, GuestDevices, ProbeArgs, ProtectionArgs,
-    RunArgs, StandbyArgs, Subcommand,
+    AuditArgs, AuditCommand, Cli, CtlArgs, CtlCommand, GuestDevices, PairArgs, ProbeArgs, RunArgs,
+    StandbyArgs, Subcommand,
 };
 
 use crate::machine::MachineError;

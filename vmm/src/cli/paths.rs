@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use io_gate_host::backend::disk_fence::DiskFence;
 use io_gate_host::own_files::{self, FileId};
 
-use super::{CliError, ProtectionArgs};
+use super::CliError;
+use super::args::PairArgs;
 use crate::arbiter::ArbiterSpec;
 use crate::config::{
     ConsoleConfig, DeviceBackend, DiskConfig, FenceRecord, MachineConfig, NetBackend,
@@ -90,31 +91,31 @@ impl Paths {
     }
 
     /// And those of what protects it.
-    pub(super) fn and_of_protection(mut self, args: &ProtectionArgs) -> Self {
-        args.pid_file.iter().for_each(|path| self.make("--pid-file", path));
-        args.control.iter().for_each(|path| self.make("--control", path));
-        if let Some(audit) = &args.audit {
+    pub(super) fn and_of_pair(mut self, args: &PairArgs) -> Self {
+        args.operation.pid_file.iter().for_each(|path| self.make("--pid-file", path));
+        args.operation.control.iter().for_each(|path| self.make("--control", path));
+        if let Some(audit) = &args.operation.audit {
             // Of the next run, whichever that is: the first is what another flag may name.
             self.make("--audit", &audit.first());
         }
-        if let ArbiterSpec::File(directory) = &args.arbiter {
+        if let ArbiterSpec::File(directory) = &args.arbiter.spec {
             self.push("--arbiter file:", directory, Purpose::Arbiter);
         }
-        if let Some(directory) = &args.tls {
+        if let Some(directory) = &args.security.tls {
             for file in Credentials::files(directory) {
                 self.push("--tls", &file, Purpose::Credential);
             }
         }
-        let access = &args.arbiter_access;
+        let access = &args.arbiter;
         for (flag, file) in [
-            ("--arbiter-ca", &access.arbiter_ca),
-            ("--arbiter-cert", &access.arbiter_cert),
-            ("--arbiter-key", &access.arbiter_key),
-            ("--arbiter-password-file", &access.arbiter_password_file),
+            ("--arbiter-ca", &access.ca),
+            ("--arbiter-cert", &access.cert),
+            ("--arbiter-key", &access.key),
+            ("--arbiter-password-file", &access.password_file),
         ] {
             file.iter().for_each(|file| self.push(flag, file, Purpose::Credential));
         }
-        self.link("--standby", args.standby.as_ref());
+        self.link("--standby", args.replication.standby.as_ref());
         self
     }
 

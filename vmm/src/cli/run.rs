@@ -16,19 +16,19 @@ use crate::standby::resources::{DescriptorError, Reserve, check_room};
 /// Runs a machine to its end; gives the exit code.
 pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     start::check_run(args)?;
-    let protection = &args.protection;
-    super::confine(protection.seccomp)?;
+    let pair = &args.pair;
+    super::confine(pair.security.seccomp)?;
     args.machine().boot.as_ref().map_or(Ok(()), start::check_host)?;
     // What fails is found in the order of what it would cost to have found it later: what nobody else
     // sees first, the machine's name last. What was taken by then is given back.
-    let security = guest::link_security(protection)?;
-    start::check_peer(protection, &security)?;
+    let security = guest::link_security(&pair.security)?;
+    start::check_peer(&pair.replication, &security)?;
     // From here on there is something to put away.
     let ending = guest::Ending::watch()?;
-    let _pid_file = protection.pid_file.as_deref().map(PidFile::write).transpose()?;
-    let control = guest::take_control(protection)?;
-    let arbiter = arbiter::open(protection, &args.name, "primary")?;
-    let log = audit::start(protection, &args.name, Side::Primary)?;
+    let _pid_file = pair.operation.pid_file.as_deref().map(PidFile::write).transpose()?;
+    let control = guest::take_control(&pair.operation)?;
+    let arbiter = arbiter::open(pair, &args.name, "primary")?;
+    let log = audit::start(&pair.operation, &args.name, Side::Primary)?;
     log.iter().for_each(|log| log.keep(false));
     let recorder = audit::recorder(log.as_ref());
     let (ledger, authority) = new_gate();
@@ -45,7 +45,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     let too_few = |error: DescriptorError| CliError::failed(error.to_string());
     Reserve::of_start(machine.config(), control.is_some()).hold().map_err(too_few)?;
     // Before the machine is on any network or terminal that another process may have it on.
-    let claim = Claim::begin(arbiter.as_ref(), &machine, protection.seize)?;
+    let claim = Claim::begin(arbiter.as_ref(), &machine, args.seize)?;
     let term = claim.term();
     // Let go of before the claim, if the start fails: whoever gives a name back opens files.
     let spare = Reserve::of_running(machine.config(), control.is_some());
@@ -56,11 +56,11 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     }
     // A standby must be able to open the disks while this process still has them open: of a pair,
     // the arbiter says who may write.
-    let shared_disks = arbiter.is_some() || protection.standby.is_some();
+    let shared_disks = arbiter.is_some() || pair.replication.standby.is_some();
     machine.attach_backends(AttachOptions { shared_disks, append: false })?;
     ending.ends(&machine);
     let terminal = guest::enter_terminal(machine.config());
-    let options = guest::engine_options(protection, &args.name, security, recorder);
+    let options = guest::engine_options(&pair.replication, &args.name, security, recorder);
     let makings = Makings::new(arbiter.as_ref())
         .map_err(|error| CliError::failed(format!("cannot start the engine: {error}")))?;
     let engine = Engine::begin(makings, machine.clone(), authority, arbiter.clone(), term, options);

@@ -33,18 +33,18 @@ use crate::standby::{
 /// Holds a primary's checkpoints until there is nothing more to do, or runs its guest to the end.
 pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     start::check_standby(args)?;
-    let protection = &args.protection;
-    super::confine(protection.seccomp)?;
+    let pair = &args.pair;
+    super::confine(pair.security.seccomp)?;
     // What can be wrong here is found now, not when the primary dies.
     kvm::open().map_err(MachineError::from)?;
     let boot = open_boot(args)?;
-    let security = guest::link_security(protection)?;
-    start::check_peer(protection, &security)?;
+    let security = guest::link_security(&pair.security)?;
+    start::check_peer(&pair.replication, &security)?;
     // From here on there is something to put away.
     let ending = Ending::watch()?;
-    let _pid_file = protection.pid_file.as_deref().map(PidFile::write).transpose()?;
-    let control = guest::take_control(protection)?;
-    let arbiter = arbiter::open(protection, &args.name, "standby")?;
+    let _pid_file = pair.operation.pid_file.as_deref().map(PidFile::write).transpose()?;
+    let control = guest::take_control(&pair.operation)?;
+    let arbiter = arbiter::open(pair, &args.name, "standby")?;
     let listener =
         args.listen.listen(security.clone()).map_err(|error| CliError::usage(error.to_string()))?;
     let reserve = Arc::new(Reserve::of(&args.machine(0, 0)));
@@ -52,7 +52,7 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     let resources =
         Arc::new(Resources::new(args.machine(0, 0), credentials, arbiter.clone(), reserve.clone()));
     reserve.hold_first().map_err(|error| CliError::usage(error.to_string()))?;
-    let log = audit::start(protection, &args.name, Side::Standby)?;
+    let log = audit::start(&pair.operation, &args.name, Side::Standby)?;
     let recorder = audit::recorder(log.as_ref());
     let factory = Factory {
         told: Once::new(),
@@ -95,7 +95,7 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
             Ok(guest::judged(code, shown(&status).mismatches()))
         }
         End::TakeOver(inheritance) => {
-            let options = guest::engine_options(protection, &args.name, security, recorder);
+            let options = guest::engine_options(&pair.replication, &args.name, security, recorder);
             let here =
                 Here { arbiter: arbiter.as_ref(), control: control.as_ref(), status: &status };
             let ended = take_over(options, *inheritance, &here, &ending);
@@ -228,13 +228,13 @@ fn standby_config(
     boot: Option<Arc<Boot>>,
     audit: Option<Arc<Recorder>>,
 ) -> StandbyConfig {
-    let timeout = Duration::from_millis(args.protection.heartbeat_timeout);
+    let timeout = Duration::from_millis(args.pair.replication.heartbeat_timeout);
     StandbyConfig {
         name: args.name.clone(),
         audit,
         boot,
         options: StandbyOptions {
-            heartbeat_interval: Duration::from_millis(args.protection.heartbeat_interval),
+            heartbeat_interval: Duration::from_millis(args.pair.replication.heartbeat_interval),
             heartbeat_timeout: timeout,
             setup_timeout: timeout.saturating_mul(20),
             ..StandbyOptions::default()

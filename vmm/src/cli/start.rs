@@ -10,8 +10,9 @@ use io_gate_host::backend::disk::Disk;
 use io_gate_host::backend::image_format;
 use io_gate_host::own_files;
 
+use super::CliError;
+use super::args::{OperationArgs, PairArgs, ReplicationArgs, RunArgs, StandbyArgs};
 use super::paths::Paths;
-use super::{CliError, ProtectionArgs, RunArgs, StandbyArgs};
 use crate::arbiter::ArbiterSpec;
 use crate::boot::Boot;
 use crate::config::{BootSource, ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
@@ -26,11 +27,11 @@ pub(super) fn check_run(args: &RunArgs) -> Result<(), CliError> {
     let machine = args.machine();
     let Some(boot) = &machine.boot else { return Err(MachineError::NoKernel.into()) };
     machine.check().map_err(MachineError::from)?;
-    check_protection(&args.protection)?;
-    check_seize(&args.protection, &machine)?;
-    Paths::of_machine(&machine).and_of_protection(&args.protection).check()?;
-    check_sockets(&args.protection, None)?;
-    check_audit(&args.protection)?;
+    check_pair(&args.pair)?;
+    check_seize(args, &machine)?;
+    Paths::of_machine(&machine).and_of_pair(&args.pair).check()?;
+    check_sockets(&args.pair.operation, None)?;
+    check_audit(&args.pair.operation)?;
     check_networks(&machine)?;
     check_consoles(&machine)?;
     check_kernel(boot)?;
@@ -44,20 +45,20 @@ pub(super) fn check_standby(args: &StandbyArgs) -> Result<(), CliError> {
     // The primary's size is not known yet; the rest is checked with any.
     let machine = args.machine(2 << 20, 1);
     machine.check().map_err(MachineError::from)?;
-    check_protection(&args.protection)?;
-    check_seize(&args.protection, &machine)?;
-    let paths = Paths::of_machine(&machine).and_of_protection(&args.protection);
+    check_pair(&args.pair)?;
+    let paths = Paths::of_machine(&machine).and_of_pair(&args.pair);
     paths.and_listen(&args.listen).check()?;
-    check_sockets(&args.protection, Some(&args.listen))?;
-    check_audit(&args.protection)?;
+    check_sockets(&args.pair.operation, Some(&args.listen))?;
+    check_audit(&args.pair.operation)?;
     check_networks(&machine)?;
     check_consoles(&machine)?;
     check_kinds(&machine)?;
     machine.boot.as_ref().map_or(Ok(()), check_kernel)
 }
 
-fn check_protection(args: &ProtectionArgs) -> Result<(), CliError> {
-    let (interval, timeout) = (args.heartbeat_interval, args.heartbeat_timeout);
+fn check_pair(args: &PairArgs) -> Result<(), CliError> {
+    let replication = &args.replication;
+    let (interval, timeout) = (replication.heartbeat_interval, replication.heartbeat_timeout);
     if timeout < interval.saturating_mul(2) {
         return Err(CliError::usage(format!(
             "--heartbeat-timeout {timeout}: expected at least twice --heartbeat-interval, which is {interval}, or a side \
@@ -65,9 +66,8 @@ fn check_protection(args: &ProtectionArgs) -> Result<(), CliError> {
             interval.saturating_mul(2)
         )));
     }
-    let is_etcd = matches!(args.arbiter, ArbiterSpec::Etcd(_));
-    let access = &args.arbiter_access;
-    if !is_etcd && (access.arbiter_ca.is_some() || access.arbiter_user.is_some()) {
+    let is_etcd = matches!(args.arbiter.spec, ArbiterSpec::Etcd(_));
+    if !is_etcd && (args.arbiter.ca.is_some() || args.arbiter.user.is_some()) {
         return Err(CliError::usage(
             "--arbiter-ca, --arbiter-user: expected --arbiter etcd:HOST:PORT,... with them, found another arbiter or none",
         ));
@@ -76,8 +76,9 @@ fn check_protection(args: &ProtectionArgs) -> Result<(), CliError> {
 }
 
 /// A machine is taken from the arbiter's holder, or a disk from the one that its fence record names.
-fn check_seize(args: &ProtectionArgs, machine: &MachineConfig) -> Result<(), CliError> {
-    if args.seize && args.arbiter == ArbiterSpec::None && machine.every_disk().next().is_none() {
+fn check_seize(args: &RunArgs, machine: &MachineConfig) -> Result<(), CliError> {
+    let has_arbiter = args.pair.arbiter.spec != ArbiterSpec::None;
+    if args.seize && !has_arbiter && machine.every_disk().next().is_none() {
         return Err(CliError::usage(
             "--seize: expected --arbiter file:DIR or etcd:HOST:PORT,..., or a --disk, with it, found nothing to take from \
              anybody",
@@ -109,7 +110,7 @@ fn check_consoles(machine: &MachineConfig) -> Result<(), CliError> {
 }
 
 /// The files of a log have names that begin with what is given: nothing comes to a device, or into a directory, of that name.
-fn check_audit(args: &ProtectionArgs) -> Result<(), CliError> {
+fn check_audit(args: &OperationArgs) -> Result<(), CliError> {
     let Some(audit) = &args.audit else { return Ok(()) };
     match std::fs::metadata(&audit.base) {
         Ok(found) if !found.is_file() => Err(CliError::usage(format!(
@@ -123,7 +124,7 @@ fn check_audit(args: &ProtectionArgs) -> Result<(), CliError> {
 }
 
 /// Sockets that are made: whether they can be.
-fn check_sockets(args: &ProtectionArgs, listen: Option<&LinkAddr>) -> Result<(), CliError> {
+fn check_sockets(args: &OperationArgs, listen: Option<&LinkAddr>) -> Result<(), CliError> {
     let flagged = |flag: &str| {
         let flag = flag.to_owned();
         move |error| CliError::usage(format!("{flag}{error}"))
@@ -138,7 +139,7 @@ fn check_sockets(args: &ProtectionArgs, listen: Option<&LinkAddr>) -> Result<(),
 }
 
 /// Where the standby is said to be: whether the guest may be sent there as the flags say.
-pub(super) fn check_peer(args: &ProtectionArgs, security: &LinkSecurity) -> Result<(), CliError> {
+pub(super) fn check_peer(args: &ReplicationArgs, security: &LinkSecurity) -> Result<(), CliError> {
     let Some(standby) = &args.standby else { return Ok(()) };
     standby
         .check(security)

@@ -132,7 +132,7 @@ pub fn request(path: &Path, request: &Request) -> Outcome {
 /// # Errors
 /// As [`request`].
 pub fn request_within(path: &Path, request: &Request, patience: &Patience) -> Outcome {
-    own_files::check_peer(path).map_err(|error| format!("--socket {error}"))?;
+    own_files::check_peer(path).map_err(|error| format!("--control {error}"))?;
     let line = talk(path, request, patience).map_err(|error| match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => format!(
             "no answer from {0}: nobody has answered within {1} s; whoever has it may be stopped or stuck: look at the process \

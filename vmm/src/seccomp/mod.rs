@@ -32,9 +32,9 @@ pub enum Mode {
     /// End the process.
     #[default]
     On,
-    /// Let it pass; the kernel notes it (`dmesg`, `journalctl -k`).
+    /// Allow it and let the kernel log it (`dmesg`, `journalctl -k`).
     Log,
-    /// No filters.
+    /// Install no filters.
     Off,
 }
 
