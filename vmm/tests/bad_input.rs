@@ -354,7 +354,7 @@ const TOGETHER: &[Case] = &[
         "--net stream=@a,mac=52:54:00:00:00:01 --net stream=@b,mac=52:54:00:00:00:01",
         &["same mac, 52:54:00:00:00:01"],
     ),
-    ("--net tap=t0 --net tap=t0", &["tap=t0 is given twice"]),
+    ("--net tap=t0 --net tap=t0", &["tap=t0: given twice"]),
     ("--disk path=@disk.img --disk path=@disk.img", &["given twice"]),
     ("--disk path=@disk.img --disk path=@hard.img", &["given twice"]),
     ("--initrd @notes --kernel @notes", &["given twice"]),

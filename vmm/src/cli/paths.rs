@@ -16,9 +16,7 @@ use io_gate_host::own_files::{self, FileId};
 use super::CliError;
 use super::args::PairArgs;
 use crate::arbiter::ArbiterSpec;
-use crate::config::{
-    ConsoleConfig, DeviceBackend, DiskConfig, FenceRecord, MachineConfig, NetBackend,
-};
+use crate::config::{ConsoleConfig, DiskConfig, FenceRecord, MachineConfig, NetBackend};
 use crate::link::{Credentials, LinkAddr};
 use crate::machine::storage;
 
@@ -68,24 +66,16 @@ impl Paths {
     /// Those of a machine.
     pub(super) fn of_machine(config: &MachineConfig) -> Self {
         let mut paths = Self::default();
-        for disk in &config.disks {
-            paths.disk("--disk", disk);
-        }
         if let Some(boot) = &config.boot {
             paths.add("--kernel", &boot.kernel);
             boot.initrd.iter().for_each(|initrd| paths.add("--initrd", initrd));
         }
         config.memory_file.iter().for_each(|path| paths.make("--memory file=", path));
-        config.nets.iter().for_each(|net| paths.net("--net", &net.backend));
-        paths.console("--serial", &config.serial);
-        config.virtio_console.iter().for_each(|at| paths.console("--virtio-console", at));
-        for device in &config.devices {
-            match &device.backend {
-                None => {}
-                Some(DeviceBackend::Disk(disk)) => paths.disk("--device", disk),
-                Some(DeviceBackend::Net(net)) => paths.net("--device", net),
-                Some(DeviceBackend::Console(console)) => paths.console("--device", console),
-            }
+        for slot in config.slots() {
+            let flag = slot.flag();
+            slot.disk().iter().for_each(|disk| paths.disk(flag, disk));
+            slot.network().iter().for_each(|network| paths.net(flag, network.backend));
+            slot.console().iter().for_each(|console| paths.console(flag, console));
         }
         paths
     }

@@ -78,7 +78,7 @@ fn check_pair(args: &PairArgs) -> Result<(), CliError> {
 /// A machine is taken from the arbiter's holder, or a disk from the one that its fence record names.
 fn check_seize(args: &RunArgs, machine: &MachineConfig) -> Result<(), CliError> {
     let has_arbiter = args.pair.arbiter.spec != ArbiterSpec::None;
-    if args.seize && !has_arbiter && machine.every_disk().next().is_none() {
+    if args.seize && !has_arbiter && machine.disks().next().is_none() {
         return Err(CliError::usage(
             "--seize: expected --arbiter file:DIR or etcd:HOST:PORT,..., or a --disk, with it, found nothing to take from \
              anybody",
@@ -90,8 +90,10 @@ fn check_seize(args: &RunArgs, machine: &MachineConfig) -> Result<(), CliError> 
 /// Opening an interface that is not there would make it, attached to nothing; a peer may come later, but not as a file.
 fn check_networks(machine: &MachineConfig) -> Result<(), CliError> {
     let flagged = |key: &'static str| move |error| CliError::usage(format!("--net {key}{error}"));
-    machine.networks().try_for_each(|(backend, create)| match backend {
-        NetBackend::Tap(name) => interface::check_tap(name, create).map_err(CliError::usage),
+    machine.networks().try_for_each(|(_, network)| match network.backend {
+        NetBackend::Tap(name) => {
+            interface::check_tap(name, network.create).map_err(CliError::usage)
+        }
         NetBackend::Stream(peer) => own_files::check_peer(peer).map_err(flagged("stream=")),
         NetBackend::Dgram(local, peer) => own_files::check_place(local)
             .map_err(flagged("dgram="))
@@ -101,7 +103,7 @@ fn check_networks(machine: &MachineConfig) -> Result<(), CliError> {
 
 /// A standby prints after a takeover only: too late to find out that a path was mistaken.
 fn check_consoles(machine: &MachineConfig) -> Result<(), CliError> {
-    machine.consoles().try_for_each(|console| match console {
+    machine.consoles().try_for_each(|(_, console)| match console {
         ConsoleConfig::File(path) => {
             Console::check_file(path).map_err(|error| CliError::usage(error.to_string()))
         }
@@ -155,14 +157,14 @@ fn check_kernel(boot: &BootSource) -> Result<(), CliError> {
 
 /// Disks that a standby could never open: what is not there yet, it waits for.
 fn check_kinds(machine: &MachineConfig) -> Result<(), CliError> {
-    machine.every_disk().try_for_each(|disk| {
+    machine.disks().try_for_each(|(_, disk)| {
         Disk::check_kind(&disk.path).map_err(|error| CliError::usage(error.to_string()))
     })
 }
 
 /// Disks that are no raw images, and are not said to be.
 fn check_formats(machine: &MachineConfig) -> Result<(), CliError> {
-    machine.every_disk().filter(|disk| !disk.is_raw).try_for_each(check_format)
+    machine.disks().filter(|(_, disk)| !disk.is_raw).try_for_each(|(_, disk)| check_format(disk))
 }
 
 fn check_format(disk: &DiskConfig) -> Result<(), CliError> {

@@ -12,9 +12,8 @@ use io_gate_host::{Fence, GateHost, Observer};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::Bus;
-use super::device_set::{
-    AttachOptions, DeviceSet, DeviceSetupError, DevicesRestoreError, ShareDiskError,
-};
+use super::device_error::{DeviceSetupError, ShareDiskError};
+use super::device_set::{AttachOptions, DeviceSet, DevicesRestoreError};
 use super::device_thread::{DeviceThread, LoopError, LoopHandle, PowerEvents};
 use super::disks;
 use super::events::Events;

@@ -7,8 +7,8 @@ use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions, Side};
 use io_gate_host::backend::disk_fence::{Claim, DiskFence};
 use io_gate_host::backend::disk_lock::Use;
 
-use super::device_set::{DeviceSetupError, FIRST_VIRTIO_SLOT};
-use crate::config::{DeviceBackend, DiskConfig, FenceRecord, MachineConfig};
+use super::device_error::DeviceSetupError;
+use crate::config::{DiskConfig, FenceRecord, MachineConfig};
 use ft_core::Term;
 
 /// How long a process that ends may take to give its locks back, and how often they are tried.
@@ -32,22 +32,6 @@ impl Opens {
     fn shared(self) -> bool {
         self != Self::Alone
     }
-}
-
-/// All disks, with their slots.
-pub(super) fn all(config: &MachineConfig) -> impl Iterator<Item = (u16, &DiskConfig)> {
-    let before = config.disks.len()
-        + config.nets.len()
-        + usize::from(config.rng)
-        + usize::from(config.virtio_console.is_some());
-    let named = config.devices.iter().map(|device| match &device.backend {
-        Some(DeviceBackend::Disk(disk)) => Some(disk),
-        _ => None,
-    });
-    let of =
-        move |at: usize| FIRST_VIRTIO_SLOT.saturating_add(u16::try_from(at).unwrap_or(u16::MAX));
-    let disks = config.disks.iter().enumerate().map(move |(at, disk)| (of(at), disk));
-    disks.chain(named.enumerate().filter_map(move |(at, disk)| Some((of(before + at), disk?))))
 }
 
 /// Opens a disk. `machine`: where terms decide who may write, whose they are.
@@ -204,7 +188,7 @@ pub(super) fn newest_claim(
     config: &MachineConfig,
 ) -> Result<Option<(Claim, PathBuf)>, DeviceSetupError> {
     let mut newest: Option<(Claim, PathBuf)> = None;
-    for (_, disk) in all(config) {
+    for (_, disk) in config.disks() {
         let Some(record) = fence_record(disk) else { continue };
         let Some(claim) = DiskFence::look(&record)? else { continue };
         if claim.machine != config.name {
@@ -233,8 +217,8 @@ pub(super) fn seize(config: &MachineConfig) -> Result<(), DeviceSetupError> {
             Err(error) => Err(DeviceSetupError::from(error)),
         }
     };
-    let _alone: Vec<Disk> = all(config).map(alone).collect::<Result<_, _>>()?;
-    for (_, disk) in all(config) {
+    let _alone: Vec<Disk> = config.disks().map(alone).collect::<Result<_, _>>()?;
+    for (_, disk) in config.disks() {
         if let Some(record) = fence_record(disk)
             && let Some(claim) = DiskFence::look(&record)?.filter(|claim| !claim.free)
         {
@@ -257,7 +241,7 @@ pub(crate) fn give_back(config: &MachineConfig, term: Term, holder: &str) -> Res
             None => Ok(()),
         }
     };
-    let records = all(config).filter_map(|(_, disk)| fence_record(disk));
+    let records = config.disks().filter_map(|(_, disk)| fence_record(disk));
     // One that fails keeps no other from being free.
     records.map(give_back).fold(Ok(()), Result::and)
 }

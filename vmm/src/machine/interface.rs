@@ -114,8 +114,8 @@ const ANY: &str = "any";
 pub(crate) fn facts(config: &MachineConfig) -> Vec<(String, String)> {
     let networks = config.networks().enumerate();
     networks
-        .map(|(at, (backend, _))| {
-            let mtu = match backend {
+        .map(|(at, (_, network))| {
+            let mtu = match network.backend {
                 NetBackend::Tap(name) => match look(name) {
                     Ok(found) => found.map_or(ANY.to_owned(), |found| found.mtu.to_string()),
                     Err(error) => format!("an interface that cannot be looked at ({error})"),

@@ -5,6 +5,7 @@
 mod build;
 mod bus;
 pub mod catalog;
+mod device_error;
 mod device_set;
 mod device_thread;
 pub(crate) mod disks;
@@ -21,10 +22,8 @@ pub(crate) mod storage;
 mod virtio_mmio;
 
 pub use build::MachineError;
-pub use device_set::{
-    AttachOptions, DeviceRecord, DeviceSet, DeviceSetupError, DeviceState, DevicesRestoreError,
-    FIRST_VIRTIO_SLOT, ShareDiskError,
-};
+pub use device_error::{DeviceSetupError, ShareDiskError};
+pub use device_set::{AttachOptions, DeviceRecord, DeviceSet, DeviceState, DevicesRestoreError};
 pub use device_thread::{Answer, LoopContext, LoopError, LoopHandle, Subscriber};
 pub use events::{Ended, Events, MachineEvent};
 pub use pci::{Description, FunctionState, PciBus, PciError, PciState};

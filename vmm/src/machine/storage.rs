@@ -133,7 +133,7 @@ fn counter_places(disk: &DiskConfig, fenced: bool) -> impl Iterator<Item = PathB
 
 /// The disks that the guest can write: one that nobody writes may as well be a copy.
 fn written(config: &MachineConfig) -> impl Iterator<Item = (u16, &DiskConfig)> {
-    disks::all(config).filter(|(_, disk)| !disk.read_only)
+    config.disks().filter(|(_, disk)| !disk.read_only)
 }
 
 fn each_disk<E>(

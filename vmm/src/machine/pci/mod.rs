@@ -15,7 +15,6 @@ use vm_device::{DeviceMmio, DevicePio};
 
 pub use function::{Description, FunctionState};
 
-use super::device_set::PCI_KIND;
 use super::register_port::RegisterPort;
 use crate::layout;
 use function::Function;
@@ -32,6 +31,8 @@ const HOST_BRIDGE: Description = Description {
 };
 
 /// Another layout of [`PciState`] gets another number.
+/// The kind of its saved state, and of what the handshake shows of it.
+pub(super) const KIND: &str = "pci";
 const PCI_STATE_VERSION: u16 = 1;
 
 /// The address register: bit 31 opens the data register; bus, device, function and register below it.
@@ -142,7 +143,7 @@ impl PciBus {
         });
         DeviceLayout {
             slot,
-            kind: PCI_KIND.to_owned(),
+            kind: KIND.to_owned(),
             state_version: PCI_STATE_VERSION.into(),
             features: 0,
             detail: devices.collect::<Vec<_>>().join(", "),

@@ -142,7 +142,7 @@ impl Resources {
                 lacks.push(Lack { reason, blocks });
             }
         };
-        for disk in self.machine.every_disk() {
+        for (_, disk) in self.machine.disks() {
             prove(format!("disk {}", disk.path.display()), true, &|| self.disk(disk));
             self.records(disk, &mut prove);
         }
@@ -190,14 +190,14 @@ impl Resources {
     }
 
     fn taps(&self) -> impl Iterator<Item = (&str, bool)> {
-        self.machine.networks().filter_map(|(net, create)| match net {
-            NetBackend::Tap(name) => Some((name.as_str(), create)),
+        self.machine.networks().filter_map(|(_, network)| match network.backend {
+            NetBackend::Tap(name) => Some((name.as_str(), network.create)),
             _ => None,
         })
     }
 
     fn datagram_names(&self) -> impl Iterator<Item = &Path> {
-        self.machine.networks().filter_map(|(net, _)| match net {
+        self.machine.networks().filter_map(|(_, network)| match network.backend {
             NetBackend::Dgram(local, _) => Some(local.as_path()),
             _ => None,
         })
@@ -222,7 +222,7 @@ impl Resources {
     }
 
     fn console_files(&self) -> impl Iterator<Item = &Path> {
-        self.machine.consoles().filter_map(|console| match console {
+        self.machine.consoles().filter_map(|(_, console)| match console {
             ConsoleConfig::File(path) => Some(path.as_path()),
             _ => None,
         })

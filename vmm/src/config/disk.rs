@@ -1,0 +1,194 @@
+//! `--disk`: an image or a block device, and how it is opened.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use devices::Block;
+
+use super::parse_queues;
+use crate::values::{self, Part};
+
+/// Where the record is of the term that may write to a disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum FenceRecord {
+    /// Beside an image; a block device has none.
+    #[default]
+    Beside,
+    /// In this file.
+    At(PathBuf),
+    /// Nowhere.
+    Off,
+}
+
+/// `path=FILE[,format=raw][,readonly=on][,serial=TEXT][,cache=writethrough|writeback][,direct=on][,queues=N][,fence=FILE|off]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskConfig {
+    /// A raw image or a block device.
+    pub path: PathBuf,
+    /// It is raw whatever it looks like.
+    pub is_raw: bool,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// The serial number that the guest sees.
+    pub serial: String,
+    /// When a write counts as complete.
+    pub cache: DiskCache,
+    /// Past the host's page cache (`O_DIRECT`).
+    pub direct: bool,
+    /// Request queues.
+    pub queues: u16,
+    /// Where there is an arbiter: the second line of fencing.
+    pub fence: FenceRecord,
+}
+
+/// When a write to a disk counts as complete, without a flush.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiskCache {
+    /// With fault tolerance as `writethrough`, without it as `writeback`.
+    #[default]
+    Auto,
+    /// When it is in the storage (`O_DSYNC`).
+    WriteThrough,
+    /// When it is in the host's page cache. With fault tolerance only for storage whose cache does
+    /// not die with the host: the guest goes on elsewhere and will not write again (P3).
+    WriteBack,
+}
+
+impl DiskCache {
+    /// Whether to write through, where another machine may go on from the disk or not.
+    #[must_use]
+    pub const fn write_through(self, shared: bool) -> bool {
+        matches!((self, shared), (Self::WriteThrough, _) | (Self::Auto, true))
+    }
+}
+
+/// Virtio's limit for a disk's serial number.
+const SERIAL_MAX: usize = 20;
+
+const DISK_FORM: &str = "path=FILE[,format=raw][,readonly=on][,serial=TEXT][,cache=writethrough|writeback][,direct=on][,queues=N][,fence=FILE|off]";
+
+impl FromStr for DiskConfig {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut disk = Self {
+            path: PathBuf::new(),
+            is_raw: false,
+            read_only: false,
+            serial: String::new(),
+            cache: DiskCache::default(),
+            direct: false,
+            queues: 1,
+            fence: FenceRecord::default(),
+        };
+        for part in values::list(text, DISK_FORM)? {
+            match part.key.as_str() {
+                "path" => disk.path = part.text()?.into(),
+                "format" => disk.is_raw = parse_format(&part)?,
+                "readonly" => disk.read_only = part.switch()?,
+                "serial" => disk.serial = parse_serial(&part)?,
+                "cache" => disk.cache = parse_cache(&part)?,
+                "direct" => disk.direct = part.switch()?,
+                "queues" => disk.queues = parse_queues(&part, Block::MAX_QUEUES)?,
+                "fence" => {
+                    disk.fence = match part.text()? {
+                        "off" => FenceRecord::Off,
+                        path => FenceRecord::At(path.into()),
+                    }
+                }
+                _ => return Err(values::unknown(&part, DISK_FORM)),
+            }
+        }
+        if disk.path.as_os_str().is_empty() {
+            return Err(format!("expected {DISK_FORM}, found no path="));
+        }
+        Ok(disk)
+    }
+}
+
+fn parse_format(part: &Part) -> Result<bool, String> {
+    match part.text()? {
+        "raw" => Ok(true),
+        other => Err(part.wrong(&format!(
+            "format=raw, the only one there is; make a raw image of it: qemu-img convert -f {other} -O raw FILE FILE.raw"
+        ))),
+    }
+}
+
+fn parse_cache(part: &Part) -> Result<DiskCache, String> {
+    match part.text()? {
+        "writethrough" => Ok(DiskCache::WriteThrough),
+        "writeback" => Ok(DiskCache::WriteBack),
+        _ => Err(part.wrong("cache=writethrough or cache=writeback")),
+    }
+}
+
+fn parse_serial(part: &Part) -> Result<String, String> {
+    let text = part.text()?;
+    // What a guest prints of it goes to logs and into names below /dev/disk.
+    match text.len() <= SERIAL_MAX && text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        true => Ok(text.to_owned()),
+        false => {
+            Err(part.wrong(&format!("serial= and at most {SERIAL_MAX} printable ASCII characters")))
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+
+    fn disk(text: &str) -> Result<DiskConfig, String> {
+        text.parse()
+    }
+
+    #[test]
+    fn disks_are_read() {
+        let found = disk("path=/a/b.img,readonly=on,serial=abc").unwrap();
+        assert_eq!(
+            found,
+            DiskConfig {
+                path: "/a/b.img".into(),
+                is_raw: false,
+                read_only: true,
+                serial: "abc".into(),
+                cache: DiskCache::Auto,
+                direct: false,
+                queues: 1,
+                fence: FenceRecord::Beside
+            }
+        );
+        assert_eq!(disk("path=x,cache=writethrough").unwrap().cache, DiskCache::WriteThrough);
+        assert_eq!(disk("path=x,cache=writeback").unwrap().cache, DiskCache::WriteBack);
+        assert_eq!(disk("path=x,fence=off").unwrap().fence, FenceRecord::Off);
+        assert_eq!(disk("path=x,fence=/y").unwrap().fence, FenceRecord::At("/y".into()));
+        let several = disk("path=x,direct=on,queues=4").unwrap();
+        assert_eq!((several.direct, several.queues), (true, 4));
+        for bad in [
+            "",
+            "path=x,queues=0",
+            "path=x,queues=17",
+            "path=x,direct=maybe",
+            "path=x,fence=",
+            "path=x,cache=none",
+            "/a/b.img",
+            "path=",
+            "path=x,readonly=yes",
+            "path=x,size=3",
+            "path=x,serial=123456789012345678901",
+        ] {
+            assert!(disk(bad).unwrap_err().contains("expected"), "{bad}");
+        }
+    }
+
+    /// P3: the page cache dies with the host, and the guest does not.
+    #[test]
+    fn p3_a_disk_that_another_machine_goes_on_from_is_written_through() {
+        let writes_through = |text: &str| disk(text).unwrap().cache.write_through(true);
+        assert!(writes_through("path=x"));
+        assert!(!writes_through("path=x,cache=writeback"));
+        assert!(!disk("path=x").unwrap().cache.write_through(false));
+        assert!(disk("path=x,cache=writethrough").unwrap().cache.write_through(false));
+    }
+}

@@ -1,0 +1,211 @@
+//! What a machine is made of, as the command line says it; every value is checked here, before anything is opened.
+
+mod console;
+mod device;
+mod disk;
+mod memory;
+mod net;
+pub mod slots;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+pub use self::console::ConsoleConfig;
+pub use self::device::{DeviceBackend, DeviceConfig};
+pub use self::disk::{DiskCache, DiskConfig, FenceRecord};
+pub use self::memory::MemoryConfig;
+pub use self::net::{NetBackend, NetConfig, NetModel, socket_path};
+
+use crate::layout;
+use crate::values::{Part, Unit};
+
+/// One virtual machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineConfig {
+    /// Its name: in log lines, and what an arbiter knows it by.
+    pub name: String,
+    /// Guest memory in bytes.
+    pub memory: u64,
+    /// The file that guest memory is in, shared with whoever maps it; none: nobody else can. Not with fault tolerance.
+    pub memory_file: Option<PathBuf>,
+    /// Number of vCPUs.
+    pub cpus: u32,
+    /// What to boot; a standby needs it for a reset after takeover only.
+    pub boot: Option<BootSource>,
+    /// Disks, in the order of their virtio-mmio windows.
+    pub disks: Vec<DiskConfig>,
+    /// Network interfaces, after the disks.
+    pub nets: Vec<NetConfig>,
+    /// Whether there is a source of random bytes.
+    pub rng: bool,
+    /// Whether there is a real-time clock (PL031).
+    pub rtc: bool,
+    /// The virtio console, if there is one.
+    pub virtio_console: Option<ConsoleConfig>,
+    /// Devices asked for by name, after all others.
+    pub devices: Vec<DeviceConfig>,
+    /// What is behind the serial line.
+    pub serial: ConsoleConfig,
+}
+
+/// Where the guest's kernel comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootSource {
+    /// A bzImage or an ELF image.
+    pub kernel: PathBuf,
+    /// An initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    pub cmdline: String,
+}
+
+/// Why a configuration makes no sense; says which flag to change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+impl MachineConfig {
+    /// A machine without a kernel and without devices, whose serial line is connected to nothing. Memory is in bytes.
+    #[must_use]
+    pub fn bare(name: &str, memory: u64, cpus: u32) -> Self {
+        Self {
+            name: name.to_owned(),
+            memory,
+            memory_file: None,
+            cpus,
+            boot: None,
+            disks: Vec::new(),
+            nets: Vec::new(),
+            rng: false,
+            rtc: false,
+            virtio_console: None,
+            devices: Vec::new(),
+            serial: ConsoleConfig::None,
+        }
+    }
+
+    /// Checks what no single flag can tell.
+    ///
+    /// # Errors
+    /// The first thing that does not fit.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.on_stdio() > 1 {
+            return Err(ConfigError(
+                "--serial, --virtio-console and --device: expected `stdio` once, as there is one standard input, found it \
+                 twice (it is the default of --serial): give one of them `none` or `file=PATH`"
+                    .into(),
+            ));
+        }
+        // Before their slots and addresses are looked at: of so many, those that are made would be alike.
+        let (asked_for, room) =
+            (self.asked_for().count(), layout::VIRTIO_MMIO_MAX + layout::PCI_MAX);
+        if asked_for > room {
+            return Err(ConfigError(format!(
+                "{asked_for} devices: expected at most {} in windows and {} on the PCI bus; remove some --disk, --net or --device",
+                layout::VIRTIO_MMIO_MAX,
+                layout::PCI_MAX
+            )));
+        }
+        let mut macs = BTreeSet::new();
+        for (_, network) in self.networks() {
+            if !macs.insert(network.mac) {
+                let mac = network.mac.map(|byte| format!("{byte:02x}")).join(":");
+                return Err(ConfigError(format!(
+                    "mac {mac}: two networks have it, expected one each; give one of them another by mac="
+                )));
+            }
+        }
+        let mut taps = BTreeSet::new();
+        for (_, network) in self.networks() {
+            if let NetBackend::Tap(name) = network.backend
+                && !taps.insert(name)
+            {
+                return Err(ConfigError(format!(
+                    "tap={name}: given twice, expected each interface once; give each network its own"
+                )));
+            }
+        }
+        let mut disks = BTreeSet::new();
+        if let Some((_, twice)) = self.disks().find(|(_, disk)| !disks.insert(&disk.path)) {
+            return Err(ConfigError(format!(
+                "disk {}: given twice, expected each image once; give each disk its own",
+                twice.path.display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether a console is on standard input and output.
+    #[must_use]
+    pub fn is_on_stdio(&self) -> bool {
+        self.on_stdio() > 0
+    }
+
+    fn on_stdio(&self) -> usize {
+        self.consoles().filter(|(_, console)| **console == ConsoleConfig::Stdio).count()
+    }
+}
+
+/// How many queues a device has: both sides of a pair have to say the same.
+fn parse_queues(part: &Part, most: u16) -> Result<u16, String> {
+    let count = part.number(1..=most.into(), Unit::Count("a number of queues"))?;
+    u16::try_from(count).map_err(|_| part.wrong(&format!("at most {most} queues")))
+}
+
+/// Checks the name of a machine: it becomes part of file names.
+///
+/// # Errors
+/// What names may look like.
+pub fn parse_name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if text.is_empty() || text.len() > 64 || text.starts_with('.') || !text.chars().all(fits) {
+        return Err(
+            "expected 1 to 64 ASCII letters, digits, `-`, `_` or `.`, not beginning with `.`"
+                .to_owned(),
+        );
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read() {
+        assert!(parse_name("vm-1").is_ok());
+        assert!(parse_name("../x").is_err());
+    }
+
+    #[test]
+    fn what_no_single_flag_can_tell_is_checked() {
+        let good = MachineConfig {
+            disks: vec!["path=a".parse().unwrap()],
+            nets: vec!["tap=a".parse().unwrap(), "stream=/b".parse().unwrap()],
+            rng: true,
+            serial: ConsoleConfig::Stdio,
+            ..MachineConfig::bare("vm", 1 << 28, 1)
+        };
+        good.check().unwrap();
+        let with =
+            |device: &str| MachineConfig { devices: vec![device.parse().unwrap()], ..good.clone() };
+        with("beeper,disk=path=b").check().unwrap();
+        for (device, found) in [
+            ("beeper,console=stdio", "--virtio-console"),
+            ("beeper,disk=path=a", "disk a: given twice"),
+            ("beeper,tap=a", "tap=a: given twice"),
+        ] {
+            assert!(with(device).check().unwrap_err().0.contains(found), "{device}");
+        }
+        let mac = MachineConfig {
+            nets: ["stream=/a,mac=52:54:00:00:00:01", "stream=/b,mac=52:54:00:00:00:01"]
+                .map(|net| net.parse().unwrap())
+                .into(),
+            ..good.clone()
+        };
+        assert!(mac.check().unwrap_err().0.contains("mac 52:54:00:00:00:01"));
+        let many = MachineConfig { devices: vec!["beeper".parse().unwrap(); 70_000], ..good };
+        assert!(many.check().unwrap_err().0.contains("70004 devices"));
+    }
+}
