@@ -406,6 +406,38 @@ fn p2_a_plain_run_does_not_start_on_the_disk_of_a_machine_that_may_run_elsewhere
     bench.wait_state(&plain, "alone");
 }
 
+/// P2, P3. Fails where a disk or a network behind a device by name is left out of what guards those of `--disk` and `--net`: the
+/// record, the mark by which both sides know that it is one disk, the backends of a successor.
+#[test]
+fn p2_a_disk_of_a_device_by_name_is_guarded_as_any_other() {
+    let bench = Bench::new();
+    fs::File::create(bench.path("second.img")).unwrap().set_len(1 << 20).unwrap();
+    let arbiter = bench.spelled("--arbiter=", "file:", "arbiter");
+    let devices = [
+        bench.spelled("--device=", "beeper,disk=path=", "second.img"),
+        bench.spelled("--device=", "beeper,stream=", "nobody-either"),
+    ];
+    let link = bench.spelled("", "unix:", "link");
+    let with = |flags: &[&str]| {
+        let devices = devices.iter().map(String::as_str);
+        flags.iter().copied().chain(devices).chain([arbiter.as_str()]).map(str::to_owned).collect()
+    };
+    let flags: Vec<String> = with(&["standby", &format!("--listen={link}")]);
+    let standby = bench.side("standby", &flags.iter().map(String::as_str).collect::<Vec<_>>());
+    standby.wait_line("listening on", PATIENCE).unwrap();
+    let flags: Vec<String> = with(&[&format!("--standby={link}")]);
+    let mut primary = bench.run("primary", &flags.iter().map(String::as_str).collect::<Vec<_>>());
+    bench.wait_state(&primary, "protected");
+    assert!(bench.path("second.img.kemari-fence").exists());
+    assert!(bench.path("second.img.kemari-mark").exists());
+    primary.kill();
+    bench.wait_state(&standby, "alone");
+    let disk = bench.spelled("--disk=", "path=", "second.img");
+    let (code, said) = refused(bench.run("plain", &[&disk]));
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("second.img.kemari-fence"), "{said}");
+}
+
 /// P2: the other side's start fails for another reason: what it took is given back, and whoever is told of a holder is told of
 /// one that runs.
 #[test]

@@ -9,7 +9,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::format::{Entry, HEADER_LEN, Header, RECORD_LEN};
+use super::entry::Entry;
+use super::format::{HEADER_LEN, Header, RECORD_LEN};
 use crate::values::{self, Part, Unit};
 
 /// Records of one system call.

@@ -10,6 +10,7 @@
 //! something is recorded before it is acted upon, and an effect is recorded right before it is performed.
 //! So a log that is cut off is the beginning of a true history. See `docs/audit.md`.
 
+mod entry;
 mod files;
 mod format;
 mod reader;
@@ -20,8 +21,9 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
+pub use entry::{Entry, Event, Won};
 pub use files::{AuditError, AuditSpec};
-pub use format::{Entry, Event, FormatError, HEADER_LEN, Header, RECORD_LEN, Side, Won};
+pub use format::{FormatError, HEADER_LEN, Header, RECORD_LEN, Side};
 pub use reader::{Log, ReadError, read, read_all};
 pub use recorder::{AuditLog, Recorder};
 pub use summary::Summary;

@@ -5,8 +5,9 @@ use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+use super::entry::{Entry, Event};
 use super::files::parse_suffix;
-use super::format::{Entry, Event, FormatError, HEADER_LEN, Header, RECORD_LEN};
+use super::format::{FormatError, HEADER_LEN, Header, RECORD_LEN};
 use crate::given_file;
 
 /// The log of one process.

@@ -17,8 +17,9 @@ use io_gate_host::own_files::{self, FileId};
 use io_gate_host::{Noted, Observer};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::entry::{Entry, Event};
 use super::files::{AuditError, AuditSpec, Files};
-use super::format::{Entry, Event, Header, Side};
+use super::format::{Header, Side};
 use super::summary::Summary;
 use crate::arbiter::holder_name;
 use crate::seccomp::{self, Role};

@@ -1,6 +1,6 @@
 //! What the records before a file amount to: in the file's header, for when rotation has taken them.
 
-use super::format::{Entry, Event, Won};
+use super::entry::{Entry, Event, Won};
 
 /// The state of one side, as its log tells it. Epochs are counted from 1 here: 0 is none yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,7 +9,7 @@
 mod index;
 mod walk;
 
-use super::format::{Entry, Event};
+use super::entry::{Entry, Event};
 use super::reader::Log;
 use index::Index;
 use walk::{Stop, Walk, Walked};

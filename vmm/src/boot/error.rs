@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use super::acpi::AcpiError;
-use super::image::mebibytes;
 use super::map::{Claim, Conflict, Part};
 use crate::layout;
 
@@ -169,4 +168,9 @@ impl BootError {
             }
         }
     }
+}
+
+/// The smallest `--memory`, in MiB, whose low RAM reaches to `end`.
+pub(super) fn mebibytes(end: u64) -> u64 {
+    end.div_ceil(1 << 20)
 }

@@ -4,7 +4,7 @@ use linux_loader::loader::bootparam::setup_header;
 
 use super::bzimage::BzImage;
 use super::elf::ElfImage;
-use super::error::BootError;
+use super::error::{BootError, mebibytes};
 use super::map::{BootMap, Part};
 use super::source::Source;
 use super::{Entry, Initrd};
@@ -128,9 +128,4 @@ pub(super) fn claim_initrd(
     map.claim(Part::Initrd, addr, size)
         .map_err(|conflict| BootError::conflict(source.path, conflict))?;
     Ok(Initrd { addr, size })
-}
-
-/// The smallest `--memory` whose low RAM reaches to `end`.
-pub(super) fn mebibytes(end: u64) -> u64 {
-    end.div_ceil(1 << 20)
 }

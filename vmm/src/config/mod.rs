@@ -89,14 +89,7 @@ impl MachineConfig {
     /// # Errors
     /// The first thing that does not fit.
     pub fn check(&self) -> Result<(), ConfigError> {
-        if self.on_stdio() > 1 {
-            return Err(ConfigError(
-                "--serial, --virtio-console and --device: expected `stdio` once, as there is one standard input, found it \
-                 twice (it is the default of --serial): give one of them `none` or `file=PATH`"
-                    .into(),
-            ));
-        }
-        // Before their slots and addresses are looked at: of so many, those that are made would be alike.
+        // First: of more devices than there are numbers, slots and addresses would be alike.
         let (asked_for, room) =
             (self.asked_for().count(), layout::VIRTIO_MMIO_MAX + layout::PCI_MAX);
         if asked_for > room {
@@ -105,6 +98,13 @@ impl MachineConfig {
                 layout::VIRTIO_MMIO_MAX,
                 layout::PCI_MAX
             )));
+        }
+        if self.on_stdio() > 1 {
+            return Err(ConfigError(
+                "--serial, --virtio-console and --device: expected `stdio` once, as there is one standard input, found it \
+                 twice (it is the default of --serial): give one of them `none` or `file=PATH`"
+                    .into(),
+            ));
         }
         let mut macs = BTreeSet::new();
         for (_, network) in self.networks() {

@@ -117,7 +117,8 @@ impl MachineConfig {
     /// The plan, in the order of the slots.
     pub fn slots(&self) -> impl Iterator<Item = Slot<'_>> {
         let serial = Slot { number: SERIAL_SLOT, device: Planned::Serial(&self.serial) };
-        let numbered = (FIRST_SLOT..).zip(self.asked_for());
+        // As many as there are numbers: `check` refuses a machine that has more.
+        let numbered = (FIRST_SLOT..=u16::MAX).zip(self.asked_for());
         std::iter::once(serial).chain(numbered.map(|(number, device)| Slot { number, device }))
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Breach, Place, breach};
-use crate::audit::format::{Entry, Event, Won};
+use crate::audit::entry::{Entry, Event, Won};
 use crate::audit::reader::Log;
 
 /// One acknowledgement: term, session, epoch.

@@ -3,7 +3,8 @@
 
 use io_gate_host::Op;
 
-use super::super::format::{Header, Side, Won};
+use super::super::entry::Won;
+use super::super::format::{Header, Side};
 use super::super::summary::Summary;
 use super::*;
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::index::Index;
 use super::{Breach, Counts, Place, breach};
-use crate::audit::format::{Event, Won};
+use crate::audit::entry::{Event, Won};
 use crate::audit::summary::Summary;
 
 /// A promise is broken: no further.

@@ -1,0 +1,285 @@
+//! The records: what has happened on one side, and the words for it.
+
+use io_gate_host::Op;
+
+/// How a term was won.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Won {
+    /// The machine begins its life.
+    Begin,
+    /// A standby goes on with the guest.
+    TakeOver,
+    /// A primary goes on without its standby.
+    Alone,
+}
+
+impl Won {
+    pub(super) const ALL: [Self; 3] = [Self::Begin, Self::TakeOver, Self::Alone];
+
+    /// For people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Begin => "begins",
+            Self::TakeOver => "takes over",
+            Self::Alone => "goes on alone",
+        }
+    }
+}
+
+/// What has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A term was won, or given: 0 where there is no arbiter. A takeover goes on from an epoch of a session; the next
+    /// effect of its own is `next`.
+    TermWon {
+        /// How.
+        how: Won,
+        /// Which.
+        term: u64,
+        /// A takeover's checkpoint.
+        epoch: u64,
+        /// A takeover's session.
+        session: u64,
+        /// A takeover's next effect.
+        next: u64,
+    },
+    /// The gate opens, by the right of a term.
+    Opened {
+        /// Which.
+        term: u64,
+    },
+    /// The gate, which was open, holds; effects below `next` have passed it.
+    Held {
+        /// The next effect.
+        next: u64,
+    },
+    /// A primary begins a session with a standby.
+    Joined {
+        /// Its term.
+        term: u64,
+        /// The session.
+        session: u64,
+    },
+    /// A standby accepts a session of a primary.
+    Accepted {
+        /// The primary's term.
+        term: u64,
+        /// The session.
+        session: u64,
+    },
+    /// A primary seals an epoch, whose checkpoint will be sent.
+    Sealed {
+        /// The epoch.
+        epoch: u64,
+        /// The primary's term.
+        term: u64,
+        /// The session.
+        session: u64,
+        /// The checkpoint holds the effects below.
+        next: u64,
+    },
+    /// A primary has the acknowledgement of an epoch; nothing was released by it yet.
+    AckReceived {
+        /// The epoch.
+        epoch: u64,
+        /// The primary's term.
+        term: u64,
+        /// The session.
+        session: u64,
+    },
+    /// A standby has verified a checkpoint, and is about to acknowledge it.
+    AckSent {
+        /// The epoch.
+        epoch: u64,
+        /// The primary's term.
+        term: u64,
+        /// The session.
+        session: u64,
+        /// The checkpoint holds the effects below.
+        next: u64,
+    },
+    /// A standby says that it gives up what it holds of a session.
+    GaveUp {
+        /// The session.
+        session: u64,
+    },
+    /// A primary hears that its standby has given up what it held.
+    HeardGivenUp {
+        /// The session.
+        session: u64,
+    },
+    /// The link of a session is closed on this side.
+    Left {
+        /// The session.
+        session: u64,
+    },
+    /// A standby drops its checkpoint, never to use it.
+    Discarded {
+        /// Of which session.
+        session: u64,
+    },
+    /// A device has staged an effect.
+    Staged {
+        /// Its name.
+        id: u64,
+        /// The device's slot.
+        slot: u16,
+        /// What it does.
+        op: Op,
+        /// The epoch in which it was staged.
+        epoch: u64,
+        /// The effect staged before it; 0: none.
+        previous: u64,
+    },
+    /// An effect of a former owner was taken over.
+    Adopted {
+        /// Its name.
+        id: u64,
+        /// The device's slot.
+        slot: u16,
+        /// What it does.
+        op: Op,
+        /// The epoch in which it was staged.
+        epoch: u64,
+    },
+    /// An effect is performed: the fence has permitted it, the system call is next.
+    Performing {
+        /// Its name.
+        id: u64,
+        /// The device's slot.
+        slot: u16,
+        /// What it does.
+        op: Op,
+        /// The epoch in which it was staged.
+        epoch: u64,
+        /// The term for which the fence has permitted it.
+        term: u64,
+        /// A former owner may have performed it.
+        replay: bool,
+    },
+    /// The right was lost while an effect was performed; part of it may be.
+    Withheld {
+        /// Its name.
+        id: u64,
+    },
+    /// An effect went back to its device: nothing is behind it.
+    Returned {
+        /// Its name.
+        id: u64,
+    },
+    /// An effect was dropped while it was held.
+    Cancelled {
+        /// Its name.
+        id: u64,
+    },
+    /// The right to perform is lost.
+    Fenced,
+    /// The buffer was full: so many records are missing here.
+    Dropped {
+        /// How many.
+        count: u64,
+    },
+    /// The process ends in good order; nothing follows.
+    Ended,
+    /// A device has panicked, and the process ends: what follows is of threads that have not ended yet.
+    Panicked {
+        /// The device's slot.
+        slot: u16,
+        /// The line of its source.
+        line: u64,
+        /// The epoch that a takeover went on with, or 0.
+        epoch: u64,
+        /// It had panicked there on the former host, too.
+        again: bool,
+    },
+}
+
+/// One record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its number in the log; the first is 0.
+    pub sequence: u64,
+    /// When: CLOCK_MONOTONIC, nanoseconds.
+    pub time: u64,
+    /// What.
+    pub event: Event,
+}
+
+impl std::fmt::Display for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Self::TermWon { how: Won::TakeOver, term, epoch, session, next } => write!(
+                f,
+                "takes over in term {term} from epoch {epoch} of session {session:#x}; its own effects begin at {next}"
+            ),
+            Self::TermWon { how, term, .. } => write!(f, "{} in term {term}", how.name()),
+            Self::Opened { term } => write!(f, "gate opened by the right of term {term}"),
+            Self::Held { next } => write!(f, "gate holds from effect {next} on"),
+            Self::Joined { term, session } => {
+                write!(f, "session {session:#x} begun with a standby, term {term}")
+            }
+            Self::Accepted { term, session } => {
+                write!(f, "session {session:#x} of a primary accepted, term {term}")
+            }
+            Self::Sealed { epoch, term, session, next } => write!(
+                f,
+                "epoch {epoch} sealed, with effects below {next}; session {session:#x}, term {term}"
+            ),
+            Self::AckReceived { epoch, term, session } => {
+                write!(f, "ACK of epoch {epoch} received; session {session:#x}, term {term}")
+            }
+            Self::AckSent { epoch, term, session, next } => write!(
+                f,
+                "checkpoint {epoch} verified, with effects below {next}: ACK; session {session:#x}, term {term}"
+            ),
+            Self::GaveUp { session } => write!(f, "session {session:#x} given up"),
+            Self::HeardGivenUp { session } => {
+                write!(f, "the standby has given session {session:#x} up")
+            }
+            Self::Left { session } => write!(f, "session {session:#x} left"),
+            Self::Discarded { session } => {
+                write!(f, "the checkpoint of session {session:#x} discarded")
+            }
+            Self::Staged { id, slot, op, epoch, .. } => {
+                write!(f, "effect {id} staged: {} of slot {slot}, epoch {epoch}", op.name())
+            }
+            Self::Adopted { id, slot, op, epoch } => {
+                write!(f, "effect {id} taken over: {} of slot {slot}, epoch {epoch}", op.name())
+            }
+            Self::Performing { id, slot, op, epoch, term, replay } => {
+                let again = if replay { " as a replay" } else { "" };
+                let op = op.name();
+                write!(
+                    f,
+                    "effect {id} performed{again} in term {term}: {op} of slot {slot}, epoch {epoch}"
+                )
+            }
+            Self::Withheld { id } => write!(f, "effect {id} withheld: the right was lost"),
+            Self::Returned { id } => {
+                write!(f, "effect {id} returned to its device: nothing is behind it")
+            }
+            Self::Cancelled { id } => write!(f, "effect {id} cancelled"),
+            Self::Fenced => f.write_str("fenced: the right to perform is lost"),
+            Self::Dropped { count } => write!(f, "{count} records were DROPPED here"),
+            Self::Ended => f.write_str("end of the log"),
+            Self::Panicked { slot, line, epoch: 0, .. } => {
+                write!(f, "the device of slot {slot} panicked at line {line} of its source")
+            }
+            Self::Panicked { slot, line, epoch, again } => {
+                let again = if again { ", as it had on the host before" } else { "" };
+                write!(
+                    f,
+                    "the device of slot {slot} panicked at line {line} of its source, taken over for epoch {epoch}{again}"
+                )
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (seconds, nanos) = (self.time / 1_000_000_000, self.time % 1_000_000_000);
+        write!(f, "#{} {seconds}.{nanos:09} {}", self.sequence, self.event)
+    }
+}
