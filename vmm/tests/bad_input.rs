@@ -352,7 +352,7 @@ const TOGETHER: &[Case] = &[
     ("--serial stdio --device beeper,console=stdio", &["one standard input"]),
     (
         "--net stream=@a,mac=52:54:00:00:00:01 --net stream=@b,mac=52:54:00:00:00:01",
-        &["same mac, 52:54:00:00:00:01"],
+        &["mac=52:54:00:00:00:01"],
     ),
     ("--net tap=t0 --net tap=t0", &["tap=t0: given twice"]),
     ("--disk path=@disk.img --disk path=@disk.img", &["given twice"]),

@@ -279,7 +279,7 @@ fn what_no_single_flag_can_tell() {
     refused_in_a_line(&mut command, &["one standard input"]);
     let nets =
         ["--net", "stream=/a,mac=52:54:00:00:00:01", "--net", "stream=/b,mac=52:54:00:00:00:01"];
-    refused_in_a_line(&mut run(&nets), &["same mac"]);
+    refused_in_a_line(&mut run(&nets), &["two networks have it"]);
     let many: Vec<String> =
         (0..18).flat_map(|i| ["--net".to_owned(), format!("stream=/s{i}")]).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();

@@ -77,7 +77,7 @@ fn without_fault_tolerance_it_is_not_there() {
 #[test]
 fn a_standby_has_no_memory_of_its_own() {
     let standby = ["standby", "--serial", "none", "--listen", "unix:/nowhere/socket"];
-    refused(&standby, &["--memory", "64"], &["--memory", "as much as its primary"]);
+    refused(&standby, &["--memory", "64"], &["--memory", "the memory size of its primary"]);
 }
 
 #[test]

@@ -60,7 +60,7 @@ impl Writer {
             Err(error) if !self.failing => log::error!(
                 "the audit log cannot be written, so it will be incomplete: {error}; make room"
             ),
-            Ok(()) if self.failing => log::warn!("the audit log is written again"),
+            Ok(()) if self.failing => log::warn!("the audit log can be written again"),
             _ => {}
         }
         self.failing = result.is_err();

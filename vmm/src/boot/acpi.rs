@@ -45,7 +45,7 @@ const ALIGNMENT: u64 = 64;
 pub enum AcpiError {
     /// The tables do not fit between 0xe0000 and 1 MiB.
     #[error(
-        "the ACPI tables need {needed} bytes, there is room for {room}: use fewer devices or vCPUs"
+        "the ACPI tables need {needed} bytes, expected at most {room}: use fewer devices or vCPUs"
     )]
     TooLarge {
         /// Bytes needed.

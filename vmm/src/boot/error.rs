@@ -114,13 +114,13 @@ pub enum BootError {
         end: u64,
     },
     /// The initrd has no bytes.
-    #[error("{}: the initrd is empty: give another --initrd, or none", path.display())]
+    #[error("{}: the initrd is empty: give another --initrd, or remove the flag", path.display())]
     InitrdEmpty {
         /// The file.
         path: PathBuf,
     },
     /// The command line is too long.
-    #[error("the command line has {found} bytes, this kernel takes {max}: shorten --cmdline")]
+    #[error("the command line has {found} bytes, this kernel accepts {max}: shorten --cmdline")]
     CmdlineTooLong {
         /// Its length.
         found: usize,

@@ -45,7 +45,7 @@ pub(super) fn attach(
             }
             Err(reason) => reason,
         };
-        log::error!("the guest cannot go on yet, put this right and it will: {reason}");
+        log::error!("the guest waits, and continues when this is fixed: {reason}");
         shown(status).cannot_go_on(Some(reason));
         if let Some(ended) = machine.events().wait_within(RETRY) {
             return Err(ended);

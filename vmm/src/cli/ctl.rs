@@ -56,7 +56,7 @@ fn announce_shutdown(args: &CtlArgs) {
     if status["listens_to_power_button"] == false {
         log::warn!(
             "the guest does not listen to its power button (no ACPI driver has enabled it), and will not power off unless it \
-             does so soon; `kemari ctl power-off` pulls the plug"
+             does so soon; `kemari ctl power-off` cuts the power"
         );
     }
     // Now, not at the end.

@@ -295,7 +295,9 @@ fn follow_terminal() {
         }
     };
     if let Err(error) = std::thread::Builder::new().name("terminal".to_owned()).spawn(follow) {
-        log::warn!("no thread to follow the terminal: {error}; `fg` will give lines, not keys");
+        log::warn!(
+            "cannot start a thread to follow the terminal: {error}; after `fg` the guest gets lines, not keys"
+        );
     }
 }
 
@@ -370,14 +372,14 @@ fn shutdown(engine: &Arc<Engine>) -> Reply {
     ended(engine, move || {
         let found = match machine.power_button() {
             Some(Button { pressed: false, .. }) => {
-                "it has seen that its power button was pressed, and has not powered off yet"
+                "it has seen the power button, and has not powered off yet"
             }
             Some(Button { enabled: true, .. }) => {
-                "it wants to know of its power button, and has not looked yet: it may hang"
+                "it has enabled the power button, and has not read it yet: it may hang"
             }
             _ => "it does not listen to its power button (no ACPI driver has enabled it)",
         };
-        format!("the guest runs: {found}; `kemari ctl power-off` pulls the plug")
+        format!("the guest runs: {found}; `kemari ctl power-off` cuts the power")
     })
 }
 
@@ -486,7 +488,7 @@ pub(super) fn announce(machine: &Arc<Machine>) {
         }
     };
     if let Err(error) = std::thread::Builder::new().name("announce".to_owned()).spawn(rounds) {
-        log::warn!("the guest's new place was not announced to the network: {error}");
+        log::warn!("cannot announce the guest's new host to the network: {error}");
     }
 }
 

@@ -75,7 +75,7 @@ pub(super) fn for_panic(work: impl FnOnce() + Send + 'static, patience: Duration
 fn end_at_once(code: u8) {
     RawMode::restore();
     log::error!(
-        "the end has taken {LONGEST_END:?}: ending at once, what was not given back is left: look for storage that does not \
+        "the end takes longer than {LONGEST_END:?}: exiting now, without releasing the rest; look for storage that does not \
          answer; the next start may need --seize"
     );
     logging::flush();

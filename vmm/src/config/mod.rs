@@ -94,7 +94,7 @@ impl MachineConfig {
             (self.asked_for().count(), layout::VIRTIO_MMIO_MAX + layout::PCI_MAX);
         if asked_for > room {
             return Err(ConfigError(format!(
-                "{asked_for} devices: expected at most {} in windows and {} on the PCI bus; remove some --disk, --net or --device",
+                "{asked_for} devices: the machine has {} windows and room for {} PCI devices; remove some --disk, --net or --device",
                 layout::VIRTIO_MMIO_MAX,
                 layout::PCI_MAX
             )));
@@ -111,7 +111,7 @@ impl MachineConfig {
             if !macs.insert(network.mac) {
                 let mac = network.mac.map(|byte| format!("{byte:02x}")).join(":");
                 return Err(ConfigError(format!(
-                    "mac {mac}: two networks have it, expected one each; give one of them another by mac="
+                    "--net mac={mac}: two networks have it, expected one each; give one of them another"
                 )));
             }
         }
@@ -121,16 +121,19 @@ impl MachineConfig {
                 && !taps.insert(name)
             {
                 return Err(ConfigError(format!(
-                    "tap={name}: given twice, expected each interface once; give each network its own"
+                    "--net tap={name}: given twice, expected each interface once; give each network its own"
                 )));
             }
         }
         let mut disks = BTreeSet::new();
-        if let Some((_, twice)) = self.disks().find(|(_, disk)| !disks.insert(&disk.path)) {
-            return Err(ConfigError(format!(
-                "disk {}: given twice, expected each image once; give each disk its own",
-                twice.path.display()
-            )));
+        for (slot, disk) in self.slots().filter_map(|slot| Some((slot, slot.disk()?))) {
+            if !disks.insert(&disk.path) {
+                return Err(ConfigError(format!(
+                    "{} {}: given twice, expected each image once; give each disk its own",
+                    slot.flag(),
+                    disk.path.display()
+                )));
+            }
         }
         Ok(())
     }
@@ -193,7 +196,7 @@ mod tests {
         with("beeper,disk=path=b").check().unwrap();
         for (device, found) in [
             ("beeper,console=stdio", "--virtio-console"),
-            ("beeper,disk=path=a", "disk a: given twice"),
+            ("beeper,disk=path=a", "--device a: given twice"),
             ("beeper,tap=a", "tap=a: given twice"),
         ] {
             assert!(with(device).check().unwrap_err().0.contains(found), "{device}");
@@ -204,7 +207,7 @@ mod tests {
                 .into(),
             ..good.clone()
         };
-        assert!(mac.check().unwrap_err().0.contains("mac 52:54:00:00:00:01"));
+        assert!(mac.check().unwrap_err().0.contains("mac=52:54:00:00:00:01"));
         let many = MachineConfig { devices: vec!["beeper".parse().unwrap(); 70_000], ..good };
         assert!(many.check().unwrap_err().0.contains("70004 devices"));
     }

@@ -33,7 +33,7 @@ pub enum StateBlobError {
         found: usize,
     },
     /// It would be nothing to go on from.
-    #[error("a vCPU cannot go on, and was not reset yet")]
+    #[error("a vCPU has stopped for good, and the guest has not been reset yet")]
     DeadVcpu,
     /// Its requests in flight cannot be.
     #[error("the requests in flight of the machine state: {0}")]

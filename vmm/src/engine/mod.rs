@@ -319,7 +319,7 @@ impl Engine {
             Ok(None) => Some(term),
             Ok(Some(Last::Won(won))) => Some(term.max(won)),
             Ok(Some(Last::Lost)) => {
-                log::warn!("another machine has gone on with the guest: nothing is given back");
+                log::warn!("another machine runs the guest now: nothing is released");
                 None
             }
             Err(()) => {
@@ -337,7 +337,7 @@ impl Engine {
     /// engine is stuck.
     fn leave(self: &Arc<Self>, event: Event) -> Option<(Term, Option<session::Closed>)> {
         let Some(mut core) = self.lock_within(LAST_WORDS) else {
-            log::error!("the standby could not be told of the end: the engine is stuck");
+            log::error!("cannot tell the standby of the end: the engine is stuck");
             return None;
         };
         let (term, closed) =

@@ -90,7 +90,7 @@ pub(super) fn send(
             out.link.end_writing();
             let _ = reader.recv_timeout(CLOSING);
         }
-        Err(error) => log::info!("nothing more can be sent over link {}: {error}", id.0),
+        Err(error) => log::info!("link {}: cannot send any more: {error}", id.0),
     }
     // The session was dropped, or the link is broken: either way the reader is to end too. That it is lost is for the reader
     // to say, after what has come: a standby that gives its checkpoint up says so, and closes (P7).

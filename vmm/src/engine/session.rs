@@ -173,7 +173,7 @@ impl Engine {
         };
         let engine = self.clone();
         self.launcher.launch("link", connect, move |error| {
-            engine.connect_failed(link_id, format!("no thread for the link: {error}"));
+            engine.connect_failed(link_id, format!("cannot start a thread for the link: {error}"));
         });
     }
 

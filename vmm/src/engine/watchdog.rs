@@ -100,7 +100,7 @@ impl Engine {
     fn found(self: &Arc<Self>, stalled: bool) {
         self.watchdog.stalled.store(stalled, Ordering::Release);
         if stalled {
-            log::error!("{}: the standby is to go on with the guest", self.stall_reason());
+            log::error!("{}: handing the guest to the standby", self.stall_reason());
         }
         self.tell_core();
     }
@@ -108,7 +108,7 @@ impl Engine {
     /// The core hears of a change before any other event. By another thread: its lock may be what is stuck.
     fn tell_core(self: &Arc<Self>) {
         let engine = self.clone();
-        let failed = |error| log::error!("no thread to tell the engine of a stall: {error}");
+        let failed = |error| log::error!("cannot start a thread to report the stall: {error}");
         self.launcher.launch("stall", move || engine.event(Event::Tick), failed);
     }
 

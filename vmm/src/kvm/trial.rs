@@ -15,10 +15,10 @@ use crate::memory::{self, MemoryError};
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {
     /// There is no machine to try it on.
-    #[error("a machine to try the state on cannot be had: {0}")]
+    #[error("cannot make a machine to try the state on: {0}")]
     Vm(#[from] VmError),
     /// Nor memory for it.
-    #[error("a machine to try the state on cannot be had: {0}")]
+    #[error("cannot make a machine to try the state on: {0}")]
     Memory(#[from] MemoryError),
     /// KVM refuses the state.
     #[error("this host's KVM refuses the state: {0}")]

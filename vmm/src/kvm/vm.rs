@@ -30,7 +30,7 @@ pub struct VmOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum VmError {
     /// More vCPUs than KVM or 8-bit APIC ids allow.
-    #[error("{wanted} vCPUs: this host's KVM takes 1 to {max}: change --cpus")]
+    #[error("{wanted} vCPUs: this host's KVM supports 1 to {max}: change --cpus")]
     Cpus {
         /// What was asked for.
         wanted: u32,

@@ -48,7 +48,7 @@ pub enum DeviceSetupError {
     Console(#[from] ConsoleError),
     /// More PCI devices than interrupts for them.
     #[error(
-        "{wanted} PCI devices: the machine has room for {}: leave out some --net with model=e1000",
+        "{wanted} PCI devices: expected at most {}: remove some --net with model=e1000",
         layout::PCI_MAX
     )]
     TooManyPci {
@@ -66,7 +66,7 @@ pub enum DeviceSetupError {
     },
     /// More devices than windows.
     #[error(
-        "{wanted} devices: the machine has {} windows: leave out some --disk, --net or --device",
+        "{wanted} devices: the machine has {} windows: remove some --disk, --net or --device",
         layout::VIRTIO_MMIO_MAX
     )]
     TooMany {

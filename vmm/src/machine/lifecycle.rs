@@ -202,7 +202,9 @@ impl Machine {
         match std::thread::Builder::new().name("stopper".to_owned()).spawn(stop) {
             Ok(_) => wait.recv_timeout(limit).is_ok(),
             Err(error) => {
-                log::warn!("no thread for the end of the machine, which may take long: {error}");
+                log::warn!(
+                    "cannot start a thread for the end of the machine: {error}; the thread that asked for it may wait long"
+                );
                 self.stop();
                 true
             }
@@ -212,7 +214,7 @@ impl Machine {
     /// What to do when the right to perform is lost (P2), instead of ending the machine: the first hook counts.
     pub fn set_fence_hook(&self, hook: impl Fn() + Send + Sync + 'static) {
         if self.fence_hook.set(Box::new(hook)).is_err() {
-            log::error!("a second fence hook was given, and is not used");
+            log::error!("ignoring a second fence hook: expected one");
         }
     }
 
@@ -255,7 +257,7 @@ impl Machine {
         log::info!("{why}: resetting the machine");
         if let Err(error) = self.reset() {
             self.end(Ended::Failed(format!(
-                "{why}, but the machine cannot be reset and is powered off: {error}"
+                "{why}, but the machine cannot be reset, and powers off: {error}"
             )));
         }
     }

@@ -147,9 +147,9 @@ pub fn start(mode: Mode) -> Result<(), SeccompError> {
     match mode {
         Mode::On => log::debug!("seccomp: each thread is held to the system calls of its role"),
         Mode::Log => log::warn!(
-            "seccomp: violations are noted by the kernel and let pass (--seccomp log); look at `dmesg`"
+            "seccomp: the kernel logs violations and allows them (--seccomp log); read them with `dmesg`"
         ),
-        Mode::Off => log::warn!("seccomp: off; device threads are not confined"),
+        Mode::Off => log::warn!("seccomp: off; no thread is confined"),
     }
     Ok(())
 }

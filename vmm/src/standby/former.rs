@@ -21,7 +21,7 @@ impl Former {
             drop(machine);
             let took = begun.elapsed();
             if took >= MOMENT {
-                log::info!("the machine of an earlier session was taken apart in {took:?}");
+                log::info!("the machine of an earlier session was removed in {took:?}");
             }
             Ok(())
         };

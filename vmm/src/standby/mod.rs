@@ -464,7 +464,8 @@ impl StandbyDriver {
             return Err("expected a link with --tls, found one without".to_owned());
         }
         // Where it fails its reader finds the same, and tells the core.
-        link.rotate_keys().map_err(|error| format!("the link has no new keys: {error}"))?;
+        link.rotate_keys()
+            .map_err(|error| format!("the keys of the link are unchanged: {error}"))?;
         log::info!("the link has new keys");
         Ok(())
     }
@@ -543,7 +544,8 @@ impl StandbyDriver {
         if let Err(error) = std::thread::Builder::new().name("takeover".to_owned()).spawn(prepare) {
             self.opens_for_operator = false;
             self.reserve.renew();
-            let _ = refused.try_send(Err(format!("no thread to take over with: {error}")));
+            let _ =
+                refused.try_send(Err(format!("cannot start a thread for the takeover: {error}")));
         }
     }
 
@@ -795,7 +797,7 @@ impl StandbyDriver {
         if let Err(error) = sent {
             // That the link is lost is for its reader to say, after what has come: a primary that has said good-bye has closed,
             // and its last word may still be unread here (P7).
-            log::debug!("nothing more can be said to the primary: {error}");
+            log::debug!("cannot send the primary any more: {error}");
             link.shutdown();
         }
         Next::Nothing

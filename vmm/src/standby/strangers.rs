@@ -87,7 +87,7 @@ impl Strangers {
         };
         if let Err(error) = std::thread::Builder::new().name("stranger".to_owned()).spawn(hear) {
             self.leave(number);
-            log::error!("no thread for a connection: {error}");
+            log::error!("cannot start a thread for a connection: {error}");
         }
     }
 

@@ -11,7 +11,7 @@ const EXAMPLES: &str = "\
 Examples:
   kemari ctl --control /run/web.sock status
   kemari ctl --control /run/web.sock protect host-b:7000
-  kemari ctl --control /run/web.sock shutdown --timeout 120";
+  kemari ctl --control /run/web.sock --timeout 120 shutdown";
 
 /// `kemari ctl`
 #[derive(Debug, Args)]
