@@ -17,8 +17,10 @@ pub use self::control::{CtlArgs, CtlCommand};
 pub use self::logs::{AuditArgs, AuditCommand};
 pub use self::machine::GuestDevices;
 pub use self::measure::ProbeArgs;
+#[cfg(feature = "etcd")]
+pub(super) use self::pair::ArbiterArgs;
 pub use self::pair::PairArgs;
-pub(super) use self::pair::{ArbiterArgs, OperationArgs, ReplicationArgs, SecurityArgs};
+pub(super) use self::pair::{OperationArgs, ReplicationArgs, SecurityArgs};
 pub use self::run::RunArgs;
 pub use self::standby::StandbyArgs;
 
