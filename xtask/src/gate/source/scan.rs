@@ -260,6 +260,36 @@ impl Scan {
         }
     }
 
+    /// What a public trait lets others hand in: they implement it, and call its methods with types of their own.
+    fn contract(&mut self, item: &syn::ItemTrait) {
+        let of = format!("the trait `{}`", item.ident);
+        self.generics(&item.generics, &PLAIN_BOUNDS, &of);
+        self.conditions(&item.generics, &of);
+        for item in &item.items {
+            match item {
+                syn::TraitItem::Fn(method) => self.arguments(&method.sig),
+                syn::TraitItem::Type(item) => {
+                    let plain = |bound: &String| PLAIN_BOUNDS.contains(&bound.as_str());
+                    let bound = item.bounds.iter().filter_map(bound).find(|bound| !plain(bound));
+                    if let Some(bound) = bound {
+                        let what = format!("the type `{}` of {of} is any `{bound}`", item.ident);
+                        self.report(&rules::GENERIC, item.span(), what);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// An `impl` for all types, which are somebody else's.
+    fn blanket(&mut self, item: &syn::ItemImpl) {
+        let of_all = |parameter: &syn::TypeParam| is_ident(&item.self_ty, &parameter.ident);
+        if item.trait_.is_some() && item.generics.type_params().any(of_all) {
+            self.generics(&item.generics, &PLAIN_BOUNDS, "an `impl` for all types");
+            self.conditions(&item.generics, "an `impl` for all types");
+        }
+    }
+
     /// What a public function lets others hand in.
     fn arguments(&mut self, signature: &Signature) {
         let of = format!("the public function `{}`", signature.ident);
@@ -394,8 +424,7 @@ impl<'ast> Visit<'ast> for Scan {
                 );
             }
             Item::Impl(item) => {
-                self.generics(&item.generics, &PLAIN_BOUNDS, "an `impl`");
-                self.conditions(&item.generics, "an `impl`");
+                self.blanket(item);
                 if let Some(word) = &item.unsafety {
                     // What `derive(Clone)` writes for plain types.
                     let derived =
@@ -408,9 +437,9 @@ impl<'ast> Visit<'ast> for Scan {
                 }
             }
             Item::Trait(item) => {
-                let of = format!("the trait `{}`", item.ident);
-                self.generics(&item.generics, &PLAIN_BOUNDS, &of);
-                self.conditions(&item.generics, &of);
+                if matches!(item.vis, Visibility::Public(_)) {
+                    self.contract(item);
+                }
                 if let Some(word) = &item.unsafety {
                     self.report(&rules::UNSAFE, word.span(), "an `unsafe trait`");
                 }
@@ -431,23 +460,6 @@ impl<'ast> Visit<'ast> for Scan {
             self.arguments(&item.sig);
         }
         visit::visit_impl_item_fn(self, item);
-        self.item = before;
-    }
-
-    fn visit_trait_item_type(&mut self, item: &'ast syn::TraitItemType) {
-        let plain = |bound: &String| PLAIN_BOUNDS.contains(&bound.as_str());
-        if let Some(bound) = item.bounds.iter().filter_map(bound).find(|bound| !plain(bound)) {
-            let what = format!("the type `{}` of a trait is any `{bound}`", item.ident);
-            self.report(&rules::GENERIC, item.span(), what);
-        }
-        visit::visit_trait_item_type(self, item);
-    }
-
-    fn visit_trait_item_fn(&mut self, item: &'ast syn::TraitItemFn) {
-        let before = std::mem::replace(&mut self.item, item.sig.ident.unraw().to_string());
-        // Whoever has the trait calls it with types of their own.
-        self.arguments(&item.sig);
-        visit::visit_trait_item_fn(self, item);
         self.item = before;
     }
 
