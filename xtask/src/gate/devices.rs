@@ -134,9 +134,10 @@ fn scan(subject: &Subject, package: &Package, far: Option<&FarSide>) -> Result<V
     Ok(findings)
 }
 
-/// What the compiled code says of a function, by the path of its type, or of its module, and by that of the trait's method that it
-/// is: a device that is implemented where none may be, whatever macro has written it.
-pub(super) fn compiled(subject: &Subject, stands: &str, of_trait: &str) -> Result<Option<Finding>> {
+/// What the compiled code says of a method, by its path and by that of the trait's method that it is: a device that is implemented
+/// where none may be, whatever macro has written it.
+pub(super) fn compiled(subject: &Subject, method: &str, of_trait: &str) -> Result<Option<Finding>> {
+    let stands = method.rsplit_once("::").map_or(method, |(stands, _)| stands);
     let mut names = of_trait.rsplit("::").skip(1);
     let name = names.next().unwrap_or_default();
     let contract =
