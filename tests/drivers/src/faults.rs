@@ -16,6 +16,8 @@ struct Faults {
     at_wish: Option<Trap>,
     /// What happens in a thread some blocks further.
     armed: Option<Armed>,
+    /// A host whose KVM does not take the next registers of a processor.
+    refuses: Option<Host>,
 }
 
 #[derive(Clone, Copy)]
@@ -73,6 +75,7 @@ static FAULTS: Owned<Faults> = Owned::new(Faults {
     trap: None,
     at_wish: None,
     armed: None,
+    refuses: None,
 });
 /// Whether [`passed_block`] is to be called: asked very often.
 static ARMED: AtomicBool = AtomicBool::new(false);
@@ -97,6 +100,27 @@ pub(crate) fn wished() {
     if let Some(trap) = FAULTS.with(|faults| faults.at_wish.take()) {
         set_trap(Some(trap));
     }
+}
+
+/// The next registers of a processor that KVM is given on `host` are refused, once.
+pub(crate) fn set_refuses(host: Host) {
+    FAULTS.with(|faults| faults.refuses = Some(host));
+}
+
+/// Whether that is still to come.
+pub(crate) fn is_to_refuse() -> bool {
+    FAULTS.with(|faults| faults.refuses.is_some())
+}
+
+/// Whether KVM refuses these registers.
+pub(crate) fn refuses_now() -> bool {
+    let host = scheduler::host();
+    let refuses = FAULTS.with(|faults| faults.refuses.take_if(|of| *of == host).is_some());
+    if refuses {
+        crate::trace(&format!("KVM on {host:?} refuses registers"));
+        tally::saw(Kind::StateRefused);
+    }
+    refuses
 }
 
 /// Whether a thread is held now.

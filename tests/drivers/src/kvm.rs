@@ -103,6 +103,9 @@ pub(crate) fn ioctl(fd: i32, request: u64, argument: usize, plain: impl Fn() -> 
     if request == RUN {
         return run(fd);
     }
+    if request == SET_REGS && crate::faults::refuses_now() {
+        return -i64::from(libc::EINVAL);
+    }
     let result = plain();
     if result < 0 {
         return result;

@@ -30,6 +30,7 @@ kinds! {
     StandbyToldToEnd: "standby told to end",
     OtherStandby: "another standby",
     Replaced: "primary replaced",
+    StateRefused: "state of a checkpoint refused",
     FirstCheckpoint: "primary killed at its first checkpoints",
     HostKilled: "host killed",
     HostStopped: "host stopped",

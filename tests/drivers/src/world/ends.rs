@@ -199,6 +199,9 @@ impl World {
     /// A checkpoint that was acknowledged is whole, and can be gone on from, the very first one as well (P4).
     pub(super) fn die_at_the_first_checkpoint(&mut self) {
         self.cable.set_micros(self.random.u64(..3_000));
+        if self.random.u32(..3) == 0 {
+            self.refuse_the_first();
+        }
         self.cable.kill_at_acknowledgement(self.random.u64(1..4));
         // Between two looks at what the guest has written it writes on.
         let (left, blocks) = (self.random.u32(1..8), self.random.u32(..10));
@@ -210,6 +213,18 @@ impl World {
         self.killed.push(Host::A);
         self.heal();
         self.conclude(true);
+    }
+
+    /// A checkpoint that KVM does not take is not acknowledged, and no takeover begins with it (P4); the guest goes on (P7), and an
+    /// operator may try again.
+    fn refuse_the_first(&mut self) {
+        faults::set_refuses(Host::B);
+        self.wait_for("a checkpoint that is refused", |_| !faults::is_to_refuse());
+        let before = judge::total();
+        self.wait_for("P7: output without a standby", |world| {
+            judge::total() > before + 10 * world.burst
+        });
+        self.protect();
     }
 
     /// A standby that is told to end ends, and keeps nothing: neither the guest from going on, nor a term that it has won (P7).
