@@ -1,6 +1,7 @@
 //! `cargo xtask new-device`: a device that compiles, keeps the contract and is in the catalogue, to be made one's own.
 
 mod name;
+mod panic;
 mod proof;
 #[cfg(test)]
 mod tests;

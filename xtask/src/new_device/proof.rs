@@ -7,12 +7,13 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
-use super::{Arguments, Kind, run};
+use super::{Arguments, Kind, panic, run};
 use crate::build::{self, repository};
 use crate::{gate, run_pair};
 
-/// One of each kind.
-const DEVICES: [(&str, Kind); 2] = [("pager", Kind::Virtio), ("rain_gauge", Kind::Mmio)];
+/// One of each kind, and one that is not left as it is written.
+const DEVICES: [(&str, Kind); 3] =
+    [("pager", Kind::Virtio), ("rain_gauge", Kind::Mmio), (panic::NAME, Kind::Virtio)];
 
 /// Writes them, has them checked, and kills their hosts; `true` when they keep every promise.
 pub(crate) fn prove() -> Result<bool> {
@@ -21,6 +22,7 @@ pub(crate) fn prove() -> Result<bool> {
         let workspace = Some(scratch.path().to_owned());
         run(&Arguments { name: name.to_owned(), kind, dry_run: false, workspace })?;
     }
+    panic::put_in(scratch.path())?;
     let tests =
         ["test", "--quiet", "-p", "kemari-devices", "--test", "pager", "--test", "rain_gauge"];
     let lints =
@@ -29,14 +31,20 @@ pub(crate) fn prove() -> Result<bool> {
     for arguments in [&["fmt", "--all", "--", "--check"][..], &tests, &lints, &program] {
         build::run(&mut cargo(scratch.path(), arguments))?;
     }
+    panic::is_found(&mut cargo(
+        scratch.path(),
+        &["test", "--quiet", "-p", "kemari-devices", "--test", panic::NAME, "any_guest"],
+    ))?;
     if !gate::passes_at(scratch.path())? {
         return Ok(false);
     }
-    let kemari = target().join("release/kemari");
+    let (kemari, kernel) = (target().join("release/kemari"), build::micro_guest()?);
     let mut held = true;
-    for (name, _) in DEVICES {
+    for (name, _) in DEVICES.iter().filter(|(name, _)| *name != panic::NAME) {
         held &= survives(name, &kemari)?;
     }
+    panic::ends_both(&kemari, &kernel)?;
+    panic::ends_one(&kemari, &kernel)?;
     Ok(held)
 }
 
