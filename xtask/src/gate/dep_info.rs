@@ -99,8 +99,12 @@ fn of_program(
 }
 
 fn unseen(subject: &Subject, name: &str, info: &DepInfo, scanned: &Path) -> Vec<Finding> {
+    // Written as it was named: `src/../../elsewhere.rs` is not below `src`.
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let scanned = real(scanned);
     let is_scanned = |file: &&PathBuf| {
-        file.starts_with(scanned) && file.extension().is_some_and(|end| end == "rs")
+        let file = real(file);
+        file.starts_with(&scanned) && file.extension().is_some_and(|end| end == "rs")
     };
     let files = info.files.iter().filter(|file| !is_scanned(file)).map(|file| {
         let shown = subject.shown(file);
