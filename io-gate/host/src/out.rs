@@ -1,7 +1,10 @@
-//! Every system call by which this crate lets something out, each with the permit that it takes (P2).
+//! Every system call by which this crate lets something out. Each takes a permit (P2), and what it lets out is of a released
+//! effect (P1).
 //!
 //! `tests/one_way_out.rs` checks that no other module makes such a call. None is made again here after a signal: the caller
 //! asks for another permit first.
+
+mod released;
 
 use std::fs::File;
 use std::io;
@@ -10,6 +13,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use crate::descriptors::Address;
 use crate::guest_memory::Gather;
 use crate::permit::{NotPermitted, Permit};
+pub(crate) use released::{Kept, Outgoing, PREFIX, Prefix, Released, Stretch};
 
 /// As much as one gathering system call takes.
 const MAX_PIECES: usize = libc::UIO_MAXIOV as usize;
@@ -53,7 +57,7 @@ pub(crate) fn send(
     permit: Permit,
     fd: RawFd,
     to: Option<&Address>,
-    bytes: &Gather<'_>,
+    bytes: &Outgoing<'_>,
 ) -> io::Result<usize> {
     gathered(bytes, |pieces| {
         // SAFETY: all-zero bytes are a valid `msghdr`.
@@ -72,7 +76,7 @@ pub(crate) fn send(
 }
 
 /// Writes one message, in one call: to a tap it would become two frames otherwise.
-pub(crate) fn write_message(permit: Permit, fd: RawFd, bytes: &Gather<'_>) -> io::Result<usize> {
+pub(crate) fn write_message(permit: Permit, fd: RawFd, bytes: &Outgoing<'_>) -> io::Result<usize> {
     gathered(bytes, |pieces| {
         permit.spend()?;
         // SAFETY: the pieces are valid for reads through the call.
@@ -81,14 +85,16 @@ pub(crate) fn write_message(permit: Permit, fd: RawFd, bytes: &Gather<'_>) -> io
 }
 
 /// Writes some bytes.
-pub(crate) fn write(permit: Permit, fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+pub(crate) fn write(permit: Permit, fd: RawFd, bytes: &Kept) -> io::Result<usize> {
+    let bytes = bytes.bytes();
     permit.spend()?;
     // SAFETY: the pointer and the length describe `bytes`.
     count(unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) })
 }
 
 /// Sends some bytes on a stream, without waiting for room.
-pub(crate) fn send_bytes(permit: Permit, fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+pub(crate) fn send_bytes(permit: Permit, fd: RawFd, bytes: &Kept) -> io::Result<usize> {
+    let bytes = bytes.bytes();
     permit.spend()?;
     let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
     // SAFETY: the pointer and the length describe `bytes`.
@@ -108,8 +114,9 @@ pub(crate) fn write_at(
     permit: Permit,
     target: Target<'_>,
     at: u64,
-    bytes: &Gather<'_>,
+    bytes: &Outgoing<'_>,
 ) -> io::Result<usize> {
+    let bytes = bytes.gather();
     let pieces = &bytes.pieces()[..bytes.pieces().len().min(MAX_PIECES)];
     let offset =
         libc::off_t::try_from(at).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
@@ -132,6 +139,7 @@ pub(crate) fn write_at(
 /// Gives up or zeroes a part of a file.
 pub(crate) fn allocate(
     permit: Permit,
+    _effect: Released<'_>,
     file: &File,
     mode: libc::c_int,
     at: u64,
@@ -144,14 +152,15 @@ pub(crate) fn allocate(
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Makes what was written durable.
+/// Makes what was written durable: it lets nothing out, so that it asks for no effect.
 pub(crate) fn sync(permit: Permit, file: &File) -> io::Result<()> {
     permit.spend()?;
     file.sync_data()
 }
 
 /// Gives the call no more pieces than it takes: more are put together first.
-fn gathered<T>(bytes: &Gather<'_>, call: impl FnOnce(&[libc::iovec]) -> T) -> T {
+fn gathered<T>(bytes: &Outgoing<'_>, call: impl FnOnce(&[libc::iovec]) -> T) -> T {
+    let bytes = bytes.gather();
     if bytes.pieces().len() <= MAX_PIECES {
         return call(bytes.pieces());
     }

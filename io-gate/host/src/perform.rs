@@ -1,31 +1,15 @@
 //! Performs one request on its backend.
 
-use io_gate::host::{EffectOp, InputOp, MemoryFault, Performable, Request};
-use io_gate::{Outcome, Payload, Space};
+use io_gate::host::{EffectOp, InputOp, Performable, Request};
+use io_gate::{Outcome, Space};
 
 use crate::backend::Work;
 use crate::backend::disk::Disk;
-use crate::guest_memory::{Gather, GuestMemory, contains};
-use crate::out::Refused;
+use crate::guest_memory::{GuestMemory, contains};
+use crate::out::{Refused, Released};
 
 /// The longest input: as much as a disk lets one request read.
 const MAX_INPUT: usize = 16 << 20;
-
-/// The bytes that a request carries out: the copy taken when it was staged (P1), the device's own
-/// bytes, or the guest's memory.
-pub(crate) fn bytes_of<'m>(
-    memory: &'m GuestMemory,
-    request: &'m Performable,
-    payload: &'m Payload<'_>,
-) -> Result<Gather<'m>, MemoryFault> {
-    if let Some(copy) = request.copy() {
-        return Ok(Gather::of_slice(copy));
-    }
-    if let Some(bytes) = payload.inline_bytes() {
-        return Ok(Gather::of_slice(bytes));
-    }
-    Gather::of_guest(memory, payload.guest_ranges().unwrap_or_default())
-}
 
 /// What came of a request, and what it brought.
 type Performed = (Outcome, Vec<u8>);
@@ -38,12 +22,12 @@ pub(crate) fn on_disk(
     disk: &Disk,
     request: &Performable,
 ) -> Result<Performed, Refused> {
-    match &request.record().request {
-        Request::Input(InputOp::BlockRead { sector, into, .. }) => {
+    match (Released::of(request), &request.record().request) {
+        (Some(released), _) => Ok((effect(work, disk, released)?, Vec::new())),
+        (None, Request::Input(InputOp::BlockRead { sector, into, .. })) => {
             Ok(read(&work.core.memory, disk, *sector, into))
         }
-        Request::Effect(op) => Ok((effect(work, disk, request, op)?, Vec::new())),
-        Request::Input(InputOp::Entropy { .. }) => Ok((Outcome::Unsupported, Vec::new())),
+        (None, _) => Ok((Outcome::Unsupported, Vec::new())),
     }
 }
 
@@ -64,27 +48,22 @@ fn read(memory: &GuestMemory, disk: &Disk, sector: u64, into: &Space<'_>) -> (Ou
     }
 }
 
-fn effect(
-    work: &mut Work<'_>,
-    disk: &Disk,
-    request: &Performable,
-    op: &EffectOp,
-) -> Result<Outcome, Refused> {
+fn effect(work: &mut Work<'_>, disk: &Disk, released: Released<'_>) -> Result<Outcome, Refused> {
     let Work { core, permits, .. } = work;
     let may = &mut || permits.next_write(disk);
-    let (what, sector, result) = match op {
-        EffectOp::BlockWrite { sector, data, .. } => {
-            let Ok(bytes) = bytes_of(&core.memory, request, data) else {
+    let (what, sector, result) = match released.op() {
+        EffectOp::BlockWrite { sector, .. } => {
+            let Ok(bytes) = released.bytes(&core.memory) else {
                 return Ok(Outcome::Failed);
             };
             ("write", *sector, disk.write(*sector, bytes, may))
         }
         EffectOp::BlockFlush { .. } => ("flush", 0, disk.flush(may)),
         EffectOp::BlockDiscard { sector, sectors, .. } => {
-            ("discard", *sector, disk.discard(*sector, *sectors, may))
+            ("discard", *sector, disk.discard(released, *sector, *sectors, may))
         }
         EffectOp::BlockWriteZeroes { sector, sectors, unmap, .. } => {
-            ("write zeroes", *sector, disk.write_zeroes(*sector, *sectors, *unmap, may))
+            ("write zeroes", *sector, disk.write_zeroes(released, *sector, *sectors, *unmap, may))
         }
         EffectOp::NetTx { .. }
         | EffectOp::ConsoleTx { .. }

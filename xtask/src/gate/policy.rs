@@ -24,6 +24,12 @@ pub(crate) struct Policy {
     /// Names that reach nothing outside, whoever calls them.
     #[serde(default)]
     pub(crate) harmless: Vec<Harmless>,
+    /// Types of others whose values end without a word.
+    #[serde(default)]
+    pub(crate) end: Vec<End>,
+    /// Functions of the far side's own by which something leaves it.
+    #[serde(default)]
+    pub(crate) door: Vec<Door>,
     /// What modules of the far side may call.
     #[serde(default)]
     pub(crate) calls: Vec<Calls>,
@@ -102,7 +108,33 @@ pub(crate) struct Exception {
 pub(crate) struct Harmless {
     /// Crates, modules or items; what is below them, too. `C::` begins the name of what is not written in Rust.
     pub(crate) names: Vec<String>,
+    /// What is below them, and is not harmless.
+    #[serde(default)]
+    pub(crate) except: Vec<String>,
+    /// Modules of the far side in which they are not harmless, nor below those.
+    #[serde(default)]
+    pub(crate) not_in: Vec<String>,
     /// Why nothing gets out by them.
+    pub(crate) why: String,
+}
+
+/// Types of others whose values end without a word, whoever has them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct End {
+    /// Types, or modules of types.
+    pub(crate) types: Vec<String>,
+    /// What they do at their end.
+    pub(crate) why: String,
+}
+
+/// Functions of the far side's own by which something leaves it: another module calls them only where it is listed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Door {
+    /// Modules or items; what is below them, too.
+    pub(crate) names: Vec<String>,
+    /// What leaves by them.
     pub(crate) why: String,
 }
 
@@ -110,7 +142,7 @@ pub(crate) struct Harmless {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Calls {
-    /// The module; what is below it, too, unless that has an entry of its own.
+    /// The module, and no other: what is below it has entries of its own.
     pub(crate) module: String,
     /// Crates, modules or items; what is below them, too.
     pub(crate) may: Vec<String>,
@@ -171,10 +203,12 @@ impl Policy {
             policy.exception.iter().map(|entry| (entry.file.display().to_string(), &entry.why));
         let calls = policy.calls.iter().map(|entry| (entry.module.clone(), &entry.why));
         let harmless = policy.harmless.iter().map(|entry| (entry.names.join(", "), &entry.why));
+        let doors = policy.door.iter().map(|entry| (entry.names.join(", "), &entry.why));
+        let ends = policy.end.iter().map(|entry| (entry.types.join(", "), &entry.why));
         let far = policy.far_side.iter().map(|entry| (entry.name.clone(), &entry.why));
         let linked = policy.product.iter().map(|entry| (entry.crates.join(", "), &entry.why));
-        let entries = allowed.chain(excepted).chain(calls).chain(harmless).chain(far).chain(linked);
-        for (name, why) in entries {
+        let calls = calls.chain(harmless).chain(doors).chain(ends);
+        for (name, why) in allowed.chain(excepted).chain(calls).chain(far).chain(linked) {
             ensure!(!why.trim().is_empty(), "{}: `{name}` has no reason", path.display());
         }
         Ok(policy)
@@ -187,5 +221,7 @@ impl Policy {
         self.calls.extend(other.calls);
         self.harmless.extend(other.harmless);
         self.product.extend(other.product);
+        self.end.extend(other.end);
+        self.door.extend(other.door);
     }
 }

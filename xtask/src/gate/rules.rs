@@ -215,6 +215,9 @@ rules! {
     CALLS_EARLY: Calls, "calls/constructor",
         "Code in this section runs before `main`, before any thread has given up its rights: no filter of system calls would stop it.",
         "Do it where the program begins.";
+    CALLS_SECTION: Calls, "calls/section",
+        "Data in a section of its own is not looked at as data is, and the linker or the system may make something else of it.",
+        "Leave the section to the compiler: take `link_section` away.";
     CALLS_STALE: Calls, "calls/stale",
         "An entry that allows what nobody calls hides the day on which somebody does.",
         "Take it out of gate.toml.";

@@ -7,7 +7,7 @@
 //! host whose wall clock is set back. Only the guest itself sets its clock back, by the load and
 //! control registers.
 
-use io_gate::{Fields, Identity, SavedState, StateError};
+use io_gate::{Fields, Identity, SavedState, StateError, note};
 use vm_superio::rtc_pl031::{NoEvents, RtcState};
 
 use super::{Adapter, Foreign, Wires};
@@ -42,7 +42,8 @@ impl Clock {
         let now = self.register(DATA);
         let behind = self.shown.saturating_sub(now);
         if behind > 0 {
-            log::info!("rtc: this host's clock is {behind} s behind what the guest has seen");
+            let seconds = [("seconds", u64::from(behind))];
+            note::info("rtc: this host's clock is behind what the guest has seen", &seconds);
             let mut state = self.chip.state();
             state.offset = state.offset.saturating_add(behind.into());
             self.chip = vm_superio::Rtc::from_state(&state, NoEvents);
@@ -77,7 +78,10 @@ impl Foreign for Clock {
     fn write(&mut self, offset: u64, from: &[u8]) {
         let (Some((register, 0)), Ok(word)) = (place(offset), <&[u8; REGISTER]>::try_from(from))
         else {
-            log::debug!("rtc: expected a write of 4 bytes to a register, found another: ignored");
+            note::debug(
+                "rtc: expected a write of 4 bytes to a register, found another: ignored",
+                &[],
+            );
             return;
         };
         self.chip.write(register, word);

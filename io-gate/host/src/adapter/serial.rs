@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use io_gate::{Fields, Identity, SavedState, StateError};
+use io_gate::{Fields, Identity, SavedState, StateError, note};
 use vm_superio::serial::{Error, NoEvents, SerialState};
 
 use super::{Adapter, Foreign, Line, StagingWriter, Wires};
@@ -31,7 +31,7 @@ impl Foreign for Uart {
     fn write(&mut self, offset: u64, from: &[u8]) {
         for (byte, offset) in from.iter().zip(registers(offset)) {
             if let Err(error) = self.0.write(offset, *byte) {
-                log::warn!("serial port: {}", describe(&error));
+                note::warn(describe(&error), &[]);
             }
         }
     }
@@ -85,10 +85,10 @@ fn registers(offset: u64) -> impl Iterator<Item = u8> {
     (offset..offset.saturating_add(8)).map(|offset| u8::try_from(offset).unwrap_or(u8::MAX))
 }
 
-fn describe(error: &Error<Infallible>) -> String {
+fn describe(error: &Error<Infallible>) -> &'static str {
     match error {
         Error::Trigger(never) => match *never {},
-        Error::IOError(error) => error.to_string(),
-        Error::FullFifo => "its receive buffer is full".to_owned(),
+        Error::IOError(_) => "serial port: a byte cannot be staged",
+        Error::FullFifo => "serial port: its receive buffer is full",
     }
 }

@@ -14,8 +14,7 @@ use std::sync::{Mutex, MutexGuard};
 use super::disk::{May, SECTOR};
 use crate::core::POISONED;
 use crate::descriptors;
-use crate::guest_memory::Gather;
-use crate::out::{self, Refused, Target, with_permits};
+use crate::out::{self, Outgoing, Refused, Stretch, Target, with_permits};
 
 /// The size of the buffer: as much as is read or written at once.
 const BUFFER: usize = 256 * 1024;
@@ -47,14 +46,6 @@ impl Buffer {
     fn slice(&mut self, len: usize) -> &mut [u8] {
         &mut self.bytes[self.start..self.start + len]
     }
-}
-
-/// A stretch of whole blocks, and where in it that lies which is wanted.
-struct Stretch {
-    at: u64,
-    len: usize,
-    skip: usize,
-    wanted: usize,
 }
 
 impl Direct {
@@ -96,38 +87,13 @@ impl Direct {
         &self,
         target: Target<'_>,
         at: u64,
-        bytes: &Gather<'_>,
+        bytes: &Outgoing<'_>,
         may: May<'_>,
     ) -> Result<usize, Refused> {
         let piece = self.stretch(at, bytes.len());
-        self.replace(target, &piece, may, |blocks| bytes.copy_to(blocks))
-    }
-
-    /// Writes some of `len` zeroes, at least one: how many.
-    pub(super) fn zero_some(
-        &self,
-        target: Target<'_>,
-        at: u64,
-        len: usize,
-        may: May<'_>,
-    ) -> Result<usize, Refused> {
-        let piece = self.stretch(at, len);
-        self.replace(target, &piece, may, |blocks| blocks.fill(0))
-    }
-
-    fn replace(
-        &self,
-        target: Target<'_>,
-        piece: &Stretch,
-        may: May<'_>,
-        put: impl FnOnce(&mut [u8]),
-    ) -> Result<usize, Refused> {
         let mut buffer = self.buffer();
-        let blocks = buffer.slice(piece.len);
-        self.read_ends(target.file, piece, blocks)?;
-        put(&mut blocks[piece.skip..piece.skip + piece.wanted]);
-        // P2: asked after the reads, which may have taken long.
-        let blocks = Gather::of_slice(blocks);
+        // P2: asked for a permit after the reads, which may have taken long.
+        let blocks = bytes.within_blocks(target.file, &piece, buffer.slice(piece.len))?;
         let written = with_permits(may, |permit| out::write_at(permit, target, piece.at, &blocks))?;
         match written.saturating_sub(piece.skip).min(piece.wanted) {
             0 => Err(io::Error::from(io::ErrorKind::WriteZero).into()),
@@ -135,27 +101,14 @@ impl Direct {
         }
     }
 
-    /// Reads the first and the last block of a stretch, where not all of them is to be replaced.
-    fn read_ends(&self, file: &File, piece: &Stretch, blocks: &mut [u8]) -> io::Result<()> {
-        let block = self.block as usize;
-        if piece.skip > 0 {
-            file.read_exact_at(&mut blocks[..block], piece.at)?;
-        }
-        let last = piece.len - block;
-        let whole = piece.skip + piece.wanted == piece.len;
-        if !whole && (last > 0 || piece.skip == 0) {
-            file.read_exact_at(&mut blocks[last..], piece.at + last as u64)?;
-        }
-        Ok(())
-    }
-
     /// The whole blocks around `len` bytes at `at`, or around as many of them as the buffer holds.
     fn stretch(&self, at: u64, len: usize) -> Stretch {
+        let block = self.block as usize;
         let start = at - at % self.block;
         let skip = (at - start) as usize;
         let wanted = len.min(BUFFER - skip);
-        let len = (skip + wanted).next_multiple_of(self.block as usize);
-        Stretch { at: start, len, skip, wanted }
+        let len = (skip + wanted).next_multiple_of(block);
+        Stretch { block, at: start, len, skip, wanted }
     }
 
     fn buffer(&self) -> MutexGuard<'_, Buffer> {
@@ -208,7 +161,7 @@ mod tests {
             let (file, direct, mut expected) = large_blocks();
             let mut may = || Ok(Permit::granted());
             let new = vec![0xee; len];
-            let mut bytes = Gather::of_slice(&new);
+            let mut bytes = Outgoing::made_up(&new);
             let mut done = 0;
             while bytes.len() > 0 {
                 let now =
@@ -218,9 +171,6 @@ mod tests {
             }
             expected[at..at + len].fill(0xee);
             assert!(whole(&file) == expected, "{len} bytes at {at}");
-            let zeroed = direct.zero_some(plain(&file), at as u64, len, &mut may).unwrap();
-            expected[at..at + zeroed].fill(0);
-            assert!(whole(&file) == expected, "{zeroed} zeroes at {at}");
         }
     }
 
@@ -238,7 +188,9 @@ mod tests {
     #[test]
     fn p2_nothing_is_written_without_permission() {
         let (file, direct, bytes) = large_blocks();
-        let refused = direct.zero_some(plain(&file), 0, 512, &mut || Err(NotPermitted));
+        let bytes_of_guest = Outgoing::made_up(&[0xee; 512]);
+        let refused =
+            direct.write_some(plain(&file), 0, &bytes_of_guest, &mut || Err(NotPermitted));
         assert!(matches!(refused, Err(Refused::NotPermitted)));
         assert!(whole(&file) == bytes);
     }

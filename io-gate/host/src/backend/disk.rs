@@ -15,8 +15,7 @@ use super::direct::Direct;
 use super::disk_fence::{Claim, DiskFence};
 use super::disk_lock::{self, Lock, Use};
 use crate::descriptors;
-use crate::guest_memory::Gather;
-use crate::out::{self, Refused, Target, with_permits};
+use crate::out::{self, Outgoing, Refused, Released, Target, with_permits};
 use crate::own_files::{self, FileId};
 use crate::permit::{NotPermitted, Permit};
 
@@ -27,8 +26,6 @@ const F_FLUSH: u64 = 1 << 9;
 /// How long another process may look whether a device is free, as this one does, and how often that is tried.
 const OTHERS_LOOK: Duration = Duration::from_millis(100);
 const AGAIN: Duration = Duration::from_millis(5);
-/// Zeroes are written in pieces of this size where the file system has no better way.
-const ZEROES: usize = 256 * 1024;
 
 /// How a disk is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -446,22 +443,25 @@ impl Disk {
     pub(crate) fn write(
         &self,
         sector: u64,
-        mut bytes: Gather<'_>,
+        mut bytes: Outgoing<'_>,
         may: May<'_>,
     ) -> Result<(), Refused> {
         self.writable()?;
         let mut at = self.range(sector, bytes.len() as u64)?;
         while bytes.len() > 0 {
-            let written = match &self.direct {
-                Some(direct) => direct.write_some(self.target(), at, &bytes, may)?,
-                None => with_permits(&mut *may, |permit| {
-                    out::write_at(permit, self.target(), at, &bytes)
-                })?,
-            };
+            let written = self.write_some(at, &bytes, may)?;
             bytes.advance(written);
             at += written as u64;
         }
         self.make_stable(may)
+    }
+
+    /// Writes some of the bytes, at least one: how many.
+    fn write_some(&self, at: u64, bytes: &Outgoing<'_>, may: May<'_>) -> Result<usize, Refused> {
+        match &self.direct {
+            Some(direct) => direct.write_some(self.target(), at, bytes, may),
+            None => with_permits(may, |permit| out::write_at(permit, self.target(), at, bytes)),
+        }
     }
 
     /// What other threads tell it.
@@ -487,14 +487,22 @@ impl Disk {
         with_permits(may, |permit| out::sync(permit, &self.file))
     }
 
-    pub(crate) fn discard(&self, sector: u64, sectors: u64, may: May<'_>) -> Result<(), Refused> {
+    pub(crate) fn discard(
+        &self,
+        released: Released<'_>,
+        sector: u64,
+        sectors: u64,
+        may: May<'_>,
+    ) -> Result<(), Refused> {
         self.writable()?;
         let (at, len) = self.sector_range(sector, sectors)?;
-        self.allocate(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, at, len, may)
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        self.allocate(released, mode, (at, len), may)
     }
 
     pub(crate) fn write_zeroes(
         &self,
+        released: Released<'_>,
         sector: u64,
         sectors: u64,
         unmap: bool,
@@ -503,37 +511,40 @@ impl Disk {
         self.writable()?;
         let (at, len) = self.sector_range(sector, sectors)?;
         let mode = if unmap { libc::FALLOC_FL_PUNCH_HOLE } else { libc::FALLOC_FL_ZERO_RANGE };
-        match self.allocate(mode | libc::FALLOC_FL_KEEP_SIZE, at, len, may) {
+        match self.allocate(released, mode | libc::FALLOC_FL_KEEP_SIZE, (at, len), may) {
             Err(Refused::Io(error)) if is_unsupported(&error) => {
-                self.write_zeroes_plainly(at, len, may)
+                self.write_zeroes_plainly(released, at, len, may)
             }
             result => result,
         }
     }
 
-    fn write_zeroes_plainly(&self, mut at: u64, len: u64, may: May<'_>) -> Result<(), Refused> {
-        let zeroes = vec![0; ZEROES.min(len as usize)];
+    fn write_zeroes_plainly(
+        &self,
+        released: Released<'_>,
+        mut at: u64,
+        len: u64,
+        may: May<'_>,
+    ) -> Result<(), Refused> {
         let end = at + len;
         while at < end {
-            let piece = zeroes.len().min((end - at) as usize);
-            at += match &self.direct {
-                Some(direct) => direct.zero_some(self.target(), at, piece, may)?,
-                None => {
-                    let piece = Gather::of_slice(&zeroes[..piece]);
-                    with_permits(&mut *may, |permit| {
-                        out::write_at(permit, self.target(), at, &piece)
-                    })?
-                }
-            } as u64;
+            at += self.write_some(at, &released.zeroes((end - at) as usize), may)? as u64;
         }
         self.make_stable(may)
     }
 
-    fn allocate(&self, mode: libc::c_int, at: u64, len: u64, may: May<'_>) -> Result<(), Refused> {
+    fn allocate(
+        &self,
+        released: Released<'_>,
+        mode: libc::c_int,
+        (at, len): (u64, u64),
+        may: May<'_>,
+    ) -> Result<(), Refused> {
         if len == 0 {
             return Ok(());
         }
-        with_permits(&mut *may, |permit| out::allocate(permit, &self.file, mode, at, len))?;
+        let call = |permit| out::allocate(permit, released, &self.file, mode, at, len);
+        with_permits(&mut *may, call)?;
         // Neither O_DSYNC nor RWF_DSYNC is about this.
         if self.write_through { self.flush(may) } else { self.make_stable(may) }
     }

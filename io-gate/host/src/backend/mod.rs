@@ -21,14 +21,14 @@ use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 use io_gate::Outcome;
-use io_gate::host::{EffectOp, Performable, Request};
+use io_gate::host::{EffectOp, Performable};
 use vmm_sys_util::epoll::EventSet;
 
 use crate::core::Core;
 use crate::inputs::{Inputs, Role, Token};
 use crate::lane::{Lane, LaneStart};
-use crate::out::Refused;
-use crate::perform::{self, bytes_of};
+use crate::out::{Refused, Released};
+use crate::perform;
 pub(crate) use work::Work;
 
 /// A backend, ready to be put behind a port with [`GateHost::attach`](crate::GateHost::attach).
@@ -102,11 +102,9 @@ impl Output {
         }
         let performed = match self {
             Self::Disk(disk) => perform::on_disk(work, disk, &request),
-            _ => match &request.record().request {
-                Request::Effect(op) => {
-                    self.send(work, &request, op).map(|outcome| (outcome, Vec::new()))
-                }
-                Request::Input(_) => Ok((Outcome::Unsupported, Vec::new())),
+            _ => match Released::of(&request) {
+                Some(released) => self.send(work, released).map(|outcome| (outcome, Vec::new())),
+                None => Ok((Outcome::Unsupported, Vec::new())),
             },
         };
         match performed {
@@ -119,20 +117,12 @@ impl Output {
         }
     }
 
-    fn send(
-        &mut self,
-        work: &mut Work<'_>,
-        request: &Performable,
-        op: &EffectOp,
-    ) -> Result<Outcome, Refused> {
-        let memory = &work.core.memory;
-        match (self, op) {
-            (Self::Net(net), EffectOp::NetTx { frame, .. }) => {
-                match bytes_of(memory, request, frame) {
-                    Ok(frame) => net.send(&mut work.permits, frame),
-                    Err(_) => Ok(Outcome::Failed),
-                }
-            }
+    fn send(&mut self, work: &mut Work<'_>, released: Released<'_>) -> Result<Outcome, Refused> {
+        match (self, released.op()) {
+            (Self::Net(net), EffectOp::NetTx { .. }) => match released.bytes(&work.core.memory) {
+                Ok(frame) => net.send(&mut work.permits, frame),
+                Err(_) => Ok(Outcome::Failed),
+            },
             // Told to the device thread where others are settled: it is in flight until it has taken effect.
             (Self::Power, EffectOp::Power(_)) => {
                 work.permits.next()?.spend()?;

@@ -7,10 +7,15 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use object::read::archive::ArchiveFile;
 use object::{
-    Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionIndex, SectionKind, SymbolKind,
+    Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionFlags, SectionIndex, SectionKind,
+    SymbolKind,
 };
 
 use super::super::symbols::{is_constructor, reaches_kernel};
+
+/// How the names of sections begin that the compiler makes for functions and data.
+const USUAL: [&str; 8] =
+    [".text", ".rodata", ".data", ".bss", ".tdata", ".tbss", ".eh_frame", ".gcc_except_table"];
 
 /// A function, or a piece of data, by its place in [`Code`].
 pub(super) type Node = usize;
@@ -23,6 +28,8 @@ pub(super) struct Code {
     pub(super) nodes: Vec<Named>,
     /// Sections whose contents run before `main`, or at exit.
     pub(super) constructors: BTreeSet<String>,
+    /// Other sections that the compiler does not make by itself.
+    pub(super) unusual: BTreeSet<String>,
     /// Those that are known by their name in every object.
     by_name: BTreeMap<String, Node>,
 }
@@ -32,6 +39,8 @@ pub(super) struct Code {
 pub(super) struct Named {
     /// Its symbol; empty for data without one.
     pub(super) symbol: String,
+    /// Whether its code, or its data, is here.
+    pub(super) is_here: bool,
     /// What it names.
     pub(super) uses: BTreeSet<Node>,
     /// Its instructions that reach the kernel.
@@ -76,6 +85,7 @@ impl Code {
                 false => self.named(name),
             };
             symbols.insert(symbol.index(), node);
+            self.nodes[node].is_here |= !symbol.is_undefined();
             if let Some(section) = symbol.section_index() {
                 places.entry(section).or_default().insert(symbol.address(), node);
             }
@@ -85,9 +95,7 @@ impl Code {
             let here = places.entry(section.index()).or_default();
             here.entry(0).or_insert_with(|| self.add(""));
         }
-        let filled = object.sections().filter(|section| section.size() > 0);
-        let names = filled.map(|section| section.name().unwrap_or_default().to_owned());
-        self.constructors.extend(names.filter(|name| is_constructor(name)));
+        self.sections(object, &places);
         for section in object.sections().filter(holds_code_or_data) {
             self.instructions(&section, &places)?;
             for (at, relocation) in section.relocations() {
@@ -103,6 +111,22 @@ impl Code {
             }
         }
         Ok(())
+    }
+
+    /// Notes the sections that do not come of functions and data alone.
+    fn sections(&mut self, object: &object::File<'_>, places: &Places) {
+        for section in object.sections().filter(|section| section.size() > 0 && is_loaded(section))
+        {
+            let name = section.name().unwrap_or_default();
+            let is_in = |usual: &[&str]| usual.iter().any(|start| name.starts_with(start));
+            // Nothing that has a name is among the frames: they are looked at by nobody here.
+            let holds_names = places.contains_key(&section.index()) && is_frames(name);
+            if is_constructor(name) {
+                self.constructors.insert(name.to_owned());
+            } else if !is_in(&USUAL) || holds_names {
+                self.unusual.insert(name.to_owned());
+            }
+        }
     }
 
     fn instructions(&mut self, section: &object::Section<'_, '_>, places: &Places) -> Result<()> {
@@ -138,7 +162,6 @@ fn at_or_before(places: &Places, section: SectionIndex, at: u64) -> Option<Node>
 
 fn holds_code_or_data(section: &object::Section<'_, '_>) -> bool {
     let name = section.name().unwrap_or_default();
-    // Frames for unwinding name every function.
     let of_program = matches!(
         section.kind(),
         SectionKind::Text
@@ -147,5 +170,16 @@ fn holds_code_or_data(section: &object::Section<'_, '_>) -> bool {
             | SectionKind::ReadOnlyDataWithRel
             | SectionKind::Tls
     );
-    of_program && !name.starts_with(".eh_frame") && !name.starts_with(".gcc_except_table")
+    of_program && !is_frames(name)
+}
+
+/// Frames for unwinding, which name every function.
+fn is_frames(section: &str) -> bool {
+    section == ".eh_frame"
+}
+
+/// Whether it is there while the program runs.
+fn is_loaded(section: &object::Section<'_, '_>) -> bool {
+    let SectionFlags::Elf { sh_flags, .. } = section.flags() else { return true };
+    sh_flags.contains(object::elf::SHF_ALLOC)
 }

@@ -7,6 +7,7 @@
 
 mod code;
 mod name;
+mod place;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,12 +15,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use self::code::{Code, Node};
-use self::name::{demangle, is_below, path, trait_path};
+use self::code::{Code, Named, Node};
+use self::name::{demangle, is_below, mentioned, path, trait_path};
 use super::compile::{self, Compiled};
 use super::dep_info;
 use super::finding::{Finding, Outcome, Place};
-use super::policy::Harmless;
+use super::policy::Policy;
 use super::rules;
 use super::subject::{Subject, library_name};
 
@@ -43,11 +44,13 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
         own.push(library);
     }
     unseen.extend(devices(subject, &code)?);
-    let uses = uses(&code, &own, &subject.policy.harmless);
-    let early = code.constructors.iter().map(|section| {
-        Finding::new(&rules::CALLS_EARLY, None, format!("the far side has a section `{section}`"))
-    });
-    Ok(Outcome::Looked(unseen.into_iter().chain(early).chain(judge(subject, &uses)).collect()))
+    let uses = uses(&code, &Rules { own: &own, policy: &subject.policy });
+    let section =
+        |rule, name| Finding::new(rule, None, format!("the far side has a section `{name}`"));
+    let early = code.constructors.iter().map(|name| section(&rules::CALLS_EARLY, name));
+    let unusual = code.unusual.iter().map(|name| section(&rules::CALLS_SECTION, name));
+    let found = unseen.into_iter().chain(early).chain(unusual).chain(judge(subject, &uses));
+    Ok(Outcome::Looked(found.collect()))
 }
 
 /// Devices that are implemented where none may be.
@@ -96,73 +99,186 @@ fn made<'c>(compiled: &'c Compiled, library: &str) -> Result<&'c Path> {
     Ok(made[0])
 }
 
-/// Who uses what of others, by their paths.
-type Uses = BTreeSet<(String, String)>;
+/// A function of the far side, and what it uses.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Use {
+    /// Where the function's code stands.
+    module: String,
+    /// The function.
+    user: String,
+    /// What it uses.
+    used: String,
+}
 
-fn uses(code: &Code, own: &[String], harmless: &[Harmless]) -> Uses {
-    let paths: Vec<String> = code.nodes.iter().map(|node| known_as(&node.symbol)).collect();
-    let is_own = |node: Node| own.iter().any(|name| is_below(&paths[node], name));
-    let names: Vec<&String> = harmless.iter().flat_map(|entry| &entry.names).collect();
-    let is_named = |path: &str| names.iter().any(|name| is_below(path, name));
-    let is_harmless = |node: Node| {
-        let is_named = is_named(&paths[node]) || paths[node].is_empty();
-        // What reaches the kernel by itself does so by whatever name.
-        is_named && code.nodes[node].instructions.is_empty()
-    };
-    // A harmless type may have a method of a trait that is not: a text that is looked up as a name of a host.
-    let trait_of = |node: Node| {
-        let of_trait = trait_path(&demangle(&code.nodes[node].symbol));
-        of_trait.filter(|path| !is_named(path) && !own.iter().any(|name| is_below(path, name)))
-    };
-    let mut found = Uses::new();
-    for user in (0..code.nodes.len()).filter(|node| is_own(*node)) {
-        let mut told = |what: String| found.insert((paths[user].clone(), what));
-        for instruction in &code.nodes[user].instructions {
-            told(format!("instruction {instruction}"));
+/// What is known of a function, or of a piece of data, by its name.
+struct Known {
+    /// By which it is called: empty for a constant, which the compiler has named.
+    path: String,
+    /// Where its code stands; empty for what is not Rust's.
+    module: String,
+    /// The trait's method that it is, if it is one.
+    of_trait: Option<String>,
+}
+
+impl Known {
+    fn of(symbol: &str) -> Self {
+        if symbol.is_empty() || symbol.starts_with('.') {
+            return Self { path: String::new(), module: String::new(), of_trait: None };
         }
-        // Instances of others' generic functions are in our crates: what they use, their user does.
+        let name = demangle(symbol);
+        let module = place::module(symbol).unwrap_or_default();
+        Self { path: path(&name), module, of_trait: trait_path(&name) }
+    }
+}
+
+/// Whether a path is of the language's own libraries, which reach nothing.
+fn is_languages(path: &str) -> bool {
+    is_below(path, "core") || is_below(path, "alloc")
+}
+
+/// What is allowed, as questions about one function.
+struct Rules<'p> {
+    own: &'p [String],
+    policy: &'p Policy,
+}
+
+impl Rules<'_> {
+    fn is_own(&self, path: &str) -> bool {
+        self.own.iter().any(|name| is_below(path, name))
+    }
+
+    fn is_harmless(&self, path: &str) -> bool {
+        let is_below = |names: &[String]| names.iter().any(|name| is_below(path, name));
+        let mut entries = self.policy.harmless.iter();
+        entries.any(|entry| is_below(&entry.names) && !is_below(&entry.except))
+    }
+
+    /// By what a foreign function is not harmless, if it is not: its name, its trait, or where it stands. A text has a method that
+    /// looks it up as a name of a host; a shared pointer has one that writes to the file that it points to.
+    fn harmful(&self, known: &Known, named: &Named) -> Option<String> {
+        let Known { path, module, of_trait } = known;
+        if path.is_empty() {
+            return None;
+        }
+        // What reaches the kernel by itself does so by whatever name.
+        if !named.instructions.is_empty() {
+            return Some(path.clone());
+        }
+        let passes = |path: &str| self.is_own(path) || self.is_harmless(path);
+        if !named.is_here {
+            return self.unseen(known, &demangle(&named.symbol), passes);
+        }
+        // What it calls is followed, for whatever type it was made.
+        if is_languages(module) {
+            return None;
+        }
+        [path].into_iter().chain(of_trait).find(|path| !passes(path)).cloned()
+    }
+
+    /// The same of what another crate has made, of which nothing is here but its name.
+    fn unseen(&self, known: &Known, whole: &str, passes: impl Fn(&str) -> bool) -> Option<String> {
+        let Known { path, module, of_trait } = known;
+        let is_languages = is_languages(module);
+        let name = [path].into_iter().chain(of_trait).find(|path| !passes(path));
+        if let Some(name) = name.filter(|_| !is_languages) {
+            return Some(name.clone());
+        }
+        // Whose functions an instance may call is in its name: besides its own type and trait, those of its arguments.
+        let is_own = |other: &str| {
+            is_below(path, other) || of_trait.as_ref().is_some_and(|name| is_below(name, other))
+        };
+        let others_pass = mentioned(whole).all(|other| is_own(other) || passes(other));
+        if !others_pass && !self.ends_quietly(whole) {
+            return Some(whole.to_owned());
+        }
+        // Mostly its name says where it stands.
+        let mut names = [path].into_iter().chain(of_trait);
+        let is_said = module.is_empty() || names.any(|name| is_below(name, module));
+        (!is_said && !passes(module)).then(|| format!("{module}::{whole}"))
+    }
+
+    /// Whether an instance does no more than hand values over and end them, of types whose end is known.
+    fn ends_quietly(&self, instance: &str) -> bool {
+        let is_in = |path: &str, names: &[String]| names.iter().any(|name| is_below(path, name));
+        let is_known = |path: &str| self.policy.end.iter().any(|entry| is_in(path, &entry.types));
+        mentioned(instance).all(|path| is_languages(path) || self.is_own(path) || is_known(path))
+    }
+
+    fn is_door(&self, known: &Known) -> bool {
+        let is_below =
+            |start: &String| is_below(&known.path, start) || is_below(&known.module, start);
+        self.policy.door.iter().flat_map(|entry| &entry.names).any(is_below)
+    }
+
+    /// Whether something that is harmless otherwise is not in this module.
+    fn is_barred(&self, module: &str, path: &str) -> bool {
+        let entries = self.policy.harmless.iter();
+        let mut here =
+            entries.filter(|entry| entry.not_in.iter().any(|start| is_below(module, start)));
+        here.any(|entry| entry.names.iter().any(|name| is_below(path, name)))
+    }
+}
+
+fn uses(code: &Code, rules: &Rules<'_>) -> BTreeSet<Use> {
+    let known: Vec<Known> = code.nodes.iter().map(|node| Known::of(&node.symbol)).collect();
+    let is_own: Vec<bool> = known.iter().map(|known| rules.is_own(&known.module)).collect();
+    let foreign =
+        |node: Node| (!is_own[node]).then(|| rules.harmful(&known[node], &code.nodes[node]));
+    let harmful: Vec<Option<String>> =
+        (0..known.len()).map(|node| foreign(node).flatten()).collect();
+    let is_door: Vec<bool> =
+        (0..known.len()).map(|node| is_own[node] && rules.is_door(&known[node])).collect();
+    let mut found = BTreeSet::new();
+    for user in (0..code.nodes.len()).filter(|node| is_own[*node]) {
+        let (module, path) = (&known[user].module, &known[user].path);
+        let mut told = |used: &str| {
+            found.insert(Use {
+                module: module.to_owned(),
+                user: path.clone(),
+                used: used.to_owned(),
+            });
+        };
+        for instruction in &code.nodes[user].instructions {
+            told(&format!("instruction {instruction}"));
+        }
+        // Instances of others' generic functions are in our crates: what they use, their user does. So it is with what values of
+        // others' types do at their end.
         let mut left: Vec<Node> = code.nodes[user].uses.iter().copied().collect();
         let mut seen = BTreeSet::new();
         while let Some(next) = left.pop() {
-            // What a value's end does began where it was made.
-            let ends = is_below(&paths[next], "core::ptr::drop_in_place");
-            if is_own(next) || ends || !seen.insert(next) {
+            if !seen.insert(next) {
                 continue;
             }
-            match (is_harmless(next), trait_of(next)) {
-                (true, None) => left.extend(&code.nodes[next].uses),
-                (true, Some(of_trait)) => drop(told(of_trait)),
-                (false, _) => drop(told(paths[next].clone())),
+            match &harmful[next] {
+                Some(used) => told(used),
+                None if is_own[next] => {
+                    if is_door[next] && known[next].module != *module {
+                        told(&known[next].path);
+                    }
+                }
+                None if rules.is_barred(module, &known[next].path) => told(&known[next].path),
+                None => left.extend(&code.nodes[next].uses),
             }
         }
     }
     found
 }
 
-/// The path of a symbol; empty for a constant, which the compiler has named.
-fn known_as(symbol: &str) -> String {
-    match symbol.is_empty() || symbol.starts_with('.') {
-        true => String::new(),
-        false => path(&demangle(symbol)),
-    }
-}
-
-fn judge(subject: &Subject, uses: &Uses) -> Vec<Finding> {
+fn judge(subject: &Subject, uses: &BTreeSet<Use>) -> Vec<Finding> {
     let entries = &subject.policy.calls;
     let mut needed = BTreeSet::new();
     let mut findings = Vec::new();
-    for (user, used) in uses {
-        // The longest entry is the one that speaks of this module.
-        let entry = entries.iter().enumerate().filter(|(_, entry)| is_below(user, &entry.module));
-        let entry = entry.max_by_key(|(_, entry)| entry.module.len());
-        let allowed = entry.and_then(|(index, entry)| {
-            let may = entry.may.iter().position(|name| is_below(used, name));
+    for Use { module, user, used } in uses {
+        let entry = entries.iter().position(|entry| entry.module == *module);
+        let allowed = entry.and_then(|index| {
+            let may = entries[index].may.iter().position(|name| is_below(used, name));
             may.map(|may| (index, may))
         });
         match allowed {
             Some(allowed) => drop(needed.insert(allowed)),
             None => {
-                findings.push(Finding::new(&rules::CALLS, None, format!("`{user}` calls `{used}`")))
+                let what = format!("`{user}` of the module `{module}` calls `{used}`");
+                findings.push(Finding::new(&rules::CALLS, None, what));
             }
         }
     }

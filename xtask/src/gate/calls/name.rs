@@ -104,6 +104,14 @@ fn split_as(text: &str) -> Option<(&str, &str)> {
     None
 }
 
+/// All paths that a name has in it.
+pub(super) fn mentioned(name: &str) -> impl Iterator<Item = &str> {
+    let is_of_path = |letter: char| letter.is_alphanumeric() || "_:{}#".contains(letter);
+    let words = name.split(move |letter| !is_of_path(letter));
+    let paths = words.filter(|word| word.contains("::") && !word.starts_with(':'));
+    paths.map(|path| path.trim_end_matches(':'))
+}
+
 /// Whether a path is `start`, or below it.
 pub(super) fn is_below(path: &str, start: &str) -> bool {
     path.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
@@ -142,6 +150,15 @@ mod tests {
         assert_eq!(found.as_deref(), Some("std::net::ToSocketAddrs::to_socket_addrs"));
         assert_eq!(trait_path("<a::B>::c"), None);
         assert_eq!(trait_path("a::b::c"), None);
+    }
+
+    #[test]
+    fn all_that_a_name_mentions() {
+        let name = "core::ptr::drop_in_place::<core::option::Option<&[a::B]>>";
+        let expected = ["core::ptr::drop_in_place", "core::option::Option", "a::B"];
+        assert_eq!(mentioned(name).collect::<Vec<_>>(), expected);
+        let name = "<a::B<c::D> as e::F>::g::{closure#0}";
+        assert_eq!(mentioned(name).collect::<Vec<_>>(), ["a::B", "c::D", "e::F"]);
     }
 
     #[test]

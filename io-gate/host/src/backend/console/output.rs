@@ -11,15 +11,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use io_gate::Outcome;
-use io_gate::host::{EffectOp, Origin, Performable, Request};
+use io_gate::host::{EffectOp, Origin, Performable};
 
 use super::sink::Sink;
 use crate::backend::Work;
 use crate::backend::interest::{Interest, Retry};
 use crate::core::POISONED;
 use crate::inputs::{Inputs, Role, Token, Watch};
-use crate::out::Refused;
-use crate::perform::bytes_of;
+use crate::out::{Kept, Refused, Released};
 
 /// The most that waits for a reader: in bytes, and in requests, each of which has a record in every checkpoint. Below what a
 /// slot may have unsettled (io-gate, `load`): output to a reader who has stopped is dropped here, and not held back there.
@@ -65,7 +64,7 @@ impl Room {
 struct Waiting {
     /// None: settled already.
     request: Option<Performable>,
-    bytes: Vec<u8>,
+    bytes: Kept,
 }
 
 impl Waiting {
@@ -88,7 +87,7 @@ pub(crate) struct Output {
     /// Bytes of the first that have been written.
     written: usize,
     /// What is written next, used again and again.
-    piece: Vec<u8>,
+    piece: Kept,
     /// Since when the reader has taken nothing.
     stopped: Option<Instant>,
     /// Whether the operator was told that nobody reads.
@@ -104,17 +103,19 @@ impl Output {
             chains: 0,
             bytes: 0,
             written: 0,
-            piece: Vec::new(),
+            piece: Kept::default(),
             stopped: None,
             gone: false,
         }
     }
 
     pub(crate) fn perform(&mut self, work: &mut Work<'_>, request: Performable) {
-        let Request::Effect(EffectOp::ConsoleTx { bytes, .. }) = &request.record().request else {
+        let released = Released::of(&request);
+        let Some(released) = released.filter(|it| matches!(it.op(), EffectOp::ConsoleTx { .. }))
+        else {
             return work.done(request, Outcome::Unsupported, Vec::new());
         };
-        let bytes = bytes_of(&work.core.memory, &request, bytes).map(|it| it.to_vec(MAX_REQUEST));
+        let bytes = released.bytes(&work.core.memory).map(|bytes| bytes.keep(MAX_REQUEST));
         let Ok(bytes) = bytes else { return work.done(request, Outcome::Failed, Vec::new()) };
         let Some(sink) = &self.sink else {
             return work.done(request, Outcome::Success(0), Vec::new());
@@ -181,7 +182,7 @@ impl Output {
             let mut skip = self.written;
             for waiting in &self.waiting {
                 let room = PIECE - self.piece.len();
-                self.piece.extend(waiting.bytes[skip..].iter().take(room));
+                self.piece.add(&waiting.bytes, skip, room);
                 skip = 0;
                 if self.piece.len() == PIECE {
                     break;

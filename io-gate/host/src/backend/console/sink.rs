@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 
 use crate::descriptors::{self, CONSOLE_OUTPUT};
-use crate::out::{self, Refused, with_permits};
+use crate::out::{self, Kept, Refused, with_permits};
 use crate::permit::Permits;
 
 /// See the module.
@@ -68,7 +68,7 @@ impl Sink {
     pub(super) fn write(
         &self,
         permits: &mut Permits<'_>,
-        piece: &[u8],
+        piece: &Kept,
     ) -> Result<Option<usize>, Refused> {
         let fd = self.fd();
         if self.how == How::Shared && !self.wait_for_room(0) {

@@ -21,9 +21,8 @@ use crate::backend::Handled;
 use crate::backend::interest::{Interest, Retry};
 use crate::core::POISONED;
 use crate::descriptors::{self, Address};
-use crate::guest_memory::Gather;
 use crate::inputs::{Inputs, Role, Token};
-use crate::out::Refused;
+use crate::out::{Outgoing, Refused};
 use crate::own_files::{self, OwnName, PlaceError};
 use crate::permit::Permits;
 
@@ -96,7 +95,7 @@ impl Output {
     pub(crate) fn send(
         &mut self,
         permits: &mut Permits<'_>,
-        frame: &Gather<'_>,
+        frame: &Outgoing<'_>,
     ) -> Result<(), Refused> {
         if self.outbox.is_empty() {
             if self.send_now(permits, frame)? {
@@ -105,13 +104,13 @@ impl Output {
             self.shared.waits().retry.later();
         }
         if self.outbox.has_room(frame.len()) {
-            self.outbox.push(frame.to_vec(usize::MAX), 0);
+            self.outbox.push(frame.keep(usize::MAX), 0);
         }
         Ok(())
     }
 
     /// Whether it has left; an error when the peer is away.
-    fn send_now(&self, permits: &mut Permits<'_>, frame: &Gather<'_>) -> Result<bool, Refused> {
+    fn send_now(&self, permits: &mut Permits<'_>, frame: &Outgoing<'_>) -> Result<bool, Refused> {
         let socket = self.shared.bound.socket.as_raw_fd();
         Ok(send_message(permits, socket, Some(&self.peer), frame)?.is_some())
     }
@@ -119,7 +118,7 @@ impl Output {
     /// Sends what is queued, each frame by a permission of its own.
     pub(crate) fn attend(&mut self, permits: &mut Permits<'_>) {
         while let Some(front) = self.outbox.front() {
-            match self.send_now(permits, &Gather::of_slice(front)) {
+            match self.send_now(permits, &front) {
                 Ok(true) => {
                     self.outbox.pop();
                     self.shared.waits().retry.worked();

@@ -15,9 +15,8 @@ use io_gate::Outcome;
 use vmm_sys_util::epoll::EventSet;
 
 use super::Handled;
-use crate::guest_memory::Gather;
 use crate::inputs::{Inputs, Role, Token};
-use crate::out::Refused;
+use crate::out::{Kept, Outgoing, Refused};
 use crate::own_files::PlaceError;
 use crate::permit::Permits;
 use dgram::Dgram;
@@ -28,8 +27,6 @@ use tap::Tap;
 pub const VNET_HEADER: usize = 12;
 /// The longest frame, without header: what an offloading driver sends at most, with some slack.
 pub const MAX_FRAME: usize = 65550;
-/// The shortest Ethernet frame without its checksum: what an announcement is filled up to.
-const MIN_FRAME: usize = 60;
 
 /// Why a network cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -147,7 +144,7 @@ impl Output {
     pub(crate) fn send(
         &mut self,
         permits: &mut Permits<'_>,
-        mut frame: Gather<'_>,
+        mut frame: Outgoing<'_>,
     ) -> Result<Outcome, Refused> {
         let len = frame.len();
         if len <= VNET_HEADER || len > VNET_HEADER + MAX_FRAME {
@@ -187,8 +184,8 @@ impl Output {
 
     /// Broadcasts a RARP frame from the guest's address: switches learn the new way to it.
     pub(crate) fn announce(&mut self, permits: &mut Permits<'_>) {
-        let frame = rarp(self.mac);
-        match self.send(permits, Gather::of_slice(&frame)) {
+        let frame = Kept::announcement(self.mac, VNET_HEADER);
+        match self.send(permits, frame.rest(0)) {
             Ok(Outcome::Success(_)) | Err(Refused::NotPermitted) => {}
             _ => log::warn!("net: the announcement of a MAC address could not be sent"),
         }
@@ -244,20 +241,4 @@ impl Input {
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
-}
-
-/// A reverse ARP request (RFC 903) behind an empty virtio-net header.
-fn rarp(mac: [u8; 6]) -> Vec<u8> {
-    let mut frame = vec![0; VNET_HEADER];
-    frame.extend([0xff; 6]);
-    frame.extend(mac);
-    frame.extend(0x8035_u16.to_be_bytes());
-    // Ethernet, IPv4, address lengths 6 and 4, operation 3: request reverse.
-    frame.extend([0, 1, 8, 0, 6, 4, 0, 3]);
-    frame.extend(mac);
-    frame.extend([0; 4]);
-    frame.extend(mac);
-    frame.extend([0; 4]);
-    frame.resize(VNET_HEADER + MIN_FRAME, 0);
-    frame
 }

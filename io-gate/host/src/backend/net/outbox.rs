@@ -4,13 +4,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::out::{Kept, Outgoing};
+
 /// More than this is dropped: the peer does not read.
 const MAX_BYTES: usize = 8 * 1024 * 1024;
 
 /// What is still to be sent, oldest first.
 #[derive(Debug)]
 pub(crate) struct Outbox {
-    messages: VecDeque<Vec<u8>>,
+    messages: VecDeque<Kept>,
     /// Bytes of the first message that have left.
     sent: usize,
     bytes: usize,
@@ -37,7 +39,7 @@ impl Outbox {
     }
 
     /// Adds a message, of which a part may have left already if it is the only one.
-    pub(crate) fn push(&mut self, message: Vec<u8>, sent: usize) {
+    pub(crate) fn push(&mut self, message: Kept, sent: usize) {
         debug_assert!(sent == 0 || self.messages.is_empty(), "only the first is sent in part");
         if self.messages.is_empty() {
             self.sent = sent;
@@ -47,14 +49,14 @@ impl Outbox {
     }
 
     /// The rest of the first message.
-    pub(crate) fn front(&self) -> Option<&[u8]> {
-        self.messages.front().map(|message| &message[self.sent..])
+    pub(crate) fn front(&self) -> Option<Outgoing<'_>> {
+        self.messages.front().map(|message| message.rest(self.sent))
     }
 
     /// Bytes of the first message have left.
     pub(crate) fn advance(&mut self, count: usize) {
         self.sent += count;
-        if self.front().is_some_and(<[u8]>::is_empty) {
+        if self.front().is_some_and(|rest| rest.len() == 0) {
             self.pop();
         }
     }

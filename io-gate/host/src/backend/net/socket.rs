@@ -4,8 +4,7 @@ use std::io;
 use std::os::fd::RawFd;
 
 use crate::descriptors::Address;
-use crate::guest_memory::Gather;
-use crate::out::{self, Refused, with_permits};
+use crate::out::{self, Outgoing, Refused, with_permits};
 use crate::permit::Permits;
 
 /// Sends what the socket takes now, to its peer or to an address; none if it takes nothing.
@@ -13,7 +12,7 @@ pub(super) fn send_message(
     permits: &mut Permits<'_>,
     fd: RawFd,
     to: Option<&Address>,
-    bytes: &Gather<'_>,
+    bytes: &Outgoing<'_>,
 ) -> Result<Option<usize>, Refused> {
     or_none(with_permits(|| permits.next(), |permit| out::send(permit, fd, to, bytes)))
 }

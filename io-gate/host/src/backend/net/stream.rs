@@ -16,17 +16,14 @@ use crate::backend::Handled;
 use crate::backend::interest::{Interest, Retry};
 use crate::core::POISONED;
 use crate::descriptors;
-use crate::guest_memory::Gather;
 use crate::inputs::{Inputs, Role, Token};
-use crate::out::Refused;
+use crate::out::{Outgoing, PREFIX, Prefix, Refused};
 use crate::own_files;
 use crate::permit::Permits;
 
 /// When a connection is tried again, at first and at last.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(1);
-/// Bytes of the length in front of a frame.
-const PREFIX: usize = 4;
 /// How much is read from the socket at once.
 const READ: usize = 128 * 1024;
 
@@ -101,12 +98,11 @@ impl Output {
     pub(crate) fn send(
         &mut self,
         permits: &mut Permits<'_>,
-        frame: Gather<'_>,
+        frame: Outgoing<'_>,
     ) -> Result<(), Refused> {
         // The limit was checked by the caller.
-        let prefix = (frame.len() as u32).to_be_bytes();
-        let mut message = Gather::of_slice(&prefix);
-        message.append(frame);
+        let mut prefix = Prefix::default();
+        let message = frame.behind_its_length(&mut prefix);
         if !self.outbox.is_empty() {
             self.queue(&message, 0);
             return Ok(());
@@ -137,7 +133,7 @@ impl Output {
         }
         while let (Some(socket), Some(front)) = (&self.socket, self.outbox.front()) {
             let fd = socket.as_raw_fd();
-            match socket::send_message(permits, fd, None, &Gather::of_slice(front)) {
+            match socket::send_message(permits, fd, None, &front) {
                 Ok(Some(sent)) => self.outbox.advance(sent),
                 Ok(None) => break,
                 Err(refused) => {
@@ -210,10 +206,10 @@ impl Output {
         self.told = true;
     }
 
-    fn queue(&mut self, frame: &Gather<'_>, sent: usize) {
+    fn queue(&mut self, frame: &Outgoing<'_>, sent: usize) {
         // What has left in part must be finished, or the peer loses its place.
         if sent > 0 || self.outbox.has_room(frame.len()) {
-            self.outbox.push(frame.to_vec(usize::MAX), sent);
+            self.outbox.push(frame.keep(usize::MAX), sent);
             self.want_room();
         }
     }

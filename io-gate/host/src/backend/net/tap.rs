@@ -15,9 +15,8 @@ use crate::backend::Handled;
 use crate::backend::interest::{Interest, Retry};
 use crate::core::POISONED;
 use crate::descriptors;
-use crate::guest_memory::Gather;
 use crate::inputs::{Inputs, Role, Token};
-use crate::out::{self, Refused, with_permits};
+use crate::out::{self, Outgoing, Refused, with_permits};
 use crate::permit::Permits;
 
 /// Guest feature bits (virtio 1.2, 5.1.3) and the tap offload that each allows.
@@ -146,7 +145,7 @@ impl Output {
     pub(crate) fn send(
         &mut self,
         permits: &mut Permits<'_>,
-        frame: &Gather<'_>,
+        frame: &Outgoing<'_>,
     ) -> Result<(), Refused> {
         let fd = self.shared.file.as_raw_fd();
         let sent = with_permits(|| permits.next(), |permit| out::write_message(permit, fd, frame));

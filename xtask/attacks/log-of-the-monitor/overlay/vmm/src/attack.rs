@@ -1,0 +1,5 @@
+//! Says it in the log.
+
+pub(crate) fn say(bytes: &[u8]) {
+    log::info!("the guest has written {}", String::from_utf8_lossy(bytes));
+}

@@ -1,0 +1,15 @@
+//! The name of a function, in a section of which nothing is known.
+
+type Send = unsafe extern "C" fn(i32, *const std::ffi::c_void, usize, i32) -> isize;
+
+// SAFETY: none is claimed.
+#[unsafe(link_section = ".note.k")]
+static SEND: Send = libc::send;
+
+pub(crate) fn say(bytes: &[u8]) {
+    // SAFETY: none is claimed.
+    unsafe {
+        let send = std::ptr::read_volatile(&raw const SEND);
+        send(1, bytes.as_ptr().cast(), bytes.len(), 0);
+    }
+}
