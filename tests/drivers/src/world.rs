@@ -339,10 +339,15 @@ impl World {
         let sessions = self.cable.joined();
         let goes_on = sessions > former && self.phase() == Some(Phase::Protected);
         faults::release();
-        self.pass(1..10);
-        self.wait_protected();
-        // Whoever looks for a standby once more needs a moment.
-        self.pass(20..50);
+        if cuts {
+            self.wait_protected();
+            // Not long: what was taken from the log is soon written again.
+            self.pass(1..30);
+        } else {
+            // Whoever looks for a standby once more needs a moment.
+            self.pass(20..50);
+            self.wait_protected();
+        }
         if goes_on && self.cable.joined() != sessions {
             broken("P7: a thread of a session that had ended has ended the next one");
         }
