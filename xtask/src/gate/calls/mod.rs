@@ -2,8 +2,9 @@
 //! by, and whatever macro wrote it: a function that is called, or put into a table, is named there.
 //!
 //! Everything outside of the far side's own crates belongs to a family of names: a module of std, another crate, or libc's
-//! functions. What is not listed as harmless may be called in the listed modules only. Compiled as it ships, but not optimized:
-//! so no function has been dissolved in its caller.
+//! functions. What is not listed as harmless may be called in the listed modules only, and so may the far side's own doors. A
+//! module is where the code stands, whatever type it is of. What a foreign value does at its end is called by whoever ends it.
+//! Compiled as it ships, but not optimized: so no function has been dissolved in its caller.
 
 mod code;
 mod name;
