@@ -179,7 +179,7 @@ fn sim_mutants() -> Result<bool> {
 }
 
 fn sim_drivers() -> Result<bool> {
-    sim::run_with(["--drivers", "--seeds", "60"])
+    sim::run_with(["--drivers", "--seeds", "60", "--every-kind"])
 }
 
 fn pair_one() -> Result<bool> {
