@@ -520,7 +520,7 @@ fn p7_a_guest_whose_devices_cannot_be_attached_at_once_goes_on_when_they_can() {
     // Enough to ask.
     leave_descriptors(&standby, Some(2));
     std::fs::rename(bench.path("away"), bench.path("arbiter")).unwrap();
-    let found = standby.wait_line("the guest cannot go on yet", PATIENCE);
+    let found = standby.wait_line("the guest waits, and continues when this is fixed", PATIENCE);
     assert!(found.is_some(), "{}", standby.lines().join("\n"));
     leave_descriptors(&standby, None);
     bench.wait("b", |status| status["role"] == "primary" && status["state"] == "alone");
