@@ -40,6 +40,8 @@ pub(crate) enum Call {
     Kvm,
     /// A thread is started.
     Start,
+    /// A session's sender has begun the log of changed pages; it is the product that says so.
+    LogStarted,
     /// Anything at all, an allocation included.
     Any,
 }

@@ -14,7 +14,7 @@ use io_gate_host::GuestMemory;
 use kemari_vmm::arbiter::{self, Arbiter, FileArbiter};
 use kemari_vmm::boot::Boot;
 use kemari_vmm::config::{BootSource, ConsoleConfig, MachineConfig};
-use kemari_vmm::engine::{Engine, EngineOptions, Makings, Sealer, Steps};
+use kemari_vmm::engine::{Engine, EngineOptions, Makings, Sealer, Step, Steps};
 use kemari_vmm::link::{LinkAddr, LinkSecurity};
 use kemari_vmm::machine::{AttachOptions, Ended, Machine, signals};
 use kemari_vmm::standby::resources::{Reserve, Resources};
@@ -26,7 +26,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::guest::Orders;
 use crate::scheduler::Host;
-use crate::{guest, judge, trace, watch};
+use crate::{faults, guest, judge, trace, watch};
 
 const MEMORY: u64 = 4 << 20;
 pub(crate) const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(200);
@@ -112,8 +112,15 @@ impl Places {
                 ..PrimaryOptions::default()
             },
             policy: PolicyOptions::default(),
-            steps: Steps::default(),
+            steps: Steps { at: Some(Arc::new(|_, step| come_to(step))), state: None },
         }
+    }
+}
+
+/// The product's thread has come to a step at which a test can hold it.
+fn come_to(step: Step) {
+    if step == Step::LogStarted {
+        faults::called(faults::Call::LogStarted);
     }
 }
 
