@@ -110,6 +110,9 @@ rules! {
     BUILD_DEPENDENT: Source, "source/build-dependent",
         "Code that is there in some builds of the monitor only, by a condition or by the environment that it is compiled in, is not in what the checks look at.",
         "Choose at run time, by a flag. A cargo feature of the crate is named in gate.toml with it, and a condition that has to be is an exception there, with the reason.";
+    LINKED: Source, "source/linked-by-name",
+        "The linker joins what has such a name, whoever meant it: a function of the monitor's may stand before one of the C library's.",
+        "Call functions by their paths; leave names, sections and linkage to the compiler.";
     INCLUDE: Source, "source/include",
         "`include!` and its kin take code or data from files that nobody looks at when reviewing this crate.",
         "Put the code in a module of the crate, the data in a constant.";
@@ -218,6 +221,9 @@ rules! {
     CALLS_SECTION: Calls, "calls/section",
         "Data in a section of its own is not looked at as data is, and the linker or the system may make something else of it.",
         "Leave the section to the compiler: take `link_section` away.";
+    CALLS_EXPORTED: Calls, "calls/exported",
+        "A function under a name of the C library stands before it: whatever calls that name gets this one, and nobody is asked what it does.",
+        "Leave the name to the compiler: take `no_mangle` or `export_name` away.";
     CALLS_STALE: Calls, "calls/stale",
         "An entry that allows what nobody calls hides the day on which somebody does.",
         "Take it out of gate.toml.";

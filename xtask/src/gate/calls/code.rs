@@ -30,6 +30,8 @@ pub(super) struct Code {
     pub(super) constructors: BTreeSet<String>,
     /// Other sections that the compiler does not make by itself.
     pub(super) unusual: BTreeSet<String>,
+    /// Functions and data that other objects know by a name which is none of Rust's.
+    pub(super) exported: BTreeSet<String>,
     /// Those that are known by their name in every object.
     by_name: BTreeMap<String, Node>,
 }
@@ -86,6 +88,9 @@ impl Code {
             };
             symbols.insert(symbol.index(), node);
             self.nodes[node].is_here |= !symbol.is_undefined();
+            if symbol.is_definition() && !symbol.is_local() && !is_rusts(name) {
+                self.exported.insert(name.to_owned());
+            }
             if let Some(section) = symbol.section_index() {
                 places.entry(section).or_default().insert(symbol.address(), node);
             }
@@ -154,6 +159,11 @@ impl Code {
         self.nodes.push(Named { symbol: symbol.to_owned(), ..Named::default() });
         self.nodes.len() - 1
     }
+}
+
+/// Whether the compiler gives this name: mangled (v0), the entry of a program, or a reference to its unwinder.
+fn is_rusts(name: &str) -> bool {
+    name.starts_with("_R") || ["main", "DW.ref.rust_eh_personality"].contains(&name)
 }
 
 fn at_or_before(places: &Places, section: SectionIndex, at: u64) -> Option<Node> {

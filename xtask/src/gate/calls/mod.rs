@@ -50,7 +50,11 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
         |rule, name| Finding::new(rule, None, format!("the far side has a section `{name}`"));
     let early = code.constructors.iter().map(|name| section(&rules::CALLS_EARLY, name));
     let unusual = code.unusual.iter().map(|name| section(&rules::CALLS_SECTION, name));
-    let found = unseen.into_iter().chain(early).chain(unusual).chain(judge(subject, &uses));
+    let exported = code.exported.iter().map(|name| {
+        Finding::new(&rules::CALLS_EXPORTED, None, format!("the far side exports `{name}`"))
+    });
+    let found = unseen.into_iter().chain(early).chain(unusual).chain(exported);
+    let found = found.chain(judge(subject, &uses));
     Ok(Outcome::Looked(found.collect()))
 }
 
@@ -206,6 +210,10 @@ impl Rules<'_> {
     }
 
     fn is_door(&self, known: &Known) -> bool {
+        // A door hands its closures to others itself.
+        if known.path.contains("::{closure") {
+            return false;
+        }
         let is_below =
             |start: &String| is_below(&known.path, start) || is_below(&known.module, start);
         self.policy.door.iter().flat_map(|entry| &entry.names).any(is_below)

@@ -3,6 +3,7 @@
 
 mod builds;
 mod files;
+mod linked;
 mod names;
 mod scan;
 #[cfg(test)]
@@ -62,11 +63,15 @@ fn far_side(subject: &Subject, entry: &FarSide) -> Result<Vec<Finding>> {
             fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         // What are no words does not compile.
         let Ok(tokens) = text.parse::<TokenStream>() else { continue };
-        for (what, span) in builds::look(tokens, &features) {
+        let linked = linked::look(tokens.clone()).into_iter().map(|found| (&rules::LINKED, found));
+        let builds = builds::look(tokens, &features).into_iter();
+        for (rule, (what, span)) in
+            linked.chain(builds.map(|found| (&rules::BUILD_DEPENDENT, found)))
+        {
             let start = span.start();
             let place =
                 Place { file: subject.shown(&file), line: start.line, column: start.column + 1 };
-            findings.push(Finding::new(&rules::BUILD_DEPENDENT, Some(place), what));
+            findings.push(Finding::new(rule, Some(place), what));
         }
     }
     Ok(findings)

@@ -1,0 +1,46 @@
+//! Code of the monitor that the linker is to find by a name of its own.
+//!
+//! Looked for among the words of a file, as in [`super::builds`].
+
+use proc_macro2::{Span, TokenStream, TokenTree};
+use syn::ext::IdentExt;
+
+const WORDS: [&str; 5] = ["no_mangle", "export_name", "link_name", "link_section", "linkage"];
+
+/// The words by which something gets such a name.
+pub(super) fn look(tokens: TokenStream) -> Vec<(String, Span)> {
+    let (mut left, mut found) = (vec![tokens], Vec::new());
+    while let Some(tokens) = left.pop() {
+        for tree in tokens {
+            match tree {
+                TokenTree::Group(group) => left.push(group.stream()),
+                TokenTree::Ident(word) => {
+                    let name = word.unraw().to_string();
+                    if WORDS.contains(&name.as_str()) {
+                        found.push((format!("`{name}`"), word.span()));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_gives_a_name_to_the_linker_is_seen() {
+        for (text, count) in [
+            ("#[unsafe(no_mangle)] extern \"C\" fn sched_yield() {}", 1),
+            ("#[export_name = \"read\"] fn f() {}", 1),
+            ("m! { #[r#link_section = \".x\"] static A: u8 = 0; }", 1),
+            ("fn mangle(linkages: u8) {}", 0),
+        ] {
+            let tokens = text.parse().expect("the test's source is of words");
+            assert_eq!(look(tokens).len(), count, "{text}");
+        }
+    }
+}
