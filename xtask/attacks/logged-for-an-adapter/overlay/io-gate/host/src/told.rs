@@ -1,0 +1,5 @@
+//! Says a text.
+
+pub(crate) fn say(text: &str) {
+    log::warn!("{text}");
+}
