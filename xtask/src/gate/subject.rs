@@ -35,6 +35,9 @@ pub(crate) struct Subject {
     pub(crate) target: PathBuf,
     /// Flags for every call of cargo.
     pub(crate) cargo_flags: Vec<String>,
+    /// Whether what cargo compiles is kept in parts for the next time. It costs a half more the first time, and saves a half
+    /// whenever little has changed.
+    pub(crate) incremental: bool,
 }
 
 impl Subject {
@@ -62,6 +65,7 @@ impl Subject {
             policy,
             metadata,
             cargo_flags,
+            incremental: false,
         };
         for name in subject.packages.iter().chain(&subject.compiled) {
             subject.package(name)?;
@@ -109,6 +113,7 @@ impl Subject {
             target: metadata.target_directory.as_std_path().join("gate"),
             policy,
             cargo_flags: Vec::new(),
+            incremental: false,
             metadata,
         })
     }
@@ -149,6 +154,7 @@ impl Subject {
     /// `cargo`, at the root, with nothing of the caller's environment that changes what is compiled.
     pub(crate) fn cargo(&self, command: &str) -> Command {
         let mut cargo = bare_cargo();
+        cargo.env("CARGO_INCREMENTAL", if self.incremental { "1" } else { "0" });
         cargo.current_dir(&self.root).arg(command).args(&self.cargo_flags);
         cargo.arg("--manifest-path").arg(&self.manifest);
         cargo

@@ -65,7 +65,7 @@ pub(crate) struct Attack {
     pub(crate) only: bool,
     pub(crate) not_claimed: Option<String>,
     #[serde(default)]
-    releases: Vec<String>,
+    pub(crate) releases: Vec<String>,
     #[serde(default)]
     edit: Vec<Edit>,
     #[serde(default)]

@@ -6,6 +6,7 @@ mod scratch;
 mod start;
 mod verdict;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -36,6 +37,8 @@ pub(crate) fn run(only: &[String], without: &[Layer]) -> Result<bool> {
     let mut bed = Bed::new(&subject)?;
     bed.clean(without)?;
     println!("the clean copy passes ({:.0} s)\n", begin.elapsed().as_secs_f64());
+    // Those together that change the same crates: the others are not compiled again.
+    attacks.sort_by_cached_key(|attack| bed.crates(attack));
     let (mut judged, mut failed) = (Vec::new(), 0);
     for attack in attacks {
         let begun = Instant::now();
@@ -116,11 +119,25 @@ impl Bed {
         Ok(subject)
     }
 
+    /// The directories of crates that an attack changes.
+    fn crates(&self, attack: &Attack) -> BTreeSet<PathBuf> {
+        let Ok(tree) = attack.apply(&self.scratch.clean, &self.scratch.registry) else {
+            return BTreeSet::new();
+        };
+        let directory = |path: &Path| {
+            let within = |above: &&Path| tree.contains_key(&above.join("Cargo.toml"));
+            path.ancestors().skip(1).find(within).map(Path::to_owned)
+        };
+        self.scratch.changed(&tree).filter_map(directory).collect()
+    }
+
     /// The copy without an attack: if anything is found there, no attack can be judged.
     fn clean(&mut self, without: &[Layer]) -> Result<()> {
         let clean = self.scratch.clean.clone();
         self.scratch.write(&clean)?;
-        let looked = super::look(&self.subject()?, &left(without));
+        let mut subject = self.subject()?;
+        subject.incremental = true;
+        let looked = super::look(&subject, &left(without));
         let passed = looked
             .iter()
             .all(|looked| matches!(&looked.outcome, Outcome::Looked(found) if found.is_empty()));
@@ -143,12 +160,13 @@ impl Bed {
         let tree = attack.apply(&self.scratch.clean, &self.scratch.registry)?;
         self.scratch.write(&tree)?;
         self.scratch.forget_lock();
-        let subject = self.subject()?;
+        let mut subject = self.subject()?;
+        // Most change a file or two. A new release of a dependency has everything above it compiled from nothing.
+        subject.incremental = attack.releases.is_empty();
+        let changed: Vec<&Path> = self.scratch.changed(&tree).collect();
+        let unseen = unseen(&subject, &changed)?;
         let mut layers = left(without);
-        // Compiling the monitor takes longest, and what a device does is not in the far side's own code.
-        if !self.scratch.changes(&tree, &far_side(&subject)?) {
-            layers.retain(|layer| *layer != Layer::Calls);
-        }
+        layers.retain(|layer| !unseen.contains(layer));
         for looked in super::look(&subject, &layers) {
             match looked.outcome {
                 Outcome::Looked(found) if found.is_empty() => {}
@@ -197,10 +215,32 @@ impl Bed {
     }
 }
 
-/// Where the crates of the far side are.
-fn far_side(subject: &Subject) -> Result<Vec<PathBuf>> {
+/// The layers that read nothing of what has changed. Compiling takes longest.
+fn unseen(subject: &Subject, changed: &[&Path]) -> Result<&'static [Layer]> {
     let directory = |name: &str| Ok(subject.shown(package_dir(subject.package(name)?)));
-    subject.policy.far_side.iter().map(|entry| directory(&entry.name)).collect()
+    let far_side = subject.policy.far_side.iter().map(|entry| directory(&entry.name));
+    let far_side = far_side.collect::<Result<Vec<_>>>()?;
+    // What a device does is not in the far side's own code.
+    if !changed.iter().any(|path| far_side.iter().any(|directory| path.starts_with(directory))) {
+        return Ok(&[Layer::Calls]);
+    }
+    // Nothing depends on the product: its code is in no other crate.
+    let product = subject.policy.gate.product.as_deref().map(directory).transpose()?;
+    let is_code = |path: &&Path| {
+        path.extension().is_some_and(|end| end == "rs")
+            && product.as_ref().is_some_and(|directory| path.starts_with(directory))
+    };
+    if changed.iter().all(is_code) {
+        return Ok(&[
+            Layer::Types,
+            Layer::Bare,
+            Layer::LinuxCore,
+            Layer::Expanded,
+            Layer::Symbols,
+            Layer::Clippy,
+        ]);
+    }
+    Ok(&[])
 }
 
 fn left(without: &[Layer]) -> Vec<Layer> {

@@ -97,13 +97,11 @@ impl Scratch {
         Ok(())
     }
 
-    /// Whether `tree` differs from the copy without an attack in one of these directories.
-    pub(crate) fn changes(&self, tree: &Tree, directories: &[PathBuf]) -> bool {
-        let is_in =
-            |path: &PathBuf| directories.iter().any(|directory| path.starts_with(directory));
-        let changed =
-            tree.iter().any(|(path, text)| is_in(path) && self.clean.get(path) != Some(text));
-        changed || self.clean.keys().any(|path| is_in(path) && !tree.contains_key(path))
+    /// The files in which `tree` differs from the copy without an attack.
+    pub(crate) fn changed<'t>(&'t self, tree: &'t Tree) -> impl Iterator<Item = &'t Path> {
+        let written = tree.iter().filter(|(path, text)| self.clean.get(*path) != Some(text));
+        let gone = self.clean.keys().filter(|path| !tree.contains_key(*path));
+        written.map(|(path, _)| path).chain(gone).map(PathBuf::as_path)
     }
 
     /// Cargo.lock is cargo's to write, and attacks may make it do so.

@@ -16,23 +16,28 @@ const PLAIN: [&str; 5] = ["test", "not", "any", "all", "feature"];
 
 /// What depends on how it is built, in a file of a crate with these cargo features.
 pub(super) fn look(tokens: TokenStream, features: &[&str]) -> Vec<(String, Span)> {
-    let (mut left, mut found) = (vec![tokens], Vec::new());
+    let mut found = Vec::new();
+    each_word(tokens, |name, span, next| {
+        found.extend(word_breaks(name, next, features).map(|what| (what, span)));
+    });
+    found
+}
+
+/// Visits each word of a file, unrawed, with what follows it within the same brackets.
+pub(super) fn each_word(tokens: TokenStream, mut visit: impl FnMut(&str, Span, &[TokenTree])) {
+    let mut left = vec![tokens];
     while let Some(tokens) = left.pop() {
         let trees: Vec<TokenTree> = tokens.into_iter().collect();
         for (at, tree) in trees.iter().enumerate() {
             match tree {
                 TokenTree::Group(group) => left.push(group.stream()),
                 TokenTree::Ident(word) => {
-                    let name = word.unraw().to_string();
-                    if let Some(what) = word_breaks(&name, &trees[at + 1..], features) {
-                        found.push((what, word.span()));
-                    }
+                    visit(&word.unraw().to_string(), word.span(), &trees[at + 1..]);
                 }
                 _ => {}
             }
         }
     }
-    found
 }
 
 /// What is wrong with a word and what follows it.

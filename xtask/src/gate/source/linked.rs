@@ -2,28 +2,18 @@
 //!
 //! Looked for among the words of a file, as in [`super::builds`].
 
-use proc_macro2::{Span, TokenStream, TokenTree};
-use syn::ext::IdentExt;
+use proc_macro2::{Span, TokenStream};
 
 const WORDS: [&str; 5] = ["no_mangle", "export_name", "link_name", "link_section", "linkage"];
 
 /// The words by which something gets such a name.
 pub(super) fn look(tokens: TokenStream) -> Vec<(String, Span)> {
-    let (mut left, mut found) = (vec![tokens], Vec::new());
-    while let Some(tokens) = left.pop() {
-        for tree in tokens {
-            match tree {
-                TokenTree::Group(group) => left.push(group.stream()),
-                TokenTree::Ident(word) => {
-                    let name = word.unraw().to_string();
-                    if WORDS.contains(&name.as_str()) {
-                        found.push((format!("`{name}`"), word.span()));
-                    }
-                }
-                _ => {}
-            }
+    let mut found = Vec::new();
+    super::builds::each_word(tokens, |name, span, _| {
+        if WORDS.contains(&name) {
+            found.push((format!("`{name}`"), span));
         }
-    }
+    });
     found
 }
 
