@@ -68,6 +68,9 @@ pub(crate) struct Arguments {
     /// With --self-test: only attacks whose name contains this; may be given more than once.
     #[arg(long, value_name = "NAME", requires = "self_test")]
     attack: Vec<String>,
+    /// With --self-test: have all layers look at each attack, and not just those that claim it.
+    #[arg(long, requires = "self_test")]
+    every_layer: bool,
     /// Write everything that was found to the standard output, as JSON.
     #[arg(long)]
     json: bool,
@@ -107,7 +110,7 @@ pub(crate) fn passes_at(root: &Path) -> Result<bool> {
 
 /// Runs every known attack; `true` when each was caught by the layers that claim it.
 pub(crate) fn self_test_passes() -> Result<bool> {
-    self_test::run(&[], &[])
+    self_test::run(&self_test::Run::default())
 }
 
 /// Has an independent tool look; `true` when it finds nothing in the tree, and the attacks that it can see.
@@ -129,7 +132,11 @@ fn check(arguments: &Arguments) -> Result<Verdict> {
     let allowed = arguments.allow.as_deref().map(crate::given_file::text);
     allowed.transpose().context("--allow")?;
     if arguments.self_test {
-        let passed = self_test::run(&arguments.attack, &arguments.without)?;
+        let passed = self_test::run(&self_test::Run {
+            only: &arguments.attack,
+            without: &arguments.without,
+            every_layer: arguments.every_layer,
+        })?;
         return Ok(if passed { Verdict::Passed } else { Verdict::Failed });
     }
     if arguments.witness {

@@ -13,6 +13,7 @@ mod place;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
@@ -80,6 +81,15 @@ fn program(subject: &Subject, product: &str) -> Result<(String, PathBuf)> {
 }
 
 fn compile(subject: &Subject, product: &str, program: &str, object: &Path) -> Result<Compiled> {
+    let mut cargo = cargo(subject, product, program)?;
+    cargo.args(["--message-format", "json", "--quiet", "--"]);
+    // Nobody runs the program: with all that nobody calls in it, linking would take as long as compiling.
+    let obj = format!("--emit=obj={}", object.display());
+    compile::run_as_given(cargo.arg(obj).arg("-Clinker=true"))
+}
+
+/// Cargo, told to compile the product as this layer does.
+fn cargo(subject: &Subject, product: &str, program: &str) -> Result<Command> {
     let target = subject.target.join("calls");
     fs::create_dir_all(&target).with_context(|| format!("cannot make {}", target.display()))?;
     let mut cargo = subject.cargo("rustc");
@@ -88,11 +98,18 @@ fn compile(subject: &Subject, product: &str, program: &str, object: &Path) -> Re
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0").env("CARGO_PROFILE_RELEASE_DEBUG", "0");
     cargo.args(["--release", "--package", product, "--bin", program, "--target-dir"]).arg(target);
-    cargo.args(["--message-format", "json", "--quiet", "--"]);
-    // Nobody runs the program: with all that nobody calls in it, linking would take as long as compiling.
-    compile::run_as_given(
-        cargo.arg(format!("--emit=obj={}", object.display())).arg("-Clinker=true"),
-    )
+    Ok(cargo)
+}
+
+/// Compiles and links the product as this layer does, to be run: its libraries are compiled once.
+pub(crate) fn runnable(subject: &Subject) -> Result<PathBuf> {
+    let product = subject.policy.gate.product.as_ref().context("gate.toml names no product")?;
+    let (program, object) = program(subject, product)?;
+    let said = cargo(subject, product, &program)?.arg("--quiet").output();
+    let said = said.context("cannot run cargo")?;
+    let text = String::from_utf8_lossy(&said.stderr);
+    ensure!(said.status.success(), "the product cannot be built: {}", text.trim());
+    Ok(object.with_file_name("release").join(program))
 }
 
 /// The compiled library of this name.

@@ -140,6 +140,11 @@ impl Attack {
         Ok(attack)
     }
 
+    /// Whether something is said of all layers: that all but one let it through, or all.
+    pub(crate) const fn is_for_all(&self) -> bool {
+        self.only || self.not_claimed.is_some()
+    }
+
     /// The tree with the attack in it. `registry` has the unpacked sources of dependencies by name.
     pub(crate) fn apply(&self, clean: &Tree, registry: &BTreeMap<String, PathBuf>) -> Result<Tree> {
         let mut tree = clean.clone();

@@ -1,5 +1,6 @@
 //! `cargo xtask gate --self-test`: every known attack is applied to a scratch copy of the tree, and must be caught by
-//! the layers that claim it. Taking away any one layer must let some attack through, or the layer is not needed.
+//! the layers that claim it. Taking away any one layer must let some attack through, or the layer is not needed: all layers look
+//! at the attacks that one layer alone is said to catch, and at those that are said to pass.
 
 mod attack;
 mod scratch;
@@ -22,8 +23,20 @@ use super::report;
 use super::subject::{LINUX, Subject, package_dir};
 use crate::build;
 
-/// Runs the attacks whose name contains one of `only`, as if `without` were not there; `true` when all went as it should.
-pub(crate) fn run(only: &[String], without: &[Layer]) -> Result<bool> {
+/// Which attacks, and who looks at them.
+#[derive(Debug, Default)]
+pub(crate) struct Run<'r> {
+    /// Those whose name contains one of these; all, if there is none.
+    pub(crate) only: &'r [String],
+    /// As if these layers were not there.
+    pub(crate) without: &'r [Layer],
+    /// Whether all layers look at each attack, and not just those that claim it.
+    pub(crate) every_layer: bool,
+}
+
+/// Runs attacks; `true` when all went as it should.
+pub(crate) fn run(run: &Run<'_>) -> Result<bool> {
+    let Run { only, without, .. } = *run;
     let begin = Instant::now();
     let mut attacks = Attack::all(&build::repository().join("xtask/attacks"))?;
     let all = attacks.len();
@@ -42,7 +55,7 @@ pub(crate) fn run(only: &[String], without: &[Layer]) -> Result<bool> {
     let (mut judged, mut failed) = (Vec::new(), 0);
     for attack in attacks {
         let begun = Instant::now();
-        let fate = bed.suffer(&attack, without);
+        let fate = bed.suffer(&attack, run);
         let wrong = judge(&attack, &fate, None);
         failed += usize::from(!wrong.is_empty());
         say(&attack, &fate, &wrong, begun.elapsed().as_secs_f64());
@@ -148,15 +161,15 @@ impl Bed {
         Ok(())
     }
 
-    fn suffer(&mut self, attack: &Attack, without: &[Layer]) -> Fate {
+    fn suffer(&mut self, attack: &Attack, run: &Run<'_>) -> Fate {
         let mut fate = Fate::default();
-        if let Err(error) = self.try_suffer(attack, without, &mut fate) {
+        if let Err(error) = self.try_suffer(attack, run, &mut fate) {
             fate.broken.push(format!("{error:#}"));
         }
         fate
     }
 
-    fn try_suffer(&mut self, attack: &Attack, without: &[Layer], fate: &mut Fate) -> Result<()> {
+    fn try_suffer(&mut self, attack: &Attack, run: &Run<'_>, fate: &mut Fate) -> Result<()> {
         let tree = attack.apply(&self.scratch.clean, &self.scratch.registry)?;
         self.scratch.write(&tree)?;
         self.scratch.forget_lock();
@@ -165,8 +178,11 @@ impl Bed {
         subject.incremental = attack.releases.is_empty();
         let changed: Vec<&Path> = self.scratch.changed(&tree).collect();
         let unseen = unseen(&subject, &changed)?;
-        let mut layers = left(without);
+        let mut layers = left(run.without);
         layers.retain(|layer| !unseen.contains(layer));
+        if !(run.every_layer || attack.is_for_all()) {
+            layers.retain(|layer| attack.caught_by.contains(&Catcher::Layer(*layer)));
+        }
         for looked in super::look(&subject, &layers) {
             match looked.outcome {
                 Outcome::Looked(found) if found.is_empty() => {}
@@ -187,7 +203,7 @@ impl Bed {
             fate.caught.insert(Catcher::Counts, said);
         }
         if let Some(device) = &attack.start
-            && let Some(said) = start::with(&self.scratch, &self.target, device)?
+            && let Some(said) = start::with(&subject, device)?
         {
             fate.caught.insert(Catcher::Start, said);
         }

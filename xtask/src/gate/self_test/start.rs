@@ -1,13 +1,13 @@
 //! The product itself, built from the scratch copy and started with a device of an attack: what the gate does at run time.
 
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
-use super::scratch::Scratch;
 use crate::build;
+use crate::gate::calls;
+use crate::gate::subject::Subject;
 
 /// The exit codes of a refusal at start, and of a system call that a thread may not make.
 const REFUSED: [i32; 2] = [2, 159];
@@ -15,17 +15,10 @@ const REFUSED: [i32; 2] = [2, 159];
 const LET_IN: Duration = Duration::from_secs(10);
 
 /// What the product said as it ended, if it did: the gate stopped the device.
-pub(super) fn with(scratch: &Scratch, target: &Path, device: &str) -> Result<Option<String>> {
-    let target = target.join("product");
-    let mut cargo = build::program();
-    cargo.current_dir(&scratch.root).env_remove("RUSTFLAGS").arg("build").args(scratch.flags());
-    // Without the arbiter `etcd:`, which no device has to do with, it is built in half the time.
-    cargo.args(["--quiet", "--package", "kemari-vmm", "--bin", "kemari", "--no-default-features"]);
-    let built = cargo.arg("--target-dir").arg(&target).output().context("cannot run cargo")?;
-    let said = String::from_utf8_lossy(&built.stderr);
-    ensure!(built.status.success(), "the product cannot be built: {}", said.trim());
+pub(super) fn with(subject: &Subject, device: &str) -> Result<Option<String>> {
+    let program = calls::runnable(subject)?;
     let guest = build::micro_guest()?;
-    let mut kemari = Command::new(target.join("debug/kemari"));
+    let mut kemari = Command::new(program);
     kemari.args(["run", "--serial", "none", "--memory", "64", "--device", device, "--kernel"]);
     kemari.arg(guest).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut running = kemari.spawn().context("cannot start the product")?;

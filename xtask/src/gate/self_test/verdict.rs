@@ -63,10 +63,11 @@ pub(crate) fn judge(attack: &Attack, fate: &Fate, gone: Option<Layer>) -> Vec<Wr
     wrong
 }
 
-/// The attacks that get through when a layer is taken away.
+/// The attacks that get through when a layer is taken away, of those that all layers have looked at.
 pub(crate) fn let_through(judged: &[(Attack, Fate)], gone: Layer) -> Vec<&str> {
     let passes = |(attack, fate): &&(Attack, Fate)| {
-        judge(attack, fate, Some(gone)).contains(&Wrong::Passes)
+        attack.is_for_all()
+            && judge(attack, fate, Some(gone)).contains(&Wrong::Passes)
             && !judge(attack, fate, None).contains(&Wrong::Passes)
     };
     judged.iter().filter(passes).map(|(attack, _)| attack.name.as_str()).collect()
@@ -109,11 +110,13 @@ mod tests {
     #[test]
     fn a_layer_is_needed_when_an_attack_gets_through_without_it() {
         let judged = vec![
-            (attack("caught_by = [\"graph\"]\nsays = \"a\""), fate(&[(GRAPH, "a")])),
+            (attack("caught_by = [\"graph\"]\nsays = \"a\"\nonly = true"), fate(&[(GRAPH, "a")])),
             (
-                attack("caught_by = [\"source\"]\nsays = \"a\""),
+                attack("caught_by = [\"source\"]\nsays = \"a\"\nonly = true"),
                 fate(&[(GRAPH, "a"), (SOURCE, "a")]),
             ),
+            // The others have not looked at it.
+            (attack("caught_by = [\"source\"]\nsays = \"a\""), fate(&[(SOURCE, "a")])),
         ];
         assert_eq!(let_through(&judged, Layer::Graph).len(), 1);
         assert!(let_through(&judged, Layer::Source).is_empty());
