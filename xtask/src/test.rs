@@ -69,7 +69,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let steps: Vec<&Step> = STEPS.iter().filter(wanted).collect();
     ensure!(!steps.is_empty(), "no step has this in its name; there are: {}", names());
     prepare()?;
-    let mut failed = Vec::new();
+    let (mut failed, mut times) = (Vec::new(), Vec::new());
     for step in &steps {
         println!("\n=== {}", step.name);
         let begun = Instant::now();
@@ -77,11 +77,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
             println!("error: {error:#}");
             false
         });
-        println!("=== {}: {} in {}", step.name, verdict(passed), seconds(begun.elapsed()));
+        let time = begun.elapsed();
+        println!("=== {}: {} in {}", step.name, verdict(passed), seconds(time));
+        times.push((step.name, time));
         ensure!(!stop::flag()?.load(Ordering::SeqCst), "interrupted");
         if !passed {
             failed.push(step.name);
         }
+    }
+    println!();
+    for (name, time) in times {
+        println!("{:>12}  {name}", seconds(time));
     }
     if arguments.skip_linux {
         println!("\nNOT TESTED: the stock Debian guest, as --skip-linux asked for");

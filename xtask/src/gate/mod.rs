@@ -108,6 +108,11 @@ pub(crate) fn passes_at(root: &Path) -> Result<bool> {
     Ok(matches!(verdict(&looked), Verdict::Passed))
 }
 
+/// The program of a copy of the tree that [`passes_at`] has compiled, unoptimized.
+pub(crate) fn program_at(root: &Path) -> Result<PathBuf> {
+    calls::runnable(&Subject::tree(root, None, vec!["--locked".to_owned()])?)
+}
+
 /// Runs every known attack; `true` when each was caught by the layers that claim it.
 pub(crate) fn self_test_passes() -> Result<bool> {
     self_test::run(&self_test::Run::default())
