@@ -1,14 +1,14 @@
 //! A device that prints what the driver gives it, and counts: the example of the guide.
 
 use io_gate::{
-    Chain, ConsoleTx, Device, DeviceError, Gate, Identity, Intake, Outcome, Port, SavedState,
-    StateError, Verdict,
+    Chain, ConsoleTx, Device, DeviceError, Gate, Identity, Outcome, Port, SavedState, StateError,
+    Verdict,
 };
 
 use crate::read_bytes;
 
 /// No number of virtio's own (virtio 1.2, 5).
-const IDENTITY: Identity = Identity { kind: "beeper", virtio_id: 0xff00, state_version: 1 };
+const IDENTITY: Identity = Identity { kind: "beeper", virtio_id: 0xff00, state_version: 2 };
 
 const QUEUE_SIZE: u16 = 64;
 /// What it prints appears here.
@@ -23,7 +23,6 @@ const LOST: u8 = 1;
 /// A request is text to read and a byte of room for the answer.
 #[derive(Debug, Default)]
 pub struct Beeper {
-    features: u64,
     /// Requests taken so far; the driver reads it in the configuration space.
     count: u64,
 }
@@ -41,24 +40,12 @@ impl Device for Beeper {
         IDENTITY
     }
 
-    fn features(&self) -> u64 {
-        0
-    }
-
     fn queues(&self) -> &[u16] {
         &[QUEUE_SIZE]
     }
 
     fn read_config(&self, offset: u64, into: &mut [u8]) {
         read_bytes(&self.count.to_le_bytes(), offset, into);
-    }
-
-    fn write_config(&mut self, _offset: u64, _from: &[u8], _gate: &mut Gate<'_>) {
-        // Nothing in it can be written.
-    }
-
-    fn activate(&mut self, features: u64) {
-        self.features = features;
     }
 
     fn reset(&mut self) {
@@ -89,31 +76,16 @@ impl Device for Beeper {
     }
     // ANCHOR_END: process
 
-    fn intake_queue(&self, _port: Port) -> Option<u16> {
-        None
-    }
-
-    fn intake(
-        &mut self,
-        _port: Port,
-        data: &[u8],
-        _chain: &mut Chain<'_>,
-    ) -> Result<Intake, DeviceError> {
-        // Nothing comes in: what does is thrown away.
-        Ok(Intake { used: 0, consumed: data.len() })
-    }
-
     // ANCHOR: state
     fn save(&self) -> SavedState {
-        SavedState::new(&IDENTITY).number("features", self.features).number("count", self.count)
+        SavedState::new(&IDENTITY).number("count", self.count)
     }
 
     fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
         let mut fields = state.open(&IDENTITY)?;
-        let features = fields.number("features")?;
         let count = fields.number("count")?;
         fields.close()?;
-        *self = Self { features, count };
+        *self = Self { count };
         Ok(())
     }
     // ANCHOR_END: state

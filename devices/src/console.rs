@@ -1,13 +1,10 @@
 //! A virtio console with one port (virtio 1.2, 5.3).
 
 use io_gate::{
-    Chain, ConsoleTx, Device, DeviceError, Gate, Identity, Intake, Outcome, Port, SavedState,
-    StateError, Verdict,
+    Chain, ConsoleTx, Device, DeviceError, Gate, Identity, Intake, Outcome, Port, Verdict,
 };
 
-use crate::read_bytes;
-
-const IDENTITY: Identity = Identity { kind: "virtio-console", virtio_id: 3, state_version: 1 };
+const IDENTITY: Identity = Identity { kind: "virtio-console", virtio_id: 3, state_version: 2 };
 
 const QUEUE_SIZE: u16 = 64;
 const RECEIVE: u16 = 0;
@@ -16,17 +13,15 @@ const TERMINAL: Port = Port(0);
 /// More than this in one chain is refused: it would have to be buffered.
 const MAX_OUTPUT: usize = 64 * 1024;
 
-/// A virtio console.
+/// A virtio console: neither a size nor several ports nor emergency output.
 #[derive(Debug, Default)]
-pub struct Console {
-    features: u64,
-}
+pub struct Console;
 
 impl Console {
     /// A console on the terminal behind port 0.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self
     }
 }
 
@@ -35,29 +30,8 @@ impl Device for Console {
         IDENTITY
     }
 
-    fn features(&self) -> u64 {
-        // Neither a size nor several ports nor emergency output.
-        0
-    }
-
     fn queues(&self) -> &[u16] {
         &[QUEUE_SIZE, QUEUE_SIZE]
-    }
-
-    fn read_config(&self, offset: u64, into: &mut [u8]) {
-        read_bytes(&[], offset, into);
-    }
-
-    fn write_config(&mut self, _offset: u64, _from: &[u8], _gate: &mut Gate<'_>) {
-        // Nothing in it can be written: emergency output is not offered.
-    }
-
-    fn activate(&mut self, features: u64) {
-        self.features = features;
-    }
-
-    fn reset(&mut self) {
-        self.features = 0;
     }
 
     fn process<'e>(
@@ -103,18 +77,6 @@ impl Device for Console {
         chain.write(&data[..len])?;
         Ok(Intake { used: len as u32, consumed: len })
     }
-
-    fn save(&self) -> SavedState {
-        SavedState::new(&IDENTITY).number("features", self.features)
-    }
-
-    fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
-        let mut fields = state.open(&IDENTITY)?;
-        let features = fields.number("features")?;
-        fields.close()?;
-        self.features = features;
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -150,14 +112,5 @@ mod tests {
         let long = chain(&memory, &[(0, MAX_OUTPUT as u32 + 1)], &[]);
         assert!(gate.process(&mut device, 1, long).is_err());
         assert!(gate.process(&mut device, 0, chain(&memory, &[(0, 1)], &[])).is_err());
-    }
-
-    #[test]
-    fn its_state_comes_back() {
-        let mut device = Console::new();
-        device.activate(5);
-        let mut other = Console::new();
-        assert_eq!(other.restore(&device.save()), Ok(()));
-        assert_eq!(other.save(), device.save());
     }
 }

@@ -1,13 +1,8 @@
 //! A virtio source of random bytes (virtio 1.2, 5.4).
 
-use io_gate::{
-    Chain, Device, DeviceError, Gate, Identity, Intake, Outcome, Port, SavedState, StateError,
-    Verdict,
-};
+use io_gate::{Chain, Device, DeviceError, Gate, Identity, Verdict};
 
-use crate::read_bytes;
-
-const IDENTITY: Identity = Identity { kind: "virtio-rng", virtio_id: 4, state_version: 1 };
+const IDENTITY: Identity = Identity { kind: "virtio-rng", virtio_id: 4, state_version: 2 };
 
 const QUEUE_SIZE: u16 = 64;
 /// A driver that asks for more gets this much.
@@ -15,15 +10,13 @@ const MAX_BYTES: usize = 64 * 1024;
 
 /// A virtio source of random bytes.
 #[derive(Debug, Default)]
-pub struct Entropy {
-    features: u64,
-}
+pub struct Entropy;
 
 impl Entropy {
     /// A source of random bytes.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self
     }
 }
 
@@ -32,28 +25,8 @@ impl Device for Entropy {
         IDENTITY
     }
 
-    fn features(&self) -> u64 {
-        0
-    }
-
     fn queues(&self) -> &[u16] {
         &[QUEUE_SIZE]
-    }
-
-    fn read_config(&self, offset: u64, into: &mut [u8]) {
-        read_bytes(&[], offset, into);
-    }
-
-    fn write_config(&mut self, _offset: u64, _from: &[u8], _gate: &mut Gate<'_>) {
-        // It has no configuration space.
-    }
-
-    fn activate(&mut self, features: u64) {
-        self.features = features;
-    }
-
-    fn reset(&mut self) {
-        self.features = 0;
     }
 
     fn process<'e>(
@@ -69,42 +42,11 @@ impl Device for Entropy {
         let into = chain.take_space(len)?;
         Ok(gate.entropy(into))
     }
-
-    fn complete(&mut self, _queue: u16, _chain: &mut Chain<'_>, outcome: Outcome) -> u32 {
-        match outcome {
-            Outcome::Success(len) => len,
-            Outcome::Failed | Outcome::Unsupported => 0,
-        }
-    }
-
-    fn intake_queue(&self, _port: Port) -> Option<u16> {
-        None
-    }
-
-    fn intake(
-        &mut self,
-        _port: Port,
-        data: &[u8],
-        _chain: &mut Chain<'_>,
-    ) -> Result<Intake, DeviceError> {
-        Ok(Intake { used: 0, consumed: data.len() })
-    }
-
-    fn save(&self) -> SavedState {
-        SavedState::new(&IDENTITY).number("features", self.features)
-    }
-
-    fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
-        let mut fields = state.open(&IDENTITY)?;
-        let features = fields.number("features")?;
-        fields.close()?;
-        self.features = features;
-        Ok(())
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use io_gate::Outcome;
     use io_gate::host::{ChainOutcome, InputOp, Request};
 
     use super::*;
@@ -131,14 +73,5 @@ mod tests {
     fn a_chain_without_room_is_an_error() {
         let (memory, mut gate, mut device) = (Memory::new(), TestGate::open(), Entropy::new());
         assert!(gate.process(&mut device, 0, chain(&memory, &[(0, 8)], &[])).is_err());
-    }
-
-    #[test]
-    fn its_state_comes_back() {
-        let mut device = Entropy::new();
-        device.activate(5);
-        let mut other = Entropy::new();
-        assert_eq!(other.restore(&device.save()), Ok(()));
-        assert_eq!(other.save(), device.save());
     }
 }

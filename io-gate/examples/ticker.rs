@@ -11,8 +11,8 @@ use io_gate::host::{
     lend_chain, new_gate,
 };
 use io_gate::{
-    Chain, ConsoleTx, Device, DeviceError, Fields, Gate, Identity, Intake, MemoryFault, Outcome,
-    Payload, Port, SavedState, StateError, Verdict,
+    Chain, ConsoleTx, Device, DeviceError, Fields, Gate, Identity, MemoryFault, Outcome, Payload,
+    Port, SavedState, StateError, Verdict,
 };
 
 // The device: what an author writes. Nothing here can reach the outside.
@@ -33,21 +33,9 @@ impl Device for Ticker {
         IDENTITY
     }
 
-    fn features(&self) -> u64 {
-        0
-    }
-
     fn queues(&self) -> &[u16] {
         &[8]
     }
-
-    fn read_config(&self, _offset: u64, into: &mut [u8]) {
-        into.fill(0);
-    }
-
-    fn write_config(&mut self, _offset: u64, _from: &[u8], _gate: &mut Gate<'_>) {}
-
-    fn activate(&mut self, _features: u64) {}
 
     fn reset(&mut self) {
         self.lines = 0;
@@ -76,19 +64,6 @@ impl Device for Ticker {
     fn complete(&mut self, _queue: u16, chain: &mut Chain<'_>, outcome: Outcome) -> u32 {
         let status = if matches!(outcome, Outcome::Success(_)) { OK } else { FAILED };
         chain.write(&[status]).map_or(0, |()| 1)
-    }
-
-    fn intake_queue(&self, _port: Port) -> Option<u16> {
-        None
-    }
-
-    fn intake(
-        &mut self,
-        _port: Port,
-        data: &[u8],
-        _chain: &mut Chain<'_>,
-    ) -> Result<Intake, DeviceError> {
-        Ok(Intake { used: 0, consumed: data.len() })
     }
 
     fn save(&self) -> SavedState {

@@ -111,6 +111,10 @@ impl core::error::Error for DeviceError {}
 
 /// A virtio device. Every method is called with the machine's other requests to this device held
 /// off; none may block.
+///
+/// A device has to say what it is, which queues it has, and what it does with a chain. The bodies of the other methods are those of
+/// a device without features, configuration space, input and state. A device that keeps state has `reset`, `save` and `restore`;
+/// the contract suite finds one that forgets some of it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a virtio device",
     label = "`io_gate::Device` is not implemented for it",
@@ -121,7 +125,9 @@ pub trait Device: Send {
     fn identity(&self) -> Identity;
 
     /// The feature bits it offers, without those of the ring and of the transport.
-    fn features(&self) -> u64;
+    fn features(&self) -> u64 {
+        0
+    }
 
     /// Features that need others: each with those of which a driver that accepts it has to accept one (virtio 1.2, 2.2.1). The
     /// far side refuses a set that lacks them.
@@ -133,16 +139,23 @@ pub trait Device: Send {
     fn queues(&self) -> &[u16];
 
     /// Reads its configuration space (virtio 1.2, 2.5); bytes beyond its end read as zero.
-    fn read_config(&self, offset: u64, into: &mut [u8]);
+    fn read_config(&self, offset: u64, into: &mut [u8]) {
+        let _ = offset;
+        into.fill(0);
+    }
 
     /// The driver writes to the configuration space.
-    fn write_config(&mut self, offset: u64, from: &[u8], gate: &mut Gate<'_>);
+    fn write_config(&mut self, offset: u64, from: &[u8], gate: &mut Gate<'_>) {
+        let _ = (offset, from, gate);
+    }
 
-    /// The driver has accepted `features` and is ready.
-    fn activate(&mut self, features: u64);
+    /// The driver has accepted `features` and is ready. A device whose answers depend on them keeps and saves them.
+    fn activate(&mut self, features: u64) {
+        let _ = features;
+    }
 
     /// Back to the state before the driver was there. Its requests in flight are dropped.
-    fn reset(&mut self);
+    fn reset(&mut self) {}
 
     /// The driver has made a chain available on `queue`.
     ///
@@ -158,11 +171,20 @@ pub trait Device: Send {
     /// What a chain of `queue` waited for is over: writes what the driver expects (a status, say)
     /// and gives the number of bytes written to the chain in all. The chain is offered from its
     /// beginning, perhaps in another process than the one that staged.
-    fn complete(&mut self, queue: u16, chain: &mut Chain<'_>, outcome: Outcome) -> u32;
+    fn complete(&mut self, queue: u16, chain: &mut Chain<'_>, outcome: Outcome) -> u32 {
+        let _ = (queue, chain);
+        match outcome {
+            Outcome::Success(written) => written,
+            Outcome::Failed | Outcome::Unsupported => 0,
+        }
+    }
 
     /// The queue that takes data arriving at `port`, the first if there are several; none if the port is
     /// for output only.
-    fn intake_queue(&self, port: Port) -> Option<u16>;
+    fn intake_queue(&self, port: Port) -> Option<u16> {
+        let _ = port;
+        None
+    }
 
     /// Whether `queue` is one of those that take data arriving at `port`, for a device that has several.
     fn takes_input(&self, port: Port, queue: u16) -> bool {
@@ -192,16 +214,23 @@ pub trait Device: Send {
         port: Port,
         data: &[u8],
         chain: &mut Chain<'_>,
-    ) -> Result<Intake, DeviceError>;
+    ) -> Result<Intake, DeviceError> {
+        let _ = (port, chain);
+        Ok(Intake { used: 0, consumed: data.len() })
+    }
 
     /// The device's own state: everything that a guest could tell the difference by.
-    fn save(&self) -> SavedState;
+    fn save(&self) -> SavedState {
+        SavedState::new(&self.identity())
+    }
 
     /// Takes on a saved state, on an instance built as the saved one was.
     ///
     /// # Errors
     /// Another kind or version, a missing or a left-over field, a value out of range.
-    fn restore(&mut self, state: &SavedState) -> Result<(), StateError>;
+    fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
+        state.open(&self.identity())?.close()
+    }
 }
 
 /// What a device's interrupt line does.
@@ -233,8 +262,11 @@ pub trait RegisterDevice: Send {
     fn write(&mut self, offset: u64, from: &[u8], gate: &mut Gate<'_>);
 
     /// Data has arrived at `port`; gives the number of bytes consumed. The rest is offered again
-    /// after the next register access.
-    fn intake(&mut self, port: Port, data: &[u8], gate: &mut Gate<'_>) -> usize;
+    /// after the next register access. A device for output only consumes all.
+    fn intake(&mut self, port: Port, data: &[u8], gate: &mut Gate<'_>) -> usize {
+        let _ = (port, gate);
+        data.len()
+    }
 
     /// Goes on with what an access has left to do, and says whether more is left. Called after every
     /// access and every intake, and again for as long as there is more: a device with rings does its
@@ -247,17 +279,23 @@ pub trait RegisterDevice: Send {
 
     /// What its interrupt line does now. Asked after every call that can change it; a [`LineState::Pulse`]
     /// is told once.
-    fn line(&mut self) -> LineState;
+    fn line(&mut self) -> LineState {
+        LineState::Quiet
+    }
 
     /// Back to the state after power-on.
-    fn reset(&mut self);
+    fn reset(&mut self) {}
 
     /// As [`Device::save`].
-    fn save(&self) -> SavedState;
+    fn save(&self) -> SavedState {
+        SavedState::new(&self.identity())
+    }
 
     /// As [`Device::restore`].
     ///
     /// # Errors
     /// As [`Device::restore`].
-    fn restore(&mut self, state: &SavedState) -> Result<(), StateError>;
+    fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
+        state.open(&self.identity())?.close()
+    }
 }

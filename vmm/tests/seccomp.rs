@@ -15,10 +15,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use io_gate::host::{Term, new_gate};
-use io_gate::{
-    Chain, ConsoleTx, Device, DeviceError, Gate, Identity, Intake, Outcome, Port, SavedState,
-    StateError, Verdict,
-};
+use io_gate::{Chain, ConsoleTx, Device, DeviceError, Gate, Identity, Port, Verdict};
 use io_gate_host::backend::console::Console;
 use io_gate_host::{Backend, Permission, Unfenced, VirtioSlot};
 use kemari_vmm::arbiter::{Arbiter, FileArbiter};
@@ -117,8 +114,6 @@ impl Device for Hostile {
         &[]
     }
 
-    fn read_config(&self, _offset: u64, _into: &mut [u8]) {}
-
     fn write_config(&mut self, _offset: u64, _from: &[u8], gate: &mut Gate<'_>) {
         match self.attack {
             "nothing" => {}
@@ -133,10 +128,6 @@ impl Device for Hostile {
         }
     }
 
-    fn activate(&mut self, _features: u64) {}
-
-    fn reset(&mut self) {}
-
     fn process<'e>(
         &mut self,
         _queue: u16,
@@ -144,31 +135,6 @@ impl Device for Hostile {
         _gate: &mut Gate<'e>,
     ) -> Result<Verdict<'e>, DeviceError> {
         Err(DeviceError::Malformed("it has no queue"))
-    }
-
-    fn complete(&mut self, _queue: u16, _chain: &mut Chain<'_>, _outcome: Outcome) -> u32 {
-        0
-    }
-
-    fn intake_queue(&self, _port: Port) -> Option<u16> {
-        None
-    }
-
-    fn intake(
-        &mut self,
-        _port: Port,
-        data: &[u8],
-        _chain: &mut Chain<'_>,
-    ) -> Result<Intake, DeviceError> {
-        Ok(Intake { used: 0, consumed: data.len() })
-    }
-
-    fn save(&self) -> SavedState {
-        SavedState::new(&self.identity())
-    }
-
-    fn restore(&mut self, _state: &SavedState) -> Result<(), StateError> {
-        Ok(())
     }
 }
 

@@ -105,6 +105,19 @@ fn every_piece_of_code_is_the_trees() {
     assert!(seen > 0, "expected pieces of code, found none");
 }
 
+/// The smallest device fits on a screen.
+#[test]
+fn the_smallest_device_is_as_long_as_the_guide_says() {
+    let device = read("devices/src/entropy.rs");
+    let lines = device.split("\n#[cfg(test)]").next().unwrap().lines().count();
+    assert!(lines <= 50, "expected 50 lines at most, found {lines}");
+    let said = format!("`devices/src/entropy.rs`: {lines} lines");
+    assert!(
+        read("docs/write-a-device.md").contains(&said),
+        "expected `{said}`, found another text"
+    );
+}
+
 #[test]
 fn every_link_leads_somewhere() {
     let mut texts = chapters();

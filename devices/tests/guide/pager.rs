@@ -1,8 +1,8 @@
 //! A pager: it prints what the driver gives it, unless the driver has muted it. The guide builds it step by step.
 
 use io_gate::{
-    Chain, ConsoleTx, Device, DeviceError, Gate, Identity, Intake, Outcome, Port, SavedState,
-    StateError, Verdict,
+    Chain, ConsoleTx, Device, DeviceError, Gate, Identity, Outcome, Port, SavedState, StateError,
+    Verdict,
 };
 
 use crate::read_bytes;
@@ -32,7 +32,6 @@ const MUTE: u64 = 8;
 /// A request is text to read and a byte of room for the answer.
 #[derive(Debug, Default)]
 pub struct Pager {
-    features: u64,
     /// Requests taken so far; the driver reads it in the configuration space.
     count: u64,
     muted: bool,
@@ -50,10 +49,6 @@ impl Pager {
 impl Device for Pager {
     fn identity(&self) -> Identity {
         IDENTITY
-    }
-
-    fn features(&self) -> u64 {
-        0
     }
 
     fn queues(&self) -> &[u16] {
@@ -74,10 +69,6 @@ impl Device for Pager {
         }
     }
     // ANCHOR_END: config
-
-    fn activate(&mut self, features: u64) {
-        self.features = features;
-    }
 
     fn reset(&mut self) {
         *self = Self::new();
@@ -111,35 +102,17 @@ impl Device for Pager {
         chain.write(&[answer]).map_or(0, |()| 1)
     }
 
-    fn intake_queue(&self, _port: Port) -> Option<u16> {
-        None
-    }
-
-    fn intake(
-        &mut self,
-        _port: Port,
-        data: &[u8],
-        _chain: &mut Chain<'_>,
-    ) -> Result<Intake, DeviceError> {
-        // Nothing comes in: what does is thrown away.
-        Ok(Intake { used: 0, consumed: data.len() })
-    }
-
     // ANCHOR: state
     fn save(&self) -> SavedState {
-        SavedState::new(&IDENTITY)
-            .number("features", self.features)
-            .number("count", self.count)
-            .number("muted", self.muted.into())
+        SavedState::new(&IDENTITY).number("count", self.count).number("muted", self.muted.into())
     }
 
     fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
         let mut fields = state.open(&IDENTITY)?;
-        let features = fields.number("features")?;
         let count = fields.number("count")?;
         let muted = fields.flag("muted")?;
         fields.close()?;
-        *self = Self { features, count, muted };
+        *self = Self { count, muted };
         Ok(())
     }
     // ANCHOR_END: state

@@ -10,8 +10,7 @@ use std::sync::atomic::AtomicBool;
 use common::{DATA, Driver, RING, SLOT, STATUS, Switch, VERSION_1, complete, guest_memory};
 use io_gate::host::new_gate;
 use io_gate::{
-    Chain, Device, DeviceError, Gate, Identity, Intake, Outcome, Port, SavedState, StateError,
-    Verdict, VsockStream, VsockTx,
+    Chain, Device, DeviceError, Gate, Identity, Outcome, Port, Verdict, VsockStream, VsockTx,
 };
 use io_gate_host::{GateHost, VirtioSlot};
 use vm_memory::{Bytes, GuestAddress};
@@ -27,18 +26,9 @@ impl Device for Streams {
     fn identity(&self) -> Identity {
         IDENTITY
     }
-    fn features(&self) -> u64 {
-        0
-    }
     fn queues(&self) -> &[u16] {
         &[16]
     }
-    fn read_config(&self, _offset: u64, into: &mut [u8]) {
-        into.fill(0);
-    }
-    fn write_config(&mut self, _offset: u64, _from: &[u8], _gate: &mut Gate<'_>) {}
-    fn activate(&mut self, _features: u64) {}
-    fn reset(&mut self) {}
     fn process<'e>(
         &mut self,
         _queue: u16,
@@ -55,23 +45,6 @@ impl Device for Streams {
             Outcome::Unsupported => UNSUPPORTED,
         };
         chain.write(&[status]).map_or(0, |()| 1)
-    }
-    fn intake_queue(&self, _port: Port) -> Option<u16> {
-        None
-    }
-    fn intake(
-        &mut self,
-        _port: Port,
-        data: &[u8],
-        _chain: &mut Chain<'_>,
-    ) -> Result<Intake, DeviceError> {
-        Ok(Intake { used: 0, consumed: data.len() })
-    }
-    fn save(&self) -> SavedState {
-        SavedState::new(&IDENTITY)
-    }
-    fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
-        state.open(&IDENTITY)?.close()
     }
 }
 

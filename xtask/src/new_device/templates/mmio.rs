@@ -48,11 +48,6 @@ impl RegisterDevice for @TYPE@ {
         gate.token::<ConsoleTx>().emit(OUTPUT, alloc::vec![*byte]);
     }
 
-    fn intake(&mut self, _port: Port, data: &[u8], _gate: &mut Gate<'_>) -> usize {
-        // Nothing comes in: what does is thrown away.
-        data.len()
-    }
-
     fn line(&mut self) -> LineState {
         if core::mem::take(&mut self.interrupt) { LineState::Pulse } else { LineState::Quiet }
     }
