@@ -97,7 +97,7 @@ pub(crate) fn micro_guest() -> Result<PathBuf> {
     ensure_bare_target()?;
     let dir = target_dir().join("micro-guest");
     // Run in its directory, where its own cargo configuration is found.
-    let source = repository().join("tests/micro-guest");
+    let source = repository().join("tests/guests/micro");
     let mut build = cargo();
     build.current_dir(source).args(["build", "--release", "--target", BARE_TARGET]);
     run(build.arg("--target-dir").arg(&dir))?;

@@ -7,7 +7,7 @@ use kemari_flags::faults;
 use crate::{build, given_file, report_file, run_pair};
 
 /// The calls that any role may make, as the tool reads them.
-const LISTS: &str = include_str!("../../tests/faults/lists.txt");
+const LISTS: &str = include_str!("../../tests/verify/faults/lists.txt");
 
 /// What is given on to the tool; see its own `--help`.
 #[derive(Debug, Args)]

@@ -205,7 +205,7 @@ fn torture_pairs() -> Result<bool> {
 }
 
 fn fixed_faults() -> Result<bool> {
-    let list = build::repository().join("tests/faults/fixed.txt");
+    let list = build::repository().join("tests/verify/faults/fixed.txt");
     faults::run_with(["--cells", &list.display().to_string()])
 }
 

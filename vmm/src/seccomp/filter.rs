@@ -566,7 +566,7 @@ mod tests {
     /// `cargo xtask faults` makes its table from a copy: a call that is added here gets its faults there.
     #[test]
     fn the_table_of_faults_has_these_lists() {
-        let copy = include_str!("../../../tests/faults/lists.txt");
+        let copy = include_str!("../../../tests/verify/faults/lists.txt");
         let copy: Vec<_> = copy.lines().filter(|line| !line.starts_with('#')).collect();
         let mut lists = Vec::new();
         for role in ALL {
@@ -575,7 +575,7 @@ mod tests {
                 lists.push(format!("{} {call_name} {call}", role.name()));
             }
         }
-        assert!(copy == lists, "tests/faults/lists.txt is to be:\n{}", lists.join("\n"));
+        assert!(copy == lists, "tests/verify/faults/lists.txt is to be:\n{}", lists.join("\n"));
     }
 
     #[test]

@@ -31,7 +31,7 @@ const RESEND: Duration = Duration::from_millis(200);
 pub fn image() -> &'static Path {
     static IMAGE: OnceLock<PathBuf> = OnceLock::new();
     IMAGE.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/micro-guest");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests/micro");
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("micro-guest");
         let status = Command::new(env!("CARGO"))
             .current_dir(&source)

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: libFuzzer on the targets of `tests/fuzz`, guided by coverage, on the stable compiler.
+//! `cargo xtask fuzz`: libFuzzer on the targets of `tests/verify/fuzz`, guided by coverage, on the stable compiler.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -164,7 +164,7 @@ fn fuzz(engine: &Engine, target: &str, arguments: &Arguments) -> Result<Outcome>
     }
     engine.write_seeds(target, &grown)?;
     let before = files(&findings)?;
-    let kept = build::repository().join("tests/fuzz/corpus").join(target);
+    let kept = build::repository().join("tests/verify/fuzz/corpus").join(target);
     let mut command = engine.on(target);
     command.arg(format!("-max_total_time={}", 60 * arguments.minutes));
     command.arg(format!("-seed={}", arguments.seed)).arg("-print_final_stats=1");

@@ -13,7 +13,7 @@ fn a_stock_kernel_survives_the_death_of_its_host_while_it_boots() {
     let guest = preparation.linux_guest(KernelChoice::Cloud).unwrap();
     let images = LabImages::prepare(&preparation, &guest).unwrap();
     let programs = build::static_programs().unwrap();
-    let script = build::repository().join("tests/linux-guest/failover-while-booting");
+    let script = build::repository().join("tests/guests/linux/failover-while-booting");
     let spec = LabSpec::new("boot", "sh ./failover-while-booting 1:1 2:4 1:6")
         .linux_guest(&guest, &["root.ext4"])
         .file(programs.join("kemari"), "kemari")

@@ -21,7 +21,7 @@ struct List {
 
 impl List {
     fn read() -> Result<Self> {
-        let path = build::repository().join("tests/drivers/defects.toml");
+        let path = build::repository().join("tests/verify/drivers/defects.toml");
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         toml::from_str(&text).with_context(|| path.display().to_string())
     }
@@ -31,7 +31,7 @@ impl List {
     }
 }
 
-/// See `tests/drivers/defects.toml`.
+/// See `tests/verify/drivers/defects.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Defect {

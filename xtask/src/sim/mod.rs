@@ -95,7 +95,7 @@ pub(crate) fn run_with<'a>(flags: impl IntoIterator<Item = &'a str>) -> Result<b
 /// functions and with points between its branches, which that program takes over.
 fn for_drivers(cargo: &mut Command, what: &str, target: &Path) {
     cargo
-        .env("RUSTC_WORKSPACE_WRAPPER", build::repository().join("tests/drivers/points.sh"))
+        .env("RUSTC_WORKSPACE_WRAPPER", build::repository().join("tests/verify/drivers/points.sh"))
         .args([what, "--quiet", "--release", "--locked", "--package", Tool::Drivers.package()])
         .args(["--features", "world", "--target-dir"])
         .arg(target);

@@ -2,6 +2,8 @@
 //!
 //! Two lives are looked at first: which thread makes which call in which part of a life. Then for each of them, and each
 //! fault that its call can have, a pair is run and the fault is made once, by `kemari-inject`: the product is unchanged.
+//!
+//! It may not depend on a crate of the product: a pair is run as processes.
 
 mod calls;
 mod cells;

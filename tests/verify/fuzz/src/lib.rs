@@ -1,5 +1,7 @@
 //! What hostile bytes reach: one target for each parser and state machine that is given what a peer, a guest or an operator
 //! wrote. A target returns, whatever it is given; that it must not panic, and what must hold besides, is asserted in it.
+//!
+//! It may depend on every crate of the product. It starts no process, and opens no socket and no device.
 
 mod devices;
 mod operator;

@@ -66,7 +66,7 @@ pub struct Arguments {
     /// Worlds at once.
     #[arg(long, default_value_t = 2, allow_negative_numbers = true, value_parser = numbers::<u64>(JOBS, "worlds at once"))]
     pub jobs: u64,
-    /// Put each defect of tests/drivers/defects.toml back into a copy of the tree, and see that it is found.
+    /// Put each defect of tests/verify/drivers/defects.toml back into a copy of the tree, and see that it is found.
     #[arg(long, conflicts_with_all = ["seed", "seeds", "until_broken", "story", "every_kind"])]
     pub defects: bool,
     /// Only the defects whose name contains this.

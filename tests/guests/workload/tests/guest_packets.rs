@@ -2,7 +2,7 @@
 
 #![allow(clippy::expect_used, missing_docs, unreachable_pub, dead_code)]
 
-#[path = "../../micro-guest/src/packet.rs"]
+#[path = "../../micro/src/packet.rs"]
 mod packet;
 
 use packet::{Own, Peer, Received};

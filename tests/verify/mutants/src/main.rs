@@ -1,5 +1,7 @@
 //! `cargo xtask sim --mutants` runs this: the protocol core with one small fault after the other, judged by the core's unit tests
 //! and by the simulation. A mutant that neither finds is to be found, or argued away in `argued.toml`.
+//!
+//! It may not depend on a crate of the product: it compiles a changed copy of the tree.
 
 mod argued;
 mod judge;
@@ -26,10 +28,10 @@ use tree::Copied;
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    let project = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let project = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../.."));
     let scratch = project.join("target/mutants");
     let copied = tree::copy(project, &scratch)?;
-    let argued = Argued::read(&project.join("tests/mutants/argued.toml"))?;
+    let argued = Argued::read(&project.join("tests/verify/mutants/argued.toml"))?;
     let numbers = chosen(&arguments, &copied.mutants);
     println!("{} mutants of {}", numbers.len(), copied.mutants.len());
     anyhow::ensure!(

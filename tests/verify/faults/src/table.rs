@@ -33,9 +33,9 @@ time for it; `ioctl` by each of its requests. A cell says what came of it, and h
 | stands, `STATE` | the guest waits for a minute (at its start for 15 s), and the status says STATE |
 | no status | the control socket does not answer: what answers it, or starts it, is what hangs |
 | ended N, the standby ended N | a process ended with exit code N and a reason on standard error |
-| ended by signal 6 | the kernel gave no memory, or refused a thread's filter: argued in `tests/faults/reasons.toml` |
+| ended by signal 6 | the kernel gave no memory, or refused a thread's filter: argued in `tests/verify/faults/reasons.toml` |
 | ended in order | it was told to end, and did |
-| argued: ... | it looks like a broken promise, and is right so: `tests/faults/reasons.toml` |
+| argued: ... | it looks like a broken promise, and is right so: `tests/verify/faults/reasons.toml` |
 | at first: ... | a promise with a bound seemed broken; when the bound was waited for it was not |
 | **bold** | a promise was broken |
 | not reached | the call was not made this time in the part of the life in which the fault was to be made |
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
     use crate::judge::Outcome;
 
-    const PAGE: &str = include_str!("../../../docs/fault-table.md");
+    const PAGE: &str = include_str!("../../../../docs/fault-table.md");
 
     /// It takes an hour to write: that a call has come to a list since is seen here.
     #[test]

@@ -7,6 +7,8 @@
 //!   blocks                      and here: between any two branches of the product
 //!   scheduler                   one thread at a time, and a clock of its own
 //! ```
+//!
+//! It may depend on every crate of the product, and on no crate of `tests` but the flags: nothing outside judges a world.
 
 #[cfg(feature = "world")]
 mod blocks;

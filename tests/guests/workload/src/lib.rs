@@ -2,7 +2,7 @@
 //!
 //! Both ends of a run link this crate: the guest, which serves operations over UDP and logs them on its disk, and
 //! the observer outside, which knows nothing of the product and finds every loss, rollback or duplicate by
-//! recomputing what the guest must have answered (P1, P3) and what its disk must hold.
+//! recomputing what the guest must have answered (P1, P3) and what its disk must hold. It may not depend on any crate.
 //!
 //! * [`request`] and [`reply`] are the two datagrams, on UDP port [`GUEST_PORT`].
 //! * [`record`] is one entry of the guest's log on disk.

@@ -1,5 +1,7 @@
 //! Flags of the tools that look for faults. `cargo xtask` reads them by the same definitions before it builds a tool, so
 //! that a slip costs no build.
+//!
+//! Nothing of a tool or of the product may be here: each command of the project compiles this crate first.
 
 pub mod drivers;
 pub mod faults;

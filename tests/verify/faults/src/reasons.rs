@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use crate::results::Line;
 
-/// `tests/faults/reasons.toml`.
+/// `tests/verify/faults/reasons.toml`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Reasons {
@@ -40,7 +40,7 @@ struct Argued {
 }
 
 pub(crate) fn read() -> Result<Reasons> {
-    toml::from_str(include_str!("../reasons.toml")).context("tests/faults/reasons.toml")
+    toml::from_str(include_str!("../reasons.toml")).context("tests/verify/faults/reasons.toml")
 }
 
 fn has(names: Option<&Vec<String>>, name: &str) -> bool {

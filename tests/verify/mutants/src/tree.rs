@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::sites::{self, Mutant};
 
 /// What is copied: the core, what it needs, and who judges it.
-const MEMBERS: [&str; 4] = ["io-gate", "ft-core", "tests/flags", "tests/sim"];
+const MEMBERS: [&str; 4] = ["io-gate", "ft-core", "tests/verify/flags", "tests/verify/sim"];
 const SWITCH: &str = include_str!("switch.rs.txt");
 
 /// The copy, and the mutants in it. A judge's program is built once it is asked.

@@ -1,5 +1,7 @@
 //! `cargo xtask sim --model`: commit and takeover, explored exhaustively for small bounds; then with
 //! one rule left out after the other, to see that each is needed.
+//!
+//! It may not depend on a crate of the product: the model is written from the rules, not from the code.
 
 mod protocol;
 
