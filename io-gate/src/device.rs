@@ -2,43 +2,10 @@
 
 use crate::chain::{Chain, ChainError};
 use crate::effect::Port;
-use crate::gate::{Brand, Gate};
+use crate::gate::Gate;
+use crate::identity::Identity;
 use crate::state::{SavedState, StateError};
-
-/// What a device is called, and how its saved state is told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// The kind, for instance `virtio-blk`: also the kind of its [`SavedState`].
-    pub kind: &'static str,
-    /// The virtio device number (virtio 1.2, section 5); 0 for a device that is not virtio.
-    pub virtio_id: u32,
-    /// The version of its saved state.
-    pub state_version: u16,
-}
-
-/// What becomes of a chain. `Held` and `Pending` come from the gate alone, and are branded with
-/// the session they were made in: a device can neither make nor keep one.
-#[must_use = "the far side has to know what becomes of the chain"]
-#[derive(Debug)]
-pub enum Verdict<'e> {
-    /// The chain goes back to the driver now, with this many bytes written.
-    Done(u32),
-    /// An effect is staged; [`Device::complete`] is called when it has been performed.
-    Held(Held<'e>),
-    /// An input was asked for; [`Device::complete`] is called when it is there.
-    Pending(Pending<'e>),
-}
-
-/// Proof that an effect was staged in this session: staging a token is its only source.
-#[derive(Debug)]
-#[must_use = "the far side has to know that the chain waits"]
-pub struct Held<'e>(pub(crate) Brand<'e>);
-
-/// Proof that an input was asked for in this session: [`Gate::block_read`] and [`Gate::entropy`] are
-/// its only sources.
-#[derive(Debug)]
-#[must_use = "the far side has to know that the chain waits"]
-pub struct Pending<'e>(pub(crate) Brand<'e>);
+use crate::verdict::Verdict;
 
 /// How a staged effect or an input ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

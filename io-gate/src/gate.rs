@@ -3,20 +3,12 @@
 use core::marker::PhantomData;
 
 use crate::chain::{GuestBytes, MemoryFault, Payload, Space};
-use crate::device::{Held, Pending, Verdict};
 use crate::effect::{
     BlockDiscard, BlockFlush, BlockWrite, BlockWriteZeroes, ConsoleTx, EffectKind, EffectOp,
     InputOp, NetTx, Origin, Port, Power, PowerEvent, VsockStream, VsockTx,
 };
 use crate::ledger::Ledger;
-
-/// The brand of one session at the gate. Invariant, so that nothing issued in one session passes
-/// for a thing of another (P1); and of one thread, since a session ends on the thread it began on.
-pub(crate) type Brand<'e> = PhantomData<(fn(&'e ()) -> &'e (), LentToOneThread)>;
-
-/// Named, so that the compiler's message says why a token cannot be sent to another thread.
-#[derive(Debug)]
-pub(crate) struct LentToOneThread(PhantomData<*const ()>);
+use crate::verdict::{Brand, Held, Pending, Verdict};
 
 /// The only way out of a device, lent for one call.
 pub struct Gate<'e> {

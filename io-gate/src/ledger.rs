@@ -9,11 +9,9 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::chain::{GuestBytes, Payload};
+use crate::chain::Payload;
 use crate::commit::{Alone, CommitAuthority, Committed, Epoch, GateId};
-use crate::device::{DeviceError, Verdict};
 use crate::effect::{EffectId, EffectOp, InputOp, Origin, PowerEvent, Record, Request};
-use crate::gate::Gate;
 use crate::load::{Load, Weight};
 
 /// Makes a gate that holds, and the one authority over it.
@@ -43,15 +41,6 @@ pub struct Counts {
     pub replayed: u64,
     /// Effects dropped without being performed: the machine lost its right to (P2), or was reset.
     pub cancelled: u64,
-}
-
-/// What became of a descriptor chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChainOutcome {
-    /// It goes back to the driver, with this many bytes written.
-    Done(u32),
-    /// It goes back when this request is settled.
-    Waiting(EffectId),
 }
 
 /// An effect or input that may be performed now: the only form in which one leaves the ledger.
@@ -161,84 +150,6 @@ impl Ledger {
             tokens_out: 0,
             counts: Counts::default(),
         }
-    }
-
-    /// Lends the gate for one descriptor chain and says what became of it.
-    ///
-    /// # Errors
-    /// The device's own error: it could make nothing of the chain.
-    ///
-    /// # Panics
-    /// When the device breaks the gate's invariants: a token neither staged nor dropped
-    /// (`mem::forget`), or a verdict that does not fit what was asked of the gate.
-    pub fn chain_session(
-        &mut self,
-        origin: Origin,
-        call: impl for<'e> FnOnce(&mut Gate<'e>) -> Result<Verdict<'e>, DeviceError>,
-    ) -> Result<ChainOutcome, DeviceError> {
-        let first = EffectId(self.next_id);
-        let verdict = call(&mut Gate::new(self, origin, None)).map(|verdict| match verdict {
-            Verdict::Done(len) => Some(len),
-            Verdict::Held(_) | Verdict::Pending(_) => None,
-        });
-        self.assert_tokens_balanced();
-        match verdict {
-            Ok(Some(len)) => {
-                let waiting = self.waiting_since(first, origin).count();
-                assert!(waiting == 0, "P5: a chain was called done with {waiting} in flight");
-                Ok(ChainOutcome::Done(len))
-            }
-            Ok(None) => {
-                let mut waiting = self.waiting_since(first, origin);
-                match (waiting.next(), waiting.next()) {
-                    (Some(id), None) => Ok(ChainOutcome::Waiting(id)),
-                    (one, more) => {
-                        panic!("P5: a chain must wait for one request, not {one:?}, {more:?}")
-                    }
-                }
-            }
-            Err(error) => {
-                self.cancel_since(first, origin);
-                Err(error)
-            }
-        }
-    }
-
-    /// Lends the gate for a register access or for inbound data: nothing waits for its effects.
-    ///
-    /// # Panics
-    /// As [`chain_session`](Self::chain_session).
-    pub fn detached_session<R>(
-        &mut self,
-        slot: u16,
-        call: impl for<'e> FnOnce(&mut Gate<'e>) -> R,
-    ) -> R {
-        self.session(slot, None, call)
-    }
-
-    /// As [`detached_session`](Self::detached_session), and lends guest memory too: for a device that
-    /// masters the bus, and for no other.
-    ///
-    /// # Panics
-    /// As [`chain_session`](Self::chain_session).
-    pub fn bus_master_session<R>(
-        &mut self,
-        slot: u16,
-        memory: &dyn GuestBytes,
-        call: impl for<'e> FnOnce(&mut Gate<'e>) -> R,
-    ) -> R {
-        self.session(slot, Some(memory), call)
-    }
-
-    fn session<R>(
-        &mut self,
-        slot: u16,
-        memory: Option<&dyn GuestBytes>,
-        call: impl for<'e> FnOnce(&mut Gate<'e>) -> R,
-    ) -> R {
-        let result = call(&mut Gate::new(self, Origin::Detached { slot }, memory));
-        self.assert_tokens_balanced();
-        result
     }
 
     /// The epoch to which what is staged now belongs.
@@ -628,7 +539,7 @@ impl Ledger {
         self.in_flight.insert(id, InFlight { record, replay, weight });
     }
 
-    fn waiting_since(
+    pub(crate) fn waiting_since(
         &self,
         first: EffectId,
         origin: Origin,
@@ -660,7 +571,7 @@ impl Ledger {
     }
 
     /// Drops what a session has just asked for: it is the newest, so nothing else is looked at.
-    fn cancel_since(&mut self, first: EffectId, origin: Origin) {
+    pub(crate) fn cancel_since(&mut self, first: EffectId, origin: Origin) {
         let waiting: Vec<EffectId> = self.waiting_since(first, origin).collect();
         let held = self.held.partition_point(|held| held.id < first);
         let inputs = self.inputs.partition_point(|input| input.record.id < first);
@@ -682,7 +593,7 @@ impl Ledger {
         }
     }
 
-    fn assert_tokens_balanced(&self) {
+    pub(crate) fn assert_tokens_balanced(&self) {
         let Counts { issued, staged, merged, returned, .. } = self.counts;
         assert!(
             issued == staged + merged + returned && self.tokens_out == 0,

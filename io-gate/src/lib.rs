@@ -51,22 +51,24 @@ mod commit;
 mod device;
 mod effect;
 mod gate;
+mod identity;
 mod ledger;
 mod load;
 pub mod note;
+mod session;
 mod state;
+mod verdict;
 
 pub use chain::{Chain, ChainError, MemoryFault, Payload, Space};
-pub use device::{
-    Device, DeviceError, Held, Identity, Intake, LineState, Outcome, Pending, RegisterDevice,
-    Verdict,
-};
+pub use device::{Device, DeviceError, Intake, LineState, Outcome, RegisterDevice};
 pub use effect::{
     BlockDiscard, BlockFlush, BlockWrite, BlockWriteZeroes, ConsoleTx, EffectKind, NetTx, Port,
     Power, PowerEvent, VsockStream, VsockTx,
 };
 pub use gate::{EffectToken, Gate};
+pub use identity::Identity;
 pub use state::{Fields, SavedState, StateError, Value};
+pub use verdict::{Held, Pending, Verdict};
 
 /// The far side of the gate: what a VMM uses to lend gates to devices and to let committed effects
 /// out. Device code has no business here, and the project's lint says so.
@@ -77,7 +79,8 @@ pub mod host {
     pub use crate::commit::{Alone, CommitAuthority, Committed, Epoch, GateId, Term};
     pub use crate::effect::{EffectId, EffectOp, InputOp, Origin, Record, Request};
     pub use crate::ledger::{
-        ChainOutcome, Counts, InFlightError, Ledger, Performable, check_in_flight, new_gate,
+        Counts, InFlightError, Ledger, Performable, check_in_flight, new_gate,
     };
     pub use crate::load::{MAX_MEMORY, MAX_RECORDED, Weight};
+    pub use crate::session::ChainOutcome;
 }
