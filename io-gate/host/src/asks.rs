@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
-use crate::core::POISONED;
+use crate::poisoned::POISONED;
 
 /// An answer takes some milliseconds, on a slow network some hundred.
 const LATE: Duration = Duration::from_secs(1);

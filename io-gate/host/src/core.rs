@@ -12,18 +12,16 @@ use io_gate::{Outcome, PowerEvent};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::asks::Asks;
-use crate::backend::disk::DiskError;
+use crate::backend::disk_error::DiskError;
 use crate::backend::disk_fence::{Answer, DiskFence};
 use crate::clock::Moment;
 use crate::completion::{Completion, Performed};
 use crate::descriptors::event;
 use crate::fence::{Fence, Permission};
+use crate::given_up::GivenUp;
 use crate::guest_memory::GuestMemory;
 use crate::observer::Observer;
-use crate::permit::GivenUp;
-
-/// A broken invariant of the gate panics with its lock held; nothing may go on after that.
-pub(crate) const POISONED: &str = "another thread has found the gate's invariants broken";
+use crate::poisoned::POISONED;
 
 /// How long to wait at most before a fence that could not tell is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(10);

@@ -17,6 +17,7 @@ use vmm_sys_util::epoll::Epoll;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
+use crate::own_files::MAX_SOCKET_PATH;
 use crate::ownership::{self, Opened, Sign};
 
 /// Handed to the process by whoever started it: keys for a console on stdio.
@@ -24,8 +25,6 @@ pub(crate) const CONSOLE_INPUT: RawFd = libc::STDIN_FILENO;
 /// Handed to the process by whoever started it: what a console on stdio shows.
 pub(crate) const CONSOLE_OUTPUT: RawFd = libc::STDOUT_FILENO;
 
-/// The longest path of a Unix socket: its address has 108 bytes with the final zero.
-pub(crate) const MAX_SOCKET_PATH: usize = 107;
 /// What a socket is asked to buffer; the system grants less if it must.
 const SEND_BUFFER: libc::c_int = 1024 * 1024;
 

@@ -19,9 +19,10 @@ use io_gate::{Outcome, Port, PowerEvent};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::backend::disk::DiskError;
-use crate::backend::{Attached, Backend, Output, ShareError};
+use crate::backend::output::Output;
+use crate::backend::{Attached, Backend, ShareError};
 use crate::completion::{Completion, Kind, Performed};
-use crate::core::{Core, POISONED, signal};
+use crate::core::{Core, signal};
 use crate::descriptors::event;
 use crate::fence::Fence;
 use crate::guest_memory::{GuestMemory, copy_out};
@@ -30,6 +31,7 @@ use crate::lane::{Lane, LaneStart};
 use crate::latency::{Latencies, LatencySummary};
 use crate::observer::{Noted, Observer};
 use crate::perform;
+use crate::poisoned::POISONED;
 
 /// How long the end of a machine waits for a fence that cannot tell, and for backends that do not answer.
 const LAST_PATIENCE: Duration = Duration::from_secs(5);

@@ -18,9 +18,11 @@ use io_gate::PowerEvent;
 use io_gate::host::{EffectOp, InputOp, Origin, Performable, Request};
 
 use crate::asks::Asks;
-use crate::backend::{Output, Work};
-use crate::core::{Core, POISONED};
-use crate::permit::GivenUp;
+use crate::backend::output::Output;
+use crate::backend::work::Work;
+use crate::core::Core;
+use crate::given_up::GivenUp;
+use crate::poisoned::POISONED;
 
 /// Called by each lane's thread before it does anything else: the place to give up rights.
 pub type LaneStart = Arc<dyn Fn() + Send + Sync>;

@@ -11,8 +11,9 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use crate::descriptors::Address;
+use crate::given_up::NotPermitted;
 use crate::guest_memory::Gather;
-use crate::permit::{NotPermitted, Permit};
+use crate::permit::Permit;
 pub(crate) use released::{Kept, Outgoing, PREFIX, Prefix, Released, Stretch};
 
 /// As much as one gathering system call takes.

@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::descriptors::MAX_SOCKET_PATH;
-
+/// The longest path of a Unix socket: its address has 108 bytes with the final zero.
+pub(crate) const MAX_SOCKET_PATH: usize = 107;
 /// What the name of an image is followed by in that of the record of who may write to it.
 pub const FENCE_SUFFIX: &str = ".kemari-fence";
 /// And in that of a primary's mark, and of a standby's: what is left by one side is never written over by the other.

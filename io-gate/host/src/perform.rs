@@ -3,8 +3,8 @@
 use io_gate::host::{EffectOp, InputOp, Performable, Request};
 use io_gate::{Outcome, Space};
 
-use crate::backend::Work;
 use crate::backend::disk::Disk;
+use crate::backend::work::Work;
 use crate::guest_memory::{GuestMemory, contains};
 use crate::out::{Refused, Released};
 
@@ -50,7 +50,7 @@ fn read(memory: &GuestMemory, disk: &Disk, sector: u64, into: &Space<'_>) -> (Ou
 
 fn effect(work: &mut Work<'_>, disk: &Disk, released: Released<'_>) -> Result<Outcome, Refused> {
     let Work { core, permits, .. } = work;
-    let may = &mut || permits.next_write(disk);
+    let may = &mut || permits.next_write(disk.fence().map(|record| &**record));
     let (what, sector, result) = match released.op() {
         EffectOp::BlockWrite { sector, .. } => {
             let Ok(bytes) = released.bytes(&core.memory) else {

@@ -5,13 +5,12 @@
 //! each, however it is written, and a process that was stopped in it finds out before the next one.
 
 use std::io;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::backend::disk::Disk;
+use crate::backend::disk_fence::DiskFence;
 use crate::clock::Moment;
-use crate::core::{Core, POISONED};
+use crate::core::Core;
+use crate::given_up::{GivenUp, NotPermitted};
 
 /// The fence's yes, for one system call.
 #[derive(Debug)]
@@ -24,10 +23,6 @@ pub(crate) struct Permit {
     /// for. Zero: it has not just come.
     max_age: Duration,
 }
-
-/// What was to be let out is not permitted: the right is lost, or the machine ends, or nobody wants it any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NotPermitted;
 
 impl Permit {
     /// Right before the system call. The clock is read without one, and goes on in a suspended host, so that a process that
@@ -51,36 +46,8 @@ impl Permit {
     }
 }
 
-/// Whether what a lane is at is not wanted any more.
-#[derive(Debug, Default)]
-pub(crate) struct GivenUp {
-    is_set: AtomicBool,
-    /// Held while it is told that something is performed, and while it is given up: so that nobody is told of one that was
-    /// given up before. Never held across a system call.
-    telling: Mutex<()>,
-}
-
-impl GivenUp {
-    pub(crate) fn set(&self) {
-        let _telling = self.telling.lock().expect(POISONED);
-        self.is_set.store(true, Ordering::Release);
-    }
-
-    /// The next is wanted.
-    pub(crate) fn clear(&self) {
-        self.is_set.store(false, Ordering::Release);
-    }
-
-    pub(crate) fn is_set(&self) -> bool {
-        self.is_set.load(Ordering::Acquire)
-    }
-
-    /// Tells, unless it is given up.
-    pub(crate) fn unless_set(&self, tell: impl FnOnce() -> bool) -> Result<(), NotPermitted> {
-        let _telling = self.telling.lock().expect(POISONED);
-        if !self.is_set() && tell() { Ok(()) } else { Err(NotPermitted) }
-    }
-}
+/// Gives the permit for one system call that writes (P2).
+pub(crate) type May<'a> = &'a mut dyn FnMut() -> Result<Permit, NotPermitted>;
 
 /// Where a lane gets its permits from.
 pub(crate) struct Permits<'l> {
@@ -127,9 +94,12 @@ impl<'l> Permits<'l> {
 
     /// As [`next`](Self::next), for a call that writes to a disk: the fence is asked each time, and the record beside the
     /// disk, where there is one.
-    pub(crate) fn next_write(&mut self, disk: &Disk) -> Result<Permit, NotPermitted> {
+    pub(crate) fn next_write(
+        &mut self,
+        record: Option<&DiskFence>,
+    ) -> Result<Permit, NotPermitted> {
         self.refuse_if_given_up()?;
-        let Some(record) = disk.fence() else { return self.next() };
+        let Some(record) = record else { return self.next() };
         let asked = self.core.permitted_by(self.given_up, Some(record));
         self.asked = asked;
         let asked = asked.ok_or(NotPermitted)?;

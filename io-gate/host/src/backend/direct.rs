@@ -11,10 +11,11 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard};
 
-use super::disk::{May, SECTOR};
-use crate::core::POISONED;
+use super::sector::SECTOR;
 use crate::descriptors;
 use crate::out::{self, Outgoing, Refused, Stretch, Target, with_permits};
+use crate::permit::May;
+use crate::poisoned::POISONED;
 
 /// The size of the buffer: as much as is read or written at once.
 const BUFFER: usize = 256 * 1024;
@@ -121,7 +122,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
     use super::*;
-    use crate::permit::{NotPermitted, Permit};
+    use crate::given_up::NotPermitted;
+    use crate::permit::Permit;
 
     const LEN: usize = 1 << 20;
 

@@ -12,15 +12,15 @@ use std::time::{Duration, Instant};
 use io_gate::Outcome;
 
 use super::direct::Direct;
-use super::disk_fence::{Claim, DiskFence};
+pub use super::disk_error::DiskError;
+use super::disk_fence::DiskFence;
 use super::disk_lock::{self, Lock, Use};
+pub use super::sector::SECTOR;
 use crate::descriptors;
 use crate::out::{self, Outgoing, Refused, Released, Target, with_permits};
 use crate::own_files::{self, FileId};
-use crate::permit::{NotPermitted, Permit};
+use crate::permit::May;
 
-/// Bytes in a sector, everywhere in virtio (virtio 1.2, 5.2.4).
-pub const SECTOR: u64 = 512;
 /// `VIRTIO_BLK_F_FLUSH` (5.2.3).
 const F_FLUSH: u64 = 1 << 9;
 /// How long another process may look whether a device is free, as this one does, and how often that is tried.
@@ -40,119 +40,6 @@ pub struct DiskOptions {
     pub write_through: bool,
     /// Read and write past the host's page cache (`O_DIRECT`).
     pub direct: bool,
-}
-
-/// Why a disk cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum DiskError {
-    /// The file cannot be opened.
-    #[error("disk {path}: cannot open it: {error}; check the path in --disk and its permissions")]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        error: io::Error,
-    },
-    /// It is neither a file nor a block device.
-    #[error(
-        "disk {path}: expected a regular file or a block device, found {found}; check the path in --disk"
-    )]
-    Kind {
-        /// The file.
-        path: PathBuf,
-        /// What it is.
-        found: String,
-    },
-    /// It is too small to hold anything.
-    #[error("disk {path}: expected at least 512 bytes, found {bytes}; make the image larger")]
-    Empty {
-        /// The file.
-        path: PathBuf,
-        /// Its length.
-        bytes: u64,
-    },
-    /// The file system has no `O_DIRECT`, or not for this file.
-    #[error(
-        "disk {path}: its file system refuses to read past the page cache (O_DIRECT): {error}; leave `direct=on` out of --disk, or put the image on another file system"
-    )]
-    Direct {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        error: io::Error,
-    },
-    /// The last block would be a part of one.
-    #[error(
-        "disk {path}: expected a multiple of {block} bytes, the blocks of its storage, found {bytes}; make the image larger, or leave `direct=on` out of --disk"
-    )]
-    Blocks {
-        /// The file.
-        path: PathBuf,
-        /// The size of a block.
-        block: u64,
-        /// The file's length.
-        bytes: u64,
-    },
-    /// Another process has it locked.
-    #[error(
-        "disk {path}: another process uses it; look for a `kemari` with this disk, here or on a host that shares it (`fuser -v {path}`, `lslocks`), and stop it first"
-    )]
-    Locked {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The host uses the device, or another program has it for itself alone.
-    #[error(
-        "disk {path}: the host has it mounted, or a program of the host holds it ({error}): expected a device that nobody uses; look \
-         with `lsblk {path}`, and unmount it first"
-    )]
-    Busy {
-        /// The device.
-        path: PathBuf,
-        /// The system's reason.
-        error: io::Error,
-    },
-    /// It has another size than when it was opened.
-    #[error(
-        "disk {path}: expected {expected} bytes, as when this machine opened it, found {found}: give it back its size"
-    )]
-    Resized {
-        /// The file.
-        path: PathBuf,
-        /// Its length, by what the guest is told.
-        expected: u64,
-        /// Its length.
-        found: u64,
-    },
-    /// The record beside it says that a machine may write to it.
-    #[error(
-        "disk {path}: {claim} (its record is {record}); end that machine first, for instance with `kemari ctl power-off`; if \
-         it and its host are known to be dead, start with --seize"
-    )]
-    Held {
-        /// The file.
-        path: PathBuf,
-        /// The record.
-        record: PathBuf,
-        /// What it says.
-        claim: Box<Claim>,
-    },
-    /// The record of who may write to it cannot be used.
-    #[error("the fence record {path}: {error}; `fence=off` in --disk does without")]
-    Fence {
-        /// The record.
-        path: PathBuf,
-        /// What is wrong.
-        error: io::Error,
-    },
-    /// The file system cannot lock.
-    #[error("disk {path}: cannot lock it: {error}")]
-    Lock {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        error: io::Error,
-    },
 }
 
 /// An open disk.
@@ -243,9 +130,6 @@ impl Input {
         }
     }
 }
-
-/// Gives the permit for one system call that writes (P2).
-pub(crate) type May<'a> = &'a mut dyn FnMut() -> Result<Permit, NotPermitted>;
 
 impl Disk {
     /// Whether what is there, if anything, could be a disk by its kind and size. Nothing is opened.

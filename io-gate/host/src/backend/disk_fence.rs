@@ -19,9 +19,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::disk::DiskError;
+pub use super::claim::Claim;
+use super::claim::shortened;
+use super::disk_error::DiskError;
 use super::disk_lock::{self, Taken};
-use crate::clock::utc;
 use crate::descriptors;
 use crate::fence::ANSWER_MAX_AGE;
 use crate::own_files;
@@ -29,8 +30,6 @@ use crate::own_files;
 const FORM: &str = "kemari-fence 2 MACHINE TERM held|free SECONDS HOLDER .";
 /// One sector: written at once.
 const LENGTH: usize = 512;
-/// How much of a holder's name is kept: with all the rest it fits into a sector.
-const MAX_HOLDER: usize = 256;
 /// How long to wait for whoever has the record locked: it may be stopped. A successor writes without the lock after that.
 const LOCK_PATIENCE: Duration = Duration::from_millis(100);
 /// How long whoever has raised the record does nothing: what others have read before is too old after that.
@@ -46,39 +45,6 @@ pub struct DiskFence {
     machine: String,
     /// The last term that this process has written or found to be its own; 0: none.
     raised: AtomicU64,
-}
-
-/// What a record says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
-    /// The virtual machine that the disk belongs to.
-    pub machine: String,
-    /// The term in which it is, or was, written.
-    pub term: u64,
-    /// The process; empty in a record of a release that did not write it.
-    pub holder: String,
-    /// When it was written, in seconds since 1970; 0: not known.
-    pub at: u64,
-    /// The machine has ended in good order: nobody writes to the disk.
-    pub free: bool,
-}
-
-impl Claim {
-    /// Whether it was written by this holder of this term.
-    #[must_use]
-    pub fn is_of(&self, term: u64, holder: &str) -> bool {
-        self.term == term && self.holder == shortened(holder)
-    }
-}
-
-impl std::fmt::Display for Claim {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { machine, term, holder, at, free } = self;
-        let holder = if holder.is_empty() { "a process of an earlier release" } else { holder };
-        let state = if *free { "given up" } else { "held" };
-        let since = if *at > 0 { format!(" since {}", utc(*at)) } else { String::new() };
-        f.write_str(&format!("machine `{machine}`, term {term}, {state} by {holder}{since}"))
-    }
 }
 
 /// The answer of a record.
@@ -382,10 +348,6 @@ fn parse(text: &str) -> Option<Claim> {
         }
         _ => None,
     }
-}
-
-fn shortened(holder: &str) -> &str {
-    &holder[..holder.floor_char_boundary(MAX_HOLDER)]
 }
 
 fn damaged(path: &Path, found: &str) -> DiskFenceError {

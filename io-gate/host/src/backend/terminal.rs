@@ -6,11 +6,10 @@
 
 use std::cell::UnsafeCell;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
-use super::console::is_terminal;
 use crate::descriptors::CONSOLE_INPUT;
 
 /// The terminal, for filters of system calls.
@@ -161,4 +160,10 @@ fn set(attributes: *const libc::termios) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Whether a descriptor is a terminal.
+fn is_terminal(fd: &impl AsRawFd) -> bool {
+    // SAFETY: a system call on a descriptor, without pointers.
+    unsafe { libc::isatty(fd.as_raw_fd()) == 1 }
 }

@@ -5,8 +5,9 @@ use io_gate::host::{Performable, Request};
 
 use crate::completion::{Completion, Kind, Performed};
 use crate::core::Core;
+use crate::given_up::{GivenUp, NotPermitted};
 use crate::observer::Noted;
-use crate::permit::{GivenUp, NotPermitted, Permits};
+use crate::permit::Permits;
 
 /// See the module.
 pub(crate) struct Work<'l> {

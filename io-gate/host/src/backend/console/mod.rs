@@ -6,15 +6,14 @@ mod output;
 mod sink;
 
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::epoll::EventSet;
 
 use super::Handled;
-use crate::core::POISONED;
 use crate::inputs::{Inputs, Role, Token};
+use crate::poisoned::POISONED;
 use keys::Keys;
 pub(crate) use output::Output;
 use output::Room;
@@ -172,10 +171,4 @@ impl Input {
             call(&mut keys.lock().expect(POISONED));
         }
     }
-}
-
-/// Whether a descriptor is a terminal.
-pub(super) fn is_terminal(fd: &impl AsRawFd) -> bool {
-    // SAFETY: a system call on a descriptor, without pointers.
-    unsafe { libc::isatty(fd.as_raw_fd()) == 1 }
 }

@@ -14,11 +14,11 @@ use io_gate::Outcome;
 use io_gate::host::{EffectOp, Origin, Performable};
 
 use super::sink::Sink;
-use crate::backend::Work;
 use crate::backend::interest::{Interest, Retry};
-use crate::core::POISONED;
+use crate::backend::work::Work;
 use crate::inputs::{Inputs, Role, Token, Watch};
 use crate::out::{Kept, Refused, Released};
+use crate::poisoned::POISONED;
 
 /// The most that waits for a reader: in bytes, and in requests, each of which has a record in every checkpoint. Below what a
 /// slot may have unsettled (io-gate, `load`): output to a reader who has stopped is dropped here, and not held back there.

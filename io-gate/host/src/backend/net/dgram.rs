@@ -19,12 +19,12 @@ use super::socket::{receive_message, send_message, take_error};
 use super::{MAX_FRAME, NetError, VNET_HEADER};
 use crate::backend::Handled;
 use crate::backend::interest::{Interest, Retry};
-use crate::core::POISONED;
 use crate::descriptors::{self, Address};
 use crate::inputs::{Inputs, Role, Token};
 use crate::out::{Outgoing, Refused};
 use crate::own_files::{self, OwnName, PlaceError};
 use crate::permit::Permits;
+use crate::poisoned::POISONED;
 
 /// When a frame that the peer had no room for is tried again, at first and at last: a queue of ten (`net.unix.max_dgram_qlen`)
 /// is read in the former, and a peer that has stopped costs no more than the latter.

@@ -14,12 +14,12 @@ use super::outbox::Outbox;
 use super::{MAX_FRAME, NetError, VNET_HEADER, socket};
 use crate::backend::Handled;
 use crate::backend::interest::{Interest, Retry};
-use crate::core::POISONED;
 use crate::descriptors;
 use crate::inputs::{Inputs, Role, Token};
 use crate::out::{Outgoing, PREFIX, Prefix, Refused};
 use crate::own_files;
 use crate::permit::Permits;
+use crate::poisoned::POISONED;
 
 /// When a connection is tried again, at first and at last.
 const RETRY: Duration = Duration::from_millis(100);

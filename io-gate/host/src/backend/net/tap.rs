@@ -13,11 +13,11 @@ use super::socket::append;
 use super::{MAX_FRAME, NetError, VNET_HEADER};
 use crate::backend::Handled;
 use crate::backend::interest::{Interest, Retry};
-use crate::core::POISONED;
 use crate::descriptors;
 use crate::inputs::{Inputs, Role, Token};
 use crate::out::{self, Outgoing, Refused, with_permits};
 use crate::permit::Permits;
+use crate::poisoned::POISONED;
 
 /// Guest feature bits (virtio 1.2, 5.1.3) and the tap offload that each allows.
 const OFFLOADS: [(u32, libc::c_uint); 4] =

@@ -1,0 +1,101 @@
+//! What a lane owns of a backend, and performs on.
+
+use std::io;
+use std::time::Instant;
+
+use io_gate::Outcome;
+use io_gate::host::{EffectOp, Performable};
+
+use super::work::Work;
+use super::{console, disk, net};
+use crate::out::{Refused, Released};
+use crate::perform;
+
+/// What a lane performs on. It belongs to the lane's thread.
+pub(crate) enum Output {
+    Disk(disk::Disk),
+    Net(net::Output),
+    Console(console::Output),
+    /// The machine itself: power events.
+    Power,
+}
+
+impl Output {
+    /// Performs one request. Lane.
+    pub(crate) fn perform(&mut self, work: &mut Work<'_>, request: Performable) {
+        if work.begin(&request).is_err() {
+            return work.not_permitted(request);
+        }
+        if let Self::Console(console) = self {
+            return console.perform(work, request);
+        }
+        let performed = match self {
+            Self::Disk(disk) => perform::on_disk(work, disk, &request),
+            _ => match Released::of(&request) {
+                Some(released) => self.send(work, released).map(|outcome| (outcome, Vec::new())),
+                None => Ok((Outcome::Unsupported, Vec::new())),
+            },
+        };
+        match performed {
+            Ok((outcome, data)) => work.done(request, outcome, data),
+            Err(Refused::NotPermitted) => work.withheld(request),
+            Err(Refused::Io(error)) => {
+                log::warn!("an effect has failed: {error}");
+                work.done(request, Outcome::Failed, Vec::new());
+            }
+        }
+    }
+
+    fn send(&mut self, work: &mut Work<'_>, released: Released<'_>) -> Result<Outcome, Refused> {
+        match (self, released.op()) {
+            (Self::Net(net), EffectOp::NetTx { .. }) => match released.bytes(&work.core.memory) {
+                Ok(frame) => net.send(&mut work.permits, frame),
+                Err(_) => Ok(Outcome::Failed),
+            },
+            // Told to the device thread where others are settled: it is in flight until it has taken effect.
+            (Self::Power, EffectOp::Power(_)) => {
+                work.permits.next()?.spend()?;
+                Ok(Outcome::Success(0))
+            }
+            _ => Ok(Outcome::Unsupported),
+        }
+    }
+
+    /// Whether one request may take as long as a disk does.
+    pub(crate) fn is_slow(&self) -> bool {
+        matches!(self, Self::Disk(_))
+    }
+
+    /// Sends what is queued, connects again. Lane.
+    pub(crate) fn attend(&mut self, work: &mut Work<'_>) {
+        match self {
+            Self::Net(net) => net.attend(&mut work.permits),
+            Self::Console(console) => console.attend(work),
+            Self::Disk(_) | Self::Power => {}
+        }
+    }
+
+    pub(crate) fn announce(&mut self, work: &mut Work<'_>) {
+        if let Self::Net(net) = self {
+            net.announce(&mut work.permits);
+        }
+    }
+
+    /// Has writes be durable from now on, and those before. Lane.
+    pub(crate) fn write_through(&mut self, work: &mut Work<'_>) -> io::Result<()> {
+        let Self::Disk(disk) = self else { return Ok(()) };
+        let refused = || io::Error::other("this machine may not write any more");
+        match disk.write_through_from_now_on(&mut || work.permits.next()) {
+            Ok(()) => Ok(()),
+            Err(Refused::Io(error)) => Err(error),
+            Err(Refused::NotPermitted) => Err(refused()),
+        }
+    }
+
+    /// Gives a console time to take its output. Lane.
+    pub(crate) fn finish(&mut self, work: &mut Work<'_>, until: Instant) {
+        if let Self::Console(console) = self {
+            console.finish(work, until);
+        }
+    }
+}
