@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::build::repository;
 
 const REFUSED: &str = "io-gate/tests/refused";
-const ATTACKS: &str = "xtask/attacks";
+const ATTACKS: &str = "xtask/gate-check/attacks";
 /// What says where the code below it is from.
 const CODE: &str = "<!-- code: ";
 

@@ -4,25 +4,22 @@
 mod bench;
 #[cfg(test)]
 mod book;
-mod build;
 mod certs;
 mod faults;
 mod fuzz;
-mod gate;
-mod given_file;
 mod guest;
 mod lab;
 mod new_device;
-mod report_file;
 mod run_pair;
 mod sim;
-mod stop;
 mod test;
 mod torture;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use kemari_gate_check as gate;
+use xtask_common::{build, given_file, report_file, stop};
 
 /// The project's own commands.
 #[derive(Debug, Parser)]

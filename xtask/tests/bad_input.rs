@@ -148,7 +148,10 @@ const WORDS: &[Case] = &[
     ("test nothing-has-this-name", &["no step has this in its name", "there are: "]),
     ("gate --layer thunder", &["--layer", "types"]),
     ("gate --sarif @notes", &["--sarif", "it is left alone"]),
-    ("gate --self-test --attack thunder", &["--attack", "xtask/attacks", "found `thunder`"]),
+    (
+        "gate --self-test --attack thunder",
+        &["--attack", "xtask/gate-check/attacks", "found `thunder`"],
+    ),
     ("gate --attack x", &["--self-test"]),
     ("certs @certs", &["--host"]),
     ("certs @certs --host ..", &["`..`", "name or the address of a host"]),

@@ -1,7 +1,7 @@
 //! Annotations for GitHub's checks: one line of a workflow command per finding.
 
 use super::{Looked, merged};
-use crate::gate::finding::Outcome;
+use crate::finding::Outcome;
 
 /// The lines.
 pub(crate) fn annotations(looked: &[Looked]) -> Vec<String> {
@@ -35,9 +35,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::gate::finding::{Finding, Place};
-    use crate::gate::layer::Layer;
-    use crate::gate::rules;
+    use crate::finding::{Finding, Place};
+    use crate::layer::Layer;
+    use crate::rules;
 
     #[test]
     fn a_finding_is_one_line() {

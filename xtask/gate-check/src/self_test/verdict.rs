@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::attack::{Attack, Catcher};
-use crate::gate::layer::Layer;
+use crate::layer::Layer;
 
 /// What became of an attack: who caught it, and everything that each said.
 #[derive(Clone, Debug, Default)]

@@ -14,9 +14,9 @@ use syn::{
 
 use super::files::for_tests;
 use super::names;
-use crate::gate::finding::{Finding, Place};
-use crate::gate::layer::Layer;
-use crate::gate::rules::{self, Rule};
+use crate::finding::{Finding, Place};
+use crate::layer::Layer;
+use crate::rules::{self, Rule};
 
 /// What is walked over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::Looked;
-use crate::gate::finding::{Finding, Outcome};
-use crate::gate::rules;
+use crate::finding::{Finding, Outcome};
+use crate::rules;
 
 const SCHEMA: &str =
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json";
@@ -86,8 +86,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::gate::finding::Place;
-    use crate::gate::layer::Layer;
+    use crate::finding::Place;
+    use crate::layer::Layer;
 
     #[test]
     fn every_result_names_a_rule_of_the_driver() {

@@ -7,14 +7,14 @@ use super::compile;
 use super::finding::{Finding, Outcome};
 use super::rules;
 use super::subject::{LINUX, Subject};
-use crate::build;
+use xtask_common::build;
 
 const LINTS: [&str; 3] =
     ["clippy::disallowed_methods", "clippy::disallowed_types", "clippy::disallowed_macros"];
 
 /// Looks.
 pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
-    let configuration = build::repository().join("xtask/gate");
+    let configuration = build::repository().join("xtask/gate-check/configuration");
     ensure!(
         configuration.join("clippy.toml").is_file(),
         "expected {}/clippy.toml",

@@ -12,7 +12,7 @@ use super::compile;
 use super::finding::{Finding, Outcome};
 use super::rules::{self, Rule};
 use super::subject::{LINUX, Subject};
-use crate::build;
+use xtask_common::build;
 
 /// What is left in the sysroot.
 const LEFT: [&str; 3] = ["libcore-", "liballoc-", "libcompiler_builtins-"];

@@ -6,23 +6,24 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 /// The micro-guest's target: no operating system below it.
-pub(crate) const BARE_TARGET: &str = "x86_64-unknown-none";
+pub const BARE_TARGET: &str = "x86_64-unknown-none";
 
 /// The repository.
-pub(crate) fn repository() -> &'static Path {
+pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("this crate is one directory below the repository")
+        .ancestors()
+        .nth(2)
+        .expect("this crate is two directories below the repository")
 }
 
 /// The directory that cargo builds into.
-pub(crate) fn target_dir() -> PathBuf {
+pub fn target_dir() -> PathBuf {
     let default = || repository().join("target");
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(default, PathBuf::from)
 }
 
 /// `cargo`, in the repository, as from the shell of whoever has called this program.
-pub(crate) fn cargo() -> Command {
+pub fn cargo() -> Command {
     let mut cargo = program();
     cargo.current_dir(repository());
     cargo
@@ -31,7 +32,7 @@ pub(crate) fn cargo() -> Command {
 /// `cargo`, anywhere. What an outer `cargo run` has put into the environment is not passed on: build scripts that look
 /// at it (`ring`'s looks at CARGO_MANIFEST_DIR) would run again, and everything above them be compiled again, each time
 /// that the inner and the outer cargo take turns.
-pub(crate) fn program() -> Command {
+pub fn program() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(is_of_outer_cargo) {
@@ -50,7 +51,10 @@ fn is_of_outer_cargo(name: &str) -> bool {
 }
 
 /// Runs `command`, whose output the person at the terminal sees.
-pub(crate) fn run(command: &mut Command) -> Result<()> {
+///
+/// # Errors
+/// It cannot be started, or fails.
+pub fn run(command: &mut Command) -> Result<()> {
     let words: Vec<_> = std::iter::once(command.get_program())
         .chain(command.get_args())
         .map(|word| word.to_string_lossy().into_owned())
@@ -62,13 +66,19 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 }
 
 /// Builds the release of `kemari` and says where it is.
-pub(crate) fn kemari() -> Result<PathBuf> {
+///
+/// # Errors
+/// The build fails.
+pub fn kemari() -> Result<PathBuf> {
     run(cargo().args(["build", "--release", "--package", "kemari-vmm", "--bin", "kemari"]))?;
     Ok(target_dir().join("release/kemari"))
 }
 
 /// Builds `kemari` and this program so that they need no libraries, for the nested lab; says in which directory they are.
-pub(crate) fn static_programs() -> Result<PathBuf> {
+///
+/// # Errors
+/// The build fails.
+pub fn static_programs() -> Result<PathBuf> {
     const TARGET: &str = "x86_64-unknown-linux-gnu";
     let mut build = cargo();
     build.args(["build", "--release", "--target", TARGET]);
@@ -87,13 +97,19 @@ pub(crate) fn static_programs() -> Result<PathBuf> {
 }
 
 /// Whether a program that is to be run instead of a built one is there.
-pub(crate) fn check_program(path: &Path) -> Result<()> {
+///
+/// # Errors
+/// There is no such file.
+pub fn check_program(path: &Path) -> Result<()> {
     ensure!(path.is_file(), "--kemari: expected a program, found no {}", path.display());
     Ok(())
 }
 
 /// Builds the micro-guest and says where it is.
-pub(crate) fn micro_guest() -> Result<PathBuf> {
+///
+/// # Errors
+/// The bare target cannot be installed, or the build fails.
+pub fn micro_guest() -> Result<PathBuf> {
     ensure_bare_target()?;
     let dir = target_dir().join("micro-guest");
     // Run in its directory, where its own cargo configuration is found.
@@ -105,7 +121,10 @@ pub(crate) fn micro_guest() -> Result<PathBuf> {
 }
 
 /// Installs the bare target, which the micro-guest and the check of `devices` need.
-pub(crate) fn ensure_bare_target() -> Result<()> {
+///
+/// # Errors
+/// rustc cannot be run, or rustup cannot install the target.
+pub fn ensure_bare_target() -> Result<()> {
     let installed = Command::new("rustc")
         .current_dir(repository())
         .args(["--print", "target-libdir", "--target", BARE_TARGET])

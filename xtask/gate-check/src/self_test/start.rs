@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::build;
-use crate::gate::calls;
-use crate::gate::subject::Subject;
+use crate::calls;
+use crate::subject::Subject;
+use xtask_common::build;
 
 /// The exit codes of a refusal at start, and of a system call that a thread may not make.
 const REFUSED: [i32; 2] = [2, 159];

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use crate::given_file;
+use xtask_common::given_file;
 
 /// What is allowed.
 #[derive(Clone, Debug, Default, Deserialize)]

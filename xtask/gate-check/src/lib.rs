@@ -1,5 +1,7 @@
 //! `cargo xtask gate`: checks that the gate is the only way out of a device (P5), in layers that look at the same
 //! crates in different ways, and teaches whoever tried another way.
+//!
+//! It may depend on `xtask-common`, and on no other crate of this workspace: the crates that it checks are read and compiled, not linked.
 
 mod base;
 mod calls;
@@ -36,14 +38,14 @@ use self::finding::Outcome;
 use self::layer::Layer;
 use self::report::Looked;
 use self::subject::Subject;
-use crate::build;
+use xtask_common::build;
 
 /// Of a layer's thread, in bytes: taken as it is used.
 const STACK: usize = 256 << 20;
 
 /// What to check, and how to say what was found.
 #[derive(Debug, Args)]
-pub(crate) struct Arguments {
+pub struct Arguments {
     /// Only this layer; may be given more than once.
     #[arg(long, value_name = "NAME")]
     layer: Vec<Layer>,
@@ -83,7 +85,7 @@ pub(crate) struct Arguments {
 }
 
 /// 0 when nothing was found, 1 when something was, 2 when a layer could not look.
-pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+pub fn run(arguments: &Arguments) -> ExitCode {
     match check(arguments) {
         Ok(Verdict::Passed) => ExitCode::SUCCESS,
         Ok(Verdict::Failed) => ExitCode::FAILURE,
@@ -96,12 +98,18 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
 }
 
 /// Checks the tree as `cargo xtask gate` does; `true` when nothing was found.
-pub(crate) fn tree_passes() -> Result<bool> {
+///
+/// # Errors
+/// The tree cannot be read.
+pub fn tree_passes() -> Result<bool> {
     passes_at(build::repository())
 }
 
 /// Checks a copy of the tree; `true` when nothing was found.
-pub(crate) fn passes_at(root: &Path) -> Result<bool> {
+///
+/// # Errors
+/// The copy has no valid `gate.toml`, or cargo cannot read its manifests.
+pub fn passes_at(root: &Path) -> Result<bool> {
     let subject = Subject::tree(root, None, vec!["--locked".to_owned()])?;
     let looked = look(&subject, &Layer::ALL);
     print!("{}", report::human(&looked));
@@ -109,17 +117,26 @@ pub(crate) fn passes_at(root: &Path) -> Result<bool> {
 }
 
 /// The program of a copy of the tree that [`passes_at`] has compiled, unoptimized.
-pub(crate) fn program_at(root: &Path) -> Result<PathBuf> {
+///
+/// # Errors
+/// As [`passes_at`]; or the program does not compile or link.
+pub fn program_at(root: &Path) -> Result<PathBuf> {
     calls::runnable(&Subject::tree(root, None, vec!["--locked".to_owned()])?)
 }
 
 /// Runs every known attack; `true` when each was caught by the layers that claim it.
-pub(crate) fn self_test_passes() -> Result<bool> {
+///
+/// # Errors
+/// The scratch copy cannot be made, or an attack does not fit it.
+pub fn self_test_passes() -> Result<bool> {
     self_test::run(&self_test::Run::default())
 }
 
 /// Has an independent tool look; `true` when it finds nothing in the tree, and the attacks that it can see.
-pub(crate) fn witness_agrees() -> Result<bool> {
+///
+/// # Errors
+/// cargo-acl is not there and cannot be built, or could not look.
+pub fn witness_agrees() -> Result<bool> {
     witness::run()
 }
 
@@ -133,8 +150,12 @@ enum Verdict {
 }
 
 fn check(arguments: &Arguments) -> Result<Verdict> {
-    arguments.sarif.as_deref().map_or(Ok(()), crate::report_file::check).context("--sarif")?;
-    let allowed = arguments.allow.as_deref().map(crate::given_file::text);
+    arguments
+        .sarif
+        .as_deref()
+        .map_or(Ok(()), xtask_common::report_file::check)
+        .context("--sarif")?;
+    let allowed = arguments.allow.as_deref().map(xtask_common::given_file::text);
     allowed.transpose().context("--allow")?;
     if arguments.self_test {
         let passed = self_test::run(&self_test::Run {

@@ -7,10 +7,13 @@ use anyhow::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// Set when the work is to end early.
-pub(crate) type Flag = Arc<AtomicBool>;
+pub type Flag = Arc<AtomicBool>;
 
 /// A flag that is set by the first Ctrl-C (or SIGTERM, SIGHUP); the second ends the process at once.
-pub(crate) fn flag() -> Result<Flag> {
+///
+/// # Errors
+/// No signal handler can be installed.
+pub fn flag() -> Result<Flag> {
     static FLAG: OnceLock<Flag> = OnceLock::new();
     if let Some(flag) = FLAG.get() {
         return Ok(Arc::clone(flag));

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 
 use super::scratch::{self, Tree};
-use crate::gate::layer::Layer;
+use crate::layer::Layer;
 
 /// Who catches attacks: a layer of the lint, or the gate's own counting while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -46,7 +46,7 @@ impl fmt::Display for Catcher {
     }
 }
 
-/// `attack.toml`; `xtask/attacks/README.md` says what each field means.
+/// `attack.toml`; `xtask/gate-check/attacks/README.md` says what each field means.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Attack {

@@ -1,6 +1,6 @@
 //! Names that a device has no business with, and the rule that each breaks.
 
-use crate::gate::rules::{self, Rule};
+use crate::rules::{self, Rule};
 
 /// Names that break a rule wherever they stand in a path.
 const ANYWHERE: &[(&[&str], &Rule)] = &[

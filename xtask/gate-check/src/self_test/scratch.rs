@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use cargo_metadata::{MetadataCommand, Package};
 use sha2::{Digest, Sha256};
 
-use crate::gate::subject::{Subject, package_dir};
+use crate::subject::{Subject, package_dir};
 
 /// Files by their path from the root.
 pub(crate) type Tree = BTreeMap<PathBuf, Vec<u8>>;

@@ -175,7 +175,7 @@ pub(crate) fn library_name(package: &Package) -> Result<String> {
 
 /// `cargo` with nothing of the caller's environment that changes what is compiled.
 fn bare_cargo() -> Command {
-    let mut cargo = crate::build::program();
+    let mut cargo = xtask_common::build::program();
     for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "RUSTC_BOOTSTRAP"]
     {
         cargo.env_remove(name);

@@ -21,7 +21,7 @@ use super::finding::{Finding, Outcome};
 use super::layer::Layer;
 use super::report;
 use super::subject::{LINUX, Subject, package_dir};
-use crate::build;
+use xtask_common::build;
 
 /// Which attacks, and who looks at them.
 #[derive(Debug, Default)]
@@ -38,12 +38,12 @@ pub(crate) struct Run<'r> {
 pub(crate) fn run(run: &Run<'_>) -> Result<bool> {
     let Run { only, without, .. } = *run;
     let begin = Instant::now();
-    let mut attacks = Attack::all(&build::repository().join("xtask/attacks"))?;
+    let mut attacks = Attack::all(&build::repository().join("xtask/gate-check/attacks"))?;
     let all = attacks.len();
     attacks.retain(|attack| only.is_empty() || only.iter().any(|only| attack.name.contains(only)));
     ensure!(
         !attacks.is_empty(),
-        "--attack: expected a part of the name of a directory of xtask/attacks, found `{}`",
+        "--attack: expected a part of the name of a directory of xtask/gate-check/attacks, found `{}`",
         only.join("`, `")
     );
     let subject = Subject::tree(build::repository(), None, vec!["--locked".to_owned()])?;
@@ -221,7 +221,7 @@ impl Bed {
     }
 
     fn test(&self, test: &Test, more: &[&str]) -> Result<std::process::Output> {
-        let mut cargo = crate::build::program();
+        let mut cargo = xtask_common::build::program();
         cargo.current_dir(&self.scratch.root).env_remove("RUSTFLAGS");
         cargo.arg("test").args(self.scratch.flags());
         cargo.args(["--quiet", "--target", LINUX, "--package", &test.package]);

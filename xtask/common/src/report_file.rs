@@ -13,7 +13,10 @@ use rustix::io::Errno;
 const BEGINNINGS: [&str; 3] = ["{", "<svg", "# Faults by thread and system call"];
 
 /// Whether a report may be written to `path`: before the work whose report it is.
-pub(crate) fn check(path: &Path) -> Result<()> {
+///
+/// # Errors
+/// The path names a file that is no report, or a name in no directory.
+pub fn check(path: &Path) -> Result<()> {
     let Ok(found) = fs::metadata(path) else {
         let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
@@ -43,7 +46,10 @@ pub(crate) fn check(path: &Path) -> Result<()> {
 }
 
 /// Writes a report.
-pub(crate) fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
+///
+/// # Errors
+/// As [`check`]; or the file cannot be written, or nobody reads the FIFO.
+pub fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
     check(path)?;
     let written = match fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) {
         true => reader_of(path).and_then(|mut fifo| fifo.write_all(text.as_ref())),

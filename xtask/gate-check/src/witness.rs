@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::self_test::{Attack, Scratch};
 use super::subject::{Subject, package_dir};
-use crate::build;
+use xtask_common::build;
 
 /// The release of cargo-acl that was tried.
 const VERSION: &str = "0.9.0";
@@ -36,7 +36,7 @@ pub(crate) fn run() -> Result<bool> {
         Some(said) => println!("cargo-acl finds something in the tree:\n{said}"),
     }
     let mut scratch = Scratch::new(&subject, folder.join("tree"))?;
-    let attacks = Attack::all(&build::repository().join("xtask/attacks"))?;
+    let attacks = Attack::all(&build::repository().join("xtask/gate-check/attacks"))?;
     let mut passed = found.is_none();
     for (name, expected) in SEEN {
         let attack = attacks.iter().find(|attack| attack.name == name);
@@ -63,7 +63,10 @@ fn look(tool: &Path, subject: &Subject, folder: &Path) -> Result<Option<String>>
     fs::write(program.join("src/main.rs"), PROGRAM)?;
     fs::write(program.join("Cargo.toml"), manifest(subject)?)?;
     fs::copy(subject.root.join("Cargo.lock"), program.join("Cargo.lock"))?;
-    fs::copy(build::repository().join("xtask/gate/cackle.toml"), program.join("cackle.toml"))?;
+    fs::copy(
+        build::repository().join("xtask/gate-check/configuration/cackle.toml"),
+        program.join("cackle.toml"),
+    )?;
     fs::copy(subject.root.join("rust-toolchain.toml"), program.join("rust-toolchain.toml"))?;
     let mut acl = Command::new(tool);
     acl.current_dir(&program).args(["acl", "--no-ui", "--no-backtrace", "--colour", "never"]);

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::{Looked, merged};
-use crate::gate::finding::{Finding, Outcome};
-use crate::gate::layer::Layer;
+use crate::finding::{Finding, Outcome};
+use crate::layer::Layer;
 
 /// How many findings are shown in full.
 const SHOWN: usize = 40;

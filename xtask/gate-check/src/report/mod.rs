@@ -93,5 +93,5 @@ pub(crate) fn json(subject: &Subject, looked: &[Looked]) -> Value {
 
 fn write(path: &Path, value: &Value) -> Result<()> {
     let text = serde_json::to_string_pretty(value).context("cannot write JSON")?;
-    crate::report_file::write(path, text + "\n")
+    xtask_common::report_file::write(path, text + "\n")
 }

@@ -6,7 +6,10 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 /// The text of a regular file. Nobody waits for whoever writes to a FIFO, nor reads a device without an end.
-pub(crate) fn text(path: &Path) -> Result<String> {
+///
+/// # Errors
+/// The path names no regular file, or its text cannot be read as UTF-8.
+pub fn text(path: &Path) -> Result<String> {
     let shown = path.display();
     let found = fs::metadata(path).with_context(|| format!("cannot read {shown}"))?;
     ensure!(found.is_file(), "cannot read {shown}: expected a regular file, found something else");
