@@ -8,9 +8,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use images::{BzImage, Elf, Segment, note, property_note, pvh_note};
+use kemari_hypervisor::layout;
+use kemari_hypervisor::memory::{GuestMemory, MemoryOptions, create};
 use kemari_vmm::boot::{BootConfig, Entry, load};
-use kemari_vmm::layout;
-use kemari_vmm::memory::{GuestMemory, MemoryOptions, create};
 use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress};
 

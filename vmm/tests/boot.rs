@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
+use kemari_hypervisor::layout;
+use kemari_hypervisor::memory::{GuestMemory, MemoryOptions, create};
 use kemari_vmm::boot::{BootConfig, BootError, Entry, load};
-use kemari_vmm::layout;
-use kemari_vmm::memory::{GuestMemory, MemoryOptions, create};
 use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress};
 

@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{CODE, DONE, Event, enter, handler, open, run};
-use kemari_vmm::kvm::{VcpuSet, Vm, VmOptions};
-use kemari_vmm::layout::{HIGH_RAM_START, LOW_RAM_END};
-use kemari_vmm::memory::{self, GuestMemory, MemoryOptions, PageBitmap};
+use kemari_hypervisor::kvm::{VcpuSet, Vm, VmOptions};
+use kemari_hypervisor::layout::{HIGH_RAM_START, LOW_RAM_END};
+use kemari_hypervisor::memory::{self, GuestMemory, MemoryOptions, PageBitmap};
 use kvm_bindings::{
     KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_PAGE_OFFSET,
     KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, kvm_clear_dirty_log,
@@ -299,7 +299,7 @@ impl Raw {
     fn new(kvm: &Kvm, size: u64, huge_pages: bool, with_ring: bool) -> Raw {
         let memory = guest_memory(size, huge_pages);
         let vm = kvm.create_vm().unwrap();
-        vm.set_tss_address(kemari_vmm::layout::KVM_TSS_ADDR as usize).unwrap();
+        vm.set_tss_address(kemari_hypervisor::layout::KVM_TSS_ADDR as usize).unwrap();
         let mut cap = kvm_enable_cap::default();
         if with_ring {
             cap.cap = KVM_CAP_DIRTY_LOG_RING_ACQ_REL;

@@ -6,8 +6,8 @@ mod common;
 use std::sync::mpsc::Receiver;
 
 use common::{CODE, DONE, Event, enter, handler, memory, open, run, vm};
-use kemari_vmm::kvm::VcpuSet;
-use kemari_vmm::memory::DirtyTracker;
+use kemari_hypervisor::kvm::VcpuSet;
+use kemari_hypervisor::memory::DirtyTracker;
 use kvm_bindings::kvm_regs;
 use vm_memory::{Bytes, GuestAddress};
 

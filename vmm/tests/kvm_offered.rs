@@ -7,8 +7,8 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{memory, open, vm};
-use kemari_vmm::kvm::state::SavePlan;
-use kemari_vmm::kvm::{ClockPolicy, CompatInfo, VcpuState, Vm, VmState};
+use kemari_hypervisor::kvm::state::SavePlan;
+use kemari_hypervisor::kvm::{ClockPolicy, CompatInfo, VcpuState, Vm, VmState};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd};
 

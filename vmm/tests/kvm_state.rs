@@ -9,8 +9,8 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use common::{DONE, Event, FAIL, Handler, SEQUENCE, enter, handler, memory, open, vm};
-use kemari_vmm::kvm::state::SavePlan;
-use kemari_vmm::kvm::{
+use kemari_hypervisor::kvm::state::SavePlan;
+use kemari_hypervisor::kvm::{
     ClockPolicy, CompatInfo, FatalExit, StateError, VcpuError, VcpuSet, VcpuState, Vm, VmState,
 };
 use kvm_bindings::kvm_regs;

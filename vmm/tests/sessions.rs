@@ -125,7 +125,7 @@ fn an_ended_session_takes_no_dirty_pages_of_the_next() {
     let End::TakeOver(inherited) = standby.end() else { panic!("it was told to take over") };
     let differ: Vec<u64> = (0..MEMORY / PAGE)
         .filter(|page| {
-            let read = |memory: &kemari_vmm::memory::GuestMemory| {
+            let read = |memory: &kemari_hypervisor::memory::GuestMemory| {
                 let mut bytes = [0; 4096];
                 memory.read_slice(&mut bytes, GuestAddress(page * PAGE)).unwrap();
                 bytes

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use io_gate::host::new_gate;
 use io_gate_host::Unfenced;
+use kemari_hypervisor::memory::GuestMemory;
 use kemari_vmm::config::{ConsoleConfig, MachineConfig};
 use kemari_vmm::machine::{Machine, VirtioMmio};
-use kemari_vmm::memory::GuestMemory;
 use vm_device::DeviceMmio;
 use vm_device::bus::MmioAddress;
 use vm_memory::{Bytes, GuestAddress};

@@ -3,12 +3,9 @@
 use std::marker::PhantomData;
 
 use io_gate::host::{GuestBytes, GuestRange, MemoryFault};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
-use crate::page_bitmap::PageBitmap;
-
-/// The guest's memory, with a bitmap of the pages that the VMM itself has written.
-pub type GuestMemory = GuestMemoryMmap<PageBitmap>;
+pub use io_gate_memory::GuestMemory;
 
 /// Guest memory, lent to a chain.
 pub(crate) struct View<'m>(pub(crate) &'m GuestMemory);

@@ -15,10 +15,9 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, AmlSink};
+use kemari_hypervisor::layout::{self, MmioWindow};
+use kemari_hypervisor::memory::GuestMemory;
 use vm_memory::{Bytes, GuestAddress};
-
-use crate::layout::{self, MmioWindow};
-use crate::memory::GuestMemory;
 
 const OEM_ID: [u8; 6] = *b"KEMARI";
 const OEM_TABLE_ID: [u8; 8] = *b"KEMARIVM";
@@ -292,8 +291,9 @@ fn pci_bus(sink: &mut Vec<u8>) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use kemari_hypervisor::memory::{MemoryOptions, create};
+
     use super::*;
-    use crate::memory::{MemoryOptions, create};
     use std::process::Command;
 
     fn built(windows: usize, cpus: u32) -> GuestMemory {

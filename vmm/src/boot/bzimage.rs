@@ -1,6 +1,8 @@
 //! A bzImage: its setup header, where its protected-mode code goes, and where that unpacks the kernel
 //! (the Linux kernel's Documentation/arch/x86/boot.rst).
 
+use kemari_hypervisor::layout;
+use kemari_hypervisor::memory::GuestMemory;
 use linux_loader::loader::bootparam::setup_header;
 use vm_memory::ByteValued;
 
@@ -8,8 +10,6 @@ use super::Entry;
 use super::error::BootError;
 use super::map::{BootMap, Part};
 use super::source::Source;
-use crate::layout;
-use crate::memory::GuestMemory;
 
 /// Where the setup header begins in the file.
 const HEADER_AT: u64 = 0x1f1;

@@ -3,6 +3,7 @@
 //! linux-loader's own loader takes the last note segment for the only one, does not count segments that are all zeros, and
 //! writes while it checks; its types are used.
 
+use kemari_hypervisor::memory::GuestMemory;
 use linux_loader::elf::{Elf64_Ehdr, Elf64_Nhdr, Elf64_Phdr, PT_LOAD, PT_NOTE};
 use vm_memory::ByteValued;
 
@@ -10,7 +11,6 @@ use super::Entry;
 use super::error::BootError;
 use super::map::{BootMap, Part};
 use super::source::Source;
-use crate::memory::GuestMemory;
 
 const HEADER_LEN: u64 = size_of::<Elf64_Ehdr>() as u64;
 const PROGRAM_HEADER_LEN: u64 = size_of::<Elf64_Phdr>() as u64;

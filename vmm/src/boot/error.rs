@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use kemari_hypervisor::layout;
+
 use super::acpi::AcpiError;
 use super::map::{Claim, Conflict, Part};
-use crate::layout;
 
 /// Why a guest cannot be booted, and what to change.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,7 @@
 //! Kernel images and the initrd: telling the formats apart, claiming what each needs in the map of the boot, and loading them.
 
+use kemari_hypervisor::layout;
+use kemari_hypervisor::memory::GuestMemory;
 use linux_loader::loader::bootparam::setup_header;
 
 use super::bzimage::BzImage;
@@ -8,8 +10,6 @@ use super::error::{BootError, mebibytes};
 use super::map::{BootMap, Part};
 use super::source::Source;
 use super::{Entry, Initrd};
-use crate::layout;
-use crate::memory::GuestMemory;
 
 /// A kernel whose headers have been read.
 pub(super) enum Kernel {

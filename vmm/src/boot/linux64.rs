@@ -1,5 +1,7 @@
 //! The 64-bit Linux boot protocol: the zero page and the page tables that map the first 4 GiB one to one.
 
+use kemari_hypervisor::layout;
+use kemari_hypervisor::memory::GuestMemory;
 use linux_loader::configurator::linux::LinuxBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
@@ -7,8 +9,6 @@ use vm_memory::GuestAddress;
 
 use super::error::BootError;
 use super::{Initrd, map_of, put_slice};
-use crate::layout;
-use crate::memory::GuestMemory;
 
 const BOOT_FLAG: u16 = 0xaa55;
 /// `HdrS`.

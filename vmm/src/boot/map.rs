@@ -7,11 +7,11 @@
 use std::fmt;
 use std::ops::Range;
 
+use kemari_hypervisor::layout;
+use kemari_hypervisor::memory::GuestMemory;
 use vm_memory::{Address, GuestMemoryBackend};
 
 use super::Entry;
-use crate::layout;
-use crate::memory::GuestMemory;
 
 /// Where a kernel and its initrd may lie: conventional memory and low RAM. The entry protocols name the initrd by 32 bits and
 /// map the first 4 GiB, so that RAM above the hole is of no use to them.

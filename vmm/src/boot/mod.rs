@@ -21,13 +21,13 @@ pub use map::{Claim, Part};
 
 use std::path::Path;
 
+use kemari_hypervisor::layout::{self, MmioWindow};
+use kemari_hypervisor::memory::{self, GuestMemory};
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress};
 
 use self::image::Kernel;
 use self::map::BootMap;
-use crate::layout::{self, MmioWindow};
-use crate::memory::{self, GuestMemory};
 
 /// What to boot, and the machine that the tables describe.
 #[derive(Clone, Copy, Debug)]

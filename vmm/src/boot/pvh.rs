@@ -1,5 +1,7 @@
 //! The PVH boot protocol's start info: memory map, command line, initrd and ACPI, in `struct hvm_start_info`.
 
+use kemari_hypervisor::layout;
+use kemari_hypervisor::memory::GuestMemory;
 use linux_loader::configurator::pvh::PvhBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::elf::start_info::{
@@ -9,8 +11,6 @@ use vm_memory::GuestAddress;
 
 use super::error::BootError;
 use super::{Initrd, map_of};
-use crate::layout;
-use crate::memory::GuestMemory;
 
 /// `XEN_HVM_START_MAGIC_VALUE`: "xEn3" with the highest bit set.
 const MAGIC: u32 = 0x336e_c578;

@@ -1,12 +1,12 @@
 //! The first vCPU's registers at the guest's entry, and the descriptor table that they refer to.
 
+use kemari_hypervisor::layout;
+use kemari_hypervisor::memory::GuestMemory;
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::VcpuFd;
 
 use super::error::BootError;
 use super::{Entry, put_slice};
-use crate::layout;
-use crate::memory::GuestMemory;
 
 /// Selectors of the Linux boot protocol: __BOOT_CS and __BOOT_DS.
 const BOOT_CS: u16 = 0x10;

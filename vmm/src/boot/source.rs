@@ -5,10 +5,10 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
+use kemari_hypervisor::memory::GuestMemory;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use super::error::BootError;
-use crate::memory::GuestMemory;
 
 /// Opens a kernel or an initrd (`what`, also the flag's name): a regular file or a block device, since it is read more than
 /// once and its end has to be known.

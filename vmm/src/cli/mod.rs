@@ -128,7 +128,7 @@ fn not_parsed(error: &clap::Error) -> Result<u8, CliError> {
 /// Gives up what the product does not need: before anything is opened, and before there are other
 /// threads.
 fn confine(mode: seccomp::Mode) -> Result<(), CliError> {
-    crate::memory::begin();
+    kemari_hypervisor::memory::begin();
     crate::standby::resources::raise_limit();
     terminal::never_stop();
     seccomp::start(mode).map_err(|error| CliError::failed(error.to_string()))?;
@@ -138,7 +138,7 @@ fn confine(mode: seccomp::Mode) -> Result<(), CliError> {
 
 fn probe(args: &ProbeArgs) -> Result<u8, CliError> {
     if args.limits {
-        let limits = crate::kvm::limits::limits(&args.pages)
+        let limits = crate::probe::limits(&args.pages)
             .map_err(|error| CliError::failed(format!("the limits cannot be measured: {error}")))?;
         return print_json(&limits, args.json);
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use io_gate::host::new_gate;
+use kemari_hypervisor::memory::scarce;
 
 use super::guest::{self, Claim, observer};
 use super::pid_file::PidFile;
@@ -10,7 +11,6 @@ use super::{CliError, RunArgs, arbiter, audit, panic, start};
 use crate::audit::{Event, Side, Won};
 use crate::engine::{Engine, Makings};
 use crate::machine::{AttachOptions, Machine};
-use crate::memory::scarce;
 use crate::standby::resources::{DescriptorError, Reserve, check_room};
 
 /// Runs a machine to its end; gives the exit code.

@@ -8,6 +8,8 @@ use ft_core::handshake::MachineLayout;
 use ft_core::standby::{Event, StandbyOptions};
 use io_gate::host::{CommitAuthority, new_gate};
 use io_gate_host::{Fence, Observer};
+use kemari_hypervisor::kvm;
+use kemari_hypervisor::memory::{MemoryError, check_limits, scarce};
 use serde_json::json;
 
 use super::attach::attach;
@@ -21,9 +23,7 @@ use crate::boot::{Boot, BootError};
 use crate::config::MachineConfig;
 use crate::control::{Command, ControlSocket, Handler, Outcome, Reply, done};
 use crate::engine::{Engine, EngineOptions, Takeover};
-use crate::kvm;
 use crate::machine::{Ended, Machine, MachineError};
-use crate::memory::{MemoryError, check_limits, scarce};
 use crate::standby::resources::{Reserve, Resources};
 use crate::standby::{
     Answer, End, HostError, Inheritance, Input, MachineFactory, SessionId, StandbyConfig,

@@ -16,7 +16,8 @@ pub use self::disk::{DiskCache, DiskConfig, FenceRecord};
 pub use self::memory::MemoryConfig;
 pub use self::net::{NetBackend, NetConfig, NetModel, socket_path};
 
-use crate::layout;
+use kemari_hypervisor::layout;
+
 use crate::values::{Part, Unit};
 
 /// One virtual machine.

@@ -6,14 +6,14 @@ use ft_core::Epoch;
 use ft_core::pages::PAGE_SIZE;
 use io_gate::host::{EffectId, InFlightError, Record, check_in_flight};
 use io_gate_host::Sealed;
+use kemari_hypervisor::kvm::trial::{Trial, TrialError};
+use kemari_hypervisor::kvm::{self, ClockPolicy, VcpuState, VmState};
+use kemari_hypervisor::memory::GuestMemory;
 use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::kvm::trial::{Trial, TrialError};
-use crate::kvm::{self, ClockPolicy, VcpuState, VmState};
 use crate::machine::{Answer, DeviceRecord, DevicesRestoreError, Machine, MachineError};
-use crate::memory::GuestMemory;
 
 /// A blob of machine state does not fit this machine.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,7 @@ pub enum StateBlobError {
     Trial(#[from] TrialError),
     /// KVM refuses it.
     #[error(transparent)]
-    Kvm(#[from] crate::kvm::StateError),
+    Kvm(#[from] kemari_hypervisor::kvm::StateError),
 }
 
 /// A machine at the end of an epoch, without its memory.

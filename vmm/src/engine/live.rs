@@ -12,11 +12,11 @@ use std::time::Duration;
 use ft_core::LinkId;
 use ft_core::pages::PageFrames;
 use io_gate_host::Sealed;
+use kemari_hypervisor::kvm::VmError;
+use kemari_hypervisor::memory::{DirtyError, DirtyTracker};
 
 use super::Engine;
 use super::status::EngineStats;
-use crate::kvm::VmError;
-use crate::memory::{DirtyError, DirtyTracker};
 
 /// Checkpoint buffers that are kept, at most; as many may be under way, and one more filled.
 const SPARE: usize = 4;

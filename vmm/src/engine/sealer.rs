@@ -13,6 +13,7 @@ use ft_core::primary::Event;
 use ft_core::wire::Hashes;
 use ft_core::{Epoch, LinkId, Time};
 use io_gate::host::EffectId;
+use kemari_hypervisor::memory::PageReader;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::timerfd::TimerFd;
 
@@ -22,7 +23,6 @@ use super::session::Session;
 use super::status::EngineStats;
 use super::{Core, Engine};
 use crate::audit;
-use crate::memory::PageReader;
 
 /// A guest that has written no more pages than this in an epoch is as good as idle: its timer tick
 /// and little else.

@@ -8,7 +8,13 @@ use std::sync::{Arc, Mutex, OnceLock};
 use ft_core::arbiter::DiskClaim;
 use io_gate::host::Ledger;
 use io_gate_host::backend::disk::DiskError;
+use io_gate_host::backend::memory::{MemoryFileError, memory_file};
 use io_gate_host::{Fence, GateHost, Observer};
+use kemari_hypervisor::kvm::state::SavePlan;
+use kemari_hypervisor::kvm::{
+    self, CompatInfo, OpenError, StateError, VcpuError, VcpuSet, Vm, VmError, VmOptions, VmState,
+};
+use kemari_hypervisor::memory::{self, MemoryError, MemoryOptions};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::Bus;
@@ -20,11 +26,6 @@ use super::events::Events;
 use super::{Machine, PowerOn};
 use crate::boot::BootError;
 use crate::config::{ConfigError, MachineConfig};
-use crate::kvm::state::SavePlan;
-use crate::kvm::{
-    self, CompatInfo, OpenError, StateError, VcpuError, VcpuSet, Vm, VmError, VmOptions, VmState,
-};
-use crate::memory::{self, MemoryError, MemoryOptions};
 use crate::seccomp::{self, Role};
 
 /// Why a machine could not be made, booted or restored.
@@ -42,6 +43,9 @@ pub enum MachineError {
     /// Guest memory cannot be had.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// The file that guest memory is to be in cannot be used.
+    #[error(transparent)]
+    MemoryFile(#[from] MemoryFileError),
     /// Devices, or what is behind them.
     #[error(transparent)]
     Devices(#[from] DeviceSetupError),
@@ -86,9 +90,12 @@ impl MachineError {
     #[must_use]
     pub fn is_usage(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Kvm(_) | Self::Memory(_) | Self::Boot(_) | Self::NoKernel => {
-                true
-            }
+            Self::Config(_)
+            | Self::Kvm(_)
+            | Self::Memory(_)
+            | Self::MemoryFile(_)
+            | Self::Boot(_)
+            | Self::NoKernel => true,
             Self::Vm(error) => matches!(error, VmError::Cpus { .. }),
             Self::Devices(error) => {
                 !matches!(error, DeviceSetupError::System(_) | DeviceSetupError::Overlap(_))
@@ -128,7 +135,9 @@ impl Machine {
         let options = MemoryOptions { size: config.memory, huge_pages: true };
         let ram = match &config.memory_file {
             None => memory::create(options)?,
-            Some(path) => memory::create_in_file(options, path)?,
+            Some(path) => memory::create_in_file(options, |bytes| {
+                memory_file(path, bytes).map_err(MachineError::from)
+            })?,
         };
         // The PIT: stock kernels calibrate their clocks by it.
         let vm = Arc::new(Vm::new(&kvm, ram.clone(), VmOptions { cpus: config.cpus, pit: true })?);

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use io_gate_host::GateHost;
+use kemari_hypervisor::kvm::{ExitHandler, FatalExit};
 use vm_device::DevicePio;
 use vm_device::bus::{MmioAddress, PioAddress, PioAddressOffset};
 use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 
 use super::events::{Events, MachineEvent};
 use super::register_port;
-use crate::kvm::{ExitHandler, FatalExit};
 
 /// A guest that probes everything does not fill the log.
 const MAX_NOTED: usize = 256;
@@ -116,10 +116,10 @@ mod tests {
 
     use io_gate::host::new_gate;
     use io_gate_host::Unfenced;
+    use kemari_hypervisor::memory::{self, MemoryOptions};
     use vm_device::bus::PioRange;
 
     use super::*;
-    use crate::memory::{self, MemoryOptions};
 
     /// Remembers what is written; reads as the port's offset.
     #[derive(Default)]

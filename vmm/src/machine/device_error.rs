@@ -6,10 +6,10 @@ use io_gate_host::backend::ShareError;
 use io_gate_host::backend::console::ConsoleError;
 use io_gate_host::backend::disk::DiskError;
 use io_gate_host::backend::net::NetError;
+use kemari_hypervisor::layout;
 
 use super::catalog;
 use super::gated::NotGated;
-use crate::layout;
 
 /// Why the devices or what is behind them could not be had.
 #[derive(Debug, thiserror::Error)]

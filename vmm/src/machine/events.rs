@@ -5,9 +5,8 @@ use std::io;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use kemari_hypervisor::kvm::FatalExit;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
-
-use crate::kvm::FatalExit;
 
 /// Something for the device thread to react to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The interrupt line of one device: an edge or a level on a pin of KVM's interrupt controllers.
 
-use crate::kvm::Pins;
+use kemari_hypervisor::kvm::Pins;
 
 /// One pin.
 ///

@@ -37,15 +37,15 @@ use std::sync::{Arc, Mutex, OnceLock};
 use ft_core::handshake::{DeviceLayout, MachineLayout, MemoryRegion};
 use io_gate::Identity;
 use io_gate_host::GateHost;
+use kemari_hypervisor::kvm::state::SavePlan;
+use kemari_hypervisor::kvm::{CompatInfo, VcpuSet, VcpuState, Vm, VmState};
+use kemari_hypervisor::layout;
+use kemari_hypervisor::memory::GuestMemory;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::Boot;
 use crate::config::MachineConfig;
-use crate::kvm::state::SavePlan;
-use crate::kvm::{CompatInfo, VcpuSet, VcpuState, Vm, VmState};
-use crate::layout;
-use crate::memory::GuestMemory;
 use device_thread::DeviceThread;
 
 /// A machine. Shared by the threads around it; what must happen on the device thread says so.

@@ -4,6 +4,8 @@ use std::sync::Mutex;
 
 use io_gate::{Identity, Port};
 use io_gate_host::{Completion, Interrupt, SlotError, SlotState, VirtioSlot};
+use kemari_hypervisor::kvm::{Kick, Vm};
+use kemari_hypervisor::layout::MmioWindow;
 use kvm_ioctls::IoEventAddress;
 use serde::{Deserialize, Serialize};
 use vm_device::DeviceMmio;
@@ -11,8 +13,6 @@ use vm_device::bus::{MmioAddress, MmioAddressOffset};
 
 use super::interrupt::IrqLine;
 use super::serving::Serving;
-use crate::kvm::{Kick, Vm};
-use crate::layout::MmioWindow;
 
 /// `virt`, little endian.
 const MAGIC: u32 = 0x7472_6976;

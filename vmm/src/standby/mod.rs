@@ -32,6 +32,7 @@ use ft_core::standby::{
 use ft_core::wire::{Frame, Hashes, Kind, Message, Outgoing};
 use ft_core::{Illegal, LinkId, Term, Time};
 use io_gate::host::CommitAuthority;
+use kemari_hypervisor::kvm::trial::{Trial, TrialError};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::arbiter::{self, Arbiter, ask};
@@ -40,7 +41,6 @@ use crate::audit::{self, Recorder, Won};
 use crate::boot::Boot;
 use crate::config::MachineConfig;
 use crate::engine::{MachineState, ReadEnd, StateBlobError, Watched, hash_memory, read_frames};
-use crate::kvm::trial::{Trial, TrialError};
 use crate::link::{Buffers, Link, LinkListener};
 use crate::logging::STATE;
 use crate::machine::{LoopError, Machine, disks};

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use kemari_vmm::memory::GuestMemory;
+use kemari_hypervisor::memory::GuestMemory;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::PAGE;

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use kemari_vmm::kvm::VcpuSet;
+use kemari_hypervisor::kvm::VcpuSet;
 use kvm_bindings::kvm_regs;
 
 use crate::common::{DONE, Event, enter, handler, memory, open, run, vm};

@@ -1,6 +1,6 @@
 //! The copy of the dirty pages in the pause, out of memory in small pages and in transparent huge pages.
 
-use kemari_vmm::memory::{self, GuestMemory, MemoryOptions};
+use kemari_hypervisor::memory::{self, GuestMemory, MemoryOptions};
 use vm_memory::GuestMemoryBackend;
 
 use crate::PAGE;

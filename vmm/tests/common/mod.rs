@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use kemari_vmm::kvm::{self, ExitHandler, FatalExit, VcpuSet, Vm, VmOptions};
-use kemari_vmm::memory::{self, GuestMemory, MemoryOptions};
+use kemari_hypervisor::kvm::{self, ExitHandler, FatalExit, VcpuSet, Vm, VmOptions};
+use kemari_hypervisor::memory::{self, GuestMemory, MemoryOptions};
 use kvm_bindings::{kvm_mp_state, kvm_regs, kvm_segment};
 use kvm_ioctls::{Kvm, VcpuFd};
 use vm_memory::{Bytes, GuestAddress};

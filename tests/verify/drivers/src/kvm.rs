@@ -7,12 +7,11 @@
 
 use std::collections::BTreeMap;
 
+use kemari_hypervisor::layout;
 use kvm_bindings::{
     kvm_clear_dirty_log, kvm_clock_data, kvm_dirty_log, kvm_enable_cap, kvm_msr_entry, kvm_msrs,
     kvm_pit_state2, kvm_regs, kvm_run, kvm_userspace_memory_region,
 };
-
-use kemari_vmm::layout;
 
 use crate::guest::{self, Memory, Wish};
 use crate::hosts;

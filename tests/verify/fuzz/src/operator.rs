@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
+use kemari_hypervisor::memory::{MemoryOptions, create};
 use kemari_vmm::arbiter::{ArbiterSpec, TermRecord};
 use kemari_vmm::audit::{AuditSpec, Entry, HEADER_LEN, Header, RECORD_LEN};
 use kemari_vmm::boot::{BootConfig, load};
@@ -12,7 +13,6 @@ use kemari_vmm::config::{ConsoleConfig, DeviceConfig, DiskConfig, MemoryConfig, 
 use kemari_vmm::control::Command;
 use kemari_vmm::engine::MachineState;
 use kemari_vmm::link::LinkAddr;
-use kemari_vmm::memory::{MemoryOptions, create};
 
 use crate::Target;
 

@@ -9,14 +9,14 @@ use io_gate::{Device, RegisterDevice};
 use io_gate_host::adapter::{I8042, Rtc, Serial};
 use io_gate_host::backend::disk::{Disk, DiskOptions};
 use io_gate_host::{GateHost, RegisterSlot, VirtioSlot};
+use kemari_hypervisor::kvm::Vm;
+use kemari_hypervisor::layout::{self, MmioWindow};
 
 use super::DeviceSet;
 use crate::config::slots::{POWER_SLOT, Planned, RESET_SLOT, RTC_SLOT, SERIAL_SLOT};
 use crate::config::{
     DeviceConfig, DiskConfig, FenceRecord, MachineConfig, NetBackend, NetConfig, NetModel,
 };
-use crate::kvm::Vm;
-use crate::layout::{self, MmioWindow};
 use crate::machine::catalog::{self, Kind};
 use crate::machine::device_error::DeviceSetupError;
 use crate::machine::device_thread::LoopHandle;

@@ -6,6 +6,7 @@ mod function;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use ft_core::handshake::DeviceLayout;
+use kemari_hypervisor::layout;
 use serde::{Deserialize, Serialize};
 use vm_device::bus::{
     self, MmioAddress, MmioAddressOffset, MmioRange, PioAddress, PioAddressOffset, PioRange,
@@ -16,7 +17,6 @@ use vm_device::{DeviceMmio, DevicePio};
 pub use function::{Description, FunctionState};
 
 use super::register_port::RegisterPort;
-use crate::layout;
 use function::Function;
 
 /// What sits at 00:00.0: Intel's 82441FX, a host bridge that every operating system knows and none has a driver for.

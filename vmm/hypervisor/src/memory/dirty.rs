@@ -69,6 +69,9 @@ impl DirtyTracker {
     ///
     /// Call it with the vCPUs paused and *after* their state was saved when the set must be complete: KVM itself writes
     /// guest memory (steal time, for one) inside vCPU ioctls. While the vCPUs run it is a lower bound, good for pre-copy.
+    ///
+    /// # Errors
+    /// When KVM refuses a call. What was found by then is found again by the next look.
     pub fn collect(&mut self) -> Result<&[u64], DirtyError> {
         let mut frames = std::mem::take(&mut self.frames);
         frames.clear();
@@ -80,6 +83,9 @@ impl DirtyTracker {
     /// As [`collect`](Self::collect), appending to a buffer of the caller's; but pages that the guest writes in nearly every
     /// epoch do not count as clean from now on: they are told for some epochs whether they change or not. An error appends
     /// nothing, and what was found by then is found again by the next look.
+    ///
+    /// # Errors
+    /// When KVM refuses a call.
     pub fn collect_epoch(&mut self, frames: &mut Vec<u64>) -> Result<(), DirtyError> {
         self.look(Watch::Cold, frames)
     }

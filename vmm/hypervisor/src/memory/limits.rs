@@ -38,7 +38,7 @@ pub struct LimitError {
 }
 
 /// Notes what this process has before it has more threads than one.
-pub(crate) fn begin() {
+pub fn begin() {
     BEGAN_WITH.get_or_init(|| [used(0), used(5)]);
 }
 
@@ -56,18 +56,18 @@ fn began_with(resource: Resource) -> u64 {
 ///
 /// # Errors
 /// When a limit is lower.
-pub(crate) fn check_limits(guest: u64, copies: u64) -> Result<(), LimitError> {
+pub fn check_limits(guest: u64, copies: u64) -> Result<(), LimitError> {
     check_addresses(guest, copies)?;
     check(DATA, guest, copies, used(5))
 }
 
 /// As [`check_limits`], for memory that is shared with others: that counts as no data (getrlimit(2)).
-pub(crate) fn check_addresses(guest: u64, copies: u64) -> Result<(), LimitError> {
+pub(super) fn check_addresses(guest: u64, copies: u64) -> Result<(), LimitError> {
     check(ADDRESSES, guest, copies, used(0))
 }
 
 /// What may turn out to be too little, once there is a checkpoint besides what [`check_limits`] has allowed.
-pub(crate) fn scarce(guest: u64, copies: u64) -> Option<String> {
+pub fn scarce(guest: u64, copies: u64) -> Option<String> {
     [ADDRESSES, DATA].into_iter().find_map(|(resource, name, command)| {
         let limit = getrlimit(resource).current?;
         let enough = enough(guest, copies, began_with(resource));

@@ -8,16 +8,15 @@ mod limits;
 mod page_reader;
 
 pub use dirty::DirtyTracker;
-pub use io_gate_host::{GuestMemory, PageBitmap};
+pub use io_gate_memory::{GuestMemory, PageBitmap};
 pub use kvm_log::DirtyError;
-pub use limits::LimitError;
-pub(crate) use limits::{begin, check_limits, scarce};
-pub(crate) use page_reader::PageReader;
+pub(crate) use kvm_log::KvmLog;
+pub use limits::{LimitError, begin, check_limits, scarce};
+pub use page_reader::PageReader;
 
-use std::path::Path;
+use std::fs::File;
 use std::sync::Arc;
 
-use io_gate_host::backend::memory::{MemoryFileError, memory_file};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
@@ -48,9 +47,6 @@ pub enum MemoryError {
     /// This process may not have so much.
     #[error(transparent)]
     Limit(#[from] LimitError),
-    /// The file it is to be in cannot be used.
-    #[error(transparent)]
-    File(#[from] MemoryFileError),
     /// `mmap` failed.
     #[error("cannot map {} of guest memory: {reason}: lower --memory or raise the limit on locked or virtual memory", mib(*.size))]
     Map {
@@ -79,6 +75,9 @@ pub struct MemoryOptions {
 ///
 /// Private, anonymous and not reserved: pages that the guest never touches cost nothing, and no other process can change
 /// them behind dirty tracking (P8).
+///
+/// # Errors
+/// When the size is not possible, on this host or for this process, or `mmap` fails.
 pub fn create(options: MemoryOptions) -> Result<GuestMemory, MemoryError> {
     check_limits(options.size, 1)?;
     check_size(options.size, available_memory()?)?;
@@ -90,14 +89,20 @@ pub(crate) fn create_scratch(size: u64) -> Result<GuestMemory, MemoryError> {
     map_regions(MemoryOptions { size, huge_pages: false }, |_| None)
 }
 
-/// As [`create`], in a file that other processes can map. What they do to it is not tracked, so that such a guest cannot be
-/// protected: see [`crate::ungated`].
-pub fn create_in_file(options: MemoryOptions, path: &Path) -> Result<GuestMemory, MemoryError> {
-    limits::check_addresses(options.size, 1)?;
+/// As [`create`], in a file that other processes can map: `open` makes it, once the size is known to be possible. What others
+/// do to it is not tracked, so that such a guest cannot be protected.
+///
+/// # Errors
+/// See [`MemoryError`], and what `open` says.
+pub fn create_in_file<E: From<MemoryError>>(
+    options: MemoryOptions,
+    open: impl FnOnce(u64) -> Result<File, E>,
+) -> Result<GuestMemory, E> {
+    limits::check_addresses(options.size, 1).map_err(MemoryError::from)?;
     check_size(options.size, available_memory()?)?;
-    let file = Arc::new(memory_file(path, options.size)?);
+    let file = Arc::new(open(options.size)?);
     let options = MemoryOptions { huge_pages: false, ..options };
-    map_regions(options, |offset| Some(FileOffset::from_arc(Arc::clone(&file), offset)))
+    Ok(map_regions(options, |offset| Some(FileOffset::from_arc(Arc::clone(&file), offset)))?)
 }
 
 /// Maps every range; `backing` says where in which file a region begins, by the bytes before it.

@@ -1,17 +1,17 @@
 //! Reads pages of guest memory by ascending address: the region is looked up when it changes, not for every page.
 
-use ft_core::pages::{PAGE_SIZE, Page};
-use io_gate_host::PageBitmap;
 use vm_memory::bitmap::BS;
 use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion, MemoryRegionAddress,
     VolatileSlice,
 };
 
-use super::GuestMemory;
+use super::{GuestMemory, PageBitmap};
 
-/// See the module.
-pub(crate) struct PageReader<'m> {
+const PAGE_SIZE: usize = crate::layout::PAGE_SIZE as usize;
+
+/// Reads pages of one guest's memory.
+pub struct PageReader<'m> {
     memory: &'m GuestMemory,
     /// The region that the last page was in.
     at: Option<Region<'m>>,
@@ -23,7 +23,9 @@ struct Region<'m> {
 }
 
 impl<'m> PageReader<'m> {
-    pub(crate) fn new(memory: &'m GuestMemory) -> Self {
+    /// A reader of `memory`.
+    #[must_use]
+    pub fn new(memory: &'m GuestMemory) -> Self {
         Self { memory, at: None }
     }
 
@@ -31,7 +33,11 @@ impl<'m> PageReader<'m> {
     ///
     /// # Errors
     /// When it is not in guest memory.
-    pub(crate) fn read(&mut self, address: u64, page: &mut Page) -> Result<(), GuestMemoryError> {
+    pub fn read(
+        &mut self,
+        address: u64,
+        page: &mut [u8; PAGE_SIZE],
+    ) -> Result<(), GuestMemoryError> {
         if let Some(slice) = self.at.as_ref().and_then(|region| region.page(address)) {
             slice.copy_to(&mut page[..]);
             return Ok(());

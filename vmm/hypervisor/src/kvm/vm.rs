@@ -10,9 +10,8 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
-use super::cpuid;
-use super::msr;
-use super::offered;
+use super::error::{VmError, ioctl_error};
+use super::{cpuid, msr, offered};
 use crate::layout;
 use crate::memory::{DirtyTracker, GuestMemory};
 
@@ -24,35 +23,6 @@ pub struct VmOptions {
     /// Whether to have KVM's 8254 timer. Stock kernels calibrate their clocks by it; a guest that knows it is virtual can
     /// do without, and then its state need not be saved.
     pub pit: bool,
-}
-
-/// Why the machine could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum VmError {
-    /// More vCPUs than KVM or 8-bit APIC ids allow.
-    #[error("{wanted} vCPUs: this host's KVM supports 1 to {max}: change --cpus")]
-    Cpus {
-        /// What was asked for.
-        wanted: u32,
-        /// What is possible.
-        max: u32,
-    },
-    /// An ioctl failed.
-    #[error("{call}: {source}")]
-    Ioctl {
-        /// The ioctl's name.
-        call: &'static str,
-        /// What the kernel says.
-        source: std::io::Error,
-    },
-    /// CPUID has more leaves than KVM takes.
-    #[error("CPUID has too many leaves for KVM_SET_CPUID2")]
-    Cpuid,
-}
-
-/// Turns the error of `call` into a [`VmError`].
-pub(crate) fn ioctl_error(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> VmError {
-    move |e| VmError::Ioctl { call, source: std::io::Error::from_raw_os_error(e.errno()) }
 }
 
 /// Largest number of vCPUs with 8-bit APIC ids: 0xff is the broadcast address.
@@ -75,6 +45,9 @@ impl Vm {
     ///
     /// Order (KVM API): the TSS and identity map before any vCPU; the irqchip before vCPUs, whose local APICs are part of
     /// it; the PIT after the irqchip it interrupts.
+    ///
+    /// # Errors
+    /// When KVM allows no machine with so many vCPUs, or refuses a call: the error names it.
     pub fn new(kvm: &Kvm, memory: GuestMemory, options: VmOptions) -> Result<Vm, VmError> {
         let max = (kvm.get_max_vcpus() as u32).min(MAX_APIC_ID_CPUS);
         if options.cpus == 0 || options.cpus > max {
@@ -108,6 +81,9 @@ impl Vm {
     }
 
     /// Makes the vCPUs with their CPUID, reset state and local interrupt pins; call it once.
+    ///
+    /// # Errors
+    /// When KVM refuses a call: the error names it.
     pub fn create_vcpus(&self) -> Result<Vec<VcpuFd>, VmError> {
         let create =
             |index| self.fd.create_vcpu(u64::from(index)).map_err(ioctl_error("KVM_CREATE_VCPU"));
@@ -155,6 +131,9 @@ impl Vm {
 
     /// Masks both 8259s, as a PC's firmware leaves them. KVM makes them unmasked with vector 0, so that a guest that uses
     /// the I/O APIC only, and never looks at them, would take a device's interrupt for a processor exception.
+    ///
+    /// # Errors
+    /// When KVM refuses a call: the error names it.
     pub fn mask_legacy_interrupts(&self) -> Result<(), VmError> {
         for chip_id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
             let mut chip = kvm_irqchip { chip_id, ..Default::default() };
@@ -182,11 +161,17 @@ impl Vm {
 
     /// Makes KVM log the vCPUs' writes; may be called while they run. Pages written before are not in the log: a pre-copy
     /// starts with [`DirtyTracker::mark_all`].
+    ///
+    /// # Errors
+    /// When KVM refuses to change a memory slot.
     pub fn start_dirty_log(&self) -> Result<(), VmError> {
         self.set_memory_slots(KVM_MEM_LOG_DIRTY_PAGES)
     }
 
     /// Makes KVM stop logging: the guest runs at full speed again.
+    ///
+    /// # Errors
+    /// When KVM refuses to change a memory slot.
     pub fn stop_dirty_log(&self) -> Result<(), VmError> {
         self.set_memory_slots(0)
     }

@@ -3,8 +3,8 @@
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, MsrList, Msrs, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd};
 
+use super::error::{VmError, ioctl_error};
 use super::offered;
-use super::vm::{VmError, ioctl_error};
 
 /// The time stamp counter.
 pub(crate) const IA32_TSC: u32 = 0x10;

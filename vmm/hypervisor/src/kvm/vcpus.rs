@@ -148,6 +148,9 @@ pub struct VcpuSet {
 
 impl VcpuSet {
     /// Starts one thread per vCPU, parked: set or restore their state, then [`resume`](Self::resume).
+    ///
+    /// # Errors
+    /// When the process is out of threads, the signal handler cannot be installed, or KVM does not run the first vCPU.
     pub fn spawn(fds: Vec<VcpuFd>, handler: Arc<dyn ExitHandler>) -> Result<VcpuSet, VcpuError> {
         install_kick_handler()?;
         let count = fds.len();
@@ -312,6 +315,9 @@ impl VcpuSet {
     }
 
     /// Gives access to a parked vCPU.
+    ///
+    /// # Errors
+    /// When there is no such vCPU, or it is not parked.
     pub fn with_vcpu<R>(
         &self,
         index: usize,

@@ -155,6 +155,9 @@ impl CompatInfo {
     }
 
     /// Whether a guest of one host can be continued by the other, either way round.
+    ///
+    /// # Errors
+    /// The first difference that matters.
     pub fn check(&self, other: &CompatInfo) -> Result<(), Mismatch> {
         same("processor vendor", &self.vendor, &other.vendor)?;
         same("processor signature", &hex(self.signature), &hex(other.signature))?;
@@ -191,7 +194,7 @@ impl CompatInfo {
     }
 
     /// The registers that nobody can write, with their values.
-    pub(crate) fn constants_summary(&self) -> String {
+    pub fn constants_summary(&self) -> String {
         let each = |(index, value): &(u32, u64)| format!("MSR {index:#x} = {value:#x}");
         self.constants.iter().map(each).collect::<Vec<_>>().join(", ")
     }

@@ -1,37 +1,27 @@
 //! The limits of this machine, measured: no checkpoint can be taken or sent faster than these parts of it take alone.
 //!
 //! A tiny guest that writes one byte to each of some scattered pages runs on a KVM machine of its own; then the log of dirty
-//! pages is read and cleared, the pages are copied, and as many bytes go over loopback TCP and are acknowledged. Nothing of the
-//! product's own path is used where it could make a limit look worse than it is.
+//! pages is read and cleared, the pages are copied, and the caller sends as many bytes. Nothing of the product's own path is
+//! used where it could make a limit look worse than it is.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_MSR_ENTRIES, Msrs,
-    kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1, kvm_irqchip, kvm_msr_entry, kvm_regs,
+    kvm_irqchip, kvm_msr_entry, kvm_regs,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use serde::Serialize;
 use vm_memory::{Bytes, GuestAddress};
-use vmm_sys_util::ioctl::ioctl_with_ref;
 
-use crate::kvm::state::SavePlan;
-use crate::kvm::{self, ExitHandler, FatalExit, VcpuSet, Vm, VmOptions, VmState};
-use crate::memory::{self, GuestMemory, MemoryOptions};
-use crate::probe::{LARGE_PAGE, USER_PAGE, long_mode};
-
-#[allow(missing_docs)] // the macro makes a function of the ioctl's own name and takes no comment
-mod request {
-    use kvm_bindings::kvm_clear_dirty_log;
-    use vmm_sys_util::ioctl_iowr_nr;
-
-    ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, 0xae, 0xc0, kvm_clear_dirty_log);
-}
+use super::long_mode::{LARGE_PAGE, USER_PAGE, long_mode};
+use super::state::SavePlan;
+use super::{ExitHandler, FatalExit, VcpuSet, Vm, VmOptions, VmState};
+use crate::memory::{self, GuestMemory, KvmLog, MemoryOptions};
 
 /// What the machine can do at best. Times in microseconds; medians.
 #[derive(Clone, Debug, Serialize)]
@@ -44,7 +34,7 @@ pub struct Limits {
     pub state_us: f64,
     /// Of these, each call by its name.
     pub calls_us: BTreeMap<&'static str, f64>,
-    /// A message of 64 bytes over loopback TCP, and one back.
+    /// A message of 64 bytes to the caller's peer, and one back.
     pub round_trip_us: f64,
     /// By the number of dirty pages.
     pub pages: Vec<PageLimits>,
@@ -59,7 +49,7 @@ pub struct PageLimits {
     pub log_us: f64,
     /// They are copied to memory that lies ready.
     pub copy_us: f64,
-    /// Their bytes go over loopback TCP in one piece, and 64 bytes come back when all have arrived.
+    /// Their bytes go to the caller's peer in one piece, and its answer comes back when all have arrived.
     pub send_us: f64,
 }
 
@@ -82,11 +72,15 @@ const DATA: u64 = 4 << 20;
 /// A guest that has not ended by then never will.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Measures for each of these counts of pages, each at most [`MAX_PAGES`].
+/// Measures for each of these counts of pages, each at most [`MAX_PAGES`]. `exchange` sends so many bytes to a peer, waits
+/// for its answer, and says how long both took.
 ///
 /// # Errors
-/// When there is no KVM, or the kernel refuses something.
-pub fn limits(counts: &[u64]) -> Result<Limits, LimitsError> {
+/// When there is no KVM, the kernel refuses something, or `exchange` fails.
+pub fn limits(
+    counts: &[u64],
+    mut exchange: impl FnMut(usize) -> io::Result<Duration>,
+) -> Result<Limits, LimitsError> {
     if let Some(count) = counts.iter().find(|count| !(1..=MAX_PAGES).contains(*count)) {
         return Err(format!("--pages: expected 1 to {MAX_PAGES}, found {count}").into());
     }
@@ -96,13 +90,12 @@ pub fn limits(counts: &[u64]) -> Result<Limits, LimitsError> {
     let stop_us = bed.stop()?;
     let state_us = bed.state()?;
     let calls_us = bed.calls()?;
-    let mut wire = Wire::new()?;
-    let round_trip_us = median(ROUNDS * 5, || wire.send(64))?;
+    let round_trip_us = median(ROUNDS * 5, || exchange(64))?;
     let mut pages = Vec::new();
     for &count in counts {
         let rounds = if count > MANY_PAGES { FEW_ROUNDS } else { ROUNDS };
         let (log_us, copy_us) = bed.pages(count, rounds)?;
-        let send_us = median(rounds, || wire.send((count * PAGE) as usize))?;
+        let send_us = median(rounds, || exchange((count * PAGE) as usize))?;
         pages.push(PageLimits { count, log_us, copy_us, send_us });
     }
     bed.set.stop();
@@ -150,7 +143,7 @@ enum Exit {
 impl Bed {
     fn new(most: u64) -> Result<Self, LimitsError> {
         let size = (DATA + most * STRIDE * PAGE).next_multiple_of(2 << 20);
-        let kvm = kvm::open()?;
+        let kvm = super::open()?;
         let memory = memory::create(MemoryOptions { size, huge_pages: false })?;
         write_guest(&memory)?;
         let vm = Vm::new(&kvm, memory.clone(), VmOptions { cpus: 1, pit: false })?;
@@ -313,20 +306,8 @@ impl Bed {
         else {
             return Ok(found);
         };
-        let request = kvm_clear_dirty_log {
-            slot: 0,
-            num_pages: ((last + 1 - first) * 64) as u32,
-            first_page: first as u64 * 64,
-            __bindgen_anon_1: kvm_clear_dirty_log__bindgen_ty_1 {
-                dirty_bitmap: log[first..=last].as_mut_ptr().cast(),
-            },
-        };
-        // SAFETY: the descriptor is a VM's, and KVM reads `num_pages` bits, which are the words first..=last of `log`; the
-        // slot's size is a multiple of 2 MiB, so no span reaches beyond its end.
-        let ret = unsafe { ioctl_with_ref(self.vm.fd(), request::KVM_CLEAR_DIRTY_LOG(), &request) };
-        if ret != 0 {
-            return Err(format!("KVM_CLEAR_DIRTY_LOG: {}", io::Error::last_os_error()).into());
-        }
+        let slot = KvmLog { slot: 0, pages: self.log_words as u64 * 64 };
+        slot.clear_words(self.vm.fd(), first as u64 * 64, &log[first..=last])?;
         Ok(found)
     }
 
@@ -402,74 +383,28 @@ fn enter(fd: &VcpuFd, code: u64, count: u64) -> Result<(), kvm_ioctls::Error> {
     fd.set_regs(&regs)
 }
 
-/// A connection over loopback with a peer that answers each message when all of it has come.
-struct Wire {
-    stream: TcpStream,
-    message: Vec<u8>,
-    answer: [u8; ANSWER],
-}
-
-const ANSWER: usize = 64;
-
-impl Wire {
-    fn new() -> io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0))?;
-        let stream = TcpStream::connect(listener.local_addr()?)?;
-        crate::link::do_not_pace(&stream);
-        let (peer, _) = listener.accept()?;
-        for end in [&stream, &peer] {
-            end.set_nodelay(true)?;
-        }
-        std::thread::Builder::new().name("wire".to_owned()).spawn(move || answer(&peer))?;
-        Ok(Self { stream, message: Vec::new(), answer: [0; ANSWER] })
-    }
-
-    fn send(&mut self, len: usize) -> io::Result<Duration> {
-        self.message.resize(len, 7);
-        self.message[..8].copy_from_slice(&(len as u64).to_le_bytes());
-        let begun = Instant::now();
-        self.stream.write_all(&self.message)?;
-        self.stream.read_exact(&mut self.answer)?;
-        Ok(begun.elapsed())
-    }
-}
-
-/// The first eight bytes of a message are its length. Ends when the other side closes.
-fn answer(mut peer: &TcpStream) -> io::Result<()> {
-    let mut chunk = vec![0; 1 << 20];
-    loop {
-        let mut head = [0; 8];
-        peer.read_exact(&mut head)?;
-        let mut left = u64::from_le_bytes(head) as usize - head.len();
-        while left > 0 {
-            let most = left.min(chunk.len());
-            let count = peer.read(&mut chunk[..most])?;
-            if count == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            left -= count;
-        }
-        peer.write_all(&[1; ANSWER])?;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn this_machine_has_limits() {
-        let limits = limits(&[16, 1000]).expect("these tests need /dev/kvm");
+        let exchange = |len| Ok(Duration::from_nanos(len as u64));
+        let limits = limits(&[16, 1000], exchange).expect("these tests need /dev/kvm");
         eprintln!("{limits:?}");
         assert!(limits.exit_us > 0.0 && limits.stop_us > 0.0 && limits.state_us > 0.0);
         let counts: Vec<u64> = limits.pages.iter().map(|pages| pages.count).collect();
         assert_eq!(counts, [16, 1000]);
         assert!(limits.pages.iter().all(|pages| pages.log_us > 0.0 && pages.copy_us > 0.0));
+        assert_eq!(limits.round_trip_us, 0.064);
+        assert_eq!(limits.pages[0].send_us, 65.536);
     }
 
     #[test]
     fn a_count_beyond_what_can_be_measured_is_refused() {
-        let error = limits(&[MAX_PAGES + 1]).map(drop).expect_err("it is too many").to_string();
+        let exchange = |_| Ok(Duration::ZERO);
+        let error =
+            limits(&[MAX_PAGES + 1], exchange).map(drop).expect_err("it is too many").to_string();
         assert_eq!(error, "--pages: expected 1 to 100000, found 100001");
     }
 }

@@ -17,7 +17,7 @@ use super::Vm;
 /// holds, by which the guest would reach him past the gate, cannot be bound:
 ///
 /// ```compile_fail,E0308
-/// use kemari_vmm::kvm::Vm;
+/// use kemari_hypervisor::kvm::Vm;
 /// use kvm_ioctls::IoEventAddress;
 /// use vmm_sys_util::eventfd::EventFd;
 ///
@@ -29,7 +29,7 @@ use super::Vm;
 /// One of our own can:
 ///
 /// ```
-/// use kemari_vmm::kvm::{Kick, Vm};
+/// use kemari_hypervisor::kvm::{Kick, Vm};
 /// use kvm_ioctls::IoEventAddress;
 ///
 /// fn bind(vm: &Vm, own: &Kick) -> std::io::Result<()> {
@@ -40,7 +40,7 @@ use super::Vm;
 /// Nor is there a way around by KVM's own descriptor, which is not given away:
 ///
 /// ```compile_fail,E0624
-/// use kemari_vmm::kvm::Vm;
+/// use kemari_hypervisor::kvm::Vm;
 /// use vmm_sys_util::eventfd::EventFd;
 ///
 /// fn bind(vm: &Vm, foreign: &EventFd) {

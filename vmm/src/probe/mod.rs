@@ -1,16 +1,20 @@
 //! What kind of KVM this host has, found out by measuring: whether kernels can run on it, or bare-metal guests only.
 
+mod limits;
+
+pub use limits::limits;
+
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
+use kemari_hypervisor::kvm::long_mode::{LARGE_PAGE, USER_PAGE, long_mode};
+use kemari_hypervisor::kvm::{self, ExitHandler, FatalExit, VcpuSet, Vm, VmOptions};
+use kemari_hypervisor::memory::{self, GuestMemory, MemoryOptions};
+use kvm_bindings::kvm_regs;
 use kvm_ioctls::{Kvm, VcpuFd};
 use serde::Serialize;
 use vm_memory::{Bytes, GuestAddress};
-
-use crate::kvm::{self, ExitHandler, FatalExit, VcpuSet, Vm, VmOptions};
-use crate::memory::{self, GuestMemory, MemoryOptions};
 
 /// What the host's KVM can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -99,10 +103,6 @@ const PDPT: u64 = 0x3000;
 const PD: u64 = 0x4000;
 /// Guest virtual address that no page of RAM backs; a store to it is the guest's way to say that it is done.
 const DONE: u32 = 0x0080_0000;
-/// A page table entry: present, writable, for user mode too.
-pub(crate) const USER_PAGE: u64 = 7;
-/// A page directory entry that maps 2 MiB itself.
-pub(crate) const LARGE_PAGE: u64 = 1 << 7;
 
 /// Times the loop at privilege level `ring`.
 fn time_ring(kvm: &Kvm, ring: u8) -> Result<Duration, String> {
@@ -189,37 +189,6 @@ fn enter(fd: &VcpuFd, ring: u8) -> Result<(), kvm_ioctls::Error> {
     long_mode(&mut sregs, ring, PML4);
     fd.set_sregs(&sregs)?;
     fd.set_regs(&kvm_regs { rip: CODE, rflags: 2, ..Default::default() })
-}
-
-/// Sets a vCPU up for 64-bit code at privilege level `ring`, with its page tables at `cr3`.
-pub(crate) fn long_mode(sregs: &mut kvm_sregs, ring: u8, cr3: u64) {
-    let data = kvm_segment {
-        limit: 0xffff_ffff,
-        selector: if ring == 3 { 0x2b } else { 0x18 },
-        type_: 3,
-        present: 1,
-        dpl: ring,
-        db: 1,
-        s: 1,
-        g: 1,
-        ..Default::default()
-    };
-    sregs.cs = kvm_segment {
-        selector: if ring == 3 { 0x33 } else { 0x10 },
-        type_: 11,
-        l: 1,
-        db: 0,
-        ..data
-    };
-    for segment in [&mut sregs.ds, &mut sregs.es, &mut sregs.fs, &mut sregs.gs, &mut sregs.ss] {
-        *segment = data;
-    }
-    sregs.tr =
-        kvm_segment { limit: 0x67, selector: 0x40, type_: 11, present: 1, ..Default::default() };
-    sregs.cr3 = cr3;
-    sregs.cr4 |= 1 << 5; // PAE
-    sregs.cr0 |= 1 | 1 << 31; // protected mode, paging
-    sregs.efer |= 1 << 8 | 1 << 10; // long mode enabled and active
 }
 
 #[cfg(test)]

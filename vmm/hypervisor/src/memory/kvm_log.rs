@@ -40,9 +40,9 @@ pub enum DirtyError {
 const CLEAR_GAP: usize = 512;
 
 /// A memory slot that KVM logs.
-pub(super) struct KvmLog {
-    pub(super) slot: u32,
-    pub(super) pages: u64,
+pub(crate) struct KvmLog {
+    pub(crate) slot: u32,
+    pub(crate) pages: u64,
 }
 
 impl KvmLog {
@@ -80,7 +80,12 @@ impl KvmLog {
     }
 
     /// KVM API, KVM_CLEAR_DIRTY_LOG, from a page whose number is a multiple of 64.
-    fn clear_words(&self, vm: &VmFd, first_page: u64, words: &[u64]) -> Result<(), DirtyError> {
+    pub(crate) fn clear_words(
+        &self,
+        vm: &VmFd,
+        first_page: u64,
+        words: &[u64],
+    ) -> Result<(), DirtyError> {
         // num_pages must be a multiple of 64 unless the span reaches the end of the slot. It is a u32: 16 TiB.
         let num_pages = (words.len() as u64 * 64).min(self.pages - first_page);
         let request = kvm_clear_dirty_log {

@@ -16,9 +16,10 @@ use kvm_ioctls::{Cap, Kvm, VcpuFd};
 use serde::{Deserialize, Serialize};
 use vmm_sys_util::ioctl::{ioctl_with_mut_ptr, ioctl_with_ptr};
 
+use super::error::VmError;
+use super::msr;
 use super::vcpus::{VcpuError, VcpuSet};
 use super::vm::Vm;
-use super::{msr, vm};
 
 use self::request::{KVM_GET_XSAVE, KVM_GET_XSAVE2, KVM_SET_XSAVE};
 
@@ -97,7 +98,7 @@ pub enum StateError {
     Vcpu(#[from] VcpuError),
     /// The machine could not be asked.
     #[error(transparent)]
-    Vm(#[from] vm::VmError),
+    Vm(#[from] VmError),
 }
 
 fn has_pit(yes: bool) -> &'static str {
@@ -123,6 +124,9 @@ pub struct SavePlan {
 
 impl SavePlan {
     /// Makes the plan from a vCPU that has its CPUID and has not run yet.
+    ///
+    /// # Errors
+    /// When KVM refuses to list the registers.
     pub fn new(kvm: &Kvm, vm: &Vm, vcpu: &VcpuFd) -> Result<SavePlan, StateError> {
         let list = msr::saveable(kvm, vcpu)?;
         let msrs = list
@@ -189,6 +193,9 @@ impl VcpuState {
     /// Order: KVM_GET_MP_STATE first, because it takes in pending INIT and start-up interrupts and so changes other state.
     /// KVM_GET_LAPIC before the MSRs: it brings the APIC's timer registers up to date, the deadline MSR among them.
     /// KVM_GET_VCPU_EVENTS last: it tells what the calls before it may still have queued.
+    ///
+    /// # Errors
+    /// When KVM refuses a call: the error names it.
     pub fn save(fd: &VcpuFd, plan: &SavePlan) -> Result<VcpuState, StateError> {
         Ok(VcpuState {
             mp_state: fd.get_mp_state().map_err(ioctl_error("KVM_GET_MP_STATE"))?,
@@ -219,6 +226,9 @@ impl VcpuState {
     /// - SREGS before LAPIC: the APIC base in SREGS decides whether there is an APIC to restore and of which kind;
     /// - LAPIC before MSRs: the TSC deadline takes only when the APIC timer is in that mode already;
     /// - VCPU_EVENTS last, after everything that could inject or drop an event.
+    ///
+    /// # Errors
+    /// When KVM refuses a part of the state: the error names it.
     pub fn restore(&self, fd: &VcpuFd, plan: &SavePlan) -> Result<(), StateError> {
         self.restore_tsc_khz(fd, plan)?;
         fd.set_mp_state(self.mp_state).map_err(ioctl_error("KVM_SET_MP_STATE"))?;
@@ -341,6 +351,9 @@ fn set_msrs(fd: &VcpuFd, msrs: &[(u32, u64)]) -> Result<(), StateError> {
 
 impl VcpuSet {
     /// Reads all vCPUs; they must be paused.
+    ///
+    /// # Errors
+    /// When KVM refuses a call, or a vCPU is not paused.
     pub fn save(&self, plan: &Arc<SavePlan>) -> Result<Vec<VcpuState>, StateError> {
         if !self.can_work() {
             return (0..self.len())
@@ -360,6 +373,9 @@ impl VcpuSet {
     }
 
     /// Writes all vCPUs; they must be paused, and [`VmState::restore`] must have come before.
+    ///
+    /// # Errors
+    /// When the number of vCPUs differs, KVM refuses a part of the state, or a vCPU is not paused.
     pub fn restore(&self, plan: &SavePlan, states: &[VcpuState]) -> Result<(), StateError> {
         if states.len() != self.len() {
             return Err(StateError::VcpuCount { expected: self.len(), found: states.len() });
@@ -396,6 +412,9 @@ const IRQCHIPS: [u32; 3] = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_I
 
 impl VmState {
     /// Reads a machine whose vCPUs are paused.
+    ///
+    /// # Errors
+    /// When KVM refuses a call: the error names it.
     pub fn save(vm: &Vm) -> Result<VmState, StateError> {
         let fd = vm.fd();
         let irqchips = IRQCHIPS
@@ -425,6 +444,9 @@ impl VmState {
 
     /// Writes a fresh machine, before its vCPUs are restored: their MSRs make KVM publish its clock in guest memory, and
     /// it must be the right one by then.
+    ///
+    /// # Errors
+    /// When KVM refuses a part of the state, or one of the two machines has a PIT and the other has none.
     pub fn restore(&self, vm: &Vm, policy: ClockPolicy) -> Result<(), StateError> {
         let fd = vm.fd();
         if self.pit.is_some() != vm.options().pit {

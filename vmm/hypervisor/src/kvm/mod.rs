@@ -2,8 +2,10 @@
 
 pub mod compat;
 pub mod cpuid;
+mod error;
 pub mod exit;
 pub mod limits;
+pub mod long_mode;
 pub mod msr;
 mod notify;
 mod offered;
@@ -13,11 +15,12 @@ pub mod vcpus;
 pub mod vm;
 
 pub use compat::{CompatInfo, Mismatch};
+pub use error::VmError;
 pub use exit::{ExitHandler, FatalExit};
 pub use notify::{Kick, Pins};
 pub use state::{ClockPolicy, StateError, VcpuState, VmState};
 pub use vcpus::{VcpuError, VcpuSet};
-pub use vm::{Vm, VmError, VmOptions};
+pub use vm::{Vm, VmOptions};
 
 use std::io::ErrorKind;
 use std::os::fd::FromRawFd;
@@ -78,6 +81,9 @@ const REQUIRED: &[(Cap, &str, &str)] = &[
 ];
 
 /// Opens `/dev/kvm` and checks that it can do what the monitor needs.
+///
+/// # Errors
+/// See [`OpenError`].
 pub fn open() -> Result<Kvm, OpenError> {
     let file = std::fs::OpenOptions::new()
         .read(true)

@@ -13,6 +13,9 @@ const HYPERVISOR: u32 = 1 << 31;
 const HTT: u32 = 1 << 28;
 
 /// What KVM supports on this host, before the topology of a vCPU is filled in.
+///
+/// # Errors
+/// When KVM_GET_SUPPORTED_CPUID fails.
 pub fn supported(kvm: &Kvm) -> std::io::Result<CpuId> {
     kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(|e| std::io::Error::from_raw_os_error(e.errno()))
@@ -21,6 +24,9 @@ pub fn supported(kvm: &Kvm) -> std::io::Result<CpuId> {
 /// CPUID of vCPU `index` of `count`, from the leaves that KVM supports.
 ///
 /// What cannot be saved is left out, see [`offered`].
+///
+/// # Errors
+/// When there are more leaves than KVM takes.
 pub fn for_vcpu(
     supported: &CpuId,
     index: u32,

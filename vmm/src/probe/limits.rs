@@ -1,0 +1,81 @@
+//! The limits of this machine: KVM's, which the hypervisor measures, and those of loopback TCP, over which as many bytes go
+//! and are acknowledged.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use kemari_hypervisor::kvm::limits::{self, Limits, LimitsError};
+
+use crate::link::do_not_pace;
+
+/// Measures for each of these counts of pages.
+///
+/// # Errors
+/// When there is no KVM, a count is too large, or the kernel refuses something.
+pub fn limits(counts: &[u64]) -> Result<Limits, LimitsError> {
+    let mut wire = Wire::new()?;
+    limits::limits(counts, |len| wire.send(len))
+}
+
+/// A connection over loopback with a peer that answers each message when all of it has come.
+struct Wire {
+    stream: TcpStream,
+    message: Vec<u8>,
+    answer: [u8; ANSWER],
+}
+
+const ANSWER: usize = 64;
+
+impl Wire {
+    fn new() -> io::Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        let stream = TcpStream::connect(listener.local_addr()?)?;
+        do_not_pace(&stream);
+        let (peer, _) = listener.accept()?;
+        for end in [&stream, &peer] {
+            end.set_nodelay(true)?;
+        }
+        std::thread::Builder::new().name("wire".to_owned()).spawn(move || answer(&peer))?;
+        Ok(Self { stream, message: Vec::new(), answer: [0; ANSWER] })
+    }
+
+    fn send(&mut self, len: usize) -> io::Result<Duration> {
+        self.message.resize(len, 7);
+        self.message[..8].copy_from_slice(&(len as u64).to_le_bytes());
+        let begun = Instant::now();
+        self.stream.write_all(&self.message)?;
+        self.stream.read_exact(&mut self.answer)?;
+        Ok(begun.elapsed())
+    }
+}
+
+/// The first eight bytes of a message are its length. Ends when the other side closes.
+fn answer(mut peer: &TcpStream) -> io::Result<()> {
+    let mut chunk = vec![0; 1 << 20];
+    loop {
+        let mut head = [0; 8];
+        peer.read_exact(&mut head)?;
+        let mut left = u64::from_le_bytes(head) as usize - head.len();
+        while left > 0 {
+            let most = left.min(chunk.len());
+            let count = peer.read(&mut chunk[..most])?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            left -= count;
+        }
+        peer.write_all(&[1; ANSWER])?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_has_limits() {
+        let limits = limits(&[16]).expect("these tests need /dev/kvm");
+        assert!(limits.round_trip_us > 0.0 && limits.pages[0].send_us > 0.0);
+    }
+}
