@@ -1,6 +1,7 @@
 //! An operator who asks for a standby again and again, while an arbiter or a disk does not answer (P9).
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[path = "../hypervisor/tests/common/mod.rs"]
 mod common;
 mod pair;
 

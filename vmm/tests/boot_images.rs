@@ -1,6 +1,7 @@
 //! What the guest boots travels with the session: whoever takes over can reset the guest, and pass it on (P7).
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[path = "../hypervisor/tests/common/mod.rs"]
 mod common;
 mod pair;
 

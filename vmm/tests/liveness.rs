@@ -2,6 +2,7 @@
 //! (P7, P9).
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[path = "../hypervisor/tests/common/mod.rs"]
 mod common;
 mod pair;
 

@@ -1,6 +1,7 @@
 //! What is acknowledged can be restored here (P4): each state, not only a session's first.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[path = "../hypervisor/tests/common/mod.rs"]
 mod common;
 mod pair;
 

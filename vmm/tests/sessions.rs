@@ -1,6 +1,7 @@
 //! What a session that has ended can still do to the next one: nothing (P4, P8).
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[path = "../hypervisor/tests/common/mod.rs"]
 mod common;
 mod pair;
 

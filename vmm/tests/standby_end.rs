@@ -1,6 +1,7 @@
 //! Whoever ends a standby waits for nobody, and what the standby was about to win is nobody's (P7, P9).
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[path = "../hypervisor/tests/common/mod.rs"]
 mod common;
 mod pair;
 

@@ -2,6 +2,7 @@
 //! it gives up had open (P7, P9). And what an operator said of one session is done to no other (P2).
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[path = "../hypervisor/tests/common/mod.rs"]
 mod common;
 mod pair;
 

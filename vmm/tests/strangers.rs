@@ -1,6 +1,7 @@
 //! Whoever connects to a standby and says Hello costs it a bounded amount of memory, also while it is busy (P9).
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[path = "../hypervisor/tests/common/mod.rs"]
 mod common;
 mod pair;
 

@@ -2,6 +2,7 @@
 //! cannot go on, and a takeover has to go on all the same.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[path = "../hypervisor/tests/common/mod.rs"]
 mod common;
 mod images;
 mod micro;

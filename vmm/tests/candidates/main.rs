@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod checksums;
-#[path = "../common/mod.rs"]
+#[path = "../../hypervisor/tests/common/mod.rs"]
 mod common;
 mod connections;
 mod cow;
