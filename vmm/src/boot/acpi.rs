@@ -65,6 +65,9 @@ pub enum AcpiError {
 /// Writes all tables and returns the address of the RSDP, which comes first.
 ///
 /// A host bridge is told of only where there is one (`pci`): a machine without is as it was before there were any.
+///
+/// # Errors
+/// When the tables do not fit, or guest memory cannot be written.
 pub fn build(
     memory: &GuestMemory,
     windows: &[MmioWindow],

@@ -137,6 +137,9 @@ pub fn load_open(
 }
 
 /// Sets the first vCPU's registers; the others wait for their start-up interrupt.
+///
+/// # Errors
+/// When KVM refuses them.
 pub fn set_entry_registers(fd: &VcpuFd, entry: Entry) -> Result<(), BootError> {
     registers::set(fd, entry)
 }
