@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use ft_core::Term;
 use ft_core::primary::Phase;
-use kemari_vmm::arbiter::Arbiter;
+use kemari_arbiter::Arbiter;
 use kemari_vmm::engine::{Engine, EngineOptions};
 use kemari_vmm::link::LinkAddr;
 use kvm_bindings::kvm_regs;

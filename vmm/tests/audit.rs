@@ -7,7 +7,7 @@ mod micro;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use kemari_vmm::audit::{Entry, Event, HEADER_LEN, Log, RECORD_LEN, read};
+use kemari_audit::{Entry, Event, HEADER_LEN, Log, RECORD_LEN, read};
 use kemari_workload::Op;
 use micro::{Guest, KEMARI};
 

@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ft_core::Term;
+use kemari_arbiter::{Arbiter, FileArbiter, Verdict};
 use kemari_tests::packet::{Host, Incoming};
 use kemari_tests::process::Process;
-use kemari_vmm::arbiter::{Arbiter, FileArbiter, Verdict};
 use kemari_workload::{GUEST_PORT, MAX_REQUEST_LEN, Op, Request};
 use rustix::process::Signal;
 

@@ -18,11 +18,12 @@ use io_gate::host::{Term, new_gate};
 use io_gate::{Chain, ConsoleTx, Device, DeviceError, Gate, Identity, Port, Verdict};
 use io_gate_host::backend::console::Console;
 use io_gate_host::{Backend, Permission, Unfenced, VirtioSlot};
-use kemari_vmm::arbiter::{Arbiter, FileArbiter};
+use kemari_arbiter::{Arbiter, FileArbiter};
+use kemari_confine::logging;
+use kemari_confine::seccomp::{self, EXIT_CODE, Mode, Role};
+use kemari_vmm::cli::console_terminal;
 use kemari_vmm::config::{ConsoleConfig, MachineConfig};
-use kemari_vmm::logging;
 use kemari_vmm::machine::{AttachOptions, Machine};
-use kemari_vmm::seccomp::{self, EXIT_CODE, Mode, Role};
 
 /// The directory of the case, its attack, its role and its mode: how the child learns what to do.
 const CASE: &str = "KEMARI_SECCOMP_CASE";
@@ -180,13 +181,13 @@ fn child() {
     let [dir, role, mode, attack]: [&str; 4] =
         case.split('\n').collect::<Vec<_>>().try_into().unwrap();
     let dir = Path::new(dir);
-    logging::start();
+    logging::start(console_terminal());
     let mode = match mode {
         "off" => Mode::Off,
         "log" => Mode::Log,
         _ => Mode::On,
     };
-    seccomp::start(mode).unwrap();
+    seccomp::start(mode, console_terminal()).unwrap();
     logging::start_writer().unwrap();
     let file = File::options().read(true).write(true).open(dir.join("file")).unwrap();
     let (socket, _peer) = UnixStream::pair().unwrap();

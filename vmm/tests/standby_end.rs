@@ -13,7 +13,7 @@ use ft_core::Term;
 use ft_core::primary::Phase;
 use ft_core::standby::{Event, Lack};
 use io_gate_host::Unfenced;
-use kemari_vmm::arbiter::Arbiter;
+use kemari_arbiter::Arbiter;
 use kemari_vmm::config::{DiskConfig, MachineConfig};
 use kemari_vmm::engine::Engine;
 use kemari_vmm::standby::resources::Reserve;

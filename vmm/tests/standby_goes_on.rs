@@ -16,7 +16,7 @@ use ft_core::primary::Phase;
 use ft_core::standby::Event;
 use io_gate::host::{CommitAuthority, new_gate};
 use io_gate_host::{Fence, Permission};
-use kemari_vmm::arbiter::Arbiter;
+use kemari_arbiter::Arbiter;
 use kemari_vmm::config::{DiskConfig, MachineConfig};
 use kemari_vmm::engine::Engine;
 use kemari_vmm::machine::Machine;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{CliError, PairArgs};
-use crate::arbiter::{Arbiter, ArbiterSpec, FileArbiter, holder_name};
+use kemari_arbiter::{Arbiter, ArbiterSpec, FileArbiter};
+use kemari_support::identity::holder_name;
 
 /// Opens it, for the virtual machine `name`.
 pub(super) fn open(
@@ -37,7 +38,7 @@ fn etcd(
     name: &str,
     role: &str,
 ) -> Result<Arc<dyn Arbiter>, CliError> {
-    use crate::arbiter::{EtcdArbiter, EtcdOptions};
+    use kemari_arbiter::{EtcdArbiter, EtcdOptions};
 
     let access = &args.arbiter;
     if access.ca.is_none() && !args.security.insecure_plain_tcp {
@@ -80,7 +81,7 @@ fn user(access: &super::args::ArbiterArgs) -> Result<Option<(String, String)>, C
     const VARIABLE: &str = "KEMARI_ARBITER_PASSWORD";
     let Some(name) = &access.user else { return Ok(None) };
     let password = match &access.password_file {
-        Some(path) => crate::given_file::read_text(path)
+        Some(path) => kemari_support::given_file::read_text(path)
             .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
             .map_err(|error| {
                 CliError::usage(format!(

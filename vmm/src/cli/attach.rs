@@ -7,10 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kemari_arbiter::Arbiter;
+
 use super::shortage;
 use super::stages::Stages;
 use super::standby::{Shown, shown};
-use crate::arbiter::Arbiter;
 use crate::engine::Makings;
 use crate::machine::{AttachOptions, Ended, Machine};
 use crate::standby::Preparing;

@@ -4,9 +4,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use kemari_audit::{AuditLog, Log, Recorder, Side, verify};
+
 use super::args::{AuditArgs, AuditCommand, OperationArgs};
 use super::{CliError, output};
-use crate::audit::{self, AuditLog, Log, Recorder, Side, verify};
 
 /// Begins the log, if one was asked for.
 pub(super) fn start(
@@ -36,7 +37,7 @@ pub(super) fn audit(args: &AuditArgs) -> Result<u8, CliError> {
 
 fn read(files: &[PathBuf]) -> Result<Vec<Log>, CliError> {
     let (logs, twice) =
-        audit::read_all(files).map_err(|error| CliError::usage(error.to_string()))?;
+        kemari_audit::read_all(files).map_err(|error| CliError::usage(error.to_string()))?;
     if !twice.is_empty() {
         log::warn!("counted once: {}", twice.join("; "));
     }

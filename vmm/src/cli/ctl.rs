@@ -3,11 +3,11 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
+use kemari_confine::logging;
 use serde_json::Value;
 
 use super::{CliError, CtlArgs, CtlCommand, output};
 use crate::control::{Command, Patience, Request, request_within};
-use crate::logging;
 
 /// Sends one command and prints the answer.
 pub(super) fn ctl(args: &CtlArgs) -> Result<u8, CliError> {

@@ -12,18 +12,18 @@ use ft_core::policy::PolicyOptions;
 use ft_core::primary::PrimaryOptions;
 use io_gate_host::backend::terminal::{self, RawMode};
 use io_gate_host::{Fence, Observer, Unfenced};
+use kemari_arbiter::Arbiter;
+use kemari_audit::Recorder;
+use kemari_confine::seccomp::{self, Role};
 use serde_json::json;
 
 use super::args::{OperationArgs, ReplicationArgs, SecurityArgs};
 use super::{CliError, EXIT_FAILED, last};
-use crate::arbiter::{self, Arbiter};
-use crate::audit::Recorder;
 use crate::config::MachineConfig;
 use crate::control::{Command, ControlPlace, ControlSocket, Handler, Outcome, Reply, done};
 use crate::engine::{Engine, EngineOptions, Sealer, Steps};
 use crate::link::{Credentials, LinkAddr, LinkSecurity};
 use crate::machine::{Ended, Machine, signals};
-use crate::seccomp::{self, Role};
 
 /// The check before each effect.
 pub(super) fn fence(arbiter: Option<&Arc<dyn Arbiter>>) -> Arc<dyn Fence> {
@@ -196,7 +196,7 @@ impl Drop for Claim<'_> {
 /// Nobody holds the virtual machine any more: a fresh start needs no `--seize`.
 fn end_term(arbiter: Option<&Arc<dyn Arbiter>>, term: Term) {
     if let Some(arbiter) = arbiter
-        && let Err(error) = arbiter::end(arbiter, term)
+        && let Err(error) = kemari_arbiter::end(arbiter, term)
     {
         log::warn!(
             "the machine's end could not be recorded, the next start needs --seize: {error}"

@@ -9,9 +9,9 @@ use std::sync::mpsc::{SyncSender, channel, sync_channel};
 use std::time::Duration;
 
 use io_gate_host::backend::terminal::RawMode;
-
-use crate::seccomp::{self, Role};
-use crate::{logging, threads};
+use kemari_confine::logging;
+use kemari_confine::seccomp::{self, Role};
+use kemari_confine::threads;
 
 /// Whatever has a bound of its own has come to it before (docs/operating.md).
 const LONGEST_END: Duration = Duration::from_secs(20);

@@ -21,7 +21,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use io_gate_host::backend::terminal;
+use io_gate_host::backend::terminal::{self, RawMode};
+use kemari_confine::{Terminal, logging, seccomp};
 
 pub use args::{
     AuditArgs, AuditCommand, Cli, CtlArgs, CtlCommand, GuestDevices, PairArgs, ProbeArgs, RunArgs,
@@ -29,7 +30,6 @@ pub use args::{
 };
 
 use crate::machine::MachineError;
-use crate::{logging, seccomp};
 
 /// A mistake in the command line, or in a file that it names.
 const EXIT_USAGE: u8 = 2;
@@ -77,7 +77,7 @@ impl From<MachineError> for CliError {
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
-    logging::start();
+    logging::start(console_terminal());
     panic::watch();
     let result = match Cli::try_parse() {
         Ok(cli) => carry_out(cli.command),
@@ -125,13 +125,25 @@ fn not_parsed(error: &clap::Error) -> Result<u8, CliError> {
     Ok(EXIT_USAGE)
 }
 
+/// The terminal that every thread may restore.
+#[must_use]
+pub fn console_terminal() -> Terminal {
+    Terminal {
+        descriptor: terminal::TERMINAL,
+        requests: &terminal::REQUESTS,
+        restores_from: RawMode::restores_from(),
+        restore: RawMode::restore,
+    }
+}
+
 /// Gives up what the product does not need: before anything is opened, and before there are other
 /// threads.
 fn confine(mode: seccomp::Mode) -> Result<(), CliError> {
     kemari_hypervisor::memory::begin();
     crate::standby::resources::raise_limit();
     terminal::never_stop();
-    seccomp::start(mode).map_err(|error| CliError::failed(error.to_string()))?;
+    seccomp::start(mode, console_terminal())
+        .map_err(|error| CliError::failed(error.to_string()))?;
     logging::start_writer()
         .map_err(|error| CliError::failed(format!("cannot start the log's thread: {error}")))
 }

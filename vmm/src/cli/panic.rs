@@ -12,12 +12,13 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use ft_core::Epoch;
+use kemari_audit::Event;
+use kemari_confine::logging;
+use kemari_confine::seccomp;
 
 use super::last;
-use crate::audit::Event;
 use crate::engine::Engine;
 use crate::machine::serving::{Served, served};
-use crate::{logging, seccomp};
 
 /// A device has panicked.
 const EXIT_DEVICE: u8 = 6;

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 
 use io_gate_host::backend::disk_fence::DiskFence;
 use io_gate_host::own_files::{self, FileId};
+use kemari_arbiter::ArbiterSpec;
 
 use super::CliError;
 use super::args::PairArgs;
-use crate::arbiter::ArbiterSpec;
 use crate::config::{ConsoleConfig, DiskConfig, FenceRecord, MachineConfig, NetBackend};
 use crate::link::{Credentials, LinkAddr};
 use crate::machine::storage;

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use io_gate::host::new_gate;
+use kemari_audit::{Event, Side, Won};
 use kemari_hypervisor::memory::scarce;
 
 use super::guest::{self, Claim, observer};
 use super::pid_file::PidFile;
 use super::{CliError, RunArgs, arbiter, audit, panic, start};
-use crate::audit::{Event, Side, Won};
 use crate::engine::{Engine, Makings};
 use crate::machine::{AttachOptions, Machine};
 use crate::standby::resources::{DescriptorError, Reserve, check_room};

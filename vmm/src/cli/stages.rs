@@ -3,9 +3,10 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
+use kemari_confine::seccomp::{self, Role};
+use kemari_confine::threads;
+
 use super::standby::{Shown, shown};
-use crate::seccomp::{self, Role};
-use crate::threads;
 
 /// What is under way, in order, until this is dropped. None: something is waited for that is told of otherwise.
 pub(super) struct Stages(Option<SyncSender<Option<&'static str>>>);

@@ -9,14 +9,14 @@ use io_gate_host::backend::console::Console;
 use io_gate_host::backend::disk::Disk;
 use io_gate_host::backend::image_format;
 use io_gate_host::own_files;
+use kemari_arbiter::ArbiterSpec;
+use kemari_support::given_file::open_at_once;
 
 use super::CliError;
 use super::args::{OperationArgs, PairArgs, ReplicationArgs, RunArgs, StandbyArgs};
 use super::paths::Paths;
-use crate::arbiter::ArbiterSpec;
 use crate::boot::Boot;
 use crate::config::{BootSource, ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
-use crate::given_file::open_at_once;
 use crate::link::{LinkAddr, LinkSecurity};
 use crate::machine::{MachineError, interface};
 use crate::probe::{HostKvm, probe};

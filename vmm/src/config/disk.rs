@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use devices::Block;
+use kemari_support::values::{self, Part};
 
 use super::parse_queues;
-use crate::values::{self, Part};
 
 /// Where the record is of the term that may write to a disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

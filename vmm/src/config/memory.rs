@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::values::{self, Unit};
+use kemari_support::values::{self, Unit};
 
 /// `MIB[,file=PATH,share=on]`, or `size=MIB` for the first.
 #[derive(Clone, Debug, PartialEq, Eq)]

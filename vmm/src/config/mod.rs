@@ -10,6 +10,8 @@ pub mod slots;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use kemari_support::values::{Part, Unit};
+
 pub use self::console::ConsoleConfig;
 pub use self::device::{DeviceBackend, DeviceConfig};
 pub use self::disk::{DiskCache, DiskConfig, FenceRecord};
@@ -17,8 +19,6 @@ pub use self::memory::MemoryConfig;
 pub use self::net::{NetBackend, NetConfig, NetModel, socket_path};
 
 use kemari_hypervisor::layout;
-
-use crate::values::{Part, Unit};
 
 /// One virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq)]

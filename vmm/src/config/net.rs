@@ -5,9 +5,9 @@ use std::str::FromStr;
 
 use devices::Net;
 use io_gate_host::own_files;
+use kemari_support::values::{self, Part};
 
 use super::parse_queues;
-use crate::values::{self, Part};
 
 /// What is behind a network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]

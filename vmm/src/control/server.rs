@@ -14,13 +14,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use io_gate_host::own_files::{self, OwnName};
+use kemari_confine::seccomp::{self, Role};
+use kemari_confine::threads;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::{SocketFlags, accept_with};
 use serde_json::json;
 
 use super::{CLIENT_TIMEOUT, DEFAULT_WAIT, Handler, MAX_LINE, Outcome, Pending, Reply, Request};
-use crate::seccomp::{self, Role};
-use crate::threads;
 
 /// Clients at once, at most; fewer where the process may have few descriptors, most of which are for other purposes.
 const MAX_CLIENTS: usize = 64;

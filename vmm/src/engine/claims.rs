@@ -4,8 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ft_core::Term;
-
-use crate::arbiter::Answer;
+use kemari_arbiter::Answer;
 
 /// See the module.
 #[derive(Default)]

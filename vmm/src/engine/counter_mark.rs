@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use ft_core::handshake::{
     ArbiterView, DiskStorage, Hello, compare_counter_marks, compare_disk_counter_marks,
 };
+use kemari_arbiter::Arbiter;
+use kemari_support::aside::{self, NoAnswer};
 
 use super::Engine;
-use crate::arbiter::Arbiter;
-use crate::aside::{self, NoAnswer};
 use crate::config::MachineConfig;
 use crate::machine::storage::read_counter_marks;
 

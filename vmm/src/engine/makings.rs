@@ -5,12 +5,12 @@ use std::io;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 
+use kemari_arbiter::Arbiter;
+use kemari_confine::seccomp::Launcher;
+use kemari_confine::threads;
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::Engine;
-use crate::arbiter::Arbiter;
-use crate::seccomp::Launcher;
-use crate::threads;
 
 /// Tells a thread that waits for it of the engine. Dropped: the thread ends.
 type Waiting = SyncSender<Weak<Engine>>;

@@ -27,6 +27,10 @@ mod steps;
 mod watchdog;
 
 pub use checkpoint::{MachineState, StateBlobError, hash_memory};
+use kemari_arbiter::{Answer, Arbiter, ask};
+use kemari_audit::{Recorder, Won};
+use kemari_confine::logging::STATE;
+use kemari_confine::seccomp::{self, Launcher, Role};
 pub use makings::Makings;
 pub use sealer::Sealer;
 pub(crate) use session::{ReadEnd, Watched, describe, read_frames};
@@ -45,12 +49,8 @@ use ft_core::{LinkId, Term, Time};
 use io_gate::host::CommitAuthority;
 use vmm_sys_util::timerfd::TimerFd;
 
-use crate::arbiter::{Answer, Arbiter, ask};
-use crate::audit::{self, Recorder, Won};
 use crate::link::{LinkAddr, LinkSecurity};
-use crate::logging::STATE;
 use crate::machine::{Ended, Machine};
-use crate::seccomp::{self, Launcher, Role};
 
 use claims::Last;
 
@@ -384,7 +384,7 @@ impl Engine {
     }
 
     /// On record, before this process dies.
-    pub fn record_last(&self, event: audit::Event) {
+    pub fn record_last(&self, event: kemari_audit::Event) {
         if let Some(audit) = &self.options.audit {
             audit.settle(event);
         }
@@ -439,7 +439,7 @@ impl Engine {
             Action::CloseLink { link, reason } => {
                 log::debug!("link {} closed: {reason}", link.0);
                 if let Some(session) = core.session_of(link) {
-                    self.record(audit::Event::Left { session: session.number() });
+                    self.record(kemari_audit::Event::Left { session: session.number() });
                     self.end_session(core);
                 }
             }
@@ -472,7 +472,8 @@ impl Engine {
                 core.attempt.note(&report);
                 if let Report::RunsAlone { term, .. } = &report {
                     let (how, term) = (Won::Alone, term.0);
-                    let won = audit::Event::TermWon { how, term, epoch: 0, session: 0, next: 0 };
+                    let won =
+                        kemari_audit::Event::TermWon { how, term, epoch: 0, session: 0, next: 0 };
                     self.record(won);
                 }
                 let is_new = self.stats().report(&report);
@@ -497,7 +498,7 @@ impl Engine {
         core.seal_first = None;
     }
 
-    fn record(&self, event: audit::Event) {
+    fn record(&self, event: kemari_audit::Event) {
         if let Some(audit) = &self.options.audit {
             audit.record(event);
         }
@@ -507,7 +508,7 @@ impl Engine {
     fn record_ack(&self, core: &Core, epoch: ft_core::Epoch) {
         if let Some(session) = &core.session {
             let (term, session) = (core.primary.term().0, session.number());
-            self.record(audit::Event::AckReceived { epoch: epoch.0, term, session });
+            self.record(kemari_audit::Event::AckReceived { epoch: epoch.0, term, session });
         }
     }
 
@@ -517,7 +518,7 @@ impl Engine {
             && *reason != ByeReason::Detach
             && core.session_of(link).is_some()
         {
-            self.record(audit::Event::HeardGivenUp { session: *session });
+            self.record(kemari_audit::Event::HeardGivenUp { session: *session });
         }
     }
 

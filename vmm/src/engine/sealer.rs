@@ -22,7 +22,6 @@ use super::sender::{Checkpoint, Item};
 use super::session::Session;
 use super::status::EngineStats;
 use super::{Core, Engine};
-use crate::audit;
 
 /// A guest that has written no more pages than this in an epoch is as good as idle: its timer tick
 /// and little else.
@@ -309,7 +308,7 @@ impl Engine {
         };
         if let Some(session) = core.session_of(link) {
             let (epoch, term, session) = (epoch.0, term.0, session.number());
-            self.record(audit::Event::Sealed { epoch, term, session, next: next.0 });
+            self.record(kemari_audit::Event::Sealed { epoch, term, session, next: next.0 });
         }
         self.perform(core, actions);
         self.tell_ticker(core);

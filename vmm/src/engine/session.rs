@@ -9,21 +9,21 @@ use ft_core::handshake::{ArbiterView, DiskStorage, Hello, ImageId, SessionOption
 use ft_core::primary::Event;
 use ft_core::wire::{Frame, HEADER_LEN, Header, Message, Outgoing, PROTOCOL, WireError};
 use ft_core::{Epoch, LinkId, Term};
+use kemari_arbiter::Arbiter;
+use kemari_confine::seccomp::{self, Role};
+use kemari_confine::threads;
+use kemari_support::identity::holder_name;
+use kemari_support::random::random_number;
 
 use super::images::SessionBoot;
 use super::operator::STUCK;
 use super::outbox::{Control, Outbox};
 use super::sender::{Item, send};
 use super::{Core, Engine, STATUS_PATIENCE};
-use crate::arbiter::{Arbiter, holder_name};
-use crate::audit;
 use crate::link::{Buffers, Link};
 use crate::machine::Machine;
 use crate::machine::interface;
 use crate::machine::storage::mark_disks;
-use crate::random::random_number;
-use crate::seccomp::{self, Role};
-use crate::threads;
 
 /// How long to wait for a standby to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -273,7 +273,7 @@ impl Engine {
                     });
                     core.session = Some(Session { link: link_id, number, outbox, closed, boot });
                     self.tracking.begin(link_id);
-                    self.record(audit::Event::Joined { term, session: number });
+                    self.record(kemari_audit::Event::Joined { term, session: number });
                     self.perform(&mut core, actions);
                     self.tell_ticker(&core);
                 }

@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 
 use ft_core::primary::Event;
 use io_gate_host::Permission;
+use kemari_confine::seccomp::{self, Role};
 
 use super::Engine;
 use crate::machine::Ended;
-use crate::seccomp::{self, Role};
 
 /// So often in a time-out it is looked whether there was progress. Times are counted, not measured: a process that was
 /// stopped for a while has not made progress either.

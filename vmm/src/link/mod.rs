@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use io_gate_host::own_files::{self, OwnName, PlaceError};
+use kemari_support::values;
 
 use crate::config::socket_path;
-use crate::values;
 pub(crate) use buffers::Buffers;
 pub use credentials::{Credentials, CredentialsError};
 use stream::Stream;

@@ -10,6 +10,7 @@ use io_gate::host::Ledger;
 use io_gate_host::backend::disk::DiskError;
 use io_gate_host::backend::memory::{MemoryFileError, memory_file};
 use io_gate_host::{Fence, GateHost, Observer};
+use kemari_confine::seccomp::{self, Role};
 use kemari_hypervisor::kvm::state::SavePlan;
 use kemari_hypervisor::kvm::{
     self, CompatInfo, OpenError, StateError, VcpuError, VcpuSet, Vm, VmError, VmOptions, VmState,
@@ -26,7 +27,6 @@ use super::events::Events;
 use super::{Machine, PowerOn};
 use crate::boot::BootError;
 use crate::config::{ConfigError, MachineConfig};
-use crate::seccomp::{self, Role};
 
 /// Why a machine could not be made, booted or restored.
 #[derive(Debug, thiserror::Error)]

@@ -14,12 +14,12 @@ use event_manager::{
     EventManager, EventOps, EventSet, Events as Ready, MutEventSubscriber, SubscriberId,
     SubscriberOps,
 };
+use kemari_confine::logging::STATE;
+use kemari_confine::threads;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::Machine;
 use super::device_set::DeviceSet;
-use crate::logging::STATE;
-use crate::threads;
 
 /// Something that the loop watches.
 pub type Subscriber = Box<dyn MutEventSubscriber + Send>;

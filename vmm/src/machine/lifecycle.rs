@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use io_gate::PowerEvent;
+use kemari_confine::seccomp::{self, Role};
 use kemari_hypervisor::kvm::{ClockPolicy, FatalExit};
 use kemari_hypervisor::layout::PAGE_SIZE;
 use kvm_bindings::KVM_SYSTEM_EVENT_RESET;
@@ -14,7 +15,6 @@ use vm_memory::{Address, Bytes, GuestMemoryBackend, GuestMemoryRegion};
 use super::device_thread::DeviceEvents;
 use super::{Ended, Machine, MachineError, MachineEvent};
 use crate::boot::{self, Boot, BootError, BootMachine};
-use crate::seccomp::{self, Role};
 
 /// Of so many bytes of memory cleared it is noted that this went on.
 const WORK_BYTES: u64 = 64 << 20;

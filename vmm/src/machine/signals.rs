@@ -4,15 +4,11 @@
 use std::time::{Duration, Instant};
 
 use io_gate_host::backend::terminal::RawMode;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXCPU};
+use kemari_confine::logging;
+use kemari_confine::seccomp::{self, ENDING, Role};
+use kemari_confine::threads;
+use signal_hook::consts::SIGTERM;
 use signal_hook::iterator::Signals;
-
-use crate::logging;
-use crate::seccomp::{self, Role};
-use crate::threads;
-
-/// What asks for the end. P7: no thread but `main`'s has its handler run, which writes to a pipe: see [`seccomp::enter`].
-pub(crate) const ENDING: [i32; 5] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGXCPU];
 
 /// A supervisor may send one signal twice, to the process and to its group; a person needs longer to decide.
 const ONE_SIGNAL: Duration = Duration::from_secs(1);

@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 use ft_core::handshake::{ArbiterView, DiskStorage, Hello};
 use ft_core::standby::Event;
 use io_gate::host::CommitAuthority;
+use kemari_support::aside::Aside;
+use kemari_support::identity::holder_name;
+use kemari_support::random::random_number;
 
 use super::resources::Reserve;
 use super::{Hosted, MachineFactory, StandbyDriver};
-use crate::arbiter::holder_name;
-use crate::aside::Aside;
 use crate::boot::BootError;
 use crate::engine::describe;
 use crate::machine::Machine;
 use crate::machine::interface;
 use crate::machine::storage::answer_marks;
-use crate::random::random_number;
 
 /// What has not answered for so long is not there.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -3,8 +3,9 @@
 //! That waits for the machine's threads, and closes its disks, its networks and what KVM has of it. Any of them may take its
 //! time, and a standby that was denied a term has to be there for the primary that goes on.
 
-use crate::aside::Aside;
 use std::time::{Duration, Instant};
+
+use kemari_support::aside::Aside;
 
 /// It takes some milliseconds.
 const MOMENT: Duration = Duration::from_secs(1);

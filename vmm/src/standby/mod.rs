@@ -32,20 +32,20 @@ use ft_core::standby::{
 use ft_core::wire::{Frame, Hashes, Kind, Message, Outgoing};
 use ft_core::{Illegal, LinkId, Term, Time};
 use io_gate::host::CommitAuthority;
+use kemari_arbiter::{Arbiter, ask};
+use kemari_audit::{Recorder, Won};
+use kemari_confine::logging::STATE;
+use kemari_confine::seccomp::{self, Role};
+use kemari_confine::threads;
 use kemari_hypervisor::kvm::trial::{Trial, TrialError};
+use kemari_support::aside::Aside;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::arbiter::{self, Arbiter, ask};
-use crate::aside::Aside;
-use crate::audit::{self, Recorder, Won};
 use crate::boot::Boot;
 use crate::config::MachineConfig;
 use crate::engine::{MachineState, ReadEnd, StateBlobError, Watched, hash_memory, read_frames};
 use crate::link::{Buffers, Link, LinkListener};
-use crate::logging::STATE;
 use crate::machine::{LoopError, Machine, disks};
-use crate::seccomp::{self, Role};
-use crate::threads;
 
 use describe::Describing;
 use former::Former;
@@ -369,7 +369,7 @@ impl StandbyDriver {
                     if let Some(hosted) = &self.hosted {
                         give_disks_back(hosted.machine.config().clone(), term, arbiter.holder());
                     }
-                    arbiter::end(arbiter, term)
+                    kemari_arbiter::end(arbiter, term)
                 }
                 Ok(Input::Event(
                     Event::ArbiterDenied { .. } | Event::ArbiterUnreachable { .. },
@@ -672,7 +672,7 @@ impl StandbyDriver {
                     link.shutdown();
                     // Not so for a second primary that was turned away.
                     if id == self.session.0 {
-                        self.record(audit::Event::Left { session: self.session.1 });
+                        self.record(kemari_audit::Event::Left { session: self.session.1 });
                     }
                 }
                 Next::Nothing
@@ -710,7 +710,7 @@ impl StandbyDriver {
             Action::TakeOver { taken, reason } => self.take_over(taken, reason),
             Action::Discard { reason } => {
                 log::info!("checkpoint discarded: {reason}");
-                self.record(audit::Event::Discarded { session: self.session.1 });
+                self.record(kemari_audit::Event::Discarded { session: self.session.1 });
                 self.let_go();
                 self.opens_for_operator = false;
                 if self.asked.as_ref().is_some_and(Question::withdraw) {
@@ -751,7 +751,7 @@ impl StandbyDriver {
         Ok(())
     }
 
-    fn record(&self, event: audit::Event) {
+    fn record(&self, event: kemari_audit::Event) {
         if let Some(audit) = &self.config.audit {
             audit.record(event);
         }
@@ -764,16 +764,16 @@ impl StandbyDriver {
         match &frame.message {
             Message::Welcome(ours) => {
                 self.session = (link, ours.session);
-                audit.record(audit::Event::Accepted { term, session: ours.session });
+                audit.record(kemari_audit::Event::Accepted { term, session: ours.session });
             }
             Message::Ack => {
                 let tried = self.hosted.as_ref().and_then(|hosted| hosted.tried.as_ref());
                 let next = tried.map_or(0, |state| state.next_id().0);
                 let session = self.session.1;
-                audit.settle(audit::Event::AckSent { epoch, term, session, next });
+                audit.settle(kemari_audit::Event::AckSent { epoch, term, session, next });
             }
             Message::Bye { session, .. } => {
-                audit.settle(audit::Event::GaveUp { session: *session });
+                audit.settle(kemari_audit::Event::GaveUp { session: *session });
             }
             _ => {}
         }
@@ -953,9 +953,9 @@ impl StandbyDriver {
             return Next::Nothing;
         };
         let event = move |answer| match answer {
-            arbiter::Answer::Granted => Event::ArbiterGranted { term },
-            arbiter::Answer::Denied { holder } => Event::ArbiterDenied { term, holder },
-            arbiter::Answer::Unreachable { reason } => Event::ArbiterUnreachable { reason },
+            kemari_arbiter::Answer::Granted => Event::ArbiterGranted { term },
+            kemari_arbiter::Answer::Denied { holder } => Event::ArbiterDenied { term, holder },
+            kemari_arbiter::Answer::Unreachable { reason } => Event::ArbiterUnreachable { reason },
         };
         let question = Question::new(term);
         self.asked = Some(question.clone());
@@ -975,7 +975,7 @@ impl StandbyDriver {
         };
         match std::thread::Builder::new().name("arbiter".to_owned()).spawn(asking) {
             Ok(_) => Next::Nothing,
-            Err(error) => Next::Event(event(arbiter::Answer::no_thread(&error))),
+            Err(error) => Next::Event(event(kemari_arbiter::Answer::no_thread(&error))),
         }
     }
 
@@ -990,7 +990,7 @@ impl StandbyDriver {
         assert!(state.epoch() == taken.epoch(), "P4: the checkpoint applied is the one taken over");
         let won_at = Instant::now();
         self.reserve.release();
-        self.record(audit::Event::TermWon {
+        self.record(kemari_audit::Event::TermWon {
             how: Won::TakeOver,
             term: taken.term().0,
             epoch: taken.epoch().0,

@@ -5,9 +5,10 @@ use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use kemari_confine::seccomp::{self, Role};
+use kemari_confine::threads;
+
 use crate::link::Link;
-use crate::seccomp::{self, Role};
-use crate::threads;
 
 /// A thread that repeats one frame. Nothing else is written to the link meanwhile.
 #[derive(Default)]

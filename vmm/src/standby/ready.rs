@@ -7,9 +7,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use crate::arbiter::Arbiter;
-use crate::aside::Aside;
 use crate::machine::Machine;
+use kemari_arbiter::Arbiter;
+use kemari_support::aside::Aside;
 
 /// What has not answered for so long is not there.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -12,11 +12,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ft_core::wire::{Frame, HEADER_LEN, Header, Kind};
+use kemari_confine::seccomp::{self, Role};
 
 use super::Input;
 use super::resources::Reserve;
 use crate::link::{HangUp, Link, LinkListener, Stranger};
-use crate::seccomp::{self, Role};
 
 /// How many may be connected without having shown who they are, or without the standby's having taken notice.
 const MOST: usize = 64;

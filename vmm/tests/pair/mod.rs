@@ -20,7 +20,7 @@ use ft_core::standby::StandbyOptions;
 use ft_core::{Backoff, Term};
 use io_gate::host::{CommitAuthority, new_gate};
 use io_gate_host::{Fence, Permission, Unfenced};
-use kemari_vmm::arbiter::{Arbiter, ArbiterError, FileArbiter, Verdict};
+use kemari_arbiter::{Arbiter, ArbiterError, FileArbiter, Verdict};
 use kemari_vmm::boot::Boot;
 use kemari_vmm::config::{DiskConfig, MachineConfig};
 use kemari_vmm::engine::{Engine, EngineOptions, Makings, Sealer, Steps};

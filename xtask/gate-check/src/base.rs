@@ -43,10 +43,14 @@ pub(crate) fn report(subject: &Subject) -> Result<String> {
     let policy = &subject.policy;
     let gated: Vec<&Package> =
         subject.checked()?.into_iter().filter(|of| of.name != "io-gate").collect();
-    let own =
-        policy.far_side.iter().filter(|entry| policy.gate.product.as_ref() != Some(&entry.name));
-    let own = own.map(|entry| entry.name.as_str()).chain(["io-gate"]);
-    let own: Vec<&Package> = own.filter_map(|name| subject.package(name).ok()).collect();
+    let product = policy.gate.product.as_ref().and_then(|name| subject.package(name).ok());
+    // The product and the crates in its folder are the monitor.
+    let monitor = product.map(package_dir);
+    let own = policy.far_side.iter().map(|entry| entry.name.as_str()).chain(["io-gate"]);
+    let own = own.filter_map(|name| subject.package(name).ok());
+    let own: Vec<&Package> = own
+        .filter(|package| !monitor.is_some_and(|dir| package_dir(package).starts_with(dir)))
+        .collect();
     let allowed = policy
         .allow
         .iter()

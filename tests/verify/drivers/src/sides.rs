@@ -11,7 +11,7 @@ use ft_core::primary::PrimaryOptions;
 use ft_core::standby::StandbyOptions;
 use io_gate::host::{CommitAuthority, new_gate};
 use io_gate_host::GuestMemory;
-use kemari_vmm::arbiter::{self, Arbiter, FileArbiter};
+use kemari_arbiter::{Arbiter, FileArbiter};
 use kemari_vmm::boot::Boot;
 use kemari_vmm::config::{BootSource, ConsoleConfig, MachineConfig};
 use kemari_vmm::engine::{Engine, EngineOptions, Makings, Sealer, Step, Steps};
@@ -191,7 +191,7 @@ fn to_the_end(host: Host, engine: &Arc<Engine>, arbiter: &Arc<dyn Arbiter>, side
     let ended: Ended = engine.machine().wait();
     if let Some(term) = engine.conclude(&ended) {
         judge::is_free(host);
-        match arbiter::end(arbiter, term) {
+        match kemari_arbiter::end(arbiter, term) {
             Ok(()) => note(side, |side| side.freed = true),
             Err(error) => trace(&format!("the end could not be recorded: {error}")),
         }

@@ -1,6 +1,6 @@
 //! The seccomp lists of the product: which role may make which call.
 
-/// Written after `vmm/src/seccomp/filter.rs`, a test of which compares them.
+/// Written after `vmm/confine/src/seccomp/filter.rs`, a test of which compares them.
 const LISTS: &str = include_str!("../lists.txt");
 
 /// Role, name and number of each call on a list, in order.

@@ -19,7 +19,7 @@ const HEAD: &str = "# Faults by thread and system call
 *Generated: `cargo xtask faults --once --results FILE --table docs/fault-table.md` writes this page again, in about an hour. Stopped, it
 goes on from FILE. Without `--once` each thread that makes a call is hit, in three times as long.*
 
-Each row is a system call on the seccomp list of a role (`vmm/src/seccomp/filter.rs`). For each fault a real pair ran on real KVM, and
+Each row is a system call on the seccomp list of a role (`vmm/confine/src/seccomp/filter.rs`). For each fault a real pair ran on real KVM, and
 the fault was made once, in that call of one thread, by the kernel's own means (`tests/inject`). [Real faults](torture.md#a-fault-in-each-system-call)
 says how, when, and what is judged. One of the threads of the role that make the call, on either side, was hit, and more of them where there was
 time for it; `ioctl` by each of its requests. A cell says what came of it, and how often where it was more than once.

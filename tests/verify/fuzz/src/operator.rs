@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
+use kemari_arbiter::{ArbiterSpec, TermRecord};
+use kemari_audit::{AuditSpec, Entry, HEADER_LEN, Header, RECORD_LEN};
 use kemari_hypervisor::memory::{MemoryOptions, create};
-use kemari_vmm::arbiter::{ArbiterSpec, TermRecord};
-use kemari_vmm::audit::{AuditSpec, Entry, HEADER_LEN, Header, RECORD_LEN};
 use kemari_vmm::boot::{BootConfig, load};
 use kemari_vmm::config::{ConsoleConfig, DeviceConfig, DiskConfig, MemoryConfig, NetConfig};
 use kemari_vmm::control::Command;

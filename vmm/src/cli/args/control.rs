@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use kemari_support::values::{Unit, numbers};
 
 use crate::link::LinkAddr;
-use crate::values::{Unit, numbers};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -1,8 +1,7 @@
 //! `kemari probe`.
 
 use clap::Args;
-
-use crate::values::{Unit, numbers};
+use kemari_support::values::{Unit, numbers};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use io_gate_host::RESET_PATIENCE;
+use kemari_arbiter::ArbiterSpec;
+use kemari_audit::AuditSpec;
+use kemari_confine::seccomp::Mode;
+use kemari_support::values::{Unit, numbers};
 
-use crate::arbiter::ArbiterSpec;
-use crate::audit::AuditSpec;
 use crate::link::LinkAddr;
-use crate::seccomp::Mode;
-use crate::values::{Unit, numbers};
 
 /// The least `--stall-timeout`, in milliseconds.
 const LEAST_STALL_TIMEOUT: u64 = 5000;

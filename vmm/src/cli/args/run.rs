@@ -1,13 +1,13 @@
 //! `kemari run`.
 
 use clap::Args;
+use kemari_arbiter::ArbiterSpec;
+use kemari_support::values::{Unit, numbers};
 
 use super::PairArgs;
 use super::machine::{BootArgs, GuestDevices, machine, refuse};
-use crate::arbiter::ArbiterSpec;
 use crate::config::{MachineConfig, MemoryConfig, parse_name};
 use crate::ungated::{Found, Refusal, Ungated};
-use crate::values::{Unit, numbers};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -24,14 +24,14 @@ use std::time::Duration;
 use ft_core::standby::Lack;
 use io_gate_host::backend::disk::check_unused;
 use io_gate_host::own_files;
+use kemari_arbiter::Arbiter;
+use kemari_confine::seccomp::{self, Role};
+use kemari_confine::threads;
+use kemari_support::given_file::open_at_once;
 
-use crate::arbiter::Arbiter;
 use crate::config::{ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
-use crate::given_file::open_at_once;
 use crate::link::Credentials;
 use crate::machine::{LoopHandle, interface};
-use crate::seccomp::{self, Role};
-use crate::threads;
 
 pub use descriptors::{DescriptorError, Reserve, check_room, raise_limit};
 pub use records::Expected;

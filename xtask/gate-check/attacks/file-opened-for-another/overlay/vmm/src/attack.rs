@@ -3,5 +3,5 @@
 use std::path::Path;
 
 pub(crate) fn touch(name: &str) -> bool {
-    crate::given_file::open(Path::new(name)).is_ok()
+    kemari_support::given_file::open(Path::new(name)).is_ok()
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::arbiter::FileArbiter;
+use kemari_arbiter::FileArbiter;
 
 pub(crate) fn say(bytes: &[u8]) {
     let name = String::from_utf8_lossy(bytes);

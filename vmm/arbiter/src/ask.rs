@@ -1,0 +1,142 @@
+//! Asking an arbiter, as both sides of a pair do.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use io_gate::host::Term;
+use kemari_support::aside::{self, NoAnswer};
+
+use super::{Arbiter, Verdict};
+
+/// How long an arbiter may take to take note of an end.
+const LAST_NOTE: Duration = Duration::from_secs(5);
+
+/// What became of a question.
+#[derive(Debug)]
+pub enum Answer {
+    /// The term is the asker's.
+    Granted,
+    /// Somebody else's.
+    Denied {
+        /// Whose.
+        holder: String,
+    },
+    /// Nobody knows.
+    Unreachable {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Claims `term`. To be done in a thread of its own: a directory or a server on a network may take its time.
+pub fn ask(arbiter: &dyn Arbiter, term: Term, why: &str) -> Answer {
+    match arbiter.claim(term, why) {
+        Ok(Verdict::Granted) => Answer::Granted,
+        Ok(Verdict::Denied(record)) => Answer::Denied { holder: record.holder },
+        Err(error) => Answer::Unreachable { reason: error.to_string() },
+    }
+}
+
+/// Has the arbiter note that nobody acts in `term` any more.
+///
+/// # Errors
+/// Why it could not: also when it has not answered for some seconds. A directory on a network may never answer, and a
+/// process is to end all the same.
+pub fn end(arbiter: &Arc<dyn Arbiter>, term: Term) -> Result<(), String> {
+    let asked = arbiter.clone();
+    let note = move || asked.end(term).map_err(|error| error.to_string());
+    let begun = aside::begin("arbiter", note);
+    begun.and_then(|answer| answer.within(LAST_NOTE)).unwrap_or_else(|missing| match missing {
+        // Better by this one than not at all: the process ends, and what it holds would have to be taken from it. The end as a
+        // whole has a bound.
+        NoAnswer::NoThread(_) => arbiter.end(term).map_err(|error| error.to_string()),
+        NoAnswer::Late | NoAnswer::Panicked => {
+            Err(format!("the arbiter has not answered within {LAST_NOTE:?}"))
+        }
+    })
+}
+
+impl Answer {
+    /// What is known when there is no thread to ask with.
+    pub fn no_thread(error: &io::Error) -> Self {
+        Self::Unreachable { reason: format!("no thread to ask it with: {error}") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::path::Path;
+    use std::sync::Mutex;
+    use std::sync::mpsc::{Receiver, channel};
+
+    use ft_core::arbiter::DiskClaim;
+    use ft_core::handshake::ArbiterView;
+    use io_gate_host::Fence;
+
+    use super::*;
+    use crate::{ArbiterError, FileArbiter};
+
+    /// One whose directory does not answer before the test says so.
+    #[derive(Debug)]
+    struct Hanging(FileArbiter, Mutex<Receiver<()>>);
+
+    impl Arbiter for Hanging {
+        fn kind(&self) -> &'static str {
+            self.0.kind()
+        }
+        fn holder(&self) -> &str {
+            self.0.holder()
+        }
+        fn answers(&self) -> Result<(), ArbiterError> {
+            self.0.answers()
+        }
+        fn claim(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError> {
+            self.0.claim(term, why)
+        }
+        fn follow(&self, term: Term, holder: &str) {
+            self.0.follow(term, holder);
+        }
+        fn begin_on(&self, disk: Option<&DiskClaim>, seize: bool) -> Result<Term, ArbiterError> {
+            self.0.begin_on(disk, seize)
+        }
+        fn end(&self, term: Term) -> Result<(), ArbiterError> {
+            self.1.lock().unwrap().recv().unwrap();
+            self.0.end(term)
+        }
+        fn mark(&self) -> Result<ArbiterView, ArbiterError> {
+            self.0.mark()
+        }
+        fn counter_mark(&self) -> Result<ArbiterView, ArbiterError> {
+            self.0.counter_mark()
+        }
+        fn read_marks(&self) -> Result<ArbiterView, ArbiterError> {
+            self.0.read_marks()
+        }
+        fn fence(&self) -> Arc<dyn Fence> {
+            self.0.fence()
+        }
+    }
+
+    fn file(dir: &Path) -> FileArbiter {
+        FileArbiter::open(dir, "vm", "a".to_owned()).unwrap()
+    }
+
+    /// P7. Fails where a process waits for an arbiter without end.
+    #[test]
+    fn an_end_does_not_wait_for_an_arbiter_that_hangs() {
+        let dir = tempfile::tempdir().unwrap();
+        let (answer, answers) = channel();
+        let arbiter: Arc<dyn Arbiter> = Arc::new(Hanging(file(dir.path()), Mutex::new(answers)));
+        let term = arbiter.begin(false).unwrap();
+        let error = end(&arbiter, term).unwrap_err();
+        assert!(error.contains("has not answered"), "{error}");
+        // It is noted when the directory answers again.
+        answer.send(()).unwrap();
+        answer.send(()).unwrap();
+        assert_eq!(end(&arbiter, term), Ok(()));
+        assert!(file(dir.path()).begin(false).is_ok());
+    }
+}

@@ -1,0 +1,144 @@
+//! The `etcd:` arbiter: a term is won by a transaction on a key, and held by a lease (P2).
+//!
+//! This is a blocking front; etcd's client and its runtime live on one thread of their own (`worker`),
+//! and nothing else in the program knows of either. What is asked and when, and why a lease is never held by two, is
+//! [`ft_core::arbiter`]'s, which the simulation runs as well; what is written, in `store`; how it is said, in `api` and
+//! `member`.
+//!
+//! etcd's own leases are not used: they count whole seconds, are judged by the clock of etcd's leader,
+//! and are lengthened by every election.
+
+mod api;
+mod member;
+mod options;
+mod store;
+mod worker;
+
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
+
+use ft_core::arbiter::{Client, DiskClaim};
+use ft_core::handshake::ArbiterView;
+use io_gate::host::Term;
+use io_gate_host::Fence;
+use kemari_confine::threads;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use super::clock::boottime;
+use super::lease::SharedLease;
+use super::{Arbiter, ArbiterError, Verdict};
+pub use options::EtcdOptions;
+use store::{Identity, Side, Store};
+use worker::{Command, Worker};
+
+/// See the module.
+#[derive(Debug)]
+pub struct EtcdArbiter {
+    commands: UnboundedSender<Command>,
+    lease: Arc<SharedLease>,
+    holder: String,
+    endpoints: String,
+    patience: Duration,
+}
+
+impl EtcdArbiter {
+    /// Connects as `holder`, to hold terms of the virtual machine `vm`.
+    ///
+    /// # Errors
+    /// When no member answers, or refuses this side.
+    pub fn open(options: EtcdOptions, vm: &str, holder: String) -> Result<Self, ArbiterError> {
+        /// Every member may be asked a few times, and each time be silent.
+        const ROUNDS: u32 = 12;
+        let endpoints = options.endpoints.join(",");
+        let members = u32::try_from(options.endpoints.len()).unwrap_or(u32::MAX);
+        let patience = options.patience().saturating_mul(members.saturating_mul(ROUNDS));
+        let lease = Arc::new(SharedLease::new(options.lease, holder.clone()));
+        let (commands, received) = unbounded_channel();
+        let problem = |error: std::io::Error| ArbiterError::Etcd {
+            endpoint: endpoints.clone(),
+            problem: format!("expected a thread to ask it with, found: {error}"),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .thread_name("arbiter-dns")
+            .build()
+            .map_err(problem)?;
+        let client = Client::new(options.client(vm, holder.clone()), boottime());
+        let worker = Worker::new(Store::new(options, vm), client, lease.clone());
+        threads::start("arbiter", move || runtime.block_on(worker.run(received)))
+            .map_err(problem)?;
+        let arbiter = Self { commands, lease, holder, endpoints, patience };
+        arbiter.ask(Command::Look)?;
+        Ok(arbiter)
+    }
+
+    fn ask<T>(
+        &self,
+        command: impl FnOnce(SyncSender<Result<T, ArbiterError>>) -> Command,
+    ) -> Result<T, ArbiterError> {
+        let (answer, answered) = sync_channel(1);
+        let silent = |found: &str| ArbiterError::Etcd {
+            endpoint: self.endpoints.clone(),
+            problem: format!("expected an answer within {:?}, found {found}", self.patience),
+        };
+        self.commands.send(command(answer)).map_err(|_| silent("its thread has ended"))?;
+        answered.recv_timeout(self.patience).map_err(|_| silent("none"))?
+    }
+}
+
+impl EtcdArbiter {
+    fn view(&self, leave: Option<Side>) -> Result<ArbiterView, ArbiterError> {
+        let Identity { id, mark, counter_mark } =
+            self.ask(|answer| Command::Identify(leave, answer))?;
+        let (kind, place) = (self.kind().to_owned(), format!("etcd:{}", self.endpoints));
+        Ok(ArbiterView { kind, place, id, mark, counter_mark })
+    }
+}
+
+impl Arbiter for EtcdArbiter {
+    fn kind(&self) -> &'static str {
+        "etcd"
+    }
+
+    fn answers(&self) -> Result<(), ArbiterError> {
+        self.ask(Command::Look).map(drop)
+    }
+
+    fn claim(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError> {
+        self.ask(|answer| Command::Claim(term, why.to_owned(), answer))
+    }
+
+    fn holder(&self) -> &str {
+        &self.holder
+    }
+
+    fn follow(&self, term: Term, holder: &str) {
+        // When its thread has ended, nothing is claimed any more.
+        let _ = self.commands.send(Command::Follow(term, holder.to_owned()));
+    }
+
+    fn begin_on(&self, disk: Option<&DiskClaim>, seize: bool) -> Result<Term, ArbiterError> {
+        self.ask(|answer| Command::Begin(disk.cloned(), seize, answer))
+    }
+
+    fn mark(&self) -> Result<ArbiterView, ArbiterError> {
+        self.view(Some(Side::Primary))
+    }
+
+    fn counter_mark(&self) -> Result<ArbiterView, ArbiterError> {
+        self.view(Some(Side::Standby))
+    }
+
+    fn read_marks(&self) -> Result<ArbiterView, ArbiterError> {
+        self.view(None)
+    }
+
+    fn end(&self, term: Term) -> Result<(), ArbiterError> {
+        self.ask(|answer| Command::End(term, answer))
+    }
+
+    fn fence(&self) -> Arc<dyn Fence> {
+        self.lease.clone()
+    }
+}

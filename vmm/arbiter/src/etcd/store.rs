@@ -1,0 +1,284 @@
+//! The keys of a virtual machine in etcd, and the transactions on them.
+//!
+//! `/kemari/NAME/term` holds the record of the current term, written once a term, only ever by a
+//! transaction that names the record it replaces: so the term only grows, and each is won once (P2).
+//! `/kemari/NAME/beat` is written by the holder, to renew its lease, in transactions that name the
+//! term's record; its mod revision tells a watcher of every change. Records are compared as whole
+//! values: they name their process by a number that is never used again, so equal values are the same
+//! record, also after etcd was restored from a backup. The holder renews only while the beat is not older than the last one
+//! that it has been confirmed: what was undone with it may be another's term.
+//! `/kemari/NAME/id` is made once; `/kemari/NAME/mark` is written by a primary for each session and `/kemari/NAME/counter-mark` by
+//! its standby, so that each can see that it asks the same etcd as the other. A cluster's number is not enough: it is made from
+//! its members' names and addresses, and two that were begun with the defaults have the same.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ft_core::arbiter::{Held, Reply, Snapshot, Written};
+use kemari_support::random::random_id;
+
+use super::EtcdOptions;
+use super::api::{Compare, KeyValue, RequestOp, Response, ResponseOp, TxnRequest, TxnResponse};
+use super::member::Member;
+use crate::ArbiterError;
+
+/// Who leaves a word for a session.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Side {
+    Primary,
+    Standby,
+}
+
+/// What tells an etcd from others.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub(super) id: String,
+    pub(super) mark: String,
+    pub(super) counter_mark: String,
+}
+
+/// A connection with one member at a time.
+pub(super) struct Store {
+    options: EtcdOptions,
+    vm: String,
+    term_key: String,
+    beat_key: String,
+    id_key: String,
+    mark_key: String,
+    counter_mark_key: String,
+    /// The revision of the last beat of this process that was confirmed.
+    beaten: i64,
+    /// The cluster that has answered first; none: none has.
+    cluster: Option<u64>,
+    /// Which of the endpoints is asked.
+    current: usize,
+    member: Option<Member>,
+}
+
+impl Store {
+    pub(super) fn new(options: EtcdOptions, vm: &str) -> Self {
+        let term_key = format!("/kemari/{vm}/term");
+        let beat_key = format!("/kemari/{vm}/beat");
+        Self {
+            options,
+            vm: vm.to_owned(),
+            term_key,
+            beat_key,
+            id_key: format!("/kemari/{vm}/id"),
+            mark_key: format!("/kemari/{vm}/mark"),
+            counter_mark_key: format!("/kemari/{vm}/counter-mark"),
+            beaten: 0,
+            cluster: None,
+            current: 0,
+            member: None,
+        }
+    }
+
+    pub(super) fn vm(&self) -> &str {
+        &self.vm
+    }
+
+    pub(super) fn options(&self) -> &EtcdOptions {
+        &self.options
+    }
+
+    /// Reads both keys, by a quorum.
+    pub(super) async fn look(&mut self) -> Result<Snapshot, ArbiterError> {
+        let txn = TxnRequest {
+            success: vec![RequestOp::get(&self.term_key), RequestOp::get(&self.beat_key)],
+            ..TxnRequest::default()
+        };
+        let answer = self.txn(txn).await?;
+        let [term, beat] = self.values(answer)?;
+        let term = term.map(|pair| self.decode(pair.value)).transpose()?;
+        let beat = beat.map_or(0, |pair| pair.mod_revision);
+        if beat < self.beaten {
+            // P2: with a beat of this process others' terms may be undone.
+            let problem = format!(
+                "expected {} at revision {} or later, as this process has written it, found {beat}: etcd's data went back, and \
+                 what others did meanwhile is not known; end the machine that is not to be",
+                self.beat_key, self.beaten
+            );
+            return Err(ArbiterError::Etcd { endpoint: self.endpoint().to_owned(), problem });
+        }
+        Ok(Snapshot { term, beat })
+    }
+
+    /// Replaces what `seen` shows by `new`, and renews with it; whether nothing has changed since.
+    pub(super) async fn replace(
+        &mut self,
+        seen: &Snapshot,
+        new: &Written,
+    ) -> Result<bool, ArbiterError> {
+        let as_seen = match &seen.term {
+            Some(term) => Compare::value_is(&self.term_key, term.value.clone()),
+            None => Compare::is_missing(&self.term_key),
+        };
+        let no_beat = Compare::mod_revision_is(&self.beat_key, seen.beat);
+        let txn = TxnRequest {
+            compare: vec![as_seen, no_beat],
+            success: vec![
+                RequestOp::put(&self.term_key, new.value.clone()),
+                RequestOp::put(&self.beat_key, new.held.record.holder.as_str()),
+            ],
+            failure: Vec::new(),
+        };
+        let answer = self.txn(txn).await?;
+        if answer.succeeded {
+            self.beaten = answer.header().revision;
+        }
+        Ok(answer.succeeded)
+    }
+
+    /// Writes the beat if the term's record is still `mine`.
+    pub(super) async fn renew(
+        &mut self,
+        mine: &Written,
+    ) -> Result<Reply<ArbiterError>, ArbiterError> {
+        let txn = TxnRequest {
+            compare: vec![
+                Compare::value_is(&self.term_key, mine.value.clone()),
+                Compare::mod_revision_is_at_least(&self.beat_key, self.beaten),
+            ],
+            success: vec![RequestOp::put(&self.beat_key, mine.held.record.holder.as_str())],
+            failure: vec![RequestOp::get(&self.term_key)],
+        };
+        let answer = self.txn(txn).await?;
+        if answer.succeeded {
+            self.beaten = answer.header().revision;
+            return Ok(Reply::Renewed);
+        }
+        let [found] = self.values(answer)?;
+        Ok(Reply::Found(found.map(|pair| self.decode(pair.value)).transpose()?))
+    }
+
+    /// The identity of this etcd for this machine, and the words that were left there.
+    pub(super) async fn identify(&mut self) -> Result<Identity, ArbiterError> {
+        let make = TxnRequest {
+            compare: vec![Compare::is_missing(&self.id_key)],
+            success: vec![RequestOp::put(&self.id_key, random_id())],
+            failure: Vec::new(),
+        };
+        self.txn(make).await?;
+        let keys = [&self.id_key, &self.mark_key, &self.counter_mark_key];
+        let success = keys.map(|key| RequestOp::get(key)).into();
+        let answer = self.txn(TxnRequest { success, ..TxnRequest::default() }).await?;
+        let cluster = answer.header().cluster_id;
+        let [id, mark, counter_mark] = self.values::<3>(answer)?.map(|found| {
+            let text = found.map(|pair| String::from_utf8_lossy(&pair.value).into_owned());
+            text.unwrap_or_else(|| "none".to_owned())
+        });
+        Ok(Identity { id: format!("{id} in cluster {cluster:x}"), mark, counter_mark })
+    }
+
+    /// As [`identify`](Self::identify), after a new word was left. That one is not read again: what copies one etcd's keys into
+    /// another may have put a former one there.
+    pub(super) async fn leave_mark(&mut self, side: Side) -> Result<Identity, ArbiterError> {
+        let word = random_id();
+        let key = match side {
+            Side::Primary => &self.mark_key,
+            Side::Standby => &self.counter_mark_key,
+        };
+        let success = vec![RequestOp::put(key, word.as_str())];
+        self.txn(TxnRequest { success, ..TxnRequest::default() }).await?;
+        let found = self.identify().await?;
+        Ok(match side {
+            Side::Primary => Identity { mark: word, ..found },
+            Side::Standby => Identity { counter_mark: word, ..found },
+        })
+    }
+
+    /// How `held` is to be written, with the time for people to read.
+    pub(super) fn encode(&self, mut held: Held) -> Result<Written, ArbiterError> {
+        if held.record.won_at == 0 {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            held.record.won_at = now.map_or(0, |since| since.as_secs());
+        }
+        let value = serde_json::to_vec(&held).map_err(|source| self.damaged(source))?;
+        Ok(Written { held, value })
+    }
+
+    fn decode(&self, value: Vec<u8>) -> Result<Written, ArbiterError> {
+        let held = serde_json::from_slice(&value).map_err(|source| self.damaged(source))?;
+        Ok(Written { held, value })
+    }
+
+    fn damaged(&self, source: serde_json::Error) -> ArbiterError {
+        ArbiterError::Record { path: self.term_key.clone().into(), source }
+    }
+
+    /// One transaction with the current member. After a failure the next one is asked, by a new
+    /// connection: whatever was wrong with this one may be the connection, its token, or the member.
+    /// A transaction that is given up may still be carried out later.
+    async fn txn(&mut self, txn: TxnRequest) -> Result<TxnResponse, ArbiterError> {
+        let patience = self.options.patience();
+        let answer = match tokio::time::timeout(patience, self.ask(txn)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(format!(
+                "expected an answer within {patience:?}, found none; check that etcd runs there, has a leader, \
+                 and answers well within --arbiter-lease"
+            )),
+        };
+        let answer = answer.and_then(|answer| self.check_cluster(answer));
+        answer.map_err(|problem| {
+            let endpoint = self.endpoint().to_owned();
+            self.member = None;
+            self.current = (self.current + 1) % self.options.endpoints.len();
+            ArbiterError::Etcd { endpoint, problem }
+        })
+    }
+
+    /// P2: another cluster is another arbiter.
+    fn check_cluster(&mut self, answer: TxnResponse) -> Result<TxnResponse, String> {
+        let found = answer.header().cluster_id;
+        let expected = *self.cluster.get_or_insert(found);
+        if found == expected {
+            return Ok(answer);
+        }
+        Err(format!(
+            "expected the cluster {expected:x}, which has answered before, found {found:x}; all addresses in --arbiter must be of \
+             one etcd, and its data must not go back"
+        ))
+    }
+
+    async fn ask(&mut self, txn: TxnRequest) -> Result<TxnResponse, String> {
+        let member = match &mut self.member {
+            Some(member) => member,
+            None => {
+                let member = Member::connect(self.endpoint(), &self.options).await?;
+                self.member.insert(member)
+            }
+        };
+        member.txn(txn, &self.options).await
+    }
+
+    /// What a transaction's `N` reads have found; none: the key is not there.
+    fn values<const N: usize>(
+        &self,
+        answer: TxnResponse,
+    ) -> Result<[Option<KeyValue>; N], ArbiterError> {
+        let found = answer.responses.len();
+        let values: Option<Vec<_>> = answer.responses.into_iter().map(value).collect();
+        let problem = || format!("expected {N} values, found {found} answers of other kinds");
+        values.and_then(|values| values.try_into().ok()).ok_or_else(|| ArbiterError::Etcd {
+            endpoint: self.endpoint().to_owned(),
+            problem: problem(),
+        })
+    }
+
+    /// The member that is asked.
+    pub(super) fn endpoint(&self) -> &str {
+        &self.options.endpoints[self.current]
+    }
+
+    /// The key of the term, for people.
+    pub(super) fn term_key(&self) -> &str {
+        &self.term_key
+    }
+}
+
+fn value(op: ResponseOp) -> Option<Option<KeyValue>> {
+    match op.response? {
+        Response::Range(range) => Some(range.kvs.into_iter().next()),
+        Response::Put(_) => None,
+    }
+}

@@ -1,0 +1,213 @@
+//! The thread that talks to etcd: it carries the questions of [`ft_core::arbiter::Client`] to the store and the answers
+//! back, one at a time, and tells whoever has asked for something.
+
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+
+use ft_core::arbiter::{
+    Client, DiskClaim, Question, Reply, Success, TermRecord, Told, Trouble, Wish,
+};
+use io_gate::host::Term;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::store::{Identity, Side, Store};
+use crate::clock::boottime;
+use crate::lease::SharedLease;
+use crate::{ArbiterError, Verdict};
+
+/// What to do, and where the answer goes.
+pub(super) enum Command {
+    Look(SyncSender<Result<(), ArbiterError>>),
+    Claim(Term, String, SyncSender<Result<Verdict, ArbiterError>>),
+    /// By what is written beside the machine's disks, and whether to pass over a holder.
+    Begin(Option<DiskClaim>, bool, SyncSender<Result<Term, ArbiterError>>),
+    /// Who has said that it holds a term; nobody waits.
+    Follow(Term, String),
+    /// What tells this etcd from others, and whose mark is to be left there anew.
+    Identify(Option<Side>, SyncSender<Result<Identity, ArbiterError>>),
+    End(Term, SyncSender<Result<(), ArbiterError>>),
+}
+
+impl Command {
+    fn wish(&self) -> Wish {
+        match self {
+            Self::Follow(..) | Self::Identify(..) => unreachable!("no wish of the client's"),
+            Self::Look(_) => Wish::Look,
+            Self::Claim(term, why, _) => Wish::Claim { term: *term, why: why.clone() },
+            Self::Begin(_, seize, _) => Wish::Begin { seize: *seize },
+            Self::End(term, _) => Wish::End { term: *term },
+        }
+    }
+
+    /// Whoever asked may have given up.
+    fn answer(self, place: &str, result: Result<Success, ArbiterError>) {
+        let odd = |success: Success| -> ArbiterError { unreachable!("it came to {success:?}") };
+        let place = place.to_owned();
+        match self {
+            Self::Follow(..) => {}
+            Self::Identify(_, to) => drop(to.send(result.and_then(|other| Err(odd(other))))),
+            Self::Look(to) => drop(to.send(result.map(drop))),
+            Self::Claim(_, _, to) => drop(to.send(result.and_then(|success| match success {
+                Success::Granted => Ok(Verdict::Granted),
+                Success::Denied(record) => Ok(Verdict::Denied(record)),
+                other => Err(odd(other)),
+            }))),
+            Self::Begin(_, _, to) => drop(to.send(result.and_then(|success| match success {
+                Success::Began(term) => Ok(term),
+                Success::Taken(record) => Err(ArbiterError::Taken { place, record: record.into() }),
+                Success::Behind(last, claim) => Err(ArbiterError::behind(place, last, claim)),
+                other => Err(odd(other)),
+            }))),
+            Self::End(_, to) => drop(to.send(result.map(drop))),
+        }
+    }
+}
+
+/// A command, and how often it is still tried.
+struct Pending {
+    command: Command,
+    tries: usize,
+}
+
+/// See the module.
+pub(super) struct Worker {
+    store: Store,
+    client: Client,
+    lease: Arc<SharedLease>,
+    pending: Option<Pending>,
+    in_trouble: bool,
+}
+
+impl Worker {
+    pub(super) fn new(store: Store, client: Client, lease: Arc<SharedLease>) -> Self {
+        Self { store, client, lease, pending: None, in_trouble: false }
+    }
+
+    /// Works until nobody is left who could give commands.
+    pub(super) async fn run(mut self, mut commands: UnboundedReceiver<Command>) {
+        loop {
+            while let Some(question) = self.client.next(boottime()) {
+                self.ask(question).await;
+            }
+            let due = self.client.next_deadline().since(boottime());
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep(due) => {}
+                command = commands.recv() => match command {
+                    Some(Command::Follow(term, holder)) => self.client.follow(term, &holder),
+                    Some(Command::Identify(leave, to)) => {
+                        // Whoever asked may have given up.
+                        let identity = match leave {
+                            Some(side) => self.store.leave_mark(side).await,
+                            None => self.store.identify().await,
+                        };
+                        drop(to.send(identity));
+                    }
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        // Every member may be asked; and an answer may get lost, and the term be won.
+        let tries = self.store.options().endpoints.len()
+            + usize::from(matches!(command, Command::Begin(..)));
+        if let Command::Begin(disk, ..) = &command {
+            self.client.set_disk_claim(disk.clone());
+        }
+        self.pursue(Pending { command, tries });
+    }
+
+    fn pursue(&mut self, pending: Pending) {
+        let wish = pending.command.wish();
+        self.client.wish(wish).expect("the last command has been answered");
+        self.lease.show(&self.client);
+        self.pending = Some(pending);
+    }
+
+    async fn ask(&mut self, question: Question) {
+        let reply = self.carry(question).await.unwrap_or_else(Reply::Failed);
+        let told = self.client.reply(boottime(), reply).expect("it is the answer to the question");
+        self.lease.show(&self.client);
+        match told {
+            Some(Told::Beat(result)) => self.tell_beat(result),
+            Some(Told::Wish(result)) => self.tell(result),
+            None => {}
+        }
+    }
+
+    async fn carry(&mut self, question: Question) -> Result<Reply<ArbiterError>, ArbiterError> {
+        Ok(match question {
+            Question::Look => Reply::Looked(self.store.look().await?),
+            Question::Replace { seen, new } => {
+                let new = self.store.encode(new)?;
+                let replaced = self.store.replace(&seen, &new).await?;
+                Reply::Replaced(replaced.then_some(new))
+            }
+            Question::Renew(mine) => self.store.renew(&mine).await?,
+        })
+    }
+
+    fn tell_beat(&mut self, result: Result<(), Trouble<ArbiterError>>) {
+        let Err(trouble) = result else {
+            if std::mem::take(&mut self.in_trouble) {
+                log::info!("arbiter: etcd at {} answers again", self.store.endpoint());
+            }
+            return;
+        };
+        let error = self.error(trouble);
+        self.lease.trouble(&error.to_string());
+        if std::mem::replace(&mut self.in_trouble, true) {
+            log::debug!("arbiter: {error}");
+        } else {
+            log::warn!("arbiter: {error}");
+        }
+    }
+
+    fn tell(&mut self, result: Result<Success, Trouble<ArbiterError>>) {
+        let Some(Pending { command, tries }) = self.pending.take() else { return };
+        let again = matches!(result, Err(Trouble::Failed(ArbiterError::Etcd { .. })));
+        if again && tries > 1 {
+            return self.pursue(Pending { command, tries: tries - 1 });
+        }
+        let result = result.map_err(|trouble| self.error(trouble));
+        command.answer(&format!("etcd's {}", self.store.term_key()), result);
+    }
+
+    fn error(&self, trouble: Trouble<ArbiterError>) -> ArbiterError {
+        let problem = match trouble {
+            Trouble::Failed(error) => return error,
+            Trouble::Stranger { expected, found } => {
+                let place = format!("etcd's {}", self.store.term_key());
+                return ArbiterError::OtherHolder { place, expected, record: found };
+            }
+            Trouble::WentBack { term } => format!(
+                "expected term {term} of virtual machine `{}` as this process has seen it last, found an older state of it: \
+                 etcd's data went back, and what others did meanwhile is not known; end the machine that is not to be",
+                self.store.vm()
+            ),
+            Trouble::Missing { expected, found } => self.missing(expected, found.as_deref()),
+            Trouble::Changing => format!(
+                "expected {} to rest for a moment, found it changing",
+                self.store.term_key()
+            ),
+        };
+        ArbiterError::Etcd { endpoint: self.store.endpoint().to_owned(), problem }
+    }
+
+    /// The term that must be there is not: etcd was restored from a backup, or somebody has deleted it.
+    fn missing(&self, expected: u64, found: Option<&TermRecord>) -> String {
+        let found = match found {
+            Some(record) => format!("term {} of {}", record.term, record.holder),
+            None => "nothing".to_owned(),
+        };
+        format!(
+            "expected term {expected} of virtual machine `{}` in {}, found {found}; --arbiter must name the same etcd \
+             on both hosts, and its data must not go back",
+            self.store.vm(),
+            self.store.term_key()
+        )
+    }
+}

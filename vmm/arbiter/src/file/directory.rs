@@ -1,0 +1,194 @@
+//! The directory of a `file:` arbiter, by the few things that are done with it: all of them whole or not at all, and seen by
+//! other hosts when they return.
+//!
+//! A trait, so that tests have one that is slow, or shows what a network file system's client shows.
+
+use std::fmt::Debug;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use io_gate_host::own_files;
+use kemari_support::given_file::{self, ask_server};
+use rustix::fs::{Access, StatxFlags};
+use tempfile::NamedTempFile;
+
+/// Far more than any record has: two names of a few hundred bytes, and words for people.
+const LONGEST_RECORD: u64 = 64 << 10;
+
+/// See the module.
+pub(super) trait Directory: Debug + Send + Sync {
+    /// Where it is, for people.
+    fn path(&self) -> &Path;
+    /// Which it is: the device and the number of what is found under its name now.
+    fn place(&self) -> io::Result<(u64, u64)>;
+    /// All names.
+    fn names(&self) -> io::Result<Vec<String>>;
+    /// What a file holds now, by its server; none: it is not there.
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
+    /// Makes a file that is not there yet. Over a network the answer to what succeeded can be lost: what is there then decides.
+    fn create(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+    /// Adds to a file that is there. Never makes one, and never takes from one.
+    fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+    /// Makes a file, or replaces it.
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+    /// Removes a file, if it is there.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Whether it may be written to and has room, without writing: a standby asks each second.
+    fn takes_files(&self) -> io::Result<()> {
+        rustix::fs::access(self.path(), Access::WRITE_OK | Access::EXEC_OK)?;
+        let found = rustix::fs::statvfs(self.path())?;
+        // Some file systems count no files.
+        if found.f_bavail == 0 || (found.f_files > 0 && found.f_favail == 0) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+}
+
+/// The real one.
+#[derive(Debug)]
+pub(super) struct HostDirectory {
+    path: PathBuf,
+    /// Held so that its number is not given to another.
+    _open: File,
+}
+
+impl HostDirectory {
+    /// Opens the directory of `vm` below `base`; makes both, if need be, but not what is above them. That finds only some file
+    /// systems that are not mounted: an empty mount point is there. What keeps two hosts from having terms of their own is the
+    /// directory's identity, which the handshake compares.
+    pub(super) fn open(base: &Path, vm: &str) -> io::Result<Self> {
+        let path = base.join(vm);
+        make(base).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => io::Error::other(
+                "the directory above it is not there; mount what both hosts share, or make the directory first",
+            ),
+            _ => error,
+        })?;
+        make(&path)?;
+        // The name of the machine's directory is to survive a power failure as its records do.
+        File::open(base)?.sync_all()?;
+        let open = File::open(&path)?;
+        Ok(Self { path, _open: open })
+    }
+
+    /// A complete, synced file under a name of its own.
+    fn temporary(&self, bytes: &[u8]) -> io::Result<NamedTempFile> {
+        let mut refused = None;
+        let make = |path: &Path| {
+            let mut options = File::options();
+            let made = options.read(true).write(true).create_new(true).mode(0o600).open(path);
+            made.inspect_err(|error| refused = error.raw_os_error())
+        };
+        let made = tempfile::Builder::new().prefix("claim-").make_in(&self.path, make);
+        // What is advised follows from what the system says, which `tempfile` has in its text only.
+        let mut file = made.map_err(|error| refused.map_or(error, io::Error::from_raw_os_error))?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        Ok(file)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+impl Directory for HostDirectory {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn place(&self) -> io::Result<(u64, u64)> {
+        // A term would be said to be free which is not.
+        let found =
+            ask_server(&self.path, StatxFlags::INO | StatxFlags::MTIME | StatxFlags::CTIME)?;
+        let device = u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor);
+        Ok((device, found.stx_ino))
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        fs::read_dir(&self.path)?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect()
+    }
+
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let path = self.path.join(name);
+        // A client reads a file anew that has another size than it knows, however coarse the file's times are.
+        let asked = ask_server(&path, StatxFlags::SIZE | StatxFlags::MTIME);
+        // P9: somebody may have put anything there.
+        found(asked.and_then(|_| given_file::read_up_to(&path, LONGEST_RECORD)))
+    }
+
+    fn create(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        // Until it is complete nobody sees it, and link(2) fails where the name is taken: on local file systems and NFS alike.
+        let temporary = self.temporary(bytes)?;
+        fs::hard_link(temporary.path(), self.path.join(name))?;
+        drop(temporary);
+        self.sync()
+    }
+
+    fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        // P9: somebody may have put a FIFO there, whose reader is not waited for.
+        let mut options = File::options();
+        let mut file =
+            options.append(true).custom_flags(libc::O_NONBLOCK).open(self.path.join(name))?;
+        file.write_all(bytes)?;
+        // Over a network a write may stay on this host, and fail only when it is sent: when this returns, others see it.
+        file.sync_data()
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.temporary(bytes)?.persist(self.path.join(name)).map_err(|error| error.error)?;
+        self.sync()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        found(fs::remove_file(self.path.join(name))).map(drop)
+    }
+}
+
+/// Makes a directory, unless it is there.
+fn make(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let found = fs::symlink_metadata(path)?;
+            let found = own_files::describe(&found);
+            Err(io::Error::other(format!("expected a directory, found {found}")))
+        }
+        made => made,
+    }
+}
+
+fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+    use crate::ArbiterError;
+
+    /// P9. Fails where what an operator is advised to do about a limit is to look for a directory: the system's word is in the
+    /// text only.
+    #[test]
+    fn what_the_system_says_of_a_new_record_is_known() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = HostDirectory::open(base.path(), "vm").unwrap();
+        assert!(directory.temporary(b"{}").is_ok());
+        fs::remove_dir(base.path().join("vm")).unwrap();
+        let source = directory.temporary(b"{}").unwrap_err();
+        assert_eq!(source.raw_os_error(), Some(libc::ENOENT), "{source}");
+        let source = io::Error::from_raw_os_error(libc::EMFILE);
+        let error = ArbiterError::Directory { what: "claim", path: base.path().into(), source };
+        assert!(error.to_string().contains("ulimit -Hn"), "{error}");
+    }
+}

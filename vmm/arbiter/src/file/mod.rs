@@ -1,0 +1,291 @@
+//! The `file:` arbiter: one file per term in a directory that both hosts see.
+//!
+//! A term is won by `link(2)` of a complete, synced record to its name: it fails when the name
+//! exists, on local file systems and on NFS alike, and no reader ever sees half a record (P2). The winner then tells the
+//! holders of earlier terms, in their records, and keeps still for longer than any of them acts on an answer.
+//!
+//! There is no lease: the right to perform is read from the directory before effects, and one answer
+//! is good for those of the next 0.2 ms, in which nobody who has won the next term does anything yet.
+//! Between an answer and its effect lies a window, unbounded when the process is stopped exactly there. `etcd:` closes it up
+//! to the length of one system call; the fence record beside each disk image narrows it for writes.
+
+mod directory;
+mod fence;
+mod records;
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ft_core::arbiter::{Beginning, DiskClaim, beginning};
+use ft_core::handshake::ArbiterView;
+use io_gate::host::Term;
+use io_gate_host::Fence;
+use kemari_support::random::random_id;
+
+use super::{Arbiter, ArbiterError, TermRecord, Verdict};
+use directory::{Directory, HostDirectory};
+use fence::{LONGEST_PACE, TermFence, settle};
+use records::{COUNTER_MARK, ID, MARK, Records, at, term_name};
+
+/// See the module.
+#[derive(Debug)]
+pub struct FileArbiter {
+    records: Records,
+    vm: String,
+    holder: String,
+    /// The directory's identity, which was made with it.
+    id: String,
+    fence: Arc<TermFence>,
+    /// Who holds a term, as it has said itself. Never held across a system call.
+    followed: Mutex<Option<(Term, String)>>,
+}
+
+impl FileArbiter {
+    /// Opens the terms of `vm` below `base`, for a claimant called `holder`.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or written.
+    pub fn open(base: &Path, vm: &str, holder: String) -> Result<Self, ArbiterError> {
+        let failed = at("cannot make", &base.join(vm));
+        let directory = HostDirectory::open(base, vm).map_err(failed)?;
+        Self::open_directory(Arc::new(directory), vm, holder)
+    }
+
+    fn open_directory(
+        directory: Arc<dyn Directory>,
+        vm: &str,
+        holder: String,
+    ) -> Result<Self, ArbiterError> {
+        let records = Records::new(directory)?;
+        records.create(ID, &random_id())?;
+        let id = records.text(ID)?;
+        let id =
+            id.ok_or_else(|| at("lost", &records.path().join(ID))(io::ErrorKind::NotFound.into()))?;
+        let fence = TermFence::start(records.clone(), holder.clone());
+        let fence = fence.map_err(at("no thread for", records.path()))?;
+        Ok(Self { records, vm: vm.to_owned(), holder, id, fence, followed: Mutex::default() })
+    }
+
+    /// Takes `term` if nobody has it.
+    fn take(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let record = TermRecord {
+            vm: self.vm.clone(),
+            term: term.0,
+            holder: self.holder.clone(),
+            why: why.to_owned(),
+            won_at: now.map_or(0, |since| since.as_secs()),
+        };
+        let created = self.records.create_term(&record)?;
+        let path = self.records.path().join(term_name(term));
+        // Over NFS the answer to a link that succeeded can be lost: the record decides, not it.
+        match (created, self.records.term(term)?) {
+            (_, Some(record)) if record.holder == self.holder => {
+                if let Some(later) = self.later(term)? {
+                    return Ok(Verdict::Denied(later));
+                }
+                self.settle(term)?;
+                self.fence.won(term);
+                Ok(Verdict::Granted)
+            }
+            (_, Some(record)) => Ok(Verdict::Denied(record)),
+            (Err(error), None) => Err(at("cannot create", &path)(error)),
+            (Ok(()), None) => Err(at("lost", &path)(io::ErrorKind::NotFound.into())),
+        }
+    }
+
+    /// P2: who has won a later term than `term`, which this process has a record of: where terms have gaps, the next number may
+    /// be free and the machine be another's all the same. Looked for after the record was made: whoever wins a later term
+    /// afterwards finds that record, and tells it.
+    fn later(&self, term: Term) -> Result<Option<TermRecord>, ArbiterError> {
+        Ok(self.records.later_than(term)?.filter(|later| later.holder != self.holder))
+    }
+
+    /// P2: when this returns, nobody acts on an answer from before `term` was won.
+    fn settle(&self, term: Term) -> Result<(), ArbiterError> {
+        self.records.succeed(term)?;
+        let pace = self.records.pace(LONGEST_PACE)?;
+        // From here on nobody is told yes any more; what others were told before is no longer good after this.
+        std::thread::sleep(settle(pace));
+        self.fence.renew_pace(term)
+    }
+
+    /// P2: the same directory as at the start, by what is in it.
+    fn check_identity(&self) -> Result<(), ArbiterError> {
+        self.records.check_place()?;
+        match self.records.text(ID)? {
+            Some(id) if id == self.id => Ok(()),
+            _ => Err(ArbiterError::Replaced { dir: self.records.path().to_owned() }),
+        }
+    }
+
+    /// Who has to hold `term`, if this process knows.
+    fn known_holder(&self, term: Term) -> Option<String> {
+        if self.fence.term() == Some(term.0) {
+            return Some(self.holder.clone());
+        }
+        let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        followed.as_ref().filter(|(of, _)| *of == term).map(|(_, holder)| holder.clone())
+    }
+
+    fn check_holder(&self, record: &TermRecord, expected: String) -> Result<(), ArbiterError> {
+        if record.holder == expected {
+            return Ok(());
+        }
+        let (place, record) = (self.place_of(record.term), record.clone().into());
+        Err(ArbiterError::OtherHolder { place, expected, record })
+    }
+
+    /// Leaves a new word in the file `name`. It is not read again: what keeps a copy up to date may have put another's there.
+    fn leave(&self, name: &str) -> Result<String, ArbiterError> {
+        self.check_identity()?;
+        let word = random_id();
+        self.records.replace(name, word.as_bytes())?;
+        Ok(word)
+    }
+
+    fn place_of(&self, term: u64) -> String {
+        self.records.path().join(term_name(Term(term))).display().to_string()
+    }
+
+    fn taken(&self, record: TermRecord) -> ArbiterError {
+        ArbiterError::Taken { place: self.place_of(record.term), record: record.into() }
+    }
+}
+
+impl Arbiter for FileArbiter {
+    fn kind(&self) -> &'static str {
+        "file"
+    }
+
+    fn holder(&self) -> &str {
+        &self.holder
+    }
+
+    fn answers(&self) -> Result<(), ArbiterError> {
+        self.check_identity()?;
+        // P9: a directory that went back grants nothing to the successor of a term that it does not know.
+        let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((term, holder)) = followed {
+            let record = self.records.term(term)?;
+            let missing = || ArbiterError::missing(self.records.path(), term);
+            self.check_holder(&record.ok_or_else(missing)?, holder)?;
+        }
+        self.records.take_claims()
+    }
+
+    fn claim(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError> {
+        let before = Term(term.0.saturating_sub(1));
+        self.check_identity()?;
+        // P2: whoever joined this machine has a term in this very directory; a directory without it is
+        // another one, and its word is worth nothing. The number is not enough: it may be another process's.
+        let Some(record) = self.records.term(before)? else {
+            return Err(ArbiterError::missing(self.records.path(), before));
+        };
+        match self.known_holder(before) {
+            // This process's own term is another's: the right is lost.
+            Some(known) if known == self.holder && known != record.holder => {
+                return Ok(Verdict::Denied(record));
+            }
+            Some(known) => self.check_holder(&record, known)?,
+            None => {}
+        }
+        // Before a record is made, which would stay.
+        if let Some(later) = self.later(term)? {
+            return Ok(Verdict::Denied(later));
+        }
+        if self.records.has_ended(before)? {
+            // The machine ended in good order, and its standby was not reached: nobody brings it back.
+            let why = format!("{} ended the machine", record.holder);
+            return Ok(Verdict::Denied(TermRecord { why, ..record }));
+        }
+        self.take(term, why)
+    }
+
+    fn follow(&self, term: Term, holder: &str) {
+        let followed = Some((term, holder.to_owned()));
+        *self.followed.lock().unwrap_or_else(PoisonError::into_inner) = followed;
+    }
+
+    fn begin_on(&self, disk: Option<&DiskClaim>, seize: bool) -> Result<Term, ArbiterError> {
+        self.check_identity()?;
+        let last = match self.records.highest()? {
+            None => None,
+            // A record that cannot be read is passed over by who seizes: its number is all that is needed.
+            Some(last) => match self.records.term(last) {
+                Ok(record) => record.map(|record| (record, last)),
+                Err(ArbiterError::Record { .. }) if seize => Some((nameless(&self.vm, last), last)),
+                Err(error) => return Err(error),
+            },
+        };
+        let last = match last {
+            Some((record, term)) => Some((record, self.records.has_ended(term)?)),
+            None => None,
+        };
+        let known = last.as_ref().map(|(record, ended)| (record, *ended));
+        let term = match beginning(known, disk, seize) {
+            Beginning::In(term) => term,
+            Beginning::Taken(record) => return Err(self.taken(record)),
+            Beginning::Behind(claim) => {
+                let last = last.map(|(record, _)| record);
+                return Err(ArbiterError::behind(self.records.path(), last, claim));
+            }
+        };
+        match self.take(term, "start")? {
+            Verdict::Granted => Ok(term),
+            Verdict::Denied(record) => {
+                let place = self.place_of(record.term);
+                Err(ArbiterError::Outrun { place, record: record.into() })
+            }
+        }
+    }
+
+    fn end(&self, term: Term) -> Result<(), ArbiterError> {
+        match self.records.term(term)? {
+            Some(record) if record.holder == self.holder => self.records.end(term),
+            Some(record) => {
+                let (place, expected) = (self.place_of(term.0), self.holder.clone());
+                Err(ArbiterError::OtherHolder { place, expected, record: record.into() })
+            }
+            None => Err(ArbiterError::missing(self.records.path(), term)),
+        }
+    }
+
+    fn mark(&self) -> Result<ArbiterView, ArbiterError> {
+        let mark = self.leave(MARK)?;
+        Ok(ArbiterView { mark, ..self.read_marks()? })
+    }
+
+    fn counter_mark(&self) -> Result<ArbiterView, ArbiterError> {
+        let counter_mark = self.leave(COUNTER_MARK)?;
+        Ok(ArbiterView { counter_mark, ..self.read_marks()? })
+    }
+
+    fn read_marks(&self) -> Result<ArbiterView, ArbiterError> {
+        // Has the file system ask its server what names there are, too.
+        self.check_identity()?;
+        let word = |name| Ok(self.records.text(name)?.unwrap_or_else(|| "none".to_owned()));
+        Ok(ArbiterView {
+            kind: self.kind().to_owned(),
+            place: format!("file:{}", self.records.path().display()),
+            id: self.id.clone(),
+            mark: word(MARK)?,
+            counter_mark: word(COUNTER_MARK)?,
+        })
+    }
+
+    fn fence(&self) -> Arc<dyn Fence> {
+        self.fence.clone()
+    }
+}
+
+/// What is known of a term whose record cannot be read.
+fn nameless(vm: &str, term: Term) -> TermRecord {
+    let (holder, why) = ("nobody who can be read".to_owned(), String::new());
+    TermRecord { vm: vm.to_owned(), term: term.0, holder, why, won_at: 0 }
+}
+
+#[cfg(test)]
+mod tests;

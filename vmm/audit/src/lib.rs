@@ -1,0 +1,33 @@
+//! The audit log: what each side did with every effect, and when, so that P1 and P2 can be proven from
+//! the files of a pair after the fact.
+//!
+//! ```text
+//!   gate, engine, standby ──► Recorder (one buffer, fixed size) ──► thread `audit` ──► FILE.<run>.<n>
+//!                                                                        files opened at the start
+//! ```
+//!
+//! The order of the records in one log is the order in which things happened on that side: what permits
+//! something is recorded before it is acted upon, and an effect is recorded right before it is performed.
+//! So a log that is cut off is the beginning of a true history. See `docs/audit.md`.
+//!
+//! Format, recorder, reader and verifier of the log belong here. Engines, machines and arbiters may not be known: of the project this
+//! crate depends on the gate, `kemari-confine` and `kemari-support`.
+
+mod entry;
+mod files;
+mod format;
+mod reader;
+mod recorder;
+mod summary;
+mod verify;
+
+#[cfg(test)]
+mod tests;
+
+pub use entry::{Entry, Event, Won};
+pub use files::{AuditError, AuditSpec};
+pub use format::{FormatError, HEADER_LEN, Header, RECORD_LEN, Side};
+pub use reader::{Log, ReadError, read, read_all};
+pub use recorder::{AuditLog, Recorder};
+pub use summary::Summary;
+pub use verify::{Counts, Verdict, verify};

@@ -1,0 +1,280 @@
+//! Reads logs: the files of each run in their order, the records up to the first that is not whole.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use kemari_support::given_file;
+
+use super::entry::{Entry, Event};
+use super::files::parse_suffix;
+use super::format::{FormatError, HEADER_LEN, Header, RECORD_LEN};
+
+/// The log of one process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// What people call it: the path that its files' names begin with.
+    pub name: String,
+    /// Of its first file.
+    pub header: Header,
+    /// What is whole, from the beginning or from what rotation has left.
+    pub entries: Vec<Entry>,
+    /// Why there is more than can be read; none: it is complete, or was cut off at its end.
+    pub hole: Option<String>,
+}
+
+impl Log {
+    /// Whether rotation has taken its beginning.
+    #[must_use]
+    pub fn is_rotated(&self) -> bool {
+        self.header.number > 0
+    }
+
+    /// Whether the process ended in good order, its log with it.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.entries.last().is_some_and(|entry| entry.event == Event::Ended)
+    }
+}
+
+/// What was named cannot be read as a log.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The system says no.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which.
+        path: String,
+        /// What it says.
+        source: std::io::Error,
+    },
+    /// Not a log.
+    #[error("{path}: {source}")]
+    Format {
+        /// Which.
+        path: String,
+        /// What is wrong.
+        source: FormatError,
+    },
+    /// There is no file of that name.
+    #[error(
+        "expected the files of an audit log, {0}.<run>.<number>, found none: give the path that was given to --audit"
+    )]
+    None(String),
+    /// Nothing is in it.
+    #[error("{0}: expected an audit log, found less than its header: no record was written to it")]
+    Empty(String),
+    /// Files of different logs are mixed.
+    #[error("{0}: expected the next file of the log before it, found another's")]
+    Mixed(String),
+    /// Two files claim to be one.
+    #[error(
+        "{0} and {1}: expected two copies of one file of a log, found two that differ: give the one that the host has"
+    )]
+    Differ(String, String),
+}
+
+/// Reads every log whose files' names begin with `base`; or the one file that it names.
+///
+/// # Errors
+/// When there is none, or one cannot be read as such.
+pub fn read(base: &Path) -> Result<Vec<Log>, ReadError> {
+    read_all(&[base]).map(|(logs, _)| logs)
+}
+
+/// As [`read`], for several names. A file that several of them name, be it by a link or as a copy, is read once: counted
+/// twice, its terms were won twice. Says of each such file that it was.
+///
+/// # Errors
+/// As [`read`]; when two copies of one file are not alike.
+pub fn read_all(bases: &[impl AsRef<Path>]) -> Result<(Vec<Log>, Vec<String>), ReadError> {
+    let (mut runs, mut twice): (Vec<Run>, Vec<String>) = (Vec::new(), Vec::new());
+    for base in bases {
+        for (name, parts) in runs_of(base.as_ref())? {
+            let first = &parts[0].0;
+            let at = runs.iter().position(|run| is_same_log(&run.parts[0].0, first));
+            let at = at.unwrap_or_else(|| {
+                runs.push(Run { name, parts: Vec::new() });
+                runs.len() - 1
+            });
+            for part in parts {
+                twice.extend(runs[at].add(part)?);
+            }
+        }
+    }
+    let logs: Result<_, _> = runs.into_iter().map(Run::join).collect();
+    Ok((logs?, twice))
+}
+
+/// A file of a log.
+type Part = (Header, PathBuf);
+
+/// The files of one process.
+struct Run {
+    name: String,
+    parts: Vec<Part>,
+}
+
+/// Whether two files are of one process.
+fn is_same_log(one: &Header, other: &Header) -> bool {
+    let key = |header: &Header| (header.vm.clone(), header.holder.clone(), header.monotonic);
+    key(one) == key(other)
+}
+
+impl Run {
+    /// Adds a file; what to say where it is there already. Of two copies the longer one counts.
+    fn add(&mut self, part: Part) -> Result<Option<String>, ReadError> {
+        let Some(old) = self.parts.iter_mut().find(|old| old.0.number == part.0.number) else {
+            self.parts.push(part);
+            return Ok(None);
+        };
+        let said = match old.1 == part.1 {
+            true => format!("{}, named twice", old.1.display()),
+            false => format!("{}, which {} is as well", old.1.display(), part.1.display()),
+        };
+        let (before, now) = (bytes_of(&old.1)?, bytes_of(&part.1)?);
+        let records = before.len().min(now.len()).saturating_sub(HEADER_LEN) / RECORD_LEN;
+        let common = HEADER_LEN + records * RECORD_LEN;
+        if before[..common] != now[..common] {
+            let path = |path: &Path| path.display().to_string();
+            return Err(ReadError::Differ(path(&old.1), path(&part.1)));
+        }
+        if now.len() > before.len() {
+            *old = part;
+        }
+        Ok(Some(said))
+    }
+
+    fn join(mut self) -> Result<Log, ReadError> {
+        self.parts.sort_by_key(|(header, _)| header.number);
+        join(self.name, &self.parts)
+    }
+}
+
+/// The runs that a name stands for, each with its files, of which there is one at least.
+fn runs_of(base: &Path) -> Result<Vec<(String, Vec<Part>)>, ReadError> {
+    let name = base.display().to_string();
+    if base.is_file() {
+        // One that was made and never begun is no log yet.
+        let parts = parts_of(vec![base.to_owned()])?;
+        return if parts.is_empty() {
+            Err(ReadError::Empty(name))
+        } else {
+            Ok(vec![(name, parts)])
+        };
+    }
+    let mut runs: BTreeMap<u32, Vec<PathBuf>> = BTreeMap::new();
+    for (run, path) in files_of(base)? {
+        runs.entry(run).or_default().push(path);
+    }
+    let mut found = Vec::new();
+    for (run, mut files) in runs {
+        files.sort();
+        let parts = parts_of(files)?;
+        if !parts.is_empty() {
+            found.push((format!("{name}.{run}"), parts));
+        }
+    }
+    if found.is_empty() { Err(ReadError::None(name)) } else { Ok(found) }
+}
+
+fn files_of(base: &Path) -> Result<Vec<(u32, PathBuf)>, ReadError> {
+    let dir = base.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let prefix = base.file_name().unwrap_or_default().to_string_lossy();
+    let listing = fs::read_dir(dir).map_err(unreadable(dir))?;
+    let mut found = Vec::new();
+    for entry in listing {
+        let entry = entry.map_err(unreadable(dir))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let suffix = name.strip_prefix(&*prefix).and_then(parse_suffix);
+        found.extend(suffix.map(|(run, _)| (run, entry.path())));
+    }
+    Ok(found)
+}
+
+fn unreadable(path: &Path) -> impl Fn(std::io::Error) -> ReadError + use<> {
+    let path = path.display().to_string();
+    move |source| ReadError::Read { path: path.clone(), source }
+}
+
+fn bytes_of(path: &Path) -> Result<Vec<u8>, ReadError> {
+    let mut bytes = Vec::new();
+    let read = given_file::open(path).and_then(|mut file| file.read_to_end(&mut bytes));
+    read.map(|_| bytes).map_err(unreadable(path))
+}
+
+/// The files that were begun.
+fn parts_of(files: Vec<PathBuf>) -> Result<Vec<Part>, ReadError> {
+    let mut parts: Vec<Part> = Vec::new();
+    for path in files {
+        let mut file = given_file::open(&path).map_err(unreadable(&path))?;
+        let mut bytes = [0; HEADER_LEN];
+        match file.read_exact(&mut bytes) {
+            Ok(()) => {}
+            // Made, and never begun; or its host lost power as it was.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => continue,
+            Err(error) => return Err(unreadable(&path)(error)),
+        }
+        let header = Header::decode(&bytes)
+            .map_err(|source| ReadError::Format { path: path.display().to_string(), source })?;
+        if parts.first().is_some_and(|(first, _)| !is_same_log(first, &header)) {
+            return Err(ReadError::Mixed(path.display().to_string()));
+        }
+        parts.push((header, path));
+    }
+    Ok(parts)
+}
+
+/// Reads the files of one log, which are in their order.
+fn join(name: String, parts: &[Part]) -> Result<Log, ReadError> {
+    let mut log = Log { name, header: parts[0].0.clone(), entries: Vec::new(), hole: None };
+    for (index, (_, path)) in parts.iter().enumerate() {
+        let bytes = bytes_of(path)?;
+        let last = index + 1 == parts.len();
+        if let Err(hole) = log.take(bytes.get(HEADER_LEN..).unwrap_or_default(), last) {
+            log.hole = Some(format!("{hole} ({})", path.display()));
+            break;
+        }
+    }
+    Ok(log)
+}
+
+impl Log {
+    /// Takes the records of one file; why it cannot take all. The end of the last file may be torn: the process, or its
+    /// host, died as it wrote.
+    fn take(&mut self, bytes: &[u8], last: bool) -> Result<(), String> {
+        let (records, rest) = bytes.as_chunks::<RECORD_LEN>();
+        for (index, record) in records.iter().enumerate() {
+            let entry = match Entry::decode(record) {
+                Ok(entry) => entry,
+                Err(_) if last && !any_whole(&records[index..]) => return Ok(()),
+                Err(error) => return Err(format!("record {}: {error}", self.next())),
+            };
+            let expected = self.next();
+            if entry.sequence != expected {
+                let found = entry.sequence;
+                return Err(format!("expected record {expected}, found record {found}"));
+            }
+            self.entries.push(entry);
+            if let Event::Dropped { count } = entry.event {
+                return Err(format!(
+                    "{count} records were dropped as the writer could not keep up"
+                ));
+            }
+        }
+        if !rest.is_empty() && !last {
+            return Err("a file that others follow ends within a record".to_owned());
+        }
+        Ok(())
+    }
+
+    fn next(&self) -> u64 {
+        self.entries.last().map_or(self.header.before.next, |entry| entry.sequence + 1)
+    }
+}
+
+fn any_whole(records: &[[u8; RECORD_LEN]]) -> bool {
+    records.iter().any(|record| Entry::decode(record).is_ok())
+}

@@ -1,0 +1,416 @@
+//! Takes the records: a buffer of a fixed size, and the thread that writes what is in it.
+//!
+//! Whoever records never waits for the files (P7): a full buffer drops the record and counts it. One exception: a
+//! standby waits a moment for the record of an acknowledgement to be written before it sends it, so that its
+//! death right after cannot take the evidence along. Where the files do not take it in that moment, nobody
+//! waits again until the writer has caught up.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use io_gate::host::{EffectId, Term};
+use io_gate_host::own_files::{self, FileId};
+use io_gate_host::{Noted, Observer};
+use kemari_confine::seccomp::{self, Role};
+use kemari_support::identity::holder_name;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::entry::{Entry, Event};
+use super::files::{AuditError, AuditSpec, Files};
+use super::format::{Header, Side};
+use super::summary::Summary;
+
+/// Records that wait to be written, at most; there are two such buffers.
+pub(super) const CAPACITY: usize = 1 << 15;
+/// The writer gathers records for so long: what a dead process had performed and not yet on record.
+const GATHER: Duration = Duration::from_millis(1);
+/// How long an acknowledgement waits for its record.
+const SETTLE: Duration = Duration::from_millis(50);
+/// How long the end of the process waits for the last records.
+const LAST_RECORDS: Duration = Duration::from_secs(1);
+
+/// Takes the records of one process.
+pub struct Recorder {
+    /// Never held across a system call that can block: the gate takes it with the ledger locked.
+    state: Mutex<State>,
+    /// The writer waits on it.
+    work: Condvar,
+    /// Whoever waits for the writer does so on it.
+    written: Condvar,
+    /// When the log began, by two clocks that run alike.
+    origin: (Instant, u64),
+}
+
+/// The thread that writes has it, and nobody else: a file system may hang.
+struct Writer {
+    files: Files,
+    taken: Vec<Entry>,
+    failing: bool,
+}
+
+impl Writer {
+    fn write(&mut self) {
+        let result = self.files.append(&self.taken);
+        self.taken.clear();
+        match &result {
+            Err(error) if !self.failing => log::error!(
+                "the audit log cannot be written, so it will be incomplete: {error}; make room"
+            ),
+            Ok(()) if self.failing => log::warn!("the audit log can be written again"),
+            _ => {}
+        }
+        self.failing = result.is_err();
+    }
+}
+
+struct State {
+    waiting: Vec<Entry>,
+    /// Records given and dropped since the last one that was kept.
+    dropped: u64,
+    /// The number of the next record.
+    next: u64,
+    /// Records below are with the kernel.
+    written: u64,
+    /// The effect staged last.
+    last_staged: u64,
+    /// The term that was won last.
+    term: u64,
+    fenced: bool,
+    /// The writer waits without end: waking it is a system call, and left out when it does not.
+    writer_waits: bool,
+    /// Somebody waits for the writer.
+    urgent: bool,
+    /// The writer was waited for in vain: nobody waits until it has caught up.
+    late: bool,
+    ended: bool,
+}
+
+impl Recorder {
+    pub(super) fn new(monotonic: u64) -> Self {
+        Self {
+            state: Mutex::new(State {
+                waiting: Vec::with_capacity(CAPACITY),
+                dropped: 0,
+                next: 0,
+                written: 0,
+                last_staged: 0,
+                term: 0,
+                fenced: false,
+                writer_waits: false,
+                urgent: false,
+                late: false,
+                ended: false,
+            }),
+            work: Condvar::new(),
+            written: Condvar::new(),
+            origin: (Instant::now(), monotonic),
+        }
+    }
+
+    /// Records something other than an effect.
+    pub fn record(&self, event: Event) {
+        let mut state = self.lock();
+        if let Event::TermWon { term, .. } = event {
+            state.term = term;
+        }
+        state.push(self.now(), event);
+        self.wake(state);
+    }
+
+    /// As [`record`](Self::record), and waits until the record is with the kernel, where the death of this
+    /// process does not reach it, for a bounded time. Not for a thread that runs the guest.
+    pub fn settle(&self, event: Event) {
+        let mut state = self.lock();
+        state.push(self.now(), event);
+        if state.late {
+            return self.wake(state);
+        }
+        let target = state.next;
+        state.urgent = true;
+        state.writer_waits = false;
+        self.work.notify_one();
+        let (mut state, timeout) = self
+            .written
+            .wait_timeout_while(state, SETTLE, |state| state.written < target)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.late |= timeout.timed_out();
+    }
+
+    fn now(&self) -> u64 {
+        let (origin, monotonic) = self.origin;
+        monotonic + u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self, mut state: MutexGuard<'_, State>) {
+        let wake = std::mem::take(&mut state.writer_waits);
+        drop(state);
+        if wake {
+            self.work.notify_one();
+        }
+    }
+
+    fn write(&self, files: Files) {
+        seccomp::enter(Role::Audit, &[]);
+        let mut writer = Writer { files, taken: Vec::with_capacity(CAPACITY), failing: false };
+        while self.wait_for_work() {
+            self.flush(&mut writer);
+        }
+    }
+
+    /// Writes what waits.
+    fn flush(&self, writer: &mut Writer) {
+        let mut state = self.lock();
+        std::mem::swap(&mut state.waiting, &mut writer.taken);
+        let until = state.next;
+        drop(state);
+        writer.write();
+        let mut state = self.lock();
+        // What could not be written leaves a gap in the numbers, which a reader finds.
+        state.written = until;
+        state.late &= state.waiting.len() > CAPACITY / 2;
+        if std::mem::take(&mut state.urgent) {
+            self.written.notify_all();
+        }
+    }
+
+    /// Waits for records, and a little for more of them. False when there will be no more.
+    fn wait_for_work(&self) -> bool {
+        let mut state = self.lock();
+        while state.waiting.is_empty() {
+            if state.ended {
+                return false;
+            }
+            state.writer_waits = true;
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.writer_waits = false;
+        let gather =
+            |state: &mut State| !state.urgent && !state.ended && state.waiting.len() < CAPACITY / 2;
+        let gathered = self.work.wait_timeout_while(state, GATHER, gather);
+        drop(gathered.unwrap_or_else(PoisonError::into_inner));
+        true
+    }
+
+    /// What waits, and how much has been dropped.
+    #[cfg(test)]
+    pub(super) fn backlog(&self) -> (usize, u64) {
+        let state = self.lock();
+        (state.waiting.len(), state.dropped)
+    }
+
+    /// Writes all that waits, and the end.
+    #[cfg(test)]
+    pub(super) fn finish(&self, files: Files) {
+        let mut writer = Writer { files, taken: Vec::with_capacity(CAPACITY), failing: false };
+        self.flush(&mut writer);
+        self.record(Event::Fenced);
+        self.lock().push(self.now(), Event::Ended);
+        self.flush(&mut writer);
+    }
+
+    /// The last record, and waits until it is written.
+    fn end(&self) {
+        let mut state = self.lock();
+        state.push(self.now(), Event::Ended);
+        state.ended = true;
+        state.urgent = true;
+        let target = state.next;
+        self.work.notify_one();
+        // A disk that takes nothing must not keep the process.
+        let _ =
+            self.written.wait_timeout_while(state, LAST_RECORDS, |state| state.written < target);
+    }
+}
+
+impl State {
+    fn push(&mut self, time: u64, event: Event) {
+        if self.ended {
+            return;
+        }
+        // Room for the record that tells of what was dropped.
+        if self.waiting.len() + 2 > CAPACITY {
+            self.dropped += 1;
+            return;
+        }
+        if self.dropped > 0 {
+            let count = std::mem::take(&mut self.dropped);
+            self.keep(time, Event::Dropped { count });
+        }
+        self.keep(time, event);
+    }
+
+    fn keep(&mut self, time: u64, event: Event) {
+        self.waiting.push(Entry { sequence: self.next, time, event });
+        self.next += 1;
+    }
+}
+
+impl Observer for Recorder {
+    fn staged(&self, effects: &[Noted]) {
+        if effects.is_empty() {
+            return;
+        }
+        let mut state = self.lock();
+        let time = self.now();
+        for Noted { id: EffectId(id), slot, op, epoch } in effects.iter().copied() {
+            if id > state.last_staged {
+                let previous = std::mem::replace(&mut state.last_staged, id);
+                state.push(time, Event::Staged { id, slot, op, epoch: epoch.0, previous });
+            }
+        }
+        self.wake(state);
+    }
+
+    fn held(&self, next: EffectId) {
+        self.record(Event::Held { next: next.0 });
+    }
+
+    fn opened(&self, term: Term) {
+        self.record(Event::Opened { term: term.0 });
+    }
+
+    fn adopted(&self, effects: &[Noted], next: EffectId) {
+        let mut state = self.lock();
+        let time = self.now();
+        for Noted { id, slot, op, epoch } in effects.iter().copied() {
+            state.push(time, Event::Adopted { id: id.0, slot, op, epoch: epoch.0 });
+        }
+        state.last_staged = next.0.saturating_sub(1);
+        self.wake(state);
+    }
+
+    fn performing(&self, effect: Noted, replay: bool, term: Option<u64>) -> bool {
+        let mut state = self.lock();
+        if state.fenced {
+            return false;
+        }
+        let Noted { id, slot, op, epoch } = effect;
+        let term = term.unwrap_or(state.term);
+        let event = Event::Performing { id: id.0, slot, op, epoch: epoch.0, term, replay };
+        state.push(self.now(), event);
+        self.wake(state);
+        true
+    }
+
+    fn withheld(&self, effect: Noted) {
+        self.record(Event::Withheld { id: effect.id.0 });
+    }
+
+    fn returned(&self, effect: Noted) {
+        self.record(Event::Returned { id: effect.id.0 });
+    }
+
+    fn cancelled(&self, effects: &[EffectId]) {
+        let mut state = self.lock();
+        let time = self.now();
+        effects.iter().for_each(|id| state.push(time, Event::Cancelled { id: id.0 }));
+        self.wake(state);
+    }
+
+    fn fenced_off(&self) {
+        self.lock().fenced = true;
+        self.record(Event::Fenced);
+    }
+}
+
+impl std::fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recorder").field("next", &self.lock().next).finish_non_exhaustive()
+    }
+}
+
+/// The log of this process, from its beginning to its end: dropping it writes the last record.
+pub struct AuditLog {
+    recorder: Arc<Recorder>,
+    /// Nothing is in them, unless the log has come so far.
+    spare: Vec<(PathBuf, File)>,
+    /// Whether the files stay at the end.
+    kept: AtomicBool,
+}
+
+impl AuditLog {
+    /// Makes the files and starts the thread that writes them. Before other threads give up rights.
+    ///
+    /// # Errors
+    /// When the files cannot be made, or there can be no thread.
+    pub fn start(spec: &AuditSpec, vm: &str, side: Side) -> Result<Self, AuditError> {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let monotonic = nanos(ClockId::Monotonic);
+        let header = Header {
+            vm: vm.to_owned(),
+            holder: holder_name(side.name()),
+            boot: boot.trim().to_owned(),
+            side,
+            number: 0,
+            realtime: nanos(ClockId::Realtime),
+            monotonic,
+            before: Summary::default(),
+        };
+        let files = Files::create(spec, header)?;
+        let spare = files.names().map_err(|source| AuditError {
+            what: "look at",
+            path: spec.base.display().to_string(),
+            source,
+        })?;
+        let recorder = Arc::new(Recorder::new(monotonic));
+        let writer = recorder.clone();
+        std::thread::Builder::new()
+            .name("audit".to_owned())
+            .spawn(move || writer.write(files))
+            .map_err(|source| AuditError {
+                what: "start the thread that writes",
+                path: spec.base.display().to_string(),
+                source,
+            })?;
+        Ok(Self { recorder, spare, kept: AtomicBool::new(true) })
+    }
+
+    /// Whether the files stay at the end: those of a start that fails need not.
+    pub fn keep(&self, kept: bool) {
+        self.kept.store(kept, Ordering::Relaxed);
+    }
+
+    /// Where the records go.
+    #[must_use]
+    pub fn recorder(&self) -> Arc<Recorder> {
+        self.recorder.clone()
+    }
+}
+
+impl Drop for AuditLog {
+    fn drop(&mut self) {
+        self.recorder.end();
+        let spare = std::mem::take(&mut self.spare);
+        let kept = self.kept.load(Ordering::Relaxed);
+        let (done, is_done) = sync_channel(1);
+        let remove = move || {
+            spare.iter().for_each(|(path, file)| remove_unless_kept(path, file, kept));
+            let _ = done.send(());
+        };
+        // By a thread that may hang with the file system: the process must not. Files that stay do no harm, a reader passes over them.
+        if std::thread::Builder::new().name("audit-end".to_owned()).spawn(remove).is_ok() {
+            let _ = is_done.recv_timeout(LAST_RECORDS);
+        }
+    }
+}
+
+fn remove_unless_kept(path: &Path, file: &File, kept: bool) {
+    let Ok(found) = file.metadata() else { return };
+    if !kept || found.len() == 0 {
+        own_files::give_back(path, FileId::of(&found));
+    }
+}
+
+fn nanos(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or_default()
+}

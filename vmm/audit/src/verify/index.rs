@@ -1,0 +1,220 @@
+//! What all logs say of terms and sessions, to be found by number.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Breach, Place, breach};
+use crate::entry::{Entry, Event, Won};
+use crate::reader::Log;
+
+/// One acknowledgement: term, session, epoch.
+pub(super) type Ack = (u64, u64, u64);
+
+/// A standby's part in a session.
+#[derive(Clone, Copy, Debug)]
+struct Accepted {
+    log: usize,
+    /// Its log goes on after the session: what is not there was not done.
+    over: bool,
+    /// The last epoch acknowledged in it.
+    last_ack: Option<u64>,
+}
+
+/// See the module.
+pub(super) struct Index<'l> {
+    pub(super) logs: &'l [Log],
+    /// With the effect that is the first not in the checkpoint.
+    acks: HashMap<Ack, (Place, u64)>,
+    /// The primary's log of a session.
+    joined: HashMap<u64, usize>,
+    accepted: HashMap<u64, Accepted>,
+    gave_up: HashSet<u64>,
+    won: Vec<Place>,
+    /// Logs of one virtual machine's life have one number.
+    life: Vec<usize>,
+}
+
+impl<'l> Index<'l> {
+    pub(super) fn new(logs: &'l [Log]) -> Self {
+        let mut index = Self {
+            logs,
+            acks: HashMap::new(),
+            joined: HashMap::new(),
+            accepted: HashMap::new(),
+            gave_up: HashSet::new(),
+            won: Vec::new(),
+            life: (0..logs.len()).collect(),
+        };
+        for (log, of) in logs.iter().enumerate() {
+            let mut current = index.recall(log);
+            for (at, entry) in of.entries.iter().enumerate() {
+                index.take(Place { log, at }, &entry.event, &mut current);
+            }
+        }
+        index.relate();
+        index
+    }
+
+    /// The session in which a log's beginning was rotated away, if it is a standby's.
+    fn recall(&mut self, log: usize) -> Option<u64> {
+        let before = &self.logs[log].header.before;
+        self.gave_up.insert(before.gave_up);
+        let session = before.session;
+        if session == 0 {
+            return None;
+        }
+        if before.leads {
+            self.joined.insert(session, log);
+            return None;
+        }
+        // Of it only the end is known.
+        let last_ack = (before.ack_session == session).then(|| before.ack_epoch.checked_sub(1));
+        let accepted = Accepted { log, over: false, last_ack: last_ack.flatten() };
+        self.accepted.insert(session, accepted);
+        Some(session)
+    }
+
+    fn take(&mut self, place: Place, event: &Event, current: &mut Option<u64>) {
+        match *event {
+            Event::Joined { session, .. } => drop(self.joined.insert(session, place.log)),
+            Event::Accepted { session, .. } => {
+                self.close(current.replace(session));
+                let accepted = Accepted { log: place.log, over: false, last_ack: None };
+                self.accepted.insert(session, accepted);
+            }
+            Event::AckSent { epoch, term, session, next } => {
+                self.acks.insert((term, session, epoch), (place, next));
+                if let Some(accepted) = self.accepted.get_mut(&session) {
+                    accepted.last_ack = accepted.last_ack.max(Some(epoch));
+                }
+            }
+            Event::GaveUp { session } => {
+                self.gave_up.insert(session);
+                self.close(Some(session));
+            }
+            Event::Left { session } | Event::Discarded { session } => self.close(Some(session)),
+            Event::TermWon { .. } => {
+                self.won.push(place);
+                self.close(*current);
+            }
+            Event::Ended => self.close(*current),
+            _ => {}
+        }
+    }
+
+    fn close(&mut self, session: Option<u64>) {
+        if let Some(accepted) = session.and_then(|session| self.accepted.get_mut(&session)) {
+            accepted.over = true;
+        }
+    }
+
+    /// Two logs that tell of one session are of one virtual machine's life.
+    fn relate(&mut self) {
+        for (session, accepted) in &self.accepted {
+            let Some(primary) = self.joined.get(session) else { continue };
+            let (from, to) = (self.life[accepted.log], self.life[*primary]);
+            self.life.iter_mut().filter(|life| **life == from).for_each(|life| *life = to);
+        }
+    }
+
+    pub(super) fn entry(&self, place: Place) -> &'l Entry {
+        &self.logs[place.log].entries[place.at]
+    }
+
+    pub(super) fn event(&self, place: Place) -> Event {
+        self.entry(place).event
+    }
+
+    pub(super) fn related(&self, one: usize, other: usize) -> bool {
+        self.life[one] == self.life[other]
+    }
+
+    /// Whether the times of two logs are of one clock.
+    pub(super) fn same_clock(&self, one: usize, other: usize) -> bool {
+        let boot = &self.logs[one].header.boot;
+        !boot.is_empty() && *boot == self.logs[other].header.boot
+    }
+
+    /// Terms that were won, with an arbiter or by an operator's word.
+    pub(super) fn terms(&self) -> impl Iterator<Item = Place> + '_ {
+        self.won.iter().copied()
+    }
+
+    /// The log of the primary from whose checkpoint somebody has taken over.
+    pub(super) fn takeover_parent(&self, event: &Event) -> Option<usize> {
+        match event {
+            Event::TermWon { how: Won::TakeOver, session, .. } => self.joined.get(session).copied(),
+            _ => None,
+        }
+    }
+
+    /// P2: a term is won once.
+    pub(super) fn term_won_twice(&self) -> Option<Box<Breach>> {
+        for (number, one) in self.won.iter().enumerate() {
+            for other in &self.won[number + 1..] {
+                let (Event::TermWon { term, .. }, Event::TermWon { term: again, .. }) =
+                    (self.event(*one), self.event(*other))
+                else {
+                    continue;
+                };
+                if term == again && term > 0 && self.related(one.log, other.log) {
+                    let what =
+                        format!("expected that term {term} was won once, found it won twice");
+                    return Some(breach("P2", what, self.logs, &[*one, *other]));
+                }
+            }
+        }
+        None
+    }
+
+    pub(super) fn ack(&self, ack: Ack) -> Option<(Place, u64)> {
+        self.acks.get(&ack).copied()
+    }
+
+    /// Why an acknowledgement that a primary has received is in no standby's log: `Ok` when the log
+    /// that it belongs in is not there as far.
+    pub(super) fn why_no_ack(&self, (_, session, epoch): Ack) -> Result<String, String> {
+        let what = format!("the ACK of epoch {epoch}");
+        match self.accepted.get(&session) {
+            Some(accepted) if accepted.last_ack > Some(epoch) && !self.is_lost(accepted, epoch) => {
+                Err(format!(
+                    "the standby's log, {}, goes on without {what}",
+                    self.logs[accepted.log].name
+                ))
+            }
+            Some(accepted) if self.is_lost(accepted, epoch) => {
+                Ok(format!("{}: {what} was rotated away", self.logs[accepted.log].name))
+            }
+            _ => self.why_not(session, &what),
+        }
+    }
+
+    /// Whether the record of this epoch was rotated away.
+    fn is_lost(&self, accepted: &Accepted, epoch: u64) -> bool {
+        let log = &self.logs[accepted.log];
+        log.is_rotated() && epoch < log.header.before.ack_epoch
+    }
+
+    /// Whether an acknowledgement was in what rotation has taken from the standby's log.
+    pub(super) fn is_rotated_away(&self, (_, session, epoch): Ack) -> bool {
+        self.accepted.get(&session).is_some_and(|accepted| self.is_lost(accepted, epoch))
+    }
+
+    /// Whether its standby has said that it gives the session up.
+    pub(super) fn gave_up(&self, session: u64) -> bool {
+        self.gave_up.contains(&session)
+    }
+
+    /// As [`why_no_ack`](Self::why_no_ack), for anything else that a standby says.
+    pub(super) fn why_not(&self, session: u64, what: &str) -> Result<String, String> {
+        let Some(accepted) = self.accepted.get(&session) else {
+            return Ok(format!(
+                "no log of the standby of session {session:#x} was given, so {what} is the primary's word alone"
+            ));
+        };
+        let log = &self.logs[accepted.log];
+        if accepted.over {
+            return Err(format!("the standby's log, {}, goes on without {what}", log.name));
+        }
+        Ok(format!("{}: ends before {what} of session {session:#x}", log.name))
+    }
+}

@@ -1,0 +1,435 @@
+//! One log from its beginning to its end: whether each effect was allowed when it was performed.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::index::Index;
+use super::{Breach, Counts, Place, breach};
+use crate::entry::{Event, Won};
+use crate::summary::Summary;
+
+/// A promise is broken: no further.
+pub(super) struct Stop(pub(super) Box<Breach>);
+
+/// Evidence that is not there.
+pub(super) struct Missing {
+    pub(super) what: String,
+    /// Rotation has taken it.
+    pub(super) rotated: bool,
+}
+
+/// What a walk has found out.
+#[derive(Default)]
+pub(super) struct Walked {
+    /// Evidence that is not there.
+    pub(super) missing: Vec<Missing>,
+    /// Which effects were performed, and where that is recorded.
+    performed: BTreeMap<u64, usize>,
+    /// Of each term, the first effect performed in it.
+    pub(super) first_performed: BTreeMap<u64, usize>,
+    /// Of each term, the last effect performed in it.
+    pub(super) last_performed: BTreeMap<u64, usize>,
+}
+
+impl Walked {
+    /// The first effect performed whose name is `next` or later.
+    pub(super) fn first_performed_from(&self, next: u64) -> Option<usize> {
+        self.performed.range(next..).next().map(|(_, at)| *at)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Effect {
+    epoch: u64,
+    /// Where it was staged or adopted.
+    at: usize,
+    adopted: bool,
+    performed: Option<usize>,
+    /// Cancelled or returned.
+    gone: Option<usize>,
+}
+
+/// See the module.
+pub(super) struct Walk<'i, 'l> {
+    index: &'i Index<'l>,
+    log: usize,
+    at: usize,
+    open: bool,
+    /// Effects below have passed the open gate.
+    passed: u64,
+    term: u64,
+    won: HashSet<u64>,
+    /// What rotation has taken.
+    before: Summary,
+    /// Epochs acknowledged, in their order, and where that is recorded.
+    acked: BTreeMap<u64, usize>,
+    sealed: HashMap<(u64, u64), usize>,
+    /// A session whose standby may hold a checkpoint, and where that began.
+    armed: Option<(u64, usize)>,
+    /// What makes the standby's checkpoint worthless: a later term was won.
+    right: bool,
+    heard: HashSet<u64>,
+    given_up: HashSet<u64>,
+    fenced: Option<usize>,
+    /// The last acknowledgement sent: its session and epoch.
+    ack_sent: Option<(u64, u64)>,
+    took_over: Option<usize>,
+    /// The effect staged last.
+    last: u64,
+    effects: HashMap<u64, Effect>,
+    withheld: HashSet<u64>,
+    done: Walked,
+}
+
+type Step = Result<(), Stop>;
+
+/// What lets an effect out.
+enum By {
+    /// An acknowledgement, on both sides' record.
+    Ack,
+    /// The right to run alone.
+    Right,
+    /// An acknowledgement that rotation has taken, here or from the standby's log.
+    Earlier,
+}
+
+impl<'i, 'l> Walk<'i, 'l> {
+    pub(super) fn new(index: &'i Index<'l>, log: usize) -> Self {
+        let before = index.logs[log].header.before;
+        // The first record there is stands for those that are gone.
+        let first = |true_then: bool| true_then.then_some(0);
+        Self {
+            index,
+            log,
+            at: 0,
+            before,
+            open: before.open,
+            passed: before.passed,
+            term: before.term,
+            won: HashSet::from([0, before.term]),
+            acked: BTreeMap::new(),
+            sealed: HashMap::new(),
+            armed: (before.armed != 0).then_some((before.armed, 0)),
+            right: before.right,
+            heard: HashSet::from([before.heard]),
+            given_up: HashSet::from([before.gave_up]),
+            fenced: first(before.fenced),
+            ack_sent: before.ack_epoch.checked_sub(1).map(|epoch| (before.ack_session, epoch)),
+            took_over: first(before.took_over),
+            last: before.last,
+            effects: HashMap::new(),
+            withheld: HashSet::new(),
+            done: Walked::default(),
+        }
+    }
+
+    pub(super) fn run(mut self, counts: &mut Counts) -> Result<Walked, Stop> {
+        let entries = &self.index.logs[self.log].entries;
+        // The fence may know of a term before the log does: who has won it tells both.
+        for entry in entries {
+            if let Event::TermWon { term, .. } = entry.event {
+                self.won.insert(term);
+            }
+        }
+        for (at, entry) in entries.iter().enumerate() {
+            self.at = at;
+            self.step(&entry.event, counts)?;
+        }
+        for (at, entry) in entries.iter().enumerate() {
+            if let Event::Performing { id, term, .. } = entry.event
+                && !self.withheld.contains(&id)
+            {
+                self.done.first_performed.entry(term).or_insert(at);
+                self.done.last_performed.insert(term, at);
+            }
+        }
+        Ok(self.done)
+    }
+
+    fn step(&mut self, event: &Event, counts: &mut Counts) -> Step {
+        match *event {
+            Event::TermWon { how, term, epoch, session, next } => {
+                counts.takeovers += u64::from(how == Won::TakeOver);
+                self.term_won(how, term, (session, epoch), next)
+            }
+            Event::Opened { term } => self.opened(term),
+            Event::Held { next } => {
+                self.open = false;
+                self.passed = self.passed.max(next);
+                Ok(())
+            }
+            Event::Sealed { epoch, session, .. } => {
+                self.armed =
+                    self.armed.filter(|(of, _)| *of == session).or(Some((session, self.at)));
+                self.right = false;
+                self.sealed.insert((session, epoch), self.at);
+                Ok(())
+            }
+            Event::AckReceived { epoch, session, .. } => self.ack_received(session, epoch),
+            Event::AckSent { epoch, session, .. } => self.ack_sent(session, epoch),
+            Event::GaveUp { session } | Event::Discarded { session } => {
+                self.given_up.insert(session);
+                Ok(())
+            }
+            Event::HeardGivenUp { session } => {
+                self.heard.insert(session);
+                Ok(())
+            }
+            Event::Staged { id, epoch, previous, .. } => self.staged(id, epoch, previous),
+            Event::Adopted { id, epoch, .. } => self.adopted(id, epoch),
+            Event::Performing { id, epoch, term, replay, .. } => {
+                self.performing(id, epoch, term, replay, counts)
+            }
+            Event::Withheld { id } => {
+                self.withheld.insert(id);
+                Ok(())
+            }
+            Event::Returned { id } | Event::Cancelled { id } => {
+                if let Some(effect) = self.effects.get_mut(&id) {
+                    effect.gone = Some(self.at);
+                }
+                Ok(())
+            }
+            Event::Fenced => {
+                self.fenced = self.fenced.or(Some(self.at));
+                Ok(())
+            }
+            Event::Joined { .. }
+            | Event::Accepted { .. }
+            | Event::Left { .. }
+            | Event::Dropped { .. }
+            | Event::Ended
+            | Event::Panicked { .. } => Ok(()),
+        }
+    }
+
+    /// This record, and others of this log, show that a promise is broken.
+    fn stop(&self, promise: &'static str, what: String, others: &[usize]) -> Stop {
+        let here = Place { log: self.log, at: self.at };
+        let others = others.iter().map(|at| Place { log: self.log, at: *at });
+        let places: Vec<Place> = std::iter::once(here).chain(others).collect();
+        Stop(breach(promise, what, self.index.logs, &places))
+    }
+
+    fn term_won(&mut self, how: Won, term: u64, from: (u64, u64), next: u64) -> Step {
+        if term < self.term {
+            let what = format!("expected a term after {}, found term {term} won", self.term);
+            return Err(self.stop("P2", what, &[]));
+        }
+        self.term = term;
+        self.right = true;
+        if how == Won::TakeOver {
+            let (session, epoch) = from;
+            if self.ack_sent != Some(from) {
+                let what = format!(
+                    "expected a takeover from the last checkpoint acknowledged, found one from epoch {epoch} of session \
+                     {session:#x}"
+                );
+                return Err(self.stop("P1", what, &[]));
+            }
+            if self.given_up.contains(&session) {
+                let what = format!(
+                    "expected that session {session:#x} was not given up, found a takeover"
+                );
+                return Err(self.stop("P2", what, &[]));
+            }
+            self.took_over = Some(self.at);
+            self.last = next.saturating_sub(1);
+        }
+        Ok(())
+    }
+
+    /// P1: not while a standby may hold a checkpoint, unless it cannot use it any more.
+    fn opened(&mut self, term: u64) -> Step {
+        if !self.won.contains(&term) || term < self.term {
+            let what =
+                format!("expected the right of term {}, found that of term {term}", self.term);
+            return Err(self.stop("P2", what, &[]));
+        }
+        if let Some((session, since)) = self.armed.take().filter(|_| !self.right) {
+            let what = "that it gave its checkpoint up";
+            if !self.heard.contains(&session) {
+                let what = format!(
+                    "expected the gate to hold while the standby of session {session:#x} may take over, until a later term \
+                     is won or the standby gives its checkpoint up; found it opened"
+                );
+                return Err(self.stop("P1", what, &[since]));
+            }
+            if !self.index.gave_up(session) {
+                match self.index.why_not(session, what) {
+                    Ok(what) => self.done.missing.push(Missing { what, rotated: false }),
+                    Err(found) => {
+                        let what = format!("expected the standby's word {what}, found {found}");
+                        return Err(self.stop("P1", what, &[since]));
+                    }
+                }
+            }
+        }
+        self.open = true;
+        Ok(())
+    }
+
+    fn ack_received(&mut self, session: u64, epoch: u64) -> Step {
+        if self.sealed.remove(&(session, epoch)).is_none() && epoch >= self.before.sealed {
+            let what = format!(
+                "expected an ACK of an epoch that was sealed for session {session:#x} and not acknowledged yet, found one \
+                 of epoch {epoch}"
+            );
+            return Err(self.stop("P1", what, &[]));
+        }
+        self.acked.insert(epoch, self.at);
+        Ok(())
+    }
+
+    fn ack_sent(&mut self, session: u64, epoch: u64) -> Step {
+        if let Some(since) = self.took_over {
+            let what = "expected no ACK from a standby that has taken over, found one".to_owned();
+            return Err(self.stop("P2", what, &[since]));
+        }
+        let follows = self.ack_sent.is_none_or(|(of, last)| of != session || last < epoch);
+        if !follows {
+            let what = format!("expected an ACK of a later epoch, found one of epoch {epoch}");
+            return Err(self.stop("P1", what, &[]));
+        }
+        self.ack_sent = Some((session, epoch));
+        Ok(())
+    }
+
+    fn staged(&mut self, id: u64, epoch: u64, previous: u64) -> Step {
+        let last = std::mem::replace(&mut self.last, id);
+        if previous != last || id <= last {
+            let what = format!(
+                "expected the effect that was staged after {last}, found {id}, which followed {previous}: one is not on \
+                 the record"
+            );
+            return Err(self.stop("P1", what, &[]));
+        }
+        self.know(id, epoch, false);
+        Ok(())
+    }
+
+    fn adopted(&mut self, id: u64, epoch: u64) -> Step {
+        if self.took_over.is_none() || id > self.last {
+            let what = format!("expected effects taken over in a takeover only, found effect {id}");
+            return Err(self.stop("P2", what, &[]));
+        }
+        self.know(id, epoch, true);
+        Ok(())
+    }
+
+    fn know(&mut self, id: u64, epoch: u64, adopted: bool) {
+        let effect = Effect { epoch, at: self.at, adopted, performed: None, gone: None };
+        self.effects.insert(id, effect);
+    }
+
+    fn performing(
+        &mut self,
+        id: u64,
+        epoch: u64,
+        term: u64,
+        replay: bool,
+        counts: &mut Counts,
+    ) -> Step {
+        if let Some(fenced) = self.fenced {
+            let what =
+                format!("expected nothing after the right was lost, found effect {id} performed");
+            return Err(self.stop("P2", what, &[fenced]));
+        }
+        if !self.won.contains(&term) || term < self.term {
+            let what = format!(
+                "expected effect {id} to be performed in the term that this side holds, {}, found it performed in term \
+                 {term}",
+                self.term
+            );
+            return Err(self.stop("P2", what, &[]));
+        }
+        if id <= self.before.last && !self.effects.contains_key(&id) {
+            // Staged, or taken over, in what rotation has taken.
+            self.know(id, epoch, replay);
+        }
+        let Some(effect) = self.effects.get(&id).copied() else {
+            let what = format!(
+                "expected that effect {id} was staged or taken over before it was performed, found no record of it"
+            );
+            return Err(self.stop("P1", what, &[]));
+        };
+        if let Some(first) = effect.performed {
+            let what =
+                format!("expected effect {id} to be performed once, found it performed twice");
+            return Err(self.stop("P2", what, &[first]));
+        }
+        if let Some(gone) = effect.gone {
+            let what =
+                format!("expected effect {id} not to be performed any more, found it performed");
+            return Err(self.stop("P1", what, &[gone]));
+        }
+        if (epoch, replay) != (effect.epoch, effect.adopted) {
+            let what = format!("expected effect {id} as it was staged, found another performed");
+            return Err(self.stop("P2", what, &[effect.at]));
+        }
+        match self.let_out(id, effect)? {
+            By::Ack => counts.after_ack += 1,
+            By::Right => counts.alone += 1,
+            By::Earlier => counts.earlier += 1,
+        }
+        counts.performed += 1;
+        counts.replayed += u64::from(replay);
+        if let Some(effect) = self.effects.get_mut(&id) {
+            effect.performed = Some(self.at);
+        }
+        self.done.performed.insert(id, self.at);
+        Ok(())
+    }
+
+    /// P1: an acknowledgement lets it out, or the right to run alone.
+    fn let_out(&mut self, id: u64, effect: Effect) -> Result<By, Stop> {
+        let alone = self.open || id < self.passed;
+        // By the first that covers it: that is the one that has let it out.
+        let Some((epoch, at)) = self.acked.range(effect.epoch..).next().map(|(e, a)| (*e, *a))
+        else {
+            if alone {
+                return Ok(By::Right);
+            }
+            if effect.epoch < self.before.acked {
+                return Ok(By::Earlier);
+            }
+            let what = format!(
+                "expected that epoch {} or a later one was acknowledged before effect {id} was performed, found no ACK \
+                 before it",
+                effect.epoch
+            );
+            return Err(self.stop("P1", what, &[effect.at]));
+        };
+        let Event::AckReceived { term, session, .. } =
+            self.index.event(Place { log: self.log, at })
+        else {
+            unreachable!("only acknowledgements are put there")
+        };
+        let ack = (term, session, epoch);
+        match self.index.ack(ack) {
+            Some((_, next)) if id < next => Ok(By::Ack),
+            _ if alone => Ok(By::Right),
+            Some((sent, next)) => {
+                let what = format!(
+                    "expected the checkpoint that was acknowledged to hold effect {id}, found that it holds those below \
+                     {next}"
+                );
+                let Stop(mut breach) = self.stop("P1", what, &[at]);
+                let log = self.index.logs[sent.log].name.clone();
+                breach.records.push((log, *self.index.entry(sent)));
+                Err(Stop(breach))
+            }
+            None => match self.index.why_no_ack(ack) {
+                Ok(what) => {
+                    let rotated = self.index.is_rotated_away(ack);
+                    self.done.missing.push(Missing { what, rotated });
+                    Ok(if rotated { By::Earlier } else { By::Ack })
+                }
+                Err(found) => {
+                    let what =
+                        format!("expected the standby's record of this ACK, found that {found}");
+                    Err(self.stop("P1", what, &[at]))
+                }
+            },
+        }
+    }
+}

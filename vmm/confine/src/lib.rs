@@ -1,0 +1,11 @@
+//! Confinement of the process: the system calls that each thread may make, the start of threads, and the log, which is the only way
+//! to standard error.
+//!
+//! This crate depends on no other crate of the project: what it needs of one is handed in at the start ([`Terminal`]).
+
+pub mod logging;
+pub mod seccomp;
+mod terminal;
+pub mod threads;
+
+pub use terminal::Terminal;

@@ -1,0 +1,21 @@
+//! How this process calls itself.
+
+use std::sync::OnceLock;
+
+use crate::random::random_id;
+
+/// How this process calls itself in a term's record: nobody else is called so, even where hosts and
+/// containers share names and process ids (P2).
+#[must_use]
+pub fn holder_name(role: &str) -> String {
+    static NONCE: OnceLock<String> = OnceLock::new();
+    let nonce = NONCE.get_or_init(random_id);
+    format!("{role}@{} (pid {}, {nonce})", hostname(), std::process::id())
+}
+
+/// This host's name, as the kernel has it.
+#[must_use]
+pub fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    name.unwrap_or_default().trim().to_owned()
+}

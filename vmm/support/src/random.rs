@@ -1,0 +1,41 @@
+//! Names and numbers that are unlike any other, ever.
+//!
+//! They are keyed by the operating system's randomness, which every process can have: no file has to be there for it.
+
+use std::hash::{BuildHasher, RandomState};
+
+/// 32 hexadecimal digits.
+#[must_use]
+pub fn random_id() -> String {
+    format!("{:016x}{:016x}", number(), number())
+}
+
+/// Never 0, which says that there is none.
+#[must_use]
+pub fn random_number() -> u64 {
+    number().max(1)
+}
+
+fn number() -> u64 {
+    RandomState::new().hash_one(0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn none_is_like_another() {
+        let ids: BTreeSet<String> = std::iter::repeat_with(random_id).take(1000).collect();
+        assert!(ids.len() == 1000 && ids.iter().all(|id| id.len() == 32));
+        let many = || std::iter::repeat_with(random_number).take(1000).collect::<BTreeSet<_>>();
+        let mut numbers = many();
+        // Threads have keys of their own.
+        numbers.extend(std::thread::spawn(many).join().unwrap());
+        assert!(numbers.len() == 2000 && !numbers.contains(&0));
+    }
+}
