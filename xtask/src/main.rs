@@ -6,6 +6,8 @@ mod bench;
 mod book;
 mod certs;
 mod faults;
+#[cfg(test)]
+mod floors;
 mod fuzz;
 mod guest;
 mod lab;

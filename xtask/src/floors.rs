@@ -1,0 +1,111 @@
+//! The folders are the architecture: which crate of the product lies where, and which others it may know. Nothing else is known, and
+//! what is named as a dependency is used.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
+
+use crate::build::repository;
+
+/// A crate of the product, from the ground up: its folder, its package, and the crates of this tree that it knows.
+const FLOORS: &[(&str, &str, &[&str])] = &[
+    ("io-gate", "io-gate", &[]),
+    ("devices", "kemari-devices", &["io-gate"]),
+    ("ft-core", "ft-core", &["io-gate"]),
+    ("io-gate/host", "io-gate-host", &["io-gate"]),
+    ("vmm", "kemari-vmm", &["ft-core", "io-gate", "io-gate-host", "kemari-devices"]),
+];
+/// What is linked into the product.
+const PRODUCT: &str = "kemari-vmm";
+
+fn metadata() -> Metadata {
+    let mut command = MetadataCommand::new();
+    command.manifest_path(repository().join("Cargo.toml")).no_deps().exec().unwrap()
+}
+
+fn package<'m>(metadata: &'m Metadata, name: &str) -> &'m Package {
+    let found = metadata.packages.iter().find(|package| package.name == name);
+    found.unwrap_or_else(|| panic!("expected a package `{name}`, found none"))
+}
+
+fn folder(package: &Package) -> PathBuf {
+    package.manifest_path.parent().unwrap().as_std_path().to_owned()
+}
+
+/// The crates of this tree that a package depends on, tests aside.
+fn knows(package: &Package) -> BTreeSet<&str> {
+    let own = package.dependencies.iter().filter(|dependency| dependency.path.is_some());
+    let product = own.filter(|dependency| dependency.kind == DependencyKind::Normal);
+    product.map(|dependency| dependency.name.as_str()).collect()
+}
+
+#[test]
+fn each_crate_knows_those_below_it_and_no_others() {
+    let metadata = metadata();
+    let mut below = BTreeSet::new();
+    for (place, name, expected) in FLOORS {
+        let package = package(&metadata, name);
+        assert_eq!(folder(package), repository().join(place), "the folder of `{name}`");
+        let (found, expected) = (knows(package), expected.iter().copied().collect());
+        assert_eq!(found, expected, "`{name}`: what it knows, and what the table says");
+        let above: Vec<_> = found.difference(&below).collect();
+        assert!(above.is_empty(), "`{name}` knows {above:?}, which the table has above it");
+        below.insert(*name);
+    }
+}
+
+#[test]
+fn the_product_is_made_of_the_crates_of_the_table() {
+    let metadata = metadata();
+    let (mut seen, mut left) = (BTreeSet::new(), vec![PRODUCT]);
+    while let Some(name) = left.pop() {
+        if seen.insert(name) {
+            left.extend(knows(package(&metadata, name)));
+        }
+    }
+    let table: BTreeSet<&str> = FLOORS.iter().map(|(_, name, _)| *name).collect();
+    assert_eq!(seen, table);
+}
+
+/// The text of all Rust files below a folder, without the crates that nest in it.
+fn text(folder: &Path, out: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_owned();
+        if path.is_dir() && name != "target" && !path.join("Cargo.toml").exists() {
+            text(&path, out);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            out.push_str(&fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn no_dependency_is_unused() {
+    let metadata = metadata();
+    let mut unused = Vec::new();
+    for package in &metadata.packages {
+        let mut code = String::new();
+        text(&folder(package), &mut code);
+        let words: BTreeSet<&str> =
+            code.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
+        for dependency in &package.dependencies {
+            // One that is there for a feature alone is named in no code.
+            let by_feature = dependency.optional
+                && package
+                    .features
+                    .values()
+                    .flatten()
+                    .any(|feature| feature.starts_with(&format!("{}/", dependency.name)));
+            let name = dependency.rename.as_ref().unwrap_or(&dependency.name).replace('-', "_");
+            if !by_feature && !words.contains(name.as_str()) {
+                unused.push(format!("{}: {}", package.name, dependency.name));
+            }
+        }
+    }
+    assert!(unused.is_empty(), "named in Cargo.toml and in no code: {}", unused.join(", "));
+}
