@@ -14,10 +14,38 @@ use crate::build::repository;
 /// A crate of the product, from the ground up: its folder, its package, and the crates of this tree that it knows.
 const FLOORS: &[(&str, &str, &[&str])] = &[
     ("io-gate", "io-gate", &[]),
+    ("io-gate/memory", "io-gate-memory", &[]),
     ("devices", "kemari-devices", &["io-gate"]),
     ("ft-core", "ft-core", &["io-gate"]),
-    ("io-gate/host", "io-gate-host", &["io-gate"]),
-    ("vmm", "kemari-vmm", &["ft-core", "io-gate", "io-gate-host", "kemari-devices"]),
+    ("io-gate/host", "io-gate-host", &["io-gate", "io-gate-memory"]),
+    ("vmm/support", "kemari-support", &["io-gate-host"]),
+    ("vmm/confine", "kemari-confine", &[]),
+    ("vmm/hypervisor", "kemari-hypervisor", &["io-gate-memory"]),
+    (
+        "vmm/audit",
+        "kemari-audit",
+        &["io-gate", "io-gate-host", "kemari-confine", "kemari-support"],
+    ),
+    (
+        "vmm/arbiter",
+        "kemari-arbiter",
+        &["ft-core", "io-gate", "io-gate-host", "kemari-confine", "kemari-support"],
+    ),
+    (
+        "vmm",
+        "kemari-vmm",
+        &[
+            "ft-core",
+            "io-gate",
+            "io-gate-host",
+            "kemari-arbiter",
+            "kemari-audit",
+            "kemari-confine",
+            "kemari-devices",
+            "kemari-hypervisor",
+            "kemari-support",
+        ],
+    ),
 ];
 /// What is linked into the product.
 const PRODUCT: &str = "kemari-vmm";
