@@ -21,11 +21,7 @@ const FLOORS: &[(&str, &str, &[&str])] = &[
     ("vmm/support", "kemari-support", &["io-gate-host"]),
     ("vmm/confine", "kemari-confine", &[]),
     ("vmm/hypervisor", "kemari-hypervisor", &["io-gate-memory"]),
-    (
-        "vmm/audit",
-        "kemari-audit",
-        &["io-gate", "io-gate-host", "kemari-confine", "kemari-support"],
-    ),
+    ("vmm/audit", "kemari-audit", &["io-gate", "io-gate-host", "kemari-confine", "kemari-support"]),
     (
         "vmm/arbiter",
         "kemari-arbiter",
