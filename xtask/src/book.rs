@@ -1,4 +1,5 @@
-//! The guide in docs/ names files, anchors, refusals and attacks: this sees that each is there, and that none is left out.
+//! The guide in docs/ names files, anchors, refusals and attacks. These tests check that each exists, and that none is
+//! missing from the guide.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -10,7 +11,7 @@ use crate::build::repository;
 
 const REFUSED: &str = "io-gate/tests/refused";
 const ATTACKS: &str = "xtask/gate-check/attacks";
-/// What says where the code below it is from.
+/// The marker that says where the code below it comes from.
 const CODE: &str = "<!-- code: ";
 
 fn read(path: impl AsRef<Path>) -> String {
@@ -30,7 +31,7 @@ fn names(directory: &str, end: &str) -> BTreeSet<String> {
     names
 }
 
-/// What stands between `open` and `close`, each time.
+/// Each piece of text between `open` and `close`.
 fn between<'t>(text: &'t str, open: &str, close: char) -> Vec<&'t str> {
     text.split(open).skip(1).filter_map(|rest| rest.split(close).next()).collect()
 }
@@ -62,8 +63,8 @@ fn every_chapter_is_in_the_summary() {
     assert_eq!(listed, there, "docs/SUMMARY.md lists what is not there, or leaves something out");
 }
 
-/// A chapter with each piece of code as it is in the tree, and how many there are: what follows `<!-- code: PATH:ANCHOR -->`
-/// between two fences.
+/// A chapter with each piece of code as it is in the tree, and the number of pieces. A piece is the fenced block after `<!--
+/// code: PATH:ANCHOR -->`.
 fn with_code(chapter: &str, text: &str) -> (String, usize) {
     let (mut out, mut rest, mut pieces) = (String::new(), text, 0);
     while let Some((before, after)) = rest.split_once(CODE) {
@@ -85,7 +86,7 @@ fn with_code(chapter: &str, text: &str) -> (String, usize) {
     (out + rest, pieces)
 }
 
-/// What a reader sees is what is compiled. With `KEMARI_MEND_DOCS=1` the chapters are written anew.
+/// The code that a reader sees is the code that is compiled. `KEMARI_MEND_DOCS=1` rewrites the chapters.
 #[test]
 fn every_piece_of_code_is_the_trees() {
     let mut seen = 0;
@@ -209,7 +210,7 @@ fn everything_ungated_is_named() {
     }
 }
 
-/// The guide shows pieces of a device of this tree, and says that a new device has the same.
+/// The guide shows pieces of a device of this tree and says that a new device has the same pieces.
 #[test]
 fn a_new_device_is_as_the_guide_shows_it() {
     let chapter = read("docs/write-a-device.md");

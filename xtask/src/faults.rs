@@ -1,4 +1,5 @@
-//! `cargo xtask faults`: a fault in each system call of each thread of a real pair, and what came of it.
+//! `cargo xtask faults`: makes one fault in each system call of each thread of a real pair, and records the
+//! results.
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser};
@@ -30,14 +31,14 @@ pub(crate) fn run_with<'a>(flags: impl IntoIterator<Item = &'a str>) -> Result<b
     let read = faults::Arguments::try_parse_from(words).unwrap_or_else(|error| error.exit());
     read.cells.as_deref().map_or(Ok(String::new()), given_file::text).context("--cells")?;
     read.call.as_deref().map_or(Ok(()), check_call)?;
-    // Before the hours whose results and table they are.
+    // Checked before the run, which takes hours.
     read.results.as_deref().map_or(Ok(()), report_file::check).context("--results")?;
     read.table.as_deref().map_or(Ok(()), report_file::check).context("--table")?;
     read.kemari.as_deref().map_or(Ok(()), build::check_program)?;
     run_pair::check_kvm()?;
     let kemari = read.kemari.map_or_else(build::kemari, Ok)?;
     let guest = read.guest.map_or_else(build::micro_guest, Ok)?;
-    // Where the caller is: the files that the flags name are meant from there.
+    // In the caller's directory: file names in the flags are relative to it.
     let mut cargo = build::program();
     cargo.arg("run").arg("--manifest-path").arg(build::repository().join("Cargo.toml"));
     cargo.args(["--quiet", "--release", "--locked", "--package", "kemari-faults", "--"]);
@@ -45,7 +46,7 @@ pub(crate) fn run_with<'a>(flags: impl IntoIterator<Item = &'a str>) -> Result<b
     Ok(cargo.status()?.success())
 }
 
-/// Whether some role may make this call: a table of a call that there is not would be empty, and no promise broken.
+/// Checks that some role may make this call. A table of an unknown call would be empty and would pass.
 fn check_call(call: &str) -> Result<()> {
     let is_listed = LISTS.lines().any(|line| line.split(' ').nth(1) == Some(call));
     ensure!(

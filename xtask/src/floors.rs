@@ -1,5 +1,5 @@
-//! The folders are the architecture: which crate of the product lies where, and which others it may know. Nothing else is known, and
-//! what is named as a dependency is used.
+//! Tests that the folders are the architecture: which crate of the product lies where, and which other crates it may depend on.
+//! Every dependency that a crate declares must be used.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -11,7 +11,7 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 
 use crate::build::repository;
 
-/// A crate of the product, from the ground up: its folder, its package, and the crates of this tree that it knows.
+/// A crate of the product, from the lowest floor up: its folder, its package, and the crates of this tree that it depends on.
 const FLOORS: &[(&str, &str, &[&str])] = &[
     ("io-gate", "io-gate", &[]),
     ("io-gate/memory", "io-gate-memory", &[]),
@@ -60,7 +60,7 @@ fn folder(package: &Package) -> PathBuf {
     package.manifest_path.parent().unwrap().as_std_path().to_owned()
 }
 
-/// The crates of this tree that a package depends on, tests aside.
+/// The crates of this tree that a package depends on, without dev-dependencies.
 fn knows(package: &Package) -> BTreeSet<&str> {
     let own = package.dependencies.iter().filter(|dependency| dependency.path.is_some());
     let product = own.filter(|dependency| dependency.kind == DependencyKind::Normal);
@@ -95,7 +95,7 @@ fn the_product_is_made_of_the_crates_of_the_table() {
     assert_eq!(seen, table);
 }
 
-/// The text of all Rust files below a folder, without the crates that nest in it.
+/// The text of all Rust files below a folder, without nested crates.
 fn text(folder: &Path, out: &mut String) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -118,7 +118,7 @@ fn no_dependency_is_unused() {
         let words: BTreeSet<&str> =
             code.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
         for dependency in &package.dependencies {
-            // One that is there for a feature alone is named in no code.
+            // No code names a dependency that only a feature needs.
             let by_feature = dependency.optional
                 && package
                     .features

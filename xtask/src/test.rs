@@ -27,7 +27,7 @@ struct Step {
     linux: bool,
 }
 
-/// From cheap to real: what fails early costs little.
+/// From cheap to expensive: an early failure costs little.
 const STEPS: &[Step] = &[
     Step { name: "unit, property and process tests", run: workspace, linux: false },
     Step { name: "gate: the gate is the only way out of a device", run: gate, linux: false },
@@ -102,7 +102,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     Ok(failed.is_empty())
 }
 
-/// What the tests run, and the Debian package that has it. What the stock Debian guest needs, its preparation installs.
+/// Programs that the tests run, each with its Debian package. The preparation of the stock Debian guest installs what
+/// that guest needs.
 const PROGRAMS: &[(&str, &str)] = &[
     ("/usr/bin/etcd", "etcd-server"),
     ("/usr/bin/etcdctl", "etcd-client"),
@@ -114,13 +115,13 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("/usr/sbin/mke2fs", "e2fsprogs"),
 ];
 
-/// Installs what is missing, or says what to install: a test that has to be left out is none.
+/// Installs what is missing, or says what to install: no test is skipped.
 fn prepare() -> Result<()> {
     guest::ensure_programs(PROGRAMS, &|line| println!("{line}"))?;
     build::ensure_bare_target()
 }
 
-/// What `--help` says of them.
+/// The list of steps for `--help`.
 pub(crate) fn steps() -> String {
     let line = |step: &Step| {
         let guest = if step.linux { " (left out by --skip-linux)" } else { "" };
@@ -144,7 +145,7 @@ fn seconds(time: Duration) -> String {
 fn workspace() -> Result<bool> {
     run_pair::check_kvm()?;
     build::micro_guest()?;
-    // Compiled first, which takes minutes and shows how far it is; run without a line for each of a thousand tests.
+    // Compiled first: this takes minutes and shows its progress. Then run without a line for each of a thousand tests.
     let test = ["test", "--workspace", "--locked", "--no-fail-fast"];
     build::run(build::cargo().args(test).arg("--no-run"))?;
     build::run(build::cargo().args(test).arg("--quiet"))?;
@@ -179,7 +180,7 @@ fn sim_bugs() -> Result<bool> {
     sim::run_with(["--bugs", "--rounds", "1"])
 }
 
-/// The unit tests judge it; the simulation is built only for what they leave.
+/// The unit tests judge the mutants; the simulation is built only for the mutants that they do not detect.
 fn sim_mutants() -> Result<bool> {
     sim::run_with(["--mutants", "--sample", "150", "--seed", "1"])
 }
@@ -237,7 +238,7 @@ fn debian_e1000() -> Result<bool> {
     pair("--guest linux --net-model e1000 --kill primary --rounds 2 --seed 6")
 }
 
-/// `run-pair` as from the command line.
+/// Runs `run-pair` as from the command line.
 fn pair(flags: &str) -> Result<bool> {
     println!("cargo xtask run-pair {flags}");
     run_pair::run(&run_pair::parse(flags)?)

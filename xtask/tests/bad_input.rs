@@ -1,4 +1,5 @@
-//! Slips in a command line of `cargo xtask`: each is refused by what it is, before anything is built or written.
+//! Mistakes in a command line of `cargo xtask`: each is refused with a message that names it, before anything is
+//! built or written.
 //!
 //! `@` is a directory with a report (`report.json`), notes (`notes`), a directory (`dir`) and a FIFO (`fifo`) in it.
 
@@ -9,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-/// A command line, and what has to be said of it.
+/// A command line, and the words that the error must contain.
 type Case = (&'static str, &'static [&'static str]);
 
 const NUMBERS: &[Case] = &[
@@ -178,7 +179,7 @@ const WORDS: &[Case] = &[
     ("certs @ --host a --host dir", &["dir", "remove it, or choose another"]),
 ];
 
-/// A directory with the files that the cases name, and a `cargo` that notes down that it was called.
+/// A directory with the files that the cases name, and a stand-in for `cargo` that records each call.
 fn place() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
@@ -195,7 +196,7 @@ fn place() -> tempfile::TempDir {
 
 fn xtask(place: &Path, line: &str) -> Output {
     let at = format!("{}/", place.display());
-    // A value that is empty, or has a space in it, stands at the end of its line.
+    // A value that is empty or contains a space stands at the end of its line.
     let (words, last) = match line.split_once("--host ") {
         Some((words, last)) if !last.contains(" --") => {
             (words, vec!["--host".to_owned(), last.to_owned()])
@@ -259,7 +260,7 @@ fn a_word_that_cannot_be_is_refused_before_anything_is_built_or_written() {
     all_are_refused(WORDS);
 }
 
-/// Fails where the stand-in for cargo is not called: then the other tests would show nothing.
+/// Fails if the stand-in for cargo is not called: then the other tests would prove nothing.
 #[test]
 fn a_good_command_line_is_built_for() {
     for line in ["sim --seeds 5", "sim --model", "sim --mutants --list", "fuzz --target wire"] {
@@ -287,7 +288,7 @@ fn help_needs_no_build() {
     }
 }
 
-/// Whoever looks for the simulations finds all of them in one place.
+/// The help of `sim` names all simulations.
 #[test]
 fn the_help_of_sim_names_what_else_it_runs() {
     let place = place();
@@ -297,7 +298,7 @@ fn the_help_of_sim_names_what_else_it_runs() {
     }
 }
 
-/// Whoever wants a part of the tests finds what parts there are.
+/// The help of `test` names all steps.
 #[test]
 fn the_help_of_test_has_every_step_on_a_line() {
     let place = place();

@@ -22,15 +22,16 @@ pub fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(default, PathBuf::from)
 }
 
-/// `cargo`, in the repository, as from the shell of whoever has called this program.
+/// `cargo` in the repository, with the environment of the caller's shell.
 pub fn cargo() -> Command {
     let mut cargo = program();
     cargo.current_dir(repository());
     cargo
 }
 
-/// `cargo`, anywhere. What an outer `cargo run` has put into the environment is not passed on: build scripts that look
-/// at it (`ring`'s looks at CARGO_MANIFEST_DIR) would run again, and everything above them be compiled again, each time
+/// `cargo`, anywhere. Variables that an outer `cargo run` sets are not passed on. Otherwise build scripts that read them
+/// (`ring`'s reads CARGO_MANIFEST_DIR) run again, and everything above them is compiled again, each time the inner and the outer
+/// cargo alternate.
 /// that the inner and the outer cargo take turns.
 pub fn program() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -42,7 +43,7 @@ pub fn program() -> Command {
     cargo
 }
 
-/// What cargo tells the programs that it runs about themselves.
+/// Whether cargo sets this variable to describe itself to the programs that it runs.
 fn is_of_outer_cargo(name: &str) -> bool {
     const PREFIXES: [&str; 3] = ["CARGO_BIN_", "CARGO_MANIFEST_", "CARGO_PKG_"];
     const NAMES: [&str; 4] =
@@ -50,7 +51,7 @@ fn is_of_outer_cargo(name: &str) -> bool {
     PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || NAMES.contains(&name)
 }
 
-/// Runs `command`, whose output the person at the terminal sees.
+/// Runs `command`; its output goes to the terminal.
 ///
 /// # Errors
 /// It cannot be started, or fails.
@@ -65,7 +66,7 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Builds the release of `kemari` and says where it is.
+/// Builds the release of `kemari` and returns its path.
 ///
 /// # Errors
 /// The build fails.
@@ -74,7 +75,7 @@ pub fn kemari() -> Result<PathBuf> {
     Ok(target_dir().join("release/kemari"))
 }
 
-/// Builds `kemari` and this program so that they need no libraries, for the nested lab; says in which directory they are.
+/// Builds `kemari` and this program statically linked, for the nested lab. Returns their directory.
 ///
 /// # Errors
 /// The build fails.
@@ -96,7 +97,7 @@ pub fn static_programs() -> Result<PathBuf> {
     Ok(target_dir().join(TARGET).join("release"))
 }
 
-/// Whether a program that is to be run instead of a built one is there.
+/// Checks that a program which is to be run instead of a built one exists.
 ///
 /// # Errors
 /// There is no such file.
@@ -105,14 +106,14 @@ pub fn check_program(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Builds the micro-guest and says where it is.
+/// Builds the micro-guest and returns its path.
 ///
 /// # Errors
 /// The bare target cannot be installed, or the build fails.
 pub fn micro_guest() -> Result<PathBuf> {
     ensure_bare_target()?;
     let dir = target_dir().join("micro-guest");
-    // Run in its directory, where its own cargo configuration is found.
+    // Run in its directory, where cargo finds the micro-guest's own configuration.
     let source = repository().join("tests/guests/micro");
     let mut build = cargo();
     build.current_dir(source).args(["build", "--release", "--target", BARE_TARGET]);
@@ -150,8 +151,8 @@ pub fn ensure_bare_target() -> Result<()> {
 mod tests {
     use super::*;
 
-    /// Fails where the inner cargo is told what the outer one has said of this program: then `ring` and all above it is compiled
-    /// again by each run.
+    /// Fails if the inner cargo inherits what the outer cargo says of this program: then each run compiles `ring` and everything
+    /// above it again.
     #[test]
     fn what_an_outer_cargo_says_is_not_passed_on() {
         let said = "CARGO_MANIFEST_DIR";

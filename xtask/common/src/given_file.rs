@@ -1,11 +1,12 @@
-//! Files that the command line names, to be read.
+//! Reads files that the command line names.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-/// The text of a regular file. Nobody waits for whoever writes to a FIFO, nor reads a device without an end.
+/// The text of a regular file. Other kinds are refused: a FIFO may never get a writer, and a device may have
+/// no end.
 ///
 /// # Errors
 /// The path names no regular file, or its text cannot be read as UTF-8.

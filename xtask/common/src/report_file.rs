@@ -1,4 +1,4 @@
-//! Where reports go: new files, or over reports of before. Anything else that has the name is kept.
+//! Writes reports. A report may replace an older report; any other existing file is left alone.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -9,13 +9,12 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-/// How each kind of report begins.
+/// The first bytes of each kind of report.
 const BEGINNINGS: [&str; 3] = ["{", "<svg", "# Faults by thread and system call"];
 
-/// Whether a report may be written to `path`: before the work whose report it is.
+/// Checks that a report may be written to `path`. Call it before the work that the report is about.
 ///
-/// # Errors
-/// The path names a file that is no report, or a name in no directory.
+/// # Errors The path names a file that is not a report, or its directory does not exist.
 pub fn check(path: &Path) -> Result<()> {
     let Ok(found) = fs::metadata(path) else {
         let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
@@ -28,11 +27,11 @@ pub fn check(path: &Path) -> Result<()> {
         );
         return Ok(());
     };
-    // A terminal, a pipe: nothing is lost there.
+    // A terminal or a pipe: no data can be lost there.
     if !found.is_file() && !found.is_dir() && !is_block_device(&found) {
         return Ok(());
     }
-    // Longer than any report: what is so long is not read.
+    // Larger than any report: a larger file is not read.
     const MOST: u64 = 64 << 20;
     let is_read = found.is_file() && found.len() <= MOST;
     let text = if is_read { fs::read(path).unwrap_or_default() } else { vec![0] };
@@ -48,7 +47,7 @@ pub fn check(path: &Path) -> Result<()> {
 /// Writes a report.
 ///
 /// # Errors
-/// As [`check`]; or the file cannot be written, or nobody reads the FIFO.
+/// As [`check`]; or the file cannot be written, or the FIFO has no reader.
 pub fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
     check(path)?;
     let written = match fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) {
@@ -58,14 +57,15 @@ pub fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
     written.with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// A FIFO that somebody reads. Who opens one otherwise waits until somebody does (fifo(7)).
+/// Opens a FIFO that has a reader. Without `O_NONBLOCK` the open would block until a reader comes
+/// (fifo(7)).
 fn reader_of(path: &Path) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let fifo = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| match error {
         Errno::NXIO => io::Error::other("expected that somebody reads this FIFO, found nobody"),
         other => other.into(),
     })?;
-    // A report that is longer than what the FIFO holds is taken bit by bit.
+    // Blocking from here on: a report may be longer than the FIFO's buffer.
     rustix::fs::fcntl_setfl(&fifo, OFlags::empty())?;
     Ok(fifo.into())
 }

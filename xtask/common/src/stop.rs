@@ -1,4 +1,4 @@
-//! Ctrl-C: a flag that long work looks at, so that it ends in order and leaves nothing behind.
+//! Ctrl-C: a flag that long work polls, so that it can clean up before it ends.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -20,7 +20,8 @@ pub fn flag() -> Result<Flag> {
     }
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // In this order: the first signal finds the flag clear and only sets it.
+        // In this order: at the first signal the flag is still clear, so the shutdown handler does
+        // nothing and the second handler sets the flag.
         signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
             .context("cannot listen to signals")?;

@@ -10,14 +10,14 @@ use kemari_flags::{FUZZ_TARGETS, MINUTES, numbers};
 
 use crate::build;
 
-/// What cargo-fuzz asks of the compiler, without the sanitizers, which only a nightly one has.
+/// The compiler flags that cargo-fuzz uses, without the sanitizers, which need a nightly compiler.
 const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions";
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
-/// No input takes so long.
+/// Seconds; no input takes this long.
 const TIMEOUT: &str = "-timeout=20";
-/// Nor so much memory, in MiB.
+/// MiB; no input takes this much memory.
 const MEMORY: &str = "-rss_limit_mb=1024";
 
 /// Which targets, and for how long.
@@ -99,8 +99,8 @@ fn check_replay(file: &Path, targets: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The engine, which knows the targets; built in a directory of its own, as counters are in nothing else. It is not linked
-/// here: the other commands work where the product does not compile.
+/// The engine, which contains the targets. It has a build directory of its own, because nothing else is built with
+/// coverage counters. It is not linked into this program: the other commands work even if the product does not compile.
 struct Engine(PathBuf);
 
 impl Engine {

@@ -43,7 +43,7 @@ struct FileRecord {
     sha256: String,
 }
 
-/// An opened cache. One process at a time builds; the others wait for it.
+/// An opened cache. One process at a time builds; other processes wait.
 #[derive(Debug)]
 pub(crate) struct Cache {
     dir: PathBuf,
@@ -119,8 +119,8 @@ impl Cache {
     }
 }
 
-/// What is in a cache is removed when it is old: so a directory with other things in it is none. One
-/// that was opened before has our lock, which is empty.
+/// Old contents of a cache are removed. A directory with foreign files is therefore refused as a cache. A cache that
+/// was opened before contains our lock, which is an empty file.
 fn check_own(dir: &Path) -> Result<()> {
     let lock = fs::symlink_metadata(dir.join("lock"));
     if lock.is_ok_and(|lock| lock.is_file() && lock.len() == 0) {

@@ -1,4 +1,4 @@
-//! Running other programs, with errors that show what they said.
+//! Runs other programs; an error shows what the program printed.
 
 use std::process::{Command, Output, Stdio};
 

@@ -10,7 +10,8 @@ const DIRECTORY: u32 = 0o040_000;
 const REGULAR: u32 = 0o100_000;
 const SYMLINK: u32 = 0o120_000;
 
-/// An archive in memory. Parent directories are added by themselves; all is owned by root, with time 0.
+/// An archive in memory. Parent directories are added automatically; everything is owned by root, with
+/// time 0.
 #[derive(Debug, Default)]
 pub(crate) struct Archive {
     bytes: Vec<u8>,
@@ -51,7 +52,7 @@ impl Archive {
         Ok(())
     }
 
-    /// Adds a directory of this machine with all that is in it.
+    /// Adds a directory of this machine with everything in it.
     pub(crate) fn copy_tree(&mut self, path: &str, from: &Path) -> Result<()> {
         self.directory(path);
         let mut entries: Vec<_> = fs::read_dir(from)

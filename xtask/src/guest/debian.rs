@@ -22,9 +22,9 @@ pub(crate) const BACKPORTS: &str = "bookworm-backports";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Lists older than this are refreshed, so that guests get security updates.
 const LISTS_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
-/// What apt answered about the watched packages.
+/// The file with apt's answer about the watched packages.
 const VERSIONS: &str = "versions";
-/// The packages whose versions decide whether something cached is still current.
+/// The packages whose versions decide whether a cached artefact is current.
 const WATCHED: &[&str] = &[
     "linux-image-cloud-amd64",
     "linux-image-amd64",
@@ -131,7 +131,7 @@ impl Archive {
         {
             return Err(why).context("forgetting the old package versions");
         }
-        // What is installed here must not decide what goes into a guest.
+        // An empty status file: packages installed on this machine must not affect what goes into a guest.
         fs::write(self.dir.join("status"), "")?;
         fs::write(self.dir.join("sources.list"), &sources)?;
         match run(self.apt("apt-get").args(["-qq", "update"])) {
@@ -144,7 +144,8 @@ impl Archive {
         Ok(fs::write(&stamp, &current)?)
     }
 
-    /// What the lists offer. Asking apt takes a second, so the answer is kept until the lists are refreshed.
+    /// The versions that the lists offer. Asking apt takes a second, so the answer is cached until the lists are
+    /// refreshed.
     fn read_versions(&self) -> Result<BTreeMap<String, String>> {
         let kept = self.dir.join(VERSIONS);
         let text = match fs::read_to_string(&kept) {
@@ -186,7 +187,7 @@ fn find_mirror(say: &dyn Fn(&str)) -> Result<String> {
     if let Some(mirror) = repository("Debian") {
         return Ok(mirror);
     }
-    // A machine that never read its package lists does not know which of its sources is Debian.
+    // On a machine that never fetched package lists, apt cannot tell which source is Debian.
     super::packages::update_lists(say)?;
     match repository("Debian") {
         Some(mirror) => Ok(mirror),
@@ -197,7 +198,7 @@ fn find_mirror(say: &dyn Fn(&str)) -> Result<String> {
     }
 }
 
-/// The address of the repository that carries a label, among those that this machine's apt uses.
+/// The address of the repository with this label, among the repositories that this machine's apt uses.
 fn repository(label: &str) -> Option<String> {
     let format = "$(LABEL)|$(REPO_URI)";
     let text = output(Command::new("apt-get").args(["indextargets", "--format", format])).ok()?;

@@ -11,7 +11,7 @@ use super::Preparation;
 use super::cache::Inputs;
 use super::command::run;
 
-/// Modules that a guest or the nested lab loads. Those that a kernel has built in are skipped.
+/// Modules that a guest or the nested lab loads. Modules built into a kernel are skipped.
 const MODULES: &[&str] = &[
     // the guest's devices
     "virtio_mmio",
@@ -33,7 +33,8 @@ const MODULES: &[&str] = &[
     "sch_plug",
 ];
 
-/// Modules that a guest with the generic kernel loads: its own, and those of cards that no cloud has.
+/// Modules that a guest with the generic kernel loads: the guest modules above, and drivers of cards that no
+/// cloud has.
 const GENERIC_MODULES: &[&str] = &[
     "virtio_mmio",
     "virtio_blk",
@@ -70,7 +71,7 @@ impl KernelChoice {
         }
     }
 
-    /// What the names of things made from it end in.
+    /// Suffix of the names of artefacts made from it.
     pub(crate) const fn suffix(self) -> &'static str {
         match self {
             Self::Cloud => "",
@@ -102,7 +103,7 @@ impl Kernel {
         self.dir.join("vmlinux")
     }
 
-    /// A root with `lib/modules/RELEASE`: the modules there are, and how they depend on each other.
+    /// A root with `lib/modules/RELEASE`: the modules and their dependencies.
     pub(crate) fn modules(&self) -> PathBuf {
         self.dir.join("modules")
     }
@@ -112,7 +113,7 @@ impl Kernel {
         self.dir.join("busybox")
     }
 
-    /// What identifies this kernel among the inputs of things made from it.
+    /// Identifies this kernel among the inputs of artefacts made from it.
     pub(crate) fn inputs(&self) -> Inputs {
         let key = self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Inputs::from([("kernel".to_owned(), key)])
@@ -177,7 +178,7 @@ fn depmod(dir: &Path, root: &Path, release: &str) -> Result<()> {
     run(Command::new(dir.join("busybox")).arg("depmod").arg("-b").arg(root).arg(release))
 }
 
-/// Later kernels of Debian ship `.ko.xz`; busybox's depmod wants them plain.
+/// Later Debian kernels ship `.ko.xz`; busybox's depmod needs uncompressed modules.
 fn decompress_modules(tree: &Path, say: &dyn Fn(&str)) -> Result<()> {
     let mut compressed = Vec::new();
     find_compressed(tree, &mut compressed)?;
@@ -200,7 +201,8 @@ fn find_compressed(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// The files of a module and of all it depends on, by `modules.dep`; none if the kernel has it built in.
+/// The files of a module and of its dependencies, by `modules.dep`; empty if the module is built into the
+/// kernel.
 fn with_dependencies<'a>(table: &'a str, module: &str) -> Vec<&'a str> {
     let wanted = module.replace('-', "_");
     let line = table.lines().filter_map(|l| l.split_once(':')).find(|(file, _)| {
@@ -248,7 +250,8 @@ fn payload(image: &[u8]) -> Option<&[u8]> {
     image.get(start..start + word(0x24c)?)
 }
 
-/// Runs a decompressor. Its exit status says nothing here: it complains about what follows the payload.
+/// Runs a decompressor. Its exit status is ignored, because the tool complains about the bytes after the
+/// payload.
 fn decompress(tool: &str, input: &[u8]) -> Result<Vec<u8>> {
     let mut child = Command::new(tool)
         .arg("-dc")
@@ -259,7 +262,7 @@ fn decompress(tool: &str, input: &[u8]) -> Result<Vec<u8>> {
         .with_context(|| format!("cannot start `{tool}`"))?;
     let mut stdin = child.stdin.take().context("a pipe to the decompressor")?;
     let input = input.to_vec();
-    // The write fails with EPIPE when the tool stops at the end of the payload; the caller checks what came out.
+    // The write fails with EPIPE when the tool stops at the end of the payload; the caller checks the output.
     let writer = std::thread::spawn(move || stdin.write_all(&input));
     let output = child.wait_with_output()?;
     let _ = writer.join();

@@ -1,4 +1,4 @@
-//! Preparing guests: a stock Debian kernel, an initramfs and a Debian root file system, cached outside the tree.
+//! Prepares guests: a stock Debian kernel, an initramfs and a Debian root file system, cached outside the tree.
 //!
 //! Everything here is data for tests and demonstrations. The monitor itself needs none of it.
 
@@ -27,7 +27,7 @@ use debian::Archive;
 
 /// One preparation: the cache and the Debian archive it is filled from.
 pub(crate) struct Preparation<'a> {
-    /// Told what is being done, one line at a time.
+    /// Called with each step, one line at a time.
     pub(crate) say: &'a dyn Fn(&str),
     /// Where prepared artefacts live.
     pub(crate) cache: Cache,

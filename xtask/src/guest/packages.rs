@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use super::command::{output, run};
 
-/// Makes sure that packages are installed: as root by installing what is missing, otherwise by saying what to run.
+/// Makes sure that packages are installed: root installs the missing packages, other users get the command to run.
 pub(crate) fn ensure_packages(wanted: &[&str], say: &dyn Fn(&str)) -> Result<()> {
     let missing = missing(wanted)?;
     if missing.is_empty() {
@@ -32,28 +32,28 @@ pub(crate) fn ensure_packages(wanted: &[&str], say: &dyn Fn(&str)) -> Result<()>
         .with_context(|| format!("installing the Debian packages {list}"))
 }
 
-/// Makes sure that programs are there, given as where they are and the Debian package that has them. Where all of them
-/// are, it does not matter who has put them there.
+/// Makes sure that programs exist, each given by its path and its Debian package. If all exist, their origin does not
+/// matter.
 pub(crate) fn ensure_programs(wanted: &[(&str, &str)], say: &dyn Fn(&str)) -> Result<()> {
     let absent = wanted.iter().filter(|(program, _)| !Path::new(program).exists());
     let packages: Vec<&str> = absent.map(|(_, package)| *package).collect();
     if packages.is_empty() { Ok(()) } else { ensure_packages(&packages, say) }
 }
 
-/// While it lives, packages that are installed start no service: tests start servers of their own, and the machine's
-/// owner has asked for none. A policy that is there already stays.
+/// While it lives, newly installed packages start no service: tests start servers of their own, and the machine's
+/// owner did not ask for services. An existing policy stays.
 struct NoServices {
     ours: bool,
 }
 
-/// What Debian's packages ask before they start a service.
+/// The script that Debian's packages run before they start a service.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 const POLICY_MARK: &str = "made by kemari's xtask";
 
 impl NoServices {
     fn begin() -> Result<Self> {
         let context = || format!("making {POLICY}, which keeps packages from starting services");
-        // One that a killed process has left says no to nobody, and goes now.
+        // A policy left by a killed process refuses nothing any more, and is removed.
         if fs::read_to_string(POLICY).is_ok_and(|text| text.contains(POLICY_MARK)) {
             fs::remove_file(POLICY).with_context(context)?;
         }
@@ -70,7 +70,7 @@ impl NoServices {
             "#!/bin/sh\n# {POLICY_MARK}; says no (101) only while that runs\nkill -0 {process} 2>/dev/null && exit 101\nexit 0\n"
         );
         file.write_all(policy.as_bytes()).with_context(context)?;
-        // Also where the mask of this process forbids it.
+        // Set explicitly, because this process's umask may clear the bits.
         fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755)).with_context(context)?;
         Ok(Self { ours: true })
     }
@@ -96,7 +96,7 @@ fn missing<'a>(wanted: &[&'a str]) -> Result<Vec<&'a str>> {
              use a Debian machine or container, or the micro-guest (`--guest micro`)"
         );
     }
-    // dpkg-query fails when it does not know one of the names, and prints the others all the same.
+    // dpkg-query fails if it does not know one of the names, but still prints the others.
     let known = Command::new("dpkg-query")
         .args(["-W", "-f", "${db:Status-Status} ${Package}\n"])
         .args(wanted)
@@ -114,7 +114,7 @@ fn apt_get() -> Command {
     command
 }
 
-/// `apt-get update`, at most once in the life of this process, if it is permitted.
+/// Runs `apt-get update`, at most once per process, if permitted.
 pub(super) fn update_lists(say: &dyn Fn(&str)) -> Result<()> {
     static DONE: OnceLock<()> = OnceLock::new();
     if DONE.get().is_none() && is_root()? {

@@ -6,11 +6,11 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-/// What a machine's `/dev/kvm` is good for.
+/// What a machine's `/dev/kvm` can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum HostKvm {
-    /// There is none, or it may not be opened.
+    /// `/dev/kvm` does not exist, or may not be opened.
     None,
     /// Only ring 3 runs at native speed: good for the micro-guest, not for a stock kernel.
     #[serde(rename = "ring3-only", alias = "ring3_only")]
@@ -19,10 +19,10 @@ pub(crate) enum HostKvm {
     Full,
 }
 
-/// What the probe found, and why it says so.
+/// The result of the probe and its reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Probe {
-    /// The finding.
+    /// The result.
     pub(crate) kvm: HostKvm,
     /// The reason, for people.
     pub(crate) reason: String,

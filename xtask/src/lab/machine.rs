@@ -1,4 +1,4 @@
-//! One QEMU process: its serial console line by line, its monitor, its end.
+//! One QEMU process: its serial console, its monitor, its end.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::scratch::Scratch;
 use super::{LabImages, LabSpec, Stalled};
 
-/// How long a signal may go unnoticed while nothing is said.
+/// How long a signal may go unnoticed while the console is silent.
 const SIGNAL_LATENCY: Duration = Duration::from_millis(100);
 
 /// A running QEMU. Killed, by its own pid, when dropped; the kernel kills it when this process dies.
@@ -41,11 +41,11 @@ impl Machine {
         let (to_us, from_reader) = mpsc::channel();
         let (to_lines, lines) = mpsc::channel();
         let (alive, until_dropped) = mpsc::channel::<()>();
-        // The kernel sends the parent-death signal when the *thread* that started QEMU ends, so that thread is one of
-        // our own: it reads QEMU's output, and then waits until the machine is dropped.
+        // The kernel sends the parent-death signal when the *thread* that started QEMU ends. This thread therefore
+        // reads QEMU's output and then waits until the machine is dropped.
         std::thread::Builder::new().name(format!("lab-{}", spec.name)).spawn(move || {
             spawn_and_read(command, &to_us, to_lines);
-            // Ends with an error when the other side is dropped: that is the event.
+            // Returns an error when the other side is dropped; that is the event to wait for.
             let _ = until_dropped.recv();
         })?;
         let (child, input) = from_reader.recv().context("the lab's reader ended")??;
@@ -53,7 +53,8 @@ impl Machine {
         Ok(Self { child, input, lines, _alive: alive, started, monitor, errors })
     }
 
-    /// The next line of the serial console. Too long a silence, or no end within the time allowed, is an error.
+    /// The next line of the serial console. A silence that lasts too long, or no end within the time allowed, is an
+    /// error.
     pub(super) fn next_line(&mut self, spec: &LabSpec) -> Result<String> {
         match self.receive(spec)? {
             Some(line) => Ok(line),
@@ -72,7 +73,7 @@ impl Machine {
         Ok(())
     }
 
-    /// The next line; none when QEMU has closed its output, which it does by ending.
+    /// The next line; `None` when QEMU has closed its output, which happens when it ends.
     fn receive(&self, spec: &LabSpec) -> Result<Option<String>> {
         let silent_since = Instant::now();
         loop {
@@ -134,14 +135,14 @@ impl Machine {
 
     fn error_text(&self) -> String {
         let text = fs::read_to_string(&self.errors).unwrap_or_default();
-        // The emulator lists what the named processor has and it has not; nothing here depends on those.
+        // The emulator lists features of the named processor that it lacks. Nothing here depends on those features.
         text.lines().filter(|l| !l.contains("TCG doesn't support")).collect::<Vec<_>>().join("\n")
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // Nothing can be done about an error here, and a process that has ended already gives none.
+        // A drop cannot report an error, and a process that has already ended gives none.
         let _ = self.kill();
     }
 }
@@ -165,7 +166,7 @@ fn spawn_and_read(mut command: Command, to_us: &Sender<Spawned>, lines: Sender<S
     let mut line = Vec::new();
     while output.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
         let text = String::from_utf8_lossy(&line);
-        // Nobody listens any more when the lab is being dropped; QEMU must not block on a full pipe until then.
+        // While the lab is being dropped the receiver is gone; QEMU must not block on a full pipe until then.
         let _ = lines.send(text.trim_end_matches(['\r', '\n']).to_owned());
         line.clear();
     }
@@ -186,8 +187,8 @@ fn command(
 ) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).args(&images.qemu);
-    // q35, because on microvm the calibration of the PIT fails now and then under the emulator. One processor, also for
-    // guests with two: with two, one boot of some ninety hung.
+    // q35, because on microvm the calibration of the PIT sometimes fails under the emulator. One processor, also for
+    // guests with two: with two processors about one boot in ninety hung.
     command.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "EPYC", "-smp", "1"]);
     command.args(["-m", &format!("{}M", spec.memory_mib)]);
     command.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
@@ -201,7 +202,7 @@ fn command(
             .arg(format!("if=none,id={id},format=raw,{options},file={}", path.display()));
     };
     drive("userland", &images.userland, "readonly=on");
-    // Flushes of the lab's disk need not reach this machine's: a killed QEMU loses the lab's page cache, not ours.
+    // Flushes of the lab's disk need not reach this machine's disk: a killed QEMU loses the lab's page cache, not ours.
     drive("scratch", &scratch.disk(), "cache=unsafe");
     for (number, link) in spec.links.iter().enumerate() {
         let listen = if link.listen { "on" } else { "off" };

@@ -2,7 +2,7 @@
 //!
 //! For machines whose own `/dev/kvm` cannot run a stock kernel, or that have none. QEMU's emulator runs the lab's host
 //! ("L1"): Debian's kernel, busybox, and the tools of the Linux guest's root file system. A command given by the caller
-//! runs there and may start guests ("L2"). It is slow (some twenty times slower than hardware) and correct.
+//! runs there and may start guests ("L2"). It is about twenty times slower than hardware, and correct.
 //!
 //! Inside, a command finds `/scratch` (a disk of its own with the caller's files, where it starts), `/dev/kvm`, tun,
 //! bridge and veth, and Debian's `ip`, `e2fsck`, `redis-cli` and the like, from the guest's image under `/debian`.
@@ -23,7 +23,7 @@ use crate::guest::{LinuxGuest, Preparation, kernel};
 use machine::Machine;
 use scratch::Scratch;
 
-/// What the lab is made of; cached.
+/// The lab's images, from the cache.
 #[derive(Debug, Clone)]
 pub(crate) struct LabImages {
     /// QEMU, with the options that name its data directories.
@@ -47,12 +47,12 @@ impl LabImages {
     }
 }
 
-/// QEMU's program and first options, for whoever needs one as new as the lab's.
+/// QEMU's program and first options, for callers that need the lab's version.
 pub(crate) fn qemu(p: &Preparation<'_>) -> Result<Vec<String>> {
     qemu::prepare(p)
 }
 
-/// A network cable between two labs: a Unix socket that one side listens at.
+/// A network cable between two labs: a Unix socket at which one side listens.
 #[derive(Debug, Clone)]
 pub(crate) struct Link {
     /// Where the socket is.
@@ -80,11 +80,11 @@ pub(crate) struct LabSpec {
     pub(crate) links: Vec<Link>,
     /// The command must end within this time.
     pub(crate) timeout: Duration,
-    /// A lab that says nothing for this long has stalled.
+    /// A lab that prints nothing for this long has stalled.
     pub(crate) stall: Duration,
     /// How often a stalled lab is started again.
     pub(crate) retries: u32,
-    /// Set by a signal handler: the lab is then given up, with an error.
+    /// Set by a signal handler: the lab is then ended with an error.
     pub(crate) interrupted: Arc<AtomicBool>,
 }
 
@@ -122,7 +122,7 @@ impl LabSpec {
     }
 }
 
-/// How a lab did not come to its end.
+/// The lab stalled; the text says how.
 #[derive(Debug)]
 struct Stalled(String);
 
@@ -144,13 +144,13 @@ pub(crate) struct Lab {
     pub(crate) boot_time: Duration,
 }
 
-/// What a lab says first, when `/dev/kvm` is there and the command starts.
+/// The lab's first line, when `/dev/kvm` exists and the command starts.
 const UP: &str = "LAB up ";
-/// What a lab says last, with the command's exit status.
+/// The lab's last line, with the command's exit status.
 const EXIT: &str = "LAB exit ";
-/// What a lab says when it cannot do its work.
+/// The lab's line when it cannot do its work.
 const FAILED: &str = "LAB failed";
-/// What a kernel says when it makes no progress.
+/// What a kernel prints when it makes no progress.
 const STALL_SIGNS: &[&str] = &[
     "rcu_sched self-detected stall",
     "detected stalls on CPU",
@@ -159,7 +159,7 @@ const STALL_SIGNS: &[&str] = &[
 ];
 
 impl Lab {
-    /// Boots a lab until its command starts. A boot that stalls is repeated, and said so.
+    /// Boots a lab until its command starts. A boot that stalls is reported and repeated.
     ///
     /// `on_line` gets every line of the lab's serial console, without its end.
     #[allow(dead_code, reason = "for labs of two hosts")]
@@ -232,7 +232,7 @@ impl Lab {
         self.machine.monitor(command)
     }
 
-    /// The power of this host fails: its page cache is lost, what its disk acknowledged is not.
+    /// Fails the power of this host: its page cache is lost, but writes that its disk acknowledged stay.
     #[allow(dead_code, reason = "for labs of two hosts")]
     pub(crate) fn fail_power(&mut self) -> Result<()> {
         self.machine.kill()
@@ -247,7 +247,7 @@ impl Lab {
 
 /// Boots a lab, runs its command to the end, and returns the exit status and the ended lab (for `fetch`).
 ///
-/// A stall at any time starts all of it once more, in a fresh lab, and says so.
+/// A stall at any time is reported, and everything starts once more in a fresh lab.
 pub(crate) fn run(
     images: &LabImages,
     spec: &LabSpec,
@@ -260,7 +260,7 @@ pub(crate) fn run(
     })
 }
 
-/// Repeats what ended in a stall: the emulator is known to stall now and then. Nothing else is repeated.
+/// Repeats `work` after a stall: the emulator is known to stall sometimes. Other errors are not repeated.
 fn retry<T>(
     spec: &LabSpec,
     on_line: &mut dyn FnMut(&str),

@@ -1,7 +1,7 @@
-//! A QEMU whose emulator is right about nested virtualisation.
+//! A QEMU whose emulator handles nested virtualisation correctly.
 //!
 //! Version 7.2 (Debian bookworm) does not intercept XSETBV in a guest, so saving and restoring a stock kernel fails
-//! under it. The one from bookworm-backports is unpacked into the cache; it is not installed.
+//! under it. The version from bookworm-backports is unpacked into the cache; it is not installed.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,13 +13,13 @@ use crate::guest::cache::Inputs;
 use crate::guest::debian::{BACKPORTS, SUITE};
 use crate::guest::{ensure_packages, output};
 
-/// The oldest version that was seen to work.
+/// The oldest version known to work.
 const OLDEST: u32 = 10;
 const PACKAGES: &[&str] = &["qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios"];
 
 /// Prepares QEMU; returns its program and first options.
 pub(super) fn prepare(p: &Preparation<'_>) -> Result<Vec<String>> {
-    // The distribution's own package brings the libraries that the newer one needs as well.
+    // The distribution's own package also brings the libraries that the newer version needs.
     ensure_packages(&["qemu-system-x86"], p.say)?;
     let installed = vec!["qemu-system-x86_64".to_owned()];
     if version(&installed)? >= OLDEST {

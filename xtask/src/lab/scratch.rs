@@ -1,4 +1,5 @@
-//! A lab's own directory on this machine and its scratch disk: the caller's files go in, results come out.
+//! A lab's own directory on this machine, and its scratch disk: the caller's files go in, results come
+//! out.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,10 +13,10 @@ use crate::guest::{output, run};
 
 /// The caller's command, in the scratch disk.
 const COMMAND: &str = "lab-command";
-/// The directory's name: this, the number of the process, and a count.
+/// Prefix of the directory's name; the process id and a count follow.
 const PREFIX: &str = "kemari-lab-";
 
-/// Removed with all that is in it when dropped.
+/// Removed with its contents when dropped.
 #[derive(Debug)]
 pub(super) struct Scratch {
     dir: PathBuf,
@@ -33,7 +34,7 @@ impl Scratch {
         let tree = scratch.path("tree");
         fs::create_dir(&tree)?;
         for (from, name) in &spec.files {
-            // Copies, not links: two names of one file would be one file in the disk as well.
+            // Copies, not links: two names of one file would be one file in the disk too.
             run(Command::new("cp")
                 .args(["--sparse=always", "--reflink=auto", "--preserve=mode"])
                 .args([from, &tree.join(name)]))?;
@@ -78,20 +79,20 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes the directories of processes that were killed and could not do it themselves.
+/// Removes the directories of processes that were killed before they could clean up.
 fn remove_abandoned() {
     let entries = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
     for entry in entries {
         let name = entry.file_name().to_string_lossy().into_owned();
         let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
         if process.is_some_and(|p| !Path::new("/proc").join(p).exists()) {
-            // Another process may be doing the same; what is left is found next time.
+            // Another process may be removing the same directory; what is left is found next time.
             let _ = fs::remove_dir_all(entry.path());
         }
     }
 }
 
-/// After a power failure the disk's journal holds what the directory does not show yet.
+/// After a power failure the disk's journal holds changes that the directory does not show yet.
 fn replay_journal(disk: &Path) -> Result<()> {
     let status = Command::new("e2fsck").args(["-p"]).arg(disk).output()?.status;
     match status.code() {

@@ -117,15 +117,15 @@ fn two_hosts_see_each_other_until_the_link_or_the_power_fails() {
     std::fs::remove_file(socket).unwrap();
 }
 
-/// `kemari run` is a monitor by itself: a person logs in at the serial console of a stock Debian guest, and finds disk
-/// and network at work.
+/// `kemari run` works without a standby: a person logs in at the serial console of a stock Debian guest, and disk and
+/// network work.
 #[test]
 #[ignore = "boots an emulated host with a guest in it"]
 fn a_person_logs_in_at_the_serial_console_of_an_unprotected_guest() {
     log_in(KernelChoice::Cloud, "virtio", "virtio_net");
 }
 
-/// The same with a card of twenty years ago, and the driver that Debian has for it.
+/// The same with an e1000 card, a card of twenty years ago, and Debian's driver for it.
 #[test]
 #[ignore = "boots an emulated host with a guest in it"]
 fn a_person_logs_in_at_a_guest_with_an_e1000() {
@@ -138,7 +138,7 @@ fn log_in(kernel: KernelChoice, model: &str, driver: &str) {
     let guest = p.linux_guest(kernel).unwrap();
     let images = LabImages::prepare(&p, &guest).unwrap();
     drop(p);
-    // The outside of the guest's network is another Redis, on the host's side of the tap.
+    // Another Redis, on the host's side of the tap, serves as the world outside of the guest's network.
     let command = format!(
         "ip tuntap add t0 mode tap vnet_hdr && ip addr add 10.77.0.1/24 dev t0 && ip link set t0 up && \
                    redis-server --bind 10.77.0.1 --port 7000 --protected-mode no --daemonize yes --save '' > /dev/null && \
@@ -156,7 +156,7 @@ fn log_in(kernel: KernelChoice, model: &str, driver: &str) {
         let mut lab = Lab::boot_once(&images, &spec, &mut show)?;
         lab.wait_for("Debian ", &mut show)?;
         lab.type_in(b"root\n")?;
-        // The shell puts escapes before the first line of what a command says: that line is left empty.
+        // The shell puts escape sequences before the first line of a command's output: that line is left empty.
         lab.type_in(b"printf '\\nLOGGED IN as %s, %s cpus\\n' $(id -un) $(nproc)\n")?;
         assert_eq!(lab.wait_for("LOGGED IN as ", &mut show)?, "root, 2 cpus");
         lab.type_in(

@@ -1,4 +1,5 @@
-//! `cargo xtask new-device`: a device that compiles, keeps the contract and is in the catalogue, to be made one's own.
+//! `cargo xtask new-device`: writes a device that compiles, passes the contract tests and is in the catalogue, for its
+//! author to change.
 
 mod name;
 mod panic;
@@ -18,7 +19,7 @@ pub(crate) use proof::prove;
 
 const LIBRARY: &str = "devices/src/lib.rs";
 const CATALOGUE: &str = "vmm/src/machine/catalog.rs";
-/// Where the catalogue grows.
+/// New entries of the catalogue go above this line.
 const MARK: &str = "    // New devices go above this line.";
 const GUIDE: &str = "docs/write-a-device.md";
 
@@ -98,7 +99,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     Ok(true)
 }
 
-/// Where a line is broken depends on how long the name is.
+/// Runs rustfmt: where a line breaks depends on the length of the name.
 fn format(root: &Path, changes: &[Change]) -> Result<()> {
     let files = changes.iter().map(|change| root.join(&change.path));
     let status = Command::new("rustfmt").args(["--edition", "2024"]).args(files).status();
@@ -107,7 +108,7 @@ fn format(root: &Path, changes: &[Change]) -> Result<()> {
     Ok(())
 }
 
-/// A file as it is to be.
+/// A file with its new text.
 struct Change {
     path: PathBuf,
     text: String,
@@ -142,7 +143,7 @@ fn plan(root: &Path, name: &Name, kind: Kind) -> Result<Vec<Change>> {
     ])
 }
 
-/// The devices that there are.
+/// The names of the existing devices.
 pub(crate) fn known(root: &Path) -> Result<Vec<String>> {
     let catalogue = read(root, CATALOGUE)?;
     let name = |line: &str| {
@@ -156,18 +157,18 @@ fn read(root: &Path, path: &str) -> Result<String> {
     fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {path}"))
 }
 
-/// Whether the library has something of that name.
+/// Whether the library exports something with that name.
 fn exports(library: &str, type_name: &str) -> bool {
     library.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == type_name)
 }
 
-/// The library with the new module, where its order has it.
+/// The library's text with the new module, in the sorted place.
 fn with_module(library: &str, name: &Name) -> Result<String> {
     let declared = insert_sorted(library, "mod ", &format!("mod {name};"))?;
     insert_sorted(&declared, "pub use ", &format!("pub use {name}::{};", name.type_name()))
 }
 
-/// Adds a line among those that begin alike, which are sorted.
+/// Adds a line among the sorted lines that begin with `prefix`.
 fn insert_sorted(text: &str, prefix: &str, line: &str) -> Result<String> {
     let lines: Vec<&str> = text.lines().collect();
     let group: Vec<usize> = (0..lines.len()).filter(|at| lines[*at].starts_with(prefix)).collect();

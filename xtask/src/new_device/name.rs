@@ -4,7 +4,7 @@ use std::fmt;
 
 use anyhow::{Result, ensure};
 
-/// Words that mean something else in Rust, or in the crate of devices.
+/// Words with another meaning in Rust or in the crate of devices.
 const RESERVED: [&str; 51] = [
     "abstract", "alloc", "as", "async", "await", "become", "box", "break", "const", "continue",
     "core", "crate", "do", "dyn", "else", "enum", "extern", "false", "final", "fn", "for", "gen",
@@ -12,11 +12,11 @@ const RESERVED: [&str; 51] = [
     "priv", "pub", "ref", "return", "self", "static", "std", "struct", "super", "trait", "true",
     "try", "type", "unsafe", "use", "where", "while",
 ];
-/// Words of fault tolerance, which no device knows.
+/// Words of fault tolerance, which a device must not use.
 const FOREIGN: [&str; 5] = ["epoch", "checkpoint", "primary", "standby", "commit"];
 const LONGEST: usize = 32;
 
-/// A name that fits.
+/// A valid name.
 #[derive(Debug)]
 pub(super) struct Name {
     module: String,

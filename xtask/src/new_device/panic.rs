@@ -1,5 +1,5 @@
-//! A device that panics over a request of the guest's: its fuzz test finds that, and where it runs all the same, the host that goes on
-//! with the guest ends with the reason, and nobody begins again blindly.
+//! A device that panics on a guest's request. Its fuzz test finds the panic. If the device runs anyway, the primary ends with the
+//! reason, the standby takes over and ends the same way, and no host starts the guest again without `--seize`.
 
 use std::fs;
 use std::path::Path;
@@ -11,10 +11,11 @@ use kemari_tests::process::{Process, tied_to_us};
 
 /// Its name.
 pub(super) const NAME: &str = "fragile";
-/// A slice is indexed by a length that is the guest's: `line 10000\n`, the first of 11 bytes, comes after 20 s.
+/// Indexes an array of 11 entries by a length that the guest chooses. The first text of 11 bytes, `line 10000\n`, comes after 20
+/// s.
 const SOUND: &str = "self.count = self.count.wrapping_add(1);";
 const FRAGILE: &str = "self.count = self.count.wrapping_add([1; 11][len]);";
-/// The device under test is behind the console that every machine has.
+/// The device under test follows the console that every machine has.
 const GUEST: &str = "virtio_mmio.device=4K@0xd0001000:6 exercise=on";
 /// Only failures take that long.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -28,7 +29,7 @@ pub(super) fn put_in(workspace: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Its test fails, at the place, by a seed.
+/// Its fuzz test fails, and prints the place and the seed.
 pub(super) fn is_found(test: &mut Command) -> Result<()> {
     let output = test.stdout(Stdio::piped()).stderr(Stdio::piped()).output()?;
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
@@ -42,7 +43,7 @@ pub(super) fn is_found(test: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Both hosts of a pair end by it, one after the other.
+/// Both hosts of a pair end because of the panic, one after the other.
 pub(super) fn ends_both(kemari: &Path, kernel: &Path) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let bench = Bench { kemari, kernel, dir: dir.path() };
@@ -70,7 +71,7 @@ pub(super) fn ends_both(kemari: &Path, kernel: &Path) -> Result<()> {
     Ok(())
 }
 
-/// So does a machine without a standby.
+/// A machine without a standby ends as well.
 pub(super) fn ends_one(kemari: &Path, kernel: &Path) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let bench = Bench { kemari, kernel, dir: dir.path() };
@@ -118,7 +119,7 @@ impl Bench<'_> {
     }
 }
 
-/// What a process has said, which is to end with this code.
+/// What a process printed until it ended, which must be with this code.
 fn end_of(process: &mut Process, code: i32) -> Result<String> {
     let status = process.wait_exit(PATIENCE).with_context(|| {
         format!("{} does not end:\n{}", process.name(), process.lines().join("\n"))
@@ -132,7 +133,7 @@ fn end_of(process: &mut Process, code: i32) -> Result<String> {
     Ok(text)
 }
 
-/// All of this is said, on one line.
+/// All of these words are on one line.
 fn said(text: &str, words: &[&str]) -> Result<()> {
     let is_it = |line: &str| words.iter().all(|word| line.contains(word));
     ensure!(text.lines().any(is_it), "expected a line with {words:?}, found:\n{text}");

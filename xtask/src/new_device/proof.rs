@@ -1,4 +1,5 @@
-//! The proof of the scaffold: a device of each kind, in a copy of this workspace, goes the way that its author is told to.
+//! The proof of the scaffold: devices of each kind, in a copy of this workspace, go through the steps that their author is
+//! told to follow.
 
 use std::fs;
 use std::path::Path;
@@ -11,11 +12,11 @@ use super::{Arguments, Kind, panic, run};
 use crate::build::{self, repository};
 use crate::{gate, run_pair};
 
-/// One of each kind, and one that is not left as it is written.
+/// One of each kind, and one that is changed so that it panics.
 const DEVICES: [(&str, Kind); 3] =
     [("pager", Kind::Virtio), ("rain_gauge", Kind::Mmio), (panic::NAME, Kind::Virtio)];
 
-/// Writes them, has them checked, and kills their hosts; `true` when they keep every promise.
+/// Writes the devices, checks them, and kills their hosts; `true` when every promise is kept.
 pub(crate) fn prove() -> Result<bool> {
     let scratch = copy_of_this_workspace()?;
     for (name, kind) in DEVICES {
@@ -37,7 +38,7 @@ pub(crate) fn prove() -> Result<bool> {
     if !gate::passes_at(scratch.path())? {
         return Ok(false);
     }
-    // What the gate has compiled is linked, since compiling it optimized as well takes minutes.
+    // Links what the gate's check has compiled: an optimized build takes minutes more.
     let (kemari, kernel) = (gate::program_at(scratch.path())?, build::micro_guest()?);
     let mut held = true;
     for (name, _) in DEVICES.iter().filter(|(name, _)| *name != panic::NAME) {
@@ -61,7 +62,7 @@ fn survives(device: &str, kemari: &Path) -> Result<bool> {
     run_pair::run(&RunPair::try_parse_from(words)?.arguments)
 }
 
-/// What git has of this workspace, changed files included.
+/// Copies the files that git lists for this workspace, with their changes.
 fn copy_of_this_workspace() -> Result<tempfile::TempDir> {
     let dir = tempfile::tempdir()?;
     let listed = Command::new("git")
@@ -73,7 +74,7 @@ fn copy_of_this_workspace() -> Result<tempfile::TempDir> {
     let files = String::from_utf8(listed.stdout)?;
     for file in files.split('\0').filter(|file| !file.is_empty()) {
         let (from, to) = (repository().join(file), dir.path().join(file));
-        // One that was removed is listed still; a link is copied as what it points to.
+        // Git still lists a removed file; a link is copied as what it points to.
         if from.is_file() {
             if let Some(parent) = to.parent() {
                 fs::create_dir_all(parent)?;
@@ -84,7 +85,7 @@ fn copy_of_this_workspace() -> Result<tempfile::TempDir> {
     Ok(dir)
 }
 
-/// A directory to build into that outlives the copy: what other crates need is built once.
+/// A build directory that outlives the copy, so that dependencies are built once.
 fn target() -> std::path::PathBuf {
     build::target_dir().join("new-device")
 }

@@ -1,4 +1,4 @@
-//! That a second run starts at once: what has not changed is not compiled again.
+//! Checks that a second run starts at once: code that has not changed is not compiled again.
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -9,17 +9,17 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::build;
 
-/// From the return key to the first line about the pair.
+/// From the start of the command to the first line about the pair.
 const AT_ONCE: Duration = Duration::from_secs(2);
-/// The machine may be busy with other things; what compiles does so each time.
+/// The machine may be busy with other work and be slow once; a needless compilation is there in every try.
 const TRIES: u32 = 5;
 /// The first line about the pair.
 const STARTED: &str = "hosts: ";
 const COMPILES: &str = "Compiling ";
 
-/// Runs the README's first command as from a shell, twice at least; `true` when the later ones start at once.
+/// Runs the README's first command as from a shell, at least twice; `true` when the later runs start at once.
 pub(crate) fn starts_at_once() -> Result<bool> {
-    // Whatever was built before by whomever.
+    // The first run compiles what is missing.
     let first = start()?;
     println!(
         "the first run started after {:.1} s, {} crates compiled",
@@ -45,7 +45,7 @@ pub(crate) fn starts_at_once() -> Result<bool> {
     )
 }
 
-/// One run, of one round: how long it took until the pair started, and what was compiled before.
+/// One run, of one round: the time until the pair started, and the crates that were compiled before.
 fn start() -> Result<(Duration, Vec<String>)> {
     let begun = Instant::now();
     let mut child = build::cargo()

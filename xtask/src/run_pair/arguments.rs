@@ -11,7 +11,7 @@ use kemari_tests::etcd;
 use kemari_tests::micro::{self, Load};
 use kemari_tests::pair::config::{self, ArbiterKind, GuestConfig, Kill, PairConfig};
 
-/// The guests there are.
+/// The guests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Guest {
     /// The embedded bare-metal guest; takes seconds.
@@ -20,7 +20,7 @@ pub(crate) enum Guest {
     Linux,
 }
 
-/// The network cards there are.
+/// The network cards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum NetModel {
     /// virtio-net.
@@ -38,7 +38,7 @@ impl From<NetModel> for config::NetModel {
     }
 }
 
-/// The arbiters there are.
+/// The arbiters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ArbiterChoice {
     /// A directory.
@@ -136,7 +136,8 @@ pub(crate) struct Arguments {
     pub(crate) flags: Vec<String>,
 }
 
-/// The catalogue is in the product's source: this program is not linked to it, and works where it does not compile.
+/// Reads the catalogue from the product's source: this program is not linked to the product, and works even if the
+/// product does not compile.
 fn check_device(name: &str) -> Result<()> {
     let known = crate::new_device::known(crate::build::repository())?;
     ensure!(
@@ -147,7 +148,7 @@ fn check_device(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// `kemari` refuses a guest for which the host has too little.
+/// Refuses more memory than the host has, as `kemari` does.
 fn check_memory(mebibytes: u64) -> Result<()> {
     let host = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = host.lines().find_map(|line| line.strip_prefix("MemTotal:"));
@@ -161,7 +162,7 @@ fn check_memory(mebibytes: u64) -> Result<()> {
 }
 
 impl Arguments {
-    /// Refuses what the command line alone shows to be wrong: before anything is built.
+    /// Refuses what the command line alone shows to be wrong, before anything is built.
     pub(crate) fn check(&self) -> Result<()> {
         let kills = self.kills()?;
         config::check_kills(&kills, self.loopback)?;
@@ -187,7 +188,7 @@ impl Arguments {
             self.cpus,
             micro::MAX_CPUS
         );
-        // A program that is built already may have others.
+        // A program that is already built may have other devices.
         let device = self.device.as_deref().filter(|_| self.kemari.is_none());
         device.map_or(Ok(()), check_device)?;
         self.memory.map_or(Ok(()), check_memory)?;

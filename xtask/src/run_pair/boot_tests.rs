@@ -21,7 +21,7 @@ fn a_stock_kernel_survives_the_death_of_its_host_while_it_boots() {
     let mut passed = 0;
     let mut show = |line: &str| {
         println!("{line}");
-        // A lab that was found stalled is booted once more, and the script begins anew.
+        // A stalled lab is booted once more, and the script starts again.
         if line.starts_with("LAB retry of ") {
             passed = 0;
         }

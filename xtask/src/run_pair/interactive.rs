@@ -1,4 +1,4 @@
-//! `run-pair --interactive`: the terminal of a person who kills.
+//! `run-pair --interactive`: the guest's console on the terminal, with keys that kill a side.
 
 use std::fs::File;
 use std::io::{Read, Write, stdin, stdout};
@@ -34,7 +34,7 @@ pub(super) fn run(
     interactive::run(&surroundings, &keys()?, show)
 }
 
-/// What is typed, read in a thread of its own.
+/// Reads the keys in a thread of its own.
 fn keys() -> Result<Receiver<Vec<u8>>> {
     let (typed, keys) = channel();
     let read = move || {
@@ -51,7 +51,7 @@ fn keys() -> Result<Receiver<Vec<u8>>> {
 
 fn show(bytes: &[u8]) {
     let mut screen = stdout().lock();
-    // A terminal that is gone is found out by the reader of keys.
+    // The reader of keys notices when the terminal is gone.
     let _ = screen.write_all(bytes).and_then(|()| screen.flush());
 }
 

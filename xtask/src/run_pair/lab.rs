@@ -1,4 +1,4 @@
-//! A run with the stock Debian guest in the nested lab: this same program runs there, with everything beside it.
+//! A run with the stock Debian guest in the nested lab: this same program runs there, with its files beside it.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{build, stop};
 /// The name of the guest's root file system in the lab.
 pub(super) const ROOT: &str = "root.ext4";
 const REPORT: &str = "report.json";
-/// The lab is an emulator.
+/// The lab is an emulator: all waits are this many times longer.
 const SLOW: u32 = 10;
 const TIMEOUT: Duration = Duration::from_secs(1800);
 /// The longest silent step is the boot of the guest.
@@ -67,7 +67,7 @@ pub(super) fn run(
     Ok(status == 0)
 }
 
-/// What runs in the lab.
+/// The command that runs in the lab.
 fn command(arguments: &Arguments) -> String {
     let Arguments { rounds, seed, cpus, writers, load, .. } = arguments;
     let mut words = vec![

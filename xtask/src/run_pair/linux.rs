@@ -17,7 +17,7 @@ use crate::{build, stop};
 
 /// A stock kernel with Redis needs more than the micro-guest.
 const MEMORY: u64 = 128;
-/// Redis with `appendfsync always` makes fewer operations than the micro-guest.
+/// Redis with `appendfsync always` does fewer operations than the micro-guest.
 const OPERATIONS_AFTER: u64 = 40;
 
 /// The programs and images of a run.
@@ -31,7 +31,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// From the cache, which must not change.
+    /// Files of the cache, which must not change.
     pub(super) fn cached(kemari: PathBuf, guest: &LinuxGuest) -> Self {
         Self {
             kemari,
@@ -42,7 +42,7 @@ impl Files {
         }
     }
 
-    /// As the nested lab finds them.
+    /// Files as the nested lab has them.
     pub(super) fn prebuilt(dir: &Path) -> Self {
         Self {
             kemari: dir.join("kemari"),
@@ -86,7 +86,7 @@ pub(super) fn run(
     pair::run(&surroundings, &mut observer)
 }
 
-/// Lets a person play with it in `dir`.
+/// Runs it interactively in `dir`.
 pub(super) fn play(
     arguments: &Arguments,
     files: &Files,

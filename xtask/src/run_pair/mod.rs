@@ -41,7 +41,7 @@ pub(crate) fn parse(flags: &str) -> Result<Arguments> {
 /// Runs a pair; `true` when every promise held.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let stop = stop::flag()?;
-    // In the lab, what is printed goes to the program outside, which shows it.
+    // In the lab no spinner is drawn: the program outside shows what this one prints.
     let terminal = Terminal::new(arguments.prebuilt.is_none());
     arguments.check()?;
     match (arguments.guest, &arguments.prebuilt) {
@@ -63,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     }
 }
 
-/// Runs a pair with the micro-guest; what became of it, which is printed as well.
+/// Runs a pair with the micro-guest; prints and returns the report.
 pub(crate) fn micro_pair(arguments: &Arguments) -> Result<RunReport> {
     micro(arguments, &Terminal::new(true), stop::flag()?)
 }
@@ -111,8 +111,8 @@ fn run_linux(arguments: &Arguments, terminal: &Terminal, stop: stop::Flag) -> Re
     Ok(in_directory(arguments, terminal, work)?.held())
 }
 
-/// The guest, and the nested lab's own images where it is to run there. The lock on the cache ends with this function:
-/// another run need not wait for the whole of this one.
+/// Prepares the guest, and the nested lab's images if it is to run there. The lock on the cache ends with this
+/// function, so another run need not wait for all of this one.
 fn prepare_linux(
     terminal: &Terminal,
     model: NetModel,
@@ -120,7 +120,7 @@ fn prepare_linux(
 ) -> Result<(LinuxGuest, Option<LabImages>)> {
     let say = |line: &str| terminal.line(line);
     let preparation = Preparation::begin(&say)?;
-    // The cloud kernel has no drivers but those of clouds.
+    // The cloud kernel only has drivers for clouds.
     let kernel = match model {
         NetModel::Virtio => KernelChoice::Cloud,
         NetModel::E1000 => KernelChoice::Generic,
@@ -130,7 +130,7 @@ fn prepare_linux(
     Ok((guest, lab))
 }
 
-/// Lets a person play in a directory of its own, which goes away in any case.
+/// Runs `work` interactively in a directory of its own, which is removed at the end in any case.
 fn play(terminal: &Terminal, work: impl FnOnce(&Path) -> Result<()>) -> Result<bool> {
     let dir = tempfile::Builder::new().prefix("kemari-pair-").tempdir();
     let dir = dir.context("cannot make a directory for the run; TMPDIR names another place")?;
@@ -149,7 +149,7 @@ fn in_directory(
     let result = work(dir.path());
     terminal.finish();
     let held = result.as_ref().is_ok_and(RunReport::held);
-    // Ctrl-C leaves nothing behind.
+    // After Ctrl-C nothing is kept.
     let interrupted = stop::flag()?.load(Ordering::SeqCst);
     if arguments.keep || !held && !interrupted {
         println!("logs, serial lines and the disk are kept in {}", dir.keep().display());

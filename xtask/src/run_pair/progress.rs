@@ -1,4 +1,4 @@
-//! Shows how a run goes: a spinner on a terminal, plain lines elsewhere.
+//! Shows the progress of a run: a spinner on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,12 +7,12 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use kemari_tests::pair::Progress;
 
-/// How a step is told where there is no terminal.
+/// Prefix of a step where there is no terminal.
 pub(super) const STEP: &str = "... ";
 
 /// Standard output and error.
 pub(crate) struct Terminal {
-    /// Never locked while work is done: that may say something, too.
+    /// Never locked while work runs: the work may print too.
     bar: Mutex<Option<ProgressBar>>,
 }
 
@@ -23,15 +23,15 @@ fn spinner() -> ProgressBar {
 }
 
 impl Terminal {
-    /// With a spinner, if there is a terminal and `animated` says so.
+    /// With a spinner, if there is a terminal and `animated` is true.
     pub(crate) fn new(animated: bool) -> Self {
         let bar = (animated && std::io::stderr().is_terminal()).then(spinner);
         Self { bar: Mutex::new(bar) }
     }
 
-    /// Does `work` that takes minutes and shows its own progress, as cargo does; says before what it is.
+    /// Does `work` that takes minutes and shows its own progress, as cargo does; prints what it is first.
     pub(crate) fn aside<T>(&self, what: &str, work: impl FnOnce() -> T) -> T {
-        // Lines that the work says go past the spinner.
+        // The spinner is taken away, so that it does not disturb the lines that the work prints.
         let bar = self.bar().take();
         if let Some(bar) = &bar {
             bar.finish_and_clear();
@@ -78,7 +78,7 @@ mod tests {
 
     use super::*;
 
-    /// Fails where a long piece of work, which says what it does, waits for the spinner that waits for it.
+    /// Fails if a long piece of work that prints waits for the spinner, which waits for the work.
     #[test]
     fn work_may_say_something() {
         let (said, is_said) = channel();

@@ -1,4 +1,5 @@
-//! `cargo xtask sim --drivers --defects`: defects that the product once had, put back into a copy of the tree, each to be found.
+//! `cargo xtask sim --drivers --defects`: puts defects that the product once had back into a copy of the tree; the simulation
+//! must find each.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use serde::Deserialize;
 
 use crate::{build, run_pair};
 
-/// Worlds of one search, at most.
+/// The largest number of worlds in one search.
 const WORLDS: u64 = 4000;
 
 #[derive(Deserialize)]
@@ -37,7 +38,7 @@ impl List {
 struct Defect {
     name: String,
     title: String,
-    /// The kind of worlds that it is looked for in.
+    /// The kind of worlds in which it is searched.
     story: String,
     edit: Vec<Edit>,
 }
@@ -50,7 +51,7 @@ struct Edit {
     replace: String,
 }
 
-/// Looks for each in some rounds; `true` when all were found.
+/// Searches for each defect in a number of rounds; `true` when all were found.
 pub(super) fn run(arguments: &Arguments) -> Result<bool> {
     let tree = build::target_dir().join("defects/tree");
     let list = List::read()?;
@@ -63,7 +64,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<bool> {
         "--only: no defect has this in its name; there are: {}",
         list.names()
     );
-    // Where no world can begin, each breaks, and every defect seems to be found.
+    // Without KVM no world can start, every world breaks, and every defect seems to be found.
     run_pair::check_kvm()?;
     copy(&tree, &list)?;
     let built = tree.join("../built");
@@ -94,7 +95,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<bool> {
     Ok(all)
 }
 
-/// How many worlds it took to find it, if it was found, and how it showed.
+/// How many worlds the search took if it found the defect, and how the defect showed.
 fn search(
     program: &Path,
     defect: &Defect,
@@ -120,7 +121,7 @@ fn search(
     Ok(is_sound(program, defect, seed)?.then(|| (worlds, why.to_owned())))
 }
 
-/// Whether the same world keeps every promise without the defect: else it is not the defect that was found.
+/// Whether the same world keeps every promise without the defect. If it does not, the search found something else.
 fn is_sound(program: &Path, defect: &Defect, seed: &str) -> Result<bool> {
     let said = Command::new(program)
         .args(["--seeds", "1", "--first", seed, "--story", &defect.story])
@@ -133,7 +134,7 @@ fn is_sound(program: &Path, defect: &Defect, seed: &str) -> Result<bool> {
     Ok(said.status.success())
 }
 
-/// All of the tree that git knows, with the defects.
+/// Copies all files that git lists, with the defects put in.
 fn copy(tree: &Path, list: &List) -> Result<()> {
     let listed = Command::new("git")
         .current_dir(build::repository())
@@ -144,7 +145,7 @@ fn copy(tree: &Path, list: &List) -> Result<()> {
     let edits = || list.defect.iter().flat_map(|of| of.edit.iter().map(move |edit| (of, edit)));
     let mut applied = 0;
     for name in String::from_utf8(listed.stdout)?.split_terminator('\0') {
-        // One that was removed, and not committed, is listed.
+        // Git still lists a file that was removed without a commit.
         let Ok(mut bytes) = fs::read(build::repository().join(name)) else { continue };
         for (defect, edit) in edits().filter(|(_, edit)| edit.file == Path::new(name)) {
             let text = apply(String::from_utf8(bytes)?, defect, edit);
@@ -173,7 +174,7 @@ fn apply(text: String, defect: &Defect, edit: &Edit) -> Result<String> {
     Ok(text.replace(&edit.find, &edit.replace.replace("defect!", &chosen)))
 }
 
-/// A file that is as it should be is left alone: cargo would compile it again.
+/// Writes a file only if its contents differ: otherwise cargo would compile it again.
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     if fs::read(path).is_ok_and(|found| found == bytes) {
         return Ok(());
@@ -194,7 +195,7 @@ mod tests {
 
     use super::*;
 
-    /// Looking for them takes too long for each change; that they can still be put in is seen at each.
+    /// A search takes too long for each change, so this test only checks that the defects can still be put in.
     #[test]
     fn each_defect_can_be_put_into_the_tree_as_it_is_beside_all_others() {
         let list = List::read().unwrap();

@@ -1,4 +1,4 @@
-//! `cargo xtask sim`: the protocol core in a simulated world, built with optimization and run.
+//! `cargo xtask sim`: builds the simulation of the protocol core with optimization, and runs it.
 
 use std::path::Path;
 use std::process::Command;
@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
     flags: Vec<String>,
 }
 
-/// What runs, by the word of the command line that asks for it.
+/// The tools, each chosen by a word of the command line.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tool {
     Simulation,
@@ -30,7 +30,7 @@ enum Tool {
 }
 
 impl Tool {
-    /// Takes its word out of the flags; what is left is for the tool itself.
+    /// Takes the tool's word out of the flags; the rest is for the tool.
     fn take(flags: &mut Vec<&str>) -> Self {
         let words =
             [(Self::Model, "--model"), (Self::Mutants, "--mutants"), (Self::Drivers, "--drivers")];
@@ -52,7 +52,7 @@ impl Tool {
         }
     }
 
-    /// What the tool would say of its flags: it takes minutes to build.
+    /// Checks the tool's flags before it is built, which takes minutes.
     fn check(self, flags: &[&str]) -> Result<(), clap::Error> {
         let words = std::iter::once("sim").chain(flags.iter().copied());
         match self {
@@ -85,14 +85,14 @@ pub(crate) fn run_with<'a>(flags: impl IntoIterator<Item = &'a str>) -> Result<b
     }
     cargo.args(["run", "--quiet", "--release", "--locked", "--package", tool.package()]);
     if tool == Tool::Simulation && flags.contains(&"--bugs") {
-        // Built in a directory of its own: nothing that can be told to be wrong lies beside the product.
+        // In a build directory of its own: a build that can be told to be wrong must not lie beside the product.
         cargo.args(["--features", "bugs", "--target-dir"]).arg(build::target_dir().join("bugs"));
     }
     Ok(cargo.arg("--").args(flags).status()?.success())
 }
 
-/// `cargo build` or `run` of the drivers' simulation. In a directory of its own: the product is built for the C library's
-/// functions and with points between its branches, which that program takes over.
+/// `cargo build` or `run` of the drivers' simulation. In a build directory of its own: the product is built for replaced
+/// C library functions and with points between its branches, which that program controls.
 fn for_drivers(cargo: &mut Command, what: &str, target: &Path) {
     cargo
         .env("RUSTC_WORKSPACE_WRAPPER", build::repository().join("tests/verify/drivers/points.sh"))

@@ -1,5 +1,6 @@
-//! `cargo xtask torture`: pair after pair, each broken by real faults at random moments from a seed, until time is up or
-//! enough failovers were seen. Each pair is a `run-pair`, whose command line is printed: it plays the same faults again.
+//! `cargo xtask torture`: runs pair after pair and breaks each by real faults at random moments from a seed, until the
+//! time is up or enough failovers were seen. Each pair is a `run-pair` whose command line is printed, so the same faults
+//! can be repeated.
 
 mod plan;
 mod summary;
@@ -19,7 +20,7 @@ use crate::{build, run_pair, stop};
 use plan::{Link, Plan};
 use summary::Summary;
 
-/// What every other pair has as its arbiter, and the Debian package that has it.
+/// The arbiter of every other pair, and its Debian package.
 const ETCD: &[(&str, &str)] = &[("/usr/bin/etcd", "etcd-server")];
 
 /// How long, and which faults.
@@ -95,9 +96,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     arguments.json.as_deref().map_or(Ok(()), crate::report_file::check).context("--json")?;
     let plan = arguments.plan()?;
     arguments.kemari.as_deref().map_or(Ok(()), build::check_program)?;
-    // Before the first pair: a long run is not to end because a later one draws it.
+    // Before the first pair: a long run must not end because a later pair needs it.
     crate::guest::ensure_programs(ETCD, &|line| println!("{line}"))?;
-    // Once, not for each pair: a long run is of one program, whatever becomes of the tree meanwhile.
+    // Once, not for each pair: a long run tests one program, even if the tree changes meanwhile.
     let kemari = arguments.kemari.clone().map_or_else(build::kemari, Ok)?;
     let (begun, stop) = (Instant::now(), stop::flag()?);
     let mut summary = Summary::new(arguments.seed);
@@ -154,7 +155,7 @@ pub(crate) fn run_with(flags: &str) -> Result<bool> {
     run(&Torture::try_parse_from(words)?.arguments)
 }
 
-/// All faults that we may make.
+/// All faults that this user may make.
 fn all(root: bool) -> Vec<Kill> {
     let (may, may_not): (Vec<Kill>, Vec<Kill>) =
         Kill::ALL.into_iter().partition(|kill| root || !kill.needs_root());

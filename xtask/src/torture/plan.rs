@@ -1,12 +1,12 @@
-//! What each pair is, and how it is broken: from the seed and its number alone.
+//! What each pair is and how it is broken, from the seed and the pair's number alone.
 
 use kemari_tests::pair::config::Kill;
 
-/// Seeds of neighbouring pairs have nothing in common.
+/// Spreads the seeds, so that neighbouring pairs have unrelated seeds.
 const STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
-/// Of so many pairs, the sides of one are asked about their system calls.
+/// One in this many pairs has its system calls intercepted.
 const ASKED: u32 = 4;
-/// And of so many in namespaces, the guest of one has a tap on each.
+/// One in this many pairs in namespaces has taps.
 const TAPS: u32 = 3;
 
 /// Whether replication links are encrypted.
@@ -31,14 +31,15 @@ impl Plan {
     pub(super) fn pair(&self, number: u64) -> String {
         let mut random =
             fastrand::Rng::with_seed(self.seed.wrapping_add(number.wrapping_mul(STRIDE)));
-        // One fault, by which what the pair is is chosen, and all others that such a pair can have.
+        // One wanted fault decides what the pair is; all other faults that such a pair can have are
+        // added.
         let wanted = self.faults[random.usize(..self.faults.len())];
         let any = |needs: fn(Kill) -> bool| self.faults.iter().any(|kill| needs(*kill));
         let loopback = wanted.needs_relay()
             || (any(Kill::needs_relay) && !wanted.needs_taps() && random.bool());
         let taps = any(Kill::needs_taps) && !wanted.needs_sockets() && random.u32(..TAPS) == 0;
         let taps = !loopback && (taps || wanted.needs_taps());
-        // Asking costs every call time: most pairs are to be as fast as they are.
+        // Interception slows every call: most pairs run at full speed.
         let asked = any(Kill::needs_questions) && random.u32(..ASKED) == 0;
         let asked = asked || wanted.needs_questions();
         let mut faults = self.faults.clone();
@@ -51,13 +52,13 @@ impl Plan {
             kills.extend(&faults);
         }
         kills.truncate(self.rounds as usize);
-        // It ends the life of a pair: what would follow in this one follows in others.
+        // A power failure ends the pair: faults after it are left to other pairs.
         if kills.contains(&Kill::PowerOff) {
             kills.retain(|kill| *kill != Kill::PowerOff);
             kills.push(Kill::PowerOff);
         }
         let (etcd, tls, late) = (random.bool(), random.bool(), random.u32(..3) == 0);
-        // The etcd of a run in namespaces is not on loopback, and speaks plain.
+        // The etcd of a run in namespaces is not on loopback, and uses no TLS.
         let (etcd, tls) = match self.link {
             Link::Either => (etcd, tls && (loopback || !etcd)),
             Link::Tls => (etcd && loopback, true),
@@ -102,7 +103,8 @@ mod tests {
         assert_ne!(plan.pair(3), Plan { seed: 8, ..plan }.pair(3));
     }
 
-    /// What `run-pair` is given, it takes; and nothing that there is is left out for long.
+    /// `run-pair` accepts every planned command line, and every fault and kind of host comes up
+    /// soon.
     #[test]
     fn a_few_pairs_have_every_fault_and_every_kind_of_hosts() {
         let plan = plan(&Kill::ALL);

@@ -1,4 +1,4 @@
-//! What all pairs together came to.
+//! The results of all pairs together.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -18,7 +18,7 @@ struct Row {
     /// From suspicion to the running guest, in microseconds.
     takeover_us: Vec<u64>,
     longest_gap_ms: f64,
-    /// Until the guest was protected again, in milliseconds, at worst.
+    /// The longest time until the guest was protected again, in milliseconds.
     protected_again_ms: u64,
     violations: usize,
 }
@@ -29,13 +29,13 @@ pub(super) struct Summary {
     seed: u64,
     pairs: usize,
     operations: u64,
-    /// Of these, those that were judged as one history.
+    /// Operations that were judged as one history.
     judged: u64,
     /// Takeovers that no fault asked for.
     unasked: u32,
     /// Guests that died with a primary that had just lost its standby.
     died_alone: u32,
-    /// The most memory that one process has had, in MiB, and how much it may have.
+    /// The largest memory that one process used, in MiB, and its limit.
     peak_memory_mib: u64,
     memory_bound_mib: u64,
     rows: Vec<Row>,
@@ -97,7 +97,7 @@ impl Summary {
         self.sum(|row| row.failovers)
     }
 
-    /// Of these faults, those that no pair has come to.
+    /// The wanted faults that no pair has tried.
     pub(super) fn untried(&self, wanted: &[Kill]) -> Vec<&'static str> {
         let is_tried = |name: &str| self.rows.iter().any(|row| row.fault == name && row.rounds > 0);
         wanted.iter().map(|kill| kill.name()).filter(|name| !is_tried(name)).collect()
@@ -107,12 +107,12 @@ impl Summary {
         self.violations + self.sum(|row| row.violations)
     }
 
-    /// Whether nothing broke, and something was tried.
+    /// Whether something was tried and nothing broke.
     pub(super) fn held(&self) -> bool {
         self.all_violations() == 0 && self.sum(|row| row.rounds) > 0
     }
 
-    /// All of it in a line.
+    /// The summary in one line.
     pub(super) fn line(&self, time: Duration) -> String {
         let mut takeovers: Vec<u64> =
             self.rows.iter().flat_map(|row| &row.takeover_us).copied().collect();
