@@ -1,4 +1,4 @@
-//! The trusted base: how much code the claim rests on. Printed each time, so that a reviewer sees it grow.
+//! The trusted base: how much code the claim rests on. Printed each time, so that a reviewer notices growth.
 
 use std::fmt;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::policy::{Linked, Source};
 use super::source::files_below;
 use super::subject::{Subject, package_dir};
 
-/// How much there is of something.
+/// The amount of code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Size {
     crates: usize,
@@ -38,7 +38,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// What the report says of it.
+/// The text of the report.
 pub(crate) fn report(subject: &Subject) -> Result<String> {
     let policy = &subject.policy;
     let gated: Vec<&Package> =
@@ -72,7 +72,7 @@ pub(crate) fn report(subject: &Subject) -> Result<String> {
     Ok(said)
 }
 
-/// The crates of the registry that the monitor is built from, as they are listed: the layer `graph` sees that the list is whole.
+/// The crates of the registry that the monitor is built from, as listed; the layer `graph` checks that the list is complete.
 fn linked(entries: &[Linked]) -> String {
     let count = |names: fn(&Linked) -> &Vec<String>| -> usize {
         entries.iter().map(|entry| names(entry).len()).sum()
@@ -85,7 +85,7 @@ fn linked(entries: &[Linked]) -> String {
     )
 }
 
-/// A crate that runs in the compiler is not in the product.
+/// Whether a listed crate runs in the compiler only, and so is not in the product.
 fn in_compiler(why: &str) -> bool {
     why.contains("not in the product") || why.contains("writes Serialize")
 }
@@ -127,7 +127,7 @@ fn count_unsafe(tokens: TokenStream) -> usize {
     count
 }
 
-/// How the gate and its far side have grown since the last tag of the repository.
+/// Growth of the gate and of its far side since the last tag of the repository.
 fn growth(subject: &Subject, own: &[&Package]) -> Result<String> {
     let tags = match git(&subject.root, &["tag", "--list"]) {
         Ok(tags) => tags,
@@ -139,7 +139,7 @@ fn growth(subject: &Subject, own: &[&Package]) -> Result<String> {
     let tag = git(&subject.root, &["describe", "--tags", "--abbrev=0"])?;
     let mut then = Size::default();
     for package in own {
-        // A crate that was not there then has no files there.
+        // A crate that did not exist at that tag has no files there.
         let source = subject.shown(package_dir(package).join("src"));
         let list = ["ls-tree", "-r", "--name-only", &tag, "--", &source.to_string_lossy()];
         for name in git(&subject.root, &list)?.lines().filter(|name| is_counted(name)) {
@@ -221,7 +221,7 @@ mod tests {
         run(&["commit", "--quiet", "--message", "a"]);
         assert_eq!(grown(), "there is none");
         run(&["tag", "v1"]);
-        // `b.rs` was not there then: one line of it is more. Of the gate, two are more, one of them `unsafe`.
+        // `b.rs` did not exist at the tag: its one line is new. The gate has two new lines, one of them `unsafe`.
         std::fs::write(
             root.join("io-gate/src/lib.rs"),
             "// A note.\nfn a() {}\nfn f() {}\nfn g() { unsafe { h() } }\n",

@@ -1,5 +1,5 @@
-//! The layer `clippy`: names that the compiler resolved, against a list of what a device may not use. At
-//! `forbid` level, so that no attribute switches it off.
+//! The layer `clippy`: checks resolved names against a list of names that a device may not use. The
+//! lints are at `forbid` level, so no attribute can switch them off.
 
 use anyhow::{Result, ensure};
 
@@ -12,7 +12,7 @@ use xtask_common::build;
 const LINTS: [&str; 3] =
     ["clippy::disallowed_methods", "clippy::disallowed_types", "clippy::disallowed_macros"];
 
-/// Looks.
+/// Runs the layer.
 pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     let configuration = build::repository().join("xtask/gate-check/configuration");
     ensure!(
@@ -27,7 +27,7 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     for name in &subject.packages {
         cargo.args(["--package", name]);
     }
-    // Before `--`, which `compile::run` cannot know of.
+    // These flags go before `--`, where `compile::run` cannot put them.
     cargo.args(["--message-format", "json", "--quiet", "--"]);
     for lint in LINTS {
         cargo.args(["-F", lint]);
@@ -35,7 +35,7 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     let compiled = compile::run_as_given(&mut cargo)?;
     let (ours, others): (Vec<_>, Vec<_>) = compiled.errors.iter().partition(|said| {
         let code = said.code.as_ref().map_or("", |code| code.code.as_str());
-        // E0453: an attribute tries to switch off what is forbidden.
+        // E0453: an attribute tries to switch off a forbidden lint.
         LINTS.contains(&code) || (code == "E0453" && said.message.contains("disallowed_"))
     });
     if ours.is_empty() && !others.is_empty() {

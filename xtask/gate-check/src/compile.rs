@@ -1,4 +1,4 @@
-//! Runs cargo on the subject and reads what the compiler says.
+//! Runs cargo on the subject and reads the compiler's messages.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,24 +10,23 @@ use cargo_metadata::diagnostic::{Diagnostic, DiagnosticLevel};
 use super::finding::Place;
 use super::subject::Subject;
 
-/// What a compilation gave.
+/// The result of a compilation.
 #[derive(Debug)]
 pub(crate) struct Compiled {
     /// The errors, each once.
     pub(crate) errors: Vec<Diagnostic>,
-    /// The files that it made.
+    /// The files that the compilation produced.
     pub(crate) artifacts: Vec<PathBuf>,
 }
 
 /// Runs a command made by [`Subject::cargo`].
 ///
-/// # Errors
-/// When it fails without an error of the compiler: something is missing on this machine.
+/// # Errors The compilation fails without a compiler error: something is missing on this machine.
 pub(crate) fn run(cargo: &mut Command) -> Result<Compiled> {
     run_as_given(cargo.args(["--message-format", "json", "--quiet"]))
 }
 
-/// As [`run`], of a command that asks for messages in JSON by itself.
+/// As [`run`], for a command that already asks for JSON messages.
 pub(crate) fn run_as_given(cargo: &mut Command) -> Result<Compiled> {
     let output = cargo.output().context("cannot run cargo")?;
     let (mut errors, mut artifacts) = (Vec::new(), Vec::new());
@@ -54,7 +53,7 @@ fn is_error(said: &Diagnostic) -> bool {
     matches!(said.level, DiagnosticLevel::Error | DiagnosticLevel::Ice) && !summary
 }
 
-/// Where an error is: where a macro was called, if it is in one.
+/// The place of an error; inside a macro, the place of the macro's call.
 pub(crate) fn place(subject: &Subject, said: &Diagnostic) -> Option<Place> {
     let mut span = said.spans.iter().find(|span| span.is_primary)?;
     while let Some(expansion) = &span.expansion {
@@ -81,7 +80,7 @@ pub(crate) fn words(said: &Diagnostic) -> String {
     format!("{code}{}{label}", said.message)
 }
 
-/// What an error adds: the notes below it that are not about lint levels.
+/// An error's notes that are not about lint levels.
 pub(crate) fn notes(said: &Diagnostic) -> String {
     said.children
         .iter()

@@ -1,4 +1,5 @@
-//! Configuration of cargo and rustup that changes what is compiled: what is checked here would not be what others build.
+//! Configuration of cargo and rustup that changes what is compiled: others would build something else than what is checked
+//! here.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,13 +11,14 @@ use super::finding::{Finding, Place};
 use super::rules::{self, Rule};
 use super::subject::{Subject, package_dir};
 
-/// What cargo's configuration may set: nothing of it changes what is compiled.
+/// Settings of cargo that do not change what is compiled.
 const HARMLESS: [&str; 7] =
     ["alias", "net", "http", "term", "registries", "registry", "future-incompat-report"];
 const CARGO: [&str; 2] = [".cargo/config.toml", ".cargo/config"];
 const RUSTUP: [&str; 2] = ["rust-toolchain.toml", "rust-toolchain"];
 
-/// Looks at the tree, at the folders that it is in, and at those of its packages: cargo and rustup do, by where they are run.
+/// Checks the tree, its parent folders and the folders of its packages: cargo and rustup read their configuration from all of
+/// these.
 pub(super) fn look(subject: &Subject) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let home = std::env::var_os("CARGO_HOME").or_else(|| {
@@ -25,7 +27,7 @@ pub(super) fn look(subject: &Subject) -> Result<Vec<Finding>> {
     });
     for folder in folders(subject) {
         for path in CARGO.map(|name| folder.join(name)) {
-            // The user's own is for all that the user builds: a mirror of crates.io, say.
+            // The user's own configuration applies to all that the user builds, for instance a mirror of crates.io.
             if path.parent() != home.as_deref().map(Path::new) {
                 findings.extend(keys(subject, &path, &rules::GRAPH_CONFIG, cargo_changes)?);
             }
@@ -48,7 +50,7 @@ fn cargo_changes(table: &toml::Table) -> Vec<String> {
     table.keys().filter(|key| !HARMLESS.contains(&key.as_str())).cloned().collect()
 }
 
-/// A toolchain of one's own may compile anything into anything.
+/// The settings that choose a toolchain by path: such a toolchain may compile anything into anything.
 fn rustup_changes(table: &toml::Table) -> Vec<String> {
     let toolchain = table.get("toolchain").and_then(toml::Value::as_table);
     let path = toolchain.is_some_and(|toolchain| toolchain.contains_key("path"));
@@ -66,7 +68,7 @@ fn keys(
     }
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    // A toolchain file may be a name and nothing else.
+    // A toolchain file may consist of a name only.
     let Ok(table) = toml::from_str::<toml::Table>(&text) else { return Ok(Vec::new()) };
     let finding = |key: String| {
         let line = text.lines().position(|line| line.contains(key.as_str())).unwrap_or(0) + 1;

@@ -1,5 +1,5 @@
-//! What rustc says it has read to compile a crate (its dep-info): files, and variables of the environment. Whatever macro named
-//! them, they are there.
+//! The files and environment variables that rustc read to compile a crate (its dep-info). The list is complete whatever macro
+//! named them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,7 +22,7 @@ pub(super) struct DepInfo {
 }
 
 impl DepInfo {
-    /// Of a compiled library.
+    /// The dep-info of a compiled library.
     pub(super) fn of_library(
         subject: &Subject,
         compiled: &Compiled,
@@ -44,7 +44,7 @@ impl DepInfo {
     fn parse(text: &str, root: &Path) -> Self {
         let sources =
             text.lines().find_map(|line| line.split_once(": ")).map_or("", |(_, files)| files);
-        // A blank within a name is written with a backslash.
+        // A blank within a name is escaped by a backslash.
         let names = sources.replace("\\ ", "\0");
         let files =
             names.split_whitespace().map(|name| root.join(name.replace('\0', " "))).collect();
@@ -54,7 +54,7 @@ impl DepInfo {
     }
 }
 
-/// What the monitor is compiled from, and no layer looks at: files elsewhere, and variables that differ from build to build.
+/// Inputs of the monitor's compilation that no layer checks: files elsewhere, and variables that differ from build to build.
 pub(super) fn far_side(
     subject: &Subject,
     compiled: &Compiled,
@@ -75,7 +75,7 @@ pub(super) fn far_side(
     Ok(findings)
 }
 
-/// Of the program, which lies beside its package's library: the newest, as cargo leaves older ones there.
+/// The dep-info of the program, which lies beside its package's library. The newest one counts, because cargo keeps older ones.
 fn of_program(
     subject: &Subject,
     compiled: &Compiled,
@@ -99,7 +99,7 @@ fn of_program(
 }
 
 fn unseen(subject: &Subject, name: &str, info: &DepInfo, scanned: &Path) -> Vec<Finding> {
-    // Written as it was named: `src/../../elsewhere.rs` is not below `src`.
+    // Resolved first: `src/../../elsewhere.rs` is not below `src`.
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let scanned = real(scanned);
     let is_scanned = |file: &&PathBuf| {

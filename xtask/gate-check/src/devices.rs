@@ -1,5 +1,5 @@
-//! The layer `devices`: who implements a device. Every crate of the product that can name the gate is looked at by all layers, or
-//! is on the list with its reason; in those on the list devices are implemented in the listed places only.
+//! The layer `devices`: where devices are implemented. Every crate of the product that can name the gate is either checked by all
+//! layers, or is on the list with a reason. A crate on the list implements devices only in its listed places.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
@@ -19,16 +19,16 @@ use super::rules::{self, Rule};
 use super::source::{self, files_below};
 use super::subject::{Subject, library_name, package_dir};
 
-/// What makes a type a device: the two contracts, and what an adapter takes in.
+/// Traits that make a type a device: the two contracts, and the traits that an adapter takes.
 const TRAITS: [&str; 4] = ["Device", "RegisterDevice", "Foreign", "Keep"];
-/// How their names begin in compiled code.
+/// Prefixes of their names in compiled code.
 const CONTRACTS: [&str; 2] = ["io_gate::", "io_gate_host::adapter::"];
 /// The crate that has the contracts.
 const GATE: &str = "io-gate";
 
-/// Looks.
+/// Runs the layer.
 pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
-    // A device that lives elsewhere has no product.
+    // A device outside of this tree has no product.
     let Some(product) = &subject.policy.gate.product else {
         return Ok(Outcome::Looked(Vec::new()));
     };
@@ -62,10 +62,10 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     Ok(Outcome::Looked(findings))
 }
 
-/// The crates that the product is made of: what is linked into it.
+/// The crates that are linked into the product.
 struct Graph<'s> {
     packages: BTreeMap<&'s PackageId, &'s Package>,
-    /// What each depends on.
+    /// The dependencies of each crate.
     edges: BTreeMap<&'s PackageId, Vec<&'s PackageId>>,
 }
 
@@ -90,7 +90,7 @@ impl<'s> Graph<'s> {
         Ok(graph)
     }
 
-    /// The crates that depend on one of this name, by whatever way: what one has, the next may pass on.
+    /// The crates that depend on a crate of this name, directly or not: a crate may re-export what it depends on.
     fn who_know(&self, name: &str) -> Vec<&'s Package> {
         let named = |id: &&PackageId| self.packages[*id].name == name;
         let mut known: BTreeSet<&PackageId> = self.packages.keys().copied().filter(named).collect();
@@ -116,7 +116,7 @@ fn manifest(subject: &Subject, package: &Package) -> Place {
     Place::line(subject.shown(&package.manifest_path), 1)
 }
 
-/// Looks at all files of a crate. Where devices are implemented is for `far` to say; in a gated crate they are what it is for.
+/// Checks all files of a crate. `far` says where devices may be implemented; in a gated crate they may be anywhere.
 fn scan(subject: &Subject, package: &Package, far: Option<&FarSide>) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for file in files_below(&package_dir(package).join("src"))? {
@@ -134,8 +134,8 @@ fn scan(subject: &Subject, package: &Package, far: Option<&FarSide>) -> Result<V
     Ok(findings)
 }
 
-/// What the compiled code says of a method, by its path and by that of the trait's method that it is: a device that is implemented
-/// where none may be, whatever macro has written it.
+/// Judges a method in the compiled code, by its path and by the path of the trait method that it implements: finds a device that
+/// is implemented where that is not allowed, whatever macro wrote it.
 pub(super) fn compiled(subject: &Subject, method: &str, of_trait: &str) -> Result<Option<Finding>> {
     let stands = method.rsplit_once("::").map_or(method, |(stands, _)| stands);
     let mut names = of_trait.rsplit("::").skip(1);
@@ -149,7 +149,7 @@ pub(super) fn compiled(subject: &Subject, method: &str, of_trait: &str) -> Resul
     Ok(Some(Finding::new(&rules::DEVICES_IMPLEMENTED, None, what).seen_by(Layer::Calls)))
 }
 
-/// Whether a place in compiled code is in a gated crate, or among the adapters.
+/// Whether a module of the compiled code is in a gated crate, or among the adapters.
 fn may_implement(subject: &Subject, stands: &str) -> Result<bool> {
     let is_below = |start: &str| {
         stands.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
@@ -179,7 +179,7 @@ type Seen = (&'static Rule, String, Span);
 fn scan_file(file: &Path) -> Result<Vec<Seen>> {
     let text =
         fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    // What cannot be parsed does not compile.
+    // Text that cannot be parsed does not compile.
     let Ok(parsed) = source::parse(&text) else { return Ok(Vec::new()) };
     let mut scan = Scan::default();
     scan.visit_file(&parsed);
@@ -190,7 +190,7 @@ fn scan_file(file: &Path) -> Result<Vec<Seen>> {
 struct Scan(Vec<Seen>);
 
 impl Scan {
-    /// In tokens, which may become anything: `Device for`, and `impl $name for`, whose name somebody else gives.
+    /// Checks tokens, which may become any code: `Device for`, and `impl $name for`, whose name the macro's caller gives.
     fn tokens(&mut self, tokens: TokenStream) {
         let trees: Vec<TokenTree> = tokens.into_iter().collect();
         for (index, tree) in trees.iter().enumerate() {

@@ -1,8 +1,8 @@
-//! The layer `expanded`: the rules of `source` again, on what macros expand to. A foreign macro may write `unsafe`
-//! even where the crate forbids it.
+//! The layer `expanded`: applies the rules of `source` to the code after macro expansion. A foreign macro may
+//! write `unsafe` even where the crate forbids it.
 //!
-//! The compiler shows expanded code to those only who ask for unstable things: `RUSTC_BOOTSTRAP` is set for
-//! this one question, and nothing that is compiled this way is used.
+//! The compiler prints expanded code only with unstable features enabled: `RUSTC_BOOTSTRAP` is set for this
+//! purpose only, and nothing that is compiled this way is used.
 
 use std::fs;
 
@@ -14,7 +14,7 @@ use super::rules;
 use super::source::{self, Mode, Module, Scan, except, modules};
 use super::subject::{LINUX, Subject};
 
-/// Looks.
+/// Runs the layer.
 pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     let mut findings = Vec::new();
     for package in subject.checked()? {
@@ -24,7 +24,7 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
         };
         let parsed = match source::parse(&text) {
             Ok(parsed) => parsed,
-            // What a macro of `core` writes may be no Rust of this edition: `pin!` is such a one.
+            // A macro of `core` may expand to code that this edition does not accept; `pin!` does.
             Err((_, said)) => {
                 let what = format!("what the macros of `{}` expand to: {said}", package.name);
                 findings.push(Finding::new(&rules::EXPANDED_PARSE, None, what));
@@ -41,7 +41,7 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
             findings.push(finding);
         }
     }
-    // Which exceptions are stale is for `source` to say.
+    // The layer `source` reports stale exceptions.
     let stale = |finding: &Finding| finding.rule == rules::EXCEPTION_STALE.id;
     let left = except(subject, findings).into_iter().filter(|finding| !stale(finding)).collect();
     Ok(Outcome::Looked(left))
@@ -68,7 +68,7 @@ fn expand(subject: &Subject, package: &Package) -> Result<Result<String, String>
     Ok(Err(first))
 }
 
-/// The file of the module, and the line in it that first names the item.
+/// The module's file, and the first line in it that names the item.
 fn place(subject: &Subject, modules: &[Module], path: &[String], item: &str) -> Option<Place> {
     let within = |module: &&Module| path.starts_with(&module.path);
     let module = modules.iter().filter(within).max_by_key(|module| module.path.len())?;

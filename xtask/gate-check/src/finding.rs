@@ -1,4 +1,4 @@
-//! What a layer has found: where, which rule, why the rule is there, and how to do it right.
+//! A finding: its place, its rule, the reason for the rule, and how to do it right.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// A line of a file.
+    /// A place at a line of a file.
     pub(crate) fn line(file: impl Into<PathBuf>, line: usize) -> Self {
         Self { file: file.into(), line, column: 1 }
     }
@@ -28,7 +28,7 @@ impl Place {
 /// One breach of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Finding {
-    /// Who found it.
+    /// The layer that found it.
     pub(crate) layer: Layer,
     /// Where, if it is in a file.
     pub(crate) place: Option<Place>,
@@ -54,24 +54,24 @@ impl Finding {
         }
     }
 
-    /// Everything that it says, for a search.
+    /// All texts of the finding, to search in.
     pub(crate) fn text(&self) -> String {
         format!("{}: {}. {} {}", self.rule, self.what, self.why, self.instead)
     }
 
-    /// The same breach, seen by another layer.
+    /// The same breach, reported by another layer.
     pub(crate) fn seen_by(mut self, layer: Layer) -> Self {
         self.layer = layer;
         self
     }
 }
 
-/// How a layer's look ended.
+/// The result of a layer.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// It looked at everything.
+    /// It checked everything.
     Looked(Vec<Finding>),
-    /// It could not look, because the code does not compile: `types` says where.
+    /// It could not check, because the code does not compile: `types` says where.
     NotReached(String),
     /// It could not run: a tool is missing, a file cannot be read.
     Broken(String),

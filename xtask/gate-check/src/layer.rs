@@ -1,11 +1,12 @@
-//! The layers of the gate's check: each looks at the same crates in another way, and by itself.
+//! The layers of the gate's check: each checks the same crates in another way, independently of the
+//! others.
 
 use std::fmt;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// A way of looking. The order is that of the report.
+/// A layer. The order is that of the report.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize,
 )]
@@ -63,7 +64,7 @@ impl Layer {
         }
     }
 
-    /// What it looks at, for the report.
+    /// What the layer checks, for the report.
     pub(crate) const fn about(self) -> &'static str {
         match self {
             Self::Types => "compiles",

@@ -1,5 +1,5 @@
-//! `cargo xtask gate`: checks that the gate is the only way out of a device (P5), in layers that look at the same
-//! crates in different ways, and teaches whoever tried another way.
+//! `cargo xtask gate`: checks that the gate is the only way out of a device (P5). Several layers check the same crates in
+//! different ways; each finding explains its rule and how to do it right.
 //!
 //! It may depend on `xtask-common`, and on no other crate of this workspace: the crates that it checks are read and compiled, not linked.
 
@@ -40,7 +40,7 @@ use self::report::Looked;
 use self::subject::Subject;
 use xtask_common::build;
 
-/// Of a layer's thread, in bytes: taken as it is used.
+/// Stack of a layer's thread, in bytes; memory is taken only as it is used.
 const STACK: usize = 256 << 20;
 
 /// What to check, and how to say what was found.
@@ -84,7 +84,7 @@ pub struct Arguments {
     github: bool,
 }
 
-/// 0 when nothing was found, 1 when something was, 2 when a layer could not look.
+/// Exit code 0 when nothing was found, 1 when something was, 2 when a layer could not run.
 pub fn run(arguments: &Arguments) -> ExitCode {
     match check(arguments) {
         Ok(Verdict::Passed) => ExitCode::SUCCESS,
@@ -132,20 +132,19 @@ pub fn self_test_passes() -> Result<bool> {
     self_test::run(&self_test::Run::default())
 }
 
-/// Has an independent tool look; `true` when it finds nothing in the tree, and the attacks that it can see.
+/// Runs an independent tool; `true` when it finds nothing in the tree, and finds the attacks that it can detect.
 ///
-/// # Errors
-/// cargo-acl is not there and cannot be built, or could not look.
+/// # Errors cargo-acl is missing and cannot be built, or it could not run.
 pub fn witness_agrees() -> Result<bool> {
     witness::run()
 }
 
-/// What all layers together say.
+/// The result of all layers together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Passed,
     Failed,
-    /// A layer could not look, so nobody knows.
+    /// A layer could not run, so there is no verdict.
     Unknown,
 }
 
@@ -232,13 +231,13 @@ fn subject(arguments: &Arguments) -> Result<Subject> {
     }
 }
 
-/// Has the layers look, at once; in the order of the report.
+/// Runs the layers at the same time; returns their results in the order of the report.
 fn look(subject: &Subject, layers: &[Layer]) -> Vec<Looked> {
     std::thread::scope(|scope| {
         let running: Vec<_> = layers
             .iter()
             .map(|&layer| {
-                // What is deeply nested is walked over by functions that call themselves.
+                // Recursive functions walk over deeply nested code.
                 let thread = std::thread::Builder::new().stack_size(STACK);
                 (layer, thread.spawn_scoped(scope, move || look_once(subject, layer)))
             })

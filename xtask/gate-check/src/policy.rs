@@ -1,4 +1,4 @@
-//! `gate.toml`: what may be behind the gate, and what may be called on its far side, each with a reason.
+//! `gate.toml`: what may be behind the gate, and what its far side may call, each with a reason.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,46 +15,46 @@ pub(crate) struct Policy {
     /// What is checked.
     #[serde(default)]
     pub(crate) gate: Subjects,
-    /// Crates that may be in the closure.
+    /// Crates that may be dependencies of the checked packages.
     #[serde(default)]
     pub(crate) allow: Vec<Allowed>,
     /// Rules of the source scan that a file may break.
     #[serde(default)]
     pub(crate) exception: Vec<Exception>,
-    /// Names that reach nothing outside, whoever calls them.
+    /// Names that reach nothing outside, in any caller.
     #[serde(default)]
     pub(crate) harmless: Vec<Harmless>,
-    /// Types of others whose values end without a word.
+    /// Foreign types whose drop reaches nothing outside.
     #[serde(default)]
     pub(crate) end: Vec<End>,
-    /// Functions of the far side's own by which something leaves it.
+    /// Functions of the far side by which something leaves it.
     #[serde(default)]
     pub(crate) door: Vec<Door>,
     /// What modules of the far side may call.
     #[serde(default)]
     pub(crate) calls: Vec<Calls>,
-    /// Crates of the tree that are in the product, and not behind the gate.
+    /// Crates of the tree that are in the product and not behind the gate.
     #[serde(default)]
     pub(crate) far_side: Vec<FarSide>,
-    /// Crates of the registry that are in the product, and not behind the gate.
+    /// Crates of the registry that are in the product and not behind the gate.
     #[serde(default)]
     pub(crate) product: Vec<Linked>,
 }
 
-/// What is checked.
+/// The packages that are checked.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Subjects {
-    /// What ships: everything that is linked into it counts.
+    /// The package that ships, with everything linked into it.
     pub(crate) product: Option<String>,
-    /// Packages that every layer looks at.
+    /// Packages that every layer checks.
     pub(crate) packages: Vec<String>,
-    /// Packages that are compiled by `types` as well: they hold the proofs, and spend them.
+    /// Packages that `types` compiles as well: they make the proofs and use them.
     #[serde(default)]
     pub(crate) compiled: Vec<String>,
 }
 
-/// A crate that may be in the closure.
+/// A crate that may be a dependency of the checked packages.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Allowed {
@@ -68,7 +68,7 @@ pub(crate) struct Allowed {
     /// Features that may be on.
     #[serde(default)]
     pub(crate) features: Vec<String>,
-    /// Whether it has a build script, which was looked at.
+    /// Whether it has a build script, which a person has read.
     #[serde(default)]
     pub(crate) build_script: bool,
     /// Whether it is a procedural macro.
@@ -95,7 +95,7 @@ pub(crate) struct Exception {
     pub(crate) rule: String,
     /// The file, relative to the workspace; for `expanded` its module's file.
     pub(crate) file: PathBuf,
-    /// What the finding has to contain.
+    /// The text that the finding must contain.
     #[serde(default)]
     pub(crate) about: String,
     /// Why it may.
@@ -106,35 +106,35 @@ pub(crate) struct Exception {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Harmless {
-    /// Crates, modules or items; what is below them, too. `C::` begins the name of what is not written in Rust.
+    /// Crates, modules or items, and everything below them. `C::` is the prefix of names that are not Rust's.
     pub(crate) names: Vec<String>,
-    /// What is below them, and is not harmless.
+    /// Names below them that are not harmless.
     #[serde(default)]
     pub(crate) except: Vec<String>,
-    /// Modules of the far side in which they are not harmless, nor below those.
+    /// Modules of the far side in which, and below which, they are not harmless.
     #[serde(default)]
     pub(crate) not_in: Vec<String>,
-    /// Why nothing gets out by them.
+    /// Why nothing gets out through them.
     pub(crate) why: String,
 }
 
-/// Types of others whose values end without a word, whoever has them.
+/// Foreign types whose drop reaches nothing outside, whichever function drops them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct End {
     /// Types, or modules of types.
     pub(crate) types: Vec<String>,
-    /// What they do at their end.
+    /// What their drop does.
     pub(crate) why: String,
 }
 
-/// Functions of the far side's own by which something leaves it: another module calls them only where it is listed.
+/// Functions of the far side by which something leaves it. Another module may call them only where it is listed.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Door {
-    /// Modules or items; what is below them, too.
+    /// Modules or items, and everything below them.
     pub(crate) names: Vec<String>,
-    /// What leaves by them.
+    /// What leaves through them.
     pub(crate) why: String,
 }
 
@@ -142,49 +142,49 @@ pub(crate) struct Door {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Calls {
-    /// The module, and no other: what is below it has entries of its own.
+    /// The module alone; modules below it have entries of their own.
     pub(crate) module: String,
-    /// Crates, modules or items; what is below them, too.
+    /// Crates, modules or items, and everything below them.
     pub(crate) may: Vec<String>,
     /// Why it may.
     pub(crate) why: String,
 }
 
-/// A crate of the tree that is in the product, and not behind the gate.
+/// A crate of the tree that is in the product and not behind the gate.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct FarSide {
     /// Its name.
     pub(crate) name: String,
-    /// The files, or directories of files, in which it implements devices.
+    /// The files, or directories of files, that may implement devices.
     #[serde(default)]
     pub(crate) adapters: Vec<PathBuf>,
-    /// Its cargo features: on in what ships.
+    /// Its cargo features that are on in what ships.
     #[serde(default)]
     pub(crate) features: Vec<String>,
-    /// Those that are for tests: off in what ships.
+    /// Its cargo features for tests, which are off in what ships.
     #[serde(default)]
     pub(crate) test_features: Vec<String>,
     /// Why it is not behind the gate.
     pub(crate) why: String,
 }
 
-/// Crates of the registry that are in the product, and not behind the gate.
+/// Crates of the registry that are in the product and not behind the gate.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Linked {
     /// Their names.
     pub(crate) crates: Vec<String>,
-    /// Those of them that have a build script, which was read.
+    /// Crates among them with a build script, which a person has read.
     #[serde(default)]
     pub(crate) build_scripts: Vec<String>,
-    /// Those of them that are procedural macros.
+    /// Crates among them that are procedural macros.
     #[serde(default)]
     pub(crate) macros: Vec<String>,
-    /// The names of their libraries, where they are not those of the crates.
+    /// The names of their libraries, where they differ from the crates' names.
     #[serde(default)]
     pub(crate) libraries: BTreeMap<String, String>,
-    /// What they are there for.
+    /// What they are used for.
     pub(crate) why: String,
 }
 
@@ -214,7 +214,7 @@ impl Policy {
         Ok(policy)
     }
 
-    /// Adds what another file allows.
+    /// Adds the entries of another file.
     pub(crate) fn extend(&mut self, other: Self) {
         self.allow.extend(other.allow);
         self.exception.extend(other.exception);

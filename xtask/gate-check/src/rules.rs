@@ -1,4 +1,4 @@
-//! The rules: a stable name, why the rule is there, and how to do it right. This is what a finding teaches.
+//! The rules: a stable name, the reason, and how to do it right. A finding shows these texts.
 
 use super::layer::Layer;
 
@@ -7,7 +7,7 @@ use super::layer::Layer;
 pub(crate) struct Rule {
     /// Its stable name.
     pub(crate) id: &'static str,
-    /// The layer that looks for it; rules of `source` are looked for by `expanded` too.
+    /// The layer that applies it; `expanded` applies the rules of `source` too.
     pub(crate) layer: Layer,
     /// Why it is there.
     pub(crate) why: &'static str,

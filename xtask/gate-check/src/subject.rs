@@ -1,4 +1,4 @@
-//! What is checked: a workspace, the packages in it that every layer looks at, and what is allowed to them.
+//! The subject of the check: a workspace, its packages that every layer checks, and what they may do.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,11 +14,11 @@ pub(crate) const LINUX: &str = "x86_64-unknown-linux-gnu";
 /// What is checked.
 #[derive(Debug)]
 pub(crate) struct Subject {
-    /// The workspace; places are shown relative to it.
+    /// The workspace; shown paths are relative to it.
     pub(crate) root: PathBuf,
-    /// The tree that the policy is of.
+    /// The tree that the policy belongs to.
     pub(crate) tree: PathBuf,
-    /// The manifest that cargo is given.
+    /// The manifest for cargo's `--manifest-path`.
     pub(crate) manifest: PathBuf,
     /// Packages that every layer looks at.
     pub(crate) packages: Vec<String>,
@@ -26,8 +26,7 @@ pub(crate) struct Subject {
     pub(crate) compiled: Vec<String>,
     /// What is allowed.
     pub(crate) policy: Policy,
-    /// Whether entries of the policy that nothing needs are findings: they are for the tree that the
-    /// policy was written for.
+    /// Whether unneeded entries of the policy are findings. They are only in the tree that the policy was written for.
     pub(crate) whole: bool,
     /// All packages of the workspace and their dependencies.
     pub(crate) metadata: Metadata,
@@ -35,8 +34,8 @@ pub(crate) struct Subject {
     pub(crate) target: PathBuf,
     /// Flags for every call of cargo.
     pub(crate) cargo_flags: Vec<String>,
-    /// Whether what cargo compiles is kept in parts for the next time. It costs a half more the first time, and saves a half
-    /// whenever little has changed.
+    /// Whether cargo compiles incrementally. The first compilation takes half again as long; later compilations of small
+    /// changes take half the time.
     pub(crate) incremental: bool,
 }
 
@@ -86,7 +85,7 @@ impl Subject {
             .with_context(|| format!("there is no manifest {}", manifest.display()))?;
         let metadata = metadata(&manifest, &[])?;
         if metadata.workspace_root.as_std_path() != tree {
-            // They are for files of this tree, and another one may have files of the same names.
+            // Exceptions are for files of this tree, and another tree may have files of the same names.
             policy.exception.clear();
         }
         if let Some(path) = allow {
@@ -132,12 +131,13 @@ impl Subject {
         self.packages.iter().map(|name| self.package(name)).collect()
     }
 
-    /// Whether the policy's own tree is looked at, and not a device of somebody else's.
+    /// Whether the policy's own tree is checked, and not a device of another tree.
     pub(crate) fn is_tree(&self) -> bool {
         self.root == self.tree && self.packages == self.policy.gate.packages
     }
 
-    /// Whether a crate that comes from a path is looked at as a device is: here, or when the policy's own tree is.
+    /// Whether a crate that comes from a path is checked like a device: it is a gated package of the policy's own tree, or a
+    /// package of the subject.
     pub(crate) fn is_scanned(&self, package: &Package) -> bool {
         let name = package.name.to_string();
         let own = self.policy.gate.packages.contains(&name)
@@ -145,13 +145,13 @@ impl Subject {
         own || self.packages.contains(&name)
     }
 
-    /// `path` as it is shown.
+    /// `path` as reports show it.
     pub(crate) fn shown(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
         path.strip_prefix(&self.root).unwrap_or(path).to_owned()
     }
 
-    /// `cargo`, at the root, with nothing of the caller's environment that changes what is compiled.
+    /// `cargo` at the root, without the variables of the caller's environment that change what is compiled.
     pub(crate) fn cargo(&self, command: &str) -> Command {
         let mut cargo = bare_cargo();
         cargo.env("CARGO_INCREMENTAL", if self.incremental { "1" } else { "0" });
@@ -161,19 +161,19 @@ impl Subject {
     }
 }
 
-/// Where a package is.
+/// The directory of a package.
 pub(crate) fn package_dir(package: &Package) -> &Path {
     package.manifest_path.parent().map_or_else(|| Path::new("."), |dir| dir.as_std_path())
 }
 
-/// What rustc calls a package's library.
+/// The name that rustc gives the package's library.
 pub(crate) fn library_name(package: &Package) -> Result<String> {
     let library = package.targets.iter().find(|target| target.is_lib());
     let library = library.with_context(|| format!("`{}` has no library", package.name))?;
     Ok(library.name.replace('-', "_"))
 }
 
-/// `cargo` with nothing of the caller's environment that changes what is compiled.
+/// `cargo` without the variables of the caller's environment that change what is compiled.
 fn bare_cargo() -> Command {
     let mut cargo = xtask_common::build::program();
     for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "RUSTC_BOOTSTRAP"]
@@ -186,7 +186,7 @@ fn bare_cargo() -> Command {
 fn metadata(manifest: &Path, flags: &[String]) -> Result<Metadata> {
     ensure!(manifest.is_file(), "there is no manifest {}", manifest.display());
     let mut command = MetadataCommand::new();
-    // The configuration of cargo is that of the directory it is run in.
+    // Cargo reads the configuration of the directory in which it runs.
     command.manifest_path(manifest);
     command.current_dir(manifest.parent().unwrap_or_else(|| Path::new(".")));
     command.other_options(flags.to_vec());

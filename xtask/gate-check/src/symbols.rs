@@ -1,7 +1,7 @@
-//! The layer `symbols`: what the compiled code calls, and which instructions are in it. Names may be hidden from
-//! every other layer; a call is in the end a symbol, and a system call an instruction.
+//! The layer `symbols`: what the compiled code calls, and which instructions it contains. Names may be hidden
+//! from every other layer, but a call is always a symbol in the end, and a system call an instruction.
 //!
-//! Built with `-C link-dead-code`, so that code is there even if nobody calls it.
+//! Built with `-C link-dead-code`, so that code which is never called is there too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,7 +19,7 @@ use super::rules;
 use super::subject::{LINUX, Subject};
 use super::without_std::libraries;
 
-/// What the compiler itself calls, and the linker or the program provides: no way out.
+/// Symbols that the compiler itself calls and that the linker or the program provides: they are no way out.
 const PROVIDED: [&str; 12] = [
     "memcpy",
     "memmove",
@@ -42,11 +42,11 @@ const LIBRARIES: [&str; 3] = ["libcore-", "liballoc-", "libcompiler_builtins-"];
 const CONSTRUCTORS: [&str; 6] =
     [".init_array", ".preinit_array", ".fini_array", ".ctors", ".dtors", ".init"];
 
-/// Looks.
+/// Runs the layer.
 pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     let mut cargo = subject.cargo("build");
-    // Optimized, since only then each crate has its own instances of generic functions: otherwise one that uses
-    // std's could not be told from one that calls std.
+    // Optimized, because only then each crate has its own instances of generic functions. Otherwise a crate that
+    // uses std's instance looks like one that calls std.
     let flags = [
         "-Clink-dead-code",
         "-Cdebuginfo=0",
@@ -99,7 +99,7 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     Ok(Outcome::Looked(findings))
 }
 
-/// What was seen in one function.
+/// A name or an instruction in one function.
 #[derive(Debug)]
 enum Seen {
     Instruction { library: String, function: String, text: String },
@@ -137,7 +137,7 @@ struct Library {
 }
 
 impl Library {
-    /// Reads an rlib; its code too, if it is to be looked at.
+    /// Reads an rlib; its instructions too, if `code` is set.
     fn read(path: &Path, code: bool) -> Result<Self> {
         let data = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let archive = ArchiveFile::parse(data.as_slice())
@@ -231,7 +231,7 @@ impl Library {
     }
 }
 
-/// Functions of a section by their place in it.
+/// The functions of a section, by their offset.
 fn functions(object: &object::File<'_>, section: object::SectionIndex) -> BTreeMap<u64, String> {
     let here = object.symbols().filter(|symbol| symbol.section_index() == Some(section));
     let named = here.filter_map(|symbol| Some((symbol.address(), symbol.name().ok()?.to_owned())));
@@ -250,7 +250,7 @@ fn provided(symbol: &str) -> bool {
     PROVIDED.contains(&symbol) || demangle(symbol).starts_with(PROVIDED_RUST)
 }
 
-/// Whether what is in a section of this name runs before `main`, or at exit.
+/// Whether the contents of this section run before `main` or at exit.
 pub(super) fn is_constructor(section: &str) -> bool {
     let begins = |start: &&str| section == *start || section.starts_with(&format!("{start}."));
     CONSTRUCTORS.iter().any(begins)
@@ -283,7 +283,7 @@ fn reaches(instruction: &Instruction) -> Option<String> {
     }
 }
 
-/// What core, alloc and compiler_builtins define; read once for each toolchain.
+/// The symbols that core, alloc and compiler_builtins define; read once for each toolchain.
 fn toolchain(subject: &Subject) -> Result<Arc<BTreeSet<String>>> {
     static KNOWN: Mutex<BTreeMap<PathBuf, Arc<BTreeSet<String>>>> = Mutex::new(BTreeMap::new());
     let directory = libraries(subject, LINUX)?;

@@ -1,5 +1,5 @@
-//! The layer `types`: the crates as rustc compiles them. Every error is a finding, and so is every file that rustc has read and
-//! the other layers have not looked at.
+//! The layer `types`: the crates as rustc compiles them. Every error is a finding. Every file that rustc read and the other
+//! layers did not check is a finding too.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -14,19 +14,19 @@ use super::finding::{Finding, Outcome, Place};
 use super::rules::{self, Rule};
 use super::subject::{LINUX, Subject, library_name};
 
-/// What the borrow checker says of a value that is kept too long.
+/// The borrow checker's errors for a value that is kept too long.
 const KEPT: [&str; 10] =
     ["E0310", "E0499", "E0502", "E0505", "E0506", "E0521", "E0597", "E0621", "E0700", "E0716"];
-/// What the compiler says of a value that is made where it must not be.
+/// The compiler's errors for a value that is made where that is not allowed.
 const PRIVATE: [&str; 6] = ["E0423", "E0451", "E0603", "E0616", "E0624", "E0639"];
-/// The types of which the rules are about.
+/// The types that the rules are about.
 const GATED: [&str; 8] =
     ["EffectToken", "Held", "Pending", "Verdict", "Gate", "Committed", "Alone", "Performable"];
 
-/// What lends guest memory.
+/// Types and methods that lend guest memory.
 const LENT: [&str; 2] = ["Chain", "chain"];
 
-/// Looks.
+/// Runs the layer.
 pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     let mut cargo = subject.cargo("check");
     cargo.args(["--lib", "--all-features", "--keep-going", "--target", LINUX]);
@@ -46,7 +46,7 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     Ok(Outcome::Looked(findings))
 }
 
-/// Compares the files that rustc says it has read with those that the scans look at.
+/// Compares the files that rustc read with the files that the scans check.
 fn files(subject: &Subject, package: &Package, compiled: &Compiled) -> Result<Vec<Finding>> {
     let read = DepInfo::of_library(subject, compiled, &library_name(package)?)?.files;
     let scanned = super::source::modules(package)?;

@@ -1,5 +1,5 @@
-//! The layers `bare` and `linux-core`: the crates compiled where there is no std, once for a target that has
-//! no operating system, once for Linux with a sysroot of core and alloc alone, so that no `cfg` hides code.
+//! The layers `bare` and `linux-core`: compile the crates without std, once for a target that has no
+//! operating system, and once for Linux with a sysroot of core and alloc alone, so that no `cfg` hides code.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -14,16 +14,16 @@ use super::rules::{self, Rule};
 use super::subject::{LINUX, Subject};
 use xtask_common::build;
 
-/// What is left in the sysroot.
+/// Libraries that stay in the sysroot.
 const LEFT: [&str; 3] = ["libcore-", "liballoc-", "libcompiler_builtins-"];
 
-/// Looks, on the target that has no operating system.
+/// Runs the layer `bare`: a target without an operating system.
 pub(crate) fn look_bare(subject: &Subject) -> Result<Outcome> {
     build::ensure_bare_target()?;
     look(subject, build::BARE_TARGET, None, &rules::NO_STD_BARE)
 }
 
-/// Looks, on Linux without std.
+/// Runs the layer `linux-core`: Linux without std.
 pub(crate) fn look_linux(subject: &Subject) -> Result<Outcome> {
     let sysroot = sysroot(subject)?;
     look(subject, LINUX, Some(&sysroot), &rules::NO_STD_LINUX)
@@ -38,7 +38,8 @@ fn look(
     let mut cargo = subject.cargo("check");
     cargo.args(["--lib", "--all-features", "--keep-going", "--target", target]);
     if let Some(sysroot) = sysroot {
-        // With `--target` these flags are for the target alone: serde_derive runs on the host, with its std.
+        // With `--target` these flags apply to the target only: serde_derive runs on the host, with the
+        // host's std.
         let flags = ["--sysroot".into(), sysroot.as_os_str().to_owned()];
         cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}".as_ref()));
     }
@@ -50,7 +51,7 @@ fn look(
     Ok(Outcome::Looked(compiled.errors.iter().map(finding).collect()))
 }
 
-/// A sysroot for Linux of links to core, alloc and compiler_builtins of the toolchain.
+/// A sysroot for Linux with links to core, alloc and compiler_builtins of the toolchain.
 fn sysroot(subject: &Subject) -> Result<PathBuf> {
     let libraries = libraries(subject, LINUX)?;
     let sysroot = subject.target.join("linux-core-sysroot");
@@ -58,7 +59,7 @@ fn sysroot(subject: &Subject) -> Result<PathBuf> {
     fs::create_dir_all(&inside).with_context(|| format!("cannot make {}", inside.display()))?;
     for old in fs::read_dir(&inside)? {
         let old = old?.path();
-        // Links to a toolchain that was here before this one.
+        // These links point to a toolchain that was installed here before.
         if old.parent().is_some() && fs::read_link(&old)?.parent() != Some(&*libraries) {
             fs::remove_file(&old)?;
         }
@@ -84,7 +85,7 @@ fn sysroot(subject: &Subject) -> Result<PathBuf> {
     Ok(sysroot)
 }
 
-/// Where the toolchain has its libraries for a target.
+/// The directory of the toolchain's libraries for a target.
 pub(crate) fn libraries(subject: &Subject, target: &str) -> Result<PathBuf> {
     let output = Command::new("rustc")
         .current_dir(&subject.root)

@@ -1,8 +1,8 @@
-//! `cargo xtask gate --witness`: a second opinion, of a tool that knows nothing of this one. `cargo acl` (cackle) follows each
-//! reference in linked code to the crate that it came from; no crate behind the gate may use std or `unsafe`.
+//! `cargo xtask gate --witness`: a second opinion from an independent tool. `cargo acl` (cackle) follows each reference in linked
+//! code to the crate that it came from; no crate behind the gate may use std or `unsafe`.
 //!
-//! It looks at programs, so it is given one that all devices are linked into; and then the same with an attack in it, which it has
-//! to see, or its silence says nothing.
+//! The tool checks programs, so it is given a program that links all devices. It then checks the same program with an attack in
+//! it, and must report the attack; otherwise a clean result would prove nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,18 +14,18 @@ use super::self_test::{Attack, Scratch};
 use super::subject::{Subject, package_dir};
 use xtask_common::build;
 
-/// The release of cargo-acl that was tried.
+/// The release of cargo-acl that was tested.
 const VERSION: &str = "0.9.0";
-/// Attacks that it can see, and what it says of each.
+/// Attacks that the tool can detect, and its message for each.
 const SEEN: [(&str, &str); 3] = [
     ("extern-crate-std", "'kemari-devices' uses disallowed API `std`"),
     ("thread-in-a-device", "'kemari-devices' uses disallowed API `std`"),
     ("token-transmuted", "`kemari-devices` uses unsafe"),
 ];
-/// One reference into the devices' only object brings all of it in.
+/// One reference into the devices' only object links all of the object.
 const PROGRAM: &str = "//! Holds all devices.\n\nfn main() {\n    std::hint::black_box(<kemari_devices::Beeper as io_gate::Device>::reset as fn(&mut _));\n}\n";
 
-/// Looks at the tree and at the attacks; `true` when it finds nothing in the one and each of the others.
+/// Checks the tree and the attacks; `true` when the tool finds nothing in the tree and finds each attack.
 pub(crate) fn run() -> Result<bool> {
     let subject = Subject::tree(build::repository(), None, vec!["--locked".to_owned()])?;
     let folder = subject.target.join("witness");
@@ -55,7 +55,7 @@ pub(crate) fn run() -> Result<bool> {
     Ok(passed)
 }
 
-/// What it says of a tree, if it finds anything.
+/// The tool's message about a tree, if it finds anything.
 fn look(tool: &Path, subject: &Subject, folder: &Path) -> Result<Option<String>> {
     let program = folder.join("program");
     fs::create_dir_all(program.join("src"))
@@ -70,7 +70,7 @@ fn look(tool: &Path, subject: &Subject, folder: &Path) -> Result<Option<String>>
     fs::copy(subject.root.join("rust-toolchain.toml"), program.join("rust-toolchain.toml"))?;
     let mut acl = Command::new(tool);
     acl.current_dir(&program).args(["acl", "--no-ui", "--no-backtrace", "--colour", "never"]);
-    // What nobody calls is looked at, too.
+    // Code that is never called is checked too.
     acl.env("RUSTFLAGS", "-Clink-dead-code").env_remove("CARGO_ENCODED_RUSTFLAGS");
     let output = acl.output().with_context(|| format!("cannot run {}", tool.display()))?;
     let said = [output.stdout, output.stderr].concat();

@@ -1,4 +1,4 @@
-//! Compiled code as a graph: which function, and which table of functions, names which other.
+//! Compiled code as a graph: which function or table of functions names which other.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -13,13 +13,13 @@ use object::{
 
 use super::super::symbols::{is_constructor, reaches_kernel};
 
-/// How the names of sections begin that the compiler makes for functions and data.
+/// Prefixes of the sections that the compiler makes for functions and data.
 const USUAL: [&str; 8] =
     [".text", ".rodata", ".data", ".bss", ".tdata", ".tbss", ".eh_frame", ".gcc_except_table"];
 
-/// A function, or a piece of data, by its place in [`Code`].
+/// A function, or a piece of data, as its index in [`Code`].
 pub(super) type Node = usize;
-/// Where named things begin in a section.
+/// The named items of each section, by their start.
 type Places = HashMap<SectionIndex, BTreeMap<u64, Node>>;
 
 /// See the module.
@@ -30,18 +30,18 @@ pub(super) struct Code {
     pub(super) constructors: BTreeSet<String>,
     /// Other sections that the compiler does not make by itself.
     pub(super) unusual: BTreeSet<String>,
-    /// Functions and data that other objects know by a name which is none of Rust's.
+    /// Functions and data that other objects know by a name that is not a Rust name.
     pub(super) exported: BTreeSet<String>,
-    /// Those that are known by their name in every object.
+    /// Items that every object knows by the same name.
     by_name: BTreeMap<String, Node>,
 }
 
-/// Something in compiled code that has a name.
+/// An item of compiled code.
 #[derive(Debug, Default)]
 pub(super) struct Named {
     /// Its symbol; empty for data without one.
     pub(super) symbol: String,
-    /// Whether its code, or its data, is here.
+    /// Whether its code or data is in the objects that were read.
     pub(super) is_here: bool,
     /// What it names.
     pub(super) uses: BTreeSet<Node>,
@@ -50,7 +50,7 @@ pub(super) struct Named {
 }
 
 impl Code {
-    /// Reads what was compiled of a program.
+    /// Reads the object file of a program.
     pub(super) fn read_object(&mut self, path: &Path) -> Result<()> {
         let data = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let object = object::File::parse(data.as_slice())
@@ -118,13 +118,13 @@ impl Code {
         Ok(())
     }
 
-    /// Notes the sections that do not come of functions and data alone.
+    /// Records the sections that do not come from functions and data alone.
     fn sections(&mut self, object: &object::File<'_>, places: &Places) {
         for section in object.sections().filter(|section| section.size() > 0 && is_loaded(section))
         {
             let name = section.name().unwrap_or_default();
             let is_in = |usual: &[&str]| usual.iter().any(|start| name.starts_with(start));
-            // Nothing that has a name is among the frames: they are looked at by nobody here.
+            // Frames are not checked, so no named item may be in their section.
             let holds_names = places.contains_key(&section.index()) && is_frames(name);
             if is_constructor(name) {
                 self.constructors.insert(name.to_owned());
@@ -161,7 +161,7 @@ impl Code {
     }
 }
 
-/// Whether the compiler gives this name: mangled (v0), the entry of a program, or a reference to its unwinder.
+/// Whether the compiler gives this name: v0 mangling, a program's entry, or a reference to its unwinder.
 fn is_rusts(name: &str) -> bool {
     name.starts_with("_R") || ["main", "DW.ref.rust_eh_personality"].contains(&name)
 }
@@ -188,7 +188,7 @@ fn is_frames(section: &str) -> bool {
     section == ".eh_frame"
 }
 
-/// Whether it is there while the program runs.
+/// Whether the section is loaded when the program runs.
 fn is_loaded(section: &object::Section<'_, '_>) -> bool {
     let SectionFlags::Elf { sh_flags, .. } = section.flags() else { return true };
     sh_flags.contains(object::elf::SHF_ALLOC)

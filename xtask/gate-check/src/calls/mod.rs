@@ -1,10 +1,11 @@
-//! The layer `calls`: which module of the far side calls what reaches outside, by the compiled code. Whatever name it is called
-//! by, and whatever macro wrote it: a function that is called, or put into a table, is named there.
+//! The layer `calls`: which module of the far side calls functions that reach outside, judged by the compiled code. Aliases and
+//! macros do not matter: the compiled code names each function that is called or put into a table.
 //!
 //! Everything outside of the far side's own crates belongs to a family of names: a module of std, another crate, or libc's
-//! functions. What is not listed as harmless may be called in the listed modules only, and so may the far side's own doors. A
-//! module is where the code stands, whatever type it is of. What a foreign value does at its end is called by whoever ends it.
-//! Compiled as it ships, but not optimized: so no function has been dissolved in its caller.
+//! functions. A function that is not listed as harmless may be called only in the listed modules; the same holds for the far
+//! side's own doors. A function belongs to the module that contains its code, whatever its type. Code that runs when a foreign
+//! value is dropped counts as called by the function that drops it. The product is compiled as it ships, but not optimized, so no
+//! function is inlined into its caller.
 
 mod code;
 mod name;
@@ -26,9 +27,9 @@ use super::policy::Policy;
 use super::rules;
 use super::subject::{Subject, library_name};
 
-/// Looks.
+/// Runs the layer.
 pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
-    // A device that lives elsewhere has no product.
+    // A device outside of this tree has no product.
     let (Some(product), true) = (&subject.policy.gate.product, subject.is_tree()) else {
         return Ok(Outcome::Looked(Vec::new()));
     };
@@ -59,7 +60,7 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     Ok(Outcome::Looked(found.collect()))
 }
 
-/// Devices that are implemented where none may be.
+/// Devices that are implemented where that is not allowed.
 fn devices(subject: &Subject, code: &Code) -> Result<BTreeSet<Finding>> {
     let mut found = BTreeSet::new();
     for node in &code.nodes {
@@ -71,7 +72,7 @@ fn devices(subject: &Subject, code: &Code) -> Result<BTreeSet<Finding>> {
     Ok(found)
 }
 
-/// The product's program, and where its own code is to be put.
+/// The product's program, and the path for its own object file.
 fn program(subject: &Subject, product: &str) -> Result<(String, PathBuf)> {
     let package = subject.package(product)?;
     let programs: Vec<_> = package.targets.iter().filter(|target| target.is_bin()).collect();
@@ -83,17 +84,17 @@ fn program(subject: &Subject, product: &str) -> Result<(String, PathBuf)> {
 fn compile(subject: &Subject, product: &str, program: &str, object: &Path) -> Result<Compiled> {
     let mut cargo = cargo(subject, product, program)?;
     cargo.args(["--message-format", "json", "--quiet", "--"]);
-    // Nobody runs the program: with all that nobody calls in it, linking would take as long as compiling.
+    // The program is not run: linking it with all uncalled code would take as long as compiling it.
     let obj = format!("--emit=obj={}", object.display());
     compile::run_as_given(cargo.arg(obj).arg("-Clinker=true"))
 }
 
-/// Cargo, told to compile the product as this layer does.
+/// A cargo command that compiles the product as this layer does.
 fn cargo(subject: &Subject, product: &str, program: &str) -> Result<Command> {
     let target = subject.target.join("calls");
     fs::create_dir_all(&target).with_context(|| format!("cannot make {}", target.display()))?;
     let mut cargo = subject.cargo("rustc");
-    // Names of functions with their types in them; and code is there even if nobody calls it yet.
+    // v0 names contain types; link-dead-code keeps code that is not called yet.
     let flags = ["-Csymbol-mangling-version=v0", "-Clink-dead-code"];
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0").env("CARGO_PROFILE_RELEASE_DEBUG", "0");
@@ -101,7 +102,7 @@ fn cargo(subject: &Subject, product: &str, program: &str) -> Result<Command> {
     Ok(cargo)
 }
 
-/// Compiles and links the product as this layer does, to be run: its libraries are compiled once.
+/// Compiles and links the product as this layer does, to run it: its libraries are compiled once.
 pub(crate) fn runnable(subject: &Subject) -> Result<PathBuf> {
     let product = subject.policy.gate.product.as_ref().context("gate.toml names no product")?;
     let (program, object) = program(subject, product)?;
@@ -124,10 +125,10 @@ fn made<'c>(compiled: &'c Compiled, library: &str) -> Result<&'c Path> {
     Ok(made[0])
 }
 
-/// A function of the far side, and what it uses.
+/// A function of the far side, and a name that it uses.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Use {
-    /// Where the function's code stands.
+    /// The module that contains the function's code.
     module: String,
     /// The function.
     user: String,
@@ -135,13 +136,13 @@ struct Use {
     used: String,
 }
 
-/// What is known of a function, or of a piece of data, by its name.
+/// What a symbol's name says of a function or of a piece of data.
 struct Known {
-    /// By which it is called: empty for a constant, which the compiler has named.
+    /// The path by which it is called; empty for a constant that the compiler named.
     path: String,
-    /// Where its code stands; empty for what is not Rust's.
+    /// The module that contains its code; empty for code that is not Rust's.
     module: String,
-    /// The trait's method that it is, if it is one.
+    /// The trait method that it implements, if any.
     of_trait: Option<String>,
 }
 
@@ -156,12 +157,12 @@ impl Known {
     }
 }
 
-/// Whether a path is of the language's own libraries, which reach nothing.
+/// Whether a path is in core or alloc, which reach nothing outside.
 fn is_languages(path: &str) -> bool {
     is_below(path, "core") || is_below(path, "alloc")
 }
 
-/// What is allowed, as questions about one function.
+/// The rules of gate.toml, as questions about one function.
 struct Rules<'p> {
     own: &'p [String],
     policy: &'p Policy,
@@ -178,14 +179,14 @@ impl Rules<'_> {
         entries.any(|entry| is_below(&entry.names) && !is_below(&entry.except))
     }
 
-    /// By what a foreign function is not harmless, if it is not: its name, its trait, or where it stands. A text has a method that
-    /// looks it up as a name of a host; a shared pointer has one that writes to the file that it points to.
+    /// Why a foreign function is not harmless, if it is not: its name, its trait, or its module. Traits count because `str` has a
+    /// method that looks it up as a host name, and `Arc<File>` has one that writes to the file.
     fn harmful(&self, known: &Known, named: &Named) -> Option<String> {
         let Known { path, module, of_trait } = known;
         if path.is_empty() {
             return None;
         }
-        // What reaches the kernel by itself does so by whatever name.
+        // An instruction that reaches the kernel counts whatever the function's name is.
         if !named.instructions.is_empty() {
             return Some(path.clone());
         }
@@ -193,14 +194,14 @@ impl Rules<'_> {
         if !named.is_here {
             return self.unseen(known, &demangle(&named.symbol), passes);
         }
-        // What it calls is followed, for whatever type it was made.
+        // The calls of such a generic instance are followed, whatever its types are.
         if is_languages(module) {
             return None;
         }
         [path].into_iter().chain(of_trait).find(|path| !passes(path)).cloned()
     }
 
-    /// The same of what another crate has made, of which nothing is here but its name.
+    /// The same for a function that another crate compiled: only its name is available.
     fn unseen(&self, known: &Known, whole: &str, passes: impl Fn(&str) -> bool) -> Option<String> {
         let Known { path, module, of_trait } = known;
         let is_languages = is_languages(module);
@@ -208,7 +209,8 @@ impl Rules<'_> {
         if let Some(name) = name.filter(|_| !is_languages) {
             return Some(name.clone());
         }
-        // Whose functions an instance may call is in its name: besides its own type and trait, those of its arguments.
+        // The name of an instance lists all types whose functions it may call: its own type and trait, and those of its
+        // arguments.
         let is_own = |other: &str| {
             is_below(path, other) || of_trait.as_ref().is_some_and(|name| is_below(name, other))
         };
@@ -216,13 +218,13 @@ impl Rules<'_> {
         if !others_pass && !self.ends_quietly(whole) {
             return Some(whole.to_owned());
         }
-        // Mostly its name says where it stands.
+        // Usually the function's name includes its module.
         let mut names = [path].into_iter().chain(of_trait);
         let is_said = module.is_empty() || names.any(|name| is_below(name, module));
         (!is_said && !passes(module)).then(|| format!("{module}::{whole}"))
     }
 
-    /// Whether an instance does no more than hand values over and end them, of types whose end is known.
+    /// Whether an instance only moves and drops values, of types whose drop is known.
     fn ends_quietly(&self, instance: &str) -> bool {
         let is_in = |path: &str, names: &[String]| names.iter().any(|name| is_below(path, name));
         let is_known = |path: &str| self.policy.end.iter().any(|entry| is_in(path, &entry.types));
@@ -230,7 +232,7 @@ impl Rules<'_> {
     }
 
     fn is_door(&self, known: &Known) -> bool {
-        // A door hands its closures to others itself.
+        // A closure of a door is passed to others by the door itself.
         if known.path.contains("::{closure") {
             return false;
         }
@@ -239,7 +241,7 @@ impl Rules<'_> {
         self.policy.door.iter().flat_map(|entry| &entry.names).any(is_below)
     }
 
-    /// Whether something that is harmless otherwise is not in this module.
+    /// Whether a name that is harmless elsewhere is not harmless in this module.
     fn is_barred(&self, module: &str, path: &str) -> bool {
         let entries = self.policy.harmless.iter();
         let mut here =
@@ -270,8 +272,8 @@ fn uses(code: &Code, rules: &Rules<'_>) -> BTreeSet<Use> {
         for instruction in &code.nodes[user].instructions {
             told(&format!("instruction {instruction}"));
         }
-        // Instances of others' generic functions are in our crates: what they use, their user does. So it is with what values of
-        // others' types do at their end.
+        // Instances of foreign generic functions are compiled into our crates: what they use counts as used by their caller. The
+        // same holds for the code that drops values of foreign types.
         let mut left: Vec<Node> = code.nodes[user].uses.iter().copied().collect();
         let mut seen = BTreeSet::new();
         while let Some(next) = left.pop() {

@@ -1,6 +1,6 @@
-//! The names of compiled functions: whose a function is, and to which family of names it belongs.
+//! The names of compiled functions: which crate a function belongs to, and which family of names.
 
-/// A name, as rustc mangles it, in words: paths without the hashes of crates. What is not Rust's is a name of C.
+/// A symbol as a readable name: paths without the hashes of crates. Other names are C names.
 pub(super) fn demangle(symbol: &str) -> String {
     match rustc_demangle::try_demangle(symbol) {
         Ok(name) => format!("{name:#}"),
@@ -8,7 +8,8 @@ pub(super) fn demangle(symbol: &str) -> String {
     }
 }
 
-/// The path by which a function is known: of a method, that of its type, or of its trait where the type is nobody's.
+/// The path by which a function is known. For a method it is the path of its type, or of its trait if the type belongs
+/// to no crate.
 ///
 /// `<a::B>::c`, `<a::B as d::E>::c` and `<&mut a::B<f::G> as d::E>::c` are of `a::B`; `<[u8] as d::E>::c` is of `d::E`.
 pub(super) fn path(name: &str) -> String {
@@ -25,14 +26,15 @@ pub(super) fn path(name: &str) -> String {
     }
 }
 
-/// The path of the trait whose method it is, where it is one's.
+/// The path of the trait, if the function is a trait's method.
 pub(super) fn trait_path(name: &str) -> Option<String> {
     let (whole, method) = split_closing(name.strip_prefix('<')?);
     let (_, of_trait) = split_as(whole)?;
     Some(format!("{}{}", type_path(of_trait)?, plain(method)))
 }
 
-/// The path of the crate's item that a type is, through references, slices and the like; none for what is of no crate.
+/// The path of the crate's item that a type names, through references, slices and the like; none for a type of no
+/// crate.
 fn type_path(text: &str) -> Option<String> {
     let mut text = text.trim();
     loop {
@@ -46,19 +48,19 @@ fn type_path(text: &str) -> Option<String> {
         return Some(path(text));
     }
     let found = plain(text);
-    // A function's type is nobody's.
+    // A function type belongs to no crate.
     let is_path = found.contains("::") && !found.contains('(');
     is_path.then_some(found)
 }
 
-/// Without arguments of types, and what follows the path.
+/// A path without its type arguments, and the text after the path.
 fn plain(text: &str) -> String {
     let (mut depth, mut out) = (0_usize, String::new());
     let mut last = ' ';
     for letter in text.chars() {
         match letter {
             '<' => depth += 1,
-            // The arrow of a function's type is no end.
+            // The arrow of a function's type closes no bracket.
             '>' if last != '-' => depth = depth.saturating_sub(1),
             ' ' | ',' | ';' | ']' | ')' | '+' if depth == 0 => break,
             _ if depth == 0 => out.push(letter),
@@ -69,7 +71,7 @@ fn plain(text: &str) -> String {
     out.replace("::::", "::").trim_end_matches("::").to_owned()
 }
 
-/// What is within the angle bracket that was opened before `text`, and what follows it.
+/// The text within the angle bracket that was opened before `text`, and the text after it.
 fn split_closing(text: &str) -> (&str, &str) {
     let (mut depth, mut last) = (1_usize, ' ');
     for (at, letter) in text.char_indices() {
@@ -86,7 +88,7 @@ fn split_closing(text: &str) -> (&str, &str) {
     (text, "")
 }
 
-/// `a as b` in its two parts, where the `as` is not within brackets.
+/// Splits `a as b` at an `as` that is not within brackets.
 fn split_as(text: &str) -> Option<(&str, &str)> {
     let (mut depth, mut last) = (0_usize, ' ');
     for (at, letter) in text.char_indices() {
@@ -104,7 +106,7 @@ fn split_as(text: &str) -> Option<(&str, &str)> {
     None
 }
 
-/// All paths that a name has in it.
+/// All paths in a name.
 pub(super) fn mentioned(name: &str) -> impl Iterator<Item = &str> {
     let is_of_path = |letter: char| letter.is_alphanumeric() || "_:{}#".contains(letter);
     let words = name.split(move |letter| !is_of_path(letter));

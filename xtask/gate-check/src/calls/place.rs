@@ -1,12 +1,12 @@
-//! Where a function's code stands: its module, as rustc's names for the linker tell it (the mangling v0).
+//! The module that contains a function's code, read from rustc's symbol names (v0 mangling).
 //!
-//! A method stands where its `impl` does, which may be another module than that of its type; a function written by a
-//! foreign crate's macro stands where the macro is used. A closure, and what a function defines within itself, stands where
-//! the function does.
+//! A method belongs to the module of its `impl`, which may differ from the module of its type. A function written by a
+//! foreign crate's macro belongs to the module that uses the macro. A closure, and an item inside of a function, belongs to
+//! the function's module.
 
 use super::name;
 
-/// The module of a function; none for what is not Rust's, or has a name of the former mangling.
+/// The module of a function; none for a function that is not Rust's or has a legacy mangled name.
 pub(super) fn module(symbol: &str) -> Option<String> {
     let names = symbol.strip_prefix("_R")?;
     let mut reader = Reader { names: names.as_bytes(), at: 0, depth: 0 };
@@ -20,7 +20,7 @@ pub(super) fn module(symbol: &str) -> Option<String> {
     }
 }
 
-/// As deep as a name is read: more is no compiler's.
+/// Maximum nesting of a name: the compiler makes no deeper one.
 const DEEPEST: usize = 256;
 
 /// What a path says of its module.
@@ -29,7 +29,7 @@ enum Stands {
     Module(String),
     /// It is a function of this module, or within one.
     Within(String),
-    /// It is a method that a trait provides: the trait's module counts.
+    /// It is a provided method of a trait: the trait's module counts.
     InTrait,
 }
 
@@ -40,7 +40,7 @@ struct Reader<'n> {
 }
 
 impl Reader<'_> {
-    /// The path that begins here. What follows the part that tells its module is not read.
+    /// The path that begins here. The part after its module is not read.
     fn path(&mut self) -> Option<Stands> {
         self.depth += 1;
         if self.depth > DEEPEST {
@@ -86,7 +86,7 @@ impl Reader<'_> {
         Some(next)
     }
 
-    /// `s`, and a number that tells two of one name apart.
+    /// `s` and a number, which distinguishes two items of one name.
     fn disambiguator(&mut self) -> Option<()> {
         if self.names.get(self.at) == Some(&b's') {
             self.at += 1;
@@ -95,7 +95,7 @@ impl Reader<'_> {
         Some(())
     }
 
-    /// A number to the base 62, and `_`.
+    /// A base-62 number and `_`.
     fn number(&mut self) -> Option<usize> {
         let mut value: Option<usize> = None;
         loop {
@@ -112,7 +112,7 @@ impl Reader<'_> {
 
     fn identifier(&mut self) -> Option<String> {
         self.disambiguator()?;
-        // Letters beyond ASCII are encoded: two names stay two names.
+        // Non-ASCII letters are encoded: different names stay different.
         if self.names.get(self.at) == Some(&b'u') {
             self.at += 1;
         }
@@ -120,7 +120,7 @@ impl Reader<'_> {
         while let Some(digit) = self.names.get(self.at).filter(|digit| digit.is_ascii_digit()) {
             len = len.checked_mul(10)?.checked_add(usize::from(digit - b'0'))?;
             self.at += 1;
-            // A length has no zero in front.
+            // A length has no leading zero.
             if len == 0 {
                 break;
             }

@@ -1,4 +1,4 @@
-//! Cargo.lock, as far as it matters here.
+//! Cargo.lock: the fields that the check needs.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::super::finding::{Finding, Place};
 use super::super::rules;
 use super::super::subject::Subject;
 
-/// The registry that everybody has.
+/// The two names of crates.io.
 pub(super) const CRATES_IO: [&str; 2] =
     ["registry+https://github.com/rust-lang/crates.io-index", "sparse+https://index.crates.io/"];
 
@@ -45,7 +45,7 @@ impl Lock {
         })
     }
 
-    /// What does not come from crates.io with a checksum, of all that is built in this tree.
+    /// Packages in this tree that do not come from crates.io with a checksum.
     pub(super) fn findings(&self) -> Vec<Finding> {
         let place = || Some(Place::line("Cargo.lock", 1));
         let foreign = |locked: &Locked| {

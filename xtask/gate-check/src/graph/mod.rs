@@ -1,4 +1,4 @@
-//! The layer `graph`: everything that the crates depend on, for every target, against the allow-list; and everything that the
+//! The layer `graph`: checks all dependencies of the crates, for every target, against the allow-list, and everything that the
 //! product is built from.
 
 mod lock;
@@ -17,7 +17,7 @@ use super::policy::{Allowed, Source};
 use super::rules;
 use super::subject::{Subject, package_dir};
 
-/// Looks.
+/// Runs the layer.
 pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     let closure = closure(subject)?;
     let lock = Lock::read(subject)?;
@@ -59,7 +59,8 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     Ok(Outcome::Looked(findings))
 }
 
-/// Name and version of every crate that packages are built from, with the features that are on when they are built by themselves.
+/// Name and version of every crate that packages are built from, with the features that are on when the packages are built by
+/// themselves.
 pub(super) type Closure = BTreeMap<(String, String), BTreeSet<String>>;
 
 fn closure(subject: &Subject) -> Result<Closure> {
@@ -99,7 +100,7 @@ fn package<'a>(subject: &'a Subject, name: &str, version: &str) -> Result<&'a Pa
     found.with_context(|| format!("cargo metadata does not know {name} {version}"))
 }
 
-/// The line of a manifest that brings the crate in: of a checked package, or of whoever does on the way.
+/// The line of a manifest that brings the crate in: the checked package's line for the first crate on the way.
 fn place(subject: &Subject, name: &str) -> Result<Place> {
     let first = way_to(subject, name).into_iter().nth(1).unwrap_or_else(|| name.to_owned());
     for package in subject.checked()? {
@@ -230,7 +231,8 @@ fn stale(subject: &Subject, closure: &Closure) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// What the manifest of a checked package says: what is checked is what ships only where there is one program.
+/// Findings in the manifest of a checked package: there must be one way to build it, or the checked program is not the one that
+/// ships.
 fn manifest(subject: &Subject, package: &Package) -> Vec<Finding> {
     let place = Place::line(subject.shown(&package.manifest_path), 1);
     let name = &package.name;

@@ -1,5 +1,5 @@
-//! What the monitor is made of: every crate that is linked into it, or runs while it is built, is one of the tree's own that the
-//! layers look at, or comes from crates.io, by its own name, and is on the list with a reason.
+//! The crates of the monitor. Every crate that is linked into it, or that runs while it is built, is either a crate of the tree
+//! that the layers check, or comes from crates.io under its own name and is on the list with a reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,10 +14,10 @@ use super::super::rules::{self, Rule};
 use super::super::subject::{LINUX, Subject, package_dir};
 use super::{Closure, is, tree};
 
-/// Sections of a manifest that put another crate in the place of one.
+/// Sections of a manifest that replace a crate by another.
 const REPLACES: [&str; 2] = ["patch", "replace"];
 
-/// Looks.
+/// Checks the product's crates.
 pub(super) fn look(subject: &Subject) -> Result<Vec<Finding>> {
     let (Some(product), true) = (&subject.policy.gate.product, subject.is_tree()) else {
         return Ok(Vec::new());
@@ -41,7 +41,7 @@ pub(in super::super) fn closure(subject: &Subject, product: &str) -> Result<Clos
     tree(subject, &["--target", LINUX], &[product])
 }
 
-/// The packages of a name and a version: from several places, if somebody hides one behind another.
+/// The packages with a name and a version. There are several if one package hides behind another.
 pub(in super::super) fn packages<'s>(
     subject: &'s Subject,
     name: &'s str,
@@ -111,7 +111,7 @@ fn library(package: &Package) -> Option<&str> {
     found.map(|target| target.name.as_str())
 }
 
-/// The manifests of the tree that put another crate in the place of one.
+/// The manifests of the tree that replace a crate by another.
 fn replaced(subject: &Subject) -> Result<Vec<Finding>> {
     let members = &subject.metadata.workspace_members;
     let members = subject.metadata.packages.iter().filter(|package| members.contains(&package.id));
@@ -137,7 +137,7 @@ fn replaces(manifest: &toml::Table) -> impl Iterator<Item = &'static str> {
     REPLACES.into_iter().filter(|key| manifest.contains_key(*key))
 }
 
-/// The cargo features of a crate of the tree: which are on in what ships, and which never are.
+/// The cargo features of a crate of the tree: which features are on in what ships, and which are for tests only.
 fn features(subject: &Subject, entry: &FarSide, closure: &Closure) -> Result<Vec<Finding>> {
     let package = subject.package(&entry.name)?;
     let on: BTreeSet<&String> = closure
@@ -164,7 +164,7 @@ fn features(subject: &Subject, entry: &FarSide, closure: &Closure) -> Result<Vec
     Ok(unlisted.chain(off).chain(tests).collect())
 }
 
-/// What is on the list, and not in the product.
+/// Entries of the list that are not in the product.
 fn stale(policy: &Policy, subject: &Subject, closure: &Closure) -> Vec<Finding> {
     let mut in_product: BTreeMap<&str, Vec<&Package>> = BTreeMap::new();
     for (name, version) in closure.keys() {
@@ -198,7 +198,7 @@ fn stale(policy: &Policy, subject: &Subject, closure: &Closure) -> Vec<Finding> 
 }
 
 fn place(subject: &Subject, package: &Package) -> Place {
-    // A crate of the registry is named in somebody's manifest, and in Cargo.lock for certain.
+    // A crate of the registry is named in some manifest, and always in Cargo.lock.
     match package.source {
         None => Place::line(subject.shown(package_dir(package).join("Cargo.toml")), 1),
         Some(_) => Place::line("Cargo.lock", 1),

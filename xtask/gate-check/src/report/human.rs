@@ -1,4 +1,4 @@
-//! For people: one line per layer, then each finding with the reason and the remedy.
+//! The report for people: one line per layer, then each finding with the reason and the remedy.
 
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! What was found, for people and for programs.
+//! Reports the findings, for people and for programs.
 
 mod github;
 mod human;
@@ -18,10 +18,10 @@ use super::finding::{Finding, Outcome};
 use super::layer::Layer;
 use super::subject::Subject;
 
-/// What one layer has to say.
+/// The result of one layer.
 #[derive(Debug)]
 pub(crate) struct Looked {
-    /// Which.
+    /// The layer.
     pub(crate) layer: Layer,
     /// How it ended.
     pub(crate) outcome: Outcome,
@@ -29,10 +29,11 @@ pub(crate) struct Looked {
     pub(crate) time: Duration,
 }
 
-/// A finding, and the other layers that have seen the same.
+/// A finding, and the other layers that report the same.
 pub(crate) type Merged<'a> = (&'a Finding, Vec<Layer>);
 
-/// Findings of several layers about one thing, as one: the first layer's, in the order of the report.
+/// Merges findings of several layers about one thing into the first layer's finding, in the order of
+/// the report.
 pub(crate) fn merged(looked: &[Looked]) -> Vec<Merged<'_>> {
     let mut merged: Vec<Merged<'_>> = Vec::new();
     for finding in looked.iter().flat_map(|looked| looked.outcome.findings()) {
@@ -59,7 +60,7 @@ fn same(one: &Finding, other: &Finding) -> bool {
     }
     match (error(one), error(other)) {
         (true, true) => one.place == other.place && one.what == other.what,
-        // The compiler knows the line of what was expanded only roughly.
+        // After expansion the compiler gives only an approximate line.
         (false, false) => {
             one.rule == other.rule
                 && one.layer != other.layer
@@ -71,7 +72,7 @@ fn same(one: &Finding, other: &Finding) -> bool {
     }
 }
 
-/// Everything, unmerged, for programs.
+/// All findings, unmerged, for programs.
 pub(crate) fn json(subject: &Subject, looked: &[Looked]) -> Value {
     let layers: BTreeMap<&str, Value> = looked
         .iter()

@@ -1,4 +1,4 @@
-//! An attack: what it changes, who has to catch it, and what the finding has to say.
+//! An attack: what it changes, which catchers must catch it, and what the finding must say.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,15 +12,15 @@ use serde::Deserialize;
 use super::scratch::{self, Tree};
 use crate::layer::Layer;
 
-/// Who catches attacks: a layer of the lint, or the gate's own counting while it runs.
+/// What catches attacks: a layer of the check, or the gate's own counting at run time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) enum Catcher {
-    /// A layer of the lint.
+    /// A layer of the check.
     Layer(Layer),
-    /// What the gate asserts while it runs.
+    /// An assertion of the gate at run time.
     Counts,
-    /// The product, as it starts with the device.
+    /// The product, when it starts with the device.
     Start,
 }
 
@@ -71,7 +71,7 @@ pub(crate) struct Attack {
     #[serde(default)]
     append: Vec<Append>,
     pub(crate) test: Option<Test>,
-    /// The name of its device in the catalogue: the product is started with it.
+    /// The name of its device in the catalogue, with which the product is started.
     pub(crate) start: Option<String>,
 }
 
@@ -140,12 +140,14 @@ impl Attack {
         Ok(attack)
     }
 
-    /// Whether something is said of all layers: that all but one let it through, or all.
+    /// Whether the attack makes a claim about all layers: that all of them, or all but one, let it
+    /// through.
     pub(crate) const fn is_for_all(&self) -> bool {
         self.only || self.not_claimed.is_some()
     }
 
-    /// The tree with the attack in it. `registry` has the unpacked sources of dependencies by name.
+    /// The tree with the attack in it. `registry` maps names of dependencies to their unpacked
+    /// sources.
     pub(crate) fn apply(&self, clean: &Tree, registry: &BTreeMap<String, PathBuf>) -> Result<Tree> {
         let mut tree = clean.clone();
         for name in &self.releases {

@@ -1,6 +1,6 @@
-//! `cargo xtask gate --self-test`: every known attack is applied to a scratch copy of the tree, and must be caught by
-//! the layers that claim it. Taking away any one layer must let some attack through, or the layer is not needed: all layers look
-//! at the attacks that one layer alone is said to catch, and at those that are said to pass.
+//! `cargo xtask gate --self-test`: applies every known attack to a scratch copy of the tree; the layers that claim the attack
+//! must catch it. A layer is needed only if some attack gets through without it. All layers therefore check the attacks that one
+//! layer alone claims to catch, and the attacks that are said to pass.
 
 mod attack;
 mod scratch;
@@ -23,18 +23,18 @@ use super::report;
 use super::subject::{LINUX, Subject, package_dir};
 use xtask_common::build;
 
-/// Which attacks, and who looks at them.
+/// The attacks to run, and the layers that check them.
 #[derive(Debug, Default)]
 pub(crate) struct Run<'r> {
-    /// Those whose name contains one of these; all, if there is none.
+    /// Attacks whose name contains one of these; all attacks if empty.
     pub(crate) only: &'r [String],
-    /// As if these layers were not there.
+    /// Layers to leave out.
     pub(crate) without: &'r [Layer],
-    /// Whether all layers look at each attack, and not just those that claim it.
+    /// Whether all layers check each attack, and not just the layers that claim it.
     pub(crate) every_layer: bool,
 }
 
-/// Runs attacks; `true` when all went as it should.
+/// Runs attacks; `true` when all results are as claimed.
 pub(crate) fn run(run: &Run<'_>) -> Result<bool> {
     let Run { only, without, .. } = *run;
     let begin = Instant::now();
@@ -50,7 +50,7 @@ pub(crate) fn run(run: &Run<'_>) -> Result<bool> {
     let mut bed = Bed::new(&subject)?;
     bed.clean(without)?;
     println!("the clean copy passes ({:.0} s)\n", begin.elapsed().as_secs_f64());
-    // Those together that change the same crates: the others are not compiled again.
+    // Attacks that change the same crates run one after the other, so that other crates are not compiled again.
     attacks.sort_by_cached_key(|attack| bed.crates(attack));
     let (mut judged, mut failed) = (Vec::new(), 0);
     for attack in attacks {
@@ -75,7 +75,7 @@ pub(crate) fn run(run: &Run<'_>) -> Result<bool> {
     Ok(failed == 0 && needed)
 }
 
-/// Shows for each layer what would get through without it.
+/// Prints for each layer what would get through without it.
 fn layers_are_needed(judged: &[(Attack, Fate)]) -> bool {
     println!("\nwithout one layer, the self-test fails, since these would get through:");
     let mut all = true;
@@ -113,7 +113,7 @@ fn say(attack: &Attack, fate: &Fate, wrong: &[Wrong], seconds: f64) {
     }
 }
 
-/// The scratch copy, and where it is built.
+/// The scratch copy, and its build directory.
 struct Bed {
     scratch: Scratch,
     target: PathBuf,
@@ -144,7 +144,7 @@ impl Bed {
         self.scratch.changed(&tree).filter_map(directory).collect()
     }
 
-    /// The copy without an attack: if anything is found there, no attack can be judged.
+    /// Checks the copy without an attack: if it has findings, no attack can be judged.
     fn clean(&mut self, without: &[Layer]) -> Result<()> {
         let clean = self.scratch.clean.clone();
         self.scratch.write(&clean)?;
@@ -174,7 +174,8 @@ impl Bed {
         self.scratch.write(&tree)?;
         self.scratch.forget_lock();
         let mut subject = self.subject()?;
-        // Most change a file or two. A new release of a dependency has everything above it compiled from nothing.
+        // Most attacks change one or two files. A new release of a dependency makes cargo compile everything above it from the
+        // start.
         subject.incremental = attack.releases.is_empty();
         let changed: Vec<&Path> = self.scratch.changed(&tree).collect();
         let unseen = unseen(&subject, &changed)?;
@@ -190,7 +191,7 @@ impl Bed {
                     let said: Vec<String> = found.iter().map(Finding::text).collect();
                     fate.caught.insert(Catcher::Layer(looked.layer), said.join("\n"));
                 }
-                // It says nothing of the attack: `types` does.
+                // This says nothing of the attack; `types` reports it.
                 Outcome::NotReached(_) => {}
                 Outcome::Broken(why) => {
                     fate.broken.push(format!("`{}` could not run: {why}", looked.layer))
@@ -210,7 +211,7 @@ impl Bed {
         Ok(())
     }
 
-    /// What the attack's own test said, if it failed: the gate stopped it.
+    /// The output of the attack's own test, if the test failed: the gate stopped the attack.
     fn counted(&self, test: &Test) -> Result<Option<String>> {
         let built = self.test(test, &["--no-run"])?;
         let said = String::from_utf8_lossy(&built.stderr);
@@ -231,16 +232,16 @@ impl Bed {
     }
 }
 
-/// The layers that read nothing of what has changed. Compiling takes longest.
+/// The layers that read none of the changed files. Skipping them saves compilation, the longest part.
 fn unseen(subject: &Subject, changed: &[&Path]) -> Result<&'static [Layer]> {
     let directory = |name: &str| Ok(subject.shown(package_dir(subject.package(name)?)));
     let far_side = subject.policy.far_side.iter().map(|entry| directory(&entry.name));
     let far_side = far_side.collect::<Result<Vec<_>>>()?;
-    // What a device does is not in the far side's own code.
+    // The code of a device is not in the far side's own crates.
     if !changed.iter().any(|path| far_side.iter().any(|directory| path.starts_with(directory))) {
         return Ok(&[Layer::Calls]);
     }
-    // Nothing depends on the product: its code is in no other crate.
+    // No crate depends on the product, so its code is in no other crate.
     let product = subject.policy.gate.product.as_deref().map(directory).transpose()?;
     let is_code = |path: &&Path| {
         path.extension().is_some_and(|end| end == "rs")

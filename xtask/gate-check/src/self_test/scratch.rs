@@ -15,7 +15,7 @@ use crate::subject::{Subject, package_dir};
 /// Files by their path from the root.
 pub(crate) type Tree = BTreeMap<PathBuf, Vec<u8>>;
 
-/// What of the root goes along.
+/// Files of the root that are copied.
 const ROOT_FILES: [&str; 3] = ["gate.toml", "Cargo.lock", "rust-toolchain.toml"];
 
 /// A scratch copy.
@@ -25,14 +25,14 @@ pub(crate) struct Scratch {
     pub(crate) root: PathBuf,
     /// What is in it without an attack.
     pub(crate) clean: Tree,
-    /// The unpacked sources of dependencies.
+    /// The unpacked sources of dependencies, by name.
     pub(crate) registry: BTreeMap<String, PathBuf>,
-    /// What is there now.
+    /// What the copy contains now.
     written: Tree,
 }
 
 impl Scratch {
-    /// A copy of the subject's tree in a directory that is its own.
+    /// A copy of the subject's tree in a directory of its own.
     pub(crate) fn new(subject: &Subject, root: PathBuf) -> Result<Self> {
         if root.exists() {
             fs::remove_dir_all(&root)
@@ -60,7 +60,8 @@ impl Scratch {
         Ok(scratch)
     }
 
-    /// Where dependencies are taken from. As flags, since a tree whose configuration says so is refused.
+    /// Flags that make cargo take dependencies from `vendor/`. They are flags because a tree with such a configuration is
+    /// refused.
     pub(crate) fn flags(&self) -> Vec<String> {
         let directory = format!("source.vendored.directory={:?}", self.root.join("vendor"));
         let replace = "source.crates-io.replace-with=\"vendored\"".to_owned();
@@ -68,14 +69,13 @@ impl Scratch {
             .to_vec()
     }
 
-    /// Makes the copy hold just this tree. What does not change is not touched, so that cargo need not
-    /// compile it again.
+    /// Makes the copy contain exactly this tree. Unchanged files are not touched, so cargo does not compile them again.
     pub(crate) fn write(&mut self, tree: &Tree) -> Result<()> {
         let gone: Vec<PathBuf> =
             self.written.keys().filter(|path| !tree.contains_key(*path)).cloned().collect();
         for path in gone {
             fs::remove_file(self.root.join(&path))?;
-            // Cargo reads every directory of vendor/: an empty one would not do.
+            // Cargo reads every directory of vendor/ and fails at an empty one.
             let mut parent = path.parent();
             while let Some(directory) = parent.filter(|directory| !directory.as_os_str().is_empty())
             {
@@ -97,19 +97,19 @@ impl Scratch {
         Ok(())
     }
 
-    /// The files in which `tree` differs from the copy without an attack.
+    /// The files in which `tree` differs from the clean copy.
     pub(crate) fn changed<'t>(&'t self, tree: &'t Tree) -> impl Iterator<Item = &'t Path> {
         let written = tree.iter().filter(|(path, text)| self.clean.get(*path) != Some(text));
         let gone = self.clean.keys().filter(|path| !tree.contains_key(*path));
         written.map(|(path, _)| path).chain(gone).map(PathBuf::as_path)
     }
 
-    /// Cargo.lock is cargo's to write, and attacks may make it do so.
+    /// Cargo may rewrite Cargo.lock, and attacks may cause that.
     pub(crate) fn forget_lock(&mut self) {
         self.written.insert("Cargo.lock".into(), Vec::new());
     }
 
-    /// Lets cargo take out of Cargo.lock what fewer members do not need.
+    /// Lets cargo remove from Cargo.lock what the smaller set of members does not need.
     fn lock(&mut self) -> Result<()> {
         let tree = self.clean.clone();
         self.write(&tree)?;
@@ -151,8 +151,8 @@ pub(crate) fn release(tree: &mut Tree, name: &str, source: &Path, attack: &str) 
     let table: toml::Table = toml::from_str(&text)?;
     let version = table["package"]["version"].as_str().context("it has no version")?.to_owned();
     let digest = Sha256::digest(attack);
-    // A version of its own for each attack: cargo takes a release that it has compiled for unchanged. Its numbers stay, as crates of
-    // one family compare them.
+    // Each attack gets a version of its own: cargo considers a release that it has compiled as unchanged. The version's numbers
+    // stay, because crates of one family compare them.
     let newer = format!("{version}+{}", u16::from_be_bytes([digest[0], digest[1]]));
     *manifest = text
         .replacen(&format!("version = \"{version}\""), &format!("version = \"{newer}\""), 1)
@@ -178,7 +178,7 @@ fn vendored(checksum: &str) -> String {
     format!("{{\"files\":{{}},\"package\":\"{checksum}\"}}")
 }
 
-/// The checked and compiled packages, and the packages of the tree that they need, tests included.
+/// The checked and compiled packages, and the packages of the tree that they need, dev-dependencies included.
 fn packages(subject: &Subject) -> Result<Vec<&Package>> {
     let product = subject.policy.gate.product.iter();
     let mut names: Vec<String> =

@@ -1,4 +1,4 @@
-//! The product itself, built from the scratch copy and started with a device of an attack: what the gate does at run time.
+//! Starts the product, built from the scratch copy, with a device of an attack: tests what the gate does at run time.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use xtask_common::build;
 
 /// The exit codes of a refusal at start, and of a system call that a thread may not make.
 const REFUSED: [i32; 2] = [2, 159];
-/// A machine that has run for so long has been let in.
+/// A machine that has run for this long has accepted the device.
 const LET_IN: Duration = Duration::from_secs(10);
 
-/// What the product said as it ended, if it did: the gate stopped the device.
+/// The product's last output, if it ended: the gate stopped the device.
 pub(super) fn with(subject: &Subject, device: &str) -> Result<Option<String>> {
     let program = calls::runnable(subject)?;
     let guest = build::micro_guest()?;
@@ -35,7 +35,7 @@ pub(super) fn with(subject: &Subject, device: &str) -> Result<Option<String>> {
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     match ended.status.code() {
         Some(code) if REFUSED.contains(&code) => Ok(Some(said)),
-        // The guest has come to its end: the device was let in.
+        // The guest came to its end: the product accepted the device.
         Some(0) => Ok(None),
         _ => bail!("the product ended with {}: {said}", ended.status),
     }

@@ -1,22 +1,22 @@
-//! Judges what became of the attacks, with all layers and with each one taken away.
+//! Judges the results of the attacks, with all layers and without each one of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::attack::{Attack, Catcher};
 use crate::layer::Layer;
 
-/// What became of an attack: who caught it, and everything that each said.
+/// The result of an attack: what caught it, and what each catcher said.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fate {
     /// What each catcher said.
     pub(crate) caught: BTreeMap<Catcher, String>,
-    /// What could not be done.
+    /// Steps that could not be done.
     pub(crate) broken: Vec<String>,
 }
 
 impl Fate {
-    /// The same, had there not been this layer. Layers look each for itself, so taking away what one said is
-    /// the same as not having it look.
+    /// The catchers without this layer. Layers run independently, so ignoring a layer's result is the same
+    /// as not running it.
     fn without(&self, layer: Option<Layer>) -> BTreeSet<Catcher> {
         let gone = layer.map(Catcher::Layer);
         self.caught.keys().copied().filter(|catcher| Some(*catcher) != gone).collect()
@@ -26,13 +26,13 @@ impl Fate {
 /// What is wrong with the outcome of an attack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Wrong {
-    /// Nobody caught it.
+    /// Nothing caught it.
     Passes,
     /// Anything else.
     Other(String),
 }
 
-/// What is wrong, had there not been `gone`.
+/// What is wrong with the result without the layer `gone`.
 pub(crate) fn judge(attack: &Attack, fate: &Fate, gone: Option<Layer>) -> Vec<Wrong> {
     let caught = fate.without(gone);
     let mut wrong: Vec<Wrong> = fate.broken.iter().cloned().map(Wrong::Other).collect();
@@ -63,7 +63,7 @@ pub(crate) fn judge(attack: &Attack, fate: &Fate, gone: Option<Layer>) -> Vec<Wr
     wrong
 }
 
-/// The attacks that get through when a layer is taken away, of those that all layers have looked at.
+/// The attacks that get through without a layer, among those that all layers checked.
 pub(crate) fn let_through(judged: &[(Attack, Fate)], gone: Layer) -> Vec<&str> {
     let passes = |(attack, fate): &&(Attack, Fate)| {
         attack.is_for_all()
@@ -115,7 +115,7 @@ mod tests {
                 attack("caught_by = [\"source\"]\nsays = \"a\"\nonly = true"),
                 fate(&[(GRAPH, "a"), (SOURCE, "a")]),
             ),
-            // The others have not looked at it.
+            // The other layers did not check it.
             (attack("caught_by = [\"source\"]\nsays = \"a\""), fate(&[(SOURCE, "a")])),
         ];
         assert_eq!(let_through(&judged, Layer::Graph).len(), 1);

@@ -1,20 +1,20 @@
-//! Code of the monitor that is not in every build of it: what is checked would not be what ships.
+//! Finds code of the monitor that is not in every build: the checked code would differ from the code that ships.
 //!
-//! Looked for among the words of a file, whatever is around them: in the arguments of a macro they may become code, too.
+//! Each word of a file is checked, whatever surrounds it: the arguments of a macro may become code, too.
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use syn::ext::IdentExt;
 
-/// What asks how the program is built.
+/// Macros and attributes that test how the program is built.
 const CONDITIONS: [&str; 3] = ["cfg", "cfg_attr", "cfg_select"];
-/// What asks for a variable of the environment in which it is compiled.
+/// Macros that read a variable of the environment at compile time.
 const VARIABLES: [&str; 2] = ["env", "option_env"];
 /// The variables that are the same in every build: the package's name and version.
 pub(crate) const FIXED: &str = "CARGO_PKG_";
-/// Words of conditions by which nothing is left out of what ships.
+/// Words of conditions that leave nothing out of what ships.
 const PLAIN: [&str; 5] = ["test", "not", "any", "all", "feature"];
 
-/// What depends on how it is built, in a file of a crate with these cargo features.
+/// What depends on how the file is built, in a crate with these cargo features.
 pub(super) fn look(tokens: TokenStream, features: &[&str]) -> Vec<(String, Span)> {
     let mut found = Vec::new();
     each_word(tokens, |name, span, next| {
@@ -23,7 +23,7 @@ pub(super) fn look(tokens: TokenStream, features: &[&str]) -> Vec<(String, Span)
     found
 }
 
-/// Visits each word of a file, unrawed, with what follows it within the same brackets.
+/// Visits each word of a file, without `r#`, and the tokens after it within the same brackets.
 pub(super) fn each_word(tokens: TokenStream, mut visit: impl FnMut(&str, Span, &[TokenTree])) {
     let mut left = vec![tokens];
     while let Some(tokens) = left.pop() {
@@ -40,7 +40,7 @@ pub(super) fn each_word(tokens: TokenStream, mut visit: impl FnMut(&str, Span, &
     }
 }
 
-/// What is wrong with a word and what follows it.
+/// What is wrong with a word and the tokens after it.
 fn word_breaks(name: &str, next: &[TokenTree], features: &[&str]) -> Option<String> {
     let called = matches!(next.first(), Some(TokenTree::Punct(mark)) if mark.as_char() == '!');
     let renamed = matches!(next.first(), Some(TokenTree::Ident(word)) if word == "as");
@@ -53,7 +53,7 @@ fn word_breaks(name: &str, next: &[TokenTree], features: &[&str]) -> Option<Stri
         let fixed = variable.trim_matches('"').starts_with(FIXED);
         return (!fixed).then(|| format!("`{name}!({variable})`"));
     }
-    // A variable of a function may have one of these names, and a module is called `env`.
+    // A local variable may have one of these names, and a module is called `env`.
     let is_macros = CONDITIONS.contains(&name) || name == VARIABLES[1];
     if (is_macros || name == VARIABLES[0]) && renamed {
         return Some(format!("`{name}` by another name"));
@@ -66,7 +66,7 @@ fn word_breaks(name: &str, next: &[TokenTree], features: &[&str]) -> Option<Stri
     (!plain).then(|| format!("`{name}({arguments})`"))
 }
 
-/// Whether a condition asks for nothing but tests and the crate's own features.
+/// Whether a condition tests only for tests and for the crate's own features.
 fn is_plain(condition: TokenStream, features: &[&str]) -> bool {
     condition.into_iter().all(|tree| match tree {
         TokenTree::Ident(word) => PLAIN.iter().any(|plain| word == plain),

@@ -1,4 +1,4 @@
-//! Which files a crate is made of, and which lie beside them.
+//! Finds the files that a crate is made of, and the files beside them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ const ASIDE: [&str; 4] = ["tests", "benches", "examples", "target"];
 /// A file of a crate.
 #[derive(Debug)]
 pub(crate) struct Module {
-    /// Where it is.
+    /// The file.
     pub(crate) file: PathBuf,
     /// Its path within the crate; empty for the root.
     pub(crate) path: Vec<String>,
@@ -41,7 +41,8 @@ pub(crate) fn modules(package: &Package) -> Result<Vec<Module>> {
     Ok(found)
 }
 
-/// All `.rs` files below a directory. Links are not followed: they may lead back.
+/// All `.rs` files below a directory. Symbolic links are not followed, because they may form a
+/// loop.
 pub(crate) fn files_below(directory: &Path) -> Result<Vec<PathBuf>> {
     let (mut left, mut found) = (vec![directory.to_owned()], Vec::new());
     while let Some(next) = left.pop() {
@@ -60,7 +61,7 @@ pub(crate) fn files_below(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// `.rs` files of the package that none of its modules is, the build script among them.
+/// `.rs` files of the package that belong to none of its modules, including the build script.
 pub(crate) fn unreached(directory: &Path, modules: &[Module]) -> Result<Vec<PathBuf>> {
     let (mut left, mut found) = (vec![directory.to_owned()], Vec::new());
     while let Some(next) = left.pop() {
@@ -68,12 +69,12 @@ pub(crate) fn unreached(directory: &Path, modules: &[Module]) -> Result<Vec<Path
             fs::read_dir(&next).with_context(|| format!("cannot read {}", next.display()))?
         {
             let entry = entry?;
-            // A link that leads back would have no end.
+            // Symbolic links are not followed: a loop would never end.
             let is_directory = entry.file_type()?.is_dir();
             let path = entry.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let aside = next == directory && ASIDE.contains(&&*name);
-            // A package within this one is looked at by itself, or not behind the gate.
+            // A package within this one is checked by itself, or is not behind the gate.
             if is_directory && !aside && !path.join("Cargo.toml").is_file() {
                 left.push(path);
             } else if path.extension().is_some_and(|end| end == "rs")
@@ -100,7 +101,7 @@ fn walk(module: Module, directory: &Path, found: &mut Vec<Module>) -> Result<()>
         .with_context(|| format!("cannot read {}", module.file.display()))?;
     let (path, test) = (module.path.clone(), module.test);
     found.push(module);
-    // What cannot be parsed is a finding of the scan.
+    // The scan reports files that cannot be parsed.
     let Ok(parsed) = super::parse(&text) else { return Ok(()) };
     items(&parsed.items, directory, &path, test, found)
 }
@@ -123,7 +124,7 @@ fn items(
             continue;
         }
         let places = [directory.join(format!("{name}.rs")), below.join("mod.rs")];
-        // A module that is in neither place has a `#[path]`, which is a finding of the scan.
+        // A module in neither place has a `#[path]`, which the scan reports.
         if let Some(file) = places.into_iter().find(|file| file.is_file()) {
             walk(Module { file, path, test }, &below, found)?;
         }

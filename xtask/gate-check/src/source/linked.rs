@@ -1,12 +1,12 @@
-//! Code of the monitor that the linker is to find by a name of its own.
+//! Finds code of the monitor with a linker name or section of its own choice.
 //!
-//! Looked for among the words of a file, as in [`super::builds`].
+//! Checks each word of a file, as [`super::builds`] does.
 
 use proc_macro2::{Span, TokenStream};
 
 const WORDS: [&str; 5] = ["no_mangle", "export_name", "link_name", "link_section", "linkage"];
 
-/// The words by which something gets such a name.
+/// The words that set such a name.
 pub(super) fn look(tokens: TokenStream) -> Vec<(String, Span)> {
     let mut found = Vec::new();
     super::builds::each_word(tokens, |name, span, _| {

@@ -1,5 +1,5 @@
-//! The layer `source`: what the compiler lets through, looked for in every file of the crates; and in those of the monitor, what is
-//! not in every build of it.
+//! The layer `source`: scans every file of the crates for what the compiler accepts and the gate forbids. In the monitor's files
+//! it looks for code that is not in every build.
 
 mod builds;
 mod files;
@@ -23,10 +23,10 @@ use super::policy::{Exception, FarSide};
 use super::rules;
 use super::subject::{Subject, package_dir};
 
-/// Brackets within each other, at most: nobody reads more.
+/// Maximum nesting of brackets.
 const DEEPEST: usize = 128;
 
-/// Looks.
+/// Runs the layer.
 pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     let mut findings = Vec::new();
     for package in subject.checked()? {
@@ -53,7 +53,7 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     Ok(Outcome::Looked(except(subject, findings)))
 }
 
-/// Looks at all files of a crate of the far side.
+/// Checks all files of a far-side crate.
 fn far_side(subject: &Subject, entry: &FarSide) -> Result<Vec<Finding>> {
     let features = entry.features.iter().chain(&entry.test_features);
     let features: Vec<&str> = features.map(String::as_str).collect();
@@ -61,7 +61,7 @@ fn far_side(subject: &Subject, entry: &FarSide) -> Result<Vec<Finding>> {
     for file in files_below(&package_dir(subject.package(&entry.name)?).join("src"))? {
         let text =
             fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        // What are no words does not compile.
+        // Text that cannot be split into tokens does not compile.
         let Ok(tokens) = text.parse::<TokenStream>() else { continue };
         let linked = linked::look(tokens.clone()).into_iter().map(|found| (&rules::LINKED, found));
         let builds = builds::look(tokens, &features).into_iter();
@@ -93,18 +93,18 @@ fn scan_file(module: &Module, shown: PathBuf) -> Result<Vec<Finding>> {
     Ok(scan.run(&parsed))
 }
 
-/// Parses a file; or says on which line it cannot, and why.
+/// Parses a file; the error names the line and the reason.
 pub(crate) fn parse(text: &str) -> Result<syn::File, (usize, String)> {
     let told = |error: &dyn std::fmt::Display, span: Span| (span.start().line, error.to_string());
     let tokens: TokenStream = text.parse().map_err(|error: LexError| told(&error, error.span()))?;
-    // The parser calls itself for each bracket.
+    // The parser recurses at each bracket.
     if let Some(line) = too_deep(tokens.clone()) {
         return Err((line, format!("more than {DEEPEST} brackets within each other")));
     }
     syn::parse2(tokens).map_err(|error| told(&error, error.span()))
 }
 
-/// The line of a bracket that is within too many others.
+/// The line of a bracket that is nested too deeply.
 fn too_deep(tokens: TokenStream) -> Option<usize> {
     let mut left = vec![(tokens, 0)];
     while let Some((tokens, depth)) = left.pop() {
@@ -119,7 +119,7 @@ fn too_deep(tokens: TokenStream) -> Option<usize> {
     None
 }
 
-/// Takes away what gate.toml allows, and adds what it allows without need.
+/// Removes the findings that gate.toml allows, and adds a finding for each exception that is not needed.
 pub(crate) fn except(subject: &Subject, findings: Vec<Finding>) -> Vec<Finding> {
     let exceptions = &subject.policy.exception;
     let mut used = vec![false; exceptions.len()];

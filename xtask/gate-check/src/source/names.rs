@@ -1,4 +1,4 @@
-//! Names that a device has no business with, and the rule that each breaks.
+//! Names that a device may not use, and the rule that each breaks.
 
 use crate::rules::{self, Rule};
 
@@ -67,7 +67,7 @@ const BEGINNINGS: &[(&[&str], &Rule)] = &[
     (&["log"], &rules::LOGGER),
 ];
 
-/// Crates whose names are not to be changed or imported as a whole.
+/// Crates that may not be renamed or imported as a whole.
 pub(super) const ROOTS: [&str; 5] = ["core", "alloc", "io_gate", "log", "serde"];
 
 /// Macros that break a rule.
@@ -87,7 +87,7 @@ pub(super) const MACROS: &[(&str, &Rule)] = &[
     ("dbg", &rules::STD),
 ];
 
-/// Macros that end in a panic with a message, with the place of the message among their arguments.
+/// Macros that panic with a message, and the position of the message among their arguments.
 pub(super) const MESSAGES: &[(&str, usize)] = &[
     ("panic", 0),
     ("unreachable", 0),
@@ -132,12 +132,12 @@ pub(super) const ATTRIBUTES: &[(&str, &Rule)] = &[
 
 /// The rule that a path breaks.
 pub(super) fn path(segments: &[String]) -> Option<&'static Rule> {
-    // `crate::io_gate` and `self::io_gate` are what was imported there; `crate::host` is the crate's own.
+    // `crate::io_gate` and `self::io_gate` are imports of that name; `crate::host` is the crate's own.
     let relative = |name: &&str| ["crate", "self", "super"].contains(name);
     let names: Vec<&str> = segments.iter().map(String::as_str).skip_while(relative).collect();
     let beginning = BEGINNINGS.iter().find(|(start, _)| names.starts_with(start));
     let end = ENDS.iter().find(|(end, _)| names.ends_with(end));
-    // What follows a type is its own: a variant may be called `Cell`.
+    // What follows a type belongs to the type: a variant may be called `Cell`.
     let is_types = |at: usize| at > 0 && names[at - 1].starts_with(char::is_uppercase);
     let stands = |list: &[&str]| {
         names.iter().enumerate().any(|(at, name)| list.contains(name) && !is_types(at))

@@ -18,16 +18,16 @@ use crate::finding::{Finding, Place};
 use crate::layer::Layer;
 use crate::rules::{self, Rule};
 
-/// What is walked over.
+/// What is scanned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// A file as somebody wrote it.
+    /// A file as its author wrote it.
     Source,
-    /// A crate as the compiler sees it. What derives write is in it, so some rules are not looked for.
+    /// A crate as the compiler sees it. It contains the code that derives write, so some rules are not applied.
     Expanded,
 }
 
-/// Rules that only what somebody wrote can break.
+/// Rules that apply only to code that an author wrote.
 const WRITTEN: [&str; 11] = [
     "source/cfg",
     "source/include",
@@ -41,10 +41,10 @@ const WRITTEN: [&str; 11] = [
     "source/message",
     "source/lent-memory",
 ];
-/// Bounds of a type that a device is made of: what a type parameter does is its user's code.
+/// The only bounds that a type parameter of a device's type may have: otherwise the parameter brings in its user's code.
 const SEALED_BOUNDS: [&str; 1] = ["EffectKind"];
-/// Bounds by which nobody can hand in an effect: what is given to a method of theirs is not the device's to choose. `From` and
-/// `PartialEq` are none of them: their methods are somebody else's code, and take the guest's bytes.
+/// Bounds through which no effect can be passed in: a device does not choose the arguments of their methods. `From` and
+/// `PartialEq` are not among them: their methods are foreign code and take the guest's bytes.
 const PLAIN_BOUNDS: [&str; 14] = [
     "Into",
     "TryInto",
@@ -62,9 +62,9 @@ const PLAIN_BOUNDS: [&str; 14] = [
     "IntoIterator",
 ];
 
-/// Lints that are not to be weakened to warnings: the gate relies on them.
+/// Lints that may not be weakened to warnings: the gate relies on them.
 const WARNINGS_KEPT: [&str; 2] = ["unsafe_code", "disallowed"];
-/// Names that are in what `derive` writes for comparing enums; a hand that writes them needs an unstable feature.
+/// Names in the code that `derive` writes to compare enums; code written by hand needs an unstable feature to use them.
 const DERIVED: [&[&str]; 2] =
     [&["core", "intrinsics", "discriminant_value"], &["core", "intrinsics", "unreachable"]];
 
@@ -73,7 +73,7 @@ const DERIVED: [&[&str]; 2] =
 pub(crate) struct Scan {
     mode: Mode,
     file: PathBuf,
-    /// The modules around, for code after expansion.
+    /// The enclosing modules, for code after expansion.
     modules: Vec<String>,
     /// The innermost function or type.
     item: String,
@@ -81,17 +81,17 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    /// A walk over `file`, which is shown by this name.
+    /// A walk over `file`, shown by this name.
     pub(crate) fn new(mode: Mode, file: PathBuf) -> Self {
         Self { mode, file, modules: Vec::new(), item: String::new(), found: Vec::new() }
     }
 
-    /// Walks, and gives what was found.
+    /// Walks, and returns the findings.
     pub(crate) fn run(self, parsed: &syn::File) -> Vec<Finding> {
         self.run_within(parsed).into_iter().map(|(_, _, finding)| finding).collect()
     }
 
-    /// Walks, and gives what was found with the modules and the item around it.
+    /// Walks, and returns the findings with their enclosing modules and item.
     pub(crate) fn run_within(mut self, parsed: &syn::File) -> Vec<(Vec<String>, String, Finding)> {
         self.visit_file(parsed);
         self.found
@@ -142,7 +142,7 @@ impl Scan {
         }
     }
 
-    /// The names that a `use` brings in, one by one.
+    /// The names that a `use` brings in.
     fn uses(&mut self, tree: &UseTree, before: &[String]) {
         let with = |name: &syn::Ident| -> Vec<String> {
             before.iter().cloned().chain([name.unraw().to_string()]).collect()
@@ -172,7 +172,7 @@ impl Scan {
         }
     }
 
-    /// Tokens that are no expressions: looked through for words.
+    /// Tokens that are no expressions: each word is checked.
     fn tokens(&mut self, tokens: TokenStream) {
         let mut before: Vec<String> = Vec::new();
         for token in tokens {
@@ -247,7 +247,7 @@ impl Scan {
         }
     }
 
-    /// Conditions on types that are no parameters may bring in a conversion by the back door: `where Vec<u8>: Into<T>`.
+    /// A bound on a type that is no parameter can bring in a conversion: `where Vec<u8>: Into<T>`.
     fn conditions(&mut self, generics: &Generics, of: &str) {
         let parameters: Vec<_> = generics.type_params().map(|parameter| &parameter.ident).collect();
         let conditions = generics.where_clause.iter().flat_map(|clause| &clause.predicates);
@@ -260,7 +260,7 @@ impl Scan {
         }
     }
 
-    /// What a public trait lets others hand in: they implement it, and call its methods with types of their own.
+    /// What others can pass in through a public trait: they implement it, and call its methods with their own types.
     fn contract(&mut self, item: &syn::ItemTrait) {
         let of = format!("the trait `{}`", item.ident);
         self.generics(&item.generics, &PLAIN_BOUNDS, &of);
@@ -281,7 +281,7 @@ impl Scan {
         }
     }
 
-    /// An `impl` for all types, which are somebody else's.
+    /// An `impl` for all types, which are foreign types.
     fn blanket(&mut self, item: &syn::ItemImpl) {
         let of_all = |parameter: &syn::TypeParam| is_ident(&item.self_ty, &parameter.ident);
         if item.trait_.is_some() && item.generics.type_params().any(of_all) {
@@ -290,7 +290,7 @@ impl Scan {
         }
     }
 
-    /// What a public function lets others hand in.
+    /// What others can pass in through a public function.
     fn arguments(&mut self, signature: &Signature) {
         let of = format!("the public function `{}`", signature.ident);
         self.generics(&signature.generics, &PLAIN_BOUNDS, &of);
@@ -321,7 +321,7 @@ impl Scan {
         }
     }
 
-    /// What a public type keeps from one call to the next.
+    /// What a public type keeps between calls.
     fn kept<'f>(
         &mut self,
         generics: &Generics,
@@ -339,7 +339,7 @@ impl Scan {
         }
     }
 
-    /// Looks at what a panic says: fixed text, so that nothing of the guest's is in it.
+    /// Checks a panic's message: it must be fixed text, so that it contains nothing of the guest's.
     fn message(&mut self, macro_name: &str, arguments: &[Expr]) {
         let Some((_, first)) = names::MESSAGES.iter().find(|(name, _)| *name == macro_name) else {
             return;
@@ -540,7 +540,7 @@ impl<'ast> Visit<'ast> for Scan {
     }
 
     fn visit_expr_while(&mut self, expression: &'ast syn::ExprWhile) {
-        // A condition that takes something, as from a queue, comes to an end.
+        // A condition that takes an item, for instance from a queue, ends.
         let mut calls = MethodCall::default();
         calls.visit_expr(&expression.cond);
         if !calls.found {
@@ -583,7 +583,7 @@ impl<'ast> Visit<'ast> for Scan {
         if let Some((_, rule)) = names::MACROS.iter().find(|(listed, _)| *listed == name) {
             self.report(rule, call.span(), format!("`{name}!`"));
         }
-        // The body of a definition is looked at where it is expanded.
+        // The body of a definition is checked where it is expanded.
         if name != "macro_rules" {
             match call.parse_body_with(Punctuated::<Expr, Token![,]>::parse_terminated) {
                 Ok(arguments) => {

@@ -1,4 +1,4 @@
-//! What the scan of the source finds, and what it lets be.
+//! What the scan of the source reports, and what it accepts.
 
 use super::{Mode, Scan};
 
@@ -122,7 +122,8 @@ fn what_derives_write_is_let_be_after_expansion_and_nothing_else() {
     assert_eq!(broken(Mode::Expanded, "extern crate std;"), ["source/extern-crate"]);
 }
 
-/// Fails where a parser that calls itself is given what is nested a hundred thousand times: its end would be the tool's.
+/// Fails if a recursive parser is given input with a hundred thousand levels of nesting: it would overflow the stack and
+/// end the tool.
 #[test]
 fn what_is_nested_without_end_is_told_and_not_parsed() {
     let text = format!("fn a() -> u8 {{\n{}0{}\n}}", "(".repeat(100_000), ")".repeat(100_000));
