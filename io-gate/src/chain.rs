@@ -14,11 +14,12 @@ pub struct GuestRange {
     pub len: u32,
 }
 
-/// The bytes of an effect: a part of a chain, left where it lies, or bytes made by the device.
-/// A device cannot name guest memory that no chain has given it: only [`Chain::take_payload`] makes
-/// a payload of guest memory, and a payload cannot be deserialized by itself. Nor can it keep one
-/// past the call in which the chain was lent (`'c`): the memory is the driver's again as soon as the
-/// chain is completed, and what a replay would send then is not what was staged (P1).
+/// The bytes of an effect: a part of a chain, left in guest memory, or bytes that the device made.
+/// A device names only the guest memory that a chain has lent it: only [`Chain::take_payload`]
+/// makes a payload of guest memory, and `Payload` has no `Deserialize`.
+/// A device cannot keep a payload past the call in which the chain was lent (`'c`). The driver owns
+/// the memory again once the chain is completed, and a replay would then send other bytes than
+/// those staged (P1).
 ///
 /// ```compile_fail,E0277
 /// use io_gate::Payload;
@@ -38,13 +39,14 @@ enum PayloadBytes {
 }
 
 impl Payload<'_> {
-    /// Bytes that the device itself has made.
+    /// Bytes made by the device itself.
     #[must_use]
     pub fn inline(bytes: Vec<u8>) -> Self {
         Self(PayloadBytes::Inline(bytes), PhantomData)
     }
 
-    /// The form in which it is kept in a record: the far side holds the chain for as long.
+    /// The form for a record, without the lifetime: the far side keeps the chain until the record
+    /// is settled.
     pub(crate) fn for_record(self) -> Payload<'static> {
         Payload(self.0, PhantomData)
     }
@@ -58,13 +60,13 @@ impl Payload<'_> {
         }
     }
 
-    /// Whether there is nothing in it.
+    /// Whether the payload has no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Adds bytes to those that the device has made, if they stay within `max`; whether they were added.
+    /// Appends bytes to an inline payload if the result fits in `max`. Returns whether it did.
     pub(crate) fn extend(&mut self, more: &[u8], max: usize) -> bool {
         match &mut self.0 {
             PayloadBytes::Inline(bytes) if bytes.len() + more.len() <= max => {
@@ -75,7 +77,7 @@ impl Payload<'_> {
         }
     }
 
-    /// The guest memory it lies in, if it does.
+    /// The guest memory of the payload; `None` for bytes that the device made.
     #[must_use]
     pub fn guest_ranges(&self) -> Option<&[GuestRange]> {
         match &self.0 {
@@ -84,7 +86,7 @@ impl Payload<'_> {
         }
     }
 
-    /// The bytes, if the device made them.
+    /// The bytes that the device made; `None` for guest memory.
     #[must_use]
     pub fn inline_bytes(&self) -> Option<&[u8]> {
         match &self.0 {
@@ -94,8 +96,8 @@ impl Payload<'_> {
     }
 }
 
-/// Room in a chain for the result of an input. Only [`Chain::take_space`] makes one, and it cannot be
-/// kept past the call in which the chain was lent (`'c`).
+/// Room in a chain for the result of an input. Only [`Chain::take_space`] makes one. A device
+/// cannot keep it past the call in which the chain was lent (`'c`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Space<'c>(Vec<GuestRange>, PhantomData<&'c ()>);
 
@@ -117,14 +119,14 @@ impl Space<'_> {
         self.len() == 0
     }
 
-    /// The guest memory it stands for.
+    /// The guest memory that is to be written.
     #[must_use]
     pub fn guest_ranges(&self) -> &[GuestRange] {
         &self.0
     }
 }
 
-/// Why a chain could not give what the device asked of it.
+/// Why a chain could not give what the device asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChainError {
     /// The device wanted more readable bytes than the guest gave.
@@ -175,7 +177,7 @@ impl core::error::Error for ChainError {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryFault(pub u64);
 
-/// Guest memory, as the far side lends it to a chain. Its writes mark pages dirty (P8).
+/// Guest memory, as the far side lends it to a chain. Writes mark pages dirty (P8).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be lent to a chain as guest memory",
     note = "the far side implements `GuestBytes` for its view of guest memory; its writes must mark pages dirty"
@@ -204,7 +206,7 @@ pub struct Chain<'c> {
     merged: u16,
 }
 
-/// A chain over ranges that the far side has already checked to lie in guest memory.
+/// Lends a chain over ranges that the far side has already checked to lie in guest memory.
 #[must_use]
 pub fn lend_chain(
     memory: &dyn GuestBytes,
@@ -214,7 +216,7 @@ pub fn lend_chain(
     lend_merged(memory, readable, writable, 1)
 }
 
-/// As [`lend_chain`], of the room of `merged` chains one after the other: for input to a device that
+/// As [`lend_chain`], with the room of `merged` chains joined: for input to a device that
 /// [merges](crate::Device::merges_input).
 #[must_use]
 pub fn lend_merged(
@@ -227,7 +229,7 @@ pub fn lend_merged(
     Chain { memory, readable, writable, written: 0, merged }
 }
 
-/// The lists that a chain was made of, to be used again: one is walked for every request.
+/// Takes the chain's two lists of ranges back, so that the next request reuses their allocations.
 #[must_use]
 pub fn take_back(chain: Chain<'_>) -> (Vec<GuestRange>, Vec<GuestRange>) {
     (chain.readable.ranges, chain.writable.ranges)
@@ -252,14 +254,15 @@ impl<'c> Chain<'c> {
         self.written
     }
 
-    /// How many of the driver's chains its room is made of: more than one only for input to a device
-    /// that [merges](crate::Device::merges_input).
+    /// The number of the driver's chains that make up the room. It exceeds 1 only for input to a
+    /// device that [merges](crate::Device::merges_input).
     #[must_use]
     pub fn merged(&self) -> u16 {
         self.merged
     }
 
-    /// Reads the next bytes without consuming them: they are read, or lent, again.
+    /// Reads the next bytes without consuming them: a later read or payload starts at the same
+    /// byte.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -353,18 +356,20 @@ impl Cursor {
         Self { ranges, index: 0, offset: 0, left }
     }
 
-    /// Whether there are `wanted` bytes; if not, how many were wanted and how many there are.
+    /// Checks that `wanted` bytes are left. The error is (bytes wanted, bytes left).
     fn check(&self, wanted: usize) -> Result<(), (usize, usize)> {
         if wanted > self.left { Err((wanted, self.left)) } else { Ok(()) }
     }
 
-    /// The next piece of `wanted` bytes, which must be there and more than none.
+    /// The next piece of at most `wanted` bytes. The caller has checked that `wanted` bytes are
+    /// left, and `wanted` is not 0.
     fn next(&mut self, wanted: usize) -> GuestRange {
         loop {
             let range = self.ranges[self.index];
             let here = range.len - self.offset;
             let len = here.min(u32::try_from(wanted).unwrap_or(u32::MAX));
-            // Where a range runs past the last address, what is there is refused as outside of guest memory.
+            // If a range runs past the last address, the saturated address is refused as outside
+            // guest memory.
             let addr = range.addr.saturating_add(u64::from(self.offset));
             if len == here {
                 self.index += 1;
@@ -379,7 +384,7 @@ impl Cursor {
         }
     }
 
-    /// The next `wanted` bytes, which must be there.
+    /// The next `wanted` bytes. The caller has checked that they are left.
     fn take(&mut self, wanted: usize) -> Vec<GuestRange> {
         let mut taken = Vec::new();
         let mut missing = wanted;
@@ -392,8 +397,8 @@ impl Cursor {
     }
 }
 
-/// How a payload travels in a record. `Payload` itself is neither `Serialize` nor `Deserialize`, or
-/// a device could name any guest memory by deserializing one.
+/// How a payload is encoded in a record. `Payload` itself is neither `Serialize` nor `Deserialize`:
+/// by deserializing one, a device could name any guest memory.
 pub(crate) mod payload_in_record {
     use core::marker::PhantomData;
 

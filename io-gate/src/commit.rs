@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-/// A numbered stretch of guest execution, ended by a checkpoint. Epoch 0 is the first.
+/// A numbered period of guest execution that ends with a checkpoint. Epoch 0 is the first.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -24,15 +24,16 @@ impl core::fmt::Display for Epoch {
     }
 }
 
-/// A number that grows with every change of who may perform effects for a virtual machine (P2).
-/// Term 0 means that no arbiter was asked.
+/// A number that grows with each change of the host that may perform effects for a virtual machine
+/// (P2).
+/// Term 0: no arbiter was asked.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct Term(pub u64);
 
 impl Term {
-    /// The term that whoever takes over has to win.
+    /// The term that a takeover must win.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0 + 1)
@@ -45,8 +46,8 @@ impl core::fmt::Display for Term {
     }
 }
 
-/// Tells the gates of one process apart, so that a proof opens only the gate it was made for, and what a gate has let out is
-/// performed for that gate alone.
+/// Identifies one gate in the process. A proof is valid only at the gate it was made for, and
+/// backends perform only what their own gate has released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GateId(u64);
 
@@ -57,8 +58,8 @@ impl GateId {
     }
 }
 
-/// The one authority over a gate: made with it by [`new_gate`](crate::host::new_gate), handed by
-/// move to the protocol core, neither `Clone` nor constructible elsewhere (P1).
+/// The one authority over a gate. [`new_gate`](crate::host::new_gate) makes it with the gate and
+/// moves it to the protocol core. It is neither `Clone` nor constructible elsewhere (P1).
 ///
 /// ```compile_fail,E0599
 /// # let (_ledger, authority) = io_gate::host::new_gate();
@@ -76,7 +77,8 @@ impl CommitAuthority {
         Self { gate, acknowledged: None, term: Term(0) }
     }
 
-    /// The standby has acknowledged the whole of `epoch`: proof for its effects and all before it.
+    /// Makes the proof for `epoch` and all epochs before it. The standby has acknowledged the whole
+    /// of `epoch`.
     ///
     /// # Panics
     /// When epochs are acknowledged out of order: the protocol core is wrong and P1 is at stake.
@@ -90,15 +92,16 @@ impl CommitAuthority {
         Committed { gate: self.gate, epoch }
     }
 
-    /// The machine has the right to run alone in `term` (P2): proof for everything staged until
-    /// the gate is made to hold again.
+    /// Makes the proof that the machine may run alone in `term` (P2). It covers everything staged
+    /// until the gate holds again.
     ///
     /// # Panics
-    /// When the term is older than one that was won before: terms only grow (P2).
+    /// When the term is older than one won before: terms only grow (P2).
     pub fn alone(&mut self, term: Term) -> Alone {
         assert!(self.term <= term, "P2: the right to run alone in term {term} after {}", self.term);
         self.term = term;
-        // A later session with a standby counts its epochs on from the gate's own number.
+        // The acknowledged epoch stays: a later session with a standby continues the gate's epoch
+        // numbers.
         Alone { gate: self.gate, term }
     }
 }
@@ -119,7 +122,7 @@ impl Committed {
     }
 }
 
-/// Proof that the machine may perform effects with no standby to wait for.
+/// Proof that the machine may perform effects without a standby.
 #[derive(Debug)]
 #[must_use = "the gate holds until the proof is spent on the ledger"]
 pub struct Alone {

@@ -1,4 +1,4 @@
-//! What a device is: the contract between its author and the far side of the gate.
+//! The device traits: the contract between a device's author and the far side of the gate.
 
 use crate::chain::{Chain, ChainError};
 use crate::effect::Port;
@@ -10,7 +10,7 @@ use crate::verdict::Verdict;
 /// How a staged effect or an input ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Performed; for an input, this many bytes are in the chain.
+    /// Performed. For an input, the value is the number of bytes in the chain.
     Success(u32),
     /// The backend failed.
     Failed,
@@ -18,7 +18,7 @@ pub enum Outcome {
     Unsupported,
 }
 
-/// How much of inbound data a device took.
+/// How much inbound data a device took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Intake {
     /// Bytes written into the chain.
@@ -27,28 +27,28 @@ pub struct Intake {
     pub consumed: usize,
 }
 
-/// A device could make nothing of a request. The chain goes back empty, and the error is logged: fixed text and numbers, so that
-/// nothing of the guest's is in it.
+/// A device could not use a request. The chain goes back empty, and the error is logged. The error
+/// has only fixed text and numbers, so that it contains no guest data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceError {
-    /// The chain is not of the shape that the device's specification asks for.
+    /// The chain does not have the shape that the device's specification requires.
     Chain(ChainError),
-    /// Something is not as it must be: what was expected and what was found.
+    /// Something is malformed: the text says what was expected and what was found.
     Malformed(&'static str),
-    /// Something has another value than it may have.
+    /// A value is not allowed.
     Value {
         /// What was expected.
         expected: &'static str,
         /// What was found.
         found: u64,
     },
-    /// There is too little or too much of something.
+    /// An amount is out of range.
     Amount {
-        /// Of what: `bytes of text`.
+        /// The unit of the amount: `bytes of text`.
         of: &'static str,
-        /// As little as may be.
+        /// The smallest allowed amount.
         least: u64,
-        /// As much as may be.
+        /// The largest allowed amount.
         most: u64,
         /// What was found.
         found: u64,
@@ -76,19 +76,19 @@ impl core::fmt::Display for DeviceError {
 
 impl core::error::Error for DeviceError {}
 
-/// A virtio device. Every method is called with the machine's other requests to this device held
-/// off; none may block.
+/// A virtio device. Calls to one device never overlap, and no method may block.
 ///
-/// A device has to say what it is, which queues it has, and what it does with a chain. The bodies of the other methods are those of
-/// a device without features, configuration space, input and state. A device that keeps state has `reset`, `save` and `restore`;
-/// the contract suite finds one that forgets some of it.
+/// A device must state its identity and its queues, and process chains. The default bodies of the
+/// other methods are those of a device without features, configuration space, input and state. A
+/// device that keeps state implements `reset`, `save` and `restore`; the contract suite detects
+/// forgotten state.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a virtio device",
     label = "`io_gate::Device` is not implemented for it",
     note = "a virtio device implements `io_gate::Device`; one that is driven by registers, `io_gate::RegisterDevice`"
 )]
 pub trait Device: Send {
-    /// What it is.
+    /// The device's identity.
     fn identity(&self) -> Identity;
 
     /// The feature bits it offers, without those of the ring and of the transport.
@@ -96,13 +96,14 @@ pub trait Device: Send {
         0
     }
 
-    /// Features that need others: each with those of which a driver that accepts it has to accept one (virtio 1.2, 2.2.1). The
-    /// far side refuses a set that lacks them.
+    /// Features that require others. Each entry is a feature and the set of which the driver must
+    /// accept at least one with it (virtio 1.2, 2.2.1). The far side refuses a set of features that
+    /// violates this.
     fn feature_needs(&self) -> &[(u64, u64)] {
         &[]
     }
 
-    /// The largest size of each of its virtqueues.
+    /// The maximum size of each of its virtqueues.
     fn queues(&self) -> &[u16];
 
     /// Reads its configuration space (virtio 1.2, 2.5); bytes beyond its end read as zero.
@@ -116,18 +117,20 @@ pub trait Device: Send {
         let _ = (offset, from, gate);
     }
 
-    /// The driver has accepted `features` and is ready. A device whose answers depend on them keeps and saves them.
+    /// The driver has accepted `features` and is ready. A device whose answers depend on the
+    /// features keeps and saves them.
     fn activate(&mut self, features: u64) {
         let _ = features;
     }
 
-    /// Back to the state before the driver was there. Its requests in flight are dropped.
+    /// Returns to the state before the driver attached. The far side drops the device's requests in
+    /// flight.
     fn reset(&mut self) {}
 
     /// The driver has made a chain available on `queue`.
     ///
     /// # Errors
-    /// When nothing can be made of the chain.
+    /// When the chain is not valid for the device.
     fn process<'e>(
         &mut self,
         queue: u16,
@@ -135,9 +138,10 @@ pub trait Device: Send {
         gate: &mut Gate<'e>,
     ) -> Result<Verdict<'e>, DeviceError>;
 
-    /// What a chain of `queue` waited for is over: writes what the driver expects (a status, say)
-    /// and gives the number of bytes written to the chain in all. The chain is offered from its
-    /// beginning, perhaps in another process than the one that staged.
+    /// The request that a chain of `queue` waited for is over. The device writes what the driver
+    /// expects (for instance a status) and returns the total number of bytes written to the chain.
+    /// The chain is offered from its beginning, and may be in another process than the one that
+    /// staged.
     fn complete(&mut self, queue: u16, chain: &mut Chain<'_>, outcome: Outcome) -> u32 {
         let _ = (queue, chain);
         match outcome {
@@ -146,27 +150,28 @@ pub trait Device: Send {
         }
     }
 
-    /// The queue that takes data arriving at `port`, the first if there are several; none if the port is
-    /// for output only.
+    /// The queue that takes data arriving at `port`, or the first one if there are several. `None`
+    /// if the port is for output only.
     fn intake_queue(&self, port: Port) -> Option<u16> {
         let _ = port;
         None
     }
 
-    /// Whether `queue` is one of those that take data arriving at `port`, for a device that has several.
+    /// Whether `queue` takes data arriving at `port`, for a device with several such queues.
     fn takes_input(&self, port: Port, queue: u16) -> bool {
         self.intake_queue(port) == Some(queue)
     }
 
-    /// Which of them this data goes to.
+    /// The queue that gets this data.
     fn steer(&self, port: Port, data: &[u8]) -> Option<u16> {
         let _ = data;
         self.intake_queue(port)
     }
 
-    /// Whether data arriving at `port` may be spread over several chains, as the driver has agreed to:
-    /// [`intake`](Self::intake) is then lent as many as the data needs, as one [`Chain`] that says how
-    /// many it [is made of](Chain::merged), and takes all of the data. They go back together.
+    /// Whether data arriving at `port` may be spread over several chains, as the driver has agreed
+    /// to. [`intake`](Self::intake) then gets as many chains as the data needs, as one [`Chain`]
+    /// whose [`merged`](Chain::merged) is their number. It takes all of the data, and the chains go
+    /// back together.
     fn merges_input(&self, port: Port) -> bool {
         let _ = port;
         false
@@ -186,12 +191,12 @@ pub trait Device: Send {
         Ok(Intake { used: 0, consumed: data.len() })
     }
 
-    /// The device's own state: everything that a guest could tell the difference by.
+    /// The device's own state: everything that affects what the guest sees.
     fn save(&self) -> SavedState {
         SavedState::new(&self.identity())
     }
 
-    /// Takes on a saved state, on an instance built as the saved one was.
+    /// Restores a saved state, on an instance built as the saved one was.
     ///
     /// # Errors
     /// Another kind or version, a missing or a left-over field, a value out of range.
@@ -200,26 +205,26 @@ pub trait Device: Send {
     }
 }
 
-/// What a device's interrupt line does.
+/// The state of a device's interrupt line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineState {
-    /// Nothing: no interrupt was asked for since the last question, or there is no line.
+    /// No interrupt was requested since the last call, or there is no line.
     Quiet,
-    /// One edge: an interrupt was asked for since the last question.
+    /// One edge: an interrupt was requested since the last call.
     Pulse,
-    /// A level-triggered line: asserted or not, for as long as the device says so.
+    /// A level-triggered line: asserted or not, until the device reports another level.
     Level(bool),
 }
 
-/// A device that is driven by registers: a serial port, a power button, a network card with rings of
-/// its own.
+/// A device that is driven by registers: a serial port, a power button, a network card with its own
+/// rings.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a device that is driven by registers",
     label = "`io_gate::RegisterDevice` is not implemented for it",
     note = "a device that is driven by registers implements `io_gate::RegisterDevice`; a virtio device, `io_gate::Device`"
 )]
 pub trait RegisterDevice: Send {
-    /// What it is.
+    /// The device's identity.
     fn identity(&self) -> Identity;
 
     /// The guest reads a register.
@@ -228,29 +233,29 @@ pub trait RegisterDevice: Send {
     /// The guest writes a register.
     fn write(&mut self, offset: u64, from: &[u8], gate: &mut Gate<'_>);
 
-    /// Data has arrived at `port`; gives the number of bytes consumed. The rest is offered again
+    /// Data has arrived at `port`. Returns the number of bytes consumed. The rest is offered again
     /// after the next register access. A device for output only consumes all.
     fn intake(&mut self, port: Port, data: &[u8], gate: &mut Gate<'_>) -> usize {
         let _ = (port, gate);
         data.len()
     }
 
-    /// Goes on with what an access has left to do, and says whether more is left. Called after every
-    /// access and every intake, and again for as long as there is more: a device with rings does its
-    /// work here, a bounded piece at a time, and stops when [`Gate::is_full`]. A device whose
-    /// accesses are done when they return has nothing to do here.
+    /// Continues the work that an access has left, and returns whether more is left. The far side
+    /// calls it after each access and each intake, and again while more is left. A device with
+    /// rings does its work here, in bounded steps, and stops when [`Gate::is_full`]. A device that
+    /// completes each access at once needs no body.
     fn proceed(&mut self, gate: &mut Gate<'_>) -> bool {
         let _ = gate;
         false
     }
 
-    /// What its interrupt line does now. Asked after every call that can change it; a [`LineState::Pulse`]
-    /// is told once.
+    /// The state of its interrupt line. Called after each call that can change it. A
+    /// [`LineState::Pulse`] is reported once.
     fn line(&mut self) -> LineState {
         LineState::Quiet
     }
 
-    /// Back to the state after power-on.
+    /// Returns to the state after power-on.
     fn reset(&mut self) {}
 
     /// As [`Device::save`].

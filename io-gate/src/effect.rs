@@ -5,22 +5,22 @@ use serde::{Deserialize, Serialize};
 use crate::chain::{Payload, Space, payload_in_record, space_in_record};
 use crate::commit::Epoch;
 
-/// One of a device's own backends, counted from 0. Which file or interface is behind it only the
-/// far side of the gate knows.
+/// One of a device's own backends, counted from 0. Only the far side of the gate knows which file
+/// or interface is behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Port(pub u8);
 
-/// One stream of a virtio socket (virtio 1.2, 5.10): which of the guest's ports talks to which of
-/// the host's. The context identifiers are the machine's own.
+/// One stream of a virtio socket (virtio 1.2, 5.10): a port of the guest connected to a port of the
+/// host. The machine supplies the context identifiers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct VsockStream {
-    /// The guest's end.
+    /// The guest's port.
     pub guest_port: u32,
-    /// The host's end.
+    /// The host's port.
     pub host_port: u32,
 }
 
-/// What the guest wants done to the machine itself.
+/// A request of the guest to the machine itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PowerEvent {
     /// Power off.
@@ -39,7 +39,7 @@ pub(crate) mod sealed {
     pub trait Sealed {}
 }
 
-/// A kind of outward effect. Sealed: the kinds are the ones listed here.
+/// A kind of outward effect. The trait is sealed: this crate lists all kinds.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a kind of outward effect",
     label = "the gate issues tokens for `NetTx`, `BlockWrite`, `BlockFlush`, `BlockDiscard`, `BlockWriteZeroes`, `ConsoleTx`, `VsockTx` and `Power` only",
@@ -58,31 +58,31 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// A network frame leaves.
+    /// Sends a network frame.
     NetTx,
-    /// Sectors of a disk are written.
+    /// Writes sectors of a disk.
     BlockWrite,
-    /// What was written is made durable.
+    /// Makes completed writes durable.
     BlockFlush,
-    /// Sectors are given up.
+    /// Discards sectors.
     BlockDiscard,
-    /// Sectors become zero.
+    /// Zeroes sectors.
     BlockWriteZeroes,
-    /// Bytes appear on a console.
+    /// Shows bytes on a console.
     ConsoleTx,
-    /// Bytes leave on a stream of a virtio socket.
+    /// Sends bytes on a stream of a virtio socket.
     VsockTx,
-    /// The machine powers off or resets.
+    /// Powers the machine off or resets it.
     Power,
 }
 
-/// The name of one effect or input: unique and growing within a virtual machine, across failovers.
+/// The id of one effect or input: unique and growing within a virtual machine, across failovers.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct EffectId(pub u64);
 
-/// Which request of which device asked for an operation.
+/// The request of a device that asked for an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Origin {
     /// A descriptor chain, to be completed when the operation has been performed.
@@ -94,7 +94,7 @@ pub enum Origin {
         /// The index of the chain's first descriptor.
         head: u16,
     },
-    /// A register access or a device's own doing: nothing waits for it.
+    /// A register access or the device's own action. No chain waits for it.
     Detached {
         /// The device's slot in the machine.
         slot: u16,
@@ -137,13 +137,13 @@ pub enum EffectOp {
         /// The backend.
         port: Port,
     },
-    /// Give up sectors.
+    /// Discard sectors.
     BlockDiscard {
         /// The backend.
         port: Port,
         /// First sector.
         sector: u64,
-        /// How many.
+        /// Number of sectors.
         sectors: u64,
     },
     /// Make sectors read as zero.
@@ -152,9 +152,9 @@ pub enum EffectOp {
         port: Port,
         /// First sector.
         sector: u64,
-        /// How many.
+        /// Number of sectors.
         sectors: u64,
-        /// Whether the space may be given up.
+        /// Whether the backend may deallocate the space.
         unmap: bool,
     },
     /// Show bytes on a console.
@@ -167,12 +167,12 @@ pub enum EffectOp {
     },
     /// Power off or reset the machine.
     Power(PowerEvent),
-    /// Send bytes on a stream of a virtio socket. A stream is opened by the first bytes of it, and
-    /// empty bytes end it.
+    /// Send bytes on a stream of a virtio socket. The first bytes open the stream, and empty bytes
+    /// end it.
     VsockTx {
         /// The backend.
         port: Port,
-        /// Which stream.
+        /// The stream.
         stream: VsockStream,
         /// The bytes, without the packet's header.
         #[serde(with = "payload_in_record")]
@@ -181,7 +181,7 @@ pub enum EffectOp {
 }
 
 impl EffectOp {
-    /// The bytes that the effect carries out, if it carries any.
+    /// The bytes that the effect carries, if it has any.
     #[must_use]
     pub fn payload(&self) -> Option<&Payload<'static>> {
         match self {
@@ -196,7 +196,7 @@ impl EffectOp {
         }
     }
 
-    /// The backend that the effect goes to; none for a power event.
+    /// The backend of the effect; `None` for a power event.
     #[must_use]
     pub fn port(&self) -> Option<Port> {
         match *self {
@@ -212,8 +212,8 @@ impl EffectOp {
     }
 }
 
-/// An input: it changes nothing outside, so it is performed at once, but what it brings is written
-/// to guest memory by the far side, which marks it dirty (P8).
+/// An input. It changes nothing outside, so it is performed at once. The far side writes its data
+/// to guest memory and marks the pages dirty (P8).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum InputOp {
     /// Read from a disk.
@@ -222,19 +222,19 @@ pub enum InputOp {
         port: Port,
         /// First sector.
         sector: u64,
-        /// Where it goes.
+        /// Room for the data.
         #[serde(with = "space_in_record")]
         into: Space<'static>,
     },
     /// Random bytes.
     Entropy {
-        /// Where they go.
+        /// Room for the bytes.
         #[serde(with = "space_in_record")]
         into: Space<'static>,
     },
 }
 
-/// What was asked for.
+/// What a device asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Held until committed.
@@ -243,16 +243,16 @@ pub enum Request {
     Input(InputOp),
 }
 
-/// One request in flight: what a checkpoint carries of it, and what a takeover performs again.
-/// The bytes of a descriptor chain are not in it: they are in the checkpoint's guest memory.
+/// One request in flight, as a checkpoint carries it and as a takeover performs it again. The bytes
+/// of a descriptor chain are not part of it: they are in the checkpoint's guest memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Its name.
+    /// Its id.
     pub id: EffectId,
     /// The epoch in which it was staged.
     pub epoch: Epoch,
-    /// Who waits for it.
+    /// The request that waits for it.
     pub origin: Origin,
-    /// What to do.
+    /// The operation.
     pub request: Request,
 }

@@ -1,4 +1,4 @@
-//! The gate as a device sees it: it issues tokens, and takes requests for input.
+//! The gate as a device sees it: it issues tokens and takes requests for input.
 
 use core::marker::PhantomData;
 
@@ -10,7 +10,7 @@ use crate::effect::{
 use crate::ledger::Ledger;
 use crate::verdict::{Brand, Held, Pending, Verdict};
 
-/// The only way out of a device, lent for one call.
+/// The only way out of a device. It is lent for one call.
 pub struct Gate<'e> {
     ledger: &'e mut Ledger,
     origin: Origin,
@@ -28,25 +28,25 @@ impl<'e> Gate<'e> {
         Self { ledger, origin, memory, brand: PhantomData }
     }
 
-    /// Whether so much of the device's is not settled that a device which can wait has to: it goes on in
-    /// [`RegisterDevice::proceed`](crate::RegisterDevice::proceed) when some of it has left. Staging
-    /// is possible all the same.
+    /// Whether the device has so many unsettled requests that it must wait, if it can. It continues
+    /// in [`RegisterDevice::proceed`](crate::RegisterDevice::proceed) when some of them have left.
+    /// Staging still works while the gate is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.ledger.is_full(self.origin.slot())
     }
 
     /// Reads guest memory, as a bus master does. A device that serves descriptor chains has no such
-    /// right: its memory is what the chain lends.
+    /// right: it sees only the memory that a chain lends.
     ///
     /// # Errors
-    /// [`MemoryFault`] when any byte lies outside guest memory, and always for a device that is not
-    /// (now) allowed to master the bus.
+    /// [`MemoryFault`] when any byte lies outside guest memory, and always while the device may not
+    /// master the bus.
     pub fn dma_read(&self, addr: u64, into: &mut [u8]) -> Result<(), MemoryFault> {
         self.memory.ok_or(MemoryFault(addr))?.read_at(addr, into)
     }
 
-    /// Writes guest memory, as a bus master does. What is written is marked dirty (P8).
+    /// Writes guest memory, as a bus master does. The written pages are marked dirty (P8).
     ///
     /// # Errors
     /// As [`dma_read`](Self::dma_read).
@@ -54,7 +54,7 @@ impl<'e> Gate<'e> {
         self.memory.ok_or(MemoryFault(addr))?.write_at(addr, from)
     }
 
-    /// The right to one effect, now. A token that is dropped unspent is counted as returned.
+    /// The right to one effect in this call. A token that is dropped unspent counts as returned.
     #[must_use = "a token does nothing until it is staged"]
     pub fn token<K: EffectKind>(&mut self) -> EffectToken<'_, 'e, K> {
         self.ledger.count_issued();
@@ -67,7 +67,7 @@ impl<'e> Gate<'e> {
         }
     }
 
-    /// Reads from a disk into the chain. The chain is completed when the data is there.
+    /// Reads from a disk into the chain. The chain is completed when the data has arrived.
     pub fn block_read(&mut self, port: Port, sector: u64, into: Space<'_>) -> Verdict<'e> {
         self.input(InputOp::BlockRead { port, sector, into: into.for_record() })
     }
@@ -109,7 +109,7 @@ impl<'e, K: EffectKind> EffectToken<'_, 'e, K> {
         Verdict::Held(Held(self.brand))
     }
 
-    /// Stages an effect that no chain waits for. Its bytes must be the device's own: a chain that
+    /// Stages an effect for which no chain waits. Its bytes must be the device's own: a chain that
     /// is completed at once gives its memory back to the guest.
     fn detach(mut self, op: EffectOp) {
         self.spent = true;
@@ -119,27 +119,27 @@ impl<'e, K: EffectKind> EffectToken<'_, 'e, K> {
 }
 
 impl<'e> EffectToken<'_, 'e, NetTx> {
-    /// Stages a frame (virtio-net header first); the chain is completed when it has left.
+    /// Stages a frame (virtio-net header first). The chain is completed when the frame has left.
     pub fn stage(self, port: Port, frame: Payload<'_>) -> Verdict<'e> {
         self.hold(EffectOp::NetTx { port, frame: frame.for_record() })
     }
 
-    /// Stages a frame (virtio-net header first) that no chain waits for, such as one that a bus
-    /// master has read from a ring of its own.
+    /// Stages a frame (virtio-net header first) for which no chain waits, for instance one that a
+    /// bus master has read from its ring.
     pub fn emit(self, port: Port, frame: alloc::vec::Vec<u8>) {
         self.detach(EffectOp::NetTx { port, frame: Payload::inline(frame) });
     }
 }
 
 impl<'e> EffectToken<'_, 'e, BlockWrite> {
-    /// Stages a write; the chain is completed when it has been performed.
+    /// Stages a write. The chain is completed when the write has been performed.
     pub fn stage(self, port: Port, sector: u64, data: Payload<'_>) -> Verdict<'e> {
         self.hold(EffectOp::BlockWrite { port, sector, data: data.for_record() })
     }
 }
 
 impl<'e> EffectToken<'_, 'e, BlockFlush> {
-    /// Stages a flush; the chain is completed when what was written before is durable (P3).
+    /// Stages a flush. The chain is completed when all earlier writes are durable (P3).
     pub fn stage(self, port: Port) -> Verdict<'e> {
         self.hold(EffectOp::BlockFlush { port })
     }
@@ -153,27 +153,27 @@ impl<'e> EffectToken<'_, 'e, BlockDiscard> {
 }
 
 impl<'e> EffectToken<'_, 'e, BlockWriteZeroes> {
-    /// Stages the zeroing of `sectors` sectors; `unmap` allows giving up the space.
+    /// Stages the zeroing of `sectors` sectors. `unmap` allows the backend to deallocate the space.
     pub fn stage(self, port: Port, sector: u64, sectors: u64, unmap: bool) -> Verdict<'e> {
         self.hold(EffectOp::BlockWriteZeroes { port, sector, sectors, unmap })
     }
 }
 
 impl<'e> EffectToken<'_, 'e, ConsoleTx> {
-    /// Stages console output out of a chain.
+    /// Stages console output from a chain.
     pub fn stage(self, port: Port, bytes: Payload<'_>) -> Verdict<'e> {
         self.hold(EffectOp::ConsoleTx { port, bytes: bytes.for_record() })
     }
 
-    /// Stages console output that no chain waits for, such as a byte written to a register.
+    /// Stages console output for which no chain waits, for instance a byte written to a register.
     pub fn emit(self, port: Port, bytes: alloc::vec::Vec<u8>) {
         self.detach(EffectOp::ConsoleTx { port, bytes: Payload::inline(bytes) });
     }
 }
 
 impl<'e> EffectToken<'_, 'e, VsockTx> {
-    /// Stages bytes of a stream; the chain is completed when they have left. The first bytes of a
-    /// stream open it, empty ones end it.
+    /// Stages bytes of a stream. The chain is completed when they have left. The first bytes open
+    /// the stream, and empty bytes end it.
     pub fn stage(self, port: Port, stream: VsockStream, bytes: Payload<'_>) -> Verdict<'e> {
         self.hold(EffectOp::VsockTx { port, stream, bytes: bytes.for_record() })
     }

@@ -14,41 +14,43 @@ use crate::commit::{Alone, CommitAuthority, Committed, Epoch, GateId};
 use crate::effect::{EffectId, EffectOp, InputOp, Origin, PowerEvent, Record, Request};
 use crate::load::{Load, Weight};
 
-/// Makes a gate that holds, and the one authority over it.
+/// Makes a gate that holds effects, and the one authority over that gate.
 #[must_use]
 pub fn new_gate() -> (Ledger, CommitAuthority) {
     let gate = GateId::unique();
     (Ledger::new(gate), CommitAuthority::new(gate))
 }
 
-/// Bytes of a console that no chain waits for are gathered in one effect, up to so many.
+/// The most console bytes that are merged into one effect, if no chain waits for them.
 const MAX_MERGED: usize = 4096;
 
-/// How many of what have passed; see the module's invariants.
+/// Counts of tokens and effects so far; see the module's invariants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Tokens issued to devices.
     pub issued: u64,
     /// Tokens spent on an effect.
     pub staged: u64,
-    /// Tokens spent on what an effect that has not left yet does as well: a further byte of a console, a second reset.
+    /// Tokens merged into an effect that has not left yet: a further console byte, a second reset.
     pub merged: u64,
     /// Tokens dropped unspent.
     pub returned: u64,
     /// Effects performed and settled.
     pub performed: u64,
-    /// Effects of a former owner of the machine, taken over and settled here.
+    /// Effects of a former owner of the machine, adopted and settled here.
     pub replayed: u64,
-    /// Effects dropped without being performed: the machine lost its right to (P2), or was reset.
+    /// Effects dropped without being performed: the machine lost the right to perform (P2), or was
+    /// reset.
     pub cancelled: u64,
 }
 
-/// An effect or input that may be performed now: the only form in which one leaves the ledger.
+/// An effect or input that may be performed now: the only form in which a request leaves the
+/// ledger.
 ///
-/// An effect takes this form against a proof alone, spent by value: [`Committed`] on
-/// [`Ledger::release`], or [`Alone`] on [`Ledger::run_alone`]. It is not `Clone`, and settling takes
-/// it by value, so it is settled once. One that is never settled stays in flight: whoever may not
-/// perform it any more (P2) just drops it.
+/// An effect takes this form only against a proof, which is spent by value: [`Committed`] on
+/// [`Ledger::release`], or [`Alone`] on [`Ledger::run_alone`]. It is not `Clone`, and settling
+/// takes it by value, so each effect is settled once. An effect that is never settled stays in
+/// flight: a side that lost the right to perform (P2) drops it.
 #[derive(Debug)]
 #[must_use = "an effect that is released has to be performed, then settled on the ledger"]
 pub struct Performable {
@@ -59,25 +61,26 @@ pub struct Performable {
 }
 
 impl Performable {
-    /// What to perform, and who waits for it.
+    /// The operation, and the request that waits for it.
     #[must_use]
     pub fn record(&self) -> &Record {
         &self.record
     }
 
-    /// The payload as it was when it was staged, where a copy was taken.
+    /// The copy of the payload, if one was taken before the guest ran on.
     #[must_use]
     pub fn copy(&self) -> Option<&[u8]> {
         self.copy.as_deref().map(Vec::as_slice)
     }
 
-    /// The gate that has let it out. Whoever performs for another gate refuses it (P1): that gate's proof is not this one's.
+    /// The gate that released it. A backend of another gate refuses it (P1): a proof is valid for
+    /// one gate only.
     #[must_use]
     pub fn gate(&self) -> GateId {
         self.gate
     }
 
-    /// Whether a former owner of the machine may have performed it already.
+    /// Whether a former owner of the machine may already have performed it.
     #[must_use]
     pub fn is_replay(&self) -> bool {
         self.replay
@@ -89,26 +92,25 @@ impl Performable {
 pub struct Ledger {
     gate: GateId,
     epoch: Epoch,
-    /// The proof by which effects pass at once, for as long as they do.
+    /// The proof that lets effects pass at once, while the machine runs alone.
     alone: Option<Alone>,
     next_id: u64,
     /// Effects staged and not yet allowed to leave, oldest first; their records are in flight.
     held: VecDeque<Held>,
     /// Bytes that the held effects carry.
     held_bytes: usize,
-    /// Inputs asked for and not yet handed to a backend.
+    /// Inputs requested and not yet handed to a backend.
     inputs: VecDeque<Performable>,
-    /// Effects and inputs that are not settled: what a checkpoint has to carry.
+    /// Effects and inputs that are not settled: each checkpoint carries them.
     in_flight: BTreeMap<EffectId, InFlight>,
-    /// Requests that were given up after they had left for their backends, and will be settled some time: for the guest, and
-    /// so for checkpoints, they are over.
-    /// They keep their memory until then.
+    /// Requests given up after they left for their backends. They are over for the guest and for
+    /// checkpoints, but keep their memory until the backend settles them.
     abandoned: BTreeMap<EffectId, (u16, Weight)>,
-    /// What they weigh (P9).
+    /// The weight of all requests that are not settled (P9).
     load: Load,
-    /// The newest effect of each slot that no chain waits for.
+    /// The newest effect of each slot for which no chain waits.
     detached: BTreeMap<u16, EffectId>,
-    /// Effects taken over from a checkpoint.
+    /// Number of effects adopted from a checkpoint.
     adopted: u64,
     /// Tokens issued in the current session and neither staged nor dropped.
     tokens_out: u64,
@@ -152,37 +154,38 @@ impl Ledger {
         }
     }
 
-    /// The epoch to which what is staged now belongs.
+    /// The epoch of what is staged now.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// Whether effects wait for an acknowledgement.
+    /// Whether effects wait for an acknowledgement before they leave.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.alone.is_none()
     }
 
-    /// Effects that wait to be released.
+    /// Number of effects that wait to be released.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held.len()
     }
 
-    /// Effects of one epoch that wait to be released.
+    /// Number of effects of `epoch` or later that wait to be released.
     #[must_use]
     pub fn held_in(&self, epoch: Epoch) -> usize {
         self.held.len() - self.held.partition_point(|held| held.epoch < epoch)
     }
 
-    /// Bytes that the effects that wait to be released carry.
+    /// Payload bytes of the effects that wait to be released.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.held_bytes
     }
 
-    /// What everything weighs that was asked for and is not settled: held, with a lane, or performed and not yet told.
+    /// The weight of all requests that are not settled: held, in a lane, or performed but not yet
+    /// reported to the guest.
     #[must_use]
     pub fn load(&self) -> Weight {
         self.load.all()
@@ -194,27 +197,28 @@ impl Ledger {
         self.load.of(slot)
     }
 
-    /// Whether a slot that can wait has to, before it asks for more: a guest cannot make the machine buffer without end
-    /// (P9), whether the gate holds or not.
+    /// Whether a slot that can wait must wait before it asks for more. This bounds what the machine
+    /// buffers for a guest, whether the gate holds or not (P9).
     #[must_use]
     pub fn is_full(&self, slot: u16) -> bool {
         self.load.is_full(slot)
     }
 
-    /// Whether a slot that waited goes on: some time after it is no longer [full](Self::is_full).
+    /// Whether a slot that waited may go on. The threshold is lower than that of
+    /// [`is_full`](Self::is_full), so that a slot is not woken for each request.
     #[must_use]
     pub fn has_room(&self, slot: u16) -> bool {
         self.load.has_room(slot)
     }
 
-    /// What has passed so far.
+    /// Counts of tokens and effects so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
     /// Ends the current epoch and begins the next. The guest must be paused: what is staged before
-    /// the call belongs to the checkpoint, what is staged after it does not (P1).
+    /// the call belongs to the checkpoint, what is staged after the call does not (P1).
     ///
     /// # Panics
     /// When the counts do not add up.
@@ -225,25 +229,25 @@ impl Ledger {
         sealed
     }
 
-    /// Everything asked for and not settled, oldest first: the checkpoint's list of requests in
+    /// All requests that are not settled, oldest first: the checkpoint's list of requests in
     /// flight.
     #[must_use]
     pub fn in_flight(&self) -> Vec<Record> {
         self.in_flight.values().map(|entry| (*entry.record).clone()).collect()
     }
 
-    /// The number that the next effect will get: part of the checkpoint, so that names stay
-    /// unique across failovers.
+    /// The number of the next request. It is part of the checkpoint, so that numbers stay unique
+    /// across failovers.
     #[must_use]
     pub fn next_id(&self) -> EffectId {
         EffectId(self.next_id)
     }
 
-    /// Spends a proof that epochs up to one are committed: their effects may be performed, in
-    /// order.
+    /// Spends a proof that all epochs up to one are committed. Their effects may then be performed,
+    /// in order.
     ///
     /// # Panics
-    /// When the proof is another gate's, or of an epoch that is not sealed.
+    /// When the proof is of another gate, or of an epoch that is not sealed.
     pub fn release(&mut self, proof: Committed) -> Vec<Performable> {
         assert!(proof.gate == self.gate, "P1: a proof for another gate");
         assert!(
@@ -257,18 +261,18 @@ impl Ledger {
         self.let_go(covered)
     }
 
-    /// Spends a proof that the machine may run alone (P2): everything held may be performed, and
-    /// whatever is staged from now on, until [`hold`](Self::hold).
+    /// Spends a proof that the machine may run alone (P2). Everything held may be performed, and
+    /// everything staged until [`hold`](Self::hold).
     ///
     /// # Panics
-    /// When the proof is another gate's.
+    /// When the proof is of another gate.
     pub fn run_alone(&mut self, proof: Alone) -> Vec<Performable> {
         assert!(proof.gate == self.gate, "P2: a proof for another gate");
         self.alone = Some(proof);
         self.let_go(self.held.len())
     }
 
-    /// Turns the oldest of what is held into what may be performed. Called with a proof only (P1).
+    /// Releases the `count` oldest held effects. Called only with a proof (P1).
     fn let_go(&mut self, count: usize) -> Vec<Performable> {
         let (gate, in_flight) = (self.gate, &self.in_flight);
         let batch: Vec<Performable> =
@@ -277,24 +281,24 @@ impl Ledger {
         batch
     }
 
-    /// Which gate this is.
+    /// The identity of this gate.
     #[must_use]
     pub fn gate(&self) -> GateId {
         self.gate
     }
 
-    /// Makes the gate hold what is staged from now on. Always safe, so it needs no proof.
+    /// Holds everything staged from now on. This is always safe, so it needs no proof.
     pub fn hold(&mut self) {
         self.alone = None;
     }
 
-    /// Whether [`take_ready`](Self::take_ready) would give anything.
+    /// Whether [`take_ready`](Self::take_ready) would return anything.
     #[must_use]
     pub fn has_ready(&self) -> bool {
         !self.inputs.is_empty() || (self.alone.is_some() && !self.held.is_empty())
     }
 
-    /// What may be performed at once after a session: inputs always, effects when the machine
+    /// Returns what may be performed at once after a session: inputs always, effects if the machine
     /// runs alone.
     pub fn take_ready(&mut self) -> Vec<Performable> {
         if self.alone.is_none() {
@@ -303,8 +307,7 @@ impl Ledger {
         if self.inputs.is_empty() {
             return self.let_go(self.held.len());
         }
-        // In the order in which they were asked for: a driver may expect no more, but a real disk
-        // does no less.
+        // Keep the order of the requests. Virtio does not promise it, but a real disk keeps it.
         let mut effects = self.let_go(self.held.len()).into_iter().peekable();
         let mut inputs = self.inputs.drain(..).peekable();
         let mut ready = Vec::with_capacity(inputs.len() + effects.len());
@@ -321,9 +324,8 @@ impl Ledger {
         ready
     }
 
-    /// Lets `copy` keep the payload of every held effect of which no copy was taken yet, as it is
-    /// now: a guest that changes a buffer it has given away must not change what a committed
-    /// effect carries (P1).
+    /// Calls `copy` for each held effect whose payload has no copy yet. A guest that changes a
+    /// buffer it has given away must not change what a committed effect carries (P1).
     pub fn copy_held(&mut self, mut copy: impl FnMut(&Record) -> Option<Vec<u8>>) {
         for held in self.held.iter_mut().rev() {
             if held.copied {
@@ -335,10 +337,11 @@ impl Ledger {
         }
     }
 
-    /// An effect or input has been performed and its outcome has reached whoever waits for it.
+    /// Settles an effect or input: it has been performed, and its outcome has reached the request
+    /// that waited for it.
     ///
     /// # Panics
-    /// When it is not in flight on this ledger: it was cancelled, or it is another gate's.
+    /// When it is not in flight on this ledger: it was cancelled, or belongs to another gate.
     pub fn settle(&mut self, done: Performable) {
         assert!(done.gate == self.gate, "P1: an effect of another gate settled");
         let id = done.record.id;
@@ -355,7 +358,8 @@ impl Ledger {
         }
     }
 
-    /// As [`settle`](Self::settle), of a request that was not performed because it was given up; any other stays in flight.
+    /// As [`settle`](Self::settle), for a request that was given up and not performed. Any other
+    /// request stays in flight.
     pub fn settle_if_abandoned(&mut self, given_up: Performable) {
         self.end_abandoned(given_up.record.id);
     }
@@ -366,44 +370,46 @@ impl Ledger {
         true
     }
 
-    /// Drops everything that has not left: the machine was reset, or it lost the right to perform.
-    /// Gives the names of the effects.
+    /// Drops all effects that have not left: the machine was reset, or lost the right to perform.
+    /// Returns their ids.
     pub fn cancel_held(&mut self) -> Vec<EffectId> {
         self.cancel_where(|record| matches!(record.request, Request::Effect(_)))
     }
 
-    /// Drops resets of the machine that have not left: it has just been reset, and what asked for
-    /// them is gone. A power-off stays: it was asked for, and has not happened. Gives the names of
-    /// the effects.
+    /// Drops resets of the machine that have not left: the machine has just been reset, so their
+    /// cause is gone. A power-off stays, since it was requested and has not happened. Returns the
+    /// ids of the dropped effects.
     pub fn cancel_resets(&mut self) -> Vec<EffectId> {
         let reset = Request::Effect(EffectOp::Power(PowerEvent::Reset));
         self.cancel_where(|record| record.request == reset)
     }
 
-    /// Drops the requests of a slot's descriptor chains that have not left: its driver has reset
-    /// the device, and owns the memory they point to again. Gives the names of the effects.
+    /// Drops the requests of a slot's descriptor chains that have not left: the driver has reset
+    /// the device and owns their memory again. Returns the ids of the dropped effects.
     pub fn cancel_chains_of(&mut self, slot: u16) -> Vec<EffectId> {
         self.cancel_where(
             |record| matches!(record.origin, Origin::Chain { slot: of, .. } if of == slot),
         )
     }
 
-    /// Gives up what is left in flight of a slot's descriptor chains, once those that have not left are
-    /// [cancelled](Self::cancel_chains_of): no checkpoint has them any more (whoever took over would perform them from memory
-    /// that is another's by then), and settling them changes nothing. Gives the names of the effects.
+    /// Gives up a slot's descriptor chains that are still in flight, after
+    /// [`cancel_chains_of`](Self::cancel_chains_of) has dropped those that have not left.
+    /// Checkpoints no longer contain them: a takeover would perform them from memory that the
+    /// driver has since reused. Settling them later changes nothing for the guest. Returns the ids
+    /// of the effects.
     pub fn abandon_chains_of(&mut self, slot: u16) -> Vec<EffectId> {
         self.abandon(|record| matches!(record.origin, Origin::Chain { slot: of, .. } if of == slot))
     }
 
-    /// Gives up resets of the machine that have left and were not performed: it has just been reset. Gives the names of the
-    /// effects.
+    /// Gives up resets of the machine that have left but were not performed: the machine has just
+    /// been reset. Returns the ids of the effects.
     pub fn abandon_resets(&mut self) -> Vec<EffectId> {
         let reset = Request::Effect(EffectOp::Power(PowerEvent::Reset));
         let held: BTreeSet<EffectId> = self.held.iter().map(|held| held.id).collect();
         self.abandon(|record| record.request == reset && !held.contains(&record.id))
     }
 
-    /// Gives up what has left; gives the effects among it.
+    /// Gives up the selected requests in flight. Returns the ids of the effects among them.
     fn abandon(&mut self, which: impl Fn(&Record) -> bool) -> Vec<EffectId> {
         let ids: Vec<EffectId> = self
             .in_flight
@@ -423,11 +429,11 @@ impl Ledger {
         effects
     }
 
-    /// Takes over the requests in flight of a checkpoint: they are held, as replays, until a proof
-    /// is spent; inputs are asked for again.
+    /// Adopts the requests in flight of a checkpoint. Effects are held as replays until a proof is
+    /// spent; inputs are requested again.
     ///
     /// # Panics
-    /// When this gate has been used already, or [`check_in_flight`] was not heeded.
+    /// When this gate is already in use, or [`check_in_flight`] refuses the list.
     pub fn adopt(&mut self, epoch: Epoch, next_id: EffectId, in_flight: Vec<Record>) {
         assert!(self.in_flight.is_empty(), "P2: a gate in use cannot adopt another's requests");
         if let Err(error) = check_in_flight(epoch, next_id, &in_flight) {
@@ -442,7 +448,8 @@ impl Ledger {
                 Request::Effect(_) => {
                     self.adopted += 1;
                     self.held_bytes += carried(&record);
-                    // The chain's bytes in the restored memory are the checkpoint's own: no copy needed.
+                    // The restored memory holds the chain's bytes as of the checkpoint, so no copy
+                    // is needed.
                     self.held.push_back(Held { id, epoch, copy: None, copied: true, replay: true });
                 }
                 Request::Input(_) => {
@@ -482,9 +489,10 @@ impl Ledger {
         self.held.push_back(Held { id, epoch, copy: None, copied: false, replay: false });
     }
 
-    /// Whether the newest effect of a slot, which nothing waits for and which has not left, can do what is asked for as well: a
-    /// guest that writes to a console byte by byte takes little more than its bytes, and one that asks for a
-    /// reset again and again takes nothing. Bytes are never added to what is in a checkpoint (P1).
+    /// Merges `op` into the newest detached effect of the slot, if that effect has not left.
+    /// Returns whether it did. A guest that writes to a console byte by byte then costs little more
+    /// than its bytes, and repeated resets cost nothing. Bytes are never added to an effect of a
+    /// sealed epoch (P1).
     fn merge(&mut self, slot: u16, op: &EffectOp) -> bool {
         let Some(id) = self.detached.get(&slot) else { return false };
         if self.held.binary_search_by_key(id, |held| held.id).is_err() {
@@ -493,7 +501,7 @@ impl Ledger {
         let Some(InFlight { record, weight, .. }) = self.in_flight.get_mut(id) else {
             return false;
         };
-        // Nobody shares it before it leaves.
+        // The record has one owner until it leaves.
         let Some(record) = Arc::get_mut(record) else { return false };
         match (&mut record.request, op) {
             (Request::Effect(EffectOp::Power(held)), EffectOp::Power(event)) => held == event,
@@ -532,7 +540,7 @@ impl Ledger {
         record
     }
 
-    /// What is in flight is weighed until it is settled or cancelled.
+    /// Enters a request in flight. Its weight counts until it is settled or cancelled.
     fn enter(&mut self, record: Arc<Record>, replay: bool) {
         let (id, weight) = (record.id, Weight::of(&record));
         self.load.add(record.origin.slot(), weight);
@@ -550,7 +558,8 @@ impl Ledger {
             .map(|(id, _)| *id)
     }
 
-    /// Drops what has not left and is such; gives the names of the effects among it, oldest first. One look at each.
+    /// Drops the selected requests that have not left. Returns the ids of the effects among them,
+    /// oldest first.
     fn cancel_where(&mut self, mut drops: impl FnMut(&Record) -> bool) -> Vec<EffectId> {
         let Self { held, inputs, in_flight, .. } = self;
         let mut ids = Vec::new();
@@ -570,7 +579,7 @@ impl Ledger {
         ids
     }
 
-    /// Drops what a session has just asked for: it is the newest, so nothing else is looked at.
+    /// Drops what a session has just requested. Only the newest entries are searched.
     pub(crate) fn cancel_since(&mut self, first: EffectId, origin: Origin) {
         let waiting: Vec<EffectId> = self.waiting_since(first, origin).collect();
         let held = self.held.partition_point(|held| held.id < first);
@@ -583,7 +592,7 @@ impl Ledger {
         waiting.iter().for_each(|id| self.forget(*id));
     }
 
-    /// A request that is no longer in a queue is not in flight either.
+    /// Removes a request that has left its queue from those in flight.
     fn forget(&mut self, id: EffectId) {
         let Some(entry) = self.in_flight.remove(&id) else { return };
         self.load.remove(entry.record.origin.slot(), entry.weight);
@@ -624,13 +633,13 @@ impl Ledger {
     }
 }
 
-/// What is held, in the form in which it leaves.
+/// The held effect in the form in which it leaves.
 fn performable(gate: GateId, in_flight: &BTreeMap<EffectId, InFlight>, held: Held) -> Performable {
     let entry = in_flight.get(&held.id).expect("what is held is in flight");
     Performable { gate, record: entry.record.clone(), copy: held.copy, replay: held.replay }
 }
 
-/// The bytes that an effect carries.
+/// The payload bytes of an effect.
 fn carried(record: &Record) -> usize {
     match &record.request {
         Request::Effect(op) => op.payload().map_or(0, Payload::len),
@@ -638,18 +647,19 @@ fn carried(record: &Record) -> usize {
     }
 }
 
-/// Why a list of requests in flight cannot be of a checkpoint.
+/// Why a list of requests in flight is not valid for a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InFlightError {
-    /// The names do not grow, or reach beyond the next one to be given.
+    /// The ids do not grow, or reach the next id.
     Order(EffectId),
-    /// A request is of a later epoch than the checkpoint.
+    /// A request has a later epoch than the checkpoint.
     Epoch(EffectId),
-    /// The next name to be given is one that no machine reaches by counting.
+    /// The next id is beyond what a machine can reach by counting.
     Next(EffectId),
 }
 
-/// Names from here on are not used: whoever goes on from a checkpoint counts on, and must not come to the end.
+/// Upper bound of ids in a checkpoint, so that a machine that continues from it does not run out of
+/// ids.
 const MAX_ID: EffectId = EffectId(1 << 62);
 
 impl core::fmt::Display for InFlightError {
@@ -670,8 +680,8 @@ impl core::fmt::Display for InFlightError {
 
 impl core::error::Error for InFlightError {}
 
-/// Whether a checkpoint's requests in flight can be adopted: to be asked before it is acknowledged
-/// (P4), since [`Ledger::adopt`] takes no other.
+/// Checks that the requests in flight of a checkpoint can be adopted. Call this before
+/// acknowledging the checkpoint (P4): [`Ledger::adopt`] panics on any other list.
 ///
 /// # Errors
 /// See [`InFlightError`].

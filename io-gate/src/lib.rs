@@ -1,11 +1,12 @@
-//! The vocabulary of a virtual device whose every outward effect is a token spent at a gate.
+//! The types of a virtual device whose outward effects all go through a gate, each against a token.
 //!
-//! A device sees [`Chain`] (what the guest asks), [`Gate`] (the only way out) and answers with a
-//! [`Verdict`]. It holds no descriptor, no socket and no callback: [`EffectToken`] is the only
-//! value from which an effect can be made, it lives no longer than the call it was issued in, and
-//! staging it is the only source of [`Verdict::Held`]. What is staged is data; it leaves the
-//! machine when the far side of the gate has been shown a [`Committed`](host::Committed) proof, which only the
-//! one [`CommitAuthority`](host::CommitAuthority) of the virtual machine can make.
+//! A device gets a [`Chain`] (the guest's request) and a [`Gate`] (the only way out), and answers
+//! with a [`Verdict`]. It holds no descriptor, no socket and no callback. An effect can be made
+//! only from an [`EffectToken`], which lives no longer than the call it was issued in; staging the
+//! token is the only source of [`Verdict::Held`].
+//! A staged effect is data. It leaves the machine when the far side of the gate gets a
+//! [`Committed`](host::Committed) proof, which only the one
+//! [`CommitAuthority`](host::CommitAuthority) of the virtual machine can make.
 //!
 //! ```
 //! use io_gate::{Chain, DeviceError, Gate, NetTx, Port, Verdict};
@@ -70,8 +71,8 @@ pub use identity::Identity;
 pub use state::{Fields, SavedState, StateError, Value};
 pub use verdict::{Held, Pending, Verdict};
 
-/// The far side of the gate: what a VMM uses to lend gates to devices and to let committed effects
-/// out. Device code has no business here, and the project's lint says so.
+/// The far side of the gate: a VMM uses it to lend gates to devices and to release committed
+/// effects. Device code must not use it; the project's lint enforces this.
 pub mod host {
     pub use crate::chain::{
         GuestBytes, GuestRange, MemoryFault, lend_chain, lend_merged, take_back,

@@ -1,11 +1,13 @@
-//! What requests that are not settled weigh, and the one bound on it (P9).
+//! The weight of requests that are not settled, and its one bound (P9).
 //!
-//! A guest can ask for more than leaves: the standby is slow, the arbiter away, a peer does not read. Everything asked for
-//! and not settled is weighed here, held or not, with what is kept for it besides its bytes. A device whose slot is
-//! full has to wait, which is a slow wire to its driver; what is asked for all the same is taken.
+//! A guest can ask for more than leaves: the standby may be slow, the arbiter unreachable, or a
+//! peer not reading. Every request is weighed here until it is settled, held or not, with the
+//! bookkeeping kept for it. A device whose slot is full must wait, which its driver sees as a slow
+//! wire. A request of a device that does not wait is still taken.
 //!
-//! Two things are weighed, since a chain's bytes are kept by this host and do not travel: memory, and what a checkpoint's record
-//! takes. Each slot has a share that no other can take from it, so that a backend which takes nothing stops no other.
+//! Two weights are kept, since the bytes of a chain take memory on this host but are not in the
+//! checkpoint's record: memory, and record bytes. Each slot has a share that no other slot can
+//! take, so that a backend that is stuck stops no other.
 
 use alloc::collections::BTreeMap;
 use core::ops::{AddAssign, SubAssign};
@@ -15,21 +17,21 @@ use crate::effect::{InputOp, Record, Request};
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
-/// What is kept for a request besides its bytes, generously: its record, its places in the ledger, in a lane and among the completions,
-/// its copy's and its bytes' places in the heap.
+/// Memory kept for a request besides its bytes, an upper estimate: its record, its entries in the
+/// ledger, in a lane and in the completions, and heap overhead of the copy and the bytes.
 const ENTRY: usize = 512;
 /// The longest encoding of a request without its bytes and ranges.
 const ENCODED: usize = 64;
-/// A range of guest memory, kept or encoded.
+/// Size of a range of guest memory, in memory and encoded.
 const RANGE: usize = 16;
 
-/// How much may be asked for and not settled, before whoever can wait has to.
+/// The most that may be requested and not settled before a device that can wait must wait.
 struct Bound {
-    /// By one slot.
+    /// For one slot.
     slot: usize,
-    /// By all together.
+    /// For all slots together.
     all: usize,
-    /// By one slot even if all together have too much.
+    /// Share of one slot that stays available while `all` is exceeded.
     least: usize,
 }
 
@@ -38,19 +40,20 @@ const RECORDED: Bound = Bound { slot: 2 * MIB, all: 6 * MIB, least: 64 * KIB };
 
 /// The most slots that have a share of their own.
 const MAX_SLOTS: usize = 32;
-/// The most that is asked for between two looks at the bound: a disk's request, a packet that a card cuts into segments.
+/// The most that is requested between two checks of the bound: one disk request, or one packet that
+/// a network card cuts into segments.
 const SESSION_MEMORY: usize = 17 * MIB;
 const SESSION_RECORDED: usize = 768 * KIB;
-/// Register devices that ask for that much in one piece: network cards.
+/// Number of register devices that request that much at once: network cards.
 const CARDS: usize = 2;
 
-/// The most that all requests in flight take in a checkpoint, for whoever limits what he accepts (P4).
+/// The most bytes that all requests in flight take in a checkpoint: the receiver's limit (P4).
 pub const MAX_RECORDED: usize =
     RECORDED.all + MAX_SLOTS * (RECORDED.least + 17 * KIB) + (1 + CARDS) * SESSION_RECORDED;
-/// The most memory that all requests in flight take: what a host has to have for it.
+/// The most memory that all requests in flight take on a host.
 pub const MAX_MEMORY: usize = MEMORY.all + MAX_SLOTS * MEMORY.least + SESSION_MEMORY;
 
-/// What requests weigh.
+/// The weight of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Weight {
     /// Bytes of this host's memory.
@@ -60,7 +63,7 @@ pub struct Weight {
 }
 
 impl Weight {
-    /// Of one request.
+    /// The weight of one request.
     pub(crate) fn of(record: &Record) -> Self {
         let (bytes, ranges) = match &record.request {
             Request::Effect(op) => match op.payload() {
@@ -80,12 +83,12 @@ impl Weight {
         weight
     }
 
-    /// Of bytes that are in the record itself.
+    /// The weight of bytes that are in the record itself.
     pub(crate) fn carried(bytes: usize) -> Self {
         Self { memory: bytes, recorded: bytes }
     }
 
-    /// Of bytes that are guest memory, and copied out of it.
+    /// The weight of bytes in guest memory that are copied on this host.
     fn kept(bytes: usize) -> Self {
         Self { memory: bytes, recorded: 0 }
     }
@@ -113,7 +116,7 @@ impl SubAssign for Weight {
 #[derive(Debug, Default)]
 pub(crate) struct Load {
     all: Weight,
-    /// One entry for each slot that has ever asked for something.
+    /// One entry for each slot that has ever made a request.
     slots: BTreeMap<u16, Weight>,
 }
 
@@ -136,7 +139,7 @@ impl Load {
         self.slots.get(&slot).copied().unwrap_or_default()
     }
 
-    /// Whether a slot has to wait, if it can.
+    /// Whether a slot must wait, if it can.
     pub(crate) fn is_full(&self, slot: u16) -> bool {
         let shares = self.slots.len() <= MAX_SLOTS;
         self.all.has(self.of(slot), |bound, own, all| {
@@ -144,7 +147,8 @@ impl Load {
         })
     }
 
-    /// Whether a slot that waits goes on: not at once when it is no longer full, or it would be woken for each request.
+    /// Whether a slot that waits may go on. The threshold is below that of `is_full`, so that the
+    /// slot is not woken for each request.
     pub(crate) fn has_room(&self, slot: u16) -> bool {
         !self.all.has(self.of(slot), |bound, own, all| {
             own > bound.slot / 2 || (all > bound.all / 4 * 3 && own > bound.least / 2)

@@ -1,27 +1,29 @@
-//! What a device says to the operator of the host: fixed text, and numbers. The log is not held back by the gate, so nothing of
-//! the guest's may be in it; the types leave room for no more than a number.
+//! Log messages of a device for the host's operator: fixed text and numbers.
+//!
+//! The gate does not hold the log back, so the log must not contain guest data. The types admit
+//! only fixed text and numbers.
 
 use core::fmt;
 
 use log::Level;
 
-/// The name under which the notes of all devices are in the log.
+/// The log target of all devices' messages.
 const TARGET: &str = "devices";
 
 /// A number with its name: `("offset", 8)`.
 pub type Number = (&'static str, u64);
 
-/// Something that an operator should know, and may do something about.
+/// Reports what an operator should know and may have to act on.
 pub fn warn(text: &'static str, numbers: &[Number]) {
     note(Level::Warn, text, numbers);
 }
 
-/// Something that is worth knowing.
+/// Reports normal events of interest.
 pub fn info(text: &'static str, numbers: &[Number]) {
     note(Level::Info, text, numbers);
 }
 
-/// Something for whoever looks for a fault in the device or its driver.
+/// Reports details that help to debug the device or its driver.
 pub fn debug(text: &'static str, numbers: &[Number]) {
     note(Level::Debug, text, numbers);
 }
@@ -30,7 +32,7 @@ fn note(level: Level, text: &'static str, numbers: &[Number]) {
     log::log!(target: TARGET, level, "{text}{}", Numbers(numbers));
 }
 
-/// As they stand behind the text: ` (offset 8, length 512)`.
+/// Formats the numbers that follow the text: ` (offset 8, length 512)`.
 struct Numbers<'n>(&'n [Number]);
 
 impl fmt::Display for Numbers<'_> {

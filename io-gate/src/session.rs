@@ -1,4 +1,5 @@
-//! Sessions: the gate is lent to a device for one call, and the books are balanced when it ends (P5).
+//! Sessions: the gate is lent to a device for one call, and the token counts are checked when it
+//! ends (P5).
 
 use crate::chain::GuestBytes;
 use crate::device::DeviceError;
@@ -17,14 +18,14 @@ pub enum ChainOutcome {
 }
 
 impl Ledger {
-    /// Lends the gate for one descriptor chain and says what became of it.
+    /// Lends the gate for one descriptor chain and returns what became of the chain.
     ///
     /// # Errors
-    /// The device's own error: it could make nothing of the chain.
+    /// The device's error when the chain is not valid for it.
     ///
     /// # Panics
     /// When the device breaks the gate's invariants: a token neither staged nor dropped
-    /// (`mem::forget`), or a verdict that does not fit what was asked of the gate.
+    /// (`mem::forget`), or a verdict that does not match what it asked of the gate.
     pub fn chain_session(
         &mut self,
         origin: Origin,
@@ -58,7 +59,7 @@ impl Ledger {
         }
     }
 
-    /// Lends the gate for a register access or for inbound data: nothing waits for its effects.
+    /// Lends the gate for a register access or for inbound data. No chain waits for the effects.
     ///
     /// # Panics
     /// As [`chain_session`](Self::chain_session).
@@ -70,8 +71,8 @@ impl Ledger {
         self.session(slot, None, call)
     }
 
-    /// As [`detached_session`](Self::detached_session), and lends guest memory too: for a device that
-    /// masters the bus, and for no other.
+    /// As [`detached_session`](Self::detached_session), and lends guest memory too: only for a
+    /// device that masters the bus.
     ///
     /// # Panics
     /// As [`chain_session`](Self::chain_session).

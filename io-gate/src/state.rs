@@ -1,6 +1,6 @@
-//! The saved state of a device: its kind, a version, and named fields, none of which is optional.
+//! The saved state of a device: its kind, a version, and named fields, all of them required.
 //!
-//! Names, and what an error says, are fixed text: they are logged, and nothing of the guest's may be in the log.
+//! Field names and error texts are fixed: they are logged, and the log must not contain guest data.
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -19,7 +19,7 @@ pub enum Value {
     Bytes(Vec<u8>),
 }
 
-/// What a device was when the checkpoint was taken.
+/// The state of a device when the checkpoint was taken.
 ///
 /// ```
 /// use io_gate::{Identity, SavedState};
@@ -39,7 +39,7 @@ pub struct SavedState {
 }
 
 impl SavedState {
-    /// An empty state of a device of this identity.
+    /// An empty state for a device of this identity.
     #[must_use]
     pub fn new(identity: &Identity) -> Self {
         Self { kind: identity.kind.to_owned(), version: identity.state_version, fields: Vec::new() }
@@ -59,22 +59,22 @@ impl SavedState {
         self
     }
 
-    /// The kind of device it was saved from.
+    /// The kind of the device that was saved.
     #[must_use]
     pub fn kind(&self) -> &str {
         &self.kind
     }
 
-    /// The version of its layout.
+    /// The version of the state's layout.
     #[must_use]
     pub fn version(&self) -> u16 {
         self.version
     }
 
-    /// Opens it for a device of this identity.
+    /// Opens the state for a device of this identity.
     ///
     /// # Errors
-    /// When it was saved from another kind of device, or has another version.
+    /// When the state is of another kind of device, or of another version.
     pub fn open(&self, identity: &Identity) -> Result<Fields, StateError> {
         if self.kind != identity.kind {
             return Err(StateError::Kind {
@@ -112,20 +112,20 @@ impl Fields {
         }
     }
 
-    /// Takes a number that has to fit a smaller type.
+    /// Takes a number as a smaller type.
     ///
     /// # Errors
-    /// As [`number`](Self::number), and when it does not fit.
+    /// As [`number`](Self::number), and when the number does not fit.
     pub fn small<T: TryFrom<u64>>(&mut self, name: &'static str) -> Result<T, StateError> {
         let value = self.number(name)?;
         T::try_from(value)
             .map_err(|_| self.invalid(name, core::any::type_name::<T>(), "a larger number"))
     }
 
-    /// Takes a number that stands for no (0) or yes (1).
+    /// Takes a flag: 0 is false, 1 is true.
     ///
     /// # Errors
-    /// As [`number`](Self::number), and when it is neither.
+    /// As [`number`](Self::number), and when the number is neither 0 nor 1.
     pub fn flag(&mut self, name: &'static str) -> Result<bool, StateError> {
         match self.number(name)? {
             0 => Ok(false),
@@ -145,10 +145,10 @@ impl Fields {
         }
     }
 
-    /// Ends the reading.
+    /// Ends reading.
     ///
     /// # Errors
-    /// When a field was not read: the saved device knew something that this one does not.
+    /// When a field was not read: the saved device had state that this one does not know.
     pub fn close(self) -> Result<(), StateError> {
         match self.left.into_iter().next() {
             None => Ok(()),
@@ -156,7 +156,7 @@ impl Fields {
         }
     }
 
-    /// An error about the value of a field.
+    /// Makes an error about the value of a field.
     #[must_use]
     pub fn invalid(
         &self,
@@ -167,7 +167,7 @@ impl Fields {
         StateError::Invalid { kind: self.kind.clone(), field, expected, found }
     }
 
-    /// An error about a number in a field.
+    /// Makes an error about a number in a field.
     #[must_use]
     pub fn invalid_number(
         &self,
@@ -190,14 +190,14 @@ impl Fields {
 /// Why a saved state does not fit a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StateError {
-    /// It is another device's.
+    /// The state is of another kind of device.
     Kind {
         /// The kind of the device that restores.
         expected: String,
         /// The kind that was saved.
         found: String,
     },
-    /// It has another layout.
+    /// The state has another version.
     Version {
         /// The kind.
         kind: String,
@@ -206,40 +206,40 @@ pub enum StateError {
         /// The version that was saved.
         found: u16,
     },
-    /// A field is not there.
+    /// A field is missing.
     Missing {
         /// The kind.
         kind: String,
         /// The field.
         field: &'static str,
     },
-    /// A field is there that the device does not know.
+    /// The state has a field that the device does not know.
     LeftOver {
         /// The kind.
         kind: String,
         /// The field.
         field: String,
     },
-    /// A field has a value that cannot be.
+    /// A field has an impossible value.
     Invalid {
         /// The kind.
         kind: String,
         /// The field.
         field: &'static str,
-        /// What it should be.
+        /// The expected value.
         expected: &'static str,
-        /// What it is.
+        /// The value found.
         found: &'static str,
     },
-    /// A field has a number that cannot be.
+    /// A field has an impossible number.
     Number {
         /// The kind.
         kind: String,
         /// The field.
         field: &'static str,
-        /// What it should be.
+        /// The expected value.
         expected: &'static str,
-        /// What it is.
+        /// The number found.
         found: u64,
     },
 }

@@ -1,35 +1,38 @@
-//! What becomes of a descriptor chain, proven by what was asked of the gate in the same session (P5).
+//! What becomes of a descriptor chain, proven by the requests of the same session at the gate (P5).
 
 use core::marker::PhantomData;
 
-/// The brand of one session at the gate. Invariant, so that nothing issued in one session passes
-/// for a thing of another (P1); and of one thread, since a session ends on the thread it began on.
+/// The brand of one session at the gate. It is invariant, so that nothing issued in one session
+/// passes for an item of another (P1). It is bound to one thread, since a session ends on the
+/// thread it began on.
 pub(crate) type Brand<'e> = PhantomData<(fn(&'e ()) -> &'e (), LentToOneThread)>;
 
-/// Named, so that the compiler's message says why a token cannot be sent to another thread.
+/// Named for the compiler's message when a token is sent to another thread.
 #[derive(Debug)]
 pub(crate) struct LentToOneThread(PhantomData<*const ()>);
 
-/// What becomes of a chain. `Held` and `Pending` come from the gate alone, and are branded with
-/// the session they were made in: a device can neither make nor keep one.
+/// What becomes of a chain. `Held` and `Pending` come only from the gate and carry the brand of
+/// their session: a device can neither make nor keep one.
 #[must_use = "the far side has to know what becomes of the chain"]
 #[derive(Debug)]
 pub enum Verdict<'e> {
     /// The chain goes back to the driver now, with this many bytes written.
     Done(u32),
-    /// An effect is staged; [`Device::complete`](crate::Device::complete) is called when it has been performed.
+    /// An effect is staged. [`Device::complete`](crate::Device::complete) is called when it has
+    /// been performed.
     Held(Held<'e>),
-    /// An input was asked for; [`Device::complete`](crate::Device::complete) is called when it is there.
+    /// An input was requested. [`Device::complete`](crate::Device::complete) is called when its
+    /// data has arrived.
     Pending(Pending<'e>),
 }
 
-/// Proof that an effect was staged in this session: staging a token is its only source.
+/// Proof that an effect was staged in this session. Staging a token is its only source.
 #[derive(Debug)]
 #[must_use = "the far side has to know that the chain waits"]
 pub struct Held<'e>(pub(crate) Brand<'e>);
 
-/// Proof that an input was asked for in this session. Its only sources are [`Gate::block_read`](crate::Gate::block_read) and
-/// [`Gate::entropy`](crate::Gate::entropy).
+/// Proof that an input was requested in this session. Its only sources are
+/// [`Gate::block_read`](crate::Gate::block_read) and [`Gate::entropy`](crate::Gate::entropy).
 #[derive(Debug)]
 #[must_use = "the far side has to know that the chain waits"]
 pub struct Pending<'e>(pub(crate) Brand<'e>);
