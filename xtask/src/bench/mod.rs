@@ -79,7 +79,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     }
 }
 
-/// A short run of all of it, whose report is written, read again, drawn and compared with itself. No speed is judged.
+/// A short run of everything: writes the report, reads it, draws it and compares it with itself. No speed is judged.
 pub(crate) fn prove() -> Result<bool> {
     let dir = tempfile::tempdir()?;
     let json = dir.path().join("report.json");
@@ -98,7 +98,7 @@ pub(crate) fn prove() -> Result<bool> {
     Ok(measured && compare::run(&json, &json, 0.0)?)
 }
 
-/// What was measured, printed and written; a target that was missed is said, and no failure: machines differ.
+/// Measures, prints and writes the report. A missed target is reported but is no failure, because machines differ.
 fn measure(wanted: &Measure) -> Result<bool> {
     let terminal = Terminal::new(true);
     wanted.json.as_deref().map_or(Ok(()), crate::report_file::check).context("--json")?;
@@ -115,7 +115,7 @@ fn measure(wanted: &Measure) -> Result<bool> {
     Ok(true)
 }
 
-/// Whether curves can be drawn into a directory: before the work whose curves they are.
+/// Checks that curves can be drawn into a directory. Call it before the work that the curves show.
 fn check_directory(path: &Path) -> Result<()> {
     ensure!(
         path.is_dir() || !path.exists(),

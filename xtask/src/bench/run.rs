@@ -1,4 +1,4 @@
-//! Measures: builds what is needed, runs the parts that are wanted, and describes the machine.
+//! Measures: builds what is needed, runs the wanted parts, and describes the machine.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::{Measure, peer};
 use crate::run_pair::Terminal;
 use crate::{build, stop};
 
-/// The part that is measured here: it needs what only this program can install.
+/// The part that is measured by this program: only this program can install what it needs.
 const PEERS: &str = "peers";
 
 /// Measures it.
@@ -60,7 +60,7 @@ pub(super) fn run(wanted: &Measure, terminal: &Terminal) -> Result<Report> {
     })
 }
 
-/// QEMU, with the same guest.
+/// Measures QEMU with the same guest.
 fn measure_peers(bench: &Bench<'_>) -> Result<peer::Measured> {
     peer::measure(&peer::Options {
         kemari: bench.kemari,
@@ -74,7 +74,7 @@ fn measure_peers(bench: &Bench<'_>) -> Result<peer::Measured> {
     })
 }
 
-/// The commit that is built; empty where that cannot be told.
+/// The commit that is built; empty if unknown.
 fn revision() -> String {
     let git = |arguments: &[&str]| -> Option<String> {
         let mut git = Command::new("git");
@@ -87,7 +87,7 @@ fn revision() -> String {
     git(&["rev-parse", "--short", "HEAD"]).map_or_else(String::new, |commit| commit + mark)
 }
 
-/// What names the machine.
+/// Facts that identify the machine.
 fn machine(kemari: &Path) -> BTreeMap<String, String> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {

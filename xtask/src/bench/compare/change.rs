@@ -1,25 +1,25 @@
-//! Whether a figure got better or worse.
+//! Judges whether a figure got better or worse.
 
 use kemari_tests::bench::data::{Row, Target, Unit};
 
-/// A difference that may be noise in a figure that is itself in per cent, in points: 0.2 % and 0.4 % of a core are the same.
+/// The noise of a figure that is itself in per cent, in percentage points: 0.2 % and 0.4 % of a core count as equal.
 const POINTS: f64 = 0.5;
-/// What the arithmetic may add to a difference that is just at the bound.
+/// Rounding error that the arithmetic may add to a difference exactly at the bound.
 const ROUNDING: f64 = 1e-9;
 
 /// Which way is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
-    /// The larger.
+    /// Larger is better.
     Up,
-    /// The smaller.
+    /// Smaller is better.
     Down,
-    /// It says what was measured, rather than how well.
+    /// The figure describes what was measured, and is not a result.
     Neither,
 }
 
 impl Direction {
-    /// A target says it; else the unit does.
+    /// The target decides; without a target, the unit.
     pub(super) fn of(row: &Row) -> Self {
         match (row.target, row.unit) {
             (Some(Target::AtLeast(_)), _) => Self::Up,
@@ -39,16 +39,16 @@ impl Direction {
     }
 }
 
-/// What became of a figure.
+/// How a figure changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
     /// It differs by no more than the noise.
     Noise,
-    /// It is better by more.
+    /// It is better by more than the noise.
     Better,
-    /// It is worse by more.
+    /// It is worse by more than the noise.
     Worse,
-    /// It differs by more, and neither way is better.
+    /// It differs by more than the noise, and neither way is better.
     Differs,
 }
 
@@ -75,7 +75,7 @@ pub(super) fn judge(a: &Row, b: &Row, direction: Direction, tolerance: f64) -> C
     }
 }
 
-/// The same from both sides: B is as far from A as A is from B. Half as fast is as far as twice as fast.
+/// Symmetric: B is as far from A as A is from B. Half as fast is as far as twice as fast.
 fn is_noise(unit: Unit, a: f64, b: f64, tolerance: f64) -> bool {
     let (least, most) = (a.abs().min(b.abs()), a.abs().max(b.abs()));
     let same_side = a.signum() == b.signum() || a == b;

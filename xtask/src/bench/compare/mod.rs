@@ -56,7 +56,7 @@ fn origin(report: &Report) -> String {
 /// Group and name of a row.
 type Key<'r> = (&'r str, &'r str);
 
-/// A row that both have.
+/// A row that both reports have.
 #[derive(Debug)]
 struct Pair<'r> {
     key: Key<'r>,
@@ -66,7 +66,7 @@ struct Pair<'r> {
     change: Change,
 }
 
-/// What two reports differ in.
+/// The differences of two reports.
 #[derive(Debug)]
 struct Comparison<'r> {
     /// In per cent.
@@ -176,7 +176,7 @@ fn name((group, row): &Key<'_>) -> String {
     clean(&format!("{group}/{row}"))
 }
 
-/// The rows of a report by their names; of two with the same, the first.
+/// The rows of a report by their names; the first one if two have the same name.
 #[derive(Debug)]
 struct Rows<'r> {
     order: Vec<(Key<'r>, &'r Row)>,
@@ -213,7 +213,7 @@ impl<'r> Rows<'r> {
     }
 }
 
-/// Why the two can hardly be compared.
+/// Reasons why the two are hardly comparable.
 fn differences(a: &Report, b: &Report) -> Vec<String> {
     let mut warnings = Vec::new();
     if a.format != b.format {

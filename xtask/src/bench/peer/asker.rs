@@ -1,4 +1,4 @@
-//! The client that all monitors are measured with: it asks the micro-guest over the user-space switch and takes the time.
+//! The client that measures all monitors: it sends requests to the micro-guest over the user-space switch and times them.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,12 +21,12 @@ const OWN_PORT: u16 = 40_001;
 const RESEND: Duration = Duration::from_millis(50);
 /// How long a guest may take to begin to answer, its start included.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Two requests of [`Asker::watch`] are this far apart: the resolution of the silence that it sees.
+/// The interval of requests in [`Asker::watch`], and so the resolution of the silence that it measures.
 const WATCH_EVERY: Duration = Duration::from_millis(1);
-/// How many frames the switch may have recorded before they are thrown away.
+/// The switch's recording is cleared after this many frames.
 const CAPTURE_EVERY: u64 = 4096;
 
-/// A client id, which has one request outstanding.
+/// A client id; it has one request outstanding.
 #[derive(Debug, Clone, Copy, Default)]
 struct Id {
     seq: u64,
@@ -34,17 +34,17 @@ struct Id {
     last_sent: Option<Instant>,
 }
 
-/// What came of asking for a while.
+/// The result of a stretch of requests.
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
-    /// How long was asked.
+    /// How long it lasted.
     pub(super) took: Duration,
     /// From first sending to answer, in microseconds.
     pub(super) latency: Samples,
 }
 
 impl Exchange {
-    /// Answers in a second.
+    /// Answers per second.
     pub(super) fn rate(&self) -> f64 {
         self.latency.count() as f64 / self.took.as_secs_f64()
     }
@@ -61,16 +61,15 @@ pub(super) struct Asker<'a> {
 }
 
 impl<'a> Asker<'a> {
-    /// A client on a cable of its own, with as many ids as may ask at a time.
+    /// A client on a cable of its own, with as many ids as may ask at the same time.
     pub(super) fn new(switch: &'a Switch, ids: usize, stop: stop::Flag) -> Self {
         let (cable, ids) = (switch.plug_in(), vec![Id::default(); ids]);
         Self { switch, cable, stop, guest: None, ids, frames: 0 }
     }
 
-    /// Waits until the guest has told its Ethernet address.
+    /// Waits until the guest has answered with its Ethernet address.
     ///
-    /// # Errors
-    /// When it does not.
+    /// # Errors The guest does not answer.
     pub(super) fn find_guest(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
@@ -92,8 +91,7 @@ impl<'a> Asker<'a> {
 
     /// Has the guest do `op`.
     ///
-    /// # Errors
-    /// When it does not answer, or does not do it, or finds its machine faulty.
+    /// # Errors The guest does not answer, refuses, or finds its machine faulty.
     pub(super) fn ask(&mut self, op: Op<'_>) -> Result<Reply> {
         let deadline = Instant::now() + PATIENCE;
         self.begin(0, op)?;
@@ -113,10 +111,9 @@ impl<'a> Asker<'a> {
         bail!("the guest does not answer to {op:?}")
     }
 
-    /// Asks for `time`, each id again as soon as it has its answer.
+    /// Sends requests for `time`, each id again as soon as it has its answer.
     ///
-    /// # Errors
-    /// When the guest falls silent or finds its machine faulty.
+    /// # Errors The guest falls silent or finds its machine faulty.
     pub(super) fn exchange(&mut self, ids: usize, op: Op<'_>, time: Duration) -> Result<Exchange> {
         let began = Instant::now();
         let mut found = Exchange { took: time, ..Exchange::default() };
@@ -146,22 +143,21 @@ impl<'a> Asker<'a> {
         Ok(found)
     }
 
-    /// Asks once in a millisecond, whether answers come or not, until one came after `enough`: the longest time without
-    /// one.
+    /// Asks once in a millisecond, whether answers come or not, until an answer came after `enough`. Returns the longest
+    /// time without an answer.
     ///
-    /// # Errors
-    /// When the guest falls silent for good.
+    /// # Errors The guest falls silent and stays so.
     pub(super) fn watch(&mut self, enough: &AtomicBool) -> Result<Duration> {
         let mut longest = Duration::ZERO;
         let mut last_answer = Instant::now();
         loop {
             self.check_stop()?;
-            // In this order: an answer that came before does not count.
+            // Read before the answer: an answer that came before `enough` does not count.
             let last = enough.load(Ordering::SeqCst);
             self.begin(0, Op::Ping)?;
             let next = Instant::now() + WATCH_EVERY;
             while let Some(left) = next.checked_duration_since(Instant::now()) {
-                // One to an earlier request is a sign of life as well.
+                // An answer to an earlier request also shows that the guest lives.
                 if self.next_reply(left).is_none() {
                     continue;
                 }
@@ -187,7 +183,7 @@ impl<'a> Asker<'a> {
         self.send(id, op)
     }
 
-    /// Sends again what is overdue.
+    /// Sends overdue requests again.
     fn repeat(&mut self, op: Op<'_>) -> Result<()> {
         let overdue =
             |id: &Id| id.first_sent.and(id.last_sent).is_some_and(|at| at.elapsed() >= RESEND);
@@ -221,7 +217,7 @@ impl<'a> Asker<'a> {
         }
     }
 
-    /// The next reply to whatever was asked, if one comes within `timeout`.
+    /// The next reply to any request, if one comes within `timeout`.
     fn next_reply(&mut self, timeout: Duration) -> Option<Reply> {
         let deadline = Instant::now() + timeout;
         loop {

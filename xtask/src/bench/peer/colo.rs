@@ -1,7 +1,7 @@
 //! QEMU's own fault tolerance, COLO (`docs/COLO-FT.txt` of QEMU): the pause of its checkpoints.
 //!
-//! COLO runs the guest on both sides and makes a checkpoint when their packets differ, or when a time has passed. Here it
-//! is the time alone that makes them: no packet is compared and none is held, so this is what its checkpoints cost at least.
+//! COLO runs the guest on both sides and makes a checkpoint when their packets differ, or when a time has passed. Here only
+//! the time triggers checkpoints: no packet is compared or held, so this is the minimum cost of COLO's checkpoints.
 
 use std::time::{Duration, Instant};
 
@@ -20,15 +20,16 @@ use super::migration::dirty;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// From the end of one checkpoint to the next, in milliseconds.
 pub(super) const DELAY: u32 = 10;
-/// The set is rewritten twice within that time.
+/// The set is rewritten twice within that interval.
 pub(super) const REWRITES_PER_SECOND: u32 = 2 * 1000 / DELAY;
-/// How long it may make none.
+/// Longest time without a checkpoint.
 const STANDSTILL: Duration = Duration::from_secs(10);
-/// How often is looked whether it was watched for long enough.
+/// How often the loop checks whether it has watched for long enough.
 const TICK: Duration = Duration::from_millis(20);
-/// Fewer checkpoints than these say nothing.
+/// With fewer checkpoints the figures mean nothing.
 const FEWEST: usize = 3;
-/// The first ones write all of the guest's memory on the other side, and take a second now and then: they are not counted.
+/// The first checkpoints write all of the guest's memory on the other side and sometimes take a second: they are not
+/// counted.
 const FIRST: u32 = 20;
 
 /// Checkpoints of a guest that rewrites a set of pages.
@@ -45,7 +46,7 @@ struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Of the primary's events, by name and time.
+    /// Takes the figures from the primary's events, by name and time.
     fn from_events<'e>(
         watched: Duration,
         events: impl Iterator<Item = (&'e str, Duration)>,
@@ -67,12 +68,12 @@ impl Checkpoints {
         found
     }
 
-    /// Whether they say nothing.
+    /// Whether there are too few checkpoints.
     fn are_few(&self) -> bool {
         self.pauses.len() < FEWEST || self.periods.is_empty()
     }
 
-    /// The share of the time in which the guest stood, in per cent.
+    /// The share of the time in which the guest was stopped, in per cent.
     fn stopped(&self) -> f64 {
         let mean = |times: &[Duration]| {
             times.iter().map(Duration::as_secs_f64).sum::<f64>() / times.len().max(1) as f64
@@ -83,11 +84,10 @@ impl Checkpoints {
 
 /// Watches the checkpoints of a guest with a dirty set of each of `sets` pages, each for `time`.
 ///
-/// # Errors
-/// When COLO does not come about, or ends.
+/// # Errors COLO does not start, or ends.
 pub(super) fn measure(model: &Model<'_>, sets: &[u32], time: Duration) -> Result<Group> {
     let switch = Switch::new(model.dir, &["colo-a", "colo-b"]).context("the switch")?;
-    // The secondary's own packets are not for anybody.
+    // Packets of the secondary must not reach the network.
     switch.cut(1);
     let mut asker = Asker::new(&switch, 1, model.stop.clone());
     let mut primary = model.start(&spec(&switch, 0))?;
@@ -118,7 +118,7 @@ fn spec<'s>(switch: &'s Switch, side: usize) -> Spec<'s> {
     }
 }
 
-/// Brings the guest to the secondary, from when on both run.
+/// Transfers the guest to the secondary; from then on both run.
 fn begin(model: &Model<'_>, primary: &mut Machine, secondary: &mut Machine) -> Result<()> {
     let enable = |name: &str| json!({ "capability": name, "state": true });
     let both = json!({ "capabilities": [enable("events"), enable("x-colo")] });
@@ -154,12 +154,12 @@ fn first_checkpoints(primary: &mut Machine) -> Result<()> {
 }
 
 fn observe(primary: &mut Machine, time: Duration) -> Result<Checkpoints> {
-    // What happened before is of another set.
+    // Earlier events belong to another set.
     primary.qmp.forget()?;
     let begun = Instant::now();
     let mut found = Checkpoints::default();
     let mut events = Vec::new();
-    // Now and then COLO stands still for some seconds: then it is watched for longer.
+    // COLO sometimes stands still for some seconds; then it is watched for longer.
     while begun.elapsed() < time || found.are_few() && begun.elapsed() < time + STANDSTILL {
         let event = primary.qmp.wait(TICK, |_| true)?;
         if let Some(event) = event {
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_pause_is_from_stop_to_resume_and_a_period_from_stop_to_stop() {
-        // The window begins within a checkpoint, and ends within another.
+        // The window begins within one checkpoint and ends within another.
         let events = [("RESUME", 1), ("STOP", 10), ("OTHER", 11), ("RESUME", 14), ("STOP", 30)];
         let found =
             Checkpoints::from_events(at(40), events.into_iter().map(|(name, ms)| (name, at(ms))));

@@ -1,4 +1,4 @@
-//! Samples, and what is reported of them.
+//! Samples and the figures that are reported of them.
 
 use std::time::Duration;
 
@@ -9,27 +9,27 @@ use kemari_tests::bench::data::{Row, Spread, Unit};
 pub(super) struct Samples(Vec<f64>);
 
 impl Samples {
-    /// Takes one in.
+    /// Adds a value.
     pub(super) fn add(&mut self, value: f64) {
         self.0.push(value);
     }
 
-    /// Takes a time in, in microseconds.
+    /// Adds a time, in microseconds.
     pub(super) fn add_time(&mut self, time: Duration) {
         self.add(time.as_secs_f64() * 1e6);
     }
 
-    /// Takes in all of another.
+    /// Adds all samples of another.
     pub(super) fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
     }
 
-    /// How many.
+    /// The number of samples.
     pub(super) fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// How they are distributed: each quantile is one of the values (nearest rank). None of none.
+    /// The distribution: each quantile is one of the values (nearest rank). None without values.
     pub(super) fn spread(&self) -> Option<Spread> {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -43,7 +43,7 @@ impl Samples {
         Some(Spread { count, p50, p90, p99: quantile(0.99), p999: quantile(0.999), max })
     }
 
-    /// A row whose value is the median; none of none.
+    /// A row whose value is the median; none without values.
     pub(super) fn row(&self, name: impl Into<String>, unit: Unit) -> Option<Row> {
         let spread = self.spread()?;
         Some(Row::new(name, unit, spread.p50).spread(spread))

@@ -12,7 +12,7 @@ use kemari_tests::switch::Switch;
 
 use super::machine::{MAC, Model, said};
 
-/// How long a pair may take to come about.
+/// How long a pair may take to start.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The program, and the machine that it is to run.
@@ -36,8 +36,7 @@ pub(super) struct Pair<'a> {
 impl<'a> Kemari<'a> {
     /// Starts a guest without protection.
     ///
-    /// # Errors
-    /// When it cannot be started.
+    /// # Errors It cannot be started.
     pub(super) fn run(&self, name: &str, network: &Path, disk: &Path) -> Result<Process> {
         let mut command = self.command("run", name, network);
         command.args(self.size());
@@ -45,11 +44,10 @@ impl<'a> Kemari<'a> {
         self.start(name, command)
     }
 
-    /// Starts a pair, whose sides are at ports 0 and 1 of `switch`, with a checkpoint every `interval` milliseconds at
-    /// the latest; waits until the guest is protected.
+    /// Starts a pair whose sides are at ports 0 and 1 of `switch`, with a checkpoint at least every `interval`
+    /// milliseconds; waits until the guest is protected.
     ///
-    /// # Errors
-    /// When it does not come about; what either side said is in the error.
+    /// # Errors The pair does not start; the error contains the output of both sides.
     pub(super) fn pair(&self, name: &str, switch: &Switch, interval: u32) -> Result<Pair<'a>> {
         let path = |what: &str| self.model.dir.join(format!("{name}.{what}"));
         let (link, control, arbiter) = (path("link"), path("ctl"), path("terms"));
@@ -97,10 +95,9 @@ impl<'a> Kemari<'a> {
 }
 
 impl Pair<'_> {
-    /// What the primary says of itself.
+    /// The primary's status.
     ///
-    /// # Errors
-    /// When it does not, or is not protected any more.
+    /// # Errors The primary does not answer, or is not protected any more.
     pub(super) fn status(&self) -> Result<Status> {
         let status = Status::ask(self.kemari.program, &self.control)?;
         if status.is_protected() {

@@ -17,7 +17,7 @@ use crate::stop;
 
 /// The guest's Ethernet address.
 pub(super) const MAC: &str = "52:54:00:4b:45:50";
-/// How long a stop, or the end of a program, may go unnoticed.
+/// Longest time until a stop, or the end of a program, is noticed.
 const TICK: Duration = Duration::from_millis(100);
 /// How long QEMU may take to open its monitor.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) struct Model<'a> {
     /// QEMU, with its first options.
     pub(super) qemu: &'a [String],
-    /// What it calls itself.
+    /// The name and version that QEMU reports.
     pub(super) version: &'a str,
     /// The micro-guest.
     pub(super) guest: &'a Path,
@@ -39,10 +39,10 @@ pub(super) struct Model<'a> {
     pub(super) stop: stop::Flag,
 }
 
-/// What one machine has for itself.
+/// The parts of one machine that differ from the others.
 #[derive(Debug)]
 pub(super) struct Spec<'a> {
-    /// Unlike that of any other in the run.
+    /// Unique in the run.
     pub(super) name: String,
     /// The socket of the switch's port.
     pub(super) network: &'a Path,
@@ -63,8 +63,7 @@ pub(super) struct Machine {
 impl Model<'_> {
     /// Starts a machine.
     ///
-    /// # Errors
-    /// When QEMU cannot be started, or ends; what it said is in the error.
+    /// # Errors QEMU cannot be started, or ends; the error contains its output.
     pub(super) fn start(&self, spec: &Spec<'_>) -> Result<Machine> {
         let socket = self.dir.join(format!("{}.qmp", spec.name));
         let listener = UnixListener::bind(&socket)
@@ -74,7 +73,7 @@ impl Model<'_> {
         let log = self.dir.join(format!("{}.log", spec.name));
         let mut process = Process::start(&spec.name, command, &log)?;
         let monitor = accept(&listener, &mut process, &self.stop);
-        // The next of this name makes its own.
+        // The next machine of this name makes its own socket.
         std::fs::remove_file(&socket)
             .with_context(|| format!("cannot remove {}", socket.display()))?;
         let opened = monitor.and_then(|monitor| Qmp::open(monitor, self.stop.clone()));
@@ -88,7 +87,7 @@ impl Model<'_> {
         let (program, first) = self.qemu.split_first().context("no QEMU")?;
         let mut command = tied_to_us(Path::new(program));
         command.args(first).args(["-name", &spec.name, "-accel", "kvm", "-no-user-config"]);
-        // Without ACPI the devices are told on the guest's command line.
+        // Without ACPI the guest finds the devices on its command line.
         command.args(["-M", "microvm,x-option-roms=off,isa-serial=on,acpi=off"]);
         command.args(["-cpu", "host,arch-capabilities=off", "-smp", "1", "-nodefaults"]);
         command.args(["-no-reboot", "-display", "none", "-m", &self.memory.to_string()]);
@@ -117,13 +116,13 @@ impl Model<'_> {
 }
 
 impl Machine {
-    /// `error`, with what QEMU said.
+    /// `error`, with QEMU's output.
     pub(super) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         error.context(said(&self.process))
     }
 }
 
-/// The last of what a program said.
+/// The last output of a program.
 pub(super) fn said(process: &Process) -> String {
     let lines = process.lines();
     let last = lines[lines.len().saturating_sub(5)..].join(" / ");
@@ -156,7 +155,7 @@ fn accept(listener: &UnixListener, process: &mut Process, stop: &stop::Flag) -> 
         if Instant::now() > deadline {
             bail!("{} does not open its monitor", process.name());
         }
-        // It wakes when somebody connects.
+        // `poll` returns when a program connects.
         let mut wanted = [PollFd::new(listener, PollFlags::IN)];
         match poll(&mut wanted, Some(&tick)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}

@@ -19,23 +19,23 @@ use super::qmp::Event;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The set is rewritten every millisecond.
 const REWRITES_PER_SECOND: u32 = 1000;
-/// More than this a guest on one processor does not manage, and nothing else either.
+/// More than a guest on one processor can do, and the limit for the rate.
 const MOST_PER_SECOND: u32 = 200_000;
-/// How often the set is rewritten before it counts as being rewritten.
+/// How often the set is rewritten before the measurement starts.
 const WARM: u64 = 4;
-/// Bytes of the stream for a page: the page and the word that says which.
+/// Bytes of the stream for a page: the page and the word that identifies it.
 const PAGE_ON_WIRE: f64 = 4096.0 + 8.0;
-/// Ten gigabytes in a second: the link is not what holds it up.
+/// Ten gigabytes per second, so that the link is not the limit.
 const BANDWIDTH: u64 = 10_000_000_000;
 
-/// What one migration was like.
+/// The measurements of one migration.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Move {
-    /// The guest ran nowhere: from `STOP` here to `RESUME` there.
+    /// The time in which the guest ran nowhere: from `STOP` at the source to `RESUME` at the destination.
     pause: Duration,
-    /// As the client saw it.
+    /// The longest silence that the client saw.
     silence: Duration,
-    /// What QEMU says about it.
+    /// QEMU's own figures.
     told: Told,
 }
 
@@ -69,10 +69,9 @@ impl Told {
     }
 }
 
-/// Has a guest with a dirty set of each of `sets` pages migrate `times` times.
+/// Migrates a guest with a dirty set of each of `sets` pages `times` times.
 ///
-/// # Errors
-/// When a migration fails, or the guest is not well after it.
+/// # Errors A migration fails, or the guest is faulty after it.
 pub(super) fn measure(model: &Model<'_>, sets: &[u32], times: u32) -> Result<Group> {
     let switch = Switch::new(model.dir, &["migrate-a", "migrate-b"]).context("the switch")?;
     let mut asker = Asker::new(&switch, 1, model.stop.clone());
@@ -87,11 +86,10 @@ pub(super) fn measure(model: &Model<'_>, sets: &[u32], times: u32) -> Result<Gro
     Ok(group(model.version, &found))
 }
 
-/// Has the guest rewrite `pages` pages so many `times` in a second, where the processor can, and waits until it does; how
-/// many pages it has room for.
+/// Has the guest rewrite `pages` pages `times` times per second, as far as the processor can, and waits until it does.
+/// Returns how many pages it has room for.
 ///
-/// # Errors
-/// When it does not answer.
+/// # Errors The guest does not answer.
 pub(super) fn dirty(asker: &mut Asker<'_>, pages: u32, times: u32) -> Result<u64> {
     let rate = pages.saturating_mul(times).min(MOST_PER_SECOND);
     let order = Op::SetDirty { pages_per_second: rate, region_pages: pages };
@@ -115,7 +113,7 @@ impl<'a> Journey<'a> {
         Ok(Self { model, switch, here, legs: 0 })
     }
 
-    /// Moves the guest to a fresh QEMU; the one that it leaves goes away.
+    /// Moves the guest to a fresh QEMU; the QEMU that it leaves is ended.
     fn migrate(&mut self, asker: &mut Asker<'_>) -> Result<Move> {
         self.legs += 1;
         let mut there = start(self.model, self.switch, self.legs)?;
@@ -129,7 +127,7 @@ impl<'a> Journey<'a> {
         });
         let (pause, told) = moved.map_err(|error| there.explain(self.here.explain(error)))?;
         self.here = there;
-        // The guest is well, and answers where it is now.
+        // The guest is correct, and answers from its new place.
         asker.ask(Op::Ping)?;
         Ok(Move { pause, silence: silence?, told })
     }
@@ -137,7 +135,7 @@ impl<'a> Journey<'a> {
     fn transfer(&mut self, there: &mut Machine, socket: &Path) -> Result<(Duration, Told)> {
         let uri = json!({ "uri": format!("unix:{}", socket.display()) });
         there.qmp.execute("migrate-incoming", uri.clone())?;
-        // It may have been the destination of the last one, and tells of that as well.
+        // This QEMU may have been the destination of the last migration, whose events are dropped.
         self.here.qmp.forget()?;
         self.here.qmp.execute("migrate", uri)?;
         let stopped = self.completed()?;
@@ -150,7 +148,7 @@ impl<'a> Journey<'a> {
         Ok((pause, told))
     }
 
-    /// Waits for the end of the migration; the event of the guest's stop.
+    /// Waits for the end of the migration; returns the event of the guest's stop.
     fn completed(&mut self) -> Result<Event> {
         let mut stopped = None;
         let end = self.here.qmp.wait(PATIENCE, |event| {

@@ -1,8 +1,8 @@
-//! Peers, in the same run: what QEMU from Debian's packages takes for the same guest and the same dirty set.
+//! Peers, measured in the same run: QEMU from Debian's packages with the same guest and the same dirty sets.
 //!
-//! Three comparisons, each by itself: the pause of QEMU's live migration, that of QEMU's own fault tolerance (COLO), and
-//! requests to a guest without protection, under QEMU and under `kemari run`. What cannot be had here is skipped, with
-//! the reason and what to do about it.
+//! Three independent comparisons: the pause of QEMU's live migration, the pause of QEMU's own fault tolerance (COLO),
+//! and requests to a guest without protection, under QEMU and under `kemari run`. What cannot run on this machine is
+//! skipped, with the reason and the remedy.
 
 mod asker;
 mod colo;
@@ -35,7 +35,8 @@ pub(super) struct Options<'a> {
     pub(super) kemari: &'a Path,
     /// The micro-guest.
     pub(super) guest: &'a Path,
-    /// Where a directory for sockets and logs is made, which goes away; a short path, as sockets need.
+    /// Where a directory for sockets and logs is made, which is removed at the end; a short path, because socket paths
+    /// are limited.
     pub(super) scratch: &'a Path,
     /// The guest's memory in MiB.
     pub(super) memory: u64,
@@ -45,11 +46,11 @@ pub(super) struct Options<'a> {
     pub(super) quick: bool,
     /// Set when the run is to end early.
     pub(super) stop: stop::Flag,
-    /// Told what is being done.
+    /// Called with each step.
     pub(super) say: &'a dyn Fn(&str),
 }
 
-/// What was found.
+/// The results.
 #[derive(Debug, Default)]
 pub(super) struct Measured {
     /// Figures.
@@ -71,7 +72,7 @@ impl Measured {
     }
 }
 
-/// How much is measured.
+/// The amount of measuring.
 struct Amount {
     /// Migrations of each dirty set.
     migrations: u32,
@@ -100,10 +101,9 @@ impl Amount {
     }
 }
 
-/// Measures the peers. Whatever fails is among what was skipped.
+/// Measures the peers. A measurement that fails is listed as skipped.
 ///
-/// # Errors
-/// When the run is to end early, or has no place for its files.
+/// # Errors The run has to end early, or has no place for its files.
 pub(super) fn measure(options: &Options<'_>) -> Result<Measured> {
     let dir = tempfile::Builder::new().prefix("peer-").tempdir_in(options.scratch);
     let dir = dir.with_context(|| format!("no directory in {}", options.scratch.display()))?;
@@ -145,13 +145,13 @@ pub(super) fn measure(options: &Options<'_>) -> Result<Measured> {
     Ok(measured)
 }
 
-/// COLO, in whichever QEMU it works.
+/// COLO, in the first QEMU in which it works.
 fn colo(options: &Options<'_>, model: &Model<'_>, time: Duration) -> Result<Group> {
     let first = match colo::measure(model, options.sets, time) {
         Err(first) if !options.stop.load(Ordering::SeqCst) => first,
         found => return found,
     };
-    // There are versions in which it does not work: the distribution's own may be another.
+    // COLO does not work in some versions: the distribution's QEMU may be another version.
     let tried = model.version;
     let installed = Qemu::installed().ok().filter(|installed| installed.version != tried);
     let Some(installed) = installed else { return Err(first.context(tried.to_owned())) };
@@ -165,12 +165,12 @@ fn colo(options: &Options<'_>, model: &Model<'_>, time: Duration) -> Result<Grou
 struct Qemu {
     /// The program and its first options.
     command: Vec<String>,
-    /// What it calls itself.
+    /// The name and version that it reports.
     version: String,
 }
 
 impl Qemu {
-    /// The lab's, or else the installed one, whatever its version.
+    /// The lab's QEMU, or else the installed one, whatever its version.
     fn find(say: &dyn Fn(&str)) -> Result<Self> {
         Self::of_lab(say).or_else(|error| {
             let installed = Self::installed().map_err(|_| error)?;
@@ -179,7 +179,7 @@ impl Qemu {
         })
     }
 
-    /// The one that the nested lab runs in.
+    /// The QEMU of the nested lab.
     fn of_lab(say: &dyn Fn(&str)) -> Result<Self> {
         let preparation = Preparation::begin(say)?;
         let command = lab::qemu(&preparation).context(
@@ -189,7 +189,7 @@ impl Qemu {
         Self::ask(command)
     }
 
-    /// The one that is installed.
+    /// The installed QEMU.
     fn installed() -> Result<Self> {
         Self::ask(vec!["qemu-system-x86_64".to_owned()])
     }
@@ -202,7 +202,7 @@ impl Qemu {
     }
 }
 
-/// What QEMU calls itself, from what it says of its version.
+/// QEMU's name and version, from its `--version` output.
 fn name(text: &str) -> Option<String> {
     let (_, rest) = text.split_once("version ")?;
     let number = rest.split_ascii_whitespace().next()?;

@@ -1,4 +1,4 @@
-//! Our own checkpoints at COLO's pace: the same guest, the same dirty sets, the same interval and kind of link.
+//! Our checkpoints at COLO's pace: the same guest, dirty sets, interval and kind of link.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -15,13 +15,12 @@ use super::kemari::Kemari;
 use super::migration::dirty;
 use crate::stop;
 
-/// How long a stop may go unnoticed.
+/// Longest time until a stop is noticed.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Puts our pauses beside those of COLO in `group`.
+/// Adds our pauses to those of COLO in `group`.
 ///
-/// # Errors
-/// When a pair does not come about, or does not stay protected.
+/// # Errors A pair does not start, or does not stay protected.
 pub(super) fn beside(
     group: &mut Group,
     kemari: Kemari<'_>,
@@ -41,7 +40,7 @@ pub(super) fn beside(
     Ok(())
 }
 
-/// Runs one pair, for `time` with the dirty set: how large that was, and what the primary says then.
+/// Runs one pair for `time` with the dirty set. Returns the size of the set and the primary's last status.
 fn visit(kemari: Kemari<'_>, name: &str, pages: u32, time: Duration) -> Result<(u64, Status)> {
     let ports = [format!("{name}-a"), format!("{name}-b")];
     let switch = Switch::new(kemari.model.dir, &[&ports[0], &ports[1]]).context("the switch")?;
@@ -84,7 +83,7 @@ fn unknown(name: &str, status: &Status) -> String {
     format!("expected `{name}` in kemari's status, found {}", status.json())
 }
 
-/// A distribution, as the status has it.
+/// A distribution from the status.
 fn spread(value: &Value) -> Option<Spread> {
     let number = |name: &str| value[name].as_f64();
     Some(Spread {

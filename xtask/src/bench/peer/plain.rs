@@ -15,20 +15,20 @@ use super::figures::Samples;
 use super::kemari::Kemari;
 use super::machine::{Machine, Spec};
 
-/// How many ask at the same time where several do.
+/// The number of clients where several ask at the same time.
 const TOGETHER: usize = 16;
-/// Not measured: first touches of memory, and whatever else happens only once.
+/// Not measured: first touches of memory, and everything else that happens only once.
 const WARM_UP: Duration = Duration::from_millis(50);
-/// What a write leaves on the disk, besides its header.
+/// The content of a write on the disk, besides its header.
 const PAYLOAD: [u8; 64] = [0x5a; 64];
 
-/// What is asked.
+/// A kind of request.
 struct Work {
     name: &'static str,
     op: Op<'static>,
     /// How many ask at the same time.
     ids: usize,
-    /// The rate is reported, not the latency.
+    /// Whether the rate is reported instead of the latency.
     rate: bool,
 }
 
@@ -76,13 +76,13 @@ enum Running {
     Kemari(Process),
 }
 
-/// What was found under one monitor: the samples of each work.
+/// The result under one monitor: the samples of each kind of work.
 type Found = [Samples; WORKS.len()];
 
-/// Asks the guest under each monitor in turn, `rounds` times, for `time` with each kind of work.
+/// Sends requests to the guest under each monitor in turn, `rounds` times, for `time` with each kind of
+/// work.
 ///
-/// # Errors
-/// When a monitor cannot be started, or the guest does not answer.
+/// # Errors A monitor cannot be started, or the guest does not answer.
 pub(super) fn measure(kemari: Kemari<'_>, rounds: u32, time: Duration) -> Result<Group> {
     let mut found: [Found; 2] = Default::default();
     for round in 0..rounds {

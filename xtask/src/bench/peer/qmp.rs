@@ -11,24 +11,24 @@ use serde_json::{Value, json};
 
 use crate::stop;
 
-/// How long a stop may go unnoticed.
+/// Longest time until a stop is noticed.
 const TICK: Duration = Duration::from_millis(100);
-/// How long a command may take to be answered: none of those that are used here waits for the guest.
+/// How long a command may take: none of the commands used here waits for the guest.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What QEMU says without being asked.
+/// A message that QEMU sends unasked.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Event {
     /// Its name: `STOP`.
     pub(super) name: String,
     /// When it happened, since 1970.
     pub(super) at: Duration,
-    /// What belongs to it.
+    /// The event's data.
     pub(super) data: Value,
 }
 
 impl Event {
-    /// Whether a migration has come to `status`.
+    /// Whether a migration has reached `status`.
     pub(super) fn is_migration(&self, status: &str) -> bool {
         self.name == "MIGRATION" && self.data["status"] == status
     }
@@ -37,11 +37,11 @@ impl Event {
 /// A line that QEMU writes.
 #[derive(Debug, PartialEq)]
 enum Message {
-    /// The first.
+    /// The first line.
     Greeting,
-    /// A command was carried out.
+    /// A command succeeded.
     Return(Value),
-    /// It was not.
+    /// A command failed.
     Error(String),
     /// Something happened.
     Event(Event),
@@ -83,18 +83,17 @@ fn timestamp(value: &Value) -> Option<Duration> {
 #[derive(Debug)]
 pub(super) struct Qmp {
     reader: BufReader<UnixStream>,
-    /// The part of a line that has come so far.
+    /// The part of a line that has arrived so far.
     partial: Vec<u8>,
-    /// What happened and was not looked at yet.
+    /// Events that were not looked at yet.
     events: VecDeque<Event>,
     stop: stop::Flag,
 }
 
 impl Qmp {
-    /// Takes up the conversation on `socket`.
+    /// Starts a session on `socket`.
     ///
-    /// # Errors
-    /// When the other end does not speak the protocol.
+    /// # Errors The other end does not speak the protocol.
     pub(super) fn open(socket: UnixStream, stop: stop::Flag) -> Result<Self> {
         let reader = BufReader::new(socket);
         let mut qmp = Self { reader, partial: Vec::new(), events: VecDeque::new(), stop };
@@ -107,10 +106,9 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// Has QEMU carry out `command`; what it returns.
+    /// Has QEMU carry out `command`; returns its result.
     ///
-    /// # Errors
-    /// When it refuses, or does not answer.
+    /// # Errors QEMU refuses, or does not answer.
     pub(super) fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
         line.push('\n');
@@ -128,10 +126,9 @@ impl Qmp {
         }
     }
 
-    /// Waits for an event that is `wanted`; those before it are forgotten. None when there was none within `timeout`.
+    /// Waits for an event that is `wanted` and drops earlier ones. None when there was none within `timeout`.
     ///
-    /// # Errors
-    /// When QEMU ends, or the run is to.
+    /// # Errors QEMU ends, or the run has to stop.
     pub(super) fn wait(
         &mut self,
         timeout: Duration,
@@ -146,7 +143,7 @@ impl Qmp {
         Ok(None)
     }
 
-    /// Forgets what happened until now.
+    /// Drops all events so far.
     ///
     /// # Errors
     /// As for [`Self::wait`].
@@ -173,7 +170,7 @@ impl Qmp {
                 bail!("interrupted");
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            // A time-out of zero would mean none.
+            // A time-out of zero would mean no time-out.
             let tick = left.clamp(Duration::from_millis(1), TICK);
             self.reader.get_ref().set_read_timeout(Some(tick)).context("QEMU's monitor")?;
             match self.reader.read_until(b'\n', &mut self.partial) {
@@ -183,7 +180,7 @@ impl Qmp {
                     return message.map(Some);
                 }
                 Ok(_) => bail!("QEMU closed its monitor"),
-                // What has come of the line is kept.
+                // The part of the line that has arrived stays in the buffer.
                 Err(error)
                     if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => {
@@ -207,7 +204,7 @@ mod tests {
     const STOPPED: &str =
         r#"{"timestamp": {"seconds": 1795459017, "microseconds": 905356}, "event": "STOP"}"#;
 
-    /// A peer that says the greeting, and then each line of `answers` after one line of ours.
+    /// A peer that sends the greeting, and then one line of `answers` after each line of ours.
     fn conversation(answers: &[&str]) -> (Result<Qmp>, std::thread::JoinHandle<Vec<String>>) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let answers: Vec<String> = answers.iter().map(|&line| line.to_owned()).collect();

@@ -1,4 +1,5 @@
-//! The peers for real. The ignored one starts QEMU (`cargo test -p xtask peer -- --ignored --nocapture`).
+//! Runs the real peers. The ignored test starts QEMU (`cargo test -p xtask peer -- --ignored
+//! --nocapture`).
 #![allow(clippy::unwrap_used)]
 
 use super::*;
@@ -50,10 +51,10 @@ fn all_peers_are_measured() {
             println!("{:60} {:12.1} {} {:?}", row.name, row.value, row.unit.symbol(), row.spread);
         }
     }
-    // COLO does not work in every QEMU; the others do.
+    // COLO does not work in every QEMU; the other measurements do.
     assert!(measured.skipped.iter().all(|skipped| skipped.what.contains("COLO")), "{measured:?}");
     assert_eq!(measured.groups.len() + measured.skipped.len(), 3);
     assert!(measured.groups.iter().all(|group| !group.rows.is_empty()));
-    // Nothing stays behind.
+    // No file stays behind.
     assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
 }

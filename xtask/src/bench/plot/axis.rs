@@ -6,7 +6,7 @@ use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
 
 use crate::bench::report::number::digits;
 
-/// What part of the numbers an axis shows.
+/// The range of numbers that an axis shows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scale {
     from: f64,
@@ -15,7 +15,8 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// Around these values, with a little air. A linear one begins at 0: a part of an axis makes small differences look large.
+    /// A scale around these values, with a margin. A linear scale begins at 0: a partial axis makes small differences look
+    /// large.
     pub(super) fn around(values: impl Iterator<Item = f64>, logarithmic: bool) -> Self {
         let ends = |(from, to): (f64, f64), value: f64| (from.min(value), to.max(value));
         let (least, most) = values.fold((f64::INFINITY, f64::NEG_INFINITY), ends);
@@ -37,11 +38,11 @@ impl Scale {
         (self.from..=self.to).contains(&value)
     }
 
-    /// The multiples of the smallest round step (1, 2 or 5 times a power of ten) that gives no more than `most` of them.
+    /// The multiples of the smallest round step (1, 2 or 5 times a power of ten) that gives at most `most` of them.
     fn multiples(&self, most: usize) -> Vec<f64> {
         let rough = (self.to - self.from) / most.max(1) as f64;
         let power = rough.log10().floor() as i32;
-        // Multiplied or divided by whole numbers, so that 0.3 is 0.3 and not 0.30000000000000004.
+        // Steps are multiplied or divided by whole numbers, so that 0.3 is 0.3 and not 0.30000000000000004.
         let steps = [(1.0, power), (2.0, power), (5.0, power), (1.0, power + 1)];
         let times = |count: f64, power: i32| {
             let ten = 10_f64.powi(power.abs());
@@ -54,7 +55,7 @@ impl Scale {
         (first..=last).map(|count| times(count as f64 * step, *power)).collect()
     }
 
-    /// Powers of ten times `mantissas`, of every so manieth power.
+    /// Powers of ten times `mantissas`, with only each `every`th power.
     fn powers(&self, mantissas: &[f64], every: usize) -> Vec<f64> {
         let (first, last) = (self.from.log10().floor() as i32, self.to.log10().ceil() as i32);
         let decades = (first..=last).step_by(every.max(1)).map(|power| 10_f64.powi(power));

@@ -22,16 +22,17 @@ use plotters::style::{BLACK, Color, IntoFont, RGBColor, ShapeStyle, TextStyle, W
 use self::axis::{Scale, label};
 use super::report::text::clean;
 
-/// Where the pictures lie, beside the document that shows them.
+/// The directory of the pictures, beside the document that shows them.
 pub(super) const DIRECTORY: &str = "performance";
 
 const WIDTH: u32 = 800;
 const CHART: u32 = 500;
-/// A line of the legend.
+/// Height of a line of the legend.
 const ENTRY: u32 = 24;
 const FONT: &str = "sans-serif";
 
-/// The colours of Okabe and Ito, which people with any colour vision tell apart, without the yellow, which white swallows.
+/// The colours of Okabe and Ito, which people with any colour vision can tell apart. Yellow is left out, because it is
+/// hard to see on white.
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -44,11 +45,11 @@ const COLOURS: [RGBColor; 7] = [
 
 type Area<'b> = DrawingArea<SVGBackend<'b>, Shift>;
 
-/// Draws every curve of the report into `directory`, which is made if need be; says which files it wrote.
+/// Draws every curve of the report into `directory`, which is created if needed; returns the files that it wrote.
 pub(super) fn write_all(report: &Report, directory: &Path) -> Result<Vec<PathBuf>> {
     let mut names = BTreeSet::new();
     let mut pictures = Vec::new();
-    // All are drawn before the first is written.
+    // All curves are drawn before the first file is written.
     for curve in report.groups.iter().flat_map(|group| &group.curves) {
         let name = file(curve)?;
         ensure!(
@@ -68,7 +69,7 @@ pub(super) fn write_all(report: &Report, directory: &Path) -> Result<Vec<PathBuf
     Ok(pictures.into_iter().map(|(path, _)| path).collect())
 }
 
-/// The name of the curve's file. It becomes part of a path and of a link, so that it may hold little.
+/// The name of the curve's file. It becomes part of a path and of a link, so only a few characters are allowed.
 pub(super) fn file(curve: &Curve) -> Result<String> {
     let fit = |it: char| it.is_ascii_alphanumeric() || it == '-' || it == '_';
     ensure!(
@@ -140,7 +141,7 @@ struct Shown<'l> {
     line: &'l Line,
     colour: RGBColor,
     mark: ShapeStyle,
-    /// Those that have a place on the axes.
+    /// The points within the axes.
     points: Vec<(f64, f64)>,
 }
 
@@ -151,7 +152,7 @@ impl<'l> Shown<'l> {
         let shown =
             |point: &&(f64, f64)| has_place(point.0, &curve.x) && has_place(point.1, &curve.y);
         let colour = COLOURS[at % COLOURS.len()];
-        // When the colours begin anew, the marks are hollow.
+        // When the colours repeat, the marks are hollow.
         let hollow = (at / COLOURS.len()) % 2 == 1;
         let mark = if hollow { colour.stroke_width(2) } else { colour.filled() };
         Self { line, colour, mark, points: line.points.iter().filter(shown).copied().collect() }
@@ -161,7 +162,7 @@ impl<'l> Shown<'l> {
         self.colour.stroke_width(2)
     }
 
-    /// The name; and how many points are missing, so that nobody takes a gap for a measurement.
+    /// The name, and the number of missing points, so that a gap is not taken for a measurement.
     fn name(&self) -> String {
         let name = clean(&self.line.name);
         match self.line.points.len() - self.points.len() {

@@ -33,7 +33,7 @@ fn report(curves: Vec<Curve>) -> Report {
     }
 }
 
-/// The marks of the colour, by their places; the legend's among them.
+/// The places of the marks in this colour, with the legend's mark.
 fn marks(picture: &str, colour: &str) -> Vec<(i32, i32)> {
     let number = |line: &str, key: &str| -> i32 {
         let from = line.split_once(&format!(" {key}=\"")).unwrap().1;
@@ -46,7 +46,7 @@ fn marks(picture: &str, colour: &str) -> Vec<(i32, i32)> {
         .collect()
 }
 
-/// Each tag that opens is closed, in order: enough of XML to see that a name opened none.
+/// Checks that each tag that opens is closed, in order: this shows that a name did not open a tag.
 fn tags(picture: &str) -> Vec<String> {
     let mut open: Vec<&str> = Vec::new();
     let mut seen = Vec::new();
@@ -92,7 +92,8 @@ fn every_point_is_marked_further_right_and_up_the_larger_it_is() {
             first[..3].windows(2).map(|two| (two[1].0 - two[0].0, two[0].1 - two[1].1)).collect();
         assert!(steps.iter().all(|step| step.0 > 0 && step.1 > 0), "{steps:?}");
         let apart = (steps[1].0 - steps[0].0).abs();
-        // Tenfold is the same step on a logarithmic axis, and ten times the step on the other.
+        // A factor of ten is the same step on a logarithmic axis, and ten times the step on a linear
+        // axis.
         assert_eq!(apart <= 1, logarithmic, "{steps:?}");
     }
 }

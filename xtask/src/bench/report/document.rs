@@ -1,4 +1,4 @@
-//! The report as a part of a document: Markdown between two marks.
+//! Puts the report into a document: Markdown between two marks.
 
 use anyhow::{Result, bail, ensure};
 use kemari_tests::bench::data::{Group, Report};
@@ -9,7 +9,7 @@ use crate::bench::plot;
 const BEGIN: &str = "<!-- bench: begin -->";
 const END: &str = "<!-- bench: end -->";
 
-/// For a document, beside which the pictures lie in [`plot::DIRECTORY`].
+/// The report for a document; the pictures lie beside the document in [`plot::DIRECTORY`].
 pub(in crate::bench) fn markdown(report: &Report) -> String {
     let mut parts =
         vec![format!("Measured by `cargo xtask bench`: {}.", text::markdown(&head(report)))];
@@ -38,7 +38,7 @@ fn group(group: &Group) -> Vec<String> {
         text::markdown(&group.how),
         table(group).markdown().trim_end().to_owned(),
     ];
-    // Whoever draws the curves refuses a name that is not fit for a file.
+    // Drawing the curves refuses a name that is not fit for a file.
     let pictures = group.curves.iter().filter_map(|curve| Some((curve, plot::file(curve).ok()?)));
     parts.extend(pictures.map(|(curve, file)| {
         format!("![{}]({}/{file})", text::markdown(&curve.title), plot::DIRECTORY)
@@ -60,7 +60,7 @@ pub(in crate::bench) fn replace_section(document: &str, report: &str) -> Result<
     Ok(format!("{before}{newline}\n{}\n\n{after}", report.trim()))
 }
 
-/// Where the one line that is `mark` begins and ends, its line break included.
+/// The range of the one line that is `mark`, with its line break.
 fn mark(document: &str, mark: &str) -> Result<(usize, usize)> {
     let mut at = 0;
     let mut found = Vec::new();

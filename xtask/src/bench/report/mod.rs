@@ -33,11 +33,11 @@ pub(super) fn read(path: &Path) -> Result<Report> {
         format == u64::from(FORMAT) || serde_json::from_value::<Report>(value).is_ok(),
         "{shown}: expected a report of format {FORMAT}, found format {format}; measure again, or use the xtask that wrote it"
     );
-    // From the text once more: its errors name the line.
+    // Parsed from the text again, because these errors name the line.
     serde_json::from_str(&text).with_context(|| format!("{shown}: {expected}, found other JSON"))
 }
 
-/// For a terminal: tables, what could not be measured, and last how many targets are met.
+/// Prints for a terminal: tables, what could not be measured, and last how many targets are met.
 pub(super) fn print(report: &Report) -> String {
     let mut text = format!("{}\n", head(report));
     if !report.machine.is_empty() {
@@ -132,12 +132,12 @@ fn met(row: &Row) -> Cell {
     }
 }
 
-/// What became of the targets: names of rows.
+/// Which targets are met: names of rows.
 #[derive(Debug, Default)]
 struct Targets {
     met: usize,
     missed: Vec<String>,
-    /// With a target, but without a ratio: there was no limit to compare with.
+    /// Rows with a target but without a ratio: there was no limit to compare with.
     open: Vec<String>,
 }
 

@@ -1,8 +1,8 @@
-//! Numbers for people: three digits that mean something, and a unit that fits.
+//! Numbers for people: three significant digits, and a unit that fits.
 
 use kemari_tests::bench::data::Unit;
 
-/// From here on the next larger unit is easier to read.
+/// Above this, the next larger unit is easier to read.
 const LARGE: f64 = 10_000.0;
 const TIME: [(f64, &str); 4] = [(1.0, "ns"), (1e3, "us"), (1e6, "ms"), (1e9, "s")];
 const BYTES: [(f64, &str); 4] = [(1.0, "B"), (1e3, "kB"), (1e6, "MB"), (1e9, "GB")];
@@ -10,13 +10,13 @@ const BYTES: [(f64, &str); 4] = [(1.0, "B"), (1e3, "kB"), (1e6, "MB"), (1e9, "GB
 /// The unit in which a row is shown: one for all its numbers, so that they can be compared at a glance.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::bench) struct Scale {
-    /// How many of the row's own unit are one of these.
+    /// How many of the row's own units make one of these.
     per: f64,
     symbol: &'static str,
 }
 
 impl Scale {
-    /// The one that fits `value`.
+    /// The scale that fits `value`.
     pub(in crate::bench) fn of(unit: Unit, value: f64) -> Self {
         match unit {
             Unit::Nanoseconds => Self::fit(&TIME, value),
@@ -29,30 +29,32 @@ impl Scale {
         }
     }
 
-    /// `value` in units of the first; the first is the smallest that may be chosen.
+    /// The unit that fits `value`, which is in the first unit; the first is the smallest that may be
+    /// chosen.
     fn fit(units: &[(f64, &'static str)], value: f64) -> Self {
         let fits = units.iter().find(|(per, _)| value.abs() / per < LARGE);
         let (per, symbol) = *fits.or(units.last()).expect("the lists above are not empty");
         Self { per, symbol }
     }
 
-    /// A number of the row, without the unit.
+    /// A number of the row, without its unit.
     pub(in crate::bench) fn number(&self, value: f64) -> String {
         digits(value / self.per)
     }
 
-    /// A number of the row.
+    /// A number of the row, with its unit.
     pub(in crate::bench) fn text(&self, value: f64) -> String {
         format!("{} {}", self.number(value), self.symbol).trim_end().to_owned()
     }
 }
 
-/// A ratio. To three places: rounded any further, one that misses its bound could look like the bound.
+/// A ratio with three decimal places: with fewer, a ratio that misses its bound could look like the
+/// bound.
 pub(in crate::bench) fn ratio(ratio: f64) -> String {
     if ratio.abs() < 10.0 { format!("{ratio:.3}") } else { digits(ratio) }
 }
 
-/// Three digits, or all those before the point, in groups of three.
+/// Three digits, or all digits before the point, in groups of three.
 pub(in crate::bench) fn digits(value: f64) -> String {
     if !value.is_finite() {
         return value.to_string();
@@ -65,7 +67,7 @@ pub(in crate::bench) fn digits(value: f64) -> String {
     } else if magnitude >= 1.0 {
         2
     } else {
-        // The first digit that is not 0, and two more; below a billionth it is 0 to people.
+        // The first digit that is not 0, and two more. Values below a billionth are shown as 0.
         (2.0 - magnitude.log10().floor()).min(9.0) as usize
     };
     grouped(&format!("{value:.places$}"))

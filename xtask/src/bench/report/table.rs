@@ -1,4 +1,4 @@
-//! A table, whose columns are left out when they are empty.
+//! A table that leaves out its empty columns.
 
 use super::text::{clean, markdown};
 
@@ -10,18 +10,18 @@ pub(in crate::bench) struct Column {
 }
 
 impl Column {
-    /// For text.
+    /// A column of text.
     pub(in crate::bench) const fn left(title: &'static str) -> Self {
         Self { title, right: false }
     }
 
-    /// For numbers.
+    /// A column of numbers.
     pub(in crate::bench) const fn right(title: &'static str) -> Self {
         Self { title, right: true }
     }
 }
 
-/// What stands in a row.
+/// The contents of a cell.
 #[derive(Debug, Clone, Default)]
 pub(in crate::bench) struct Cell {
     text: String,
@@ -29,7 +29,7 @@ pub(in crate::bench) struct Cell {
 }
 
 impl Cell {
-    /// Something to look at.
+    /// A highlighted cell.
     pub(in crate::bench) fn strong(text: &str) -> Self {
         Self { text: text.to_owned(), strong: true }
     }
@@ -47,7 +47,7 @@ impl From<&str> for Cell {
     }
 }
 
-/// `N` columns.
+/// A table of `N` columns.
 #[derive(Debug)]
 pub(in crate::bench) struct Table<const N: usize> {
     columns: [Column; N],
@@ -63,12 +63,12 @@ impl<const N: usize> Table<N> {
         self.rows.push(row);
     }
 
-    /// The columns in which something stands.
+    /// The columns that are not empty.
     fn used(&self) -> Vec<usize> {
         (0..N).filter(|at| self.rows.iter().any(|row| !row[*at].text.is_empty())).collect()
     }
 
-    /// In columns of equal width; nothing at all without a row.
+    /// In columns of equal width; empty if there is no row.
     pub(in crate::bench) fn terminal(&self) -> String {
         let used = self.used();
         let titles = used.iter().map(|at| self.columns[*at].title.to_owned()).collect();
@@ -96,7 +96,7 @@ impl<const N: usize> Table<N> {
         text
     }
 
-    /// In Markdown; nothing at all without a row.
+    /// In Markdown; empty if there is no row.
     pub(in crate::bench) fn markdown(&self) -> String {
         let used = self.used();
         if used.is_empty() {

@@ -1,4 +1,4 @@
-//! Columns in their places, every missed target shown, and names that hold anything.
+//! Columns are in their places, every missed target is shown, and names may contain anything.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -42,7 +42,7 @@ fn missed_row() -> Row {
         .target(Target::AtLeast(0.8))
 }
 
-/// The cells of the row whose name is `name`, under their titles.
+/// The cells of the row `name`, with their titles.
 fn under_titles(markdown: &str, name: &str) -> Vec<(String, String)> {
     let cells = |line: &str| -> Vec<String> {
         line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
@@ -163,7 +163,8 @@ fn a_hostile_name_changes_nothing_but_its_cell() {
     assert_eq!(bars(&text), bars(&markdown(&plain)));
     let printed = print(&hostile);
     assert!(!printed.contains('\u{1b}'), "{printed:?}");
-    // Headings, one line for the table's titles and one for its row: none more by a line break in a name.
+    // Headings, one line for the table's titles and one for its row: a line break in a name must add no
+    // line.
     assert_eq!(printed.lines().count(), print(&plain).lines().count() + 1 + 1, "{printed}");
 
     let document = format!("a\n{}\n{}\nz\n", "<!-- bench: begin -->", "<!-- bench: end -->");
@@ -225,7 +226,7 @@ fn numbers_have_three_digits_and_a_fitting_unit() {
     assert_eq!(shown(Unit::Percent, -0.037), "-0.0370 %");
     assert_eq!(shown(Unit::Count, 1000.0), "1,000");
     assert_eq!(shown(Unit::Microseconds, 0.0), "0 us");
-    // The row's scale is that of its value: the tail is not in other units than the median.
+    // A row has the scale of its value, so the tail has the same unit as the median.
     assert_eq!(Scale::of(Unit::Microseconds, 150.0).text(150_000.0), "150,000 us");
     assert_eq!(ratio(2.004), "2.004");
 }

@@ -1,6 +1,6 @@
-//! Names and titles, which may hold anything, made fit for where they are shown.
+//! Makes names and titles, which may contain anything, safe to show.
 
-/// On one line, and without what a terminal or a parser of XML would take for a command.
+/// One line, without characters that a terminal or an XML parser would interpret.
 pub(in crate::bench) fn clean(text: &str) -> String {
     let fit = |it: char| match it {
         '\u{fffe}' | '\u{ffff}' => ' ',
@@ -10,7 +10,7 @@ pub(in crate::bench) fn clean(text: &str) -> String {
     text.chars().map(fit).collect::<String>().trim().to_owned()
 }
 
-/// As text in Markdown, in a cell of a table too: no markup, no HTML, no `{{#include}}` of mdBook.
+/// Text in Markdown, also in a cell of a table: no markup, no HTML, no `{{#include}}` of mdBook.
 pub(in crate::bench) fn markdown(text: &str) -> String {
     let mut escaped = String::new();
     for it in clean(text).chars() {
@@ -23,7 +23,7 @@ pub(in crate::bench) fn markdown(text: &str) -> String {
             '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '~' | '$' => {
                 escaped.extend(['\\', it]);
             }
-            // A list, or a line under a heading, if nothing stands before it.
+            // At the start of a line these begin a list or underline a heading.
             '-' | '+' | '=' if escaped.is_empty() => escaped.extend(['\\', it]),
             it => escaped.push(it),
         }
