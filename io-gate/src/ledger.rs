@@ -713,8 +713,9 @@ mod tests {
     use super::*;
     use crate::effect::{BlockWrite, Port};
 
-    /// P9: what is dropped is looked at once, however much is held: whoever loses its right must not hold the ledger's lock for
-    /// long. The failure of one chain looks at nothing but its own.
+    /// P9: `cancel_where` checks each request once, however many are held. A side that loses its
+    /// right must not hold the ledger's lock for long. The failure of one chain checks only that
+    /// chain's requests.
     #[test]
     fn p9_dropping_looks_at_each_request_once() {
         const HELD: u64 = 40_000;

@@ -1,4 +1,4 @@
-//! Walks a descriptor chain of a guest that is not to be trusted (virtio 1.2, 2.7.5).
+//! Walks a descriptor chain of an untrusted guest (virtio 1.2, 2.7.5).
 
 use io_gate::host::GuestRange;
 use virtio_queue::desc::split::Descriptor;
@@ -10,24 +10,24 @@ use crate::guest_memory::{GuestMemory, contains};
 const MAX_INDIRECT: u32 = 1024;
 const DESCRIPTOR_SIZE: u32 = 16;
 
-/// The two parts of a chain, or of several one after the other. Kept from one walk to the next, so that
-/// its lists are not made anew for every request.
+/// The two parts of a chain, or of several chains joined. Reused from one walk to the next to avoid
+/// allocating lists for each request.
 #[derive(Debug, Default)]
 pub(crate) struct Walked {
     pub(crate) readable: Vec<GuestRange>,
     pub(crate) writable: Vec<GuestRange>,
 }
 
-/// What a walk has added to the lists.
+/// What one walk added to the lists.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Extent {
     /// Room in bytes.
     pub(crate) room: u32,
-    /// Entries of the virtqueue's own descriptor table.
+    /// Number of entries of the virtqueue's own descriptor table.
     pub(crate) descriptors: u16,
 }
 
-/// What is wrong with a chain.
+/// Why a chain is invalid.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum WalkError {
     #[error("expected a descriptor index below {size}, found {index}")]
@@ -48,25 +48,25 @@ pub(crate) enum WalkError {
     IndirectPlace,
 }
 
-/// The virtqueue that a chain is in.
+/// The virtqueue of a chain.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
-    /// Its descriptor table's address.
+    /// Address of the descriptor table.
     pub(crate) table: u64,
-    /// Its size.
+    /// Size of the queue.
     pub(crate) size: u16,
     /// Whether the driver has accepted indirect tables.
     pub(crate) indirect: bool,
 }
 
-/// Where a walk reads descriptors.
+/// The table that a walk reads descriptors from.
 struct Table {
     addr: u64,
     size: u16,
 }
 
-/// Walks the chain that begins at `head` of a virtqueue, and adds it to `walked`. On an error
-/// a part of it may have been added.
+/// Walks the chain that begins at `head` of a virtqueue, and appends it to `walked`. On an error a
+/// part of it may have been appended.
 pub(crate) fn walk(
     memory: &GuestMemory,
     place: &Place,

@@ -1,8 +1,8 @@
-//! The host side of one gate: one ledger, the backends behind it, and who performs what.
+//! The host side of one gate: one ledger, the backends behind it, and the hand-over to their lanes.
 //!
 //! Locks are taken in this order: a slot (by its owner), `performer`, the ledger, one backend.
-//! Effects of one backend are performed in the order of their release (P1), because releasing and
-//! performing, or queueing for a lane, happen under `performer`.
+//! Effects of one backend are performed in the order of their release (P1): releasing and queueing
+//! for a lane both happen under `performer`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -33,14 +33,16 @@ use crate::observer::{Noted, Observer};
 use crate::perform;
 use crate::poisoned::POISONED;
 
-/// How long the end of a machine waits for a fence that cannot tell, and for backends that do not answer.
+/// How long the end of a machine waits for a fence without an answer, and for backends that do not
+/// answer.
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a lane that only waits for the fence may take to see that nothing more is let out.
+/// How long a lane that waits only for the fence may take to see that the gate is closed.
 const CLOSING: Duration = Duration::from_millis(500);
 
-/// How long a reset waits: of a device, for what was released, and then for a system call that reads what was the driver's
-/// memory; of the machine, for power events that a fence which cannot tell holds up.
+/// How long a reset waits. A device's reset waits for released effects, and then as long again for
+/// a system call that reads the driver's former memory. The machine's reset waits for power events
+/// that a fence without an answer delays.
 pub const RESET_PATIENCE: Duration = Duration::from_secs(1);
 
 fn taken(slot: u16, port: Port) -> io::Error {
@@ -48,27 +50,28 @@ fn taken(slot: u16, port: Port) -> io::Error {
     io::Error::new(io::ErrorKind::AlreadyExists, what)
 }
 
-/// A backend, where it is, and its part of a batch.
+/// A backend, its place, and its part of a batch.
 type Share = ((u16, Port), Arc<Attached>, Vec<Performable>);
 
-/// What [`GateHost::seal`] gives for the checkpoint.
+/// The result of [`GateHost::seal`], for the checkpoint.
 #[derive(Debug)]
 pub struct Sealed {
     /// The epoch that has ended.
     pub epoch: Epoch,
-    /// Everything asked for and not settled, oldest first.
+    /// All requests that are not settled, oldest first.
     pub in_flight: Vec<Record>,
-    /// The number that the next request gets.
+    /// The id of the next request.
     pub next_id: EffectId,
-    /// How many effects the sealed epoch holds back.
+    /// Number of effects that the sealed epoch holds.
     pub staged: usize,
 }
 
-/// The gate's host side; shared by the device thread, the vCPU threads and the link thread.
+/// The gate's host side. The device thread, the vCPU threads and the link thread share it.
 pub struct GateHost {
     core: Arc<Core>,
-    /// Orders releasing and handing over to lanes. Never held while a lane is waited for (P7): whoever learns of an
-    /// acknowledgement takes it, on a thread that has to hear the standby meanwhile.
+    /// Orders releasing and queueing for lanes. Never held while waiting for a lane (P7): the
+    /// thread that receives an acknowledgement takes it, and that thread must keep hearing the
+    /// standby.
     performer: Mutex<()>,
     latencies: Mutex<Latencies>,
     held_event: EventFd,
@@ -83,7 +86,7 @@ pub struct GateHost {
 }
 
 impl GateHost {
-    /// A gate without backends, that holds.
+    /// A holding gate without backends.
     ///
     /// # Errors
     /// When the process is out of descriptors or threads.
@@ -95,8 +98,7 @@ impl GateHost {
         Self::with_lane_start(ledger, memory, fence, Arc::new(|| {}))
     }
 
-    /// As [`new`](Self::new); each thread that performs effects calls `lane_start` before anything
-    /// else.
+    /// As [`new`](Self::new). Each thread that performs effects first calls `lane_start`.
     ///
     /// # Errors
     /// When the process is out of descriptors or threads.
@@ -109,7 +111,8 @@ impl GateHost {
         Self::with_observer(ledger, memory, fence, lane_start, None)
     }
 
-    /// As [`with_lane_start`](Self::with_lane_start); `observer` is told what happens to effects.
+    /// As [`with_lane_start`](Self::with_lane_start). `observer` is called for each step of an
+    /// effect.
     ///
     /// # Errors
     /// When the process is out of descriptors or threads.
@@ -137,15 +140,16 @@ impl GateHost {
         }))
     }
 
-    /// Puts a backend behind a port of a slot. A port without one answers that it cannot.
+    /// Attaches a backend to a port of a slot. Requests to a port without a backend end as
+    /// unsupported.
     ///
     /// # Errors
-    /// When the port has a backend already, or the process is out of threads or descriptors.
+    /// When the port already has a backend, or the process is out of threads or descriptors.
     pub fn attach(&self, slot: u16, port: Port, backend: Backend) -> io::Result<()> {
         self.attach_all(vec![(slot, port, backend)])
     }
 
-    /// Puts backends behind ports, all of them or none: whoever fails may try again.
+    /// Attaches all of the backends or none, so that the caller may try again after a failure.
     ///
     /// # Errors
     /// As [`attach`](Self::attach).
@@ -159,7 +163,8 @@ impl GateHost {
             if let Backend::Disk(disk) = &backend {
                 records.extend(disk.fence().cloned());
             }
-            // Without the lock, which the device thread and vCPU threads take: a peer may be slow to be found.
+            // Connect to peers before taking the lock: a peer may be slow, and the device thread
+            // and the vCPU threads take the lock.
             let token = Token { slot, port, role: Role::Data };
             let backend =
                 Attached::new(backend, &self.core, &self.inputs, token, &self.lane_start)?;
@@ -169,7 +174,7 @@ impl GateHost {
         if let Some((slot, port)) = made.keys().find(|place| attached.contains_key(place)) {
             return Err(taken(*slot, *port));
         }
-        // P2: before anything is performed on their disks.
+        // P2: add the records before anything is performed on their disks.
         records.into_iter().for_each(|record| self.core.add_record(record));
         attached.extend(made.iter().map(|(place, backend)| (*place, backend.clone())));
         drop(attached);
@@ -182,41 +187,42 @@ impl GateHost {
         Ok(())
     }
 
-    /// Another host is to have this disk, too (P3): its lock becomes that of a pair's active side; where `durably`, each write
-    /// from now on is in the storage when it completes, and all that were made before are when this returns. Waits for the
-    /// disk's lane.
+    /// Prepares a disk that another host is to have too (P3). Its lock becomes that of a pair's
+    /// active side. With `durably`, each later write is in the storage when it completes, and all
+    /// earlier writes are when this returns. Waits for the disk's lane.
     ///
     /// # Errors
-    /// When the disk cannot be shared; the guest's use of it goes on as it was.
+    /// When the disk cannot be shared. The guest's use of it then continues unchanged.
     pub fn share_disk(&self, slot: u16, port: Port, durably: bool) -> Result<(), ShareError> {
         let backend = self.backend(slot, port).ok_or(ShareError::NoDisk)?;
         backend.share_disk(durably, self.has_term())
     }
 
-    /// Has the records beside the disks say that this machine holds them.
+    /// Claims the disks for this machine in the records beside them.
     ///
     /// # Errors
-    /// When one cannot be written, or says that another may write.
+    /// When a record cannot be written, or names another writer.
     pub fn claim_disks(&self) -> Result<(), DiskError> {
         self.core.records().iter().try_for_each(|record| self.core.claim(record))
     }
 
-    /// As [`claim_disks`](Self::claim_disks); each record is written anew, so that no copy that was made before says the same.
+    /// As [`claim_disks`](Self::claim_disks), and rewrites each record, so that no earlier copy of
+    /// it has the same content.
     ///
     /// # Errors
-    /// As that.
+    /// As [`claim_disks`](Self::claim_disks).
     pub fn renew_records(&self) -> Result<(), DiskError> {
         self.core.records().iter().try_for_each(|record| self.core.renew(record))
     }
 
-    /// The machine has ended in good order in this term: nothing more is let out, and the disks are anybody's. Whether all of
-    /// them are. After [`drain`](Self::drain).
+    /// Ends the machine in good order in this term: nothing more leaves, and the records free the
+    /// disks. Returns whether all disks are freed. Call it after [`drain`](Self::drain).
     ///
-    /// P2: a disk whose lane is in a system call that has not come back may still be written to, whenever its storage answers.
-    /// Its record goes on saying that this machine holds it.
+    /// P2: a disk whose lane is in an unfinished system call may still be written when its storage
+    /// answers. Its record continues to name this machine as the holder.
     #[must_use]
     pub fn free_disks(&self) -> bool {
-        // First: a lane that is found idle then begins no write afterwards, whatever it is given.
+        // Close first: a lane that is found idle then begins no write afterwards.
         self.core.close();
         let until = Instant::now() + CLOSING;
         let busy = |disk: &Arc<Attached>| disk.may_write() && !disk.lane().drain(until);
@@ -253,7 +259,7 @@ impl GateHost {
         Sealed { epoch, in_flight: ledger.in_flight(), next_id: ledger.next_id(), staged }
     }
 
-    /// Spends a proof: the effects that it covers are performed, in order, by their lanes.
+    /// Spends a proof: the lanes perform the covered effects in order.
     pub fn release(&self, proof: Committed) {
         let performer = self.performer();
         let batch = self.core.ledger().release(proof);
@@ -261,8 +267,8 @@ impl GateHost {
         self.hand_over_all(&performer, batch);
     }
 
-    /// Spends a proof: performs everything that is held, replays first, and lets everything after
-    /// it straight through until [`hold`](Self::hold).
+    /// Spends a proof: performs everything held, replays first, and lets later effects pass at once
+    /// until [`hold`](Self::hold).
     pub fn run_alone(&self, proof: Alone) {
         let performer = self.performer();
         let mut ledger = self.core.ledger();
@@ -277,11 +283,11 @@ impl GateHost {
         self.hand_over_all(&performer, batch);
     }
 
-    /// Makes the gate hold what is staged from now on.
+    /// Holds everything staged from now on.
     pub fn hold(&self) {
         let performer = self.performer();
-        // What was staged while the gate was open leaves first: it has no copy, and it is not to
-        // wait for a standby that knows nothing of it.
+        // Effects staged while the gate was open leave first: they have no copy, and must not wait
+        // for a standby that does not know them.
         let mut ledger = self.core.ledger();
         let batch = ledger.take_ready();
         self.tell_staged(&batch);
@@ -296,42 +302,42 @@ impl GateHost {
         self.held_signalled.store(false, Ordering::Release);
     }
 
-    /// Whether effects wait for an acknowledgement.
+    /// Whether effects wait for an acknowledgement before they leave.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.core.ledger().holds()
     }
 
-    /// Effects that wait to be released.
+    /// Number of effects that wait to be released.
     #[must_use]
     pub fn held(&self) -> usize {
         self.core.ledger().held()
     }
 
-    /// Effects of the current epoch that wait to be released.
+    /// Number of effects of the current epoch that wait to be released.
     #[must_use]
     pub fn held_in_epoch(&self) -> usize {
         let ledger = self.core.ledger();
         ledger.held_in(ledger.epoch())
     }
 
-    /// What has passed so far.
+    /// Counts of tokens and effects so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.core.ledger().counts()
     }
 
-    /// The epoch to which what is staged now belongs.
+    /// The epoch of what is staged now.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.core.ledger().epoch()
     }
 
-    /// Takes over the requests in flight of a checkpoint; [`run_alone`](Self::run_alone) performs
-    /// them again.
+    /// Adopts the requests in flight of a checkpoint. [`run_alone`](Self::run_alone) performs them
+    /// again.
     ///
     /// # Panics
-    /// When this gate has been used already.
+    /// When this gate is already in use.
     pub fn adopt(&self, epoch: Epoch, next_id: EffectId, in_flight: Vec<Record>) {
         if let Some(observer) = self.core.observer() {
             let effects: Vec<Noted> = in_flight.iter().filter_map(Noted::of).collect();
@@ -340,7 +346,7 @@ impl GateHost {
         self.core.ledger().adopt(epoch, next_id, in_flight);
     }
 
-    /// The right to perform is lost (P2): nothing is performed ever again.
+    /// Records that the right to perform is lost (P2): nothing is performed any more.
     pub fn set_fenced_off(&self) {
         self.core.fence_off();
     }
@@ -351,33 +357,34 @@ impl GateHost {
         self.core.is_fenced_off()
     }
 
-    /// Whether terms decide who may perform: then a disk that others can reach is to have a record of
-    /// the term beside it ([`DiskFence`](crate::backend::disk_fence::DiskFence)).
+    /// Whether terms decide who may perform. If so, a disk that other hosts can reach must have a
+    /// record of the term beside it ([`DiskFence`](crate::backend::disk_fence::DiskFence)).
     #[must_use]
     pub fn has_term(&self) -> bool {
         self.core.has_term()
     }
 
-    /// Whether released effects wait because nobody can tell whether this machine may perform them.
+    /// Whether released effects wait because the fence gives no answer.
     #[must_use]
     pub fn waits_for_fence(&self) -> bool {
         self.core.waits_for_fence()
     }
 
-    /// Says so where effects wait for an answer that does not come, once each time. To be called now and then, by a thread that
-    /// performs nothing.
+    /// Logs, once each time, where effects wait for an answer that does not come. A thread that
+    /// performs no effects calls it regularly.
     pub fn tell_of_late_answers(&self) {
         self.core.asks().tell();
     }
 
-    /// Since when a lane waits for the answer of the fence, or of a disk's record: of the one that waits for longest.
+    /// Since when a lane has waited for an answer of the fence or of a disk's record: the longest
+    /// wait.
     #[must_use]
     pub fn asks_since(&self) -> Option<Instant> {
         self.core.asks().oldest()
     }
 
-    /// Whether a write may be on its way to a disk at this moment, in a system call that has not come back. P2: it may arrive
-    /// whenever the storage answers.
+    /// Whether a write may be on its way to a disk now, in an unfinished system call. P2: it may
+    /// arrive whenever the storage answers.
     #[must_use]
     pub fn may_be_writing(&self) -> bool {
         let writes =
@@ -385,21 +392,21 @@ impl GateHost {
         self.every_attached().iter().any(writes)
     }
 
-    /// Signalled when the right to perform has been lost.
+    /// Signalled when the right to perform is lost.
     #[must_use]
     pub fn fenced_event(&self) -> &EventFd {
         self.core.fenced_event()
     }
 
-    /// Whether everything that was released has been performed.
+    /// Whether everything released has been performed.
     #[must_use]
     pub fn lanes_idle(&self) -> bool {
         self.power.is_idle() && self.every_attached().iter().all(|backend| backend.lane().is_idle())
     }
 
-    /// Waits until everything that was released has been performed and consoles have taken their
-    /// output: for a clean shutdown. Where nobody can tell whether this machine may perform, or a backend does not answer,
-    /// the wait has an end after [`LAST_PATIENCE`], and what was not performed by then never is.
+    /// Waits until everything released has been performed and consoles have taken their output: for
+    /// a clean shutdown. If the fence or a backend does not answer, the wait ends after
+    /// [`LAST_PATIENCE`], and what has not been performed by then never is.
     pub fn drain(&self) {
         let until = Instant::now() + LAST_PATIENCE;
         self.core.give_up_after(LAST_PATIENCE);
@@ -419,7 +426,7 @@ impl GateHost {
         }
     }
 
-    /// Signalled when an effect is held: at most once between two calls of [`seal`](Self::seal).
+    /// Signalled when an effect is held, at most once between two calls of [`seal`](Self::seal).
     #[must_use]
     pub fn held_event(&self) -> &EventFd {
         &self.held_event
@@ -431,8 +438,8 @@ impl GateHost {
         self.core.completions_event()
     }
 
-    /// The counters by which this crate wakes other threads: all that a thread which runs device
-    /// code has to write to.
+    /// The event descriptors by which this crate wakes other threads: all that a thread which runs
+    /// device code must write to.
     #[must_use]
     pub fn wakes(&self) -> Vec<RawFd> {
         let own = [
@@ -444,8 +451,8 @@ impl GateHost {
         own.to_vec()
     }
 
-    /// Takes the completions that wait, and resets their event. Each is to be given to the slot
-    /// that it names, before the next [`seal`](Self::seal).
+    /// Takes the waiting completions and resets their event. The caller must give each one to the
+    /// slot that it names before the next [`seal`](Self::seal).
     #[must_use]
     pub fn take_completions(&self) -> Vec<Completion> {
         self.core.take_completions()
@@ -458,15 +465,15 @@ impl GateHost {
         }
     }
 
-    /// A descriptor that is readable when a backend has something for the device thread: input,
-    /// room for output, a connection to try again.
+    /// A descriptor that is readable when a backend has work for the device thread: input, room for
+    /// output, or a connection to retry.
     #[must_use]
     pub fn inputs_fd(&self) -> RawFd {
         self.inputs.fd()
     }
 
-    /// The ports that have input. What a backend does for itself (sending the rest of its output,
-    /// connecting again) its lane is told to do.
+    /// The ports that have input. A backend's own work (sending the rest of its output,
+    /// reconnecting) is passed to its lane.
     #[must_use]
     pub fn ready_inputs(&self) -> Vec<(u16, Port)> {
         let mut ready = Vec::new();
@@ -479,9 +486,9 @@ impl GateHost {
         ready
     }
 
-    /// Tells the network where the slot's MAC address now is: one RARP broadcast, as other
-    /// hypervisors send after a migration. The caller repeats it. It carries nothing of the guest,
-    /// so it waits for no acknowledgement, but the fence is asked (P2).
+    /// Announces the slot's MAC address to the network: one RARP broadcast, as other hypervisors
+    /// send after a migration. The caller repeats it. The broadcast has no guest data, so it waits
+    /// for no acknowledgement, but the fence is asked (P2).
     pub fn announce(&self, slot: u16) {
         let _performer = self.performer();
         self.of_slot(slot).iter().for_each(|backend| backend.lane().announce());
@@ -499,16 +506,17 @@ impl GateHost {
         self.core.take_power_events()
     }
 
-    /// Takes the first of the power events that have been performed.
+    /// Takes the first power event that has been performed.
     #[must_use]
     pub fn next_power_event(&self) -> Option<PowerEvent> {
         self.core.next_power_event()
     }
 
-    /// The machine has been reset: whatever else asked for that before, several times over while
-    /// it was held, is not performed any more.
+    /// Drops all other resets: the machine has been reset, and resets that were held or queued
+    /// before are not performed.
     pub fn forget_resets(&self) {
-        // Those that wait first: what is released while the lane is waited for is none of them.
+        // Cancel held resets before waiting for the lane: nothing released during that wait is one
+        // of them.
         let performer = self.performer();
         let mut ledger = self.core.ledger();
         let cancelled = ledger.cancel_resets();
@@ -521,7 +529,7 @@ impl GateHost {
         self.core.forget_resets();
     }
 
-    /// The power lane waits for an arbiter that is away: what waits there is not wanted any more.
+    /// The power lane waits for an unreachable arbiter: gives up the resets in its queue.
     fn give_up_resets(&self) {
         let _performer = self.performer();
         let given_up = self.power.give_up_resets();
@@ -538,12 +546,12 @@ impl GateHost {
         self.latencies.lock().expect(POISONED).summaries()
     }
 
-    /// Waits count from now on.
+    /// Counts waits from now on.
     pub fn reset_latencies(&self) {
         self.latencies.lock().expect(POISONED).reset();
     }
 
-    /// Frames that were dropped because a network backend could not take them.
+    /// Number of frames dropped because a network backend could not take them.
     #[must_use]
     pub fn dropped_frames(&self) -> u64 {
         self.every_attached().iter().map(|backend| backend.dropped_frames()).sum()
@@ -557,9 +565,9 @@ impl GateHost {
         self.core.ledger()
     }
 
-    /// Ends the staging that was done under one hold of the ledger's lock: what is held is copied,
-    /// so that the guest cannot change it any more (P1); what may leave at once is performed.
-    /// Completions of `own` slot are given back, since its owner is the caller.
+    /// Ends the staging done under one hold of the ledger's lock. Held payloads are copied, so that
+    /// the guest cannot change them any more (P1). What may leave at once is performed. Completions
+    /// of the `own` slot are returned, since the caller owns that slot.
     pub(crate) fn end_staging(
         &self,
         mut ledger: MutexGuard<'_, Ledger>,
@@ -590,7 +598,7 @@ impl GateHost {
             return;
         }
         if let Some(observer) = observer {
-            // Copied newest first.
+            // `copy_held` visits the newest first.
             noted.reverse();
             observer.staged(&noted);
         }
@@ -627,8 +635,8 @@ impl GateHost {
     }
 
     /// Hands requests to their lanes, each lane its part of the batch in one piece (P1: the order
-    /// of release is the order of performing). What needs no lane is done here: it is given back
-    /// if a chain waits for it.
+    /// of release is the order of performing). Requests without a lane are done here, and returned
+    /// if a chain waits for them.
     fn hand_over(
         &self,
         _: &MutexGuard<'_, ()>,
@@ -653,7 +661,7 @@ impl GateHost {
                 Request::Effect(op) => op.port(),
             };
             let place = port.map(|port| (record.origin.slot(), port));
-            // Most of a batch is for one backend, which is looked up once.
+            // Most requests of a batch are for one backend: look it up once.
             if let Some((.., jobs)) = lanes.iter_mut().find(|(of, ..)| Some(*of) == place) {
                 jobs.push(request);
                 continue;
@@ -677,8 +685,8 @@ impl GateHost {
         done.into_iter().filter_map(move |done| core.settle_detached(done))
     }
 
-    /// What passes an open gate is told of as it passes. With the ledger's lock held, so that what
-    /// is staged later is told of later.
+    /// Reports effects that pass an open gate to the observer. The caller holds the ledger's lock,
+    /// so that effects staged later are reported later.
     fn tell_staged(&self, batch: &[Performable]) {
         let Some(observer) = self.core.observer() else { return };
         let own = batch.iter().filter(|request| !request.is_replay());
@@ -709,16 +717,19 @@ impl GateHost {
         }
     }
 
-    /// The driver of a slot has reset its device: afterwards none of its chains is in flight, nothing writes the memory they
-    /// point to, and, where this gives `true`, nothing reads it. Reads are not waited for. What was released is performed
-    /// first, as far as that takes no longer than [`RESET_PATIENCE`]; what was not begun by then is dropped, which the driver
-    /// cannot tell from a device that was slower, and a system call that reads the driver's own memory is waited for as long
-    /// again (P9).
+    /// Ends the chains of a slot whose driver has reset its device. Afterwards none of its chains
+    /// is in flight and nothing writes their memory; if this returns `true`, nothing reads it
+    /// either.
+    ///
+    /// Released effects are performed first, within [`RESET_PATIENCE`]; reads are not waited for.
+    /// Effects not begun by then are dropped, which to the driver looks like a slower device. A
+    /// system call that reads the driver's memory is waited for as long again (P9).
     #[must_use]
     pub(crate) fn forget_chains(&self, slot: u16) -> bool {
         let lanes = self.of_slot(slot);
         self.forget(slot, &lanes, Lane::give_up_reads, Ledger::cancel_chains_of);
-        // Whoever had released some has handed them over by then, and the caller makes no new ones. Nothing is locked.
+        // All released effects are queued in lanes by now, and the caller stages no new ones. No
+        // lock is held.
         let until = Instant::now() + RESET_PATIENCE;
         lanes.iter().for_each(|backend| backend.lane().wait_for_effects(until));
         self.forget(slot, &lanes, Lane::give_up_chains, Ledger::abandon_chains_of);
@@ -733,7 +744,8 @@ impl GateHost {
         cancel: fn(&mut Ledger, u16) -> Vec<EffectId>,
     ) {
         let _performer = self.performer();
-        // First, so that nobody is told afterwards that one of them is performed.
+        // Give up queued requests first, so that none of them is reported as performed after it is
+        // cancelled.
         let given_up: Vec<Performable> =
             lanes.iter().flat_map(|backend| give_up(backend.lane())).collect();
         let mut ledger = self.core.ledger();
@@ -747,15 +759,16 @@ impl GateHost {
         self.core.take_up(ledger);
     }
 
-    /// Whether no system call reads, for a driver's request of before its reset, memory that is the driver's again; waits a
-    /// while for that.
+    /// Waits a while until no system call for an earlier request reads the memory that the driver
+    /// owns again. Returns whether that is so.
     pub(crate) fn lets_go_of_memory(&self, slot: u16, patience: Duration) -> bool {
         let until = Instant::now() + patience;
         self.of_slot(slot).iter().all(|backend| backend.lane().lets_go_of_memory(until))
     }
 
-    /// Whether so much of a slot is not settled that its queues have to wait; the queue is then taken up again when some of
-    /// it is. A guest cannot make the machine buffer without end (P9).
+    /// Whether the slot has so many unsettled requests that its queues must wait. The queue is
+    /// processed again when some of them are settled. This bounds what the machine buffers for a
+    /// guest (P9).
     pub(crate) fn stalls(&self, ledger: &Ledger, slot: u16, queue: u16) -> bool {
         let full = ledger.is_full(slot);
         if full {
@@ -764,42 +777,43 @@ impl GateHost {
         full
     }
 
-    /// A register device has more to do: soon, or when something of it is settled if it has to wait for that.
+    /// Schedules more work of a register device: soon, or, if the slot is full, when some requests
+    /// are settled.
     pub(crate) fn proceed_later(&self, ledger: &Ledger, slot: u16) {
         if !self.stalls(ledger, slot, 0) {
             self.post_again(slot, 0);
         }
     }
 
-    /// Whether a vCPU that has made this slot ask for more than it may goes on.
+    /// Whether a vCPU that waits for this slot may go on.
     #[must_use]
     pub fn has_room(&self, slot: u16) -> bool {
         self.core.ledger().has_room(slot)
     }
 
-    /// What everything weighs that was asked for and is not settled.
+    /// The weight of all requests that are not settled.
     #[must_use]
     pub fn load(&self) -> Weight {
         self.core.ledger().load()
     }
 
-    /// A queue is to be processed again soon.
+    /// Schedules the queue to be processed again soon.
     pub(crate) fn post_again(&self, slot: u16, queue: u16) {
         self.core.post_again(slot, queue);
     }
 
-    /// The driver's choice of features, for backends that can take work off it.
+    /// Passes the driver's accepted features to backends that can take work off the driver.
     pub(crate) fn negotiated(&self, slot: u16, features: u64) {
         self.negotiated.lock().expect(POISONED).insert(slot, features);
         self.of_slot(slot).iter().for_each(|backend| backend.negotiated(features));
     }
 
-    /// Takes input that waits at a port, if any: its length.
+    /// Takes input that waits at a port. Returns whether there was any.
     pub(crate) fn receive(&self, slot: u16, port: Port, into: &mut Vec<u8>) -> bool {
         self.backend(slot, port).is_some_and(|backend| backend.receive(into))
     }
 
-    /// Whether input of a port is wanted now.
+    /// Sets whether input of a port is wanted now.
     pub(crate) fn want_input(&self, slot: u16, port: Port, wanted: bool) {
         if let Some(backend) = self.backend(slot, port) {
             backend.want_input(wanted);

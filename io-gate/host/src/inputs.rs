@@ -1,4 +1,4 @@
-//! One nested epoll descriptor for everything that the backends wait for.
+//! One nested epoll descriptor for all events of the backends.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -9,23 +9,23 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::descriptors;
 
-/// How many events are taken at once.
+/// The most events taken at once.
 const BATCH: usize = 32;
 
-/// What a descriptor of a backend is for.
+/// The purpose of a backend's descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Its data: input, and room for output.
     Data,
     /// A second descriptor, for output only.
     Output,
-    /// A timer of its lane's: try to connect again.
+    /// A timer of the backend's lane: reconnect.
     Timer,
-    /// A timer of its input's: look at it again.
+    /// A timer of the backend's input: check it again.
     InputTimer,
 }
 
-/// Which descriptor of which backend.
+/// Identifies a descriptor of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Token {
     pub(crate) slot: u16,
@@ -62,7 +62,7 @@ impl Inputs {
         self.0.as_raw_fd()
     }
 
-    /// What is ready now; does not wait.
+    /// Returns what is ready now, without waiting.
     pub(crate) fn ready(&self) -> Vec<(Token, EventSet)> {
         let mut events = [EpollEvent::default(); BATCH];
         match self.0.wait(0, &mut events) {
@@ -93,8 +93,8 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Changes what is waited for. With nothing wanted the descriptor is taken out altogether:
-    /// epoll reports a hang-up even to those who want nothing.
+    /// Changes the events to wait for. With no events the descriptor is removed from the set: epoll
+    /// reports a hang-up even without requested events.
     pub(crate) fn want(&mut self, wanted: EventSet) -> io::Result<()> {
         if wanted == self.wanted {
             return Ok(());
@@ -112,7 +112,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // Fails only when the descriptor is gone already, and then it is out of the set.
+        // Fails only if the descriptor is closed, and then it is no longer in the set.
         let _ = self.want(EventSet::empty());
     }
 }

@@ -1,12 +1,12 @@
-//! Names in the file system that this process makes: how they are taken, and how they are given back.
+//! Names in the file system that this process makes: how it takes them and gives them back.
 //!
-//! Invariant: nothing that kemari has not made is removed, emptied or written over, whatever path an
-//! operator gives. A name that is taken is left alone, unless it is that of a socket without a
-//! process behind it, which holds nothing. A name is given back only while the file that was made is
-//! still there: it may have been removed meanwhile, and another file may have come in its place.
+//! Invariant: only files made by kemari are removed, emptied or written over, whatever path an
+//! operator gives. An existing name is left alone, unless it is a socket without a process, which
+//! holds nothing. A name is given back only while it still leads to the file that was made: that
+//! file may have been removed and another put in its place.
 //!
-//! Whoever creates, removes or renames a file in this product does it here, or says in
-//! `docs/files.md` why it need not.
+//! Code in this product that creates, removes or renames a file does it here, or `docs/files.md`
+//! says why not.
 
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File, FileType, Metadata};
@@ -18,17 +18,19 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The longest path of a Unix socket: its address has 108 bytes with the final zero.
+/// The longest path of a Unix socket: its address has 108 bytes, including the final zero.
 pub(crate) const MAX_SOCKET_PATH: usize = 107;
-/// What the name of an image is followed by in that of the record of who may write to it.
+/// Suffix of an image's name for its fence record.
 pub const FENCE_SUFFIX: &str = ".kemari-fence";
-/// And in that of a primary's mark, and of a standby's: what is left by one side is never written over by the other.
+/// Suffix for a primary's mark. A standby's mark has another suffix, so that neither side writes
+/// over the other's.
 pub const MARK_SUFFIX: &str = ".kemari-mark";
-/// See [`MARK_SUFFIX`].
+/// Suffix for a standby's mark; see [`MARK_SUFFIX`].
 pub const COUNTER_MARK_SUFFIX: &str = ".kemari-counter-mark";
 
-/// Whether kemari gives such names to what decides who may do something: the records and marks beside disks, and an
-/// arbiter's terms. Whatever else has such a name is in the way of the next one, or is taken for it.
+/// Whether kemari uses such a name for a file that decides about rights: the records and marks
+/// beside disks, and an arbiter's terms. Any other file with such a name would block the next one,
+/// or be taken for it.
 #[must_use]
 pub fn is_name_of_record(path: &Path) -> bool {
     let Some(name) = path.file_name().map(OsStr::as_bytes) else { return false };
@@ -40,13 +42,13 @@ pub fn is_name_of_record(path: &Path) -> bool {
     of_a_disk || term.or(other).is_some_and(number)
 }
 
-/// Whether that is the name of the record of who may write to a disk.
+/// Whether this is the name of a fence record.
 #[must_use]
 pub fn is_name_of_fence(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_bytes().ends_with(FENCE_SUFFIX.as_bytes()))
 }
 
-/// Which file it is, whatever its names.
+/// Identifies a file, whatever its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId {
     device: u64,
@@ -54,27 +56,27 @@ pub struct FileId {
 }
 
 impl FileId {
-    /// Of the file that this is of.
+    /// The id of the file with this metadata.
     #[must_use]
     pub fn of(metadata: &Metadata) -> Self {
         Self { device: metadata.dev(), inode: metadata.ino() }
     }
 }
 
-/// Why a name could not be had.
+/// Why a name could not be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
-    /// Something is there that is none of ours.
+    /// The name belongs to a file that kemari has not made.
     #[error("{path}: expected {expected}, found {found}; it is left alone: choose another path")]
     Taken {
         /// The name.
         path: PathBuf,
-        /// What may be there.
+        /// What is allowed there.
         expected: &'static str,
-        /// What is.
+        /// What was found.
         found: String,
     },
-    /// A process has the socket.
+    /// A process uses the socket.
     #[error(
         "{path}: another process has this socket; look for it with `fuser -v {path}` and stop it first, or choose another path"
     )]
@@ -82,17 +84,17 @@ pub enum PlaceError {
         /// The name.
         path: PathBuf,
     },
-    /// No socket can be called so.
+    /// The path is too long or empty for a socket.
     #[error(
         "{path}: expected the path of a socket, 1 to {MAX_SOCKET_PATH} bytes, found {found}; choose a shorter path"
     )]
     Length {
         /// The name.
         path: PathBuf,
-        /// Its bytes.
+        /// Its length in bytes.
         found: usize,
     },
-    /// The system refuses.
+    /// The system refused.
     #[error(
         "{path}: cannot make it: {error}; expected a name in a directory that exists and can be written to"
     )]
@@ -104,14 +106,15 @@ pub enum PlaceError {
     },
 }
 
-/// A name that this process has made. It is given back when this is dropped, or by [`give_back_all`].
+/// A name that this process has made. It is given back when this is dropped, or by
+/// [`give_back_all`].
 ///
-/// Whatever was made has to be open until then: or its number may be another file's.
+/// The file must stay open until then: otherwise its inode number may be reused for another file.
 #[derive(Debug)]
 pub struct OwnName(u64);
 
-/// The names that are to be given back. Held for a look at the file system; nobody who runs device
-/// code takes it (docs/threads.md).
+/// The names to give back. The lock is held for a file-system look-up; threads that run device code
+/// never take it (docs/threads.md).
 static NAMES: Mutex<Names> = Mutex::new(Names { next: 0, names: Vec::new() });
 
 struct Names {
@@ -124,7 +127,7 @@ fn names() -> MutexGuard<'static, Names> {
 }
 
 impl OwnName {
-    /// Notes that this process has made `path`, which is `file`.
+    /// Registers that this process has made `path`, which is `file`.
     #[must_use]
     pub fn new(path: &Path, file: FileId) -> Self {
         let mut names = names();
@@ -146,7 +149,7 @@ impl Drop for OwnName {
     }
 }
 
-/// Gives back every name: for a process that ends, which does not drop what its threads share.
+/// Gives back every name: for a process that ends without dropping what its threads share.
 pub fn give_back_all() {
     let names = std::mem::take(&mut names().names);
     names.iter().for_each(|(_, path, file)| give_back(path, *file));
@@ -154,14 +157,14 @@ pub fn give_back_all() {
 
 /// Removes `path` if it is `file`, which this process has made and has open.
 pub fn give_back(path: &Path, file: FileId) {
-    // A name that stays does no harm: the next process finds nobody behind it.
+    // A name that stays does no harm: the next process finds it without a process.
     if let Err(error) = remove_if(path, file) {
         log::debug!("{}: cannot remove it: {error}", path.display());
     }
 }
 
-/// Makes a socket at `path` by `bind`. One without a process behind it makes room; everything else
-/// is left alone.
+/// Makes a socket at `path` by `bind`. A socket without a process is replaced; anything else is
+/// left alone.
 ///
 /// # Errors
 /// See [`PlaceError`].
@@ -186,7 +189,7 @@ pub fn bind<S>(
     Ok((socket, OwnName::new(path, FileId::of(&made))))
 }
 
-/// Whether a socket could be made at `path`: changes nothing.
+/// Checks that a socket could be made at `path`. Changes nothing.
 ///
 /// # Errors
 /// See [`PlaceError`].
@@ -198,7 +201,8 @@ pub fn check_socket(path: &Path) -> Result<(), PlaceError> {
     }
 }
 
-/// Whether a socket could be made at `path`, now or when whoever has it there has ended: changes nothing.
+/// Checks that a socket could be made at `path`, now or after its present owner has ended. Changes
+/// nothing.
 ///
 /// # Errors
 /// See [`PlaceError`].
@@ -212,7 +216,7 @@ pub fn check_place(path: &Path) -> Result<(), PlaceError> {
     }
 }
 
-/// Whether there is a directory for a name that is to be made.
+/// Checks that the directory of a new name exists.
 pub(crate) fn check_directory(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     match fs::metadata(parent.unwrap_or(Path::new("."))) {
@@ -221,7 +225,7 @@ pub(crate) fn check_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether a peer could listen at `path`, now or later: it may not be there yet.
+/// Checks that a peer could listen at `path`, now or later. Nothing need be there yet.
 ///
 /// # Errors
 /// See [`PlaceError`].
@@ -237,7 +241,7 @@ pub fn check_peer(path: &Path) -> Result<(), PlaceError> {
     }
 }
 
-/// Whether a socket can have this path.
+/// Checks the length of a socket's path.
 ///
 /// # Errors
 /// [`PlaceError::Length`].
@@ -253,10 +257,10 @@ fn is_taken<S>(bound: &io::Result<S>) -> bool {
     bound.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
 }
 
-/// Removes a socket that nobody is behind.
+/// Removes a socket without a process.
 fn free(path: &Path) -> Result<(), PlaceError> {
     let failed = |error| PlaceError::Io { path: path.to_owned(), error };
-    // Held, so that its number is not given to a file that comes in its place.
+    // Keep the file open, so that its inode number is not reused for a file that takes its place.
     let flags = libc::O_PATH | libc::O_NOFOLLOW;
     let held = match File::options().read(true).custom_flags(flags).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -288,19 +292,19 @@ fn dead_socket(path: &Path, found: &Metadata) -> Result<FileId, PlaceError> {
     Ok(FileId::of(found))
 }
 
-/// Whether a process is behind a socket. A datagram socket asks: one that takes connections refuses
-/// it by its kind and is not disturbed, one that does not listen yet is seen as well.
+/// Whether a process has a socket open. Asks with a datagram socket: a stream socket refuses the
+/// type and is not disturbed, and a socket that does not listen yet is detected too.
 fn has_process(path: &Path) -> bool {
     let asked = UnixDatagram::unbound().and_then(|asker| asker.connect(path));
-    // Whoever may not ask cannot know that nobody is there.
+    // Without the permission to connect, assume that a process is there.
     !asked.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// Removes `path` if it is `file`, which somebody has open. Whether it did.
+/// Removes `path` if it is `file`, which the caller has open. Returns whether it did.
 ///
-/// Between a look and a removal another file may come in its place: so it is set aside first, and
-/// looked at again where nobody else expects it. Where a file system cannot do that without
-/// replacing another file (NFS), the name stays.
+/// Another file may take its place between the check and the removal. So the file is first renamed
+/// to a name that no other process uses, and checked again there. If the file system cannot rename
+/// without replacing (NFS), the name stays.
 fn remove_if(path: &Path, file: FileId) -> io::Result<bool> {
     let is_it = |at: &Path| fs::symlink_metadata(at).is_ok_and(|found| FileId::of(&found) == file);
     if !is_it(path) {
@@ -316,10 +320,10 @@ fn remove_if(path: &Path, file: FileId) -> io::Result<bool> {
     })
 }
 
-/// Gives a file a name that nobody else has, in the same directory.
+/// Renames a file to an unused name in the same directory.
 fn set_aside(path: &Path) -> io::Result<PathBuf> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    /// Names that others may have taken.
+    /// Most names to try: others may exist.
     const ATTEMPTS: usize = 100;
     let mut result = Err(io::ErrorKind::AlreadyExists.into());
     for _ in 0..ATTEMPTS {
@@ -333,7 +337,7 @@ fn set_aside(path: &Path) -> io::Result<PathBuf> {
     result
 }
 
-/// Renames, unless there is something called `to`.
+/// Renames, unless `to` exists.
 fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
     let name = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from);
     let (from, to) = (name(from)?, name(to)?);
@@ -350,7 +354,7 @@ fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// What a file is, for messages: `a directory`, `a regular file of 512 bytes`.
+/// Describes a file for messages: `a directory`, `a regular file of 512 bytes`.
 #[must_use]
 pub fn describe(metadata: &Metadata) -> String {
     let kind: FileType = metadata.file_type();
@@ -399,7 +403,7 @@ mod tests {
         drop((socket, another));
     }
 
-    /// Fails where a name that is taken aside has the file removed without another look.
+    /// Fails if a file that was set aside is removed without a second check.
     #[test]
     fn a_name_is_set_aside_where_nobody_else_has_a_file() {
         let dir = tempfile::tempdir().unwrap();
@@ -411,7 +415,7 @@ mod tests {
         let (socket, name) = listen(&path).unwrap();
         drop(name);
         assert!(!path.exists());
-        // Of a length that leaves no room for another name behind it.
+        // A name of maximum length leaves no room for a suffix.
         let long = dir.path().join("x".repeat(255));
         fs::write(&long, "ours").unwrap();
         let file = FileId::of(&fs::metadata(&long).unwrap());

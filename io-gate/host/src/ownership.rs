@@ -1,8 +1,8 @@
-//! Whose a file is: the one place where the product decides that it may write over what is there.
+//! Ownership of files: the one place that decides whether kemari may write over an existing file.
 //!
-//! A file is kemari's if kemari has made it (`O_EXCL`) and noted so, in an attribute of the file or in what it holds. An empty
-//! file of somebody else's stays theirs: what they copy into it later is not to be lost. Where a file system has no
-//! attributes, only what a file holds can tell.
+//! A file is kemari's if kemari made it (`O_EXCL`) and marked it, by an attribute of the file or by
+//! its content. An empty file of another program stays that program's, since its owner may copy
+//! data into it later. On a file system without attributes, only the content decides.
 
 use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -14,51 +14,52 @@ use std::time::{Duration, Instant};
 
 use crate::own_files::FileId;
 
-/// The attribute of a file that kemari has made; its value says what for.
+/// The attribute of files that kemari has made. Its value is the purpose.
 const ATTRIBUTE: &CStr = c"user.kemari";
-/// How much of a file is read to see whose it is.
+/// How many bytes of a file are read to decide its ownership.
 const HEAD: usize = 4096;
-/// How often a file may be removed by others between two looks at it.
+/// How many times another process may remove the file between two checks.
 const ATTEMPTS: usize = 100;
-/// Longer than a [`look`] of another process has a file locked.
+/// Longer than a [`look`] of another process keeps a file locked.
 const A_LOOK: Duration = Duration::from_millis(100);
-/// How often to try again meanwhile.
+/// Retry interval during [`A_LOOK`].
 const AGAIN: Duration = Duration::from_millis(1);
 
-/// How the files that are made for one purpose are known. Those of another purpose are as good as somebody else's.
+/// Identifies files made for one purpose. Files of another purpose count as another program's.
 #[derive(Clone, Copy, Debug)]
 pub struct Sign {
     /// The value of the attribute.
     pub purpose: &'static str,
-    /// Whether the beginning of a file (4 KiB, or all of it) can only be kemari's; none where guests write what is in it.
+    /// Tells whether the first 4 KiB of a file are written only by kemari. `None` for files whose
+    /// content a guest writes.
     pub content: Option<fn(&[u8]) -> bool>,
 }
 
-/// Who has made a file.
+/// The program that made a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Maker {
     /// This process, just now.
     New,
-    /// A kemari before.
+    /// An earlier kemari process.
     Kemari,
-    /// Somebody else.
+    /// Another program.
     Other,
 }
 
-/// A file that is open to be written to.
+/// A file that is open for writing.
 #[derive(Debug)]
 pub struct Opened {
-    /// It. Locked for as long as it is open, if it is a regular file.
+    /// The file. If it is a regular file, it stays locked while it is open.
     pub file: File,
-    /// Who has made it.
+    /// The program that made it.
     pub maker: Maker,
-    /// Whether another process has locked it, so that it could not be.
+    /// Whether another process holds the lock, so that this process could not lock it.
     pub is_busy: bool,
 }
 
 impl Opened {
-    /// Whether another process has it to itself: not one that only [looks](look) at it, which is over in a moment. It is locked
-    /// else.
+    /// Whether another process has the file to itself. A process that only [looks](look) at it
+    /// releases the lock in a moment, and then this process locks the file.
     #[must_use]
     pub fn is_anothers(&self) -> bool {
         let until = Instant::now() + A_LOOK;
@@ -71,7 +72,7 @@ impl Opened {
     }
 }
 
-/// Opens the file at `path`, or makes it; nothing in it is changed.
+/// Opens the file at `path`, or creates it. Its content is unchanged.
 ///
 /// # Errors
 /// When the system refuses.
@@ -91,7 +92,7 @@ pub fn open_or_make(path: &Path, options: &OpenOptions, sign: &Sign) -> io::Resu
         }
         let metadata = file.metadata()?;
         let is_busy = metadata.is_file() && !lock(&file)?;
-        // Whoever had it locked may have removed it meanwhile.
+        // The process that had the lock may have removed the file.
         if !fs::metadata(path).is_ok_and(|found| FileId::of(&found) == FileId::of(&metadata)) {
             continue;
         }
@@ -104,8 +105,8 @@ pub fn open_or_make(path: &Path, options: &OpenOptions, sign: &Sign) -> io::Resu
     Err(io::Error::other("other processes go on replacing it"))
 }
 
-/// Who has made the file that is at `path`, if there is one; nothing is made or changed. While the answer is kept, the file is
-/// locked so that another may look as well.
+/// Returns the maker of the file at `path`, if there is a file. Creates and changes nothing. The
+/// file is locked as shared while the result is kept, so that other processes may look too.
 #[must_use]
 pub fn look(path: &Path, sign: &Sign) -> Option<Opened> {
     let file = reader(path).ok()?;
@@ -113,11 +114,12 @@ pub fn look(path: &Path, sign: &Sign) -> Option<Opened> {
     Some(Opened { maker: maker(path, &file, sign), file, is_busy })
 }
 
-/// Whether kemari has made a file, this process or an earlier one; `path` leads to it.
+/// Returns whether kemari made a file, in this process or an earlier one. `path` leads to the file.
 fn maker(path: &Path, file: &File, sign: &Sign) -> Maker {
     let is_ours = match sign.content {
         None => is_marked(file, sign),
-        // Whatever was copied into a file of ours has no sign. An empty one is of a process that was killed before it wrote.
+        // Content copied into a file of ours lacks the sign. An empty marked file is from a process
+        // that was killed before writing.
         Some(content) => head(path, file)
             .is_some_and(|head| content(&head) || head.is_empty() && is_marked(file, sign)),
     };
@@ -129,13 +131,13 @@ fn head(path: &Path, file: &File) -> Option<Vec<u8>> {
         return None;
     }
     let mut bytes = vec![0; HEAD];
-    // It may be open to be written to only.
+    // The file may be open for writing only.
     let read = file.read_at(&mut bytes, 0).or_else(|_| reader(path)?.read_at(&mut bytes, 0));
     bytes.truncate(read.ok()?);
     Some(bytes)
 }
 
-/// A FIFO is not waited for.
+/// Opens a file for reading, without waiting on a FIFO.
 fn reader(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
@@ -145,7 +147,8 @@ fn is_link(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink())
 }
 
-/// Whether it is locked by this process now. Where a file system has no locks, nobody else has one.
+/// Locks the file for this process; returns whether it did. A file system without locks counts as
+/// locked: no other process can have a lock there.
 fn lock(file: &File) -> io::Result<bool> {
     is_locked(file.try_lock())
 }
@@ -161,7 +164,7 @@ fn is_locked(tried: Result<(), TryLockError>) -> io::Result<bool> {
     }
 }
 
-/// Notes on a file that this process has just made what it is for.
+/// Marks a file that this process has just created with its purpose.
 fn mark(file: &File, sign: &Sign) {
     let value = sign.purpose.as_bytes();
     // SAFETY: the name is a C string, and the pointer and the length describe `value`.
@@ -175,7 +178,7 @@ fn mark(file: &File, sign: &Sign) {
 }
 
 fn is_marked(file: &File, sign: &Sign) -> bool {
-    // One more than any purpose has: a longer value is another.
+    // Longer than any purpose: a longer value does not match.
     let mut found = [0_u8; 32];
     // SAFETY: the name is a C string, and the pointer and the length describe `found`.
     let length = unsafe {
@@ -211,7 +214,7 @@ mod tests {
         assert_eq!(open(&ours).maker, Maker::Kemari);
         let other = Sign { purpose: "another test", ..SIGN };
         assert_eq!(look(&ours, &other).unwrap().maker, Maker::Other);
-        // Empty, and still somebody else's: they may fill it later.
+        // The file is empty, but still another program's, which may fill it later.
         fs::write(&theirs, "").unwrap();
         for text in ["", "notes"] {
             fs::write(&theirs, text).unwrap();
@@ -220,7 +223,7 @@ mod tests {
         }
     }
 
-    /// Fails where the attribute alone counts: it stays when another file is copied over this one.
+    /// Fails if the attribute alone counts: it stays when another file is copied over this one.
     #[test]
     fn what_a_file_holds_counts_more_than_who_has_made_it() {
         let dir = tempfile::tempdir().unwrap();

@@ -8,15 +8,15 @@ use crate::backend::work::Work;
 use crate::guest_memory::{GuestMemory, contains};
 use crate::out::{Refused, Released};
 
-/// The longest input: as much as a disk lets one request read.
+/// The longest input: the most that a disk lets one request read.
 const MAX_INPUT: usize = 16 << 20;
 
-/// What came of a request, and what it brought.
+/// The outcome of a request, and the data of an input.
 type Performed = (Outcome, Vec<u8>);
 
-/// Performs a disk request. What an input brings is given back, not written to guest memory:
-/// this is not the device thread. `NotPermitted` for an effect that is not permitted any more (P2): part of
-/// it may have been written, and whoever holds the right writes all of it again.
+/// Performs a disk request. The data of an input is returned, not written to guest memory, since
+/// this is not the device thread. `NotPermitted` means that the effect is no longer permitted (P2):
+/// part of it may have been written, and the holder of the right writes all of it again.
 pub(crate) fn on_disk(
     work: &mut Work<'_>,
     disk: &Disk,
@@ -31,13 +31,13 @@ pub(crate) fn on_disk(
     }
 }
 
-/// Whether a space lies in guest memory and is of a length that a device asks for.
+/// Whether a space lies in guest memory and has a length that a device may request.
 fn fits(memory: &GuestMemory, into: &Space<'_>) -> bool {
     into.guest_ranges().iter().all(|range| contains(memory, *range)) && into.len() <= MAX_INPUT
 }
 
 fn read(memory: &GuestMemory, disk: &Disk, sector: u64, into: &Space<'_>) -> (Outcome, Vec<u8>) {
-    // The space may come from another host's checkpoint: nothing is allocated before it is checked.
+    // The space may come from another host's checkpoint: check it before allocating.
     if !fits(memory, into) {
         return (Outcome::Failed, Vec::new());
     }
@@ -77,7 +77,7 @@ fn effect(work: &mut Work<'_>, disk: &Disk, released: Released<'_>) -> Result<Ou
     }
 }
 
-/// Random bytes from the host.
+/// Reads random bytes from the host.
 pub(crate) fn entropy(memory: &GuestMemory, into: &Space<'_>) -> (Outcome, Vec<u8>) {
     if !fits(memory, into) {
         return (Outcome::Failed, Vec::new());

@@ -1,4 +1,4 @@
-//! One device that is driven by registers, in its slot.
+//! One register device in its slot.
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -14,10 +14,11 @@ use crate::slot_state::{RegisterState, SlotError};
 /// The port through which a register device takes input.
 const INPUT: Port = Port(0);
 
-/// How many pieces of input are offered in a row, so that the outside cannot keep the thread busy.
+/// The most pieces of input offered in a row, so that a sender outside cannot keep the thread busy.
 const ROUNDS: usize = 1024;
 
-/// A register device in its slot of the machine. Its methods say what its interrupt line does.
+/// A register device in its slot of the machine. Its methods return the state of its interrupt
+/// line.
 pub struct RegisterSlot {
     slot: u16,
     /// P5: not dropped with the slot, as in a [`VirtioSlot`](crate::VirtioSlot).
@@ -28,7 +29,7 @@ pub struct RegisterSlot {
     bus_master: bool,
     /// Input that the device had no room for.
     pending: Vec<u8>,
-    /// The last access asked for more than the slot may; see [`is_ahead`](Self::is_ahead).
+    /// Whether the last access asked for more than the slot may; see [`is_ahead`](Self::is_ahead).
     ahead: bool,
     scratch: Vec<u8>,
 }
@@ -55,25 +56,25 @@ impl RegisterSlot {
         self.slot
     }
 
-    /// What the device is.
+    /// The device's identity.
     #[must_use]
     pub fn identity(&self) -> Identity {
         self.identity
     }
 
-    /// Lets the device reach guest memory, or not: the bus that it sits on decides, as its driver
-    /// has told that bus. Register devices begin without.
+    /// Sets whether the device may reach guest memory. The device's bus decides, as its driver has
+    /// programmed it. Register devices begin without this right.
     pub fn set_bus_master(&mut self, allowed: bool) {
         self.bus_master = allowed;
     }
 
-    /// What the interrupt line does, without any access: after a restore.
+    /// The state of the interrupt line without an access: for use after a restore.
     #[must_use]
     pub fn line(&mut self) -> LineState {
         self.device.line()
     }
 
-    /// The machine itself has something for the device, as a backend has: a button was pressed.
+    /// Gives the device data from the machine itself, as a backend would: a button was pressed.
     #[must_use]
     pub fn give(&mut self, data: &[u8]) -> LineState {
         self.pending.extend_from_slice(data);
@@ -99,9 +100,10 @@ impl RegisterSlot {
         self.device.line()
     }
 
-    /// Whether the last access has itself asked for something, of which there is too much: the vCPU that made it is to go
-    /// on when [there is room](GateHost::has_room), or a guest could make this machine buffer without end (P9). A device that can wait
-    /// by itself, like a card with rings, is not meant.
+    /// Whether the last access added requests while the slot is full. The vCPU that made it must
+    /// wait until [there is room](GateHost::has_room); this bounds what the machine buffers for a
+    /// guest (P9). A device that can wait by itself, for instance a card with rings, does not set
+    /// this.
     #[must_use]
     pub fn is_ahead(&self) -> bool {
         self.ahead
@@ -118,7 +120,7 @@ impl RegisterSlot {
         self.device.line()
     }
 
-    /// Goes on with what the device has left to do: after a restore, and when the gate asks.
+    /// Continues the device's unfinished work: after a restore, and when the gate asks.
     #[must_use]
     pub fn proceed(&mut self) -> LineState {
         self.session(|_, _| ());
@@ -126,7 +128,7 @@ impl RegisterSlot {
         self.device.line()
     }
 
-    /// One call of the device, with the gate lent to it, and what it does because of it.
+    /// Makes one call to the device with the gate lent to it, and performs what follows from it.
     fn session<R>(&mut self, call: impl FnOnce(&mut dyn RegisterDevice, &mut Gate<'_>) -> R) -> R {
         let gate = self.gate.clone();
         let mut ledger = gate.ledger();
@@ -147,7 +149,7 @@ impl RegisterSlot {
         result
     }
 
-    /// An access may have made room.
+    /// Offers waiting input again: an access may have made room.
     fn retry_input(&mut self) {
         if !self.pending.is_empty() {
             self.move_input();
@@ -168,7 +170,7 @@ impl RegisterSlot {
             self.pending = data;
             self.pending.drain(..consumed.min(self.pending.len()));
             if !self.pending.is_empty() {
-                // No room: the backend is asked again when the guest has made some.
+                // No room: the backend is asked again after the guest's next access.
                 self.gate.want_input(self.slot, INPUT, false);
                 return;
             }
@@ -177,7 +179,7 @@ impl RegisterSlot {
         self.gate.post_again(self.slot, 0);
     }
 
-    /// A completion of this slot: the device was left with input to take.
+    /// Handles a completion of this slot: the device had more input to take.
     #[must_use]
     pub fn complete(&mut self, completion: Completion) -> LineState {
         match completion.0 {
@@ -185,13 +187,14 @@ impl RegisterSlot {
                 self.session(|_, _| ());
                 self.move_input();
             }
-            // Nothing of a register device waits; what does not belong here is settled all the same.
+            // A register device waits for no request. Settle a misplaced one, so that it does not
+            // stay in flight.
             Kind::Performed(done) => self.gate.settle(done),
         }
         self.device.line()
     }
 
-    /// Back to the state after power-on.
+    /// Returns to the state after power-on.
     pub fn reset(&mut self) {
         self.device.reset();
         self.pending.clear();
@@ -199,7 +202,7 @@ impl RegisterSlot {
         self.gate.want_input(self.slot, INPUT, true);
     }
 
-    /// Everything that a guest could tell the difference by.
+    /// The state of everything that affects what the guest sees.
     #[must_use]
     pub fn save(&self) -> RegisterState {
         let pending_input = if self.pending.is_empty() {
@@ -210,10 +213,10 @@ impl RegisterSlot {
         RegisterState { pending_input, device: self.device.save() }
     }
 
-    /// Takes on a saved state.
+    /// Restores a saved state.
     ///
     /// # Errors
-    /// When the state is another device's or cannot be.
+    /// When the state belongs to another device or is invalid.
     pub fn restore(&mut self, state: &RegisterState) -> Result<(), SlotError> {
         self.device
             .restore(&state.device)

@@ -1,4 +1,4 @@
-//! One virtqueue of a slot: what virtio-queue keeps, and what a guest that breaks it is told.
+//! One virtqueue of a slot: the state of virtio-queue, and the checks of what the guest sets up.
 
 use std::sync::atomic::{Ordering, fence};
 
@@ -11,16 +11,16 @@ use crate::slot_state::QueueSaved;
 
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT` (virtio 1.2, 2.7.6).
 const NO_INTERRUPT: u16 = 1;
-// Where things are in the two rings (2.7.6, 2.7.8).
+// Layout of the two rings (2.7.6, 2.7.8).
 const AVAIL_RING: u64 = 4;
 const AVAIL_ENTRY: u64 = 2;
 const USED_RING: u64 = 4;
 const USED_ENTRY: u64 = 8;
 const DESCRIPTOR: u64 = 16;
-/// At the end of either ring: where it wants to be told next (2.7.10).
+/// The field at the end of each ring for the next notification (2.7.10).
 const EVENT_INDEX: u64 = 2;
 
-/// A part of a virtqueue; its address is a multiple of its alignment (2.7).
+/// A part of a virtqueue. Its address is a multiple of its alignment (2.7).
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Part {
     Descriptors,
@@ -57,9 +57,9 @@ impl Part {
 /// A virtqueue.
 pub(crate) struct Ring {
     queue: Queue,
-    /// Used buffers that were added and of which the driver was not yet told.
+    /// Used buffers that were added since the driver was last notified.
     added: u16,
-    /// Whether the driver may use indirect tables: it has accepted them.
+    /// Whether the driver has accepted indirect tables.
     indirect: bool,
 }
 
@@ -70,7 +70,7 @@ impl Ring {
         Self { queue, added: 0, indirect: false }
     }
 
-    /// The driver chooses a size: a power of two (2.7) up to the largest.
+    /// Sets the size that the driver chose: a power of two (2.7) up to the maximum.
     pub(crate) fn set_size(&mut self, size: u32) -> Result<(), String> {
         let max = self.max_size();
         match u16::try_from(size) {
@@ -82,7 +82,8 @@ impl Ring {
         }
     }
 
-    /// The driver sets a half, or both, of a part's address. The lower one tells whether it is aligned.
+    /// Sets the low half, the high half or both of a part's address. The low half decides the
+    /// alignment.
     pub(crate) fn set_address(
         &mut self,
         part: Part,
@@ -109,7 +110,7 @@ impl Ring {
         self.queue.set_ready(ready);
     }
 
-    /// What of the ring's format the driver has accepted.
+    /// Sets the ring features that the driver has accepted.
     pub(crate) fn negotiated(&mut self, event_idx: bool, indirect: bool) {
         self.queue.set_event_idx(event_idx);
         self.indirect = indirect;
@@ -133,7 +134,8 @@ impl Ring {
         self.indirect = false;
     }
 
-    /// Whether everything that it consists of lies in guest memory, and nothing on top of another. Not virtio-queue's own check, which logs a line each time.
+    /// Checks that all parts lie in guest memory and do not overlap. virtio-queue's own check is
+    /// not used, since it logs a line each time.
     pub(crate) fn check(&self, memory: &GuestMemory) -> Result<(), String> {
         let parts = [
             (Part::Descriptors, self.queue.desc_table()),
@@ -150,7 +152,7 @@ impl Ring {
                 ));
             }
         }
-        // Each part is its own (2.7); those of a driver that has given no addresses all lie at 0.
+        // Parts must not overlap (2.7). If the driver has set no addresses, all parts lie at 0.
         for (index, (part, addr)) in parts.into_iter().enumerate() {
             for (other, at) in parts.into_iter().skip(index + 1) {
                 if addr < at + other.len(size) && at < addr + part.len(size) {
@@ -164,7 +166,7 @@ impl Ring {
         Ok(())
     }
 
-    /// The head of the next available chain.
+    /// Takes the head of the next available chain.
     pub(crate) fn pop(&mut self, memory: &GuestMemory) -> Result<Option<u16>, Error> {
         let mut available = self.queue.iter(memory)?;
         Ok(available.next().map(|chain| chain.head_index()))
@@ -176,7 +178,7 @@ impl Ring {
         Ok(available.0 != self.queue.next_avail())
     }
 
-    /// Walks a chain, and adds it to `walked`.
+    /// Walks a chain and appends it to `walked`.
     pub(crate) fn walk(
         &self,
         memory: &GuestMemory,
@@ -191,13 +193,13 @@ impl Ring {
         walk(memory, &place, head, walked)
     }
 
-    /// How far the available ring was taken, for [`untake`](Self::untake).
+    /// The position in the available ring, for [`untake`](Self::untake).
     pub(crate) fn taken(&self) -> u16 {
         self.queue.next_avail()
     }
 
-    /// Chains that were popped since [`taken`](Self::taken) are available again. They must not have been
-    /// given back.
+    /// Makes the chains popped since [`taken`](Self::taken) available again. None of them may have
+    /// been given back.
     pub(crate) fn untake(&mut self, taken: u16) {
         self.queue.set_next_avail(taken);
     }
@@ -213,7 +215,7 @@ impl Ring {
         self.queue.add_used(memory, head, len)
     }
 
-    /// Gives chains back, none of which the driver sees before it sees all: those of one packet
+    /// Gives the chains of one packet back at once, so that the driver sees all of them or none
     /// (5.1.6.4).
     pub(crate) fn give_back_together(
         &mut self,
@@ -232,7 +234,7 @@ impl Ring {
             next = next.wrapping_add(1);
         }
         self.added = self.added.saturating_add(before.len() as u16);
-        // The index, which shows them all, is written with the last.
+        // The last chain's index write makes all of them visible.
         self.queue.set_next_used(next);
         self.give_back(memory, head, len)
     }
@@ -241,7 +243,7 @@ impl Ring {
         self.queue.disable_notification(memory)
     }
 
-    /// Wants to be notified again; whether chains have become available in the meantime.
+    /// Enables notifications again. Returns whether chains have become available in the meantime.
     pub(crate) fn want_notifications(&mut self, memory: &GuestMemory) -> Result<bool, Error> {
         self.queue.enable_notification(memory)
     }
@@ -253,8 +255,8 @@ impl Ring {
         if added == 0 {
             return Ok(false);
         }
-        // The used index is out before what the driver wants is read: either it sees the buffers, or
-        // its wish is seen here.
+        // Write the used index before reading what the driver wants: either the driver sees the
+        // buffers, or its request for an interrupt is seen here.
         fence(Ordering::SeqCst);
         if !self.queue.event_idx_enabled() {
             return Ok(self.load(memory, self.queue.avail_ring())? & NO_INTERRUPT == 0);
@@ -275,7 +277,7 @@ impl Ring {
         self.queue.state().into()
     }
 
-    /// The ring of a saved state, which has to be of this one's largest size.
+    /// Makes the ring of a saved state, which must have the same maximum size.
     pub(crate) fn restored(&self, saved: &QueueSaved) -> Result<Self, String> {
         if saved.max_size != self.max_size() {
             return Err(format!(

@@ -23,7 +23,7 @@ use crate::permit::May;
 
 /// `VIRTIO_BLK_F_FLUSH` (5.2.3).
 const F_FLUSH: u64 = 1 << 9;
-/// How long another process may look whether a device is free, as this one does, and how often that is tried.
+/// How long another process may check whether a device is free, as this process does; retry interval.
 const OTHERS_LOOK: Duration = Duration::from_millis(100);
 const AGAIN: Duration = Duration::from_millis(5);
 
@@ -32,13 +32,13 @@ const AGAIN: Duration = Duration::from_millis(5);
 pub struct DiskOptions {
     /// Never write to it.
     pub read_only: bool,
-    /// Take a lock, so that no two machines use it: for writing, against all others; for reading,
-    /// against writers.
+    /// Take a lock, so that no two machines use the disk: for writing, against all others; for
+    /// reading, against writers.
     pub lock: bool,
-    /// A write completes when it is in the storage, not when it is in this host's page cache, which
-    /// dies with the host.
+    /// A write completes when it is in the storage. Otherwise it completes in this host's page
+    /// cache, which is lost with the host.
     pub write_through: bool,
-    /// Read and write past the host's page cache (`O_DIRECT`).
+    /// Read and write around the host's page cache (`O_DIRECT`).
     pub direct: bool,
 }
 
@@ -51,19 +51,19 @@ pub struct Disk {
     read_only: bool,
     /// Whether it was opened so that each write is durable (`O_DSYNC`).
     opened_through: bool,
-    /// Whether each write is to be durable: also from some moment on.
+    /// Whether each write must be durable. It may be set while the disk is in use.
     write_through: bool,
-    /// Whether the guest's driver flushes. If not, what completes is stable (virtio 1.2, 5.2.6.2): so it is until a driver
-    /// has said otherwise.
+    /// Whether the guest's driver flushes. If not, completed writes must be stable (virtio 1.2,
+    /// 5.2.6.2). This is assumed until a driver has accepted the flush feature.
     driver_flushes: Arc<AtomicBool>,
     direct: Option<Direct>,
     fence: Option<Arc<DiskFence>>,
     lock: Arc<Lock>,
-    /// Of a block device: what is locked besides.
+    /// For a block device: the second file that is locked.
     lock_file: Option<Arc<File>>,
 }
 
-/// What threads other than its lane know of a disk.
+/// What threads other than the disk's lane use.
 pub(super) struct Input {
     driver_flushes: Arc<AtomicBool>,
     file: Arc<File>,
@@ -74,13 +74,13 @@ pub(super) struct Input {
     lock_file: Option<Arc<File>>,
 }
 
-/// Who shares a disk with another host.
+/// The role of this process for a disk that it shares with another host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The side of a pair that runs the guest, from its start.
+    /// The side of a pair that has run the guest from its start.
     Active,
-    /// The side of a pair that goes on with a guest, or is to have a new standby: the other may be stopped, and still have
-    /// the disk locked.
+    /// The side of a pair that continues a guest, or gets a new standby. The other side may be
+    /// stopped and still have the disk locked.
     Successor,
     /// A standby.
     Standby,
@@ -95,12 +95,12 @@ impl Input {
         self.fence.as_ref()
     }
 
-    /// The guest's driver has accepted these features.
+    /// Sets the features that the guest's driver has accepted.
     pub(super) fn negotiated(&self, features: u64) {
         self.driver_flushes.store(features & F_FLUSH != 0, Ordering::Release);
     }
 
-    /// Locks the image for what this process does with it, instead of what it did.
+    /// Changes the lock of the image to this use.
     pub(super) fn lock(&self, of: Use) -> Result<(), DiskError> {
         let of = if self.read_only { Use::Reader } else { of };
         lock(&self.lock, &locked(&self.file, self.lock_file.as_deref()), &self.path, of)
@@ -132,10 +132,10 @@ impl Input {
 }
 
 impl Disk {
-    /// Whether what is there, if anything, could be a disk by its kind and size. Nothing is opened.
+    /// Checks that what is at `path`, if anything, has the kind and size of a disk. Opens nothing.
     ///
     /// # Errors
-    /// When it could not.
+    /// When it has not.
     pub fn check_kind(path: &Path) -> Result<(), DiskError> {
         let Ok(found) = std::fs::metadata(path) else { return Ok(()) };
         match other_kind(path, &found) {
@@ -157,7 +157,7 @@ impl Disk {
         let not_direct = |error| DiskError::Direct { path: path.to_owned(), error };
         let mut file =
             descriptors::disk(path, read_only, write_through, direct).map_err(|error| {
-                // What a file system says that has no O_DIRECT (open(2)).
+                // The error of a file system without O_DIRECT (open(2)).
                 let refused = direct && error.raw_os_error() == Some(libc::EINVAL);
                 let other = std::fs::metadata(path).ok().and_then(|found| other_kind(path, &found));
                 other.unwrap_or_else(|| if refused { not_direct(error) } else { failed(error) })
@@ -176,7 +176,7 @@ impl Disk {
             let of = if options.read_only { Use::Reader } else { Use::Alone };
             lock(&lock_of_it, &locked(&file, lock_file.as_ref()), path, of)?;
         }
-        // A block device's metadata has no length.
+        // The metadata of a block device has no length.
         let bytes = file.seek(SeekFrom::End(0)).map_err(|_| DiskError::Kind {
             path: path.to_owned(),
             found: "a file without a size, such as there are in /proc".to_owned(),
@@ -209,10 +209,11 @@ impl Disk {
         })
     }
 
-    /// Another handle of the same open file, without a record: what is locked stays so as long as there is one of them.
+    /// Another handle of the same open file, without a fence record. The lock stays while any of
+    /// the handles exists.
     ///
     /// # Errors
-    /// When it has another size by now, or cannot be looked at.
+    /// When its size has changed, or cannot be read.
     pub fn again(&self) -> Result<Self, DiskError> {
         let failed = |error| DiskError::Open { path: self.path.clone(), error };
         let found = (&*self.file).seek(SeekFrom::End(0)).map_err(failed)?;
@@ -236,7 +237,7 @@ impl Disk {
         })
     }
 
-    /// Has a record say who may write to it.
+    /// Sets the record that says who may write to the disk.
     #[must_use]
     pub fn fenced_by(mut self, fence: DiskFence) -> Self {
         self.fence = Some(Arc::new(fence));
@@ -247,16 +248,17 @@ impl Disk {
         self.fence.as_ref()
     }
 
-    /// Locks the image for what this process does with it, instead of what it did.
+    /// Changes the lock of the image to this use.
     ///
     /// # Errors
-    /// When another process does something with it that does not go together with that. What it was locked for stays.
+    /// When another process uses it in a conflicting way. The former lock then stays.
     pub fn lock(&self, of: Use) -> Result<(), DiskError> {
         self.input().lock(of)
     }
 
-    /// P3: what this host has cached of a block device may be older than what another host has written to it since, as nobody
-    /// tells. Has reads ask the storage, from now on and once. A file's pages are looked after by its file system.
+    /// P3: drops this host's cached data of a block device, once. Another host may have written to
+    /// the device since, and the kernel does not learn of that. For a file, its file system keeps
+    /// the cache valid.
     pub fn forget_cached(&self) {
         if !self.file.metadata().is_ok_and(|metadata| is_block_device(metadata.file_type())) {
             return;
@@ -270,9 +272,10 @@ impl Disk {
         }
     }
 
-    /// Locks a disk that another host is to have as well. Whoever goes on with a guest is held up by no lock of the pair's
-    /// other side: the term is won, and the record beside the disk keeps that side from writing. A machine that is of no pair
-    /// has no terms, and is to be ended first. Nor does a file system without locks hold anything up, where there are terms.
+    /// Locks a disk that another host is to have as well. A side that continues a guest does not
+    /// wait for the lock of the pair's other side: it has won the term, and the record beside the
+    /// disk keeps the other side from writing. A machine outside a pair has no terms and must end
+    /// first. With terms, a file system without locks is no obstacle either.
     ///
     /// # Errors
     /// As [`lock`](Self::lock).
@@ -280,20 +283,20 @@ impl Disk {
         self.input().share(side, has_terms)
     }
 
-    /// From now on each write is in the storage when it completes, and all that were made before are when this returns (P3).
-    /// Lane: no write is under way.
+    /// Makes each later write durable when it completes, and all earlier writes durable before it
+    /// returns (P3). Lane: no write is under way.
     pub(crate) fn write_through_from_now_on(&mut self, may: May<'_>) -> Result<(), Refused> {
         if self.read_only || self.write_through {
             return Ok(());
         }
         self.write_through = true;
         let synced = self.flush(may);
-        // One that has failed is tried again.
+        // After a failure, the next call tries again.
         self.write_through = synced.is_ok();
         synced
     }
 
-    /// Where writes go, and how.
+    /// The file to write to, and whether each write must be made durable.
     fn target(&self) -> Target<'_> {
         Target { file: &self.file, durably: self.write_through && !self.opened_through }
     }
@@ -304,13 +307,13 @@ impl Disk {
         self.sectors
     }
 
-    /// The size of the storage's blocks, where it is read and written directly.
+    /// The block size of the storage, if the disk uses direct I/O.
     #[must_use]
     pub fn direct_block(&self) -> Option<u64> {
         self.direct.as_ref().map(Direct::block)
     }
 
-    /// Whether it is never written.
+    /// Whether the disk is opened read-only.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.read_only
@@ -340,7 +343,7 @@ impl Disk {
         self.make_stable(may)
     }
 
-    /// Writes some of the bytes, at least one: how many.
+    /// Writes at least one of the bytes. Returns how many.
     fn write_some(&self, at: u64, bytes: &Outgoing<'_>, may: May<'_>) -> Result<usize, Refused> {
         match &self.direct {
             Some(direct) => direct.write_some(self.target(), at, bytes, may),
@@ -348,7 +351,7 @@ impl Disk {
         }
     }
 
-    /// What other threads tell it.
+    /// The handle for other threads.
     pub(super) fn input(&self) -> Input {
         Input {
             driver_flushes: self.driver_flushes.clone(),
@@ -361,7 +364,7 @@ impl Disk {
         }
     }
 
-    /// P3: what was written is in the storage, for a driver that has no other way to have it there.
+    /// P3: makes written data durable if the driver has no other way to do so.
     fn make_stable(&self, may: May<'_>) -> Result<(), Refused> {
         let through = self.write_through || self.driver_flushes.load(Ordering::Acquire);
         if through { Ok(()) } else { self.flush(may) }
@@ -429,11 +432,11 @@ impl Disk {
         }
         let call = |permit| out::allocate(permit, released, &self.file, mode, at, len);
         with_permits(&mut *may, call)?;
-        // Neither O_DSYNC nor RWF_DSYNC is about this.
+        // O_DSYNC and RWF_DSYNC do not cover allocation.
         if self.write_through { self.flush(may) } else { self.make_stable(may) }
     }
 
-    /// Logs a failure and says what the guest is told.
+    /// Logs a failure and returns the outcome for the guest.
     pub(crate) fn failed(&self, what: &str, sector: u64, error: &io::Error) -> Outcome {
         if is_unsupported(error) {
             log::debug!("disk {}: {what}: {error}", self.path.display());
@@ -455,7 +458,7 @@ impl Disk {
         Ok((self.range(sector, len)?, len))
     }
 
-    /// The offset of a range, which must lie on the disk: a write never makes the file longer.
+    /// The offset of a range, which must lie on the disk: a write never extends the file.
     fn range(&self, sector: u64, len: u64) -> io::Result<u64> {
         let at = sector.checked_mul(SECTOR).ok_or_else(out_of_range)?;
         match at.checked_add(len) {
@@ -473,7 +476,7 @@ fn is_unsupported(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV))
 }
 
-/// What is no disk by its kind.
+/// The error for a file that cannot be a disk because of its kind.
 fn other_kind(path: &Path, found: &std::fs::Metadata) -> Option<DiskError> {
     let kind = found.file_type();
     let found = own_files::describe(found);
@@ -486,11 +489,11 @@ fn is_block_device(kind: std::fs::FileType) -> bool {
     kind.is_block_device()
 }
 
-/// P2: whether nobody on this host has a device for himself: a file system that is mounted, a volume manager. Not held on to: a
-/// pair's other side may have it open as well.
+/// P2: checks that no user on this host has exclusive use of a device: a mounted file system, or a
+/// volume manager. The device is closed again, since a pair's other side may have it open as well.
 ///
 /// # Errors
-/// When somebody has.
+/// When the device is in exclusive use.
 pub fn check_unused(path: &Path) -> Result<(), DiskError> {
     let until = Instant::now() + OTHERS_LOOK;
     loop {
@@ -498,7 +501,7 @@ pub fn check_unused(path: &Path) -> Result<(), DiskError> {
             Err(error) if error.raw_os_error() != Some(libc::EBUSY) => {
                 return Err(DiskError::Open { path: path.to_owned(), error });
             }
-            // Another process may be looking just now, as this one does.
+            // Another process may be making the same check at this moment.
             Err(error) if Instant::now() >= until => {
                 return Err(DiskError::Busy { path: path.to_owned(), error });
             }
@@ -508,8 +511,9 @@ pub fn check_unused(path: &Path) -> Result<(), DiskError> {
     }
 }
 
-/// P2: what is to be locked of a block device besides the node that it was opened by: there may be many nodes of one device, and
-/// many devices of one file, on this host. The node as well, as another process may find none but that one.
+/// P2: returns the file to lock in addition to the device node that was opened. On this host one
+/// device may have many nodes, and one file many loop devices. The given node is locked as well,
+/// since another process may find only that one.
 fn lock_of_device(given: &File, path: &Path, read_only: bool) -> Option<File> {
     let backing = descriptors::loop_backing(given, read_only).unwrap_or_else(|error| {
         log::warn!(
@@ -528,12 +532,13 @@ fn lock_of_device(given: &File, path: &Path, read_only: bool) -> Option<File> {
             path.display()
         );
     }
-    // Two descriptions of one inode would keep each other away.
+    // Two open file descriptions of one inode would lock each other out.
     let id = |file: &File| file.metadata().ok().map(|found| FileId::of(&found));
     node.or(backing).filter(|other| id(other) != id(given))
 }
 
-/// What is locked of a disk that was opened as `given`; first what all that have it find, whatever they call it.
+/// The files to lock for a disk that was opened as `given`. The first is the one that all users of
+/// the disk find, whatever name they use.
 fn locked<'f>(given: &'f File, other: Option<&'f File>) -> Vec<&'f File> {
     other.into_iter().chain([given]).collect()
 }

@@ -1,16 +1,17 @@
-//! The second line of fencing: a record beside a disk image of who may write to it, and in which term (P2).
+//! The second line of fencing: a record beside a disk image that names its writer and the writer's
+//! term (P2).
 //!
-//! The record is a file of one line next to the image, on the same storage, so that whoever reaches
-//! the image reaches it. Whoever writes to the image reads it right before each system call that does,
-//! and raises it to its own term when it has won a later one; a record of a later term than one's own,
-//! or of one's own term and another holder, means that this machine has been succeeded, whatever its
-//! arbiter or its clock says. It is raised before the first effect of a term, and freed at the end of a
-//! machine that ends in good order: until then no other machine begins on the image.
+//! The record is a one-line file next to the image, on the same storage, so that every host that
+//! reaches the image reaches the record. A writer reads the record right before each system call
+//! that writes, and raises it to its own term when it has won a later one. A record of a later
+//! term, or of the same term and another holder, means that this machine has been succeeded,
+//! whatever its arbiter or its clock says. The record is raised before the first effect of a term,
+//! and freed when a machine ends in good order; until then no other machine begins on the image.
 //!
-//! What it does not do: between reading the record and the write that follows lies a window, of
-//! microseconds unless the process is stopped exactly there, or the storage is slow to carry out a
-//! write that it was given before. Only storage that refuses a fenced host (SCSI persistent
-//! reservations, say) closes that one.
+//! Limit: there is a window between reading the record and the write that follows. It lasts
+//! microseconds, unless the process is stopped exactly there or the storage is slow to carry out an
+//! earlier write. Only storage that refuses a fenced host (for instance SCSI persistent
+//! reservations) closes this window.
 
 use std::fs::File;
 use std::io;
@@ -28,11 +29,13 @@ use crate::fence::ANSWER_MAX_AGE;
 use crate::own_files;
 
 const FORM: &str = "kemari-fence 2 MACHINE TERM held|free SECONDS HOLDER .";
-/// One sector: written at once.
+/// One sector, so that it is written at once.
 const LENGTH: usize = 512;
-/// How long to wait for whoever has the record locked: it may be stopped. A successor writes without the lock after that.
+/// How long to wait for a process that has the record locked, since that process may be stopped.
+/// After that a successor writes without the lock.
 const LOCK_PATIENCE: Duration = Duration::from_millis(100);
-/// How long whoever has raised the record does nothing: what others have read before is too old after that.
+/// How long a process that has raised the record waits before it acts. Answers that others have
+/// read before are too old after that.
 const SETTLE: Duration = Duration::from_millis(2);
 // P2: a winner waits longer than the oldest answer that a loser may still act on.
 const _: () = assert!(SETTLE.as_micros() > ANSWER_MAX_AGE.as_micros());
@@ -43,20 +46,20 @@ pub struct DiskFence {
     file: File,
     path: PathBuf,
     machine: String,
-    /// The last term that this process has written or found to be its own; 0: none.
+    /// The last term that this process has written or found as its own; 0 for none.
     raised: AtomicU64,
 }
 
 /// The answer of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// It names this holder and term.
+    /// The record names this holder and term.
     Granted,
-    /// It names a later term, or another holder of this one.
+    /// The record names a later term, or another holder of this term.
     Lost(Claim),
 }
 
-/// Why the record cannot be used; it is looked at again.
+/// Why the record cannot be used. It is read again later.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DiskFenceError {
     #[error("cannot {what} the fence record {path}: {error}")]
@@ -87,7 +90,8 @@ pub(crate) enum DiskFenceError {
 }
 
 impl DiskFence {
-    /// The record's place for an image: beside the image itself, as each host may have a symbolic link of its own to it.
+    /// The record's place for an image: beside the image itself, since each host may have its own
+    /// symbolic link to the image.
     #[must_use]
     pub fn beside(image: &Path) -> PathBuf {
         let mut name =
@@ -96,10 +100,10 @@ impl DiskFence {
         name.into()
     }
 
-    /// What the record at `path` says; none where there is none yet, or an empty one. Nothing is written.
+    /// Reads the record at `path`: `None` if there is none yet, or an empty one. Writes nothing.
     ///
     /// # Errors
-    /// When it cannot be read, or is no record.
+    /// When it cannot be read, or is not a fence record.
     pub fn look(path: &Path) -> Result<Option<Claim>, DiskError> {
         let failed = |error| DiskError::Fence { path: path.to_owned(), error };
         match descriptors::fence_record_to_read(path) {
@@ -111,15 +115,15 @@ impl DiskFence {
         }
     }
 
-    /// Opens or makes the record at `path`, for the virtual machine `machine`.
+    /// Opens or creates the record at `path`, for the virtual machine `machine`.
     ///
     /// # Errors
-    /// When the file can neither be opened nor made, or another machine holds the disk.
+    /// When the file can be neither opened nor created, or another machine holds the disk.
     pub fn open(path: &Path, machine: &str) -> Result<Self, DiskError> {
         let failed = |error| DiskError::Fence { path: path.to_owned(), error };
         let file = descriptors::fence_record(path).map_err(failed)?;
         check_file(&file, path).map_err(|error| failed(io::Error::other(error)))?;
-        // Its name is to survive a power failure as the image's does.
+        // Make the record's name survive a power failure, as the image's does.
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
         descriptors::sync_directory(dir.unwrap_or(Path::new("."))).map_err(failed)?;
         let (path, machine) = (path.to_owned(), machine.to_owned());
@@ -128,10 +132,10 @@ impl DiskFence {
         Ok(fence)
     }
 
-    /// Has the record say that `holder` of `term` may write.
+    /// Writes into the record that `holder` of `term` may write to the disk.
     ///
     /// # Errors
-    /// When it cannot be written, or says that another may.
+    /// When it cannot be written, or names another writer.
     pub fn claim(&self, term: u64, holder: &str) -> Result<(), DiskError> {
         match self.ask(term, holder) {
             Ok(Answer::Granted) => Ok(()),
@@ -145,8 +149,8 @@ impl DiskFence {
         }
     }
 
-    /// As [`claim`](Self::claim), and writes the record anew, with a later time than it had: no copy that was made before says
-    /// the same.
+    /// As [`claim`](Self::claim), and rewrites the record with a later time, so that no earlier
+    /// copy has the same content.
     ///
     /// # Errors
     /// As `claim`.
@@ -156,7 +160,7 @@ impl DiskFence {
         self.rewrite(term, holder, later)
     }
 
-    /// Whether `holder` of `term` may write now; raises the record where it is of an earlier term.
+    /// Whether `holder` of `term` may write now. Raises the record if it has an earlier term.
     pub(crate) fn ask(&self, term: u64, holder: &str) -> Result<Answer, DiskFenceError> {
         if self.is_replaced()? {
             return self.ask_replacement(term, holder);
@@ -171,12 +175,13 @@ impl DiskFence {
         }
     }
 
-    /// Says that nobody writes to the disk any more, if `holder` was the last who might.
+    /// Frees the disk in the record, if `holder` is the last that could write to it.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn free(&self, term: u64, holder: &str) -> Result<(), DiskError> {
-        // Who has won a term and written nothing in it has left the record of the one before.
+        // A holder that won a term but wrote nothing in it has left the earlier term's record:
+        // raise it first.
         let failed = |error| DiskError::Fence { path: self.path.clone(), error };
         let found = self.read().map_err(|error| failed(io::Error::other(error)))?;
         if found
@@ -187,17 +192,18 @@ impl DiskFence {
         self.rewrite(term, holder, |_, ours| Claim { free: true, ..ours })
     }
 
-    /// Writes over the record of `holder` of `term`, if it is that, what `change` makes of what was found.
+    /// Rewrites the record of `holder` of `term`, if it is that, with what `change` makes of it.
     ///
-    /// P2: never over a successor's. One that finds the lock taken writes all the same, after [`LOCK_PATIENCE`]: so nothing is
-    /// written without the lock where another has it, nor when that long has passed, as where this process was stopped.
+    /// P2: a successor's record is never overwritten. A successor that finds the lock taken writes
+    /// without it after [`LOCK_PATIENCE`]. So this process writes nothing if another has the lock,
+    /// or if [`LOCK_PATIENCE`] has passed (for instance because this process was stopped).
     fn rewrite(
         &self,
         term: u64,
         holder: &str,
         change: impl FnOnce(&Claim, Claim) -> Claim,
     ) -> Result<(), DiskError> {
-        // Before the lock: whoever waits for it since then has not waited for longer.
+        // Taken before the lock: a process that waits for the lock has waited at most this long.
         let begun = Instant::now();
         let rewritten = || -> Result<(), DiskFenceError> {
             let locked = |found| DiskFenceError::Locked { path: self.path.clone(), found };
@@ -221,8 +227,8 @@ impl DiskFence {
         found.is_of(term, holder) && !found.free && found.machine == self.machine
     }
 
-    /// P2: an equal term of another holder is as good as a later one. Terms of another machine, which has given the disk up,
-    /// say nothing.
+    /// P2: an equal term of another holder counts as a later one. Terms of another machine, which
+    /// has freed the disk, do not count.
     fn is_later(&self, found: &Claim, term: u64) -> bool {
         found.term >= term && found.machine == self.machine
     }
@@ -233,9 +239,9 @@ impl DiskFence {
         Claim { machine: self.machine.clone(), term, holder, at, free: false }
     }
 
-    /// Writes `term`, under a lock where the file system has locks, so that of two winners the later
-    /// stays. Where it has none, or somebody has stopped with it, the arbiter's order stands alone: whoever is
-    /// overwritten finds it at its next look.
+    /// Writes `term` under a lock, if the file system has locks, so that of two winners the later
+    /// one stays. Without a lock, or if its owner has stopped, the arbiter's order decides: a
+    /// holder that is overwritten finds out when it next reads the record.
     fn raise(&self, term: u64, holder: &str) -> Result<Answer, DiskFenceError> {
         let lock = disk_lock::wait(&self.file, LOCK_PATIENCE);
         let found = self.read()?;
@@ -272,14 +278,14 @@ impl DiskFence {
                 let (path, expected) = (self.path.clone(), self.machine.clone());
                 Err(DiskFenceError::OtherMachine { path, expected, found })
             }
-            // It was not so before: what this process has written is gone.
+            // This process wrote the record before, and its content is gone.
             None if self.raised.load(Ordering::Relaxed) > 0 => Err(damaged(&self.path, "")),
             found => Ok(found),
         }
     }
 
-    /// Whether another file is at the record's place: a copy that was put back. One that was removed says nothing, and the
-    /// open one is still shared by all who had it open.
+    /// Whether another file has replaced the record, for instance a restored copy. A removed record
+    /// does not count: all processes that have the open one still share it.
     fn is_replaced(&self) -> Result<bool, DiskFenceError> {
         let failed = |error| failed(&self.path, "look at", error);
         let ours = self.file.metadata().map_err(failed)?;
@@ -290,7 +296,7 @@ impl DiskFence {
         }
     }
 
-    /// What is there now is read only: this machine may only learn from it that it has been succeeded.
+    /// Only reads the replacement: this machine may learn from it only that it has been succeeded.
     fn ask_replacement(&self, term: u64, holder: &str) -> Result<Answer, DiskFenceError> {
         let path = &self.path;
         let file =
@@ -325,7 +331,7 @@ fn read(file: &File, path: &Path) -> Result<Option<Claim>, DiskFenceError> {
     match parse(text) {
         Some(claim) => Ok(Some(claim)),
         None if text.starts_with("kemari-fence ") => Err(damaged(path, text)),
-        // Nothing of ours: the advice to remove it would be bad advice.
+        // Not our file: do not advise removing it.
         None => {
             let (path, found) = (path.to_owned(), "something else".to_owned());
             Err(DiskFenceError::NoRecord { path, found })
@@ -383,7 +389,7 @@ mod tests {
         assert!(!granted(&b, 2, "b"));
     }
 
-    /// P2: two arbiters, or one whose data went back, give the same term twice.
+    /// P2: two arbiters, or one with restored older data, grant the same term twice.
     #[test]
     fn p2_an_equal_term_of_another_holder_is_never_granted() {
         let dir = tempfile::tempdir().unwrap();
@@ -410,7 +416,7 @@ mod tests {
         assert!(granted(&fence, 19, "one"));
     }
 
-    /// P2: of two that race with the same term one stays.
+    /// P2: of two that race with the same term, one is granted.
     #[test]
     fn p2_of_holders_of_one_term_that_race_one_is_granted() {
         for _ in 0..20 {
@@ -447,7 +453,7 @@ mod tests {
         assert!(refusal.contains("expected `kemari-fence 2"), "{refusal}");
     }
 
-    /// P2: what was written is gone, and with it the word of a successor.
+    /// P2: the written record is gone, and with it the record of a successor.
     #[test]
     fn a_record_that_is_emptied_or_replaced_while_it_is_in_use_grants_nothing() {
         let dir = tempfile::tempdir().unwrap();
@@ -459,7 +465,8 @@ mod tests {
         assert!(a.ask(1, "a").unwrap_err().to_string().contains("found `nothing`"));
         std::fs::write(&path, &written).unwrap();
         assert!(granted(&a, 1, "a"));
-        // Another file, put there with the image: who opens it agrees with none who has the former open.
+        // A replacement copied with the image: a process that opens it does not share it with those
+        // that have the former one open.
         std::fs::write(&copy, &written).unwrap();
         std::fs::rename(&copy, &path).unwrap();
         assert!(a.ask(1, "a").unwrap_err().to_string().contains("another file"));
@@ -483,7 +490,7 @@ mod tests {
         assert!(granted(&DiskFence::open(&path, "two").unwrap(), 1, "b"));
     }
 
-    /// P2, P7: whoever has been stopped with the record locked does not stop its successor.
+    /// P2, P7: a process that was stopped with the record locked does not stop its successor.
     #[test]
     fn a_lock_that_is_never_given_back_does_not_hold_a_successor_up() {
         let dir = tempfile::tempdir().unwrap();
@@ -493,7 +500,7 @@ mod tests {
         assert!(granted(&b, 2, "b"));
     }
 
-    /// P2: whoever has it locked may be a successor that is about to write.
+    /// P2: the process that has it locked may be a successor that is about to write.
     #[test]
     fn p2_a_record_that_another_has_locked_is_neither_renewed_nor_freed() {
         let dir = tempfile::tempdir().unwrap();
@@ -513,7 +520,7 @@ mod tests {
         a.free(1, "a").unwrap();
     }
 
-    /// P2: stopped between its look and its write, for as long as a successor waits.
+    /// P2: the process is stopped between its read and its write, for as long as a successor waits.
     #[test]
     fn p2_whoever_was_stopped_with_the_lock_does_not_write_over_its_successor() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,37 +1,37 @@
-//! What a file is by its first bytes: disk images that are not raw, archives, programs.
+//! Detects what a file is from its first bytes: disk images that are not raw, archives, programs.
 //!
-//! For the start of a machine only, and for files that no guest has written yet: a guest may put any
-//! bytes at the beginning of its disk, and must not be able to keep a standby from taking over.
+//! Used only when a machine starts, and for files that no guest has written yet. A guest may write
+//! any bytes at the beginning of its disk, and must not be able to keep a standby from taking over.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Where the formats have their signs.
+/// Bytes to read: all formats have their signatures there.
 const HEAD: usize = 1024;
 
-/// What was found.
+/// The format that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageFormat {
     /// `a qcow2 image`.
     pub name: &'static str,
-    /// What makes a raw image of it.
+    /// How to make a raw image of it.
     pub to_raw: ToRaw,
 }
 
-/// How to come to a raw image.
+/// How to make a raw image of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToRaw {
     /// `qemu-img convert -f FORMAT -O raw`.
     Convert(&'static str),
     /// A command that unpacks its input.
     Unpack(&'static str),
-    /// It is no disk at all.
+    /// The file is not a disk image.
     NoDisk,
 }
 
 impl ToRaw {
-    /// The command, for `path`.
+    /// The advice for `path`.
     #[must_use]
     pub fn command(self, path: &std::path::Path) -> String {
         let path = path.display();
@@ -47,7 +47,7 @@ impl ToRaw {
     }
 }
 
-/// A sign, where it stands, and what has it.
+/// A signature: its offset, its bytes, the format's name, and how to convert it.
 type Sign = (usize, &'static [u8], &'static str, ToRaw);
 
 const SIGNS: &[Sign] = &[
@@ -75,13 +75,13 @@ const SIGNS: &[Sign] = &[
     (0, b"%PDF-", "a PDF document", ToRaw::NoDisk),
     (0, b"kemari-fence ", "the record of who may write to another disk", ToRaw::NoDisk),
 ];
-/// The last sector of a VHD of fixed size, in front of which the disk lies as it is.
+/// The last sector of a fixed-size VHD. The disk before it is raw.
 const VHD_FOOTER: Sign = (0, b"conectix", "a VHD image", ToRaw::Convert("vpc"));
 
-/// What an open file is, if it is none of raw bytes. A device has no format.
+/// Detects the format of an open file; `None` if it is raw. A device has no format.
 ///
 /// # Errors
-/// When it cannot be read.
+/// When the file cannot be read.
 pub fn of_file(file: &File) -> io::Result<Option<ImageFormat>> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -92,7 +92,7 @@ pub fn of_file(file: &File) -> io::Result<Option<ImageFormat>> {
     Ok(of_bytes(&head).or_else(|| matches(&VHD_FOOTER, &tail)))
 }
 
-/// What begins with these bytes.
+/// Detects the format of a file that begins with these bytes.
 #[must_use]
 pub fn of_bytes(head: &[u8]) -> Option<ImageFormat> {
     SIGNS.iter().find_map(|sign| matches(sign, head))
@@ -102,7 +102,7 @@ fn matches(&(at, sign, name, to_raw): &Sign, bytes: &[u8]) -> Option<ImageFormat
     bytes.get(at..)?.starts_with(sign).then_some(ImageFormat { name, to_raw })
 }
 
-/// At most `len` bytes from `at`.
+/// Reads at most `len` bytes from `at`.
 fn read(file: &File, at: u64, len: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len];
     let mut filled = 0;
@@ -142,7 +142,7 @@ mod tests {
         let mut fixed = vec![0; 4096];
         fixed[3584..3592].copy_from_slice(b"conectix");
         assert_eq!(of(&fixed), Some("a VHD image"));
-        // A boot sector, an ext4 file system, an encrypted disk, nothing at all: those are raw.
+        // These are raw: a boot sector, an ext4 file system, an encrypted disk, an empty file.
         let mut raw = vec![0; 4096];
         assert_eq!(of(&raw), None);
         raw[510..512].copy_from_slice(&[0x55, 0xaa]);

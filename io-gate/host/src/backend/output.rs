@@ -1,4 +1,4 @@
-//! What a lane owns of a backend, and performs on.
+//! The lane's part of a backend, on which it performs effects.
 
 use std::io;
 use std::time::Instant;
@@ -52,7 +52,8 @@ impl Output {
                 Ok(frame) => net.send(&mut work.permits, frame),
                 Err(_) => Ok(Outcome::Failed),
             },
-            // Told to the device thread where others are settled: it is in flight until it has taken effect.
+            // The device thread learns of it when it is settled: it stays in flight until it has
+            // taken effect.
             (Self::Power, EffectOp::Power(_)) => {
                 work.permits.next()?.spend()?;
                 Ok(Outcome::Success(0))
@@ -61,12 +62,12 @@ impl Output {
         }
     }
 
-    /// Whether one request may take as long as a disk does.
+    /// Whether one request may take as long as a disk request.
     pub(crate) fn is_slow(&self) -> bool {
         matches!(self, Self::Disk(_))
     }
 
-    /// Sends what is queued, connects again. Lane.
+    /// Sends what is queued, and reconnects. Lane.
     pub(crate) fn attend(&mut self, work: &mut Work<'_>) {
         match self {
             Self::Net(net) => net.attend(&mut work.permits),
@@ -81,7 +82,7 @@ impl Output {
         }
     }
 
-    /// Has writes be durable from now on, and those before. Lane.
+    /// Makes later writes durable on completion, and syncs earlier ones. Lane.
     pub(crate) fn write_through(&mut self, work: &mut Work<'_>) -> io::Result<()> {
         let Self::Disk(disk) = self else { return Ok(()) };
         let refused = || io::Error::other("this machine may not write any more");

@@ -1,4 +1,4 @@
-//! What a lane has in hand while it performs: permits, and what is to be told of.
+//! The state of a lane while it performs: permits, and completions to report.
 
 use io_gate::Outcome;
 use io_gate::host::{Performable, Request};
@@ -21,12 +21,13 @@ impl<'l> Work<'l> {
         Self { core, permits: Permits::new(core, given_up), done: Vec::new() }
     }
 
-    /// An effect is about to be performed: the fence is asked, and the observer told, before it happens: what is performed
-    /// is on the record by then. An input is not asked for.
+    /// Begins an effect: asks the fence and informs the observer before the effect happens, so that
+    /// it is on record by then. An input needs neither.
     pub(crate) fn begin(&mut self, request: &Performable) -> Result<(), NotPermitted> {
         self.core.assert_own(request);
         let Request::Effect(_) = request.record().request else { return Ok(()) };
-        // P2: a process that is stopped while it tells finds out at its first call, by the permit's age.
+        // P2: a process that is stopped while it informs the observer is refused at its first call,
+        // by the permit's age.
         self.permits.ahead()?;
         let (Some(observer), Some(effect)) = (self.core.observer(), Noted::of(request.record()))
         else {
@@ -36,14 +37,14 @@ impl<'l> Work<'l> {
         self.permits.tell(|| observer.performing(effect, replay, term))
     }
 
-    /// A request is over.
+    /// Ends a request.
     pub(crate) fn done(&mut self, request: Performable, outcome: Outcome, data: Vec<u8>) {
         let done = self.core.settle_detached(Performed { request, outcome, data });
         self.done.extend(done.map(|done| Completion(Kind::Performed(done))));
     }
 
-    /// What was begun turned out not to be permitted. It stays in flight: nobody may be told that it happened, and whoever
-    /// holds the right performs it.
+    /// Ends an effect that was begun but turned out not to be permitted. It stays in flight: it
+    /// must not be reported as performed, and the holder of the right performs it.
     pub(crate) fn withheld(&self, request: Performable) {
         if let (Some(observer), Some(effect)) = (self.core.observer(), Noted::of(request.record()))
         {
@@ -52,14 +53,14 @@ impl<'l> Work<'l> {
         self.not_permitted(request);
     }
 
-    /// As [`withheld`](Self::withheld), of what was not begun.
+    /// As [`withheld`](Self::withheld), for an effect that was not begun.
     pub(crate) fn not_permitted(&self, request: Performable) {
         let mut ledger = self.core.ledger();
         ledger.settle_if_abandoned(request);
         self.core.take_up(ledger);
     }
 
-    /// Tells the device thread of what chains wait for.
+    /// Gives the completions that chains wait for to the device thread.
     pub(crate) fn post(&mut self) {
         self.core.post_all(&mut self.done);
     }

@@ -1,9 +1,11 @@
 //! A frame per datagram between two Unix sockets.
 //!
-//! The socket is connected to nobody: a socket that is takes datagrams from its peer alone, so that one that is made anew under
-//! the same name would be refused until the guest sends something. Each frame goes to whoever has the name then. Frames come
-//! from whoever may write to the local socket, as its directory says. What a peer has no room for is tried again by a timer:
-//! the kernel wakes for room at a peer only who is connected to it.
+//! The socket is not connected. A connected socket takes datagrams from its peer only, so that a
+//! peer that is restarted under the same name would be refused until the guest sends. Each frame is
+//! sent to the socket that has the peer's name at that time. Any process that may write to the
+//! local socket can send frames; the directory's permissions decide.
+//! A frame for which the peer has no room is retried by a timer: the kernel signals room only to a
+//! connected socket.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -26,8 +28,9 @@ use crate::own_files::{self, OwnName, PlaceError};
 use crate::permit::Permits;
 use crate::poisoned::POISONED;
 
-/// When a frame that the peer had no room for is tried again, at first and at last: a queue of ten (`net.unix.max_dgram_qlen`)
-/// is read in the former, and a peer that has stopped costs no more than the latter.
+/// Retry interval for a frame that the peer had no room for: at first, and at most. A queue of ten
+/// (`net.unix.max_dgram_qlen`) is read within the first, and retries to a stopped peer at the
+/// second cost little.
 const RETRY: Duration = Duration::from_micros(100);
 const RETRY_LONGEST: Duration = Duration::from_millis(10);
 
@@ -37,7 +40,7 @@ pub(crate) struct Dgram {
     peer: Address,
 }
 
-/// A socket, and the name that goes with it.
+/// A socket and its name.
 struct Bound {
     _name: OwnName,
     socket: OwnedFd,
@@ -51,11 +54,12 @@ pub(crate) struct Output {
     outbox: Outbox,
 }
 
-/// What other threads see.
+/// What other threads use.
 pub(crate) struct Input(Arc<Shared>);
 
 struct Shared {
-    /// Never held across a call that can block. Before the socket, so that it is dropped first.
+    /// Never held across a call that can block. Declared before the socket, so that it is dropped
+    /// first.
     waits: Mutex<Waits>,
     bound: Bound,
 }
@@ -109,13 +113,13 @@ impl Output {
         Ok(())
     }
 
-    /// Whether it has left; an error when the peer is away.
+    /// Returns whether the frame has left. Fails if the peer is gone.
     fn send_now(&self, permits: &mut Permits<'_>, frame: &Outgoing<'_>) -> Result<bool, Refused> {
         let socket = self.shared.bound.socket.as_raw_fd();
         Ok(send_message(permits, socket, Some(&self.peer), frame)?.is_some())
     }
 
-    /// Sends what is queued, each frame by a permission of its own.
+    /// Sends what is queued, each frame with its own permit.
     pub(crate) fn attend(&mut self, permits: &mut Permits<'_>) {
         while let Some(front) = self.outbox.front() {
             match self.send_now(permits, &front) {
@@ -124,7 +128,7 @@ impl Output {
                     self.shared.waits().retry.worked();
                 }
                 Ok(false) => return self.shared.waits().retry.later(),
-                // P2: what waits is not sent by a later permission either.
+                // P2: a later permit does not cover waiting frames either.
                 Err(_) => self.outbox.clear(),
             }
         }
@@ -137,7 +141,7 @@ impl Input {
         into.resize(VNET_HEADER, 0);
         match receive_message(self.0.bound.socket.as_raw_fd(), into, MAX_FRAME) {
             Ok(Some(len)) if len > 0 => true,
-            // An empty datagram is no frame; an error (the peer is gone) is no input either.
+            // An empty datagram is not a frame, and an error (the peer is gone) is not input.
             _ => {
                 into.clear();
                 false
@@ -150,7 +154,7 @@ impl Input {
             self.0.waits().retry.expired();
             return Handled { attend: true, input: false };
         }
-        // An error that nobody takes (the peer has gone) stays, and wakes again and again: reading takes it.
+        // A pending error (the peer is gone) would wake the thread repeatedly: reading clears it.
         if events.intersects(EventSet::ERROR | EventSet::HANG_UP) {
             take_error(self.0.bound.socket.as_raw_fd());
         }

@@ -25,7 +25,7 @@ use tap::Tap;
 
 /// The header in front of every frame between device and gate (virtio 1.2, 5.1.6, version 1).
 pub const VNET_HEADER: usize = 12;
-/// The longest frame, without header: what an offloading driver sends at most, with some slack.
+/// The longest frame, without its header: the most that an offloading driver sends, and some slack.
 pub const MAX_FRAME: usize = 65550;
 
 /// Why a network cannot be opened.
@@ -40,13 +40,13 @@ pub enum NetError {
         what: &'static str,
         /// The system's reason.
         error: io::Error,
-        /// What to do about it.
+        /// What to do.
         hint: &'static str,
     },
     /// The path of a Unix socket cannot be used.
     #[error("--net: {0}")]
     Place(#[from] PlaceError),
-    /// The process is out of something.
+    /// The process is out of a resource.
     #[error("net: {0}")]
     System(#[from] io::Error),
 }
@@ -74,8 +74,8 @@ impl Net {
         Ok(Self { kind: Kind::Tap(Tap::open(name)?), mac })
     }
 
-    /// Frames over a Unix stream, each behind its length (QEMU's `-netdev stream`, passt). The
-    /// listening side need not be there yet.
+    /// Frames over a Unix stream, each after its length (QEMU's `-netdev stream`, passt). The
+    /// listening side need not exist yet.
     ///
     /// # Errors
     /// See [`NetError`].
@@ -91,7 +91,7 @@ impl Net {
         Ok(Self { kind: Kind::Dgram(Dgram::open(local, peer)?), mac })
     }
 
-    /// Whether checksums and segmentation can be left to it.
+    /// Whether the backend does checksums and segmentation.
     #[must_use]
     pub fn has_offloads(&self) -> bool {
         matches!(self.kind, Kind::Tap(_))
@@ -103,7 +103,7 @@ impl Net {
         self.mac
     }
 
-    /// Falls into its halves, watched.
+    /// Splits into its two halves and watches its descriptor.
     pub(crate) fn attach(self, inputs: &Inputs, token: Token) -> io::Result<(Output, Input)> {
         let dropped = Arc::new(AtomicU64::new(0));
         let (out, input) = match self.kind {
@@ -139,8 +139,8 @@ enum Out {
 }
 
 impl Output {
-    /// Sends a frame, header first. A frame that cannot leave is dropped and counted, like one on
-    /// an unplugged cable: the guest is not told.
+    /// Sends a frame, header first. A frame that cannot leave is dropped and counted, as with an
+    /// unplugged cable: the guest does not learn of it.
     pub(crate) fn send(
         &mut self,
         permits: &mut Permits<'_>,
@@ -173,7 +173,7 @@ impl Output {
         }
     }
 
-    /// Sends what is queued, connects again.
+    /// Sends what is queued, and reconnects.
     pub(crate) fn attend(&mut self, permits: &mut Permits<'_>) {
         match &mut self.out {
             Out::Tap(tap) => tap.attend(),
@@ -182,7 +182,7 @@ impl Output {
         }
     }
 
-    /// Broadcasts a RARP frame from the guest's address: switches learn the new way to it.
+    /// Broadcasts a RARP frame from the guest's address, so that switches learn its new port.
     pub(crate) fn announce(&mut self, permits: &mut Permits<'_>) {
         let frame = Kept::announcement(self.mac, VNET_HEADER);
         match self.send(permits, frame.rest(0)) {
@@ -192,7 +192,7 @@ impl Output {
     }
 }
 
-/// What other threads see of a network.
+/// What other threads use of a network.
 pub(crate) struct Input {
     input: In,
     dropped: Arc<AtomicU64>,
@@ -205,7 +205,8 @@ enum In {
 }
 
 impl Input {
-    /// Takes a frame; whether there was one, and whether the lane has to replace what it came from.
+    /// Takes a frame. Returns whether there was one, and whether the lane must replace the
+    /// connection or interface.
     pub(crate) fn receive(&self, into: &mut Vec<u8>) -> (bool, bool) {
         match &self.input {
             In::Tap(tap) => tap.receive(into),
@@ -230,7 +231,7 @@ impl Input {
         }
     }
 
-    /// The driver's features; whether the lane has to attend to them.
+    /// Sets the driver's features. Returns whether the lane has work to do for them.
     pub(crate) fn negotiated(&self, features: u64) -> bool {
         match &self.input {
             In::Tap(tap) => tap.negotiated(features),

@@ -1,4 +1,4 @@
-//! Frames that a socket could not take at once: a bounded queue, emptied when it can.
+//! A bounded queue of frames that a socket could not take at once.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::out::{Kept, Outgoing};
 
-/// More than this is dropped: the peer does not read.
+/// Limit of the queue. A frame beyond it is dropped, since the peer does not read.
 const MAX_BYTES: usize = 8 * 1024 * 1024;
 
-/// What is still to be sent, oldest first.
+/// The frames to send, oldest first.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     messages: VecDeque<Kept>,
@@ -20,7 +20,7 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Empty; counts what it drops.
+    /// An empty queue that counts dropped messages in `dropped`.
     pub(crate) fn new(dropped: Arc<AtomicU64>) -> Self {
         Self { messages: VecDeque::new(), sent: 0, bytes: 0, dropped }
     }
@@ -29,7 +29,7 @@ impl Outbox {
         self.messages.is_empty()
     }
 
-    /// Whether one more message of this length is taken; counts it as dropped if not.
+    /// Whether a message of this length fits. Counts it as dropped if not.
     pub(crate) fn has_room(&mut self, len: usize) -> bool {
         let room = self.bytes + len <= MAX_BYTES;
         if !room {
@@ -38,7 +38,7 @@ impl Outbox {
         room
     }
 
-    /// Adds a message, of which a part may have left already if it is the only one.
+    /// Appends a message. If it is the only one, a part of it may already have left.
     pub(crate) fn push(&mut self, message: Kept, sent: usize) {
         debug_assert!(sent == 0 || self.messages.is_empty(), "only the first is sent in part");
         if self.messages.is_empty() {
@@ -53,7 +53,7 @@ impl Outbox {
         self.messages.front().map(|message| message.rest(self.sent))
     }
 
-    /// Bytes of the first message have left.
+    /// Records that `count` bytes of the first message have left.
     pub(crate) fn advance(&mut self, count: usize) {
         self.sent += count;
         if self.front().is_some_and(|rest| rest.len() == 0) {
@@ -61,7 +61,7 @@ impl Outbox {
         }
     }
 
-    /// Takes the first message out.
+    /// Removes the first message.
     pub(crate) fn pop(&mut self) {
         if let Some(message) = self.messages.pop_front() {
             self.bytes -= message.len();
@@ -69,8 +69,8 @@ impl Outbox {
         self.sent = 0;
     }
 
-    /// The connection is gone, or the right to send, and all that is queued with it: a new peer gets nothing that was
-    /// meant for the former one.
+    /// Drops all messages, since the connection or the right to send is gone: a new peer gets
+    /// nothing meant for the former one.
     pub(crate) fn clear(&mut self) {
         self.count_drops(self.messages.len() as u64);
         self.messages.clear();

@@ -1,4 +1,4 @@
-//! What both kinds of socket network share, and the reading of the tap's.
+//! Code shared by both kinds of socket network, and the read function that the tap uses too.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -7,7 +7,7 @@ use crate::descriptors::Address;
 use crate::out::{self, Outgoing, Refused, with_permits};
 use crate::permit::Permits;
 
-/// Sends what the socket takes now, to its peer or to an address; none if it takes nothing.
+/// Sends what the socket takes now, to its peer or to an address; `None` if it takes nothing.
 pub(super) fn send_message(
     permits: &mut Permits<'_>,
     fd: RawFd,
@@ -17,7 +17,7 @@ pub(super) fn send_message(
     or_none(with_permits(|| permits.next(), |permit| out::send(permit, fd, to, bytes)))
 }
 
-/// None for what has no room.
+/// Turns "no room" into `None`.
 pub(super) fn or_none<T>(sent: Result<T, Refused>) -> Result<Option<T>, Refused> {
     match sent {
         Err(Refused::Io(error))
@@ -29,13 +29,14 @@ pub(super) fn or_none<T>(sent: Result<T, Refused>) -> Result<Option<T>, Refused>
     }
 }
 
-/// Takes a datagram socket's pending error, and nothing else: a look for a message gives the error first.
+/// Takes only a datagram socket's pending error: peeking at a message returns the error first.
 pub(super) fn take_error(fd: RawFd) {
     // SAFETY: no byte is written behind the pointer, as the length is zero.
     unsafe { libc::recv(fd, std::ptr::null_mut(), 0, libc::MSG_PEEK | libc::MSG_DONTWAIT) };
 }
 
-/// Receives what the socket has now, at most `max` bytes, behind what is in `into`; none if it has nothing.
+/// Receives what the socket has now, at most `max` bytes, and appends it to `into`; `None` if it
+/// has nothing.
 pub(super) fn receive_message(
     fd: RawFd,
     into: &mut Vec<u8>,
@@ -44,8 +45,9 @@ pub(super) fn receive_message(
     append(fd, into, max, Some(libc::MSG_DONTWAIT))
 }
 
-/// Reads at most `max` bytes behind what is in `into`: from a socket with flags, from anything else
-/// without. The room is not cleared first, which for small frames would cost more than all the rest.
+/// Reads at most `max` bytes and appends them to `into`: from a socket with flags, from any other
+/// file without. The room is not zeroed first, since for small frames that would cost more than the
+/// rest.
 pub(super) fn append(
     fd: RawFd,
     into: &mut Vec<u8>,
@@ -71,7 +73,7 @@ pub(super) fn append(
     }
 }
 
-/// What a call has given; none if it is to be made again.
+/// The result of a call; `None` if the call must be repeated.
 fn outcome(result: libc::ssize_t) -> Option<io::Result<Option<usize>>> {
     if let Ok(count) = usize::try_from(result) {
         return Some(Ok(Some(count)));

@@ -1,4 +1,4 @@
-//! Frames over a Unix stream socket, each behind its length; connects again when the peer goes.
+//! Frames over a Unix stream socket, each after its length. Reconnects when the peer goes.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -21,10 +21,10 @@ use crate::own_files;
 use crate::permit::Permits;
 use crate::poisoned::POISONED;
 
-/// When a connection is tried again, at first and at last.
+/// Retry interval for a connection: at first, and at most.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(1);
-/// How much is read from the socket at once.
+/// The most bytes read from the socket at once.
 const READ: usize = 128 * 1024;
 
 /// The backend, before it is attached.
@@ -32,27 +32,28 @@ pub(crate) struct Stream {
     path: PathBuf,
 }
 
-/// The lane's half: it connects, and sends.
+/// The lane's half: it connects and sends.
 pub(crate) struct Output {
     path: PathBuf,
     place: (Inputs, Token),
     shared: Arc<Mutex<Shared>>,
     socket: Option<Arc<UnixStream>>,
     outbox: Outbox,
-    /// Whether the operator has been told that the peer is away.
+    /// Whether the missing peer has been logged.
     told: bool,
 }
 
-/// What other threads see: they read.
+/// What other threads use: they read.
 pub(crate) struct Input(Arc<Mutex<Shared>>);
 
-/// Guards what both halves change. Never held across a call that can block: the socket does not.
+/// Guards what both halves change. Never held across a call that can block: the socket is
+/// non-blocking.
 struct Shared {
-    // Before what they watch, so that they are dropped first.
+    // Declared before the descriptors that they watch, so that they are dropped first.
     interest: Interest,
     retry: Retry,
     link: Option<Link>,
-    /// Why the connection is of no use any more, from a read; the lane replaces it.
+    /// Why the connection is unusable, as found by a read. The lane replaces the connection.
     broken: Option<String>,
 }
 
@@ -100,7 +101,7 @@ impl Output {
         permits: &mut Permits<'_>,
         frame: Outgoing<'_>,
     ) -> Result<(), Refused> {
-        // The limit was checked by the caller.
+        // The caller has checked the limit.
         let mut prefix = Prefix::default();
         let message = frame.behind_its_length(&mut prefix);
         if !self.outbox.is_empty() {
@@ -118,14 +119,15 @@ impl Output {
         Ok(())
     }
 
-    /// Replaces a connection that is broken or missing; sends what is queued, each frame by a permission of its own.
+    /// Replaces a broken or missing connection, and sends what is queued, each frame with its own
+    /// permit.
     pub(crate) fn attend(&mut self, permits: &mut Permits<'_>) {
         let broken = self.shared().broken.take();
         if let Some(reason) = broken {
             return self.disconnect(&reason);
         }
         if self.socket.is_none() {
-            // Who may not send need not connect: the peer may be another's by now.
+            // Do not connect without the right to send: the peer may serve another machine by now.
             match permits.ahead() {
                 Ok(()) => self.connect(),
                 Err(_) => return,
@@ -145,11 +147,12 @@ impl Output {
         self.want_room();
     }
 
-    /// What became of the connection.
+    /// Handles a failed send: decides whether the connection is closed.
     fn failed(&mut self, refused: Refused) -> Result<(), Refused> {
         match refused {
             Refused::Io(error) => self.disconnect(&error.to_string()),
-            // P2: what waits is not sent by a later permission either, and the peer may have a part of a frame.
+            // P2: a later permit does not cover waiting frames either, and the peer may have a part
+            // of a frame.
             Refused::NotPermitted if !self.outbox.is_empty() => {
                 self.disconnect("the right to send is lost");
                 return Err(Refused::NotPermitted);
@@ -200,14 +203,15 @@ impl Output {
         shared.broken = None;
         shared.retry.later();
         drop(shared);
-        // Closed here, by the lane: the threads that read may not close.
+        // The lane closes the socket here: the threads that read must not close it.
         drop((link, self.socket.take()));
         self.outbox.clear();
         self.told = true;
     }
 
     fn queue(&mut self, frame: &Outgoing<'_>, sent: usize) {
-        // What has left in part must be finished, or the peer loses its place.
+        // A frame that has left in part must be finished, or the peer loses its place in the
+        // stream.
         if sent > 0 || self.outbox.has_room(frame.len()) {
             self.outbox.push(frame.keep(usize::MAX), sent);
             self.want_room();
@@ -224,7 +228,8 @@ impl Output {
 }
 
 impl Input {
-    /// Takes a frame; whether there was one, and whether the lane has to replace the connection.
+    /// Takes a frame. Returns whether there was one, and whether the lane must replace the
+    /// connection.
     pub(crate) fn receive(&self, into: &mut Vec<u8>) -> (bool, bool) {
         let mut shared = self.shared();
         if shared.broken.is_some() {
@@ -249,7 +254,7 @@ impl Input {
         }
         let room = events.contains(EventSet::OUT);
         if room {
-            // Until the lane has sent something, the socket would only be ready again.
+            // Until the lane has sent something, the socket would be reported as ready again.
             shared.interest.want_output(false);
         }
         let input = events.intersects(EventSet::IN | EventSet::HANG_UP | EventSet::ERROR);
@@ -266,7 +271,7 @@ impl Input {
 }
 
 impl Link {
-    /// Takes the next frame, reading what the socket has; an error if there cannot be another.
+    /// Takes the next frame, reading what the socket has. Fails if no further frame can follow.
     fn receive(&mut self, into: &mut Vec<u8>) -> Result<bool, String> {
         loop {
             if self.next_frame(into)? {
@@ -278,7 +283,7 @@ impl Link {
         }
     }
 
-    /// Takes the next whole frame out of what was received; an error if there cannot be one.
+    /// Takes the next whole frame from the received bytes. Fails if its length is invalid.
     fn next_frame(&mut self, into: &mut Vec<u8>) -> Result<bool, String> {
         let rest = &self.received[self.at..];
         let Some((prefix, rest)) = rest.split_first_chunk::<PREFIX>() else { return Ok(false) };
@@ -294,7 +299,7 @@ impl Link {
         Ok(true)
     }
 
-    /// Reads what the socket has; whether there was anything.
+    /// Reads what the socket has. Returns whether there was anything.
     fn fill(&mut self) -> io::Result<bool> {
         self.received.drain(..self.at);
         self.at = 0;

@@ -23,14 +23,16 @@ use crate::poisoned::POISONED;
 const OFFLOADS: [(u32, libc::c_uint); 4] =
     [(1, libc::TUN_F_CSUM), (7, libc::TUN_F_TSO4), (8, libc::TUN_F_TSO6), (9, libc::TUN_F_TSO_ECN)];
 
-/// When an interface that is gone is looked for again, at first and at last.
+/// Retry interval for an interface that is gone: at first, and at most.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 
-/// A takeover opens its taps before the term is asked for, and where no arbiter answers, hours before. What has come since is no
-/// frame that a network would still deliver. Longer than a takeover takes where all answers.
+/// Frames older than this are dropped when a tap is attached. A takeover opens its taps before it
+/// asks for the term, which may be hours before if no arbiter answers; a network would not deliver
+/// frames that old. Longer than a normal takeover takes.
 const STALE: Duration = Duration::from_secs(1);
-/// More frames than the kernel keeps for a tap (`txqueuelen`, 500 or 1000): others come in while these are dropped.
+/// More frames than the kernel keeps for a tap (`txqueuelen`, 500 or 1000), since new ones arrive
+/// while these are dropped.
 const MOST_STALE: usize = 4096;
 
 /// The backend, before it is attached.
@@ -46,11 +48,12 @@ pub(crate) struct Output {
     place: (Inputs, Token),
 }
 
-/// What other threads see.
+/// What other threads use.
 pub(crate) struct Input(Arc<Shared>);
 
 struct Shared {
-    /// Never held across a call that can block. Before the file, so that it is dropped first.
+    /// Never held across a call that can block. Declared before the file, so that it is dropped
+    /// first.
     state: Mutex<State>,
     file: File,
 }
@@ -59,16 +62,16 @@ struct State {
     interest: Interest,
     retry: Retry,
     name: String,
-    /// The interface is gone: nothing is watched, and the lane looks for it again.
+    /// The interface is gone: nothing is watched, and the lane looks for it at intervals.
     gone: bool,
-    /// The features that the driver has accepted, and those by which the kernel goes.
+    /// The features that the driver has accepted.
     features: u64,
     taken_over: Option<u64>,
     input_wanted: bool,
 }
 
 impl State {
-    /// One warning, nothing watched, and a first look a little later.
+    /// Warns once, stops watching, and schedules the first retry.
     fn is_gone(&mut self, error: &io::Error) {
         if !std::mem::replace(&mut self.gone, true) {
             log::warn!(
@@ -80,7 +83,7 @@ impl State {
         }
     }
 
-    /// Whether what comes in is of a kind that the driver takes.
+    /// Whether incoming frames have a form that the driver accepts.
     fn gives_input(&self) -> bool {
         !self.gone && self.taken_over == Some(self.features)
     }
@@ -157,7 +160,8 @@ impl Output {
         sent.map(drop)
     }
 
-    /// Looks for an interface that is gone; lets the host's kernel hand over what the guest's driver has said it can take.
+    /// Looks for an interface that is gone, and sets the offloads that the guest's driver has
+    /// accepted.
     pub(crate) fn attend(&mut self) {
         let (gone, features, name) = {
             let state = self.shared.state();
@@ -165,7 +169,7 @@ impl Output {
         };
         let file = &self.shared.file;
         if gone {
-            // Only one that is there: joining one that is not would make it.
+            // Only an existing interface: joining a missing one would create it.
             if !descriptors::interface_exists(&name) || join(file, &name).is_err() {
                 return self.shared.state().retry.later();
             }
@@ -187,7 +191,8 @@ impl Output {
 }
 
 impl Input {
-    /// Takes a frame; whether there was one, and whether the lane has to look for the interface.
+    /// Takes a frame. Returns whether there was one, and whether the lane must look for the
+    /// interface.
     pub(crate) fn receive(&self, into: &mut Vec<u8>) -> (bool, bool) {
         into.clear();
         let mut state = self.0.state();
@@ -197,7 +202,7 @@ impl Input {
         match append(self.0.file.as_raw_fd(), into, VNET_HEADER + MAX_FRAME, None) {
             Ok(Some(len)) if len > VNET_HEADER => return (true, false),
             Err(error) if is_gone(&error) => state.is_gone(&error),
-            // Nothing there, or the interface is down.
+            // No frame, or the interface is down.
             _ => {}
         }
         into.clear();
@@ -210,7 +215,7 @@ impl Input {
             state.retry.expired();
             return Handled { attend: true, input: false };
         }
-        // What tun(4) says of a file without an interface; it would say so again and again.
+        // tun(4) reports this for a file without an interface, and would report it repeatedly.
         if events.intersects(EventSet::ERROR | EventSet::HANG_UP) {
             state.is_gone(&io::Error::from_raw_os_error(libc::EBADFD));
             return Handled::default();
@@ -224,7 +229,8 @@ impl Input {
         state.update();
     }
 
-    /// The driver has accepted these features. Nothing is taken in until the lane has told the kernel; whether it has to.
+    /// Sets the features that the driver has accepted. No input is taken until the lane has set
+    /// them in the kernel. Returns whether the lane has to.
     pub(crate) fn negotiated(&self, features: u64) -> bool {
         let mut state = self.0.state();
         state.features = features;
@@ -245,12 +251,12 @@ impl std::fmt::Debug for Tap {
     }
 }
 
-/// Whether an error says that the file has no interface any more.
+/// Whether the error means that the file has lost its interface.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBADFD | libc::ENODEV | libc::ENXIO))
 }
 
-/// Attaches the file to the interface; what could not be done, and why.
+/// Attaches the file to the interface. The error names the failed step.
 fn join(file: &File, name: &str) -> Result<(), (&'static str, io::Error)> {
     let mut request = interface(name)
         .ok_or_else(|| ("bad interface name", io::ErrorKind::InvalidInput.into()))?;
@@ -319,9 +325,9 @@ mod tests {
 
     use super::*;
 
-    /// How many of three frames that have come since a tap was opened reach the guest.
+    /// How many of three frames that arrived after the tap was opened reach the guest.
     fn received(opened: Instant) -> usize {
-        // As of a tap, a read gives one frame, or fails at once.
+        // As with a tap, a read returns one frame or fails at once.
         let (kernel, ours) = UnixDatagram::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         for _ in 0..3 {
@@ -334,7 +340,7 @@ mod tests {
         std::iter::from_fn(|| input.receive(&mut frame).0.then_some(())).count()
     }
 
-    /// Fails where a guest that goes on hours later is given all that the kernel has kept for it.
+    /// Fails if a guest that continues hours later gets all frames that the kernel kept for it.
     #[test]
     fn frames_that_waited_long_for_a_takeover_are_dropped() {
         assert_eq!(received(Instant::now()), 3);
