@@ -1,8 +1,10 @@
-//! Guests from seeds: one does at random what a guest can do, and whatever that is, the device bears it.
+//! Random guests from seeds: each does at random what a guest can do, and the device must tolerate
+//! it.
 //!
-//! A panic in a device ends the machine, and the standby's machine after it: the state in which the device panics is replicated.
-//! A test tries the same guests each time. `KEMARI_FUZZ_SECONDS=60` has it try others for so long, `KEMARI_FUZZ_SEED=N`
-//! has it try one again.
+//! A panic in a device ends the machine, and then the standby's machine too, since the state in
+//! which the device panics is replicated.
+//! A test tries the same guests each time. With `KEMARI_FUZZ_SECONDS=60` it tries others for 60 s,
+//! and with `KEMARI_FUZZ_SEED=N` it repeats one.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -13,10 +15,10 @@ use crate::violation::Violation;
 
 const SEED: &str = "KEMARI_FUZZ_SEED";
 const SECONDS: &str = "KEMARI_FUZZ_SECONDS";
-/// Guests that a test tries: some seconds of them, unoptimized.
+/// Number of guests that a test tries: some seconds in a build without optimization.
 const GUESTS: u64 = 100;
 
-/// Has guests do their worst; `guest` is one of them, by its seed.
+/// Runs random guests. `guest` runs the one of a seed.
 pub(crate) fn run<G>(guest: G) -> Result<(), Violation>
 where
     G: Fn(u64) -> Result<(), Violation> + Send + Sync + 'static,

@@ -1,21 +1,23 @@
 //! The contract of a device, as a test suite.
 //!
-//! Give it a way to make the device and an example of what a driver does with it. It checks what no reader of the
-//! device's code can be sure of:
+//! It needs a function that makes the device and an example of a driver's requests. It checks what
+//! reading the device's code cannot prove:
 //!
-//! - saved and restored between any two steps, with requests in flight, the device goes on as if nothing had happened;
-//!   in the example, and among random requests;
-//! - a saved state of another kind or version, with a field missing, left over, of another type or out of range, is
-//!   refused, and leaves the device as it was; one that is accepted is one that the device can go on from;
-//! - a reset brings back the state after power-on;
-//! - malformed requests and input, and chains that change while a request is in flight, do not make it panic, loop, or
-//!   write more than there is room for;
-//! - every set of offered features can be accepted, and accepted again after a reset;
-//! - the gate's counts add up at the end of every step: no token forgotten, nothing completed twice;
-//! - the same requests cause the same effects.
+//! - Saved and restored between any two steps, with requests in flight, the device continues
+//!   unchanged, in the example and among random requests.
+//! - A saved state of another kind or version, or with a field that is missing, left over, of
+//!   another type or out of range, is refused and leaves the device unchanged. From an accepted
+//!   state the device can continue.
+//! - A reset restores the state after power-on.
+//! - Malformed requests and input, and chains that change while a request is in flight, do not make
+//!   it panic, loop, or write more than fits.
+//! - Every set of offered features can be accepted, and accepted again after a reset.
+//! - The gate's counts are balanced at the end of every step: no token is forgotten, and nothing is
+//!   completed twice.
+//! - The same requests cause the same effects.
 //!
-//! A second test, `fuzz`, has guests do at random what a guest can do: requests with any bytes, chains that lead out of memory or
-//! change, accesses at any offset, resets, features of any kind, and a move to another machine in the middle of it.
+//! A second test, `fuzz`, runs random guests: requests with any bytes, chains that leave memory or
+//! change, accesses at any offset, resets, any features, and a move to another machine in between.
 //!
 //! ```
 //! use io_gate_contract::RegisterContract;
@@ -46,7 +48,7 @@
 //! RegisterContract::new(|| Box::new(Beeper::default())).write(0, b"a").read(0, 1).check();
 //! ```
 //!
-//! The suite plays the far side with io-gate's own ledger: the device cannot tell it from a machine.
+//! The suite plays the far side with io-gate's own ledger: to the device it looks like a machine.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! What the suites of virtio and of register devices share: how a run is guarded, logged and compared.
+//! Code shared by the suites of virtio and of register devices: guarding, logging and comparing a
+//! run.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -6,13 +7,13 @@ use std::time::Duration;
 
 use crate::violation::{Rule, Violation};
 
-/// A device that has not returned after so long never will.
+/// A device that has not returned after this time counts as one that never returns.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Everything that a guest or the outside could see, in order.
+/// Everything visible to the guest or outside, in order.
 pub(crate) type Log = Vec<String>;
 
-/// Runs `check` where neither a panic nor an endless loop of the device can take the test along.
+/// Runs `check` so that neither a panic nor an endless loop of the device ends the test program.
 pub(crate) fn guarded(
     check: impl FnOnce() -> Result<(), Violation> + Send + 'static,
 ) -> Result<(), Violation> {
@@ -21,7 +22,7 @@ pub(crate) fn guarded(
         let result = catch_unwind(AssertUnwindSafe(check)).unwrap_or_else(|panic| {
             Rule::NoPanic.broken(format!("a panic: {}", panic_text(panic.as_ref())))
         });
-        // Nobody waits for one who is late.
+        // After the deadline the receiver is gone.
         let _ = done.send(result);
     });
     match ended.recv_timeout(DEADLINE) {
@@ -37,7 +38,7 @@ pub(crate) fn guarded(
     }
 }
 
-/// Runs one step; a panic becomes a violation that says what was asked.
+/// Runs one step. A panic becomes a violation that names the request.
 pub(crate) fn step<R>(asked: &str, run: impl FnOnce() -> R) -> Result<R, Violation> {
     catch_unwind(AssertUnwindSafe(run)).or_else(|panic| {
         Rule::NoPanic.broken(format!("{asked}: a panic: {}", panic_text(panic.as_ref())))
@@ -49,7 +50,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word").to_owned()
 }
 
-/// Whether two logs are the same; else the first lines that are not.
+/// Checks that two logs are equal. The error shows the first lines that differ.
 pub(crate) fn same(rule: Rule, when: &str, expected: &Log, found: &Log) -> Result<(), Violation> {
     let end = "nothing more".to_owned();
     for at in 0..expected.len().max(found.len()) {

@@ -1,5 +1,5 @@
-//! Questions to the fence that are under way. One that is not answered holds effects up as surely as one that nobody can
-//! answer, and is told of alike (P9).
+//! Pending questions to the fence. A question without an answer holds effects up as one answered
+//! with "unknown" does, and is reported in the same way (P9).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -8,34 +8,34 @@ use std::time::{Duration, Instant};
 
 use crate::poisoned::POISONED;
 
-/// An answer takes some milliseconds, on a slow network some hundred.
+/// An answer takes a few milliseconds, or a few hundred on a slow network.
 const LATE: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Asks {
-    /// When each was begun, and by whom: one for each thread that performs, at most.
+    /// When each question began, and its thread: at most one for each thread that performs.
     under_way: Mutex<Vec<(Instant, ThreadId)>>,
     told: AtomicBool,
 }
 
-/// A question that has no answer yet.
+/// A question without an answer yet.
 pub(crate) struct UnderWay<'a>(&'a Asks, ThreadId);
 
 impl Asks {
-    /// Until what this gives is dropped, a question is under way.
+    /// Begins a question. It is pending until the result is dropped.
     pub(crate) fn begin(&self) -> UnderWay<'_> {
         let own = std::thread::current().id();
         self.lock().push((Instant::now(), own));
         UnderWay(self, own)
     }
 
-    /// Whether one of them takes long.
+    /// Whether a question has been pending for long.
     pub(crate) fn are_late(&self) -> bool {
         self.lock().iter().any(|(begun, _)| begun.elapsed() >= LATE)
     }
 
-    /// When the one was begun that has been under way for longest.
+    /// When the oldest pending question began.
     pub(crate) fn oldest(&self) -> Option<Instant> {
         self.lock().iter().map(|(begun, _)| *begun).min()
     }
@@ -45,7 +45,7 @@ impl Asks {
         self.lock().iter().any(|(_, asking)| *asking == thread)
     }
 
-    /// Says once that they are late, and once that they are no more. To be called now and then.
+    /// Logs once when questions are late, and once when they no longer are. Call it regularly.
     pub(crate) fn tell(&self) {
         let late = self.are_late();
         if self.told.swap(late, Ordering::Relaxed) == late {

@@ -1,10 +1,10 @@
-//! The clock by which the right to perform ages.
+//! The clock that measures the age of the right to perform.
 
 use std::time::Duration;
 
-/// Since the host was started, by `CLOCK_BOOTTIME` (clock_gettime(2)): monotonic, at the rate of real time, and it goes on
-/// while the host is suspended, which [`std::time::Instant`] does not: a primary that wakes up must find that what it was
-/// told is over (P2). Read without a system call.
+/// Time since the host was started, by `CLOCK_BOOTTIME` (clock_gettime(2)). It is monotonic, at the
+/// rate of real time, and advances while the host is suspended, which [`std::time::Instant`] does
+/// not: a primary that wakes up must find its lease expired (P2). Read without a system call.
 #[must_use]
 pub fn since_boot() -> Duration {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -16,7 +16,7 @@ pub fn since_boot() -> Duration {
     Duration::new(seconds, nanos)
 }
 
-/// A moment in seconds since 1970, for people: `2026-11-29 08:30:12 UTC`.
+/// Formats a time in seconds since 1970: `2026-11-29 08:30:12 UTC`.
 #[must_use]
 pub fn utc(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
@@ -34,7 +34,7 @@ pub fn utc(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
-/// When something was permitted.
+/// The time of a permission.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment(Duration);
 

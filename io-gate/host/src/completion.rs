@@ -1,10 +1,10 @@
-//! What a backend hands back: the end of one request, for its slot to take on the device thread.
+//! The end of a request, which its slot handles on the device thread.
 
 use io_gate::Outcome;
 use io_gate::host::{EffectId, Origin, Performable};
 
-/// A request that is over, or a queue that has more to do. Given to
-/// [`VirtioSlot::complete`](crate::VirtioSlot::complete) of its slot on the device thread, because
+/// A request that is over, or a queue that has more to do. It is given to
+/// [`VirtioSlot::complete`](crate::VirtioSlot::complete) of its slot on the device thread, since
 /// guest memory changes on that thread only.
 #[derive(Debug)]
 pub struct Completion(pub(crate) Kind);
@@ -13,16 +13,16 @@ pub struct Completion(pub(crate) Kind);
 pub(crate) enum Kind {
     /// A chain's request has been performed.
     Performed(Performed),
-    /// A queue was left with chains to process, so that one guest cannot keep the thread busy.
+    /// A queue still has chains: it yields, so that one guest cannot keep the thread busy.
     Again { slot: u16, queue: u16 },
 }
 
-/// A performed request and what came of it.
+/// A performed request and its outcome.
 #[derive(Debug)]
 pub(crate) struct Performed {
     pub(crate) request: Performable,
     pub(crate) outcome: Outcome,
-    /// What an input brought; it is copied into guest memory by the slot.
+    /// The data of an input. The slot copies it into guest memory.
     pub(crate) data: Vec<u8>,
 }
 
@@ -31,7 +31,7 @@ impl Completion {
         Self(Kind::Again { slot, queue })
     }
 
-    /// The slot that it is for.
+    /// The slot of the completion.
     #[must_use]
     pub fn slot(&self) -> u16 {
         match &self.0 {
@@ -40,7 +40,7 @@ impl Completion {
         }
     }
 
-    /// The name of the request, if one was performed.
+    /// The id of the request, if one was performed.
     #[must_use]
     pub fn id(&self) -> Option<EffectId> {
         match &self.0 {
@@ -51,7 +51,7 @@ impl Completion {
 }
 
 impl Performed {
-    /// The queue and the head of the chain that waits.
+    /// The queue and the head of the waiting chain.
     pub(crate) fn chain(&self) -> Option<(u16, u16)> {
         match self.request.record().origin {
             Origin::Chain { queue, head, .. } => Some((queue, head)),
@@ -60,8 +60,8 @@ impl Performed {
     }
 }
 
-/// Whether the driver has to be interrupted, and for what (the two bits of the interrupt status
-/// register, virtio 1.2, 4.2.2).
+/// Whether the driver must be interrupted, and why (the two bits of the interrupt status register,
+/// virtio 1.2, 4.2.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use = "the transport has to raise the interrupt"]
 pub struct Interrupt {
@@ -81,7 +81,7 @@ impl Interrupt {
         self.used || self.config
     }
 
-    /// Either one's reasons.
+    /// Combines two interrupts.
     pub fn or(self, other: Self) -> Self {
         Self { used: self.used || other.used, config: self.config || other.config }
     }

@@ -1,5 +1,5 @@
-//! What every thread of the far side shares: the ledger, the fence, and what waits for the device
-//! thread.
+//! The state that all threads of the far side share: the ledger, the fence, and the completions for
+//! the device thread.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -23,58 +23,62 @@ use crate::guest_memory::GuestMemory;
 use crate::observer::Observer;
 use crate::poisoned::POISONED;
 
-/// How long to wait at most before a fence that could not tell is asked again.
+/// Longest wait before a fence without an answer is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(10);
 
-/// After so long without a permission, the records beside the disks are looked at before the next (P2): this process may
-/// have been stopped, and the arbiter's data may have gone back meanwhile. Far below the silence after which a standby asks
-/// for the right; a machine that is busy looks at them before its writes only.
+/// After this long without a permission, the records beside the disks are read before the next one
+/// (P2): this process may have been stopped, and the arbiter's data may have gone back meanwhile.
+/// It is far below the silence after which a standby asks for the right. A machine that performs
+/// effects more often reads the records only before its writes.
 const VOUCHED_FOR: Duration = Duration::from_millis(20);
 
-/// So many answers that are too old, one after the other, are told of.
+/// Number of successive answers older than the limit before it is logged.
 const TOO_OLD: u32 = 3;
 
 pub(crate) struct Core {
-    /// The gate whose effects are performed here, and no other's (P1).
+    /// The only gate whose effects are performed here (P1).
     gate: GateId,
     pub(crate) memory: Arc<GuestMemory>,
     fence: Arc<dyn Fence>,
     observer: Option<Arc<dyn Observer>>,
     fenced_off: AtomicBool,
-    /// The machine has ended. What waits is left in flight, as at a power failure.
+    /// The machine has ended. Waiting effects are left in flight, as at a power failure.
     closed: AtomicBool,
     fenced_event: EventFd,
-    /// Threads that wait until the fence can tell.
+    /// Number of threads that wait for an answer of the fence.
     waiting: AtomicUsize,
-    /// Why, as it was told, and when for the last time. Never held across a system call.
+    /// The reasons that were logged, and when the last one was. Never held across a system call.
     told: Mutex<Option<(Vec<String>, Instant)>>,
     asks: Asks,
     give_up_at: OnceLock<Instant>,
-    /// The records beside the disks. Guards the list only; looking at one may block.
+    /// The records beside the disks. Guards the list only; reading a record may block.
     records: Mutex<Vec<Arc<DiskFence>>>,
-    /// The term that those have agreed to, and when something was last permitted in it. Never held across a system call.
+    /// The term that all records have granted, and when something was last permitted in it. Never
+    /// held across a system call.
     vouched: Mutex<Option<(u64, Moment)>>,
     ledger: Mutex<Ledger>,
-    /// As many as there are requests in flight, and one for each queue that is to be looked at again (P9).
+    /// At most as many as there are requests in flight, plus one for each queue to process again
+    /// (P9).
     completions: Mutex<Completions>,
     completions_event: EventFd,
-    /// Queues that were left alone because too much of their slots is not settled. Whatever is settled may take them up again.
+    /// Queues that wait because their slots have too many unsettled requests. Each settlement may
+    /// resume them.
     stalled: Mutex<BTreeSet<(u16, u16)>>,
-    /// Whether there are any: looked at after each settlement.
+    /// Whether `stalled` has entries; checked after each settlement.
     any_stalled: AtomicBool,
-    /// Power events that the device thread has not taken yet: one of each kind at most, as what is asked for twice before it is
-    /// done is done once (P9).
+    /// Power events that the device thread has not taken yet. There is at most one of each kind: a
+    /// second request before the first is done needs no second event (P9).
     power: Mutex<VecDeque<Performable>>,
-    /// Those that it has taken: in flight until they have taken effect.
+    /// Power events that the device thread has taken: in flight until they have taken effect.
     power_under_way: Mutex<Vec<Performable>>,
     power_event: EventFd,
 }
 
-/// What waits for the device thread.
+/// Completions for the device thread.
 #[derive(Default)]
 struct Completions {
     waiting: Vec<Completion>,
-    /// Queues that are among them, to be looked at again: once is enough.
+    /// Queues among them that must be processed again. Each is listed once.
     again: BTreeSet<(u16, u16)>,
 }
 
@@ -114,37 +118,38 @@ impl Core {
         self.ledger.lock().expect(POISONED)
     }
 
-    /// P1: what another gate has let out, by a proof of its own, is not performed here.
+    /// P1: effects that another gate has released are not performed here.
     ///
     /// # Panics
-    /// When this is another gate's.
+    /// When the effect belongs to another gate.
     pub(crate) fn assert_own(&self, request: &Performable) {
         assert!(request.gate() == self.gate, "P1: an effect of another gate was to be performed");
     }
 
-    /// Who is told what happens to effects.
+    /// The observer of effects.
     pub(crate) fn observer(&self) -> Option<&dyn Observer> {
         self.observer.as_deref()
     }
 
-    /// The term in which the fence permits, where there are terms.
+    /// The term in which the fence permits, if there are terms.
     pub(crate) fn term(&self) -> Option<u64> {
         self.fence.term()
     }
 
-    /// How long a yes of the fence may be used again.
+    /// How long an answer of the fence may be reused.
     pub(crate) fn good_for(&self) -> Duration {
         self.fence.good_for()
     }
 
-    /// The oldest yes that is acted upon.
+    /// The oldest answer that may be acted upon.
     pub(crate) fn max_age(&self) -> Duration {
         self.fence.max_age()
     }
 
-    /// When the question was asked to which the answer is yes; see [`Permits`](crate::permit::Permits). Once the answer was
-    /// no, it stays no. While nobody can tell, the effect waits here, and with it everything behind it in its lane: it is
-    /// neither performed nor dropped, and service goes on when the arbiter is back; unless nobody wants it any more.
+    /// Returns when the question with the granting answer was asked; see
+    /// [`Permits`](crate::permit::Permits). A refusal is final. While the fence gives no answer,
+    /// the effect waits here, and with it all later effects of its lane. It is neither performed
+    /// nor dropped, and continues when the arbiter is back, unless it is given up.
     pub(crate) fn permitted_by(
         &self,
         given_up: &GivenUp,
@@ -157,7 +162,7 @@ impl Core {
                 return None;
             }
             let under_way = self.asks.begin();
-            // The storage first: it may be slow, and the arbiter's answer is to be young.
+            // Ask the storage first: it may be slow, and the arbiter's answer must be recent.
             let (mut answer, mut reason) = self.ask_storage(record);
             let asked = Moment::now();
             if answer == Permission::Granted {
@@ -180,7 +185,7 @@ impl Core {
                     too_old += 1;
                     if too_old >= TOO_OLD {
                         let (took, limit) = (asked.elapsed(), self.max_age());
-                        // Not of a second one: it differs each time.
+                        // Do not log a second one: the text differs each time.
                         if waiting.is_none() {
                             let why = format!(
                                 "expected the arbiter's answer within {limit:?}, found it after {took:?}"
@@ -197,8 +202,8 @@ impl Core {
         }
     }
 
-    /// What is written beside the disks: beside the one that is to be written to, or beside all of them when a term is new to
-    /// them, or nothing was permitted for a while.
+    /// Asks the records beside the disks: the record of the disk to be written, or all records if
+    /// the term is new to them or nothing was permitted for a while.
     fn ask_storage(&self, record: Option<&DiskFence>) -> (Permission, Option<String>) {
         let Some(term) = self.fence.term() else { return (Permission::Granted, None) };
         if let Some(record) = record {
@@ -228,7 +233,8 @@ impl Core {
         }
     }
 
-    /// Something was permitted: whoever was not stopped since need not look at the records again.
+    /// Records a permission: a process that has not been stopped since need not read the records
+    /// again.
     fn vouch(&self, at: Moment) {
         if let Some((_, vouched)) = &mut *self.vouched.lock().expect(POISONED)
             && vouched.elapsed() < VOUCHED_FOR
@@ -237,7 +243,7 @@ impl Core {
         }
     }
 
-    /// A record that says who may write to a disk of this machine.
+    /// Adds the fence record of a disk of this machine.
     pub(crate) fn add_record(&self, record: Arc<DiskFence>) {
         self.records.lock().expect(POISONED).push(record);
     }
@@ -246,7 +252,7 @@ impl Core {
         self.records.lock().expect(POISONED).clone()
     }
 
-    /// Has a record say that this machine may write to its disk.
+    /// Writes into a record that this machine may write to its disk.
     pub(crate) fn claim(&self, record: &DiskFence) -> Result<(), DiskError> {
         match self.fence.term() {
             Some(term) => record.claim(term, self.fence.holder()),
@@ -254,7 +260,7 @@ impl Core {
         }
     }
 
-    /// As [`claim`](Self::claim); the record is written anew.
+    /// As [`claim`](Self::claim), and rewrites the record.
     pub(crate) fn renew(&self, record: &DiskFence) -> Result<(), DiskError> {
         match self.fence.term() {
             Some(term) => record.renew(term, self.fence.holder()),
@@ -262,7 +268,7 @@ impl Core {
         }
     }
 
-    /// This machine has ended, and writes no more.
+    /// Frees a record: this machine has ended and writes no more.
     pub(crate) fn free(&self, record: &DiskFence) -> Result<(), DiskError> {
         match self.fence.term() {
             Some(term) if !self.is_fenced_off() => record.free(term, self.fence.holder()),
@@ -270,7 +276,7 @@ impl Core {
         }
     }
 
-    /// Whether terms decide who may perform, so that records beside disks have one to carry.
+    /// Whether terms decide who may perform, so that the records beside disks carry a term.
     pub(crate) fn has_term(&self) -> bool {
         self.fence.term().is_some()
     }
@@ -280,13 +286,14 @@ impl Core {
         self.waiting.load(Ordering::Acquire) > 0 || self.asks.are_late()
     }
 
-    /// What to look at now and then.
+    /// The pending questions to the fence.
     pub(crate) fn asks(&self) -> &Asks {
         &self.asks
     }
 
-    /// The machine ends: what waits for the fence does so no longer than `patience`, and is then
-    /// left in flight, as at a power failure (P1: nothing is let out because the machine ends).
+    /// Limits waiting for the fence to `patience`, since the machine ends. Effects that still wait
+    /// then are left in flight, as at a power failure (P1: the end of the machine releases
+    /// nothing).
     pub(crate) fn give_up_after(&self, patience: Duration) {
         // The first call counts.
         let _ = self.give_up_at.set(Instant::now() + patience);
@@ -296,12 +303,13 @@ impl Core {
         self.give_up_at.get().is_some_and(|at| Instant::now() >= *at)
     }
 
-    /// The machine has ended: no system call that lets something out begins any more (P2).
+    /// Closes the gate, since the machine has ended: no system call that lets data out begins any
+    /// more (P2).
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
     }
 
-    /// Whether nothing is let out ever again.
+    /// Whether nothing may leave any more.
     pub(crate) fn lets_nothing_out(&self) -> bool {
         self.is_fenced_off() || self.closed.load(Ordering::Acquire)
     }
@@ -310,7 +318,7 @@ impl Core {
         self.fenced_off.load(Ordering::Acquire)
     }
 
-    /// P2: from now on nothing is performed. What is held is dropped; the ledger counts it.
+    /// P2: ends all performing. Held effects are dropped, and the ledger counts them.
     pub(crate) fn fence_off(&self) {
         if !self.fenced_off.swap(true, Ordering::AcqRel) {
             let mut ledger = self.ledger();
@@ -328,9 +336,9 @@ impl Core {
         &self.fenced_event
     }
 
-    /// Settles a request that nothing waits for; gives back any other. Whoever waits for that one
-    /// is told on the device thread, and it stays in flight until then: a checkpoint taken before
-    /// must carry it (P3).
+    /// Settles a request for which no chain waits, and returns any other. The device thread
+    /// completes the chain of that one; the request stays in flight until then, so that a
+    /// checkpoint taken before carries it (P3).
     pub(crate) fn settle_detached(&self, done: Performed) -> Option<Performed> {
         if power_event_of(&done.request).is_some() && done.outcome != Outcome::Failed {
             self.power(done.request);
@@ -346,20 +354,22 @@ impl Core {
         Some(done)
     }
 
-    /// Settles requests under one hold of the ledger's lock, and has queues looked at again that have waited for that.
+    /// Settles requests under one hold of the ledger's lock, and resumes queues that have waited
+    /// for it.
     pub(crate) fn settle(&self, done: impl IntoIterator<Item = Performable>) {
         let mut ledger = self.ledger();
         done.into_iter().for_each(|request| ledger.settle(request));
         self.take_up(ledger);
     }
 
-    /// A queue waits until less of its slot is unsettled. With the ledger's lock held, so that what is settled later finds it.
+    /// Makes a queue wait until its slot has fewer unsettled requests. The caller holds the
+    /// ledger's lock, so that later settlements find the queue.
     pub(crate) fn stall(&self, _ledger: &Ledger, slot: u16, queue: u16) {
         self.stalled.lock().expect(POISONED).insert((slot, queue));
         self.any_stalled.store(true, Ordering::Release);
     }
 
-    /// Has the queues looked at again that wait and whose slots have room now.
+    /// Resumes the waiting queues whose slots have room now.
     pub(crate) fn take_up(&self, ledger: MutexGuard<'_, Ledger>) {
         if !self.any_stalled.load(Ordering::Acquire) {
             return;
@@ -375,7 +385,7 @@ impl Core {
         ready.into_iter().for_each(|(slot, queue)| self.post_again(slot, queue));
     }
 
-    /// A queue is to be processed again soon.
+    /// Schedules the queue to be processed again soon.
     pub(crate) fn post_again(&self, slot: u16, queue: u16) {
         let mut completions = self.completions.lock().expect(POISONED);
         if completions.again.insert((slot, queue)) {
@@ -407,12 +417,12 @@ impl Core {
     }
 
     pub(crate) fn take_completions(&self) -> Vec<Completion> {
-        // The event first: what is posted after the list was taken signals again.
+        // Clear the event first: a completion posted after the list was taken signals again.
         drain(&self.completions_event);
         std::mem::take(&mut *self.completions.lock().expect(POISONED)).waiting
     }
 
-    /// Takes the completions that wait for one slot, leaving the others.
+    /// Takes the waiting completions of one slot, and leaves the others.
     pub(crate) fn take_completions_of(&self, slot: u16) -> Vec<Completion> {
         let mut completions = self.completions.lock().expect(POISONED);
         let all = std::mem::take(&mut completions.waiting);
@@ -422,15 +432,15 @@ impl Core {
         of_slot
     }
 
-    /// A power event that may happen. P7: it has not happened before the machine is off, or reset: it is settled then, so
-    /// that whoever goes on from a checkpoint of before carries it out.
+    /// Hands a permitted power event to the device thread. P7: it is settled only when the machine
+    /// is off or reset, so that a side that continues from an earlier checkpoint carries it out.
     fn power(&self, request: Performable) {
         self.assert_own(&request);
         let event = power_event_of(&request);
         let mut waiting = self.power.lock().expect(POISONED);
         if waiting.iter().any(|other| power_event_of(other) == event) {
             drop(waiting);
-            // The one that waits stands for both.
+            // The waiting event stands for both.
             return self.settle([request]);
         }
         waiting.push_back(request);
@@ -442,7 +452,7 @@ impl Core {
         &self.power_event
     }
 
-    /// The machine has been reset: all that asked for it has taken effect.
+    /// Settles all resets: the machine has been reset.
     pub(crate) fn forget_resets(&self) {
         let is_reset = |request: &Performable| power_event_of(request) == Some(PowerEvent::Reset);
         let mut waiting = self.power.lock().expect(POISONED);
@@ -458,7 +468,7 @@ impl Core {
     }
 
     pub(crate) fn next_power_event(&self) -> Option<PowerEvent> {
-        // The event first: what comes after the look signals again.
+        // Clear the event first: an event that comes after the check signals again.
         drain(&self.power_event);
         let mut waiting = self.power.lock().expect(POISONED);
         let request = waiting.pop_front()?;
@@ -487,9 +497,9 @@ fn power_event_of(request: &Performable) -> Option<PowerEvent> {
     }
 }
 
-/// Wakes whoever waits for an event.
+/// Wakes the threads that wait for an event.
 pub(crate) fn signal(event: &EventFd) {
-    // Fails only when the counter is at its limit, and then the event is signalled anyway.
+    // Fails only when the counter is at its limit, and then the event is already signalled.
     let _ = event.write(1);
 }
 
@@ -498,19 +508,21 @@ fn drain(event: &EventFd) {
     let _ = event.read();
 }
 
-/// So many reasons are remembered (P9): those of several threads, or of several members of an arbiter, take turns.
+/// Number of reasons that are remembered (P9): several threads, or several members of an arbiter,
+/// may give reasons in turn.
 const REMEMBERED: usize = 8;
-/// A reason that is new is told after so long: of several threads each may have another one.
+/// Minimum interval between two logged reasons: each thread may have another reason.
 const TELL_AGAIN: Duration = Duration::from_secs(1);
 
-/// A thread that waits for the fence; one line tells of all of them, and another one when the reason is a new one.
+/// A thread that waits for the fence. One log line stands for all such threads; a new reason gets
+/// another line.
 struct Waiting<'c> {
     core: &'c Core,
     since: Instant,
 }
 
 impl<'c> Waiting<'c> {
-    /// Begins to wait, or goes on waiting, for `reason`.
+    /// Begins or continues to wait for `reason`.
     fn tell(waiting: &mut Option<Self>, core: &'c Core, reason: String) {
         waiting.get_or_insert_with(|| {
             core.waiting.fetch_add(1, Ordering::AcqRel);

@@ -1,9 +1,9 @@
-//! Every descriptor that this crate opens or is handed: nothing else in it may.
+//! All descriptors that this crate opens or is given. No other module may open one.
 //!
-//! Whoever wants to know what a guest can reach through its devices reads this file (P5): one
-//! function for each kind, with what it is for. `cargo xtask gate` checks that no other module
-//! opens one. None is opened by a thread that runs device code: backends are opened by the thread
-//! that sets the machine up, and opened again (a peer that went away) by their lane.
+//! This file shows what a guest can reach through its devices (P5): one function for each kind of
+//! descriptor, with its purpose. `cargo xtask gate` checks that no other module opens one. No
+//! thread that runs device code opens one: the thread that sets up the machine opens backends, and
+//! a lane reopens its own (after a peer went away).
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -20,23 +20,23 @@ use vmm_sys_util::timerfd::TimerFd;
 use crate::own_files::MAX_SOCKET_PATH;
 use crate::ownership::{self, Opened, Sign};
 
-/// Handed to the process by whoever started it: keys for a console on stdio.
+/// Inherited by the process: keys for a console on stdio.
 pub(crate) const CONSOLE_INPUT: RawFd = libc::STDIN_FILENO;
-/// Handed to the process by whoever started it: what a console on stdio shows.
+/// Inherited by the process: output of a console on stdio.
 pub(crate) const CONSOLE_OUTPUT: RawFd = libc::STDOUT_FILENO;
 
-/// What a socket is asked to buffer; the system grants less if it must.
+/// Requested size of a socket's send buffer. The system may grant less.
 const SEND_BUFFER: libc::c_int = 1024 * 1024;
 
-/// A disk image or block device, for its lane to read and write. Never made here: a disk that is
-/// not there is a mistake.
+/// A disk image or block device, which its lane reads and writes. Never created here: a missing
+/// disk is a mistake.
 pub(crate) fn disk(
     path: &Path,
     read_only: bool,
     write_through: bool,
     direct: bool,
 ) -> io::Result<File> {
-    // A FIFO is looked at, and not waited for; files and block devices know no such flag.
+    // Do not wait on a FIFO. Files and block devices ignore the flag.
     let mut flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     if write_through {
         flags |= libc::O_DSYNC;
@@ -47,14 +47,15 @@ pub(crate) fn disk(
     OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path)
 }
 
-/// A block device, opened to see whether anybody on this host has it for himself (open(2), `O_EXCL`). For reading: one that was
-/// open for writing is looked at anew by udev when it is closed.
+/// A block device, opened to check whether any user on this host has exclusive use of it (open(2),
+/// `O_EXCL`). Read-only, since udev probes a device again after it was open for writing.
 pub(crate) fn device_for_this_process_alone(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_NONBLOCK).open(path)
 }
 
-/// The node that the kernel itself has made for a block device (devtmpfs), which all processes of a host find under one inode: to
-/// be locked besides another node of the same device. None: it has no such node here.
+/// The kernel's own node of a block device (devtmpfs), which all processes of a host find under one
+/// inode: to be locked in addition to another node of the same device. `None` if there is no such
+/// node here.
 pub(crate) fn kernels_node(device: &File, read_only: bool) -> Option<File> {
     let number = device.metadata().ok()?.rdev();
     let (major, minor) = (libc::major(number), libc::minor(number));
@@ -65,13 +66,14 @@ pub(crate) fn kernels_node(device: &File, read_only: bool) -> Option<File> {
     (found.file_type().is_block_device() && found.rdev() == number).then_some(node)
 }
 
-/// `LOOP_GET_STATUS64` (loop(4)) and its `loop_info64`, which begins with the device and the inode of the file.
+/// `LOOP_GET_STATUS64` (loop(4)) and the size of its `loop_info64`, which begins with the device
+/// and the inode of the file.
 const LOOP_GET_STATUS64: libc::Ioctl = 0x4c05;
 const LOOP_INFO_WORDS: usize = 29;
-/// A loop device may be of a file on another one, and so on.
+/// Maximum nesting: a loop device may be on a file of another loop device.
 const LOOPS: usize = 8;
 
-/// The file behind a loop device, to be locked; none: it is no loop device.
+/// The file behind a loop device, to be locked. `None` if it is not a loop device.
 pub(crate) fn loop_backing(device: &File, read_only: bool) -> io::Result<Option<File>> {
     let mut found: Option<File> = None;
     for _ in 0..LOOPS {
@@ -105,7 +107,7 @@ fn one_loop(device: &File, read_only: bool) -> io::Result<Option<File>> {
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
     let of = file.metadata()?;
     let same = (of.dev(), of.ino()) == (info[0], info[1]);
-    // Seen in another mount namespace, or replaced meanwhile: another file of the same name.
+    // The path names another file: it is of another mount namespace, or the file was replaced.
     if same {
         Ok(Some(file))
     } else {
@@ -113,11 +115,12 @@ fn one_loop(device: &File, read_only: bool) -> io::Result<Option<File>> {
     }
 }
 
-/// Blocks of storage that says nothing of itself.
+/// Block size for storage that does not report one.
 const UNKNOWN_BLOCK: u64 = 4096;
 
-/// What a file that is open for direct access is read and written in: as its file system says (STATX_DIOALIGN, Linux 6.1), or the
-/// sectors of the device, or of that under the file system, or else the largest that there are.
+/// The block size of a file that is open for direct I/O: as its file system reports it
+/// (STATX_DIOALIGN, Linux 6.1), or else the sector size of the device or of the file system's
+/// device, or else the largest that is known.
 pub(crate) fn direct_block(file: &File) -> io::Result<u64> {
     // SAFETY: all-zero bytes are a valid `statx`: it is plain numbers.
     let mut found: libc::statx = unsafe { std::mem::zeroed() };
@@ -142,21 +145,21 @@ pub(crate) fn direct_block(file: &File) -> io::Result<u64> {
         };
     }
     let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
-    // A partition has what its disk has.
+    // A partition has the block size of its disk.
     let places = ["queue", "../queue"]
         .map(|at| format!("/sys/dev/block/{major}:{minor}/{at}/logical_block_size"));
     let sector = places.iter().find_map(|path| std::fs::read_to_string(path).ok());
     Ok(sector.and_then(|text| text.trim().parse().ok()).unwrap_or(UNKNOWN_BLOCK))
 }
 
-/// The record of who may write to a disk, beside it; made here where there is none yet.
+/// The fence record beside a disk; created here if there is none yet.
 pub(crate) fn fence_record(path: &Path) -> io::Result<File> {
     for_the_owner().create(true).truncate(false).open(path)
 }
 
-/// The same, to see what it says: nothing is made, nothing written.
+/// The same record, for reading only: it is not created.
 pub(crate) fn fence_record_to_read(path: &Path) -> io::Result<File> {
-    // A FIFO is not waited for.
+    // Do not wait on a FIFO.
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
@@ -165,9 +168,9 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// What a console on a file shows is added to it: it may hold what nobody wants to lose. Nobody is waited for: a terminal
-/// that takes nothing does not hold up whoever writes, and a FIFO is opened for both directions, so that it is there before its
-/// reader is.
+/// The file of a console. Output is appended, since the file may hold data worth keeping. Nothing
+/// blocks: a stalled terminal does not block its writer, and a FIFO is opened in both directions,
+/// so that it can be opened before its reader.
 pub(crate) fn console_file(path: &Path, sign: &Sign) -> io::Result<Opened> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let mut options = OpenOptions::new();
@@ -179,13 +182,14 @@ pub(crate) fn console_file(path: &Path, sign: &Sign) -> io::Result<Opened> {
     ownership::open_or_make(path, &options, sign)
 }
 
-/// The same file, to see what it holds before something is added to it.
+/// The same file, opened to check its content before output is appended.
 pub(crate) fn console_file_to_look_at(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
-/// Another description of an open pipe, FIFO or terminal, for this process alone: it can be made non-blocking without
-/// surprising others (the shell) that share the first. None of what has no such thing, or may not be opened.
+/// A new file description of an open pipe, FIFO or terminal, for this process alone. It can be made
+/// non-blocking without affecting other processes (the shell) that share the first one. `None` for
+/// other files, or if it cannot be opened.
 pub(crate) fn own_description(fd: RawFd, write: bool) -> Option<File> {
     let path = format!("/proc/self/fd/{fd}");
     let kind = std::fs::metadata(&path).ok()?.file_type();
@@ -196,7 +200,7 @@ pub(crate) fn own_description(fd: RawFd, write: bool) -> Option<File> {
     OpenOptions::new().read(!write).write(write).custom_flags(flags).open(path).ok()
 }
 
-/// What an open descriptor is of.
+/// The file type of an open descriptor.
 pub(crate) fn kind_of(fd: RawFd) -> Option<std::fs::FileType> {
     Some(std::fs::metadata(format!("/proc/self/fd/{fd}")).ok()?.file_type())
 }
@@ -216,13 +220,14 @@ pub(crate) fn interface_exists(name: &str) -> bool {
     unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX, &raw mut request) == 0 }
 }
 
-/// Guest memory that other processes may map: every store of the guest's is a write to it. Nobody
-/// but the owner may look into a guest.
+/// Guest memory that other processes may map: every store of the guest writes to it. Only its owner
+/// may read it.
 pub(crate) fn memory_file(path: &Path, sign: &Sign) -> io::Result<Opened> {
     ownership::open_or_make(path, &for_the_owner(), sign)
 }
 
-/// Nobody else reads it, and nobody waits if it turns out to be something else.
+/// Options for a file that only its owner may read. Opening never blocks, whatever the file turns
+/// out to be.
 fn for_the_owner() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(0o600);
@@ -230,20 +235,20 @@ fn for_the_owner() -> OpenOptions {
     options
 }
 
-/// The device by which a tap interface is attached to; it reaches nothing before that.
+/// The device by which a tap interface is attached. It reaches nothing before that.
 pub(crate) fn tun() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")
 }
 
-/// A stream to the peer of a network, which need not accept it at once. Called again by the lane
-/// whenever the peer went away.
+/// A stream to a network's peer, which need not accept it at once. The lane calls it again whenever
+/// the peer has gone.
 pub(crate) fn stream(peer: &Path) -> io::Result<UnixStream> {
     let socket = unix_socket(libc::SOCK_STREAM)?;
     connect(&socket, peer)?;
     Ok(UnixStream::from(socket))
 }
 
-/// A datagram socket of a network at its own address. It is connected to nobody: see [`Address`].
+/// A datagram socket of a network at its own address. It is not connected: see [`Address`].
 pub(crate) fn datagrams(local: &Path) -> io::Result<OwnedFd> {
     let socket = unix_socket(libc::SOCK_DGRAM)?;
     let address = Address::of(local)?;
@@ -254,17 +259,18 @@ pub(crate) fn datagrams(local: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// A counter by which threads of this process wake each other. It reaches nobody else.
+/// A counter by which threads of this process wake each other. It is not visible outside the
+/// process.
 pub(crate) fn event() -> io::Result<EventFd> {
     EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
 }
 
-/// The set of descriptors whose input is waited for.
+/// The set of descriptors that are waited for.
 pub(crate) fn epoll() -> io::Result<Epoll> {
     Epoll::new()
 }
 
-/// A timer: when to try a connection again.
+/// A timer for retries.
 pub(crate) fn timer() -> io::Result<TimerFd> {
     TimerFd::new().map_err(io::Error::from)
 }
@@ -289,7 +295,7 @@ fn connect(socket: &OwnedFd, path: &Path) -> io::Result<()> {
     })
 }
 
-/// A larger buffer only makes it less likely that frames have to wait, so failing is no error.
+/// Failure is ignored: a larger buffer only makes waiting frames less likely.
 fn set_send_buffer(socket: &OwnedFd, bytes: libc::c_int) {
     // SAFETY: the pointer and the length describe `bytes`, which lives through the call.
     unsafe {
@@ -303,7 +309,8 @@ fn set_send_buffer(socket: &OwnedFd, bytes: libc::c_int) {
     }
 }
 
-/// The name of a Unix socket, as system calls take it. A datagram that is sent to it goes to whoever has that name then.
+/// The name of a Unix socket in the form for system calls. A datagram goes to the socket that has
+/// the name when it is sent.
 pub(crate) struct Address {
     pub(crate) name: libc::sockaddr_un,
     pub(crate) len: libc::socklen_t,

@@ -1,20 +1,20 @@
-//! Whether anybody still wants what a lane is at.
+//! Whether a lane's current request is given up.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::poisoned::POISONED;
 
-/// What was to be let out is not permitted: the right is lost, or the machine ends, or nobody wants it any more.
+/// The effect is not permitted: the right is lost, the machine ends, or the request is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotPermitted;
 
-/// Whether what a lane is at is not wanted any more.
+/// Whether a lane's current request is given up.
 #[derive(Debug, Default)]
 pub(crate) struct GivenUp {
     is_set: AtomicBool,
-    /// Held while it is told that something is performed, and while it is given up: so that nobody is told of one that was
-    /// given up before. Never held across a system call.
+    /// Held while a perform is reported and while a request is given up, so that no request is
+    /// reported after it was given up. Never held across a system call.
     telling: Mutex<()>,
 }
 
@@ -24,7 +24,7 @@ impl GivenUp {
         self.is_set.store(true, Ordering::Release);
     }
 
-    /// The next is wanted.
+    /// Clears the flag for the next request.
     pub(crate) fn clear(&self) {
         self.is_set.store(false, Ordering::Release);
     }
@@ -33,7 +33,7 @@ impl GivenUp {
         self.is_set.load(Ordering::Acquire)
     }
 
-    /// Tells, unless it is given up.
+    /// Calls `tell` unless the request is given up.
     pub(crate) fn unless_set(&self, tell: impl FnOnce() -> bool) -> Result<(), NotPermitted> {
         let _telling = self.telling.lock().expect(POISONED);
         if !self.is_set() && tell() { Ok(()) } else { Err(NotPermitted) }

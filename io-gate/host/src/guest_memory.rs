@@ -1,4 +1,4 @@
-//! Guest memory as this crate uses it: every write passes vm-memory and is marked dirty (P8).
+//! Guest memory in this crate: every write passes through vm-memory and is marked dirty (P8).
 
 use std::marker::PhantomData;
 
@@ -31,7 +31,7 @@ pub(crate) fn copy_out(
     memory: &GuestMemory,
     ranges: &[GuestRange],
 ) -> Result<Vec<u8>, MemoryFault> {
-    // Checked before anything is allocated: the lengths may come from a hostile checkpoint.
+    // Check before allocating: the lengths may come from a hostile checkpoint.
     for range in ranges {
         if !contains(memory, *range) {
             return Err(MemoryFault(range.addr));
@@ -47,7 +47,7 @@ pub(crate) fn copy_out(
     Ok(bytes)
 }
 
-/// Copies into ranges of guest memory, as far as the bytes reach.
+/// Copies into ranges of guest memory until the bytes are used up.
 pub(crate) fn copy_in(
     memory: &GuestMemory,
     ranges: &[GuestRange],
@@ -62,7 +62,7 @@ pub(crate) fn copy_in(
     Ok(())
 }
 
-/// Bytes for a gathering write, wherever they lie, borrowed for as long as the list lives.
+/// Pieces of bytes for a gathering write, borrowed while the list lives.
 pub(crate) struct Gather<'m> {
     pieces: Vec<libc::iovec>,
     len: usize,
@@ -76,8 +76,8 @@ impl<'m> Gather<'m> {
         Self { pieces: vec![piece], len: bytes.len(), borrowed: PhantomData }
     }
 
-    /// The bytes stay in guest memory: the guest may change them while they are written out, which
-    /// is its own affair while the gate passes straight through.
+    /// The bytes stay in guest memory. The guest may change them while they are written out; while
+    /// the gate is open, that affects only the guest.
     pub(crate) fn of_guest(
         memory: &'m GuestMemory,
         ranges: &[GuestRange],
@@ -104,7 +104,7 @@ impl<'m> Gather<'m> {
         Ok(Self { pieces, len, borrowed: PhantomData })
     }
 
-    /// Bytes left.
+    /// Number of bytes left.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -114,7 +114,7 @@ impl<'m> Gather<'m> {
         &self.pieces
     }
 
-    /// Puts other bytes behind these.
+    /// Appends other bytes.
     pub(crate) fn append<'n>(&mut self, other: Gather<'n>)
     where
         'n: 'm,
@@ -148,7 +148,7 @@ impl<'m> Gather<'m> {
         bytes
     }
 
-    /// Copies the first bytes, as many as there is room for.
+    /// Copies the first bytes into `bytes`, as many as fit.
     pub(crate) fn copy_to(&self, bytes: &mut [u8]) {
         let mut at = 0;
         for piece in &self.pieces {

@@ -1,11 +1,11 @@
 //! One backend's lane: a thread that performs the backend's effects in the order of their release.
 //!
-//! No thread that runs device code writes to a descriptor: it hands what may leave to a lane (P5).
-//! A batch is handed over with at most one wake-up, however many requests it has.
+//! Threads that run device code do not write to descriptors: they queue released effects in a lane
+//! (P5). A batch needs at most one wake-up, whatever its size.
 //!
-//! A lane may be in a system call that does not end (a dead file server, a reader that has stopped), or wait for an arbiter
-//! that is away. So the lane owns its backend's output ([`Output`]) alone, no lock is held while it performs, and whoever
-//! waits for it waits for so long at most (P9).
+//! A lane may be in a system call that does not end (a dead file server, a stopped reader), or wait
+//! for an unreachable arbiter. So only the lane uses its backend's [`Output`], it holds no lock
+//! while it performs, and every wait for it has a time limit (P9).
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,13 +24,14 @@ use crate::core::Core;
 use crate::given_up::GivenUp;
 use crate::poisoned::POISONED;
 
-/// Called by each lane's thread before it does anything else: the place to give up rights.
+/// Called first by each lane's thread: the place to give up rights.
 pub type LaneStart = Arc<dyn Fn() + Send + Sync>;
 
-/// A disk's request that took longer than this is told of at once; what is done faster is told of
-/// together, so that the device thread is woken, and the driver interrupted, once.
+/// A disk request that took longer than this is reported at once. Faster ones are reported
+/// together, so that the device thread is woken and the driver interrupted once.
 const PROMPT: Duration = Duration::from_micros(50);
-/// How long whoever takes a machine apart waits for a lane, which is left behind then: it goes with the process.
+/// How long a thread that drops a lane waits for it. A lane that is still busy then is left behind,
+/// and ends with the process.
 const LAST_CALL: Duration = Duration::from_secs(2);
 
 /// A backend's thread.
@@ -40,47 +41,49 @@ pub(crate) struct Lane {
 }
 
 struct Shared {
-    /// Guards the queue only: never held across a system call that reaches the outside, nor while the fence is asked.
-    /// The device thread, vCPU threads and the link's thread take it.
+    /// Guards the queue only. Never held across a system call that reaches the outside, nor while
+    /// the fence is asked. The device thread, vCPU threads and the link's thread take it.
     state: Mutex<State>,
     /// The lane waits on it for work.
     work: Condvar,
-    /// Others wait on it for the lane to have done something.
+    /// Other threads wait on it for the lane's progress.
     idle: Condvar,
-    /// Whether what the lane is at is not wanted any more: looked at before each system call that lets something out.
+    /// Whether the current request is given up; checked before each system call that lets data out.
     given_up: GivenUp,
 }
 
-/// What a lane is to do. What need not be done twice is not queued: however often it is asked for, it takes no more room (P9).
+/// The work of a lane. Work that need not be repeated is a flag, so that asking for it again takes
+/// no more room (P9).
 #[derive(Default)]
 struct State {
-    /// As many as the gate has released and not seen settled.
+    /// At most the requests that the gate has released and not yet settled.
     queue: VecDeque<Performable>,
-    /// The backend needs attention of its own: the rest of its output, a connection, the driver's features.
+    /// The backend needs attention: the rest of its output, a connection, or the driver's features.
     attend: bool,
-    /// Tell the network where the guest's address is.
+    /// Announce the guest's address to the network.
     announce: bool,
-    /// Writes are to be durable from now on, and those before; who asked is told (P3).
+    /// Make later writes durable on completion, and sync earlier ones. The result is sent to the
+    /// requester (P3).
     write_through: Option<SyncSender<io::Result<()>>>,
-    /// The machine ends in good order: until then what is queued may be taken.
+    /// The machine ends in good order: the backend has until then to take its queued output.
     finish: Option<Instant>,
     stop: bool,
     ended: bool,
-    /// What the lane is at.
+    /// What the lane is doing.
     current: Option<Current>,
-    /// Whether the lane waits: waking it is a system call, and is left out when it does not.
+    /// Whether the lane waits. Waking it is a system call, which is left out otherwise.
     waits: bool,
     waiters: usize,
 }
 
-/// What a lane is at.
+/// The properties of the job that a lane is doing.
 #[derive(Clone, Copy)]
 struct Current {
     /// Whether a descriptor chain waits for it.
     chain: bool,
-    /// Whether it lets something out.
+    /// Whether it lets data out.
     effect: bool,
-    /// Whether its bytes are read from the guest's memory while it is performed.
+    /// Whether its bytes are read from guest memory while it is performed.
     borrows: bool,
     /// Whether it resets the machine.
     resets: bool,
@@ -96,7 +99,7 @@ impl Current {
                 let ranges = op.payload().and_then(|payload| payload.guest_ranges());
                 request.copy().is_none() && ranges.is_some()
             }
-            // What it brings is the lane's until the device thread copies it.
+            // The lane owns the data until the device thread copies it.
             Request::Input(InputOp::BlockRead { .. } | InputOp::Entropy { .. }) => false,
         };
         let reset = Request::Effect(EffectOp::Power(PowerEvent::Reset));
@@ -105,7 +108,7 @@ impl Current {
     }
 }
 
-/// What a lane does next.
+/// The next job of a lane.
 enum Job {
     Perform(Performable),
     Attend,
@@ -169,22 +172,24 @@ impl Lane {
         self.shared.tell(|state| state.queue.extend(requests));
     }
 
-    /// The backend needs attention of its own.
+    /// Asks the lane to attend to its backend.
     pub(crate) fn attend(&self) {
         self.shared.tell(|state| state.attend = true);
     }
 
-    /// The network is to be told where the guest's address is.
+    /// Asks the lane to announce the guest's address.
     pub(crate) fn announce(&self) {
         self.shared.tell(|state| state.announce = true);
     }
 
-    /// Writes are to be durable from now on, and those before. Whoever asked earlier and has no answer yet gets none.
+    /// Asks the lane to make later writes durable and to sync earlier ones. An earlier requester
+    /// without an answer gets none.
     pub(crate) fn write_through(&self, answer: SyncSender<io::Result<()>>) {
         self.shared.tell(|state| state.write_through = Some(answer));
     }
 
-    /// The machine ends in good order; until then what is queued may be taken.
+    /// Tells the lane that the machine ends in good order: the backend has until then to take its
+    /// queued output.
     pub(crate) fn finish(&self, until: Instant) {
         self.shared.tell(|state| state.finish = Some(until));
     }
@@ -193,25 +198,26 @@ impl Lane {
         self.shared.lock().is_idle()
     }
 
-    /// Whether the lane is at an effect, and does not ask the fence for it: it may be in a system call that reaches the outside.
+    /// Whether the lane performs an effect and is not asking the fence for it: it may be in a
+    /// system call that reaches the outside.
     pub(crate) fn may_be_letting_out(&self, asks: &Asks) -> bool {
         let at_effect = self.shared.lock().current.is_some_and(|current| current.effect);
         let thread = self.thread.as_ref().map(|thread| thread.thread().id());
         at_effect && !thread.is_some_and(|thread| asks.is_asked_by(thread))
     }
 
-    /// Waits until everything asked for so far has been done, no longer than `until`; whether it has.
+    /// Waits until all work so far is done, at most until `until`. Returns whether it is.
     pub(crate) fn drain(&self, until: Instant) -> bool {
         self.shared.wait(until, State::is_idle)
     }
 
-    /// The driver owns its memory again: gives back the reads that were not begun. One that was brings its bytes to the lane's
-    /// own memory.
+    /// Removes and returns the reads that have not begun, since the driver owns its memory again. A
+    /// read that has begun writes to the lane's own memory.
     pub(crate) fn give_up_reads(&self) -> Vec<Performable> {
         self.shared.take_out(&mut self.shared.lock(), |of| !of.effect)
     }
 
-    /// Waits until no effect of a descriptor chain is left, no longer than `until`.
+    /// Waits until no effect of a descriptor chain is left, at most until `until`.
     pub(crate) fn wait_for_effects(&self, until: Instant) {
         self.shared.wait(until, |state| {
             let queued = state.queue.iter().map(Current::of);
@@ -219,13 +225,13 @@ impl Lane {
         });
     }
 
-    /// The driver owns its memory again: gives back the requests of its chains that were not begun, and has the lane give up
-    /// the one that it is at, if it is one of them.
+    /// Removes and returns the requests of chains that have not begun, since the driver owns its
+    /// memory again. If the current request is one of a chain, the lane gives it up.
     pub(crate) fn give_up_chains(&self) -> Vec<Performable> {
         self.give_up(|of| of.chain)
     }
 
-    /// As [`give_up_chains`](Self::give_up_chains), of resets of the machine.
+    /// As [`give_up_chains`](Self::give_up_chains), for resets of the machine.
     pub(crate) fn give_up_resets(&self) -> Vec<Performable> {
         self.give_up(|of| of.resets)
     }
@@ -238,8 +244,8 @@ impl Lane {
         self.shared.take_out(&mut state, which)
     }
 
-    /// Waits until the lane reads no bytes from the guest's memory for a request that was given up, no longer than `until`;
-    /// whether that is so.
+    /// Waits until the lane no longer reads guest memory for a request that was given up, at most
+    /// until `until`. Returns whether that is so.
     pub(crate) fn lets_go_of_memory(&self, until: Instant) -> bool {
         self.shared.wait(until, |state| {
             !state.current.is_some_and(|current| current.chain && current.borrows)
@@ -264,12 +270,12 @@ impl Drop for Lane {
     }
 }
 
-/// Tells those who wait that the lane has ended, however.
+/// Wakes the waiting threads when the lane ends, for whatever reason.
 struct End<'s>(&'s Shared);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
-        // Poisoned by a panic of this very thread, perhaps: then nobody waits on.
+        // A panic of this thread may have poisoned the lock; then no thread waits any more.
         if let Ok(mut state) = self.0.state.lock() {
             state.ended = true;
             state.current = None;
@@ -295,7 +301,8 @@ impl Shared {
         let mut state = self.lock();
         change(&mut state);
         let wake = state.waits && (state.has_work() || state.stop);
-        // Cleared by whoever wakes it, so that a second batch before it runs costs no wake-up.
+        // Cleared by the waking thread, so that a second batch before the lane runs costs no
+        // wake-up.
         state.waits &= !wake;
         drop(state);
         if wake {
@@ -322,7 +329,7 @@ impl Shared {
 
     fn run(&self, core: &Core, mut output: Output) {
         let mut work = Work::new(core, &self.given_up);
-        // Told of together: what is queued when the last was told of.
+        // Number of jobs to finish before the next report.
         let mut left = 0_usize;
         let mut told = Instant::now();
         loop {
@@ -340,7 +347,7 @@ impl Shared {
             output.run(&mut work, job);
             work.permits.end();
             left = if left == 0 { queued } else { left - 1 };
-            // Frames are always finished as a batch.
+            // Frames are always reported as a batch.
             let prompt = output.is_slow() && told.elapsed() >= PROMPT;
             if left == 0 || prompt {
                 work.post();
@@ -349,7 +356,7 @@ impl Shared {
         }
     }
 
-    /// The next job, and how many are behind it.
+    /// The next job, and the number of requests queued after it.
     fn take(&self) -> Option<(Job, usize)> {
         let mut state = self.lock();
         let job = state.take()?;
@@ -363,14 +370,15 @@ impl Shared {
 
     fn is_at(&self, state: &mut State, current: Option<Current>) {
         state.current = current;
-        // What was given up is over.
+        // The former request is over: clear the flag.
         self.given_up.clear();
         if state.waiters > 0 {
             self.idle.notify_all();
         }
     }
 
-    /// Waits for something to do, with all that was done told of; `false` when the lane is to stop and nothing is left.
+    /// Waits for work, after everything done was reported. Returns `false` when the lane must stop
+    /// and has nothing left to do.
     fn sleep(&self) -> bool {
         let mut state = self.lock();
         self.is_at(&mut state, None);
@@ -393,7 +401,7 @@ impl Output {
             Job::Perform(request) => self.perform(work, request),
             Job::Attend => self.attend(work),
             Job::Announce => self.announce(work),
-            // Whoever has asked may have gone.
+            // The requester may have gone.
             Job::WriteThrough(answer) => drop(answer.send(self.write_through(work))),
             Job::Finish(until) => self.finish(work, until),
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use io_gate::host::{EffectId, EffectOp, Record, Request};
 
-/// Longer waits than this count as this long.
+/// Longer waits are counted as this.
 const LONGEST: Duration = Duration::from_secs(600);
 
 /// A class of effects, for statistics.
@@ -40,7 +40,7 @@ impl EffectClass {
         Self::Vsock,
     ];
 
-    /// A name for it: `network`.
+    /// The name of the class: `network`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -71,19 +71,19 @@ impl EffectClass {
 /// The distribution of waits of one class, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LatencySummary {
-    /// Of which class.
+    /// The class.
     pub class: EffectClass,
-    /// How many effects.
+    /// Number of effects.
     pub count: u64,
     /// The median.
     pub p50: u64,
-    /// Nine of ten are below.
+    /// 90 percent of the waits are at most this.
     pub p90: u64,
-    /// Ninety-nine of a hundred are below.
+    /// 99 percent of the waits are at most this.
     pub p99: u64,
-    /// 999 of a thousand are below.
+    /// 99.9 percent of the waits are at most this.
     pub p999: u64,
-    /// The longest.
+    /// The longest wait.
     pub max: u64,
 }
 
@@ -93,7 +93,7 @@ const MOST: usize = 1 << 17;
 /// Waits of effects while the gate holds.
 #[derive(Debug)]
 pub(crate) struct Latencies {
-    /// When what is held was staged, oldest first, as the ledger keeps it.
+    /// When each held effect was staged, oldest first, as in the ledger.
     staged: VecDeque<(EffectId, Instant)>,
     waits: [Histogram<u64>; EffectClass::ALL.len()],
 }
@@ -108,7 +108,8 @@ impl Latencies {
     }
 
     pub(crate) fn staged(&mut self, id: EffectId, now: Instant) {
-        // P9: a guest can have what is held cancelled, and ask anew, for as long as nothing is released.
+        // P9: a guest can have held effects cancelled and stage new ones, as long as nothing is
+        // released.
         if self.staged.len() == MOST {
             self.staged.pop_front();
         }
@@ -116,7 +117,7 @@ impl Latencies {
     }
 
     pub(crate) fn released(&mut self, record: &Record, now: Instant) {
-        // What was cancelled in between is stepped over.
+        // Skip effects that were cancelled in between.
         while let Some((id, since)) = self.staged.front().copied() {
             if id > record.id {
                 return;
@@ -131,7 +132,7 @@ impl Latencies {
         }
     }
 
-    /// Forgets the waits that are over.
+    /// Clears the recorded waits.
     pub(crate) fn reset(&mut self) {
         self.waits.iter_mut().for_each(Histogram::reset);
     }
@@ -157,7 +158,7 @@ impl Latencies {
 mod tests {
     use super::*;
 
-    /// P9: a guest whose requests are held and cancelled again and again.
+    /// P9: the requests of a guest are held and cancelled repeatedly.
     #[test]
     fn what_is_never_released_is_not_kept_for_ever() {
         let (mut latencies, now) = (Latencies::new(), Instant::now());

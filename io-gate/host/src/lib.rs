@@ -1,5 +1,5 @@
 //! The far side of the gate: it drives devices, holds what they stage, and performs what is
-//! committed. The only crate that owns descriptors for anything a guest can cause (P5).
+//! committed. No other crate owns descriptors that a guest can act on (P5).
 
 pub mod adapter;
 mod asks;

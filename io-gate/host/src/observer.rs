@@ -1,34 +1,34 @@
-//! What happens to effects, told in its order to whoever keeps a record of it (the audit log).
+//! Reports the steps of each effect, in order, to an observer (the audit log).
 //!
-//! With no observer nothing is told, at the price of one branch. The calls are made with the gate's
-//! locks held: an observer takes no lock under which it calls the gate, and never waits.
+//! Without an observer the cost is one branch. The calls are made with the gate's locks held: an
+//! observer must not take a lock under which it calls the gate, and must not wait.
 
 use io_gate::host::{EffectId, EffectOp, Epoch, Record, Request, Term};
 
-/// What an effect does.
+/// The kind of an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Op {
-    /// A network frame leaves.
+    /// Sends a network frame.
     NetTx = 1,
-    /// Sectors are written.
+    /// Writes sectors.
     BlockWrite = 2,
-    /// What was written is made durable.
+    /// Makes written data durable.
     BlockFlush = 3,
-    /// Sectors are given up.
+    /// Discards sectors.
     BlockDiscard = 4,
-    /// Sectors become zero.
+    /// Zeroes sectors.
     BlockWriteZeroes = 5,
-    /// Bytes appear on a console.
+    /// Shows bytes on a console.
     ConsoleTx = 6,
-    /// The machine powers off or resets.
+    /// Powers the machine off or resets it.
     Power = 7,
-    /// Bytes leave on a stream of a virtio socket.
+    /// Sends bytes on a stream of a virtio socket.
     VsockTx = 8,
 }
 
 impl Op {
-    /// Every one.
+    /// All kinds.
     pub const ALL: [Self; 8] = [
         Self::NetTx,
         Self::BlockWrite,
@@ -40,7 +40,7 @@ impl Op {
         Self::VsockTx,
     ];
 
-    /// Its name, for people.
+    /// The name for messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -56,21 +56,21 @@ impl Op {
     }
 }
 
-/// One effect, without what it carries.
+/// One effect, without its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Noted {
-    /// Its name.
+    /// Its id.
     pub id: EffectId,
     /// The slot of the device that staged it.
     pub slot: u16,
-    /// What it does.
+    /// Its kind.
     pub op: Op,
     /// The epoch in which it was staged.
     pub epoch: Epoch,
 }
 
 impl Noted {
-    /// The effect of a record; none for an input.
+    /// The effect of a record; `None` for an input.
     #[must_use]
     pub fn of(record: &Record) -> Option<Self> {
         let Request::Effect(op) = &record.request else { return None };
@@ -88,23 +88,25 @@ impl Noted {
     }
 }
 
-/// Is told of every effect, in the order in which things happen to it.
+/// Receives every step of every effect, in order.
 pub trait Observer: Send + Sync {
-    /// Devices have staged these, oldest first. An effect that passes an open gate may be told of
-    /// twice; the second time counts for nothing.
+    /// Devices have staged these, oldest first. An effect that passes an open gate may be reported
+    /// twice; ignore the second report.
     fn staged(&self, effects: &[Noted]);
 
-    /// The gate, which was open, holds from now on; effects with names below `next` have passed it.
+    /// The gate, which was open, holds from now on. Effects with ids below `next` have passed it.
     fn held(&self, next: EffectId);
 
-    /// The gate opens by the right that was won with `term`; told before anything passes.
+    /// The gate opens by the right won in `term`. Called before any effect passes.
     fn opened(&self, term: Term);
 
-    /// These effects of a former owner were taken over; the next of this owner's own is `next`.
+    /// These effects of a former owner were adopted. `next` is the first id of this owner's
+    /// effects.
     fn adopted(&self, effects: &[Noted], next: EffectId);
 
-    /// An effect is about to be performed, the fence having permitted it for `term`, where there
-    /// are terms. `false`: the loss of the right was told before, so it must not be.
+    /// An effect is about to be performed. The fence has permitted it for `term`, if there are
+    /// terms. Returns `false` if the loss of the right was reported before: the effect must then
+    /// not be performed.
     #[must_use]
     fn performing(&self, effect: Noted, replay: bool, term: Option<u64>) -> bool;
 

@@ -1,8 +1,8 @@
-//! Every system call by which this crate lets something out. Each takes a permit (P2), and what it lets out is of a released
-//! effect (P1).
+//! All system calls by which this crate lets data out. Each takes a permit (P2), and its data
+//! belongs to a released effect (P1).
 //!
-//! `tests/one_way_out.rs` checks that no other module makes such a call. None is made again here after a signal: the caller
-//! asks for another permit first.
+//! `tests/one_way_out.rs` checks that no other module makes such a call. A call interrupted by a
+//! signal is not repeated here: the caller requests another permit first.
 
 mod released;
 
@@ -16,13 +16,13 @@ use crate::guest_memory::Gather;
 use crate::permit::Permit;
 pub(crate) use released::{Kept, Outgoing, PREFIX, Prefix, Released, Stretch};
 
-/// As much as one gathering system call takes.
+/// The most pieces that one gathering system call takes.
 const MAX_PIECES: usize = libc::UIO_MAXIOV as usize;
 
-/// Why something was not let out.
+/// Why data was not let out.
 #[derive(Debug)]
 pub(crate) enum Refused {
-    /// It is not permitted. Part of it may have been let out before that.
+    /// It is not permitted. Part of it may have been let out before.
     NotPermitted,
     /// The system's reason.
     Io(io::Error),
@@ -40,7 +40,7 @@ impl From<io::Error> for Refused {
     }
 }
 
-/// Makes a call until no signal and no expired permit comes between: for each attempt there is a permit of its own.
+/// Repeats a call after a signal or an expired permit. Each attempt has its own permit.
 pub(crate) fn with_permits<T>(
     mut permit: impl FnMut() -> Result<Permit, NotPermitted>,
     mut call: impl FnMut(Permit) -> io::Result<T>,
@@ -76,7 +76,7 @@ pub(crate) fn send(
     })
 }
 
-/// Writes one message, in one call: to a tap it would become two frames otherwise.
+/// Writes one message in one call: a tap would make two frames of two calls.
 pub(crate) fn write_message(permit: Permit, fd: RawFd, bytes: &Outgoing<'_>) -> io::Result<usize> {
     gathered(bytes, |pieces| {
         permit.spend()?;
@@ -106,11 +106,12 @@ pub(crate) fn send_bytes(permit: Permit, fd: RawFd, bytes: &Kept) -> io::Result<
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target<'f> {
     pub(crate) file: &'f File,
-    /// Each write is to be in the storage when it returns, though the image was not opened so: protection began later (P3).
+    /// Each write must be in the storage when it returns, although the image was not opened with
+    /// `O_DSYNC`: protection began later (P3).
     pub(crate) durably: bool,
 }
 
-/// Writes some of the bytes at a place of a file, at least one.
+/// Writes some of the bytes at an offset of a file, at least one.
 pub(crate) fn write_at(
     permit: Permit,
     target: Target<'_>,
@@ -131,13 +132,13 @@ pub(crate) fn write_at(
         }
     };
     match count(written)? {
-        // A caller that goes on where a write of nothing ended would never come to an end.
+        // A caller that continues after a write of 0 bytes would loop for ever.
         0 if bytes.len() > 0 => Err(io::ErrorKind::WriteZero.into()),
         written => Ok(written),
     }
 }
 
-/// Gives up or zeroes a part of a file.
+/// Deallocates or zeroes a part of a file.
 pub(crate) fn allocate(
     permit: Permit,
     _effect: Released<'_>,
@@ -153,13 +154,13 @@ pub(crate) fn allocate(
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Makes what was written durable: it lets nothing out, so that it asks for no effect.
+/// Makes written data durable. It lets no data out, so it needs no effect.
 pub(crate) fn sync(permit: Permit, file: &File) -> io::Result<()> {
     permit.spend()?;
     file.sync_data()
 }
 
-/// Gives the call no more pieces than it takes: more are put together first.
+/// Copies the bytes into one piece if the call does not take as many pieces as there are.
 fn gathered<T>(bytes: &Outgoing<'_>, call: impl FnOnce(&[libc::iovec]) -> T) -> T {
     let bytes = bytes.gather();
     if bytes.pieces().len() <= MAX_PIECES {

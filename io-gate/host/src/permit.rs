@@ -1,8 +1,9 @@
 //! The right to make one system call that lets something out (P2).
 //!
-//! Whatever reaches the outside takes a [`Permit`] by value ([`crate::out`]): one message, one permit. Only [`Permits`] makes
-//! them, from the fence's yes; a permit is no copy, and it expires. So a loop over many messages has to come back here for
-//! each, however it is written, and a process that was stopped in it finds out before the next one.
+//! Each system call that lets data out takes a [`Permit`] by value ([`crate::out`]): one permit for
+//! one message. Only [`Permits`] makes permits, from a granting answer of the fence. A permit is
+//! not `Copy`, and it expires. So a loop over many messages must request one for each, and a
+//! process that was stopped in the loop is refused before its next message.
 
 use std::io;
 use std::time::Duration;
@@ -12,24 +13,25 @@ use crate::clock::Moment;
 use crate::core::Core;
 use crate::given_up::{GivenUp, NotPermitted};
 
-/// The fence's yes, for one system call.
+/// The fence's permission, for one system call.
 #[derive(Debug)]
 #[must_use = "a permit is spent right before the call that it permits"]
 pub(crate) struct Permit {
     asked: Moment,
-    /// How long a yes may be used again.
+    /// How long an answer may be reused.
     good_for: Duration,
-    /// How old a yes may be that has just come and is acted upon once: no older than whoever takes the right away keeps still
-    /// for. Zero: it has not just come.
+    /// How old a fresh answer may be that is used once. A host that takes the right away waits
+    /// longer than this before it acts. Zero if the answer is not fresh.
     max_age: Duration,
 }
 
 impl Permit {
-    /// Right before the system call. The clock is read without one, and goes on in a suspended host, so that a process that
-    /// was stopped since it asked finds out here.
+    /// Spends the permit right before the system call. The clock is read without a system call and
+    /// advances while the host is suspended, so a process that was stopped since it asked finds the
+    /// permit expired.
     ///
     /// # Errors
-    /// `Interrupted` when it has expired: as after a signal, the caller asks again.
+    /// `Interrupted` when it has expired. The caller asks again, as after a signal.
     pub(crate) fn spend(self) -> io::Result<()> {
         if self.expired() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
     }
@@ -39,23 +41,23 @@ impl Permit {
         !(age < self.good_for || age <= self.max_age)
     }
 
-    /// For tests of what takes one.
+    /// For tests of functions that take a permit.
     #[cfg(test)]
     pub(crate) fn granted() -> Self {
         Self { asked: Moment::now(), good_for: Duration::ZERO, max_age: Duration::MAX }
     }
 }
 
-/// Gives the permit for one system call that writes (P2).
+/// Makes the permit for one system call that writes (P2).
 pub(crate) type May<'a> = &'a mut dyn FnMut() -> Result<Permit, NotPermitted>;
 
-/// Where a lane gets its permits from.
+/// The source of a lane's permits.
 pub(crate) struct Permits<'l> {
     core: &'l Core,
     given_up: &'l GivenUp,
-    /// When the question was asked to which the last answer was yes.
+    /// When the question of the last granting answer was asked.
     asked: Option<Moment>,
-    /// Asked for ahead, for the first call of an effect.
+    /// Requested ahead, for the first call of an effect.
     ready: Option<Permit>,
 }
 
@@ -64,20 +66,23 @@ impl<'l> Permits<'l> {
         Self { core, given_up, asked: None, ready: None }
     }
 
-    /// The permit for the next call, asked for now: while nobody can tell, this waits, so nothing is locked here.
+    /// Requests the permit for the next call now. It waits while the fence gives no answer, so no
+    /// lock may be held.
     pub(crate) fn ahead(&mut self) -> Result<(), NotPermitted> {
         let permit = self.next()?;
         self.ready = Some(permit);
         Ok(())
     }
 
-    /// The effect for which a permit was asked ahead is dealt with: what was not spent is spent on nothing else.
+    /// Ends the effect for which a permit was requested ahead. An unspent permit is dropped, so
+    /// that no other effect uses it.
     pub(crate) fn end(&mut self) {
         self.ready = None;
     }
 
-    /// The permit for one call. The fence is asked, unless its last yes is [still good](crate::Fence::good_for). Once the
-    /// answer was no, it stays no. While nobody can tell, this waits: so nothing is locked here.
+    /// The permit for one call. The fence is asked, unless its last granting answer is [still
+    /// valid](crate::Fence::good_for). A refusal is final. It waits while the fence gives no
+    /// answer, so no lock may be held.
     pub(crate) fn next(&mut self) -> Result<Permit, NotPermitted> {
         self.refuse_if_given_up()?;
         if let Some(ready) = self.ready.take().filter(|ready| !ready.expired()) {
@@ -92,8 +97,8 @@ impl<'l> Permits<'l> {
         Ok(Permit { asked, good_for, max_age: self.core.max_age() })
     }
 
-    /// As [`next`](Self::next), for a call that writes to a disk: the fence is asked each time, and the record beside the
-    /// disk, where there is one.
+    /// As [`next`](Self::next), for a call that writes to a disk. If the disk has a fence record,
+    /// the fence and the record are asked each time.
     pub(crate) fn next_write(
         &mut self,
         record: Option<&DiskFence>,
@@ -106,7 +111,7 @@ impl<'l> Permits<'l> {
         Ok(Permit { asked, good_for: Duration::ZERO, max_age: self.core.max_age() })
     }
 
-    /// Has an effect told of, unless it was given up meanwhile.
+    /// Reports an effect by `tell`, unless it was given up meanwhile.
     pub(crate) fn tell(&self, tell: impl FnOnce() -> bool) -> Result<(), NotPermitted> {
         self.given_up.unless_set(tell)
     }

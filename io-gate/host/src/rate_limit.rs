@@ -12,7 +12,7 @@ pub(crate) struct RateLimit {
 }
 
 impl RateLimit {
-    /// Logs a warning, unless one was logged a moment ago.
+    /// Logs a warning, unless one was logged in the last second.
     pub(crate) fn warn(&mut self, message: impl FnOnce() -> String) {
         let now = Instant::now();
         if self.quiet_until.is_some_and(|until| now < until) {

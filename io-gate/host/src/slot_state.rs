@@ -1,13 +1,13 @@
-//! The saved state of a slot: its device's, and that of the rings and the driver.
+//! The saved state of a slot: that of its device, its rings and its driver.
 
 use io_gate::{SavedState, StateError};
 use serde::{Deserialize, Serialize};
 use virtio_queue::QueueState;
 
-/// One virtqueue as the driver has set it up, and how far it has been worked off.
+/// One virtqueue: its settings and its progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueSaved {
-    /// The largest size that the device offers.
+    /// The maximum size that the device offers.
     pub max_size: u16,
     /// The size that the driver chose.
     pub size: u16,
@@ -23,7 +23,7 @@ pub struct QueueSaved {
     pub next_avail: u16,
     /// The next entry of the used ring to fill.
     pub next_used: u16,
-    /// Whether notifications are governed by event indexes.
+    /// Whether event indexes control notifications.
     pub event_idx: bool,
 }
 
@@ -59,22 +59,22 @@ impl From<QueueSaved> for QueueState {
     }
 }
 
-/// Everything of a virtio slot that a guest could tell the difference by.
+/// The state of a virtio slot that affects what the guest sees.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotState {
     /// The features that the driver accepted.
     pub features: u64,
-    /// Whether the driver is up.
+    /// Whether the driver is active.
     pub active: bool,
-    /// Whether the driver has broken the protocol and has to reset the device.
+    /// Whether the driver has violated the protocol and must reset the device.
     pub needs_reset: bool,
     /// The number of changes of the configuration space.
     pub config_generation: u32,
-    /// Requests with smaller numbers belong to the time before the last reset.
+    /// Requests with smaller ids were made before the last reset.
     pub life: u64,
     /// The virtqueues.
     pub queues: Vec<QueueSaved>,
-    /// Input that was taken from the outside and not yet by the driver, by port.
+    /// Input received from outside that the driver has not yet taken, by port.
     pub pending_input: Vec<(u8, Vec<u8>)>,
     /// The device's own state.
     pub device: SavedState,
@@ -83,16 +83,16 @@ pub struct SlotState {
 /// The saved state of a register slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegisterState {
-    /// Input that was taken from the outside and not yet by the device, by port.
+    /// Input received from outside that the device has not yet taken, by port.
     pub pending_input: Vec<(u8, Vec<u8>)>,
     /// The device's own state.
     pub device: SavedState,
 }
 
-/// Why a slot refuses what its driver or a saved state asks of it.
+/// Why a slot refuses a driver's request or a saved state.
 #[derive(Debug, thiserror::Error)]
 pub enum SlotError {
-    /// The driver accepts features that were not offered, or too few.
+    /// The driver accepts features that were not offered, or lacks `VERSION_1`.
     #[error(
         "slot {slot}: expected features within {offered:#x} and with VERSION_1, found {found:#x}"
     )]
@@ -109,18 +109,18 @@ pub enum SlotError {
     FeatureNeeds {
         /// The slot.
         slot: u16,
-        /// What the driver accepts.
+        /// The accepted feature.
         feature: u64,
-        /// What it needs one of.
+        /// The features of which it needs one.
         one_of: u64,
     },
-    /// The driver goes on although it was told to reset the device.
+    /// The driver continues although it must reset the device.
     #[error("slot {slot}: expected a reset of the device, found a driver that goes on without")]
     NeedsReset {
         /// The slot.
         slot: u16,
     },
-    /// A virtqueue does not lie in guest memory, or is otherwise impossible.
+    /// A virtqueue is outside guest memory or otherwise invalid.
     #[error("slot {slot}: virtqueue {queue} cannot be used: {reason}")]
     Queue {
         /// The slot.
@@ -135,17 +135,17 @@ pub enum SlotError {
     QueueCount {
         /// The slot.
         slot: u16,
-        /// How many the device has.
+        /// Number of virtqueues of the device.
         expected: usize,
-        /// How many were saved.
+        /// Number of virtqueues in the saved state.
         found: usize,
     },
-    /// The device's own state does not fit.
+    /// The device refuses its saved state.
     #[error("slot {slot}: {error}")]
     Device {
         /// The slot.
         slot: u16,
-        /// What does not fit.
+        /// The reason.
         error: StateError,
     },
 }

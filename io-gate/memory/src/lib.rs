@@ -1,8 +1,8 @@
-//! The type of guest memory, which the far side of the gate and the hypervisor share: vm-memory's mapping with a bitmap of
-//! the pages that this process has written (P8).
+//! The type of guest memory, shared by the far side of the gate and the hypervisor: vm-memory's
+//! mapping with a bitmap of the pages that this process has written (P8).
 //!
-//! It depends on `vm-memory` and no other crate. How guest memory is mapped belongs in `kemari-hypervisor`, and what is
-//! read from it and written to it for a device in `io-gate-host`.
+//! This crate depends only on `vm-memory`. The mapping of guest memory belongs in
+//! `kemari-hypervisor`. A device's reads and writes of it belong in `io-gate-host`.
 
 mod page_bitmap;
 

@@ -1,5 +1,5 @@
-//! Which pages of guest memory this process has written: the bitmap that a region of it carries (P8). Taking what was
-//! written costs what was written, not what there is.
+//! The pages of guest memory that this process has written: the bitmap of a memory region (P8). The
+//! cost of taking the pages depends on the number of written pages, not on the size of the memory.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,18 +9,19 @@ use vm_memory::bitmap::{Bitmap, NewBitmap, RefSlice, WithBitmapSlice};
 const PAGE_SIZE: usize = 4096;
 const BITS: usize = u64::BITS as usize;
 
-/// One bit per page of 4 KiB, and above it one bit per 64 pages, so that whoever takes the bits need not look at those of
-/// pages that nobody wrote.
+/// One bit per 4 KiB page, and a summary bit per 64 pages, so that taking skips the bits of
+/// unwritten pages.
 ///
-/// P8, nothing is lost between a writer and a taker that do not know of each other. A writer has stored its bytes, then
-/// sets the page's bit, then makes sure of the bit above; a taker clears the bit above first, then takes the page's bit,
-/// then reads the page. If the taker comes too early for the page's bit, it has already cleared the bit above, and what
-/// the writer does next to that bit stays for the next look. The other way round (above first, or cleared last) a page's
-/// bit could be left under a zero, and no look would find it.
+/// P8: no mark is lost between a writer and a taker that run at the same time. A writer stores its
+/// bytes, then sets the page's bit, then makes sure that the summary bit is set. A taker clears the
+/// summary bit, then takes the page's bit, then reads the page. If the taker reads the page's bit
+/// before it is set, it has already cleared the summary bit, and the writer sets that bit again for
+/// the next take. In any other order (the writer sets the summary bit first, or the taker clears it
+/// last) a page's bit could stay set under a clear summary bit, and no take would find it.
 #[derive(Debug, Default)]
 pub struct PageBitmap {
     words: Box<[AtomicU64]>,
-    /// One bit per word of `words` that may be other than zero.
+    /// One bit per word of `words` that may be nonzero.
     summary: Box<[AtomicU64]>,
     pages: usize,
 }
@@ -29,7 +30,7 @@ fn zeros(count: usize) -> Box<[AtomicU64]> {
     (0..count).map(|_| AtomicU64::new(0)).collect()
 }
 
-/// The bits of word `index` that lie in the pages `first..=last`.
+/// The bits of word `index` for the pages `first..=last`.
 fn mask(index: usize, first: usize, last: usize) -> u64 {
     let from = first.saturating_sub(index * BITS);
     let to = (last - index * BITS).min(BITS - 1);
@@ -45,18 +46,20 @@ impl PageBitmap {
         Self { words: zeros(words), summary: zeros(words.div_ceil(BITS)), pages }
     }
 
-    /// Takes what is marked: calls `found` with each group of 64 pages that has some, ascending, and their bits. They
-    /// count as clean from then on: read a page's contents after its bit was taken. What is marked meanwhile is told now
-    /// or at the next look.
+    /// Takes the marked pages: calls `found` with each group of 64 pages that has marks, in
+    /// ascending order, and the bits of its marked pages. The pages are clean from then on, so read
+    /// a page's contents after its bit was taken. Marks made meanwhile are reported by this call or
+    /// by the next.
     pub fn take(&self, found: impl FnMut(usize, u64)) {
         self.take_in_steps(found, || ());
     }
 
-    /// As [`take`](Self::take), calling `between` between any two accesses to what is shared.
+    /// As [`take`](Self::take). Calls `between` between any two accesses to shared data.
     fn take_in_steps(&self, mut found: impl FnMut(usize, u64), between: impl Fn()) {
         for (above, summary) in self.summary.iter().enumerate() {
-            // Looking first saves the dearer swap where nothing was written. A mark that is made later is for the next
-            // look; one that was made before is seen, since its maker has set this bit or has seen it set.
+            // The load avoids a more expensive swap if nothing was written. A later mark is for the
+            // next take. An earlier mark is seen, since its writer has set this bit or has seen it
+            // set.
             if summary.load(Ordering::SeqCst) == 0 {
                 continue;
             }
@@ -74,15 +77,16 @@ impl PageBitmap {
         }
     }
 
-    /// Sets bits of one word, calling `between` between any two accesses to what is shared.
+    /// Sets bits of one word. Calls `between` between any two accesses to shared data.
     fn mark_in_steps(&self, index: usize, bits: u64, between: impl Fn()) {
-        // Always written, set or not: it is what orders the bytes stored before it against a taker's read of the page.
+        // Always write, even if the bit is set: the write orders the bytes stored before it with a
+        // taker's read of the page.
         self.words[index].fetch_or(bits, Ordering::SeqCst);
         let above = 1 << (index % BITS);
         let summary = &self.summary[index / BITS];
         between();
-        // All of this is sequentially consistent: if the bit is seen set here, then whoever clears it does so later, and
-        // takes the word after that, with what was just put there.
+        // All accesses are sequentially consistent: if the bit is seen set here, a taker clears it
+        // later, and then takes the word with the bits set above.
         if summary.load(Ordering::SeqCst) & above == 0 {
             between();
             summary.fetch_or(above, Ordering::SeqCst);
@@ -101,7 +105,7 @@ impl Bitmap for PageBitmap {
         };
         let first = offset / PAGE_SIZE;
         if first >= self.pages {
-            // As vm-memory's own bitmap: nothing is there, so nothing was written.
+            // As vm-memory's own bitmap: there is no such page, so nothing was written.
             return;
         }
         let last = (offset.saturating_add(reach) / PAGE_SIZE).min(self.pages - 1);
@@ -194,8 +198,8 @@ mod tests {
         assert_eq!(taken(&bitmap), [5]);
     }
 
-    /// Every order of one writer's steps around a whole look, and of a look's steps around a whole mark; the word and the
-    /// bit above it being set before or not.
+    /// Each order of one writer's steps around a whole take, and of a take's steps around a whole
+    /// mark, with the word and its summary bit set before or not.
     #[test]
     fn p8_a_mark_is_told_whatever_it_meets() {
         const PAGE: usize = 65 * BITS + 3;
@@ -234,15 +238,15 @@ mod tests {
         }
     }
 
-    /// Writers mark each page once, side by side in the same words, while a taker looks as fast as it can: a mark that is
-    /// lost is not made up for by a later one.
+    /// Writers mark each page once, next to each other in the same words, while a taker takes
+    /// continually. A lost mark is never covered by a later one.
     #[test]
     fn p8_marks_made_while_another_thread_takes_are_each_told_once() {
         const WRITERS: usize = 3;
         const PAGES: usize = WRITERS * 400_000;
         let bitmap = PageBitmap::new(PAGES * PAGE_SIZE);
         let running = AtomicUsize::new(WRITERS);
-        // None runs ahead of the others.
+        // Keep the writers in step.
         let together = Barrier::new(WRITERS);
         let mark = |writer: usize| {
             for page in (writer..PAGES).step_by(WRITERS) {
@@ -265,7 +269,7 @@ mod tests {
                 look();
             }
         });
-        // All marks are made: what is left is to be found in one look.
+        // All marks are made: one take must find the rest.
         look();
         let wrong: Vec<_> = told.iter().enumerate().filter(|&(_, &times)| times != 1).collect();
         assert!(

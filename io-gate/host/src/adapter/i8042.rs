@@ -1,4 +1,4 @@
-//! vm-superio's keyboard controller: no keyboard, but the line by which PCs are reset.
+//! vm-superio's keyboard controller: no keyboard, only the reset line of PCs.
 
 use io_gate::{Fields, Identity, SavedState, StateError};
 use vm_superio::I8042Device;
@@ -6,7 +6,7 @@ use vm_superio::I8042Device;
 use super::{Adapter, Foreign, Line, Wires};
 
 /// A keyboard controller at ports 0x60 (offset 0) to 0x64 (offset 4). Writing 0xfe to the last one
-/// resets the machine: an effect like any other, held until it is committed.
+/// resets the machine. The reset is an effect and is held until it is committed.
 pub type I8042 = Adapter<Controller>;
 
 /// The controller. It has no state besides its wire.
@@ -54,7 +54,7 @@ mod tests {
 
     use super::*;
 
-    /// What a write makes the device ask for.
+    /// The requests that a write to the device makes.
     fn asked(offset: u64, bytes: &[u8]) -> Vec<Request> {
         let (mut ledger, _authority) = new_gate();
         let mut device = I8042::new();

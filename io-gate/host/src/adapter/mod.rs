@@ -1,9 +1,9 @@
-//! Devices of other crates, taken in behind the gate without being rewritten.
+//! Devices of other crates, used behind the gate without changes.
 //!
-//! Such a device is given [`Wires`]: a writer that only remembers, and lines that only remember that
-//! they were asked for. After each access [`Adapter`] looks at what is on the wires and spends
-//! tokens for it. What is left to say about a device is [`Foreign`]: how it is accessed, and what
-//! its saved state is.
+//! Such a device is connected to [`Wires`]: a writer that only records bytes, and lines that only
+//! record requests. After each access [`Adapter`] reads the wires and spends tokens for what it
+//! finds. An implementation of [`Foreign`] says how the device is accessed and what its saved state
+//! is.
 
 mod i8042;
 mod rtc;
@@ -22,15 +22,15 @@ pub use rust_vmm::{Keep, MmioDevice, PioDevice};
 pub use serial::Serial;
 pub use wires::{Line, StagingWriter, Wires};
 
-/// Where what a device writes goes.
+/// The port for a device's output.
 const OUTPUT: Port = Port(0);
 
-/// What there is to say about a device of another crate.
+/// What the adapter needs to know about a device of another crate.
 ///
-/// It must reach the outside by its [`Wires`] only. A device that opens files of its own is no
-/// candidate: nothing could hold back what it does.
+/// The device must reach the outside only by its [`Wires`]. A device that opens files itself cannot
+/// be used: its effects could not be held.
 pub trait Foreign: Sized + Send {
-    /// What it is.
+    /// The device's identity.
     const IDENTITY: Identity;
 
     /// The device as it is after power-on.
@@ -42,16 +42,16 @@ pub trait Foreign: Sized + Send {
     /// The guest writes a register.
     fn write(&mut self, offset: u64, from: &[u8]);
 
-    /// Input has arrived; gives the number of bytes consumed. The rest is offered again.
+    /// Input has arrived. Returns the number of bytes consumed. The rest is offered again.
     fn intake(&mut self, data: &[u8]) -> usize;
 
-    /// Adds to `state` everything that a guest could tell the difference by, without the wires.
+    /// Adds to `state` everything that affects what the guest sees, without the wires.
     fn save(&self, state: SavedState) -> SavedState;
 
-    /// The device as it was saved. What it puts on the wires by being restored is taken off again.
+    /// The device as it was saved. What it puts on the wires during the restore is cleared.
     ///
     /// # Errors
-    /// A missing field, a value out of range.
+    /// When a field is missing or has an invalid value.
     fn restore(fields: &mut Fields, wires: &Wires) -> Result<Self, StateError>;
 }
 
@@ -104,7 +104,7 @@ impl<F: Foreign> RegisterDevice for Adapter<F> {
 
     fn intake(&mut self, _port: Port, data: &[u8], gate: &mut Gate<'_>) -> usize {
         let taken = self.device.intake(data).min(data.len());
-        // Some devices answer what they take in: an echo.
+        // Some devices echo their input.
         self.stage(gate);
         taken
     }
@@ -133,8 +133,8 @@ impl<F: Foreign> RegisterDevice for Adapter<F> {
         let wires = Wires::default();
         let device = F::restore(&mut fields, &wires)?;
         fields.close()?;
-        // A device may ask for an interrupt again, or print, when it is restored; what was saved
-        // counts, or the two sides would differ.
+        // A device may request an interrupt or print when it is restored. The saved state counts,
+        // since otherwise the two sides would differ.
         wires.clear();
         if interrupt == 1 {
             wires.interrupt.raise();

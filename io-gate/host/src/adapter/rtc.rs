@@ -1,19 +1,18 @@
 //! vm-superio's real-time clock (an ARM PL031), whose time does not step back.
 //!
-//! The clock shows the host's wall clock plus an offset that the guest can set. The wall clock is an
-//! input, and two hosts' wall clocks differ. So what the clock has shown is part of its saved state:
-//! a host that is behind it goes on from what was shown last, and keeps doing so; a host that is
-//! ahead shows its own time, which to the guest looks like a longer pause. The same holds for one
-//! host whose wall clock is set back. Only the guest itself sets its clock back, by the load and
-//! control registers.
+//! The clock shows the host's wall clock plus an offset that the guest can set. The wall clock is
+//! an input, and the wall clocks of two hosts differ. So the latest time shown is part of the saved
+//! state. A host that is behind it continues from that time. A host that is ahead shows its own
+//! time, which to the guest looks like a longer pause. The same applies when one host's wall clock
+//! is set back. Only the guest can set its clock back, by the load and control registers.
 
 use io_gate::{Fields, Identity, SavedState, StateError, note};
 use vm_superio::rtc_pl031::{NoEvents, RtcState};
 
 use super::{Adapter, Foreign, Wires};
 
-/// A clock in a window of 4 KiB, with registers of 32 bits (ARM DDI 0224, 3.2). It has no alarm and
-/// so no interrupt.
+/// A clock in a window of 4 KiB, with 32-bit registers (ARM DDI 0224, 3.2). It has no alarm and
+/// therefore no interrupt.
 pub type Rtc = Adapter<Clock>;
 
 const DATA: u16 = 0x00;
@@ -26,7 +25,7 @@ const REGISTER: usize = 4;
 /// The clock.
 pub struct Clock {
     chip: vm_superio::Rtc<NoEvents>,
-    /// The latest time that the guest has read or set, in seconds: it reads nothing earlier.
+    /// The latest time that the guest has read or set, in seconds. The guest reads no earlier time.
     shown: u32,
 }
 
@@ -37,7 +36,8 @@ impl Clock {
         u32::from_le_bytes(word)
     }
 
-    /// The time, after an offset that makes it go on from what was shown, if this host is behind.
+    /// The time. If this host is behind the latest time shown, adds an offset so that the clock
+    /// continues from there.
     fn time(&mut self) -> u32 {
         let now = self.register(DATA);
         let behind = self.shown.saturating_sub(now);
@@ -53,7 +53,7 @@ impl Clock {
     }
 }
 
-/// The register that a byte of the window belongs to, and the byte's place in it.
+/// The register of a byte in the window, and the byte's position in the register.
 fn place(offset: u64) -> Option<(u16, usize)> {
     let offset = u16::try_from(offset).ok().filter(|offset| u64::from(*offset) < WINDOW)?;
     Some((offset & !3, usize::from(offset & 3)))
@@ -88,7 +88,7 @@ impl Foreign for Clock {
         let value = u32::from_le_bytes(*word);
         match (register, value) {
             (LOAD, time) => self.shown = time,
-            // Begins anew with the host's time.
+            // Restarts with the host's time.
             (CONTROL, 1) => self.shown = 0,
             _ => {}
         }
@@ -138,8 +138,8 @@ mod tests {
         clock.write(offset.into(), &value.to_le_bytes());
     }
 
-    /// The clock on another host, whose wall clock differs by `seconds`: the chip shows the sum of
-    /// wall clock and offset, so that a different offset is to it what a different wall clock is.
+    /// The clock on another host, whose wall clock differs by `seconds`. The chip shows the sum of
+    /// wall clock and offset, so a different offset is equivalent to a different wall clock.
     fn taken_over(clock: &Clock, seconds: i64) -> Clock {
         let identity = &Clock::IDENTITY;
         let mut fields = clock.save(SavedState::new(identity)).open(identity).unwrap();
@@ -160,7 +160,7 @@ mod tests {
         assert!((shown..shown + 60).contains(&later), "{shown}, then {later}");
         // It runs from there, and does not stand still for an hour.
         assert!(heir.chip.state().offset >= -60);
-        // And so it does on a third host, and a fourth.
+        // The same holds on a third host.
         let mut third = taken_over(&heir, -7200);
         assert!((later..later + 60).contains(&read(&mut third, DATA)));
     }

@@ -1,7 +1,8 @@
-//! Devices in the style of rust-vmm: what implements `vm_device::MutDevicePio` or `MutDeviceMmio`.
+//! Devices in the style of rust-vmm: those that implement `vm_device::MutDevicePio` or
+//! `MutDeviceMmio`.
 //!
-//! Such a device is taken in as it is. What its traits do not tell, its saved state above all, is
-//! said by a [`Keep`] of whoever takes it in:
+//! Such a device is used unchanged. What its traits do not provide, above all its saved state,
+//! comes from an implementation of [`Keep`]:
 //!
 //! ```
 //! use io_gate::{Fields, Identity, SavedState, StateError};
@@ -10,7 +11,7 @@
 //! use vm_device::MutDevicePio;
 //! use vm_device::bus::{PioAddress, PioAddressOffset};
 //!
-//! // A device that somebody else wrote: port 0 takes letters for a printer, port 1 counts them.
+//! A device of another author: port 0 takes letters for a printer, port 1 counts them.
 //! struct Printer<W> { paper: W, count: u8 }
 //! # impl<W: Write> MutDevicePio for Printer<W> {
 //! #     fn pio_read(&mut self, _: PioAddress, _: PioAddressOffset, data: &mut [u8]) { data[0] = self.count }
@@ -20,7 +21,7 @@
 //! #     }
 //! # }
 //!
-//! /// What there is to say about it.
+//! What the adapter needs to know about it.
 //! struct KeepPrinter;
 //! impl Keep for KeepPrinter {
 //!     type Device = Printer<io_gate_host::adapter::StagingWriter>;
@@ -46,12 +47,12 @@ use vm_device::{MutDeviceMmio, MutDevicePio};
 
 use super::{Foreign, Wires};
 
-/// What a device's own traits do not tell.
+/// What a device's own traits do not provide.
 pub trait Keep: Send {
     /// The device.
     type Device: Send;
 
-    /// What it is.
+    /// The device's identity.
     const IDENTITY: Identity;
 
     /// As [`Foreign::power_on`].
@@ -67,10 +68,10 @@ pub trait Keep: Send {
     fn restore(fields: &mut Fields, wires: &Wires) -> Result<Self::Device, StateError>;
 }
 
-/// A device behind I/O ports. It is told that its ports begin at 0.
+/// A device behind I/O ports. Its ports begin at 0.
 pub struct PioDevice<K: Keep>(K::Device);
 
-/// A device behind an address window. It is told that its window begins at 0.
+/// A device behind an address window. Its window begins at 0.
 pub struct MmioDevice<K: Keep>(K::Device);
 
 impl<K: Keep> Foreign for PioDevice<K>
@@ -97,7 +98,7 @@ where
     }
 
     fn intake(&mut self, data: &[u8]) -> usize {
-        // The traits of vm-device know no input.
+        // The traits of vm-device have no input.
         data.len()
     }
 

@@ -37,7 +37,7 @@ impl Foreign for Uart {
     }
 
     fn intake(&mut self, data: &[u8]) -> usize {
-        // In loopback mode the outside is not connected: what arrives is lost.
+        // In loopback mode the line is disconnected: arriving bytes are lost.
         match self.0.enqueue_raw_bytes(data) {
             Ok(0) => data.len(),
             Ok(taken) => taken,
@@ -80,7 +80,8 @@ impl Foreign for Uart {
     }
 }
 
-/// The registers from `offset` on. They are one byte wide: a PC's bus makes of a wider access one to each of as many registers.
+/// The registers from `offset` on. They are one byte wide: a PC's bus splits a wider access into
+/// one for each register.
 fn registers(offset: u64) -> impl Iterator<Item = u8> {
     (offset..offset.saturating_add(8)).map(|offset| u8::try_from(offset).unwrap_or(u8::MAX))
 }

@@ -1,4 +1,4 @@
-//! What a device of another crate is given instead of the outside: wires that only remember.
+//! The connections of a device from another crate: wires that only record.
 
 use std::convert::Infallible;
 use std::io::{self, Write};
@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_superio::Trigger;
 
-/// Everything that a device can be wired to.
+/// All wires of a device.
 #[derive(Clone, Debug, Default)]
 pub struct Wires {
-    /// What it writes becomes console output.
+    /// Output of the device, which becomes console output.
     pub output: StagingWriter,
     /// Its interrupt line.
     pub interrupt: Line,
@@ -19,7 +19,7 @@ pub struct Wires {
 }
 
 impl Wires {
-    /// Forgets what is on them.
+    /// Clears all wires.
     pub(super) fn clear(&self) {
         drop(self.output.take());
         self.interrupt.take();
@@ -27,19 +27,19 @@ impl Wires {
     }
 }
 
-/// A writer that takes everything and lets nothing out: what was written waits to be staged.
+/// A writer that takes everything and lets nothing out. Written bytes wait to be staged.
 #[derive(Clone, Debug, Default)]
 pub struct StagingWriter(Arc<Mutex<Vec<u8>>>);
 
 impl StagingWriter {
-    /// Takes out what was written.
+    /// Takes the written bytes.
     #[must_use = "what is taken out and not staged is lost"]
     pub(super) fn take(&self) -> Vec<u8> {
         std::mem::take(&mut *self.lock())
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
-        // Bytes are appended whole, so that a panic elsewhere leaves nothing half done.
+        // Bytes are appended whole, so a panic elsewhere leaves no partial state.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -55,23 +55,23 @@ impl Write for StagingWriter {
     }
 }
 
-/// A line that remembers that it was asked for.
+/// A line that records that it was raised.
 #[derive(Clone, Debug, Default)]
 pub struct Line(Arc<AtomicBool>);
 
 impl Line {
-    /// Asks for it.
+    /// Raises the line.
     pub fn raise(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it has been asked for.
+    /// Whether the line is raised.
     #[must_use]
     pub fn is_raised(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Whether it has been asked for; it is answered with this.
+    /// Whether the line was raised; clears it.
     pub(super) fn take(&self) -> bool {
         self.0.swap(false, Ordering::Relaxed)
     }

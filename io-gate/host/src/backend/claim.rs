@@ -1,27 +1,27 @@
-//! What the record beside a disk says: which machine may write to it, and in which term (P2).
+//! The content of the record beside a disk: which machine may write to it, and in which term (P2).
 
 use crate::clock::utc;
 
-/// How much of a holder's name is kept: with all the rest it fits into a sector.
+/// The most bytes of a holder's name that are kept: with the other fields it fits into a sector.
 const MAX_HOLDER: usize = 256;
 
-/// What a record says.
+/// The content of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// The virtual machine that the disk belongs to.
     pub machine: String,
-    /// The term in which it is, or was, written.
+    /// The term of the writer.
     pub term: u64,
-    /// The process; empty in a record of a release that did not write it.
+    /// The process. Empty in a record of a release that did not write it.
     pub holder: String,
-    /// When it was written, in seconds since 1970; 0: not known.
+    /// When the record was written, in seconds since 1970; 0 if not known.
     pub at: u64,
-    /// The machine has ended in good order: nobody writes to the disk.
+    /// The machine has ended in good order: no process writes to the disk.
     pub free: bool,
 }
 
 impl Claim {
-    /// Whether it was written by this holder of this term.
+    /// Whether this holder of this term wrote it.
     #[must_use]
     pub fn is_of(&self, term: u64, holder: &str) -> bool {
         self.term == term && self.holder == shortened(holder)

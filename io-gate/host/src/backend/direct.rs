@@ -1,10 +1,10 @@
-//! Reading and writing past the host's page cache (`O_DIRECT`): whole blocks of the storage, in memory
-//! that begins where a block may.
+//! Direct I/O, around the host's page cache (`O_DIRECT`): whole blocks of the storage, in aligned
+//! memory.
 //!
-//! A guest's sectors are of 512 bytes and its buffers lie anywhere, so all goes by way of a buffer of the
-//! disk's own. Where the storage's blocks are larger than a sector, the rest of a block is read before
-//! it is written: the one lane of a disk performs one request after another, so nobody else's write is
-//! lost by that.
+//! A guest's sectors have 512 bytes and its buffers have any alignment, so all data passes through
+//! a buffer of the disk. If the storage's blocks are larger than a sector, the rest of a block is
+//! read before the block is written. One lane performs all requests of a disk in turn, so this
+//! overwrites no other write.
 
 use std::fs::File;
 use std::io;
@@ -17,9 +17,9 @@ use crate::out::{self, Outgoing, Refused, Stretch, Target, with_permits};
 use crate::permit::May;
 use crate::poisoned::POISONED;
 
-/// The size of the buffer: as much as is read or written at once.
+/// Size of the buffer: the most that is read or written at once.
 const BUFFER: usize = 256 * 1024;
-/// Where memory has to begin for any storage that is known.
+/// Alignment of memory that all known storage accepts.
 const ALIGNMENT: usize = 4096;
 
 /// How a disk is read and written.
@@ -50,10 +50,11 @@ impl Buffer {
 }
 
 impl Direct {
-    /// Asks for the size of a block: what a read happens to allow says nothing, as one of a hole goes to no storage.
+    /// Asks for the block size. A test read does not reveal it, since a read of a hole does not
+    /// reach the storage.
     ///
     /// # Errors
-    /// When the file cannot be read directly, or its blocks are larger than any that are known.
+    /// When direct I/O is not possible, or the blocks are larger than any known.
     pub(super) fn of(file: &File) -> io::Result<Self> {
         let block = descriptors::direct_block(file)?;
         if !block.is_power_of_two() || block > ALIGNMENT as u64 {
@@ -83,7 +84,7 @@ impl Direct {
         Ok(())
     }
 
-    /// Writes some of the bytes, at least one: how many.
+    /// Writes at least one of the bytes. Returns how many.
     pub(super) fn write_some(
         &self,
         target: Target<'_>,
@@ -93,7 +94,7 @@ impl Direct {
     ) -> Result<usize, Refused> {
         let piece = self.stretch(at, bytes.len());
         let mut buffer = self.buffer();
-        // P2: asked for a permit after the reads, which may have taken long.
+        // P2: the permit is requested after the reads, which may have taken long.
         let blocks = bytes.within_blocks(target.file, &piece, buffer.slice(piece.len))?;
         let written = with_permits(may, |permit| out::write_at(permit, target, piece.at, &blocks))?;
         match written.saturating_sub(piece.skip).min(piece.wanted) {
@@ -127,7 +128,7 @@ mod tests {
 
     const LEN: usize = 1 << 20;
 
-    /// Storage with blocks of 4096 bytes; the page cache behind it does not mind.
+    /// Storage with blocks of 4096 bytes. The page cache behind it accepts any alignment.
     fn large_blocks() -> (File, Direct, Vec<u8>) {
         let file = tempfile::tempfile().unwrap();
         let bytes: Vec<u8> = (0..LEN).map(|at| (at % 241) as u8).collect();
@@ -186,7 +187,7 @@ mod tests {
         }
     }
 
-    /// P2: whoever may not write has not.
+    /// P2: without a permit nothing is written.
     #[test]
     fn p2_nothing_is_written_without_permission() {
         let (file, direct, bytes) = large_blocks();

@@ -1,4 +1,4 @@
-//! Why a disk cannot be had.
+//! Errors of disks.
 
 use std::io;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ pub enum DiskError {
         /// What it is.
         found: String,
     },
-    /// It is too small to hold anything.
+    /// It is smaller than one sector.
     #[error("disk {path}: expected at least 512 bytes, found {bytes}; make the image larger")]
     Empty {
         /// The file.
@@ -44,7 +44,7 @@ pub enum DiskError {
         /// The system's reason.
         error: io::Error,
     },
-    /// The last block would be a part of one.
+    /// Its length is not a multiple of the block size.
     #[error(
         "disk {path}: expected a multiple of {block} bytes, the blocks of its storage, found {bytes}; make the image larger, or leave `direct=on` out of --disk"
     )]
@@ -64,7 +64,7 @@ pub enum DiskError {
         /// The file.
         path: PathBuf,
     },
-    /// The host uses the device, or another program has it for itself alone.
+    /// The host uses the device, or another program holds it exclusively.
     #[error(
         "disk {path}: the host has it mounted, or a program of the host holds it ({error}): expected a device that nobody uses; look \
          with `lsblk {path}`, and unmount it first"
@@ -75,19 +75,19 @@ pub enum DiskError {
         /// The system's reason.
         error: io::Error,
     },
-    /// It has another size than when it was opened.
+    /// Its size has changed since it was opened.
     #[error(
         "disk {path}: expected {expected} bytes, as when this machine opened it, found {found}: give it back its size"
     )]
     Resized {
         /// The file.
         path: PathBuf,
-        /// Its length, by what the guest is told.
+        /// The length that the guest knows.
         expected: u64,
-        /// Its length.
+        /// Its length now.
         found: u64,
     },
-    /// The record beside it says that a machine may write to it.
+    /// The record beside it names a machine that may write to it.
     #[error(
         "disk {path}: {claim} (its record is {record}); end that machine first, for instance with `kemari ctl power-off`; if \
          it and its host are known to be dead, start with --seize"
@@ -97,10 +97,10 @@ pub enum DiskError {
         path: PathBuf,
         /// The record.
         record: PathBuf,
-        /// What it says.
+        /// The record's content.
         claim: Box<Claim>,
     },
-    /// The record of who may write to it cannot be used.
+    /// The fence record of the disk cannot be used.
     #[error("the fence record {path}: {error}; `fence=off` in --disk does without")]
     Fence {
         /// The record.

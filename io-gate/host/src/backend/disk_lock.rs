@@ -1,8 +1,10 @@
-//! Locks on a disk image: which other processes may have it open, here or on a host that shares the storage.
+//! Locks on a disk image: which other processes may have it open, on this host or on one that
+//! shares the storage.
 //!
-//! They are locks of the open file description (`F_OFD_SETLK`, fcntl(2)): a network file system passes them to its server, and
-//! one goes when its descriptor is closed, so a machine that was killed leaves none behind. Nobody ever waits for one on an
-//! image: a stopped process keeps what it has, and who may write of a pair is said by the record beside the image
+//! They are locks of the open file description (`F_OFD_SETLK`, fcntl(2)). A network file system
+//! passes them to its server, and closing the descriptor releases them, so a killed machine leaves
+//! none behind. No process waits for a lock on an image, since a stopped process keeps its locks.
+//! Which side of a pair may write is decided by the record beside the image
 //! ([`super::disk_fence`]).
 //!
 //! ```text
@@ -13,8 +15,8 @@
 //!  active          read -----            read     write  read     pair
 //! ```
 //!
-//! A reader and a member of a pair have locks that agree everywhere, so that each looks, when it has its own, whether there is
-//! one of the other kind.
+//! The locks of a reader and of a member of a pair do not conflict. So each of them checks, once it
+//! has its own locks, that there is none of the other kind.
 
 use std::fs::File;
 use std::io;
@@ -22,46 +24,48 @@ use std::os::fd::AsRawFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Beyond the end of any image, and within what all systems have for an offset.
+/// Beyond the end of any image, and within the offsets that all systems support.
 const READER: i64 = 1 << 62;
 const PAIR: i64 = READER + 1;
 const ACTIVE: i64 = READER + 2;
 const AFTER: i64 = READER + 3;
-/// How often to try a lock that is waited for.
+/// Retry interval while waiting for a lock.
 const AGAIN: Duration = Duration::from_millis(1);
 
-/// How long a use that was given up for another is tried to be had again.
+/// How long to try to restore a former use after a change has failed.
 const GOING_BACK: Duration = Duration::from_millis(100);
 
-/// What a process does with an image.
+/// The use that a process makes of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
-    /// Writes to it; nobody else has it.
+    /// Writes to it; no other process uses it.
     Alone,
-    /// Only reads it; nobody writes to it.
+    /// Only reads it; no process writes to it.
     Reader,
-    /// Is of a pair, whose other side has it as well.
+    /// Is a member of a pair whose other side uses it as well.
     Pair,
     /// Is the side of a pair that runs the guest.
     Active,
 }
 
-/// Bytes from one up to another; 0 as the end: all that follow.
+/// A range of bytes, from the first to before the last. An end of 0 stands for all that follow.
 type Bytes = (i64, i64);
 
-/// What an open image is locked for.
+/// The present use of an open image.
 #[derive(Debug, Default)]
 pub(super) struct Lock {
-    /// Held across the system calls that lock, which a network file system may take long over: whoever changes the use of the
-    /// same image waits for it, and nobody else.
+    /// Held across the system calls that lock, which may be slow on a network file system. Only
+    /// threads that change the use of the same image wait for it.
     used: Mutex<Option<Use>>,
 }
 
 impl Lock {
-    /// Takes the locks of `of` on each of these files, which are always the same; those that they had become these.
+    /// Takes the locks of `of` on each of these files, which are the same at each call. They
+    /// replace the former locks.
     ///
     /// # Errors
-    /// `WouldBlock` when another process has one that does not agree. The files have those that they had then.
+    /// `WouldBlock` when another process has a conflicting lock. The files then keep their former
+    /// locks.
     pub(super) fn take(&self, files: &[&File], of: Use) -> io::Result<()> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         for (at, file) in files.iter().enumerate() {
@@ -75,16 +79,16 @@ impl Lock {
     }
 }
 
-/// Has a file locked as it was before another use was tried.
+/// Restores a file's former lock after another use has failed.
 fn go_back(file: &File, former: Option<Use>) {
     let Some(former) = former else {
-        // It goes with the descriptor at the latest.
+        // At the latest, closing the descriptor releases it.
         return drop(set(file, libc::F_OFD_SETLK, libc::F_UNLCK, (0, 0)));
     };
     let until = Instant::now() + GOING_BACK;
     while let Err(error) = try_take(file, former) {
-        // Another has looked whether it can have the image, and is about to find that it cannot: enough of the locks of this
-        // side was left for that.
+        // Another process is checking whether it can have the image, and will find that it cannot:
+        // enough of this side's locks is left for that.
         if !is_taken(&error) || Instant::now() >= until {
             return log::error!(
                 "a disk's lock could not be taken again for {former:?}, as it was: {error}: others may find part of it only"
@@ -107,7 +111,7 @@ fn try_take(file: &File, of: Use) -> io::Result<()> {
             check(file, (PAIR, ACTIVE))
         }
         Use::Pair | Use::Active => {
-            // What excludes more is taken first: there is no moment in between at which another could come in.
+            // Take the most exclusive lock first, so that no other process can come in between.
             match of {
                 Use::Active => write((ACTIVE, AFTER))?,
                 _ => none((ACTIVE, AFTER))?,
@@ -121,7 +125,7 @@ fn try_take(file: &File, of: Use) -> io::Result<()> {
     }
 }
 
-/// Whether nobody else has a lock there.
+/// Checks that no other process has a lock there.
 fn check(file: &File, bytes: Bytes) -> io::Result<()> {
     let mut found = flock(libc::F_WRLCK, bytes);
     // SAFETY: `found` is a valid `flock` for the duration of the call, and ours to write.
@@ -150,28 +154,29 @@ fn flock(kind: libc::c_int, (start, end): Bytes) -> libc::flock {
     lock
 }
 
-/// Whether an error says that another process has a lock.
+/// Whether the error means that another process has the lock.
 pub(super) fn is_taken(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES))
         || error.kind() == io::ErrorKind::WouldBlock
 }
 
-/// A lock on all of a file, given back when dropped.
+/// A lock on a whole file, released when dropped.
 #[derive(Debug)]
 pub(super) struct Locked<'f>(&'f File);
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        // It goes with the descriptor at the latest.
+        // At the latest, closing the descriptor releases it.
         let _ = set(self.0, libc::F_OFD_SETLK, libc::F_UNLCK, (0, 0));
     }
 }
 
-/// Another has had a file locked for as long as was waited, and may be stopped.
+/// Another process has kept the file locked for the whole wait, and may be stopped.
 #[derive(Debug)]
 pub(super) struct Taken;
 
-/// Locks all of a file, waiting for whoever has it locked, but not for ever. None where the file system has no locks.
+/// Locks a whole file, waiting a limited time for a process that has it locked. `None` if the file
+/// system has no locks.
 pub(super) fn wait(file: &File, patience: Duration) -> Result<Option<Locked<'_>>, Taken> {
     let until = Instant::now() + patience;
     loop {
@@ -185,8 +190,8 @@ pub(super) fn wait(file: &File, patience: Duration) -> Result<Option<Locked<'_>>
     }
 }
 
-/// Has a network file system ask its server whether the file has changed (statx(2),
-/// `AT_STATX_FORCE_SYNC`): what it has cached of it is then read anew.
+/// Makes a network file system ask its server whether the file has changed (statx(2),
+/// `AT_STATX_FORCE_SYNC`), so that later reads do not use stale cached data.
 pub(super) fn revalidate(file: &File) -> io::Result<()> {
     // SAFETY: all-zero bytes are a valid `statx`: it is plain numbers.
     let mut found: libc::statx = unsafe { std::mem::zeroed() };
@@ -255,8 +260,8 @@ mod tests {
         }
     }
 
-    /// P2: a server may have lost a lock while it did not hear of this host (NFS). It is asked for before a standby joins. Fails
-    /// where a use that is the same as before is not asked for.
+    /// P2: a server may have dropped a lock while it did not hear from this host (NFS). The lock is
+    /// taken again before a standby joins. Fails if taking an unchanged use does nothing.
     #[test]
     fn a_lock_that_was_lost_is_taken_again() {
         let image = tempfile::NamedTempFile::new().unwrap();
@@ -270,7 +275,7 @@ mod tests {
         }
     }
 
-    /// Fails where a use that cannot be had costs the one that there was.
+    /// Fails if a refused use loses the former one.
     #[test]
     fn a_use_that_cannot_be_had_leaves_the_former_one() {
         let image = tempfile::NamedTempFile::new().unwrap();

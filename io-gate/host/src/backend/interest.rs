@@ -1,5 +1,6 @@
-//! What is waited for on a backend's descriptor: input, for which the device thread has room, and room for output, which the
-//! lane has not found. Each side changes its own half, under the lock of what both share.
+//! The events to wait for on a backend's descriptor: input, while the device thread has room, and
+//! room for output, while the lane needs it. Each side changes its own half, under the lock of the
+//! state that both share.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -13,27 +14,27 @@ use crate::inputs::{Inputs, Role, Token, Watch};
 
 /// See the module.
 pub(crate) struct Interest {
-    /// None while there is nothing to watch: not attached yet, not connected, broken.
+    /// `None` while there is nothing to watch: not attached yet, not connected, or broken.
     watch: Option<Watch>,
     input: bool,
     output: bool,
 }
 
 impl Interest {
-    /// Input is wanted, as soon as there is something to watch.
+    /// Wants input as soon as there is a descriptor to watch.
     pub(crate) fn new() -> Self {
         Self { watch: None, input: true, output: false }
     }
 
-    /// Watches a descriptor, in place of any other.
+    /// Watches a descriptor in place of the former one.
     pub(crate) fn watch(&mut self, watch: Watch) -> io::Result<()> {
         self.watch = Some(watch);
         self.output = false;
         self.update()
     }
 
-    /// Watches nothing any more; before the descriptor is closed. A descriptor that has hung up, or is broken, is ready all
-    /// the time: whoever watched on would be woken all the time.
+    /// Stops watching; call it before the descriptor is closed. A descriptor that has hung up or is
+    /// broken is always ready, and would wake the thread continually.
     pub(crate) fn unwatch(&mut self) {
         self.watch = None;
     }
@@ -64,9 +65,9 @@ impl Interest {
     }
 }
 
-/// When to try again: later and later, up to a bound, until it has worked.
+/// Schedules retries, at growing intervals up to a limit, until one succeeds.
 pub(crate) struct Retry {
-    // Before the timer, so that it is dropped first.
+    // Declared before the timer, so that it is dropped first.
     _watch: Watch,
     timer: TimerFd,
     first: Duration,
@@ -88,28 +89,28 @@ impl Retry {
         Ok(Self { _watch: watch, timer, first, longest, next: first })
     }
 
-    /// Another attempt, after a while.
+    /// Schedules the next attempt.
     pub(crate) fn later(&mut self) {
         let delay = self.next;
         self.next = (delay * 2).min(self.longest);
         self.after(delay);
     }
 
-    /// The timer expires after this long.
+    /// Sets the timer to expire after this delay.
     pub(crate) fn after(&mut self, delay: Duration) {
         if let Err(error) = self.timer.reset(delay, None) {
             log::error!("cannot set a timer: {error}");
         }
     }
 
-    /// It has worked.
+    /// Resets the interval after a success.
     pub(crate) fn worked(&mut self) {
         self.next = self.first;
     }
 
-    /// The timer has expired.
+    /// Clears the timer after it has expired.
     pub(crate) fn expired(&mut self) {
-        // Not read: it may have been set anew since it expired, and the read would block.
+        // Not read: the timer may have been set again since it expired, and the read would block.
         let _ = self.timer.clear();
     }
 }

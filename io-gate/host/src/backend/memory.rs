@@ -1,5 +1,5 @@
-//! Guest memory in a file that other processes may map: for those who want to look into a guest, and
-//! do not want it to survive its host.
+//! Guest memory in a file that other processes may map, for inspecting a guest that need not
+//! survive its host.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use crate::ownership::{Maker, Opened, Sign};
 use crate::{descriptors, own_files};
 
-/// What is in memory is the guest's.
+/// Guest memory has arbitrary content, so content does not identify the file.
 const SIGN: Sign = Sign { purpose: "guest memory", content: None };
 
 /// Why a file cannot hold guest memory.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryFileError {
-    /// It cannot be opened or made as long as needed.
+    /// The file cannot be opened, or made as long as needed.
     #[error("guest memory in {path}: {error}; change file= of --memory")]
     Io {
         /// The file.
@@ -21,7 +21,7 @@ pub enum MemoryFileError {
         /// The system's reason.
         error: std::io::Error,
     },
-    /// It is something else.
+    /// The file is not guest memory.
     #[error(
         "guest memory in {path}: expected a new file, an empty one, or kemari's own of {expected} bytes, found {found}; it is left alone: change file= of --memory"
     )]
@@ -30,10 +30,10 @@ pub enum MemoryFileError {
         path: PathBuf,
         /// Bytes of guest memory.
         expected: u64,
-        /// What it is.
+        /// What was found.
         found: String,
     },
-    /// Another machine's memory is in it.
+    /// Another machine uses it.
     #[error("guest memory in {path}: another process uses it; change file= of --memory")]
     Busy {
         /// The file.
@@ -41,14 +41,14 @@ pub enum MemoryFileError {
     },
 }
 
-/// Opens or makes a file of `bytes` zeros. It stays locked for as long as it is open.
+/// Opens or creates a file of `bytes` zeros. It stays locked while it is open.
 ///
 /// # Errors
-/// When it is there and is something else, or in use.
+/// When it exists and is not guest memory, or is in use.
 pub fn memory_file(path: &Path, bytes: u64) -> Result<File, MemoryFileError> {
     let io = |error| MemoryFileError::Io { path: path.to_owned(), error };
     let other = |found| MemoryFileError::Other { path: path.to_owned(), expected: bytes, found };
-    // By its name: a socket cannot be opened.
+    // Check by name: a socket cannot be opened.
     if let Ok(found) = std::fs::metadata(path)
         && !found.is_file()
     {
@@ -70,7 +70,7 @@ pub fn memory_file(path: &Path, bytes: u64) -> Result<File, MemoryFileError> {
         }
         _ => {}
     }
-    // Memory is zero at power-on, whatever an earlier guest has left.
+    // Memory is zero at power-on: clear what an earlier guest has left.
     file.set_len(0).and_then(|()| file.set_len(bytes)).map_err(io)?;
     Ok(file)
 }

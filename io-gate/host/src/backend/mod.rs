@@ -1,7 +1,9 @@
-//! What is behind the gate: disks, networks, consoles; and what no gate can be before: shared guest memory. All opening happens here.
+//! Backends of the gate: disks, networks, consoles; and shared guest memory, which needs no gate.
+//! All of them are opened here.
 //!
-//! A backend that is attached falls into two halves. [`Output`] is owned by its lane, which may be held up in it for ever;
-//! [`Input`] is what other threads look at: its locks are held for a moment, never across a system call that can block (P9).
+//! An attached backend has two halves. Its lane owns [`Output`], and may block in it for ever.
+//! Other threads use [`Input`], whose locks are held only briefly, never across a system call that
+//! can block (P9).
 
 mod claim;
 pub mod console;
@@ -30,7 +32,7 @@ use crate::inputs::{Inputs, Role, Token};
 use crate::lane::{Lane, LaneStart};
 use output::Output;
 
-/// A backend, ready to be put behind a port with [`GateHost::attach`](crate::GateHost::attach).
+/// A backend, ready to be attached to a port with [`GateHost::attach`](crate::GateHost::attach).
 #[derive(Debug)]
 pub enum Backend {
     /// A disk.
@@ -41,41 +43,41 @@ pub enum Backend {
     Console(console::Console),
 }
 
-/// Why a disk cannot be had by another host as well.
+/// Why a disk cannot be shared with another host.
 #[derive(Debug, thiserror::Error)]
 pub enum ShareError {
-    /// There is none behind this port.
+    /// The port has no disk.
     #[error("expected a disk, found none")]
     NoDisk,
     /// Another process has it locked.
     #[error(transparent)]
     Lock(#[from] disk::DiskError),
-    /// What the guest has written cannot be brought to the storage.
+    /// The guest's earlier writes cannot be made durable.
     #[error("what was written before cannot be brought to the storage: {0}")]
     Sync(io::Error),
 }
 
-/// What other threads take input from, and see.
+/// The half of a backend that other threads use.
 enum Input {
-    /// There is none; what the driver says matters.
+    /// A disk has no input, but the driver's features matter.
     Disk(disk::Input),
     Net(net::Input),
     Console(console::Input),
 }
 
-/// What an event of one of a backend's descriptors asks for.
+/// The result of handling an event of a backend's descriptor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Handled {
-    /// The lane has to attend to it.
+    /// The lane must attend to it.
     pub(crate) attend: bool,
     /// There is input.
     pub(crate) input: bool,
 }
 
-/// A backend in its place, and the thread that performs its effects.
+/// An attached backend, and the thread that performs its effects.
 pub(crate) struct Attached {
-    /// First, so that it ends first (P5): what is left of a backend closes, and its socket's name goes, in the thread that takes
-    /// it apart, and not in the lane, which may touch no files.
+    /// Dropped first (P5): the rest of the backend, for instance its socket's name, is then dropped
+    /// in the thread that drops this, not in the lane, which may touch no files.
     lane: Lane,
     name: String,
     input: Input,
@@ -112,24 +114,24 @@ impl Attached {
         &self.lane
     }
 
-    /// Whether it is a disk that is written to.
+    /// Whether it is a disk that may be written.
     pub(crate) fn may_write(&self) -> bool {
         matches!(&self.input, Input::Disk(disk) if !disk.is_read_only())
     }
 
-    /// Whether this record says who may write to it.
+    /// Whether this is the disk's fence record.
     pub(crate) fn has_record(&self, record: &Arc<disk_fence::DiskFence>) -> bool {
         let Input::Disk(disk) = &self.input else { return false };
         disk.fence().is_some_and(|own| Arc::ptr_eq(own, record))
     }
 
-    /// For people.
+    /// The name for messages.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// An event of one of the backend's descriptors; whether input waits. What has to be written
-    /// or connected is the lane's to do.
+    /// Handles an event of one of the backend's descriptors. Returns whether input waits. Sending
+    /// and connecting are left to the lane.
     pub(crate) fn handle(&self, role: Role, events: EventSet) -> bool {
         let handled = match &self.input {
             Input::Disk(_) => Handled::default(),
@@ -163,8 +165,8 @@ impl Attached {
         }
     }
 
-    /// The driver's features. The backend takes them over in its lane, and gives no input until it has: none of the former
-    /// driver's kind comes any more, and nobody waits.
+    /// Sets the driver's features. The backend applies them in its lane, and gives no input until
+    /// then: no input in the former driver's format arrives any more, and no thread waits.
     pub(crate) fn negotiated(&self, features: u64) {
         let attend = match &self.input {
             Input::Disk(disk) => {
@@ -182,7 +184,8 @@ impl Attached {
     /// See [`GateHost::share_disk`](crate::GateHost::share_disk).
     pub(crate) fn share_disk(&self, durably: bool, has_terms: bool) -> Result<(), ShareError> {
         let Input::Disk(disk) = &self.input else { return Err(ShareError::NoDisk) };
-        // Where the former side of a pair is stopped, its lock is still there: the record beside the disk keeps it away.
+        // If the former side of a pair is stopped, its lock still exists; the record beside the
+        // disk keeps it from writing.
         disk.share(disk::Side::Successor, has_terms)?;
         if !durably {
             return Ok(());

@@ -1,8 +1,8 @@
-//! The terminal's raw mode, for a console on it, and its restoration however the process ends.
+//! The terminal's raw mode for a console, and its restoration however the process ends.
 //!
-//! A process in the background touches no terminal: its shell has it. It would be stopped for that
-//! (SIGTTOU, SIGTTIN), with all that depends on it: a standby that was started with `&` has to take
-//! over without one. The terminal is made raw when the process is, or comes to be, in the foreground.
+//! A process in the background must not touch the terminal, which belongs to its shell: it would be
+//! stopped (SIGTTOU, SIGTTIN), and a standby started with `&` must be able to take over. The
+//! terminal is made raw when the process is or comes to the foreground.
 
 use std::cell::UnsafeCell;
 use std::io;
@@ -12,10 +12,11 @@ use std::sync::{Mutex, Once, PoisonError};
 
 use crate::descriptors::CONSOLE_INPUT;
 
-/// The terminal, for filters of system calls.
+/// The terminal, for system call filters.
 pub const TERMINAL: RawFd = CONSOLE_INPUT;
-/// The requests that are made to it: what its mode is, to set it, and who is in the foreground
-/// (ioctl_tty(2)). By themselves, since C libraries make different ones of `tcsetattr`.
+/// The requests to the terminal: get its mode, set its mode, get the foreground process group
+/// (ioctl_tty(2)). They are made directly, since C libraries implement `tcsetattr` with different
+/// requests.
 pub const REQUESTS: [u64; 3] = [libc::TCGETS, libc::TCSETS, libc::TIOCGPGRP];
 
 struct Before(UnsafeCell<libc::termios>);
@@ -25,23 +26,23 @@ unsafe impl Sync for Before {}
 
 // SAFETY: all-zero bytes are a valid `termios`: it is plain numbers.
 static BEFORE: Before = Before(UnsafeCell::new(unsafe { std::mem::zeroed() }));
-/// Whether the terminal is raw, and `BEFORE` is how it was.
+/// Whether the terminal is raw and `BEFORE` holds its former mode.
 static IS_RAW: AtomicBool = AtomicBool::new(false);
-/// Whether it is to be.
+/// Whether raw mode is wanted.
 static WANTED: AtomicBool = AtomicBool::new(false);
-/// One change at a time. Held for three requests to the terminal, which do not wait for anybody.
+/// One change at a time. Held for three requests to the terminal, none of which blocks.
 static CHANGES: Mutex<()> = Mutex::new(());
 
-/// Keeps the terminal in raw mode: keys go to the guest as they are typed. The former mode comes
-/// back when the guard is dropped and when any thread panics; on a signal, the process has to end
+/// Keeps the terminal in raw mode: the guest gets keys as they are typed. The former mode is
+/// restored when the guard is dropped and when any thread panics. On a signal, the process must end
 /// in good order and drop the guard.
 #[derive(Debug)]
 #[must_use = "the terminal is restored when the guard is dropped"]
 pub struct RawMode(());
 
 impl RawMode {
-    /// Makes the terminal raw; does nothing when standard input is none. In the background that is
-    /// left to [`follow`](Self::follow).
+    /// Makes the terminal raw. Does nothing if standard input is not a terminal. In the background,
+    /// [`follow`](Self::follow) does it later.
     ///
     /// # Errors
     /// When the terminal refuses.
@@ -55,8 +56,9 @@ impl RawMode {
         Ok(guard)
     }
 
-    /// Makes the terminal raw if it is to be, is not, and is this process's to change. To be called
-    /// now and then: nobody is told when a shell gives its terminal to a job that runs.
+    /// Makes the terminal raw if that is wanted, not yet done, and this process is in the
+    /// foreground. Call it regularly: there is no signal when a shell brings a running job to the
+    /// foreground.
     ///
     /// # Errors
     /// When the terminal refuses.
@@ -72,7 +74,7 @@ impl RawMode {
         let mut raw = before;
         // SAFETY: `raw` is a valid `termios`.
         unsafe { libc::cfmakeraw(&raw mut raw) };
-        // Output keeps its line ends: log lines and the guest's share the terminal.
+        // Output keeps its line ends: log lines and the guest's output share the terminal.
         raw.c_oflag = before.c_oflag;
         IS_RAW.store(false, Ordering::SeqCst);
         // SAFETY: nobody reads it while the flag is not set, and nobody else writes it under the lock.
@@ -81,18 +83,18 @@ impl RawMode {
         set(&raw const raw)
     }
 
-    /// Restores the terminal now; for a process that ends without unwinding, from a signal handler as
-    /// well. May be called twice.
+    /// Restores the terminal now: for a process that ends without unwinding, also from a signal
+    /// handler. May be called twice.
     pub fn restore() {
         WANTED.store(false, Ordering::SeqCst);
-        // Whoever has it now has made it what he wants.
+        // In the background, leave the terminal in the mode that the foreground process has set.
         if IS_RAW.swap(false, Ordering::SeqCst) && is_in_foreground() {
-            // Nothing is left to be done if the terminal is gone.
+            // If the terminal is gone, there is nothing left to do.
             let _ = set(BEFORE.0.get());
         }
     }
 
-    /// Where the former mode is kept, for filters of system calls: it is set from there.
+    /// The address of the former mode, for system call filters: the mode is set from there.
     #[must_use]
     pub fn restores_from() -> u64 {
         BEFORE.0.get() as u64
@@ -111,8 +113,8 @@ pub fn is_attached() -> bool {
     is_terminal(&io::stdin())
 }
 
-/// From now on this process is not stopped for touching a terminal that another has: the call fails
-/// instead. Between a look at who has it and the call, it may change hands.
+/// Makes a call on another process group's terminal fail instead of stopping this process. The
+/// terminal may change hands between the check and the call.
 pub fn never_stop() {
     for signal in [libc::SIGTTIN, libc::SIGTTOU] {
         // SAFETY: a system call; no handler is installed.
@@ -120,7 +122,8 @@ pub fn never_stop() {
     }
 }
 
-/// Whether the terminal is this process's to change; one that does not control it is nobody's job.
+/// Whether this process may change the terminal. A terminal that does not control this process is
+/// not under job control, so it may be changed.
 fn is_in_foreground() -> bool {
     let mut group: libc::pid_t = 0;
     // SAFETY: the argument points to a number that lives through the call.
@@ -137,7 +140,7 @@ fn restore_on_panic() {
     HOOK.call_once(|| {
         let next = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            // First, so that the message is readable.
+            // Restore first, so that the message is readable.
             RawMode::restore();
             next(info);
         }));

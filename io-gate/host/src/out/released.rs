@@ -1,7 +1,8 @@
-//! What may leave (P1): bytes that a released effect carries, and what this host says of its own accord.
+//! Data that may leave (P1): the bytes of a released effect, and this host's own announcements.
 //!
-//! A [`Released`] is had of a request that the gate has let out, and of nothing else; [`Outgoing`] and [`Kept`] are had of
-//! that. So a backend that has bytes from anywhere else finds no call by which it could send them.
+//! A [`Released`] is made only from a request that the gate has released, and [`Outgoing`] and
+//! [`Kept`] only from a [`Released`]. So a backend with bytes from elsewhere has no call to send
+//! them.
 
 use std::fs::File;
 use std::io;
@@ -12,8 +13,8 @@ use io_gate::host::{EffectOp, MemoryFault, Performable, Request};
 
 use crate::guest_memory::{Gather, GuestMemory};
 
-/// An effect that the gate has let out: the standby has acknowledged it, or this machine runs alone. An input is none: it is
-/// performed before anything is acknowledged.
+/// An effect that the gate has released: the standby has acknowledged it, or this machine runs
+/// alone. An input is never one, since it is performed before any acknowledgement.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Released<'r> {
     request: &'r Performable,
@@ -28,13 +29,13 @@ impl<'r> Released<'r> {
         }
     }
 
-    /// What is to be performed.
+    /// The operation to perform.
     pub(crate) fn op(self) -> &'r EffectOp {
         self.op
     }
 
-    /// The bytes that it carries: the copy taken when it was staged, the device's own bytes, or the guest's memory. None where
-    /// it carries none.
+    /// Its bytes: the copy taken when it was staged, the device's own bytes, or guest memory. Empty
+    /// if it carries none.
     pub(crate) fn bytes<'m>(self, memory: &'m GuestMemory) -> Result<Outgoing<'m>, MemoryFault>
     where
         'r: 'm,
@@ -48,21 +49,21 @@ impl<'r> Released<'r> {
         Gather::of_guest(memory, ranges).map(Outgoing)
     }
 
-    /// Zeroes that it asks for, at most [`ZEROES`].
+    /// Zeroes that the effect asks for, at most [`ZEROES`].
     pub(crate) fn zeroes(self, len: usize) -> Outgoing<'static> {
         static ZERO: [u8; ZEROES] = [0; ZEROES];
         Outgoing(Gather::of_slice(&ZERO[..len.min(ZEROES)]))
     }
 }
 
-/// Zeroes are written in pieces of this size where the file system has no better way.
+/// Size of the pieces in which zeroes are written if the file system has no better way.
 const ZEROES: usize = 256 * 1024;
-/// Bytes of the length in front of a frame on a stream.
+/// Size of the length in front of a frame on a stream.
 pub(crate) const PREFIX: usize = 4;
-/// Where the length of a frame lies while it is sent.
+/// Holds the length of a frame while it is sent.
 pub(crate) type Prefix = [u8; PREFIX];
 
-/// Bytes that may leave, wherever they lie.
+/// Bytes that may leave.
 pub(crate) struct Outgoing<'m>(Gather<'m>);
 
 impl<'m> Outgoing<'m> {
@@ -80,7 +81,7 @@ impl<'m> Outgoing<'m> {
         Kept(self.0.to_vec(max))
     }
 
-    /// The same, behind its length.
+    /// The same bytes, after their length.
     pub(crate) fn behind_its_length(self, prefix: &'m mut Prefix) -> Self {
         *prefix = (self.len() as u32).to_be_bytes();
         let mut message = Gather::of_slice(prefix);
@@ -88,7 +89,8 @@ impl<'m> Outgoing<'m> {
         Self(message)
     }
 
-    /// The first of these bytes within whole blocks of a file: what is around them is read from it.
+    /// The first of these bytes within whole blocks of a file. The bytes around them are read from
+    /// the file.
     pub(crate) fn within_blocks(
         &self,
         file: &File,
@@ -104,14 +106,14 @@ impl<'m> Outgoing<'m> {
         &self.0
     }
 
-    /// For tests of what takes some.
+    /// For tests of functions that take outgoing bytes.
     #[cfg(test)]
     pub(crate) fn made_up(bytes: &'m [u8]) -> Self {
         Self(Gather::of_slice(bytes))
     }
 }
 
-/// A stretch of whole blocks of a file, and where in it that lies which is wanted.
+/// A range of whole blocks of a file, and the position of the wanted bytes in it.
 pub(crate) struct Stretch {
     pub(crate) block: usize,
     pub(crate) at: u64,
@@ -121,7 +123,7 @@ pub(crate) struct Stretch {
 }
 
 impl Stretch {
-    /// Reads the first and the last block, where not all of them is to be replaced.
+    /// Reads the first and the last block if they are replaced only in part.
     fn read_ends(&self, file: &File, blocks: &mut [u8]) -> io::Result<()> {
         if self.skip > 0 {
             file.read_exact_at(&mut blocks[..self.block], self.at)?;
@@ -135,7 +137,7 @@ impl Stretch {
     }
 }
 
-/// Bytes that may leave, and wait for room.
+/// Bytes that may leave and wait for room.
 #[derive(Debug, Default)]
 pub(crate) struct Kept(Vec<u8>);
 
@@ -152,13 +154,13 @@ impl Kept {
         self.0.clear();
     }
 
-    /// Adds what others have from `start` on, at most `max` bytes.
+    /// Appends the other's bytes from `start` on, at most `max` of them.
     pub(crate) fn add(&mut self, other: &Self, start: usize, max: usize) {
         let rest = &other.0[start..];
         self.0.extend_from_slice(&rest[..rest.len().min(max)]);
     }
 
-    /// What there is from `start` on.
+    /// The bytes from `start` on.
     pub(crate) fn rest(&self, start: usize) -> Outgoing<'_> {
         Outgoing(Gather::of_slice(&self.0[start..]))
     }
@@ -167,7 +169,8 @@ impl Kept {
         &self.0
     }
 
-    /// What this host says by itself: a reverse ARP request (RFC 903) from the guest's address, behind `header` zeroes.
+    /// This host's own announcement: a reverse ARP request (RFC 903) from the guest's address,
+    /// after `header` zeroes.
     pub(crate) fn announcement(mac: [u8; 6], header: usize) -> Self {
         let mut frame = vec![0; header];
         frame.extend([0xff; 6]);
@@ -184,5 +187,5 @@ impl Kept {
     }
 }
 
-/// The shortest Ethernet frame without its checksum: what an announcement is filled up to.
+/// The shortest Ethernet frame without its checksum. An announcement is padded to this length.
 const MIN_FRAME: usize = 60;

@@ -1,4 +1,4 @@
-//! Input for a driver: from a backend into chains that it has made available.
+//! Input for a driver: from a backend into the driver's available chains.
 
 use io_gate::Port;
 use io_gate::host::{lend_merged, take_back};
@@ -7,25 +7,26 @@ use super::{ROUNDS, VirtioSlot};
 use crate::completion::Interrupt;
 use crate::guest_memory::View;
 
-/// What became of input that was offered to a driver.
+/// The result of offering input to a driver.
 enum Filled {
-    /// This much of it is done with.
+    /// This many bytes were consumed.
     Consumed(usize),
-    /// Nothing: there is not enough room for it, and the driver will notify of more.
+    /// Nothing was consumed: there is not enough room, and the driver will notify when it adds
+    /// more.
     NoRoom,
-    /// Nothing: there was not enough room, and the driver has made more available since.
+    /// Nothing was consumed: there was not enough room, but the driver has added some since.
     TryAgain,
 }
 
-/// What a look for room has found.
+/// The result of looking for room.
 enum Room {
-    /// Chains enough.
+    /// There are enough chains.
     Enough,
-    /// A chain that is none; it went back.
+    /// An invalid chain; it went back to the driver.
     Bad,
     /// The available chains are too few.
     Short {
-        /// More cannot come: the driver has no descriptors left.
+        /// The driver has no descriptors left, so no more chains can come.
         all: bool,
     },
 }
@@ -52,8 +53,8 @@ impl VirtioSlot {
         }
     }
 
-    /// Moves waiting input into available chains. Whether more input is wanted: not while the
-    /// driver has no room; its next notification asks again.
+    /// Moves waiting input into available chains. Returns whether more input is wanted: not while
+    /// the driver has no room, since its next notification calls this again.
     fn move_input(&mut self, index: usize) -> Result<bool, (u16, virtio_queue::Error)> {
         let queues = std::mem::take(&mut self.intakes[index].queues);
         let mut data = std::mem::take(&mut self.scratch);
@@ -72,7 +73,7 @@ impl VirtioSlot {
         let gate = self.gate.clone();
         let memory = gate.memory();
         let port = self.intakes[index].port;
-        // There is one: otherwise nobody comes here.
+        // One queue is usable: the callers check this.
         let first = queues.iter().copied().find(|queue| self.usable(*queue)).unwrap_or_default();
         let mut left = 0;
         for &queue in queues {
@@ -83,7 +84,7 @@ impl VirtioSlot {
             }
         }
         loop {
-            // Nothing is taken in that no queue has room for.
+            // Take input only if a queue has room.
             if !self.has_room(queues)? {
                 return Ok(false);
             }
@@ -113,7 +114,7 @@ impl VirtioSlot {
         }
     }
 
-    /// Whether any of these queues has a chain; if none has, each asks for one.
+    /// Whether any of these queues has a chain. If none has, each requests a notification.
     fn has_room(&mut self, queues: &[u16]) -> Result<bool, (u16, virtio_queue::Error)> {
         let gate = self.gate.clone();
         let memory = gate.memory();
@@ -133,7 +134,7 @@ impl VirtioSlot {
         Ok(room)
     }
 
-    /// Offers input to the device with the next chain, or with as many as it takes to hold all of it.
+    /// Offers input to the device with the next chain, or with as many chains as hold all of it.
     fn fill(
         &mut self,
         index: usize,
@@ -165,7 +166,7 @@ impl VirtioSlot {
             Room::Enough => {}
             Room::Bad => return Ok(Filled::Consumed(0)),
             Room::Short { all } => {
-                // Asked for behind what is there already: that is not enough.
+                // Request a notification beyond the chains that are available: they are not enough.
                 let more = self.rings[queue].want_notifications(memory)?;
                 self.rings[queue].untake(before);
                 if more {
@@ -199,7 +200,7 @@ impl VirtioSlot {
                 (0, data.len())
             }
         };
-        // All but the last are used to their ends (5.1.6.4).
+        // All chains but the last are filled (5.1.6.4).
         let mut left = used;
         for (_, room) in heads.iter_mut() {
             *room = left.min(*room);
@@ -209,7 +210,8 @@ impl VirtioSlot {
         Ok(Filled::Consumed(consumed))
     }
 
-    /// Takes chains until there is room for `needed` bytes, at least one: their heads and the room of each.
+    /// Takes chains until there is room for `needed` bytes, at least one chain. Collects their
+    /// heads and the room of each.
     fn find_room(
         &mut self,
         queue: usize,
@@ -234,7 +236,7 @@ impl VirtioSlot {
                     self.warnings.warn(|| {
                         format!("slot {slot}, virtqueue {queue}: bad chain {head}: {error}")
                     });
-                    // Nothing is put behind it, so what was taken before it goes back as it is.
+                    // No data was written to the chains taken before it, so they go back unused.
                     for (head, _) in heads.drain(..) {
                         ring.give_back(memory, head, 0)?;
                     }

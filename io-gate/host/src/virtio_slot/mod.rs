@@ -1,7 +1,7 @@
-//! One virtio device in its slot: its virtqueues, its driver's state, and how requests pass
-//! between the two and the gate.
+//! One virtio device in its slot: its virtqueues, its driver's state, and the path of requests
+//! between them and the gate.
 //!
-//! Guest memory is written here and nowhere else in this crate, always through vm-memory (P8).
+//! Within this crate, guest memory is written only here, always through vm-memory (P8).
 
 mod input;
 mod requests;
@@ -23,16 +23,17 @@ use crate::slot_state::{SlotError, SlotState};
 const INDIRECT_DESC: u64 = 1 << 28;
 const EVENT_IDX: u64 = 1 << 29;
 const VERSION_1: u64 = 1 << 32;
-/// Ports that a device is asked about.
+/// Number of ports that a device is asked about.
 const MAX_PORTS: u8 = 16;
-/// A queue is processed this many times its size before others have their turn.
+/// A queue is processed at most this many times its size before others get a turn.
 const ROUNDS: u32 = 4;
 
 /// A virtio device in its slot of the machine. Owned by the transport.
 pub struct VirtioSlot {
     slot: u16,
-    /// P5: not dropped with the slot, wherever that ends: what a device does at its end would run on a thread that may do
-    /// more than device code may. Its memory goes with the process, or with who [takes](Self::into_device) it.
+    /// P5: not dropped with the slot, since a device's `drop` would run on a thread with more
+    /// rights than device code may have. Its memory is freed with the process, or by the caller
+    /// that [takes](Self::into_device) it.
     device: ManuallyDrop<Box<dyn Device>>,
     identity: Identity,
     offered: u64,
@@ -43,16 +44,16 @@ pub struct VirtioSlot {
     active: bool,
     needs_reset: bool,
     config_generation: u32,
-    /// Requests with smaller numbers were made before the last reset.
+    /// Requests with smaller ids were made before the last reset.
     life: EffectId,
     warnings: RateLimit,
-    // Used again and again, so that no request has to be given memory of its own.
+    // Reused, so that requests need no allocations.
     scratch: Vec<u8>,
     walked: Walked,
     heads: Vec<(u16, u32)>,
 }
 
-/// A port that takes input, its queues, and what of the input the driver has not yet taken.
+/// A port that takes input, its queues, and the input that the driver has not yet taken.
 struct InputPort {
     port: Port,
     queues: Vec<u16>,
@@ -63,7 +64,7 @@ impl VirtioSlot {
     /// Puts a device into a slot.
     ///
     /// # Panics
-    /// When the device's queue sizes are no powers of two.
+    /// When a queue size of the device is not a power of two.
     #[must_use]
     pub fn new(slot: u16, device: Box<dyn Device>, gate: Arc<GateHost>) -> Self {
         let rings = device.queues().iter().map(|size| Ring::new(*size)).collect();
@@ -106,13 +107,13 @@ impl VirtioSlot {
         ManuallyDrop::into_inner(self.device)
     }
 
-    /// What the device is.
+    /// The device's identity.
     #[must_use]
     pub fn identity(&self) -> Identity {
         self.identity
     }
 
-    /// The features that are offered: the device's and the rings'.
+    /// The offered features: the device's and the rings'.
     #[must_use]
     pub fn device_features(&self) -> u64 {
         self.offered
@@ -124,16 +125,17 @@ impl VirtioSlot {
         self.features
     }
 
-    /// Whether the driver may have these features.
+    /// Checks that the driver may accept these features.
     ///
     /// # Errors
-    /// When they were not offered, or lack `VERSION_1`.
+    /// When one of them was not offered, `VERSION_1` is missing, or a feature lacks one that it
+    /// needs.
     pub fn check_features(&self, features: u64) -> Result<(), SlotError> {
         let offered = self.device_features();
         if features & !offered != 0 || features & VERSION_1 == 0 {
             return Err(SlotError::Features { slot: self.slot, offered, found: features });
         }
-        // The driver accepts no feature without those that it needs (2.2.1).
+        // A driver must not accept a feature without those that it needs (2.2.1).
         for &(feature, one_of) in self.device.feature_needs() {
             if features & feature != 0 && features & one_of == 0 {
                 return Err(SlotError::FeatureNeeds { slot: self.slot, feature, one_of });
@@ -142,19 +144,19 @@ impl VirtioSlot {
         Ok(())
     }
 
-    /// How many virtqueues there are.
+    /// Number of virtqueues.
     #[must_use]
     pub fn queue_count(&self) -> usize {
         self.rings.len()
     }
 
-    /// The largest size of a virtqueue; 0 if there is none of that number.
+    /// The maximum size of a virtqueue; 0 if there is no such virtqueue.
     #[must_use]
     pub fn queue_max_size(&self, queue: u16) -> u16 {
         self.rings.get(usize::from(queue)).map_or(0, Ring::max_size)
     }
 
-    /// The size of a virtqueue; 0 if there is none of that number.
+    /// The size of a virtqueue; 0 if there is no such virtqueue.
     #[must_use]
     pub fn queue_size(&self, queue: u16) -> u16 {
         self.rings.get(usize::from(queue)).map_or(0, Ring::size)
@@ -166,17 +168,19 @@ impl VirtioSlot {
         self.rings.get(usize::from(queue)).is_some_and(Ring::is_ready)
     }
 
-    /// The driver chooses a size. A size that cannot be is refused, see [`needs_reset`](Self::needs_reset).
+    /// Sets the size that the driver chose. An invalid size is refused, see
+    /// [`needs_reset`](Self::needs_reset).
     pub fn set_queue_size(&mut self, queue: u16, size: impl Into<u32>) {
         self.set_up(queue, |ring| ring.set_size(size.into()));
     }
 
-    /// The driver enables or disables a virtqueue. One that does not lie in guest memory is not enabled.
+    /// Enables or disables a virtqueue for the driver. A virtqueue outside guest memory is not
+    /// enabled.
     pub fn set_queue_ready(&mut self, queue: u16, ready: bool) {
         let memory = self.gate.memory();
         let Some(ring) = self.rings.get_mut(usize::from(queue)) else { return };
         if !ready {
-            // A queue can be disabled while the driver is up, not changed.
+            // A queue can be disabled while the driver is active, but not changed.
             ring.set_ready(false);
         } else if !self.needs_reset && !ring.is_ready() {
             match ring.check(memory) {
@@ -186,23 +190,23 @@ impl VirtioSlot {
         }
     }
 
-    /// The driver sets a half, or both, of the descriptor table's address.
+    /// Sets the low half, the high half or both of the descriptor table's address.
     pub fn set_queue_desc(&mut self, queue: u16, low: Option<u32>, high: Option<u32>) {
         self.set_up(queue, |ring| ring.set_address(Part::Descriptors, low, high));
     }
 
-    /// The driver sets a half, or both, of the available ring's address.
+    /// Sets the low half, the high half or both of the available ring's address.
     pub fn set_queue_avail(&mut self, queue: u16, low: Option<u32>, high: Option<u32>) {
         self.set_up(queue, |ring| ring.set_address(Part::Available, low, high));
     }
 
-    /// The driver sets a half, or both, of the used ring's address.
+    /// Sets the low half, the high half or both of the used ring's address.
     pub fn set_queue_used(&mut self, queue: u16, low: Option<u32>, high: Option<u32>) {
         self.set_up(queue, |ring| ring.set_address(Part::Used, low, high));
     }
 
-    /// A virtqueue is what its driver has said, or the driver is told that it is not: nothing is put in the place of what
-    /// cannot be.
+    /// Changes a virtqueue as the driver asks, or refuses the change. An invalid value is never
+    /// replaced by another.
     fn set_up(&mut self, queue: u16, change: impl FnOnce(&mut Ring) -> Result<(), String>) {
         if self.needs_reset {
             return;
@@ -217,7 +221,7 @@ impl VirtioSlot {
         }
     }
 
-    /// The driver has done what it must not: the device does nothing until it is reset (2.1.2).
+    /// The driver has violated the protocol: the device does nothing until it is reset (2.1.2).
     fn refuse(&mut self, queue: u16, reason: &str) {
         self.needs_reset = true;
         let slot = self.slot;
@@ -228,15 +232,16 @@ impl VirtioSlot {
         });
     }
 
-    /// Logs a warning of what the driver does, at most one a second for the slot.
+    /// Logs a warning about the driver, at most one per second for the slot.
     pub fn warn(&mut self, message: impl FnOnce() -> String) {
         self.warnings.warn(message);
     }
 
-    /// The driver is ready, with the features it accepts.
+    /// Activates the device: the driver is ready, and accepts these features.
     ///
     /// # Errors
-    /// When the features or a virtqueue are not as they must be; the device stays down, and needs a reset.
+    /// When the features or a virtqueue are invalid. The device then stays inactive and needs a
+    /// reset.
     pub fn driver_ok(&mut self, features: u64) -> Result<(), SlotError> {
         if self.needs_reset {
             return Err(SlotError::NeedsReset { slot: self.slot });
@@ -255,14 +260,15 @@ impl VirtioSlot {
         Ok(())
     }
 
-    /// What was not accepted is not served: neither event indexes nor indirect tables.
+    /// Sets the ring features. Event indexes and indirect tables are used only if the driver has
+    /// accepted them.
     fn negotiate_rings(&mut self) {
         let (event_idx, indirect) =
             (self.features & EVENT_IDX != 0, self.features & INDIRECT_DESC != 0);
         self.rings.iter_mut().for_each(|ring| ring.negotiated(event_idx, indirect));
     }
 
-    /// Which queues take input may depend on what the driver has accepted.
+    /// Updates the queues that take input: they may depend on the accepted features.
     fn find_input_queues(&mut self) {
         for input in &mut self.intakes {
             input.queues = input_queues(&**self.device, input.port);
@@ -280,10 +286,10 @@ impl VirtioSlot {
         Ok(())
     }
 
-    /// The driver resets the device. Afterwards nothing of its requests is in flight: what is held, and what was released
-    /// and not begun, is dropped, no completion comes any more. Where a backend is in a system call that reads the driver's
-    /// memory, and does not come out of it, the device cannot be reset: it [needs to be](Self::needs_reset) again, and does
-    /// nothing until then.
+    /// Resets the device for the driver. Afterwards none of its requests is in flight: held
+    /// requests, and released ones that have not begun, are dropped, and no completion follows. If
+    /// a backend is stuck in a system call that reads the driver's memory, the device [needs a
+    /// reset](Self::needs_reset) again and does nothing until then.
     pub fn reset(&mut self) {
         let lent = !self.gate.forget_chains(self.slot);
         if lent {
@@ -303,13 +309,14 @@ impl VirtioSlot {
         self.gate.negotiated(self.slot, 0);
     }
 
-    /// Whether the driver has broken the rings or set up what cannot be: `DEVICE_NEEDS_RESET` in the device status.
+    /// Whether the driver has broken the rings or made an invalid setting: `DEVICE_NEEDS_RESET` in
+    /// the device status.
     #[must_use]
     pub fn needs_reset(&self) -> bool {
         self.needs_reset
     }
 
-    /// A number that changes with the configuration space.
+    /// A number that changes when the configuration space changes.
     #[must_use]
     pub fn config_generation(&self) -> u32 {
         self.config_generation
@@ -329,8 +336,8 @@ impl VirtioSlot {
         self.end_all(done)
     }
 
-    /// The driver has notified a virtqueue: processes what is available, or, on a queue for
-    /// input, takes what waits.
+    /// The driver has notified a virtqueue. Processes its available chains, or, on a queue for
+    /// input, takes waiting input.
     pub fn kick(&mut self, queue: u16) -> Interrupt {
         if !self.usable(queue) {
             return Interrupt::NONE;
@@ -339,7 +346,7 @@ impl VirtioSlot {
             return self.take_input_of(queue);
         }
         let raised = self.process_queue(queue);
-        // The request may have changed where the input goes.
+        // The request may have changed the queues for input.
         let waits = |input: &InputPort| input.queues.len() > 1 && !input.pending.is_empty();
         match self.intakes.iter().position(waits) {
             Some(index) if self.usable(queue) => raised.or(self.take_input(index)),
@@ -347,20 +354,20 @@ impl VirtioSlot {
         }
     }
 
-    /// Processes whatever is available on any queue: notifications are not part of a saved state.
+    /// Processes the available chains of all queues, since notifications are not part of a saved
+    /// state.
     pub fn retry_all(&mut self) -> Interrupt {
         let queues = 0..self.rings.len() as u16;
         queues.fold(Interrupt::NONE, |raised, queue| raised.or(self.kick(queue)))
     }
 
-    /// A request is over: the chain that waits for it goes back to the driver. Called on the
-    /// device thread.
+    /// Completes a request: its chain goes back to the driver. Called on the device thread.
     pub fn complete(&mut self, completion: Completion) -> Interrupt {
         self.complete_all([completion])
     }
 
-    /// Requests are over: their chains go back to the driver, which is interrupted once for all of them.
-    /// Called on the device thread.
+    /// Completes requests: their chains go back to the driver, which is interrupted once for all of
+    /// them. Called on the device thread.
     pub fn complete_all(&mut self, completions: impl IntoIterator<Item = Completion>) -> Interrupt {
         let mut raised = Interrupt::NONE;
         let mut settled = Vec::new();
@@ -374,11 +381,12 @@ impl VirtioSlot {
         raised.or(self.interrupts())
     }
 
-    /// A backend has input for a port.
+    /// Takes a backend's input for a port.
     pub fn intake(&mut self, port: Port) -> Interrupt {
         match self.intakes.iter().position(|input| input.port == port) {
             Some(index) if self.usable_for_input(index) => self.take_input(index),
-            // Nobody to take it: it waits at the backend until the driver is up and notifies.
+            // No usable queue: the input waits at the backend until the driver is active and
+            // notifies.
             _ => {
                 self.gate.want_input(self.slot, port, false);
                 Interrupt::NONE
@@ -386,7 +394,7 @@ impl VirtioSlot {
         }
     }
 
-    /// Everything that a guest could tell the difference by.
+    /// The state of everything that affects what the guest sees.
     #[must_use]
     pub fn save(&self) -> SlotState {
         SlotState {
@@ -406,12 +414,12 @@ impl VirtioSlot {
         }
     }
 
-    /// Takes on a saved state. Afterwards [`retry_all`](Self::retry_all) is due, and an interrupt
-    /// to be on the safe side.
+    /// Restores a saved state. The caller must then call [`retry_all`](Self::retry_all) and raise
+    /// an interrupt, in case one was lost.
     ///
     /// # Errors
-    /// When the state is another device's or cannot be; the slot is unchanged then, but for the
-    /// device, which is to be thrown away.
+    /// When the state belongs to another device or is invalid. The slot is then unchanged, except
+    /// for the device, which must be discarded.
     pub fn restore(&mut self, state: &SlotState) -> Result<(), SlotError> {
         if state.queues.len() != self.rings.len() {
             return Err(SlotError::QueueCount {
@@ -424,13 +432,14 @@ impl VirtioSlot {
         for (queue, (ring, saved)) in self.rings.iter().zip(&state.queues).enumerate() {
             let fault = |reason| SlotError::Queue { slot: self.slot, queue, reason };
             let ring = ring.restored(saved).map_err(fault)?;
-            // Event indexes are a driver's that is up and has accepted them.
+            // Event indexes belong to an active driver that has accepted them.
             let event_idx = state.active && state.features & EVENT_IDX != 0;
             if saved.event_idx != event_idx {
                 let found = saved.event_idx;
                 return Err(fault(format!("expected event indexes {event_idx}, found {found}")));
             }
-            // What a driver sets up before it is up may be anything: it is looked at when it comes up.
+            // The settings of an inactive driver may be anything: they are checked when it becomes
+            // active.
             if state.active && ring.is_ready() {
                 ring.check(self.gate.memory()).map_err(fault)?;
             }
@@ -439,7 +448,7 @@ impl VirtioSlot {
         if state.active {
             self.check_features(state.features)?;
         } else if state.features != 0 {
-            // Features are a driver's that is up.
+            // Features belong to an active driver.
             let (slot, found) = (self.slot, state.features);
             return Err(SlotError::Features { slot, offered: 0, found });
         }
@@ -462,8 +471,8 @@ impl VirtioSlot {
         Ok(())
     }
 
-    /// Tells the backends again which features the driver has accepted. Backends that are attached
-    /// later are told by the gate.
+    /// Passes the accepted features to the backends again. The gate passes them to backends that
+    /// are attached later.
     pub fn negotiate(&self) {
         self.gate.negotiated(self.slot, self.features);
     }
@@ -492,7 +501,7 @@ impl VirtioSlot {
         queues.fold(Interrupt::NONE, |raised, queue| raised.or(self.interrupt(queue)))
     }
 
-    /// The driver has broken a ring: the device does nothing more until it is reset.
+    /// Handles a ring that the driver has broken: the device does nothing more until it is reset.
     fn broken(&mut self, queue: u16, error: &virtio_queue::Error) -> Interrupt {
         self.refuse(queue, &error.to_string());
         self.config_generation = self.config_generation.wrapping_add(1);

@@ -7,7 +7,7 @@ use super::{ROUNDS, VirtioSlot};
 use crate::completion::{Completion, Interrupt, Kind, Performed};
 use crate::guest_memory::{View, copy_in};
 
-/// What one round over a queue has left.
+/// The result of one round over a queue.
 enum Round {
     /// Nothing to do.
     Empty,
@@ -30,11 +30,11 @@ impl VirtioSlot {
                 Err(error) => return self.broken(queue, &error),
             }
         }
-        // What was let through may have ended requests of other queues too.
+        // Effects that passed the gate may have ended requests of other queues too.
         self.interrupts()
     }
 
-    /// Processes what is available, under one hold of the ledger's lock.
+    /// Processes the available chains, under one hold of the ledger's lock.
     fn round(&mut self, queue: u16, left: &mut u32) -> Result<Round, virtio_queue::Error> {
         let gate = self.gate.clone();
         let memory = gate.memory();
@@ -89,7 +89,7 @@ impl VirtioSlot {
                 break;
             }
         }
-        // What was staged before a ring turned out to be broken still counts.
+        // Effects staged before a broken ring was found still count.
         let done = gate.end_staging(ledger, self.slot);
         let settled: Vec<Performable> =
             done.into_iter().map(|one| self.complete_one(one)).collect();
@@ -98,7 +98,7 @@ impl VirtioSlot {
             return Err(error);
         }
         if stalled {
-            // Without notifications: the release brings the queue back.
+            // Without notifications: the settlement of requests resumes the queue.
             return Ok(Round::Empty);
         }
         let ring = &mut self.rings[usize::from(queue)];
@@ -110,8 +110,8 @@ impl VirtioSlot {
         self.complete_all(performed)
     }
 
-    /// Gives a chain back. The request is settled with it, in the same step as far as a
-    /// checkpoint can tell: both are done on the thread that takes checkpoints.
+    /// Gives a chain back and returns its request, to be settled. A checkpoint sees both as one
+    /// step, since this thread also takes the checkpoints.
     pub(super) fn complete_one(&mut self, done: Performed) -> Performable {
         if let Some((queue, head)) = done.chain()
             && done.request.record().id >= self.life
@@ -139,7 +139,7 @@ impl VirtioSlot {
                 outcome = Outcome::Failed;
             }
         }
-        // The guest may have changed the chain in the meantime: then nobody is told the status.
+        // The guest may have changed the chain in the meantime. Then no status is written.
         let mut walked = std::mem::take(&mut self.walked);
         walked.clear();
         let len = match ring.walk(memory, head, &mut walked) {

@@ -1,7 +1,7 @@
-//! A file that a console prints to: taken only if it is a log already, or is to become one.
+//! A file that a console prints to. It is accepted only if it is a log, or is new.
 //!
-//! What a console shows is added to a file; the file of a former machine is begun anew. Neither may happen to anything that
-//! is no log, so that a path that was mistaken costs nothing (docs/files.md).
+//! Console output is appended to a file; a file of an earlier machine is cleared first. Neither may
+//! happen to a file that is not a log, so that a mistaken path does no harm (docs/files.md).
 
 use std::fs::File;
 use std::io;
@@ -14,16 +14,16 @@ use crate::descriptors;
 use crate::own_files;
 use crate::ownership::{self, Maker, Opened, Sign};
 
-/// What a console prints is the guest's.
+/// A guest prints arbitrary bytes, so content does not identify the file.
 pub(crate) const SIGN: Sign = Sign { purpose: "console", content: None };
-/// How much is looked at, at the beginning and at the end.
+/// How many bytes are checked at the beginning and at the end.
 const LOOK: usize = 4096;
 
-/// Opens or makes the file of a machine that starts, or that goes on after a takeover: then the file is what it is, and the
-/// former side may still have it.
+/// Opens or creates the file of a machine that starts, or that continues after a takeover. In a
+/// takeover the file is not checked, and the former side may still have it open.
 pub(super) fn open(path: &Path, goes_on: bool) -> Result<File, ConsoleError> {
     let failed = |error| ConsoleError::Open { path: path.to_owned(), error };
-    // By its name: to open a block device may already disturb it.
+    // Check by name: opening a block device may already disturb it.
     if let Ok(found) = std::fs::metadata(path)
         && found.file_type().is_block_device()
     {
@@ -36,12 +36,12 @@ pub(super) fn open(path: &Path, goes_on: bool) -> Result<File, ConsoleError> {
     Ok(opened.file)
 }
 
-/// Whether [`open`] would take it for a machine that starts; changes nothing. One that another process has is as that leaves
-/// it: the other side of a pair prints to it.
+/// Checks that [`open`] would accept the file for a machine that starts. Changes nothing. A file in
+/// use by another process is not checked: the other side of a pair prints to it.
 pub(super) fn check(path: &Path) -> Result<(), ConsoleError> {
     match std::fs::metadata(path) {
         Ok(found) if found.is_file() => {}
-        // A terminal or a FIFO is not disturbed by opening it before its time.
+        // Accept without opening: to open a terminal or a FIFO early would disturb it.
         Ok(found) if found.file_type().is_char_device() || found.file_type().is_fifo() => {
             return Ok(());
         }
@@ -65,7 +65,7 @@ fn begin(path: &Path, opened: &Opened) -> Result<(), ConsoleError> {
         return Ok(());
     }
     let failed = |error| ConsoleError::Open { path: path.to_owned(), error };
-    // It is open to be written to only.
+    // The opened file is write-only.
     let reader = descriptors::console_file_to_look_at(path).map_err(failed)?;
     match judge(path, &reader, opened.maker)? {
         Next::BeginAnew => opened.file.set_len(0).map_err(failed),
@@ -78,7 +78,8 @@ enum Next {
     Append,
 }
 
-/// What may be done to a file. One of ours may hold what somebody has copied over it since.
+/// Decides what may be done to a file. Another program's data may have been copied over a file of
+/// ours.
 fn judge(path: &Path, file: &File, maker: Maker) -> Result<Next, ConsoleError> {
     let failed = |error| ConsoleError::Open { path: path.to_owned(), error };
     let metadata = file.metadata().map_err(failed)?;
@@ -90,7 +91,7 @@ fn judge(path: &Path, file: &File, maker: Maker) -> Result<Next, ConsoleError> {
     }
     let head = read(file, 0).map_err(failed)?;
     if maker != Maker::Other {
-        // A guest may print any bytes, but hardly begins with what an empty disk begins with.
+        // A guest may print any bytes, but rarely begins with the first byte of an empty disk.
         return match head.first() {
             Some(0) => Err(other(path, "binary data".to_owned())),
             _ => Ok(Next::BeginAnew),
@@ -120,17 +121,18 @@ fn read(file: &File, at: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Of an id in hexadecimal digits, with hyphens between them.
+/// Length limit of an id: hexadecimal digits with hyphens.
 const LONGEST_ID: usize = 64;
 
-/// Whether a file begins as the records do that this program keeps, and others keep: one more line would spoil it.
+/// Whether a file begins like a record of this program or of others, which one more line would
+/// spoil.
 fn is_record(head: &[u8]) -> bool {
     let text = head.trim_ascii();
     let is_id = text.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-');
     text.first() == Some(&b'{') || (1..=LONGEST_ID).contains(&text.len()) && is_id
 }
 
-/// Whether a piece of a file is UTF-8 as terminals take it; a character may be cut at either end.
+/// Whether a piece of a file is UTF-8 text for a terminal. A character may be cut at either end.
 fn is_text(piece: &[u8]) -> bool {
     /// Bell, backspace, tab, line feed, form feed, carriage return, escape.
     const CONTROLS: &[u8] = b"\x07\x08\t\n\x0c\r\x1b";
@@ -190,7 +192,7 @@ mod tests {
         }
     }
 
-    /// Fails where a file counts as kemari's that was only empty when kemari came to it.
+    /// Fails if a file counts as kemari's that was only empty when kemari found it.
     #[test]
     fn what_is_copied_into_a_file_that_was_empty_stays() {
         let dir = tempfile::tempdir().unwrap();
@@ -217,7 +219,7 @@ mod tests {
         }
     }
 
-    /// Fails where a standby that looks at the file of a machine that starts is taken for another machine.
+    /// Fails if a standby that checks the file of a starting machine is taken for another machine.
     #[test]
     fn whoever_looks_at_a_file_keeps_no_machine_from_it() {
         let dir = tempfile::tempdir().unwrap();

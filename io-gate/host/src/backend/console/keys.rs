@@ -1,4 +1,4 @@
-//! A console's input: standard input, read by the device thread, which never waits for it.
+//! A console's input: standard input, which the device thread reads without blocking.
 
 use std::fs::File;
 use std::io;
@@ -11,29 +11,29 @@ use crate::backend::terminal;
 use crate::descriptors::{self, CONSOLE_INPUT};
 use crate::inputs::{Inputs, Role, Token};
 
-/// How much input is taken at once.
+/// The most input taken at once.
 const INPUT: usize = 1024;
 /// Ctrl-A: the next key is for this process, not for the guest.
 const ESCAPE: u8 = 0x01;
-/// When a pipe whose writers have gone is looked at again, at first and at last.
+/// Retry interval for a pipe without writers: at first, and at most.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(super) struct Keys {
-    // Before what it watches, so that it is dropped first.
+    // Declared before the descriptor that it watches, so that it is dropped first.
     interest: Interest,
     retry: Retry,
     place: (Inputs, Token),
-    /// A description of our own, which does not block; none: standard input itself.
+    /// Our own file description, which is non-blocking. `None`: standard input itself.
     own: Option<File>,
     is_socket: bool,
-    /// Whether somebody may come and write again: to a FIFO, or at a terminal that its shell gives
-    /// to this process.
+    /// Whether a writer may come back: to a FIFO, or at a terminal that its shell gives to this
+    /// process.
     may_come_back: bool,
-    /// Nobody types there now.
+    /// There is no writer now.
     ended: bool,
-    /// Whether the operator was told.
+    /// Whether this has been logged.
     told: bool,
     escaped: bool,
 }
@@ -56,12 +56,12 @@ impl Keys {
         Ok(keys)
     }
 
-    /// Watches what is not watched: from the beginning, and a while after its last writer has gone.
+    /// Watches standard input: at the beginning, and a while after its last writer has gone.
     pub(super) fn look_again(&mut self) {
         self.retry.expired();
         let (inputs, token) = &self.place;
         self.ended = false;
-        // A regular file or a closed descriptor: there is nobody to type.
+        // A regular file or a closed descriptor: there are no keys to wait for.
         if let Err(error) = self.interest.watch(inputs.watch(self.fd(), *token)) {
             log::debug!("console: standard input is not watched: {error}");
             self.interest.unwatch();
@@ -106,13 +106,13 @@ impl Keys {
         usize::try_from(got).map_err(|_| io::Error::last_os_error())
     }
 
-    /// A descriptor that has hung up is ready all the time, and is watched no longer.
+    /// Stops watching: a descriptor that has hung up is always ready.
     fn has_ended(&mut self, error: Option<&io::Error>) {
         self.ended = true;
         self.interest.unwatch();
         if !std::mem::replace(&mut self.told, true) {
             match error {
-                // What a terminal says that another job has, too (SIGTTIN is ignored).
+                // Also the error of a terminal that belongs to another job (SIGTTIN is ignored).
                 Some(error) if self.may_come_back => {
                     log::info!("console: standard input is not read at this time: {error}")
                 }
@@ -150,7 +150,8 @@ impl Keys {
     }
 }
 
-/// Whether a descriptor can be read or written without blocking, after waiting for it this long.
+/// Waits this long until a descriptor can be read or written without blocking. Returns whether it
+/// can.
 pub(super) fn ready(fd: RawFd, events: libc::c_short, patience_ms: libc::c_int) -> bool {
     let mut poll = libc::pollfd { fd, events, revents: 0 };
     // SAFETY: one valid `pollfd`, and the count says one.

@@ -22,7 +22,7 @@ use sink::Sink;
 /// Why a console cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsoleError {
-    /// The system refuses.
+    /// The system refused.
     #[error(
         "console file {path}: cannot open it: {error}{}; check the path given with file=",
         hint(path, error)
@@ -41,14 +41,14 @@ pub enum ConsoleError {
         /// The file.
         path: PathBuf,
     },
-    /// It is something else.
+    /// The file is not a log.
     #[error(
         "console file {path}: expected a new file, a text, or a device that shows text, found {found}; it is left alone: give another path with file="
     )]
     Kind {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// What was found.
         found: String,
     },
 }
@@ -73,25 +73,25 @@ enum Kind {
 }
 
 impl Console {
-    /// A console that nobody reads.
+    /// A console without input and output.
     #[must_use]
     pub fn none() -> Self {
         Self(Kind::None)
     }
 
-    /// Standard input and output. Ctrl-A x ends the process in good order, Ctrl-A Ctrl-A sends
-    /// Ctrl-A; on a terminal see [`RawMode`](super::terminal::RawMode).
+    /// Standard input and output. Ctrl-A x ends the process in good order, and Ctrl-A Ctrl-A sends
+    /// Ctrl-A. For a terminal see [`RawMode`](super::terminal::RawMode).
     #[must_use]
     pub fn stdio() -> Self {
         Self(Kind::Stdio)
     }
 
-    /// A file, for output only; a FIFO, whose reader comes when it likes, or a terminal. A file that a
-    /// console of kemari has made is begun anew, unless `append` is set; to any other text the output is
-    /// added, and what is no text is refused then.
+    /// A file, for output only; or a FIFO, whose reader may come later; or a terminal. A file that
+    /// a console of kemari made is cleared first, unless `append` is set. Any other text file is
+    /// appended to. Without `append`, a file that is not text is refused.
     ///
     /// # Errors
-    /// When it cannot be opened for writing, is something else, or another machine has it.
+    /// When it cannot be opened for writing, is not a log, or another machine uses it.
     pub fn file(path: &Path, append: bool) -> Result<Self, ConsoleError> {
         let failed = |error| ConsoleError::Open { path: path.to_owned(), error };
         let file = console_file::open(path, append)?;
@@ -99,15 +99,16 @@ impl Console {
         Ok(Self(Kind::File(Sink::of_file(file, name).map_err(failed)?)))
     }
 
-    /// Whether [`Self::file`] would take this file for a machine that starts; changes nothing.
+    /// Checks that [`Self::file`] would accept this file for a machine that starts. Changes
+    /// nothing.
     ///
     /// # Errors
-    /// When it would not.
+    /// When it would refuse it.
     pub fn check_file(path: &Path) -> Result<(), ConsoleError> {
         console_file::check(path)
     }
 
-    /// Falls into its halves, watched.
+    /// Splits into its two halves and watches its descriptors.
     pub(crate) fn attach(self, inputs: &Inputs, token: Token) -> io::Result<(Output, Input)> {
         let (sink, keys) = match self.0 {
             Kind::None => (None, None),
@@ -125,7 +126,7 @@ impl Console {
     }
 }
 
-/// What other threads see of a console.
+/// What other threads use of a console.
 pub(crate) struct Input {
     /// Neither is held across a call that can block.
     room: Arc<Mutex<Room>>,
@@ -140,7 +141,8 @@ impl Input {
                 if role == Role::Timer {
                     room.expired();
                 } else {
-                    // Until the lane has sent something, the descriptor would only be ready again.
+                    // Until the lane has written something, the descriptor would be reported as
+                    // ready again.
                     room.want(false);
                 }
                 Handled { attend: true, input: false }

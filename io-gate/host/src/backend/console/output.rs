@@ -1,9 +1,11 @@
-//! A console's output: what its reader has not taken waits here, in flight.
+//! A console's output: bytes that its reader has not taken wait here, in flight.
 //!
-//! P3: what the guest prints is settled when it has been written: until then every checkpoint has it, and whoever takes over
-//! prints it. A console is lossy beyond that, so that a reader who has stopped does not stop the guest: of what he has not
-//! taken [`MAX_WAITING`] bytes are kept, the rest is dropped and counted; and as drivers of virtio consoles wait for a buffer
-//! with everything stopped, they have theirs back after [`PATIENCE`], and what was in it waits in this host's memory only.
+//! P3: printed bytes are settled when they have been written. Until then every checkpoint contains
+//! them, and a takeover prints them.
+//! Beyond that a console is lossy, so that a stopped reader does not stop the guest: at most
+//! [`MAX_WAITING`] bytes are kept, and the rest is dropped and logged. Drivers of virtio consoles
+//! stop everything while they wait for a buffer. So they get their buffers back after [`PATIENCE`],
+//! and the bytes then wait in this host's memory only.
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,20 +22,21 @@ use crate::inputs::{Inputs, Role, Token, Watch};
 use crate::out::{Kept, Refused, Released};
 use crate::poisoned::POISONED;
 
-/// The most that waits for a reader: in bytes, and in requests, each of which has a record in every checkpoint. Below what a
-/// slot may have unsettled (io-gate, `load`): output to a reader who has stopped is dropped here, and not held back there.
+/// The most that waits for a reader, in bytes and in requests, each of which has a record in every
+/// checkpoint. It is below a slot's bound of unsettled requests (io-gate, `load`): output to a
+/// stopped reader is dropped here rather than held back there.
 const MAX_WAITING: usize = 128 * 1024;
 const MAX_REQUESTS: usize = 24 * 1024;
-/// One message: as much as is written by one permission (P2).
+/// Size of one message: the most that is written by one permit (P2).
 const PIECE: usize = 4096;
 /// The most that one request prints.
 const MAX_REQUEST: usize = 1024 * 1024;
-/// How long a driver's buffer waits for a reader who takes nothing.
+/// How long a driver's buffer waits for a stopped reader.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long a clean shutdown waits for a reader who takes nothing.
+/// How long a clean shutdown waits for a stopped reader.
 const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
-/// When there is room again, and when to wait no longer.
+/// Watches for room, and limits the wait for it.
 pub(super) struct Room {
     interest: Interest,
     timer: Retry,
@@ -60,9 +63,9 @@ impl Room {
     }
 }
 
-/// What waits for the reader.
+/// Bytes that wait for the reader.
 struct Waiting {
-    /// None: settled already.
+    /// `None`: already settled.
     request: Option<Performable>,
     bytes: Kept,
 }
@@ -76,21 +79,21 @@ impl Waiting {
 
 /// The lane's half of a console.
 pub(crate) struct Output {
-    /// None: nobody reads what is printed.
+    /// `None`: the output has no reader.
     sink: Option<Sink>,
     room: Arc<Mutex<Room>>,
     waiting: VecDeque<Waiting>,
-    /// How many drivers' buffers are among it.
+    /// Number of drivers' buffers in `waiting`.
     chains: usize,
-    /// Bytes of all that waits.
+    /// Bytes in `waiting`.
     bytes: usize,
-    /// Bytes of the first that have been written.
+    /// Bytes of the first entry that have been written.
     written: usize,
-    /// What is written next, used again and again.
+    /// The next piece to write. Reused.
     piece: Kept,
     /// Since when the reader has taken nothing.
     stopped: Option<Instant>,
-    /// Whether the operator was told that nobody reads.
+    /// Whether the missing reader has been logged.
     gone: bool,
 }
 
@@ -133,26 +136,26 @@ impl Output {
         let waiting = Waiting { request: Some(request), bytes };
         self.chains += usize::from(waiting.is_of_a_chain());
         self.waiting.push_back(waiting);
-        // Only behind what has found no room does nobody look for some.
+        // If others wait already, the lane is waiting for room: do not write now.
         if self.waiting.len() == 1 {
             self.write(work);
         }
         self.hand_back(work);
     }
 
-    /// Whether so many more bytes are too many. What comes alone is taken.
+    /// Whether `more` bytes do not fit. With nothing waiting, any amount is taken.
     fn is_full(&self, more: usize) -> bool {
         !self.waiting.is_empty()
             && (self.bytes + more > MAX_WAITING || self.waiting.len() >= MAX_REQUESTS)
     }
 
-    /// There may be room, or a driver has waited for long.
+    /// Continues: there may be room, or a driver has waited for long.
     pub(crate) fn attend(&mut self, work: &mut Work<'_>) {
         self.write(work);
         self.hand_back(work);
     }
 
-    /// The machine ends: the reader is waited for a while.
+    /// Waits a while for the reader, since the machine ends.
     pub(crate) fn finish(&mut self, work: &mut Work<'_>, until: Instant) {
         let mut progress = Instant::now();
         loop {
@@ -175,7 +178,7 @@ impl Output {
         }
     }
 
-    /// Writes what there is room for, each piece by a permission of its own (P2).
+    /// Writes while there is room, each piece with its own permit (P2).
     fn write(&mut self, work: &mut Work<'_>) {
         while let Some(sink) = self.sink.as_ref().filter(|_| !self.waiting.is_empty()) {
             self.piece.clear();
@@ -239,7 +242,7 @@ impl Output {
         }
     }
 
-    /// A file that is full, a reader that has gone: the guest goes on without.
+    /// Handles a full file or a missing reader: the guest continues without its output.
     fn failed(&mut self, work: &mut Work<'_>, error: &io::Error) {
         if !std::mem::replace(&mut self.gone, true)
             && let Some(sink) = &self.sink
@@ -249,13 +252,13 @@ impl Output {
                 sink.name()
             );
         }
-        // A full disk is an error to the guest; that nobody reads is none.
+        // A full disk is an error for the guest; a missing reader is not.
         let read_by_nobody = self.sink.as_ref().is_some_and(Sink::has_to_be_waited_for);
         let outcome = if read_by_nobody { Outcome::Success(0) } else { Outcome::Failed };
         self.first_is_over(work, outcome);
     }
 
-    /// The right is lost: whoever has it prints what is still in flight.
+    /// The right is lost: its new holder prints what is still in flight.
     fn withhold(&mut self, work: &mut Work<'_>) {
         for waiting in self.waiting.drain(..) {
             waiting.request.into_iter().for_each(|request| work.withheld(request));
@@ -263,7 +266,7 @@ impl Output {
         (self.bytes, self.written, self.chains) = (0, 0, 0);
     }
 
-    /// Gives drivers their buffers back when the reader has taken nothing for long.
+    /// Gives drivers their buffers back if the reader has taken nothing for long.
     fn hand_back(&mut self, work: &mut Work<'_>) {
         if self.chains == 0 || self.stopped.is_none_or(|since| since.elapsed() < PATIENCE) {
             return;

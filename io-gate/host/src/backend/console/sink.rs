@@ -1,4 +1,4 @@
-//! Where a console's output goes: a descriptor, and how it is written to without waiting for a reader.
+//! The destination of a console's output: a descriptor, written to without waiting for a reader.
 
 use std::fs::File;
 use std::io;
@@ -12,7 +12,7 @@ use crate::permit::Permits;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Sink {
-    /// None: standard output itself.
+    /// `None`: standard output itself.
     file: Option<File>,
     how: How,
     name: String,
@@ -20,13 +20,14 @@ pub(super) struct Sink {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
-    /// A regular file takes what it is given.
+    /// A regular file takes all it is given.
     File,
-    /// A pipe, FIFO or terminal through a description of our own, which does not block.
+    /// A pipe, FIFO or terminal through our own file description, which is non-blocking.
     Stream,
     Socket,
-    /// A description that is shared with other processes (the shell), and so was not made non-blocking: readiness is asked
-    /// for before each call instead. Where another writer is faster, the lane waits with it; nobody waits for the lane.
+    /// A file description shared with other processes (the shell), and therefore not made
+    /// non-blocking. Readiness is checked before each call instead. If another writer is faster,
+    /// the lane blocks in the call; no thread waits for the lane.
     Shared,
 }
 
@@ -53,18 +54,18 @@ impl Sink {
         self.file.as_ref().map_or(CONSOLE_OUTPUT, AsRawFd::as_raw_fd)
     }
 
-    /// For people.
+    /// The name for messages.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether there may be no room; a regular file cannot even be watched.
+    /// Whether it can be without room. A regular file always has room and cannot be watched.
     pub(super) fn has_to_be_waited_for(&self) -> bool {
         self.how != How::File
     }
 
-    /// Writes some of a piece, by one permission; none if there is no room. A pipe or terminal that is ready takes a piece of at
-    /// most 4096 bytes without blocking, unless somebody else is faster.
+    /// Writes some of a piece, by one permit; `None` if there is no room. A ready pipe or terminal
+    /// takes a piece of at most 4096 bytes without blocking, unless another writer is faster.
     pub(super) fn write(
         &self,
         permits: &mut Permits<'_>,
@@ -88,7 +89,7 @@ impl Sink {
         }
     }
 
-    /// Whether there is room, after waiting for it this long.
+    /// Waits this long for room. Returns whether there is any.
     pub(super) fn wait_for_room(&self, patience_ms: libc::c_int) -> bool {
         super::keys::ready(self.fd(), libc::POLLOUT, patience_ms)
     }
