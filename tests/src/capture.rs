@@ -20,17 +20,17 @@ pub enum Fate {
 /// One frame, as it came into the switch.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame {
-    /// When.
+    /// When it arrived.
     pub at: Instant,
     /// The port it came in on.
     pub port: usize,
-    /// Which of the port's connections it came from: a program that is started anew gets a new number.
+    /// Which of the port's connections it came from: a restarted program gets a new number.
     pub connection: u32,
-    /// Who it says sent it.
+    /// The source address in its header.
     pub source: Mac,
     /// A hash over the whole frame.
     pub hash: u64,
-    /// What became of it.
+    /// What the switch did with it.
     pub fate: Fate,
 }
 

@@ -1,4 +1,4 @@
-//! Certificates for trials: an authority, and a directory of credentials for each host.
+//! Certificates for tests: an authority, and a directory of credentials for each host.
 
 use std::fs;
 use std::io::Write;
@@ -12,12 +12,12 @@ use rcgen::{
     KeyPair, KeyUsagePurpose,
 };
 
-/// An authority that lives as long as this value: its key is written nowhere.
+/// An authority that lives as long as this value: its key is never written to a file.
 #[derive(Debug)]
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    /// A new authority, which no other host believes yet.
+    /// A new authority, which no other host trusts yet.
     ///
     /// # Errors
     /// When no key can be made.
@@ -35,7 +35,7 @@ impl Authority {
         self.0.pem()
     }
 
-    /// Writes `ca.pem`, `cert.pem` and `key.pem` for a host that is called by any of `names`.
+    /// Writes `ca.pem`, `cert.pem` and `key.pem` for a host that is known by each of `names`.
     ///
     /// # Errors
     /// When a name cannot be in a certificate, or a file cannot be written.
@@ -45,7 +45,7 @@ impl Authority {
             .with_context(|| format!("expected DNS names or IP addresses, found {names:?}"))?;
         params.distinguished_name.push(DnType::CommonName, first.as_str());
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        // Either side may come to be the one that listens.
+        // Either side may be the one that listens.
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate()?;
@@ -63,7 +63,7 @@ impl Authority {
 /// # Errors
 /// When there is one already, or it cannot be written.
 pub fn write_set(dir: &Path, hosts: &[Vec<String>]) -> Result<Vec<PathBuf>> {
-    // All are looked at before the first is written: half a set is of no use, as its authority's key is gone.
+    // All are checked before the first is written: half a set is useless, because its authority's key is gone.
     let mut free: Vec<PathBuf> = Vec::new();
     for names in hosts {
         names.iter().try_for_each(|name| check_name(name))?;
@@ -88,7 +88,8 @@ pub fn write_set(dir: &Path, hosts: &[Vec<String>]) -> Result<Vec<PathBuf>> {
     Ok(free)
 }
 
-/// Whether two names are one, in certificates and on file systems that do not tell `A` from `a`; or two spellings one address.
+/// Whether two names are the same in certificates and on file systems that do not distinguish `A` from `a`, or two spellings
+/// are the same address.
 fn is_same(one: &str, other: &str) -> bool {
     match (one.parse::<IpAddr>(), other.parse::<IpAddr>()) {
         (Ok(one), Ok(other)) => one == other,
@@ -98,8 +99,7 @@ fn is_same(one: &str, other: &str) -> bool {
 
 /// Checks a host's name or address: it becomes a directory, and a name in a certificate.
 ///
-/// # Errors
-/// When it is none.
+/// # Errors It is not valid.
 pub fn check_name(name: &str) -> Result<()> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':');
     let is_address = name.parse::<IpAddr>().is_ok();
@@ -108,7 +108,7 @@ pub fn check_name(name: &str) -> Result<()> {
         && name.split('.').all(|label| {
             (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
         })
-        // An address that is none, such as 1.2.3: no name ends with a number (RFC 1123, 2.1).
+        // An invalid address such as 1.2.3: no name ends with a number (RFC 1123, 2.1).
         && !name.split('.').next_back().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
     ensure!(
         name.chars().all(fits) && (is_address || is_name),
@@ -117,10 +117,10 @@ pub fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Replaces a file as a whole, so that who reads it meanwhile sees the old one or the new one.
+/// Replaces a file atomically, so that a reader sees the old or the new contents.
 fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
     let new = path.with_extension("new");
-    // One that was left behind has its own permissions.
+    // A temporary file that was left behind has permissions of its own.
     let _ = fs::remove_file(&new);
     let file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new);
     let written = file.and_then(|mut file| file.write_all(text.as_bytes()));

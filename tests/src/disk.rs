@@ -1,4 +1,4 @@
-//! Reads the guest's log off the disk image: every acknowledged operation must be there, whole, and nothing else.
+//! Reads the guest's log from the disk image: every acknowledged operation must be there unchanged, and nothing else.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,10 +11,10 @@ use kemari_workload::{CHAIN_START, Record, log_capacity, log_sector};
 use crate::client::history::{Applied, History};
 use crate::findings::{Finding, Kind};
 
-/// Operations that may be on disk before anybody was answered: one for each client id.
+/// Operations that may be on disk before they are answered: one for each client id.
 const UNANSWERED: u64 = kemari_workload::MAX_CLIENTS as u64;
 
-/// A disk image, and how far it was checked.
+/// A disk image, and how much of it was checked.
 #[derive(Debug)]
 pub struct DiskLog {
     image: File,
@@ -64,7 +64,7 @@ impl DiskLog {
     /// When the image cannot be read.
     pub fn check_all(&mut self, history: &History) -> Result<DiskFindings> {
         let mut findings = self.check(history, 1)?;
-        // What the log no longer holds was checked before.
+        // What the log has overwritten was checked before.
         findings.overwritten = 0;
         Ok(findings)
     }
@@ -82,7 +82,7 @@ impl DiskLog {
             ..DiskFindings::default()
         };
         for index in first.max(still_there)..=last {
-            // An answer that is still on its way; the history notes it when it never comes.
+            // The answer may still be on its way; the history reports an answer that never comes.
             let Some(expected) = history.applied(index) else { continue };
             findings.checked += 1;
             let slot = self.read(index)?;
@@ -94,7 +94,7 @@ impl DiskLog {
         Ok(findings)
     }
 
-    /// Beyond the acknowledged there may be operations that nobody was answered for, but they must follow.
+    /// Operations after the acknowledged ones may be unanswered, but they must follow without a gap.
     fn check_beyond(
         &self,
         history: &History,
@@ -103,8 +103,8 @@ impl DiskLog {
     ) -> Result<()> {
         let mut chain = history.applied(last).map_or(CHAIN_START, |last| last.chain);
         let mut unbroken = true;
-        // The guest may be writing: it writes in order, so read against the order, whatever is seen was preceded by all
-        // that is read after it.
+        // The guest may be writing, and writes in order. Reading backwards, every record that is seen was written after
+        // all records that are read after it.
         let mut beyond = Vec::new();
         for index in (last + 1..=last + UNANSWERED).rev() {
             beyond.push((index, self.read(index)?));

@@ -1,4 +1,5 @@
-//! A real etcd server as arbiter: started in a directory of its own, stopped, killed, started again.
+//! A real etcd server as arbiter: started in a directory of its own, stopped, killed, and started
+//! again.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -15,10 +16,10 @@ use crate::process::{Process, tied_to_us};
 
 /// How long a server may take to serve.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A port that was free may be taken before the server has it.
+/// Another program may take a free port before the server does.
 const PORTS_TRIED: u32 = 5;
 
-/// Files for TLS: etcd serves with them, and lets in only whom the same authority vouches for.
+/// TLS files: etcd serves with them, and admits only clients of the same authority.
 #[derive(Debug, Clone)]
 pub struct ServerTls {
     /// The authority's certificate.
@@ -37,7 +38,7 @@ pub struct Etcd {
     peer: SocketAddr,
     tls: Option<ServerTls>,
     starts: u32,
-    /// How it is started where it is not to run right here: program and arguments before etcd's own.
+    /// The program and arguments before etcd's own, if it does not run in this namespace.
     prefix: Vec<String>,
     process: Option<Process>,
 }
@@ -131,7 +132,7 @@ impl Etcd {
         Ok(command)
     }
 
-    /// It serves when it says so: etcd 3.4 and later write this line.
+    /// etcd 3.4 and later write this line when they serve.
     fn wait_serving(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
@@ -144,13 +145,13 @@ impl Etcd {
             if ready && self.connects() {
                 return Ok(());
             }
-            // It is another program's start that is waited for, and there is nothing to be woken by.
+            // Polled: another program's start gives no event to wait for.
             thread::sleep(Duration::from_millis(10));
         }
         bail!("etcd does not serve within {PATIENCE:?}; see {}", self.log().display())
     }
 
-    /// In a namespace of its own it cannot be reached from here, and its word must do.
+    /// A server in a namespace of its own cannot be reached from here, so its log line must suffice.
     fn connects(&self) -> bool {
         !self.prefix.is_empty()
             || TcpStream::connect_timeout(&self.client, Duration::from_secs(1)).is_ok()
@@ -163,12 +164,12 @@ impl Etcd {
         }
     }
 
-    /// Stops it as it is (SIGSTOP): connections stay, and nobody answers.
+    /// Stops it with SIGSTOP: connections stay open, and no request is answered.
     pub fn pause(&mut self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets it go on.
+    /// Resumes it.
     pub fn resume(&mut self) {
         self.signal(Signal::CONT);
     }
@@ -179,16 +180,16 @@ impl Etcd {
         }
     }
 
-    /// Where clients find it.
+    /// The address for clients.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.client
     }
 }
 
-/// Where Debian's package `etcd-server` has it.
+/// The path in Debian's package `etcd-server`.
 const PROGRAM: &str = "/usr/bin/etcd";
-/// What to say where it is not.
+/// The error where etcd is not installed.
 pub const MISSING: &str =
     "expected etcd's server at /usr/bin/etcd, found none; install it: apt-get install etcd-server";
 

@@ -1,7 +1,7 @@
-//! The output of a device that the micro-guest drives line by line: judged as a stream of which nothing may be missing.
+//! Judges the output of a device that the micro-guest drives line by line: a stream without gaps.
 //!
-//! At a takeover the bytes that may not have left are sent again, so the stream may step back once there, and go on from
-//! any earlier place. It may never skip a byte.
+//! At a takeover the standby sends again the bytes that may not have left, so the stream may step back once there, and
+//! go on from any earlier place. It may never skip a byte.
 
 use std::fs;
 use std::path::Path;
@@ -11,10 +11,10 @@ use serde::Serialize;
 
 use crate::findings::{Finding, Kind};
 
-/// What was in the file.
+/// The contents of the file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Exercise {
-    /// The last line that came whole.
+    /// The last complete line.
     pub lines: u64,
     /// How often the stream stepped back.
     pub repeated: u64,
@@ -31,7 +31,7 @@ pub fn check(path: &Path, takeovers: u64) -> Result<(Exercise, Vec<Finding>)> {
 
 fn judge(bytes: &[u8], takeovers: u64) -> (Exercise, Vec<Finding>) {
     let expected = expected(bytes.len());
-    // Everywhere in the expected stream where the next byte may be.
+    // All places of the expected stream where the next byte may be.
     let mut places = vec![0];
     let mut furthest = 0;
     let mut repeated = 0;

@@ -1,4 +1,4 @@
-//! What broke, by the kind that a report counts.
+//! What broke, by the kinds that a report counts.
 
 use std::fmt;
 
@@ -10,21 +10,21 @@ use serde::Serialize;
 pub enum Kind {
     /// Something acknowledged is gone (P3).
     Lost,
-    /// The guest went back behind what it had shown (P1).
+    /// The guest went back behind a state that it had shown (P1).
     RolledBack,
     /// Something left before its checkpoint was acknowledged (P1).
     Unacknowledged,
     /// An operation took effect more than once.
     Duplicated,
-    /// No order of the operations explains what clients were answered (P1, P3).
+    /// No order of the operations explains the answers (P1, P3).
     NotLinearizable,
     /// Both hosts performed effects (P2).
     TwoActive,
     /// Memory or state differs, or the guest found a fault in itself (P4, P8).
     Corrupt,
-    /// A process had more than it may have (P9).
+    /// A process used more than its limit (P9).
     Unbounded,
-    /// A part of the pair did not do what it should.
+    /// A part of the pair did not behave as specified.
     Behaviour,
 }
 

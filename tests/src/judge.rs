@@ -3,7 +3,7 @@
 use crate::capture::Frame;
 use crate::findings::{Finding, Kind};
 
-/// The frames of one round, in order, and who may have sent them.
+/// The frames of one round, in order, and which hosts may send them.
 #[derive(Debug, Clone, Copy)]
 pub struct Succession {
     /// The switch port of the host that ran the guest when the round began.
@@ -15,7 +15,7 @@ pub struct Succession {
 }
 
 impl Succession {
-    /// What contradicts it in `frames`. A frame on a cut cable counts: it left the machine.
+    /// The first contradiction in `frames`. A frame on a cut cable counts: it left the machine.
     pub fn check(&self, frames: &[Frame]) -> Option<Finding> {
         let of = |port| frames.iter().filter(move |frame| frame.port == port);
         let first = of(self.other).next()?;

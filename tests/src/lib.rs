@@ -1,7 +1,7 @@
 //! Outside observers and the harness that runs, breaks and judges a pair.
 //!
-//! Nothing here links the product: it is run as processes, told what to do on the command line, watched through its
-//! status, and judged by what leaves it: frames on a [`switch`], answers to a [`client`], bytes on a [`disk`].
+//! Nothing here links the product: it runs as processes, is controlled by its command line, watched through its
+//! status, and judged by its outputs: frames on a [`switch`], answers to a [`client`], bytes on a [`disk`].
 
 #![deny(unsafe_code)]
 

@@ -11,13 +11,13 @@ use crate::switch::Cable;
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const CLIENT: Host = Host { mac: [2, 0, 0, 0, 0, 0xc1], ip: Ipv4Addr::new(10, 0, 2, 2) };
 
-/// The guest's part of a run.
+/// The guest's part of a run's configuration.
 pub fn guest(kernel: PathBuf, initrd: PathBuf, memory: u64, cpus: u32) -> GuestConfig {
     let command_line = format!("console=ttyS0 quiet panic=-1 kemari.ip={GUEST}/24");
     GuestConfig { kernel, initrd: Some(initrd), command_line, memory, cpus, boots_protected: false }
 }
 
-/// Starts to ask the guest over `cable`.
+/// Starts the observer over `cable`.
 pub fn observer(cable: Cable, connections: u32, seed: u64, image: &Path) -> RedisObserver {
     let image = image.to_owned();
     RedisObserver::start(cable, RedisConfig { own: CLIENT, guest: GUEST, connections, seed, image })

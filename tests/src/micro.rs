@@ -20,11 +20,11 @@ use crate::switch::Cable;
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 /// The client's addresses.
 pub const CLIENT: Host = Host { mac: [2, 0, 0, 0, 0, 0xc1], ip: Ipv4Addr::new(10, 0, 2, 2) };
-/// Where the monitor puts virtio-mmio devices: disk, network, entropy. A stock kernel reads it in ACPI's DSDT, which this
-/// guest cannot.
+/// The addresses of the virtio-mmio devices: disk, network, entropy. A stock kernel reads them in ACPI's DSDT, which this
+/// guest cannot parse.
 const DEVICES: [&str; 3] = ["4K@0xd0000000:5", "4K@0xd0001000:6", "4K@0xd0002000:7"];
 
-/// The most vCPUs that it drives.
+/// The largest number of vCPUs that the guest drives.
 pub const MAX_CPUS: u32 = 4;
 
 /// How large the guest's disk is.
@@ -35,15 +35,15 @@ pub const DISK_BYTES: u64 = 256 << 20;
 pub struct Load {
     /// How many client ids ask at the same time.
     pub writers: u32,
-    /// What the workload is drawn from.
+    /// The seed of the workload.
     pub seed: u64,
-    /// Pages that the guest dirties in a second, besides.
+    /// Pages that the guest dirties per second in addition.
     pub dirty: u32,
     /// An unanswered request is repeated after this time.
     pub resend: Duration,
 }
 
-/// The guest's part of a run.
+/// The guest's part of a run's configuration.
 pub fn guest(kernel: PathBuf, memory: u64, cpus: u32, load: Load) -> GuestConfig {
     GuestConfig {
         kernel,
@@ -64,7 +64,7 @@ pub fn command_line(cpus: u32) -> String {
     words.join(" ")
 }
 
-/// Has the guest drive one more device, which it need not know.
+/// Has the guest drive one more device, of any kind.
 pub fn exercise(guest: &mut GuestConfig) {
     guest.command_line.push_str(" virtio_mmio.device=4K@0xd0003000:10 exercise=on");
 }
@@ -74,16 +74,16 @@ pub fn exercise(guest: &mut GuestConfig) {
 pub struct MicroObserver {
     client: Client,
     disk: DiskLog,
-    /// What is wrong with records that were checked early.
+    /// Findings in records that were checked early.
     found: DiskFindings,
-    /// What was acknowledged before the guest was told to reset itself, while it was idle.
+    /// The history before an idle guest was ordered to reset itself.
     before: Option<History>,
-    /// Which guest was told to.
+    /// The boot id of the guest that was ordered to reset itself.
     former: Option<u64>,
 }
 
 impl MicroObserver {
-    /// Starts to ask over `cable`; the guest's disk is `image`.
+    /// Starts the load over `cable`; the guest's disk is `image`.
     ///
     /// # Errors
     /// When the image cannot be read.
@@ -177,7 +177,7 @@ impl Observer for MicroObserver {
 
     fn begin_anew(&mut self, patience: Duration) -> Result<Vec<Finding>> {
         let deadline = Instant::now() + patience;
-        // A guest that is to reset itself serves nothing more: one that answers has heard of every order that was sent before.
+        // A guest that resets itself serves no further request, so an answer shows that the guest knows every earlier order.
         let reply = loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let reply = self.client.ask(Op::Ping, left);
@@ -188,7 +188,7 @@ impl Observer for MicroObserver {
         };
         self.client.may_reset(false);
         let mut findings = Vec::new();
-        // Where it is loaded, it writes over what it had written before.
+        // A loaded guest overwrites its earlier records.
         if let Some(before) = self.before.take() {
             let found = self.disk.check_all(&before)?;
             findings = self.findings(found);
@@ -203,7 +203,7 @@ impl Observer for MicroObserver {
     }
 
     fn power_off(&mut self) {
-        // The answer may be lost with the machine: what counts is that it goes off.
+        // The machine may end before the answer arrives: only the power-off counts.
         self.client.order(Op::PowerOff);
     }
 
@@ -216,7 +216,7 @@ impl Observer for MicroObserver {
 
 #[cfg(test)]
 mod tests {
-    /// Fails where a command line is refused, or built for, by another number than the guest's.
+    /// Fails if a command line is refused or built by another limit than the guest's.
     #[test]
     fn the_guest_has_as_many_vcpus_as_is_said() {
         let guest = include_str!("../guests/micro/src/smp.rs");

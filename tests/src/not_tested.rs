@@ -1,12 +1,12 @@
-//! What a test does on a machine that lacks what it needs: it says so, and fails where everything has to be tested.
+//! What a test does on a machine that lacks what it needs: it prints a message, and fails where every test must
+//! run.
 
-/// Set, to anything, by `.ci/run`: a test that cannot run there has failed.
+/// Set by `.ci/run`, to any value: a test that cannot run there fails.
 pub const MUST_RUN: &str = "KEMARI_TESTS_MUST_RUN";
 
-/// Says on the standard error that a test is left out, and why.
+/// Prints on the standard error that a test is left out, and why.
 ///
-/// # Panics
-/// Where [`MUST_RUN`] is set.
+/// # Panics [`MUST_RUN`] is set.
 pub fn not_tested(why: &str) {
     assert!(std::env::var_os(MUST_RUN).is_none(), "NOT TESTED, and {MUST_RUN} is set: {why}");
     eprintln!("NOT TESTED: {why}");

@@ -20,12 +20,12 @@ pub struct Host {
     pub ip: Ipv4Addr,
 }
 
-/// What came in for a host.
+/// A packet for a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Incoming<'a> {
-    /// Somebody asks for our Ethernet address.
+    /// A host asks for our Ethernet address.
     ArpRequest(Host),
-    /// Somebody tells us its Ethernet address.
+    /// A host answers with its Ethernet address.
     ArpReply(Host),
     /// A datagram.
     Udp {
@@ -41,7 +41,7 @@ pub enum Incoming<'a> {
 }
 
 impl Host {
-    /// The frame that asks who has `ip`.
+    /// The frame that asks for the Ethernet address of `ip`.
     pub fn arp_request(&self, ip: Ipv4Addr) -> Vec<u8> {
         self.arp(ArpOperation::REQUEST, BROADCAST, Host { mac: [0; 6], ip })
     }
@@ -75,7 +75,8 @@ impl Host {
         frame
     }
 
-    /// What `frame` means to this host; `None` when it is for others or no packet that it speaks.
+    /// The meaning of `frame` for this host; `None` when it is for another host or of an unknown
+    /// protocol.
     pub fn parse<'a>(&self, frame: &'a [u8]) -> Option<Incoming<'a>> {
         let packet = SlicedPacket::from_ethernet(frame).ok()?;
         match packet.net? {

@@ -1,4 +1,4 @@
-//! The filter: a few instructions for the kernel, installed between fork and exec, and how its listener comes here.
+//! The seccomp filter: a few BPF instructions, installed between fork and exec, and the handover of its listener.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -15,10 +15,11 @@ use rustix::net::{
 
 use crate::Listener;
 
-/// The socket by which the listener is handed over has a number that nothing else comes to: sending on it is not asked about.
+/// Descriptor number of the socket that hands the listener over. No other descriptor has this number, so the filter lets a
+/// send on it pass.
 const HANDOVER: i32 = 700;
-/// Once somebody has begun to answer, only the end of the process interrupts a call: a signal would end what is to hang.
-/// From linux/seccomp.h (5.19); libc does not have it.
+/// Once an answer is being prepared, only a fatal signal interrupts the call: another signal would end a call that is to
+/// hang. From linux/seccomp.h (5.19); libc does not have it.
 const WAIT_KILLABLE: c_uint = 1 << 5;
 /// Offsets in `struct seccomp_data`.
 const NUMBER: u32 = 0;
@@ -27,31 +28,28 @@ const FIRST_ARGUMENT: u32 = 16;
 /// AUDIT_ARCH_X86_64 of linux/audit.h.
 const X86_64: u32 = 0xc000_003e;
 
-/// A program that is being started, and will be asked about.
+/// A program that is being started with the filter.
 #[derive(Debug)]
 pub struct Pending {
     socket: UnixStream,
 }
 
-/// Has the calls of these numbers be asked about, from the program's first instruction on. The command is to be started once,
-/// and dropped then.
+/// Intercepts the calls of these numbers, from the program's first instruction on. Start the command once and then drop it.
 ///
-/// # Errors
-/// When there is no descriptor left.
+/// # Errors No descriptor is left.
 pub fn intercept(command: &mut Command, calls: &[c_long]) -> io::Result<Pending> {
     let (socket, far) = UnixStream::pair()?;
     let far = rustix::io::fcntl_dupfd_cloexec(&far, HANDOVER)?;
     let program = program(calls, far.as_raw_fd());
-    // SAFETY: between fork and exec it makes system calls only, on memory that was prepared before.
+    // SAFETY: between fork and exec the closure only makes system calls, on memory that was prepared before.
     unsafe { command.pre_exec(move || install(&program, far.as_fd())) };
     Ok(Pending { socket })
 }
 
 impl Pending {
-    /// The listener of the program that has been started.
+    /// The listener of the program that was started.
     ///
-    /// # Errors
-    /// When it was not started, or the kernel has refused the filter.
+    /// # Errors The program was not started, or the kernel refused the filter.
     pub fn listener(self) -> io::Result<Listener> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -66,9 +64,9 @@ impl Pending {
     }
 }
 
-/// Asks about `calls`; everything else passes.
+/// The BPF program: it asks the listener about `calls` and lets every other call pass.
 fn program(calls: &[c_long], handover: i32) -> Vec<sock_filter> {
-    // Jumps are counted in one byte.
+    // A jump's distance is one byte.
     assert!(calls.len() < 200, "too many system calls for one filter");
     let load = |from| instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, from);
     let equal = |to, yes, no| instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, yes, no, to);
@@ -80,7 +78,7 @@ fn program(calls: &[c_long], handover: i32) -> Vec<sock_filter> {
         load(NUMBER),
     ];
     for (at, call) in calls.iter().enumerate() {
-        // Over the calls that follow, and the answer for others.
+        // Jumps over the remaining comparisons and the instruction that allows the call.
         let to_ask = (calls.len() - at) as u8;
         program.push(equal(*call as u32, to_ask, 0));
     }
@@ -99,7 +97,7 @@ fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
     sock_filter { code: code as u16, jt, jf, k }
 }
 
-/// In the child, which has one thread.
+/// Runs in the child, which has one thread.
 fn install(program: &[sock_filter], handover: BorrowedFd<'_>) -> io::Result<()> {
     let filter = sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
     let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as c_uint | WAIT_KILLABLE;
@@ -111,7 +109,7 @@ fn install(program: &[sock_filter], handover: BorrowedFd<'_>) -> io::Result<()> 
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const filter)
     };
     let listener = i32::try_from(listener).ok().filter(|listener| *listener >= 0);
-    // SAFETY: a new descriptor, which nobody else has; it is closed by exec, too.
+    // SAFETY: a new descriptor that nothing else owns; exec closes it too.
     let listener = unsafe { OwnedFd::from_raw_fd(listener.ok_or_else(io::Error::last_os_error)?) };
     let descriptors = [listener.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -119,7 +117,7 @@ fn install(program: &[sock_filter], handover: BorrowedFd<'_>) -> io::Result<()> 
     ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
     let byte = [io::IoSlice::new(b"l")];
     rustix::net::sendmsg(handover, &byte, &mut ancillary, SendFlags::empty())?;
-    // Where `close` is asked about, nobody may answer yet: exec closes it.
+    // If `close` is intercepted, no listener can answer yet; exec closes the descriptor.
     std::mem::forget(listener);
     Ok(())
 }

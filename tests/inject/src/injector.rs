@@ -1,4 +1,4 @@
-//! Answers a program's questions by a rule, in a thread of its own.
+//! Answers a program's intercepted calls by a rule, in a thread of its own.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,25 +9,25 @@ use std::time::{Duration, Instant};
 use crate::short;
 use crate::{Call, Listener};
 
-/// How often it is looked whether the injector is to end, or an answer is due.
+/// Interval at which the thread checks for its end and for delayed answers.
 const TURN: Duration = Duration::from_millis(20);
 
-/// What becomes of a call.
+/// The result of an intercepted call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The kernel carries it out.
+    /// The kernel carries the call out.
     Proceed,
-    /// It fails, with this error.
+    /// The call fails with this error.
     Fail(i32),
-    /// It transfers half of what was asked for.
+    /// The call transfers half of the requested bytes.
     Half,
-    /// The kernel carries it out after this time.
+    /// The kernel carries the call out after this time.
     After(Duration),
-    /// It does not return before [`Injector::release`]; then the kernel carries it out.
+    /// The call does not return before [`Injector::release`]; then the kernel carries it out.
     Hang,
 }
 
-/// Answers as long as it lives. Dropped, it lets everything pass until the program has ended.
+/// Answers while it lives. When dropped, it lets every call pass until the program has ended.
 #[derive(Debug)]
 pub struct Injector {
     shared: Arc<Shared>,
@@ -36,14 +36,14 @@ pub struct Injector {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Everything passes from now on.
+    /// Every call passes from now on.
     released: AtomicBool,
-    /// What has failed, if anything.
+    /// The error that ended the answering, if any.
     broken: Mutex<Option<io::Error>>,
 }
 
 impl Injector {
-    /// Asks `rule` about each call. It is not to wait: all threads of the program do meanwhile.
+    /// Asks `rule` about each call. The rule must not wait: all threads of the program wait for it.
     pub fn start(listener: Listener, rule: impl FnMut(&Call) -> Answer + Send + 'static) -> Self {
         let shared = Arc::new(Shared::default());
         let own = Arc::clone(&shared);
@@ -60,15 +60,14 @@ impl Injector {
         Self { shared, thread: Some(thread) }
     }
 
-    /// What hangs goes on, and nothing is asked about any more.
+    /// Lets hanging calls go on; from now on every call passes.
     pub fn release(&self) {
         self.shared.released.store(true, Ordering::SeqCst);
     }
 
     /// Waits for the end of the program.
     ///
-    /// # Errors
-    /// When answering it has failed.
+    /// # Errors Answering failed.
     pub fn finish(mut self) -> io::Result<()> {
         self.release();
         self.thread.take().map(JoinHandle::join);
@@ -85,7 +84,7 @@ impl Drop for Injector {
 
 struct Desk {
     listener: Arc<Listener>,
-    /// Calls that wait, and until when; none: until they are released.
+    /// Waiting calls and their deadlines; without a deadline they wait for the release.
     held: Vec<(Call, Option<Instant>)>,
 }
 
@@ -114,7 +113,7 @@ impl Desk {
         Ok(())
     }
 
-    /// In a thread of its own, as it may block.
+    /// Runs in a thread of its own, because it may block.
     fn transfer_half(&self, call: Call) {
         let listener = Arc::clone(&self.listener);
         std::thread::spawn(move || match short::transfer(&call) {

@@ -1,4 +1,4 @@
-//! One program's questions, and the answers to them.
+//! The intercepted calls of one program, and the answers to them.
 
 use std::fs::File;
 use std::io;
@@ -12,19 +12,19 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// The longest path that a call can name (linux/limits.h).
 const PATH_MAX: usize = 4096;
 
-/// Where a program's calls are asked about.
+/// Receives a program's intercepted calls.
 #[derive(Debug)]
 pub struct Listener(OwnedFd);
 
-/// A thread waits in a call for its answer.
+/// An intercepted call; its thread waits for the answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
     id: u64,
-    /// The thread, by its number here.
+    /// The thread's id in this process's namespace.
     pub thread: u32,
-    /// Which call.
+    /// The call's number.
     pub number: c_long,
-    /// With what.
+    /// The call's arguments.
     pub arguments: [u64; 6],
 }
 
@@ -33,10 +33,9 @@ impl Listener {
         Self(listener)
     }
 
-    /// The next call; none when `patience` comes first.
+    /// The next call; none when there is none within `patience`.
     ///
-    /// # Errors
-    /// When the program has ended.
+    /// # Errors The program has ended.
     pub fn next(&self, patience: Duration) -> io::Result<Option<Call>> {
         let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
         let mut wanted = [PollFd::new(&self.0, PollFlags::IN)];
@@ -47,7 +46,7 @@ impl Listener {
         if wanted[0].revents().contains(PollFlags::HUP) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        // SAFETY: all zeroes is what the kernel asks for.
+        // SAFETY: the kernel requires a zeroed struct.
         let mut asked: seccomp_notif = unsafe { std::mem::zeroed() };
         // SAFETY: the kernel writes a `seccomp_notif`.
         match unsafe {
@@ -63,26 +62,23 @@ impl Listener {
         }
     }
 
-    /// The kernel carries it out.
+    /// Has the kernel carry the call out.
     ///
-    /// # Errors
-    /// When the kernel refuses the answer.
+    /// # Errors The kernel refuses the answer.
     pub fn proceed(&self, call: &Call) -> io::Result<()> {
         self.answer(call, 0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32)
     }
 
-    /// It is not carried out, and fails.
+    /// Makes the call fail without carrying it out.
     ///
-    /// # Errors
-    /// When the kernel refuses the answer.
+    /// # Errors The kernel refuses the answer.
     pub fn fail(&self, call: &Call, errno: i32) -> io::Result<()> {
         self.answer(call, 0, -errno, 0)
     }
 
-    /// It has been carried out elsewhere, and returns this.
+    /// Makes the call return `value`: it was carried out elsewhere.
     ///
-    /// # Errors
-    /// When the kernel refuses the answer.
+    /// # Errors The kernel refuses the answer.
     pub fn done(&self, call: &Call, value: i64) -> io::Result<()> {
         self.answer(call, value, 0, 0)
     }
@@ -99,7 +95,7 @@ impl Listener {
     }
 }
 
-/// A thread that was killed meanwhile needs no answer.
+/// A thread that was killed in the meantime needs no answer.
 fn gone(error: io::Error) -> io::Result<()> {
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::EINTR) => Ok(()),
@@ -108,23 +104,23 @@ fn gone(error: io::Error) -> io::Result<()> {
 }
 
 impl Call {
-    /// The name of the thread that makes it.
+    /// The name of the calling thread.
     pub fn thread_name(&self) -> String {
         let name = std::fs::read_to_string(format!("/proc/{}/comm", self.thread));
         name.map(|name| name.trim_end().to_owned()).unwrap_or_default()
     }
 
-    /// What a descriptor of the program is, as `/proc/PID/fd` shows it.
+    /// The target of one of the program's descriptors, as `/proc/PID/fd` shows it.
     pub fn descriptor(&self, number: u64) -> String {
         let link = std::fs::read_link(format!("/proc/{}/fd/{}", self.thread, number as u32));
         link.map(|link| link.display().to_string()).unwrap_or_default()
     }
 
-    /// The path that an argument points to, as it was given.
+    /// The path that an argument points to, as the program gave it.
     pub fn path(&self, argument: usize) -> Option<String> {
         let mut bytes = Vec::new();
         let address = self.arguments[argument];
-        // To the end of a page at a time: the next one may not be there.
+        // Reads to the end of one page at a time: the next page may not be mapped.
         while bytes.len() < PATH_MAX {
             let at = address + bytes.len() as u64;
             let mut piece = vec![0; 256 - (at % 256) as usize];

@@ -1,4 +1,4 @@
-//! A transfer of half of what a program asked for, made here on its descriptor and its memory.
+//! Transfers half of the bytes that a program asked for, on the program's descriptor and memory.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 
 use crate::Call;
 
-/// More is not transferred: it is half of nothing then, but short all the same.
+/// A larger transfer is cut to this size, which is short as well.
 const AT_MOST: usize = 1 << 20;
 /// Bytes of a `struct iovec`.
 const IOVEC: u64 = 16;
@@ -19,7 +19,8 @@ const IOVEC: u64 = 16;
 type Piece = (u64, usize);
 
 impl Call {
-    /// Whether this one can transfer less than it was asked for: it is such a call, and on what it works may do so.
+    /// Whether the call can transfer less than requested: it is a call that transfers bytes, on a descriptor that
+    /// permits short transfers.
     pub fn can_be_short(&self) -> bool {
         let Some(total) = self.asked_for() else { return false };
         let on = self.descriptor(self.arguments[0]);
@@ -28,7 +29,7 @@ impl Call {
         total >= 2 && !is_whole
     }
 
-    /// How many bytes; none where it transfers none.
+    /// The requested number of bytes; none if the call transfers none.
     fn asked_for(&self) -> Option<usize> {
         Some(self.pieces().ok()??.iter().map(|(_, len)| len).sum())
     }
@@ -69,7 +70,7 @@ impl Call {
     }
 }
 
-/// The first half of what is to be transferred: how many bytes it was.
+/// Transfers the first half; returns the number of bytes.
 pub(crate) fn transfer(call: &Call) -> io::Result<usize> {
     let pieces = call.pieces()?.ok_or(io::ErrorKind::Unsupported)?;
     let half = (pieces.iter().map(|(_, len)| len).sum::<usize>() / 2).min(AT_MOST);
@@ -108,14 +109,14 @@ pub(crate) fn transfer(call: &Call) -> io::Result<usize> {
     }
 }
 
-/// The program's descriptor, here.
+/// A copy of the program's descriptor in this process.
 fn descriptor(call: &Call) -> io::Result<OwnedFd> {
     let process = process_of(call.thread)?;
     let process = pidfd_open(process, PidfdFlags::empty())?;
     Ok(pidfd_getfd(process, call.arguments[0] as i32, PidfdGetfdFlags::empty())?)
 }
 
-/// A thread's process (proc_pid_status(5)).
+/// The process of a thread (proc_pid_status(5)).
 fn process_of(thread: u32) -> io::Result<Pid> {
     let status = std::fs::read_to_string(format!("/proc/{thread}/status"))?;
     let group = status.lines().find_map(|line| line.strip_prefix("Tgid:"));

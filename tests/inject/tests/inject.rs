@@ -1,4 +1,4 @@
-//! Faults are made in calls of an unmodified program: here the system's own `cat` and `sh`.
+//! Makes faults in calls of an unmodified program: the system's own `cat` and `sh`.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::io::{Read, Write};
@@ -22,7 +22,7 @@ fn cat(calls: &[i64], rule: impl FnMut(&Call) -> Answer + Send + 'static) -> (Ch
     start(Command::new("cat"), calls, rule)
 }
 
-/// Once, at the first such call on this descriptor.
+/// Gives `answer` once, at the first such call on this descriptor.
 fn once(number: i64, on: u64, answer: Answer) -> impl FnMut(&Call) -> Answer + Send + 'static {
     let mut armed = true;
     move |call| match call.number == number && call.arguments[0] == on && armed {
@@ -47,7 +47,8 @@ fn a_call_fails_with_the_error_that_was_chosen() {
     injector.finish().unwrap();
 }
 
-/// Nothing is lost where the program writes the rest: half of it is left each time.
+/// A program that writes the rest after a short write loses nothing; each write transfers half of
+/// the rest.
 #[test]
 fn half_is_transferred_and_the_program_goes_on() {
     let (sender, asked_for) = std::sync::mpsc::channel();
@@ -59,7 +60,7 @@ fn half_is_transferred_and_the_program_goes_on() {
         _ => Answer::Proceed,
     };
     let (child, injector) = cat(READ_WRITE, halves);
-    // Written at once, it is read at once.
+    // One write, so one read takes it.
     child.stdin.as_ref().unwrap().write_all(b"0123456789abcdefg").unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.stdout, b"0123456789abcdefg");
@@ -80,7 +81,7 @@ fn a_call_that_hangs_goes_on_when_it_is_released() {
     });
     child.stdin.as_ref().unwrap().write_all(b"text").unwrap();
     assert_eq!(is_hanging.recv_timeout(Duration::from_secs(60)).unwrap(), "cat");
-    // It would have ended by itself, and would have written before.
+    // Without the hang the program would have written and ended by now.
     drop(child.stdin.take());
     let mut wanted = [PollFd::new(child.stdout.as_ref().unwrap(), PollFlags::IN)];
     let time = Timespec::try_from(Duration::from_millis(300)).unwrap();
@@ -94,7 +95,7 @@ fn a_call_that_hangs_goes_on_when_it_is_released() {
     injector.finish().unwrap();
 }
 
-/// How much later than asked for is the machine's business.
+/// The upper bound of the delay depends on the machine, so it is not tested.
 #[test]
 fn a_call_is_delayed_and_carried_out() {
     let time = Duration::from_millis(200);
@@ -107,7 +108,7 @@ fn a_call_is_delayed_and_carried_out() {
     injector.finish().unwrap();
 }
 
-/// Calls on one directory can be told from others.
+/// Paths distinguish calls on one directory from others.
 #[test]
 fn paths_are_told() {
     let dir = std::env::temp_dir().join(format!("kemari-inject-{}", std::process::id()));

@@ -1,5 +1,5 @@
-//! The two hosts: a network namespace each with a cable between them where we may, else loopback with a relay between
-//! them. Either way the replication link can be cut without telling anybody.
+//! The two hosts: a network namespace each, joined by a cable, if permitted; else loopback with a relay between them.
+//! In both cases the replication link can be cut silently.
 
 mod namespaces;
 mod relay;
@@ -69,8 +69,7 @@ pub enum Bed {
 impl Bed {
     /// Namespaces where permitted, else loopback.
     ///
-    /// # Errors
-    /// When not even loopback can be had, or where [everything has to be tested](MUST_RUN).
+    /// # Errors Loopback cannot be set up, or namespaces are missing where [every test must run](MUST_RUN).
     pub fn new() -> Result<Self> {
         match Namespaces::new() {
             Ok(namespaces) => Ok(Self::Namespaces(namespaces)),
@@ -90,7 +89,7 @@ impl Bed {
         Ok(Self::Loopback { relays: [Relay::new()?, Relay::new()?], reason })
     }
 
-    /// What it is, for people.
+    /// A description for people.
     pub fn describe(&self) -> String {
         match self {
             Self::Namespaces(namespaces) => format!(
@@ -104,7 +103,7 @@ impl Bed {
         }
     }
 
-    /// A command that runs `program` on `host` and dies with us.
+    /// A command that runs `program` on `host` and ends with this process.
     pub fn command(&self, host: Host, program: &Path) -> Command {
         match self {
             Self::Namespaces(namespaces) => {
@@ -116,7 +115,7 @@ impl Bed {
         }
     }
 
-    /// How a program is started where the arbiter is; nothing where that is here.
+    /// The command that starts a program where the arbiter runs; empty if that is this namespace.
     pub fn arbiter_prefix(&self) -> Vec<String> {
         match self {
             Self::Namespaces(namespaces) => {
@@ -134,10 +133,9 @@ impl Bed {
         }
     }
 
-    /// What `host` sends to the arbiter is lost.
+    /// Drops what `host` sends to the arbiter.
     ///
-    /// # Errors
-    /// On loopback, where whoever made the arbiter has the relays to it, or when the system refuses.
+    /// # Errors On loopback, where the arbiter's own relays do this, or when the system refuses.
     pub fn cut_arbiter(&self, host: Host) -> Result<()> {
         self.namespaces()?.cut_arbiter(host)
     }
@@ -150,7 +148,8 @@ impl Bed {
         self.namespaces()?.heal_arbiter(host)
     }
 
-    /// Makes a network for the guest on each host, of which it has a tap there ([`GUEST_TAP`]): the harness's ends.
+    /// Makes a network for the guest on each host, with a tap of the guest ([`GUEST_TAP`]); returns the harness's
+    /// ends.
     ///
     /// # Errors
     /// On loopback, or when the system refuses.
@@ -160,7 +159,7 @@ impl Bed {
         Ok([make(Host::A)?, make(Host::B)?])
     }
 
-    /// The guest's tap on `host` is there, as before.
+    /// Makes the guest's tap on `host` again.
     ///
     /// # Errors
     /// On loopback, or when the system refuses.
@@ -188,7 +187,7 @@ impl Bed {
         }
     }
 
-    /// Where a standby on `host` listens.
+    /// The address at which a standby on `host` listens.
     pub fn listen_address(&self, host: Host) -> String {
         match self {
             Self::Namespaces(namespaces) => namespaces.address(host),
@@ -196,7 +195,7 @@ impl Bed {
         }
     }
 
-    /// Where the other host finds the standby on `host`.
+    /// The address at which the other host reaches the standby on `host`.
     pub fn dial_address(&self, host: Host) -> String {
         match self {
             Self::Namespaces(namespaces) => namespaces.address(host),
@@ -204,7 +203,7 @@ impl Bed {
         }
     }
 
-    /// Cuts the replication link silently: what these hosts send is lost, or comes when it heals.
+    /// Cuts the replication link silently: what these hosts send is lost, or arrives after the heal.
     ///
     /// # Errors
     /// When the system refuses.
@@ -221,7 +220,7 @@ impl Bed {
         }
     }
 
-    /// Lets so many bytes a second through the replication link, each way; none: as many as come.
+    /// Limits the replication link to this many bytes per second in each direction; none: no limit.
     ///
     /// # Errors
     /// On namespaces: there is no relay between them.
@@ -232,7 +231,7 @@ impl Bed {
         Ok(())
     }
 
-    /// After so many more bytes from this host a bit is flipped, and again and again after `every` so many.
+    /// Flips one bit after `after` more bytes from this host, and another after each `every` bytes.
     ///
     /// # Errors
     /// On namespaces: there is no relay between them.
@@ -248,7 +247,7 @@ impl Bed {
         Ok(())
     }
 
-    /// Nothing is flipped any more.
+    /// Stops flipping bits.
     ///
     /// # Errors
     /// On namespaces: there is no relay between them.
@@ -288,7 +287,7 @@ mod tests {
 
     use super::*;
 
-    /// A cut is silent and a heal delivers what was sent meanwhile, in both directions.
+    /// A cut is silent, and a heal delivers what was sent in the meantime, in both directions.
     #[test]
     fn the_relay_cuts_silently() {
         let bed = Bed::loopback("a test".to_owned()).unwrap();
@@ -314,7 +313,7 @@ mod tests {
         assert_eq!(byte, *b"3");
     }
 
-    /// What one host sends is held, and what the other sends passes.
+    /// Holds what one host sends and passes what the other host sends.
     #[test]
     fn the_relay_cuts_one_way() {
         for (sender, other) in [(Host::A, Host::B), (Host::B, Host::A)] {
@@ -323,7 +322,7 @@ mod tests {
             let a = TcpStream::connect(bed.dial_address(Host::B)).unwrap();
             let (b, _) = listener.accept().unwrap();
             let mut ends = [a, b];
-            // The relay has joined both ends.
+            // This byte shows that the relay has connected both ends.
             let mut byte = [0];
             ends[0].write_all(b"1").unwrap();
             ends[1].read_exact(&mut byte).unwrap();
@@ -356,7 +355,7 @@ mod tests {
         assert_eq!((forth, back), ([0, 0, 0, 0, 0, 1 << 5, 0, 0, 0], [0; 9]));
     }
 
-    /// What comes takes at least its time; how much longer is the machine's business.
+    /// A transfer takes at least its time; the upper bound depends on the machine, so it is not tested.
     #[test]
     fn the_relay_is_no_faster_than_told() {
         let bed = Bed::loopback("a test".to_owned()).unwrap();
@@ -365,7 +364,7 @@ mod tests {
         let (mut far, _) = listener.accept().unwrap();
         let mut bytes = [0; 40_000];
         bed.throttle_replication(Some(200_000)).unwrap();
-        // The relay may be waiting for this one since before it was told.
+        // The relay may already be reading this byte at the former speed.
         near.write_all(&bytes[..1]).unwrap();
         far.read_exact(&mut bytes[..1]).unwrap();
         let begun = std::time::Instant::now();
@@ -377,7 +376,7 @@ mod tests {
         far.read_exact(&mut bytes).unwrap();
     }
 
-    /// Whoever has left takes the connection along.
+    /// When one end closes, the relay closes the other end.
     #[test]
     fn the_relay_passes_an_end_on() {
         let bed = Bed::loopback("a test".to_owned()).unwrap();

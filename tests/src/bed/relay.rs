@@ -1,5 +1,5 @@
-//! A TCP relay that can go silent in either direction, be slow, or flip a bit: what is sent stays where it is until the
-//! link heals, or has the time.
+//! A TCP relay that can go silent in either direction, be slow, or flip a bit. Bytes stay in the relay until the link
+//! heals, or until their time has come.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -20,44 +20,44 @@ pub struct Relay {
     gate: Arc<Gate>,
 }
 
-/// Bytes that are under way in one direction, at most.
+/// Maximum number of bytes in transit in one direction.
 const BUFFER: usize = 256 * 1024;
 
-/// Which way.
+/// A direction through the relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// From whoever connects to whoever listens.
+    /// From the side that connects to the side that listens.
     Forth,
-    /// The other way.
+    /// From the side that listens to the side that connects.
     Back,
 }
 
 #[derive(Debug)]
 struct Gate {
     state: Mutex<GateState>,
-    /// How long everything takes on its way, in milliseconds.
+    /// Delay of everything on its way, in milliseconds.
     delay: AtomicU64,
     changed: Condvar,
-    /// Bytes a second, each way; 0: as many as come.
+    /// Bytes per second in each direction; 0: no limit.
     rate: AtomicU64,
-    /// By direction.
+    /// One entry for each direction.
     flips: Mutex<[Option<Flip>; 2]>,
 }
 
-/// One bit that is going to be flipped: which one does not depend on how the stream is portioned.
+/// One bit to flip. Its place does not depend on how the stream is divided into reads.
 #[derive(Debug, Clone, Copy)]
 struct Flip {
-    /// Bytes that pass before.
+    /// Bytes that pass before it.
     left: usize,
-    /// The bit of the byte.
+    /// Mask of the bit in its byte.
     mask: u8,
-    /// Another one follows after so many bytes, and so on.
+    /// If set, another bit is flipped after each further `every` bytes.
     every: Option<usize>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct GateState {
-    /// By direction.
+    /// One entry for each direction.
     cut: [bool; 2],
     closed: bool,
 }
@@ -78,7 +78,7 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Flips a bit of what passes in a direction, when its time has come.
+    /// Flips a bit of the passing bytes, when its place has come.
     fn tamper(&self, direction: Direction, bytes: &mut [u8]) {
         let flip = &mut self.flips.lock().expect("no holder panics")[direction as usize];
         let Some(Flip { left, mask, every }) = *flip else { return };
@@ -95,11 +95,11 @@ impl Gate {
         };
     }
 
-    /// How many bytes to take at once, at most, and how long each of them takes.
+    /// The maximum number of bytes to take at once, and the time that each of them takes.
     fn pace(&self) -> (usize, Duration) {
         match self.rate.load(Ordering::Relaxed) {
             0 => (BUFFER, Duration::ZERO),
-            // So little that a slow link is smooth: fifty portions a second.
+            // Small pieces make a slow link smooth: fifty pieces per second.
             rate => (
                 usize::try_from(rate / 50).unwrap_or(BUFFER).clamp(1, BUFFER),
                 Duration::from_secs(1) / u32::try_from(rate).unwrap_or(u32::MAX),
@@ -107,7 +107,7 @@ impl Gate {
         }
     }
 
-    /// Waits while the link is cut in one of these directions; `false` when the relay is gone.
+    /// Waits while the link is cut in one of these directions; `false` when the relay is closed.
     fn passes(&self, directions: &[Direction]) -> bool {
         let cut = |state: &mut GateState| {
             !state.closed && directions.iter().any(|direction| state.cut[*direction as usize])
@@ -119,7 +119,7 @@ impl Gate {
 
 impl Relay {
     pub(super) fn new() -> Result<Self> {
-        // For the standby that will listen there, and for those after it.
+        // The address is free now; the standby, and later standbys, will listen there.
         Self::to(free_address()?)
     }
 
@@ -137,7 +137,7 @@ impl Relay {
         Ok(Self { address, target, gate })
     }
 
-    /// Where it listens.
+    /// The address at which it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -156,23 +156,23 @@ impl Relay {
         self.gate.set(|state| state.cut = [cut; 2]);
     }
 
-    /// Cuts it silently in one direction.
+    /// Cuts the link silently in one direction.
     pub fn cut(&self, direction: Direction) {
         self.gate.set(|state| state.cut[direction as usize] = true);
     }
 
-    /// After so many more bytes in this direction one bit is flipped, and again and again after `every` so many.
+    /// Flips one bit after `after` more bytes in this direction, and another after each `every` bytes.
     pub fn flip(&self, direction: Direction, after: u32, every: Option<usize>) {
         let flip = Flip { left: after as usize, mask: 1 << (after % 8), every };
         self.gate.flips.lock().expect("no holder panics")[direction as usize] = Some(flip);
     }
 
-    /// Nothing is flipped any more.
+    /// Stops flipping bits.
     pub fn stop_flipping(&self) {
         *self.gate.flips.lock().expect("no holder panics") = [None; 2];
     }
 
-    /// From now on everything takes so long on its way.
+    /// Delays everything by this time from now on.
     pub fn set_delay(&self, delay: Duration) {
         let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         self.gate.delay.store(millis, Ordering::SeqCst);
@@ -192,7 +192,7 @@ fn accept(listener: &TcpListener, target: SocketAddr, gate: &Arc<Gate>) {
         if !gate.passes(&[Direction::Forth, Direction::Back]) {
             return;
         }
-        // No standby there: the caller's connection ends, as if refused.
+        // No standby listens: the caller's connection ends, as if refused.
         let Ok(far) = TcpStream::connect(target) else { continue };
         for socket in [&near, &far] {
             let _ = socket.set_nodelay(true);
@@ -212,7 +212,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, direction: Direction, gate: &Gat
     loop {
         let (portion, each) = gate.pace();
         let Ok(count) = from.read(&mut buffer[..portion]) else { break };
-        // A slow network is what this is; nothing waits for it to be over.
+        // The sleep is the network delay itself; no event is waited for.
         let delay = Duration::from_millis(gate.delay.load(Ordering::SeqCst));
         thread::sleep(delay + each * u32::try_from(count).unwrap_or(u32::MAX));
         gate.tamper(direction, &mut buffer[..count]);
@@ -229,7 +229,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, direction: Direction, gate: &Gat
 mod tests {
     use super::*;
 
-    /// However the stream comes, it is the same bit: a seed plays again.
+    /// The same bit is flipped however the stream is divided, so a seed can be repeated.
     #[test]
     fn the_flipped_bit_is_the_same_in_every_portion() {
         for portion in 1..=9 {

@@ -1,4 +1,4 @@
-//! The guest's network as a tap on each host. A bridge joins it with a second tap, the other end of which the harness holds.
+//! The guest's network as a tap on each host. A bridge joins it to a second tap whose other end the harness holds.
 #![expect(unsafe_code, reason = "no safe call goes to another network, or attaches to a tap")]
 
 use std::fs::File;
@@ -16,7 +16,7 @@ pub const GUEST_TAP: &str = "vm0";
 const OWN_TAP: &str = "switch0";
 const BRIDGE: &str = "bridge0";
 
-/// Makes the network of a host; gives the harness's end of it.
+/// Makes the network of a host; returns the harness's end of it.
 pub(super) fn make_network(namespace: &str) -> Result<File> {
     let bridge = ["type", "bridge", "forward_delay", "0", "mcast_snooping", "0"];
     ip(&[&["-n", namespace, "link", "add", BRIDGE][..], &bridge].concat())?;
@@ -27,7 +27,7 @@ pub(super) fn make_network(namespace: &str) -> Result<File> {
     attach(path).with_context(|| format!("cannot attach to {OWN_TAP} in {namespace}"))
 }
 
-/// Makes the tap of the guest, unless it is there.
+/// Makes the guest's tap, unless it exists.
 pub(super) fn make_guest_tap(namespace: &str) -> Result<()> {
     if run_ip(&["-n", namespace, "link", "show", GUEST_TAP])?.status.success() {
         return Ok(());
@@ -35,7 +35,7 @@ pub(super) fn make_guest_tap(namespace: &str) -> Result<()> {
     make_tap(namespace, GUEST_TAP)
 }
 
-/// Deletes it, whoever has it open.
+/// Deletes the guest's tap, even if a process has it open.
 pub(super) fn delete_guest_tap(namespace: &str) -> Result<()> {
     ip(&["-n", namespace, "link", "delete", GUEST_TAP])
 }
@@ -45,13 +45,14 @@ fn make_tap(namespace: &str, tap: &str) -> Result<()> {
     bring_up(namespace, tap, &["master", BRIDGE])
 }
 
-/// It gets no address, so that the host has nothing to say on it. A host without IPv6 knows no such mode, and needs none.
+/// Sets the device up without an address, so that the host sends nothing on it. A host without IPv6 has no such mode, and
+/// needs none.
 fn bring_up(namespace: &str, device: &str, more: &[&str]) -> Result<()> {
     run_ip(&["-n", namespace, "link", "set", device, "addrgenmode", "none"])?;
     ip(&[&["-n", namespace, "link", "set", device, "up"], more].concat())
 }
 
-/// Opens our tap, by a thread that goes to its network and ends there.
+/// Opens our tap in a thread that enters the namespace and ends there.
 fn attach(namespace: String) -> io::Result<File> {
     let attached = thread::spawn(move || {
         let namespace = File::open(namespace)?;

@@ -1,6 +1,6 @@
-//! A load that is measured: some clients, each with one request outstanding, and the time that each answer takes.
+//! A load for measurements: clients with one request outstanding each, and the time that each answer takes.
 //!
-//! Unlike [`crate::client`] it remembers nothing and judges nothing, so that it takes little of the machine that it measures.
+//! Unlike [`crate::client`] it remembers nothing and judges nothing, so that it uses little of the machine that it measures.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -14,11 +14,11 @@ use super::wire::Wire;
 use crate::packet::{Host, Incoming};
 
 const OWN_PORT: u16 = 41_000;
-/// An unanswered request is repeated after this time: far more than anything that is measured takes.
+/// An unanswered request is repeated after this time, which is much longer than any measured latency.
 const RESEND: Duration = Duration::from_secs(2);
 /// The longest time without any answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Other ids than those of the clients that judge.
+/// These ids differ from those of the clients that judge.
 const FIRST_ID: u32 = 1000;
 const LONGEST_NS: u64 = 600_000_000_000;
 
@@ -41,10 +41,10 @@ struct Client {
     waits: bool,
 }
 
-/// What a stretch of load has shown.
+/// The results of a stretch of load.
 #[derive(Debug, Clone)]
 pub struct Load {
-    /// How long it was.
+    /// How long the load lasted.
     pub time: Duration,
     /// How many requests were answered.
     pub answers: u64,
@@ -55,7 +55,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Answers in a second.
+    /// Answers per second.
     #[must_use]
     pub fn rate(&self) -> f64 {
         self.answers as f64 / self.time.as_secs_f64()
@@ -77,7 +77,7 @@ impl Load {
 }
 
 impl Asker {
-    /// Finds the guest; waits until it is up.
+    /// Finds the guest, and waits until it answers.
     ///
     /// # Errors
     /// When it does not answer in time.
@@ -95,7 +95,7 @@ impl Asker {
         bail!("the guest does not answer within {PATIENCE:?}")
     }
 
-    /// Asks once.
+    /// Sends one request.
     ///
     /// # Errors
     /// When there is no answer, or the guest refuses.
@@ -104,7 +104,8 @@ impl Asker {
         load.last.ok_or_else(|| anyhow::anyhow!("no answer"))
     }
 
-    /// `clients` ask what `op` says (of the number of the request), each as soon as it has its answer.
+    /// Each of the `clients` sends the request that `op` returns for the request's number, and the next as soon as it has its
+    /// answer.
     ///
     /// # Errors
     /// When there is no answer for long, or the guest refuses.

@@ -1,4 +1,4 @@
-//! What a run of the benchmark found: figures beside the limits of the machine that were measured in the same run, and curves.
+//! The results of a benchmark run: figures beside the limits of the machine, measured in the same run, and curves.
 
 use std::collections::BTreeMap;
 
@@ -14,11 +14,11 @@ pub struct Report {
     pub format: u32,
     /// The commit that was measured, with `+` when the tree had changes; empty when unknown.
     pub revision: String,
-    /// The machine: processor, cores, memory, kernel and whatever else names it.
+    /// The machine: processor, cores, memory, kernel and other facts that identify it.
     pub machine: BTreeMap<String, String>,
-    /// Whether it was the short run.
+    /// Whether this was the short run.
     pub quick: bool,
-    /// How long it took, in seconds.
+    /// Duration in seconds.
     pub seconds: u64,
     /// What was measured, in order.
     pub groups: Vec<Group>,
@@ -44,19 +44,19 @@ pub struct Group {
 /// A figure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// What was measured; unlike any other in the group: `16 dirty pages`.
+    /// What was measured; unique in the group: `16 dirty pages`.
     pub name: String,
     /// The unit of `value`, `limit` and `spread`.
     pub unit: Unit,
     /// The figure; a median where there is a spread.
     pub value: f64,
-    /// How it was distributed.
+    /// The distribution of the values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spread: Option<Spread>,
-    /// What the machine, or the same work without protection, could do at best.
+    /// The best that the machine, or the same work without protection, can do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<Limit>,
-    /// What the ratio of value to limit is to be.
+    /// The required ratio of value to limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
 }
@@ -69,22 +69,22 @@ pub enum Unit {
     Microseconds,
     /// Nanoseconds.
     Nanoseconds,
-    /// A second's worth.
+    /// Per second.
     PerSecond,
-    /// Megabytes (10^6 bytes) in a second.
+    /// Megabytes (10^6 bytes) per second.
     MegabytesPerSecond,
     /// Bytes.
     Bytes,
     /// Guest pages of 4 KiB.
     Pages,
-    /// Hundredths.
+    /// Per cent.
     Percent,
     /// A plain count.
     Count,
 }
 
 impl Unit {
-    /// As it is printed behind a number.
+    /// The symbol that is printed after a number.
     #[must_use]
     pub const fn symbol(self) -> &'static str {
         match self {
@@ -99,7 +99,7 @@ impl Unit {
         }
     }
 
-    /// Whether a larger number is the better one.
+    /// Whether larger is better.
     #[must_use]
     pub const fn larger_is_better(self) -> bool {
         matches!(self, Self::PerSecond | Self::MegabytesPerSecond)
@@ -109,7 +109,7 @@ impl Unit {
 /// A distribution, in the unit of its row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
-    /// How many values.
+    /// The number of values.
     pub count: u64,
     /// Median.
     pub p50: f64,
@@ -123,35 +123,35 @@ pub struct Spread {
     pub max: f64,
 }
 
-/// What is compared with.
+/// The value that a figure is compared with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Limit {
     /// In the unit of the row.
     pub value: f64,
-    /// What it is: `collect + copy of the same pages`.
+    /// Its meaning: `collect + copy of the same pages`.
     pub of: String,
 }
 
-/// What the ratio of a figure to its limit is to be.
+/// The required ratio of a figure to its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {
-    /// No more than.
+    /// At most.
     AtMost(f64),
-    /// No less than.
+    /// At least.
     AtLeast(f64),
 }
 
 /// One picture: lines over a common axis.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Curve {
-    /// A short name without spaces, unlike any other's: the name of the picture's file.
+    /// A short name without spaces, unique among the curves: the name of the picture's file.
     pub name: String,
     /// Its title.
     pub title: String,
-    /// The axis of what was set.
+    /// The axis of the parameter.
     pub x: Axis,
-    /// The axis of what was measured.
+    /// The axis of the measured value.
     pub y: Axis,
     /// The lines.
     pub lines: Vec<Line>,
@@ -169,7 +169,7 @@ pub struct Axis {
 /// A line of a curve.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Line {
-    /// What it is: `pause, p50`.
+    /// Its meaning: `pause, p50`.
     pub name: String,
     /// Its points, by ascending x.
     pub points: Vec<(f64, f64)>,
@@ -180,7 +180,7 @@ pub struct Line {
 pub struct Skipped {
     /// What.
     pub what: String,
-    /// Why, and what would have to be done about it.
+    /// The reason, and the remedy.
     pub why: String,
 }
 
@@ -191,28 +191,28 @@ impl Row {
         Self { name: name.into(), unit, value, spread: None, limit: None, target: None }
     }
 
-    /// With what it is compared with.
+    /// Adds the value to compare with.
     #[must_use]
     pub fn limit(mut self, value: f64, of: impl Into<String>) -> Self {
         self.limit = Some(Limit { value, of: of.into() });
         self
     }
 
-    /// With what the ratio is to be.
+    /// Adds the required ratio.
     #[must_use]
     pub fn target(mut self, target: Target) -> Self {
         self.target = Some(target);
         self
     }
 
-    /// With its distribution.
+    /// Adds the distribution.
     #[must_use]
     pub fn spread(mut self, spread: Spread) -> Self {
         self.spread = Some(spread);
         self
     }
 
-    /// The figure in units of its limit.
+    /// The figure divided by its limit.
     #[must_use]
     pub fn ratio(&self) -> Option<f64> {
         let limit = self.limit.as_ref()?;

@@ -1,4 +1,4 @@
-//! What protection costs the guest itself: a loop that computes, memory that is rewritten, and a guest that does nothing.
+//! The cost of protection for the guest itself: a loop that computes, memory that is rewritten, and an idle guest.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use super::Bench;
 use super::data::{Group, Row, Target, Unit};
 use super::rig::{Mode, Rig, RigConfig};
 
-/// Faster than any guest: it never rests.
+/// More than any guest can do: the guest never rests.
 const NEVER_RESTS: u32 = u32::MAX;
 
-/// How much of its work a busy guest still does.
+/// The share of its work that a busy guest still does.
 ///
 /// # Errors
 /// When a guest cannot be run.
@@ -49,10 +49,10 @@ fn rewritten(bench: &Bench<'_>, mode: Mode, region: u32) -> Result<f64> {
     Ok((last.dirty_pages - first.dirty_pages) as f64 / begun.elapsed().as_secs_f64())
 }
 
-/// As a Linux guest that idles: its clock ticks when something is due, here ten times a second.
+/// Like an idle Linux guest, whose clock ticks only when something is due: here ten times per second.
 const TICKLESS: &str = "tick=100000";
 
-/// What a guest that does nothing costs.
+/// The cost of an idle guest.
 ///
 /// # Errors
 /// When a guest cannot be run.

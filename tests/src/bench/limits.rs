@@ -7,27 +7,27 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-/// See `kemari probe --limits`; microseconds, medians.
+/// The results of `kemari probe --limits`: medians in microseconds.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Limits {
-    /// A guest leaves for user space and comes back.
+    /// A guest exits to user space and comes back.
     pub(super) exit_us: f64,
-    /// A guest that computes is taken out of the processor, and its thread parked.
+    /// A computing guest is taken off the processor, and its thread parked.
     pub(super) stop_us: f64,
-    /// KVM tells the state of one vCPU and of the interrupt controllers.
+    /// KVM returns the state of one vCPU and of the interrupt controllers.
     pub(super) state_us: f64,
-    /// The calls of which `state_us` is made.
+    /// The calls that make up `state_us`.
     pub(super) calls_us: BTreeMap<String, f64>,
     /// 64 bytes there and back over loopback.
     pub(super) round_trip_us: f64,
-    /// By the number of pages.
+    /// The limits for each number of pages.
     pub(super) pages: Vec<PageLimits>,
 }
 
-/// Of so many dirty pages.
+/// The limits for this many dirty pages.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub(super) struct PageLimits {
-    /// How many.
+    /// The number of pages.
     pub(super) count: u64,
     /// The dirty log is read and cleared.
     pub(super) log_us: f64,
@@ -38,7 +38,7 @@ pub(super) struct PageLimits {
 }
 
 impl PageLimits {
-    /// What no pause can be shorter than: they are found and copied.
+    /// The lower bound of a pause: the pages are found and copied.
     #[must_use]
     pub(super) fn pause_us(&self) -> f64 {
         self.log_us + self.copy_us
@@ -63,10 +63,9 @@ impl Limits {
             .context("`kemari probe --limits` did not print its limits")
     }
 
-    /// Of `count` pages, which were asked for.
+    /// The limits for `count` pages.
     ///
-    /// # Errors
-    /// When they were not.
+    /// # Errors [`measure`](Self::measure) was not called for this number.
     pub(super) fn of(&self, count: u64) -> Result<PageLimits> {
         let found = self.pages.iter().find(|pages| pages.count == count);
         found.copied().with_context(|| format!("no limits were measured for {count} pages"))

@@ -21,17 +21,17 @@ use crate::pair::Progress;
 use data::Group;
 use rig::{Mode, RigConfig};
 
-/// What is measured, and how long.
+/// What to measure, and for how long.
 pub struct Bench<'a> {
     /// The `kemari` binary.
     pub kemari: &'a Path,
     /// The micro-guest.
     pub kernel: &'a Path,
-    /// Under two minutes in all.
+    /// Whether to measure in less than two minutes.
     pub quick: bool,
     /// Further flags of `kemari run` and `kemari standby`.
     pub flags: &'a [String],
-    /// Whom to tell how it goes.
+    /// Receives the progress.
     pub progress: &'a dyn Progress,
     /// Set when the run is to end early.
     pub stop: Arc<AtomicBool>,
@@ -53,8 +53,7 @@ pub const PARTS: [(&str, Measure); 8] = [
 
 /// Checks the names of parts.
 ///
-/// # Errors
-/// The first that is none.
+/// # Errors The first unknown name.
 pub fn check_parts(wanted: &[String]) -> Result<()> {
     let names: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
     for name in wanted {
@@ -65,10 +64,9 @@ pub fn check_parts(wanted: &[String]) -> Result<()> {
 }
 
 impl Bench<'_> {
-    /// Measures the parts that `wanted` names, or all when it names none.
+    /// Measures the parts that `wanted` names, or all parts when it is empty.
     ///
-    /// # Errors
-    /// When a name is none, or a part cannot be measured.
+    /// # Errors A name is unknown, or a part cannot be measured.
     pub fn run(&self, wanted: &[String]) -> Result<Vec<Group>> {
         check_parts(wanted)?;
         let mut groups = Vec::new();
@@ -98,7 +96,7 @@ impl Bench<'_> {
         if self.quick { Duration::from_millis(800) } else { Duration::from_secs(4) }
     }
 
-    /// How often what is compared takes turns.
+    /// How often the compared configurations take turns.
     fn turns(&self) -> u32 {
         if self.quick { 1 } else { 3 }
     }

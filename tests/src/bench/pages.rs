@@ -1,6 +1,7 @@
-//! What a checkpoint costs, by the number of pages that are dirty in it and by the size of guest memory.
+//! The cost of a checkpoint, by its number of dirty pages and by the size of guest memory.
 //!
-//! The guest rewrites so many pages and then answers: the answer waits for a checkpoint that has these pages.
+//! The guest rewrites a number of pages and then answers: the answer waits for a checkpoint that contains
+//! these pages.
 
 use anyhow::{Context, Result};
 use kemari_workload::Op;
@@ -12,13 +13,13 @@ use super::data::{Axis, Curve, Group, Line, Row, Spread, Target, Unit};
 use super::limits::Limits;
 use super::rig::{Mode, Rig, spread};
 
-/// What a run with one number of pages has shown.
+/// The results with one number of pages.
 struct Point {
     asked: u64,
     written: Written,
-    /// In a checkpoint that has the pages of a request, or the most of them.
+    /// Dirty pages in a checkpoint that contains the pages of a request, or most of them.
     dirty: u64,
-    /// Whether other checkpoints, with few pages, are among those that were measured.
+    /// Whether the measured checkpoints include others with few pages.
     uneven: bool,
     pause: Spread,
     parts: Vec<(&'static str, Spread)>,
@@ -51,11 +52,11 @@ impl Written {
 const COMMIT_PARTS: [&str; 3] = ["wait", "encode", "send"];
 const PARTS: [&str; 6] = ["kick", "seal", "save", "collect", "copy", "resume"];
 
-/// Requests before anything counts: buffers, caches and page tables are then as they stay.
+/// Requests before the measurement, until buffers, caches and page tables have settled.
 const WARM_UP: u64 = 20;
 const LEAST_ANSWERS: u64 = 20;
 
-/// Runs with each number of pages, and lays the limits beside them.
+/// Measures each number of pages, and puts the limits beside the results.
 ///
 /// # Errors
 /// When a guest cannot be run, or the limits cannot be measured.
@@ -80,7 +81,7 @@ pub(super) fn by_pages(bench: &Bench<'_>) -> Result<(Group, Group)> {
     Ok((checkpoint_group(&points, &limits)?, limits_group(&limits)))
 }
 
-/// MiB of a guest that has room for so many pages besides itself.
+/// Memory in MiB of a guest that has room for this many pages besides itself.
 fn memory_for(pages: u32) -> u64 {
     64.max(u64::from(pages) * 5 / 1024 + 64)
 }
@@ -115,7 +116,7 @@ fn measure(bench: &Bench<'_>, rig: &mut Rig, pages: u32, written: Written) -> Re
 }
 
 impl Point {
-    /// The value to compare with what `dirty` pages take at best.
+    /// The value to compare with the limit for `dirty` pages.
     fn typical(&self, spread: Spread) -> f64 {
         if self.uneven { spread.p90 } else { spread.p50 }
     }
@@ -138,7 +139,7 @@ fn checkpoint_group(points: &[Point], limits: &Limits) -> Result<Group> {
             .to_owned(),
         ..Group::default()
     };
-    // Of the latter, whose pause is the same, only the commit.
+    // For pages that are rewritten in part only the commit is reported: their pause is the same.
     let (whole, ends): (Vec<&Point>, Vec<&Point>) =
         points.iter().partition(|point| point.written == Written::Whole);
     for point in whole {
@@ -153,7 +154,7 @@ fn checkpoint_group(points: &[Point], limits: &Limits) -> Result<Group> {
     Ok(group)
 }
 
-/// Names a row of this point.
+/// The name of a row of this point.
 fn named(what: &str, point: &Point) -> String {
     format!("{what}, {} pages{}", point.asked, point.written.suffix())
 }
@@ -266,7 +267,7 @@ fn limits_group(limits: &Limits) -> Group {
     }
 }
 
-/// The same checkpoint in ever larger guests.
+/// Measures the same checkpoint in ever larger guests.
 ///
 /// # Errors
 /// When a guest cannot be run.
@@ -312,7 +313,7 @@ pub(super) fn by_memory(bench: &Bench<'_>) -> Result<Group> {
     Ok(group)
 }
 
-/// One vCPU and two.
+/// Measures one vCPU and two.
 ///
 /// # Errors
 /// When a guest cannot be run.

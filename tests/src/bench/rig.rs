@@ -1,4 +1,4 @@
-//! What is measured: a guest under one monitor, alone or protected by another, with the load of [`Asker`] on its network.
+//! The measured system: a guest under one monitor, alone or protected by another, with the load of [`Asker`] on its network.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,12 +21,12 @@ pub enum Mode {
     Off,
     /// The gate is on: an arbiter is asked before every effect; there is no standby.
     Alone,
-    /// By a standby.
+    /// A standby protects the guest.
     Protected,
 }
 
 impl Mode {
-    /// For people.
+    /// The name for people.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -50,7 +50,7 @@ pub struct RigConfig {
     pub memory: u64,
     /// vCPUs.
     pub cpus: u32,
-    /// More words of the guest's command line.
+    /// Additional words for the guest's command line.
     pub guest: &'static str,
     /// Further flags of `kemari run` and `kemari standby`.
     pub flags: Vec<String>,
@@ -67,20 +67,19 @@ pub struct Rig {
     _dir: tempfile::TempDir,
 }
 
-/// Whatever is waited for comes within this time: copying the largest guest takes longest.
+/// Every wait is limited to this time: copying the largest guest takes longest.
 const PATIENCE: Duration = Duration::from_secs(120);
 const NAME: &str = "bench";
 
 impl Rig {
-    /// Starts it, and waits until the guest answers, and is protected where it is to be.
+    /// Starts the guest, and waits until it answers and, if `mode` says so, is protected.
     ///
-    /// # Errors
-    /// When it does not come up.
+    /// # Errors The guest does not come up.
     pub fn start(config: &RigConfig) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("kemari-bench-").tempdir()?;
         let at = |name: &str| dir.path().join(name);
         std::fs::File::create(at("disk.img"))?.set_len(micro::DISK_BYTES)?;
-        // What the limits are measured over, too.
+        // TCP over loopback, over which the limits are measured too.
         let link = free_address()?.to_string();
         let mut standby = None;
         if config.mode == Mode::Protected {
@@ -126,7 +125,7 @@ impl Rig {
         }
     }
 
-    /// What the primary says of itself.
+    /// The primary's status.
     ///
     /// # Errors
     /// When it does not answer.
@@ -134,7 +133,7 @@ impl Rig {
         control(&self.kemari, &self.socket, &["status"])
     }
 
-    /// What is measured counts from now on.
+    /// Resets the statistics: measuring starts now.
     ///
     /// # Errors
     /// When the primary does not answer.
@@ -142,10 +141,9 @@ impl Rig {
         control(&self.kemari, &self.socket, &["reset-stats"]).map(drop)
     }
 
-    /// The processor time that both monitors have taken so far.
+    /// The processor time that both monitors have used so far.
     ///
-    /// # Errors
-    /// When the system does not tell.
+    /// # Errors The system does not report it.
     pub fn processor_time(&self) -> Result<Duration> {
         let standby = self.standby.as_ref().map_or(Ok(Duration::ZERO), processor_time);
         Ok(processor_time(&self.primary)? + standby?)
@@ -165,7 +163,7 @@ fn start(
         format!("--name={NAME}"),
         format!("--kernel={}", config.kernel.display()),
         format!("--cmdline={} {}", micro::command_line(config.cpus), config.guest),
-        // One kernel: its page cache does not die with either process.
+        // Both hosts share one kernel: its page cache does not die with either process.
         format!("--disk=path={},cache=writeback", at("disk.img")),
         format!("--net=stream={},mac=52:54:00:4b:45:4d", net.display()),
         "--rng".to_owned(),
@@ -190,9 +188,8 @@ fn still_runs(process: &mut Process) -> Result<()> {
     Ok(())
 }
 
-/// proc(5), `/proc/PID/stat`: user and system time are the fields 14 and 15, in clock ticks.
-/// What the scheduler says that its threads have run, to the nanosecond. The times in /proc/PID/stat are counted in ticks of
-/// the clock, and threads that wake by a timer are at work at many a tick.
+/// The run time of the process's threads by the scheduler's own account, in nanoseconds. The times in `/proc/PID/stat`
+/// (fields 14 and 15, proc(5)) count ticks of the clock, and threads that a timer wakes are running at many of the ticks.
 fn processor_time(process: &Process) -> Result<Duration> {
     let mut nanoseconds = 0;
     for task in std::fs::read_dir(format!("/proc/{}/task", process.pid()))? {
@@ -203,7 +200,7 @@ fn processor_time(process: &Process) -> Result<Duration> {
     Ok(Duration::from_nanos(nanoseconds))
 }
 
-/// A distribution of `kemari ctl status`.
+/// A distribution from `kemari ctl status`.
 #[must_use]
 pub fn spread(status: &Value) -> Spread {
     let number = |name: &str| status[name].as_f64().unwrap_or_default();

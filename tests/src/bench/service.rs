@@ -1,4 +1,4 @@
-//! What a service's clients see: requests and answers over the network, and operations that are written to disk first.
+//! The service as its clients see it: requests and answers over the network, and operations that are written to disk first.
 
 use std::collections::BTreeMap;
 
@@ -19,15 +19,15 @@ struct Workload {
     name: &'static str,
     clients: u32,
     op: Op<'static>,
-    /// Whether the goal for work of this kind is held against it.
+    /// Whether the row has the target for work of this kind.
     judged: bool,
-    /// What a request writes to the disk, where the throughput is of interest.
+    /// Bytes that a request writes to the disk, if the row reports the throughput.
     bytes: u64,
 }
 
 const PAYLOAD: [u8; 256] = [0x5a; 256];
 
-/// A request that is some work for the guest, as one to a web service or a data base is.
+/// A request that costs the guest some work, like one to a web service or a database.
 const WORK: Op<'_> = Op::Compute { kib: 40 };
 
 const NETWORK: [Workload; 6] = [
@@ -81,7 +81,7 @@ const DISK: [Workload; 5] = [
     },
 ];
 
-/// Requests and answers.
+/// Measures requests and answers.
 ///
 /// # Errors
 /// When a guest cannot be run.
@@ -95,7 +95,7 @@ pub(super) fn network(bench: &Bench<'_>) -> Result<Group> {
     Ok(group)
 }
 
-/// Operations that are on disk before they are answered.
+/// Measures operations that are on disk before they are answered.
 ///
 /// # Errors
 /// When a guest cannot be run.
@@ -161,7 +161,7 @@ fn run(bench: &Bench<'_>, rig: &mut Rig, workload: &Workload) -> Result<Seen> {
     })
 }
 
-/// The turn in the middle, by its rate.
+/// The median turn, by its rate.
 fn median(turns: &[Seen]) -> Seen {
     let mut turns: Vec<&Seen> = turns.iter().collect();
     turns.sort_by(|a, b| a.load.rate().total_cmp(&b.load.rate()));

@@ -1,4 +1,4 @@
-//! How long a service is silent when the primary dies.
+//! How long a service is silent after the primary dies.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::pair::config::{ArbiterKind, Kill, NetModel, PairConfig};
 use crate::pair::{self, Surroundings};
 use crate::switch::Switch;
 
-/// Kills the primary again and again.
+/// Kills the primary repeatedly.
 ///
 /// # Errors
 /// When a pair gets stuck, or breaks a promise.

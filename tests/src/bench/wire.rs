@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// How long [`Wire::receive`] waits, at most.
+/// The longest wait of [`Wire::receive`].
 pub const TICK: Duration = Duration::from_millis(50);
-/// What is read at once.
+/// Bytes that are read at once.
 const CHUNK: usize = 256 << 10;
-/// A longer frame is none.
+/// A longer frame is an error.
 const LONGEST: usize = 64 << 10;
 const PREFIX: usize = 4;
 
@@ -24,7 +24,7 @@ pub struct Wire {
     end: usize,
 }
 
-/// Where a monitor is to connect to.
+/// The socket to which a monitor connects.
 #[derive(Debug)]
 pub struct Socket(UnixListener);
 
@@ -40,7 +40,7 @@ impl Socket {
         Ok(Self(listener))
     }
 
-    /// Waits for the monitor. `alive` is asked now and then, and an error ends the wait.
+    /// Waits for the monitor. `alive` is called repeatedly, and its error ends the wait.
     ///
     /// # Errors
     /// When it does not come within `timeout`.

@@ -1,4 +1,4 @@
-//! What the clients saw, and every contradiction in it: the judge of P1 and P3 from outside.
+//! What the clients saw, and every contradiction in it: judges P1 and P3 from outside.
 //!
 //! Each operation is checked against what had been answered before it was first sent: the count of applied operations
 //! never falls behind that (nothing acknowledged is lost or rolled back), no number is given twice (nothing is applied
@@ -13,17 +13,17 @@ use crate::findings::{Finding, Kind};
 pub struct Applied {
     /// Who asked.
     pub client: u32,
-    /// The client's number of it.
+    /// The client's number of the operation.
     pub seq: u64,
-    /// What it was.
+    /// The kind of operation.
     pub op: OpCode,
-    /// The hash of what it logged.
+    /// The hash of the payload that it logged.
     pub payload_hash: u64,
-    /// The chain after it.
+    /// The hash chain after it.
     pub chain: u64,
 }
 
-/// What had been answered to anybody when an operation was first sent.
+/// The highest answers that any client had when an operation was first sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Floor {
     applied: u64,
@@ -37,40 +37,40 @@ pub struct Floor {
 pub struct Asked {
     /// Who asks.
     pub client: u32,
-    /// The client's number of it.
+    /// The client's number of the request.
     pub seq: u64,
-    /// What it is.
+    /// The kind of operation.
     pub op: OpCode,
-    /// The hash of what it logs.
+    /// The hash of the payload that it logs.
     pub payload_hash: u64,
-    /// What had been answered when it was first sent.
+    /// The highest answers when it was first sent.
     pub floor: Floor,
-    /// What a get must answer: the value that this client put last, `Some(None)` where it never did.
+    /// The value that a get must answer: the value that this client put last, or `Some(None)` if it never put one.
     pub expected: Option<Option<u64>>,
 }
 
 /// The history of all clients of one guest.
 #[derive(Debug, Default, Clone)]
 pub struct History {
-    /// Place `n` holds operation `n + 1`.
+    /// Index `n` holds operation `n + 1`.
     applied: Vec<Option<Applied>>,
-    /// How many operations from the first are known and have the right chain.
+    /// How many operations, from the first on, are known and have the right chain.
     verified: u64,
     boot_id: Option<u64>,
-    /// The guest was told to reset itself: it may come back as another.
+    /// The guest was ordered to reset itself: it may answer with another boot id.
     may_reset: bool,
-    /// What it was before each reset.
+    /// The guest's boot ids before each reset.
     former: Vec<u64>,
     highest: Floor,
     faults: u64,
-    /// Writes that failed, and whether the disk gives reason for it.
+    /// Failed writes, and whether the disk may fail at the moment.
     disk_errors: u64,
     disk_fails: bool,
     findings: Vec<Finding>,
 }
 
 impl History {
-    /// What has been answered so far.
+    /// The highest answers so far.
     pub fn floor(&self) -> Floor {
         Floor { disk_fails: self.disk_fails, ..self.highest }
     }
@@ -85,7 +85,7 @@ impl History {
         *self.applied.get(usize::try_from(index.checked_sub(1)?).ok()?)?
     }
 
-    /// The guest's start, once it has answered.
+    /// The guest's boot id, once it has answered.
     pub fn boot_id(&self) -> Option<u64> {
         self.boot_id
     }
@@ -95,14 +95,14 @@ impl History {
         self.may_reset = may;
     }
 
-    /// Whether `reply` is that of a guest that has reset itself, as it may: what it kept in memory only is gone.
+    /// Whether `reply` comes from a guest that has reset itself, as permitted: what it kept in memory only is gone.
     pub fn is_reset_by(&self, reply: &Reply) -> bool {
         self.may_reset
             && self.boot_id.is_some_and(|known| known != reply.boot_id)
             && !self.former.contains(&reply.boot_id)
     }
 
-    /// Begins with nothing applied, as a guest does that was reset. That one of before does not come back is remembered.
+    /// Begins with nothing applied, like a guest that was reset. The former boot id is recorded, and may not come back.
     pub fn begin_anew(&mut self) {
         let mut old = std::mem::take(self);
         old.former.extend(old.boot_id);
@@ -110,12 +110,12 @@ impl History {
         *self = Self { may_reset, former, disk_fails, disk_errors, findings, ..Self::default() };
     }
 
-    /// From now on writes may fail, or may not; what was asked while they might may still be answered so.
+    /// From now on writes may fail, or may not; a request that was sent while they might may still report a failure.
     pub fn disk_fails(&mut self, fails: bool) {
         self.disk_fails = fails;
     }
 
-    /// Writes that failed.
+    /// The number of failed writes.
     pub fn disk_errors(&self) -> u64 {
         self.disk_errors
     }
@@ -125,12 +125,12 @@ impl History {
         std::mem::take(&mut self.findings)
     }
 
-    /// Notes something that no correct guest sends.
+    /// Records something that a correct guest never sends.
     pub fn note(&mut self, finding: Finding) {
         self.findings.push(finding);
     }
 
-    /// Takes in the first answer to `asked`.
+    /// Records the first answer to `asked`.
     pub fn answered(&mut self, asked: &Asked, reply: &Reply) {
         self.check_guest(asked, reply);
         self.check_order(asked, reply);
@@ -143,9 +143,9 @@ impl History {
         self.highest.dirty_pages = self.highest.dirty_pages.max(reply.dirty_pages);
     }
 
-    /// Takes in a further answer to a request that was answered before: it must tell the same story.
+    /// Records a further answer to an answered request: both must agree.
     pub fn answered_again(&mut self, reply: &Reply) {
-        // What a guest said before it was reset was compared then.
+        // Answers of a guest before its reset were compared at that time.
         let is_former = self.former.contains(&reply.boot_id);
         if is_former || !reply.op.changes_state() || reply.status != Status::Ok {
             return;
@@ -164,8 +164,8 @@ impl History {
         }
     }
 
-    /// Whether every acknowledged operation is known and in the chain; notes those that are not. True statements can be
-    /// made only when no request is outstanding.
+    /// Records a finding for every acknowledged operation that is missing or not in the chain. The result is exact only
+    /// when no request is outstanding.
     pub fn check_complete(&mut self) {
         if self.verified < self.acknowledged() {
             let missing = self.verified + 1;
@@ -239,7 +239,7 @@ impl History {
         let right = match asked.expected {
             Some(Some(value)) => found == (Status::Ok, value),
             Some(None) => reply.status == Status::NotFound,
-            // A key that all clients share; its values are judged apart.
+            // A key that all clients share; its values are judged by the linearizability judge.
             None if op == OpCode::Get => matches!(reply.status, Status::Ok | Status::NotFound),
             None => reply.status == Status::Ok,
         };
@@ -268,7 +268,7 @@ impl History {
                 format!("request {seq}: applied as operation 0"),
             ));
         };
-        // A number this far out of the sequence is nonsense, not a gap that others will fill.
+        // A number this far out of the sequence is wrong; it is not a gap that other answers will fill.
         if place > self.applied.len() + kemari_workload::MAX_CLIENTS {
             let expected = self.applied.len() + 1;
             return self.note(Finding::new(
@@ -288,7 +288,7 @@ impl History {
         self.verify_chain();
     }
 
-    /// Recomputes the chain as far as all operations are known.
+    /// Recomputes the chain up to the first unknown operation.
     fn verify_chain(&mut self) {
         while let Some(next) = self.applied(self.verified + 1) {
             let before = self.applied(self.verified).map_or(CHAIN_START, |last| last.chain);
@@ -329,7 +329,7 @@ mod tests {
         }
     }
 
-    /// A history of `count` right answers.
+    /// A history of `count` correct answers.
     fn history(count: u64) -> (History, u64) {
         let (mut history, mut chain) = (History::default(), CHAIN_START);
         for seq in 1..=count {
@@ -386,7 +386,7 @@ mod tests {
         assert!(matches!(found[..], [Finding { kind: Kind::Behaviour, .. }]), "{found:?}");
     }
 
-    /// P1: what a reset has ended does not come back, and one that nobody asked for shows.
+    /// P1: what a reset has ended does not come back, and a reset without an order is found.
     #[test]
     fn a_guest_that_was_reset_begins_anew_and_does_not_come_back() {
         let answer = |history: &mut History, seq: u64, boot_id: u64, applied: u64| {

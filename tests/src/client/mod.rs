@@ -1,5 +1,5 @@
-//! The outside client: it speaks the micro-guest's protocol over the switch as several client ids, never gives up on a
-//! request, and checks every answer against the history.
+//! The outside client: speaks the micro-guest's protocol over the switch as several client ids, repeats a request until it is
+//! answered, and checks every answer against the history.
 
 pub mod history;
 mod session;
@@ -23,7 +23,7 @@ use history::{Asked, History};
 use session::Session;
 pub use window::Window;
 
-/// Who the client is, whom it asks, and how much.
+/// The client, the guest that it asks, and the amount of load.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
     /// The client's own addresses.
@@ -32,13 +32,13 @@ pub struct ClientConfig {
     pub guest: Ipv4Addr,
     /// How many client ids ask at the same time.
     pub writers: u32,
-    /// What the workload is drawn from.
+    /// The seed of the workload.
     pub seed: u64,
     /// An unanswered request is repeated after this time.
     pub resend: Duration,
 }
 
-/// A client in a thread of its own. It asks from the start, and stops when dropped.
+/// A client in a thread of its own. It sends requests from the start, and stops when dropped.
 #[derive(Debug)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -58,7 +58,7 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     answered: Condvar,
     stop: AtomicBool,
-    /// No new requests of the workload are made.
+    /// The workload makes no new requests.
     hold: AtomicBool,
 }
 
@@ -84,7 +84,7 @@ impl Default for State {
 }
 
 impl State {
-    /// The guest was reset, as it was told to. What was under way on keys that are shared is to begin anew with the judge.
+    /// The guest was reset, as ordered. Outstanding operations on shared keys must begin anew with the judge.
     fn begin_anew(&mut self) {
         self.history.begin_anew();
         self.judge.begin_anew();
@@ -98,7 +98,7 @@ impl Shared {
 }
 
 impl Client {
-    /// Starts asking over `cable`.
+    /// Starts the load over `cable`.
     pub fn start(cable: Cable, config: ClientConfig) -> Self {
         let shared = Arc::new(Shared::default());
         let (orders, inbox) = mpsc::channel();
@@ -117,33 +117,33 @@ impl Client {
         self.wait(timeout, |state| state.operations >= count)
     }
 
-    /// Starts a new window, and gives the one that ends.
+    /// Starts a new window, and returns the former one.
     pub fn next_window(&self) -> Window {
         let mut state = self.shared.state();
         std::mem::take(&mut state.window)
     }
 
-    /// Has the guest do `op`; the answer is checked like all others. `None` when none came within `timeout`.
+    /// Has the guest do `op`; the answer is checked like any other. `None` when there is none within `timeout`.
     pub fn ask(&self, op: Op<'static>, timeout: Duration) -> Option<Reply> {
         let (waiter, reply): (_, Receiver<Reply>) = mpsc::channel();
         self.orders.send(Order { op, waiter }).ok()?;
         reply.recv_timeout(timeout).ok()
     }
 
-    /// Has the guest do `op` after what it was ordered before; nobody waits for the answer, which is checked like all others.
+    /// Has the guest do `op` after earlier orders, without waiting; the answer is checked like any other.
     pub fn order(&self, op: Op<'static>) {
         let (waiter, _) = mpsc::channel();
-        // A client whose thread has ended is told of by whoever waits for its answers.
+        // If the client's thread has ended, the next wait for its answers reports it.
         let _ = self.orders.send(Order { op, waiter });
     }
 
-    /// Makes no new requests of the workload, and waits until all are answered; `false` when `timeout` comes first.
+    /// Stops new requests of the workload, and waits until all are answered; `false` when `timeout` comes first.
     pub fn hold(&self, timeout: Duration) -> bool {
         self.shared.hold.store(true, Ordering::SeqCst);
         self.wait(timeout, |state| state.outstanding.is_empty())
     }
 
-    /// From now on the guest may reset itself, or may not: the harness has it do so.
+    /// From now on the guest may reset itself, or may not; the harness orders the reset.
     pub fn may_reset(&self, may: bool) {
         self.shared.state().history.may_reset(may);
     }
@@ -153,7 +153,7 @@ impl Client {
         self.shared.state().outstanding.clone()
     }
 
-    /// Goes on after [`Self::hold`].
+    /// Resumes the load after [`Self::hold`].
     pub fn go_on(&self) {
         self.shared.hold.store(false, Ordering::SeqCst);
     }
@@ -173,7 +173,7 @@ impl Client {
         state.judge.finish();
     }
 
-    /// Answered operations on shared keys that were judged.
+    /// The number of answered operations on shared keys that were judged.
     pub fn judged(&self) -> u64 {
         self.shared.state().judge.judged()
     }

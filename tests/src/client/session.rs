@@ -1,4 +1,5 @@
-//! The client's loop: finds the guest by ARP, sends, repeats, and gives every answer to the history.
+//! The client's loop: finds the guest by ARP, sends, repeats, and passes every answer to the
+//! history.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,7 +16,7 @@ use crate::packet::{Host, Incoming};
 use crate::switch::Cable;
 
 const OWN_PORT: u16 = 40_000;
-/// The longest time that an order or a stop waits to be seen.
+/// The longest time until an order or a stop is noticed.
 const TICK: Duration = Duration::from_millis(5);
 
 pub(super) struct Session {
@@ -23,10 +24,10 @@ pub(super) struct Session {
     config: ClientConfig,
     shared: Arc<Shared>,
     orders: Receiver<Order>,
-    /// The guest, once it has told its Ethernet address.
+    /// The guest's addresses, once it has answered ARP.
     guest: Option<Host>,
     last_question: Option<Instant>,
-    /// The first works on the harness's orders, the others make the load.
+    /// The first carries out the harness's orders, the others make the load.
     writers: Vec<Writer>,
 }
 
@@ -151,12 +152,12 @@ impl Session {
             return state.history.note(Finding::new(Kind::Behaviour, nobody));
         };
         state.window.surplus_answers += u64::from(writer.count_answer(reply.seq));
-        // Only a first answer tells: another one may have been under way since before.
+        // Only a first answer shows a reset: a further answer may have been sent before it.
         if writer.awaits(&reply) && state.history.is_reset_by(&reply) {
             state.begin_anew();
             for writer in &mut self.writers {
                 writer.begin_anew();
-                // What is under way is asked of the new one.
+                // Outstanding operations now count as sent to the new guest.
                 if let Some((key, client, steps)) = writer.begins() {
                     state.judge.begins(key, client, steps);
                 }

@@ -1,4 +1,4 @@
-//! Counters of one stretch of time: how many operations, how fast, and the longest silence.
+//! Counters of a stretch of time: number of operations, their latency, and the longest silence.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ pub struct Window {
     pub operations: u64,
     /// Requests that were sent again.
     pub resent: u64,
-    /// Answers beyond one for each time that a request was sent.
+    /// Answers beyond one for each transmission of a request.
     pub surplus_answers: u64,
     /// The longest time without any answer.
     pub longest_gap: Duration,

@@ -1,5 +1,5 @@
-//! One client id: it has one request outstanding, repeats it until it is answered, and knows what it put in keys of its own;
-//! other keys it shares with all clients.
+//! One client id: it has one request outstanding, repeats it until it is answered, and remembers what it put under its own
+//! keys; other keys are shared with all clients.
 
 use std::collections::HashMap;
 use std::sync::mpsc::Sender;
@@ -11,27 +11,27 @@ use super::history::{Asked, Floor};
 use crate::linearizability::{Action, Answer, Judge, Step};
 
 const KEYS: u32 = 8;
-/// Keys of all clients begin here, far above those of each.
+/// The first of the shared keys, far above each client's own keys.
 const SHARED: u32 = 1 << 31;
 const SHARED_KEYS: u32 = 6;
-/// A reply to a request further back than this comes from a queue that no switch has.
+/// A reply to an older request would have to come from a longer queue than any switch has.
 const REMEMBERED: usize = 64;
 
-/// A request on its way.
+/// An outstanding request.
 #[derive(Debug)]
 pub(super) struct Outstanding {
     pub(super) asked: Asked,
     pub(super) message: Vec<u8>,
     pub(super) first_sent: Instant,
     pub(super) last_sent: Instant,
-    /// Who waits for the answer, where it is the harness.
+    /// Receives the answer if the harness made the request.
     pub(super) waiter: Option<Sender<Reply>>,
     put: Option<(u32, u64)>,
-    /// What the judge of histories is told of it.
+    /// The operation on a shared key, for the judge of histories.
     pub(super) shared: Option<(u32, Action)>,
 }
 
-/// How often a request was sent and answered.
+/// How often a request was sent and how often answered.
 #[derive(Debug, Default, Clone, Copy)]
 struct Count {
     seq: u64,
@@ -45,7 +45,7 @@ pub(super) struct Writer {
     seq: u64,
     random: fastrand::Rng,
     table: HashMap<u32, u64>,
-    /// What the shared keys were when they were last seen.
+    /// The last seen values of the shared keys.
     seen: HashMap<u32, u32>,
     pub(super) outstanding: Option<Outstanding>,
     recent: Vec<Count>,
@@ -65,8 +65,8 @@ impl Writer {
         }
     }
 
-    /// Makes the next request of the workload: mostly appends and puts, some of them flushed, reads of what was put, and
-    /// operations on keys that all clients share.
+    /// Makes the next request of the workload: mostly appends and puts, some of them flushed, reads of own keys, and
+    /// operations on shared keys.
     pub(super) fn next_request(&mut self, floor: Floor, judge: &Judge) {
         let shared = SHARED + self.random.u32(..SHARED_KEYS);
         if self.random.u32(..3) == 0 && judge.takes(shared) {
@@ -90,7 +90,7 @@ impl Writer {
         }
     }
 
-    /// No value is set twice by one client, and few by two: a stale one is told from the present one.
+    /// No client sets a value twice, and two clients seldom set the same value, so that a stale value is recognised.
     fn next_shared(&mut self, key: u32, floor: Floor) {
         let value = (self.client << 24) | (self.seq as u32 & 0xff_ffff);
         let op = match self.random.u32(..4) {
@@ -114,7 +114,7 @@ impl Writer {
         }
     }
 
-    /// Makes a request of the harness's choice.
+    /// Makes a request for the harness.
     pub(super) fn ask(&mut self, op: &Op<'_>, floor: Floor, waiter: Option<Sender<Reply>>) {
         self.seq += 1;
         let (client, seq) = (self.client, self.seq);
@@ -149,7 +149,8 @@ impl Writer {
         });
     }
 
-    /// The guest was reset: it has nothing that was put, and what is asked was asked of one that has done nothing yet.
+    /// The guest was reset: it has lost all puts, and outstanding requests count as sent to a guest that has applied
+    /// nothing.
     pub(super) fn begin_anew(&mut self) {
         self.table.clear();
         self.seen.clear();
@@ -159,7 +160,7 @@ impl Writer {
         }
     }
 
-    /// Notes that the outstanding request was sent (again), and gives its bytes.
+    /// Records that the outstanding request was sent (again), and returns its bytes.
     pub(super) fn sending(&mut self, now: Instant) -> Option<&[u8]> {
         let outstanding = self.outstanding.as_mut()?;
         outstanding.last_sent = now;
@@ -185,7 +186,7 @@ impl Writer {
         Some(outstanding)
     }
 
-    /// Counts an answer; `true` when there are now more answers than there were questions.
+    /// Counts an answer; `true` when there are now more answers than transmissions.
     pub(super) fn count_answer(&mut self, seq: u64) -> bool {
         let count = &mut self.recent[seq as usize % REMEMBERED];
         if count.seq != seq {
@@ -195,19 +196,19 @@ impl Writer {
         count.answered > count.sent
     }
 
-    /// What the judge of histories is told of the request that is outstanding.
+    /// The outstanding operation on a shared key, for the judge of histories.
     pub(super) fn begins(&self) -> Option<(u32, u32, Vec<Step>)> {
         let (key, action) = self.outstanding.as_ref()?.shared?;
         Some((key, self.client, vec![Step { cell: 0, action }]))
     }
 
-    /// Whether this client ever sent request `seq`.
+    /// Whether this client has sent request `seq`.
     pub(super) fn knows(&self, seq: u64) -> bool {
         (1..=self.seq).contains(&seq)
     }
 }
 
-/// What the judge of histories is told of a reply. A key without a value is 0.
+/// A reply for the judge of histories. A key without a value is 0.
 pub(super) fn answer(reply: &Reply) -> Answer {
     match reply.status {
         Status::Ok => Answer::Done(vec![reply.value.cast_signed()]),

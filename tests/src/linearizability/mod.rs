@@ -1,10 +1,10 @@
-//! A judge of histories that was not written here: stateright's linearizability tester, over what clients that share a few
-//! objects saw (P1, P3).
+//! An independent judge of histories: stateright's linearizability tester, over the operations of clients that share a few
+//! objects (P1, P3).
 //!
-//! It knows nothing of the guest but what an operation is to do. It searches for one order of all operations in which each
-//! takes effect once, between its begin and its answer, and every answer is right. An operation that is never answered may have
-//! taken effect or not. Each object is judged alone, which is enough (linearizability is local), and in windows that end
-//! whenever nothing is under way on it: the search takes exponential time.
+//! It knows only what an operation must do. It searches for one order of all operations in which each takes effect once,
+//! between its begin and its answer, and every answer is right. An operation that is never answered may or may not have taken
+//! effect. Each object is judged alone, which is sufficient (linearizability is local), and in windows that end when no
+//! operation on the object is outstanding: the search takes exponential time.
 
 mod object;
 mod window;
@@ -16,11 +16,11 @@ use crate::findings::{Finding, Kind};
 pub use object::{Action, Answer, Step, get};
 use window::Window;
 
-/// The judge, and what it knows so far.
+/// The judge and its state.
 #[derive(Debug)]
 pub struct Judge {
     begun: Instant,
-    /// What an object is called in front of its number.
+    /// The prefix of an object's name, before its number.
     what: &'static str,
     objects: BTreeMap<u32, Window>,
     /// How many cells an object has; all begin as 0.
@@ -30,18 +30,18 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// A judge of objects that have so many cells each, all 0.
+    /// A judge of objects with this many cells each, all 0.
     pub fn new(what: &'static str, cells: usize) -> Self {
         let objects = BTreeMap::new();
         Self { begun: Instant::now(), what, objects, cells, judged: 0, findings: Vec::new() }
     }
 
-    /// Whether another operation on `object` may begin. If not, its window is to end first: ask again after the next answer.
+    /// Whether another operation on `object` may begin. If not, its window has to end first: ask again after the next answer.
     pub fn takes(&self, object: u32) -> bool {
         self.objects.get(&object).is_none_or(Window::takes)
     }
 
-    /// A client begins an operation: before anything of it is sent. It has no other under way.
+    /// A client begins an operation. Call this before the request is sent; the client may have no other operation outstanding.
     pub fn begins(&mut self, object: u32, client: u32, steps: Vec<Step>) {
         let (at, cells) = (self.begun.elapsed(), self.cells);
         self.begins_at(at, object, client, steps, cells);
@@ -72,7 +72,7 @@ impl Judge {
         }
     }
 
-    /// Judges what is left: what is under way now is never answered.
+    /// Judges what is left: outstanding operations count as never answered.
     pub fn finish(&mut self) {
         let objects: Vec<u32> = self.objects.keys().copied().collect();
         for object in objects {
@@ -80,7 +80,7 @@ impl Judge {
         }
     }
 
-    /// All objects are 0 again. What is under way was never answered by those of before.
+    /// All objects are 0 again. Outstanding operations count as never answered by the former objects.
     pub fn begin_anew(&mut self) {
         self.finish();
         self.objects.clear();
@@ -95,7 +95,7 @@ impl Judge {
         }
     }
 
-    /// Answered operations that were judged.
+    /// The number of answered operations that were judged.
     pub fn judged(&self) -> u64 {
         self.judged
     }

@@ -1,4 +1,4 @@
-//! What an operation on an object is to do: the sequential specification that answers are compared with.
+//! What an operation on an object must do: the sequential specification for the answers.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -10,9 +10,9 @@ use stateright::semantics::SequentialSpec;
 /// One step of an operation, on one cell of the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
-    /// Which cell.
+    /// The cell.
     pub cell: usize,
-    /// What is done with it.
+    /// The action on it.
     pub action: Action,
 }
 
@@ -21,15 +21,15 @@ pub struct Step {
 pub enum Action {
     /// Answers the value.
     Get,
-    /// Sets it, and answers what it set.
+    /// Sets the value, and answers it.
     Set(i64),
-    /// Adds to it, and answers the sum.
+    /// Adds to the value, and answers the sum.
     Add(i64),
-    /// Sets it if it is as expected, and answers what it was before.
+    /// Sets the value if it is as expected, and answers the former value.
     CompareAndSet {
-        /// What it has to be.
+        /// The value that it must have.
         expected: i64,
-        /// What it becomes.
+        /// The new value.
         value: i64,
     },
 }
@@ -42,9 +42,9 @@ pub fn get() -> Vec<Step> {
 /// The answer to an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// All of it was done; a number for each step.
+    /// All steps were done; a number for each.
     Done(Vec<i64>),
-    /// Nothing of it was done, nor ever will be.
+    /// No step was done, or ever will be.
     Refused,
 }
 
@@ -76,16 +76,16 @@ impl fmt::Display for Answer {
 #[derive(Debug, Clone)]
 pub(super) enum Operation {
     Do(Vec<Step>),
-    /// Of nobody, after all that was answered: see [`Reference::ends`].
+    /// An operation of no client, after all answers: see [`Reference::ends`].
     End,
 }
 
-/// The object as it is to behave.
+/// The specified object.
 #[derive(Debug, Clone)]
 pub(super) struct Reference {
     pub(super) cells: Vec<i64>,
-    /// What the cells can be at the end. The tester stops at the first order that explains all answers; `End` notes the state
-    /// that it is tried in and is never right, so that the tester tries them all.
+    /// The possible values of the cells at the end. The tester stops at the first order that explains all answers; `End`
+    /// records the state in which it is tried and is never right, so that the tester tries all orders.
     pub(super) ends: Rc<RefCell<BTreeSet<Vec<i64>>>>,
 }
 

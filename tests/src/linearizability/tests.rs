@@ -1,9 +1,9 @@
-//! The judge is judged by histories that are right, and by some that are wrong.
+//! Tests of the judge with correct histories and with wrong ones.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
 
-/// What happens at a moment, in milliseconds.
+/// An event at a time in milliseconds.
 enum Event {
     Begin(u32, Action),
     End(u32, i64),
@@ -12,7 +12,7 @@ enum Event {
 
 use Event::{Begin, End, Refused};
 
-/// The history of one object of one cell, to its end.
+/// Judges the history of one object with one cell, to its end.
 fn judge(history: &[(u64, Event)]) -> (u64, Vec<Finding>) {
     let mut judge = Judge::new("key", 1);
     for (at, event) in history {
@@ -64,7 +64,7 @@ fn what_happened_one_after_the_other_is_right() {
     ]);
 }
 
-/// P3: it was acknowledged, and the machine that took over does not know it.
+/// P3: an acknowledged write is missing after the takeover.
 #[test]
 fn a_lost_write_is_found() {
     let what = is_wrong(&[
@@ -82,7 +82,7 @@ fn a_lost_write_is_found() {
     );
 }
 
-/// P1: a reader was shown a write that the machine that took over does not know; the write itself was never answered.
+/// P1: a reader saw a write that is missing after the takeover; the write itself was never answered.
 #[test]
 fn a_stale_read_after_the_takeover_is_found() {
     is_wrong(&[
@@ -101,7 +101,8 @@ fn a_doubled_increment_is_found() {
     is_wrong(&[(1, Begin(1, Add(1))), (2, Begin(2, Add(1))), (3, End(1, 1)), (4, End(2, 3))]);
 }
 
-/// What was under way when its machine died may have happened or not, and later than others: but not both.
+/// An operation that was outstanding when its machine died may or may not have happened, and later than others, but
+/// not both.
 #[test]
 fn what_was_never_answered_may_have_happened_or_not() {
     for seen in [0, 5] {
@@ -122,7 +123,7 @@ fn what_was_refused_did_not_happen() {
     is_wrong(&[(1, Begin(1, Set(5))), (2, Refused(1)), (3, Begin(2, Get)), (4, End(2, 5))]);
 }
 
-/// Fails where a window that ends with two possible states goes on with one of them.
+/// Fails if a window that ends with two possible states continues with only one of them.
 #[test]
 fn two_writes_at_once_leave_either_value() {
     for seen in [5, 6] {
@@ -147,7 +148,7 @@ fn two_writes_at_once_leave_either_value() {
     ]);
 }
 
-/// A reader that sees one cell of a transaction and not the other, or a sum that is not kept.
+/// A reader sees one cell of a transaction and not the other, or a sum that is not kept.
 #[test]
 fn a_transaction_is_one_operation() {
     let seen = |read: [i64; 2]| {
@@ -163,7 +164,8 @@ fn a_transaction_is_one_operation() {
     assert_eq!([seen([3, 0]), seen([0, -3]), seen([6, -6])], [1, 1, 1]);
 }
 
-/// The search takes exponential time: a window stays small whatever clients do, and the worst one is judged at once.
+/// The search takes exponential time: a window stays small whatever clients do, and the worst window is judged
+/// quickly.
 #[test]
 fn a_window_is_bounded() {
     let mut judge = Judge::new("key", 1);

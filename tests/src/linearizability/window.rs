@@ -1,4 +1,4 @@
-//! What happened to one object since nothing was under way on it.
+//! The history of one object since no operation on it was outstanding.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -10,9 +10,9 @@ use stateright::semantics::{ConsistencyTester, LinearizabilityTester};
 
 use super::object::{Answer, Operation, Reference, Step};
 
-/// Operations of one window, at most: the search tries all their orders.
+/// Maximum number of operations in a window: the search tries all their orders.
 const OPERATIONS: usize = 8;
-/// Of these under way at once, at most.
+/// Maximum number of outstanding operations among them.
 const UNDER_WAY: usize = 4;
 /// The client that asks for the end state.
 const NOBODY: u32 = u32::MAX;
@@ -34,7 +34,8 @@ enum Event {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Window {
-    /// What the cells can have been at its begin; nothing after a contradiction: what follows cannot be judged.
+    /// The possible values of the cells at the begin; empty after a contradiction, because later operations
+    /// cannot be judged then.
     starts: BTreeSet<Vec<i64>>,
     entries: Vec<Entry>,
     events: Vec<Event>,
@@ -74,7 +75,7 @@ impl Window {
         self.entries[place].answer = Some((at, answer));
     }
 
-    /// Judges the window, and begins the next one. What is under way is taken as never answered.
+    /// Judges the window and begins the next one. Outstanding operations count as never answered.
     pub(super) fn close(&mut self) -> Result<(), String> {
         if self.starts.is_empty() {
             self.entries.clear();
@@ -89,7 +90,7 @@ impl Window {
         contradiction.map_or(Ok(()), Err)
     }
 
-    /// What the cells can be at the end; nothing where no order explains the answers.
+    /// The possible values of the cells at the end; empty if no order explains the answers.
     fn ends_from(&self, start: &[i64]) -> BTreeSet<Vec<i64>> {
         let ends = Rc::new(RefCell::new(BTreeSet::new()));
         let reference = Reference { cells: start.to_owned(), ends: Rc::clone(&ends) };
@@ -112,7 +113,7 @@ impl Window {
             tester.on_return(NOBODY, Answer::Done(Vec::new())).map(drop)
         };
         note().expect("a client has one operation under way at a time");
-        // There is none, by the end that is never right: what counts is what was tried on the way.
+        // The search finds no order, because `End` is never right; the result is the states that it recorded.
         tester.serialized_history();
         ends.take()
     }
