@@ -1,4 +1,4 @@
-//! What of a machine goes into a checkpoint besides its memory, and how a machine takes it on.
+//! What a checkpoint holds of a machine besides its memory: capture, wire format, trial and restore.
 
 use std::time::Duration;
 
@@ -18,33 +18,33 @@ use crate::machine::{Answer, DeviceRecord, DevicesRestoreError, Machine, Machine
 /// A blob of machine state does not fit this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum StateBlobError {
-    /// It is no machine state.
+    /// The bytes are not an encoded machine state.
     #[error("the machine state does not decode: {0}; run the same release on both sides")]
     Decode(postcard::Error),
-    /// It cannot be encoded.
+    /// The state cannot be encoded.
     #[error("the machine state cannot be encoded: {0}")]
     Encode(postcard::Error),
-    /// It is another machine's.
+    /// The state has another number of vCPUs.
     #[error("the machine state has {found} vCPUs, expected {expected}")]
     Cpus {
-        /// What this machine has.
+        /// vCPUs of this machine.
         expected: usize,
-        /// What the state has.
+        /// vCPUs of the state.
         found: usize,
     },
-    /// It would be nothing to go on from.
+    /// The guest cannot continue from the state: a vCPU has stopped for good.
     #[error("a vCPU has stopped for good, and the guest has not been reset yet")]
     DeadVcpu,
-    /// Its requests in flight cannot be.
+    /// The requests in flight are not consistent with the epoch and the next effect id.
     #[error("the requests in flight of the machine state: {0}")]
     InFlight(InFlightError),
-    /// Part of the machine refuses it.
+    /// A part of the machine refuses the state.
     #[error(transparent)]
     Machine(#[from] MachineError),
-    /// KVM refuses it, on trial.
+    /// KVM refuses the state on trial.
     #[error(transparent)]
     Trial(#[from] TrialError),
-    /// KVM refuses it.
+    /// KVM refuses the state.
     #[error(transparent)]
     Kvm(#[from] kemari_hypervisor::kvm::StateError),
 }
@@ -58,20 +58,19 @@ pub struct MachineState {
     vcpus: Vec<VcpuState>,
     vm: VmState,
     devices: Vec<DeviceRecord>,
-    /// When it came to this host, since its boot; none where it was taken.
+    /// Arrival at this host, as time since its boot; `None` on the host that captured the state.
     #[serde(skip)]
     arrived: Option<Duration>,
 }
 
-/// A checkpoint is older than its arrival by no more than this: a primary gives a standby up that takes longer to acknowledge
-/// one.
+/// Upper bound for the age of a checkpoint at its arrival: a primary drops a standby that takes longer to acknowledge.
 const TRANSIT_MAX: Duration = Duration::from_secs(60);
 
 impl MachineState {
     /// Reads a paused machine whose epoch has just been sealed.
     ///
-    /// The vCPUs come first: reading them takes in events that are pending for them (KVM API,
-    /// KVM_GET_MP_STATE), which the interrupt controllers must then no longer show.
+    /// Reads the vCPUs first: that read takes in their pending events (KVM API, KVM_GET_MP_STATE), which the interrupt
+    /// controllers must then no longer show.
     ///
     /// # Errors
     /// When KVM or a device cannot be read, or a vCPU cannot go on (P4).
@@ -90,7 +89,7 @@ impl MachineState {
         })
     }
 
-    /// The bytes for the wire.
+    /// Encodes the state for the wire.
     ///
     /// # Errors
     /// When a part of the state cannot be encoded.
@@ -98,10 +97,10 @@ impl MachineState {
         postcard::to_allocvec(self).map_err(StateBlobError::Encode)
     }
 
-    /// Decodes a blob and checks that it is this machine's.
+    /// Decodes a blob and checks that it fits this machine.
     ///
     /// # Errors
-    /// When it does not decode, or has other parts than `machine`.
+    /// When the blob does not decode, or its number of vCPUs is not that of `machine`.
     pub fn decode(blob: &[u8], machine: &Machine) -> Result<Self, StateBlobError> {
         let mut state: Self = postcard::from_bytes(blob).map_err(StateBlobError::Decode)?;
         state.arrived = Some(io_gate_host::since_boot());
@@ -112,11 +111,11 @@ impl MachineState {
         Ok(state)
     }
 
-    /// Whether the machine can take it on: its devices do, on trial. They are overwritten by the
-    /// next trial or by [`restore`](Self::restore). The answer is which part does not fit, and why.
+    /// Tries the devices' state on the machine's devices, and returns which part does not fit, and why. The next trial or
+    /// [`restore`](Self::restore) overwrites it.
     ///
     /// # Errors
-    /// What of it can be told at once.
+    /// When the requests in flight do not fit; this is known before the devices answer.
     pub fn try_on(
         &self,
         machine: &Machine,
@@ -126,16 +125,16 @@ impl MachineState {
         Ok(machine.restore_devices(&self.devices))
     }
 
-    /// A machine like `machine` to try states on.
+    /// Makes a virtual machine like `machine`, for trying states on.
     ///
     /// # Errors
-    /// When it cannot be had.
+    /// When KVM cannot make it.
     pub fn trial(machine: &Machine) -> Result<Trial, StateBlobError> {
         let kvm = kvm::open().map_err(MachineError::from)?;
         Ok(Trial::new(kvm, machine.config().memory, machine.vm().options())?)
     }
 
-    /// Whether this host's KVM takes it, or has taken states like it; see [`Trial::admit`].
+    /// Checks that this host's KVM accepts this state, or has accepted states like it; see [`Trial::admit`].
     ///
     /// # Errors
     /// What KVM refuses.
@@ -143,7 +142,7 @@ impl MachineState {
         Ok(trial.admit(&self.vm, &self.vcpus)?)
     }
 
-    /// Whether this host's KVM takes this very state now.
+    /// Checks that this host's KVM accepts exactly this state now.
     ///
     /// # Errors
     /// What KVM refuses.
@@ -151,20 +150,20 @@ impl MachineState {
         Ok(trial.attempt(&self.vm, &self.vcpus)?)
     }
 
-    /// Puts a machine that has never run into this state; its memory is the checkpoint's already.
-    /// Gives the requests in flight to the gate, which holds them.
+    /// Puts a machine that has never run into this state; its memory already holds the checkpoint. Gives the requests in
+    /// flight to the gate, which holds them, and returns their number.
     ///
     /// # Errors
     /// When KVM or a device refuses.
     pub fn restore(self, machine: &Machine) -> Result<usize, StateBlobError> {
-        // The clock goes on from the checkpoint and never steps back; and it goes on by what has passed, by this host's own
-        // clock since the checkpoint came, whatever the hosts' wall clocks say (P7).
+        // P7: the clock continues from the checkpoint and never steps back. It advances by the time since the checkpoint
+        // arrived, by this host's own clock, and so does not depend on the hosts' wall clocks.
         let here =
             self.arrived.map_or(Duration::ZERO, |at| io_gate_host::since_boot().saturating_sub(at));
         let at_most = here + TRANSIT_MAX;
         self.vm.restore(machine.vm(), ClockPolicy::CatchUp { at_most })?;
         machine.vcpus().restore(machine.plan(), &self.vcpus)?;
-        // The term is won: there is nobody else to go on, however long it takes.
+        // The term is won and no other machine can continue the guest: wait without a limit.
         let restored = machine.restore_devices(&self.devices).wait();
         restored.map_err(MachineError::from)?.map_err(MachineError::from)?;
         let replays = self.in_flight.len();
@@ -172,8 +171,7 @@ impl MachineState {
         Ok(replays)
     }
 
-    /// A hash of everything that two machines must have alike. The clocks are left out: they go on
-    /// while a machine is looked at.
+    /// Hashes everything that must be alike on both machines. Leaves the clocks out: they advance while the machine is read.
     ///
     /// # Errors
     /// When a part of the state cannot be encoded.
@@ -184,12 +182,12 @@ impl MachineState {
         Ok(xxh3_64(&bytes))
     }
 
-    /// The hash of what `machine` makes of this state when it takes it on: its devices are written
-    /// and read back. The vCPUs are not: writing them makes KVM publish its clock in guest memory,
-    /// which is to stay the checkpoint's own until the guest runs here.
+    /// Hashes the state that `machine` has after it takes this one on: the devices are written and read back. The vCPUs are
+    /// not written: KVM would publish its clock in guest memory, which must stay the checkpoint's own until the guest runs
+    /// here.
     ///
     /// # Errors
-    /// When a device refuses, or gives no answer for `patience`.
+    /// When a device refuses, or gives no answer within `patience`.
     pub fn hash_after_restore(
         &self,
         machine: &Machine,
@@ -200,20 +198,20 @@ impl MachineState {
         Self { devices, ..self.clone() }.hash()
     }
 
-    /// The effect that is the first not in it.
+    /// The id of the first effect that is not in this checkpoint.
     #[must_use]
     pub fn next_id(&self) -> EffectId {
         self.next_id
     }
 
-    /// The epoch that it ends.
+    /// The epoch that this checkpoint ends.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 }
 
-/// A hash of all of guest memory.
+/// Hashes all of guest memory.
 ///
 /// # Errors
 /// When memory cannot be read.
@@ -221,7 +219,7 @@ pub fn hash_memory(memory: &GuestMemory) -> Result<u64, vm_memory::GuestMemoryEr
     hash_memory_telling(memory, || {})
 }
 
-/// As [`hash_memory`]; `goes_on` is called again and again meanwhile.
+/// As [`hash_memory`]; calls `goes_on` after each chunk.
 pub(super) fn hash_memory_telling(
     memory: &GuestMemory,
     goes_on: impl Fn(),

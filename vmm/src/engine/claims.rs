@@ -1,4 +1,4 @@
-//! The terms that this machine asks the arbiter for, so that a machine that ends gives back what it has won.
+//! The terms that this machine claims from the arbiter: a machine that ends releases the term it has won.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,26 +20,26 @@ struct State {
     last: Option<Last>,
 }
 
-/// What came of the last claim.
+/// The result of the last claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Last {
-    /// The term is this machine's.
+    /// This machine has won the term.
     Won(Term),
-    /// It is another's, and so is the guest.
+    /// Another machine has the term, and with it the guest.
     Lost,
 }
 
-/// A term is being asked for, until this is dropped.
+/// A claim that is under way until this is dropped.
 pub(super) struct UnderWay(Arc<Claims>);
 
 impl Claims {
-    /// A term is about to be asked for.
+    /// Call this before a claim is sent to the arbiter.
     pub(super) fn begin(self: &Arc<Self>) -> UnderWay {
         self.lock().under_way += 1;
         UnderWay(self.clone())
     }
 
-    /// What came of the last claim that was answered, once nothing is asked for any more; an error where there is no answer
+    /// Waits until no claim is under way and returns the result of the last answered one; an error if a claim has no answer
     /// within `patience`.
     pub(super) fn settled(&self, patience: Duration) -> Result<Option<Last>, ()> {
         let waited =
@@ -54,7 +54,7 @@ impl Claims {
 }
 
 impl UnderWay {
-    /// What the arbiter has said of `term`.
+    /// Notes the arbiter's answer for `term`.
     pub(super) fn is_answered(&self, term: Term, answer: &Answer) {
         let last = match answer {
             Answer::Granted => Last::Won(term),

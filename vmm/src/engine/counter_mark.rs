@@ -1,8 +1,8 @@
-//! Whether the standby asks the same arbiter as this side (P2), and writes to the same disks (P3): what it has left there has to be
-//! found here.
+//! Checks that the standby uses the same arbiter (P2) and the same disks (P3) as this side: the marks that the standby has
+//! written must be found here.
 //!
-//! The handshake has shown that the standby sees what this side writes. Of a copy that is kept up that is true as well, and
-//! what the standby writes to it, a term that it wins or a sector, would never be seen here.
+//! The handshake has only shown that the standby sees what this side writes. That also holds for a one-way copy, and then a term
+//! that the standby wins or a sector that it writes would never be seen here.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,12 +17,12 @@ use super::Engine;
 use crate::config::MachineConfig;
 use crate::machine::storage::read_counter_marks;
 
-/// A network file system's client may show for a while what was there before.
+/// The client of a network file system may show old content for a while.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Between two looks.
+/// Time between two looks.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Where to look, and for what.
+/// Where to look, and for which marks.
 struct Look {
     config: MachineConfig,
     arbiter: Option<Arc<dyn Arbiter>>,
@@ -31,7 +31,7 @@ struct Look {
 }
 
 impl Engine {
-    /// Waits for the answer for half as long at most as a standby that is being joined may be silent: nothing is held up by it.
+    /// Waits at most half as long as a standby that is joining may stay silent, so that this check holds nothing up.
     pub(super) fn check_counter_marks(&self, theirs: &Hello) -> Result<(), String> {
         let longest = self.options.primary.setup_timeout / 2;
         let patience = PATIENCE.min(longest / 2);
@@ -44,10 +44,11 @@ impl Engine {
         };
         let (tell, answer) = aside::answer();
         let (failed, attempt) = (tell.or_no_thread(), self.attempts.clone());
-        // The thread that reads the link may open nothing, and a directory may not answer. Whoever asked may have given up.
+        // The thread that reads the link may open no files, and a directory may not answer: look in a thread of its own. The
+        // caller may have given up by the time the answer comes.
         let look = move || {
             tell.done(look.until_found(patience));
-            // P9: one that hangs counts as an attempt to reach a standby.
+            // P9: a look that hangs counts as an attempt to reach a standby.
             drop(attempt);
         };
         self.launcher.launch("arbiter", look, failed);

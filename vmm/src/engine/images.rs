@@ -1,5 +1,6 @@
-//! The kernel and initrd go to a standby that lacks them, so that it can reset the guest after a takeover (P7). Before
-//! guest memory, and so before there is a checkpoint that could wait for them.
+//! Sends the kernel and initrd to a standby that lacks them, so that it can reset the guest after a takeover (P7).
+//!
+//! They are sent before guest memory, and so before a checkpoint exists that would have to wait for them.
 
 use std::io;
 use std::sync::Arc;
@@ -12,18 +13,18 @@ use super::outbox::Outbox;
 use super::sender::Output;
 use crate::boot::{Boot, BootError, Image};
 
-/// Bytes between two looks at what else is to be sent: a heartbeat does not wait for more.
+/// Bytes between two looks at other items to send: a heartbeat waits for no more than these.
 const CHUNK: u64 = 512 << 10;
 const _: () = assert!(CHUNK <= Kind::Image.max_body() as u64);
 
-/// What the guest boots, as one session tells it.
+/// What the guest boots from, read once per session.
 pub(super) struct SessionBoot {
     boot: Arc<Boot>,
     source: BootSource,
 }
 
 impl SessionBoot {
-    /// Reads the files, if they are not known yet: may take seconds.
+    /// Reads the files if they have not been read yet; may take seconds.
     pub(super) fn look(boot: Arc<Boot>) -> Result<Self, BootError> {
         let source = boot.describe()?;
         Ok(Self { boot, source })
@@ -33,7 +34,7 @@ impl SessionBoot {
         &self.source
     }
 
-    /// The files that these are.
+    /// The files with these ids.
     pub(super) fn find(&self, ids: &[ImageId]) -> Vec<(ImageId, Arc<Image>)> {
         let all = [
             (Some(self.source.kernel), Some(&self.boot.kernel)),
@@ -44,7 +45,7 @@ impl SessionBoot {
     }
 }
 
-/// Sends them. `false`: the session is over.
+/// Sends the files. Returns `false` when the session is over.
 pub(super) fn send_images(
     engine: &Arc<Engine>,
     images: &[(ImageId, Arc<Image>)],
@@ -58,7 +59,7 @@ pub(super) fn send_images(
             let mut bytes = vec![0; CHUNK.min(id.size - sent) as usize];
             let count = image.read_at(&mut bytes, sent)?;
             if count == 0 {
-                // Another content of the same length is found by the standby.
+                // Only the length is checked here: the standby finds other content of the same length.
                 return Err(io::Error::other(format!(
                     "{}: expected {id}, found its end after {sent} bytes: it was written to, and is looked at again",
                     image.path().display()

@@ -1,10 +1,10 @@
-//! What one session after another uses: the dirty log and the epochs of the gate, the buffers of checkpoints, the figures of
-//! a session. It is reached through [`Live`] only, a proof that the session is the one that lives.
+//! What successive sessions share: the dirty log, the gate's epochs, the buffers of checkpoints and a session's figures. It is
+//! reached only through [`Live`], the proof that a session is the live one.
 //!
-//! P4, P8: what a session takes from the dirty log is told to no other. A thread of a session that has ended may still be on
-//! its way (it was held by the system, or a write to a dead link has just returned); taking from the log it would take what
-//! the session after it has to send. The proof holds the lock under which sessions begin and end, so that there is no moment
-//! between asking and touching.
+//! P4, P8: pages that one session takes from the dirty log are seen by no other session. A thread of an ended session may still
+//! run (the system held it, or a write to a dead link has just returned); if it took pages from the log, the next session would
+//! not send them. [`Live`] holds the lock under which sessions begin and end, so a session cannot end between the check and the
+//! use.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,14 +18,14 @@ use kemari_hypervisor::memory::{DirtyError, DirtyTracker};
 use super::Engine;
 use super::status::EngineStats;
 
-/// Checkpoint buffers that are kept, at most; as many may be under way, and one more filled.
+/// Upper bound of the checkpoint buffers that are kept: as many may be under way, and one more being filled.
 const SPARE: usize = 4;
-/// Buffers larger than this go back to the system.
+/// Buffers larger than this are returned to the system.
 pub(super) const SPARE_BYTES: usize = 64 << 20;
 
-/// Guards the dirty log and who may take from it. Whoever holds the engine's core takes it to end a session: under it no call
-/// is made but KVM's on the log, which take a millisecond for a GiB of changed pages; nothing is sent, and no lock is taken but
-/// that of the figures.
+/// Guards the dirty log and which session may take from it. A thread that holds the engine's core takes it to end a session.
+/// The only calls under it are KVM's on the log, which take a millisecond for a GiB of changed pages; nothing is sent under it,
+/// and no lock but that of the figures is taken.
 pub(super) struct Tracking(Mutex<Tracked>);
 
 struct Tracked {
@@ -34,7 +34,7 @@ struct Tracked {
     spare: Vec<(Vec<u64>, PageFrames)>,
 }
 
-/// This thread's session has ended: there is nothing more to do for it.
+/// This thread's session has ended: the thread has nothing more to do for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the session over link {} has ended", .0.0)]
 pub(super) struct SessionEnded(LinkId);
@@ -44,20 +44,20 @@ impl Tracking {
         Self(Mutex::new(Tracked { live: None, log, spare: Vec::new() }))
     }
 
-    /// The session over `link` lives from now on. For who holds the core.
+    /// Makes the session over `link` the live one. The caller holds the core.
     pub(super) fn begin(&self, link: LinkId) {
         let mut tracked = self.lock();
         assert!(tracked.live.is_none(), "P4: a session begins when the one before it has ended");
         tracked.live = Some(link);
     }
 
-    /// When this returns no thread of the session takes anything any more. For who holds the core.
+    /// Ends the live session: when this returns, none of its threads takes anything any more. The caller holds the core.
     pub(super) fn end(&self) {
         self.lock().live = None;
     }
 
-    /// Whoever has taken pages and cannot send them gives them back, whether its session lives or not: a page that is
-    /// marked once too often is sent once too often.
+    /// Takes back pages that were taken and cannot be sent, whether the session is live or not: a page that is marked once too
+    /// often is only sent once too often.
     pub(super) fn give_back(&self, frames: &[u64]) {
         self.lock().log.mark(frames);
     }
@@ -67,17 +67,17 @@ impl Tracking {
     }
 }
 
-/// See the module. Not to be held while something is waited for.
+/// The proof that a session is live (see the module). Do not wait for anything while holding it.
 pub(super) struct Live<'e> {
     tracked: MutexGuard<'e, Tracked>,
     engine: &'e Engine,
 }
 
 impl Engine {
-    /// The proof that the session over `link` lives, for as long as it is held.
+    /// Returns the proof that the session over `link` is live, for as long as it is held.
     ///
     /// # Errors
-    /// When it has ended.
+    /// When the session has ended.
     pub(super) fn live(&self, link: LinkId) -> Result<Live<'_>, SessionEnded> {
         let tracked = self.tracking.lock();
         match tracked.live {
@@ -93,7 +93,7 @@ impl Live<'_> {
         self.engine.machine.vm().start_dirty_log()
     }
 
-    /// All of memory is to be sent.
+    /// Marks all of memory as dirty.
     pub(super) fn mark_all(&mut self) {
         self.tracked.log.mark_all();
     }
@@ -108,17 +108,17 @@ impl Live<'_> {
         self.tracked.log.collect_epoch(frames)
     }
 
-    /// Ends the gate's epoch: of the device thread, vCPUs paused.
+    /// Ends the gate's epoch. Called by the device thread with the vCPUs paused.
     pub(super) fn seal(&mut self) -> Sealed {
         self.engine.machine.gate().seal()
     }
 
-    /// Buffers of an earlier checkpoint, so that a pause does not begin with fresh memory.
+    /// Returns the buffers of an earlier checkpoint, so that a pause does not begin with an allocation.
     pub(super) fn buffers(&mut self) -> (Vec<u64>, PageFrames) {
         self.tracked.spare.pop().unwrap_or_default()
     }
 
-    /// A checkpoint has been sent: what it weighed and how long it took, and its buffers for the next.
+    /// Notes the size and the times of a checkpoint that was sent, and keeps its buffers for the next.
     pub(super) fn sent(
         &mut self,
         bytes: u64,
@@ -136,7 +136,7 @@ impl Live<'_> {
         }
     }
 
-    /// Figures of the session.
+    /// Changes the figures of the session.
     pub(super) fn note(&mut self, note: impl FnOnce(&mut EngineStats)) {
         note(&mut self.engine.stats());
     }

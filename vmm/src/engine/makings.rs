@@ -1,5 +1,5 @@
-//! What an engine takes of the system: had before there is an engine, so that a lack of it has changed nothing and can be
-//! tried again (P7).
+//! The system resources that an engine needs: timer, launcher and threads. They are allocated before the engine exists,
+//! so that a lack of them changes nothing and the caller can try again (P7).
 
 use std::io;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -12,7 +12,7 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use super::Engine;
 
-/// Tells a thread that waits for it of the engine. Dropped: the thread ends.
+/// Hands the engine to a thread that waits for it. When it is dropped, the thread ends.
 type Waiting = SyncSender<Weak<Engine>>;
 
 /// See the module.
@@ -22,11 +22,11 @@ pub struct Makings {
     pub(super) threads: Waiters,
 }
 
-/// The engine's threads, which wait for it.
+/// The engine's threads, each waiting for the engine.
 pub(super) struct Waiters(Vec<Waiting>);
 
 impl Makings {
-    /// Of an engine whose machine asks this arbiter.
+    /// Allocates the resources for an engine; `arbiter` is its machine's.
     ///
     /// # Errors
     /// When the process is out of descriptors or threads.
@@ -45,7 +45,7 @@ impl Makings {
     }
 }
 
-/// A thread that does `work` once there is an engine.
+/// Starts a thread that waits for the engine and then does `work`.
 fn waiting(name: &str, work: fn(Weak<Engine>)) -> io::Result<Waiting> {
     let (tell, told) = sync_channel(1);
     threads::start(name, move || {
@@ -57,10 +57,10 @@ fn waiting(name: &str, work: fn(Weak<Engine>)) -> io::Result<Waiting> {
 }
 
 impl Waiters {
-    /// Has them begin.
+    /// Hands the engine to the threads.
     pub(super) fn begin(self, engine: &Arc<Engine>) {
         for thread in self.0 {
-            // There is room for one, and none of them has ended.
+            // The channel holds one message and each thread still waits: the send cannot fail.
             let _ = thread.send(Arc::downgrade(engine));
         }
     }

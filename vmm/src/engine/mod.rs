@@ -7,8 +7,8 @@
 //!   arbiter thread  answers ──────────┘     (one lock)                    in order under it
 //! ```
 //!
-//! Lock order: the core, then whatever an action needs (the gate's locks, a channel). Nothing that
-//! holds a device slot or the ledger calls [`Engine::event`].
+//! Lock order: first the core, then the locks that an action needs (the gate's locks, a channel). A thread that holds a device
+//! slot or the ledger never calls [`Engine::event`].
 
 mod checkpoint;
 mod claims;
@@ -54,42 +54,42 @@ use crate::machine::{Ended, Machine};
 
 use claims::Last;
 
-/// How long the end of a machine that has failed waits to see whether it has a standby.
+/// How long a failed machine that ends waits for the core to see whether it has a standby.
 const LAST_LOOK: Duration = Duration::from_millis(100);
-/// How long the end of a machine waits for its standby to be told.
+/// How long a machine that ends waits until its standby has its last words.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long the end of a machine waits for what was released: longer than for a fence that does not answer, and a console
-/// that is not read.
+/// How long a machine that ends waits for released effects: longer than a fence without an answer and a console that is not
+/// read take.
 const REST: Duration = Duration::from_secs(8);
-/// The same, when the machine is known to be stuck.
+/// As [`REST`], for a machine that is known to be stuck.
 const STUCK_REST: Duration = Duration::from_secs(1);
-/// How long an operator waits for an engine that is stuck before he is told so.
+/// How long an operator's request waits for a stuck engine before it is refused.
 const STATUS_PATIENCE: Duration = Duration::from_millis(500);
-/// How long an end waits for the arbiter's answer to a claim: a winner keeps still for two seconds at most.
+/// How long a machine that ends waits for the arbiter's answer to a claim: a winner keeps still for at most two seconds.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
 
-/// What of the protection an operator can tune.
+/// The options of the protection.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
     /// The virtual machine's name.
     pub name: String,
-    /// Where the standby is; none: not protected until `kemari ctl protect`.
+    /// The standby's address; `None`: not protected until `kemari ctl protect`.
     pub standby: Option<LinkAddr>,
     /// How the link is secured.
     pub security: LinkSecurity,
-    /// Where it is recorded what each side did, and when.
+    /// The audit log: what each side did, and when.
     pub audit: Option<Arc<Recorder>>,
-    /// Whether both sides hash everything at each epoch.
+    /// Whether both sides hash memory and state at each epoch.
     pub verify: bool,
-    /// Bytes for what was sent last of the guest's pages; 0: changed pages are always sent whole.
+    /// Bytes of the cache of sent pages; 0: changed pages are always sent whole.
     pub delta_cache: u64,
-    /// How long the machine may make no progress before its standby is to go on with the guest.
+    /// How long the machine may make no progress before its standby takes over.
     pub stall_timeout: Duration,
     /// The protocol core's options.
     pub primary: PrimaryOptions,
     /// When epochs end.
     pub policy: ft_core::policy::PolicyOptions,
-    /// For tests.
+    /// Hooks for tests.
     pub steps: Steps,
 }
 
@@ -101,46 +101,47 @@ pub struct Engine {
     origin: Instant,
     core: Mutex<Core>,
     deadline_changed: Condvar,
-    /// The sealer's, until there is one.
+    /// Taken by the sealer when it is made.
     epoch_timer: Mutex<Option<TimerFd>>,
-    /// What the live session may touch, and no other.
+    /// What only the live session may touch.
     tracking: live::Tracking,
     stats: Mutex<EngineStats>,
     watchdog: watchdog::Watchdog,
-    /// One more reference for each connection that is being made.
+    /// Counts connections under way: one more reference for each.
     attempts: Arc<()>,
-    /// See [`Engine::mark_for`]. Taken with nothing held, the core under it; only by threads that are reaching a standby.
+    /// See [`Engine::mark_for`]. Lock order: taken with no lock held, and the core under it; only threads that connect to a
+    /// standby take it.
     marking: Mutex<()>,
     claims: Arc<claims::Claims>,
-    /// Starts threads that connect and ask: whoever drives the engine may have given that up.
+    /// Starts threads that connect and ask the arbiter: threads that drive the engine may have given up the right to start any.
     launcher: Launcher,
-    /// How the machine has ended, once nothing is left to do.
+    /// How the machine has ended; set when nothing is left to do.
     put_away: OnceLock<Ended>,
-    /// To the standby of the session. Taken with the core held or without; nothing is taken under it.
+    /// The way to the standby of the session. Taken with or without the core held; no lock is taken under it.
     voice: Mutex<Option<session::Voice>>,
-    /// A standby has acknowledged a checkpoint of this life of the guest.
+    /// Whether a standby has acknowledged a checkpoint since the guest runs here.
     checkpointed: AtomicBool,
 }
 
 struct Core {
     primary: Primary,
     standby: Option<LinkAddr>,
-    /// Begins and ends together with what [`Engine::live`] says.
+    /// Set and cleared together with the session that [`Engine::live`] accepts.
     session: Option<session::Session>,
-    /// The connection that is being made; what comes of an earlier one counts no more.
+    /// The connection that is being made; results of earlier ones are ignored.
     connecting: Option<LinkId>,
-    /// What has become of the operator's wish for a standby.
+    /// The state of the operator's last request for a standby.
     attempt: operator::Attempt,
-    /// The session whose first checkpoint is to be taken.
+    /// The session whose first checkpoint has not been taken yet.
     seal_first: Option<LinkId>,
     next_link: u64,
     stopped: bool,
-    /// When the ticker looks at the clock again by itself; none: it is about to.
+    /// When the ticker next looks at the clock; `None`: it is about to.
     ticks_at: Option<Time>,
 }
 
 impl Engine {
-    /// An engine for a machine that starts its life in `term`.
+    /// Makes the engine of a machine that starts the guest in `term`.
     pub fn begin(
         makings: Makings,
         machine: Arc<Machine>,
@@ -155,8 +156,8 @@ impl Engine {
         Self::start(makings, machine, arbiter, options, start)
     }
 
-    /// An engine for a machine that this process has just taken over. P7: it cannot fail, since the guest is here and nowhere
-    /// else, and what `taken` and `authority` stand for is there once.
+    /// Makes the engine of a machine that this process has just taken over. P7: it cannot fail: the guest exists only here, and
+    /// `taken` and `authority` exist only once.
     pub fn after_takeover(
         makings: Makings,
         machine: Arc<Machine>,
@@ -212,7 +213,7 @@ impl Engine {
             voice: Mutex::default(),
             checkpointed: AtomicBool::new(false),
         });
-        // P2: an effect that the fence has stopped is as good as the arbiter's own word.
+        // P2: an effect that the fence has stopped proves the loss of the term as well as the arbiter's answer does.
         let fenced = Arc::downgrade(&engine);
         engine.machine.set_fence_hook(move || {
             if let Some(engine) = fenced.upgrade() {
@@ -220,7 +221,7 @@ impl Engine {
                 engine.event(Event::Fenced { reason });
             }
         });
-        // They wait for the core, and end with it.
+        // The threads wait for the core and end with it.
         let mut core = engine.lock();
         threads.begin(&engine);
         engine.perform(&mut core, actions);
@@ -228,7 +229,7 @@ impl Engine {
         engine
     }
 
-    /// Tells the core what has happened, and does what it says.
+    /// Gives an event to the core and performs the actions that it returns.
     pub fn event(self: &Arc<Self>, event: Event) {
         let mut core = self.lock();
         self.event_locked(&mut core, event);
@@ -245,17 +246,17 @@ impl Engine {
         let actions = core.primary.handle(self.now(), event);
         match actions {
             Ok(actions) => self.perform(core, actions),
-            // A race between two threads of ours, such as an answer to a link that is gone.
+            // Expected: a race between two of our threads, for instance an answer for a link that has gone.
             Err(illegal) => log::debug!("{illegal}"),
         }
         self.tell_ticker(core);
     }
 
-    /// The core hears of a stall, and of its end, before anything that may follow from it: a link that was closed because
-    /// of the stall, for one.
+    /// Reports the begin and the end of a stall to the core before any event that may follow from it, for instance the loss of
+    /// a link that was closed because of the stall.
     fn tell_progress(self: &Arc<Self>, core: &mut Core) {
         let primary = &core.primary;
-        // P7: where the standby could not go on either, the guest waits here for the answer.
+        // P7: the standby could not go on either, so the guest waits here for the answer.
         let hands_over = self.watchdog.look_hangs()
             && (primary.is_stalled()
                 || primary.phase().standby_may_take_over() && primary.lack().is_none());
@@ -273,7 +274,7 @@ impl Engine {
         }
     }
 
-    /// Wakes the ticker if it would come too late.
+    /// Wakes the ticker if it would look too late.
     fn tell_ticker(&self, core: &Core) {
         let deadline = core.primary.next_deadline();
         let sooner = |at| deadline.is_some_and(|deadline| deadline < at);
@@ -282,8 +283,8 @@ impl Engine {
         }
     }
 
-    /// Puts a machine that has ended away; gives its term if nobody is to go on with the guest, and no disk may still be
-    /// written to.
+    /// Stops a machine that has ended. Returns the term to release if no machine is to continue the guest and no disk can still
+    /// be written.
     pub fn conclude(self: &Arc<Self>, ended: &Ended) -> Option<Term> {
         // P7: the standby is told first. What follows may take longer than it bears silence, and it would bring the guest back.
         let left = match ended {
@@ -302,18 +303,18 @@ impl Engine {
         }
         let (term, closed) = left?;
         let term = self.last_term(term)?;
-        // P2: the disks are anybody's, and so is the name, once nothing more is written. Not even by a guest that runs on
-        // because the device thread is stuck: the gate lets nothing out from here on.
+        // P2: once nothing more is written, others may have the disks and the name. This holds even for a guest that runs on
+        // because the device thread is stuck: from here on the gate lets nothing out.
         let free = self.machine.gate().free_disks();
         if let Some(closed) = closed {
-            // Only so that the last words leave before the process does.
+            // Wait only so that the last words leave before the process exits.
             let _ = closed.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(LAST_WORDS);
         }
         free.then_some(term)
     }
 
-    /// The term in which the machine ends: `term`, unless a later one was being asked for and is won by now; none where that is
-    /// another's.
+    /// The term in which the machine ends: `term`, or a later one whose claim is won by now; `None` if another machine has the
+    /// later one.
     fn last_term(&self, term: Term) -> Option<Term> {
         match self.claims.settled(LAST_ANSWER) {
             Ok(None) => Some(term),
@@ -333,8 +334,8 @@ impl Engine {
         }
     }
 
-    /// Says good-bye to the standby, if there is one; gives the term, and what ends when the word has left. None when the
-    /// engine is stuck.
+    /// Tells the standby that this side ends, if there is a standby. Returns the term, and what closes when the message has
+    /// left; `None` when the engine is stuck.
     fn leave(self: &Arc<Self>, event: Event) -> Option<(Term, Option<session::Closed>)> {
         let Some(mut core) = self.lock_within(LAST_WORDS) else {
             log::error!("cannot tell the standby of the end: the engine is stuck");
@@ -346,10 +347,11 @@ impl Engine {
         Some((term, closed))
     }
 
-    /// A standby is to take over, and not to wait for what this side still does. Where there is none, or none that holds a
-    /// checkpoint, nobody else can go on with the guest (P7): whoever starts it next need not take its name from anybody.
+    /// Lets a standby take over at once, without waiting for the rest of this side's end. P7: without a standby that holds a
+    /// checkpoint no other machine can continue the guest; this side then leaves as on an operator's stop, and the next start
+    /// need not seize the name.
     fn leave_failed(self: &Arc<Self>, why: &str) -> Option<(Term, Option<session::Closed>)> {
-        // Not for long: signs of life go on until the watchdog hears of the failure.
+        // Do not wait long: signs of life continue until the watchdog knows of the failure.
         let nobody_else = |phase: Phase| !phase.standby_may_take_over() && phase != Phase::Stopped;
         if let Some(mut core) = self.lock_within(LAST_LOOK)
             && nobody_else(core.primary.phase())
@@ -364,11 +366,12 @@ impl Engine {
         None
     }
 
-    /// Tells the standby why this process dies, whatever its other threads are at, and waits no longer than `patience` until it
-    /// has heard that. To the standby it is the loss of its link, with a reason: it asks the arbiter (P2).
+    /// Tells the standby why this process dies, whatever state its other threads are in, and waits at most `patience` until the
+    /// standby has read it. The standby treats it as a lost link with a reason: it asks the arbiter (P2).
     pub fn last_word(&self, reason: String, patience: Duration) {
         let voice = self.voice().take();
-        // P7: the standby closes the link, and this side must not claim the next term for that.
+        // P7: take the voice first: the standby closes the link now, and this side must not claim the next term because of
+        // that.
         if let Some(voice) = &voice {
             voice.last_word(reason.clone());
         }
@@ -383,20 +386,20 @@ impl Engine {
         self.checkpointed.load(Ordering::Acquire)
     }
 
-    /// On record, before this process dies.
+    /// Writes an event to the audit log before this process dies.
     pub fn record_last(&self, event: kemari_audit::Event) {
         if let Some(audit) = &self.options.audit {
             audit.settle(event);
         }
     }
 
-    /// Of how many pages to keep what was sent last: of no more than the guest has.
+    /// Number of pages in the cache of sent pages; at most the guest's.
     fn delta_pages(&self) -> usize {
         let bytes = self.options.delta_cache.min(self.machine.config().memory);
         usize::try_from(bytes).map_or(0, |bytes| bytes / PAGE_SIZE)
     }
 
-    /// The machine that it protects.
+    /// The machine that this engine protects.
     pub fn machine(&self) -> &Arc<Machine> {
         &self.machine
     }
@@ -406,7 +409,7 @@ impl Engine {
         self.lock().primary.term()
     }
 
-    /// Why it is not what it was to be, if so.
+    /// Why the machine is not protected, if there is a reason.
     pub fn reason(&self) -> Option<String> {
         self.lock().primary.reason().map(str::to_owned)
     }
@@ -490,7 +493,8 @@ impl Engine {
         }
     }
 
-    /// Its sender drains what was queued before, then closes. Nothing of it touches what the next one uses (P4, P8).
+    /// Ends the session: its sender sends what is queued, then closes. The session touches nothing that the next one uses (P4,
+    /// P8).
     fn end_session(&self, core: &mut Core) {
         self.tracking.end();
         *self.voice() = None;
@@ -504,7 +508,7 @@ impl Engine {
         }
     }
 
-    /// P1: on record before anything is let out by it.
+    /// P1: records the acknowledgement before it releases anything.
     fn record_ack(&self, core: &Core, epoch: ft_core::Epoch) {
         if let Some(session) = &core.session {
             let (term, session) = (core.primary.term().0, session.number());
@@ -512,7 +516,7 @@ impl Engine {
         }
     }
 
-    /// P2: a standby gives up the right to take over, which may open the gate.
+    /// P2: records that a standby gives up the right to take over, which may open the gate.
     fn record_bye(&self, core: &Core, link: LinkId, message: &Message) {
         if let Message::Bye { reason, session, .. } = message
             && *reason != ByeReason::Detach
@@ -531,7 +535,7 @@ impl Engine {
         }
     }
 
-    /// Asks in a thread of its own: see [`ask`].
+    /// Asks the arbiter in a thread of its own: see [`ask`].
     fn ask_arbiter(self: &Arc<Self>, term: Term, why: String) {
         let Some(arbiter) = self.arbiter.clone() else { return };
         let event = move |answer| match answer {
@@ -581,7 +585,7 @@ impl Engine {
     }
 
     fn wake_sealer(&self) {
-        // The counter cannot overflow in the life of a machine, and a full one wakes as well.
+        // The counter cannot overflow in the life of a machine, and a full one wakes the thread as well.
         let _ = self.machine.engine_event().write(1);
     }
 
@@ -593,7 +597,7 @@ impl Engine {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For who must not wait for an engine that is stuck.
+    /// Locks the core for a thread that must not wait for a stuck engine.
     fn lock_within(&self, limit: Duration) -> Option<MutexGuard<'_, Core>> {
         const LOOK_AGAIN: Duration = Duration::from_millis(2);
         let begun = Instant::now();
@@ -617,7 +621,7 @@ impl Engine {
 }
 
 impl Core {
-    /// The first checkpoint of the session over `link` is still to be taken, if it is still there.
+    /// Asks again for the first checkpoint of the session over `link`, if that session is still there.
     fn seal_first_again(&mut self, link: LinkId) {
         if self.seal_first.is_none() && self.session_of(link).is_some() {
             self.seal_first = Some(link);

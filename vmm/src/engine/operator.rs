@@ -1,4 +1,4 @@
-//! What an operator asks of the protection, and what becomes of it.
+//! An operator's requests to the protection, and their results.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,18 +10,19 @@ use crate::link::LinkAddr;
 use crate::machine::Ended;
 use crate::ungated::Ungated;
 
-/// What an operator is told of an engine whose lock somebody holds: its thread serves others, too, and waits for nobody.
+/// The answer to an operator while the engine's lock is held: the thread that answers serves others too and waits for no
+/// lock.
 pub(super) const STUCK: &str =
     "the engine is stuck: one of its threads waits for something with its lock held";
 
-/// How many attempts to reach a standby may be under way: the last one counts, the others cannot be taken back.
+/// Upper bound of connection attempts under way: only the last one counts, but earlier ones cannot be cancelled.
 const MAX_ATTEMPTS: usize = 8;
 
-/// The last wish for a standby.
+/// The last request for a standby.
 #[derive(Debug, Default)]
 pub(super) struct Attempt {
     number: u64,
-    /// The first thing that was known: the epoch that the standby holds, or why there is none.
+    /// The first known result: the epoch that the standby holds, or why there is none.
     outcome: Option<Result<u64, String>>,
 }
 
@@ -38,8 +39,8 @@ impl Attempt {
 }
 
 impl Engine {
-    /// Looks for a standby at `addr` from now on; one that is being joined, and may hang, is left for it. The number tells
-    /// [`attempt`](Self::attempt) which wish is meant.
+    /// Starts to look for a standby at `addr`; drops a standby that is joining and may hang. Returns the number of the
+    /// request, for [`attempt`](Self::attempt).
     ///
     /// # Errors
     /// A sentence for the operator.
@@ -49,7 +50,7 @@ impl Engine {
             return Err(refusal.to_string());
         }
         let mut core = self.lock_within(STATUS_PATIENCE).ok_or(STUCK)?;
-        // P9: each is a thread, which may wait for storage or an arbiter that does not answer.
+        // P9: each attempt is a thread that may wait for storage or an arbiter that does not answer.
         if Arc::strong_count(&self.attempts) > MAX_ATTEMPTS {
             return Err(format!(
                 "{MAX_ATTEMPTS} earlier attempts to reach a standby have not come to an end: look for a disk or an arbiter that \
@@ -64,7 +65,7 @@ impl Engine {
         core.standby = Some(addr);
         self.perform(&mut core, actions);
         if under_way.is_some() && core.connecting == under_way {
-            // To the former address, which may not answer for long.
+            // A connection to the former address may be under way and may not answer for long: start a new one.
             self.connect(&mut core);
         }
         core.attempt = Attempt { number: core.attempt.number + 1, outcome: None };
@@ -72,7 +73,7 @@ impl Engine {
         Ok(core.attempt.number)
     }
 
-    /// What has become of a wish for a standby; none while that is not known.
+    /// The result of request `number`; `None` while it is not known.
     pub fn attempt(&self, number: u64) -> Option<Result<u64, String>> {
         let core = self.lock_within(Duration::ZERO)?;
         if core.attempt.number != number {
@@ -85,8 +86,8 @@ impl Engine {
         }
     }
 
-    /// Goes on without a standby: at once, or when the standby or the arbiter has answered, which
-    /// [`runs_alone`](Self::runs_alone) tells.
+    /// Ends the protection: at once, or when the standby or the arbiter has answered; [`runs_alone`](Self::runs_alone)
+    /// returns the result.
     ///
     /// # Errors
     /// A sentence for the operator.
@@ -103,7 +104,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether the machine runs without a standby now; none while the standby or the arbiter has not answered.
+    /// Whether the machine runs without a standby now; `None` while the standby or the arbiter has not answered.
     pub fn runs_alone(&self) -> Option<Result<(), String>> {
         let core = self.lock_within(Duration::ZERO)?;
         match core.primary.phase() {
@@ -117,18 +118,18 @@ impl Engine {
         }
     }
 
-    /// The machine has ended, and nothing is left to do.
+    /// Notes that the machine has ended and nothing is left to do.
     pub fn note_put_away(&self, ended: Ended) {
-        // The first end counts.
+        // Only the first end counts.
         let _ = self.put_away.set(ended);
     }
 
-    /// How the machine has ended; none before all is put away.
+    /// How the machine has ended; `None` until nothing is left to do.
     pub fn put_away(&self) -> Option<Ended> {
         self.put_away.get().cloned()
     }
 
-    /// The protection's state and what is known of its reason, in a few words.
+    /// The protection's state and its reason, as far as known, in a few words.
     pub fn so_far(&self) -> String {
         let Some(core) = self.lock_within(STATUS_PATIENCE) else { return STUCK.to_owned() };
         core.why(core.primary.phase().name())

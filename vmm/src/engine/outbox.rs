@@ -1,7 +1,7 @@
-//! What a session still has to say: filled by whoever has something, emptied by the session's sender.
+//! The queue of a session's frames: filled by any thread, emptied by the session's sender.
 //!
-//! P9, bounded: [`MAX_FRAMES`] control frames of at most 64 KiB, of signs of life and answers to them the latest only, one request for
-//! new keys, and as many checkpoints as may be unacknowledged, of [`MAX_COPIED`] bytes together before another is sealed.
+//! P9: bounded by [`MAX_FRAMES`] control frames of at most 64 KiB, only the latest sign of life and answer, one request for new
+//! keys, and the unacknowledged checkpoints. Another epoch is sealed only below [`MAX_COPIED`] bytes.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::SyncSender;
@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use super::sender::Item;
 
-/// Control frames that wait, at most: a session says a dozen in its life besides its signs of life.
+/// Upper bound of queued control frames: a session sends about a dozen besides its signs of life.
 pub(super) const MAX_FRAMES: usize = 64;
 
-/// P9: no epoch is sealed while so many bytes of guest memory are copied and not sent. On a link slower than the guest dirties,
-/// an epoch may be all of guest memory: one of that size is kept, and not as many as may be unacknowledged.
+/// P9: no epoch is sealed while this many bytes of guest memory are copied and not sent. On a link slower than the guest's
+/// writes, an epoch may hold all of guest memory: the queue then keeps one of that size, not as many as may be unacknowledged.
 pub(super) const MAX_COPIED: u64 = 256 << 20;
 
-/// Guards the queue only: nothing is waited for under it, and no other lock is taken. Held for a few instructions by threads
-/// that hold the engine's core, and by the sender, which gives signs of life whatever becomes of that core (P7).
+/// Guards the queue only: nothing is waited for under it and no other lock is taken. Threads that hold the engine's core hold it
+/// for a few instructions; so does the sender, which gives signs of life even when the core is stuck (P7).
 #[derive(Default)]
 pub(super) struct Outbox {
     state: Mutex<State>,
@@ -29,37 +29,37 @@ pub(super) struct Outbox {
 struct State {
     items: VecDeque<Item>,
     frames: usize,
-    /// Bytes of guest memory in checkpoints that wait or are being sent.
+    /// Bytes of guest memory in checkpoints that are queued or being sent.
     copied: u64,
-    /// Whoever waits for new keys.
+    /// The thread that waits for new keys.
     rotation: Option<SyncSender<Result<(), String>>>,
-    /// The latest of each: an older one says nothing that it does not say.
+    /// Only the latest of each: it replaces an older one.
     sign: Option<Vec<u8>>,
     answer: Option<Vec<u8>>,
     closed: bool,
     overfull: bool,
 }
 
-/// What the sender is to do.
+/// What the sender does next.
 pub(super) enum Next {
-    /// Send this.
+    /// Send this item.
     Item(Item),
-    /// There was nothing to send for so long.
+    /// Nothing was queued within the given time.
     Quiet,
-    /// Nothing more comes, and everything has been sent.
+    /// The queue is closed and everything has been sent.
     Closed,
-    /// More came than the standby has taken: the session is to end, since nothing of it may be left out.
+    /// The queue has overflowed: the session ends, because none of its frames may be left out.
     Overfull,
 }
 
-/// What a control frame is.
+/// The kind of a control frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Control {
     /// A sign of life.
     Sign,
-    /// The answer to one.
+    /// The answer to a sign of life.
     Answer,
-    /// Anything else: all are sent, in order.
+    /// Any other frame: all are sent, in order.
     Other,
 }
 
@@ -79,7 +79,7 @@ impl Outbox {
         self.changed.notify_one();
     }
 
-    /// Whoever is told when the link has new keys; `false` where somebody waits for that already.
+    /// Queues a request for new keys, and who to tell; `false` if a request is already queued.
     pub(super) fn push_rotation(&self, tell: SyncSender<Result<(), String>>) -> bool {
         let mut state = self.lock();
         if state.rotation.is_some() {
@@ -101,17 +101,18 @@ impl Outbox {
         self.changed.notify_one();
     }
 
-    /// Whether another checkpoint may be copied. An acknowledgement comes after there is room again.
+    /// Whether another checkpoint may be copied. The acknowledgement of the last one comes after there is room again.
     pub(super) fn has_room(&self) -> bool {
         self.lock().copied < MAX_COPIED
     }
 
-    /// So many bytes of a checkpoint's pages were sent: before its end is, which the standby acknowledges.
+    /// Notes that `bytes` of a checkpoint's pages were sent. Called before the checkpoint's end is sent, which the standby
+    /// acknowledges.
     pub(super) fn pages_sent(&self, bytes: u64) {
         self.lock().copied -= bytes;
     }
 
-    /// The last frame of all: what waits is left out, since this process dies, and nobody is to wait for it.
+    /// Queues the last frame and drops everything that waits: this process dies, and the frame must not wait for the rest.
     pub(super) fn push_last(&self, frame: Vec<u8>) {
         let mut state = self.lock();
         (state.sign, state.answer) = (None, None);
@@ -123,13 +124,13 @@ impl Outbox {
         self.changed.notify_one();
     }
 
-    /// The sender ends when it has sent what waits.
+    /// Closes the queue: the sender ends when it has sent what is queued.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_one();
     }
 
-    /// What is to be done next, waiting for it no longer than `quiet`.
+    /// Returns what to do next; waits for it at most `quiet`.
     pub(super) fn next(&self, quiet: Duration) -> Next {
         let mut state = self.lock();
         if let Some(next) = state.next() {
@@ -139,7 +140,7 @@ impl Outbox {
         state.next().unwrap_or(Next::Quiet)
     }
 
-    /// As [`next`](Self::next), without waiting; a checkpoint stays where it is.
+    /// As [`next`](Self::next), without waiting; leaves checkpoints in the queue.
     pub(super) fn next_control(&self) -> Next {
         let mut state = self.lock();
         let large = matches!(state.items.front(), Some(Item::Checkpoint(_) | Item::Precopy { .. }));
@@ -209,7 +210,7 @@ mod tests {
         Item::Precopy { session: 1, images: Vec::new(), sign: None }
     }
 
-    /// P9: a standby that gives signs of life without end and takes nothing makes this side keep one answer.
+    /// P9: a standby that sends signs of life without end and reads nothing makes this side keep one answer.
     #[test]
     fn of_signs_of_life_the_latest_is_kept() {
         let outbox = Outbox::default();
@@ -240,7 +241,7 @@ mod tests {
         assert_eq!(sent(&outbox), ["panicked", "closed"]);
     }
 
-    /// P9: what may not be left out has a bound as well, and then the session ends.
+    /// P9: frames that may not be left out are bounded as well; beyond the bound the session ends.
     #[test]
     fn a_standby_that_takes_nothing_is_given_up() {
         let outbox = Outbox::default();
@@ -265,7 +266,7 @@ mod tests {
         }))
     }
 
-    /// P9: epochs as large as guest memory are not copied as often as may be unacknowledged.
+    /// P9: epochs as large as guest memory are not copied as often as epochs may be unacknowledged.
     #[test]
     fn what_is_copied_and_not_sent_has_a_bound() {
         let outbox = Outbox::default();
@@ -280,7 +281,7 @@ mod tests {
         assert!(outbox.has_room());
     }
 
-    /// P9: an operator who asks again and again does not fill the queue of a link that takes nothing.
+    /// P9: an operator's repeated requests do not fill the queue of a link that takes nothing.
     #[test]
     fn one_wish_for_new_keys_waits() {
         let outbox = Outbox::default();
@@ -294,7 +295,7 @@ mod tests {
         assert!(outbox.push_rotation(tell), "the former one is under way");
     }
 
-    /// In the middle of a pre-copy what is small is sent, and what is large waits.
+    /// During a pre-copy small frames are sent and checkpoints wait.
     #[test]
     fn what_is_large_waits_for_its_turn() {
         let outbox = Outbox::default();

@@ -1,4 +1,4 @@
-//! Pre-copy: guest memory goes to a fresh standby while the guest runs, until little is left.
+//! Pre-copy: sends guest memory to a new standby while the guest runs, until few pages are dirty.
 
 use std::io;
 use std::sync::Arc;
@@ -13,18 +13,19 @@ use super::outbox::Outbox;
 use super::sender::Output;
 use super::{Engine, Step};
 
-/// Rounds after which the rest is sent with the guest paused, however much it is.
+/// After this many rounds the rest is sent with the guest paused, whatever its size.
 const MAX_ROUNDS: usize = 12;
-/// So few dirty pages are sent with the guest paused.
+/// At most this many dirty pages are left to be sent with the guest paused.
 const FEW_PAGES: usize = 512;
-/// Pages between two looks at what else is to be sent.
+/// Pages between two looks at other items to send.
 const SLICE: usize = 256;
 
-/// Sends all of memory, then what was written meanwhile, and so on. `false`: the session is over.
+/// Sends all of memory, then the pages that were written meanwhile, and so on. Returns `false` when
+/// the session is over.
 ///
-/// The pages are read while the guest writes them, so a page may be sent torn; but it is marked
-/// dirty again by the very write that tore it, because the log is cleared before it is read, and
-/// no checkpoint is complete before it has been sent again (P4).
+/// The pages are read while the guest writes them, so a page may be sent torn. But the write that
+/// tears a page also marks it dirty again, because the log is cleared before the page is read, and
+/// no checkpoint is complete before that page is sent again (P4).
 pub(super) fn precopy(
     engine: &Arc<Engine>,
     link: LinkId,
@@ -48,10 +49,11 @@ pub(super) fn precopy(
         let Ok(mut live) = engine.live(link) else { return Ok(false) };
         let frames = live.collect().map_err(io::Error::other)?;
         drop(live);
-        // A set that no longer shrinks is the guest's working set: more rounds only repeat it.
+        // A set that no longer shrinks is the guest's working set: more rounds would only repeat
+        // it.
         let stuck = round > 2 && frames.len() * 10 > last * 9;
         if round > 1 && (frames.len() <= FEW_PAGES || stuck || round == MAX_ROUNDS) {
-            // They belong to the first checkpoint.
+            // These pages belong to the first checkpoint.
             engine.tracking.give_back(&frames);
             break;
         }

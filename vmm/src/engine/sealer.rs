@@ -1,5 +1,4 @@
-//! The sealer: ends epochs, on the device thread, so that no device worker is in the middle of a
-//! request when a checkpoint is taken.
+//! The sealer ends epochs. It runs on the device thread, so no device worker is inside a request when a checkpoint is taken.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -23,17 +22,15 @@ use super::session::Session;
 use super::status::EngineStats;
 use super::{Core, Engine};
 
-/// A guest that has written no more pages than this in an epoch is as good as idle: its timer tick
-/// and little else.
+/// A guest that has written at most this many pages in an epoch counts as idle: its timer tick and little else.
 const IDLE_PAGES: u64 = 24;
-/// Of so many pages copied it is noted that this went on.
+/// Progress is reported to the watchdog after each batch of this many copied pages.
 const WORK_PAGES: usize = 1 << 14;
 
-/// How soon to look again when a vCPU cannot go on, or the guest has not run: its reset, or its start, is served by the thread
-/// that looks.
+/// How soon to look again when a vCPU cannot go on or the guest has not run: this same thread serves its reset or start.
 const SOON: Duration = Duration::from_millis(1);
 
-/// Subscribes to the device thread's loop.
+/// Ends epochs; subscribes to the device thread's loop.
 pub struct Sealer {
     engine: Arc<Engine>,
     policy: EpochPolicy,
@@ -44,15 +41,15 @@ pub struct Sealer {
     /// See [`PolicyInputs::expected`].
     expected: usize,
     first_held_at: Option<Time>,
-    /// How many effects were held at the last look that found more than the one before, and when that was.
+    /// The number of held effects when it last changed, and the time of that change.
     last_held: (usize, Option<Time>),
 }
 
 impl Sealer {
-    /// The sealer of an engine.
+    /// Makes the sealer of an engine.
     ///
     /// # Errors
-    /// When the engine has one.
+    /// When the engine already has one.
     pub fn new(engine: Arc<Engine>) -> io::Result<Self> {
         let policy = EpochPolicy::new(engine.options.policy);
         let timer = engine.epoch_timer.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -89,7 +86,7 @@ impl Sealer {
         }
         let Some(link) = link.filter(|_| may_seal) else { return };
         let now = engine.now();
-        // What earlier epochs hold waits for its acknowledgement, not for a checkpoint.
+        // Effects of earlier epochs wait for their acknowledgement, not for a checkpoint: count this epoch's only.
         let held = engine.machine.gate().held_in_epoch();
         self.first_held_at = match held {
             0 => None,
@@ -119,7 +116,7 @@ impl Sealer {
                     self.seal(link);
                 }
             }
-            // An acknowledgement wakes this thread.
+            // The acknowledgement will wake this thread.
             Decision::Wait => {}
         }
     }
@@ -136,7 +133,8 @@ impl Sealer {
         }
     }
 
-    /// Ends the epoch, for the session over `link`. `false`: not yet, since the guest has not run, or a vCPU cannot go on.
+    /// Ends the epoch for the session over `link`. Returns `false` when it cannot yet: the guest has not run, or a vCPU cannot
+    /// go on.
     fn seal(&mut self, link: LinkId) -> bool {
         let engine = self.engine.clone();
         if !engine.machine.has_run() {
@@ -148,7 +146,7 @@ impl Sealer {
         engine.machine.vcpus().pause();
         pause.kicked = Instant::now();
         if engine.machine.vcpus().has_dead() {
-            // P4: nobody could go on from here. The event that resets the machine, or ends it, is on its way to this thread.
+            // P4: no machine could continue from here. The event that resets or ends the machine is on its way to this thread.
             engine.machine.vcpus().resume();
             self.look_again_soon();
             return false;
@@ -157,9 +155,9 @@ impl Sealer {
         engine.machine.vcpus().resume();
         pause.resumed = Instant::now();
         self.last_pause = pause.resumed - pause.begun;
-        // The guest runs again: what follows costs it nothing.
+        // The guest runs again: the rest does not lengthen its pause.
         if let Ok(Some(taken)) = &taken {
-            // The largest of late, which fades: one small epoch between large ones says little.
+            // Decaying maximum: one small epoch between large ones says little.
             self.expected = taken.staged.max(self.expected * 3 / 4);
         }
         let sealed = match taken {
@@ -189,16 +187,16 @@ impl Sealer {
         self.last_seal = engine.now();
         self.first_held_at = None;
         self.last_held = (0, None);
-        // What the pipeline allows next is known when the answer comes; until then the timer.
+        // The acknowledgement tells what the pipeline allows next; until then the timer does.
         if let Err(error) = self.look_again_in(self.policy.least_gap(self.last_pause)) {
-            // An answer, or held output, wakes this thread as well.
+            // An acknowledgement or held output wakes this thread as well.
             log::error!("cannot set the epoch timer: {error}");
         }
         true
     }
 }
 
-/// When the parts of a pause ended.
+/// When each part of a pause ended.
 struct Pause {
     begun: Instant,
     kicked: Instant,
@@ -236,7 +234,7 @@ impl Pause {
     }
 }
 
-/// What was taken of the machine while it stood still.
+/// What was taken from the machine while it was paused.
 struct Taken {
     epoch: Epoch,
     next: EffectId,
@@ -251,7 +249,7 @@ struct Taken {
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 impl Engine {
-    /// Takes the checkpoint of a paused machine; none when the session has ended.
+    /// Takes the checkpoint of a paused machine; `None` when the session has ended.
     fn take(&self, link: LinkId, pause: &mut Pause) -> Result<Option<Taken>, Failure> {
         let Ok(mut live) = self.live(link) else { return Ok(None) };
         let sealed = live.seal();
@@ -260,7 +258,7 @@ impl Engine {
         pause.sealed = Instant::now();
         let state = MachineState::capture(&self.machine, sealed)?;
         pause.saved = Instant::now();
-        // After the vCPUs: KVM itself writes guest memory while they are read (P8).
+        // Collect after the vCPUs are read: KVM itself writes guest memory during that read (P8).
         let Ok(mut live) = self.live(link) else { return Ok(None) };
         let (mut frames, mut pages) = live.buffers();
         live.collect_epoch(&mut frames)?;
@@ -286,7 +284,8 @@ impl Engine {
         Ok(Some(Hashes { memory, state: state.hash()? }))
     }
 
-    /// Tells the core of the checkpoint, which makes it one of the session over `link`. None when that has ended meanwhile.
+    /// Gives the checkpoint to the core, which makes it one of the session over `link`. `None` when that session has ended
+    /// meanwhile.
     fn seal_taken(
         self: &Arc<Self>,
         link: LinkId,
@@ -301,8 +300,8 @@ impl Engine {
         let term = core.primary.term();
         let sealed = core.primary.handle(self.now(), Event::Sealed { link, epoch });
         let Ok(actions) = sealed.inspect_err(|illegal| log::debug!("{illegal}")) else {
-            // The session ended between the decision and now. The next one may have begun to copy
-            // memory already: what was taken from the log is still to be sent (P4).
+            // The session ended between the decision and now. The next one may already copy memory: the pages taken from the
+            // log must still be sent (P4).
             self.tracking.give_back(&frames);
             return Ok(None);
         };
@@ -328,7 +327,7 @@ impl Engine {
         Ok(())
     }
 
-    /// The machine cannot be saved: there is no protection then, and the core decides what follows.
+    /// Ends the session because the machine cannot be saved: it is not protected, and the core decides what follows.
     fn give_session_up(self: &Arc<Self>, link: LinkId, error: &Failure) {
         let reason = format!("no checkpoint could be taken: {error}");
         log::error!("{reason}");
@@ -338,7 +337,7 @@ impl Engine {
 
 impl MutEventSubscriber for Sealer {
     fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
-        // Each of the three only says "look": what there is to do is asked of the core.
+        // Each of the three events only says "look": the core says what there is to do.
         let fd = events.fd();
         let gate = self.engine.machine.gate().clone();
         if fd == gate.held_event().as_raw_fd() {
@@ -346,8 +345,8 @@ impl MutEventSubscriber for Sealer {
         } else if fd == self.engine.machine.engine_event().as_raw_fd() {
             let _ = self.engine.machine.engine_event().read();
         } else {
-            // Not read: an event served before this one may have set it anew, and the read would
-            // then block the device thread. Clearing takes back what has expired; `look` sets it.
+            // Do not read the timer: an event served before this one may have set it anew, and the read would block the device
+            // thread. Clearing it takes back the expiry; `look` sets it again.
             let _ = self.timer.clear();
         }
         self.look();

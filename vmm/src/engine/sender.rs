@@ -1,4 +1,4 @@
-//! The sender: encodes and writes what one session has to say, in order.
+//! The sender: encodes and writes a session's frames, in order.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -21,17 +21,17 @@ use crate::link::Link;
 pub(super) enum Item {
     /// A whole frame.
     Control(Vec<u8>),
-    /// A whole frame that says that this machine lives.
+    /// A whole frame that is a sign of life.
     Sign(Vec<u8>),
-    /// New keys for the link; tells when they are in use.
+    /// New keys for the link; the channel is told when they are in use.
     RotateKeys(SyncSender<Result<(), String>>),
-    /// All of guest memory, while the guest runs.
+    /// All of guest memory, sent while the guest runs.
     Precopy {
         /// The standby's number for the session.
         session: u64,
-        /// What to send when there is nothing else.
+        /// The sign of life to send while the queue is empty.
         sign: Option<Vec<u8>>,
-        /// What the standby lacks of what the guest boots: sent first.
+        /// The boot files that the standby lacks: sent first.
         images: Vec<(ImageId, Arc<Image>)>,
     },
     /// A checkpoint.
@@ -46,7 +46,7 @@ pub(super) struct Checkpoint {
     pub(super) frames: Vec<u64>,
     /// The pages themselves.
     pub(super) pages: PageFrames,
-    /// The rest of the machine.
+    /// The rest of the machine's state.
     pub(super) state: Vec<u8>,
     pub(super) hashes: Option<Hashes>,
 }
@@ -58,11 +58,11 @@ impl Checkpoint {
     }
 }
 
-/// A peer that takes nothing for so long is gone, whatever TCP still hopes for.
+/// A peer that takes nothing for this long is gone, even if TCP still retries.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Large writes: one system call for many pages.
+/// Large writes save system calls: many pages for each.
 const FLUSH_AT: usize = FRAME_PAGES as usize * PAGE_SIZE;
-/// How long a closing session may take to send its last words, and the standby to take them.
+/// Upper bound for a closing session to send its last words and for the standby to read them.
 const CLOSING: Duration = Duration::from_millis(500);
 
 /// The thread of one session's sender.
@@ -84,21 +84,21 @@ pub(super) fn send(
     let done =
         out.link.set_write_timeout(Some(WRITE_TIMEOUT)).and_then(|()| out.run(engine, id, items));
     match done {
-        // P7: the last words may be a good-bye. Whoever closes while the other side still sends resets the connection, and the
-        // words may be lost with it: the other side has read them when it closes.
+        // P7: the last words may be a good-bye. Closing while the peer still sends would reset the connection and could lose
+        // them; wait until the peer closes, because it has read them by then.
         Ok(()) => {
             out.link.end_writing();
             let _ = reader.recv_timeout(CLOSING);
         }
         Err(error) => log::info!("link {}: cannot send any more: {error}", id.0),
     }
-    // The session was dropped, or the link is broken: either way the reader is to end too. That it is lost is for the reader
-    // to say, after what has come: a standby that gives its checkpoint up says so, and closes (P7).
+    // The session was dropped or the link is broken: in both cases the reader must end too. The reader reports the loss after
+    // it has read what has come, because a standby that drops its checkpoint says so before it closes (P7).
     out.link.shutdown();
     engine.options.steps.reached(id, Step::SenderEnded);
 }
 
-/// P7: a machine that makes no progress gives no sign of life, but closes the link, so that its standby goes on.
+/// P7: a machine that makes no progress sends no sign of life but closes the link, so that its standby takes over.
 fn check_progress(engine: &Engine) -> io::Result<()> {
     match engine.watchdog.is_stalled() {
         true => Err(io::Error::other(engine.stall_reason())),
@@ -110,21 +110,21 @@ fn overfull() -> io::Error {
     io::Error::other(format!("the standby has not taken {MAX_FRAMES} messages: it is given up"))
 }
 
-/// The link and what is on its way to it.
+/// The link and the bytes queued for it.
 pub(super) struct Output {
     link: Link,
     buffer: Vec<u8>,
     digest: EpochDigest,
-    /// Of this session's checkpoints.
+    /// Pages sent in this session's checkpoints.
     sent_pages: SentPages,
     sent: u64,
-    /// What says that this machine lives. P7: sent by this thread, which waits for no lock that anybody waits under.
+    /// The sign of life. P7: this thread sends it, and this thread waits for no lock under which another thread waits.
     sign: Option<Vec<u8>>,
 }
 
 impl Output {
     fn run(&mut self, engine: &Arc<Engine>, link: LinkId, items: &Outbox) -> io::Result<()> {
-        // The core's own signs of life come first, while it is not held up.
+        // Signs of life from the core come first, as long as the core is not held up.
         let quiet = engine.options.primary.heartbeat_interval * 3 / 2;
         loop {
             let item = match items.next(quiet) {
@@ -163,7 +163,7 @@ impl Output {
         self.flush()
     }
 
-    /// Sends the control frames that have come meanwhile. Gives `false` when the session is over.
+    /// Sends the control frames queued meanwhile. Returns `false` when the session is over.
     pub(super) fn interleave(&mut self, items: &Outbox) -> io::Result<bool> {
         loop {
             match items.next_control() {
@@ -188,7 +188,7 @@ impl Output {
 
     fn rotate_keys(&mut self, tell: &SyncSender<Result<(), String>>) -> io::Result<()> {
         let rotated = self.link.rotate_keys();
-        // Whoever asked may have gone; nobody waits here.
+        // The requester may have gone, and this thread must not wait.
         let _ = tell.try_send(rotated.as_ref().copied().map_err(ToString::to_string));
         rotated?;
         log::info!("the link has new keys");
@@ -217,7 +217,7 @@ impl Output {
         self.flush()?;
         self.checkpoint_pages((epoch, term), &mut pages)?;
         if pages.capacity() > SPARE_BYTES {
-            // P9: the next epoch may be as large, and is copied as soon as there is room.
+            // P9: free the pages now: the next epoch may be as large and is copied as soon as there is room.
             pages = PageFrames::default();
         }
         items.pages_sent(copied);
@@ -267,7 +267,7 @@ impl Output {
         Ok(())
     }
 
-    /// Sends pages; `push` puts the next one into a frame, ascending, and says whether there was one.
+    /// Sends pages. `push` puts the next page, in ascending order, into a frame and returns whether there was one.
     pub(super) fn pages(
         &mut self,
         kind: Kind,
@@ -285,7 +285,7 @@ impl Output {
             }
             let pages = frame.pages();
             if pages == 0 {
-                // The last frame was full to the last page.
+                // The last frame was full when the pages ended: drop the empty one.
                 self.buffer.truncate(start);
                 break;
             }

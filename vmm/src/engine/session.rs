@@ -28,8 +28,7 @@ use crate::machine::storage::mark_disks;
 /// How long to wait for a standby to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The sending half of a connection. Dropping it closes the connection when all that was queued
-/// has been sent.
+/// The sending half of a connection. Dropping it closes the connection after everything queued has been sent.
 pub(super) struct Session {
     link: LinkId,
     number: u64,
@@ -38,7 +37,7 @@ pub(super) struct Session {
     boot: Option<SessionBoot>,
 }
 
-/// The way to the standby for who may take no lock but this one's: whatever threads hold that will never let go of it.
+/// The way to the standby for a thread that may take no lock but this one's: other locks may be held for ever.
 #[derive(Clone)]
 pub(super) struct Voice {
     outbox: Arc<Outbox>,
@@ -47,7 +46,7 @@ pub(super) struct Voice {
 }
 
 impl Voice {
-    /// Says that this side does not go on, as the last it says.
+    /// Sends the last frame: this side does not go on.
     pub(super) fn last_word(&self, reason: String) {
         let message = Message::Refuse { reason };
         let frame = Outgoing { epoch: Epoch(0), term: self.term, message };
@@ -58,15 +57,15 @@ impl Voice {
         }
     }
 
-    /// Waits until the standby has heard it, but no longer than `patience`.
+    /// Waits until the standby has read it, at most `patience`.
     pub(super) fn is_heard(&self, patience: Duration) {
         let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
-        // Ends when the sender does.
+        // Disconnects when the sender ends.
         let _ = closed.recv_timeout(patience);
     }
 }
 
-/// Ends when the sender has, and the standby has taken its last words: nothing ever comes.
+/// Disconnects when the sender has ended and the standby has read its last words; carries no message.
 pub(super) type Closed = Arc<Mutex<Receiver<()>>>;
 
 impl Session {
@@ -74,12 +73,12 @@ impl Session {
         self.link
     }
 
-    /// Its name, on both sides.
+    /// The session's number, the same on both sides.
     pub(super) fn number(&self) -> u64 {
         self.number
     }
 
-    /// What ends when all that was queued has been sent, and the connection is closed.
+    /// Disconnects when everything queued has been sent and the connection is closed.
     pub(super) fn closed(&self) -> Closed {
         self.closed.clone()
     }
@@ -97,7 +96,7 @@ impl Session {
         }
     }
 
-    /// From now on `sign` is sent whenever there is nothing else for a while.
+    /// Starts the pre-copy. From then on `sign` is sent when nothing else was for a while.
     pub(super) fn start_precopy(&self, session: u64, images: &[ImageId], sign: Option<&Outgoing>) {
         let mut bytes = Vec::new();
         // A sign of life is never too long.
@@ -128,7 +127,7 @@ impl Drop for Session {
 }
 
 impl Engine {
-    /// New keys for the link, if it has any; told when they are in use.
+    /// Asks for new keys for the link; the receiver is told when they are in use.
     ///
     /// # Errors
     /// When there is no link, or it is not encrypted.
@@ -146,7 +145,7 @@ impl Engine {
         }
     }
 
-    /// Tries to reach the standby in a thread of its own: that may take seconds.
+    /// Connects to the standby in a thread of its own: it may take seconds.
     pub(super) fn connect(self: &Arc<Self>, core: &mut Core) {
         let Some(addr) = core.standby.clone() else { return };
         let link_id = LinkId(core.next_link);
@@ -154,7 +153,7 @@ impl Engine {
         core.connecting = Some(link_id);
         let (engine, attempt) = (self.clone(), self.attempts.clone());
         let connect = move || {
-            // First: storage may take its time, and a standby does not wait long for a Hello.
+            // Prepare first: storage may be slow, and a standby does not wait long for a Hello.
             let arbiter = match engine.prepare(link_id) {
                 Ok(arbiter) => arbiter,
                 Err(reason) => return engine.connect_failed(link_id, reason),
@@ -177,7 +176,7 @@ impl Engine {
         });
     }
 
-    /// Has storage and arbiter ready for a standby. It takes its time where much was written and little is durable.
+    /// Prepares storage and arbiter for a standby. Slow when much was written and little is durable.
     fn prepare(&self, link: LinkId) -> Result<Option<ArbiterView>, String> {
         self.machine.share_disks().map_err(|error| error.to_string())?;
         let mark = |arbiter: &Arc<dyn Arbiter>| {
@@ -186,9 +185,9 @@ impl Engine {
         self.arbiter.as_ref().map(mark).transpose()
     }
 
-    /// Writes what the standby that is reached over `link` is to find: one writes at a time, and only the one that was begun last. One
-    /// that was passed over meanwhile would write over what its successor's standby looks for, which would take it for another
-    /// arbiter, or another disk.
+    /// Writes the marks that the standby reached over `link` looks for: one thread at a time, and only for the newest connection.
+    /// An older one would overwrite the marks that the newer one's standby looks for, and that standby would see another arbiter
+    /// or another disk.
     fn mark_for<T>(
         &self,
         link: LinkId,
@@ -201,8 +200,8 @@ impl Engine {
         mark()
     }
 
-    /// Marks the storage for the standby that has been reached: it is to see the same (P2, P3). Not at each attempt to reach one:
-    /// what is written into a record of who may write is never written for nothing.
+    /// Marks the storage for the standby that has been reached: it must see the same storage (P2, P3). Not done at each attempt:
+    /// a record of who may write is only written when needed.
     fn mark(&self, link: LinkId, arbiter: Option<ArbiterView>) -> Result<Place, String> {
         let disks = self.mark_for(link, || {
             self.machine.renew_fence_records().map_err(|error| error.to_string())?;
@@ -216,7 +215,7 @@ impl Engine {
         Ok(Place { disks, arbiter, holder, networks })
     }
 
-    /// Unless another connection has taken its place: that one's end is what counts.
+    /// Reports the failed connection, unless a newer one has replaced it: then only the newer one's end counts.
     fn connect_failed(self: &Arc<Self>, link: LinkId, reason: String) {
         let mut core = self.lock();
         if core.connecting == Some(link) {
@@ -225,7 +224,7 @@ impl Engine {
         }
     }
 
-    /// Joins the standby and reads what it says until the link ends.
+    /// Joins the standby and reads its frames until the link ends.
     fn run_session(
         self: &Arc<Self>,
         link_id: LinkId,
@@ -254,7 +253,7 @@ impl Engine {
         {
             let mut core = self.lock();
             if core.connecting != Some(link_id) {
-                // Another connection has taken its place. Without this its sender would wait for ever (P9).
+                // A newer connection has replaced this one. Close the queue, or its sender would wait for ever (P9).
                 return outbox.close();
             }
             core.connecting = None;
@@ -277,7 +276,7 @@ impl Engine {
                     self.perform(&mut core, actions);
                     self.tell_ticker(&core);
                 }
-                // The operator has changed his mind.
+                // The operator has made another request meanwhile.
                 Err(illegal) => {
                     outbox.close();
                     return log::debug!("{illegal}");
@@ -298,8 +297,8 @@ impl Engine {
         });
     }
 
-    /// P2, P3: the first `Welcome` of a session counts, and is heard only from a standby that asks the same arbiter, and writes to the
-    /// same disks; what comes after it waits here.
+    /// P2, P3: checks the first `Welcome` of a session: the standby must use the same arbiter and write to the same disks. Later
+    /// frames wait here meanwhile.
     fn examine(&self, link: LinkId, frame: Frame, is_welcomed: &mut bool) -> Event {
         if let Message::Welcome(theirs) = &frame.message
             && !std::mem::replace(is_welcomed, true)
@@ -322,16 +321,17 @@ impl Engine {
     }
 }
 
-/// What a session is about, besides the machine: what both sides share, marked for this session, and who this side is.
+/// What a session needs besides the machine: the storage that both sides share, marked for this session, and this side's
+/// identity.
 struct Place {
     disks: Vec<DiskStorage>,
     arbiter: Option<ArbiterView>,
     holder: String,
-    /// What is found of the networks.
+    /// What was found of the networks.
     networks: Vec<(String, String)>,
 }
 
-/// What either side says of itself, but for who it is; term, session and options are the primary's to choose.
+/// What either side says about itself, except its identity. The primary sets term, session and options.
 pub(crate) fn describe(
     machine: &Machine,
     name: &str,
@@ -357,8 +357,8 @@ pub(crate) fn describe(
     }
 }
 
-/// A link that tells that bytes come, not more often than `every`: over a slow link a frame takes
-/// longer than patience lasts.
+/// A link that reports arriving bytes, at most once per `every`: over a slow link a frame takes longer than the heartbeat
+/// timeout.
 pub(crate) struct Watched<R, F> {
     link: R,
     every: Duration,
@@ -385,17 +385,17 @@ impl<R: Read, F: FnMut()> Read for Watched<R, F> {
 
 /// How reading a link ended.
 pub(crate) enum ReadEnd {
-    /// Something came that is no frame.
+    /// Bytes arrived that are no valid frame.
     Garbled(WireError),
-    /// Nothing more comes.
+    /// The link has ended.
     Lost(String),
 }
 
-/// Small frames come several to a system call; bodies that are larger are read in place.
+/// Read-ahead: one system call reads several small frames; larger bodies are read in place.
 const READ_AHEAD: usize = 64 << 10;
 
-/// Reads frames until the link ends. Memory is allocated only after a header has passed its
-/// checks, which bound the length of every kind of frame.
+/// Reads frames until the link ends. Allocates memory only after a header has passed its checks, which bound the length of every
+/// kind of frame.
 pub(crate) fn read_frames(
     link: impl Read,
     buffers: &Buffers,

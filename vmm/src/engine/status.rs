@@ -1,4 +1,4 @@
-//! What the engine has measured, and the status that an operator sees.
+//! The engine's measurements, and the status that an operator sees.
 
 use ft_core::primary::{Phase, Primary, Report};
 use io_gate::host::{MAX_MEMORY, MAX_RECORDED};
@@ -13,10 +13,10 @@ use crate::stats::{Distribution, Summary};
 
 /// The state of a machine that makes no progress.
 const STALLED: &str = "stalled";
-/// The state of a machine whose standby holds it and could not go on with it.
+/// The state of a machine whose standby holds a checkpoint and could not take over.
 const DEGRADED: &str = "degraded";
 
-/// Counted since the process began to run the guest.
+/// Counters since this process began to run the guest.
 #[derive(Debug, Default)]
 pub struct EngineStats {
     pub(super) checkpoints: u64,
@@ -27,35 +27,35 @@ pub struct EngineStats {
     pub(super) collect: Distribution,
     pub(super) copy: Distribution,
     pub(super) resume: Distribution,
-    /// From output's being seen to the pause.
+    /// From the sight of output to the pause.
     pub(super) wait: Distribution,
-    /// From the guest's running on to the sender's having the checkpoint.
+    /// From the guest's resume to the checkpoint's arrival at the sender.
     pub(super) encode: Distribution,
-    /// From there to the last byte's being with the operating system.
+    /// From there until the operating system has the last byte.
     pub(super) send: Distribution,
     pub(super) commit_latency: Distribution,
     pub(super) epoch_bytes: Distribution,
     pub(super) dirty_pages: Distribution,
     pub(super) verified: u64,
     pub(super) mismatches: u64,
-    /// The last of them, in words.
+    /// The last mismatch, in words.
     last_mismatch: Option<String>,
     takeover: Option<Takeover>,
-    /// The arbiter, asked again and again.
+    /// Repeated failures to reach the arbiter.
     unanswered: Repeats,
 }
 
-/// What taking over has cost.
+/// The cost of a takeover.
 #[derive(Clone, Copy, Debug)]
 pub struct Takeover {
-    /// From the grant to the guest's running on, in microseconds.
+    /// From the grant to the guest's resume, in microseconds.
     pub micros: u64,
     /// Requests in flight that were performed again.
     pub replayed: usize,
 }
 
 impl EngineStats {
-    /// Counts a report; whether it is to be told.
+    /// Counts a report; returns whether to log it.
     pub(super) fn report(&mut self, report: &Report) -> bool {
         if let Report::ArbiterUnreachable { reason } = report {
             return self.unanswered.failed(reason);
@@ -74,7 +74,7 @@ impl EngineStats {
     }
 }
 
-/// How long effects wait at the gate, by their class.
+/// How long effects wait at the gate, for each class.
 fn effect_latencies(gate: &GateHost) -> Value {
     let latencies = gate.latencies().into_iter().map(|latency| {
         let LatencySummary { class, count, p50, p90, p99, p999, max } = latency;
@@ -84,7 +84,7 @@ fn effect_latencies(gate: &GateHost) -> Value {
 }
 
 impl Engine {
-    /// All distributions begin anew; counters go on.
+    /// Resets all distributions; counters go on.
     pub fn reset_stats(&self) {
         self.machine.gate().reset_latencies();
         let mut stats = self.stats();
@@ -123,22 +123,22 @@ impl Engine {
         }
     }
 
-    /// How often `--verify` has found the two sides to differ (P8).
+    /// How often `--verify` has found a difference between the two sides (P8).
     pub fn mismatches(&self) -> u64 {
         self.stats().mismatches
     }
 
-    /// Counts what was found before this side ran the guest.
+    /// Adds the mismatches found before this side ran the guest.
     pub fn note_mismatches(&self, found: u64) {
         self.stats().mismatches += found;
     }
 
-    /// Notes how this machine came to run.
+    /// Notes that this machine came to run by a takeover.
     pub fn note_takeover(&self, takeover: Takeover) {
         self.stats().takeover = Some(takeover);
     }
 
-    /// What can be said while the engine itself is stuck.
+    /// The status that is available while the engine is stuck.
     fn stuck_status(&self) -> Value {
         json!({
             "role": "primary",
@@ -149,32 +149,32 @@ impl Engine {
         })
     }
 
-    /// What an operator is told: `protected` only where a takeover would succeed now (P9).
+    /// The state for the operator: `protected` only if a takeover would succeed now (P9).
     fn state_of(&self, primary: &Primary) -> &'static str {
         match primary.phase() {
-            // Whose outputs cannot leave is not protected.
+            // A machine whose output cannot leave is not protected.
             _ if self.watchdog.is_stalled() || primary.is_stalled() => STALLED,
-            // Held, and yet not protected: the standby could not go on.
+            // The standby holds a checkpoint but could not take over.
             Phase::Protected if primary.lack().is_some() => DEGRADED,
             phase => phase.name(),
         }
     }
 
-    /// As [`state`](Self::state), for a thread that serves others.
+    /// As [`state`](Self::state), for a thread that serves others and must not wait.
     ///
     /// # Errors
-    /// Where the engine is stuck.
+    /// When the engine is stuck.
     pub fn state_now(&self) -> Result<&'static str, String> {
         let core = self.lock_within(STATUS_PATIENCE).ok_or(STUCK)?;
         Ok(self.state_of(&core.primary))
     }
 
-    /// The state of the protection, as `status` tells it.
+    /// The state of the protection, as in `status`.
     pub fn state(&self) -> &'static str {
         self.state_of(&self.lock().primary)
     }
 
-    /// Whether a takeover would succeed now, as far as is known.
+    /// Whether a takeover would succeed now, as far as this side knows.
     pub fn is_protected(&self) -> bool {
         self.state() == Phase::Protected.name()
     }
@@ -195,13 +195,13 @@ impl Engine {
                     .map(|lack| format!("the standby could not go on with the guest: {lack}")),
             )
         };
-        // What is put away meanwhile is no reason.
+        // Errors while a machine is being stopped are no reason.
         let failed = match self.machine.events().ended() {
             Some(Ended::Failed(why)) => Some(why),
             _ => None,
         };
         let gate = self.machine.gate();
-        // Before the figures' lock is taken: the gate's own may be held for longer than it takes to note a figure.
+        // Read the counts before the lock of the figures: the gate's own lock may be held for long.
         let counts = gate.counts();
         let (latencies, held) = (effect_latencies(gate), gate.held());
         let load = gate.load();
@@ -242,9 +242,9 @@ impl Engine {
             "in_flight_at_takeover": stats.takeover.map(|takeover| takeover.replayed),
             "released": counts.performed,
             "held": held,
-            // What was asked for and is not settled, held or not, and the most that it may take.
+            // Effects that are staged and not settled, held or not, and their upper bound.
             "unsettled_bytes": { "memory": load.memory, "memory_max": MAX_MEMORY, "checkpoint": load.recorded, "checkpoint_max": MAX_RECORDED },
-            // None: not known at this moment.
+            // `None`: not known at this moment.
             "listens_to_power_button": self.machine.power_button().map(|button| button.enabled),
             "waits_for_arbiter": gate.waits_for_fence(),
             "unanswered": stats.unanswered.count(),

@@ -1,5 +1,5 @@
-//! Steps of a session at which a test can hold the thread that has come to it, so that an order of events which is rare
-//! otherwise can be had at will. The command line has no way to them.
+//! Steps of a session at which a test can hold the thread that reaches them, to force a rare order of events. The
+//! command line cannot set them.
 
 use std::sync::Arc;
 
@@ -7,28 +7,28 @@ use ft_core::LinkId;
 
 use super::MachineState;
 
-/// Where a thread of a session is.
+/// A point that a thread of a session reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// The sender has made KVM log the guest's writes, and has not yet looked at the log.
+    /// The sender has started KVM's dirty log and has not read it yet.
     LogStarted,
-    /// The sender has sent a round of the pre-copy.
+    /// The sender has sent one round of the pre-copy.
     RoundSent,
-    /// An acknowledgement has come, and what it covers is about to be released; with the engine's core locked.
+    /// An acknowledgement has come and its effects are about to be released; the engine's core is locked.
     Releasing,
-    /// The sender does nothing more.
+    /// The sender has ended.
     SenderEnded,
 }
 
 type Hook = Arc<dyn Fn(LinkId, Step) + Send + Sync>;
 type StateHook = Arc<dyn Fn(&mut MachineState) + Send + Sync>;
 
-/// What a test does at the steps; by default nothing.
+/// A test's hooks; none by default.
 #[derive(Clone, Default)]
 pub struct Steps {
-    /// Called by the thread that has come to a step; it goes on when this returns.
+    /// Called by the thread that reaches a step; that thread continues when it returns.
     pub at: Option<Hook>,
-    /// Changes a checkpoint's state before it is encoded: to one that the guest cannot be brought into at will.
+    /// Changes a checkpoint's state before it is encoded, to a state that a guest cannot easily be brought into.
     pub state: Option<StateHook>,
 }
 

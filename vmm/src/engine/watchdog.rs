@@ -1,15 +1,18 @@
-//! Whether the machine makes progress. P7: liveness is what the guest's output needs; signs of life that come from a machine
-//! whose devices are stuck would keep its standby from going on.
+//! The watchdog: finds whether the machine makes progress (P7).
 //!
-//! The device thread runs the devices, ends epochs and, for that, waits for every vCPU and for the engine's core: whoever of
-//! these is stuck, it no longer comes to look ([`Watchdog::looked`]). A thread that takes no lock asks it to, again and again.
-//! When it has not come for `--stall-timeout`, no more signs of life are given, whatever threads still could; the core is
-//! told, and has the standby go on. Fenced this machine is as any other: each effect asks, and a thread of its own asks for the
-//! machines that have no output, or are stuck ([`Engine::look_at_term`]).
+//! Liveness means that the guest's output can leave. Signs of life from a machine whose devices are stuck would keep its standby
+//! from taking over.
 //!
-//! Of lanes it is watched whether they get an answer when they ask if this machine may perform. What hangs otherwise in one is
-//! a system call on this machine's own storage or network, which may still be carried out later and cannot be taken back; to
-//! have another machine go on meanwhile would risk what it writes (P2). A look at the fence is nothing that arrives later.
+//! The device thread runs the devices and ends epochs, and for that waits for every vCPU and for the engine's core: if one of
+//! them is stuck, the device thread no longer calls [`Watchdog::looked`]. A thread that takes no lock asks it to, repeatedly.
+//! After `--stall-timeout` without a call, no thread gives signs of life any more, and the core is told and lets the standby take
+//! over. This machine is fenced as any other: each effect asks before it is performed, and the thread `term` asks for machines
+//! that have no output or are stuck ([`Engine::look_at_term`]).
+//!
+//! The watchdog also watches whether lanes get an answer when they ask if this machine may perform. Any other call in which a
+//! lane hangs is a system call on this machine's own storage or network. Such a call cannot be taken back and may still be
+//! carried out later, over what another machine has written (P2), so it is not treated as a stall. A look at the fence has no
+//! later effect.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -22,28 +25,28 @@ use kemari_confine::seccomp::{self, Role};
 use super::Engine;
 use crate::machine::Ended;
 
-/// So often in a time-out it is looked whether there was progress. Times are counted, not measured: a process that was
-/// stopped for a while has not made progress either.
+/// Looks per time-out. Looks are counted, not measured in time: a process that was stopped for a while has not made progress
+/// either.
 const LOOKS: u32 = 8;
-/// A look at the fence that has taken so long hangs: longer than a standby takes to find that it cannot ask the arbiter either,
-/// and to say so ([`crate::standby::resources`]). Then this machine waits for the arbiter, as its standby would.
+/// A look at the fence that takes this long hangs. Longer than a standby needs to find that it cannot ask the arbiter either, and
+/// to report that ([`crate::standby::resources`]): then this machine waits for the arbiter, as its standby would.
 const LONGEST_LOOK: Duration = Duration::from_secs(15);
-/// How often it is asked whether this machine has been replaced, besides before each effect.
+/// How often this machine asks whether it has been replaced, besides before each effect.
 const TERM_LOOK: Duration = Duration::from_millis(500);
 
-/// What the threads of an engine tell the watchdog, and it tells them.
+/// What an engine's threads and its watchdog tell each other.
 #[derive(Debug, Default)]
 pub(super) struct Watchdog {
     looks: AtomicU64,
     stalled: AtomicBool,
-    /// A lane asks whether this machine may perform, and has no answer.
+    /// A lane has asked whether this machine may perform and has no answer.
     look_hangs: AtomicBool,
-    /// Why the machine will make no progress any more.
+    /// Why the machine will make no more progress.
     failed: OnceLock<String>,
 }
 
 impl Watchdog {
-    /// The device thread has come to look for what there is to do, and has had the core.
+    /// The device thread has looked for work and has had the core.
     pub(super) fn looked(&self) {
         self.looks.fetch_add(1, Ordering::Relaxed);
     }
@@ -53,14 +56,14 @@ impl Watchdog {
         self.stalled.load(Ordering::Acquire) || self.failed.get().is_some()
     }
 
-    /// Whether the standby is to go on with the guest, if it can: here nothing leaves.
+    /// Whether the standby should take over if it can, because no output leaves here.
     pub(super) fn look_hangs(&self) -> bool {
         self.look_hangs.load(Ordering::Acquire)
     }
 
-    /// The machine has failed: there is nothing to wait for.
+    /// Notes that the machine has failed: there is nothing to wait for.
     pub(super) fn has_failed(&self, why: &str) {
-        // The first reason counts.
+        // Only the first reason counts.
         let _ = self.failed.set(format!("the machine has failed: {why}"));
     }
 }
@@ -84,7 +87,7 @@ impl Engine {
         )
     }
 
-    /// The thread `watchdog`: whoever drops the engine ends the watch.
+    /// The thread `watchdog`; it ends when the engine is dropped.
     pub(super) fn watch_on(engine: Weak<Self>) {
         let Some((wakes, every)) = engine
             .upgrade()
@@ -96,7 +99,7 @@ impl Engine {
         watch(&engine, every);
     }
 
-    /// Nothing in here waits for anybody before the stall is known to all that give signs of life.
+    /// Waits for no lock before every thread that gives signs of life knows of the stall.
     fn found(self: &Arc<Self>, stalled: bool) {
         self.watchdog.stalled.store(stalled, Ordering::Release);
         if stalled {
@@ -105,19 +108,19 @@ impl Engine {
         self.tell_core();
     }
 
-    /// The core hears of a change before any other event. By another thread: its lock may be what is stuck.
+    /// Tells the core of the change before any other event. In another thread, because the core's lock may be what is stuck.
     fn tell_core(self: &Arc<Self>) {
         let engine = self.clone();
         let failed = |error| log::error!("cannot start a thread to report the stall: {error}");
         self.launcher.launch("stall", move || engine.event(Event::Tick), failed);
     }
 
-    /// The thread `term`. P2: a machine that another one has gone on from ends, also when it has nothing to perform: an idle guest
-    /// would run on beside its successor, and read a disk that the other writes.
+    /// The thread `term`. P2: ends a machine that another one has replaced, even when it has nothing to perform: an idle guest
+    /// would run on beside its successor and read a disk that the other one writes.
     pub(super) fn look_at_term(engine: Weak<Self>) {
         let arbiter = engine.upgrade().and_then(|engine| engine.arbiter.clone());
         let Some(fence) = arbiter.map(|arbiter| arbiter.fence()) else { return };
-        // As lanes do, it may have to read the arbiter's files.
+        // As lanes do, this thread may have to read the arbiter's files.
         seccomp::enter(Role::Lane, &[]);
         loop {
             std::thread::sleep(TERM_LOOK);
@@ -133,16 +136,16 @@ impl Engine {
     }
 
     fn replaced(self: &Arc<Self>, reason: String) {
-        // First: the engine may be stuck.
+        // End the machine first: the engine may be stuck.
         self.machine.end(Ended::Fenced(reason.clone()));
         self.event(Event::Fenced { reason });
     }
 }
 
-/// Sees whether a lane hangs in a look at the fence, by the watchdog's turns.
+/// Finds, by counting the watchdog's turns, whether a lane hangs in a look at the fence.
 #[derive(Default)]
 struct Looks {
-    /// When it was begun, and for how many turns it has been there.
+    /// When the oldest look began, and for how many turns it has been there.
     oldest: Option<Instant>,
     turns: u32,
 }
@@ -154,7 +157,7 @@ impl Looks {
         self.turns = if oldest.is_some() && oldest == self.oldest { self.turns + 1 } else { 0 };
         self.oldest = oldest;
         let is_long = every * self.turns >= LONGEST_LOOK.max(engine.options.stall_timeout);
-        // P2: a write that is under way could arrive over what another machine has written. One that begins later asks.
+        // P2: a write that is under way could arrive over what another machine has written. A write that begins later asks first.
         let known = engine.watchdog.look_hangs();
         let hangs = is_long && (known || !gate.may_be_writing());
         if hangs != known {
@@ -173,10 +176,10 @@ fn watch(engine: &Weak<Engine>, every: Duration) {
         if engine.machine.events().ended().is_some() {
             return;
         }
-        // What takes long and goes on is no stall: clearing or copying all of a large memory.
+        // Long work that goes on is no stall, for instance clearing or copying all of a large memory.
         let work = engine.machine.work_done();
         let looks = engine.watchdog.looks.load(Ordering::Relaxed);
-        // From the moment that the guest runs.
+        // Watch from the moment that the guest runs.
         let (watched, looks) = (looks > 0 || engine.machine.has_run(), looks + work);
         let stalled = engine.watchdog.is_stalled();
         if looks != seen {
