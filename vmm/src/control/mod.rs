@@ -1,7 +1,7 @@
-//! The control socket: one JSON request in one line, one JSON answer in one line, for `kemari ctl`.
+//! The control socket for `kemari ctl`: a request is one line of JSON, and so is its answer.
 //!
-//! An answer says what happened. A command that takes time is answered when its end is known, or when the client's
-//! patience is over; then the answer says how far it is, and the work goes on.
+//! An answer says what has happened. A command that takes time is answered when its outcome is known or the client's
+//! time-out has passed; in the latter case the answer says how far the command is, and the command goes on.
 
 mod patience;
 mod server;
@@ -20,65 +20,65 @@ pub use self::patience::Patience;
 pub(crate) use server::most_clients;
 pub use server::{ControlPlace, ControlSocket};
 
-/// What an operator may ask for.
+/// A command from an operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Command {
-    /// What goes on.
+    /// Returns the status.
     Status,
-    /// Protect the virtual machine with the standby at this address.
+    /// Protects the virtual machine with the standby at this address.
     Protect {
         /// `HOST:PORT` or `unix:PATH`.
         standby: String,
     },
-    /// The operator has decided that the primary goes on without its standby.
+    /// The primary goes on without its standby, by the operator's decision.
     RunAlone,
-    /// The operator has decided that the standby takes over.
+    /// The standby takes over, by the operator's decision.
     TakeOver,
-    /// The operator gives up the checkpoint that a standby without an arbiter holds: the primary goes on.
+    /// A standby without an arbiter drops its checkpoint, so that the primary goes on.
     Discard,
-    /// New keys for the link, without ending it.
+    /// Changes the link's keys without ending the link.
     RotateKeys,
-    /// Distributions of times and sizes begin anew.
+    /// Resets the distributions of times and sizes.
     ResetStats,
-    /// Press the guest's power button.
+    /// Presses the guest's power button.
     Shutdown,
-    /// End the virtual machine as if its plug was pulled.
+    /// Ends the virtual machine at once, as if its plug were pulled.
     PowerOff,
 }
 
-/// One line that a client sends.
+/// A request: one line from a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
-    /// What it asks for.
+    /// The command.
     #[serde(flatten)]
     pub command: Command,
-    /// How long it waits for the outcome, in milliseconds.
+    /// How long the client waits for the outcome, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u64>,
 }
 
-/// What becomes of a command; an error is a sentence for the operator.
+/// The outcome of a command; an error is a sentence for the operator.
 pub type Outcome = Result<Value, String>;
 
-/// How a command is answered.
+/// The reply to a command.
 pub enum Reply {
-    /// Its outcome is known.
+    /// The outcome is known.
     Now(Outcome),
-    /// It is under way.
+    /// The command is under way.
     Later(Pending),
 }
 
-/// A command that is under way. Both are called by the control socket's thread, which serves everybody: they must not block.
+/// A command that is under way. The control socket's one thread calls both functions for all clients: they must not block.
 pub struct Pending {
-    /// The outcome, once it is known.
+    /// Returns the outcome, once it is known.
     pub look: Box<dyn FnMut() -> Option<Outcome> + Send>,
-    /// How far it is, for a client whose patience is over.
+    /// Says how far the command is, for a client whose time-out has passed.
     pub so_far: Box<dyn FnMut() -> String + Send>,
 }
 
 impl Reply {
-    /// The command was carried out at once: this is how things are now.
+    /// The command was carried out at once; `answer` is the state now.
     #[must_use]
     pub fn done(state: &str) -> Self {
         Self::Now(Ok(done(state)))
@@ -100,34 +100,34 @@ impl Reply {
     }
 }
 
-/// What was asked for has happened, and this is the state since.
+/// The outcome of a command that has succeeded, with the state since.
 #[must_use]
 pub fn done(state: &str) -> Value {
     serde_json::json!({ "done": true, "state": state })
 }
 
-/// Begins commands.
+/// Starts commands.
 pub type Handler = Arc<dyn Fn(Command) -> Reply + Send + Sync>;
 
-/// A request longer than this is no request.
+/// Upper bound for a request's length in bytes.
 const MAX_LINE: usize = 64 * 1024;
-/// An answer longer than this is no answer.
+/// Upper bound for an answer's length in bytes.
 const MAX_ANSWER: u64 = 16 << 20;
 /// How long a client may take to send its request, or to take its answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a client waits for an outcome that does not say how long.
+/// How long a client waits for an outcome if its request does not say.
 pub const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 
-/// Sends one request to the socket at `path` and gives the answer.
+/// Sends one request to the socket at `path` and returns the answer.
 ///
 /// # Errors
-/// When nobody answers there, or the answer is an error.
+/// When nothing answers there, or the answer is an error.
 pub fn request(path: &Path, request: &Request) -> Outcome {
     let wait = request.wait_ms.map_or(DEFAULT_WAIT, Duration::from_millis);
     request_within(path, request, &Patience::with(wait))
 }
 
-/// As [`request`], of a client whose patience has begun before.
+/// As [`request`], with a time-out that has started before.
 ///
 /// # Errors
 /// As [`request`].
@@ -156,7 +156,7 @@ pub fn request_within(path: &Path, request: &Request, patience: &Patience) -> Ou
 fn talk(path: &Path, request: &Request, patience: &Patience) -> io::Result<String> {
     let mut stream = patience.connect(path)?;
     match writeln!(stream, "{}", serde_json::to_string(request)?) {
-        // A process that ends has perhaps said so before it went.
+        // The process that ends may have sent an answer before it closed the socket.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
         written => written?,
     }

@@ -1,4 +1,4 @@
-//! How long a client waits, all in all: to be let in, to say what it wants, and for the answer.
+//! A client's time-out: one for connecting, sending the request and waiting for the answer together.
 
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::net::UnixStream;
@@ -10,21 +10,22 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 
 use super::CLIENT_TIMEOUT;
 
-/// Of one client, which may ask more than once.
+/// The time-out of one client, which may send several requests.
 pub struct Patience {
     begun: Instant,
-    /// From then on.
+    /// The whole time-out, from `begun` on.
     pub(super) all: Duration,
 }
 
 impl Patience {
-    /// Of one that waits so long for an outcome. It begins now.
+    /// The time-out of a client that waits up to `outcome` for an outcome. It starts now.
     #[must_use]
     pub fn with(outcome: Duration) -> Self {
         Self { begun: Instant::now(), all: outcome.saturating_add(CLIENT_TIMEOUT) }
     }
 
-    /// Of a question before the command itself, which leaves the command the rest, with what it takes to be let in.
+    /// The time-out of a question before the command itself: half of the client's, so that the command has the rest to
+    /// connect.
     #[must_use]
     pub fn of_question() -> Self {
         Self { begun: Instant::now(), all: CLIENT_TIMEOUT / 2 }
@@ -35,8 +36,8 @@ impl Patience {
         if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
     }
 
-    /// Whoever listens and lets nobody in holds up who connects once its queue is full: until the time to send is over, where
-    /// that is set before (unix(7) and `SO_SNDTIMEO` in socket(7)).
+    /// Connects with a time-out: a listener that accepts no connections blocks new clients once its queue is full. The send
+    /// time-out bounds this if it is set before connecting (unix(7) and `SO_SNDTIMEO` in socket(7)).
     pub(super) fn connect(&self, path: &Path) -> io::Result<UnixStream> {
         let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
         let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
@@ -46,7 +47,7 @@ impl Patience {
     }
 }
 
-/// What comes while there is patience, however little comes at once.
+/// Reads until the time-out has passed, even if bytes arrive slowly.
 pub(super) struct Impatient<'p> {
     pub(super) stream: UnixStream,
     pub(super) patience: &'p Patience,

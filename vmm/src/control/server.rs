@@ -1,8 +1,7 @@
-//! The thread that serves the control socket.
+//! The server of the control socket.
 //!
-//! It waits for no client: all of them are watched together, each has a deadline of its own, and where there are too
-//! many, one that is silent or does not take its answer makes room (P9). A command that takes time is begun, and looked
-//! after from time to time.
+//! Its thread waits for no single client: it watches all of them together and each has its own deadline. When there are too
+//! many, the longest-idle one is dropped (P9). A command that takes time is started and then polled.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -22,20 +21,19 @@ use serde_json::json;
 
 use super::{CLIENT_TIMEOUT, DEFAULT_WAIT, Handler, MAX_LINE, Outcome, Pending, Reply, Request};
 
-/// Clients at once, at most; fewer where the process may have few descriptors, most of which are for other purposes.
+/// Upper bound for clients; lower where the process may have few descriptors, most of which have other uses.
 const MAX_CLIENTS: usize = 64;
 const SHARE_OF_DESCRIPTORS: u64 = 8;
-/// How often to look whether a command that is under way is over.
+/// Time between two polls of a command that is under way.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// How long the end of the process waits for its last answers to be taken.
+/// How long the end of the process waits until its last answers are taken.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
-/// How long it waits for what its last clients ask.
+/// How long the end of the process waits for the requests of its last clients.
 const LAST_QUESTIONS: Duration = Duration::from_millis(250);
 
-/// The socket and who answers on it. One process changes roles (a standby takes over), so the
-/// handler can be replaced.
+/// The socket and its handler. The process changes roles when a standby takes over, so the handler can be replaced.
 pub struct ControlSocket {
-    /// Removes the file: the thread may not.
+    /// Removes the socket's file: the thread may not.
     name: Option<OwnName>,
     handler: Arc<Mutex<Handler>>,
     wake: Arc<OwnedFd>,
@@ -43,8 +41,8 @@ pub struct ControlSocket {
     ended: Receiver<()>,
 }
 
-/// A socket that clients can reach, and that nobody answers on yet: they wait. So that it is known
-/// early whether it can be had, and nobody is told less than there is to tell.
+/// A socket that clients can reach but that has no handler yet: they wait. It shows early whether the socket can be made, and
+/// no client gets an answer before there is a complete one.
 pub struct ControlPlace {
     path: PathBuf,
     listener: UnixListener,
@@ -62,7 +60,7 @@ impl ControlPlace {
         Ok(Self { path: path.to_owned(), listener, name })
     }
 
-    /// Answers in a thread of its own.
+    /// Starts to answer, in a thread of its own.
     ///
     /// # Errors
     /// When the process is out of threads or descriptors.
@@ -103,16 +101,16 @@ impl ControlSocket {
         ControlPlace::take(path)?.serve(handler)
     }
 
-    /// From now on `handler` answers.
+    /// Replaces the handler.
     pub fn replace_handler(&self, handler: Handler) {
         *self.handler.lock().unwrap_or_else(PoisonError::into_inner) = handler;
     }
 }
 
 impl Drop for ControlSocket {
-    /// Whoever waits for an outcome is told what has become of it before the process goes.
+    /// Answers every waiting client before the process ends.
     fn drop(&mut self) {
-        // While the thread has the socket open.
+        // Remove the name while the thread has the socket open.
         self.name = None;
         // Fails only when the thread has panicked, which ends the process.
         let _ = self.over.send(());
@@ -128,7 +126,7 @@ struct Server {
     over: Receiver<()>,
     /// The oldest first.
     clients: VecDeque<Client>,
-    /// How many there may be.
+    /// Upper bound for clients.
     most: usize,
 }
 
@@ -142,16 +140,16 @@ pub(crate) fn most_clients() -> usize {
 struct Client {
     stream: UnixStream,
     state: State,
-    /// When it is given up.
+    /// The client's deadline.
     until: Instant,
 }
 
 enum State {
-    /// It is sending its request: what has come.
+    /// The client is sending its request; the bytes so far.
     Asking(Vec<u8>),
-    /// Its command is under way.
+    /// The client's command is under way.
     Waiting(Pending),
-    /// Its answer, and how much of it the client has taken.
+    /// The answer, and how many of its bytes the client has taken.
     Answering(Vec<u8>, usize),
     Gone,
 }
@@ -166,7 +164,7 @@ impl Server {
         self.last_answers();
     }
 
-    /// Waits until somebody has something for this thread, or a deadline has passed; at most `no_longer`.
+    /// Waits for a client, a connection or a deadline; at most `no_longer`.
     fn wait(&self, no_longer: Duration) {
         let now = Instant::now();
         let waits = |client: &Client| matches!(client.state, State::Waiting(_));
@@ -182,9 +180,9 @@ impl Server {
             tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
             tv_nsec: i64::from(timeout.subsec_nanos()),
         });
-        // A signal: all are looked at, which does no harm.
+        // A signal may interrupt: all clients are then checked, which does no harm.
         let _ = poll(&mut fds, timeout.as_ref());
-        // How often it was woken does not matter.
+        // The number of wake-ups does not matter.
         let _ = rustix::io::read(&*self.wake, &mut [0_u8; 8]);
     }
 
@@ -194,13 +192,13 @@ impl Server {
             let stream = match accept_with(&self.listener, flags) {
                 Ok(stream) => UnixStream::from(stream),
                 Err(rustix::io::Errno::AGAIN) => return,
-                // Short of descriptors: a silent client has one.
+                // The process is out of descriptors: drop a silent client to free one.
                 Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) if self.make_room() => {
                     continue;
                 }
                 Err(error) => {
                     log::debug!("a control client could not be accepted: {error}");
-                    // A shortage of descriptors stays for a while, and the listener stays readable.
+                    // The shortage may last, and the listener stays readable: wait before the next attempt.
                     std::thread::sleep(LOOK_EVERY);
                     return;
                 }
@@ -217,7 +215,7 @@ impl Server {
         }
     }
 
-    /// Gives up the client that has been silent, or has not taken its answer, for longest.
+    /// Drops the client that has been silent, or has not taken its answer, for longest.
     fn make_room(&mut self) -> bool {
         let idle =
             self.clients.iter().position(|client| !matches!(client.state, State::Waiting(_)));
@@ -231,8 +229,8 @@ impl Server {
         self.clients.retain(|client| !matches!(client.state, State::Gone));
     }
 
-    /// The process ends: what is under way is over now, or never will be. Whoever came before the socket's name was taken away
-    /// is answered, whether or not it has said yet what it wants.
+    /// At the end of the process: a command that is still under way gets no other outcome. Clients that connected before the
+    /// socket's name was removed are answered, even those that have not sent a request yet.
     fn last_answers(mut self) {
         let begun = Instant::now();
         while begun.elapsed() < LAST_ANSWERS {
@@ -259,12 +257,12 @@ impl Client {
         match self.state {
             State::Asking(_) => PollFlags::IN,
             State::Answering(..) => PollFlags::OUT,
-            // That it goes away is told unasked.
+            // The kernel reports a hang-up without being asked to.
             State::Waiting(_) | State::Gone => PollFlags::empty(),
         }
     }
 
-    /// As far as it goes without waiting.
+    /// Serves the client as far as possible without waiting.
     fn attend(&mut self, handler: &Mutex<Handler>) {
         if let Some(request) = self.read() {
             self.begin(request, handler);
@@ -279,7 +277,7 @@ impl Client {
         }
     }
 
-    /// Its request, once it is whole.
+    /// Returns the request once it is whole.
     fn read(&mut self) -> Option<Vec<u8>> {
         let State::Asking(line) = &mut self.state else { return None };
         let mut piece = [0; 4096];
@@ -289,7 +287,7 @@ impl Client {
                     self.state = State::Gone;
                     return None;
                 }
-                // It says no more; perhaps that is a request without its line's end.
+                // The client has closed its side; the rest may be a request without a line end.
                 Ok(0) => return Some(std::mem::take(line)),
                 Ok(count) => line.extend_from_slice(&piece[..count]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -328,7 +326,7 @@ impl Client {
                     return self.begun(pending);
                 }
                 let now = Instant::now();
-                // A wait without end is one of a century.
+                // A time-out that would overflow becomes one of a century.
                 self.until =
                     now.checked_add(wait).unwrap_or(now + Duration::from_secs(u32::MAX.into()));
                 self.state = State::Waiting(pending);
@@ -336,7 +334,7 @@ impl Client {
         }
     }
 
-    /// For a client that does not wait: what is known at once.
+    /// Answers a client that does not wait with what is known at once.
     fn begun(&mut self, mut pending: Pending) {
         let state = (pending.so_far)();
         let under_way = || Ok(json!({ "done": false, "state": state }));
@@ -352,20 +350,20 @@ impl Client {
             let so_far = (pending.so_far)();
             return self.answer(Err(format!("not done in time, and still under way: {so_far}")));
         }
-        // Nothing is expected of it; only its going away is seen.
+        // No more bytes are expected: read only to see the client close.
         if matches!(self.stream.read(&mut [0; 512]), Ok(0)) && self.has_hung_up() {
             self.state = State::Gone;
         }
     }
 
-    /// Whether it takes no answer either: one that has only said all it had to say still waits.
+    /// Whether the client takes no answer either: a client that has only closed its sending side still waits.
     fn has_hung_up(&self) -> bool {
         let mut fds = [PollFd::new(&self.stream, PollFlags::empty())];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
     }
 
-    /// The process ends: it is told what has become of its command; if it is silent, at `silent_until`.
+    /// At the end of the process: answers how far the client's command is; a silent client is answered at `silent_until`.
     fn end(&mut self, silent_until: Instant) {
         match &mut self.state {
             State::Asking(_) if Instant::now() < silent_until => return,

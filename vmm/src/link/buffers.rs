@@ -1,13 +1,13 @@
-//! Buffers for the bodies of frames, used again: memory that is fresh for every frame would cost more than what is in it.
+//! A pool of buffers for the bodies of frames: allocating memory for every frame would cost more than processing it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Smaller ones are as well made anew.
+/// Smaller buffers are not kept: allocating them is cheap.
 const LARGE: usize = 32 << 10;
-/// More bytes than these are not kept.
+/// Upper bound for the bytes that are kept.
 const KEEP: usize = 64 << 20;
 
-/// Shared between a reader, which takes, and whoever is done with a frame, who gives.
+/// Shared between the reader, which takes buffers, and the thread that has processed a frame, which returns them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Buffers(Arc<Mutex<Spare>>);
 
@@ -18,7 +18,7 @@ struct Spare {
 }
 
 impl Buffers {
-    /// A buffer of so many bytes, to be overwritten: they are zero, or of an earlier frame.
+    /// A buffer of `len` bytes that must be overwritten: it holds zeros or bytes of an earlier frame.
     pub(crate) fn take(&self, len: usize) -> Vec<u8> {
         let spare = if len < LARGE { None } else { self.pop() };
         match spare {
@@ -30,7 +30,7 @@ impl Buffers {
         }
     }
 
-    /// Takes one back that is no longer needed.
+    /// Returns a buffer that is no longer needed.
     pub(crate) fn give(&self, buffer: Vec<u8>) {
         let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if buffer.capacity() >= LARGE && spare.bytes + buffer.capacity() <= KEEP {

@@ -1,7 +1,7 @@
-//! What a side of the link is known by, and whom it believes: a key, its certificate, and an authority.
+//! The credentials of one side of the link: its key, its certificate, and the authority that it trusts.
 //!
-//! The files are read again for each connection, so that certificates are renewed by replacing the files: the connection
-//! that protects a guest lives on, and the next one shows the new certificate.
+//! The files are read again for each connection, so certificates are renewed by replacing the files: the current
+//! connection lives on, and the next one uses the new certificate.
 
 use std::fmt;
 use std::io;
@@ -17,9 +17,9 @@ use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVeri
 use rustls::version::TLS13;
 use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 
-/// The authority that both sides' certificates come from.
+/// The authority that has signed both sides' certificates.
 const AUTHORITY: &str = "ca.pem";
-/// This side's certificate, and what lies between it and the authority.
+/// This side's certificate, and any certificates between it and the authority.
 const CERTIFICATE: &str = "cert.pem";
 /// This side's private key.
 const KEY: &str = "key.pem";
@@ -39,43 +39,43 @@ pub enum CredentialsError {
         "--tls: expected {what} in {path}, found {found}; `cargo xtask certs` writes a set for trials"
     )]
     File {
-        /// What should be in it.
+        /// What the file should hold.
         what: &'static str,
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is the matter.
+        /// What was found instead.
         found: String,
     },
-    /// The files do not belong together.
+    /// The files do not match.
     #[error(
         "--tls {dir}: expected a key, its certificate and an authority that belong together, found {found}"
     )]
     Mismatch {
-        /// Where.
+        /// The directory.
         dir: PathBuf,
-        /// What TLS says of them.
+        /// The error from TLS.
         found: String,
     },
-    /// Nobody would believe the certificate now.
+    /// A peer would not accept the certificate now.
     #[error(
         "--tls: expected a certificate in {path} that is valid now and for both ends of a connection, found: {found}; look at this host's clock and at `openssl x509 -noout -text -in {path}`, and renew it"
     )]
     Refused {
         /// The certificate.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the certificate.
         found: String,
     },
-    /// The peer's name is none.
+    /// The peer's name is not valid.
     #[error("--tls-peer: expected a DNS name or an IP address, found `{0}`")]
     Name(String),
 }
 
 impl Credentials {
-    /// Credentials in `dir`; `peer` is the name that the other side's certificate has to carry.
+    /// Reads the credentials in `dir`; `peer` is the name that the other side's certificate must carry.
     ///
     /// # Errors
-    /// When a file cannot be used: now, not when the standby is needed.
+    /// When a file cannot be used: this is found now, not when the standby is needed.
     pub fn open(dir: &Path, peer: Option<&str>) -> Result<Self, CredentialsError> {
         let credentials = Self { dir: dir.to_owned(), peer: peer.map(str::to_owned) };
         credentials.client()?;
@@ -85,12 +85,12 @@ impl Credentials {
         Ok(credentials)
     }
 
-    /// Whether the certificate is good for this time and for both ends of a connection: a standby that
-    /// has taken over is the other one. Whether its authority is believed is for the peer to say, which
-    /// need not believe the one that this side does.
+    /// Checks that the certificate is valid now and for both ends of a connection, because a standby that has taken over
+    /// is the other end. Does not check its authority: only the peer decides which authority it trusts, and that may be
+    /// another one than this side's.
     ///
     /// # Errors
-    /// When it is not.
+    /// When the certificate is not valid.
     pub fn check_validity(&self) -> Result<(), CredentialsError> {
         let (chain, _) = self.identity()?;
         let Some((own, between)) = chain.split_first() else { return Ok(()) };
@@ -116,21 +116,21 @@ impl Credentials {
         })
     }
 
-    /// The files that are read from `dir`.
+    /// The files in `dir`.
     #[must_use]
     pub fn files(dir: &Path) -> [PathBuf; 3] {
         [AUTHORITY, CERTIFICATE, KEY].map(|file| dir.join(file))
     }
 
-    /// The name that the other side has to show, if one was given.
+    /// The name that the other side's certificate must carry, if one was given.
     ///
     /// # Errors
-    /// When it is none.
+    /// When the name is not valid.
     pub(super) fn peer_name(&self) -> Result<Option<ServerName<'static>>, CredentialsError> {
         self.peer.as_deref().map(server_name).transpose()
     }
 
-    /// For the side that connects.
+    /// The configuration for the side that connects.
     pub(super) fn client(&self) -> Result<Arc<ClientConfig>, CredentialsError> {
         let (chain, key) = self.identity()?;
         let mut config = ClientConfig::builder_with_provider(provider())
@@ -139,12 +139,12 @@ impl Credentials {
             .with_root_certificates(self.authority()?)
             .with_client_auth_cert(chain, key)
             .map_err(|error| self.mismatch(&error))?;
-        // Every session is authenticated anew: nothing of an old one opens a new one.
+        // Each session is authenticated anew: an old one's secrets open no new one.
         config.resumption = Resumption::disabled();
         Ok(Arc::new(config))
     }
 
-    /// For the side that listens. Whoever connects must show a certificate of the authority.
+    /// The configuration for the side that listens. A peer must show a certificate of the authority.
     pub(super) fn server(&self) -> Result<Arc<ServerConfig>, CredentialsError> {
         let (chain, key) = self.identity()?;
         let authority = Arc::new(self.authority()?);
@@ -203,7 +203,7 @@ impl Credentials {
     }
 }
 
-/// Whether something is wrong with a certificate whoever its authority is.
+/// Whether the certificate itself is wrong, regardless of its authority.
 fn is_of_its_own(reason: &CertificateError) -> bool {
     use CertificateError::{
         Expired, ExpiredContext, InvalidPurpose, InvalidPurposeContext, NotValidYet,
@@ -220,9 +220,9 @@ fn is_of_its_own(reason: &CertificateError) -> bool {
     )
 }
 
-/// A name that a certificate can carry.
+/// Parses a name that a certificate can carry.
 pub(super) fn server_name(text: &str) -> Result<ServerName<'static>, CredentialsError> {
-    // An IPv6 address stands in brackets where a port follows.
+    // An IPv6 address is in brackets when a port follows it.
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     ServerName::try_from(bare.to_owned()).map_err(|_| CredentialsError::Name(text.to_owned()))
 }

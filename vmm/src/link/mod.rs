@@ -24,7 +24,7 @@ use stream::Stream;
 pub(crate) use stream::do_not_pace;
 use tls::{HandshakeError, Session};
 
-/// How links are secured. A Unix socket is left as it is: the file system says who may connect.
+/// How links are secured. A Unix socket is not secured further: the file system controls who may connect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkSecurity {
     /// TLS on every TCP connection.
@@ -33,7 +33,7 @@ pub struct LinkSecurity {
     pub allow_plain: bool,
 }
 
-/// Where the other side is.
+/// The other side's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkAddr {
     /// `HOST:PORT`.
@@ -73,25 +73,25 @@ pub enum LinkError {
     Io {
         /// What was tried.
         what: &'static str,
-        /// With which address.
+        /// The address that was used.
         addr: LinkAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
-        /// What to do about it.
+        /// What the operator can do.
         hint: &'static str,
     },
     /// The path of a Unix socket cannot be used.
     #[error("--listen unix:{0}")]
     Place(#[from] PlaceError),
-    /// Nobody can listen there.
+    /// This side cannot listen at the address.
     #[error("{0}")]
     Peer(PlaceError),
-    /// Guest memory would cross a network in clear.
+    /// Guest memory would cross a network unencrypted.
     #[error(
         "{0} is not a loopback address, and the link would carry the whole guest in clear: give both sides --tls DIR, or pass --insecure-plain-tcp if the network is yours alone"
     )]
     Plain(SocketAddr),
-    /// The two sides did not come to trust each other.
+    /// The two sides have not authenticated each other.
     #[error(
         "no TLS with {peer}: {found}; both sides need --tls with certificates of the same authority, and the standby's must carry the name it is called by (or --tls-peer says which)"
     )]
@@ -104,10 +104,10 @@ pub enum LinkError {
 }
 
 impl LinkAddr {
-    /// Whether the guest may be sent there: what can be known without reaching anybody.
+    /// Checks, without connecting, whether the guest may be sent to this address.
     ///
     /// # Errors
-    /// [`LinkError::Plain`], [`LinkError::Peer`]. A name that is not known now may be later.
+    /// [`LinkError::Plain`], [`LinkError::Peer`]. A name that does not resolve now is no error: it may resolve later.
     pub fn check(&self, security: &LinkSecurity) -> Result<(), LinkError> {
         let addr = match self {
             Self::Tcp(addr) => addr,
@@ -122,10 +122,10 @@ impl LinkAddr {
         }
     }
 
-    /// Connects, waiting at most `timeout`, and secures the connection.
+    /// Connects within `timeout` and secures the connection.
     ///
     /// # Errors
-    /// When nobody listens there, plain TCP is not allowed to that address, or the other side is not who it should be.
+    /// When nothing listens there, plain TCP is not allowed to that address, or the other side fails authentication.
     pub fn connect(&self, timeout: Duration, security: &LinkSecurity) -> Result<Link, LinkError> {
         let failed = |source: io::Error| LinkError::Io {
             what: "cannot reach the standby at",
@@ -147,10 +147,10 @@ impl LinkAddr {
         })
     }
 
-    /// Listens.
+    /// Listens at the address.
     ///
     /// # Errors
-    /// When the address is taken, or plain TCP is not allowed on it.
+    /// When the address is in use, or plain TCP is not allowed on it.
     pub fn listen(&self, security: LinkSecurity) -> Result<LinkListener, LinkError> {
         let failed = |source: io::Error| LinkError::Io {
             what: "cannot listen on",
@@ -186,7 +186,7 @@ impl LinkAddr {
     }
 }
 
-/// Why a name, or one of its addresses, is no way to the standby.
+/// Why a name, or one of its addresses, does not lead to the standby.
 #[derive(Debug)]
 enum Failure {
     Io(io::Error),
@@ -199,7 +199,7 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// By the first of a name's addresses where a standby answers; what went wrong with all of them if there is none.
+/// Connects to the first of a name's addresses where a standby answers; otherwise returns the errors of all of them.
 fn connect_any(
     name: &str,
     addresses: &[SocketAddr],
@@ -213,7 +213,7 @@ fn connect_any(
     for address in addresses {
         match connect_tcp(name, *address, timeout, security) {
             Ok(link) => return Ok(link),
-            // The only one: said as it is.
+            // With a single address, return its error unchanged.
             Err(only) if addresses.len() == 1 => return Err(only),
             Err(Failure::Io(error)) => failures.push((*address, error)),
             Err(Failure::Link(error)) => failures.push((*address, io::Error::other(error))),
@@ -270,7 +270,7 @@ fn timed_out(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// Waits for the other side.
+/// Listens for the other side.
 #[derive(Debug)]
 pub struct LinkListener {
     socket: Listener,
@@ -279,7 +279,7 @@ pub struct LinkListener {
 
 #[derive(Debug)]
 enum Listener {
-    /// For each address of a name.
+    /// One listener for each address of a name.
     Tcp(Vec<TcpListener>),
     Unix {
         _name: OwnName,
@@ -289,7 +289,7 @@ enum Listener {
 }
 
 impl LinkListener {
-    /// The next connection, of which nothing is known yet.
+    /// Returns the next connection, which is not authenticated yet.
     ///
     /// # Errors
     /// As `accept(2)`.
@@ -309,7 +309,7 @@ impl LinkListener {
     }
 }
 
-/// Of the first address of several.
+/// With several addresses, this is the first one's listener.
 impl AsFd for LinkListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.socket {
@@ -319,7 +319,7 @@ impl AsFd for LinkListener {
     }
 }
 
-/// A connection whose other end has not shown yet who it is.
+/// A connection whose other end has not been authenticated yet.
 #[derive(Debug)]
 pub struct Stranger {
     stream: Stream,
@@ -328,13 +328,13 @@ pub struct Stranger {
 }
 
 impl Stranger {
-    /// Where the connection comes from.
+    /// The other end's address.
     #[must_use]
     pub fn peer(&self) -> &str {
         &self.peer
     }
 
-    /// A way to end the connection while another thread hears him.
+    /// A handle that ends the connection while another thread authenticates it.
     ///
     /// # Errors
     /// When the process has no descriptors left.
@@ -342,10 +342,10 @@ impl Stranger {
         self.stream.try_clone().map(HangUp)
     }
 
-    /// Has the other end show who it is, which takes seconds at most.
+    /// Authenticates the other end, which takes some seconds at most.
     ///
     /// # Errors
-    /// When he cannot.
+    /// When the other end fails authentication.
     pub fn admit(self) -> Result<Link, LinkError> {
         let Some(credentials) = &self.tls else { return Ok(Link::plain(self.stream)) };
         Session::accept(&self.stream, credentials)
@@ -359,13 +359,13 @@ impl Stranger {
 pub struct HangUp(Stream);
 
 impl HangUp {
-    /// Blocked reads and writes return.
+    /// Ends the connection: blocked reads and writes return.
     pub fn hang_up(self) {
         self.0.shutdown();
     }
 }
 
-/// One connection.
+/// A connection that may be used.
 #[derive(Debug)]
 pub struct Link {
     stream: Stream,
@@ -381,7 +381,7 @@ impl Link {
         Self { stream, tls: Some(Arc::new(session)) }
     }
 
-    /// A second handle to the same connection, so that one thread reads and another writes.
+    /// Returns a second handle to the same connection, so that one thread reads and another writes.
     ///
     /// # Errors
     /// When the process has no descriptors left.
@@ -394,13 +394,12 @@ impl Link {
         self.stream.shutdown();
     }
 
-    /// Nothing more is written; what comes is still read, so that the other side is not told of a broken connection before it
-    /// has read what was written last.
+    /// Ends writing, but not reading, so that the other side can read the last bytes before it sees the connection break.
     pub fn end_writing(&self) {
         self.stream.end_writing();
     }
 
-    /// How long a write may block before it fails.
+    /// Sets how long a write may block before it fails.
     ///
     /// # Errors
     /// As `setsockopt(2)`.
@@ -408,7 +407,7 @@ impl Link {
         self.stream.set_write_timeout(timeout)
     }
 
-    /// How long a read may block before it fails.
+    /// Sets how long a read may block before it fails.
     ///
     /// # Errors
     /// As `setsockopt(2)`.
@@ -416,13 +415,13 @@ impl Link {
         self.stream.set_read_timeout(timeout)
     }
 
-    /// Whether the other side has shown who it is, and nobody else can read along.
+    /// Whether the other side is authenticated and the connection encrypted.
     #[must_use]
     pub fn is_secured(&self) -> bool {
         self.tls.is_some()
     }
 
-    /// Has both sides use new keys from here on; nothing is lost or waits. Does nothing on a link without TLS.
+    /// Makes both sides use new keys from here on; nothing is lost and nothing waits. Does nothing on a link without TLS.
     ///
     /// # Errors
     /// As [`Write::write`].
@@ -467,7 +466,7 @@ mod tests {
 
     use super::*;
 
-    /// A name of a host with two networks, one of them down: the standby is reached all the same.
+    /// A host name with two networks, one of them down: the standby is still reached.
     #[test]
     fn all_addresses_of_a_name_are_tried() {
         let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 2), 0)).unwrap();

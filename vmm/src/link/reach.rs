@@ -1,4 +1,4 @@
-//! From an address to sockets: a name may stand for several, and all of them count.
+//! From an address to sockets: a name may have several addresses, and all of them are used.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -10,12 +10,12 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-/// Of a name with more addresses only so many are tried.
+/// Upper bound for the addresses of a name that are tried.
 const ADDRESSES_MAX: usize = 16;
-/// How often to try again where a Unix socket's queue is full.
+/// Time between two attempts while a Unix socket's queue is full.
 const FULL_AGAIN: Duration = Duration::from_millis(10);
 
-/// All that a name stands for, in the resolver's order, each once.
+/// Returns all addresses of a name, in the resolver's order, each once.
 pub(super) fn resolve(addr: &str) -> io::Result<Vec<SocketAddr>> {
     let mut found = Vec::new();
     for socket in addr.to_socket_addrs()?.take(ADDRESSES_MAX) {
@@ -29,7 +29,7 @@ pub(super) fn resolve(addr: &str) -> io::Result<Vec<SocketAddr>> {
     Ok(found)
 }
 
-/// What went wrong with each of several addresses, as one error of the first one's kind.
+/// Joins the errors of several addresses into one error of the first one's kind.
 pub(super) fn all_failed(mut failures: Vec<(SocketAddr, io::Error)>) -> io::Error {
     if failures.len() == 1 {
         return failures.swap_remove(0).1;
@@ -39,8 +39,9 @@ pub(super) fn all_failed(mut failures: Vec<(SocketAddr, io::Error)>) -> io::Erro
     io::Error::new(kind, each.join("; "))
 }
 
-/// Listens on all of them. One that this host does not have (a family that is switched off) is passed over as long as
-/// there is another; one that somebody else has is not: half of the connections would be his.
+/// Listens on all addresses. An address that this host does not have (a family that is switched off) is skipped if
+/// there is another one. An address that another process uses is an error: that process would get half of the
+/// connections.
 pub(super) fn listen(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
     let (mut listeners, mut failures) = (Vec::new(), Vec::new());
     for address in addresses {
@@ -69,7 +70,7 @@ fn is_absent(error: &io::Error) -> bool {
     error.kind() == ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
-/// The next of the connections that come to any of several listeners.
+/// Accepts the next connection of any of several listeners.
 pub(super) fn accept(listeners: &[TcpListener]) -> io::Result<(std::net::TcpStream, SocketAddr)> {
     loop {
         for listener in listeners {
@@ -87,7 +88,7 @@ pub(super) fn accept(listeners: &[TcpListener]) -> io::Result<(std::net::TcpStre
     }
 }
 
-/// Connects to a Unix socket; one whose owner hangs has a full queue, and is waited for no longer than `timeout`.
+/// Connects to a Unix socket. If its owner hangs, its queue is full: waits for that at most `timeout`.
 pub(super) fn connect_unix(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let deadline = Instant::now() + timeout;
     let address = SocketAddrUnix::new(path)?;
@@ -138,12 +139,12 @@ mod tests {
             assert_eq!(from, near.local_addr().unwrap());
             assert_eq!(far.local_addr().unwrap(), *address);
         }
-        // One that somebody else has is no address to do without.
+        // An address that another process uses is not skipped.
         drop(listeners);
         let _other = TcpListener::bind(addresses[2]).unwrap();
         let taken = listen(&addresses).unwrap_err();
         assert_eq!(taken.kind(), ErrorKind::AddrInUse);
-        // One that the host does not have is, and the other failure is told when there is none left.
+        // An address that the host does not have is skipped, and its error is reported when none is left.
         let absent = SocketAddr::from((Ipv4Addr::new(203, 0, 113, 77), port));
         assert_eq!(listen(&[absent, addresses[0]]).unwrap().len(), 1);
         let none = listen(&[absent, SocketAddr::from((Ipv4Addr::new(203, 0, 113, 78), port))]);

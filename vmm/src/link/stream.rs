@@ -15,8 +15,9 @@ pub(super) enum Stream {
     Unix(UnixStream),
 }
 
-/// Has a connection send as fast as the other side takes it: a checkpoint is a burst that somebody waits for, and an algorithm
-/// that paces (BBR) spreads it over time, 0.5 ms for 4 MB on loopback. Best effort: what the host does not offer stays.
+/// Makes a connection send as fast as the other side takes bytes. A checkpoint is a burst that the guest's output waits for,
+/// and a congestion control that paces (BBR) spreads it over time: 0.5 ms for 4 MB on loopback. Best effort: where the host
+/// offers no other one, nothing changes.
 pub(crate) fn do_not_pace(stream: &TcpStream) {
     let offered = ["cubic", "reno"];
     if !offered.iter().any(|name| set_tcp_congestion(stream, name).is_ok()) {
@@ -33,7 +34,7 @@ impl Stream {
     }
 
     pub(super) fn shutdown(&self) {
-        // An error means that it is closed already.
+        // An error means that the socket is closed already.
         let _ = match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
             Self::Unix(stream) => stream.shutdown(Shutdown::Both),
@@ -41,7 +42,7 @@ impl Stream {
     }
 
     pub(super) fn end_writing(&self) {
-        // An error means that it is closed already.
+        // An error means that the socket is closed already.
         let _ = match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Self::Unix(stream) => stream.shutdown(Shutdown::Write),

@@ -1,8 +1,8 @@
 //! TLS 1.3 with mutual authentication over one connection, read by one thread and written by others.
 //!
-//! Nothing blocks with the connection's lock held: bytes are taken from the socket before it is taken, and given to the
-//! socket after it is let go. `outgoing` is held across both, so that records leave in the order in which they were made.
-//! Lock order: `incoming`, `outgoing`, `connection`.
+//! No thread blocks while it holds the connection's lock: it reads the socket before it takes the lock and writes the
+//! socket after it has released it. `outgoing` is held across both, so that records leave in the order in which they were
+//! made. Lock order: `incoming`, `outgoing`, `connection`.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,19 +16,19 @@ use rustls::{ClientConnection, Connection, ServerConnection};
 use super::credentials::{Credentials, CredentialsError, server_name};
 use super::stream::Stream;
 
-/// What is taken from the socket at once: several records of 16 KiB.
+/// Bytes per read of the socket: several records of 16 KiB.
 const READ_AT_ONCE: usize = 64 << 10;
-/// How long a handshake may take, all of it.
+/// Upper bound for a whole handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
-/// The keys of one connection.
+/// The TLS state of one connection.
 pub(super) struct Session {
     connection: Mutex<Connection>,
     incoming: Mutex<Incoming>,
     outgoing: Mutex<Vec<u8>>,
 }
 
-/// Bytes from the socket that TLS has not seen yet.
+/// Bytes from the socket that TLS has not processed yet.
 struct Incoming {
     bytes: Vec<u8>,
     start: usize,
@@ -77,7 +77,7 @@ impl Session {
     fn shake_hands(stream: &Stream, mut connection: Connection) -> Result<Self, HandshakeError> {
         let deadline = Instant::now() + HANDSHAKE;
         let done = drive(stream, &mut connection, deadline);
-        // What is still to be said is said even if it failed: the alert that tells the other side why.
+        // Send what remains even after a failure: the alert tells the other side why.
         let mut last_words = Vec::new();
         while connection.wants_write() {
             connection.write_tls(&mut last_words)?;
@@ -114,7 +114,7 @@ impl Session {
         }
     }
 
-    /// Plain bytes, as far as what has come from the socket goes.
+    /// Returns plain bytes, as far as the bytes from the socket allow; `None` when more are needed.
     fn decrypted(
         &self,
         stream: &Stream,
@@ -148,7 +148,7 @@ impl Session {
         self.send(stream, from)
     }
 
-    /// New keys for both directions, while the connection goes on (RFC 8446, 4.6.3).
+    /// Changes the keys for both directions without ending the connection (RFC 8446, 4.6.3).
     pub(super) fn rotate_keys(&self, stream: &Stream) -> io::Result<()> {
         lock(&self.connection).refresh_traffic_keys().map_err(io::Error::other)?;
         self.send(stream, &[]).map(|_| ())
@@ -163,7 +163,7 @@ impl Session {
             connection.write_tls(&mut *records)?;
         }
         drop(connection);
-        // A part of a record is worth nothing to the other side: after an error the link is given up.
+        // The other side cannot use a part of a record: after an error the link is dropped.
         stream.write_all_now(&records)?;
         Ok(taken)
     }
@@ -180,7 +180,7 @@ impl Incoming {
     }
 }
 
-/// Talks until both sides know each other. A peer that is slow on purpose runs out of time.
+/// Runs the handshake until both sides are authenticated. A peer that is slow on purpose runs into the time-out.
 fn drive(
     stream: &Stream,
     connection: &mut Connection,
@@ -210,7 +210,8 @@ fn drive(
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A thread that panicked in the middle of a record has left a stream that decrypts to nothing: an error, no lie.
+    // A thread that panicked in the middle of a record has left a stream that does not decrypt: that is an error, not
+    // wrong data.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -1,4 +1,4 @@
-//! Putting a machine together.
+//! Builds a machine from its configuration, and attaches its backends.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -28,10 +28,10 @@ use super::{Machine, PowerOn};
 use crate::boot::BootError;
 use crate::config::{ConfigError, MachineConfig};
 
-/// Why a machine could not be made, booted or restored.
+/// Why a machine could not be built, booted or restored.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
-    /// The configuration makes no sense.
+    /// The configuration is not valid.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// KVM cannot be used.
@@ -40,33 +40,33 @@ pub enum MachineError {
     /// KVM refuses this machine.
     #[error(transparent)]
     Vm(#[from] VmError),
-    /// Guest memory cannot be had.
+    /// Guest memory cannot be allocated.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// The file that guest memory is to be in cannot be used.
+    /// The file for guest memory cannot be used.
     #[error(transparent)]
     MemoryFile(#[from] MemoryFileError),
-    /// Devices, or what is behind them.
+    /// A device or its backend cannot be set up.
     #[error(transparent)]
     Devices(#[from] DeviceSetupError),
     /// The state of the devices was refused.
     #[error(transparent)]
     RestoreDevices(#[from] DevicesRestoreError),
-    /// The vCPUs.
+    /// The vCPUs cannot be set up.
     #[error(transparent)]
     Vcpus(#[from] VcpuError),
-    /// KVM's part of the state.
+    /// KVM's part of the state cannot be read or restored.
     #[error(transparent)]
     State(#[from] StateError),
     /// The guest cannot be booted.
     #[error(transparent)]
     Boot(#[from] BootError),
-    /// There is nothing to boot.
+    /// No kernel is given.
     #[error(
         "there is no kernel to boot: give --kernel FILE (a standby needs none: its primary sends what the guest boots)"
     )]
     NoKernel,
-    /// A device is in the middle of something that does not end.
+    /// A device has a request under way that does not end.
     #[error(
         "slot {slot}: what is behind the device has not finished a request that reads the guest's memory: look for a disk that does not answer"
     )]
@@ -80,13 +80,13 @@ pub enum MachineError {
     /// The device thread is gone, or stuck.
     #[error(transparent)]
     Loop(#[from] LoopError),
-    /// The process is out of something.
+    /// The process is out of a system resource.
     #[error("cannot set up the machine: {0}")]
     System(#[from] io::Error),
 }
 
 impl MachineError {
-    /// Whether the operator has to change the command line or a file it names (exit code 2), or something failed.
+    /// Whether the operator has to change the command line or a file that it names (exit code 2). `false`: something failed.
     #[must_use]
     pub fn is_usage(&self) -> bool {
         match self {
@@ -106,11 +106,11 @@ impl MachineError {
 }
 
 impl Machine {
-    /// Makes a machine of these parts over a gate's ledger. Nothing is attached to its devices, nothing is loaded, and
-    /// its vCPUs are parked. Needs no more of the outside than the sizes of the disks.
+    /// Builds a machine over a gate's ledger. Its devices have no backends, nothing is loaded, and its vCPUs are parked. Of
+    /// the outside it reads only the sizes of the disks.
     ///
     /// # Errors
-    /// See [`MachineError`]; nothing is left behind then.
+    /// See [`MachineError`]; a machine that cannot be built leaves nothing behind.
     pub fn build(
         config: MachineConfig,
         ledger: Ledger,
@@ -119,7 +119,7 @@ impl Machine {
         Self::build_audited(config, ledger, fence, None)
     }
 
-    /// As [`build`](Self::build); `observer` is told what becomes of every effect.
+    /// As [`build`](Self::build); `observer` sees the result of every effect.
     ///
     /// # Errors
     /// As [`build`](Self::build).
@@ -131,7 +131,7 @@ impl Machine {
     ) -> Result<Arc<Self>, MachineError> {
         config.check()?;
         let kvm = kvm::open()?;
-        // Huge pages: fewer faults in the guest, and cheaper copies at checkpoints.
+        // Huge pages cause fewer faults in the guest and make copies at checkpoints cheaper.
         let options = MemoryOptions { size: config.memory, huge_pages: true };
         let ram = match &config.memory_file {
             None => memory::create(options)?,
@@ -139,7 +139,7 @@ impl Machine {
                 memory_file(path, bytes).map_err(MachineError::from)
             })?,
         };
-        // The PIT: stock kernels calibrate their clocks by it.
+        // The PIT is needed: stock kernels calibrate their clocks with it.
         let vm = Arc::new(Vm::new(&kvm, ram.clone(), VmOptions { cpus: config.cpus, pit: true })?);
         vm.mask_legacy_interrupts()?;
         let ram = Arc::new(ram);
@@ -150,7 +150,7 @@ impl Machine {
         let device_loop = LoopHandle::new()?;
         let mut wakes = gate.wakes();
         wakes.extend([events.event().as_raw_fd(), device_loop.wake_fd(), engine_event.as_raw_fd()]);
-        // P5: before there is a device, so that no code of one ever runs without this filter.
+        // P5: confine the thread before there is a device, so that no device code runs without this filter.
         let confined = wakes.clone();
         let device_thread =
             DeviceThread::start(device_loop, move || seccomp::enter(Role::Device, &confined))?;
@@ -196,69 +196,69 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Sees whether [`attach_backends`](Self::attach_backends) would find what it needs, and leaves nothing open: on a
-    /// standby, long before it takes over.
+    /// Checks whether [`attach_backends`](Self::attach_backends) would find what it needs. A standby calls it long before it
+    /// takes over.
     ///
     /// # Errors
-    /// What could not be opened.
+    /// When a backend cannot be opened.
     pub fn check_backends(&self) -> Result<(), MachineError> {
         Ok(self.devices.check_backends(&self.config)?)
     }
 
-    /// Opens what is to be behind the devices of a machine that is taken over, and keeps it: all that can be wrong with it is
-    /// found before a term is asked for (P9). Nothing is attached, and nothing is let out.
+    /// Opens the backends of a machine that is taken over and keeps them open, so that their errors are found before a term is
+    /// claimed (P9). Attaches nothing and releases nothing.
     ///
     /// # Errors
-    /// What cannot be opened.
+    /// When a backend cannot be opened.
     pub fn prepare_takeover(&self) -> Result<(), MachineError> {
         Ok(self.devices.prepare(&self.config, AttachOptions::TAKEOVER)?)
     }
 
-    /// Whether what is behind the devices is open.
+    /// Whether the backends are open.
     #[must_use]
     pub fn is_prepared(&self) -> bool {
         self.devices.is_prepared()
     }
 
-    /// Has the devices have behind them what was [prepared](Self::prepare_takeover), or is opened now: all or nothing. On a
-    /// standby this is left until it takes over.
+    /// Attaches the backends that were [prepared](Self::prepare_takeover), or opens them now: all or none. A standby calls it
+    /// when it takes over.
     ///
     /// # Errors
-    /// What cannot be opened.
+    /// When a backend cannot be opened.
     pub fn attach_backends(&self, options: AttachOptions) -> Result<(), MachineError> {
         Ok(self.devices.attach(&self.config, options)?)
     }
 
-    /// Protection begins, perhaps of a machine that was started without: what it needs of the disks is brought about (P3).
-    /// Waits for their lanes.
+    /// Makes the disks fit for sharing with a standby when protection begins, also for a machine that was started without it
+    /// (P3). Waits for the disks' lanes.
     ///
     /// # Errors
-    /// What cannot be shared with a standby.
+    /// When a disk cannot be shared with a standby.
     pub fn share_disks(&self) -> Result<(), ShareDiskError> {
         self.devices.share_disks(&self.config)
     }
 
-    /// Has the records beside the disks say anew that this machine holds them: a standby compares what it finds (P2).
+    /// Writes into the records beside the disks again that this machine holds them: a standby compares what it finds (P2).
     ///
     /// # Errors
-    /// When one cannot be written, or says that another holds the disk.
+    /// When a record cannot be written, or names another holder.
     pub fn renew_fence_records(&self) -> Result<(), DiskError> {
         self.gate.renew_records()
     }
 
-    /// Opens and locks the disks of a machine that is to begin, and has an arbiter: whoever finds one in use has taken nothing
-    /// yet. An operator who `seize`s them is not advised to.
+    /// Opens and locks the disks of a machine that is about to start and has an arbiter: a start that finds a disk in use has
+    /// taken nothing yet. With `seize`, the error does not advise to seize.
     ///
     /// # Errors
-    /// When one cannot be opened, or another process has it.
+    /// When a disk cannot be opened, or another process has it locked.
     pub fn reserve_disks(&self, seize: bool) -> Result<(), MachineError> {
         Ok(self.devices.reserve_disks(&self.config, seize)?)
     }
 
-    /// What is written beside the disks of who holds them: the newest of it.
+    /// The newest claim in the records beside the disks.
     ///
     /// # Errors
-    /// When it cannot be read, or another machine holds one.
+    /// When a record cannot be read, or another machine holds a disk.
     pub fn disk_claim(&self) -> Result<Option<DiskClaim>, MachineError> {
         let newest = disks::newest_claim(&self.config)?;
         Ok(newest.map(|(claim, record)| DiskClaim {
@@ -269,10 +269,10 @@ impl Machine {
         }))
     }
 
-    /// The operator says that whoever holds the disks is dead.
+    /// Takes the disks over from their recorded holder, which the operator says is dead.
     ///
     /// # Errors
-    /// When that cannot be written down.
+    /// When a record cannot be written.
     pub fn seize_disks(&self) -> Result<(), MachineError> {
         Ok(disks::seize(&self.config)?)
     }

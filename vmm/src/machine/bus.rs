@@ -1,4 +1,4 @@
-//! What the guest meets at ports and addresses that are not RAM: its devices, and nothing elsewhere.
+//! The port and MMIO bus: routes the guest's accesses outside RAM to the devices.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use super::events::{Events, MachineEvent};
 use super::register_port;
 
-/// A guest that probes everything does not fill the log.
+/// Upper bound for logged addresses: a guest that probes every address must not fill the log.
 const MAX_NOTED: usize = 256;
 
 /// Serves the exits of the vCPUs.
@@ -28,7 +28,7 @@ impl Bus {
         Self { devices, events, gate, noted: Mutex::new(BTreeSet::new()) }
     }
 
-    /// An access to nothing: once to the log, for authors of guests.
+    /// Logs an access to an address without a device, once for each address, for authors of guests.
     fn note(&self, what: &'static str, addr: u64) {
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         if noted.len() < MAX_NOTED && noted.insert((what, addr)) {
@@ -46,7 +46,7 @@ impl ExitHandler for Bus {
         if self.devices.pio_read(PioAddress(port), data).is_ok() {
             return;
         }
-        // No device has all of these ports: each byte is a port's of its own, as on a PC's bus.
+        // No device has all of these ports: split the access into bytes, each for its own port, as a PC's bus does.
         let wide = data.len() > 1;
         let mut somebody = false;
         for (byte, port) in data.iter_mut().zip(ports_from(port)) {
@@ -54,7 +54,7 @@ impl ExitHandler for Bus {
             if wide && self.devices.pio_read(PioAddress(port), one).is_ok() {
                 somebody = true;
             } else {
-                // A bus that nobody drives floats high.
+                // A bus that no device drives reads as ones.
                 one.fill(0xff);
             }
         }
@@ -99,7 +99,7 @@ impl ExitHandler for Bus {
     }
 }
 
-/// A port that takes everything and says nothing, where guests knock as a matter of course (the clock chip's ports).
+/// A port that ignores writes, for ports that guests access as a matter of course (the clock chip's).
 pub(super) struct QuietPort;
 
 impl DevicePio for QuietPort {
@@ -121,7 +121,7 @@ mod tests {
 
     use super::*;
 
-    /// Remembers what is written; reads as the port's offset.
+    /// Remembers what is written; a read returns the port's offset.
     #[derive(Default)]
     struct Ports(Mutex<Vec<(u16, Vec<u8>)>>);
 
@@ -144,10 +144,10 @@ mod tests {
         let ram = memory::create(MemoryOptions { size: 16 << 20, huge_pages: false }).unwrap();
         let gate = GateHost::new(new_gate().0, Arc::new(ram), Arc::new(Unfenced)).unwrap();
         let bus = Bus::new(io, Arc::new(Events::new().unwrap()), gate);
-        // The command of a reset, in the lower byte of a word.
+        // The command of a reset, as the lower byte of a word.
         bus.pio_out(0x64, &[0xfe, 0]);
         assert_eq!(*one.0.lock().unwrap(), [(0, vec![0xfe])]);
-        // Within a device its own affair, across its end one byte after the other.
+        // An access within a device reaches it whole; one across its end is split into bytes.
         bus.pio_out(0x3f8, &[1, 2]);
         bus.pio_out(0x3ff, &[3, 4]);
         bus.pio_out(0x3f7, &[5, 6]);

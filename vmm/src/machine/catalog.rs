@@ -1,49 +1,49 @@
-//! The devices that are asked for by name: `--device NAME`. One line each; `cargo xtask new-device` adds them.
+//! The catalogue of devices for `--device NAME`: one line each; `cargo xtask new-device` adds them.
 
 use io_gate::{Device, RegisterDevice};
 
 use super::gated::{self, Make};
 
-/// How a device is made, as it is after power-on.
+/// Makes a device in its power-on state.
 #[derive(Clone, Copy)]
 pub enum Kind {
     /// A virtio device, which gets a virtio-mmio window.
     Virtio(fn() -> Make<dyn Device>),
-    /// A device that is driven by registers, which gets the window of a virtio device for them.
+    /// A register device, which gets the window of a virtio device for its registers.
     Registers(fn() -> Make<dyn RegisterDevice>),
 }
 
-/// A device and its name.
+/// The name and kind of a device.
 #[derive(Clone, Copy)]
 pub struct Entry {
-    /// What follows `--device`.
+    /// The name after `--device`.
     pub name: &'static str,
-    /// How it is made.
+    /// How the device is made.
     pub kind: Kind,
 }
 
 impl Entry {
-    /// A virtio device. Its `Default` is what it is after power-on.
+    /// A virtio device. Its `Default` is the power-on state.
     #[must_use]
     pub const fn virtio<D: Device + Default + 'static>(name: &'static str) -> Self {
         Self { name, kind: Kind::Virtio(|| gated::virtio(D::default)) }
     }
 
-    /// A device that is driven by registers. Its `Default` is what it is after power-on.
+    /// A register device. Its `Default` is the power-on state.
     #[must_use]
     pub const fn registers<D: RegisterDevice + Default + 'static>(name: &'static str) -> Self {
         Self { name, kind: Kind::Registers(|| gated::registers(D::default)) }
     }
 }
 
-/// All of them.
+/// All devices of the catalogue.
 #[rustfmt::skip]
 pub const CATALOG: &[Entry] = &[
     Entry::virtio::<devices::Beeper>("beeper"),
     // New devices go above this line.
 ];
 
-/// The device of that name.
+/// The device with this name.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Entry> {
     CATALOG.iter().find(|entry| entry.name == name)

@@ -1,4 +1,4 @@
-//! Why the devices, or what is behind them, cannot be had.
+//! Errors of setting up devices and their backends.
 
 use std::path::PathBuf;
 
@@ -11,77 +11,77 @@ use kemari_hypervisor::layout;
 use super::catalog;
 use super::gated::NotGated;
 
-/// Why the devices or what is behind them could not be had.
+/// Why devices or their backends could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceSetupError {
-    /// A disk.
+    /// A disk cannot be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// A disk image that is cut off.
+    /// A disk image is cut off.
     #[error(
         "disk {path}: expected a multiple of 512 bytes, found {bytes}: round it up with `truncate -s %512 {path}`"
     )]
     DiskSize {
-        /// The file.
+        /// The image's path.
         path: PathBuf,
-        /// Its length.
+        /// The image's length.
         bytes: u64,
     },
-    /// A disk without write permission.
+    /// A disk cannot be opened for writing.
     #[error(
         "disk {path}: it cannot be written: {error}; make it writable, or add `,readonly=on` to its --disk"
     )]
     DiskReadOnly {
-        /// The file.
+        /// The image's path.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         error: std::io::Error,
     },
-    /// A network.
+    /// A network cannot be used.
     #[error(transparent)]
     Net(#[from] NetError),
-    /// A network interface that is none.
+    /// A network interface does not exist or cannot be used.
     #[error("{0}")]
     Interface(String),
-    /// A console.
+    /// A console cannot be used.
     #[error(transparent)]
     Console(#[from] ConsoleError),
-    /// More PCI devices than interrupts for them.
+    /// There are more PCI devices than interrupts for them.
     #[error(
         "{wanted} PCI devices: expected at most {}: remove some --net with model=e1000",
         layout::PCI_MAX
     )]
     TooManyPci {
-        /// How many.
+        /// Number of devices asked for.
         wanted: usize,
     },
-    /// A device of a crate that nobody has looked at.
+    /// The device is of a crate that has not been reviewed.
     #[error(transparent)]
     NotGated(#[from] NotGated),
-    /// A device that is in no catalogue.
+    /// The device is not in the catalogue.
     #[error("--device: expected one of {}, found `{name}`", catalog::names())]
     Unknown {
-        /// What was asked for.
+        /// The name asked for.
         name: String,
     },
-    /// More devices than windows.
+    /// There are more devices than windows.
     #[error(
         "{wanted} devices: the machine has {} windows: remove some --disk, --net or --device",
         layout::VIRTIO_MMIO_MAX
     )]
     TooMany {
-        /// How many.
+        /// Number of devices asked for.
         wanted: usize,
     },
-    /// Two devices at one address: a mistake in the layout.
+    /// Two devices have the same address: a mistake in the layout.
     #[error("devices overlap: {0}")]
     Overlap(String),
-    /// The process is out of something.
+    /// The process is out of a system resource.
     #[error("cannot set up devices: {0}")]
     System(#[from] std::io::Error),
 }
 
-/// A disk cannot be shared with a standby.
+/// Why a disk cannot be shared with a standby.
 #[derive(Debug, thiserror::Error)]
 #[error("disk {path}: it cannot be shared with a standby: {error}")]
 pub struct ShareDiskError {

@@ -1,5 +1,6 @@
-//! The device thread: one event loop that works off the guest's requests, brings it input, and is where everything else
-//! happens that must not happen between two halves of a request: checkpoints, resets, restores.
+//! The device thread: one event loop that serves the guest's requests and brings it input.
+//!
+//! Everything that must not happen in the middle of a request also runs here: checkpoints, resets and restores.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,56 +22,56 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::Machine;
 use super::device_set::DeviceSet;
 
-/// Something that the loop watches.
+/// An event source of the loop.
 pub type Subscriber = Box<dyn MutEventSubscriber + Send>;
 type Command = Box<dyn FnOnce(&mut LoopContext<'_>) + Send>;
 
-/// The loop, as a command sees it: between two events, on the device thread.
+/// The loop as a command sees it, on the device thread between two events.
 pub struct LoopContext<'l> {
     manager: &'l mut EventManager<Subscriber>,
 }
 
 impl LoopContext<'_> {
-    /// Watches more.
+    /// Adds an event source.
     pub fn add(&mut self, subscriber: Subscriber) -> SubscriberId {
         self.manager.add_subscriber(subscriber)
     }
 
-    /// Watches it no longer.
+    /// Removes an event source.
     pub fn remove(&mut self, id: SubscriberId) -> Option<Subscriber> {
         self.manager.remove_subscriber(id).ok()
     }
 }
 
-/// The way to the device thread from any other.
+/// Sends commands to the device thread from any other thread.
 #[derive(Clone)]
 pub struct LoopHandle(Arc<Shared>);
 
 struct Shared {
-    /// None when the thread has ended: a command that comes later is dropped, and whoever waits for it is told.
+    /// `None` when the thread has ended: a later command is dropped, and its caller gets [`LoopError::Ended`].
     commands: Mutex<Option<VecDeque<Command>>>,
     event: EventFd,
     stopping: AtomicBool,
 }
 
-/// Why the device thread did not do what it was asked for.
+/// Why the device thread has not run a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LoopError {
-    /// It has ended, so it cannot be asked.
+    /// The thread has ended.
     #[error("the device thread has ended")]
     Ended,
-    /// It is stuck: in a device, or in the kernel.
+    /// The thread is stuck in a device or in the kernel.
     #[error("the device thread has given no answer for {0:?}")]
     Silent(Duration),
 }
 
-/// What a command on the device thread gives, once that has come to it.
+/// The result of a command on the device thread, when it has run.
 pub struct Answer<R>(Receiver<R>);
 
-/// What takes so long is told: the thread is stuck in a device, or in the kernel.
+/// After this long a wait is logged: the thread is stuck in a device or in the kernel.
 const LONG: Duration = Duration::from_secs(5);
-/// Patience is counted in so many parts, each of which ends late where the whole process was stopped: that is not the device
-/// thread's silence.
+/// Number of parts of a wait. If the whole process was stopped, one part ends late, and that time does not count as the
+/// device thread's silence.
 const PARTS: u32 = 20;
 
 impl LoopHandle {
@@ -82,7 +83,7 @@ impl LoopHandle {
         })))
     }
 
-    /// Has `command` run on the device thread, in order, between two events; does not wait for it.
+    /// Queues `command` to run on the device thread, in order, between two events; does not wait for it.
     pub fn post(&self, command: impl FnOnce(&mut LoopContext<'_>) + Send + 'static) {
         if let Some(commands) = &mut *self.commands() {
             commands.push_back(Box::new(command));
@@ -90,24 +91,24 @@ impl LoopHandle {
         self.wake();
     }
 
-    /// Has `command` run on the device thread.
+    /// As [`post`](Self::post), and returns a handle to the command's result.
     pub fn ask<R: Send + 'static>(
         &self,
         command: impl FnOnce(&mut LoopContext<'_>) -> R + Send + 'static,
     ) -> Answer<R> {
         let (sender, receiver) = mpsc::sync_channel(1);
         self.post(move |context| {
-            // Fails when the caller is gone, and then nobody wants to know.
+            // Fails when the caller has gone: then the result is not needed.
             let _ = sender.send(command(context));
         });
         Answer(receiver)
     }
 
-    /// Has `command` run on the device thread and waits for what it gives, however long that takes. Not to be called on the
-    /// device thread, nor by one that is there for a peer or an operator (P9).
+    /// Runs `command` on the device thread and waits for its result without a limit. Do not call it on the device thread,
+    /// nor on a thread that serves a peer or an operator (P9).
     ///
     /// # Errors
-    /// When the thread has ended, or ends before it comes to the command.
+    /// When the thread has ended, or ends before it reaches the command.
     pub fn call<R: Send + 'static>(
         &self,
         command: impl FnOnce(&mut LoopContext<'_>) -> R + Send + 'static,
@@ -120,7 +121,7 @@ impl LoopHandle {
     }
 
     fn wake(&self) {
-        // Fails only when the counter is at its limit, and then it is readable anyway.
+        // Fails only when the counter is at its limit: then it is readable already.
         let _ = self.0.event.write(1);
     }
 
@@ -134,10 +135,10 @@ impl LoopHandle {
 }
 
 impl<R> Answer<R> {
-    /// Waits for it, and no longer than `patience`.
+    /// Waits for the result, at most `patience`.
     ///
     /// # Errors
-    /// When the thread has ended, or has not come to it.
+    /// When the thread has ended, or has not run the command in time.
     pub fn within(&self, patience: Duration) -> Result<R, LoopError> {
         for _ in 0..PARTS {
             match self.0.recv_timeout(patience / PARTS) {
@@ -149,10 +150,10 @@ impl<R> Answer<R> {
         Err(LoopError::Silent(patience))
     }
 
-    /// Waits for it, and says so where it takes long.
+    /// Waits for the result without a limit, and logs a long wait.
     ///
     /// # Errors
-    /// When the thread has ended, or ends before it comes to it.
+    /// When the thread has ended, or ends before it reaches the command.
     pub fn wait(&self) -> Result<R, LoopError> {
         match self.within(LONG) {
             Err(silent @ LoopError::Silent(_)) => {
@@ -164,17 +165,18 @@ impl<R> Answer<R> {
     }
 }
 
-/// What the thread leaves behind: it may not close descriptors, so whoever joins it does.
+/// What the thread leaves behind: it may not close descriptors, so the thread that joins it does.
 type Leftovers = (EventManager<Subscriber>, Option<VecDeque<Command>>);
 
-/// The thread; ended by [`stop`](Self::stop).
+/// The device thread; ended by [`stop`](Self::stop).
 pub(super) struct DeviceThread {
     handle: LoopHandle,
     thread: Mutex<Option<JoinHandle<Leftovers>>>,
 }
 
 impl DeviceThread {
-    /// Starts it, with nothing to watch yet but the commands of `handle`. First of all it gives up its rights, by `confine`.
+    /// Starts the thread. It watches only the commands of `handle` at first, and calls `confine` before anything else to
+    /// give up its rights.
     pub(super) fn start(
         handle: LoopHandle,
         confine: impl FnOnce() + Send + 'static,
@@ -194,14 +196,14 @@ impl DeviceThread {
         &self.handle
     }
 
-    /// Ends the thread after the event it is at. Commands that wait are dropped. On the device thread itself: it ends
-    /// when it gets there.
+    /// Ends the thread after its current event and drops waiting commands. When called on the device thread itself, the
+    /// thread ends when it returns to the loop.
     pub(super) fn stop(&self) {
         self.handle.0.stopping.store(true, Ordering::Release);
         self.handle.wake();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         match thread {
-            // It cannot wait for itself, nor close what it leaves: that goes with the process.
+            // The thread cannot join itself nor close what it leaves: that ends with the process.
             Some(thread) if thread.thread().id() == std::thread::current().id() => {
                 std::mem::forget(thread);
             }
@@ -230,20 +232,20 @@ fn run(mut manager: EventManager<Subscriber>, handle: &LoopHandle) -> Leftovers 
             command(&mut LoopContext { manager: &mut manager });
         }
     }
-    // Whoever waits for an answer learns that there is none when these are dropped: by another
-    // thread, since a command may hold the machine, whose end comes back here.
+    // Dropping the commands tells their callers that there is no answer. Another thread drops them, because a command may
+    // hold the machine, whose end calls this code again.
     let left = handle.commands().take();
     (manager, left)
 }
 
-/// Watches a descriptor, or says why it cannot: then the machine is deaf on that side.
+/// Watches a descriptor, or logs why it cannot: the machine then receives no events from it.
 fn watch(ops: &mut EventOps<'_>, events: Ready) {
     if let Err(error) = ops.add(events) {
         log::error!("the device thread cannot watch descriptor {}: {error}", events.fd());
     }
 }
 
-/// Only wakes the loop, which then looks for commands.
+/// Wakes the loop, which then runs its commands.
 struct Wake(LoopHandle);
 
 impl MutEventSubscriber for Wake {
@@ -257,8 +259,8 @@ impl MutEventSubscriber for Wake {
     }
 }
 
-/// The guest's notifications, finished requests, and input. Watched from the moment the guest runs: before, on a standby,
-/// nothing may change guest memory but checkpoints.
+/// The guest's notifications, finished requests, and input. Watched only once the guest runs: before that, on a standby,
+/// only checkpoints may change guest memory.
 pub(super) struct DeviceEvents {
     devices: Arc<DeviceSet>,
 }
@@ -293,10 +295,10 @@ impl MutEventSubscriber for DeviceEvents {
     }
 }
 
-/// Power events that the gate has let out, vCPUs that ended, and the loss of the right to perform.
+/// Power events that the gate has released, vCPUs that have ended, and the loss of the right to perform.
 pub(super) struct PowerEvents {
     devices: Arc<DeviceSet>,
-    /// Not a strong reference: the machine owns the thread, and must be able to end.
+    /// A weak reference: the machine owns the thread and must be able to end.
     machine: Weak<Machine>,
 }
 
@@ -310,11 +312,11 @@ impl MutEventSubscriber for PowerEvents {
     fn process(&mut self, _events: Ready, ops: &mut EventOps<'_>) {
         let Some(machine) = self.machine.upgrade() else { return };
         if self.devices.gate().is_fenced_off() {
-            // It stays signalled; once is enough.
+            // The event stays signalled: handle it once.
             let _ = ops.remove(Ready::empty(self.devices.gate().fenced_event()));
             machine.on_fenced_off();
         }
-        // One at a time: a reset takes back others that wait.
+        // Take one at a time: a reset drops the others that wait.
         while let Some(event) = self.devices.gate().next_power_event() {
             machine.on_power(event);
         }

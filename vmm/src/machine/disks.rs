@@ -1,4 +1,4 @@
-//! The machine's disks: how each is opened, who else may have it open, and the record of who may write to it.
+//! The machine's disks: how each is opened, which other process may have it open, and the record of who may write to it.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,20 +11,20 @@ use super::device_error::DeviceSetupError;
 use crate::config::{DiskConfig, FenceRecord, MachineConfig};
 use ft_core::Term;
 
-/// How long a process that ends may take to give its locks back, and how often they are tried.
+/// How long a process that ends may take to release its locks, and the time between two attempts.
 const ENDING: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// For whom a disk is opened.
+/// Which machine a disk is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Opens {
-    /// A machine that shares it with nobody.
+    /// A machine that does not share the disk.
     Alone,
-    /// The side of a pair that runs the guest, from its start.
+    /// The side of a pair that runs the guest from its start.
     Active,
-    /// The side of a pair that goes on with a guest: the other may be stopped, and still have it open.
+    /// The side of a pair that takes over: the other side may be stopped and still have the disk open.
     Successor,
-    /// A standby, to see that it could.
+    /// A standby that checks whether it could open the disk.
     Standby,
 }
 
@@ -34,7 +34,7 @@ impl Opens {
     }
 }
 
-/// Opens a disk. `machine`: where terms decide who may write, whose they are.
+/// Opens a disk. `machine` is the name for its fence record, where terms decide who may write.
 pub(super) fn open(
     config: &DiskConfig,
     opens: Opens,
@@ -44,7 +44,7 @@ pub(super) fn open(
     with_record(disk, config, opens, machine)
 }
 
-/// As [`open`], of a disk that is open already.
+/// As [`open`], for a disk that is already open.
 pub(super) fn reopen(
     disk: Disk,
     config: &DiskConfig,
@@ -75,11 +75,11 @@ fn with_record(
     }
 }
 
-/// Opens and locks a disk of a machine that has an arbiter and is to begin; its record is not looked at.
+/// Opens and locks a disk of a machine that has an arbiter and is about to start. Does not read its record.
 ///
-/// P2: whoever has a lock is a process that lives, and may be about to write: also under another name of the image, with another
-/// record beside it. A seizure passes over records, and over no lock. A pair's lock would let in whoever has a pair's: so
-/// this one is alone with the image before it is of a pair.
+/// P2: the holder of a lock is a live process that may be about to write, perhaps under another name of the image and with
+/// another record beside it. So a seizure overrides records, but never a lock. A pair's lock admits any other pair's lock: this
+/// machine therefore locks the image alone first, and as one of a pair afterwards.
 pub(super) fn reserve(config: &DiskConfig, seize: bool) -> Result<Disk, DeviceSetupError> {
     let disk = open_file(config, Opens::Active)?;
     let until = Instant::now() + ENDING;
@@ -90,7 +90,7 @@ pub(super) fn reserve(config: &DiskConfig, seize: bool) -> Result<Disk, DeviceSe
         }
     };
     match alone {
-        // Said when it is shared.
+        // `share` reports an error of locking.
         Ok(()) | Err(DiskError::Lock { .. }) => share(&disk, config, Opens::Active, true)?,
         Err(error) if seize => return Err(error.into()),
         Err(error) => return Err(locked(config, error)),
@@ -130,7 +130,7 @@ fn open_file(config: &DiskConfig, opens: Opens) -> Result<Disk, DeviceSetupError
     })
 }
 
-/// Locks an open disk for what `opens` says.
+/// Locks an open disk as `opens` demands.
 fn share(
     disk: &Disk,
     config: &DiskConfig,
@@ -146,12 +146,12 @@ fn share(
         Opens::Standby => Side::Standby,
     };
     disk.share(side, has_terms).map_err(|error| locked(config, error))?;
-    // Before its first read.
+    // Drop cached pages before the first read.
     disk.forget_cached();
     Ok(())
 }
 
-/// Who has a disk locked, where its record says so.
+/// Names the holder of a locked disk, if its record does.
 fn locked(config: &DiskConfig, error: DiskError) -> DeviceSetupError {
     let claim = fence_record(config).and_then(|record| {
         let claim = DiskFence::look(&record).ok()??;
@@ -180,10 +180,11 @@ fn held(config: &DiskConfig, record: PathBuf, claim: Claim) -> DeviceSetupError 
     DiskError::Held { path: config.path.clone(), record, claim: Box::new(claim) }.into()
 }
 
-/// The newest record beside the disks of a machine that is to begin as `machine`, if any says that it is held.
+/// The newest claim in the records beside the disks, for a machine that is about to start as `machine`; `None` if no record
+/// names a holder.
 ///
 /// # Errors
-/// When one cannot be read, or another machine holds a disk.
+/// When a record cannot be read, or another machine holds a disk.
 pub(super) fn newest_claim(
     config: &MachineConfig,
 ) -> Result<Option<(Claim, PathBuf)>, DeviceSetupError> {
@@ -202,9 +203,9 @@ pub(super) fn newest_claim(
     Ok(newest)
 }
 
-/// The operator says that whoever holds the disks is dead.
+/// Takes the disks over from their recorded holder, which the operator says is dead.
 ///
-/// P2: a record that is given free takes the right from whoever holds it: not from one that has the disk open, and so lives.
+/// P2: freeing a record takes the right to write from its holder. A holder that has the disk open is alive, and keeps it.
 ///
 /// # Errors
 /// When another process has a disk open, or a record cannot be written.
@@ -212,7 +213,7 @@ pub(super) fn seize(config: &MachineConfig) -> Result<(), DeviceSetupError> {
     let alone = |(_, disk): (u16, &DiskConfig)| {
         let open = open_file(disk, Opens::Active)?;
         match open.lock(Use::Alone) {
-            // Said when it is attached.
+            // An error of locking is reported when the disk is attached.
             Ok(()) | Err(DiskError::Lock { .. }) => Ok(open),
             Err(error) => Err(DeviceSetupError::from(error)),
         }
@@ -229,25 +230,24 @@ pub(super) fn seize(config: &MachineConfig) -> Result<(), DeviceSetupError> {
     Ok(())
 }
 
-/// Gives the disks of a machine back that has won `term` and never ran in it, as their records may still name the side before.
+/// Frees the disks of a machine that has won `term` and never ran in it: their records may still name the side before.
 ///
 /// # Errors
-/// The first record that cannot be written; all others are.
+/// The first record that cannot be written; all others are freed.
 pub(crate) fn give_back(config: &MachineConfig, term: Term, holder: &str) -> Result<(), DiskError> {
     let give_back = |record: PathBuf| {
-        // One that is not there is held by nobody.
+        // A disk without a record has no holder.
         match DiskFence::look(&record)? {
             Some(_) => DiskFence::open(&record, &config.name)?.free(term.0, holder),
             None => Ok(()),
         }
     };
     let records = config.disks().filter_map(|(_, disk)| fence_record(disk));
-    // One that fails keeps no other from being free.
+    // An error in one record does not keep the others from being freed.
     records.map(give_back).fold(Ok(()), Result::and)
 }
 
-/// Where the record is of who may write to a disk. A device's own place is no place for it: `/dev` is
-/// another on every host.
+/// The path of the record of who may write to a disk. A block device has none beside it: `/dev` differs on every host.
 pub(crate) fn fence_record(disk: &DiskConfig) -> Option<PathBuf> {
     match &disk.fence {
         _ if disk.read_only => None,

@@ -1,4 +1,4 @@
-//! What happens to the machine as a whole, and how its end reaches the thread that waits for it.
+//! Events of the machine as a whole, and how its end reaches the thread that waits for it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -8,14 +8,14 @@ use std::time::Duration;
 use kemari_hypervisor::kvm::FatalExit;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-/// Something for the device thread to react to.
+/// An event for the device thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MachineEvent {
     /// A vCPU cannot go on.
     Fatal {
-        /// Which.
+        /// The vCPU's number.
         vcpu: usize,
-        /// Why.
+        /// The reason.
         exit: FatalExit,
     },
 }
@@ -23,15 +23,15 @@ pub enum MachineEvent {
 /// How the machine ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// The guest, or the operator, has powered it off.
+    /// The guest or the operator has powered it off.
     PoweredOff,
-    /// A signal asked for it.
+    /// A signal has ended it.
     Signal(i32),
-    /// Somebody else has the right to run the guest (P2).
+    /// Another machine has the right to run the guest (P2).
     Fenced(String),
-    /// It was to be protected, and was not in time, or was refused.
+    /// It could not be protected in time, or the standby has refused it.
     Unprotected(String),
-    /// It could not go on.
+    /// It has failed.
     Failed(String),
 }
 
@@ -58,7 +58,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// None yet.
+    /// Makes the events of a machine that has none yet.
     ///
     /// # Errors
     /// When the process is out of descriptors.
@@ -71,14 +71,14 @@ impl Events {
         })
     }
 
-    /// Tells the device thread.
+    /// Queues an event for the device thread.
     pub(super) fn post(&self, event: MachineEvent) {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
-        // Fails only when the counter is at its limit, and then it is readable anyway.
+        // Fails only when the counter is at its limit: then it is readable already.
         let _ = self.event.write(1);
     }
 
-    /// Readable when there are events.
+    /// Readable while there are events.
     pub(super) fn event(&self) -> &EventFd {
         &self.event
     }
@@ -89,7 +89,7 @@ impl Events {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
     }
 
-    /// The machine has ended. The first reason counts.
+    /// Ends the machine. Only the first reason counts.
     pub fn end(&self, ended: Ended) {
         let mut slot = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.is_none() {
@@ -110,7 +110,7 @@ impl Events {
         }
     }
 
-    /// The end, if it comes within `limit`.
+    /// Waits for the end, at most `limit`.
     #[must_use]
     pub fn wait_within(&self, limit: Duration) -> Option<Ended> {
         let slot = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,7 +118,7 @@ impl Events {
         waited.unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
-    /// The end, if it has come.
+    /// The end, if the machine has ended.
     #[must_use]
     pub fn ended(&self) -> Option<Ended> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()

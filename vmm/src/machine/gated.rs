@@ -1,16 +1,16 @@
-//! Which crates a device may come from: those that `cargo xtask gate` looks at (P5). The compiler says whose a type is, so an
-//! alias, a macro or another file of this crate makes no difference.
+//! The crates that a device may come from: those that `cargo xtask gate` checks (P5). The compiler's type name shows a type's
+//! crate, so an alias, a macro or another file of this crate makes no difference.
 
 use std::any::type_name;
 
 use io_gate::{Device, RegisterDevice};
 
-/// The crates of devices, and the one whose adapters take in devices of others; as in `gate.toml`.
+/// The crates of devices, and the crate whose adapters take in foreign devices; as in `gate.toml`.
 const CRATES: [&str; 2] = ["kemari_devices", "io_gate_host"];
-/// What their types may be made of besides: `core` and `alloc`, and devices that an adapter takes in.
+/// Further crates whose types may be parts of a device: `core` and `alloc`, and devices that an adapter takes in.
 const PARTS: [&str; 3] = ["core", "alloc", "vm_superio"];
 
-/// A device of a crate that nobody has looked at.
+/// The device is of a crate that the gate does not check.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "device `{name}`: expected a type of one of the crates {CRATES:?}, found one of `{found}`, which `cargo xtask gate` does not look at: make it a module of the crate `kemari-devices`"
@@ -20,23 +20,23 @@ pub struct NotGated {
     found: &'static str,
 }
 
-/// How a device is made, once: on the device thread, which can reach nothing.
+/// Makes a device, once: on the device thread, which has no rights to the outside.
 pub type Make<D> = Box<dyn FnOnce() -> Result<Box<D>, NotGated> + Send>;
 
-/// A virtio device that `make` makes.
+/// A virtio device made by `make`.
 pub fn virtio<D: Device + 'static>(make: impl FnOnce() -> D + Send + 'static) -> Make<dyn Device> {
-    // Before any of its code runs.
+    // Check before any of the device's code runs.
     Box::new(move || check(type_name::<D>()).map(|()| Box::new(make()) as Box<dyn Device>))
 }
 
-/// A device that is driven by registers, which `make` makes.
+/// A register device made by `make`.
 pub fn registers<D: RegisterDevice + 'static>(
     make: impl FnOnce() -> D + Send + 'static,
 ) -> Make<dyn RegisterDevice> {
     Box::new(move || check(type_name::<D>()).map(|()| Box::new(make()) as Box<dyn RegisterDevice>))
 }
 
-/// P5: the type, and all that it is made of, is of crates that somebody has looked at.
+/// P5: checks that the type, and each of its parts, is of a crate that the gate checks.
 fn check(name: &'static str) -> Result<(), NotGated> {
     let mut crates = paths(name).map(crate_of);
     let own = crates.next().unwrap_or_default();
@@ -47,7 +47,7 @@ fn check(name: &'static str) -> Result<(), NotGated> {
     }
 }
 
-/// The paths in a type's name: `a::B<c::D>` has two. What is no path (`u8`, `&`) belongs to nobody.
+/// The paths in a type's name: `a::B<c::D>` has two. Text that is no path (`u8`, `&`) belongs to no crate.
 fn paths(name: &'static str) -> impl Iterator<Item = &'static str> {
     name.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'))
         .filter(|path| path.contains("::") && !path.starts_with("::"))

@@ -1,6 +1,6 @@
-//! What the kernel says of a network interface, in this thread's network namespace (rtnetlink(7)).
+//! What the kernel reports about a network interface in this thread's network namespace (rtnetlink(7)).
 //!
-//! Not by `/sys/class/net`: that shows the namespace that it was mounted in.
+//! Does not use `/sys/class/net`: that shows the namespace in which it was mounted.
 
 use std::io;
 
@@ -18,7 +18,7 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_DUMP: u16 = 0x300;
-/// Attributes of a link, of its kind's information, and of what a tun or tap tells of itself.
+/// Attributes of a link, of the information on its kind, and of a tun or tap.
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
@@ -30,37 +30,37 @@ const IFLA_TUN_MULTI_QUEUE: u16 = 7;
 const TYPE_OF_TAP: u8 = 2;
 const IFF_UP: u32 = 1;
 const IFF_LOWER_UP: u32 = 1 << 16;
-/// An address that reaches no further than the link.
+/// Scope of an address that reaches no further than the link.
 const RT_SCOPE_LINK: u8 = 253;
 const HEADER: usize = 16;
-/// Of `ifinfomsg` and `ifaddrmsg`.
+/// Fixed sizes of `ifinfomsg` and `ifaddrmsg`.
 const LINK_FIXED: usize = 16;
 const ADDRESS_FIXED: usize = 8;
 
-/// Of an Ethernet interface that nobody has set up otherwise.
+/// The default MTU of an Ethernet interface.
 const USUAL_MTU: u32 = 1500;
 
 /// One interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Interface {
-    /// What it is, as `ip -details link` names it.
+    /// Its kind, as in `ip -details link`.
     pub(crate) kind: String,
-    /// Whether it may be used.
+    /// Whether it is up.
     pub(crate) up: bool,
-    /// Whether there is somebody at its other end: of a tap, a process that has it open.
+    /// Whether it has a carrier: for a tap, whether a process has it open.
     pub(crate) in_use: bool,
-    /// The interface that it is a port of, a bridge say: its index, and whether that may be used.
+    /// The interface that it is a port of, for instance a bridge: its index, and whether it is up.
     pub(crate) master: Option<(u32, bool)>,
     /// Whether this host has an address on it, and so may route.
     pub(crate) has_address: bool,
-    /// The largest packet that the host passes on to it.
+    /// The largest packet in bytes that the host passes to it.
     pub(crate) mtu: u32,
 }
 
-/// What there is of this name; none if there is nothing.
+/// Looks up the interface of this name; `None` if there is none.
 ///
 /// # Errors
-/// When the kernel cannot be asked.
+/// When the kernel gives no answer.
 pub(crate) fn look(name: &str) -> io::Result<Option<Interface>> {
     let mut padded = name.as_bytes().to_vec();
     padded.push(0);
@@ -92,7 +92,7 @@ pub(crate) fn look(name: &str) -> io::Result<Option<Interface>> {
     Ok(Some(interface))
 }
 
-/// Whether the interface of an index may be used; one that is gone may not.
+/// Whether the interface with this index is up; `false` if it has gone.
 fn is_up(index: u32) -> io::Result<bool> {
     let mut request = vec![0; LINK_FIXED];
     request[4..8].copy_from_slice(&index.to_ne_bytes());
@@ -106,11 +106,11 @@ fn is_up(index: u32) -> io::Result<bool> {
     }
 }
 
-/// The MTU of what has none, or is not there yet.
+/// Stands for the MTU of a network that has none, or does not exist yet.
 const ANY: &str = "any";
 
-/// What the handshake compares of the networks, in their order: a host drops what is larger than its tap takes, so that a guest that
-/// goes on there reaches others with small packets only (P7).
+/// The networks' MTUs, in order, for the handshake. A host drops packets larger than its tap's MTU, so after a takeover by a host
+/// with a smaller MTU the guest would reach its peers with small packets only (P7).
 pub(crate) fn facts(config: &MachineConfig) -> Vec<(String, String)> {
     let networks = config.networks().enumerate();
     networks
@@ -127,7 +127,7 @@ pub(crate) fn facts(config: &MachineConfig) -> Vec<(String, String)> {
         .collect()
 }
 
-/// As [`facts`], for a primary whose own are `theirs`: what takes all that the primary's takes counts as the same.
+/// As [`facts`], for a primary whose own are `theirs`: an MTU at least as large as the primary's counts as equal.
 pub(crate) fn answer(config: &MachineConfig, theirs: &[(String, String)]) -> Vec<(String, String)> {
     let said = |name: &str| theirs.iter().find(|(theirs, _)| theirs == name);
     let answer = |(name, ours): (String, String)| match said(&name) {
@@ -144,7 +144,8 @@ fn takes_as_much(ours: &str, theirs: &str) -> bool {
     }
 }
 
-/// Whether there is a tap of this name, or is to be one. Opening one that is not there would make it, attached to nothing.
+/// Checks that a tap of this name exists or is to be created. Opening a tap that does not exist would create it, attached to
+/// nothing.
 ///
 /// # Errors
 /// What is wrong, and what to do about it.
@@ -179,8 +180,8 @@ fn link(body: &[u8]) -> Option<(u32, Interface)> {
     let data = attribute(info, IFLA_INFO_DATA).unwrap_or_default();
     let tap = attribute(data, IFLA_TUN_TYPE).and_then(|bytes| bytes.first()) == Some(&TYPE_OF_TAP);
     let kind = match kind.as_str() {
-        // Both are of this kind.
-        // It is joined in a way of its own (TUNSETIFF refuses the ordinary one with "Invalid argument").
+        // Both are of the kind `tun`. A multi-queue tap is opened with another flag (TUNSETIFF refuses the ordinary one with
+        // "Invalid argument").
         "tun" if tap && flag(data, IFLA_TUN_MULTI_QUEUE) => "a tap with multi_queue".to_owned(),
         "tun" if tap => "tap".to_owned(),
         "" => "an interface of the host's own".to_owned(),
@@ -198,11 +199,11 @@ fn flag(attributes: &[u8], wanted: u16) -> bool {
     attribute(attributes, wanted).and_then(|bytes| bytes.first()).is_some_and(|value| *value != 0)
 }
 
-/// The first attribute of a kind.
+/// The first attribute of this kind.
 fn attribute(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
     loop {
         let length = usize::from(u16_at(attributes, 0)?);
-        // The two upper bits say how its content is coded.
+        // The two upper bits are flags of the content's encoding.
         let found = u16_at(attributes, 2)? & 0x3fff;
         let body = attributes.get(4..length)?;
         if found == kind {
@@ -212,16 +213,16 @@ fn attribute(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
     }
 }
 
-/// Asks the kernel one thing; `each` is given every message of the answer, without its header.
+/// Sends one request to the kernel; calls `each` with every message of the answer, without its header.
 fn ask(kind: u16, flags: u16, body: &[u8], mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
-    // NETLINK_ROUTE is number 0.
+    // The protocol number of NETLINK_ROUTE is 0.
     let route = None;
     let socket =
         socket_with(AddressFamily::NETLINK, SocketType::DGRAM, SocketFlags::CLOEXEC, route)?;
     let mut message = ((HEADER + body.len()) as u32).to_ne_bytes().to_vec();
     message.extend(kind.to_ne_bytes());
     message.extend(flags.to_ne_bytes());
-    // Sequence and sender: this socket asks once.
+    // Sequence number and sender stay 0: this socket sends one request.
     message.extend([0; 8]);
     message.extend(body);
     send(&socket, &message, SendFlags::empty())?;
@@ -253,7 +254,7 @@ fn ask(kind: u16, flags: u16, body: &[u8], mut each: impl FnMut(u16, &[u8])) -> 
     }
 }
 
-/// The next message: its kind, its body, and what follows.
+/// Splits off the next message: its kind, its body, and the remaining bytes.
 fn next(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = u32_at(bytes, 0)? as usize;
     let body = bytes.get(HEADER..length)?;
@@ -288,7 +289,7 @@ mod tests {
         assert_eq!(look("nosuch0").unwrap(), None);
     }
 
-    /// P7. Fails where a standby is refused that drops nothing, or taken that does.
+    /// P7. Fails if a standby that would drop nothing is refused, or one that would drop packets is accepted.
     #[test]
     fn only_a_smaller_mtu_is_another_one() {
         for (ours, theirs) in [("1500", "1500"), ("9000", "1500"), (ANY, "9000"), ("1400", ANY)] {

@@ -1,11 +1,11 @@
-//! The interrupt line of one device: an edge or a level on a pin of KVM's interrupt controllers.
+//! The interrupt line of one device: edge or level on a pin of KVM's interrupt controllers.
 
 use kemari_hypervisor::kvm::Pins;
 
 /// One pin.
 ///
-/// Pulsed by `KVM_IRQ_LINE`, not by an irqfd: the ioctl returns when the edge is in the controllers' state, so that a
-/// checkpoint taken afterwards has it. An irqfd injects from a kernel worker, at a time nobody knows.
+/// Pulsed by `KVM_IRQ_LINE`, not by an irqfd: the ioctl returns when the edge is in the controllers' state, so a
+/// checkpoint taken afterwards contains it. An irqfd injects from a kernel worker at an unknown time.
 #[derive(Clone)]
 pub struct IrqLine {
     pins: Pins,
@@ -25,7 +25,7 @@ impl IrqLine {
         self.set(false);
     }
 
-    /// Holds a level-triggered line high or low. Asserted means high: KVM ignores the polarity that the guest gives a pin.
+    /// Sets a level-triggered line high or low. Asserted means high: KVM ignores the polarity that the guest gives a pin.
     pub fn set(&self, level: bool) {
         if let Err(error) = self.pins.set(self.gsi, level) {
             log::error!("KVM_IRQ_LINE, pin {}: {error}", self.gsi);

@@ -16,11 +16,11 @@ use super::device_thread::DeviceEvents;
 use super::{Ended, Machine, MachineError, MachineEvent};
 use crate::boot::{self, Boot, BootError, BootMachine};
 
-/// Of so many bytes of memory cleared it is noted that this went on.
+/// Progress is reported to the watchdog after each batch of this many cleared bytes.
 const WORK_BYTES: u64 = 64 << 20;
 
 impl Machine {
-    /// Loads the kernel and sets the first vCPU to enter it. vCPUs paused.
+    /// Loads the kernel and sets the first vCPU to enter it. The vCPUs must be paused.
     ///
     /// # Errors
     /// When there is no kernel, or it cannot be booted.
@@ -38,7 +38,7 @@ impl Machine {
     }
 
     /// Lets the guest run for the first time: after [`boot`](Self::boot), or after a restore and
-    /// [`attach_backends`](Self::attach_backends). Not on the device thread.
+    /// [`attach_backends`](Self::attach_backends). Do not call it on the device thread.
     ///
     /// # Errors
     /// When the device thread is gone.
@@ -48,12 +48,13 @@ impl Machine {
             return Ok(());
         }
         self.confine_vcpus();
-        // What a reset boots is opened now: the device thread may not. A guest that was taken over can do without until then.
+        // Open the files for a reset now: the device thread may not. A guest that was taken over needs them only at its next
+        // reset.
         if let Err(error) = self.open_boot() {
             log::warn!("{error}: the guest cannot be reset");
         }
         let machine = self.clone();
-        // On the device thread, so that no event is served before the queues were looked at.
+        // On the device thread, so that no event is served before the queues are looked at.
         self.device_loop().call(move |context| {
             context.add(Box::new(DeviceEvents::new(machine.devices.clone())));
             // A fresh machine has no driver yet; a restored one may have lost notifications and interrupts.
@@ -64,24 +65,24 @@ impl Machine {
         Ok(())
     }
 
-    /// Each vCPU's thread gives up what it does not need before it first enters the guest.
+    /// Makes each vCPU's thread give up the rights it does not need before it first enters the guest.
     fn confine_vcpus(&self) {
         let wakes = self.wakes();
         self.vcpus.before_first_run(move || seccomp::enter(Role::Vcpu, &wakes));
     }
 
-    /// What the guest boots, if that is known here.
+    /// What the guest boots, if this host knows.
     #[must_use]
     pub fn boot_files(&self) -> Option<Arc<Boot>> {
         self.boot.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Has the guest boot `boot` from its next reset on, whatever the command line says.
+    /// Sets what the guest boots from its next reset on; this replaces the command line's files.
     pub fn set_boot_files(&self, boot: Arc<Boot>) {
         *self.boot.lock().unwrap_or_else(PoisonError::into_inner) = Some(boot);
     }
 
-    /// What the guest boots: opened, if it is the command line's and was not yet.
+    /// What the guest boots; opens the command line's files if they are not open yet.
     fn open_boot(&self) -> Result<Option<Arc<Boot>>, BootError> {
         let known = self.boot_files();
         let Some(source) = self.config.boot.as_ref().filter(|_| known.is_none()) else {
@@ -92,30 +93,30 @@ impl Machine {
         Ok(self.boot_files())
     }
 
-    /// Looks at every queue and interrupts every driver: notifications and interrupts between a checkpoint and the
-    /// takeover may be lost. Device thread; part of [`start`](Self::start).
+    /// Looks at every queue and interrupts every driver, because notifications and interrupts between a checkpoint and the
+    /// takeover may be lost. Called on the device thread; part of [`start`](Self::start).
     pub fn raise_all_interrupts(&self) {
         self.devices.retry();
     }
 
-    /// Whether the device thread has let the guest run for the first time. Before that nobody may resume its vCPUs: they, and
-    /// the device thread, are not confined yet (P5).
+    /// Whether the device thread has let the guest run for the first time. Do not resume its vCPUs before: they and the device
+    /// thread are not confined yet (P5).
     #[must_use]
     pub fn has_run(&self) -> bool {
         self.runs.load(Ordering::Acquire)
     }
 
-    /// Back to power-on, and boots again. Device thread. Memory is written through vm-memory only, so that it is tracked
-    /// like everything else (P8).
+    /// Resets the machine to power-on and boots again. Called on the device thread. Writes memory through vm-memory only, so
+    /// that these writes are tracked as well (P8).
     ///
     /// # Errors
-    /// When there is no kernel, or KVM refuses; the machine stays paused then.
+    /// When there is no kernel, or KVM refuses; the machine then stays paused.
     pub fn reset(&self) -> Result<(), MachineError> {
         self.vcpus.pause();
         if self.boot_files().is_none() {
             return Err(MachineError::NoKernel);
         }
-        // A kernel loaded over memory that a disk is still being written from would end up on the disk.
+        // Reset the devices first: a kernel loaded over memory that a disk write still reads would end up on the disk.
         self.devices.reset(|| self.note_work()).map_err(|slot| MachineError::Busy { slot })?;
         self.gate.forget_resets();
         self.power_on.vm.restore(&self.vm, ClockPolicy::Continue)?;
@@ -127,8 +128,8 @@ impl Machine {
         Ok(())
     }
 
-    /// Makes memory what it was at power-on: an image is loaded over zeros, not over the former guest's data. Pages that
-    /// are zero are left alone, so that they are neither allocated nor marked.
+    /// Clears memory to its content at power-on: an image must be loaded over zeros, not over the former guest's data. Skips
+    /// pages that are zero, so that they are neither allocated nor marked dirty.
     fn clear_memory(&self) -> Result<(), MachineError> {
         let zeros = [0_u8; PAGE_SIZE as usize];
         let mut page = zeros;
@@ -147,56 +148,55 @@ impl Machine {
         Ok(())
     }
 
-    /// Waits until the machine has ended: by its guest, a signal, a failure, the loss of its right, or
-    /// [`end`](Self::end).
+    /// Waits until the machine has ended: by its guest, a signal, a failure, the loss of its right, or [`end`](Self::end).
     #[must_use]
     pub fn wait(&self) -> Ended {
         self.events.wait()
     }
 
-    /// Ends the machine: whoever [`wait`](Self::wait)s goes on. The first reason counts.
+    /// Ends the machine and wakes the thread in [`wait`](Self::wait). Only the first reason counts.
     pub fn end(&self, ended: Ended) {
         self.events.end(ended);
     }
 
-    /// Stops everything: vCPUs, then what was released is performed, then the device thread. What is still held at the
-    /// gate is never performed (P1). Not on the device thread.
+    /// Stops the vCPUs, performs what was released, then stops the device thread. Effects still held at the gate are never
+    /// performed (P1). Do not call it on the device thread.
     pub fn stop(&self) {
-        // The device thread first: at the end of a checkpoint it would let the vCPUs run again.
+        // Stop the device thread first: at the end of a checkpoint it would resume the vCPUs.
         self.device_thread.stop();
         self.vcpus.pause();
         self.gate.drain();
     }
 
-    /// Presses the guest's power button: what the guest does about it, if anything, is its own affair. P9: while one press waits
-    /// for the device thread, another one is the same.
+    /// Presses the guest's power button; how the guest reacts is its own affair. P9: while one press waits for the device
+    /// thread, further presses are ignored.
     pub fn press_power_button(&self) {
         if self.button_pressed.swap(true, Ordering::AcqRel) {
             return;
         }
         let (devices, pressed) = (self.devices.clone(), self.button_pressed.clone());
         self.device_loop().post(move |_| {
-            // First: what comes from here on is a press of its own.
+            // Clear first: a later press counts anew.
             pressed.store(false, Ordering::Release);
             devices.press_power_button();
         });
     }
 
-    /// What the guest does about its power button; none where that is not known at this moment. Does not block.
+    /// What the guest does about its power button; `None` if that is not known at this moment. Does not block.
     #[must_use]
     pub fn power_button(&self) -> Option<devices::Button> {
         self.devices.power_button()
     }
 
-    /// As [`stop`](Self::stop), but whoever waits does so no longer than `limit`: a device, a vCPU or a lane may be stuck.
-    /// `false` when one is; the threads then go with the process.
+    /// As [`stop`](Self::stop), but waits at most `limit`: a device, a vCPU or a lane may be stuck. Returns `false` when one is;
+    /// its threads then end with the process.
     #[must_use]
     pub fn stop_within(self: &Arc<Self>, limit: Duration) -> bool {
         let (stopped, wait) = sync_channel(1);
         let machine = self.clone();
         let stop = move || {
             machine.stop();
-            // Nobody waits any more when it took too long.
+            // The caller has gone if this took too long.
             let _ = stopped.send(());
         };
         match std::thread::Builder::new().name("stopper".to_owned()).spawn(stop) {
@@ -211,7 +211,7 @@ impl Machine {
         }
     }
 
-    /// What to do when the right to perform is lost (P2), instead of ending the machine: the first hook counts.
+    /// Sets what to do when the right to perform is lost (P2), instead of ending the machine. Only the first hook counts.
     pub fn set_fence_hook(&self, hook: impl Fn() + Send + Sync + 'static) {
         if self.fence_hook.set(Box::new(hook)).is_err() {
             log::error!("ignoring a second fence hook: expected one");
@@ -227,7 +227,7 @@ impl Machine {
         }
     }
 
-    /// The gate has let a power event out. Device thread.
+    /// Handles a power event that the gate has released. Called on the device thread.
     pub(super) fn on_power(&self, event: PowerEvent) {
         match event {
             PowerEvent::Off => self.end(Ended::PoweredOff),
@@ -235,7 +235,7 @@ impl Machine {
         }
     }
 
-    /// Something has happened to a vCPU. Device thread.
+    /// Handles an event of a vCPU. Called on the device thread.
     pub(super) fn on_event(&self, event: MachineEvent) {
         let MachineEvent::Fatal { vcpu, exit } = event;
         match exit {

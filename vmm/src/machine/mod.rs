@@ -1,4 +1,4 @@
-//! One virtual machine: memory, vCPUs, devices and the gate, put together, started, paused, saved, reset and ended.
+//! One virtual machine: its memory, vCPUs, devices and gate; how it is built, started, paused, saved, reset and ended.
 //!
 //! Threads and locks: `docs/threads.md`.
 
@@ -48,7 +48,7 @@ use crate::boot::Boot;
 use crate::config::MachineConfig;
 use device_thread::DeviceThread;
 
-/// A machine. Shared by the threads around it; what must happen on the device thread says so.
+/// A machine, shared by the threads around it. A method that must be called on the device thread says so.
 pub struct Machine {
     config: MachineConfig,
     memory: Arc<GuestMemory>,
@@ -61,33 +61,33 @@ pub struct Machine {
     device_thread: DeviceThread,
     started: AtomicBool,
     runs: AtomicBool,
-    /// The power button was pressed, and the device thread has not come to it yet.
+    /// The power button was pressed and the device thread has not handled it yet.
     button_pressed: Arc<AtomicBool>,
-    /// Counts what the device thread does where one thing takes long.
+    /// Counts the device thread's progress in work that takes long.
     work: AtomicU64,
     fence_hook: OnceLock<FenceHook>,
-    /// The counters by which its threads wake each other.
+    /// The event counters by which its threads wake each other.
     wakes: Vec<RawFd>,
-    /// The engine's: an epoch is to end.
+    /// The engine's event: an epoch is to end.
     engine_event: EventFd,
-    /// What to boot, opened before the device thread gives up the right to. Held to look and to put only, never while a
-    /// file is read.
+    /// The boot files, opened before the device thread gives up the right to open them. The lock is held to read and to set the
+    /// field only, never while a file is read.
     boot: Mutex<Option<Arc<Boot>>>,
-    // The threads end before the machine they run on.
+    // These end their threads, so they are dropped before the machine that the threads use.
     vcpus: VcpuSet,
     vm: Arc<Vm>,
 }
 
 type FenceHook = Box<dyn Fn() + Send + Sync>;
 
-/// What KVM's part of the machine was after it was made: what a reset goes back to.
+/// The power-on state of KVM's part of the machine, which a reset restores.
 struct PowerOn {
     vcpus: Vec<VcpuState>,
     vm: VmState,
 }
 
 impl Machine {
-    /// How it was asked for.
+    /// The machine's configuration.
     #[must_use]
     pub fn config(&self) -> &MachineConfig {
         &self.config
@@ -111,13 +111,13 @@ impl Machine {
         &self.vcpus
     }
 
-    /// KVM's machine.
+    /// KVM's virtual machine.
     #[must_use]
     pub fn vm(&self) -> &Vm {
         &self.vm
     }
 
-    /// What of a vCPU is saved on this host.
+    /// Which parts of a vCPU's state are saved on this host.
     #[must_use]
     pub fn plan(&self) -> &Arc<SavePlan> {
         &self.plan
@@ -129,43 +129,42 @@ impl Machine {
         &self.devices
     }
 
-    /// What happens to the machine as a whole.
+    /// The events of the machine as a whole.
     #[must_use]
     pub fn events(&self) -> &Events {
         &self.events
     }
 
-    /// The counters by which the machine's threads wake each other: all that those which run
-    /// devices may write to.
+    /// The event counters by which the machine's threads wake each other. Threads that run device code may write to nothing else.
     #[must_use]
     pub fn wakes(&self) -> Vec<RawFd> {
         self.wakes.clone()
     }
 
-    /// The counter by which the engine has the device thread end an epoch. The machine's, as it is made before the device
-    /// thread gives up its rights.
+    /// The counter by which the engine makes the device thread end an epoch. It belongs to the machine because it is made before
+    /// the device thread gives up its rights.
     pub(crate) fn engine_event(&self) -> &EventFd {
         &self.engine_event
     }
 
-    /// Counted up by the device thread in the middle of what takes long: it is not stuck.
+    /// Called by the device thread in the middle of long work, to show that it is not stuck.
     pub fn note_work(&self) {
         self.work.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How far that is.
+    /// The number of calls of [`note_work`](Self::note_work).
     #[must_use]
     pub fn work_done(&self) -> u64 {
         self.work.load(Ordering::Relaxed)
     }
 
-    /// The way to the device thread.
+    /// The handle for commands to the device thread.
     #[must_use]
     pub fn device_loop(&self) -> &LoopHandle {
         self.device_thread.handle()
     }
 
-    /// What the two machines of a pair must have alike; the handshake compares it.
+    /// What must be alike in both machines of a pair; the handshake compares it.
     #[must_use]
     pub fn layout(&self) -> MachineLayout {
         let memory = self.memory.iter();
@@ -191,7 +190,7 @@ impl Machine {
         }
     }
 
-    /// Facts of the host that a guest depends on; the handshake compares them.
+    /// Facts about the host that a guest depends on; the handshake compares them.
     #[must_use]
     pub fn facts(&self) -> Vec<(String, String)> {
         let info = &self.facts;
@@ -224,18 +223,18 @@ impl Machine {
         &self.facts
     }
 
-    /// The state of all devices. Device thread, vCPUs paused.
+    /// Saves the state of all devices. Called on the device thread with the vCPUs paused.
     ///
     /// # Errors
-    /// None today: saving is total. Kept fallible because the checkpoint's callers treat it as a step that can fail.
+    /// None today: saving cannot fail. Kept fallible because the callers treat it as a step of a checkpoint that can fail.
     pub fn save_devices(&self) -> Result<Vec<DeviceRecord>, MachineError> {
         Ok(self.devices.save())
     }
 
-    /// Takes on the state of all devices: of a machine that has not started, or whose vCPUs are paused. P5: on the device thread,
-    /// as the code of devices runs on threads that can reach nothing.
+    /// Restores the state of all devices of a machine that has not started or whose vCPUs are paused. P5: runs on the device
+    /// thread, because device code runs only on threads without rights to the outside.
     ///
-    /// The answer is an error when it was saved from other devices, another release, or cannot be.
+    /// The answer is an error if the state is of other devices or another release, or is not possible.
     pub fn restore_devices(
         &self,
         records: &[DeviceRecord],
@@ -244,7 +243,7 @@ impl Machine {
         self.device_loop().ask(move |_| devices.restore(&records))
     }
 
-    /// What the devices save once they have taken on this state; see [`restore_devices`](Self::restore_devices).
+    /// Returns what the devices save after they have taken this state on; see [`restore_devices`](Self::restore_devices).
     pub fn restored_devices(
         &self,
         records: &[DeviceRecord],
@@ -264,7 +263,7 @@ fn describe(slot: u16, identity: Identity, features: u64, detail: &str) -> Devic
     }
 }
 
-/// TSC frequencies that can be imitated need not be compared; others to 5 MHz, since every boot measures anew.
+/// TSC frequencies that KVM can scale need not be compared; others are compared to 5 MHz, because every boot measures anew.
 fn tsc_fact(info: &CompatInfo) -> String {
     const STEP_KHZ: u32 = 5000;
     match info.tsc_khz {

@@ -15,34 +15,35 @@ use super::interrupt::IrqLine;
 use super::serving::Serving;
 
 thread_local! {
-    /// The slot whose gate this vCPU waits for, since its access has asked for more than the slot may.
+    /// The slot whose gate this vCPU waits for, because its access has filled the slot's share of the gate.
     static AHEAD: Cell<Option<u16>> = const { Cell::new(None) };
 }
 
-/// Whether the calling vCPU may go on: no access of its waits for room at the gate. No lock is held while it waits (P7).
+/// Whether the calling vCPU may go on: none of its accesses waits for room at the gate. It holds no lock while it waits
+/// (P7).
 pub(super) fn may_go_on(gate: &GateHost) -> bool {
     let waits = AHEAD.get().filter(|slot| !gate.has_room(*slot));
     AHEAD.set(waits);
     waits.is_none()
 }
 
-/// Where the guest finds registers of a device.
+/// Where the guest accesses a device's registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// I/O ports.
     Ports {
-        /// The first.
+        /// The first port.
         first: u16,
-        /// How many.
+        /// Number of ports.
         count: u16,
-        /// The first one's offset in the device.
+        /// The first port's offset in the device.
         offset: u64,
     },
     /// Guest physical addresses.
     Window {
-        /// The first.
+        /// The first address.
         base: u64,
-        /// How many bytes.
+        /// Size in bytes.
         size: u64,
     },
 }
@@ -60,7 +61,7 @@ impl Place {
         Self::Window { base, size }
     }
 
-    /// The device's own offset of an access at a port.
+    /// The device's own offset for an access at a port.
     fn of_port(self, base: u16, offset: u16) -> Option<u64> {
         match self {
             Self::Ports { first, offset: skip, .. } if first == base => {
@@ -71,7 +72,7 @@ impl Place {
     }
 }
 
-/// One register device. Its mutex has the same place in the order of locks as that of a virtio window.
+/// One register device. Its mutex has the same place in the lock order as that of a virtio window.
 pub struct RegisterPort {
     number: u16,
     slot: Mutex<RegisterSlot>,
@@ -80,16 +81,16 @@ pub struct RegisterPort {
 }
 
 impl RegisterPort {
-    /// Puts a slot behind ports or windows; `irq` if it interrupts.
+    /// Makes a slot accessible at ports or windows; with `irq` if it interrupts.
     #[must_use]
     pub fn new(slot: RegisterSlot, places: &[Place], irq: Option<IrqLine>) -> Self {
         Self { number: slot.slot(), slot: Mutex::new(slot), places: places.to_vec(), irq }
     }
 
-    /// Puts it on the buses.
+    /// Registers it on the buses.
     ///
     /// # Errors
-    /// When another device is there.
+    /// When another device has one of the addresses.
     pub fn put_on(self: &Arc<Self>, io: &mut IoManager) -> Result<(), bus::Error> {
         for place in &self.places {
             match *place {
@@ -104,7 +105,7 @@ impl RegisterPort {
         Ok(())
     }
 
-    /// The guest reads at an offset of the device.
+    /// Serves a read at an offset of the device.
     pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
         let mut slot = self.lock();
         let line = slot.read(offset, data);
@@ -112,7 +113,7 @@ impl RegisterPort {
         note_ahead(&slot);
     }
 
-    /// The guest writes at an offset of the device.
+    /// Serves a write at an offset of the device.
     pub(super) fn write(&self, offset: u64, data: &[u8]) {
         let mut slot = self.lock();
         let line = slot.write(offset, data);
@@ -131,48 +132,47 @@ impl RegisterPort {
         self.number
     }
 
-    /// What the device is.
+    /// The device's kind and version.
     #[must_use]
     pub fn identity(&self) -> Identity {
         self.lock().identity()
     }
 
-    /// A backend has input. Device thread.
+    /// Takes a backend's input. Called on the device thread.
     pub fn intake(&self, port: Port) {
         let mut slot = self.lock();
         let line = slot.intake(port);
         self.drive(line);
     }
 
-    /// The machine itself has something for the device. Device thread.
+    /// Gives the device input from the machine itself. Called on the device thread.
     pub(super) fn give(&self, data: &[u8]) {
         let mut slot = self.lock();
         let line = slot.give(data);
         self.drive(line);
     }
 
-    /// The device was left with something to do. Device thread.
+    /// Gives the device a finished request. Called on the device thread.
     pub fn complete(&self, completion: Completion) {
         let mut slot = self.lock();
         let line = slot.complete(completion);
         self.drive(line);
     }
 
-    /// Goes on where the device stopped, and puts the interrupt line where the device has it: after a
-    /// restore, which brings the interrupt controllers' state but not what drives their pins. Device
-    /// thread.
+    /// Continues the device's work and sets the interrupt line to the device's level. Called on the device thread after
+    /// a restore: that restores the interrupt controllers, but not the lines that drive their pins.
     pub fn retry(&self) {
         let mut slot = self.lock();
         let line = slot.proceed();
         self.drive(line);
     }
 
-    /// Lets the device reach guest memory, or not.
+    /// Allows or forbids the device to access guest memory.
     pub(super) fn set_bus_master(&self, allowed: bool) {
         self.lock().set_bus_master(allowed);
     }
 
-    /// Power-on state.
+    /// Resets the device to its power-on state.
     pub fn reset(&self) {
         let mut slot = self.lock();
         slot.reset();
@@ -180,27 +180,27 @@ impl RegisterPort {
         self.drive(line);
     }
 
-    /// Everything that a guest could tell the difference by.
+    /// Saves everything that a guest could see.
     #[must_use]
     pub fn save(&self) -> RegisterState {
         self.lock().save()
     }
 
-    /// As [`save`](Self::save), for a thread that serves others: none while somebody else has the device (P9).
+    /// As [`save`](Self::save), for a thread that serves others; `None` while another thread uses the device (P9).
     #[must_use]
     pub fn try_save(&self) -> Option<RegisterState> {
         self.slot.try_lock().ok().map(|slot| slot.save())
     }
 
-    /// Takes on a saved state.
+    /// Restores a saved state.
     ///
     /// # Errors
-    /// When the state is another device's or cannot be.
+    /// When the state is another device's, or is not possible.
     pub fn restore(&self, state: &RegisterState) -> Result<(), SlotError> {
         self.lock().restore(state)
     }
 
-    /// Called with the slot locked, so that the line changes in the order of what caused it.
+    /// Called with the slot locked, so that the line changes in the order of its causes.
     fn drive(&self, line: LineState) {
         let Some(irq) = &self.irq else { return };
         match line {

@@ -1,4 +1,4 @@
-//! Which device a thread serves at this moment: what a panic on the way is told by.
+//! The device that a thread serves at this moment, for the message of a panic.
 
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
@@ -10,7 +10,7 @@ thread_local! {
     static SERVED: Cell<Option<Served>> = const { Cell::new(None) };
 }
 
-/// A device, as people know it.
+/// A device, by its names for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Served {
     pub(crate) kind: &'static str,
@@ -22,7 +22,7 @@ pub(crate) fn served() -> Option<Served> {
     SERVED.get()
 }
 
-/// A device, locked to be served. No thread has two.
+/// A locked device while it is served. No thread has two.
 pub(super) struct Serving<'s, T>(MutexGuard<'s, T>);
 
 impl<'s, T> Serving<'s, T> {

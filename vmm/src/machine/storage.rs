@@ -1,11 +1,11 @@
-//! Whether both hosts see the same disk: the primary leaves a mark beside each image that is new for every session, and the
-//! standby reads what it finds there.
+//! Checks that both hosts see the same disk: for every session the primary writes a new mark beside each image, and the standby
+//! reads the mark that it finds.
 //!
-//! Neither the path, nor the size, nor the inode number tells: a copy has the same size, and two hosts number the files of
-//! a shared file system as they like. A mark that was written a moment ago is found by whoever sees the same directory, and
-//! in no copy, since that was made earlier. The standby leaves another for the primary to find, the counter-mark: a replica that
-//! is kept up has all that the primary writes, but what is written to the replica is not seen by the primary. They are files of
-//! their own because an image may be any bytes, and because not all file systems that are shared have extended attributes.
+//! Path, size and inode number do not tell: a copy has the same size, and two hosts number the files of a shared file system
+//! independently. A mark written a moment ago is seen by every host that sees the same directory, and is in no earlier copy. The
+//! standby writes a counter-mark for the primary to find: a replica that is kept up holds all that the primary writes, but the
+//! primary does not see what is written to the replica. The marks are files of their own, because an image may hold any bytes
+//! and not every shared file system has extended attributes.
 
 use std::fs::{self, File};
 use std::io::{self, Seek, Write};
@@ -23,7 +23,7 @@ use super::disks;
 use crate::config::{DiskConfig, FenceRecord, MachineConfig};
 
 const SIGN: Sign = Sign { purpose: "disk mark", content: Some(is_mark) };
-/// Longer than any mark.
+/// Upper bound for a mark's length in bytes.
 const MAX_MARK: usize = 64;
 
 /// A disk could not be marked.
@@ -37,7 +37,8 @@ pub(crate) struct MarkError {
     error: io::Error,
 }
 
-/// Marks every disk that the guest can write, anew. `fenced`: there are terms, and records beside the disks have been written.
+/// Writes a new mark for every disk that the guest can write. `fenced`: there are terms, and records beside the disks have been
+/// written.
 ///
 /// # Errors
 /// When a mark cannot be written.
@@ -49,13 +50,13 @@ pub(crate) fn mark_disks(
         Some(identity) => Ok(identity),
         None => write_mark(path, &mark_path(path)).map(|mark| format!("mark {mark}")),
     };
-    // Not what a standby says that finds none either: two files that are not there are not the same.
+    // Another text than a standby's for a missing record: two missing files are not the same file.
     each_disk(config, mark, |disk| {
         fence_view(disk, "expected the record of this machine, found none").filter(|_| fenced)
     })
 }
 
-/// Reads what a primary has left.
+/// Reads the marks that a primary has written.
 #[must_use]
 pub(crate) fn read_marks(config: &MachineConfig, fenced: bool) -> Vec<DiskStorage> {
     let read = |path: &Path| -> Result<String, std::convert::Infallible> {
@@ -69,9 +70,9 @@ pub(crate) fn read_marks(config: &MachineConfig, fenced: bool) -> Vec<DiskStorag
     }
 }
 
-/// As [`read_marks`], of a standby: where it finds what the primary has left, `theirs`, it leaves a word of its own.
+/// As [`read_marks`], on a standby: where a mark equals the primary's, `theirs`, it writes a counter-mark.
 ///
-/// P2, P3: what this side would write after a takeover is to reach the primary's disk, not a replica of it.
+/// P2, P3: what this side writes after a takeover must reach the primary's disk, not a replica of it.
 ///
 /// # Errors
 /// When a counter-mark cannot be written.
@@ -82,7 +83,7 @@ pub(crate) fn answer_marks(
 ) -> Result<Vec<DiskStorage>, MarkError> {
     let mut disks = read_marks(config, fenced);
     for (ours, (_, disk)) in disks.iter_mut().zip(written(config)) {
-        // Nothing is left beside what is another disk: both sides say so by what was read.
+        // Nothing is written beside another disk: the marks that were read already show the difference to both sides.
         let is_same = theirs.iter().any(|theirs| {
             theirs.slot == ours.slot
                 && theirs.storage == ours.storage
@@ -101,7 +102,7 @@ pub(crate) fn answer_marks(
     Ok(disks)
 }
 
-/// What this side, which is the primary, finds of a standby's counter-marks.
+/// Reads a standby's counter-marks, on the primary.
 #[must_use]
 pub(crate) fn read_counter_marks(config: &MachineConfig, fenced: bool) -> Vec<DiskStorage> {
     let mut disks = read_marks(config, fenced);
@@ -115,12 +116,12 @@ pub(crate) fn read_counter_marks(config: &MachineConfig, fenced: bool) -> Vec<Di
     disks
 }
 
-/// Where a standby leaves its counter-marks: beside the image, and beside a record that is elsewhere. A block device has no
-/// place for one.
+/// The places of a standby's counter-marks: beside the image, and beside a record that is elsewhere. A block device has no such
+/// place.
 fn counter_places(disk: &DiskConfig, fenced: bool) -> impl Iterator<Item = PathBuf> {
     let image = device_identity(&disk.path).is_none().then_some(&disk.path);
     let record = match &disk.fence {
-        // What has the default's place is the default, whether it is said or not: the other side may not have said it.
+        // A record at the default's place counts as the default, because the other side may not have named it.
         FenceRecord::At(record)
             if fenced && !(image.is_some() && is_beside(record, &disk.path)) =>
         {
@@ -131,7 +132,7 @@ fn counter_places(disk: &DiskConfig, fenced: bool) -> impl Iterator<Item = PathB
     image.into_iter().chain(record).map(|path| beside(path, COUNTER_MARK_SUFFIX))
 }
 
-/// The disks that the guest can write: one that nobody writes may as well be a copy.
+/// The disks that the guest can write; a disk that is only read may be a copy.
 fn written(config: &MachineConfig) -> impl Iterator<Item = (u16, &DiskConfig)> {
     config.disks().filter(|(_, disk)| !disk.read_only)
 }
@@ -149,7 +150,7 @@ fn each_disk<E>(
         .collect()
 }
 
-/// What the record of who may write to a disk says here; `none`: what to say where there is none.
+/// What the record of who may write to a disk says; `none` is the text for a missing record.
 fn fence_view(disk: &DiskConfig, none: &str) -> Option<FenceView> {
     let path = disks::fence_record(disk)?;
     let says = match DiskFence::look(&path) {
@@ -160,7 +161,7 @@ fn fence_view(disk: &DiskConfig, none: &str) -> Option<FenceView> {
     Some(FenceView { place: path.display().to_string(), says })
 }
 
-/// Whether a record is the one that the image has where none is named.
+/// Whether a record is at the image's default place.
 fn is_beside(record: &Path, image: &Path) -> bool {
     let place = |path: &Path| {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -170,7 +171,7 @@ fn is_beside(record: &Path, image: &Path) -> bool {
     place(record).is_some_and(|record| Some(record) == place(&DiskFence::beside(image)))
 }
 
-/// Beside the image itself: each host may have a symbolic link of its own to it.
+/// Beside the image itself, not beside a symbolic link to it: each host may have its own link.
 fn beside(disk: &Path, suffix: &str) -> PathBuf {
     let mut path = fs::canonicalize(disk).unwrap_or_else(|_| disk.to_owned()).into_os_string();
     path.push(suffix);
@@ -181,18 +182,18 @@ fn mark_path(disk: &Path) -> PathBuf {
     beside(disk, MARK_SUFFIX)
 }
 
-/// Every file that is made beside a disk to tell whether both sides see it, and what it is called.
+/// All mark files of a disk, each with its name for messages.
 pub(crate) fn mark_files(disk: &DiskConfig) -> Vec<(&'static str, PathBuf)> {
     let counter = counter_places(disk, true).map(|place| ("counter-mark", place));
     std::iter::once(("mark", mark_path(&disk.path))).chain(counter).collect()
 }
 
-/// Leaves a new word in a mark.
+/// Writes a new word into a mark.
 fn write_mark(disk: &Path, path: &Path) -> Result<String, MarkError> {
     let write = || -> io::Result<String> {
         let mark = random_id();
-        // Written in place and closed: what is opened after that shows it, on NFS too. Nobody needs it after a power failure,
-        // so it is not synced: storage that is busy with other writes may take seconds for that, and a primary waits.
+        // Write in place and close: a later open sees the new word, on NFS too. No sync: the mark is not needed after a power
+        // failure, and storage that is busy with other writes may take seconds to sync while a primary waits.
         let mut file = open_mark(path)?;
         file.write_all(mark.as_bytes())?;
         file.set_len(mark.len() as u64)?;
@@ -201,14 +202,13 @@ fn write_mark(disk: &Path, path: &Path) -> Result<String, MarkError> {
     write().map_err(|error| MarkError { disk: disk.to_owned(), mark: path.to_owned(), error })
 }
 
-/// The file of a mark, to be written over. Nothing but a mark is: something else of this name may be
-/// what nobody wants to lose.
+/// Opens a mark's file for overwriting. Refuses a file that is no mark: its owner may need it.
 fn open_mark(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.read(true).write(true);
     options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
     given_file::ask_server_of_name(path)?;
-    // Two sides that begin at once may both have it: the later mark counts.
+    // Two sides that begin at once may both open it: the later mark counts.
     let Opened { mut file, maker, .. } = ownership::open_or_make(path, &options, &SIGN)?;
     let metadata = file.metadata()?;
     let is_ours = metadata.is_file() && (maker != Maker::Other || metadata.len() == 0);
@@ -222,13 +222,13 @@ fn open_mark(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// 32 hexadecimal digits; of an earlier release with hyphens (RFC 9562).
+/// 32 hexadecimal digits; with hyphens if an earlier release wrote it (RFC 9562).
 fn is_mark(head: &[u8]) -> bool {
     matches!(head.len(), 32 | 36)
         && head.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-')
 }
 
-/// The word in a mark, or what is there instead.
+/// The word in a mark, or why there is none.
 fn read_mark(path: &Path) -> Result<String, String> {
     match given_file::ask_server_of_name(path).and_then(|()| given_file::read_text(path)) {
         Ok(mark) if mark.len() <= MAX_MARK => Ok(mark.trim().to_owned()),
@@ -237,7 +237,7 @@ fn read_mark(path: &Path) -> Result<String, String> {
     }
 }
 
-/// What a block device is called wherever it is attached to: there is no place beside it for a mark.
+/// The name of a block device that is the same on every host: there is no place beside a device for a mark.
 fn device_identity(disk: &Path) -> Option<String> {
     let metadata = fs::metadata(disk).ok().filter(|data| data.file_type().is_block_device())?;
     let (major, minor) = (libc::major(metadata.rdev()), libc::minor(metadata.rdev()));
@@ -246,7 +246,7 @@ fn device_identity(disk: &Path) -> Option<String> {
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     };
     let name = ["wwid", "device/wwid", "dm/uuid"].into_iter().find_map(name);
-    // Without one nothing can be compared; sizes are, elsewhere.
+    // Without a name nothing can be compared here; sizes are compared elsewhere.
     Some(name.map_or("block device without a name".to_owned(), |name| format!("device {name}")))
 }
 
@@ -280,7 +280,7 @@ mod tests {
         let first = mark_disks(&machine(&disk, ""), false).unwrap();
         assert_eq!(first, read_marks(&machine(&disk, ""), false));
         assert_eq!(first, read_marks(&machine(&link, ""), false));
-        // Even a copy with everything beside it was made before the next session began.
+        // Even a copy with all files beside it was made before the next session began.
         for file in ["disk", "disk.kemari-mark"] {
             fs::copy(one.path().join(file), other.path().join(file)).unwrap();
         }
@@ -289,7 +289,7 @@ mod tests {
         assert_eq!(read_marks(&machine(&copy, ""), false), first);
         assert_eq!(read_marks(&machine(&disk, ""), false), second);
         assert!(mark_disks(&machine(&disk, ",readonly=on"), false).unwrap().is_empty());
-        // What has the name of a mark and is none is kept.
+        // A file that has the name of a mark and is none is kept.
         let mark = one.path().join("disk.kemari-mark");
         for others in [&[7; 512][..], b"42", b"cafe-1"] {
             fs::remove_file(&mark).unwrap();
@@ -302,7 +302,7 @@ mod tests {
         assert!(nowhere.to_string().contains("/nowhere/disk.kemari-mark"), "{nowhere}");
     }
 
-    /// P3. Nothing is left beside what is another disk, and nothing of others is written over.
+    /// P3. No mark is written beside another disk, and no foreign file is overwritten.
     #[test]
     fn what_a_standby_leaves_is_found_beside_the_same_disk_only() {
         let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -335,7 +335,7 @@ mod tests {
         assert_eq!(fs::read(&place).unwrap(), b"somebody's notes");
     }
 
-    /// Fails where a record that is named counts as another one than the same record that is not.
+    /// Fails if a named record counts as another one than the same record at its default place.
     #[test]
     fn a_record_that_is_named_as_it_is_called_anyway_is_no_other() {
         let dir = tempfile::tempdir().unwrap();
@@ -359,7 +359,7 @@ mod tests {
         assert_eq!(mark_files(&unnamed.disks[0]).len(), 2);
     }
 
-    /// Has this thread find no server that could be asked (`AT_STATX_FORCE_SYNC`).
+    /// Makes this thread find no server to ask (`AT_STATX_FORCE_SYNC`).
     fn without_a_server() {
         const FLAGS: u8 = 2;
         let sync = u64::from(libc::AT_STATX_FORCE_SYNC.cast_unsigned());
@@ -381,7 +381,7 @@ mod tests {
         seccompiler::apply_filter(&filter).unwrap();
     }
 
-    /// P3. Fails where a mark is looked for, or left, by what a network file system's client remembers of its directory.
+    /// P3. Fails if a mark is looked up, or written, by a network file system client's cached directory.
     #[test]
     fn the_server_is_asked_for_a_mark() {
         let dir = tempfile::tempdir().unwrap();

@@ -17,7 +17,7 @@ use super::serving::Serving;
 /// `virt`, little endian.
 const MAGIC: u32 = 0x7472_6976;
 const VERSION: u32 = 2;
-/// Any value does; drivers show it to people.
+/// Any value is allowed; drivers only show it to people.
 const VENDOR: u32 = u32::from_le_bytes(*b"KEMA");
 
 /// Offsets of the registers (virtio 1.2, table 4.1).
@@ -59,7 +59,7 @@ mod status {
     pub(super) const FEATURES_OK: u32 = 8;
     pub(super) const NEEDS_RESET: u32 = 64;
     pub(super) const FAILED: u32 = 128;
-    /// The steps of a driver (3.1.1), and what each needs to have been taken.
+    /// The steps of a driver (3.1.1), and the steps that each requires.
     pub(super) const STEPS: [(u32, u32); 4] =
         [(ACKNOWLEDGE, 0), (DRIVER, ACKNOWLEDGE), (FEATURES_OK, DRIVER), (DRIVER_OK, FEATURES_OK)];
 }
@@ -68,10 +68,10 @@ mod status {
 const INTERRUPT_USED: u32 = 1;
 const INTERRUPT_CONFIG: u32 = 2;
 
-/// Another layout of [`TransportState`] gets another number.
+/// Increase it with each change of the layout of [`TransportState`].
 const TRANSPORT_STATE_VERSION: u16 = 1;
 
-/// Everything of a window and its slot that a guest could tell the difference by.
+/// Everything of a window and its slot that a guest could see.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransportState {
     /// The layout of this structure.
@@ -87,38 +87,38 @@ pub struct TransportState {
 pub struct Registers {
     /// Device status, as the driver has set it.
     pub status: u32,
-    /// Which half of the device's features is shown.
+    /// Which half of the device's features is read.
     pub device_features_sel: u32,
     /// Which half of the driver's features is written.
     pub driver_features_sel: u32,
     /// The features that the driver has written.
     pub driver_features: u64,
-    /// Which virtqueue is set up.
+    /// The selected virtqueue.
     pub queue_sel: u32,
-    /// Interrupts that were not acknowledged.
+    /// Interrupts that are not acknowledged yet.
     pub interrupt_status: u32,
 }
 
 /// Why a saved state was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
-    /// Another layout.
+    /// The state has another version.
     #[error(
         "virtio-mmio state: expected version {TRANSPORT_STATE_VERSION}, found {found}; run the same release on both sides"
     )]
     Version {
-        /// What was saved.
+        /// The version that was saved.
         found: u16,
     },
-    /// The slot refuses.
+    /// The slot refuses its state.
     #[error(transparent)]
     Slot(#[from] SlotError),
 }
 
 /// One window with its device.
 ///
-/// The mutex is the slot's lock of the order in `docs/threads.md`: vCPU threads take it for register accesses, the device
-/// thread for everything else, and nobody holds two.
+/// The mutex is the slot's lock in the order of `docs/threads.md`: vCPU threads take it for register accesses, the device
+/// thread for everything else, and no thread holds two.
 pub struct VirtioMmio {
     slot: u16,
     window: MmioWindow,
@@ -133,7 +133,7 @@ struct Inner {
 }
 
 impl VirtioMmio {
-    /// Puts a slot behind a window.
+    /// Makes a window over a slot.
     ///
     /// # Errors
     /// When the process is out of descriptors.
@@ -148,8 +148,8 @@ impl VirtioMmio {
         })
     }
 
-    /// Makes KVM signal the device thread when the driver notifies a queue, instead of an exit. Where KVM refuses, the
-    /// exit does: it is slower, not wrong.
+    /// Makes KVM signal the device thread when the driver notifies a queue, without an exit. Where KVM refuses, the exit
+    /// remains: it is slower but correct.
     pub fn register_kicks(&self, vm: &Vm) {
         let address = IoEventAddress::Mmio(self.window.base + reg::QUEUE_NOTIFY);
         for (queue, kick) in (0_u32..).zip(&self.kicks) {
@@ -168,7 +168,7 @@ impl VirtioMmio {
         &self.kicks
     }
 
-    /// Its window.
+    /// The device's window.
     #[must_use]
     pub fn window(&self) -> MmioWindow {
         self.window
@@ -180,35 +180,35 @@ impl VirtioMmio {
         self.slot
     }
 
-    /// What the device is.
+    /// The device's kind and version.
     #[must_use]
     pub fn identity(&self) -> Identity {
         self.lock().slot.identity()
     }
 
-    /// The features that it offers.
+    /// The features that the device offers.
     #[must_use]
     pub fn features(&self) -> u64 {
         self.lock().slot.device_features()
     }
 
-    /// The driver has notified a queue. Device thread.
+    /// Serves a queue that the driver has notified. Called on the device thread.
     pub fn kick(&self, queue: u16) {
         self.with_slot(|slot| slot.kick(queue));
     }
 
-    /// Requests are over. Device thread.
+    /// Gives the device its finished requests. Called on the device thread.
     pub fn complete(&self, completions: impl IntoIterator<Item = Completion>) {
         self.with_slot(|slot| slot.complete_all(completions));
     }
 
-    /// A backend has input. Device thread.
+    /// Takes a backend's input. Called on the device thread.
     pub fn intake(&self, port: Port) {
         self.with_slot(|slot| slot.intake(port));
     }
 
-    /// After a restore: notifications and interrupts of the time between the checkpoint and the failure may be lost, so
-    /// every queue is looked at and the driver is interrupted. A driver must bear interrupts for nothing.
+    /// Looks at every queue and interrupts the driver after a restore: notifications and interrupts between the checkpoint
+    /// and the failure may be lost. A driver must tolerate spurious interrupts.
     pub fn retry(&self) {
         let mut inner = self.lock();
         if inner.registers.status & status::DRIVER_OK == 0 {
@@ -218,27 +218,27 @@ impl VirtioMmio {
         self.raise(&mut inner, raised.or(Interrupt { used: true, config: false }));
     }
 
-    /// Tells the backends what the driver accepted: after they were attached to a restored slot.
+    /// Tells the backends the features that the driver accepted, after they were attached to a restored slot.
     pub fn negotiate(&self) {
         self.lock().slot.negotiate();
     }
 
-    /// Power-on state; whether it could be reached: not while its backend reads the guest's memory in a system call that does
-    /// not end.
+    /// Resets the device to its power-on state. `false` while its backend reads guest memory in a system call that does not
+    /// end.
     #[must_use]
     pub fn reset(&self) -> bool {
         let mut inner = self.lock();
         inner.reset();
         let done = !inner.slot.needs_reset();
         drop(inner);
-        // Notifications of the former guest are not this one's.
+        // Drop the former guest's notifications.
         for kick in &self.kicks {
             kick.take();
         }
         done
     }
 
-    /// Everything that a guest could tell the difference by.
+    /// Saves everything that a guest could see.
     #[must_use]
     pub fn save(&self) -> TransportState {
         let inner = self.lock();
@@ -249,10 +249,10 @@ impl VirtioMmio {
         }
     }
 
-    /// Takes on a saved state; [`retry`](Self::retry) is due before the guest runs.
+    /// Restores a saved state; call [`retry`](Self::retry) before the guest runs.
     ///
     /// # Errors
-    /// When the state is another device's, another version's, or cannot be.
+    /// When the state is another device's or another version's, or is not possible.
     pub fn restore(&self, state: &TransportState) -> Result<(), TransportError> {
         if state.version != TRANSPORT_STATE_VERSION {
             return Err(TransportError::Version { found: state.version });
@@ -269,7 +269,7 @@ impl VirtioMmio {
         self.raise(&mut inner, raised);
     }
 
-    /// The status bit first, the edge second: a driver that reacts at once must find the reason.
+    /// Set the status bit before the edge: a driver that reacts at once must find the reason.
     fn raise(&self, inner: &mut Inner, raised: Interrupt) {
         if raised.any() {
             let used = if raised.used { INTERRUPT_USED } else { 0 };
@@ -312,7 +312,7 @@ impl Inner {
         }
     }
 
-    /// Serves a register write; what to interrupt for.
+    /// Serves a register write; returns what to interrupt for.
     fn write(&mut self, offset: u64, value: u32) -> Interrupt {
         match offset {
             reg::DEVICE_FEATURES_SEL => self.registers.device_features_sel = value,
@@ -337,7 +337,7 @@ impl Inner {
         Interrupt::NONE
     }
 
-    /// A driver that is up is told that the device needs a reset by a change of the configuration (2.1.2).
+    /// Interrupts a running driver with a configuration change: the device needs a reset (2.1.2).
     fn tell_of_reset(&self) -> Interrupt {
         let up = self.registers.status & status::DRIVER_OK != 0;
         Interrupt { used: false, config: up }
@@ -365,7 +365,7 @@ impl Inner {
         }
     }
 
-    /// Features are settled once the device has said FEATURES_OK (virtio 1.2, 2.2.1).
+    /// Features are fixed once FEATURES_OK is set (virtio 1.2, 2.2.1).
     fn accept_features(&mut self, value: u32) {
         if self.registers.status & status::FEATURES_OK != 0 {
             return;
@@ -379,8 +379,8 @@ impl Inner {
         self.registers.driver_features = kept | u64::from(value) << shift;
     }
 
-    /// Zero resets; otherwise bits are only ever added (virtio 1.2, 2.1.1 and 3.1.1), each after those that come before it. A
-    /// driver that has failed, or was told to reset the device, gets no further.
+    /// Zero resets. Otherwise bits are only added (virtio 1.2, 2.1.1 and 3.1.1), each after its predecessors. A driver that
+    /// has failed, or must reset the device, gets no further.
     fn set_status(&mut self, value: u32) -> Interrupt {
         if value == 0 {
             self.reset();
@@ -400,14 +400,14 @@ impl Inner {
                 return self.refuse_step(step);
             }
             if let Err(error) = self.take_step(step) {
-                // The driver reads the status back, and sees that the bit is missing.
+                // The driver reads the status back and sees that the bit is missing.
                 self.slot.warn(|| format!("{error}; the driver is not let go on"));
                 return if self.slot.needs_reset() { told() } else { Interrupt::NONE };
             }
             self.registers.status |= step;
         }
         if wanted & status::DRIVER_OK != 0 {
-            // What was made available, or arrived, before the driver was up.
+            // Serve what was made available, or arrived, before the driver was up.
             return self.slot.retry_all();
         }
         Interrupt::NONE
@@ -425,7 +425,7 @@ impl Inner {
     fn refuse_step(&mut self, step: u32) -> Interrupt {
         let (slot, status) = (self.slot.slot(), self.registers.status);
         if self.slot.needs_reset() {
-            // It goes on without having looked: once more.
+            // The driver continues without reading the status: interrupt it again.
             return told();
         }
         self.slot.warn(|| {
@@ -440,7 +440,7 @@ impl Inner {
     }
 }
 
-/// A change of the configuration: the driver looks at the status.
+/// The interrupt for a configuration change: the driver then reads the status.
 fn told() -> Interrupt {
     Interrupt { used: false, config: true }
 }

@@ -1,8 +1,8 @@
-//! What this side is, as the answer to a primary's Hello: a machine like the primary's, and what is found of its disks and its
+//! Builds the answer to a primary's Hello: a machine like the primary's, and what this side finds of its disks and its
 //! arbiter.
 //!
-//! Storage, networks and the arbiter may not answer. So they are asked aside, and a primary is refused that would have to wait
-//! for them: the standby's own thread is there for commands (P9).
+//! Storage, networks and the arbiter may not answer. They are read in other threads, with a time limit, and a primary that
+//! would wait longer is refused: the standby's own thread must stay free for commands (P9).
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,10 +22,10 @@ use crate::machine::Machine;
 use crate::machine::interface;
 use crate::machine::storage::answer_marks;
 
-/// What has not answered for so long is not there.
+/// A resource that has not answered within this time counts as missing.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The machines are made by one thread at a time, and nobody else takes the lock.
+/// One thread at a time builds a machine, and no other takes this lock.
 pub(super) struct Describing {
     factory: Arc<Mutex<Box<dyn MachineFactory>>>,
     machine: Aside,
@@ -39,7 +39,7 @@ impl Describing {
     }
 }
 
-/// A machine that is here, and what this side sees of its disks.
+/// A machine that was built here, and what this side sees of its disks.
 struct Found {
     machine: Arc<Machine>,
     authority: CommitAuthority,
@@ -60,7 +60,7 @@ impl StandbyDriver {
     }
 
     fn host(&mut self, hello: &Hello) -> Result<Hello, String> {
-        // All together is over before a primary with the same options gives this side up.
+        // All steps together end before a primary with the same options drops this side.
         let until = Instant::now() + PATIENCE.min(self.config.options.setup_timeout / 2);
         self.let_go();
         self.former.is_gone_within(left(until))?;
@@ -69,7 +69,7 @@ impl StandbyDriver {
         let boot = hello.boot.clone();
         let primary = (hello.term, hello.holder.clone());
         let session = random_number();
-        // Whoever is refused from here on gives it up.
+        // From here on, a refusal drops the hosted machine.
         self.hosted = Some(Hosted {
             session,
             machine: machine.clone(),
@@ -85,7 +85,7 @@ impl StandbyDriver {
             Some(arbiter) => arbiter.holder().to_owned(),
             None => holder_name("standby"),
         };
-        // Term, session and options are the primary's: the core fills them in.
+        // The core fills in term, session and options: the primary sets them.
         let mut ours = Hello {
             holder,
             standby_session: session,
@@ -104,7 +104,7 @@ impl StandbyDriver {
         self.describing.machine.run(task, patience, move || {
             let built = factory.lock().unwrap_or_else(PoisonError::into_inner).build(&layout);
             let (machine, authority) = built.map_err(|error| error.to_string())?;
-            // Not kept: only whether there will be enough when the first checkpoint comes.
+            // Hold and release: this only checks that there will be enough when the first checkpoint comes.
             Reserve::of_trial(layout.cpus).hold().map_err(|error| error.to_string())?;
             let disks = answer_marks(machine.config(), has_arbiter, &theirs);
             let disks = disks.map_err(|error| error.to_string())?;
@@ -120,7 +120,7 @@ impl StandbyDriver {
         self.describing.word.run(task, patience, leave).map(Some)
     }
 
-    /// Says what this side has of what the guest boots, and makes ready for the rest.
+    /// Says which boot files this side has, and prepares to receive the others.
     fn describe_boot(&mut self, hello: &Hello, ours: &mut Hello) -> Result<(), BootError> {
         match &self.config.boot {
             Some(own) => {

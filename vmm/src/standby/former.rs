@@ -1,13 +1,13 @@
-//! The machine of a session that has ended, which is taken apart aside (P7, P9).
+//! Tears down the machine of an ended session in another thread (P7, P9).
 //!
-//! That waits for the machine's threads, and closes its disks, its networks and what KVM has of it. Any of them may take its
-//! time, and a standby that was denied a term has to be there for the primary that goes on.
+//! The teardown waits for the machine's threads and closes its disks, networks and KVM descriptors. Any of these may be
+//! slow, and a standby that was denied a term has to be ready for the primary that goes on.
 
 use std::time::{Duration, Instant};
 
 use kemari_support::aside::Aside;
 
-/// It takes some milliseconds.
+/// Usual upper bound: a teardown takes some milliseconds.
 const MOMENT: Duration = Duration::from_secs(1);
 
 /// See the module.
@@ -15,7 +15,7 @@ const MOMENT: Duration = Duration::from_secs(1);
 pub(super) struct Former(Aside);
 
 impl Former {
-    /// Takes `machine` apart. When this returns that is done, unless it takes longer than a moment.
+    /// Tears `machine` down. Returns when that is done, or when it takes longer than a moment.
     pub(super) fn take_apart(&self, machine: impl Send + 'static) {
         let begun = Instant::now();
         let work = move || {
@@ -32,10 +32,10 @@ impl Former {
         }
     }
 
-    /// P9: what is left of one machine at most is kept.
+    /// P9: waits until the former machine is gone, so that at most one is kept.
     ///
     /// # Errors
-    /// When it is still being taken apart after `patience`: a large one takes its time.
+    /// When the teardown is not done within `patience`: a large machine takes long.
     pub(super) fn is_gone_within(&self, patience: Duration) -> Result<(), String> {
         if self.0.is_over_within(patience) {
             return Ok(());

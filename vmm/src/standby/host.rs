@@ -1,4 +1,4 @@
-//! How a standby comes to a machine like the primary's.
+//! How a standby makes a machine like the primary's.
 
 use std::sync::Arc;
 
@@ -7,14 +7,14 @@ use io_gate::host::CommitAuthority;
 
 use crate::machine::Machine;
 
-/// Why this side cannot have a machine like the primary's.
+/// Why this side cannot make a machine like the primary's.
 pub type HostError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Makes machines of the primary's size with this side's own backends.
+/// Makes machines of the primary's layout with this side's own backends.
 pub trait MachineFactory: Send {
-    /// A machine that has not run, and the authority over its gate.
+    /// Makes a machine that has not run, and the authority over its gate.
     ///
     /// # Errors
-    /// Why it cannot be had here, and what to change.
+    /// Why the machine cannot be made here, and what to change.
     fn build(&self, layout: &MachineLayout) -> Result<(Arc<Machine>, CommitAuthority), HostError>;
 }

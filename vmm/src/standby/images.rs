@@ -1,7 +1,9 @@
-//! The kernel and initrd of the primary's guest, as they come over the link: in memory of their own (a memfd), so that a
-//! reset after a takeover waits for no disk, and known by their content, so that they come once.
+//! The kernel and initrd of the primary's guest, as received over the link.
 //!
-//! P9: they are those of one guest; the handshake has bounded what is to come by the size of guest memory.
+//! They are kept in memory (a memfd), so that a reset after a takeover waits for no disk. They are identified by their
+//! content, so that each is sent once.
+//!
+//! P9: only one guest's files are kept; the handshake has bounded their size by the size of guest memory.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -18,7 +20,7 @@ use crate::boot::{Boot, Image, ImageHash};
 pub(super) struct Images {
     held: Vec<(ImageId, Arc<Image>)>,
     coming: VecDeque<Coming>,
-    /// What went wrong in this session.
+    /// The first error of this session.
     problem: Option<String>,
 }
 
@@ -29,7 +31,7 @@ struct Coming {
 }
 
 impl Images {
-    /// What of `boot` is here already; everything else is dropped.
+    /// Keeps the files of `boot` that are here already and drops all others; returns the kept ones.
     pub(super) fn keep(&mut self, boot: Option<&BootSource>) -> Vec<ImageId> {
         self.coming.clear();
         self.problem = None;
@@ -38,7 +40,7 @@ impl Images {
         self.held.iter().map(|(id, _)| *id).collect()
     }
 
-    /// A session begins in which the primary sends what this side, as it has described itself, lacks.
+    /// Begins a session: the primary will send the files that are missing in `ours`.
     pub(super) fn expect(&mut self, primary: &Hello, ours: &Hello) {
         let kernel = primary.boot.as_ref().map(|boot| boot.kernel);
         let what = |id| if Some(id) == kernel { "kernel" } else { "initrd" };
@@ -48,7 +50,7 @@ impl Images {
         self.finish_whole();
     }
 
-    /// Takes the next bytes. What goes wrong is told by [`boot`](Self::boot).
+    /// Takes the next bytes. [`boot`](Self::boot) reports an error in them.
     pub(super) fn take(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && self.problem.is_none() {
             let Some(coming) = self.coming.front_mut() else { return };
@@ -66,7 +68,7 @@ impl Images {
         }
     }
 
-    /// Moves what has come whole, and is what was announced, to what is held.
+    /// Moves a file that is complete and has the announced content to the kept ones.
     fn finish_whole(&mut self) {
         while self.problem.is_none()
             && let Some(coming) = self.coming.pop_front_if(|coming| coming.is_whole())
@@ -109,7 +111,7 @@ impl Coming {
         self.into.as_ref().map_or(0, |(_, hash)| hash.size()) == self.id.size
     }
 
-    /// Takes of `bytes` what belongs to it; how many.
+    /// Takes its part of `bytes`; returns how many bytes that was.
     fn take(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let (file, hash) = match &mut self.into {
             Some(into) => into,

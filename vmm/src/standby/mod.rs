@@ -1,5 +1,5 @@
-//! The standby's driver: it receives checkpoints for the protocol core, applies them to a machine
-//! that does not run, and hands the machine over when the core has won the right to it.
+//! The standby's driver. It receives checkpoints for the protocol core, applies them to a machine that does not run, and hands
+//! the machine over when the core has won the right to run it.
 //!
 //! ```text
 //!   acceptor thread ─ links ─┐
@@ -58,61 +58,62 @@ pub use host::{HostError, MachineFactory};
 pub(crate) use ready::Preparing;
 pub use status::StandbyStatus;
 
-/// Inputs that wait for this thread, at most: the rest waits in the socket (constant memory).
+/// Upper bound for queued inputs: further data waits in the socket (constant memory).
 const QUEUE: usize = 16;
-/// Frames of a checkpoint that become one input, at most: this thread is woken for some of them together, and checks them
-/// while the next ones are received.
+/// Upper bound for frames of a checkpoint in one input: this thread is woken once for several frames, and checks them while the
+/// next ones are received.
 const TOGETHER: usize = 8;
-/// Bytes in an input that is made of several frames, but for the last of these.
+/// Upper bound for the bytes of an input made of several frames, not counting the last frame.
 const BYTES_TOGETHER: usize = 4 << 20;
-/// The device thread takes on a checkpoint's state in a fraction of it.
+/// The device thread usually takes a checkpoint's state on in a fraction of this time.
 const SOON: Duration = Duration::from_millis(20);
-/// P9: what it has not taken on for so long is refused: the device thread is stuck, and would not serve the guest either.
+/// P9: a state that the device thread has not taken on within this time is refused: the thread is stuck and could not serve the
+/// guest either.
 const DEVICE_PATIENCE: Duration = Duration::from_secs(5);
-/// A checkpoint of so many pages is done with long before anybody misses this side.
+/// A checkpoint of at most this many pages is processed long before the primary misses a sign of life.
 const FEW_PAGES: u64 = 1024;
-/// A primary that does not take an acknowledgement for so long is given up.
+/// A primary that does not take an acknowledgement within this time is dropped.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a standby that was told to end waits for the answer of an arbiter.
+/// How long a stopped standby waits for the arbiter's answer.
 const LAST_ANSWER: Duration = Duration::from_secs(2);
 
-/// What this side says of itself, and what it can be tuned by.
+/// A standby's identity and options.
 #[derive(Clone, Debug)]
 pub struct StandbyConfig {
     /// The virtual machine's name.
     pub name: String,
     /// The protocol core's options.
     pub options: StandbyOptions,
-    /// What the guest boots when it is reset; without, the primary's files are sent.
+    /// What the guest boots at a reset; `None`: the primary sends its files.
     pub boot: Option<Arc<Boot>>,
-    /// Where it is recorded what this side did, and when.
+    /// The audit log: what this side did, and when.
     pub audit: Option<Arc<Recorder>>,
 }
 
-/// What happens to a standby: for the threads that feed it.
+/// Input for the standby's thread from the other threads.
 pub enum Input {
-    /// For the core.
+    /// An event for the core.
     Event(Event),
-    /// For the core, in this order.
+    /// Frames for the core, in this order.
     Frames(LinkId, Vec<Frame>),
-    /// Somebody has connected, may, and has said Hello.
+    /// A peer has connected, is permitted to, and has said Hello.
     Link(Link, String, Box<Frame>),
-    /// For the core, from an operator, who is told whether it was taken; with the session that he has seen, where the wish is for
+    /// An event for the core from an operator, who is answered; with the session that the operator saw, if the request is for
     /// that one only.
     Operator(Event, Option<SessionId>, Answer),
-    /// What a takeover without an arbiter needs is open, or cannot be, for a wish of this session.
+    /// For a request in this session: the result of opening what a takeover without an arbiter needs.
     Opened(SessionId, Result<(), String>, Answer),
-    /// The operator wants new keys on the link.
+    /// The operator asks for new keys on the link.
     RotateKeys(Answer),
 }
 
-/// Tells an operator whether a wish was taken, or why not. Has room for one answer, so that nobody waits.
+/// Answers an operator's request. Has room for one answer, so that no thread waits.
 pub type Answer = SyncSender<Result<(), String>>;
 
-/// A session with a primary, by this side's number for it; 0: none.
+/// This side's number for a session with a primary; 0: no session.
 pub type SessionId = u64;
 
-/// Ends a standby, without waiting for it.
+/// Stops a standby without waiting for it.
 #[derive(Clone)]
 pub struct StopHandle {
     wanted: Arc<AtomicBool>,
@@ -120,40 +121,41 @@ pub struct StopHandle {
 }
 
 impl StopHandle {
-    /// The standby ends when it is done with the input that it is at.
+    /// Stops the standby after its current input.
     pub fn stop(&self) {
         self.wanted.store(true, Ordering::Release);
-        // Only to wake it: a full queue, too, has it look at what is wanted before it waits. One that has ended needs no stopping.
+        // Only to wake the thread: it checks `stop_wanted` before it waits, so a full queue loses nothing. A standby that has
+        // ended needs no stop.
         let _ = self.inputs.try_send(Input::Event(Event::Tick));
     }
 }
 
-/// How a standby ends.
+/// How a standby has ended.
 pub enum End {
-    /// It has the right to go on with the guest.
+    /// It has won the right to continue the guest.
     TakeOver(Box<Inheritance>),
-    /// It was told to end.
+    /// It was stopped.
     Stopped {
-        /// By whom, or what.
+        /// Who or what stopped it.
         reason: String,
-        /// Whether it had won the right to go on by then, which is given back.
+        /// Whether it had won the right to continue by then; that right is released.
         had_won: bool,
     },
 }
 
-/// A machine to go on with, and the right to.
+/// A machine that can be continued, and the right to do so.
 pub struct Inheritance {
     /// The machine; its memory is the checkpoint's.
     pub machine: Arc<Machine>,
-    /// Over the machine's gate.
+    /// The authority over the machine's gate.
     pub authority: CommitAuthority,
-    /// The checkpoint's other state.
+    /// The rest of the checkpoint's state.
     pub state: MachineState,
-    /// The right.
+    /// The proof that the term is won.
     pub taken: TakenOver,
-    /// What led to it.
+    /// Why this side takes over.
     pub reason: String,
-    /// When the right was won.
+    /// When the term was won.
     pub won_at: Instant,
 }
 
@@ -161,14 +163,14 @@ struct Hosted {
     session: SessionId,
     machine: Arc<Machine>,
     authority: CommitAuthority,
-    /// The primary: its term, and what it is called.
+    /// The primary's term and name.
     primary: (Term, String),
     /// What the primary boots.
     boot: Option<BootSource>,
-    /// The state of the checkpoint that was tried last, and of the one that was applied last.
+    /// The state of the last checkpoint that was tried, and of the last one that was applied.
     tried: Option<MachineState>,
     applied: Option<MachineState>,
-    /// What states are tried on, from a session's first checkpoint on.
+    /// The virtual machine that states are tried on, made at a session's first checkpoint.
     trial: Option<Trial>,
 }
 
@@ -197,37 +199,37 @@ pub struct StandbyDriver {
     hosted: Option<Hosted>,
     former: Former,
     link: Option<(LinkId, Link)>,
-    /// The session that was accepted last, and its link.
+    /// The last accepted session and its link.
     session: (LinkId, u64),
     next_link: u64,
     origin: Instant,
     inputs: SyncSender<Input>,
     queue: Receiver<Input>,
-    /// P9: asked for by threads that do not wait for room in the queue.
+    /// P9: set by threads that must not wait for room in the queue.
     stop_wanted: Arc<AtomicBool>,
     status: Arc<Mutex<StandbyStatus>>,
-    /// What the arbiter is being asked, or is about to be.
+    /// The question to the arbiter that is asked or about to be asked.
     asked: Option<Question>,
-    /// The term that was asked for last, and for which machine, which may be given up before the answer comes.
+    /// The last term that was claimed, and the machine it was claimed for: that machine may be dropped before the answer comes.
     asked_for: Option<(Term, MachineConfig)>,
-    /// Descriptors for a takeover.
+    /// Descriptors held for a takeover.
     reserve: Arc<Reserve>,
     pulse: Pulse,
     preparing: Preparing,
-    /// For an operator, whose wish comes again then.
+    /// Whether backends are being opened for an operator's takeover; the request is repeated when they are open.
     opens_for_operator: bool,
-    /// Whose the records beside the disks are to be.
+    /// The expected holder of the records beside the disks.
     expected: Arc<Expected>,
-    /// Whose device thread is to answer.
+    /// The device thread that must answer.
     devices: Devices,
-    /// What frames come in.
+    /// Buffers for received frames.
     buffers: Buffers,
-    /// What came of the primary's kernel and initrd.
+    /// What was received of the primary's kernel and initrd.
     images: Images,
 }
 
 impl StandbyDriver {
-    /// A standby that makes its machines by `factory`.
+    /// Makes a standby that makes its machines with `factory`.
     pub fn new(
         mut config: StandbyConfig,
         arbiter: Option<Arc<dyn Arbiter>>,
@@ -263,7 +265,7 @@ impl StandbyDriver {
         }
     }
 
-    /// Tells `resources` whose machine this side holds, and what it has open; lets go of their reserve when a takeover needs it.
+    /// Tells `resources` which machine this side holds and what it has open, and releases their reserve when a takeover needs it.
     #[must_use]
     pub fn with_resources(mut self, resources: &Resources) -> Self {
         self.reserve = resources.reserve();
@@ -273,17 +275,17 @@ impl StandbyDriver {
         self
     }
 
-    /// Where the operator's wishes go.
+    /// Where to send an operator's requests.
     pub fn inputs(&self) -> SyncSender<Input> {
         self.inputs.clone()
     }
 
-    /// How it is ended by whoever must not wait for it.
+    /// A handle to stop the standby, for a thread that must not wait.
     pub fn stop_handle(&self) -> StopHandle {
         StopHandle { wanted: self.stop_wanted.clone(), inputs: self.inputs.clone() }
     }
 
-    /// What an operator may see of it.
+    /// The status for operators.
     pub fn status(&self) -> Arc<Mutex<StandbyStatus>> {
         self.status.clone()
     }
@@ -295,7 +297,7 @@ impl StandbyDriver {
     pub fn run(mut self, listener: LinkListener) -> std::io::Result<End> {
         let (inputs, reserve) = (self.inputs.clone(), self.reserve.clone());
         threads::start("acceptor", move || {
-            // It starts a thread for each stranger.
+            // This thread starts a thread for each stranger.
             seccomp::enter(Role::Main, &[]);
             strangers::accept(&listener, &inputs, &reserve);
         })?;
@@ -328,7 +330,7 @@ impl StandbyDriver {
                     continue;
                 }
                 Some(Input::Link(link, peer, hello)) => match self.admit(link, &peer) {
-                    // The core ignores what a link says that it has turned away.
+                    // The core ignores frames from a link that it has turned away.
                     Some(link) => Event::Frame { link, frame: *hello },
                     None => continue,
                 },
@@ -345,7 +347,7 @@ impl StandbyDriver {
                     continue;
                 }
                 Some(Input::RotateKeys(answer)) => {
-                    // Whoever asked may have gone.
+                    // The requester may have gone.
                     let _ = answer.try_send(self.rotate_keys());
                     continue;
                 }
@@ -357,8 +359,8 @@ impl StandbyDriver {
         }
     }
 
-    /// A standby that was told to end while it asked for `term`, and may be given it: nobody will act in it, so it is free.
-    /// Whether it was given it.
+    /// After a stop while `term` was claimed: waits for the answer, and releases the term if it was granted, because this side
+    /// will not act in it. Returns whether it was granted.
     fn give_back(&self, term: Term) -> bool {
         let Some(arbiter) = &self.arbiter else { return false };
         let deadline = Instant::now() + LAST_ANSWER;
@@ -392,8 +394,8 @@ impl StandbyDriver {
         }
     }
 
-    /// The next input; none when the core's deadline has passed and no input waits: frames that
-    /// have come are given before a tick, or a busy standby would suspect a primary that speaks.
+    /// The next input; `None` when the core's deadline has passed and no input waits. Frames that have come are taken before a
+    /// tick, or a busy standby would suspect a primary that sends.
     fn next_input(&self) -> Option<Input> {
         if self.stop_wanted.swap(false, Ordering::AcqRel) {
             return Some(Input::Event(Event::OperatorStop));
@@ -415,7 +417,7 @@ impl StandbyDriver {
         }
     }
 
-    /// Starts to read from a link, after the Hello that came over it.
+    /// Starts the reader of a link whose Hello has come.
     fn admit(&mut self, link: Link, peer: &str) -> Option<LinkId> {
         let id = LinkId(self.next_link);
         self.next_link += 1;
@@ -435,7 +437,7 @@ impl StandbyDriver {
         let secured = if link.is_secured() { "TLS" } else { "not encrypted" };
         log::info!("connection from {peer} ({secured})");
         if self.link.is_some() {
-            // The core answers on this link and has it closed: keep the current one's place.
+            // The core answers on this link and closes it: keep the current link's place.
             self.refuse_second(id, link);
         } else {
             self.link = Some((id, link));
@@ -445,7 +447,7 @@ impl StandbyDriver {
         Some(id)
     }
 
-    /// One primary at a time: whoever else connects is told so, by the core's own words.
+    /// One primary at a time: the core refuses a second one with its own reason.
     fn refuse_second(&mut self, id: LinkId, link: Link) {
         let current = self.link.replace((id, link));
         let end = self.event(Event::Connected { link: id });
@@ -453,7 +455,7 @@ impl StandbyDriver {
         if self.link.is_none() {
             self.link = current;
         } else if let Some((_, old)) = current {
-            // The core has taken the newcomer: a primary of a later term.
+            // The core has accepted the new link: a primary of a later term.
             old.shutdown();
         }
     }
@@ -463,7 +465,7 @@ impl StandbyDriver {
         if !link.is_secured() {
             return Err("expected a link with --tls, found one without".to_owned());
         }
-        // Where it fails its reader finds the same, and tells the core.
+        // If this fails, the link's reader finds the same error and tells the core.
         link.rotate_keys()
             .map_err(|error| format!("the keys of the link are unchanged: {error}"))?;
         log::info!("the link has new keys");
@@ -474,7 +476,7 @@ impl StandbyDriver {
         self.hosted.as_ref().map_or(0, |hosted| hosted.session)
     }
 
-    /// P2: an operator who wanted one checkpoint to be used, or given up, has not spoken of any later one.
+    /// P2: an operator's request to use or drop one checkpoint does not hold for a later one.
     fn check_session(&self, said: SessionId) -> Result<(), String> {
         if said == self.held_session() {
             return Ok(());
@@ -484,7 +486,7 @@ impl StandbyDriver {
 
     fn operator(&mut self, event: Event, said: Option<SessionId>, answer: Answer) -> Option<End> {
         if let Some(Err(ended)) = said.map(|said| self.check_session(said)) {
-            // Whoever asked may have gone.
+            // The requester may have gone.
             let _ = answer.try_send(Err(ended));
             return None;
         }
@@ -492,7 +494,7 @@ impl StandbyDriver {
             let prepared = self.hosted.as_ref().is_some_and(|hosted| hosted.machine.is_prepared());
             if !prepared && self.opens_for_operator {
                 let why = "expected one take-over at a time, found that one is under way";
-                // Whoever asked may have gone.
+                // The requester may have gone.
                 let _ = answer.try_send(Err(why.to_owned()));
                 return None;
             }
@@ -505,15 +507,15 @@ impl StandbyDriver {
         let mut taken = Ok(());
         let end = self.event_or(event, |illegal| taken = Err(illegal.to_string()));
         if taken.is_err() && self.may_be_taken_over() {
-            // P9: there is no takeover after all, and the door is open to a primary that was allowed to go on.
+            // P9: no takeover follows, and a primary that was allowed to go on may join again.
             self.reserve.renew();
         }
-        // Whoever asked may have gone.
+        // The requester may have gone.
         let _ = answer.try_send(taken);
         end
     }
 
-    /// Whether an operator's wish can lead to a takeover: where the operator decides, or from a primary that lives.
+    /// Whether an operator's request can lead to a takeover: when the operator decides, or with a primary that lives.
     fn may_be_taken_over(&self) -> bool {
         match self.core.phase() {
             Phase::WaitingForOperator => true,
@@ -521,8 +523,9 @@ impl StandbyDriver {
         }
     }
 
-    /// What can go wrong is tried before. Without an arbiter the operator's word is all that a takeover needs; with one the primary's
-    /// output is held from the wish on, as nothing is acknowledged any more: it is not to wait for what is opened here.
+    /// Opens in another thread what the takeover needs, before the request takes effect. Without an arbiter no other step would
+    /// find an error. With one the primary's output is held from the request on, because nothing is acknowledged any more, and
+    /// must not wait for the opening.
     fn prepare_for_operator(&mut self, answer: Answer) {
         let Some(hosted) = &self.hosted else { return };
         let (machine, said) = (hosted.machine.clone(), hosted.session);
@@ -538,7 +541,7 @@ impl StandbyDriver {
                 (Ok(()), Some(arbiter)) => preparing.can_ask(arbiter),
                 (opened, _) => opened,
             };
-            // A standby that has ended needs none of it.
+            // A standby that has ended needs no result.
             let _ = inputs.send(Input::Opened(said, opened, answer));
         };
         if let Err(error) = std::thread::Builder::new().name("takeover".to_owned()).spawn(prepare) {
@@ -549,7 +552,7 @@ impl StandbyDriver {
         }
     }
 
-    /// The wish goes on, unless its session has ended meanwhile.
+    /// Continues the operator's request, unless its session has ended meanwhile.
     fn opened(
         &mut self,
         said: SessionId,
@@ -557,18 +560,19 @@ impl StandbyDriver {
         answer: Answer,
     ) -> Option<End> {
         let session = self.check_session(said);
-        // Of a later session another wish may be under way.
+        // If the session is another one, a request of the new session may be under way.
         self.opens_for_operator &= session.is_err();
         match (session, opened) {
             (Ok(()), Ok(())) => self.operator(Event::OperatorTakeOver, Some(said), answer),
             (Ok(()), Err(reason)) => {
-                // Whoever asked may have gone.
+                // The requester may have gone.
                 let _ = answer.try_send(Err(format!("cannot take over: {reason}")));
                 match self.core.phase() {
-                    // The primary goes on, and this side holds what it held.
+                    // The primary goes on, and this side holds its reserve again.
                     Phase::Ready => self.reserve.renew(),
                     Phase::WaitingForOperator => return self.event(Event::CannotGoOn { reason }),
-                    // P7: the primary has gone out of reach meanwhile. What is held is kept, as all is tried again for the arbiter.
+                    // P7: the primary has gone out of reach meanwhile. Keep what is open: everything is tried again for the
+                    // arbiter.
                     _ => {}
                 }
                 None
@@ -584,7 +588,7 @@ impl StandbyDriver {
         self.event_or(event, |illegal| log::debug!("{illegal}"))
     }
 
-    /// Gives the core an event, and what follows from it; `refused` is told what the core does not take.
+    /// Gives the core an event and performs what follows; calls `refused` if the core does not take the event.
     fn event_or(&mut self, event: Event, mut refused: impl FnMut(Illegal)) -> Option<End> {
         let mut events = vec![self.if_it_can_go_on(event)];
         while let Some(event) = events.pop() {
@@ -625,7 +629,7 @@ impl StandbyDriver {
                 }
             }
         }
-        // What waits holds nothing: no lock of a disk either, which a primary that was refused needs when it comes corrected.
+        // A waiting standby holds no machine and no disk lock: a refused primary needs the lock when it comes back corrected.
         if self.core.phase() == Phase::Waiting {
             self.let_go();
         }
@@ -633,7 +637,7 @@ impl StandbyDriver {
         None
     }
 
-    /// P9: what is held is given up; nothing waits long for its end.
+    /// P9: drops the hosted machine; no thread waits long for its end.
     fn let_go(&mut self) {
         self.devices.set(None);
         if let Some(hosted) = self.hosted.take() {
@@ -641,8 +645,8 @@ impl StandbyDriver {
         }
     }
 
-    /// P7: `term` was won and is wanted no more. Nobody acts in it, so that nobody else need be kept from the next one, or from
-    /// the disks.
+    /// P7: releases `term`, which was won and is not wanted any more. This side does not act in it, so other machines need not be
+    /// kept from the next term or from the disks.
     fn give_free(&mut self, term: Term) {
         let Some(arbiter) = self.arbiter.clone() else { return };
         let machine = self.asked_for.take_if(|(asked, _)| *asked == term);
@@ -670,7 +674,7 @@ impl StandbyDriver {
                 {
                     log::info!("link closed: {reason}");
                     link.shutdown();
-                    // Not so for a second primary that was turned away.
+                    // Not for a second primary that was turned away.
                     if id == self.session.0 {
                         self.record(kemari_audit::Event::Left { session: self.session.1 });
                     }
@@ -703,7 +707,7 @@ impl StandbyDriver {
                 applied
             }
             Action::AskArbiter { term, why } => {
-                // From here on they are needed.
+                // From here on the takeover needs the descriptors.
                 self.reserve.release();
                 self.ask_arbiter(term, why)
             }
@@ -740,7 +744,7 @@ impl StandbyDriver {
         }
     }
 
-    /// Whether the guest can be reset here (P7): the files that it boots are this side's own, or have come.
+    /// Whether the guest can be reset here (P7): this side has its own boot files, or has received them.
     fn ready_to_boot(&self) -> Result<(), String> {
         let Some(Hosted { machine, boot: Some(source), .. }) = &self.hosted else { return Ok(()) };
         let boot = match &self.config.boot {
@@ -757,7 +761,7 @@ impl StandbyDriver {
         }
     }
 
-    /// What lets the primary do something is on record before it is said (P1).
+    /// P1: records a word that lets the primary do something before it is sent.
     fn record_word(&mut self, link: LinkId, frame: &Outgoing) {
         let Some(audit) = self.config.audit.clone() else { return };
         let (epoch, term) = (frame.epoch.0, frame.term.0);
@@ -795,15 +799,15 @@ impl StandbyDriver {
             .map_err(std::io::Error::other)
             .and_then(|_| link.write_all(&bytes));
         if let Err(error) = sent {
-            // That the link is lost is for its reader to say, after what has come: a primary that has said good-bye has closed,
-            // and its last word may still be unread here (P7).
+            // The link's reader reports the loss, after it has read what has come: a primary that said good-bye has closed, and
+            // its last word may still be unread here (P7).
             log::debug!("cannot send the primary any more: {error}");
             link.shutdown();
         }
         Next::Nothing
     }
 
-    /// A primary is let in. P2: this side claims the next term as the successor of this process, and of no other.
+    /// Lets a primary in. P2: this side claims the next term as the successor of exactly this process.
     fn follow(&self) {
         let primary = self.hosted.as_ref().map(|hosted| hosted.primary.clone());
         if let (Some(arbiter), Some((term, holder))) = (&self.arbiter, &primary) {
@@ -821,7 +825,7 @@ impl StandbyDriver {
         }
     }
 
-    /// Where the work with it may take long.
+    /// Gives signs of life if the work with this checkpoint may take long.
     fn give_signs_of_life_for(&mut self, checkpoint: &Checkpoint) {
         let first = self.hosted.as_ref().is_some_and(|hosted| hosted.applied.is_none());
         if first || checkpoint.pages() > FEW_PAGES || checkpoint.hashes().is_some() {
@@ -829,8 +833,8 @@ impl StandbyDriver {
         }
     }
 
-    /// Until the pulse is stopped: this thread is about to do work that may take long, and hears
-    /// and says nothing meanwhile.
+    /// Gives signs of life until the pulse is stopped: this thread is about to do work that may take long, and neither reads nor
+    /// writes the link meanwhile.
     fn give_signs_of_life(&mut self) {
         let now = self.now();
         let Some((id, frame)) = self.core.sign_of_life(now) else { return };
@@ -838,7 +842,7 @@ impl StandbyDriver {
             return;
         };
         let mut bytes = Vec::new();
-        // A link that cannot be written to is found out by whoever reads it.
+        // The link's reader finds a link that cannot be written to.
         if frame.encode(&mut bytes).is_ok()
             && let Ok(link) = link.try_clone()
         {
@@ -846,8 +850,7 @@ impl StandbyDriver {
         }
     }
 
-    /// Whether the checkpoint can be applied (P4): its state decodes, and the devices and KVM take
-    /// it on.
+    /// Whether the checkpoint can be applied (P4): its state decodes, and the devices and KVM accept it.
     fn check(&mut self, checkpoint: &Checkpoint) -> Event {
         let epoch = checkpoint.epoch();
         let refuse = |reason: String| Event::NotApplicable { epoch, reason };
@@ -914,7 +917,7 @@ impl StandbyDriver {
         })
     }
 
-    /// Without an arbiter the operator's word is all that a takeover needs: also then it is tried before.
+    /// Without an arbiter a takeover needs only the operator's word: try the state in this case as well.
     fn if_it_can_go_on(&mut self, event: Event) -> Event {
         if event != Event::OperatorTakeOver || self.core.phase() != Phase::WaitingForOperator {
             return event;
@@ -925,8 +928,8 @@ impl StandbyDriver {
         }
     }
 
-    /// Whether this host's KVM takes the state that a takeover would begin with. What cannot be tried, as the host is out of
-    /// something, is not refused.
+    /// Whether this host's KVM accepts the state that a takeover would begin with. A state that cannot be tried because the host
+    /// is out of a resource is not refused.
     fn try_applied(&mut self) -> Result<(), String> {
         let Some(Hosted { machine, applied: Some(state), trial, .. }) = &mut self.hosted else {
             return Err("there is no checkpoint".to_owned());
@@ -945,7 +948,7 @@ impl StandbyDriver {
 
     fn ask_arbiter(&mut self, term: Term, why: String) -> Next {
         let Some(arbiter) = self.arbiter.clone() else { return Next::Nothing };
-        // P4: before the term is won, not after. In a session only states of a kind that was new were tried.
+        // P4: try the state before the term is won. Within a session only states of a new kind were tried.
         if let Err(reason) = self.try_applied() {
             return Next::Event(Event::CannotGoOn { reason });
         }
@@ -962,7 +965,7 @@ impl StandbyDriver {
         self.asked_for = Some((term, machine.config().clone()));
         let (preparing, inputs) = (self.preparing.clone(), self.inputs.clone());
         let asking = move || {
-            // P9: all that can fail in a takeover is done before the term is won.
+            // P9: everything that can fail in a takeover is done before the term is won.
             let prepared = preparing.prepare(&machine);
             drop(machine);
             let event = match prepared {
@@ -1020,7 +1023,8 @@ impl StandbyDriver {
     }
 }
 
-/// P2: `term` is this side's, and nobody has written in it. Storage may not answer, and an end does not wait for it (P9).
+/// P2: frees the disks in `term`, which this side has won and has not written in. Storage may not answer, and a stop does not
+/// wait for it (P9).
 fn give_disks_back(machine: MachineConfig, term: Term, holder: &str) {
     let holder = holder.to_owned();
     let work = move || disks::give_back(&machine, term, &holder).map_err(|error| error.to_string());
@@ -1038,8 +1042,8 @@ enum Next {
     End(End),
 }
 
-/// As [`write`]; memory that is all zero already is left alone, so that what the guest never touched takes no memory of
-/// this host either.
+/// As [`write`], but leaves memory alone that is already all zero: what the guest never touched then takes no memory of this
+/// host.
 fn fill(machine: &Machine, address: u64, page: &[u8]) -> Result<(), vm_memory::GuestMemoryError> {
     if page.try_into().is_ok_and(is_zero) {
         let mut present = [0; PAGE_SIZE];
@@ -1062,7 +1066,7 @@ fn read(link: Link, id: LinkId, every: Duration, buffers: &Buffers, inputs: &Syn
     };
     let (mut frames, mut bytes) = (Vec::new(), 0);
     let end = read_frames(Watched::new(link, every, progress), buffers, |frame| {
-        // Of no use before the end of the checkpoint has come.
+        // Such a frame is of no use before the end of the checkpoint has come.
         let waits = matches!(frame.header.kind, Kind::Pages | Kind::State);
         bytes += frame.header.body_len as usize;
         frames.push(frame);

@@ -1,5 +1,7 @@
-//! Signs of life while the standby's thread is busy: a large checkpoint takes time to check, to apply and to hash, and a
-//! primary that hears nothing would think that its standby is dead.
+//! Signs of life while the standby's thread is busy.
+//!
+//! A large checkpoint takes time to check, apply and hash, and a primary that hears nothing would take its standby for
+//! dead.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,7 +12,7 @@ use kemari_confine::threads;
 
 use crate::link::Link;
 
-/// A thread that repeats one frame. Nothing else is written to the link meanwhile.
+/// A thread that repeats one frame. No other thread writes to the link meanwhile.
 #[derive(Default)]
 pub(super) struct Pulse(Arc<Shared>);
 
@@ -23,7 +25,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     work: Option<Work>,
-    /// Whether the thread waits until it is woken: an idle standby is to cost next to nothing.
+    /// Whether the thread sleeps until it is woken: an idle standby costs next to nothing.
     asleep: bool,
     /// How often work has begun.
     given: u64,
@@ -38,8 +40,8 @@ struct Work {
 }
 
 impl Pulse {
-    /// Starts the thread: it gives a sign every `interval`, but for no longer than `patience`: work that takes longer has
-    /// gone wrong, and the primary is to find out.
+    /// Starts the thread: it sends a sign each `interval`, for at most `patience`. Work that takes longer has gone wrong,
+    /// and the primary must find out.
     ///
     /// # Errors
     /// When the process is out of threads.
@@ -53,7 +55,7 @@ impl Pulse {
         Ok(Self(shared))
     }
 
-    /// From now on `frame` is sent again and again, the first time after an interval.
+    /// Starts to repeat `frame`, the first time after an interval.
     pub(super) fn give(&self, link: Link, frame: Vec<u8>) {
         let now = Instant::now();
         let mut state = self.0.lock();
@@ -64,7 +66,7 @@ impl Pulse {
         }
     }
 
-    /// Not any more. When this returns, no frame is under way.
+    /// Stops repeating. When this returns, no frame is being written.
     pub(super) fn stop(&self) {
         self.0.lock().work = None;
     }
@@ -86,10 +88,10 @@ impl Shared {
                 && work.begun.elapsed() <= patience
             {
                 work.beat = Instant::now();
-                // A link that is broken is found out by whoever reads it.
+                // The link's reader finds a broken link.
                 let _ = work.link.write_all(&work.frame);
             }
-            // Nobody is woken when work follows work: most of it is over before this thread would be awake.
+            // Work that follows work wakes no thread: most of it is over before this thread would run.
             let before = state.given;
             state = self
                 .changed
@@ -100,7 +102,7 @@ impl Shared {
         }
     }
 
-    /// Until there is work, if there was none since so much of it had been given.
+    /// Sleeps until there is work. Returns at once if work was given since `before` was read.
     fn sleep<'s>(&self, mut state: MutexGuard<'s, State>, before: u64) -> MutexGuard<'s, State> {
         while state.work.is_none() && state.given == before && !state.over {
             state.asleep = true;

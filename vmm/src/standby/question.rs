@@ -1,7 +1,7 @@
-//! A question to the arbiter: it is asked some time after the standby wants it to be, and withdrawn until then (P2, P7).
+//! A question to the arbiter: between the standby's wish and the question itself it can be withdrawn (P2, P7).
 //!
-//! A term that is won for a standby that ends meanwhile, or holds nothing any more, takes the right from a primary that may
-//! live, and the guest is nowhere.
+//! A term that is won for a standby that has ended meanwhile, or holds no checkpoint any more, takes the right from a
+//! primary that may be alive: then no machine runs the guest.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,45 +10,45 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use ft_core::Term;
 use io_gate_host::utc;
 
-/// What takes longer is told.
+/// A question that takes longer is reported.
 const LATE: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub(super) struct Question {
     term: Term,
-    /// Whether it has been asked, or withdrawn: what comes first holds.
+    /// Whether the question was asked or withdrawn: the first of the two holds.
     settled: Arc<AtomicBool>,
     since: Instant,
-    /// The same for people, in seconds since 1970.
+    /// The start in seconds since 1970, for messages.
     date: u64,
-    /// Whether it is on record that it takes long.
+    /// Whether the long wait has been reported.
     told: bool,
 }
 
 impl Question {
-    /// One that is not asked yet.
+    /// Makes a question that is not asked yet.
     pub(super) fn new(term: Term) -> Self {
         let date = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Self { term, settled: Arc::default(), since: Instant::now(), date, told: false }
     }
 
-    /// What is asked for.
+    /// The term that is asked for.
     pub(super) fn term(&self) -> Term {
         self.term
     }
 
-    /// `true` for who is to ask now: it counts as asked from here on.
+    /// Call this before asking. `true`: ask now, it counts as asked. `false`: it was withdrawn.
     pub(super) fn may_be_asked(&self) -> bool {
         !self.settled.swap(true, Ordering::SeqCst)
     }
 
-    /// `true`: it will never be asked. `false`: it has been, or is about to be.
+    /// Withdraws the question. `true`: it will never be asked. `false`: it was asked, or is about to be.
     pub(super) fn withdraw(&self) -> bool {
         !self.settled.swap(true, Ordering::SeqCst)
     }
 
-    /// What it waits for, where that takes long.
+    /// What the question waits for, if that takes long.
     pub(super) fn overdue(&self) -> Option<String> {
         if self.since.elapsed() < LATE {
             return None;
@@ -64,14 +64,14 @@ impl Question {
         })
     }
 
-    /// The same, once.
+    /// As [`overdue`](Self::overdue), but only once.
     pub(super) fn newly_overdue(&mut self) -> Option<String> {
         let overdue = self.overdue().filter(|_| !self.told);
         self.told |= overdue.is_some();
         overdue
     }
 
-    /// When to look at that again; none: it has been told.
+    /// When to call [`newly_overdue`](Self::newly_overdue) again; `None`: it has been reported.
     pub(super) fn overdue_in(&self) -> Option<Duration> {
         (!self.told).then(|| LATE.saturating_sub(self.since.elapsed()))
     }
@@ -82,7 +82,7 @@ impl Question {
 mod tests {
     use super::*;
 
-    /// P9. Fails where a question that hangs says nothing, or fills the log.
+    /// P9. Fails if a question that hangs reports nothing, or fills the log.
     #[test]
     fn what_takes_long_is_told_once() {
         let mut question = Question::new(Term(7));

@@ -1,8 +1,8 @@
-//! Making ready for a takeover: what is behind the devices is opened before a term is asked for, and kept (P9).
+//! Prepares a takeover: opens the backends before a term is claimed, and keeps them open (P9).
 //!
-//! A term that was won by a side that then finds its tap taken, its console's file system full or its disk cut short is won
-//! for nobody: the former primary has lost its right, and the guest stands still. Opening may block, on storage that hangs, so
-//! that it is done aside.
+//! Without this, a side could win a term and only then find that its tap is taken, its console's file system is full or its
+//! disk is cut short: the former primary has lost its right, and the guest stands still. Opening may block on storage that
+//! hangs, so another thread does it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -11,20 +11,20 @@ use crate::machine::Machine;
 use kemari_arbiter::Arbiter;
 use kemari_support::aside::Aside;
 
-/// What has not answered for so long is not there.
+/// A resource that has not answered within this time counts as missing.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Which machine has open, or is opening, what a takeover needs: it is in use then, and by nobody else.
+/// The machine that has open, or is opening, what a takeover needs: these resources then count as in use by this process.
 #[derive(Clone, Default)]
 pub(crate) struct Prepared(Arc<Mutex<Weak<Machine>>>);
 
 impl Prepared {
-    /// Until the machine is given up, whoever gives it up.
+    /// `true` until the machine is dropped, by any thread.
     pub(crate) fn is_open(&self) -> bool {
         self.machine().strong_count() > 0
     }
 
-    /// Guards the name of the machine only.
+    /// Guards the reference to the machine only.
     fn machine(&self) -> MutexGuard<'_, Weak<Machine>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -35,17 +35,17 @@ impl Prepared {
 pub(crate) struct Preparing {
     aside: Aside,
     prepared: Prepared,
-    /// Looks whether the arbiter can be asked.
+    /// Checks that the arbiter can be asked.
     look: Aside,
 }
 
 impl Preparing {
-    /// Which machine it is, `prepared` is told.
+    /// Makes one that notes its machine in `prepared`.
     pub(crate) fn telling(prepared: Prepared) -> Self {
         Self { prepared, ..Self::default() }
     }
 
-    /// Opens what a machine needs to go on here.
+    /// Opens what `machine` needs to continue the guest here.
     pub(crate) fn prepare(&self, machine: &Arc<Machine>) -> Result<(), String> {
         if machine.is_prepared() {
             return Ok(());
@@ -53,7 +53,8 @@ impl Preparing {
         let (machine, prepared) = (machine.clone(), self.prepared.clone());
         let what = ("prepare", "the device thread, or what is behind the devices");
         self.aside.run(what, PATIENCE, move || {
-            // It serves the guest, so that it is asked before a term is. One that has ended has a machine that is given up.
+            // The device thread will serve the guest: it must answer before a term is claimed. If it has ended, its machine is
+            // being dropped.
             let _ = machine.device_loop().call(|_| ());
             *prepared.machine() = Arc::downgrade(&machine);
             let opened = machine.prepare_takeover().map_err(|error| error.to_string());
@@ -61,13 +62,15 @@ impl Preparing {
                 // What was opened is closed again.
                 *prepared.machine() = Weak::new();
             }
-            // Before it is told: a machine that is given up has closed all that it had when its successor opens it.
+            // Drop the machine before the result is reported: a dropped machine has closed everything when its successor opens
+            // it.
             drop(machine);
             opened
         })
     }
 
-    /// Whether the arbiter could be asked now: from an operator's wish on the primary's output waits for its answer (P7).
+    /// Checks that the arbiter can be asked now: from an operator's request on the primary's output waits for the arbiter's
+    /// answer (P7).
     pub(crate) fn can_ask(&self, arbiter: Arc<dyn Arbiter>) -> Result<(), String> {
         let what = ("arbiter", "the arbiter, which has to be asked");
         self.look.run(what, PATIENCE, move || arbiter.answers().map_err(|error| error.to_string()))

@@ -8,10 +8,10 @@ use super::question::Question;
 use crate::repeats::Repeats;
 use crate::stats::Distribution;
 
-/// The state of a standby that holds a checkpoint and lacks what it needs to go on with it.
+/// The state of a standby that holds a checkpoint and lacks what it needs to continue from it.
 const DEGRADED: &str = "degraded";
 
-/// A copy of what matters, for threads other than the standby's own.
+/// A copy of the standby's status, for other threads.
 #[derive(Debug)]
 pub struct StandbyStatus {
     name: String,
@@ -22,17 +22,17 @@ pub struct StandbyStatus {
     dirty_pages: Distribution,
     verified: u64,
     mismatches: u64,
-    /// Terms that were asked for in vain, or could not be.
+    /// Repeated claims of a term that failed: the arbiter cannot be reached, or this side could not take over.
     unanswered: Repeats,
     reason: Option<String>,
     /// What is missing for a takeover.
     lack: Option<String>,
-    /// The primary is out of reach, and the arbiter is not asked because of it.
+    /// The primary is out of reach, and what is missing keeps this side from asking the arbiter.
     held_back: bool,
     session: SessionId,
-    /// What the arbiter is being asked, or is about to be.
+    /// The question to the arbiter that is asked or about to be asked.
     asked: Option<Question>,
-    /// What became of a takeover whose term was won.
+    /// The result of a takeover whose term was won.
     taken_over: Option<Result<u64, String>>,
 }
 
@@ -63,18 +63,19 @@ impl StandbyStatus {
         self.state
     }
 
-    /// The session that there is.
+    /// The current session.
     #[must_use]
     pub fn session(&self) -> SessionId {
         self.session
     }
 
-    /// The guest runs here, in this term; or cannot. The first word counts.
+    /// Sets the result of a takeover: the guest runs here in this term, or cannot. Only the first call
+    /// counts.
     pub fn taken_over(&mut self, term: Result<u64, String>) {
         self.taken_over.get_or_insert(term);
     }
 
-    /// What has become of the operator's wish that this side takes over; none while that is not known.
+    /// The result of an operator's takeover request; `None` while it is not known.
     #[must_use]
     pub fn takeover(&self) -> Option<Result<u64, String>> {
         match (self.state, &self.taken_over) {
@@ -84,7 +85,7 @@ impl StandbyStatus {
         }
     }
 
-    /// The state and what is known of its reason, in a few words.
+    /// The state and its reason, as far as known, in a few words.
     #[must_use]
     pub fn so_far(&self) -> String {
         self.why(self.state)
@@ -98,7 +99,7 @@ impl StandbyStatus {
         }
     }
 
-    /// What is missing comes first: it is to be put right.
+    /// What is missing comes first: the operator has to correct it.
     fn known_reason(&self) -> Option<String> {
         let (lack, reason) = (self.lack.as_ref(), self.reason.as_ref());
         match (lack, reason) {
@@ -113,7 +114,7 @@ impl StandbyStatus {
         }
     }
 
-    /// The guest is here and cannot go on yet; or it can.
+    /// Sets why the guest, which is here, cannot continue yet; `None` when it can.
     pub fn cannot_go_on(&mut self, reason: Option<String>) {
         self.lack = reason;
     }
@@ -131,7 +132,7 @@ impl StandbyStatus {
         self.lack = core.lack().map(|lack| lack.reason.clone());
         self.held_back = core.is_held_back();
         self.state = match core.phase() {
-            // It holds a checkpoint, and could not go on with it.
+            // It holds a checkpoint and could not continue from it.
             Phase::Ready if core.lack().is_some() => DEGRADED,
             phase => phase.name(),
         };
@@ -147,17 +148,17 @@ impl StandbyStatus {
         self.dirty_pages.add(pages);
     }
 
-    /// How often `--verify` has found the two sides to differ (P8).
+    /// How often `--verify` has found a difference between the two sides (P8).
     pub fn mismatches(&self) -> u64 {
         self.mismatches
     }
 
-    /// As of the last update: before what is being reported.
+    /// As of the last update, before the event that is being reported.
     fn is_in_doubt(&self) -> bool {
         [Phase::Doubting, Phase::WaitingForOperator].iter().any(|phase| phase.name() == self.state)
     }
 
-    /// Counts a report; whether it is to be told.
+    /// Counts a report; returns whether to log it.
     pub(super) fn report(&mut self, report: &Report) -> bool {
         match report {
             Report::ArbiterUnreachable { .. } | Report::WillNotTakeOver { .. } => {
@@ -167,7 +168,7 @@ impl StandbyStatus {
                 self.verified += 1;
                 self.mismatches += u64::from(!verified.agree);
             }
-            // Only a newcomer's link: the primary's was lost before.
+            // Only the link of a new peer: the primary's was lost before.
             Report::LinkLost { .. } if self.is_in_doubt() => {}
             Report::Filling { .. } | Report::LinkLost { .. } | Report::GaveUp { .. } => {
                 self.unanswered.over();
@@ -202,7 +203,7 @@ impl StandbyStatus {
 mod tests {
     use super::*;
 
-    /// P9. Fails where each primary that is turned away has all told once more.
+    /// P9. Fails if each primary that is turned away makes everything be logged once more.
     #[test]
     fn a_newcomer_is_no_end_of_a_doubt() {
         let mut status = StandbyStatus::new("vm");

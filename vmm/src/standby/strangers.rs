@@ -1,9 +1,9 @@
-//! Connections whose other end has not shown yet that it is a primary.
+//! Connections that have not yet shown that they come from a primary.
 //!
-//! Each is heard in a thread of its own, with a deadline: whoever says nothing keeps nobody out. The standby's one place is
-//! taken by a whole Hello only, over a link that is secured where it is to be. Where there are too many strangers, the one
-//! that has been silent for longest makes room for the next. Whoever has said Hello waits for a standby that may be busy, and
-//! keeps a place among the strangers meanwhile (P9).
+//! Each is served by a thread of its own, with a deadline, so that a silent one keeps no other out. Only a whole Hello, over
+//! a secured link where that is required, can take the standby's one place. When there are too many strangers, the one that
+//! has been silent longest makes room for the next. A stranger that has said Hello waits for a standby that may be busy, and
+//! keeps its place meanwhile (P9).
 
 use std::collections::VecDeque;
 use std::io::Read;
@@ -18,24 +18,24 @@ use super::Input;
 use super::resources::Reserve;
 use crate::link::{HangUp, Link, LinkListener, Stranger};
 
-/// How many may be connected without having shown who they are, or without the standby's having taken notice.
+/// Upper bound for connections that have not said Hello, or whose Hello the standby has not taken yet.
 const MOST: usize = 64;
-/// How long one may take to say Hello, once its link is secured.
+/// How long a stranger may take to say Hello after its link is secured.
 const HELLO: Duration = Duration::from_secs(5);
 /// How long to wait after a connection that could not be accepted.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Lets in primaries, for ever.
+/// Accepts connections for ever and lets primaries in.
 pub(super) fn accept(listener: &LinkListener, inputs: &SyncSender<Input>, reserve: &Reserve) {
     let strangers = Arc::new(Strangers::default());
     loop {
         match listener.accept() {
-            // Each takes descriptors, which are for the takeover now; a primary comes again.
+            // Each connection takes descriptors that the takeover needs now; a primary connects again.
             Ok(stranger) if !reserve.is_held() => {
                 log::info!("connection from {} closed: this side may take over", stranger.peer());
             }
             Ok(stranger) => strangers.hear(stranger, inputs),
-            // One connection that went wrong, or a shortage that passes.
+            // One connection failed, or a shortage that passes.
             Err(error) => {
                 log::error!("a connection could not be accepted: {error}");
                 std::thread::sleep(ACCEPT_AGAIN);
@@ -52,7 +52,7 @@ struct Strangers {
 
 #[derive(Default)]
 struct Here {
-    /// Who has not said Hello: the oldest first.
+    /// Strangers that have not said Hello, the oldest first.
     silent: VecDeque<(u64, HangUp)>,
     threads: usize,
     next: u64,
@@ -91,12 +91,12 @@ impl Strangers {
         }
     }
 
-    /// A place for one more; the oldest that is silent loses its own. None where there is no such.
+    /// Makes a place for one more: the oldest silent one loses its own. `None` if there is no silent one.
     fn make_room(&self, hang_up: HangUp) -> Option<u64> {
         let mut here = self.here();
         while here.threads >= MOST {
             here.silent.pop_front()?.1.hang_up();
-            // Its reads and writes return at once, so this wait is short.
+            // The removed stranger's reads and writes return at once, so this wait is short.
             here = self.gone.wait(here).unwrap_or_else(PoisonError::into_inner);
         }
         let number = here.next;
@@ -106,7 +106,7 @@ impl Strangers {
         Some(number)
     }
 
-    /// `false` where it has lost its place.
+    /// Notes a Hello; `false` if this stranger has lost its place.
     fn has_said_hello(&self, number: u64) -> bool {
         let mut here = self.here();
         let at = here.silent.iter().position(|(of, _)| *of == number);
@@ -141,13 +141,13 @@ fn hear_hello(link: &mut Link) -> Result<Frame, String> {
     if header.kind != Kind::Hello {
         return Err(format!("expected a Hello, found {}", header.kind.name()));
     }
-    // Bounded by the header's check.
+    // The header's check bounds the length.
     let mut body = vec![0; header.body_len as usize];
     read_by(link, &mut body, deadline)?;
     Frame::verify(header, body).map_err(|error| error.to_string())
 }
 
-/// Whatever comes byte by byte, too, has to be whole by then.
+/// Reads all of `into` before the deadline, even if it arrives byte by byte.
 fn read_by(link: &mut Link, mut into: &mut [u8], deadline: Instant) -> Result<(), String> {
     while !into.is_empty() {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -159,7 +159,7 @@ fn read_by(link: &mut Link, mut into: &mut [u8], deadline: Instant) -> Result<()
             Ok(0) => return Err("it has closed the connection".to_owned()),
             Ok(count) => into = &mut into[count..],
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            // The deadline is looked at above.
+            // The loop checks the deadline.
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error.to_string()),
         }

@@ -1,4 +1,4 @@
-//! What is behind the devices: opened, checked, kept for a takeover, attached, and shared with a standby.
+//! The backends of the devices: opened, checked, kept for a takeover, attached, and shared with a standby.
 
 use std::collections::BTreeMap;
 use std::sync::{MutexGuard, PoisonError};
@@ -16,42 +16,41 @@ use crate::machine::device_error::{DeviceSetupError, ShareDiskError};
 use crate::machine::disks::{self, Opens};
 use crate::machine::interface;
 
-/// The backend of a device with one.
+/// The port of a device that has one backend.
 const PORT: Port = Port(0);
 
-/// What is behind a device's port.
+/// A slot, its port and the open backend.
 pub(super) type Opened = (u16, Port, Backend);
 
 /// How backends are opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttachOptions {
-    /// Another machine may go on from the same disks: they are not locked against it, and a write
-    /// that the guest has seen complete must be where that machine finds it (P3).
+    /// Another machine may take over with the same disks: they are not locked against it, and a write that the guest saw
+    /// complete must be where that machine finds it (P3).
     pub shared_disks: bool,
-    /// The machine goes on that ran elsewhere: console files are added to instead of begun anew, and no lock on a disk holds it
-    /// up.
+    /// The machine ran elsewhere before: console files are appended to, and a lock on a disk does not hold it up.
     pub append: bool,
 }
 
 impl AttachOptions {
-    /// For a machine that ran elsewhere.
+    /// The options for a machine that ran elsewhere before.
     pub const TAKEOVER: Self = Self { shared_disks: true, append: true };
 }
 
 impl DeviceSet {
-    /// Opens what can be opened twice, and closes it again: the right to write a disk or a console, the way to a tap.
-    /// Sockets are not tried: whoever listens may take one connection only.
+    /// Opens disks, console files and taps as a takeover would, and closes all but the disks. Sockets are not tried: a listener
+    /// may accept only one connection.
     pub(in crate::machine) fn check_backends(
         &self,
         config: &MachineConfig,
     ) -> Result<(), DeviceSetupError> {
         for (slot, disk) in config.disks() {
             let disk = disks::open(disk, Opens::Standby, self.machine(config))?;
-            // It stays open, with its lock: nobody else begins on a disk whose machine this side may go on with.
+            // Keep the disk open and locked: no other machine may start on a disk whose guest this side may take over.
             self.reserved().insert(slot, disk);
         }
         for (_, network) in config.networks() {
-            // One that is to be made would go again with this look.
+            // Skip an interface that is to be created: it would vanish again after this check.
             if matches!(network.backend, NetBackend::Tap(_)) && !network.create {
                 open_net(network)?;
             }
@@ -64,7 +63,7 @@ impl DeviceSet {
         Ok(())
     }
 
-    /// Opens and locks the disks of a machine that is to begin, before it takes anything that another may have.
+    /// Opens and locks the disks of a machine that is about to start, before it takes anything that another machine may hold.
     pub(in crate::machine) fn reserve_disks(
         &self,
         config: &MachineConfig,
@@ -82,7 +81,7 @@ impl DeviceSet {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens what [`attach`](Self::attach) puts behind the devices, and keeps it for that.
+    /// Opens the backends that [`attach`](Self::attach) will attach, and keeps them.
     pub(in crate::machine) fn prepare(
         &self,
         config: &MachineConfig,
@@ -96,13 +95,13 @@ impl DeviceSet {
         Ok(())
     }
 
-    /// Whether what is behind the devices is open.
+    /// Whether the backends are open.
     pub(in crate::machine) fn is_prepared(&self) -> bool {
         let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         opened.is_some() || *self.attached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has devices have behind them what was [prepared](Self::prepare), or is opened now: all of it or nothing.
+    /// Attaches the backends that were [prepared](Self::prepare), or opens them now: all or none.
     pub(in crate::machine) fn attach(
         &self,
         config: &MachineConfig,
@@ -120,18 +119,19 @@ impl DeviceSet {
             };
             self.gate.attach_all(opened)?;
             *attached = true;
-            // The devices' disks are the same open files, with the same locks.
+            // The devices' disks now hold the same open files, with the same locks.
             self.reserved().clear();
         }
         if !options.append {
-            // P2: from now on others find the disks held. A successor does this with its first effect, as fast as it can.
+            // P2: from now on other machines find the disks held. A successor claims them with its first effect, to take over
+            // faster.
             self.gate.claim_disks()?;
         }
         self.virtio.iter().for_each(|device| device.negotiate());
         Ok(())
     }
 
-    /// Opens what is behind the devices: files, sockets, interfaces.
+    /// Opens all backends: files, sockets, interfaces.
     fn open_all(
         &self,
         config: &MachineConfig,
@@ -143,7 +143,7 @@ impl DeviceSet {
             AttachOptions { append: true, .. } => Opens::Successor,
             AttachOptions { append: false, .. } => Opens::Active,
         };
-        // Disks first: one that another process holds is found before anything else is taken.
+        // Disks first: a disk that another process holds is found before anything else is taken.
         for (slot, disk) in config.disks() {
             opened.push((slot, Backend::Disk(self.open_disk(slot, disk, opens, config)?)));
         }
@@ -156,7 +156,7 @@ impl DeviceSet {
         Ok(opened.into_iter().map(|(slot, backend)| (slot, PORT, backend)).collect())
     }
 
-    /// Opens a disk, or takes the one that is reserved: its lock has no gap then.
+    /// Opens a disk, or takes the reserved one, so that there is no moment without its lock.
     fn open_disk(
         &self,
         slot: u16,
@@ -171,12 +171,12 @@ impl DeviceSet {
         }
     }
 
-    /// Where terms decide who may write to a disk: whose they are.
+    /// The machine's name for the fence records; `None` where terms do not decide who may write to a disk.
     fn machine<'c>(&self, config: &'c MachineConfig) -> Option<&'c str> {
         self.gate.has_term().then_some(config.name.as_str())
     }
 
-    /// Protection begins: another host is to have the disks as well, and what the guest saw written is to be there (P3).
+    /// Prepares the disks for another host when protection begins: what the guest saw written must be there (P3).
     pub(in crate::machine) fn share_disks(
         &self,
         config: &MachineConfig,
@@ -202,7 +202,8 @@ fn open_net(network: Network<'_>) -> Result<NetBackendOpen, DeviceSetupError> {
     })
 }
 
-/// P3: what this host has read of the disks since they were opened may be older than what the former primary has written since.
+/// P3: drops the pages that this host has cached since the disks were opened: the former primary may have written newer content
+/// since.
 fn forget_cached(opened: &[Opened]) {
     for (_, _, backend) in opened {
         if let Backend::Disk(disk) = backend {

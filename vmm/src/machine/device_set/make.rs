@@ -1,4 +1,4 @@
-//! Makes the devices of the plan, and gives each its place: a virtio-mmio window, ports, or a card on the PCI bus.
+//! Makes the planned devices and gives each its place: a virtio-mmio window, ports, or a function on the PCI bus.
 
 use std::sync::{Arc, Mutex};
 
@@ -27,20 +27,20 @@ use crate::machine::pci::{Description, PciBus};
 use crate::machine::register_port::{Place, RegisterPort};
 use crate::machine::virtio_mmio::VirtioMmio;
 
-/// What the e1000 says of itself on the bus.
+/// The e1000's identification on the PCI bus.
 const E1000_CARD: Description = Description {
     vendor: E1000::VENDOR_ID,
     device: E1000::DEVICE_ID,
     revision: 2,
-    // A network card, Ethernet.
+    // Class: network controller, Ethernet.
     class: 0x02_0000,
     memory: E1000::WINDOW as u32,
     io: E1000::IO_WINDOW as u32,
     interrupt: true,
 };
 impl DeviceSet {
-    /// Makes the devices that `config` asks for, without what is behind them. P5: on `device_thread`, which has given up its
-    /// rights: what a device does when it is made it does there.
+    /// Makes the devices that `config` asks for, without their backends. P5: they are made on `device_thread`, which has
+    /// given up its rights, because making one runs device code.
     pub(in crate::machine) fn new(
         config: &MachineConfig,
         vm: &Vm,
@@ -115,7 +115,7 @@ impl DeviceSet {
         let ports = Place::ports(layout::PM1A_EVT_PORT, PowerControl::WINDOW as u16);
         self.add_register(power, &[ports], Some(sci));
         let keyboard = maker.registers(RESET_SLOT, gated::registers(I8042::new))?;
-        // Between its two ports lie those of others.
+        // Other devices have the ports between these two.
         let ports = [layout::I8042_DATA_PORT, layout::I8042_PORT].map(|port| Place::Ports {
             first: port,
             count: 1,
@@ -158,7 +158,7 @@ impl DeviceSet {
     }
 }
 
-/// Has devices made, and put into their slots, on the device thread.
+/// Makes devices on the device thread and puts them into their slots.
 struct Maker<'m> {
     gate: &'m Arc<GateHost>,
     device_thread: &'m LoopHandle,
@@ -187,14 +187,14 @@ impl Maker<'_> {
     }
 }
 
-/// A device before it has a place.
+/// A device that has no place yet.
 enum Made {
     Virtio(Make<dyn Device>),
     Registers(Make<dyn RegisterDevice>),
     Pci(Description, Make<dyn RegisterDevice>),
 }
 
-/// A device, and what the handshake shows of it besides its kind; none for one of the board.
+/// Makes a device, with the text that the handshake shows besides its kind; `None` for a device of the board.
 fn described(planned: Planned<'_>) -> Result<Option<(Made, String)>, DeviceSetupError> {
     Ok(Some(match planned {
         Planned::Disk(disk) => block(disk)?,
@@ -207,7 +207,7 @@ fn described(planned: Planned<'_>) -> Result<Option<(Made, String)>, DeviceSetup
 }
 
 fn block(disk: &DiskConfig) -> Result<(Made, String), DeviceSetupError> {
-    // Opened for its size only: the lock and the right to write are asked for when it is attached.
+    // Open the disk for its size only: the lock and the right to write are needed when it is attached.
     let (sectors, block) = disk_size(disk)?;
     let config = BlockConfig {
         sectors,
@@ -216,7 +216,7 @@ fn block(disk: &DiskConfig) -> Result<(Made, String), DeviceSetupError> {
         queues: disk.queues,
     };
     let access = if disk.read_only { "read-only" } else { "writable" };
-    // Whoever takes over writes in the same blocks, or says now that he cannot.
+    // The side that takes over must write in the same blocks, or refuse now.
     let blocks = block.map(|block| format!(", directly in blocks of {block} bytes"));
     let detail = format!(
         "{sectors} sectors, {access}, serial `{}`{}{}{}",
@@ -249,13 +249,13 @@ fn named(device: &DeviceConfig) -> Result<Made, DeviceSetupError> {
     }
 }
 
-/// What the handshake compares of a device with more than one queue.
+/// The text that the handshake compares for a device with several queues.
 fn several(queues: u16, what: &str) -> String {
     if queues > 1 { format!(", {queues} {what}") } else { String::new() }
 }
 
-/// P2, P3: what guards its content has to be alike on both sides: a takeover neither weakens a write that was told complete,
-/// nor leaves the former side with a record that nobody raises.
+/// P2, P3: the settings that protect the disk's content must be alike on both sides. Otherwise a takeover could weaken a
+/// write that was reported complete, or leave the former side with a record that is never raised.
 fn guards(disk: &DiskConfig) -> String {
     let mut guards = String::new();
     if !disk.read_only && !disk.cache.write_through(true) {
@@ -267,7 +267,7 @@ fn guards(disk: &DiskConfig) -> String {
     guards
 }
 
-/// Its sectors, and the blocks of its storage if it is written directly.
+/// The number of sectors, and the block size of the storage if it is written directly.
 fn disk_size(config: &DiskConfig) -> Result<(u64, Option<u64>), DeviceSetupError> {
     let options = DiskOptions { read_only: true, direct: config.direct, ..DiskOptions::default() };
     let disk = Disk::open(&config.path, options)?;

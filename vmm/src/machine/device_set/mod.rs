@@ -1,4 +1,4 @@
-//! The machine's devices, and what happens to them: input, finished requests, notifications, resets.
+//! The machine's devices: input, finished requests, notifications and resets.
 
 mod backends;
 mod make;
@@ -26,25 +26,25 @@ use crate::config::slots::{PCI_SLOT, POWER_SLOT};
 pub use self::backends::AttachOptions;
 pub use self::state::{DeviceRecord, DeviceState, DevicesRestoreError};
 
-/// The clock chip's ports: the FADT says that there is none, but kernels knock.
+/// The clock chip's ports: the FADT says that there is no such chip, but kernels access them.
 const CMOS_PORT: u16 = 0x70;
 const CMOS_PORTS: u16 = 2;
 
-/// The devices.
+/// The devices of a machine, by slot.
 pub struct DeviceSet {
     gate: Arc<GateHost>,
     events: Arc<Events>,
     virtio: Vec<Arc<VirtioMmio>>,
-    /// Windows given to devices so far.
+    /// Number of windows given to devices so far.
     windows: usize,
     pci: Option<Arc<PciBus>>,
     registers: Vec<Arc<RegisterPort>>,
     details: Vec<(u16, String)>,
     attached: Mutex<bool>,
-    /// Disks that are open and locked, from before they are attached: nobody else begins on one meanwhile (P2), also where what
-    /// is behind the devices has to be opened more than once. By slot.
+    /// Disks that are open and locked before they are attached, by slot: no other machine can start on one meanwhile (P2), even
+    /// if the backends have to be opened more than once.
     reserved: Mutex<BTreeMap<u16, Disk>>,
-    /// What was opened, and not attached yet.
+    /// Backends that are open and not attached yet.
     opened: Mutex<Option<Vec<Opened>>>,
 }
 
@@ -83,7 +83,7 @@ impl DeviceSet {
         &self.virtio
     }
 
-    /// The slots of all devices that may have something behind them.
+    /// The slots of all devices that may have a backend.
     pub fn slots(&self) -> impl Iterator<Item = u16> + '_ {
         let virtio = self.virtio.iter().map(|device| device.slot());
         virtio.chain(self.registers.iter().map(|device| device.slot()))
@@ -93,14 +93,14 @@ impl DeviceSet {
         self.registers.iter().find(|device| device.slot() == POWER_SLOT)
     }
 
-    /// Presses the power button. Device thread.
+    /// Presses the power button. Called on the device thread.
     pub(super) fn press_power_button(&self) {
         if let Some(power) = self.power() {
             power.give(&[1]);
         }
     }
 
-    /// What the guest does about its power button; none also while a thread has the device.
+    /// What the guest does about its power button; `None` also while another thread uses the device.
     pub(super) fn power_button(&self) -> Option<Button> {
         PowerControl::button(&self.power()?.try_save()?.device).ok()
     }
@@ -117,16 +117,16 @@ impl DeviceSet {
         &self.registers
     }
 
-    /// What the handshake shows of a virtio device besides its kind: size, address.
+    /// What the handshake shows of a virtio device besides its kind, for instance size or address.
     #[must_use]
     pub fn detail(&self, slot: u16) -> &str {
         self.details.iter().find(|(of, _)| *of == slot).map_or("", |(_, detail)| detail)
     }
 
-    /// Gives finished requests to their devices, each device all of its own at once. Device thread.
+    /// Gives finished requests to their devices, all of a device's at once. Called on the device thread.
     pub fn take_completions(&self) {
         let mut completions = self.gate.take_completions();
-        // Those of one slot stay in their order.
+        // The sort is stable: completions of one slot stay in order.
         completions.sort_by_key(Completion::slot);
         let mut rest = completions.into_iter().peekable();
         while let Some(slot) = rest.peek().map(Completion::slot) {
@@ -142,7 +142,7 @@ impl DeviceSet {
         }
     }
 
-    /// Gives waiting input to the devices. Device thread.
+    /// Gives waiting input to the devices. Called on the device thread.
     pub(super) fn take_inputs(&self) {
         for (slot, port) in self.gate.ready_inputs() {
             if let Some(device) = self.virtio_of(slot) {
@@ -154,11 +154,11 @@ impl DeviceSet {
         }
     }
 
-    /// The driver has notified a queue. Device thread.
+    /// Serves a queue that the driver has notified. Called on the device thread.
     pub(super) fn kick(&self, device: usize, queue: u16) {
         let Some(device) = self.virtio.get(device) else { return };
         if let Some(kick) = device.kicks().get(usize::from(queue)) {
-            // Before the queue is looked at, so that a later notification signals again.
+            // Clear the event before the queue is read, so that a later notification signals again.
             kick.take();
         }
         device.kick(queue);
@@ -173,24 +173,23 @@ impl DeviceSet {
         self.pci.as_ref().map(|pci| pci.layout(PCI_SLOT))
     }
 
-    /// Power-on state of every device. `progress` is told of each: one whose backend does not answer takes its time, and
-    /// several may.
+    /// Resets every device to its power-on state. Calls `progress` after each, because several backends may be slow to answer.
     ///
     /// # Errors
-    /// The slot of a device that cannot be reset now.
+    /// The slot of the first device that cannot be reset now.
     pub(super) fn reset(&self, progress: impl Fn()) -> Result<(), u16> {
         let stuck = self.virtio.iter().filter(|device| {
             progress();
             !device.reset()
         });
-        // Every device all the same.
+        // Reset every device, even after one that is stuck.
         let stuck: Vec<u16> = stuck.map(|device| device.slot()).collect();
         self.registers.iter().for_each(|device| device.reset());
         self.pci.iter().for_each(|pci| pci.reset());
         stuck.first().map_or(Ok(()), |slot| Err(*slot))
     }
 
-    /// Looks at every queue, and interrupts every driver. Device thread, after a restore.
+    /// Looks at every queue and interrupts every driver. Called on the device thread after a restore.
     pub(super) fn retry(&self) {
         self.registers.iter().for_each(|device| device.retry());
         self.virtio.iter().for_each(|device| device.retry());

@@ -1,4 +1,4 @@
-//! What a checkpoint has of the devices: saved and taken on, slot by slot.
+//! The devices' part of a checkpoint: saved and restored slot by slot.
 
 use io_gate_host::{RegisterState, SlotError};
 use serde::{Deserialize, Serialize};
@@ -8,62 +8,63 @@ use crate::config::slots::PCI_SLOT;
 use crate::machine::pci::{self, PciError, PciState};
 use crate::machine::virtio_mmio::{TransportError, TransportState};
 
-/// The state of one device, as a checkpoint has it.
+/// The state of one device in a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceRecord {
-    /// Its slot.
+    /// The device's slot.
     pub slot: u16,
-    /// Its state.
+    /// The device's state.
     pub state: DeviceState,
 }
 
-/// What a device's state consists of.
+/// The state of a device, by its kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeviceState {
     /// A virtio device with its transport.
     Virtio(TransportState),
-    /// A device that is driven by registers.
+    /// A register device.
     Registers(RegisterState),
     /// The PCI bus.
     Pci(PciState),
 }
 
-/// Why a saved state of the devices was refused. Nothing of the guest may run on what is left then.
+/// Why a saved state of the devices was refused. The guest must not run on the devices after this
+/// error.
 #[derive(Debug, thiserror::Error)]
 pub enum DevicesRestoreError {
-    /// The devices are not the same.
+    /// The slots of the two sides differ.
     #[error(
         "saved devices: expected slots {expected:?}, found {found:?}; give --disk, --net, --rng, --rtc, --virtio-console and --device alike on both sides"
     )]
     Slots {
-        /// What this machine has.
+        /// The slots of this machine.
         expected: Vec<u16>,
-        /// What was saved.
+        /// The slots of the saved state.
         found: Vec<u16>,
     },
-    /// A slot holds a register device on one side and a virtio device on the other.
+    /// A slot has a register device on one side and a virtio device on the other.
     #[error(
         "slot {slot}: expected the state of {expected}, found another device's; give both sides the same devices in the same order"
     )]
     Kind {
-        /// Which.
+        /// The slot.
         slot: u16,
-        /// What is in the slot here.
+        /// The kind of device in this machine's slot.
         expected: &'static str,
     },
-    /// A virtio device refuses.
+    /// A virtio device refuses its state.
     #[error(transparent)]
     Virtio(#[from] TransportError),
-    /// A register device refuses.
+    /// A register device refuses its state.
     #[error(transparent)]
     Register(#[from] SlotError),
-    /// The PCI bus refuses.
+    /// The PCI bus refuses its state.
     #[error(transparent)]
     Pci(#[from] PciError),
 }
 
 impl DeviceSet {
-    /// Everything that a guest could tell the difference by. Device thread, vCPUs paused.
+    /// Saves everything that a guest could see. Called on the device thread with the vCPUs paused.
     #[must_use]
     pub(in crate::machine) fn save(&self) -> Vec<DeviceRecord> {
         let virtio = self.virtio.iter().map(|device| DeviceRecord {
@@ -107,7 +108,7 @@ impl DeviceSet {
             };
             device.restore(state)?;
         }
-        // After the devices: it gives them their right to guest memory.
+        // Restore the bus after the devices: it gives them their right to guest memory.
         for (bus, record) in self.pci.iter().zip(pci) {
             let DeviceState::Pci(state) = &record.state else {
                 return Err(other_kind(record, pci::KIND));

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What never changes of a function.
+/// The constants of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Description {
     /// Vendor number.
@@ -38,35 +38,35 @@ mod command {
     pub(super) const IO: u16 = 1 << 0;
     pub(super) const MEMORY: u16 = 1 << 1;
     pub(super) const MASTER: u16 = 1 << 2;
-    /// And those that change nothing here: invalidate, parity, errors.
+    /// With the bits that have no effect here: invalidate, parity, errors.
     pub(super) const WRITABLE: u16 = IO | MEMORY | MASTER | 1 << 4 | 1 << 6 | 1 << 8;
 }
 
-/// Medium timing, as every device says that does not say faster.
+/// Medium timing, the usual value of a device that is not faster.
 const STATUS: u32 = 0x0200;
 /// The window is of I/O ports.
 const IO_WINDOW: u32 = 1;
 /// Pin A.
 const PIN_A: u32 = 1;
 
-/// What a driver or an operating system can change of a function.
+/// The state that a driver or an operating system can change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FunctionState {
-    /// What it reacts to, and whether it may master the bus.
+    /// The command register: enabled windows and bus mastering.
     pub command: u16,
-    /// Where its memory window is, as the register holds it.
+    /// The register of its memory window.
     pub memory: u32,
-    /// Where its I/O window is, as the register holds it, without the bit that says so.
+    /// The register of its I/O window, without the bit that marks an I/O window.
     pub io: u32,
-    /// The size of a cache line, of no consequence here.
+    /// The size of a cache line; without effect here.
     pub cache_line: u8,
-    /// The latency timer, of no consequence here.
+    /// The latency timer; without effect here.
     pub latency: u8,
-    /// A note of the firmware for operating systems: which interrupt it has.
+    /// The interrupt number that the firmware notes for operating systems.
     pub interrupt_line: u8,
 }
 
-/// One function.
+/// One PCI function.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Function {
     description: Description,
@@ -75,7 +75,7 @@ pub(super) struct Function {
 }
 
 impl Function {
-    /// A function as a firmware leaves it: its windows have addresses, and are closed.
+    /// A function as a firmware leaves it: its windows have addresses and are closed.
     pub(super) fn new(description: Description, memory: u64, io: u16, gsi: u8) -> Self {
         let power_on = FunctionState {
             memory: if description.memory == 0 { 0 } else { memory as u32 },
@@ -86,7 +86,7 @@ impl Function {
         Self { description, power_on, state: power_on }
     }
 
-    /// One register of 32 bits.
+    /// Reads a 32-bit register.
     pub(super) fn read(&self, offset: u8) -> u32 {
         let Self { description, state, .. } = self;
         let identity = u32::from(description.device) << 16 | u32::from(description.vendor);
@@ -103,18 +103,18 @@ impl Function {
         }
     }
 
-    /// Writes one register of 32 bits; whether its windows or its rights may have changed.
+    /// Writes a 32-bit register; returns whether its windows or its rights may have changed.
     pub(super) fn write(&mut self, offset: u8, value: u32) -> bool {
         let Self { description, state, .. } = self;
         let before = *state;
         match offset {
-            // The status above it has nothing to clear.
+            // The status in the upper half has no bits to clear.
             at::COMMAND => state.command = value as u16 & command::WRITABLE,
             at::CACHE_LINE => {
                 state.cache_line = value as u8;
                 state.latency = (value >> 8) as u8;
             }
-            // The bits below a window's size cannot be set: by that its size is found.
+            // The bits below a window's size cannot be set: a driver finds the size by that.
             at::MEMORY => state.memory = value & window_mask(description.memory),
             at::IO => state.io = value & window_mask(description.io),
             at::INTERRUPT if description.interrupt => state.interrupt_line = value as u8,
@@ -155,7 +155,7 @@ impl Function {
         self.state
     }
 
-    /// Takes on a saved state; `false` if no driver could have made it.
+    /// Restores a saved state; `false` if no driver could have made it.
     #[must_use]
     pub(super) fn restore(&mut self, saved: FunctionState) -> bool {
         let possible = saved.command & !command::WRITABLE == 0
@@ -168,7 +168,7 @@ impl Function {
     }
 }
 
-/// The bits of a window's register that can be set.
+/// The bits that can be set in a window's register.
 fn window_mask(size: u32) -> u32 {
     if size == 0 { 0 } else { !(size - 1) }
 }

@@ -1,5 +1,5 @@
-//! A minimal PCI bus: configuration mechanism #1 (PCI Local Bus Specification 3.0, 3.2.2.3.2), a host bridge, and the
-//! devices behind it. A machine without a PCI device has none of this.
+//! A minimal PCI bus: configuration mechanism #1 (PCI Local Bus Specification 3.0, section 3.2.2.3.2), a host bridge, and
+//! the devices behind it. A machine without a PCI device has no bus.
 
 mod function;
 
@@ -19,7 +19,7 @@ pub use function::{Description, FunctionState};
 use super::register_port::RegisterPort;
 use function::Function;
 
-/// What sits at 00:00.0: Intel's 82441FX, a host bridge that every operating system knows and none has a driver for.
+/// The function at 00:00.0: Intel's 82441FX, a host bridge that every operating system knows and none has a driver for.
 const HOST_BRIDGE: Description = Description {
     vendor: 0x8086,
     device: 0x1237,
@@ -30,16 +30,15 @@ const HOST_BRIDGE: Description = Description {
     interrupt: false,
 };
 
-/// Another layout of [`PciState`] gets another number.
-/// The kind of its saved state, and of what the handshake shows of it.
+/// The kind of the bus's saved state and of its entry in the handshake.
 pub(super) const KIND: &str = "pci";
 const PCI_STATE_VERSION: u16 = 1;
 
-/// The address register: bit 31 opens the data register; bus, device, function and register below it.
+/// Bit 31 of the address register opens the data register; the bits below name bus, device, function and register.
 const ENABLE: u32 = 1 << 31;
 const ADDRESS_BITS: u32 = 0x80ff_fffc;
 
-/// Everything of the bus that a guest could tell the difference by.
+/// Everything of the bus that a guest could see.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PciState {
     /// The layout of this structure.
@@ -53,41 +52,41 @@ pub struct PciState {
 /// Why a saved state of the bus was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PciError {
-    /// Another layout.
+    /// The state has another version.
     #[error(
         "PCI state: expected version {PCI_STATE_VERSION}, found {found}; run the same release on both sides"
     )]
     Version {
-        /// What was saved.
+        /// The version that was saved.
         found: u16,
     },
-    /// Another number of devices.
+    /// The number of devices differs.
     #[error(
         "PCI state: expected {expected} devices, found {found}; give both sides the same --net"
     )]
     Count {
-        /// How many there are.
+        /// Devices of this bus.
         expected: usize,
-        /// How many were saved.
+        /// Devices in the saved state.
         found: usize,
     },
-    /// A state that no driver could have made.
+    /// No driver could have made this state.
     #[error("PCI state of device {device}: expected what a driver can write, found {found:?}")]
     Impossible {
         /// The device number.
         device: usize,
-        /// What was saved.
+        /// The saved state.
         found: FunctionState,
     },
 }
 
-/// The bus.
+/// The PCI bus.
 ///
-/// Locks: `inner`, then `decoded` or a slot; whoever serves an access holds `decoded` for reading, then a slot. No slot
-/// takes a lock of the bus.
+/// Lock order: `inner`, then `decoded` or a slot. A thread that serves an access holds `decoded` for reading, then a
+/// slot. No slot takes a lock of the bus.
 pub struct PciBus {
     inner: Mutex<Inner>,
-    /// The windows that are open now, by absolute address.
+    /// The open windows, by absolute address.
     decoded: RwLock<IoManager>,
 }
 
@@ -103,7 +102,7 @@ struct Slot {
 }
 
 impl PciBus {
-    /// A bus with a host bridge and these devices, 00:01.0 and up.
+    /// Makes a bus with a host bridge and these devices, from 00:01.0 on.
     #[must_use]
     pub fn new(devices: Vec<(Description, Arc<RegisterPort>)>) -> Self {
         let bridge = Slot { function: Function::new(HOST_BRIDGE, 0, 0, 0), port: None };
@@ -121,10 +120,10 @@ impl PciBus {
         }
     }
 
-    /// Puts the bus into the machine: its configuration ports, and the ranges in which its windows may lie.
+    /// Registers the bus in the machine: its configuration ports, and the ranges in which its windows may lie.
     ///
     /// # Errors
-    /// When another device is there.
+    /// When another device has one of the addresses.
     pub fn put_on(self: &Arc<Self>, io: &mut IoManager) -> Result<(), bus::Error> {
         let config = PioRange::new(PioAddress(layout::PCI_CONFIG_PORT), layout::PCI_CONFIG_PORTS)?;
         io.register_pio(config, Arc::new(ConfigPorts(self.clone())))?;
@@ -134,7 +133,7 @@ impl PciBus {
         io.register_mmio(memory, Arc::new(Windows(self.clone())))
     }
 
-    /// What the handshake shows of it: who sits where, and with which windows.
+    /// The bus's entry in the handshake: each function with its place and its windows.
     pub(super) fn layout(&self, slot: u16) -> DeviceLayout {
         let inner = self.lock();
         let devices = inner.slots.iter().enumerate().map(|(device, slot)| {
@@ -150,7 +149,7 @@ impl PciBus {
         }
     }
 
-    /// Power-on state. vCPUs paused.
+    /// Resets the bus to its power-on state. The vCPUs must be paused.
     pub fn reset(&self) {
         let mut inner = self.lock();
         inner.address = 0;
@@ -158,7 +157,7 @@ impl PciBus {
         self.decode(&inner);
     }
 
-    /// Everything that a guest could tell the difference by.
+    /// Saves everything that a guest could see.
     #[must_use]
     pub fn save(&self) -> PciState {
         let inner = self.lock();
@@ -169,10 +168,10 @@ impl PciBus {
         }
     }
 
-    /// Takes on a saved state, and gives the devices their right to master the bus.
+    /// Restores a saved state and gives the devices their right to master the bus.
     ///
     /// # Errors
-    /// When it was saved from another bus, or cannot be.
+    /// When the state is of another bus, or is not possible.
     pub fn restore(&self, state: &PciState) -> Result<(), PciError> {
         let mut inner = self.lock();
         if state.version != PCI_STATE_VERSION {
@@ -192,8 +191,9 @@ impl PciBus {
         Ok(())
     }
 
-    /// Opens the windows that the functions' registers say are open. One that lies outside the ranges of the bus, or upon
-    /// another, stays closed: nothing answers there, as on a real bus. (While a guest sizes a window it lies anywhere.)
+    /// Opens the windows that the functions' registers declare open. A window outside the bus's ranges, or over another
+    /// one, stays closed: nothing answers there, as on a real bus. (While a guest sizes a window, its address may be
+    /// anywhere.)
     fn decode(&self, inner: &Inner) {
         let mut decoded = IoManager::new();
         for slot in &inner.slots {
@@ -218,7 +218,7 @@ impl PciBus {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An access to the address or the data register, of 1, 2 or 4 bytes at one of the eight ports.
+    /// Reads the address or the data register: 1, 2 or 4 bytes at one of the eight ports.
     fn read_config(&self, offset: u16, data: &mut [u8]) {
         let inner = self.lock();
         let value = if offset < 4 { inner.address } else { inner.read() };
@@ -228,7 +228,7 @@ impl PciBus {
     fn write_config(&self, offset: u16, data: &[u8]) {
         let mut inner = self.lock();
         if offset < 4 {
-            // Anything but a whole word at the first port is not for the address register (3.2.2.3.2).
+            // Only a 32-bit write at the first port is for the address register (3.2.2.3.2).
             if let (0, Ok(bytes)) = (offset, <[u8; 4]>::try_from(data)) {
                 inner.address = u32::from_le_bytes(bytes) & ADDRESS_BITS;
             }
@@ -254,7 +254,7 @@ impl Inner {
             .then_some((device as usize, self.address as u8))
     }
 
-    /// The register at the address; ones where there is none, by which guests see it.
+    /// Reads the register at the address; returns ones where there is none, as guests expect.
     fn read(&self) -> u32 {
         match self.target() {
             Some((device, offset)) => self.slots[device].function.read(offset),
@@ -276,7 +276,7 @@ fn note(registered: Result<(), bus::Error>) {
     }
 }
 
-/// The part of a register that a narrower access sees.
+/// Copies the part of a register that a narrower access reads.
 fn copy_part(register: &[u8; 4], from: usize, into: &mut [u8]) {
     into.fill(0xff);
     for (to, from) in into.iter_mut().zip(&register[from..]) {
@@ -314,7 +314,7 @@ impl DevicePio for Windows {
     }
 
     fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
-        // Lost where no window is open.
+        // The write is lost where no window is open.
         let _ = self.with(|open| open.pio_write(PioAddress(base.0 + offset), data));
     }
 }
@@ -327,7 +327,7 @@ impl DeviceMmio for Windows {
     }
 
     fn mmio_write(&self, base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
-        // Lost where no window is open.
+        // The write is lost where no window is open.
         let _ = self.with(|open| open.mmio_write(MmioAddress(base.0 + offset), data));
     }
 }
@@ -335,7 +335,7 @@ impl DeviceMmio for Windows {
 /// One open window: a part of a device's registers.
 struct Window {
     port: Arc<RegisterPort>,
-    /// Where in the device it begins: the I/O window follows the memory window.
+    /// Its offset in the device: the I/O window follows the memory window.
     offset: u64,
 }
 

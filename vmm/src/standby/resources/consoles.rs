@@ -1,4 +1,4 @@
-//! Whether a console's file could be opened by a takeover. Nothing is made, and nothing written.
+//! Checks whether a takeover could open a console's file. Creates and writes nothing.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -7,7 +7,8 @@ use std::path::Path;
 use io_gate_host::own_files;
 use rustix::fs::{Access, access};
 
-/// P7: a guest is not stopped for its console, and so the console is looked at while there is time.
+/// P7: a guest must not be stopped because of its console, so the console is checked while there is
+/// time.
 pub(super) fn usable(path: &Path) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("console {}: {error}", path.display());
     match std::fs::metadata(path) {
@@ -20,7 +21,7 @@ pub(super) fn usable(path: &Path) -> Result<(), String> {
             let found = own_files::describe(&found);
             Err(format!("console {}: expected a file, found {found}", path.display()))
         }
-        // To open it may disturb whoever is at its other end.
+        // Do not open it: that may disturb the process at its other end.
         Ok(_) => access(path, Access::WRITE_OK).map_err(|error| failed(error.into())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());

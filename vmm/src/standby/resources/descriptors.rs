@@ -1,8 +1,7 @@
-//! Descriptors for a takeover, and for a machine that runs: reserved at start, so that nothing that comes between can have used
-//! them up.
+//! Reserves descriptors for a takeover or a running machine at start, so that nothing in between can use them up.
 //!
-//! A takeover opens disks and their records, networks, the arbiter's files and the engine's counters. Strangers and
-//! operators may come in numbers, and a limit may be low; neither may cost a takeover that the standby has promised (P7).
+//! A takeover opens disks and their records, networks, the arbiter's files and the engine's counters. There may be many
+//! strangers and operators, and the limit may be low; neither may cost a takeover that the standby has promised (P7).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,26 +12,27 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::config::MachineConfig;
 use crate::control::most_clients;
 
-/// What a takeover opens, whatever the machine: the arbiter's files, the engine's counters, timers and threads, a link, the
-/// images that a reset boots; and what operators may hold at the same time.
+/// Descriptors that a takeover opens for any machine: the arbiter's files, the engine's counters, timers and threads, a link,
+/// the images that a reset boots; and those that operators may hold at the same time.
 const FIXED: usize = 96;
-/// For each backend: its file or socket, its record and lock, its timer.
+/// Descriptors for each backend: its file or socket, its record and lock, its timer.
 const EACH: usize = 8;
-/// What a trial opens besides a descriptor for each vCPU.
+/// Descriptors that a trial opens besides one for each vCPU.
 const TRIAL: usize = 16;
-/// What a standby opens after this was looked at first: signals, the control socket, the audit log, a link, the memory that it
-/// receives a kernel in, and the trial of a machine of many vCPUs.
+/// Descriptors that a standby opens after the first check: signals, the control socket, the audit log, a link, the memory that
+/// it receives a kernel in, and the trial of a machine with many vCPUs.
 const LATER: usize = 80;
-/// What a machine that runs opens for moments, whatever it is: to ask the arbiter for a term and for its place.
+/// Descriptors that any running machine opens for a short time: to ask the arbiter for a term and for its place.
 const RUNNING: usize = 4;
-/// What the start of a machine opens from its claim to its first instruction, and keeps: the engine's, the control socket's.
+/// Descriptors that a machine opens and keeps between its claim and its first instruction: the engine's and the control
+/// socket's.
 const START: usize = 4;
-/// The same for each backend: its file, its record and lock, its counters.
+/// As [`START`], for each backend: its file, its record and lock, its counters.
 const START_EACH: usize = 2;
-/// Where the limit may be unlimited, no more than this is asked for: some programs walk all of them.
+/// Upper bound for the limit asked for, where it may be unlimited: some programs walk all descriptors.
 const ENOUGH: u64 = 1 << 20;
 
-/// Too few descriptors.
+/// There are too few free descriptors.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "expected {wanted} free descriptors, found {found} ({error}): raise the limit (`ulimit -Hn`, or LimitNOFILE= of the service) to {limit} at least"
@@ -44,7 +44,7 @@ pub struct DescriptorError {
     error: io::Error,
 }
 
-/// Descriptors that are held for nothing, until they are needed. By default none.
+/// Placeholder descriptors, held until they are needed. The default holds none.
 #[derive(Debug, Default)]
 pub struct Reserve {
     wanted: usize,
@@ -54,26 +54,26 @@ pub struct Reserve {
 #[derive(Debug, Default)]
 struct Held {
     descriptors: Vec<OwnedFd>,
-    /// The takeover has begun: none are held any more.
+    /// The takeover has begun: no descriptors are held any more.
     released: bool,
 }
 
 impl Reserve {
-    /// As many as a takeover of such a machine needs.
+    /// A reserve for the takeover of such a machine.
     #[must_use]
     pub fn of(machine: &MachineConfig) -> Self {
         Self { wanted: FIXED + EACH * backends(machine), held: Mutex::default() }
     }
 
-    /// As many as a machine that runs opens at one moment, at most: its arbiter's files, of which each lane may read one, and
-    /// the clients of its control socket, if it has one. Without them effects would be held for ever (P7).
+    /// A reserve for what a running machine opens at one moment, at most: its arbiter's files, of which each lane may read one,
+    /// and the clients of its control socket, if it has one. Without these descriptors effects would be held for ever (P7).
     #[must_use]
     pub fn of_running(machine: &MachineConfig, has_control: bool) -> Self {
         let clients = if has_control { most_clients() } else { 0 };
         Self { wanted: RUNNING + backends(machine) + clients, held: Mutex::default() }
     }
 
-    /// As many, and those that its start takes before.
+    /// As [`of_running`](Self::of_running), with what the start of the machine opens before.
     #[must_use]
     pub fn of_start(machine: &MachineConfig, has_control: bool) -> Self {
         let start = START + START_EACH * backends(machine);
@@ -81,16 +81,16 @@ impl Reserve {
         Self { wanted: start + running, held: Mutex::default() }
     }
 
-    /// As many as it takes to try a checkpoint on a machine of so many vCPUs.
+    /// A reserve for trying a checkpoint on a machine with `cpus` vCPUs.
     #[must_use]
     pub fn of_trial(cpus: u32) -> Self {
         Self { wanted: TRIAL + cpus as usize, held: Mutex::default() }
     }
 
-    /// Takes what is missing of them.
+    /// Opens the descriptors that are not held yet.
     ///
     /// # Errors
-    /// When there are too few; what there is stays held.
+    /// When there are too few; those that could be opened stay held.
     pub fn hold(&self) -> Result<(), DescriptorError> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         while !held.released && held.descriptors.len() < self.wanted {
@@ -106,45 +106,45 @@ impl Reserve {
         Ok(())
     }
 
-    /// As [`hold`](Self::hold), at the start: besides, there is room for what comes before a takeover.
+    /// As [`hold`](Self::hold), at the start: also checks that there is room for what is opened before a takeover.
     ///
     /// # Errors
-    /// As `hold`, with a limit that is enough for all of it.
+    /// As [`hold`](Self::hold); the error names a limit that is enough for all of it.
     pub fn hold_first(&self) -> Result<(), DescriptorError> {
         let later = Self { wanted: LATER, held: Mutex::default() };
         let both = self.hold().map_err(|error| (error, LATER));
-        // Those of `later` are given back at once.
+        // Dropping `later` closes its descriptors at once.
         both.and_then(|()| later.hold().map_err(|error| (error, 0)))
             .map_err(|(error, more)| DescriptorError { limit: error.limit + more, ..error })
     }
 
-    /// Lets go of them: a takeover begins, or the arbiter is about to be asked.
+    /// Releases the descriptors: a takeover begins, or the arbiter is about to be asked.
     pub fn release(&self) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.released = true;
         held.descriptors.clear();
     }
 
-    /// There is no takeover after all: [`hold`](Self::hold) takes them again.
+    /// No takeover follows: [`hold`](Self::hold) opens them again.
     pub fn renew(&self) {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).released = false;
     }
 
-    /// Whether they are held: then others may use what is left.
+    /// Whether they are held: then others may use the rest.
     #[must_use]
     pub fn is_held(&self) -> bool {
         !self.held.lock().unwrap_or_else(PoisonError::into_inner).released
     }
 }
 
-/// Whether protection and operators will find as many as they take, of the side that runs the guest. Takes none.
+/// Checks that protection and operators of the side that runs the guest will find enough descriptors. Opens none.
 ///
 /// # Errors
-/// When they will not.
+/// When there will be too few.
 pub fn check_room() -> Result<(), DescriptorError> {
     let (limit, wanted) = (limit(), LATER);
     let found = match std::fs::read_dir("/proc/self/fd") {
-        // One of them is the directory's.
+        // One of the open descriptors is the directory's own.
         Ok(open) => (limit + 1).saturating_sub(open.count()),
         Err(error) if error.raw_os_error() == Some(libc::EMFILE) => 0,
         Err(_) => return Ok(()),
@@ -156,7 +156,7 @@ pub fn check_room() -> Result<(), DescriptorError> {
     Err(DescriptorError { wanted, found, limit: limit + wanted - found, error })
 }
 
-/// Every slot counts, also one with nothing behind it.
+/// Number of backends; every slot counts, even one without a backend.
 fn backends(machine: &MachineConfig) -> usize {
     machine.slots().count()
 }
@@ -168,7 +168,7 @@ fn another(like: Option<&OwnedFd>) -> io::Result<OwnedFd> {
     }
 }
 
-/// Raises this process's limit as far as it may. What is left is what the administrator wants.
+/// Raises this process's limit as far as it may: the hard limit is the administrator's choice.
 pub fn raise_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = maximum.unwrap_or(ENOUGH).min(ENOUGH);
@@ -180,7 +180,7 @@ pub fn raise_limit() {
     }
 }
 
-/// The limit as it is now.
+/// The current limit.
 fn limit() -> usize {
     let current = getrlimit(Resource::Nofile).current.unwrap_or(ENOUGH);
     usize::try_from(current).unwrap_or(usize::MAX)

@@ -1,9 +1,8 @@
-//! What a takeover needs of this host: proven at start, and again as long as there is something to take over.
+//! The resources of this host that a takeover needs: checked at start, and repeatedly while there is a checkpoint to take over.
 //!
-//! A standby that says `ready` can go on with the guest; whatever it needs may go away long after it was looked at: a tap is
-//! deleted, a file system is unmounted, a certificate expires, descriptors run out. So everything is looked at again and
-//! again in a thread of its own, as storage and networks may take their time, and the standby's thread is told of changes.
-//! One that does not answer is missing, too (P9).
+//! A standby that says `ready` can continue the guest, but what it needs may go away later: a tap is deleted, a file system is
+//! unmounted, a certificate expires, descriptors run out. A thread of its own checks everything repeatedly, because storage and
+//! networks may be slow, and reports changes to the standby's thread. A resource that does not answer counts as missing (P9).
 
 mod consoles;
 mod descriptors;
@@ -39,40 +38,40 @@ use records::Record;
 
 use super::ready::Prepared;
 
-/// How often everything is looked at.
+/// Time between two checks.
 const EVERY: Duration = Duration::from_secs(1);
-/// What has not answered for so long is missing.
+/// A resource that has not answered within this time counts as missing.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What there is to look at.
+/// The resources to check.
 pub struct Resources {
     machine: MachineConfig,
     credentials: Option<Credentials>,
     arbiter: Option<Arc<dyn Arbiter>>,
     reserve: Arc<Reserve>,
     prepared: Prepared,
-    /// The files that the disks were at first.
+    /// The identity of each disk's file at the first check.
     disks: Mutex<BTreeMap<PathBuf, FileOf>>,
-    /// Their sizes when the session began, or before.
+    /// The disks' sizes at the beginning of the session, or before.
     sizes: Mutex<BTreeMap<PathBuf, u64>>,
     expected: Arc<Expected>,
     devices: Devices,
-    /// What is being looked at now, and whether the guest could not run without it.
+    /// The resource that is being checked now, and whether the guest could not run without it.
     at: Mutex<(String, bool)>,
 }
 
-/// The device thread of the machine that this side holds, if it holds one: it serves the guest after a takeover. Not the machine
-/// itself, which would end here if this were the last to let go of it.
+/// The device thread of the machine that this side holds, if any: it serves the guest after a takeover. Not a reference to the
+/// machine: dropping the last one here would end the machine on this thread.
 #[derive(Clone, Default)]
 pub(super) struct Devices(Arc<Mutex<Option<LoopHandle>>>);
 
 impl Devices {
-    /// There is another one, or none.
+    /// Sets the thread; `None` when there is no machine.
     pub(super) fn set(&self, thread: Option<LoopHandle>) {
         *self.thread() = thread;
     }
 
-    /// Returns when it has answered. One that has ended is missing to nobody: its machine is being given up.
+    /// Returns when the thread has answered. A thread that has ended counts as an answer: its machine is being dropped.
     fn answer(&self) {
         let thread = self.thread().clone();
         if let Some(thread) = thread {
@@ -86,12 +85,12 @@ impl Devices {
     }
 }
 
-/// Which file it is; for a block device, which device.
+/// The identity of a file, or of the device behind a device file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileOf(u64, u64);
 
 impl Resources {
-    /// What a machine needs; its size does not matter here.
+    /// The resources that a machine needs; its size does not matter here.
     pub fn new(
         machine: MachineConfig,
         credentials: Option<Credentials>,
@@ -113,27 +112,27 @@ impl Resources {
         }
     }
 
-    /// To be told whose machine this side holds.
+    /// The expected holder of the records, to be set when this side holds a machine.
     pub(super) fn expected(&self) -> Arc<Expected> {
         self.expected.clone()
     }
 
-    /// To be told which thread is to serve the guest.
+    /// The device thread that will serve the guest, to be set when there is one.
     pub(super) fn devices(&self) -> Devices {
         self.devices.clone()
     }
 
-    /// What is let go of when a takeover needs it.
+    /// The reserve of descriptors, to be released when a takeover needs it.
     pub(super) fn reserve(&self) -> Arc<Reserve> {
         self.reserve.clone()
     }
 
-    /// To be told which machine has open what is looked at here.
+    /// The machine that has these resources open, to be set when it opens them.
     pub(super) fn prepared(&self) -> Prepared {
         self.prepared.clone()
     }
 
-    /// Looks at everything, however long it takes; all that is missing, as one.
+    /// Checks everything, without a time limit; returns all that is missing as one.
     fn look(&self) -> Option<Lack> {
         let mut lacks: Vec<Lack> = Vec::new();
         let mut prove = |what: String, blocks: bool, proven: &dyn Fn() -> Result<(), String>| {
@@ -203,7 +202,7 @@ impl Resources {
         })
     }
 
-    /// Where terms decide who may write.
+    /// Checks the records where terms decide who may write.
     fn records(
         &self,
         disk: &DiskConfig,
@@ -234,11 +233,11 @@ impl Resources {
             .map(PathBuf::as_path)
     }
 
-    /// The image can be opened as it will be, is still the file that it was, and can be read.
+    /// Checks that the image can be opened as a takeover would, is still the same file, and can be read.
     fn disk(&self, disk: &DiskConfig) -> Result<(), String> {
         let failed =
             |what: &str, error: io::Error| format!("disk {}: {what}: {error}", disk.path.display());
-        // Closing a block device that was open for writing has udev look at it anew, each second.
+        // Closing a block device that was open for writing makes udev look at it again, each second.
         let is_device = std::fs::metadata(&disk.path)
             .is_ok_and(|metadata| metadata.file_type().is_block_device());
         let file = File::options()
@@ -281,11 +280,11 @@ impl Resources {
         Ok(())
     }
 
-    /// P3: the guest has been told a size, and so has this side.
+    /// P3: the guest was told a size, and so was this side.
     fn keeps_its_size(&self, disk: &DiskConfig, found: u64) -> Result<(), String> {
         let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
         let known = sizes.entry(disk.path.clone()).or_insert(found);
-        // Between sessions it may be given another one.
+        // Between sessions the disk may get another size.
         if self.expected.get().is_none() {
             *known = found;
         }
@@ -307,8 +306,8 @@ impl Resources {
         Lack { reason: format!("{at}: no answer for {PATIENCE:?}"), blocks }
     }
 
-    /// Looks at everything again and again, until the watch is dropped; `told` is given what is missing, when that changes.
-    /// Returns when everything was looked at once.
+    /// Checks everything repeatedly until the watch is dropped; calls `told` with what is missing when that changes. Returns
+    /// after the first check of everything.
     ///
     /// # Errors
     /// When the process is out of threads.
@@ -346,7 +345,7 @@ impl Resources {
         }
     }
 
-    /// What was found missing last; none when nobody looks any more.
+    /// The last result; `None` when the other thread checks no more.
     fn found(&self, finding: &Receiver<Option<Lack>>) -> Option<Option<Lack>> {
         match finding.recv_timeout(EVERY + PATIENCE) {
             Ok(lack) => Some(lack),
@@ -356,7 +355,7 @@ impl Resources {
     }
 }
 
-/// As long as there is one, everything is looked at.
+/// While one exists, everything is checked repeatedly.
 pub struct Watch(Arc<AtomicBool>);
 
 impl Drop for Watch {

@@ -1,4 +1,4 @@
-//! Whether the networks of a takeover are there, lead somewhere, and are nobody else's.
+//! Checks that the networks of a takeover exist, lead somewhere, and are not in use by another process.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use io_gate_host::own_files::{PlaceError, check_place, check_socket};
 use crate::machine::interface::{self, Interface};
 use crate::standby::ready::Prepared;
 
-/// Longer than it takes to open a tap and close it.
+/// Longer than opening and closing a tap takes.
 const OWN_LOOK: Duration = Duration::from_millis(100);
 
-/// What the kernel says of a tap.
+/// What the kernel reports about a tap.
 pub(super) type Found = Result<Option<Interface>, String>;
 
-/// P7: a guest that goes on here and reaches nobody has not survived.
+/// P7: checks a tap's existence: a guest that continues here and reaches no peer has not survived.
 pub(super) fn tap(name: &str, create: bool, found: &Found) -> Result<(), String> {
     match found.as_ref().map_err(Clone::clone)? {
         None if create => Ok(()),
@@ -27,7 +27,7 @@ pub(super) fn tap(name: &str, create: bool, found: &Found) -> Result<(), String>
     }
 }
 
-/// Told, and no more: a tap can be reached in ways that are not seen here, by a route of the host's or a redirection.
+/// Only reported: the tap may be reachable in ways that are not seen here, by a route of the host's or a redirection.
 pub(super) fn attached(name: &str, found: &Found) -> Result<(), String> {
     match found {
         Ok(Some(found)) if found.up && found.master.is_none() && !found.has_address => {
@@ -39,12 +39,12 @@ pub(super) fn attached(name: &str, found: &Found) -> Result<(), String> {
         Ok(Some(found)) if found.master.is_some_and(|(_, up)| !up) => Err(format!(
             "net tap={name}: the bridge that it is a port of is down: `ip link set BRIDGE up`"
         )),
-        // Looked at by others.
+        // Other checks cover these.
         _ => Ok(()),
     }
 }
 
-/// Told, and no more: a takeover opens it before a term is asked for.
+/// Only reported: a takeover opens the tap before it claims a term.
 pub(super) fn unused(name: &str, prepared: &Prepared) -> Result<(), String> {
     let in_use = || matches!(interface::look(name), Ok(Some(found)) if found.up && found.in_use);
     if nobody_elses(in_use, prepared) {
@@ -62,9 +62,9 @@ pub(super) fn free_name(name: &Path, prepared: &Prepared) -> Result<(), PlaceErr
     check_socket(name)
 }
 
-/// Nobody has it, or this process: for a moment when a primary joins, and from the making ready for a takeover on.
+/// Whether no process uses it, or only this one: for a moment when a primary joins, and from the preparation of a takeover on.
 fn nobody_elses(in_use: impl Fn() -> bool, prepared: &Prepared) -> bool {
-    // Asked in this order: who makes ready says so before anything is opened.
+    // In this order: a preparation is noted before anything is opened.
     let others = || in_use() && !prepared.is_open();
     if !others() {
         return true;
@@ -88,7 +88,7 @@ mod tests {
     use crate::machine::Machine;
     use crate::standby::ready::Preparing;
 
-    /// A network of this thread's own, with a tap in it that has an address to route by.
+    /// Makes a network namespace for this thread, with a tap in it that has an address to route by.
     fn own_tap(name: &str) -> bool {
         // SAFETY: a system call that changes the network namespace of this thread only.
         if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
@@ -118,8 +118,8 @@ mod tests {
         Machine::build(config.clone(), ledger, Arc::new(Unfenced)).unwrap()
     }
 
-    /// P7: a side that has made ready, and then may not take over. Fails where its own tap counts as another process's, and its
-    /// own name as taken: the guest could not go on here then, whatever its operator puts right.
+    /// P7: a side that has prepared and then may not take over. Fails if its own tap or its own name counts as another
+    /// process's: the guest could not continue here then, whatever the operator changes.
     #[test]
     fn what_a_side_has_made_ready_is_its_own() {
         if !own_tap("tap0") {
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(resources.look(), None);
         drop(ours);
 
-        // What another has is another's, also when this side has tried to open it.
+        // A tap of another process is in use, also after this side has tried to open it.
         let others = machine(&config);
         Preparing::default().prepare(&others).unwrap();
         let ours = machine(&config);

@@ -1,4 +1,4 @@
-//! The records of who may write to the disks, as this side sees them: whether they could be written, and are still those that the
+//! The records of who may write to the disks, as this side sees them: whether they can be written, and are still those that the
 //! primary holds (P2).
 
 use std::collections::BTreeMap;
@@ -15,29 +15,29 @@ use super::FileOf;
 use crate::config::DiskConfig;
 use crate::machine::disks::fence_record;
 
-/// Whose the records are to be: a primary's, by its term and its name; none while there is no session.
+/// The expected holder of the records: a primary, by its term and its name; `None` without a session.
 #[derive(Debug, Default)]
 pub struct Expected(Mutex<Session>);
 
 #[derive(Debug, Default)]
 struct Session {
     primary: Option<(Term, String)>,
-    /// Which files the records are since it began.
+    /// The identity of each record's file since the session began.
     records: BTreeMap<PathBuf, FileOf>,
 }
 
 impl Expected {
-    /// A session begins with this primary, or what was held of it was given up.
+    /// Sets the primary of a new session; `None` when the session's checkpoint was dropped.
     pub fn set(&self, primary: Option<(Term, String)>) {
         *self.session() = Session { primary, ..Session::default() };
     }
 
-    /// Of whom.
+    /// The expected holder.
     pub(super) fn get(&self) -> Option<(Term, String)> {
         self.session().primary.clone()
     }
 
-    /// Whether the record at `path` is the file that it was when the session began.
+    /// Whether the record at `path` is the same file as at the beginning of the session.
     fn is_known(&self, path: &Path, found: FileOf) -> bool {
         *self.session().records.entry(path.to_owned()).or_insert(found) == found
     }
@@ -47,22 +47,22 @@ impl Expected {
     }
 }
 
-/// What is found in the place of a disk's record.
+/// What was found at the place of a disk's record.
 pub(super) struct Record {
     path: PathBuf,
-    /// None: there is none yet.
+    /// `None`: there is no record yet.
     found: Option<(FileOf, Claim)>,
 }
 
 impl Record {
-    /// Looks at the record of a disk that has one: it can be read and written. Without, nothing is written to the disk after a
-    /// takeover.
+    /// Reads the record of a disk that has one, and checks that it can be read and written. Without it nothing could be written
+    /// to the disk after a takeover.
     pub(super) fn look(disk: &DiskConfig) -> Result<Option<Self>, String> {
         let Some(path) = fence_record(disk) else { return Ok(None) };
         let cannot = |what, error: io::Error| {
             format!("the fence record {}: it cannot be {what}: {error}", path.display())
         };
-        // It names the record, and says what to do.
+        // The error names the record and says what to do.
         let claim = DiskFence::look(&path).map_err(|error| error.to_string())?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let to_write = match claim {
@@ -80,12 +80,12 @@ impl Record {
         Ok(Some(Self { path, found }))
     }
 
-    /// It is the one that the primary holds, by what it says, and by which file it is: a copy says the same, but not who wins
-    /// the next term. Told, and no more: the arbiter still says who may perform.
+    /// Checks that this record is the one that the primary holds, by its content and by its file: a copy has the same content,
+    /// but does not show who wins the next term. Only reported: the arbiter still decides who may perform.
     pub(super) fn is_the_primarys(&self, expected: &Expected) -> Result<(), String> {
         let Some((term, holder)) = expected.get() else { return Ok(()) };
         let found = match &self.found {
-            // A primary that has ended in good order says so itself.
+            // A primary that has ended in good order frees its record.
             Some((_, claim)) if claim.free => return Ok(()),
             Some((file, claim)) if claim.is_of(term.0, &holder) => {
                 if expected.is_known(&self.path, *file) {

@@ -1,4 +1,4 @@
-//! Whether the storage of a disk that is open answers.
+//! Checks that the storage of an open disk answers.
 
 use std::fs::File;
 use std::io;
@@ -10,11 +10,11 @@ const BLOCK: usize = 4096;
 #[repr(align(4096))]
 struct Block([u8; BLOCK]);
 
-/// The flags to open a disk with, to look at it.
+/// The flags for opening a disk to check it.
 ///
-/// P3: a block device is read past the page cache. What another host writes to it afterwards does not come into this host's
-/// pages, and after a takeover the guest would read from them what the disk had at the first look. A file's pages are looked
-/// after by its file system.
+/// P3: a block device is read past the page cache. Otherwise this host would cache pages, another host would write the disk
+/// afterwards, and after a takeover the guest would read what the disk held at the first check. A file system keeps a file's
+/// pages current.
 pub(super) fn flags(is_device: bool) -> i32 {
     let direct = if is_device { libc::O_DIRECT } else { 0 };
     direct | libc::O_NONBLOCK | libc::O_CLOEXEC
@@ -23,7 +23,7 @@ pub(super) fn flags(is_device: bool) -> i32 {
 /// Reads from the beginning of a disk, opened with [`flags`].
 pub(super) fn answers(file: &File, is_device: bool, len: u64) -> io::Result<()> {
     if !is_device {
-        // An empty one is refused elsewhere.
+        // Another check refuses an empty disk.
         return if len > 0 { file.read_exact_at(&mut [0; 1], 0) } else { Ok(()) };
     }
     let mut block = Box::new(Block([0; BLOCK]));
@@ -32,7 +32,7 @@ pub(super) fn answers(file: &File, is_device: bool, len: u64) -> io::Result<()> 
             Err(io::Error::other("expected a size, found none: its medium or its server is gone"))
         }
         Ok(_) => Ok(()),
-        // Its sectors are larger: it was there to say so.
+        // Its sectors are larger than the read; this error itself is an answer.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
         Err(error) => Err(error),
     }
@@ -82,13 +82,14 @@ mod tests {
         storage.sync_all().unwrap();
     }
 
-    /// P3. Fails where the look, or what is opened to go on with a guest, leaves or finds the device's pages as they were.
+    /// P3. Fails if the check leaves old pages of the device in the cache, or if opening the disk for the guest finds them
+    /// there.
     #[test]
     fn p3_a_takeover_reads_from_a_device_what_the_other_host_has_written() {
         let storage = tempfile::NamedTempFile::new().unwrap();
         storage.as_file().set_len(1 << 20).unwrap();
         let Some(device) = Device::of(storage.path()) else { return };
-        // Somebody has it open all the time: its pages go by themselves with the last one who has.
+        // Another process has it open all the time: otherwise its pages would vanish with the last close.
         let others = File::open(&device.0).unwrap();
         let disk = Disk::open(&device.0, DiskOptions::default()).unwrap();
         disk.forget_cached();
