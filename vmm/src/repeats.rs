@@ -1,6 +1,6 @@
-//! What fails again and again for one reason: told once, and counted (P9).
+//! Repeated failures: each reason is reported once, and all are counted (P9).
 
-/// So many reasons are remembered; others are told each time.
+/// Number of reasons that are remembered; further ones are reported each time.
 const REMEMBERED: usize = 8;
 
 /// See the module.
@@ -11,7 +11,8 @@ pub(crate) struct Repeats {
 }
 
 impl Repeats {
-    /// Counts a failure. `true`: it is to be told, as its reason has not been told since there was none.
+    /// Counts a failure. Returns `true` if its reason has not been reported since the last
+    /// [`over`](Self::over).
     pub(crate) fn failed(&mut self, reason: &str) -> bool {
         self.count += 1;
         if self.told.iter().any(|told| told == reason) {
@@ -23,12 +24,12 @@ impl Repeats {
         true
     }
 
-    /// There is something else to tell: what fails after that is told anew.
+    /// The failures have ended: the next one is reported anew.
     pub(crate) fn over(&mut self) {
         *self = Self::default();
     }
 
-    /// How often it has failed so far.
+    /// Number of failures so far.
     pub(crate) fn count(&self) -> u64 {
         self.count
     }
@@ -47,7 +48,7 @@ mod tests {
         assert_eq!((repeats.count(), repeats.failed("a")), (0, true));
     }
 
-    /// P9. Fails where what it remembers grows with what is said to it.
+    /// P9. Fails if the memory used grows with the number of reasons.
     #[test]
     fn what_is_remembered_is_bounded() {
         let mut repeats = Repeats::default();

@@ -1,14 +1,14 @@
-//! What the engine measures of itself, as `kemari ctl status` shows it.
+//! The engine's measurements, as shown by `kemari ctl status`.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// A distribution, summed up.
+/// The summary of a distribution.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Summary {
-    /// How many values.
+    /// Number of values.
     pub count: u64,
     /// Median.
     pub p50: u64,
@@ -22,13 +22,14 @@ pub struct Summary {
     pub max: u64,
 }
 
-/// A distribution of whole numbers, kept to three digits in bounded memory.
+/// A distribution of whole numbers with three significant digits, in bounded memory.
 #[derive(Debug)]
 pub struct Distribution(Histogram<u64>);
 
 impl Default for Distribution {
     fn default() -> Self {
-        // One hour in microseconds, or 16 GiB in pages, are far inside; larger values saturate.
+        // One hour in microseconds and 16 GiB in pages are far below this bound; larger values
+        // saturate.
         let histogram = Histogram::new_with_bounds(1, 1 << 42, 3);
         Self(histogram.expect("the bounds are valid: 1 * 2 <= 2^42, 3 <= 5 digits"))
     }

@@ -1,7 +1,8 @@
-//! What no gate can stand before, why, and what to use instead: the one list of it.
+//! The list of devices and features that no gate can control, with the reason and the alternative for
+//! each.
 //!
 //! With fault tolerance on, everything on the list is refused before anything runs (P5). With it off,
-//! only what this program implements is allowed: guest memory in a shared file.
+//! only the one that this program implements is allowed: guest memory in a shared file.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,24 +12,24 @@ use crate::config::MachineConfig;
 /// A way for bytes to leave or enter the guest that does not pass the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ungated {
-    /// The host's kernel works a network's queues.
+    /// The host's kernel serves a network's queues.
     VhostNet,
-    /// Another process works a device's queues.
+    /// Another process serves a device's queues.
     VhostUser,
-    /// A device of the host's is passed through.
+    /// A device of the host is passed through.
     Vfio,
-    /// Hardware works a device's queues.
+    /// Hardware serves a device's queues.
     Vdpa,
     /// Guest memory that other processes can map.
     SharedMemory,
     /// A file that the guest writes by storing to memory.
     Pmem,
-    /// Notifications and interrupts that KVM exchanges with somebody else.
+    /// Notifications and interrupts that KVM exchanges with another process.
     ForeignEvents,
 }
 
 impl Ungated {
-    /// All of them.
+    /// Every kind.
     pub const ALL: [Self; 7] = [
         Self::VhostNet,
         Self::VhostUser,
@@ -39,7 +40,7 @@ impl Ungated {
         Self::ForeignEvents,
     ];
 
-    /// What it is called, why it cannot be gated, and what to use instead.
+    /// The name, why it cannot be gated, and what to use instead.
     const fn row(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::VhostNet => (
@@ -80,13 +81,13 @@ impl Ungated {
         }
     }
 
-    /// What it is called.
+    /// The name for messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.row().0
     }
 
-    /// Recognises it in the value of a flag, as users of this and other monitors spell it.
+    /// Recognises one in the value of a flag, as users of this and other monitors spell it.
     #[must_use]
     pub fn spelled(value: &str) -> Option<Self> {
         value.split(',').find_map(|part| {
@@ -101,14 +102,15 @@ impl Ungated {
                 _ if named("vhost") => Some(Self::VhostNet),
                 _ if named("vfio") => Some(Self::Vfio),
                 _ if named("pmem") || named("virtio-pmem") || named("nvdimm") => Some(Self::Pmem),
-                // `ioeventfd=on` of other monitors is a descriptor of their own.
+                // In other monitors `ioeventfd=on` means a descriptor of their own, not a foreign
+                // one.
                 _ if events && !off && value != "on" => Some(Self::ForeignEvents),
                 _ => None,
             }
         })
     }
 
-    /// What is in a machine that this program can run without fault tolerance only.
+    /// What the machine has that this program can run only without fault tolerance.
     #[must_use]
     pub fn of(machine: &MachineConfig) -> Option<Found> {
         let file = machine.memory_file.as_ref()?;
@@ -120,17 +122,17 @@ impl Ungated {
     }
 }
 
-/// One of them, where it was asked for.
+/// An ungated device or feature that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// What.
+    /// Its kind.
     pub kind: Ungated,
     /// How it was asked for.
     pub spelled: String,
 }
 
 impl Found {
-    /// Why it cannot be had, if it cannot.
+    /// Why it cannot be used, if it cannot.
     #[must_use]
     pub fn refusal(&self, fault_tolerance: bool) -> Option<Refusal> {
         if !fault_tolerance && self.kind.is_implemented() {
@@ -167,9 +169,9 @@ impl std::error::Error for Refusal {}
 /// The value of a flag that may ask for something ungated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked<T> {
-    /// It does not.
+    /// It asks for nothing ungated.
     Gated(T),
-    /// It does.
+    /// It asks for something ungated.
     Ungated(Found),
 }
 
@@ -185,7 +187,7 @@ impl<T: FromStr> FromStr for Asked<T> {
 }
 
 impl<T> Asked<T> {
-    /// What was asked for, if a gate can stand before it.
+    /// The value, if it can be gated.
     #[must_use]
     pub fn gated(&self) -> Option<&T> {
         match self {
@@ -194,7 +196,7 @@ impl<T> Asked<T> {
         }
     }
 
-    /// What was asked for, if none can.
+    /// What cannot be gated, if anything.
     #[must_use]
     pub fn ungated(&self) -> Option<&Found> {
         match self {

@@ -1,5 +1,5 @@
-//! The ACPI tables: how a stock kernel finds its CPUs, its interrupt controllers, the serial line, the virtio-mmio windows,
-//! and the way to power off and reset.
+//! The ACPI tables: a stock kernel finds its CPUs, interrupt controllers, serial line and virtio-mmio windows in them, and
+//! the way to power off and reset.
 //!
 //! Not "hardware-reduced" ACPI: with that, Linux powers off by other registers than PM1a, and `_S5` has no effect.
 
@@ -25,10 +25,10 @@ const OEM_REVISION: u32 = 1;
 
 /// FADT, IA-PC boot architecture flags: there are devices on the ISA bus (the serial line).
 const LEGACY_DEVICES: u16 = 1;
-/// No VGA, so that nobody probes for it.
+/// No VGA, so that the guest does not probe for it.
 const VGA_NOT_PRESENT: u16 = 1 << 2;
-/// No CMOS clock: without this Linux's rtc_cmos waits for it for eight to ten seconds. Bit 1, "8042 present", stays clear
-/// for the same reason: there is only its reset command.
+/// No CMOS clock: without this flag Linux's rtc_cmos waits for it for eight to ten seconds. Bit 1, "8042 present", stays
+/// clear for the same reason: only the reset command of an 8042 exists.
 const CMOS_RTC_NOT_PRESENT: u16 = 1 << 5;
 
 /// MADT: the machine also has a pair of 8259s.
@@ -49,22 +49,22 @@ pub enum AcpiError {
     TooLarge {
         /// Bytes needed.
         needed: u64,
-        /// Bytes there are.
+        /// Bytes available.
         room: u64,
     },
     /// The tables lie outside guest memory.
     #[error("cannot write the ACPI tables at {addr:#x}: {reason}: raise --memory")]
     Write {
-        /// Where.
+        /// The address.
         addr: u64,
-        /// What the memory says.
+        /// The error from guest memory.
         reason: String,
     },
 }
 
 /// Writes all tables and returns the address of the RSDP, which comes first.
 ///
-/// A host bridge is told of only where there is one (`pci`): a machine without is as it was before there were any.
+/// Describes a host bridge only if there is one (`pci`); the tables of a machine without PCI do not change.
 ///
 /// # Errors
 /// When the tables do not fit, or guest memory cannot be written.
@@ -88,7 +88,7 @@ pub fn build(
     Ok(layout::ACPI_START)
 }
 
-/// Hands out addresses in the ACPI area.
+/// Allocates addresses in the ACPI area.
 struct Area {
     next: u64,
     tables: Vec<(u64, Vec<u8>)>,
@@ -124,13 +124,13 @@ fn bytes(table: &dyn Aml) -> Vec<u8> {
     bytes
 }
 
-/// Fixed hardware: where the power and reset registers are. 32-bit addresses, because with the 64-bit ones set as well the
-/// two would have to agree, and some kernels warn about either choice.
+/// The FADT with the power and reset registers. Uses 32-bit addresses only: with 64-bit ones set as well the two would have
+/// to agree, and some kernels warn about either choice.
 fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .flag(Flags::Wbinvd)
         .flag(Flags::ProcC1)
-        // The sleep button and the clock's wake-up are no fixed hardware here: there are none. The power button is.
+        // There is no sleep button and no wake-up by a clock. The power button is fixed hardware.
         .flag(Flags::SlpButton)
         .flag(Flags::FixRtc)
         .flag(Flags::ResetRegSup);
@@ -160,7 +160,7 @@ fn madt(cpus: u32) -> Vec<u8> {
     body.dword(layout::LAPIC_ADDR);
     body.dword(PCAT_COMPAT);
     for id in 0..cpus {
-        // The number of CPUs is limited to 254 when the VM is made, so that it is a valid 8-bit APIC id.
+        // The number of CPUs is limited to 254 when the VM is made, so `id` is a valid 8-bit APIC id.
         ProcessorLocalApic::new(id as u8, id as u8, EnabledStatus::Enabled).to_aml_bytes(&mut body);
     }
     IoApic::new(cpus as u8, layout::IOAPIC_ADDR, 0).to_aml_bytes(&mut body);
@@ -196,7 +196,7 @@ fn dsdt(windows: &[MmioWindow], pci: bool) -> Vec<u8> {
     table(*b"DSDT", 2, &body)
 }
 
-/// Edge triggered, active high, not shared: what ISA devices and eventfd-driven interrupts are.
+/// Edge triggered, active high, not shared: the properties of ISA devices and of eventfd-driven interrupts.
 fn edge(gsi: u32) -> Interrupt {
     Interrupt::new(true, true, false, false, gsi)
 }
@@ -220,7 +220,7 @@ fn com1(sink: &mut Vec<u8>) {
     .to_aml_bytes(sink);
 }
 
-/// `LNRO0005` is the id by which Linux's virtio_mmio driver is loaded and bound.
+/// Linux loads and binds its virtio_mmio driver by the id `LNRO0005`.
 fn virtio_mmio(sink: &mut Vec<u8>, index: usize, window: &MmioWindow) {
     let name = format!("_SB_.VM{index:02X}");
     Device::new(
@@ -243,9 +243,9 @@ fn virtio_mmio(sink: &mut Vec<u8>, index: usize, window: &MmioWindow) {
     .to_aml_bytes(sink);
 }
 
-/// A host bridge with configuration mechanism #1, the ranges that its devices' windows may lie in, and their interrupts:
-/// pin A of device n is wired to a pin of the I/O APIC of its own. An entry without a link device means level triggered
-/// and active low (PCI's INTx#; ACPI 6.5, 6.2.13), and KVM ignores the polarity.
+/// A host bridge with configuration mechanism #1, the ranges for its devices' windows, and their interrupts: pin A of
+/// device n is wired to a pin of its own at the I/O APIC. An entry without a link device means level triggered and active
+/// low (PCI's INTx#; ACPI 6.5, 6.2.13), and KVM ignores the polarity.
 fn pci_bus(sink: &mut Vec<u8>) {
     let routes: Vec<[u32; 4]> = layout::pci_places()
         .map(|place| [u32::from(place.device) << 16 | 0xffff, 0, 0, place.gsi])
@@ -329,7 +329,7 @@ mod tests {
         u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
     }
 
-    /// Every table reachable from the RSDP, as an operating system walks them.
+    /// Returns every table that is reachable from the RSDP, as an operating system walks them.
     fn walk(memory: &GuestMemory) -> Vec<Vec<u8>> {
         let rsdp = read(memory, layout::ACPI_START, 36);
         assert_eq!(&rsdp[..8], b"RSD PTR ");
@@ -385,7 +385,7 @@ mod tests {
         assert_eq!(madt[72..], [2, 10, 0, 9, 9, 0, 0, 0, 0xd, 0]);
     }
 
-    /// ACPICA's own compiler reads what we wrote; skipped, and said so, where it is not installed.
+    /// ACPICA's own compiler reads the tables; reported as not tested where it is not installed.
     #[test]
     fn iasl_disassembles_the_tables() {
         if Command::new("iasl").arg("-v").output().is_err() {

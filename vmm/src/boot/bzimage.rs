@@ -1,5 +1,5 @@
-//! A bzImage: its setup header, where its protected-mode code goes, and where that unpacks the kernel
-//! (the Linux kernel's Documentation/arch/x86/boot.rst).
+//! A bzImage: its setup header, the place of its protected-mode code, and the place of the unpacked kernel (the Linux
+//! kernel's Documentation/arch/x86/boot.rst).
 
 use kemari_hypervisor::layout;
 use kemari_hypervisor::memory::GuestMemory;
@@ -11,13 +11,13 @@ use super::error::BootError;
 use super::map::{BootMap, Part};
 use super::source::Source;
 
-/// Where the setup header begins in the file.
+/// Offset of the setup header in the file.
 const HEADER_AT: u64 = 0x1f1;
 const HEADER_LEN: u64 = size_of::<setup_header>() as u64;
 const SECTOR: u64 = 512;
-/// `setup_sects` of kernels so old that they leave it zero.
+/// The value of `setup_sects` for old kernels that leave it zero.
 const SETUP_SECTS_OF_OLD: u64 = 4;
-/// `syssize` counts these.
+/// The unit of `syssize` in bytes.
 const PARAGRAPH: u64 = 16;
 /// `loadflags`: the protected-mode code goes to 1 MiB or higher.
 const LOADED_HIGH: u8 = 1;
@@ -25,17 +25,17 @@ const LOADED_HIGH: u8 = 1;
 const ENTRY_64_OFFSET: u64 = 0x200;
 /// `xloadflags`: the image has the 64-bit entry.
 const XLF_KERNEL_64: u16 = 1;
-/// `xloadflags`: it takes its parameters and its initrd anywhere.
+/// `xloadflags`: the kernel accepts its parameters and its initrd anywhere.
 const XLF_CAN_BE_LOADED_ABOVE_4G: u16 = 2;
 /// First boot protocol version with `xloadflags`.
 const PROTOCOL_2_12: u16 = 0x020c;
-/// What old kernels accept as the highest address of an initrd (`initrd_addr_max`).
+/// The highest address of an initrd that old kernels accept (`initrd_addr_max`).
 const INITRD_ADDR_MAX: u32 = 0x37ff_ffff;
 
-/// An image whose header has been read and found good.
+/// An image whose header has been read and checked.
 pub(super) struct BzImage {
     header: setup_header,
-    /// Where the protected-mode code is in the file, and its length.
+    /// Offset of the protected-mode code in the file, and its length.
     code_at: u64,
     code_len: u64,
 }
@@ -65,7 +65,7 @@ impl BzImage {
             code_at + u64::from(packed_at),
             u64::from(packed),
         )?;
-        // What follows, such as a signature, is loaded as well: it does no harm.
+        // Bytes after the code, such as a signature, are loaded as well: they do no harm.
         let code_len = source.len() - code_at;
         if code_len <= ENTRY_64_OFFSET && declared > 0 {
             return Err(
@@ -75,7 +75,7 @@ impl BzImage {
         Ok(Self { header, code_at, code_len })
     }
 
-    /// The header, to be handed back to the kernel in the zero page.
+    /// The header, which the kernel gets back in the zero page.
     pub(super) fn header(&self) -> setup_header {
         self.header
     }
@@ -88,7 +88,7 @@ impl BzImage {
         Entry::Linux64 { rip: self.load_addr() + ENTRY_64_OFFSET }
     }
 
-    /// First address that an initrd must not reach.
+    /// End of the range that an initrd may use.
     pub(super) fn initrd_limit(&self) -> u64 {
         if self.header.xloadflags & XLF_CAN_BE_LOADED_ABOVE_4G != 0 {
             return layout::LOW_RAM_END;
@@ -99,8 +99,8 @@ impl BzImage {
         }
     }
 
-    /// The kernel unpacks itself to its preferred address, or in place if that is higher, and needs `init_size` bytes there.
-    /// The two may overlap: it moves out of its own way.
+    /// Claims the memory that the kernel unpacks itself to: `init_size` bytes at its preferred address, or in place if that
+    /// is higher. The two may overlap, because the kernel moves itself away first.
     pub(super) fn claim(&self, source: &Source<'_>, map: &mut BootMap) -> Result<(), BootError> {
         let start = self.load_addr();
         if start < layout::HIGH_MEMORY_START {

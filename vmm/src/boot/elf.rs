@@ -1,7 +1,7 @@
-//! A 64-bit ELF image: its segments, and the note that says where PVH enters.
+//! A 64-bit ELF image: its segments, and the note with the PVH entry.
 //!
-//! linux-loader's own loader takes the last note segment for the only one, does not count segments that are all zeros, and
-//! writes while it checks; its types are used.
+//! Does not use linux-loader's loader, only its types: that loader uses the last note segment only, does not count
+//! segments of zeros, and writes while it checks.
 
 use kemari_hypervisor::memory::GuestMemory;
 use linux_loader::elf::{Elf64_Ehdr, Elf64_Nhdr, Elf64_Phdr, PT_LOAD, PT_NOTE};
@@ -14,13 +14,13 @@ use super::source::Source;
 
 const HEADER_LEN: u64 = size_of::<Elf64_Ehdr>() as u64;
 const PROGRAM_HEADER_LEN: u64 = size_of::<Elf64_Phdr>() as u64;
-/// Notes of a kernel are a few hundred bytes.
+/// A kernel's notes are a few hundred bytes.
 const NOTES_MAX: u64 = 1 << 20;
-/// `XEN_ELFNOTE_PHYS32_ENTRY`: where PVH enters, a 32-bit physical address.
+/// `XEN_ELFNOTE_PHYS32_ENTRY`: the PVH entry, a 32-bit physical address.
 const PVH_ENTRY: u32 = 18;
 const PVH_OWNER: &[u8] = b"Xen\0";
 
-/// An image whose headers have been read and found good.
+/// An image whose headers have been read and checked.
 pub(super) struct ElfImage {
     entry: Entry,
     /// PT_LOAD segments with their index among the program headers.
@@ -89,7 +89,7 @@ impl ElfImage {
         Ok(())
     }
 
-    /// Reads the segments into memory that is all zero.
+    /// Loads the segments into memory that is all zero.
     pub(super) fn load(
         &self,
         source: &mut Source<'_>,
@@ -102,7 +102,7 @@ impl ElfImage {
     }
 }
 
-/// The first bytes of `bytes`; what is missing is zero.
+/// Reads a `T` from the start of `bytes`; missing bytes are zero.
 fn read_as<T: ByteValued + Default>(bytes: &[u8]) -> T {
     let mut value = T::default();
     let into = value.as_mut_slice();
@@ -133,7 +133,7 @@ fn program_headers(
     Ok(bytes.chunks_exact(PROGRAM_HEADER_LEN as usize).map(read_as).collect())
 }
 
-/// Where PVH enters, if the notes of this segment say so.
+/// The PVH entry, if the notes of this segment have one.
 fn pvh_entry(source: &mut Source<'_>, phdr: &Elf64_Phdr) -> Result<Option<u64>, BootError> {
     if phdr.p_filesz > NOTES_MAX {
         return Err(source.damaged(format!(
@@ -142,7 +142,8 @@ fn pvh_entry(source: &mut Source<'_>, phdr: &Elf64_Phdr) -> Result<Option<u64>, 
         )));
     }
     let bytes = source.bytes(phdr.p_offset, phdr.p_filesz)?;
-    // Linux's notes are aligned to 4, whatever the segment says; where the segment says 8, others are aligned to that.
+    // Linux aligns its notes to 4, whatever the segment's alignment; other producers align theirs to 8 if the segment says
+    // so.
     let found = find_pvh_note(&bytes, 4);
     let found = if phdr.p_align == 8 { found.or_else(|_| find_pvh_note(&bytes, 8)) } else { found };
     let Some(description) = found.map_err(|reason| source.damaged(reason))? else {
@@ -157,7 +158,7 @@ fn pvh_entry(source: &mut Source<'_>, phdr: &Elf64_Phdr) -> Result<Option<u64>, 
     }
 }
 
-/// The description of the first PVH note; an error where a note reaches beyond the segment.
+/// The description of the first PVH note; an error if a note reaches beyond the segment.
 fn find_pvh_note(bytes: &[u8], align: usize) -> Result<Option<&[u8]>, String> {
     let mut rest = bytes;
     while rest.len() >= size_of::<Elf64_Nhdr>() {

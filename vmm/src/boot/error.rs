@@ -17,17 +17,17 @@ pub enum BootError {
         what: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The file is no kernel.
+    /// The file is not a kernel.
     #[error(
         "{} is not a kernel: expected a bzImage or a 64-bit x86 ELF image, found {found}: check --kernel", path.display()
     )]
     NotAKernel {
         /// The file.
         path: PathBuf,
-        /// What it looks like.
+        /// What the file looks like.
         found: String,
     },
     /// The kernel has no 64-bit entry.
@@ -41,14 +41,14 @@ pub enum BootError {
     KernelTooLarge {
         /// The file.
         path: PathBuf,
-        /// The end of what it needs.
+        /// The end of the memory that the kernel needs.
         needed: u64,
-        /// The end of what there is.
+        /// The end of the guest's low memory.
         end: u64,
-        /// The MiB that it fits into.
+        /// The smallest `--memory` that is enough, in MiB.
         enough: u64,
     },
-    /// The kernel wants to be where no guest has RAM for it.
+    /// The kernel needs an address at which no guest has RAM for it.
     #[error(
         "{}: the kernel cannot be loaded: {claim} is not within {:#x} to {:#x} or {:#x} to {:#x}, where a guest has RAM for \
          it: link the kernel to lie there",
@@ -57,10 +57,10 @@ pub enum BootError {
     NoRam {
         /// The file.
         path: PathBuf,
-        /// What of it, and where.
+        /// The part of the kernel, and its range.
         claim: Claim,
     },
-    /// The kernel wants to be where a boot structure is.
+    /// The kernel needs an address that a boot structure uses.
     #[error(
         "{}: the kernel cannot be loaded: {claim} overlaps {by}, which the boot protocol needs: link the kernel to lie at \
          {:#x} or higher", path.display(), layout::HIGH_MEMORY_START
@@ -68,9 +68,9 @@ pub enum BootError {
     OverStructure {
         /// The file.
         path: PathBuf,
-        /// What of it, and where.
+        /// The part of the kernel, and its range.
         claim: Claim,
-        /// What is there.
+        /// The boot structure, and its range.
         by: Claim,
     },
     /// The image is damaged.
@@ -78,7 +78,7 @@ pub enum BootError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What the loader says.
+        /// What is wrong with it.
         reason: String,
     },
     /// The initrd does not fit beside the kernel.
@@ -91,11 +91,11 @@ pub enum BootError {
         path: PathBuf,
         /// Its size.
         size: u64,
-        /// Where the kernel ends.
+        /// The end of the kernel.
         kernel_end: u64,
-        /// Where this guest's memory ends, or what the kernel accepts.
+        /// The end of this guest's memory, or the highest address that the kernel accepts.
         end: u64,
-        /// The MiB that it fits into.
+        /// The smallest `--memory` that is enough, in MiB.
         enough: u64,
     },
     /// The initrd does not fit beside this kernel in any guest.
@@ -109,7 +109,7 @@ pub enum BootError {
         path: PathBuf,
         /// Its size.
         size: u64,
-        /// Where the kernel ends.
+        /// The end of the kernel.
         kernel_end: u64,
         /// Highest address that the kernel accepts.
         end: u64,
@@ -137,9 +137,9 @@ pub enum BootError {
     /// A boot structure lies outside guest memory.
     #[error("cannot write a boot structure at {addr:#x}: {reason}: raise --memory")]
     Write {
-        /// Where.
+        /// The address.
         addr: u64,
-        /// What the memory says.
+        /// The error from guest memory.
         reason: String,
     },
     /// Registers could not be set.
@@ -147,13 +147,13 @@ pub enum BootError {
     Registers {
         /// The ioctl's name.
         call: &'static str,
-        /// What the kernel says.
+        /// The system's error.
         source: std::io::Error,
     },
 }
 
 impl BootError {
-    /// What is wrong with the kernel at `path`, which asked for a range that it cannot have.
+    /// The error for the kernel at `path`, whose claim has a conflict.
     pub(super) fn conflict(path: &Path, conflict: Conflict) -> Self {
         let path = path.to_owned();
         match conflict {

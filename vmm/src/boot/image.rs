@@ -47,7 +47,7 @@ impl Kernel {
         }
     }
 
-    /// The header of a bzImage, to be handed back to the kernel in the zero page.
+    /// The header of a bzImage, which the kernel gets back in the zero page.
     pub(super) fn setup_header(&self) -> Option<setup_header> {
         match self {
             Self::Elf(_) => None,
@@ -64,7 +64,7 @@ impl Kernel {
         }
     }
 
-    /// First address that an initrd must not reach.
+    /// End of the range that an initrd may use.
     fn initrd_limit(&self) -> u64 {
         match self {
             Self::Elf(_) => layout::LOW_RAM_END,
@@ -72,7 +72,7 @@ impl Kernel {
         }
     }
 
-    /// Takes what the kernel needs and what its entry protocol puts beside it.
+    /// Claims what the kernel needs, and what its entry protocol puts beside it.
     pub(super) fn claim(&self, source: &Source<'_>, map: &mut BootMap) -> Result<(), BootError> {
         let conflict = |conflict| BootError::conflict(source.path, conflict);
         map.claim_structures(self.entry()).map_err(conflict)?;
@@ -95,7 +95,7 @@ impl Kernel {
     }
 }
 
-/// Takes room for the initrd, as high as the kernel accepts it: out of the way of everything that grows upwards.
+/// Claims room for the initrd, as high as the kernel accepts it: away from everything that grows upwards.
 pub(super) fn claim_initrd(
     source: &Source<'_>,
     kernel: &Kernel,

@@ -1,5 +1,7 @@
-//! What a guest boots: its files, open, and known by their content. They stay open, since a reset loads them again on a
-//! thread that may open nothing, and they travel to standbys, so that the guest can be reset wherever it runs (P7).
+//! The boot files of a guest: open, and identified by their content.
+//!
+//! They stay open, because a reset loads them again on a thread that may open nothing. They are sent to standbys, so that
+//! the guest can be reset wherever it runs (P7).
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -14,7 +16,7 @@ use super::error::BootError;
 use super::image::Kernel;
 use super::source;
 
-/// Bytes that are hashed at a time.
+/// Bytes hashed at a time.
 const CHUNK: usize = 1 << 20;
 
 /// A kernel or an initrd.
@@ -23,12 +25,12 @@ pub struct Image {
     what: &'static str,
     path: PathBuf,
     file: File,
-    /// What it was found to be, and when it had last been written to. Held while it is hashed: by threads that connect, of
-    /// which there is one, and by nobody that the guest waits for.
+    /// The content's id, and the stamp of the file when it was computed. Held while the file is hashed: only a thread that
+    /// connects takes it, of which there is one, and no thread that the guest waits for.
     known: Mutex<Option<(Stamp, ImageId)>>,
 }
 
-/// Differs after a file was written to.
+/// Changes when the file is written to.
 type Stamp = (u64, (i64, i64), (i64, i64));
 
 impl Image {
@@ -37,13 +39,13 @@ impl Image {
         Ok(Self { what, path: path.to_owned(), file, known: Mutex::new(None) })
     }
 
-    /// One that came from a primary, and that nobody else can write to.
+    /// A file received from a primary, in memory that only this process can write to.
     pub(crate) fn received(what: &'static str, file: File) -> Self {
         let path = PathBuf::from(format!("(the primary's {what})"));
         Self { what, path, file, known: Mutex::new(None) }
     }
 
-    /// Where it came from, for people.
+    /// Its path or origin, for messages.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -55,10 +57,10 @@ impl Image {
         source::Source::new(self.what, &self.path, &self.file, progress)
     }
 
-    /// Reads some bytes at `offset`; none at its end.
+    /// Reads some bytes at `offset`; none at the end of the file.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         loop {
             match self.file.read_at(bytes, offset) {
@@ -68,15 +70,15 @@ impl Image {
         }
     }
 
-    /// What is in it now. It is read for this once, and again only after it was written to.
+    /// The id of the current content. The file is read once for this, and again only after it was written to.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the file cannot be read.
     pub fn id(&self) -> Result<ImageId, BootError> {
         let unreadable =
             |source| BootError::Unreadable { what: self.what, path: self.path.clone(), source };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        // Looked at before it is read: what is written meanwhile is found the next time.
+        // Take the stamp before reading: a write during the reading is then found the next time.
         let now = stamp(&self.file.metadata().map_err(unreadable)?);
         if let Some((_, id)) = known.filter(|(then, _)| *then == now) {
             return Ok(id);
@@ -102,7 +104,7 @@ fn stamp(file: &Metadata) -> Stamp {
     (file.len(), (file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec()))
 }
 
-/// Computes an [`ImageId`] from bytes as they come.
+/// Computes an [`ImageId`] piece by piece.
 pub(crate) struct ImageHash {
     context: Context,
     size: u64,
@@ -131,7 +133,7 @@ impl ImageHash {
     }
 }
 
-/// The files of a boot, and the command line.
+/// The files of a boot and the command line.
 #[derive(Debug)]
 pub struct Boot {
     /// The kernel.
@@ -143,7 +145,7 @@ pub struct Boot {
 }
 
 impl Boot {
-    /// Opens a kernel and perhaps an initrd.
+    /// Opens a kernel and, if given, an initrd.
     ///
     /// # Errors
     /// When a file cannot be read.
@@ -157,10 +159,10 @@ impl Boot {
         Self { kernel, initrd, cmdline }
     }
 
-    /// Whether it is a kernel by its headers, and its initrd not empty: what can be known without a machine.
+    /// Checks by the headers that the kernel is one, and that the initrd is not empty: this needs no machine.
     ///
     /// # Errors
-    /// When it is not.
+    /// When a check fails.
     pub fn check(&self) -> Result<(), BootError> {
         Kernel::read(&mut self.kernel.source(&|| {})?)?;
         match &self.initrd {
@@ -171,7 +173,7 @@ impl Boot {
         }
     }
 
-    /// What the handshake compares.
+    /// The files' ids and the command line, for the handshake.
     ///
     /// # Errors
     /// When a file cannot be read.
@@ -200,7 +202,7 @@ mod tests {
         // FIPS 180-2, appendix B.1.
         assert!(id.to_string().starts_with("3 bytes, sha256 ba7816bf8f01cfea"), "{id}");
         assert_eq!(image.id().unwrap(), id);
-        // Longer, so that it differs within the file system's clock tick as well.
+        // Of another length, so that the stamp differs even within one tick of the file system's clock.
         std::fs::write(&path, "abcd").unwrap();
         assert_eq!(image.id().unwrap().size, 4);
     }

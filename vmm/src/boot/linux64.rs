@@ -13,10 +13,10 @@ use super::{Initrd, map_of, put_slice};
 const BOOT_FLAG: u16 = 0xaa55;
 /// `HdrS`.
 const HEADER_MAGIC: u32 = 0x5372_6448;
-/// A boot loader without a number of its own.
+/// Stands for a boot loader without a number of its own.
 const LOADER_UNDEFINED: u8 = 0xff;
 const LOADED_HIGH: u8 = 1;
-/// Required by kernels that look at the header of an image that never had one (ELF).
+/// Required by kernels that read the header even of an image without one (ELF).
 const KERNEL_ALIGNMENT: u32 = 0x0100_0000;
 
 pub(super) fn write_zero_page(
@@ -50,7 +50,7 @@ pub(super) fn write_zero_page(
         .map_err(|e| BootError::Write { addr: layout::ZERO_PAGE_ADDR, reason: e.to_string() })
 }
 
-/// The header that an ELF image lacks.
+/// The header for an ELF image, which has none.
 fn elf_header() -> setup_header {
     setup_header {
         boot_flag: BOOT_FLAG,
@@ -66,8 +66,8 @@ const LARGE_PAGE: u64 = 1 << 7;
 const ENTRIES: u64 = 512;
 const DIRECTORIES: u64 = 4;
 
-/// Maps the first 4 GiB with 2 MiB pages: the kernel, the zero page and the command line, as the protocol asks, and the
-/// device windows, which a bare-metal guest wants at once.
+/// Maps the first 4 GiB with 2 MiB pages: the kernel, the zero page and the command line, as the protocol demands, and
+/// the device windows, which a bare-metal guest uses at once.
 pub(super) fn write_page_tables(memory: &GuestMemory) -> Result<(), BootError> {
     let mut pdpt = Vec::new();
     for i in 0..DIRECTORIES {

@@ -1,8 +1,8 @@
-//! The map of a boot: which ranges of guest memory are taken, and by what.
+//! The map of a boot: which ranges of guest memory are claimed, and by what.
 //!
-//! Everything that is put into guest memory before the guest runs claims its range here first: each segment of the kernel with
-//! its zeros, where a bzImage unpacks itself, the structures of the entry protocol, the initrd. A claim that is no RAM, or
-//! that another has made, is refused before anything is written.
+//! Everything that is put into guest memory before the guest runs first claims its range here: each segment of the kernel with
+//! its zeros, the memory that a bzImage unpacks itself to, the structures of the entry protocol, the initrd. A claim outside
+//! RAM, or over another claim, is refused before anything is written.
 
 use std::fmt;
 use std::ops::Range;
@@ -13,19 +13,19 @@ use vm_memory::{Address, GuestMemoryBackend};
 
 use super::Entry;
 
-/// Where a kernel and its initrd may lie: conventional memory and low RAM. The entry protocols name the initrd by 32 bits and
-/// map the first 4 GiB, so that RAM above the hole is of no use to them.
+/// The ranges for a kernel and its initrd: conventional memory and low RAM. The entry protocols address the initrd with 32
+/// bits and map the first 4 GiB, so RAM above the hole cannot be used.
 const CONVENTIONAL: Range<u64> = 0..layout::EBDA_START;
 const LOW_RAM: Range<u64> = layout::HIGH_MEMORY_START..layout::LOW_RAM_END;
 
-/// What takes a range.
+/// The owner of a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
     /// A segment of an ELF image, by its program header.
     Segment(usize),
-    /// A bzImage as it is in the file.
+    /// A bzImage as in the file.
     Image,
-    /// A bzImage unpacked.
+    /// The unpacked bzImage.
     Unpacked,
     /// A structure of the entry protocol.
     Structure(&'static str),
@@ -48,9 +48,9 @@ impl fmt::Display for Part {
 /// A part and its range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// What.
+    /// The part.
     pub part: Part,
-    /// Where.
+    /// The range.
     pub range: Range<u64>,
 }
 
@@ -60,18 +60,18 @@ impl fmt::Display for Claim {
     }
 }
 
-/// Why a range cannot be had.
+/// Why a range cannot be claimed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Conflict {
-    /// This guest ends before it does; a larger one would not.
+    /// This guest's memory ends too early; a larger guest has the range.
     BeyondMemory { needed: u64, end: u64 },
     /// No guest has usable RAM there.
     NoRam(Claim),
-    /// Somebody else has it.
+    /// Another part has claimed it.
     Taken { wanted: Claim, by: Claim },
 }
 
-/// Who has what.
+/// The claimed ranges.
 #[derive(Debug)]
 pub(super) struct BootMap {
     /// First address after this guest's low RAM.
@@ -80,13 +80,13 @@ pub(super) struct BootMap {
 }
 
 impl BootMap {
-    /// Nothing is taken.
+    /// A map without claims.
     pub(super) fn new(memory: &GuestMemory) -> Self {
         let end = memory.last_addr().raw_value().saturating_add(1).min(layout::LOW_RAM_END);
         Self { end, taken: Vec::new() }
     }
 
-    /// The structures that `entry` asks for.
+    /// Claims the structures of `entry`.
     pub(super) fn claim_structures(&mut self, entry: Entry) -> Result<(), Conflict> {
         for (name, start, len) in structures(entry) {
             self.claim(Part::Structure(name), start, len)?;
@@ -94,12 +94,13 @@ impl BootMap {
         Ok(())
     }
 
-    /// Takes `len` bytes from `start`, in this guest or a larger one: see [`fits`](Self::fits). None of them is nothing.
+    /// Claims `len` bytes from `start`, in this guest or a larger one: see [`fits`](Self::fits). A length of zero claims
+    /// nothing.
     pub(super) fn claim(&mut self, part: Part, start: u64, len: u64) -> Result<(), Conflict> {
         if len == 0 {
             return Ok(());
         }
-        // A range that wraps around ends where no RAM does.
+        // A range that wraps around ends outside RAM and is refused below.
         let wanted = Claim { part, range: start..start.saturating_add(len) };
         let lies_in = |ram: Range<u64>| ram.start <= start && wanted.range.end <= ram.end;
         if !lies_in(CONVENTIONAL) && !lies_in(LOW_RAM) {
@@ -112,7 +113,7 @@ impl BootMap {
         Ok(())
     }
 
-    /// Whether this guest's memory is enough. Asked last: a hint to raise it must not be followed by another refusal.
+    /// Checks that this guest's memory is enough. Call it last, so that no other refusal follows the hint to raise the memory.
     pub(super) fn fits(&self) -> Result<(), Conflict> {
         let needed = self.highest();
         if needed > self.end {
@@ -126,7 +127,7 @@ impl BootMap {
         self.end
     }
 
-    /// First address after the highest range that is taken.
+    /// First address after the highest claimed range.
     pub(super) fn highest(&self) -> u64 {
         self.taken.iter().map(|claim| claim.range.end).max().unwrap_or(0)
     }
@@ -141,7 +142,7 @@ impl BootMap {
                 return None;
             }
             let range = start..start + len;
-            // The lowest of those in the way: nothing between it and `top` is free for this.
+            // Take the lowest claim in the way: nothing between it and `top` is large enough.
             let obstacle = self.taken.iter().filter(|claim| overlap(&claim.range, &range));
             match obstacle.map(|claim| claim.range.start).min() {
                 None => return Some(start),
@@ -150,7 +151,7 @@ impl BootMap {
         }
     }
 
-    /// Where the low RAM of a guest must end for [`highest_room`](Self::highest_room) to find some, if any guest has it.
+    /// The smallest end of low RAM with which [`highest_room`](Self::highest_room) finds room, if any guest has it.
     pub(super) fn end_for(&self, len: u64, limit: u64) -> Option<u64> {
         self.highest_room(len, limit, layout::LOW_RAM_END)?;
         let page_end = |end: u64| end.next_multiple_of(layout::PAGE_SIZE);
@@ -166,8 +167,8 @@ fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.start < b.end && b.start < a.end
 }
 
-/// Name, address and length of what is written for `entry`. The ACPI tables and the memory below 1 MiB that is no RAM are
-/// refused to everybody, see [`CONVENTIONAL`].
+/// Name, address and length of the structures of `entry`. The ACPI tables and the memory below 1 MiB that is no RAM cannot be
+/// claimed, see [`CONVENTIONAL`].
 fn structures(entry: Entry) -> Vec<(&'static str, u64, u64)> {
     let mut list = vec![
         ("the boot descriptor table", layout::BOOT_GDT_ADDR, layout::BOOT_GDT_SIZE),

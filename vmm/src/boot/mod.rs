@@ -1,5 +1,5 @@
-//! From a kernel file to a machine that is ready to run: the image, initrd and command line in guest memory, the tables
-//! that the entry protocol asks for, and the first vCPU's registers.
+//! From a kernel file to a machine that is ready to run: loads the image, initrd and command line into guest memory, writes
+//! the tables of the entry protocol, and sets the first vCPU's registers.
 
 pub mod acpi;
 mod bzimage;
@@ -85,7 +85,7 @@ struct Initrd {
     size: u64,
 }
 
-/// Loads everything into guest memory, which is all zero, and returns how to enter it.
+/// Loads everything into guest memory, which must be all zero, and returns how to enter it.
 ///
 /// # Errors
 /// See [`BootError`].
@@ -94,7 +94,7 @@ pub fn load(memory: &GuestMemory, config: &BootConfig<'_>) -> Result<Entry, Boot
     load_open(memory, &boot, config.into(), &|| {})
 }
 
-/// [`load`], from files that are open already. `progress` is told again and again while they are read, which may take long.
+/// As [`load`], with files that are open already. Calls `progress` repeatedly while it reads them, which may take long.
 ///
 /// # Errors
 /// See [`BootError`].
@@ -115,7 +115,7 @@ pub fn load_open(
             Some((image::claim_initrd(&source, &kernel, &mut map)?, source))
         }
     };
-    // From here on guest memory is written: every range has been found free.
+    // From here on guest memory is written: every range has been claimed.
     write_cmdline(memory, &boot.cmdline, kernel.cmdline_max())?;
     kernel.load(&mut source, memory)?;
     if let Some((place, source)) = &mut initrd {
@@ -136,7 +136,7 @@ pub fn load_open(
     Ok(entry)
 }
 
-/// Sets the first vCPU's registers; the others wait for their start-up interrupt.
+/// Sets the first vCPU's registers; the other vCPUs wait for their start-up interrupt.
 ///
 /// # Errors
 /// When KVM refuses them.
@@ -157,7 +157,7 @@ fn write_cmdline(memory: &GuestMemory, cmdline: &str, max: usize) -> Result<(), 
     put_slice(memory, &bytes, layout::CMDLINE_ADDR)
 }
 
-/// One entry of the memory map that the guest is given; both protocols use the E820 numbers.
+/// One entry of the guest's memory map; both protocols use the E820 numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct MapEntry {
     addr: u64,

@@ -90,7 +90,7 @@ fn set_segments(sregs: &mut kvm_sregs, long_mode: bool) {
     for segment in [&mut sregs.ds, &mut sregs.es, &mut sregs.fs, &mut sregs.gs, &mut sregs.ss] {
         *segment = flat;
     }
-    // Intel refuses to enter a guest whose task register is not a busy TSS.
+    // Intel's VMX does not enter a guest whose task register is not a busy TSS.
     sregs.tr = kvm_segment {
         limit: 0x67,
         selector: BOOT_TSS,

@@ -1,4 +1,4 @@
-//! A file that goes into guest memory: opened once, looked at, and read in as many calls as it takes.
+//! A boot file while it is loaded into guest memory: opened once, checked, and read in as many calls as needed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -10,13 +10,13 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use super::error::BootError;
 
-/// Opens a kernel or an initrd (`what`, also the flag's name): a regular file or a block device, since it is read more than
-/// once and its end has to be known.
+/// Opens a kernel or an initrd (`what`, also the flag's name). It must be a regular file or a block device, because it is
+/// read more than once and its end must be known.
 pub(super) fn open(what: &'static str, path: &Path) -> Result<File, BootError> {
     let unreadable = |source| BootError::Unreadable { what, path: path.to_owned(), source };
-    // Whoever opens a FIFO to read waits for a writer; so opened, nobody does, and files know no difference.
+    // O_NONBLOCK keeps the open from waiting for a FIFO's writer; it has no effect on files.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    // A socket cannot even be opened.
+    // A socket cannot be opened at all: ask for the metadata by its path.
     let metadata = file.as_ref().map_or_else(|_| std::fs::metadata(path), File::metadata);
     if let Ok(kind) = metadata.map(|found| found.file_type()) {
         if kind.is_dir() {
@@ -33,7 +33,7 @@ pub(super) fn open(what: &'static str, path: &Path) -> Result<File, BootError> {
     Ok(file)
 }
 
-/// So many bytes are read at once: storage that is slow is seen to make progress (P7).
+/// Bytes per read: small enough to show progress with slow storage (P7).
 const PIECE: u64 = 1 << 20;
 
 /// A file while it is loaded.
@@ -69,12 +69,12 @@ impl<'a> Source<'a> {
         BootError::Unreadable { what: self.what, path: self.path.to_owned(), source }
     }
 
-    /// Refuses a kernel that is not what it says.
+    /// The error for a damaged kernel.
     pub(super) fn damaged(&self, reason: impl Into<String>) -> BootError {
         BootError::Damaged { path: self.path.to_owned(), reason: reason.into() }
     }
 
-    /// Refuses a kernel unless the file has the `len` bytes from `offset` that it speaks of as `whose`.
+    /// Refuses a kernel whose file does not have the `len` bytes from `offset` that its header `whose` refers to.
     pub(super) fn must_have(&self, whose: &str, offset: u64, len: u64) -> Result<(), BootError> {
         let expected = offset.checked_add(len).ok_or_else(|| {
             self.damaged(format!("{whose}: no file has {len:#x} bytes from {offset:#x}"))
@@ -88,12 +88,12 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
-    /// At most `max` bytes from the file's start.
+    /// Reads at most `max` bytes from the file's start.
     pub(super) fn head(&mut self, max: u64) -> Result<Vec<u8>, BootError> {
         self.bytes(0, max.min(self.len))
     }
 
-    /// `len` bytes from `offset`, which the file has.
+    /// Reads `len` bytes from `offset`; the file must have them.
     pub(super) fn bytes(&mut self, offset: u64, len: u64) -> Result<Vec<u8>, BootError> {
         let mut bytes = vec![0; len as usize];
         let read = self.file.seek(SeekFrom::Start(offset));
@@ -101,7 +101,7 @@ impl<'a> Source<'a> {
         Ok(bytes)
     }
 
-    /// `len` bytes from `offset`, which the file has, to `addr`, which is RAM.
+    /// Loads `len` bytes from `offset` to `addr`. The file must have them, and `addr` must be RAM.
     pub(super) fn load(
         &mut self,
         memory: &GuestMemory,
@@ -111,7 +111,7 @@ impl<'a> Source<'a> {
     ) -> Result<(), BootError> {
         self.file.seek(SeekFrom::Start(offset)).map_err(|e| self.unreadable(e))?;
         let mut done = 0;
-        // On some file systems one read gives less than it was asked for.
+        // On some file systems one read may return fewer bytes than asked for.
         while done < len {
             (self.progress)();
             let to = GuestAddress(addr + done);
@@ -125,7 +125,7 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
-    /// It had these bytes when it was measured.
+    /// The file had these bytes when its length was read.
     fn shrunk(&self, error: io::Error) -> BootError {
         self.unreadable(match error.kind() {
             io::ErrorKind::UnexpectedEof => {

@@ -1,4 +1,4 @@
-//! The arbiter that the command line asks for.
+//! Opens the arbiter of the command line.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::{CliError, PairArgs};
 use kemari_arbiter::{Arbiter, ArbiterSpec, FileArbiter};
 use kemari_support::identity::holder_name;
 
-/// Opens it, for the virtual machine `name`.
+/// Opens the arbiter for the virtual machine `name`.
 pub(super) fn open(
     args: &PairArgs,
     name: &str,
@@ -56,7 +56,7 @@ fn etcd(
     Ok(Arc::new(arbiter))
 }
 
-/// Whoever can change what etcd says decides who runs the guest.
+/// A peer that can change what etcd returns decides which side runs the guest.
 #[cfg(feature = "etcd")]
 fn check_loopback(members: &[String]) -> Result<(), CliError> {
     use std::net::IpAddr;
@@ -77,7 +77,7 @@ fn check_loopback(members: &[String]) -> Result<(), CliError> {
 
 #[cfg(feature = "etcd")]
 fn user(access: &super::args::ArbiterArgs) -> Result<Option<(String, String)>, CliError> {
-    /// Not on the command line, which every process of the host can read.
+    /// An environment variable: every process of the host can read the command line.
     const VARIABLE: &str = "KEMARI_ARBITER_PASSWORD";
     let Some(name) = &access.user else { return Ok(None) };
     let password = match &access.password_file {

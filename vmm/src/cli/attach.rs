@@ -1,8 +1,8 @@
-//! Attaches what is behind the devices of a guest that goes on here, and has what its engine takes of the system: the guest is
-//! here and nowhere else, so that what fails is tried again (P7).
+//! Attaches the backends of a guest that was taken over, and allocates the resources of its engine. The guest exists only here,
+//! so a failure is retried (P7).
 //!
-//! All that the devices need was opened before the term was won (P9). To attach it, and to start an engine, takes threads and
-//! descriptors, which this host may be out of for a moment.
+//! Everything that the devices need was opened before the term was won (P9). Attaching it and starting an engine takes threads
+//! and descriptors, which this host may lack for a moment.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::engine::Makings;
 use crate::machine::{AttachOptions, Ended, Machine};
 use crate::standby::Preparing;
 
-/// How long after a failure it is tried again.
+/// Time between two attempts.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Attaches the machine's backends, unless it is ended first; gives what its engine is made of.
+/// Attaches the machine's backends and returns the resources of its engine, unless the machine is ended before.
 pub(super) fn attach(
     machine: &Arc<Machine>,
     arbiter: Option<&Arc<dyn Arbiter>>,
@@ -29,10 +29,10 @@ pub(super) fn attach(
     let preparing = Preparing::default();
     loop {
         stages.at("what is behind the devices is attached, and the engine is started");
-        // An attempt that has failed has closed what was open. It is opened in a thread of its own: who ends this side does not
+        // A failed attempt has closed the backends. They are opened in a thread of their own, so that ending this side does not
         // wait for storage that hangs (P9).
         let attached = preparing.prepare(machine).and_then(|()| {
-            // First: it is given back where the other fails.
+            // Allocate these first: they are released if attaching fails.
             let makings = Makings::new(arbiter)
                 .map_err(|error| format!("the engine cannot be started: {error}"))?;
             let attached = machine.attach_backends(AttachOptions::TAKEOVER);

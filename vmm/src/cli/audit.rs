@@ -1,4 +1,4 @@
-//! `kemari audit`, and the log that `--audit` asks for.
+//! `kemari audit`, and the audit log of `--audit`.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use kemari_audit::{AuditLog, Log, Recorder, Side, verify};
 use super::args::{AuditArgs, AuditCommand, OperationArgs};
 use super::{CliError, output};
 
-/// Begins the log, if one was asked for.
+/// Starts the log, if `--audit` is given.
 pub(super) fn start(
     args: &OperationArgs,
     name: &str,
@@ -22,12 +22,12 @@ pub(super) fn start(
         .map_err(|error| CliError::usage(error.to_string()))
 }
 
-/// Where the records go.
+/// The recorder of the log.
 pub(super) fn recorder(log: Option<&AuditLog>) -> Option<Arc<Recorder>> {
     log.map(AuditLog::recorder)
 }
 
-/// Answers from the files of a log.
+/// Runs `kemari audit` on the files of a log.
 pub(super) fn audit(args: &AuditArgs) -> Result<u8, CliError> {
     match &args.command {
         AuditCommand::Verify { files, rotated } => judge(files, *rotated),

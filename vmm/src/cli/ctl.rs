@@ -42,9 +42,10 @@ fn ask(
     request_within(&args.control, &request, patience).map_err(CliError::failed)
 }
 
-/// What a person would wonder about while the guest takes its time, or takes no notice.
+/// Tells a person how the guest treats its power button, before the wait for the guest begins.
 fn announce_shutdown(args: &CtlArgs) {
-    // Whoever does not answer, or runs no guest, says why when it refuses the command itself.
+    // A process that does not answer, or runs no guest, gives the reason when it refuses the
+    // command itself.
     let Ok(status) = ask(args, Command::Status, 0, &Patience::of_question()) else { return };
     if status["role"] != "primary" {
         return;
@@ -59,11 +60,11 @@ fn announce_shutdown(args: &CtlArgs) {
              does so soon; `kemari ctl power-off` cuts the power"
         );
     }
-    // Now, not at the end.
+    // Write the text now, not at the end.
     logging::flush();
 }
 
-/// JSON with a line for each field.
+/// Formats JSON with one line for each field.
 fn line_by_line(answer: &Value) -> String {
     let Value::Object(fields) = answer else { return answer.to_string() };
     let fields = fields.iter().map(|(name, value)| format!("  {}: {value}", Value::from(&**name)));

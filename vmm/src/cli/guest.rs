@@ -1,5 +1,5 @@
-//! A guest that runs in this process, from its first or taken-over instruction to its end: what
-//! `kemari run` and a standby that has taken over have in common.
+//! Runs a guest in this process, from its first or taken-over instruction to its end; shared by `kemari run` and a standby
+//! that has taken over.
 
 use std::io::IsTerminal;
 use std::sync::mpsc::TryRecvError;
@@ -33,12 +33,12 @@ pub(super) fn fence(arbiter: Option<&Arc<dyn Arbiter>>) -> Arc<dyn Fence> {
     }
 }
 
-/// Who is told what happens to effects.
+/// The observer of effects.
 pub(super) fn observer(recorder: Option<&Arc<Recorder>>) -> Option<Arc<dyn Observer>> {
     recorder.map(|recorder| recorder.clone() as Arc<dyn Observer>)
 }
 
-/// How links are to be secured. What can be wrong with the files is found now.
+/// How links are secured. Errors in the files are found now.
 pub(super) fn link_security(args: &SecurityArgs) -> Result<LinkSecurity, CliError> {
     let tls = args
         .tls
@@ -49,7 +49,7 @@ pub(super) fn link_security(args: &SecurityArgs) -> Result<LinkSecurity, CliErro
     Ok(LinkSecurity { tls, allow_plain: args.insecure_plain_tcp })
 }
 
-/// How the engine is to be run.
+/// The engine's options.
 pub(super) fn engine_options(
     args: &ReplicationArgs,
     name: &str,
@@ -69,7 +69,7 @@ pub(super) fn engine_options(
             heartbeat_interval: Duration::from_millis(args.heartbeat_interval),
             heartbeat_timeout: Duration::from_millis(args.heartbeat_timeout),
             ack_timeout: Duration::from_millis(args.ack_timeout),
-            // Before there is a checkpoint nothing waits for the other side.
+            // Before the first checkpoint nothing waits for the other side: allow more time.
             setup_timeout: Duration::from_millis(args.heartbeat_timeout.saturating_mul(20)),
             max_in_flight,
             ..PrimaryOptions::default()
@@ -83,7 +83,7 @@ pub(super) fn engine_options(
     }
 }
 
-/// Has the engine end epochs on the device thread.
+/// Makes the engine end epochs on the device thread.
 pub(super) fn install_sealer(engine: &Arc<Engine>) -> Result<(), CliError> {
     let sealer = Sealer::new(engine.clone())
         .map_err(|error| CliError::failed(format!("cannot set up checkpoints: {error}")))?;
@@ -93,15 +93,15 @@ pub(super) fn install_sealer(engine: &Arc<Engine>) -> Result<(), CliError> {
     added.map_err(|error| CliError::failed(error.to_string()))
 }
 
-/// Waits for the end of a guest that runs, and puts everything away in good order.
+/// Waits for the end of a running guest and shuts everything down in good order.
 pub(super) fn to_the_end(
     engine: &Arc<Engine>,
     arbiter: Option<&Arc<dyn Arbiter>>,
     terminal: Option<RawMode>,
 ) -> u8 {
     let machine = engine.machine();
-    // Whichever thread were to let go of it last would have to take it apart, and most may not: it
-    // goes with the process.
+    // Leak one reference: the thread that drops the last one would have to tear the engine down, and most may not. It ends
+    // with the process.
     std::mem::forget(engine.clone());
     let ended = machine.wait();
     last::ends(ended.exit_code());
@@ -117,7 +117,7 @@ pub(super) fn to_the_end(
     }
 }
 
-/// The exit code of what has ended in good order: its own, unless the two sides have differed.
+/// The exit code of a process that has ended in good order: `code`, unless the two sides have differed.
 pub(super) fn judged(code: u8, mismatches: u64) -> u8 {
     if mismatches == 0 {
         return code;
@@ -128,17 +128,17 @@ pub(super) fn judged(code: u8, mismatches: u64) -> u8 {
     super::EXIT_MISMATCH
 }
 
-/// The machine's name at the arbiter and on its disks, for as long as its start may still fail: then it is given back,
-/// and the corrected command need not take it from anybody.
+/// The machine's name at the arbiter and on its disks, while its start may still fail. Dropping it releases the name, so that
+/// a corrected command need not seize it.
 pub(super) struct Claim<'a> {
     arbiter: Option<&'a Arc<dyn Arbiter>>,
-    /// Whose disks are given back.
+    /// The machine whose disks are freed.
     machine: Option<&'a Machine>,
     term: Term,
 }
 
 impl<'a> Claim<'a> {
-    /// Takes the name, unless somebody else has it: by the arbiter's word, or by what is written beside the disks.
+    /// Claims the name, unless the arbiter or a record beside a disk names another holder.
     pub(super) fn begin(
         arbiter: Option<&'a Arc<dyn Arbiter>>,
         machine: &'a Machine,
@@ -147,7 +147,7 @@ impl<'a> Claim<'a> {
         let term = match arbiter {
             Some(arbiter) => {
                 let disk = machine.disk_claim()?;
-                // A disk that is in use is found before a term is taken from whoever uses it.
+                // Find a disk that is in use before the term is taken from the process that uses it.
                 machine.reserve_disks(seize)?;
                 let term = arbiter.begin_on(disk.as_ref(), seize);
                 term.map_err(|error| CliError::usage(error.to_string()))?
@@ -161,7 +161,7 @@ impl<'a> Claim<'a> {
         Ok(Self { arbiter, machine: Some(machine), term })
     }
 
-    /// Of a machine that has won `term` and is about to run.
+    /// The claim of a machine that has won `term` and is about to run.
     pub(super) fn of(
         arbiter: Option<&'a Arc<dyn Arbiter>>,
         machine: &'a Machine,
@@ -170,12 +170,12 @@ impl<'a> Claim<'a> {
         Self { arbiter, machine: Some(machine), term }
     }
 
-    /// The term that came with it.
+    /// The term that was won.
     pub(super) fn term(&self) -> Term {
         self.term
     }
 
-    /// The guest runs: its end decides from here on.
+    /// Keeps the name: the guest runs, and its end decides from here on.
     pub(super) fn keep(mut self) {
         (self.arbiter, self.machine) = (None, None);
     }
@@ -186,14 +186,14 @@ impl Drop for Claim<'_> {
         if self.machine.is_some() {
             last::ends(EXIT_FAILED);
         }
-        // P2: the guest has not run, but requests that it had in flight may be under way.
+        // P2: the guest has not run, but its requests in flight may be under way.
         if self.machine.is_none_or(|machine| machine.gate().free_disks()) {
             end_term(self.arbiter, self.term);
         }
     }
 }
 
-/// Nobody holds the virtual machine any more: a fresh start needs no `--seize`.
+/// Releases the term: a fresh start needs no `--seize`.
 fn end_term(arbiter: Option<&Arc<dyn Arbiter>>, term: Term) {
     if let Some(arbiter) = arbiter
         && let Err(error) = kemari_arbiter::end(arbiter, term)
@@ -204,7 +204,7 @@ fn end_term(arbiter: Option<&Arc<dyn Arbiter>>, term: Term) {
     }
 }
 
-/// One line on how the machine ended; its exit code.
+/// Prints one line on how the machine has ended; returns its exit code.
 pub(super) fn report(ended: &Ended) -> u8 {
     match ended {
         Ended::PoweredOff => log::info!("powered off"),
@@ -218,8 +218,8 @@ pub(super) fn report(ended: &Ended) -> u8 {
     ended.exit_code()
 }
 
-/// Ends the machine unless it is protected within `patience`, or as soon as a standby refuses it.
-/// Once it was protected, it goes on alone where it has to (P7).
+/// Ends the machine if it is not protected within `patience`, or as soon as a standby refuses it. Once it was protected, it
+/// may go on alone (P7).
 pub(super) fn require_protected(engine: &Arc<Engine>, patience: Duration) -> Result<(), CliError> {
     const EVERY: Duration = Duration::from_millis(20);
     let engine = engine.clone();
@@ -249,8 +249,8 @@ pub(super) fn require_protected(engine: &Arc<Engine>, patience: Duration) -> Res
     })
 }
 
-/// Makes the terminal raw if the guest's console is on it, now or when this process comes to be in
-/// its foreground. A guest does not depend on it (P7): what cannot be done is said.
+/// Makes the terminal raw if the guest's console is on it, now or when this process comes to its foreground. P7: the guest
+/// does not depend on it, so a failure is only reported.
 pub(super) fn enter_terminal(config: &MachineConfig) -> Option<RawMode> {
     if !config.is_on_stdio() {
         return None;
@@ -284,7 +284,7 @@ fn shares_terminal_with_log() -> bool {
         && device(rustix::fs::fstat(&output)) == device(rustix::fs::fstat(&error))
 }
 
-/// Nobody tells a process that its shell has brought it to the foreground.
+/// Polls: a process is not notified when its shell brings it to the foreground.
 fn follow_terminal() {
     const EVERY: Duration = Duration::from_millis(500);
     let follow = || {
@@ -301,7 +301,7 @@ fn follow_terminal() {
     }
 }
 
-/// What the control socket answers while the guest runs here.
+/// The handler of the control socket while the guest runs here.
 pub(super) fn control_handler(engine: &Arc<Engine>) -> Handler {
     let engine = engine.clone();
     Arc::new(move |command| control(&engine, command))
@@ -365,7 +365,7 @@ fn rotate_keys(engine: &Arc<Engine>) -> Reply {
     Reply::later(look, move || engine.so_far())
 }
 
-/// What the guest does about its button is told by its registers, if it does not power off in time.
+/// If the guest does not power off in time, the button's registers tell what it does about it.
 fn shutdown(engine: &Arc<Engine>) -> Reply {
     engine.machine().press_power_button();
     let machine = engine.machine().clone();
@@ -383,13 +383,13 @@ fn shutdown(engine: &Arc<Engine>) -> Reply {
     })
 }
 
-/// Answered when the machine is off, and all is put away.
+/// Answers when the machine is off and everything is shut down.
 fn ended(engine: &Arc<Engine>, so_far: impl FnMut() -> String + Send + 'static) -> Reply {
     let engine = engine.clone();
     Reply::later(move || outcome(&engine), so_far)
 }
 
-/// What whoever wants the machine off is told; none before it has ended and is put away.
+/// The answer to a client that wants the machine off; `None` before the machine has ended and is shut down.
 pub(super) fn outcome(engine: &Engine) -> Option<Outcome> {
     Some(match engine.put_away()? {
         Ended::PoweredOff => Ok(done("powered-off")),
@@ -398,12 +398,12 @@ pub(super) fn outcome(engine: &Engine) -> Option<Outcome> {
     })
 }
 
-/// The control socket, if one was asked for; nobody answers on it yet.
+/// The control socket, if `--control` is given; it has no handler yet.
 pub(super) fn take_control(args: &OperationArgs) -> Result<Option<ControlPlace>, CliError> {
     args.control.as_deref().map(ControlPlace::take).transpose().map_err(CliError::usage)
 }
 
-/// Answers on it.
+/// Starts to answer on the control socket.
 pub(super) fn serve_control(
     place: Option<ControlPlace>,
     handler: Handler,
@@ -411,12 +411,12 @@ pub(super) fn serve_control(
     place.map(|place| place.serve(handler)).transpose().map_err(CliError::failed)
 }
 
-/// Signals that ask for the end, from before there is anything to end: none is lost, and the thread that takes them waits for
-/// nobody, so a second one ends the process at once.
+/// The signals that end the process, watched before there is anything to end, so that none is lost. The thread that receives
+/// them never blocks, so a second signal ends the process at once.
 #[derive(Clone, Default)]
 pub(super) struct Ending(Arc<Mutex<EndingState>>);
 
-/// Does not block.
+/// Must not block.
 type End = Box<dyn Fn(i32) + Send>;
 
 #[derive(Default)]
@@ -426,7 +426,7 @@ struct EndingState {
 }
 
 impl Ending {
-    /// Watches for them.
+    /// Starts to watch for signals.
     pub(super) fn watch() -> Result<Self, CliError> {
         signals::bear_limits_of_files();
         last::watch()
@@ -447,12 +447,12 @@ impl Ending {
         }
     }
 
-    /// The first that has come.
+    /// The signal that has come, if any.
     pub(super) fn signal(&self) -> Option<i32> {
         self.lock().signal
     }
 
-    /// From here on `end` is what ends, in place of what did before: by the next signal, or by the one that has come.
+    /// Sets `end` as the reaction to the next signal, in place of the previous one; calls it at once if a signal has come.
     pub(super) fn by(&self, end: impl Fn(i32) + Send + 'static) {
         let mut state = self.lock();
         if let Some(number) = state.signal {
@@ -461,7 +461,7 @@ impl Ending {
         state.end = Some(Box::new(end));
     }
 
-    /// There is a machine, and it ends.
+    /// Makes a signal end `machine`.
     pub(super) fn ends(&self, machine: &Arc<Machine>) {
         let machine = machine.clone();
         self.by(move |number| machine.end(Ended::Signal(number)));
@@ -472,9 +472,9 @@ impl Ending {
     }
 }
 
-/// Tells the networks where the guest's addresses now are, several times: a broadcast can be lost.
+/// Announces the guest's addresses to the networks several times: a broadcast can be lost.
 pub(super) fn announce(machine: &Arc<Machine>) {
-    /// As QEMU does after a migration: five rounds, ever further apart.
+    /// As QEMU after a migration: five rounds, with growing gaps.
     const ROUNDS: u64 = 5;
     const FIRST_GAP: Duration = Duration::from_millis(50);
     let machine = machine.clone();
@@ -499,7 +499,7 @@ mod tests {
 
     use super::*;
 
-    /// P7. Fails where a signal that comes between two things to end ends neither.
+    /// P7. Fails if a signal that comes between two reactions triggers neither.
     #[test]
     fn a_signal_ends_what_there_is_and_what_comes() {
         let ending = Ending::default();

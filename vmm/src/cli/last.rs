@@ -1,7 +1,9 @@
-//! The last of all bounds: a process that ends has ended after 20 s, whatever it waits for (P9). What it gives back and puts
-//! away may lie on storage that does not answer. And what is left to do for a thread that panics, which may itself do nothing.
+//! The last bound: a process that ends is gone after 20 s, whatever it waits for (P9). What it releases may be on storage that
+//! does not answer.
 //!
-//! The thread for it is there from the start: whoever ends because there can be no more threads is to end, too.
+//! The same thread does the last work for a thread that panics, which may do nothing itself.
+//!
+//! The thread is started first, because a process that ends for lack of threads must be bounded as well.
 
 use std::io;
 use std::sync::OnceLock;
@@ -13,29 +15,29 @@ use kemari_confine::logging;
 use kemari_confine::seccomp::{self, Role};
 use kemari_confine::threads;
 
-/// Whatever has a bound of its own has come to it before (docs/operating.md).
+/// Everything with a bound of its own has ended before (docs/operating.md).
 const LONGEST_END: Duration = Duration::from_secs(20);
 
 static TOLD: OnceLock<SyncSender<Told>> = OnceLock::new();
 
 enum Told {
-    /// The process ends, with this code.
+    /// The process ends with this code.
     Ends(u8),
-    /// A thread has panicked, and waits for this.
+    /// A thread has panicked and waits for this work.
     Panicked(Box<dyn FnOnce() + Send>),
 }
 
-/// Has there be a thread that bounds the end.
+/// Starts the thread that bounds the end.
 ///
 /// # Errors
-/// When there cannot be.
+/// When the thread cannot be started.
 pub(super) fn watch() -> io::Result<()> {
     let (tell, told) = sync_channel(1);
     threads::start("end", move || {
         seccomp::enter(Role::Main, &[]);
         while let Ok(told) = told.recv() {
             match told {
-                // The first code counts.
+                // Only the first code counts.
                 Told::Ends(code) => {
                     std::thread::sleep(LONGEST_END);
                     end_at_once(code);
@@ -44,21 +46,21 @@ pub(super) fn watch() -> io::Result<()> {
             }
         }
     })?;
-    // A process watches once.
+    // Called once per process.
     let _ = TOLD.set(tell);
     Ok(())
 }
 
-/// From here on this process ends, with `code`.
+/// Starts the bound: this process ends with `code`.
 pub(super) fn ends(code: u8) {
     if let Some(tell) = TOLD.get() {
-        // It knows already where there is no room.
+        // A full channel means that the thread has been told already.
         let _ = tell.try_send(Told::Ends(code));
     }
 }
 
-/// Has `work` done for a thread that panics, and waits for it no longer than `patience`: it may need a lock that this very thread
-/// holds. Not done where the process ends already.
+/// Does `work` for a thread that panics, and waits at most `patience`: the work may need a lock that this same thread holds. Does
+/// nothing if the process ends already.
 pub(super) fn for_panic(work: impl FnOnce() + Send + 'static, patience: Duration) {
     let Some(tell) = TOLD.get() else { return };
     let (done, is_done) = channel::<()>();
@@ -67,7 +69,7 @@ pub(super) fn for_panic(work: impl FnOnce() + Send + 'static, patience: Duration
         drop(done);
     };
     if tell.try_send(Told::Panicked(Box::new(work))).is_ok() {
-        // Ends when `done` is dropped.
+        // Disconnects when `done` is dropped.
         let _ = is_done.recv_timeout(patience);
     }
 }

@@ -1,4 +1,4 @@
-//! The command line: what can be asked for, and what becomes of the process.
+//! The command line: the commands and the exit codes of the process.
 
 mod arbiter;
 mod args;
@@ -31,13 +31,14 @@ pub use args::{
 
 use crate::machine::MachineError;
 
-/// A mistake in the command line, or in a file that it names.
+/// A mistake in the command line or in a file that it names.
 const EXIT_USAGE: u8 = 2;
 const EXIT_FAILED: u8 = 1;
-/// All ended in good order, but `--verify` has found that the two sides differed (P8).
+/// The process ended in good order, but `--verify` has found a difference between the two sides
+/// (P8).
 const EXIT_MISMATCH: u8 = 4;
 
-/// Why a command could not do its work; printed as one line.
+/// Why a command has failed; printed as one line.
 #[derive(Debug)]
 pub struct CliError {
     message: String,
@@ -45,13 +46,13 @@ pub struct CliError {
 }
 
 impl CliError {
-    /// The operator has to change something.
+    /// An error that the operator has to correct.
     #[must_use]
     pub fn usage(message: impl Into<String>) -> Self {
         Self { message: message.into(), code: EXIT_USAGE }
     }
 
-    /// Something failed.
+    /// Any other failure.
     #[must_use]
     pub fn failed(message: impl Into<String>) -> Self {
         Self { message: message.into(), code: EXIT_FAILED }
@@ -83,7 +84,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => carry_out(cli.command),
         Err(error) => not_parsed(&error),
     };
-    // A process that ends does not drop what its threads share.
+    // A process that exits does not drop what its threads share.
     io_gate_host::own_files::give_back_all();
     match result {
         Ok(code) => {
@@ -107,7 +108,7 @@ fn carry_out(command: Subcommand) -> Result<u8, CliError> {
     }
 }
 
-/// A mistake in the command line; or a question about it, which is answered.
+/// A mistake in the command line, or a request for help or version, which is answered.
 fn not_parsed(error: &clap::Error) -> Result<u8, CliError> {
     if !error.use_stderr() {
         return output::print(error.render().to_string().trim_end()).map(|()| 0);
@@ -120,12 +121,12 @@ fn not_parsed(error: &clap::Error) -> Result<u8, CliError> {
             argument.display()
         )));
     }
-    // A standard error that takes nothing cannot be told so.
+    // A failure to write to standard error cannot be reported.
     let _ = error.print();
     Ok(EXIT_USAGE)
 }
 
-/// The terminal that every thread may restore.
+/// The terminal mode, which every thread may restore.
 #[must_use]
 pub fn console_terminal() -> Terminal {
     Terminal {
@@ -136,8 +137,8 @@ pub fn console_terminal() -> Terminal {
     }
 }
 
-/// Gives up what the product does not need: before anything is opened, and before there are other
-/// threads.
+/// Gives up the rights that the product does not need, before anything is opened and before there
+/// are other threads.
 fn confine(mode: seccomp::Mode) -> Result<(), CliError> {
     kemari_hypervisor::memory::begin();
     crate::standby::resources::raise_limit();

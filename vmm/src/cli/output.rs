@@ -1,15 +1,15 @@
-//! Answers on standard output, which may be a pipe that nobody reads, or a full disk.
+//! Writes answers to standard output, which may be a pipe without a reader or a full disk.
 
 use std::io::{self, ErrorKind, Write};
 
 use super::CliError;
 
-/// Prints `text` and a line end. A reader that has gone has seen enough.
+/// Prints `text` and a line end. A reader that has closed the pipe is no error.
 pub(super) fn print(text: &str) -> Result<(), CliError> {
     written(writeln!(io::stdout(), "{text}").and_then(|()| io::stdout().flush()))
 }
 
-/// What became of something that was to be printed.
+/// The result of printing.
 pub(super) fn written(result: io::Result<()>) -> Result<(), CliError> {
     match result {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(CliError::failed(format!(

@@ -1,10 +1,11 @@
-//! What becomes of a process one of whose threads has panicked.
+//! What happens to a process when one of its threads panics.
 //!
-//! It ends, whole: the other threads would go on with half of it. The standby goes on with the guest, as after any other death.
+//! The whole process ends: its other threads could not work correctly without the one that panicked. The standby takes the guest
+//! over, as after any other death.
 //!
-//! A panic in a device is different in one respect. The state in which the device panicked is replicated, and so is the guest, which makes
-//! its request again where it goes on. So the standby is told the place. When its own device panics there, before a standby of
-//! its own holds a checkpoint, nobody has the guest any more, and the operator is told that it was the same on both hosts.
+//! A panic in a device needs more. The state in which the device panicked is replicated, and the guest repeats its request where
+//! it continues. So the standby is told the place. If its own device panics there before a standby of its own holds a checkpoint,
+//! no host has the guest any more, and the operator is told that the place was the same on both hosts.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::PanicHookInfo;
@@ -22,38 +23,38 @@ use crate::machine::serving::{Served, served};
 
 /// A device has panicked.
 const EXIT_DEVICE: u8 = 6;
-/// It has panicked where it had on the former host.
+/// A device has panicked at the same place as on the former host.
 const EXIT_AGAIN: u8 = 7;
-/// How long the standby has to hear why, and no takeover waits longer for this process to end.
+/// How long the standby has to read the reason; a takeover is delayed by no more than this.
 const LAST_WORD: Duration = Duration::from_millis(50);
-/// How long the thread that panics waits for what is done for it.
+/// How long the thread that panics waits for the last work.
 const LAST_WORK: Duration = Duration::from_millis(100);
 
 static ENGINE: OnceLock<Weak<Engine>> = OnceLock::new();
 static FORMER: OnceLock<Former> = OnceLock::new();
 
-/// What is known of the host that ran the guest before.
+/// What is known of the former host.
 struct Former {
-    /// The checkpoint that the guest went on from here.
+    /// The checkpoint from which the guest continues here.
     epoch: Epoch,
-    /// Why it did.
+    /// Why the guest continues here.
     reason: String,
 }
 
-/// Watches for panics from here on.
+/// Installs the panic hook.
 pub(super) fn watch() {
     std::panic::set_hook(Box::new(end));
 }
 
-/// The guest that this process is about to run was another host's.
+/// Notes that the guest of this process ran on another host before.
 pub(super) fn goes_on_from(epoch: Epoch, reason: &str) {
-    // A process takes over once.
+    // A process takes over only once.
     let _ = FORMER.set(Former { epoch, reason: reason.to_owned() });
 }
 
-/// Whose standby is to be told.
+/// Notes the engine whose standby must be told.
 pub(super) fn runs_by(engine: &Arc<Engine>) {
-    // A process runs one guest.
+    // A process runs only one guest.
     let _ = ENGINE.set(Arc::downgrade(engine));
 }
 
@@ -74,12 +75,12 @@ fn end(panic: &PanicHookInfo<'_>) {
     };
     match code {
         Some((text, code)) => logging::end_for_panic(text + &trace(), Some(code)),
-        // A defect of the monitor's own: a core is of use.
+        // The defect may be the monitor's own: dump a core.
         None => logging::end_for_panic(of_thread(panic) + &trace(), None),
     }
 }
 
-/// Tells whoever goes on with the guest, and whoever will read the audit log.
+/// Tells the standby, and writes to the audit log.
 fn tell(place: String, event: Option<Event>) {
     let Some(engine) = ENGINE.get().and_then(Weak::upgrade) else { return };
     let work = move || {
@@ -93,11 +94,11 @@ fn tell(place: String, event: Option<Event>) {
 
 /// A panic while a device is served.
 struct Death {
-    /// As it is told to a standby: its words may be the guest's (P1).
+    /// The place without the panic's message, for the standby: the message may contain bytes of the guest (P1).
     place: String,
     device: Served,
     line: u32,
-    /// The checkpoint that the guest went on from here, where no standby has a later one.
+    /// The checkpoint from which the guest continues here, if no standby has a later one.
     since: Option<Epoch>,
     again: bool,
 }
@@ -141,14 +142,14 @@ impl Death {
     }
 }
 
-/// Whether the former host has told of a panic at this place.
+/// Whether the former host has reported a panic at this place.
 fn is_told(reason: &str, place: &str) -> bool {
     let mut found = reason.match_indices(place);
-    // Line 7 is not line 71.
+    // Line 7 must not match line 71.
     found.any(|(at, _)| !reason[at + place.len()..].starts_with(|c: char| c.is_ascii_digit()))
 }
 
-/// What a panic says besides its place; nothing where that may be the guest's (P1).
+/// The panic's message; empty if it may contain bytes of the guest (P1).
 fn words(panic: &PanicHookInfo<'_>) -> String {
     match (panic.location(), panic.payload_as_str()) {
         (Some(place), Some(words)) if !is_of_a_device(place.file()) => format!(": {words}"),
@@ -160,14 +161,14 @@ fn of_thread(panic: &PanicHookInfo<'_>) -> String {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("?");
     match panic.location().filter(|place| is_of_a_device(place.file())) {
-        // P1: its words may be the guest's.
+        // P1: the message may contain bytes of the guest.
         Some(place) => format!("thread '{name}' panicked at {place}, in the code of a device"),
         None => format!("thread '{name}' {panic}"),
     }
 }
 
 fn trace() -> String {
-    // Finding symbols opens files.
+    // Resolving symbols opens files, which needs the main thread's rights.
     if seccomp::has_mains_rights() {
         let trace = Backtrace::capture();
         if trace.status() == BacktraceStatus::Captured {
@@ -177,13 +178,13 @@ fn trace() -> String {
     String::new()
 }
 
-/// Whether a panic at a place in this file is a device's own: on the threads that run devices, all that is not of the machine
-/// around them. What the standard library finds wrong is told of whoever has called it.
+/// Whether a panic at a place in this file is a device's own: on a thread that runs devices, all code except the machine's around
+/// them. A panic in the standard library is located at its caller.
 fn is_of_a_device(file: &str) -> bool {
     seccomp::runs_device_code() && !is_of_the_machine(file)
 }
 
-/// Whether code in this file is the machine's around its devices. The adapters are not: they handle the guest's bytes.
+/// Whether this file belongs to the machine around its devices. The adapters do not: they handle the guest's bytes.
 fn is_of_the_machine(file: &str) -> bool {
     let around = ["vmm/", "io-gate/", "ft-core/"].iter().any(|folder| file.starts_with(folder));
     around && !file.starts_with("io-gate/host/src/adapter/")
@@ -195,7 +196,7 @@ mod tests {
 
     const PLACE: &str = "device `pager` panicked at devices/src/pager.rs:7";
 
-    /// P1: fails where the message of an adapter's panic, which may have the guest's bytes in it, is told.
+    /// P1: fails if the message of an adapter's panic, which may contain bytes of the guest, is printed.
     #[test]
     fn p1_a_panic_in_an_adapter_is_a_devices() {
         assert!(!is_of_the_machine("io-gate/host/src/adapter/serial.rs"));

@@ -1,9 +1,8 @@
 //! The files that a command line names: each may be named for one purpose only.
 //!
-//! A disk that is also a log, a socket or a pid file would be written over. Files are compared by what
-//! they are, not by how they are called: symbolic and hard links, other spellings of a path. One that
-//! is not there yet is compared by its directory and its name. So are the files that are made beside
-//! a disk.
+//! A disk that is also a log, a socket or a pid file would be overwritten. Files are compared by identity, not by path, so
+//! symbolic links, hard links and other spellings are found. A file that does not exist yet is compared by its directory and
+//! name. Files that kemari makes beside a disk are included.
 
 use std::ffi::OsString;
 use std::fs;
@@ -20,22 +19,22 @@ use crate::config::{ConsoleConfig, DiskConfig, FenceRecord, MachineConfig, NetBa
 use crate::link::{Credentials, LinkAddr};
 use crate::machine::storage;
 
-/// What a file is for, as far as it decides what else it may be.
+/// The purpose of a file, as far as it decides which other purposes the file may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
-    /// Nothing else.
+    /// No other purpose.
     Alone,
-    /// Keys and certificates: one set may serve towards the standby and towards the arbiter.
+    /// Keys and certificates: one set may serve for the standby and for the arbiter.
     Credential,
-    /// A socket that others listen on: they may take several connections.
+    /// A socket that others listen on: it may take several connections.
     Peer,
-    /// A socket of datagrams of ours: the peer of another one of ours.
+    /// A datagram socket of ours: it may be the peer of another one of ours.
     Datagrams,
-    /// The arbiter's directory, in which nothing else is made.
+    /// The arbiter's directory: nothing else may be made in it.
     Arbiter,
-    /// What kemari itself keeps beside a disk.
+    /// A file that kemari itself keeps beside a disk.
     Record,
-    /// The same, in a place that was chosen.
+    /// As [`Record`](Self::Record), at a path that the operator chose.
     ChosenRecord,
 }
 
@@ -45,16 +44,16 @@ struct Given {
     flag: String,
     path: PathBuf,
     purpose: Purpose,
-    /// Whether kemari makes it, where there is none.
+    /// Whether kemari creates it if it does not exist.
     made: bool,
 }
 
-/// What tells whether two paths are one file.
+/// Identifies a file, to compare two paths.
 #[derive(Debug, PartialEq, Eq)]
 enum Identity {
     File(FileId),
     Device(u64),
-    /// It is not there: the directory and the name.
+    /// It does not exist: its directory and name.
     Name(PathBuf),
 }
 
@@ -63,7 +62,7 @@ enum Identity {
 pub(super) struct Paths(Vec<Given>);
 
 impl Paths {
-    /// Those of a machine.
+    /// The paths of a machine.
     pub(super) fn of_machine(config: &MachineConfig) -> Self {
         let mut paths = Self::default();
         if let Some(boot) = &config.boot {
@@ -80,12 +79,12 @@ impl Paths {
         paths
     }
 
-    /// And those of what protects it.
+    /// Adds the paths of the flags for its protection.
     pub(super) fn and_of_pair(mut self, args: &PairArgs) -> Self {
         args.operation.pid_file.iter().for_each(|path| self.make("--pid-file", path));
         args.operation.control.iter().for_each(|path| self.make("--control", path));
         if let Some(audit) = &args.operation.audit {
-            // Of the next run, whichever that is: the first is what another flag may name.
+            // The first file of the next run: the one that another flag can name.
             self.make("--audit", &audit.first());
         }
         if let ArbiterSpec::File(directory) = &args.arbiter.spec {
@@ -109,7 +108,7 @@ impl Paths {
         self
     }
 
-    /// And where a standby listens.
+    /// Adds the address that a standby listens on.
     pub(super) fn and_listen(mut self, listen: &LinkAddr) -> Self {
         match listen {
             LinkAddr::Unix(path) => self.make("--listen", path),
@@ -118,7 +117,7 @@ impl Paths {
         self
     }
 
-    /// Each has one purpose.
+    /// Checks that each file has one purpose.
     pub(super) fn check(&self) -> Result<(), CliError> {
         let identities: Vec<_> = self.0.iter().map(|given| identity(&given.path)).collect();
         for (at, second) in self.0.iter().enumerate() {
@@ -133,7 +132,8 @@ impl Paths {
         self.check_arbiter()
     }
 
-    /// P2: nothing else has the name of a record that decides who may run: another machine would find it, or make its own in it.
+    /// P2: no other file has the name of a record that decides which machine may run: another machine would find it, or make its
+    /// own record in it.
     fn check_names(&self) -> Result<(), CliError> {
         let mistaken = self.0.iter().find(|given| {
             let place = place(&given.path);
@@ -153,7 +153,8 @@ impl Paths {
         })
     }
 
-    /// What fills the arbiter's storage, or takes a machine's name there, takes terms away.
+    /// Checks that nothing is made in the arbiter's directory: a file that fills its storage, or has a machine's name there,
+    /// would take terms away.
     fn check_arbiter(&self) -> Result<(), CliError> {
         let Some(arbiter) = self.0.iter().find(|given| given.purpose == Purpose::Arbiter) else {
             return Ok(());
@@ -216,7 +217,7 @@ impl Paths {
             NetBackend::Dgram(local, peer) => {
                 self.push(flag, local, Purpose::Datagrams);
                 self.0.last_mut().into_iter().for_each(|given| given.made = true);
-                // The peer of a network may be another network, but not itself.
+                // The peer of a network may be another network, but not the network itself.
                 let purpose = if local == peer { Purpose::Alone } else { Purpose::Peer };
                 self.push(flag, peer, purpose);
             }
@@ -232,7 +233,7 @@ impl Paths {
     fn link(&mut self, flag: &str, addr: Option<&LinkAddr>) {
         match addr {
             Some(LinkAddr::Unix(path)) => self.add(flag, path),
-            // No file has this name, and another address is another one.
+            // No file has this name; different addresses get different names.
             Some(LinkAddr::Tcp(addr)) => self.add(flag, Path::new(&format!("/\0/{addr}"))),
             None => {}
         }
@@ -258,7 +259,7 @@ fn twice(first: &Given, second: &Given) -> CliError {
     ))
 }
 
-/// None for the device that throws everything away: any number may write to it.
+/// `None` for the null device: any number of flags may write to it.
 fn identity(path: &Path) -> Option<Identity> {
     if let Ok(found) = fs::metadata(path) {
         let kind = found.file_type();
@@ -275,9 +276,9 @@ fn identity(path: &Path) -> Option<Identity> {
     Some(Identity::Name(place(path)))
 }
 
-/// The directory as it is really called, and the name in it that would be made.
+/// The real path of the directory, and the name that would be made in it.
 fn place(path: &Path) -> PathBuf {
-    /// As many as the kernel follows (path_resolution(7)).
+    /// As many symbolic links as the kernel follows (path_resolution(7)).
     const LINKS: usize = 40;
     let mut path = path.to_owned();
     for _ in 0..LINKS {

@@ -1,7 +1,7 @@
-//! `--pid-file`: a file with this process's id, for as long as the process lives.
+//! `--pid-file`: a file with this process's id, for the lifetime of the process.
 //!
-//! Only a file that a `kemari` has made is written over, and removed in the end. A `kemari` that runs keeps it locked, so
-//! that one that is not locked is of no use any more, whatever process has that id by now.
+//! Only a file that a `kemari` has made is overwritten, and removed in the end. A running `kemari` keeps it locked: an
+//! unlocked one is stale, even if another process has that id by now.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, Write};
@@ -15,12 +15,12 @@ use super::CliError;
 
 const EXPECTED: &str = "no file, or a pid file that a kemari has made and left";
 const SIGN: Sign = Sign { purpose: "pid file", content: Some(is_pid_file) };
-/// Follows the id: programs that read a number pass over it, and nobody else writes it.
+/// Follows the id and marks the file as kemari's: programs that read a number skip it, and no other program writes it.
 const END: &str = "\n \n";
 
 /// See the module.
 pub(super) struct PidFile {
-    // Given back while the file is open: its number is no other file's until then.
+    // Removed while the file is open: no other file has its inode number until then.
     _name: OwnName,
     _file: File,
 }
@@ -49,7 +49,7 @@ impl PidFile {
     }
 }
 
-/// Never through a symbolic link: what it leads to has another name, and another purpose.
+/// Does not follow a symbolic link: its target has another name and another purpose.
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true);

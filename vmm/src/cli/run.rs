@@ -13,17 +13,17 @@ use crate::engine::{Engine, Makings};
 use crate::machine::{AttachOptions, Machine};
 use crate::standby::resources::{DescriptorError, Reserve, check_room};
 
-/// Runs a machine to its end; gives the exit code.
+/// Runs a machine to its end; returns the exit code.
 pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     start::check_run(args)?;
     let pair = &args.pair;
     super::confine(pair.security.seccomp)?;
     args.machine().boot.as_ref().map_or(Ok(()), start::check_host)?;
-    // What fails is found in the order of what it would cost to have found it later: what nobody else
-    // sees first, the machine's name last. What was taken by then is given back.
+    // Check first what costs least to undo: what no other process sees comes first, the machine's
+    // name last. A failure releases what was taken before.
     let security = guest::link_security(&pair.security)?;
     start::check_peer(&pair.replication, &security)?;
-    // From here on there is something to put away.
+    // From here on there is something to release.
     let ending = guest::Ending::watch()?;
     let _pid_file = pair.operation.pid_file.as_deref().map(PidFile::write).transpose()?;
     let control = guest::take_control(&pair.operation)?;
@@ -34,7 +34,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     let (ledger, authority) = new_gate();
     let fence = guest::fence(arbiter.as_ref());
     let config = args.machine();
-    // What others share cannot be protected.
+    // Memory that other processes map cannot be protected.
     let protectable = config.memory_file.is_none();
     let scarce = scarce(config.memory, 1).filter(|_| protectable);
     let machine = Machine::build_audited(config, ledger, fence, observer(recorder.as_ref()))?;
@@ -44,18 +44,18 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     machine.boot()?;
     let too_few = |error: DescriptorError| CliError::failed(error.to_string());
     Reserve::of_start(machine.config(), control.is_some()).hold().map_err(too_few)?;
-    // Before the machine is on any network or terminal that another process may have it on.
+    // Claim before the machine uses any network or terminal that another process may use for it.
     let claim = Claim::begin(arbiter.as_ref(), &machine, args.seize)?;
     let term = claim.term();
-    // Let go of before the claim, if the start fails: whoever gives a name back opens files.
+    // Dropped before the claim if the start fails: releasing a name opens files.
     let spare = Reserve::of_running(machine.config(), control.is_some());
     spare.hold().map_err(too_few)?;
     if let Some(recorder) = &recorder {
         let how = Won::Begin;
         recorder.record(Event::TermWon { how, term: term.0, epoch: 0, session: 0, next: 1 });
     }
-    // A standby must be able to open the disks while this process still has them open: of a pair,
-    // the arbiter says who may write.
+    // A standby must be able to open the disks while this process still has them open: in a pair, the
+    // arbiter decides which side may write.
     let shared_disks = arbiter.is_some() || pair.replication.standby.is_some();
     machine.attach_backends(AttachOptions { shared_disks, append: false })?;
     ending.ends(&machine);

@@ -1,15 +1,15 @@
-//! What to change where this process, or its host, has run out of what a limit bounds: descriptors, threads, memory.
+//! What to change when this process or its host has run out of a limited resource: descriptors, threads, memory.
 
 use std::fs;
 
 use rustix::process::{Resource, getrlimit};
 
-/// Descriptors that are enough for a machine without devices, its protection and its operators.
+/// Enough descriptors for a machine without devices, its protection and its operators.
 const ENOUGH_DESCRIPTORS: u32 = 256;
 
-/// What to add to a message in which the system names such a shortage.
+/// The hint for a message in which the system reports such a shortage.
 fn hint(message: &str) -> Option<String> {
-    // As std, rustix and vmm-sys-util show an error of the system; what it is part of has lost its type by then.
+    // The text that std, rustix and vmm-sys-util print for a system error: the error has lost its type by then.
     let names = |error: i32| message.contains(&format!("(os error {error})"));
     if names(libc::EMFILE) {
         return Some(format!(
@@ -24,7 +24,7 @@ fn hint(message: &str) -> Option<String> {
             text("/proc/sys/fs/file-max")
         ));
     }
-    // Threads fail with it, and so does what has to be tried again.
+    // EAGAIN also stands for operations to be retried: match threads only.
     if names(libc::EAGAIN) && message.contains("thread") {
         return Some(format!(
             "this user may have {} processes and threads (`ulimit -Hu`, or LimitNPROC= of the service), this service {} \
@@ -46,7 +46,7 @@ fn hint(message: &str) -> Option<String> {
     None
 }
 
-/// The message, and what to do about a shortage that it names.
+/// Returns the message with a hint, if it reports a shortage.
 pub(super) fn explained(message: String) -> String {
     match hint(&message) {
         Some(hint) => format!("{message}; {hint}"),
@@ -58,13 +58,13 @@ fn limit(resource: Resource) -> String {
     getrlimit(resource).current.map_or_else(|| "unlimited".to_owned(), |most| most.to_string())
 }
 
-/// Where there is no descriptor left to read it with, the operator has to.
+/// Reads the file at `path`; without a free descriptor the operator has to read it.
 fn text(path: &str) -> String {
     fs::read_to_string(path)
         .map_or_else(|_| format!("what {path} says"), |text| text.trim().to_owned())
 }
 
-/// What the control group allows (cgroup v2).
+/// The control group's limit (cgroup v2).
 fn most_tasks() -> Option<String> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let group = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
@@ -102,7 +102,7 @@ mod tests {
             let message = format!("{what}: {}", Error::from_raw_os_error(error));
             assert_eq!(explained(message.clone()), message);
         }
-        // As the other crates show it.
+        // As the other crates print it.
         let errno = rustix::io::Errno::MFILE.to_string();
         assert!(hint(&errno).is_some(), "{errno}");
         let errno = vmm_sys_util::errno::Error::new(libc::EMFILE).to_string();

@@ -1,4 +1,4 @@
-//! Says of a takeover that does not come to its end what it waits for (P9): the engine's watchdog begins when the guest runs.
+//! Reports what a takeover waits for if it does not finish (P9): the engine's watchdog starts only when the guest runs.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
@@ -8,14 +8,15 @@ use kemari_confine::threads;
 
 use super::standby::{Shown, shown};
 
-/// What is under way, in order, until this is dropped. None: something is waited for that is told of otherwise.
+/// The stages of a takeover, until this is dropped. A stage of `None` is a wait that is reported elsewhere.
 pub(super) struct Stages(Option<SyncSender<Option<&'static str>>>);
 
-/// More than a takeover has between two turns of the thread that listens.
+/// Larger than the number of stages in one takeover.
 const ROOM: usize = 16;
 
 impl Stages {
-    /// What takes longer than `patience` is told of in the log, and in the status. A takeover does not depend on it (P7).
+    /// Starts to watch: a stage that takes longer than `patience` is reported in the log and in the status. A takeover does
+    /// not depend on it (P7).
     pub(super) fn watched(status: &Shown, patience: Duration) -> Self {
         let (tell, told) = sync_channel(ROOM);
         let status = status.clone();
@@ -26,7 +27,7 @@ impl Stages {
         Self(started.map(|_| tell).inspect_err(|error| log::warn!("{error}")).ok())
     }
 
-    /// This begins now, and what was under way has come to its end.
+    /// Ends the current stage and begins `stage`.
     pub(super) fn at(&self, stage: impl Into<Option<&'static str>>) {
         if let Some(tell) = &self.0 {
             let _ = tell.try_send(stage.into());
@@ -78,7 +79,7 @@ mod tests {
         }
     }
 
-    /// P9. Fails where a takeover that hangs says nothing, or goes on saying it.
+    /// P9. Fails if a takeover that hangs reports nothing, or is reported after its end.
     #[test]
     fn what_hangs_is_told_until_it_is_over() {
         let status = Shown::new(Mutex::new(StandbyStatus::new("vm")));

@@ -30,17 +30,17 @@ use crate::standby::{
     StandbyDriver, StandbyStatus,
 };
 
-/// Holds a primary's checkpoints until there is nothing more to do, or runs its guest to the end.
+/// Holds a primary's checkpoints until it is stopped, or runs its guest to the end.
 pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     start::check_standby(args)?;
     let pair = &args.pair;
     super::confine(pair.security.seccomp)?;
-    // What can be wrong here is found now, not when the primary dies.
+    // Find errors now, not when the primary dies.
     kvm::open().map_err(MachineError::from)?;
     let boot = open_boot(args)?;
     let security = guest::link_security(&pair.security)?;
     start::check_peer(&pair.replication, &security)?;
-    // From here on there is something to put away.
+    // From here on there is something to release.
     let ending = Ending::watch()?;
     let _pid_file = pair.operation.pid_file.as_deref().map(PidFile::write).transpose()?;
     let control = guest::take_control(&pair.operation)?;
@@ -75,7 +75,7 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     let handler = control_handler(driver.inputs(), status.clone());
     let control = guest::serve_control(control, handler)?;
     let lacks = driver.inputs();
-    // A standby that has ended wants to know of nothing.
+    // A standby that has ended needs no report.
     let tell = move |lack| drop(lacks.send(Input::Event(Event::Resources { lack })));
     let watch = resources
         .watch(tell)
@@ -88,7 +88,8 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     match end {
         End::Stopped { reason, had_won } => {
             log::info!("standby ended: {reason}");
-            // As of whoever has the right: also where it came too late to be used.
+            // It had the right to run the guest, so its exit code is that of a machine ended by the signal, even if the
+            // right came too late to be used.
             let signal = ending.signal().filter(|_| had_won).map(Ended::Signal);
             let code = signal.map_or(0, |ended| ended.exit_code());
             last::ends(code);
@@ -107,14 +108,14 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     }
 }
 
-/// What a standby sees of itself, and is seen by.
+/// The standby's status, shared with the control socket.
 pub(super) type Shown = Arc<Mutex<StandbyStatus>>;
 
 pub(super) fn shown(status: &Shown) -> MutexGuard<'_, StandbyStatus> {
     status.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a guest that goes on here finds.
+/// What a takeover uses of this process.
 struct Here<'h> {
     arbiter: Option<&'h Arc<dyn Arbiter>>,
     control: Option<&'h ControlSocket>,
@@ -131,9 +132,9 @@ fn take_over(
     let Inheritance { machine, authority, state, taken, reason, won_at } = inheritance;
     let (term, epoch) = (taken.term(), taken.epoch());
     panic::goes_on_from(epoch, &reason);
-    // A takeover that fails leaves the guest nowhere: nobody need be told to seize it from this side.
+    // If the takeover fails, no machine has the guest: release the term, so that the next start need not seize it.
     let claim = Claim::of(arbiter, &machine, term);
-    // The machine ends by the signal that came since the standby was last looked after, too.
+    // A signal that came since the standby last looked ends the machine as well.
     ending.ends(&machine);
     let goes_on = Arc::new(OnceLock::new());
     if let Some(control) = here.control {
@@ -142,7 +143,7 @@ fn take_over(
     let stages = Stages::watched(here.status, options.stall_timeout);
     stages.at("KVM and the devices take on the guest's state");
     let replays = state.restore(&machine).map_err(|error| CliError::failed(error.to_string()))?;
-    // After the restore: the backends have to know what the guest's drivers have negotiated.
+    // Attach after the restore: the backends need the features that the guest's drivers have negotiated.
     let makings = match attach(&machine, arbiter, here.status, &stages) {
         Ok(makings) => makings,
         Err(ended) => {
@@ -168,7 +169,7 @@ fn take_over(
     machine.start()?;
     drop(stages);
     claim.keep();
-    // Set once, here.
+    // Set only here.
     let _ = goes_on.set(engine.clone());
     let micros = u64::try_from(won_at.elapsed().as_micros()).unwrap_or(u64::MAX);
     engine.note_takeover(Takeover { micros, replayed: replays });
@@ -183,7 +184,7 @@ fn take_over(
     Ok(guest::to_the_end(&engine, arbiter, terminal))
 }
 
-/// What the control socket answers from the moment the term is won until the guest runs here.
+/// The handler of the control socket from the moment the term is won until the guest runs here.
 fn active_handler(
     machine: &Arc<Machine>,
     status: &Shown,
@@ -212,7 +213,7 @@ fn active_handler(
     })
 }
 
-/// A kernel of this side's own, read once, so that a primary that joins need not wait for it.
+/// Opens this side's own kernel and reads it once, so that a primary that joins need not wait for it.
 fn open_boot(args: &StandbyArgs) -> Result<Option<Arc<Boot>>, CliError> {
     let Some(kernel) = &args.boot.kernel else { return Ok(None) };
     let open = || {
@@ -242,11 +243,11 @@ fn standby_config(
     }
 }
 
-/// How often a standby maps a guest's memory: the guest's, and what states are tried on.
+/// How often a standby maps a guest's memory: for the guest, and for the machine that states are tried on.
 const COPIES: u64 = 2;
 
 struct Factory {
-    /// That this process may map little.
+    /// Whether the warning about this process's memory limit was logged.
     told: Once,
     fence: Arc<dyn Fence>,
     observer: Option<Arc<dyn Observer>>,
@@ -256,10 +257,10 @@ struct Factory {
 impl MachineFactory for Factory {
     fn build(&self, layout: &MachineLayout) -> Result<(Arc<Machine>, CommitAuthority), HostError> {
         let memory = layout.memory_size();
-        // P4: what states are tried on is as large as the guest, and made later.
+        // P4: the machine that states are tried on is as large as the guest, and is made later.
         check_limits(memory, COPIES).map_err(MemoryError::from).map_err(MachineError::from)?;
         if let Some(scarce) = scarce(memory, COPIES) {
-            // A primary comes again and again.
+            // Log it once: a primary may join repeatedly.
             self.told.call_once(|| log::warn!("{scarce}"));
         }
         let (ledger, authority) = new_gate();
@@ -282,7 +283,7 @@ fn control_handler(inputs: SyncSender<Input>, status: Shown) -> Handler {
         }
         Command::PowerOff => {
             let mut wish = Wish::event(inputs.clone(), Event::OperatorStop, None);
-            // What another client has asked for, or a signal: it is what this one wants, too.
+            // Another client or a signal has stopped the standby: this client's request is fulfilled.
             wish.when_ended = Ok(());
             let seen = status.clone();
             wish.reply(status.clone(), move || stopped(shown(&seen).state()))
@@ -298,11 +299,11 @@ fn control_handler(inputs: SyncSender<Input>, status: Shown) -> Handler {
     })
 }
 
-/// What came of the wish that a standby ends.
+/// The outcome of a request to stop the standby.
 fn stopped(state: &str) -> Option<Outcome> {
     match state {
         "stopped" => Some(Ok(done("stopped"))),
-        // It came to nothing: from here on there is a guest to be powered off.
+        // The request had no effect: there is now a guest to power off.
         "active" => Some(Err(
             "expected a standby, found that it takes over at this moment: to end the guest, send power-off again".to_owned(),
         )),
@@ -325,13 +326,13 @@ fn take_over_command(inputs: SyncSender<Input>, status: Shown) -> Reply {
     })
 }
 
-/// A wish on its way to the standby's thread, which may be busy, and full of other inputs.
+/// A request to the standby's thread, which may be busy and whose queue may be full.
 struct Wish {
     inputs: SyncSender<Input>,
     input: Option<Input>,
     answer: Receiver<Result<(), String>>,
     taken: bool,
-    /// What to say where nobody takes it any more.
+    /// The answer if the standby has ended.
     when_ended: Result<(), String>,
 }
 
@@ -342,12 +343,12 @@ impl Wish {
         Self { inputs, input: Some(input(tell)), answer, taken: false, when_ended }
     }
 
-    /// With the session that it was said in, where it is for that one only.
+    /// With the session that the operator saw, if the request is for that session only.
     fn event(inputs: SyncSender<Input>, event: Event, said: Option<SessionId>) -> Self {
         Self::new(inputs, |answer| Input::Operator(event, said, answer))
     }
 
-    /// Whether the wish has been taken; none while that is not known. Does not block.
+    /// Whether the standby has accepted the request; `None` while that is not known. Does not block.
     fn look(&mut self) -> Option<Result<(), String>> {
         if let Some(input) = self.input.take() {
             match self.inputs.try_send(input) {
@@ -366,7 +367,7 @@ impl Wish {
         }
     }
 
-    /// Once it was taken, `outcome` tells what came of it.
+    /// Replies with `outcome` once the standby has accepted the request.
     fn reply(
         mut self,
         status: Shown,
@@ -389,7 +390,7 @@ impl Wish {
 mod tests {
     use super::*;
 
-    /// Fails where whoever sends `power-off` in the moment of a takeover is told nothing, until it is too late for him.
+    /// Fails if a client that sends `power-off` at the moment of a takeover gets no answer until it is too late.
     #[test]
     fn who_wants_a_standby_off_that_takes_over_is_told_so() {
         assert!(matches!(stopped("stopped"), Some(Ok(_))));

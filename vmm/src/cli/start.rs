@@ -1,6 +1,6 @@
-//! What can be known of a command line before anything is made, taken or told to anybody.
+//! Checks of a command line before anything is made, claimed or sent.
 //!
-//! In the order of what it costs: values that contradict each other, files, the host's KVM.
+//! In the order of their cost: contradicting values, files, the host's KVM.
 
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
@@ -21,7 +21,7 @@ use crate::link::{LinkAddr, LinkSecurity};
 use crate::machine::{MachineError, interface};
 use crate::probe::{HostKvm, probe};
 
-/// Of `kemari run`.
+/// Checks the flags of `kemari run`.
 pub(super) fn check_run(args: &RunArgs) -> Result<(), CliError> {
     args.check_gated().map_err(|refusal| CliError::usage(refusal.to_string()))?;
     let machine = args.machine();
@@ -38,11 +38,11 @@ pub(super) fn check_run(args: &RunArgs) -> Result<(), CliError> {
     check_formats(&machine)
 }
 
-/// Of `kemari standby`. A guest may write whatever it likes to its disk: what that looks like is no
-/// reason not to take over from it.
+/// Checks the flags of `kemari standby`. The format of a disk is not checked: a guest may write anything to its disk, and
+/// that must not prevent a takeover.
 pub(super) fn check_standby(args: &StandbyArgs) -> Result<(), CliError> {
     args.check_gated().map_err(CliError::usage)?;
-    // The primary's size is not known yet; the rest is checked with any.
+    // The primary's size is not known yet: check the rest with any size.
     let machine = args.machine(2 << 20, 1);
     machine.check().map_err(MachineError::from)?;
     check_pair(&args.pair)?;
@@ -75,7 +75,7 @@ fn check_pair(args: &PairArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-/// A machine is taken from the arbiter's holder, or a disk from the one that its fence record names.
+/// Checks that there is something to seize: a machine at the arbiter, or a disk with a fence record.
 fn check_seize(args: &RunArgs, machine: &MachineConfig) -> Result<(), CliError> {
     let has_arbiter = args.pair.arbiter.spec != ArbiterSpec::None;
     if args.seize && !has_arbiter && machine.disks().next().is_none() {
@@ -87,7 +87,8 @@ fn check_seize(args: &RunArgs, machine: &MachineConfig) -> Result<(), CliError> 
     Ok(())
 }
 
-/// Opening an interface that is not there would make it, attached to nothing; a peer may come later, but not as a file.
+/// Checks a tap's existence, because opening one that does not exist would create it, attached to nothing. A peer's socket
+/// may come later, but a file of another kind is refused.
 fn check_networks(machine: &MachineConfig) -> Result<(), CliError> {
     let flagged = |key: &'static str| move |error| CliError::usage(format!("--net {key}{error}"));
     machine.networks().try_for_each(|(_, network)| match network.backend {
@@ -101,7 +102,7 @@ fn check_networks(machine: &MachineConfig) -> Result<(), CliError> {
     })
 }
 
-/// A standby prints after a takeover only: too late to find out that a path was mistaken.
+/// A standby writes to its consoles only after a takeover, too late to find a mistaken path.
 fn check_consoles(machine: &MachineConfig) -> Result<(), CliError> {
     machine.consoles().try_for_each(|(_, console)| match console {
         ConsoleConfig::File(path) => {
@@ -111,7 +112,8 @@ fn check_consoles(machine: &MachineConfig) -> Result<(), CliError> {
     })
 }
 
-/// The files of a log have names that begin with what is given: nothing comes to a device, or into a directory, of that name.
+/// The names of a log's files begin with the given path: nothing would be written to a device, or into a directory, of that
+/// name.
 fn check_audit(args: &OperationArgs) -> Result<(), CliError> {
     let Some(audit) = &args.audit else { return Ok(()) };
     match std::fs::metadata(&audit.base) {
@@ -125,7 +127,7 @@ fn check_audit(args: &OperationArgs) -> Result<(), CliError> {
     }
 }
 
-/// Sockets that are made: whether they can be.
+/// Checks that the sockets can be made.
 fn check_sockets(args: &OperationArgs, listen: Option<&LinkAddr>) -> Result<(), CliError> {
     let flagged = |flag: &str| {
         let flag = flag.to_owned();
@@ -140,7 +142,7 @@ fn check_sockets(args: &OperationArgs, listen: Option<&LinkAddr>) -> Result<(), 
     Ok(())
 }
 
-/// Where the standby is said to be: whether the guest may be sent there as the flags say.
+/// Checks that the guest may be sent to the standby's address with these flags.
 pub(super) fn check_peer(args: &ReplicationArgs, security: &LinkSecurity) -> Result<(), CliError> {
     let Some(standby) = &args.standby else { return Ok(()) };
     standby
@@ -148,28 +150,28 @@ pub(super) fn check_peer(args: &ReplicationArgs, security: &LinkSecurity) -> Res
         .map_err(|error| CliError::usage(format!("--standby {standby}: {error}")))
 }
 
-/// A kernel is there, and so is its initrd; whether they fit into the machine is found out when they are loaded.
+/// Checks that the kernel and its initrd exist; loading them shows whether they fit into the machine.
 fn check_kernel(boot: &BootSource) -> Result<(), CliError> {
     let opened = Boot::open(&boot.kernel, boot.initrd.as_deref(), &boot.cmdline);
     let checked = opened.and_then(|boot| boot.check());
     checked.map_err(|error| CliError::usage(error.to_string()))
 }
 
-/// Disks that a standby could never open: what is not there yet, it waits for.
+/// Refuses disks that a standby could never open; it waits for a disk that does not exist yet.
 fn check_kinds(machine: &MachineConfig) -> Result<(), CliError> {
     machine.disks().try_for_each(|(_, disk)| {
         Disk::check_kind(&disk.path).map_err(|error| CliError::usage(error.to_string()))
     })
 }
 
-/// Disks that are no raw images, and are not said to be.
+/// Refuses disks whose content looks like another format, unless `format=raw` is given.
 fn check_formats(machine: &MachineConfig) -> Result<(), CliError> {
     machine.disks().filter(|(_, disk)| !disk.is_raw).try_for_each(|(_, disk)| check_format(disk))
 }
 
 fn check_format(disk: &DiskConfig) -> Result<(), CliError> {
     let found = open_at_once(&disk.path).and_then(|file| image_format::of_file(&file));
-    // Whoever opens it to use it says what is wrong with it.
+    // An error of opening is reported when the disk is opened for use.
     let Ok(Some(format)) = found else { return Ok(()) };
     let path = disk.path.display();
     Err(CliError::usage(format!(
@@ -179,13 +181,13 @@ fn check_format(disk: &DiskConfig) -> Result<(), CliError> {
     )))
 }
 
-/// A kernel for people on a KVM that runs bare-metal guests only: nothing would ever be seen of it.
+/// Refuses a Linux kernel on a KVM that runs bare-metal guests only: the kernel would never print anything.
 pub(super) fn check_host(boot: &BootSource) -> Result<(), CliError> {
     if !is_linux(&boot.kernel).unwrap_or(false) {
         return Ok(());
     }
     let found = probe();
-    // Once more: a host that stood still for a moment looks alike.
+    // Probe twice: a host that stood still for a moment gives the same result.
     if found.kvm != HostKvm::Ring3Only || probe().kvm != HostKvm::Ring3Only {
         return Ok(());
     }
@@ -197,10 +199,10 @@ pub(super) fn check_host(boot: &BootSource) -> Result<(), CliError> {
     )))
 }
 
-/// Whether a kernel is Linux: by the header of a bzImage, or what every vmlinux says of itself.
+/// Whether a kernel is Linux: by the header of a bzImage, or by the version text in every vmlinux.
 fn is_linux(path: &Path) -> io::Result<bool> {
     const BANNER: &[u8] = b"Linux version ";
-    /// Longer than any kernel.
+    /// Larger than any kernel, in bytes.
     const MOST: u64 = 256 << 20;
     let mut file = open_at_once(path)?.take(MOST);
     let mut bytes = Vec::new();
@@ -213,7 +215,7 @@ fn is_linux(path: &Path) -> io::Result<bool> {
         if contains(&bytes, BANNER) {
             return Ok(true);
         }
-        // It may lie across two pieces.
+        // The text may lie across two pieces.
         bytes.drain(..bytes.len().saturating_sub(BANNER.len() - 1));
         let count = match file.read(&mut piece) {
             Ok(0) => return Ok(false),
@@ -253,7 +255,7 @@ mod tests {
         let mut bz = vec![0; 0x300];
         bz[0x202..0x206].copy_from_slice(b"HdrS");
         assert!(is(&bz));
-        // Wherever it lies, at the end of a piece as well.
+        // At any place, even across the end of a piece.
         for at in [0x10, 0x206 - 3, 0x206 + (1 << 20) - 5, 0x206 + (1 << 20)] {
             let mut elf = vec![b'L'; at];
             elf.extend(b"Linux version 6.1.0");

@@ -1,16 +1,16 @@
-//! `--serial` and `--virtio-console`: what takes a console's output and gives it input.
+//! `--serial` and `--virtio-console`: the backend of a console.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// What is behind a console: `stdio`, `file=PATH` or `none`.
+/// The backend of a console: `stdio`, `file=PATH` or `none`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConsoleConfig {
     /// This process's standard input and output.
     Stdio,
     /// A file that takes the output; there is no input.
     File(PathBuf),
-    /// Nothing: the device is there, what it says is thrown away.
+    /// No backend: the device exists and its output is discarded.
     None,
 }
 

@@ -1,4 +1,4 @@
-//! `--device`: a device of the catalogue by its name, and what is behind its port.
+//! `--device`: a device of the catalogue by its name, and its backend.
 
 use std::str::FromStr;
 
@@ -8,20 +8,20 @@ use crate::machine::catalog;
 /// `NAME[,console=SPEC|,disk=path=FILE..|,tap=..|,stream=..|,dgram=..]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceConfig {
-    /// Its name in the catalogue.
+    /// The name in the catalogue.
     pub name: String,
-    /// What is behind its port 0.
+    /// The backend of port 0.
     pub backend: Option<DeviceBackend>,
 }
 
-/// What can be behind a device that is asked for by name.
+/// The backends for a device of the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceBackend {
-    /// What its console output and input are.
+    /// A console.
     Console(ConsoleConfig),
-    /// Its disk.
+    /// A disk.
     Disk(DiskConfig),
-    /// Its network.
+    /// A network.
     Net(NetBackend),
 }
 

@@ -8,7 +8,7 @@ use kemari_support::values::{self, Part};
 
 use super::parse_queues;
 
-/// Where the record is of the term that may write to a disk.
+/// The place of the record of the term that may write to a disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum FenceRecord {
     /// Beside an image; a block device has none.
@@ -16,7 +16,7 @@ pub enum FenceRecord {
     Beside,
     /// In this file.
     At(PathBuf),
-    /// Nowhere.
+    /// No record.
     Off,
 }
 
@@ -25,7 +25,7 @@ pub enum FenceRecord {
 pub struct DiskConfig {
     /// A raw image or a block device.
     pub path: PathBuf,
-    /// It is raw whatever it looks like.
+    /// Use it as raw even if it looks like another format.
     pub is_raw: bool,
     /// Refuse writes.
     pub read_only: bool,
@@ -33,29 +33,29 @@ pub struct DiskConfig {
     pub serial: String,
     /// When a write counts as complete.
     pub cache: DiskCache,
-    /// Past the host's page cache (`O_DIRECT`).
+    /// Whether to bypass the host's page cache (`O_DIRECT`).
     pub direct: bool,
-    /// Request queues.
+    /// Number of request queues.
     pub queues: u16,
-    /// Where there is an arbiter: the second line of fencing.
+    /// The second line of fencing, where there is an arbiter.
     pub fence: FenceRecord,
 }
 
 /// When a write to a disk counts as complete, without a flush.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DiskCache {
-    /// With fault tolerance as `writethrough`, without it as `writeback`.
+    /// As `writethrough` with fault tolerance, as `writeback` without it.
     #[default]
     Auto,
-    /// When it is in the storage (`O_DSYNC`).
+    /// When the data is in the storage (`O_DSYNC`).
     WriteThrough,
-    /// When it is in the host's page cache. With fault tolerance only for storage whose cache does
-    /// not die with the host: the guest goes on elsewhere and will not write again (P3).
+    /// When the data is in the host's page cache. With fault tolerance only for storage whose cache survives the host: the
+    /// guest continues elsewhere and does not write the data again (P3).
     WriteBack,
 }
 
 impl DiskCache {
-    /// Whether to write through, where another machine may go on from the disk or not.
+    /// Whether to write through; `shared` if another machine may continue from the disk.
     #[must_use]
     pub const fn write_through(self, shared: bool) -> bool {
         matches!((self, shared), (Self::WriteThrough, _) | (Self::Auto, true))
@@ -125,7 +125,7 @@ fn parse_cache(part: &Part) -> Result<DiskCache, String> {
 
 fn parse_serial(part: &Part) -> Result<String, String> {
     let text = part.text()?;
-    // What a guest prints of it goes to logs and into names below /dev/disk.
+    // Printable ASCII only: the guest puts the serial number into logs and into names below /dev/disk.
     match text.len() <= SERIAL_MAX && text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
         true => Ok(text.to_owned()),
         false => {

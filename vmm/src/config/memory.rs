@@ -1,4 +1,4 @@
-//! `--memory`: the size of guest memory, and the file that it may be in.
+//! `--memory`: the size of guest memory, and the file that it may be placed in.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -9,9 +9,9 @@ use kemari_support::values::{self, Unit};
 /// `MIB[,file=PATH,share=on]`, or `size=MIB` for the first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryConfig {
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// The file that it is in.
+    /// The file that holds guest memory.
     pub file: Option<PathBuf>,
 }
 
@@ -43,7 +43,7 @@ impl FromStr for MemoryConfig {
             }
         }
         if shared != memory.file.is_some() {
-            // A private mapping of a file would be neither the file's nor the guest's alone.
+            // Writes to a private mapping would not reach the file.
             return Err(format!(
                 "expected file=PATH and share=on together, found one of them; {MEMORY_FORM}"
             ));

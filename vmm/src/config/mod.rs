@@ -1,4 +1,4 @@
-//! What a machine is made of, as the command line says it; every value is checked here, before anything is opened.
+//! A machine's configuration from the command line. Every value is checked here, before anything is opened.
 
 mod console;
 mod device;
@@ -23,21 +23,22 @@ use kemari_hypervisor::layout;
 /// One virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineConfig {
-    /// Its name: in log lines, and what an arbiter knows it by.
+    /// The name, in log lines and at the arbiter.
     pub name: String,
     /// Guest memory in bytes.
     pub memory: u64,
-    /// The file that guest memory is in, shared with whoever maps it; none: nobody else can. Not with fault tolerance.
+    /// The file that guest memory is placed in, where other processes can map it. `None`: no other process can. Not
+    /// with fault tolerance.
     pub memory_file: Option<PathBuf>,
     /// Number of vCPUs.
     pub cpus: u32,
-    /// What to boot; a standby needs it for a reset after takeover only.
+    /// What to boot; a standby needs it only for a reset after a takeover.
     pub boot: Option<BootSource>,
     /// Disks, in the order of their virtio-mmio windows.
     pub disks: Vec<DiskConfig>,
     /// Network interfaces, after the disks.
     pub nets: Vec<NetConfig>,
-    /// Whether there is a source of random bytes.
+    /// Whether there is a virtio-rng device.
     pub rng: bool,
     /// Whether there is a real-time clock (PL031).
     pub rtc: bool,
@@ -45,11 +46,11 @@ pub struct MachineConfig {
     pub virtio_console: Option<ConsoleConfig>,
     /// Devices asked for by name, after all others.
     pub devices: Vec<DeviceConfig>,
-    /// What is behind the serial line.
+    /// The backend of the serial line.
     pub serial: ConsoleConfig,
 }
 
-/// Where the guest's kernel comes from.
+/// The guest's kernel, initrd and command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootSource {
     /// A bzImage or an ELF image.
@@ -60,13 +61,13 @@ pub struct BootSource {
     pub cmdline: String,
 }
 
-/// Why a configuration makes no sense; says which flag to change.
+/// Why a configuration is not valid; names the flag to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
 
 impl MachineConfig {
-    /// A machine without a kernel and without devices, whose serial line is connected to nothing. Memory is in bytes.
+    /// A machine without a kernel and devices, whose serial line has no backend. Memory is in bytes.
     #[must_use]
     pub fn bare(name: &str, memory: u64, cpus: u32) -> Self {
         Self {
@@ -85,12 +86,12 @@ impl MachineConfig {
         }
     }
 
-    /// Checks what no single flag can tell.
+    /// Checks the flags against each other.
     ///
     /// # Errors
-    /// The first thing that does not fit.
+    /// The first conflict.
     pub fn check(&self) -> Result<(), ConfigError> {
-        // First: of more devices than there are numbers, slots and addresses would be alike.
+        // Check this first: with more devices than numbers, slots and addresses would not be unique.
         let (asked_for, room) =
             (self.asked_for().count(), layout::VIRTIO_MMIO_MAX + layout::PCI_MAX);
         if asked_for > room {
@@ -150,7 +151,7 @@ impl MachineConfig {
     }
 }
 
-/// How many queues a device has: both sides of a pair have to say the same.
+/// Parses a device's number of queues: both sides of a pair must give the same.
 fn parse_queues(part: &Part, most: u16) -> Result<u16, String> {
     let count = part.number(1..=most.into(), Unit::Count("a number of queues"))?;
     u16::try_from(count).map_err(|_| part.wrong(&format!("at most {most} queues")))
@@ -159,7 +160,7 @@ fn parse_queues(part: &Part, most: u16) -> Result<u16, String> {
 /// Checks the name of a machine: it becomes part of file names.
 ///
 /// # Errors
-/// What names may look like.
+/// The rules for names.
 pub fn parse_name(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if text.is_empty() || text.len() > 64 || text.starts_with('.') || !text.chars().all(fits) {

@@ -1,4 +1,4 @@
-//! `--net`: what is behind a network interface, and the card that the guest sees.
+//! `--net`: the backend of a network interface, and the card that the guest sees.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use kemari_support::values::{self, Part};
 
 use super::parse_queues;
 
-/// What is behind a network interface.
+/// The backend of a network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetBackend {
     /// A tap interface.
@@ -20,7 +20,7 @@ pub enum NetBackend {
     Dgram(PathBuf, PathBuf),
 }
 
-/// Which network card the guest sees.
+/// The network card that the guest sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NetModel {
     /// virtio-net.
@@ -33,15 +33,15 @@ pub enum NetModel {
 /// `tap=IFNAME[,create=on]|stream=PATH|dgram=LOCAL:PEER[,mac=XX:XX:XX:XX:XX:XX][,model=virtio|e1000][,queues=N]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetConfig {
-    /// What is behind it.
+    /// The backend.
     pub backend: NetBackend,
-    /// Whether a tap that is not there is made.
+    /// Whether to create a tap that does not exist.
     pub create: bool,
-    /// The guest's address; made from the machine's name if not given.
+    /// The guest's MAC address; `None`: derived from the machine's name.
     pub mac: Option<[u8; 6]>,
     /// The card.
     pub model: NetModel,
-    /// Pairs of queues.
+    /// Number of queue pairs.
     pub queues: u16,
 }
 
@@ -98,7 +98,7 @@ impl FromStr for NetConfig {
 }
 
 impl NetConfig {
-    /// For a device that is asked for by name, which has its own idea of the rest.
+    /// The backend for a device of the catalogue, which accepts none of the other options.
     pub(super) fn backend_alone(self) -> Result<NetBackend, String> {
         if self.mac.is_some() || self.create || self.queues > 1 || self.model != NetModel::default()
         {
@@ -116,7 +116,8 @@ fn parse_model(part: &Part) -> Result<NetModel, String> {
     }
 }
 
-/// As the kernel wants the names of interfaces (`dev_valid_name`). A `%` would have it choose a name.
+/// Parses an interface's name by the kernel's rules (`dev_valid_name`). A `%` would make the kernel choose a
+/// name.
 fn parse_interface(part: &Part) -> Result<String, String> {
     let name = part.text()?;
     let fits = name.len() <= IFNAME_MAX && name != "." && name != "..";
@@ -142,10 +143,10 @@ fn parse_socket(part: &Part, path: &str) -> Result<PathBuf, String> {
     socket_path(path).map_err(|error| format!("{}=: {error}", part.key))
 }
 
-/// The path of a Unix socket, which is shorter than that of a file.
+/// The path of a Unix socket, which must be shorter than a file's.
 ///
 /// # Errors
-/// When it is too long.
+/// When the path is too long.
 pub fn socket_path(path: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(path);
     own_files::check_length(&path).map_err(|error| error.to_string())?;

@@ -1,8 +1,8 @@
-//! Which device is in which slot: the one plan by which devices are made, get what is behind them, are checked and are compared.
+//! The plan of device slots: the one plan by which devices are made, get their backends, are checked and are compared.
 //!
-//! Slots below [`FIRST_SLOT`] are those of the board, which every machine has. Then come the disks, the networks, the source
-//! of random bytes, the virtio console, and the devices asked for by name, each in the order of the command line. A network has
-//! the same slot whatever its model, so that the handshake tells both models where they differ.
+//! Slots below [`FIRST_SLOT`] are those of the board, which every machine has. Then come the disks, the networks, the source of
+//! random bytes, the virtio console, and the devices of the catalogue, each in the order of the command line. A network has the
+//! same slot with either model, so that the handshake can name both models where they differ.
 
 use super::{
     ConsoleConfig, DeviceBackend, DeviceConfig, DiskConfig, MachineConfig, NetBackend, NetConfig,
@@ -10,21 +10,21 @@ use super::{
 
 /// The serial port.
 pub const SERIAL_SLOT: u16 = 0;
-/// The power button and the registers that power off.
+/// The power button and the power-off registers.
 pub const POWER_SLOT: u16 = 1;
-/// The keyboard controller, which resets.
+/// The keyboard controller, which resets the machine.
 pub const RESET_SLOT: u16 = 2;
 /// The real-time clock.
 pub const RTC_SLOT: u16 = 3;
 /// The PCI bus.
 pub const PCI_SLOT: u16 = 8;
-/// The first slot that is not of the board.
+/// The first slot that is not the board's.
 pub const FIRST_SLOT: u16 = 16;
 
-/// A slot and what is in it.
+/// A slot and its device.
 #[derive(Clone, Copy, Debug)]
 pub struct Slot<'c> {
-    /// Its number, which both sides of a pair know the device by.
+    /// The slot's number, by which both sides of a pair identify the device.
     pub number: u16,
     /// The device.
     pub device: Planned<'c>,
@@ -35,26 +35,26 @@ pub struct Slot<'c> {
 pub enum Planned<'c> {
     /// A disk.
     Disk(&'c DiskConfig),
-    /// A network interface, and the guest's address.
+    /// A network interface, and the guest's MAC address.
     Net(&'c NetConfig, [u8; 6]),
     /// A source of random bytes.
     Random,
     /// A virtio console.
     Console(&'c ConsoleConfig),
-    /// A device of the catalogue, and the address to announce if a network is behind it.
+    /// A device of the catalogue, and the MAC address to announce if it has a network.
     Named(&'c DeviceConfig, [u8; 6]),
     /// The serial port.
     Serial(&'c ConsoleConfig),
 }
 
-/// What is behind a network device.
+/// The backend of a network device.
 #[derive(Clone, Copy, Debug)]
 pub struct Network<'c> {
     /// The interface or the sockets.
     pub backend: &'c NetBackend,
-    /// Whether an interface that is not there is made.
+    /// Whether to create an interface that does not exist.
     pub create: bool,
-    /// The address that is announced after a takeover.
+    /// The MAC address that is announced after a takeover.
     pub mac: [u8; 6],
 }
 
@@ -66,7 +66,7 @@ impl<'c> Slot<'c> {
         }
     }
 
-    /// The flag that asks for it.
+    /// The flag that adds the device.
     #[must_use]
     pub fn flag(&self) -> &'static str {
         match self.device {
@@ -79,7 +79,7 @@ impl<'c> Slot<'c> {
         }
     }
 
-    /// The disk behind it.
+    /// Its disk, if it has one.
     #[must_use]
     pub fn disk(&self) -> Option<&'c DiskConfig> {
         match (self.device, self.backend()) {
@@ -88,7 +88,7 @@ impl<'c> Slot<'c> {
         }
     }
 
-    /// The network behind it.
+    /// Its network, if it has one.
     #[must_use]
     pub fn network(&self) -> Option<Network<'c>> {
         match (self.device, self.backend()) {
@@ -102,7 +102,7 @@ impl<'c> Slot<'c> {
         }
     }
 
-    /// The console behind it.
+    /// Its console, if it has one.
     #[must_use]
     pub fn console(&self) -> Option<&'c ConsoleConfig> {
         match (self.device, self.backend()) {
@@ -114,10 +114,10 @@ impl<'c> Slot<'c> {
 }
 
 impl MachineConfig {
-    /// The plan, in the order of the slots.
+    /// All slots, in order.
     pub fn slots(&self) -> impl Iterator<Item = Slot<'_>> {
         let serial = Slot { number: SERIAL_SLOT, device: Planned::Serial(&self.serial) };
-        // As many as there are numbers: `check` refuses a machine that has more.
+        // There are enough numbers: `check` refuses a machine with more devices.
         let numbered = (FIRST_SLOT..=u16::MAX).zip(self.asked_for());
         std::iter::once(serial).chain(numbered.map(|(number, device)| Slot { number, device }))
     }
@@ -133,10 +133,10 @@ impl MachineConfig {
         disks.chain(nets).chain(random).chain(console).chain(named)
     }
 
-    /// An address made from the machine's name, so that both hosts of a pair have the same without being told.
+    /// A MAC address derived from the machine's name, so that both hosts of a pair have the same without configuration.
     fn made_mac(&self, at: usize) -> [u8; 6] {
         let hash = xxhash_rust::xxh3::xxh3_64(self.name.as_bytes()).to_le_bytes();
-        // 0x52 has the bit of a locally administered address, and is no group.
+        // 0x52 sets the bit of a locally administered address and is no group address.
         [0x52, 0x54, 0x00, hash[0], hash[1], hash[2].wrapping_add(at as u8)]
     }
 
@@ -181,8 +181,8 @@ mod tests {
         assert_eq!(numbers, [0, 16, 17, 18, 19, 20, 21, 22, 23, 24]);
     }
 
-    /// P2, P3. Fails where a device that is asked for by name is left out of a plan of its own: it had no fence record, no mark
-    /// on its disk, and the address of another network.
+    /// P2, P3. Fails if a plan leaves out a device of the catalogue: such a device would have no fence record, no mark on its
+    /// disk, and the address of another network.
     #[test]
     fn what_is_behind_a_device_by_name_is_in_the_plan() {
         let machine = machine();

@@ -1,5 +1,5 @@
-//! The limits of this machine: KVM's, which the hypervisor measures, and those of loopback TCP, over which as many bytes go
-//! and are acknowledged.
+//! The limits of this host: KVM's, measured by the hypervisor crate, and the time to send as many bytes over loopback TCP
+//! and get an acknowledgement.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,13 +12,13 @@ use crate::link::do_not_pace;
 /// Measures for each of these counts of pages.
 ///
 /// # Errors
-/// When there is no KVM, a count is too large, or the kernel refuses something.
+/// When there is no KVM, a count is too large, or a system call fails.
 pub fn limits(counts: &[u64]) -> Result<Limits, LimitsError> {
     let mut wire = Wire::new()?;
     limits::limits(counts, |len| wire.send(len))
 }
 
-/// A connection over loopback with a peer that answers each message when all of it has come.
+/// A loopback connection to a peer that acknowledges each message when all of it has arrived.
 struct Wire {
     stream: TcpStream,
     message: Vec<u8>,
@@ -50,7 +50,7 @@ impl Wire {
     }
 }
 
-/// The first eight bytes of a message are its length. Ends when the other side closes.
+/// Acknowledges messages until the other side closes. A message's first eight bytes are its length.
 fn answer(mut peer: &TcpStream) -> io::Result<()> {
     let mut chunk = vec![0; 1 << 20];
     loop {

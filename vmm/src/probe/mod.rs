@@ -1,4 +1,4 @@
-//! What kind of KVM this host has, found out by measuring: whether kernels can run on it, or bare-metal guests only.
+//! Measures what kind of KVM this host has: one that runs kernels, or bare-metal guests only.
 
 mod limits;
 
@@ -24,31 +24,31 @@ pub enum HostKvm {
     None,
     /// Only ring 3 runs at native speed, as on a paravirtual backend: bare-metal guests that work in ring 3.
     Ring3Only,
-    /// Everything: stock kernels run.
+    /// Everything runs, stock kernels included.
     Full,
 }
 
-/// The answer of [`probe`].
+/// The result of [`probe`].
 #[derive(Clone, Debug, Serialize)]
 pub struct Probe {
     /// What the host's KVM can run.
     pub kvm: HostKvm,
-    /// How that was found out, for people.
+    /// How that was found, for people.
     pub reason: String,
     /// Nanoseconds per turn of an empty loop in ring 0.
     pub ring0_ns: Option<f64>,
-    /// The same in ring 3.
+    /// As `ring0_ns`, in ring 3.
     pub ring3_ns: Option<f64>,
 }
 
-/// A ring-0 loop this many times slower than the same loop in ring 3 is emulated. Natively both are equal; emulation
-/// costs about a thousandfold; nested or busy hosts move both alike.
+/// A ring-0 loop this many times slower than in ring 3 is emulated. Natively both take equal time; emulation costs about
+/// a thousandfold; nested or busy hosts slow both alike.
 const EMULATED_RATIO: f64 = 20.0;
-/// Turns of the loop: microseconds natively, milliseconds when emulated.
+/// Number of loop turns: microseconds natively, milliseconds when emulated.
 const TURNS: u32 = 20_000;
-/// Each ring is timed this often and the best counts: a busy host only ever adds time.
+/// Each ring is timed this often and the lowest time counts: a busy host only adds time.
 const ROUNDS: u32 = 3;
-/// A guest that has not ended by then never will.
+/// A guest that has not ended after this time never will.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Measures this host.
@@ -79,7 +79,8 @@ fn per_turn(time: Duration) -> f64 {
 
 fn judge(ring0: Duration, ring3: Duration) -> Probe {
     let (r0, r3) = (per_turn(ring0), per_turn(ring3));
-    // Both times include waking the vCPU's thread and one exit, together about 0.1 ms; the emulated loop takes tens.
+    // Both times include waking the vCPU's thread and one exit, together about 0.1 ms; the emulated loop takes tens of
+    // milliseconds.
     let emulated = r0 > r3 * EMULATED_RATIO;
     let kvm = if emulated { HostKvm::Ring3Only } else { HostKvm::Full };
     let verdict = if emulated {
@@ -101,7 +102,7 @@ const CODE: u64 = 0x1000;
 const PML4: u64 = 0x2000;
 const PDPT: u64 = 0x3000;
 const PD: u64 = 0x4000;
-/// Guest virtual address that no page of RAM backs; a store to it is the guest's way to say that it is done.
+/// A guest virtual address without RAM; the guest stores to it when it is done.
 const DONE: u32 = 0x0080_0000;
 
 /// Times the loop at privilege level `ring`.
@@ -112,7 +113,7 @@ fn time_ring(kvm: &Kvm, ring: u8) -> Result<Duration, String> {
     let options = VmOptions { cpus: 1, pit: false };
     let vm = Vm::new(kvm, memory, options).map_err(|e| e.to_string())?;
     let fds = vm.create_vcpus().map_err(|e| e.to_string())?;
-    // Room for one end per round: the handler never waits.
+    // The channel has room for one end per round: the handler never waits.
     let (tx, ends) = sync_channel(ROUNDS as usize);
     let mut set = VcpuSet::spawn(fds, Arc::new(Clock(tx))).map_err(|e| e.to_string())?;
     let mut best = Duration::MAX;
@@ -142,7 +143,7 @@ fn time_once(
     }
 }
 
-/// Notes when the guest says that it is done.
+/// Notes the time when the guest is done.
 struct Clock(SyncSender<Result<Instant, FatalExit>>);
 
 impl ExitHandler for Clock {
@@ -158,7 +159,7 @@ impl ExitHandler for Clock {
 
     fn mmio_write(&self, addr: u64, _: &[u8]) {
         if addr == u64::from(DONE) {
-            // Fails only when the prober gave up waiting.
+            // Fails only when the prober has stopped waiting.
             let _ = self.0.try_send(Ok(Instant::now()));
         }
     }

@@ -18,7 +18,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct CtlArgs {
     /// Control socket of a running `kemari` (its --control).
-    // The former name: scripts of earlier versions have it.
+    // The former name, for scripts of earlier versions.
     #[arg(long, alias = "socket", value_name = "SOCKET")]
     pub control: PathBuf,
     /// Wait this long for the outcome of a command, in seconds. The command goes on afterwards. 0: do not wait.
@@ -34,7 +34,7 @@ pub struct CtlArgs {
     pub command: CtlCommand,
 }
 
-/// Checked here, where the mistake was made; a relative path is relative to the directory of the other process.
+/// Checked here, where a mistake is made: a relative path would be relative to the other process's directory.
 fn address_of_a_standby(text: &str) -> Result<String, String> {
     text.parse::<LinkAddr>().map(|_| text.to_owned())
 }

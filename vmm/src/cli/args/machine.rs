@@ -138,7 +138,7 @@ impl GuestDevices {
 }
 
 /// # Errors
-/// What was found, if it cannot be had.
+/// The refusal, if the device cannot be used.
 pub(super) fn refuse(found: Option<Found>, fault_tolerance: bool) -> Result<(), Refusal> {
     found.and_then(|found| found.refusal(fault_tolerance)).map_or(Ok(()), Err)
 }

@@ -1,7 +1,7 @@
-//! The command line: the flags of every command, and the configurations that they become.
+//! The command line: the flags of every command, and the configurations made from them.
 //!
-//! Each group of flags under one heading of the help is one struct. A doc comment of a flag is its help: the first
-//! paragraph is `-h`, all of it `--help`.
+//! Each group of flags under one heading of the help is one struct. A flag's doc comment is its help: `-h` prints
+//! the first paragraph, `--help` all of it.
 
 mod control;
 mod logs;
@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(args.pair.replication.epoch_interval, 25);
     }
 
-    /// Each flag stands under a heading: a list of forty is not read.
+    /// Each flag is under a heading: a flat list of forty is not readable.
     #[test]
     fn every_flag_of_a_machine_is_in_a_group() {
         for command in Cli::command().get_subcommands() {

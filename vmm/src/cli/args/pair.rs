@@ -1,4 +1,4 @@
-//! What both hosts of a pair have: the groups Replication, Arbiter, Security and Operation.
+//! The flags that both hosts of a pair have: the groups Replication, Arbiter, Security and Operation.
 
 use std::path::PathBuf;
 
@@ -11,10 +11,10 @@ use kemari_support::values::{Unit, numbers};
 
 use crate::link::LinkAddr;
 
-/// The least `--stall-timeout`, in milliseconds.
+/// The minimum of `--stall-timeout`, in milliseconds.
 const LEAST_STALL_TIMEOUT: u64 = 5000;
-// P7: one disk that does not answer is no stall. A device's reset waits for it twice (docs/threads.md), and is then counted as
-// progress.
+// P7: one disk that does not answer must not count as a stall. A device's reset waits for it twice (docs/threads.md) and then
+// counts as progress.
 const _: () = assert!(LEAST_STALL_TIMEOUT as u128 > 2 * 2 * RESET_PATIENCE.as_millis());
 
 /// The flags of both sides.

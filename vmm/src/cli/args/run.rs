@@ -55,7 +55,7 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// The machine that is asked for.
+    /// The machine of these flags.
     #[must_use]
     pub fn machine(&self) -> MachineConfig {
         let mut machine =
@@ -64,10 +64,10 @@ impl RunArgs {
         machine
     }
 
-    /// Checks, before anything is opened, that everything asked for can be gated.
+    /// Checks, before anything is opened, that every device can be gated.
     ///
     /// # Errors
-    /// The first thing that cannot, with what to use instead.
+    /// The first device that cannot, with what to use instead.
     pub fn check_gated(&self) -> Result<(), Refusal> {
         let fault_tolerance =
             self.pair.replication.standby.is_some() || self.pair.arbiter.spec != ArbiterSpec::None;
@@ -76,7 +76,7 @@ impl RunArgs {
     }
 }
 
-/// Names the flag as well.
+/// Names the flag in the error as well.
 fn in_memory(found: Found) -> Found {
     Found { spelled: format!("--memory {}", found.spelled), ..found }
 }

@@ -45,10 +45,11 @@ impl StandbyArgs {
         machine(&self.name, memory, cpus, &self.boot, &self.devices)
     }
 
-    /// Checks, before anything is opened, that everything asked for can be gated.
+    /// Checks, before anything is opened, that every device can be gated, and that no memory size
+    /// is given.
     ///
     /// # Errors
-    /// The first thing that cannot, with what to use instead; a memory size.
+    /// The first device that cannot be gated, with what to use instead; or a memory size.
     pub fn check_gated(&self) -> Result<(), String> {
         self.devices.check_gated(true).map_err(|refusal| refusal.to_string())?;
         let Some(memory) = &self.memory else { return Ok(()) };
