@@ -1,16 +1,16 @@
-//! Ports of this host for servers that are started later.
+//! Ports of this host for servers that start later.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Range;
 
-/// Below those that Linux gives to whoever names none (ip(7), `ip_local_port_range`): such a port stays free until it is
-/// wanted, and while a server is started anew.
+/// Below the ports that Linux assigns automatically (ip(7), `ip_local_port_range`): such a port stays free until the
+/// server starts, and while the server restarts.
 const RANGE: Range<u16> = 10_000..32_768;
-/// So many may be taken.
+/// Maximum number of ports to try.
 const ATTEMPTS: u32 = 1000;
 
-/// An address on the loopback interface where nobody listens.
+/// An address on the loopback interface at which no process listens.
 ///
 /// # Errors
 /// When no port is free.

@@ -1,4 +1,5 @@
-//! Child processes: started in a group of their own, heard line by line, stopped and killed by id, never left behind.
+//! Child processes: each starts in a process group of its own, its output is read line by line, and it is signalled by its id
+//! and always killed at the end.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -25,21 +26,21 @@ pub struct Process {
     heard: Arc<Heard>,
     log: PathBuf,
     peak: PeakMemory,
-    /// Of its standard output, where that is kept, and of its standard error.
+    /// The valves of its standard output, if that is kept, and of its standard error.
     valves: [Option<Valve>; 2],
 }
 
-/// The most memory that one of some processes has had at once, as the kernel counts it (`VmHWM` of proc_pid_status(5)).
+/// The largest peak memory of several processes, as the kernel counts it (`VmHWM` of proc_pid_status(5)).
 #[derive(Clone, Debug, Default)]
 pub struct PeakMemory(Arc<AtomicU64>);
 
 impl PeakMemory {
-    /// In KiB.
+    /// The peak in KiB.
     pub fn kib(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Looks at a process. One that has ended has no memory any more: its peak is that of the last look.
+    /// Reads the peak of a process. A process that has ended has no memory any more: its last reading counts.
     fn look(&self, pid: u32) {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let field = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -61,13 +62,13 @@ struct Said {
 }
 
 impl Process {
-    /// Starts `command`; its standard error is heard and also written to `log`.
+    /// Starts `command`; its standard error is read, and also written to `log`.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start(name: &str, mut command: Command, log: &Path) -> Result<Self> {
         let file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-        // A group of its own: Ctrl-C on the terminal is for the harness, which ends its children in order.
+        // A group of its own: Ctrl-C on the terminal must only reach the harness, which ends its children in order.
         command.process_group(0).stderr(Stdio::piped());
         let mut child = command
             .spawn()
@@ -83,12 +84,12 @@ impl Process {
         Ok(Self { name, child, pid, exit: None, heard, log, peak, valves })
     }
 
-    /// From now on its memory counts in `peak`, whenever it is asked for its end or sent a signal.
+    /// From now on its memory counts in `peak`; it is read at each check for its end and at each signal.
     pub fn counts_in(&mut self, peak: &PeakMemory) {
         self.peak = peak.clone();
     }
 
-    /// What the harness calls it.
+    /// Its name in the harness.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -98,17 +99,17 @@ impl Process {
         self.child.id()
     }
 
-    /// Where its standard error is kept.
+    /// The file with its standard error.
     pub fn log(&self) -> &Path {
         &self.log
     }
 
-    /// The other ends of its standard input and output, where they are pipes; once.
+    /// The other ends of its standard input and output if they are pipes; only the first call returns them.
     pub fn take_console(&mut self) -> Option<(ChildStdin, ChildStdout)> {
         self.child.stdin.take().zip(self.child.stdout.take())
     }
 
-    /// Writes what it prints to its standard output, which is a pipe, to `path`.
+    /// Writes its standard output, which must be a pipe, to `path`.
     ///
     /// # Errors
     /// When the file cannot be made.
@@ -132,8 +133,7 @@ impl Process {
         Ok(())
     }
 
-    /// Nobody reads what it writes to its standard error, and to its standard output where that is kept: both pipes are full
-    /// when this returns.
+    /// Stops reading its standard error, and its standard output if that is kept: both pipes are full when this returns.
     ///
     /// # Errors
     /// When it has ended.
@@ -145,7 +145,7 @@ impl Process {
         Ok(())
     }
 
-    /// What it writes is read again.
+    /// Reads its output again.
     pub fn read_on(&self) {
         self.valves.iter().flatten().for_each(Valve::open);
     }
@@ -158,7 +158,7 @@ impl Process {
 
     /// Sends `signal`, unless the child is known to have ended.
     pub fn signal(&mut self, signal: Signal) {
-        // Only an unreaped child's id is surely still its own.
+        // Only the id of a child that was not reaped is certainly still its own.
         if self.exit.is_none() {
             self.peak.look(self.pid());
             let _ = kill_process(self.pid, signal);
@@ -190,7 +190,7 @@ impl Process {
         Ok(())
     }
 
-    /// What it said so far.
+    /// All lines that it has printed so far.
     pub fn lines(&self) -> Vec<String> {
         self.said().lines.clone()
     }
@@ -230,7 +230,7 @@ fn listen(stderr: ChildStderr, mut file: File, heard: &Heard, valve: &Valve) {
             continue;
         }
         let line = String::from_utf8_lossy(&line).into_owned();
-        // The copy is for people; what is judged is what was heard.
+        // The file is for people; only the lines in memory are judged.
         let _ = writeln!(file, "{line}");
         heard.said.lock().expect("no holder panics").lines.push(line);
         heard.more.notify_all();
@@ -240,7 +240,7 @@ fn listen(stderr: ChildStderr, mut file: File, heard: &Heard, valve: &Valve) {
     heard.more.notify_all();
 }
 
-/// `command`, so that it dies with this process however that ends, where the system's `setpriv` can arrange it.
+/// A command for `program` that dies with this process, however this process ends, if the system has `setpriv`.
 pub fn tied_to_us(program: &Path) -> Command {
     let setpriv = Path::new("/usr/bin/setpriv");
     if !setpriv.exists() {
@@ -251,7 +251,7 @@ pub fn tied_to_us(program: &Path) -> Command {
     command
 }
 
-/// What begins a command line with mount and user namespaces of its own, in which a line of shell has been run; none, where the
+/// The beginning of a command line that has mount and user namespaces of its own, in which a shell line was run. None where the
 /// test has to be left out.
 pub fn in_namespaces(shell: &str) -> Option<Command> {
     let permitted = Command::new("unshare")
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn the_most_memory_is_seen() {
-        // The shell keeps 32 MiB in a variable, gives them back, and stops.
+        // The shell stores 32 MiB in a variable, frees them, and stops.
         let (mut process, _dir) = shell(
             "x=$(head -c 33554432 /dev/zero | tr '\\0' x); unset x; echo full >&2; kill -STOP $$",
         );
@@ -321,7 +321,7 @@ mod tests {
         assert!(process.kill().is_some());
     }
 
-    /// Not a byte more goes into the pipes of a child that nobody reads; what it says then is heard when they are read again.
+    /// A child whose pipes are not read cannot write a byte more; its output arrives when the pipes are read again.
     #[test]
     fn what_is_left_unread_waits_and_is_not_lost() {
         let dir = tempfile::tempdir().unwrap();
@@ -338,7 +338,7 @@ mod tests {
                 thread::yield_now();
             }
         };
-        // Not a word on standard error, for which a shell changes its descriptors: they are looked at here.
+        // The shell prints nothing on standard error here: it would change its descriptors for that, and the test opens them.
         printed("up\n");
         process.leave_unread(LONG).unwrap();
         for fd in [1, 2] {

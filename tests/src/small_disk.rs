@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-/// Room beyond that of the whole disk, which the filler takes as well.
+/// Space beyond the size of the disk, which the filler takes as well.
 const MARGIN: u64 = 32 << 20;
 const STEPS: [u64; 3] = [16 << 20, 1 << 20, 4096];
 
@@ -19,10 +19,9 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// A tmpfs at `dir`, which is made, with room for a disk of so many bytes.
+    /// Mounts a tmpfs at `dir`, which is created, with room for a disk of this many bytes.
     ///
-    /// # Errors
-    /// For who may not mount.
+    /// # Errors The user may not mount.
     pub fn mount(dir: &Path, bytes: u64) -> Result<Self> {
         fs::create_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let output = Command::new("mount")
@@ -41,10 +40,9 @@ impl SmallDisk {
         self.dir.join("filler")
     }
 
-    /// Leaves no room for anything that is not there yet.
+    /// Leaves no room for new blocks.
     ///
-    /// # Errors
-    /// When anything else than that is in the way.
+    /// # Errors Filling ends with another error than a full file system.
     pub fn fill(&self) -> Result<()> {
         let path = self.filler();
         let file =
@@ -62,7 +60,7 @@ impl SmallDisk {
         Ok(())
     }
 
-    /// Gives the room back.
+    /// Frees the space again.
     ///
     /// # Errors
     /// When the filler cannot be removed.
@@ -73,7 +71,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Those who still have files open keep them until they close them.
+        // Processes that still have files open keep them until they close them.
         let _ = Command::new("umount").arg("-l").arg(&self.dir).stderr(Stdio::null()).status();
     }
 }

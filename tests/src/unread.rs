@@ -1,4 +1,4 @@
-//! A pipe of a process that can be left unread: as if whoever reads it had stopped, and full at once.
+//! A pipe of a process that can be left unread: as if its reader had stopped, and full at once.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, write};
 
-/// What a pipe is filled with: empty lines, which nobody takes for said.
+/// The filling of a pipe: empty lines, which are never taken for output.
 const FILLING: [u8; 4096] = [b'\n'; 4096];
 
-/// Between a pipe and the thread that reads it.
+/// A valve between a pipe and the thread that reads it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Valve(Arc<Shared>);
 
@@ -23,9 +23,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     closed: bool,
-    /// The reader has come to the valve, and reads no more.
+    /// The reader waits at the valve, and reads no more.
     waits: bool,
-    /// There is nothing more to read.
+    /// The reader has reached the end.
     ended: bool,
 }
 
@@ -34,7 +34,7 @@ impl Valve {
         self.0.state.lock().expect("no holder panics")
     }
 
-    /// The reader comes here before it reads on.
+    /// The reader passes here before each read.
     pub(crate) fn pass(&self) {
         let mut state = self.state();
         while state.closed {
@@ -45,27 +45,27 @@ impl Valve {
         state.waits = false;
     }
 
-    /// The reader has come to the end.
+    /// The reader has reached the end of the pipe.
     pub(crate) fn end(&self) {
         self.state().ended = true;
         self.0.changed.notify_all();
     }
 
-    /// The reader reads on.
+    /// Lets the reader go on.
     pub(crate) fn open(&self) {
         self.state().closed = false;
         self.0.changed.notify_all();
     }
 
-    /// Has the reader stop, and fills the pipe, which is descriptor `fd` of process `pid`: whoever writes to it now waits, or is
-    /// told that there is no room.
+    /// Stops the reader and fills the pipe, which is descriptor `fd` of process `pid`: a writer now blocks, or gets an error
+    /// that there is no room.
     pub(crate) fn close(&self, pid: u32, fd: u32, patience: Duration) -> Result<()> {
         let path = format!("/proc/{pid}/fd/{fd}");
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let pipe =
             open(&path, flags, Mode::empty()).with_context(|| format!("cannot open {path}"))?;
         self.state().closed = true;
-        // A reader that is in its system call takes a last piece, and comes to the valve then.
+        // A reader in its system call takes one more piece, and then waits at the valve.
         fill(&pipe).and_then(|()| self.wait_for_reader(patience)).and_then(|()| fill(&pipe))
     }
 
@@ -78,13 +78,13 @@ impl Valve {
     }
 }
 
-/// Until not a single byte more goes in.
+/// Fills the pipe until not one more byte fits.
 fn fill(pipe: &impl std::os::fd::AsFd) -> Result<()> {
     let mut length = FILLING.len();
     loop {
         match write(pipe, &FILLING[..length]) {
             Ok(_) | Err(Errno::INTR) => {}
-            // A pipe may have room for a few bytes, and not for so many.
+            // A pipe may have room for a few bytes when it has none for many.
             Err(Errno::AGAIN) if length > 1 => length /= 2,
             Err(Errno::AGAIN) => return Ok(()),
             Err(error) => return Err(error).context("cannot fill a pipe"),

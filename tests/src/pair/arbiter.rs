@@ -1,5 +1,5 @@
-//! The arbiter of a run: a directory or a real etcd, which can go away, fall silent, or be out of one host's reach, and
-//! come back.
+//! The arbiter of a run: a directory or a real etcd. It can disappear, fall silent, or be cut off from one host, and
+//! recover.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -14,31 +14,31 @@ use super::config::{ArbiterKind, PairConfig};
 use crate::bed::{Bed, Host, Relay};
 use crate::etcd::Etcd;
 
-/// The lease at etcd, on an ordinary machine.
+/// The lease duration at etcd on an ordinary machine.
 const LEASE: Duration = Duration::from_secs(1);
 
-/// How it fails.
+/// How the arbiter fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outage {
-    /// It is gone: a directory that is not there, a server that refuses connections.
+    /// It is gone: the directory does not exist, or the server refuses connections.
     Gone,
-    /// It is there and of no use: a directory that errs, a server that never answers.
+    /// It exists and does not work: the directory returns errors, or the server never answers.
     Silent,
-    /// This host does not reach it; the other does.
+    /// This host does not reach it; the other host does.
     CutFrom(Host),
-    /// This host finds a copy in its place, which the other does not see. Only of a directory.
+    /// This host finds a copy in its place, which the other host does not see. Only for a directory.
     Copied(Host),
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(super) enum Arbiter {
-    /// A directory, which each host finds by a link of its own.
+    /// A directory, which each host reaches through a link of its own.
     File(PathBuf),
     Etcd {
         server: Box<Etcd>,
         lease: Duration,
-        /// On loopback each host finds it behind a relay of its own.
+        /// On loopback each host reaches it through a relay of its own.
         relays: Option<[Relay; 2]>,
     },
 }
@@ -72,7 +72,7 @@ impl Arbiter {
         }
     }
 
-    /// The flags that tell `kemari` on `host` of it.
+    /// The flags that name it to `kemari` on `host`.
     pub(super) fn flags(&self, bed: &Bed, host: Host) -> Vec<String> {
         match self {
             Self::File(dir) => vec![format!("--arbiter=file:{}", link_of(dir, host).display())],
@@ -89,13 +89,13 @@ impl Arbiter {
         }
     }
 
-    /// It fails.
+    /// Makes it fail.
     pub(super) fn fail(&mut self, bed: &Bed, outage: Outage) -> Result<()> {
         match (self, outage) {
             (Self::File(dir), Outage::Gone) => move_directory(dir, &away(dir)),
             (Self::File(dir), Outage::Silent) => {
                 move_directory(dir, &away(dir))?;
-                // Whatever is asked of a directory, a file in its place answers with an error.
+                // Every access to a file in place of the directory returns an error.
                 fs::write(&*dir, "").with_context(|| format!("cannot make {}", dir.display()))
             }
             (Self::File(dir), Outage::CutFrom(host)) => unlink(&link_of(dir, host)),
@@ -122,7 +122,7 @@ impl Arbiter {
         }
     }
 
-    /// It is as before, and knows what it knew.
+    /// Restores it, with everything that it knew.
     pub(super) fn recover(&mut self, bed: &Bed, outage: Outage) -> Result<()> {
         match (self, outage) {
             (Self::File(dir), Outage::Gone) => move_directory(&away(dir), dir),
@@ -157,7 +157,7 @@ fn away(dir: &Path) -> PathBuf {
     dir.with_extension("away")
 }
 
-/// By what name `host` knows the directory.
+/// The path by which `host` reaches the directory.
 fn link_of(dir: &Path, host: Host) -> PathBuf {
     dir.with_extension(host.name())
 }
@@ -174,7 +174,7 @@ fn copy_of(dir: &Path, host: Host) -> PathBuf {
     dir.with_extension(format!("copy-{}", host.name()))
 }
 
-/// A file that goes away meanwhile was none of the arbiter's to keep.
+/// Copies the directory. A file that disappears during the copy is temporary, and not part of the arbiter's state.
 fn copy_directory(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir(to).with_context(|| format!("cannot make {}", to.display()))?;
     for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
@@ -208,7 +208,7 @@ fn move_directory(from: &Path, to: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// What each host is told when it lists the directory.
+    /// The error that each host gets when it lists the directory.
     fn seen(dir: &Path) -> [Option<ErrorKind>; 2] {
         [Host::A, Host::B].map(|host| fs::read_dir(link_of(dir, host)).err().map(|e| e.kind()))
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::findings::{Finding, Kind};
 
-/// What the logs prove, in one line; and what they do not. All processes have ended.
+/// Returns what the logs prove, in one line, and the findings. All processes must have ended.
 ///
 /// # Errors
 /// When they cannot be read.
@@ -22,7 +22,8 @@ pub(super) fn judge(kemari: &Path, logs: &[PathBuf]) -> Result<(String, Vec<Find
         Some(0) => return Ok((said, Vec::new())),
         Some(1) if said.starts_with("P2") => Kind::TwoActive,
         Some(1) => Kind::Unacknowledged,
-        // A standby waits 50 ms at most for its record of an ACK: one that is killed on a busy host may leave the last one out.
+        // A standby waits at most 50 ms for its record of an ACK, so a standby that is killed on a busy host may lack the last
+        // record.
         Some(3) if said.contains(": ends before the ACK of") => {
             return Ok((first(&said), Vec::new()));
         }

@@ -1,4 +1,4 @@
-//! What to run as a pair, how to break it, and how patient to be.
+//! What to run as a pair, how to break it, and how long to wait.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -27,41 +27,43 @@ pub enum Kill {
     LinkToStandby,
     /// What the standby sends to the primary is lost, and what the primary sends arrives.
     LinkToPrimary,
-    /// A bit flips on the replication link: nobody takes it for what was sent.
+    /// A bit flips on the replication link: the receiver must not take it for what was sent.
     Corrupt,
     /// The replication link is slow for a while: the guest goes on.
     Throttle,
-    /// The disk takes no more for a while: the guest is told so, goes on, and loses nothing.
+    /// The disk is full for a while: the guest gets errors, goes on, and loses nothing.
     DiskFull,
-    /// The arbiter goes away and comes back: nothing leaves meanwhile, and the guest goes on.
+    /// The arbiter disappears and comes back: nothing leaves in the meantime, and the guest goes on.
     Arbiter,
-    /// The arbiter goes away, the primary dies, the arbiter comes back: only then the standby goes on.
+    /// The arbiter disappears, the primary dies, the arbiter comes back: the standby goes on only then.
     PrimaryWithoutArbiter,
-    /// The arbiter is there and answers nobody: as if it had gone away.
+    /// The arbiter accepts requests and answers none: the effect is that of a missing arbiter.
     ArbiterSilent,
     /// The primary alone does not reach the arbiter: it may not perform, and the pair stays as it is.
     ArbiterFromPrimary,
     /// The standby alone does not reach the arbiter, and the primary says so; then the primary dies, and the standby waits.
     StandbyWithoutArbiter,
-    /// The primary reaches neither standby nor arbiter, but the network: it holds its effects until it learns its fate.
+    /// The primary reaches neither standby nor arbiter, but still the network: it holds its effects until it learns who won the
+    /// term.
     PrimaryCutOff,
-    /// Nobody reads the console and the standard error of either side, and the primary dies.
+    /// The console and the standard error of both sides are not read, and the primary dies.
     Unread,
-    /// The network takes the guest's frames slowly; mostly the primary dies meanwhile.
+    /// The network takes the guest's frames slowly; usually the primary dies in the meantime.
     SlowNetwork,
-    /// One side's arbiter becomes a copy of its own: it may not decide.
+    /// One side's arbiter becomes a separate copy: that side may not decide.
     TwoArbiters,
-    /// The guest resets itself; mostly a side dies as it does. What it kept in memory only is gone, what is on its disk is there.
+    /// The guest resets itself; usually a side dies at the same time. What the guest kept in memory only is gone; what is on its
+    /// disk stays.
     Reset,
-    /// The disk takes its time for each write; mostly the primary dies meanwhile.
+    /// The disk is slow for each write; usually the primary dies in the meantime.
     SlowDisk,
-    /// Whoever takes what the consoles print takes its time; mostly the primary dies meanwhile.
+    /// The reader of the consoles' output is slow; usually the primary dies in the meantime.
     SlowConsole,
-    /// The arbiter's directory takes its time for each call; mostly the primary dies meanwhile.
+    /// The arbiter's directory is slow for each call; usually the primary dies in the meantime.
     SlowArbiter,
-    /// The tap of one side is deleted, and made again; mostly the primary dies meanwhile.
+    /// The tap of one side is deleted and made again; usually the primary dies in the meantime.
     DeletedTap,
-    /// The guest powers itself off as a side dies: it stays off. The pair's life ends with it.
+    /// The guest powers itself off as a side dies: it stays off. The pair ends with it.
     PowerOff,
 }
 
@@ -96,54 +98,54 @@ impl Kill {
         Self::PowerOff,
     ];
 
-    /// Those that every run can have, whatever its hosts are: what `all` means.
+    /// Faults that every run can have, whatever its hosts are: the meaning of `all`.
     pub fn everywhere() -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().take(6)
     }
 
-    /// Whether it takes a relay between the hosts, as there is on loopback.
+    /// Whether it needs a relay between the hosts, which exists on loopback.
     pub const fn needs_relay(self) -> bool {
         matches!(self, Self::Corrupt | Self::Throttle)
     }
 
-    /// Whether it takes the right to mount, or to make interfaces.
+    /// Whether it needs the right to mount, or to make interfaces.
     pub const fn needs_root(self) -> bool {
         matches!(self, Self::DiskFull | Self::DeletedTap)
     }
 
-    /// Whether it takes a guest whose network is a tap on each host, as there is in namespaces.
+    /// Whether it needs a guest whose network is a tap on each host, which namespaces have.
     pub const fn needs_taps(self) -> bool {
         matches!(self, Self::DeletedTap)
     }
 
-    /// Whether it takes a guest whose network is a socket: what waits in it can be lost with its sender.
+    /// Whether it needs a guest whose network is a socket: frames that wait in the socket can be lost with their sender.
     pub const fn needs_sockets(self) -> bool {
         matches!(self, Self::SlowNetwork)
     }
 
-    /// Whether each side has to be asked about its system calls: that costs all of them time.
+    /// Whether it needs each side's system calls intercepted, which slows every call.
     pub const fn needs_questions(self) -> bool {
         matches!(self, Self::SlowDisk | Self::SlowConsole | Self::SlowArbiter)
     }
 
-    /// Whether it takes a directory as arbiter.
+    /// Whether it needs a directory as arbiter.
     pub const fn needs_directory(self) -> bool {
         matches!(self, Self::TwoArbiters | Self::SlowArbiter)
     }
 
-    /// Whether the pair is as before once it has been played, even where that failed.
+    /// Whether playing the fault always undoes it, even if the play fails.
     pub(super) const fn leaves_nothing(self) -> bool {
         self.needs_questions()
             || self.needs_taps()
             || matches!(self, Self::DiskFull | Self::Unread | Self::SlowNetwork)
     }
 
-    /// As on the command line.
+    /// The name on the command line.
     pub const fn name(self) -> &'static str {
         self.describe().0
     }
 
-    /// What it does, in a line.
+    /// A description in one line.
     pub const fn what(self) -> &'static str {
         self.describe().1
     }
@@ -219,10 +221,9 @@ impl FromStr for Kill {
     }
 }
 
-/// Checks that a pair of such hosts can be broken so.
+/// Checks that a pair on these hosts can be broken in these ways.
 ///
-/// # Errors
-/// The first way to break it that is not to be had.
+/// # Errors The first way that is not available.
 pub fn check_kills(kills: &[Kill], loopback: bool) -> Result<()> {
     ensure!(!kills.is_empty(), "--kill: expected at least one way to break the pair");
     if let Some(kill) = kills.iter().find(|kill| kill.needs_relay() && !loopback) {
@@ -246,10 +247,9 @@ pub fn check_kills(kills: &[Kill], loopback: bool) -> Result<()> {
     Ok(())
 }
 
-/// Checks that a pair with such an arbiter can be broken so.
+/// Checks that a pair with this arbiter can be broken in these ways.
 ///
-/// # Errors
-/// The first way to break it that takes another one.
+/// # Errors The first way that needs another arbiter.
 pub fn check_arbiter(kills: &[Kill], arbiter: ArbiterKind) -> Result<()> {
     let directory = kills.iter().find(|kill| kill.needs_directory());
     if let (ArbiterKind::Etcd, Some(kill)) = (arbiter, directory) {
@@ -258,10 +258,9 @@ pub fn check_arbiter(kills: &[Kill], arbiter: ArbiterKind) -> Result<()> {
     Ok(())
 }
 
-/// Checks that whoever runs this may break a pair so.
+/// Checks that this user may break a pair in these ways.
 ///
-/// # Errors
-/// The first way to break it that takes root.
+/// # Errors The first way that needs root.
 pub fn check_root(kills: &[Kill]) -> Result<()> {
     let root = rustix::process::geteuid().is_root();
     if let Some(kill) = kills.iter().find(|kill| kill.needs_root() && !root) {
@@ -284,7 +283,7 @@ pub enum NetModel {
 }
 
 impl NetModel {
-    /// As on the command line.
+    /// The name on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Virtio => "virtio",
@@ -303,7 +302,7 @@ pub enum ArbiterKind {
     Etcd,
 }
 
-/// The guest.
+/// The guest of a run.
 #[derive(Debug, Clone)]
 pub struct GuestConfig {
     /// Its kernel.
@@ -316,34 +315,34 @@ pub struct GuestConfig {
     pub memory: u64,
     /// Number of vCPUs.
     pub cpus: u32,
-    /// Whether protection begins at once; otherwise when the guest serves.
+    /// Whether protection begins at once; otherwise it begins when the guest serves requests.
     pub boots_protected: bool,
 }
 
-/// A run.
+/// The configuration of a run.
 #[derive(Debug, Clone)]
 pub struct PairConfig {
     /// The `kemari` binary.
     pub kemari: PathBuf,
     /// The guest.
     pub guest: GuestConfig,
-    /// How to break the pair: one after the other, round by round.
+    /// How to break the pair, in turn, round by round.
     pub kills: Vec<Kill>,
-    /// How many rounds.
+    /// Number of rounds.
     pub rounds: u32,
-    /// What the moments of the kills are drawn from.
+    /// The seed of the moments of the kills.
     pub seed: u64,
     /// Operations that must be answered after a kill.
     pub operations_after: u64,
-    /// The load before a kill lasts this long, and a random time more.
+    /// The load before a kill lasts this long, plus a random time.
     pub load: Duration,
     /// Compare memory and state of both sides at every checkpoint.
     pub verify: bool,
-    /// How many times slower than an ordinary machine this one is.
+    /// How many times slower this machine is than an ordinary one.
     pub slow: u32,
     /// Encrypt and authenticate the replication link.
     pub tls: bool,
-    /// Both sides keep audit logs, which are judged at the end.
+    /// Both sides write audit logs, which are judged at the end.
     pub audit: bool,
     /// A device of the catalogue that the guest drives, with a console behind it.
     pub device: Option<String>,
@@ -368,15 +367,14 @@ impl PairConfig {
         self.kills.iter().any(|kill| kill.needs_taps())
     }
 
-    /// Whether what the sides work with can be slow.
+    /// Whether slowness can be injected on the sides.
     pub(super) fn is_slow(&self) -> bool {
         self.kills.iter().any(|kill| kill.needs_questions())
     }
 
-    /// Checks what no single field can tell.
+    /// Checks conditions that concern several fields.
     ///
-    /// # Errors
-    /// The first thing that makes no sense.
+    /// # Errors The first contradiction.
     pub fn check(&self) -> Result<()> {
         check_kills(&self.kills, self.loopback)?;
         check_arbiter(&self.kills, self.arbiter)?;
@@ -385,12 +383,12 @@ impl PairConfig {
         Ok(())
     }
 
-    /// What a process of the pair may have at most, in MiB: docs/threads.md says of what.
+    /// The memory that a process of the pair may use at most, in MiB; docs/threads.md explains the parts.
     pub fn memory_bound(&self) -> u64 {
         2 * self.guest.memory + 768
     }
 
-    /// `time` of an ordinary machine on this one.
+    /// Converts a `time` for an ordinary machine to this machine.
     pub fn scaled(&self, time: Duration) -> Duration {
         time * self.slow
     }

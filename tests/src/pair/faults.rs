@@ -1,4 +1,4 @@
-//! Faults of what a pair talks to: whoever reads its output, its network, its arbiter.
+//! Faults of what a pair depends on: the readers of its output, its network, its arbiter.
 
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
@@ -12,24 +12,24 @@ use super::slow::What;
 use crate::bed::Host;
 use crate::findings::{Finding, Kind};
 
-/// A side dies so many microseconds after the guest was told to power off.
+/// A side dies this many microseconds after the guest was ordered to power off.
 const OFF: std::ops::Range<u64> = 0..20_000;
-/// Marks that the guest prints while nobody reads them.
+/// Marks that the guest prints while its console is not read.
 const MARKS: u64 = 20;
-/// Answers that come meanwhile.
+/// Answers that must come in the meantime.
 const ANSWERS: u64 = 50;
-/// A slow network takes a frame in so many microseconds.
+/// Microseconds that a slow network takes for a frame.
 const PACE: std::ops::Range<u64> = 200..20_000;
 /// How long something is slow, in milliseconds.
 const SLOW_FOR: std::ops::Range<u64> = 300..1500;
-/// And so many milliseconds a call takes that touches something slow.
+/// Milliseconds that a call on something slow takes.
 const CALL: std::ops::Range<u64> = 20..1500;
-/// Of so many things that are slow, one recovers before the primary dies.
+/// One in this many slow things recovers before the primary dies.
 const RECOVERS: u32 = 4;
 
 impl Pair<'_> {
-    /// Whoever reads what the monitors write has stopped. The guest goes on, and prints; its standby takes over, and says so to
-    /// nobody (P9).
+    /// The reader of the monitors' output has stopped. The guest goes on and prints. Its standby takes over, although its message
+    /// is not read (P9).
     pub(super) fn unread(&mut self) -> Result<Outcome> {
         self.until_it_dies_protected(|pair| {
             let outcome = pair.nobody_reads();
@@ -40,7 +40,8 @@ impl Pair<'_> {
         })
     }
 
-    /// Plays what ends with the primary's death, again where a busy host has lost its standby before: nothing is left to go on then.
+    /// Plays a fault that ends with the primary's death. Repeats it if a busy host had lost its standby before: no side could go
+    /// on then.
     pub(super) fn until_it_dies_protected(
         &mut self,
         mut play: impl FnMut(&mut Self) -> Result<Option<Outcome>>,
@@ -73,8 +74,8 @@ impl Pair<'_> {
         Ok(Some(outcome))
     }
 
-    /// Frames wait for a network that takes them slowly, and nothing else does. Those that it has not taken when the primary dies
-    /// are lost, as in any network.
+    /// Only frames wait for a network that takes them slowly. Frames that it has not taken when the primary dies are lost, as in
+    /// any network.
     pub(super) fn slow_network(&mut self) -> Result<Outcome> {
         let port = self.active.host.index();
         let recovers = self.random.u32(..RECOVERS) == 0;
@@ -100,8 +101,8 @@ impl Pair<'_> {
         self.kill_primary().map(Some)
     }
 
-    /// What a side works with is slow, on one host or on both. No sign of life waits for it (P7), and whoever dies meanwhile is gone
-    /// on from: at once, or once the arbiter answers again.
+    /// A resource of a side is slow, on one host or on both. No heartbeat waits for it (P7). If the primary dies in the meantime,
+    /// the standby goes on at once, or as soon as the arbiter answers again.
     pub(super) fn slow(&mut self, what: What) -> Result<Outcome> {
         let recovers = self.random.u32(..RECOVERS) == 0;
         self.until_it_dies_protected(|pair| {
@@ -131,7 +132,7 @@ impl Pair<'_> {
         }
         self.active.process.kill();
         if what == What::Arbiter {
-            // An answer that took too long is no answer: it may be that nobody goes on before it comes in time.
+            // An answer that took too long does not count: possibly neither side goes on until an answer comes in time.
             let time = self.scaled_random(SLOW_FOR);
             self.watch.pass(time, &mut [&mut self.passive])?;
             self.launcher.slowness()?.end();
@@ -140,15 +141,15 @@ impl Pair<'_> {
         Ok(Some(self.moved(takeover)))
     }
 
-    /// What the guest has kept in memory only is gone with its reset, whoever dies meanwhile, and what it had under way; what it had
-    /// answered before is on its disk, and the guest of before does not come back (P1, P3).
+    /// A reset loses what the guest kept in memory only, and its outstanding requests, whichever side dies in the meantime. What
+    /// it had answered before is on its disk, and the guest of before the reset does not come back (P1, P3).
     pub(super) fn reset(&mut self) -> Result<Outcome> {
         let patience = self.watch.patience();
         let is_idle = self.random.bool();
         let mut findings = if is_idle { self.observer.finish(patience)? } else { Vec::new() };
         let wait = Duration::from_micros(self.random.u64(OFF));
         let dies = self.random.u32(..4);
-        // Without one, nobody would be left.
+        // Without a standby, no side would be left.
         self.wait_protected_wherever(if is_idle { Load::Over } else { Load::Goes })?;
         self.written_at_reset = Some(std::fs::metadata(self.launcher.disk())?.blocks() * 512);
         self.observer.reset(is_idle)?;
@@ -159,7 +160,7 @@ impl Pair<'_> {
             _ => self.kill_primary()?,
         };
         let anew = self.observer.begin_anew(patience);
-        // Where no guest answers as the monitor ended, that is the reason to tell.
+        // If no guest answers because the monitor ended, report the monitor's end.
         findings.extend(anew.or_else(|silence| {
             self.watch.check_running(&mut [&mut self.active]).and(Err(silence))
         })?);
@@ -167,8 +168,8 @@ impl Pair<'_> {
         Ok(outcome)
     }
 
-    /// Where the tap of one side is deleted, the guest goes on there, and answers when it is made again; where its primary dies
-    /// meanwhile, it goes on over the other's tap, once there is one.
+    /// If the active side's tap is deleted, the guest goes on there, and answers when the tap is made again. If its primary dies
+    /// in the meantime, the guest goes on over the other side's tap, once that exists.
     pub(super) fn deleted_tap(&mut self) -> Result<Outcome> {
         if !self.launcher.has_taps() {
             crate::not_tested("deleted-tap: this machine permits no hosts in namespaces");
@@ -188,7 +189,7 @@ impl Pair<'_> {
         })
     }
 
-    /// What it lets out is lost, as on a cable that is pulled; nobody is replaced for that.
+    /// What the guest sends is lost, as with a pulled cable; the primary is not replaced for that.
     fn primary_without_a_tap(&mut self, host: Host) -> Result<Option<Outcome>> {
         let time = self.scaled_random(SLOW_FOR);
         self.live_through(time)?;
@@ -206,7 +207,7 @@ impl Pair<'_> {
         self.kill_primary().map(Some)
     }
 
-    /// A standby that could not go on with the guest takes no term, and says so (P2, P9).
+    /// A standby that could not go on with the guest takes no term, and reports it (P2, P9).
     fn standby_without_a_tap(&mut self, host: Host) -> Result<Option<Outcome>> {
         if !self.says_that_it_is_degraded()? {
             self.launcher.bed().make_tap(host)?;
@@ -234,8 +235,8 @@ impl Pair<'_> {
         Ok(Some(outcome))
     }
 
-    /// The directory of one side is put in the place of a copy: it has all terms, and what is won in one is not seen in the other.
-    /// Whoever finds another directory than it has opened may not decide anything by it (P2).
+    /// A copy replaces the directory of one side: it has all terms, but a term won in one directory is not seen in the other. A
+    /// side that finds another directory than it opened may not decide anything by it (P2).
     pub(super) fn two_arbiters(&mut self) -> Result<Outcome> {
         match self.random.u32(..3) {
             0 => self.arbiter_away(Outage::Copied(self.active.host)),
@@ -244,8 +245,8 @@ impl Pair<'_> {
         }
     }
 
-    /// Afterwards `active` is the side that lives: the guest is off there, or will be. Whatever the dead side had done of it, the
-    /// guest does not come up again.
+    /// Afterwards `active` is the side that lives: the guest is off there, or will be. Whatever the dead side had done of the
+    /// power-off, the guest does not come up again.
     pub(super) fn power_off_as_a_side_dies(&mut self) -> Result<()> {
         let wait = Duration::from_micros(self.random.u64(OFF));
         let standby = self.random.u32(..4) == 0;
@@ -261,7 +262,7 @@ impl Pair<'_> {
         Ok(())
     }
 
-    /// Both sides ask, each where it thinks that its arbiter is.
+    /// Both sides ask, each the directory that it takes for its arbiter.
     fn two_arbiters_and_no_link(&mut self) -> Result<Outcome> {
         let term = self.active.status()?.number("term");
         let host = if self.random.bool() { Host::A } else { Host::B };
@@ -269,7 +270,7 @@ impl Pair<'_> {
         self.launcher.fail_arbiter(outage)?;
         self.launcher.bed().cut_replication(&[Host::A, Host::B])?;
         let decided = self.wait_decision(term)?;
-        // The other side would act now, if it did.
+        // A wrong takeover by the other side would show in this time.
         self.watch.pass(self.surroundings.config.scaled(UNDER_WAY), &mut [])?;
         self.launcher.recover_arbiter(outage)?;
         let outcome = match decided {

@@ -1,4 +1,4 @@
-//! A pair for a person to play with: the guest's console on the terminal, and keys that kill either side.
+//! An interactive pair: the guest's console on the terminal, and keys that kill either side.
 
 use std::io::{Read, Write};
 use std::process::{ChildStdin, ChildStdout, ExitStatus};
@@ -15,11 +15,11 @@ use super::watch::Watch;
 use super::{PATIENCE, Surroundings};
 use crate::bed::{Bed, Host};
 
-/// Ctrl-], which begins an order; twice, it goes to the guest.
+/// Ctrl-], the prefix of a command key; pressed twice, it goes to the guest.
 const PREFIX: u8 = 0x1d;
-/// How often the processes are looked at while no key is pressed.
+/// Interval of checks of the processes while no key is pressed.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often they are asked how they are.
+/// Interval of status requests.
 const ASK: Duration = Duration::from_secs(1);
 /// The state of a standby that holds no guest.
 const EMPTY: &str = "waiting";
@@ -28,7 +28,7 @@ const EMPTY: &str = "waiting";
 pub const HELP: &str =
     "Ctrl-] then: p kills the primary, s kills the standby, i shows the status, q quits";
 
-/// Runs a pair until the guest powers off or the person quits. `keys` is what is typed; `show` puts bytes on the
+/// Runs a pair until the guest powers off or the user quits. `keys` receives the typed bytes; `show` writes bytes to the
 /// terminal, from several threads.
 ///
 /// # Errors
@@ -46,7 +46,7 @@ pub fn run(
     Playing::start(launcher, watch, show)?.play(surroundings, keys)
 }
 
-/// A process, and the guest's keyboard on it.
+/// A process, and the guest's keyboard in it.
 struct Seat {
     member: Member,
     keyboard: ChildStdin,
@@ -62,18 +62,18 @@ struct Playing<'a> {
     ordering: bool,
     /// A key has killed the active side.
     has_killed: bool,
-    /// A fresh standby is on its way.
+    /// A fresh standby is joining.
     is_joining: bool,
-    /// When the standby was seen to have ended in good order.
+    /// When the standby was seen to have ended with exit code 0.
     dismissed: Option<Instant>,
-    /// Both are being asked how they are.
+    /// The thread that asks both sides for their status.
     asking: Option<JoinHandle<Answers>>,
-    /// A key has had the active side asked.
+    /// The thread that shows the active side's status, after the key for it.
     showing: Option<JoinHandle<()>>,
 }
 
-/// What the two sides have said of themselves. One that is stopped does not answer for a minute: a thread of its own waits for
-/// it, and none that takes keys.
+/// The status of both sides. A stopped process does not answer for a minute, so a separate thread waits for it, and the thread
+/// that handles keys does not.
 struct Answers {
     active: Option<Status>,
     passive: Option<Status>,
@@ -86,7 +86,7 @@ enum Fate {
     HeldNothing,
 }
 
-/// What an order asks for.
+/// The next step after a key.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Next {
     GoOn,
@@ -161,7 +161,7 @@ impl<'a> Playing<'a> {
                 (true, b'i') => self.show_status(),
                 (true, key) if key != PREFIX => self.say(HELP),
                 (_, key) => {
-                    // A process that has just died is found out on the next look.
+                    // The next look at the processes finds one that has just died.
                     let _ = self.active.keyboard.write_all(&[key]);
                 }
             }
@@ -177,12 +177,12 @@ impl<'a> Playing<'a> {
         Ok(())
     }
 
-    /// What they have said, once both have, or will not. Not what one has said that is not in this place any more.
+    /// The status of both sides, once both have answered or failed. An answer of a process that has been replaced is dropped.
     fn answers(&mut self) -> Option<Answers> {
         self.asking.take_if(|asking| asking.is_finished())?.join().ok()
     }
 
-    /// What nobody need have asked for: a host that is too busy for a sign of life is replaced while it lives.
+    /// Handles events without a key: a host that is too busy for a heartbeat is replaced while it lives.
     fn hear(&mut self, answers: &Answers) -> Result<Next> {
         if let Some(takeover) = answers.passive.as_ref().filter(|status| status.has_taken_over()) {
             self.say("the standby goes on with the guest, and no key has asked for that");
@@ -195,8 +195,8 @@ impl<'a> Playing<'a> {
         Ok(Next::GoOn)
     }
 
-    /// A primary that ends tells its standby first, and has its disks and its term to give back then: such a standby is seen to
-    /// end before it.
+    /// A primary that ends tells its standby first and then gives back its disks and its term, so its standby is seen to end
+    /// first.
     fn passive_has_ended(&mut self, exit: ExitStatus) -> Result<()> {
         if exit.success() {
             if self.dismissed.is_none() {
@@ -211,7 +211,7 @@ impl<'a> Playing<'a> {
         self.protect()
     }
 
-    /// The side that ran the guest is gone: the other one goes on, or ends with it.
+    /// The side that ran the guest is gone: the other side goes on, or ends too.
     fn active_has_ended(&mut self, exit: ExitStatus) -> Result<Next> {
         let ended = Instant::now();
         let asked_for = std::mem::take(&mut self.has_killed);
@@ -223,7 +223,7 @@ impl<'a> Playing<'a> {
                 return Ok(Some(Fate::Ended(exit)));
             }
             let status = passive.status()?;
-            // It holds nothing, and waits for whomever comes.
+            // It holds no guest, and waits for any primary.
             let is_empty = status.state() == EMPTY;
             Ok(match status.has_taken_over() {
                 true => Some(Fate::TookOver(status)),
@@ -267,7 +267,7 @@ impl<'a> Playing<'a> {
         self.protect().map(|()| Next::GoOn)
     }
 
-    /// Gives the survivor a fresh standby.
+    /// Gives the surviving side a fresh standby.
     fn protect(&mut self) -> Result<()> {
         let host = self.active.member.host.other();
         self.passive = seat(self.launcher.start_standby(host)?, self.show)?;
@@ -294,7 +294,7 @@ impl<'a> Playing<'a> {
         self.showing = std::thread::Builder::new().name("show".to_owned()).spawn(showing).ok();
     }
 
-    /// A line of the harness among the guest's: the terminal is raw.
+    /// Prints a line of the harness among the guest's output: the terminal is raw.
     fn say(&self, text: &str) {
         say(self.show, text);
     }
@@ -320,7 +320,7 @@ fn listens(watch: &Watch, seat: &Seat) -> Result<()> {
     watch.until("the standby listens", &mut [], |_| Ok(seat.member.status().is_ok().then_some(())))
 }
 
-/// Puts what the guest prints on the terminal; gives its keyboard.
+/// Shows the guest's output on the terminal; returns the guest's keyboard.
 fn seat(mut member: Member, show: fn(&[u8])) -> Result<Seat> {
     let Some((keyboard, screen)) = member.process.take_console() else {
         bail!("{} was started without a console", member.process.name());

@@ -29,7 +29,7 @@ pub(super) struct Member {
     pub(super) process: Process,
     socket: PathBuf,
     kemari: PathBuf,
-    /// What it works with can be slow as long as this lives.
+    /// While it lives, it answers the process's intercepted calls.
     _injector: Option<Injector>,
 }
 
@@ -42,13 +42,14 @@ impl Member {
         Status::ask(&self.kemari, &self.socket)
     }
 
-    /// Asks for its status, whatever becomes of it meanwhile: to be called by a thread that may wait.
+    /// A closure that asks for the status, for a thread that may wait. It works even if the process
+    /// ends in the meantime.
     pub(super) fn asker(&self) -> impl FnOnce() -> Result<Status> + Send + use<> {
         let (kemari, socket) = (self.kemari.clone(), self.socket.clone());
         move || Status::ask(&kemari, &socket)
     }
 
-    /// Has it do something.
+    /// Sends it a command of `kemari ctl`.
     ///
     /// # Errors
     /// When it does not answer, or refuses.
@@ -66,23 +67,22 @@ pub(super) struct Launcher<'a> {
     dir: &'a Path,
     arbiter: Arbiter,
     started: u32,
-    /// The audit logs of all that were started.
+    /// The audit logs of all processes that were started.
     audits: Vec<PathBuf>,
-    /// Of all that were started.
+    /// The peak memory of all processes that were started.
     peak: PeakMemory,
     /// The guest's serial line is on pipes, not in a file.
     console: bool,
     /// The guest's network is a tap on each host.
     taps: bool,
-    /// What the sides work with can be slow.
+    /// The slowness of the sides' resources, if some fault needs it.
     slowness: Option<Slowness>,
 }
 
 impl<'a> Launcher<'a> {
-    /// All files of the run live in `dir`. Starts the arbiter.
+    /// Prepares a run with all its files in `dir`, and starts the arbiter.
     ///
-    /// # Errors
-    /// When the hosts' credentials cannot be made, or the arbiter cannot be had.
+    /// # Errors The hosts' credentials cannot be made, or the arbiter cannot be started.
     pub(super) fn new(
         config: &'a PairConfig,
         bed: &'a Bed,
@@ -125,43 +125,45 @@ impl<'a> Launcher<'a> {
         self.dir.join(format!("tls-{}", host.name()))
     }
 
-    /// Who decides which side goes on alone fails.
+    /// Makes the arbiter fail.
     pub(super) fn fail_arbiter(&mut self, outage: Outage) -> Result<()> {
         self.arbiter.fail(self.bed, outage)
     }
 
-    /// It is as before.
+    /// Restores the arbiter.
     pub(super) fn recover_arbiter(&mut self, outage: Outage) -> Result<()> {
         self.arbiter.recover(self.bed, outage)
     }
 
-    /// From now on the guest's serial line is on the standard input and output of who runs it.
+    /// From now on the guest's serial line is on the standard input and output of the process that
+    /// runs it.
     pub(super) fn with_console(mut self) -> Self {
         self.console = true;
         self
     }
 
-    /// What the device under test has printed, on whichever host.
+    /// The output of the device under test, on either host.
     pub(super) fn device_output(&self) -> PathBuf {
         self.dir.join("device.out")
     }
 
-    /// The side that was started last was refused: it has done nothing, and may have no audit log.
+    /// Forgets the audit log of the side that was started last: it was refused, did nothing, and may
+    /// have no log.
     pub(super) fn forget_last(&mut self) {
         self.audits.pop();
     }
 
-    /// The audit logs of all that were started, dead or alive.
+    /// The audit logs of all processes that were started, dead or alive.
     pub(super) fn audits(&self) -> &[PathBuf] {
         &self.audits
     }
 
-    /// The most memory that one of them has had.
+    /// The peak memory of the processes.
     pub(super) fn peak(&self) -> &PeakMemory {
         &self.peak
     }
 
-    /// The disk that both hosts see.
+    /// The disk that both hosts share.
     pub(super) fn disk(&self) -> PathBuf {
         self.dir.join("disk.img")
     }
@@ -172,7 +174,7 @@ impl<'a> Launcher<'a> {
     /// When it cannot be started.
     pub(super) fn start_primary(&mut self, host: Host) -> Result<Member> {
         let guest = &self.config.guest;
-        // A standby is given none of these: they come to it with the session.
+        // A standby gets none of these flags: their values come with the session.
         let mut arguments = vec![
             "run".to_owned(),
             format!("--kernel={}", guest.kernel.display()),
@@ -226,7 +228,7 @@ impl<'a> Launcher<'a> {
         Ok(Member { host, process, socket, kemari, _injector: injector })
     }
 
-    /// The serial line is on a pipe, which can be left unread.
+    /// Whether the serial line is on a pipe, which can be left unread.
     fn printed(&self) -> bool {
         !self.console && self.config.kills.contains(&Kill::Unread)
     }
@@ -243,14 +245,14 @@ impl<'a> Launcher<'a> {
         }
     }
 
-    /// The flags that both roles have.
+    /// The flags of both roles.
     fn common(&self, host: Host, name: &str) -> Vec<String> {
         let path = |file: &str| self.dir.join(file).display().to_string();
         let heartbeat =
             |milliseconds| self.config.scaled(Duration::from_millis(milliseconds)).as_millis();
         let mut flags = vec![
             format!("--name={NAME}"),
-            // Both hosts are one kernel here: its page cache does not die with either (P3).
+            // Both hosts share one kernel here: its page cache does not die with either process (P3).
             format!("--disk=path={},cache=writeback", self.disk().display()),
             format!("--net={},mac={MAC},model={}", self.net(host), self.config.net_model.name()),
             match self.console || self.printed() {
@@ -276,18 +278,19 @@ impl<'a> Launcher<'a> {
         flags
     }
 
-    /// Tells the host that runs the guest about the standby on the other.
+    /// Gives the active side the address of the standby on the other host.
     ///
     /// # Errors
     /// When it refuses.
     pub(super) fn protect(&self, active: &Member) -> Result<()> {
         let address = self.bed.dial_address(active.host.other());
-        // Not waited for: whatever breaks meanwhile is the test's own doing, and the guest looks on.
+        // Does not wait: the test may break the pair in the meantime, and it watches the status
+        // itself.
         let protect = ["--timeout", "0", "protect", &address];
         active.control(&protect).context("the guest cannot be protected again")
     }
 
-    /// What the sides work with, where it can be slow.
+    /// The slowness of the sides' resources, if the run has it.
     pub(super) fn slowness(&self) -> Result<&Slowness> {
         self.slowness.as_ref().context("expected a pair whose files can be slow")
     }

@@ -1,4 +1,4 @@
-//! Runs a pair, breaks it round by round under an outside client, and judges what that client saw.
+//! Runs a pair, breaks it round by round under the load of an outside client, and judges what the client saw.
 
 mod arbiter;
 mod audit;
@@ -32,12 +32,12 @@ use report::RunReport;
 use round::{DiedAlone, FENCED, Load};
 use watch::Watch;
 
-/// How long an ordinary machine may take for anything that is waited for. Syncs on a busy disk were seen to take 30 s.
+/// The limit of every wait on an ordinary machine. Syncs on a busy disk were seen to take 30 s.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Whom a run tells how it goes.
+/// Receives the progress of a run.
 pub trait Progress {
-    /// What is being done now.
+    /// The current step.
     fn step(&self, what: &str);
     /// A line to keep.
     fn line(&self, line: &str);
@@ -47,19 +47,19 @@ pub trait Progress {
 pub struct Surroundings<'a> {
     /// How to run and break the pair.
     pub config: &'a PairConfig,
-    /// An existing, empty directory for all files, which holds the disk already (`disk.img`).
+    /// An existing directory for all files. It contains nothing but the disk (`disk.img`).
     pub dir: &'a Path,
     /// The switch that the observer is plugged into; its ports 0 and 1 are the hosts.
     pub switch: &'a Switch,
-    /// The file system that the disk is on, where it is one that can be filled.
+    /// The file system of the disk, if it can be filled.
     pub small_disk: Option<&'a SmallDisk>,
-    /// Whom to tell.
+    /// Receives the progress.
     pub progress: &'a dyn Progress,
     /// Set when the run is to end early.
     pub stop: Arc<AtomicBool>,
 }
 
-/// Runs a pair to the end of its rounds. An error is a run that could not be judged; what broke is in the report.
+/// Runs a pair to the end of its rounds. An error means that the run could not be judged; what broke is in the report.
 ///
 /// # Errors
 /// When the pair does not come up, or gets stuck.
@@ -94,7 +94,7 @@ pub fn run(surroundings: &Surroundings<'_>, observer: &mut dyn Observer) -> Resu
         report.rounds.push(round);
         pair.judge_memory(&mut report);
         if broken {
-            // What came after would be judged against a history that is broken already.
+            // Later rounds would be judged against a history that is already broken.
             return Ok(report);
         }
     }
@@ -113,11 +113,11 @@ struct Pair<'a> {
     passive: Member,
     /// Takeovers that no fault asked for.
     unasked: u32,
-    /// How many bytes of its disk the guest had written to when it was reset last.
+    /// The bytes of its disk that the guest had written to at its last reset.
     written_at_reset: Option<u64>,
-    /// What is being played.
+    /// The current fault.
     fault: Option<Kill>,
-    /// Where the guest ran when it began.
+    /// The host that ran the guest when the fault began.
     before: Host,
 }
 
@@ -172,7 +172,7 @@ impl<'a> Pair<'a> {
         )
     }
 
-    /// Waits for `more` answers beyond those that were given so far.
+    /// Waits for `more` answers from now on.
     fn wait_answers(&mut self, more: u64, what: &str) -> Result<()> {
         let wanted = self.observer.answered() + more;
         let observer = &*self.observer;
@@ -181,7 +181,7 @@ impl<'a> Pair<'a> {
         })
     }
 
-    /// P9: no process has more memory than docs/threads.md says.
+    /// P9: no process uses more memory than docs/threads.md says.
     fn judge_memory(&self, report: &mut RunReport) {
         let bound = self.surroundings.config.memory_bound();
         let peak = self.launcher.peak().kib() / 1024;
@@ -192,12 +192,13 @@ impl<'a> Pair<'a> {
         (report.peak_memory_mib, report.memory_bound_mib) = (peak, bound);
     }
 
-    /// Powers the guest off, and looks at how everything ended. Where a side `dies` as it does, the other has to end as well.
+    /// Powers the guest off, and checks how everything ended. If a side `dies` at the same time, the other side has to end as
+    /// well.
     fn finish(mut self, report: &mut RunReport, dies: bool) -> Result<()> {
         self.surroundings.progress.step("the guest powers itself off");
         let patience = self.watch.patience();
         let finished = self.observer.finish(patience);
-        // Where the answers stopped as the monitor ended, that is the reason to tell.
+        // If the answers stopped because the monitor ended, report the monitor's end.
         let finished = finished.or_else(|silence| {
             self.watch.check_running(&mut [&mut self.active, &mut self.passive]).and(Err(silence))
         });
@@ -206,7 +207,7 @@ impl<'a> Pair<'a> {
         report.judged = self.observer.judged();
         report.findings.extend(unjudged(report.operations, report.judged));
         if dies {
-            // A busy host may have lost its standby: nobody would be left.
+            // A busy host may have lost its standby: then no side would be left.
             self.wait_protected_wherever(Load::Over)?;
         }
         self.observer.power_off();
@@ -215,7 +216,7 @@ impl<'a> Pair<'a> {
             report.died_at_power_off = true;
         }
         if self.active.process.wait_exit(patience).and_then(|exit| exit.code()) == Some(FENCED) {
-            // It was too busy for a sign of life in time: its standby went on, and off.
+            // The primary was too busy for a heartbeat in time: its standby took over, and powered off.
             std::mem::swap(&mut self.active, &mut self.passive);
             report.findings.extend(self.loser_ends());
             self.unasked += 1;
@@ -250,7 +251,7 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// A judge of histories that was given none finds nothing. Of so many operations, a third are for it.
+/// A judge of histories that got no operations finds nothing. A third of the operations must reach it.
 fn unjudged(operations: u64, judged: u64) -> Option<Finding> {
     const MANY: u64 = 1000;
     (operations > MANY && judged == 0).then(|| {

@@ -1,4 +1,4 @@
-//! What a run needs of whoever watches the guest from outside.
+//! What a run needs of an observer that watches the guest from outside.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::client::Window;
 use crate::findings::Finding;
 
-/// An outside client that loads the guest, and checks what it answers and what its disk holds.
+/// An outside client that loads the guest and checks its answers and its disk.
 pub trait Observer {
     /// How many operations were answered so far.
     fn answered(&self) -> u64;
@@ -15,20 +15,20 @@ pub trait Observer {
     /// Waits until `count` operations were answered in all; `false` when `timeout` comes first.
     fn wait_answered(&self, count: u64, timeout: Duration) -> bool;
 
-    /// Starts a new window, and gives the one that ends.
+    /// Starts a new window, and returns the former one.
     fn next_window(&self) -> Window;
 
-    /// From now on the guest's writes may fail, or may not: the harness fills its disk. Where there is no word for it,
-    /// such a disk is not had.
+    /// From now on the guest's writes may fail, or may not: the harness fills its disk. An observer without such a disk ignores
+    /// this.
     fn disk_fails(&self, _fails: bool) {}
 
-    /// How many writes failed so far, by the guest's own word.
+    /// The number of failed writes that the guest reported.
     fn disk_errors(&self) -> u64 {
         0
     }
 
-    /// Looks at what the guest has written so far, before it writes over it: for waits that may be long on a busy host. What is
-    /// wrong is said by the next [`check`](Self::check).
+    /// Checks what the guest has written so far, before the guest overwrites it: for waits that may be long on a busy host. The
+    /// next [`check`](Self::check) returns the findings.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -36,16 +36,16 @@ pub trait Observer {
         Ok(())
     }
 
-    /// How many operations on what clients share were judged as one history.
+    /// The number of operations on shared objects that were judged as one history.
     fn judged(&self) -> u64;
 
-    /// What went wrong since the last check; the guest goes on.
+    /// The findings since the last check; the guest goes on.
     ///
     /// # Errors
     /// When it cannot be checked.
     fn check(&mut self, patience: Duration) -> Result<Vec<Finding>>;
 
-    /// Has the guest print so many lines on its console, where there is a way to tell it.
+    /// Has the guest print this many lines on its console, if it can be ordered to.
     fn print(&self, _lines: u64) {}
 
     /// Ends the load, and checks that nothing acknowledged is missing.
@@ -54,7 +54,8 @@ pub trait Observer {
     /// When it cannot be checked.
     fn finish(&mut self, patience: Duration) -> Result<Vec<Finding>>;
 
-    /// Has the guest reset itself: it is asked until it does. Where it is idle, its load has been [ended](Self::finish) before.
+    /// Orders the guest to reset itself, repeatedly, until it does. Before an idle guest is reset, its load has
+    /// [ended](Self::finish).
     ///
     /// # Errors
     /// When it cannot be told to, or its past cannot be read.
@@ -62,8 +63,8 @@ pub trait Observer {
         bail!("this guest cannot be told to reset itself")
     }
 
-    /// Waits until a guest answers that has been reset, checks that all that an idle one had on its disk is there, and begins anew:
-    /// what it kept in memory only is gone. Then the load goes on.
+    /// Waits until a guest answers that has been reset, checks that everything an idle guest had on its disk is there, and begins
+    /// anew: what the guest kept in memory only is gone. Then the load goes on.
     ///
     /// # Errors
     /// When none answers, or the disk cannot be read.
@@ -71,21 +72,21 @@ pub trait Observer {
         bail!("this guest cannot be told to reset itself")
     }
 
-    /// Has the guest power itself off, and asks until it does.
+    /// Orders the guest to power itself off, repeatedly, until it does.
     fn power_off(&mut self);
 
-    /// What is wrong with the disk, now that the guest is off.
+    /// The findings on the disk, after the guest is off.
     ///
     /// # Errors
     /// When it cannot be checked.
     fn check_disk(&mut self) -> Result<DiskCheck>;
 }
 
-/// What a last look at the disk found.
+/// The result of the last check of the disk.
 #[derive(Debug, Clone, Default)]
 pub struct DiskCheck {
-    /// What was looked at, for people.
+    /// What was checked, for people.
     pub what: String,
-    /// What is wrong.
+    /// What was found to be wrong.
     pub findings: Vec<Finding>,
 }

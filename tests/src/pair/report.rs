@@ -1,4 +1,4 @@
-//! What a run found, for people and as JSON.
+//! The results of a run, for people and as JSON.
 
 use std::fmt;
 
@@ -30,23 +30,23 @@ pub struct RoundReport {
     pub longest_gap_ms: f64,
     /// The client's latency before the kill, in microseconds.
     pub latency_us: Quantiles,
-    /// From suspicion to the running guest, as the standby measured it, in microseconds.
+    /// From suspicion to the running guest, as measured by the standby, in microseconds.
     pub takeover_us: Option<u64>,
-    /// Whether a side that lives has lost the right to run: a fenced primary, or a standby that was given up.
+    /// Whether a living side lost the right to run: a fenced primary, or a standby that its primary gave up.
     pub refused: bool,
-    /// Effects performed again at the takeover, as they might not have been.
+    /// Effects performed again at the takeover, because they might not have been performed.
     pub replayed: u64,
-    /// Answers that the client got more often than it had asked.
+    /// Answers beyond the number of requests that the client sent.
     pub duplicate_answers: u64,
-    /// Checkpoints in the life of the process that ran the guest before.
+    /// Checkpoints of the process that ran the guest before.
     pub checkpoints: u64,
-    /// How long the guest stood still for a checkpoint, in microseconds.
+    /// How long the guest was stopped for a checkpoint, in microseconds.
     pub pause_us: Quantiles,
     /// From the staging of an effect to its acknowledged checkpoint, in microseconds.
     pub commit_latency_us: Quantiles,
     /// Checkpoints whose hashes were compared.
     pub verified: u64,
-    /// Until the guest was protected again, in milliseconds.
+    /// The time until the guest was protected again, in milliseconds.
     pub protected_again_ms: Option<u64>,
     /// What broke.
     pub findings: Vec<Finding>,
@@ -55,31 +55,32 @@ pub struct RoundReport {
 /// A whole run.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct RunReport {
-    /// What the moments of the kills were drawn from.
+    /// The seed of the moments of the kills.
     pub seed: u64,
-    /// What the hosts were.
+    /// The kind of hosts.
     pub bed: String,
     /// The rounds that were judged.
     pub rounds: Vec<RoundReport>,
     /// A side died as the guest powered itself off.
     pub died_at_power_off: bool,
-    /// Takeovers that no fault asked for: a side was too busy for a sign of life in time.
+    /// Takeovers that no fault asked for: a side was too busy for a heartbeat in time.
     pub unasked: u32,
-    /// The guest died with a primary that had lost its standby, as a side was too busy, right before it was killed.
+    /// The guest died with a primary that had lost its standby right before it was killed, because a side was too
+    /// busy.
     pub died_alone: bool,
     /// Operations acknowledged in all.
     pub operations: u64,
-    /// Of these, operations on what clients share, judged as one history.
+    /// Operations on shared objects, judged as one history.
     pub judged: u64,
-    /// The most memory that one process of the pair has had, in MiB.
+    /// The largest memory that one process of the pair used, in MiB.
     pub peak_memory_mib: u64,
-    /// How much it may have.
+    /// The limit of that memory, in MiB.
     pub memory_bound_mib: u64,
-    /// What the device under test has printed, if there was one.
+    /// The output of the device under test, if there was one.
     pub device: Option<Exercise>,
     /// What the audit logs prove, if there were any.
     pub audit: Option<String>,
-    /// What was looked at on the disk at the end.
+    /// What was checked on the disk at the end.
     pub disk: String,
     /// What broke outside of any round.
     pub findings: Vec<Finding>,
@@ -114,7 +115,7 @@ impl RunReport {
         values.get(values.len() / 2).copied().unwrap_or_default()
     }
 
-    /// How long takeovers took, where there was one.
+    /// The duration of takeovers, if there were any.
     fn takeovers(&self) -> String {
         let mut all: Vec<u64> = self.rounds.iter().filter_map(|round| round.takeover_us).collect();
         all.sort_unstable();
@@ -134,7 +135,7 @@ impl RunReport {
     }
 }
 
-/// The head of the table of rounds.
+/// The header of the table of rounds.
 pub const TABLE_HEAD: &str = "\
 round  kill           host   ops before  ops after  gap ms  takeover ms  pause us p50/p99  commit us p50/p99  again ms";
 

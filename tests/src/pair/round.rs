@@ -22,41 +22,41 @@ use crate::judge::Succession;
 
 /// Exit code of a primary that lost the right to run.
 pub(super) const FENCED: i32 = 3;
-/// The kill comes this long after the round's begin.
+/// Milliseconds from the begin of the round to the kill.
 pub(super) const LEAD: std::ops::Range<u64> = 100..900;
-/// Takeovers that no fault asked for, in a row: more are not the host's load.
+/// Maximum number of takeovers in a row that no fault asked for: more cannot be explained by a busy host.
 pub(super) const UNASKED: u32 = 5;
-/// How often a fresh standby is started, at most.
+/// Maximum number of starts of a fresh standby.
 const STARTS: u32 = 5;
-/// How a process ends that was refused at its start.
+/// Exit code of a process that was refused at its start.
 const REFUSED: i32 = 2;
-/// A paused primary sleeps on for this long after the takeover.
+/// Milliseconds that a paused primary stays paused after the takeover.
 const OVERSLEEP: std::ops::Range<u64> = 0..300;
-/// How long an arbiter is away, when all that was to happen has happened.
+/// How long an arbiter stays away after everything expected has happened.
 pub(super) const OUTAGE: Duration = Duration::from_millis(1500);
-/// What left before effects were held has arrived after so long.
+/// Frames that left before effects were held have arrived within this time.
 pub(super) const UNDER_WAY: Duration = Duration::from_millis(300);
-/// A bit flips after so many bytes of the primary.
+/// A bit flips after this many bytes of the primary.
 const CORRUPT_AFTER: std::ops::Range<u32> = 0..200_000;
-/// And after so many of the standby, which has little to say.
+/// A bit flips after this many bytes of the standby, which sends little.
 const CORRUPT_ACK_AFTER: std::ops::Range<u32> = 0..4000;
-/// Where one may go unnoticed, another follows after so many bytes.
+/// Where a flip may have no effect, another follows after each of this many bytes.
 const FLIP_EVERY: usize = 1009;
-/// Bytes a second of a slow link.
+/// Bytes per second of a slow link.
 const SLOW: std::ops::Range<u64> = 400_000..8_000_000;
-/// How long it is slow, in milliseconds.
+/// Milliseconds for which it is slow.
 const SLOW_FOR: std::ops::Range<u64> = 300..1500;
-/// What a guest writes to in the meantime, of blocks that it has not written to before.
+/// Bytes of new blocks that a guest may write while the fault is prepared.
 const WRITTEN_SOON: u64 = 1 << 20;
-/// How long a disk is full, in milliseconds.
+/// Milliseconds for which a disk is full.
 const FULL_FOR: std::ops::Range<u64> = 50..800;
-/// The state of a standby that has asked the arbiter.
+/// The state of a standby that is asking the arbiter.
 pub(super) const ASKING: &str = "doubting";
-/// Of a standby that has given its checkpoint up, and waits for a primary.
+/// The state of a standby that has discarded its checkpoint and waits for a primary.
 const DISCARDED: &str = "waiting";
 
-/// The guest has died with a primary that was killed in a term of its own: right before, on a busy host, it had lost its standby,
-/// and ran alone. No promise is about that, and the life of the pair is over.
+/// The guest died with a primary that was killed in a term of its own: on a busy host, that primary had lost its standby right
+/// before, and ran alone. No promise covers that, and the pair ends.
 #[derive(Debug)]
 pub(super) struct DiedAlone {
     reason: String,
@@ -70,31 +70,32 @@ impl fmt::Display for DiedAlone {
 
 impl std::error::Error for DiedAlone {}
 
-/// Whether clients still ask the guest.
+/// Whether clients still send requests to the guest.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Load {
     Goes,
     Over,
 }
 
-/// What became of the pair.
+/// The result of a fault.
 #[derive(Default)]
 pub(super) struct Outcome {
     pub(super) moved: bool,
-    /// A side that lives has lost the right to run.
+    /// A living side lost the right to run.
     pub(super) refused: bool,
     pub(super) takeover: Option<Status>,
     pub(super) findings: Vec<Finding>,
 }
 
 impl Pair<'_> {
-    /// Plays and judges round `number`; the pair is protected before and after it. It begins anew after a takeover that no
-    /// fault asked for.
+    /// Plays and judges round `number`; the pair is protected before and after it. The round starts again after a takeover that
+    /// no fault asked for.
     pub(super) fn round(&mut self, number: u32) -> Result<RoundReport> {
         for _ in 0..UNASKED {
             match self.try_round(number) {
                 Ok(report) => return Ok(report),
-                // What a fault asks for is awaited by who plays it: it failed, and may have left its fault behind.
+                // The function that plays a fault waits for the takeover that the fault causes. Here it failed, and may have left
+                // its fault in place.
                 Err(error) if self.fault.is_some_and(|fault| !fault.leaves_nothing()) => {
                     return Err(error);
                 }
@@ -104,7 +105,7 @@ impl Pair<'_> {
         self.try_round(number)
     }
 
-    /// As [`wait_protected`](Self::wait_protected), where no fault is under way: a takeover that none asked for is followed.
+    /// As [`wait_protected`](Self::wait_protected), when no fault is active: a takeover that no fault asked for is followed.
     pub(super) fn wait_protected_wherever(&mut self, load: Load) -> Result<()> {
         let fault = self.fault;
         for _ in 0..UNASKED {
@@ -125,7 +126,7 @@ impl Pair<'_> {
         self.observer.next_window();
         self.launcher.switch().take_capture();
         self.load(lead)?;
-        // A busy host may have lost its standby meanwhile, and join it anew: a fault is one of a protected pair.
+        // A busy host may have lost its standby and may be joining it again: a fault is played on a protected pair.
         self.wait_protected()?;
         let status = self.active.status()?;
         let before = self.observer.next_window();
@@ -147,8 +148,8 @@ impl Pair<'_> {
         Ok(report)
     }
 
-    /// Lets load run for `lead`, and until something was answered: where every checkpoint is compared, or the host is busy, one
-    /// answer may take seconds.
+    /// Lets load run for `lead`, and until there was an answer: if every checkpoint is compared, or the host is busy, one answer
+    /// may take seconds.
     pub(super) fn load(&mut self, lead: Duration) -> Result<()> {
         let answered = self.observer.answered();
         self.watch.pass(lead, &mut [&mut self.active, &mut self.passive])?;
@@ -167,7 +168,7 @@ impl Pair<'_> {
         self.surroundings.config.scaled(time)
     }
 
-    /// Breaks the pair; afterwards `active` runs the guest and `passive` is what was lost.
+    /// Breaks the pair; afterwards `active` runs the guest and `passive` is the lost side.
     fn kill(&mut self, kill: Kill) -> Result<Outcome> {
         match kill {
             Kill::Primary => self.kill_primary(),
@@ -235,7 +236,7 @@ impl Pair<'_> {
         })
     }
 
-    /// None where a primary on a busy host had won a term of its own before it was stopped: nobody goes on but itself then (P2).
+    /// None if a primary on a busy host had won a term of its own before it was stopped: then only that primary may go on (P2).
     fn takeover_unless_refused(&mut self) -> Result<Option<Status>> {
         self.watch.until("the standby takes over", &mut [&mut self.passive], |members| {
             let status = members[0].status()?;
@@ -247,8 +248,8 @@ impl Pair<'_> {
         })
     }
 
-    /// The primary cannot ask for a while: it performs nothing, and nothing is lost. Where the standby cannot ask either, nobody
-    /// takes over. Should they suspect each other meanwhile, the arbiter decides when it is back.
+    /// The primary cannot ask for a while: it performs nothing, and nothing is lost. If the standby cannot ask either, neither
+    /// takes over. If the sides suspect each other in the meantime, the arbiter decides when it is back.
     pub(super) fn arbiter_away(&mut self, outage: Outage) -> Result<Outcome> {
         let term = self.active.status()?.number("term");
         let standby_asks = matches!(outage, Outage::CutFrom(_) | Outage::Copied(_));
@@ -258,7 +259,8 @@ impl Pair<'_> {
             &mut [],
             |_| {
                 let replaced = standby_asks && is_running(&self.passive);
-                // One that has lost its standby on a busy host asks, and holds what it would let out until there is an answer.
+                // A primary that lost its standby on a busy host is asking the arbiter, and holds its effects until there is an
+                // answer.
                 let holds = |primary: Status| primary.holds_effects() || primary.state() == ASKING;
                 let holds = self.active.status().is_ok_and(holds);
                 Ok((holds || replaced).then_some(()))
@@ -267,7 +269,7 @@ impl Pair<'_> {
         let mut findings = self.nothing_leaves()?;
         let replaced = is_running(&self.passive);
         if replaced && standby_asks {
-            // Then answers came from the new host; the old one's frames are judged by the capture.
+            // The answers came from the new host in this case; the capture judges the old host's frames.
             findings.clear();
         } else if replaced || self.active.status()?.number("term") > term {
             let what = "a term was won while nobody could ask the arbiter (P2)";
@@ -283,7 +285,7 @@ impl Pair<'_> {
         Ok(outcome)
     }
 
-    /// Whether a pair that was one as it got its arbiter back stays one: on a busy host they may suspect each other just then.
+    /// Whether the sides stay a pair after the arbiter is back: on a busy host they may suspect each other just then.
     fn goes_on_as_a_pair(&self) -> Result<bool> {
         self.watch.until("the arbiter is back for both sides", &mut [], |_| {
             let Ok(primary) = self.active.status() else { return Ok(Some(false)) };
@@ -294,7 +296,7 @@ impl Pair<'_> {
         })
     }
 
-    /// One side goes on, and the other finds out.
+    /// Waits until one side goes on, and the other side finds out.
     fn decided(&mut self, term: u64) -> Result<Outcome> {
         Ok(match self.wait_decision(term)? {
             Some(takeover) => self.moved_from_the_living(takeover),
@@ -305,10 +307,10 @@ impl Pair<'_> {
         })
     }
 
-    /// A host that is too busy for a sign of life in time is replaced, though no fault asked for it. That breaks no promise: it
-    /// is judged as any takeover, counted, and followed. Another `error` is one.
+    /// Follows a takeover that no fault asked for: a host was too busy for a heartbeat in time. That breaks no promise: it is
+    /// judged like any takeover, and counted. Any other `error` is returned.
     fn follow_unasked(&mut self, error: anyhow::Error, load: Load) -> Result<()> {
-        // The primary may know before the guest runs on the other host.
+        // The primary may learn that it is fenced before the guest runs on the other host.
         let ended = self.active.process.wait_exit(Duration::ZERO).and_then(|exit| exit.code());
         if ended != Some(FENCED) && !is_running(&self.passive) {
             return Err(error);
@@ -332,8 +334,8 @@ impl Pair<'_> {
         self.protect_again().map(drop)
     }
 
-    /// Effects are held: what had left before has arrived at the switch after a while, and no more comes. It is frames that are
-    /// counted, where they come in: a busy client reads an answer late, and is no sign of anything.
+    /// Checks that effects are held: after a while all that had left before has arrived at the switch, and nothing more comes. It
+    /// counts frames where they come in, because a busy client may read an answer late.
     fn nothing_leaves(&mut self) -> Result<Vec<Finding>> {
         let config = self.surroundings.config;
         self.watch.pass(config.scaled(UNDER_WAY), &mut [])?;
@@ -347,7 +349,7 @@ impl Pair<'_> {
         Ok(vec![Finding::new(Kind::TwoActive, what)])
     }
 
-    /// How many frames of this round the hosts have sent by now, and not one less.
+    /// The exact number of frames that the hosts have sent in this round so far.
     fn frames_of_hosts(&self) -> Result<usize> {
         let (switch, hosts) = (self.launcher.switch(), [Host::A, Host::B].map(Host::index));
         self.watch.until("the switch takes what was sent", &mut [], |_| {
@@ -358,7 +360,7 @@ impl Pair<'_> {
         Ok(switch.with_capture(of_hosts))
     }
 
-    /// The standby suspects rightly, and may not go on before the arbiter says so.
+    /// The standby suspects correctly, and may not go on before the arbiter permits it.
     fn primary_dies_during(&mut self, outage: Outage) -> Result<Outcome> {
         self.active.process.kill();
         self.watch.until("the standby asks the arbiter", &mut [&mut self.passive], |members| {
@@ -372,18 +374,19 @@ impl Pair<'_> {
         let takeover = self.wait_takeover()?;
         let outcome = self.moved(takeover);
         if early {
-            // A busy host may have won its term just before the arbiter was away. If it has gone on without asking, the arbiter,
+            // A busy host may have won its term just before the arbiter went away. If it went on without asking, the arbiter,
             // which is back, does not know its term, and nothing leaves (P2).
             self.wait_answers(1, "the guest answers in a term that the arbiter knows")?;
         }
         Ok(outcome)
     }
 
-    /// A standby that could not take over is still a standby: the guest goes on, and its primary says that it is not protected.
+    /// A standby that could not take over is still a standby: the guest goes on, and its primary reports that it is not
+    /// protected.
     pub(super) fn standby_without_arbiter(&mut self, outage: Outage) -> Result<Outcome> {
         self.launcher.fail_arbiter(outage)?;
         while !self.says_that_it_is_degraded()? {
-            // A busy host has lost its standby at this very moment, which cannot ask: it joins anew once it can.
+            // A busy host has just lost its standby, which cannot ask the arbiter: the standby joins again once it can.
             self.launcher.recover_arbiter(outage)?;
             self.wait_protected_wherever(Load::Goes)?;
             self.launcher.fail_arbiter(outage)?;
@@ -392,7 +395,7 @@ impl Pair<'_> {
         self.primary_dies_during(outage)
     }
 
-    /// `false` when it runs alone instead.
+    /// Whether the primary reports that it is degraded; `false` if it runs alone instead.
     pub(super) fn says_that_it_is_degraded(&self) -> Result<bool> {
         let what = "the primary says that its standby could not take over, or that it has none";
         self.watch.until(what, &mut [], |_| {
@@ -405,8 +408,7 @@ impl Pair<'_> {
         })
     }
 
-    /// The one fault in which a replaced primary lives, and its clients reach it: nothing but its own conscience keeps it
-    /// from answering them (P2).
+    /// In this fault the replaced primary lives and its clients reach it: only its own checks keep it from answering them (P2).
     fn primary_cut_off(&mut self) -> Result<Outcome> {
         let outage = Outage::CutFrom(self.active.host);
         self.until_it_dies_protected(|pair| {
@@ -437,7 +439,7 @@ impl Pair<'_> {
         outcome
     }
 
-    /// What these hosts send to each other is lost: one side goes on, and the other finds out while it is so.
+    /// Drops what these hosts send to each other: one side goes on, and the other finds out while the link is cut.
     fn cut_link(&mut self, senders: &[Host]) -> Result<Outcome> {
         let term = self.active.status()?.number("term");
         self.launcher.bed().cut_replication(senders)?;
@@ -452,26 +454,26 @@ impl Pair<'_> {
         outcome
     }
 
-    /// A bit flips somewhere in what one side sends: that ends the session, and one side goes on.
+    /// A bit flips in what one side sends: that ends the session, and one side goes on.
     fn corrupt(&mut self) -> Result<Outcome> {
         let term = self.active.status()?.number("term");
         let sender = if self.random.bool() { Host::A } else { Host::B };
         let range = if sender == self.active.host { CORRUPT_AFTER } else { CORRUPT_ACK_AFTER };
         let after = self.random.u32(range);
-        // In the header of a TLS record there is a byte that every reader has to ignore (RFC 8446, 5.1): a bit of it may flip
-        // unnoticed, and changes nothing. On a plain link no bit may.
+        // The header of a TLS record contains a byte that every reader has to ignore (RFC 8446, 5.1): a flipped bit there may
+        // stay unnoticed, and changes nothing. On a plain link every flipped bit must be noticed.
         let every = self.surroundings.config.tls.then_some(FLIP_EVERY);
         self.launcher.bed().corrupt_replication(sender, after, every)?;
         let decided = self.wait_decision(term);
         self.launcher.bed().stop_corrupting()?;
         Ok(match decided? {
             Some(takeover) => self.moved_from_the_living(takeover),
-            // The link is whole again: the primary may have joined its standby anew already.
+            // The link is correct again: the primary may already have joined its standby again.
             None => Outcome::default(),
         })
     }
 
-    /// However slow the link is, the guest goes on; whether it stays protected is left open.
+    /// The guest goes on however slow the link is. The test does not say whether the pair stays protected.
     fn throttle(&mut self) -> Result<Outcome> {
         let term = self.active.status()?.number("term");
         let rate = self.random.u64(SLOW);
@@ -500,8 +502,8 @@ impl Pair<'_> {
         })
     }
 
-    /// An answer waits for its checkpoint, and for those before it that are under way, and perhaps for what is slow: a guest that
-    /// dirties faster than a slow link carries waits for long. So it is answers or acknowledgements that must come.
+    /// An answer waits for its checkpoint, for earlier checkpoints in flight, and perhaps for the slow resource: a guest that
+    /// dirties pages faster than a slow link carries them waits for long. Therefore either answers or acknowledgements must come.
     pub(super) fn live_through(&mut self, time: Duration) -> Result<()> {
         self.watch.pass(time, &mut [])?;
         let wanted = self.observer.answered() + 1;
@@ -518,8 +520,8 @@ impl Pair<'_> {
         )
     }
 
-    /// The guest is told that its writes fail, and nothing that it was told to be written is missing. The pair stays protected;
-    /// a busy host may lose its standby at that moment, but not each time.
+    /// The guest gets errors for its writes, and no write that succeeded is missing. The pair stays protected; a busy host may
+    /// lose its standby at that moment, but not each time.
     fn disk_full(&mut self) -> Result<Outcome> {
         let mut state = String::new();
         for _ in 0..UNASKED {
@@ -543,8 +545,8 @@ impl Pair<'_> {
         Ok(Outcome { findings, ..Outcome::default() })
     }
 
-    /// What has its blocks can be written to on a full file system: nobody would be told anything. The guest writes from the first
-    /// block to the last, and begins with the first again when it was reset.
+    /// Blocks that are already allocated can be written to on a full file system without an error. The guest writes from the
+    /// first block to the last, and begins with the first again after a reset.
     fn writes_to_new_blocks(&self) -> Result<bool> {
         let image = std::fs::metadata(self.launcher.disk())?;
         let written = image.blocks() * 512;
@@ -552,7 +554,7 @@ impl Pair<'_> {
         Ok(is_beyond && written + WRITTEN_SOON < image.len())
     }
 
-    /// The disk is full for a while. What the primary says then.
+    /// Fills the disk for a while; returns the primary's status at the end.
     fn fill_disk(&mut self) -> Result<Status> {
         let disk = self.surroundings.small_disk;
         let disk = disk.context("--kill disk-full: expected a disk of limited size, found none")?;
@@ -571,7 +573,7 @@ impl Pair<'_> {
         self.active.status()
     }
 
-    /// The primary gives its standby up; the standby finds out when it wakes, and does not run the guest.
+    /// The primary gives its standby up; the standby finds out when it is resumed, and does not run the guest.
     fn pause_standby(&mut self) -> Result<Outcome> {
         let term = self.active.status()?.number("term");
         self.passive.process.signal(Signal::STOP);
@@ -585,7 +587,7 @@ impl Pair<'_> {
         Ok(Outcome { refused: true, findings, ..Outcome::default() })
     }
 
-    /// Waits until one side of a pair that doubts goes on: the standby's status when it is the standby.
+    /// Waits until one side of a pair that suspects each other goes on; returns the standby's status if it is the standby.
     pub(super) fn wait_decision(&mut self, term: u64) -> Result<Option<Status>> {
         self.watch.until("one side goes on", &mut [], |_| {
             let standby = self.passive.status().ok().filter(Status::has_taken_over);
@@ -597,8 +599,9 @@ impl Pair<'_> {
         })
     }
 
-    /// # Errors
-    /// [`DiedAlone`], and what keeps the standby from it otherwise.
+    /// Waits until the standby has taken over.
+    ///
+    /// # Errors [`DiedAlone`], or another reason why the standby does not take over.
     pub(super) fn wait_takeover(&mut self) -> Result<Status> {
         let primary = format!("(pid {}, ", self.active.process.pid());
         self.watch.until("the standby takes over", &mut [&mut self.passive], |members| {
@@ -626,7 +629,7 @@ impl Pair<'_> {
         let loser = &mut self.passive.process;
         let exit = loser.wait_exit(self.watch.patience());
         let code = exit.and_then(|exit| exit.code());
-        // What it said may still be on its way from the pipe: the wait ends with that.
+        // Its last lines may still be in the pipe: the wait ends when they have been read.
         let said = exit.is_some() && loser.wait_line("fenced", self.watch.patience()).is_some();
         if (code, said) == (Some(FENCED), true) {
             return None;
@@ -640,8 +643,8 @@ impl Pair<'_> {
         Some(Finding::new(Kind::TwoActive, what))
     }
 
-    /// The standby that was refused the right to run must not run the guest. Where the link works again, the primary may
-    /// have found it meanwhile.
+    /// The standby that was refused the right to run must not run the guest. If the link works again, the primary may already
+    /// have joined it.
     pub(super) fn standby_gives_up(&mut self) -> Result<Vec<Finding>> {
         let passive = &mut self.passive;
         self.watch.until("the refused standby stops or waits", &mut [], |_| {
@@ -723,9 +726,9 @@ impl Pair<'_> {
         Ok(())
     }
 
-    /// Whether a side has ended at its start, as its arbiter did not answer in time.
+    /// Whether a side has ended at its start because its arbiter did not answer in time.
     fn was_not_answered(&self, member: &mut Member) -> bool {
-        // Its last line may still be on its way from the pipe: the wait ends with that.
+        // Its last line may still be in the pipe: the wait ends when it has been read.
         member.process.exited().is_some_and(|ended| ended.code() == Some(REFUSED))
             && member
                 .process
@@ -733,8 +736,8 @@ impl Pair<'_> {
                 .is_some()
     }
 
-    /// One that listens. Where its arbiter has not answered in time, as on a busy machine, it is started again, as a service
-    /// manager would.
+    /// Starts a standby and waits until it listens. If its arbiter did not answer in time, as on a busy machine, it is started
+    /// again, as a service manager would do.
     fn fresh_standby(&mut self, host: Host) -> Result<Member> {
         let mut left = STARTS;
         loop {
@@ -754,7 +757,7 @@ impl Pair<'_> {
         }
     }
 
-    /// Starts a fresh standby where the lost side was; how long until the guest was protected.
+    /// Starts a fresh standby in place of the lost side; returns the time until the guest was protected.
     fn protect_again(&mut self) -> Result<Duration> {
         let begin = Instant::now();
         let host = self.active.host.other();
@@ -766,8 +769,8 @@ impl Pair<'_> {
             &mut [&mut self.active],
             |members| {
                 self.observer.keep_up()?;
-                // Refused while the arbiter is asked about the former one; and when it was given this address from the start, and
-                // has found the fresh one by itself.
+                // The order is refused while the arbiter is asked about the former standby. It is also refused if the primary had
+                // this address from the start and has already joined the fresh standby.
                 let told = launcher.protect(members[0]);
                 let joined = members[0].status()?.has_standby();
                 if joined { Ok(Some(())) } else { told.map(Some) }
@@ -786,7 +789,7 @@ fn quantiles(window: &Window) -> Quantiles {
     }
 }
 
-/// Protected as before, or gone on alone and what comes of that.
+/// Whether the guest is protected as before, or its primary has gone on alone.
 fn is_settled(primary: &Status, term: u64) -> bool {
     primary.is_protected() || primary.number("term") > term
 }

@@ -1,5 +1,5 @@
-//! What a side works with is slow for a while: its disk, its console's file, its arbiter's directory. Each system call that
-//! touches it takes long; the program is unchanged, and started with a filter that asks about such calls.
+//! Makes a resource of a side slow for a while: its disk, its console's file, its arbiter's directory. Each system call that
+//! touches the resource takes long. The program is unchanged, and runs with a seccomp filter that intercepts such calls.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,7 @@ use libc::c_long;
 
 use crate::bed::Host;
 
-/// Calls whose first argument is a descriptor of what they touch.
+/// Calls whose first argument is a descriptor.
 const BY_DESCRIPTOR: [c_long; 9] = [
     libc::SYS_write,
     libc::SYS_writev,
@@ -24,9 +24,9 @@ const BY_DESCRIPTOR: [c_long; 9] = [
     libc::SYS_fsync,
     libc::SYS_fallocate,
 ];
-/// Calls that begin with a path.
+/// Calls whose first argument is a path.
 const BY_PATH: [c_long; 4] = [libc::SYS_link, libc::SYS_unlink, libc::SYS_statfs, libc::SYS_access];
-/// Calls that begin with a directory and a path in it.
+/// Calls whose first arguments are a directory and a path in it.
 const BY_PATH_IN: [c_long; 6] = [
     libc::SYS_statx,
     libc::SYS_openat,
@@ -36,32 +36,32 @@ const BY_PATH_IN: [c_long; 6] = [
     libc::SYS_faccessat,
 ];
 
-/// What is slow.
+/// The slow resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum What {
     /// The disk that both hosts see.
     Disk,
-    /// Whoever takes what consoles print: a file, or a pipe on standard output.
+    /// The output of consoles: a file, or a pipe on standard output.
     Console,
-    /// The arbiter's directory, by the path that a host has to it.
+    /// The arbiter's directory, by the path that a host uses for it.
     Arbiter,
 }
 
-/// What is slow on a host at the moment, and how long a call takes then.
+/// The resource that is slow on a host at the moment, and how long a call then takes.
 type Now = Arc<Mutex<Option<(What, Duration)>>>;
 
-/// See the module: for the sides of a pair, whenever they are started.
+/// See the module; for all sides of a pair, whenever they are started.
 #[derive(Debug)]
 pub(super) struct Slowness {
-    /// As `/proc/PID/fd` shows it.
+    /// The disk's path as `/proc/PID/fd` shows it.
     disk: PathBuf,
-    /// What the path of each host to the arbiter's directory begins with.
+    /// The prefix of each host's path to the arbiter's directory.
     arbiter: String,
     hosts: [Now; 2],
 }
 
 impl Slowness {
-    /// Of a pair that has its files in `dir`: the disk is there already.
+    /// For a pair with its files in `dir`, which must already contain the disk.
     pub(super) fn new(dir: &Path) -> Result<Self> {
         let disk = dir.join("disk.img");
         let disk = disk.canonicalize().with_context(|| format!("no {}", disk.display()))?;
@@ -69,23 +69,23 @@ impl Slowness {
         Ok(Self { disk, arbiter, hosts: [Now::default(), Now::default()] })
     }
 
-    /// From now on each call of a host's sides that touches `what` takes so long.
+    /// From now on each call on `what` by a side on `host` takes this long.
     pub(super) fn begin(&self, host: Host, what: What, each: Duration) {
         *now(&self.hosts[host.index()]) = Some((what, each));
     }
 
-    /// Nothing is slow any more; what waits already waits for its time.
+    /// Ends the slowness; calls that already wait finish their time.
     pub(super) fn end(&self) {
         self.hosts.iter().for_each(|host| *now(host) = None);
     }
 
-    /// Has a side that is to be started on `host` be asked about its calls: give what comes back to [`answer`](Self::answer).
+    /// Prepares interception for a side that is to be started on `host`: pass the result to [`answer`](Self::answer).
     pub(super) fn ask(command: &mut Command) -> Result<Pending> {
         let calls = [&BY_DESCRIPTOR[..], &BY_PATH, &BY_PATH_IN].concat();
         intercept(command, &calls).context("a side whose calls are slow")
     }
 
-    /// Answers for a side that was started on `host`, as long as what is given back lives.
+    /// Answers for a side that was started on `host`, while the returned value lives.
     pub(super) fn answer(&self, host: Host, pending: Pending) -> Result<Injector> {
         let slow = Arc::clone(&self.hosts[host.index()]);
         let (disk, arbiter) = (self.disk.clone(), self.arbiter.clone());
@@ -137,7 +137,7 @@ mod tests {
         (What::Arbiter, ": > DIR/arbiter.a/term"),
     ];
 
-    /// How long a shell on host A takes for a script, where a call that touches `what` on `host` takes `each`.
+    /// The time that a shell on host A takes for a script, when a call on `what` on `host` takes `each`.
     fn time(script: &str, what: What, host: Host, each: Duration) -> Duration {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("disk.img"), "disk").unwrap();
@@ -155,8 +155,8 @@ mod tests {
         begun.elapsed()
     }
 
-    /// Fails where a call that touches what is slow is not known, where another is taken for it, or where what is slow for one
-    /// host is so for both.
+    /// Fails if a call on the slow resource is not recognised, if another resource is slow too, or if the slowness of one host
+    /// affects the other.
     #[test]
     fn what_is_slow_takes_long_and_nothing_else_does() {
         let (some, forever) = (Duration::from_millis(200), Duration::from_secs(3600));

@@ -1,4 +1,4 @@
-//! What `kemari ctl status` says.
+//! The status that `kemari ctl status` returns.
 
 use std::path::Path;
 use std::process::Command;
@@ -31,7 +31,7 @@ impl Status {
         control(kemari, socket, &["status"]).map(Self)
     }
 
-    /// The state's name; empty where there is none.
+    /// The state's name; empty if there is none.
     pub fn state(&self) -> &str {
         self.0["state"].as_str().unwrap_or_default()
     }
@@ -41,32 +41,32 @@ impl Status {
         self.0["role"] == "primary" || self.state() == "active"
     }
 
-    /// Whether it has gone on with the guest, and knows how that went.
+    /// Whether it has taken over the guest and has measured the takeover's duration.
     pub fn has_taken_over(&self) -> bool {
         self.runs_guest() && self.takeover_us().is_some()
     }
 
-    /// Whether a standby holds the guest, and could go on with it.
+    /// Whether a standby holds the guest and could take over.
     pub fn is_protected(&self) -> bool {
         self.state() == "protected"
     }
 
-    /// Whether a standby holds the guest, be it that it could not go on with it at this moment.
+    /// Whether a standby holds the guest, even if it could not take over at the moment.
     pub fn has_standby(&self) -> bool {
         self.is_protected() || self.is_degraded()
     }
 
-    /// Whether a standby holds the guest and could not go on with it.
+    /// Whether a standby holds the guest and could not take over.
     pub fn is_degraded(&self) -> bool {
         self.state() == "degraded"
     }
 
-    /// Whether effects wait because nobody can tell whether they may be performed.
+    /// Whether effects wait because the arbiter cannot be asked whether they may be performed.
     pub fn holds_effects(&self) -> bool {
         self.0["waits_for_arbiter"] == true
     }
 
-    /// A number at the top; 0 where there is none.
+    /// A number at the top level; 0 if it is missing.
     pub fn number(&self, name: &str) -> u64 {
         self.0[name].as_u64().unwrap_or_default()
     }
@@ -82,19 +82,19 @@ impl Status {
         Quantiles { p50: number("p50"), p99: number("p99"), max: number("max") }
     }
 
-    /// Checkpoints that were compared, and those that differed.
+    /// The number of compared checkpoints, and of those that differed.
     pub fn verified(&self) -> (u64, u64) {
         let number = |name: &str| self.0["verify"][name].as_u64().unwrap_or_default();
         (number("checked"), number("mismatches"))
     }
 
-    /// All of it.
+    /// The whole status.
     pub fn json(&self) -> &Value {
         &self.0
     }
 }
 
-/// Has the process behind `socket` do something; its answer.
+/// Sends a command to the process behind `socket`; returns its answer.
 ///
 /// # Errors
 /// When it does not answer, or refuses.
@@ -119,7 +119,7 @@ mod tests {
 
     use super::*;
 
-    /// Fails where the first status of a side that goes on counts: how long that took is noted a moment later.
+    /// Fails if the first status after a takeover counts: its duration is recorded a moment later.
     #[test]
     fn a_takeover_is_one_when_its_time_is_known() {
         let status =

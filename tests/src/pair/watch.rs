@@ -1,4 +1,4 @@
-//! Waits for a pair: with a limit, an eye on the processes, and an ear for Ctrl-C.
+//! Waits for a pair, with a time limit, while it checks the processes and Ctrl-C.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,7 @@ use anyhow::{Result, bail, ensure};
 
 use super::members::Member;
 
-/// How often the processes are asked.
+/// Interval of status requests.
 const INTERVAL: Duration = Duration::from_millis(20);
 
 pub(super) struct Watch {
@@ -25,7 +25,8 @@ impl Watch {
         self.patience
     }
 
-    /// Asks until there is an answer. None of `members` may end meanwhile; an error of `ask` counts when it lasts.
+    /// Asks until there is an answer. None of `members` may end in the meantime. An error of `ask` is returned
+    /// only if it lasts.
     pub(super) fn until<R>(
         &self,
         what: &str,
@@ -53,7 +54,7 @@ impl Watch {
         }
     }
 
-    /// Lets `time` pass.
+    /// Waits for `time`.
     pub(super) fn pass(&self, time: Duration, members: &mut [&mut Member]) -> Result<()> {
         let end = Instant::now() + time;
         while let Some(left) = end.checked_duration_since(Instant::now()) {
@@ -85,7 +86,7 @@ fn state_of(member: &Member) -> String {
 fn still_runs(member: &mut Member, what: &str) -> Result<()> {
     if let Some(exit) = member.process.exited() {
         let lines = member.process.lines();
-        // What follows the reason helps nobody here: a hint at `--help`, say.
+        // Lines after the reason do not help here, for instance a hint at `--help`.
         let reason =
             lines.iter().rfind(|line| line.starts_with("error: ") || line.starts_with("kemari: "));
         let said = reason.or(lines.last()).map_or("nothing", String::as_str);

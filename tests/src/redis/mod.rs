@@ -1,8 +1,8 @@
 //! The outside client of a stock guest: Redis over TCP connections that must outlive every failover.
 //!
-//! A connection is never made anew once it was answered: TCP itself must not notice more than a pause. Each client has keys of
-//! its own, of which it knows every answer beforehand; keys that all share are for the [judge of
-//! histories](crate::linearizability). At the end everything acknowledged is read back.
+//! A connection that was answered once is never opened again: TCP itself must notice only a pause. Each client has keys of its
+//! own, for which it knows every answer in advance; the [judge of histories](crate::linearizability) judges shared keys. At
+//! the end everything acknowledged is read back.
 
 mod resp;
 mod shared;
@@ -30,21 +30,21 @@ use stack::Stack;
 use writer::{Phase, Writer};
 
 const REDIS_PORT: u16 = 6379;
-/// The longest time that a change of phase waits to be seen.
+/// The longest time until a change of phase is noticed.
 const TICK: Duration = Duration::from_millis(5);
 /// A connection that the booting guest refused is tried again after this time.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Whom to ask, and how much.
+/// The guest to ask, and the amount of load.
 #[derive(Debug, Clone)]
 pub struct RedisConfig {
     /// The client's own addresses.
     pub own: Host,
     /// The guest's address.
     pub guest: Ipv4Addr,
-    /// How many connections.
+    /// Number of connections.
     pub connections: u32,
-    /// What the workload is drawn from.
+    /// The seed of the workload.
     pub seed: u64,
     /// The image of the guest's root file system.
     pub image: PathBuf,
@@ -68,7 +68,7 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    /// How many connections have nothing more to do in this phase.
+    /// Number of connections that have finished this phase.
     idle: usize,
     operations: u64,
     window: Window,
@@ -91,7 +91,7 @@ impl Shared {
 }
 
 impl RedisObserver {
-    /// Starts to ask over `cable`.
+    /// Starts the load over `cable`.
     pub fn start(cable: Cable, config: RedisConfig) -> Self {
         let state = State {
             phase: Phase::Load,
@@ -169,7 +169,7 @@ impl Observer for RedisObserver {
     }
 
     fn power_off(&mut self) {
-        // The guest's init powers the machine off when Redis has ended.
+        // The guest's init powers the machine off after Redis has ended.
         self.enter(Phase::Shutdown);
     }
 
@@ -178,7 +178,7 @@ impl Observer for RedisObserver {
     }
 }
 
-/// Has `e2fsck` look at an image, which it must not need to mend.
+/// Checks an image with `e2fsck`, which must find nothing to repair.
 fn check_file_system(image: &Path) -> Result<DiskCheck> {
     let output = Command::new("e2fsck")
         .args(["-f", "-n"])
@@ -248,7 +248,7 @@ impl Session {
         }
     }
 
-    /// Moves one connection on; whether it has nothing more to do in this phase.
+    /// Advances one connection; returns whether it has finished this phase.
     fn drive(&mut self, place: usize, phase: Phase) -> bool {
         let connection = &mut self.connections[place];
         if self.stack.is_closed(connection.handle) {
@@ -265,7 +265,7 @@ impl Session {
             let mut state = self.shared.state();
             state.findings.extend(finding);
             if connection.writer.waits() {
-                // The reply was one of several.
+                // This reply was one of several.
                 continue;
             }
             state.operations += 1;
@@ -286,7 +286,7 @@ impl Session {
         }
     }
 
-    /// A guest that still boots refuses; one that has answered must never close.
+    /// Opens the connection. A guest that is still booting refuses; after the first answer the connection must never close.
     fn connect(&mut self, place: usize, phase: Phase) {
         let connection = &mut self.connections[place];
         if connection.lost || phase == Phase::Shutdown {

@@ -1,4 +1,4 @@
-//! Redis's protocol (RESP 2), as far as a client of a few commands needs it.
+//! Redis's protocol (RESP 2), the part that a client of a few commands needs.
 
 /// A reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub(super) enum Reply {
     Array(Vec<Reply>),
 }
 
-/// A command as it goes over the wire.
+/// A command in wire format.
 pub(super) fn command(words: &[&str]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {
@@ -19,7 +19,7 @@ pub(super) fn command(words: &[&str]) -> Vec<u8> {
     bytes
 }
 
-/// Takes one whole reply off the front of `bytes`; `None` while it is not whole.
+/// Takes one complete reply from the front of `bytes`; `None` while it is incomplete.
 pub(super) fn take_reply(bytes: &mut Vec<u8>) -> Option<Result<Reply, String>> {
     let mut at = 0;
     let reply = reply(bytes, &mut at)?;
@@ -27,7 +27,7 @@ pub(super) fn take_reply(bytes: &mut Vec<u8>) -> Option<Result<Reply, String>> {
     Some(reply)
 }
 
-/// The reply that begins at `at`, which is moved behind it.
+/// The reply that begins at `at`; moves `at` behind it.
 fn reply(bytes: &[u8], at: &mut usize) -> Option<Result<Reply, String>> {
     let line = line(bytes, at)?;
     let (kind, rest) = line.split_at_checked(1).unwrap_or_default();
@@ -65,7 +65,7 @@ fn array(bytes: &[u8], at: &mut usize, count: i64) -> Option<Result<Reply, Strin
     Some(Ok(Reply::Array(replies)))
 }
 
-/// The line that begins at `at`, without its end; `at` is moved behind it.
+/// The line that begins at `at`, without its line end; moves `at` behind it.
 fn line(bytes: &[u8], at: &mut usize) -> Option<String> {
     let rest = bytes.get(*at..)?;
     let end = rest.windows(2).position(|pair| pair == b"\r\n")?;

@@ -1,9 +1,10 @@
-//! What all clients of Redis share, for the judge of histories: objects of two keys, changed one by one and in transactions.
+//! The objects that all clients of Redis share, for the judge of histories: two keys each, changed one by one and in
+//! transactions.
 
 use super::resp::{Reply, command};
 use crate::linearizability::{Action, Answer, Judge, Step};
 
-/// How many objects there are.
+/// Number of objects.
 const OBJECTS: u32 = 6;
 /// The keys of an object.
 pub(super) const CELLS: usize = 2;
@@ -13,7 +14,7 @@ pub(super) const CELLS: usize = 2;
 pub(super) struct Asked {
     pub(super) object: u32,
     pub(super) steps: Vec<Step>,
-    /// Replies that say nothing yet: to MULTI, and to what it queues.
+    /// Number of replies without a result: to MULTI, and to the commands that it queues.
     early: usize,
 }
 
@@ -22,7 +23,7 @@ pub(super) fn objects() -> impl Iterator<Item = u32> {
     0..OBJECTS
 }
 
-/// An operation of the workload; none where the judge takes none now. `fresh` is a value that nobody has set.
+/// An operation of the workload; none if the judge takes none now. `fresh` is a value that no client has set.
 pub(super) fn next(random: &mut fastrand::Rng, fresh: i64, judge: &Judge) -> Option<Asked> {
     let object = random.u32(..OBJECTS);
     let cell = random.usize(..CELLS);
@@ -40,7 +41,7 @@ pub(super) fn next(random: &mut fastrand::Rng, fresh: i64, judge: &Judge) -> Opt
     ask(object, steps, judge)
 }
 
-/// A read of a whole object; none where the judge takes none now.
+/// A read of a whole object; none if the judge takes none now.
 pub(super) fn read(object: u32, judge: &Judge) -> Option<Asked> {
     ask(object, (0..CELLS).map(|cell| Step { cell, action: Action::Get }).collect(), judge)
 }
@@ -72,7 +73,7 @@ impl Asked {
         }
     }
 
-    /// Takes in a reply: nothing while there are more to come, and an error where it is none to this.
+    /// Processes a reply: `None` while more replies follow, and an error if the reply does not fit the request.
     pub(super) fn answered(&mut self, reply: &Reply) -> Result<Option<Answer>, String> {
         if self.early > 0 {
             self.early -= 1;
@@ -94,7 +95,7 @@ impl Asked {
     }
 }
 
-/// What a reply says of a step. A key without a value is 0.
+/// The number in a reply to a step. A key without a value is 0.
 fn number(step: Step, reply: &Reply) -> Option<i64> {
     match (step.action, reply) {
         (Action::Get, Reply::Bulk(None)) => Some(0),

@@ -36,7 +36,8 @@ impl Stack {
             let address = IpCidr::new(IpAddress::Ipv4(own.ip), PREFIX);
             addresses.push(address).expect("there is room for one address");
         });
-        // Ports below are not used; the guest may remember those of an earlier run.
+        // From the dynamic range, at an offset from the seed: the guest may remember ports of an earlier
+        // run.
         let next_port = 49152 + (seed % 8192) as u16;
         Self {
             device,
@@ -75,13 +76,14 @@ impl Stack {
         self.sockets.get::<Socket<'_>>(handle).state() == State::Established
     }
 
-    /// Queues `bytes`; a command is far smaller than the buffer, and only one is outstanding.
+    /// Queues `bytes`. They always fit: a command is far smaller than the buffer, and only one is
+    /// outstanding.
     pub(super) fn send(&mut self, handle: SocketHandle, bytes: &[u8]) {
         let sent = self.sockets.get_mut::<Socket<'_>>(handle).send_slice(bytes);
         debug_assert_eq!(sent, Ok(bytes.len()), "the buffer holds any one command");
     }
 
-    /// Appends what was received to `buffer`.
+    /// Appends received bytes to `buffer`.
     pub(super) fn receive(&mut self, handle: SocketHandle, buffer: &mut Vec<u8>) {
         let socket = self.sockets.get_mut::<Socket<'_>>(handle);
         while socket.can_recv() {
@@ -95,12 +97,12 @@ impl Stack {
         }
     }
 
-    /// Gives up a connection.
+    /// Aborts a connection.
     pub(super) fn abort(&mut self, handle: SocketHandle) {
         self.sockets.get_mut::<Socket<'_>>(handle).abort();
     }
 
-    /// Sends what is to be sent, then waits for a frame, at most for `limit` or until a timer of TCP is due.
+    /// Sends queued data, then waits for a frame, at most for `limit` or until a TCP timer is due.
     pub(super) fn work(&mut self, limit: Duration) {
         self.poll();
         let due = self.interface.poll_delay(self.now(), &self.sockets).map(Duration::from);

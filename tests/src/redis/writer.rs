@@ -1,5 +1,5 @@
-//! One client of Redis: it knows what it wrote to keys of its own, so it knows those answers beforehand. Others are for the
-//! judge of histories.
+//! One client of Redis. It remembers what it wrote to its own keys, so it knows those answers in advance. The judge of
+//! histories judges the others.
 
 use std::collections::BTreeMap;
 
@@ -8,15 +8,15 @@ use super::shared::{self, Asked};
 use crate::findings::{Finding, Kind};
 use crate::linearizability::Judge;
 
-/// Keys of one client. Overwriting them again and again makes any rollback visible.
+/// Keys of one client. Overwriting them repeatedly makes any rollback visible.
 const KEYS: u32 = 40;
 
-/// What a client may do now.
+/// The phases of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
     /// Load.
     Load,
-    /// Everything that was written is read once.
+    /// Every written key is read once.
     ReadBack,
     /// The server is told to end.
     Shutdown,
@@ -33,7 +33,7 @@ enum Expected {
         key: String,
         value: Option<String>,
     },
-    /// On keys that all clients share.
+    /// An operation on keys that all clients share.
     Shared(Asked),
     Gone,
 }
@@ -47,7 +47,7 @@ pub(super) struct Writer {
     writes: u64,
     expected: Option<Expected>,
     to_read: Option<Vec<String>>,
-    /// Shared objects that are still to be read back.
+    /// Shared objects that remain to be read back.
     objects: Vec<u32>,
     told_to_end: bool,
 }
@@ -72,7 +72,7 @@ impl Writer {
         self.expected.is_some()
     }
 
-    /// The next command, or `None` when there is nothing (more) to ask in this phase.
+    /// The next command, or `None` when this phase has no further command.
     pub(super) fn next(&mut self, phase: Phase, judge: &mut Judge) -> Option<Vec<u8>> {
         match phase {
             Phase::Load => Some(self.next_shared(judge).unwrap_or_else(|| self.next_load())),
@@ -86,7 +86,7 @@ impl Writer {
         }
     }
 
-    /// Sometimes, and where the judge takes one now.
+    /// A shared operation: only sometimes, and only if the judge takes one now.
     fn next_shared(&mut self, judge: &mut Judge) -> Option<Vec<u8>> {
         if self.random.u32(..3) != 0 {
             return None;
@@ -154,7 +154,7 @@ impl Writer {
         format!("writer:{}:counter", self.number)
     }
 
-    /// Takes in the answer; what is wrong with it.
+    /// Processes an answer; returns a finding if the answer is wrong.
     pub(super) fn answered(&mut self, reply: &Reply, judge: &mut Judge) -> Option<Finding> {
         let who = self.number;
         match (self.expected.take(), reply) {
@@ -252,7 +252,7 @@ mod tests {
         replies
     }
 
-    /// A server that keeps its promises, but for what `spoil` does to it.
+    /// Plays a correct server, except for what `spoil` changes.
     fn findings(spoil: impl Fn(u32, &mut Table)) -> Vec<Finding> {
         let (mut writer, mut judge) = (Writer::new(0, 1), Judge::new("object", shared::CELLS));
         let mut table = Table::new();
@@ -304,7 +304,7 @@ mod tests {
         assert!(set("100000").iter().any(|finding| finding.kind == Kind::Duplicated));
     }
 
-    /// The last of them is only seen where shared objects are read back at the end.
+    /// The last defect shows only when shared objects are read back at the end.
     #[test]
     fn what_goes_wrong_with_shared_keys_shows() {
         for (at, value) in [(250, "7"), (499, "7")] {

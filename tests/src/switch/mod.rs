@@ -1,8 +1,8 @@
 //! A learning Ethernet switch in user space: the network that both hosts of a pair and the client are plugged into.
 //!
-//! A port is a listening Unix stream socket that speaks the framing of QEMU's `-netdev stream` and of passt. The
-//! switch learns addresses like a real one and does not forget them when a cable goes dead: a takeover that does not
-//! announce itself stays visible as a gap. It records every frame, and can cut a cable without telling either end.
+//! A port is a listening Unix stream socket that speaks the framing of QEMU's `-netdev stream` and of passt. The switch learns
+//! addresses like a real one, and keeps them when a cable is cut: a takeover that does not announce itself therefore shows as a
+//! gap. It records every frame, and can cut a cable silently.
 
 mod port;
 mod tap;
@@ -33,7 +33,7 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// Makes a switch with one socket for each of `names` in `dir`. A port's number is its place in `names`.
+    /// Makes a switch with one socket for each of `names` in `dir`. A port's number is its index in `names`.
     ///
     /// # Errors
     /// When a socket cannot be made.
@@ -63,7 +63,7 @@ impl Switch {
         Cable { fabric: Arc::clone(&self.fabric), port, frames }
     }
 
-    /// Plugs the other end of a tap, which does not block, into `port`, in the place of its socket.
+    /// Plugs the other end of a tap, which must be non-blocking, into `port` in place of its socket.
     ///
     /// # Errors
     /// When there is no descriptor left.
@@ -76,32 +76,32 @@ impl Switch {
         Ok(())
     }
 
-    /// Pulls the cable of `port`; neither end is told.
+    /// Cuts the cable of `port` silently.
     pub fn cut(&self, port: usize) {
         self.fabric.state().ports[port].cut = true;
     }
 
-    /// Takes what comes in at `port` slowly: a frame in each `pace`, and what follows waits with whoever sends it.
+    /// Takes frames at `port` slowly: one in each `pace`; later frames wait in the sender's queue.
     pub fn slow(&self, port: usize, pace: Duration) {
         self.fabric.state().ports[port].pace = Some(pace);
     }
 
-    /// What the program at `port` has sent and the switch has not taken is lost, and nobody has seen it; and all that it sends
-    /// from now on, which is for one that dies.
+    /// Drops, without recording, the frames that the program at `port` has sent and the switch has not taken, and all that it
+    /// sends from now on. For a program that is about to die.
     pub fn lose(&self, port: usize) {
         let port = &mut self.fabric.state().ports[port];
         (port.pace, port.loses) = (None, port.connection());
     }
 
-    /// Plugs the cable of `port` in again, and takes its frames as they come. What a program sends that [`lose`](Self::lose) was for
-    /// stays lost.
+    /// Plugs the cable of `port` in again, and takes its frames at full speed. Frames of a program for which [`lose`](Self::lose)
+    /// was called stay lost.
     pub fn heal(&self, port: usize) {
         let port = &mut self.fabric.state().ports[port];
         (port.cut, port.pace) = (false, None);
     }
 
-    /// Whether nothing is under way from the program at `port`: all that it had sent is in the capture. Asked of one that sends
-    /// all the time, it may never be so.
+    /// Whether nothing is in transit from the program at `port`: everything that it has sent is in the capture. This may never
+    /// hold for a program that sends all the time.
     pub fn is_settled(&self, port: usize) -> bool {
         self.fabric.state().ports[port].is_settled()
     }
@@ -151,7 +151,7 @@ impl Cable {
         match self.frames.recv_timeout(timeout) {
             Ok(frame) => Some(frame),
             Err(RecvTimeoutError::Timeout) => None,
-            // The switch is gone: no frame will ever come, and the caller's clock must run all the same.
+            // The switch is gone and no frame will come; the wait must still take its time.
             Err(RecvTimeoutError::Disconnected) => {
                 thread::sleep(timeout);
                 None
@@ -216,7 +216,7 @@ impl State {
     }
 }
 
-/// Accepts the programs that plug into `port`, one after the other; the newest gets the frames.
+/// Accepts the programs that connect to `port`, one after the other; the newest gets the frames.
 fn accept(fabric: &Arc<Fabric>, listener: &UnixListener, port: usize) {
     let mut connection = 0;
     while let Ok((socket, _)) = listener.accept() {
@@ -252,7 +252,7 @@ fn read_frames(fabric: &Fabric, mut reader: FrameReader, port: usize, connection
     fabric.state().ports[port].disconnect(connection);
 }
 
-/// As long as the switch lives.
+/// Reads frames while the switch lives.
 fn read_tap(fabric: &Fabric, mut reader: TapReader, port: usize) {
     while !fabric.closed.load(Ordering::SeqCst) {
         match reader.next_frame() {

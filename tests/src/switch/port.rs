@@ -1,4 +1,4 @@
-//! One port of the switch: its framing, and a sender that never waits for a receiver that is stopped.
+//! One port of the switch: its framing, and a sender that never blocks on a stopped receiver.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -23,7 +23,7 @@ const LENGTH: usize = 4;
 pub(super) enum Link {
     Down,
     Socket(SocketLink),
-    /// The other end of a tap, and whether its reader has a frame in its hands.
+    /// The other end of a tap, and whether its reader currently holds a frame.
     Tap {
         tap: File,
         in_hand: InHand,
@@ -35,7 +35,7 @@ pub(super) enum Link {
 pub(super) struct Port {
     pub(super) link: Link,
     pub(super) cut: bool,
-    /// How slowly frames are taken.
+    /// The time for each frame, if frames are taken slowly.
     pub(super) pace: Option<Duration>,
     /// The program whose frames are lost.
     pub(super) loses: Option<u32>,
@@ -50,10 +50,10 @@ impl Port {
         self.link = Link::Socket(SocketLink { socket, connection, unsent: Vec::new(), in_hand });
     }
 
-    /// Whether the reader has taken all that was sent, and passed it on.
+    /// Whether the reader has taken everything that was sent, and passed it on.
     pub(super) fn is_settled(&self) -> bool {
         match &self.link {
-            // In this order: what is not in the socket any more is in hand until it was passed on.
+            // In this order: a frame that has left the socket is in the reader's hands until it is passed on.
             Link::Socket(link) => {
                 rustix::io::ioctl_fionread(&link.socket).is_ok_and(|unread| unread == 0)
                     && !link.in_hand.load(Ordering::SeqCst)
@@ -67,7 +67,7 @@ impl Port {
         }
     }
 
-    /// The number of the program that is plugged in.
+    /// The number of the connected program.
     pub(super) fn connection(&self) -> Option<u32> {
         match &self.link {
             Link::Socket(link) => Some(link.connection),
@@ -75,7 +75,7 @@ impl Port {
         }
     }
 
-    /// The program of `connection` is gone; a newer one may already be there.
+    /// The program of `connection` has disconnected; a newer one may already be connected.
     pub(super) fn disconnect(&mut self, connection: u32) {
         if matches!(&self.link, Link::Socket(link) if link.connection == connection) {
             self.link = Link::Down;
@@ -88,7 +88,8 @@ impl Port {
         }
     }
 
-    /// Sends a frame, or drops it where a real switch would: cable cut, nobody there, or its queue full.
+    /// Sends a frame, or drops it where a real switch would: cable cut, no program connected, or its queue
+    /// full.
     pub(super) fn send(&mut self, frame: &[u8]) {
         if self.cut {
             return;
@@ -96,9 +97,9 @@ impl Port {
         match &mut self.link {
             Link::Down => {}
             Link::Socket(link) => link.send(frame),
-            // Its queue is full, or it is down: a frame is lost, as on any network.
+            // The tap's queue is full, or the tap is down: the frame is lost, as on any network.
             Link::Tap { tap, .. } => drop(tap.write(frame)),
-            // A receiver that is gone hears nothing.
+            // The receiver may be gone; the frame is then lost.
             Link::Internal(sender) => drop(sender.send(frame.to_vec())),
         }
     }
@@ -108,7 +109,7 @@ impl Port {
 pub(super) struct SocketLink {
     socket: UnixStream,
     connection: u32,
-    /// The rest of a frame of which only a part fitted into the socket; it must leave before the next frame.
+    /// The rest of a frame that fitted only in part into the socket; it must leave before the next frame.
     unsent: Vec<u8>,
     in_hand: InHand,
 }
@@ -131,7 +132,8 @@ impl SocketLink {
         }
     }
 
-    /// How many bytes went out without waiting. An error counts as none: the reader of this connection ends it.
+    /// Sends without blocking; returns the number of sent bytes. An error counts as none: the reader of this
+    /// connection ends it.
     fn send_now(&self, bytes: &[u8]) -> usize {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         loop {
@@ -144,7 +146,7 @@ impl SocketLink {
     }
 }
 
-/// Whether a reader has frames that it took and did not pass on yet: set before it takes any.
+/// Whether a reader holds frames that it took and has not passed on: set before it takes any.
 pub(super) type InHand = Arc<AtomicBool>;
 
 /// Cuts a byte stream into frames.
@@ -167,7 +169,7 @@ impl FrameReader {
         Arc::clone(&self.in_hand)
     }
 
-    /// Waits until there is something to read, or the end. What was read before has been passed on.
+    /// Waits until there is something to read, or the end. All frames read before have been passed on.
     fn wait(&self) -> io::Result<()> {
         self.in_hand.store(false, Ordering::SeqCst);
         let mut wanted = [PollFd::new(&self.socket, PollFlags::IN)];
@@ -199,7 +201,7 @@ impl FrameReader {
         Ok(Some(&self.buffer[frame]))
     }
 
-    /// Reads until `wanted` bytes are there; `false` when the stream ends before.
+    /// Reads until `wanted` bytes are there; `false` if the stream ends before.
     fn fill(&mut self, wanted: usize) -> io::Result<bool> {
         if self.start + wanted > self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);
@@ -212,7 +214,7 @@ impl FrameReader {
                 Ok(0) => return Ok(false),
                 Ok(count) => self.end += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A killed program resets its socket: the same as its end.
+                // A killed program resets its socket, which counts as its end.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(false),
                 Err(error) => return Err(error),
             }

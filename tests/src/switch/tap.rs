@@ -10,10 +10,10 @@ use rustix::io::Errno;
 
 use super::port::{InHand, MAX_FRAME};
 
-/// How often it is looked whether the switch is gone.
+/// Interval at which the reader checks whether the switch is gone.
 const TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
-/// Takes the frames that come to a tap.
+/// Reads frames from a tap.
 #[derive(Debug)]
 pub(super) struct TapReader {
     pub(super) tap: File,
@@ -30,7 +30,7 @@ impl TapReader {
         Arc::clone(&self.in_hand)
     }
 
-    /// The next frame; none after a while. The one before has been passed on.
+    /// The next frame; none after a while. The previous frame has been passed on.
     pub(super) fn next_frame(&mut self) -> io::Result<Option<&[u8]>> {
         self.in_hand.store(false, Ordering::SeqCst);
         if !is_readable(&self.tap, Some(&TURN))? {
@@ -49,7 +49,7 @@ impl TapReader {
     }
 }
 
-/// Whether a frame waits; some wait for one.
+/// Whether a frame is waiting; with `wait`, waits for one up to that time.
 pub(super) fn is_readable(tap: &File, wait: Option<&Timespec>) -> io::Result<bool> {
     let mut wanted = [PollFd::new(tap, PollFlags::IN)];
     match poll(&mut wanted, wait) {

@@ -45,7 +45,7 @@ struct Bench {
     _dir: tempfile::TempDir,
 }
 
-/// Two plugged hosts and a client, all of whose addresses are known to the switch.
+/// Two connected hosts and a client; the switch knows all their addresses.
 fn bench() -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let switch = Switch::new(dir.path(), &["a", "b"]).unwrap();
@@ -56,7 +56,7 @@ fn bench() -> Bench {
         client.receive(SOON).unwrap();
     }
     client.send(&frame(A, CLIENT, 0));
-    // What was flooded before the addresses were known.
+    // Skips frames that were flooded before the addresses were known.
     while receive(&a) != frame(A, CLIENT, 0) {}
     Bench { switch, client, a, b, _dir: dir }
 }
@@ -122,7 +122,7 @@ fn a_stopped_receiver_costs_frames_and_no_time() {
     while receive(&bench.a) != frame(A, CLIENT, 11) {}
 }
 
-/// A frame waits with its sender, and those that a program that dies has sent are seen by nobody.
+/// Frames wait in the sender's queue, and frames of a program that dies are never seen.
 #[test]
 fn what_a_slow_switch_has_not_taken_is_lost_with_its_sender() {
     let bench = bench();
@@ -170,7 +170,7 @@ fn an_impossible_length_ends_the_connection() {
     while (&bench.a).read(&mut byte).unwrap() != 0 {}
 }
 
-/// Fails where what the reader has in its hands, or what waits in the socket, is taken for nothing.
+/// Fails if a frame that the reader holds, or that waits in the socket, is not counted.
 #[test]
 fn a_port_is_settled_when_all_that_was_sent_is_in_the_capture() {
     let bench = bench();
