@@ -15,14 +15,14 @@ use io_gate::{
     Port, SavedState, StateError, Verdict,
 };
 
-// The device: what an author writes. Nothing here can reach the outside.
+// The device: an author's code. Nothing here can reach the outside.
 
 const IDENTITY: Identity = Identity { kind: "ticker", virtio_id: 42, state_version: 1 };
 const TAPE: Port = Port(0);
 const OK: u8 = 0;
 const FAILED: u8 = 1;
 
-/// Prints each line that the guest gives it, with a number in front; one byte of status goes back.
+/// Prints each line from the guest after its number. One status byte goes back.
 #[derive(Default)]
 struct Ticker {
     lines: u64,
@@ -47,7 +47,7 @@ impl Device for Ticker {
         chain: &mut Chain<'_>,
         gate: &mut Gate<'e>,
     ) -> Result<Verdict<'e>, DeviceError> {
-        // An input: free.
+        // An input needs no token.
         let mut line = vec![0; chain.readable().min(80)];
         chain.read(&mut line)?;
         if line.is_empty() {
@@ -57,7 +57,7 @@ impl Device for Ticker {
         self.lines += 1;
         let mut text = format!("{}: ", self.lines).into_bytes();
         text.extend(line);
-        // An effect: it costs a token, and staging it is the verdict.
+        // An effect needs a token, and staging it gives the verdict.
         Ok(gate.token::<ConsoleTx>().stage(TAPE, Payload::inline(text)))
     }
 
@@ -79,9 +79,9 @@ impl Device for Ticker {
     }
 }
 
-// The far side: what a VMM does, cut down to one queue, one page and one console.
+// The far side: the work of a VMM, reduced to one queue, one page and one console.
 
-/// Guest memory of one page. A VMM marks what is written here as dirty.
+/// Guest memory of one page. A VMM marks written pages as dirty.
 struct Page(RefCell<[u8; 4096]>);
 
 impl Page {
@@ -108,7 +108,7 @@ impl GuestBytes for Page {
     }
 }
 
-/// The guest's one request: a line at the start of the page, room for a status byte behind it.
+/// The guest's one request: a line at the start of the page, and room for a status byte after it.
 const LINE: &[u8] = b"hello, world";
 const STATUS_AT: u64 = 1024;
 const NO_STATUS: u8 = 0xff;
@@ -125,7 +125,7 @@ fn status(page: &Page) -> Result<u8, MemoryFault> {
     Ok(status[0])
 }
 
-/// Lets one effect out. Only a released one can be given here.
+/// Performs one effect. Only a released effect has this type.
 fn perform(effect: &Performable) -> Outcome {
     match &effect.record().request {
         Request::Effect(EffectOp::ConsoleTx { bytes, .. }) => {
@@ -165,17 +165,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert!(ledger.take_ready().is_empty());
     assert_eq!(status(&page).map_err(fault)?, NO_STATUS);
 
-    // The epoch ends. A standby would be sent memory, device state and what is in flight.
+    // The epoch ends. A standby would get memory, device state and the requests in flight.
     let (epoch, state, in_flight) = (ledger.seal(), device.save(), ledger.in_flight());
     println!("epoch {epoch} is sealed, with {} request in flight", in_flight.len());
 
-    // The standby has acknowledged it: the proof is spent, the effect leaves.
+    // The standby has acknowledged it: spend the proof, and the effect leaves.
     let proof = authority.acknowledged(epoch);
     for effect in ledger.release(proof) {
         finish(&mut ledger, &mut device, &page, effect).map_err(fault)?;
     }
 
-    // Had this machine died before the acknowledgement reached it, another would do it again.
+    // If this machine had died before the acknowledgement arrived, another machine would perform it
+    // again.
     page.write_at(STATUS_AT, &[NO_STATUS]).map_err(fault)?;
     let (mut heir, mut right) = new_gate();
     let mut twin = Ticker::default();

@@ -55,7 +55,7 @@ fn tokens_are_counted() {
     assert_eq!(ledger.seal(), Epoch(0));
 }
 
-/// P5: a device that forgets a token has an effect that nobody counts; it does not get away.
+/// P5: an effect of a forgotten token would not be counted, so the ledger panics.
 #[test]
 #[should_panic(expected = "P5: 1 tokens issued, 0 staged, 0 returned")]
 fn forgetting_a_token_panics() {
@@ -83,7 +83,7 @@ fn a_chain_that_stages_and_is_called_done_panics() {
     });
 }
 
-/// What a device staged before it failed does not leave.
+/// Effects that a device staged before it failed do not leave.
 #[test]
 fn an_error_cancels_what_was_staged() {
     let (mut ledger, mut authority) = new_gate();
@@ -160,7 +160,7 @@ fn alone_everything_passes_until_the_gate_holds_again() {
     assert!(ledger.take_ready().is_empty());
 }
 
-/// P1: the copy is taken once, when it is asked for first, and stays.
+/// P1: the payload is copied once, at the first call, and the copy stays.
 #[test]
 fn a_held_payload_is_copied_once() {
     let (mut ledger, mut authority) = new_gate();
@@ -189,7 +189,7 @@ fn another_gates_effect_settles_nothing() {
     batch.into_iter().for_each(|request| other.settle(request));
 }
 
-/// P1: a proof is of a sealed epoch; what is staged now is not covered by a number made up.
+/// P1: a proof must be of a sealed epoch. An invented number does not cover what is staged now.
 #[test]
 #[should_panic(expected = "P1: a proof for epoch 0, but epoch 0 is not sealed yet")]
 fn a_proof_of_the_running_epoch_opens_nothing() {
@@ -206,7 +206,7 @@ fn terms_only_grow() {
     let _ = authority.alone(Term(1));
 }
 
-/// P5: a panic on the way cannot hide a forgotten token: the next seal finds it, in release builds too.
+/// P5: a panic cannot hide a forgotten token: the next seal finds it, in release builds too.
 #[test]
 fn a_token_forgotten_before_a_panic_is_found_at_the_next_seal() {
     let (mut ledger, _authority) = new_gate();
@@ -223,7 +223,7 @@ fn a_token_forgotten_before_a_panic_is_found_at_the_next_seal() {
     assert!(message.contains("mem::forget"), "{message}");
 }
 
-/// Bytes on a stream are held, kept and replayed like any other effect.
+/// Bytes of a stream are held, kept and replayed like any other effect.
 #[test]
 fn bytes_of_a_stream_are_held_and_travel() {
     let (mut ledger, mut authority) = new_gate();
@@ -244,8 +244,8 @@ fn bytes_of_a_stream_are_held_and_travel() {
     assert_eq!((op.port(), ledger.held_bytes()), (Some(PORT), 0));
 }
 
-/// P3: what is in flight crosses to another process as data, is performed there once more, and is
-/// counted as a replay; names go on.
+/// P3: requests in flight are moved to another process as data, performed there again, and counted
+/// as replays. The ids continue.
 #[test]
 fn requests_in_flight_are_adopted_and_replayed() {
     let (mut ledger, mut authority) = new_gate();
@@ -253,7 +253,7 @@ fn requests_in_flight_are_adopted_and_replayed() {
     ledger.chain_session(origin(7), |gate| Ok(gate.token::<BlockFlush>().stage(PORT))).unwrap();
     let sealed = ledger.seal();
     let (next_id, in_flight) = (ledger.next_id(), ledger.in_flight());
-    // Released but not yet told to the driver: in flight all the same.
+    // Released but not yet reported to the driver: still in flight.
     let _ = ledger.release(authority.acknowledged(sealed));
     assert_eq!(ledger.in_flight(), in_flight);
 
@@ -283,7 +283,7 @@ fn a_gate_in_use_adopts_nothing() {
     ledger.adopt(Epoch(4), EffectId(9), in_flight);
 }
 
-/// P4: a list that no ledger can have written is refused before it is acknowledged.
+/// P4: a list that no ledger can write is refused before it is acknowledged.
 #[test]
 fn an_impossible_list_of_requests_is_refused() {
     let (mut ledger, _authority) = new_gate();
@@ -298,7 +298,7 @@ fn an_impossible_list_of_requests_is_refused() {
     let mut later = good.clone();
     later[1].epoch = Epoch(1);
     assert_eq!(check(0, 3, &later), Err(InFlightError::Epoch(EffectId(2))));
-    // Who takes it over has to be able to count on.
+    // A machine that adopts it must be able to continue the ids.
     assert_eq!(check(0, u64::MAX, &good), Err(InFlightError::Next(EffectId(u64::MAX))));
 }
 
@@ -324,7 +324,8 @@ fn held_bytes_are_known() {
     assert_eq!(ledger.held_bytes(), 0);
 }
 
-/// A reset of one device drops its chains, not what it does on its own, nor another's.
+/// A reset of one device drops its chains, but neither its detached effects nor another device's
+/// chains.
 #[test]
 fn a_reset_cancels_the_chains_of_one_slot() {
     let (mut ledger, mut authority) = new_gate();
@@ -367,8 +368,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// P1, P5: whatever happens, an effect leaves at most once, in the order of staging, and never
-    /// before a proof covers it; and the counts add up (seal asserts it).
+    /// P1, P5: in any history, an effect leaves at most once, in the order of staging, and never
+    /// before a proof covers it. The counts are balanced (seal asserts it).
     #[test]
     fn no_history_breaks_the_order(steps in prop::collection::vec(step(), 1..200)) {
         let (mut ledger, mut authority) = new_gate();
@@ -440,7 +441,7 @@ impl GuestBytes for Page {
     }
 }
 
-/// P8: guest memory is lent to a bus master, through the far side, and to nobody else.
+/// P8: guest memory is lent through the far side, and only to a bus master.
 #[test]
 fn only_a_bus_master_reaches_guest_memory() {
     let (mut ledger, _authority) = new_gate();
@@ -464,7 +465,7 @@ fn only_a_bus_master_reaches_guest_memory() {
     assert_eq!((byte, page.0.borrow()[16]), ([7], 9));
 }
 
-/// P1: a frame that no chain waits for is held like any other, and carries its bytes with it.
+/// P1: a frame for which no chain waits is held like any other, with its bytes.
 #[test]
 fn a_detached_frame_is_held_with_its_bytes() {
     let (mut ledger, _authority) = new_gate();
@@ -492,14 +493,15 @@ fn printed(in_flight: &[Record]) -> Vec<u8> {
     bytes.flatten().copied().collect()
 }
 
-/// P9: a guest that prints byte by byte while its output is held makes the machine keep its bytes, and little besides.
+/// P9: a guest that prints byte by byte while its output is held costs the machine little more than
+/// those bytes.
 #[test]
 fn p9_held_bytes_of_a_console_are_gathered() {
     let (mut ledger, _authority) = new_gate();
     let text: Vec<u8> = (0..100_000_u32).map(|at| at as u8).collect();
     for byte in &text {
         print(&mut ledger, 4, *byte);
-        // Another console does not come between.
+        // Another console's output does not interrupt the merging.
         print(&mut ledger, 5, 0);
     }
     let weight = ledger.load_of(4);
@@ -514,7 +516,7 @@ fn p9_held_bytes_of_a_console_are_gathered() {
     ledger.seal();
 }
 
-/// P1: what is in a checkpoint is not added to, nor what has left; nor is anything added to what was dropped.
+/// P1: nothing is merged into an effect that is sealed, has left or was dropped.
 #[test]
 fn p1_nothing_is_added_to_what_was_sealed_or_has_left() {
     let (mut ledger, mut authority) = new_gate();
@@ -525,7 +527,7 @@ fn p1_nothing_is_added_to_what_was_sealed_or_has_left() {
     let left = ledger.release(authority.acknowledged(sealed));
     assert_eq!(ids(&left), [1]);
     assert_eq!(checkpoint[0], *left[0].record());
-    // Never settled: it stays in flight, and has left all the same.
+    // Never settled: it has left, and stays in flight.
     drop(left);
     assert_eq!(ledger.held(), 1);
     let sealed = ledger.seal();
@@ -537,7 +539,7 @@ fn p1_nothing_is_added_to_what_was_sealed_or_has_left() {
     assert_eq!((ledger.held(), printed(&ledger.in_flight())), (1, b"abd".to_vec()));
 }
 
-/// P9: a guest that asks for its reset again and again, while it waits for it, asks once.
+/// P9: a guest that repeats its request for a reset while it waits has one reset held.
 #[test]
 fn p9_a_reset_is_held_once() {
     let (mut ledger, mut authority) = new_gate();
@@ -557,8 +559,8 @@ fn p9_a_reset_is_held_once() {
     ledger.seal();
 }
 
-/// P9: everything that is not settled is weighed, whether the gate holds or not, and a slot is full before it is too much; what
-/// waits has room again when it is settled, not before.
+/// P9: everything that is not settled is weighed, whether the gate holds or not. A slot is full
+/// before its bound is exceeded, and has room again only when requests are settled.
 #[test]
 fn p9_what_is_not_settled_is_bounded_with_the_gate_open_as_well() {
     for alone in [false, true] {
@@ -592,8 +594,9 @@ fn p9_what_is_not_settled_is_bounded_with_the_gate_open_as_well() {
     }
 }
 
-/// P4, P9: however many devices ask for whatever they may, their requests fit the checkpoint's record of which a standby takes so
-/// much, and this host's memory; and a slot that has little in flight is not stopped by others that take all.
+/// P4, P9: whatever many devices request, it fits the record size that a standby accepts and this
+/// host's memory bound. A slot with little in flight is not stopped by others that use all they
+/// can.
 #[test]
 fn p4_a_full_gate_fits_its_bounds() {
     let (mut ledger, _authority) = new_gate();

@@ -1,4 +1,4 @@
-//! A guest's memory, and where the suite puts each request in it.
+//! A guest's memory, and where the suite puts each request.
 
 use std::cell::RefCell;
 use std::fmt::Write;
@@ -6,7 +6,8 @@ use std::fmt::Write;
 use io_gate::Payload;
 use io_gate::host::{GuestBytes, GuestRange, MemoryFault};
 
-/// Bytes from address 0. Beyond its end there is nothing.
+/// Bytes from address 0, and for each byte whether it has been written. There is no memory beyond
+/// the end.
 #[derive(Clone)]
 pub(crate) struct Memory(RefCell<Vec<u8>>, RefCell<Vec<bool>>);
 
@@ -15,7 +16,7 @@ impl Memory {
         Self(RefCell::new(vec![0; len]), RefCell::new(vec![false; len]))
     }
 
-    /// Forgets what the device, or the far side for it, has written to these ranges.
+    /// Forgets all writes of the device and the far side to these ranges.
     pub(crate) fn forget_writes(&self, ranges: &[GuestRange]) {
         let mut written = self.1.borrow_mut();
         for range in ranges {
@@ -24,7 +25,7 @@ impl Memory {
         }
     }
 
-    /// How many bytes of these ranges have been written, from the first on.
+    /// How many bytes of these ranges have been written, counted from the first without a gap.
     pub(crate) fn written(&self, ranges: &[GuestRange]) -> usize {
         let written = self.1.borrow();
         let bytes = ranges.iter().flat_map(|range| {
@@ -39,7 +40,7 @@ impl Memory {
         self.0.borrow_mut()[start..start + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// The bytes of all ranges; what lies outside is left out.
+    /// The bytes of all ranges. Ranges outside memory are left out.
     pub(crate) fn gather(&self, ranges: &[GuestRange]) -> Vec<u8> {
         let memory = self.0.borrow();
         let within = |range: &GuestRange| {
@@ -49,7 +50,7 @@ impl Memory {
         ranges.iter().filter_map(within).flatten().copied().collect()
     }
 
-    /// Fills ranges with bytes that depend on `seed` alone; what lies outside is left out.
+    /// Fills ranges with bytes that depend only on `seed`. Ranges outside memory are left out.
     pub(crate) fn fill(&self, ranges: &[GuestRange], seed: u64) {
         let mut random = fastrand::Rng::with_seed(seed);
         let end = self.0.borrow().len() as u64;
@@ -59,7 +60,7 @@ impl Memory {
         }
     }
 
-    /// The bytes of a payload, in short.
+    /// Describes the bytes of a payload for the log.
     pub(crate) fn describe(&self, payload: &Payload<'_>) -> String {
         match (payload.inline_bytes(), payload.guest_ranges()) {
             (Some(bytes), _) => brief(bytes),
@@ -87,7 +88,7 @@ impl GuestBytes for Memory {
     }
 }
 
-/// Bytes for a line of a log: all that are told apart are told apart.
+/// Describes bytes in a line of a log: different bytes give different texts.
 pub(crate) fn brief(bytes: &[u8]) -> String {
     let mut text = format!("{} bytes", bytes.len());
     for byte in bytes.iter().take(24) {

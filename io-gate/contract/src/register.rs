@@ -15,11 +15,12 @@ type Make = Arc<dyn Fn() -> Box<dyn RegisterDevice> + Send + Sync>;
 const SLOT: u16 = 7;
 /// Guest memory for a bus master.
 const MEMORY: usize = 1 << 20;
-/// More rounds of work than any access can leave.
+/// More rounds of work than any access can need.
 const ROUNDS: usize = 1 << 16;
 const SEEDS: u64 = 60;
 const ACCESSES: usize = 200;
-/// Lengths of input at which parsers go wrong: nothing, less than a header, a frame, more than a frame.
+/// Lengths of input that often break parsers: nothing, less than a header, a frame, more than a
+/// frame.
 const LENGTHS: [usize; 8] = [0, 1, 11, 12, 13, 72, 1526, 20_000];
 
 #[derive(Clone, Debug)]
@@ -55,14 +56,14 @@ impl RegisterContract {
         Self { make: Arc::new(make), steps: Vec::new(), window: 0x100, bus_master: false }
     }
 
-    /// The length of its window in bytes, for accesses that no good driver makes [default: 0x100].
+    /// The length of the device's window in bytes, for invalid accesses [default: 0x100].
     #[must_use]
     pub fn window(mut self, len: u64) -> Self {
         self.window = len;
         self
     }
 
-    /// It masters the bus: guest memory is lent to it.
+    /// The device masters the bus: it is lent guest memory.
     #[must_use]
     pub fn bus_master(mut self) -> Self {
         self.bus_master = true;
@@ -90,14 +91,14 @@ impl RegisterContract {
         self
     }
 
-    /// The guest writes its own memory: rings and buffers for a bus master. There is 1 MiB of it.
+    /// The guest writes its own memory: rings and buffers for a bus master. Its size is 1 MiB.
     #[must_use]
     pub fn memory(mut self, addr: u64, bytes: &[u8]) -> Self {
         self.steps.push(Step::Memory { addr, bytes: bytes.to_vec() });
         self
     }
 
-    /// Checks all of it.
+    /// Checks the whole contract.
     ///
     /// # Panics
     /// When the device breaks the contract; the message says which rule, what was seen, and what to change.
@@ -111,7 +112,7 @@ impl RegisterContract {
     /// As [`check`](Self::check).
     ///
     /// # Errors
-    /// The first breach.
+    /// The first violation.
     pub fn try_check(self) -> Result<(), Violation> {
         guarded(move || {
             if self.steps.is_empty() {
@@ -124,10 +125,10 @@ impl RegisterContract {
         })
     }
 
-    /// Has guests do at random what a guest can do: see [`fuzz`](crate).
+    /// Runs random guests: see [`fuzz`](crate).
     ///
     /// # Panics
-    /// When the device breaks the contract; the message says by which seed it does so again.
+    /// When the device breaks the contract. The message contains the seed to repeat the run.
     #[track_caller]
     pub fn fuzz(self) {
         if let Err(violation) = self.try_fuzz() {
@@ -138,15 +139,15 @@ impl RegisterContract {
     /// As [`fuzz`](Self::fuzz).
     ///
     /// # Errors
-    /// The first breach.
+    /// The first violation.
     pub fn try_fuzz(self) -> Result<(), Violation> {
         crate::fuzz::run(move |seed| self.try_guest(seed))
     }
 
-    /// One of the guests of [`fuzz`](Self::fuzz), by its seed.
+    /// Runs one guest of [`fuzz`](Self::fuzz), by its seed.
     ///
     /// # Errors
-    /// As that.
+    /// As [`try_fuzz`](Self::try_fuzz).
     pub fn try_guest(&self, seed: u64) -> Result<(), Violation> {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut world = self.world();
@@ -197,7 +198,7 @@ impl RegisterContract {
         Ok(())
     }
 
-    /// Plays the example with a device that has taken on `state`.
+    /// Plays the example with a device that has restored `state`.
     fn go_on_from(&self, state: &SavedState) -> Result<(), Violation> {
         let mut device = (self.make)();
         if let Err(error) = device.restore(state) {
@@ -227,8 +228,8 @@ impl RegisterContract {
         Ok(())
     }
 
-    /// Accesses that no good driver makes, between those of the example; and the same with another
-    /// machine that goes on somewhere among them.
+    /// Plays random accesses between those of the example. A second run moves to another machine at
+    /// some point, and must have the same log.
     fn check_chaos(&self) -> Result<(), Violation> {
         for seed in 0..SEEDS {
             let whole = self.chaos(seed, None)?;
@@ -239,7 +240,8 @@ impl RegisterContract {
         Ok(())
     }
 
-    /// What random accesses cause, with a move to another machine after some of them.
+    /// Plays random accesses and returns the log, with a move to another machine before one of
+    /// them.
     fn chaos(&self, seed: u64, cut: Option<(usize, &str)>) -> Result<Log, Violation> {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut world = self.world();
@@ -270,7 +272,7 @@ impl RegisterContract {
         }
     }
 
-    /// Where input arrives in the example; else where the first backend would be.
+    /// The port of the example's input, or the first port.
     fn port(&self) -> Port {
         let mut inputs = self.steps.iter().filter_map(|step| match step {
             Step::Input { port, .. } => Some(*port),
@@ -288,13 +290,13 @@ impl RegisterContract {
         match random.u8(0..4) {
             0 => random.u64(0..self.window.max(1)),
             1 => special[random.usize(0..special.len())],
-            // A register that the example knows.
+            // A register that the example uses.
             _ => random.choice(self.offsets()).unwrap_or(0),
         }
     }
 }
 
-/// What a register is set to: anything, a place in memory, a small number, a single bit.
+/// A value for a register: random bytes, an address in memory, a small number, or a single bit.
 fn value(random: &mut fastrand::Rng) -> Vec<u8> {
     let word = match random.u8(0..4) {
         0 => return bytes(random.usize(0..9), random),
@@ -389,7 +391,7 @@ impl World {
             }
             self.pending.push(request);
         }
-        // Performed a step later, so that there is something in flight between any two.
+        // Settle one step late, so that there is something in flight between any two steps.
         if self.pending.len() > 1 {
             let oldest = self.pending.remove(0);
             self.ledger.settle(oldest);

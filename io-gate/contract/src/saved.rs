@@ -1,25 +1,26 @@
-//! Saved states that a device must refuse, made from one that it has written.
+//! Invalid saved states, made from a valid one, which a device must refuse.
 
 use io_gate::{SavedState, StateError};
 use serde_json::{Value, json};
 
 use crate::violation::{Rule, Violation};
 
-/// The two methods that are tried.
+/// The two methods under test.
 pub(crate) trait Stateful {
     fn save(&self) -> SavedState;
     fn restore(&mut self, state: &SavedState) -> Result<(), StateError>;
 }
 
-/// What is done to a state, and whether the device may accept the result.
+/// A changed state, and whether every device must refuse it.
 struct Spoiled {
     how: String,
     state: SavedState,
     always_wrong: bool,
 }
 
-/// Offers every spoiled form of the state of `device` to it. Those that it takes on it must have understood, and
-/// `go_on` says whether a device can live with one: the state comes from a peer that may lie.
+/// Offers each changed state of `device` to it. If the device accepts one, it must save the same
+/// state again, and `go_on` checks that a device can continue from it: a state comes from an
+/// untrusted peer.
 pub(crate) fn check(
     device: &mut dyn Stateful,
     go_on: impl Fn(&SavedState) -> Result<(), Violation>,

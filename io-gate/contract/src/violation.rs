@@ -1,8 +1,8 @@
-//! What the suite says when a device breaks the contract.
+//! The report of the suite when a device breaks the contract.
 
 use std::fmt;
 
-/// One breach.
+/// One violation of the contract.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     pub(crate) rule: Rule,
@@ -29,7 +29,7 @@ pub(crate) enum Rule {
 }
 
 impl Rule {
-    /// What the contract says.
+    /// The text of the rule.
     fn says(self) -> &'static str {
         match self {
             Self::Continuity => {
@@ -59,7 +59,7 @@ impl Rule {
         }
     }
 
-    /// What to change.
+    /// Advice on how to fix the device.
     fn advice(self) -> &'static str {
         match self {
             Self::Continuity | Self::RoundTrip => {

@@ -31,7 +31,7 @@ pub struct VirtioContract {
     steps: Vec<Step>,
     /// The features that each step needs.
     needs: Vec<u64>,
-    /// Features that no request depends on.
+    /// Features on which no request depends.
     without_requests: u64,
 }
 
@@ -43,7 +43,7 @@ enum Pace {
     AtTheEnd,
 }
 
-/// What is done with a world.
+/// One move of a run.
 #[derive(Clone, Copy)]
 enum Move {
     Step(usize),
@@ -77,7 +77,8 @@ impl VirtioContract {
         self.add(Step::Config { offset, bytes: bytes.to_vec() })
     }
 
-    /// What was added last needs these features: a driver that has not accepted all of them is refused it.
+    /// The step added last needs these features: it is refused for a driver that has not accepted
+    /// all of them.
     #[must_use]
     pub fn needs(mut self, features: u64) -> Self {
         if let Some(needs) = self.needs.last_mut() {
@@ -86,8 +87,8 @@ impl VirtioContract {
         self
     }
 
-    /// No request depends on these features. Each feature that the device offers is either one of them, or one that a request
-    /// of the example [`needs`](Self::needs).
+    /// No request depends on these features. Each feature that the device offers must be listed
+    /// here or in a [`needs`](Self::needs) of the example.
     #[must_use]
     pub fn without_requests(mut self, features: u64) -> Self {
         self.without_requests |= features;
@@ -100,7 +101,7 @@ impl VirtioContract {
         self
     }
 
-    /// Checks all of it.
+    /// Checks the whole contract.
     ///
     /// # Panics
     /// When the device breaks the contract; the message says which rule, what was seen, and what to change.
@@ -114,7 +115,7 @@ impl VirtioContract {
     /// As [`check`](Self::check).
     ///
     /// # Errors
-    /// The first breach.
+    /// The first violation.
     pub fn try_check(self) -> Result<(), Violation> {
         guarded(move || {
             if self.steps.is_empty() {
@@ -129,10 +130,10 @@ impl VirtioContract {
         })
     }
 
-    /// Has guests do at random what a guest can do: see [`fuzz`](crate).
+    /// Runs random guests: see [`fuzz`](crate).
     ///
     /// # Panics
-    /// When the device breaks the contract; the message says by which seed it does so again.
+    /// When the device breaks the contract. The message contains the seed to repeat the run.
     #[track_caller]
     pub fn fuzz(self) {
         if let Err(violation) = self.try_fuzz() {
@@ -143,15 +144,15 @@ impl VirtioContract {
     /// As [`fuzz`](Self::fuzz).
     ///
     /// # Errors
-    /// The first breach.
+    /// The first violation.
     pub fn try_fuzz(self) -> Result<(), Violation> {
         crate::fuzz::run(move |seed| self.try_guest(seed))
     }
 
-    /// One of the guests of [`fuzz`](Self::fuzz), by its seed.
+    /// Runs one guest of [`fuzz`](Self::fuzz), by its seed.
     ///
     /// # Errors
-    /// As that.
+    /// As [`try_fuzz`](Self::try_fuzz).
     pub fn try_guest(&self, seed: u64) -> Result<(), Violation> {
         fuzz::guest(&self.make, &self.steps, seed)
     }
@@ -185,7 +186,7 @@ impl VirtioContract {
         Ok(())
     }
 
-    /// Restored at any point, it goes on as before; and twice the same is the same.
+    /// Restored at any point, the device continues unchanged; and two equal runs have equal logs.
     fn check_continuity(&self) -> Result<(), Violation> {
         for pace in [Pace::AtOnce, Pace::TwoBehind, Pace::AtTheEnd] {
             for outcome in OUTCOMES {
@@ -215,7 +216,7 @@ impl VirtioContract {
     fn check_state(&self) -> Result<(), Violation> {
         for pace in [Pace::AtOnce, Pace::AtTheEnd] {
             let mut world = self.world();
-            // Half-way, with requests in flight.
+            // Half-way through, with requests in flight.
             let moves = self.moves(pace);
             self.play(&mut world, &moves[..moves.len() / 2], Outcome::Success(0))?;
             saved::check(&mut world, |state| self.go_on_from(state))?;
@@ -223,7 +224,7 @@ impl VirtioContract {
         saved::check(&mut self.world(), |state| self.go_on_from(state))
     }
 
-    /// Plays the example with a device that has taken on `state`.
+    /// Plays the example with a device that has restored `state`.
     fn go_on_from(&self, state: &SavedState) -> Result<(), Violation> {
         let mut device = (self.make)();
         if let Err(error) = device.restore(state) {
@@ -280,7 +281,8 @@ impl VirtioContract {
         Ok(())
     }
 
-    /// Each step that needs features is served with all that the device offers, and not without one of those that it needs.
+    /// Each step that needs features is served with all offered features, and not without one of
+    /// those that it needs.
     fn check_negotiated(&self) -> Result<(), Violation> {
         let offered = (self.make)().features();
         let said = self.needs.iter().fold(self.without_requests, |all, needs| all | needs);
@@ -307,7 +309,7 @@ impl VirtioContract {
         Ok(())
     }
 
-    /// What comes of one step of the example for a driver that has accepted these features.
+    /// The result of one step of the example for a driver that has accepted these features.
     fn answer(&self, index: usize, features: u64) -> Result<Answer, Violation> {
         let mut device = (self.make)();
         device.activate(features);
@@ -317,9 +319,9 @@ impl VirtioContract {
     }
 }
 
-/// What comes of one step.
+/// The result of one step.
 struct Answer {
-    /// Effects and inputs that were asked for.
+    /// Number of effects and inputs requested.
     asked: usize,
     log: Log,
 }

@@ -1,4 +1,4 @@
-//! The suite has to be able to fail: devices that break one rule each, and the one that breaks none.
+//! Tests that the suite can fail: devices that break one rule each, and one that breaks none.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -37,14 +37,15 @@ enum Fault {
     IndexesByALength,
 }
 
-/// Prints what it is told, after the number of the request; answers with that number.
+/// Prints the request's bytes after its number, and answers with that number.
 struct Echo {
     fault: Fault,
     count: u64,
     features: u64,
-    /// What a request in flight needs later: not in the saved state, and that is the fault.
+    /// State that a request in flight needs later. It is not in the saved state, which is the
+    /// fault.
     remembered: u8,
-    /// As well. What no example has is a request of one byte.
+    /// Likewise. No example has a request of one byte.
     tiny: u64,
     resets: u64,
 }
@@ -61,7 +62,7 @@ fn echo(fault: Fault) -> VirtioContract {
         .without_requests(0b001)
 }
 
-/// A feature: requests that begin with `!` are for drivers that have accepted it.
+/// A feature: requests that begin with `!` are only for drivers that have accepted it.
 const LOUD: u64 = 0b100;
 
 impl Device for Echo {
@@ -201,7 +202,7 @@ impl Device for Echo {
     }
 }
 
-/// What is said of a device with `fault`.
+/// The report about a device with `fault`.
 #[track_caller]
 fn said(fault: Fault) -> String {
     echo(fault).try_check().unwrap_err().to_string()
@@ -242,7 +243,7 @@ fn each_fault_is_found_and_named() {
     }
 }
 
-/// Fails where guests from seeds do too little to find a panic, or do something else when the seed is tried again.
+/// Fails if random guests do too little to find a panic, or if a seed does not repeat the same run.
 #[test]
 fn guests_find_a_panic_and_the_seed_finds_it_again() {
     for fault in [
@@ -269,7 +270,7 @@ fn a_good_device_bears_any_guest() {
     dial(Dial::default).fuzz();
 }
 
-/// Whoever offers a feature says which requests need it, or that none does.
+/// For each offered feature the example must say which requests need it, or that none does.
 #[test]
 fn an_offered_feature_is_accounted_for() {
     let silent = VirtioContract::new(|| {
@@ -296,7 +297,7 @@ struct Dial {
     loses_interrupts: bool,
     counts_forever: bool,
     panics_on_input: bool,
-    /// Writes beyond the first register: shown by reads, and the saved state leaves it out.
+    /// Set by writes beyond the first register. Reads show it, and the saved state lacks it.
     odd: Option<u8>,
 }
 

@@ -1,5 +1,5 @@
-//! Devices that somebody else wrote, as they are, behind the gate: what they say is held, and who
-//! takes over has what they knew.
+//! Unchanged devices of other authors behind the gate: their output is held, and their state
+//! survives a takeover.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::io::Write;
@@ -22,8 +22,8 @@ mod common;
 
 use common::guest_memory;
 
-/// What a stranger wrote: a printer for whatever writer and interrupt line it is given. Register 0
-/// takes letters, and an end of line interrupts; register 1 counts the letters.
+/// A device of another author: a printer for any writer and interrupt line. Register 0 takes
+/// letters, and an end of line interrupts; register 1 counts the letters.
 mod stranger {
     use super::*;
 
@@ -110,7 +110,7 @@ impl Bench {
         Self { paper, gate, authority, slot }
     }
 
-    /// What is on the paper when everything that was released has been performed.
+    /// The content of the paper after everything released has been performed.
     fn printed(&self) -> String {
         self.gate.drain();
         std::fs::read_to_string(self.paper.path()).unwrap()
@@ -123,7 +123,7 @@ impl Bench {
     }
 }
 
-/// P1, P3: held until it is committed; printed by the heir, who knows what was counted.
+/// P1, P3: output is held until it is committed. The successor prints it, and has the counter.
 fn a_stranger_survives(new: fn() -> Bench) {
     let mut bench = new();
     assert_eq!(bench.slot.write(0, b"a"), LineState::Quiet);
@@ -155,7 +155,7 @@ fn a_rust_vmm_device_behind_a_window_survives() {
     a_stranger_survives(|| Bench::new(Adapter::<MmioDevice<KeepPrinter>>::new()));
 }
 
-/// P1: a reset by the keyboard controller waits for its epoch, and the heir performs it.
+/// P1: a reset by the keyboard controller waits for its epoch, and the successor performs it.
 #[test]
 fn a_reset_waits_for_its_epoch() {
     let mut bench = Bench::new(I8042::new());
@@ -173,7 +173,7 @@ fn a_reset_waits_for_its_epoch() {
     assert_eq!(bench.gate.take_power_events(), [PowerEvent::Reset]);
 }
 
-/// What was taken in says what it was, and takes on nobody else's state.
+/// An adapted device saves its identity, and refuses the state of another one.
 #[test]
 fn a_state_of_another_kind_or_version_is_refused() {
     let mut devices: [Box<dyn RegisterDevice>; 4] = [
@@ -200,15 +200,15 @@ fn a_state_of_another_kind_or_version_is_refused() {
     }
 }
 
-/// A 16550's registers are one byte wide: of a wider access each byte is the next register's, as a PC's bus has it, and none of
-/// them is lost.
+/// A 16550's registers are one byte wide: each byte of a wider access goes to the next register, as
+/// on a PC's bus, and none is lost.
 #[test]
 fn wide_accesses_of_the_serial_port_reach_each_register() {
     let (mut ledger, mut authority) = new_gate();
     let none = ledger.run_alone(authority.alone(Term(1)));
     assert!(none.is_empty());
     let mut serial = Serial::new();
-    // A letter, and the interrupt of received data switched on.
+    // A letter, and the received-data interrupt enabled.
     ledger.detached_session(0, |gate| serial.write(0, b"A\x01", gate));
     let mut two = [0; 2];
     ledger.detached_session(0, |gate| serial.read(0, &mut two, gate));

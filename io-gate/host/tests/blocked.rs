@@ -1,6 +1,6 @@
-//! P9: a backend that does not answer holds up what waits for it, and nothing else: each system call by which a lane
-//! performs is held up in turn, as a dead file server or a reader that has stopped does it, and what the device thread, a
-//! vCPU's thread, the link's thread and the end of the machine ask of the gate has to come to an end meanwhile.
+//! P9: a backend that does not answer blocks only what waits for it. Each system call by which a
+//! lane performs is blocked in turn, as by a dead file server or a stopped reader. Meanwhile calls
+//! of the device thread, a vCPU's thread, the link's thread and the end of the machine must return.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -34,10 +34,10 @@ use vm_memory::{Bytes, GuestAddress};
 /// With `VIRTIO_BLK_F_FLUSH` and `VIRTIO_BLK_F_DISCARD` (virtio 1.2, 5.2.3).
 const FEATURES: u64 = VERSION_1 | 1 << 9 | 1 << 13;
 
-/// Longer than any bound that is promised, and than a busy machine is late.
+/// Longer than any promised bound, with room for a busy host.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Runs it in a thread of its own, and fails when it does not come to an end.
+/// Runs `call` in its own thread, and fails if it does not return.
 #[track_caller]
 fn answers<R: Send + 'static>(what: &str, call: impl FnOnce() -> R + Send + 'static) -> R {
     let (sender, receiver) = mpsc::channel();
@@ -48,7 +48,7 @@ fn answers<R: Send + 'static>(what: &str, call: impl FnOnce() -> R + Send + 'sta
     }
 }
 
-/// A machine whose disk's system calls of these kinds are held up.
+/// A machine whose disk has these system calls blocked.
 fn disk_machine(calls: &BlockedCalls, disk: Disk) -> DiskMachine {
     let memory = guest_memory();
     let fence = Arc::new(Switch(AtomicBool::new(true), AtomicBool::new(false)));
@@ -83,7 +83,7 @@ fn open(image: &tempfile::NamedTempFile) -> Disk {
     Disk::open(image.path(), DiskOptions::default()).unwrap()
 }
 
-/// What other threads ask of a gate while one of its lanes is held up.
+/// The calls of other threads while one lane of the gate is blocked.
 #[track_caller]
 fn goes_on(gate: &Arc<GateHost>) {
     let asked = gate.clone();
@@ -98,8 +98,8 @@ fn goes_on(gate: &Arc<GateHost>) {
     });
 }
 
-/// A driver resets its disk while reads wait, the first of them in the system: nobody waits for them, and none of them
-/// reaches the guest's memory any more.
+/// A driver resets its disk while reads wait, the first one in a system call. The reset does not
+/// wait for them, and none of them reaches guest memory any more.
 #[test]
 fn a_reset_waits_for_no_read() {
     let image = image(SECTORS);
@@ -117,7 +117,7 @@ fn a_reset_waits_for_no_read() {
         machine
     });
     assert!(!machine.slot.needs_reset());
-    // The driver comes up again, and its requests are served when the disk is.
+    // The driver starts again, and its requests are served when the disk answers.
     machine.driver = Driver::new(&machine.memory, RING);
     machine.memory.write_slice(&[0; 0x3000], GuestAddress(RING)).unwrap();
     machine.driver.install(&mut machine.slot, 0);
@@ -125,7 +125,7 @@ fn a_reset_waits_for_no_read() {
     let status = machine.read(9, DATA + 0x8000, 512);
     let _ = machine.kick();
     calls.release();
-    // The reads of before are settled, which shows to nobody; the last one comes back.
+    // The earlier reads are settled invisibly; the last one comes back.
     while machine.driver.used().is_empty() {
         common::wait_readable(machine.gate.completions_event().as_raw_fd());
         let completions = machine.gate.take_completions();
@@ -138,8 +138,9 @@ fn a_reset_waits_for_no_read() {
     assert!(machine.gate.seal().in_flight.is_empty());
 }
 
-/// What was released under protection was copied when it was staged: a reset waits for no write either, and the checkpoint
-/// after it has none of them, since the memory they point to is the driver's again.
+/// Effects released under protection were copied when they were staged. So a reset does not wait
+/// for a write either, and the next checkpoint has none of them, since the driver owns their memory
+/// again.
 #[test]
 fn a_reset_waits_for_no_write_that_was_copied() {
     let image = image(SECTORS);
@@ -170,7 +171,7 @@ fn a_reset_waits_for_no_write_that_was_copied() {
     let _ = machine.gate.seal();
 }
 
-/// What an observer was told, in its order; it is slow to write down that something is performed.
+/// The calls that an observer got, in order. It is slow to record that an effect is performed.
 #[derive(Default)]
 struct Told {
     events: Mutex<Vec<(&'static str, EffectId)>>,
@@ -184,7 +185,7 @@ impl Observer for Told {
     fn adopted(&self, _effects: &[Noted], _next: EffectId) {}
 
     fn performing(&self, effect: Noted, _replay: bool, _term: Option<u64>) -> bool {
-        // Somebody else is told of first, if he can be.
+        // Wait, so that a cancellation is reported first if that is possible.
         let events = self.events.lock().unwrap();
         let cancelled = |events: &mut Vec<_>| !events.contains(&("cancelled", effect.id));
         let waited =
@@ -208,7 +209,8 @@ impl Observer for Told {
     fn fenced_off(&self) {}
 }
 
-/// P1: what a reset has dropped is on no record as performed afterwards; `kemari audit verify` would find a promise broken.
+/// P1: an effect that a reset has dropped is not recorded as performed afterwards; otherwise
+/// `kemari audit verify` would report a broken promise.
 #[test]
 fn p1_what_was_dropped_is_not_told_of_as_performed_later() {
     let image = image(SECTORS);
@@ -245,8 +247,8 @@ fn p1_what_was_dropped_is_not_told_of_as_performed_later() {
     assert!(events.iter().any(|(what, _)| *what == "cancelled"), "{events:?}");
 }
 
-/// Without protection a write goes out of the guest's own memory, and a reset has to wait for the system call that reads
-/// it: for a while, and then the device says that it cannot be reset, and does nothing.
+/// Without protection a write is performed from guest memory, and a reset must wait for the system
+/// call that reads it. After a while the device reports that it cannot be reset, and does nothing.
 #[test]
 fn a_reset_waits_a_while_for_a_write_from_guest_memory() {
     let image = image(SECTORS);
@@ -273,7 +275,8 @@ fn a_reset_waits_a_while_for_a_write_from_guest_memory() {
     let _ = machine.gate.seal();
 }
 
-/// P2. A write that hangs may arrive when another machine has written, whose takeover it is not to lead to. A read brings nothing.
+/// P2: a write that hangs may arrive after another machine has written, so it must not end in a
+/// takeover. A read that hangs writes nothing.
 #[test]
 fn p2_of_what_hangs_at_a_disk_a_write_may_still_arrive() {
     let image = image(SECTORS);
@@ -300,7 +303,7 @@ fn p2_of_what_hangs_at_a_disk_a_write_may_still_arrive() {
     }
 }
 
-/// The end of a machine waits a while for a disk, in each of its calls.
+/// The end of a machine waits only a while for a disk, in each of its system calls.
 #[test]
 fn the_end_does_not_wait_for_ever_for_a_disk() {
     let calls = [libc::SYS_pread64, libc::SYS_pwritev, libc::SYS_fdatasync, libc::SYS_fallocate];
@@ -339,7 +342,7 @@ fn the_end_comes_in_spite_of(call: libc::c_long) {
     }
 }
 
-/// A fence that says yes, in a term.
+/// A fence that grants, in a term.
 struct InTerm(u64);
 
 impl Fence for InTerm {
@@ -352,8 +355,8 @@ impl Fence for InTerm {
     }
 }
 
-/// P2: a write that hangs may reach the storage after the end of its machine: its disk is nobody else's then, the other disk
-/// is anybody's. Fails where the end frees what it has only waited for.
+/// P2: a write that hangs may reach the storage after the end of its machine. So this disk is not
+/// freed, while the other disk is. Fails if the end frees a disk that it has only waited for.
 #[test]
 fn p2_a_disk_that_hangs_is_not_given_free_at_the_end() {
     let (image, other) = (image(SECTORS), image(SECTORS));
@@ -385,7 +388,7 @@ fn p2_a_disk_that_hangs_is_not_given_free_at_the_end() {
     assert!(!all_free, "one is still being written to");
     assert!(!is_free(&records[0]) && is_free(&records[1]));
     calls.release();
-    // The storage answers: what is asked for now is not performed any more.
+    // The storage answers: requests from now on are not performed.
     machine.write(1, DATA, 512);
     let _ = machine.kick();
     while !machine.gate.lanes_idle() {
@@ -398,7 +401,8 @@ fn p2_a_disk_that_hangs_is_not_given_free_at_the_end() {
     records.iter().for_each(|record| std::fs::remove_file(record).unwrap());
 }
 
-/// The end waits for a lane with nothing locked that an acknowledgement needs: heartbeats go on.
+/// While the end waits for a lane, it holds no lock that an acknowledgement needs: heartbeats
+/// continue.
 #[test]
 fn an_acknowledgement_does_not_wait_for_the_end() {
     let image = image(SECTORS);
@@ -459,7 +463,8 @@ fn net_machine(calls: &BlockedCalls, net: Net) -> (NetUnderTest, CommitAuthority
     (NetUnderTest { gate, slot, transmit }, authority)
 }
 
-/// A network's lane is in a system call that does not end: input, events, a new driver and the end go on.
+/// A network's lane is in a system call that does not end: input, events, a new driver and the end
+/// continue.
 #[test]
 fn a_network_that_takes_no_frame_holds_nobody_up() {
     let (dir, listener) = listen();
@@ -487,7 +492,7 @@ fn a_network_that_takes_no_frame_holds_nobody_up() {
     drop(listener);
 }
 
-/// A fence that nobody answers for holds what would leave, and nothing else: its lane waits without a lock.
+/// A fence without an answer holds only effects: its lane waits without a lock.
 #[test]
 fn an_arbiter_that_is_away_holds_effects_only() {
     let (dir, listener) = listen();
@@ -531,7 +536,7 @@ fn serial_on(calls: &BlockedCalls, console: Console) -> (Arc<GateHost>, Register
     (gate, slot)
 }
 
-/// A console's file whose server is dead.
+/// A console's file on a dead server.
 #[test]
 fn a_console_that_takes_nothing_holds_nobody_up() {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -551,7 +556,7 @@ fn a_console_that_takes_nothing_holds_nobody_up() {
     drop(slot);
 }
 
-/// A FIFO, in a directory of its own, and a reader who has not begun.
+/// A FIFO in its own directory, without a reader yet.
 fn fifo() -> (tempfile::TempDir, std::path::PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("fifo");
@@ -561,8 +566,9 @@ fn fifo() -> (tempfile::TempDir, std::path::PathBuf) {
     (dir, path)
 }
 
-/// P9: drivers of virtio consoles wait for a buffer with everything stopped, so a reader who has stopped keeps none for long;
-/// and what he has not taken is bounded: the rest is dropped, in one piece at the end.
+/// P9: drivers of virtio consoles stop everything while they wait for a buffer, so a stopped reader
+/// keeps a buffer only for a short time. Its unread output is bounded: the rest is dropped, in one
+/// piece at the end.
 #[test]
 fn a_reader_who_has_stopped_keeps_no_driver_waiting() {
     const CHUNK: usize = 4096;
@@ -591,7 +597,7 @@ fn a_reader_who_has_stopped_keeps_no_driver_waiting() {
         }
     }
     assert!(gate.seal().in_flight.is_empty());
-    // The reader goes on: what was kept is whole and in order, and more than the pipe held.
+    // The reader continues: the kept output is whole and in order, and more than the pipe held.
     let mut reader = std::fs::File::open(&path).unwrap();
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
@@ -613,13 +619,13 @@ fn a_reader_who_has_stopped_keeps_no_driver_waiting() {
     assert!(receiver.recv_timeout(PATIENCE).is_err(), "no more than the bound was kept");
 }
 
-/// P3: a FIFO whose reader has stopped: what it has not taken is in flight, and so at the standby.
+/// P3: a FIFO whose reader has stopped: unread output is in flight, and therefore at the standby.
 #[test]
 fn p3_what_a_fifo_has_not_taken_is_in_flight() {
     const BYTES: usize = 85_000;
     let (_dir, path) = fifo();
     let calls = BlockedCalls::of(&[]);
-    // Nobody reads it yet: that is no reason not to start.
+    // There is no reader yet; the machine starts anyway.
     let opened = path.clone();
     let console = answers("a FIFO", move || Console::file(&opened, true).unwrap());
     let (gate, mut slot) = serial_on(&calls, console);
@@ -649,7 +655,7 @@ fn p3_what_a_fifo_has_not_taken_is_in_flight() {
         })
         .sum();
     assert_eq!(in_flight + in_pipe(), BYTES, "none is on neither side");
-    // The reader goes on, and has all of it.
+    // The reader continues, and gets everything.
     let all = std::thread::spawn(move || {
         let mut seen = vec![0; BYTES];
         std::io::Read::read_exact(&mut reader, &mut seen).unwrap();

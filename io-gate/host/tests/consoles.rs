@@ -33,7 +33,7 @@ fn serial_on_a_file() -> (tempfile::NamedTempFile, Arc<GateHost>, CommitAuthorit
     (file, gate, authority, slot)
 }
 
-/// What the file has when everything that was released has been performed.
+/// The content of the file after everything released has been performed.
 fn shown(gate: &GateHost, file: impl AsRef<std::path::Path>) -> String {
     gate.drain();
     std::fs::read_to_string(file).unwrap()
@@ -50,7 +50,7 @@ fn print(slot: &mut RegisterSlot, text: &str) {
 fn serial_output_is_held_like_any_other() {
     let (file, gate, mut authority, mut slot) = serial_on_a_file();
     print(&mut slot, "hello");
-    // Its bytes are held as one effect.
+    // All bytes are held as one effect.
     assert_eq!((gate.held(), shown(&gate, &file).len()), (1, 0));
     let sealed = gate.seal();
     print(&mut slot, ", later");
@@ -60,12 +60,12 @@ fn serial_output_is_held_like_any_other() {
     assert_eq!(shown(&gate, &file), "hello, later");
     print(&mut slot, "!");
     assert_eq!(shown(&gate, &file), "hello, later!");
-    // Nothing waits for them, so they are settled as they are performed.
+    // No chain waits for them, so they are settled when they are performed.
     assert!(gate.seal().in_flight.is_empty());
     assert_eq!((gate.counts().performed, gate.counts().merged), (3, 4 + 6));
 }
 
-/// P3: output that was held is printed by whoever takes over; the chip's state comes along.
+/// P3: held output is printed after a takeover, with the chip's state restored.
 #[test]
 fn serial_output_survives_a_crash() {
     let (_file, gate, _authority, mut slot) = serial_on_a_file();
@@ -106,7 +106,7 @@ fn a_console_file_is_appended_to_or_begun_anew() {
     assert!(missing.to_string().contains("/nonexistent/file"), "{missing}");
 }
 
-/// A register that nothing is behind: the effect is counted, and nobody is troubled.
+/// A port without a backend: the effect is counted and settled.
 #[test]
 fn output_to_nowhere_is_settled() {
     let (gate, mut authority) = gate();
@@ -141,7 +141,7 @@ fn a_virtio_console_prints_its_chains() {
     assert_eq!(std::fs::read(file.path()).unwrap(), b"one two");
 }
 
-/// P1: power events are effects: they wait like the rest.
+/// P1: power events are effects, and are held like all others.
 #[test]
 fn power_events_are_held() {
     let (gate, mut authority) = gate();
@@ -177,8 +177,9 @@ fn random_bytes_come_at_once_though_effects_are_held() {
     assert!(gate.seal().in_flight.is_empty());
 }
 
-/// P7: a power event has not happened before the machine is off, or reset. A checkpoint of before has it, so that whoever goes
-/// on from there carries it out; fails where it is settled when the device thread is told.
+/// P7: a power event is over only when the machine is off or reset. An earlier checkpoint contains
+/// it, so that a side that continues from there carries it out. Fails if the event is settled when
+/// the device thread takes it.
 #[test]
 fn a_power_event_is_in_flight_until_it_has_taken_effect() {
     let (gate, mut authority) = gate();
@@ -199,12 +200,12 @@ fn a_power_event_is_in_flight_until_it_has_taken_effect() {
     gate.release(authority.acknowledged(sealed.epoch));
     wait_readable(gate.power_event().as_raw_fd());
     assert_eq!(gate.next_power_event(), Some(PowerEvent::Off));
-    // The process ends with it.
+    // The event is over only when the process ends.
     assert_eq!(gate.seal().in_flight.len(), 1);
 }
 
-/// A guest asks to be reset until it is: it is reset once, what it has asked for meanwhile is cancelled, and a power-off is
-/// not.
+/// A guest repeats its request for a reset until it happens. It is reset once, and the other resets
+/// are cancelled. A power-off is not cancelled.
 #[test]
 fn a_reset_takes_back_those_that_wait() {
     let (gate, mut authority) = gate();

@@ -1,4 +1,4 @@
-//! A disk that is read and written past the host's page cache.
+//! A disk that is read and written around the host's page cache.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -16,7 +16,7 @@ const DIRECT: DiskOptions =
 const DISCARD: u32 = 11;
 const WRITE_ZEROES: u32 = 13;
 
-/// Of so many bytes.
+/// An image of this size in bytes.
 fn image(bytes: u64) -> NamedTempFile {
     let file = common::image(0);
     file.as_file().set_len(bytes).unwrap();
@@ -27,14 +27,15 @@ fn open(image: &Path) -> Result<Disk, DiskError> {
     Disk::open(image, DIRECT)
 }
 
-/// What the guest writes anywhere is where it belongs, and nothing else has changed.
+/// Each of the guest's writes reaches its place, and nothing else changes.
 #[test]
 fn sectors_go_where_they_belong() {
     let image = image(SECTORS * 512);
     let mut machine = DiskMachine::with(open(image.path()).unwrap(), 1);
     machine.gate.run_alone(machine.authority.alone(Term(1)));
     let mut expected = vec![0; SECTORS as usize * 512];
-    // A buffer of the guest's that begins anywhere; more than is written at once, to the disk's end.
+    // The guest's buffer has no alignment. One write exceeds the buffer for direct I/O, and one
+    // ends at the disk's end.
     let places = [(3, 512), (8, 4096), (13, 1536), (100, 700 * 1024), (SECTORS - 1, 512)];
     for (fill, (sector, len)) in (1_u8..).zip(places) {
         let addr = DATA + 24;
@@ -72,7 +73,7 @@ fn sectors_go_where_they_belong() {
     assert_eq!(std::fs::metadata(image.path()).unwrap().len(), SECTORS * 512);
 }
 
-/// A file system without direct access says so at the start, with what to change.
+/// A file system without direct I/O is reported at the start, with advice.
 #[test]
 fn a_file_system_that_refuses_is_named() {
     let options = DiskOptions { read_only: true, ..DIRECT };
@@ -82,7 +83,7 @@ fn a_file_system_that_refuses_is_named() {
     assert!(told.contains("/proc/cpuinfo") && told.contains("direct=on"), "{told}");
 }
 
-/// A block of the storage that the image has a part of could not be written without making it longer.
+/// The image would have to grow to write a partial last block.
 #[test]
 fn an_image_is_whole_blocks() {
     let image = image(512 * 9 + 100);
@@ -91,14 +92,14 @@ fn an_image_is_whole_blocks() {
     assert!(error.to_string().contains("make the image larger"), "{error}");
 }
 
-/// A file system on a disk whose sectors are of 4096 bytes.
+/// A file system on a disk with 4096-byte sectors.
 struct LargeSectors {
     dir: tempfile::TempDir,
     device: String,
 }
 
 impl LargeSectors {
-    /// None where this process may not make one.
+    /// `None` if this process may not make one.
     fn new() -> Option<Self> {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let disk = dir.path().join("disk");
@@ -128,7 +129,7 @@ impl Drop for LargeSectors {
     }
 }
 
-/// A read of a hole goes to no storage, and says nothing about its blocks.
+/// A read of a hole does not reach the storage, and reveals nothing about its block size.
 #[test]
 fn a_hole_does_not_hide_the_blocks_of_the_storage() {
     let Some(storage) = LargeSectors::new() else {

@@ -1,4 +1,4 @@
-//! A disk behind the gate: what is held, what is performed, and what survives.
+//! A disk behind the gate: what is held, what is performed, and what survives a takeover.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -76,7 +76,7 @@ fn a_commit_releases_no_later_epoch() {
     assert_eq!(machine.driver.used().len(), 2);
 }
 
-/// P6: with nobody to wait for, requests go straight through, of every kind.
+/// P6: when the machine runs alone, requests of every kind pass at once.
 #[test]
 fn requests_pass_straight_through_when_alone() {
     let image = image(SECTORS);
@@ -117,7 +117,7 @@ fn discards_zeroes_and_identity() {
     let _ = machine.kick();
     let _ = machine.complete(3);
     assert_eq!(machine.status(zeroes.0), OK);
-    // A file system without holes says that it cannot.
+    // A file system without holes answers "unsupported".
     assert!([OK, UNSUPP].contains(&machine.status(discard.0)));
     assert_eq!(machine.status(id.0), OK);
     assert_eq!(&machine.bytes(DATA + 0x9000, 20), b"serial-1\0\0\0\0\0\0\0\0\0\0\0\0");
@@ -129,8 +129,8 @@ fn discards_zeroes_and_identity() {
     }
 }
 
-/// P3: what was in flight at a checkpoint is performed and completed by whoever takes over, from
-/// the checkpoint's own memory.
+/// P3: requests in flight at a checkpoint are performed and completed after a takeover, from the
+/// checkpoint's own memory.
 #[test]
 fn requests_in_flight_survive_a_crash() {
     let image = image(SECTORS);
@@ -140,7 +140,7 @@ fn requests_in_flight_survive_a_crash() {
     let write = machine.write(2, DATA, 512);
     let read = machine.read(5, DATA + 0x1000, 512);
     let _ = machine.kick();
-    // The read is performed by the lane, but its slot has not been told: it stays in flight.
+    // The lane has performed the read, but its slot does not know yet: it stays in flight.
     wait_readable(machine.gate.completions_event().as_raw_fd());
     let sealed = machine.gate.seal();
     assert_eq!(sealed.in_flight.len(), 2);
@@ -163,13 +163,14 @@ fn requests_in_flight_survive_a_crash() {
     memory.read_slice(&mut got, GuestAddress(DATA + 0x1000)).unwrap();
     assert_eq!(got, [4; 512]);
     assert_eq!((gate.counts().replayed, gate.counts().performed), (1, 0));
-    // The names go on where the former owner's ended.
+    // The ids continue where the former owner's ended.
     assert_eq!(gate.seal().next_id, sealed.next_id);
 }
 
-/// What a takeover does for a guest that changes a buffer in flight, as docs/not-claimed.md says: the write that is performed
-/// again has the buffer as of the checkpoint, in every sector. What the dead side has written before is what was staged, and nothing
-/// that came after the checkpoint is in either. Fails where the dead side performs from memory, too.
+/// A takeover for a guest that changes a buffer in flight, as docs/not-claimed.md describes. The
+/// repeated write has the buffer as of the checkpoint, in every sector. What the dead side wrote
+/// before is what was staged. Neither contains bytes from after the checkpoint. Fails if the dead
+/// side performs from memory as well.
 #[test]
 fn p3_a_write_that_is_performed_again_is_the_checkpoints_in_every_sector() {
     const LEN: usize = 64 * 512;
@@ -182,7 +183,7 @@ fn p3_a_write_that_is_performed_again_is_the_checkpoints_in_every_sector() {
     machine.fill(DATA, &checkpoint);
     let sealed = machine.gate.seal();
     let saved = machine.slot.save();
-    // What the standby has is what memory was then.
+    // The standby has memory as it was at the checkpoint.
     let memory = guest_memory();
     let mut copy = vec![0; MEMORY];
     machine.memory.read_slice(&mut copy, GuestAddress(0)).unwrap();
@@ -194,7 +195,7 @@ fn p3_a_write_that_is_performed_again_is_the_checkpoints_in_every_sector() {
         std::fs::read(image.path()).unwrap()[..LEN] == staged,
         "the primary's is what was staged"
     );
-    // It dies before the standby hears that the write is over.
+    // It dies before the standby learns that the write is over.
     drop((machine.slot, machine.gate));
 
     let (gate, mut authority, mut slot) = disk_slot(&memory, &image, Arc::new(Unfenced));
@@ -209,8 +210,8 @@ fn p3_a_write_that_is_performed_again_is_the_checkpoints_in_every_sector() {
     );
 }
 
-/// P2: when the fence says no, nothing is performed, then or ever after, and nobody is told that
-/// it was.
+/// P2: after the fence refuses, nothing is performed any more, and nothing is reported as
+/// performed.
 #[test]
 fn nothing_is_performed_when_the_fence_says_no() {
     let image = image(SECTORS);
@@ -229,7 +230,7 @@ fn nothing_is_performed_when_the_fence_says_no() {
     assert_eq!(machine.gate.held(), 0);
     assert_eq!(machine.gate.counts().cancelled, 1);
 
-    // The fence may change its mind; the latch does not.
+    // The fence may change its answer; the latch does not.
     machine.fence.0.store(true, Ordering::SeqCst);
     let proof = machine.authority.alone(Term(9));
     machine.gate.run_alone(proof);
@@ -242,7 +243,7 @@ fn nothing_is_performed_when_the_fence_says_no() {
     assert_eq!(std::fs::read(image.path()).unwrap(), vec![0; SECTORS as usize * 512]);
 }
 
-/// A fence that always says yes, in a term: an arbiter's answer that is out of date.
+/// A fence that always grants, in a term: the outdated answer of an arbiter.
 struct Stale(u64);
 
 impl Fence for Stale {
@@ -255,8 +256,9 @@ impl Fence for Stale {
     }
 }
 
-/// P2, the second line: the record beside the disk stops a machine that another has succeeded, even
-/// when its own fence says yes; flushes and reads change nothing and are not asked about.
+/// P2, the second line of fencing: the record beside the disk stops a machine that has been
+/// succeeded, even if its own fence grants. Flushes and reads change nothing, so the record is not
+/// read for them.
 #[test]
 fn a_later_term_on_the_disk_stops_an_earlier_one() {
     let image = image(SECTORS);
@@ -296,8 +298,8 @@ fn a_later_term_on_the_disk_stops_an_earlier_one() {
     std::fs::remove_file(record).unwrap();
 }
 
-/// P2: while nobody can tell who has the right, nothing is performed and nothing is dropped; when
-/// the arbiter is back, everything is performed in order.
+/// P2: while the fence gives no answer, nothing is performed and nothing is dropped. When the
+/// arbiter is back, everything is performed in order.
 #[test]
 fn effects_wait_for_a_fence_that_cannot_tell() {
     let image = image(SECTORS);
@@ -322,7 +324,7 @@ fn effects_wait_for_a_fence_that_cannot_tell() {
     assert!(!machine.gate.waits_for_fence());
 }
 
-/// P1: a guest that changes a buffer it has given away does not change what was committed.
+/// P1: a guest that changes a buffer it has given away does not change what is committed.
 #[test]
 fn a_held_write_is_what_it_was_when_it_was_staged() {
     let image = image(SECTORS);
@@ -343,13 +345,13 @@ fn a_completion_marks_exactly_what_it_wrote() {
     let image = image(SECTORS);
     let mut machine = DiskMachine::alone(&image);
     let status = machine.read(0, DATA + 100, 8192);
-    // The driver's own writes went the same way.
+    // The driver's own writes were marked too.
     take_dirty(&machine.memory);
     let _ = machine.kick();
     machine.gate.drain();
     let used = machine.driver.used_ring();
-    // The lane has read the data, but it is not in guest memory before the slot takes it; the
-    // slot itself has written to the used ring (to stop notifications).
+    // The lane has read the data, but it reaches guest memory only when the slot takes it. The slot
+    // itself has written to the used ring (to stop notifications).
     assert_eq!(take_dirty(&machine.memory), [used / 4096]);
     let _ = complete(&machine.gate, &mut machine.slot, 1);
     let mut expected = vec![used / 4096, status / 4096];
@@ -368,8 +370,8 @@ fn take_dirty(memory: &GuestMemory) -> Vec<u64> {
     dirty
 }
 
-/// After a reset nothing of the driver's former requests is in flight, and no completion of them
-/// touches the rings that it sets up anew. What was committed is performed, what was held is not.
+/// After a reset none of the driver's former requests is in flight, and no completion of them
+/// touches the new rings. Committed requests are performed, held ones are not.
 #[test]
 fn a_reset_ends_the_requests_in_flight() {
     let image = image(SECTORS);
@@ -381,7 +383,7 @@ fn a_reset_ends_the_requests_in_flight() {
     let held = machine.write(1, DATA, 512);
     let _ = machine.kick();
     machine.commit(Epoch(0));
-    // One completion is on its way to the slot already.
+    // One completion is already on its way to the slot.
     let late = common::wait_completions(&machine.gate, 1);
 
     machine.slot.reset();
@@ -406,7 +408,7 @@ fn a_reset_ends_the_requests_in_flight() {
     assert_eq!(machine.driver.used(), [(0, 1)]);
 }
 
-/// The same when the request is still with the lane: the reset waits for it.
+/// The same while the request is in the lane: the reset waits for it.
 #[test]
 fn a_reset_waits_for_what_is_being_performed() {
     let image = image(SECTORS);
@@ -425,7 +427,7 @@ fn a_reset_waits_for_what_is_being_performed() {
     assert_eq!(std::fs::read(image.path()).unwrap()[..4 * 4096], [1; 4 * 4096]);
 }
 
-/// A hostile guest gets its chains back empty.
+/// A hostile guest's chains go back empty.
 #[test]
 fn bad_chains_go_back_empty() {
     const NEXT: u16 = 1;
@@ -493,7 +495,7 @@ fn indirect_chains_work() {
     assert_eq!(std::fs::read(image.path()).unwrap()[2048..3072], [8; 1024]);
 }
 
-/// A guest that rewrites its descriptors while the request is in flight hurts only itself.
+/// A guest that rewrites its descriptors while the request is in flight harms only itself.
 #[test]
 fn a_chain_that_was_changed_in_flight_goes_back() {
     let image = image(SECTORS);
@@ -509,7 +511,8 @@ fn a_chain_that_was_changed_in_flight_goes_back() {
     assert_eq!(std::fs::read(image.path()).unwrap()[..512], [1; 512]);
 }
 
-/// An impossible index in the available ring breaks the device until it is reset, not the VMM.
+/// An impossible index in the available ring stops the device until it is reset, and leaves the VMM
+/// running.
 #[test]
 fn a_broken_ring_needs_a_reset() {
     let image = image(SECTORS);
@@ -540,7 +543,7 @@ fn requests_beyond_the_disk_fail() {
     assert_eq!(std::fs::metadata(image.path()).unwrap().len(), SECTORS * 512);
 }
 
-/// Event indexes: the driver says after which used buffer it wants to be interrupted.
+/// Event indexes: the driver sets the used buffer after which it wants an interrupt.
 #[test]
 fn interrupts_follow_the_event_index() {
     let image = image(SECTORS);
@@ -572,7 +575,7 @@ fn a_locked_image_is_refused_by_name() {
     Disk::open(image.path(), options).unwrap();
 }
 
-/// P4: a saved state that cannot be is refused, and says why.
+/// P4: an invalid saved state is refused with a reason.
 #[test]
 fn an_impossible_state_is_refused() {
     let image = image(SECTORS);
@@ -602,8 +605,8 @@ fn an_impossible_state_is_refused() {
     assert_eq!(slot.slot(), SLOT);
 }
 
-/// P7: however a guest leaves its virtqueues, its state is one that another machine takes on; what is said of a driver that
-/// is up is held to more.
+/// P7: whatever a guest does to its virtqueues, another machine can restore the state. The state of
+/// an active driver must satisfy more conditions.
 #[test]
 fn whatever_a_driver_sets_up_can_be_taken_on() {
     let image = image(SECTORS);
@@ -620,7 +623,8 @@ fn whatever_a_driver_sets_up_can_be_taken_on() {
         slot.restore(&saved).unwrap();
         assert_eq!(slot.save(), saved);
     };
-    // Such a virtqueue is not enabled, neither while the driver is up nor before, and the driver is told.
+    // Such a virtqueue is not enabled, whether the driver is active or not, and the device reports
+    // an error to the driver.
     nowhere(&mut machine.slot);
     assert!(!machine.slot.queue_ready(0) && machine.slot.needs_reset());
     moves_on(&machine);
@@ -635,7 +639,7 @@ fn whatever_a_driver_sets_up_can_be_taken_on() {
     moves_on(&machine);
 }
 
-/// Requests that were made available but whose notification was lost are found after a restore.
+/// Available requests whose notification was lost are found after a restore.
 #[test]
 fn a_restored_slot_finds_lost_notifications() {
     let image = image(SECTORS);
@@ -650,8 +654,8 @@ fn a_restored_slot_finds_lost_notifications() {
     assert_eq!(machine.status(status), OK);
 }
 
-/// P7: a guest whose output is held cannot make the machine buffer without end: its queue waits,
-/// and is taken up again when something was released.
+/// P7: a guest whose output is held cannot make the machine buffer without limit: its queue waits,
+/// and is resumed after a release.
 #[test]
 fn a_queue_waits_when_too_much_is_held() {
     const LARGE: u32 = 16_646_144;
@@ -662,7 +666,7 @@ fn a_queue_waits_when_too_much_is_held() {
     driver.install(&mut slot, 0);
     slot.driver_ok(DISK_FEATURES).unwrap();
     memory.write_slice(&[1, 0, 0, 0], GuestAddress(0x8000)).unwrap();
-    // Chains with one table, all the same: the guest need not care.
+    // All chains share one table, which the guest may do.
     let mut held = Vec::new();
     for _ in 0..40 {
         driver
@@ -677,13 +681,15 @@ fn a_queue_waits_when_too_much_is_held() {
     let before = gate.held();
     let sealed = gate.seal();
     gate.release(authority.acknowledged(sealed.epoch));
-    // Released is not settled: the memory is free, and the queue looked at again, when the driver has its chains back.
+    // Released is not settled: memory is free and the queue resumed only when the driver has its
+    // chains back.
     let _ = complete(&gate, &mut slot, before);
     let _ = complete(&gate, &mut slot, 1);
     assert_eq!(gate.held(), 1, "the chain that had to wait");
 }
 
-/// P3: what the guest saw complete is not in a page cache that dies with this host.
+/// P3: data that the guest saw complete is not only in the page cache, which is lost with this
+/// host.
 #[test]
 fn p3_a_disk_that_is_written_through_is_opened_so() {
     for write_through in [true, false] {
@@ -696,7 +702,7 @@ fn p3_a_disk_that_is_written_through_is_opened_so() {
     }
 }
 
-/// How this process has the file open, each time that it has.
+/// The flags of each of this process's descriptors of the file.
 fn flags_of(path: &std::path::Path) -> Vec<i32> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd").unwrap() {

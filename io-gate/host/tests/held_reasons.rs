@@ -1,4 +1,4 @@
-//! While effects are held, the log says why: what is so now, not what was so first.
+//! While effects are held, the log gives the present reason, not only the first.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -11,7 +11,7 @@ use io_gate_host::{Fence, Permission};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Cannot tell, for the reason that the test gives; none: it permits.
+/// Gives no answer, for the test's reason; grants if there is none.
 struct Cannot(Mutex<Option<&'static str>>);
 
 impl Fence for Cannot {
@@ -27,7 +27,7 @@ impl Fence for Cannot {
     }
 }
 
-/// Keeps every line.
+/// Records every log line.
 struct Lines(Mutex<Vec<String>>);
 
 static LINES: Lines = Lines(Mutex::new(Vec::new()));
@@ -58,7 +58,7 @@ fn wait_for(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-/// Fails where the reason that was there first is the only one that is told.
+/// Fails if only the first reason is logged.
 #[test]
 fn a_reason_that_has_changed_is_told() {
     log::set_logger(&LINES).unwrap();

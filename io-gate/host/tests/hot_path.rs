@@ -1,5 +1,5 @@
-//! What one effect or one input costs on its way through the gate: allocations, and, under
-//! `valgrind --tool=callgrind`, instructions. Measured, not judged: figures are printed.
+//! The cost of one effect or one input on its path through the gate: allocations, and, under
+//! `valgrind --tool=callgrind`, instructions. The figures are printed, without limits.
 //!
 //! `cargo test --release -p io-gate-host --test hot_path -- --ignored --nocapture --test-threads=1`
 #![allow(clippy::unwrap_used)]
@@ -16,7 +16,7 @@ use common::net::{NetMachine, RECEIVE, TRANSMIT, listen, stream_net, write_frame
 use common::{DATA, DiskMachine, SECTORS, image, wait_completions};
 use io_gate::host::Term;
 
-/// The system's allocator, counting.
+/// The system's allocator with counters.
 struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
@@ -53,14 +53,15 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Effects or inputs at once: what the rings of the tests hold.
+/// Number of effects or inputs in one round: what the rings of the tests hold.
 const BATCH: u64 = 4;
 
 fn rounds() -> u64 {
     std::env::var("ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2000)
 }
 
-/// Runs `round` many times, after some that are not counted; prints what one of its [`BATCH`] parts costs.
+/// Runs `round` many times, after some uncounted rounds. Prints the cost of one of its [`BATCH`]
+/// parts.
 fn measure(what: &str, mut round: impl FnMut()) {
     (0..50).for_each(|_| round());
     let (allocations, bytes) = (ALLOCATIONS.load(Ordering::SeqCst), BYTES.load(Ordering::SeqCst));
@@ -163,7 +164,7 @@ fn hot_path_receive() {
             machine.room(2048);
             write_frame(&mut peer, &[n; 200]);
         }
-        // Where the last round has left no room, the driver's notification asks for more.
+        // If the last round has left no room, the driver's notification asks for more input.
         let _ = machine.slot.kick(RECEIVE);
         let mut taken = machine.receive.used().len();
         while taken < BATCH as usize {

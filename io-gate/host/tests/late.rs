@@ -1,5 +1,6 @@
-//! P2: what a machine lets out that has lost its right in the middle: at most the one message whose permission it had. Each
-//! test has the outside take nothing first, so that thousands of messages wait, and then takes the right away.
+//! P2: a machine that loses its right in the middle of its output lets out at most the one message
+//! that was permitted. In each test the outside first takes nothing, so that thousands of messages
+//! wait, and then the right is taken away.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -15,7 +16,7 @@ use io_gate::host::Term;
 use io_gate_host::backend::net::Net;
 use io_gate_host::{Fence, GateHost, Permission};
 
-/// Grants so many times more, and never again.
+/// Grants this many more times, and then never again.
 struct Quota(AtomicUsize);
 
 impl Quota {
@@ -43,8 +44,7 @@ fn ready_bytes(fd: RawFd) -> usize {
     bytes as usize
 }
 
-/// Has the gate do what it has to, and `take` take what there is, until the right is lost and the lanes have done what
-/// they do then.
+/// Runs the gate, and `take` reads the output, until the right is lost and the lanes are idle.
 fn until_fenced(gate: &GateHost, mut take: impl FnMut()) {
     while !gate.is_fenced_off() || !gate.lanes_idle() {
         take();
@@ -54,7 +54,7 @@ fn until_fenced(gate: &GateHost, mut take: impl FnMut()) {
     take();
 }
 
-/// What is offered goes to the lane, whether it leaves or waits there.
+/// Each frame goes to the lane, whether it leaves or waits there.
 fn send_all(machine: &mut NetMachine, frames: usize, len: usize) {
     for n in 0..frames {
         machine.offer(&vec![n as u8; len]);
@@ -113,14 +113,14 @@ fn p2_of_the_frames_that_wait_for_datagrams_one_leaves_late() {
         while peer.recv(&mut frame).is_ok() {
             seen += 1;
         }
-        // What is there at the first look was there before the gate was told that there is room.
+        // Bytes at the first check were there before the gate learned that there is room.
         before.get_or_insert(seen);
     });
     let late = seen - before.unwrap();
     assert!(late <= 1, "{late} frames left late");
 }
 
-/// A frame that was held back behind a fence that could not tell leaves by a permission of its own, too.
+/// An announcement needs a permit too.
 #[test]
 fn p2_an_announcement_asks() {
     let (dir, listener) = listen();

@@ -1,4 +1,5 @@
-//! A card with rings of its own behind the gate: it waits when the gate is full, and its writes are marked.
+//! A card with its own rings behind the gate: it waits while the gate is full, and its writes are
+//! marked dirty.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -32,7 +33,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// A card with a ring full of long frames, as its driver has it before it says so.
+    /// A card whose driver has filled the ring with long frames but not yet notified it.
     fn new() -> Self {
         let (ledger, authority) = new_gate();
         let memory = guest_memory();
@@ -75,7 +76,7 @@ impl Bench {
         u32::from_le_bytes(bytes)
     }
 
-    /// Gives the card what was posted for it, until it has nothing more to do.
+    /// Gives the card its posted completions until it has no more work.
     fn settle(&mut self) {
         loop {
             let posted = self.gate.take_completions();
@@ -89,7 +90,8 @@ impl Bench {
     }
 }
 
-/// P7: a guest that sends without end does not make the machine buffer without end; what it sends leaves in time.
+/// P7: a guest that sends continually does not make the machine buffer without limit, and its
+/// frames leave eventually.
 #[test]
 fn the_card_waits_in_front_of_a_full_gate_and_goes_on_after_a_release() {
     let mut bench = Bench::new();

@@ -30,7 +30,7 @@ fn merging(features: u64) -> Merging {
     Merging { machine, peer, _files: (dir, listener) }
 }
 
-/// A frame of which every byte says where it is.
+/// A frame in which each byte depends on its position.
 fn frame(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at % 251) as u8).collect()
 }
@@ -46,12 +46,12 @@ impl Merging {
         self.machine.memory.read_obj(GuestAddress(addr)).unwrap()
     }
 
-    /// Where the device says which buffer it wants to be told of (2.7.10).
+    /// The buffer of which the device wants to be notified (2.7.10).
     fn avail_event(&self) -> u16 {
         self.u16_at(self.machine.receive.used_ring() + 4 + 8 * u64::from(QUEUE_SIZE))
     }
 
-    /// The driver wants to be interrupted when this buffer is used.
+    /// Sets the used buffer after which the driver wants an interrupt.
     fn set_used_event(&self, index: u16) {
         let at = self.machine.receive.avail_ring() + 4 + 2 * u64::from(QUEUE_SIZE);
         self.machine.memory.write_obj(index, GuestAddress(at)).unwrap();
@@ -73,8 +73,8 @@ fn a_frame_fills_as_many_buffers_as_it_needs() {
     assert_eq!(net.get(rooms[4], 1), [0], "nobody has touched it");
 }
 
-/// It waits whole: what there is of room is not touched, the driver's next buffer is asked for, and
-/// whoever takes over goes on with it.
+/// The frame waits as a whole: available room is not touched, the driver's next buffer is
+/// requested, and the frame survives a takeover.
 #[test]
 fn a_frame_waits_until_there_is_room_for_all_of_it() {
     let mut net = merging(EVENT_IDX);
@@ -104,7 +104,7 @@ fn a_frame_waits_until_there_is_room_for_all_of_it() {
     }
 }
 
-/// A driver that has given all it has, and has no room for a frame, loses the frame and nothing more.
+/// If all of a driver's buffers together are too small for a frame, only that frame is dropped.
 #[test]
 fn a_frame_that_no_ring_holds_is_dropped() {
     let mut net = merging(0);
@@ -117,7 +117,7 @@ fn a_frame_that_no_ring_holds_is_dropped() {
     assert_eq!(net.machine.receive.used(), [(0, 20), (1, 20), (2, 20), (3, 12)]);
 }
 
-/// Without the feature it is one buffer for one frame, whatever is there.
+/// Without the feature, one frame takes one buffer, whatever is available.
 #[test]
 fn a_driver_that_does_not_merge_is_not_merged_for() {
     let (dir, listener) = listen();
@@ -131,7 +131,7 @@ fn a_driver_that_does_not_merge_is_not_merged_for() {
     assert_eq!(machine.receive.used(), [(0, 0), (1, 1212)]);
 }
 
-/// Buffers that are used together count one by one for the driver's event index.
+/// Buffers used together count separately for the driver's event index.
 #[test]
 fn one_interrupt_for_a_frame_in_several_buffers() {
     for (event, wanted) in [(0, true), (1, true), (2, true), (3, false)] {
@@ -146,7 +146,7 @@ fn one_interrupt_for_a_frame_in_several_buffers() {
     }
 }
 
-/// A buffer that is none among good ones is given back, and the frame goes where there is room.
+/// An invalid buffer among valid ones is given back, and the frame goes into the others.
 #[test]
 fn a_bad_buffer_among_good_ones_loses_no_frame() {
     let mut net = merging(0);

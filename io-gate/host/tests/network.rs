@@ -21,7 +21,7 @@ use io_gate_host::backend::net::{MAX_FRAME, Net};
 use io_gate_host::{Backend, Fence, GateHost, Permission, Unfenced, VirtioSlot};
 use vm_memory::{Bytes, GuestAddress};
 
-/// P6: alone, frames leave without waiting for anything, in order, and their chains come back.
+/// P6: when the machine runs alone, frames leave at once and in order, and their chains come back.
 #[test]
 fn frames_leave_at_once_and_in_order_when_alone() {
     let (dir, listener) = listen();
@@ -39,7 +39,8 @@ fn frames_leave_at_once_and_in_order_when_alone() {
     assert_eq!(machine.gate.dropped_frames(), 0);
 }
 
-/// Grants, and is stopped before its answer arrives; somebody else has the right when it goes on.
+/// Grants, but is stopped before its answer arrives; another machine has the right when it
+/// continues.
 struct Stopped(AtomicUsize);
 
 impl Fence for Stopped {
@@ -47,13 +48,14 @@ impl Fence for Stopped {
         if self.0.fetch_add(1, Ordering::SeqCst) > 0 {
             return Permission::Lost;
         }
-        // This is what a stopped process is: it stands still.
+        // A stopped process stands still in the same way.
         std::thread::sleep(Duration::from_millis(300));
         Permission::Granted
     }
 }
 
-/// P2: a process that is stopped goes on behind the system call that it was in: what the fence had said is of no use then.
+/// P2: a stopped process continues after the system call that it was in. The fence's answer is then
+/// too old to use.
 #[test]
 fn p2_a_permission_that_took_long_is_asked_for_again() {
     let (dir, listener) = listen();
@@ -68,7 +70,7 @@ fn p2_a_permission_that_took_long_is_asked_for_again() {
     assert_eq!(machine.gate.counts().performed, 0);
 }
 
-/// Counts how often it was asked, and says yes for so long.
+/// Counts the questions, and grants for a given time.
 struct Counted(AtomicUsize, Duration);
 
 impl Fence for Counted {
@@ -82,11 +84,11 @@ impl Fence for Counted {
     }
 }
 
-/// P2: each effect asks, unless the fence itself says that its answer is good for longer.
+/// P2: each effect asks, unless the fence says that its answer may be reused.
 #[test]
 fn p2_a_permission_is_used_as_long_as_it_is_good_for() {
     const FRAMES: usize = 8;
-    // Whoever begins to run alone asks as well.
+    // Beginning to run alone asks as well.
     let hour = Duration::from_secs(3600);
     for (good_for, asked) in [(Duration::ZERO, FRAMES..=FRAMES + 4), (hour, 1..=2)] {
         let (dir, listener) = listen();
@@ -107,7 +109,7 @@ fn p2_a_permission_is_used_as_long_as_it_is_good_for() {
     }
 }
 
-/// Says yes until it is told otherwise; its yes is good for [`Brief::GOOD_FOR`].
+/// Grants until the test changes it. Its answer may be reused for [`Brief::GOOD_FOR`].
 struct Brief(AtomicBool);
 
 impl Brief {
@@ -124,7 +126,7 @@ impl Fence for Brief {
     }
 }
 
-/// P2: a yes is not acted upon for longer than it is good for.
+/// P2: an answer is not used for longer than it is valid.
 #[test]
 fn p2_a_permission_that_is_no_longer_good_is_asked_for_again() {
     let (dir, listener) = listen();
@@ -136,7 +138,7 @@ fn p2_a_permission_that_is_no_longer_good_is_asked_for_again() {
     assert!(machine.send());
     assert_eq!(read_frame(&mut peer), [1; 64]);
     fence.0.store(true, Ordering::SeqCst);
-    // The time is what is tested: nothing tells that it has passed.
+    // The time is what is tested: there is no signal that it has passed.
     std::thread::sleep(2 * Brief::GOOD_FOR);
     machine.offer(&[2; 64]);
     let _ = machine.slot.kick(TRANSMIT);
@@ -146,7 +148,7 @@ fn p2_a_permission_that_is_no_longer_good_is_asked_for_again() {
     assert_eq!(machine.gate.counts().performed, 1);
 }
 
-/// P1: held frames leave with the commit of their epoch, as they were when they were staged.
+/// P1: held frames leave with the commit of their epoch, with the bytes staged.
 #[test]
 fn held_frames_leave_with_their_epoch() {
     let (dir, listener) = listen();
@@ -171,7 +173,7 @@ fn held_frames_leave_with_their_epoch() {
     assert_eq!(read_frame(&mut peer), [2; 64]);
 }
 
-/// A batch larger than the socket's buffer waits in the gate; nothing is lost, nothing blocks.
+/// A batch larger than the socket's buffer waits in the gate: nothing is lost, and nothing blocks.
 #[test]
 fn a_peer_that_reads_late_loses_nothing() {
     let (dir, listener) = listen();
@@ -218,7 +220,8 @@ fn input_is_taken_as_far_as_there_is_room() {
         assert_eq!(got[..HEADER], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
         assert_eq!(got[HEADER..], [n; 200]);
     }
-    // The third waits without keeping the thread busy, until the driver makes room and says so.
+    // The third frame waits without keeping the thread busy, until the driver makes room and
+    // notifies.
     write_frame(&mut peer, &[4; 200]);
     assert!(!common::is_readable(machine.gate.inputs_fd()));
     let third = machine.room(2048);
@@ -245,7 +248,7 @@ fn a_frame_that_does_not_fit_is_dropped() {
     assert_eq!(machine.receive.used(), [(0, 0), (1, 1012)]);
 }
 
-/// Frames go nowhere while the peer is away, like on an unplugged cable; it may come back.
+/// While the peer is gone, frames are dropped as on an unplugged cable. The peer may come back.
 #[test]
 fn a_peer_may_go_and_come_back() {
     let dir = tempfile::tempdir().unwrap();
@@ -279,7 +282,7 @@ fn a_peer_may_go_and_come_back() {
     }
 }
 
-/// A peer that talks nonsense is disconnected; the guest sees nothing of it.
+/// A peer that sends an impossible length is disconnected; the guest does not notice.
 #[test]
 fn an_impossible_length_ends_the_connection() {
     let (dir, listener) = listen();
@@ -334,7 +337,8 @@ fn datagrams_carry_frames_both_ways() {
     assert!(!local.exists());
 }
 
-/// Fails where the socket stays the former peer's: whoever comes in its place may not send to it until the guest has sent.
+/// Fails if the socket stays connected to the former peer: its replacement could not send until the
+/// guest has sent.
 #[test]
 fn a_peer_that_is_made_anew_may_speak_first() {
     let dir = tempfile::tempdir().unwrap();
@@ -355,14 +359,14 @@ fn a_peer_that_is_made_anew_may_speak_first() {
         drop(peer);
         std::fs::remove_file(&remote).unwrap();
     }
-    // Nobody is there, and then somebody else is: what was dropped meanwhile is not sent late.
+    // The peer goes and another one comes: frames dropped in between are not sent late.
     machine.offer(&[9; 80]);
     assert!(machine.send());
     machine.gate.drain();
     assert_eq!(machine.gate.dropped_frames(), 1);
 }
 
-/// After a takeover the network learns where the guest's address is now.
+/// After a takeover the network learns the new port of the guest's address.
 #[test]
 fn an_announcement_is_a_rarp_broadcast() {
     let (dir, listener) = listen();
@@ -381,7 +385,7 @@ fn an_announcement_is_a_rarp_broadcast() {
     assert!(peer.read(&mut [0; 1]).is_err(), "P2: fenced off, it announces nothing");
 }
 
-/// A frame in flight is sent again by whoever takes over.
+/// A frame in flight is sent again after a takeover.
 #[test]
 fn held_frames_survive_a_crash() {
     let (dir, listener) = listen();
@@ -413,8 +417,8 @@ fn held_frames_survive_a_crash() {
     assert_eq!(mac, MAC);
 }
 
-/// P1: released by one thread while another stages, and with the gate opened and closed in
-/// between, frames leave in the order in which they were staged, each once.
+/// P1: released by one thread while another stages, and with the gate opened and closed in between,
+/// frames leave once each, in the order of staging.
 #[test]
 fn order_holds_between_threads() {
     const FRAMES: u32 = 3000;

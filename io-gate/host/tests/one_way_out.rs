@@ -1,5 +1,6 @@
-//! P2: what lets something out takes a permit, in one module: no other makes a system call that could. What the compiler
-//! cannot know (that a function of the C library or of std reaches the outside) is looked up in the sources.
+//! P2: each system call that lets data out takes a permit, in one module. No other module makes
+//! such a call. The compiler cannot know which functions of the C library or std reach the outside,
+//! so the sources are searched.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -37,22 +38,22 @@ const CALLS: &[&str] = &[
     "eprintln!(",
 ];
 
-/// Places that write what nobody outside sees, and text.
+/// Places that write data invisible outside, and text.
 const EXCEPTIONS: &[(&str, &str)] = &[
-    // The record of who may write to a disk: it is what permits.
+    // The fence record of a disk: it is what permits.
     ("backend/disk_fence.rs", ".write_all_at("),
     ("backend/disk_fence.rs", ".sync_data("),
     // Guest memory.
     ("guest_memory.rs", ".write_at("),
-    // The example in a text.
+    // The example in a doc comment.
     ("adapter/rust_vmm.rs", ".write_all("),
-    // A directory, when a record is made in it.
+    // A directory in which a record was created.
     ("descriptors.rs", ".sync_all("),
-    // A vector's length.
+    // The length of a vector.
     ("backend/net/socket.rs", ".set_len("),
-    // A console's file is begun anew, before anything is attached.
+    // Clears a console's file before anything is attached.
     ("backend/console/console_file.rs", ".set_len("),
-    // Shared guest memory gets its size.
+    // Sets the size of shared guest memory.
     ("backend/memory.rs", ".set_len("),
 ];
 
@@ -77,7 +78,7 @@ fn p2_nothing_is_let_out_but_with_a_permit() {
     for file in &files {
         let name = file.strip_prefix(&root).unwrap().to_str().unwrap();
         let text = std::fs::read_to_string(file).unwrap();
-        // Tests of a module come last in it.
+        // A module's tests come last.
         let text = text.split("#[cfg(test)]\nmod tests").next().unwrap();
         if name == "out.rs" {
             assert!(text.matches("permit.spend()?").count() >= 7, "each call spends its permit");

@@ -63,7 +63,7 @@ impl Pairs {
         pairs
     }
 
-    /// Asks for this many pairs; the answer.
+    /// Requests this many pairs. Returns the answer.
     fn ask(&mut self, pairs: u8) -> u8 {
         self.memory.write_slice(&[4, 0, pairs, 0, 0xaa], GuestAddress(COMMAND)).unwrap();
         self.queues[usize::from(CONTROL)]
@@ -117,12 +117,13 @@ fn flows_come_in_on_the_pairs_that_were_asked_for() {
         }
         assert_eq!(second > 0, both, "{first} and {second} with {pairs} pairs");
         assert!(first > 0);
-        // What is left of the room is for the next round.
+        // The next round uses the rest of the room.
         net = Pairs::alone();
     }
 }
 
-/// A frame whose queue has no room waits, and goes elsewhere once the driver no longer uses that queue.
+/// A frame whose queue has no room waits, and goes to another queue once the driver no longer uses
+/// the first.
 #[test]
 fn a_frame_for_a_queue_that_is_given_up_goes_to_another() {
     let mut net = Pairs::alone();
@@ -149,7 +150,7 @@ fn a_frame_for_a_queue_that_is_given_up_goes_to_another() {
     drop(net.files);
 }
 
-/// A frame goes back on the queue that it came from.
+/// A chain goes back on the queue that it came from.
 #[test]
 fn frames_leave_by_every_pair() {
     let mut net = Pairs::alone();

@@ -1,5 +1,6 @@
-//! P3: protection that begins while a disk is in use. What was written before is brought to the storage, and what is written
-//! after is there when it completes: seen by what the host's page cache has to write of the image (cachestat(2)).
+//! P3: protection that begins while a disk is in use. Earlier writes are brought to the storage,
+//! and later ones are there when they complete. The test observes the dirty pages of the image in
+//! the host's page cache (cachestat(2)).
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod common;
@@ -44,7 +45,7 @@ fn p3_what_completes_after_protection_has_begun_is_in_the_storage_and_all_before
             return kemari_tests::not_tested("this kernel has no cachestat");
         };
         assert!(direct || dirty > 0, "a driver that flushes has the page cache");
-        // Nobody else has the image until then.
+        // No other process may use the image until then.
         let other = Disk::open(image.path(), DiskOptions::default()).unwrap();
         assert!(matches!(other.lock(Use::Pair), Err(DiskError::Locked { .. })));
         machine.gate.share_disk(SLOT, Port(0), true).unwrap();
@@ -52,7 +53,7 @@ fn p3_what_completes_after_protection_has_begun_is_in_the_storage_and_all_before
         for sector in 1..4 {
             assert_eq!(write(&mut machine, sector), Some(0), "sector {sector}");
         }
-        // The standby may have it open, a plain run may not.
+        // The standby may open it; a machine outside the pair may not.
         other.lock(Use::Pair).unwrap();
         drop(other);
         let plain = DiskOptions { lock: true, ..DiskOptions::default() };
@@ -64,13 +65,13 @@ fn p3_what_completes_after_protection_has_begun_is_in_the_storage_and_all_before
     }
 }
 
-/// From now on this thread is as one whose files are on a file system without locks (seccomp(2)).
+/// Makes this thread behave as on a file system without locks (seccomp(2)).
 fn no_locks() {
     let op = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     let give = libc::BPF_RET | libc::BPF_K;
-    // What a filter sees: the call's number first, its second argument after 24 bytes.
+    // Filter input: the call's number first, its second argument at offset 24.
     let mut filter = [
         op(load, 0, 0, 0),
         op(equal, 0, 3, libc::SYS_fcntl as u32),
@@ -88,7 +89,7 @@ fn no_locks() {
     }
 }
 
-/// A fence that says yes, in a term.
+/// A fence that grants, in a term.
 struct InTerm;
 
 impl Fence for InTerm {
@@ -101,7 +102,8 @@ impl Fence for InTerm {
     }
 }
 
-/// P7: a machine that begins on a file system without locks, as its terms keep others away, is protected there, too.
+/// P7: a machine on a file system without locks may start, since its terms exclude others; it can
+/// be protected too.
 #[test]
 fn p7_a_file_system_without_locks_keeps_no_pair_from_being_protected() {
     std::thread::spawn(|| {
@@ -110,7 +112,7 @@ fn p7_a_file_system_without_locks_keeps_no_pair_from_being_protected() {
         let disk = Disk::open(image.path(), DiskOptions::default()).unwrap();
         for side in [Side::Active, Side::Successor, Side::Standby] {
             disk.share(side, true).unwrap();
-            // Without terms nothing else would keep another away.
+            // Without terms nothing else would exclude another machine.
             let refused = disk.share(side, false);
             assert!(matches!(refused, Err(DiskError::Lock { .. })), "{refused:?}");
         }

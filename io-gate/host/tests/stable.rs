@@ -1,5 +1,5 @@
-//! Writes of a driver that cannot flush are stable when they complete (virtio 1.2, 5.2.6.2), and what a refused request says
-//! it has written is written.
+//! Writes of a driver that cannot flush are stable when they complete (virtio 1.2, 5.2.6.2). The
+//! used length of a refused request counts only written bytes.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod common;
@@ -30,7 +30,7 @@ fn alone(image: &tempfile::NamedTempFile, features: u64) -> DiskMachine {
     machine
 }
 
-/// A file whose cached writes can be seen; skips, and says so, where none can.
+/// A file whose cached writes are observable. Skips the test with a message if they are not.
 fn observable() -> Option<tempfile::NamedTempFile> {
     let image = image(SECTORS);
     image.as_file().sync_all().unwrap();
@@ -59,7 +59,8 @@ fn p3_a_write_is_stable_when_it_completes_unless_the_driver_can_flush() {
             assert_eq!(volatile_pages(image.as_file()), Some(0), "a completed write can be lost");
         }
     }
-    // Plain zeroes, where the file system has no better way, are writes as well.
+    // Zeroes are written as plain data if the file system has no better way; these are writes as
+    // well.
     let mut machine = alone(&image, WRITE_ZEROES);
     let (header, status) = machine.header(T_WRITE_ZEROES, 0);
     machine.fill(DATA, &[&3_u64.to_le_bytes()[..], &5_u32.to_le_bytes(), &[0; 4]].concat());
@@ -70,7 +71,7 @@ fn p3_a_write_is_stable_when_it_completes_unless_the_driver_can_flush() {
     assert_eq!(volatile_pages(image.as_file()), Some(0), "completed zeroes can be lost");
 }
 
-/// A slot that was taken over is told again what its driver has accepted.
+/// The backends of a restored slot get the accepted features again.
 #[test]
 fn p3_a_write_is_stable_on_the_machine_that_takes_over() {
     let Some(image) = observable() else { return };
@@ -87,7 +88,7 @@ fn p3_a_write_is_stable_on_the_machine_that_takes_over() {
     assert_eq!(volatile_pages(image.as_file()), Some(0));
 }
 
-/// 5.2.6.2, 2.2: what was not negotiated is not served.
+/// 5.2.6.2, 2.2: a request that needs a feature is not served if the feature was not negotiated.
 #[test]
 fn requests_that_need_a_feature_are_not_served_without_it() {
     let image = image(SECTORS);
@@ -113,13 +114,13 @@ fn requests_that_need_a_feature_are_not_served_without_it() {
     }
 }
 
-/// 2.7.8.2: the length in the used ring is of bytes that were written, from the first on.
+/// 2.7.8.2: the used length counts bytes that were written, from the first without a gap.
 #[test]
 fn a_refused_read_has_written_what_it_says() {
     const POISON: u8 = 0xa5;
     const LEN: u32 = 1024;
     let image = image(SECTORS);
-    // Beyond the end, at no place at all, and no whole number of sectors.
+    // Beyond the end, at an impossible sector, and not a whole number of sectors.
     for (sector, len) in [(SECTORS, LEN), (u64::MAX, LEN), (0, LEN - 1), (0, 0)] {
         let mut machine = alone(&image, 0);
         machine.fill(DATA, &[POISON; LEN as usize]);
@@ -130,7 +131,7 @@ fn a_refused_read_has_written_what_it_says() {
         assert_eq!(machine.status(status.0), IOERR);
         check_used(&mut machine, len);
     }
-    // One that the disk fails: the image has become shorter than its disk.
+    // A read that fails at the disk: the image has been shortened.
     let mut machine = alone(&image, 0);
     image.as_file().set_len(512).unwrap();
     machine.fill(DATA, &[POISON; LEN as usize]);

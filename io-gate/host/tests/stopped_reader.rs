@@ -1,5 +1,6 @@
-//! P9: a console on standard input and output whose reader has stopped: on a terminal, a pipe, a socket. What the guest
-//! prints waits; keys still reach it, and it still ends. In a process of its own, since a process has only one of each.
+//! P9: a console on standard input and output whose reader has stopped: on a terminal, a pipe, and
+//! a socket. The guest's output waits, keys still reach the guest, and it can still end. The
+//! console is in another process, since a process has only one standard input and output.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -21,13 +22,13 @@ use io_gate_host::backend::console::Console;
 use io_gate_host::{Backend, Fence, GateHost, Permission, RegisterSlot};
 
 const ROLE: &str = "STOPPED_READER_ROLE";
-/// What the guest prints that nobody reads: more than any of the three takes (a pipe 64 KiB, a terminal about that, a socket some hundred
-/// single bytes), and no more bytes beyond that than the console keeps.
+/// The output that is not read: more than any of the three takes (a pipe 64 KiB, a terminal about
+/// the same, a socket some hundred single bytes), and beyond that no more than the console keeps.
 const PIPE_BYTES: usize = 80_000;
 const SOCKET_BYTES: usize = 20_000;
-/// What the test harness itself shows before: "running 1 test" between line ends.
+/// Output of the test harness before the test: "running 1 test" between line ends.
 const HARNESS: usize = 16;
-/// Longer than the end of a machine takes, and than a busy machine is late.
+/// Longer than the end of a machine takes, with room for a busy host.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Quota(AtomicUsize);
@@ -43,7 +44,8 @@ impl Fence for Quota {
     }
 }
 
-/// Not a test by itself: the process whose console nobody reads. It tells on standard error what it has come to.
+/// Not a test by itself: the process whose console is not read. It reports its progress on standard
+/// error.
 #[test]
 #[ignore = "the other process of the tests in this file"]
 fn child() {
@@ -74,7 +76,7 @@ fn child() {
         } {
             let _ = slot.read(0, &mut byte);
             match byte[0] {
-                // P2: the right is good for one more message.
+                // P2: the right covers one more message.
                 b'f' => {
                     fence.0.store(1, Ordering::SeqCst);
                     tell("last");
@@ -115,7 +117,7 @@ fn in_flight(gate: &GateHost) -> usize {
     lengths.sum()
 }
 
-/// The process, its keyboard, and its screen, which nobody looks at.
+/// The process, its keyboard, and its screen, which is not read.
 struct Stopped {
     bytes: usize,
     child: Child,
@@ -136,7 +138,7 @@ impl Stopped {
         Self { bytes, child, keys, screen }
     }
 
-    /// The next line that the process tells, at most [`PATIENCE`] later.
+    /// The next line that the process reports, at most [`PATIENCE`] later.
     #[track_caller]
     fn told(&mut self) -> String {
         let mut line = Vec::new();
@@ -165,7 +167,7 @@ impl Stopped {
         told.strip_prefix("printed ").unwrap_or_else(|| panic!("{told}")).parse().unwrap()
     }
 
-    /// What is on the screen that nobody has looked at.
+    /// Number of bytes on the screen that have not been read.
     fn shown(&self) -> usize {
         let mut bytes: libc::c_int = 0;
         // SAFETY: the argument points to an `int` that lives through the call.
@@ -219,14 +221,14 @@ fn socket() -> Stopped {
     Stopped::start(SOCKET_BYTES, input.into(), output.into(), keys, screen)
 }
 
-/// Keys are taken, and the end comes, although the screen takes nothing.
+/// Keys are taken and the end comes, although the screen takes nothing.
 #[test]
 fn keys_are_taken_and_the_end_comes() {
     let kinds: &[(&str, Start)] = &[("pty", pty), ("pipe", pipe), ("socket", socket)];
     for (what, start) in kinds.iter() {
         let mut stopped = start();
         let in_flight = stopped.in_flight();
-        // There is room for a little: whoever begins to write more waits in the middle of it.
+        // There is room for little: a writer of more blocks in the middle of its write.
         stopped.screen.read_exact(&mut [0; 700]).unwrap();
         for key in ["k", "l"] {
             stopped.keys.write_all(key.as_bytes()).unwrap();
@@ -238,8 +240,8 @@ fn keys_are_taken_and_the_end_comes() {
     }
 }
 
-/// P3: what is not on the screen is in flight, and so at the standby. (What a terminal has taken cannot be counted from
-/// outside: its buffers are several.)
+/// P3: output that is not on the screen is in flight, and therefore at the standby. (A terminal's
+/// bytes cannot be counted from outside, since it has several buffers.)
 #[test]
 fn p3_what_was_not_written_is_in_flight() {
     let kinds: &[(&str, Start)] = &[("pipe", pipe), ("socket", socket)];
@@ -257,7 +259,7 @@ fn p3_what_was_not_written_is_in_flight() {
     let _ = stopped.child.wait();
 }
 
-/// P2: of what waits, one message leaves when the right has been lost.
+/// P2: of the waiting bytes, one message leaves after the right is lost.
 #[test]
 fn p2_of_the_bytes_that_wait_one_message_leaves_late() {
     const MESSAGE: usize = 4096;
@@ -267,7 +269,7 @@ fn p2_of_the_bytes_that_wait_one_message_leaves_late() {
     assert_eq!(stopped.told(), "last");
     let mut screen = stopped.screen.try_clone().unwrap();
     let reader = std::thread::spawn(move || {
-        // All that there is at once, so that there is room for many messages.
+        // Read everything at once, so that there is room for many messages.
         let (mut all, mut bytes) = (0, vec![0; 1 << 20]);
         loop {
             match screen.read(&mut bytes).unwrap() {
@@ -283,7 +285,7 @@ fn p2_of_the_bytes_that_wait_one_message_leaves_late() {
     assert!(shown <= before + MESSAGE, "{} bytes have left late", shown - before);
 }
 
-/// A terminal that hangs up, and a pipe whose writer has gone: nobody is woken again and again.
+/// A terminal that hangs up, and a pipe whose writer has gone: neither wakes a thread repeatedly.
 #[test]
 fn an_input_that_has_ended_wakes_nobody() {
     let terminal = pty();
@@ -296,12 +298,12 @@ fn an_input_that_has_ended_wakes_nobody() {
     for (what, mut stopped) in [("pty", terminal), ("pipe", ended)] {
         let _ = stopped.in_flight();
         if what == "pty" {
-            // Both ends of the terminal that are not the child's.
+            // Close both ends of the terminal that do not belong to the child.
             drop(std::mem::replace(&mut stopped.keys, File::open("/dev/null").unwrap()));
             drop(std::mem::replace(&mut stopped.screen, File::open("/dev/null").unwrap()));
         }
         let busy = processor_time(stopped.child.id());
-        // The time is what is measured: a process that is woken all the time uses all of it.
+        // The time is what is measured: a process that is woken continually uses all of it.
         std::thread::sleep(Duration::from_secs(2));
         let busy = processor_time(stopped.child.id()) - busy;
         assert!(busy < Duration::from_millis(500), "{what}: {busy:?} of processor time in 2 s");

@@ -1,5 +1,5 @@
-//! A tap interface, in a network namespace of the test's own. It needs the right to make one: where
-//! there is none, the test says so and ends.
+//! A tap interface, in the test's own network namespace. Without the right to make a namespace, the
+//! test reports that and ends.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -54,7 +54,7 @@ fn frames_cross_a_tap_interface_both_ways() {
     // SAFETY: the pointer and the length describe `sent`.
     let len = unsafe { libc::send(outside.as_raw_fd(), sent.as_ptr().cast(), sent.len(), 0) };
     assert_eq!(len, 100);
-    // The host's own chatter (neighbour discovery) may come first.
+    // The host's own frames (neighbour discovery) may come first.
     let mut arrived = false;
     for _ in 0..20 {
         receive.add(&[], &[(0x20_000, 70_000)]);

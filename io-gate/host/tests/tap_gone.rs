@@ -1,5 +1,6 @@
-//! A tap interface that is deleted under a running machine: one warning, nobody is woken again and again, and it is taken up
-//! again when there is one of that name. In a network namespace of the test's own, which needs the right to make one.
+//! A tap interface that is deleted under a running machine: there is one warning, no thread is
+//! woken repeatedly, and the machine attaches again when the name exists again. It runs in the
+//! test's own network namespace, which requires the right to make one.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -20,7 +21,7 @@ const NAME: &str = "gone0";
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const TUNSETPERSIST: libc::c_ulong = 0x4004_54cb;
 
-/// An interface that stays when nobody is attached to it, as `ip tuntap add` makes one, and is up.
+/// Makes an interface that is up and stays without an attached process, as `ip tuntap add` does.
 fn make_tap() {
     let tun = std::fs::File::options().read(true).write(true).open("/dev/net/tun").unwrap();
     let mut request = request(NAME);
@@ -75,7 +76,7 @@ impl Machine {
         let _ = common::complete_sent(&self.gate, &mut self.slot);
     }
 
-    /// One look of the device thread, as its loop takes it.
+    /// One pass of the device thread's loop.
     fn look(&mut self) {
         for (_, port) in self.gate.ready_inputs() {
             let _ = self.slot.intake(port);
@@ -104,7 +105,8 @@ fn a_tap_that_is_deleted_is_taken_up_again() {
     transmit.install(&mut slot, 1);
     let offered = slot.device_features();
     slot.driver_ok(offered & !common::EVENT_IDX).unwrap();
-    // Room for the host's own chatter (neighbour discovery), and more: input is wanted all the time.
+    // Room for the host's own frames (neighbour discovery) and more, so that input is always
+    // wanted.
     for n in 0..14 {
         receive.add(&[], &[(0x20_000 + n * 0x12_000, 70_000)]);
     }
@@ -114,7 +116,7 @@ fn a_tap_that_is_deleted_is_taken_up_again() {
     assert_eq!(machine.gate.dropped_frames(), 0);
 
     delete_tap(&outside);
-    // Readable a few times (what it is found by, and a timer now and then), not all the time.
+    // Readable a few times (when the loss is found, and at timers), not continually.
     let mut woken = 0;
     let until = std::time::Instant::now() + std::time::Duration::from_secs(2);
     while std::time::Instant::now() < until {
@@ -125,7 +127,7 @@ fn a_tap_that_is_deleted_is_taken_up_again() {
     assert!(woken < 40, "the device thread is woken {woken} times in 2 s");
     machine.send(2);
     assert!(machine.gate.dropped_frames() >= 1, "a frame to nowhere is counted");
-    // And nothing was made in its place: a machine of this name's own would hide that it is gone.
+    // The machine must not create the interface itself: that would hide the loss.
     // SAFETY: the name is a C string.
     assert_eq!(unsafe { libc::if_nametoindex(c"gone0".as_ptr()) }, 0);
 

@@ -1,5 +1,5 @@
-//! Standard input and output as a console, and the terminal's raw mode: in a process of their own,
-//! since a process has only one of each.
+//! Standard input and output as a console, and the terminal's raw mode: in another process, since a
+//! process has only one standard input and output.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -21,7 +21,7 @@ use io_gate_host::{Backend, GateHost, RegisterSlot, Unfenced};
 
 const ROLE: &str = "TERMINAL_TEST_ROLE";
 
-/// Not a test by itself: what the tests below run as another process.
+/// Not a test by itself: the tests below run it as another process.
 #[test]
 #[ignore = "the other process of the tests in this file"]
 fn child() {
@@ -30,7 +30,7 @@ fn child() {
         Ok("panic") => {
             let _raw = RawMode::enter().unwrap();
             wait_for_key();
-            // Restored by the hook, before anything unwinds.
+            // The panic hook restores it, before anything unwinds.
             std::thread::spawn(|| panic!("on purpose")).join().unwrap_err();
             print_line("panicked");
             wait_for_key();
@@ -56,7 +56,7 @@ fn print_line(text: &str) {
     stdout.flush().unwrap();
 }
 
-/// A guest that prints what is typed, in capitals.
+/// A guest that prints the typed keys in capitals.
 fn echo() {
     let (ledger, mut authority) = new_gate();
     let gate = GateHost::new(ledger, guest_memory(), Arc::new(Unfenced)).unwrap();
@@ -93,7 +93,7 @@ fn start(role: &str, stdin: Stdio) -> Child {
         .unwrap()
 }
 
-/// Reads the child's output until a text has come.
+/// Reads the child's output until a text has appeared.
 fn wait_for(child: &mut Child, text: &str) {
     let stdout = child.stdout.as_mut().unwrap();
     let mut seen = Vec::new();
@@ -175,7 +175,7 @@ fn keys_reach_the_guest_and_its_output_the_outside() {
     assert!(child.wait().unwrap().success());
 }
 
-/// Ctrl-A x: the way out for a person whose every key goes to the guest.
+/// Ctrl-A x: the way out for a user whose keys all go to the guest.
 #[test]
 fn the_escape_key_ends_the_process() {
     let mut child = start("echo", Stdio::piped());

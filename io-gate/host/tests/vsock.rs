@@ -1,5 +1,5 @@
-//! Bytes on a stream of a virtio socket: held like every effect, and answered cleanly where no
-//! backend is behind the port.
+//! Bytes on a stream of a virtio socket: held like every effect, and answered as unsupported if the
+//! port has no backend.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -19,7 +19,7 @@ const IDENTITY: Identity = Identity { kind: "streams", virtio_id: 19, state_vers
 const STREAM: VsockStream = VsockStream { guest_port: 1024, host_port: 5 };
 const UNSUPPORTED: u8 = 2;
 
-/// Sends each chain on one stream; the outcome goes into a byte of status.
+/// Sends each chain on one stream, and writes the outcome into a status byte.
 struct Streams;
 
 impl Device for Streams {

@@ -1,5 +1,5 @@
-//! Who waits for a lane holds nobody else up (P7): not the thread that learns of an acknowledgement, which has to hear the
-//! standby meanwhile.
+//! A thread that waits for a lane blocks no other (P7), above all not the thread that receives
+//! acknowledgements, which must keep hearing the standby.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -14,7 +14,8 @@ use io_gate_host::{Fence, GateHost, Permission, VirtioSlot};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Has a lane wait for a fence that cannot tell, `wait` wait for the lane, and an acknowledgement come meanwhile.
+/// Makes a lane wait for a fence without an answer and `wait` wait for the lane. Then an
+/// acknowledgement arrives.
 fn an_acknowledgement_meanwhile(wait: impl FnOnce(&GateHost, &mut VirtioSlot) + Send) {
     let image = image(SECTORS);
     let mut machine = DiskMachine::new(&image);
@@ -40,7 +41,7 @@ fn an_acknowledgement_meanwhile(wait: impl FnOnce(&GateHost, &mut VirtioSlot) + 
                 wait(&gate, slot);
             }
         });
-        // Asleep: it waits for the lane, as there is nothing else that it could wait for.
+        // Asleep: it waits for the lane, since there is nothing else to wait for.
         let stat = std::path::Path::new("/proc").join(thread.recv().unwrap()).join("stat");
         let deadline = Instant::now() + PATIENCE;
         while !waiter.is_finished() && !std::fs::read_to_string(&stat).unwrap().contains(") S ") {
@@ -55,7 +56,7 @@ fn an_acknowledgement_meanwhile(wait: impl FnOnce(&GateHost, &mut VirtioSlot) + 
                 tell.send(()).unwrap();
             }
         });
-        // Well before `drain` gives the fence up.
+        // Well before `drain` gives up on the fence.
         let came = released.recv_timeout(Duration::from_secs(3));
         let (waited, asked) = (!waiter.is_finished(), gate.waits_for_fence());
         fence.1.store(false, Ordering::SeqCst);
@@ -64,19 +65,19 @@ fn an_acknowledgement_meanwhile(wait: impl FnOnce(&GateHost, &mut VirtioSlot) + 
     });
 }
 
-/// The machine ends: what has been released is waited for.
+/// The machine ends and waits for released effects.
 #[test]
 fn an_acknowledgement_does_not_wait_for_a_machine_that_ends() {
     an_acknowledgement_meanwhile(|gate, _| gate.drain());
 }
 
-/// The driver resets its device: what the device has under way is waited for.
+/// The driver resets its device, and the reset waits for the device's requests.
 #[test]
 fn an_acknowledgement_does_not_wait_for_a_driver_that_resets_its_device() {
     an_acknowledgement_meanwhile(|_, slot| slot.reset());
 }
 
-/// A fence that does not answer before the test says so.
+/// A fence that does not answer until the test allows it.
 struct Hanging(Mutex<Receiver<()>>);
 
 impl Fence for Hanging {
@@ -86,7 +87,8 @@ impl Fence for Hanging {
     }
 }
 
-/// P9. Fails where a fence that hangs is no wait: the machine would say that all is well, and let nothing out.
+/// P9: fails if a fence that hangs does not count as waiting: the machine would report a normal
+/// state while nothing leaves.
 #[test]
 fn a_question_that_is_not_answered_is_a_wait() {
     let image = image(SECTORS);

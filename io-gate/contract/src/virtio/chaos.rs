@@ -1,4 +1,4 @@
-//! Requests that no good driver makes.
+//! Malformed requests.
 
 use io_gate::Port;
 use io_gate::host::GuestRange;
@@ -10,12 +10,13 @@ use crate::violation::{Rule, Violation};
 
 const SEEDS: u64 = 40;
 const REQUESTS: u16 = 60;
-/// Lengths at which parsers go wrong.
+/// Lengths that often break parsers.
 const LENGTHS: [usize; 16] =
     [0, 1, 2, 3, 4, 8, 12, 15, 16, 17, 31, 512, 513, 4096, 65_536, 100_000];
 
-/// Throws them at a device; whatever it makes of them, it must go on, and the gate's counts must add up. And the same
-/// with another machine that goes on somewhere among them.
+/// Gives random requests to a device. It must continue whatever they are, and the gate's counts
+/// must be balanced. A second run of the same requests moves to another machine at some point, and
+/// must have the same log.
 pub(super) fn check(make: &Make, steps: &[Step]) -> Result<(), Violation> {
     for seed in 0..SEEDS {
         let whole = play(make, steps, seed, None)?;
@@ -27,7 +28,7 @@ pub(super) fn check(make: &Make, steps: &[Step]) -> Result<(), Violation> {
     Ok(())
 }
 
-/// What random requests cause, with a move to another machine before one of them.
+/// Plays random requests and returns the log, with a move to another machine before one of them.
 fn play(
     make: &Make,
     steps: &[Step],
@@ -57,7 +58,7 @@ fn play(
     Ok(world.log)
 }
 
-/// A driver that knows some of how to use a device, and does what it must not.
+/// A driver that partly follows the device's protocol and partly violates it.
 pub(super) struct Driver<'s> {
     pub(super) random: fastrand::Rng,
     steps: &'s [Step],
@@ -80,7 +81,7 @@ impl<'s> Driver<'s> {
         }
         let place = malformed(world, self.steps, &mut self.random);
         world.request(self.random.u16(0..self.queues), self.head, place)?;
-        // No two that wait have one head.
+        // Waiting chains must have different heads.
         self.head += 1;
         world.end_of_step()
     }
@@ -96,7 +97,7 @@ impl<'s> Driver<'s> {
         world.offer(port, &data, &place)
     }
 
-    /// The chain of a request in flight becomes another.
+    /// Replaces the chain of a request in flight.
     pub(super) fn swap(&mut self, world: &mut World) {
         let place = malformed(world, self.steps, &mut self.random);
         world.swap_oldest(place);
@@ -118,7 +119,7 @@ impl<'s> Driver<'s> {
         world.take(0, &Step::Config { offset, bytes })
     }
 
-    /// Features that a driver may accept, or not.
+    /// Random features: all, none, or some of the offered ones.
     pub(super) fn features(&mut self, world: &World) -> u64 {
         let offered = world.device.features();
         match self.random.u8(0..4) {
@@ -129,7 +130,7 @@ impl<'s> Driver<'s> {
     }
 }
 
-/// One at which parsers go wrong, or any.
+/// A length that often breaks parsers, or any.
 fn length(random: &mut fastrand::Rng) -> usize {
     let bits = random.u8(1..17);
     match random.bool() {
@@ -138,7 +139,7 @@ fn length(random: &mut fastrand::Rng) -> usize {
     }
 }
 
-/// A request of the example with some of it wrong, or one that is wrong all over.
+/// A request of the example with some errors, or a wholly random one.
 fn malformed(world: &World, steps: &[Step], random: &mut fastrand::Rng) -> Place {
     let requests: Vec<(&Vec<u8>, usize)> = steps
         .iter()
@@ -174,12 +175,12 @@ fn malformed(world: &World, steps: &[Step], random: &mut fastrand::Rng) -> Place
         own: false,
     };
     if random.u8(0..8) == 0 {
-        // The same memory twice.
+        // Use the same memory twice.
         let ranges = if random.bool() { &mut place.readable } else { &mut place.writable };
         ranges.extend(random.choice(ranges.clone()));
     } else if random.u8(0..8) == 0 {
-        // Beyond the end of memory: a driver that lies, or a device that was given another's chain.
-        // The far side lets chains of up to 2^32 - 1 bytes through.
+        // Beyond the end of memory: a driver that lies, or a device that was given another device's
+        // chain. The far side accepts chains of up to 2^32 - 1 bytes.
         let most = u32::MAX - (bytes.len() + room) as u32;
         let len = if random.bool() { most } else { random.u32(1..600) };
         let outside = GuestRange { addr: 1 << 40, len };

@@ -1,4 +1,4 @@
-//! A guest that does anything.
+//! A random guest.
 
 use super::chaos::Driver;
 use super::world::World;
@@ -7,7 +7,7 @@ use crate::violation::Violation;
 
 const MOVES: u16 = 150;
 
-/// Runs it against a device.
+/// Runs the random guest of a seed against a device.
 pub(super) fn guest(make: &Make, steps: &[Step], seed: u64) -> Result<(), Violation> {
     let mut world = World::new(make(), 4);
     let mut driver = Driver::new(&world, steps, seed);
@@ -29,7 +29,7 @@ pub(super) fn guest(make: &Make, steps: &[Step], seed: u64) -> Result<(), Violat
     Ok(())
 }
 
-/// The guest's driver resets the device, and accepts what it likes.
+/// Resets the device and accepts random features.
 fn begin_again(driver: &mut Driver<'_>, world: &mut World) -> Result<(), Violation> {
     world.reset()?;
     let features = driver.features(world);

@@ -1,4 +1,5 @@
-//! A machine around one virtio device: chains in a memory, a ledger, and backends that do what they are asked.
+//! A machine around one virtio device: chains in memory, a ledger, and backends that perform what
+//! is asked.
 
 use std::collections::BTreeMap;
 
@@ -13,22 +14,22 @@ use crate::memory::{Memory, brief};
 use crate::suite::{Log, step};
 use crate::violation::{Rule, Violation};
 
-/// Memory of each step's own.
+/// Size of each step's own memory.
 const AREA: u64 = 256 << 10;
-/// How much of the configuration space is looked at.
+/// How many bytes of the configuration space are read.
 const CONFIG: usize = 64;
 const SLOT: u16 = 7;
 
-/// Where a request lies.
+/// The memory of a request.
 #[derive(Clone, Default)]
 pub(super) struct Place {
     pub(super) readable: Vec<GuestRange>,
     pub(super) writable: Vec<GuestRange>,
-    /// The driver changed it while the device had it: what the device wrote may be elsewhere.
+    /// The driver changed it while the device had it, so the device's writes may be elsewhere.
     pub(super) changed: bool,
-    /// How many chains it is made of, where not one.
+    /// Number of chains that it consists of, if not one.
     pub(super) merged: Option<u16>,
-    /// No other request has the same memory, so that what was written there was written for this one.
+    /// No other request uses the same memory, so every write there is for this one.
     pub(super) own: bool,
 }
 
@@ -43,20 +44,20 @@ pub(super) struct World {
     pub(super) log: Log,
     pub(super) memory: Memory,
     ledger: Ledger,
-    /// Asked for and not performed, oldest first.
+    /// Requested and not performed, oldest first.
     pending: Vec<Performable>,
-    /// The chains that wait, by their heads.
+    /// The waiting chains, by their heads.
     waiting: BTreeMap<u16, (u16, Place)>,
 }
 
 impl World {
-    /// A machine with a driver that has accepted everything.
+    /// A machine whose driver has accepted all features.
     pub(super) fn new(mut device: Box<dyn Device>, steps: usize) -> Self {
         device.activate(device.features());
         Self::with(device, steps)
     }
 
-    /// A machine whose driver has accepted what it wants.
+    /// A machine whose driver has already negotiated features.
     pub(super) fn with(device: Box<dyn Device>, steps: usize) -> Self {
         let (mut ledger, alone) = open_gate();
         let none = ledger.run_alone(alone);
@@ -72,7 +73,7 @@ impl World {
         }
     }
 
-    /// Requests that were asked for and are not performed yet.
+    /// Number of requests that are not performed yet.
     pub(super) fn in_flight(&self) -> usize {
         self.pending.len()
     }
@@ -101,7 +102,7 @@ impl World {
         self.end_of_step()
     }
 
-    /// Puts a request into its memory, in pieces as drivers use them.
+    /// Puts a request into its memory, in the pieces that drivers use.
     fn place(&self, head: u16, readable: &[u8], room: usize) -> Result<Place, Violation> {
         if readable.len() + room > AREA as usize {
             return Rule::Script.broken(format!(
@@ -155,7 +156,8 @@ impl World {
         Ok(())
     }
 
-    /// The used length is of bytes that were written, from the first on (virtio 1.2, 2.7.8.2).
+    /// The used length counts bytes that were written, from the first without a gap (virtio 1.2,
+    /// 2.7.8.2).
     fn check_used(&self, head: u16, used: u32, place: &Place) -> Result<(), Violation> {
         if !place.own || place.changed {
             return Ok(());
@@ -176,7 +178,7 @@ impl World {
         let merges = self.device.merges_input(port);
         let mut rest = data;
         while !rest.is_empty() {
-            // As many chains as hold all of it, for a device that asks for that.
+            // As many chains as hold all of it, for a device that merges input.
             let chains = if merges { rest.len().div_ceil(room.max(1)) } else { 1 };
             let mut place = self.place(head, &[], room * chains)?;
             place.merged = Some(chains as u16);
@@ -212,7 +214,7 @@ impl World {
         Ok(())
     }
 
-    /// What a driver must not do and can: the chain of the oldest request in flight is another now.
+    /// Replaces the chain of the oldest request in flight, which a driver can do but must not.
     pub(super) fn swap_oldest(&mut self, place: Place) {
         let origin = self.pending.first().map(|request| request.record().origin);
         if let Some(Origin::Chain { head, .. }) = origin
@@ -222,7 +224,7 @@ impl World {
         }
     }
 
-    /// Offers data once, with a chain that need not have room for it. It may be thrown away.
+    /// Offers data once, with a chain that may be too small. The device may drop it.
     pub(super) fn offer(
         &mut self,
         port: Port,
@@ -272,7 +274,7 @@ impl World {
         self.end_of_step()
     }
 
-    /// Does what is asked, the same each time.
+    /// Performs a request, with the same result each time.
     fn perform(&self, head: u16, record: &Record, outcome: Outcome) -> Outcome {
         let Request::Input(InputOp::BlockRead { into, .. } | InputOp::Entropy { into }) =
             &record.request
@@ -288,7 +290,7 @@ impl World {
         }
     }
 
-    /// Notes what was asked of the outside, and has the gate check its counts.
+    /// Logs the new requests, and has the gate check its counts.
     pub(super) fn end_of_step(&mut self) -> Result<(), Violation> {
         for request in self.ledger.take_ready() {
             let line = self.describe(request.record());
@@ -322,7 +324,8 @@ impl World {
         }
     }
 
-    /// What a failover does: another machine, the saved state, and the requests in flight.
+    /// Moves to another machine as a failover does: with the saved state and the requests in
+    /// flight.
     pub(super) fn move_to(
         mut self,
         mut device: Box<dyn Device>,
@@ -346,10 +349,10 @@ impl World {
         Ok(self)
     }
 
-    /// The driver resets the device; gives its state then.
+    /// Resets the device for its driver, and returns its state afterwards.
     pub(super) fn reset(&mut self) -> Result<SavedState, Violation> {
         step("a reset", || self.device.reset())?;
-        // What the far side does with requests that have not left, and here none has.
+        // The far side drops requests in flight at a reset.
         let dropped = std::mem::take(&mut self.pending);
         dropped.into_iter().for_each(|request| self.ledger.settle(request));
         self.waiting.clear();

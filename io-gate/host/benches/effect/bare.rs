@@ -1,4 +1,5 @@
-//! The same requests without a gate: chains are walked, bytes written to the same sink, chains given back, on one thread.
+//! The same requests without a gate, on one thread: chains are walked, bytes written to the same
+//! sink, and chains given back.
 
 use std::fs::File;
 use std::hint::black_box;

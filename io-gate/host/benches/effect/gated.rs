@@ -1,4 +1,4 @@
-//! The requests as the product serves them: a slot, a device, the gate, a lane, a backend.
+//! The requests on the product's path: a slot, a device, the gate, a lane, a backend.
 
 use std::io::{ErrorKind, Read};
 use std::os::fd::AsRawFd;
@@ -66,7 +66,7 @@ impl Gated {
         let gate = GateHost::new(ledger, guest.memory.clone(), Arc::new(Unfenced)).unwrap();
         let (device, backend, listener) = behind(kind);
         gate.attach(SLOT, Port(0), backend).unwrap();
-        // Attaching has connected.
+        // Attaching the backend has connected it.
         let peer = listener.map(|(listener, _directory)| Peer::new(listener.accept().unwrap().0));
         let mut slot = VirtioSlot::new(SLOT, device, gate.clone());
         let queue = kind.queue();
@@ -83,7 +83,7 @@ impl Gated {
         Self { kind, guest, gate, authority, slot, completions, peer }
     }
 
-    /// Without.
+    /// Without fault tolerance: the gate is open.
     pub(crate) fn open(kind: Kind, size: usize) -> Self {
         let mut gated = Self::holding(kind, size);
         gated.gate.run_alone(gated.authority.alone(Term(1)));
@@ -124,11 +124,11 @@ impl Gated {
     }
 }
 
-/// A device, its backend, and where the backend will connect to.
+/// A device, its backend, and the listener to which the backend will connect.
 fn behind(kind: Kind) -> (Box<dyn Device>, Backend, Option<(UnixListener, TempDir)>) {
     match kind {
         Kind::Block => {
-            // In memory: the way to the sink is measured, not the sink.
+            // In memory: the path to the sink is measured, not the sink.
             let image = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
             image.as_file().set_len(1 << 20).unwrap();
             let disk = Disk::open(image.path(), DiskOptions::default()).unwrap();

@@ -1,4 +1,4 @@
-//! Guest memory, and a driver in it that makes the same batch of requests available again and again.
+//! Guest memory, and a driver that makes the same batch of requests available repeatedly.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,7 +8,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 /// Requests in a batch, one for each notification.
 pub(crate) const BATCH: u16 = 16;
-/// As many descriptors as a batch needs, at three each, in a power of two that every device has.
+/// Enough descriptors for a batch, three each, as a power of two that every device supports.
 pub(crate) const QUEUE_SIZE: u16 = 64;
 
 pub(crate) const DESCRIPTORS: u64 = 0x1000;
@@ -20,25 +20,25 @@ const STATUS: u64 = 0x20_000;
 const DATA: u64 = 0x100_000;
 const MEMORY: usize = 4 << 20;
 
-// Of a descriptor (virtio 1.2, 2.7.5).
+// Descriptor flags (virtio 1.2, 2.7.5).
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 /// `VIRTIO_BLK_T_OUT` (virtio 1.2, 5.2.6).
 const OUT: u32 = 1;
 
-/// What is asked for.
+/// The kind of request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Writes to a disk.
     Block,
     /// Frames.
     Network,
-    /// Output on a console that nobody reads.
+    /// Output on a console without a reader.
     Console,
 }
 
 impl Kind {
-    /// The queue of what leaves.
+    /// The queue for output.
     pub(crate) fn queue(self) -> u16 {
         match self {
             Self::Block => 0,
@@ -46,7 +46,7 @@ impl Kind {
         }
     }
 
-    /// Bytes in front of the data, in a descriptor of their own.
+    /// Size of the header in front of the data, in its own descriptor.
     pub(crate) fn header(self) -> usize {
         match self {
             Self::Block => 16,
@@ -61,7 +61,8 @@ impl Kind {
     }
 }
 
-/// A guest whose only virtqueue in use has one batch of requests in its descriptor table for good.
+/// A guest with one virtqueue in use, whose descriptor table always contains the same batch of
+/// requests.
 pub(crate) struct Guest {
     pub(crate) memory: Arc<GuestMemory>,
     offered: u16,
@@ -80,7 +81,7 @@ impl Guest {
                 guest.describe(free, *addr, *len as u32, flags | next);
                 free += 1;
             }
-            // The available ring is a multiple of the batch: it never has to be written again.
+            // The size of the available ring is a multiple of the batch: it is written only once.
             for place in (request..QUEUE_SIZE).step_by(usize::from(BATCH)) {
                 guest.put(AVAILABLE + 4 + 2 * u64::from(place), &head.to_le_bytes());
             }
@@ -88,7 +89,7 @@ impl Guest {
         guest
     }
 
-    /// Fills in a request; gives its buffers.
+    /// Writes a request into memory. Returns its buffers.
     fn request(&self, kind: Kind, size: usize, request: u16) -> Vec<(u64, usize, u16)> {
         let at = u64::from(request);
         let header = HEADERS + 16 * at;
@@ -118,20 +119,20 @@ impl Guest {
         self.memory.write_slice(bytes, GuestAddress(at)).unwrap();
     }
 
-    /// Makes the batch available once more.
+    /// Makes the batch available again.
     pub(crate) fn offer(&mut self) {
         self.offered = self.offered.wrapping_add(BATCH);
         let index = GuestAddress(AVAILABLE + 2);
         self.memory.store(self.offered.to_le(), index, Ordering::Release).unwrap();
     }
 
-    /// Every chain has come back: a measurement of less would be of something else.
+    /// Asserts that every chain has come back: otherwise the measurement is invalid.
     pub(crate) fn assert_done(&self) {
         let used: u16 = self.memory.load(GuestAddress(USED + 2), Ordering::Acquire).unwrap();
         assert_eq!(u16::from_le(used), self.offered, "chains that did not come back");
     }
 
-    /// Every write was said to have succeeded.
+    /// Asserts that every write has succeeded.
     pub(crate) fn assert_succeeded(&self) {
         for request in 0..u64::from(BATCH) {
             let status: u8 = self.memory.read_obj(GuestAddress(STATUS + request)).unwrap();

@@ -1,4 +1,4 @@
-//! The ledger by itself: effects are staged, sealed, released and settled, and nothing is performed.
+//! The ledger alone: effects are staged, sealed, released and settled, and none is performed.
 
 use io_gate::host::{
     CommitAuthority, GuestBytes, GuestRange, Ledger, MemoryFault, Origin, Term, lend_chain,
@@ -8,10 +8,10 @@ use io_gate::{NetTx, Port};
 
 use crate::guest::BATCH;
 
-/// Bytes of an effect; the ledger never sees them.
+/// Bytes of an effect. The ledger never reads them.
 pub(crate) const SIZE: u32 = 1500;
 
-/// Memory that nobody looks into.
+/// Memory without content.
 struct Nowhere;
 
 impl GuestBytes for Nowhere {

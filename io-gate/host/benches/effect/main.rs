@@ -1,9 +1,11 @@
-//! What one effect costs on its way through the gate, beside the same bytes on the same way without it:
-//! `cargo bench -p io-gate-host`. All figures are of one effect, out of batches of [`guest::BATCH`].
+//! The cost of one effect on its path through the gate, compared with the same bytes on the same
+//! path without it: `cargo bench -p io-gate-host`. All figures are per effect, from batches of
+//! [`guest::BATCH`].
 //!
-//! `bare` walks the same chains and writes the same bytes to the same sink, on one thread. `open` is the gate without
-//! fault tolerance, `held` with it, each batch an epoch of its own. `time` is until the driver has its chains back;
-//! `processor` is what all threads together have used.
+//! `bare` walks the same chains and writes the same bytes to the same sink, on one thread. `open`
+//! is the gate without fault tolerance, and `held` the gate with it, each batch being one epoch.
+//! `time` lasts until the driver has its chains back; `processor` is the time used by all threads
+//! together.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed measurement")]
 
@@ -21,7 +23,7 @@ use bare::Bare;
 use gated::Gated;
 use guest::{BATCH, Kind};
 
-/// What a batch took.
+/// The cost of a batch.
 #[derive(Clone, Copy)]
 struct Spent {
     time: Duration,
@@ -35,7 +37,7 @@ fn spent(work: impl FnOnce()) -> Spent {
     Spent { time, processor: processor().saturating_sub(used) }
 }
 
-/// Of all threads of this process.
+/// Processor time of all threads of this process.
 fn processor() -> Duration {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the clock's number is one of the system's, and `now` is ours to write.
@@ -44,7 +46,7 @@ fn processor() -> Duration {
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
-/// One clock's view of batch after batch, for a single effect.
+/// Measures batch after batch by one clock, per effect.
 fn measure(
     group: &mut BenchmarkGroup<'_, WallTime>,
     name: &str,
@@ -85,7 +87,7 @@ fn frames(criterion: &mut Criterion) {
     through_the_gate(criterion, "network frame", Kind::Network, &[64, 1500, 4096]);
 }
 
-/// Into nothing: what is left is the way there.
+/// Without a destination: only the path is measured.
 fn console_output(criterion: &mut Criterion) {
     through_the_gate(criterion, "console output", Kind::Console, &[64, 1500, 4096]);
 }

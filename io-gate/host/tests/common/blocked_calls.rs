@@ -1,5 +1,6 @@
-//! Holds system calls of lanes up, as a dead file server or a stopped reader does: a lane's thread hands the calls that the
-//! test names to the test (seccomp_unotify(2)), and sleeps in the kernel until the test lets them go on.
+//! Blocks system calls of lanes, as a dead file server or a stopped reader does. The kernel passes
+//! the calls that the test names from a lane's thread to the test (seccomp_unotify(2)), and the
+//! thread sleeps until the test lets them continue.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -11,7 +12,7 @@ use io_gate_host::LaneStart;
 const NOTIF_RECV: libc::c_ulong = 0xc050_2100;
 const NOTIF_SEND: libc::c_ulong = 0xc018_2101;
 
-/// The calls that are held up now, and what they wait for.
+/// The blocked calls, and what they wait for.
 #[derive(Clone)]
 pub struct BlockedCalls(Arc<Shared>);
 
@@ -30,7 +31,8 @@ struct State {
 }
 
 impl BlockedCalls {
-    /// Holds these calls up from the first on, in all lanes that [`lane_start`](Self::lane_start) is given to.
+    /// Blocks these calls from the first one, in all lanes that get the
+    /// [`lane_start`](Self::lane_start).
     pub fn of(calls: &[libc::c_long]) -> Self {
         let state = Mutex::new(State::default());
         Self(Arc::new(Shared { calls: calls.to_vec(), state, changed: Condvar::new() }))
@@ -49,7 +51,7 @@ impl BlockedCalls {
         })
     }
 
-    /// Waits until this many calls have been held up since the beginning.
+    /// Waits until this many calls have been blocked in total.
     pub fn wait_for(&self, count: usize) {
         let state = self.0.state.lock().unwrap();
         let waited =
@@ -63,7 +65,7 @@ impl BlockedCalls {
         self.0.state.lock().unwrap().seen
     }
 
-    /// Lets what is held up go on, and everything after it.
+    /// Lets the blocked calls continue, and all later ones.
     pub fn release(&self) {
         let mut state = self.0.state.lock().unwrap();
         state.open = true;
@@ -111,7 +113,7 @@ fn install(calls: &[libc::c_long]) -> OwnedFd {
     let op = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    // The number of the call is the first field of what a filter sees.
+    // The call's number is the first field of the filter's input.
     let mut filter = vec![op(load, 0, 0, 0)];
     for call in calls {
         filter.push(op(equal, 0, 1, *call as u32));

@@ -29,20 +29,20 @@ pub const QUEUE_SIZE: u16 = 16;
 pub const VERSION_1: u64 = 1 << 32;
 pub const EVENT_IDX: u64 = 1 << 29;
 pub const INDIRECT_DESC: u64 = 1 << 28;
-/// Everything that a disk may be asked for besides reads and writes: flushes, discards, zeroes.
+/// The disk features besides reads and writes: flushes, discards, zeroes.
 pub const BLOCK: u64 = 1 << 9 | 1 << 13 | 1 << 14;
-/// What a driver of a disk accepts here.
+/// The features that a disk's driver accepts here.
 pub const DISK_FEATURES: u64 = VERSION_1 | INDIRECT_DESC | BLOCK;
 pub const SLOT: u16 = 3;
 
-// The rings' places behind a descriptor table, each on a page of its own.
+// Offsets of the rings from the descriptor table, each on its own page.
 const AVAIL: u64 = 0x1000;
 const USED: u64 = 0x2000;
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
-/// Longer than anything here takes; running into it is a failure.
+/// Longer than anything here takes. Reaching it is a failure.
 const PATIENCE_MS: i32 = 10_000;
 
 pub fn guest_memory() -> Arc<GuestMemory> {
@@ -64,7 +64,7 @@ pub fn is_readable(fd: RawFd) -> bool {
     epoll.wait(0, &mut [EpollEvent::default()]).unwrap() == 1
 }
 
-/// A fence that the test opens and closes, and one that may not know.
+/// A fence that the test opens and closes, and that can be set to give no answer.
 pub struct Switch(pub AtomicBool, pub AtomicBool);
 
 impl Fence for Switch {
@@ -94,10 +94,10 @@ unsafe impl Send for Driver {}
 impl Driver {
     /// A virtqueue at `base`.
     pub fn new(memory: &Arc<GuestMemory>, base: u64) -> Self {
-        // The mock borrows the memory; a test may as well leak one reference.
+        // The mock borrows the memory, so leak one reference.
         let leaked: &'static Arc<GuestMemory> = Box::leak(Box::new(memory.clone()));
         let at = |offset: u64| GuestAddress(base + offset);
-        // Not virtio-queue's whole mock queue: it lets the two rings overlap.
+        // virtio-queue's whole mock queue is not used, since it lets the two rings overlap.
         Self {
             memory: memory.clone(),
             base,
@@ -190,7 +190,7 @@ impl Driver {
     }
 }
 
-// Where the disk tests keep things in guest memory.
+// The layout of the disk tests in guest memory.
 pub const RING: u64 = 0x1000;
 pub const HEADERS: u64 = 0x10_000;
 pub const STATUS: u64 = 0x20_000;
@@ -207,15 +207,15 @@ pub struct DiskMachine {
     requests: u64,
 }
 
-/// Beside what the build makes: /tmp may be in memory, and have no storage.
+/// A disk image in the build directory: /tmp may be in memory, without storage.
 pub fn image(sectors: u64) -> NamedTempFile {
     let file = NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     file.as_file().set_len(sectors * 512).unwrap();
     file
 }
 
-/// Pages of the file that are in the page cache and not in the storage: `cachestat`, Linux 6.5. None where the kernel or the
-/// file system does not tell.
+/// Number of pages of the file that are in the page cache and not in the storage (`cachestat`,
+/// Linux 6.5). `None` if the kernel or the file system does not report it.
 pub fn volatile_pages(file: &File) -> Option<u64> {
     const SYS_CACHESTAT: libc::c_long = 451;
     let range = [0_u64; 2];
@@ -230,7 +230,7 @@ pub fn volatile_pages(file: &File) -> Option<u64> {
 
 pub const SECTORS: u64 = 4096;
 
-/// A gate over this memory with a disk behind it, and the disk's slot, down.
+/// A gate over this memory with a disk, and the disk's slot, inactive.
 pub fn disk_slot(
     memory: &Arc<GuestMemory>,
     image: &NamedTempFile,
@@ -239,7 +239,7 @@ pub fn disk_slot(
     disk_slot_of(memory, Disk::open(image.path(), DiskOptions::default()).unwrap(), fence, 1)
 }
 
-/// As [`disk_slot`], of this disk and with this many request queues.
+/// As [`disk_slot`], with this disk and this many request queues.
 pub fn disk_slot_of(
     memory: &Arc<GuestMemory>,
     disk: Disk,
@@ -260,7 +260,7 @@ impl DiskMachine {
         Self::with(Disk::open(image.path(), DiskOptions::default()).unwrap(), 1)
     }
 
-    /// With this disk, and this many request queues, of which the first is set up.
+    /// With this disk and this many request queues, of which the first is set up.
     pub fn with(disk: Disk, queues: u16) -> Self {
         let memory = guest_memory();
         let fence = Arc::new(Switch(AtomicBool::new(true), AtomicBool::new(false)));
@@ -271,7 +271,7 @@ impl DiskMachine {
         Self::of(memory, gate, authority, slot, driver, fence)
     }
 
-    /// A machine of parts that the test has made.
+    /// A machine from parts that the test has made.
     pub fn of(
         memory: Arc<GuestMemory>,
         gate: Arc<GateHost>,
@@ -290,7 +290,7 @@ impl DiskMachine {
         machine
     }
 
-    /// Writes a request's header; gives its place and that of its status.
+    /// Writes a request's header. Returns the places of the header and of the status.
     pub fn header(&mut self, kind: u32, sector: u64) -> ((u64, u32), (u64, u32)) {
         let at = self.requests;
         self.requests += 1;
@@ -313,14 +313,14 @@ impl DiskMachine {
         bytes
     }
 
-    /// Makes a write available; gives the address of its status.
+    /// Makes a write available. Returns the address of its status.
     pub fn write(&mut self, sector: u64, addr: u64, len: u32) -> u64 {
         let (header, status) = self.header(1, sector);
         self.driver.add(&[header, (addr, len)], &[status]);
         status.0
     }
 
-    /// Makes a read available; gives the address of its status.
+    /// Makes a read available. Returns the address of its status.
     pub fn read(&mut self, sector: u64, addr: u64, len: u32) -> u64 {
         let (header, status) = self.header(0, sector);
         self.driver.add(&[header], &[(addr, len), status]);
@@ -350,7 +350,7 @@ pub fn complete(gate: &GateHost, slot: &mut VirtioSlot, count: usize) -> Interru
     slot.complete_all(wait_completions(gate, count))
 }
 
-/// Waits for the lanes and gives the slot what they have finished.
+/// Waits for the lanes, and gives the slot the completions.
 pub fn complete_sent(gate: &GateHost, slot: &mut VirtioSlot) -> Interrupt {
     gate.drain();
     slot.complete_all(gate.take_completions())

@@ -39,7 +39,7 @@ impl NetMachine {
         Self::with(net, fence, VERSION_1)
     }
 
-    /// Its driver has accepted these features.
+    /// With a driver that has accepted these features.
     pub fn with(net: Net, fence: Arc<dyn Fence>, features: u64) -> Self {
         let memory = guest_memory();
         let (ledger, authority) = new_gate();
@@ -82,7 +82,7 @@ impl NetMachine {
         at
     }
 
-    /// Notifies the device of what was offered, and lets it have what its lane has finished;
+    /// Notifies the device of the offered frames, and gives it the lane's completions. Returns
     /// whether chains came back.
     pub fn send(&mut self) -> bool {
         let raised = self.slot.kick(TRANSMIT);

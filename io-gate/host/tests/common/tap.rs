@@ -1,4 +1,4 @@
-//! A tap interface in a network namespace of the test's own, and a socket that sees its frames.
+//! A tap interface in the test's own network namespace, and a socket that receives its frames.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
@@ -7,7 +7,7 @@ pub const MAC: [u8; 6] = [0x52, 0x54, 0, 9, 9, 9];
 /// An Ethernet type that is free for local experiments.
 const EXPERIMENT: u16 = 0x88b5;
 
-/// Gives this thread a network of its own; false, where the test has to be left out.
+/// Gives this thread its own network namespace. Returns `false` if the test must be skipped.
 pub fn own_network() -> bool {
     // SAFETY: a system call without pointers; it changes this thread only.
     let permitted = unsafe { libc::unshare(libc::CLONE_NEWNET) == 0 };
@@ -26,7 +26,7 @@ pub fn request(name: &str) -> libc::ifreq {
     request
 }
 
-/// A socket that sees every frame of an interface, which it takes up first.
+/// A socket that receives every frame of an interface. Sets the interface up first.
 pub fn packet_socket(name: &str) -> OwnedFd {
     // SAFETY: system calls with pointers to valid structures that live through them.
     unsafe {
