@@ -1,5 +1,5 @@
-//! The little of ACPI that the guest needs: which CPUs there are (ACPI 6.4, 5.2.5 root pointer, 5.2.7 and 5.2.8 root
-//! tables, 5.2.12 MADT).
+//! The small part of ACPI that the guest needs: its CPUs (ACPI 6.4, 5.2.5 root pointer, 5.2.7 and 5.2.8 root tables,
+//! 5.2.12 MADT).
 
 use crate::physical::{read_u8, read_u32, read_u64};
 
@@ -9,17 +9,17 @@ const IO_APIC: u8 = 1;
 const LOCAL_X2APIC: u8 = 9;
 const ENABLED: u32 = 1;
 
-/// What the MADT says.
+/// The contents of the MADT.
 #[derive(Default)]
 pub struct Processors {
     ids: [u32; crate::smp::MAX_CPUS],
     count: usize,
-    /// Where the interrupt controller for device lines is.
+    /// The address of the interrupt controller for device lines.
     pub io_apic: Option<u64>,
 }
 
 impl Processors {
-    /// The interrupt controllers' numbers of the CPUs.
+    /// The APIC ids of the CPUs.
     pub fn ids(&self) -> &[u32] {
         &self.ids[..self.count]
     }
@@ -32,7 +32,7 @@ impl Processors {
     }
 }
 
-/// The CPUs, in the order of the MADT; `None` without one.
+/// The CPUs, in the order of the MADT; `None` if there is no MADT.
 pub fn processors(rsdp: u64) -> Option<Processors> {
     let madt = find(rsdp, *b"APIC")?;
     let end = madt + u64::from(read_u32(madt + 4));

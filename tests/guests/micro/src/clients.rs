@@ -1,4 +1,4 @@
-//! What the guest remembers of each client: its last request and the reply, so that a repetition changes nothing.
+//! The last request of each client and its reply, so that a repeated request changes nothing.
 
 use crate::packet::Peer;
 use kemari_workload::{MAX_CLIENTS, REPLY_LEN};
@@ -13,27 +13,27 @@ struct Client {
     peer: Peer,
 }
 
-/// What a request is, by its client and number.
+/// Classification of a request, by its client and number.
 pub enum Seen<'a> {
-    /// New: to be done, for the client at this place.
+    /// New: to be done, for the client at this index.
     New(usize),
-    /// A repetition of what was answered, with this.
+    /// A repetition of an answered request, with its reply.
     Answered(&'a [u8; REPLY_LEN]),
-    /// A repetition of what is being done.
+    /// A repetition of a request that is still being done.
     UnderWay,
-    /// Older than the client's last.
+    /// Older than the client's last request.
     Stale,
-    /// One client too many.
+    /// There is no room for another client.
     NoRoom,
 }
 
-/// All clients; zeros are nobody yet.
+/// All clients; an entry of zeros is unused.
 pub struct Clients {
     clients: [Client; MAX_CLIENTS],
 }
 
 impl Clients {
-    /// Looks the request up. Its answer goes to where it came from last.
+    /// Looks the request up. Its reply goes to the address that it came from last.
     pub fn look_up(&mut self, id: u32, seq: u64, peer: &Peer) -> Seen<'_> {
         let place = (0..MAX_CLIENTS)
             .map(|step| (id as usize).wrapping_add(step) % MAX_CLIENTS)
@@ -52,14 +52,15 @@ impl Clients {
         if client.answered { Seen::Answered(&client.reply) } else { Seen::UnderWay }
     }
 
-    /// The request `seq` of the client `id` at `place` is being done from now on.
+    /// Records that the request `seq` of the client `id` at `place` is being done.
     pub fn begin(&mut self, place: usize, id: u32, seq: u64, peer: &Peer) {
         let client = &mut self.clients[place];
         (client.id, client.used, client.seq) = (id, true, seq);
         (client.answered, client.peer) = (false, *peer);
     }
 
-    /// The request `seq` of the client at `place` is answered: where to, unless the client has gone on.
+    /// Records the reply to the request `seq` of the client at `place`; returns its address, unless the client
+    /// has sent a newer request.
     pub fn finish(&mut self, place: usize, seq: u64, reply: &[u8; REPLY_LEN]) -> Option<Peer> {
         let client = &mut self.clients[place];
         if client.seq != seq {

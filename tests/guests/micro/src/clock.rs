@@ -1,6 +1,6 @@
-//! The guest's monotonic clock: KVM's paravirtual clock where there is one, else the time stamp counter.
+//! The guest's monotonic clock: KVM's paravirtual clock if there is one, else the time stamp counter.
 //!
-//! A clock belongs to one CPU. It checks itself: a step back is a fault that the observer hears of.
+//! A clock belongs to one CPU. It checks itself: a step back is counted as a fault, which the observer sees.
 
 use crate::{cpu, faults, lapic};
 use core::sync::atomic::{Ordering, compiler_fence};
@@ -34,11 +34,11 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Starts this CPU's clock; `shared` is where KVM may write from now on.
+    /// Starts this CPU's clock; from now on KVM may write to `shared`.
     pub fn start(shared: &'static mut SharedTime) -> Self {
         let source = if has_kvm_clock() {
             let shared = core::ptr::from_mut(shared);
-            // SAFETY: KVM writes to the structure only, which is given away for good.
+            // SAFETY: KVM writes only to the structure, which this CPU gives up for good.
             unsafe { cpu::write_msr(MSR_KVM_SYSTEM_TIME, shared as u64 | 1) };
             Source::Kvm(shared)
         } else {
@@ -56,7 +56,7 @@ impl Clock {
         }
     }
 
-    /// Nanoseconds; never less than before (and a fault is counted where the source is).
+    /// Nanoseconds; never less than before. A step back of the source is counted as a fault.
     pub fn now(&mut self) -> u64 {
         let now = match self.source {
             Source::Kvm(shared) => read_shared(shared),
@@ -79,14 +79,14 @@ fn has_kvm_clock() -> bool {
     if cpu::cpuid(1)[2] & HYPERVISOR == 0 {
         return false;
     }
-    // Other hypervisors' leaves may come first.
+    // The leaves of other hypervisors may come first.
     (0x4000_0000u32..0x4001_0000)
         .step_by(0x100)
         .find(|&base| cpu::cpuid(base)[1..] == KVM_SIGNATURE)
         .is_some_and(|base| cpu::cpuid(base + 1)[0] & KVM_FEATURE_CLOCKSOURCE2 != 0)
 }
 
-/// The time stamp counter's start and its ticks in 10 ms, by the interrupt controller's timer.
+/// The start of the time stamp counter and its ticks in 10 ms, measured by the interrupt controller's timer.
 fn calibrate() -> (u64, u64) {
     let start = cpu::time_stamp();
     let mut end = start;
@@ -101,8 +101,8 @@ fn calibrate() -> (u64, u64) {
 
 fn read_shared(shared: *const SharedTime) -> u64 {
     loop {
-        // SAFETY: KVM writes to it from this CPU's own entry only: volatile reads see one state or the other, and the
-        // version tells.
+        // SAFETY: KVM writes to it only when this CPU enters the guest. Volatile reads see one state or the other,
+        // and the version tells them apart.
         let (version, time, again) = unsafe {
             let version = (&raw const (*shared).version).read_volatile();
             compiler_fence(Ordering::SeqCst);

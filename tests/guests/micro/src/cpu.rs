@@ -1,4 +1,5 @@
-//! What ring 3 can do on this machine: port I/O, the time stamp counter, and the services of `boot.s`.
+//! What ring 3 can do on this machine: port I/O, reading the time stamp counter, and the services of
+//! `boot.s`.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -60,38 +61,38 @@ pub fn time_stamp() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// Interrupts that any CPU has taken so far.
+/// The number of interrupts that all CPUs have taken so far.
 pub fn wake_count() -> u64 {
     // SAFETY: `boot.s` defines it, 8 bytes, aligned, and changes it by locked increments only.
     unsafe { WAKE_COUNT.load(Ordering::SeqCst) }
 }
 
-/// The network's interrupts so far (vector [`NET_VECTOR`]).
+/// The number of network interrupts so far (vector [`NET_VECTOR`]).
 pub fn net_interrupts() -> u64 {
     // SAFETY: as for `wake_count`.
     unsafe { NET_INTERRUPTS.load(Ordering::SeqCst) }
 }
 
-/// The disk's interrupts so far (vector [`DISK_VECTOR`]).
+/// The number of disk interrupts so far (vector [`DISK_VECTOR`]).
 pub fn disk_interrupts() -> u64 {
     // SAFETY: as for `wake_count`.
     unsafe { DISK_INTERRUPTS.load(Ordering::SeqCst) }
 }
 
-/// Sleeps until an interrupt, or not at all when `wake_count` is no longer `seen`.
+/// Sleeps until an interrupt; does not sleep if `wake_count` is no longer `seen`.
 pub fn halt_unless_woken(seen: u64) {
     // SAFETY: service 0 of `boot.s`; changes only flags (the interrupt stubs keep all registers).
     unsafe { asm!("int3", in("eax") 0, in("r8") seen) };
 }
 
-/// Sleeps for good.
+/// Sleeps forever.
 pub fn halt_forever() -> ! {
     loop {
         halt_unless_woken(wake_count());
     }
 }
 
-/// CPUID as ring 0 sees it (a host need not filter ring 3's): eax, ebx, ecx, edx.
+/// CPUID as ring 0 sees it (a host need not filter CPUID in ring 3): eax, ebx, ecx, edx.
 pub fn cpuid(leaf: u32) -> [u32; 4] {
     let (a, b, c, d);
     // SAFETY: service 1 of `boot.s`; its outputs and its scratch register are all named.
@@ -103,9 +104,9 @@ pub fn cpuid(leaf: u32) -> [u32; 4] {
 
 /// Writes a model-specific register.
 ///
-/// # Safety
-/// The register must exist, and what the CPU then does to memory must be what the caller owns.
+/// # Safety The register must exist, and the caller must own any memory that the CPU writes because of
+/// it.
 pub unsafe fn write_msr(register: u32, value: u64) {
-    // SAFETY: service 2 of `boot.s`, on the caller's word.
+    // SAFETY: service 2 of `boot.s`; the caller guarantees the register.
     unsafe { asm!("int3", inout("eax") 2 => _, in("ecx") register, in("r8") value, out("rdx") _) };
 }

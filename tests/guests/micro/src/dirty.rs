@@ -1,7 +1,7 @@
-//! Background memory dirtying, at a commanded rate, by pages that tell on themselves.
+//! Dirties memory in the background, at a given rate, with pages whose contents show damage.
 //!
-//! A page holds its index and generation and a pattern of both (`kemari_workload::page`). The generation that it must
-//! hold stands in an array elsewhere: a page that went back alone, or that was torn, differs from it (P4, P8).
+//! A page holds its index, its generation and a pattern of both (`kemari_workload::page`). The generation that it must hold is
+//! kept in a separate array: a page that went back alone, or that was torn, differs from it (P4, P8).
 
 use crate::faults;
 use crate::pvh::Region;
@@ -9,9 +9,9 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 use kemari_workload::page::{self, Page};
 
 const DEFAULT_REGION: u64 = 4096;
-/// The work that may be behind, in nanoseconds of the rate: more (after a pause of the machine) is forgotten.
+/// Maximum backlog of work, in nanoseconds at the rate: a larger backlog (after a pause of the machine) is dropped.
 const MAX_DEBT_NS: u64 = 100_000_000;
-/// Of the pages rewritten in the background those with this bit in their number have only their ends rewritten.
+/// Of the pages rewritten in the background, those with this bit in their index are rewritten only at their ends.
 const HALF: u64 = 2;
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -27,7 +27,7 @@ static WRITTEN: AtomicU64 = AtomicU64::new(0);
 static PAUSE: AtomicBool = AtomicBool::new(false);
 static PARKED: AtomicUsize = AtomicUsize::new(0);
 
-/// Sets the memory to use and the number of workers, before any of them.
+/// Sets the memory to use and the number of workers. Call it before any worker starts.
 pub fn set_up(memory: Region, workers: usize) {
     let length = memory.end.saturating_sub(memory.start);
     let capacity = (length / (size_of::<Page>() + size_of::<u64>()) as u64)
@@ -36,7 +36,7 @@ pub fn set_up(memory: Region, workers: usize) {
     let generations = memory.start;
     let pages = (generations + capacity * size_of::<u64>() as u64).next_multiple_of(4096);
     for index in 0..capacity {
-        // SAFETY: inside `memory`, which is spare RAM, mapped one to one; nobody else has it yet.
+        // SAFETY: inside `memory`, which is spare RAM, mapped one to one, and not used by other code yet.
         unsafe { (generations as *mut u64).add(index as usize).write(0) };
     }
     GENERATIONS.store(generations, Ordering::SeqCst);
@@ -46,7 +46,7 @@ pub fn set_up(memory: Region, workers: usize) {
     REGION_PAGES.store(capacity.min(DEFAULT_REGION) as u32, Ordering::SeqCst);
 }
 
-/// Commands a rate, and a region unless it is 0; says how many pages the region then has.
+/// Sets the rate, and the region unless it is 0; returns the number of pages in the region.
 pub fn command(pages_per_second: u32, region_pages: u32) -> u32 {
     if region_pages != 0 {
         let capacity = CAPACITY.load(Ordering::SeqCst) as u32;
@@ -56,7 +56,7 @@ pub fn command(pages_per_second: u32, region_pages: u32) -> u32 {
     REGION_PAGES.load(Ordering::SeqCst)
 }
 
-/// How many pages were dirtied so far.
+/// The number of pages dirtied so far.
 pub fn written() -> u64 {
     WRITTEN.load(Ordering::SeqCst)
 }
@@ -69,13 +69,13 @@ fn slot(index: u64) -> (*mut Page, *mut u64) {
     (page.wrapping_add(index as usize), generation.wrapping_add(index as usize))
 }
 
-/// Checks page `index`; true means that it is what was written last.
+/// Checks page `index`; true if it holds what was written last.
 ///
 /// # Safety
 /// No other CPU may work on the page.
 unsafe fn check(index: u64) -> bool {
     let (page, generation) = slot(index);
-    // SAFETY: both are inside the memory of `set_up`, and ours alone by the caller's word.
+    // SAFETY: both are inside the memory of `set_up`, and only ours as the caller guarantees.
     let (page, generation) = unsafe { (&*page, *generation) };
     if generation == 0 || page::check(page, index, generation) {
         return true;
@@ -84,13 +84,12 @@ unsafe fn check(index: u64) -> bool {
     false
 }
 
-/// Rewrites page `index` with its next generation, the whole page or its ends. A bad page is counted once: then it is good
-/// again.
+/// Rewrites page `index` with its next generation, the whole page or its ends. A bad page is counted once: the rewrite makes it
+/// good again.
 ///
-/// # Safety
-/// As for [`check`].
+/// # Safety As for [`check`].
 unsafe fn rewrite(index: u64, whole: bool) {
-    // SAFETY: the caller's word.
+    // SAFETY: the caller guarantees it.
     let good = unsafe { check(index) };
     let (page, generation) = slot(index);
     // SAFETY: as in `check`.
@@ -102,7 +101,7 @@ unsafe fn rewrite(index: u64, whole: bool) {
     WRITTEN.fetch_add(1, Ordering::Relaxed);
 }
 
-/// One CPU's share of the work: every page whose index is its number, modulo the number of workers.
+/// One CPU's share of the work: every page whose index modulo the number of workers is the worker's number.
 pub struct Worker {
     number: u64,
     workers: u64,
@@ -113,7 +112,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Worker `number`, from 0.
+    /// Worker `number`, counted from 0.
     pub fn new(number: usize) -> Self {
         Self {
             number: number as u64,
@@ -125,7 +124,7 @@ impl Worker {
         }
     }
 
-    /// Dirties what is due at `now`, at most `limit` pages or until asked to park; true means that some was.
+    /// Dirties the pages due at `now`, at most `limit` or until asked to park; true if any was dirtied.
     pub fn step(&mut self, now: u64, limit: u32) -> bool {
         let due = self.due(now).min(u64::from(limit));
         let mut any = false;
@@ -139,7 +138,7 @@ impl Worker {
                     break;
                 }
             }
-            // SAFETY: the index is ours by the rule of the type, and nobody verifies while we have not parked.
+            // SAFETY: the index is ours by the rule of the type, and no verification runs before we have parked.
             unsafe { rewrite(self.next, self.next & HALF == 0) };
             self.next += self.workers;
             self.done += 1;
@@ -165,7 +164,7 @@ impl Worker {
     }
 }
 
-/// Waits here while the first CPU wants the pages for itself.
+/// Waits while the first CPU needs the pages alone.
 pub fn park_if_asked() {
     if !PAUSE.load(Ordering::SeqCst) {
         return;
@@ -177,7 +176,7 @@ pub fn park_if_asked() {
     PARKED.fetch_sub(1, Ordering::SeqCst);
 }
 
-/// Checks every page while `others` workers are parked, and says how many are bad. The first CPU's only.
+/// Checks every page while `others` workers are parked; returns the number of bad pages. Only for the first CPU.
 pub fn verify(others: usize) -> u64 {
     let capacity = CAPACITY.load(Ordering::SeqCst);
     // SAFETY: all workers are parked, or are this CPU.
@@ -185,8 +184,8 @@ pub fn verify(others: usize) -> u64 {
     alone(others, bad) as u64
 }
 
-/// Rewrites the first `pages` pages, or all that there are, each whole or its ends, while `others` workers are parked; says how many. The first
-/// CPU's only.
+/// Rewrites the first `pages` pages, at most all, each whole or at its ends, while `others` workers are parked; returns how many.
+/// Only for the first CPU.
 pub fn touch(pages: u32, whole: bool, others: usize) -> u64 {
     let count = u64::from(pages).min(CAPACITY.load(Ordering::SeqCst));
     // SAFETY: all workers are parked, or are this CPU.
@@ -196,7 +195,7 @@ pub fn touch(pages: u32, whole: bool, others: usize) -> u64 {
 
 /// Does `work` while `others` workers are parked.
 fn alone<R>(others: usize, work: impl FnOnce() -> R) -> R {
-    // Those of the last time have to have left before PARKED means anything.
+    // Workers that parked last time must have left before PARKED counts the new ones.
     while PARKED.load(Ordering::SeqCst) != 0 {
         core::hint::spin_loop();
     }

@@ -3,7 +3,7 @@
 use crate::{cpu, say};
 use core::panic::PanicInfo;
 
-/// What `boot.s` notes about an exception.
+/// What `boot.s` records of an exception.
 #[repr(C)]
 pub struct FaultRecord {
     vector: u64,
@@ -14,7 +14,7 @@ pub struct FaultRecord {
     cr2: u64,
 }
 
-/// Where `boot.s` goes, in ring 3, after an exception.
+/// The entry from `boot.s`, in ring 3, after an exception.
 #[unsafe(no_mangle)]
 extern "C" fn fault_main(fault: &FaultRecord) -> ! {
     say!(

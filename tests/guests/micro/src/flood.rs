@@ -1,8 +1,8 @@
-//! A guest that means no good: writes without end what costs its host something, and serves between.
+//! A hostile guest: writes forever what costs its host work, and serves requests in between.
 
 use crate::{power, serial};
 
-/// What it writes without end.
+/// What it writes forever.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Flood {
     /// Nothing.
@@ -13,11 +13,11 @@ pub enum Flood {
     Serial,
 }
 
-/// How many writes between two looks for work.
+/// Number of writes between two polls for work.
 const AT_ONCE: usize = 64;
 
 impl Flood {
-    /// By its name on the command line.
+    /// The flood with this name on the command line.
     pub fn named(name: &str) -> Option<Self> {
         match name {
             "sleep-types" => Some(Self::SleepTypes),
@@ -26,7 +26,7 @@ impl Flood {
         }
     }
 
-    /// Writes some more of it.
+    /// Writes a few more.
     pub fn step(self) {
         for _ in 0..AT_ONCE {
             match self {

@@ -1,22 +1,22 @@
 //! The interrupt controller for device lines: a device's interrupt ends the first CPU's sleep early.
 //!
-//! Edge triggered, whatever the device does: a device that holds its line is acknowledged before the next sleep, and
-//! the timer ends a sleep that an edge was lost for.
+//! Edge triggered, whatever the device does. A device that holds its line is acknowledged before the next sleep, and
+//! the timer ends a sleep whose edge was lost.
 
 use crate::{cpu, lapic};
 
-/// The mask registers of the two old controllers (8259), which see every device line as well.
+/// The mask registers of the two 8259 controllers, which see every device line too.
 const OLD_MASKS: [u16; 2] = [0x21, 0xa1];
 
-/// Silences the old controllers: a PC wires them to the local APIC, and unmasked they would deliver
-/// each device line a second time, at a vector that means an exception.
+/// Masks the 8259 controllers. A PC wires them to the local APIC, and unmasked they would deliver each device line a
+/// second time, at the vector of an exception.
 pub fn silence_old_controllers() {
     for port in OLD_MASKS {
         cpu::out_byte(port, 0xff);
     }
 }
 
-/// Where it is unless ACPI says otherwise.
+/// Its address if ACPI gives no other.
 pub const DEFAULT_BASE: u64 = 0xfec0_0000;
 
 const SELECT: u64 = 0x00;
@@ -51,7 +51,7 @@ impl IoApic {
         }
     }
 
-    /// Routes line `pin` to `vector` of this CPU; a line that it does not have is left to the timer.
+    /// Routes line `pin` to `vector` of this CPU. A line that the controller does not have is left to the timer.
     pub fn route(&self, pin: u32, vector: u8) {
         let last = self.read(VERSION) >> 16 & 0xff;
         if pin > last {

@@ -1,4 +1,4 @@
-//! The local interrupt controller: the wake-up timer of a halted CPU, and the start of other CPUs.
+//! The local interrupt controller: wakes a halted CPU by its timer, and starts other CPUs.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -31,17 +31,17 @@ fn write(register: usize, value: u32) {
     unsafe { ((BASE + register) as *mut u32).write_volatile(value) }
 }
 
-/// This CPU's number on the interrupt bus.
+/// This CPU's local APIC id.
 pub fn id() -> u32 {
     read(ID) >> 24
 }
 
-/// How often CPUs are woken whose timers start from now on, in microseconds.
+/// Sets the wake-up period, in microseconds, of timers that start from now on.
 pub fn set_wake_period(micros: u32) {
     WAKE_PERIOD_NS.store(micros.saturating_mul(1000), Ordering::SeqCst);
 }
 
-/// Enables this CPU's controller, and wakes this CPU periodically from now on.
+/// Enables this CPU's controller; it wakes this CPU periodically from now on.
 pub fn start_timer() {
     write(SPURIOUS, 0x1ff);
     write(TIMER_DIVIDE, DIVIDE_BY_1);
@@ -49,7 +49,7 @@ pub fn start_timer() {
     write(TIMER_INITIAL, WAKE_PERIOD_NS.load(Ordering::SeqCst));
 }
 
-/// Runs `work` and says how long it took by the timer, in nanoseconds (up to four seconds). The timer is stopped after.
+/// Runs `work` and measures it by the timer, in nanoseconds (up to four seconds). The timer is stopped afterwards.
 pub fn time(work: impl FnOnce()) -> u64 {
     write(SPURIOUS, 0x1ff);
     write(TIMER_DIVIDE, DIVIDE_BY_1);
@@ -62,7 +62,7 @@ pub fn time(work: impl FnOnce()) -> u64 {
     u64::from(before - after)
 }
 
-/// Resets the CPU `id` and starts it in real mode at `page` (below 1 MiB); `is_up` says when it lives.
+/// Resets the CPU `id` and starts it in real mode at `page` (below 1 MiB); `is_up` tells whether it runs.
 pub fn start_cpu(id: u32, page: usize, clock: &mut Clock, is_up: impl Fn() -> bool) -> bool {
     let startup = 0x4600 | (page >> 12) as u32;
     send(id, 0x4500);

@@ -1,4 +1,4 @@
-//! The log on disk: operations are written in the order of their index, several at a time, and become applied in that
+//! The log on disk. Operations are written in the order of their index, several at a time, and are applied in that
 //! order too, each when its own write (and flush) is complete.
 
 use crate::faults;
@@ -6,11 +6,11 @@ use crate::virtio::blk::{Blk, Kind, MAX_SLOTS};
 use kemari_workload::record::{SCRATCH_SECTORS, SCRATCH_START, SECTOR_LEN, SLOT_LEN};
 use kemari_workload::{CHAIN_START, OpCode, Record, Request, log_capacity, log_sector};
 
-/// The slots at the end: one for flushes, one for requests that are waited for.
+/// The last slots: one for flushes, one for requests that the guest waits for.
 const RESERVED: usize = 2;
-/// Fewer records would let writes under way overlap.
+/// With fewer records, outstanding writes could overlap.
 const MIN_CAPACITY: u64 = MAX_SLOTS as u64;
-/// The records that a verification reads back.
+/// Number of records that a verification reads back.
 const READ_BACK: u64 = 8;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,22 +22,22 @@ enum Phase {
     Failed,
 }
 
-/// An operation that was accepted and is not applied yet.
+/// An accepted operation that is not applied yet.
 #[derive(Clone, Copy)]
 pub struct Entry {
-    /// The client's place.
+    /// The client's index.
     pub client: usize,
-    /// The client's number for it.
+    /// The client's id.
     pub client_id: u32,
     /// The client's number of the request.
     pub seq: u64,
-    /// What it does.
+    /// The kind of operation.
     pub op: OpCode,
-    /// Of a put.
+    /// The key of a put.
     pub key: u32,
-    /// Of a put.
+    /// The value of a put.
     pub value: u64,
-    /// The number of operations applied with it.
+    /// The number of applied operations, this one included.
     pub index: u64,
     /// The chain after it.
     pub chain: u64,
@@ -45,11 +45,11 @@ pub struct Entry {
     phase: Phase,
 }
 
-/// What became of the oldest operation.
+/// The result of the oldest operation.
 pub enum Outcome {
-    /// It is on disk: to be applied.
+    /// It is on disk, and is applied next.
     Durable(Entry),
-    /// It is not, and never will be.
+    /// It is not on disk, and never will be.
     Failed(Entry),
 }
 
@@ -60,17 +60,17 @@ pub struct Log {
     capacity: u64,
     slots: usize,
     entries: [Option<Entry>; MAX_SLOTS],
-    /// The last index and chain that were given to an operation, and those of the last that came out durable.
+    /// The index and chain of the last accepted operation, and of the last durable operation.
     accepted: (u64, u64),
     durable: (u64, u64),
     failing: bool,
     flushing: bool,
-    /// A verification waited for the disk: what else was completed meanwhile is still to be taken.
+    /// A verification waited for the disk: other requests that completed in the meantime have to be taken.
     waited: bool,
 }
 
 impl Log {
-    /// The log on `blk`, or `None` where the disk cannot hold one.
+    /// The log on `blk`, or `None` if the disk is too small.
     pub fn new(blk: Blk, boot_id: u64) -> Option<Self> {
         let capacity = log_capacity(blk.sectors);
         if blk.read_only() || capacity < MIN_CAPACITY || blk.slots() <= RESERVED {
@@ -108,13 +108,13 @@ impl Log {
         !self.failing && self.entries[next].is_none() && self.blk.is_free(next)
     }
 
-    /// How many accepted operations put something.
+    /// How many accepted operations are puts.
     pub fn puts_under_way(&self) -> usize {
         let entries = self.entries.iter().flatten();
         entries.filter(|entry| entry.op == OpCode::Put).count()
     }
 
-    /// Starts the write of a request that changes state; there is room.
+    /// Starts the write of a request that changes state; the caller has checked that there is room.
     pub fn accept(&mut self, client: usize, request: &Request<'_>) {
         let index = self.accepted.0 + 1;
         let chain = request.chain_after(self.accepted.1);
@@ -154,7 +154,7 @@ impl Log {
         self.blk.submit(slot, Kind::Write, sector, length);
     }
 
-    /// Takes what the disk has completed; true means that there was something.
+    /// Takes completions of the disk; true if there were any.
     pub fn poll(&mut self) -> bool {
         let completed = self.blk.poll();
         if !completed && !core::mem::take(&mut self.waited) {
@@ -189,7 +189,7 @@ impl Log {
         }
     }
 
-    /// One flush for all writes that were completed before it.
+    /// Starts one flush for all writes that were completed before it.
     fn start_flush(&mut self) {
         if self.flushing {
             return;
@@ -205,8 +205,8 @@ impl Log {
         }
     }
 
-    /// The oldest operation, once its fate is known. After a failure all that were accepted later fail too (their
-    /// chains build on it), and the log goes on from the last that is durable.
+    /// The oldest operation, once its result is known. After a failure all operations accepted later fail too,
+    /// because their chains build on it; the log then continues after the last durable operation.
     pub fn take_outcome(&mut self) -> Option<Outcome> {
         let slot = self.slot_of(self.durable.0 + 1);
         if !self.failing {
@@ -217,7 +217,7 @@ impl Log {
                     self.durable = (entry.index, entry.chain);
                     return Some(Outcome::Durable(entry));
                 }
-                // Whoever asked is told: it is no fault of the machine.
+                // The client gets the error: it is no fault of the machine.
                 Phase::Failed => self.failing = true,
                 _ => return None,
             }
@@ -243,22 +243,22 @@ impl Log {
         None
     }
 
-    /// Tells the disk of new requests.
+    /// Notifies the disk of new requests.
     pub fn notify(&mut self) {
         self.blk.notify();
     }
 
-    /// Asks for interrupts, or not to; true means that something is there already.
+    /// Enables or disables interrupts; true if a completion is already there.
     pub fn want_interrupts(&mut self, wanted: bool) -> bool {
         self.blk.want_interrupts(wanted)
     }
 
-    /// Takes back the disk's interrupt.
+    /// Acknowledges the disk's interrupt.
     pub fn acknowledge_interrupt(&self) {
         self.blk.acknowledge_interrupt();
     }
 
-    /// Reads the last records back, and exercises the disk's other requests; says how many faults there were.
+    /// Reads the last records back, and tests the disk's other requests; returns the number of faults.
     pub fn verify(&mut self) -> u64 {
         self.waited = true;
         let bad = self.verify_records();
@@ -267,17 +267,17 @@ impl Log {
 
     fn read(&mut self, sector: u64) -> Option<[u8; SLOT_LEN]> {
         let slot = self.wait_slot();
-        // What stands there from before must not pass for what the disk gave.
+        // Overwrites old data, so that it cannot be taken for what the disk returned.
         self.blk.data(slot).fill(0xa5);
         self.blk.submit(slot, Kind::Read, sector, SLOT_LEN);
         self.blk.wait(slot).then(|| *self.blk.data(slot))
     }
 
-    /// The last records, newest first: each is what was written, and the chain runs through them.
+    /// Checks the last records, newest first: each is what was written, and the chain runs through them.
     fn verify_records(&mut self) -> u64 {
         let (last, mut chain) = self.durable;
         let mut bad = 0;
-        // Older slots may be under way for new records when the log is short.
+        // If the log is short, outstanding writes of new records may be in older slots.
         let room = self.capacity - MIN_CAPACITY.min(self.capacity - 1);
         let mut follower: Option<[u8; SLOT_LEN]> = None;
         for index in (1..=last).rev().take(READ_BACK.min(room) as usize) {
@@ -327,7 +327,7 @@ impl Log {
         1
     }
 
-    /// Writes a pattern to the scratch sectors, zeroes and drops them where the disk can, and looks.
+    /// Writes a pattern to the scratch sectors, zeroes and drops them if the disk can, and checks the result.
     fn verify_scratch(&mut self) -> u64 {
         let slot = self.wait_slot();
         let pattern = (self.boot_id as u8) | 1;
@@ -346,7 +346,7 @@ impl Log {
             }
         }
         if self.blk.has_discard() {
-            // What a dropped sector reads as is left open (5.2.6.2): only the status counts.
+            // The contents of a dropped sector are unspecified (5.2.6.2): only the status counts.
             let count = SCRATCH_SECTORS as u32;
             self.blk.submit_range(slot, Kind::Discard, SCRATCH_START, count);
             if !self.blk.wait(slot) {
@@ -358,5 +358,5 @@ impl Log {
     }
 }
 
-/// The sector that is named where the chain's start is wrong.
+/// The sector that is reported when the chain's start is wrong.
 const LOG_FIRST: u64 = kemari_workload::record::LOG_START;

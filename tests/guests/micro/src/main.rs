@@ -1,7 +1,7 @@
-//! A bare-metal guest that lets an outside observer tell any loss, rollback or repetition.
+//! A bare-metal guest that lets an outside observer detect any loss, rollback or repetition.
 //!
-//! It needs nothing but a PVH loader and virtio-mmio devices (virtio v1.2), does its work in ring 3, and serves the
-//! operations of `kemari-workload` over UDP. See README.md.
+//! It needs only a PVH loader and virtio-mmio devices (virtio v1.2), works in ring 3, and serves the operations of
+//! `kemari-workload` over UDP. See README.md.
 
 #![no_std]
 #![no_main]
@@ -49,9 +49,9 @@ use virtio::transport::Transport;
 
 core::arch::global_asm!(include_str!("boot.s"), options(att_syntax));
 
-/// How long to look for work before sleeping.
+/// How long to poll for work before sleeping.
 const POLL_NS: u64 = 50_000;
-/// The pages to dirty between two looks for work, where one CPU does all.
+/// Number of pages to dirty between two polls for work, if one CPU does everything.
 const DIRTY_SLICE: u32 = 16;
 
 /// The devices that were found.
@@ -64,7 +64,7 @@ struct Found {
     other: Option<Other>,
 }
 
-/// Where `boot.s` goes, in ring 3, on the first CPU.
+/// The entry from `boot.s`, in ring 3, on the first CPU.
 #[unsafe(no_mangle)]
 extern "C" fn bsp_main(start_info: u64) -> ! {
     let start_stamp = cpu::time_stamp();
@@ -188,7 +188,7 @@ fn run(mut service: Service, mut clock: Clock, cpus: usize, options: &Options<'_
                 Ending::Reset => power::reset(),
             }
         }
-        // Its interrupt has the network's vector; each look costs an exit.
+        // The button's interrupt uses the network's vector; each read of the button costs an exit.
         let interrupts = cpu::net_interrupts();
         if options.button
             && core::mem::replace(&mut told, interrupts) != interrupts

@@ -1,29 +1,29 @@
-//! The guest's memory: what is mapped, what devices may share, and the region that is dirtied.
+//! The guest's memory: what is mapped, what devices may share, and the region that it dirties.
 
 use crate::pvh::Region;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// What `boot.s` maps, one to one.
+/// The range that `boot.s` maps, one to one.
 pub const MAPPED_AT_BOOT: u64 = 4 << 30;
-/// What is mapped at most.
+/// The largest mapped range.
 const MAPPED_LIMIT: u64 = 16 << 30;
 const HIGH_GIGABYTES: usize = ((MAPPED_LIMIT - MAPPED_AT_BOOT) >> 30) as usize;
 const USER_WRITABLE: u64 = 0x7;
 const LARGE_PAGE: u64 = 0x80;
 
-/// Space for structures that a device or the hypervisor shares.
+/// Space for structures shared with a device or the hypervisor.
 const ARENA_LEN: usize = 4 << 20;
 
 #[repr(C, align(4096))]
 struct Arena(core::cell::UnsafeCell<[u8; ARENA_LEN]>);
 
-// SAFETY: `allocate` is the only access, and gives every byte away at most once.
+// SAFETY: `allocate` is the only access, and hands out every byte at most once.
 unsafe impl Sync for Arena {}
 
 #[repr(C, align(4096))]
 struct Tables(core::cell::UnsafeCell<[[u64; 512]; HIGH_GIGABYTES]>);
 
-// SAFETY: only `map_high` touches it, which one CPU calls once, before there is another.
+// SAFETY: only `map_high` accesses it; one CPU calls that once, before another CPU runs.
 unsafe impl Sync for Tables {}
 
 static ARENA: Arena = Arena(core::cell::UnsafeCell::new([0; ARENA_LEN]));
@@ -35,10 +35,9 @@ unsafe extern "C" {
     static image_end: u8;
 }
 
-/// A type for which zeros are a value, and which may be shared by physical address.
+/// A type for which zeros are a valid value, and which may be shared by physical address.
 ///
-/// # Safety
-/// All-zero bytes must be a valid value of the type.
+/// # Safety All-zero bytes must be a valid value of the type.
 pub unsafe trait Zeroed: Sized + 'static {}
 
 // SAFETY: integers.
@@ -54,7 +53,7 @@ unsafe impl Zeroed for crate::table::Table {}
 // SAFETY: zeros are a value of each element.
 unsafe impl<T: Zeroed, const N: usize> Zeroed for [T; N] {}
 
-/// Zeroed memory for a `T`, for good. Its address is its physical address.
+/// Allocates zeroed memory for a `T`, forever. Its address is its physical address.
 pub fn allocate<T: Zeroed>() -> &'static mut T {
     let align = align_of::<T>().max(64);
     let mut used = ARENA_USED.load(Ordering::Relaxed);
@@ -79,7 +78,7 @@ pub fn map_high(regions: &[Region]) {
         if start >= end {
             break;
         }
-        // SAFETY: one CPU, once; the entries were not present before, so no translation can be stale.
+        // SAFETY: one CPU calls this once; the entries were not present before, so no cached translation can be stale.
         unsafe {
             let table = &mut (*HIGH_TABLES.0.get())[gigabyte];
             for (page, entry) in table.iter_mut().enumerate() {
@@ -91,12 +90,12 @@ pub fn map_high(regions: &[Region]) {
     }
 }
 
-/// All RAM, in bytes.
+/// The size of all RAM, in bytes.
 pub fn total(regions: &[Region]) -> u64 {
     regions.iter().map(|region| region.end - region.start).sum()
 }
 
-/// The largest range of mapped RAM that the guest does not otherwise use, in whole pages.
+/// The largest range of mapped RAM that the guest does not use otherwise, in whole pages.
 pub fn spare(regions: &[Region]) -> Region {
     let own_end = (&raw const image_end) as u64;
     regions

@@ -2,7 +2,7 @@
 //!
 //! `virtio_mmio.device=SIZE@BASE:IRQ` (Linux's syntax, once per device), `ip=A.B.C.D`, `smp=N`, `dirty=PAGES_PER_SECOND`,
 //! `region=PAGES`, `log=quiet`, `poll=hot`, `exercise=on`, `tick=MICROSECONDS`,
-//! `flood=sleep-types|serial`, `button=power-off`. Others are not the guest's, and ignored.
+//! `flood=sleep-types|serial`, `button=power-off`. Other words are ignored.
 
 use crate::flood::Flood;
 use crate::say;
@@ -10,7 +10,7 @@ use crate::say;
 /// One `virtio_mmio.device=`.
 #[derive(Clone, Copy)]
 pub struct MmioDevice {
-    /// Where its registers are.
+    /// The address of its registers.
     pub base: u64,
     /// Its interrupt line.
     pub irq: u32,
@@ -19,30 +19,31 @@ pub struct MmioDevice {
 /// The options.
 pub struct Options<'a> {
     command_line: &'a str,
-    /// The guest's address; 10.0.2.15 unless told.
+    /// The guest's address; default 10.0.2.15.
     pub ip: [u8; 4],
-    /// The number of CPUs to use, where told.
+    /// The number of CPUs to use, if given.
     pub cpus: Option<usize>,
-    /// Pages to dirty in a second from the start.
+    /// Pages to dirty per second from the start.
     pub dirty: u32,
     /// Pages of the region that is dirtied; 0 lets the guest choose.
     pub region: u32,
-    /// No boot messages but the last.
+    /// Print only the last boot message.
     pub quiet: bool,
     /// Never halt.
     pub hot: bool,
-    /// Drive a device that is none of the known ones.
+    /// Drive a device of an unknown kind.
     pub exercise: bool,
-    /// How often a CPU that waits wakes by itself, in microseconds, where told.
+    /// The wake-up period of a waiting CPU in microseconds, if given.
     pub tick: Option<u32>,
     /// Power off when the power button is pressed.
     pub button: bool,
-    /// What to write without end.
+    /// What to write forever.
     pub flood: Flood,
 }
 
 impl<'a> Options<'a> {
-    /// Reads them. A value that is none is said and ignored: a guest that runs tells more than one that does not.
+    /// Parses the options. A wrong value is reported and ignored: a guest that runs is more useful than one that does
+    /// not.
     pub fn parse(command_line: &'a str) -> Self {
         let mut options = Self {
             command_line,
@@ -127,7 +128,7 @@ fn parse_device(text: &str) -> Option<MmioDevice> {
     Some(device)
 }
 
-/// A number as Linux's memparse reads it: decimal or 0x, with K, M or G after it.
+/// Parses a number as Linux's memparse does: decimal or 0x, followed by K, M or G.
 fn parse_number(text: &str) -> Option<u64> {
     let (digits, shift) = match text.as_bytes().last()? {
         b'K' | b'k' => (&text[..text.len() - 1], 10),

@@ -1,4 +1,5 @@
-//! Ethernet, ARP, IPv4, ICMP echo and UDP (RFC 826, 791, 792, 768): just enough to be asked and to answer.
+//! Ethernet, ARP, IPv4, ICMP echo and UDP (RFC 826, 791, 792, 768): only what is needed to receive requests and
+//! reply.
 
 /// A hardware address.
 pub type Mac = [u8; 6];
@@ -19,7 +20,7 @@ const PROTOCOL_UDP: u8 = 17;
 const ICMP_ECHO: u8 = 8;
 const TIME_TO_LIVE: u8 = 64;
 
-/// Who we are.
+/// The guest's own addresses.
 #[derive(Clone, Copy)]
 pub struct Own {
     /// Our hardware address.
@@ -28,7 +29,7 @@ pub struct Own {
     pub ip: Ip,
 }
 
-/// Where an answer goes.
+/// The destination of a reply.
 #[derive(Clone, Copy)]
 pub struct Peer {
     mac: Mac,
@@ -36,19 +37,19 @@ pub struct Peer {
     port: u16,
 }
 
-/// What a frame asks for.
+/// The request in a frame.
 pub enum Received<'a> {
-    /// Who has our address? Answer with [`write_arp`].
+    /// An ARP request for our address; answer with [`write_arp`].
     Arp(Peer),
-    /// Are we there? Answer with [`write_echo`]: the ICMP message.
+    /// An ICMP echo request and its message; answer with [`write_echo`].
     Echo(Peer, &'a [u8]),
-    /// A datagram to our address and to `port`.
+    /// A datagram to our address.
     Udp {
-        /// Who sent it.
+        /// The sender.
         peer: Peer,
-        /// The port it was sent to.
+        /// The destination port.
         port: u16,
-        /// What it holds.
+        /// The payload.
         payload: &'a [u8],
     },
 }
@@ -67,7 +68,8 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     field
 }
 
-/// The Internet checksum (RFC 1071) of all `parts`, each of even length but the last; 0 over what carries a good one.
+/// The Internet checksum (RFC 1071) of all `parts`, each of even length except the last; 0 if the data contains a
+/// correct checksum.
 fn checksum(parts: &[&[u8]]) -> u16 {
     let mut sum = 0u32;
     for part in parts {
@@ -91,7 +93,7 @@ fn pseudo_header(source: Ip, target: Ip, length: usize) -> [u8; 12] {
     header
 }
 
-/// Reads a frame: `None` when it is not for us, nothing that we answer, or damaged.
+/// Parses a frame: `None` if it is for another host, of a kind that we do not answer, or damaged.
 pub fn read<'a>(frame: &'a [u8], own: &Own) -> Option<Received<'a>> {
     let (header, rest) = frame.split_at_checked(ETHERNET)?;
     let target: Mac = field(header, 0);
@@ -106,7 +108,7 @@ pub fn read<'a>(frame: &'a [u8], own: &Own) -> Option<Received<'a>> {
 }
 
 fn read_arp<'a>(arp: &[u8], own: &Own) -> Option<Received<'a>> {
-    // Ethernet and IPv4, a request for our address.
+    // Ethernet and IPv4: a request for our address.
     let asks = arp.len() >= ARP
         && arp[..6] == [0, 1, 8, 0, 6, 4]
         && get_u16(arp, 6) == ARP_REQUEST
@@ -120,7 +122,7 @@ fn read_ipv4<'a>(mac: Mac, packet: &'a [u8], own: &Own) -> Option<Received<'a>> 
     }
     let header = usize::from(packet[0] & 15) * 4;
     let total = usize::from(get_u16(packet, 2));
-    // More fragments, or not the first.
+    // More fragments follow, or this is not the first.
     let fragment = get_u16(packet, 6) & 0x3fff != 0;
     if header < IPV4 || total < header || total > packet.len() || fragment {
         return None;
@@ -152,7 +154,7 @@ fn read_udp<'a>(mut peer: Peer, datagram: &'a [u8], own: &Own) -> Option<Receive
     }
     let datagram = &datagram[..length];
     let pseudo = pseudo_header(peer.ip, own.ip, length);
-    // 0: the sender gave no checksum.
+    // 0: the datagram has no checksum.
     if get_u16(datagram, 6) != 0 && checksum(&[&pseudo, datagram]) != 0 {
         return None;
     }
@@ -166,7 +168,7 @@ fn write_ethernet(out: &mut [u8], own: &Own, target: Mac, kind: u16) {
     put(out, 12, &kind.to_be_bytes());
 }
 
-/// Tells `peer` our address: the frame's length.
+/// Writes an ARP reply to `peer`; returns the frame's length.
 pub fn write_arp(out: &mut [u8], own: &Own, peer: &Peer) -> usize {
     write_ethernet(out, own, peer.mac, TYPE_ARP);
     let arp = &mut out[ETHERNET..ETHERNET + ARP];
@@ -179,7 +181,7 @@ pub fn write_arp(out: &mut [u8], own: &Own, peer: &Peer) -> usize {
     ETHERNET + ARP
 }
 
-/// Tells everybody our address, unasked.
+/// Writes an unsolicited ARP announcement of our address to all hosts.
 pub fn write_announcement(out: &mut [u8], own: &Own) -> usize {
     let everybody = Peer { mac: BROADCAST, ip: own.ip, port: 0 };
     write_arp(out, own, &everybody)
@@ -191,7 +193,7 @@ fn write_ipv4(out: &mut [u8], own: &Own, peer: &Peer, protocol: u8, body: usize)
     header.fill(0);
     header[0] = 0x45;
     put(header, 2, &((IPV4 + body) as u16).to_be_bytes());
-    // Don't fragment: then the identification may be 0 (RFC 6864).
+    // Don't fragment: the identification may then be 0 (RFC 6864).
     header[6] = 0x40;
     header[8] = TIME_TO_LIVE;
     header[9] = protocol;
@@ -201,7 +203,7 @@ fn write_ipv4(out: &mut [u8], own: &Own, peer: &Peer, protocol: u8, body: usize)
     put(header, 10, &sum.to_be_bytes());
 }
 
-/// Answers the echo request `message`: the frame's length, 0 when it does not fit.
+/// Writes the reply to the echo request `message`; returns the frame's length, or 0 if it does not fit.
 pub fn write_echo(out: &mut [u8], own: &Own, peer: &Peer, message: &[u8]) -> usize {
     let start = ETHERNET + IPV4;
     let end = start + message.len();
@@ -218,7 +220,7 @@ pub fn write_echo(out: &mut [u8], own: &Own, peer: &Peer, message: &[u8]) -> usi
     end
 }
 
-/// Sends `payload` from `port` to `peer`: the frame's length.
+/// Writes a datagram with `payload` from `port` to `peer`; returns the frame's length.
 pub fn write_udp(out: &mut [u8], own: &Own, peer: &Peer, port: u16, payload: &[u8]) -> usize {
     let start = ETHERNET + IPV4;
     let length = UDP + payload.len();
@@ -230,7 +232,7 @@ pub fn write_udp(out: &mut [u8], own: &Own, peer: &Peer, port: u16, payload: &[u
     put(body, 6, &[0, 0]);
     put(body, UDP, payload);
     let sum = checksum(&[&pseudo_header(own.ip, peer.ip, length), body]);
-    // 0 stands for "no checksum"; its other representation is sent instead.
+    // 0 means "no checksum", so the equivalent value is sent instead.
     let sum = if sum == 0 { 0xffff } else { sum };
     put(body, 6, &sum.to_be_bytes());
     start + length

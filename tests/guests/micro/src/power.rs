@@ -1,9 +1,9 @@
-//! The end that was asked for: power-off and reset.
+//! Power-off and reset, when requested.
 
 use crate::cpu::{NET_VECTOR, halt_forever, in_word, out_byte, out_word};
 use crate::ioapic::IoApic;
 
-/// ACPI's PM1a control register, where QEMU's q35 and Kemari have it.
+/// ACPI's PM1a control register on QEMU's q35 and on Kemari.
 const PM1A_CONTROL: u16 = 0x604;
 const SLEEP_ENABLE: u16 = 1 << 13;
 const SLEEP_TYPE_S5: u16 = 5 << 10;
@@ -14,7 +14,7 @@ const KEYBOARD_COMMAND: u16 = 0x64;
 const KEYBOARD_RESET: u8 = 0xfe;
 const RESET_CONTROL: u16 = 0xcf9;
 
-/// ACPI's PM1a status and enable registers, and the interrupt that tells of them.
+/// ACPI's PM1a status and enable registers, and the interrupt for their events.
 const PM1A_STATUS: u16 = 0x600;
 const PM1A_ENABLE: u16 = 0x602;
 const POWER_BUTTON: u16 = 1 << 8;
@@ -22,13 +22,13 @@ const SYSTEM_CONTROL_INTERRUPT: u32 = 9;
 
 /// From here on the power button wakes this CPU.
 pub fn listen_to_button(io_apic: &IoApic) {
-    // Its stub only counts, and looks at no device: so its edge is taken, as a level would interrupt for ever.
+    // Edge triggered: the interrupt stub only counts and clears no device, so a level would interrupt forever.
     io_apic.route(SYSTEM_CONTROL_INTERRUPT, NET_VECTOR);
     out_word(PM1A_STATUS, POWER_BUTTON);
     out_word(PM1A_ENABLE, POWER_BUTTON);
 }
 
-/// Whether the button was pressed; once for each time.
+/// Whether the button was pressed; true once for each press.
 pub fn button_was_pressed() -> bool {
     let pressed = in_word(PM1A_STATUS) & POWER_BUTTON != 0;
     if pressed {
@@ -44,7 +44,7 @@ pub fn off() -> ! {
     halt_forever()
 }
 
-/// Asks for a sleep that the machine does not have.
+/// Requests a sleep type that the machine does not have.
 pub fn nonsense() {
     out_word(PM1A_CONTROL, SLEEP_ENABLE | SLEEP_TYPE_NONE);
 }

@@ -1,5 +1,5 @@
-//! What the loader says: RAM, command line and ACPI root, in the PVH start info (`struct hvm_start_info`, Xen's
-//! `arch-x86/hvm/start_info.h`).
+//! The loader's information: RAM, command line and ACPI root, in the PVH start info (`struct hvm_start_info`,
+//! Xen's `arch-x86/hvm/start_info.h`).
 
 use crate::physical::{read_u32, read_u64};
 
@@ -17,13 +17,13 @@ pub struct Region {
     pub end: u64,
 }
 
-/// All that the loader says, copied: the guest may overwrite the original.
+/// A copy of the loader's information: the guest may overwrite the original.
 pub struct BootInfo {
     regions: [Region; MAX_REGIONS],
     region_count: usize,
     command_line: [u8; MAX_COMMAND_LINE],
     command_line_len: usize,
-    /// Where the ACPI root pointer is; 0 when the loader gives none.
+    /// The address of the ACPI root pointer; 0 if the loader gives none.
     pub rsdp: u64,
 }
 
@@ -76,7 +76,7 @@ impl BootInfo {
         &self.regions[..self.region_count]
     }
 
-    /// The command line, up to the first byte that is no text.
+    /// The command line, up to the first byte that is not UTF-8 text.
     pub fn command_line(&self) -> &str {
         let bytes = &self.command_line[..self.command_line_len];
         match core::str::from_utf8(bytes) {

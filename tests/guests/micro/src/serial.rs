@@ -15,7 +15,7 @@ impl fmt::Write for Serial {
     }
 }
 
-/// Writes bytes at once.
+/// Writes bytes with one instruction.
 pub fn bytes(bytes: &[u8]) {
     out_bytes(DATA, bytes);
 }

@@ -1,4 +1,4 @@
-//! The workload: requests in, operations applied once, replies out.
+//! The workload: receives requests, applies operations once, sends replies.
 
 use crate::clients::{Clients, Seen};
 use crate::clock::Clock;
@@ -14,7 +14,7 @@ use kemari_workload::{
     CHAIN_START, GUEST_PORT, MAX_KEYS, Op, OpCode, REPLY_LEN, Reply, Request, Status,
 };
 
-/// What was asked of the machine as a whole.
+/// A request that ends the machine.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// Power off.
@@ -23,7 +23,7 @@ pub enum Ending {
     Reset,
 }
 
-/// The devices and the state.
+/// The devices and the state of the service.
 pub struct Service {
     net: Option<Net>,
     console: Option<Console>,
@@ -37,25 +37,25 @@ pub struct Service {
     applied: u64,
     chain: u64,
     ending: Option<Ending>,
-    /// Interrupts of the network and the disk that were taken back.
+    /// The numbers of network and disk interrupts that were acknowledged.
     acknowledged: (u64, u64),
 }
 
-/// What the service is made of.
+/// The parts of the service.
 pub struct Parts {
-    /// The network, to be asked over.
+    /// The network for requests.
     pub net: Option<Net>,
     /// The console, for marks.
     pub console: Option<Console>,
-    /// A device of an unknown kind, to be driven.
+    /// A device of an unknown kind to drive.
     pub other: Option<Other>,
     /// The log.
     pub log: Option<Log>,
-    /// Our addresses.
+    /// The guest's addresses.
     pub own: Own,
-    /// Drawn at the start.
+    /// A random number drawn at the start.
     pub boot_id: u64,
-    /// The CPUs that run.
+    /// Number of running CPUs.
     pub cpus: usize,
 }
 
@@ -80,7 +80,7 @@ impl Service {
         }
     }
 
-    /// Tells the network where we are.
+    /// Announces our address on the network.
     pub fn announce(&mut self) {
         let own = self.own;
         if let Some(net) = &mut self.net {
@@ -89,7 +89,7 @@ impl Service {
         }
     }
 
-    /// Does what there is to do; true means that there was something.
+    /// Does pending work; true if there was any.
     pub fn poll(&mut self, clock: &mut Clock) -> bool {
         let mut busy = self.poll_net(clock);
         busy |= self.poll_log(clock);
@@ -108,14 +108,14 @@ impl Service {
         busy
     }
 
-    /// What was asked of the machine, once the answer to it has left.
+    /// The requested end of the machine, once the reply to the request has left.
     pub fn ending(&mut self) -> Option<Ending> {
         let ending = self.ending?;
         let sent = self.net.as_mut().is_none_or(Net::all_sent);
         sent.then_some(ending)
     }
 
-    /// Asks the devices for interrupts, or not to; true means that there is something to do already.
+    /// Enables or disables the devices' interrupts; true if there is work already.
     pub fn want_interrupts(&mut self, wanted: bool) -> bool {
         let mut work = false;
         if let Some(net) = &mut self.net {
@@ -127,7 +127,7 @@ impl Service {
         work
     }
 
-    /// Takes back the interrupts that came since the last time, so that a device that holds its line lets it go.
+    /// Acknowledges the interrupts since the last call, so that a device that holds its line releases it.
     pub fn acknowledge_interrupts(&mut self) {
         let (net, disk) = (cpu::net_interrupts(), cpu::disk_interrupts());
         if let Some(device) = self.net.as_ref().filter(|_| net != self.acknowledged.0) {
@@ -143,7 +143,7 @@ impl Service {
         const BATCH: usize = 32;
         let mut frame = net::frame_buffer();
         for taken in 0..BATCH {
-            // Whoever is answered after that knows that nothing asked before it ends the machine.
+            // A reply sent after that shows that no earlier request ends the machine.
             if self.ending.is_some() {
                 return taken != 0;
             }
@@ -175,7 +175,7 @@ impl Service {
     fn send(&mut self, peer: &Peer, reply: &[u8; REPLY_LEN]) {
         let own = self.own;
         if let Some(net) = &mut self.net {
-            // Without a free buffer the reply is dropped: the client asks again.
+            // If no buffer is free, the reply is dropped: the client asks again.
             net.send(|out| packet::write_udp(out, &own, peer, GUEST_PORT, reply));
         }
     }
@@ -211,7 +211,7 @@ impl Service {
         }
         let refusal = match &self.log {
             None => Some(Status::NoDisk),
-            // Neither begun nor answered: the client asks again.
+            // The request is neither started nor answered: the client asks again.
             Some(log) if !log.has_room() => return,
             Some(log) => self.lacks_room(log, &request.op),
         };
@@ -226,7 +226,7 @@ impl Service {
         }
     }
 
-    /// Room in the table is reserved when a put is accepted: each one under way may bring a new key.
+    /// Room in the table is reserved when a put is accepted: each outstanding put may bring a new key.
     fn lacks_room(&self, log: &Log, op: &Op<'_>) -> Option<Status> {
         let Op::Put { key, .. } = *op else {
             return None;
@@ -281,7 +281,7 @@ impl Service {
                 }
                 (Status::Ok, number)
             }
-            // The last two are not performed here but logged.
+            // The last two are logged, and not performed here.
             Op::Ping | Op::Append { .. } | Op::Put { .. } => (Status::Ok, self.cpus as u64),
         }
     }

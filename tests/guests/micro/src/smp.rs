@@ -1,14 +1,14 @@
-//! The other CPUs: started one after the other, they do nothing but dirty memory.
+//! The other CPUs: started one after the other, they only dirty memory.
 
 use crate::clock::Clock;
 use crate::dirty::{self, Worker};
 use crate::{cpu, lapic, memory, say};
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-/// The most CPUs; `boot.s` has tables for so many.
+/// Maximum number of CPUs; `boot.s` has tables for this many.
 pub const MAX_CPUS: usize = 4;
 
-/// Where a CPU starts, in real mode; `boot.s` knows it too.
+/// The real-mode start address of a CPU; `boot.s` uses it too.
 const TRAMPOLINE: usize = 0x10000;
 
 static ALIVE: AtomicUsize = AtomicUsize::new(0);
@@ -22,7 +22,7 @@ unsafe extern "C" {
     static ap_trampoline_end: u8;
 }
 
-/// Starts the CPUs of `ids` but this one, and says how many run then, this one included.
+/// Starts the CPUs of `ids` except this one; returns the number of running CPUs, this one included.
 pub fn start(ids: &[u32], clock: &mut Clock) -> usize {
     copy_trampoline();
     let own = lapic::id();
@@ -40,7 +40,7 @@ pub fn start(ids: &[u32], clock: &mut Clock) -> usize {
 }
 
 fn copy_trampoline() {
-    // SAFETY: the page at TRAMPOLINE is RAM below 1 MiB that nothing of the guest uses, and the loader's tables were
+    // SAFETY: the page at TRAMPOLINE is RAM below 1 MiB that no part of the guest uses, and the loader's tables were
     // copied before; the symbols bound the code in `boot.s`.
     unsafe {
         let start = &raw const ap_trampoline;
@@ -49,13 +49,13 @@ fn copy_trampoline() {
     }
 }
 
-/// Lets the other CPUs work; the region that is dirtied is known now.
+/// Lets the other CPUs work: the region to dirty is known now.
 pub fn release(hot: bool) {
     HOT.store(hot, Ordering::SeqCst);
     WORK.store(true, Ordering::SeqCst);
 }
 
-/// Where `boot.s` goes on a CPU that was started.
+/// The entry from `boot.s` on a CPU that was started.
 #[unsafe(no_mangle)]
 extern "C" fn ap_main(index: usize) -> ! {
     // In this order: the clock may use the timer to measure itself.

@@ -1,4 +1,4 @@
-//! The guest's key-value table, in memory, each entry with a check.
+//! The guest's key-value table, in memory, with a check value in each entry.
 
 use crate::faults;
 use kemari_workload::{MAX_KEYS, chain_after};
@@ -11,7 +11,7 @@ struct Entry {
     check: u64,
 }
 
-/// The table: open addressing, nothing is ever removed; zeros are an empty one.
+/// The table: open addressing, entries are never removed; zeros are an empty table.
 pub struct Table {
     entries: [Entry; MAX_KEYS],
     count: usize,
@@ -22,12 +22,12 @@ fn check_of(key: u32, value: u64) -> u64 {
 }
 
 impl Table {
-    /// How many keys there are.
+    /// The number of keys.
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// The place of `key`, or the free one where it would go.
+    /// The index of `key`, or the free index where it would go.
     fn place(&self, key: u32) -> Option<usize> {
         let start = check_of(key, 0) as usize;
         (0..MAX_KEYS)
@@ -44,7 +44,7 @@ impl Table {
         entry.used.then_some(entry.value)
     }
 
-    /// Sets `key` to `value`; the caller has seen to it that there is room.
+    /// Sets `key` to `value`; the caller has made sure that there is room.
     pub fn put(&mut self, key: u32, value: u64) {
         let place = self.place(key).expect("room is reserved when a put is accepted");
         if !self.entries[place].used {
@@ -53,7 +53,7 @@ impl Table {
         self.entries[place] = Entry { key, used: true, value, check: check_of(key, value) };
     }
 
-    /// Checks all entries, and says how many are damaged.
+    /// Checks all entries; returns the number of damaged entries.
     pub fn verify(&self) -> u64 {
         let damaged =
             |entry: &&Entry| entry.used && entry.check != check_of(entry.key, entry.value);

@@ -1,6 +1,6 @@
-//! The hash chain over all applied operations: one number that says which history led to a state.
+//! The hash chain over all applied operations: one number that identifies the history of a state.
 //!
-//! Not a cryptographic hash: it finds lost, repeated, reordered and altered operations, not an adversary.
+//! It is not a cryptographic hash: it detects lost, repeated, reordered and altered operations, but no attacker.
 
 /// The chain before the first operation.
 pub const CHAIN_START: u64 = 0x4b65_6d61_7269_0001;

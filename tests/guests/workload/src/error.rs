@@ -1,18 +1,18 @@
-//! Why bytes are not a message, a record or a page of this crate.
+//! Why bytes are not a valid message, record or page of this crate.
 
 use core::fmt;
 
 /// Why bytes were refused, or could not be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FormatError {
-    /// Another length than the format has.
+    /// The length is wrong for the format.
     Length {
-        /// The length that the format (and its length field) asks for.
+        /// The length that the format (and its length field) requires.
         expected: usize,
-        /// The length that was given.
+        /// The length that was found.
         found: usize,
     },
-    /// The first four bytes are those of something else.
+    /// The first four bytes belong to another format.
     Magic {
         /// The magic number of the format.
         expected: u32,
@@ -21,25 +21,25 @@ pub enum FormatError {
     },
     /// Another version of this crate wrote it.
     Version {
-        /// The version that is understood.
+        /// The supported version.
         expected: u8,
         /// The version that was found.
         found: u8,
     },
-    /// The checksum over the bytes is not the one they carry.
+    /// The checksum does not fit the bytes.
     Checksum {
-        /// The checksum of the bytes.
+        /// The checksum computed over the bytes.
         expected: u32,
-        /// The checksum that they carry.
+        /// The checksum in the bytes.
         found: u32,
     },
-    /// An operation code that does not exist, or that cannot stand here.
+    /// An operation code that does not exist, or is not allowed here.
     UnknownOp(u8),
     /// A status code that does not exist.
     UnknownStatus(u8),
     /// A flag that does not exist.
     UnknownFlags(u8),
-    /// A payload that is longer than [`crate::MAX_PAYLOAD`], or that stands where none belongs.
+    /// A payload that is longer than [`crate::MAX_PAYLOAD`], or not allowed here.
     Payload(usize),
     /// A reserved field or an unused argument is not zero.
     Reserved,

@@ -8,7 +8,7 @@ pub const MAX_PAYLOAD: usize = 1024;
 /// The flag of [`Op::Append`] and [`Op::Put`]: flush the disk before the operation is applied and answered.
 pub const FLAG_FLUSH: u8 = 1;
 
-/// The bytes that [`Op::Put`] leaves in the log: key and value.
+/// Length of the payload that [`Op::Put`] logs: key and value.
 pub const PUT_PAYLOAD_LEN: usize = 12;
 
 /// An operation's code on the wire and in the log.
@@ -75,8 +75,8 @@ impl TryFrom<u8> for OpCode {
 pub enum Op<'a> {
     /// Answers with the counters only; the reply's `value` is the number of CPUs.
     Ping,
-    /// Logs `payload` on disk, waits for the device to complete the write (and a flush, when asked), then applies it
-    /// and answers. The reply's `value` is the record's index, which is also `applied`.
+    /// Logs `payload` on disk, waits for the device to complete the write (and a flush, if requested), then applies it and
+    /// answers. The reply's `value` is the record's index, which is also `applied`.
     Append {
         /// At most [`MAX_PAYLOAD`] bytes.
         payload: &'a [u8],
@@ -93,13 +93,13 @@ pub enum Op<'a> {
         flush: bool,
     },
     /// Sets `key` to `value` if it is `expected`, where a key without a value is 0. Kept in memory only. The reply's `value` is
-    /// what it was before.
+    /// the former value.
     CompareAndSet {
         /// The key.
         key: u32,
-        /// What it has to be.
+        /// The value that the key must have.
         expected: u32,
-        /// What it becomes then.
+        /// The new value.
         value: u32,
     },
     /// Reads `key`; the reply's `value` is its value, or the status is `NotFound`.
@@ -110,9 +110,9 @@ pub enum Op<'a> {
     /// Dirties memory in the background from now on; a rate of 0 stops it. The reply's `value` is the size of the
     /// region that the guest uses, in pages (its memory bounds it).
     SetDirty {
-        /// How many pages to rewrite in a second.
+        /// Number of pages to rewrite per second.
         pages_per_second: u32,
-        /// How many pages to cycle through; 0 keeps the present region.
+        /// Number of pages to cycle through; 0 keeps the present region.
         region_pages: u32,
     },
     /// The guest checks its memory patterns, its table and the end of its log on disk. The reply's `value` is the
@@ -127,17 +127,17 @@ pub enum Op<'a> {
         /// The number to print.
         number: u64,
     },
-    /// Rewrites the first pages of the region of [`Op::SetDirty`] once, before it answers: so many pages are dirty in the
-    /// checkpoint that the answer waits for. The reply's `value` is how many there were (its memory bounds them).
+    /// Rewrites the first pages of the region of [`Op::SetDirty`] once, before it answers, so that they are dirty in the
+    /// checkpoint that the answer waits for. The reply's `value` is the number of pages (the guest's memory bounds it).
     Touch {
-        /// How many.
+        /// Number of pages.
         pages: u32,
-        /// Every word of them; else the first words and the last 64 bytes, as guests mostly do.
+        /// Rewrite every word; otherwise only the first words and the last 64 bytes, as guests usually do.
         whole: bool,
     },
-    /// Computes before it answers: the CRC-32 of so many KiB, some 2 microseconds each. The reply's `value` is their sum.
+    /// Computes the CRC-32 of this many KiB before it answers, about 2 microseconds each. The reply's `value` is their sum.
     Compute {
-        /// How many.
+        /// Number of KiB.
         kib: u32,
     },
 }
@@ -161,12 +161,12 @@ impl Op<'_> {
         }
     }
 
-    /// Whether the disk is to be flushed before the operation is applied.
+    /// Whether the disk has to be flushed before the operation is applied.
     pub const fn wants_flush(&self) -> bool {
         matches!(self, Self::Append { flush: true, .. } | Self::Put { flush: true, .. })
     }
 
-    /// Gives `use_payload` the bytes that are logged and chained for this operation: the payload of an append, key and
+    /// Calls `use_payload` with the bytes that are logged and chained for this operation: the payload of an append, key and
     /// value (little endian) of a put, nothing otherwise.
     pub fn with_log_payload<R>(&self, use_payload: impl FnOnce(&[u8]) -> R) -> R {
         match *self {
@@ -177,7 +177,7 @@ impl Op<'_> {
     }
 }
 
-/// What the log holds for a put.
+/// The logged payload of a put.
 pub fn put_payload(key: u32, value: u64) -> [u8; PUT_PAYLOAD_LEN] {
     let mut payload = [0; PUT_PAYLOAD_LEN];
     payload[..4].copy_from_slice(&key.to_le_bytes());
@@ -185,7 +185,7 @@ pub fn put_payload(key: u32, value: u64) -> [u8; PUT_PAYLOAD_LEN] {
     payload
 }
 
-/// Key and value of a put's logged payload, or `None` where the payload has another length.
+/// Key and value of a put's logged payload, or `None` if the payload has another length.
 pub fn parse_put_payload(payload: &[u8]) -> Option<(u32, u64)> {
     if payload.len() != PUT_PAYLOAD_LEN {
         return None;

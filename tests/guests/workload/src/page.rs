@@ -1,10 +1,10 @@
-//! The pattern of a page that the guest dirties in the background: every word depends on page and generation, so a
-//! page that is torn, stale or misplaced tells on itself (P4, P8).
+//! The pattern of a page that the guest dirties in the background. Every word depends on page and generation, so a torn,
+//! stale or misplaced page is detected (P4, P8).
 //!
-//! A generation has in its upper half how often the page was written whole, in its lower half how often its ends alone since:
-//! the first words, and the last 64 bytes. What lies between depends on the upper half.
+//! The upper half of a generation counts how often the page was written whole; the lower half counts how often only its ends
+//! were written since: the first words, and the last 64 bytes. The words between them depend on the upper half only.
 
-/// The 64-bit words of a page.
+/// Number of 64-bit words of a page.
 pub const PAGE_WORDS: usize = 512;
 
 /// A page of memory.
@@ -17,18 +17,18 @@ const FILLER: usize = 3;
 /// The last 64 bytes.
 const TAIL: usize = PAGE_WORDS - 8;
 
-/// The generation after this one, of a page that is written whole.
+/// The next generation of a page that is written whole.
 pub const fn next_whole(generation: u64) -> u64 {
     ((generation >> 32) + 1) << 32
 }
 
-/// The generation after this one, of a page of which only the ends are written; of one that was never written, all of it.
+/// The next generation of a page of which only the ends are written; a page that was never written is written whole.
 pub const fn next_ends(generation: u64) -> u64 {
     if generation == 0 { next_whole(0) } else { generation + 1 }
 }
 
-/// Writes the pattern of page `index` in `generation`, where the page holds that of the one before: if only the ends differ,
-/// only the ends.
+/// Writes the pattern of page `index` in `generation`, if the page holds the pattern of the generation before. If only the
+/// ends differ, it writes only the ends.
 pub fn fill(page: &mut Page, index: u64, generation: u64) {
     page[INDEX] = index;
     page[GENERATION] = generation;
@@ -57,13 +57,13 @@ pub fn check(page: &Page, index: u64, generation: u64) -> bool {
         && filled(TAIL, &page[TAIL..], tail)
 }
 
-/// The index and generation of a page that holds a whole pattern, whichever it is.
+/// The index and generation of a page that holds any complete pattern.
 pub fn identify(page: &Page) -> Option<(u64, u64)> {
     let (index, generation) = (page[INDEX], page[GENERATION]);
     check(page, index, generation).then_some((index, generation))
 }
 
-/// What the words between the ends depend on, and what those at the ends do.
+/// The seed of the words between the ends, and the seed of the words at the ends.
 fn seeds(index: u64, generation: u64) -> (u64, u64) {
     (checksum(index, whole(generation)), checksum(index, generation))
 }
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn the_ends_alone_are_two_lines_of_64_bytes() {
-        // A bit for each line that differs.
+        // One bit for each line that differs.
         let differ = |a: &Page, b: &Page| {
             let pairs = a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0).enumerate();
             pairs.fold(0u64, |lines, (at, (a, b))| lines | u64::from(a != b) << at)
@@ -134,7 +134,7 @@ mod tests {
     fn a_mix_of_two_generations_is_found() {
         for next in [next_ends(FIRST), next_whole(FIRST)] {
             let (old, new) = (filled(3, FIRST), filled(3, next));
-            // The first word, the index, is the same in both.
+            // The first word, the index, is the same in both generations.
             for cut in 2..PAGE_WORDS {
                 let mut torn = old;
                 torn[..cut].copy_from_slice(&new[..cut]);

@@ -1,9 +1,9 @@
-//! One entry of the guest's log on disk, and where it lives.
+//! One entry of the guest's log on disk, and its place.
 //!
 //! The disk: sectors below [`SCRATCH_START`] are never touched; [`SCRATCH_SECTORS`] sectors from there are scratch,
 //! for discard and write-zeroes; the log starts at [`LOG_START`] and wraps. Record `k` (its index, which is `applied`
-//! after it; the first is 1) lives in slot `k % capacity`, [`SLOT_SECTORS`] sectors each. Only as many sectors as the
-//! record needs are written: what stands after it in the slot is left from before.
+//! after it; the first is 1) is in slot `k % capacity`, [`SLOT_SECTORS`] sectors each. Only as many sectors as the
+//! record needs are written: the rest of the slot keeps its old contents.
 //!
 //! | offset | field |
 //! | --- | --- |
@@ -23,11 +23,11 @@ use crate::{FormatError, payload_hash};
 const MAGIC: u32 = u32::from_le_bytes(*b"KWLR");
 const HEADER_LEN: usize = 48;
 
-/// The size of a sector, virtio's unit whatever the disk's block size is.
+/// The size of a sector: virtio's unit, whatever the disk's block size is.
 pub const SECTOR_LEN: usize = 512;
-/// The sectors of a slot.
+/// Number of sectors in a slot.
 pub const SLOT_SECTORS: u64 = 4;
-/// The bytes of a slot.
+/// Number of bytes in a slot.
 pub const SLOT_LEN: usize = SLOT_SECTORS as usize * SECTOR_LEN;
 /// The first scratch sector.
 pub const SCRATCH_START: u64 = 64;
@@ -37,16 +37,17 @@ pub const SCRATCH_SECTORS: u64 = 64;
 pub const LOG_START: u64 = 2048;
 const _: () = assert!(SCRATCH_START + SCRATCH_SECTORS <= LOG_START);
 
-/// The most slots that are used, however large the disk is.
+/// Maximum number of used slots, however large the disk is.
 pub const MAX_LOG_CAPACITY: u64 = 1 << 20;
 
-/// How many records the log of a disk of `disk_sectors` sectors holds before it wraps; 0 means that it is too small.
+/// Number of records that the log on a disk of `disk_sectors` sectors holds before it wraps; 0 if the disk is too
+/// small.
 pub const fn log_capacity(disk_sectors: u64) -> u64 {
     let slots = disk_sectors.saturating_sub(LOG_START) / SLOT_SECTORS;
     if slots > MAX_LOG_CAPACITY { MAX_LOG_CAPACITY } else { slots }
 }
 
-/// The first sector of the record with `index` in a log of `capacity` records, which is not 0.
+/// The first sector of the record with `index` in a log of `capacity` records, which must not be 0.
 pub const fn log_sector(index: u64, capacity: u64) -> u64 {
     LOG_START + (index % capacity) * SLOT_SECTORS
 }
@@ -54,24 +55,24 @@ pub const fn log_sector(index: u64, capacity: u64) -> u64 {
 /// One entry of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// The number of operations applied with this one.
+    /// The number of applied operations, this one included.
     pub index: u64,
-    /// The client who asked.
+    /// The client that asked.
     pub client: u32,
     /// The client's number of the request.
     pub seq: u64,
-    /// The operation; one that changes state.
+    /// The operation, which changes state.
     pub op: OpCode,
     /// The chain after it.
     pub chain: u64,
-    /// The guest's start that wrote it: a log also holds what earlier guests left.
+    /// The boot id of the guest that wrote it: a log also contains records of earlier guests.
     pub boot_id: u64,
-    /// What was appended, or key and value ([`crate::op::put_payload`]).
+    /// The appended payload, or key and value ([`crate::op::put_payload`]).
     pub payload: &'a [u8],
 }
 
 impl<'a> Record<'a> {
-    /// Writes the record to the start of `slot` and says how many bytes to write to disk, a multiple of
+    /// Writes the record to the start of `slot`; returns the number of bytes to write to disk, a multiple of
     /// [`SECTOR_LEN`].
     pub fn encode(&self, slot: &mut [u8; SLOT_LEN]) -> Result<usize, FormatError> {
         if self.payload.len() > MAX_PAYLOAD {
@@ -125,7 +126,7 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// Whether this record follows a state with `chain`: its own chain is what its content makes of it.
+    /// Whether this record follows a state with `chain`: its own chain must result from its content.
     pub fn follows(&self, chain: u64) -> bool {
         let hash = payload_hash(self.payload);
         self.chain == crate::chain_after(chain, self.client, self.seq, self.op as u8, hash)

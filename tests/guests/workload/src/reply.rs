@@ -24,15 +24,15 @@ const HEADER_LEN: usize = 80;
 /// The length of every reply.
 pub const REPLY_LEN: usize = HEADER_LEN + CRC_LEN;
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Status {
-    /// It was done.
+    /// The request was done.
     Ok = 0,
     /// The key has no value.
     NotFound = 1,
-    /// The client has already asked with a greater `seq`; nothing was done.
+    /// The client has already sent a greater `seq`; nothing was done.
     Stale = 2,
     /// The disk reported an error; the operation was not applied.
     DiskError = 3,
@@ -40,7 +40,7 @@ pub enum Status {
     NoDisk = 4,
     /// The table has no room for another key; the operation was not applied.
     Full = 5,
-    /// The guest cannot remember another client; nothing was done.
+    /// The guest cannot store another client; nothing was done.
     TooManyClients = 6,
 }
 
@@ -61,8 +61,8 @@ impl TryFrom<u8> for Status {
     }
 }
 
-/// One reply. For an operation that changed state, `applied` and `chain` are those right after it; for all others
-/// they are those of the moment.
+/// One reply. For an operation that changed state, `applied` and `chain` are those right after it; for others they are
+/// the current values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reply {
     /// The client of the request.
@@ -71,9 +71,9 @@ pub struct Reply {
     pub seq: u64,
     /// The operation of the request.
     pub op: OpCode,
-    /// What became of it.
+    /// The result.
     pub status: Status,
-    /// How many state-changing operations were ever applied, of all clients.
+    /// How many state-changing operations of all clients were applied so far.
     pub applied: u64,
     /// The hash chain over them ([`crate::chain_after`], from [`crate::CHAIN_START`]).
     pub chain: u64,
@@ -86,7 +86,7 @@ pub struct Reply {
     pub faults: u64,
     /// The operation's own result, see [`crate::Op`].
     pub value: u64,
-    /// Drawn once when the guest started: another number means that it was started anew.
+    /// Drawn once when the guest started: another number means that it was started again.
     pub boot_id: u64,
 }
 

@@ -24,16 +24,16 @@ pub const MAX_REQUEST_LEN: usize = HEADER_LEN + MAX_PAYLOAD + CRC_LEN;
 /// One request of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// Who asks; the key of the guest's memory of replies.
+    /// The client; the guest stores replies by it.
     pub client: u32,
-    /// The client's number of this request; it only grows. A repetition has the same.
+    /// The client's number of this request; it only grows. A repetition has the same number.
     pub seq: u64,
-    /// What is asked.
+    /// The operation.
     pub op: Op<'a>,
 }
 
 impl<'a> Request<'a> {
-    /// Writes the request to the start of `out` and says how long it is.
+    /// Writes the request to the start of `out`; returns its length.
     pub fn encode(&self, out: &mut [u8]) -> Result<usize, FormatError> {
         let (first, second, payload) = arguments(&self.op);
         if payload.len() > MAX_PAYLOAD {
@@ -102,7 +102,8 @@ fn arguments<'a>(op: &Op<'a>) -> (u64, u64, &'a [u8]) {
     }
 }
 
-/// Reads the operation, then refuses whatever [`arguments`] and flags would not have written for it.
+/// Parses the operation, and refuses everything that [`arguments`] and its flags would not have
+/// written.
 fn parse_op<'a>(message: &[u8], payload: &'a [u8]) -> Result<Op<'a>, FormatError> {
     let code = OpCode::try_from(message[5])?;
     let flags = message[6];

@@ -1,4 +1,4 @@
-//! Little-endian fields at fixed offsets, and the envelope (magic first, CRC-32 last) that all formats share.
+//! Little-endian fields at fixed offsets, and the envelope of all formats (magic first, CRC-32 last).
 
 use crate::{FormatError, crc::crc32};
 
@@ -39,14 +39,14 @@ pub(crate) fn at_least(bytes: &[u8], expected: usize) -> Result<(), FormatError>
     Ok(())
 }
 
-/// Writes the checksum of all that stands before it at the end of `message`.
+/// Writes the checksum of everything before it at the end of `message`.
 pub(crate) fn seal(message: &mut [u8]) {
     let end = message.len() - CRC_LEN;
     let crc = crc32(&message[..end]);
     put(message, end, &crc.to_le_bytes());
 }
 
-/// Checks magic, version and checksum of a `message` that has its full length.
+/// Checks magic, version and checksum of a `message`, which must have its full length.
 pub(crate) fn check(message: &[u8], magic: u32) -> Result<(), FormatError> {
     check_head(message, magic)?;
     let end = message.len() - CRC_LEN;
@@ -57,7 +57,7 @@ pub(crate) fn check(message: &[u8], magic: u32) -> Result<(), FormatError> {
     Ok(())
 }
 
-/// Checks magic and version, which come before any length field can be believed.
+/// Checks magic and version, before any length field can be trusted.
 pub(crate) fn check_head(message: &[u8], magic: u32) -> Result<(), FormatError> {
     let found = get_u32(message, 0);
     if found != magic {

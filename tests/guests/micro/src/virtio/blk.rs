@@ -14,7 +14,7 @@ const FLUSH: u64 = 1 << 9;
 const DISCARD: u64 = 1 << 13;
 const WRITE_ZEROES: u64 = 1 << 14;
 
-/// The most slots.
+/// Maximum number of slots.
 pub const MAX_SLOTS: usize = 40;
 const QUEUE_SIZE: u16 = 128;
 const PARTS: u16 = 3;
@@ -22,7 +22,7 @@ const STATUS_OK: u8 = 0;
 const NO_STATUS: u8 = 0xff;
 const ID_LEN: u32 = 20;
 
-/// What a request does (5.2.6, its type).
+/// The type of a request (5.2.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Kind {
@@ -32,7 +32,7 @@ pub enum Kind {
     Write = 1,
     /// Makes completed writes durable.
     Flush = 4,
-    /// Reads the disk's name to the slot's data.
+    /// Reads the disk's id string to the slot's data.
     Id = 8,
     /// Drops sectors.
     Discard = 11,
@@ -102,7 +102,8 @@ impl Blk {
         self.features & READ_ONLY != 0
     }
 
-    /// Whether there is anything to flush (5.2.5: without the feature, completed writes are durable).
+    /// Whether the disk has a flush request (5.2.5: without the feature, completed writes are
+    /// durable).
     pub fn has_flush(&self) -> bool {
         self.features & FLUSH != 0
     }
@@ -122,7 +123,7 @@ impl Blk {
         self.states[slot] == State::Free
     }
 
-    /// The data of `slot`, which must have no request under way.
+    /// The data of `slot`, which must have no outstanding request.
     pub fn data(&mut self, slot: usize) -> &mut [u8; SLOT_LEN] {
         assert!(self.states[slot] != State::Busy, "the device has slot {slot}");
         &mut self.slots[slot].data.0
@@ -156,7 +157,7 @@ impl Blk {
         self.submit(slot, Kind::Flush, 0, 0);
     }
 
-    /// Reads the disk's name in `slot`.
+    /// Reads the disk's id string in `slot`.
     pub fn submit_id(&mut self, slot: usize) {
         self.submit(slot, Kind::Id, 0, ID_LEN as usize);
     }
@@ -170,7 +171,7 @@ impl Blk {
         self.submit(slot, kind, 0, 16);
     }
 
-    /// Takes what the device has completed; true means that there was something.
+    /// Takes completions of the device; true if there were any.
     pub fn poll(&mut self) -> bool {
         let mut any = false;
         while let Some((first, _)) = self.queue.take_used() {
@@ -188,7 +189,8 @@ impl Blk {
         any
     }
 
-    /// Takes the result of `slot`, once it has one: whether the device did it. The slot is free then.
+    /// Takes the result of `slot`, if there is one: whether the request succeeded. The slot is free
+    /// then.
     pub fn take_result(&mut self, slot: usize) -> Option<bool> {
         let State::Done { ok } = self.states[slot] else {
             return None;
@@ -209,18 +211,18 @@ impl Blk {
         }
     }
 
-    /// Tells the device of new requests.
+    /// Notifies the device of new requests.
     pub fn notify(&mut self) {
         self.queue.notify();
     }
 
-    /// Asks for interrupts, or not to; true means that something is there already.
+    /// Enables or disables interrupts; true if a completion is already there.
     pub fn want_interrupts(&mut self, wanted: bool) -> bool {
         self.queue.want_interrupts(wanted);
         self.queue.has_used()
     }
 
-    /// Takes back its interrupt.
+    /// Acknowledges its interrupt.
     pub fn acknowledge_interrupt(&self) {
         self.transport.acknowledge_interrupt();
     }

@@ -59,7 +59,7 @@ impl Console {
         self.receive.offer(number, &[part]);
     }
 
-    /// Echoes what was typed; true means that something was.
+    /// Echoes typed bytes; true if there were any.
     pub fn poll(&mut self) -> bool {
         let Some((number, length)) = self.receive.take_used() else {
             return false;

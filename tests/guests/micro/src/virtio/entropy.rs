@@ -30,7 +30,8 @@ impl Entropy {
         while self.queue.take_used().is_none() {
             core::hint::spin_loop();
         }
-        // SAFETY: our buffer, which the device has written; volatile because the compiler does not know that.
+        // SAFETY: our buffer, which the device has written; volatile, because the compiler does not see that
+        // write.
         u64::from_le_bytes(unsafe { (&raw const *self.buffer).read_volatile() })
     }
 }

@@ -6,7 +6,7 @@ use crate::virtio::transport::Transport;
 
 /// The device ID.
 pub const DEVICE_ID: u32 = 1;
-/// The longest frame, without the checksum that the wire adds.
+/// The longest frame, without the frame check sequence of the wire.
 pub const MAX_FRAME: usize = 1514;
 
 /// VIRTIO_NET_F_MAC (5.1.3).
@@ -78,7 +78,7 @@ impl Net {
         self.receive.offer(number, &[part]);
     }
 
-    /// The next received frame, copied to `frame`: its length.
+    /// Copies the next received frame to `frame`; returns its length.
     pub fn take_frame(&mut self, frame: &mut [u8; BUFFER_LEN]) -> Option<usize> {
         let (number, length) = self.receive.take_used()?;
         let buffer = &self.received[usize::from(number)].0;
@@ -88,7 +88,7 @@ impl Net {
         Some(length)
     }
 
-    /// Sends the frame that `write` puts in a buffer (it says its length); false means that no buffer was free, or
+    /// Sends the frame that `write` puts in a buffer (`write` returns its length); false if no buffer was free, or
     /// nothing was written.
     pub fn send(&mut self, write: impl FnOnce(&mut [u8]) -> usize) -> bool {
         self.collect_sent();
@@ -124,25 +124,25 @@ impl Net {
         }
     }
 
-    /// Tells the device of new buffers and frames.
+    /// Notifies the device of new buffers and frames.
     pub fn notify(&mut self) {
         self.receive.notify();
         self.transmit.notify();
     }
 
-    /// Whether the device has completed all that was sent.
+    /// Whether the device has completed all sent frames.
     pub fn all_sent(&mut self) -> bool {
         self.collect_sent();
         self.in_flight == 0
     }
 
-    /// Asks for an interrupt at the next frame, or not to; true means that one is there already.
+    /// Enables or disables an interrupt at the next frame; true if a frame is already there.
     pub fn want_interrupts(&mut self, wanted: bool) -> bool {
         self.receive.want_interrupts(wanted);
         self.receive.has_used()
     }
 
-    /// Takes back its interrupt.
+    /// Acknowledges its interrupt.
     pub fn acknowledge_interrupt(&self) {
         self.transport.acknowledge_interrupt();
     }

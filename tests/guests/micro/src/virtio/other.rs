@@ -1,5 +1,5 @@
-//! A device that this guest knows nothing of: numbered lines, given to its first queue or, where it has none, byte by
-//! byte to its first register. What the outside sees of them tells whether any was lost.
+//! A device of an unknown kind. It gets numbered lines in its first queue or, if it has no queue, byte by byte in its
+//! first register. An observer outside sees whether a line was lost.
 
 use crate::memory::{self, Zeroed};
 use crate::virtio::queue::{Part, Queue};
@@ -19,7 +19,7 @@ struct Buffers {
 // SAFETY: integers only.
 unsafe impl Zeroed for Buffers {}
 
-/// How it is driven.
+/// How the device is driven.
 enum Way {
     Queue { queue: Queue, buffers: &'static mut Buffers, waiting: bool },
     Register { base: u64 },
@@ -42,12 +42,12 @@ impl Other {
         Self { way, number: 0, due: 0 }
     }
 
-    /// Registers at `base`.
+    /// A device with registers at `base`.
     pub fn at(base: u64) -> Self {
         Self { way: Way::Register { base }, number: 0, due: 0 }
     }
 
-    /// Sends the next line if it is time; true means that there was something to do.
+    /// Sends the next line if it is time; true if there was work.
     pub fn poll(&mut self, now: u64) -> bool {
         let mut busy = false;
         if let Way::Queue { queue, waiting, .. } = &mut self.way
@@ -64,7 +64,7 @@ impl Other {
         self.due = now + PERIOD_NS;
         self.number += 1;
         let mut line = Line { bytes: [0; LINE_LEN], len: 0 };
-        // It has room for any number.
+        // The buffer has room for any number.
         let _ = writeln!(line, "line {}", self.number);
         self.send(&line.bytes[..line.len]);
         true
@@ -98,7 +98,7 @@ impl Other {
     }
 }
 
-/// A line in the making.
+/// A line that is being composed.
 struct Line {
     bytes: [u8; LINE_LEN],
     len: usize,

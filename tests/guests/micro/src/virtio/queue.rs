@@ -4,7 +4,7 @@ use crate::memory::{self, Zeroed};
 use crate::virtio::transport::{QUEUE_NOTIFY, Transport};
 use core::sync::atomic::{Ordering, fence};
 
-/// The most entries of a queue.
+/// Maximum number of entries in a queue.
 pub const MAX_SIZE: usize = 256;
 
 // 2.7.5, descriptor flags.
@@ -56,9 +56,9 @@ unsafe impl Zeroed for Memory {}
 /// A part of a request's buffer.
 #[derive(Clone, Copy)]
 pub struct Part {
-    /// Where it is.
+    /// Its address.
     pub address: u64,
-    /// How long it is.
+    /// Its length.
     pub length: u32,
     /// Whether the device writes to it.
     pub writable: bool,
@@ -95,7 +95,7 @@ impl Queue {
     }
 
     pub(super) fn addresses(&self) -> [u64; 3] {
-        // SAFETY: places inside the allocation; nothing is read.
+        // SAFETY: pointers to places inside the allocation; nothing is read.
         unsafe {
             [
                 (&raw const (*self.memory).descriptors) as u64,
@@ -105,21 +105,21 @@ impl Queue {
         }
     }
 
-    /// How many descriptors there are.
+    /// The number of descriptors.
     pub fn size(&self) -> u16 {
         self.size
     }
 
-    /// Asks the device for interrupts, or not to (2.7.7): a hint.
+    /// Asks the device to send interrupts or not (2.7.7): only a hint.
     pub fn want_interrupts(&mut self, wanted: bool) {
         let flags = if wanted { 0 } else { AVAIL_NO_INTERRUPT };
-        // SAFETY: our allocation; the device reads it whenever it likes, hence volatile.
+        // SAFETY: our allocation; the device may read it at any time, hence volatile.
         unsafe { (&raw mut (*self.memory).available.flags).write_volatile(flags) };
-        // What follows (a look at the used ring) must not be done before the device can see it.
+        // The following read of the used ring must not happen before the device can see the flag.
         fence(Ordering::SeqCst);
     }
 
-    /// Offers the chain of `parts`, in the descriptors from `first` on, which must be free. The device hears of it at
+    /// Offers the chain of `parts`, in the descriptors from `first` on, which must be free. The device is notified by
     /// the next [`Queue::notify`].
     pub fn offer(&mut self, first: u16, parts: &[Part]) {
         for (place, part) in parts.iter().enumerate() {
@@ -132,7 +132,7 @@ impl Queue {
                 flags: if more { NEXT } else { 0 } | if part.writable { WRITE } else { 0 },
                 next: if more { number + 1 } else { 0 },
             };
-            // SAFETY: our allocation, and the descriptor is free: the device does not look at it.
+            // SAFETY: our allocation, and the descriptor is free, so the device does not read it.
             unsafe {
                 (&raw mut (*self.memory).descriptors[usize::from(number)])
                     .write_volatile(descriptor);
@@ -148,7 +148,7 @@ impl Queue {
         }
     }
 
-    /// Tells the device of what was offered since the last time, unless it does not want to know (2.7.10).
+    /// Notifies the device of chains offered since the last call, unless it suppresses notifications (2.7.10).
     pub fn notify(&mut self) {
         if self.notified == self.published {
             return;
@@ -162,21 +162,21 @@ impl Queue {
         }
     }
 
-    /// Whether the device has used something that was not taken yet.
+    /// Whether the device has used a chain that was not taken yet.
     pub fn has_used(&self) -> bool {
         // SAFETY: our allocation; the device writes it, hence volatile.
         unsafe { (&raw const (*self.memory).used.index).read_volatile() != self.seen }
     }
 
-    /// The next chain that the device has used: its first descriptor and the bytes written.
+    /// The next used chain: its first descriptor and the number of bytes written.
     pub fn take_used(&mut self) -> Option<(u16, u32)> {
         if !self.has_used() {
             return None;
         }
-        // 2.7.14: the element is read after the index.
+        // 2.7.14: the element must be read after the index.
         fence(Ordering::SeqCst);
         let place = usize::from(self.seen % self.size);
-        // SAFETY: our allocation; the device is done with this element.
+        // SAFETY: our allocation; the device no longer writes this element.
         let element = unsafe { (&raw const (*self.memory).used.ring[place]).read_volatile() };
         self.seen = self.seen.wrapping_add(1);
         assert!(

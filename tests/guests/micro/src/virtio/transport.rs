@@ -42,10 +42,10 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// The device at `base` and its ID (5), or `None` where there is none.
+    /// The device at `base` and its ID (5), or `None` if there is none.
     pub fn probe(base: u64) -> Option<(Self, u32)> {
         let transport = Self { base: usize::try_from(base).ok()? };
-        // 4.2.2.2: look at nothing else before these, and ignore device ID 0.
+        // 4.2.2.2: read no other register before these, and ignore device ID 0.
         if transport.read(MAGIC) != MAGIC_VALUE {
             return None;
         }
@@ -65,7 +65,7 @@ impl Transport {
     }
 
     pub(super) fn write(&self, register: usize, value: u32) {
-        // SAFETY: as for `read`; queues that a device is told about are its own for good.
+        // SAFETY: as for `read`; memory of a queue that a device knows belongs to the device forever.
         unsafe { ((self.base + register) as *mut u32).write_volatile(value) }
     }
 
@@ -74,7 +74,7 @@ impl Transport {
         self.write(register + 4, (value >> 32) as u32);
     }
 
-    /// Resets the device and agrees on features: `wanted` of those that it offers, and version 1.
+    /// Resets the device and negotiates features: those of `wanted` that it offers, and version 1.
     pub fn negotiate(&self, wanted: u64) -> u64 {
         self.write(STATUS, 0);
         while self.read(STATUS) != 0 {
@@ -117,17 +117,17 @@ impl Transport {
         queue
     }
 
-    /// Lets the device work.
+    /// Sets DRIVER_OK: the device may work.
     pub fn start(&self) {
         self.write(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
     }
 
-    /// Takes back the device's interrupt (2.3, 4.2.2): used buffer and configuration change.
+    /// Acknowledges the device's interrupt (2.3, 4.2.2): used buffer and configuration change.
     pub fn acknowledge_interrupt(&self) {
         self.write(INTERRUPT_ACK, 3);
     }
 
-    /// A 64-bit field of the device's configuration, read until it is whole (2.5.1).
+    /// A 64-bit field of the device's configuration, read again until it is consistent (2.5.1).
     pub fn config_u64(&self, offset: usize) -> u64 {
         loop {
             let before = self.read(CONFIG_GENERATION);
@@ -141,7 +141,7 @@ impl Transport {
 
     /// A byte of the device's configuration.
     pub fn config_u8(&self, offset: usize) -> u8 {
-        // SAFETY: as for `read`; 4.2.2.2 asks for accesses of the field's own width.
+        // SAFETY: as for `read`; 4.2.2.2 requires accesses of the field's own width.
         unsafe { ((self.base + CONFIG + offset) as *const u8).read_volatile() }
     }
 }
