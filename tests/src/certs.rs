@@ -99,7 +99,8 @@ fn is_same(one: &str, other: &str) -> bool {
 
 /// Checks a host's name or address: it becomes a directory, and a name in a certificate.
 ///
-/// # Errors It is not valid.
+/// # Errors
+/// It is not valid.
 pub fn check_name(name: &str) -> Result<()> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':');
     let is_address = name.parse::<IpAddr>().is_ok();

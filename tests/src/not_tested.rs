@@ -6,7 +6,8 @@ pub const MUST_RUN: &str = "KEMARI_TESTS_MUST_RUN";
 
 /// Prints on the standard error that a test is left out, and why.
 ///
-/// # Panics [`MUST_RUN`] is set.
+/// # Panics
+/// [`MUST_RUN`] is set.
 pub fn not_tested(why: &str) {
     assert!(std::env::var_os(MUST_RUN).is_none(), "NOT TESTED, and {MUST_RUN} is set: {why}");
     eprintln!("NOT TESTED: {why}");

@@ -21,7 +21,8 @@ pub struct SmallDisk {
 impl SmallDisk {
     /// Mounts a tmpfs at `dir`, which is created, with room for a disk of this many bytes.
     ///
-    /// # Errors The user may not mount.
+    /// # Errors
+    /// The user may not mount.
     pub fn mount(dir: &Path, bytes: u64) -> Result<Self> {
         fs::create_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let output = Command::new("mount")
@@ -42,7 +43,8 @@ impl SmallDisk {
 
     /// Leaves no room for new blocks.
     ///
-    /// # Errors Filling ends with another error than a full file system.
+    /// # Errors
+    /// Filling ends with another error than a full file system.
     pub fn fill(&self) -> Result<()> {
         let path = self.filler();
         let file =

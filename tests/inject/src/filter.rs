@@ -36,7 +36,8 @@ pub struct Pending {
 
 /// Intercepts the calls of these numbers, from the program's first instruction on. Start the command once and then drop it.
 ///
-/// # Errors No descriptor is left.
+/// # Errors
+/// No descriptor is left.
 pub fn intercept(command: &mut Command, calls: &[c_long]) -> io::Result<Pending> {
     let (socket, far) = UnixStream::pair()?;
     let far = rustix::io::fcntl_dupfd_cloexec(&far, HANDOVER)?;
@@ -49,7 +50,8 @@ pub fn intercept(command: &mut Command, calls: &[c_long]) -> io::Result<Pending>
 impl Pending {
     /// The listener of the program that was started.
     ///
-    /// # Errors The program was not started, or the kernel refused the filter.
+    /// # Errors
+    /// The program was not started, or the kernel refused the filter.
     pub fn listener(self) -> io::Result<Listener> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);

@@ -67,7 +67,8 @@ impl Injector {
 
     /// Waits for the end of the program.
     ///
-    /// # Errors Answering failed.
+    /// # Errors
+    /// Answering failed.
     pub fn finish(mut self) -> io::Result<()> {
         self.release();
         self.thread.take().map(JoinHandle::join);

@@ -35,7 +35,8 @@ impl Listener {
 
     /// The next call; none when there is none within `patience`.
     ///
-    /// # Errors The program has ended.
+    /// # Errors
+    /// The program has ended.
     pub fn next(&self, patience: Duration) -> io::Result<Option<Call>> {
         let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
         let mut wanted = [PollFd::new(&self.0, PollFlags::IN)];
@@ -64,21 +65,24 @@ impl Listener {
 
     /// Has the kernel carry the call out.
     ///
-    /// # Errors The kernel refuses the answer.
+    /// # Errors
+    /// The kernel refuses the answer.
     pub fn proceed(&self, call: &Call) -> io::Result<()> {
         self.answer(call, 0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32)
     }
 
     /// Makes the call fail without carrying it out.
     ///
-    /// # Errors The kernel refuses the answer.
+    /// # Errors
+    /// The kernel refuses the answer.
     pub fn fail(&self, call: &Call, errno: i32) -> io::Result<()> {
         self.answer(call, 0, -errno, 0)
     }
 
     /// Makes the call return `value`: it was carried out elsewhere.
     ///
-    /// # Errors The kernel refuses the answer.
+    /// # Errors
+    /// The kernel refuses the answer.
     pub fn done(&self, call: &Call, value: i64) -> io::Result<()> {
         self.answer(call, value, 0, 0)
     }

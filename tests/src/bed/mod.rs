@@ -69,7 +69,8 @@ pub enum Bed {
 impl Bed {
     /// Namespaces where permitted, else loopback.
     ///
-    /// # Errors Loopback cannot be set up, or namespaces are missing where [every test must run](MUST_RUN).
+    /// # Errors
+    /// Loopback cannot be set up, or namespaces are missing where [every test must run](MUST_RUN).
     pub fn new() -> Result<Self> {
         match Namespaces::new() {
             Ok(namespaces) => Ok(Self::Namespaces(namespaces)),
@@ -135,7 +136,8 @@ impl Bed {
 
     /// Drops what `host` sends to the arbiter.
     ///
-    /// # Errors On loopback, where the arbiter's own relays do this, or when the system refuses.
+    /// # Errors
+    /// On loopback, where the arbiter's own relays do this, or when the system refuses.
     pub fn cut_arbiter(&self, host: Host) -> Result<()> {
         self.namespaces()?.cut_arbiter(host)
     }

@@ -65,7 +65,8 @@ impl Limits {
 
     /// The limits for `count` pages.
     ///
-    /// # Errors [`measure`](Self::measure) was not called for this number.
+    /// # Errors
+    /// [`measure`](Self::measure) was not called for this number.
     pub(super) fn of(&self, count: u64) -> Result<PageLimits> {
         let found = self.pages.iter().find(|pages| pages.count == count);
         found.copied().with_context(|| format!("no limits were measured for {count} pages"))

@@ -53,7 +53,8 @@ pub const PARTS: [(&str, Measure); 8] = [
 
 /// Checks the names of parts.
 ///
-/// # Errors The first unknown name.
+/// # Errors
+/// The first unknown name.
 pub fn check_parts(wanted: &[String]) -> Result<()> {
     let names: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
     for name in wanted {
@@ -66,7 +67,8 @@ pub fn check_parts(wanted: &[String]) -> Result<()> {
 impl Bench<'_> {
     /// Measures the parts that `wanted` names, or all parts when it is empty.
     ///
-    /// # Errors A name is unknown, or a part cannot be measured.
+    /// # Errors
+    /// A name is unknown, or a part cannot be measured.
     pub fn run(&self, wanted: &[String]) -> Result<Vec<Group>> {
         check_parts(wanted)?;
         let mut groups = Vec::new();

@@ -74,7 +74,8 @@ const NAME: &str = "bench";
 impl Rig {
     /// Starts the guest, and waits until it answers and, if `mode` says so, is protected.
     ///
-    /// # Errors The guest does not come up.
+    /// # Errors
+    /// The guest does not come up.
     pub fn start(config: &RigConfig) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("kemari-bench-").tempdir()?;
         let at = |name: &str| dir.path().join(name);
@@ -143,7 +144,8 @@ impl Rig {
 
     /// The processor time that both monitors have used so far.
     ///
-    /// # Errors The system does not report it.
+    /// # Errors
+    /// The system does not report it.
     pub fn processor_time(&self) -> Result<Duration> {
         let standby = self.standby.as_ref().map_or(Ok(Duration::ZERO), processor_time);
         Ok(processor_time(&self.primary)? + standby?)

@@ -223,7 +223,8 @@ impl FromStr for Kill {
 
 /// Checks that a pair on these hosts can be broken in these ways.
 ///
-/// # Errors The first way that is not available.
+/// # Errors
+/// The first way that is not available.
 pub fn check_kills(kills: &[Kill], loopback: bool) -> Result<()> {
     ensure!(!kills.is_empty(), "--kill: expected at least one way to break the pair");
     if let Some(kill) = kills.iter().find(|kill| kill.needs_relay() && !loopback) {
@@ -249,7 +250,8 @@ pub fn check_kills(kills: &[Kill], loopback: bool) -> Result<()> {
 
 /// Checks that a pair with this arbiter can be broken in these ways.
 ///
-/// # Errors The first way that needs another arbiter.
+/// # Errors
+/// The first way that needs another arbiter.
 pub fn check_arbiter(kills: &[Kill], arbiter: ArbiterKind) -> Result<()> {
     let directory = kills.iter().find(|kill| kill.needs_directory());
     if let (ArbiterKind::Etcd, Some(kill)) = (arbiter, directory) {
@@ -260,7 +262,8 @@ pub fn check_arbiter(kills: &[Kill], arbiter: ArbiterKind) -> Result<()> {
 
 /// Checks that this user may break a pair in these ways.
 ///
-/// # Errors The first way that needs root.
+/// # Errors
+/// The first way that needs root.
 pub fn check_root(kills: &[Kill]) -> Result<()> {
     let root = rustix::process::geteuid().is_root();
     if let Some(kill) = kills.iter().find(|kill| kill.needs_root() && !root) {
@@ -374,7 +377,8 @@ impl PairConfig {
 
     /// Checks conditions that concern several fields.
     ///
-    /// # Errors The first contradiction.
+    /// # Errors
+    /// The first contradiction.
     pub fn check(&self) -> Result<()> {
         check_kills(&self.kills, self.loopback)?;
         check_arbiter(&self.kills, self.arbiter)?;

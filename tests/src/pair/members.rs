@@ -82,7 +82,8 @@ pub(super) struct Launcher<'a> {
 impl<'a> Launcher<'a> {
     /// Prepares a run with all its files in `dir`, and starts the arbiter.
     ///
-    /// # Errors The hosts' credentials cannot be made, or the arbiter cannot be started.
+    /// # Errors
+    /// The hosts' credentials cannot be made, or the arbiter cannot be started.
     pub(super) fn new(
         config: &'a PairConfig,
         bed: &'a Bed,

@@ -601,7 +601,8 @@ impl Pair<'_> {
 
     /// Waits until the standby has taken over.
     ///
-    /// # Errors [`DiedAlone`], or another reason why the standby does not take over.
+    /// # Errors
+    /// [`DiedAlone`], or another reason why the standby does not take over.
     pub(super) fn wait_takeover(&mut self) -> Result<Status> {
         let primary = format!("(pid {}, ", self.active.process.pid());
         self.watch.until("the standby takes over", &mut [&mut self.passive], |members| {

@@ -14,7 +14,8 @@ const BEGINNINGS: [&str; 3] = ["{", "<svg", "# Faults by thread and system call"
 
 /// Checks that a report may be written to `path`. Call it before the work that the report is about.
 ///
-/// # Errors The path names a file that is not a report, or its directory does not exist.
+/// # Errors
+/// The path names a file that is not a report, or its directory does not exist.
 pub fn check(path: &Path) -> Result<()> {
     let Ok(found) = fs::metadata(path) else {
         let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());

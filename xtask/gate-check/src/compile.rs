@@ -21,7 +21,8 @@ pub(crate) struct Compiled {
 
 /// Runs a command made by [`Subject::cargo`].
 ///
-/// # Errors The compilation fails without a compiler error: something is missing on this machine.
+/// # Errors
+/// The compilation fails without a compiler error: something is missing on this machine.
 pub(crate) fn run(cargo: &mut Command) -> Result<Compiled> {
     run_as_given(cargo.args(["--message-format", "json", "--quiet"]))
 }

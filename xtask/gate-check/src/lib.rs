@@ -134,7 +134,8 @@ pub fn self_test_passes() -> Result<bool> {
 
 /// Runs an independent tool; `true` when it finds nothing in the tree, and finds the attacks that it can detect.
 ///
-/// # Errors cargo-acl is missing and cannot be built, or it could not run.
+/// # Errors
+/// cargo-acl is missing and cannot be built, or it could not run.
 pub fn witness_agrees() -> Result<bool> {
     witness::run()
 }

@@ -104,8 +104,8 @@ pub fn cpuid(leaf: u32) -> [u32; 4] {
 
 /// Writes a model-specific register.
 ///
-/// # Safety The register must exist, and the caller must own any memory that the CPU writes because of
-/// it.
+/// # Safety
+/// The register must exist, and the caller must own any memory that the CPU writes because of it.
 pub unsafe fn write_msr(register: u32, value: u64) {
     // SAFETY: service 2 of `boot.s`; the caller guarantees the register.
     unsafe { asm!("int3", inout("eax") 2 => _, in("ecx") register, in("r8") value, out("rdx") _) };

@@ -87,7 +87,8 @@ unsafe fn check(index: u64) -> bool {
 /// Rewrites page `index` with its next generation, the whole page or its ends. A bad page is counted once: the rewrite makes it
 /// good again.
 ///
-/// # Safety As for [`check`].
+/// # Safety
+/// As for [`check`].
 unsafe fn rewrite(index: u64, whole: bool) {
     // SAFETY: the caller guarantees it.
     let good = unsafe { check(index) };

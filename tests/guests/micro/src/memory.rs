@@ -37,7 +37,8 @@ unsafe extern "C" {
 
 /// A type for which zeros are a valid value, and which may be shared by physical address.
 ///
-/// # Safety All-zero bytes must be a valid value of the type.
+/// # Safety
+/// All-zero bytes must be a valid value of the type.
 pub unsafe trait Zeroed: Sized + 'static {}
 
 // SAFETY: integers.

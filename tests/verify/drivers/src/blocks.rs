@@ -1,15 +1,15 @@
-//! Points between the calls: the product's crates are compiled so that they call [`__sanitizer_cov_trace_pc`] wherever a branch may
-//! go two ways (`points.sh`). A lock that nobody else wants is taken and let go without any call; here another thread comes between.
+//! Points between the calls: the product's crates are compiled so that they call [`__sanitizer_cov_trace_pc`] at each branch
+//! (`points.sh`). An uncontended lock is taken and released without any call; at these points another thread can run in between.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::faults;
 use crate::scheduler;
 
-/// So many blocks are passed before something happens. Only the thread that has the turn counts.
+/// Number of blocks that remain until something happens. Only the thread that has the turn counts.
 static LEFT: AtomicU64 = AtomicU64::new(u64::MAX);
 
-/// After so many blocks, of whichever threads, [`passed`] is called.
+/// [`passed`] is called after this many blocks, of any threads.
 pub(crate) fn set_left(blocks: u64) {
     LEFT.store(blocks, Ordering::Relaxed);
 }

@@ -1,9 +1,9 @@
-//! The guest's boots. Each has a number, which the guest finds in its memory, and follows the boot that the same machine was reset
-//! from. What they print is one chain: a boot prints so many bytes, and asks to be reset.
+//! The guest's boots. Each boot has a number, which the guest finds in its memory, and follows the boot from which the machine
+//! was reset. The output of all boots is one chain: each boot prints a fixed number of bytes and then asks to be reset.
 
 use crate::guest;
 
-/// A byte that is printed: the so many-th of a boot. Boot 0 stands for what is before the first one: it prints nothing.
+/// A printed byte: its boot, and its number in that boot. Boot 0 stands for the time before the first boot, and prints nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Spot {
     pub(crate) boot: u64,
@@ -11,20 +11,20 @@ pub(crate) struct Spot {
 }
 
 struct Boot {
-    /// What it was reset from: more than one where the memory that it has begun in did not say.
+    /// The boots from which it may have been reset: several if the memory in which it began did not say.
     after: Vec<u64>,
-    /// How much was printed before it, at most.
+    /// The number of bytes printed before it, at most.
     start: u64,
-    /// It has asked to be reset.
+    /// Whether it has asked to be reset.
     asked: bool,
-    /// Where nothing failed when it did: the last checkpoint that had been sent by then.
+    /// The last checkpoint sent before it asked, if nothing was failing then.
     sent: Option<u64>,
 }
 
 pub(crate) struct Boots {
-    /// From 1.
+    /// Boot `n` has index `n - 1`.
     all: Vec<Boot>,
-    /// How much each prints before it asks; 0: it never does.
+    /// Number of bytes that each boot prints before it asks for a reset; 0: it never asks.
     pub(crate) per_boot: u64,
 }
 
@@ -47,7 +47,7 @@ impl Boots {
         self.count()
     }
 
-    /// It asks to be reset; `sent`: the last checkpoint that was sent, where nothing fails.
+    /// Records that the boot asks to be reset. `sent` is the last checkpoint sent, if nothing fails.
     pub(crate) fn asks(&mut self, boot: u64, sent: Option<u64>) {
         let index = usize::try_from(boot).ok().and_then(|boot| boot.checked_sub(1));
         let boot = index.and_then(|index| self.all.get_mut(index)).expect("a boot that runs");
@@ -56,7 +56,8 @@ impl Boots {
         }
     }
 
-    /// Whether a machine in which this boot ran may have been reset; `acknowledged`: the last checkpoint that was, where nothing fails.
+    /// Whether a machine in which this boot ran may have been reset. `acknowledged` is the last acknowledged checkpoint, if
+    /// nothing fails.
     pub(crate) fn may_be_reset(&self, boot: u64, acknowledged: Option<u64>) -> Result<(), String> {
         let Some(found) = self.of(boot) else { return Ok(()) };
         if !found.asked {
@@ -71,37 +72,37 @@ impl Boots {
         }
     }
 
-    /// How much was printed before this byte, in the whole chain.
+    /// Number of bytes printed before this byte, in the whole chain.
     pub(crate) fn far(&self, spot: Spot) -> u64 {
         self.of(spot.boot).map_or(0, |boot| boot.start) + spot.number
     }
 
-    /// How much is printed when that boot asks to be reset.
+    /// Number of bytes printed, in the whole chain, when that boot asks to be reset.
     pub(crate) fn end(&self, boot: u64) -> u64 {
         self.of(boot).map_or(0, |boot| boot.start + self.per_boot)
     }
 
-    /// Whether the chain of `later` goes through `boot`, or ends there.
+    /// Whether the chain of `later` contains `boot`.
     pub(crate) fn leads_to(&self, boot: u64, later: u64) -> bool {
         let mut open = vec![later];
         while let Some(next) = open.pop() {
             if next == boot {
                 return true;
             }
-            // Of those that are before `boot` none comes after it.
+            // A boot before `boot` cannot come after it, so it is not followed.
             let after = self.of(next).map_or(&[][..], |boot| &boot.after);
             open.extend(after.iter().copied().filter(|after| *after >= boot));
         }
         false
     }
 
-    /// The boots that `boot` leads to, and that have asked to be reset. Nobody has to ask for the first one.
+    /// The boots after `boot`, itself included, that have asked to be reset. Boot 0 need not ask.
     pub(crate) fn asked_from(&self, boot: u64) -> Vec<u64> {
         let asked = |other: &u64| self.of(*other).is_none_or(|other| other.asked);
         (boot..=self.count()).filter(asked).filter(|other| self.leads_to(boot, *other)).collect()
     }
 
-    /// Where the next byte may be, if this one was next and may be of any of `spots`.
+    /// The possible spots after `byte`, if the byte was at one of `spots`.
     pub(crate) fn after(&self, spots: &[Spot], byte: u8) -> Vec<Spot> {
         let mut next: Vec<Spot> = Vec::new();
         for spot in spots {
@@ -115,7 +116,7 @@ impl Boots {
         next
     }
 
-    /// The same spot, or, behind the last byte of a boot, the first ones of those that follow it.
+    /// The same spot; behind the last byte of a boot, the first spots of the boots that follow it.
     fn here(&self, spot: Spot) -> Vec<Spot> {
         let is_over = spot.boot == 0 || self.per_boot > 0 && spot.number == self.per_boot;
         if !is_over {
@@ -126,14 +127,14 @@ impl Boots {
         (spot.boot + 1..=self.count()).filter(follows).map(first).collect()
     }
 
-    /// The spots of the last `count` bytes before this spot, and itself, in order.
+    /// The spots of the last `count` bytes before this spot, and the spot itself, in order.
     pub(crate) fn before(&self, spot: Spot, count: u64) -> Vec<Spot> {
         let mut spots = vec![spot];
         let mut last = spot;
         while (spots.len() as u64) <= count {
             last = match (last.number.checked_sub(1), self.of(last.boot)) {
                 (Some(number), _) => Spot { number, ..last },
-                // Whatever it was reset from that has come furthest.
+                // Of the boots from which it may have been reset, the one that came furthest.
                 (None, Some(boot)) => {
                     let former = boot.after.iter().copied().max_by_key(|boot| self.end(*boot));
                     match (former, self.per_boot.checked_sub(1)) {

@@ -1,5 +1,5 @@
-//! The link between the hosts: whoever connects to `near` is connected to `far`, by threads outside of both, which a fault can
-//! slow down, stop or cut.
+//! The link between the hosts: a connection to `near` is connected to `far` by threads outside of both hosts. A fault can slow
+//! the link down, make it silent or cut it.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -19,15 +19,15 @@ use crate::{hosts, judge};
 #[derive(Debug, Default)]
 pub(crate) struct Cable {
     ends: Mutex<Vec<UnixStream>>,
-    /// Nothing passes, and nobody is told.
+    /// Nothing passes, and neither end is notified.
     silent: AtomicBool,
-    /// How long a piece takes, in microseconds.
+    /// Delay of each piece, in microseconds.
     micros: AtomicU64,
-    /// Connections that were made.
+    /// Number of connections so far.
     joined: AtomicU64,
-    /// What the first of them has begun with: somebody has listened.
+    /// The first bytes of the first connection, recorded for the stranger.
     overheard: Mutex<Vec<u8>>,
-    /// When so many checkpoints more have been acknowledged the primary is killed; 0: never.
+    /// The primary is killed after this many more acknowledgements; 0: never.
     acknowledgements_left: AtomicU64,
 }
 
@@ -35,9 +35,9 @@ pub(crate) struct Cable {
 struct Wire {
     from: UnixStream,
     to: UnixStream,
-    /// Of both directions: who is not there any more was sent something. As with TCP, what is under way is lost with that.
+    /// Shared by both directions: something was sent to an end that is closed. As with TCP, data in transit is then lost.
     reset: Arc<AtomicBool>,
-    /// Whether somebody listens.
+    /// Whether the direction's first bytes are recorded.
     overheard: bool,
 }
 
@@ -69,17 +69,17 @@ impl Cable {
 
     pub(crate) fn cut(&self) {
         for end in self.ends.lock().expect("not poisoned").drain(..) {
-            // It may have ended.
+            // The connection may have ended already.
             let _ = end.shutdown(Shutdown::Both);
         }
     }
 
-    /// How often somebody has come over it.
+    /// Number of connections so far.
     pub(crate) fn joined(&self) -> u64 {
         self.joined.load(Ordering::SeqCst)
     }
 
-    /// A stranger says at `far` what the first primary has begun with, word by word, and stays.
+    /// A stranger connects to `far`, repeats the first primary's first frame, and stays connected.
     pub(crate) fn greet(&self, far: PathBuf) {
         let heard = self.overheard.lock().expect("not poisoned").clone();
         let header = heard.first_chunk::<HEADER_LEN>().and_then(|first| Header::parse(first).ok());
@@ -88,7 +88,7 @@ impl Cable {
         std::thread::spawn(move || {
             let Ok(mut stream) = UnixStream::connect(far) else { return };
             let mut buffer = [0; 4096];
-            // Whatever the answer is.
+            // The result does not matter.
             let _ = stream.write_all(&hello);
             tally::saw(Kind::Stranger);
             while let Ok(1..) = stream.read(&mut buffer) {}
@@ -103,12 +103,12 @@ impl Cable {
         self.micros.store(micros, Ordering::SeqCst);
     }
 
-    /// Has the primary killed as the so many-th acknowledgement from now passes.
+    /// Kills the primary when the `number`th acknowledgement from now passes.
     pub(crate) fn kill_at_acknowledgement(&self, number: u64) {
         self.acknowledgements_left.store(number, Ordering::SeqCst);
     }
 
-    /// A frame passes.
+    /// Records a frame that passes.
     fn look(&self, header: &Header) {
         match header.kind {
             wire::Kind::End => judge::sent(header.epoch.0),
@@ -125,7 +125,7 @@ impl Cable {
         }
     }
 
-    /// Waits while nothing passes.
+    /// Waits until the link lets data pass.
     fn passes(&self) {
         let micros = self.micros.load(Ordering::SeqCst);
         if micros > 0 {

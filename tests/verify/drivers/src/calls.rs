@@ -1,6 +1,6 @@
-//! The functions of the C library through which the product asks the kernel for something, and waits: taken over by this
-//! program, since a symbol of its own comes before the library's. A thread that is not part of a world, or that is inside the
-//! scheduler, is passed on to the kernel.
+//! The functions of the C library through which the product makes system calls and waits. This program replaces them: a
+//! symbol of its own comes before the library's. A thread that is not part of a world, or that is inside the scheduler, is
+//! passed on to the kernel.
 
 use std::ffi::{c_char, c_int, c_long, c_void};
 use std::sync::OnceLock;
@@ -17,7 +17,7 @@ fn set_errno(number: i32) {
     unsafe { *libc::__errno_location() = number };
 }
 
-/// What the C library makes of the kernel's answer.
+/// Converts the kernel's result to the C library's convention.
 fn answer(result: i64) -> i64 {
     if (-4095..0).contains(&result) {
         set_errno((-result) as i32);
@@ -30,9 +30,9 @@ fn fail(number: i32) -> i64 {
     answer(-i64::from(number))
 }
 
-/// Makes the call, as the C library would.
+/// Makes the call as the C library does.
 fn make(number: c_long, a: [usize; 6]) -> i64 {
-    // SAFETY: the caller's caller answers for the arguments: it has called the C library's function.
+    // SAFETY: the arguments are those of the caller of the C library's function, who is responsible for them.
     answer(unsafe { raw::syscall(number, a) })
 }
 
@@ -40,7 +40,7 @@ fn in_world() -> bool {
     scheduler::me().is_some()
 }
 
-/// A call that has to do with files: other threads may come first, the answer may take time.
+/// A call on a file: other threads may run first, and the answer may take time.
 fn file_call(number: c_long, a: [usize; 6]) -> i64 {
     if !in_world() {
         return make(number, a);
@@ -85,7 +85,7 @@ fn open_at(path: *const c_char, flags: c_int, mode: u32) -> c_int {
     let fd = file_call(libc::SYS_openat, [at, path as usize, flags as usize, mode as usize, 0, 0]);
     if fd >= 0 && in_world() {
         hosts::opened(fd as c_int);
-        // SAFETY: the caller has given a path that ends in a zero.
+        // SAFETY: the caller has passed a zero-terminated path.
         watch::opened(fd as c_int, unsafe { std::ffi::CStr::from_ptr(path) });
     }
     fd as c_int
@@ -110,7 +110,7 @@ extern "C" fn close(fd: c_int) -> c_int {
     make(libc::SYS_close, [fd as usize, 0, 0, 0, 0, 0]) as c_int
 }
 
-/// The process ends at once: no thread of its host runs any more, and the kernel closes what it had open.
+/// Ends the process at once: no thread of its host runs any more, and the kernel closes its descriptors.
 #[unsafe(no_mangle)]
 extern "C" fn exit(code: c_int) -> ! {
     if !in_world() {
@@ -124,7 +124,7 @@ extern "C" fn exit(code: c_int) -> ! {
     }
 }
 
-// --- Waiting for words: locks, condition variables, channels.
+// --- Waiting on words: locks, condition variables, channels.
 
 #[unsafe(no_mangle)]
 extern "C" fn syscall(
@@ -165,7 +165,7 @@ fn futex(word: usize, operation: c_int, value: u32, timeout: usize, all: [usize;
 }
 
 fn futex_wait(word: usize, value: u32, deadline: Option<Nanos>) -> i64 {
-    // SAFETY: the caller gives the address of a word of its own.
+    // SAFETY: the caller passes the address of a word of its own.
     let found = unsafe {
         (*(word as *const std::sync::atomic::AtomicU32)).load(std::sync::atomic::Ordering::SeqCst)
     };
@@ -178,14 +178,14 @@ fn futex_wait(word: usize, value: u32, deadline: Option<Nanos>) -> i64 {
     }
 }
 
-/// A time that the product has given.
+/// Reads a time that the product has passed.
 fn read_time(at: usize) -> Nanos {
-    // SAFETY: the caller gives the address of a time of its own.
+    // SAFETY: the caller passes the address of a time of its own.
     let time = unsafe { *(at as *const libc::timespec) };
     time.tv_sec as Nanos * SECOND + time.tv_nsec as Nanos
 }
 
-/// So much later by the host's own clock.
+/// The moment this much later by the host's own clock.
 fn after(nanos: Nanos) -> Nanos {
     hosts::moment_of(hosts::clock() + nanos)
 }
@@ -211,7 +211,7 @@ extern "C" fn clock_gettime(clock: c_int, into: *mut libc::timespec) -> c_int {
                 as c_int;
         }
     };
-    // SAFETY: the caller gives the place for a time.
+    // SAFETY: the caller passes room for a time.
     unsafe {
         *into =
             libc::timespec { tv_sec: (nanos / SECOND) as i64, tv_nsec: (nanos % SECOND) as i64 };
@@ -259,7 +259,7 @@ extern "C" fn timerfd_create(clock: c_int, flags: c_int) -> c_int {
         return make(libc::SYS_timerfd_create, [clock as usize, flags as usize, 0, 0, 0, 0])
             as c_int;
     }
-    // The flags of both have the same numbers.
+    // The flags of both calls have the same values.
     let fd = make(libc::SYS_eventfd2, [0, flags as usize, 0, 0, 0, 0]) as c_int;
     scheduler::with(|world| {
         world.timers.insert(fd, scheduler::Timer { deadline: None, interval: 0 })
@@ -279,7 +279,7 @@ extern "C" fn timerfd_settime(
         return make(libc::SYS_timerfd_settime, a) as c_int;
     }
     assert_eq!(flags, 0, "the product's timers are relative");
-    // SAFETY: the caller gives the address of a time of its own.
+    // SAFETY: the caller passes the address of a time of its own.
     let (value, interval) = unsafe { ((*new).it_value, (*new).it_interval) };
     let nanos = |time: libc::timespec| time.tv_sec as Nanos * SECOND + time.tv_nsec as Nanos;
     if raw::is_ready(fd, libc::POLLIN) {
@@ -299,16 +299,16 @@ extern "C" fn getrandom(into: *mut c_void, len: usize, flags: u32) -> isize {
     if !in_world() {
         return make(libc::SYS_getrandom, [into as usize, len, flags as usize, 0, 0, 0]) as isize;
     }
-    // SAFETY: the caller gives room for so many bytes.
+    // SAFETY: the caller passes room for this many bytes.
     let bytes = unsafe { std::slice::from_raw_parts_mut(into.cast::<u8>(), len) };
     scheduler::with(|world| world.random.fill(bytes));
     len as isize
 }
 
-/// One processor: nothing is looked for in a loop in the hope that another one brings it.
+/// Reports one processor, so that no code spins in the hope that another processor makes progress.
 #[unsafe(no_mangle)]
 extern "C" fn sched_getaffinity(_pid: c_int, size: usize, into: *mut u8) -> c_int {
-    // SAFETY: the caller gives room for so many bytes.
+    // SAFETY: the caller passes room for this many bytes.
     unsafe {
         std::slice::from_raw_parts_mut(into, size).fill(0);
         *into = 1;
@@ -325,7 +325,7 @@ fn waits(fd: c_int) -> bool {
     flags >= 0 && flags as c_int & libc::O_NONBLOCK == 0
 }
 
-/// Waits as the kernel would, until `fd` is ready; `false` when the socket's own time-out comes first.
+/// Waits, as the kernel would, until `fd` is ready; `false` if the socket's own time-out comes first.
 fn wait_ready(fd: c_int, events: i16, option: c_int) -> bool {
     if !waits(fd) {
         return true;
@@ -340,7 +340,7 @@ fn wait_ready(fd: c_int, events: i16, option: c_int) -> bool {
         (&raw mut len) as usize,
         0,
     ];
-    // SAFETY: room for a time, and its length. What is no socket has no time-out.
+    // SAFETY: room for a time, and its length. A descriptor that is no socket has no time-out.
     let known = unsafe { raw::syscall(libc::SYS_getsockopt, a) } == 0;
     let nanos = time.tv_sec as Nanos * SECOND + time.tv_usec as Nanos * 1000;
     let deadline = (known && nanos > 0).then(|| after(nanos));
@@ -392,7 +392,7 @@ extern "C" fn recv(fd: c_int, into: *mut c_void, len: usize, flags: c_int) -> is
     make(libc::SYS_recvfrom, [fd as usize, into as usize, len, flags as usize, 0, 0]) as isize
 }
 
-/// Writes what there is room for; a writer that would wait has waited until there is some.
+/// Writes as much as there is room for; a blocking writer first waits until there is some.
 fn write_some(fd: c_int, from: *const c_void, len: usize, flags: c_int) -> isize {
     let quiet = flags & libc::MSG_DONTWAIT != 0;
     if !quiet && !wait_ready(fd, libc::POLLOUT, libc::SO_SNDTIMEO) {
@@ -404,7 +404,7 @@ fn write_some(fd: c_int, from: *const c_void, len: usize, flags: c_int) -> isize
         return make(libc::SYS_sendto, [fd as usize, from as usize, len, flags as usize, 0, 0])
             as isize;
     }
-    // A pipe that waits has room for a page when it is ready.
+    // A blocking pipe that is ready has room for a page.
     let len = if waits(fd) { len.min(4096) } else { len };
     make(libc::SYS_write, [fd as usize, from as usize, len, 0, 0, 0]) as isize
 }
@@ -417,7 +417,7 @@ extern "C" fn write(fd: c_int, from: *const c_void, len: usize) -> isize {
     point();
     let written = write_some(fd, from, len, 0);
     if written > 0 {
-        // SAFETY: the caller has given so many bytes, at least.
+        // SAFETY: the caller has passed at least this many bytes.
         watch::written(fd, unsafe { std::slice::from_raw_parts(from.cast(), written as usize) });
     }
     if is_socket(fd) {
@@ -444,7 +444,8 @@ extern "C" fn writev(fd: c_int, pieces: *const libc::iovec, count: c_int) -> isi
         return make(libc::SYS_writev, [fd as usize, pieces as usize, count as usize, 0, 0, 0])
             as isize;
     }
-    // SAFETY: the caller has given so many pieces. The first that is not empty alone: a short count is what it may get.
+    // SAFETY: the caller has passed this many pieces. Only the first piece that is not empty is written: a short count is
+    // permitted.
     let pieces = unsafe { std::slice::from_raw_parts(pieces, count as usize) };
     match pieces.iter().find(|piece| piece.iov_len > 0) {
         Some(piece) => write(fd, piece.iov_base, piece.iov_len),
@@ -491,7 +492,7 @@ fn wait_any(fds: *mut libc::pollfd, count: usize, deadline: Option<Nanos>) -> i6
     if found != 0 {
         return found;
     }
-    // SAFETY: the caller has given so many.
+    // SAFETY: the caller has passed this many.
     let given = unsafe { std::slice::from_raw_parts(fds, count) };
     let fds = given.iter().filter(|fd| fd.fd >= 0).map(|fd| (fd.fd, fd.events)).collect();
     match scheduler::wait(On::Fds(fds), deadline) {
@@ -618,18 +619,19 @@ struct Begin {
     argument: *mut c_void,
 }
 
-/// Its destructor runs after those of Rust's thread-local values, which take locks.
+/// The key's destructor runs after those of Rust's thread-local values, which take locks.
 fn end_key() -> libc::pthread_key_t {
     static KEY: OnceLock<libc::pthread_key_t> = OnceLock::new();
     *KEY.get_or_init(|| {
         let mut key = 0;
-        // SAFETY: room for a key, and a function that lives for ever.
+        // SAFETY: room for a key, and a function that lives forever.
         unsafe { libc::pthread_key_create(&raw mut key, Some(ended)) };
         key
     })
 }
 
-/// The library calls this in rounds, for as long as values are set again: what others do in the first of them has its turn.
+/// The library calls this in rounds while values are set again. Leaving in a later round lets the destructors of the first
+/// round run before.
 extern "C" fn ended(value: *mut c_void) {
     let value = value as usize;
     let (id, rounds) = (value >> 3, value & 7);
@@ -666,7 +668,8 @@ extern "C" fn pthread_create(
         return create(into, attributes, start, argument);
     }
     end_key();
-    // From the announcement to the start nothing is allocated: nobody gives a turn to a thread that is not there yet.
+    // Nothing is allocated between the announcement and the start: an allocation could give the turn to the thread that does
+    // not exist yet.
     let mut begin = Box::new(Begin { id: 0, turn: std::ptr::null(), start, argument });
     let (id, turn) = scheduler::with(|world| world.add(String::new(), hosts::current(world)));
     (begin.id, begin.turn) = (id, turn);
@@ -718,7 +721,7 @@ extern "C" fn pthread_setname_np(_thread: libc::pthread_t, name: *const c_char) 
     0
 }
 
-/// Memory as the system gives it; where there are threads that share something, there are allocations.
+/// The system's allocator with a scheduling point at each allocation: threads that share something allocate.
 #[derive(Debug)]
 pub(crate) struct Allocator;
 

@@ -1,4 +1,4 @@
-//! What is slow, and what is cut short.
+//! Slow storage, short reads and writes, and traps.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -7,16 +7,16 @@ use crate::scheduler::{self, Host, Nanos, On, Owned, ThreadId};
 use crate::tally::{self, Kind};
 
 struct Faults {
-    /// How long a call on a file of a host takes, at most.
+    /// The longest time that a call on a file of a host takes.
     storage: BTreeMap<Host, Nanos>,
-    /// One in so many reads and writes of a socket is cut short; 0: none.
+    /// One in this many reads and writes of a socket is cut short; 0: none.
     short_in: u32,
     trap: Option<Trap>,
-    /// What is to happen once the guest has asked to be powered off, or reset.
+    /// The trap to set once the guest has asked to be powered off or reset.
     at_wish: Option<Trap>,
-    /// What happens in a thread some blocks further.
+    /// What happens in a thread some blocks later.
     armed: Option<Armed>,
-    /// A host whose KVM does not take the next registers of a processor.
+    /// A host whose KVM refuses the next registers of a vCPU.
     refuses: Option<Host>,
 }
 
@@ -27,46 +27,46 @@ struct Armed {
     happens: Happens,
 }
 
-/// What a host is stopped behind.
+/// The kind of call after which a trap springs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
-    /// The guest's output is written.
+    /// Guest output is written.
     Output,
-    /// Something is sent to the other side.
+    /// Data is sent to the other side.
     Send,
     /// A file is opened, synced, linked.
     File,
-    /// KVM is asked for something.
+    /// KVM is called.
     Kvm,
     /// A thread is started.
     Start,
-    /// A session's sender has begun the log of changed pages; it is the product that says so.
+    /// A session's sender has started the log of changed pages; the product reports this step.
     LogStarted,
-    /// Anything at all, an allocation included.
+    /// Any call, an allocation included.
     Any,
 }
 
-/// What happens behind a call.
+/// What a trap does after a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Happens {
     /// The whole host is stopped for a time.
     Stop(Nanos),
-    /// The thread that has made the call does not run for a time, or until all are let go ([`release`]).
+    /// The calling thread does not run for a time, or until [`release`].
     Hold(Nanos),
     /// The host's process is killed.
     Kill,
 }
 
-/// Something that is to happen behind one of the next calls.
+/// Something that happens after one of the next calls.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trap {
     pub(crate) host: Host,
     pub(crate) behind: Call,
-    /// Of threads that are called so; none: of any.
+    /// Only in threads with this name; none: in any thread.
     pub(crate) thread: Option<&'static str>,
-    /// The so many-th from now.
+    /// The trap springs at the `left`th such call from now.
     pub(crate) left: u32,
-    /// And so many branches of the same thread further: between two locks there is no call.
+    /// Number of further branches of the same thread: between two locks there is no call.
     pub(crate) blocks: u32,
     pub(crate) happens: Happens,
 }
@@ -79,37 +79,37 @@ static FAULTS: Owned<Faults> = Owned::new(Faults {
     armed: None,
     refuses: None,
 });
-/// Whether [`passed_block`] is to be called: asked very often.
+/// Whether [`passed_block`] has to be called; read very often.
 static ARMED: AtomicBool = AtomicBool::new(false);
-/// Threads that are held now; whoever is waits for this word.
+/// Number of held threads; they wait on this word.
 static HELD: AtomicU32 = AtomicU32::new(0);
-/// When a thread that was held went on last.
+/// The moment at which a held thread last went on.
 static LET_GO: AtomicU64 = AtomicU64::new(0);
 
-/// From now on this is to happen, once.
+/// Sets a trap, which springs once.
 pub(crate) fn set_trap(trap: Option<Trap>) {
     FAULTS.with(|faults| (faults.trap, faults.armed) = (trap, None));
     ARMED.store(false, Ordering::Relaxed);
 }
 
-/// This is to happen, once, after the guest has asked to be powered off, or reset.
+/// Sets a trap for the moment after the guest has asked to be powered off or reset. It springs once.
 pub(crate) fn set_trap_at_wish(trap: Trap) {
     FAULTS.with(|faults| faults.at_wish = Some(trap));
 }
 
-/// The guest has asked for one of the two.
+/// The guest has asked to be powered off or reset.
 pub(crate) fn wished() {
     if let Some(trap) = FAULTS.with(|faults| faults.at_wish.take()) {
         set_trap(Some(trap));
     }
 }
 
-/// The next registers of a processor that KVM is given on `host` are refused, once.
+/// KVM on `host` refuses the next registers of a vCPU, once.
 pub(crate) fn set_refuses(host: Host) {
     FAULTS.with(|faults| faults.refuses = Some(host));
 }
 
-/// Whether that is still to come.
+/// Whether that refusal is still to come.
 pub(crate) fn is_to_refuse() -> bool {
     FAULTS.with(|faults| faults.refuses.is_some())
 }
@@ -130,12 +130,12 @@ pub(crate) fn is_held() -> bool {
     HELD.load(Ordering::Relaxed) > 0
 }
 
-/// Whether a thread was held at that moment, or after it.
+/// Whether a thread was held at or after that moment.
 pub(crate) fn was_held_since(moment: Nanos) -> bool {
     is_held() || LET_GO.load(Ordering::Relaxed) > moment
 }
 
-/// Lets all go that are held.
+/// Lets all held threads go on.
 pub(crate) fn release() {
     scheduler::with(|world| world.wake(HELD.as_ptr() as usize, usize::MAX));
 }
@@ -153,7 +153,7 @@ pub(crate) fn is_armed() -> bool {
     ARMED.load(Ordering::Relaxed)
 }
 
-/// The calling thread has passed a block, and something may be about to happen.
+/// The calling thread has passed a block; a trap may spring.
 pub(crate) fn passed_block() {
     let own = scheduler::own_id();
     let happens = FAULTS.with(|faults| {
@@ -167,7 +167,7 @@ pub(crate) fn passed_block() {
     }
 }
 
-/// A call has been made.
+/// A call was made; a trap may spring.
 pub(crate) fn called(call: Call) {
     if FAULTS.with(|faults| faults.trap.is_none_or(|trap| trap.behind != call)) {
         return;
@@ -193,7 +193,7 @@ pub(crate) fn called(call: Call) {
     ARMED.store(true, Ordering::Relaxed);
 }
 
-/// It happens to the calling thread.
+/// Springs a trap in the calling thread.
 fn spring(happens: Happens) {
     let host = scheduler::host();
     match happens {
@@ -204,24 +204,24 @@ fn spring(happens: Happens) {
     scheduler::sleep(0);
 }
 
-/// From now on a call on a file takes a host so long, at most.
+/// From now on a call on a file takes a host up to this long.
 pub(crate) fn set_storage(host: Host, nanos: Nanos) {
     FAULTS.with(|faults| faults.storage.insert(host, nanos));
 }
 
-/// From now on one in so many reads and writes of sockets is cut short.
+/// From now on one in this many reads and writes of sockets is cut short.
 pub(crate) fn set_short(one_in: u32) {
     FAULTS.with(|faults| faults.short_in = one_in);
 }
 
-/// The storage takes its time.
+/// Waits for the slow storage.
 pub(crate) fn pass_storage_time() {
     let host = scheduler::host();
     let longest = FAULTS.with(|faults| faults.storage.get(&host).copied().unwrap_or(0));
     if longest > 0 {
         let nanos = scheduler::with(|world| {
             let share = world.random.u64(..=longest);
-            // Mostly fast: half of the calls take a hundredth.
+            // Usually fast: half of the calls take a hundredth of the time.
             if world.random.bool() { share / 100 } else { share }
         });
         if nanos >= SLOW_ANSWER && is_lane() {
@@ -238,10 +238,10 @@ fn is_lane() -> bool {
     scheduler::with(|world| is_one(&world.threads[scheduler::own_id()]))
 }
 
-/// Of a file of the arbiter's.
+/// A slow answer from a file of the arbiter.
 const SLOW_ANSWER: Nanos = 10_000_000;
 
-/// How much of `len` is taken.
+/// How much of `len` is transferred.
 pub(crate) fn short(len: usize) -> usize {
     let one_in = FAULTS.with(|faults| faults.short_in);
     if one_in == 0 || len < 2 {

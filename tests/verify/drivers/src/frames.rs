@@ -1,4 +1,4 @@
-//! What passes on the link, frame by frame, as anybody sees it who knows the headers.
+//! Splits the data on the link into frames, by their headers alone.
 
 use ft_core::wire::{HEADER_LEN, Header};
 
@@ -6,14 +6,14 @@ use ft_core::wire::{HEADER_LEN, Header};
 #[derive(Default)]
 pub(crate) struct Frames {
     header: Vec<u8>,
-    /// So much of a body is still to come.
+    /// Bytes of a body that are still to come.
     body: usize,
-    /// Something came that is no frame.
+    /// Something came that is not a frame.
     garbled: bool,
 }
 
 impl Frames {
-    /// More has come; `each` is called with the header of each frame that is whole by then.
+    /// Adds data; calls `each` with the header of each frame that is complete by then.
     pub(crate) fn add(&mut self, mut bytes: &[u8], mut each: impl FnMut(&Header)) {
         while !bytes.is_empty() && !self.garbled {
             if self.body == 0 {

@@ -1,14 +1,14 @@
 //! The guest's program.
 
-/// How long it computes before it writes a page, at most, in nanoseconds.
+/// The longest time that the guest computes before it writes a page, in nanoseconds.
 pub(crate) const LONGEST_PAUSE: u64 = 300_000;
 
-/// Where the number of the next step is.
+/// Address of the number of the next step.
 const COUNTER: u64 = 0x10_0000;
-/// The pages that it writes.
+/// Address of the pages that it writes.
 const PAGES: u64 = 0x20_0000;
 const COUNT: u64 = 64;
-/// Of these it writes so many a step.
+/// Number of them that it writes in a step.
 pub(crate) const PER_STEP: u64 = 3;
 
 /// Guest memory, 8 bytes at a time.
@@ -23,36 +23,36 @@ fn mix(a: u64, b: u64) -> u64 {
     x.wrapping_mul(0x94d0_49bb_1331_11eb)
 }
 
-/// The pages of a step: some of them are written nearly always, as a guest's are.
+/// The page that a step writes. Some pages are written nearly always, as in real guests.
 fn page(step: u64, which: u64) -> u64 {
     if which == 0 { step % 2 } else { mix(step, which) % COUNT }
 }
 
 fn value(step: u64, page: u64) -> u64 {
-    // Some pages are zero again and again.
+    // Some pages become zero repeatedly.
     if mix(step, page).is_multiple_of(5) { 0 } else { mix(step, page) }
 }
 
-/// Where the kernel is loaded: what it does at which step.
+/// Load address of the kernel, which contains what the guest does at which step.
 const KERNEL: u64 = 0x10_1000;
-/// Which boot of the guest this is; 0: it has not run since.
+/// Address of the boot's number; 0: the guest has not run since.
 const BOOT: u64 = 0x10_2000;
 
-/// What the guest does, and when. It is the kernel's, so that it is there again after a reset.
+/// What the guest does, and when. This is part of the kernel, so that it is there again after a reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Orders {
-    /// At which step it powers itself off; 0: never.
+    /// The step at which the guest powers itself off; 0: never.
     pub(crate) off_at: u64,
-    /// How many bytes a step prints.
+    /// Number of bytes that a step prints.
     pub(crate) burst: u64,
-    /// At which step it resets itself; it prints nothing afterwards. 0: never.
+    /// The step at which the guest resets itself; it prints nothing afterwards. 0: never.
     pub(crate) reset_at: u64,
-    /// After so many further steps it asks for the reset again, while there is none; 0: it does not.
+    /// The guest asks for the reset again after this many further steps while there is none; 0: it does not.
     pub(crate) insists: u64,
 }
 
 impl Orders {
-    /// How much a boot prints before it asks to be reset.
+    /// Number of bytes that a boot prints before it asks to be reset.
     pub(crate) fn per_boot(&self) -> u64 {
         self.reset_at * self.burst
     }
@@ -66,7 +66,7 @@ impl Orders {
         Self { off_at: word(0), burst: word(1), reset_at: word(2), insists: word(3) }
     }
 
-    /// The kernel's file: an ELF image of one segment, and the note by which it is entered as PVH says.
+    /// The kernel's file: an ELF image of one segment, and the note with the PVH entry.
     pub(crate) fn kernel(&self) -> Vec<u8> {
         const HEADER: u64 = 64;
         const PROGRAM_HEADER: u64 = 56;
@@ -78,7 +78,7 @@ impl Orders {
         let (data_len, note_len) = (words.len() as u64 * 8, 20);
         let mut file = b"\x7fELF\x02\x01\x01".to_vec();
         file.resize(16, 0);
-        // An executable, for x86-64, of the only version.
+        // An executable for x86-64, version 1.
         [2_u16, 62, 1, 0].iter().for_each(|half| file.extend(half.to_le_bytes()));
         [KERNEL, HEADER, 0].iter().for_each(|word| file.extend(word.to_le_bytes()));
         let sizes = [0_u16, 0, HEADER as u16, PROGRAM_HEADER as u16, 2, 0, 0, 0];
@@ -99,20 +99,20 @@ impl Orders {
     }
 }
 
-/// What a step asks of the machine.
+/// A step's request to the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Wish {
-    /// Nothing: it goes on.
+    /// None: the guest goes on.
     Nothing,
-    /// These bytes are to go out on the serial line.
+    /// These bytes go out on the serial line.
     Bytes(Vec<u8>),
-    /// The machine is to power off; the guest goes on until it does.
+    /// Power off; the guest goes on until the machine does.
     Off,
-    /// The machine is to be reset; the guest goes on until it is.
+    /// Reset; the guest goes on until the machine does.
     Reset,
 }
 
-/// What a step asks for.
+/// The request of a step.
 pub(crate) fn wish(memory: &mut dyn Memory, step: u64) -> Wish {
     let orders = Orders::read(memory);
     if step > 0 && step == orders.off_at {
@@ -127,24 +127,24 @@ pub(crate) fn wish(memory: &mut dyn Memory, step: u64) -> Wish {
     Wish::Bytes((first..first + orders.burst).map(|number| byte(boot, number)).collect())
 }
 
-/// How much the steps before this one have printed.
+/// Number of bytes that the steps before this one have printed.
 pub(crate) fn printed(memory: &mut dyn Memory, step: u64) -> u64 {
     let Orders { off_at, burst, reset_at, .. } = Orders::read(memory);
     let step = if reset_at > 0 { step.min(reset_at) } else { step };
     (step - u64::from(off_at > 0 && step > off_at)) * burst
 }
 
-/// The byte of this number, of a boot.
+/// The byte with this number, of a boot.
 pub(crate) fn byte(boot: u64, number: u64) -> u8 {
     mix(number, 7 + boot) as u8
 }
 
-/// Which boot of the guest this is; 0: it has not run since.
+/// The number of this boot of the guest; 0: it has not run since.
 pub(crate) fn boot(memory: &mut dyn Memory) -> u64 {
     memory.read(BOOT)
 }
 
-/// The guest begins to run: it draws a number for this boot, as Linux does.
+/// The guest begins to run: it gets a number for this boot, as Linux draws a boot id.
 pub(crate) fn begin_boot(memory: &mut dyn Memory, number: u64) {
     memory.write(BOOT, number);
 }
@@ -154,19 +154,19 @@ pub(crate) fn step(memory: &mut dyn Memory) -> u64 {
     memory.read(COUNTER)
 }
 
-/// Writes a page of a step; once more where the processor was interrupted in the middle of it.
+/// Writes a page of a step; again if the vCPU was interrupted in the middle of the step.
 pub(crate) fn write_page(memory: &mut dyn Memory, step: u64, which: u64) {
     let page = page(step, which);
     memory.write(PAGES + page * 4096, value(step, page));
 }
 
-/// The step's byte has been taken: the processor goes on behind the instruction.
+/// The step's output has been taken: the vCPU goes on after the instruction.
 pub(crate) fn end_step(memory: &mut dyn Memory, step: u64) {
     memory.write(COUNTER, step + 1);
 }
 
-/// Looks at all pages: they hold what the steps before the counter's have written, and perhaps what the next step writes.
-/// Gives where it is, or which page is wrong.
+/// Checks all pages: they hold what the steps before the counter have written, and perhaps what the next step writes.
+/// Returns how far the guest is, or which page is wrong.
 pub(crate) fn check(memory: &mut dyn Memory) -> Result<Place, String> {
     let counter = memory.read(COUNTER);
     let mut expected = [0; COUNT as usize];
@@ -197,8 +197,8 @@ pub(crate) fn check(memory: &mut dyn Memory) -> Result<Place, String> {
 /// How far a guest has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// 0: it has not run since its machine was begun, or reset.
+    /// The boot; 0: the guest has not run since its machine was started or reset.
     pub(crate) boot: u64,
-    /// How much this boot has printed.
+    /// Number of bytes that this boot has printed.
     pub(crate) printed: u64,
 }

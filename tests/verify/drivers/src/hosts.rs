@@ -1,4 +1,4 @@
-//! What belongs to which host: threads, descriptors, the clock.
+//! The threads, descriptors and clock of each host.
 
 use std::collections::BTreeMap;
 
@@ -6,13 +6,13 @@ use crate::raw;
 use crate::scheduler::{self, Host, Nanos, Owned, Scheduler, ThreadId};
 use crate::tally::{self, Kind};
 
-/// What the clocks show when the world begins: no time before that is below zero.
+/// The clocks' value when the world begins, so that no earlier time is below zero.
 const BEGIN: Nanos = 1_000_000_000_000;
 
 struct Hosts {
     fds: BTreeMap<i32, Host>,
     threads: BTreeMap<libc::pthread_t, ThreadId>,
-    /// How much faster than the world the clock of each is, in millionths.
+    /// How much faster than the world each host's clock runs, in millionths.
     skew: BTreeMap<Host, i64>,
 }
 
@@ -26,12 +26,12 @@ pub(crate) fn clock() -> Nanos {
     BEGIN + scaled(now, skew)
 }
 
-/// What it shows people.
+/// The calling host's wall clock.
 pub(crate) fn wall_clock() -> Nanos {
     1_800_000_000_000_000_000 + clock()
 }
 
-/// The moment of the world at which that clock shows `clock`, or a little later.
+/// The moment of the world at which that clock shows `clock`, or slightly later.
 pub(crate) fn moment_of(clock: Nanos) -> Nanos {
     let host = scheduler::host();
     let skew = HOSTS.with(|hosts| hosts.skew.get(&host).copied().unwrap_or(0));
@@ -45,12 +45,12 @@ fn scaled(now: Nanos, skew: i64) -> Nanos {
     Nanos::try_from(scaled).expect("a moment of the world")
 }
 
-/// Makes a host's clock faster than the world's by so many millionths.
+/// Makes a host's clock run faster than the world's by this many millionths.
 pub(crate) fn set_skew(host: Host, millionths: i64) {
     HOSTS.with(|hosts| hosts.skew.insert(host, millionths));
 }
 
-/// On which host the calling thread runs, for who is inside the scheduler.
+/// The host of the calling thread, for code inside the scheduler.
 pub(crate) fn current(world: &Scheduler) -> Host {
     world.threads[scheduler::own_id()].host
 }
@@ -68,7 +68,7 @@ pub(crate) fn opened(fd: i32) {
     HOSTS.with(|hosts| hosts.fds.insert(fd, host));
 }
 
-/// Its number may be another's from now on.
+/// Forgets a closed descriptor: its number may be used again.
 pub(crate) fn closed(fd: i32) {
     HOSTS.with(|hosts| hosts.fds.remove(&fd));
     crate::watch::closed(fd);
@@ -76,7 +76,7 @@ pub(crate) fn closed(fd: i32) {
     scheduler::with(|world| world.timers.remove(&fd));
 }
 
-/// No thread of `host` runs for so long.
+/// Stops all threads of `host` for this long.
 pub(crate) fn stop(host: Host, nanos: Nanos) {
     tally::saw(Kind::HostStopped);
     scheduler::with(|world| world.stop_host(host, world.now + nanos));
@@ -88,18 +88,18 @@ pub(crate) fn kill(host: Host) {
     end(host);
 }
 
-/// Whether there is a process on `host`: it runs, or is stopped for a time.
+/// Whether a process exists on `host`: it runs, or is stopped for a time.
 pub(crate) fn is_there(host: Host) -> bool {
     scheduler::with(|world| !world.was_stopped_since(host, Nanos::MAX - 1))
 }
 
-/// The process on `host` ends: no thread of it ever runs again, and the kernel closes what it had open.
+/// Ends the process on `host`: no thread of it ever runs again, and the kernel closes its descriptors.
 pub(crate) fn end(host: Host) {
     scheduler::with(|world| world.stop_host(host, Nanos::MAX));
     let all = HOSTS.with(|hosts| hosts.fds.clone());
     for fd in all.into_iter().filter(|(_, of)| *of == host).map(|(fd, _)| fd) {
         closed(fd);
-        // SAFETY: whoever used the descriptor never runs again.
+        // SAFETY: the threads that used the descriptor never run again.
         unsafe { raw::syscall(libc::SYS_close, [fd as usize, 0, 0, 0, 0, 0]) };
     }
 }

@@ -1,5 +1,5 @@
-//! The judge: sees what leaves the two hosts, what passes on the link, and what memory the guest finds where it goes on; nothing else
-//! of the product.
+//! The judge. It sees what leaves the two hosts, what passes on the link, and the memory in which the guest goes on, and nothing
+//! else of the product.
 
 use std::collections::VecDeque;
 
@@ -9,20 +9,20 @@ use crate::guest::Place;
 use crate::scheduler::{self, Host, Nanos, Owned};
 use crate::tally::{self, Kind};
 
-/// So many bytes may be let out a second time by the side that takes over: what its checkpoint has in flight. More than a
-/// console keeps for a reader who takes nothing.
+/// The side that takes over may let this many bytes out a second time: the effects in flight of its checkpoint. More than a
+/// console buffers for a reader that reads nothing.
 const AGAIN: u64 = 160 << 10;
 
 /// The guest's life on one host.
 struct Life {
     host: Host,
-    /// How far the guest had come when it began, of the whole chain of boots.
+    /// How far the guest had come when it began here, in the whole chain of boots.
     begun: u64,
-    /// In which boot it was then: more than one where its memory did not say.
+    /// Its boot at that time: several if its memory did not say.
     from: Vec<u64>,
-    /// In which boot it is.
+    /// Its boot now.
     now: Vec<u64>,
-    /// Where the byte which is to leave next may be; none: nothing has left.
+    /// The possible spots of the next byte to leave; empty: nothing has left.
     next: Vec<Spot>,
 }
 
@@ -31,19 +31,19 @@ struct Judge {
     boots: Boots,
     /// The furthest byte that has left.
     left: Spot,
-    /// Steps that the guest has made, on whichever host it was last.
+    /// Steps that the guest has made, on the host where it was last.
     steps: u64,
     wants_off: bool,
-    /// What the guest has printed and has not left: how far it had come by then, and when.
+    /// Output of the guest that has not left: its place in the chain, and when it was printed.
     waits: VecDeque<(u64, Nanos)>,
-    /// Since when the guest waits to be reset.
+    /// Since when the guest has waited for its reset.
     waits_reset: Option<Nanos>,
-    /// Hosts whose machine has ended, and whose name is anybody's.
+    /// Hosts whose machine has ended and given its name back.
     free: Vec<Host>,
-    /// Of the checkpoints: the last whose end was sent, the last that was acknowledged.
+    /// The last checkpoint whose end was sent, and the last that was acknowledged.
     sent: u64,
     acknowledged: u64,
-    /// Nothing fails: a primary has a standby, and asks it for everything.
+    /// Nothing fails: a primary has a standby, and lets nothing out without its acknowledgement.
     in_peace: bool,
 }
 
@@ -65,12 +65,12 @@ fn now() -> Nanos {
     scheduler::with(|world| world.now)
 }
 
-/// Before the world begins: how much each boot of the guest prints before it asks to be reset; 0: it never does.
+/// Sets, before the world begins, how many bytes each boot of the guest prints before it asks to be reset; 0: it never asks.
 pub(crate) fn set_per_boot(bytes: u64) {
     JUDGE.with(|judge| judge.boots.per_boot = bytes);
 }
 
-/// The guest is about to run on `host`, from the memory that was `found`.
+/// The guest is about to run on `host`, from the memory `found`.
 pub(crate) fn begins(host: Host, found: Result<Place, String>) {
     let found = match found {
         Ok(found) => found,
@@ -91,7 +91,7 @@ pub(crate) fn output(at: Nanos, host: Host, bytes: &[u8]) {
     }
 }
 
-/// The guest begins to run on a machine that was just begun, or reset; gives the number of this boot.
+/// The guest begins to run on a machine that was just started or reset; returns the number of this boot.
 pub(crate) fn boots(host: Host) -> u64 {
     let boot = match JUDGE.with(|judge| judge.boots(host)) {
         Ok(boot) => boot,
@@ -112,18 +112,18 @@ pub(crate) fn wants_reset(host: Host, boot: u64) {
     });
 }
 
-/// For how long the guest has waited for its reset.
+/// How long the guest has waited for its reset.
 pub(crate) fn reset_waits() -> Nanos {
     let now = now();
     JUDGE.with(|judge| judge.waits_reset.map_or(0, |since| now - since))
 }
 
-/// How often the guest has booted anew.
+/// Number of boots after the first.
 pub(crate) fn resets() -> u64 {
     JUDGE.with(|judge| judge.boots.count().saturating_sub(1))
 }
 
-/// From now on nothing fails, and the guest is protected; or not so any more.
+/// Sets whether the guest is protected and nothing fails.
 pub(crate) fn set_in_peace(on: bool) {
     JUDGE.with(|judge| judge.in_peace = on);
 }
@@ -147,7 +147,7 @@ pub(crate) fn stepped(host: Host) {
     });
 }
 
-/// The guest has printed so much by now.
+/// The guest has printed up to this place.
 pub(crate) fn asked(host: Host, place: Place) {
     let now = now();
     JUDGE.with(|judge| {
@@ -158,18 +158,18 @@ pub(crate) fn asked(host: Host, place: Place) {
     });
 }
 
-/// For how long the oldest byte that has not left waits.
+/// How long the oldest byte that has not left has waited.
 pub(crate) fn longest_wait() -> Nanos {
     let now = now();
     JUDGE.with(|judge| judge.waits.front().map_or(0, |(_, since)| now - since))
 }
 
-/// The machine on `host` is about to give its name and its disks back: nothing leaves it any more (P2).
+/// The machine on `host` is about to give its name and its disks back: nothing may leave it any more (P2).
 pub(crate) fn is_free(host: Host) {
     JUDGE.with(|judge| judge.free.push(host));
 }
 
-/// Where the guest is.
+/// The host that the guest is on.
 pub(crate) fn last_host() -> Option<Host> {
     JUDGE.with(|judge| judge.lives.last().map(|life| life.host))
 }
@@ -179,22 +179,22 @@ pub(crate) fn wants_off() {
     JUDGE.with(|judge| judge.wants_off = true);
 }
 
-/// Whether it has.
+/// Whether the guest has asked to be powered off.
 pub(crate) fn has_wanted_off() -> bool {
     JUDGE.with(|judge| judge.wants_off)
 }
 
-/// How many steps the guest has made.
+/// Number of steps that the guest has made.
 pub(crate) fn steps() -> u64 {
     JUDGE.with(|judge| judge.steps)
 }
 
-/// Bytes that have left, each counted once.
+/// Number of bytes that have left, each counted once.
 pub(crate) fn total() -> u64 {
     JUDGE.with(|judge| judge.total())
 }
 
-/// How often the guest has begun, or gone on, on another host.
+/// How often the guest has started, or gone on on another host.
 pub(crate) fn lives() -> usize {
     JUDGE.with(|judge| judge.lives.len())
 }
@@ -211,7 +211,7 @@ impl Judge {
                 tally::saw(Kind::TakeoverAfterReset);
             }
         }
-        // Memory in which nothing has run is that of a machine whose reset was let out, or of the first boot.
+        // Memory in which no boot has run belongs to a machine whose reset was let out, or to the first boot.
         let from = match found.boot {
             0 => self.boots.asked_from(self.left.boot),
             boot => vec![boot],
@@ -278,7 +278,7 @@ impl Judge {
             };
         }
         let next = self.boots.after(&may_be, byte);
-        // The least that it may be.
+        // The earliest of its possible spots.
         let Some(spot) = next.iter().copied().min_by_key(|spot| self.boots.far(*spot)) else {
             return Err(format!(
                 "P1, P3: a byte that is not the next one, nor one of before {:?}",

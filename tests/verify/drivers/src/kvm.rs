@@ -1,9 +1,9 @@
-//! KVM, where it is not the kernel's: the guest, which runs nowhere but here, and the pages that it writes.
+//! The parts of KVM that are simulated: the guest, which runs nowhere but here, and the pages that it writes.
 //!
-//! Everything else of a machine is the real KVM's: descriptors, state, the memory slots; but what it tells of time is the world's:
-//! how long a number is decides how many branches its encoding takes. The guest is a program that counts: at
-//! step `n` it writes some pages, whose contents follow from `n`, and then bytes to its serial line; or it asks to be powered off, or reset. The number of its step is in
-//! its memory, so that it goes on from whatever memory it finds.
+//! Everything else of a machine is the real KVM's: descriptors, state, memory slots. Only the times that KVM returns are the
+//! world's, because the length of a number decides how many branches its encoding takes. The guest is a program that counts. At
+//! step `n` it writes some pages, whose contents follow from `n`, and then prints bytes on its serial line, or asks to be powered
+//! off or reset. The number of its step is in its memory, so that it goes on from any memory that it finds.
 
 use std::collections::BTreeMap;
 
@@ -30,12 +30,12 @@ const GET_MSRS: u64 = 0xc008_ae88;
 const GET_PIT2: u64 = 0x8070_ae9f;
 const IA32_TSC: u32 = 0x10;
 const ENABLE_CAP: u64 = 0x4068_aea3;
-/// Where the data of a port access is, from the beginning of the shared page (KVM API, kvm_run.io.data_offset).
+/// Offset of the data of a port access in the shared page (KVM API, kvm_run.io.data_offset).
 const PORT_DATA: u64 = 4096;
 const SERIAL_PORT: u16 = 0x3f8;
 const POWER_PORT: u16 = layout::PM1A_CNT_PORT;
 const RESET_PORT: u16 = layout::I8042_PORT;
-/// In a register of the processor: others of them tell where the guest is.
+/// Marker in a register of the vCPU: other registers then say where the guest is.
 const TELLS: u64 = 0x6b65_6d61_7269;
 /// Sleep now (ACPI, SLP_EN), in the state in which the machine is off.
 const SOFT_OFF: u16 = 1 << 13 | (layout::S5_SLP_TYP as u16) << 10;
@@ -46,14 +46,14 @@ struct Slot {
     size: u64,
     at: u64,
     logged: bool,
-    /// Pages that the guest has written, a bit each.
+    /// Pages that the guest has written, one bit each.
     dirty: Vec<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Vm {
     slots: BTreeMap<u32, Slot>,
-    /// Whether reading the log leaves it as it is.
+    /// Whether reading the log leaves the log unchanged.
     manual: bool,
 }
 
@@ -63,7 +63,7 @@ struct Vcpu {
     run: usize,
     /// The step whose exit is being served: it is over when KVM_RUN is called again.
     pending: Option<u64>,
-    /// Where the guest is by the registers that were set last: boot and step. Its memory is to say the same.
+    /// Boot and step by the registers that were set last. The guest's memory must say the same.
     set: Option<(u64, u64)>,
 }
 
@@ -76,7 +76,7 @@ struct Tables {
 static TABLES: Owned<Tables> =
     Owned::new(Tables { vms: BTreeMap::new(), hosts: BTreeMap::new(), vcpus: BTreeMap::new() });
 
-/// How many machines there are on a host, running or not.
+/// Number of machines on a host, running or not.
 pub(crate) fn machines(host: Host) -> usize {
     TABLES.with(|tables| tables.hosts.values().filter(|of| **of == host).count())
 }
@@ -97,7 +97,7 @@ pub(crate) fn mapped(fd: i32, at: usize) {
     });
 }
 
-/// An `ioctl`; `plain` makes the kernel's.
+/// An `ioctl`; `plain` makes the kernel's call.
 pub(crate) fn ioctl(fd: i32, request: u64, argument: usize, plain: impl Fn() -> i64) -> i64 {
     if request == RUN {
         return run(fd);
@@ -122,7 +122,7 @@ pub(crate) fn ioctl(fd: i32, request: u64, argument: usize, plain: impl Fn() -> 
             TABLES.with(|tables| tables.vcpus.insert(result as i32, vcpu));
         }
         SET_USER_MEMORY_REGION => {
-            // SAFETY: what the kernel has just read from the same place.
+            // SAFETY: the kernel has just read it from the same place.
             let region = unsafe { *(argument as *const kvm_userspace_memory_region) };
             set_slot(fd, &region);
         }
@@ -152,11 +152,11 @@ pub(crate) fn ioctl(fd: i32, request: u64, argument: usize, plain: impl Fn() -> 
             tell_registers(fd, unsafe { &mut *(argument as *mut kvm_regs) });
         }
         SET_REGS => {
-            // SAFETY: what the kernel has just read from the same place.
+            // SAFETY: the kernel has just read it from the same place.
             take_registers(fd, unsafe { &*(argument as *const kvm_regs) });
         }
         GET_MSRS => {
-            // SAFETY: the kernel has written so many, behind the header.
+            // SAFETY: the kernel has written this many, after the header.
             let msrs = unsafe {
                 let first = (argument as *mut kvm_msr_entry).byte_add(size_of::<kvm_msrs>());
                 std::slice::from_raw_parts_mut(first, result as usize)
@@ -174,7 +174,7 @@ pub(crate) fn ioctl(fd: i32, request: u64, argument: usize, plain: impl Fn() -> 
     result
 }
 
-/// The guest keeps in registers what its memory says as well: what is of two moments is no state to go on from (P4).
+/// The guest's registers contain what its memory says as well: a state with parts of two moments cannot be gone on from (P4).
 fn tell_registers(fd: i32, registers: &mut kvm_regs) {
     let Some(vm) = TABLES.with(|tables| tables.vcpus.get(&fd).map(|vcpu| vcpu.vm)) else { return };
     let has_memory =
@@ -195,7 +195,7 @@ fn take_registers(fd: i32, registers: &kvm_regs) {
     });
 }
 
-/// The guest is about to run for the first time since its registers were set.
+/// Called when the guest is about to run for the first time since its registers were set.
 fn compare_registers(fd: i32, vm: i32) {
     let set = TABLES.with(|tables| tables.vcpus.get_mut(&fd).expect("a vCPU").set.take());
     let found = with_guest(vm, |memory| (guest::boot(memory), guest::step(memory)));
@@ -210,7 +210,7 @@ fn set_slot(vm: i32, region: &kvm_userspace_memory_region) {
     let logged = region.flags & kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES != 0;
     TABLES.with(|tables| {
         let slot = tables.vms.entry(vm).or_default().slots.entry(region.slot).or_default();
-        // A log that begins is empty; one that goes on is not touched.
+        // A new log is empty; a log that continues is not touched.
         if !logged || !slot.logged {
             slot.dirty = vec![0; (region.memory_size / 4096).div_ceil(64) as usize];
         }
@@ -224,7 +224,7 @@ fn tell_dirty(vm: i32, log: &kvm_dirty_log) {
         let Some(vm) = tables.vms.get_mut(&vm) else { return };
         let manual = vm.manual;
         let Some(slot) = vm.slots.get_mut(&log.slot) else { return };
-        // SAFETY: the caller has given room for a bit a page, rounded up to words; the kernel has just written there.
+        // SAFETY: the caller has passed room for one bit per page, rounded up to words; the kernel has just written there.
         let words = unsafe {
             std::slice::from_raw_parts_mut(
                 log.__bindgen_anon_1.dirty_bitmap.cast::<u64>(),
@@ -247,7 +247,7 @@ fn clear_dirty(vm: i32, log: &kvm_clear_dirty_log) {
         };
         let (first, count) =
             ((log.first_page / 64) as usize, (log.num_pages as usize).div_ceil(64));
-        // SAFETY: the caller has given so many bits, rounded up to words; the kernel has just read them.
+        // SAFETY: the caller has passed this many bits, rounded up to words; the kernel has just read them.
         let words = unsafe {
             std::slice::from_raw_parts(log.__bindgen_anon_1.dirty_bitmap.cast::<u64>(), count)
         };
@@ -257,7 +257,7 @@ fn clear_dirty(vm: i32, log: &kvm_clear_dirty_log) {
     });
 }
 
-/// Guest memory as its processor sees it.
+/// Guest memory as its vCPU sees it.
 struct Guest<'v>(&'v mut Vm);
 
 impl Guest<'_> {
@@ -275,7 +275,7 @@ impl Guest<'_> {
 impl Memory for Guest<'_> {
     fn read(&mut self, address: u64) -> u64 {
         let (place, _) = self.place(address);
-        // SAFETY: the slot is mapped for as long as the machine is there, and nobody else has the turn.
+        // SAFETY: the slot is mapped while the machine exists, and no other thread has the turn.
         unsafe { place.read_volatile() }
     }
 
@@ -316,11 +316,11 @@ fn run(fd: i32) -> i64 {
     }
 }
 
-/// The work of the guest's next step, to the point where it asks for something; gives its number; none: it was interrupted.
+/// Does the work of the guest's next step up to its request; returns the step's number, or none if the guest was interrupted.
 fn take_step(fd: i32, vm: i32, run: *mut kvm_run) -> Option<u64> {
     let host = scheduler::host();
     let step = with_guest(vm, guest::step);
-    // Checkpoints come in the middle of a step as well.
+    // Checkpoints are also taken in the middle of a step.
     for which in 0..guest::PER_STEP {
         if !compute(run) {
             return None;
@@ -336,7 +336,7 @@ fn take_step(fd: i32, vm: i32, run: *mut kvm_run) -> Option<u64> {
     Some(step)
 }
 
-/// The exit by which the guest asks for something.
+/// The exit with the guest's request.
 fn leave_for(vm: i32, run: *mut kvm_run, step: u64, wish: &Wish) {
     let host = scheduler::host();
     let boot = with_guest(vm, guest::boot);
@@ -360,7 +360,7 @@ fn leave_for(vm: i32, run: *mut kvm_run, step: u64, wish: &Wish) {
     }
 }
 
-/// The guest computes for a while; `false`: it is interrupted.
+/// The guest computes for a while; `false` if it is interrupted.
 fn compute(run: *mut kvm_run) -> bool {
     loop {
         scheduler::point();
@@ -375,19 +375,19 @@ fn compute(run: *mut kvm_run) -> bool {
     }
 }
 
-/// Clears the signal; the flag stays as long as the product wants it.
+/// Clears the signal; the product clears the flag itself.
 fn is_interrupted(run: *mut kvm_run) -> bool {
     let kicked =
         scheduler::with(|world| std::mem::take(&mut world.threads[scheduler::own_id()].kicked));
-    // SAFETY: the shared page is mapped for as long as the vCPU is there.
+    // SAFETY: the shared page is mapped while the vCPU exists.
     let flag = unsafe { (&raw const (*run).immediate_exit).read_volatile() };
     kicked || flag != 0
 }
 
-/// An exit for accesses to a port, each of `size` bytes.
+/// An exit with accesses to a port, each of `size` bytes.
 fn write_out(run: *mut kvm_run, port: u16, size: u8, bytes: &[u8]) {
-    // SAFETY: the shared page and the one behind it are mapped for as long as the vCPU is there, and only its own thread, which
-    // is the caller's, looks at them.
+    // SAFETY: the shared page and the page after it are mapped while the vCPU exists, and only the vCPU's own thread, which is
+    // the caller's, accesses them.
     unsafe {
         (*run).exit_reason = kvm_bindings::KVM_EXIT_IO;
         (*run).__bindgen_anon_1.io = kvm_bindings::kvm_run__bindgen_ty_1__bindgen_ty_4 {

@@ -1,4 +1,5 @@
-//! Runs the real parts of a pair, threads and all, in worlds that a seed decides: who runs when, what time it is, what fails.
+//! Runs the real parts of a pair, with their threads, in worlds that a seed decides: which thread runs when, what time it is,
+//! what fails.
 //!
 //! ```text
 //!   world (this crate)          faults, clients, the link, the judge

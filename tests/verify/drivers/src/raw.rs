@@ -1,11 +1,11 @@
-//! System calls made past the C library, whose functions are this crate's own here ([`crate::calls`]).
+//! System calls made without the C library, whose functions this crate replaces ([`crate::calls`]).
 
 use std::arch::asm;
 
-/// Makes a system call; gives what the kernel gave: a negative number is an error's.
+/// Makes a system call; returns the kernel's result: a negative number is an error's.
 ///
 /// # Safety
-/// As the call itself.
+/// As for the call itself.
 pub(crate) unsafe fn syscall(number: i64, a: [usize; 6]) -> i64 {
     let result: i64;
     // SAFETY: the kernel's calling convention (syscall(2)): `rcx` and `r11` are lost, memory may be written.
@@ -27,21 +27,21 @@ pub(crate) unsafe fn syscall(number: i64, a: [usize; 6]) -> i64 {
     result
 }
 
-/// Sleeps while `*word` is `expected`; may come back for nothing.
+/// Sleeps while `*word` is `expected`; may wake spuriously.
 pub(crate) fn futex_wait(word: &std::sync::atomic::AtomicU32, expected: u32) {
     let args = [word.as_ptr() as usize, libc::FUTEX_WAIT as usize, expected as usize, 0, 0, 0];
     // SAFETY: the word lives as long as the borrow.
     unsafe { syscall(libc::SYS_futex, args) };
 }
 
-/// Wakes who sleeps on `word`.
+/// Wakes a thread that sleeps on `word`.
 pub(crate) fn futex_wake(word: &std::sync::atomic::AtomicU32) {
     let args = [word.as_ptr() as usize, libc::FUTEX_WAKE as usize, 1, 0, 0, 0];
     // SAFETY: the word lives as long as the borrow.
     unsafe { syscall(libc::SYS_futex, args) };
 }
 
-/// Whether a descriptor is ready for any of `events` now, or broken.
+/// Whether a descriptor is now ready for any of `events`, or broken.
 pub(crate) fn is_ready(fd: i32, events: i16) -> bool {
     let mut ask = [libc::pollfd { fd, events, revents: 0 }];
     poll_now(&mut ask) > 0
@@ -53,7 +53,7 @@ pub(crate) fn poll_now(fds: &mut [libc::pollfd]) -> i64 {
     unsafe { syscall(libc::SYS_poll, [fds.as_mut_ptr() as usize, fds.len(), 0, 0, 0, 0]) }
 }
 
-/// Writes a line for people, whatever the world does.
+/// Prints a line for people, in any state of the world.
 pub(crate) fn say(line: &str) {
     let line = format!("{line}\n");
     // SAFETY: the pointer and the length are the string's.

@@ -1,4 +1,4 @@
-//! The command: many worlds, each in a process of its own, which it leaves as it is.
+//! The command: runs many worlds, each in a process of its own, which ends without cleaning up.
 
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::Mutex;
@@ -11,10 +11,10 @@ use kemari_flags::drivers::{Arguments, Story};
 use crate::tally::{self, Tally};
 use crate::{raw, scheduler, world};
 
-/// How long a world may last, by its own clock.
+/// The longest time of a world, by the world's clock.
 const LIMIT: scheduler::Nanos = 120_000_000_000;
-/// By ours: where nobody is given a turn for so long, somebody waits where the scheduler does not see it. No bound for a world
-/// as a whole: a machine may be slow.
+/// By the real clock: if no thread gets the turn for this long, a thread waits where the scheduler does not see it. A world as
+/// a whole has no such limit, because a machine may be slow.
 const LONGEST_TURN: Duration = Duration::from_secs(60);
 const KEPT: i32 = 0;
 const BROKEN: i32 = 1;
@@ -30,7 +30,7 @@ pub(crate) fn main() -> ExitCode {
     many(&arguments)
 }
 
-/// Says what happens, where somebody wants to know.
+/// Prints what happens, if a trace is wanted.
 pub(crate) fn trace(line: &str) {
     if TRACES.load(Ordering::Relaxed) {
         let micros = scheduler::with(|world| world.now) / 1000;
@@ -44,10 +44,10 @@ pub(crate) fn broken(why: &str) -> ! {
     exit(BROKEN)
 }
 
-/// The threads of the world are left as they are.
+/// Ends the process; the threads of the world are left as they are.
 fn exit(code: i32) -> ! {
     raw::say(&tally::line());
-    // SAFETY: nothing is left to be done.
+    // SAFETY: nothing remains to be done.
     unsafe { raw::syscall(libc::SYS_exit_group, [code as usize, 0, 0, 0, 0, 0]) };
     unreachable!("the process has ended")
 }
@@ -83,12 +83,12 @@ fn one(seed: u64, story: Option<Story>) -> ! {
     world::run(seed, story, dir.path());
     let (millis, digest) = scheduler::with(|world| (world.now / 1_000_000, world.digest));
     let turns = scheduler::turns();
-    // Without a trace as well: who wants to know whether the two are the same world compares these lines.
+    // Printed without a trace as well: these lines show whether two runs were the same world.
     raw::say(&format!("kept: {millis} ms, {turns} turns, {digest:016x}"));
     exit(KEPT)
 }
 
-/// Of a world that hangs, says where.
+/// Prints the state of a world that hangs.
 fn watch_turns() {
     let mut before = 0;
     loop {
@@ -142,7 +142,7 @@ fn many(arguments: &Arguments) -> ExitCode {
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs a world in a process of its own; gives what it has said, and whether it has kept every promise.
+/// Runs a world in a process of its own; returns its output, and whether it has kept every promise.
 fn child(seed: u64, story: Option<Story>) -> (String, Result<(), String>) {
     match said_by_child(seed, story) {
         Ok((status, text)) if status.success() => (text, Ok(())),
@@ -156,7 +156,7 @@ fn child(seed: u64, story: Option<Story>) -> (String, Result<(), String>) {
 }
 
 fn said_by_child(seed: u64, story: Option<Story>) -> std::io::Result<(ExitStatus, String)> {
-    // A world leaves what it has as it is, its files as well: they go with this directory.
+    // A world does not clean up its files; they are removed with this directory.
     let dir = tempfile::tempdir()?;
     let mut command = Command::new(std::env::current_exe()?);
     command.env("TMPDIR", dir.path()).args(["--child", &seed.to_string()]);

@@ -1,8 +1,9 @@
-//! The scheduler: of all threads of a world one runs at a time, a seed says which, and time passes only when it says so.
+//! The scheduler: one thread of a world runs at a time, a seed decides which, and time passes only when the scheduler says
+//! so.
 //!
-//! A thread gives its turn up at every call of the C library that this crate has taken over ([`crate::calls`]) and, now and
-//! then, where it allocates memory and between two branches of the product ([`crate::blocks`]). Whoever has the turn is the
-//! only one that touches [`Scheduler`]: that is the lock.
+//! A thread gives its turn up at every replaced call of the C library ([`crate::calls`]) and, sometimes, when it allocates
+//! memory and between two branches of the product ([`crate::blocks`]). Only the thread that has the turn touches
+//! [`Scheduler`]: the turn is the lock.
 
 use std::cell::{Cell, UnsafeCell};
 use std::collections::BTreeMap;
@@ -10,22 +11,22 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::raw;
 
-/// A thread of the world, in the order of their starts.
+/// A thread of the world; numbered in the order of their starts.
 pub(crate) type ThreadId = usize;
 
 /// Nanoseconds since the world began.
 pub(crate) type Nanos = u64;
 
-/// On which host a thread runs.
+/// The host on which a thread runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Host {
     /// Clients, the network, the judge.
     Outside,
-    /// Where the guest begins.
+    /// The guest's first host.
     A,
-    /// Where its standby begins.
+    /// The host of its first standby.
     B,
-    /// Where the second one does, in worlds that need it.
+    /// The host of its second standby, in worlds that need one.
     C,
 }
 
@@ -36,20 +37,20 @@ pub(crate) enum On {
     Futex(usize),
     /// Any of these descriptors.
     Fds(Vec<(i32, i16)>),
-    /// The end of a thread.
+    /// The end of this thread.
     End(ThreadId),
-    /// A signal to a vCPU, or time.
+    /// A signal to a vCPU, or the deadline.
     Kick,
-    /// Time.
+    /// The deadline only.
     Time,
 }
 
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Woken {
-    /// By what was waited for.
+    /// The awaited event came.
     Event,
-    /// Its time is over.
+    /// The deadline came.
     Time,
 }
 
@@ -68,26 +69,26 @@ pub(crate) struct Thread {
     woken: Woken,
     /// A signal is pending.
     pub(crate) kicked: bool,
-    /// Higher runs first, in worlds that have priorities.
+    /// A higher priority runs first, in worlds with priorities.
     priority: u64,
 }
 
-/// A timer descriptor: an event counter that is written to when its time has come.
+/// A timer descriptor: an event counter that is written to at the deadline.
 pub(crate) struct Timer {
     pub(crate) deadline: Option<Nanos>,
     pub(crate) interval: Nanos,
 }
 
-/// How a world chooses who runs.
+/// How a world chooses the next thread.
 #[derive(Clone, Copy, Debug)]
 struct Manner {
-    /// One in so many points gives the turn up.
+    /// One in this many points gives the turn up.
     switch_in: u32,
-    /// Whether priorities decide, which change now and then, or chance alone.
+    /// Whether priorities decide, which change sometimes, or chance alone.
     priorities: bool,
-    /// How many blocks of the product are passed, about, before the turn is given up between two calls; 0: it is not.
+    /// Approximate number of product blocks between two calls after which the turn is given up; 0: it is not.
     blocks: u64,
-    /// How long a call takes, at most.
+    /// The longest time that a call takes.
     step: Nanos,
 }
 
@@ -97,23 +98,23 @@ pub(crate) struct Scheduler {
     pub(crate) random: fastrand::Rng,
     pub(crate) now: Nanos,
     pub(crate) timers: BTreeMap<i32, Timer>,
-    /// Until when the threads of a host do not run at all: it is stopped, or dead.
+    /// Until when the threads of a host do not run: the host is stopped, or dead.
     stopped: BTreeMap<Host, Nanos>,
     manner: Manner,
-    /// Who has the turn.
+    /// The thread that has the turn.
     current: ThreadId,
-    /// Of all turns so far: two runs of a seed have the same.
+    /// A digest of all turns so far: two runs of a seed have the same.
     pub(crate) digest: u64,
-    /// When the world is over, whatever goes on in it.
+    /// When the world must be over.
     pub(crate) limit: Nanos,
 }
 
 struct Place(UnsafeCell<Option<Scheduler>>);
 
-// SAFETY: only the thread that has the turn looks inside (see the module).
+// SAFETY: only the thread that has the turn accesses the contents (see the module).
 unsafe impl Sync for Place {}
 
-/// Turns that were given.
+/// Number of turns so far.
 static TURNS: AtomicU64 = AtomicU64::new(0);
 
 pub(crate) fn turns() -> u64 {
@@ -124,14 +125,14 @@ static PLACE: Place = Place(UnsafeCell::new(None));
 
 thread_local! {
     static ME: Cell<Option<ThreadId>> = const { Cell::new(None) };
-    /// This thread is inside the scheduler: its own calls and allocations are nobody's affair.
+    /// This thread is inside the scheduler: its own calls and allocations are not scheduled.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
-    /// This thread has come to the product's code. Before that the standard library allocates as often as addresses, which no
-    /// seed decides, ask for.
+    /// This thread has reached the product's code. Before that, the number of the standard library's allocations depends on
+    /// addresses, which no seed decides.
     static BEGUN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Which thread of the world this is; none: no thread of a world, or inside of the scheduler.
+/// The calling thread's number in the world; none for a thread that is not of a world, or is inside the scheduler.
 pub(crate) fn me() -> Option<ThreadId> {
     if INSIDE.get() { None } else { ME.get() }
 }
@@ -146,7 +147,7 @@ pub(crate) fn with<R>(work: impl FnOnce(&mut Scheduler) -> R) -> R {
     done
 }
 
-/// Does `work` without giving the turn up: what is told of a world does not change it.
+/// Does `work` without giving the turn up: printing about a world must not change it.
 pub(crate) fn aside<R>(work: impl FnOnce() -> R) -> R {
     let before = INSIDE.replace(true);
     let done = work();
@@ -182,7 +183,7 @@ pub(crate) fn begin(seed: u64, limit: Nanos) {
     BEGUN.set(true);
 }
 
-/// Begins the life of a thread that [`Scheduler::add`] has announced: waits for its first turn.
+/// Begins a thread that [`Scheduler::add`] has announced: waits for its first turn.
 pub(crate) fn enter(id: ThreadId, turn: &AtomicU32) {
     wait_turn(turn);
     ME.set(Some(id));
@@ -194,7 +195,7 @@ fn wait_turn(turn: &AtomicU32) {
     }
 }
 
-/// A moment at which another thread may come first.
+/// A point at which another thread may run first.
 pub(crate) fn point() {
     let Some(id) = me() else { return };
     let switch = with(|world| {
@@ -207,12 +208,12 @@ pub(crate) fn point() {
     crate::faults::called(crate::faults::Call::Any);
 }
 
-/// The calling thread runs the product's code.
+/// Records that the calling thread runs the product's code.
 pub(crate) fn is_begun() {
     BEGUN.set(true);
 }
 
-/// As [`point`], where there are very many: mostly nothing.
+/// As [`point`], for very frequent places: usually does nothing.
 pub(crate) fn small_point() {
     let Some(id) = me().filter(|_| BEGUN.get()) else { return };
     let switch = with(|world| world.random.u32(..world.manner.switch_in * 16) == 0);
@@ -222,26 +223,26 @@ pub(crate) fn small_point() {
     crate::faults::called(crate::faults::Call::Any);
 }
 
-/// A moment between two calls at which another thread comes first.
+/// A point between two calls at which another thread runs first.
 pub(crate) fn block_point() {
     with(|world| world.set_blocks());
     hand_over(own_id(), State::Ready);
 }
 
-/// Waits until `on`, or until `deadline`.
+/// Waits for `on`, or until `deadline`.
 pub(crate) fn wait(on: On, deadline: Option<Nanos>) -> Woken {
     let id = ME.get().expect("a thread of the world");
     hand_over(id, State::Blocked { on, deadline });
     with(|world| world.threads[id].woken)
 }
 
-/// Passes the time of `nanos`.
+/// Lets `nanos` pass.
 pub(crate) fn sleep(nanos: Nanos) {
     let deadline = with(|world| world.now + nanos);
     wait(On::Time, Some(deadline));
 }
 
-/// The calling thread has ended; the turn is another's for good.
+/// The calling thread has ended; it gives the turn up for good.
 pub(crate) fn leave(id: ThreadId) {
     let next = with(|world| {
         world.threads[id].state = State::Done;
@@ -261,7 +262,7 @@ fn hand_over(id: ThreadId, state: State) {
         return;
     }
     give(next);
-    // SAFETY: the word is boxed, and no thread is ever taken from the list.
+    // SAFETY: the word is boxed, and threads are never removed from the list.
     wait_turn(unsafe { &*turn });
 }
 
@@ -276,7 +277,7 @@ fn give(next: ThreadId) {
 }
 
 impl Scheduler {
-    /// Announces a thread; gives its number and the word by which it is given turns.
+    /// Announces a thread; returns its number and the word through which it gets turns.
     pub(crate) fn add(&mut self, name: String, host: Host) -> (ThreadId, *const AtomicU32) {
         let turn = Box::new(AtomicU32::new(0));
         let word: *const AtomicU32 = &raw const *turn;
@@ -301,7 +302,7 @@ impl Scheduler {
         crate::blocks::set_left(left);
     }
 
-    /// Wakes at most `count` of those that wait for this word; gives how many.
+    /// Wakes at most `count` of the threads that wait on this word; returns how many.
     pub(crate) fn wake(&mut self, word: usize, count: usize) -> usize {
         let waits = |thread: &Thread| matches!(&thread.state, State::Blocked { on: On::Futex(at), .. } if *at == word);
         let mut waiting: Vec<ThreadId> =
@@ -314,7 +315,7 @@ impl Scheduler {
         waiting.len()
     }
 
-    /// A signal to a thread.
+    /// Sends a signal to a thread.
     pub(crate) fn kick(&mut self, id: ThreadId) {
         self.threads[id].kicked = true;
         if matches!(&self.threads[id].state, State::Blocked { on: On::Kick, .. }) {
@@ -326,7 +327,7 @@ impl Scheduler {
         matches!(self.threads[id].state, State::Done)
     }
 
-    /// No thread of `host` runs until then.
+    /// Stops all threads of `host` until then.
     pub(crate) fn stop_host(&mut self, host: Host, until: Nanos) {
         self.stopped.insert(host, until);
     }
@@ -335,7 +336,7 @@ impl Scheduler {
         self.stopped.get(&host).is_some_and(|until| self.now < *until)
     }
 
-    /// Whether a host was stopped at that moment, or after it.
+    /// Whether a host was stopped at or after that moment.
     pub(crate) fn was_stopped_since(&self, host: Host, moment: Nanos) -> bool {
         self.stopped.get(&host).is_some_and(|until| *until > moment)
     }
@@ -346,7 +347,7 @@ impl Scheduler {
         self.threads.iter().filter(lives).map(|thread| thread.name.clone()).collect()
     }
 
-    /// What every thread is at, for people.
+    /// The state of every thread, for people.
     pub(crate) fn picture(&self) -> Vec<String> {
         let line = |(id, thread): (usize, &Thread)| match &thread.state {
             State::Done => None,
@@ -360,7 +361,7 @@ impl Scheduler {
         self.threads[id].woken = woken;
     }
 
-    /// Who runs next. Where nobody can, time passes until somebody can.
+    /// Chooses the next thread. If no thread can run, time passes until one can.
     fn next_turn(&mut self) -> ThreadId {
         TURNS.fetch_add(1, Ordering::Relaxed);
         loop {
@@ -394,16 +395,16 @@ impl Scheduler {
             return Some(able[self.random.usize(..able.len())]);
         }
         let next = able.iter().copied().max_by_key(|id| self.threads[*id].priority)?;
-        // Nobody is first for ever: a thread that looks again and again for what another is to do would be.
+        // No thread stays first forever: a thread that polls for another thread's work would.
         if self.random.u32(..8) == 0 {
             self.threads[next].priority = self.random.u64(..);
         }
         Some(next)
     }
 
-    /// Of each thread, whether it can run now.
+    /// For each thread, whether it can run now.
     fn can_run(&self) -> Vec<bool> {
-        // One call for all descriptors: this is asked at each turn.
+        // One call for all descriptors, because this runs at each turn.
         let (mut fds, mut whose) = (Vec::new(), Vec::new());
         let mut can = Vec::with_capacity(self.threads.len());
         for (id, thread) in self.threads.iter().enumerate() {
@@ -467,7 +468,7 @@ impl Scheduler {
         }
     }
 
-    /// The next moment at which something happens by itself.
+    /// The next moment at which something happens without a thread.
     fn next_moment(&self) -> Option<Nanos> {
         let thread = |thread: &Thread| {
             let until = self.stopped.get(&thread.host).copied().unwrap_or(0);
@@ -491,19 +492,19 @@ impl Scheduler {
     }
 }
 
-/// What every thread is at, for who has no turn: of a world that hangs.
+/// The state of every thread of a world that hangs, for a caller without the turn.
 pub(crate) fn hung() -> Vec<String> {
-    // SAFETY: not quite: nobody has moved for a long time.
+    // SAFETY: not strictly: no thread has made progress for a long time.
     let Some(world) = (unsafe { (*PLACE.0.get()).as_ref() }) else { return Vec::new() };
     let mut lines = world.picture();
     lines.push(format!("{} turns, the last one is {}'s", turns(), world.current));
     lines
 }
 
-/// Something that only the thread that has the turn looks at.
+/// Something that only the thread that has the turn accesses.
 pub(crate) struct Owned<T>(UnsafeCell<T>);
 
-// SAFETY: only the thread that has the turn looks inside.
+// SAFETY: only the thread that has the turn accesses the contents.
 unsafe impl<T> Sync for Owned<T> {}
 
 impl<T> Owned<T> {
@@ -511,7 +512,7 @@ impl<T> Owned<T> {
         Self(UnsafeCell::new(value))
     }
 
-    /// Does `work` with it. The caller has the turn, and does not give it up meanwhile.
+    /// Does `work` with it. The caller has the turn, and does not give it up during `work`.
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
         let before = INSIDE.replace(true);
         // SAFETY: the caller has the turn, which is not given up inside.
@@ -521,7 +522,7 @@ impl<T> Owned<T> {
     }
 }
 
-/// On which host the calling thread runs.
+/// The host on which the calling thread runs.
 pub(crate) fn host() -> Host {
     let id = ME.get().expect("a thread of the world");
     with(|world| world.threads[id].host)
@@ -536,7 +537,7 @@ pub(crate) fn on_host<R>(host: Host, work: impl FnOnce() -> R) -> R {
     done
 }
 
-/// The calling thread's number, inside of the scheduler as well.
+/// The calling thread's number, also inside the scheduler.
 pub(crate) fn own_id() -> ThreadId {
     ME.get().expect("a thread of the world")
 }

@@ -1,4 +1,4 @@
-//! The two sides of a pair, as the command line makes them, of the product's own parts.
+//! The two sides of a pair, built from the product's own parts as the command line builds them.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -32,17 +32,18 @@ const MEMORY: u64 = 4 << 20;
 pub(crate) const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(200);
 const SETUP_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Where the sides and the world meet.
+/// The files, sockets and settings that the sides share with the world.
 #[derive(Clone)]
 pub(crate) struct Places {
     pub(crate) dir: PathBuf,
-    /// Each side has an arbiter of its own, which is an error of whoever has set them up.
+    /// Each side has an arbiter of its own, a configuration error.
     pub(crate) two_arbiters: bool,
     /// What the guest does.
     pub(crate) orders: Orders,
-    /// Standbys have the guest's kernel, as their command line may say; others are sent the primary's.
+    /// Standbys have the guest's kernel, which their command line permits; otherwise the primary sends
+    /// it.
     pub(crate) own_kernel: bool,
-    /// The primary begins without a standby: it is told of it later.
+    /// The primary begins without a standby, and gets its address later.
     pub(crate) late: bool,
 }
 
@@ -51,12 +52,12 @@ impl Places {
         self.dir.join(format!("{}{host:?}", watch::CONSOLE))
     }
 
-    /// Where the cable to that standby begins.
+    /// The near end of the cable to that standby.
     pub(crate) fn near(&self, standby: Host) -> PathBuf {
         self.dir.join(format!("near-{standby:?}"))
     }
 
-    /// Where it listens.
+    /// The address at which the standby listens.
     pub(crate) fn far(&self, standby: Host) -> PathBuf {
         self.dir.join(format!("far-{standby:?}"))
     }
@@ -65,13 +66,13 @@ impl Places {
         self.dir.join("kernel")
     }
 
-    /// Writes the guest's kernel, before anybody begins.
+    /// Writes the guest's kernel, before any side begins.
     pub(crate) fn write_kernel(&self) {
         std::fs::write(self.kernel(), self.orders.kernel())
             .expect("a file in the world's directory");
     }
 
-    /// Somebody else begins a machine of this name, as after a reboot: `Err` where another has it.
+    /// Begins a machine of this name again, as after a reboot; `Err` if the name is taken.
     pub(crate) fn begin_again(&self) -> Result<(), String> {
         self.arbiter("operator").begin(false).map(drop).map_err(|error| error.to_string())
     }
@@ -79,7 +80,7 @@ impl Places {
     fn arbiter(&self, name: &str) -> Arc<dyn Arbiter> {
         let own = if self.two_arbiters { name } else { "shared" };
         let dir = self.dir.join(format!("arbiter-{own}"));
-        // Both sides make it.
+        // Both sides create it.
         let _ = std::fs::create_dir(&dir);
         let open = || FileArbiter::open(&dir, "pair", name.to_owned());
         Arc::new(open().expect("an arbiter in the world's directory"))
@@ -117,21 +118,21 @@ impl Places {
     }
 }
 
-/// The product's thread has come to a step at which a test can hold it.
+/// The product's thread has reached a step at which a test can hold it.
 fn come_to(step: Step) {
     if step == Step::LogStarted {
         faults::called(faults::Call::LogStarted);
     }
 }
 
-/// What the world knows of a side.
+/// The world's knowledge of a side.
 #[derive(Default)]
 pub(crate) struct Side {
     pub(crate) engine: Option<Arc<Engine>>,
     pub(crate) stop: Option<StopHandle>,
     /// How it has ended.
     pub(crate) ended: Option<String>,
-    /// It has given its name back.
+    /// Whether it has given its name back.
     pub(crate) freed: bool,
 }
 
@@ -141,7 +142,7 @@ fn note(side: &Shared, note: impl FnOnce(&mut Side)) {
     note(&mut side.lock().expect("not poisoned"));
 }
 
-/// Guest memory as the product has it.
+/// Guest memory, accessed as the product maps it.
 struct Whole<'m>(&'m GuestMemory);
 
 impl guest::Memory for Whole<'_> {
@@ -219,7 +220,7 @@ impl MachineFactory for Factory {
 pub(crate) fn run_standby(places: &Places, host: Host, side: &Shared) {
     let arbiter = places.arbiter(if host == Host::B { "standby" } else { "third" });
     if places.two_arbiters {
-        // Of an earlier run, which was killed.
+        // The term may be left from an earlier run that was killed.
         arbiter.begin(false).expect("the first term");
     }
     let options = StandbyOptions {

@@ -1,5 +1,5 @@
-//! What has happened in a world. Of many worlds it is told what happened in none: a story that does not do its work any more looks
-//! like one that finds nothing.
+//! Counts what has happened in the worlds. What happened in no world is reported: a story that no longer does its work would look
+//! like a story that finds nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -43,27 +43,27 @@ kinds! {
 }
 
 static SEEN: AtomicU64 = AtomicU64::new(0);
-/// Of a world's process, what it has seen is in a line that begins so.
+/// Prefix of the line in which a world's process reports what it has seen.
 const LINE: &str = "saw: ";
 
-/// This has happened.
+/// Records that this has happened.
 pub(crate) fn saw(kind: Kind) {
     SEEN.fetch_or(1 << kind as u64, Ordering::Relaxed);
 }
 
-/// What this world has seen, for [`Tally::add`].
+/// The line about this world, for [`Tally::add`].
 pub(crate) fn line() -> String {
     format!("{LINE}{:x}", SEEN.load(Ordering::Relaxed))
 }
 
-/// Of several worlds.
+/// The counts of several worlds.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     worlds: [u64; KINDS.len()],
 }
 
 impl Tally {
-    /// What a world's process has said.
+    /// Adds a world by the output of its process.
     pub(crate) fn add(&mut self, said: &str) {
         let seen = said.lines().find_map(|line| line.strip_prefix(LINE));
         let seen = seen.and_then(|seen| u64::from_str_radix(seen, 16).ok()).unwrap_or(0);
@@ -72,13 +72,13 @@ impl Tally {
         }
     }
 
-    /// In how many worlds each has happened.
+    /// For each kind, the number of worlds in which it happened.
     pub(crate) fn told(&self) -> String {
         let one = |(kind, name): &(Kind, &str)| format!("{name} {}", self.worlds[*kind as usize]);
         format!("in so many worlds: {}", KINDS.iter().map(one).collect::<Vec<_>>().join(", "))
     }
 
-    /// What has happened in none.
+    /// The kinds that happened in no world.
     pub(crate) fn never(&self) -> Vec<&'static str> {
         let none = |(kind, _): &&(Kind, &str)| self.worlds[*kind as usize] == 0;
         KINDS.iter().filter(none).map(|(_, name)| *name).collect()

@@ -1,11 +1,11 @@
-//! What reaches the outside, as it leaves: by the descriptors of the two consoles.
+//! Watches what leaves through the descriptors of the two consoles.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 
 use crate::scheduler::{self, Host, Owned};
 
-/// The console of a host's guest is a file whose name begins so.
+/// Prefix of the file name of a host's guest console.
 pub(crate) const CONSOLE: &str = "console-";
 
 static CONSOLES: Owned<BTreeMap<i32, Host>> = Owned::new(BTreeMap::new());

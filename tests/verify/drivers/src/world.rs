@@ -1,4 +1,4 @@
-//! One world: a pair, its link, its clients, and what goes wrong.
+//! One world: a pair, its link, its clients, and its faults.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -27,25 +27,25 @@ mod quiet;
 mod resets;
 mod rest;
 
-/// How long the world waits for what must come.
+/// How long the world waits for something that must come.
 const PATIENCE: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
-/// Which of the two hosts of the pair.
+/// One of the two hosts of the pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Primary,
     Standby,
 }
 
-/// What goes wrong.
+/// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     KillPrimary,
     KillStandby,
     StopPrimary,
     StopStandby,
-    /// A host, or one of its threads, is stopped behind one of its next calls, wherever that is.
+    /// A host, or one of its threads, is stopped after one of its next calls of this kind.
     StopBehind(Role, Call),
     CutLink,
     SilentLink,
@@ -53,9 +53,9 @@ enum Fault {
     SlowStorage(Role),
     ReaderStops,
     EndPrimary,
-    /// Somebody says to the standby what the primary has begun with.
+    /// A stranger repeats the primary's first frame to the standby.
     Stranger,
-    /// The operator says once more where the standby is.
+    /// The operator repeats the order to protect.
     ProtectAgain,
 }
 
@@ -80,7 +80,7 @@ const FAULTS: [Fault; 18] = [
     Fault::ProtectAgain,
 ];
 
-/// In turn: of so many worlds in sequence each is about another one of these.
+/// The stories, in turn: consecutive worlds have consecutive stories.
 const STORIES: [Story; 18] = [
     Story::Any,
     Story::Any,
@@ -106,24 +106,24 @@ struct World {
     burst: u64,
     random: fastrand::Rng,
     places: Places,
-    /// Where the guest is protected from, and where to.
+    /// The host that the guest is protected from, and the host of its standby.
     primary: Host,
     standby: Host,
-    /// Between them.
+    /// The link between them.
     cable: Arc<Cable>,
     sides: BTreeMap<Host, Shared>,
     reads: Arc<AtomicBool>,
     /// The primary was told to end.
     ends: bool,
-    /// What has gone wrong so far.
+    /// The faults so far.
     faults: Vec<Fault>,
-    /// Of the two.
+    /// The killed hosts among the two.
     killed: Vec<Host>,
-    /// How often the guest had begun or gone on when these two became a pair.
+    /// How often the guest had started or gone on when these two became a pair.
     lives: usize,
 }
 
-/// Runs the world of a seed; comes back when it has kept every promise.
+/// Runs the world of a seed; returns if it has kept every promise.
 pub(crate) fn run(seed: u64, story: Option<Story>, dir: &Path) {
     let mut random = fastrand::Rng::with_seed(seed ^ 0x5eed);
     let in_turn = STORIES[(seed % STORIES.len() as u64) as usize];
@@ -146,7 +146,7 @@ pub(crate) fn run(seed: u64, story: Option<Story>, dir: &Path) {
     let reads = Arc::new(AtomicBool::new(true));
     for host in [Host::A, Host::B, Host::C] {
         make_console(&places.console(host), reads.clone());
-        // Clocks are a few per mille off.
+        // Clocks differ by up to two per mille.
         hosts::set_skew(host, random.i64(-2000..=2000));
     }
     faults::set_short(if random.bool() { 0 } else { random.u32(2..20) });
@@ -188,12 +188,12 @@ pub(crate) fn run(seed: u64, story: Option<Story>, dir: &Path) {
     trace(&format!("{} bytes have left", judge::total()));
 }
 
-/// What the guest does in such a world.
+/// What the guest does in a story.
 fn orders(story: Story, random: &mut fastrand::Rng) -> Orders {
     let burst = match story {
         Story::Replaced => 64,
         Story::Unread => 512,
-        // So that what is not read is soon full.
+        // So that an unread console is soon full.
         Story::Ends if random.bool() => 64,
         _ => 1,
     };
@@ -213,13 +213,13 @@ fn start(host: Host, name: &str, run: impl FnOnce() + Send + 'static) {
     scheduler::on_host(host, || thread.spawn(run)).expect("a thread");
 }
 
-/// A console that somebody reads, unless he is told not to.
+/// A console with a reader, which reads unless `reads` is false.
 fn make_console(path: &Path, reads: Arc<AtomicBool>) {
     let name = std::ffi::CString::new(path.to_string_lossy().into_owned()).expect("no zero");
     // SAFETY: the name ends in a zero.
     assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0, "a FIFO in the world's directory");
     let mut file = std::fs::OpenOptions::new().read(true).write(true).open(path).expect("the FIFO");
-    // As little as a pipe can hold: a page.
+    // The smallest capacity of a pipe: a page.
     // SAFETY: no memory is involved.
     unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) };
     std::thread::spawn(move || {
@@ -247,7 +247,7 @@ impl World {
         start(host, "main-standby", move || run_standby(&places, host, &side));
     }
 
-    /// The operator's `protect`, where the primary can hear it.
+    /// The operator's `protect`, if the primary can be asked.
     fn protect(&mut self) {
         let near = LinkAddr::Unix(self.places.near(self.standby));
         self.with_engine(self.primary, |engine| {
@@ -265,7 +265,7 @@ impl World {
         self.live_as_a_pair();
     }
 
-    /// The guest is taken over, protected on a third host, and taken over there as well (P4, P7).
+    /// The guest is taken over, protected on a third host, and taken over again (P4, P7).
     fn live_twice(&mut self) {
         if self.places.late {
             self.pass(50..400);
@@ -309,15 +309,16 @@ impl World {
         self.conclude(protected);
     }
 
-    /// What a thread of an ended session still does is seen by nobody (P4).
+    /// What a thread of an ended session still does has no effect (P4).
     fn outlive_a_session(&mut self) {
-        // Most of all where its sender has begun the log of changed pages, and is about to look at it: it holds no lock there.
+        // The most important case: the sender has started the log of changed pages and is about to read it; it holds no lock
+        // there.
         let mut cuts = true;
         let (thread, behind, left, blocks) = match self.random.usize(..8) {
             0 => ("link", Call::Any, self.random.u32(1..200), self.some_blocks()),
             1 => ("sender", Call::Send, self.random.u32(1..20), self.some_blocks()),
             2 => {
-                // While it reads: the primary, which hears nothing, gives the session up, and its standby hears of that.
+                // While the thread reads: the primary hears nothing and gives the session up, and its standby learns of that.
                 self.wait_protected();
                 cuts = false;
                 ("link", Call::Any, self.random.u32(1..50), self.some_blocks())
@@ -348,7 +349,7 @@ impl World {
             self.wait_protected();
             self.pass(1..30);
         } else {
-            // Whoever looks for a standby once more needs a moment.
+            // A primary that looks for a standby again needs a moment.
             self.pass(20..50);
             self.wait_protected();
         }
@@ -360,8 +361,8 @@ impl World {
         self.conclude(protected);
     }
 
-    /// What a thread of an ended session has taken from the log is missing in the next checkpoint, and in those behind it until the
-    /// guest writes the same pages again: the primary dies by then. Over a slow link a checkpoint is of many pages.
+    /// Pages that a thread of an ended session has taken from the log are missing in the next checkpoints until the guest writes
+    /// them again; the primary dies before that. Over a slow link a checkpoint contains many pages.
     fn die_after_a_late_look(&mut self, sessions: u64) {
         self.cable.set_micros(self.random.u64(2_000..20_000));
         self.pass(30..80);
@@ -375,13 +376,13 @@ impl World {
         self.conclude(true);
     }
 
-    /// Between two calls of a thread: mostly few, since locks are taken and let go just behind a call.
+    /// Number of blocks between two calls of a thread: usually few, because locks are taken and released right after a call.
     fn some_blocks(&mut self) -> u32 {
         let most = [1, 10, 100, 10_000][self.random.usize(..4)];
         self.random.u32(..most)
     }
 
-    /// Its last write may have left when it was replaced; none leaves afterwards (P2).
+    /// The last write of a primary may have left when it was replaced; none leaves afterwards (P2).
     fn be_replaced(&mut self) {
         self.wait_protected();
         self.set_reads(false);
@@ -406,7 +407,7 @@ impl World {
         self.conclude(true);
     }
 
-    /// A console that nobody reads stops no guest, no checkpoint and no takeover (P7).
+    /// An unread console stops no guest, no checkpoint and no takeover (P7).
     fn go_unread(&mut self) {
         self.wait_protected();
         self.set_reads(false);
@@ -420,7 +421,7 @@ impl World {
         self.goes_on_without_readers();
     }
 
-    /// Whoever has set such a pair up is told so: it is never protected, whatever comes.
+    /// A pair that was configured with two arbiters is never protected, whatever happens.
     fn live_with_two_arbiters(&mut self) {
         for _ in 0..self.random.usize(1..=3) {
             self.pass(1..300);
@@ -438,7 +439,7 @@ impl World {
 
     fn wait_protected(&self) {
         self.wait_for("P7: protection", |world| {
-            // A guest may have powered itself off by then.
+            // The guest may have powered itself off by then.
             world.phase() == Some(Phase::Protected) || world.has_ended(world.primary)
         });
     }
@@ -494,7 +495,7 @@ impl World {
         }
     }
 
-    /// Sends the primary a signal to end, if it is there to take it.
+    /// Sends the primary a signal to end, if it can take one.
     fn signal(&self) -> bool {
         let ends = |engine: &Arc<Engine>| match self.primary {
             // By its handler, as the kernel would call it.
@@ -514,7 +515,7 @@ impl World {
         self.cable.cut();
     }
 
-    /// One side at least stays.
+    /// Kills a host; at least one side stays.
     fn kill(&mut self, host: Host) {
         let other = if host == self.primary { self.standby } else { self.primary };
         if self.killed.is_empty() && !self.has_ended(other) {
@@ -541,7 +542,7 @@ impl World {
         }
     }
 
-    /// Somebody goes on with the guest, and lets out what it says; nobody, where it was ended.
+    /// Some side goes on with the guest and lets its output out; no side does if the machine was ended.
     fn conclude(&mut self, protected: bool) {
         if self.ends {
             let harmless = |fault: &Fault| {
@@ -558,7 +559,7 @@ impl World {
             return self.holds_nothing(self.standby);
         }
         let before = judge::total();
-        // The side that had won the right to the guest was killed: that is more than a pair survives.
+        // The killed side had won the right to the guest: a pair does not survive that.
         let is_lost = |world: &Self| {
             let ended = world.side(world.primary).ended.clone();
             world.killed == [world.standby]
@@ -572,7 +573,7 @@ impl World {
         }
     }
 
-    /// The primary's phase, where it is there to be asked.
+    /// The primary's phase, if it can be asked.
     fn phase(&self) -> Option<Phase> {
         self.with_engine(self.primary, |engine| engine.phase())
     }
@@ -583,7 +584,7 @@ impl World {
         }
         let engine = self.side(host).engine.clone()?;
         let answer = ask(&engine);
-        // Its drop is the host's affair.
+        // The engine must be dropped on its own host.
         std::mem::forget(engine);
         Some(answer)
     }
@@ -602,7 +603,7 @@ impl World {
         ));
     }
 
-    /// So many milliseconds pass, or fewer where this is so before.
+    /// Waits this many milliseconds, or less if `done` holds before.
     fn pass_until(&self, millis: u64, done: impl Fn(&Self) -> bool) {
         let begun = std::time::Instant::now();
         while !done(self) && begun.elapsed() < Duration::from_millis(millis) {

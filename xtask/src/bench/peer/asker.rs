@@ -69,7 +69,8 @@ impl<'a> Asker<'a> {
 
     /// Waits until the guest has answered with its Ethernet address.
     ///
-    /// # Errors The guest does not answer.
+    /// # Errors
+    /// The guest does not answer.
     pub(super) fn find_guest(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
@@ -91,7 +92,8 @@ impl<'a> Asker<'a> {
 
     /// Has the guest do `op`.
     ///
-    /// # Errors The guest does not answer, refuses, or finds its machine faulty.
+    /// # Errors
+    /// The guest does not answer, refuses, or finds its machine faulty.
     pub(super) fn ask(&mut self, op: Op<'_>) -> Result<Reply> {
         let deadline = Instant::now() + PATIENCE;
         self.begin(0, op)?;
@@ -113,7 +115,8 @@ impl<'a> Asker<'a> {
 
     /// Sends requests for `time`, each id again as soon as it has its answer.
     ///
-    /// # Errors The guest falls silent or finds its machine faulty.
+    /// # Errors
+    /// The guest falls silent or finds its machine faulty.
     pub(super) fn exchange(&mut self, ids: usize, op: Op<'_>, time: Duration) -> Result<Exchange> {
         let began = Instant::now();
         let mut found = Exchange { took: time, ..Exchange::default() };
@@ -146,7 +149,8 @@ impl<'a> Asker<'a> {
     /// Asks once in a millisecond, whether answers come or not, until an answer came after `enough`. Returns the longest
     /// time without an answer.
     ///
-    /// # Errors The guest falls silent and stays so.
+    /// # Errors
+    /// The guest falls silent and stays so.
     pub(super) fn watch(&mut self, enough: &AtomicBool) -> Result<Duration> {
         let mut longest = Duration::ZERO;
         let mut last_answer = Instant::now();

@@ -84,7 +84,8 @@ impl Checkpoints {
 
 /// Watches the checkpoints of a guest with a dirty set of each of `sets` pages, each for `time`.
 ///
-/// # Errors COLO does not start, or ends.
+/// # Errors
+/// COLO does not start, or ends.
 pub(super) fn measure(model: &Model<'_>, sets: &[u32], time: Duration) -> Result<Group> {
     let switch = Switch::new(model.dir, &["colo-a", "colo-b"]).context("the switch")?;
     // Packets of the secondary must not reach the network.

@@ -36,7 +36,8 @@ pub(super) struct Pair<'a> {
 impl<'a> Kemari<'a> {
     /// Starts a guest without protection.
     ///
-    /// # Errors It cannot be started.
+    /// # Errors
+    /// It cannot be started.
     pub(super) fn run(&self, name: &str, network: &Path, disk: &Path) -> Result<Process> {
         let mut command = self.command("run", name, network);
         command.args(self.size());
@@ -47,7 +48,8 @@ impl<'a> Kemari<'a> {
     /// Starts a pair whose sides are at ports 0 and 1 of `switch`, with a checkpoint at least every `interval`
     /// milliseconds; waits until the guest is protected.
     ///
-    /// # Errors The pair does not start; the error contains the output of both sides.
+    /// # Errors
+    /// The pair does not start; the error contains the output of both sides.
     pub(super) fn pair(&self, name: &str, switch: &Switch, interval: u32) -> Result<Pair<'a>> {
         let path = |what: &str| self.model.dir.join(format!("{name}.{what}"));
         let (link, control, arbiter) = (path("link"), path("ctl"), path("terms"));
@@ -97,7 +99,8 @@ impl<'a> Kemari<'a> {
 impl Pair<'_> {
     /// The primary's status.
     ///
-    /// # Errors The primary does not answer, or is not protected any more.
+    /// # Errors
+    /// The primary does not answer, or is not protected any more.
     pub(super) fn status(&self) -> Result<Status> {
         let status = Status::ask(self.kemari.program, &self.control)?;
         if status.is_protected() {

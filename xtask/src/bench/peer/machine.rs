@@ -63,7 +63,8 @@ pub(super) struct Machine {
 impl Model<'_> {
     /// Starts a machine.
     ///
-    /// # Errors QEMU cannot be started, or ends; the error contains its output.
+    /// # Errors
+    /// QEMU cannot be started, or ends; the error contains its output.
     pub(super) fn start(&self, spec: &Spec<'_>) -> Result<Machine> {
         let socket = self.dir.join(format!("{}.qmp", spec.name));
         let listener = UnixListener::bind(&socket)

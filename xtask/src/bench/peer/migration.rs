@@ -71,7 +71,8 @@ impl Told {
 
 /// Migrates a guest with a dirty set of each of `sets` pages `times` times.
 ///
-/// # Errors A migration fails, or the guest is faulty after it.
+/// # Errors
+/// A migration fails, or the guest is faulty after it.
 pub(super) fn measure(model: &Model<'_>, sets: &[u32], times: u32) -> Result<Group> {
     let switch = Switch::new(model.dir, &["migrate-a", "migrate-b"]).context("the switch")?;
     let mut asker = Asker::new(&switch, 1, model.stop.clone());
@@ -89,7 +90,8 @@ pub(super) fn measure(model: &Model<'_>, sets: &[u32], times: u32) -> Result<Gro
 /// Has the guest rewrite `pages` pages `times` times per second, as far as the processor can, and waits until it does.
 /// Returns how many pages it has room for.
 ///
-/// # Errors The guest does not answer.
+/// # Errors
+/// The guest does not answer.
 pub(super) fn dirty(asker: &mut Asker<'_>, pages: u32, times: u32) -> Result<u64> {
     let rate = pages.saturating_mul(times).min(MOST_PER_SECOND);
     let order = Op::SetDirty { pages_per_second: rate, region_pages: pages };

@@ -103,7 +103,8 @@ impl Amount {
 
 /// Measures the peers. A measurement that fails is listed as skipped.
 ///
-/// # Errors The run has to end early, or has no place for its files.
+/// # Errors
+/// The run has to end early, or has no place for its files.
 pub(super) fn measure(options: &Options<'_>) -> Result<Measured> {
     let dir = tempfile::Builder::new().prefix("peer-").tempdir_in(options.scratch);
     let dir = dir.with_context(|| format!("no directory in {}", options.scratch.display()))?;

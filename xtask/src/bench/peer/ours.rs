@@ -20,7 +20,8 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Adds our pauses to those of COLO in `group`.
 ///
-/// # Errors A pair does not start, or does not stay protected.
+/// # Errors
+/// A pair does not start, or does not stay protected.
 pub(super) fn beside(
     group: &mut Group,
     kemari: Kemari<'_>,

@@ -82,7 +82,8 @@ type Found = [Samples; WORKS.len()];
 /// Sends requests to the guest under each monitor in turn, `rounds` times, for `time` with each kind of
 /// work.
 ///
-/// # Errors A monitor cannot be started, or the guest does not answer.
+/// # Errors
+/// A monitor cannot be started, or the guest does not answer.
 pub(super) fn measure(kemari: Kemari<'_>, rounds: u32, time: Duration) -> Result<Group> {
     let mut found: [Found; 2] = Default::default();
     for round in 0..rounds {

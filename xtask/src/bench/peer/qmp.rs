@@ -93,7 +93,8 @@ pub(super) struct Qmp {
 impl Qmp {
     /// Starts a session on `socket`.
     ///
-    /// # Errors The other end does not speak the protocol.
+    /// # Errors
+    /// The other end does not speak the protocol.
     pub(super) fn open(socket: UnixStream, stop: stop::Flag) -> Result<Self> {
         let reader = BufReader::new(socket);
         let mut qmp = Self { reader, partial: Vec::new(), events: VecDeque::new(), stop };
@@ -108,7 +109,8 @@ impl Qmp {
 
     /// Has QEMU carry out `command`; returns its result.
     ///
-    /// # Errors QEMU refuses, or does not answer.
+    /// # Errors
+    /// QEMU refuses, or does not answer.
     pub(super) fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
         line.push('\n');
@@ -128,7 +130,8 @@ impl Qmp {
 
     /// Waits for an event that is `wanted` and drops earlier ones. None when there was none within `timeout`.
     ///
-    /// # Errors QEMU ends, or the run has to stop.
+    /// # Errors
+    /// QEMU ends, or the run has to stop.
     pub(super) fn wait(
         &mut self,
         timeout: Duration,

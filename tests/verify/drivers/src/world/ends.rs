@@ -1,4 +1,4 @@
-//! Worlds that are about an end: of the guest, the machine, the standby.
+//! Worlds about an end: of the guest, of the machine, of the standby.
 
 use std::time::{Duration, Instant};
 
@@ -10,15 +10,15 @@ use crate::scheduler::Host;
 use crate::tally::{self, Kind};
 use crate::{broken, faults, hosts, judge, kvm};
 
-/// A machine with nothing to wait for ends within this.
+/// A machine with nothing to wait for must end within this.
 const SHORT_END: Duration = Duration::from_secs(2);
-/// A machine that is told to end once more ends within this, whatever it waits for.
+/// A machine that gets a second signal to end must end within this, whatever it waits for.
 const SECOND_END: Duration = Duration::from_millis(100);
-/// A standby that was told to end waits no longer than this for an answer of its arbiter, and for all else.
+/// A standby that was told to end must end within this, including the wait for its arbiter's answer.
 const STANDBY_END: Duration = Duration::from_secs(4);
 
 impl World {
-    /// Nobody brings back the guest of a machine that was told to end (P7), not even where it is killed before it has ended.
+    /// The guest of a machine that was told to end does not go on (P7), even if the machine is killed before it has ended.
     pub(super) fn end_in_order(&mut self) {
         self.wait_protected();
         self.pass(1..300);
@@ -47,8 +47,9 @@ impl World {
         self.holds_nothing(Host::B);
     }
 
-    /// The second signal ends the process at once; one that follows the first within a second is the same. What has been let out by
-    /// then is known to whoever goes on with the guest, and who was told of the end does not (P1, P7).
+    /// A second signal ends the process at once; a signal within a second after the first does not count as a second. A side that
+    /// goes on with the guest knows of everything that was let out by then, and a standby that was told of the end does not go on
+    /// (P1, P7).
     pub(super) fn be_told_twice(&mut self) {
         self.wait_protected();
         self.pass(1..300);
@@ -86,7 +87,7 @@ impl World {
         self.wait_for("P7: output", |world| judge::total() > before + 10 * world.burst);
     }
 
-    /// Something keeps the machine from ending; whether its standby may not hear of the end.
+    /// Keeps the machine from ending; returns whether its standby may fail to learn of the end.
     fn hinder_the_end(&mut self) -> bool {
         match self.random.u32(..4) {
             0 => {
@@ -105,7 +106,7 @@ impl World {
                 true
             }
             _ => {
-                // What was let out is not written; the standby is told before that is waited for.
+                // Released output is not written; the standby is told of the end before the primary waits for that.
                 self.hold_one("console0");
                 false
             }
@@ -135,7 +136,7 @@ impl World {
         });
     }
 
-    /// The guest powers itself off, whenever its host dies meanwhile (P7).
+    /// The guest powers itself off, whenever its host dies (P7).
     pub(super) fn live_to_the_end(&mut self) {
         self.wait_protected();
         let mut protected = true;
@@ -171,8 +172,8 @@ impl World {
         }
     }
 
-    /// A checkpoint that was begun before the event is taken, and is sent; then the host dies. The event is let out by one thread and
-    /// taken by another: either may be late.
+    /// A checkpoint that was begun before the event is taken and sent; then the host dies. One thread lets the event out and
+    /// another takes it: either may be late.
     fn kill_around_the_wish(&mut self) {
         let is_late = self.random.u32(..4) > 0;
         if is_late {
@@ -196,14 +197,14 @@ impl World {
         self.pass(50..51);
     }
 
-    /// A checkpoint that was acknowledged is whole, and can be gone on from, the very first one as well (P4).
+    /// An acknowledged checkpoint is complete and can be gone on from, including the very first one (P4).
     pub(super) fn die_at_the_first_checkpoint(&mut self) {
         self.cable.set_micros(self.random.u64(..3_000));
         if self.random.u32(..3) == 0 {
             self.refuse_the_first();
         }
         self.cable.kill_at_acknowledgement(self.random.u64(1..4));
-        // Between two looks at what the guest has written it writes on.
+        // The guest goes on writing between two reads of its dirty log.
         let (left, blocks) = (self.random.u32(1..8), self.random.u32(..10));
         let happens = Happens::Hold(self.random.u64(..20_000_000));
         let (host, behind, thread) = (Host::A, Call::Kvm, Some("sender"));
@@ -215,7 +216,7 @@ impl World {
         self.conclude(true);
     }
 
-    /// A checkpoint that KVM does not take is not acknowledged, and no takeover begins with it (P4); the guest goes on (P7), and an
+    /// A checkpoint that KVM refuses is not acknowledged, and no takeover begins with it (P4). The guest goes on (P7), and an
     /// operator may try again.
     fn refuse_the_first(&mut self) {
         faults::set_refuses(Host::B);
@@ -227,11 +228,11 @@ impl World {
         self.protect();
     }
 
-    /// A standby that is told to end ends, and keeps nothing: neither the guest from going on, nor a term that it has won (P7).
+    /// A standby that is told to end does so. It neither keeps the guest from going on nor keeps a term that it has won (P7).
     pub(super) fn lose_its_standby(&mut self) {
         let is_early = self.random.u32(..4) == 0;
         if is_early {
-            // It holds no checkpoint, or none that is whole.
+            // It holds no checkpoint, or no complete one.
             self.pass(1..40);
         } else {
             self.wait_protected();

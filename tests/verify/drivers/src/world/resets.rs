@@ -1,4 +1,4 @@
-//! Worlds in which the guest resets itself, again and again.
+//! Worlds in which the guest resets itself repeatedly.
 
 use std::time::{Duration, Instant};
 
@@ -9,12 +9,13 @@ use crate::faults::{Call, Happens, Trap};
 use crate::scheduler::Host;
 use crate::{broken, faults, judge, trace};
 
-/// Where nothing fails, a machine is reset within this, and its guest runs again.
+/// If nothing fails, a machine must be reset, and its guest running again, within this.
 const SOON_RESET: Duration = Duration::from_millis(100);
 
 impl World {
-    /// A reset is let out like all else: its standby knows of it before it takes place, and whoever goes on with the guest carries it
-    /// out, once (P1, P7). What the new boot writes is in the checkpoints, and nothing of the old one's (P4, P8).
+    /// A reset is released like every effect: the standby knows of it before it takes place, and the side that goes on with the
+    /// guest carries it out, once (P1, P7). The checkpoints contain what the new boot writes, and nothing of the old boot (P4,
+    /// P8).
     pub(super) fn be_reset(&mut self) {
         self.wait_protected();
         if self.random.bool() {
@@ -39,7 +40,7 @@ impl World {
     }
 
     fn be_reset_in_peace(&mut self) {
-        // What was held before the first checkpoint was taken is out.
+        // Output that was held before the first checkpoint is out by now.
         self.pass(50..100);
         let (begun, mut longest) = (Instant::now(), Duration::ZERO);
         let millis = self.random.u64(100..800);
@@ -61,7 +62,7 @@ impl World {
         trace(&format!("a reset has taken {longest:?} at most"));
     }
 
-    /// Something fails from the moment on in which the guest asks for its reset.
+    /// A fault that begins when the guest asks for its reset.
     fn disturb_a_reset(&mut self) {
         if self.random.u32(..3) == 0 {
             faults::set_storage(Host::A, self.random.u64(..80_000_000));
@@ -89,7 +90,7 @@ impl World {
         self.cut_link();
     }
 
-    /// What the standby goes on from is of the new boot, or of just before it.
+    /// The standby goes on from the new boot, or from just before it.
     fn kill_soon_after_a_reset(&mut self) {
         let before = judge::resets();
         self.pass_until(2000, |_| judge::resets() > before || judge::reset_waits() > 0);

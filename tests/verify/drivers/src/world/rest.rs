@@ -1,4 +1,4 @@
-//! What is asked of the product where all is well again.
+//! What the product must do after everything has healed.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,20 +12,20 @@ use crate::sides::Shared;
 use crate::tally::{self, Kind};
 use crate::{broken, faults, judge};
 
-/// How often the operator looks at a machine.
+/// Interval at which the operator asks for a machine's status.
 const LOOK: Duration = Duration::from_millis(15);
-/// He waits no longer than this for the engine's lock: nothing that can block is called with it (P7).
+/// The longest wait for the engine's lock, in nanoseconds: nothing that can block is called with the lock held (P7).
 const LONGEST_LOOK: u64 = 40_000_000;
 
-/// Whether somebody waits for the first primary's status.
+/// Whether the operator waits for the first primary's status.
 static WAITS: AtomicBool = AtomicBool::new(false);
 
-/// Whether the first primary's engine is stuck: a thread that is held has its lock.
+/// Whether the first primary's engine is stuck: a held thread has its lock.
 pub(super) fn is_stuck() -> bool {
     WAITS.load(Ordering::Relaxed)
 }
 
-/// Looks at a machine's status, again and again.
+/// Asks for a machine's status repeatedly.
 pub(super) fn look_at(host: Host, side: Shared) {
     std::thread::spawn(move || {
         let engine = loop {
@@ -35,7 +35,7 @@ pub(super) fn look_at(host: Host, side: Shared) {
                 break engine.clone();
             }
         };
-        // Its drop is the host's affair.
+        // The engine must be dropped on its own host.
         let engine = std::mem::ManuallyDrop::new(engine);
         loop {
             std::thread::sleep(LOOK);
@@ -55,8 +55,8 @@ pub(super) fn look_at(host: Host, side: Shared) {
 }
 
 impl World {
-    /// Nothing fails any more: a machine that was replaced ends (P2), one that has a standby is protected again (P7), and what
-    /// was left of sessions and attempts is gone (P9).
+    /// Nothing fails any more: a replaced machine ends (P2), a machine with a standby is protected again (P7), and the rest of
+    /// earlier sessions and attempts is gone (P9).
     pub(super) fn come_to_rest(&mut self) {
         if judge::lives() > self.lives {
             let primary = self.primary;
@@ -83,7 +83,7 @@ impl World {
         }
     }
 
-    /// No kind of thread is there twice: those of former sessions and attempts have ended.
+    /// No kind of thread exists twice: threads of former sessions and attempts have ended.
     fn wait_for_single_threads(&self, host: Host) {
         let twice = || {
             let names = scheduler::with(|world| world.threads_on(host));
@@ -99,7 +99,7 @@ impl World {
         }
     }
 
-    /// Whether somebody reads the consoles.
+    /// Sets whether the consoles are read.
     pub(super) fn set_reads(&self, reads: bool) {
         if !reads {
             tally::saw(Kind::ConsoleUnread);
