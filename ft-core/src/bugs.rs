@@ -1,5 +1,5 @@
-//! Deliberate bugs, one at a time, for the simulation to find. Compiled with the feature
-//! `deliberate-bugs` only: the product refuses to build with it.
+//! Deliberate bugs, one at a time, for the simulation to find. Compiled only with the feature
+//! `deliberate-bugs`: the product refuses to build with it.
 
 #[cfg(feature = "deliberate-bugs")]
 mod switch {
@@ -161,12 +161,12 @@ mod switch {
 
     static ACTIVE: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-    /// Makes one bug active, or none, in the whole process.
+    /// Activates one bug, or none, for the whole process.
     pub fn set(bug: Option<Bug>) {
         ACTIVE.store(bug.map_or(usize::MAX, |bug| bug as usize), Ordering::SeqCst);
     }
 
-    /// Whether it is the active one.
+    /// Whether this bug is active.
     #[must_use]
     pub fn is(bug: Bug) -> bool {
         ACTIVE.load(Ordering::Relaxed) == bug as usize
@@ -176,10 +176,10 @@ mod switch {
 #[cfg(feature = "deliberate-bugs")]
 pub use switch::{ALL, Bug, is, set};
 
-/// Whether this build can be told to be wrong. The product asserts that it cannot.
+/// Whether this build contains the deliberate bugs. The product asserts that it does not.
 pub const COMPILED_IN: bool = cfg!(feature = "deliberate-bugs");
 
-/// Whether a deliberate bug is active; `false`, and no code, without the feature.
+/// Whether a deliberate bug is active. Without the feature it is `false`, and produces no code.
 #[cfg(feature = "deliberate-bugs")]
 macro_rules! deliberate {
     ($bug:ident) => {

@@ -1,4 +1,4 @@
-//! The handshake: what each side says of itself, and whether the two fit together.
+//! The handshake: the descriptions that both sides send, and whether they fit together.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -7,66 +7,70 @@ use alloc::vec::Vec;
 use io_gate::host::Term;
 use serde::{Deserialize, Serialize};
 
-/// What a side says of itself and of its machine.
+/// A side's description of itself and of its machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The version of the wire protocol.
     pub protocol: u16,
-    /// The release of the program, for people to read; not compared.
+    /// The release of the program. For people; not compared.
     pub release: String,
     /// The virtual machine's name.
     pub name: String,
-    /// The term in which the primary acts; from a standby, the primary's.
+    /// The term in which the primary acts. A standby repeats the primary's.
     pub term: Term,
-    /// The primary's number for this session, echoed by the standby: what names it was not said in an earlier one.
+    /// The primary's number for this session, repeated by the standby: a message with this number
+    /// is not from an earlier session.
     pub session: u64,
-    /// The standby's number for this session, unlike that of any other, ever; 0 from a primary, which names it in all that
-    /// must not be heard again in another session: [`End`](crate::wire::End) and [`Bye`](crate::wire::Message::Bye).
+    /// The standby's number for this session, which is never reused; 0 from a primary. The primary
+    /// repeats it in messages that must not be replayed into another session:
+    /// [`End`](crate::wire::End) and [`Bye`](crate::wire::Message::Bye).
     pub standby_session: u64,
-    /// Who says this: the process, as it is called in the arbiter's records and in those beside the disks. Unlike any other,
-    /// ever: a term's number may be given twice (P2).
+    /// The sending process, as named in the arbiter's records and in those beside the disks. The
+    /// name is never reused, while a term's number may be granted twice (P2).
     pub holder: String,
-    /// Which arbiter this side asks.
+    /// The arbiter that this side asks.
     pub arbiter: ArbiterView,
     /// The machine's parts.
     pub layout: MachineLayout,
-    /// Where the bytes of the disks are that the guest can write, by slot.
+    /// The storage of the disks that the guest can write, by slot.
     pub disks: Vec<DiskStorage>,
-    /// What the guest boots when it is reset. From a standby: what its own command line says; none, and it takes the
-    /// primary's.
+    /// What the guest boots when it is reset. From a standby: what its own command line says;
+    /// `None` means that it takes the primary's.
     pub boot: Option<BootSource>,
-    /// From a standby: the images that it has already, of its own or from an earlier session.
+    /// From a standby: the images that it already has, of its own or from an earlier session.
     pub images: Vec<ImageId>,
-    /// Facts of the host that must be equal: CPU features, capabilities of KVM.
+    /// Facts of the host that must be equal: CPU features, KVM capabilities.
     pub facts: Vec<(String, String)>,
-    /// How the primary wants the session run.
+    /// The options that the primary wants for the session.
     pub options: SessionOptions,
 }
 
 /// An arbiter, as one side sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ArbiterView {
-    /// Its kind: `none`, `file`, `etcd`.
+    /// The kind of arbiter: `none`, `file`, `etcd`.
     pub kind: String,
-    /// How this side reaches it; for people, not compared.
+    /// How this side reaches it. For people; not compared.
     pub place: String,
-    /// Its identity, which was made with its data.
+    /// The arbiter's identity, made together with its data.
     pub id: String,
-    /// What this side finds there: the primary's was written for this session, so a copy does not have it.
+    /// The mark that this side finds there. The primary wrote it for this session, so a copy does
+    /// not have it.
     pub mark: String,
-    /// What the standby has left there for this session, so that the primary finds it: a copy that is kept up shows all that
-    /// the primary writes, and nothing to it.
+    /// The mark that the standby has left there for this session, which the primary must find. A
+    /// replica gets everything that the primary writes, but the primary does not see what is
+    /// written to the replica.
     pub counter_mark: String,
 }
 
 impl ArbiterView {
-    /// That there is none.
+    /// The view without an arbiter.
     #[must_use]
     pub fn none() -> Self {
         Self { kind: "none".to_string(), ..Self::default() }
     }
 
-    /// Whether there is one.
+    /// Whether there is an arbiter.
     #[must_use]
     pub fn exists(&self) -> bool {
         self.kind != "none"
@@ -80,21 +84,21 @@ impl core::fmt::Display for ArbiterView {
     }
 }
 
-/// How a session is run. The primary decides, the standby follows.
+/// The options of a session. The primary decides, and the standby follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionOptions {
-    /// Whether both sides hash their machine at every epoch and compare (P8).
+    /// Whether both sides hash their machine at every epoch and compare the hashes (P8).
     pub verify: bool,
 }
 
-/// The parts of a machine that both sides must have alike.
+/// The parts of a machine that must be equal on both sides.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineLayout {
-    /// Guest memory, ascending.
+    /// Guest memory, in ascending order.
     pub memory: Vec<MemoryRegion>,
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub cpus: u32,
-    /// Bytes of a page.
+    /// Page size in bytes.
     pub page_size: u32,
     /// Devices, by slot.
     pub devices: Vec<DeviceLayout>,
@@ -108,59 +112,59 @@ impl MachineLayout {
     }
 }
 
-/// A stretch of guest memory.
+/// A range of guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryRegion {
     /// Its first guest address.
     pub start: u64,
-    /// Its bytes.
+    /// Its length in bytes.
     pub len: u64,
 }
 
 /// A device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceLayout {
-    /// Where it is in the machine.
+    /// The slot in the machine.
     pub slot: u16,
-    /// What it is: `virtio-net`.
+    /// The kind of device: `virtio-net`.
     pub kind: String,
     /// The version of its saved state.
     pub state_version: u32,
     /// The features that it offers.
     pub features: u64,
-    /// What else must be equal: `mac=02:00:00:00:00:01`.
+    /// Other properties that must be equal: `mac=02:00:00:00:00:01`.
     pub detail: String,
 }
 
-/// Where a disk's bytes are.
+/// Where a disk's data is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskStorage {
     /// The disk's slot.
     pub slot: u16,
-    /// Where.
+    /// The storage.
     pub storage: Storage,
-    /// The record of who may write to it; none where there is none, or no terms that it could hold.
+    /// The fence record; `None` if there is none, or if there are no terms for it.
     pub fence: Option<FenceView>,
-    /// From a standby: what it has left beside them for the primary to find.
+    /// From a standby: the marks that it has left beside the data for the primary to find.
     pub counter_marks: Vec<CounterMark>,
 }
 
-/// A word that a standby leaves for one session, as one side sees it: a replica that is kept up has all that the primary
-/// writes, and what is written to the replica the primary does not have.
+/// A mark that a standby leaves for one session, as one side sees it. A replica gets everything
+/// that the primary writes, but the primary does not see what is written to the replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CounterMark {
-    /// How this side reaches it; for people, not compared.
+    /// How this side reaches it. For people; not compared.
     pub place: String,
-    /// What was left, or is found.
+    /// The mark that was left, or that is found.
     pub word: String,
 }
 
-/// The record of who may write to a disk, as one side sees it.
+/// The fence record of a disk, as one side sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FenceView {
-    /// How this side reaches it; for people, not compared.
+    /// How this side reaches it. For people; not compared.
     pub place: String,
-    /// What it says. The primary has written it anew for this session: a copy says something else.
+    /// Its content. The primary has rewritten it for this session, so a copy has other content.
     pub says: String,
 }
 
@@ -170,13 +174,14 @@ impl core::fmt::Display for FenceView {
     }
 }
 
-/// Ways in which a pair has a disk. The primary chooses one for each; both have to have the same.
+/// How a pair stores a disk. The primary chooses one way for each disk, and both sides must use the
+/// same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Storage {
     /// Both hosts see the same bytes.
     Shared {
-        /// What this side finds beside or in it, which no other disk has: the primary's was written
-        /// for this session.
+        /// The mark that this side finds beside or in the disk, which no other disk has: the
+        /// primary wrote it for this session.
         mark: String,
     },
 }
@@ -189,7 +194,8 @@ impl core::fmt::Display for Storage {
     }
 }
 
-/// What a guest boots. Its images travel with the session, so that the guest can be reset wherever it runs (P7).
+/// What a guest boots. Its images are sent in the session, so that the guest can be reset on either
+/// host (P7).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootSource {
     /// The kernel.
@@ -201,19 +207,19 @@ pub struct BootSource {
 }
 
 impl BootSource {
-    /// Its images, each once.
+    /// Its images, without duplicates.
     pub fn images(&self) -> impl Iterator<Item = ImageId> {
         let initrd = self.initrd.filter(|initrd| *initrd != self.kernel);
         core::iter::once(self.kernel).chain(initrd)
     }
 }
 
-/// A file, by its content.
+/// A file, identified by its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageId {
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// SHA-256 of them.
+    /// SHA-256 of the content.
     pub sha256: [u8; 32],
 }
 
@@ -224,19 +230,19 @@ impl core::fmt::Display for ImageId {
     }
 }
 
-/// The images that a primary sends to a standby, in this order: what that does not have.
+/// The images that a primary sends to a standby, in this order: those that the standby lacks.
 #[must_use]
 pub fn images_to_send(primary: &Hello, standby: &Hello) -> Vec<ImageId> {
     let all = primary.boot.iter().flat_map(BootSource::images);
     all.filter(|image| !standby.images.contains(image)).collect()
 }
 
-/// Their bytes.
+/// The total size of the images in bytes.
 pub(crate) fn total_size(images: &[ImageId]) -> u64 {
     images.iter().fold(0, |sum, image| sum.saturating_add(image.size))
 }
 
-/// The two sides do not fit: each reason names both sides' values and what to change.
+/// The two sides do not fit. Each reason has the values of both sides and advice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal(pub Vec<String>);
 
@@ -248,14 +254,14 @@ impl core::fmt::Display for Refusal {
 
 impl core::error::Error for Refusal {}
 
-/// Whether a standby can take over the primary's machine.
+/// Checks that a standby can take over the primary's machine.
 ///
 /// # Errors
-/// Every reason why not.
+/// All reasons why it cannot.
 pub fn compare(primary: &Hello, standby: &Hello) -> Result<(), Refusal> {
     let mut reasons = Vec::new();
     if primary.protocol != standby.protocol {
-        // Nothing else can be relied upon to mean the same on both sides.
+        // No other field is certain to have the same meaning on both sides.
         return Err(Refusal(Vec::from([format!(
             "protocol: primary {}, standby {}: run the same release on both hosts",
             primary.protocol, standby.protocol
@@ -276,7 +282,7 @@ pub fn compare(primary: &Hello, standby: &Hello) -> Result<(), Refusal> {
     if reasons.is_empty() { Ok(()) } else { Err(Refusal(reasons)) }
 }
 
-/// P2: two judges could both say yes.
+/// P2: two different arbiters could both grant.
 fn compare_arbiters(primary: &ArbiterView, standby: &ArbiterView, reasons: &mut Vec<String>) {
     if primary.kind != standby.kind {
         return reasons.push(format!(
@@ -292,11 +298,11 @@ fn compare_arbiters(primary: &ArbiterView, standby: &ArbiterView, reasons: &mut 
     }
 }
 
-/// P2: whether the primary, which sees `primary` now, finds what the standby says that it has left. Where it does not, a term
-/// that the standby wins is not seen by the primary either.
+/// P2: checks that the primary, which now sees `primary`, finds the mark that the standby says it
+/// has left. If it does not, it would not see a term that the standby wins either.
 ///
 /// # Errors
-/// What each has, where, and what to change.
+/// What each side has, where, and what to change.
 pub fn compare_counter_marks(primary: &ArbiterView, standby: &ArbiterView) -> Result<(), Refusal> {
     let (expected, found) = (&standby.counter_mark, &primary.counter_mark);
     if expected == found && !expected.is_empty() {
@@ -309,7 +315,8 @@ pub fn compare_counter_marks(primary: &ArbiterView, standby: &ArbiterView) -> Re
     )])))
 }
 
-/// P2, P3: the same for the disks and their records: what a standby writes there after a takeover is written to the primary's.
+/// P2, P3: the same check for the disks and their fence records: the primary must see what a
+/// standby writes there after a takeover.
 ///
 /// # Errors
 /// As [`compare_counter_marks`], for each disk.
@@ -319,7 +326,7 @@ pub fn compare_disk_counter_marks(
 ) -> Result<(), Refusal> {
     let mut reasons = Vec::new();
     for ours in primary {
-        // A side without the disk was told of that.
+        // `compare_disks` has already reported a missing disk.
         let Some(theirs) = standby.iter().find(|theirs| theirs.slot == ours.slot) else { continue };
         for (at, found) in ours.counter_marks.iter().enumerate() {
             let left = theirs.counter_marks.get(at);
@@ -380,7 +387,7 @@ fn compare_layouts(primary: &MachineLayout, standby: &MachineLayout, reasons: &m
     }
 }
 
-/// What to change where the two sides have other devices in a slot.
+/// Advice if the two sides have different devices in a slot.
 fn advise(primary: &[DeviceLayout], standby: &[DeviceLayout]) -> String {
     match (primary, standby) {
         ([ours], []) => {
@@ -399,7 +406,7 @@ fn advise(primary: &[DeviceLayout], standby: &[DeviceLayout]) -> String {
     }
 }
 
-/// By which flag a device is asked for.
+/// The command-line flag of a device.
 fn flag_of(kind: &str) -> &'static str {
     match kind {
         "virtio-blk" => "--disk",
@@ -412,7 +419,7 @@ fn flag_of(kind: &str) -> &'static str {
     }
 }
 
-/// P3: a write that the primary has acknowledged is in the disk that the standby would go on with.
+/// P3: a write that the primary has completed must be in the disk that the standby would use.
 fn compare_disks(primary: &[DiskStorage], standby: &[DiskStorage], reasons: &mut Vec<String>) {
     let mut slots: Vec<u16> = primary.iter().chain(standby).map(|disk| disk.slot).collect();
     slots.sort_unstable();
@@ -433,7 +440,7 @@ fn compare_disks(primary: &[DiskStorage], standby: &[DiskStorage], reasons: &mut
     }
 }
 
-/// P2: a record that the other side does not read stops nobody.
+/// P2: a fence record that the other side does not read stops no one there.
 fn compare_fences(
     slot: u16,
     primary: &[DiskStorage],
@@ -441,7 +448,7 @@ fn compare_fences(
     reasons: &mut Vec<String>,
 ) {
     let of = |disks: &[DiskStorage]| disks.iter().find(|disk| disk.slot == slot).cloned();
-    // A side without the disk was told of that.
+    // `compare_disks` has already reported a missing disk.
     let (Some(ours), Some(theirs)) = (of(primary), of(standby)) else { return };
     let (ours, theirs) = (ours.fence, theirs.fence);
     let says = |view: &Option<FenceView>| view.as_ref().map(|view| view.says.clone());
@@ -458,8 +465,9 @@ fn compare_fences(
     }
 }
 
-/// A standby that has a kernel of its own has the primary's, or the guest would become another one at its next reset. What
-/// is to be sent is kept in the standby's memory: never more than the guest's (P9), which it has to fit into anyway.
+/// A standby with its own kernel must have the primary's, since otherwise the guest would change at
+/// its next reset. The images to send are kept in the standby's memory and may not exceed guest
+/// memory (P9), for which it needs room anyway.
 fn compare_boot(primary: &Hello, standby: &Hello, reasons: &mut Vec<String>) {
     if let Some(theirs) = &standby.boot {
         let ours = primary.boot.as_ref();
@@ -676,7 +684,8 @@ mod tests {
         assert!(text.contains("standby has nothing"), "{text}");
     }
 
-    /// Each is compared with its like, and told of once, whatever the order in which the sides name them.
+    /// Each part is compared with its counterpart and reported once, in whatever order the sides
+    /// list them.
     #[test]
     fn parts_are_compared_slot_by_slot_and_told_in_order() {
         let device = |slot, features| {
@@ -720,7 +729,8 @@ mod tests {
         assert!(text.contains("512 MiB at 0x0, standby none"), "{text}");
     }
 
-    /// P9: what is sent fits into the guest's memory, to the byte; and what is both kernel and initrd is sent once.
+    /// P9: the images to send may be exactly as large as guest memory. A file that is both kernel
+    /// and initrd is sent once.
     #[test]
     fn images_are_sent_once_and_never_more_than_memory() {
         let boot = |size, initrd| BootSource {
@@ -737,7 +747,7 @@ mod tests {
         assert_eq!(images_to_send(&ours, &Hello { boot: None, ..standby() }).len(), 1);
     }
 
-    /// P2: a side that has left nothing has not shown anything.
+    /// P2: a standby that has left no mark has proved nothing.
     #[test]
     fn the_primary_finds_what_the_standby_has_left() {
         let left = |place: &str, word: &str| ArbiterView {
@@ -755,7 +765,7 @@ mod tests {
         assert!(text.contains("the primary finds `none` in file:/a"), "{text}");
     }
 
-    /// P3: as above, of each place beside each disk.
+    /// P3: the same for each place beside each disk.
     #[test]
     fn the_primary_finds_what_the_standby_has_left_beside_each_disk() {
         let beside = |words: &[&str]| {
@@ -775,7 +785,7 @@ mod tests {
         assert!(text.contains("left the word `word 1` in /b, the primary finds `none`"), "{text}");
     }
 
-    /// P2: the places may differ, as each host may have its own name for the file.
+    /// P2: the places may differ, since each host may have its own name for the file.
     #[test]
     fn the_records_of_who_may_write_say_the_same_on_both_sides() {
         let mut other = hello();

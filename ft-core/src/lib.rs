@@ -1,13 +1,13 @@
-//! Epochs, the wire protocol, commit and arbitration, as state machines without I/O: events and the
-//! time go in, actions come out. No clock, socket, thread or randomness inside.
+//! Epochs, the wire protocol, commit and arbitration, as state machines without I/O: they take
+//! events and the time, and return actions. They contain no clock, socket, thread or randomness.
 //!
 //! - [`wire`]: frames, messages, and their decoder, which treats its input as hostile;
 //! - [`pages`]: batches of guest pages;
-//! - [`handshake`]: what both sides say of themselves, and when they fit together;
-//! - [`primary`]: the machine that runs the guest, and holds the commit authority (P1, P2);
+//! - [`handshake`]: the descriptions of both sides, and whether they fit together;
+//! - [`primary`]: the machine that runs the guest and holds the commit authority (P1, P2);
 //! - [`standby`]: the machine that holds the last acknowledged checkpoint (P4);
 //! - [`policy`]: when to end an epoch;
-//! - [`arbiter`]: what is asked of an arbiter, and until when what it has answered holds (P2).
+//! - [`arbiter`]: questions to an arbiter, and how long its answers are valid (P2).
 //!
 //! Both machines are driven the same way:
 //!
@@ -16,9 +16,9 @@
 //!                                        next_deadline()    -> when to send Event::Tick
 //! ```
 //!
-//! The actions of one event are performed in the order in which they are given. [`Illegal`] is a
-//! fault of the driver: the machine has not changed. What the *other side* does wrong is no error
-//! of the driver: the machine closes the link and goes on from there.
+//! The driver performs the actions of one event in the given order. [`Illegal`] is a fault of the
+//! driver: the machine has not changed. A fault of the *other side* is not an error of the driver:
+//! the machine closes the link and continues from there.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -41,8 +41,8 @@ pub(crate) use bugs::deliberate;
 pub use io_gate::host::{Epoch, Term};
 pub use time::{Backoff, Time};
 
-/// The name of one connection, given by the driver: never used twice in the life of a machine, so
-/// that what a closed connection still says is told apart and ignored.
+/// The name of one connection, given by the driver. It is never reused while the machine exists, so
+/// that late frames of a closed connection are recognized and ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(pub u64);
 
@@ -50,9 +50,9 @@ pub struct LinkId(pub u64);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{machine} in state `{state}` was given `{event}`: {expected}")]
 pub struct Illegal {
-    /// Which machine.
+    /// The machine.
     pub machine: &'static str,
-    /// The state that it is in.
+    /// Its state.
     pub state: &'static str,
     /// The event.
     pub event: &'static str,

@@ -1,36 +1,40 @@
-//! When to end an epoch: output-triggered (Kemari), with a timer as upper bound (Remus), a budget
-//! of dirty pages, and hardly anything at all for an idle guest.
+//! When to end an epoch: on output (Kemari), with a timer as upper bound (Remus) and a budget of
+//! dirty pages, and rarely for an idle guest.
 //!
-//! Output waits for the checkpoint that contains its cause, so the sooner after it the epoch ends,
-//! the shorter the latency; but each checkpoint costs a pause. A guest that has fallen silent after
-//! its output ([`PolicyOptions::linger`]), or has put out as much as it did in the epochs before
-//! ([`PolicyInputs::expected`]), most likely waits for what it leads to: the epoch ends at once. One that puts out more and more shares its checkpoints among as many
-//! effects as keep the time in pauses below [`PolicyOptions::pause_percent`]. The timer bounds what is executed again after a takeover, which nobody outside can
-//! see: it may stretch freely while the guest does nothing.
+//! Output waits for the checkpoint that contains its cause, so an early end of the epoch reduces
+//! latency; but each checkpoint costs a pause. A guest that is silent after its output
+//! ([`PolicyOptions::linger`]), or has produced as much as in the epochs before
+//! ([`PolicyInputs::expected`]), most likely waits for a reaction: the epoch ends at once. A guest
+//! that continues to produce output shares each checkpoint among enough effects to keep the time in
+//! pauses below [`PolicyOptions::pause_percent`].
+//! The timer bounds what is executed again after a takeover. This is invisible outside, so the
+//! interval may be long while the guest is idle.
 
 use core::time::Duration;
 
 use crate::time::Time;
 
-/// What to tune.
+/// Settings of the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyOptions {
-    /// The guest runs at least so long between two pauses, and at least as long as the last one lasted, up to 0.5 s.
+    /// The minimum time that the guest runs between two pauses. The guest also runs at least as
+    /// long as the last pause lasted, up to 0.5 s.
     pub min_gap: Duration,
     /// No epoch of a busy guest lasts longer than this.
     pub interval: Duration,
     /// No epoch of an idle guest lasts longer than this.
     pub idle_interval: Duration,
-    /// How long a busy guest puts nothing more out before it counts as waiting for its output.
+    /// How long a busy guest must produce no output before it counts as waiting for its output.
     pub linger: Duration,
-    /// The share of time that a guest which puts out without end may spend in pauses, in hundredths.
+    /// The share of time, in percent, that a guest with continual output may spend in pauses.
     pub pause_percent: u32,
-    /// The longest time that output waits for the sake of that share.
+    /// The longest time that output waits to keep that share.
     pub max_wait: Duration,
-    /// Dirty pages at which an epoch ends before its time: bounds the pause and the standby's
+    /// Number of dirty pages at which an epoch ends early. It bounds the pause and the standby's
     /// memory.
     pub dirty_budget: u64,
-    /// Epochs sealed and not acknowledged: at so many the guest runs on without a new one.
+    /// With this many epochs sealed and not acknowledged, no new epoch is sealed and the guest runs
+    /// on.
     pub max_in_flight: usize,
 }
 
@@ -49,24 +53,24 @@ impl Default for PolicyOptions {
     }
 }
 
-/// The longest time that the guest is left alone after a pause for the sake of its progress.
+/// The longest time that the guest runs undisturbed after a pause to make progress.
 const LONGEST_GAP: Duration = Duration::from_millis(500);
 
-/// What the guest and the link are doing.
+/// The state of the guest and the link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PolicyInputs {
     /// Effects staged in the current epoch.
     pub held: usize,
     /// When the first of them was staged.
     pub first_held_at: Option<Time>,
-    /// When the last of them was seen to have been staged.
+    /// When the last of them was first seen as staged.
     pub last_held_at: Option<Time>,
-    /// How many effects an epoch has had of late: so many, and no more are to be waited for.
+    /// Recent effects per epoch: once this many are held, no more are waited for.
     pub expected: usize,
-    /// How long the last pause was.
+    /// The length of the last pause.
     pub last_pause: Duration,
-    /// Pages written since the last seal, as far as known; at least 1 when the guest has run and
-    /// nothing better is known.
+    /// Pages written since the last seal, as far as known. At least 1 if the guest has run and no
+    /// better number is known.
     pub dirty_pages: u64,
     /// Epochs sealed and not acknowledged.
     pub in_flight: usize,
@@ -79,11 +83,11 @@ pub struct PolicyInputs {
 /// Why an epoch ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SealReason {
-    /// Effects wait for it.
+    /// Effects wait for the end of the epoch.
     Output,
     /// Too many pages are dirty.
     DirtyBudget,
-    /// It has lasted long enough.
+    /// The epoch has lasted long enough.
     Timer,
 }
 
@@ -92,20 +96,20 @@ pub enum SealReason {
 pub enum Decision {
     /// End the epoch.
     SealNow(SealReason),
-    /// Ask again then, or earlier when an input changes.
+    /// Ask again at this time, or earlier when an input changes.
     WaitUntil(Time),
     /// Ask again when an acknowledgement arrives.
     Wait,
 }
 
-/// The policy; it has no state of its own.
+/// The policy. It has no state.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EpochPolicy {
     options: PolicyOptions,
 }
 
 impl EpochPolicy {
-    /// One with these options.
+    /// A policy with these options.
     #[must_use]
     pub fn new(options: PolicyOptions) -> Self {
         Self { options }
@@ -117,7 +121,7 @@ impl EpochPolicy {
         &self.options
     }
 
-    /// Whether the epoch ends now.
+    /// Decides whether the epoch ends now.
     #[must_use]
     pub fn next(&self, now: Time, inputs: &PolicyInputs) -> Decision {
         if inputs.in_flight >= self.options.max_in_flight {
@@ -133,8 +137,9 @@ impl EpochPolicy {
         if due <= now { Decision::SealNow(reason) } else { Decision::WaitUntil(due) }
     }
 
-    /// How long the guest runs at least after a pause: as long as it stood, but for a pause that was out of all proportion,
-    /// as by a backend that hung: output would wait as long again for nothing.
+    /// The minimum time that the guest runs after a pause: as long as the pause. A pause that was
+    /// extremely long, for instance because a backend hung, counts only up to a limit, since output
+    /// would wait equally long without need.
     #[must_use]
     pub fn least_gap(&self, last_pause: Duration) -> Duration {
         self.options.min_gap.max(last_pause.min(LONGEST_GAP))
@@ -154,7 +159,7 @@ impl EpochPolicy {
         Some((due, SealReason::Output))
     }
 
-    /// The time from seal to seal that leaves pauses like the last one their share.
+    /// The time from seal to seal at which pauses like the last one have their share.
     fn pace(&self, pause: Duration) -> Duration {
         pause * 100 / self.options.pause_percent.max(1)
     }
@@ -247,7 +252,7 @@ mod tests {
         assert_eq!(next(102 * MS - 100 * US, inputs(102 * MS - 100 * US, 200)), paced);
         let output = Decision::SealNow(SealReason::Output);
         assert_eq!(next(102 * MS, inputs(102 * MS, 200)), output);
-        // Pauses of 2 ms would have it wait for 20 ms: it waits for 3.
+        // For pauses of 2 ms it would wait 20 ms; the limit is 3 ms.
         assert!(matches!(next(103 * MS, inputs(103 * MS, 2000)), Decision::WaitUntil(_)));
         assert_eq!(next(104 * MS, inputs(104 * MS, 2000)), output);
     }
@@ -258,7 +263,7 @@ mod tests {
         let due = Decision::WaitUntil(Time(106 * MS));
         assert_eq!(next(105 * MS, inputs), due);
         assert!(matches!(next(106 * MS, inputs), Decision::SealNow(_)));
-        // But not after a pause of half a minute.
+        // But not after a pause of 30 s.
         let hung = PolicyInputs { last_pause: Duration::from_secs(30), ..inputs };
         assert!(matches!(next(600 * MS, hung), Decision::SealNow(_)));
     }

@@ -1,4 +1,4 @@
-//! What the tests of both machines use.
+//! Helpers for the tests of both machines.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -12,7 +12,7 @@ use crate::wire::{Frame, HEADER_LEN, Header, Message, Outgoing, PROTOCOL};
 
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const SESSION: u64 = 77;
-/// The standby's number for it.
+/// The standby's number for this session.
 pub(crate) const STANDBY_SESSION: u64 = 88;
 
 pub(crate) fn hello() -> Box<Hello> {
@@ -39,7 +39,7 @@ pub(crate) fn hello() -> Box<Hello> {
     })
 }
 
-/// A message as it arrives at the other end.
+/// A message as it is received at the other end.
 pub(crate) fn frame(epoch: u64, term: u64, message: Message) -> Frame {
     let mut bytes = Vec::new();
     let outgoing = Outgoing { epoch: Epoch(epoch), term: Term(term), message };
@@ -53,11 +53,12 @@ pub(crate) fn decode(bytes: &[u8]) -> Frame {
     Frame::verify(header, body.to_vec()).expect("a good body")
 }
 
-/// What states make of events: for each state a line per outcome, with the events that lead to it.
+/// The table of states and events: for each state a line per outcome, with the events that lead to
+/// it.
 pub(crate) struct Table(pub(crate) String);
 
 impl Table {
-    /// `outcomes`: each event, and what came of it.
+    /// `outcomes`: each event and its outcome.
     pub(crate) fn state(&mut self, name: &str, facts: &str, outcomes: Vec<(String, String)>) {
         let mut rows: Vec<(String, Vec<String>)> = Vec::new();
         for (event, outcome) in outcomes {
@@ -74,7 +75,8 @@ impl Table {
     }
 
     /// # Panics
-    /// Where the table is not as it was written down: with all of it, to be read before it is taken.
+    /// When the table differs from the expected text. The message has the whole table, to be read
+    /// before it is accepted.
     pub(crate) fn is(&self, expected: &str) {
         let (found, expected) = (self.0.trim(), expected.trim());
         let line = found.lines().zip(expected.lines()).find(|(found, expected)| found != expected);
@@ -82,20 +84,20 @@ impl Table {
     }
 }
 
-/// Some facts, each with its name.
+/// Lists facts with their names.
 pub(crate) fn listed<'a>(facts: impl IntoIterator<Item = &'a (&'a str, String)>) -> String {
     let said: Vec<String> =
         facts.into_iter().map(|(name, value)| format!("{name} {value}")).collect();
     said.join(", ")
 }
 
-/// What has changed of some facts.
+/// Lists the facts that have changed.
 pub(crate) fn changes(before: &[(&str, String)], after: &[(&str, String)]) -> String {
     let both = before.iter().zip(after);
     listed(both.filter(|(before, after)| before != after).map(|(_, after)| after))
 }
 
-/// An outcome: what was said, and what has changed.
+/// An outcome: the actions, and the changes.
 pub(crate) fn made_of_it(said: &str, changed: &str) -> String {
     match (said, changed) {
         ("", "") => "nothing".into(),

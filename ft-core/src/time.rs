@@ -3,12 +3,12 @@
 use core::ops::Add;
 use core::time::Duration;
 
-/// A moment of the driver's monotonic clock, in nanoseconds since any fixed point.
+/// A point in time of the driver's monotonic clock, in nanoseconds since any fixed point.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub u64);
 
 impl Time {
-    /// How long ago `earlier` was; zero when it was not.
+    /// The time since `earlier`; zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
@@ -24,17 +24,17 @@ impl Add<Duration> for Time {
     }
 }
 
-/// Waiting times that double from one failure to the next, up to a bound.
+/// Waiting times that double with each failure, up to a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
-    /// The first.
+    /// The first wait.
     pub first: Duration,
-    /// The longest.
+    /// The longest wait.
     pub longest: Duration,
 }
 
 impl Backoff {
-    /// How long to wait after so many failures in a row.
+    /// The wait after this many failures in a row.
     #[must_use]
     pub fn after(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(20);

@@ -1,4 +1,5 @@
-//! The client of an arbiter with leases: claims terms, renews the lease, and watches the one who holds it (P2).
+//! The client of an arbiter with leases: it claims terms, renews the lease, and watches the present
+//! holder (P2).
 //!
 //! ```text
 //!              next(now)                 reply(now, ..)
@@ -8,8 +9,8 @@
 //!                                        look -> renew   (the term is ours: an answer was lost)
 //! ```
 //!
-//! One question at a time: a renewal and a claim never overlap, so that what a renewal finds is never this process's own
-//! claim under way, but for one whose answer was lost.
+//! It asks one question at a time: a renewal and a claim never overlap. So a renewal never meets
+//! this process's own claim under way, except one whose answer was lost.
 
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
@@ -24,87 +25,88 @@ use super::{
 };
 use crate::{Illegal, Time, deliberate};
 
-/// A claim that meets a renewal by the holder is made again; no more often than this.
+/// A claim that meets a renewal of the holder is repeated, at most this many times.
 const ROUNDS: usize = 8;
 
-/// Who this is, and its times.
+/// The identity and the times of a client.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
     /// The virtual machine.
     pub vm: String,
     /// This process; see [`TermRecord::holder`].
     pub holder: String,
-    /// How long a lease runs from one renewal.
+    /// How long a lease lasts after a renewal.
     pub lease: Duration,
-    /// How often the holder renews, and how often others look.
+    /// Interval at which the holder renews and others check.
     pub interval: Duration,
-    /// How soon to try again what has failed.
+    /// Wait before a failed question is repeated.
     pub retry: Duration,
 }
 
-/// What is wanted of the arbiter.
+/// What the process wants from the arbiter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wish {
-    /// To know that it answers.
+    /// To check that it answers.
     Look,
-    /// To win a term: the one after the current one, or one that was won already.
+    /// To win a term: the one after the current one, or one that this process has already won.
     Claim {
-        /// Which.
+        /// The term.
         term: Term,
-        /// What made us ask.
+        /// What led to the claim.
         why: String,
     },
-    /// To begin the life of a virtual machine.
+    /// To begin running a virtual machine.
     Begin {
-        /// Although somebody holds it.
+        /// Even if it has a recorded holder.
         seize: bool,
     },
-    /// To say that the machine has ended in this term.
+    /// To record that the machine has ended in this term.
     End {
-        /// Which.
+        /// The term.
         term: Term,
     },
 }
 
-/// What a wish came to.
+/// The result of a wish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Success {
-    /// It answers.
+    /// The arbiter answers.
     Looked,
-    /// The term is ours.
+    /// This process holds the term.
     Granted,
-    /// It is somebody else's, or the machine has ended.
+    /// Another process holds it, or the machine has ended.
     Denied(TermRecord),
-    /// Somebody holds the machine that was to be begun.
+    /// The machine to begin has a holder.
     Taken(TermRecord),
-    /// Somebody may hold it of whom the register, which knows this, does not know.
+    /// The disks name a possible holder that the register, whose record this is, does not know.
     Behind(Option<TermRecord>, DiskClaim),
     /// The machine begins in this term.
     Began(Term),
-    /// Everybody can read that the machine has ended.
+    /// The end of the machine is recorded.
     Ended,
 }
 
-/// Why it came to nothing.
+/// Why a question or a wish failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble<E> {
-    /// The register did not answer; what was asked may still be carried out.
+    /// The register did not answer. The question may still be carried out.
     Failed(E),
-    /// The term that must be there is not: the register was set back, or is another one.
+    /// The expected term is missing: the register was set back, or is another one.
     Missing {
         /// The term.
         expected: u64,
-        /// What is there.
+        /// The record found.
         found: Option<Box<TermRecord>>,
     },
-    /// The term before is not of the holder whom this process has followed: the register was set back, or is another one.
+    /// The former term's holder is not the one that this process has followed: the register was set
+    /// back, or is another one.
     Stranger {
-        /// Whom it has followed.
+        /// The followed holder.
         expected: String,
-        /// What is there.
+        /// The record found.
         found: Box<TermRecord>,
     },
-    /// What this process has seen, or written, is undone.
+    /// Something that this process has seen or written is undone.
     WentBack {
         /// The term that was seen.
         term: u64,
@@ -113,12 +115,12 @@ pub enum Trouble<E> {
     Changing,
 }
 
-/// What is to be told.
+/// A result for the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told<E> {
-    /// A renewal, or a look at the one who renews.
+    /// The result of a renewal, or of a check of the present holder.
     Beat(Result<(), Trouble<E>>),
-    /// The wish is over.
+    /// The result of the wish.
     Wish(Result<Success, Trouble<E>>),
 }
 
@@ -147,17 +149,17 @@ struct Asked {
 pub struct Client {
     options: ClientOptions,
     lease: Lease,
-    /// Why the right is gone for good.
+    /// Why the right is lost for good.
     lost: Option<String>,
     /// The highest term won.
     term: u64,
     /// The record of the term that this process holds.
     mine: Option<Written>,
-    /// The holder of the term before the one that is claimed, where another process told.
+    /// The holder of the term before the claimed one, if the caller has given it.
     followed: Option<(Term, String)>,
-    /// What is written beside the machine's disks.
+    /// The claim in the records beside the machine's disks.
     disk: Option<DiskClaim>,
-    /// What the register last showed, and when it was first seen so.
+    /// What the register last contained, and when this was first seen.
     seen: Option<(Snapshot, Time)>,
     wanted: Option<Wanted>,
     asked: Option<Asked>,
@@ -165,7 +167,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// One that holds nothing.
+    /// A client that holds nothing.
     #[must_use]
     pub fn new(options: ClientOptions, now: Time) -> Self {
         Self {
@@ -189,24 +191,25 @@ impl Client {
         &self.lease
     }
 
-    /// Why the right is gone for good, once it is.
+    /// Why the right is lost for good, if it is.
     #[must_use]
     pub fn lost(&self) -> Option<&str> {
         self.lost.as_deref()
     }
 
-    /// The highest term that this process has won; 0: none.
+    /// The highest term that this process has won; 0 for none.
     #[must_use]
     pub fn term(&self) -> u64 {
         self.term
     }
 
-    /// The term's holder, as it has said itself: the next term is claimed after this one's only (P2).
+    /// Sets the holder of a term, as the holder itself has sent it. The next term is then claimed
+    /// only after this holder's (P2).
     pub fn follow(&mut self, term: Term, holder: &str) {
         self.followed = Some((term, holder.to_owned()));
     }
 
-    /// What is written beside the machine's disks, before it begins.
+    /// Sets the claim in the records beside the machine's disks, before the machine begins.
     pub fn set_disk_claim(&mut self, claim: Option<DiskClaim>) {
         self.disk = claim;
     }
@@ -217,16 +220,16 @@ impl Client {
         self.due
     }
 
-    /// Takes a wish; [`Self::next`] gives the questions that it needs.
+    /// Accepts a wish. [`Self::next`] returns the questions that it needs.
     ///
     /// # Errors
-    /// When there is one already.
+    /// When there is already a wish.
     pub fn wish(&mut self, wish: Wish) -> Result<(), Illegal> {
         if self.wanted.is_some() {
             return Err(self.illegal("wish", "one wish at a time"));
         }
         if let Wish::End { .. } = wish {
-            // Before others are told that they need not wait.
+            // Lose the right before others learn that they need not wait.
             self.lose("the machine has ended".to_owned());
             self.mine = None;
         }
@@ -234,13 +237,14 @@ impl Client {
         Ok(())
     }
 
-    /// What to ask now; to be sent after `now`, not before. None while an answer is awaited, or nothing is to be done.
+    /// The question to ask now. It must be sent after `now`, not before. `None` while an answer is
+    /// awaited, or if there is nothing to ask.
     pub fn next(&mut self, now: Time) -> Option<Question> {
         if self.asked.is_some() {
             return None;
         }
-        // A renewal that is due goes first: commands can wait, the lease does not. But not between a look and what it
-        // leads to, which would then find the beat changed.
+        // A due renewal goes first: a wish can wait, the lease cannot. But no renewal comes between
+        // a look and the replacement that follows, which would then find the beat changed.
         let midway = self.wanted.as_ref().is_some_and(|wanted| !matches!(wanted.step, Step::Look));
         if self.due <= now && !midway {
             self.asked = Some(Asked { beat: true, sent: now });
@@ -255,10 +259,10 @@ impl Client {
         })
     }
 
-    /// The answer to the last question.
+    /// Takes the answer to the last question.
     ///
     /// # Errors
-    /// When nothing was asked that is answered so.
+    /// When no question with such an answer was asked.
     pub fn reply<E>(&mut self, now: Time, reply: Reply<E>) -> Result<Option<Told<E>>, Illegal> {
         let Some(Asked { beat, sent }) = self.asked else {
             return Err(self.illegal("reply", "nothing was asked"));
@@ -317,7 +321,8 @@ impl Client {
         let expected = mine.held.record.term;
         match reply {
             Reply::Renewed => self.lease.renewed(sent, now),
-            // P2: the record is there, and a beat of this process is not: others may have performed since, and be undone, too.
+            // P2: the record is unchanged, but a beat of this process is missing: others may have
+            // performed since, and have been undone too.
             Reply::Found(Some(found)) if found.value == mine.value => {
                 return Ok(Err(Trouble::WentBack { term: expected }));
             }
@@ -325,7 +330,7 @@ impl Client {
                 if found.held.record.holder == self.options.holder
                     && found.held.record.term > expected =>
             {
-                // A claim of this process whose answer was lost has been carried out after all.
+                // A claim of this process whose answer was lost has been carried out.
                 self.won(found, None);
             }
             Reply::Found(Some(found)) if found.held.record.term >= expected => {
@@ -345,8 +350,8 @@ impl Client {
         self.mine = Some(record);
     }
 
-    /// Keeps count of how long it has been so: the lease of whoever beats is judged by it. What was seen before is not undone,
-    /// or nothing that is seen now can be relied upon (P2).
+    /// Records how long the register has been unchanged: the holder's lease is judged by this. If
+    /// something seen earlier is undone, nothing seen now is reliable (P2).
     fn saw<E>(&mut self, now: Time, snapshot: Snapshot) -> Result<(), Trouble<E>> {
         let term =
             |snapshot: &Snapshot| snapshot.term.as_ref().map_or(0, |term| term.held.record.term);
@@ -403,7 +408,7 @@ impl Client {
         })
     }
 
-    /// Somebody was faster: everything is looked at again.
+    /// Another process was faster: start again with a look.
     fn again<E>(&mut self) -> Option<Result<Success, Trouble<E>>> {
         let wanted = self.wanted.as_mut()?;
         wanted.rounds -= 1;
@@ -432,7 +437,8 @@ impl Client {
         }
     }
 
-    /// P9: a register that went back, or is another's, grants nothing to the successor of a term that it does not know.
+    /// P9: a register that went back, or is another one, would grant nothing to the successor of a
+    /// term that it does not know.
     fn look<E>(&self, found: Option<&Written>) -> Result<Success, Trouble<E>> {
         let Some((term, expected)) = &self.followed else { return Ok(Success::Looked) };
         match found.map(|found| &found.held.record) {
@@ -467,7 +473,8 @@ impl Client {
         if record.term + 1 != term.0 {
             return Some(Err(missing(before, Some(current))));
         }
-        // P2: the number is not enough. The holder of the term before is this process, or the one that it has followed.
+        // P2: the number is not enough. The holder of the former term must be this process, or the
+        // one that it has followed.
         if let Some(expected) = self.known_holder(before).filter(|known| *known != record.holder) {
             return Some(if expected == self.options.holder {
                 Ok(Success::Denied(record.clone()))
@@ -476,7 +483,8 @@ impl Client {
             });
         }
         if current.held.ended {
-            // The machine ended in good order, and its standby was not reached: nobody brings it back.
+            // The machine ended in good order, and its standby was not reached: it must not be
+            // continued.
             let why = format!("{} ended the machine", record.holder);
             return Some(Ok(Success::Denied(TermRecord { why, ..record.clone() })));
         }
@@ -529,8 +537,8 @@ impl Client {
         }
     }
 
-    /// A term won earlier by this process, whose answer was lost. When it was won is not known, so the former holder's
-    /// lease is waited for from now on.
+    /// Adopts a term that this process won earlier, but whose answer was lost. The time of winning
+    /// is unknown, so the former holder's lease is waited for from now on.
     fn adopt<E>(&mut self, now: Time, current: Written) -> Option<Result<Success, Trouble<E>>> {
         let waits = self.mine.is_none() && !deliberate!(AdoptDoesNotWait);
         let begins = now + Duration::from_millis(current.held.lease_ms);
@@ -549,7 +557,8 @@ impl Client {
             return Success::Ended;
         }
         let since = self.seen.as_ref().map_or(now, |(_, since)| *since);
-        // P2: others may perform as long as their lease runs; one's own goes over into the new term.
+        // P2: another holder may perform while its lease lasts. This process's own lease continues
+        // in the new term.
         let waits = former.filter(|held| !held.ended && held.record.holder != self.options.holder);
         let begins = waits.map(|held| since + Duration::from_millis(held.lease_ms));
         self.won(written, begins);

@@ -1,5 +1,5 @@
-//! A lease on the right to perform effects, by its holder's own clock (P2): the part of an arbiter's
-//! client that decides, without the arbiter.
+//! A lease on the right to perform effects, by its holder's own clock (P2): the part of an
+//! arbiter's client that decides without the arbiter.
 //!
 //! ```text
 //!   NONE -- won, renewed --> HELD <-- renewed --> LAPSED        lost (from every state): LOST
@@ -7,46 +7,48 @@
 //!                             +---------------------+
 //! ```
 //!
-//! The holder of a term renews by changing a key at the arbiter, in a transaction that fails once
-//! somebody else holds a later term. Whoever wins the next term has seen the key's last change.
+//! The holder of a term renews by changing a key at the arbiter, in a transaction that fails once a
+//! later term has a holder. The winner of the next term has seen the key's last change.
 //!
 //! - *The holder performs* only until `sent + lease - guard`, where `sent` is when it **sent** the
 //!   last renewal that the arbiter has **confirmed**.
 //! - *The winner performs* only from `seen + lease`, where `seen` is when it **first saw** the last
 //!   renewal; its winning transaction fails if there was a later one.
 //!
-//! Claim: never both. Let `W` be the winning transaction. A renewal confirmed to the old holder came
-//! before `W` in the arbiter's order, since after `W` its condition fails; and the winner saw it, or
-//! one that came after it, since otherwise `W`'s own condition fails. It was sent before it was seen.
-//! So by real time the holder ends at `sent + (lease - guard) (1 + r)` at the latest and the winner
-//! begins at `seen + lease (1 - r)` at the earliest, where `r` is the error of a clock's rate. With
-//! `guard = lease / 8` the first is earlier for every `r` below 6 %; Linux keeps a clock's rate within
-//! 0.05 % of a source that is itself good to 0.01 %. The rest of the guard is for the system call that
-//! was begun in the lease's last moment.
+//! Claim: the two never perform at the same time. Let `W` be the winning transaction. A renewal
+//! confirmed to the old holder came before `W` in the arbiter's order, since its condition fails
+//! after `W`. The winner saw that renewal or a later one, since otherwise `W`'s own condition
+//! fails. The renewal was sent before it was seen. So in real time the holder ends at `sent +
+//! (lease - guard) (1 + r)` at the latest, and the winner begins at `seen + lease (1 - r)` at the
+//! earliest, where `r` is the error of a clock's rate. With `guard = lease / 8` the first is
+//! earlier for every `r` below 6 %. Linux keeps a clock's rate within 0.05 % of a source that is
+//! itself accurate to 0.01 %. The rest of the guard covers a system call that was begun in the
+//! lease's last moment.
 //!
-//! Only rates matter: the two clocks are never compared. No answer that is late, lost or doubled
-//! lengthens anything: the holder counts from sending, the winner from seeing.
+//! Only rates matter: the two clocks are never compared. An answer that is late, lost or duplicated
+//! lengthens no lease: the holder counts from sending, the winner from seeing.
 
 use core::time::Duration;
 
 use crate::Time;
 
-/// The part of a lease that its holder leaves unused: one in so many.
+/// The part of a lease that its holder leaves unused: one in this many.
 const GUARD: u32 = 8;
-/// How old an answer of [`Lease::ask`] may be that is acted upon: one in so many of the lease.
+/// The maximum age of an answer of [`Lease::ask`] that is acted upon: one in this many of the
+/// lease.
 const ANSWER: u32 = 128;
-// P2: a winner waits longer than the oldest answer that a loser may still act on, with clocks that are 6 % off, both to the bad
-// side.
+// P2: a winner waits longer than the oldest answer that a loser may still act on, with both clocks
+// off by 6 % in the unfavourable direction.
 const _: () = assert!((1000 - 1000 / GUARD + 1000 / ANSWER + 1) * 106 < 1000 * 94);
 
 /// Whether effects may be performed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Right {
-    /// They may, now.
+    /// They may be performed now.
     Held,
-    /// Not now; it may come back.
+    /// They may not be performed now; the right may come back.
     Lapsed,
-    /// Never again.
+    /// They may never be performed again.
     Lost,
 }
 
@@ -60,13 +62,13 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// One that holds nothing yet.
+    /// A lease that is not held yet.
     #[must_use]
     pub fn new(length: Duration) -> Self {
         Self { length, lost: false, begins: Time(0), ends: Time(0) }
     }
 
-    /// How long it runs from one renewal.
+    /// How long it lasts after a renewal.
     #[must_use]
     pub fn length(&self) -> Duration {
         self.length
@@ -78,8 +80,8 @@ impl Lease {
         self.length / ANSWER
     }
 
-    /// A term was won. `begins` is `seen + length` of the former holder's lease, unless that was this process, or has
-    /// ended its machine.
+    /// Records that a term was won. `begins` is `seen + length` of the former holder's lease;
+    /// `None` if that holder was this process, or has ended its machine.
     pub fn won(&mut self, begins: Option<Time>) {
         if let Some(begins) = begins
             && !crate::deliberate!(WinnerDoesNotWait)
@@ -88,20 +90,20 @@ impl Lease {
         }
     }
 
-    /// When the former holder's lease is over, for whoever waits for it.
+    /// When the former holder's lease is over.
     #[must_use]
     pub fn begins(&self) -> Time {
         self.begins
     }
 
-    /// The renewal sent at `sent` is confirmed, now.
+    /// Records that the renewal sent at `sent` is confirmed now.
     pub fn renewed(&mut self, sent: Time, now: Time) {
         let from = if crate::deliberate!(LeaseFromAnswer) { now } else { sent };
         let guard = if crate::deliberate!(NoGuard) { Duration::ZERO } else { self.length / GUARD };
         self.ends = self.ends.max(from + (self.length - guard));
     }
 
-    /// Somebody else has the right, or nobody.
+    /// Records that this process has lost the right for good.
     pub fn lost(&mut self) {
         self.lost = true;
     }

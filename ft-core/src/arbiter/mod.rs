@@ -1,9 +1,10 @@
-//! What is written at an arbiter's register, and what is asked of it: plain data, so that who carries it out (etcd, a
-//! simulation) lives outside. The [`Client`] claims terms there and holds the [`Lease`] (P2).
+//! An arbiter's register: its records, and the questions to it. They are plain data, so that the
+//! code that carries them out (etcd, a simulation) lives outside. The [`Client`] claims terms there
+//! and holds the [`Lease`] (P2).
 //!
-//! The register keeps one record of the current term for each virtual machine, and a beat, which changes with every
-//! renewal. It is asked one question at a time, and can do no more than compare and replace. An answer may be lost, and a
-//! question that was given up may still be carried out later.
+//! For each virtual machine the register has one record of the current term, and a beat that
+//! changes with every renewal. It is asked one question at a time, and can only compare and
+//! replace. An answer may be lost, and a question that was given up may still be carried out later.
 
 mod client;
 mod lease;
@@ -19,19 +20,20 @@ use serde::{Deserialize, Serialize};
 pub use client::{Client, ClientOptions, Success, Told, Trouble, Wish};
 pub use lease::{Lease, Right};
 
-/// One term of one virtual machine, and who won it.
+/// One term of one virtual machine, and its winner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TermRecord {
     /// The virtual machine.
     pub vm: String,
     /// The term.
     pub term: u64,
-    /// Who won it: the same text for the whole life of a process, and nobody else's, ever. It is what terms are compared by
-    /// besides their numbers (P2): an arbiter whose data went back, or another one, gives a number again.
+    /// The winner: a text that a process keeps unchanged, and that no other process ever uses.
+    /// Terms are compared by it in addition to their numbers (P2), since an arbiter whose data went
+    /// back, or another arbiter, may grant a number again.
     pub holder: String,
-    /// What made it ask.
+    /// What led to the claim.
     pub why: String,
-    /// When it won, in seconds since 1970 by the winner's clock; for people to read, and 0 until it is written.
+    /// When it won, in seconds since 1970 by the winner's clock. For people; 0 until it is written.
     pub won_at: u64,
 }
 
@@ -41,32 +43,34 @@ impl core::fmt::Display for TermRecord {
     }
 }
 
-/// What the storage says of who runs a virtual machine: the newest of the records beside its disks. It is not the arbiter's, so
-/// it still knows where the arbiter's data went back, or another arbiter is asked.
+/// The holder of a virtual machine according to the storage: the newest of the records beside its
+/// disks. The storage is independent of the arbiter, so it still knows the holder if the arbiter's
+/// data went back or another arbiter is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskClaim {
     /// The term.
     pub term: u64,
-    /// Who holds it; empty: not written down.
+    /// The holder; empty if not recorded.
     pub holder: String,
-    /// The machine has ended in good order.
+    /// Whether the machine has ended in good order.
     pub ended: bool,
-    /// All of it, for people.
+    /// The whole claim, for messages.
     pub text: String,
 }
 
 /// How a virtual machine may begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Beginning {
-    /// In this term, if nobody is faster.
+    /// In this term, if no other process is faster.
     In(Term),
-    /// Somebody holds it.
+    /// It has a holder.
     Taken(TermRecord),
-    /// The storage knows of a holder of whom the arbiter does not.
+    /// The storage knows a holder that the arbiter does not know.
     Behind(DiskClaim),
 }
 
-/// How a machine may begin: by what the arbiter has last (and whether it has ended), and by what is written beside its disks.
+/// Decides how a machine may begin, from the arbiter's last record (and whether the machine has
+/// ended), and from the records beside its disks.
 #[must_use]
 pub fn beginning(
     last: Option<(&TermRecord, bool)>,
@@ -78,7 +82,7 @@ pub fn beginning(
     if seize {
         return begins;
     }
-    // P2: whoever is written there may run, and this arbiter's word would not stop it.
+    // P2: the holder named there may be running, and this arbiter would not stop it.
     if let Some(disk) = disk.filter(|disk| !disk.ended && !is_known(last, disk)) {
         return Beginning::Behind(disk.clone());
     }
@@ -98,18 +102,19 @@ fn is_known(last: Option<(&TermRecord, bool)>, disk: &DiskClaim) -> bool {
 /// The record of the current term.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
-    /// Whose it is.
+    /// Term and holder.
     #[serde(flatten)]
     pub record: TermRecord,
-    /// The longest lease that anyone may have who has held this or an earlier term, in milliseconds: so long after the
-    /// last renewal nobody performs any more.
+    /// The longest lease of any holder of this or an earlier term, in milliseconds. This long after
+    /// the last renewal, no holder performs any more.
     pub lease_ms: u64,
-    /// The machine has ended in good order: no lease has to be waited for.
+    /// Whether the machine has ended in good order: there is no lease to wait for.
     pub ended: bool,
 }
 
-/// A record, and how it is written: records are compared as whole values. They name their process by a number that is
-/// never used again, so equal values are the same record, also after the register went back to an earlier state.
+/// A record and its bytes: records are compared as whole values. Each names its process by a number
+/// that is never reused, so equal values are the same record, even after the register went back to
+/// an earlier state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
     /// The record.
@@ -118,42 +123,44 @@ pub struct Written {
     pub value: Vec<u8>,
 }
 
-/// Record and beat at one moment.
+/// The record and the beat at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// None: nobody has ever held a term.
+    /// `None`: no process has ever held a term.
     pub term: Option<Written>,
-    /// Different after every renewal; 0 where there was none.
+    /// Changes with every renewal; 0 if there was none.
     pub beat: i64,
 }
 
-/// What to ask of the register.
+/// A question to the register.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// Give record and beat.
+    /// Return the record and the beat.
     Look,
-    /// Write `new`, and a beat, if both are still as in `seen`.
+    /// Write `new` and a beat, if record and beat are still those of `seen`.
     Replace {
-        /// As they were.
+        /// The former record and beat.
         seen: Snapshot,
-        /// What to write.
+        /// The record to write.
         new: Held,
     },
-    /// Write a beat if the record is still this one, and no beat was undone that this process has made; else give the record.
+    /// Write a beat if the record is still this one and no beat of this process was undone;
+    /// otherwise return the record.
     Renew(Written),
 }
 
-/// What became of it.
+/// The answer of the register.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply<E> {
-    /// Of [`Question::Look`].
+    /// To [`Question::Look`].
     Looked(Snapshot),
-    /// Of [`Question::Replace`]: what was written, or that something else was there.
+    /// To [`Question::Replace`]: the written record, or `None` if record or beat differed.
     Replaced(Option<Written>),
-    /// Of [`Question::Renew`]: the beat was written.
+    /// To [`Question::Renew`]: the beat was written.
     Renewed,
-    /// Of [`Question::Renew`]: another record is there, or none; or the beat is older than the last one of this process.
+    /// To [`Question::Renew`]: there is another record, or none; or the beat is older than this
+    /// process's last one.
     Found(Option<Written>),
-    /// Nobody knows what became of it.
+    /// The result is unknown.
     Failed(E),
 }

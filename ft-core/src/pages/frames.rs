@@ -1,4 +1,4 @@
-//! Page frames that are filled while a guest stands still, and finished when they are sent.
+//! Page frames that are filled while the guest is paused, and finished when they are sent.
 
 use alloc::vec::Vec;
 
@@ -9,14 +9,15 @@ use super::{
 };
 use crate::wire::{HEADER_LEN, Header, Kind};
 
-/// Pages in a frame, at most: while one frame is on its way the next one is summed up, and the one before is checked.
+/// The most pages in a frame. While one frame is sent, the checksum of the next is computed and the
+/// one before is checked.
 pub const FRAME_PAGES: u64 = 64;
 
-/// The [`Kind::Pages`] frames of one checkpoint. A page is copied once, out of guest memory to where it is sent from; the
-/// buffer is made to be used again and again.
+/// The [`Kind::Pages`] frames of one checkpoint. A page is copied once, from guest memory to where
+/// it is sent from. The buffer is reused.
 #[derive(Debug, Default)]
 pub struct PageFrames {
-    /// What lies behind `end` is of an earlier use.
+    /// Bytes after `end` are from an earlier use.
     bytes: Vec<u8>,
     end: usize,
     frames: Vec<Span>,
@@ -30,7 +31,7 @@ struct Span {
 }
 
 impl PageFrames {
-    /// Begins anew, with room for so many pages.
+    /// Starts over, with room for this many pages.
     pub fn begin(&mut self, pages: usize) {
         self.end = 0;
         self.frames.clear();
@@ -42,13 +43,14 @@ impl PageFrames {
         }
     }
 
-    /// Adds the page at `address`; `fill` writes its contents. A page that is all zero takes no room.
+    /// Adds the page at `address`. `fill` writes its contents. A zero page takes no room.
     ///
     /// # Errors
-    /// The error of `fill`: the page is then not in the frames.
+    /// The error of `fill`. The page is then not in the frames.
     ///
     /// # Panics
-    /// When there is no room left of what was begun with, or the address is not of a page, or not above the one before it.
+    /// When the reserved room is used up, the address is not page-aligned, or it is not above the
+    /// one before.
     pub fn push<E>(
         &mut self,
         address: u64,
@@ -72,7 +74,7 @@ impl PageFrames {
         Ok(())
     }
 
-    /// Makes the headers and gives each frame with its pages, in order.
+    /// Makes the headers, and calls `each` with each frame and its number of pages, in order.
     ///
     /// # Errors
     /// The first error of `each`.
@@ -93,11 +95,12 @@ impl PageFrames {
         Ok(())
     }
 
-    /// As [`finish_each`](Self::finish_each), with pages by the lines of them that `sent` does not hold alike: makes each
-    /// frame at the end of `out`, from where `each` may take it.
+    /// As [`finish_each`](Self::finish_each), with each page as the lines in which it differs from
+    /// `sent`. Each frame is built at the end of `out`, from which `each` may take it.
     ///
     /// # Errors
-    /// The first error of `each`. `sent` then holds what was not sent: the session has to end.
+    /// The first error of `each`. `sent` then contains pages that were not sent, so the session
+    /// must end.
     pub fn finish_changes<E>(
         &self,
         sent: &mut SentPages,
@@ -127,7 +130,7 @@ impl PageFrames {
         self.frames.get(index + 1).map_or(self.end, |next| next.start)
     }
 
-    /// How many pages.
+    /// Number of pages.
     #[must_use]
     pub fn pages(&self) -> u64 {
         self.frames.iter().map(|frame| frame.pages).sum()

@@ -1,7 +1,7 @@
 //! Batches of guest pages: the body of `Bulk` and `Pages` frames.
 //!
-//! For each page a little-endian `u64`: its guest address, with the encoding in the low 12 bits;
-//! then what the encoding says:
+//! For each page there is a little-endian `u64`: its guest address, with the encoding in the low 12
+//! bits. Then follow bytes according to the encoding:
 //!
 //! | encoding | is | bytes that follow |
 //! | --- | --- | --- |
@@ -10,8 +10,9 @@
 //! | 2 | LZ4 block | `u16` length, then so many |
 //! | 3 | changed lines of 64 bytes | `u64` with a bit for each line that follows, the lowest for the first; then these lines |
 //!
-//! Addresses ascend, each is of a page that lies in guest memory. What is not among a page's changed lines is as it was after
-//! the checkpoint before; so there are none in `Bulk`, which comes before all checkpoints.
+//! Addresses ascend, and each is of a page in guest memory. The lines of a page that are not sent
+//! are as the checkpoint before has left them. So `Bulk` frames, which precede all checkpoints,
+//! have no changed lines.
 
 mod frames;
 mod sent;
@@ -39,41 +40,41 @@ const ZERO: u64 = 1;
 const LZ4: u64 = 2;
 const LINES: u64 = 3;
 
-/// An LZ4 block that saves less than this is not worth its decompression.
+/// An LZ4 block that saves less than this does not justify its decompression.
 const WORTHWHILE: usize = PAGE_SIZE * 7 / 8;
-/// Nor are so many changed lines.
+/// This many changed lines do not justify the encoding either.
 const MANY_LINES: u32 = (WORTHWHILE / LINE) as u32;
 
-/// Whether pages are made smaller before they are sent.
+/// How pages are compressed before they are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
-    /// Only zero pages are left out: for links faster than a core can compress.
+    /// Only zero pages are left out: for links that are faster than a core can compress.
     #[default]
     None,
-    /// LZ4, where it helps.
+    /// LZ4, if it makes the page smaller.
     Lz4,
 }
 
-/// A body of pages does not keep its format. Nothing of it may be used.
+/// A body of pages violates the format. No part of it may be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PagesError {
-    /// It ends in the middle of a page.
+    /// It ends within a page.
     #[error("page {address:#x}: {expected} bytes expected, {found} left in the frame")]
     Torn {
-        /// The page, or 0 when not even the address was whole.
+        /// The page, or 0 if even its address is incomplete.
         address: u64,
-        /// Needed.
+        /// Bytes needed.
         expected: usize,
-        /// There.
+        /// Bytes found.
         found: usize,
     },
-    /// Not in guest memory.
+    /// The page is not in guest memory.
     #[error("page {address:#x} is not in guest memory: the two machines' layouts differ")]
     Outside {
         /// The page.
         address: u64,
     },
-    /// Out of order, or twice.
+    /// The pages are out of order, or one is repeated.
     #[error("page {address:#x} comes after page {previous:#x}: addresses must ascend")]
     Order {
         /// The page.
@@ -81,7 +82,7 @@ pub enum PagesError {
         /// The one before.
         previous: u64,
     },
-    /// Not one of the encodings.
+    /// The encoding is unknown.
     #[error("page {address:#x} has the unknown encoding {encoding}")]
     Encoding {
         /// The page.
@@ -89,7 +90,7 @@ pub enum PagesError {
         /// The encoding.
         encoding: u64,
     },
-    /// Compressed bytes that do not give a page.
+    /// The compressed bytes do not give a page.
     #[error("page {address:#x} does not decompress to 4096 bytes")]
     Lz4 {
         /// The page.
@@ -97,11 +98,11 @@ pub enum PagesError {
     },
 }
 
-/// Whether a page has no bit set.
+/// Whether all bits of a page are zero.
 #[must_use]
 pub fn is_zero(page: &Page) -> bool {
-    // Blocks of 128 bytes, so that the compiler can use its widest registers, and a page that is
-    // not zero is mostly left after the first.
+    // Blocks of 128 bytes let the compiler use its widest registers, and a nonzero page is mostly
+    // decided by the first block.
     page.chunks_exact(128).all(|block| {
         block
             .chunks_exact(16)
@@ -112,8 +113,8 @@ pub fn is_zero(page: &Page) -> bool {
     })
 }
 
-/// Builds one frame of pages in place, in a buffer that is used again and again: the only copy of a
-/// page is the one out of guest memory.
+/// Builds one frame of pages in place, in a reused buffer. A page is copied only once, out of guest
+/// memory.
 #[derive(Debug)]
 pub struct PageFrame<'a> {
     out: &'a mut Vec<u8>,
@@ -130,7 +131,7 @@ impl<'a> PageFrame<'a> {
     /// Begins a frame at the end of `out`; `kind` is [`Kind::Bulk`] or [`Kind::Pages`].
     ///
     /// # Panics
-    /// When the kind is another.
+    /// When the kind is another one.
     pub fn begin(
         out: &'a mut Vec<u8>,
         kind: Kind,
@@ -143,26 +144,26 @@ impl<'a> PageFrame<'a> {
         Self { out, start, kind, epoch, term, compression, pages: 0, last: None }
     }
 
-    /// Whether one more page might not fit: finish, and begin the next frame.
+    /// Whether one more page might not fit. If so, finish this frame and begin the next.
     #[must_use]
     pub fn is_full(&self) -> bool {
         let body = self.out.len() - self.start - crate::wire::HEADER_LEN;
         body + ENTRY + PAGE_SIZE > self.kind.max_body() as usize
     }
 
-    /// Pages so far.
+    /// Number of pages so far.
     #[must_use]
     pub fn pages(&self) -> u64 {
         self.pages
     }
 
-    /// Adds the page at `address`; `fill` writes its contents into the frame.
+    /// Adds the page at `address`. `fill` writes its contents into the frame.
     ///
     /// # Errors
-    /// The error of `fill`: the page is then not in the frame.
+    /// The error of `fill`. The page is then not in the frame.
     ///
     /// # Panics
-    /// When the frame is full, or the address is not of a page, or not above the one before it.
+    /// When the frame is full, the address is not page-aligned, or it is not above the one before.
     pub fn push<E>(
         &mut self,
         address: u64,
@@ -188,10 +189,10 @@ impl<'a> PageFrame<'a> {
         assert!(self.last.is_none_or(|last| last < address), "{address:#x} after {:?}", self.last);
     }
 
-    /// Adds a page by the lines of it that `sent` does not hold alike; whole, where that is shorter.
+    /// Adds a page by the lines in which it differs from `sent`, or whole if that is shorter.
     ///
     /// # Panics
-    /// As [`push`](Self::push); and when the kind is not [`Kind::Pages`].
+    /// As [`push`](Self::push), and when the kind is not [`Kind::Pages`].
     pub fn push_changes(&mut self, address: u64, page: &Page, sent: &mut SentPages) {
         assert!(self.kind == Kind::Pages, "P4: nothing is known of a page before it was sent");
         self.check(address);
@@ -210,7 +211,7 @@ impl<'a> PageFrame<'a> {
         }
     }
 
-    /// Adds a page that is all zero, without looking.
+    /// Adds a page that the caller knows to be zero.
     ///
     /// # Panics
     /// As [`push`](Self::push).
@@ -225,7 +226,7 @@ impl<'a> PageFrame<'a> {
         self.last = Some(address);
     }
 
-    /// The page at the end of the buffer, whose entry is to be at `at`, is the frame's last.
+    /// Enters the page at the end of the buffer, whose entry is at `at`, as the frame's last.
     fn enter(&mut self, address: u64, at: usize) {
         let encoding = self.shrink(at);
         self.out[at..at + ENTRY].copy_from_slice(&(address | encoding).to_le_bytes());
@@ -233,7 +234,7 @@ impl<'a> PageFrame<'a> {
         self.last = Some(address);
     }
 
-    /// Replaces the page at the end of the buffer by something shorter, if there is.
+    /// Replaces the page at the end of the buffer by a shorter encoding, if there is one.
     fn shrink(&mut self, at: usize) -> u64 {
         let data = at + ENTRY;
         let page: &Page = (&self.out[data..]).try_into().expect("the page is last in the buffer");
@@ -256,17 +257,17 @@ impl<'a> PageFrame<'a> {
         RAW
     }
 
-    /// Ends the frame: what was appended to the buffer is ready to be sent.
+    /// Ends the frame: the bytes appended to the buffer are ready to send.
     ///
     /// # Errors
-    /// Never in practice: [`push`](Self::push) keeps within the limit.
+    /// Does not occur: [`push`](Self::push) keeps within the limit.
     pub fn finish(self) -> Result<Header, WireError> {
         Header::finish(self.out, self.start, self.kind, self.epoch, self.term)
     }
 }
 
-/// A body of pages that has been checked from end to end, compressed pages too: what it gives can
-/// be applied (P4).
+/// A body of pages that has been checked completely, compressed pages included: it can be applied
+/// (P4).
 #[derive(Clone, Copy, Debug)]
 pub struct PageBatch<'a> {
     body: &'a [u8],
@@ -278,7 +279,7 @@ impl<'a> PageBatch<'a> {
     /// Checks a body against the layout of guest memory.
     ///
     /// # Errors
-    /// When anything in it is not as it must be.
+    /// When any part of it violates the format.
     pub fn parse(body: &'a [u8], memory: &[MemoryRegion]) -> Result<Self, PagesError> {
         let mut rest = body;
         let (mut pages, mut changes) = (0, 0);
@@ -290,7 +291,7 @@ impl<'a> PageBatch<'a> {
             if let Some(previous) = previous.filter(|previous| *previous >= address) {
                 return Err(PagesError::Order { address, previous });
             }
-            // Addresses ascend and so do regions: one walk over both.
+            // Addresses and regions both ascend: walk over both at once.
             while memory.get(region).is_some_and(|region| is_past(region, address)) {
                 region += 1;
             }
@@ -310,22 +311,23 @@ impl<'a> PageBatch<'a> {
         Ok(Self { body, pages, changes })
     }
 
-    /// How many pages.
+    /// Number of pages.
     #[must_use]
     pub fn pages(&self) -> u64 {
         self.pages
     }
 
-    /// How many of them come by their changed lines alone.
+    /// Number of pages that are sent as changed lines.
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.changes
     }
 
-    /// Gives what is to be written and to which address, in order: a page, or stretches of whole lines of one.
+    /// Calls `write` with each address and the bytes to write there, in order: a page, or ranges of
+    /// its lines.
     ///
     /// # Errors
-    /// The first error of `write`; what comes after it is not given.
+    /// The first error of `write`. The rest is then not passed.
     pub fn for_each_piece<E>(
         &self,
         write: impl FnMut(u64, &[u8]) -> Result<(), E>,
@@ -334,7 +336,7 @@ impl<'a> PageBatch<'a> {
     }
 }
 
-/// See [`PageBatch::for_each_piece`]; `body` has been accepted by [`PageBatch::parse`].
+/// See [`PageBatch::for_each_piece`]. [`PageBatch::parse`] has accepted `body`.
 pub(crate) fn each_piece<E>(
     body: &[u8],
     mut write: impl FnMut(u64, &[u8]) -> Result<(), E>,
@@ -362,7 +364,7 @@ pub(crate) fn each_piece<E>(
     Ok(())
 }
 
-/// Where in its page each stretch of lines is whose bits are set, ascending.
+/// The byte range within the page of each run of set bits, in ascending order.
 fn runs(mut lines: u64) -> impl Iterator<Item = Range<usize>> {
     core::iter::from_fn(move || {
         if lines == 0 {

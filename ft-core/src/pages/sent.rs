@@ -1,38 +1,42 @@
-//! What the other side holds of pages, so that of a page only the lines go to it that have changed since.
+//! The pages as the other side has them, so that only the lines of a page that changed since are
+//! sent.
 
 use alloc::vec;
 use alloc::vec::Vec;
 
 use super::{PAGE_SIZE, Page};
 
-/// Bytes of a line: a page has as many as a `u64` has bits.
+/// Size of a line in bytes: a page has as many lines as a `u64` has bits.
 pub const LINE: usize = PAGE_SIZE / u64::BITS as usize;
 
-/// Pages as they were last sent in one session, of as many pages of the guest as there is room for.
+/// Pages as they were last sent in one session, for as many pages of the guest as there is room
+/// for.
 ///
-/// P4: what is in here is what the other side has once it has applied all that was sent to it in this session. So it begins
-/// empty with each session, every page of a checkpoint is told to it, and a checkpoint that was told to it is sent, or the
-/// session ends.
+/// P4: a page in here is what the other side has once it has applied everything sent in this
+/// session. So it is empty at the start of each session, it records every page of a checkpoint, and
+/// a recorded checkpoint is sent, or the session ends.
 #[derive(Debug)]
 pub struct SentPages {
-    /// A page has one place: its number, modulo their count. Bytes, as the system gives those that are zero when they are
-    /// first written: what the guest never writes takes no memory here.
+    /// Each page has one place: its number modulo the number of places. The zero bytes are
+    /// allocated when they are first written, so pages that the guest never writes take no memory
+    /// here.
     pages: Vec<u8>,
-    /// For each place the number of the page in it, plus one; 0 for none.
+    /// For each place the number of its page plus one; 0 if it is empty.
     held: Vec<u64>,
     worth: Worth,
 }
 
 impl SentPages {
-    /// With room for so many pages; 0: every page is sent whole.
+    /// With room for this many pages; 0 means that every page is sent whole.
     #[must_use]
     pub fn new(pages: usize) -> Self {
         Self { pages: vec![0; pages * PAGE_SIZE], held: vec![0; pages], worth: Worth::default() }
     }
 
-    /// Begins a checkpoint: whether its pages are to be compared with what was sent, and told to [`exchange`](Self::exchange)
-    /// and [`forget`](Self::forget). Else they are sent whole, and what is in here is forgotten: a guest that rewrites its
-    /// pages from end to end, or never the same ones, is tried again only now and then.
+    /// Begins a checkpoint. Returns whether its pages are to be compared, and passed to
+    /// [`exchange`](Self::exchange) and [`forget`](Self::forget). Otherwise they are sent whole,
+    /// and the recorded pages are cleared. For a guest that rewrites whole pages, or never the same
+    /// ones, comparing is tried only at long intervals.
     pub fn begin_checkpoint(&mut self) -> bool {
         if self.held.is_empty() {
             return false;
@@ -47,8 +51,8 @@ impl SentPages {
         }
     }
 
-    /// Puts the page at `address` in here as it is sent now. Gives a bit for each of its lines that differs from what was
-    /// sent last, the lowest for the first line; none when that is not known.
+    /// Records the page at `address` as it is sent now. Returns a bit for each line that differs
+    /// from the last copy sent, the lowest bit for the first line; `None` if no copy is recorded.
     pub(super) fn exchange(&mut self, address: u64, page: &Page) -> Option<u64> {
         let (at, name) = self.place(address);
         let known = core::mem::replace(&mut self.held[at], name) == name;
@@ -61,7 +65,7 @@ impl SentPages {
         changed
     }
 
-    /// The page at `address` is sent in another way: what was sent before is of no use.
+    /// The page at `address` is sent in another form: drops the recorded copy.
     pub(super) fn forget(&mut self, address: u64) {
         let (at, name) = self.place(address);
         if self.held[at] == name {
@@ -75,7 +79,7 @@ impl SentPages {
     }
 }
 
-/// Makes `kept` equal to `page`, and says which lines differed.
+/// Makes `kept` equal to `page`, and returns the lines that differed.
 fn take_changes(kept: &mut Page, page: &Page) -> u64 {
     let (kept, page) = (kept.as_chunks_mut::<LINE>().0, page.as_chunks::<LINE>().0);
     let mut changed = 0;
@@ -88,7 +92,7 @@ fn take_changes(kept: &mut Page, page: &Page) -> u64 {
     changed
 }
 
-/// Without a branch before the end, so that the compiler can use its widest registers.
+/// No branch before the end, so that the compiler can use its widest registers.
 fn differ(a: &[u8; LINE], b: &[u8; LINE]) -> bool {
     let (a, b) = (a.as_chunks::<16>().0, b.as_chunks::<16>().0);
     let bits = a
@@ -98,22 +102,22 @@ fn differ(a: &[u8; LINE], b: &[u8; LINE]) -> bool {
     bits != 0
 }
 
-/// Whether comparing is worth its while: what it saves of late, against what it costs.
+/// Decides whether comparing is worthwhile: recent savings against its cost.
 #[derive(Debug)]
 struct Worth {
-    /// Checkpoints compared since the last judgement.
+    /// Checkpoints compared since the last decision.
     checkpoints: u32,
-    /// Pages compared since, those included of which nothing was known.
+    /// Pages compared since then, including those without a recorded copy.
     pages: u64,
-    /// Lines of them that did not have to be sent.
+    /// Lines of these pages that need not be sent.
     saved: u64,
     /// Checkpoints to send whole before the next try.
     rest: u32,
-    /// How long the next rest is.
+    /// Length of the next rest, in checkpoints.
     next_rest: u32,
 }
 
-/// What becomes of a checkpoint.
+/// How to send a checkpoint.
 enum Next {
     Compare,
     Whole,
@@ -121,11 +125,12 @@ enum Next {
 }
 
 impl Worth {
-    /// So many checkpoints are judged together. In the first after a rest nothing can be known.
+    /// Number of checkpoints that are judged together. In the first one after a rest no page has a
+    /// recorded copy.
     const TRIED: u32 = 9;
     const FIRST_REST: u32 = 32;
     const LONGEST_REST: u32 = 1024;
-    /// Comparing a page and keeping it costs less than a third of what sending it over loopback does.
+    /// Comparing and keeping a page costs less than a third of sending it over loopback.
     const WORTHWHILE: u64 = 3;
 
     fn next(&mut self) -> Next {

@@ -1,4 +1,4 @@
-//! What goes into the primary's state machine, and what comes out.
+//! Events into the primary's state machine, and actions out of it.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -14,63 +14,64 @@ use crate::wire::{Frame, Outgoing, Verified, WireError};
 /// What has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// There is a connection with a standby.
+    /// A connection to a standby exists.
     StandbyConnected {
-        /// Its name.
+        /// The name of the connection.
         link: LinkId,
-        /// What this side says of itself; protocol and term are filled in by the machine.
+        /// This side's description of itself. The state machine fills in protocol and term.
         hello: Box<Hello>,
     },
-    /// The connection that was asked for could not be made.
+    /// The requested connection could not be made.
     ConnectFailed {
         /// Why.
         reason: String,
     },
-    /// A frame came.
+    /// A frame was received.
     Frame {
-        /// From where.
+        /// The link it came over.
         link: LinkId,
         /// The frame.
         frame: Frame,
     },
-    /// Something came that is no frame; nothing more can be read from the link.
+    /// The received bytes are not a frame. Nothing more can be read from the link.
     Garbled {
-        /// From where.
+        /// The link they came over.
         link: LinkId,
-        /// What is wrong with it.
+        /// What is wrong.
         error: WireError,
     },
-    /// The standby does not fit, by what the driver has found outside of the handshake, or it could not be found out.
+    /// The standby does not fit by the driver's own checks outside the handshake, or these checks
+    /// failed.
     Unfit {
-        /// Over which link it was reached.
+        /// The link to the standby.
         link: LinkId,
         /// What was found, and what to change.
         reason: String,
     },
     /// The connection is closed or broken, or a frame could not be sent.
     LinkLost {
-        /// Which.
+        /// The link.
         link: LinkId,
         /// Why.
         reason: String,
     },
-    /// Bytes came, perhaps not yet a whole frame: over a slow link one takes its time.
+    /// Bytes were received, perhaps not yet a whole frame: a frame takes long over a slow link.
     Progress {
-        /// From where.
+        /// The link they came over.
         link: LinkId,
     },
-    /// So little is dirty that the guest can be paused to send the rest.
+    /// So few pages are dirty that the guest can be paused while the rest is sent.
     PrecopyDone {
-        /// The link that memory was sent over.
+        /// The link over which memory was sent.
         link: LinkId,
     },
     /// An epoch was sealed. Given before the first of its frames is sent: from now on a standby may
     /// come to hold a checkpoint (P2).
     Sealed {
-        /// The link that it is to be sent over. Where that is gone it must not be sent: the event is
-        /// refused.
+        /// The link to send it over. If that link is gone, the event is refused and the epoch must
+        /// not be sent.
         link: LinkId,
-        /// Which.
+        /// The epoch.
         epoch: Epoch,
     },
     /// The machine makes no progress: a thread that the guest's output needs is stuck.
@@ -78,20 +79,20 @@ pub enum Event {
         /// What is stuck, and for how long.
         reason: String,
     },
-    /// It makes progress again.
+    /// The machine makes progress again.
     Recovered,
     /// Time has passed.
     Tick,
-    /// The arbiter has granted what was asked for.
+    /// The arbiter has granted the claim.
     ArbiterGranted {
-        /// The term asked for.
+        /// The claimed term.
         term: Term,
     },
-    /// Somebody else holds what was asked for.
+    /// Another machine holds the claimed term.
     ArbiterDenied {
-        /// The term asked for.
+        /// The claimed term.
         term: Term,
-        /// Who holds it.
+        /// The holder of the term.
         holder: String,
     },
     /// The arbiter did not answer.
@@ -99,24 +100,23 @@ pub enum Event {
         /// Why.
         reason: String,
     },
-    /// The operator wants a standby to be looked for, now.
+    /// The operator wants the machine to look for a standby now.
     OperatorProtect,
-    /// The operator wants no standby; or, where there is no arbiter, decides that this machine
-    /// goes on.
+    /// The operator wants no standby; or, without an arbiter, decides that this machine continues.
     OperatorRunAlone,
     /// The operator ends the machine.
     OperatorStop,
     /// The guest has ended the machine.
     GuestPoweredOff,
-    /// The check before an effect has found that this machine may perform nothing.
+    /// The check before an effect has found that this machine may not perform any more.
     Fenced {
-        /// What it found.
+        /// The reason.
         reason: String,
     },
 }
 
 impl Event {
-    /// Its name, for messages.
+    /// The name for messages.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -144,74 +144,75 @@ impl Event {
     }
 }
 
-/// What to do.
+/// What the driver must do.
 #[derive(Debug)]
 pub enum Action {
-    /// Try to reach a standby; answer [`Event::StandbyConnected`] or [`Event::ConnectFailed`].
+    /// Try to reach a standby. Answer with [`Event::StandbyConnected`] or [`Event::ConnectFailed`].
     Connect,
     /// Send a frame.
     Send {
-        /// Where to.
+        /// The link.
         link: LinkId,
-        /// What.
+        /// The frame.
         frame: Outgoing,
     },
-    /// Close the link, after what was to be sent has been, and drop all that belongs to its
-    /// session: dirty tracking, staging buffers, epochs in flight. Also given for a link that was
-    /// lost.
+    /// Close the link after all queued frames are sent, and drop everything that belongs to its
+    /// session: dirty tracking, staging buffers, epochs in flight. Also given for a lost link.
     CloseLink {
-        /// Which.
+        /// The link.
         link: LinkId,
         /// Why.
         reason: String,
     },
-    /// Send the images that the standby lacks, then memory while the guest runs; answer [`Event::PrecopyDone`].
+    /// Send the images that the standby lacks, then memory while the guest runs. Answer with
+    /// [`Event::PrecopyDone`].
     StartPrecopy {
-        /// Where to.
+        /// The link.
         link: LinkId,
-        /// How the session is run.
+        /// The options of the session.
         options: SessionOptions,
-        /// The standby's number for it, for [`EpochDigest::new`](crate::wire::EpochDigest::new).
+        /// The standby's number for the session, for
+        /// [`EpochDigest::new`](crate::wire::EpochDigest::new).
         session: u64,
-        /// What the standby lacks.
+        /// The images that the standby lacks.
         images: Vec<ImageId>,
     },
-    /// Take the first checkpoint of the session; answer [`Event::Sealed`], then send it.
+    /// Take the first checkpoint of the session. Answer with [`Event::Sealed`], then send it.
     SealFirst {
-        /// Where to.
+        /// The link.
         link: LinkId,
     },
     /// Make the gate hold.
     Hold,
-    /// Let out what the proof covers.
+    /// Release the effects that the proof covers.
     Release {
-        /// For the gate.
+        /// The proof for the gate.
         proof: Committed,
-        /// From the seal to the acknowledgement.
+        /// Time from the seal to the acknowledgement.
         latency: Duration,
     },
     /// Open the gate.
     RunAlone(Alone),
-    /// Claim a term; answer one of the `Arbiter` events.
+    /// Claim a term. Answer with one of the `Arbiter` events.
     AskArbiter {
         /// The term.
         term: Term,
-        /// What for.
+        /// The reason.
         why: String,
     },
-    /// End the machine; the last action. Fenced: nothing more may be performed, not even what was
-    /// released before.
+    /// End the machine. This is the last action. If fenced, nothing more may be performed, not even
+    /// released effects.
     Stop {
         /// Why.
         reason: String,
         /// Whether another machine has, or may have, taken this one's place.
         fenced: bool,
     },
-    /// Something that people want to know.
+    /// Report an event for the operator.
     Report(Report),
 }
 
-/// Something that people want to know. Its text is one line of a log.
+/// An event for the operator. Its text is one line of a log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Report {
     /// No standby was reached.
@@ -223,37 +224,37 @@ pub enum Report {
     /// A standby has accepted this machine.
     #[error("joined a standby of release {release}; sending memory")]
     Joined {
-        /// Its release.
+        /// The standby's release.
         release: String,
     },
     /// The machine is protected.
     #[error("protected: the standby holds epoch {epoch}")]
     Protected {
-        /// The standby's first checkpoint.
+        /// The epoch of the standby's first checkpoint.
         epoch: Epoch,
     },
-    /// A standby holds the machine, and could not go on with it.
+    /// A standby holds a checkpoint, but could not continue the guest.
     #[error("not protected: the standby could not go on with the guest: {reason}")]
     Degraded {
-        /// What it lacks.
+        /// What the standby lacks.
         reason: String,
     },
-    /// The machine has no standby any more.
+    /// The machine no longer has a standby.
     #[error("unprotected: {reason}")]
     LinkLost {
         /// Why.
         reason: String,
     },
-    /// The machine makes no progress: its standby, if it has one, is to go on with the guest.
+    /// The machine makes no progress: its standby, if any, should continue the guest.
     #[error("stalled: {reason}")]
     Stalled {
         /// What is stuck.
         reason: String,
     },
-    /// It makes progress again.
+    /// The machine makes progress again.
     #[error("no longer stalled")]
     Recovered,
-    /// The arbiter did not answer; output is held, and it is asked again.
+    /// The arbiter did not answer. Output is held, and the arbiter is asked again.
     #[error("the arbiter cannot be asked, output is held: {reason}")]
     ArbiterUnreachable {
         /// Why.
@@ -265,15 +266,15 @@ pub enum Report {
          `take-over` on the standby, never both): {reason}"
     )]
     WaitingForOperator {
-        /// What made it doubt.
+        /// What led to the doubt.
         reason: String,
     },
     /// The right to run alone was won.
     #[error("runs alone in term {term}: {reason}")]
     RunsAlone {
-        /// The term won.
+        /// The term that was won.
         term: Term,
-        /// What made it ask.
+        /// What led to the question.
         reason: String,
     },
     /// The standby has compared hashes.
@@ -282,7 +283,7 @@ pub enum Report {
         if verified.agree { "agree" } else { "DIFFER" }, verified.primary, verified.standby
     )]
     Verified {
-        /// Of which epoch.
+        /// The epoch.
         epoch: Epoch,
         /// The outcome.
         verified: Verified,

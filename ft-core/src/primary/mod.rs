@@ -1,5 +1,6 @@
 //! The primary: the machine that runs the guest. It owns the commit authority of the gate, so that
-//! every effect that leaves was let out here (P1), and it alone decides when it may run alone (P2).
+//! every effect that leaves was released here (P1), and it alone decides when it may run alone
+//! (P2).
 //!
 //! ```text
 //!   begin, after_takeover
@@ -8,7 +9,7 @@
 //!  +-> ALONE ------------> JOINING ----> COPYING ----------> SEALING ------> ARMING -----> PROTECTED
 //!  |   ^  ^                   |             |                   |              |              | |
 //!  |   |  +-- link lost ------+-------------+-------------------+              |              | |
-//!  |   |      (no standby can hold a checkpoint: no one need be asked)         |              | |
+//!  |   |      (no standby can hold a checkpoint: the arbiter is not asked)     |              | |
 //!  |   |                                                                       |              | |
 //!  |   +-- the standby says Bye: it has given its checkpoint up ---------------+--------------+ |
 //!  |   |                                                                       |              | |
@@ -23,13 +24,14 @@
 //!  +------------- WAITING FOR THE OPERATOR <-- as DOUBTING, where there is no arbiter
 //! ```
 //!
-//! The gate is open in ALONE, JOINING and COPYING, and holds in all other states. From ARMING
-//! on a standby may hold a complete checkpoint of this term and may win the next one: from there,
-//! the way back to ALONE leads through the arbiter, or through the standby's own word that it has
-//! given its checkpoint up.
+//! The gate is open in ALONE, JOINING and COPYING, and holds in all other states. From ARMING on, a
+//! standby may hold a complete checkpoint of this term and may win the next one. From there, the
+//! way back to ALONE leads through the arbiter, or through the standby's statement that it has
+//! given up its checkpoint.
 //!
-//! A machine that is *stalled* (a thread that its output needs is stuck) is of no use to anybody: it gives its standby up in
-//! any state, so that the standby asks the arbiter, and leaves it the time to (P7).
+//! A *stalled* machine (a thread that its output needs is stuck) serves no client. In any state it
+//! gives up its standby, so that the standby asks the arbiter, and it waits before it asks itself
+//! (P7).
 
 mod io;
 #[cfg(test)]
@@ -51,26 +53,28 @@ use crate::standby::TakenOver;
 use crate::wire::{ByeReason, Frame, Heartbeat, Message, Outgoing, PROTOCOL, WireError};
 use crate::{Backoff, Illegal, LinkId, Time, deliberate};
 
-/// What to tune, and how the machine is set up.
+/// Settings of the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrimaryOptions {
-    /// Whether there is an arbiter to ask. Without one an operator decides.
+    /// Whether there is an arbiter. Without one an operator decides.
     pub arbiter: bool,
     /// Whether to look for a standby from the start.
     pub protect: bool,
-    /// How often to give a sign of life.
+    /// Interval between heartbeats.
     pub heartbeat_interval: Duration,
-    /// How long the standby may be silent, once it may hold a checkpoint.
+    /// How long the standby may be silent once it may hold a checkpoint.
     pub heartbeat_timeout: Duration,
-    /// How long a checkpoint may be unacknowledged by a standby that lives: output waits for it (P7).
+    /// How long a standby that is alive may leave a checkpoint unacknowledged, while output waits
+    /// for it (P7).
     pub ack_timeout: Duration,
-    /// How long it may be silent before that: nothing is held up by it then.
+    /// How long the standby may be silent before it may hold a checkpoint. It delays no output
+    /// then.
     pub setup_timeout: Duration,
-    /// How long to wait before an arbiter that did not answer is asked again.
+    /// Wait before an arbiter that did not answer is asked again.
     pub arbiter_retry: Backoff,
-    /// How long to wait before a standby that could not be joined is tried again.
+    /// Wait before a standby that could not be joined is tried again.
     pub connect_retry: Backoff,
-    /// Epochs sealed and not acknowledged, at most.
+    /// The most epochs that are sealed and not acknowledged.
     pub max_in_flight: usize,
 }
 
@@ -99,30 +103,30 @@ impl Default for PrimaryOptions {
 /// The states; see the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// Runs with no standby; the gate is open.
+    /// Runs without a standby; the gate is open.
     Alone,
     /// Waits for a standby's answer; the gate is open.
     Joining,
     /// Sends memory while the guest runs; the gate is open.
     Copying,
-    /// The first checkpoint is being taken.
+    /// Takes the first checkpoint.
     Sealing,
-    /// The first checkpoint is on its way.
+    /// Sends the first checkpoint.
     Arming,
-    /// A standby holds a checkpoint.
+    /// A standby holds an acknowledged checkpoint.
     Protected,
-    /// The standby was asked to give its checkpoint up.
+    /// The standby was asked to give up its checkpoint.
     Detaching,
-    /// The standby is out of reach, and the arbiter was asked.
+    /// The standby is unreachable, and the arbiter was asked.
     Doubting,
-    /// The standby is out of reach, and there is no arbiter.
+    /// The standby is unreachable, and there is no arbiter.
     WaitingForOperator,
     /// Performs nothing more.
     Stopped,
 }
 
 impl Phase {
-    /// Its name, as in the status.
+    /// The name of the state in the status.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -139,7 +143,8 @@ impl Phase {
         }
     }
 
-    /// Whether a standby may hold a complete checkpoint of this term, and so may win the next (P2).
+    /// Whether a standby may hold a complete checkpoint of this term, and may therefore win the
+    /// next one (P2).
     #[must_use]
     pub const fn standby_may_take_over(self) -> bool {
         matches!(
@@ -153,7 +158,7 @@ impl Phase {
     }
 }
 
-/// Counts as so many failures in a row: to try again soon would hardly end otherwise.
+/// Counted as this many failures in a row: an early retry would most likely fail in the same way.
 const UNLIKELY: u32 = 8;
 
 /// The connection with one standby.
@@ -164,9 +169,9 @@ struct Session {
     heard: Time,
     beat: Time,
     beats: u64,
-    /// When the standby has to have given its checkpoint up.
+    /// The time by which the standby must have given up its checkpoint.
     detach_by: Option<Time>,
-    /// The standby's number for this session, once it has welcomed us.
+    /// The standby's number for this session, once it has welcomed this side.
     theirs: Option<u64>,
 }
 
@@ -175,9 +180,9 @@ struct Session {
 struct Asking {
     why: String,
     failures: u32,
-    /// When to ask again; none while an answer is awaited.
+    /// When to ask again; `None` while an answer is awaited.
     retry: Option<Time>,
-    /// Not before then: the standby of a machine that is stuck has its turn until then (P7).
+    /// Do not ask before: until then the standby of a stuck machine has its turn (P7).
     not_before: Time,
 }
 
@@ -190,28 +195,27 @@ pub struct Primary {
     phase: Phase,
     session: Option<Session>,
     asking: Option<Asking>,
-    /// From when on to look for a standby; none: not at all.
+    /// When to look for a standby; `None`: do not look.
     search: Option<Time>,
-    /// The driver is trying to reach one.
+    /// The driver is trying to reach a standby.
     trying: bool,
     search_failures: u32,
     sealed: Option<Epoch>,
     acknowledged: Option<Epoch>,
     in_flight: VecDeque<(Epoch, Time)>,
-    /// Why the machine makes no progress, when it makes none.
+    /// Why the machine makes no progress; `None` if it does.
     stalled: Option<String>,
-    /// What the standby lacks to go on with the guest, by its own word.
+    /// What the standby reports to lack for continuing the guest.
     lack: Option<String>,
     reason: Option<String>,
-    /// Why the last standby that was reached does not want this machine.
+    /// Why the last standby that was reached refuses this machine.
     refusal: Option<String>,
 }
 
 type Result<T = Vec<Action>> = core::result::Result<T, Illegal>;
 
 impl Primary {
-    /// A machine that begins its life in `term`, which it has won; or in term 0, where there is no
-    /// arbiter.
+    /// A machine that begins in `term`, which it has won; or in term 0 if there is no arbiter.
     #[must_use]
     pub fn begin(
         authority: CommitAuthority,
@@ -222,7 +226,8 @@ impl Primary {
         Self::start(authority, options, term, None, now)
     }
 
-    /// A machine that goes on from a standby's last checkpoint. The gate has adopted its requests.
+    /// A machine that continues from a standby's last checkpoint. The gate has adopted its
+    /// requests.
     #[must_use]
     pub fn after_takeover(
         authority: CommitAuthority,
@@ -276,37 +281,38 @@ impl Primary {
         self.term
     }
 
-    /// The link to the standby, if there is one.
+    /// The link to the standby, if any.
     #[must_use]
     pub fn link(&self) -> Option<LinkId> {
         self.session.as_ref().map(|session| session.link)
     }
 
-    /// The epoch sealed last.
+    /// The last sealed epoch.
     #[must_use]
     pub fn sealed(&self) -> Option<Epoch> {
         self.sealed
     }
 
-    /// The epoch acknowledged last.
+    /// The last acknowledged epoch.
     #[must_use]
     pub fn acknowledged(&self) -> Option<Epoch> {
         self.acknowledged
     }
 
-    /// Epochs sealed and not acknowledged.
+    /// Number of epochs that are sealed and not acknowledged.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
     }
 
-    /// Why the machine is in its state, where there is more to say than the state's name.
+    /// Why the machine is in its state, if there is more to say than the state's name.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         self.stalled.as_deref().or(self.reason.as_deref())
     }
 
-    /// Why the standby that was reached last refuses this machine, if it does: to wait is of no use then.
+    /// Why the last standby that was reached refuses this machine, if it does. Waiting does not
+    /// help then.
     #[must_use]
     pub fn refusal(&self) -> Option<&str> {
         self.refusal.as_deref()
@@ -318,15 +324,16 @@ impl Primary {
         self.stalled.is_some()
     }
 
-    /// What the standby lacks to go on with the guest: a machine whose standby lacks something is not protected, whatever its
-    /// state.
+    /// What the standby lacks for continuing the guest. A machine whose standby lacks something is
+    /// not protected, whatever its state.
     #[must_use]
     pub fn lack(&self) -> Option<&str> {
         self.lack.as_deref()
     }
 
-    /// Whether the driver may seal an epoch now: not without a standby, and not while too many are
-    /// unacknowledged. The first one of a session is sealed on [`Action::SealFirst`] only.
+    /// Whether the driver may seal an epoch now: not without a standby, and not while too many
+    /// epochs are unacknowledged. The first epoch of a session is sealed only on
+    /// [`Action::SealFirst`].
     #[must_use]
     pub fn may_seal(&self) -> bool {
         matches!(self.phase, Phase::Arming | Phase::Protected | Phase::Detaching)
@@ -334,7 +341,7 @@ impl Primary {
                 < self.options.max_in_flight + usize::from(deliberate!(OneTooMany))
     }
 
-    /// When the next [`Event::Tick`] is due; it does no harm earlier.
+    /// When the next [`Event::Tick`] is due. An earlier tick does no harm.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
         let session = self.session.as_ref().map(|session| {
@@ -350,10 +357,10 @@ impl Primary {
         [session, ack, retry, search].into_iter().flatten().min()
     }
 
-    /// Takes one event, gives the actions to perform, in order.
+    /// Takes one event and returns the actions to perform, in order.
     ///
     /// # Errors
-    /// When the driver gives an event that the state does not allow; nothing has changed then.
+    /// When the state does not allow the driver's event. Nothing has changed then.
     pub fn handle(&mut self, now: Time, event: Event) -> Result {
         let mut actions = Vec::new();
         let out = &mut actions;
@@ -423,7 +430,7 @@ impl Primary {
         Illegal { machine: "the primary", state: self.phase.name(), event, expected }
     }
 
-    /// A link that this machine has closed may still have something to say: it is ignored.
+    /// A link that this machine has closed may still deliver frames: they are ignored.
     fn is_current(&self, link: LinkId) -> bool {
         self.session.as_ref().is_some_and(|session| session.link == link)
     }
@@ -465,10 +472,10 @@ impl Primary {
             ));
         }
         if self.phase != Phase::Alone {
-            // One that is being joined holds none yet, and may hang.
+            // A standby that is being joined holds no checkpoint yet, and may hang.
             self.leave_standby(now, "the operator wants another standby", out);
         }
-        // What was known is of the former address.
+        // The reason and the failures belong to the former address.
         self.reason = None;
         self.search_failures = 0;
         self.search = Some(now);
@@ -499,7 +506,7 @@ impl Primary {
         }
         hello.protocol = PROTOCOL;
         hello.term = self.term;
-        // One that was not asked for is as welcome; one that is not wanted any more is not.
+        // An unrequested connection is welcome too; one that the operator no longer wants is not.
         let unwanted = core::mem::take(&mut self.trying)
             && self.search.is_none()
             && !deliberate!(UnwantedJoined);
@@ -549,7 +556,7 @@ impl Primary {
     }
 
     fn unfit(&mut self, now: Time, reason: String, out: &mut Vec<Action>) {
-        // It will hardly fit soon.
+        // It will probably not fit soon.
         self.search_failures = self.search_failures.max(UNLIKELY);
         self.break_off(now, reason, out);
     }
@@ -570,7 +577,8 @@ impl Primary {
 
     fn on_sealed(&mut self, now: Time, link: LinkId, epoch: Epoch) -> Result<()> {
         if !self.is_current(link) && !deliberate!(SealedForAnother) {
-            // Memory that was marked clean for a session that is over is not in the next one's (P4).
+            // P4: memory that was marked clean for an ended session would be missing in the next
+            // one.
             return Err(
                 self.illegal_named("sealed", "the session that it was sealed for has ended")
             );
@@ -582,7 +590,7 @@ impl Primary {
             ));
         }
         let follows = match self.sealed {
-            // The gate counts across sessions; what was sealed and not sent is a gap.
+            // The gate counts epochs across sessions: epochs sealed but not sent leave a gap.
             Some(last) if self.phase == Phase::Sealing => epoch > last,
             Some(last) => epoch == last.next(),
             None => true,
@@ -594,7 +602,7 @@ impl Primary {
         self.in_flight.push_back((epoch, now));
         if self.phase == Phase::Sealing {
             self.phase = Phase::Arming;
-            // From now on silence means more, so it is counted from now.
+            // The patience is shorter from now on, so silence is counted from now.
             if let Some(session) = &mut self.session {
                 session.heard = session.heard.max(now);
             }
@@ -604,7 +612,7 @@ impl Primary {
 
     // ---- what the standby says ----
 
-    /// The standby lives: something of it gets through.
+    /// Bytes of a frame have arrived: the standby is alive.
     fn progress(&mut self, now: Time, out: &mut Vec<Action>) {
         if self.is_silent(now) && !deliberate!(ProgressForgives) {
             return self.lose_silent(now, out);
@@ -615,7 +623,7 @@ impl Primary {
     }
 
     fn frame(&mut self, now: Time, frame: Frame, out: &mut Vec<Action>) {
-        // A process that slept must not take an old acknowledgement for a sign that nothing has
+        // A process that slept must not take an old acknowledgement as a sign that nothing has
         // happened meanwhile (P2).
         if self.is_silent(now) && !deliberate!(StaleAck) {
             return self.lose_silent(now, out);
@@ -693,13 +701,14 @@ impl Primary {
         }
     }
 
-    /// This side's number for the session, and the standby's; 0 before that has told it.
+    /// This side's number for the session and the standby's, which is 0 before the standby has sent
+    /// it.
     fn numbers(&self) -> Option<(u64, u64)> {
         let numbers = |session: &Session| (session.hello.session, session.theirs.unwrap_or(0));
         self.session.as_ref().map(numbers)
     }
 
-    /// A word of an earlier session, played again, says nothing of this one.
+    /// A replayed message of an earlier session says nothing about this one.
     fn readiness(&mut self, lack: Option<String>, said: (u64, u64), out: &mut Vec<Action>) {
         if self.numbers() != Some(said) || self.lack == lack {
             return;
@@ -721,7 +730,7 @@ impl Primary {
 
     fn refused(&mut self, now: Time, reason: String, out: &mut Vec<Action>) {
         if matches!(self.phase, Phase::Joining | Phase::Arming) {
-            // It will hardly change its mind soon.
+            // It will probably not change its mind soon.
             self.search_failures = self.search_failures.max(UNLIKELY);
         }
         self.refusal = Some(reason.clone());
@@ -729,8 +738,9 @@ impl Primary {
             self.close(reason.clone(), out);
             return self.go_alone(now, true, reason, out);
         }
-        // P1: while a first checkpoint is under way this word opens nothing by itself. It may be an earlier session's, played
-        // again (simulation, seed 426238321002812), and the standby may hold that checkpoint by now.
+        // P1: while a first checkpoint is under way, a refusal does not open the gate. It may be a
+        // replay from an earlier session (simulation, seed 426238321002812), and the standby may
+        // hold that checkpoint by now.
         self.lose(now, format!("the standby refuses: {reason}"), out);
     }
 
@@ -738,7 +748,7 @@ impl Primary {
         self.lose(now, format!("from the standby: {error}"), out);
     }
 
-    /// Its word counts for the session that it was said in, and for no other (P1).
+    /// A Bye counts only for the session in which it was sent (P1).
     fn bye(
         &mut self,
         now: Time,
@@ -758,7 +768,7 @@ impl Primary {
         self.break_off(now, why, out);
     }
 
-    /// The standby has said that it will not take over: nobody else can run this machine now.
+    /// The standby has said that it will not take over: no other machine can run this guest now.
     fn renounced(&mut self, now: Time, reason: ByeReason, why: &str, out: &mut Vec<Action>) {
         let held = !matches!(self.phase, Phase::Joining | Phase::Copying);
         let mut text = match reason {
@@ -767,7 +777,7 @@ impl Primary {
         };
         if !why.is_empty() {
             text = format!("{text}: {why}");
-            // The next session may well end alike.
+            // The next session may fail in the same way.
             self.search_failures = self.search_failures.max(UNLIKELY);
             out.push(Action::Report(Report::LinkLost { reason: text.clone() }));
         }
@@ -775,7 +785,8 @@ impl Primary {
         self.go_alone(now, held, text, out);
     }
 
-    /// P8: the standby holds something else than this machine was. It says Bye on its own; whoever does not is asked to.
+    /// P8: the standby's machine differs from this one. It says Bye by itself; otherwise it is
+    /// asked to.
     fn distrust(&mut self, now: Time, out: &mut Vec<Action>) {
         if matches!(self.phase, Phase::Arming | Phase::Protected) {
             self.detach(now, out);
@@ -795,7 +806,7 @@ impl Primary {
 
     // ---- the link is lost ----
 
-    /// Tells the standby why, and goes on as if the link was lost.
+    /// Tells the standby why, and continues as if the link was lost.
     fn break_off(&mut self, now: Time, why: String, out: &mut Vec<Action>) {
         self.send(Epoch(0), Message::Refuse { reason: why.clone() }, out);
         self.lose(now, why, out);
@@ -819,7 +830,8 @@ impl Primary {
         }
     }
 
-    /// P7: the standby is told, and asks the arbiter. This side asks later only: the guest is of more use over there.
+    /// P7: tells the standby, which asks the arbiter. This side asks only later, since the guest is
+    /// better off on the standby.
     fn stall(&mut self, now: Time, reason: String, out: &mut Vec<Action>) {
         out.push(Action::Report(Report::Stalled { reason: reason.clone() }));
         self.stalled = Some(reason.clone());
@@ -878,7 +890,8 @@ impl Primary {
         if self.options.arbiter {
             self.phase = Phase::Doubting;
             if self.stalled.is_some() {
-                // The standby's turn. If it is gone too, this machine finds out by asking, and about its own right as well.
+                // It is the standby's turn. If the standby is gone too, this machine asks later,
+                // and learns then whether it still has the right.
                 let not_before = now + self.options.setup_timeout;
                 self.asking =
                     Some(Asking { why, failures: 0, retry: Some(not_before), not_before });
@@ -924,8 +937,8 @@ impl Primary {
         self.look_for_standby(now, out);
     }
 
-    /// P7: a standby that lives and does not acknowledge would hold output for ever. It may have
-    /// taken the checkpoint all the same, so the arbiter decides.
+    /// P7: a standby that is alive and does not acknowledge would delay output for ever. It may
+    /// have taken the checkpoint, so the arbiter decides.
     fn give_up_waiting(&mut self, now: Time, out: &mut Vec<Action>) {
         let limit = self.options.ack_timeout;
         let Some((epoch, mut sealed)) = self.in_flight.front().copied() else { return };
@@ -947,7 +960,7 @@ impl Primary {
         }
     }
 
-    /// What says that this machine lives: also for a driver whose thread that gives events is held up. None before the
+    /// The heartbeat to send, also for a driver whose event thread is busy. `None` before the
     /// standby has welcomed this machine.
     pub fn sign_of_life(&mut self, now: Time) -> Option<(LinkId, Outgoing)> {
         let session = self.session.as_mut().filter(|_| self.phase != Phase::Joining)?;
@@ -969,7 +982,7 @@ impl Primary {
 
     fn granted(&mut self, now: Time, term: Term, out: &mut Vec<Action>) -> Result<()> {
         self.check_answer("arbiter: granted", Some(term))?;
-        // Not what stood in the way of the answer.
+        // Restore the original reason: the arbiter's failures no longer matter.
         if !deliberate!(ReasonOfArbiter) {
             self.reason = self.asking.as_ref().map(|asking| asking.why.clone());
         }
@@ -977,7 +990,7 @@ impl Primary {
         Ok(())
     }
 
-    /// The next term is this machine's: no standby of the old term can take over any more.
+    /// This machine has won the next term: no standby of the old term can take over any more.
     fn win(&mut self, now: Time, out: &mut Vec<Action>) {
         if !deliberate!(ReuseTerm) {
             self.term = self.term.next();
@@ -1017,7 +1030,8 @@ impl Primary {
                 self.leave_standby(now, "detached by the operator", out);
                 Ok(())
             }
-            // The standby's word makes the arbiter unnecessary; if it does not come, he is asked.
+            // The standby's Bye makes the arbiter unnecessary. If it does not come, the arbiter is
+            // asked.
             Phase::Arming | Phase::Protected => {
                 self.detach(now, out);
                 self.search = None;
@@ -1038,7 +1052,7 @@ impl Primary {
         }
     }
 
-    /// A standby that was sent no checkpoint yet: nobody need be asked.
+    /// Leaves a standby that was not sent a checkpoint: no question to the arbiter is needed.
     fn leave_standby(&mut self, now: Time, why: &str, out: &mut Vec<Action>) {
         self.say_bye(ByeReason::Detach, out);
         let held = self.phase == Phase::Sealing && !deliberate!(StaysHeldForOperator);

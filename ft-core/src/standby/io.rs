@@ -1,4 +1,4 @@
-//! What goes into the standby's state machine, and what comes out.
+//! Events into the standby's state machine, and actions out of it.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -14,97 +14,99 @@ use crate::wire::{Data, Frame, Hashes, Outgoing, Verified, WireError};
 /// What has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Somebody has connected.
+    /// A primary has connected.
     Connected {
-        /// The connection's name.
+        /// The name of the connection.
         link: LinkId,
     },
-    /// A frame came.
+    /// A frame was received.
     Frame {
-        /// From where.
+        /// The link it came over.
         link: LinkId,
         /// The frame.
         frame: Frame,
     },
-    /// Bytes came, perhaps not yet a whole frame: over a slow link one takes its time.
+    /// Bytes were received, perhaps not yet a whole frame: a frame takes long over a slow link.
     Progress {
-        /// From where.
+        /// The link they came over.
         link: LinkId,
     },
-    /// Something came that is no frame; nothing more can be read from the link.
+    /// The received bytes are not a frame. Nothing more can be read from the link.
     Garbled {
-        /// From where.
+        /// The link they came over.
         link: LinkId,
-        /// What is wrong with it.
+        /// What is wrong.
         error: WireError,
     },
     /// The connection is closed or broken, or a frame could not be sent.
     LinkLost {
-        /// Which.
+        /// The link.
         link: LinkId,
         /// Why.
         reason: String,
     },
-    /// This side's machine is as described; protocol, term, session and options are filled in.
+    /// This side's machine is described. The state machine fills in protocol, term, session and
+    /// options.
     Described {
         /// The description.
         ours: Box<Hello>,
     },
-    /// This side cannot have a machine as the primary's.
+    /// This side cannot have a machine like the primary's.
     CannotHost {
-        /// Why, with both sides' values and what to change.
+        /// Why, with the values of both sides and advice.
         reason: String,
     },
     /// The checkpoint decodes, and can be applied.
     Applicable {
-        /// Which.
+        /// The epoch of the checkpoint.
         epoch: Epoch,
     },
     /// The checkpoint does not decode, or cannot be applied.
     NotApplicable {
-        /// Which.
+        /// The epoch of the checkpoint.
         epoch: Epoch,
         /// Why.
         reason: String,
     },
-    /// The machine was hashed, after a checkpoint with hashes was applied.
+    /// The machine was hashed after a checkpoint with hashes was applied.
     Hashed {
-        /// Which checkpoint.
+        /// The epoch of the checkpoint.
         epoch: Epoch,
         /// The hashes.
         hashes: Hashes,
     },
-    /// The machine could not be hashed, after a checkpoint with hashes was applied.
+    /// The machine could not be hashed after a checkpoint with hashes was applied.
     CannotHash {
-        /// Which checkpoint.
+        /// The epoch of the checkpoint.
         epoch: Epoch,
         /// Why.
         reason: String,
     },
-    /// This side could not go on from the checkpoint that it holds: found before the arbiter was asked, and given in place of
-    /// its answer; or of the operator's wish for a takeover.
+    /// This side could not continue from the checkpoint that it holds. The driver found this before
+    /// it asked the arbiter, and gives it instead of the arbiter's answer, or in reply to the
+    /// operator's takeover.
     CannotGoOn {
         /// Why.
         reason: String,
     },
-    /// What this side needs to go on cannot be had now: found before the arbiter was asked, and given in place of its answer. It
-    /// is tried again.
+    /// This side cannot get now what it needs to continue. The driver found this before it asked
+    /// the arbiter, and gives it instead of the arbiter's answer. It is tried again.
     NotReady {
-        /// What, and what to do about it.
+        /// What is missing, and what to do.
         reason: String,
     },
     /// Time has passed.
     Tick,
-    /// The arbiter has granted what was asked for.
+    /// The arbiter has granted the claim.
     ArbiterGranted {
-        /// The term asked for.
+        /// The claimed term.
         term: Term,
     },
-    /// Somebody else holds what was asked for.
+    /// Another machine holds the claimed term.
     ArbiterDenied {
-        /// The term asked for.
+        /// The claimed term.
         term: Term,
-        /// Who holds it.
+        /// The holder of the term.
         holder: String,
     },
     /// The arbiter did not answer.
@@ -112,21 +114,21 @@ pub enum Event {
         /// Why.
         reason: String,
     },
-    /// What this side needs to go on with a guest was looked at, and this is missing; or nothing.
+    /// The driver has checked what this side needs to continue a guest.
     Resources {
-        /// What is missing.
+        /// What is missing; `None` if nothing is.
         lack: Option<Lack>,
     },
-    /// The operator wants this side to go on with the guest.
+    /// The operator wants this side to continue the guest.
     OperatorTakeOver,
-    /// The operator gives the checkpoint up: the primary goes on.
+    /// The operator gives up the checkpoint: the primary continues.
     OperatorDiscard,
     /// The operator ends this standby.
     OperatorStop,
 }
 
 impl Event {
-    /// Its name, for messages.
+    /// The name for messages.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -155,81 +157,83 @@ impl Event {
     }
 }
 
-/// Something that this side needs to go on with a guest, and does not have.
+/// A resource that this side needs to continue a guest and does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lack {
-    /// What, and what to do about it.
+    /// What is missing, and what to do.
     pub reason: String,
-    /// Whether the guest could not run here without it. Then this side does not ask for the right to on mere suspicion: it
-    /// would take it from a primary that may be alive and well (P7).
+    /// Whether the guest cannot run here without it. If so, this side does not ask for the right on
+    /// mere suspicion: it would take the right from a primary that may be alive and well (P7).
     pub blocks: bool,
 }
 
-/// What to do.
+/// What the driver must do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
     /// Make or find a machine like the primary's; answer [`Event::Described`] or
     /// [`Event::CannotHost`].
     Describe {
-        /// What the primary says of itself.
+        /// The primary's description of itself.
         hello: Box<Hello>,
     },
     /// Send a frame.
     Send {
-        /// Where to.
+        /// The link.
         link: LinkId,
-        /// What.
+        /// The frame.
         frame: Outgoing,
     },
-    /// Close the link, after what was to be sent has been. Also given for a link that was lost.
+    /// Close the link after all queued frames are sent. Also given for a lost link.
     CloseLink {
-        /// Which.
+        /// The link.
         link: LinkId,
         /// Why.
         reason: String,
     },
-    /// Write pages to memory now: there is no checkpoint yet that they could spoil.
+    /// Write pages to memory now: there is no checkpoint yet that they could damage.
     ApplyBulk(CheckedPages),
-    /// Keep these bytes: the next ones of [the images that this side said it lacks](crate::handshake::images_to_send). Whether
-    /// they are what was announced is part of the first [`Check`](Self::Check).
+    /// Store these bytes: the next ones of [the images that this side
+    /// lacks](crate::handshake::images_to_send). The first [`Check`](Self::Check) includes whether
+    /// they are the announced ones.
     StoreImages(Data),
-    /// Decode a checkpoint's state and see whether it can be applied, changing nothing; answer
-    /// [`Event::Applicable`] or [`Event::NotApplicable`].
+    /// Decode a checkpoint's state and check whether it can be applied, without changing anything.
+    /// Answer with [`Event::Applicable`] or [`Event::NotApplicable`].
     Check(Arc<Checkpoint>),
-    /// Apply the checkpoint: from now on it is the one to take over from. Where it has hashes,
-    /// hash the machine afterwards and answer [`Event::Hashed`].
+    /// Apply the checkpoint: from now on it is the one to take over from. If it has hashes, hash
+    /// the machine afterwards and answer with [`Event::Hashed`].
     Apply(Arc<Checkpoint>),
-    /// Claim a term; answer one of the `Arbiter` events.
+    /// Claim a term. Answer with one of the `Arbiter` events.
     AskArbiter {
         /// The term.
         term: Term,
-        /// What for.
+        /// The reason.
         why: String,
     },
-    /// Go on with the guest from the last applied checkpoint. The last action: the machine goes on
-    /// as a [`Primary`](crate::primary::Primary).
+    /// Continue the guest from the last applied checkpoint. This is the last action: the machine
+    /// continues as a [`Primary`](crate::primary::Primary).
     TakeOver {
-        /// The right to.
+        /// The right to continue.
         taken: TakenOver,
         /// What led to it.
         reason: String,
     },
-    /// Drop all that is held: it must never be used.
+    /// Drop everything held: it must never be used.
     Discard {
         /// Why.
         reason: String,
     },
-    /// End this standby; the last action.
+    /// End this standby. This is the last action.
     Stop {
         /// Why.
         reason: String,
     },
-    /// Something that people want to know.
+    /// Report an event for the operator.
     Report(Report),
 }
 
-/// The right to go on from a checkpoint, in a term that was won: made by the standby's state machine
-/// only, spent on [`Primary::after_takeover`](crate::primary::Primary::after_takeover) (P2).
+/// The right to continue from a checkpoint in a term that was won. Only the standby's state machine
+/// makes it, and [`Primary::after_takeover`](crate::primary::Primary::after_takeover) spends it
+/// (P2).
 #[derive(Debug, PartialEq, Eq)]
 pub struct TakenOver {
     term: Term,
@@ -241,64 +245,65 @@ impl TakenOver {
         Self { term, epoch }
     }
 
-    /// The term won.
+    /// The term that was won.
     #[must_use]
     pub fn term(&self) -> Term {
         self.term
     }
 
-    /// The checkpoint to go on from.
+    /// The checkpoint to continue from.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 }
 
-/// Something that people want to know. Its text is one line of a log.
+/// An event for the operator. Its text is one line of a log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Report {
     /// A primary was accepted.
     #[error("a primary of release {release} has joined in term {term}; receiving memory")]
     Filling {
-        /// Its term.
+        /// The primary's term.
         term: Term,
-        /// Its release.
+        /// The primary's release.
         release: String,
     },
-    /// There is a checkpoint.
+    /// There is a first checkpoint.
     #[error("ready: holds epoch {epoch}")]
     Ready {
-        /// The first.
+        /// Its epoch.
         epoch: Epoch,
     },
-    /// The primary is out of reach.
+    /// The primary is unreachable.
     #[error("lost the primary: {reason}")]
     LinkLost {
         /// Why.
         reason: String,
     },
-    /// The arbiter did not answer; it is asked again.
+    /// The arbiter did not answer. It is asked again.
     #[error("the arbiter cannot be asked: {reason}")]
     ArbiterUnreachable {
         /// Why.
         reason: String,
     },
-    /// The checkpoint was given up, and the primary told so: it goes on without asking anybody.
+    /// The checkpoint was given up, and the primary was told: it continues without asking the
+    /// arbiter.
     #[error("gave its checkpoint up: {reason}")]
     GaveUp {
         /// Why.
         reason: String,
     },
-    /// This side could not go on with the guest.
+    /// This side could not continue the guest.
     #[error("could not go on with the guest: {reason}")]
     Degraded {
         /// What is missing.
         reason: String,
     },
-    /// What was missing is there.
+    /// Nothing is missing any more.
     #[error("could go on with the guest: nothing is missing any more")]
     Whole,
-    /// The primary is out of reach, and this side does not ask for the right to go on.
+    /// The primary is unreachable, and this side does not ask for the right to continue.
     #[error("will not take over before this is put right: {reason}")]
     WillNotTakeOver {
         /// What is missing.
@@ -310,7 +315,7 @@ pub enum Report {
          `run-alone` on the primary, never both): {reason}"
     )]
     WaitingForOperator {
-        /// What made it doubt.
+        /// What led to the doubt.
         reason: String,
     },
     /// Hashes were compared.
@@ -319,7 +324,7 @@ pub enum Report {
         if verified.agree { "agree" } else { "DIFFER" }, verified.primary, verified.standby
     )]
     Verified {
-        /// Of which epoch.
+        /// The epoch.
         epoch: Epoch,
         /// The outcome.
         verified: Verified,

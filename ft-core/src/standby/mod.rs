@@ -1,6 +1,6 @@
-//! The standby: the machine that holds the last acknowledged checkpoint. It acknowledges only what
-//! it has received whole, has verified, and can apply (P4), and takes over only in a term that it
-//! has won (P2).
+//! The standby: the machine that holds the last acknowledged checkpoint. It acknowledges only a
+//! checkpoint that it has received whole, has verified, and can apply (P4). It takes over only in a
+//! term that it has won (P2).
 //!
 //! ```text
 //!              connected             Hello fits              first checkpoint
@@ -23,11 +23,11 @@
 //!  From every state: STOPPED, by Bye (powered off, stopped) or by the operator.
 //! ```
 //!
-//! Where the operator wants a takeover, READY goes to DOUBTING too, with the link still up.
+//! If the operator wants a takeover, READY goes to DOUBTING too, with the link still up.
 //!
-//! What is being received is staged apart: a stream that is torn, corrupt or out of order drops
-//! what is staged, and changes nothing of the checkpoint that was acknowledged. While FILLING there
-//! is none, so memory is written as it comes.
+//! Received data is staged separately: a stream that is torn, corrupt or out of order drops the
+//! staged data, and leaves the acknowledged checkpoint unchanged. While FILLING there is no such
+//! checkpoint, so memory is written as it arrives.
 
 mod io;
 mod staging;
@@ -53,21 +53,21 @@ use crate::wire::{
 use crate::{Backoff, Illegal, LinkId, Time, deliberate};
 use staging::Staging;
 
-/// What to tune, and how the machine is set up.
+/// Settings of the standby.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StandbyOptions {
-    /// Whether there is an arbiter to ask. Without one an operator decides.
+    /// Whether there is an arbiter. Without one an operator decides.
     pub arbiter: bool,
-    /// How often to give a sign of life while data comes in: behind it, the primary's heartbeats
-    /// wait for their answers.
+    /// Interval between heartbeats while data arrives: replies to the primary's heartbeats wait
+    /// behind the data.
     pub heartbeat_interval: Duration,
-    /// How long the primary may be silent, once there is a checkpoint.
+    /// How long the primary may be silent once there is a checkpoint.
     pub heartbeat_timeout: Duration,
-    /// How long it may be silent before that.
+    /// How long the primary may be silent before there is a checkpoint.
     pub setup_timeout: Duration,
-    /// How long to wait before an arbiter that did not answer is asked again.
+    /// Wait before an arbiter that did not answer is asked again.
     pub arbiter_retry: Backoff,
-    /// Bytes of a checkpoint beyond the size of guest memory: what is staged is never more.
+    /// Staged bytes allowed beyond the size of guest memory.
     pub staging_slack: u64,
 }
 
@@ -90,26 +90,26 @@ impl Default for StandbyOptions {
 /// The states; see the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// Holds nothing, waits for a primary.
+    /// Holds nothing, and waits for a primary.
     Waiting,
     /// A primary has connected.
     Greeting,
-    /// Memory comes in; there is no complete checkpoint yet.
+    /// Memory arrives; there is no complete checkpoint yet.
     Filling,
-    /// Holds a complete checkpoint, receives the next.
+    /// Holds a complete checkpoint, and receives the next.
     Ready,
-    /// The primary is out of reach, and the arbiter was asked.
+    /// The primary is unreachable, and the arbiter was asked.
     Doubting,
-    /// The primary is out of reach, and there is no arbiter.
+    /// The primary is unreachable, and there is no arbiter.
     WaitingForOperator,
-    /// Has taken over: the machine goes on as a primary.
+    /// Has taken over: the machine continues as a primary.
     Active,
     /// Does nothing more.
     Stopped,
 }
 
 impl Phase {
-    /// Its name, as in the status.
+    /// The name of the state in the status.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -130,17 +130,17 @@ impl Phase {
 struct Session {
     link: LinkId,
     heard: Time,
-    /// The last sign of life given without being asked, and how many there were.
+    /// The last unrequested heartbeat, and the number of them.
     beat: Time,
     beats: u64,
-    /// What the primary has said of itself.
+    /// The primary's description of itself.
     hello: Option<Box<Hello>>,
-    /// Our number for this session, once it was told.
+    /// This side's number for this session, once it was sent.
     number: Option<u64>,
     staging: Staging,
-    /// Given to the driver to see whether it can be applied.
+    /// A checkpoint that the driver is checking for applicability.
     checking: Option<Arc<Checkpoint>>,
-    /// What the primary's machine hashed to, when the driver still has to hash its own.
+    /// The hashes of the primary's machine, while the driver still has to hash its own.
     to_verify: Option<(Epoch, Hashes)>,
 }
 
@@ -160,7 +160,7 @@ impl Session {
     }
 }
 
-/// What is held, and of whom.
+/// What this side holds, and whose it is.
 #[derive(Clone, Debug)]
 struct Holding {
     name: String,
@@ -175,11 +175,13 @@ struct Holding {
 struct Asking {
     why: String,
     failures: u32,
-    /// When to ask again; none while an answer is awaited.
+    /// When to ask again; `None` while an answer is awaited.
     retry: Option<Time>,
-    /// Not asked at all: this side lacks what the guest could not run without.
+    /// The arbiter is not asked at all: this side lacks something that the guest cannot run
+    /// without.
     held: bool,
-    /// The last time that it was to be asked, this side could not have gone on, and it has not been tried again since.
+    /// When the arbiter was last to be asked, this side could not have continued; this has not been
+    /// tried again since.
     not_ready: bool,
 }
 
@@ -188,15 +190,17 @@ struct Asking {
 pub struct Standby {
     options: StandbyOptions,
     phase: Phase,
-    /// The highest term heard of: an older primary has been replaced (P2).
+    /// The highest known term: an older primary has been replaced (P2).
     term: Term,
-    /// Who acts in it, where an arbiter gives terms: another one in the same term was replaced as well.
+    /// The holder of that term, if an arbiter grants terms: another holder of the same term has
+    /// been replaced too.
     leader: Option<String>,
-    /// While waiting for the operator: a primary that wants to join, not yet known to be newer.
+    /// While waiting for the operator: a primary that wants to join and is not yet known to be
+    /// newer.
     session: Option<Session>,
     holding: Option<Holding>,
     asking: Option<Asking>,
-    /// What is missing here.
+    /// What this side lacks.
     lack: Option<Lack>,
     reason: Option<String>,
 }
@@ -204,7 +208,7 @@ pub struct Standby {
 type Result<T = Vec<Action>> = core::result::Result<T, Illegal>;
 
 impl Standby {
-    /// One that holds nothing, and knows of no term.
+    /// A standby that holds nothing and knows no term.
     #[must_use]
     pub fn new(options: StandbyOptions) -> Self {
         Self {
@@ -226,45 +230,45 @@ impl Standby {
         self.phase
     }
 
-    /// The highest term heard of.
+    /// The highest known term.
     #[must_use]
     pub fn term(&self) -> Term {
         self.term
     }
 
-    /// The last checkpoint acknowledged, if one is held.
+    /// The last acknowledged checkpoint, if one is held.
     #[must_use]
     pub fn epoch(&self) -> Option<Epoch> {
         self.holding.as_ref().map(|holding| holding.epoch)
     }
 
-    /// Bytes of a checkpoint that is not whole yet.
+    /// Bytes of a checkpoint that is not yet whole.
     #[must_use]
     pub fn staged_bytes(&self) -> u64 {
         self.session.as_ref().map_or(0, |session| session.staging.bytes())
     }
 
-    /// Why the machine is in its state, where there is more to say than the state's name.
+    /// Why the machine is in its state, if there is more to say than the state's name.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
     }
 
-    /// What this side lacks to go on with a guest.
+    /// What this side lacks for continuing a guest.
     #[must_use]
     pub fn lack(&self) -> Option<&Lack> {
         self.lack.as_ref()
     }
 
-    /// Whether the primary is out of reach, and this side does not ask for the right to go on because of what it
-    /// [lacks](Self::lack).
+    /// Whether the primary is unreachable and this side does not ask for the right to continue
+    /// because of what it [lacks](Self::lack).
     #[must_use]
     pub fn is_held_back(&self) -> bool {
         self.asking.as_ref().is_some_and(|asking| asking.held || asking.not_ready)
     }
 
-    /// When the next [`Event::Tick`] is due; it does no harm earlier. Frames that have come are to
-    /// be given before it.
+    /// When the next [`Event::Tick`] is due. An earlier tick does no harm. The driver must pass
+    /// received frames first.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
         let session = self.session.as_ref().map(|session| session.heard + self.patience());
@@ -272,10 +276,10 @@ impl Standby {
         [session, retry].into_iter().flatten().min()
     }
 
-    /// Takes one event, gives the actions to perform, in order.
+    /// Takes one event and returns the actions to perform, in order.
     ///
     /// # Errors
-    /// When the driver gives an event that the state does not allow; nothing has changed then.
+    /// When the state does not allow the driver's event. Nothing has changed then.
     pub fn handle(&mut self, now: Time, event: Event) -> Result {
         let mut actions = Vec::new();
         let out = &mut actions;
@@ -338,7 +342,7 @@ impl Standby {
         Illegal { machine: "the standby", state: self.phase.name(), event, expected }
     }
 
-    /// A link that this machine has closed may still have something to say: it is ignored.
+    /// A link that this machine has closed may still deliver frames: they are ignored.
     fn is_current(&self, link: LinkId) -> bool {
         self.session.as_ref().is_some_and(|session| session.link == link)
     }
@@ -363,11 +367,11 @@ impl Standby {
                 self.phase = Phase::Greeting;
                 self.session = Some(Session::new(link, now));
             }
-            // The primary may have been allowed to go on: its Hello will tell.
+            // The primary may have been allowed to continue: its Hello will tell.
             Phase::WaitingForOperator if self.session.is_none() => {
                 self.session = Some(Session::new(link, now));
             }
-            // So it may have been while this side is held back.
+            // The same applies while this side is held back.
             Phase::Doubting
                 if self.session.is_none()
                     && (self.is_held_back() || deliberate!(LetsInWhileAsking)) =>
@@ -409,7 +413,7 @@ impl Standby {
             return self.break_off(why, out);
         }
         if let Some(holding) = &self.holding {
-            // Whoever acts in a later term was allowed to go on without this checkpoint.
+            // A primary in a later term was allowed to continue without this checkpoint.
             let same = deliberate!(SameTermDiscards) && hello.term == holding.term;
             if hello.name != holding.name || hello.term <= holding.term && !same {
                 let why = format!(
@@ -501,7 +505,7 @@ impl Standby {
         Ok(())
     }
 
-    /// The primary lives, and so does this side: while bytes come that are not yet all.
+    /// Bytes of a frame have arrived: the primary is alive, and this side shows that it is too.
     fn progress(&mut self, now: Time, out: &mut Vec<Action>) {
         let interval = self.options.heartbeat_interval;
         let Some(session) = &mut self.session else { return };
@@ -512,8 +516,8 @@ impl Standby {
         }
     }
 
-    /// What to send while the driver is busy with an action for longer than a heartbeat's interval
-    /// and so gives no events. None before and after a session that a primary relies upon.
+    /// The heartbeat to send while the driver is busy with an action for longer than the heartbeat
+    /// interval and passes no events. `None` outside a session that a primary relies on.
     pub fn sign_of_life(&mut self, now: Time) -> Option<(LinkId, Outgoing)> {
         if !matches!(self.phase, Phase::Filling | Phase::Ready | Phase::Doubting) {
             return None;
@@ -562,7 +566,8 @@ impl Standby {
             (Phase::Doubting, Message::Heartbeat(beat)) => {
                 self.send(Message::HeartbeatReply(beat), out);
             }
-            // The arbiter was asked on the operator's wish: too late to receive, or to renounce.
+            // The arbiter was asked on the operator's request: it is too late to receive data or to
+            // give up the checkpoint.
             (Phase::Doubting, _) => {}
             (Phase::Filling | Phase::Ready, message) => {
                 self.progress(now, out);
@@ -602,8 +607,8 @@ impl Standby {
             .ok_or_else(|| self.illegal(event, "this checkpoint is not being checked"))
     }
 
-    /// P4: acknowledged is what came whole, was verified, and can be applied; and nothing else is
-    /// ever applied.
+    /// P4: acknowledges a checkpoint that came whole, was verified, and can be applied. No other
+    /// checkpoint is ever applied.
     fn applicable(&mut self, epoch: Epoch, out: &mut Vec<Action>) -> Result<()> {
         let checkpoint = self.checking("applicable", epoch)?;
         debug_assert!(matches!(self.phase, Phase::Filling | Phase::Ready), "{:?}", self.phase);
@@ -639,7 +644,7 @@ impl Standby {
         }
         out.push(Action::Report(Report::Verified { epoch, verified }));
         if !verified.agree {
-            // P8: what this side holds is not what the guest is.
+            // P8: the held checkpoint differs from the guest.
             self.give_up(
                 format!(
                     "epoch {epoch} is not the same on both sides: primary {primary}, standby {standby}"
@@ -650,7 +655,7 @@ impl Standby {
         Ok(())
     }
 
-    /// P8: what was to be compared and is not may differ.
+    /// P8: a checkpoint whose hashes cannot be compared may differ.
     fn cannot_hash(&mut self, epoch: Epoch, reason: &str, out: &mut Vec<Action>) -> Result<()> {
         let awaited = self.session.as_ref().and_then(|session| session.to_verify);
         if awaited.is_none_or(|(awaited, _)| awaited != epoch) {
@@ -660,12 +665,12 @@ impl Standby {
         Ok(())
     }
 
-    /// P2, P4: a term that is won by who cannot go on is won for nobody. Where the primary is gone too, the guest is lost
-    /// either way; where it lives, it goes on.
+    /// P2, P4: a side that cannot continue must not win the term. If the primary is gone too, the
+    /// guest is lost in any case; if it is alive, it continues.
     fn cannot_go_on(&mut self, reason: &str, out: &mut Vec<Action>) -> Result<()> {
         let reason = format!("this side could not go on from what it holds: {reason}");
         if self.phase == Phase::WaitingForOperator {
-            // Nobody else may have the guest: it is his to find out what to do.
+            // No other machine may have the guest: the operator must find out what to do.
             self.reason = Some(reason.clone());
             out.push(Action::Report(Report::WaitingForOperator { reason }));
             return Ok(());
@@ -676,9 +681,10 @@ impl Standby {
         Ok(())
     }
 
-    /// P9: a term that is won by who cannot go on with the guest now leaves it stopped for as long as that lasts, and takes the
-    /// right from a primary that may live. While one is there, as when an operator wants the move, it simply goes on;
-    /// else what is held is kept, and all is tried again.
+    /// P9: a side that wins the term but cannot continue now leaves the guest stopped meanwhile,
+    /// and takes the right from a primary that may be alive. If there is a primary, as in an
+    /// operator's move, it simply continues. Otherwise the checkpoint is kept and the takeover is
+    /// tried again.
     fn not_ready(&mut self, now: Time, reason: &str, out: &mut Vec<Action>) -> Result<()> {
         self.check_answer("not ready", None)?;
         if self.session.is_some() {
@@ -699,7 +705,7 @@ impl Standby {
         Ok(())
     }
 
-    /// Of what is held nothing is to be used: the primary is told, and goes on at once.
+    /// Gives up the held checkpoint: the primary is told, and continues at once.
     fn give_up(&mut self, why: String, out: &mut Vec<Action>) {
         self.say_bye(ByeReason::Detached, why.clone(), out);
         self.close(&why, out);
@@ -719,7 +725,7 @@ impl Standby {
         if said == 0 {
             return self.lose("the primary left before it was answered".to_string(), out);
         }
-        // A checkpoint is not given up for a word of another session (P4).
+        // A Bye of another session does not give up the checkpoint (P4).
         if session != said || theirs != from {
             let why = format!(
                 "the primary says Bye to session {said:#x} as {from:#x}, this is {session:#x} with {theirs:#x}"
@@ -736,7 +742,7 @@ impl Standby {
             }
         };
         if reason == ByeReason::Detach {
-            // After this word the primary goes on at once: the checkpoint must never be used.
+            // After this Bye the primary continues at once: the checkpoint must never be used.
             self.say_bye(ByeReason::Detached, String::new(), out);
             if deliberate!(RenounceAndKeep) && self.phase == Phase::Ready {
                 self.close(why, out);
@@ -756,7 +762,7 @@ impl Standby {
         self.break_off(format!("from the primary: {error}"), out);
     }
 
-    /// Tells the primary why, and goes on as if the link was lost.
+    /// Tells the primary why, and continues as if the link was lost.
     fn break_off(&mut self, why: String, out: &mut Vec<Action>) {
         self.send(Message::Refuse { reason: why.clone() }, out);
         self.lose(why, out);
@@ -775,8 +781,8 @@ impl Standby {
                 self.reason = Some(why);
                 self.phase = Phase::Waiting;
             }
-            // A primary that could not join changes nothing for who waits; nor does a lost link
-            // when the arbiter was asked already.
+            // A primary that could not join changes nothing while this side waits, nor does a lost
+            // link after the arbiter was asked.
             _ => {}
         }
     }
@@ -804,7 +810,8 @@ impl Standby {
         }
     }
 
-    /// P7: what this side lacks it says, to its primary too: neither may say that the guest is protected.
+    /// P7: reports what this side lacks, to its primary too: neither may report that the guest is
+    /// protected.
     fn resources(&mut self, lack: Option<Lack>, out: &mut Vec<Action>) {
         if self.lack == lack {
             return;
@@ -824,7 +831,7 @@ impl Standby {
                 return;
             }
             let why = asking.why.clone();
-            // Whoever has begun to join meanwhile comes again.
+            // A primary that is joining meanwhile connects again.
             self.close("this side asks whether it may take over", out);
             self.ask(why, out);
         }
@@ -836,19 +843,19 @@ impl Standby {
         self.send(Message::Readiness { lack, session, from }, out);
     }
 
-    /// This side's number for the session; 0 before it was told.
+    /// This side's number for the session; 0 before it was sent.
     fn number(&self) -> u64 {
         self.session.as_ref().and_then(|session| session.number).unwrap_or(0)
     }
 
-    /// The primary's number for it; 0 before it has said so.
+    /// The primary's number for the session; 0 before it has sent it.
     fn theirs(&self) -> u64 {
         let hello = self.session.as_ref().and_then(|session| session.hello.as_ref());
         hello.map_or(0, |hello| hello.session)
     }
 
-    /// Claims the term after the one in which the checkpoint was made, and never a later one: who
-    /// has won that term has gone on from this checkpoint or without it, and it is stale.
+    /// Claims the term after the checkpoint's term, and never a later one: the winner of that term
+    /// has continued with or without this checkpoint, which is then stale.
     fn ask(&self, why: String, out: &mut Vec<Action>) {
         if let Some(holding) = &self.holding {
             out.push(Action::AskArbiter { term: holding.term.next(), why });
@@ -891,7 +898,8 @@ impl Standby {
             asking.retry = None;
             let why = asking.why.clone();
             if core::mem::take(&mut asking.not_ready) {
-                // Whoever has begun to join meanwhile comes again; until there is an answer nobody is let in (P2).
+                // A primary that is joining meanwhile connects again. Until the arbiter answers, no
+                // primary is let in (P2).
                 self.close("this side asks whether it may take over", out);
             }
             self.ask(why, out);
@@ -912,7 +920,7 @@ impl Standby {
 
     fn granted(&mut self, term: Term, out: &mut Vec<Action>) -> Result<()> {
         self.check_answer("arbiter: granted", Some(term))?;
-        // Not what stood in the way of the answer.
+        // Restore the original reason: the arbiter's failures no longer matter.
         self.reason = self.asking.as_ref().map(|asking| asking.why.clone());
         self.take_over(out);
         Ok(())
@@ -975,8 +983,8 @@ impl Standby {
                 Ok(())
             }
             // A planned move: the arbiter makes the primary stop, as it would after a failure. The
-            // link stays up, so that the primary does not ask at the same time; but from now on
-            // nothing is acknowledged: what is held when the term is won must be the last.
+            // link stays up, so that the primary does not ask at the same time. From now on nothing
+            // is acknowledged: what is held when the term is won must be the last checkpoint.
             Phase::Ready if self.options.arbiter => {
                 if let Some(session) = &mut self.session {
                     session.checking = None;
@@ -1007,7 +1015,8 @@ impl Standby {
         Ok(())
     }
 
-    /// Before the primary has said which session this is, there is none to leave: 0 says so.
+    /// Before the primary has named its session, there is no session to leave: the number is then
+    /// 0.
     fn say_bye(&self, reason: ByeReason, why: String, out: &mut Vec<Action>) {
         let (session, from) = (self.theirs(), self.number());
         self.send(Message::Bye { reason, session, from, why }, out);
@@ -1015,7 +1024,7 @@ impl Standby {
 
     fn send(&self, message: Message, out: &mut Vec<Action>) {
         if let Some(session) = &self.session {
-            // Before it has said in which term it acts, the primary does not look at ours.
+            // Before the primary has sent its term, it does not check ours.
             let term = session.hello.as_ref().map_or(self.term, |hello| hello.term);
             let frame = Outgoing { epoch: Epoch(0), term, message };
             out.push(Action::Send { link: session.link, frame });

@@ -1,4 +1,4 @@
-//! Where a checkpoint is gathered until it is whole: nothing in here has been acknowledged (P4).
+//! Collects a checkpoint until it is whole: nothing here has been acknowledged (P4).
 
 use alloc::vec::Vec;
 
@@ -9,7 +9,7 @@ use crate::handshake::MachineLayout;
 use crate::pages::{PageBatch, PagesError, each_piece};
 use crate::wire::{Data, EpochDigest, Hashes, Header, Kind, Message};
 
-/// Pages that were checked from end to end.
+/// Pages that were checked completely.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedPages {
     data: Data,
@@ -22,7 +22,8 @@ impl CheckedPages {
         Ok(Self { data, pages })
     }
 
-    /// As [`check`](Self::check), of pages that are written before there is anything to change.
+    /// As [`check`](Self::check), for pages that are written before there is a checkpoint: changed
+    /// lines are refused.
     fn check_bulk(data: Data, layout: &MachineLayout) -> Result<Self, StagingError> {
         let batch = PageBatch::parse(&data.0, &layout.memory)?;
         if batch.changes() > 0 {
@@ -32,13 +33,14 @@ impl CheckedPages {
         Ok(Self { data, pages })
     }
 
-    /// How many.
+    /// Number of pages.
     #[must_use]
     pub fn pages(&self) -> u64 {
         self.pages
     }
 
-    /// Gives what is to be written and to which address, in order: a page, or stretches of one.
+    /// Calls `write` with each address and the bytes to write there, in order: a page, or ranges of
+    /// one.
     ///
     /// # Errors
     /// The first error of `write`.
@@ -49,14 +51,14 @@ impl CheckedPages {
         each_piece(&self.data.0, write)
     }
 
-    /// The buffer that they came in, for another frame.
+    /// The buffer of the pages, for reuse by another frame.
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {
         self.data.0
     }
 }
 
-/// A checkpoint that came whole, and whose parts are as they were sent.
+/// A checkpoint that was received whole and unaltered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
     epoch: Epoch,
@@ -72,14 +74,15 @@ impl Checkpoint {
         self.epoch
     }
 
-    /// How many pages it brings.
+    /// Number of its pages.
     #[must_use]
     pub fn pages(&self) -> u64 {
         self.pages.iter().map(CheckedPages::pages).sum()
     }
 
-    /// Gives what is to be written and to which address, in the order in which it was sent: a page, or stretches of one
-    /// whose other bytes are as the checkpoint before has left them (P4: so each is applied, in order).
+    /// Calls `write` with each address and the bytes to write there, in the order sent: a page, or
+    /// ranges of one. The other bytes of such a page are as the checkpoint before has left them
+    /// (P4: so every checkpoint is applied, in order).
     ///
     /// # Errors
     /// The first error of `write`.
@@ -90,28 +93,28 @@ impl Checkpoint {
         self.pages.iter().try_for_each(|pages| pages.for_each_piece(&mut write))
     }
 
-    /// The state of the machine other than its memory, in the parts in which it was sent.
+    /// The state of the machine other than its memory, in the parts sent.
     pub fn state(&self) -> impl Iterator<Item = &[u8]> {
         self.state.iter().map(|part| part.0.as_slice())
     }
 
-    /// The buffers that its pages came in, for other frames.
+    /// The buffers of its pages, for reuse by other frames.
     pub fn into_buffers(self) -> impl Iterator<Item = Vec<u8>> {
         self.pages.into_iter().map(CheckedPages::into_bytes)
     }
 
-    /// What the primary's machine hashes to.
+    /// The hashes of the primary's machine.
     #[must_use]
     pub fn hashes(&self) -> Option<Hashes> {
         self.hashes
     }
 }
 
-/// What a frame has led to.
+/// The result of a frame.
 pub(super) enum Step {
-    /// More is needed.
+    /// More frames are needed.
     Staged,
-    /// To be applied at once.
+    /// Pages to apply at once.
     Bulk(CheckedPages),
     /// The next bytes of the images.
     Images(Data),
@@ -119,7 +122,7 @@ pub(super) enum Step {
     Whole(Checkpoint),
 }
 
-/// The stream is not that of a checkpoint.
+/// The stream is not a valid checkpoint.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StagingError {
     #[error("{0}")]
@@ -153,7 +156,7 @@ pub(super) enum StagingError {
 pub(super) struct Staging {
     layout: MachineLayout,
     limit: u64,
-    /// Bytes of images that have not come yet.
+    /// Bytes of images that have not arrived yet.
     images: u64,
     epoch: Option<Epoch>,
     pages: Vec<CheckedPages>,
@@ -163,9 +166,9 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    /// For a machine, of which so many bytes of images are to come.
+    /// For a machine with `images` bytes of images to come.
     pub(super) fn new(layout: MachineLayout, images: u64, slack: u64, session: u64) -> Self {
-        // A page's entry takes eight bytes beside its contents.
+        // A page's entry takes eight bytes besides its contents.
         let memory = layout.memory_size();
         let limit = memory.saturating_add(memory / 512).saturating_add(slack);
         Self { layout, limit, images, digest: EpochDigest::new(session), ..Self::default() }
@@ -175,7 +178,7 @@ impl Staging {
         self.bytes
     }
 
-    /// Takes one frame; `last` is the checkpoint that is held.
+    /// Takes one frame. `last` is the held checkpoint.
     pub(super) fn take(
         &mut self,
         last: Option<Epoch>,
@@ -259,7 +262,7 @@ impl Staging {
     }
 
     fn grow(&mut self, data: &Data) -> Result<(), StagingError> {
-        // Every frame counts for something: so many empty ones must not be a way around the limit.
+        // Every frame counts, so that many empty ones cannot evade the limit.
         const OVERHEAD: u64 = 64;
         self.bytes = self.bytes.saturating_add(data.0.len() as u64).saturating_add(OVERHEAD);
         if self.bytes > self.limit {

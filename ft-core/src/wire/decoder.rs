@@ -1,13 +1,13 @@
-//! A decoder for bytes that come in pieces of any size.
+//! A decoder for bytes that arrive in pieces of any size.
 
 use alloc::vec::Vec;
 
 use super::header::{HEADER_LEN, Header, WireError};
 use super::message::Frame;
 
-/// Takes bytes, gives frames. What it holds never exceeds one header and one body within its
-/// kind's limit, and grows with what has come, not with what was announced. After an error it gives
-/// nothing more: where the next frame begins is not known.
+/// Takes bytes and returns frames. It holds at most one header and one body within its kind's
+/// limit, and grows with received bytes, not with announced ones. After an error it returns nothing
+/// more, since the start of the next frame is unknown.
 #[derive(Debug, Default)]
 pub struct Decoder {
     head: Vec<u8>,
@@ -17,7 +17,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// One that has seen nothing.
+    /// A decoder without data.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -26,7 +26,7 @@ impl Decoder {
     /// Takes bytes from the front of `bytes` until a frame is whole or they are used up.
     ///
     /// # Errors
-    /// When the bytes are not those of a frame; the same error again ever after.
+    /// When the bytes are not a frame. All later calls return the same error.
     pub fn decode(&mut self, bytes: &mut &[u8]) -> Result<Option<Frame>, WireError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
@@ -38,7 +38,7 @@ impl Decoder {
         result
     }
 
-    /// Bytes of memory in use, for what was not given out yet.
+    /// Bytes of memory used for data that was not returned yet.
     #[must_use]
     pub fn held(&self) -> usize {
         self.head.capacity() + self.body.capacity()

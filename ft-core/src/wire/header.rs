@@ -5,35 +5,35 @@ use alloc::vec::Vec;
 use io_gate::host::{Epoch, Term};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-/// How every frame begins.
+/// The first bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"KMRI";
 
-/// The version of the protocol spoken by this release.
+/// The protocol version of this release.
 pub const PROTOCOL: u16 = 9;
 
-/// Bytes of a header.
+/// Size of a header in bytes.
 pub const HEADER_LEN: usize = 40;
 
-/// Epochs and terms below this can be counted on from without overflow.
+/// Epochs and terms below this can be counted up without overflow.
 const MAX_NUMBER: u64 = 1 << 62;
 
-/// Where the checksum is: what is before it is covered by it.
+/// Offset of the checksum. It covers the bytes before it.
 const CHECKSUM_AT: usize = 32;
 
-/// Where the header's own checksum is.
+/// Offset of the header's own check.
 const CHECK_AT: usize = 12;
 
 const KIB: u32 = 1024;
 
-/// What a frame carries.
+/// The kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum Kind {
-    /// The primary says what it is.
+    /// The primary's description of itself.
     Hello = 1,
-    /// The standby fits, and says what it is.
+    /// The standby accepts, and describes itself.
     Welcome = 2,
-    /// The sender does not go on, and says why.
+    /// The sender does not continue, and says why.
     Refuse = 3,
     /// Pages sent while the guest runs, before the first checkpoint.
     Bulk = 4,
@@ -47,29 +47,30 @@ pub enum Kind {
     Ack = 8,
     /// The standby has compared its hashes.
     Verified = 9,
-    /// The sender lives.
+    /// The sender is alive.
     Heartbeat = 10,
-    /// So does the other.
+    /// The reply to a heartbeat.
     HeartbeatReply = 11,
-    /// The sender leaves on purpose.
+    /// The sender leaves intentionally.
     Bye = 12,
     /// Bytes of the images that the guest boots.
     Image = 13,
-    /// Whether the standby could go on with the guest.
+    /// Whether the standby could continue the guest.
     Readiness = 14,
 }
 
-/// What a machine's state takes besides its requests in flight: processors, interrupt controllers, devices.
+/// The most that a machine's state takes besides its requests in flight: processors, interrupt
+/// controllers, devices.
 const REST_OF_STATE: usize = 4 * 1024 * 1024;
 
-// P4, P9: whatever a guest asks for, its checkpoint is one that a standby takes.
+// P4, P9: whatever a guest requests, a standby accepts its checkpoint.
 const _: () = assert!(
     io_gate::host::MAX_RECORDED + REST_OF_STATE <= Kind::State.max_body() as usize,
     "a full gate does not fit a State"
 );
 
 impl Kind {
-    /// Every kind.
+    /// All kinds.
     pub const ALL: [Self; 14] = [
         Self::Hello,
         Self::Welcome,
@@ -87,7 +88,7 @@ impl Kind {
         Self::Readiness,
     ];
 
-    /// The longest body of this kind: nothing longer is read, sent, or allocated for.
+    /// The longest body of this kind. Nothing longer is read, sent or allocated.
     #[must_use]
     pub const fn max_body(self) -> u32 {
         match self {
@@ -102,7 +103,7 @@ impl Kind {
         }
     }
 
-    /// Its name, for messages.
+    /// The name for messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -128,23 +129,23 @@ impl Kind {
     }
 }
 
-/// What came over the wire is not what this protocol allows.
+/// The received bytes violate the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
-    /// Not a frame at all.
+    /// The bytes are not a frame.
     #[error(
         "a frame begins with {MAGIC:02x?} (\"KMRI\"), found {found:02x?}: is the other end of the link a kemari of this virtual machine?"
     )]
     Magic {
-        /// What was there.
+        /// The bytes found.
         found: [u8; 4],
     },
-    /// Another release.
+    /// The other side has another release.
     #[error(
         "protocol: this side speaks version {PROTOCOL}, the other {found}: run the same release on both hosts"
     )]
     Version {
-        /// What the other side speaks.
+        /// The other side's version.
         found: u16,
     },
     /// A kind that this version does not have.
@@ -153,18 +154,18 @@ pub enum WireError {
         /// The number.
         found: u16,
     },
-    /// The header was changed on the way: what it says of the length of its body is not believed, or
-    /// everything that follows would be waited for in vain (P7).
+    /// The header was altered on the way. Its body length is not trusted, since the receiver could
+    /// wait for bytes that never come (P7).
     #[error(
         "header checksum {expected:08x} expected, {found:08x} found: the bytes changed on the way"
     )]
     Header {
-        /// What the header says.
+        /// The check in the header.
         expected: u32,
-        /// What its bytes give.
+        /// The check of the received bytes.
         found: u32,
     },
-    /// An epoch or term that no machine reaches by counting.
+    /// An epoch or term that is beyond what a machine can reach by counting.
     #[error("epoch {epoch}, term {term}: numbers from {MAX_NUMBER} on are not used")]
     Number {
         /// The epoch.
@@ -172,7 +173,7 @@ pub enum WireError {
         /// The term.
         term: u64,
     },
-    /// A length above its kind's limit.
+    /// A length above the limit of its kind.
     #[error("{} of {found} bytes: at most {} are allowed", kind.name(), kind.max_body())]
     TooLong {
         /// The kind.
@@ -180,24 +181,24 @@ pub enum WireError {
         /// The length.
         found: u64,
     },
-    /// A body that is not as long as its header says.
+    /// A body whose length differs from the header's.
     #[error("{}: the header announces {expected} bytes, found {found}", kind.name())]
     Length {
         /// The kind.
         kind: Kind,
-        /// What the header says.
+        /// The length in the header.
         expected: u32,
-        /// What there was.
+        /// The length found.
         found: usize,
     },
-    /// The bytes were changed on the way.
+    /// The bytes were altered on the way.
     #[error("{}: checksum {expected:016x} expected, {found:016x} found: the bytes changed on the way", kind.name())]
     Checksum {
         /// The kind.
         kind: Kind,
-        /// What the header says.
+        /// The checksum in the header.
         expected: u64,
-        /// What the bytes give.
+        /// The checksum of the received bytes.
         found: u64,
     },
     /// A body that does not decode.
@@ -213,25 +214,25 @@ pub enum WireError {
 /// A header whose fields are within their limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// The version that the sender speaks.
+    /// The sender's protocol version.
     pub version: u16,
-    /// What the body is.
+    /// The kind of the body.
     pub kind: Kind,
-    /// How long it is.
+    /// The length of the body in bytes.
     pub body_len: u32,
-    /// The epoch that the frame is about; 0 where it is about none.
+    /// The epoch of the frame; 0 if it concerns none.
     pub epoch: Epoch,
     /// The term in which the sender acts.
     pub term: Term,
-    /// Of header and body.
+    /// The checksum of header and body.
     pub checksum: u64,
 }
 
 impl Header {
-    /// Reads and checks a header. What it promises about the body is for [`verify`](Self::verify).
+    /// Reads and checks a header. [`verify`](Self::verify) checks the body against it.
     ///
     /// # Errors
-    /// When a field is not one that this protocol allows.
+    /// When the protocol does not allow the value of a field.
     pub fn parse(bytes: &[u8; HEADER_LEN]) -> Result<Self, WireError> {
         let magic: [u8; 4] = field(bytes, 0);
         if magic != MAGIC {
@@ -271,7 +272,7 @@ impl Header {
     /// Checks a body against its header: its length and the checksum of both.
     ///
     /// # Errors
-    /// When they do not belong together.
+    /// When they do not match.
     pub fn verify(&self, body: &[u8]) -> Result<(), WireError> {
         if body.len() != self.body_len as usize {
             return Err(WireError::Length {
@@ -287,14 +288,15 @@ impl Header {
         Ok(())
     }
 
-    /// Leaves room for a header at the end of `out`, for [`finish`](Self::finish) to fill.
+    /// Reserves room for a header at the end of `out`, for [`finish`](Self::finish) to fill.
     pub fn reserve(out: &mut Vec<u8>) -> usize {
         let start = out.len();
         out.resize(start + HEADER_LEN, 0);
         start
     }
 
-    /// Fills the header at `start`: everything after it in `out` is the body, checksummed in place.
+    /// Fills the header at `start`. Everything after it in `out` is the body, whose checksum is
+    /// computed in place.
     ///
     /// # Errors
     /// When the body is longer than its kind allows.
@@ -338,7 +340,7 @@ fn field<const N: usize>(bytes: &[u8; HEADER_LEN], at: usize) -> [u8; N] {
     field
 }
 
-/// The low half of the XXH3-64 of the fields around it, but for the checksum of all.
+/// The low half of the XXH3-64 of the other fields, without the checksum.
 fn check(header: &[u8]) -> u32 {
     let mut fields = [0; CHECKSUM_AT - 4];
     fields[..CHECK_AT].copy_from_slice(&header[..CHECK_AT]);

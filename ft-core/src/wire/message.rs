@@ -1,4 +1,4 @@
-//! The messages, and the digest that ties the frames of one epoch together.
+//! The messages, and the digest that binds the frames of one epoch together.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -14,20 +14,21 @@ use crate::handshake::Hello;
 /// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// The primary says what it is.
+    /// The primary's description of itself.
     Hello(Box<Hello>),
-    /// The standby fits, and says what it is.
+    /// The standby accepts, and describes itself.
     Welcome(Box<Hello>),
-    /// The sender does not go on.
+    /// The sender does not continue.
     Refuse {
-        /// Why, with both sides' values, and what to change.
+        /// Why, with the values of both sides and advice.
         reason: String,
     },
-    /// Pages sent while the guest runs; applied at once, as no checkpoint is whole yet.
+    /// Pages sent while the guest runs. They are applied at once, since there is no whole
+    /// checkpoint yet.
     Bulk(Data),
     /// Pages of a checkpoint; see [`crate::pages`].
     Pages(Data),
-    /// A part of the state of the machine other than its memory; opaque here.
+    /// A part of the machine's state other than its memory; opaque here.
     State(Data),
     /// The checkpoint of the frame's epoch is whole.
     End(End),
@@ -35,58 +36,62 @@ pub enum Message {
     Ack,
     /// The standby has compared its hashes with those of an [`End`] (P8).
     Verified(Verified),
-    /// The sender lives.
+    /// The sender is alive.
     Heartbeat(Heartbeat),
-    /// The answer: the same values.
+    /// The reply to a heartbeat, with the same values.
     HeartbeatReply(Heartbeat),
-    /// The sender leaves on purpose.
+    /// The sender leaves intentionally.
     Bye {
         /// Why.
         reason: ByeReason,
-        /// The session that it leaves, by the number that its hearer has given it: a word of an earlier one, played again
-        /// on a link that does not authenticate, opens and ends nothing (P1, P7). 0 when that number is not known yet.
+        /// The session that it leaves, by the receiver's number. A message of an earlier session,
+        /// replayed on a link without authentication, opens and ends nothing (P1, P7). 0 while that
+        /// number is not known.
         session: u64,
-        /// The speaker's own number for it, or 0: what another one has said to somebody who played this session to it
-        /// counts for nothing here (P1; simulation, seed 971364).
+        /// The sender's own number for the session, or 0. A message that another standby sent to an
+        /// attacker who replayed this session has no effect here (P1; simulation, seed 971364).
         from: u64,
-        /// What there is to say besides; empty where the reason says it all.
+        /// Further explanation; empty if the reason is enough.
         why: String,
     },
-    /// The next bytes of [what the standby does not have](crate::handshake::images_to_send), before the first checkpoint.
+    /// The next bytes of [the images that the standby lacks](crate::handshake::images_to_send),
+    /// before the first checkpoint.
     Image(Data),
-    /// From a standby: whether it could go on with the guest, by what is known of its host; said when that changes. Without
-    /// it a machine whose standby has lost its disk or its network would go on saying that it is protected.
+    /// From a standby: whether it could continue the guest, as far as its host is known. Sent when
+    /// that changes. Without it, a machine whose standby has lost its disk or its network would
+    /// still report that it is protected.
     Readiness {
-        /// What the standby needs and does not have; none: nothing.
+        /// What the standby needs and lacks; `None` if nothing.
         lack: Option<String>,
-        /// The session that it is said in, as in [`Bye`](Self::Bye).
+        /// The session in which it is sent, as in [`Bye`](Self::Bye).
         session: u64,
-        /// The speaker's own number for it.
+        /// The sender's own number for the session.
         from: u64,
     },
 }
 
-/// The body of a frame that is not a message of this crate's own, kept as it came.
+/// The body of a frame that this crate does not decode, as received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Data(pub Vec<u8>);
 
-/// A checkpoint is whole.
+/// The end of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
-    /// The standby's number for this session: a checkpoint of an earlier one, played again to a standby that waits on a
-    /// link that does not authenticate, is none (P1: it would take over from there).
+    /// The standby's number for this session. It makes a checkpoint of an earlier session invalid
+    /// if it is replayed to a waiting standby on a link without authentication (P1: the standby
+    /// would take over from it).
     pub session: u64,
     /// Pages in its [`Message::Bulk`] and [`Message::Pages`] frames.
     pub pages: u64,
-    /// Over the checksums of all data frames since the last `End`, in order.
+    /// Digest over the checksums of all data frames since the last `End`, in order.
     pub digest: u64,
     /// The epoch of the last `End` of this session.
     pub previous: Option<Epoch>,
-    /// What the primary's machine hashes to, when both are to be compared.
+    /// The hashes of the primary's machine, if both machines are to be compared.
     pub hashes: Option<Hashes>,
 }
 
-/// What a machine at rest hashes to.
+/// The hashes of a paused machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hashes {
     /// All of guest memory.
@@ -101,21 +106,21 @@ impl core::fmt::Display for Hashes {
     }
 }
 
-/// The outcome of a comparison.
+/// The result of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
     /// Whether both sides are equal.
     pub agree: bool,
-    /// The primary's.
+    /// The primary's hashes.
     pub primary: Hashes,
-    /// The standby's.
+    /// The standby's hashes.
     pub standby: Hashes,
 }
 
-/// A sign of life.
+/// A heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// Counted from 1 in a session.
+    /// Its number in the session, from 1.
     pub sequence: u64,
     /// When it was sent, by the sender's own clock.
     pub sent: u64,
@@ -126,15 +131,15 @@ pub struct Heartbeat {
 pub enum ByeReason {
     /// The guest has powered off.
     PoweredOff,
-    /// The operator has stopped this side. From a standby: its checkpoint is given up for ever.
+    /// The operator has stopped this side. From a standby: its checkpoint is given up for good.
     Stopped,
-    /// From a primary: the standby is asked to give up its checkpoint.
+    /// From a primary: asks the standby to give up its checkpoint.
     Detach,
     /// From a standby: it has given up its checkpoint, and will not ask the arbiter.
     Detached,
 }
 
-/// A message that came, with its header.
+/// A received message with its header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// Its header.
@@ -147,7 +152,7 @@ impl Frame {
     /// Checks a body against its header, and decodes it.
     ///
     /// # Errors
-    /// When it was changed on the way, or does not decode.
+    /// When it was altered on the way, or does not decode.
     pub fn verify(header: Header, body: Vec<u8>) -> Result<Self, WireError> {
         header.verify(&body)?;
         let message = Message::decode(header.kind, body)?;
@@ -158,11 +163,11 @@ impl Frame {
 /// A message to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outgoing {
-    /// The epoch that it is about; 0 where it is about none.
+    /// The epoch of the message; 0 if it concerns none.
     pub epoch: Epoch,
     /// The term in which the sender acts.
     pub term: Term,
-    /// What to send.
+    /// The message.
     pub message: Message,
 }
 
@@ -170,7 +175,7 @@ impl Outgoing {
     /// Appends the frame to `out`.
     ///
     /// # Errors
-    /// When the body is longer than its kind allows; `out` is then as before.
+    /// When the body is longer than its kind allows. `out` is then unchanged.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<Header, WireError> {
         let start = Header::reserve(out);
         let kind = self.message.kind();
@@ -224,7 +229,7 @@ impl Message {
                 append(kind, &(reason, session, from, shortened(why, kind)), out)
             }
             Self::Readiness { lack, session, from } => {
-                // The session's numbers go behind it.
+                // Leave room for the session's numbers after the text.
                 let lack = lack.as_ref().map(|lack| shortened(lack, kind));
                 append(kind, &(lack, session, from), out)
             }
@@ -257,9 +262,9 @@ impl Message {
     }
 }
 
-/// A reason is for people: one that is too long is cut, not refused.
+/// A reason is for people: a text that is too long is cut, not refused.
 fn shortened(reason: &str, kind: Kind) -> &str {
-    // What stands around the text, its length included, takes less than this.
+    // The other fields, and the length of the text, take less than this.
     let limit = kind.max_body() as usize - 32;
     let mut end = reason.len().min(limit);
     while !reason.is_char_boundary(end) {
@@ -287,7 +292,7 @@ fn whole<'a, T: Deserialize<'a>>(kind: Kind, body: &'a [u8]) -> Result<T, WireEr
     }
 }
 
-/// Ties the data frames of one checkpoint together, in order: both sides keep one per session.
+/// Binds the data frames of one checkpoint together, in order. Each side keeps one per session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EpochDigest {
     session: u64,
@@ -303,7 +308,8 @@ impl EpochDigest {
         Self { session, ..Self::default() }
     }
 
-    /// Counts in a data frame ([`Kind::Image`], [`Kind::Bulk`], [`Kind::Pages`], [`Kind::State`]) of so many pages.
+    /// Adds a data frame ([`Kind::Image`], [`Kind::Bulk`], [`Kind::Pages`], [`Kind::State`]) with
+    /// this many pages.
     pub fn add(&mut self, header: &Header, pages: u64) {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&header.checksum.to_le_bytes());
@@ -312,7 +318,7 @@ impl EpochDigest {
         self.pages += pages;
     }
 
-    /// The end of `epoch`, and the beginning of the next.
+    /// Ends `epoch` and begins the next one.
     pub fn end(&mut self, epoch: Epoch, hashes: Option<Hashes>) -> End {
         let Self { session, digest, pages, previous } = *self;
         *self = Self { session, digest: 0, pages: 0, previous: Some(epoch) };

@@ -1,14 +1,15 @@
-//! The wire: frames of a fixed header and a body, with limits on every length.
+//! The wire format: frames with a fixed header and a body, and a limit for every length.
 //!
 //! ```text
 //!  0      4        6       8            12        16       24      32         40
 //!  | KMRI | version | kind | body length | check   | epoch  | term  | checksum | body ...
 //! ```
 //!
-//! Little-endian. The checksum is XXH3-64 of the body, seeded with the XXH3-64 of the 32 bytes
-//! before it; the check is the low half of the XXH3-64 of the header's other fields before the
-//! checksum, so that a length is believed before its body is there. The layout of the header, and the kinds `Hello` and `Refuse`, are the same in every
-//! version, so that releases that do not fit can tell each other so.
+//! All numbers are little-endian. The checksum is XXH3-64 of the body, seeded with the XXH3-64 of
+//! the 32 bytes before it. The check is the low half of the XXH3-64 of the header's other fields
+//! before the checksum, so that a length can be trusted before the body has arrived.
+//! The layout of the header, and the kinds `Hello` and `Refuse`, are the same in every version, so
+//! that releases that do not fit can tell each other so.
 
 mod decoder;
 mod header;
