@@ -1,4 +1,4 @@
-//! A device that prints what the driver gives it, and counts: the example of the guide.
+//! A device that prints the driver's text and counts requests: the example of the guide.
 
 use io_gate::{
     Chain, ConsoleTx, Device, DeviceError, Gate, Identity, Outcome, Port, SavedState, StateError,
@@ -7,11 +7,11 @@ use io_gate::{
 
 use crate::read_bytes;
 
-/// No number of virtio's own (virtio 1.2, 5).
+/// Not one of virtio's own device numbers (virtio 1.2, 5).
 const IDENTITY: Identity = Identity { kind: "beeper", virtio_id: 0xff00, state_version: 2 };
 
 const QUEUE_SIZE: u16 = 64;
-/// What it prints appears here.
+/// The port of the printed text.
 const OUTPUT: Port = Port(0);
 /// The longest text in one request.
 const MAX_TEXT: usize = 4096;
@@ -20,15 +20,15 @@ const MAX_TEXT: usize = 4096;
 const PRINTED: u8 = 0;
 const LOST: u8 = 1;
 
-/// A request is text to read and a byte of room for the answer.
+/// A request is text to read, and one byte of room for the answer.
 #[derive(Debug, Default)]
 pub struct Beeper {
-    /// Requests taken so far; the driver reads it in the configuration space.
+    /// Number of requests so far. The driver reads it in the configuration space.
     count: u64,
 }
 
 impl Beeper {
-    /// The device as it is after power-on.
+    /// The device after power-on.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

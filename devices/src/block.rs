@@ -14,7 +14,7 @@ const IDENTITY: Identity = Identity { kind: "virtio-blk", virtio_id: 2, state_ve
 const SECTOR: usize = 512;
 const QUEUE_SIZE: u16 = 256;
 const SIZES: &[u16] = &[QUEUE_SIZE; Block::MAX_QUEUES as usize];
-/// The disk behind it.
+/// The port of the disk.
 const DISK: Port = Port(0);
 
 // Feature bits (5.2.3).
@@ -40,22 +40,22 @@ const S_UNSUPP: u8 = 2;
 
 /// Type, reserved word, sector.
 const HEADER: usize = 16;
-/// Sector, count, flags of a discard.
+/// Sector, count and flags of a discard.
 const SEGMENT: usize = 16;
 const ID_LEN: usize = 20;
 const FLAG_UNMAP: u32 = 1;
 
-/// Segments of a request, and bytes in each: together they bound what one request can make the
-/// machine buffer.
+/// The maximum number of segments in a request and of bytes in each. Together they bound what one
+/// request can make the machine buffer.
 const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
 const SIZE_MAX: u32 = 64 * 1024;
 const MAX_DATA: usize = SEG_MAX as usize * SIZE_MAX as usize;
-/// The most room of a refused or failed request that becomes zeroes.
+/// The most room of a refused or failed request that is filled with zeroes.
 const MAX_FILL: usize = 64 << 10;
 /// The largest range of one discard or write of zeroes: 1 GiB.
 const MAX_RANGE_SECTORS: u32 = 1 << 21;
 
-/// What a disk is like.
+/// The properties of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockConfig {
     /// Its size in sectors of 512 bytes.
@@ -64,7 +64,7 @@ pub struct BlockConfig {
     pub read_only: bool,
     /// Its serial number; the first 20 bytes count.
     pub serial: Vec<u8>,
-    /// How many request queues it has, 1 to [`Block::MAX_QUEUES`].
+    /// Number of request queues, 1 to [`Block::MAX_QUEUES`].
     pub queues: u16,
 }
 
@@ -84,8 +84,8 @@ impl Block {
     /// The most request queues of a disk.
     pub const MAX_QUEUES: u16 = 16;
 
-    /// A disk of this kind behind port 0. A number of queues that it cannot have becomes the nearest
-    /// that it can.
+    /// A disk with these properties on port 0. A number of queues outside the range becomes the
+    /// nearest valid one.
     #[must_use]
     pub fn new(mut config: BlockConfig) -> Self {
         config.queues = config.queues.clamp(1, Self::MAX_QUEUES);
@@ -120,7 +120,7 @@ impl Block {
         !self.config.read_only
     }
 
-    /// Whether the driver has accepted a feature: what it has not is not served.
+    /// Whether the driver has accepted a feature: only accepted features are served.
     fn accepted(&self, feature: u64) -> bool {
         self.features & feature != 0
     }
@@ -153,7 +153,7 @@ impl Block {
         Ok(gate.token::<BlockWrite>().stage(DISK, sector, data))
     }
 
-    /// Whether `len` bytes from `sector` can be one request.
+    /// Whether `len` bytes from `sector` are a valid request.
     fn data_fits(&self, sector: u64, len: usize) -> bool {
         len > 0
             && len <= MAX_DATA
@@ -191,7 +191,7 @@ impl Block {
         Ok(gate.token::<BlockWriteZeroes>().stage(DISK, sector, sectors, unmap))
     }
 
-    /// The one segment of a discard or a write of zeroes, if the disk can do it.
+    /// The one segment of a discard or a write of zeroes, if it is valid for the disk.
     fn segment(&self, chain: &mut Chain<'_>) -> Result<Option<(u64, u64, u32)>, DeviceError> {
         if chain.readable() != SEGMENT {
             return Ok(None);
@@ -230,7 +230,8 @@ impl Device for Block {
     }
 
     fn queues(&self) -> &[u16] {
-        // Requests of all queues are served alike: the order of those in flight is the driver's to see to.
+        // Requests of all queues are served alike: the driver is responsible for the order of
+        // requests in flight.
         &SIZES[..usize::from(self.config.queues)]
     }
 
@@ -239,7 +240,7 @@ impl Device for Block {
     }
 
     fn write_config(&mut self, _offset: u64, _from: &[u8], _gate: &mut Gate<'_>) {
-        // Nothing in it can be written.
+        // The configuration space is read-only.
     }
 
     fn activate(&mut self, features: u64) {
@@ -272,7 +273,7 @@ impl Device for Block {
             T_GET_ID => self.get_id(chain),
             T_DISCARD if self.accepted(F_DISCARD) => self.discard(chain, gate),
             T_WRITE_ZEROES if self.accepted(F_WRITE_ZEROES) => self.write_zeroes(chain, gate),
-            // Also those that the driver has not accepted (5.2.6.1).
+            // Also requests whose feature the driver has not accepted (5.2.6.1).
             other => {
                 note::debug("virtio-blk: an unknown request", &[("type", other.into())]);
                 fail(chain, S_UNSUPP)
@@ -286,7 +287,7 @@ impl Device for Block {
             Outcome::Failed => (S_IOERR, 0),
             Outcome::Unsupported => (S_UNSUPP, 0),
         };
-        // A driver that has changed the chain in the meantime gets no status.
+        // A driver that has meanwhile changed the chain gets no status.
         finish(chain, filled as usize, status).unwrap_or(0)
     }
 
@@ -332,7 +333,7 @@ impl Device for Block {
             return Err(fields.invalid_number("queues", "as many as here", found));
         }
         fields.close()?;
-        // The serial number is the guest's to have seen: it comes with the state.
+        // The guest may have seen the serial number, so it is part of the state.
         *self = Self { config, features };
         Ok(())
     }
@@ -354,12 +355,13 @@ fn fail<'e>(chain: &mut Chain<'_>, status: u8) -> Result<Verdict<'e>, DeviceErro
     Ok(Verdict::Done(finish(chain, 0, status)?))
 }
 
-/// Writes the status into the last byte; gives the number of bytes written from the chain's beginning, of which `filled` are
-/// there.
+/// Writes the status into the last byte. Returns the number of bytes written from the chain's
+/// beginning, of which `filled` are already written.
 ///
-/// That number may count no byte that was not written (2.7.8.2), and the status is the last: so the room for data that stayed
-/// away becomes zeroes. Where there is more of it, the status is there and not counted: a guest that has thousands of requests
-/// refused cannot make the machine write zeroes without end.
+/// The number may count only written bytes (2.7.8.2), and the status is the last byte. So missing
+/// data is replaced by zeroes, up to [`MAX_FILL`] bytes. Beyond that the status is written but not
+/// counted, so that a guest with thousands of refused requests cannot make the machine write zeroes
+/// without limit.
 fn finish(chain: &mut Chain<'_>, filled: usize, status: u8) -> Result<u32, DeviceError> {
     let room = data_len(chain.writable())?;
     let filled = filled.min(room);
@@ -422,8 +424,8 @@ mod tests {
             Self { memory: Memory::new(), gate: TestGate::open(), device }
         }
 
-        /// Has a request processed whose chain is `readable` and `writable` behind the header and
-        /// before the status.
+        /// Lets the device process a request whose chain has `readable` and `writable` between the
+        /// header and the status.
         fn request(
             &mut self,
             kind: u32,
@@ -575,7 +577,7 @@ mod tests {
         assert_eq!(bench.device.features() & (F_RO | F_DISCARD | F_WRITE_ZEROES), F_RO);
         bench.refuses(S_IOERR, T_OUT, 0, &[(DATA_AT, 512)]);
         bench.segment(0, 8, 0);
-        // Neither is offered.
+        // Neither feature is offered.
         bench.refuses(S_UNSUPP, T_DISCARD, 0, &[(DATA_AT, 16)]);
         bench.refuses(S_UNSUPP, T_WRITE_ZEROES, 0, &[(DATA_AT, 16)]);
     }
@@ -598,7 +600,8 @@ mod tests {
         }
     }
 
-    /// More room than a sensible request has: the guest cannot make the machine write zeroes without end.
+    /// More room than a reasonable request has: the guest cannot make the machine write zeroes
+    /// without limit.
     #[test]
     fn room_without_end_is_not_filled() {
         let mut bench = Bench::new(disk());
@@ -620,7 +623,7 @@ mod tests {
     #[test]
     fn outcomes_become_statuses() {
         let mut bench = Bench::new(disk());
-        // The data that did not come is zeroes, so that all that is counted is written.
+        // Missing data becomes zeroes, so that all counted bytes are written.
         for (outcome, status, data) in [
             (Outcome::Success(512), S_OK, 0xaa),
             (Outcome::Success(0), S_OK, 0),
@@ -636,7 +639,7 @@ mod tests {
         }
         let mut write = chain(&bench.memory, &[(HEADER_AT, 16)], &[(STATUS_AT, 1)]);
         assert_eq!(bench.device.complete(0, &mut write, Outcome::Failed), 1);
-        // The driver has taken the room for the status away.
+        // The driver has removed the room for the status.
         let mut none = chain(&bench.memory, &[(HEADER_AT, 16)], &[]);
         assert_eq!(bench.device.complete(0, &mut none, Outcome::Success(0)), 0);
     }
@@ -689,7 +692,7 @@ mod tests {
         assert!(disk().restore(&saved.number("more", 1)).is_err());
     }
 
-    /// A request in flight is completed by a device that was restored from its state.
+    /// A device restored from the saved state completes a request in flight.
     #[test]
     fn a_restored_device_completes_what_was_in_flight() {
         let mut bench = Bench::new(disk());

@@ -8,12 +8,12 @@ const IDENTITY: Identity = Identity { kind: "virtio-console", virtio_id: 3, stat
 
 const QUEUE_SIZE: u16 = 64;
 const RECEIVE: u16 = 0;
-/// The terminal behind it.
+/// The port of the terminal.
 const TERMINAL: Port = Port(0);
-/// More than this in one chain is refused: it would have to be buffered.
+/// The most output in one chain. More is refused, since it would have to be buffered.
 const MAX_OUTPUT: usize = 64 * 1024;
 
-/// A virtio console: neither a size nor several ports nor emergency output.
+/// A virtio console without size, several ports or emergency output.
 #[derive(Debug, Default)]
 pub struct Console;
 

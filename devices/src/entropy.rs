@@ -5,7 +5,7 @@ use io_gate::{Chain, Device, DeviceError, Gate, Identity, Verdict};
 const IDENTITY: Identity = Identity { kind: "virtio-rng", virtio_id: 4, state_version: 2 };
 
 const QUEUE_SIZE: u16 = 64;
-/// A driver that asks for more gets this much.
+/// The most bytes per request: a driver that asks for more gets this many.
 const MAX_BYTES: usize = 64 * 1024;
 
 /// A virtio source of random bytes.

@@ -1,5 +1,5 @@
-//! Virtual devices. Each is plain data and the rules of its specification: what the guest asks for
-//! arrives as a chain or a register access, and what is to happen outside is staged at the gate.
+//! Virtual devices. Each consists of plain data and the rules of its specification. The guest's
+//! requests arrive as chains or register accesses, and effects outside are staged at the gate.
 
 #![no_std]
 #![forbid(unsafe_code)]

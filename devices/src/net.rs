@@ -1,4 +1,5 @@
-//! A virtio network interface (virtio 1.2, 5.1): one queue in and one queue out, or several such pairs.
+//! A virtio network interface (virtio 1.2, 5.1): one queue in each direction, or several such
+//! pairs.
 
 use io_gate::{
     Chain, Device, DeviceError, Gate, Identity, Intake, NetTx, Outcome, Port, SavedState,
@@ -10,7 +11,7 @@ use crate::read_bytes;
 const IDENTITY: Identity = Identity { kind: "virtio-net", virtio_id: 1, state_version: 3 };
 
 const QUEUE_SIZE: u16 = 256;
-/// The network behind it.
+/// The port of the network.
 const NETWORK: Port = Port(0);
 
 // Feature bits (5.1.3).
@@ -36,7 +37,6 @@ const OFFLOADS: u64 = F_CSUM
     | F_HOST_TSO6
     | F_HOST_ECN;
 
-/// The link is up (5.1.4).
 /// Features that need others (5.1.3.1).
 const NEEDS: &[(u64, u64)] = &[
     (F_GUEST_TSO4, F_GUEST_CSUM),
@@ -48,9 +48,10 @@ const NEEDS: &[(u64, u64)] = &[
     (F_MQ, F_CTRL_VQ),
 ];
 
+/// The link is up (5.1.4).
 const S_LINK_UP: u16 = 1;
 
-/// The header in front of every frame, and where its count of buffers is (5.1.6).
+/// The header in front of every frame, and the offset of its buffer count (5.1.6).
 const HEADER: usize = 12;
 const FLAGS: usize = 0;
 const GSO_TYPE: usize = 1;
@@ -61,15 +62,15 @@ const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_ECN: u8 = 0x80;
 const NUM_BUFFERS: usize = 10;
-/// The longest frame with its header: 64 KiB of segments and the headers in front of them.
+/// The longest frame with its header: 64 KiB of segments and their headers.
 const MAX_FRAME: usize = HEADER + 65550;
 
-// The one command of the control queue that is offered, and the answers (5.1.6.5, 5.1.6.5.5).
+// The only offered command of the control queue, and its answers (5.1.6.5, 5.1.6.5.5).
 const CTRL_MQ: [u8; 2] = [4, 0];
 const CTRL_OK: u8 = 0;
 const CTRL_ERR: u8 = 1;
 
-/// The features by which work may be left to the receiver of a frame.
+/// The features by which the sender may leave work to the receiver of a frame.
 struct Left {
     checksum: u64,
     tcp4: u64,
@@ -82,14 +83,14 @@ const LEFT_BY_GUEST: Left =
 const LEFT_BY_HOST: Left =
     Left { checksum: F_GUEST_CSUM, tcp4: F_GUEST_TSO4, tcp6: F_GUEST_TSO6, ecn: F_GUEST_ECN };
 
-/// What a network interface is like.
+/// The properties of a network interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NetConfig {
     /// Its address.
     pub mac: [u8; 6],
-    /// Whether what is behind it does checksums and segmentation.
+    /// Whether the backend does checksums and segmentation.
     pub offloads: bool,
-    /// How many pairs of queues it has, 1 to [`Net::MAX_PAIRS`].
+    /// Number of queue pairs, 1 to [`Net::MAX_PAIRS`].
     pub pairs: u16,
 }
 
@@ -106,16 +107,16 @@ impl Net {
     /// The most pairs of queues of an interface.
     pub const MAX_PAIRS: u16 = 8;
 
-    /// An interface of this kind to the network behind port 0. A number of pairs that it cannot have
-    /// becomes the nearest that it can.
+    /// An interface with these properties on port 0. A number of pairs outside the range becomes
+    /// the nearest valid one.
     #[must_use]
     pub fn new(mut config: NetConfig) -> Self {
         config.pairs = config.pairs.clamp(1, Self::MAX_PAIRS);
         Self { config, features: 0, pairs: 1 }
     }
 
-    /// The control queue: behind all pairs, or, for a driver that knows of one pair only, behind that
-    /// (5.1.2).
+    /// The control queue: after all pairs, or after the first one for a driver that does not use
+    /// several (5.1.2).
     fn control_queue(&self) -> Option<u16> {
         match (self.features & F_CTRL_VQ != 0, self.features & F_MQ != 0) {
             (false, _) => None,
@@ -124,12 +125,13 @@ impl Net {
         }
     }
 
-    /// Pairs of queues that there are with the features that the driver has accepted.
+    /// Number of queue pairs with the features that the driver has accepted.
     fn pairs_there(&self) -> u16 {
         if self.features & F_MQ != 0 { self.config.pairs } else { 1 }
     }
 
-    /// Whether the driver has accepted what a frame's header leaves to its receiver: checksums and segments.
+    /// Checks that the driver has accepted the work that a frame's header leaves to its receiver:
+    /// checksums and segmentation.
     fn check_work(&self, header: &[u8; HEADER], left: &Left) -> Result<(), DeviceError> {
         let checksum = if header[FLAGS] & NEEDS_CSUM != 0 { left.checksum } else { 0 };
         let segments = match header[GSO_TYPE] & !GSO_ECN {
@@ -154,7 +156,7 @@ impl Net {
         Ok(())
     }
 
-    /// Serves a command (5.1.6.5): class and command, what they need, and room for an answer.
+    /// Executes a command (5.1.6.5): class and command, its data, and room for an answer.
     fn control<'e>(&mut self, chain: &mut Chain<'_>) -> Result<Verdict<'e>, DeviceError> {
         let mut command = [0; 2];
         chain.read(&mut command)?;
@@ -176,11 +178,11 @@ impl Net {
     }
 }
 
-/// Of pairs of queues, and of a control queue behind them.
+/// The sizes of the queue pairs, and of a control queue after them.
 const SIZES: &[u16] = &[QUEUE_SIZE; 2 * Net::MAX_PAIRS as usize + 1];
 
-/// A number that is the same for all frames of a flow, most often: of the addresses and ports of an IPv4
-/// or IPv6 packet, or else of the Ethernet addresses.
+/// A hash that is mostly the same for all frames of a flow: over the addresses and ports of an IPv4
+/// or IPv6 packet, or else over the Ethernet addresses.
 fn flow(frame: &[u8]) -> u32 {
     let key = match frame.get(12..14) {
         Some([0x08, 0x00]) => frame.get(26..38),
@@ -188,7 +190,7 @@ fn flow(frame: &[u8]) -> u32 {
         _ => None,
     };
     let key = key.or(frame.get(..12)).unwrap_or_default();
-    // FNV-1a: any hash does, so long as both hosts of a pair have the same.
+    // FNV-1a: any hash would do if both hosts of a pair use the same.
     key.iter()
         .fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
@@ -222,7 +224,7 @@ impl Device for Net {
     }
 
     fn write_config(&mut self, _offset: u64, _from: &[u8], _gate: &mut Gate<'_>) {
-        // The address can be written by old drivers only, which are not supported.
+        // Only old drivers, which are not supported, can write the address.
     }
 
     fn activate(&mut self, features: u64) {
@@ -268,7 +270,7 @@ impl Device for Net {
     }
 
     fn complete(&mut self, _queue: u16, _chain: &mut Chain<'_>, _outcome: Outcome) -> u32 {
-        // Nobody is told whether a frame arrived.
+        // The driver does not learn whether a frame arrived.
         0
     }
 
@@ -281,7 +283,7 @@ impl Device for Net {
     }
 
     fn steer(&self, _port: Port, data: &[u8]) -> Option<u16> {
-        // The first only, until the driver has asked for more (5.1.6.5.5.2).
+        // Only the first pair, until the driver requests more (5.1.6.5.5.2).
         let frame = data.get(HEADER..).unwrap_or_default();
         Some(2 * if self.pairs > 1 { (flow(frame) % u32::from(self.pairs)) as u16 } else { 0 })
     }
@@ -304,7 +306,7 @@ impl Device for Net {
         if self.features & F_GUEST_CSUM == 0 {
             header[FLAGS] &= !DATA_VALID;
         }
-        // One, where the driver has not agreed to more (5.1.6.4).
+        // 1, if the driver has not agreed to more (5.1.6.4).
         header[NUM_BUFFERS..].copy_from_slice(&chain.merged().to_le_bytes());
         if chain.writable() < data.len() {
             return Err(DeviceError::Amount {
@@ -345,13 +347,13 @@ impl Device for Net {
             let expected = "1 without VIRTIO_NET_F_MQ";
             return Err(fields.invalid_number("pairs_in_use", expected, pairs.into()));
         }
-        // A guest that relies on offloads cannot go on without them.
+        // A guest that relies on offloads cannot run without them.
         if features & OFFLOADS != 0 && !self.config.offloads {
             let expected = "no offloads (this backend has none)";
             return Err(fields.invalid_number("features", expected, features));
         }
         fields.close()?;
-        // What is offered is the backend's; the guest's is what it has accepted.
+        // The offered features belong to the backend, the accepted ones to the guest.
         *self = Self { config: NetConfig { mac, ..self.config }, features, pairs };
         Ok(())
     }
@@ -408,7 +410,7 @@ mod tests {
         assert_eq!(device.intake_queue(Port(1)), None);
     }
 
-    /// 5.1.6.4: the header counts the buffers, and the frame goes on from one to the next.
+    /// 5.1.6.4: the header counts the buffers, and the frame continues in the next one.
     #[test]
     fn input_fills_several_chains_once_the_driver_agrees() {
         let (memory, mut device) = (Memory::new(), Net::new(PLAIN));
@@ -449,7 +451,7 @@ mod tests {
         Net::new(NetConfig { pairs: 4, ..PLAIN })
     }
 
-    /// Asks for a number of pairs on a queue; the answer.
+    /// Requests a number of pairs on a queue. Returns the answer.
     fn ask(device: &mut Net, queue: u16, command: [u8; 2], pairs: u16) -> u8 {
         let (memory, mut gate) = (Memory::new(), TestGate::open());
         memory.put(0, &command);
@@ -488,7 +490,7 @@ mod tests {
         assert_eq!(device.pairs, 1);
     }
 
-    /// 5.1.6.5.5.2: the first queue only until more are asked for, then none beyond those.
+    /// 5.1.6.5.5.2: only the first queue until more are requested, then none beyond those.
     #[test]
     fn flows_are_spread_over_the_pairs_in_use() {
         let mut device = several();
@@ -508,7 +510,8 @@ mod tests {
         assert_eq!(device.steer(NETWORK, &[]), device.steer(NETWORK, &[0; HEADER]));
     }
 
-    /// 5.1.2: a driver that does not know of several pairs finds the control queue behind the first.
+    /// 5.1.2: a driver that does not know several pairs finds the control queue after the first
+    /// pair.
     #[test]
     fn the_control_queue_is_where_the_driver_looks() {
         let mut device = several();
@@ -528,7 +531,7 @@ mod tests {
         let mut able = Net::new(NetConfig { mac: [4; 6], offloads: true, pairs: 1 });
         assert_eq!(able.restore(&saved), Ok(()));
         assert_eq!(able.save(), saved);
-        // The driver counts on an offload that this backend does not have.
+        // The driver relies on an offload that this backend does not have.
         assert!(Net::new(PLAIN).restore(&saved).is_err());
         assert!(able.restore(&SavedState::new(&IDENTITY)).is_err());
     }

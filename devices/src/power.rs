@@ -1,7 +1,8 @@
 //! The fixed power registers of ACPI (ACPI 6.5, 4.8.3): enough to power off, and a power button.
 //!
-//! The button is fixed hardware (4.8.2.2.1.1): pressing it sets a bit in the status register, and while the driver has
-//! enabled it, the system control interrupt is held until the driver clears the bit. What it then does is its own affair.
+//! The button is fixed hardware (4.8.2.2.1.1). Pressing it sets a bit in the status register. While
+//! the driver has enabled it, the system control interrupt is asserted until the driver clears the
+//! bit. The reaction is up to the driver.
 
 use io_gate::{
     Gate, Identity, LineState, Port, Power, PowerEvent, RegisterDevice, SavedState, StateError,
@@ -27,12 +28,12 @@ const SLEEP_ENABLE: u16 = 1 << 13;
 const SLEEP_TYPE_SHIFT: u16 = 10;
 const SLEEP_TYPE_MASK: u16 = 0b111;
 
-/// What is known of the power button.
+/// The state of the power button.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Button {
-    /// It was pressed, and the driver has not seen it.
+    /// It was pressed, and the driver has not yet cleared the bit.
     pub pressed: bool,
-    /// The driver wants to know.
+    /// The driver has enabled it.
     pub enabled: bool,
 }
 
@@ -47,23 +48,22 @@ pub struct PowerControl {
 impl PowerControl {
     /// The length of its window.
     pub const WINDOW: u64 = WINDOW as u64;
-    /// The sleep type that stands for S5 (soft off): the `_S5_` object of the ACPI tables has to
-    /// name it.
+    /// The sleep type for S5 (soft off). The `_S5_` object of the ACPI tables must contain it.
     pub const S5_SLEEP_TYPE: u8 = 5;
 
-    /// Where presses of the button come in: as many as there are bytes, which for a button is as good as one.
+    /// The port for presses of the button. Any number of bytes counts as one press.
     pub const BUTTON: Port = Port(0);
 
-    /// The registers as after power-on.
+    /// The registers after power-on.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What a saved state says of the button.
+    /// The state of the button in a saved state.
     ///
     /// # Errors
-    /// When it is another device's.
+    /// When the state belongs to another device.
     pub fn button(state: &SavedState) -> Result<Button, StateError> {
         let mut fields = state.open(&IDENTITY)?;
         let (status, enable): (u16, u16) = (fields.small("status")?, fields.small("enable")?);
@@ -110,9 +110,9 @@ impl RegisterDevice for PowerControl {
         let Some(offset) = usize::try_from(offset).ok().filter(|offset| *offset < WINDOW) else {
             return;
         };
-        // Any width is allowed: what is not written keeps its value.
+        // Any width is allowed: registers that are not written keep their value.
         let mut window = self.window();
-        // Writing ones clears status bits, so bytes that are not written must be zero there.
+        // Writing ones clears status bits, so bytes that are not written must be zero here.
         window[STATUS..ENABLE].fill(0);
         let len = from.len().min(WINDOW - offset);
         window[offset..offset + len].copy_from_slice(&from[..len]);
@@ -216,14 +216,14 @@ mod tests {
         assert_eq!(device.line(), LineState::Level(false), "nobody has asked for it");
         let button = PowerControl::button(&device.save());
         assert_eq!(button, Ok(Button { pressed: true, enabled: false }));
-        // Enabled later: pressed is pressed.
+        // Enabling it later does not lose the press.
         gate.write_register(&mut device, 2, &0x100_u16.to_le_bytes());
         assert_eq!(device.line(), LineState::Level(true));
         let mut other = PowerControl::new();
         assert_eq!(other.restore(&device.save()), Ok(()));
         assert_eq!(other.line(), LineState::Level(true), "where it goes on after a takeover, too");
         assert_eq!(gate.read_register(&mut device, 0), 0x100_u16.to_le_bytes());
-        // Ones clear, zeros do not.
+        // Ones clear bits, zeros do not.
         gate.write_register(&mut device, 0, &0xfe_ff_u16.to_le_bytes());
         assert_eq!(device.line(), LineState::Level(true));
         gate.write_register(&mut device, 0, &0x100_u16.to_le_bytes());

@@ -1,4 +1,4 @@
-//! What the unit tests of devices share: a guest memory of their own, and one-call sessions.
+//! Helpers for the devices' unit tests: a guest memory, and one-call sessions.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -58,26 +58,26 @@ pub(crate) fn chain<'m>(
     lend_chain(memory, ranges(readable), ranges(writable))
 }
 
-/// The room of `merged` chains.
+/// A chain with the room of `merged` chains.
 pub(crate) fn merged_chain<'m>(memory: &'m Memory, writable: Pieces<'_>, merged: u16) -> Chain<'m> {
     let ranges = writable.iter().map(|(addr, len)| GuestRange { addr: *addr, len: *len });
     lend_merged(memory, Vec::new(), ranges.collect(), merged)
 }
 
-/// A gate, and everything that was let through it.
+/// A gate, and the requests that have passed it.
 pub(crate) struct TestGate {
     pub(crate) ledger: Ledger,
 }
 
 impl TestGate {
-    /// A gate that lets everything through.
+    /// A gate that lets everything pass.
     pub(crate) fn open() -> Self {
         let (mut ledger, mut authority) = new_gate();
         let _ = ledger.run_alone(authority.alone(Term(0)));
         Self { ledger }
     }
 
-    /// Has a device process one chain.
+    /// Lets a device process one chain.
     pub(crate) fn process(
         &mut self,
         device: &mut dyn Device,
@@ -117,7 +117,7 @@ impl TestGate {
         self.ledger.detached_session(0, |gate| device.intake(port, data, gate))
     }
 
-    /// What has come through since the last call.
+    /// The requests that have passed since the last call.
     pub(crate) fn requests(&mut self) -> Vec<Request> {
         let ready = self.ledger.take_ready();
         ready.iter().map(Performable::record).map(|record| record.request.clone()).collect()

@@ -1,4 +1,4 @@
-//! Every device keeps the contract, and bears any guest.
+//! Every device keeps the contract, and tolerates any guest.
 
 use io_gate::Port;
 use io_gate_contract::{RegisterContract, VirtioContract};
@@ -34,7 +34,7 @@ fn block(read_only: bool, queues: u16) -> VirtioContract {
     .request(queues - 1, &header(input, 1), 513)
     .needs(if queues > 1 { F_MQ } else { 0 })
     .request(0, &write(1 << 40, 0xcc), 1)
-    // Reads that are refused, and a write whose driver has room for data.
+    // Refused reads, and a write whose driver has room for data.
     .request(0, &header(input, 1 << 40), 1025)
     .request(0, &header(input, 0), 1000)
     .request(0, &write(4, 0xdd), 513)
@@ -92,7 +92,7 @@ mod net_features {
 fn net(offloads: bool, pairs: u16) -> VirtioContract {
     use net_features::*;
     let frame = |fill: u8, len: usize| [vec![0; 12], vec![fill; len]].concat();
-    // Its flags, and what segments it is made of (5.1.6).
+    // The flags and the segment type of a frame (5.1.6).
     let left = |flags: u8, segments: u8| [&[flags, segments][..], &[0; 10], &[8; 60]].concat();
     let mac = [2, 0, 0, 0, 0, 1];
     let mut contract =
@@ -101,13 +101,13 @@ fn net(offloads: bool, pairs: u16) -> VirtioContract {
             .input(PORT, &frame(2, 60), 1600)
             .request(1, &frame(3, 1514), 0)
             .input(PORT, &frame(4, 1514), 1600)
-            // More than one chain holds: for a driver that merges its buffers, and for one that does not.
+            // More than one chain holds: for a driver with and without merged buffers.
             .input(PORT, &frame(7, 9000), 1536)
             .needs(MRG_RXBUF)
             .request(1, &frame(5, 0), 0)
             .request(1, &frame(6, 60), 0)
             .without_requests(MAC | STATUS);
-    // What is left to the other side, whether or not it was offered.
+    // Work left to the other side, whether or not it was offered.
     let of_all = if offloads { 4 } else { 1 };
     for (flags, segments, of_guest, of_host) in [
         (1, 0, CSUM, GUEST_CSUM),
@@ -122,7 +122,7 @@ fn net(offloads: bool, pairs: u16) -> VirtioContract {
         contract = contract.request(1, &left(flags, segments), 0).needs(of_guest);
         contract = contract.input(PORT, &left(flags, segments), 1600).needs(of_host);
     }
-    // UDP in segments is never offered.
+    // UDP segmentation is never offered.
     contract.request(1, &left(1, 3), 0).needs(1 << 14)
 }
 
@@ -148,7 +148,7 @@ fn net_keeps_it_with_several_queues() {
 }
 
 fn with_queues() -> VirtioContract {
-    // All pairs are asked for, then fewer, then more than there are.
+    // Requests all pairs, then fewer, then more than exist.
     let set = |pairs: u16| [4, 0, pairs.to_le_bytes()[0], 0];
     use net_features::{CTRL_VQ, MQ};
     let contract = net(false, 3).request(6, &set(3), 1).needs(MQ | CTRL_VQ);
@@ -197,7 +197,7 @@ fn power_control() -> RegisterContract {
         .read(4, 2)
         .write(2, &[0x20, 0x01])
         .read(2, 2)
-        // The button: pressed, seen, pressed while the driver does not want to know.
+        // The button: pressed, cleared, and pressed again while disabled.
         .input(PowerControl::BUTTON, &[1])
         .read(0, 2)
         .write(0, &[0x00, 0x01])
@@ -205,7 +205,7 @@ fn power_control() -> RegisterContract {
         .input(PowerControl::BUTTON, &[1])
         .read(0, 4)
         .write(2, &[0x20, 0x01])
-        // The sleep type of soft-off without the bit that starts it, then with it.
+        // The sleep type of soft off without the bit that starts it, then with it.
         .write(4, &(5_u16 << 10).to_le_bytes())
         .write(4, &(5_u16 << 10 | 1 << 13).to_le_bytes())
         .read(0, 4)

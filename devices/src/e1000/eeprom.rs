@@ -1,6 +1,6 @@
 //! The card's EEPROM (a 93C46: 64 words of 16 bits), as drivers read it: by EERD, or bit by bit.
 
-/// EECD: the wires to the EEPROM, and who may use them.
+/// EECD: the wires to the EEPROM, and the grant to use them.
 mod eecd {
     pub(super) const CLOCK: u32 = 1 << 0;
     pub(super) const SELECT: u32 = 1 << 1;
@@ -9,33 +9,33 @@ mod eecd {
     pub(super) const REQUEST: u32 = 1 << 6;
     pub(super) const GRANT: u32 = 1 << 7;
     pub(super) const PRESENT: u32 = 1 << 8;
-    /// What the driver writes; the size bit stays clear: 64 words.
+    /// The bits that the driver writes. The size bit stays clear: 64 words.
     pub(super) const WRITABLE: u32 = CLOCK | SELECT | DATA_IN | REQUEST | 0x30;
 }
 
-/// EERD: begin, done; the address above, the word above that.
+/// EERD: start, done; then the address, and then the word.
 const EERD_START: u32 = 1 << 0;
 const EERD_DONE: u32 = 1 << 4;
 
-/// Bits of a command: the start bit, two of the operation, six of the address.
+/// Bits of a command: one start bit, two of the operation, six of the address.
 const COMMAND_BITS: u8 = 9;
 const READ: u16 = 0b110;
 const WORD_BITS: u8 = 16;
 
 const WORDS: usize = 64;
-/// The sum of all words.
+/// The required sum of all words.
 const SUM: u16 = 0xbaba;
 
-/// What is written in it: the address, what the card is, and a checksum.
+/// Its content: the address, the card's identifiers, and a checksum.
 fn word(mac: [u8; 6], index: u8) -> u16 {
     let fixed = |index: u8| match index {
         0..=2 => {
             let at = usize::from(index) * 2;
             u16::from_le_bytes([mac[at], mac[at + 1]])
         }
-        // LEDs: the driver's own choice.
+        // LEDs: left to the driver.
         0x04 => 0xffff,
-        // The signature of a valid image, and that the identifiers below count.
+        // The signature of a valid image, and the flag that the identifiers below are valid.
         0x0a => 0x4003,
         0x0b | 0x0d => super::DEVICE_ID,
         0x0c | 0x0e => super::VENDOR_ID,
@@ -47,30 +47,30 @@ fn word(mac: [u8; 6], index: u8) -> u16 {
     fixed(index)
 }
 
-/// The state of its wires.
+/// The state of the EEPROM's wires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Eeprom {
     /// EECD as the driver has written it.
     pub(super) wires: u32,
-    /// The bits of a command that have come in.
+    /// The bits of a command received so far.
     pub(super) command: u16,
-    /// How many.
+    /// Number of received command bits.
     pub(super) received: u8,
-    /// How many bits of the word have gone out.
+    /// Number of bits of the word sent so far.
     pub(super) sent: u8,
-    /// EERD as it is read.
+    /// The value that a read of EERD returns.
     pub(super) eerd: u32,
 }
 
 impl Eeprom {
-    /// EECD is read.
+    /// Handles a read of EECD.
     pub(super) fn read_wires(&self, mac: [u8; 6]) -> u32 {
         let granted = if self.wires & eecd::REQUEST == 0 { 0 } else { eecd::GRANT };
         let out = if self.out(mac) { eecd::DATA_OUT } else { 0 };
         self.wires | granted | out | eecd::PRESENT
     }
 
-    /// EECD is written.
+    /// Handles a write to EECD.
     pub(super) fn write_wires(&mut self, value: u32) {
         let value = value & eecd::WRITABLE;
         let rises = value & !self.wires & eecd::CLOCK != 0;
@@ -84,7 +84,7 @@ impl Eeprom {
 
     fn clock(&mut self, bit: bool) {
         if self.received < COMMAND_BITS {
-            // Zeros before the start bit say nothing.
+            // Zeros before the start bit are ignored.
             if self.received > 0 || bit {
                 self.command = self.command << 1 | u16::from(bit);
                 self.received += 1;
@@ -98,16 +98,16 @@ impl Eeprom {
         }
     }
 
-    /// The wire from the EEPROM. Idle it is high: ready.
+    /// The wire from the EEPROM. It is high while idle, which means ready.
     fn out(&self, mac: [u8; 6]) -> bool {
         if self.received < COMMAND_BITS || self.command >> 6 != READ {
             return true;
         }
-        // A zero goes before the first bit.
+        // A zero precedes the first bit.
         self.sent > 0 && word(mac, (self.command & 0x3f) as u8) >> (WORD_BITS - self.sent) & 1 == 1
     }
 
-    /// EERD is written: the word is there at once.
+    /// Handles a write to EERD: the word is available at once.
     pub(super) fn write_eerd(&mut self, mac: [u8; 6], value: u32) {
         self.eerd = value & 0xff00;
         if value & EERD_START != 0 {
@@ -117,7 +117,7 @@ impl Eeprom {
         }
     }
 
-    /// Whether a saved state can be.
+    /// Whether a saved state is possible.
     pub(super) fn is_possible(&self) -> bool {
         self.wires & !eecd::WRITABLE == 0
             && self.received <= COMMAND_BITS
@@ -132,7 +132,7 @@ mod tests {
 
     const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 
-    /// As drivers do it: the command out, the word in.
+    /// Reads as drivers do: the command out, then the word in.
     fn read(eeprom: &mut Eeprom, index: u8) -> u16 {
         let select = eecd::REQUEST | eecd::SELECT;
         eeprom.write_wires(eecd::REQUEST);

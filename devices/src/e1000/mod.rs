@@ -1,9 +1,10 @@
-//! Intel's 82540EM, the network card that every operating system of its time has a driver for, after
-//! the *PCI/PCI-X Family of Gigabit Ethernet Controllers Software Developer's Manual* (8254x).
+//! Intel's 82540EM network card, for which every operating system of its time has a driver,
+//! according to the *PCI/PCI-X Family of Gigabit Ethernet Controllers Software Developer's Manual*
+//! (8254x).
 //!
-//! A legacy device in every respect: rings of its own in guest memory, registers, an interrupt line
-//! that stays asserted until the driver has read why. What it sends is staged at the gate, what it
-//! reads and writes in guest memory goes through the gate, and there is nothing more to it.
+//! It is a legacy device: its own rings in guest memory, registers, and an interrupt line that
+//! stays asserted until the driver has read the cause. Its output is staged at the gate, and its
+//! accesses to guest memory go through the gate.
 
 mod eeprom;
 mod offload;
@@ -31,12 +32,12 @@ const IDENTITY: Identity = Identity { kind: "e1000", virtio_id: 0, state_version
 const VENDOR_ID: u16 = 0x8086;
 const DEVICE_ID: u16 = 0x100e;
 
-/// The network behind it.
+/// The port of the network.
 const NETWORK: Port = Port(0);
 /// The virtio-net header in front of every frame at the gate.
 const HEADER: usize = 12;
 
-/// CTRL: bits that do something.
+/// CTRL: the bits with an effect.
 mod ctrl {
     pub(super) const RESET: u32 = 1 << 26;
     pub(super) const TAGS: u32 = 1 << 30;
@@ -66,25 +67,25 @@ pub struct E1000 {
     phy: Phy,
     statistics: Statistics,
     transmit: Transmit,
-    /// Why it interrupts (ICR).
+    /// The pending interrupt causes (ICR).
     causes: u32,
-    /// What it may interrupt for (IMS).
+    /// The causes that may interrupt (IMS).
     mask: u32,
-    /// The register that the I/O window shows (IOADDR).
+    /// The register that the I/O window accesses (IOADDR).
     io_address: u32,
 }
 
 impl E1000 {
     /// The length of its register window, at offset 0.
     pub const WINDOW: u64 = 0x2_0000;
-    /// The length of its I/O window, which begins where the other ends.
+    /// The length of its I/O window, which begins at the end of the register window.
     pub const IO_WINDOW: u64 = 0x40;
     /// PCI vendor number.
     pub const VENDOR_ID: u16 = VENDOR_ID;
     /// PCI device number.
     pub const DEVICE_ID: u16 = DEVICE_ID;
 
-    /// A card with this address, to the network behind port 0.
+    /// A card with this address, on port 0.
     #[must_use]
     pub fn new(mac: [u8; 6]) -> Self {
         Self {
@@ -110,7 +111,7 @@ impl E1000 {
             reg::EECD => self.eeprom.read_wires(self.mac),
             reg::EERD => self.eeprom.eerd,
             reg::MDIC => self.phy.mdic,
-            // Whoever asks why has been told.
+            // A read of the causes clears them.
             reg::ICR => core::mem::take(&mut self.causes),
             reg::ICS => self.causes,
             reg::IMS => self.mask,
@@ -138,7 +139,7 @@ impl E1000 {
 
     fn write_control(&mut self, value: u32) {
         if value & ctrl::RESET != 0 {
-            // The window of ports is not the driver's but the bus's: it stays.
+            // IOADDR belongs to the bus, not to the driver: it stays.
             *self = Self { io_address: self.io_address, ..Self::new(self.mac) };
             return;
         }
@@ -148,9 +149,9 @@ impl E1000 {
         self.registers.put(reg::CTRL, value);
     }
 
-    /// The register that an access is for: directly, or by the I/O window's two ports.
+    /// The register of an access: direct, or through the two ports of the I/O window.
     fn target(&self, offset: u64) -> Target {
-        /// IOADDR and IODATA, from the beginning of the I/O window.
+        /// IOADDR and IODATA, at the beginning of the I/O window.
         const IO_ADDRESS: u64 = E1000::WINDOW;
         const IO_DATA: u64 = E1000::WINDOW + 4;
         match offset {
@@ -164,7 +165,7 @@ impl E1000 {
     }
 }
 
-/// What an access is for.
+/// The target of an access.
 enum Target {
     Register(u32),
     IoAddress,
@@ -177,7 +178,8 @@ impl RegisterDevice for E1000 {
     }
 
     fn read(&mut self, offset: u64, into: &mut [u8], _gate: &mut Gate<'_>) {
-        // Registers are 32 bits wide; a narrower access sees a part, a wider one the next as zero.
+        // Registers are 32 bits wide. A narrower access reads a part, and a wider one reads zeros
+        // after the register.
         let inside = (offset % 4) as usize;
         let value = match self.target(offset - inside as u64) {
             Target::Register(offset) => self.read_register(offset & !3),

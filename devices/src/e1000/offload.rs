@@ -1,27 +1,29 @@
-//! What drivers leave to the card: checksums, segmentation, VLAN tags (8254x manual, 3.3 to 3.5).
+//! Work that drivers leave to the card: checksums, segmentation, VLAN tags (8254x manual, 3.3 to
+//! 3.5).
 
 use alloc::vec::Vec;
 
-/// The longest frame that is assembled: 64 KiB of payload and its headers.
+/// The longest packet that is assembled: 64 KiB of payload and its headers.
 pub(super) const MAX_PACKET: usize = 65550;
-/// The shortest payload of a segment: a packet becomes two thousand frames at most, which bounds what the card asks for
-/// at once. A driver that lets a peer choose less (TCP's smallest is 48 with its options) sends them itself.
+/// The shortest payload of a segment. A packet becomes at most two thousand frames, which bounds
+/// what the card requests at once. A driver whose peer chooses less (TCP's smallest is 48 with its
+/// options) must segment by itself.
 const MIN_SEGMENT: usize = 32;
-/// The two addresses of a frame, after which a VLAN tag is put.
+/// Length of the two addresses of a frame, after which a VLAN tag is inserted.
 const ADDRESSES: usize = 12;
 
-/// Where a checksum is made: over which bytes, and where it goes. Offsets from the frame's beginning.
+/// A checksum: the bytes it covers and its destination. Offsets are from the frame's beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Checksum {
     /// First byte.
     pub(super) start: u8,
-    /// Where the sum goes.
+    /// Where the checksum goes.
     pub(super) offset: u8,
     /// Last byte; 0 for the frame's end.
     pub(super) end: u16,
 }
 
-/// A transmit context: what the driver has said about the frames that follow.
+/// A transmit context: the driver's settings for the frames that follow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Context {
     /// The checksum of the IP header.
@@ -56,7 +58,7 @@ impl Context {
         }
     }
 
-    /// As four numbers, for the saved state; [`read`](Self::read) reads them again.
+    /// The context as four numbers for the saved state; the reverse of [`read`](Self::read).
     pub(super) fn words(&self) -> [u32; 4] {
         let checksum = |sum: &Checksum| {
             u32::from(sum.start) | u32::from(sum.offset) << 8 | u32::from(sum.end) << 16
@@ -70,7 +72,7 @@ impl Context {
     }
 }
 
-/// Puts a checksum into a frame. One that does not lie in the frame is left out.
+/// Inserts a checksum into a frame. A checksum outside the frame is ignored.
 pub(super) fn insert_checksum(frame: &mut [u8], what: Checksum) {
     let (start, offset) = (usize::from(what.start), usize::from(what.offset));
     let end = match what.end {
@@ -102,8 +104,8 @@ fn fold(mut sum: u64) -> u16 {
     sum as u16
 }
 
-/// Cuts a packet into segments, each with headers of its own, and gives them to `emit`. A context
-/// that makes no sense gives nothing.
+/// Cuts a packet into segments, each with its own headers, and passes them to `emit`. An invalid
+/// context gives no segments.
 pub(super) fn segment(packet: &[u8], context: &Context, mut emit: impl FnMut(Vec<u8>)) {
     let header = usize::from(context.header);
     let size = usize::from(context.segment);
@@ -123,7 +125,7 @@ pub(super) fn segment(packet: &[u8], context: &Context, mut emit: impl FnMut(Vec
     }
 }
 
-/// Which segment of a packet one is.
+/// The position of a segment in its packet.
 #[derive(Clone, Copy)]
 struct Position {
     index: usize,
@@ -170,7 +172,7 @@ fn adjust_transport(frame: &mut [u8], context: &Context, position: Position) {
     } else {
         put(frame, start + 4, len as u16);
     }
-    // The driver has put the sum of the pseudo header there, without the length.
+    // The driver has put the pseudo header's sum there, without the length.
     let offset = usize::from(context.transport.offset);
     if let Some(pseudo) = get(frame, offset) {
         put(frame, offset, fold(u64::from(pseudo) + len as u64));
@@ -188,7 +190,7 @@ fn put(frame: &mut [u8], at: usize, value: u16) {
     }
 }
 
-/// Puts a VLAN tag behind the addresses.
+/// Inserts a VLAN tag after the addresses.
 pub(super) fn insert_tag(frame: &mut Vec<u8>, ethertype: u16, tag: u16) {
     if frame.len() >= ADDRESSES {
         let ([e0, e1], [t0, t1]) = (ethertype.to_be_bytes(), tag.to_be_bytes());
@@ -201,7 +203,7 @@ pub(super) fn tag(frame: &[u8], ethertype: u16) -> Option<u16> {
     (get(frame, ADDRESSES)? == ethertype).then(|| get(frame, ADDRESSES + 2)).flatten()
 }
 
-/// Takes a VLAN tag out.
+/// Removes a VLAN tag.
 pub(super) fn remove_tag(frame: &mut Vec<u8>) {
     if frame.len() >= ADDRESSES + 4 {
         frame.drain(ADDRESSES..ADDRESSES + 4);
@@ -268,7 +270,7 @@ mod tests {
         assert_eq!(Context::read(context.words()), context);
     }
 
-    /// IPv4 and TCP headers of 20 bytes each behind an Ethernet header of 14.
+    /// IPv4 and TCP headers of 20 bytes each after an Ethernet header of 14.
     const TCP4: Context = Context {
         ip: Checksum { start: 14, offset: 24, end: 33 },
         transport: Checksum { start: 34, offset: 50, end: 0 },
@@ -294,7 +296,7 @@ mod tests {
         assert_eq!(field(40), [Some(0xffff), Some(99), Some(199)]);
         let flags: Vec<u8> = segments.iter().map(|frame| frame[47]).collect();
         assert_eq!(flags, [0x90, 0x10, 0x19]);
-        // The length of TCP in each, for its pseudo header.
+        // The TCP length of each segment, for its pseudo header.
         assert_eq!(field(50), [Some(120), Some(120), Some(70)]);
     }
 

@@ -20,7 +20,7 @@ const CONTROL: usize = 0;
 const CONTROL_RESET: u16 = 1 << 15;
 const CONTROL_RESTART: u16 = 1 << 9;
 
-/// What cannot be written: status, identifier, what the other end can, what was agreed on.
+/// Read-only registers: status, identifier, the partner's abilities, the negotiated result.
 const READ_ONLY: [usize; 8] = [1, 2, 3, 5, 6, 10, 15, 17];
 
 /// Its registers after a reset.
@@ -32,7 +32,7 @@ fn power_on() -> [u16; 32] {
     registers[1] = 0x796d;
     registers[2] = 0x0141;
     registers[3] = 0x0c20;
-    // What it offers, and what the other end does: everything, with pause frames.
+    // Its abilities and the partner's: everything, with pause frames.
     registers[4] = 0x0de1;
     registers[5] = 0xcde1;
     registers[6] = 0x000f;
@@ -50,16 +50,16 @@ fn power_on() -> [u16; 32] {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Phy {
     pub(super) registers: [u16; 32],
-    /// MDIC as it is read.
+    /// The value that a read of MDIC returns.
     pub(super) mdic: u32,
 }
 
-/// What an access has caused.
+/// The events that an access has caused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Caused {
-    /// The access is over, and the driver wanted to be told.
+    /// The access is done, and the driver requested an interrupt.
     pub(super) access_done: bool,
-    /// The link was agreed on anew.
+    /// The link was negotiated again.
     pub(super) link_change: bool,
 }
 
@@ -68,7 +68,7 @@ impl Phy {
         Self { registers: power_on(), mdic: mdic::READY }
     }
 
-    /// MDIC is written: the access is done at once.
+    /// Handles a write to MDIC: the access is done at once.
     pub(super) fn write_mdic(&mut self, value: u32) -> Caused {
         let register = (value >> mdic::REGISTER_SHIFT & 31) as usize;
         let mut caused = Caused { access_done: value & mdic::INTERRUPT != 0, link_change: false };

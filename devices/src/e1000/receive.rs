@@ -1,4 +1,5 @@
-//! The way in: a frame that the filters let pass goes into the driver's buffers (8254x manual, 3.2).
+//! The receiver: a frame that passes the filters goes into the driver's buffers (8254x manual,
+//! 3.2).
 
 use alloc::vec::Vec;
 
@@ -23,24 +24,24 @@ mod rctl {
     pub(super) const STRIP_CHECK: u32 = 1 << 26;
 }
 
-/// Bits of a descriptor's status: done, the frame's last, checksums were not looked at, a tag was
-/// taken out.
+/// Bits of a descriptor's status: done, end of the frame, checksums not checked, a tag was removed.
 const DONE: u8 = 1 << 0;
 const END: u8 = 1 << 1;
 const IGNORE_CHECKSUMS: u8 = 1 << 2;
 const TAG: u8 = 1 << 3;
 
-/// Where in a descriptor the card writes: length, checksum, status, errors, tag.
+/// Offset in a descriptor of the fields that the card writes: length, checksum, status, errors,
+/// tag.
 const WRITE_BACK: u64 = 8;
-/// The shortest thing that is a frame, and the longest without a tag.
+/// The shortest valid frame, and the longest one without a tag.
 const MIN_FRAME: usize = 14;
 const MAX_FRAME: usize = 1514;
 const TAG_BYTES: usize = 4;
-/// What frames are filled up to on a wire.
+/// The length to which short frames are padded on a wire.
 const WIRE_FRAME: usize = 60;
 
 impl E1000 {
-    /// A frame with its header has arrived; how much of it is consumed: none if the driver has to
+    /// Takes a frame with its header. Returns the number of bytes consumed: 0 if the driver must
     /// make room first.
     pub(super) fn receive(&mut self, data: &[u8], gate: &mut Gate<'_>) -> usize {
         let control = self.registers.get(reg::RCTL);
@@ -93,7 +94,7 @@ impl E1000 {
         for (index, piece) in pieces.enumerate() {
             let descriptor = ring.read(gate);
             let address = u64::from_le_bytes(core::array::from_fn(|at| descriptor[at]));
-            // Where there is no memory the write is lost, as on a bus.
+            // Outside memory the write is lost, as on a bus.
             let _ = gate.dma_write(address, piece);
             let mut back = [0; 8];
             back[..2].copy_from_slice(&(piece.len() as u16).to_le_bytes());
@@ -107,14 +108,14 @@ impl E1000 {
         }
         self.registers.put(RECEIVE.head, ring.head);
         self.causes |= cause::RX_TIMER;
-        // A half, a quarter or an eighth of the buffers is left.
+        // The threshold is a half, a quarter or an eighth of the buffers.
         let threshold = ring.size >> (1 + (control >> rctl::THRESHOLD_SHIFT & 3));
         if ring.owned() <= threshold {
             self.causes |= cause::RX_LOW;
         }
     }
 
-    /// Whether the filters let a frame pass.
+    /// Whether a frame passes the filters.
     fn wants(&self, frame: &[u8], control: u32) -> bool {
         let tag = offload::tag(frame, self.registers.get(reg::VET) as u16);
         let longest = MAX_FRAME + if tag.is_some() { TAG_BYTES } else { 0 };

@@ -1,4 +1,5 @@
-//! The card's registers: where each is, and those that are plain storage (8254x manual, section 13).
+//! The card's registers: their offsets, and those that are plain storage (8254x manual, section
+//! 13).
 
 /// Offsets in the register window.
 pub(super) mod reg {
@@ -67,7 +68,7 @@ const RING_LEN: u32 = 0x000f_ff80;
 /// A ring's head or tail.
 const RING_INDEX: u32 = 0xffff;
 
-/// Registers that keep what is written and do nothing by themselves, by offset.
+/// Registers that only keep what is written, by offset.
 const PLAIN: [Plain; 41] = [
     // Full duplex, speed by detection, 1000 Mb/s.
     Plain(reg::CTRL, 0x0000_0a01, !0x8400_0000),
@@ -85,7 +86,7 @@ const PLAIN: [Plain; 41] = [
     Plain(reg::TIPG, 0x0060_2006, ALL),
     Plain(reg::AIT, 0, 0xffff),
     Plain(reg::LEDCTL, 0x0706_8302, ALL),
-    // 48 KiB of its packet buffer for receiving, 16 for sending.
+    // 48 KiB of the packet buffer for receiving, 16 KiB for sending.
     Plain(reg::PBA, 0x0010_0030, 0xffff),
     Plain(reg::FCRTL, 0, 0x8000_fff8),
     Plain(reg::FCRTH, 0, 0xfff8),
@@ -114,11 +115,11 @@ const PLAIN: [Plain; 41] = [
     Plain(reg::MANC, 0, ALL),
 ];
 
-/// Words of the tables of multicast hashes and of VLANs.
+/// Words of the multicast hash table and of the VLAN table.
 const TABLE: usize = 128;
-/// Words of the table of addresses: 16 pairs.
+/// Words of the address table: 16 pairs.
 const ADDRESSES: usize = 32;
-/// RAH: the address counts.
+/// RAH: the address is valid.
 pub(super) const ADDRESS_VALID: u32 = 1 << 31;
 
 /// The plain registers and the filter tables.
@@ -134,7 +135,7 @@ pub(super) struct Registers {
 }
 
 impl Registers {
-    /// As after a reset: the card's own address is its first.
+    /// The registers after a reset. The first address is the card's own.
     pub(super) fn new(mac: [u8; 6]) -> Self {
         let mut ra = [0; ADDRESSES];
         ra[0] = u32::from_le_bytes([mac[0], mac[1], mac[2], mac[3]]);
@@ -142,7 +143,7 @@ impl Registers {
         Self { plain: PLAIN.map(|Plain(_, value, _)| value), mta: [0; TABLE], ra, vfta: [0; TABLE] }
     }
 
-    /// The value of a plain register, or of a word of a table; 0 for anything else.
+    /// The value of a plain register or of a table word; 0 for anything else.
     pub(super) fn get(&self, offset: u32) -> u32 {
         match find(offset) {
             Some(index) => self.plain[index],
@@ -150,7 +151,7 @@ impl Registers {
         }
     }
 
-    /// Writes a plain register or a word of a table, as the driver does.
+    /// Writes a plain register or a table word, as the driver does.
     pub(super) fn put(&mut self, offset: u32, value: u32) {
         if let Some(index) = find(offset) {
             self.plain[index] = value & PLAIN[index].2;
@@ -177,12 +178,12 @@ impl Registers {
         })
     }
 
-    /// Everything, as it is saved.
+    /// All values, in the order of the saved state.
     pub(super) fn words(&self) -> impl Iterator<Item = u32> + '_ {
         self.plain.iter().chain(&self.mta).chain(&self.ra).chain(&self.vfta).copied()
     }
 
-    /// Takes on what [`words`](Self::words) gave; whether it fits.
+    /// Restores the values of [`words`](Self::words). Returns whether they are valid.
     #[must_use]
     pub(super) fn set_words(&mut self, words: &[u32]) -> bool {
         let all = self.plain.iter_mut().chain(&mut self.mta).chain(&mut self.ra);
@@ -195,7 +196,7 @@ impl Registers {
                 _ => return false,
             }
         }
-        // Bits that no driver can set are none that a saved state has, but for the reset values.
+        // A saved state has only bits that a driver can set, besides the reset values.
         let known = PLAIN.iter().zip(&self.plain);
         known.into_iter().all(|(Plain(_, reset, mask), value)| value & !(mask | reset) == 0)
     }

@@ -1,4 +1,4 @@
-//! A descriptor ring in guest memory, as its registers describe it.
+//! A descriptor ring in guest memory, as set up in the registers.
 
 use io_gate::Gate;
 
@@ -7,7 +7,7 @@ use super::registers::{Registers, reg};
 /// Bytes of a descriptor.
 const DESCRIPTOR: usize = 16;
 
-/// Registers of one of the two rings.
+/// The registers of one of the two rings.
 #[derive(Clone, Copy)]
 pub(super) struct Which {
     base_low: u32,
@@ -26,7 +26,7 @@ pub(super) const RECEIVE: Which = Which {
     tail: reg::RDT,
 };
 
-/// The ring of what is to be sent.
+/// The ring of frames to send.
 pub(super) const TRANSMIT: Which = Which {
     base_low: reg::TDBAL,
     base_high: reg::TDBAH,
@@ -35,18 +35,18 @@ pub(super) const TRANSMIT: Which = Which {
     tail: reg::TDT,
 };
 
-/// A ring, as it is now.
+/// A snapshot of a ring.
 #[derive(Clone, Copy)]
 pub(super) struct Ring {
     base: u64,
-    /// Descriptors; not 0.
+    /// Number of descriptors; not 0.
     pub(super) size: u32,
     pub(super) head: u32,
     tail: u32,
 }
 
 impl Ring {
-    /// The ring, if there is one: a head or tail beyond its end is none.
+    /// The ring; `None` if its head or tail is beyond its end.
     pub(super) fn of(registers: &Registers, which: Which) -> Option<Self> {
         let base = u64::from(registers.get(which.base_high)) << 32
             | u64::from(registers.get(which.base_low));
@@ -55,7 +55,7 @@ impl Ring {
         (head < size && tail < size).then_some(Self { base, size, head, tail })
     }
 
-    /// Descriptors that the card owns: from the head up to the tail.
+    /// Number of descriptors that the card owns: from the head up to the tail.
     pub(super) fn owned(&self) -> u32 {
         (self.tail + self.size - self.head) % self.size
     }
@@ -65,7 +65,7 @@ impl Ring {
         self.base.wrapping_add(u64::from(self.head) * DESCRIPTOR as u64)
     }
 
-    /// Reads the descriptor at the head; zeros, which ask for nothing, where there is no memory.
+    /// Reads the descriptor at the head. Outside memory it reads as zeros, which request nothing.
     pub(super) fn read(&self, gate: &Gate<'_>) -> [u8; DESCRIPTOR] {
         let mut bytes = [0; DESCRIPTOR];
         match gate.dma_read(self.address(), &mut bytes) {
@@ -74,7 +74,7 @@ impl Ring {
         }
     }
 
-    /// Writes to the descriptor at the head. Where there is no memory the write is lost, as on a bus.
+    /// Writes to the descriptor at the head. Outside memory the write is lost, as on a bus.
     pub(super) fn write(&self, gate: &mut Gate<'_>, offset: u64, bytes: &[u8]) {
         let _ = gate.dma_write(self.address().wrapping_add(offset), bytes);
     }

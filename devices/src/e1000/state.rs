@@ -1,4 +1,4 @@
-//! The card's saved state: everything that its driver could tell the difference by.
+//! The card's saved state: everything that affects what its driver sees.
 
 use alloc::vec::Vec;
 

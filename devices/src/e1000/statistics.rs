@@ -4,12 +4,12 @@ use super::registers::reg;
 
 /// Number of registers from the first.
 const COUNT: usize = 0x4a;
-/// Length of the frame check sequence, which the counters of lengths include.
+/// Length of the frame check sequence, which the length counters include.
 const CHECK_SEQUENCE: usize = 4;
 
-/// Places among them.
+/// Indexes of the counters.
 mod at {
-    /// Frames of 64 bytes; the larger classes follow.
+    /// Frames of 64 bytes; the counters of larger sizes follow.
     pub(super) const RX_SIZES: usize = 0x5c / 4;
     pub(super) const TX_SIZES: usize = 0xd8 / 4;
     pub(super) const RX_GOOD: usize = 0x74 / 4;
@@ -27,7 +27,7 @@ mod at {
     pub(super) const TX_SEGMENTED: usize = 0xf8 / 4;
 }
 
-/// Where a frame is counted, by direction.
+/// The counters of one direction.
 struct Places {
     sizes: usize,
     good: usize,
@@ -67,28 +67,28 @@ impl Statistics {
         Self([0; COUNT])
     }
 
-    /// Whether a register is one of these.
+    /// The index of a statistics register; `None` for other registers.
     pub(super) fn index(offset: u32) -> Option<usize> {
         let index = (offset.checked_sub(reg::STATISTICS)? / 4) as usize;
         (index < COUNT).then_some(index)
     }
 
-    /// Reads and clears one.
+    /// Reads and clears a counter.
     pub(super) fn take(&mut self, index: usize) -> u32 {
         core::mem::take(&mut self.0[index])
     }
 
-    /// A frame has been put into guest memory.
+    /// Counts a frame written to guest memory.
     pub(super) fn received(&mut self, frame: &[u8]) {
         self.count(&RECEIVED, frame);
     }
 
-    /// A frame has left.
+    /// Counts a frame that has left.
     pub(super) fn sent(&mut self, frame: &[u8]) {
         self.count(&SENT, frame);
     }
 
-    /// A context for segmentation was used.
+    /// Counts a segmentation context.
     pub(super) fn segmented(&mut self) {
         self.add(at::TX_SEGMENTED, 1);
     }
@@ -115,12 +115,12 @@ impl Statistics {
         }
     }
 
-    /// The counters stop at their largest value.
+    /// Counters stop at their maximum.
     fn add(&mut self, place: usize, count: u32) {
         self.0[place] = self.0[place].saturating_add(count);
     }
 
-    /// The counters of octets have two halves.
+    /// Octet counters have two halves.
     fn add_octets(&mut self, place: usize, count: usize) {
         let old = u64::from(self.0[place]) | u64::from(self.0[place + 1]) << 32;
         let new = old.saturating_add(count as u64);

@@ -19,7 +19,7 @@ const RING: u32 = 8;
 const END_AND_REPORT: u32 = 0x0900_0000;
 const EXTENDED: u32 = 0x2000_0000;
 
-/// A card with memory and a gate that lets everything through.
+/// A card with memory, and a gate that lets everything pass.
 struct Bench {
     memory: Memory,
     gate: TestGate,
@@ -31,7 +31,7 @@ impl Bench {
         Self { memory: Memory::new(), gate: TestGate::open(), card: E1000::new(MAC) }
     }
 
-    /// As a driver has it when it is up.
+    /// A card that its driver has activated.
     fn up() -> Self {
         let mut bench = Self::new();
         for (offset, value) in [
@@ -84,7 +84,7 @@ impl Bench {
         taken
     }
 
-    /// Puts a descriptor into the ring of what is to be sent.
+    /// Puts a descriptor into the transmit ring.
     fn describe(&mut self, index: usize, words: [u32; 4]) {
         let bytes: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
         self.memory.put(TX_RING + index * 16, &bytes);
@@ -103,7 +103,7 @@ impl Bench {
         self.gate.requests().into_iter().map(frame).collect()
     }
 
-    /// The descriptor of a free buffer as the card has left it: length, status, tag.
+    /// The receive descriptor after the card wrote to it: length, status, tag.
     fn received(&self, index: usize) -> (u16, u8, u16) {
         let bytes = self.memory.get(RX_RING + index * 16 + 8, 8);
         let word = |at| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
@@ -178,7 +178,7 @@ fn a_packet_is_cut_into_segments_with_right_checksums() {
     }
 }
 
-/// A one's complement sum, as a receiver makes it.
+/// A one's complement sum, computed as by a receiver.
 fn sum(bytes: &[u8], begin: u32) -> u16 {
     let word = |pair: &[u8]| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
     let mut sum = bytes.chunks(2).map(word).sum::<u32>() + begin;
@@ -200,7 +200,7 @@ fn a_frame_waits_until_there_is_room() {
     assert_eq!(bench.received(0), (104, 0b111, 0));
     assert_eq!(bench.read(reg::RDH), 1);
     assert_eq!(bench.read(reg::ICR), cause::RX_TIMER | cause::RX_LOW);
-    // More than a buffer: two are needed, one is there.
+    // More than one buffer: two are needed, and one is free.
     bench.write(reg::RCTL, 2 | 1 << 15 | 1 << 5);
     assert_eq!(bench.intake(&frame([0xff; 6], 3000)), 0);
     bench.write(reg::RDT, 3);
@@ -259,7 +259,7 @@ fn the_ports_reach_the_registers_and_reset_the_card() {
         (0, 0, 0)
     );
     assert_eq!(bench.read(reg::STATUS) & 2, 2, "the link is up");
-    // Beyond the registers, and narrow accesses.
+    // Accesses beyond the registers, and narrow ones.
     bench.write(address, u32::MAX);
     assert_eq!(bench.read(data), 0);
     bench.write_bytes(reg::FCT.into(), &[1]);
@@ -284,7 +284,7 @@ fn its_state_comes_back_in_the_middle_of_a_packet() {
     assert_eq!(bench.card, E1000::new(MAC));
 }
 
-/// Whatever a driver does, the card does not panic, ends, and can be saved.
+/// Whatever a driver does, the card does not panic, its work ends, and it can be saved.
 #[test]
 fn a_storm_of_accesses_is_weathered() {
     let mut bench = Bench::up();
@@ -312,7 +312,7 @@ fn a_storm_of_accesses_is_weathered() {
             0 => random.next() as u32,
             1 => random.below(64) as u32,
             2 => 1 << random.below(32) | 2,
-            // Rings in memory, of a few descriptors.
+            // Rings in memory with a few descriptors.
             _ => (random.below(0x8000) as u32) << 4,
         };
         let offset = match random.below(4) {

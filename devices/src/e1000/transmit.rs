@@ -1,4 +1,4 @@
-//! The way out: descriptors become packets, packets frames (8254x manual, 3.3).
+//! The transmitter: descriptors become packets, packets become frames (8254x manual, 3.3).
 
 use alloc::vec::Vec;
 
@@ -9,17 +9,17 @@ use super::registers::reg;
 use super::ring::{Ring, TRANSMIT};
 use super::{E1000, HEADER, NETWORK, cause, ctrl, offload};
 
-/// TCTL: the transmitter is on; short frames are filled up.
+/// TCTL: the transmitter is enabled; short frames are padded.
 const ENABLE: u32 = 1 << 1;
 const PAD_SHORT: u32 = 1 << 3;
 /// The shortest frame, without its check sequence.
 const MIN_FRAME: usize = 60;
-/// Where a descriptor's status is.
+/// Offset of the status in a descriptor.
 const STATUS: u64 = 12;
-/// The status of a descriptor that the card is done with.
+/// The status of a descriptor that the card has processed.
 const DONE: u8 = 1;
 
-/// How much is sent in a row, so that a driver cannot keep a thread busy.
+/// Limits of one pass, so that a driver cannot keep a thread busy.
 const MAX_DESCRIPTORS: u32 = 1024;
 const MAX_BYTES: usize = 256 << 10;
 
@@ -28,7 +28,7 @@ mod command {
     pub(super) const END: u32 = 1 << 24;
     /// Legacy: insert a checksum.
     pub(super) const CHECKSUM: u32 = 1 << 26;
-    /// Data: cut into segments. Context: for the packets that are.
+    /// Data: cut the packet into segments. Context: for packets that are cut.
     pub(super) const SEGMENT: u32 = 1 << 26;
     pub(super) const REPORT: u32 = 1 << 27;
     pub(super) const EXTENDED: u32 = 1 << 29;
@@ -38,26 +38,26 @@ mod command {
     pub(super) const DATA: u32 = 1 << 20;
 }
 
-/// Data descriptor: insert the IP header's checksum, insert that of TCP or UDP.
+/// Data descriptor: insert the IP header's checksum; insert the TCP or UDP checksum.
 const INSERT_IP: u8 = 1;
 const INSERT_TRANSPORT: u8 = 2;
 
-/// A packet that is being put together, and the contexts for those to come.
+/// A packet that is being assembled, and the contexts for later ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Transmit {
-    /// Its bytes so far.
+    /// The bytes so far.
     pub(super) packet: Vec<u8>,
     /// Whether its first descriptor was seen.
     pub(super) begun: bool,
-    /// Whether it is too long, and will be thrown away.
+    /// Whether it is invalid (for instance too long) and will be dropped.
     pub(super) spoiled: bool,
-    /// Which checksums its first descriptor asked for.
+    /// The checksums that its first descriptor requests.
     pub(super) insert: u8,
-    /// Whether it is to be cut into segments.
+    /// Whether it will be cut into segments.
     pub(super) segmented: bool,
     /// The context for packets that are not cut.
     pub(super) plain: Context,
-    /// The context for packets that are.
+    /// The context for packets that are cut.
     pub(super) segments: Context,
 }
 
@@ -70,7 +70,7 @@ fn words(descriptor: &[u8; 16]) -> [u32; 4] {
 }
 
 impl E1000 {
-    /// Sends what the driver has put into the ring, a bounded piece of it; whether more is left.
+    /// Sends descriptors from the ring, up to a limit. Returns whether more are left.
     pub(super) fn transmit(&mut self, gate: &mut Gate<'_>) -> bool {
         if self.registers.get(reg::TCTL) & ENABLE == 0 {
             return false;
@@ -98,7 +98,7 @@ impl E1000 {
         more
     }
 
-    /// Gives the number of bytes that it stands for.
+    /// Processes a descriptor. Returns the number of its bytes.
     fn take_descriptor(&mut self, words: [u32; 4], gate: &mut Gate<'_>) -> usize {
         let command = words[2];
         let extended = command & command::EXTENDED != 0;
@@ -135,7 +135,7 @@ impl E1000 {
         length
     }
 
-    /// Whether VLAN tags are put in and taken out.
+    /// Whether VLAN tags are inserted and removed.
     pub(super) fn tags(&self) -> bool {
         self.registers.get(reg::CTRL) & ctrl::TAGS != 0
     }
@@ -197,7 +197,7 @@ impl E1000 {
             return;
         }
         self.statistics.sent(&frame);
-        // Everything that could be left to the network is done: the header asks for nothing.
+        // All offloads are done, so the header requests none.
         frame.splice(0..0, [0; HEADER]);
         gate.token::<NetTx>().emit(NETWORK, frame);
     }

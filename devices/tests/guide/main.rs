@@ -1,4 +1,5 @@
-//! The device that docs/write-a-device.md ends with keeps the contract: the guide takes its code from here.
+//! The final device of docs/write-a-device.md keeps the contract: the guide takes its code from
+//! here.
 
 #[allow(unreachable_pub, reason = "in the crate of devices it is exported")]
 mod pager;
@@ -29,7 +30,7 @@ fn it_bears_any_guest() {
     contract().fuzz();
 }
 
-/// The helper of that name in `devices`, which a device there takes from its crate.
+/// A copy of the helper in `devices`, which a device there takes from its crate.
 fn read_bytes(block: &[u8], offset: u64, into: &mut [u8]) {
     into.fill(0);
     let Some(rest) = usize::try_from(offset).ok().and_then(|offset| block.get(offset..)) else {

@@ -1,4 +1,4 @@
-//! The client against a register that answers as it is told to.
+//! The client with a register that answers as the test sets it.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod table;
@@ -28,7 +28,7 @@ fn client(holder: &str) -> Client {
     Client::new(options, at(0))
 }
 
-/// What etcd does.
+/// Behaves like etcd.
 #[derive(Default)]
 struct Register {
     record: Option<Written>,
@@ -58,7 +58,7 @@ impl Register {
         }
     }
 
-    /// Asks until there is something to tell.
+    /// Answers questions until there is a result.
     fn serve(&mut self, client: &mut Client, now: Time) -> Option<Told<()>> {
         while let Some(question) = client.next(now) {
             let reply = self.answer(question);
@@ -106,7 +106,8 @@ fn p2_a_term_is_won_once_and_the_winner_waits_for_the_former_lease() {
         if record.holder == "b"));
     assert_eq!(b.lease().ask(at(10 + LEASE - 1)), Right::Lapsed);
     assert_eq!(b.lease().begins(), at(10 + LEASE));
-    // The former holder learns of it when its renewal is due, and not later than its lease ends.
+    // The former holder learns of it when its renewal is due, and at the latest when its lease
+    // ends.
     assert_eq!(a.lease().ask(at(LEASE - LEASE / 8)), Right::Lapsed);
     assert_eq!(register.serve(&mut a, at(200)), Some(Told::Beat(Ok(()))));
     assert_eq!((a.lease().ask(at(201)), a.lost()), (Right::Lost, Some("term 2 is held by b")));
@@ -122,7 +123,7 @@ fn its_own_next_term_is_won_without_a_gap() {
     assert_eq!(a.lease().begins(), at(0));
 }
 
-/// P2: what a renewal brings counts from when it was sent, whenever its answer comes.
+/// P2: a renewal counts from when it was sent, whenever its answer comes.
 #[test]
 fn p2_a_renewal_counts_from_sending() {
     let (mut register, mut a) = (Register::default(), client("a"));
@@ -167,7 +168,8 @@ fn a_lost_answer_is_found_again() {
     }
 }
 
-/// P2: when a stranger's claim was won is not known to it, so it waits a whole lease from when it finds out.
+/// P2: a new holder does not know when its lost claim was won, so it waits a whole lease from when
+/// it finds out.
 #[test]
 fn p2_a_stranger_that_finds_that_it_has_won_waits() {
     let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
@@ -217,7 +219,8 @@ fn a_register_that_went_back_grants_nothing() {
     let backup = register.record.clone();
     register.grant(&mut a, at(0), claim(2)).unwrap();
     register.record = backup;
-    // Its own earlier record: what others have won meanwhile may be undone with the later one.
+    // Its own earlier record: what others have won meanwhile may be undone together with the later
+    // one.
     let told = register.serve(&mut a, at(200));
     assert!(matches!(told, Some(Told::Beat(Err(Trouble::Missing { .. })))), "{told:?}");
     register.record = None;
@@ -225,20 +228,21 @@ fn a_register_that_went_back_grants_nothing() {
     assert!(matches!(told, Some(Told::Beat(Err(Trouble::Missing { .. })))), "{told:?}");
 }
 
-/// P2: a record that is still one's own says nothing when a beat is undone: others may have won, and performed, since.
+/// P2: an unchanged record proves nothing if a beat is undone: others may have won and performed
+/// since.
 #[test]
 fn p2_a_holder_whose_beat_is_undone_renews_nothing() {
     let (mut register, mut a) = (Register::default(), client("a"));
     register.grant(&mut a, at(0), begin()).unwrap();
     let mine = a.next(at(200)).unwrap();
     let Question::Renew(written) = mine else { panic!("{mine:?}") };
-    // As the register answers that does not find the last beat.
+    // The answer of a register that does not find the last beat.
     let told = a.reply(at(201), Reply::<()>::Found(Some(written))).unwrap();
     assert_eq!(told, Some(Told::Beat(Err(Trouble::WentBack { term: 1 }))));
     assert_eq!(a.lease().ask(at(LEASE)), Right::Lapsed);
 }
 
-/// P2: what was seen is not undone, or nothing is claimed any more.
+/// P2: if something seen earlier is undone, nothing is claimed any more.
 #[test]
 fn p2_whoever_has_seen_a_later_state_claims_nothing_from_an_earlier_one() {
     let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
@@ -254,7 +258,8 @@ fn p2_whoever_has_seen_a_later_state_claims_nothing_from_an_earlier_one() {
     assert!(matches!(result, Err(Trouble::Missing { expected: 1, found: None })), "{result:?}");
 }
 
-/// P2: the term before has the right number, and is of a process that this one has not followed.
+/// P2: the former term has the right number, but belongs to a process that this one has not
+/// followed.
 #[test]
 fn p2_a_standby_succeeds_the_primary_that_it_has_followed_only() {
     let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
@@ -270,7 +275,7 @@ fn p2_a_standby_succeeds_the_primary_that_it_has_followed_only() {
     assert_eq!(register.grant(&mut b, at(0), claim(2)), Ok(Success::Granted));
 }
 
-/// P9. Fails where a register that would grant nothing looks well until it is asked for the term.
+/// P9: fails if a register that would grant nothing looks valid until a term is claimed.
 #[test]
 fn p9_a_look_finds_what_a_claim_would() {
     let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
@@ -287,7 +292,7 @@ fn p9_a_look_finds_what_a_claim_would() {
     assert_eq!(register.grant(&mut b, at(0), Wish::Look), Ok(Success::Looked), "a later term");
 }
 
-/// P2: another one has won this process's term, in a register that went back.
+/// P2: another process has won this process's term, in a register that went back.
 #[test]
 fn p2_a_term_of_its_own_number_and_another_holder_is_lost() {
     let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
@@ -300,7 +305,7 @@ fn p2_a_term_of_its_own_number_and_another_holder_is_lost() {
     assert_eq!(a.lease().ask(at(201)), Right::Lost);
 }
 
-/// P2: the storage knows of a holder of whom this register does not.
+/// P2: the storage knows a holder that this register does not know.
 #[test]
 fn p2_a_machine_begins_after_the_term_that_is_written_beside_its_disks() {
     let (mut register, mut a) = (Register::default(), client("a"));
@@ -350,7 +355,7 @@ fn what_was_not_asked_is_not_answered() {
     assert_eq!(a.reply(at(0), Reply::<()>::Looked(empty)), Ok(None), "the machine has not changed");
 }
 
-/// The proof's bound, by numbers: clocks that are wrong by 5 %, both to the bad side.
+/// The bound of the proof in numbers: both clocks are off by 5 % in the unfavourable direction.
 #[test]
 fn p2_the_guard_covers_clocks_that_are_five_per_cent_off() {
     let mut lease = Lease::new(Duration::from_millis(LEASE));
@@ -359,7 +364,8 @@ fn p2_the_guard_covers_clocks_that_are_five_per_cent_off() {
     assert!(holder_ends as f64 * 1.05 < LEASE as f64 * 0.95);
 }
 
-/// A renewal that is due goes first, but not between a look and what it leads to: that would find the beat changed.
+/// A due renewal goes first, but not between a look and the replacement that follows, which would
+/// then find the beat changed.
 #[test]
 fn a_renewal_waits_for_a_claim_that_is_half_way() {
     let (mut register, mut a) = (Register::default(), client("a"));
@@ -392,7 +398,7 @@ fn a_claim_that_has_met_a_renewal_looks_again() {
     assert_eq!(b.lease().begins(), at(1 + LEASE), "the renewal counts");
 }
 
-/// P9: what is there must be the term that was followed, or a later one.
+/// P9: the register must contain the followed term or a later one.
 #[test]
 fn p9_a_look_misses_the_term_that_was_followed() {
     let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
@@ -404,7 +410,8 @@ fn p9_a_look_misses_the_term_that_was_followed() {
     }
 }
 
-/// P2: nobody waits for the lease of who has ended; and whoever has lost the right looks on, and renews nothing.
+/// P2: no process waits for the lease of an ended machine; and a process that has lost the right
+/// continues to look, and renews nothing.
 #[test]
 fn p2_what_has_ended_or_is_lost_leaves_no_lease() {
     let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));

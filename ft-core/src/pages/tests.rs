@@ -1,4 +1,4 @@
-//! There and back, and everything that a body of pages must not be.
+//! Encoding and decoding, and invalid bodies of pages.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use alloc::boxed::Box;
@@ -57,7 +57,7 @@ fn page(of: impl Fn(usize) -> u8) -> Box<Page> {
     page
 }
 
-/// Bytes that do not compress.
+/// Incompressible bytes.
 fn noise(seed: u64) -> Box<Page> {
     page(|at| xxhash_rust::xxh3::xxh3_64_with_seed(&at.to_le_bytes(), seed) as u8)
 }
@@ -174,7 +174,8 @@ fn any_pages() -> impl Strategy<Value = Pages> {
         .prop_map(|pages| pages.into_iter().map(|(n, page)| (n * 0x1000, page)).collect())
 }
 
-/// P4: what was sent whole while nothing was compared is not what lies here, so nothing is known after that, of no page.
+/// P4: pages sent whole without a comparison are not recorded here, so after a rest no page counts
+/// as known.
 #[test]
 fn p4_after_a_rest_every_page_is_sent_whole_at_first() {
     let mut sent = SentPages::new(2);
@@ -193,7 +194,8 @@ fn p4_after_a_rest_every_page_is_sent_whole_at_first() {
     assert_eq!(sent.exchange(0, &page(|_| 7)), None);
 }
 
-/// P4: a page lies in one stretch of memory, to its last byte; and all of its lines may come by themselves.
+/// P4: a page lies in one memory region to its last byte; and all of its lines may be sent as
+/// changed lines.
 #[test]
 fn p4_a_page_is_in_memory_to_its_last_byte() {
     let region = |start, len| MemoryRegion { start, len };
@@ -218,7 +220,8 @@ fn ones(page: &mut Page) -> Result<(), Infallible> {
     Ok(())
 }
 
-/// P4: the other side refuses what is not in order; so it is not made either, whichever way a page takes.
+/// P4: the other side refuses pages that are out of order, so they are not encoded either, on any
+/// path.
 #[test]
 fn a_page_that_is_not_above_the_last_one_is_not_taken() {
     extern crate std;
@@ -299,7 +302,7 @@ proptest! {
             let _ = read(&body);
             body.truncate(cut.index(body.len()));
         }
-        // What is taken lies in memory and ascends, whatever came.
+        // Accepted pages lie in memory and ascend, whatever the input.
         if let Ok(batch) = PageBatch::parse(&body, &MEMORY) {
             let mut end = 0;
             batch.for_each_piece(|address, bytes| {
@@ -312,7 +315,7 @@ proptest! {
     }
 }
 
-/// What [`PageFrames`] gives, as one body after the other.
+/// The result of [`PageFrames`], as one body after the other.
 fn frames_of(frames: &mut PageFrames, pages: &[(u64, Box<Page>)]) -> Vec<Vec<u8>> {
     frames.begin(pages.len());
     for (address, page) in pages {
@@ -342,7 +345,7 @@ fn frames_hold_what_was_put_in_and_nothing_of_before() {
     let layout = [MemoryRegion { start: 0, len: 1 << 30 }];
     let mut frames = PageFrames::default();
     for (round, count) in [1, 64, 65, 200, 0, 63].into_iter().enumerate() {
-        // Every third page is zero, and takes no room.
+        // Every third page is zero and takes no room.
         let pages: Pages = (0..count)
             .map(|at| {
                 (at * 0x3000, if at % 3 == 2 { page(|_| 0) } else { noise(at + round as u64) })

@@ -315,7 +315,7 @@ fn epoch_numbers_continue_in_the_next_session() {
     assert_eq!(effects(&out), ["release 9"]);
 }
 
-/// P4: what the driver did for a session that has ended counts for no other one.
+/// P4: what the driver did for an ended session does not count for another one.
 #[test]
 fn p4_what_comes_late_of_an_old_link_is_not_the_new_ones() {
     let mut pair = Pair::at(true, Phase::Copying);
@@ -333,7 +333,8 @@ fn p4_what_comes_late_of_an_old_link_is_not_the_new_ones() {
     assert_eq!(effects(&out), ["release 6"]);
 }
 
-/// Over a slow link a frame takes longer than patience lasts: its bytes are a sign of life.
+/// Over a slow link a frame takes longer than the timeout: its bytes show that the standby is
+/// alive.
 #[test]
 fn bytes_are_a_sign_of_life() {
     let mut pair = Pair::at(true, Phase::Protected);
@@ -342,7 +343,7 @@ fn bytes_are_a_sign_of_life() {
         assert_eq!(effects(&pair.give(Event::Progress { link: LINK })), [""; 0]);
     }
     assert_eq!(pair.phase(), Phase::Protected);
-    // P2: not for who slept, and not those of another link.
+    // P2: but not after this side slept, and not bytes of another link.
     pair.give(Event::Progress { link: LinkId(9) });
     pair.now += 501 * MS;
     assert_eq!(effects(&pair.give(Event::Progress { link: LINK })), ["hold", "close", "ask 2"]);
@@ -387,7 +388,7 @@ fn a_standby_is_looked_for_until_it_is_found() {
     pair.refused(Event::StandbyConnected { link: LinkId(2), hello: hello() });
 }
 
-/// P7: a machine whose standby could not go on with it is not protected, and says why.
+/// P7: a machine whose standby could not continue it is not protected, and says why.
 #[test]
 fn what_a_standby_lacks_is_known_as_long_as_it_is_there() {
     let word = |lack, session, from| Message::Readiness { lack, session, from };
@@ -409,7 +410,7 @@ fn what_a_standby_lacks_is_known_as_long_as_it_is_there() {
         said(pair.say(0, word(None, SESSION, STANDBY_SESSION)))
             .contains("protected: the standby holds")
     );
-    // From before the first acknowledgement on, and not beyond the session.
+    // Known from before the first acknowledgement on, and not beyond the session.
     let mut pair = Pair::at(true, Phase::Copying);
     assert!(pair.say(0, lacks("tap0: down")).is_empty());
     pair.give(Event::PrecopyDone { link: LINK });
@@ -423,7 +424,7 @@ fn what_a_standby_lacks_is_known_as_long_as_it_is_there() {
     assert_eq!(pair.primary.lack(), None);
 }
 
-/// P7: one that hangs is not in the way of one that does not, until it may hold a checkpoint.
+/// P7: a standby that hangs gives way to another one, until it may hold a checkpoint.
 #[test]
 fn another_standby_takes_the_place_of_one_that_is_being_joined() {
     for phase in [Phase::Joining, Phase::Copying, Phase::Sealing] {
@@ -431,13 +432,13 @@ fn another_standby_takes_the_place_of_one_that_is_being_joined() {
         let out = pair.give(Event::OperatorProtect);
         let mut expected = Vec::from(["send Bye", "close"]);
         if phase == Phase::Sealing {
-            // The gate was held for a checkpoint that nobody gets.
+            // The gate was held for a checkpoint that is never sent.
             expected.push("alone 1");
         }
         expected.push("connect");
         assert_eq!(effects(&out), expected, "{phase:?}");
         assert_eq!(pair.phase(), Phase::Alone);
-        // What the old one still says is not heard.
+        // Later frames of the former standby are ignored.
         let welcome = frame(0, 1, Message::Welcome(hello()));
         assert_eq!(effects(&pair.give(Event::Frame { link: LINK, frame: welcome })), [""; 0]);
         pair.refused(Event::Sealed { link: LINK, epoch: Epoch(5) });
@@ -447,7 +448,7 @@ fn another_standby_takes_the_place_of_one_that_is_being_joined() {
             ["send Hello"]
         );
     }
-    // P2: from here on it may hold one, and has to be asked.
+    // P2: from here on it may hold a checkpoint, and must be asked.
     for phase in [Phase::Arming, Phase::Protected, Phase::Detaching] {
         Pair::at(true, phase).refused(Event::OperatorProtect);
     }
@@ -490,7 +491,8 @@ fn a_standby_that_does_not_fit_is_refused_and_one_may_refuse() {
     assert_eq!(pair.phase(), Phase::Alone);
 }
 
-/// P1: the word may be an earlier session's, and the standby may hold the checkpoint by now: the arbiter decides.
+/// P1: the refusal may be from an earlier session, and the standby may hold the checkpoint by now:
+/// the arbiter decides.
 #[test]
 fn a_standby_that_refuses_its_first_checkpoint_opens_nothing() {
     for phase in [Phase::Arming, Phase::Protected] {
@@ -597,14 +599,15 @@ fn bye(reason: ByeReason) -> Message {
     Message::Bye { reason, session: SESSION, from: STANDBY_SESSION, why: String::new() }
 }
 
-/// P1: on a link that does not authenticate the word of an earlier session can be played again, when the standby of this
-/// one holds a checkpoint.
+/// P1: on a link without authentication a message of an earlier session can be replayed while the
+/// standby of this session holds a checkpoint.
 #[test]
 fn p1_a_bye_to_another_session_opens_nothing() {
     for (phase, reason) in
         [(Phase::Protected, ByeReason::Detached), (Phase::Detaching, ByeReason::Stopped)]
     {
-        // One of this side's earlier sessions; or another standby, to which somebody has played this session.
+        // From one of this side's earlier sessions; or from another standby, to which an attacker
+        // has replayed this session.
         for (session, from) in [(SESSION - 1, STANDBY_SESSION), (SESSION, STANDBY_SESSION + 1)] {
             let mut pair = Pair::at(true, phase);
             let out = pair.say(0, Message::Bye { reason, session, from, why: String::new() });
@@ -613,7 +616,7 @@ fn p1_a_bye_to_another_session_opens_nothing() {
     }
 }
 
-/// P7: output waits for the acknowledgement, so there is an end to the waiting.
+/// P7: output waits for the acknowledgement, so this wait has a limit.
 #[test]
 fn p7_a_standby_that_lives_and_never_acknowledges_is_given_up() {
     let mut pair = Pair::at(true, Phase::Arming);
@@ -631,7 +634,7 @@ fn p7_a_standby_that_lives_and_never_acknowledges_is_given_up() {
     }
 }
 
-/// P1: an acknowledgement that comes over a link of a former session counts for nothing.
+/// P1: an acknowledgement over a link of a former session does not count.
 #[test]
 fn p1_what_a_former_link_still_says_is_not_heard() {
     for phase in [Phase::Arming, Phase::Protected] {
@@ -652,8 +655,8 @@ fn stalled() -> Event {
     Event::Stalled { reason: "the device thread is stuck".into() }
 }
 
-/// P7: a machine whose output cannot leave is of no use to anybody, so its standby goes on; P2: it asks for the right itself
-/// only when the standby has had its turn.
+/// P7: a machine whose output cannot leave serves no client, so its standby continues. P2: it asks
+/// for the right itself only after the standby has had its turn.
 #[test]
 fn p7_a_machine_that_is_stuck_gives_its_standby_the_guest() {
     for phase in [Phase::Arming, Phase::Protected, Phase::Detaching] {
@@ -672,7 +675,7 @@ fn p7_a_machine_that_is_stuck_gives_its_standby_the_guest() {
     }
 }
 
-/// What is stuck may come loose before anybody has taken its place.
+/// A stuck machine may recover before another has taken its place.
 #[test]
 fn a_machine_that_is_no_longer_stuck_asks_at_once() {
     let mut pair = Pair::at(true, Phase::Protected);
@@ -683,8 +686,9 @@ fn a_machine_that_is_no_longer_stuck_asks_at_once() {
     assert!(!pair.primary.is_stalled());
 }
 
-/// P7. One that had asked before it was stuck leaves its standby the time, too, when it has no answer: fails where it asks again
-/// at once, and may win the term that the standby is about to ask for.
+/// P7: a machine that had asked before it was stuck also leaves its standby time if it gets no
+/// answer. Fails if it asks again at once, since it may win the term that the standby is about to
+/// claim.
 #[test]
 fn p7_a_machine_that_is_stuck_and_finds_no_arbiter_leaves_its_standby_the_time() {
     let unreachable = || Event::ArbiterUnreachable { reason: "timeout".into() };
@@ -699,7 +703,7 @@ fn p7_a_machine_that_is_stuck_and_finds_no_arbiter_leaves_its_standby_the_time()
     pair.now = turn.0;
     assert_eq!(effects(&pair.give(Event::Tick)), ["ask 2"]);
 
-    // No longer stuck, no longer patient.
+    // No longer stuck: it no longer waits.
     let mut pair = Pair::doubting();
     pair.give(stalled());
     pair.give(Event::Recovered);
@@ -707,7 +711,7 @@ fn p7_a_machine_that_is_stuck_and_finds_no_arbiter_leaves_its_standby_the_time()
     assert_eq!(pair.primary.next_deadline(), Some(Time(pair.now + 50 * MS)));
 }
 
-/// P9: nobody is to hold checkpoints of a machine that would not be gone on from when it has to be.
+/// P9: no standby may hold checkpoints of a machine that it could not continue when needed.
 #[test]
 fn a_machine_that_is_stuck_joins_no_standby() {
     for phase in [Phase::Joining, Phase::Copying] {
@@ -718,15 +722,15 @@ fn a_machine_that_is_stuck_joins_no_standby() {
         pair.refused(Event::OperatorProtect);
         assert_eq!(effects(&pair.give(Event::Recovered)), ["connect"]);
     }
-    // A connection that was asked for before.
+    // A connection that was requested before.
     let mut pair = Pair::alone(true);
     pair.give(stalled());
     let out = pair.give(Event::StandbyConnected { link: LINK, hello: hello() });
     assert_eq!(effects(&out), ["close"]);
 }
 
-/// P8: a standby that holds something else is not relied upon from the moment that this is known, and is asked to give it up
-/// if it does not on its own.
+/// P8: a standby that holds different data is not relied on once this is known. It is asked to give
+/// up its checkpoint if it does not do so by itself.
 #[test]
 fn p8_a_standby_that_differs_is_not_relied_upon() {
     let (primary, standby) = (Hashes { memory: 1, state: 1 }, Hashes { memory: 2, state: 1 });
@@ -739,19 +743,19 @@ fn p8_a_standby_that_differs_is_not_relied_upon() {
         Message::Bye { reason: ByeReason::Detached, session: SESSION, from: STANDBY_SESSION, why };
     assert_eq!(effects(&pair.say(0, bye)), ["close", "alone 1"]);
     assert!(pair.primary.reason().unwrap().contains("epoch 5 is not the same"));
-    // Not at once: the next session may well end alike.
+    // Not at once: the next session may fail in the same way.
     let again = pair.primary.next_deadline().unwrap();
     assert!(again >= Time(0) + Duration::from_secs(5), "{again:?}");
     assert_eq!(effects(&pair.give(Event::Tick)), [""; 0]);
 
-    // One that says nothing: the arbiter decides.
+    // A standby that does not answer: the arbiter decides.
     let mut pair = Pair::at(true, Phase::Protected);
     pair.say(5, differ());
     pair.now += 10_000 * MS;
     assert_eq!(effects(&pair.give(Event::Tick)).last().map(String::as_str), Some("ask 2"));
 }
 
-/// One that leaves before it has told its number for the session names none.
+/// A standby that leaves before it has sent its number for the session names none.
 #[test]
 fn a_standby_that_leaves_before_its_welcome_is_looked_for_again() {
     let mut pair = Pair::at(true, Phase::Joining);
@@ -761,14 +765,14 @@ fn a_standby_that_leaves_before_its_welcome_is_looked_for_again() {
     assert_eq!(pair.primary.reason(), Some("the standby was stopped by its operator"));
 }
 
-/// How soon a standby is looked for after the next failure.
+/// How soon a standby is searched for after the next failure.
 fn next_search(pair: &mut Pair) -> Duration {
     let now = pair.now;
     pair.give(Event::ConnectFailed { reason: "refused".into() });
     Duration::from_nanos(pair.primary.next_deadline().unwrap().0 - now)
 }
 
-/// P7, P9: what was known of one standby is not held against the next.
+/// P7, P9: failures of one standby do not delay the next.
 #[test]
 fn failures_are_forgotten_when_a_standby_protects_or_the_operator_wants_one() {
     let first = PrimaryOptions::default().connect_retry.first;
@@ -780,7 +784,8 @@ fn failures_are_forgotten_when_a_standby_protects_or_the_operator_wants_one() {
     pair.give(Event::OperatorProtect);
     assert_eq!(next_search(&mut pair), first);
 
-    // A standby that refuses will do so again, and one that has protected the machine may do that again.
+    // A standby that refuses will probably do so again; one that has protected the machine may do
+    // that again.
     let mut pair = Pair::at(true, Phase::Arming);
     pair.say(0, Message::Refuse { reason: "MSR 0x10".into() });
     assert_eq!(pair.primary.refusal(), Some("MSR 0x10"));
@@ -802,7 +807,7 @@ fn failures_are_forgotten_when_a_standby_protects_or_the_operator_wants_one() {
     assert_eq!(pair.primary.next_deadline(), Some(Time(0) + first));
 }
 
-/// The driver says what its machine is; in which term it acts, and how it speaks, the core says.
+/// The driver describes its machine; the core sets the term and the protocol version.
 #[test]
 fn a_hello_is_of_this_protocol_and_this_term() {
     let mut pair = Pair::alone(true);
@@ -812,7 +817,8 @@ fn a_hello_is_of_this_protocol_and_this_term() {
     assert_eq!(frame.message, Message::Hello(hello()));
 }
 
-/// Before its first checkpoint a standby may be silent for longer: from that on silence is counted anew.
+/// Before its first checkpoint a standby may be silent for longer: silence is counted again from
+/// the first seal.
 #[test]
 fn silence_is_counted_from_the_first_seal() {
     let mut pair = Pair::at(true, Phase::Sealing);
@@ -825,7 +831,7 @@ fn silence_is_counted_from_the_first_seal() {
     assert_eq!(effects(&pair.give(Event::Tick)), ["hold", "close", "ask 2"]);
 }
 
-/// P8: why a standby is to give its checkpoint up is in the status from when it is asked to.
+/// P8: the status says why a standby must give up its checkpoint from the moment it is asked to.
 #[test]
 fn p8_the_status_says_that_both_sides_differ() {
     let (primary, standby) = (Hashes { memory: 1, state: 1 }, Hashes { memory: 2, state: 1 });
@@ -834,7 +840,7 @@ fn p8_the_status_says_that_both_sides_differ() {
     assert!(pair.primary.reason().unwrap().contains("differs from this side's"));
 }
 
-/// The status says what is in the way of an answer, and no longer than it is.
+/// The status gives the arbiter's failure for as long as it lasts.
 #[test]
 fn an_arbiter_that_does_not_answer_is_in_the_status() {
     let mut pair = Pair::doubting();
@@ -848,7 +854,8 @@ fn an_arbiter_that_does_not_answer_is_in_the_status() {
     pair.give(Event::ArbiterGranted { term: Term(2) });
     assert_eq!(pair.primary.reason(), Some(lost));
 
-    // One that was stalled when it lost its standby asks later, and then as often as any other.
+    // A machine that was stalled when it lost its standby asks later, and then as often as any
+    // other.
     let mut pair = Pair::at(true, Phase::Protected);
     pair.give(stalled());
     pair.now = pair.primary.next_deadline().unwrap().0;

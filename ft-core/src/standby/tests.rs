@@ -58,7 +58,8 @@ impl Pair {
         pair
     }
 
-    /// The primary boots a kernel of three bytes and an initrd of two, of which this side has `images`.
+    /// The primary boots a kernel of three bytes and an initrd of two; this side already has
+    /// `images`.
     fn filling_with(images: &[ImageId]) -> Self {
         let mut pair = Self::waiting(true);
         pair.give(Event::Connected { link: LINK });
@@ -104,7 +105,7 @@ impl Pair {
         frame
     }
 
-    /// Sends the data of a checkpoint, and gives its end.
+    /// Sends the data of a checkpoint, and returns its end.
     fn data(&mut self, epoch: u64) -> End {
         let pages = self.pages(Kind::Pages, epoch);
         assert!(self.give(Event::Frame { link: LINK, frame: pages }).is_empty());
@@ -215,7 +216,7 @@ fn p7_what_the_guest_boots_comes_before_a_checkpoint_is_held() {
     assert_eq!(effects(&pair.image(&[4, 5])), ["store [4, 5]"]);
     pair.checkpoint(5);
 
-    // The first checkpoint is not acknowledged as long as a byte is missing.
+    // The first checkpoint is not acknowledged while a byte is missing.
     let mut pair = Pair::filling_with(&[]);
     pair.image(&[1, 2, 3, 4]);
     let end = pair.data(5);
@@ -277,7 +278,7 @@ fn lacks(blocks: bool) -> Event {
     Event::Resources { lack: Some(Lack { reason: "disk: gone".into(), blocks }) }
 }
 
-/// P7: a standby that could not go on with the guest says so, as long as it is so.
+/// P7: a standby that could not continue the guest reports that while it lasts.
 #[test]
 fn what_it_lacks_is_said_to_the_primary() {
     let mut pair = Pair::ready(true);
@@ -289,13 +290,14 @@ fn what_it_lacks_is_said_to_the_primary() {
         "{out:?}"
     );
     assert!(pair.give(lacks(true)).is_empty(), "once");
-    // It goes on receiving all the same.
+    // It continues to receive.
     pair.checkpoint(6);
     assert_eq!(effects(&pair.give(Event::Applicable { epoch: Epoch(6) })), ["send Ack", "apply 6"]);
     pair.refused(Event::OperatorTakeOver);
     assert_eq!(effects(&pair.give(Event::Resources { lack: None })), ["send Readiness"]);
 
-    // From the start of a session on; and without what the guest could not run without there is none.
+    // From the start of a session on. If the guest could not run without what is missing, there is
+    // no session.
     let mut pair = Pair::waiting(true);
     assert!(effects(&pair.give(lacks(false))).is_empty());
     pair.give(Event::Connected { link: LINK });
@@ -311,7 +313,7 @@ fn what_it_lacks_is_said_to_the_primary() {
     assert!(pair.standby.reason().unwrap().contains("disk: gone"));
 }
 
-/// P7: it does not take the right from a primary that may be alive, only to sit on it.
+/// P7: it must not take the right from a primary that may be alive, if it cannot use the right.
 #[test]
 fn without_its_disk_it_does_not_ask_for_the_right() {
     let mut pair = Pair::ready(true);
@@ -323,7 +325,7 @@ fn without_its_disk_it_does_not_ask_for_the_right() {
     assert_eq!(effects(&pair.give(Event::Resources { lack: None })), ["ask 2"]);
     assert_eq!(effects(&pair.give(Event::ArbiterGranted { term: Term(2) })), ["take over 2 at 5"]);
 
-    // The primary was alive, and comes back in a later term: what is held is of no use any more.
+    // The primary was alive, and returns in a later term: the held checkpoint is of no more use.
     let mut pair = Pair::ready(true);
     pair.give(lacks(true));
     pair.give(lost());
@@ -337,7 +339,7 @@ fn without_its_disk_it_does_not_ask_for_the_right() {
     assert_eq!(effects(&pair.give(Event::Described { ours: later })), ["send Refuse", "close"]);
     assert_eq!(pair.phase(), Phase::Waiting);
 
-    // What the guest can run without holds nobody back.
+    // A lack that the guest can run with does not prevent the question.
     let mut pair = Pair::ready(true);
     pair.give(lacks(false));
     assert_eq!(effects(&pair.give(lost())), ["close", "ask 2"]);
@@ -370,7 +372,7 @@ fn p4_a_stream_that_does_not_add_up_is_a_lost_link() {
         assert_eq!(effects(&pair.say(6, Message::End(end))), broken);
         assert_eq!(pair.standby.epoch(), Some(Epoch(5)));
     }
-    // An epoch left out, or sent again.
+    // An epoch is skipped or repeated.
     for epoch in [5, 7] {
         let mut pair = Pair::ready(true);
         let state = pair.state(epoch);
@@ -389,11 +391,11 @@ fn p4_a_stream_that_does_not_add_up_is_a_lost_link() {
     pair.give(Event::Frame { link: LINK, frame: pages });
     let end = pair.digest.end(Epoch(6), None);
     assert_eq!(effects(&pair.say(6, Message::End(end))), broken);
-    // Memory as for a first checkpoint would spoil the one that is held.
+    // Memory sent as for a first checkpoint would damage the held one.
     let mut pair = Pair::ready(true);
     let bulk = pair.pages(Kind::Bulk, 6);
     assert_eq!(effects(&pair.give(Event::Frame { link: LINK, frame: bulk })), broken);
-    // Pages that are none.
+    // Pages that are invalid.
     let mut pair = Pair::ready(true);
     assert_eq!(effects(&pair.say(6, Message::Pages(Data(Vec::from([1; 9]))))), broken);
     // Another term.
@@ -500,7 +502,7 @@ fn p2_an_older_primary_is_turned_away() {
     assert_eq!(effects(&out), ["describe"]);
 }
 
-/// P2: an arbiter whose data went back gives a term again.
+/// P2: an arbiter whose data went back grants a term again.
 #[test]
 fn p2_a_second_primary_of_the_same_term_is_turned_away() {
     let mut pair = Pair::filling(true);
@@ -515,7 +517,7 @@ fn p2_a_second_primary_of_the_same_term_is_turned_away() {
     let out = say(&mut pair, other.clone());
     assert_eq!(effects(&out), ["send Refuse", "close"]);
     assert!(format!("{out:?}").contains("primary another acts in term 1"), "{out:?}");
-    // Where nobody gives terms, their numbers say nothing.
+    // Without an arbiter the numbers of terms mean nothing.
     let mut pair = Pair::waiting(false);
     for (link, holder) in [(LINK, "one"), (link, "another")] {
         let mut hello = hello();
@@ -547,7 +549,7 @@ fn machines_that_do_not_fit_are_refused() {
     assert_eq!(effects(&out), ["send Refuse", "close"]);
     let mut pair = Pair::waiting(true);
     pair.refused(Event::Described { ours: hello() });
-    // A release whose protocol this one does not speak is told so.
+    // A release with another protocol is told so.
     pair.give(Event::Connected { link: LINK });
     let error = WireError::Version { found: 10 };
     let out = pair.give(Event::Garbled { link: LINK, error });
@@ -584,7 +586,7 @@ fn silence_is_suspicious_and_signs_of_life_are_not() {
     assert_eq!(effects(&pair.give(Event::Tick)), ["close", "discard"]);
 }
 
-/// Over a slow link a frame takes longer than patience lasts, and heartbeats wait behind it.
+/// Over a slow link a frame takes longer than the timeout, and heartbeats wait behind it.
 #[test]
 fn while_bytes_come_both_sides_live() {
     let mut pair = Pair::ready(true);
@@ -598,7 +600,7 @@ fn while_bytes_come_both_sides_live() {
         assert!(pair.give(Event::Progress { link: LINK }).is_empty());
         assert!(pair.give(Event::Tick).is_empty());
     }
-    // Whole frames of data are signs of life, too.
+    // Whole frames of data show that the primary is alive, too.
     pair.now += 60 * MS;
     let state = pair.state(6);
     let out = pair.give(Event::Frame { link: LINK, frame: state });
@@ -690,7 +692,8 @@ fn hashes_are_compared() {
     }
 }
 
-/// P8: what is not the same on both sides is never gone on from, whatever becomes of the link.
+/// P8: a checkpoint that differs between the sides is never continued from, whatever happens to the
+/// link.
 #[test]
 fn p8_a_checkpoint_that_differs_is_given_up() {
     let mut pair = Pair::ready(true);
@@ -717,7 +720,7 @@ fn bye(reason: ByeReason) -> Message {
     Message::Bye { reason, session: STANDBY_SESSION, from: SESSION, why: String::new() }
 }
 
-/// P4: a checkpoint is not given up for a word of another session.
+/// P4: a Bye of another session does not give up a checkpoint.
 #[test]
 fn p4_a_bye_to_another_session_discards_nothing() {
     for reason in [ByeReason::Detach, ByeReason::PoweredOff, ByeReason::Stopped] {
@@ -730,8 +733,9 @@ fn p4_a_bye_to_another_session_discards_nothing() {
     }
 }
 
-/// P1: on a link that does not authenticate a whole session can be played again to a standby that waits. It says what a
-/// primary of this machine said, word for word, and must not become a checkpoint to take over from.
+/// P1: on a link without authentication a whole session can be replayed to a waiting standby. It
+/// contains exactly what a primary of this machine sent, and must not become a checkpoint to take
+/// over from.
 #[test]
 fn p1_a_session_played_again_leads_to_no_checkpoint() {
     let mut pair = Pair::filling(true);
@@ -742,7 +746,8 @@ fn p1_a_session_played_again_leads_to_no_checkpoint() {
     assert_eq!((pair.phase(), pair.standby.epoch()), (Phase::Waiting, None));
 }
 
-/// A primary that leaves before it has heard our number names none: that ends its session and nothing else.
+/// A primary that leaves before it has received this side's number names none: that ends only its
+/// session.
 #[test]
 fn a_bye_before_the_welcome_was_heard_ends_the_session() {
     let mut pair = Pair::filling(true);
@@ -752,7 +757,7 @@ fn a_bye_before_the_welcome_was_heard_ends_the_session() {
     assert_eq!(pair.standby.phase(), Phase::Waiting);
 }
 
-/// P2, P4: a term is not won by who cannot do anything with it.
+/// P2, P4: a side that cannot continue does not win a term.
 #[test]
 fn p4_who_cannot_go_on_does_not_take_the_term() {
     let mut pair = Pair::ready(true);
@@ -764,7 +769,7 @@ fn p4_who_cannot_go_on_does_not_take_the_term() {
     pair.refused(Event::ArbiterGranted { term: Term(2) });
     pair.refused(cannot());
 
-    // Without an arbiter it is kept: nobody else may have the guest.
+    // Without an arbiter the checkpoint is kept: no other machine may have the guest.
     let mut pair = Pair::ready(false);
     pair.give(lost());
     assert_eq!(effects(&pair.give(cannot())), [""; 0]);
@@ -776,7 +781,8 @@ fn not_ready() -> Event {
     Event::NotReady { reason: "tap0 is busy".into() }
 }
 
-/// P9: nothing is asked, and nothing is given up: it is tried again, and meanwhile a primary that was allowed to go on may come.
+/// P9: the side neither asks nor gives up. It tries again, and meanwhile a primary that was allowed
+/// to continue may connect.
 #[test]
 fn p9_who_is_not_ready_tries_again() {
     let mut pair = Pair::doubting();
@@ -791,14 +797,15 @@ fn p9_who_is_not_ready_tries_again() {
     pair.give(Event::Connected { link: LinkId(2) });
     pair.now = pair.standby.next_deadline().unwrap().0;
     assert_eq!(effects(&pair.give(Event::Tick)), ["close", "ask 2"]);
-    // P2: until there is an answer nobody is let in who could have what is held given up, and the term won for nobody.
+    // P2: until there is an answer no primary is let in. It could make this side give up its
+    // checkpoint, and the term would then be won in vain.
     assert!(!pair.standby.is_held_back());
     let out = pair.give(Event::Connected { link: LinkId(3) });
     assert_eq!(effects(&out), ["send Refuse", "close"]);
     assert_eq!(effects(&pair.give(Event::ArbiterGranted { term: Term(2) })), ["take over 2 at 5"]);
 }
 
-/// P7: an operator's move that this side could not make leaves the guest where it is.
+/// P7: an operator's move that this side cannot make leaves the guest where it is.
 #[test]
 fn p7_a_move_to_who_is_not_ready_is_given_up() {
     let mut pair = Pair::ready(true);
@@ -808,7 +815,7 @@ fn p7_a_move_to_who_is_not_ready_is_given_up() {
     assert_eq!(pair.phase(), Phase::Waiting);
 }
 
-/// P7: without an arbiter, too.
+/// P7: the same without an arbiter.
 #[test]
 fn p7_the_operator_is_refused_what_this_side_lacks() {
     for arbiter in [true, false] {
@@ -824,7 +831,7 @@ fn p7_the_operator_is_refused_what_this_side_lacks() {
     }
 }
 
-/// P8: what was to be compared, and could not be, is as good as different.
+/// P8: data that could not be compared counts as different.
 #[test]
 fn p8_a_checkpoint_that_cannot_be_compared_is_given_up() {
     let mut pair = Pair::ready(true);
@@ -833,7 +840,7 @@ fn p8_a_checkpoint_that_cannot_be_compared_is_given_up() {
     assert_eq!(effects(&out), ["send Bye", "close", "discard"]);
 }
 
-/// What was in the way of the last session is none of this one's.
+/// The reason of the last session does not apply to this one.
 #[test]
 fn a_session_begins_with_nothing_to_say() {
     let mut pair = Pair::filling(true);
@@ -846,7 +853,7 @@ fn a_session_begins_with_nothing_to_say() {
     assert_eq!((pair.phase(), pair.standby.reason()), (Phase::Filling, None));
 }
 
-/// P2: in a term that this side has heard of its holder may come again, and in a later one anybody.
+/// P2: in a known term only its holder may connect again; in a later term any primary may.
 #[test]
 fn p2_a_primary_comes_again_and_another_one_in_a_later_term() {
     for (term, holder, welcome) in
@@ -863,7 +870,7 @@ fn p2_a_primary_comes_again_and_another_one_in_a_later_term() {
     }
 }
 
-/// The driver says what this side's machine is; the session is the primary's.
+/// The driver describes this side's machine; the session is the primary's.
 #[test]
 fn a_welcome_is_of_this_protocol_and_of_the_primarys_session() {
     let mut pair = Pair::waiting(true);
@@ -877,7 +884,7 @@ fn a_welcome_is_of_this_protocol_and_of_the_primarys_session() {
     assert_eq!(frame.message, Message::Welcome(hello()));
 }
 
-/// P4: while a checkpoint is being checked nothing is staged behind it, of whatever kind.
+/// P4: while a checkpoint is being checked, no data of any kind is staged after it.
 #[test]
 fn p4_no_data_is_given_while_a_check_is_under_way() {
     let data = || Data(Vec::from([1]));
@@ -895,7 +902,7 @@ fn p4_no_data_is_given_while_a_check_is_under_way() {
     }
 }
 
-/// P9: nothing is answered that was not asked, or is not asked any more; and what fails is tried less and less often.
+/// P9: an answer without a question is refused; and failures are retried at growing intervals.
 #[test]
 fn p9_a_standby_that_was_not_ready_asks_ever_later() {
     let mut pair = Pair::doubting();
@@ -920,7 +927,8 @@ fn p9_a_standby_that_was_not_ready_asks_ever_later() {
     assert!(pair.standby.reason().unwrap().contains("KVM refuses it"));
 }
 
-/// P9: an arbiter that does not answer is asked ever later, and its failure is the reason until it answers.
+/// P9: an arbiter that does not answer is asked at growing intervals, and its failure is the reason
+/// until it answers.
 #[test]
 fn p9_an_arbiter_that_does_not_answer_is_asked_ever_later() {
     let mut pair = Pair::doubting();
@@ -938,7 +946,7 @@ fn p9_an_arbiter_that_does_not_answer_is_asked_ever_later() {
     assert!(!pair.standby.reason().unwrap().contains("timeout"));
 }
 
-/// P7: a primary that is to be relieved goes on over the same link while the arbiter is asked again.
+/// P7: in a planned move the primary continues over the same link while the arbiter is asked again.
 #[test]
 fn p7_a_planned_move_keeps_its_link_while_the_arbiter_is_asked_again() {
     let mut pair = Pair::ready(true);
@@ -948,7 +956,7 @@ fn p7_a_planned_move_keeps_its_link_while_the_arbiter_is_asked_again() {
     assert_eq!(effects(&pair.give(Event::Tick)), ["ask 2"]);
 }
 
-/// P7: something else that it must have is missing by now.
+/// P7: something else that it needs is missing by now.
 #[test]
 fn p7_it_is_held_back_by_whatever_it_must_have() {
     let mut pair = Pair::ready(true);
@@ -961,7 +969,8 @@ fn p7_it_is_held_back_by_whatever_it_must_have() {
     assert_eq!(pair.standby.reason(), Some("stopped by the operator"));
 }
 
-/// P4: memory that comes as for a first checkpoint is not mixed with one, nor are two checkpoints with each other.
+/// P4: memory for a first checkpoint is not mixed with another checkpoint, nor are two checkpoints
+/// mixed.
 #[test]
 fn p4_a_first_checkpoint_is_of_one_epoch() {
     let mut pair = Pair::filling(true);
@@ -976,7 +985,7 @@ fn p4_a_first_checkpoint_is_of_one_epoch() {
     assert_eq!(effects(&out), ["send Refuse", "close", "discard"]);
 }
 
-/// P9: the bound is what guest memory takes, with eight bytes a page, and the slack: to the byte.
+/// P9: the bound is the size of guest memory, eight bytes per page, and the slack, to the byte.
 #[test]
 fn p9_what_is_staged_may_be_as_much_as_its_bound() {
     for (beyond, taken) in [(0, true), (1, false)] {

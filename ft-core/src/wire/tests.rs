@@ -1,4 +1,4 @@
-//! Every kind there and back, every byte changed on the way, and bytes of any kind at all.
+//! Every kind encoded and decoded, every byte altered, and arbitrary bytes.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use alloc::string::{String, ToString};
@@ -82,7 +82,7 @@ fn p4_every_changed_bit_is_found() {
             for bit in 0..8 {
                 let mut bad = good.clone();
                 bad[at] ^= 1 << bit;
-                // A length that grew is noticed at once, too: it is not waited for (P7).
+                // An increased length is detected at once: the decoder does not wait for it (P7).
                 assert!(decode_all(&bad, usize::MAX).is_err(), "byte {at}, bit {bit}");
             }
         }
@@ -178,7 +178,7 @@ fn the_digest_knows_order_number_and_pages() {
     assert_eq!(reference.pages, 3);
 }
 
-/// A header with good fields and any body: what a fuzzer would take long to find.
+/// A header with valid fields and any body, which a fuzzer would rarely find.
 fn plausible() -> impl Strategy<Value = Vec<u8>> {
     let body = prop::collection::vec(any::<u8>(), 0..2000);
     (0..Kind::ALL.len(), body, any::<u64>(), any::<u64>(), any::<bool>()).prop_map(
@@ -199,7 +199,8 @@ fn plausible() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// A word that cannot be sent ends a session without its reason; and half a character is no text.
+/// A reason that is too long to send would end a session without any reason; and half a character
+/// is not text.
 #[test]
 fn a_reason_that_is_too_long_is_cut_between_characters() {
     for (begin, limit) in [("", 64 << 10), ("a", 64 << 10)] {
@@ -210,7 +211,7 @@ fn a_reason_that_is_too_long_is_cut_between_characters() {
     }
 }
 
-/// A refusal is read from any release; what else another release says is not.
+/// A refusal is read from any release; other frames of another release are not.
 #[test]
 fn a_header_of_another_release_is_not_read_but_for_a_refusal() {
     for (message, read) in [(Message::Refuse { reason: "x".into() }, true), (Message::Ack, false)] {
@@ -247,7 +248,7 @@ fn after_a_body_that_is_wrong_nothing_is_given() {
     assert_eq!(decoder.decode(&mut good.as_slice()), Err(error));
 }
 
-/// P4: a digest is of what every frame of its epoch holds, in order.
+/// P4: a digest covers the content of every frame of its epoch, in order.
 #[test]
 fn p4_a_digest_tells_frames_apart_and_in_which_order_they_came() {
     let of = |parts: &[u8]| {
@@ -284,7 +285,7 @@ proptest! {
                 if decoder.decode(&mut part).is_err() {
                     break 'stream;
                 }
-                // Vec at most doubles.
+                // Vec at most doubles its capacity.
                 prop_assert!(decoder.held() <= 2 * bytes.len() + 128);
             }
         }

@@ -1,5 +1,5 @@
-//! What a client makes of what it finds at the register: `table.txt`, which is read like a specification. A change of it is a change
-//! of what the arbiter's client does.
+//! The client's result for each content of the register: `table.txt`, which reads like a
+//! specification. A change of it is a change of the arbiter client's behaviour.
 
 use alloc::borrow::ToOwned;
 use alloc::format;
@@ -84,7 +84,8 @@ fn with_disk(term: u64, holder: &str, ended: bool) -> Client {
     client
 }
 
-/// A record that somebody has written; the lease of a is shorter than this one's, that of b is longer.
+/// A record that another process has written. The lease of a is shorter than this one's, that of b
+/// is longer.
 fn set(register: &mut Register, holder: &str, term: u64, ended: bool) {
     let lease_ms = match holder {
         "a" => 500,
@@ -133,7 +134,7 @@ fn told(told: &Told<()>) -> alloc::string::String {
     }
 }
 
-/// When the right is there, to the millisecond.
+/// When the right is held, to the millisecond.
 fn right(client: &Client) -> alloc::string::String {
     let held: Vec<u64> =
         (0..3000).filter(|ms| client.lease().ask(at(*ms)) == Right::Held).collect();
@@ -191,7 +192,8 @@ fn a_client_makes_of_what_it_finds_what_the_table_says() {
     table.is(include_str!("table.txt"));
 }
 
-/// P2: the machine begins where nobody may run it: by the register, and by what is written beside its disks.
+/// P2: the machine begins only where no other may run it, according to the register and the records
+/// beside its disks.
 #[test]
 fn p2_a_machine_begins_only_where_nobody_may_run_it() {
     let record = |term, holder: &str| TermRecord {
@@ -207,7 +209,8 @@ fn p2_a_machine_begins_only_where_nobody_may_run_it() {
         ended: false,
         text: "x".into(),
     };
-    // What the register has, what the disks have: whether the register knows of a later holder, or of the same one.
+    // The content of the register and of the disks, and whether the register knows a later holder
+    // or the same one.
     for (last, claim, known) in [
         (Some(record(3, "a-1")), disk(2, "b"), true),
         (Some(record(3, "a-1")), disk(3, "a"), true),

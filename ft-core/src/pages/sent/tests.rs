@@ -1,4 +1,4 @@
-//! What the other side makes of the changes is what was to be sent.
+//! The other side reconstructs from the changes what was to be sent.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use alloc::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::wire::HEADER_LEN;
 const GUEST_PAGES: usize = 12;
 const MEMORY: [MemoryRegion; 1] = [MemoryRegion { start: 0, len: 1 << 30 }];
 
-/// The primary's memory, what it has sent, and the standby's memory.
+/// The primary's memory, the record of sent pages, and the standby's memory.
 struct Two {
     here: Vec<Page>,
     sent: SentPages,
@@ -38,7 +38,8 @@ impl Two {
         }
     }
 
-    /// Sends a checkpoint of these pages; gives how many came by changed lines, or none where that was not tried.
+    /// Sends a checkpoint of these pages. Returns how many were sent as changed lines; `None` if
+    /// that was not tried.
     fn send(&mut self, pages: impl IntoIterator<Item = usize>) -> Option<u64> {
         let pages: Vec<usize> = pages.into_iter().collect();
         self.frames.begin(pages.len());
@@ -127,7 +128,7 @@ fn what_saves_nothing_is_given_up_and_tried_again() {
     assert!(two.here == two.there);
     let tries = tried.iter().filter(|tried| **tried).count();
     assert!((18..100).contains(&tries), "{tries} of 2000");
-    // Now it pays.
+    // Now comparing is worthwhile.
     let mut compared = 0;
     for round in 0..3000u32 {
         two.here.iter_mut().for_each(|page| page[9..13].copy_from_slice(&round.to_le_bytes()));
@@ -146,7 +147,7 @@ fn without_room_every_page_is_sent_whole() {
     assert!(two.here == two.there);
 }
 
-/// What a guest does to a page.
+/// A guest's change to a page.
 #[derive(Clone, Debug)]
 enum Change {
     Lines(Vec<(usize, u8)>),
@@ -154,7 +155,7 @@ enum Change {
 }
 
 fn any_change() -> impl Strategy<Value = Change> {
-    // Few values, so that a line often is what it was some checkpoints before.
+    // Few values, so that a line often returns to an earlier content.
     prop_oneof![
         3 => prop::collection::vec((0..PAGE_SIZE, 0..3u8), 0..70).prop_map(Change::Lines),
         1 => (0..3u8).prop_map(Change::Fill),

@@ -1,5 +1,5 @@
-//! What every state makes of every event: `table.txt`, which is read like a specification. A change of it is a change of what the
-//! primary does.
+//! The outcome of every event in every state: `table.txt`, which reads like a specification. A
+//! change of it is a change of the primary's behaviour.
 
 use super::*;
 use crate::testing::{Table, changes, listed, made_of_it};
@@ -210,7 +210,7 @@ fn verified(agree: bool) -> Message {
     Message::Verified(Verified { agree, primary: hashes, standby: hashes })
 }
 
-/// Actions by name, and reports too.
+/// Actions and reports by name.
 fn said(actions: &[Action]) -> String {
     let mut said = names(actions);
     for (name, action) in said.iter_mut().zip(actions) {
@@ -245,7 +245,7 @@ fn outcome(make: Make, delay: u64, event: Event) -> String {
         );
         return "refused".into();
     };
-    // What is reported is also what the status says, but for what comes after it.
+    // The reported reason is also the status's, unless something follows it.
     if let [.., Action::Report(Report::LinkLost { reason })] = &actions[..]
         && !pair.primary.is_stalled()
     {

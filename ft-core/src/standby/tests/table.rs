@@ -1,5 +1,5 @@
-//! What every state makes of every event: `table.txt`, which is read like a specification. A change of it is a change of what the
-//! standby does.
+//! The outcome of every event in every state: `table.txt`, which reads like a specification. A
+//! change of it is a change of the standby's behaviour.
 
 use super::*;
 use crate::testing::{Table, changes, listed, made_of_it};
@@ -221,7 +221,7 @@ fn denied(term: u64) -> Event {
     Event::ArbiterDenied { term: Term(term), holder: "a".into() }
 }
 
-/// Actions by name, and reports too.
+/// Actions and reports by name.
 fn said(actions: &[Action]) -> String {
     let said = actions.iter().map(|action| match action {
         Action::Report(report) => {
