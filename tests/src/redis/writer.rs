@@ -18,7 +18,7 @@ pub(super) enum Phase {
     Load,
     /// Every written key is read once.
     ReadBack,
-    /// The server is told to end.
+    /// The server is ordered to end.
     Shutdown,
 }
 

@@ -98,7 +98,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     arguments.kemari.as_deref().map_or(Ok(()), build::check_program)?;
     // Before the first pair: a long run must not end because a later pair needs it.
     crate::guest::ensure_programs(ETCD, &|line| println!("{line}"))?;
-    // Once, not for each pair: a long run tests one program, even if the tree changes meanwhile.
+    // Once, not for each pair: a long run tests one program, even if the tree changes during the run.
     let kemari = arguments.kemari.clone().map_or_else(build::kemari, Ok)?;
     let (begun, stop) = (Instant::now(), stop::flag()?);
     let mut summary = Summary::new(arguments.seed);

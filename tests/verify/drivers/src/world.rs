@@ -113,7 +113,7 @@ struct World {
     cable: Arc<Cable>,
     sides: BTreeMap<Host, Shared>,
     reads: Arc<AtomicBool>,
-    /// The primary was told to end.
+    /// The primary was ordered to end.
     ends: bool,
     /// The faults so far.
     faults: Vec<Fault>,

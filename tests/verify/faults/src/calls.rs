@@ -1,4 +1,5 @@
-//! System calls by name, and what can go wrong with each: a fault that the kernel never makes would prove nothing.
+//! System calls by name, and the faults that each can have: a fault that the kernel never makes would prove
+//! nothing.
 
 #![allow(non_upper_case_globals, reason = "the names of system calls in libc")]
 
@@ -6,7 +7,7 @@ use kemari_flags::faults::Fault;
 use kemari_inject::Call;
 use libc::*;
 
-/// A call as the table has it: `ioctl` by its request.
+/// A call as the table lists it; an `ioctl` with its request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Kind {
     pub(crate) number: i64,
@@ -15,7 +16,7 @@ pub(crate) struct Kind {
 
 impl Kind {
     pub(crate) fn of(call: &Call) -> Self {
-        // Type and number of the request; the rest is its size.
+        // Type and number of the request; the other bits are its size.
         let request = (call.number == SYS_ioctl).then_some(call.arguments[1] as u16);
         Self { number: call.number, request }
     }
@@ -29,7 +30,7 @@ impl Kind {
     }
 }
 
-/// They only tell or set what is known in the kernel's memory of this thread: they neither fail nor wait.
+/// Calls that only read or set what the kernel knows of this thread: they neither fail nor wait.
 const AT_ONCE: &[c_long] = &[
     SYS_getpid,
     SYS_gettid,
@@ -63,7 +64,7 @@ const AT_ONCE: &[c_long] = &[
     SYS_restart_syscall,
     SYS_prctl,
 ];
-/// They do not fail where their arguments are right, which no fault outside of the program changes.
+/// Calls that do not fail if their arguments are right; no fault outside of the program changes that.
 const CANNOT_FAIL: &[c_long] = &[SYS_exit, SYS_exit_group, SYS_timerfd_settime, SYS_membarrier];
 
 /// Whether this `futex` waits.
@@ -72,13 +73,13 @@ fn waits(call: &Call) -> bool {
     [FUTEX_WAIT, FUTEX_WAIT_BITSET].contains(&operation)
 }
 
-/// What is returned for a call that fails; or why this one does not.
+/// The error for a call that fails, or why this call does not fail.
 fn error(call: &Call) -> Result<i32, &'static str> {
     let socket = || call.descriptor(call.arguments[0]).starts_with("socket:");
     let counter = || call.descriptor(call.arguments[0]).starts_with("anon_inode:");
     Ok(match call.number {
         SYS_futex if !waits(call) => return Err("waking cannot fail"),
-        // It returns where the memory ends, not an error; the allocator goes on with `mmap` then.
+        // It returns the end of the data segment instead of an error; the allocator then uses `mmap`.
         SYS_brk => return Err("its failure is no error"),
         SYS_futex | SYS_clock_nanosleep | SYS_nanosleep | SYS_epoll_wait | SYS_epoll_pwait
         | SYS_epoll_pwait2 | SYS_poll | SYS_ppoll | SYS_select | SYS_getrandom | SYS_flock => EINTR,
@@ -107,7 +108,7 @@ fn error(call: &Call) -> Result<i32, &'static str> {
     })
 }
 
-/// What is made of this call; or why this fault cannot be made of it.
+/// The injector's answer for this fault in this call, or why the call cannot have the fault.
 pub(crate) fn fault(
     call: &Call,
     fault: Fault,
@@ -127,12 +128,12 @@ pub(crate) fn fault(
     })
 }
 
-/// A signal's handler wakes the thread that hears of signals by one byte.
+/// A signal handler wakes the thread that waits for signals by sending one byte.
 fn is_of_a_signal_handler(call: &Call) -> bool {
     call.number == SYS_sendto && call.arguments[2] == 1
 }
 
-/// Why a fault cannot be made of any call of this number.
+/// Why calls with this number cannot have the fault.
 pub(crate) fn rule(number: c_long, fault: Fault) -> Result<(), &'static str> {
     match fault {
         _ if AT_ONCE.contains(&number) => Err("neither fails nor waits"),
@@ -143,7 +144,7 @@ pub(crate) fn rule(number: c_long, fault: Fault) -> Result<(), &'static str> {
     }
 }
 
-/// What moves bytes, and may move less than it was asked to.
+/// Calls that transfer bytes, and may transfer fewer than requested.
 const TRANSFERS: &[c_long] = &[
     SYS_read,
     SYS_write,

@@ -1,4 +1,5 @@
-//! Which faults are made: of what was seen in two lives, what can be made of it, where and when.
+//! Chooses the faults to make: which calls were seen in two lives, which faults they can have, and where
+//! and when each is made.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,13 +15,14 @@ use crate::pair::Programs;
 use crate::results::RoleCall;
 use crate::roles;
 
-/// Where a fault is made if the call is made in several parts of a life: where the guest has most to lose.
+/// If a call is made in several phases of a life, the fault is made in the first of these phases: where
+/// the guest has most to lose.
 const PREFERRED: [Phase; 5] =
     [Phase::Work, Phase::Takeover, Phase::Again, Phase::Start, Phase::End];
-/// At most so many calls pass before the one that is hit.
+/// Maximum number of calls that pass before the fault.
 const SKIPPED: u64 = 8;
 
-/// What is made in the life of a pair, by threads of the product.
+/// The calls that the product's threads make in the life of a pair.
 pub(crate) fn observe(programs: &Programs) -> Result<Counts> {
     let mut counts = Counts::new();
     for side in [Role::Primary, Role::Standby] {
@@ -35,7 +37,7 @@ pub(crate) fn observe(programs: &Programs) -> Result<Counts> {
     Ok(counts)
 }
 
-/// Prints it.
+/// Prints the calls.
 pub(crate) fn list(counts: &Counts) {
     for (seen, phases) in counts {
         let phases: Vec<String> =
@@ -44,7 +46,7 @@ pub(crate) fn list(counts: &Counts) {
     }
 }
 
-/// The faults that a command line asks for.
+/// The faults that a command line selects.
 pub(crate) fn choose(counts: &Counts, arguments: &Arguments) -> Vec<Cell> {
     let mut random = fastrand::Rng::with_seed(arguments.seed);
     let mut cells: Vec<Cell> = counts
@@ -54,7 +56,7 @@ pub(crate) fn choose(counts: &Counts, arguments: &Arguments) -> Vec<Cell> {
         .filter(|cell| is_wanted(cell, arguments))
         .collect();
     random.shuffle(&mut cells);
-    // Each call of each role comes first once, by whichever thread; then the others.
+    // Each call of each role comes first once, in any thread; the others follow.
     let mut times = BTreeMap::new();
     cells.sort_by_cached_key(|cell| {
         let key = (roles::role(&cell.seen.thread), cell.seen.call.clone(), cell.fault);
@@ -78,7 +80,7 @@ fn cell(
     Some(Cell { seen: seen.clone(), phase, skip, fault })
 }
 
-/// The faults that a file names, a line each, as a run prints them; what comes after a colon is left out.
+/// The faults in a file, one per line, in the format that a run prints; text after a colon is ignored.
 pub(crate) fn read(path: &Path) -> Result<Vec<Cell>> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -123,7 +125,7 @@ fn is_wanted(cell: &Cell, arguments: &Arguments) -> bool {
 }
 
 impl Cell {
-    /// In whichever thread of its role.
+    /// The fault without its thread: its role, call and fault.
     pub(crate) fn call(&self) -> RoleCall {
         let role = roles::role(&self.seen.thread);
         (role, self.seen.call.name(), self.fault.name().to_owned())

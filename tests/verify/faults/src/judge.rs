@@ -1,4 +1,4 @@
-//! What came of a fault, seen from outside: by the guest's client, the frames on the network, and how processes end.
+//! Judges the result of a fault from outside: by the guest's client, the frames on the network, and how processes end.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -15,34 +15,34 @@ use crate::pair::{ENOUGH, PATIENCE, Pair, Programs, Side, TURN};
 use crate::reasons::Reasons;
 use crate::results::Line;
 
-/// How long a call takes that takes long: beyond a heartbeat's timeout.
+/// How long a slow call takes: longer than a heartbeat's timeout.
 const DELAY: Duration = Duration::from_millis(1500);
-/// The longest that anything may stand before somebody goes on, or says why not: a stall is seen after 5 s, and the standby
-/// has twenty heartbeats' time for it, 20 s; the rest is for a busy machine.
+/// The longest time until some side goes on, or says why it does not. A stall is noticed after 5 s, and the standby has twenty
+/// heartbeats' time for it, 20 s; the rest is for a busy machine.
 const BOUND: Duration = Duration::from_secs(60);
-/// How long a standby that is there may take until it protects.
+/// How long an available standby may take until it protects.
 const SOON: Duration = Duration::from_secs(15);
-/// A standby that could not go on is told of after this time at the latest: its check may take 10 s (docs/threads.md).
+/// A standby that could not go on is reported within this time: its check may take 10 s (docs/threads.md).
 const NOTICED: Duration = Duration::from_secs(14);
-/// Exit code of a process that was told to end.
+/// Exit code of a process that was ordered to end.
 const TERMINATED: i32 = 128 + libc::SIGTERM;
 
-/// What came of it.
+/// The result of a fault.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Outcome {
-    /// In the words of the table.
+    /// The words for the table.
     pub(crate) what: String,
-    /// Promises that were broken.
+    /// Broken promises.
     pub(crate) violations: Vec<String>,
-    /// Promises that had only seemed to be broken: they hold within a bound, and did when it was waited for.
+    /// Promises that seemed to be broken at first: they hold only within a bound, and held after a wait for that bound.
     #[serde(default)]
     pub(crate) at_first: Vec<String>,
-    /// What sides that ended said last.
+    /// The last lines of sides that ended.
     pub(crate) said: Vec<String>,
 }
 
 impl Outcome {
-    /// For people; a promise that is broken is one, unless somebody has argued that it is right so.
+    /// The result for people; a broken promise is marked, unless an argument says that the result is right.
     pub(crate) fn describe(&self, is_broken: bool) -> String {
         let violation = if is_broken { "VIOLATION" } else { "argued" };
         let mut text = self.what.clone();
@@ -52,43 +52,43 @@ impl Outcome {
         text
     }
 
-    /// Whether there was such a call.
+    /// Whether the fault was made.
     pub(crate) fn is_made(&self) -> bool {
         !self.what.starts_with(NOT_REACHED)
     }
 }
 
-/// The table's words for a fault for which there was no such call this time.
+/// The table's words for a fault whose call did not happen this time.
 pub(crate) const NOT_REACHED: &str = "not reached";
-/// The only promise here that holds after a bound: what hangs on a standby is noticed by then.
+/// The only promise here that holds within a bound: a hang on a standby is noticed by then.
 const NO_SUCCESSOR: &str = "said `protected`, and its standby did not go on";
 
-/// Where the guest answers.
+/// The side on which the guest answers.
 #[derive(Clone, Copy)]
 enum Place {
-    /// Where it was.
+    /// On the former side.
     Here,
     /// On the standby.
     There,
-    /// No side lets anything out.
+    /// On no side.
     Nowhere,
 }
 
-/// How long is waited.
+/// How long to wait.
 #[derive(Clone, Copy)]
 pub(crate) struct Patience {
     /// Until the fault is made.
     reached: Duration,
-    /// Where it is not reached: in so many lives.
+    /// Number of lives to try, if the fault is not reached.
     pub(crate) tries: usize,
-    /// After it, where it takes time until it is noticed.
+    /// After the fault, if noticing it takes time.
     noticed: Duration,
 }
 
 impl Patience {
-    /// Where it need not be reached.
+    /// For a fault that need not be reached.
     pub(crate) const SHORT: Self = Self { reached: SOON, tries: 2, noticed: DELAY };
-    /// Where it must be.
+    /// For a fault that must be reached.
     pub(crate) const LONG: Self = Self { reached: PATIENCE, tries: 3, noticed: DELAY };
 }
 
@@ -96,20 +96,21 @@ struct Run<'a> {
     cell: &'a Cell,
     pair: Pair,
     made: Arc<Made>,
-    /// A side that was replaced, which is not to come back.
+    /// A side that was replaced, and must not come back.
     former: Option<Side>,
     patience: Patience,
     what: Vec<String>,
     violations: Vec<String>,
     said: Vec<String>,
-    /// A busy machine had taken the protection away before the fault was made.
+    /// A busy machine had lost its protection before the fault was made.
     is_void: bool,
 }
 
-/// Makes the fault, and looks on. What is promised within a bound only is looked at again after that bound, and both are told.
+/// Makes the fault and judges the result. If a promise holds only within a bound, the run is repeated with that wait, and both
+/// results are reported.
 ///
 /// # Errors
-/// When the pair did not even come to it.
+/// The pair did not reach the fault's phase.
 pub(crate) fn run(
     programs: &Programs,
     cell: &Cell,
@@ -159,7 +160,7 @@ fn try_run(
     Ok(outcome)
 }
 
-/// Whether an operator who reads it has nothing to do.
+/// Whether the state tells an operator that nothing needs to be done.
 fn says_all_is_well(state: &str) -> bool {
     ["protected", "alone"].contains(&state)
 }
@@ -173,7 +174,7 @@ impl Run<'_> {
         self.violations.push(what.into());
     }
 
-    /// The life, up to the fault.
+    /// Plays the life up to the fault.
     fn begin(&mut self) -> Result<Sides> {
         let asked = self.cell.asked(Arc::clone(&self.made), DELAY);
         if self.cell.phase == Phase::Start {
@@ -198,7 +199,7 @@ impl Run<'_> {
         }
     }
 
-    /// What the phase asks for need not succeed.
+    /// Plays the fault's phase, which need not succeed.
     fn play(&mut self, sides: &mut Sides) {
         let played = match (self.cell.phase, sides.standby.take()) {
             (Phase::Takeover, Some(standby)) => {
@@ -219,7 +220,7 @@ impl Run<'_> {
         }
     }
 
-    /// Waits until the fault has been made, and for as long as it may take until it is noticed.
+    /// Waits until the fault was made, and until it must have been noticed.
     fn settle(&mut self, sides: &mut Sides) {
         let deadline = Instant::now() + self.patience.reached;
         while !self.made.has_fired() && Instant::now() < deadline && sides.active.is_running() {
@@ -230,7 +231,7 @@ impl Run<'_> {
         }
     }
 
-    /// Who has the guest, and the other side; none where nobody has it.
+    /// The side that has the guest, and the other side; none if no side has it.
     fn find_guest(&mut self, sides: Sides) -> Option<(Side, Option<Side>)> {
         let Sides { mut active, mut standby } = sides;
         let place = self.locate(&mut active, &mut standby);
@@ -247,14 +248,14 @@ impl Run<'_> {
             }
             Place::Nowhere if active.is_running() => self.judge_standing(&active),
             Place::Nowhere => {
-                // It was protected, and nothing has happened but this one fault.
+                // The guest was protected, and this fault is the only one.
                 if self.cell.phase == Phase::Work && active.was_unprotected() {
                     self.is_void = true;
                 } else if self.cell.phase == Phase::Work {
                     let standby = if standby.is_some() { "does not go on" } else { "ended, too" };
                     self.violation(format!("the primary ended, and its standby {standby} (P7)"));
                 }
-                // Then the name is free for whoever comes next.
+                // The name is free now for the next machine.
                 drop((active, standby));
                 self.judge_name();
                 return None;
@@ -263,7 +264,7 @@ impl Run<'_> {
         Some((active, standby))
     }
 
-    /// Where the guest answers, as soon as it does somewhere; nowhere where nobody is left who could run it, or too long.
+    /// The side on which the guest answers. `Nowhere` when no side is left that could run it, or after too long.
     fn locate(&mut self, active: &mut Side, standby: &mut Option<Side>) -> Place {
         let begun = Instant::now();
         let enough = self.pair.observer.answered() + ENOUGH;
@@ -282,7 +283,7 @@ impl Run<'_> {
                 }
                 _ if !active.is_running() && !runs => return Place::Nowhere,
                 _ if begun.elapsed() > BOUND => return Place::Nowhere,
-                // A machine that never came up is waited for no longer; one that says it has is.
+                // A machine that never came up gets no more time; one that says all is well does.
                 _ if self.cell.phase == Phase::Start
                     && begun.elapsed() > SOON
                     && !says_all_is_well(&active.state()) =>
@@ -302,7 +303,7 @@ impl Run<'_> {
         }
     }
 
-    /// Who says `protected` is: its standby goes on when it dies. Whoever has the guest then.
+    /// A machine that says `protected` must be: its standby goes on when it dies. Returns the side that then has the guest.
     fn judge_protection(&mut self, mut active: Side, standby: Option<Side>) -> Option<Side> {
         let protected = self.wait_protection(&mut active, standby);
         if !active.is_running() {
@@ -320,7 +321,7 @@ impl Run<'_> {
         None
     }
 
-    /// The standby that protects it, be it another one.
+    /// The standby that protects it: this one, or another one.
     fn wait_protection(&mut self, active: &mut Side, standby: Option<Side>) -> Option<Side> {
         match standby {
             Some(standby) if active.wait_state(&["protected"], SOON / 2).is_ok() => {
@@ -348,7 +349,7 @@ impl Run<'_> {
         Ok(standby)
     }
 
-    /// Everything that was acknowledged is there, and the machine ends when its guest does.
+    /// Checks that everything acknowledged is there, and that the machine ends when its guest does.
     fn finish(&mut self, mut survivor: Side) {
         if self.what.iter().any(|what| what.starts_with("stands")) {
             return;
@@ -377,7 +378,7 @@ impl Run<'_> {
         }
     }
 
-    /// The side that is asked about is told to end.
+    /// Tells the intercepted side to end, and judges its end.
     fn judge_end(&mut self, sides: Sides) {
         let Sides { mut active, standby } = sides;
         active.terminate();
@@ -400,7 +401,7 @@ impl Run<'_> {
         self.judge_name();
     }
 
-    /// A standby goes on where it was not told of the end, and ends or waits for another primary where it was.
+    /// Whether the standby goes on: it does if it did not learn of the end. Otherwise it ends, or waits for another primary.
     fn goes_on_unless_told(&self, standby: &mut Side) -> bool {
         let deadline = Instant::now() + BOUND;
         let enough = self.pair.observer.answered() + ENOUGH;
@@ -412,7 +413,7 @@ impl Run<'_> {
         false
     }
 
-    /// Of a process that ended by itself: whether that was an end with a reason.
+    /// Records how a process ended by itself, and whether that was an end with a reason.
     fn note_end(&mut self, side: &mut Side, how: &str) {
         let Some(end) = side.process.exited() else { return };
         let what = match (end.code(), end.signal()) {
@@ -427,7 +428,7 @@ impl Run<'_> {
         self.word(what);
     }
 
-    /// Whoever has ended by itself has given the machine's name back.
+    /// Checks that a machine that has ended by itself has given its name back.
     fn judge_name(&mut self) {
         if self.what.iter().any(|what| what.contains("by signal")) {
             return;
@@ -439,7 +440,7 @@ impl Run<'_> {
         }
     }
 
-    /// P2: whoever was followed by another side lets nothing out any more.
+    /// P2: a side that another side followed lets nothing out any more.
     fn judge_frames(&mut self) {
         let senders = self.pair.senders();
         let mut sorted = senders.clone();

@@ -1,4 +1,5 @@
-//! The life of a pair, and one fault in it: it is protected, works, loses its standby and gets another, fails over, ends.
+//! The life of a pair with one fault in it: the pair is protected, works, loses its standby and gets another, fails over,
+//! ends.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -15,13 +16,13 @@ use crate::roles;
 
 /// How long the guest works in [`Phase::Work`].
 const WORK: Duration = Duration::from_millis(400);
-/// How long an orderly end may take (docs/operating.md): 20 s, and this machine may be busy.
+/// How long an orderly end may take (docs/operating.md): 20 s, and more on a busy machine.
 pub(crate) const END: Duration = Duration::from_secs(60);
 
-/// The side that is asked about.
+/// The side whose system calls are intercepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Role {
-    /// Where the guest starts.
+    /// The side where the guest starts.
     Primary,
     /// The standby that takes over.
     Standby,
@@ -36,18 +37,18 @@ impl Role {
     }
 }
 
-/// A part of a life.
+/// A phase of a life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Phase {
     /// Until the guest is protected.
     Start,
-    /// It works under protection.
+    /// The guest works under protection.
     Work,
-    /// The standby goes on with it.
+    /// The standby takes over.
     Takeover,
-    /// Its standby is lost, or was used up, and it gets another.
+    /// The standby is lost, or was used up, and the guest gets another.
     Again,
-    /// The machine is told to end.
+    /// The machine is ordered to end.
     End,
 }
 
@@ -66,7 +67,7 @@ impl Phase {
     }
 }
 
-/// Which thread makes which call, on which side and when.
+/// A call of a thread, on a side.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Seen {
     pub(crate) side: Role,
@@ -74,18 +75,18 @@ pub(crate) struct Seen {
     pub(crate) call: Kind,
 }
 
-/// How often a call was made, and how many of those could have had each of [`Fault::ALL`].
+/// How often a call was made, and how many of these could have had each of [`Fault::ALL`].
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Count {
     pub(crate) all: u64,
-    /// Counted up to [`COUNTED`] only, as asking takes time.
+    /// Counted up to [`COUNTED`] only, because checking takes time.
     pub(crate) possible: [u64; 4],
 }
 
-/// By phase.
+/// The counts by phase.
 pub(crate) type Counts = BTreeMap<Seen, BTreeMap<Phase, Count>>;
 
-/// More than these make no difference to which of them is hit.
+/// Beyond this number it makes no difference which call has the fault.
 pub(crate) const COUNTED: u64 = 24;
 
 impl Count {
@@ -99,7 +100,7 @@ impl Count {
     }
 }
 
-/// The phase that a life is in, for those who are asked meanwhile.
+/// The current phase of a life, for the thread that answers intercepted calls.
 #[derive(Debug, Default)]
 struct Clock(AtomicU8);
 
@@ -113,13 +114,13 @@ impl Clock {
     }
 }
 
-/// The sides that live.
+/// The living sides.
 pub(crate) struct Sides {
     pub(crate) active: Side,
     pub(crate) standby: Option<Side>,
 }
 
-/// Sees which calls are made on `side` in a whole life.
+/// Records which calls `side` makes in a whole life.
 pub(crate) fn observe(programs: &Programs, side: Role) -> Result<Counts> {
     let (counts, clock) = (Arc::new(Mutex::new(Counts::new())), Arc::new(Clock::default()));
     let (own, time) = (Arc::clone(&counts), Arc::clone(&clock));
@@ -133,7 +134,7 @@ pub(crate) fn observe(programs: &Programs, side: Role) -> Result<Counts> {
         let seen = Seen { side, thread: roles::kind(thread).to_owned(), call: Kind::of(call) };
         let mut counts = own.lock().unwrap_or_else(PoisonError::into_inner);
         counts.entry(seen).or_default().entry(time.get()).or_default().add(call);
-        // A thread gets its name by such a call, and its number goes on to another when it ends.
+        // These calls change a thread's name, or end it; its id may then be reused.
         if [libc::SYS_prctl, libc::SYS_exit].contains(&call.number) {
             names.remove(&call.thread);
         }
@@ -151,14 +152,15 @@ pub(crate) fn observe(programs: &Programs, side: Role) -> Result<Counts> {
     Ok(Arc::try_unwrap(counts).map_or_else(|shared| copy(&shared), |own| copy(&own)))
 }
 
-/// The first calls of a process are those of the dynamic loader, which is not of the product: a fault in them proves nothing.
+/// The first calls of a process are those of the dynamic loader, which is not part of the product: a fault in them proves
+/// nothing.
 #[derive(Default)]
 struct Loader {
     has_ended: bool,
 }
 
 impl Loader {
-    /// What tells its end: std looks at the standard descriptors before anything else.
+    /// The loader's end: std checks the standard descriptors before anything else.
     const END: i64 = libc::SYS_poll;
 
     fn makes(&mut self, call: &Call) -> bool {
@@ -172,7 +174,7 @@ fn copy(counts: &Mutex<Counts>) -> Counts {
     counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// Until the guest is protected.
+/// Starts both sides, and waits until the guest is protected.
 fn start(pair: &mut Pair, side: Role, asked: Asked) -> Result<Sides> {
     let mut sides = begin(pair, side, asked, PATIENCE)?;
     sides.active.wait_state(&["protected"], PATIENCE)?;
@@ -180,7 +182,7 @@ fn start(pair: &mut Pair, side: Role, asked: Asked) -> Result<Sides> {
     Ok(sides)
 }
 
-/// Starts both sides. A standby that does not come up in time is none to its primary.
+/// Starts both sides. If the standby does not come up in time, the primary has no standby.
 pub(crate) fn begin(
     pair: &mut Pair,
     side: Role,
@@ -197,7 +199,7 @@ pub(crate) fn begin(
     Ok(Sides { active, standby: Some(standby) })
 }
 
-/// Plays one phase; the side that is asked about is active afterwards if it ever is.
+/// Plays one phase; afterwards the intercepted side is active, if it ever is.
 fn play(pair: &mut Pair, sides: &mut Sides, side: Role, phase: Phase) -> Result<()> {
     match phase {
         Phase::Start => {}
@@ -213,7 +215,7 @@ fn play(pair: &mut Pair, sides: &mut Sides, side: Role, phase: Phase) -> Result<
     Ok(())
 }
 
-/// The primary dies, and the standby goes on.
+/// Kills the primary and waits until the standby goes on.
 pub(crate) fn take_over(pair: &mut Pair, sides: &mut Sides) -> Result<()> {
     let standby = sides.standby.take().context("there is no standby")?;
     std::mem::replace(&mut sides.active, standby).kill();
@@ -221,7 +223,7 @@ pub(crate) fn take_over(pair: &mut Pair, sides: &mut Sides) -> Result<()> {
     Ok(())
 }
 
-/// Whatever standby there was is lost, and another one protects the guest.
+/// Drops the standby, if there is one, and lets another one protect the guest.
 pub(crate) fn protect_again(pair: &mut Pair, sides: &mut Sides, patience: Duration) -> Result<()> {
     drop(sides.standby.take());
     let standby = pair.standby(None)?;
@@ -232,17 +234,17 @@ pub(crate) fn protect_again(pair: &mut Pair, sides: &mut Sides, patience: Durati
     sides.active.wait_state(&["protected"], patience).map(drop)
 }
 
-/// A fault, where and when it is made.
+/// A fault, and where and when it is made.
 #[derive(Clone, Debug)]
 pub(crate) struct Cell {
     pub(crate) seen: Seen,
     pub(crate) phase: Phase,
-    /// So many such calls pass first.
+    /// Number of such calls that pass first.
     pub(crate) skip: u64,
     pub(crate) fault: Fault,
 }
 
-/// What is known of a fault while it is made.
+/// Whether a fault is armed, and whether it was made.
 #[derive(Debug, Default)]
 pub(crate) struct Made {
     armed: AtomicBool,
@@ -293,7 +295,7 @@ impl Cell {
         sides.active.wait_state(&["protected"], PATIENCE)?;
         ensure!(pair.goes_on(PATIENCE), "the guest does not answer");
         let before = Phase::ALL.into_iter().filter(|phase| *phase < self.phase);
-        // What has been shown is shown; only what leads to the phase is played.
+        // Only phases that lead to the fault's phase are played; the others were tested elsewhere.
         let needed = |phase: &Phase| match self.phase {
             Phase::Again | Phase::End => *phase == Phase::Takeover,
             _ => false,

@@ -1,6 +1,6 @@
-//! The seccomp lists of the product: which role may make which call.
+//! The product's seccomp lists: which role may make which call.
 
-/// Written after `vmm/confine/src/seccomp/filter.rs`, a test of which compares them.
+/// A copy of the lists in `vmm/confine/src/seccomp/filter.rs`; a test there compares the two.
 const LISTS: &str = include_str!("../lists.txt");
 
 /// Role, name and number of each call on a list, in order.

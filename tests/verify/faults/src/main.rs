@@ -1,7 +1,7 @@
-//! Makes a fault in each system call of each thread of a real pair, and tells what came of it.
+//! Makes a fault in each system call of each thread of a real pair, and reports the results.
 //!
-//! Two lives are looked at first: which thread makes which call in which part of a life. Then for each of them, and each
-//! fault that its call can have, a pair is run and the fault is made once, by `kemari-inject`: the product is unchanged.
+//! First two lives are observed: which thread makes which call in which phase. Then, for each of these calls and each fault
+//! that it can have, a pair runs and `kemari-inject` makes the fault once: the product is unchanged.
 //!
 //! It may not depend on a crate of the product: a pair is run as processes.
 
@@ -29,7 +29,7 @@ use pair::Programs;
 use reasons::Reasons;
 use results::{Line, Results};
 
-/// A busy machine may keep a pair from even coming to its fault: so often it is tried.
+/// Number of tries for a fault: a busy machine may keep a pair from reaching its fault's phase.
 const TRIES: usize = 3;
 
 fn main() -> ExitCode {
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether faults were made, every promise held, and no row is empty without a reason.
+/// Makes the faults; whether every promise held, and no row is empty without a reason.
 fn run(arguments: &Arguments) -> Result<bool> {
     let programs = Programs {
         kemari: arguments.kemari.clone().context("--kemari: expected a program")?,
@@ -101,7 +101,7 @@ fn listed(
 ) -> Result<bool> {
     let before = results.lines().len();
     make(programs, &cells.iter().collect::<Vec<_>>(), results, arguments, reasons)?;
-    // Those of this run: what a file has of others is no verdict on these.
+    // Only the results of this run count: the file may contain results of other faults.
     let lines = results.lines().split_off(before);
     let is_good = |line: &Line| line.outcome.is_made() && !reasons.is_broken(line);
     let good = lines.iter().filter(|line| is_good(line)).count();
@@ -109,8 +109,8 @@ fn listed(
     Ok(good == cells.len())
 }
 
-/// Makes the faults, several at a time, each in a pair of its own. One that a pair does not come to keeps none of the others
-/// from being made.
+/// Makes the faults, several at a time, each in a pair of its own. If a pair does not reach its fault's phase, the other
+/// faults are still made.
 fn make(
     programs: &Programs,
     cells: &[&Cell],
@@ -152,7 +152,7 @@ fn one(
     loop {
         tries += 1;
         match judge::run(programs, &cell, seed, patience, reasons) {
-            // This life had fewer such calls than the one that was looked at, or a busy machine had it go another way.
+            // This life had fewer such calls than the observed one, or took another course on a busy machine.
             Ok(outcome) if !outcome.is_made() && tries < patience.tries => cell.skip = 0,
             Ok(outcome) => return Ok(Line::new(&cell, outcome)),
             Err(error) if tries == TRIES => return Err(error),

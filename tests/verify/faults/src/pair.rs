@@ -1,4 +1,5 @@
-//! A pair of real processes, one of which is asked about its system calls, and a client that judges the guest.
+//! A pair of real processes, the system calls of one of which are intercepted, and a client that judges the
+//! guest.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -15,17 +16,17 @@ use kemari_tests::switch::Switch;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-/// How often something is looked at again.
+/// Polling interval.
 pub(crate) const TURN: Duration = Duration::from_millis(20);
-/// How long what works may take, on a busy machine.
+/// How long a step that works may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a control socket may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);
-/// A guest that has answered so many more requests goes on.
+/// After this many more answers the guest counts as going on.
 pub(crate) const ENOUGH: u64 = 20;
-/// At most so many processes are started in a life.
+/// Names of the processes of a life, and so their maximum number.
 const SIDES: [&str; 5] = ["a", "b", "c", "d", "e"];
-/// Small, so that its checkpoints are.
+/// Small, so that its checkpoints are small.
 const MEMORY: &str = "32";
 
 /// The programs.
@@ -35,13 +36,13 @@ pub(crate) struct Programs {
     pub(crate) guest: PathBuf,
 }
 
-/// What a side does with its system calls.
+/// The intercepted calls of a side, and the rule that answers them.
 pub(crate) struct Asked {
     pub(crate) calls: Vec<i64>,
     pub(crate) rule: Box<dyn FnMut(&Call) -> Answer + Send>,
 }
 
-/// One `kemari`.
+/// A `kemari` process.
 pub(crate) struct Side {
     pub(crate) index: usize,
     pub(crate) process: Process,
@@ -50,7 +51,7 @@ pub(crate) struct Side {
     link: PathBuf,
 }
 
-/// All that belongs to the guest of one run. Its files go away with it.
+/// Everything of the guest of one run. Its files are removed with it.
 pub(crate) struct Pair {
     programs: Programs,
     dir: tempfile::TempDir,
@@ -74,7 +75,7 @@ impl Pair {
         self.dir.path().join(name)
     }
 
-    /// The guest's first side; protected by `standby`, if there is one.
+    /// Starts the guest's first side, protected by `standby` if there is one.
     pub(crate) fn run(&mut self, standby: Option<&Side>, asked: Option<Asked>) -> Result<Side> {
         let mut arguments =
             vec!["run".to_owned(), format!("--kernel={}", self.programs.guest.display())];
@@ -86,7 +87,7 @@ impl Pair {
         self.start(arguments, asked)
     }
 
-    /// A standby that waits for a primary.
+    /// Starts a standby that waits for a primary.
     pub(crate) fn standby(&mut self, asked: Option<Asked>) -> Result<Side> {
         let link = self.path(&format!("{}.link", SIDES[self.started]));
         self.start(vec!["standby".to_owned(), format!("--listen=unix:{}", link.display())], asked)
@@ -98,7 +99,7 @@ impl Pair {
         self.started += 1;
         let mut command = tied_to_us(&self.programs.kemari);
         command.args(arguments).args(self.flags(index)).stdin(Stdio::null()).stdout(Stdio::null());
-        // What an abort says last is its reason.
+        // The last line of an abort must be its reason.
         command.env("RUST_BACKTRACE", "0");
         let pending =
             asked.as_ref().map(|asked| intercept(&mut command, &asked.calls)).transpose()?;
@@ -132,7 +133,7 @@ impl Pair {
         flags
     }
 
-    /// Which sides the guest's frames came from, in order.
+    /// The sides that the guest's frames came from, in order.
     pub(crate) fn senders(&self) -> Vec<usize> {
         self.switch.with_capture(|frames| {
             let mut senders: Vec<usize> =
@@ -142,12 +143,12 @@ impl Pair {
         })
     }
 
-    /// Leaves the files where they are, for people; says where.
+    /// Keeps the files for people, and prints where they are.
     pub(crate) fn keep(self) {
         eprintln!("kept: {}", self.dir.keep().display());
     }
 
-    /// Whether so many more requests are answered within `patience`.
+    /// Whether [`ENOUGH`] more requests are answered within `patience`.
     pub(crate) fn goes_on(&self, patience: Duration) -> bool {
         self.observer.wait_answered(self.observer.answered() + ENOUGH, patience)
     }
@@ -158,18 +159,18 @@ impl Side {
         format!("unix:{}", self.link.display())
     }
 
-    /// Its status; none where it does not answer.
+    /// Its status; none if it does not answer.
     pub(crate) fn status(&self) -> Option<Value> {
         self.ask(&json!({ "command": "status", "wait_ms": 0 })).ok()
     }
 
-    /// The state that it says it is in; empty where it does not answer.
+    /// The state that it reports; empty if it does not answer.
     pub(crate) fn state(&self) -> String {
         let status = self.status().unwrap_or_default();
         status["state"].as_str().unwrap_or_default().to_owned()
     }
 
-    /// Has it protected by `standby`, without waiting for that.
+    /// Orders it to be protected by `standby`, without waiting.
     pub(crate) fn protect(&self, standby: &Self) -> Result<()> {
         let request = json!({ "command": "protect", "standby": standby.address(), "wait_ms": 0 });
         self.ask(&request).map(drop)
@@ -187,7 +188,7 @@ impl Side {
         Ok(answer)
     }
 
-    /// Waits until it says that it is in one of these states; which.
+    /// Waits until it reports one of these states; returns that state.
     pub(crate) fn wait_state(&mut self, states: &[&str], patience: Duration) -> Result<String> {
         let deadline = Instant::now() + patience;
         loop {
@@ -225,12 +226,12 @@ impl Side {
         self.process.signal(Signal::TERM);
     }
 
-    /// What was held goes on, and nothing more is done to it.
+    /// Lets held calls go on; no further fault is made.
     pub(crate) fn release(&self) {
         self.injector.iter().for_each(Injector::release);
     }
 
-    /// Whether it had lost its protection before its first error, by its log.
+    /// Whether it had lost its protection before its first error, according to its log.
     pub(crate) fn was_unprotected(&self) -> bool {
         let lines = self.process.lines();
         let before = lines.iter().take_while(|line| !line.starts_with("[ERROR]"));
@@ -238,9 +239,9 @@ impl Side {
         told.is_some_and(|line| line.contains("unprotected: "))
     }
 
-    /// The last thing that it said: the reason of its end, where it gave one.
+    /// Its last line: the reason of its end, if it gave one.
     pub(crate) fn last_words(&self) -> String {
-        // Nobody says this: it waits until all is heard that was said.
+        // No line contains this: the wait ends when all output was read.
         self.process.wait_line("\0", ANSWER);
         let lines = self.process.lines();
         let begins = ["error: ", "kemari: ", "memory allocation of "];

@@ -1,4 +1,4 @@
-//! Why a call on a list is not reached, and which outcomes are as they should be although they look like a broken promise.
+//! Why a call on a list is not reached, and which results are right although they look like a broken promise.
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -12,7 +12,7 @@ pub(crate) struct Reasons {
     /// Calls that no life here reaches.
     #[serde(default)]
     never: Vec<Never>,
-    /// Outcomes that are right.
+    /// Results that are right.
     #[serde(default)]
     argued: Vec<Argued>,
 }
@@ -20,7 +20,7 @@ pub(crate) struct Reasons {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Never {
-    /// Named, so that a call that another role begins to leave out is seen.
+    /// Named, so that a role that no longer makes the call is noticed.
     roles: Vec<String>,
     calls: Vec<String>,
     why: String,
@@ -29,9 +29,9 @@ struct Never {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Argued {
-    /// What is part of the violation's text.
+    /// A part of the violation's text.
     outcome: String,
-    /// All, unless named.
+    /// All, unless given.
     threads: Option<Vec<String>>,
     calls: Option<Vec<String>>,
     faults: Option<Vec<String>>,
@@ -48,13 +48,13 @@ fn has(names: Option<&Vec<String>>, name: &str) -> bool {
 }
 
 impl Reasons {
-    /// Why nothing is reached of this row.
+    /// Why no call of this row is reached.
     pub(crate) fn never(&self, role: &str, call: &str) -> Option<&str> {
         let is_it = |never: &&Never| has(Some(&never.roles), role) && has(Some(&never.calls), call);
         self.never.iter().find(is_it).map(|never| &*never.why)
     }
 
-    /// Whether this one broke a promise, and no argument says that it is right so.
+    /// Whether this result broke a promise, and no argument says that it is right.
     pub(crate) fn is_broken(&self, line: &Line) -> bool {
         let call = line.call.split(' ').next().unwrap_or_default();
         let is_argued = |violation: &String| {
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
     use crate::lists;
 
-    /// A reason for what is on no list would excuse nothing, or what comes later.
+    /// A reason for a call that is on no list would excuse nothing, or excuse later additions.
     #[test]
     fn each_reason_is_for_calls_that_are_on_a_list_and_for_each_role_once() {
         let reasons = read().unwrap();

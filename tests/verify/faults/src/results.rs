@@ -1,4 +1,4 @@
-//! What came of faults, kept in a file line by line, so that a run can be gone on with.
+//! The results of faults, kept in a file line by line, so that a run can be continued.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -20,7 +20,7 @@ const BEGIN: &str = r#"{"side":"#;
 /// A fault by the role of its thread.
 pub(crate) type RoleCall = (Option<&'static str>, String, String);
 
-/// One fault, and what came of it.
+/// A fault and its result.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Line {
     pub(crate) side: String,
@@ -51,12 +51,12 @@ impl Line {
     }
 }
 
-/// All of them, and the file that they go to.
+/// All results, and the file to which they are appended.
 #[derive(Debug)]
 pub(crate) struct Results(Mutex<(Vec<Line>, Option<File>)>);
 
 impl Results {
-    /// Reads what is there already.
+    /// Reads the existing results.
     pub(crate) fn open(path: Option<&Path>) -> Result<Self> {
         let Some(path) = path else { return Ok(Self(Mutex::new((Vec::new(), None)))) };
         let context = || format!("--results {}", path.display());
@@ -78,7 +78,7 @@ impl Results {
         held.0.iter().any(|line| line.is_of(cell) && line.outcome.is_made())
     }
 
-    /// What was made already, in whichever thread.
+    /// The faults that were already made, in any thread.
     pub(crate) fn calls(&self) -> BTreeSet<RoleCall> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let made = held.0.iter().filter(|line| line.outcome.is_made());
@@ -86,7 +86,7 @@ impl Results {
             .collect()
     }
 
-    /// Notes and prints one.
+    /// Stores and prints a result.
     pub(crate) fn add(&self, line: Line, reasons: &Reasons) {
         let outcome = line.outcome.describe(reasons.is_broken(&line));
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,12 +100,12 @@ impl Results {
         held.0.push(line);
     }
 
-    /// All, in order.
+    /// All results, in order.
     pub(crate) fn lines(&self) -> Vec<Line> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
-    /// One a fault: what came of it last.
+    /// The last result of each fault.
     pub(crate) fn into_lines(self) -> Vec<Line> {
         let lines = self.0.into_inner().unwrap_or_else(PoisonError::into_inner).0;
         let by_fault = lines.into_iter().map(|line| {
@@ -116,7 +116,7 @@ impl Results {
     }
 }
 
-/// A run that was killed may have left part of a line.
+/// Reads the lines; a run that was killed may have left an incomplete last line.
 fn read(text: &str) -> serde_json::Result<Vec<Line>> {
     let mut lines = Vec::new();
     for (number, line) in text.lines().enumerate() {

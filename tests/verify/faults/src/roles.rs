@@ -1,6 +1,6 @@
-//! Threads by their names: what they are called in the table, and which role each has (docs/threads.md).
+//! Threads by name: their names in the table, and the role of each (docs/threads.md).
 
-/// A thread's name without its number; the first thread of the process is called as the program.
+/// A thread's name without its number. The first thread of a process has the program's name.
 pub(crate) fn kind(thread: &str) -> &str {
     match thread {
         "kemari" => "main",
@@ -8,7 +8,7 @@ pub(crate) fn kind(thread: &str) -> &str {
     }
 }
 
-/// The role of a kind of thread; none where it is no thread of the product.
+/// The role of a kind of thread; none if the product has no such thread.
 pub(crate) fn role(kind: &str) -> Option<&'static str> {
     Some(match kind {
         "main" | "launcher" | "acceptor" | "stranger" | "resources" | "resources-told"

@@ -1,4 +1,5 @@
-//! The table: for each role and each system call on its list, what came of each fault that was made in it.
+//! The table: for each role and each system call on its list, the result of each fault that was made in
+//! it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +14,7 @@ use crate::reasons::Reasons;
 use crate::results::Line;
 use crate::roles;
 
-/// What stands before the table.
+/// The text before the table.
 const HEAD: &str = "# Faults by thread and system call
 
 *Generated: `cargo xtask faults --once --results FILE --table docs/fault-table.md` writes this page again, in about an hour. Stopped, it
@@ -51,18 +52,18 @@ struct Row {
     call: &'static str,
     threads: Vec<String>,
     cells: [BTreeMap<String, u32>; 4],
-    /// Which of them the kernel could make, as far as was seen.
+    /// The faults that the kernel could make, as far as was observed.
     possible: [bool; 4],
-    /// Whether any of its faults was made.
+    /// Whether any fault of this row was made.
     is_made: bool,
-    /// Why none was.
+    /// Why none was made.
     reason: Option<String>,
 }
 
 /// All rows.
 pub(crate) struct Table {
     rows: Vec<Row>,
-    /// How many faults there are, and how many were made.
+    /// The number of faults, and how many were made.
     made: String,
 }
 
@@ -72,7 +73,7 @@ impl Table {
         Self { rows: rows.collect(), made }
     }
 
-    /// Rows in which nothing stands.
+    /// Rows without any result.
     pub(crate) fn empty_rows(&self) -> impl Iterator<Item = String> {
         let empty = self.rows.iter().filter(|row| !row.is_made && row.reason.is_none());
         empty.map(|row| format!("{} {}", row.role, row.call))
@@ -118,7 +119,7 @@ fn describe(line: &Line, reasons: &Reasons) -> String {
     if reasons.is_broken(line) {
         return format!("**{}**", outcome.violations.join("; "));
     }
-    // A guest that stands is not protected again, and the state stays what it was.
+    // A guest that stands still is not protected again, and its state stays the same.
     let mut what = match outcome.what.split_once(", not protected again, ") {
         Some((stands, state)) if stands.strip_prefix("stands, ") == Some(state) => {
             stands.to_owned()
@@ -164,7 +165,7 @@ impl fmt::Display for Row {
         write!(f, "| `{}` | {} |", self.call, self.threads.join(", "))?;
         for (cell, possible) in self.cells.iter().zip(self.possible) {
             let mut cell: Vec<_> = cell.iter().collect();
-            // What was not reached this time matters only where nothing else was.
+            // A fault that was not reached this time matters only if there is no other result.
             if cell.len() > 1 {
                 cell.retain(|(what, _)| !what.starts_with(NOT_REACHED));
             }
@@ -193,7 +194,7 @@ mod tests {
 
     const PAGE: &str = include_str!("../../../../docs/fault-table.md");
 
-    /// It takes an hour to write: that a call has come to a list since is seen here.
+    /// Writing the table takes an hour; this test notices calls that were added to a list since.
     #[test]
     fn the_page_in_docs_has_each_call_of_each_list_and_nothing_without_words() {
         assert!(PAGE.starts_with(HEAD), "its head is another: write the page again");

@@ -1,20 +1,20 @@
-//! Flags of `kemari` that `cargo xtask run-pair` hands on to both sides: what stands after `--`. Read here before anything is
-//! built. The product's own definitions count, and a test of the product compares the two.
+//! Flags of `kemari` that `cargo xtask run-pair` passes on to both sides: those after `--`. They are checked here before
+//! anything is built. The product's own definitions are authoritative, and a test of the product compares the two.
 
 use std::ops::RangeInclusive;
 
-/// What follows a flag.
+/// The value of a flag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     /// A number.
     Number(RangeInclusive<u64>),
     /// One of these words.
     Word(&'static [&'static str]),
-    /// Whatever `kemari` makes of it.
+    /// Any text that `kemari` accepts.
     Text,
 }
 
-/// What may be handed on.
+/// The flags that may be passed on.
 pub const HANDED_ON: &[(&str, Value)] = &[
     ("ack-timeout", Value::Number(1..=3_600_000)),
     ("arbiter-ca", Value::Text),
@@ -35,7 +35,7 @@ pub const HANDED_ON: &[(&str, Value)] = &[
     ("virtio-console", Value::Text),
 ];
 
-/// What both sides have as well, and is given by `run-pair` itself, or by a flag of its own.
+/// Flags of both sides that `run-pair` sets itself, or has a flag of its own for.
 pub const OF_RUN_PAIR: &[&str] = &[
     "arbiter",
     "arbiter-lease",
@@ -57,10 +57,10 @@ pub const OF_RUN_PAIR: &[&str] = &[
     "verify",
 ];
 
-/// Reads what is to be handed on.
+/// Checks the words to be passed on.
 ///
 /// # Errors
-/// What of it cannot be, and what was expected.
+/// The words that cannot be passed on, and what was expected.
 pub fn check(words: &[String]) -> Result<(), String> {
     let mut words = words.iter();
     while let Some(word) = words.next() {

@@ -1,7 +1,7 @@
-//! Flags of the tools that look for faults. `cargo xtask` reads them by the same definitions before it builds a tool, so
-//! that a slip costs no build.
+//! Flags of the tools that search for faults. `cargo xtask` checks them by the same definitions before it builds a tool,
+//! so that a mistake costs no build.
 //!
-//! Nothing of a tool or of the product may be here: each command of the project compiles this crate first.
+//! No code of a tool or of the product may be here: each command of the project compiles this crate first.
 
 pub mod drivers;
 pub mod faults;
@@ -12,16 +12,16 @@ pub mod sim;
 
 use std::ops::RangeInclusive;
 
-/// The longest run that can be asked for, in minutes: a week.
+/// The longest run, in minutes: a week.
 pub const MINUTES: RangeInclusive<u64> = 1..=10_080;
-/// Worlds of one search.
+/// Number of worlds of a search.
 pub const WORLDS: RangeInclusive<u64> = 1..=1_000_000_000_000;
-/// Seeds: room is left to count on from the first one.
+/// Seeds: the maximum leaves room to count on from the first seed.
 pub const SEEDS: RangeInclusive<u64> = 0..=i64::MAX.cast_unsigned();
-/// Threads.
+/// Number of threads.
 pub const JOBS: RangeInclusive<u64> = 1..=1024;
 
-/// The targets of `cargo xtask fuzz`. The engine that has them takes minutes to build.
+/// The targets of `cargo xtask fuzz`. The engine, which contains them, takes minutes to build.
 pub const FUZZ_TARGETS: [&str; 13] = [
     "wire",
     "bodies",
@@ -38,7 +38,7 @@ pub const FUZZ_TARGETS: [&str; 13] = [
     "records",
 ];
 
-/// Reads a number of a command line: digits, and nothing else. What was found is said by whoever shows the message.
+/// Parses a number of a command line: digits only. The caller that shows the message adds what was found.
 ///
 /// # Errors
 /// What was expected.

@@ -1,4 +1,4 @@
-//! Devices: what a guest puts into their queues and registers, and saved states that were not saved by them.
+//! Devices: what a guest puts into their queues and registers, and saved states that they did not save.
 
 use std::cell::RefCell;
 
@@ -71,7 +71,7 @@ impl GuestBytes for Memory {
     }
 }
 
-/// One of those that every machine can have.
+/// One of the devices that every machine can have.
 pub(crate) fn virtio(which: u8) -> Box<dyn Device> {
     match which % BUILT_IN {
         0 => Box::new(Block::new(BlockConfig {
@@ -94,7 +94,7 @@ pub(crate) fn virtio(which: u8) -> Box<dyn Device> {
 
 const BUILT_IN: u8 = 5;
 
-/// One of those, or of the devices that are asked for by name.
+/// One of these, or of the devices that are requested by name.
 fn virtio_or_named(which: u8) -> Box<dyn Device> {
     let named = |kind| match kind {
         Kind::Virtio(make) => Some(make),
@@ -190,7 +190,7 @@ fn chains(input: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Whatever has happened to it, its state is taken on by itself.
+/// Whatever has happened to a device, its own saved state must be accepted.
 fn moves_on(device: &mut dyn Device) {
     let saved = device.save();
     device.restore(&saved).expect("its own state");
@@ -258,8 +258,8 @@ fn register_moves_on(device: &mut dyn RegisterDevice) {
     assert!(device.save() == saved, "another state than was restored");
 }
 
-/// What is accepted is saved, and what was saved is taken on and saved alike. Not bit by bit what came: a state may say more
-/// than the device keeps of it.
+/// A state that is accepted can be saved, and the saved state is accepted and saved again without change. It need not equal
+/// the input: a state may contain more than the device keeps.
 fn run_states(bytes: &[u8]) {
     let Ok(state) = postcard::from_bytes::<SavedState>(bytes) else { return };
     for which in 0..BUILT_IN {

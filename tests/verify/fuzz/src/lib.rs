@@ -1,5 +1,5 @@
-//! What hostile bytes reach: one target for each parser and state machine that is given what a peer, a guest or an operator
-//! wrote. A target returns, whatever it is given; that it must not panic, and what must hold besides, is asserted in it.
+//! Parsers and state machines that hostile bytes reach: one target for each that takes what a peer, a guest or an operator
+//! wrote. A target returns for every input; it asserts that its code does not panic, and what else must hold.
 //!
 //! It may depend on every crate of the product. It starts no process, and opens no socket and no device.
 
@@ -14,11 +14,11 @@ mod wire;
 pub struct Target {
     /// Its name on the command line.
     pub name: &'static str,
-    /// What it covers, in a line.
+    /// What it covers, in one line.
     pub what: &'static str,
     /// Runs it once.
     pub run: fn(&[u8]),
-    /// Good inputs to begin from, by the product's own encoders.
+    /// Valid inputs to start from, made by the product's own encoders.
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
@@ -47,5 +47,5 @@ impl Target {
     }
 }
 
-/// An input that runs out ends its run, and nothing else.
+/// An input that runs out ends its run, and has no other effect.
 const fn over(_: arbitrary::Result<()>) {}

@@ -1,5 +1,5 @@
-//! The engine around one target, which `KEMARI_FUZZ_TARGET` names: libFuzzer, with its own command line. Before it begins it
-//! can be asked for the targets (`KEMARI_FUZZ_LIST`), and for the target's seeds (`KEMARI_FUZZ_SEEDS`, a directory).
+//! The engine around one target, which `KEMARI_FUZZ_TARGET` names: libFuzzer, with its own command line. Instead of fuzzing,
+//! it can list the targets (`KEMARI_FUZZ_LIST`), or write the target's seeds (`KEMARI_FUZZ_SEEDS`, a directory).
 #![no_main]
 
 use std::collections::hash_map::DefaultHasher;

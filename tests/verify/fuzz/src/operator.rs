@@ -1,4 +1,4 @@
-//! What an operator or a file gives: flags, kernels, checkpoints that claim to be one, audit logs.
+//! Input from an operator or a file: flags, kernels, supposed checkpoints, audit logs.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ fn run_flags(bytes: &[u8]) {
     where
         T::Err: std::fmt::Display,
     {
-        // An error is one line, for people.
+        // An error is one line for people.
         if let Err(error) = text.parse::<T>() {
             let shown = error.to_string();
             assert!(!shown.is_empty(), "an error without a word");
@@ -91,7 +91,7 @@ fn run_checkpoints(bytes: &[u8]) {
     assert_eq!(back.encode().ok(), Some(again));
 }
 
-/// A file of this process, with these contents.
+/// A file of this process with this content.
 fn file(name: &str, bytes: &[u8]) -> PathBuf {
     static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
     let dir = DIR.get_or_init(|| tempfile::tempdir().expect("a directory"));

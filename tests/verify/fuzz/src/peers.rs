@@ -1,5 +1,5 @@
-//! A hostile primary against the standby, and a hostile standby against the primary: frames that are well made one by one,
-//! in any order, with any contents, from any session.
+//! A hostile primary against the standby, and a hostile standby against the primary: frames that are valid one by one, in any
+//! order, with any contents, from any session.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub(crate) const PRIMARY: Target = Target {
 
 const SLACK: u64 = 64 << 10;
 const OURS: u64 = 9;
-/// The number that the hostile side's sessions have.
+/// The session number of the hostile side.
 const THEIRS: u64 = 5;
 const STEPS: usize = 64;
 
@@ -63,7 +63,7 @@ fn seeds() -> Vec<Vec<u8>> {
     vec![vec![0; 64], ramp.repeat(2), vec![3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9].repeat(9)]
 }
 
-/// Frames as they come out of the decoder.
+/// Frames as the decoder returns them.
 fn decode(bytes: &[u8]) -> std::result::Result<Vec<Frame>, WireError> {
     let (mut decoder, mut rest, mut frames) = (Decoder::new(), bytes, Vec::new());
     while let Some(frame) = decoder.decode(&mut rest)? {
@@ -72,7 +72,7 @@ fn decode(bytes: &[u8]) -> std::result::Result<Vec<Frame>, WireError> {
     Ok(frames)
 }
 
-/// What a peer keeps, to be able to be right now and then.
+/// The knowledge that a peer needs to be right sometimes.
 struct Peer {
     digest: EpochDigest,
     epoch: u64,
@@ -176,14 +176,15 @@ struct StandbySide {
     now: Time,
     link: LinkId,
     connected: bool,
-    /// What this session has been sent, counted here too; and the epoch that was sent whole, and found applicable.
+    /// What this session has been sent, counted here independently; and the epoch that was sent completely and found
+    /// applicable.
     sent: EpochDigest,
     whole: Option<Epoch>,
     applicable: Option<Epoch>,
-    /// The last checkpoint that was acknowledged, and that which was applied.
+    /// The last acknowledged checkpoint, and the last applied one.
     acknowledged: Option<Epoch>,
     applied: Option<Epoch>,
-    /// What the driver answers, once all actions are done.
+    /// Events that the driver gives after all actions are done.
     todo: VecDeque<standby::Event>,
     over: bool,
 }
@@ -266,7 +267,7 @@ impl StandbySide {
         }
     }
 
-    /// P4, without taking the standby's word: whether a checkpoint is whole.
+    /// P4: counts whether a checkpoint is complete, independently of the standby.
     fn count(&mut self, frame: &Frame) {
         match &frame.message {
             Message::Bulk(Data(body)) | Message::Pages(Data(body)) => {
@@ -283,7 +284,7 @@ impl StandbySide {
         }
     }
 
-    /// What the other side says is never the fault of the driver.
+    /// Nothing that the peer sends may make the core refuse an event of the driver.
     fn give(&mut self, event: standby::Event, input: &mut Unstructured<'_>) -> Result<()> {
         self.todo.push_back(event);
         while let Some(event) = self.todo.pop_front().filter(|_| !self.over) {
@@ -372,10 +373,10 @@ struct PrimarySide {
     link: LinkId,
     session: bool,
     epoch: u64,
-    /// The epochs that were sealed for this session and not acknowledged, and those that were, by a frame of this session.
+    /// The unacknowledged epochs that were sealed for this session, and the epochs that a frame of this session acknowledged.
     sealed: Vec<u64>,
     heard: Vec<u64>,
-    /// Whether a standby holds a checkpoint that it has acknowledged, so that only the arbiter, or the word of that standby in
+    /// Whether a standby holds a checkpoint that it has acknowledged. Then only the arbiter, or a message of that standby in
     /// that session, lets this machine run alone (P2).
     bound: bool,
     todo: VecDeque<primary::Event>,

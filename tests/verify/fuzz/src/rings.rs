@@ -1,5 +1,5 @@
-//! Virtqueues as a guest lays them out in its memory: descriptor tables, rings, indirect tables, whatever they say and whenever
-//! they change, to a device in its slot behind a gate that holds.
+//! Virtqueues as a guest lays them out in its memory: descriptor tables, rings and indirect tables, with any contents that
+//! change at any time, for a device in its slot behind a gate that holds.
 
 use std::sync::Arc;
 
@@ -20,15 +20,15 @@ pub(crate) const RINGS: Target = Target {
 };
 
 const SLOT: u16 = 3;
-/// Guest memory ends here, and goes on after a hole.
+/// The low guest memory ends here; more follows after a hole.
 const LOW: u64 = 64 << 10;
 const HIGH: u64 = 128 << 10;
 const HIGH_LEN: usize = 16 << 10;
 const VERSION_1: u64 = 1 << 32;
-/// A queue's table and rings, a page each, and where its requests point to.
+/// The page size: a queue's table and each of its rings take one page. Then the address of its requests' buffers.
 const PAGE: u64 = 0x1000;
 const BUFFERS: u64 = 0x9000;
-/// Chains and memory are small, so that few rounds are to be done.
+/// Chains and memory are small, so that few rounds are needed.
 const SIZE: u16 = 16;
 
 fn seeds() -> Vec<Vec<u8>> {
@@ -54,7 +54,7 @@ impl World {
         Self { memory, gate, authority, which, slot }
     }
 
-    /// What is held leaves, is answered by nobody, and comes back.
+    /// Held effects are released, no backend answers them, and they come back.
     fn commit(&mut self) {
         let sealed = self.gate.seal();
         let proof = self.authority.acknowledged(sealed.epoch);
@@ -68,7 +68,8 @@ impl World {
         }
     }
 
-    /// A guest may leave its device as it likes: a standby that could not take that on would leave it unprotected (P7).
+    /// A guest may leave its device in any state. A standby that could not accept that state would leave the guest unprotected
+    /// (P7).
     fn moves_on(&self) {
         let saved = self.slot.save();
         let mut twin = VirtioSlot::new(SLOT, virtio(self.which), self.gate.clone());
@@ -78,7 +79,7 @@ impl World {
         drop(twin.into_device());
     }
 
-    /// A state that somebody has made up: refused, or taken on and saved alike.
+    /// A made-up state is refused, or accepted and saved again without change.
     fn made_up(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
         let mut state: SlotState = self.slot.save();
         match input.int_in_range(0..=5)? {
@@ -107,7 +108,7 @@ impl World {
             let saved = twin.save();
             assert_eq!(saved.queues, state.queues);
             assert_eq!((saved.features, saved.active), (state.features, state.active));
-            // Its requests are the former's.
+            // The requests in flight of the new slot are those of the former slot, which is therefore reset.
             self.slot.reset();
             self.slot = twin;
             let _ = self.slot.retry_all();
@@ -149,7 +150,7 @@ fn descriptor(input: &mut Unstructured<'_>) -> Result<[u8; 16]> {
     Ok(bytes)
 }
 
-/// Where a good driver has the table and the rings of a queue.
+/// Where a correct driver has the table and the rings of a queue.
 fn place(queue: u16) -> [u64; 3] {
     [0, 1, 2].map(|part| PAGE * (u64::from(queue) * 3 + part))
 }
@@ -170,7 +171,7 @@ fn set_up(slot: &mut VirtioSlot, queue: u16, input: &mut Unstructured<'_>) -> Re
     Ok(())
 }
 
-/// As a good driver does.
+/// Sets a queue up as a correct driver does.
 fn set_up_well(slot: &mut VirtioSlot, queue: u16) {
     let halves = |part: u64| (Some(part as u32), Some((part >> 32) as u32));
     let [desc, avail, used] = place(queue).map(halves);
@@ -181,7 +182,7 @@ fn set_up_well(slot: &mut VirtioSlot, queue: u16) {
     slot.set_queue_ready(queue, true);
 }
 
-/// Makes some chains available; the index may be any.
+/// Makes some chains available; the index may have any value.
 fn offer(world: &World, queue: u16, input: &mut Unstructured<'_>) -> Result<()> {
     let [table, avail, _] = place(queue);
     let write = |at: u64, bytes: &[u8]| {
@@ -207,7 +208,7 @@ fn offer(world: &World, queue: u16, input: &mut Unstructured<'_>) -> Result<()> 
 fn rings(input: &mut Unstructured<'_>) -> Result<()> {
     let mut world = World::new(input.arbitrary()?);
     if input.arbitrary()? {
-        // The gate open from the start.
+        // The gate is open from the start.
         let proof = world.authority.alone(io_gate::host::Term(1));
         world.gate.run_alone(proof);
     }
@@ -216,7 +217,7 @@ fn rings(input: &mut Unstructured<'_>) -> Result<()> {
         set_up(&mut world.slot, queue, input)?;
     }
     if world.slot.needs_reset() && input.ratio(3, 4)? {
-        // A driver that has looked at the status, and does better.
+        // A driver that has read the status, and now behaves correctly.
         world.slot.reset();
         (0..queues).for_each(|queue| set_up_well(&mut world.slot, queue));
     }
@@ -235,7 +236,7 @@ fn rings(input: &mut Unstructured<'_>) -> Result<()> {
             0 => {
                 let at = address(input)?;
                 let bytes: Vec<u8> = input.arbitrary()?;
-                // The guest may well try it where there is nothing.
+                // The guest may write where there is no memory.
                 let _ = world.memory.write_slice(&bytes, GuestAddress(at));
             }
             1 | 2 => world.commit(),
@@ -266,7 +267,7 @@ fn rings(input: &mut Unstructured<'_>) -> Result<()> {
         world.complete();
         world.moves_on();
     }
-    // The gate's counts are asserted whenever an epoch ends.
+    // The gate's counts are asserted at each end of an epoch.
     world.slot.reset();
     world.commit();
     Ok(())

@@ -74,7 +74,7 @@ fn run_bodies(bytes: &[u8]) {
     let Some((head, body)) = bytes.split_first_chunk::<HEADER_LEN>() else { return };
     let header = Header::parse(head).expect("it was just written");
     let Ok(frame) = Frame::verify(header, body.to_vec()) else { return };
-    // What was understood can be said again, and is understood alike.
+    // A decoded message can be encoded again, and is then decoded to the same message.
     let outgoing = Outgoing { epoch: Epoch(3), term: Term(2), message: frame.message.clone() };
     let mut again = Vec::new();
     if outgoing.encode(&mut again).is_ok() {
@@ -103,7 +103,7 @@ fn run_pages(bytes: &[u8]) {
         Ok(())
     });
     assert_eq!(done, Ok(()));
-    // A page of which no line has changed gives nothing.
+    // A page without a changed line gives no entry.
     assert!(pages <= batch.pages() && pages + batch.changes() >= batch.pages());
 }
 
@@ -122,7 +122,7 @@ pub(crate) fn pages(kind: Kind, epoch: Epoch, term: Term, compression: Compressi
     bytes
 }
 
-/// A page whole, then lines of it.
+/// A whole page, then lines of it.
 fn changes() -> Vec<u8> {
     let mut sent = SentPages::new(2);
     let mut page = [5; PAGE_SIZE];

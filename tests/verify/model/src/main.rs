@@ -1,5 +1,5 @@
-//! `cargo xtask sim --model`: commit and takeover, explored exhaustively for small bounds; then with
-//! one rule left out after the other, to see that each is needed.
+//! `cargo xtask sim --model`: explores commit and takeover exhaustively within small bounds, then again
+//! without each rule in turn, to show that each rule is needed.
 //!
 //! It may not depend on a crate of the product: the model is written from the rules, not from the code.
 

@@ -1,31 +1,31 @@
-//! The protocol: states are named as in `ft-core`.
+//! The protocol; states have the names of `ft-core`.
 //!
-//! A machine's guest is the list of the terms in which its epochs were run: two guests are alike as far
-//! as their lists are. What the outside has seen is such a list, too. Any machine may be slow for any
-//! time, and suspect another at any time, so that pauses and lost signs of life need no state.
+//! A machine's guest is the list of the terms in which its epochs ran: two guests are equal as far as
+//! their lists are. What the outside has seen is such a list, too. Any machine may be slow for any
+//! time, and may suspect another at any time, so that pauses and lost heartbeats need no state.
 
 use stateright::{Model, Property};
 
 /// A rule that can be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
-    /// What is released was acknowledged.
+    /// Only acknowledged epochs are released.
     Acknowledged,
     /// From Arming on, the arbiter is asked before the machine runs alone.
     AskToRunAlone,
     /// The standby asks before it takes over.
     AskToTakeOver,
-    /// Who wins acts in the next term.
+    /// The winner acts in the next term.
     NextTerm,
     /// The fence is asked before each effect.
     Fence,
-    /// Who renounces drops its checkpoint.
+    /// A side that renounces drops its checkpoint.
     Discard,
-    /// The standby claims the term after its checkpoint's, and no later one.
+    /// The standby claims the term after its checkpoint's term, and no later one.
     ClaimNext,
     /// The gate holds from the first seal on.
     Hold,
-    /// The standby takes checkpoints in their order only, of its own session.
+    /// The standby takes checkpoints only in order, and only of its own session.
     InOrder,
 }
 
@@ -48,7 +48,7 @@ type History = Vec<u8>;
 
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 enum Phase {
-    // Of a primary.
+    // Phases of a primary.
     Alone,
     Copying,
     Arming,
@@ -56,12 +56,12 @@ enum Phase {
     Detaching,
     DoubtingAsPrimary,
     Stopped,
-    // Of a standby.
+    // Phases of a standby.
     Waiting,
     Filling,
     Ready,
     DoubtingAsStandby,
-    // Of neither.
+    // Neither.
     Dead,
 }
 
@@ -85,15 +85,15 @@ enum Claim {
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 struct Machine {
     phase: Phase,
-    /// The primary's own, or the one of the checkpoint that is held.
+    /// The primary's own term, or the term of the held checkpoint.
     term: u8,
-    /// The highest that a standby has heard of.
+    /// The highest term that a standby has heard of.
     heard: u8,
     guest: History,
     acknowledged: usize,
-    /// Epochs that may be performed.
+    /// Number of epochs that may be performed.
     released: usize,
-    /// Of those, how many this machine has performed.
+    /// Number of these that this machine has performed.
     performed: usize,
     link: Option<u8>,
     claim: Option<Claim>,
@@ -112,20 +112,20 @@ struct Link {
     id: u8,
     term: u8,
     ends: [usize; 2],
-    /// On their way to the primary, to the standby.
+    /// Messages on their way to the primary, and to the standby.
     to: [Vec<Message>; 2],
 }
 
-/// All there is.
+/// The whole state.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 pub(crate) struct State {
     machines: Vec<Machine>,
     links: Vec<Link>,
     next_link: u8,
-    /// Who has won term 1, 2, ...
+    /// The winner of term 1, 2, ...
     winners: Vec<usize>,
     seen: History,
-    /// The last who performed, and in which term.
+    /// The term of the last performed effect, and its machine.
     performed: (u8, usize),
     takeovers: u8,
     broken: [bool; 3],
@@ -138,11 +138,11 @@ pub(crate) enum Action {
     Restart(usize),
     Connect(usize, usize),
     Seal(usize),
-    /// One epoch with the gate open.
+    /// Runs one epoch with the gate open.
     Run(usize),
     Perform(usize),
     Deliver(u8, usize),
-    /// What is on its way in a connection is lost from here on.
+    /// In a connection, everything in transit is lost from this message on.
     Lose(u8, usize),
     Suspect(usize),
     Detach(usize),
@@ -171,13 +171,13 @@ fn is_prefix(short: &[u8], long: &[u8]) -> bool {
 }
 
 impl State {
-    /// P2: what the fence says: nobody else has won a later term.
+    /// P2: the fence permits effects if no other machine has won a later term.
     fn permitted(&self, machine: usize) -> bool {
         let term = usize::from(self.machines[machine].term);
         self.winners.iter().skip(term).all(|winner| *winner == machine)
     }
 
-    /// The outside sees all effects of the first `epochs` of a machine's guest.
+    /// The outside sees all effects of the first `epochs` epochs of a machine's guest.
     fn perform(&mut self, machine: usize, epochs: usize) {
         self.machines[machine].performed = epochs;
         let one = &self.machines[machine];
@@ -189,14 +189,14 @@ impl State {
             self.broken[0] |= !is_prefix(&self.seen, shown);
             self.seen = shown.to_vec();
         }
-        // P2: terms never go back, and each is one machine's.
+        // P2: terms never go back, and each term belongs to one machine.
         let (last, by) = self.performed;
         let won = self.winners.get(usize::from(one.term) - 1) == Some(&machine);
         self.broken[1] |= !won || one.term < last || (one.term == last && by != machine && by < 9);
         self.performed = (last.max(one.term), machine);
     }
 
-    /// P1: whoever goes on has all that was seen.
+    /// P1: a machine that goes on has everything that was seen.
     fn goes_on(&mut self, machine: usize) {
         let guest = &self.machines[machine].guest;
         self.broken[0] |= !is_prefix(&self.seen, guest);
@@ -212,7 +212,7 @@ impl State {
     fn send(&mut self, machine: usize, to: usize, message: Message) {
         let id = self.machines[machine].link;
         if let Some(link) = self.links.iter_mut().find(|link| Some(link.id) == id) {
-            // Nobody reads what is sent to a closed end.
+            // Messages to a closed end are not read.
             if self.machines[link.ends[to]].link == id {
                 link.to[to].push(message);
             }
@@ -341,7 +341,7 @@ impl Model for Protocol {
                     acknowledged: 0,
                     ..empty
                 };
-                // A new process is nobody that has won anything.
+                // A new process has won no term.
                 for winner in &mut state.winners {
                     if *winner == at {
                         *winner = 9;
@@ -406,7 +406,7 @@ impl Model for Protocol {
                     link.to[to].remove(0);
                 } else {
                     link.to[to].clear();
-                    // What comes later is not read: the stream has a hole.
+                    // Later messages are not read: the stream has a hole.
                     let end = link.ends[to];
                     self.suspect(&mut state, end);
                 }
@@ -534,7 +534,7 @@ impl Protocol {
                 }
                 let skipped = one.phase == Phase::Ready && guest.len() != one.guest.len() + 1;
                 let epoch = guest.len();
-                // Without its predecessor a checkpoint's pages give another machine.
+                // Without the preceding checkpoint, the pages of this one give another machine.
                 one.guest = if skipped { vec![0; epoch] } else { guest };
                 (one.phase, one.term) = (Phase::Ready, term);
                 state.send(at, 0, Message::Ack(epoch));

@@ -1,4 +1,4 @@
-//! Mutants that nobody finds, and why that is right: `argued.toml`.
+//! Mutants that no judge finds, and why that is right: `argued.toml`.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::sites::Mutant;
 
-/// The file.
+/// The contents of the file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Argued {
@@ -15,18 +15,18 @@ pub(crate) struct Argued {
     mutant: Vec<Argument>,
 }
 
-/// One argument, for all mutants that fit.
+/// An argument, for all mutants that it fits.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Argument {
     file: String,
-    /// The function, or the end of its path; any, where it is left out.
+    /// The function, or the end of its path; if omitted, any.
     #[serde(default)]
     function: String,
-    /// A part of what stands there; any, where it is left out.
+    /// A part of the original code; if omitted, any.
     #[serde(default)]
     code: String,
-    /// A part of what it becomes.
+    /// A part of the replacement.
     #[serde(default)]
     becomes: String,
     pub(crate) why: String,
@@ -51,13 +51,14 @@ impl Argued {
         self.mutant.iter().find(|one| one.fits(mutant))
     }
 
-    /// Arguments for nothing that there is: the code has changed.
+    /// Arguments that fit no existing mutant: the code has changed.
     pub(crate) fn fitting_none<'a>(&'a self, mutants: &[Mutant]) -> Vec<&'a Argument> {
         let fits_none = |one: &&Argument| !mutants.iter().any(|mutant| one.fits(mutant));
         self.mutant.iter().filter(fits_none).collect()
     }
 
-    /// Arguments for none of these mutants: the code has changed, or somebody finds them by now.
+    /// Arguments that fit none of these mutants: the code has changed, or a judge now finds the
+    /// mutants.
     pub(crate) fn needless<'a>(&'a self, open: &[&Mutant]) -> Vec<&'a Argument> {
         let used: Vec<&Argument> = open.iter().filter_map(|mutant| self.of(mutant)).collect();
         self.mutant.iter().filter(|one| !used.contains(one)).collect()

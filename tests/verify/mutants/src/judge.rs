@@ -1,4 +1,4 @@
-//! Who finds a mutant: the core's unit tests, or the simulation, each in a process of its own with a limit.
+//! The judges of a mutant: the core's unit tests, and the simulation, each in a process of its own with a limit.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
@@ -9,11 +9,11 @@ use anyhow::Result;
 
 use crate::tree::Copied;
 
-/// Who judges.
+/// A judge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Judge {
     UnitTests,
-    /// In so many worlds.
+    /// The simulation, with this many worlds.
     Simulation(u64),
 }
 
@@ -25,7 +25,7 @@ impl Judge {
         }
     }
 
-    /// Where its verdicts are kept: by all that they depend on.
+    /// The file of its verdicts: a hash of everything that they depend on.
     pub(crate) fn key(self, copied: &Copied) -> String {
         match self {
             Self::UnitTests => format!("unit-tests-{:016x}", copied.tests_hash),
@@ -45,7 +45,7 @@ impl Judge {
         match self {
             Self::UnitTests => {
                 let mut command = limited(program, 5);
-                // Random inputs are the same each time, and what has failed is not to be looked for again.
+                // Random inputs are the same each time, and earlier failures are not tried again.
                 command.env("PROPTEST_RNG_SEED", "1").env("PROPTEST_CASES", "32");
                 command.env("RUST_TEST_THREADS", "1");
                 command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1");
@@ -60,7 +60,7 @@ impl Judge {
         }
     }
 
-    /// What it says of mutant `number`, if it finds it; of 0, none is active.
+    /// The judge's message about mutant `number`, if it finds the mutant; with 0, no mutant is active.
     pub(crate) fn finds(self, program: &Path, number: usize) -> Result<Option<String>> {
         let log = tempfile::tempfile()?;
         let mut command = self.command(program);
@@ -70,8 +70,8 @@ impl Judge {
     }
 }
 
-/// A program that may take so many seconds of a CPU, and 4 GiB of memory: a mutant may loop for ever, or take all there is. Time
-/// on the clock is not limited: on a machine that is busy a good core is slow.
+/// Runs a program with a limit of CPU seconds and of 4 GiB of memory: a mutant may loop forever, or take all memory. Wall-clock
+/// time is not limited, because a correct core is slow on a busy machine.
 fn limited(program: &Path, seconds: u64) -> Command {
     let mut command = Command::new("/bin/sh");
     let limits = format!("ulimit -t {seconds} && ulimit -v 4194304 && exec \"$0\" \"$@\"");
@@ -88,7 +88,7 @@ fn said(mut log: File) -> String {
     text.lines().find(tells).unwrap_or("no end").to_owned()
 }
 
-/// Whether the judge finds nothing where nothing is wrong.
+/// Checks that the judge finds nothing in the core without a mutant.
 pub(crate) fn check_sound(judge: Judge, program: &Path) -> Result<()> {
     let found = judge.finds(program, 0)?;
     anyhow::ensure!(

@@ -1,5 +1,5 @@
-//! `cargo xtask sim --mutants` runs this: the protocol core with one small fault after the other, judged by the core's unit tests
-//! and by the simulation. A mutant that neither finds is to be found, or argued away in `argued.toml`.
+//! `cargo xtask sim --mutants` runs this: puts one small fault after the other into the protocol core; the core's unit tests and
+//! the simulation judge each. A mutant that neither finds must be found, or explained in `argued.toml`.
 //!
 //! It may not depend on a crate of the product: it compiles a changed copy of the tree.
 
@@ -52,7 +52,7 @@ fn main() -> Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The numbers of the mutants that are wanted.
+/// The numbers of the wanted mutants.
 fn chosen(arguments: &Arguments, mutants: &[Mutant]) -> Vec<usize> {
     let wanted =
         |name: &str| arguments.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
@@ -68,14 +68,14 @@ fn chosen(arguments: &Arguments, mutants: &[Mutant]) -> Vec<usize> {
     numbers
 }
 
-/// What each judge says of a mutant that it finds.
+/// Each judge's message about a mutant that it finds.
 struct Found {
     number: usize,
     tests: Option<String>,
     simulation: Option<String>,
 }
 
-/// The judges at work.
+/// A run of the judges.
 struct Run {
     copied: Copied,
     folder: std::path::PathBuf,
@@ -83,7 +83,7 @@ struct Run {
 }
 
 impl Run {
-    /// The unit tests judge all, as they are quick; the simulation, what they leave.
+    /// The unit tests judge all mutants, because they are quick; the simulation judges the rest.
     fn all(&self, arguments: &Arguments, argued: &Argued, numbers: &[usize]) -> Result<Vec<Found>> {
         let tests = if arguments.simulation_only {
             vec![None; numbers.len()]
@@ -106,7 +106,7 @@ impl Run {
         Ok(numbers.iter().zip(tests).map(found).collect())
     }
 
-    /// What one judge says of each.
+    /// One judge's verdict on each mutant.
     fn judge(&self, judge: Judge, numbers: &[usize]) -> Result<Vec<Option<String>>> {
         let results = Results::open(&self.folder, &judge.key(&self.copied))?;
         let unknown: Vec<usize> =
@@ -151,7 +151,7 @@ fn progress(judge: Judge, count: usize) -> ProgressBar {
     )
 }
 
-/// Says who has found what; whether nothing is open.
+/// Prints which judge has found what; returns whether no mutant is open.
 fn report(arguments: &Arguments, argued: &Argued, mutants: &[Mutant], found: &[Found]) -> bool {
     let (mut tests, mut simulation, mut both, mut waived, mut open) = (0, 0, 0, 0, 0);
     let mut unfound = Vec::new();
@@ -186,7 +186,8 @@ fn report(arguments: &Arguments, argued: &Argued, mutants: &[Mutant], found: &[F
         }
     }
     let whole = found.len() == mutants.len() && !arguments.simulation_only;
-    // That an argument is for nothing that there is needs nobody to judge; that it is not needed does.
+    // An argument that fits no existing mutant shows without a judge; an unneeded argument shows only after all mutants are
+    // judged.
     let needless = if whole { argued.needless(&unfound) } else { argued.fitting_none(mutants) };
     for argument in &needless {
         println!("NEEDLESS in argued.toml, no mutant that is not found fits: {argument:?}");
@@ -201,7 +202,7 @@ fn report(arguments: &Arguments, argued: &Argued, mutants: &[Mutant], found: &[F
     open == 0 && needless.is_empty()
 }
 
-/// A number that a name has in the sample of that seed.
+/// The pseudo-random number of a name, for the sample of a seed.
 fn draw(name: &str, seed: u64) -> u64 {
     sites::fnv(seed.to_le_bytes().into_iter().chain(name.bytes()))
 }

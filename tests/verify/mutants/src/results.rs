@@ -1,4 +1,4 @@
-//! What was judged already, kept in a file: a run that was stopped goes on where it was.
+//! Stores verdicts in a file, so that a stopped run continues where it was.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -7,19 +7,19 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// Verdicts of one judge, by the mutant's number: what it says of those that it finds.
+/// Verdicts of one judge by the mutant's number, with its message if it finds the mutant.
 pub(crate) struct Results {
     known: HashMap<usize, Option<String>>,
     file: File,
 }
 
 impl Results {
-    /// Those of a file that is there, or is made.
+    /// Opens the file with this key, or creates it.
     pub(crate) fn open(folder: &Path, key: &str) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let path = folder.join(key);
         let text = if path.exists() { fs::read_to_string(&path)? } else { String::new() };
-        // A line that was not written to its end is none.
+        // An incomplete line is ignored.
         let known = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
         if !text.is_empty() && !text.ends_with('\n') {

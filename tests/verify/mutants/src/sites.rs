@@ -1,4 +1,4 @@
-//! Where a source file can be wrong: each site is an expression or a statement and what it becomes.
+//! Finds the places of a source file that can be mutated: each is an expression or a statement, and its replacement.
 //!
 //! All mutants are compiled at once, each behind a number that is compared at run time: one build serves the whole run.
 
@@ -9,44 +9,44 @@ use proc_macro2::Span;
 use syn::spanned::Spanned as _;
 use syn::visit::{self, Visit};
 
-/// One way in which the source is wrong.
+/// A mutant: one change of the source.
 #[derive(Clone, Debug)]
 pub(crate) struct Mutant {
     pub(crate) file: String,
     pub(crate) line: usize,
-    /// The function that it is in, with its type.
+    /// The enclosing function, with its type.
     pub(crate) function: String,
-    /// What stands there, in one line.
+    /// The original code, in one line.
     pub(crate) code: String,
-    /// What it becomes.
+    /// The replacement.
     pub(crate) becomes: String,
 }
 
 impl Mutant {
-    /// Its name, which does not change with the lines above it.
+    /// Its name, which does not depend on the lines above it.
     pub(crate) fn name(&self) -> String {
         format!("{} {}: `{}` {}", self.file, self.function, self.code, self.becomes)
     }
 }
 
-/// A hash that does not change from one release of the compiler to the next (FNV-1a).
+/// A hash that is the same in every release of the compiler (FNV-1a).
 pub(crate) fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
-/// Text that goes into the source at a byte, instead of so many bytes.
+/// Text that replaces a number of bytes of the source.
 #[derive(Debug)]
 struct Edit {
     at: usize,
     instead: usize,
-    /// Of edits at one place, those that open go outermost first; those that close, innermost first.
+    /// Order of edits at one place: opening text goes outermost first, closing text innermost first.
     order: (u8, usize),
     text: String,
 }
 
-/// Finds all mutants of a file, and gives its source with all of them in it.
+/// Finds all mutants of a file; returns the source with all of them in it.
 pub(crate) fn mutate(file: &str, source: &str, mutants: &mut Vec<Mutant>) -> syn::Result<String> {
     let syntax = syn::parse_file(source)?;
     let mut finder = Finder {
@@ -78,17 +78,17 @@ struct Finder<'a> {
     source: &'a str,
     mutants: &'a mut Vec<Mutant>,
     edits: Vec<Edit>,
-    /// Names of the types and functions around.
+    /// Names of the enclosing types and functions.
     context: Vec<String>,
-    /// Conditions that are mutated already.
+    /// Conditions that are already mutated.
     forced: HashSet<Range<usize>>,
     depth: usize,
     in_body: bool,
-    /// The function gives nothing back: what stands at its end is a statement.
+    /// Whether the function returns nothing: its last expression is then a statement.
     is_unit: bool,
 }
 
-/// What closes an expression comes before what opens the next at the same byte.
+/// At the same byte, text that closes an expression comes before text that opens the next.
 const CLOSE: u8 = 0;
 const REPLACE: u8 = 1;
 const OPEN: u8 = 2;
@@ -124,7 +124,7 @@ impl Finder<'_> {
     fn wrap(&mut self, span: Span, before: String, after: String) {
         let range = span.byte_range();
         self.depth += 1;
-        // Wrapped first, outermost: the visitor goes from outside to inside.
+        // Inserted before its parts are visited, so the outermost comes first.
         self.edits.push(Edit {
             at: range.start,
             instead: 0,
@@ -139,14 +139,14 @@ impl Finder<'_> {
         });
     }
 
-    /// Two mutants, the second one with the next number.
+    /// Adds two mutants; the second has the next number.
     fn always_and_never(&mut self, span: Span) -> usize {
         let always = self.add(span, "is always so");
         self.add(span, "is never so");
         always
     }
 
-    /// A condition: always, and never.
+    /// Mutates a condition: always, and never.
     fn force(&mut self, expr: &syn::Expr) {
         let span = expr.span();
         if !self.forced.insert(span.byte_range()) {
@@ -156,13 +156,13 @@ impl Finder<'_> {
         self.wrap(span, format!("crate::mutants::force({yes}, "), ")".to_owned());
     }
 
-    /// A condition of an `if`, a `while` or a guard, or a part of one.
+    /// Mutates a condition of an `if`, a `while` or a guard, or a part of one.
     fn condition(&mut self, expr: &syn::Expr) {
         match expr {
             syn::Expr::Let(_) => {}
             syn::Expr::Paren(inner) => self.condition(&inner.expr),
             _ if is_deliberate(expr) => {}
-            // These are forced where they are visited.
+            // These are mutated where they are visited.
             syn::Expr::Binary(binary) if is_boolean(&binary.op) => {}
             syn::Expr::Unary(unary) if matches!(unary.op, syn::UnOp::Not(_)) => {}
             syn::Expr::Macro(one) if one.mac.path.is_ident("matches") => {}
@@ -170,7 +170,7 @@ impl Finder<'_> {
         }
     }
 
-    /// `matches!(value, A | B)`: always, never, and without each.
+    /// Mutates `matches!(value, A | B)`: always, never, and without each pattern.
     fn matches(&mut self, expr: &syn::ExprMacro) {
         let parse = |input: syn::parse::ParseStream<'_>| {
             let value: syn::Expr = input.parse()?;
@@ -199,7 +199,7 @@ impl Finder<'_> {
         self.wrap(span, before, after);
     }
 
-    /// A comparison: always, never, and with its bound moved.
+    /// Mutates a comparison: always, never, and with its bound moved.
     fn compare(&mut self, expr: &syn::ExprBinary) {
         let span = expr.span();
         let yes = self.always_and_never(span);
@@ -228,7 +228,7 @@ impl Finder<'_> {
         self.wrap(span, before, " }".to_owned());
     }
 
-    /// Arms of a match that is a statement have no value: each can be left out.
+    /// Mutates the arms of a match statement, which have no value: each can be left out.
     fn arms(&mut self, expr: &syn::ExprMatch) {
         for arm in &expr.arms {
             if matches!(
@@ -250,14 +250,14 @@ impl Finder<'_> {
         self.context.pop();
     }
 
-    /// A function's body; `const` goes, as the number is looked up at run time.
+    /// Mutates a function's body; `const` is removed, because the number is read at run time.
     fn body(&mut self, signature: &syn::Signature, block: &syn::Block) {
         let gives = match &signature.output {
             syn::ReturnType::Default => "",
             syn::ReturnType::Type(_, gives) => self.text(gives.span()),
         };
         if signature.constness.is_some() && gives != "bool" {
-            // A constant may be made of it.
+            // A constant may depend on it.
             return;
         }
         let before = self.mutants.len();
@@ -306,7 +306,7 @@ fn is_assigning(expr: &syn::Expr) -> bool {
     }
 }
 
-/// Whether an expression is forced where it is visited.
+/// Whether an expression is mutated where it is visited.
 fn is_forced(expr: &syn::Expr) -> bool {
     match expr {
         syn::Expr::Paren(inner) => is_forced(&inner.expr),
@@ -315,7 +315,7 @@ fn is_forced(expr: &syn::Expr) -> bool {
     }
 }
 
-/// The switch of a deliberate fault, which is off.
+/// Whether this is the switch of a deliberate bug, which is off.
 fn is_deliberate(expr: &syn::Expr) -> bool {
     match expr {
         syn::Expr::Macro(one) => is_switch(&one.mac.path),
@@ -328,12 +328,12 @@ fn is_switch(path: &syn::Path) -> bool {
     path.segments.last().is_some_and(|last| last.ident == "deliberate")
 }
 
-/// What is true but for a deliberate fault: beside it nothing else matters.
+/// Whether this is always true without a deliberate bug: mutating the expressions beside it would change nothing.
 fn is_switched_off(expr: &syn::Expr) -> bool {
     matches!(expr, syn::Expr::Unary(unary) if is_deliberate(&unary.expr))
 }
 
-/// A condition that is true only of a deliberate fault: what stands behind it is not in the product.
+/// Whether a condition is true only with a deliberate bug: the code behind it is not in the product.
 fn is_dead(condition: &syn::Expr) -> bool {
     match condition {
         syn::Expr::Macro(one) => is_switch(&one.mac.path),
@@ -360,7 +360,7 @@ impl<'ast> Visit<'ast> for Finder<'_> {
     }
 
     fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
-        // What is shown to people is read by people, and what is taken where nothing was asked for is a choice.
+        // Text for people is not tested, and the choice of defaults is free.
         let of = item.trait_.as_ref().and_then(|(_, path, _)| path.segments.last());
         if of.is_some_and(|of| ["Display", "Debug", "Default"].iter().any(|name| of.ident == name))
         {
@@ -411,14 +411,14 @@ impl<'ast> Visit<'ast> for Finder<'_> {
                         self.arms(one);
                     }
                 }
-                // Assertions stay.
+                // Assertions are not mutated.
                 syn::Stmt::Local(_) | syn::Stmt::Item(_) | syn::Stmt::Macro(_) => {}
             }
         }
         visit::visit_block(self, block);
     }
 
-    /// How much room is made at first changes nothing but speed.
+    /// An initial capacity changes only speed, and is not mutated.
     fn visit_expr_call(&mut self, expr: &'ast syn::ExprCall) {
         if !self.text(expr.func.span()).ends_with("::with_capacity") {
             visit::visit_expr_call(self, expr);
@@ -469,7 +469,7 @@ impl<'ast> Visit<'ast> for Finder<'_> {
     }
 
     fn visit_expr_unary(&mut self, expr: &'ast syn::ExprUnary) {
-        // What is forced itself need not be forced again from outside.
+        // The operand is mutated itself, so the negation need not be.
         let negates = matches!(expr.op, syn::UnOp::Not(_)) && !is_deliberate(&expr.expr);
         if self.in_body && negates && !is_forced(&expr.expr) {
             let span = expr.span();

@@ -9,18 +9,18 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::sites::{self, Mutant};
 
-/// What is copied: the core, what it needs, and who judges it.
+/// The copied crates: the core, its dependencies, and the judges.
 const MEMBERS: [&str; 4] = ["io-gate", "ft-core", "tests/verify/flags", "tests/verify/sim"];
 const SWITCH: &str = include_str!("switch.rs.txt");
 
-/// The copy, and the mutants in it. A judge's program is built once it is asked.
+/// The copy and its mutants. A judge's program is built when it is first needed.
 pub(crate) struct Copied {
     pub(crate) mutants: Vec<Mutant>,
     tree: PathBuf,
     target: PathBuf,
-    /// Of all that the unit tests are made from.
+    /// Hash of everything that the unit tests are built from.
     pub(crate) tests_hash: u64,
-    /// Of all that the simulation is made from.
+    /// Hash of everything that the simulation is built from.
     pub(crate) sim_hash: u64,
 }
 
@@ -59,7 +59,7 @@ impl Copied {
     }
 }
 
-/// The workspace's own, with fewer members.
+/// The workspace's own manifest, with fewer members.
 fn manifest(project: &Path) -> Result<String> {
     let text = fs::read_to_string(project.join("Cargo.toml"))?;
     let mut manifest: toml::Table = toml::from_str(&text)?;
@@ -71,7 +71,7 @@ fn manifest(project: &Path) -> Result<String> {
     workspace.insert("lints".to_owned(), toml::Table::new().into());
     let release = manifest.get_mut("profile").and_then(|all| all.get_mut("release"));
     let release = release.and_then(toml::Value::as_table_mut);
-    // Nobody debugs it, and it is built faster so.
+    // Built faster without debug information, which is not used here.
     release
         .context("Cargo.toml: expected [profile.release]")?
         .insert("debug".to_owned(), false.into());
@@ -91,7 +91,8 @@ fn read(root: &Path, folder: &Path, files: &mut Files) -> Result<()> {
     Ok(())
 }
 
-/// Makes the tree these files and no others. What is as it was is not touched, so that it is not built again.
+/// Makes the tree contain exactly these files. Unchanged files are not touched, so that they are not built
+/// again.
 fn write(tree: &Path, files: &Files) -> Result<()> {
     fs::create_dir_all(tree)?;
     let mut old = Files::new();
@@ -107,7 +108,7 @@ fn write(tree: &Path, files: &Files) -> Result<()> {
     Ok(())
 }
 
-/// Of the core: what only its unit tests are made from.
+/// Whether only the core's unit tests are built from this file.
 fn is_test(path: &Path) -> bool {
     let Ok(name) = path.strip_prefix("ft-core/src") else { return false };
     let in_tests = name.components().any(|part| part.as_os_str() == "tests");
@@ -146,7 +147,7 @@ fn mutate(files: &mut Files) -> Result<Vec<Mutant>> {
     Ok(mutants)
 }
 
-/// Runs cargo, and gives the program of that name that it has built.
+/// Runs cargo; returns the program of that name that it has built.
 fn built(tree: &Path, target: &Path, arguments: &[&str], name: &str) -> Result<PathBuf> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo

@@ -1,5 +1,5 @@
-//! The arbiter, and the client that each process has of it: a register of terms that answers late, or not, or to a client
-//! that has given up; with leases, or asked before every effect.
+//! The arbiter, and each process's client of it: a register of terms that may answer late, never, or to a client that has
+//! given up. It either grants leases, or is asked before every effect.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,25 +12,26 @@ use ft_core::{Term, Time};
 
 use crate::random::Random;
 
-/// What is asked.
+/// A question to the arbiter.
 #[derive(Clone, Debug)]
 pub(crate) enum Question {
-    /// `file`: take the term if nobody has it, and the one before is of the process that the asker has followed (or is).
+    /// `file`: take the term if it is free, and if the term before belongs to the process that the asker has followed (or
+    /// is).
     Claim { term: u64, after: u64 },
-    /// `etcd`: as the protocol core's client asks.
+    /// `etcd`: a question of the protocol core's client.
     Lease(Box<LeaseQuestion>),
 }
 
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
-    /// Who has the term that was asked for.
+    /// The holder of the requested term.
     Holder(u64),
-    /// The term before is not whose it must be.
+    /// The term before belongs to another process.
     Stranger,
     Lease(LeaseReply<()>),
 }
 
-/// On its way to the register, or back.
+/// A question or its answer, in transit.
 pub(crate) struct Letter {
     pub(crate) number: u64,
     pub(crate) process: u64,
@@ -43,20 +44,20 @@ pub(crate) struct Letter {
 /// The register.
 #[derive(Default)]
 pub(crate) struct Register {
-    /// Who has won which term.
+    /// The winner of each term.
     pub(crate) winners: BTreeMap<u64, u64>,
-    /// With leases: the record of the last term, and the beat.
+    /// With leases: the record of the last term, and the beat counter.
     record: Option<Written>,
     beat: i64,
     pub(crate) down_until: u64,
-    /// It is slow until then: to ask once takes nearly as long as its clients wait.
+    /// Slow until then: one question takes nearly as long as its clients wait.
     pub(crate) slow_until: u64,
     pub(crate) letters: Vec<Letter>,
     next: u64,
 }
 
 impl Register {
-    /// Grants a term to the first who asks.
+    /// Grants a term to the first process that asks; returns the holder.
     pub(crate) fn claim(&mut self, term: u64, process: u64) -> u64 {
         *self.winners.entry(term).or_insert(process)
     }
@@ -75,7 +76,7 @@ impl Register {
         }
     }
 
-    /// As etcd does, by transactions on two keys.
+    /// Answers as etcd does, by transactions on two keys.
     fn answer_lease(&mut self, process: u64, question: LeaseQuestion) -> LeaseReply<()> {
         match question {
             LeaseQuestion::Look => {
@@ -99,7 +100,7 @@ impl Register {
         }
     }
 
-    /// Carries out what has come, and gives whose questions those were.
+    /// Carries out the questions that have arrived; returns their numbers.
     pub(crate) fn serve(&mut self, now: u64, cut: &[u64], random: &mut Random) -> Vec<u64> {
         let due = |letter: &Letter| {
             letter.reply.is_none() && letter.due <= now && cut[letter.node] <= now
@@ -135,7 +136,7 @@ impl Register {
         self.next
     }
 
-    /// How long a letter takes: mostly not long; now and then until after the client has lost its patience.
+    /// The delay of a message: usually short; sometimes longer than its client waits.
     pub(crate) fn delay(&self, now: u64, random: &mut Random) -> u64 {
         if self.slow_until > now {
             return 20_000_000 + random.below(20_000_000);
@@ -144,7 +145,7 @@ impl Register {
         random.below(longest)
     }
 
-    /// The answer to a question, if it is there.
+    /// The answer to a question, if it has arrived.
     pub(crate) fn take_reply(&mut self, number: u64, now: u64, cut: &[u64]) -> Option<Reply> {
         let at = self.letters.iter().position(|letter| {
             letter.number == number
@@ -156,13 +157,13 @@ impl Register {
     }
 }
 
-/// How a record is written: a term is won once, so its number stands for it.
+/// The written form of a record: a term is won once, so its number identifies the record.
 fn written(held: Held) -> Written {
     let value = held.record.term.to_le_bytes().to_vec();
     Written { held, value }
 }
 
-/// Which kind there is in a world.
+/// The kind of arbiter in a world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     None,
@@ -170,7 +171,7 @@ pub(crate) enum Kind {
     Lease,
 }
 
-/// What a claim came to.
+/// The result of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Granted(u64),
@@ -178,22 +179,22 @@ pub(crate) enum Outcome {
     Unreachable,
 }
 
-/// What a process has of it. Times are of its own clock.
+/// A process's client of the arbiter. Times are of the process's clock.
 pub(crate) struct Client {
     kind: Kind,
     process: u64,
-    /// The term that the protocol core wants, and whether it has been asked for.
+    /// The term that the protocol core wants, and whether the lease client knows of it.
     pub(crate) wanted: Option<u64>,
     wished: bool,
     asked: Option<(u64, Time)>,
-    /// Whose successor it is to be, if anybody's.
+    /// The process whose successor this one would be; 0 if there is none.
     followed: u64,
     lease: LeaseClient,
-    /// When the lease last gave the right: its answer is acted upon for a time.
+    /// When the lease last gave the right: the answer is used for a limited time.
     granted: Option<Time>,
 }
 
-/// Leases of processes, which need not be alike.
+/// Lease durations of the processes, which may differ.
 const LEASES: [Duration; 3] =
     [Duration::from_millis(240), Duration::from_millis(160), Duration::from_millis(320)];
 const PATIENCE: Duration = Duration::from_millis(90);
@@ -221,7 +222,7 @@ impl Client {
         }
     }
 
-    /// Wins the first of all terms.
+    /// Wins the first term.
     pub(crate) fn begin(&mut self, register: &mut Register, now: Time) {
         self.followed = self.process;
         if self.kind != Kind::Lease {
@@ -239,7 +240,7 @@ impl Client {
         }
     }
 
-    /// `process` has said that it acts in `term`.
+    /// `process` has told this one that it acts in `term`.
     pub(crate) fn follow(&mut self, term: Term, process: &str) {
         self.followed = process.parse().expect("a process says its number");
         self.lease.follow(term, process);
@@ -249,7 +250,8 @@ impl Client {
         self.asked.map(|(number, ..)| number)
     }
 
-    /// Gives up what takes too long; asks what is to be asked. What is given up may still happen.
+    /// Gives up questions that take too long, and asks the next one. A question that was given up may still be carried
+    /// out.
     pub(crate) fn tick(&mut self, now: Time) -> (Option<Outcome>, Option<Question>) {
         let mut outcome = None;
         if self.asked.is_some_and(|(_, sent)| now.since(sent) > PATIENCE) {
@@ -287,7 +289,7 @@ impl Client {
         self.asked = Some((number, now));
     }
 
-    /// An answer to what was asked last.
+    /// Processes an answer to the last question.
     pub(crate) fn take(&mut self, reply: Reply, now: Time) -> (Option<Outcome>, Option<Question>) {
         self.asked = None;
         let outcome = match reply {
@@ -318,7 +320,7 @@ impl Client {
         Some(if won { Outcome::Granted(term) } else { Outcome::Denied(term) })
     }
 
-    /// Somebody asks the lease, now.
+    /// Asks the lease at this moment, as a lane would.
     pub(crate) fn note_right(&mut self, now: Time) {
         match self.lease.lease().ask(now) {
             Right::Held => self.granted = Some(now),
@@ -327,13 +329,13 @@ impl Client {
         }
     }
 
-    /// Whether somebody may act now upon what the lease has answered.
+    /// Whether a lane may act now on the lease's last answer.
     pub(crate) fn may_act(&self, now: Time) -> bool {
         let longest = self.lease.lease().answer_max_age();
         self.granted.is_some_and(|at| now.since(at) <= longest)
     }
 
-    /// Whether effects may be performed; `register`: if it can be read now.
+    /// Whether effects may be performed; `register` is given if it can be read now.
     pub(crate) fn may_perform(&self, now: Time, term: u64, register: Option<&Register>) -> Right {
         match self.kind {
             Kind::None => Right::Held,
@@ -341,7 +343,7 @@ impl Client {
             Kind::Lease => self.lease.lease().ask(now),
             Kind::File => match register.map(|register| register.winners.get(&(term + 1))) {
                 None => Right::Lapsed,
-                // Its own term is its own, or no word of it counts.
+                // A process whose own term is not its own has lost the right.
                 Some(_)
                     if register.is_none_or(|all| all.winners.get(&term) != Some(&self.process)) =>
                 {

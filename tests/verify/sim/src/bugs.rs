@@ -1,4 +1,4 @@
-//! One deliberate bug after the other: how many seeds it takes until the observer sees it.
+//! Puts in one deliberate bug after the other: how many seeds does the observer need to find it?
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,10 +8,10 @@ use kemari_sim::{plan, try_run};
 
 use crate::{Arguments, fresh};
 
-/// A bug that so many worlds do not show is one that the simulation cannot see.
+/// A bug that this many worlds do not show is invisible to the simulation.
 const LIMIT: u64 = 1_000_000;
 
-/// Looks for each, several times; whether each was found every time.
+/// Searches for each bug several times; returns whether each was found every time.
 pub(crate) fn run(arguments: &Arguments) -> bool {
     let first = arguments.first.unwrap_or_else(fresh);
     println!("seeds from {first} on; the median is of {} searches", arguments.rounds);
@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: &Arguments) -> bool {
     found == all && all > 0
 }
 
-/// Looks for a bug once. A world that breaks without it as well shows something else.
+/// Searches for a bug once. A world that breaks without the bug too shows another defect.
 fn look(bug: Bug, arguments: &Arguments, first: u64) -> (u64, String) {
     set(Some(bug));
     let (worlds, why) = search(arguments, first);
@@ -57,7 +57,7 @@ fn look(bug: Bug, arguments: &Arguments, first: u64) -> (u64, String) {
     }
 }
 
-/// How many worlds it takes, and what the observer says.
+/// Number of worlds that the search took, and the observer's message.
 fn search(arguments: &Arguments, first: u64) -> (u64, String) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let (next, done) = (AtomicU64::new(0), AtomicBool::new(false));

@@ -1,5 +1,5 @@
-//! A guest whose every output depends on all that it did before, with a disk driver that knows what
-//! it may find on its disk, and a memory of which it remembers what must be in it.
+//! A guest whose every output depends on everything it did before. Its disk driver knows what it
+//! may find on its disk, and it remembers what its memory must contain.
 
 use io_gate::Outcome;
 use io_gate::host::{EffectId, Record};
@@ -9,19 +9,19 @@ use crate::random::{Random, mix};
 
 pub(crate) const PAGES: usize = 4;
 pub(crate) const SECTORS: usize = 5;
-/// Requests that the guest has under way at once, at most.
+/// Maximum number of outstanding requests.
 const DEPTH: usize = 6;
 
-/// What a sector holds. Tags are never used twice, and 0 is what it holds in the beginning.
+/// The contents of a sector. Tags are never used twice; 0 is the initial content.
 pub(crate) type Tag = u64;
 
-/// What the guest knows of a sector.
+/// The guest's knowledge of a sector.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SectorView {
     /// The last write that completed.
     pub(crate) completed: Tag,
     serial: u64,
-    /// Writes that failed since: nobody knows what they left behind.
+    /// Later writes that failed: what they left behind is unknown.
     failed: Vec<Tag>,
 }
 
@@ -33,7 +33,8 @@ pub(crate) enum Wanted {
         serial: u64,
         tag: Tag,
     },
-    /// With what had completed when it was asked for: that must be durable afterwards.
+    /// Carries the writes that had completed when the flush was requested: they must be durable
+    /// afterwards.
     Flush {
         covers: [Tag; SECTORS],
     },
@@ -48,7 +49,7 @@ pub(crate) struct Outstanding {
     pub(crate) wanted: Wanted,
 }
 
-/// Everything but memory.
+/// The whole state except memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Registers {
     pub(crate) history: u64,
@@ -58,7 +59,7 @@ pub(crate) struct Registers {
     next_head: u16,
     pub(crate) sectors: [SectorView; SECTORS],
     pub(crate) outstanding: Vec<Outstanding>,
-    /// What was written last to each page.
+    /// The last value written to each page.
     marks: [(u16, u64); PAGES],
 }
 
@@ -69,7 +70,8 @@ pub(crate) struct Guest {
     pub(crate) dirty: [bool; PAGES],
 }
 
-/// One output: it names the one before, so that an observer sees any that is lost or rolled back.
+/// An output. It contains a hash of the outputs before it, so that an observer notices a lost or
+/// rolled back output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Output {
     pub(crate) serial: u64,
@@ -77,7 +79,7 @@ pub(crate) struct Output {
     pub(crate) history: u64,
 }
 
-/// What a checkpoint carries beside memory.
+/// The state that a checkpoint contains beside memory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct State {
     pub(crate) registers: Registers,
@@ -91,7 +93,7 @@ impl Guest {
         Self { registers: Registers::default(), memory, dirty: [false; PAGES] }
     }
 
-    /// Runs on with unforeseeable input, so that no two executions are the same.
+    /// Runs on with random input, so that two executions differ.
     pub(crate) fn run(&mut self, random: &mut Random) {
         for (page, (at, value)) in self.registers.marks.iter().enumerate() {
             let at = usize::from(*at);
@@ -101,14 +103,14 @@ impl Guest {
         self.take_in(random.next());
         let page = random.index(PAGES);
         if random.one_in(8) {
-            // A page that was like this before, and is like others.
+            // The page may become equal to its earlier contents, and to other pages.
             let byte = random.below(2) as u8;
             self.memory[page].fill(byte);
             self.registers.marks[page].1 = u64::from_le_bytes([byte; 8]);
             self.dirty[page] = true;
             return;
         }
-        // Now and then what stood there once: a line that is as it was some checkpoints before.
+        // Sometimes an old value: a line that is as it was some checkpoints before.
         let (at, value) = match random.one_in(4) {
             true => (usize::from(self.registers.marks[page].0), 0),
             false => (random.index(500) * 8, self.registers.history),
@@ -122,7 +124,7 @@ impl Guest {
         self.registers.history = mix(self.registers.history, input);
     }
 
-    /// How many outputs it has made.
+    /// Number of its outputs so far.
     pub(crate) fn outputs(&self) -> usize {
         self.registers.outputs as usize
     }
@@ -143,7 +145,7 @@ impl Guest {
         postcard::to_allocvec(&output).unwrap()
     }
 
-    /// The next write: its sector and its bytes.
+    /// The next write, with its bytes.
     pub(crate) fn write(&mut self, random: &mut Random) -> (Wanted, Vec<u8>) {
         let registers = &mut self.registers;
         registers.writes += 1;
@@ -167,7 +169,7 @@ impl Guest {
         head
     }
 
-    /// A request comes back.
+    /// Completes a request.
     pub(crate) fn complete(&mut self, head: u16, outcome: Outcome, data: Option<Tag>) -> Wanted {
         let at = self.registers.outstanding.iter().position(|one| one.head == head);
         let at = at.unwrap_or_else(|| panic!("P3: request {head} completed, but not asked for"));
@@ -192,7 +194,7 @@ impl Guest {
         wanted
     }
 
-    /// Whether a sector may hold this, as far as the guest can know.
+    /// Whether a sector may contain this, as far as the guest knows.
     pub(crate) fn may_find(&self, sector: usize, tag: Tag) -> bool {
         let view = &self.registers.sectors[sector];
         let under_way = |one: &Outstanding| matches!(one.wanted, Wanted::Write { sector: of, tag: is, .. } if of == sector && is == tag);

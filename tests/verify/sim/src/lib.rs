@@ -1,11 +1,11 @@
-//! Machines, hosts, a network, an arbiter and a storage that run and fail from a seed, around the
-//! real protocol core, the real gate and the real wire; and an outside observer who must not notice
-//! (P1, P2, P3, P4, P7). See `docs/simulation.md`.
+//! Machines, hosts, a network, an arbiter and a storage that run and fail as a seed decides, around the real
+//! protocol core, the real gate and the real wire format; and an outside observer that must not notice (P1, P2, P3,
+//! P4, P7). See `docs/simulation.md`.
 //!
 //! Of the product it may depend on `ft-core` and `io-gate` only: a world has no real thread, file, socket or clock.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a violation, told with its seed")]
 
-/// Whether a deliberate bug is active; `false`, and no code, without the feature `bugs`.
+/// Whether a deliberate bug is active; `false`, without any code, unless the feature `bugs` is on.
 #[cfg(feature = "bugs")]
 macro_rules! deliberate {
     ($bug:ident) => {
@@ -52,7 +52,7 @@ pub fn run(seed: u64, plan: &[Planned], trace: bool) -> Tally {
     World::new(seed, plan, trace).run(plan::steps(seed))
 }
 
-/// Runs one world, and says what broke, if anything did.
+/// Runs one world; returns what broke, if anything.
 ///
 /// # Errors
 /// The promise that was broken, in words.

@@ -1,11 +1,11 @@
-//! A connection: two streams of bytes in order, which may stall, tear, or flip a bit.
+//! A connection: two ordered streams of bytes, which may stall, break off, or flip a bit.
 
 use std::collections::VecDeque;
 
 use ft_core::LinkId;
 use ft_core::wire::Decoder;
 
-/// Bytes on their way.
+/// Bytes in transit.
 #[derive(Clone)]
 pub(crate) struct Chunk {
     pub(crate) arrives: u64,
@@ -17,30 +17,30 @@ pub(crate) struct End {
     pub(crate) node: usize,
     pub(crate) process: u64,
     pub(crate) id: LinkId,
-    /// The process uses it.
+    /// Whether the process uses it.
     pub(crate) open: bool,
-    /// The process has closed it, and what had come already is still handed on.
+    /// The process has closed it, but frames that had arrived are still delivered.
     pub(crate) lingers: bool,
     pub(crate) decoder: Decoder,
-    /// On their way to this end; one frame each.
+    /// Frames in transit to this end, one per chunk.
     pub(crate) incoming: VecDeque<Chunk>,
     pub(crate) stalled_until: u64,
-    /// The process at the other end went without a word: only silence tells.
+    /// The process at the other end disappeared without closing: this end only sees silence.
     pub(crate) silent: bool,
 }
 
 pub(crate) struct Link {
     pub(crate) ends: [End; 2],
-    /// No byte gets through any more; the ends find out one by one.
+    /// No byte passes any more; each end finds out by itself.
     pub(crate) broken: bool,
-    /// Something was taken out of it, or put in, that no side can tell from the real thing.
+    /// Something was removed or inserted that no side can distinguish from the real data.
     pub(crate) tampered: bool,
-    /// The number by which the standby has named this session, and the one by which the primary has.
+    /// The session number that the standby chose, and the number that the primary chose.
     pub(crate) session: Option<u64>,
     pub(crate) of_primary: u64,
-    /// The primary has said in it that the machine ends.
+    /// The primary has said in this session that the machine ends.
     pub(crate) ends_machine: bool,
-    /// The standby's process knows of it.
+    /// The standby's process knows of the connection.
     pub(crate) accepted: bool,
 }
 
@@ -77,7 +77,7 @@ impl Link {
         end.incoming.push_back(Chunk { arrives, bytes });
     }
 
-    /// The process at `end` closes it; `lingers`: frames that have come are handed on all the same.
+    /// The process at `end` closes it; with `lingers`, frames that have arrived are still delivered.
     pub(crate) fn close(&mut self, end: usize, lingers: bool) {
         let end = &mut self.ends[end];
         end.open = false;

@@ -1,12 +1,12 @@
-//! `cargo xtask sim` runs this: many worlds, from seeds.
+//! `cargo xtask sim` runs this: many worlds from seeds.
 
 #[cfg(feature = "bugs")]
 mod bugs;
 #[cfg(not(feature = "bugs"))]
 mod bugs {
-    //! This build cannot be told to be wrong.
+    //! This build contains no deliberate bugs.
 
-    /// Says how to have one that can.
+    /// Prints how to build with them.
     pub(crate) fn run(_: &crate::Arguments) -> bool {
         eprintln!("built without the feature `bugs`: run `cargo xtask sim --bugs`");
         false
@@ -28,13 +28,13 @@ fn main() -> ExitCode {
     if let Some(seed) = arguments.seed {
         return one(seed);
     }
-    // A violation is told once, with its seed, and not where it was found.
+    // A violation is reported once, with its seed, and not at the place of the panic.
     std::panic::set_hook(Box::new(|_| {}));
     let good = if arguments.bugs { bugs::run(&arguments) } else { many(&arguments) };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs one world with a trace; where it breaks a promise, the smallest plan that does so.
+/// Runs one world with a trace; if it breaks a promise, prints the smallest plan that does so.
 fn one(seed: u64) -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let whole = plan(seed);

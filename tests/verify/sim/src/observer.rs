@@ -1,11 +1,11 @@
-//! The outside observer: it sees what leaves, and everything else, and says which promise is broken.
+//! The outside observer: it sees what leaves, and everything else, and detects broken promises.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::guest::{Guest, Output, Registers};
 use crate::tally::Tally;
 
-/// What was sealed, by what it comes to.
+/// The contents of a sealed checkpoint.
 #[derive(Debug, PartialEq, Eq)]
 struct Sealed {
     memory: u64,
@@ -15,18 +15,18 @@ struct Sealed {
 #[derive(Default)]
 pub(crate) struct Observer {
     pub(crate) tally: Tally,
-    /// Which process has acted in which term.
+    /// The process that acted in each term.
     active: BTreeMap<u64, u64>,
-    /// The highest term in which an effect was performed, and by whom.
+    /// The highest term in which an effect was performed, and the process that performed it.
     performed: (u64, u64),
-    /// Acknowledgements that a standby has sent, by term and epoch.
+    /// Acknowledgements that standbys have sent, by term and epoch.
     acknowledged: BTreeSet<(u64, u64)>,
     sealed: HashMap<(u64, u64), Sealed>,
-    /// The checkpoint that a term began from.
+    /// The epoch of the checkpoint from which each term began.
     bases: BTreeMap<u64, u64>,
-    /// What the outside has seen.
+    /// Everything that the outside has seen.
     seen: Vec<Output>,
-    /// What each standby holds, by what it has acknowledged: its state is not asked.
+    /// The checkpoint that each standby holds, by its acknowledgements and not by its state.
     held: BTreeMap<u64, Held>,
 }
 
@@ -44,7 +44,7 @@ fn hash(guest: &Guest) -> u64 {
 }
 
 impl Observer {
-    /// P2: a term is one process's, and that process has won it.
+    /// P2: a term belongs to one process, and that process has won it.
     pub(crate) fn acts(&mut self, term: u64, process: u64, winner: Option<u64>) {
         let first = *self.active.entry(term).or_insert(process);
         assert!(first == process, "P2: two machines act in term {term}");
@@ -63,17 +63,18 @@ impl Observer {
         self.held.insert(process, Held { term, epoch, at });
     }
 
-    /// What a standby can go on from, as it has said.
+    /// The checkpoint from which a standby can go on, by its own messages.
     pub(crate) fn held(&self, process: u64) -> Option<Held> {
         self.held.get(&process).copied()
     }
 
-    /// It has said that it gives it up, it goes on from it, or it is dead.
+    /// The standby has said that it gives its checkpoint up, has gone on from it, or is dead.
     pub(crate) fn no_longer_holds(&mut self, process: u64) {
         self.held.remove(&process);
     }
 
-    /// P4: what was acknowledged is given up by whoever has said so, or once another machine was allowed to go on without it.
+    /// P4: a standby gives an acknowledged checkpoint up only after it has said so, or after another machine was permitted to
+    /// go on without it.
     pub(crate) fn discards(&mut self, process: u64, replaced: bool) {
         if let Some(Held { term, epoch, .. }) = self.held.remove(&process) {
             assert!(
@@ -83,7 +84,7 @@ impl Observer {
         }
     }
 
-    /// P1: what is released was acknowledged before.
+    /// P1: only acknowledged epochs are released.
     pub(crate) fn releases(&mut self, term: u64, epoch: u64) {
         let known = self.acknowledged.contains(&(term, epoch));
         assert!(known, "P1: epoch {epoch} of term {term} released, but never acknowledged");
@@ -96,7 +97,7 @@ impl Observer {
         assert!(before.is_none(), "P1: epoch {epoch} of term {term} sealed twice");
     }
 
-    /// P4: what is applied, and what is gone on from, is what was sealed.
+    /// P4: a checkpoint that is applied, or gone on from, is the one that was sealed.
     pub(crate) fn is_as_sealed(&self, term: u64, epoch: u64, guest: &Guest, what: &str) {
         let same = self.sealed.get(&(term, epoch)).is_some_and(|sealed| {
             sealed.memory == hash(guest) && sealed.registers == guest.registers
@@ -104,10 +105,10 @@ impl Observer {
         assert!(same, "P4: epoch {epoch} of term {term} {what}, but is not what was sealed");
     }
 
-    /// An effect is performed. P2: terms never go back; and what an earlier term still performs is in
-    /// the checkpoint that the later one began from (P1).
+    /// An effect is performed. P2: terms never go back. P1: an effect that an earlier term still performs is in the
+    /// checkpoint from which the later term began.
     pub(crate) fn performs(&mut self, process: u64, term: u64, epoch: u64) {
-        // What a process began in a term before its own next one may end later.
+        // Work that a process began in one term may end after it has won its next term.
         let (last, by) = self.performed;
         assert!(term >= last || process == by, "P2: an effect of term {term} after one of {last}");
         self.performed = self.performed.max((term, process));
@@ -119,8 +120,8 @@ impl Observer {
         }
     }
 
-    /// What the outside sees must be the output of one machine that never failed: each output once
-    /// and in order, but for repetitions of what was in flight at a takeover.
+    /// The outside must see the output of one machine that never failed: each output once and in order, except for
+    /// repetitions of what was in flight at a takeover.
     pub(crate) fn sees(&mut self, output: Output, replay: bool) {
         self.tally.packets += 1;
         let last = self.seen.last().copied();

@@ -1,59 +1,60 @@
-//! What goes wrong in a world, and when: made from the seed before it begins, so that a fault can be
-//! left out, and the smallest plan that still breaks a promise be found.
+//! The faults of a world and their times. They are made from the seed before the world begins, so that a fault can be left out,
+//! and the smallest plan that still breaks a promise can be found.
 
 use crate::random::{Random, mix};
 
-/// What goes wrong.
+/// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// A process dies; its kernel closes its connections.
     Crash(usize),
-    /// A process dies after so many more steps of its driver.
+    /// A process dies after this many more steps of its driver.
     CrashAfter(usize, u64),
-    /// A host loses power: nobody is told.
+    /// A host loses power: its peers get no notice.
     PowerOff(usize),
     /// A process is stopped for some milliseconds (SIGSTOP).
     Pause(usize, u64),
-    /// The same, after so many more steps of its driver.
+    /// A process is stopped for some milliseconds, after this many more steps of its driver.
     PauseAfter(usize, u64, u64),
-    /// A process is stopped for some milliseconds once it has sealed its next epoch; with its host suspended, or not.
+    /// A process is stopped for some milliseconds once it has sealed its next epoch; the flag says whether its host is
+    /// suspended.
     Nap(usize, u64, bool),
-    /// A host is suspended: its monotonic clock stands still meanwhile.
+    /// A host is suspended: its monotonic clock stands still during that time.
     Suspend(usize, u64),
     /// A host's clock jumps ahead by some milliseconds.
     Jump(usize, u64),
-    /// A connection breaks; what is under way is cut somewhere.
+    /// A connection breaks; data in transit is cut at a random place.
     Break(usize),
     /// A connection carries nothing in one direction for some milliseconds.
     Stall(usize, usize, u64),
     /// A host hears nothing from another for some milliseconds.
     Partition(usize, usize, u64),
-    /// A host, or the one of the primary, reaches nobody for some milliseconds, nor is it reached: the arbiter neither.
+    /// A host, or the primary's host, neither reaches another host or the arbiter nor is reached, for some milliseconds.
     Isolate(usize, u64),
-    /// A bit flips on its way.
+    /// A bit flips in transit.
     Flip(usize, usize),
     /// Bytes are missing from the end of a frame.
     Truncate(usize, usize),
-    /// So many frames vanish; 0: the last one.
+    /// This many frames vanish; 0: the last one.
     Drop(usize, usize, usize),
     /// A frame comes twice.
     Double(usize, usize),
     /// Two frames change places.
     Swap(usize, usize),
-    /// A frame of some earlier time comes again.
+    /// An earlier frame comes again.
     Replay(usize, usize, usize),
-    /// Somebody connects to the standby on a host, and says again what a primary said in an earlier session.
+    /// A stranger connects to the standby on a host, and repeats what a primary said in an earlier session.
     Impostor(usize, usize),
-    /// The next primary that connects hears first, or when it was welcomed, what a standby said in an earlier session.
+    /// The next primary that connects hears what a standby said in an earlier session, either first or after it was welcomed.
     Echo(usize, bool),
-    /// The standby's next acknowledgement comes as of another term, before it was given (0, 1); or a primary's Bye to no session
-    /// (2); or a word of the standby (3), or the primary's Bye (4), of another session.
+    /// A forged message: an acknowledgement in another term before the standby's own (0, 1); a primary's Bye to no session (2);
+    /// a standby's message (3) or a primary's Bye (4) of another session.
     Forge(usize, u64),
-    /// One of the standbys that hold a checkpoint lives, and does not come to its checks for some milliseconds.
+    /// A standby that holds a checkpoint lives, but makes no checks for some milliseconds.
     Hang(usize, u64),
     /// The devices of the primary on a host make no progress for some milliseconds.
     Stuck(usize, u64),
-    /// The standby on a host can have no machine for some milliseconds: it refuses who comes.
+    /// The standby on a host cannot have a machine for some milliseconds: it refuses connections.
     Refuse(usize, u64),
     /// The arbiter is slow for some milliseconds.
     ArbiterSlow(u64),
@@ -61,22 +62,22 @@ pub enum Fault {
     ArbiterDown(u64),
     /// A host cannot reach the arbiter for some milliseconds.
     ArbiterCut(usize, u64),
-    /// The storage takes no more for some milliseconds.
+    /// The storage is full for some milliseconds.
     Full(u64),
-    /// The operator does something with one of the machines.
+    /// The operator acts on one of the machines.
     Operator(usize, u64),
     /// The operator wants the primary to run alone.
     Detach,
-    /// A standby starts where nothing runs.
+    /// A standby starts on a host where nothing runs.
     Start(usize),
 }
 
-/// When what goes wrong.
+/// A fault and its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Planned {
     /// The step of the world.
     pub step: u64,
-    /// What.
+    /// The fault.
     pub fault: Fault,
 }
 
@@ -86,13 +87,13 @@ impl core::fmt::Display for Planned {
     }
 }
 
-/// How many steps things go wrong in: one world in six goes on for longer than all time-outs together.
+/// Number of steps in which faults happen: one world in six lasts longer than all time-outs together.
 #[must_use]
 pub(crate) fn steps(seed: u64) -> u64 {
     if Random::new(mix(seed, u64::MAX - 2)).one_in(6) { 6000 } else { 1500 }
 }
 
-/// The plan of a seed, for a world of so many steps.
+/// The plan of a seed, for a world with this many steps.
 #[must_use]
 pub(crate) fn plan(seed: u64, steps: u64, nodes: usize) -> Vec<Planned> {
     let mut random = Random::new(mix(seed, u64::MAX));
@@ -100,7 +101,7 @@ pub(crate) fn plan(seed: u64, steps: u64, nodes: usize) -> Vec<Planned> {
     let count = random.below(most);
     let mut plan: Vec<Planned> = Vec::new();
     for _ in 0..count {
-        // One fault in three follows on another one.
+        // One fault in three follows soon after another one.
         let after = plan.last().filter(|_| random.one_in(3)).map(|last| last.step);
         let step = after.map_or(20 + random.below(steps - 20), |last| last + random.below(100));
         let fault = fault(&mut random, nodes);
@@ -109,7 +110,7 @@ pub(crate) fn plan(seed: u64, steps: u64, nodes: usize) -> Vec<Planned> {
             plan.push(Planned { step: step + random.below(100), fault: Fault::Detach });
         }
         if fault == Fault::Detach && random.one_in(2) {
-            // Whether it was asked to, the standby alone knows.
+            // The detach order is lost, so only the standby knows whether it was asked.
             let lost = Fault::Drop(random.index(8), 1, 0);
             plan.push(Planned { step: step + random.below(4), fault: lost });
         }
@@ -161,8 +162,7 @@ fn fault(random: &mut Random, nodes: usize) -> Fault {
     }
 }
 
-/// The smallest part of a plan that is still `bad`, by leaving out ever smaller parts of it
-/// (delta debugging).
+/// The smallest part of a plan that is still `bad`, found by leaving out ever smaller parts (delta debugging).
 pub fn shrink(mut plan: Vec<Planned>, mut bad: impl FnMut(&[Planned]) -> bool) -> Vec<Planned> {
     let mut size = plan.len().div_ceil(2);
     while size > 0 {

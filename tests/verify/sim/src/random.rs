@@ -2,8 +2,8 @@
 
 pub(crate) struct Random(u64);
 
-/// A good hash of two numbers: the seed of step `step` does not depend on what happened before it,
-/// so that a fault that is left out changes only what it causes.
+/// Hashes two numbers well. The seed of step `step` does not depend on what happened before, so
+/// that leaving a fault out changes only its consequences.
 pub(crate) fn mix(seed: u64, step: u64) -> u64 {
     Random(seed ^ step.wrapping_mul(0xd134_2543_de82_ef95)).next()
 }

@@ -1,5 +1,5 @@
-//! The shared storage: a cache that loses what was not flushed, a fence by term (the second line of
-//! P2), and requests that land late, even after their sender has died.
+//! The shared storage: a cache that loses unflushed writes, a fence by term (the second line of
+//! P2), and requests that arrive late, even after their sender has died.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use crate::random::Random;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Operation {
-    /// The guest's number for the write comes with it.
+    /// Carries the guest's number for the write.
     Write {
         sector: usize,
         tag: Tag,
@@ -22,7 +22,7 @@ pub(crate) enum Operation {
     },
 }
 
-/// On its way to the storage.
+/// A request in transit to the storage.
 pub(crate) struct Landing {
     pub(crate) process: u64,
     pub(crate) node: usize,
@@ -45,15 +45,15 @@ pub(crate) enum Answer {
 pub(crate) struct Storage {
     pub(crate) content: [Tag; SECTORS],
     pub(crate) durable: [Tag; SECTORS],
-    /// Nobody of an earlier term writes.
+    /// Writes of earlier terms are refused.
     pub(crate) term: u64,
     pub(crate) full_until: u64,
     pub(crate) landing: Vec<Landing>,
-    /// Only where a deliberate bug has writes complete before they are there.
+    /// Used only if a deliberate bug makes writes complete before they are stored.
     pub(crate) late: Vec<(u64, Operation)>,
-    /// The order in which the guest asked for the writes that were performed.
+    /// The guest's order of the performed writes.
     order: HashMap<Tag, u64>,
-    /// Per sector: the last tag that a guest saw flushed.
+    /// For each sector, the last tag that a guest saw flushed.
     flushed: [Tag; SECTORS],
 }
 
@@ -92,7 +92,7 @@ impl Storage {
         }
     }
 
-    /// All power is lost: what was not flushed may be gone.
+    /// All power is lost: unflushed writes may be gone.
     pub(crate) fn lose_power(&mut self, random: &mut Random) {
         for sector in 0..SECTORS {
             if random.one_in(2) {

@@ -1,18 +1,18 @@
-//! How often what happened: what never happened was not tested.
+//! Counts events: an event that never happened was not tested.
 
 macro_rules! tally {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
-        /// How often what happened.
+        /// The number of times that each event happened.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct Tally { $($(#[$doc])* pub $name: u64),+ }
 
         impl Tally {
-            /// Adds what happened in another world.
+            /// Adds the counts of another world.
             pub fn add(&mut self, other: &Self) {
                 $(self.$name += other.$name;)+
             }
 
-            /// The names of what never happened.
+            /// The names of the events that never happened.
             #[must_use]
             pub fn missing(&self) -> Vec<&'static str> {
                 [$((stringify!($name), self.$name)),+]
@@ -33,7 +33,7 @@ tally! {
     reads,
     /// Effects performed again after a takeover.
     replays,
-    /// Requests that failed as the storage was full.
+    /// Requests that failed because the storage was full.
     disk_full,
     /// Stale writes that the storage refused.
     storage_refused,
@@ -53,31 +53,31 @@ tally! {
     ran_alone,
     /// Machines that found that they had lost the right.
     fenced,
-    /// Effects that waited, as nobody could tell who has the right.
+    /// Effects that waited because the right could not be checked.
     fence_unknown,
-    /// Earlier sessions that somebody played again to a standby.
+    /// Earlier sessions that a stranger repeated to a standby.
     impostors,
-    /// Epochs that ended without a checkpoint, as it could not be taken.
+    /// Epochs that ended without a checkpoint, because it could not be taken.
     unsealed,
-    /// Checkpoints that were taken for a session that had ended when the core heard of them.
+    /// Checkpoints that were taken for a session that had ended before the core knew of them.
     void_seals,
-    /// Times that a standby could have no machine.
+    /// Times that a standby could not have a machine.
     refused,
     /// Standbys that lived, did not acknowledge, and were given up.
     given_up,
-    /// Primaries that gave their standby the guest, as they made no progress.
+    /// Primaries that gave their standby the guest, because they made no progress.
     stalls,
     /// Checkpoints given up.
     discarded,
-    /// Standbys that gave their checkpoint up by their own word.
+    /// Standbys that said themselves that they gave their checkpoint up.
     renounced,
-    /// Streams with something in them that is no frame.
+    /// Streams with data that is no frame.
     garbled,
     /// Frames from a connection that was closed.
     stale_frames,
     /// Checkpoints that could not be applied.
     not_applicable,
-    /// Standbys that were about to ask for a term, and could not have gone on.
+    /// Standbys that were about to ask for a term but could not have gone on.
     not_ready,
     /// Hashes compared.
     verified,

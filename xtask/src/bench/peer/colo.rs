@@ -37,7 +37,7 @@ const FIRST: u32 = 20;
 struct Checkpoints {
     /// How long they were watched.
     watched: Duration,
-    /// How many pages the guest rewrote meanwhile.
+    /// How many pages the guest rewrote in that time.
     rewritten: u64,
     /// From each `STOP` to the `RESUME` after it.
     pauses: Vec<Duration>,

@@ -14,11 +14,11 @@ use crate::{broken, faults, hosts, judge, kvm};
 const SHORT_END: Duration = Duration::from_secs(2);
 /// A machine that gets a second signal to end must end within this, whatever it waits for.
 const SECOND_END: Duration = Duration::from_millis(100);
-/// A standby that was told to end must end within this, including the wait for its arbiter's answer.
+/// A standby that was ordered to end must end within this, including the wait for its arbiter's answer.
 const STANDBY_END: Duration = Duration::from_secs(4);
 
 impl World {
-    /// The guest of a machine that was told to end does not go on (P7), even if the machine is killed before it has ended.
+    /// The guest of a machine that was ordered to end does not go on (P7), even if the machine is killed before it has ended.
     pub(super) fn end_in_order(&mut self) {
         self.wait_protected();
         self.pass(1..300);
@@ -48,7 +48,7 @@ impl World {
     }
 
     /// A second signal ends the process at once; a signal within a second after the first does not count as a second. A side that
-    /// goes on with the guest knows of everything that was let out by then, and a standby that was told of the end does not go on
+    /// goes on with the guest knows of everything that was let out by then, and a standby that knows of the end does not go on
     /// (P1, P7).
     pub(super) fn be_told_twice(&mut self) {
         self.wait_protected();
@@ -106,7 +106,7 @@ impl World {
                 true
             }
             _ => {
-                // Released output is not written; the standby is told of the end before the primary waits for that.
+                // Released output is not written; the standby learns of the end before the primary waits for that.
                 self.hold_one("console0");
                 false
             }
@@ -228,7 +228,7 @@ impl World {
         self.protect();
     }
 
-    /// A standby that is told to end does so. It neither keeps the guest from going on nor keeps a term that it has won (P7).
+    /// A standby that is ordered to end does so. It neither keeps the guest from going on nor keeps a term that it has won (P7).
     pub(super) fn lose_its_standby(&mut self) {
         let is_early = self.random.u32(..4) == 0;
         if is_early {

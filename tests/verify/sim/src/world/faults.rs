@@ -1,4 +1,4 @@
-//! What goes wrong, as it is planned.
+//! Carries out the planned faults.
 
 use ft_core::LinkId;
 
@@ -81,7 +81,7 @@ impl World {
         host.asleep_until = host.suspended_until.max(self.now + time);
     }
 
-    /// One of the hosts of which this is so.
+    /// One of the hosts for which this holds.
     fn one_of(&self, which: usize, is: impl Fn(&Node) -> bool) -> Option<usize> {
         let hosts: Vec<usize> = (0..NODES).filter(|node| is(&self.nodes[*node])).collect();
         hosts.get(which % hosts.len().max(1)).copied()
@@ -108,7 +108,7 @@ impl World {
         let at = link % self.links.len();
         self.links[at].broken = true;
         for end in 0..2 {
-            // What was on its way may still arrive, whole or torn.
+            // Data in transit may still arrive, complete or cut.
             let incoming = &mut self.links[at].ends[end].incoming;
             let rest = self.random.index(incoming.len() + 1);
             incoming.truncate(rest);
@@ -131,7 +131,7 @@ impl World {
         }
     }
 
-    /// What its ends say may be lost, or be said again in the same session.
+    /// Marks a link whose messages may be lost, or repeated in the same session.
     fn is_tampered(&mut self, link: usize, by: Option<(usize, LinkId)>) {
         let at = link % self.links.len().max(1);
         if let Some(link) = self.links.get_mut(at) {
@@ -139,7 +139,7 @@ impl World {
         }
     }
 
-    /// What a hostile or faulty network does to what it carries.
+    /// What a hostile or faulty network does to its messages.
     fn tamper(&mut self, fault: Fault) {
         let now = self.now;
         match fault {

@@ -1,4 +1,5 @@
-//! Words that nobody said, or not in this session: a link that does not authenticate carries them like all others.
+//! Messages that were never sent, or not in this session: a link without authentication carries them like all
+//! others.
 
 use ft_core::wire::{ByeReason, Message, Outgoing};
 use ft_core::{Epoch, Term};
@@ -40,7 +41,7 @@ impl World {
         self.links[at].ends[side].incoming.push_front(Chunk { arrives, bytes });
     }
 
-    /// An acknowledgement that no standby gave, in another term than the primary's.
+    /// An acknowledgement that no standby sent, in another term than the primary's.
     fn forge_ack(&mut self, at: usize, later: u64) {
         let Role::Active(active) = &self.nodes[self.links[at].ends[0].node].role else { return };
         let waiting = active.core.in_flight() as u64;
@@ -50,7 +51,7 @@ impl World {
         self.forge_frame_of(at, 0, (epoch, term), Message::Ack);
     }
 
-    /// What a standby said in an earlier session with this primary, or another standby in this one (P1).
+    /// A standby's message from an earlier session with this primary, or from another standby (P1).
     fn forge_word(&mut self, at: usize, term: Term) {
         let (session, from) = self.other_numbers(at, 0);
         let message = match self.random.below(4) {
@@ -62,7 +63,7 @@ impl World {
         self.forge_frame(at, 0, term, message);
     }
 
-    /// The last word of an earlier session with this standby, or of another primary (P4).
+    /// The last message of an earlier session with this standby, or of another primary (P4).
     fn forge_last_word(&mut self, at: usize, term: Term) {
         let numbers = self.other_numbers(at, 1);
         let reason = [ByeReason::Detach, ByeReason::Stopped, ByeReason::PoweredOff];
@@ -70,7 +71,7 @@ impl World {
         self.forge_frame(at, 1, term, bye(reason, numbers));
     }
 
-    /// The numbers of the session as that side expects them, its own first, with one of them another.
+    /// The session numbers as that side expects them, its own first, with one of them replaced.
     fn other_numbers(&mut self, at: usize, side: usize) -> (u64, u64) {
         let link = &self.links[at];
         let numbers = [link.of_primary, link.session.unwrap_or(0)];

@@ -1,4 +1,4 @@
-//! What performs the effects: a lane for packets and console, a lane for the disk, and the storage.
+//! The lanes that perform the effects, one for packets and console and one for the disk, and the storage.
 
 use ft_core::arbiter::Right;
 use ft_core::primary::Event as P;
@@ -25,7 +25,7 @@ fn operation(item: &Performable) -> Option<Operation> {
     }
 }
 
-/// What an effect shows the outside: the bytes of a console that wait are one effect, of several outputs.
+/// The outputs in an effect: waiting bytes of a console are one effect with several outputs.
 fn outputs(item: &Performable) -> Vec<Output> {
     let bytes = match &item.record().request {
         Request::Effect(EffectOp::ConsoleTx { bytes, .. }) => bytes,
@@ -42,7 +42,7 @@ fn outputs(item: &Performable) -> Vec<Output> {
 }
 
 impl World {
-    /// What was released goes into its lane.
+    /// Puts released effects into their lanes.
     pub(super) fn enqueue(&mut self, node: usize, mut items: Vec<Performable>) {
         let replays = items.iter().filter(|item| item.is_replay()).count();
         if replays > 1 && deliberate!(ReplayBackwards) {
@@ -57,7 +57,7 @@ impl World {
         }
     }
 
-    /// Asked right before each effect (P2).
+    /// The fence, asked right before each effect (P2).
     fn may_perform(&mut self, node: usize) -> Right {
         let (host, readable) = (&self.nodes[node], self.register.down_until <= self.now);
         let Role::Active(active) = &host.role else { return Right::Lost };
@@ -129,7 +129,8 @@ impl World {
         }
     }
 
-    /// P1, P2: nobody who could take this machine's place lacks what the effect comes from.
+    /// P1, P2: every standby that could take this machine's place has the state from which the effect
+    /// comes.
     fn watch(&mut self, process: u64, term: u64, item: &Performable) {
         let epoch = item.record().epoch.0;
         self.observer.performs(process, term, epoch);
@@ -202,7 +203,7 @@ impl World {
         self.storage.landing.push(landing);
     }
 
-    /// Requests reach the storage, even those of the dead.
+    /// Requests reach the storage, even those of dead processes.
     pub(super) fn land(&mut self) {
         let now = self.now;
         while let Some(at) = self.storage.late.iter().position(|late| late.0 <= now) {
@@ -217,7 +218,7 @@ impl World {
             let alive =
                 self.nodes[landing.node].process == landing.process && self.is_active(landing.node);
             if write && answer == Answer::Done {
-                // A machine that won its next term while the request was on its way is the same one.
+                // A machine that won its next term while the request was in transit is the same machine.
                 let term =
                     if alive { self.active(landing.node).core.term().0 } else { landing.term };
                 self.watch(landing.process, term, &landing.request);

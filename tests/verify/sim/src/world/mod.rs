@@ -1,4 +1,4 @@
-//! The world: hosts, time, and whose turn it is.
+//! The world: hosts, time, and the order of steps.
 
 mod faults;
 mod forge;
@@ -32,12 +32,12 @@ use network::{Captured, Recorded};
 
 pub(crate) const NODES: usize = 3;
 const MS: u64 = 1_000_000;
-/// What the guest boots: sent to a standby that lacks it, in frames of two bytes.
+/// The guest's kernel: sent to a standby that lacks it, in frames of two bytes.
 const KERNEL: ImageId = ImageId { size: KERNEL_BYTES.len() as u64, sha256: [7; 32] };
 const KERNEL_BYTES: [u8; 3] = [7, 8, 9];
 /// Steps that a world has to recover once nothing fails any more.
 const RECOVERY: u64 = 12_000;
-/// Steps after which silence has been noticed by both sides.
+/// Number of steps after which both sides have noticed silence.
 const SETTLING: u64 = 1200;
 
 macro_rules! trace {
@@ -57,7 +57,7 @@ pub(crate) struct World {
     at: u64,
     now: u64,
     kind: Kind,
-    /// Shorter than the time for setting up and detaching, or longer, as in the product.
+    /// Shorter or longer than the time-out for setting up and detaching; both occur in the product.
     ack_timeout: Duration,
     register: Register,
     storage: Storage,
@@ -65,35 +65,35 @@ pub(crate) struct World {
     links: Vec<Link>,
     next_link: u64,
     next_process: u64,
-    /// Until when nothing gets from one host to another, and to the arbiter.
+    /// Until when nothing passes from one host to another, and from a host to the arbiter.
     parted: [[u64; NODES]; NODES],
     cut: [u64; NODES],
-    /// Frames that were sent, for a network that sends them again: by the end that they went to.
+    /// Sent frames, by the receiving end, for a network that repeats them.
     captured: [VecDeque<Captured>; 2],
-    /// The last words of sessions: rare among what was captured, and what ends or opens most.
+    /// The last messages of sessions. They are rare among the captured frames, and have the greatest effect.
     words: [VecDeque<Captured>; 2],
-    /// What standbys said when a session began.
+    /// Messages that standbys sent when a session began.
     greetings: VecDeque<Captured>,
-    /// Which of them the next primary that connects hears first, or when it has been welcomed.
+    /// Which of them the next primary that connects hears, and whether before or after it has been welcomed.
     echo: Option<(usize, bool)>,
-    /// The sessions that standbys have opened, by both sides' numbers.
+    /// The sessions that standbys have opened, by the numbers of both sides.
     welcomed: HashSet<(u64, u64)>,
-    /// What primaries said in the last sessions, from the first word on.
+    /// What primaries sent in the last sessions, from the first message on.
     recorded: VecDeque<Recorded>,
     observer: Observer,
     /// Nothing fails any more.
     healing: bool,
     /// Nothing fails at all.
     calm: bool,
-    /// Nobody is woken before the time for which it has asked.
+    /// No driver ticks before the time that its core has asked for.
     punctual: bool,
-    /// The machine ends in order.
+    /// The machine is ending in order.
     ending: bool,
 }
 
 const UNSERVED: &str = "P7, P9: a time-out is over, and nothing was done about it";
 
-/// Whether nothing is due any more: a time-out that is over has been acted upon, or its driver would ask again without end.
+/// Whether no time-out is overdue: the core must act on an expired time-out, or its driver would ask again forever.
 fn is_served(deadline: Option<Time>, now: Time) -> bool {
     deadline.is_none_or(|deadline| deadline >= now)
 }
@@ -107,7 +107,7 @@ impl World {
         let mut random = Random::new(mix(seed, u64::MAX - 1));
         let kind = [Kind::None, Kind::File, Kind::File, Kind::Lease, Kind::Lease][random.index(5)];
         let ack_timeout = Duration::from_millis([400, 900][random.index(2)]);
-        // Clocks that are up to two per cent off: forty times worse than Linux lets them be. Or all as far as a lease is made for.
+        // Clocks differ by up to two per cent, forty times more than Linux permits, or all by the most that a lease allows.
         let worst = random.one_in(2);
         let punctual = random.one_in(2);
         let nodes = (0..NODES)
@@ -190,7 +190,7 @@ impl World {
             heartbeat_interval: Duration::from_millis(20),
             setup_timeout: Duration::from_millis(600),
             arbiter_retry: backoff(20, 200),
-            // Little more than one checkpoint needs.
+            // Only slightly more than one checkpoint needs.
             staging_slack: 16 << 10,
         }
     }
@@ -317,12 +317,12 @@ impl World {
         self.run_tasks(node);
     }
 
-    /// Whether the process can do something now.
+    /// Whether the process can run now.
     fn is_awake(&self, node: usize) -> bool {
         self.nodes[node].asleep_until <= self.now
     }
 
-    /// Burns the fuse by one step; the process dies or stops when it is at its end.
+    /// Burns the fuse by one step; at its end the process dies or stops.
     fn burn(&mut self, node: usize) -> bool {
         let Some((left, fate)) = self.nodes[node].fuse else { return true };
         if left > 0 {
@@ -338,7 +338,7 @@ impl World {
         false
     }
 
-    /// Does what is to be done, one after the other, unless the process dies or is stopped, or other threads have their turn.
+    /// Runs the pending tasks one after the other, until the process dies or is stopped, or other threads have their turn.
     fn run_tasks(&mut self, node: usize) {
         while self.is_awake(node) && !self.nodes[node].tasks.is_empty() {
             if self.random.one_in(20) || !self.burn(node) {
@@ -367,7 +367,7 @@ impl World {
             }
             (Role::Passive(passive), Task::Standby(event)) => {
                 if matches!(event, S::Frame { .. } | S::Progress { .. }) {
-                    // Not silent yet: what a dead primary has said last may be worked off late.
+                    // This does not count as silence: the last frames of a dead primary may be processed late.
                     host.waits = 0;
                 }
                 if !matches!(event, S::Tick | S::Frame { .. } | S::Progress { .. }) {
@@ -383,7 +383,7 @@ impl World {
             (Role::Active(_), Task::PrimaryDoes(action)) => self.primary_does(node, action),
             (Role::Passive(_), Task::StandbyDoes(action)) => self.standby_does(node, action),
             (_, Task::Send(link, bytes)) => self.send_bytes(link, bytes),
-            // Its process has another role now.
+            // The process has another role now.
             _ => {}
         }
     }
@@ -425,7 +425,7 @@ impl World {
         self.heal();
         let expected = !self.successors().is_empty();
         let (seen, begun) = (self.observer.outputs(), self.at);
-        // What can still go on may die of its own, but then for a reason.
+        // A side that can still go on may end by itself, but then for a reason.
         while !self.successors().is_empty() {
             let goes_on = self.observer.outputs() >= seen + 3 && !self.has_stale();
             if goes_on && self.is_protected_since(begun) {
@@ -469,7 +469,7 @@ impl World {
         }
     }
 
-    /// Whether a standby has acknowledged a checkpoint of the machine that runs since that step.
+    /// Whether a standby has acknowledged a checkpoint of the running machine since that step.
     fn is_protected_since(&self, step: u64) -> bool {
         let (last, _) = self.register.last();
         self.nodes.iter().any(|host| {
@@ -478,9 +478,9 @@ impl World {
         })
     }
 
-    /// P7: a guest that powers itself off is not gone on with.
+    /// P7: a guest that powers itself off does not go on.
     fn end_in_order(&mut self) {
-        // What was broken last shows: a link that carries nothing looks well until then.
+        // Late faults show in this time: a link that carries nothing looks intact until then.
         (0..SETTLING).for_each(|_| self.step());
         let (_, holder) = self.register.last();
         let runs =
@@ -496,7 +496,7 @@ impl World {
         let Role::Active(active) = &self.nodes[node].role else { return };
         let ready = |host: &Node| matches!(&host.role, Role::Passive(passive) if passive.core.phase() == StandbyPhase::Ready);
         if active.core.phase() != PrimaryPhase::Protected || !self.nodes.iter().any(ready) {
-            // They have just lost each other: whoever is left may go on.
+            // The sides have just lost each other: whichever is left may go on.
             return;
         }
         trace!(self, "the guest of {node} powers itself off");
@@ -515,8 +515,8 @@ impl World {
         );
     }
 
-    /// Who can go on with the guest: the holder of the last term, or, if it is dead, a standby with a
-    /// checkpoint of that term.
+    /// The processes that can go on with the guest: the holder of the last term, or, if it is dead, a standby with a checkpoint
+    /// of that term.
     fn successors(&self) -> Vec<usize> {
         let (last, holder) = self.register.last();
         let can = |node: &usize| {
@@ -524,7 +524,7 @@ impl World {
             match &host.role {
                 Role::Gone => false,
                 Role::Active(_) => host.process == holder,
-                // By its word, and not by its state: a standby that loses what it has acknowledged is to be noticed.
+                // By its acknowledgement and not by its state, so that a standby that loses what it has acknowledged is noticed.
                 Role::Passive(_) => self
                     .observer
                     .held(host.process)
@@ -534,7 +534,7 @@ impl World {
         (0..NODES).filter(can).collect()
     }
 
-    /// Whether a machine still acts that has been replaced: it must find out (P2).
+    /// Whether a machine that was replaced still acts: it must find out (P2).
     fn has_stale(&self) -> bool {
         let (_, holder) = self.register.last();
         self.nodes.iter().any(|host| matches!(host.role, Role::Active(_)) && host.process != holder)
@@ -555,7 +555,7 @@ impl World {
             0..38 => self.deliver(),
             38..50 => self.when_awake(node, Self::tick),
             50..84 => self.when_awake(node, Self::work),
-            // Lanes are threads of their own: they go on between what the engine does.
+            // Lanes are threads of their own: they run between the steps of the engine.
             84..94 if self.is_awake(node) => self.perform(node),
             94..96 => self.now += self.random.below(20 * MS),
             96..98 if self.healing => self.when_awake(node, Self::decide_waiting),
@@ -574,7 +574,7 @@ impl World {
         self.look(self.now - begun);
     }
 
-    /// What was begun is ended before anything else.
+    /// Finishes pending tasks before anything else.
     fn when_awake(&mut self, node: usize, then: fn(&mut Self, usize)) {
         if !self.is_awake(node) {
             return;
@@ -605,8 +605,8 @@ impl World {
                 };
                 self.give(node, Task::Primary(event));
             }
-            // As in the product: who is in the middle of a check has no ticks, and what has come is given before one. But for
-            // this the simulation is harder on the core.
+            // As in the product: a standby in the middle of a check gets no ticks, and it gets pending frames before a tick.
+            // Without this rule the simulation would demand more of the core than the product does.
             Role::Passive(passive)
                 if passive.check.is_some() && self.nodes[node].hangs_until > self.now => {}
             Role::Passive(_) if self.ending && self.has_mail(node) => {}
@@ -706,7 +706,7 @@ impl World {
             Role::Active(active) if active.core.phase() == PrimaryPhase::WaitingForOperator => {
                 self.decide(node);
             }
-            // He has taken its standby away, and wants one again.
+            // The operator has taken its standby away, and wants one again.
             Role::Active(active)
                 if !active.searches
                     && !active.core.is_stalled()
@@ -758,7 +758,7 @@ impl World {
                     let lack = lack.then(|| Lack { reason: "no disk".into(), blocks: choice == 4 });
                     self.give(node, Task::Standby(S::Resources { lack }));
                 }
-                // Refused while it lacks what the guest could not run without.
+                // The core refuses this while the standby lacks what the guest could not run without.
                 (StandbyPhase::Ready, 0..3)
                     if self.kind != Kind::None
                         && passive.core.lack().is_none_or(|lack| !lack.blocks) =>
@@ -781,12 +781,12 @@ impl World {
         self.give(node, Task::Primary(P::OperatorProtect));
     }
 
-    /// Without an arbiter: the operator chooses one side, and pulls the plug of the other first.
+    /// Without an arbiter: the operator chooses one side, after turning the other off.
     fn decide(&mut self, node: usize) {
         if let Role::Passive(passive) = &self.nodes[node].role
             && passive.core.lack().is_some_and(|lack| lack.blocks)
         {
-            // It would be refused: he gives it what it lacks first.
+            // The core would refuse: the operator first provides what is missing.
             return self.give(node, Task::Standby(S::Resources { lack: None }));
         }
         let (term, primary) = match &self.nodes[node].role {
@@ -825,7 +825,7 @@ impl World {
             _ => Default::default(),
         };
         if !silent {
-            // A kernel that lives writes its cache out.
+            // A kernel that survives writes its cache out.
             for (sector, (tag, serial)) in cache {
                 let write = Operation::Write { sector, tag, serial };
                 self.storage.take(self.now, u64::MAX, &write);

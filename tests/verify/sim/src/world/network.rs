@@ -1,4 +1,4 @@
-//! What goes from host to host.
+//! The network between the hosts.
 
 use std::collections::VecDeque;
 
@@ -11,13 +11,13 @@ use super::{MS, NODES, World, trace};
 use crate::link::{Chunk, Link};
 use crate::node::{Role, Task};
 
-/// Frames that the network remembers.
+/// Number of frames that the network remembers.
 const CAPTURED: usize = 64;
-/// Sessions that it remembers, and frames of each.
+/// Number of sessions that it remembers, and number of frames of each.
 const SESSIONS: usize = 6;
 const RECORDED: usize = 96;
 
-/// A frame, and the end of the connection that it was sent from.
+/// A frame, and the end that sent it.
 #[derive(Clone)]
 pub(super) struct Captured {
     pub(super) from: LinkId,
@@ -30,7 +30,7 @@ pub(super) struct Recorded {
     frames: Vec<Vec<u8>>,
 }
 
-/// The process of somebody who is no part of the machine.
+/// The process number of a stranger.
 const NOBODY: u64 = 0;
 
 enum News {
@@ -75,7 +75,7 @@ impl World {
         P::StandbyConnected { link: ids[0], hello }
     }
 
-    /// Whether the process does not know yet that it has this connection.
+    /// Whether the process does not know of this connection yet.
     fn is_dialling(&self, node: usize, id: LinkId) -> bool {
         let Role::Active(active) = &self.nodes[node].role else { return false };
         matches!(active.dials, Some((_, P::StandbyConnected { link, .. })) if link == id)
@@ -106,7 +106,7 @@ impl World {
         self.send_bytes(id, bytes);
     }
 
-    /// One frame.
+    /// Sends one frame.
     pub(super) fn send_bytes(&mut self, id: LinkId, bytes: Vec<u8>) {
         let Some((link, end)) = self.find(id) else { return };
         let slow = if self.random.one_in(20) { 30 } else { 3 };
@@ -118,7 +118,7 @@ impl World {
         self.links[link].send(end, bytes, arrives);
     }
 
-    /// What was said in an earlier session is heard in this one.
+    /// Delivers a message of an earlier session in this one.
     pub(super) fn echo(&mut self, id: LinkId, welcomed: bool) {
         let Some((which, _)) = self.echo.filter(|(_, late)| *late == welcomed) else { return };
         self.echo = None;
@@ -131,7 +131,7 @@ impl World {
         }
     }
 
-    /// A standby opens a session: the number by which the primary has named it, and the standby's own.
+    /// Records that a standby opens a session: the number that the primary chose, and the standby's own.
     pub(super) fn note_welcome(&mut self, id: LinkId, (of_primary, own): (u64, u64)) {
         self.welcomed.insert((of_primary, own));
         if let Some((link, _)) = self.find(id) {
@@ -139,8 +139,8 @@ impl World {
         }
     }
 
-    /// Whether a standby has opened this session. It need not be the one at the other end: who carries the primary's greeting to
-    /// another standby, and its answer back, says what was said.
+    /// Whether a standby has opened this session. It need not be the standby at the other end: a network that carries the
+    /// primary's greeting to another standby, and that standby's answer back, repeats real messages.
     pub(super) fn has_welcomed(&self, id: LinkId, session: u64) -> bool {
         let opened = |link: &Link| self.welcomed.contains(&(link.of_primary, session));
         self.find(id).is_some_and(|(link, _)| opened(&self.links[link]))
@@ -159,8 +159,8 @@ impl World {
         }
     }
 
-    /// Somebody who has listened connects to a standby, says again what a primary said in an earlier session, and goes; or says
-    /// some of it, and nothing more.
+    /// A stranger connects to a standby and repeats what a primary sent in an earlier session. It either sends everything and
+    /// closes, or sends a part and stays silent.
     pub(super) fn impersonate(&mut self, node: usize, which: usize) {
         let listens = matches!(self.nodes[node].role, Role::Passive(_));
         let count = self.recorded.len();
@@ -189,7 +189,7 @@ impl World {
         }
     }
 
-    /// Some bytes arrive at one end, or the news that no more will.
+    /// Delivers bytes at one end, or the news that no more will come.
     pub(super) fn deliver(&mut self) {
         self.links.retain(|link| !link.is_over());
         if self.links.is_empty() {

@@ -13,10 +13,10 @@ use crate::guest::{Guest, PAGES, State, Wanted};
 use crate::node::{Active, Role, Taken, Task};
 use crate::random::Random;
 
-/// P9: why a term was won is why it was asked for, whatever came of that meanwhile.
+/// P9: the reason for winning a term is the reason for asking for it, whatever happened in between.
 pub(super) const OTHER_REASON: &str = "P9: it was not asked for this reason";
 
-/// Room of a chain whose bytes this simulation keeps elsewhere.
+/// Memory of a chain whose bytes this simulation stores elsewhere.
 struct Nowhere;
 
 impl GuestBytes for Nowhere {
@@ -34,7 +34,7 @@ impl World {
         match action {
             Action::Connect => {
                 let event = self.connect(node);
-                // Mostly soon; its operator may say meanwhile that he wants none.
+                // Usually at once. If it takes time, the operator may in the meantime order that no standby is wanted.
                 let takes = if self.random.one_in(4) { self.random.below(150 * MS) } else { 0 };
                 let due = self.now + takes;
                 let active = self.active(node);
@@ -178,7 +178,7 @@ impl World {
         }
     }
 
-    /// The guest runs, and the engine with it.
+    /// Lets the guest run, and the engine with it.
     pub(super) fn work(&mut self, node: usize) {
         match &self.nodes[node].role {
             Role::Passive(passive) if passive.check.is_some() => return self.answer_check(node),
@@ -187,7 +187,7 @@ impl World {
             _ => return,
         }
         self.settle(node);
-        // Now and then it has nothing to do: signs of life are all that is sent then.
+        // Sometimes the guest is idle: then only heartbeats are sent.
         let rests = (self.seed + self.at / 500).is_multiple_of(4);
         if !rests {
             self.run_guest(node);
@@ -280,7 +280,7 @@ impl World {
         self.enqueue(node, ready);
     }
 
-    /// The guest learns of what has been done.
+    /// Tells the guest which requests were performed.
     fn settle(&mut self, node: usize) {
         if self.random.one_in(3) {
             return;
@@ -301,7 +301,7 @@ impl World {
         self.look_at_disk(node);
     }
 
-    /// P3: the disk holds what the guest saw complete, or what it has under way.
+    /// P3: the disk contains what the guest saw complete, or an outstanding write.
     fn look_at_disk(&mut self, node: usize) {
         let process = self.nodes[node].process;
         let last = self.register.last();
@@ -320,7 +320,7 @@ impl World {
         }
     }
 
-    /// Ends the epoch: what it comes to is captured now, and sent once the core knows of it.
+    /// Ends the epoch: its state is captured now, and sent once the core knows of it.
     fn seal(&mut self, node: usize, link: LinkId) {
         let fails = !self.healing && !self.calm && self.random.one_in(150);
         let Role::Active(active) = &mut self.nodes[node].role else { return };
@@ -350,8 +350,8 @@ impl World {
         self.observer.seals(term.0, epoch.0, guest);
         trace!(self, "{node} seals epoch {epoch} of term {term}");
         let frames = split(&bytes);
-        // The guest goes on, and what it has said is encoded, before the core hears of it. Now and then the next session has begun
-        // by then.
+        // The guest goes on, and the checkpoint is encoded, before the core learns of it. Sometimes the next session has begun by
+        // then.
         let held = !self.calm && self.random.one_in(30);
         let until = self.now + if held { self.random.below(250 * MS) } else { 0 };
         self.active(node).taken = Some(Taken { link, epoch, dirty, frames, until });
@@ -360,8 +360,8 @@ impl World {
         }
     }
 
-    /// The core hears of a checkpoint that was taken. P4: of one whose session has ended meanwhile it wants to hear nothing, and its
-    /// pages are still to be sent.
+    /// Tells the core of a checkpoint that was taken. P4: the core refuses one whose session has ended in the meantime, and its
+    /// pages still have to be sent.
     fn submit(&mut self, node: usize) {
         let now = self.nodes[node].core_time(self.now);
         let active = self.active(node);
@@ -380,7 +380,7 @@ impl World {
         let sealed = Task::Primary(P::Sealed { link, epoch });
         let tasks: Vec<Task> = std::iter::once(sealed).chain(frames).collect();
         if let Some(fate) = self.nodes[node].nap.take() {
-            // Once all is sent, or some of it.
+            // After everything was sent, or a part of it.
             let steps = tasks.len() as u64 + self.random.below(4);
             self.nodes[node].fuse = Some((steps, fate));
         }

@@ -28,7 +28,7 @@ impl World {
                 let event = if refuses || self.random.one_in(20) {
                     S::CannotHost { reason: "no memory".into() }
                 } else {
-                    // Every other session finds that it has the kernel already.
+                    // In every other session the standby already has the kernel.
                     hello.boot = None;
                     hello.images = vec![KERNEL; (hello.session % 2) as usize];
                     self.passive(node).lacks_kernel = hello.images.is_empty();
@@ -55,7 +55,7 @@ impl World {
                 trace!(self, "{node} standby closes: {reason}");
                 self.close(link);
                 let passive = self.passive(node);
-                // Another link may have been turned away: the check then goes on.
+                // If another link was turned away, the check goes on.
                 if !matches!(passive.core.phase(), Phase::Filling | Phase::Ready) {
                     passive.check = None;
                 }
@@ -160,7 +160,7 @@ impl World {
         self.observer.is_as_sealed(*term, *epoch, &passive.guest, what);
     }
 
-    /// What takes long gives signs of life meanwhile.
+    /// Sends heartbeats during a long check.
     fn show_life(&mut self, node: usize) {
         let now = self.nodes[node].core_time(self.now);
         if let Some((link, frame)) = self.passive(node).core.sign_of_life(now) {
@@ -182,7 +182,8 @@ impl World {
         self.give(node, Task::Standby(event));
     }
 
-    /// What is behind the devices is open, or could not be opened; until now nobody was asked.
+    /// The devices' backends are open, or could not be opened; the arbiter is asked only after
+    /// this.
     pub(super) fn has_opened(&mut self, node: usize, term: u64) {
         if self.healing || !self.random.one_in(8) {
             self.nodes[node].client.wanted = Some(term);
@@ -206,7 +207,7 @@ impl World {
         assert_eq!(epoch, taken.epoch().0, "P4: another checkpoint is applied than is held");
         self.observer.begins_from(won, epoch);
         self.observer.no_longer_holds(process);
-        // The storage hears of the term before anything else is done with it.
+        // The storage learns of the term before any other use.
         self.storage.term = self.storage.term.max(won);
         let (mut ledger, authority) = new_gate();
         let in_flight = if deliberate!(DropInFlight) { Vec::new() } else { state.in_flight };

@@ -1,8 +1,8 @@
-//! What is looked at after each step, whatever has failed: who may perform (P2), whether a gate is as its machine says (P1), and
-//! how long nothing has come of what somebody has to do (P7).
+//! Checks after each step, whatever has failed: who may perform (P2), whether a gate is as its machine says (P1), and how long
+//! pending work has made no progress (P7).
 //!
-//! Deadlines are counted in the time in which there is no excuse: the process is awake and makes progress, the arbiter can be
-//! reached and owes it no answer, and nobody waits for the operator.
+//! Deadlines count only time without an excuse: the process is awake and makes progress, the arbiter can be reached and owes it
+//! no answer, and the operator need not act.
 
 use ft_core::primary::Phase;
 use ft_core::standby::Phase as StandbyPhase;
@@ -11,7 +11,7 @@ use super::{MS, NODES, World};
 use crate::arbiter::Kind;
 use crate::node::{Active, Passive, Role, Search};
 
-/// What the lanes and the engine may take for one thing: their turns come by chance.
+/// Time that the lanes and the engine may take for one thing, because their turns are random.
 const SLACK: u64 = 600 * MS;
 
 impl World {
@@ -27,7 +27,7 @@ impl World {
         }
     }
 
-    /// P2: however the clocks drift, a lease is over, and every answer that was made from it too old, before the next begins.
+    /// P2: however the clocks drift, a lease is over, and every answer made from it is too old, before the next lease begins.
     fn look_at_rights(&mut self) {
         if self.kind != Kind::Lease {
             return;
@@ -46,7 +46,7 @@ impl World {
         assert!(who.len() < 2, "P2: {who:?} may perform at the same time");
     }
 
-    /// P7: who finds fault with the other side has met one.
+    /// P7: a side suspects the other only after a fault.
     pub(super) fn suspects(&self) {
         assert!(
             self.ending || !self.calm,
@@ -54,7 +54,7 @@ impl World {
         );
     }
 
-    /// P1, P7: nothing is held for a standby that there is not, and nothing let out past one that may take over.
+    /// P1, P7: nothing is held when there is no standby, and nothing is let out past a standby that may take over.
     fn look_at_gate(&self, node: usize) {
         let host = &self.nodes[node];
         let Role::Active(active) = &host.role else { return };
@@ -101,7 +101,7 @@ impl World {
         assert!(waits < limit, "P7: {what} for {} ms", limit / MS);
     }
 
-    /// P7, P9: a standby that does not give its checkpoint up in time is given up; who makes no progress keeps none.
+    /// P7, P9: a standby that does not give its checkpoint up in time is given up; a machine without progress keeps no standby.
     fn look_at_detach(&mut self, node: usize, passed: u64) {
         let limit = self.primary_options().setup_timeout.as_nanos() as u64 + SLACK;
         let (awake, busy) = (self.is_awake(node), !self.nodes[node].tasks.is_empty());
@@ -117,8 +117,8 @@ impl World {
         }
     }
 
-    /// P9: a machine that is on its way to be protected, or is, gives no reason for what it is not any more; nor are there more
-    /// epochs under way than it was told.
+    /// P9: a machine that is becoming protected, or is protected, reports no reason why it is not. It never has more epochs in
+    /// flight than it was configured for.
     fn look_at_reasons(&self, node: usize) {
         let host = &self.nodes[node];
         let (phase, said) = match &host.role {
@@ -152,8 +152,8 @@ impl World {
         assert!(said == [None, None], "P9: a machine that is {phase} gives a reason: {said:?}");
     }
 
-    /// P7: a machine that runs alone, and is to be protected, looks for a standby, and waits for no answer for ever: while
-    /// things fail, too.
+    /// P7: a machine that runs alone, and has to be protected, looks for a standby, and waits for no answer forever, even while
+    /// things fail.
     fn look_at_search(&mut self, node: usize, passed: u64) {
         let options = self.primary_options();
         let (awake, busy) = (self.is_awake(node), !self.nodes[node].tasks.is_empty());
@@ -179,7 +179,7 @@ impl World {
         }
     }
 
-    /// P9: whether a machine says that it is protected agrees with what its standby says of itself.
+    /// P9: a machine's report on its protection agrees with its standby's report on itself.
     fn look_at_words(&mut self, node: usize, passed: u64) {
         let host = &self.nodes[node];
         let Role::Active(active) = &host.role else { return };
@@ -203,7 +203,8 @@ impl World {
         );
     }
 
-    /// Whether the standby at the other end lacks something; none where it cannot tell, or what it says may be lost.
+    /// Whether the standby at the other end lacks something; none if the primary cannot know, or the standby's message may be
+    /// lost.
     fn lacks(&self, link: ft_core::LinkId) -> Option<bool> {
         let link = self.links.iter().find(|one| one.ends[0].id == link)?;
         let [near, far] = &link.ends;
@@ -219,8 +220,8 @@ impl World {
         }
     }
 
-    /// The longest of what it may have to wait for: an acknowledgement, a standby that is to give its checkpoint up. Whatever it
-    /// does or is told after one of them counts as a beginning.
+    /// The longest wait that it may have: for an acknowledgement, or for a standby that has to give its checkpoint up. The time
+    /// starts anew with whatever it does or hears after such a wait.
     fn patience(&self) -> u64 {
         let options = self.primary_options();
         let longest = options.ack_timeout.max(options.setup_timeout);
@@ -230,7 +231,7 @@ impl World {
     fn patience_of_standby(&self) -> u64 {
         let options = self.standby_options();
         let longest = options.heartbeat_timeout.max(options.arbiter_retry.longest);
-        // With the least slack that chance leaves: suspicion is what a takeover begins with.
+        // With the smallest slack that randomness permits, because a takeover begins with suspicion.
         longest.as_nanos() as u64 + 380 * MS
     }
 
