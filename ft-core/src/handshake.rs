@@ -440,7 +440,7 @@ fn compare_disks(primary: &[DiskStorage], standby: &[DiskStorage], reasons: &mut
     }
 }
 
-/// P2: a fence record that the other side does not read stops no one there.
+/// P2: a fence record does not stop a side that does not read it.
 fn compare_fences(
     slot: u16,
     primary: &[DiskStorage],

@@ -111,7 +111,7 @@ impl Origin {
     }
 }
 
-/// An outward effect, as data. Sectors are of 512 bytes (virtio 1.2, 5.2.4).
+/// An outward effect, as data. A sector has 512 bytes (virtio 1.2, 5.2.4).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EffectOp {
     /// Send a frame, virtio-net header first.

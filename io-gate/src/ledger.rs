@@ -3,7 +3,7 @@
 //! Invariants, asserted in release builds too (P1, P5):
 //! - tokens issued = staged + merged + returned, at the end of every session and of every epoch;
 //! - staged + adopted = performed + replayed + cancelled + in flight;
-//! - nothing becomes [`Performable`] without a [`Committed`] or [`Alone`] proof of this very gate.
+//! - nothing becomes [`Performable`] without a [`Committed`] or [`Alone`] proof of this gate.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;

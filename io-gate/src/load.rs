@@ -38,7 +38,7 @@ struct Bound {
 const MEMORY: Bound = Bound { slot: 16 * MIB, all: 64 * MIB, least: MIB };
 const RECORDED: Bound = Bound { slot: 2 * MIB, all: 6 * MIB, least: 64 * KIB };
 
-/// The most slots that have a share of their own.
+/// The most slots that have their own share.
 const MAX_SLOTS: usize = 32;
 /// The most that is requested between two checks of the bound: one disk request, or one packet that
 /// a network card cuts into segments.

@@ -24,7 +24,7 @@ impl Ledger {
     /// The device's error when the chain is not valid for it.
     ///
     /// # Panics
-    /// When the device breaks the gate's invariants: a token neither staged nor dropped
+    /// When the device breaks the gate's invariants: a token that is neither staged nor dropped
     /// (`mem::forget`), or a verdict that does not match what it asked of the gate.
     pub fn chain_session(
         &mut self,

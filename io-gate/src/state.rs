@@ -28,7 +28,7 @@ pub enum Value {
 /// let saved = SavedState::new(&BEEPER).number("pitch", 440);
 /// let mut fields = saved.open(&BEEPER)?;
 /// assert_eq!(fields.number("pitch")?, 440);
-/// fields.close()?; // a field that nobody read would be an error
+/// fields.close()?; // a field that was not read would be an error
 /// # Ok::<(), io_gate::StateError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

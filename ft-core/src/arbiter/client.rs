@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!              next(now)                 reply(now, ..)
-//!   RESTING --------------> ASKING ---------------------> RESTING, and what to tell
+//!   RESTING --------------> ASKING ---------------------> RESTING, and a result
 //!      ^  a beat is due, or a wish       a wish takes several questions:
 //!      +--- wish(..)                     look -> replace (-> look again, if something had changed)
 //!                                        look -> renew   (the term is ours: an answer was lost)

@@ -7,7 +7,7 @@
 //! | --- | --- | --- |
 //! | 0 | raw | 4096 |
 //! | 1 | zero | none |
-//! | 2 | LZ4 block | `u16` length, then so many |
+//! | 2 | LZ4 block | `u16` length, then that many |
 //! | 3 | changed lines of 64 bytes | `u64` with a bit for each line that follows, the lowest for the first; then these lines |
 //!
 //! Addresses ascend, and each is of a page in guest memory. The lines of a page that are not sent

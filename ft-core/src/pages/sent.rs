@@ -17,9 +17,9 @@ pub const LINE: usize = PAGE_SIZE / u64::BITS as usize;
 /// a recorded checkpoint is sent, or the session ends.
 #[derive(Debug)]
 pub struct SentPages {
-    /// Each page has one place: its number modulo the number of places. The zero bytes are
-    /// allocated when they are first written, so pages that the guest never writes take no memory
-    /// here.
+    /// Each page has one place: its number modulo the number of places. The bytes start as zeros,
+    /// for which the system provides memory only on the first write, so pages that the guest never
+    /// writes take no memory here.
     pages: Vec<u8>,
     /// For each place the number of its page plus one; 0 if it is empty.
     held: Vec<u64>,

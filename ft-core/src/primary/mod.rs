@@ -443,7 +443,7 @@ impl Primary {
         }
     }
 
-    // ---- a standby is looked for and joined ----
+    // ---- search for a standby, and join it ----
 
     fn look_for_standby(&mut self, now: Time, out: &mut Vec<Action>) {
         let due = self.search.is_some_and(|time| time <= now);

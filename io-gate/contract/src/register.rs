@@ -40,7 +40,7 @@ impl Step {
     }
 }
 
-/// A register device, and an example of what a driver does with it.
+/// A register device, and an example of a driver's accesses.
 #[derive(Clone)]
 pub struct RegisterContract {
     make: Make,
@@ -50,7 +50,7 @@ pub struct RegisterContract {
 }
 
 impl RegisterContract {
-    /// The contract of the device that `make` makes, each time as it is after power-on.
+    /// The contract of a device. `make` makes it in its state after power-on.
     #[must_use]
     pub fn new(make: impl Fn() -> Box<dyn RegisterDevice> + Send + Sync + 'static) -> Self {
         Self { make: Arc::new(make), steps: Vec::new(), window: 0x100, bus_master: false }
@@ -101,7 +101,7 @@ impl RegisterContract {
     /// Checks the whole contract.
     ///
     /// # Panics
-    /// When the device breaks the contract; the message says which rule, what was seen, and what to change.
+    /// When the device breaks the contract. The message names the rule, what was seen, and what to change.
     #[track_caller]
     pub fn check(self) {
         if let Err(violation) = self.try_check() {

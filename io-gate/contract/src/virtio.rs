@@ -24,7 +24,7 @@ pub(crate) enum Step {
     Config { offset: u64, bytes: Vec<u8> },
 }
 
-/// A virtio device, and an example of what a driver does with it.
+/// A virtio device, and an example of a driver's requests.
 #[derive(Clone)]
 pub struct VirtioContract {
     make: Make,
@@ -53,7 +53,7 @@ enum Move {
 const OUTCOMES: [Outcome; 3] = [Outcome::Success(0), Outcome::Failed, Outcome::Unsupported];
 
 impl VirtioContract {
-    /// The contract of the device that `make` makes, each time as it is after power-on.
+    /// The contract of a device. `make` makes it in its state after power-on.
     #[must_use]
     pub fn new(make: impl Fn() -> Box<dyn Device> + Send + Sync + 'static) -> Self {
         Self { make: Arc::new(make), steps: Vec::new(), needs: Vec::new(), without_requests: 0 }
@@ -104,7 +104,7 @@ impl VirtioContract {
     /// Checks the whole contract.
     ///
     /// # Panics
-    /// When the device breaks the contract; the message says which rule, what was seen, and what to change.
+    /// When the device breaks the contract. The message names the rule, what was seen, and what to change.
     #[track_caller]
     pub fn check(self) {
         if let Err(violation) = self.try_check() {

@@ -281,7 +281,7 @@ fn unix_socket(kind: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: a system call without pointers.
     let fd = unsafe { libc::socket(libc::AF_UNIX, kind, 0) };
     check(fd)?;
-    // SAFETY: the system has just given us this descriptor; nobody else owns it.
+    // SAFETY: the system has just given us this descriptor; it has no other owner.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     set_send_buffer(&socket, SEND_BUFFER);
     Ok(socket)

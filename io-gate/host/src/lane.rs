@@ -167,7 +167,7 @@ impl Lane {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Adds requests; the lane keeps the order in which it is called.
+    /// Appends requests. The lane performs them in the order of the calls.
     pub(crate) fn push(&self, requests: impl IntoIterator<Item = Performable>) {
         self.shared.tell(|state| state.queue.extend(requests));
     }

@@ -1,4 +1,4 @@
-//! The right to make one system call that lets something out (P2).
+//! The right to make one system call that lets data out (P2).
 //!
 //! Each system call that lets data out takes a [`Permit`] by value ([`crate::out`]): one permit for
 //! one message. Only [`Permits`] makes permits, from a granting answer of the fence. A permit is

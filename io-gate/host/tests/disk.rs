@@ -55,7 +55,7 @@ fn a_write_is_held_until_its_epoch_is_committed() {
     assert_eq!(machine.gate.latencies()[0].count, 1);
 }
 
-/// P1: a commit covers its own epoch, and nothing of the next.
+/// P1: a commit covers its own epoch, and no effect of the next.
 #[test]
 fn a_commit_releases_no_later_epoch() {
     let image = image(SECTORS);

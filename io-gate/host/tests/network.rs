@@ -411,7 +411,7 @@ fn held_frames_survive_a_crash() {
     assert_eq!(read_frame(&mut peer), [6; 70]);
     assert!(complete(&gate, &mut slot, 1).used);
     assert_eq!(transmit.used().len(), 1);
-    // The address is the guest's, not this instance's.
+    // The restored address is the guest's, not this instance's.
     let mut mac = [0; 6];
     slot.read_config(0, &mut mac);
     assert_eq!(mac, MAC);

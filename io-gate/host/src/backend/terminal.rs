@@ -21,7 +21,7 @@ pub const REQUESTS: [u64; 3] = [libc::TCGETS, libc::TCSETS, libc::TIOCGPGRP];
 
 struct Before(UnsafeCell<libc::termios>);
 
-// SAFETY: written under `CHANGES` while `IS_RAW` is not set; read only by whoever has cleared it.
+// SAFETY: written under `CHANGES` while `IS_RAW` is not set; read only by the caller that cleared it.
 unsafe impl Sync for Before {}
 
 // SAFETY: all-zero bytes are a valid `termios`: it is plain numbers.
@@ -77,7 +77,7 @@ impl RawMode {
         // Output keeps its line ends: log lines and the guest's output share the terminal.
         raw.c_oflag = before.c_oflag;
         IS_RAW.store(false, Ordering::SeqCst);
-        // SAFETY: nobody reads it while the flag is not set, and nobody else writes it under the lock.
+        // SAFETY: it is not read while the flag is not set, and the lock excludes other writers.
         unsafe { *BEFORE.0.get() = before };
         IS_RAW.store(true, Ordering::SeqCst);
         set(&raw const raw)

@@ -58,7 +58,7 @@ pub(super) fn append(
     loop {
         let room = into.spare_capacity_mut().as_mut_ptr().cast();
         let got = match flags {
-            // SAFETY: there is room for `max` bytes behind the pointer, which nobody else uses.
+            // SAFETY: the pointer has room for `max` bytes, which nothing else uses.
             Some(flags) => unsafe { libc::recv(fd, room, max, flags) },
             // SAFETY: as above.
             None => unsafe { libc::read(fd, room, max) },
