@@ -1,4 +1,4 @@
-//! Asking an arbiter, as both sides of a pair do.
+//! Asks an arbiter, for both sides of a pair.
 
 use std::io;
 use std::sync::Arc;
@@ -9,27 +9,27 @@ use kemari_support::aside::{self, NoAnswer};
 
 use super::{Arbiter, Verdict};
 
-/// How long an arbiter may take to take note of an end.
+/// How long an arbiter may take to note an end.
 const LAST_NOTE: Duration = Duration::from_secs(5);
 
-/// What became of a question.
+/// The answer to a claim.
 #[derive(Debug)]
 pub enum Answer {
-    /// The term is the asker's.
+    /// The claimant has the term.
     Granted,
-    /// Somebody else's.
+    /// Another machine has the term.
     Denied {
-        /// Whose.
+        /// The holder.
         holder: String,
     },
-    /// Nobody knows.
+    /// The arbiter has given no answer.
     Unreachable {
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
 
-/// Claims `term`. To be done in a thread of its own: a directory or a server on a network may take its time.
+/// Claims `term`. Call it in a thread of its own: a directory or a server on a network may be slow.
 pub fn ask(arbiter: &dyn Arbiter, term: Term, why: &str) -> Answer {
     match arbiter.claim(term, why) {
         Ok(Verdict::Granted) => Answer::Granted,
@@ -38,18 +38,18 @@ pub fn ask(arbiter: &dyn Arbiter, term: Term, why: &str) -> Answer {
     }
 }
 
-/// Has the arbiter note that nobody acts in `term` any more.
+/// Makes the arbiter note that no machine acts in `term` any more.
 ///
 /// # Errors
-/// Why it could not: also when it has not answered for some seconds. A directory on a network may never answer, and a
-/// process is to end all the same.
+/// When the arbiter refuses, or has not answered for some seconds. A directory on a network may never answer, and the process
+/// must end nevertheless.
 pub fn end(arbiter: &Arc<dyn Arbiter>, term: Term) -> Result<(), String> {
     let asked = arbiter.clone();
     let note = move || asked.end(term).map_err(|error| error.to_string());
     let begun = aside::begin("arbiter", note);
     begun.and_then(|answer| answer.within(LAST_NOTE)).unwrap_or_else(|missing| match missing {
-        // Better by this one than not at all: the process ends, and what it holds would have to be taken from it. The end as a
-        // whole has a bound.
+        // Do it in this thread: otherwise the process would end and its term would have to be seized. The end as a whole has a
+        // bound.
         NoAnswer::NoThread(_) => arbiter.end(term).map_err(|error| error.to_string()),
         NoAnswer::Late | NoAnswer::Panicked => {
             Err(format!("the arbiter has not answered within {LAST_NOTE:?}"))
@@ -58,7 +58,7 @@ pub fn end(arbiter: &Arc<dyn Arbiter>, term: Term) -> Result<(), String> {
 }
 
 impl Answer {
-    /// What is known when there is no thread to ask with.
+    /// The answer when there is no thread to ask with.
     pub fn no_thread(error: &io::Error) -> Self {
         Self::Unreachable { reason: format!("no thread to ask it with: {error}") }
     }
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
     use crate::{ArbiterError, FileArbiter};
 
-    /// One whose directory does not answer before the test says so.
+    /// An arbiter whose directory does not answer before the test allows it.
     #[derive(Debug)]
     struct Hanging(FileArbiter, Mutex<Receiver<()>>);
 
@@ -124,7 +124,7 @@ mod tests {
         FileArbiter::open(dir, "vm", "a".to_owned()).unwrap()
     }
 
-    /// P7. Fails where a process waits for an arbiter without end.
+    /// P7. Fails if a process waits for an arbiter without a limit.
     #[test]
     fn an_end_does_not_wait_for_an_arbiter_that_hangs() {
         let dir = tempfile::tempdir().unwrap();
@@ -133,7 +133,7 @@ mod tests {
         let term = arbiter.begin(false).unwrap();
         let error = end(&arbiter, term).unwrap_err();
         assert!(error.contains("has not answered"), "{error}");
-        // It is noted when the directory answers again.
+        // The end is noted when the directory answers again.
         answer.send(()).unwrap();
         answer.send(()).unwrap();
         assert_eq!(end(&arbiter, term), Ok(()));

@@ -1,5 +1,5 @@
-//! The lease as the threads that perform effects ask for it (P2): what decides is [`ft_core::arbiter::Lease`]; here it
-//! meets the clock and a lock.
+//! The lease as seen by the threads that perform effects (P2): [`ft_core::arbiter::Lease`] decides; this module adds
+//! the clock and a lock.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,11 +22,11 @@ pub(super) struct SharedLease {
 #[derive(Debug)]
 struct State {
     lease: Lease,
-    /// Why the right is gone for good.
+    /// Why the right is lost for good.
     lost: Option<String>,
-    /// What keeps the lease from being renewed.
+    /// Why the lease cannot be renewed at the moment.
     trouble: String,
-    /// The term won last.
+    /// The last term that was won.
     term: u64,
 }
 
@@ -42,7 +42,7 @@ impl SharedLease {
         Self { holder, max_age, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Shows what the client of the arbiter has come to know.
+    /// Takes over the state of the arbiter's client.
     pub(super) fn show(&self, client: &Client) {
         let mut state = self.lock();
         state.lease = client.lease().clone();
@@ -54,7 +54,7 @@ impl SharedLease {
         self.changed.notify_all();
     }
 
-    /// The lease cannot be renewed now.
+    /// Notes that the lease cannot be renewed now.
     pub(super) fn trouble(&self, reason: &str) {
         self.lock().trouble = reason.to_owned();
     }
@@ -77,7 +77,7 @@ impl Fence for SharedLease {
         self.ask_at(boottime())
     }
 
-    /// A part of what the lease leaves unused at its end.
+    /// A fraction of the time that the lease leaves unused at its end.
     fn max_age(&self) -> Duration {
         self.max_age
     }
@@ -90,7 +90,7 @@ impl Fence for SharedLease {
         let state = self.lock();
         let until_begin = state.lease.begins().since(boottime());
         let time = if until_begin.is_zero() { longest } else { longest.min(until_begin) };
-        // Whoever waits asks again, whatever woke it.
+        // The caller asks again, whatever woke it.
         drop(self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner));
     }
 

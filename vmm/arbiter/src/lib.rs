@@ -1,7 +1,8 @@
-//! Arbiters: who may perform effects for a virtual machine, as a compare-and-swap on a term (P2).
+//! Arbiters decide which machine may perform effects for a virtual machine: a compare-and-swap on a term (P2).
 //!
-//! What asks an arbiter, and each kind of arbiter, belongs here; etcd and its runtime are used in no other crate. Engines, machines and
-//! the command line may not be known: of the project this crate depends on `ft-core`, the gate, `kemari-confine` and `kemari-support`.
+//! Code that asks an arbiter, and each kind of arbiter, belongs here; etcd and its runtime are used in no other crate. Code for
+//! engines, machines or the command line does not: of the project this crate depends on `ft-core`, the gate, `kemari-confine` and
+//! `kemari-support`.
 
 mod ask;
 #[cfg(feature = "etcd")]
@@ -28,10 +29,10 @@ pub use etcd::{EtcdArbiter, EtcdOptions};
 pub use file::FileArbiter;
 pub use ft_core::arbiter::TermRecord;
 
-/// Which arbiter to ask, as given on the command line.
+/// Which arbiter to ask, from the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ArbiterSpec {
-    /// None: whoever suspects the other holds its output until the operator decides.
+    /// No arbiter: a side that suspects the other holds its output until the operator decides.
     None,
     /// A directory that both hosts see.
     File(PathBuf),
@@ -66,16 +67,16 @@ fn members_of(text: &str) -> Result<Vec<String>, String> {
     Ok(members)
 }
 
-/// How an arbiter answered a claim.
+/// An arbiter's answer to a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The claimant holds the term.
     Granted,
-    /// Somebody else does.
+    /// Another process holds the term.
     Denied(TermRecord),
 }
 
-/// A directory is not to blame for what this process, or its host, has run out of.
+/// The directory is not at fault if this process or its host has run out of a resource.
 fn advice(error: &std::io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE) => {
@@ -87,37 +88,36 @@ fn advice(error: &std::io::Error) -> &'static str {
     }
 }
 
-/// An arbiter could not be asked, or gave an answer that makes no sense. The claimant has won
-/// nothing.
+/// An arbiter could not be asked, or has given an invalid answer. The claimant has won nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum ArbiterError {
-    /// The arbiter's directory does not answer as it should.
+    /// The arbiter's directory has failed.
     #[error("arbiter {what} {path}: {source}; {}", advice(source))]
     Directory {
         /// What was tried.
         what: &'static str,
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// etcd does not answer as it should.
+    /// etcd has failed.
     #[error("etcd at {endpoint}: {problem}")]
     Etcd {
-        /// Which member, or all of them.
+        /// The member, or all of them.
         endpoint: String,
         /// What was expected and found, and what to change.
         problem: String,
     },
-    /// A record is not readable.
+    /// A record cannot be read.
     #[error("arbiter record {path} is damaged: {source}; it must be JSON as written by kemari")]
     Record {
-        /// Which.
+        /// The record's path.
         path: PathBuf,
-        /// What is wrong.
+        /// The error in it.
         source: serde_json::Error,
     },
-    /// The directory does not know the term that came before.
+    /// The directory does not know the previous term.
     #[error(
         "{dir} has no record of term {term}: --arbiter must name the same directory on both hosts, and its data must not go back"
     )]
@@ -127,7 +127,7 @@ pub enum ArbiterError {
         /// The term.
         term: u64,
     },
-    /// Another directory is found where the arbiter's was.
+    /// Another directory is in the arbiter's place.
     #[error(
         "{dir} is another directory than at the start (expected the one that this process has opened, with the id in its file \
          `id`): put the former back, mounted as it was, or end this machine"
@@ -136,7 +136,7 @@ pub enum ArbiterError {
         /// The virtual machine's directory.
         dir: PathBuf,
     },
-    /// A term is held by another process than the one that this one knows.
+    /// A term has another holder than the one that this process knows.
     #[error(
         "expected {place} to be of {expected}, found: {}; --arbiter must name the same arbiter on both hosts, and its data must \
          not go back",
@@ -145,20 +145,20 @@ pub enum ArbiterError {
     OtherHolder {
         /// The record.
         place: String,
-        /// Who has to hold it.
+        /// The expected holder.
         expected: String,
-        /// Who does.
+        /// The actual holder.
         record: Box<TermRecord>,
     },
-    /// A fresh start of a virtual machine that somebody holds.
+    /// A fresh start of a virtual machine that another process holds.
     #[error(
         "virtual machine `{}`: {} (its record is {place}); if that process and its host are known to be dead, start with --seize",
         record.vm, describe(record)
     )]
     Taken {
-        /// Where that is written.
+        /// The place of the record.
         place: String,
-        /// Who.
+        /// The holder's record.
         record: Box<TermRecord>,
     },
     /// Another start was faster.
@@ -167,12 +167,12 @@ pub enum ArbiterError {
         record.vm, describe(record)
     )]
     Outrun {
-        /// Where that is written.
+        /// The place of the record.
         place: String,
-        /// Who.
+        /// The holder's record.
         record: Box<TermRecord>,
     },
-    /// A disk says that somebody holds the machine of whom the arbiter does not know.
+    /// A disk's record names a holder that the arbiter does not know.
     #[error(
         "the record beside the disk says: {disk}; the arbiter at {place} does not know of that, its last word is {last}: its \
          data went back, or it is another arbiter than the machine was begun with; if that process and its host are known to \
@@ -181,9 +181,9 @@ pub enum ArbiterError {
     Behind {
         /// The arbiter.
         place: String,
-        /// What it knows.
+        /// What the arbiter knows.
         last: String,
-        /// What the disk's record says.
+        /// The content of the disk's record.
         disk: String,
     },
 }
@@ -203,7 +203,7 @@ impl ArbiterError {
     }
 }
 
-/// What is known of the holder of a term.
+/// Describes the holder of a term.
 fn describe(record: &TermRecord) -> String {
     let mut text = record.to_string();
     if record.won_at > 0 {
@@ -218,78 +218,78 @@ fn describe(record: &TermRecord) -> String {
     text
 }
 
-/// Whether a holder says that it is a process of this host, where there is none of that number.
+/// Whether a holder names a process of this host that does not exist.
 fn is_gone(holder: &str) -> bool {
     let here = format!("@{} (pid ", hostname());
     let pid = holder.split_once(&here).and_then(|(_, rest)| rest.split_once(',')?.0.parse().ok());
     pid.is_some_and(|pid: u32| !std::path::Path::new(&format!("/proc/{pid}")).exists())
 }
 
-/// Something to ask for terms.
+/// An arbiter that grants terms.
 pub trait Arbiter: Send + Sync {
-    /// Its kind, which both sides of a pair must have alike: `file`, `etcd`.
+    /// Its kind, which must be the same on both sides of a pair: `file`, `etcd`.
     fn kind(&self) -> &'static str;
 
-    /// Whether it could be asked now: a standby that cannot ask will not take over.
+    /// Checks that a claim could be made now: a standby that cannot claim will not take over.
     ///
     /// # Errors
-    /// Why it cannot.
+    /// Why no claim can be made.
     fn answers(&self) -> Result<(), ArbiterError>;
 
-    /// Who claims: a text that no other process ever has.
+    /// The claimant: a text that no other process ever has.
     fn holder(&self) -> &str;
 
-    /// Claims `term`: granted to the first who asks, and to the same holder again. P2: only where the term before is of this
-    /// process, or of the holder whom it [follows](Self::follow).
+    /// Claims `term`: granted to the first claimant, and to the same holder again. P2: only if the term before is this process's,
+    /// or the one's whom this process [follows](Self::follow).
     ///
     /// # Errors
-    /// When the arbiter cannot be asked, or is not the one that it was: nothing was won.
+    /// When the arbiter cannot be asked, or is not the same one as before: nothing was won.
     fn claim(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError>;
 
-    /// `holder` has said that it holds `term`: the next one is claimed as its successor only.
+    /// Notes that `holder` has said it holds `term`: the next term is claimed as its successor only.
     fn follow(&self, term: Term, holder: &str);
 
-    /// As [`begin_on`](Self::begin_on), where no disk is marked.
+    /// As [`begin_on`](Self::begin_on), without records beside disks.
     ///
     /// # Errors
-    /// As that.
+    /// As [`begin_on`](Self::begin_on).
     fn begin(&self, seize: bool) -> Result<Term, ArbiterError> {
         self.begin_on(None, seize)
     }
 
-    /// Begins a virtual machine's life under this arbiter and gives its first term here: a later one than `disk`, the newest
-    /// record beside its disks, is of.
+    /// Begins a fresh start of the virtual machine under this arbiter and returns its first term, which is later than that of
+    /// `disk`, the newest record beside its disks.
     ///
     /// # Errors
-    /// [`ArbiterError::Taken`] when somebody holds it, [`ArbiterError::Behind`] when the disk says so, and `seize` is not set.
+    /// Without `seize`: [`ArbiterError::Taken`] when another process holds the machine, [`ArbiterError::Behind`] when a disk's
+    /// record says so.
     fn begin_on(&self, disk: Option<&DiskClaim>, seize: bool) -> Result<Term, ArbiterError>;
 
-    /// The virtual machine has ended in `term`: its name is free again.
+    /// Notes that the virtual machine has ended in `term`: its name is free again.
     ///
     /// # Errors
     /// When the arbiter cannot be asked.
     fn end(&self, term: Term) -> Result<(), ArbiterError>;
 
-    /// Which arbiter this is, with a mark that is new: the primary leaves it for the session that it begins.
+    /// This arbiter's identity with a new mark, which the primary writes for the session that it begins.
     ///
     /// # Errors
     /// When the arbiter cannot be asked.
     fn mark(&self) -> Result<ArbiterView, ArbiterError>;
 
-    /// As [`read_marks`](Self::read_marks), with a counter-mark that is new: the standby leaves it as its answer, for the primary
-    /// to find.
+    /// As [`read_marks`](Self::read_marks), with a new counter-mark, which the standby writes for the primary to find.
     ///
     /// # Errors
     /// When the arbiter cannot be asked.
     fn counter_mark(&self) -> Result<ArbiterView, ArbiterError>;
 
-    /// Which arbiter this is, with the marks that are found there: equal to what [`mark`](Self::mark) or
-    /// [`counter_mark`](Self::counter_mark) gave on the other host only if this side sees what that one writes.
+    /// This arbiter's identity with the marks that are found there. They equal what [`mark`](Self::mark) or
+    /// [`counter_mark`](Self::counter_mark) returned on the other host only if this side sees what that host writes.
     ///
     /// # Errors
     /// When the arbiter cannot be asked.
     fn read_marks(&self) -> Result<ArbiterView, ArbiterError>;
 
-    /// The check before each effect, for a machine that performs in the term last won.
+    /// The check before each effect, for a machine that performs in the last term it has won.
     fn fence(&self) -> Arc<dyn Fence>;
 }

@@ -1,22 +1,22 @@
-//! The records: what has happened on one side, and the words for it.
+//! The records of the audit log: what has happened on one side.
 
 use io_gate_host::Op;
 
 /// How a term was won.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Won {
-    /// The machine begins its life.
+    /// By a fresh start of the machine.
     Begin,
-    /// A standby goes on with the guest.
+    /// By a standby that takes over.
     TakeOver,
-    /// A primary goes on without its standby.
+    /// By a primary that goes on without its standby.
     Alone,
 }
 
 impl Won {
     pub(super) const ALL: [Self; 3] = [Self::Begin, Self::TakeOver, Self::Alone];
 
-    /// For people.
+    /// The text for people.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -27,15 +27,15 @@ impl Won {
     }
 }
 
-/// What has happened.
+/// An event on one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A term was won, or given: 0 where there is no arbiter. A takeover goes on from an epoch of a session; the next
-    /// effect of its own is `next`.
+    /// A term was won, or assumed: 0 where there is no arbiter. A takeover continues from an epoch of a session; its
+    /// own first effect is `next`.
     TermWon {
-        /// How.
+        /// How it was won.
         how: Won,
-        /// Which.
+        /// The term.
         term: u64,
         /// A takeover's checkpoint.
         epoch: u64,
@@ -44,9 +44,9 @@ pub enum Event {
         /// A takeover's next effect.
         next: u64,
     },
-    /// The gate opens, by the right of a term.
+    /// The gate opens by the right of a term.
     Opened {
-        /// Which.
+        /// The term.
         term: u64,
     },
     /// The gate, which was open, holds; effects below `next` have passed it.
@@ -76,10 +76,10 @@ pub enum Event {
         term: u64,
         /// The session.
         session: u64,
-        /// The checkpoint holds the effects below.
+        /// The checkpoint holds the effects below this one.
         next: u64,
     },
-    /// A primary has the acknowledgement of an epoch; nothing was released by it yet.
+    /// A primary has received the acknowledgement of an epoch and has not released anything by it yet.
     AckReceived {
         /// The epoch.
         epoch: u64,
@@ -88,7 +88,7 @@ pub enum Event {
         /// The session.
         session: u64,
     },
-    /// A standby has verified a checkpoint, and is about to acknowledge it.
+    /// A standby has verified a checkpoint and is about to acknowledge it.
     AckSent {
         /// The epoch.
         epoch: u64,
@@ -96,15 +96,15 @@ pub enum Event {
         term: u64,
         /// The session.
         session: u64,
-        /// The checkpoint holds the effects below.
+        /// The checkpoint holds the effects below this one.
         next: u64,
     },
-    /// A standby says that it gives up what it holds of a session.
+    /// A standby says that it gives up its checkpoint of a session.
     GaveUp {
         /// The session.
         session: u64,
     },
-    /// A primary hears that its standby has given up what it held.
+    /// A primary hears that its standby has given up its checkpoint.
     HeardGivenUp {
         /// The session.
         session: u64,
@@ -114,83 +114,83 @@ pub enum Event {
         /// The session.
         session: u64,
     },
-    /// A standby drops its checkpoint, never to use it.
+    /// A standby drops its checkpoint and will never use it.
     Discarded {
-        /// Of which session.
+        /// The session.
         session: u64,
     },
     /// A device has staged an effect.
     Staged {
-        /// Its name.
+        /// The effect's id.
         id: u64,
         /// The device's slot.
         slot: u16,
-        /// What it does.
+        /// The operation.
         op: Op,
         /// The epoch in which it was staged.
         epoch: u64,
-        /// The effect staged before it; 0: none.
+        /// The previous staged effect; 0: none.
         previous: u64,
     },
-    /// An effect of a former owner was taken over.
+    /// An effect of the former primary was taken over.
     Adopted {
-        /// Its name.
+        /// The effect's id.
         id: u64,
         /// The device's slot.
         slot: u16,
-        /// What it does.
+        /// The operation.
         op: Op,
         /// The epoch in which it was staged.
         epoch: u64,
     },
-    /// An effect is performed: the fence has permitted it, the system call is next.
+    /// An effect is being performed: the fence has permitted it, the system call comes next.
     Performing {
-        /// Its name.
+        /// The effect's id.
         id: u64,
         /// The device's slot.
         slot: u16,
-        /// What it does.
+        /// The operation.
         op: Op,
         /// The epoch in which it was staged.
         epoch: u64,
         /// The term for which the fence has permitted it.
         term: u64,
-        /// A former owner may have performed it.
+        /// Whether the former primary may have performed it.
         replay: bool,
     },
-    /// The right was lost while an effect was performed; part of it may be.
+    /// The right was lost while an effect was performed; a part of it may have been performed.
     Withheld {
-        /// Its name.
+        /// The effect's id.
         id: u64,
     },
-    /// An effect went back to its device: nothing is behind it.
+    /// An effect was returned to its device, which has no backend.
     Returned {
-        /// Its name.
+        /// The effect's id.
         id: u64,
     },
     /// An effect was dropped while it was held.
     Cancelled {
-        /// Its name.
+        /// The effect's id.
         id: u64,
     },
     /// The right to perform is lost.
     Fenced,
-    /// The buffer was full: so many records are missing here.
+    /// The buffer was full: records are missing here.
     Dropped {
-        /// How many.
+        /// Number of missing records.
         count: u64,
     },
-    /// The process ends in good order; nothing follows.
+    /// The process ends in good order; no record follows.
     Ended,
-    /// A device has panicked, and the process ends: what follows is of threads that have not ended yet.
+    /// A device has panicked and the process ends: later records are from threads that have not ended yet.
     Panicked {
         /// The device's slot.
         slot: u16,
         /// The line of its source.
         line: u64,
-        /// The epoch that a takeover went on with, or 0.
+        /// The epoch from which a takeover continued, or 0.
         epoch: u64,
-        /// It had panicked there on the former host, too.
+        /// Whether it had panicked there on the former host, too.
         again: bool,
     },
 }
@@ -200,9 +200,9 @@ pub enum Event {
 pub struct Entry {
     /// Its number in the log; the first is 0.
     pub sequence: u64,
-    /// When: CLOCK_MONOTONIC, nanoseconds.
+    /// The time in nanoseconds of CLOCK_MONOTONIC.
     pub time: u64,
-    /// What.
+    /// The event.
     pub event: Event,
 }
 

@@ -1,7 +1,7 @@
-//! The files of one log: opened once, before anything runs, then written in a circle.
+//! The files of one log: opened once, before anything runs, then written in rotation.
 //!
-//! The thread that writes them opens nothing: it empties the oldest file and begins anew in it. The
-//! files of a former run are left alone.
+//! The thread that writes them opens nothing: it empties the oldest file and starts again in it. Files of a former run
+//! are left alone.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -14,7 +14,7 @@ use kemari_support::values::{self, Part, Unit};
 use super::entry::Entry;
 use super::format::{HEADER_LEN, Header, RECORD_LEN};
 
-/// Records of one system call.
+/// Records per system call.
 const AT_ONCE: usize = 4096;
 const DEFAULT_SIZE: u64 = 64 << 20;
 const DEFAULT_KEEP: u32 = 4;
@@ -23,11 +23,11 @@ const FORM: &str = "FILE[,size=64MiB][,keep=4] (size: 16KiB to 1024GiB each; kee
 /// `FILE[,size=64MiB][,keep=4]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditSpec {
-    /// What the files' names begin with.
+    /// The prefix of the files' names.
     pub base: PathBuf,
-    /// The longest that one of them may become, in bytes.
+    /// Upper bound for the size of each file, in bytes.
     pub size: u64,
-    /// How many there are.
+    /// Number of files.
     pub keep: u32,
 }
 
@@ -74,7 +74,7 @@ fn parse_size(part: &Part) -> Result<u64, String> {
     size.ok_or_else(|| part.wrong("a size with its unit, such as 64MiB (16KiB to 1024GiB)"))
 }
 
-/// The files of a log cannot be had.
+/// The files of a log cannot be made.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "--audit: cannot {what} {path}: {source}; it must be a name in a directory that exists and can be written to"
@@ -90,14 +90,14 @@ fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AuditError +
     move |source| AuditError { what, path, source }
 }
 
-/// The name of a file.
+/// The path of a file.
 pub(super) fn path(base: &Path, run: u32, number: u32) -> PathBuf {
     let mut name = base.as_os_str().to_owned();
     name.push(format!(".{run}.{number}"));
     PathBuf::from(name)
 }
 
-/// The run and the number of a file name after the base, if it is one of a log's.
+/// The run and the number in a file name's suffix, if the file belongs to a log.
 pub(super) fn parse_suffix(suffix: &str) -> Option<(u32, u32)> {
     let (run, number) = suffix.strip_prefix('.')?.split_once('.')?;
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
@@ -111,14 +111,14 @@ pub(super) struct Files {
     paths: Vec<PathBuf>,
     size: u64,
     header: Header,
-    /// Which file is written, and where it goes on.
+    /// The file that is written, and the offset in it.
     current: usize,
     at: u64,
     bytes: Vec<u8>,
 }
 
 impl Files {
-    /// Makes the files of the next run, and begins the first.
+    /// Makes the files of the next run and starts the first one.
     pub(super) fn create(spec: &AuditSpec, header: Header) -> Result<Self, AuditError> {
         let (run, first) = Self::next_run(&spec.base)?;
         let (mut files, mut paths) = (vec![first], vec![path(&spec.base, run, 0)]);
@@ -155,7 +155,7 @@ impl Files {
         Ok(())
     }
 
-    /// Appends records. What was written of them when it fails is written over by the next.
+    /// Appends records. After a failure, the next call overwrites what was written of them.
     pub(super) fn append(&mut self, mut entries: &[Entry]) -> io::Result<()> {
         while !entries.is_empty() {
             let room = self.size.saturating_sub(self.at) as usize / RECORD_LEN;
@@ -180,14 +180,15 @@ impl Files {
         self.header.number += 1;
         let begun = self.begin();
         if begun.is_err() {
-            // Tried again with the next records.
+            // Switching is tried again with the next records.
             (self.current, self.header.number) = (before, number);
             self.at = self.size;
         }
         begun
     }
 
-    /// The files: those that were never begun can go at the end. Open until then, so that their numbers are no others'.
+    /// The files; those that were never started can be removed at the end. They are open until then, so that their
+    /// inode numbers are not reused.
     pub(super) fn names(&self) -> io::Result<Vec<(PathBuf, File)>> {
         let files = self.paths.iter().zip(&self.files);
         files.map(|(path, file)| Ok((path.clone(), file.try_clone()?))).collect()

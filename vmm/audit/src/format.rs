@@ -1,4 +1,4 @@
-//! The format: a header for each file, then records of one size, each with its checksum.
+//! The file format: a header for each file, then records of one size, each with its checksum.
 //!
 //! Little-endian. The checksums are XXH3-64, as on the wire.
 
@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::entry::{Entry, Event, Won};
 use super::summary::Summary;
 
-/// How every file begins.
+/// The first bytes of every file.
 const MAGIC: [u8; 8] = *b"KMRAUDIT";
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -16,14 +16,14 @@ const VERSION: u32 = 1;
 pub const HEADER_LEN: usize = 512;
 /// Bytes of a record.
 pub const RECORD_LEN: usize = 64;
-/// The checksum is last.
+/// The checksum is the last field.
 const CHECK_LEN: usize = 8;
-/// Names that are longer are cut.
+/// Longer names are cut.
 const NAME_MAX: usize = 64;
 const HOLDER_MAX: usize = 240;
 const BOOT_MAX: usize = 40;
 
-/// Which command wrote a log.
+/// The command that wrote a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// `kemari run`
@@ -33,7 +33,7 @@ pub enum Side {
 }
 
 impl Side {
-    /// Its name, for people.
+    /// Its name for messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -43,16 +43,16 @@ impl Side {
     }
 }
 
-/// What a file says of itself.
+/// A file's header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     /// The virtual machine's name.
     pub vm: String,
-    /// Host and process, as the arbiter knows them; unlike any other process's.
+    /// Host and process, as in the arbiter's records; no other process has the same.
     pub holder: String,
-    /// The boot of the host: times of one boot are of one clock.
+    /// The host's boot id: times of one boot are of one clock.
     pub boot: String,
-    /// Which command wrote it.
+    /// The command that wrote it.
     pub side: Side,
     /// The file's number in its log; the first is 0.
     pub number: u64,
@@ -60,48 +60,48 @@ pub struct Header {
     pub realtime: u64,
     /// When the log began: CLOCK_MONOTONIC, nanoseconds.
     pub monotonic: u64,
-    /// What came before the file.
+    /// The summary of the records before this file.
     pub before: Summary,
 }
 
-/// What is in a file is not of this format.
+/// The content of a file is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
-    /// Not a file of an audit log.
+    /// The file is not of an audit log.
     #[error(
         "expected a file of an audit log, which begins with \"KMRAUDIT\"; found something else"
     )]
     Magic,
-    /// Of another release.
+    /// The file is of another release.
     #[error(
         "expected version {VERSION} of the audit log's format, found {0}: use the kemari that wrote it"
     )]
     Version(u32),
-    /// A checksum does not fit.
+    /// A checksum does not match.
     #[error(
         "checksum {expected:016x} expected, {found:016x} found: the bytes have changed since they were written"
     )]
     Checksum {
-        /// As written.
+        /// The checksum in the file.
         expected: u64,
-        /// Of what is there.
+        /// The checksum of the content.
         found: u64,
     },
-    /// A value that is never written.
+    /// A field has a value that is never written.
     #[error("{what}: found {found}, which is never written")]
     Value {
-        /// Where.
+        /// The field.
         what: &'static str,
-        /// What.
+        /// The value.
         found: u64,
     },
 }
 
-/// The numbers of a record, whatever they are of the event's kind.
+/// The fields of a record, in the form that every kind of event uses.
 #[derive(Default)]
 struct Fields {
     kind: u8,
-    /// What the effect does, or how a term was won.
+    /// The operation of an effect, or how a term was won.
     op: u8,
     slot: u16,
     flags: u32,
@@ -111,7 +111,7 @@ struct Fields {
     extra: u64,
 }
 
-/// The flag of a replay, and of a panic that is not the first.
+/// The flag of a replay, or of a repeated panic.
 const REPLAY: u32 = 1;
 
 impl Event {
@@ -220,7 +220,7 @@ impl Entry {
     /// Reads a record.
     ///
     /// # Errors
-    /// When its checksum does not fit, or it is of no kind that is known.
+    /// When the checksum does not match, or the kind is unknown.
     pub fn decode(bytes: &[u8; RECORD_LEN]) -> Result<Self, FormatError> {
         check(bytes)?;
         let mut get = Get(bytes, 0);
@@ -259,7 +259,7 @@ impl Header {
     /// Reads a header.
     ///
     /// # Errors
-    /// When it is none, or of another version, or damaged.
+    /// When it is no header, of another version, or damaged.
     pub fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Self, FormatError> {
         let mut get = Get(bytes, 0);
         if get.bytes() != MAGIC {
@@ -291,7 +291,7 @@ impl Put<'_> {
         self.1 += bytes.len();
     }
 
-    /// Of a fixed length, the rest zero.
+    /// Writes text into a field of `max` bytes; the rest is zero.
     fn text(&mut self, text: &str, max: usize) {
         let cut = text.floor_char_boundary(max);
         self.0[self.1..][..cut].copy_from_slice(&text.as_bytes()[..cut]);

@@ -1,17 +1,17 @@
-//! The audit log: what each side did with every effect, and when, so that P1 and P2 can be proven from
-//! the files of a pair after the fact.
+//! The audit log records what each side did with every effect, and when, so that P1 and P2 can be proven afterwards from the
+//! files of a pair.
 //!
 //! ```text
 //!   gate, engine, standby ──► Recorder (one buffer, fixed size) ──► thread `audit` ──► FILE.<run>.<n>
 //!                                                                        files opened at the start
 //! ```
 //!
-//! The order of the records in one log is the order in which things happened on that side: what permits
-//! something is recorded before it is acted upon, and an effect is recorded right before it is performed.
-//! So a log that is cut off is the beginning of a true history. See `docs/audit.md`.
+//! The records of one log are in the order of events on that side: what permits an action is recorded before the action, and an
+//! effect is recorded right before it is performed. So a log that is cut off is the beginning of a true history. See
+//! `docs/audit.md`.
 //!
-//! Format, recorder, reader and verifier of the log belong here. Engines, machines and arbiters may not be known: of the project this
-//! crate depends on the gate, `kemari-confine` and `kemari-support`.
+//! The log's format, recorder, reader and verifier belong here. Code for engines, machines or arbiters does not: of the project
+//! this crate depends on the gate, `kemari-confine` and `kemari-support`.
 
 mod entry;
 mod files;

@@ -1,4 +1,4 @@
-//! Reads logs: the files of each run in their order, the records up to the first that is not whole.
+//! Reads logs: the files of each run in order, and their records up to the first incomplete one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,80 +14,80 @@ use super::format::{FormatError, HEADER_LEN, Header, RECORD_LEN};
 /// The log of one process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
-    /// What people call it: the path that its files' names begin with.
+    /// Its name for messages: the prefix of its files' names.
     pub name: String,
-    /// Of its first file.
+    /// The header of its first file.
     pub header: Header,
-    /// What is whole, from the beginning or from what rotation has left.
+    /// The complete records, from the beginning or from where rotation has left them.
     pub entries: Vec<Entry>,
-    /// Why there is more than can be read; none: it is complete, or was cut off at its end.
+    /// Why further records cannot be read; `None`: the log is complete, or was cut off at its end.
     pub hole: Option<String>,
 }
 
 impl Log {
-    /// Whether rotation has taken its beginning.
+    /// Whether rotation has removed its beginning.
     #[must_use]
     pub fn is_rotated(&self) -> bool {
         self.header.number > 0
     }
 
-    /// Whether the process ended in good order, its log with it.
+    /// Whether the process ended in good order and completed its log.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.entries.last().is_some_and(|entry| entry.event == Event::Ended)
     }
 }
 
-/// What was named cannot be read as a log.
+/// The named files cannot be read as a log.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The system says no.
+    /// A system call has failed.
     #[error("cannot read {path}: {source}")]
     Read {
-        /// Which.
+        /// The path.
         path: String,
-        /// What it says.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// Not a log.
+    /// The file is not of a log.
     #[error("{path}: {source}")]
     Format {
-        /// Which.
+        /// The path.
         path: String,
         /// What is wrong.
         source: FormatError,
     },
-    /// There is no file of that name.
+    /// No file has this name.
     #[error(
         "expected the files of an audit log, {0}.<run>.<number>, found none: give the path that was given to --audit"
     )]
     None(String),
-    /// Nothing is in it.
+    /// The file has no records.
     #[error("{0}: expected an audit log, found less than its header: no record was written to it")]
     Empty(String),
     /// Files of different logs are mixed.
     #[error("{0}: expected the next file of the log before it, found another's")]
     Mixed(String),
-    /// Two files claim to be one.
+    /// Two different files claim to be the same one.
     #[error(
         "{0} and {1}: expected two copies of one file of a log, found two that differ: give the one that the host has"
     )]
     Differ(String, String),
 }
 
-/// Reads every log whose files' names begin with `base`; or the one file that it names.
+/// Reads every log whose files' names begin with `base`, or the one file named `base`.
 ///
 /// # Errors
-/// When there is none, or one cannot be read as such.
+/// When there is none, or one cannot be read as a log.
 pub fn read(base: &Path) -> Result<Vec<Log>, ReadError> {
     read_all(&[base]).map(|(logs, _)| logs)
 }
 
-/// As [`read`], for several names. A file that several of them name, be it by a link or as a copy, is read once: counted
-/// twice, its terms were won twice. Says of each such file that it was.
+/// As [`read`], for several names. A file that several of them name, by a link or as a copy, is read once: counted
+/// twice, its terms would count as won twice. Returns a note for each such file.
 ///
 /// # Errors
-/// As [`read`]; when two copies of one file are not alike.
+/// As [`read`]; also when two copies of one file differ.
 pub fn read_all(bases: &[impl AsRef<Path>]) -> Result<(Vec<Log>, Vec<String>), ReadError> {
     let (mut runs, mut twice): (Vec<Run>, Vec<String>) = (Vec::new(), Vec::new());
     for base in bases {
@@ -123,7 +123,7 @@ fn is_same_log(one: &Header, other: &Header) -> bool {
 }
 
 impl Run {
-    /// Adds a file; what to say where it is there already. Of two copies the longer one counts.
+    /// Adds a file; returns a note if it is there already. Of two copies the longer one counts.
     fn add(&mut self, part: Part) -> Result<Option<String>, ReadError> {
         let Some(old) = self.parts.iter_mut().find(|old| old.0.number == part.0.number) else {
             self.parts.push(part);
@@ -152,11 +152,11 @@ impl Run {
     }
 }
 
-/// The runs that a name stands for, each with its files, of which there is one at least.
+/// The runs of a name, each with its files; each has at least one.
 fn runs_of(base: &Path) -> Result<Vec<(String, Vec<Part>)>, ReadError> {
     let name = base.display().to_string();
     if base.is_file() {
-        // One that was made and never begun is no log yet.
+        // A file that was made and never started is no log yet.
         let parts = parts_of(vec![base.to_owned()])?;
         return if parts.is_empty() {
             Err(ReadError::Empty(name))
@@ -205,7 +205,7 @@ fn bytes_of(path: &Path) -> Result<Vec<u8>, ReadError> {
     read.map(|_| bytes).map_err(unreadable(path))
 }
 
-/// The files that were begun.
+/// The files that were started, with their headers.
 fn parts_of(files: Vec<PathBuf>) -> Result<Vec<Part>, ReadError> {
     let mut parts: Vec<Part> = Vec::new();
     for path in files {
@@ -213,7 +213,7 @@ fn parts_of(files: Vec<PathBuf>) -> Result<Vec<Part>, ReadError> {
         let mut bytes = [0; HEADER_LEN];
         match file.read_exact(&mut bytes) {
             Ok(()) => {}
-            // Made, and never begun; or its host lost power as it was.
+            // The file was made and never started, or its host lost power at that moment.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => continue,
             Err(error) => return Err(unreadable(&path)(error)),
         }
@@ -227,7 +227,7 @@ fn parts_of(files: Vec<PathBuf>) -> Result<Vec<Part>, ReadError> {
     Ok(parts)
 }
 
-/// Reads the files of one log, which are in their order.
+/// Reads the files of one log, given in order.
 fn join(name: String, parts: &[Part]) -> Result<Log, ReadError> {
     let mut log = Log { name, header: parts[0].0.clone(), entries: Vec::new(), hole: None };
     for (index, (_, path)) in parts.iter().enumerate() {
@@ -242,8 +242,8 @@ fn join(name: String, parts: &[Part]) -> Result<Log, ReadError> {
 }
 
 impl Log {
-    /// Takes the records of one file; why it cannot take all. The end of the last file may be torn: the process, or its
-    /// host, died as it wrote.
+    /// Takes the records of one file; returns why it cannot take all. The end of the last file may be torn: the process
+    /// or its host died during a write.
     fn take(&mut self, bytes: &[u8], last: bool) -> Result<(), String> {
         let (records, rest) = bytes.as_chunks::<RECORD_LEN>();
         for (index, record) in records.iter().enumerate() {

@@ -1,9 +1,9 @@
-//! Takes the records: a buffer of a fixed size, and the thread that writes what is in it.
+//! The recorder: a buffer of a fixed size, and the thread that writes its records.
 //!
-//! Whoever records never waits for the files (P7): a full buffer drops the record and counts it. One exception: a
-//! standby waits a moment for the record of an acknowledgement to be written before it sends it, so that its
-//! death right after cannot take the evidence along. Where the files do not take it in that moment, nobody
-//! waits again until the writer has caught up.
+//! A thread that records never waits for the files (P7): with a full buffer the record is dropped and counted. One exception:
+//! before a standby sends an acknowledgement, it waits a moment until the record of it is written, so that its death right
+//! afterwards cannot take the evidence along. If the files do not take it in that time, no thread waits again until the writer
+//! has caught up.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -24,9 +24,9 @@ use super::files::{AuditError, AuditSpec, Files};
 use super::format::{Header, Side};
 use super::summary::Summary;
 
-/// Records that wait to be written, at most; there are two such buffers.
+/// Upper bound for records that wait to be written; there are two such buffers.
 pub(super) const CAPACITY: usize = 1 << 15;
-/// The writer gathers records for so long: what a dead process had performed and not yet on record.
+/// The writer gathers records for this long: the upper bound for what a process had performed and not yet recorded when it died.
 const GATHER: Duration = Duration::from_millis(1);
 /// How long an acknowledgement waits for its record.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -39,13 +39,13 @@ pub struct Recorder {
     state: Mutex<State>,
     /// The writer waits on it.
     work: Condvar,
-    /// Whoever waits for the writer does so on it.
+    /// Threads that wait for the writer wait on it.
     written: Condvar,
-    /// When the log began, by two clocks that run alike.
+    /// The start of the log by two clocks that advance alike.
     origin: (Instant, u64),
 }
 
-/// The thread that writes has it, and nobody else: a file system may hang.
+/// Only the writing thread has it: a file system may hang.
 struct Writer {
     files: Files,
     taken: Vec<Entry>,
@@ -69,22 +69,22 @@ impl Writer {
 
 struct State {
     waiting: Vec<Entry>,
-    /// Records given and dropped since the last one that was kept.
+    /// Records dropped since the last one that was kept.
     dropped: u64,
     /// The number of the next record.
     next: u64,
-    /// Records below are with the kernel.
+    /// Records below this number have been given to the kernel.
     written: u64,
     /// The effect staged last.
     last_staged: u64,
-    /// The term that was won last.
+    /// The last term that was won.
     term: u64,
     fenced: bool,
-    /// The writer waits without end: waking it is a system call, and left out when it does not.
+    /// Whether the writer waits without a time-out: waking it is a system call, which is skipped otherwise.
     writer_waits: bool,
-    /// Somebody waits for the writer.
+    /// Whether a thread waits for the writer.
     urgent: bool,
-    /// The writer was waited for in vain: nobody waits until it has caught up.
+    /// Whether a wait for the writer has timed out: no thread waits again until it has caught up.
     late: bool,
     ended: bool,
 }
@@ -121,8 +121,8 @@ impl Recorder {
         self.wake(state);
     }
 
-    /// As [`record`](Self::record), and waits until the record is with the kernel, where the death of this
-    /// process does not reach it, for a bounded time. Not for a thread that runs the guest.
+    /// As [`record`](Self::record), and waits for a bounded time until the kernel has the record, so that it survives this
+    /// process. Not for a thread that runs the guest.
     pub fn settle(&self, event: Event) {
         let mut state = self.lock();
         state.push(self.now(), event);
@@ -165,7 +165,7 @@ impl Recorder {
         }
     }
 
-    /// Writes what waits.
+    /// Writes the waiting records.
     fn flush(&self, writer: &mut Writer) {
         let mut state = self.lock();
         std::mem::swap(&mut state.waiting, &mut writer.taken);
@@ -173,7 +173,7 @@ impl Recorder {
         drop(state);
         writer.write();
         let mut state = self.lock();
-        // What could not be written leaves a gap in the numbers, which a reader finds.
+        // Records that could not be written leave a gap in the numbers, which a reader finds.
         state.written = until;
         state.late &= state.waiting.len() > CAPACITY / 2;
         if std::mem::take(&mut state.urgent) {
@@ -181,7 +181,7 @@ impl Recorder {
         }
     }
 
-    /// Waits for records, and a little for more of them. False when there will be no more.
+    /// Waits for records, then a little for more of them. `false` when there will be no more.
     fn wait_for_work(&self) -> bool {
         let mut state = self.lock();
         while state.waiting.is_empty() {
@@ -199,14 +199,14 @@ impl Recorder {
         true
     }
 
-    /// What waits, and how much has been dropped.
+    /// Number of waiting records and of dropped ones.
     #[cfg(test)]
     pub(super) fn backlog(&self) -> (usize, u64) {
         let state = self.lock();
         (state.waiting.len(), state.dropped)
     }
 
-    /// Writes all that waits, and the end.
+    /// Writes all waiting records and the last one.
     #[cfg(test)]
     pub(super) fn finish(&self, files: Files) {
         let mut writer = Writer { files, taken: Vec::with_capacity(CAPACITY), failing: false };
@@ -216,7 +216,7 @@ impl Recorder {
         self.flush(&mut writer);
     }
 
-    /// The last record, and waits until it is written.
+    /// Adds the last record and waits until it is written.
     fn end(&self) {
         let mut state = self.lock();
         state.push(self.now(), Event::Ended);
@@ -224,7 +224,7 @@ impl Recorder {
         state.urgent = true;
         let target = state.next;
         self.work.notify_one();
-        // A disk that takes nothing must not keep the process.
+        // Do not block the exit on a disk that takes nothing.
         let _ =
             self.written.wait_timeout_while(state, LAST_RECORDS, |state| state.written < target);
     }
@@ -235,7 +235,7 @@ impl State {
         if self.ended {
             return;
         }
-        // Room for the record that tells of what was dropped.
+        // Keep room for the record that reports the dropped ones.
         if self.waiting.len() + 2 > CAPACITY {
             self.dropped += 1;
             return;
@@ -327,20 +327,20 @@ impl std::fmt::Debug for Recorder {
     }
 }
 
-/// The log of this process, from its beginning to its end: dropping it writes the last record.
+/// The log of this process, from start to end: dropping it writes the last record.
 pub struct AuditLog {
     recorder: Arc<Recorder>,
-    /// Nothing is in them, unless the log has come so far.
+    /// The files, which are empty unless the log has reached them.
     spare: Vec<(PathBuf, File)>,
-    /// Whether the files stay at the end.
+    /// Whether empty files stay at the end.
     kept: AtomicBool,
 }
 
 impl AuditLog {
-    /// Makes the files and starts the thread that writes them. Before other threads give up rights.
+    /// Makes the files and starts the thread that writes them. Call it before other threads give up rights.
     ///
     /// # Errors
-    /// When the files cannot be made, or there can be no thread.
+    /// When the files cannot be made, or the thread cannot be started.
     pub fn start(spec: &AuditSpec, vm: &str, side: Side) -> Result<Self, AuditError> {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let monotonic = nanos(ClockId::Monotonic);
@@ -373,12 +373,12 @@ impl AuditLog {
         Ok(Self { recorder, spare, kept: AtomicBool::new(true) })
     }
 
-    /// Whether the files stay at the end: those of a start that fails need not.
+    /// Sets whether the files stay at the end: those of a failed start need not.
     pub fn keep(&self, kept: bool) {
         self.kept.store(kept, Ordering::Relaxed);
     }
 
-    /// Where the records go.
+    /// The recorder to give records to.
     #[must_use]
     pub fn recorder(&self) -> Arc<Recorder> {
         self.recorder.clone()
@@ -395,7 +395,8 @@ impl Drop for AuditLog {
             spare.iter().for_each(|(path, file)| remove_unless_kept(path, file, kept));
             let _ = done.send(());
         };
-        // By a thread that may hang with the file system: the process must not. Files that stay do no harm, a reader passes over them.
+        // In a thread of its own, because the file system may hang and the process must not. Files that stay do no harm: a reader
+        // skips them.
         if std::thread::Builder::new().name("audit-end".to_owned()).spawn(remove).is_ok() {
             let _ = is_done.recv_timeout(LAST_RECORDS);
         }

@@ -1,51 +1,52 @@
-//! What the records before a file amount to: in the file's header, for when rotation has taken them.
+//! The summary of all records before a file. It is in the file's header, for when rotation has
+//! removed them.
 
 use super::entry::{Entry, Event, Won};
 
-/// The state of one side, as its log tells it. Epochs are counted from 1 here: 0 is none yet.
+/// The state of one side at a point of its log. Epochs are counted from 1 here: 0 is none yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// The number of the next record.
     pub next: u64,
-    /// The term won last.
+    /// The last term that was won.
     pub term: u64,
-    /// The effect staged last.
+    /// The last effect that was staged.
     pub last: u64,
-    /// Effects below have passed the open gate.
+    /// Effects below this one have passed the open gate.
     pub passed: u64,
-    /// The epoch whose ACK was received last.
+    /// The last epoch whose acknowledgement was received.
     pub acked: u64,
-    /// The epoch sealed last.
+    /// The last epoch that was sealed.
     pub sealed: u64,
     /// The session whose standby may hold a checkpoint, or 0.
     pub armed: u64,
-    /// The session begun last.
+    /// The last session that began.
     pub session: u64,
-    /// The session of which it was heard last that it was given up.
+    /// The last session whose standby was heard to give it up.
     pub heard: u64,
-    /// The session that this standby has given up last.
+    /// The last session that this standby gave up.
     pub gave_up: u64,
-    /// The session acknowledged in last.
+    /// The session of the last acknowledgement sent.
     pub ack_session: u64,
-    /// The epoch acknowledged last.
+    /// The epoch of the last acknowledgement sent.
     pub ack_epoch: u64,
-    /// Of the session begun last, this side is the primary.
+    /// Whether this side is the primary of the last session.
     pub leads: bool,
-    /// The gate is open.
+    /// Whether the gate is open.
     pub open: bool,
-    /// A term was won since the session was armed.
+    /// Whether a term was won since the session was armed.
     pub right: bool,
-    /// The right to perform is lost.
+    /// Whether the right to perform is lost.
     pub fenced: bool,
-    /// This standby has taken over.
+    /// Whether this standby has taken over.
     pub took_over: bool,
 }
 
 impl Summary {
-    /// How many numbers it is encoded as.
+    /// Number of integers in its encoding.
     pub(super) const NUMBERS: usize = 13;
 
-    /// Counts a record in.
+    /// Updates the summary with a record.
     pub fn take(&mut self, entry: &Entry) {
         self.next = entry.sequence + 1;
         match entry.event {

@@ -1,10 +1,10 @@
-//! Proves P1 and P2 from the logs of a virtual machine's hosts, or names what breaks them.
+//! Proves P1 and P2 from the logs of a virtual machine's hosts, or names the records that break them.
 //!
-//! By the order of evidence, not by comparing clocks of two hosts: a log is in the order in which things
-//! happened on its side, and what one side received the other has sent before. In the primary's log the
-//! acknowledgement comes before what it lets out; the standby's log holds the same acknowledgement,
-//! which it sent after it had the checkpoint. Only where two logs are of one boot of one host are
-//! their clocks compared: they are the same clock.
+//! The proof uses the order of records, not the clocks of two hosts: a log is in the order of events on
+//! its side, and what one side has received, the other has sent before. In the primary's log an
+//! acknowledgement comes before the effects that it releases; the standby's log has the same
+//! acknowledgement, sent after the standby had the checkpoint. Clocks are compared only between two logs
+//! of one boot of one host, because that is one clock.
 
 mod index;
 mod walk;
@@ -14,24 +14,24 @@ use super::reader::Log;
 use index::Index;
 use walk::{Stop, Walk, Walked};
 
-/// What was counted.
+/// Numbers for the report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Effects performed.
     pub performed: u64,
-    /// Of these, after the acknowledgement of a standby, which is in the standby's log.
+    /// Of these, released by an acknowledgement that is in the standby's log.
     pub after_ack: u64,
-    /// Of these, by the right to run alone.
+    /// Of these, released by the right to run alone.
     pub alone: u64,
-    /// Of these, by what rotation has taken.
+    /// Of these, released by records that rotation has removed.
     pub earlier: u64,
-    /// Of these, performed again, or for the first time, after a takeover.
+    /// Of these, performed after a takeover for a former primary: again, or for the first time.
     pub replayed: u64,
     /// Takeovers.
     pub takeovers: u64,
     /// Logs.
     pub logs: u64,
-    /// Logs without a last record: their process died, or goes on.
+    /// Logs without a last record: their process died or still runs.
     pub cut: u64,
 }
 
@@ -42,11 +42,11 @@ pub enum Verdict {
     Proved(Counts),
     /// A promise was broken.
     Broken(Box<Breach>),
-    /// Nothing is known to be broken, but not all of it can be proven.
+    /// No promise is known to be broken, but not all of it can be proven.
     Incomplete {
         /// What is missing.
         reasons: Vec<String>,
-        /// What was counted.
+        /// The numbers.
         counts: Counts,
     },
 }
@@ -63,18 +63,18 @@ impl Verdict {
     }
 }
 
-/// The first thing that breaks a promise, and the records that show it.
+/// The first breach of a promise, with the records that show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Breach {
     /// `P1` or `P2`.
     pub promise: &'static str,
-    /// What was expected, and what was found.
+    /// What was expected and what was found.
     pub what: String,
     /// The logs' names, and their records.
     pub records: Vec<(String, Entry)>,
 }
 
-/// A record, by its log's and its own place.
+/// A record's position: its log, and its place in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
     log: usize,
@@ -86,8 +86,8 @@ fn breach(promise: &'static str, what: String, logs: &[Log], places: &[Place]) -
     Box::new(Breach { promise, what, records: places.iter().map(record).collect() })
 }
 
-/// Judges the logs of all hosts that a virtual machine has had. `allow_rotated`: what rotation has
-/// taken is not missed.
+/// Judges the logs of all hosts that a virtual machine has had. With `allow_rotated`, records that
+/// rotation has removed do not count as missing.
 #[must_use]
 pub fn verify(logs: &[Log], allow_rotated: bool) -> Verdict {
     let index = Index::new(logs);
@@ -129,7 +129,7 @@ pub fn verify(logs: &[Log], allow_rotated: bool) -> Verdict {
     }
 }
 
-/// What no log shows alone: two hosts that perform for one virtual machine (P2).
+/// Checks what no single log shows: two hosts that perform for one virtual machine (P2).
 fn across(index: &Index<'_>, walked: &[Walked]) -> Option<Box<Breach>> {
     for won in index.terms() {
         let event = index.event(won);
@@ -153,8 +153,8 @@ fn across(index: &Index<'_>, walked: &[Walked]) -> Option<Box<Breach>> {
     None
 }
 
-/// P2 where two hosts are one, as in a trial: nothing in an old term once something was performed in
-/// a later one. (That the later one was won is not enough: its effects wait for the old one's lease.)
+/// P2 where both hosts are one, as in a trial: nothing is performed in an old term after an effect of a
+/// later one. (A later term alone proves nothing: its effects wait for the old term's lease.)
 fn by_one_clock(
     index: &Index<'_>,
     walked: &[Walked],

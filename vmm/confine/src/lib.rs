@@ -1,7 +1,7 @@
 //! Confinement of the process: the system calls that each thread may make, the start of threads, and the log, which is the only way
 //! to standard error.
 //!
-//! This crate depends on no other crate of the project: what it needs of one is handed in at the start ([`Terminal`]).
+//! This crate depends on no other crate of the project: what it needs from one is passed in at the start ([`Terminal`]).
 
 pub mod logging;
 pub mod seccomp;

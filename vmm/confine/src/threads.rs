@@ -1,9 +1,9 @@
-//! How this process starts threads: where there can be no more of them, the message says that it is threads that are lacking.
+//! Starts threads, with an error that names threads as the missing resource.
 
 use std::io;
 use std::thread::{Builder, JoinHandle};
 
-/// Has a thread of this name do `work`.
+/// Does `work` in a thread of this name.
 ///
 /// # Errors
 /// When this process, its user or its host may have no more threads.

@@ -1,12 +1,12 @@
-//! The guest's address map: where RAM, device windows, I/O ports and boot structures are, and why there.
+//! The guest's address map: the places of RAM, device windows, I/O ports and boot structures, with reasons.
 //!
 //! Both machines of a pair use the same map; a change here changes the machine layout that the handshake compares.
 
 /// Guest page size; the unit of dirty tracking and of transfer.
 pub const PAGE_SIZE: u64 = 4096;
 
-/// First address after low RAM. 3 GiB leaves room below 4 GiB for device windows and the interrupt controllers, all of
-/// which are reached by 32-bit addresses.
+/// First address after low RAM. 3 GiB leaves room below 4 GiB for device windows and the interrupt controllers, which all
+/// have 32-bit addresses.
 pub const LOW_RAM_END: u64 = 0xc000_0000;
 /// First address of RAM that did not fit below the hole.
 pub const HIGH_RAM_START: u64 = 0x1_0000_0000;
@@ -15,7 +15,7 @@ pub const HIGH_RAM_START: u64 = 0x1_0000_0000;
 pub const VIRTIO_MMIO_BASE: u64 = 0xd000_0000;
 /// Size of one virtio-mmio window: one page, so that a window can be given to user space by page tables alone.
 pub const VIRTIO_MMIO_SIZE: u64 = 0x1000;
-/// Most virtio-mmio windows of a machine: one per free I/O APIC pin.
+/// Upper bound for virtio-mmio windows of a machine: one per free I/O APIC pin.
 pub const VIRTIO_MMIO_MAX: usize = VIRTIO_MMIO_GSIS.len();
 /// The interrupt of window n. Pins 0-4 belong to the timer, keyboard, cascade and serial ports, 8 to the clock chip, 9 to
 /// ACPI's SCI: a level-triggered pin that must not be shared with an edge-triggered one.
@@ -24,25 +24,25 @@ const VIRTIO_MMIO_GSIS: [u32; 15] = [5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18
 
 /// The PCI configuration ports: address and data (PCI 3.0, 3.2.2.3.2).
 pub const PCI_CONFIG_PORT: u16 = 0xcf8;
-/// How many.
+/// Number of PCI configuration ports.
 pub const PCI_CONFIG_PORTS: u16 = 8;
-/// Where memory windows of PCI devices may lie: above the virtio-mmio windows, with room for both.
+/// Range for memory windows of PCI devices: above the virtio-mmio windows, with room for both.
 pub const PCI_MMIO_BASE: u64 = 0xe000_0000;
-/// Its length in bytes.
+/// Length of that range in bytes.
 pub const PCI_MMIO_SIZE: u64 = 0x0100_0000;
-/// Where I/O windows of PCI devices may lie: where PC firmware puts them.
+/// Range for I/O windows of PCI devices: where PC firmware puts them.
 pub const PCI_IO_BASE: u16 = 0xc000;
-/// How many ports.
+/// Number of ports in that range.
 pub const PCI_IO_SIZE: u16 = 0x1000;
-/// Most PCI devices of a machine: one per I/O APIC pin that is theirs, so that no line is shared.
+/// Upper bound for PCI devices of a machine: one per I/O APIC pin reserved for PCI, so that no line is shared.
 pub const PCI_MAX: usize = PCI_GSIS.len();
 /// The interrupts of PCI devices.
 const PCI_GSIS: [u32; 2] = [22, 23];
-/// Room for each device's windows; they have to be smaller.
+/// Room for each device's windows; they must be smaller.
 const PCI_MEMORY_STEP: u64 = 0x10_0000;
 const PCI_IO_STEP: u16 = 0x100;
 
-/// Where a PCI device's windows are at power-on, and its level-triggered interrupt.
+/// The windows of a PCI device at power-on, and its level-triggered interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PciPlace {
     /// Its device number on bus 0.
@@ -86,7 +86,7 @@ pub struct MmioWindow {
     pub gsi: u32,
 }
 
-/// First port of the first serial line, where every guest looks for it.
+/// First port of the first serial line, the PC's usual one.
 pub const COM1_PORT: u16 = 0x3f8;
 /// Ports of one 16550.
 pub const COM1_PORTS: u16 = 8;
@@ -101,14 +101,14 @@ pub const PM1A_EVT_LEN: u8 = 4;
 pub const PM1A_CNT_PORT: u16 = 0x604;
 /// Length of the PM1a control block.
 pub const PM1A_CNT_LEN: u8 = 2;
-/// `SLP_TYP` of the soft-off state, as the DSDT's `_S5` says.
+/// `SLP_TYP` of the soft-off state, as in the DSDT's `_S5`.
 pub const S5_SLP_TYP: u8 = 5;
-/// ACPI's system control interrupt, where the PC has always had it.
+/// ACPI's system control interrupt, the PC's usual one.
 pub const SCI_GSI: u32 = 9;
 
-/// The real-time clock's window, of its own: the virtio windows below may grow in number.
+/// The real-time clock's own window, above the virtio windows, whose number may grow.
 pub const RTC_BASE: u64 = 0xd010_0000;
-/// Its length: what the chip has (a PL031's 4 KiB).
+/// Its length: a PL031's 4 KiB.
 pub const RTC_SIZE: u64 = 0x1000;
 
 /// The keyboard controller's data port.
@@ -130,7 +130,7 @@ pub const KVM_TSS_ADDR: u64 = 0xfffb_d000;
 
 /// Boot GDT for the 64-bit entry. Below the first page table; the real-mode interrupt vectors end at 0x400.
 pub const BOOT_GDT_ADDR: u64 = 0x500;
-/// Room for it.
+/// Room for the boot GDT.
 pub const BOOT_GDT_SIZE: u64 = 0x100;
 /// PVH start info, in the otherwise unused memory above the GDT.
 pub const PVH_INFO_ADDR: u64 = 0x6000;
@@ -138,7 +138,7 @@ pub const PVH_INFO_ADDR: u64 = 0x6000;
 pub const PVH_MODULES_ADDR: u64 = 0x6040;
 /// PVH memory map.
 pub const PVH_MEMMAP_ADDR: u64 = 0x6800;
-/// End of what PVH is given.
+/// End of the PVH structures.
 pub const PVH_INFO_END: u64 = 0x7000;
 /// The "zero page" (`struct boot_params`) of the Linux boot protocol.
 pub const ZERO_PAGE_ADDR: u64 = 0x7000;
@@ -159,7 +159,8 @@ pub const CMDLINE_ADDR: u64 = 0x2_0000;
 /// Longest command line with its terminating NUL: Linux's own COMMAND_LINE_SIZE on x86.
 pub const CMDLINE_MAX: usize = 2048;
 
-/// End of conventional memory, where a PC's extended BIOS data area begins; told to the guest as the end of usable RAM.
+/// End of conventional memory, where a PC's extended BIOS data area begins; the guest's memory map gives it as the end of
+/// usable RAM.
 pub const EBDA_START: u64 = 0x9_fc00;
 /// ACPI tables begin with the RSDP here, inside the area that operating systems search for it.
 pub const ACPI_START: u64 = 0xe_0000;

@@ -43,7 +43,7 @@ impl FromStr for MemoryConfig {
             }
         }
         if shared != memory.file.is_some() {
-            // Writes to a private mapping would not reach the file.
+            // No private mapping: guest writes would not reach the file, but changes of the file could reach the guest.
             return Err(format!(
                 "expected file=PATH and share=on together, found one of them; {MEMORY_FORM}"
             ));

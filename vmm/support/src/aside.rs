@@ -1,38 +1,38 @@
-//! Work that may block, done aside: by a thread of its own, which is waited for, and not for ever (P9).
+//! Work that may block: it runs in a thread of its own, and the caller waits for it only for a limited time (P9).
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Why nothing has come of it.
+/// Why there is no result.
 #[derive(Debug)]
 pub enum NoAnswer {
-    /// There was no thread for it.
+    /// The thread could not be started.
     NoThread(io::Error),
-    /// It has not come to an end in time, and is left to itself.
+    /// The work has not ended in time and is left alone.
     Late,
-    /// Its thread has panicked.
+    /// The thread has panicked.
     Panicked,
 }
 
-/// What will come of such work.
+/// The result of such work, to be waited for.
 pub struct Answer<T>(Receiver<io::Result<T>>);
 
-/// Says what has come of it; where nobody waits any more, drops it: that is part of the work.
+/// Delivers the result. If the caller does not wait any more, the result is dropped here, as a part of the work.
 pub struct Tell<T>(SyncSender<io::Result<T>>);
 
 /// For work that a thread of the caller's choice will do.
 pub fn answer<T>() -> (Tell<T>, Answer<T>) {
-    // No room: what comes too late is never with whoever has waited.
+    // A channel without a buffer: a late result never reaches the caller's side.
     let (tell, told) = sync_channel(0);
     (Tell(tell), Answer(told))
 }
 
-/// Has `thread` do `work`.
+/// Makes a thread named `thread` do `work`.
 ///
 /// # Errors
-/// When there is no thread for it.
+/// When the thread cannot be started.
 pub fn begin<T: Send + 'static>(
     thread: &str,
     work: impl FnOnce() -> T + Send + 'static,
@@ -43,10 +43,10 @@ pub fn begin<T: Send + 'static>(
 }
 
 impl<T> Answer<T> {
-    /// Waits for it.
+    /// Waits for the result.
     ///
     /// # Errors
-    /// When nothing comes of it within `patience`.
+    /// When there is no result within `patience`.
     pub fn within(self, patience: Duration) -> Result<T, NoAnswer> {
         match self.0.recv_timeout(patience) {
             Ok(told) => told.map_err(NoAnswer::NoThread),
@@ -57,12 +57,12 @@ impl<T> Answer<T> {
 }
 
 impl<T> Tell<T> {
-    /// The work is done.
+    /// Delivers the result.
     pub fn done(self, answer: T) {
         let _ = self.0.send(Ok(answer));
     }
 
-    /// Its double says that there is no thread for the work. Not to be called by whoever will wait.
+    /// A function that reports that there is no thread for the work. Do not call it in the thread that waits for the result.
     pub fn or_no_thread(&self) -> impl FnOnce(io::Error) + Send + use<T>
     where
         T: Send + 'static,
@@ -72,7 +72,7 @@ impl<T> Tell<T> {
     }
 }
 
-/// Whether such work is under way: one thread at most is stuck in it.
+/// Runs one such work at a time, so that at most one thread is stuck in it.
 #[derive(Clone, Debug, Default)]
 pub struct Aside(Arc<State>);
 
@@ -82,15 +82,15 @@ struct State {
     over: Condvar,
 }
 
-/// Work is under way until this is dropped.
+/// Marks the work as under way until this is dropped.
 struct UnderWay(Arc<State>);
 
 impl Aside {
-    /// Has `thread` do `work`, which is about `what`, and waits for what comes of it. Where other work is under way it is not
-    /// begun.
+    /// Makes a thread named `thread` do `work`, which concerns `what`, and waits for the result. Does not start it while
+    /// other work is under way.
     ///
     /// # Errors
-    /// What came of it, or that nothing has within `patience`; it is left to itself then.
+    /// The work's error, or that it has no result within `patience`; it is left alone then.
     pub fn run<T: Send + 'static>(
         &self,
         (thread, what): (&str, &str),
@@ -107,7 +107,7 @@ impl Aside {
         }
     }
 
-    /// Waits until no work is under way any more: whether that is so within `patience`.
+    /// Waits until no work is under way; returns `false` if `patience` has passed before.
     pub fn is_over_within(&self, patience: Duration) -> bool {
         let waited =
             self.0.over.wait_timeout_while(self.0.lock(), patience, |under_way| *under_way);
@@ -121,7 +121,7 @@ impl Aside {
 }
 
 impl State {
-    /// Guards a word only.
+    /// Guards one word only.
     fn lock(&self) -> MutexGuard<'_, bool> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -145,7 +145,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
     const TASK: (&str, &str) = ("work", "the work");
 
-    /// What takes until the test says so to be dropped.
+    /// A value whose drop blocks until the test allows it.
     struct Clings(Receiver<()>);
 
     impl Drop for Clings {
@@ -154,7 +154,7 @@ mod tests {
         }
     }
 
-    /// P9. Fails where what came too late is dropped by whoever waited for it, or after other work may begin.
+    /// P9. Fails if a late result is dropped by the waiting thread, or after other work may begin.
     #[test]
     fn what_comes_too_late_is_dropped_before_other_work_begins() {
         let aside = Aside::default();

@@ -1,5 +1,5 @@
-//! Files that an operator names, or has a directory for, and that are read: keys, certificates, passwords, marks, the arbiter's
-//! records, logs.
+//! Reads files that an operator names or provides a directory for: keys, certificates, passwords, marks, the arbiter's records,
+//! logs.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -9,19 +9,18 @@ use std::path::Path;
 use io_gate_host::own_files;
 use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
 
-/// Longer than any of them.
+/// Larger than any of them, in bytes.
 const MOST: u64 = 4 << 20;
 
-/// Reads a regular file. Nobody waits here for somebody who writes to a FIFO, or reads a device
-/// without an end.
+/// Reads a regular file. Does not wait for the writer of a FIFO, and does not read a device without an end.
 ///
 /// # Errors
-/// When it is no regular file, too long, or cannot be read.
+/// When it is no regular file, too large, or cannot be read.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_up_to(path, MOST)
 }
 
-/// As [`read`], where less is too long already.
+/// As [`read`], with a lower limit `most`.
 ///
 /// # Errors
 /// As [`read`].
@@ -37,13 +36,13 @@ pub fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     file.take(most).read_to_end(&mut bytes).map(|_| bytes)
 }
 
-/// Opens a regular file of any length: as [`read`], nobody waits here.
+/// Opens a regular file of any length; does not wait, as [`read`].
 ///
 /// # Errors
 /// When it is no regular file, or cannot be opened.
 pub fn open(path: &Path) -> io::Result<File> {
     let file = open_at_once(path);
-    // A socket cannot even be opened.
+    // A socket cannot be opened at all: ask for the metadata by its path.
     match file.as_ref().map_or_else(|_| fs::metadata(path), File::metadata) {
         Ok(found) if !found.is_file() => Err(io::Error::other(format!(
             "expected a regular file, found {}",
@@ -53,10 +52,10 @@ pub fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Opens whatever is there to be read, and waits for nobody: neither for a FIFO's writer nor for a line's carrier.
+/// Opens a file of any kind for reading, without waiting for a FIFO's writer or a line's carrier.
 ///
 /// # Errors
-/// When it cannot be opened.
+/// When the file cannot be opened.
 pub fn open_at_once(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
@@ -70,16 +69,17 @@ pub fn read_text(path: &Path) -> io::Result<String> {
     text.map_err(|_| io::Error::other("bytes that are no text (expected UTF-8)"))
 }
 
-/// Has the file system ask its server. An NFS client keeps what it knows of a directory for up to a
-/// minute (`acdirmax`), the absence of names included. `AT_STATX_FORCE_SYNC` is the documented way to have it look (statx(2)).
+/// Makes the file system ask its server. An NFS client keeps what it knows of a directory for up to a minute (`acdirmax`),
+/// including the absence of names. `AT_STATX_FORCE_SYNC` is the documented way to make it look (statx(2)).
 ///
 /// # Errors
-/// Where nothing is found there, or the server does not say.
+/// When nothing has this path, or the server does not answer.
 pub fn ask_server(path: &Path, what: StatxFlags) -> io::Result<Statx> {
     Ok(statx(CWD, path, AtFlags::STATX_FORCE_SYNC, what)?)
 }
 
-/// Has it ask which names the directory of `path` has: a file that another host has just made is found then.
+/// Makes the file system ask its server for the names in the directory of `path`: it then finds a file that another host has
+/// just made.
 ///
 /// # Errors
 /// As [`ask_server`].

@@ -1,10 +1,10 @@
-//! How this process calls itself.
+//! The identity of this process.
 
 use std::sync::OnceLock;
 
 use crate::random::random_id;
 
-/// How this process calls itself in a term's record: nobody else is called so, even where hosts and
+/// The name of this process in a term's record: no other process has it, even where hosts and
 /// containers share names and process ids (P2).
 #[must_use]
 pub fn holder_name(role: &str) -> String {

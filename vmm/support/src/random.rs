@@ -1,16 +1,16 @@
-//! Names and numbers that are unlike any other, ever.
+//! Unique names and numbers.
 //!
-//! They are keyed by the operating system's randomness, which every process can have: no file has to be there for it.
+//! They are keyed by the operating system's randomness, which every process can read without a file.
 
 use std::hash::{BuildHasher, RandomState};
 
-/// 32 hexadecimal digits.
+/// A name of 32 hexadecimal digits.
 #[must_use]
 pub fn random_id() -> String {
     format!("{:016x}{:016x}", number(), number())
 }
 
-/// Never 0, which says that there is none.
+/// A number that is never 0: 0 means "none".
 #[must_use]
 pub fn random_number() -> u64 {
     number().max(1)
@@ -34,7 +34,7 @@ mod tests {
         assert!(ids.len() == 1000 && ids.iter().all(|id| id.len() == 32));
         let many = || std::iter::repeat_with(random_number).take(1000).collect::<BTreeSet<_>>();
         let mut numbers = many();
-        // Threads have keys of their own.
+        // Each thread has its own keys.
         numbers.extend(std::thread::spawn(many).join().unwrap());
         assert!(numbers.len() == 2000 && !numbers.contains(&0));
     }

@@ -1,25 +1,25 @@
-//! The values of flags: numbers, and lists of keys; and what is said of one that is wrong.
+//! Parses the values of flags: numbers and lists of keys, with their error messages.
 //!
-//! A message names the part that is wrong and what it should be. The whole value is not repeated:
-//! whoever shows the message has shown it.
+//! A message names the wrong part and what was expected. It does not repeat the whole value: its
+//! caller has shown that.
 
 use std::fmt;
 use std::ops::RangeInclusive;
 
-/// What a number counts.
+/// The unit of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// Things.
+    /// A count of things.
     Count(&'static str),
-    /// Time.
+    /// Time in milliseconds.
     Milliseconds,
-    /// Longer times.
+    /// Time in seconds.
     Seconds,
-    /// Memory.
+    /// Memory in MiB.
     Mebibytes,
 }
 
-/// Units that people write, and how many of ours they are: a numerator and a denominator.
+/// A unit that people write, and its size in our unit: a numerator and a denominator.
 type Scale = (&'static str, u64, u64);
 
 const TIMES: &[Scale] = &[("ms", 1, 1), ("us", 1, 1000), ("min", 60_000, 1), ("s", 1000, 1)];
@@ -36,7 +36,7 @@ impl Unit {
         }
     }
 
-    /// How many of this unit `text` means, which has one of its own.
+    /// The value of `text` in this unit, if `text` has a unit of its own.
     fn convert(self, text: &str) -> Option<u64> {
         let text = text.trim().to_ascii_lowercase();
         let text = match self {
@@ -61,10 +61,10 @@ impl fmt::Display for Unit {
     }
 }
 
-/// Reads a number: digits, and nothing else.
+/// Parses a number: digits only.
 ///
 /// # Errors
-/// What was expected, with the number that was meant, where that can be told.
+/// What was expected, and the number that was probably meant, if it can be told.
 pub fn number(text: &str, range: &RangeInclusive<u64>, unit: Unit) -> Result<u64, String> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if let Some(number) = text.parse().ok().filter(|number| digits && range.contains(number)) {
@@ -88,10 +88,10 @@ pub fn numbers<T: TryFrom<u64>>(
     }
 }
 
-/// Checks `HOST:PORT`. An IPv6 address stands in brackets.
+/// Checks `HOST:PORT`. An IPv6 address must be in brackets.
 ///
 /// # Errors
-/// What is wrong with it.
+/// What is wrong with the address.
 pub fn address(text: &str) -> Result<(), String> {
     const FORM: &str = "expected HOST:PORT";
     let Some((host, port)) = text.rsplit_once(':') else {
@@ -107,7 +107,7 @@ pub fn address(text: &str) -> Result<(), String> {
                 "{FORM} with an IPv6 address in brackets, such as [::1]:7000, found `{text}`"
             ));
         }
-        // Four numbers are no name.
+        // Four numbers are no host name.
         None if host.split('.').count() == 4
             && host.bytes().all(|byte| byte == b'.' || byte.is_ascii_digit())
             && host.parse::<std::net::Ipv4Addr>().is_err() =>
@@ -130,21 +130,21 @@ pub fn address(text: &str) -> Result<(), String> {
 pub struct Part {
     /// The key, or the word.
     pub key: String,
-    /// What is after the `=`, if there is one.
+    /// The text after the `=`, if there is one.
     pub value: Option<String>,
 }
 
 impl Part {
-    /// Says what is wrong with it.
+    /// The error message for this part.
     #[must_use]
     pub fn wrong(&self, expected: &str) -> String {
         format!("`{self}`: expected {expected}")
     }
 
-    /// `on` or `off`.
+    /// Parses `on` or `off`.
     ///
     /// # Errors
-    /// When it is neither.
+    /// When the value is neither.
     pub fn switch(&self) -> Result<bool, String> {
         match self.value.as_deref() {
             Some("on") => Ok(true),
@@ -153,19 +153,19 @@ impl Part {
         }
     }
 
-    /// A number.
+    /// Parses a number.
     ///
     /// # Errors
-    /// When it is none, or out of range.
+    /// When the value is no number, or out of range.
     pub fn number(&self, range: RangeInclusive<u64>, unit: Unit) -> Result<u64, String> {
         let value = self.value.as_deref().unwrap_or_default();
         number(value, &range, unit).map_err(|error| format!("`{self}`: {error}"))
     }
 
-    /// Anything but nothing.
+    /// Any value but an empty one.
     ///
     /// # Errors
-    /// When it is nothing.
+    /// When the value is empty.
     pub fn text(&self) -> Result<&str, String> {
         let value = self.value.as_deref().filter(|value| !value.is_empty());
         value.ok_or_else(|| self.wrong(&format!("{}=VALUE, found no value", self.key)))
@@ -184,7 +184,7 @@ impl fmt::Display for Part {
 /// Splits `a=b,c=d`. Two commas stand for one that belongs to a value.
 ///
 /// # Errors
-/// An empty part, or a key that is given twice. `form` is what the list should look like.
+/// When a part is empty or a key is given twice. `form` is the expected form of the list.
 pub fn list(text: &str, form: &str) -> Result<Vec<Part>, String> {
     let mut parts: Vec<Part> = Vec::new();
     for text in split(text) {
@@ -203,7 +203,7 @@ pub fn list(text: &str, form: &str) -> Result<Vec<Part>, String> {
     Ok(parts)
 }
 
-/// A key that a list does not have.
+/// The error message for an unknown key.
 #[must_use]
 pub fn unknown(part: &Part, form: &str) -> String {
     let comma = if part.value.is_none() { "; a comma in a path is written twice" } else { "" };

@@ -1,16 +1,15 @@
 //! The few messages of etcd's API that are used, declared by hand (etcd's `rpc.proto` and `kv.proto`, version 3.4 and later).
 //!
-//! Declared instead of generated: generating them needs `protoc`, and no build of this project needs a tool besides
-//! the Rust toolchain and a linker. Field numbers and types are the contract; they are etcd's public API, and do not
-//! change. Fields that are not declared are skipped when read and have their default when written.
+//! Not generated: generating them needs `protoc`, and a build of this project needs no tool besides the Rust toolchain and a
+//! linker. Field numbers and types are etcd's public API and do not change. Undeclared fields are skipped when read and have
+//! their default when written.
 //!
-//! etcd's JSON gateway needs no protobuf, but an operator can switch it off, it does not know users by the names in
-//! their certificates, and it is a second client between a question and its answer. This is the interface that etcd's
-//! own tools use.
+//! This is the interface of etcd's own tools. etcd's JSON gateway would need no protobuf, but an operator can switch it off,
+//! it does not know users by the names in their certificates, and it is a second client between a question and its answer.
 
 use prost::{Enumeration, Message, Oneof};
 
-/// `KeyValue`: what a key holds.
+/// `KeyValue`: a key and its value.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct KeyValue {
     #[prost(bytes = "vec", tag = "1")]
@@ -45,7 +44,7 @@ pub(super) struct PutRequest {
     value: Vec<u8>,
 }
 
-/// `PutResponse`: that it was done is all that is asked.
+/// `PutResponse`: no field of it is used.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(super) struct PutResponse {}
 
@@ -76,7 +75,7 @@ impl RequestOp {
     }
 }
 
-/// `ResponseOp`: what a step came to.
+/// `ResponseOp`: the result of a step.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ResponseOp {
     #[prost(oneof = "Response", tags = "1, 2")]
@@ -135,19 +134,19 @@ impl Compare {
         Self::equal(key, CompareTarget::Value, TargetUnion::Value(value))
     }
 
-    /// The key was changed last in this revision; 0: it is not there.
+    /// The last change of the key was in this revision; 0: the key does not exist.
     pub(super) fn mod_revision_is(key: &str, revision: i64) -> Self {
         Self::equal(key, CompareTarget::Mod, TargetUnion::ModRevision(revision))
     }
 
-    /// The key was changed last in this revision, or a later one.
+    /// The last change of the key was in this revision or a later one.
     pub(super) fn mod_revision_is_at_least(key: &str, revision: i64) -> Self {
         let union = TargetUnion::ModRevision(revision.saturating_sub(1));
         let result = CompareResult::Greater.into();
         Self { result, ..Self::equal(key, CompareTarget::Mod, union) }
     }
 
-    /// The key is not there.
+    /// The key does not exist.
     pub(super) fn is_missing(key: &str) -> Self {
         Self::equal(key, CompareTarget::Version, TargetUnion::Version(0))
     }
@@ -162,7 +161,8 @@ impl Compare {
     }
 }
 
-/// `TxnRequest`: if all of `compare` hold, `success` is done, else `failure`; all at once, linearizably (P2).
+/// `TxnRequest`: if all conditions in `compare` hold, does `success`, else `failure`; all of it at once and linearizably
+/// (P2).
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct TxnRequest {
     #[prost(message, repeated, tag = "1")]
@@ -173,13 +173,13 @@ pub(super) struct TxnRequest {
     pub(super) failure: Vec<RequestOp>,
 }
 
-/// `ResponseHeader`: of what the answer is.
+/// `ResponseHeader`: describes the cluster and the store.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(super) struct ResponseHeader {
-    /// The cluster; made anew with its members.
+    /// The cluster's id; it changes when the cluster is made anew.
     #[prost(uint64, tag = "1")]
     pub(super) cluster_id: u64,
-    /// The store's revision when the question was carried out: that of what it wrote.
+    /// The store's revision when the request was carried out; for a write, its own revision.
     #[prost(int64, tag = "3")]
     pub(super) revision: i64,
 }
@@ -213,7 +213,7 @@ pub(super) struct AuthenticateRequest {
 /// `AuthenticateResponse`.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct AuthenticateResponse {
-    /// Goes with every later request.
+    /// Sent with every later request.
     #[prost(string, tag = "2")]
     pub(super) token: String,
 }
@@ -222,7 +222,7 @@ pub(super) struct AuthenticateResponse {
 mod tests {
     use super::*;
 
-    /// The bytes as etcd's own tools write them: the field numbers cannot drift.
+    /// Compares with the bytes that etcd's own tools write, so that the field numbers cannot drift.
     #[test]
     fn a_transaction_is_written_as_etcd_reads_it() {
         let txn = TxnRequest {

@@ -1,4 +1,4 @@
-//! A connection with one member of etcd: gRPC over HTTP/2, with TLS and a user's token where they are asked for.
+//! A connection to one member of etcd: gRPC over HTTP/2, with TLS and a user's token where etcd demands them.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -14,20 +14,20 @@ use tonic_prost::ProstCodec;
 use super::EtcdOptions;
 use super::api::{AuthenticateRequest, AuthenticateResponse, TxnRequest, TxnResponse};
 
-/// Notices a member that is gone without a word, between questions.
+/// Finds a member that has gone silently, between questions.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// P9: an answer is two small records; whoever sends more is not asked to.
+/// P9: an answer is two small records; a larger answer is refused.
 const ANSWER_MAX: usize = 256 << 10;
 
 /// See the module.
 pub(super) struct Member {
     rpc: Grpc<Channel>,
-    /// Says who this side is, with every request; none where there are no users.
+    /// Identifies this side in every request; `None` where etcd has no users.
     token: Option<AsciiMetadataValue>,
 }
 
 impl Member {
-    /// Connects with `address`, `HOST:PORT`, and says who this side is.
+    /// Connects to `address`, `HOST:PORT`, and authenticates.
     pub(super) async fn connect(address: &str, options: &EtcdOptions) -> Result<Self, String> {
         let channel = channel(address, options).await?;
         let rpc = Grpc::new(channel).max_decoding_message_size(ANSWER_MAX);
@@ -100,7 +100,7 @@ async fn channel(address: &str, options: &EtcdOptions) -> Result<Channel, String
     })
 }
 
-/// What etcd says, and what to change.
+/// etcd's error, and what to change.
 fn describe(status: &Status, options: &EtcdOptions) -> String {
     let message = status.message();
     let user = options.user.as_ref().map_or("nobody", |(name, _)| name);

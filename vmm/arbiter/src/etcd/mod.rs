@@ -1,12 +1,11 @@
 //! The `etcd:` arbiter: a term is won by a transaction on a key, and held by a lease (P2).
 //!
-//! This is a blocking front; etcd's client and its runtime live on one thread of their own (`worker`),
-//! and nothing else in the program knows of either. What is asked and when, and why a lease is never held by two, is
-//! [`ft_core::arbiter`]'s, which the simulation runs as well; what is written, in `store`; how it is said, in `api` and
-//! `member`.
+//! This is a blocking front; etcd's client and its runtime live on one thread of their own (`worker`), and nothing else
+//! in the program knows of them. [`ft_core::arbiter`] decides what is asked and when, and why two never hold a lease;
+//! the simulation runs it as well. `store` has the keys and transactions, `api` and `member` the protocol.
 //!
-//! etcd's own leases are not used: they count whole seconds, are judged by the clock of etcd's leader,
-//! and are lengthened by every election.
+//! etcd's own leases are not used: they count whole seconds, are measured by the clock of etcd's leader, and are
+//! extended by every election.
 
 mod api;
 mod member;
@@ -43,12 +42,12 @@ pub struct EtcdArbiter {
 }
 
 impl EtcdArbiter {
-    /// Connects as `holder`, to hold terms of the virtual machine `vm`.
+    /// Connects as `holder`, which will claim terms of the virtual machine `vm`.
     ///
     /// # Errors
-    /// When no member answers, or refuses this side.
+    /// When no member answers, or a member refuses this side.
     pub fn open(options: EtcdOptions, vm: &str, holder: String) -> Result<Self, ArbiterError> {
-        /// Every member may be asked a few times, and each time be silent.
+        /// Enough for each member to be asked a few times and not to answer.
         const ROUNDS: u32 = 12;
         let endpoints = options.endpoints.join(",");
         let members = u32::try_from(options.endpoints.len()).unwrap_or(u32::MAX);
@@ -114,7 +113,7 @@ impl Arbiter for EtcdArbiter {
     }
 
     fn follow(&self, term: Term, holder: &str) {
-        // When its thread has ended, nothing is claimed any more.
+        // If the thread has ended, there are no more claims to make.
         let _ = self.commands.send(Command::Follow(term, holder.to_owned()));
     }
 

@@ -6,23 +6,23 @@ use std::time::Duration;
 use ft_core::arbiter::ClientOptions;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
-/// What the command line says about etcd, besides the addresses.
+/// The command line's options for etcd, besides the addresses.
 #[derive(Clone, Debug)]
 pub struct EtcdOptions {
     /// Client addresses of the members, `HOST:PORT`.
     pub endpoints: Vec<String>,
-    /// The certificate authority that vouches for the members (PEM); none: no TLS.
+    /// The certificate authority of the members (PEM); `None`: no TLS.
     pub ca: Option<PathBuf>,
-    /// This side's certificate and its private key (PEM), where etcd asks for one.
+    /// This side's certificate and private key (PEM), where etcd demands one.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// Who this side is, where etcd asks for a user: name and password.
+    /// This side's user name and password, where etcd has users.
     pub user: Option<(String, String)>,
-    /// How long a lease is; see [`ft_core::arbiter::Lease`].
+    /// The length of a lease; see [`ft_core::arbiter::Lease`].
     pub lease: Duration,
 }
 
 impl EtcdOptions {
-    /// TLS, if there is to be any.
+    /// The TLS configuration, if TLS is used.
     pub(super) fn tls(&self) -> Result<Option<ClientTlsConfig>, String> {
         let Some(ca) = &self.ca else { return Ok(None) };
         let mut tls =
@@ -34,14 +34,14 @@ impl EtcdOptions {
         Ok(Some(tls))
     }
 
-    /// How long one question may take. With several members, one that does not answer must leave
+    /// Upper bound for one question. With several members, a member that does not answer must leave
     /// time to ask another before the lease ends.
     pub(super) fn patience(&self) -> Duration {
         let share = u32::try_from(self.endpoints.len() + 1).unwrap_or(u32::MAX).min(4);
         self.lease / share
     }
 
-    /// The times of whoever holds or watches a lease.
+    /// The times for a process that holds or watches a lease.
     pub(super) fn client(&self, vm: &str, holder: String) -> ClientOptions {
         ClientOptions {
             vm: vm.to_owned(),

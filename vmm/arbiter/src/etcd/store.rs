@@ -1,15 +1,16 @@
 //! The keys of a virtual machine in etcd, and the transactions on them.
 //!
-//! `/kemari/NAME/term` holds the record of the current term, written once a term, only ever by a
-//! transaction that names the record it replaces: so the term only grows, and each is won once (P2).
-//! `/kemari/NAME/beat` is written by the holder, to renew its lease, in transactions that name the
-//! term's record; its mod revision tells a watcher of every change. Records are compared as whole
-//! values: they name their process by a number that is never used again, so equal values are the same
-//! record, also after etcd was restored from a backup. The holder renews only while the beat is not older than the last one
-//! that it has been confirmed: what was undone with it may be another's term.
-//! `/kemari/NAME/id` is made once; `/kemari/NAME/mark` is written by a primary for each session and `/kemari/NAME/counter-mark` by
-//! its standby, so that each can see that it asks the same etcd as the other. A cluster's number is not enough: it is made from
-//! its members' names and addresses, and two that were begun with the defaults have the same.
+//! `/kemari/NAME/term` holds the record of the current term. It is written once per term, only by a transaction that names the
+//! record it replaces: so the term only grows, and each is won once (P2).
+//!
+//! `/kemari/NAME/beat` is written by the holder to renew its lease, in transactions that name the term's record; its mod revision
+//! shows every change to a watcher. Records are compared as whole values: each names its process by a number that is never used
+//! again, so equal values are the same record, even after etcd was restored from a backup. The holder renews only while the beat
+//! is not older than its last confirmed one: if a restore has undone that beat, it may also have undone another machine's term.
+//!
+//! `/kemari/NAME/id` is made once. `/kemari/NAME/mark` is written by a primary for each session and `/kemari/NAME/counter-mark`
+//! by its standby, so that each sees that it uses the same etcd as the other. A cluster's number is not enough: it is computed
+//! from its members' names and addresses, and two clusters with the default names have the same.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,14 +22,14 @@ use super::api::{Compare, KeyValue, RequestOp, Response, ResponseOp, TxnRequest,
 use super::member::Member;
 use crate::ArbiterError;
 
-/// Who leaves a word for a session.
+/// The side that writes a mark for a session.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Side {
     Primary,
     Standby,
 }
 
-/// What tells an etcd from others.
+/// Distinguishes one etcd from others.
 #[derive(Debug)]
 pub(super) struct Identity {
     pub(super) id: String,
@@ -36,7 +37,7 @@ pub(super) struct Identity {
     pub(super) counter_mark: String,
 }
 
-/// A connection with one member at a time.
+/// The connection, with one member at a time.
 pub(super) struct Store {
     options: EtcdOptions,
     vm: String,
@@ -45,11 +46,11 @@ pub(super) struct Store {
     id_key: String,
     mark_key: String,
     counter_mark_key: String,
-    /// The revision of the last beat of this process that was confirmed.
+    /// The revision of this process's last confirmed beat.
     beaten: i64,
-    /// The cluster that has answered first; none: none has.
+    /// The first cluster that has answered; `None`: none has answered yet.
     cluster: Option<u64>,
-    /// Which of the endpoints is asked.
+    /// The endpoint that is asked.
     current: usize,
     member: Option<Member>,
 }
@@ -81,7 +82,7 @@ impl Store {
         &self.options
     }
 
-    /// Reads both keys, by a quorum.
+    /// Reads both keys with a quorum.
     pub(super) async fn look(&mut self) -> Result<Snapshot, ArbiterError> {
         let txn = TxnRequest {
             success: vec![RequestOp::get(&self.term_key), RequestOp::get(&self.beat_key)],
@@ -92,7 +93,7 @@ impl Store {
         let term = term.map(|pair| self.decode(pair.value)).transpose()?;
         let beat = beat.map_or(0, |pair| pair.mod_revision);
         if beat < self.beaten {
-            // P2: with a beat of this process others' terms may be undone.
+            // P2: etcd has lost a beat of this process; it may have lost other machines' terms as well.
             let problem = format!(
                 "expected {} at revision {} or later, as this process has written it, found {beat}: etcd's data went back, and \
                  what others did meanwhile is not known; end the machine that is not to be",
@@ -103,7 +104,7 @@ impl Store {
         Ok(Snapshot { term, beat })
     }
 
-    /// Replaces what `seen` shows by `new`, and renews with it; whether nothing has changed since.
+    /// Replaces the state `seen` by `new` and renews the lease with it; returns `false` if the state has changed since.
     pub(super) async fn replace(
         &mut self,
         seen: &Snapshot,
@@ -151,7 +152,7 @@ impl Store {
         Ok(Reply::Found(found.map(|pair| self.decode(pair.value)).transpose()?))
     }
 
-    /// The identity of this etcd for this machine, and the words that were left there.
+    /// The identity of this etcd for this machine, and the marks in it.
     pub(super) async fn identify(&mut self) -> Result<Identity, ArbiterError> {
         let make = TxnRequest {
             compare: vec![Compare::is_missing(&self.id_key)],
@@ -170,8 +171,8 @@ impl Store {
         Ok(Identity { id: format!("{id} in cluster {cluster:x}"), mark, counter_mark })
     }
 
-    /// As [`identify`](Self::identify), after a new word was left. That one is not read again: what copies one etcd's keys into
-    /// another may have put a former one there.
+    /// As [`identify`](Self::identify), after writing a new mark. The new mark is not read back: a copy between two etcds may
+    /// have put a former one there.
     pub(super) async fn leave_mark(&mut self, side: Side) -> Result<Identity, ArbiterError> {
         let word = random_id();
         let key = match side {
@@ -187,7 +188,7 @@ impl Store {
         })
     }
 
-    /// How `held` is to be written, with the time for people to read.
+    /// Encodes `held`, with the time for people to read.
     pub(super) fn encode(&self, mut held: Held) -> Result<Written, ArbiterError> {
         if held.record.won_at == 0 {
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -206,9 +207,8 @@ impl Store {
         ArbiterError::Record { path: self.term_key.clone().into(), source }
     }
 
-    /// One transaction with the current member. After a failure the next one is asked, by a new
-    /// connection: whatever was wrong with this one may be the connection, its token, or the member.
-    /// A transaction that is given up may still be carried out later.
+    /// Runs a transaction with the current member. After a failure the next member is asked over a new connection, because the
+    /// connection, its token or the member may be at fault. A transaction that was given up may still be carried out later.
     async fn txn(&mut self, txn: TxnRequest) -> Result<TxnResponse, ArbiterError> {
         let patience = self.options.patience();
         let answer = match tokio::time::timeout(patience, self.ask(txn)).await {
@@ -251,7 +251,7 @@ impl Store {
         member.txn(txn, &self.options).await
     }
 
-    /// What a transaction's `N` reads have found; none: the key is not there.
+    /// The results of a transaction's `N` reads; `None`: the key does not exist.
     fn values<const N: usize>(
         &self,
         answer: TxnResponse,
@@ -270,7 +270,7 @@ impl Store {
         &self.options.endpoints[self.current]
     }
 
-    /// The key of the term, for people.
+    /// The key of the term, for messages.
     pub(super) fn term_key(&self) -> &str {
         &self.term_key
     }

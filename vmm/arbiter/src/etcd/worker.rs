@@ -1,5 +1,5 @@
-//! The thread that talks to etcd: it carries the questions of [`ft_core::arbiter::Client`] to the store and the answers
-//! back, one at a time, and tells whoever has asked for something.
+//! The thread that talks to etcd. It takes the questions of [`ft_core::arbiter::Client`] to the store and the answers
+//! back, one at a time, and answers the callers.
 
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -15,15 +15,15 @@ use crate::clock::boottime;
 use crate::lease::SharedLease;
 use crate::{ArbiterError, Verdict};
 
-/// What to do, and where the answer goes.
+/// A command, and where its answer goes.
 pub(super) enum Command {
     Look(SyncSender<Result<(), ArbiterError>>),
     Claim(Term, String, SyncSender<Result<Verdict, ArbiterError>>),
-    /// By what is written beside the machine's disks, and whether to pass over a holder.
+    /// Begins a term; the claim in the records beside the machine's disks, and whether to override a holder.
     Begin(Option<DiskClaim>, bool, SyncSender<Result<Term, ArbiterError>>),
-    /// Who has said that it holds a term; nobody waits.
+    /// Another process has said that it holds a term; no caller waits for an answer.
     Follow(Term, String),
-    /// What tells this etcd from others, and whose mark is to be left there anew.
+    /// Reads this etcd's identity, and writes a new mark for this side if one is given.
     Identify(Option<Side>, SyncSender<Result<Identity, ArbiterError>>),
     End(Term, SyncSender<Result<(), ArbiterError>>),
 }
@@ -39,7 +39,7 @@ impl Command {
         }
     }
 
-    /// Whoever asked may have given up.
+    /// The caller may have given up.
     fn answer(self, place: &str, result: Result<Success, ArbiterError>) {
         let odd = |success: Success| -> ArbiterError { unreachable!("it came to {success:?}") };
         let place = place.to_owned();
@@ -63,7 +63,7 @@ impl Command {
     }
 }
 
-/// A command, and how often it is still tried.
+/// A command, and the attempts left for it.
 struct Pending {
     command: Command,
     tries: usize,
@@ -83,7 +83,7 @@ impl Worker {
         Self { store, client, lease, pending: None, in_trouble: false }
     }
 
-    /// Works until nobody is left who could give commands.
+    /// Serves commands until every sender is dropped.
     pub(super) async fn run(mut self, mut commands: UnboundedReceiver<Command>) {
         loop {
             while let Some(question) = self.client.next(boottime()) {
@@ -96,7 +96,7 @@ impl Worker {
                 command = commands.recv() => match command {
                     Some(Command::Follow(term, holder)) => self.client.follow(term, &holder),
                     Some(Command::Identify(leave, to)) => {
-                        // Whoever asked may have given up.
+                        // The caller may have given up.
                         let identity = match leave {
                             Some(side) => self.store.leave_mark(side).await,
                             None => self.store.identify().await,
@@ -111,7 +111,7 @@ impl Worker {
     }
 
     fn obey(&mut self, command: Command) {
-        // Every member may be asked; and an answer may get lost, and the term be won.
+        // Ask every member once; for `Begin` once more, because an answer may be lost after the term was won.
         let tries = self.store.options().endpoints.len()
             + usize::from(matches!(command, Command::Begin(..)));
         if let Command::Begin(disk, ..) = &command {
@@ -197,7 +197,7 @@ impl Worker {
         ArbiterError::Etcd { endpoint: self.store.endpoint().to_owned(), problem }
     }
 
-    /// The term that must be there is not: etcd was restored from a backup, or somebody has deleted it.
+    /// The term that must exist is missing: etcd was restored from a backup, or the key was deleted.
     fn missing(&self, expected: u64, found: Option<&TermRecord>) -> String {
         let found = match found {
             Some(record) => format!("term {} of {}", record.term, record.holder),

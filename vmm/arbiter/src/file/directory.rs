@@ -1,7 +1,6 @@
-//! The directory of a `file:` arbiter, by the few things that are done with it: all of them whole or not at all, and seen by
-//! other hosts when they return.
+//! The directory of a `file:` arbiter. Each operation happens whole or not at all, and other hosts see it when it returns.
 //!
-//! A trait, so that tests have one that is slow, or shows what a network file system's client shows.
+//! A trait, so that tests can use a slow directory, or one that behaves as a network file system's client.
 
 use std::fmt::Debug;
 use std::fs::{self, File};
@@ -14,32 +13,33 @@ use kemari_support::given_file::{self, ask_server};
 use rustix::fs::{Access, StatxFlags};
 use tempfile::NamedTempFile;
 
-/// Far more than any record has: two names of a few hundred bytes, and words for people.
+/// Far more than any record needs, in bytes: two names of a few hundred bytes, and text for people.
 const LONGEST_RECORD: u64 = 64 << 10;
 
 /// See the module.
 pub(super) trait Directory: Debug + Send + Sync {
-    /// Where it is, for people.
+    /// Its path, for messages.
     fn path(&self) -> &Path;
-    /// Which it is: the device and the number of what is found under its name now.
+    /// Its identity: the device and inode number of what has its name now.
     fn place(&self) -> io::Result<(u64, u64)>;
-    /// All names.
+    /// The names of all files.
     fn names(&self) -> io::Result<Vec<String>>;
-    /// What a file holds now, by its server; none: it is not there.
+    /// The content of a file now, as the server knows it; `None`: the file does not exist.
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
-    /// Makes a file that is not there yet. Over a network the answer to what succeeded can be lost: what is there then decides.
+    /// Creates a file that does not exist yet. Over a network the answer to a success can be lost: the file's content then
+    /// decides.
     fn create(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
-    /// Adds to a file that is there. Never makes one, and never takes from one.
+    /// Appends to an existing file. Never creates one and never removes bytes.
     fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
-    /// Makes a file, or replaces it.
+    /// Creates or replaces a file.
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
-    /// Removes a file, if it is there.
+    /// Removes a file if it exists.
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Whether it may be written to and has room, without writing: a standby asks each second.
+    /// Checks that files can be written and that there is room, without writing: a standby asks each second.
     fn takes_files(&self) -> io::Result<()> {
         rustix::fs::access(self.path(), Access::WRITE_OK | Access::EXEC_OK)?;
         let found = rustix::fs::statvfs(self.path())?;
-        // Some file systems count no files.
+        // Some file systems do not count files.
         if found.f_bavail == 0 || (found.f_files > 0 && found.f_favail == 0) {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -47,18 +47,18 @@ pub(super) trait Directory: Debug + Send + Sync {
     }
 }
 
-/// The real one.
+/// The directory of this host.
 #[derive(Debug)]
 pub(super) struct HostDirectory {
     path: PathBuf,
-    /// Held so that its number is not given to another.
+    /// Held open so that its inode number is not reused.
     _open: File,
 }
 
 impl HostDirectory {
-    /// Opens the directory of `vm` below `base`; makes both, if need be, but not what is above them. That finds only some file
-    /// systems that are not mounted: an empty mount point is there. What keeps two hosts from having terms of their own is the
-    /// directory's identity, which the handshake compares.
+    /// Opens the directory of `vm` below `base`; creates both if needed, but not the directories above. That catches only some
+    /// unmounted file systems, because an empty mount point exists. The directory's identity, which the handshake compares,
+    /// keeps two hosts from using terms of their own.
     pub(super) fn open(base: &Path, vm: &str) -> io::Result<Self> {
         let path = base.join(vm);
         make(base).map_err(|error| match error.kind() {
@@ -68,13 +68,13 @@ impl HostDirectory {
             _ => error,
         })?;
         make(&path)?;
-        // The name of the machine's directory is to survive a power failure as its records do.
+        // The directory's name must survive a power failure as its records do.
         File::open(base)?.sync_all()?;
         let open = File::open(&path)?;
         Ok(Self { path, _open: open })
     }
 
-    /// A complete, synced file under a name of its own.
+    /// Writes a complete, synced file under a name of its own.
     fn temporary(&self, bytes: &[u8]) -> io::Result<NamedTempFile> {
         let mut refused = None;
         let make = |path: &Path| {
@@ -83,7 +83,7 @@ impl HostDirectory {
             made.inspect_err(|error| refused = error.raw_os_error())
         };
         let made = tempfile::Builder::new().prefix("claim-").make_in(&self.path, make);
-        // What is advised follows from what the system says, which `tempfile` has in its text only.
+        // The advice in a message depends on the system's error, which `tempfile` keeps only in its text.
         let mut file = made.map_err(|error| refused.map_or(error, io::Error::from_raw_os_error))?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
@@ -101,7 +101,7 @@ impl Directory for HostDirectory {
     }
 
     fn place(&self) -> io::Result<(u64, u64)> {
-        // A term would be said to be free which is not.
+        // Ask the server: a stale answer could show a term as free that is not.
         let found =
             ask_server(&self.path, StatxFlags::INO | StatxFlags::MTIME | StatxFlags::CTIME)?;
         let device = u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor);
@@ -116,14 +116,15 @@ impl Directory for HostDirectory {
 
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         let path = self.path.join(name);
-        // A client reads a file anew that has another size than it knows, however coarse the file's times are.
+        // A client reads a file again if its size has changed, even if the file's times are coarse.
         let asked = ask_server(&path, StatxFlags::SIZE | StatxFlags::MTIME);
-        // P9: somebody may have put anything there.
+        // P9: anything may have been put there.
         found(asked.and_then(|_| given_file::read_up_to(&path, LONGEST_RECORD)))
     }
 
     fn create(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        // Until it is complete nobody sees it, and link(2) fails where the name is taken: on local file systems and NFS alike.
+        // No reader sees the file before it is complete, and link(2) fails if the name exists: on local file systems and NFS
+        // alike.
         let temporary = self.temporary(bytes)?;
         fs::hard_link(temporary.path(), self.path.join(name))?;
         drop(temporary);
@@ -131,12 +132,12 @@ impl Directory for HostDirectory {
     }
 
     fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        // P9: somebody may have put a FIFO there, whose reader is not waited for.
+        // P9: a FIFO may have been put there; do not wait for its reader.
         let mut options = File::options();
         let mut file =
             options.append(true).custom_flags(libc::O_NONBLOCK).open(self.path.join(name))?;
         file.write_all(bytes)?;
-        // Over a network a write may stay on this host, and fail only when it is sent: when this returns, others see it.
+        // Over a network a write may stay on this host and fail only when it is sent: when this returns, others see it.
         file.sync_data()
     }
 
@@ -150,7 +151,7 @@ impl Directory for HostDirectory {
     }
 }
 
-/// Makes a directory, unless it is there.
+/// Creates a directory unless it exists.
 fn make(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
@@ -177,8 +178,7 @@ mod tests {
     use super::*;
     use crate::ArbiterError;
 
-    /// P9. Fails where what an operator is advised to do about a limit is to look for a directory: the system's word is in the
-    /// text only.
+    /// P9. Fails if the advice for a limit of the system is to look at the directory: the system's error is in the text only.
     #[test]
     fn what_the_system_says_of_a_new_record_is_known() {
         let base = tempfile::tempdir().unwrap();

@@ -1,9 +1,11 @@
-//! Whether nobody has won a later term: the directory is read before effects, each time that the last answer is older than
-//! [`GOOD_FOR`] (P2). There is no lease here: the directory's own answer decides, and one that does not answer leaves it open.
+//! The fence of a `file:` arbiter: checks that no other process has won a later term (P2).
 //!
-//! An answer that is older than [`ANSWER_MAX_AGE`] is not acted upon, and whoever wins a term keeps still for longer than that
-//! ([`settle`]). Where the directory is too slow for it, the holder writes down which age it needs (its *pace*), makes sure
-//! that nobody had won the next term when that was written, and only then acts on older answers; the winner reads it after it
+//! The directory is read before effects, each time that the last answer is older than [`GOOD_FOR`]. There is no lease: the
+//! directory's own answer decides, and a directory that does not answer leaves the question open.
+//!
+//! An answer older than [`ANSWER_MAX_AGE`] is not acted upon, and the winner of a term keeps still for longer than that
+//! ([`settle`]). If the directory is too slow for this, the holder writes down the age that it needs (its *pace*), checks that
+//! the next term had not been won when that was written, and only then acts on older answers; a winner reads the pace after it
 //! has won.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -18,22 +20,22 @@ use kemari_confine::threads;
 use super::records::Records;
 use crate::ArbiterError;
 
-/// How long a look at the directory is good for: the effects of a batch share one, which takes longer than a frame does.
+/// How long one look at the directory is valid: the effects of a batch share it, because a look takes longer than a frame does.
 pub(super) const GOOD_FOR: Duration = Duration::from_micros(200);
-/// How long whoever has won a term does nothing with it, at least.
+/// How long the winner of a term keeps still, at least.
 pub(super) const SETTLE: Duration = Duration::from_millis(2);
-/// P2: a winner waits longer than the oldest answer that a loser may still act on: by so many times.
+/// P2: a winner waits longer than the oldest answer that a loser may still act on, by this factor.
 const WAITS: u32 = 2;
-/// A directory that is slower than this holds effects up.
+/// Upper bound of the pace: a directory slower than this holds effects up.
 pub(super) const LONGEST_PACE: Duration = Duration::from_secs(1);
-/// So many answers, one after the other, have to be too old before a slower pace is written down.
+/// Number of consecutive answers that must be too old before a slower pace is written down.
 const SLOW: u32 = 3;
 
 const _: () = assert!(GOOD_FOR.as_micros() <= ANSWER_MAX_AGE.as_micros(), "P2");
 const _: () = assert!(SETTLE.as_micros() >= WAITS as u128 * ANSWER_MAX_AGE.as_micros(), "P2");
 const _: () = assert!(WAITS > 1, "P2: clocks of two hosts run at rates that differ a little");
 
-/// How long to keep still after a term was won whose former holders act on answers as old as `pace`.
+/// How long the winner of a term keeps still if the former holders act on answers as old as `pace`.
 pub(super) fn settle(pace: Duration) -> Duration {
     SETTLE.max(WAITS * pace)
 }
@@ -44,22 +46,22 @@ pub(super) struct TermFence {
     records: Records,
     holder: String,
     term: AtomicU64,
-    /// In nanoseconds: the oldest answer that is acted upon.
+    /// The oldest answer that is acted upon, in nanoseconds.
     max_age: AtomicU64,
-    /// How many answers in a row were too old.
+    /// Number of consecutive answers that were too old.
     slow: AtomicU32,
-    /// The shortest that one of them took, in nanoseconds.
+    /// The fastest of those answers, in nanoseconds.
     took: AtomicU64,
-    /// Held by whoever changes what is written down about the pace, across that: threads that claim terms, and the one that
-    /// keeps the pace; none that performs.
+    /// Held while the written pace is changed, by the threads that claim terms and the one that keeps the pace; no thread that
+    /// performs effects takes it.
     pacing: Mutex<()>,
-    /// Where a slower pace is asked for: performing threads may not write files.
+    /// Requests for a slower pace: threads that perform effects may not write files.
     paces: SyncSender<Duration>,
     trouble: Mutex<String>,
 }
 
 impl TermFence {
-    /// One for a process that holds nothing yet, and the thread that writes down its pace.
+    /// Makes the fence of a process that holds no term yet, and starts the thread that writes down its pace.
     pub(super) fn start(records: Records, holder: String) -> std::io::Result<Arc<Self>> {
         let (paces, asked) = sync_channel(1);
         let fence = Arc::new(Self {
@@ -78,7 +80,7 @@ impl TermFence {
         Ok(fence)
     }
 
-    /// `term` is this process's, and its winner has kept still.
+    /// Notes that this process has won `term` and has kept still.
     pub(super) fn won(&self, term: Term) {
         self.term.fetch_max(term.0, Ordering::SeqCst);
     }
@@ -87,7 +89,7 @@ impl TermFence {
         loop {
             let ours = Term(self.term.load(Ordering::SeqCst));
             match self.look_at(ours)? {
-                // This process has won a further term meanwhile, and has told its own former one.
+                // This process has won a later term meanwhile and has marked its own former one.
                 Permission::Lost if self.term.load(Ordering::SeqCst) != ours.0 => {}
                 answer => return Ok(answer),
             }
@@ -99,7 +101,7 @@ impl TermFence {
             return Ok(Permission::Unknown);
         }
         self.records.check_place()?;
-        // P2: the number is not enough. This term may have been won again, in a directory that went back.
+        // P2: the number alone is not enough. In a directory that was set back, this term may have been won again.
         let succeeded = match self.records.term_and_succeeded(ours)? {
             Some((record, succeeded)) if record.holder == self.holder => succeeded,
             Some((record, _)) => {
@@ -108,13 +110,13 @@ impl TermFence {
             }
             None => return Err(ArbiterError::missing(self.records.path(), ours)),
         };
-        // Whoever wins the next term has a record before it tells this one.
+        // The winner of the next term has a record before it marks this one.
         Ok(match self.records.term(ours.next())? {
             Some(next) if next.holder != self.holder => {
                 self.note(next.to_string());
                 Permission::Lost
             }
-            // Made by this very process, which is about to learn whether it has won.
+            // This process made that record and is about to learn whether it has won.
             Some(_) if succeeded => self.who_succeeded(ours)?,
             None if succeeded => {
                 self.note(format!("a term after {ours} has been won by another"));
@@ -124,8 +126,8 @@ impl TermFence {
         })
     }
 
-    /// P2: whether it is this process itself that has succeeded `ours`. A record of this process after it proves nothing: where terms have gaps,
-    /// it may have been made too late, after another had won a term beyond it.
+    /// P2: whether this process itself has succeeded `ours`. A later record of this process proves nothing: where terms have
+    /// gaps, it may have been made after another process had won a term beyond it.
     fn who_succeeded(&self, ours: Term) -> Result<Permission, ArbiterError> {
         match self.records.later_than(ours)? {
             Some(last) if last.holder == self.holder => Ok(Permission::Granted),
@@ -133,12 +135,12 @@ impl TermFence {
                 self.note(last.to_string());
                 Ok(Permission::Lost)
             }
-            // The record that was there a moment ago is gone.
+            // The record existed a moment ago and is gone.
             None => Err(ArbiterError::missing(self.records.path(), ours.next())),
         }
     }
 
-    /// Counts an answer that took `time`; asks for a slower pace when all are too old.
+    /// Counts an answer that took `time`; asks for a slower pace after several that were too old.
     fn count(&self, time: Duration) {
         if time <= self.max_age() {
             self.slow.store(0, Ordering::Relaxed);
@@ -149,15 +151,15 @@ impl TermFence {
         self.took.store(least.min(nanos(time)), Ordering::Relaxed);
         if self.slow.load(Ordering::Relaxed) >= SLOW {
             let pace = 2 * Duration::from_nanos(self.took.load(Ordering::Relaxed));
-            // In whole microseconds, as it is written down.
+            // In whole microseconds, as in the file.
             let pace = Duration::from_micros(u64::try_from(pace.as_micros()).unwrap_or(u64::MAX));
-            // One that is asked for already is as good.
+            // The channel is full when a request is pending already, which is enough.
             let _ = self.paces.try_send(pace.min(LONGEST_PACE));
         }
     }
 
-    /// P2: from when this returns, answers of that age are acted upon. Whoever wins the next term reads of it: it was written
-    /// down before a look that has found nobody.
+    /// P2: when this returns, answers of that age are acted upon. The winner of the next term reads this pace: it was written
+    /// before a look that has found no later term.
     fn set_pace(&self, pace: Duration) -> Result<(), ArbiterError> {
         let _pacing = self.pacing.lock().unwrap_or_else(PoisonError::into_inner);
         if pace <= self.max_age() {
@@ -176,8 +178,8 @@ impl TermFence {
         Ok(())
     }
 
-    /// `term` has been won and its winner has kept still: what was written down by holders of earlier terms is of no use any
-    /// more, and what this process has written holds on.
+    /// Call this after `term` was won and its winner has kept still: removes the paces of earlier holders, which have no effect
+    /// any more, and writes this process's own again.
     pub(super) fn renew_pace(&self, term: Term) -> Result<(), ArbiterError> {
         let _pacing = self.pacing.lock().unwrap_or_else(PoisonError::into_inner);
         match self.max_age() {

@@ -1,13 +1,13 @@
 //! The `file:` arbiter: one file per term in a directory that both hosts see.
 //!
-//! A term is won by `link(2)` of a complete, synced record to its name: it fails when the name
-//! exists, on local file systems and on NFS alike, and no reader ever sees half a record (P2). The winner then tells the
-//! holders of earlier terms, in their records, and keeps still for longer than any of them acts on an answer.
+//! A term is won by `link(2)` of a complete, synced record to its name: it fails when the name exists, on local file systems
+//! and on NFS alike, and a reader never sees half a record (P2). The winner then marks the records of earlier terms, and keeps
+//! still for longer than any holder acts on an answer.
 //!
-//! There is no lease: the right to perform is read from the directory before effects, and one answer
-//! is good for those of the next 0.2 ms, in which nobody who has won the next term does anything yet.
-//! Between an answer and its effect lies a window, unbounded when the process is stopped exactly there. `etcd:` closes it up
-//! to the length of one system call; the fence record beside each disk image narrows it for writes.
+//! There is no lease: the right to perform is read from the directory before effects. One answer is valid for the effects of
+//! the next 0.2 ms, in which the winner of the next term does nothing yet. Between an answer and its effect is a window,
+//! without a bound if the process is stopped exactly there. `etcd:` closes it up to the length of one system call; the fence
+//! record beside each disk image narrows it for writes.
 
 mod directory;
 mod fence;
@@ -35,18 +35,18 @@ pub struct FileArbiter {
     records: Records,
     vm: String,
     holder: String,
-    /// The directory's identity, which was made with it.
+    /// The directory's identity, created with it.
     id: String,
     fence: Arc<TermFence>,
-    /// Who holds a term, as it has said itself. Never held across a system call.
+    /// The holder of a term, as it has said itself. Never held across a system call.
     followed: Mutex<Option<(Term, String)>>,
 }
 
 impl FileArbiter {
-    /// Opens the terms of `vm` below `base`, for a claimant called `holder`.
+    /// Opens the terms of `vm` below `base`, for the claimant `holder`.
     ///
     /// # Errors
-    /// When the directory cannot be made or written.
+    /// When the directory cannot be created or written.
     pub fn open(base: &Path, vm: &str, holder: String) -> Result<Self, ArbiterError> {
         let failed = at("cannot make", &base.join(vm));
         let directory = HostDirectory::open(base, vm).map_err(failed)?;
@@ -68,7 +68,7 @@ impl FileArbiter {
         Ok(Self { records, vm: vm.to_owned(), holder, id, fence, followed: Mutex::default() })
     }
 
-    /// Takes `term` if nobody has it.
+    /// Claims `term` if it has no record.
     fn take(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let record = TermRecord {
@@ -80,7 +80,7 @@ impl FileArbiter {
         };
         let created = self.records.create_term(&record)?;
         let path = self.records.path().join(term_name(term));
-        // Over NFS the answer to a link that succeeded can be lost: the record decides, not it.
+        // Over NFS the answer to a successful link can be lost: the record decides.
         match (created, self.records.term(term)?) {
             (_, Some(record)) if record.holder == self.holder => {
                 if let Some(later) = self.later(term)? {
@@ -96,23 +96,23 @@ impl FileArbiter {
         }
     }
 
-    /// P2: who has won a later term than `term`, which this process has a record of: where terms have gaps, the next number may
-    /// be free and the machine be another's all the same. Looked for after the record was made: whoever wins a later term
-    /// afterwards finds that record, and tells it.
+    /// P2: another process's term later than `term`, which this process has a record of. Where terms have gaps, the next number
+    /// may be free although another has the machine. Called after the record was made: a process that wins a later term
+    /// afterwards finds that record and marks it.
     fn later(&self, term: Term) -> Result<Option<TermRecord>, ArbiterError> {
         Ok(self.records.later_than(term)?.filter(|later| later.holder != self.holder))
     }
 
-    /// P2: when this returns, nobody acts on an answer from before `term` was won.
+    /// P2: when this returns, no process acts on an answer from before `term` was won.
     fn settle(&self, term: Term) -> Result<(), ArbiterError> {
         self.records.succeed(term)?;
         let pace = self.records.pace(LONGEST_PACE)?;
-        // From here on nobody is told yes any more; what others were told before is no longer good after this.
+        // From here on no holder gets a positive answer; after the wait, earlier answers are too old.
         std::thread::sleep(settle(pace));
         self.fence.renew_pace(term)
     }
 
-    /// P2: the same directory as at the start, by what is in it.
+    /// P2: checks by its content that the directory is the same as at the start.
     fn check_identity(&self) -> Result<(), ArbiterError> {
         self.records.check_place()?;
         match self.records.text(ID)? {
@@ -121,7 +121,7 @@ impl FileArbiter {
         }
     }
 
-    /// Who has to hold `term`, if this process knows.
+    /// The expected holder of `term`, if this process knows it.
     fn known_holder(&self, term: Term) -> Option<String> {
         if self.fence.term() == Some(term.0) {
             return Some(self.holder.clone());
@@ -138,7 +138,7 @@ impl FileArbiter {
         Err(ArbiterError::OtherHolder { place, expected, record })
     }
 
-    /// Leaves a new word in the file `name`. It is not read again: what keeps a copy up to date may have put another's there.
+    /// Writes a new mark into the file `name`. It is not read back: a tool that keeps a copy may have put another mark there.
     fn leave(&self, name: &str) -> Result<String, ArbiterError> {
         self.check_identity()?;
         let word = random_id();
@@ -166,7 +166,7 @@ impl Arbiter for FileArbiter {
 
     fn answers(&self) -> Result<(), ArbiterError> {
         self.check_identity()?;
-        // P9: a directory that went back grants nothing to the successor of a term that it does not know.
+        // P9: a directory that was set back grants nothing to the successor of a term that it does not know.
         let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((term, holder)) = followed {
             let record = self.records.term(term)?;
@@ -179,25 +179,25 @@ impl Arbiter for FileArbiter {
     fn claim(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError> {
         let before = Term(term.0.saturating_sub(1));
         self.check_identity()?;
-        // P2: whoever joined this machine has a term in this very directory; a directory without it is
-        // another one, and its word is worth nothing. The number is not enough: it may be another process's.
+        // P2: a process that has joined this machine has a term in this very directory. A directory without it is another one,
+        // and its answer is worth nothing. The number alone is not enough: the record may be another process's.
         let Some(record) = self.records.term(before)? else {
             return Err(ArbiterError::missing(self.records.path(), before));
         };
         match self.known_holder(before) {
-            // This process's own term is another's: the right is lost.
+            // This process's own term has another holder: the right is lost.
             Some(known) if known == self.holder && known != record.holder => {
                 return Ok(Verdict::Denied(record));
             }
             Some(known) => self.check_holder(&record, known)?,
             None => {}
         }
-        // Before a record is made, which would stay.
+        // Check before a record is made, which would stay.
         if let Some(later) = self.later(term)? {
             return Ok(Verdict::Denied(later));
         }
         if self.records.has_ended(before)? {
-            // The machine ended in good order, and its standby was not reached: nobody brings it back.
+            // The machine ended in good order and could not tell its standby: the guest must not be brought back.
             let why = format!("{} ended the machine", record.holder);
             return Ok(Verdict::Denied(TermRecord { why, ..record }));
         }
@@ -213,7 +213,7 @@ impl Arbiter for FileArbiter {
         self.check_identity()?;
         let last = match self.records.highest()? {
             None => None,
-            // A record that cannot be read is passed over by who seizes: its number is all that is needed.
+            // A seizure passes over a record that cannot be read: it needs only the number.
             Some(last) => match self.records.term(last) {
                 Ok(record) => record.map(|record| (record, last)),
                 Err(ArbiterError::Record { .. }) if seize => Some((nameless(&self.vm, last), last)),
@@ -264,7 +264,7 @@ impl Arbiter for FileArbiter {
     }
 
     fn read_marks(&self) -> Result<ArbiterView, ArbiterError> {
-        // Has the file system ask its server what names there are, too.
+        // This makes the file system ask its server for the names as well.
         self.check_identity()?;
         let word = |name| Ok(self.records.text(name)?.unwrap_or_else(|| "none".to_owned()));
         Ok(ArbiterView {
@@ -281,7 +281,7 @@ impl Arbiter for FileArbiter {
     }
 }
 
-/// What is known of a term whose record cannot be read.
+/// Stands for a record that cannot be read.
 fn nameless(vm: &str, term: Term) -> TermRecord {
     let (holder, why) = ("nobody who can be read".to_owned(), String::new());
     TermRecord { vm: vm.to_owned(), term: term.0, holder, why, won_at: 0 }

@@ -1,4 +1,4 @@
-//! What is in the directory of a `file:` arbiter, by name.
+//! The files in the directory of a `file:` arbiter.
 //!
 //! | file | is |
 //! | --- | --- |
@@ -19,20 +19,21 @@ use io_gate::host::Term;
 use super::directory::Directory;
 use crate::{ArbiterError, TermRecord};
 
-/// The directory's identity.
+/// The file of the directory's identity.
 pub(super) const ID: &str = "id";
-/// What a primary leaves for a session.
+/// The file of a primary's mark for a session.
 pub(super) const MARK: &str = "mark";
-/// What a standby leaves for a session.
+/// The file of a standby's mark for a session.
 pub(super) const COUNTER_MARK: &str = "counter-mark";
-/// What follows the record of a term that has been succeeded. Whatever else than space follows one is a part of this.
+/// Appended to the record of a term that has been succeeded. Any text after a record, other than white space, counts as a part
+/// of this.
 const SUCCEEDED: &[u8] = b"succeeded\n";
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub(super) struct Records {
     directory: Arc<dyn Directory>,
-    /// Where it was when it was opened.
+    /// The directory's identity when it was opened.
     place: (u64, u64),
 }
 
@@ -46,8 +47,8 @@ impl Records {
         self.directory.path()
     }
 
-    /// P2: another directory under the same name (a file system that is not mounted, a copy that was put in its place) is
-    /// another arbiter: nobody's claims there are seen by those who have this one open.
+    /// P2: another directory under the same name (an unmounted file system, a copy put in its place) is another arbiter:
+    /// processes that have this one open do not see claims made there.
     pub(super) fn check_place(&self) -> Result<(), ArbiterError> {
         let place = self.directory.place().map_err(at("cannot look at", self.path()))?;
         if place == self.place {
@@ -60,10 +61,9 @@ impl Records {
         Ok(self.term_and_succeeded(term)?.map(|(record, _)| record))
     }
 
-    /// The record of a term, and whether its holder has been told that a later one has been won. It is told in the record
-    /// itself: that a *name* is not there is something that a network file system's client may go on to believe, where the
-    /// directory's times are too coarse to show that it has changed; and how many names a record has is not for kemari alone
-    /// to say: a backup by hard links gives it one more.
+    /// The record of a term, and whether it is marked as succeeded by a later one. The mark is in the record itself. A missing
+    /// name would not do: a network file system's client may go on to believe that a name is missing where the directory's
+    /// times are too coarse to show a change. A link count would not do either: a backup by hard links adds one.
     pub(super) fn term_and_succeeded(
         &self,
         term: Term,
@@ -73,21 +73,21 @@ impl Records {
         let damaged = |source| ArbiterError::Record { path: self.path().join(&name), source };
         let mut values = serde_json::Deserializer::from_slice(&text).into_iter();
         let record: Option<Result<TermRecord, _>> = values.next();
-        // An empty file is a damaged one: the error is the one that reading a record from it gives.
+        // An empty file counts as damaged: parse it to get the error.
         let record = record.unwrap_or_else(|| serde_json::from_slice(&text)).map_err(damaged)?;
         let succeeded =
             text.get(values.byte_offset()..).is_some_and(|rest| !rest.trim_ascii().is_empty());
         Ok(Some((record, succeeded)))
     }
 
-    /// Writes the record of a term, if it has none.
+    /// Writes the record of a term if it has none.
     pub(super) fn create_term(&self, record: &TermRecord) -> Result<io::Result<()>, ArbiterError> {
         let text = serde_json::to_vec_pretty(record)
             .map_err(|source| ArbiterError::Record { path: self.path().to_owned(), source })?;
         Ok(self.directory.create(&term_name(Term(record.term)), &text))
     }
 
-    /// Whether a claim could be written now: what is there can be understood, and there may be and is room for more.
+    /// Checks that a claim could be written now: the newest record is readable, and there is permission and room for another.
     pub(super) fn take_claims(&self) -> Result<(), ArbiterError> {
         if let Some(highest) = self.highest()? {
             self.term(highest)?;
@@ -99,14 +99,14 @@ impl Records {
         Ok(self.terms()?.into_iter().max())
     }
 
-    /// All terms that have been won, in no order.
+    /// All terms that have a record, in no order.
     fn terms(&self) -> Result<Vec<Term>, ArbiterError> {
         self.check_place()?;
         let of = |name: &String| number(name, "term-", ".json").map(Term);
         Ok(self.names()?.iter().filter_map(of).collect())
     }
 
-    /// The highest term above `term`, and who has won it.
+    /// The highest term above `term`, and its holder.
     pub(super) fn later_than(&self, term: Term) -> Result<Option<TermRecord>, ArbiterError> {
         match self.highest()?.filter(|highest| *highest > term) {
             Some(highest) => self.term(highest),
@@ -114,8 +114,8 @@ impl Records {
         }
     }
 
-    /// Tells the holders of all earlier terms that `term` has been won. The oldest first: whoever finds one that is told finds
-    /// all before it told. Terms that have no record are passed over: the one before a gap may have a holder that lives.
+    /// Marks all earlier terms as succeeded by `term`, the oldest first: if one is marked, all before it are. Terms without a
+    /// record are skipped: the term before a gap may have a live holder.
     pub(super) fn succeed(&self, term: Term) -> Result<(), ArbiterError> {
         let mut untold = Vec::new();
         let mut earlier = self.terms()?;
@@ -124,7 +124,7 @@ impl Records {
         for before in earlier.into_iter().rev() {
             match self.term_and_succeeded(before) {
                 Ok(Some((_, true))) => break,
-                // Somebody may have damaged it since its holder has won it.
+                // The record may have been damaged since its holder won the term.
                 Ok(Some((_, false))) | Err(ArbiterError::Record { .. }) => untold.push(before),
                 Ok(None) => {}
                 Err(error) => return Err(error),
@@ -146,8 +146,8 @@ impl Records {
         self.replace(&ended_name(term), b"")
     }
 
-    /// The oldest answer that any holder of a term may act on; zero: none says more than usual. What cannot be understood is
-    /// taken for `longest`.
+    /// The oldest answer that any holder of a term may act on; zero if none has written a pace. A pace that is not readable
+    /// counts as `longest`.
     pub(super) fn pace(&self, longest: Duration) -> Result<Duration, ArbiterError> {
         let mut pace = Duration::ZERO;
         for name in self.names()? {
@@ -166,7 +166,7 @@ impl Records {
         self.replace(&pace_name(term), pace.as_micros().to_string().as_bytes())
     }
 
-    /// Removes what the holders of terms before this one have said: nobody acts on their answers any more.
+    /// Removes the paces of holders of earlier terms: those holders act on no answer any more.
     pub(super) fn forget_paces_before(&self, term: Term) -> Result<(), ArbiterError> {
         for name in self.names()? {
             if number(&name, "pace-", "").is_some_and(|of| of < term.0) {
@@ -187,7 +187,7 @@ impl Records {
         self.directory.replace(name, bytes).map_err(at("cannot write", &path))
     }
 
-    /// Makes a file of this text, unless there is one.
+    /// Creates a file with this text unless it exists.
     pub(super) fn create(&self, name: &str, text: &str) -> Result<(), ArbiterError> {
         match self.directory.create(name, text.as_bytes()) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -206,7 +206,7 @@ impl Records {
     }
 }
 
-/// What the record of a term is called.
+/// The file name of a term's record.
 pub(super) fn term_name(term: Term) -> String {
     format!("term-{:020}.json", term.0)
 }

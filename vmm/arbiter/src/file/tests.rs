@@ -1,4 +1,4 @@
-//! Claims and fences on real directories: raced, slow, moved, replaced, set back, damaged.
+//! Claims and fences in real directories: concurrent, slow, moved, replaced, set back, damaged.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::BTreeSet;
@@ -20,7 +20,7 @@ fn record_of(dir: &Path, term: u64) -> std::path::PathBuf {
     dir.join("vm").join(term_name(Term(term)))
 }
 
-/// A whole copy of a directory, under another number.
+/// A whole copy of a directory, with another inode number.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     copy_into(from, to);
@@ -33,7 +33,7 @@ fn copy_into(from: &Path, to: &Path) {
     }
 }
 
-/// Makes a directory what `copy` is, without making it anew.
+/// Gives a directory the content of `copy` without making it anew.
 fn set_back(dir: &Path, copy: &Path) {
     for entry in fs::read_dir(dir).unwrap() {
         fs::remove_file(entry.unwrap().path()).unwrap();
@@ -41,7 +41,7 @@ fn set_back(dir: &Path, copy: &Path) {
     copy_into(copy, dir);
 }
 
-/// P9: a standby that could not claim a term does not say that it is ready.
+/// P9: a standby that could not claim a term does not report that it is ready.
 #[test]
 fn p9_an_arbiter_answers_if_a_claim_could_be_written() {
     let dir = tempfile::tempdir().unwrap();
@@ -60,7 +60,7 @@ fn p9_an_arbiter_answers_if_a_claim_could_be_written() {
     assert!(a.answers().is_err());
 }
 
-/// P2: what others were told before a term was won is no longer good when its winner may do something.
+/// P2: answers from before a term was won are no longer valid when its winner may act.
 #[test]
 fn p2_whoever_wins_a_term_keeps_still_for_longer_than_an_answer_is_good_for() {
     let dir = tempfile::tempdir().unwrap();
@@ -120,7 +120,7 @@ fn effects_wait_while_the_directory_is_away() {
     fs::rename(&there, &away).unwrap();
     assert_eq!(a.fence().ask(), Permission::Unknown);
     assert!(a.fence().reason().contains("cannot look at"), "{}", a.fence().reason());
-    // An empty directory, as a file system leaves that is not mounted.
+    // An empty directory, as an unmounted file system leaves it.
     fs::create_dir(&there).unwrap();
     assert_eq!(a.fence().ask(), Permission::Unknown);
     fs::remove_dir(&there).unwrap();
@@ -135,7 +135,7 @@ fn a_fresh_start_respects_the_holder_unless_it_seizes_or_the_machine_has_ended()
     a.begin(false).unwrap();
     let refusal = b.begin(false).unwrap_err().to_string();
     assert!(refusal.contains("held by a") && refusal.contains("--seize"), "{refusal}");
-    // Whom to look for: the record, since when, for what.
+    // What the message must name: the record, since when, and for what.
     let record = record_of(dir.path(), 1).display().to_string();
     assert!(refusal.contains(&record) && refusal.contains(" since 20"), "{refusal}");
     assert!(refusal.contains("won for: start"), "{refusal}");
@@ -148,7 +148,7 @@ fn a_fresh_start_respects_the_holder_unless_it_seizes_or_the_machine_has_ended()
 #[test]
 fn a_holder_that_is_no_process_of_this_host_any_more_is_said_to_be_none() {
     let dir = tempfile::tempdir().unwrap();
-    // Numbers of processes end before this one.
+    // Process numbers are smaller than this one.
     let dead = holder_of(999_999_999);
     arbiter(dir.path(), &dead).begin(false).unwrap();
     let refusal = arbiter(dir.path(), "b").begin(false).unwrap_err().to_string();
@@ -203,7 +203,8 @@ fn p2_the_fence_stays_open_for_whoever_wins() {
     });
 }
 
-/// P2: each host has a directory of its own, and the standby's has a term of the same number, of an earlier run that was killed.
+/// P2: each host has a directory of its own, and the standby's has a term of the same number from an earlier run that was
+/// killed.
 #[test]
 fn p2_a_standby_wins_no_term_after_one_of_a_stranger() {
     let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -217,12 +218,12 @@ fn p2_a_standby_wins_no_term_after_one_of_a_stranger() {
         refusal.contains("to be of primary") && refusal.contains("held by earlier"),
         "{refusal}"
     );
-    // The handshake has seen it before.
+    // The handshake has compared the marks before.
     let (one, other) = (primary.mark().unwrap(), standby.read_marks().unwrap());
     assert!(one.id != other.id && one.mark != other.mark, "{one}, {other}");
 }
 
-/// P9: what the next claim would be refused for is said while there is time.
+/// P9: what would make the next claim fail is reported while there is time.
 #[test]
 fn p9_a_directory_that_went_back_is_said_before_a_term_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
@@ -243,7 +244,7 @@ fn p9_a_directory_that_went_back_is_said_before_a_term_is_asked_for() {
     standby.answers().unwrap();
 }
 
-/// P2: a copy has the same identity, and not the mark of a session that began later.
+/// P2: a copy has the same identity, but not the mark of a session that began later.
 #[test]
 fn p2_a_copy_of_the_directory_is_told_from_it() {
     let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -260,7 +261,8 @@ fn p2_a_copy_of_the_directory_is_told_from_it() {
     assert_eq!((view.id, view.mark), (found.id, found.mark));
 }
 
-/// P2: a copy that is kept up has the mark; what is left in it is not seen by the primary, whatever the copying puts there.
+/// P2: a copy that is kept up has the mark; the primary does not see a mark that is written to the copy, whatever the copying
+/// puts there.
 #[test]
 fn p2_a_copy_that_is_kept_up_is_told_by_what_the_primary_finds() {
     let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -281,7 +283,7 @@ fn p2_a_copy_that_is_kept_up_is_told_by_what_the_primary_finds() {
 }
 
 /// P2: an orderly run, the directory copied, a second run, the copy restored, the other side started: the second run's term is
-/// given again, and its holder finds that it is another's.
+/// granted again, and its holder finds that another has it.
 #[test]
 fn p2_a_term_that_is_given_again_is_lost_to_its_former_holder() {
     let dir = tempfile::tempdir().unwrap();
@@ -297,7 +299,7 @@ fn p2_a_term_that_is_given_again_is_lost_to_its_former_holder() {
     assert_eq!(second.fence().ask(), Permission::Unknown, "its term is not there");
     let refusal = second.claim(Term(3), "silence").unwrap_err().to_string();
     assert!(refusal.contains("no record of term 2"), "{refusal}");
-    // Where no disk knows better, the start is granted.
+    // Where no disk has a newer record, the start is granted.
     let third = arbiter(dir.path(), "third");
     assert_eq!(third.begin(false).unwrap(), Term(2));
     assert_eq!(third.fence().ask(), Permission::Granted);
@@ -308,7 +310,7 @@ fn p2_a_term_that_is_given_again_is_lost_to_its_former_holder() {
     );
 }
 
-/// P2: the record beside the disk is not the arbiter's, and knows of a holder of whom the arbiter does not.
+/// P2: the record beside the disk is not the arbiter's and names a holder that the arbiter does not know.
 #[test]
 fn p2_a_disk_that_knows_better_than_the_arbiter_is_believed() {
     let dir = tempfile::tempdir().unwrap();
@@ -325,19 +327,19 @@ fn p2_a_disk_that_knows_better_than_the_arbiter_is_believed() {
         "{refusal}"
     );
     assert!(refusal.contains("--seize"), "{refusal}");
-    // Terms only grow, also where they are on the disk only.
+    // Terms only grow, even if they are recorded on the disk only.
     assert_eq!(a.begin_on(Some(&claim(4, "x", true)), false).unwrap(), Term(5));
     a.end(Term(5)).unwrap();
     let same = arbiter(dir.path(), "b").begin_on(Some(&claim(5, "x", false)), false);
     assert!(matches!(same, Err(ArbiterError::Behind { .. })), "same term, other holder");
-    // What the arbiter has ended was not always written beside the disk as well.
+    // An end at the arbiter was not always written beside the disk as well.
     let ours = claim(5, "a", false);
     assert_eq!(arbiter(dir.path(), "b").begin_on(Some(&ours), false).unwrap(), Term(6));
     assert!(matches!(a.begin_on(Some(&ours), false), Err(ArbiterError::Taken { .. })));
     assert_eq!(a.begin_on(Some(&claim(9, "x", false)), true).unwrap(), Term(10));
 }
 
-/// P2: another directory in its place, with all that was in it: claims there are not seen by who has the former open.
+/// P2: another directory in its place, with the same content: a process that has the former one open does not see claims there.
 #[test]
 fn p2_a_copy_in_the_place_of_the_directory_grants_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -360,7 +362,7 @@ fn p2_a_copy_in_the_place_of_the_directory_grants_nothing() {
     assert_eq!(b.claim(Term(2), "silence").unwrap(), Verdict::Granted);
 }
 
-/// P2: half a file system check later.
+/// P2: a power failure and a file system check may leave a record empty.
 #[test]
 fn p2_a_record_that_is_empty_grants_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -375,14 +377,14 @@ fn p2_a_record_that_is_empty_grants_nothing() {
     assert!(b.begin(false).is_err());
     fs::write(record_of(dir.path(), 1), written).unwrap();
     assert_eq!(a.fence().ask(), Permission::Granted);
-    // The next term's: somebody has won it.
+    // The next term's record: another process has won it.
     fs::write(record_of(dir.path(), 2), "").unwrap();
     assert_eq!(a.fence().ask(), Permission::Unknown);
     assert_eq!(arbiter(dir.path(), "c").begin(true).unwrap(), Term(3));
     assert_ne!(a.fence().ask(), Permission::Granted);
 }
 
-/// P2: both are told that the other is dead.
+/// P2: both sides are told that the other one is dead.
 #[test]
 fn p2_of_two_that_seize_at_once_one_wins() {
     for _ in 0..20 {
@@ -413,7 +415,7 @@ fn p2_of_two_that_seize_at_once_one_wins() {
     }
 }
 
-/// P2: whoever has won a term and died before it could tell leaves nobody behind who does not find out.
+/// P2: even a winner that dies before it marks earlier terms leaves no holder that does not find out.
 #[test]
 fn p2_a_winner_that_dies_before_it_has_told_is_passed_over_with_all_before_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -437,7 +439,7 @@ fn p2_a_winner_that_dies_before_it_has_told_is_passed_over_with_all_before_it() 
     assert_eq!(a.fence().ask(), Permission::Lost);
 }
 
-/// P7: a backup of the directory by hard links fences nobody, and hides no winner.
+/// P7: a backup of the directory by hard links fences no holder and hides no winner.
 #[test]
 fn p7_another_name_of_a_record_takes_no_right_away() {
     let dir = tempfile::tempdir().unwrap();
@@ -454,8 +456,8 @@ fn on_disk(term: u64) -> DiskClaim {
     DiskClaim { term, holder: "gone".to_owned(), ended: false, text: String::new() }
 }
 
-/// P2: a machine is begun in a later term than the next, as the record beside its disk is of a later one than the arbiter's.
-/// Fails where only neighbouring terms are looked at.
+/// P2: a machine begins in a later term than the next, because the record beside its disk is of a later term than the arbiter's.
+/// Fails if only neighbouring terms are checked.
 #[test]
 fn p2_terms_with_a_gap_have_one_holder() {
     let dir = tempfile::tempdir().unwrap();
@@ -463,7 +465,7 @@ fn p2_terms_with_a_gap_have_one_holder() {
     a.begin(false).unwrap();
     assert_eq!(b.begin_on(Some(&on_disk(7)), true).unwrap(), Term(8));
     assert_eq!((a.fence().ask(), b.fence().ask()), (Permission::Lost, Permission::Granted));
-    // Nor is its standby granted the number that is free.
+    // Its standby is not granted the free number either.
     let standby = arbiter(dir.path(), "standby");
     standby.follow(Term(1), "a");
     match standby.claim(Term(2), "silence").unwrap() {
@@ -473,16 +475,16 @@ fn p2_terms_with_a_gap_have_one_holder() {
     assert!(!record_of(dir.path(), 2).exists(), "and it leaves no record behind");
 }
 
-/// One that stops where it makes the record of a term, until another machine has been begun in a term beyond it.
+/// A directory that stops where it makes the record of a term, until another machine has begun in a term beyond it.
 #[derive(Debug)]
 struct Overtaken {
     host: HostDirectory,
     by: FileArbiter,
-    /// Whether the other begins when the record is there already.
+    /// Whether the other machine begins after the record was made.
     after: bool,
-    /// The other has won its term.
+    /// The other machine has won its term.
     over: AtomicBool,
-    /// Its names cannot be listed after that.
+    /// Whether the names cannot be listed after that.
     names_fail: bool,
 }
 
@@ -531,8 +533,8 @@ impl Directory for Overtaken {
     }
 }
 
-/// P2: as before, both at once: a side that has found nobody before it made its record makes it beside, or after, the other's.
-/// Fails where a record of the own next term is taken for proof that it was won.
+/// P2: as before, both at once: a side that found no later term before it made its record makes it beside, or after, the
+/// other's. Fails if a record of its own next term counts as proof that the term was won.
 #[test]
 fn p2_of_two_that_claim_across_a_gap_at_once_one_may_perform() {
     let cases = [(false, false), (false, true), (true, false), (true, true)];
@@ -559,12 +561,12 @@ fn p2_of_two_that_claim_across_a_gap_at_once_one_may_perform() {
         let expected = if holds && !names_fail { Permission::Lost } else { Permission::Unknown };
         assert_eq!(claimant.fence().ask(), expected, "{case}");
         assert_eq!(b.ask(), Permission::Granted, "{case}");
-        // The core asks again: it is still not granted.
+        // The core asks again: the claim is still not granted.
         assert!(!matches!(claimant.claim(Term(2), "silence"), Ok(Verdict::Granted)), "{case}");
     }
 }
 
-/// P9. Fails where what somebody has put in the place of a record is waited for, or read into memory whatever its size.
+/// P9. Fails if a process waits for what was put in the place of a record, or reads it into memory whatever its size.
 #[test]
 fn what_is_no_record_is_neither_waited_for_nor_read_whole() {
     let dir = tempfile::tempdir().unwrap();
@@ -594,14 +596,14 @@ fn what_is_no_record_is_neither_waited_for_nor_read_whole() {
     assert_eq!(a.fence().ask(), Permission::Granted);
 }
 
-// ---- directories that are not like this host's ----
+// ---- directories that behave differently from this host's ----
 
-/// One whose every access takes its time.
+/// A directory whose every access is slow.
 #[derive(Debug)]
 struct Slow(HostDirectory, Duration);
 
-/// One that shows what a network file system's client may: that a name is not there which was looked for before it was made,
-/// as the directory's times have not changed since.
+/// A directory that behaves as a network file system's client may: it shows a name as missing that was looked up before it was
+/// made, because the directory's times have not changed since.
 #[derive(Debug)]
 struct Forgetful(HostDirectory, Mutex<BTreeSet<String>>);
 
@@ -672,7 +674,7 @@ fn on(directory: impl Directory + 'static, holder: &str) -> FileArbiter {
     FileArbiter::open_directory(Arc::new(directory), "vm", holder.to_owned()).unwrap()
 }
 
-/// P2: NFS with coarse timestamps: the winner's link is of the same tick as the last look.
+/// P2: NFS with coarse timestamps: the winner's link is in the same tick as the last look.
 #[test]
 fn p2_a_client_that_goes_on_to_believe_that_a_name_is_absent_is_told_by_its_own_record() {
     let dir = tempfile::tempdir().unwrap();
@@ -683,7 +685,7 @@ fn p2_a_client_that_goes_on_to_believe_that_a_name_is_absent_is_told_by_its_own_
     assert_eq!(arbiter(dir.path(), "b").claim(Term(2), "silence").unwrap(), Verdict::Granted);
     assert!(a.records.term(Term(2)).unwrap().is_none(), "it does not see the winner's record");
     assert_eq!(a.fence().ask(), Permission::Lost);
-    // Its own claims it sees, and goes on.
+    // It sees its own claims and goes on.
     let c = on(Forgetful(open(), Mutex::default()), "c");
     assert_eq!(c.begin(true).unwrap(), Term(3));
     assert_eq!(c.fence().ask(), Permission::Granted);
@@ -691,15 +693,14 @@ fn p2_a_client_that_goes_on_to_believe_that_a_name_is_absent_is_told_by_its_own_
     assert_eq!(c.fence().ask(), Permission::Granted);
 }
 
-/// P2: whatever the directory's accesses take, nothing is done by the former holder, on an answer that it may act upon, when the
-/// winner may do something.
+/// P2: however slow the directory is, the former holder does nothing on an answer that it may act upon once the winner may act.
 #[test]
 fn p2_no_answer_is_acted_upon_when_the_winner_may() {
     for delay in [0, 1, 5, 20] {
         let delay = Duration::from_millis(delay);
         let dir = tempfile::tempdir().unwrap();
         let slow = Slow(HostDirectory::open(dir.path(), "vm").unwrap(), delay);
-        // The winner's is as fast as it can be: nothing but its waiting protects the other.
+        // The winner's directory is as fast as possible: only its waiting protects the other.
         let (a, b) = (on(slow, "a"), arbiter(dir.path(), "b"));
         a.begin(false).unwrap();
         let fence = a.fence();
@@ -711,7 +712,7 @@ fn p2_no_answer_is_acted_upon_when_the_winner_may() {
                     let asked = Instant::now();
                     match fence.ask() {
                         Permission::Lost => return last,
-                        // As old as it may be.
+                        // The answer has the largest age that is allowed.
                         Permission::Granted if asked.elapsed() <= fence.max_age() => {
                             may.store(acts.load(Ordering::SeqCst), Ordering::SeqCst);
                             let left = fence.max_age().saturating_sub(asked.elapsed());
@@ -726,7 +727,7 @@ fn p2_no_answer_is_acted_upon_when_the_winner_may() {
                 }
             });
             let begun = Instant::now();
-            // The other has an answer in its hand.
+            // The other process has an answer and has not acted yet.
             while !may.load(Ordering::SeqCst) {
                 assert!(
                     begun.elapsed() < Duration::from_secs(60),
@@ -742,7 +743,7 @@ fn p2_no_answer_is_acted_upon_when_the_winner_may() {
     }
 }
 
-/// P7: where the directory is fast, whoever takes over waits no longer than usual.
+/// P7: with a fast directory, a takeover waits no longer than usual.
 #[test]
 fn a_pace_that_was_written_down_ends_with_those_who_needed_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -760,7 +761,7 @@ fn a_pace_that_was_written_down_ends_with_those_who_needed_it() {
     }
     let slow = a.fence().max_age();
     assert_eq!(b.records.pace(LONGEST_PACE).unwrap(), slow);
-    // The holder's own next term needs it as well.
+    // The holder's own next term needs this file as well.
     assert_eq!(a.claim(Term(2), "again").unwrap(), Verdict::Granted);
     assert_eq!(b.records.pace(LONGEST_PACE).unwrap(), slow);
     let begun = Instant::now();

@@ -1,4 +1,4 @@
-//! What all logs say of terms and sessions, to be found by number.
+//! Index of the terms and sessions of all logs, by number.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,30 +6,30 @@ use super::{Breach, Place, breach};
 use crate::entry::{Entry, Event, Won};
 use crate::reader::Log;
 
-/// One acknowledgement: term, session, epoch.
+/// An acknowledgement: term, session, epoch.
 pub(super) type Ack = (u64, u64, u64);
 
 /// A standby's part in a session.
 #[derive(Clone, Copy, Debug)]
 struct Accepted {
     log: usize,
-    /// Its log goes on after the session: what is not there was not done.
+    /// Whether its log goes on after the session: then what is not in it was not done.
     over: bool,
-    /// The last epoch acknowledged in it.
+    /// The last epoch acknowledged in the session.
     last_ack: Option<u64>,
 }
 
 /// See the module.
 pub(super) struct Index<'l> {
     pub(super) logs: &'l [Log],
-    /// With the effect that is the first not in the checkpoint.
+    /// Each with the first effect that is not in the checkpoint.
     acks: HashMap<Ack, (Place, u64)>,
     /// The primary's log of a session.
     joined: HashMap<u64, usize>,
     accepted: HashMap<u64, Accepted>,
     gave_up: HashSet<u64>,
     won: Vec<Place>,
-    /// Logs of one virtual machine's life have one number.
+    /// Logs of one life of a virtual machine have the same number.
     life: Vec<usize>,
 }
 
@@ -54,7 +54,7 @@ impl<'l> Index<'l> {
         index
     }
 
-    /// The session in which a log's beginning was rotated away, if it is a standby's.
+    /// The session at the place where rotation has cut a log, if it is a standby's.
     fn recall(&mut self, log: usize) -> Option<u64> {
         let before = &self.logs[log].header.before;
         self.gave_up.insert(before.gave_up);
@@ -66,7 +66,7 @@ impl<'l> Index<'l> {
             self.joined.insert(session, log);
             return None;
         }
-        // Of it only the end is known.
+        // Only its end is known.
         let last_ack = (before.ack_session == session).then(|| before.ack_epoch.checked_sub(1));
         let accepted = Accepted { log, over: false, last_ack: last_ack.flatten() };
         self.accepted.insert(session, accepted);
@@ -107,7 +107,7 @@ impl<'l> Index<'l> {
         }
     }
 
-    /// Two logs that tell of one session are of one virtual machine's life.
+    /// Two logs of one session belong to one life of a virtual machine.
     fn relate(&mut self) {
         for (session, accepted) in &self.accepted {
             let Some(primary) = self.joined.get(session) else { continue };
@@ -134,12 +134,12 @@ impl<'l> Index<'l> {
         !boot.is_empty() && *boot == self.logs[other].header.boot
     }
 
-    /// Terms that were won, with an arbiter or by an operator's word.
+    /// Terms that were won, from an arbiter or by an operator's decision.
     pub(super) fn terms(&self) -> impl Iterator<Item = Place> + '_ {
         self.won.iter().copied()
     }
 
-    /// The log of the primary from whose checkpoint somebody has taken over.
+    /// The log of the primary from whose checkpoint a takeover continued.
     pub(super) fn takeover_parent(&self, event: &Event) -> Option<usize> {
         match event {
             Event::TermWon { how: Won::TakeOver, session, .. } => self.joined.get(session).copied(),
@@ -170,8 +170,8 @@ impl<'l> Index<'l> {
         self.acks.get(&ack).copied()
     }
 
-    /// Why an acknowledgement that a primary has received is in no standby's log: `Ok` when the log
-    /// that it belongs in is not there as far.
+    /// Why an acknowledgement that a primary has received is in no standby's log: `Ok` when the
+    /// standby's log does not reach that far, or is missing.
     pub(super) fn why_no_ack(&self, (_, session, epoch): Ack) -> Result<String, String> {
         let what = format!("the ACK of epoch {epoch}");
         match self.accepted.get(&session) {
@@ -188,23 +188,23 @@ impl<'l> Index<'l> {
         }
     }
 
-    /// Whether the record of this epoch was rotated away.
+    /// Whether rotation has removed the record of this epoch.
     fn is_lost(&self, accepted: &Accepted, epoch: u64) -> bool {
         let log = &self.logs[accepted.log];
         log.is_rotated() && epoch < log.header.before.ack_epoch
     }
 
-    /// Whether an acknowledgement was in what rotation has taken from the standby's log.
+    /// Whether rotation has removed an acknowledgement from the standby's log.
     pub(super) fn is_rotated_away(&self, (_, session, epoch): Ack) -> bool {
         self.accepted.get(&session).is_some_and(|accepted| self.is_lost(accepted, epoch))
     }
 
-    /// Whether its standby has said that it gives the session up.
+    /// Whether the session's standby has said that it gives the session up.
     pub(super) fn gave_up(&self, session: u64) -> bool {
         self.gave_up.contains(&session)
     }
 
-    /// As [`why_no_ack`](Self::why_no_ack), for anything else that a standby says.
+    /// As [`why_no_ack`](Self::why_no_ack), for any other record of a standby.
     pub(super) fn why_not(&self, session: u64, what: &str) -> Result<String, String> {
         let Some(accepted) = self.accepted.get(&session) else {
             return Ok(format!(

@@ -1,4 +1,4 @@
-//! The verifier on made-up histories of several hosts: each true one is proven, each breakage is seen.
+//! The verifier on made-up histories of several hosts: each true one is proven, and each breach is found.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use io_gate_host::Op;
@@ -11,7 +11,7 @@ use super::*;
 /// Histories of each kind.
 const SEEDS: u64 = 300;
 
-/// What of a true history is recorded, as the product would.
+/// A true history, recorded as the product does.
 struct World {
     random: fastrand::Rng,
     clock: u64,
@@ -19,12 +19,12 @@ struct World {
     term: u64,
     epoch: u64,
     session: u64,
-    /// Who runs the guest.
+    /// The host that runs the guest.
     active: usize,
     next: u64,
-    /// Of each log, the effect staged last.
+    /// For each log, the last effect staged.
     last: Vec<u64>,
-    /// Staged and not performed: name and epoch, and whether it was taken over.
+    /// Effects that are staged and not performed: id, epoch, and whether it was taken over.
     waiting: Vec<(u64, u64, bool)>,
 }
 
@@ -49,7 +49,7 @@ impl World {
         world
     }
 
-    /// A whole life of some sessions, each with an end of its own.
+    /// A whole life of some sessions, each with its own end.
     fn live(seed: u64, ends: &[End]) -> Vec<Log> {
         let mut world = Self::begin(seed);
         for end in ends {
@@ -88,7 +88,7 @@ impl World {
 
     fn stage(&mut self) {
         let (active, epoch) = (self.active, self.epoch);
-        // Inputs have names, too.
+        // Inputs have ids, too.
         let id = self.next + self.random.u64(0..3);
         self.next = id + 1;
         let previous = std::mem::replace(&mut self.last[active], id);
@@ -96,7 +96,7 @@ impl World {
         self.waiting.push((id, epoch, false));
     }
 
-    /// Performs what is of this epoch or before, but for a few of the last.
+    /// Performs the effects up to this epoch, except for some of the last.
     fn perform(&mut self, upto: u64, leave: usize) {
         let count = self.waiting.iter().filter(|(_, epoch, _)| *epoch <= upto).count();
         let now: Vec<_> = self.waiting.drain(..count.saturating_sub(leave)).collect();
@@ -131,11 +131,11 @@ impl World {
             let (epoch, next) = (self.epoch, self.next);
             self.epoch += 1;
             self.tell(active, Event::Sealed { epoch, term, session, next });
-            // Taken from the guest while the checkpoint is on its way.
+            // Staged by the guest while the checkpoint is being sent.
             self.stage();
             self.tell(standby, Event::AckSent { epoch, term, session, next });
             held = (epoch, next);
-            // At the end, an acknowledgement may get lost.
+            // At the end, an acknowledgement may be lost.
             if round > 0 && end == End::TakeOver && self.random.bool() {
                 break;
             }
@@ -172,7 +172,7 @@ impl World {
         self.term += 1;
         let (how, term) = (Won::TakeOver, self.term);
         self.tell(standby, Event::TermWon { how, term, epoch, session, next });
-        // What was cancelled there never was; the rest is performed here, once more perhaps.
+        // Effects cancelled there never happened; the rest is performed here, perhaps a second time.
         if self.random.bool() {
             let lost = self.waiting.iter().filter(|(id, ..)| *id >= next).copied();
             lost.collect::<Vec<_>>().iter().for_each(|(id, ..)| {
@@ -220,7 +220,7 @@ fn each_life(mut judge: impl FnMut(Vec<Log>, &mut fastrand::Rng)) {
     }
 }
 
-/// Every place of which `wanted` is true.
+/// Every place where `wanted` holds.
 fn places(logs: &[Log], wanted: impl Fn(&Event) -> bool) -> Vec<(usize, usize)> {
     let of = |(number, log): (usize, &Log)| {
         let at = log.entries.iter().enumerate().filter(|(_, entry)| wanted(&entry.event));
@@ -233,7 +233,7 @@ fn renumber(log: &mut Log) {
     log.entries.iter_mut().zip(0..).for_each(|(entry, number)| entry.sequence = number);
 }
 
-/// Breaks every life of which something can be broken in this way, at a random place: each time it must be seen.
+/// Breaks every life in this way where that is possible, at a random place: the verifier must find each breach.
 fn breaks(
     wanted: impl Fn(&Event) -> bool,
     promise: &str,
@@ -284,7 +284,7 @@ fn what_is_true_is_proven() {
     });
 }
 
-/// Takes the beginning of some logs away, as rotation does.
+/// Removes the beginning of some logs, as rotation does.
 fn rotate(logs: &mut [Log], random: &mut fastrand::Rng) {
     for log in logs {
         let gone = random.usize(0..=log.entries.len());
@@ -295,7 +295,7 @@ fn rotate(logs: &mut [Log], random: &mut fastrand::Rng) {
     }
 }
 
-/// What rotation has left is judged as it was with what came before.
+/// What rotation has left is judged as with what came before.
 #[test]
 fn what_rotation_has_left_breaks_nothing() {
     let mut proved = 0;
@@ -304,14 +304,14 @@ fn what_rotation_has_left_breaks_nothing() {
         match verify(&logs, true) {
             Verdict::Broken(breach) => panic!("{}\n{}", Verdict::Broken(breach), show(&logs)),
             Verdict::Proved(_) => proved += 1,
-            // A standby's log, and all that tells whose it is, may be gone.
+            // A standby's log, and everything that names its session, may be gone.
             Verdict::Incomplete { .. } => {}
         }
     });
     assert!(proved > 1000, "{proved} proved");
 }
 
-/// A process may die, or its host lose the end of its log, at any moment: that breaks nothing.
+/// A process may die, or its host lose the end of its log, at any moment: that breaks no promise.
 #[test]
 fn a_log_that_is_cut_off_breaks_nothing() {
     each_life(|mut logs, random| {
@@ -332,12 +332,12 @@ fn p1_performed_before_its_ack() {
         |logs, log, at| {
             let entries = &mut logs[log].entries;
             let Event::AckReceived { epoch, .. } = entries[at].event else { unreachable!() };
-            // The first effect that this one lets out goes before it.
+            // Removes it before the first effect that it releases.
             let of = |entry: &Entry| matches!(entry.event, Event::Performing { epoch: of, .. } if of == epoch);
             let Some(first) = entries[at..].iter().position(of) else { return false };
             let effect = entries.remove(at + first);
             entries.insert(at, effect);
-            // It was held, and no gate was opened for it.
+            // The effect was held, and no gate was opened for it.
             let Event::Performing { id, .. } = effect.event else { unreachable!() };
             !entries[..at]
                 .iter()
@@ -346,7 +346,7 @@ fn p1_performed_before_its_ack() {
     );
 }
 
-/// Whether a log has an effect of this epoch that an acknowledgement alone has let out.
+/// Whether a log has an effect of this epoch that only an acknowledgement has released.
 fn let_out_by_ack(log: &Log, of: u64) -> bool {
     let (mut open, mut passed) = (false, 0);
     log.entries.iter().any(|entry| match entry.event {
@@ -371,7 +371,7 @@ fn p1_the_ack_is_not_in_the_standbys_log() {
         |logs, log, at| {
             let sent = logs[log].entries.remove(at).event;
             let Event::AckSent { epoch, .. } = sent else { unreachable!() };
-            // Where the log ends before it, it may be what is missing.
+            // If the log ends before it, it may be the missing part.
             let goes_on = logs[log].entries[at..].iter().any(|entry| {
                 matches!(
                     entry.event,
@@ -440,7 +440,7 @@ fn p1_performed_and_not_known_to_the_heir() {
                 unreachable!()
             };
             let session = *session;
-            // As if its checkpoint had not held what the old primary has performed; nothing else of it is told.
+            // As if the checkpoint had not held what the old primary has performed; nothing else changes.
             *next = 1;
             logs[log].entries.truncate(at + 1);
             let joined = |event: &Event| matches!(event, Event::Joined { session: of, .. } if *of == session);

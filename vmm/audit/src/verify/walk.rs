@@ -1,4 +1,5 @@
-//! One log from its beginning to its end: whether each effect was allowed when it was performed.
+//! Walks one log from its beginning to its end: checks whether each effect was allowed when it was
+//! performed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -7,31 +8,31 @@ use super::{Breach, Counts, Place, breach};
 use crate::entry::{Event, Won};
 use crate::summary::Summary;
 
-/// A promise is broken: no further.
+/// A promise is broken: the walk ends.
 pub(super) struct Stop(pub(super) Box<Breach>);
 
-/// Evidence that is not there.
+/// Missing evidence.
 pub(super) struct Missing {
     pub(super) what: String,
-    /// Rotation has taken it.
+    /// Whether rotation has removed it.
     pub(super) rotated: bool,
 }
 
-/// What a walk has found out.
+/// The findings of a walk.
 #[derive(Default)]
 pub(super) struct Walked {
-    /// Evidence that is not there.
+    /// Missing evidence.
     pub(super) missing: Vec<Missing>,
-    /// Which effects were performed, and where that is recorded.
+    /// The effects performed, each with the place of its record.
     performed: BTreeMap<u64, usize>,
-    /// Of each term, the first effect performed in it.
+    /// For each term, the first effect performed in it.
     pub(super) first_performed: BTreeMap<u64, usize>,
-    /// Of each term, the last effect performed in it.
+    /// For each term, the last effect performed in it.
     pub(super) last_performed: BTreeMap<u64, usize>,
 }
 
 impl Walked {
-    /// The first effect performed whose name is `next` or later.
+    /// The first performed effect whose id is `next` or later.
     pub(super) fn first_performed_from(&self, next: u64) -> Option<usize> {
         self.performed.range(next..).next().map(|(_, at)| *at)
     }
@@ -40,11 +41,11 @@ impl Walked {
 #[derive(Clone, Copy)]
 struct Effect {
     epoch: u64,
-    /// Where it was staged or adopted.
+    /// Where the effect was staged or adopted.
     at: usize,
     adopted: bool,
     performed: Option<usize>,
-    /// Cancelled or returned.
+    /// Where it was cancelled or returned.
     gone: Option<usize>,
 }
 
@@ -54,18 +55,18 @@ pub(super) struct Walk<'i, 'l> {
     log: usize,
     at: usize,
     open: bool,
-    /// Effects below have passed the open gate.
+    /// Effects below this one have passed the open gate.
     passed: u64,
     term: u64,
     won: HashSet<u64>,
-    /// What rotation has taken.
+    /// The summary of what rotation has removed.
     before: Summary,
-    /// Epochs acknowledged, in their order, and where that is recorded.
+    /// Acknowledged epochs, in order, each with the place of its record.
     acked: BTreeMap<u64, usize>,
     sealed: HashMap<(u64, u64), usize>,
     /// A session whose standby may hold a checkpoint, and where that began.
     armed: Option<(u64, usize)>,
-    /// What makes the standby's checkpoint worthless: a later term was won.
+    /// Whether a later term was won, which makes the standby's checkpoint worthless.
     right: bool,
     heard: HashSet<u64>,
     given_up: HashSet<u64>,
@@ -73,7 +74,7 @@ pub(super) struct Walk<'i, 'l> {
     /// The last acknowledgement sent: its session and epoch.
     ack_sent: Option<(u64, u64)>,
     took_over: Option<usize>,
-    /// The effect staged last.
+    /// The last effect staged.
     last: u64,
     effects: HashMap<u64, Effect>,
     withheld: HashSet<u64>,
@@ -82,20 +83,20 @@ pub(super) struct Walk<'i, 'l> {
 
 type Step = Result<(), Stop>;
 
-/// What lets an effect out.
+/// What has released an effect.
 enum By {
-    /// An acknowledgement, on both sides' record.
+    /// An acknowledgement that is in both sides' logs.
     Ack,
     /// The right to run alone.
     Right,
-    /// An acknowledgement that rotation has taken, here or from the standby's log.
+    /// An acknowledgement that rotation has removed, here or from the standby's log.
     Earlier,
 }
 
 impl<'i, 'l> Walk<'i, 'l> {
     pub(super) fn new(index: &'i Index<'l>, log: usize) -> Self {
         let before = index.logs[log].header.before;
-        // The first record there is stands for those that are gone.
+        // The first remaining record stands for those that are gone.
         let first = |true_then: bool| true_then.then_some(0);
         Self {
             index,
@@ -124,7 +125,7 @@ impl<'i, 'l> Walk<'i, 'l> {
 
     pub(super) fn run(mut self, counts: &mut Counts) -> Result<Walked, Stop> {
         let entries = &self.index.logs[self.log].entries;
-        // The fence may know of a term before the log does: who has won it tells both.
+        // The fence may know of a term before it is in the log: its winner tells both.
         for entry in entries {
             if let Event::TermWon { term, .. } = entry.event {
                 self.won.insert(term);
@@ -202,7 +203,7 @@ impl<'i, 'l> Walk<'i, 'l> {
         }
     }
 
-    /// This record, and others of this log, show that a promise is broken.
+    /// Ends the walk: this record and `others` show that a promise is broken.
     fn stop(&self, promise: &'static str, what: String, others: &[usize]) -> Stop {
         let here = Place { log: self.log, at: self.at };
         let others = others.iter().map(|at| Place { log: self.log, at: *at });
@@ -238,7 +239,8 @@ impl<'i, 'l> Walk<'i, 'l> {
         Ok(())
     }
 
-    /// P1: not while a standby may hold a checkpoint, unless it cannot use it any more.
+    /// P1: the gate must not open while a standby may hold a checkpoint, unless the standby cannot
+    /// use it any more.
     fn opened(&mut self, term: u64) -> Step {
         if !self.won.contains(&term) || term < self.term {
             let what =
@@ -343,7 +345,7 @@ impl<'i, 'l> Walk<'i, 'l> {
             return Err(self.stop("P2", what, &[]));
         }
         if id <= self.before.last && !self.effects.contains_key(&id) {
-            // Staged, or taken over, in what rotation has taken.
+            // It was staged, or taken over, in a part that rotation has removed.
             self.know(id, epoch, replay);
         }
         let Some(effect) = self.effects.get(&id).copied() else {
@@ -380,10 +382,10 @@ impl<'i, 'l> Walk<'i, 'l> {
         Ok(())
     }
 
-    /// P1: an acknowledgement lets it out, or the right to run alone.
+    /// P1: an effect is released by an acknowledgement or by the right to run alone.
     fn let_out(&mut self, id: u64, effect: Effect) -> Result<By, Stop> {
         let alone = self.open || id < self.passed;
-        // By the first that covers it: that is the one that has let it out.
+        // The first acknowledgement that covers it has released it.
         let Some((epoch, at)) = self.acked.range(effect.epoch..).next().map(|(e, a)| (*e, *a))
         else {
             if alone {

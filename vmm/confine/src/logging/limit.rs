@@ -1,8 +1,8 @@
-//! How many lines one place in the source may write (P9).
+//! Limits the number of lines that one place in the source may log (P9).
 //!
-//! A guest, a peer and a failing host can have a line written as often as they like, by code of ours and of
-//! other crates. So every line is counted here, by the place that it comes from, and no place is exempt: one
-//! line a second, and then the newest of the others with their number.
+//! A guest, a peer and a failing host can cause a line any number of times, in our code and in other crates. So
+//! every line is counted by the place that it comes from, without exception: each place may log one line a second,
+//! and then the newest of the suppressed ones with their number.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use log::{Level, Record};
 
-/// What a place earns one line by.
+/// Each place may log one line per interval.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// The lines that a place may write at once: most of them one, those that tell of changes of state some more.
+/// Lines that a place may log at once: one for most places, some more for those that report changes of state.
 const BURST: u32 = 1;
 const BURST_OF_STATE: u32 = 16;
-/// Places that are told apart; those beyond share one. The program has some hundreds of them, other crates included.
+/// Upper bound for the places that are told apart; further ones share one. The program has some hundreds, other
+/// crates included.
 const MAX_PLACES: usize = 1024;
 
 /// A place in the source.
@@ -26,7 +27,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Where a record comes from: its file and line, or, where its maker does not tell, its target and module.
+    /// The place of a record: its file and line, or its target and module if those are not given.
     pub(super) fn of(record: &Record<'_>) -> Self {
         let mut id = DefaultHasher::new();
         match (record.file(), record.line()) {
@@ -38,16 +39,16 @@ impl Place {
     }
 }
 
-/// A line on its way.
+/// A line to be logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) level: Level,
-    /// What filters go by.
+    /// The target, which filters use.
     pub(super) target: String,
     pub(super) text: String,
 }
 
-/// Lines of a place that were not written; the newest of them will be.
+/// The suppressed lines of a place; the newest of them will be logged.
 #[derive(Debug)]
 struct Suppressed {
     newest: Line,
@@ -57,7 +58,7 @@ struct Suppressed {
 #[derive(Debug)]
 struct Source {
     burst: u32,
-    /// The place has used up what it earns until then.
+    /// The place has used its allowance until then.
     spent_until: Instant,
     suppressed: Option<Suppressed>,
 }
@@ -67,7 +68,7 @@ impl Source {
         Self { burst: place.burst, spent_until: now, suppressed: None }
     }
 
-    /// When it may write its next line.
+    /// When the place may log its next line.
     fn free_at(&self) -> Instant {
         self.spent_until.checked_sub(INTERVAL * (self.burst - 1)).unwrap_or(self.spent_until)
     }
@@ -76,7 +77,7 @@ impl Source {
         self.spent_until = self.spent_until.max(now) + INTERVAL;
     }
 
-    /// The newest of the suppressed lines, if the place may write one by `now`.
+    /// The newest suppressed line, if the place may log one by `now`.
     fn take_due(&mut self, now: Instant) -> Option<Line> {
         if now < self.free_at() {
             return None;
@@ -96,16 +97,16 @@ impl Line {
     }
 }
 
-/// Every place that has written a line.
+/// Every place that has logged a line.
 #[derive(Debug, Default)]
 pub(super) struct Limiter {
     sources: HashMap<Place, Source>,
-    /// Places that have lines suppressed.
+    /// Number of places with suppressed lines.
     behind: usize,
 }
 
 impl Limiter {
-    /// Takes a line: gives it back, perhaps with the number of those before it, if its place may write it now.
+    /// Takes a line; returns it, with the number of lines suppressed before it, if its place may log now.
     pub(super) fn admit(&mut self, place: Place, line: Line, now: Instant) -> Option<Line> {
         let place = match self.sources.len() >= MAX_PLACES && !self.sources.contains_key(&place) {
             true => Place { id: 0, burst: BURST },
@@ -131,7 +132,7 @@ impl Limiter {
         None
     }
 
-    /// The suppressed lines whose places may write again.
+    /// The suppressed lines whose places may log again.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<Line> {
         if self.behind == 0 {
             return Vec::new();
@@ -142,14 +143,14 @@ impl Limiter {
         due
     }
 
-    /// All of the suppressed lines: the process ends.
+    /// All suppressed lines, for the end of the process.
     pub(super) fn take_all(&mut self) -> Vec<Line> {
         self.behind = 0;
         let suppressed = self.sources.values_mut().filter_map(|source| source.suppressed.take());
         suppressed.map(|Suppressed { newest, count }| newest.with_count(count - 1)).collect()
     }
 
-    /// When a suppressed line is due.
+    /// When the next suppressed line is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
         if self.behind == 0 {
             return None;
@@ -179,7 +180,7 @@ mod tests {
         lines.into_iter().map(|line| line.text).collect()
     }
 
-    /// P9: a flood of ten seconds is eleven lines, and none of its lines is uncounted.
+    /// P9: a flood of ten seconds becomes eleven lines, and every line is counted.
     #[test]
     fn a_flood_is_one_line_a_second_with_a_count() {
         let (mut limiter, begin) = (Limiter::default(), Instant::now());
@@ -209,7 +210,7 @@ mod tests {
         }
     }
 
-    /// Without a next line from its place the last one is not lost: it may say how it ended.
+    /// Without a next line from its place the last line is not lost: it may say how the matter ended.
     #[test]
     fn the_newest_suppressed_line_comes_a_second_later() {
         let (mut limiter, now) = (Limiter::default(), Instant::now());
@@ -224,7 +225,7 @@ mod tests {
         assert_eq!(limiter.next_due(), None);
     }
 
-    /// Changes of state come in bursts, from one place; more than the burst are bounded like all others.
+    /// Changes of state come in bursts from one place; beyond the burst they are limited like all others.
     #[test]
     fn changes_of_state_may_come_together() {
         let (mut limiter, now) = (Limiter::default(), Instant::now());
@@ -240,7 +241,7 @@ mod tests {
         assert_eq!(burst, BURST_OF_STATE as usize);
     }
 
-    /// P9: the table of places is bounded, whatever other crates make of targets.
+    /// P9: the table of places is bounded, even if other crates make up targets.
     #[test]
     fn places_beyond_the_bound_share_one() {
         let (mut limiter, now) = (Limiter::default(), Instant::now());

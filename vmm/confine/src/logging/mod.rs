@@ -1,9 +1,8 @@
 //! The log: lines on standard error.
 //!
-//! Every thread puts its lines into one queue, which is bounded and drops what it has no room for; the thread
-//! `log` alone writes to standard error. So nobody waits for a reader of the log that has stopped (P7), threads that
-//! run device code write to no descriptor (P5), and what can be caused from outside is bounded in number (P9): see
-//! [`limit`].
+//! Every thread puts its lines into one bounded queue, which drops a line that it has no room for; only the thread `log`
+//! writes to standard error. So no thread waits for a log reader that has stopped (P7), threads that run device code write
+//! to no descriptor (P5), and lines that can be caused from outside are limited in number (P9): see [`limit`].
 
 mod limit;
 mod queue;
@@ -20,20 +19,20 @@ use self::queue::Queue;
 use crate::seccomp::{self, Role};
 use crate::terminal::{self, Terminal};
 
-/// The target of lines that tell an operator of a change of state, such as `protected` and `standby lost`. Many come
-/// from one place, and several within a second; their place may write a burst of them, then one a second as any other.
+/// The target of lines that report a change of state to an operator, for instance `protected` and `standby lost`. Many come
+/// from one place, and several within a second; such a place may log a burst, then one line a second as any other.
 pub const STATE: &str = "kemari_vmm::state";
 
-/// How long the end of the process waits for the last lines: a standard error that takes nothing must not keep it.
+/// How long the end of the process waits for the last lines: it must not block on a stalled stderr.
 const LAST_LINES: Duration = Duration::from_secs(1);
-/// The longest line; the rest is cut off. A peer may have made its text.
+/// Upper bound for a line's length; the rest is cut off. A peer may have made the text.
 const MAX_LINE: usize = 4096;
 
 static QUEUE: OnceLock<Queue> = OnceLock::new();
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
-/// Sets the log up; what is shown is chosen by `RUST_LOG`, `info` by default. Lines wait until
-/// [`start_writer`] or [`flush`]. The thread that writes restores `terminal` before the message of a panic.
+/// Sets up the log; `RUST_LOG` selects the lines, `info` by default. Lines wait until [`start_writer`] or [`flush`]. The
+/// writing thread restores `terminal` before the message of a panic.
 pub fn start(terminal: Terminal) {
     terminal::hand_in(terminal);
     let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -46,11 +45,11 @@ pub fn start(terminal: Terminal) {
             .build()
     });
     log::set_max_level(logger.filter());
-    // A test may have set another one; then that counts.
+    // A test may have installed another logger, which then stays.
     let _ = log::set_logger(&Entrance);
 }
 
-/// Starts the thread that writes. After [`seccomp::start`], so that it has given up what `main` has.
+/// Starts the writing thread. Call it after [`seccomp::start`], so that the thread has given up what `main` has.
 ///
 /// # Errors
 /// When the process is out of threads.
@@ -66,7 +65,7 @@ pub fn start_writer() -> io::Result<()> {
     })
 }
 
-/// Gives the last lines a bounded time to be written: before the process ends.
+/// Waits for a bounded time until the last lines are written, before the process ends.
 pub fn flush() {
     let queue = queue();
     queue.take_suppressed().into_iter().for_each(show);
@@ -75,23 +74,24 @@ pub fn flush() {
     }
     match start_writer() {
         Ok(()) => queue.wait_idle(LAST_LINES),
-        // What is to be said is, perhaps, that there can be no more threads.
+        // There may be no threads left, and that may be what the line reports.
         Err(_) => queue.write_here(&io::stderr(), LAST_LINES),
     }
 }
 
-/// Says why the process ends, as the last thing it says, with whatever else is to be said before.
+/// Logs why the process ends, as its last line, after all waiting lines.
 pub fn last_words(text: &str) {
     queue().push(format!("{text}\n").into_bytes());
     flush();
 }
 
-/// Ends the process for a panic: with an exit code, or by `abort`, which leaves a core. The message is written by the thread
-/// `log`, as all is: the one that panicked may not write, or nobody reads. So the terminal is restored there, too.
+/// Ends the process after a panic: with an exit code, or by `abort`, which leaves a core. The thread `log` writes the
+/// message, because the thread that panicked may not write, or the reader may have stopped. The terminal is restored there,
+/// too.
 pub fn end_for_panic(message: String, code: Option<u8>) -> ! {
     let queue = queue();
     queue.panic(message, code);
-    // There is one, unless `main` panics early.
+    // The writer exists already, unless `main` panics early.
     let _ = start_writer();
     queue.wait_idle(LAST_LINES);
     // Standard error takes nothing.
@@ -114,7 +114,7 @@ fn show(line: Line) {
     logger.log(&record.args(format_args!("{text}")).build());
 }
 
-/// Where every line of this process comes in, those of other crates too: there is no other way to the log.
+/// The entry of every line of this process, including those of other crates: there is no other way to the log.
 struct Entrance;
 
 impl Log for Entrance {
@@ -126,7 +126,7 @@ impl Log for Entrance {
         if !LOGGER.get().is_some_and(|logger| logger.matches(record)) {
             return;
         }
-        // Before any lock is taken: what is formatted is other code.
+        // Format before any lock is taken: formatting runs other code.
         let text = one_line(record.args().to_string());
         let line = Line { level: record.level(), target: record.target().to_owned(), text };
         if let Some(line) = queue().admit(Place::of(record), line, Instant::now()) {
@@ -137,7 +137,7 @@ impl Log for Entrance {
     fn flush(&self) {}
 }
 
-/// Text as one line of bounded length: whoever made it has no say in how many lines there are, nor in what a terminal does.
+/// Makes text one line of bounded length: its author must not choose the number of lines, nor control the terminal.
 fn one_line(mut text: String) -> String {
     if text.len() > MAX_LINE {
         text.truncate(text.floor_char_boundary(MAX_LINE));
@@ -154,7 +154,7 @@ fn one_line(mut text: String) -> String {
     escaped.collect()
 }
 
-/// Where formatted lines go: each record in one piece.
+/// Takes formatted records, each in one piece.
 struct Router;
 
 impl Write for Router {

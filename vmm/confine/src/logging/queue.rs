@@ -1,4 +1,4 @@
-//! The queue of lines, and the one thread that writes them.
+//! The queue of log lines, and the one thread that writes them.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,20 +14,20 @@ use super::STATE;
 use super::limit::{Limiter, Line, Place};
 use crate::terminal;
 
-/// What may wait, in bytes: with what is kept for a line besides its text.
+/// Upper bound for waiting bytes, including what is kept for a line besides its text.
 const MAX_WAITING: usize = 256 << 10;
 const OVERHEAD: usize = 64;
-/// How often, at most, it is told that lines were dropped.
+/// Dropped lines are reported at most once per this interval.
 const TELL_DROPPED: Duration = Duration::from_secs(1);
 
-/// Lines on their way to standard error.
+/// Lines that wait to be written to standard error.
 #[derive(Default)]
 pub(super) struct Queue {
     /// Never held across a system call that can block: device, vCPU and engine threads take it with locks of their own held.
     state: Mutex<State>,
     /// The writer waits on it.
     work: Condvar,
-    /// Whoever waits for the writer, for a bounded time, does so on it.
+    /// Threads that wait for the writer, for a bounded time, wait on it.
     idle: Condvar,
 }
 
@@ -37,13 +37,13 @@ struct State {
     lines: VecDeque<Vec<u8>>,
     waiting: usize,
     dropped: u64,
-    /// There is a thread that writes, or soon will be.
+    /// Whether a writing thread exists or is being started.
     writer: bool,
-    /// It is in the system call.
+    /// Whether the writer is in the system call.
     writing: bool,
-    /// Standard error did not take the last line: nothing is told until it takes one.
+    /// Whether standard error has refused the last line: nothing is reported until it takes one.
     failing: bool,
-    /// A thread has panicked: what it says is the last that is written, and how the process ends then.
+    /// The message of a panic, which is written last, and how the process ends then.
     panic: Option<(String, Option<u8>)>,
 }
 
@@ -74,7 +74,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks whether a line may be shown now. If it may not, it or a later one of its place will be.
+    /// Returns the line if it may be logged now. Otherwise it, or a later one of its place, will be.
     pub(super) fn admit(&self, place: Place, line: Line, now: Instant) -> Option<Line> {
         let mut state = self.lock();
         let due = state.limiter.next_due();
@@ -86,7 +86,7 @@ impl Queue {
         admitted
     }
 
-    /// Adds a line, if there is room for it.
+    /// Adds a line if there is room for it.
     pub(super) fn push(&self, line: Vec<u8>) {
         self.lock().push(line);
         self.work.notify_one();
@@ -100,7 +100,7 @@ impl Queue {
         self.lock().is_idle()
     }
 
-    /// Has `spawn` start the thread that writes, unless there is one.
+    /// Makes `spawn` start the writing thread unless there is one.
     pub(super) fn begin_writing(&self, spawn: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         if std::mem::replace(&mut self.lock().writer, true) {
             return Ok(());
@@ -113,15 +113,15 @@ impl Queue {
         self.work.notify_one();
     }
 
-    /// Waits until everything is written, for at most `patience`.
+    /// Waits until everything is written, at most `patience`.
     pub(super) fn wait_idle(&self, patience: Duration) {
         let state = self.lock();
         let waited = self.idle.wait_timeout_while(state, patience, |state| !state.is_idle());
         drop(waited);
     }
 
-    /// Writes what waits to standard error, by the thread that calls, where no other can be had. What it has not taken within
-    /// `patience`, all in all, is given up (P9).
+    /// Writes the waiting lines in the calling thread, where no other can be started. Drops what standard error has not taken
+    /// within `patience` in total (P9).
     pub(super) fn write_here(&self, error: &impl AsFd, patience: Duration) {
         let begun = Instant::now();
         while let Some(line) = self.take() {
@@ -191,7 +191,7 @@ impl Queue {
     }
 }
 
-/// The end after a panic.
+/// Ends the process after a panic.
 pub(super) fn end(code: Option<u8>) -> ! {
     match code {
         Some(code) => std::process::exit(code.into()),
@@ -204,14 +204,14 @@ fn dropped(count: u64) -> Line {
     Line { level: Level::Warn, target: STATE.to_owned(), text }
 }
 
-/// Writes to standard error without std's lock, which a thread that panics would wait for. Whether it took all of it.
+/// Writes to standard error without std's lock, which a thread that panics may hold. Returns whether all of it was taken.
 fn write(error: &impl AsFd, mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {
         match rustix::io::write(error, bytes) {
             Ok(0) => return false,
             Ok(written) => bytes = &bytes[written..],
             Err(rustix::io::Errno::INTR) => {}
-            // Nobody can be told that nobody can be told.
+            // A failure of standard error cannot be reported.
             Err(_) => return false,
         }
     }
@@ -231,12 +231,12 @@ mod tests {
 
     use super::*;
 
-    /// A pipe that is full has room again when so much was taken.
+    /// A full pipe has room again after this many bytes were read.
     const PAGE: usize = 4096;
-    /// What a pipe takes (pipe(7)).
+    /// The capacity of a pipe (pipe(7)).
     const FULL: usize = 16 * PAGE;
 
-    /// Takes a page now and then.
+    /// Reads a page now and then.
     fn take_slowly(mut reader: PipeReader) {
         let mut page = vec![0; PAGE];
         while reader.read_exact(&mut page).is_ok() {
@@ -244,7 +244,7 @@ mod tests {
         }
     }
 
-    /// P9. Fails where each line has all of the patience, so that an end takes as long as its reader likes.
+    /// P9. Fails if each line gets the whole time-out, so that the end takes as long as its reader likes.
     #[test]
     fn last_lines_wait_for_a_slow_reader_no_longer_than_all_in_all() {
         const LINES: usize = 100;

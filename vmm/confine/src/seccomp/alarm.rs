@@ -1,4 +1,4 @@
-//! What happens when a thread makes a system call that it may not: one line, and the end.
+//! Handles a system call that the thread's role does not allow: logs one line and ends the process.
 //!
 //! The thread itself writes the line, from a signal handler. Its filter allows exactly that write:
 //! this buffer, to this descriptor.
@@ -11,13 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use super::{WHO, names};
 use crate::terminal;
 
-/// The exit code of a process that was ended for a system call: 128 + SIGSYS, as a shell would
-/// show it.
+/// The exit code of a process that was ended for a system call: 128 + SIGSYS, as a shell shows it.
 pub const EXIT_CODE: u8 = 128 + libc::SIGSYS as u8;
 
-/// The longest line.
+/// Upper bound for the line's length.
 pub(super) const LINE_MAX: usize = 512;
-/// `si_code` of a signal by seccomp (siginfo.h).
+/// `si_code` of a signal from seccomp (siginfo.h).
 const SYS_SECCOMP: libc::c_int = 1;
 
 struct Line(UnsafeCell<[u8; LINE_MAX]>);
@@ -29,17 +28,17 @@ static LINE: Line = Line(UnsafeCell::new([0; LINE_MAX]));
 static CLAIMED: AtomicBool = AtomicBool::new(false);
 static DESCRIPTOR: AtomicI32 = AtomicI32::new(-1);
 
-/// Where the line goes: a descriptor of its own, so that the filters can tell it from others.
+/// The descriptor for the line: one of its own, so that the filters can tell it from others.
 pub(super) fn descriptor() -> RawFd {
     DESCRIPTOR.load(Ordering::Relaxed)
 }
 
-/// Where the line is.
+/// The address of the line's buffer.
 pub(super) fn line_address() -> u64 {
     LINE.0.get() as u64
 }
 
-/// Installs the handler, for all threads.
+/// Installs the handler for all threads.
 pub(super) fn install() -> io::Result<()> {
     DESCRIPTOR.store(open()?, Ordering::Relaxed);
     // SAFETY: all-zero bytes are a valid `sigaction`: no handler, an empty mask, no flags.
@@ -53,8 +52,8 @@ pub(super) fn install() -> io::Result<()> {
     }
 }
 
-/// Opens standard error once more, so that a write to it never blocks (P7): the process ends though nobody reads the
-/// line. Where it cannot be opened, as a socket cannot, it is copied.
+/// Opens standard error once more, so that a write to it never blocks (P7): the process must end even if its log is
+/// not read. If it cannot be opened, as with a socket, it is duplicated.
 fn open() -> io::Result<RawFd> {
     const FLAGS: libc::c_int =
         libc::O_WRONLY | libc::O_APPEND | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
@@ -70,9 +69,8 @@ fn open() -> io::Result<RawFd> {
     }
 }
 
-/// Runs on the thread that made the call, which the kernel has not carried out. Does nothing but
-/// write to memory of its own, the restoration of the terminal, one `write` and `_exit`: all of it
-/// allowed in a signal handler.
+/// Runs on the thread that made the call; the kernel has not carried the call out. Only writes to memory of its own,
+/// restores the terminal, and calls `write` and `_exit`: all of it is allowed in a signal handler.
 extern "C" fn on_violation(
     _signal: libc::c_int,
     info: *mut libc::siginfo_t,
@@ -97,7 +95,7 @@ extern "C" fn on_violation(
         [libc::REG_RDI, libc::REG_RSI, libc::REG_RDX].map(|at| registers[at as usize] as u64);
     text.describe(code, call, arguments);
     let (start, len) = (text.line.as_ptr(), text.len);
-    // First, so that the line is readable.
+    // Restore the terminal first, so that the line is readable.
     terminal::restore();
     // SAFETY: the pointer and the length describe the buffer.
     unsafe { libc::write(descriptor(), start.cast(), len) };

@@ -1,26 +1,26 @@
-//! glibc's allocator opens files: what it wants to know of the system it asks while every thread still may.
+//! Makes glibc's allocator open its files while every thread still may.
 //!
-//! It reads `/proc/sys/vm/overcommit_memory` when it first gives memory of a thread other than the first back to the
-//! kernel, and counts the processors when there are many threads; both once, in whichever thread happens to be there. A
-//! device thread that frees enough would be taken for one that reaches out.
+//! The allocator reads `/proc/sys/vm/overcommit_memory` when it first returns memory of a thread other than the first to
+//! the kernel, and counts the processors when there are many threads; both once, in the thread that happens to run. A
+//! device thread that frees enough memory would appear to open files.
 
 use std::hint::black_box;
 use std::io;
 
 use crate::threads;
 
-/// Blocks of this size come from a thread's own heap: larger ones than 128 KiB are asked of the kernel one by one.
+/// Blocks of this size come from a thread's own heap: blocks above 128 KiB are requested from the kernel one by one.
 const BLOCK: usize = 100 << 10;
-/// Enough of them, freed together, for the heap to be shortened.
+/// Number of blocks that, freed together, shrink the heap.
 const BLOCKS: usize = 64;
-/// Heaps for each processor, as glibc has it by itself on 64-bit machines.
+/// Heaps for each processor, glibc's default on 64-bit machines.
 #[cfg(target_env = "gnu")]
 const HEAPS: usize = 8;
 
-/// Makes the allocator ask what it asks once. Before the first filter.
+/// Makes the allocator do its one-time reads. Call it before the first filter.
 ///
 /// # Errors
-/// When there can be no other thread than the first.
+/// When a second thread cannot be started.
 pub(super) fn settle() -> io::Result<()> {
     #[cfg(target_env = "gnu")]
     {
@@ -34,7 +34,7 @@ pub(super) fn settle() -> io::Result<()> {
         let blocks: Vec<Vec<u8>> = (0..BLOCKS).map(|_| vec![1; BLOCK]).collect();
         drop(black_box(blocks));
     };
-    // Where not even this can be allocated, what follows says so.
+    // If this allocation fails, the code below reports it.
     let _ = threads::start("allocator", allocate)?.join();
     Ok(())
 }

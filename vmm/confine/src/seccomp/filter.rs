@@ -1,8 +1,7 @@
-//! The lists: which system calls each role may make, with what arguments, and why.
+//! The lists: the system calls that each role may make, with which arguments, and why.
 //!
-//! `seccompiler` orders a filter by the number of the call. The hottest calls have small numbers
-//! (`read` 0, `write` 1, `ioctl` 16), and what is allowed whatever its arguments the kernel
-//! answers from a bitmap.
+//! `seccompiler` orders a filter by the number of the call. The hottest calls have small numbers (`read` 0, `write` 1, `ioctl`
+//! 16), and calls that are allowed with any arguments are answered by the kernel from a bitmap.
 
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
@@ -16,16 +15,16 @@ use seccompiler::{
 use super::{Role, alarm};
 use crate::terminal::{self, Terminal};
 
-/// Memory, locks, time, and the end of a thread: what any Rust thread does.
+/// Memory, locks, time, and the end of a thread: the calls of any Rust thread.
 const ANY: &[c_long] = &[
     // Locks, condition variables, channels.
     SYS_futex,
-    // The allocator; without a file behind the memory, see `ANONYMOUS`.
+    // The allocator; for memory without a file, see `ANONYMOUS`.
     SYS_brk,
     SYS_madvise,
     SYS_mremap,
     SYS_munmap,
-    // Time, where the vDSO cannot tell it.
+    // Time, where the vDSO cannot give it.
     SYS_clock_gettime,
     SYS_clock_nanosleep,
     SYS_nanosleep,
@@ -33,10 +32,10 @@ const ANY: &[c_long] = &[
     SYS_sched_yield,
     // Seeds of hash maps; random bytes for the guest, which are input.
     SYS_getrandom,
-    // Who am I: for signals to own threads, and panics.
+    // The own process and thread id: for signals to own threads, and panics.
     SYS_getpid,
     SYS_gettid,
-    // The return from a signal handler, and the mask around sending one.
+    // The return from a signal handler, and the signal mask around sending one.
     SYS_rt_sigreturn,
     SYS_rt_sigprocmask,
     // The end of a thread or the process.
@@ -45,7 +44,7 @@ const ANY: &[c_long] = &[
     SYS_exit_group,
 ];
 
-/// Waiting for input and taking it. `recvfrom` is `recv`. Nothing of it writes.
+/// Waiting for input and reading it. `recvfrom` is `recv`. None of these calls writes.
 const INPUT: &[c_long] = &[
     SYS_read,
     SYS_recvfrom,
@@ -78,7 +77,7 @@ const KVM_STATE: &[u64] = &[
     0xcc, 0xcd, // KVM_GET_SREGS2, KVM_SET_SREGS2
     0xcf, // KVM_GET_XSAVE2
 ];
-/// A vCPU's part of it, read for checkpoints by the vCPU's own thread.
+/// The state of a vCPU, read for checkpoints by the vCPU's own thread.
 const VCPU_STATE: &[u64] = &[
     0x81, // KVM_GET_REGS
     0x83, // KVM_GET_SREGS
@@ -102,16 +101,15 @@ const KVM_RUN: u64 = 0x80;
 const TUNSETIFF: u64 = 0x4004_54ca;
 const TUNSETOFFLOAD: u64 = 0x4004_54d0;
 const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
-/// Whether there is an interface of a name (netdevice(7)).
+/// Looks up an interface by its name (netdevice(7)).
 const SIOCGIFINDEX: u64 = 0x8933;
 /// The upper byte of a KVM request; the lower one is its number.
 const KVMIO: u64 = 0xae;
 
-/// What `main` needs besides, and all that no other role does: it opens everything, starts all
-/// threads, asks the arbiter, resolves names. Not in it: to run programs, to look into other
-/// processes, io_uring, bpf, mounts, keys, modules.
+/// Calls that `main` needs, and that no other role makes: it opens everything, starts all threads, asks the arbiter, resolves
+/// names. Not included: running programs, access to other processes, io_uring, bpf, mounts, keys, modules.
 const MAIN: &[c_long] = &[
-    // What a primary's guest boots is kept in memory by its standby.
+    // A standby keeps the primary's boot files in memory.
     SYS_memfd_create,
     SYS_access,
     SYS_arch_prctl,
@@ -128,10 +126,10 @@ const MAIN: &[c_long] = &[
     SYS_eventfd2,
     SYS_faccessat,
     SYS_faccessat2,
-    // What is cached of a disk that another host has written to is read anew.
+    // Cached pages of a disk that another host has written to are dropped.
     SYS_fadvise64,
     SYS_fchmod,
-    // Files that kemari has made are marked as such.
+    // Files that kemari has made carry a mark.
     SYS_fgetxattr,
     SYS_flock,
     SYS_fsetxattr,
@@ -195,7 +193,7 @@ const MAIN: &[c_long] = &[
     SYS_unlinkat,
 ];
 
-/// Performing: on files, taps and sockets that are open.
+/// Performs effects: on files, taps and sockets that are open.
 const PERFORM: &[c_long] = &[
     SYS_write,
     SYS_writev,
@@ -210,16 +208,16 @@ const PERFORM: &[c_long] = &[
     SYS_fsync,
 ];
 
-/// The fence is asked before each effect: is there a file of a later term? If so, it is read. While a claim of this process is
-/// under way, all names in the directory are.
+/// The fence is asked before each effect: it looks for a file of a later term and reads it. While a claim of this process is
+/// under way, it reads all names in the directory.
 const FENCE: &[c_long] =
     &[SYS_stat, SYS_statx, SYS_newfstatat, SYS_fstat, SYS_lseek, SYS_getdents64];
 
-/// A peer that went away is connected to again.
+/// Connects again to a peer that went away.
 const RECONNECT: &[c_long] =
     &[SYS_socket, SYS_connect, SYS_setsockopt, SYS_timerfd_settime, SYS_shutdown];
 
-/// The filter of a role; none if it has no more to give up than `main`.
+/// The filter of a role; `None` if the role gives up no more than `main`.
 pub(super) fn program(
     role: Role,
     events: &[RawFd],
@@ -236,7 +234,7 @@ pub(super) fn program(
     filter.try_into().map(Some)
 }
 
-/// The process's own filter is installed once; every thread has it.
+/// The process's own filter is installed once and applies to every thread.
 static MAIN_IS_INSTALLED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
 
 fn rules(role: Role, events: &[RawFd]) -> Result<Rules, BackendError> {
@@ -256,7 +254,7 @@ fn rules(role: Role, events: &[RawFd]) -> Result<Rules, BackendError> {
             rules.kvm(&[KVM_IRQ_LINE])?;
             rules.kvm(KVM_STATE)?;
             rules.kvm(KVM_DIRTY)?;
-            // The vCPUs are taken out of the guest for a checkpoint.
+            // Takes the vCPUs out of the guest for a checkpoint.
             rules.signal(SYS_tgkill, 2, libc::SIGRTMIN())?;
             rules.signal(SYS_tkill, 1, libc::SIGRTMIN())?;
             // A reset loads the kernel again, from files that are open.
@@ -274,15 +272,15 @@ fn rules(role: Role, events: &[RawFd]) -> Result<Rules, BackendError> {
             rules.allow(INPUT);
             rules.open_to_read()?;
             rules.close()?;
-            // The record beside a disk is raised to a new term by one machine at a time.
+            // One machine at a time raises the record beside a disk to a new term.
             rules.allow_if(SYS_fcntl, &[(1, Width::Dword, Op::Eq, F_OFD_SETLK as u64)])?;
-            // What the tap may hand over; and a tap that was deleted is joined again, when there is one of its name.
+            // The tap's offloads; and a tap that was deleted is joined again when one of its name exists.
             for request in [TUNSETOFFLOAD, TUNSETIFF, TUNSETVNETHDRSZ, SIOCGIFINDEX] {
                 rules.allow_if(SYS_ioctl, &[(1, Width::Dword, Op::Eq, request)])?;
             }
         }
         Role::LinkSender => {
-            // The files that the guest boots, which are open, go to a standby that lacks them.
+            // The boot files, which are open, are sent to a standby that lacks them.
             rules.allow(&[SYS_pread64]);
             rules.allow(&[SYS_write, SYS_writev, SYS_sendto, SYS_sendmsg]);
             rules.allow(&[SYS_setsockopt, SYS_shutdown, SYS_poll, SYS_ppoll]);
@@ -294,7 +292,7 @@ fn rules(role: Role, events: &[RawFd]) -> Result<Rules, BackendError> {
             rules.allow(&[SYS_read, SYS_recvfrom, SYS_poll, SYS_ppoll, SYS_setsockopt]);
             rules.allow(&[SYS_shutdown]);
             rules.close()?;
-            // TLS answers while it reads: alerts, new keys.
+            // TLS writes while it reads: alerts, new keys.
             rules.allow(&[SYS_write, SYS_writev, SYS_sendto]);
         }
         Role::Control => {
@@ -319,25 +317,25 @@ fn rules(role: Role, events: &[RawFd]) -> Result<Rules, BackendError> {
             rules.stderr()?;
         }
         Role::Audit => {
-            // Its files are open: it writes them, and empties the oldest.
+            // Its files are open: it writes them and empties the oldest.
             rules.allow(&[SYS_pwrite64, SYS_ftruncate]);
-            // They close with the log.
+            // The files close with the log.
             rules.close()?;
         }
     }
     Ok(rules)
 }
 
-/// A condition on one argument: which, how wide, what, with what.
+/// A condition on one argument: its index, width, operator and value.
 type Condition = (u8, Width, Op, u64);
 
 #[derive(Default)]
 struct Rules(BTreeMap<i64, Vec<SeccompRule>>);
 
 impl Rules {
-    /// Whatever the arguments.
+    /// Allows the calls with any arguments.
     fn allow(&mut self, calls: &[c_long]) {
-        // No rule stands for no condition.
+        // An empty list of rules means no condition.
         calls.iter().for_each(|call| drop(self.0.insert(*call, Vec::new())));
     }
 
@@ -357,8 +355,7 @@ impl Rules {
         Ok(())
     }
 
-    /// Memory for the allocator: never a file's, through which it could be written, and never
-    /// code.
+    /// Allows memory for the allocator: never mapped from a file, which could be written through it, and never executable.
     fn memory(&mut self) -> Result<(), BackendError> {
         let no_code = (2, Width::Dword, Op::MaskedEq(PROT_EXEC as u64), 0);
         let anonymous = (3, Width::Dword, Op::MaskedEq(MAP_ANONYMOUS as u64), MAP_ANONYMOUS as u64);
@@ -366,7 +363,7 @@ impl Rules {
         self.allow_if(SYS_mprotect, &[no_code])
     }
 
-    /// `abort`, and the line that says why a thread was stopped: its bytes and its place only.
+    /// Allows `abort`, and the line that says why a thread was stopped: only its own bytes at its own address.
     fn own_death(&mut self) -> Result<(), BackendError> {
         self.restore_terminal()?;
         self.signal(SYS_tgkill, 2, SIGABRT)?;
@@ -384,7 +381,7 @@ impl Rules {
         )
     }
 
-    /// A signal to a thread of this process; `tkill` cannot tell whose the thread is.
+    /// Allows a signal to a thread of this process; `tkill` cannot check the thread's process.
     fn signal(&mut self, call: c_long, arg: u8, signal: c_int) -> Result<(), BackendError> {
         let mut conditions = vec![(arg, Width::Dword, Op::Eq, signal as u64)];
         if call != SYS_tkill {
@@ -393,17 +390,17 @@ impl Rules {
         self.allow_if(call, &conditions)
     }
 
-    /// What device code and its queues need of the kernel: input, and to wake other threads.
+    /// Allows what device code and its queues need: reading input and waking other threads.
     fn device_code(&mut self, events: &[RawFd]) -> Result<(), BackendError> {
         self.allow(INPUT);
-        // When to end the epoch; when to look again at input that has ended.
+        // The timers that end the epoch, and that look again at input that has ended.
         self.allow(&[SYS_timerfd_settime]);
         self.wake(events)?;
-        // Ctrl-A x on the console asks the own process to end.
+        // Ctrl-A x on the console signals the own process to end.
         self.signal(SYS_kill, 1, SIGTERM)
     }
 
-    /// Adds to a counter that another thread waits for: eight bytes, to these descriptors only.
+    /// Allows adding to a counter that another thread waits for: eight bytes, to these descriptors only.
     fn wake(&mut self, events: &[RawFd]) -> Result<(), BackendError> {
         for event in events {
             self.allow_if(
@@ -417,7 +414,7 @@ impl Rules {
         Ok(())
     }
 
-    /// Debug builds of std ask whether a descriptor is open before they close it.
+    /// Debug builds of std check that a descriptor is open before they close it.
     fn close(&mut self) -> Result<(), BackendError> {
         self.allow(&[SYS_close]);
         self.allow_if(SYS_fcntl, &[(1, Width::Dword, Op::Eq, F_GETFD as u64)])
@@ -432,8 +429,8 @@ impl Rules {
         self.allow_if(SYS_ioctl, &[terminal, (1, Width::Dword, Op::Eq, request)])
     }
 
-    /// However a thread ends the process, the terminal gets the mode that it had: from where that is
-    /// kept, to standard input, if no other job has it.
+    /// Allows restoring the terminal, in whatever way a thread ends the process: from the address of the former mode, to
+    /// standard input, if no other job has it.
     fn restore_terminal(&mut self) -> Result<(), BackendError> {
         self.allow(&[SYS_getpgrp, SYS_getpgid]);
         let Some(terminal) = terminal::get() else { return Ok(()) };
@@ -456,7 +453,7 @@ impl Rules {
         Ok(())
     }
 
-    /// Files are opened to be read only, and never made.
+    /// Allows opening files for reading only; they are never created.
     fn open_to_read(&mut self) -> Result<(), BackendError> {
         let flags = (O_ACCMODE | O_CREAT | O_TRUNC) as u64;
         self.allow_if(SYS_openat, &[(2, Width::Dword, Op::MaskedEq(flags), O_RDONLY as u64)])?;
@@ -498,7 +495,7 @@ mod tests {
         super::rules(role, events)
     }
 
-    /// Filters add up: what `main` gives up, nobody has.
+    /// Filters add up: no thread has what `main` gives up.
     #[test]
     fn main_has_all_that_any_role_has() {
         let main = rules(Role::Main, &[]).unwrap();
@@ -514,7 +511,7 @@ mod tests {
         }
     }
 
-    /// P5: neither opens, connects or copies a descriptor, nor writes to one but to wake threads.
+    /// P5: neither role opens, connects or duplicates a descriptor, nor writes to one except to wake threads.
     #[test]
     fn device_code_has_no_call_that_reaches_out() {
         const NEVER: &[c_long] = &[
@@ -577,7 +574,7 @@ mod tests {
         }
     }
 
-    /// `cargo xtask faults` makes its table from a copy: a call that is added here gets its faults there.
+    /// `cargo xtask faults` makes its table from a copy: a call that is added here must get its faults there.
     #[test]
     fn the_table_of_faults_has_these_lists() {
         let copy = include_str!("../../../../tests/verify/faults/lists.txt");

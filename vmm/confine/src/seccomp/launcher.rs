@@ -1,4 +1,4 @@
-//! Starts threads on behalf of threads that have given up the right to.
+//! Starts threads on behalf of threads that have given up the right to start any.
 
 use std::io;
 use std::sync::mpsc::{Sender, channel};
@@ -14,12 +14,12 @@ struct Order {
     failed: Failed,
 }
 
-/// A thread that starts others: they inherit its filter, which is the process's, and not that of
-/// whoever asked.
+/// A thread that starts others: they inherit its filter, which is the process's, and not the filter
+/// of the requesting thread.
 pub struct Launcher(Sender<Order>);
 
 impl Launcher {
-    /// Starts it. To be called by `main`, or another thread of that role.
+    /// Starts the launcher's thread. Call it in `main` or another thread of that role.
     ///
     /// # Errors
     /// When the process is out of threads.
@@ -36,7 +36,7 @@ impl Launcher {
         Ok(Self(sender))
     }
 
-    /// Has `work` done in a thread of this name; `failed` is called when there can be none.
+    /// Does `work` in a thread of this name; calls `failed` if the thread cannot be started.
     pub fn launch(
         &self,
         name: &'static str,

@@ -1,15 +1,13 @@
-//! What each thread may ask of the kernel: an allow-list of system calls per role (P5).
+//! Seccomp: an allow-list of system calls for each role of a thread (P5).
 //!
-//! The types keep a device from naming an operation that reaches the outside; this layer keeps the
-//! threads that run devices from carrying one out, whatever code they were made to run. `main`
-//! gives up rights for the whole process before it starts another thread ([`start`]); each thread
-//! then gives up what its role does not need, once what it needs is open ([`enter`]). Filters are
-//! inherited and add up, so whoever needs more than a device thread is started by the
+//! The types keep a device from naming an operation that reaches the outside; this layer keeps the threads that run devices from
+//! carrying one out, even if an attacker runs code in them. `main` gives up rights for the whole process before it starts
+//! another thread ([`start`]); each thread then gives up what its role does not need, once everything it needs is open
+//! ([`enter`]). Filters are inherited and add up, so a thread that needs more than a device thread is started by the
 //! [`Launcher`], never by a device thread.
 //!
-//! A call that is not allowed ends the process with [`EXIT_CODE`], after one line that names the
-//! call, the thread and its role. For a pair that is a crash of this host: the standby takes over,
-//! and nothing of it has left.
+//! A call that is not allowed ends the process with [`EXIT_CODE`], after one line that names the call, the thread and its role.
+//! For a pair that is a crash of this host: the standby takes over, and the call has not been carried out.
 
 mod alarm;
 mod allocator;
@@ -26,28 +24,28 @@ use crate::terminal::{self, Terminal};
 pub use alarm::EXIT_CODE;
 pub use launcher::Launcher;
 
-/// What asks for the end. P7: no thread but `main`'s has its handler run, which writes to a pipe: see [`enter`].
+/// Signals that ask the process to end. P7: only `main` runs their handler, which writes to a pipe: see [`enter`].
 pub const ENDING: [i32; 5] =
     [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGXCPU];
 
-/// What to do about system calls that a thread's role does not allow.
+/// What to do about a system call that a thread's role does not allow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
     /// End the process.
     #[default]
     On,
-    /// Allow it and let the kernel log it (`dmesg`, `journalctl -k`).
+    /// Allow it, and let the kernel log it (`dmesg`, `journalctl -k`).
     Log,
     /// Install no filters.
     Off,
 }
 
-/// What a thread is for.
+/// The role of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Sets the machine up and takes it down; whatever starts threads or opens things.
+    /// Sets the machine up and takes it down; any thread that starts threads or opens files.
     Main,
-    /// The device loop: device code, checkpoints, the timers of the engine.
+    /// The device loop: device code, checkpoints, the engine's timers.
     Device,
     /// Runs the guest, and device code for register accesses.
     Vcpu,
@@ -61,9 +59,9 @@ pub enum Role {
     Control,
     /// Waits for signals.
     Signals,
-    /// Makes the terminal raw when this process comes to have it.
+    /// Makes the terminal raw when this process gets it.
     Terminal,
-    /// Waits for time to pass.
+    /// Waits for a time.
     Timer,
     /// Writes the log lines of all threads.
     Log,
@@ -72,7 +70,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// As messages name it.
+    /// Its name in messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -95,35 +93,35 @@ impl Role {
 /// Why a thread could not give up rights.
 #[derive(Debug, thiserror::Error)]
 pub enum SeccompError {
-    /// The filter could not be made: a mistake in the lists.
+    /// The filter could not be made: the lists have a mistake.
     #[error("the seccomp filter for role {role} cannot be made: {source}")]
     Build {
-        /// Whose.
+        /// The role.
         role: &'static str,
         /// What is wrong.
         source: seccompiler::BackendError,
     },
-    /// The kernel refuses it.
+    /// The kernel refuses the filter.
     #[error(
         "the kernel refuses the seccomp filter for role {role}: {source}; it needs CONFIG_SECCOMP_FILTER, and no outer sandbox that forbids seccomp(2); --seccomp off runs without"
     )]
     Install {
-        /// Whose.
+        /// The role.
         role: &'static str,
-        /// What the kernel says.
+        /// The kernel's error.
         source: seccompiler::Error,
     },
-    /// The handler of violations could not be installed.
+    /// The handler of violations cannot be installed.
     #[error("cannot install the handler of seccomp violations: {0}")]
     Handler(std::io::Error),
-    /// What the allocator asks once could not be asked yet.
+    /// The allocator's one-time reads cannot be done early.
     #[error("cannot prepare for the seccomp filters: {0}")]
     Allocator(std::io::Error),
 }
 
 static MODE: OnceLock<Mode> = OnceLock::new();
 
-/// Who a thread is, for the handler of violations: no allocation, no destructor.
+/// A thread's identity, for the handler of violations: no allocation, no destructor.
 #[derive(Clone, Copy)]
 struct Who {
     role: Role,
@@ -134,8 +132,8 @@ thread_local! {
     static WHO: Cell<Who> = const { Cell::new(Who { role: Role::Main, name: [0; 16] }) };
 }
 
-/// Gives up what no part of the product needs, for this thread and all that it starts. Called by
-/// `main` before there is another thread; without it [`enter`] only notes the role. `terminal` is what every thread may restore.
+/// Gives up what no part of the product needs, for this thread and all that it starts. Called by `main` before there is another
+/// thread; without it [`enter`] only notes the role. `terminal` is the one that every thread may restore.
 ///
 /// # Errors
 /// See [`SeccompError`].
@@ -144,7 +142,7 @@ pub fn start(mode: Mode, terminal: Terminal) -> Result<(), SeccompError> {
     if mode == Mode::On {
         alarm::install().map_err(SeccompError::Handler)?;
     }
-    // The first call counts: a process has one mode.
+    // Only the first call counts: a process has one mode.
     if MODE.set(mode).is_ok() && mode != Mode::Off {
         allocator::settle().map_err(SeccompError::Allocator)?;
         install(Role::Main, &[])?;
@@ -159,16 +157,15 @@ pub fn start(mode: Mode, terminal: Terminal) -> Result<(), SeccompError> {
     Ok(())
 }
 
-/// This thread is in `role` from now on, and can do no more than that needs. `events`: the
-/// counters by which it wakes other threads of this process, the only descriptors that a `device`
-/// or `vcpu` thread may write to.
+/// Puts this thread into `role`: from now on it can do only what that role needs. `events` are the counters by which it wakes
+/// other threads of this process, the only descriptors that a `device` or `vcpu` thread may write to.
 ///
 /// # Panics
-/// When the kernel refuses: nothing may run with rights that it was to give up.
+/// When the kernel refuses: no thread may run with rights that it should have given up.
 pub fn enter(role: Role, events: &[RawFd]) {
     let mut name = [0; 16];
     let thread = std::thread::current();
-    // One byte less, so that there is a final zero.
+    // One byte less, to keep a final zero.
     for (to, from) in name[..15].iter_mut().zip(thread.name().unwrap_or("?").bytes()) {
         *to = from;
     }
@@ -189,17 +186,17 @@ pub fn has_mains_rights() -> bool {
     WHO.get().role == Role::Main || MODE.get() != Some(&Mode::On)
 }
 
-/// Whether this thread is one of those that run the code of devices.
+/// Whether this thread runs device code.
 #[must_use]
 pub fn runs_device_code() -> bool {
     matches!(WHO.get().role, Role::Device | Role::Vcpu)
 }
 
-/// The handler of signals that ask for the end writes to a pipe, which is for `main` to do and not
-/// for any thread that the kernel happens to choose.
+/// Blocks the ending signals in this thread: their handler writes to a pipe, which only `main` may do, and the kernel would
+/// choose any thread to run it.
 fn block_ending_signals() {
     for signal in ENDING {
-        // Blocked already: all the better.
+        // An error means that it is blocked already.
         let _ = vmm_sys_util::signal::block_signal(signal);
     }
 }

@@ -1,4 +1,4 @@
-//! The names of system calls, for people who read why a thread was stopped.
+//! The names of system calls, for the message on why a thread was stopped.
 
 /// The name of a system call of x86-64, if it is known.
 pub(super) fn name(number: i64) -> Option<&'static str> {
@@ -7,7 +7,7 @@ pub(super) fn name(number: i64) -> Option<&'static str> {
 
 macro_rules! names {
     ($($constant:ident),* $(,)?) => {
-        // `SYS_` is not part of the name.
+        // Cut off the prefix `SYS_`.
         &[$((libc::$constant, stringify!($constant).split_at(4).1)),*]
     };
 }

@@ -1,4 +1,4 @@
-//! What two hosts must have in common for one to continue the other's guest; compared in the handshake.
+//! What two hosts must have in common for one to continue the other's guest; the handshake compares it.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,8 @@ use super::state::SavePlan;
 use super::vm::Vm;
 use super::{msr, offered};
 
-/// Feature words of CPUID that are compared also where a host has none of them: leaf, sub-leaf, and which of EAX, EBX, ECX, EDX.
+/// Feature words of CPUID that are compared even if a host has none of their bits: leaf, sub-leaf, and which of EAX, EBX, ECX,
+/// EDX.
 const FEATURE_WORDS: &[(u32, u32, [bool; 4])] = &[
     (0x1, 0, [true, false, true, true]),
     (0x6, 0, [true, false, false, false]),
@@ -31,14 +32,14 @@ const FEATURE_WORDS: &[(u32, u32, [bool; 4])] = &[
     (0x8000_0022, 0, [true, true, false, false]),
 ];
 
-/// Words of CPUID that are not compared, all others are: what a guest sees it may rely on. Those left out name the vCPU or its
-/// place, follow `--cpus` or the vCPU's own control registers, or describe (caches, names, frequencies): hosts of one
+/// Words of CPUID that are not compared. All others are, because a guest may rely on what it sees. Those left out name the vCPU
+/// or its place, follow `--cpus` or the vCPU's own control registers, or describe (caches, names, frequencies): hosts of one
 /// processor model may differ in the last.
 fn is_left_out(function: u32, index: u32, register: usize) -> bool {
     match (function, index, register) {
         // APIC id and number of vCPUs; topology.
         (0x1, _, 1) | (0xb | 0x1f | 0x8000_001e, _, _) | (0x8000_0008, _, 2) => true,
-        // Sizes of what the vCPU has enabled.
+        // Sizes of the components that the vCPU has enabled.
         (0xd, 0 | 1, 1) => true,
         // Caches and TLBs, frequencies, names, hints.
         (0x2 | 0x4 | 0x15 | 0x16 | 0x18, _, _) => true,
@@ -70,7 +71,7 @@ const CAPABILITIES: &[(Cap, &str)] = &[
     (Cap::X86Smm, "KVM_CAP_X86_SMM"),
 ];
 
-/// TSC frequencies that differ by no more than this are the same to a guest: NTP corrects as much (500 ppm).
+/// TSC frequencies that differ by at most this are equal to a guest: NTP corrects as much (500 ppm).
 const TSC_TOLERANCE_PPM: u64 = 500;
 
 /// One word of CPUID features.
@@ -93,9 +94,9 @@ pub struct CompatInfo {
     pub vendor: String,
     /// Family, model and stepping (CPUID leaf 1, EAX).
     pub signature: u32,
-    /// CPUID as the guest sees it, word by word: those of which there is anything, and some more.
+    /// CPUID as the guest sees it, word by word: all words that are not zero, and some more.
     pub features: Vec<FeatureWord>,
-    /// Registers that say how many others there are, and that nobody can write.
+    /// Read-only registers that say how many other registers there are.
     pub constants: Vec<(u32, u64)>,
     /// Number of MSRs in a saved vCPU.
     pub msr_count: u32,
@@ -126,9 +127,9 @@ pub struct Mismatch {
 }
 
 impl CompatInfo {
-    /// Gathers what there is to know; `vcpu` is any vCPU of `vm`.
+    /// Gathers the facts; `vcpu` is any vCPU of `vm`.
     pub fn new(kvm: &Kvm, vm: &Vm, vcpu: &VcpuFd, plan: &SavePlan) -> CompatInfo {
-        // As the vCPU has it: KVM may give a guest more than it was told to.
+        // Read from the vCPU: KVM may give a guest more than was set.
         let own = vcpu.get_cpuid2(KVM_MAX_CPUID_ENTRIES);
         let cpuid = own.as_ref().unwrap_or(vm.offered_cpuid());
         let indices = plan.msr_indices();
@@ -154,7 +155,7 @@ impl CompatInfo {
         }
     }
 
-    /// Whether a guest of one host can be continued by the other, either way round.
+    /// Checks that a guest of either host can be continued by the other.
     ///
     /// # Errors
     /// The first difference that matters.
@@ -182,7 +183,7 @@ impl CompatInfo {
     }
 
     fn check_features(&self, other: &CompatInfo) -> Result<(), Mismatch> {
-        // A word that one side has not is zero there.
+        // A word that one side lacks counts as zero there.
         let value = |of: &CompatInfo, word: &FeatureWord| {
             let found = of.features.iter().find(|other| other.place() == word.place());
             FeatureWord { value: found.map_or(0, |word| word.value), ..word.clone() }.describe()
@@ -193,7 +194,7 @@ impl CompatInfo {
         Ok(())
     }
 
-    /// The registers that nobody can write, with their values.
+    /// The read-only registers with their values.
     pub fn constants_summary(&self) -> String {
         let each = |(index, value): &(u32, u64)| format!("MSR {index:#x} = {value:#x}");
         self.constants.iter().map(each).collect::<Vec<_>>().join(", ")
@@ -203,7 +204,7 @@ impl CompatInfo {
         format!("{} MSRs with digest {:016x}", self.msr_count, self.msr_digest)
     }
 
-    /// A guest calibrates its TSC once: the standby must have the same frequency, or be able to imitate it.
+    /// A guest calibrates its TSC once: the standby must have the same frequency, or be able to scale to it.
     fn check_tsc(&self, other: &CompatInfo) -> Result<(), Mismatch> {
         let (Some(a), Some(b)) = (self.tsc_khz, other.tsc_khz) else {
             return Ok(());
@@ -269,7 +270,7 @@ fn feature_words(cpuid: &CpuId) -> Vec<FeatureWord> {
             if value == 0 || is_left_out(function, index, usize::from(register)) {
                 continue;
             }
-            // The first entry of a leaf counts: behind the last one some kernels leave empty entries, of leaf 0 as it were.
+            // The first entry of a leaf counts: after the last one some kernels leave empty entries, which look like leaf 0.
             let word = words.entry((function, index, register)).or_insert(0);
             if *word == 0 {
                 *word = value;
@@ -336,7 +337,7 @@ mod tests {
         assert!(text.contains("leaf 0xa.0 eax") && text.contains("0x07300402"), "{text}");
     }
 
-    /// Linux 6.1 gives as many entries as there was room for, the rest of them empty.
+    /// Linux 6.1 returns as many entries as there was room for, the rest of them empty.
     #[test]
     fn empty_entries_are_no_leaves() {
         let entry =

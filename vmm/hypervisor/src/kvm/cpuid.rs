@@ -1,4 +1,4 @@
-//! What CPUID tells the guest: the host's features as KVM supports them, and a topology of N cores in one package.
+//! The guest's CPUID: the host's features as KVM supports them, and a topology of N cores in one package.
 
 use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
@@ -23,7 +23,7 @@ pub fn supported(kvm: &Kvm) -> std::io::Result<CpuId> {
 
 /// CPUID of vCPU `index` of `count`, from the leaves that KVM supports.
 ///
-/// What cannot be saved is left out, see [`offered`].
+/// Features whose state cannot be saved are left out, see [`offered`].
 ///
 /// # Errors
 /// When there are more leaves than KVM takes.
@@ -35,7 +35,7 @@ pub fn for_vcpu(
     let mut entries: Vec<kvm_cpuid_entry2> = supported
         .as_slice()
         .iter()
-        // The topology leaves 0xb and 0x1f are the host's own; 0xb is made anew, 0x1f is optional.
+        // The topology leaves 0xb and 0x1f describe the host; 0xb is made anew, 0x1f is optional.
         .filter(|e| e.function != 0xb && e.function != 0x1f)
         .copied()
         .collect();
@@ -84,7 +84,7 @@ fn set_topology(entry: &mut kvm_cpuid_entry2, index: u32, count: u32) {
     }
 }
 
-/// APIC ids are handed out in powers of two.
+/// APIC ids are allocated in powers of two.
 fn id_space(count: u32) -> u32 {
     count.next_power_of_two()
 }

@@ -1,14 +1,14 @@
-//! Why a machine could not be made in KVM.
+//! The error of making a virtual machine in KVM.
 
-/// Why the machine could not be made.
+/// Why the virtual machine could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum VmError {
     /// More vCPUs than KVM or 8-bit APIC ids allow.
     #[error("{wanted} vCPUs: this host's KVM supports 1 to {max}: change --cpus")]
     Cpus {
-        /// What was asked for.
+        /// vCPUs asked for.
         wanted: u32,
-        /// What is possible.
+        /// Upper bound.
         max: u32,
     },
     /// An ioctl failed.
@@ -16,7 +16,7 @@ pub enum VmError {
     Ioctl {
         /// The ioctl's name.
         call: &'static str,
-        /// What the kernel says.
+        /// The kernel's error.
         source: std::io::Error,
     },
     /// CPUID has more leaves than KVM takes.

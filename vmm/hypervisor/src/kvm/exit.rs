@@ -1,4 +1,4 @@
-//! What the machine around the vCPUs must answer: port and memory-mapped I/O, and the end of a vCPU.
+//! The interface to the machine around the vCPUs: port and memory-mapped I/O, and the end of a vCPU.
 
 use std::fmt;
 
@@ -14,12 +14,12 @@ pub trait ExitHandler: Send + Sync {
     fn mmio_read(&self, addr: u64, data: &mut [u8]);
     /// The guest writes `data.len()` (1 to 8) bytes to an address that is not RAM.
     fn mmio_write(&self, addr: u64, data: &[u8]);
-    /// Whether the calling vCPU may go on in the guest. While it may not, what its last access asked for has not left, and
-    /// the access is slow to the guest: the vCPU waits outside of the guest, where it can be paused.
+    /// Whether the calling vCPU may enter the guest again. While it may not, its last access has not been carried out, and
+    /// the access appears slow to the guest: the vCPU waits outside the guest, where it can be paused.
     fn may_go_on(&self) -> bool {
         true
     }
-    /// vCPU `vcpu` cannot go on; it runs no more, and the others still do.
+    /// vCPU `vcpu` cannot go on; it does not run any more, and the others still do.
     fn on_fatal(&self, vcpu: usize, exit: FatalExit);
 }
 
@@ -28,40 +28,40 @@ pub trait ExitHandler: Send + Sync {
 pub enum FatalExit {
     /// A triple fault: on real hardware, a reset. The caller resets the machine.
     TripleFault {
-        /// Where the guest was.
+        /// The guest's instruction pointer.
         rip: u64,
     },
     /// KVM could not emulate or run the guest (KVM_EXIT_INTERNAL_ERROR).
     InternalError {
-        /// Where the guest was.
+        /// The guest's instruction pointer.
         rip: u64,
         /// KVM's suberror: 1 emulation, 2 simultaneous exceptions, 3 event delivery, 4 unexpected exit.
         suberror: u32,
-        /// What KVM adds; for suberror 1 the bytes of the instruction are among it.
+        /// KVM's additional data; for suberror 1 it includes the bytes of the instruction.
         data: Vec<u64>,
     },
     /// The processor refused the guest's state (KVM_EXIT_FAIL_ENTRY).
     FailEntry {
-        /// Where the guest was.
+        /// The guest's instruction pointer.
         rip: u64,
         /// The processor's reason.
         reason: u64,
     },
-    /// KVM asks for shutdown, reset or reports a crash (KVM_EXIT_SYSTEM_EVENT).
+    /// KVM asks for a shutdown or a reset, or reports a crash (KVM_EXIT_SYSTEM_EVENT).
     SystemEvent {
         /// KVM's event type: 1 shutdown, 2 reset, 3 crash.
         kind: u32,
     },
-    /// An exit that this machine never asks for.
+    /// An exit that this machine never requests.
     Unexpected {
-        /// Where the guest was.
+        /// The guest's instruction pointer.
         rip: u64,
         /// KVM's exit reason.
         reason: u32,
     },
     /// KVM_RUN itself failed.
     RunFailed {
-        /// Where the guest was.
+        /// The guest's instruction pointer.
         rip: u64,
         /// The error number.
         errno: i32,

@@ -1,8 +1,8 @@
-//! The limits of this machine, measured: no checkpoint can be taken or sent faster than these parts of it take alone.
+//! Measures the limits of this host: a checkpoint cannot be taken or sent faster than these parts of it take alone.
 //!
 //! A tiny guest that writes one byte to each of some scattered pages runs on a KVM machine of its own; then the log of dirty
-//! pages is read and cleared, the pages are copied, and the caller sends as many bytes. Nothing of the product's own path is
-//! used where it could make a limit look worse than it is.
+//! pages is read and cleared, the pages are copied, and the caller sends as many bytes. The product's own path is not used,
+//! because it could make a limit look worse than it is.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,60 +23,60 @@ use super::state::SavePlan;
 use super::{ExitHandler, FatalExit, VcpuSet, Vm, VmOptions, VmState};
 use crate::memory::{self, GuestMemory, KvmLog, MemoryOptions};
 
-/// What the machine can do at best. Times in microseconds; medians.
+/// The best times of this host, in microseconds; medians.
 #[derive(Clone, Debug, Serialize)]
 pub struct Limits {
-    /// A guest leaves for user space by a register access and enters again.
+    /// A guest exits to user space by a register access and enters again.
     pub exit_us: f64,
     /// A guest that computes is taken out of the processor and its thread parked (KVM API, immediate_exit).
     pub stop_us: f64,
-    /// KVM is asked for all state of one vCPU and of the interrupt controllers.
+    /// Reading all state of one vCPU and of the interrupt controllers.
     pub state_us: f64,
-    /// Of these, each call by its name.
+    /// Each of these calls, by its name.
     pub calls_us: BTreeMap<&'static str, f64>,
-    /// A message of 64 bytes to the caller's peer, and one back.
+    /// A message of 64 bytes to the caller's peer, and its answer.
     pub round_trip_us: f64,
-    /// By the number of dirty pages.
+    /// The costs by number of dirty pages.
     pub pages: Vec<PageLimits>,
 }
 
-/// What `count` scattered dirty pages cost at best.
+/// The lowest cost of `count` scattered dirty pages.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct PageLimits {
-    /// How many.
+    /// Number of pages.
     pub count: u64,
     /// KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG.
     pub log_us: f64,
-    /// They are copied to memory that lies ready.
+    /// Copying them to memory that is already mapped.
     pub copy_us: f64,
-    /// Their bytes go to the caller's peer in one piece, and its answer comes back when all have arrived.
+    /// Sending their bytes to the caller's peer in one piece, until its acknowledgement of all of them.
     pub send_us: f64,
 }
 
 /// Why the limits could not be measured.
 pub type LimitsError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Each is measured so often, and the median counts.
+/// Rounds of each measurement; the median counts.
 const ROUNDS: usize = 41;
-/// Rounds of what takes milliseconds.
+/// Rounds of a measurement that takes milliseconds.
 const FEW_ROUNDS: usize = 9;
-/// From so many pages on, one round takes milliseconds.
+/// From this many pages on, one round takes milliseconds.
 const MANY_PAGES: u64 = 8192;
-/// The largest count: what the tiny guest's page tables reach.
+/// The largest count: the tiny guest's page tables reach this far.
 pub const MAX_PAGES: u64 = 100_000;
 const PAGE: u64 = 4096;
-/// Every second page is written: scattered, and no two share a huge page's neighbour.
+/// Every second page is written: scattered, and never two adjacent pages.
 const STRIDE: u64 = 2;
-/// Where the pages begin.
+/// The address of the first page.
 const DATA: u64 = 4 << 20;
-/// A guest that has not ended by then never will.
+/// A guest that has not ended after this time never will.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Measures for each of these counts of pages, each at most [`MAX_PAGES`]. `exchange` sends so many bytes to a peer, waits
-/// for its answer, and says how long both took.
+/// Measures for each of these counts of pages, each at most [`MAX_PAGES`]. `exchange` sends the given number of bytes to a
+/// peer, waits for its answer, and returns the time of both.
 ///
 /// # Errors
-/// When there is no KVM, the kernel refuses something, or `exchange` fails.
+/// When there is no KVM, a call fails, or `exchange` fails.
 pub fn limits(
     counts: &[u64],
     mut exchange: impl FnMut(usize) -> io::Result<Duration>,
@@ -108,7 +108,7 @@ fn median<E>(rounds: usize, mut one: impl FnMut() -> Result<Duration, E>) -> Res
     Ok(times[rounds / 2].as_secs_f64() * 1e6)
 }
 
-/// Where the guest's code and page tables are, all below [`DATA`].
+/// Addresses of the guest's code and page tables, all below [`DATA`].
 const CODE: u64 = 0x1000;
 const SPIN: u64 = 0x1100;
 const EXITS: u64 = 0x1200;
@@ -116,11 +116,11 @@ const PML4: u64 = 0x2000;
 const PDPT: u64 = 0x3000;
 const PD: u64 = 0x4000;
 const OUTSIDE_PD: u64 = 0x5000;
-/// A guest virtual address (1 GiB) that no RAM is behind: a store to it leaves for user space.
+/// A guest virtual address (1 GiB) without RAM: a store to it exits to user space.
 const DONE: u32 = 1 << 30;
-/// The guest physical address there, in the hole below 4 GiB.
+/// The guest physical address of [`DONE`], in the hole below 4 GiB.
 const HOLE: u64 = 0xd000_0000;
-/// Register accesses in one measurement.
+/// Register accesses per measurement.
 const ACCESSES: u32 = 200;
 
 /// A machine with the tiny guest.
@@ -155,12 +155,12 @@ impl Bed {
         let log_words = (size / PAGE).div_ceil(64) as usize;
         let copies = vec![1; (most * PAGE) as usize];
         let bed = Self { vm, memory, set, plan, exits, log_words, copies };
-        // What was never touched is not what a running guest has: each page is there before anything is timed.
+        // Touch each page before anything is timed: a running guest has touched its pages.
         bed.run(CODE, most)?;
         Ok(bed)
     }
 
-    /// Lets the guest run at `code` with `count` in its counter until it says that it is done.
+    /// Runs the guest at `code` with `count` in its counter until it reports that it is done.
     fn run(&self, code: u64, count: u64) -> Result<(), LimitsError> {
         self.begin(code, count)?;
         self.wait_done()?;
@@ -182,7 +182,7 @@ impl Bed {
         }
     }
 
-    /// One exit: the mean of many in a row.
+    /// The time of one exit: the mean of many in a row.
     fn exit(&self) -> Result<f64, LimitsError> {
         let mean = median(FEW_ROUNDS, || -> Result<Duration, LimitsError> {
             self.begin(EXITS, u64::from(ACCESSES))?;
@@ -200,7 +200,7 @@ impl Bed {
     fn stop(&self) -> Result<f64, LimitsError> {
         median(ROUNDS * 3, || {
             self.begin(SPIN, 1)?;
-            // It has been in the guest for a while, as one that is stopped has.
+            // The vCPU has been in the guest for a while, as one that is stopped for a checkpoint.
             self.wait_done()?;
             std::thread::sleep(Duration::from_micros(300));
             let begun = Instant::now();
@@ -219,7 +219,7 @@ impl Bed {
         })
     }
 
-    /// The calls by which KVM tells its state, each for itself.
+    /// The calls that read KVM's state, each timed alone.
     fn calls(&self) -> Result<BTreeMap<&'static str, f64>, LimitsError> {
         let msrs: Vec<_> = self.plan.msr_indices().into_iter().take(KVM_MAX_MSR_ENTRIES).collect();
         let msrs: Vec<_> =
@@ -256,7 +256,7 @@ impl Bed {
         ]))
     }
 
-    /// The time of one call, on the vCPU's own thread, as a checkpoint makes it.
+    /// The time of one call on the vCPU's own thread, as in a checkpoint.
     fn on_its_thread(
         &self,
         call: fn(&VcpuFd, &Msrs) -> Result<(), kvm_ioctls::Error>,
@@ -267,13 +267,13 @@ impl Bed {
         self.set.each(move |_, fd| {
             let begun = Instant::now();
             let called = call(fd, &msrs);
-            // There is room for it.
+            // The channel has room.
             let _ = sender.send(called.map(|()| begun.elapsed()));
         })?;
         Ok(result.recv()??)
     }
 
-    /// The log's time and the copies', for `count` pages.
+    /// The times of the log and of the copies for `count` pages.
     fn pages(&mut self, count: u64, rounds: usize) -> Result<(f64, f64), LimitsError> {
         let (mut logs, mut copies) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
@@ -296,7 +296,7 @@ impl Bed {
         Ok((log, copy))
     }
 
-    /// KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG of the only slot; how many pages were in it.
+    /// KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG of the only slot; returns the number of dirty pages.
     fn take_log(&self) -> Result<u64, LimitsError> {
         let mut log = self.vm.fd().get_dirty_log(0, self.log_words * 64 * PAGE as usize)?;
         log.truncate(self.log_words);
@@ -336,7 +336,7 @@ impl ExitHandler for Doors {
     }
 
     fn mmio_write(&self, _: u64, _: &[u8]) {
-        // Full only when whoever measures has given up.
+        // Full only when the measuring thread has given up.
         let _ = self.0.try_send(Exit::Done(Instant::now()));
     }
 
@@ -345,7 +345,7 @@ impl ExitHandler for Doors {
     }
 }
 
-/// Three programs, and page tables that map the first GiB as it is and the hole behind it.
+/// Writes three programs, and page tables that map the first GiB one to one and the hole after it.
 fn write_guest(memory: &GuestMemory) -> Result<(), LimitsError> {
     let done = DONE.to_le_bytes();
     // 1: mov [rdi], al; add rdi, STRIDE pages; dec ecx; jnz 1b; mov [DONE], eax; jmp $

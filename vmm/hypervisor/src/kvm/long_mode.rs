@@ -1,10 +1,10 @@
-//! 64-bit mode for guests of a few instructions, which have no kernel that would set it up.
+//! 64-bit mode for tiny guests without a kernel to set it up.
 
 use kvm_bindings::{kvm_segment, kvm_sregs};
 
 /// A page table entry: present, writable, for user mode too.
 pub const USER_PAGE: u64 = 7;
-/// A page directory entry that maps 2 MiB itself.
+/// A page directory entry that maps 2 MiB.
 pub const LARGE_PAGE: u64 = 1 << 7;
 
 /// Sets a vCPU up for 64-bit code at privilege level `ring`, with its page tables at `cr3`.

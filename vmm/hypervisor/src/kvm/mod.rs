@@ -1,4 +1,4 @@
-//! KVM: opening it, what it must be able to do, and the virtual machine made from it.
+//! KVM: opening it, the capabilities that it must have, and the virtual machine made from it.
 
 pub mod compat;
 pub mod cpuid;
@@ -48,15 +48,15 @@ pub enum OpenError {
     /// Another error of `open`.
     #[error("cannot open {KVM_PATH}: {0}")]
     Open(std::io::Error),
-    /// Not the stable API.
+    /// KVM does not have the stable API.
     #[error(
         "{KVM_PATH} speaks API version {found}, expected {API_VERSION}: use Linux 2.6.22 or newer"
     )]
     ApiVersion {
-        /// What the host has.
+        /// The host's API version.
         found: i32,
     },
-    /// A capability that the monitor cannot do without.
+    /// KVM lacks a required capability.
     #[error("this host's KVM lacks {name} ({why}): use a newer kernel")]
     Capability {
         /// The capability's name in the KVM API.
@@ -80,7 +80,7 @@ const REQUIRED: &[(Cap, &str, &str)] = &[
     (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT", "pausing without a race"),
 ];
 
-/// Opens `/dev/kvm` and checks that it can do what the monitor needs.
+/// Opens `/dev/kvm` and checks that it has the required capabilities.
 ///
 /// # Errors
 /// See [`OpenError`].
@@ -93,7 +93,7 @@ pub fn open() -> Result<Kvm, OpenError> {
         .map_err(|e| match e.kind() {
             ErrorKind::NotFound => OpenError::Missing,
             ErrorKind::PermissionDenied => OpenError::Permission,
-            // ENODEV / ENXIO: the node is there, the module is not.
+            // ENODEV or ENXIO: the device node exists, but the module is not loaded.
             _ if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => OpenError::Missing,
             _ => OpenError::Open(e),
         })?;

@@ -1,5 +1,5 @@
-//! What KVM exchanges with user space without an exit: pins it is told to move, and descriptors of
-//! our own that it signals. A descriptor of anybody else's has no way in (P5).
+//! Notifications between KVM and user space without an exit: pins that KVM sets, and descriptors of
+//! our own that it signals. A foreign descriptor cannot be bound (P5).
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -12,9 +12,9 @@ use super::Vm;
 
 /// A counter that KVM adds to when the guest writes to a register (KVM API, KVM_IOEVENTFD).
 ///
-/// It is made here and nowhere else, so that what the guest's write wakes is a thread of this
-/// process, which looks at the queue and stages what it finds. A descriptor that somebody else
-/// holds, by which the guest would reach him past the gate, cannot be bound:
+/// It can only be made here, so the guest's write wakes a thread of this process, which reads the
+/// queue and stages what it finds. A descriptor of another owner, which the guest could reach past
+/// the gate, cannot be bound:
 ///
 /// ```compile_fail,E0308
 /// use kemari_hypervisor::kvm::Vm;
@@ -26,7 +26,7 @@ use super::Vm;
 /// }
 /// ```
 ///
-/// One of our own can:
+/// One of our own can be bound:
 ///
 /// ```
 /// use kemari_hypervisor::kvm::{Kick, Vm};
@@ -37,7 +37,7 @@ use super::Vm;
 /// }
 /// ```
 ///
-/// Nor is there a way around by KVM's own descriptor, which is not given away:
+/// KVM's own descriptor is no way around it, because it is not handed out:
 ///
 /// ```compile_fail,E0624
 /// use kemari_hypervisor::kvm::Vm;
@@ -59,9 +59,9 @@ impl Kick {
         EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map(Self)
     }
 
-    /// Sets it back to zero: a later notification signals again.
+    /// Resets the counter: a later notification signals again.
     pub fn take(&self) {
-        // It has nothing to say if nobody has notified.
+        // Fails only when nothing was signalled.
         let _ = self.0.read();
     }
 }
@@ -74,7 +74,7 @@ impl AsRawFd for Kick {
 }
 
 impl Vm {
-    /// Makes KVM signal `kick` when the guest writes `value` to `address`, instead of an exit.
+    /// Makes KVM signal `kick` when the guest writes `value` to `address`, without an exit.
     ///
     /// # Errors
     /// When KVM refuses.
@@ -91,7 +91,7 @@ impl Vm {
     }
 }
 
-/// The pins of a machine's interrupt controllers, and nothing else of it.
+/// The pins of a machine's interrupt controllers, without access to the rest of the machine.
 #[derive(Clone)]
 pub struct Pins(Arc<VmFd>);
 

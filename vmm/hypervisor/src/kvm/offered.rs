@@ -1,8 +1,9 @@
-//! What CPUID offers the guest, and the registers that come with it: they are saved, or the feature is not offered (P4).
+//! The features that CPUID offers the guest, and their registers: the registers are saved, or the feature is not offered
+//! (P4).
 //!
-//! KVM's list of registers to save leaves some out that a guest has all the same: the MTRRs, the machine check banks, AMD's
-//! OSVW. So the list is derived from CPUID as well. A feature whose state no list has, or that is no part of a vCPU, is taken
-//! out of CPUID; so is one whose registers this host's KVM does not let us read and write.
+//! KVM's list of registers to save leaves out some that a guest has: the MTRRs, the machine check banks, AMD's OSVW. So the
+//! list is also derived from CPUID. A feature whose state is in neither list, or is no part of a vCPU, is removed from CPUID;
+//! so is a feature whose registers this host's KVM does not let us read and write.
 
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 
@@ -58,17 +59,17 @@ impl Bit {
     }
 }
 
-/// Features that are never offered, each for its reason.
+/// Features that are never offered, each with its reason.
 const NEVER: &[Bit] = &[
-    // Nested virtualization and measured launch: a state of their own, which is not saved.
+    // Nested virtualization and measured launch: their own state is not saved.
     bit(1, 0, Ecx, 5),
     bit(1, 0, Ecx, 6),
     bit(0x8000_0001, 0, Ecx, 2),
     bit(0x8000_0001, 0, Ecx, 12),
-    // The deadline counts in the host's TSC, and would not survive a takeover by a host whose TSC cannot be adjusted. The
+    // The deadline counts in the host's TSC and would not survive a takeover by a host whose TSC cannot be scaled. The
     // one-shot APIC timer that guests use instead counts nanoseconds.
     bit(1, 0, Ecx, 24),
-    // The debug store: the processor writes records to guest memory at times of its own.
+    // The debug store: the processor writes records to guest memory at any time.
     bit(1, 0, Edx, 21),
     bit(1, 0, Ecx, 2),
     bit(1, 0, Ecx, 4),
@@ -79,9 +80,9 @@ const NEVER: &[Bit] = &[
     bit(7, 0, Ebx, 25),
     bit(7, 0, Ebx, 12),
     bit(7, 0, Ebx, 15),
-    // Shadow stacks: their pointer is no MSR.
+    // Shadow stacks: their pointer is not an MSR.
     bit(7, 0, Ecx, 7),
-    // Keys and encryption that the processor keeps to itself.
+    // Keys and encryption state that the processor does not show.
     bit(7, 0, Ecx, 13),
     bit(7, 0, Ecx, 23),
     bit(7, 0, Edx, 18),
@@ -97,8 +98,8 @@ const NEVER: &[Bit] = &[
     bit(0x8000_0001, 0, Ecx, 28),
 ];
 
-/// Leaves that describe what is never offered: SGX, trace, cache monitoring, key locker, last branch records; SVM, IBS,
-/// profiling, memory encryption.
+/// Leaves that describe features which are never offered: SGX, trace, cache monitoring, key locker, last branch records; SVM,
+/// IBS, profiling, memory encryption.
 const EMPTY: &[u32] = &[
     0xf,
     0x10,
@@ -114,7 +115,7 @@ const EMPTY: &[u32] = &[
     0x8000_0020,
 ];
 
-/// Leaf 6, EAX: the APIC timer goes on in deep sleep. The rest of it is power management, which the host does.
+/// Leaf 6, EAX: the APIC timer runs in deep sleep. The rest of the leaf is power management, which the host does.
 const ARAT: u32 = 1 << 2;
 
 /// A feature and its registers (Intel's SDM, volume 4; AMD's APM, volume 2, appendix A).
@@ -204,7 +205,7 @@ const FEATURES: &[Feature] = &[
 const MTRR_CAP: u32 = 0xfe;
 /// The machine check's capabilities: banks in bits 7-0, MCG_CTL in bit 8, CMCI in bit 10, MCG_EXT_CTL in bit 27.
 const MCG_CAP: u32 = 0x179;
-/// Registers that only say what there is: the guest cannot change them, and both hosts must agree.
+/// Read-only registers that only describe others: both hosts must agree on them.
 pub(super) const CONSTANTS: [u32; 2] = [MTRR_CAP, MCG_CAP];
 
 impl Feature {
@@ -259,15 +260,15 @@ fn counters(cpuid: &CpuId) -> Vec<u32> {
     list
 }
 
-/// What a guest on an Intel processor has without a bit that says so: IA32_DEBUGCTL. AMD's is no state where branches are not
-/// recorded for guests, and KVM notes each write to it in the kernel's log.
+/// The register of a guest on an Intel processor that has no feature bit: IA32_DEBUGCTL. On AMD it holds no state while
+/// branches are not recorded for guests, and KVM reports each write of it in the kernel's log.
 fn without_a_bit(cpuid: &CpuId) -> &'static [u32] {
     // The first letters of GenuineIntel.
     let intel = super::cpuid::leaf(cpuid, 0, 0)[1] == u32::from_le_bytes(*b"Genu");
     if intel { &[0x1d9] } else { &[] }
 }
 
-/// Every register that a guest with this CPUID has by it, as far as `read` finds it.
+/// Every register that this CPUID implies, if `read` finds it.
 pub(super) fn implied(cpuid: &CpuId, read: impl Fn(u32) -> Option<u64>) -> Vec<u32> {
     let features = FEATURES.iter().filter(|feature| feature.bit.is_set(cpuid));
     let mut list: Vec<u32> = features.flat_map(|feature| feature.msrs(&read)).collect();
@@ -276,7 +277,7 @@ pub(super) fn implied(cpuid: &CpuId, read: impl Fn(u32) -> Option<u64>) -> Vec<u
     list
 }
 
-/// Takes out of CPUID what is never offered.
+/// Removes from CPUID what is never offered.
 pub(super) fn withhold(entries: &mut [kvm_cpuid_entry2]) {
     NEVER.iter().for_each(|bit| bit.clear(entries));
     for entry in entries {
@@ -289,7 +290,7 @@ pub(super) fn withhold(entries: &mut [kvm_cpuid_entry2]) {
     }
 }
 
-/// Takes out of CPUID each feature of which a register is not `saveable` here; their names.
+/// Removes from CPUID each feature with a register that is not `saveable` here; returns their names.
 pub(super) fn withhold_unsaveable(
     entries: &mut [kvm_cpuid_entry2],
     cpuid: &CpuId,
@@ -355,7 +356,7 @@ mod tests {
         assert!(NEVER.iter().all(|bit| !bit.is_set(&cpuid)));
         assert_eq!(super::super::cpuid::leaf(&cpuid, 6, 0), [ARAT, 0, 0, 0]);
         assert_eq!(super::super::cpuid::leaf(&cpuid, 0x14, 0), [0; 4]);
-        // And nothing else.
+        // No other bit has changed.
         assert!(bit(1, 0, Edx, 12).is_set(&cpuid) && bit(7, 0, Edx, 26).is_set(&cpuid));
     }
 

@@ -1,4 +1,4 @@
-//! The state of a machine as KVM holds it: what is read from a paused machine, and the order in which it is put back.
+//! The state of a machine in KVM: what is read from a paused machine, and the order in which it is restored.
 
 mod control;
 
@@ -23,7 +23,7 @@ use super::vm::Vm;
 
 use self::request::{KVM_GET_XSAVE, KVM_GET_XSAVE2, KVM_SET_XSAVE};
 
-/// The ioctls that kvm-ioctls does not have with a buffer of the caller's size.
+/// The ioctls that kvm-ioctls does not offer with a buffer of the caller's size.
 #[allow(missing_docs)] // the macros make functions of the ioctls' own names and take no comment
 mod request {
     use kvm_bindings::kvm_xsave;
@@ -35,7 +35,7 @@ mod request {
     ioctl_ior_nr!(KVM_GET_XSAVE2, KVMIO, 0xcf, kvm_xsave);
 }
 
-/// Size of the XSAVE area before KVM_CAP_XSAVE2, and the least that KVM_SET_XSAVE reads.
+/// Size of the XSAVE area before KVM_CAP_XSAVE2, and the minimum that KVM_SET_XSAVE reads.
 const XSAVE_MIN: usize = 4096;
 
 /// Why state could not be read or written.
@@ -46,7 +46,7 @@ pub enum StateError {
     Ioctl {
         /// The ioctl's name.
         call: &'static str,
-        /// What the kernel says.
+        /// The kernel's error.
         source: std::io::Error,
     },
     /// A register could not be read.
@@ -70,9 +70,9 @@ pub enum StateError {
         "saved XSAVE area of {found} bytes, this host takes {expected}: the hosts' processors differ"
     )]
     XsaveSize {
-        /// What the host takes.
+        /// The host's size in bytes.
         expected: usize,
-        /// What was saved.
+        /// The saved size in bytes.
         found: usize,
     },
     /// The number of vCPUs differs.
@@ -96,7 +96,7 @@ pub enum StateError {
     /// The vCPUs were not paused.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
-    /// The machine could not be asked.
+    /// The machine could not be read.
     #[error(transparent)]
     Vm(#[from] VmError),
 }
@@ -109,16 +109,16 @@ fn ioctl_error(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> StateError {
     move |e| StateError::Ioctl { call, source: std::io::Error::from_raw_os_error(e.errno()) }
 }
 
-/// What of a vCPU is saved on this host; found out once, so that a save asks KVM as few questions as possible.
+/// Which parts of a vCPU are saved on this host; determined once, so that a save makes as few calls as possible.
 pub struct SavePlan {
-    /// The MSRs, in as few calls as KVM allows, each entry's value still to be filled in.
+    /// The MSRs, in as few calls as KVM allows, with the values still to be read.
     msrs: Vec<Msrs>,
     xsave_size: usize,
     xsave2: bool,
     xcrs: bool,
     tsc_khz: bool,
     tsc_control: bool,
-    /// The guest's TSC frequency, which only [`VcpuState::restore`] changes; none before it was asked for.
+    /// The guest's TSC frequency, which only [`VcpuState::restore`] changes; `None` before it was read.
     frequency: Mutex<Option<Option<u32>>>,
 }
 
@@ -145,7 +145,7 @@ impl SavePlan {
         })
     }
 
-    /// The registers that a save contains.
+    /// The registers in a save.
     pub fn msr_indices(&self) -> Vec<u32> {
         self.msrs.iter().flat_map(|m| m.as_slice().iter().map(|e| e.index)).collect()
     }
@@ -171,7 +171,8 @@ fn msr_request(entries: impl Iterator<Item = (u32, u64)>) -> Msrs {
     Msrs::from_entries(&entries).expect("the caller cut the list at KVM_MAX_MSR_ENTRIES")
 }
 
-/// All of one vCPU that the guest or KVM could tell from a fresh one, CPUID excepted (the handshake compares that).
+/// The whole state of a vCPU that the guest or KVM could tell from a fresh one, except CPUID (the handshake compares
+/// that).
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct VcpuState {
     mp_state: kvm_mp_state,
@@ -191,8 +192,8 @@ impl VcpuState {
     /// Reads a paused vCPU.
     ///
     /// Order: KVM_GET_MP_STATE first, because it takes in pending INIT and start-up interrupts and so changes other state.
-    /// KVM_GET_LAPIC before the MSRs: it brings the APIC's timer registers up to date, the deadline MSR among them.
-    /// KVM_GET_VCPU_EVENTS last: it tells what the calls before it may still have queued.
+    /// KVM_GET_LAPIC before the MSRs: it updates the APIC's timer registers, the deadline MSR among them.
+    /// KVM_GET_VCPU_EVENTS last: it reads what the calls before it may have queued.
     ///
     /// # Errors
     /// When KVM refuses a call: the error names it.
@@ -207,7 +208,7 @@ impl VcpuState {
                 false => None,
             },
             debugregs: fd.get_debug_regs().map_err(ioctl_error("KVM_GET_DEBUGREGS"))?,
-            // A host whose TSC is unstable has no frequency to tell; the guest does not use its TSC then.
+            // A host with an unstable TSC has no frequency to read; the guest does not use its TSC then.
             tsc_khz: match plan.tsc_khz {
                 true => *plan.frequency().get_or_insert_with(|| fd.get_tsc_khz().ok()),
                 false => None,
@@ -243,7 +244,7 @@ impl VcpuState {
         set_msrs(fd, &self.msrs)?;
         fd.set_vcpu_events(&self.events).map_err(ioctl_error("KVM_SET_VCPU_EVENTS"))?;
         // Tells a guest that uses kvmclock that it did not run for a while, so that its watchdogs stay quiet (KVM API,
-        // KVM_KVMCLOCK_CTRL). EINVAL: it does not use kvmclock.
+        // KVM_KVMCLOCK_CTRL). EINVAL: the guest does not use kvmclock.
         if let Err(e) = fd.kvmclock_ctrl() {
             log::debug!("KVM_KVMCLOCK_CTRL: {e}");
         }
@@ -261,13 +262,13 @@ impl VcpuState {
         Ok(())
     }
 
-    /// A register that no processor has, or another value of one.
+    /// Adds a register that no processor has, or changes the value of one.
     #[cfg(test)]
     pub(super) fn add_msr(&mut self, index: u32, data: u64) {
         self.msrs.push((index, data));
     }
 
-    /// Where the guest was: for messages and debugging.
+    /// The guest's instruction pointer: for messages and debugging.
     pub fn rip(&self) -> u64 {
         self.regs.rip
     }
@@ -277,8 +278,8 @@ impl VcpuState {
         &self.regs
     }
 
-    /// The state as it would be sent, but without what advances while the guest does not run (the TSC and counters of the
-    /// host): two saves of a machine that did not run in between are equal in it.
+    /// The state without what advances while the guest does not run (the TSC and counters of the host): two saves of a
+    /// machine that did not run in between are equal.
     pub fn without_clocks(&self) -> VcpuState {
         let mut state = self.clone();
         state.msrs.retain(|&(index, _)| index != msr::IA32_TSC);
@@ -329,7 +330,7 @@ fn get_msrs(fd: &VcpuFd, plan: &SavePlan) -> Result<Vec<(u32, u64)>, StateError>
     for template in &plan.msrs {
         let mut request = template.clone();
         let got = fd.get_msrs(&mut request).map_err(ioctl_error("KVM_GET_MSRS"))?;
-        // KVM stops at the first register that it cannot read, and says how many it did read.
+        // KVM stops at the first register that it cannot read, and returns the number that it has read.
         if let Some(entry) = request.as_slice().get(got) {
             return Err(StateError::GetMsr { index: entry.index });
         }
@@ -363,7 +364,7 @@ impl VcpuSet {
         let (results, saved) = sync_channel(self.len());
         let plan = Arc::clone(plan);
         self.each(move |index, fd| {
-            // There is room for all, and the receiver waits.
+            // The channel has room for all, and the receiver waits.
             let _ = results.send((index, VcpuState::save(fd, &plan)));
         })?;
         let mut states: Vec<_> = saved.into_iter().collect();
@@ -372,7 +373,7 @@ impl VcpuSet {
         states.into_iter().map(|(_, state)| state).collect()
     }
 
-    /// Writes all vCPUs; they must be paused, and [`VmState::restore`] must have come before.
+    /// Writes all vCPUs; they must be paused, and [`VmState::restore`] must have been called before.
     ///
     /// # Errors
     /// When the number of vCPUs differs, KVM refuses a part of the state, or a vCPU is not paused.
@@ -387,15 +388,15 @@ impl VcpuSet {
     }
 }
 
-/// What the guest's clock does at a takeover. It never steps back under either.
+/// What the guest's clock does at a takeover. It never steps back under either policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockPolicy {
-    /// Goes on from the saved value: the time of the takeover did not happen.
+    /// Continues from the saved value: the time of the takeover is not counted.
     Continue,
-    /// Adds the real time that passed since the save, where both hosts' kernels can tell it (Linux 5.16); the hosts' own
-    /// clocks must be synchronized, and a step backwards between them is ignored by KVM.
+    /// Adds the real time since the save, if both hosts' kernels report it (Linux 5.16). The hosts' own clocks must be
+    /// synchronized; KVM ignores a step backwards between them.
     CatchUp {
-        /// As much as can have passed: more than that is a wrong clock of one of the hosts, not time.
+        /// Upper bound for the time that can have passed: a larger difference is a wrong clock of one of the hosts.
         at_most: Duration,
     },
 }
@@ -429,12 +430,12 @@ impl VmState {
             true => Some(fd.get_pit2().map_err(ioctl_error("KVM_GET_PIT2"))?),
             false => None,
         };
-        // Last, so that the clock is not behind anything that the state above saw.
+        // Read the clock last, so that it is not behind anything that the state above has seen.
         let clock = fd.get_clock().map_err(ioctl_error("KVM_GET_CLOCK"))?;
         Ok(VmState { irqchips, pit, clock })
     }
 
-    /// The pins of the I/O APIC at which an interrupt waits or a level is asserted, as bits (its IRR).
+    /// The pins of the I/O APIC with a waiting interrupt or an asserted level, as bits (its IRR).
     #[must_use]
     pub fn asserted_pins(&self) -> u32 {
         let chips = self.irqchips.iter().filter(|chip| chip.chip_id == KVM_IRQCHIP_IOAPIC);
@@ -443,10 +444,10 @@ impl VmState {
     }
 
     /// Writes a fresh machine, before its vCPUs are restored: their MSRs make KVM publish its clock in guest memory, and
-    /// it must be the right one by then.
+    /// the clock must be right by then.
     ///
     /// # Errors
-    /// When KVM refuses a part of the state, or one of the two machines has a PIT and the other has none.
+    /// When KVM refuses a part of the state, or only one of the two machines has a PIT.
     pub fn restore(&self, vm: &Vm, policy: ClockPolicy) -> Result<(), StateError> {
         let fd = vm.fd();
         if self.pit.is_some() != vm.options().pit {
@@ -464,8 +465,8 @@ impl VmState {
         Ok(())
     }
 
-    /// With KVM_CLOCK_REALTIME KVM itself adds the time since `realtime`, and nothing if that lies in its future: the
-    /// clock is never set below the saved value (KVM API, KVM_SET_CLOCK). It has no upper bound: that is kept here.
+    /// With KVM_CLOCK_REALTIME KVM itself adds the time since `realtime`, and nothing if that is in its future: the clock
+    /// is never set below the saved value (KVM API, KVM_SET_CLOCK). KVM has no upper bound, so it is applied here.
     fn clock_to_set(&self, host_flags: i32, policy: ClockPolicy, now: Duration) -> kvm_clock_data {
         let saved = kvm_clock_data { clock: self.clock.clock, ..Default::default() };
         let ClockPolicy::CatchUp { at_most } = policy else { return saved };
@@ -487,7 +488,7 @@ impl VmState {
         kvm_clock_data { realtime: self.clock.realtime, flags, ..saved }
     }
 
-    /// The guest's kvmclock in nanoseconds when it was saved.
+    /// The guest's kvmclock in nanoseconds at the time of the save.
     pub fn clock_ns(&self) -> u64 {
         self.clock.clock
     }
@@ -516,7 +517,7 @@ mod tests {
         VmState { irqchips: Vec::new(), pit: None, clock }
     }
 
-    /// P7: a host whose clock is a year off does not make the guest a year older.
+    /// P7: a host whose clock is wrong by a year does not advance the guest's clock by a year.
     #[test]
     fn p7_the_guests_clock_goes_on_by_no_more_than_can_have_passed() {
         let now = Duration::from_secs(2_000_000_000);
@@ -525,14 +526,14 @@ mod tests {
             let set = state.clock_to_set(KVM_CLOCK_REALTIME as i32, policy, now);
             (set.clock, set.realtime, set.flags)
         };
-        // What can have passed is KVM's to add.
+        // KVM adds the time that can have passed.
         assert_eq!(set(&saved(7, ago(3)), CATCH_UP), (7, ago(3), KVM_CLOCK_REALTIME));
         assert_eq!(set(&saved(7, ago(5)), CATCH_UP), (7, ago(5), KVM_CLOCK_REALTIME));
-        // More is a wrong clock.
+        // A larger difference is a wrong clock.
         for passed in [6, 3600, 365 * 86400, 2_000_000_000] {
             assert_eq!(set(&saved(7, ago(passed)), CATCH_UP), (7 + 5 * SECOND, 0, 0));
         }
-        // A clock that is behind: nothing is added, by KVM.
+        // A clock that is behind: KVM adds nothing.
         let ahead = now.as_nanos() as u64 + SECOND;
         assert_eq!(set(&saved(7, ahead), CATCH_UP), (7, ahead, KVM_CLOCK_REALTIME));
         assert_eq!(set(&saved(7, ago(3)), ClockPolicy::Continue), (7, 0, 0));
@@ -540,7 +541,7 @@ mod tests {
         assert_eq!((neither.clock, neither.flags), (7, 0));
     }
 
-    /// The same on this host's KVM, as far as it tells real time.
+    /// The same with this host's KVM, if it reports real time.
     #[test]
     fn p7_kvm_gets_a_bounded_clock() {
         let kvm = crate::kvm::open().unwrap();

@@ -1,7 +1,7 @@
-//! Whether this host's KVM takes a saved state: tried on a machine that is there for nothing else.
+//! Tries whether this host's KVM accepts a saved state, on a machine made only for that.
 //!
-//! Not on the machine that is to run: KVM writes guest memory when it is given the registers of its clock, and a checkpoint
-//! would no longer be what was sent (P4). What the trial touches of its own memory is a few pages.
+//! The state is not tried on the machine that will run: KVM writes guest memory when the registers of its clock are set,
+//! and the checkpoint would change (P4). The trial touches only a few pages of its own memory.
 
 use std::collections::HashSet;
 
@@ -11,13 +11,13 @@ use super::state::{ClockPolicy, SavePlan, StateError, VcpuState, VmState};
 use super::{Vm, VmError, VmOptions};
 use crate::memory::{self, MemoryError};
 
-/// Why a state cannot be taken on here.
+/// Why a state cannot be accepted here.
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {
-    /// There is no machine to try it on.
+    /// The trial's machine cannot be made.
     #[error("cannot make a machine to try the state on: {0}")]
     Vm(#[from] VmError),
-    /// Nor memory for it.
+    /// The trial's memory cannot be allocated.
     #[error("cannot make a machine to try the state on: {0}")]
     Memory(#[from] MemoryError),
     /// KVM refuses the state.
@@ -25,7 +25,7 @@ pub enum TrialError {
     State(#[from] StateError),
 }
 
-/// So many kinds of state are remembered; a guest that goes about its work has a few dozen.
+/// Upper bound for the remembered kinds of state; a guest at its usual work has a few dozen.
 const REMEMBERED: usize = 4096;
 
 /// A machine to try states on, like the one that they were saved from.
@@ -34,29 +34,29 @@ pub struct Trial {
     memory_bytes: u64,
     options: VmOptions,
     machine: TrialMachine,
-    /// The control parts of vCPUs that KVM has taken.
+    /// The control parts of vCPUs that KVM has accepted.
     taken: HashSet<u64>,
 }
 
 struct TrialMachine {
-    // Before what they are of.
+    // Dropped before the machine that they belong to.
     vcpus: Vec<VcpuFd>,
     plan: Option<SavePlan>,
     vm: Vm,
 }
 
 impl Trial {
-    /// Makes the machine, which takes a millisecond or two.
+    /// Makes the machine, which takes one or two milliseconds.
     ///
     /// # Errors
-    /// When it cannot be had.
+    /// When the machine cannot be made.
     pub fn new(kvm: Kvm, memory_bytes: u64, options: VmOptions) -> Result<Self, TrialError> {
         let machine = TrialMachine::new(&kvm, memory_bytes, options)?;
         Ok(Self { kvm, memory_bytes, options, machine, taken: HashSet::new() })
     }
 
-    /// Whether KVM takes the state, known from states like it: only one with a vCPU whose
-    /// [control part](VcpuState::control_part) is new is really tried.
+    /// Checks that KVM accepts the state, or has accepted states like it: it tries only a state with a vCPU whose [control
+    /// part](VcpuState::control_part) is new.
     ///
     /// # Errors
     /// What KVM refuses.
@@ -74,7 +74,7 @@ impl Trial {
         Ok(())
     }
 
-    /// Whether KVM takes this very state.
+    /// Checks that KVM accepts exactly this state.
     ///
     /// # Errors
     /// What KVM refuses.
@@ -82,7 +82,7 @@ impl Trial {
         if self.machine.restore(state, vcpus).is_ok() {
             return Ok(());
         }
-        // What counts is a machine that has never been anything else, as the one that is to run.
+        // Use a machine that has never had another state, like the one that will run.
         self.machine = TrialMachine::new(&self.kvm, self.memory_bytes, self.options)?;
         Ok(self.machine.restore(state, vcpus)?)
     }
@@ -122,7 +122,7 @@ mod tests {
         (vm.options(), VmState::save(&vm).unwrap(), vcpus)
     }
 
-    /// P4: what KVM will not take is found out when it comes, not when it is needed.
+    /// P4: a state that KVM refuses is found when it arrives, not when it is needed.
     #[test]
     fn p4_a_register_that_kvm_refuses_is_named() {
         let kvm = crate::kvm::open().unwrap();
@@ -140,7 +140,7 @@ mod tests {
         assert!(matches!(error, TrialError::State(StateError::VcpuCount { .. })), "{error}");
     }
 
-    /// The trial machine goes from state to state as one that has never been anything would.
+    /// The trial's machine accepts each state as a fresh machine would.
     #[test]
     fn after_a_refusal_what_is_good_is_taken() {
         let kvm = crate::kvm::open().unwrap();

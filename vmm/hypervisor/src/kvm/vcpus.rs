@@ -1,4 +1,4 @@
-//! The vCPU threads: running the guest, serving its exits, and parking all of them at a point where their state is whole.
+//! The vCPU threads: they run the guest, serve its exits, and park at a point where their state is complete.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
@@ -17,18 +17,18 @@ use super::exit::{ExitHandler, FatalExit};
 /// Why the vCPUs could not be started or used.
 #[derive(Debug, thiserror::Error)]
 pub enum VcpuError {
-    /// A thread could not be made.
+    /// A thread could not be started.
     #[error("cannot start the thread of vCPU {vcpu}: {source}")]
     Spawn {
-        /// Which.
+        /// The vCPU.
         vcpu: usize,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The signal that interrupts KVM_RUN could not be set up.
     #[error("cannot install the handler of the vCPU kick signal: {0}")]
     Signal(std::io::Error),
-    /// KVM does not run the first vCPU.
+    /// KVM cannot run the first vCPU.
     #[error("KVM cannot run the guest; it may need a thread of its own for that: KVM_RUN: {0}")]
     Enter(std::io::Error),
     /// State was asked for while the guest runs.
@@ -37,14 +37,14 @@ pub enum VcpuError {
     /// There is no such vCPU.
     #[error("vCPU {vcpu} of {count} does not exist")]
     NoSuchVcpu {
-        /// Asked for.
+        /// The vCPU asked for.
         vcpu: usize,
-        /// How many there are.
+        /// Number of vCPUs.
         count: usize,
     },
 }
 
-/// What the vCPU threads are to do.
+/// The order to the vCPU threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
     Run,
@@ -54,46 +54,46 @@ enum Order {
 
 struct Control {
     order: Order,
-    /// vCPUs that are not in their run loop: parked, dead, or ended. Their descriptors are free.
+    /// Number of vCPUs outside their run loop: parked, dead, or ended. Their descriptors are free.
     out: usize,
-    /// Those of them that cannot go on; the others may be.
+    /// Number of those that cannot go on.
     dead: usize,
     /// How often the dead were revived.
     revivals: u64,
-    /// What each parked vCPU's thread is to do with it; each job has a number.
+    /// The job for each parked vCPU's thread; each job has a number.
     job: Option<Job>,
     job_number: u64,
-    /// How many have done it.
+    /// Number of vCPUs that have done it.
     done: usize,
 }
 
-/// Work with every parked vCPU, by its own thread.
+/// Work on every parked vCPU, done by its own thread.
 type Job = Arc<dyn Fn(usize, &mut VcpuFd) + Send + Sync>;
 
-/// How long to look for a change before sleeping on it: a pause for a checkpoint is shorter than it takes to wake a thread.
+/// How long to poll for a change before sleeping: a pause for a checkpoint is shorter than waking a thread takes.
 const LOOK_FOR_OUT: Duration = Duration::from_micros(100);
 const LOOK_FOR_ORDER: Duration = Duration::from_micros(300);
 
-/// For so long KVM may say that a vCPU is to be run again, while it does not wait for its start-up interrupt.
+/// How long KVM may answer that a vCPU must be run again, if the vCPU does not wait for its start-up interrupt.
 const AGAIN_FOR: Duration = Duration::from_secs(1);
 const TRY_AGAIN: Duration = Duration::from_millis(1);
 
-/// How often a vCPU that has to wait for room at the gate looks for it. What makes room is many requests, on other threads: nobody
-/// is to be woken for each.
+/// How often a vCPU that waits for room at the gate polls for it. Many requests on other threads make room, and waking a thread
+/// for each would cost too much.
 const LOOK_FOR_ROOM: Duration = Duration::from_millis(1);
 
 struct Shared {
     control: Mutex<Control>,
-    /// Changes with `control`, so that a thread can look for a change without the lock; what counts is `control`.
+    /// Follow `control`, so that a thread can poll for a change without the lock; `control` decides.
     order_seen: AtomicU8,
     out_seen: AtomicUsize,
     job_seen: AtomicU64,
     done_seen: AtomicUsize,
-    /// Whether there are processors for threads that look: one more than there are vCPUs.
+    /// Whether there are processors for threads that poll: one more than there are vCPUs.
     looks: bool,
-    /// Told when `order` changes; the vCPU threads wait on it.
+    /// Notified when `order` changes; the vCPU threads wait on it.
     order_changed: Condvar,
-    /// Told when `out` reaches the number of vCPUs; whoever pauses waits on it.
+    /// Notified when `out` reaches the number of vCPUs; a pausing thread waits on it.
     all_out: Condvar,
     vcpus: Vec<Vcpu>,
     handler: Arc<dyn ExitHandler>,
@@ -104,7 +104,7 @@ struct Vcpu {
     /// Locked by the vCPU's thread while it runs the guest, free while it is parked.
     fd: Mutex<VcpuFd>,
     immediate_exit: ImmediateExit,
-    /// The last job that its thread has taken.
+    /// The number of the last job that its thread has taken.
     job_taken: AtomicU64,
 }
 
@@ -133,7 +133,7 @@ impl ImmediateExit {
     }
 }
 
-/// A poisoned lock is taken anyway: a vCPU thread that panicked is reported as fatal, and the others must still be paused.
+/// Takes a poisoned lock as well: a vCPU thread that panicked is reported as fatal, and the others must still be paused.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -147,7 +147,7 @@ pub struct VcpuSet {
 }
 
 impl VcpuSet {
-    /// Starts one thread per vCPU, parked: set or restore their state, then [`resume`](Self::resume).
+    /// Starts one thread per vCPU, parked: set or restore their state, then call [`resume`](Self::resume).
     ///
     /// # Errors
     /// When the process is out of threads, the signal handler cannot be installed, or KVM does not run the first vCPU.
@@ -198,12 +198,12 @@ impl VcpuSet {
         Ok(set)
     }
 
-    /// Has KVM make what it makes when a vCPU first runs: since Linux 6.14 a thread of this process's user
-    /// (`kvm-nx-lpage-recovery`), and a `KVM_RUN` that may not have it fails with EAGAIN. P7, P9: of a standby this is found out
-    /// before it is ready, not when it takes over. Nothing of the guest runs.
+    /// Makes KVM create what it creates when a vCPU first runs: since Linux 6.14 a thread of this process's user
+    /// (`kvm-nx-lpage-recovery`); without it `KVM_RUN` fails with EAGAIN. P7, P9: a standby finds this out before it is ready,
+    /// not when it takes over. The guest does not run.
     fn try_run(&self) -> Result<(), VcpuError> {
         let (tell, told) = sync_channel(1);
-        // On the vCPU's own thread: KVM waits for a grace period when another one runs it later.
+        // On the vCPU's own thread: KVM waits for a grace period when another thread runs it later.
         self.each(move |index, fd| {
             if index == 0 {
                 let _ = tell.send(run_nothing(fd));
@@ -217,13 +217,13 @@ impl VcpuSet {
         self.shared.vcpus.len()
     }
 
-    /// Whether there is no vCPU; a machine has at least one.
+    /// Whether there are no vCPUs; a machine has at least one.
     pub fn is_empty(&self) -> bool {
         self.shared.vcpus.is_empty()
     }
 
-    /// Has each vCPU's thread call this before it first enters the guest. The first one given
-    /// counts; given before [`resume`](Self::resume).
+    /// Sets a function that each vCPU's thread calls before it first enters the guest. Only the first one counts; set it before
+    /// [`resume`](Self::resume).
     pub fn before_first_run(&self, call: impl Fn() + Send + Sync + 'static) {
         // A machine is started once.
         let _ = self.shared.before_first_run.set(Box::new(call));
@@ -231,13 +231,13 @@ impl VcpuSet {
 
     /// Takes all vCPUs out of the guest and returns when each has finished its pending I/O and is parked.
     ///
-    /// All are kicked before any is waited for, so the pause lasts as long as the slowest, not as long as all together.
+    /// All are kicked before any is waited for, so the pause takes as long as the slowest vCPU, not as long as all together.
     pub fn pause(&self) {
         self.order(Order::Park);
         self.wait_all_out();
     }
 
-    /// Lets the vCPUs run.
+    /// Resumes the vCPUs.
     pub fn resume(&self) {
         let mut control = lock(&self.shared.control);
         if control.order == Order::Park {
@@ -252,14 +252,14 @@ impl VcpuSet {
         control.order != Order::Run && control.out == self.len()
     }
 
-    /// Whether a vCPU cannot go on, and was not revived yet. What KVM has of it then is no state to go on from: of a triple
-    /// fault, for one, AMD's processors leave none.
+    /// Whether a vCPU cannot go on and was not revived yet. Its state in KVM cannot be continued then: for instance, AMD's
+    /// processors leave no state after a triple fault.
     pub fn has_dead(&self) -> bool {
         lock(&self.shared.control).dead > 0
     }
 
-    /// Lets vCPUs that could not go on run again at the next [`resume`](Self::resume): their state has been set anew, as a
-    /// reset does. The vCPUs are to be paused.
+    /// Lets vCPUs that could not go on run again at the next [`resume`](Self::resume): a reset has set their state anew. The
+    /// vCPUs must be paused.
     pub fn revive(&self) {
         let mut control = lock(&self.shared.control);
         control.revivals += 1;
@@ -278,8 +278,8 @@ impl VcpuSet {
         }
     }
 
-    /// Has each vCPU's thread do `job` with it, all at the same time: what KVM has of a vCPU is nearest to the processor on
-    /// which it ran. They must be paused, and not stopped.
+    /// Makes each vCPU's thread do `job` on it, all at the same time: KVM's data of a vCPU is nearest to the processor on which
+    /// it ran. The vCPUs must be paused and not stopped.
     ///
     /// # Errors
     /// When they are not.
@@ -309,7 +309,7 @@ impl VcpuSet {
         Ok(())
     }
 
-    /// Whether [`each`](Self::each) can be used: their threads are there.
+    /// Whether [`each`](Self::each) can be used: the threads exist.
     pub fn can_work(&self) -> bool {
         lock(&self.shared.control).order != Order::Stop
     }
@@ -338,8 +338,8 @@ impl VcpuSet {
         self.shared.set_order(&mut lock(&self.shared.control), order);
         self.shared.order_changed.notify_all();
         for (vcpu, thread) in self.shared.vcpus.iter().zip(&self.threads) {
-            // The flag first, the signal second: a vCPU between its check of the order and KVM_RUN sees the flag; one
-            // inside KVM_RUN, which has read the flag already, is taken out by the signal.
+            // Set the flag first, then signal: a vCPU between its check of the order and KVM_RUN sees the flag; a vCPU inside
+            // KVM_RUN, which has read the flag already, is taken out by the signal.
             vcpu.immediate_exit.set(true);
             if let Err(e) = thread.kill(SIGRTMIN()) {
                 log::error!("cannot signal a vCPU thread: {e}");
@@ -363,7 +363,7 @@ impl Drop for VcpuSet {
     }
 }
 
-/// The kick signal only has to interrupt KVM_RUN; its handler does nothing, and must not restart the call.
+/// The kick signal only has to interrupt KVM_RUN: its handler does nothing, and the call must not restart.
 fn install_kick_handler() -> Result<(), VcpuError> {
     extern "C" fn kicked(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
     static ONCE: Once = Once::new();
@@ -375,12 +375,12 @@ fn install_kick_handler() -> Result<(), VcpuError> {
     result
 }
 
-/// Whether another vCPU has yet to start this one.
+/// Whether this vCPU waits until another one starts it.
 fn waits_for_startup(fd: &VcpuFd) -> bool {
     fd.get_mp_state().is_ok_and(|state| state.mp_state == KVM_MP_STATE_UNINITIALIZED)
 }
 
-/// Runs a vCPU that has no access pending, and has KVM come back before it enters the guest.
+/// Runs a vCPU that has no access pending, and makes KVM return before it enters the guest.
 fn run_nothing(fd: &mut VcpuFd) -> std::io::Result<()> {
     fd.set_kvm_immediate_exit(1);
     let ran = fd.run().map(drop);
@@ -393,15 +393,15 @@ fn run_nothing(fd: &mut VcpuFd) -> std::io::Result<()> {
     }
 }
 
-/// What became of one KVM_RUN.
+/// The result of one KVM_RUN.
 enum Ran {
     /// An exit was served.
     Served,
     /// KVM_RUN was interrupted; no I/O is pending.
     Interrupted,
-    /// KVM_RUN has done nothing, and is to be tried again.
+    /// KVM_RUN has done nothing and must be tried again.
     Again,
-    /// The vCPU is finished.
+    /// The vCPU cannot go on.
     Fatal(FatalExit),
 }
 
@@ -418,7 +418,7 @@ impl Shared {
                 Ok(Some(exit)) => exit,
                 Err(_) => FatalExit::Panicked,
             };
-            // Before the handler is told: whomever it tells may pause, save or revive the machine.
+            // Count first: the handler may make another thread pause, save or revive the machine.
             let revivals = self.count_dead();
             log::error!("vCPU {index}: {exit}");
             self.handler.on_fatal(index, exit);
@@ -429,7 +429,7 @@ impl Shared {
         }
     }
 
-    /// Waits, counted as out, until the dead are revived; `false` when told to stop.
+    /// Waits, counted as out, until the dead are revived; `false` when ordered to stop.
     fn wait_for_revival(&self, index: usize, revivals: u64) -> bool {
         let control = self.wait_parked(index, |control| {
             control.revivals != revivals || control.order == Order::Stop
@@ -437,8 +437,8 @@ impl Shared {
         control.order != Order::Stop
     }
 
-    /// Runs the vCPU when told to; `counted`: it is counted as out already. Returns when told to stop, counted as out; or
-    /// with the reason why it cannot go on, not counted yet.
+    /// Runs the vCPU when ordered to. `counted`: the vCPU counts as out already. Returns when ordered to stop, counted as out; or
+    /// with the reason why the vCPU cannot go on, not counted yet.
     fn run_until_stopped(
         &self,
         index: usize,
@@ -475,7 +475,7 @@ impl Shared {
         self.out_seen.store(out, Ordering::Release);
     }
 
-    /// Looks for `change` for a while, if there is a processor to spare.
+    /// Polls for `change` for a while, if there is a processor to spare.
     fn look(&self, time: Duration, change: impl Fn() -> bool) {
         let begun = Instant::now();
         while self.looks && !change() && begun.elapsed() < time {
@@ -492,7 +492,8 @@ impl Shared {
         }
     }
 
-    /// Counts a vCPU that cannot go on as out and as dead, in one step: whoever finds all of them out finds out about it (P4).
+    /// Counts a vCPU that cannot go on as out and as dead, in one step: a thread that finds all of them out also finds the dead
+    /// one (P4).
     fn count_dead(&self) -> u64 {
         let mut control = lock(&self.control);
         control.dead += 1;
@@ -531,7 +532,7 @@ impl Shared {
                 taken = control.job_number;
                 vcpu.job_taken.store(taken, Ordering::Relaxed);
                 drop(control);
-                // Counted all the same: who waits for it finds out that its result is missing.
+                // Count the job even after a panic: the waiting thread then finds that the result is missing.
                 let work = AssertUnwindSafe(|| job(index, &mut lock(&vcpu.fd)));
                 if catch_unwind(work).is_err() {
                     log::error!("vCPU {index}: what its thread was to do with it ended in a panic");
@@ -564,7 +565,7 @@ impl Shared {
         self.order_changed.wait(control).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits outside of the guest, until an order comes or a little later.
+    /// Waits outside the guest, until an order comes or a short time has passed.
     fn wait_a_little(&self) {
         let control = lock(&self.control);
         if control.order == Order::Run {
@@ -577,7 +578,7 @@ impl Shared {
     }
 
     fn run_until_parked(&self, vcpu: &Vcpu, fd: &mut VcpuFd) -> Option<FatalExit> {
-        // Cleared before the order is read, so that an order given after the reading sets it again.
+        // Clear the flag before the order is read, so that a later order sets it again.
         vcpu.immediate_exit.set(false);
         let mut complete = false;
         let mut refused = None;
@@ -606,14 +607,14 @@ impl Shared {
         None
     }
 
-    /// Runs the vCPU once: whether it was interrupted. `refused`: since when KVM has done nothing but say that it is to be run
+    /// Runs the vCPU once; returns whether it was interrupted. `refused`: since when KVM has only answered that it must be run
     /// again.
     fn step(&self, fd: &mut VcpuFd, refused: &mut Option<Instant>) -> Result<bool, FatalExit> {
         let interrupted = match self.run_once(fd) {
-            // A vCPU that waits for its start-up interrupt was woken for nothing, for as often as that happens.
+            // A vCPU that waits for its start-up interrupt may be woken without reason, any number of times.
             Ran::Again if waits_for_startup(fd) => false,
             Ran::Again => {
-                // P7, P9: a vCPU that KVM does not run is none that goes on, and whoever pauses it waits.
+                // P7, P9: a vCPU that KVM does not run does not go on, and a pausing thread waits for it.
                 if refused.get_or_insert_with(Instant::now).elapsed() >= AGAIN_FOR {
                     return Err(fatal_exit(fd, Some(libc::EAGAIN)));
                 }
@@ -643,7 +644,7 @@ impl Shared {
                 handler.mmio_write(addr, data);
                 return Ran::Served;
             }
-            // Nothing to do: HLT reaches user space only without an in-kernel APIC, the others are KVM's housekeeping.
+            // Nothing to do: HLT reaches user space only without an in-kernel APIC; the others are KVM's housekeeping.
             Ok(
                 VcpuExit::Hlt | VcpuExit::IrqWindowOpen | VcpuExit::SetTpr | VcpuExit::IoapicEoi(_),
             ) => {
@@ -687,7 +688,7 @@ fn serve_pio(fd: &mut VcpuFd, handler: &dyn ExitHandler) {
     }
 }
 
-/// Tells what stopped the vCPU; `errno` is the error of KVM_RUN, if it is that.
+/// The reason that stopped the vCPU; `errno` is the error of KVM_RUN, if that has failed.
 fn fatal_exit(fd: &mut VcpuFd, errno: Option<i32>) -> FatalExit {
     let rip = fd.get_regs().map_or(0, |r| r.rip);
     if let Some(errno) = errno {

@@ -15,12 +15,12 @@ use super::{cpuid, msr, offered};
 use crate::layout;
 use crate::memory::{DirtyTracker, GuestMemory};
 
-/// How the machine is to be made.
+/// Options of the machine.
 #[derive(Clone, Copy, Debug)]
 pub struct VmOptions {
     /// Number of vCPUs.
     pub cpus: u32,
-    /// Whether to have KVM's 8254 timer. Stock kernels calibrate their clocks by it; a guest that knows it is virtual can
+    /// Whether to have KVM's 8254 timer. Stock kernels calibrate their clocks with it; a guest that knows it is virtual can
     /// do without, and then its state need not be saved.
     pub pit: bool,
 }
@@ -36,7 +36,7 @@ pub struct Vm {
     manual_protect: bool,
     /// What KVM supports.
     cpuid: CpuId,
-    /// What of it vCPUs are offered, once there are any.
+    /// The part of it that vCPUs are offered, once there are any.
     offered: OnceLock<CpuId>,
 }
 
@@ -47,7 +47,7 @@ impl Vm {
     /// it; the PIT after the irqchip it interrupts.
     ///
     /// # Errors
-    /// When KVM allows no machine with so many vCPUs, or refuses a call: the error names it.
+    /// When KVM does not support this number of vCPUs, or refuses a call: the error names it.
     pub fn new(kvm: &Kvm, memory: GuestMemory, options: VmOptions) -> Result<Vm, VmError> {
         let max = (kvm.get_max_vcpus() as u32).min(MAX_APIC_ID_CPUS);
         if options.cpus == 0 || options.cpus > max {
@@ -61,7 +61,7 @@ impl Vm {
         fd.create_irq_chip().map_err(ioctl_error("KVM_CREATE_IRQCHIP"))?;
         let pit = options.pit && kvm.check_extension(Cap::Pit2);
         if pit {
-            // The speaker port 0x61 is in the kernel too: Linux calibrates the TSC by it.
+            // The speaker port 0x61 is in the kernel too: Linux calibrates the TSC with it.
             let config = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
             fd.create_pit2(config).map_err(ioctl_error("KVM_CREATE_PIT2"))?;
         }
@@ -106,7 +106,7 @@ impl Vm {
         fd.set_cpuid2(&cpuid).map_err(ioctl_error("KVM_SET_CPUID2"))
     }
 
-    /// What of the host's features can be offered: those whose registers can be saved here, tried on a vCPU that has all of
+    /// The host's features that can be offered: those whose registers can be saved here, tried on a vCPU that has all of
     /// them for now. KVM lets CPUID be set again until the vCPU runs.
     fn settle_offer(&self, first: &VcpuFd) -> Result<CpuId, VmError> {
         self.set_cpuid(first, 0)?;
@@ -124,13 +124,13 @@ impl Vm {
         CpuId::from_entries(&entries).map_err(|_| VmError::Cpuid)
     }
 
-    /// The VM's descriptor: it stays in this module, since by it a descriptor of anybody's could be bound (P5).
+    /// The VM's descriptor. It stays in this module, because a foreign descriptor could be bound with it (P5).
     pub(super) fn fd(&self) -> &Arc<VmFd> {
         &self.fd
     }
 
-    /// Masks both 8259s, as a PC's firmware leaves them. KVM makes them unmasked with vector 0, so that a guest that uses
-    /// the I/O APIC only, and never looks at them, would take a device's interrupt for a processor exception.
+    /// Masks both 8259s, as a PC's firmware leaves them. KVM makes them unmasked with vector 0: a guest that uses only the
+    /// I/O APIC, and never touches them, would take a device's interrupt for a processor exception.
     ///
     /// # Errors
     /// When KVM refuses a call: the error names it.
@@ -149,7 +149,7 @@ impl Vm {
         &self.memory
     }
 
-    /// How the machine was made; `pit` says whether there really is one.
+    /// The machine's options; `pit` says whether it has one.
     pub fn options(&self) -> VmOptions {
         self.options
     }
@@ -176,13 +176,13 @@ impl Vm {
         self.set_memory_slots(0)
     }
 
-    /// The collector of dirty pages; meaningful between [`start_dirty_log`](Self::start_dirty_log) and
+    /// The collector of dirty pages; use it between [`start_dirty_log`](Self::start_dirty_log) and
     /// [`stop_dirty_log`](Self::stop_dirty_log). Have one per VM: each look resets what the next one sees.
     pub fn dirty_tracker(&self) -> DirtyTracker {
         DirtyTracker::new(Arc::clone(&self.fd), &self.memory, self.manual_protect)
     }
 
-    /// Registers every region of RAM as a slot, or changes the flags of the slots that are there.
+    /// Registers every region of RAM as a slot, or changes the flags of existing slots.
     fn set_memory_slots(&self, flags: u32) -> Result<(), VmError> {
         for (slot, region) in (0..).zip(self.memory.iter()) {
             let slot = kvm_userspace_memory_region {
@@ -201,8 +201,8 @@ impl Vm {
     }
 }
 
-/// Asks KVM to leave clearing the log to us (KVM_CLEAR_DIRTY_LOG): reading it is then cheap, and only the pages that were
-/// really dirty are write-protected again. Without it, reading clears.
+/// Makes KVM leave clearing the log to us (KVM_CLEAR_DIRTY_LOG): reading the log is then cheap, and only the pages that
+/// were dirty are write-protected again. Without it, reading clears the log.
 fn enable_manual_protect(fd: &VmFd) -> bool {
     let supported = fd.check_extension_raw(u64::from(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2));
     if supported & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE as i32 == 0 {

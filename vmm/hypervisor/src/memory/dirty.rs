@@ -1,4 +1,4 @@
-//! Which pages of guest memory changed since the last look: KVM's log of the vCPUs' writes, OR the bitmap of this
+//! Collects the pages of guest memory that changed since the last look: KVM's log of the vCPUs' writes, OR the bitmap of this
 //! process's writes (P8).
 
 use std::sync::Arc;
@@ -19,24 +19,24 @@ struct Region {
     log: KvmLog,
     set: DirtySet,
     hot: HotPages,
-    /// Pages that stay unwatched, by group and bits; a buffer.
+    /// Buffer for the pages that stay unwatched, by group and bits.
     unwatched: Vec<(usize, u64)>,
 }
 
-/// Which of the pages that it tells a look has KVM watch again.
+/// Which of the reported pages KVM watches again after a look.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Watch {
-    /// All.
+    /// All pages.
     All,
-    /// Those that the guest does not write all the time; the others the next look tells again.
+    /// All but the pages that the guest writes all the time; the next look reports those again.
     Cold,
 }
 
 /// Collects and resets the dirty pages of one VM.
 ///
-/// P8: whoever writes guest memory in this process does it through vm-memory; KVM logs the rest. Nothing is lost between
-/// two looks: KVM clears no bits but such as it told, and [`PageBitmap`] tells each mark once. A page may be told
-/// without having changed (KVM does so when the guest first reads a page and it is mapped writable at once; and see [`super::hot`]).
+/// P8: this process writes guest memory only through vm-memory; KVM logs the other writes. No write is lost between two looks:
+/// KVM clears only the bits that it has reported, and [`PageBitmap`] reports each mark once. A page may be reported without
+/// having changed (KVM does so when the guest first reads a page and it is mapped writable at once; and see [`super::hot`]).
 pub struct DirtyTracker {
     vm: Arc<VmFd>,
     manual_protect: bool,
@@ -65,13 +65,14 @@ impl DirtyTracker {
         DirtyTracker { vm, manual_protect, regions, frames: Vec::new() }
     }
 
-    /// The guest page numbers that changed since the last call, ascending, each once; from now on they count as clean.
+    /// The guest page numbers that changed since the last call, ascending, each once; they count as clean from now on.
     ///
-    /// Call it with the vCPUs paused and *after* their state was saved when the set must be complete: KVM itself writes
-    /// guest memory (steal time, for one) inside vCPU ioctls. While the vCPUs run it is a lower bound, good for pre-copy.
+    /// When the set must be complete, call it with the vCPUs paused and *after* their state was saved: KVM itself writes guest
+    /// memory inside vCPU ioctls, for instance steal time. While the vCPUs run, the set is a lower bound, good enough for a
+    /// pre-copy.
     ///
     /// # Errors
-    /// When KVM refuses a call. What was found by then is found again by the next look.
+    /// When KVM refuses a call. The next look finds again what this one has found.
     pub fn collect(&mut self) -> Result<&[u64], DirtyError> {
         let mut frames = std::mem::take(&mut self.frames);
         frames.clear();
@@ -80,9 +81,9 @@ impl DirtyTracker {
         result.map(|()| self.frames.as_slice())
     }
 
-    /// As [`collect`](Self::collect), appending to a buffer of the caller's; but pages that the guest writes in nearly every
-    /// epoch do not count as clean from now on: they are told for some epochs whether they change or not. An error appends
-    /// nothing, and what was found by then is found again by the next look.
+    /// As [`collect`](Self::collect), appending to the caller's buffer. Pages that the guest writes in nearly every epoch do not
+    /// count as clean afterwards: they are reported for some epochs whether they change or not. An error appends nothing, and the
+    /// next look finds the pages again.
     ///
     /// # Errors
     /// When KVM refuses a call.
@@ -92,7 +93,7 @@ impl DirtyTracker {
 
     fn look(&mut self, watch: Watch, frames: &mut Vec<u64>) -> Result<(), DirtyError> {
         let before = frames.len();
-        // Without manual protection KVM watches anew whatever it tells.
+        // Without manual protection KVM watches every page again that it reports.
         let watch = self.manual_protect.then_some(watch);
         let vm = &self.vm;
         let result = self.regions.iter_mut().try_for_each(|region| region.look(vm, watch, frames));
@@ -110,7 +111,7 @@ impl DirtyTracker {
         }
     }
 
-    /// Marks `frames` again: the pages of a transfer that failed are merged back, never lost.
+    /// Marks `frames` again: the pages of a failed transfer are merged back, never lost.
     pub fn mark(&mut self, frames: &[u64]) {
         for &frame in frames {
             let found = self
@@ -118,7 +119,7 @@ impl DirtyTracker {
                 .iter()
                 .find(|r| frame >= r.first_frame && frame - r.first_frame < r.log.pages);
             let Some(region) = found else {
-                // A frame that no region holds cannot have come from this tracker.
+                // A frame outside all regions cannot have come from this tracker.
                 unreachable!("page {frame:#x} is outside guest memory");
             };
             let offset = (frame - region.first_frame) * PAGE_SIZE;
@@ -126,7 +127,7 @@ impl DirtyTracker {
         }
     }
 
-    /// Pages of guest memory that are tracked.
+    /// Number of tracked pages of guest memory.
     pub fn total_pages(&self) -> u64 {
         self.regions.iter().map(|r| r.log.pages).sum()
     }
@@ -140,7 +141,7 @@ impl Region {
         frames: &mut Vec<u64>,
     ) -> Result<(), DirtyError> {
         self.log.get(vm, &mut self.set)?;
-        // Before anything is added: KVM is to watch anew what it told, and no other page.
+        // Before anything is added to the set: KVM must watch the pages again that it reported, and no other page.
         let watched = watch.map_or(Ok(()), |watch| self.watch_again(vm, watch));
         let set = &mut self.set;
         self.mapping.bitmap().take(|group, bits| set.add(group, bits));

@@ -1,11 +1,11 @@
-//! A set of pages of one memory slot: put together from several sources, told in ascending order, and emptied, at a cost
-//! that follows the pages in it.
+//! A set of pages of one memory slot. It is filled from several sources, read in ascending order and emptied, at a cost in
+//! proportion to the pages in it.
 
 use std::ops::Range;
 
 const BITS: usize = u64::BITS as usize;
 
-/// One bit per page, and above it one bit per 64 pages that says whether some of them are in the set.
+/// One bit per page, and above it one bit per 64 pages that says whether any of them is in the set.
 pub(super) struct DirtySet {
     words: Vec<u64>,
     summary: Vec<u64>,
@@ -18,7 +18,7 @@ impl DirtySet {
         DirtySet { words: vec![0; words], summary: vec![0; words.div_ceil(BITS)] }
     }
 
-    /// Lets `fill` overwrite all of the bits, and looks which there are now. An error leaves the set empty.
+    /// Lets `fill` overwrite all bits, and counts them anew. An error leaves the set empty.
     pub(super) fn fill<E>(
         &mut self,
         fill: impl FnOnce(&mut [u64]) -> Result<(), E>,
@@ -29,7 +29,7 @@ impl DirtySet {
             return Err(error);
         }
         for (summary, words) in self.summary.iter_mut().zip(self.words.chunks(BITS)) {
-            // Most words are zero: all 64 of a chunk are put together first, which the compiler makes vector code of.
+            // Most words are zero: first OR all 64 words of a chunk, which the compiler vectorizes.
             let any = words.iter().fold(0, |any, word| any | word);
             *summary = if any == 0 { 0 } else { bit_per_word(words) };
         }
@@ -42,7 +42,7 @@ impl DirtySet {
         self.summary[group / BITS] |= 1 << (group % BITS);
     }
 
-    /// Takes the pages that `choose` names, by group and bits, out of the set, and appends them to `taken` in the same form.
+    /// Removes the pages that `choose` names, by group and bits, and appends them to `taken` in the same form.
     pub(super) fn take_chosen(
         &mut self,
         mut choose: impl FnMut(usize, u64) -> u64,
@@ -62,7 +62,7 @@ impl DirtySet {
         }
     }
 
-    /// The groups of 64 pages that have some in the set, ascending.
+    /// The groups of 64 pages that have any in the set, ascending.
     fn groups(&self) -> impl Iterator<Item = usize> {
         self.summary
             .iter()

@@ -1,46 +1,47 @@
-//! Which pages the guest writes in nearly every epoch: KVM is not made to watch them, and tells them at every look instead.
+//! Finds the pages that the guest writes in nearly every epoch: KVM does not watch them, and reports them at every look
+//! instead.
 //!
-//! A watched page costs the guest a fault at its first write in an epoch, several times what copying the page costs. So a page
-//! that was written in two epochs one after the other is left unwatched for the next, and ever longer as long as it is found
-//! written whenever it was watched again.
+//! A watched page costs the guest a fault at its first write in an epoch, several times the cost of copying the page. So a page
+//! that was written in two consecutive epochs is left unwatched for the next one, and for longer each time that it was written
+//! right after it was watched again.
 //!
-//! P8: nothing hangs on the guess. KVM keeps the bit of a page that it is not told to watch again, so each look tells the page:
-//! it is sent too often, never too rarely.
+//! P8: a wrong guess loses nothing. KVM keeps the bit of a page that it does not watch again, so each look reports the page: it
+//! is sent too often, never too rarely.
 
-/// What is remembered of each page; see [`Memory`].
+/// The history of each page; see [`Memory`].
 pub(super) struct HotPages {
-    /// As many as the region has, packed; the system gives the memory for those that the guest writes.
+    /// One entry per page of the region, packed; the system allocates memory only for entries that are used.
     pages: Vec<u32>,
     look: u16,
 }
 
-/// What is remembered of a page.
+/// The history of one page.
 #[derive(Clone, Copy)]
 struct Memory {
-    /// The last look that told it.
+    /// The last look that reported it.
     told: u16,
-    /// How often it was found written right after it was watched again, at most [`HOTTEST`].
+    /// How often it was written right after it was watched again, at most [`HOTTEST`].
     level: u8,
-    /// For how many looks more it stays unwatched.
+    /// Number of further looks for which it stays unwatched.
     left: u8,
 }
 
-/// A page is unwatched for up to 2^4 - 1 looks: then fifteen of sixteen faults are saved, and a page that has become cold is
-/// sent fifteen times for nothing.
+/// A page is unwatched for up to 2^4 - 1 looks: this saves fifteen of sixteen faults, and a page that has become cold is sent
+/// fifteen times without need.
 const HOTTEST: u8 = 4;
 
 impl HotPages {
-    /// Of a region of so many pages: nothing is known.
+    /// The history of a region of `pages` pages, empty at first.
     pub(super) fn new(pages: u64) -> Self {
         HotPages { pages: vec![0; pages as usize], look: 1 }
     }
 
-    /// Another look at the log begins.
+    /// Call this at the start of each look at the log.
     pub(super) fn begin_look(&mut self) {
         self.look = self.look.wrapping_add(1);
     }
 
-    /// Which of the pages to leave unwatched that KVM has told in the group of 64 with this number.
+    /// Which of the pages that KVM has reported in this group of 64 to leave unwatched.
     pub(super) fn choose(&mut self, group: usize, told: u64) -> u64 {
         super::dirty_set::Ones(told)
             .filter(|bit| self.leave(group * 64 + bit))
@@ -51,12 +52,12 @@ impl HotPages {
         let Memory { told, level, left } = Memory::unpack(self.pages[page]);
         let before = told == self.look.wrapping_sub(1);
         let (level, left) = match (before, left) {
-            // It was watched, and has been written since.
+            // The page was watched and has been written since.
             (true, 0) => {
                 let level = (level + 1).min(HOTTEST);
                 (level, (1 << level) - 1)
             }
-            // It was not watched: whether it was written nobody knows.
+            // The page was not watched: whether it was written is not known.
             (true, left) => (level, left - 1),
             (false, _) => (0, 0),
         };
@@ -81,7 +82,7 @@ impl Memory {
 mod tests {
     use super::*;
 
-    /// What KVM tells of one page that the guest writes in the epochs that `writes` says.
+    /// What KVM reports of one page that the guest writes in the epochs selected by `writes`.
     fn faults(epochs: u32, writes: impl Fn(u32) -> bool) -> (u32, u32) {
         let mut hot = HotPages::new(130);
         let (mut watched, mut faults, mut told) = (true, 0, 0);

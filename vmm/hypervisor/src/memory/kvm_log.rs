@@ -1,4 +1,4 @@
-//! KVM's log of what the vCPUs wrote to one memory slot, as a bitmap: read it, and have it begin anew.
+//! KVM's log of the vCPUs' writes to one memory slot, as a bitmap: reading and clearing it.
 
 use kvm_bindings::{
     kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1, kvm_dirty_log,
@@ -14,15 +14,15 @@ const KVMIO: u32 = 0xae;
 ioctl_iow_nr!(KVM_GET_DIRTY_LOG, KVMIO, 0x42, kvm_dirty_log);
 ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
 
-/// Why the dirty pages could not be told.
+/// Why the dirty pages could not be collected.
 #[derive(Debug, thiserror::Error)]
 pub enum DirtyError {
-    /// KVM refused to give its log.
+    /// KVM refused to return its log.
     #[error("KVM_GET_DIRTY_LOG of memory slot {slot}: {source} (is dirty logging on?)")]
     Get {
         /// The slot.
         slot: u32,
-        /// What the kernel says.
+        /// The kernel's error.
         source: std::io::Error,
     },
     /// KVM refused to clear its log.
@@ -30,13 +30,14 @@ pub enum DirtyError {
     Clear {
         /// The slot.
         slot: u32,
-        /// What the kernel says.
+        /// The kernel's error.
         source: std::io::Error,
     },
 }
 
-/// One clearing call passes over a gap of so many groups of 64 clean pages rather than to have another call made for what
-/// lies behind it: KVM copies and looks at each word that it is given, which for this many takes about as long as a call.
+/// A call to clear the log passes over a gap of up to this many groups of 64 clean pages, instead of a second call for
+/// the pages after the gap: KVM copies and reads each word that it is given, which for this many takes about as long as a
+/// call.
 const CLEAR_GAP: usize = 512;
 
 /// A memory slot that KVM logs.
@@ -46,7 +47,7 @@ pub(crate) struct KvmLog {
 }
 
 impl KvmLog {
-    /// Reads the log into `set`, over whatever is there (KVM API, KVM_GET_DIRTY_LOG).
+    /// Reads the log into `set`, replacing its content (KVM API, KVM_GET_DIRTY_LOG).
     pub(super) fn get(&self, vm: &VmFd, set: &mut DirtySet) -> Result<(), DirtyError> {
         set.fill(|words| self.get_words(vm, words))
     }
@@ -71,7 +72,7 @@ impl KvmLog {
     }
 
     /// Makes KVM watch the pages of `set` again, and no other: a page that the guest dirtied since the log was read keeps
-    /// its bit. Only spans of words that hold bits are passed, so few dirty pages cost little wherever they lie.
+    /// its bit. Only spans of words with bits are passed, so few dirty pages cost little wherever they are.
     pub(super) fn clear(&self, vm: &VmFd, set: &DirtySet) -> Result<(), DirtyError> {
         for span in set.spans(CLEAR_GAP) {
             self.clear_words(vm, span.start as u64 * 64, set.words(span))?;

@@ -1,4 +1,5 @@
-//! What this process may map at all (getrlimit(2)): found at start, since later an allocation that fails ends the process.
+//! How much memory this process may map (getrlimit(2)). Checked at start, because an allocation that fails later ends the
+//! process.
 
 use std::sync::OnceLock;
 
@@ -6,18 +7,18 @@ use rustix::process::{Resource, getrlimit};
 
 use super::mib;
 
-/// What a process may come to need besides copies of the guest's memory: threads' stacks and heaps, copies of pages on their way (P9).
+/// What a process may need besides copies of the guest's memory: threads' stacks and heaps, copies of pages in transit (P9).
 const OWN: u64 = 1 << 30;
 
-/// What was mapped when this process began, of addresses and of data. What comes later is within [`OWN`]: counted with it, each
-/// higher limit would ask for a higher one, as threads map more where they may.
+/// Addresses and data mapped when this process began. What is mapped later is within [`OWN`]: if it were counted, each higher
+/// limit would ask for an even higher one, because threads map more where they may.
 static BEGAN_WITH: OnceLock<[u64; 2]> = OnceLock::new();
 
 const ADDRESSES: (Resource, &str, &str) =
     (Resource::As, "a limit of address space (RLIMIT_AS)", "ulimit -v");
 const DATA: (Resource, &str, &str) = (Resource::Data, "a limit of data (RLIMIT_DATA)", "ulimit -d");
 
-/// A limit is too low.
+/// A limit of this process is too low.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "guest memory {}: expected {name} of {} at least ({copies} times {}, and {} that kemari has by now), found {}: raise it \
@@ -28,21 +29,21 @@ pub struct LimitError {
     name: &'static str,
     command: &'static str,
     guest: u64,
-    /// How often it is mapped.
+    /// How often guest memory is mapped.
     copies: u64,
     used: u64,
     wanted: u64,
     limit: u64,
-    /// With which it works.
+    /// The limit that is enough.
     enough: u64,
 }
 
-/// Notes what this process has before it has more threads than one.
+/// Notes what this process has mapped before it has more than one thread.
 pub fn begin() {
     BEGAN_WITH.get_or_init(|| [used(0), used(5)]);
 }
 
-/// In KiB. No two processes begin with just as much.
+/// The limit to advise, in KiB, with a margin: no two processes begin with exactly as much.
 fn advised(enough: u64) -> u64 {
     (enough + (16 << 20)).div_ceil(1024)
 }
@@ -52,7 +53,7 @@ fn began_with(resource: Resource) -> u64 {
     if resource == Resource::As { addresses } else { data }
 }
 
-/// Whether this process may map what it maps for certain: `guest` bytes, `copies` times, besides what it has.
+/// Checks that this process may map what it maps for certain: `guest` bytes, `copies` times, besides what it has.
 ///
 /// # Errors
 /// When a limit is lower.
@@ -61,12 +62,12 @@ pub fn check_limits(guest: u64, copies: u64) -> Result<(), LimitError> {
     check(DATA, guest, copies, used(5))
 }
 
-/// As [`check_limits`], for memory that is shared with others: that counts as no data (getrlimit(2)).
+/// As [`check_limits`], for memory that is shared with other processes: it does not count as data (getrlimit(2)).
 pub(super) fn check_addresses(guest: u64, copies: u64) -> Result<(), LimitError> {
     check(ADDRESSES, guest, copies, used(0))
 }
 
-/// What may turn out to be too little, once there is a checkpoint besides what [`check_limits`] has allowed.
+/// A warning if the limits may be too low once there is a checkpoint besides what [`check_limits`] has allowed.
 pub fn scarce(guest: u64, copies: u64) -> Option<String> {
     [ADDRESSES, DATA].into_iter().find_map(|(resource, name, command)| {
         let limit = getrlimit(resource).current?;
@@ -81,7 +82,7 @@ pub fn scarce(guest: u64, copies: u64) -> Option<String> {
     })
 }
 
-/// With a checkpoint of all of the guest's memory (docs/threads.md, "Bounds").
+/// The limit that is enough with a checkpoint of all of the guest's memory (docs/threads.md, "Bounds").
 fn enough(guest: u64, copies: u64, used: u64) -> u64 {
     guest.saturating_mul(copies + 1).saturating_add(OWN).saturating_add(used)
 }
@@ -102,8 +103,8 @@ fn check(
     }
 }
 
-/// Bytes that this process has mapped. statm: the size of the program, and of its data and stacks, in pages (proc(5)). Where
-/// nothing can be read it is none.
+/// Bytes that this process has mapped. statm: the size of the program, and of its data and stacks, in pages (proc(5)). Zero if it
+/// cannot be read.
 fn used(at: usize) -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm.split(' ').nth(at).and_then(|text| text.trim().parse::<u64>().ok());

@@ -1,4 +1,4 @@
-//! Guest RAM: how it is mapped into this process and given to KVM, and which pages of it changed.
+//! Guest RAM: how it is mapped into this process and given to KVM, and how its changed pages are found.
 
 mod dirty;
 mod dirty_set;
@@ -33,18 +33,18 @@ pub enum MemoryError {
         /// The size asked for.
         size: u64,
     },
-    /// The host has less memory available than the guest is to get.
+    /// The host has less memory available than the guest needs.
     #[error("guest memory {}, host has {} available: lower --memory", mib(*.wanted), mib(*.available))]
     TooLarge {
         /// Bytes asked for.
         wanted: u64,
-        /// Bytes that the host could give now.
+        /// Bytes that are available.
         available: u64,
     },
     /// The host's available memory could not be read.
     #[error("cannot read the host's available memory from /proc/meminfo: {0}")]
     Meminfo(String),
-    /// This process may not have so much.
+    /// This process may not map as much.
     #[error(transparent)]
     Limit(#[from] LimitError),
     /// `mmap` failed.
@@ -52,22 +52,22 @@ pub enum MemoryError {
     Map {
         /// Bytes of the region.
         size: u64,
-        /// What vm-memory or the kernel says.
+        /// The error from vm-memory or the kernel.
         reason: String,
     },
 }
 
-/// A byte count as people read it: whole GiB where it is at least ten of them, else MiB.
+/// A byte count for people: whole GiB from ten GiB on, else MiB.
 fn mib(bytes: u64) -> String {
     if bytes >= 10 << 30 { format!("{} GiB", bytes >> 30) } else { format!("{} MiB", bytes >> 20) }
 }
 
-/// How guest memory is to be made.
+/// Options of guest memory.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryOptions {
     /// Bytes of RAM.
     pub size: u64,
-    /// Ask for transparent huge pages: fewer faults and cheaper copies, but more memory touched per page fault.
+    /// Ask for transparent huge pages: fewer faults and cheaper copies, but more memory is touched per page fault.
     pub huge_pages: bool,
 }
 
@@ -84,16 +84,16 @@ pub fn create(options: MemoryOptions) -> Result<GuestMemory, MemoryError> {
     map_regions(options, |_| None)
 }
 
-/// As [`create`], for a machine that never runs: next to nothing of it will be touched, so that nothing need be free.
+/// As [`create`], for a machine that never runs: it touches next to no memory, so the host needs none free.
 pub(crate) fn create_scratch(size: u64) -> Result<GuestMemory, MemoryError> {
     map_regions(MemoryOptions { size, huge_pages: false }, |_| None)
 }
 
-/// As [`create`], in a file that other processes can map: `open` makes it, once the size is known to be possible. What others
-/// do to it is not tracked, so that such a guest cannot be protected.
+/// As [`create`], in a file that other processes can map: `open` makes it once the size has been checked. Other processes'
+/// writes are not tracked, so such a guest cannot be protected.
 ///
 /// # Errors
-/// See [`MemoryError`], and what `open` says.
+/// See [`MemoryError`], and the error of `open`.
 pub fn create_in_file<E: From<MemoryError>>(
     options: MemoryOptions,
     open: impl FnOnce(u64) -> Result<File, E>,
@@ -105,7 +105,7 @@ pub fn create_in_file<E: From<MemoryError>>(
     Ok(map_regions(options, |offset| Some(FileOffset::from_arc(Arc::clone(&file), offset)))?)
 }
 
-/// Maps every range; `backing` says where in which file a region begins, by the bytes before it.
+/// Maps every range; `backing` returns the file and offset for a region, by the bytes before it.
 fn map_regions(
     options: MemoryOptions,
     backing: impl Fn(u64) -> Option<FileOffset>,
@@ -147,7 +147,7 @@ fn map_region(
     }
     .build()
     .map_err(|e| fail(e.to_string()))?;
-    // Guest memory has no place in a core dump: it is large, and it is the guest's own.
+    // Leave guest memory out of core dumps: it is large, and its content is private to the guest.
     advise(&mapping, libc::MADV_DONTDUMP, "MADV_DONTDUMP");
     if huge_pages {
         advise(&mapping, libc::MADV_HUGEPAGE, "MADV_HUGEPAGE");
@@ -156,7 +156,7 @@ fn map_region(
         .ok_or_else(|| fail("the region ends beyond the address space".into()))
 }
 
-/// Gives the kernel advice that is worth a log line, not a failure, when refused (a kernel may lack huge pages).
+/// Gives the kernel advice. If it is refused, a log line is enough (a kernel may lack huge pages).
 fn advise(mapping: &vm_memory::MmapRegion<PageBitmap>, advice: libc::c_int, name: &str) {
     // SAFETY: the range is exactly the mapping just made, which outlives the call; neither piece of advice changes the
     // contents of memory.
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn memory_around_the_hole_is_mapped_and_zero() {
-        // Not reserved: mapping 3 GiB and a bit costs nothing until it is touched.
+        // Not reserved: mapping a little more than 3 GiB costs nothing until it is touched.
         let size = layout::LOW_RAM_END + (8 << 20);
         if available_memory().unwrap() < size {
             kemari_tests::not_tested(&format!("the host has less than {} available", mib(size)));

@@ -13,7 +13,7 @@ const PAGE_SIZE: usize = crate::layout::PAGE_SIZE as usize;
 /// Reads pages of one guest's memory.
 pub struct PageReader<'m> {
     memory: &'m GuestMemory,
-    /// The region that the last page was in.
+    /// The region of the last page.
     at: Option<Region<'m>>,
 }
 
@@ -23,7 +23,7 @@ struct Region<'m> {
 }
 
 impl<'m> PageReader<'m> {
-    /// A reader of `memory`.
+    /// Makes a reader of `memory`.
     #[must_use]
     pub fn new(memory: &'m GuestMemory) -> Self {
         Self { memory, at: None }
@@ -32,7 +32,7 @@ impl<'m> PageReader<'m> {
     /// Reads the page at `address`.
     ///
     /// # Errors
-    /// When it is not in guest memory.
+    /// When the page is not in guest memory.
     pub fn read(
         &mut self,
         address: u64,
